@@ -1,0 +1,66 @@
+# The first Python of at least 3.11; another one with `make test PYTHON=python3.12`.
+new_enough = import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(or $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,\
+    $(shell $(p) -c '$(new_enough)' 2>/dev/null && echo $(p)))),python3)
+PYTHON := $(PYTHON)
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements.lock
+UV_VERSION := 0.13.9
+
+# Empty files touched last, so that an interrupted set-up starts again. The first is named after the
+# interpreter: another PYTHON makes a new environment.
+INSTALLED := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%s-%d.%d" % (sys.implementation.name, *sys.version_info[:2]))' 2>/dev/null)
+READY := $(INSTALLED)-project
+
+# What has no wheel (promise, below tensorflow-datasets) is built with the setuptools of the lock.
+# The second name is for pip >= 25.3.
+VERSIONS := $(VENV)/versions.txt
+install = PIP_CONSTRAINT=$(VERSIONS) PIP_BUILD_CONSTRAINT=$(VERSIONS) $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format lock clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(READY)  ## create .venv from the lock
+
+demo: $(READY)  ## run the demonstration experiment, offline, into results/microlearning
+	$(BIN)/python -m experiments.microlearning --out results/microlearning
+
+test: lint  ## check style and types, run the tests and the examples in docstrings
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(READY)  ## format the code, sort the imports
+	$(BIN)/ruff check --select I --fix
+	$(BIN)/ruff format
+
+lock: $(INSTALLED)  ## resolve the newest versions into the lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==$(UV_VERSION)
+	$(BIN)/uv lock --quiet --upgrade --system-certs
+	$(BIN)/uv export --quiet --frozen --no-emit-project --no-header --format requirements.txt \
+	    --extra experiments --extra flax --extra test --group build --output-file $(LOCK).new
+	mv $(LOCK).new $(LOCK)
+
+clean:  ## remove the environment and the caches, keep the results
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .jax_cache dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): $(LOCK)
+	@$(PYTHON) -c '$(new_enough)' || { echo 'Python >= 3.11 is needed: make PYTHON=/path/to/python' >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	sed -n 's/^\([^ #][^\]*\).*/\1/p' $(LOCK) > $(VERSIONS)
+	$(install) --require-hashes --requirement $(LOCK)
+	@touch $@
+
+$(READY): $(INSTALLED) pyproject.toml
+	$(install) --no-deps --no-build-isolation --editable .
+	@touch $@

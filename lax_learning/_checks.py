@@ -1,0 +1,64 @@
+"""Checks of what users pass in: each names the argument, what was expected and what came."""
+
+from collections.abc import Collection
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: expected one of {sorted(choices)}, got {value!r}")
+
+
+def check_count(name: str, value: Any, minimum: int = 1) -> None:
+    """Raises unless `value` is an int of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is a finite positive number; traced values pass."""
+    if isinstance(value, Tracer):
+        return
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or not np.all(np.isfinite(array) & (array > 0)):
+        raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is a finite number of at least 0; traced values pass."""
+    if isinstance(value, Tracer):
+        return
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or not np.all(np.isfinite(array) & (array >= 0)):
+        raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+
+
+def check_floating(name: str, value: Array) -> None:
+    """Raises TypeError unless `value` is a floating-point array."""
+    dtype = jnp.result_type(value)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: expected a floating-point array, got {dtype}")
+
+
+def check_inputs(x: Array, input_shape: tuple[int, ...]) -> None:
+    """Raises unless `x` is a non-empty floating batch `[batch, *input_shape]`."""
+    check_floating("x", x)
+    if x.ndim != 1 + len(input_shape) or x.shape[1:] != input_shape:
+        expected = ", ".join(["batch", *map(str, input_shape)])
+        raise ValueError(f"x: expected shape [{expected}], got {list(x.shape)}")
+    if x.shape[0] == 0:
+        raise ValueError(f"x: expected at least one example, got shape {list(x.shape)}")
+
+
+def check_targets(y: Array, batch_size: int) -> None:
+    """Raises ValueError unless `y` has one row an example."""
+    if y.ndim == 0 or y.shape[0] != batch_size:
+        raise ValueError(f"y: expected {batch_size} examples as in x, got shape {list(y.shape)}")

@@ -1,0 +1,19 @@
+"""Data sets as NumPy arrays, and the order in which a run sees them."""
+
+from lax_learning.data.batches import Batches, BatchState, batches
+from lax_learning.data.idx import read_idx
+from lax_learning.data.mnist import mnist
+from lax_learning.data.prepared import prepare_tfds
+from lax_learning.data.types import Dataset, Splits, one_hot
+
+__all__ = [
+    "BatchState",
+    "Batches",
+    "Dataset",
+    "Splits",
+    "batches",
+    "mnist",
+    "one_hot",
+    "prepare_tfds",
+    "read_idx",
+]

@@ -1,0 +1,78 @@
+"""Which examples each update of a run sees: a fresh random order every epoch, cut into batches."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Int32
+
+from lax_learning._checks import check_count
+from lax_learning.types import Key
+
+
+class BatchState(NamedTuple):
+    """What the schedule carries from update to update."""
+
+    key: Key  # the run's, never consumed itself: epoch e draws from fold_in(key, e)
+    order: Int32[Array, "batches_per_epoch batch"]  # this epoch's batches
+
+
+class Batches(NamedTuple):
+    """A schedule: `init(key) -> state` and `next(state, step) -> (state, indices [batch])`."""
+
+    init: Callable[..., BatchState]
+    next: Callable[..., tuple[BatchState, Int32[Array, " batch"]]]
+
+
+def batches(num_examples: int, batch_size: int) -> Batches:
+    """Batches without replacement, epoch after epoch.
+
+        indices(step) = permutation(fold_in(key, e))[b * batch_size : (b + 1) * batch_size]
+        e, b = divmod(step, num_examples // batch_size)
+
+    The last `num_examples % batch_size` examples of an epoch's permutation are left out of that epoch.
+
+    `next` is made for the body of a `lax.scan` whose xs are the steps, under `vmap` over seeds: `step` is not
+    batched then, and a permutation is drawn only on the first step of an epoch. `state` is the one that the
+    step before returned (`init`'s in the first epoch); a run can be resumed from it at any step.
+
+    Args:
+        num_examples: size of the data set.
+        batch_size: examples an update.
+
+    Returns:
+        `Batches`: `init` takes a key; `next` takes the state and `step`, a scalar integer from 0 (may be
+        traced), and returns the new state and int32 indices [batch_size] in 0 .. num_examples - 1.
+
+    Raises:
+        TypeError: an argument is not an int.
+        ValueError: num_examples or batch_size is below 1, or batch_size is above num_examples.
+
+    >>> schedule = batches(num_examples=6, batch_size=2)
+    >>> _, indices = jax.lax.scan(schedule.next, schedule.init(jax.random.key(0)), jnp.arange(6))
+    >>> sorted(indices[:3].ravel().tolist()), sorted(indices[3:].ravel().tolist())
+    ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5])
+    """
+    check_count("num_examples", num_examples)
+    check_count("batch_size", batch_size)
+    if batch_size > num_examples:
+        raise ValueError(f"batch_size: expected at most num_examples ({num_examples}), got {batch_size}")
+    batches_per_epoch = num_examples // batch_size
+
+    def draw(key: Key, epoch: Int[Array, ""] | int) -> Int32[Array, "batches_per_epoch batch"]:
+        examples = jnp.arange(num_examples, dtype=jnp.int32)
+        order = jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+        return order[: batches_per_epoch * batch_size].reshape(batches_per_epoch, batch_size)
+
+    def init(key: Key) -> BatchState:
+        return BatchState(key, draw(key, 0))
+
+    def next_batch(
+        state: BatchState, step: Int[Array, ""] | int
+    ) -> tuple[BatchState, Int32[Array, " batch"]]:
+        epoch, batch = step // batches_per_epoch, step % batches_per_epoch
+        order = jax.lax.cond(batch == 0, lambda: draw(state.key, epoch), lambda: state.order)
+        return BatchState(state.key, order), order[batch]
+
+    return Batches(init, next_batch)

@@ -1,0 +1,100 @@
+"""IDX, the file format in which LeCun, Cortes & Burges published MNIST (1998), and MNIST's four files.
+
+A file is a magic number (two zero bytes, the type of the values, the number of axes), the length of each axis
+as a big-endian 32-bit integer, then the values.
+"""
+
+import gzip
+import hashlib
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from lax_learning.data.digits import Digits, check_digits
+
+# Of the unzipped contents, so that a file is recognised whether or not, and by whom, it was compressed.
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def read_idx(path: str | Path, md5: str | None = None) -> UInt8[np.ndarray, "*shape"]:
+    """The array in an IDX file of unsigned bytes; a name that ends in `.gz` is unzipped.
+
+    Args:
+        path: the file.
+        md5: hex digest that the unzipped contents must have; unchecked if None.
+
+    Returns:
+        Read-only array of the shape that the file declares.
+
+    Raises:
+        ValueError: the file is damaged (cannot be unzipped, wrong digest, magic number or length).
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "three-labels-idx1-ubyte"
+    >>> _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+    >>> read_idx(path)
+    array([7, 2, 1], dtype=uint8)
+    """
+    path = Path(path)
+    contents = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            contents = gzip.decompress(contents)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(
+                f"{path}: expected a whole gzip file, got one that does not unzip: {error}"
+            ) from error
+    digest = hashlib.md5(contents, usedforsecurity=False).hexdigest()
+    if md5 is not None and digest != md5:
+        raise ValueError(f"{path}: expected contents with md5 {md5}, got {digest}")
+    if len(contents) < 4 or contents[:3] != b"\x00\x00\x08":
+        raise ValueError(
+            f"{path}: expected an IDX magic number, 000008 and the number of axes, got {contents[:4].hex()}"
+        )
+    header = 4 + 4 * contents[3]
+    shape = [int.from_bytes(contents[i : i + 4]) for i in range(4, header, 4)]
+    expected = header + math.prod(shape)
+    if len(contents) != expected:
+        raise ValueError(f"{path}: expected {expected} bytes for shape {tuple(shape)}, got {len(contents)}")
+    return np.frombuffer(contents, np.uint8, offset=header).reshape(shape)
+
+
+def find_idx_folder(folder: Path) -> Path | None:
+    """Where MNIST's IDX files lie: `folder` itself or torchvision's `MNIST/raw` in it; None if in neither."""
+    for candidate in (folder, folder / "MNIST" / "raw"):
+        if any(_find(candidate, name) for name in MNIST_MD5):
+            return candidate
+    return None
+
+
+def read_idx_folder(folder: str | Path) -> tuple[Digits, Digits]:
+    """MNIST's 60,000 training and 10,000 test digits from its four IDX files, unzipped or `.gz`, md5-checked.
+
+    Raises:
+        FileNotFoundError: one of the four is missing.
+        ValueError: one of the four is damaged, or they do not fit together.
+    """
+
+    def read(name: str) -> UInt8[np.ndarray, "*shape"]:
+        path = _find(Path(folder), name)
+        if path is None:
+            raise FileNotFoundError(f"{folder}: expected MNIST's four IDX files, got no {name} or {name}.gz")
+        return read_idx(path, MNIST_MD5[name])
+
+    def digits(part: str) -> Digits:
+        pair = Digits(read(f"{part}-images-idx3-ubyte"), read(f"{part}-labels-idx1-ubyte"))
+        return check_digits(pair, f"{folder} ({part})")
+
+    return digits("train"), digits("t10k")
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)

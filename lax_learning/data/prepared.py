@@ -1,0 +1,112 @@
+"""MNIST as a prepared tensorflow-datasets folder, written and read without tensorflow and network."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lax_learning.data.digits import IMAGE_SHAPE, NUM_CLASSES, Digits, check_digits
+from lax_learning.data.idx import read_idx_folder
+
+
+def default_data_dir() -> Path:
+    """Where tfds keeps its data sets: `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def find_prepared(data_dir: Path) -> Path | None:
+    """The newest finished `mnist/<version>` in a tfds data dir; None if there is none."""
+    folders = [path.parent for path in data_dir.glob("mnist/*/dataset_info.json")]
+    versions = [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
+    return max(versions, key=lambda folder: [int(number) for number in folder.name.split(".")], default=None)
+
+
+def read_prepared(folder: Path) -> tuple[Digits, Digits]:
+    """Training and test digits from a prepared `mnist/<version>` folder, in tfds's shuffled order.
+
+    Raises:
+        ValueError: the folder is damaged or holds a format without random access (only array_record is read
+            without tensorflow).
+        ImportError: tensorflow-datasets is not installed.
+    """
+    tfds, _ = _import_tfds()
+
+    def digits(split: str) -> Digits:
+        try:
+            examples = list(tfds.builder_from_directory(folder).as_data_source(split))
+        # What tfds, protobuf, array_record and Pillow raise for a damaged folder has no other base class.
+        except Exception as error:
+            expected = f"expected array_record files of split {split!r}"
+            raise ValueError(f"{folder}: {expected}, got {error!r}") from error
+        images = np.array([example["image"] for example in examples], np.uint8).reshape(-1, *IMAGE_SHAPE)
+        labels = np.array([example["label"] for example in examples], np.uint8)
+        return check_digits(Digits(images, labels), f"{folder} ({split})")
+
+    return digits("train"), digits("test")
+
+
+def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
+    """Writes MNIST's IDX files as the prepared data set `mnist` of a tfds data dir, without tensorflow.
+
+    tfds's own builder needs tensorflow to unzip and to encode. What this writes is read by
+    `mnist(key, data_dir)` and by `tfds.data_source("mnist", data_dir=data_dir)`. What was prepared earlier is
+    kept.
+
+    Args:
+        idx_folder: folder that holds the four IDX files.
+        data_dir: tfds data dir to write `mnist/<version>` in.
+
+    Returns:
+        The folder of the prepared data set.
+
+    Raises:
+        FileNotFoundError: an IDX file is missing.
+        ValueError: an IDX file is damaged.
+        ImportError: tensorflow-datasets is not installed.
+
+    Example:
+
+        prepare_tfds("mnist_idx", "~/tensorflow_datasets")
+        splits = mnist(key, "tfds")
+    """
+    tfds, image_from_array = _import_tfds()
+    train, test = read_idx_folder(Path(idx_folder).expanduser())
+
+    with tfds.core.registered.skip_registration():  # tfds's own "mnist" stays the one its users get by name
+
+        class Mnist(tfds.core.GeneratorBasedBuilder):
+            name = "mnist"
+            VERSION = tfds.core.Version("3.0.1")  # of tfds's own builder, whose features these are
+
+            def _info(self) -> Any:
+                image = tfds.features.Image(shape=(*IMAGE_SHAPE, 1))
+                label = tfds.features.ClassLabel(num_classes=NUM_CLASSES)
+                features = tfds.features.FeaturesDict({"image": image, "label": label})
+                return tfds.core.DatasetInfo(
+                    builder=self, features=features, supervised_keys=("image", "label")
+                )
+
+            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+                return {"train": self._generate_examples(train), "test": self._generate_examples(test)}
+
+            def _generate_examples(self, digits: Digits) -> Iterator[tuple[int, dict[str, Any]]]:
+                for index, (image, label) in enumerate(zip(*digits, strict=True)):
+                    yield index, {"image": image_from_array(image), "label": int(label)}
+
+    builder = Mnist(data_dir=Path(data_dir).expanduser(), file_format="array_record")
+    builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+def _import_tfds() -> tuple[Any, Any]:
+    try:
+        import tensorflow_datasets as tfds
+        from PIL import Image  # with which tfds encodes and decodes images where there is no tensorflow
+    except ImportError as error:
+        raise ImportError(
+            f"prepared tfds folders need pip install 'lax_learning[experiments]': {error}"
+        ) from error
+    return tfds, Image.fromarray

@@ -1,0 +1,132 @@
+"""Many seeds, many hyper-parameters, all devices of a host: one compiled program."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import PyTree
+
+from lax_learning._checks import check_count, check_positive
+
+
+class _Plan(NamedTuple):
+    """A compiled program for `chunk` members at a time."""
+
+    run: Callable[..., PyTree]
+    chunk: int
+
+
+def ensemble(
+    function: Callable[..., Any],
+    *,
+    in_axes: Sequence[int | None] | None = None,
+    memory_budget: float = 8e9,
+    devices: Sequence[Any] | None = None,
+) -> Callable[..., Any]:
+    """Runs a function written for one seed on many at once.
+
+    `function` is vmapped, sharded over the devices along a mesh axis `seed`, and compiled once for all
+    calls with arguments of the same shapes. If the program needs more memory than the budget, the members
+    run in equal chunks one after another. The last chunk and uneven devices are padded by repeating
+    the last member, so that the result of a member does not depend on how many run beside it.
+
+    Args:
+      function: a pure function, for example what `make_train` returns.
+      in_axes: for every positional argument 0, if its leaves have a leading axis of members, or None, if
+        all members share it; by default 0 for the first and None for the others.
+      memory_budget: bytes a device may use for results and temporaries of one chunk.
+      devices: by default all of this host.
+
+    Returns:
+      A function of the same positional arguments; every leaf of its result has a leading axis of
+      members. It compiles for itself: call it outside of `jit`.
+
+    Raises:
+      ValueError: for axes other than 0 and None, none at 0, arguments of unequal leading axes or without
+        members, or a budget <= 0.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> draw = ensemble(lambda key, scale: scale * jax.random.normal(key, (2,)), in_axes=(0, 0))
+      >>> draw(jax.random.split(jax.random.key(0), 5), jnp.arange(5.0)).shape
+      (5, 2)
+    """
+    check_positive("memory_budget", memory_budget)
+    if in_axes is not None and (any(axis not in (0, None) for axis in in_axes) or 0 not in in_axes):
+        raise ValueError(f"in_axes: expected 0 or None for each argument and 0 for one, got {tuple(in_axes)}")
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    mesh = Mesh(devices, ("seed",))
+    plans: dict[Any, _Plan] = {}
+
+    def compile_for(axes: Sequence[int | None], args: tuple[Any, ...], chunk: int) -> jax.stages.Compiled:
+        specs = tuple(PartitionSpec("seed") if axis == 0 else PartitionSpec() for axis in axes)
+        sharded = jax.shard_map(
+            jax.vmap(function, in_axes=tuple(axes)),
+            mesh=mesh,
+            in_specs=specs,
+            out_specs=PartitionSpec("seed"),
+            check_vma=False,
+        )
+        return jax.jit(sharded).lower(*_take(axes, args, 0, chunk)).compile()
+
+    def plan(axes: Sequence[int | None], args: tuple[Any, ...], count: int) -> _Plan:
+        chunk = _round_up(count, len(devices))
+        compiled = compile_for(axes, args, chunk)
+        memory = compiled.memory_analysis()
+        used = 0 if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes
+        if used > memory_budget and chunk > len(devices):
+            fits = int(chunk * memory_budget / used)
+            num_chunks = -(-count // max(fits, len(devices)))
+            chunk = _round_up(-(-count // num_chunks), len(devices))
+            compiled = compile_for(axes, args, chunk)
+        return _Plan(compiled, chunk)
+
+    def run(*args: Any) -> Any:
+        axes = (0,) + (None,) * (len(args) - 1) if in_axes is None else tuple(in_axes)
+        if len(axes) != len(args):
+            raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
+        args = jax.tree.map(jnp.asarray, args)
+        count = _count(axes, args)
+        abstract = jax.tree.map(jax.typeof, args)
+        signature = (jax.tree.structure(abstract), tuple(jax.tree.leaves(abstract)))
+        if signature not in plans:
+            plans[signature] = plan(axes, args, count)
+        compiled, chunk = plans[signature]
+        parts = [compiled(*_take(axes, args, start, chunk)) for start in range(0, count, chunk)]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
+
+    return run
+
+
+def _round_up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def _count(axes: Sequence[int | None], args: tuple[Any, ...]) -> int:
+    counts = set()
+    for i, (axis, arg) in enumerate(zip(axes, args, strict=True)):
+        if axis == 0:
+            for leaf in jax.tree.leaves(arg):
+                if leaf.ndim == 0:
+                    raise ValueError(f"argument {i}: expected a leading axis of members, got a scalar")
+                counts.add(leaf.shape[0])
+    if len(counts) != 1:
+        raise ValueError(f"arguments: expected leading axes of one size, got {sorted(counts)}")
+    (count,) = counts
+    check_count("number of members", count)
+    return count
+
+
+def _take(axes: Sequence[int | None], args: tuple[Any, ...], start: int, chunk: int) -> tuple[Any, ...]:
+    """The members from `start` on, the last repeated where fewer than `chunk` are left."""
+
+    def members(leaf: jax.Array) -> jax.Array:
+        if start == 0 and leaf.shape[0] == chunk:
+            return leaf
+        return leaf[jnp.minimum(jnp.arange(start, start + chunk), leaf.shape[0] - 1)]
+
+    return tuple(
+        jax.tree.map(members, arg) if axis == 0 else arg for axis, arg in zip(axes, args, strict=True)
+    )

@@ -1,0 +1,52 @@
+"""Backpropagation, the exact gradient, under the contract of the estimators."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from lax_learning.estimators._draws import join_aux, split_aux
+from lax_learning.types import Estimator, Key, Params
+
+
+def backprop(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Estimator:
+    """The gradient by reverse-mode differentiation, to compare the others with.
+
+    `g = dL/dparams`
+
+    Args:
+      loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss an example, whose mean is
+        the loss; with `has_aux`, `(loss, aux)`.
+      has_aux: as in `jax.value_and_grad`.
+
+    Returns:
+      `estimate(key, params, *args) -> (value, grads)`; the key is not used. With `has_aux` the value is
+      `(value, aux)`.
+
+    Raises:
+      TypeError: at trace time, if `loss_fn` returns something else.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> estimate = backprop(lambda w: jnp.sum(w**2))
+      >>> value, grads = estimate(jax.random.key(0), jnp.array([1.0, 2.0]))
+      >>> float(value), grads.tolist()
+      (5.0, [2.0, 4.0])
+
+    References:
+      Rumelhart, Hinton, Williams, Learning representations by back-propagating errors,
+      https://doi.org/10.1038/323533a0, 1986.
+    """
+    checked = split_aux(loss_fn, has_aux)
+
+    def estimate(key: Key, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        del key
+
+        def mean_loss(params: Params) -> tuple[Any, Any]:
+            loss, aux = checked(params, *args, **kwargs)
+            return join_aux(loss, None, False), aux
+
+        (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        return join_aux(value, aux, has_aux), grads
+
+    return estimate

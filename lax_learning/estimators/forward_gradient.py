@@ -1,0 +1,79 @@
+"""Forward gradient: the directional derivative along a random direction, times that direction."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lax_learning._checks import check_count
+from lax_learning.estimators._draws import join_aux, mean_over_draws, split_aux
+from lax_learning.noise import Noise, as_noise
+from lax_learning.types import Estimator, Key, Params
+
+
+def directional_derivative(function: Callable[[Any], Any], primal: Any, tangent: Any) -> tuple[Any, Any]:
+    """`jax.jvp` of one argument, with a clear error where forward mode cannot pass."""
+    try:
+        return jax.jvp(function, (primal,), (tangent,))
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise TypeError(
+            "loss_fn: forward gradients need forward-mode differentiation, which cannot pass through an op "
+            "with a backward pass of its own (jax.custom_vjp, such as with_feedback); expected the plain op"
+        ) from error
+
+
+def forward_gradient(
+    loss_fn: Callable[..., Any],
+    *,
+    num_samples: int = 1,
+    noise: str | Noise = "normal",
+    has_aux: bool = False,
+) -> Estimator:
+    """Estimates the gradient of any loss of any pytree in forward mode, without a backward pass.
+
+    `g = 1/K sum_k (dL/dw . v_k) v_k`: unbiased, and the limit of weight perturbation for sigma -> 0.
+
+    Args:
+      loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss an example, whose mean is
+        the loss; with `has_aux`, `(loss, aux)`.
+      num_samples: number K of directions that are averaged, one in memory at a time.
+      noise: "normal", "rademacher", or a function `(key, params) -> direction`.
+      has_aux: as in `jax.value_and_grad`.
+
+    Returns:
+      `estimate(key, params, *args) -> (value, grads)`.
+
+    Raises:
+      ValueError: if K < 1 or noise is unknown.
+      TypeError: at trace time, if the loss uses an op with a custom backward pass, or params or losses
+        are not floating.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> estimate = forward_gradient(lambda w: jnp.sum(w**2), num_samples=4096)
+      >>> _, grads = estimate(jax.random.key(0), jnp.array([1.0, 2.0]))
+      >>> bool(jnp.all(jnp.abs(grads - jnp.array([2.0, 4.0])) < 0.5))
+      True
+
+    References:
+      Baydin et al., Gradients without backpropagation, https://arxiv.org/abs/2202.08587, 2022.
+    """
+    check_count("num_samples", num_samples)
+    draw_noise = as_noise(noise)
+    checked = split_aux(loss_fn, has_aux)
+
+    def estimate(key: Key, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        loss, aux = checked(params, *args, **kwargs)
+
+        def draw(key: Key) -> Params:
+            direction = draw_noise(key, params)
+            _, change = directional_derivative(lambda w: checked(w, *args, **kwargs)[0], params, direction)
+            slope = jnp.mean(change)
+            return jax.tree.map(lambda v: (slope * v).astype(v.dtype), direction)
+
+        return join_aux(loss, aux, has_aux), mean_over_draws(draw, key, num_samples)
+
+    return estimate

@@ -1,0 +1,120 @@
+"""SPSA: simultaneous perturbation stochastic approximation, with Spall's gain schedules."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optax
+from jaxtyping import Array, ArrayLike
+
+from lax_learning._checks import check_not_negative, check_positive
+from lax_learning.estimators.weight_perturbation import weight_perturbation
+from lax_learning.types import Key, Params
+
+
+class Gains(NamedTuple):
+    """Spall's gain sequences as optax schedules, functions of the number of updates done.
+
+    Fields:
+      learning_rate: `a_k = a / (k + 1 + A)^alpha`; goes into any optax optimiser.
+      perturbation: `c_k = c / (k + 1)^gamma`; goes into `spsa`.
+    """
+
+    learning_rate: optax.Schedule
+    perturbation: optax.Schedule
+
+
+def spall_gains(
+    a: ArrayLike, c: ArrayLike, *, A: ArrayLike = 0.0, alpha: ArrayLike = 0.602, gamma: ArrayLike = 0.101
+) -> Gains:
+    """Spall's schedules for step and perturbation, with his recommended exponents.
+
+    `a_k = a / (k + 1 + A)^alpha`, `c_k = c / (k + 1)^gamma`
+
+    Args:
+      a: numerator of the step, in units of parameters^2 / loss; may be traced, as all others.
+      c: first perturbation, in the units of the parameters; about the standard deviation of the loss's
+        own noise.
+      A: stability constant in updates; Spall advises a tenth of the number of updates.
+      alpha: decay exponent of the step.
+      gamma: decay exponent of the perturbation.
+
+    Returns:
+      The two schedules.
+
+    Raises:
+      ValueError: if a or c <= 0, or A, alpha or gamma < 0.
+
+    Example:
+      >>> gains = spall_gains(a=1.0, c=0.1, A=9.0)
+      >>> round(float(gains.learning_rate(0)), 4), round(float(gains.perturbation(0)), 4)
+      (0.25, 0.1)
+
+    References:
+      Spall, Implementation of the simultaneous perturbation algorithm for stochastic optimization,
+      https://doi.org/10.1109/7.705889, 1998.
+    """
+    check_positive("a", a)
+    check_positive("c", c)
+    for name, value in (("A", A), ("alpha", alpha), ("gamma", gamma)):
+        check_not_negative(name, value)
+    return Gains(
+        learning_rate=lambda count: a / (count + 1 + A) ** alpha,
+        perturbation=lambda count: c / (count + 1) ** gamma,
+    )
+
+
+def spsa(
+    loss_fn: Callable[..., Any],
+    *,
+    perturbation: optax.Schedule,
+    num_samples: int = 1,
+    has_aux: bool = False,
+) -> Callable[..., tuple[Any, Params]]:
+    """SPSA's gradient estimate: weight perturbation with signs and a central difference.
+
+    `g = 1/K sum_k (L(w + c_k s) - L(w - c_k s)) s / (2 c_k)`, `s = +-1`
+
+    Args:
+      loss_fn: as in `weight_perturbation`.
+      perturbation: `count -> c_k`, for example `spall_gains(...).perturbation`.
+      num_samples: number of draws that are averaged.
+      has_aux: as in `jax.value_and_grad`.
+
+    Returns:
+      `estimate(key, params, *args, count) -> (value, grads)`, `count` the number of updates done, such
+      as the one that optax keeps in its state; it may be traced.
+
+    Raises:
+      ValueError: if K < 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> gains = spall_gains(a=0.1, c=0.01, A=10.0)
+      >>> estimate = spsa(lambda w: jnp.sum(w**2), perturbation=gains.perturbation)
+      >>> optimizer = optax.sgd(gains.learning_rate)
+      >>> w = jnp.ones(3)
+      >>> state = optimizer.init(w)
+      >>> for count in range(100):
+      ...     value, grads = estimate(jax.random.key(count), w, count=count)
+      ...     updates, state = optimizer.update(grads, state, w)
+      ...     w = optax.apply_updates(w, updates)
+      >>> bool(jnp.sum(w**2) < 1.0)
+      True
+
+    References:
+      Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient
+      approximation, https://doi.org/10.1109/9.119632, 1992.
+    """
+
+    def estimate(key: Key, params: Params, *args: Any, count: int | Array) -> tuple[Any, Params]:
+        at_count = weight_perturbation(
+            loss_fn,
+            sigma=perturbation(count),
+            num_samples=num_samples,
+            difference="central",
+            noise="rademacher",
+            has_aux=has_aux,
+        )
+        return at_count(key, params, *args)
+
+    return estimate

@@ -1,0 +1,233 @@
+"""Mean and variance of many gradients in the memory of a few, whatever their number."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from lax_learning._checks import check_count
+from lax_learning.feedback import without_feedback
+from lax_learning.networks import Network, dense_product
+from lax_learning.types import Key, Params, Rule, Weights
+
+
+class Moments(NamedTuple):
+    """What is kept of T gradients `g_t`, leaf by leaf.
+
+    Fields:
+      mean: `m = 1/T sum_t g_t`, a pytree as `g`.
+      variance: `1/(T-1) sum_t (g_t - m)^2` of every entry, a pytree as `g`.
+      distances: `|g_t - m|^2` of every leaf, `[T]`.
+      along_mean: `(g_t - m) . m` of every leaf, `[T]`.
+      along_reference: `(g_t - m) . r` of every leaf, `[T]`; zeros without a reference.
+      reference: `r`, what `g` estimates, or None.
+
+    The last three exist for standard errors; a compiled program that does not use them does not
+    compute them.
+    """
+
+    mean: PyTree
+    variance: PyTree
+    distances: PyTree
+    along_mean: PyTree
+    along_reference: PyTree
+    reference: PyTree | None
+
+    @property
+    def num_samples(self) -> int:
+        """The number T of gradients."""
+        return jax.tree.leaves(self.distances)[0].shape[0]
+
+    def layers(self) -> tuple["Moments", ...]:
+        """The moments of every layer, where the gradients are sequences with one entry a layer."""
+        references = (None,) * len(self.mean) if self.reference is None else self.reference
+        return tuple(Moments._make(row) for row in zip(*self[:-1], references, strict=True))
+
+
+def stacked_moments(samples: PyTree, reference: PyTree | None = None) -> Moments:
+    """The moments of gradients that lie in memory, stacked along a leading axis.
+
+    Args:
+      samples: a pytree whose leaves have a leading axis of T >= 3 gradients.
+      reference: what they estimate, a pytree without that axis, or None.
+
+    Returns:
+      Their moments.
+
+    Raises:
+      ValueError: for fewer than three gradients.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> stacked_moments(jnp.array([1.0, 2.0, 6.0])).mean.tolist()
+      3.0
+    """
+    return streamed_moments(lambda sample: sample, samples, reference)
+
+
+def streamed_moments(
+    draw: Callable[[Any], PyTree], xs: PyTree, reference: PyTree | None = None, *, chunk_size: int = 8
+) -> Moments:
+    """The moments of `draw(x)` over the leading axis of `xs`, in memory of `chunk_size` gradients.
+
+    Chunks are merged by the update of Chan, Golub and LeVeque. A second pass draws the same gradients
+    again for the standard errors, if these are used.
+
+    Args:
+      draw: `x -> gradients`, pure: it is called twice with every x.
+      xs: a pytree whose leaves have a leading axis of T >= 3, for example keys.
+      reference: what the gradients estimate, or None.
+      chunk_size: how many are drawn at once; the largest divisor of T up to it is taken.
+
+    Returns:
+      The moments.
+
+    Raises:
+      ValueError: for fewer than three gradients.
+
+    Example:
+      >>> import jax
+      >>> keys = jax.random.split(jax.random.key(0), 1000)
+      >>> moments = streamed_moments(lambda key: jax.random.normal(key), keys)
+      >>> bool(abs(moments.variance - 1) < 0.3)
+      True
+
+    References:
+      Chan, Golub, LeVeque, Algorithms for computing the sample variance: analysis and recommendations,
+      https://doi.org/10.1080/00031305.1983.10483115, 1983.
+    """
+    count = jax.tree.leaves(xs)[0].shape[0]
+    check_count("number of gradients", count, 3)
+    check_count("chunk_size", chunk_size)
+    size = max(d for d in range(1, min(chunk_size, count) + 1) if count % d == 0)
+    chunks = jax.tree.map(lambda leaf: leaf.reshape(count // size, size, *leaf.shape[1:]), xs)
+    draws = jax.vmap(lambda x: jax.tree.map(_widen, draw(x)))
+
+    def merge(
+        carry: tuple[Array, PyTree, PyTree], chunk: PyTree
+    ) -> tuple[tuple[Array, PyTree, PyTree], None]:
+        seen, mean, squares = carry
+        drawn = draws(chunk)
+        share = size / (seen + size)
+        means = jax.tree.map(lambda g: jnp.mean(g, axis=0), drawn)
+        steps = jax.tree.map(jnp.subtract, means, mean)
+        squares = jax.tree.map(
+            lambda total, g, m, step: total + jnp.sum(jnp.square(g - m), axis=0) + jnp.square(step) * seen * share,
+            squares, drawn, means, steps,
+        )  # fmt: skip
+        return (seen + size, jax.tree.map(lambda m, step: m + step * share, mean, steps), squares), None
+
+    shapes = jax.eval_shape(draws, jax.tree.map(lambda leaf: leaf[0], chunks))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), shapes)
+    (_, mean, squares), _ = jax.lax.scan(merge, (jnp.zeros(()), zeros, zeros), chunks)
+
+    def project(chunk: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        deviations = jax.tree.map(jnp.subtract, draws(chunk), jax.tree.map(lambda m: m[None], mean))
+        return _projections(deviations, mean, reference)
+
+    per_sample = jax.tree.map(jnp.ravel, jax.lax.map(project, chunks))
+    variance = jax.tree.map(lambda s: s / (count - 1), squares)
+    return Moments._make((mean, variance, *per_sample, reference))
+
+
+def _widen(leaf: Array) -> Array:
+    return jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
+
+
+def _projections(deviations: PyTree, mean: PyTree, reference: PyTree | None) -> tuple[PyTree, PyTree, PyTree]:
+    """`|d_t|^2`, `d_t . m` and `d_t . r` of every leaf, for deviations with a leading axis."""
+
+    def dot(d: Array, v: Array) -> Array:
+        return jnp.sum(d * v, axis=tuple(range(1, d.ndim)))
+
+    distances = jax.tree.map(lambda d: dot(d, d), deviations)
+    along_mean = jax.tree.map(dot, deviations, mean)
+    if reference is None:
+        return distances, along_mean, jax.tree.map(jnp.zeros_like, distances)
+    return distances, along_mean, jax.tree.map(dot, deviations, reference)
+
+
+def draw_moments(
+    rule: Rule, key: Key, params: Params, x: Array, y: Array, reference: Params, num_samples: int
+) -> Moments:
+    """The moments of a rule's gradients over its own draws, on one batch.
+
+    Args:
+      rule: any rule.
+      key: split into one key a draw.
+      params: the rule's params.
+      x: `[batch, ...]`.
+      y: `[batch, ...]`.
+      reference: the exact gradients, for `bias_variance`; feedback weights are left out.
+      num_samples: number T of draws, at least 3.
+
+    Returns:
+      Moments of the gradients of the forward weights.
+    """
+    check_count("num_samples", num_samples, 3)
+
+    def draw(key: Key) -> Params:
+        return without_feedback(rule.value_and_grad(key, params, x, y)[1])
+
+    return streamed_moments(draw, jax.random.split(key, num_samples), without_feedback(reference))
+
+
+def example_moments(network: Network, rule: Rule, key: Key, params: Params, x: Array, y: Array) -> Moments:
+    """The moments of a rule's gradients over examples, each as in a batch of one with draws of its own.
+
+    For rules with signals on dense layers these are matrix products, `X^T D / T` and
+    `(X*X)^T (D*D) / T`; the gradients of the others are streamed.
+
+    Args:
+      network: the rule's network.
+      rule: any rule.
+      key: for the rule's draws.
+      params: the rule's params.
+      x: `[T, ...]`, T >= 3 examples.
+      y: `[T, ...]`.
+
+    Returns:
+      Moments of the gradients of the forward weights.
+
+    Raises:
+      ValueError: for fewer than three examples.
+    """
+    check_count("number of examples in x", x.shape[0], 3)
+    if rule.signals is not None and all(layer.linear is dense_product for layer in network.layers):
+        _, inputs, deltas = rule.signals(key, params, x, y)
+        return _outer_product_moments(params, inputs, deltas)
+
+    def draw(example: tuple[Key, Array, Array]) -> Params:
+        key, x, y = example
+        return without_feedback(rule.value_and_grad(key, params, x[None], y[None])[1])
+
+    return streamed_moments(draw, (jax.random.split(key, x.shape[0]), x, y))
+
+
+def _outer_product_moments(params: Params, inputs: tuple[Array, ...], deltas: tuple[Array, ...]) -> Moments:
+    def of_products(x: Array, d: Array) -> tuple[Array, ...]:
+        """Mean, variance, `|g_t - m|^2` and `(g_t - m) . m` of the outer products `g_t = x_t d_t^T`."""
+        count = x.shape[0]
+        mean = x.T @ d / count
+        second = jnp.square(x).T @ jnp.square(d) / count
+        variance = jnp.maximum(second - jnp.square(mean), 0.0) * (count / (count - 1))
+        square_norm = jnp.sum(jnp.square(mean))
+        along = jnp.sum((x @ mean) * d, axis=1) - square_norm
+        lengths = jnp.sum(jnp.square(x), axis=1) * jnp.sum(jnp.square(d), axis=1)
+        return mean, variance, lengths - 2 * along - square_norm, along
+
+    def of_layer(weights: Weights, x: Array, d: Array) -> dict[str, tuple[Array, ...]]:
+        x, d = _widen(x), _widen(d)
+        leaves = {"w": of_products(x, d)}
+        if "b" in weights:
+            mean, variance, distances, along = of_products(jnp.ones_like(x[:, :1]), d)
+            leaves["b"] = (mean[0], variance[0], distances, along)
+        return leaves
+
+    layers = [of_layer(*each) for each in zip(params, inputs, deltas, strict=True)]
+    mean, variance, distances, along = (
+        tuple({name: leaf[i] for name, leaf in leaves.items()} for leaves in layers) for i in range(4)
+    )
+    return Moments(mean, variance, distances, along, jax.tree.map(jnp.zeros_like, along), None)

@@ -1,0 +1,79 @@
+"""What all delta rules share: signals in, gradients out, in the units of `jax.grad` or of the tutorial."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lax_learning._checks import check_choice, check_inputs, check_targets
+from lax_learning.networks import Network, Product, Trace, plain_product
+from lax_learning.taps import pull_back, zero_taps
+from lax_learning.types import Key, Loss, Params, Rule, Signals
+
+
+class WeightedSignals(Protocol):
+    """`(key, params, x, y, weight) -> Signals`, the deltas those of `weight` times the loss of an example."""
+
+    def __call__(self, key: Key, params: Params, x: Array, y: Array, weight: float, /) -> Signals: ...
+
+
+_WEIGHTS: dict[str, Callable[[int], float]] = {
+    "gradient": lambda batch_size: 1 / batch_size,
+    "tutorial": lambda batch_size: 1 / 2,
+}
+
+
+def delta_rule(
+    network: Network, init: Callable[[Key], Params], signals: WeightedSignals, scale: str = "gradient"
+) -> Rule:
+    """A rule from its teaching signals: `dw_l = sum_examples weight x_l^T delta_l`.
+
+    `weight` is `1/batch` for `scale="gradient"` (the mean loss, what `jax.grad` returns) and 1/2 for
+    `scale="tutorial"` (the notebook sums over the batch and drops the factor 2 of the square).
+    """
+    check_choice("scale", scale, _WEIGHTS)
+    weight = _WEIGHTS[scale]
+
+    def per_example(key: Key, params: Params, x: Array, y: Array) -> Signals:
+        check_batch(network, x, y)
+        return signals(key, params, x, y, weight(1))
+
+    def value_and_grad(key: Key, params: Params, x: Array, y: Array) -> tuple[Array, Params]:
+        check_batch(network, x, y)
+        losses, inputs, deltas = signals(key, params, x, y, weight(x.shape[0]))
+        return jnp.mean(losses), pull_back(network, params, inputs, deltas)
+
+    return Rule(init, value_and_grad, per_example)
+
+
+def check_batch(network: Network, x: Array, y: Array) -> None:
+    """Raises unless x is a non-empty floating batch for the network and y has as many rows."""
+    check_inputs(x, network.input_shape)
+    check_targets(y, x.shape[0])
+
+
+def backward_signals(
+    network: Network,
+    loss: Loss,
+    params: Params,
+    x: Array,
+    y: Array,
+    weight: float,
+    product: Product = plain_product,
+) -> Signals:
+    """Teaching signals by one backward pass through the given product: `delta_l = d(weight l)/dtap_l`."""
+
+    def run(taps: tuple[Array, ...]) -> tuple[Array, Trace]:
+        trace = network.forward(params, x, taps, product)
+        return loss(trace.output, y), trace
+
+    losses, transpose, trace = jax.vjp(run, zero_taps(network, params, x), has_aux=True)
+    (deltas,) = transpose(jnp.full_like(losses, weight))
+    return Signals(losses, trace.inputs, deltas)
+
+
+def per_example(factors: Array, values: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Multiplies the values of every example by the factor of that example, `[batch]`."""
+    return jax.tree.map(lambda v: (factors.reshape(-1, *(1,) * (v.ndim - 1)) * v).astype(v.dtype), values)

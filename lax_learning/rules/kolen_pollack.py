@@ -1,0 +1,74 @@
+"""Kolen-Pollack: forward and feedback weights receive one update, and decay makes them meet."""
+
+from functools import partial
+
+from jaxtyping import Array, ArrayLike
+
+from lax_learning._checks import check_not_negative
+from lax_learning.feedback import init_feedback
+from lax_learning.networks import Network
+from lax_learning.rules.feedback_alignment import feedback_rule, stored_feedback
+from lax_learning.types import Key, Loss, Params, Rule, Weights
+
+
+def kolen_pollack(
+    network: Network, loss: Loss, *, decay: ArrayLike = 0.1, decay_bias: bool = False, scale: str = "gradient"
+) -> Rule:
+    """Feedback alignment whose feedback weights learn as their forward weights do.
+
+    `dw = dW + decay w`, `dfeedback = dW + decay feedback`, with `dW = x^T delta / batch` from the error
+    that came back through `feedback`. With one optimiser of learning rate eta for both,
+    `w - feedback` shrinks by `(1 - eta decay)` a step.
+
+    The first layer has no feedback and does not decay. Both halves of a pair must go through the same
+    optimiser: do not mask the feedback here, and clip with `clip_by_forward_norm`.
+
+    Args:
+      network: the network.
+      loss: per-example loss.
+      decay: lambda, >= 0; may be traced. It is not multiplied by the scale.
+      decay_bias: whether the biases of the layers with feedback decay too, as in the tutorial, which
+        keeps the bias as a column of the weights.
+      scale: "gradient" or "tutorial", see `backprop`.
+
+    Returns:
+      The rule.
+
+    Raises:
+      ValueError: if decay < 0 or the scale is unknown.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lax_learning as ll
+      >>> rule = ll.kolen_pollack(ll.mlp((3, 4, 2)), ll.squared_error, decay=0.1)
+      >>> key = jax.random.key(0)
+      >>> params = rule.init(key)
+      >>> _, grads = rule.value_and_grad(key, params, jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> w, feedback = params[1]["w"], params[1]["feedback"]
+      >>> pair = grads[1]["w"] - grads[1]["feedback"]
+      >>> bool(jnp.allclose(pair, 0.1 * (w - feedback), atol=1e-6))
+      True
+
+    References:
+      Kolen, Pollack, Backpropagation without weight transport,
+      https://doi.org/10.1109/ICNN.1994.374486, 1994.
+      Akrout et al., Deep learning without weight transport, https://arxiv.org/abs/1904.05391, 2019.
+    """
+    check_not_negative("decay", decay)
+    aligned = feedback_rule(
+        network, loss, partial(init_feedback, network), lambda key, params: stored_feedback(params), scale
+    )
+
+    def paired(weights: Weights, grads: Weights) -> Weights:
+        data = {**grads, "feedback": grads["w"].astype(weights["feedback"].dtype)}
+        kept = () if decay_bias else ("b",)
+        return {
+            name: g if name in kept else (g + decay * weights[name]).astype(g.dtype)
+            for name, g in data.items()
+        }
+
+    def value_and_grad(key: Key, params: Params, x: Array, y: Array) -> tuple[Array, Params]:
+        value, (first, *rest) = aligned.value_and_grad(key, params, x, y)
+        return value, (first, *(paired(w, g) for w, g in zip(params[1:], rest, strict=True)))
+
+    return aligned._replace(value_and_grad=value_and_grad)

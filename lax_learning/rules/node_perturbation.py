@@ -1,0 +1,186 @@
+"""Node perturbation: the change of the loss times the noise on the units, a teaching signal for each."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+from lax_learning._checks import check_choice, check_count, check_positive
+from lax_learning.estimators._draws import mean_over_draws
+from lax_learning.feedback import init_forward
+from lax_learning.networks import Network, pre_activation
+from lax_learning.noise import Noise, as_noise
+from lax_learning.rules._delta import delta_rule, per_example
+from lax_learning.types import Key, Loss, Params, Rule, Signals
+
+Layers = tuple[Array, ...]
+
+
+class _Pass(NamedTuple):
+    """A noisy pass: presynaptic inputs, the values the noise went into, and the output."""
+
+    inputs: Layers
+    values: Layers
+    output: Array
+
+
+def _noise_on_pre_activations(network: Network, params: Params, x: Array, noise: Layers | None) -> _Pass:
+    return _Pass(*network.forward(params, x, noise))
+
+
+def _noise_on_activities(network: Network, params: Params, x: Array, noise: Layers | None) -> _Pass:
+    activities = [x]
+    for i, (layer, weights) in enumerate(zip(network.layers, params, strict=True)):
+        a = layer.activation(pre_activation(layer, weights, activities[-1]))
+        activities.append(a if noise is None else a + noise[i])
+    return _Pass(tuple(activities[:-1]), tuple(activities[1:]), activities[-1])
+
+
+def _by_noise(noise: Layers, change: Layers, sigma: Array) -> Layers:
+    return tuple(n / sigma**2 for n in noise)
+
+
+def _by_change(noise: Layers, change: Layers, sigma: Array) -> Layers:
+    return tuple(c / sigma**2 for c in change)
+
+
+def _by_normalised_change(noise: Layers, change: Layers, sigma: Array) -> Layers:
+    num_units = sum(c[0].size for c in change)
+    square_norm = sum(jnp.sum(jnp.square(c), axis=tuple(range(1, c.ndim))) for c in change)
+    guard = num_units * sigma**2 * jnp.finfo(change[0].dtype).eps
+    return per_example(num_units / jnp.maximum(square_norm, guard), change)
+
+
+class _Variant(NamedTuple):
+    """Where the noise goes in, what the credit is proportional to, and which inputs the synapse sees."""
+
+    run: Callable[[Network, Params, Array, Layers | None], _Pass]
+    credit: Callable[[Layers, Layers, Array], Layers]
+    sees_noisy_inputs: bool
+
+
+_VARIANTS = {
+    "unbiased": _Variant(_noise_on_pre_activations, _by_noise, False),
+    "tutorial": _Variant(_noise_on_activities, _by_change, True),
+    "activity": _Variant(_noise_on_pre_activations, _by_normalised_change, False),
+}
+
+
+def node_perturbation(
+    network: Network,
+    loss: Loss,
+    *,
+    sigma: ArrayLike,
+    num_samples: int = 1,
+    antithetic: bool = False,
+    layerwise: bool = False,
+    share_noise: bool = False,
+    variant: str = "unbiased",
+    noise: str | Noise = "normal",
+) -> Rule:
+    """Perturbs all units at once and credits each with the change of the loss, example by example.
+
+    `delta_l = 1/K sum_k (l(xi_k) - l(0)) xi_kl / sigma^2`, `xi ~ N(0, sigma^2)` on the pre-activations,
+    `dw_l = x_l^T delta_l / batch`, with the clean `x_l`. For one example of a linear network
+    `Var[g_ij] = delta_i^2 x_j^2 + x_j^2 |delta|^2`: it grows with the number of units. What a synapse
+    needs to know: its input, the noise of its unit, and one number for all.
+
+    Variants:
+      "unbiased": the form above.
+      "tutorial": as the notebook computes it. Noise goes onto the activities, after the activation
+        function, whose derivative is left out; the credit is that of the measured change of the
+        activity, which contains noise that came from below; the synapse sees the noisy input. Biased.
+      "activity": `delta = N dl dz / |dz|^2`, with `dz` the measured change of the pre-activations of all
+        N units; needs no knowledge of sigma, and is biased.
+
+    Args:
+      network: the network.
+      loss: per-example loss.
+      sigma: standard deviation of the noise, in the units of the pre-activations; may be traced.
+      num_samples: number K of draws; the signals are averaged, one draw in memory at a time, and pulled
+        back once.
+      antithetic: use the pair xi, -xi and half their difference: one more pass, no even error terms.
+      layerwise: perturb one layer at a time, with a pass for each (iterative node perturbation).
+      share_noise: use the same noise for all examples of a batch.
+      variant: "unbiased", "tutorial" or "activity".
+      noise: "normal", "rademacher" or a function `(key, like) -> unit noise`, one array a layer.
+
+    Returns:
+      The rule.
+
+    Raises:
+      ValueError: if sigma <= 0, K < 1, variant or noise are unknown, or the tutorial's variant, whose
+        input and signal are both noisy, is asked for averages over draws or passes.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lax_learning as ll
+      >>> rule = ll.node_perturbation(ll.mlp((3, 4, 2)), ll.squared_error, sigma=0.1, num_samples=4)
+      >>> key = jax.random.key(0)
+      >>> loss, grads = rule.value_and_grad(key, rule.init(key), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> grads[0]["w"].shape
+      (3, 4)
+
+    References:
+      Le Cun, Galland, Hinton, GEMINI: gradient estimation through matrix inversion after noise
+      injection, https://proceedings.neurips.cc/paper/1988/hash/a0a080f42e6f13b3a2df133f073095dd-Abstract.html, 1988.
+      Werfel, Xie, Seung, Learning curves for stochastic gradient descent in linear feedforward
+      networks, https://doi.org/10.1162/089976605774320539, 2005.
+      Dalm et al., Effective learning with node perturbation in multi-layer neural networks,
+      https://arxiv.org/abs/2310.00965, 2023 (activity-based and iterative forms).
+    """
+    check_positive("sigma", sigma)
+    check_count("num_samples", num_samples)
+    check_choice("variant", variant, _VARIANTS)
+    run, credit, sees_noisy_inputs = _VARIANTS[variant]
+    if sees_noisy_inputs and (num_samples > 1 or antithetic or layerwise):
+        raise ValueError(
+            f"variant: {variant!r} multiplies noisy inputs with noisy signals, expected num_samples=1, "
+            f"antithetic=False, layerwise=False, got {num_samples}, {antithetic}, {layerwise}"
+        )
+    draw_noise = as_noise(noise)
+
+    def draw_layers(key: Key, clean: Layers, scale: Array) -> Layers:
+        shapes = tuple((1, *v.shape[1:]) if share_noise else v.shape for v in clean)
+        like = tuple(jax.ShapeDtypeStruct(s, v.dtype) for s, v in zip(shapes, clean, strict=True))
+        drawn = draw_noise(key, like)
+        return tuple(
+            jnp.broadcast_to((scale * n).astype(v.dtype), v.shape) for n, v in zip(drawn, clean, strict=True)
+        )
+
+    def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
+        clean = run(network, params, x, None)
+        losses = loss(clean.output, y)
+        scale = jnp.asarray(sigma, losses.dtype)
+        every = range(len(network.layers))
+        groups = [(i,) for i in every] if layerwise else [tuple(every)]
+
+        def perturb(noise: Layers, group: tuple[int, ...]) -> tuple[Layers, Layers]:
+            """The signals of a group of layers from noise in these alone, and the inputs of that pass."""
+            noise = tuple(n if i in group else jnp.zeros_like(n) for i, n in enumerate(noise))
+            plus = run(network, params, x, noise)
+            change, change_of_loss = _differences(plus.values, clean.values), loss(plus.output, y) - losses
+            if antithetic:
+                minus = run(network, params, x, tuple(-n for n in noise))
+                change = tuple(c / 2 for c in _differences(plus.values, minus.values))
+                change_of_loss = (loss(plus.output, y) - loss(minus.output, y)) / 2
+            direction = credit(tuple(noise[i] for i in group), tuple(change[i] for i in group), scale)
+            return per_example(weight * change_of_loss, direction), plus.inputs
+
+        def draw(key: Key) -> tuple[Layers, Layers]:
+            noise = draw_layers(key, clean.values, scale)
+            passes = [perturb(noise, group) for group in groups]
+            deltas = tuple(delta for of_group, _ in passes for delta in of_group)
+            return deltas, passes[0][1] if sees_noisy_inputs else ()
+
+        deltas, noisy_inputs = mean_over_draws(draw, key, num_samples)
+        return Signals(losses, noisy_inputs or clean.inputs, deltas)
+
+    return delta_rule(network, partial(init_forward, network), signals)
+
+
+def _differences(values: Layers, others: Layers) -> Layers:
+    return tuple(v - o for v, o in zip(values, others, strict=True))

@@ -1,0 +1,163 @@
+"""A training run as one pure function of a key: one scan over updates, evaluated every so many."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from lax_learning._checks import check_count
+from lax_learning.data.batches import BatchState, batches
+from lax_learning.data.types import Splits
+from lax_learning.types import Key, Params, Rule
+
+Evaluate = Callable[[Key, Params, Splits], PyTree]
+
+
+class TrainState(NamedTuple):
+    """Everything a run needs to go on: with the number of updates done, it fixes the rest of the run.
+
+    Fields:
+      params: the rule's params.
+      optimizer_state: optax's.
+      batches: order of the examples.
+      update_key: the key of update t is `fold_in(update_key, t)`.
+      evaluate_key: the key of an evaluation after t updates is `fold_in(evaluate_key, t)`.
+    """
+
+    params: Params
+    optimizer_state: optax.OptState
+    batches: BatchState
+    update_key: Key
+    evaluate_key: Key
+
+
+class History(NamedTuple):
+    """What a run leaves behind.
+
+    Fields:
+      losses: loss of the batch before each update, `[num_updates]`.
+      evaluations: what `evaluate` returned at the start and after every `every` updates, each leaf with
+        a leading axis `[1 + num_updates / every]`.
+      state: the state at the end.
+    """
+
+    losses: Float[Array, "... updates"]
+    evaluations: PyTree
+    state: TrainState
+
+
+class Train(NamedTuple):
+    """A training run; calling it runs it as a whole, its functions run it in pieces.
+
+    Fields:
+      init: `(key, data) -> state`.
+      advance: `(state, step, data) -> (state, losses [every], evaluation)`: the next `every` updates,
+        the first of which is number `step`. Under vmap leave `step` unbatched.
+      evaluate: `(state, step, data) -> evaluation`.
+      num_updates: length of the run.
+      every: updates between evaluations.
+    """
+
+    init: Callable[[Key, Splits], TrainState]
+    advance: Callable[[TrainState, Int[Array, ""] | int, Splits], tuple[TrainState, Array, PyTree]]
+    evaluate: Callable[[TrainState, Int[Array, ""] | int, Splits], PyTree]
+    num_updates: int
+    every: int
+
+    def __call__(self, key: Key, data: Splits) -> History:
+        """Runs from `key` to the end."""
+        start = self.init(key, data)
+        first = self.evaluate(start, 0, data)
+
+        def interval(state: TrainState, step: Array) -> tuple[TrainState, tuple[Array, PyTree]]:
+            state, losses, evaluation = self.advance(state, step, data)
+            return state, (losses, evaluation)
+
+        steps = jnp.arange(0, self.num_updates, self.every)
+        state, (losses, evaluations) = jax.lax.scan(interval, start, steps)
+        evaluations = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, evaluations)
+        return History(losses.reshape(self.num_updates), evaluations, state)
+
+
+def _no_evaluation(key: Key, params: Params, data: Splits) -> PyTree:
+    return ()
+
+
+def make_train(
+    rule: Rule,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_updates: int,
+    batch_size: int,
+    evaluate: Evaluate = _no_evaluation,
+    every: int | None = None,
+) -> Train:
+    """Makes a training run out of any rule and any optimiser.
+
+    `params <- params + optimizer(grads of a batch)`, on batches that are reshuffled every epoch.
+
+    Args:
+      rule: the rule that assigns credit.
+      optimizer: from optax; its learning rate may be traced.
+      num_updates: length of the run.
+      batch_size: examples an update.
+      evaluate: `(key, params, data) -> pytree` of metrics; it must not change anything.
+      every: updates between evaluations, a divisor of num_updates; by default all of them, so that the
+        run is evaluated at its start and its end.
+
+    Returns:
+      `train(key, data) -> History` on `Splits`, a pure function written for one seed: see `ensemble` for
+      many. Nothing is compiled here.
+
+    Raises:
+      ValueError: for counts below 1, an `every` that does not divide num_updates, or, at trace time, a
+        batch larger than the training data.
+
+    Example:
+      >>> import jax, optax
+      >>> import lax_learning as ll
+      >>> network = ll.mlp((784, 8, 10), activation=jax.nn.sigmoid)
+      >>> rule = ll.feedback_alignment(network, ll.softmax_cross_entropy)
+      >>> x, y = jax.random.uniform(jax.random.key(0), (20, 784)), jax.nn.one_hot(jax.numpy.arange(20) % 10, 10)
+      >>> data = ll.data.Splits(*[ll.data.Dataset(x, y)] * 3)
+      >>> train = ll.make_train(rule, optax.sgd(0.1), num_updates=6, batch_size=5)
+      >>> jax.jit(train)(jax.random.key(1), data).losses.shape
+      (6,)
+    """
+    check_count("num_updates", num_updates)
+    check_count("batch_size", batch_size)
+    every = num_updates if every is None else every
+    check_count("every", every)
+    if num_updates % every:
+        raise ValueError(f"every: expected a divisor of num_updates ({num_updates}), got {every}")
+
+    def init(key: Key, data: Splits) -> TrainState:
+        params_key, batch_key, update_key, evaluate_key = jax.random.split(key, 4)
+        params = rule.init(params_key)
+        schedule = batches(data.train.x.shape[0], batch_size)
+        return TrainState(params, optimizer.init(params), schedule.init(batch_key), update_key, evaluate_key)
+
+    def advance(
+        state: TrainState, step: Int[Array, ""] | int, data: Splits
+    ) -> tuple[TrainState, Array, PyTree]:
+        schedule = batches(data.train.x.shape[0], batch_size)
+        x, y = jnp.asarray(data.train.x), jnp.asarray(data.train.y)
+
+        def update(state: TrainState, step: Array) -> tuple[TrainState, Array]:
+            order, indices = schedule.next(state.batches, step)
+            key = jax.random.fold_in(state.update_key, step)
+            loss, grads = rule.value_and_grad(key, state.params, x[indices], y[indices])
+            updates, optimizer_state = optimizer.update(grads, state.optimizer_state, state.params)
+            params: Any = optax.apply_updates(state.params, updates)
+            return state._replace(params=params, optimizer_state=optimizer_state, batches=order), loss
+
+        state, losses = jax.lax.scan(update, state, step + jnp.arange(every))
+        return state, losses, evaluate_state(state, step + every, data)
+
+    def evaluate_state(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> PyTree:
+        return evaluate(jax.random.fold_in(state.evaluate_key, step), state.params, data)
+
+    return Train(init, advance, evaluate_state, num_updates, every)

@@ -1,0 +1,56 @@
+"""The contracts: what a loss, an estimator, a rule and its teaching signals are."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+Key: TypeAlias = PRNGKeyArray
+Params: TypeAlias = PyTree[Any]
+Weights: TypeAlias = dict[str, Array]
+"""The parameters of one layer: `w`, `b` unless it has no bias, `feedback` where a rule keeps one."""
+
+
+class Loss(Protocol):
+    """Per-example loss `l(output, y) -> [batch]`; the loss of a batch is its mean."""
+
+    def __call__(self, output: Array, y: Array, /) -> Float[Array, " batch"]: ...
+
+
+class Estimator(Protocol):
+    """`jax.value_and_grad` with a key in front: `estimate(key, params, *args) -> (value, grads)`."""
+
+    def __call__(self, key: Key, params: Params, /, *args: Any, **kwargs: Any) -> tuple[Any, Params]: ...
+
+
+class Signals(NamedTuple):
+    """What a delta rule tells the synapses: everything its weight update is made of.
+
+    Fields:
+      losses: loss of every example, `[batch]`.
+      inputs: presynaptic activity of every layer, each `[batch, ...]`.
+      deltas: teaching signal at the pre-activations of every layer (`dL/dz` for backprop), each
+        `[batch, ...]`.
+    """
+
+    losses: Array
+    inputs: tuple[Array, ...]
+    deltas: tuple[Array, ...]
+
+
+class Rule(NamedTuple):
+    """A credit assignment rule on one network and one loss.
+
+    Fields:
+      init: `key -> params`: the network's, and the feedback weights if the rule has any. The same key
+        gives the same network weights under every rule.
+      value_and_grad: `(key, params, x, y) -> (loss, grads)`, `grads` with the structure, shapes, dtypes
+        and units of `jax.grad`.
+      signals: `(key, params, x, y) -> Signals` for rules whose update is the outer product of a
+        teaching signal and the presynaptic activity, each example as in a batch of one; None for the
+        others. Metrics use it to get the moments over examples from two matrix products.
+    """
+
+    init: Callable[[Key], Params]
+    value_and_grad: Callable[[Key, Params, Array, Array], tuple[Array, Params]]
+    signals: Callable[[Key, Params, Array, Array], Signals] | None = None
