@@ -2,7 +2,7 @@
 
 from lax_learning import data, estimators, metrics
 from lax_learning.ensemble import ensemble
-from lax_learning.feedback import clip_by_forward_norm, forward_mask, with_feedback
+from lax_learning.feedback import clip_by_forward_norm, forward_mask, with_feedback, without_feedback
 from lax_learning.losses import accuracy, softmax_cross_entropy, squared_error
 from lax_learning.networks import Layer, Network, dense, dense_product, mlp
 from lax_learning.rules import (
@@ -16,18 +16,21 @@ from lax_learning.rules import (
     weight_perturbation,
 )
 from lax_learning.taps import pull_back
-from lax_learning.training import make_train
+from lax_learning.training import History, Train, TrainState, make_train
 from lax_learning.types import Estimator, Loss, Rule, Signals
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Estimator",
+    "History",
     "Layer",
     "Loss",
     "Network",
     "Rule",
     "Signals",
+    "Train",
+    "TrainState",
     "accuracy",
     "backprop",
     "clip_by_forward_norm",
@@ -51,4 +54,5 @@ __all__ = [
     "squared_error",
     "weight_perturbation",
     "with_feedback",
+    "without_feedback",
 ]

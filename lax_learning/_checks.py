@@ -1,6 +1,6 @@
 """Checks of what users pass in: each names the argument, what was expected and what came."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,12 +23,17 @@ def check_count(name: str, value: Any, minimum: int = 1) -> None:
         raise ValueError(f"{name}: expected at least {minimum}, got {value}")
 
 
+def _is_finite_number(value: Any) -> bool:
+    array = np.asarray(value)
+    is_real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    return is_real and array.ndim == 0 and bool(np.isfinite(array))
+
+
 def check_positive(name: str, value: Any) -> None:
     """Raises ValueError unless `value` is a finite positive number; traced values pass."""
     if isinstance(value, Tracer):
         return
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu" or not np.all(np.isfinite(array) & (array > 0)):
+    if not (_is_finite_number(value) and value > 0):
         raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
 
 
@@ -36,13 +41,12 @@ def check_not_negative(name: str, value: Any) -> None:
     """Raises ValueError unless `value` is a finite number of at least 0; traced values pass."""
     if isinstance(value, Tracer):
         return
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu" or not np.all(np.isfinite(array) & (array >= 0)):
+    if not (_is_finite_number(value) and value >= 0):
         raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
 
 
-def check_floating(name: str, value: Array) -> None:
-    """Raises TypeError unless `value` is a floating-point array."""
+def check_floating(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is a floating-point array, or the shape and dtype of one."""
     dtype = jnp.result_type(value)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name}: expected a floating-point array, got {dtype}")
@@ -58,7 +62,27 @@ def check_inputs(x: Array, input_shape: tuple[int, ...]) -> None:
         raise ValueError(f"x: expected at least one example, got shape {list(x.shape)}")
 
 
+def check_weights(name: str, weights: Any) -> None:
+    """Raises unless `weights` is a dict of floating arrays with an entry `w`."""
+    if not isinstance(weights, Mapping) or "w" not in weights:
+        got = sorted(weights) if isinstance(weights, Mapping) else type(weights).__name__
+        raise ValueError(f"{name}: expected a dict with the entry 'w', got {got}")
+    for entry in ("w", "b"):
+        if entry in weights:
+            check_floating(f"{name}[{entry!r}]", weights[entry])
+
+
+def check_layers(name: str, params: Any, num_layers: int) -> None:
+    """Raises unless `params` has weights for each of `num_layers` layers."""
+    if len(params) != num_layers:
+        raise ValueError(f"{name}: expected {num_layers} layers, got {len(params)}")
+    for i, weights in enumerate(params):
+        check_weights(f"{name}[{i}]", weights)
+
+
 def check_targets(y: Array, batch_size: int) -> None:
-    """Raises ValueError unless `y` has one row an example."""
+    """Raises unless `y` holds real numbers, one row an example."""
+    if jnp.issubdtype(y.dtype, jnp.complexfloating):
+        raise TypeError(f"y: expected real numbers, got {y.dtype}")
     if y.ndim == 0 or y.shape[0] != batch_size:
         raise ValueError(f"y: expected {batch_size} examples as in x, got shape {list(y.shape)}")

@@ -1,7 +1,7 @@
 """Many seeds, many hyper-parameters, all devices of a host: one compiled program."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import PyTree
 
 from lax_learning._checks import check_count, check_positive
+
+Axes: TypeAlias = tuple[int | None, ...]
 
 
 class _Plan(NamedTuple):
@@ -24,7 +26,7 @@ def ensemble(
     in_axes: Sequence[int | None] | None = None,
     memory_budget: float = 8e9,
     devices: Sequence[Any] | None = None,
-) -> Callable[..., Any]:
+) -> "Ensemble":
     """Runs a function written for one seed on many at once.
 
     `function` is vmapped, sharded over the devices along a mesh axis `seed`, and compiled once for all
@@ -41,7 +43,8 @@ def ensemble(
 
     Returns:
       A function of the same positional arguments; every leaf of its result has a leading axis of
-      members. It compiles for itself: call it outside of `jit`.
+      members. It compiles for itself: call it outside of `jit`. Its method `compile` takes the same
+      arguments and compiles without running, to keep that out of timings.
 
     Raises:
       ValueError: for axes other than 0 and None, none at 0, arguments of unequal leading axes or without
@@ -57,54 +60,80 @@ def ensemble(
     if in_axes is not None and (any(axis not in (0, None) for axis in in_axes) or 0 not in in_axes):
         raise ValueError(f"in_axes: expected 0 or None for each argument and 0 for one, got {tuple(in_axes)}")
     devices = tuple(jax.local_devices() if devices is None else devices)
-    mesh = Mesh(devices, ("seed",))
-    plans: dict[Any, _Plan] = {}
+    return Ensemble(function, None if in_axes is None else tuple(in_axes), float(memory_budget), devices)
 
-    def compile_for(axes: Sequence[int | None], args: tuple[Any, ...], chunk: int) -> jax.stages.Compiled:
-        specs = tuple(PartitionSpec("seed") if axis == 0 else PartitionSpec() for axis in axes)
+
+class Ensemble:
+    """A function of many members at once; made by `ensemble`."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        in_axes: tuple[int | None, ...] | None,
+        memory_budget: float,
+        devices: tuple[Any, ...],
+    ) -> None:
+        self._function = function
+        self._in_axes = in_axes
+        self._memory_budget = memory_budget
+        self._devices = devices
+        self._plans: dict[Any, _Plan] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs all members."""
+        axes, args, count = self._prepare(args)
+        compiled, chunk = self._plan(axes, args, count)
+        parts = [compiled(*_take(axes, args, start, chunk)) for start in range(0, count, chunk)]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
+
+    def compile(self, *args: Any) -> None:
+        """Compiles for arguments of these shapes."""
+        self._plan(*self._prepare(args))
+
+    def _prepare(self, args: tuple[Any, ...]) -> tuple[Axes, tuple[Any, ...], int]:
+        axes = (0, *(None,) * (len(args) - 1)) if self._in_axes is None else self._in_axes
+        if len(axes) != len(args):
+            raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
+        args = jax.tree.map(jnp.asarray, args)
+        return axes, args, _count(axes, args)
+
+    def _plan(self, axes: Axes, args: tuple[Any, ...], count: int) -> _Plan:
+        leaves, structure = jax.tree.flatten(jax.tree.map(jax.typeof, args))
+        signature = (structure, tuple(leaves))
+        if signature not in self._plans:
+            self._plans[signature] = self._fit(axes, args, count)
+        return self._plans[signature]
+
+    def _fit(self, axes: Axes, args: tuple[Any, ...], count: int) -> _Plan:
+        """Compiles for all members, or for as many as the memory budget holds."""
+        num_devices = len(self._devices)
+        chunk = _round_up(count, num_devices)
+        compiled = self._compile(axes, args, chunk)
+        memory = compiled.memory_analysis()
+        used = 0 if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes
+        if used > self._memory_budget and chunk > num_devices:
+            fits = max(int(chunk * self._memory_budget / used), num_devices)
+            num_chunks = -(-count // fits)
+            chunk = _round_up(-(-count // num_chunks), num_devices)
+            compiled = self._compile(axes, args, chunk)
+        return _Plan(compiled, chunk)
+
+    def _compile(self, axes: Axes, args: tuple[Any, ...], chunk: int) -> jax.stages.Compiled:
         sharded = jax.shard_map(
-            jax.vmap(function, in_axes=tuple(axes)),
-            mesh=mesh,
-            in_specs=specs,
+            jax.vmap(self._function, in_axes=axes),
+            mesh=Mesh(self._devices, ("seed",)),
+            in_specs=tuple(PartitionSpec("seed") if axis == 0 else PartitionSpec() for axis in axes),
             out_specs=PartitionSpec("seed"),
             check_vma=False,
         )
         return jax.jit(sharded).lower(*_take(axes, args, 0, chunk)).compile()
-
-    def plan(axes: Sequence[int | None], args: tuple[Any, ...], count: int) -> _Plan:
-        chunk = _round_up(count, len(devices))
-        compiled = compile_for(axes, args, chunk)
-        memory = compiled.memory_analysis()
-        used = 0 if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes
-        if used > memory_budget and chunk > len(devices):
-            fits = int(chunk * memory_budget / used)
-            num_chunks = -(-count // max(fits, len(devices)))
-            chunk = _round_up(-(-count // num_chunks), len(devices))
-            compiled = compile_for(axes, args, chunk)
-        return _Plan(compiled, chunk)
-
-    def run(*args: Any) -> Any:
-        axes = (0,) + (None,) * (len(args) - 1) if in_axes is None else tuple(in_axes)
-        if len(axes) != len(args):
-            raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
-        args = jax.tree.map(jnp.asarray, args)
-        count = _count(axes, args)
-        abstract = jax.tree.map(jax.typeof, args)
-        signature = (jax.tree.structure(abstract), tuple(jax.tree.leaves(abstract)))
-        if signature not in plans:
-            plans[signature] = plan(axes, args, count)
-        compiled, chunk = plans[signature]
-        parts = [compiled(*_take(axes, args, start, chunk)) for start in range(0, count, chunk)]
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
-
-    return run
 
 
 def _round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _count(axes: Sequence[int | None], args: tuple[Any, ...]) -> int:
+def _count(axes: Axes, args: tuple[Any, ...]) -> int:
     counts = set()
     for i, (axis, arg) in enumerate(zip(axes, args, strict=True)):
         if axis == 0:
@@ -119,7 +148,7 @@ def _count(axes: Sequence[int | None], args: tuple[Any, ...]) -> int:
     return count
 
 
-def _take(axes: Sequence[int | None], args: tuple[Any, ...], start: int, chunk: int) -> tuple[Any, ...]:
+def _take(axes: Axes, args: tuple[Any, ...], start: int, chunk: int) -> tuple[Any, ...]:
     """The members from `start` on, the last repeated where fewer than `chunk` are left."""
 
     def members(leaf: jax.Array) -> jax.Array:

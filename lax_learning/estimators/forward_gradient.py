@@ -7,22 +7,35 @@ import jax
 import jax.numpy as jnp
 
 from lax_learning._checks import check_count
-from lax_learning.estimators._draws import join_aux, mean_over_draws, split_aux
+from lax_learning.estimators._draws import join_aux, mean_over_draws, scaled, split_aux
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Estimator, Key, Params
 
 
 def directional_derivative(function: Callable[[Any], Any], primal: Any, tangent: Any) -> tuple[Any, Any]:
     """`jax.jvp` of one argument, with a clear error where forward mode cannot pass."""
-    try:
+
+    def derivative(primal: Any, tangent: Any) -> tuple[Any, Any]:
         return jax.jvp(function, (primal,), (tangent,))
-    except TypeError as error:
-        if "custom_vjp" not in str(error):
-            raise
+
+    # JAX itself notices only when it lowers the program, outside of the reach of any handler.
+    if "custom_lin" in _primitives(jax.make_jaxpr(derivative)(primal, tangent)):
         raise TypeError(
             "loss_fn: forward gradients need forward-mode differentiation, which cannot pass through an op "
-            "with a backward pass of its own (jax.custom_vjp, such as with_feedback); expected the plain op"
-        ) from error
+            "with a backward pass of its own; expected the plain op, got a custom_vjp such as with_feedback"
+        )
+    return derivative(primal, tangent)
+
+
+def _primitives(program: Any) -> set[str]:
+    """Names of all primitives of a program, also in nested ones."""
+    names = set()
+    for equation in program.eqns:
+        names.add(equation.primitive.name)
+        for inner in jax.tree.leaves(equation.params):
+            if hasattr(inner, "eqns"):
+                names |= _primitives(inner)
+    return names
 
 
 def forward_gradient(
@@ -72,7 +85,7 @@ def forward_gradient(
             direction = draw_noise(key, params)
             _, change = directional_derivative(lambda w: checked(w, *args, **kwargs)[0], params, direction)
             slope = jnp.mean(change)
-            return jax.tree.map(lambda v: (slope * v).astype(v.dtype), direction)
+            return jax.tree.map(lambda v: scaled(slope, v), direction)
 
         return join_aux(loss, aux, has_aux), mean_over_draws(draw, key, num_samples)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike
 
@@ -57,9 +58,13 @@ def spall_gains(
     check_positive("c", c)
     for name, value in (("A", A), ("alpha", alpha), ("gamma", gamma)):
         check_not_negative(name, value)
+
+    def number(count: ArrayLike) -> Array:
+        return jnp.asarray(count, jnp.result_type(float)) + 1
+
     return Gains(
-        learning_rate=lambda count: a / (count + 1 + A) ** alpha,
-        perturbation=lambda count: c / (count + 1) ** gamma,
+        learning_rate=lambda count: a / (number(count) + A) ** alpha,
+        perturbation=lambda count: c / number(count) ** gamma,
     )
 
 

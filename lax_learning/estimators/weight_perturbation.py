@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import check_choice, check_count, check_positive
-from lax_learning.estimators._draws import join_aux, mean_over_draws, split_aux
+from lax_learning.estimators._draws import join_aux, mean_over_draws, scaled, split_aux
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Estimator, Key, Params
 
@@ -72,7 +72,7 @@ def weight_perturbation(
         loss, aux = checked(params, *args, **kwargs)
 
         def perturbed(step: Array, signs: Params) -> Array:
-            shifted = jax.tree.map(lambda w, s: w + (step * s).astype(w.dtype), params, signs)
+            shifted = jax.tree.map(lambda w, s: w + scaled(step, s).astype(w.dtype), params, signs)
             return checked(shifted, *args, **kwargs)[0]
 
         def draw(key: Key) -> Params:
@@ -82,7 +82,7 @@ def weight_perturbation(
                 slope = jnp.mean(perturbed(step, unit) - perturbed(-step, unit)) / (2 * step)
             else:
                 slope = jnp.mean(perturbed(step, unit) - loss) / step
-            return jax.tree.map(lambda s: (slope * s).astype(s.dtype), unit)
+            return jax.tree.map(lambda s: scaled(slope, s), unit)
 
         return join_aux(loss, aux, has_aux), mean_over_draws(draw, key, num_samples)
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lax_learning._precision import raised
+
 Scalar = Float[Array, ""]
 
 
@@ -16,7 +18,7 @@ def inner_product(a: PyTree, b: PyTree) -> Scalar:
     chex.assert_trees_all_equal_shapes(a, b, exception_type=ValueError, custom_message="a and b")
 
     def leaf(u: Array, v: Array) -> Array:
-        dtype = jnp.promote_types(jnp.result_type(u, v), jnp.float32)
+        dtype = raised(u, v)
         return jnp.sum(jnp.asarray(u, dtype) * jnp.asarray(v, dtype))
 
     return jax.tree.reduce(jnp.add, jax.tree.map(leaf, a, b))
@@ -65,6 +67,7 @@ def relative_norm(a: PyTree, b: PyTree) -> Scalar:
       >>> float(relative_norm(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0])))
       2.5
     """
+    chex.assert_trees_all_equal_shapes(a, b, exception_type=ValueError, custom_message="a and b")
     return jnp.sqrt(inner_product(a, a)) / jnp.sqrt(inner_product(b, b))
 
 

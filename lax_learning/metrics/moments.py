@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from lax_learning._checks import check_count
+from lax_learning._precision import raised
 from lax_learning.feedback import without_feedback
 from lax_learning.networks import Network, dense_product
 from lax_learning.types import Key, Params, Rule, Weights
@@ -85,7 +87,7 @@ def streamed_moments(
       The moments.
 
     Raises:
-      ValueError: for fewer than three gradients.
+      ValueError: for fewer than three gradients, unequal leading axes, or a reference of other shapes.
 
     Example:
       >>> import jax
@@ -98,7 +100,11 @@ def streamed_moments(
       Chan, Golub, LeVeque, Algorithms for computing the sample variance: analysis and recommendations,
       https://doi.org/10.1080/00031305.1983.10483115, 1983.
     """
-    count = jax.tree.leaves(xs)[0].shape[0]
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
+    if len(counts) != 1 or () in counts:
+        got = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(xs)]
+        raise ValueError(f"gradients: expected leaves with one leading axis of T, got shapes {got}")
+    ((count,),) = counts
     check_count("number of gradients", count, 3)
     check_count("chunk_size", chunk_size)
     size = max(d for d in range(1, min(chunk_size, count) + 1) if count % d == 0)
@@ -111,16 +117,25 @@ def streamed_moments(
         seen, mean, squares = carry
         drawn = draws(chunk)
         share = size / (seen + size)
-        means = jax.tree.map(lambda g: jnp.mean(g, axis=0), drawn)
+        # Sums of differences from the first draw: entries that never vary get a variance of exactly 0.
+        means = jax.tree.map(lambda g: g[0] + jnp.mean(g - g[:1], axis=0), drawn)
         steps = jax.tree.map(jnp.subtract, means, mean)
         squares = jax.tree.map(
-            lambda total, g, m, step: total + jnp.sum(jnp.square(g - m), axis=0) + jnp.square(step) * seen * share,
+            lambda total, g, m, step: total
+            + jnp.sum(jnp.square(g - m), axis=0)
+            + jnp.square(step) * (seen * share).astype(m.dtype),
             squares, drawn, means, steps,
         )  # fmt: skip
-        return (seen + size, jax.tree.map(lambda m, step: m + step * share, mean, steps), squares), None
+        mean = jax.tree.map(lambda m, step: m + step * share.astype(m.dtype), mean, steps)
+        return (seen + size, mean, squares), None
 
     shapes = jax.eval_shape(draws, jax.tree.map(lambda leaf: leaf[0], chunks))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), shapes)
+    if reference is not None:
+        chex.assert_trees_all_equal_shapes(
+            zeros, reference, exception_type=ValueError, custom_message="gradients and reference"
+        )
+        reference = jax.tree.map(lambda zero, r: jnp.asarray(r, zero.dtype), zeros, reference)
     (_, mean, squares), _ = jax.lax.scan(merge, (jnp.zeros(()), zeros, zeros), chunks)
 
     def project(chunk: PyTree) -> tuple[PyTree, PyTree, PyTree]:
@@ -133,7 +148,7 @@ def streamed_moments(
 
 
 def _widen(leaf: Array) -> Array:
-    return jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
+    return jnp.asarray(leaf, raised(leaf))
 
 
 def _projections(deviations: PyTree, mean: PyTree, reference: PyTree | None) -> tuple[PyTree, PyTree, PyTree]:
@@ -212,7 +227,9 @@ def _outer_product_moments(params: Params, inputs: tuple[Array, ...], deltas: tu
         count = x.shape[0]
         mean = x.T @ d / count
         second = jnp.square(x).T @ jnp.square(d) / count
-        variance = jnp.maximum(second - jnp.square(mean), 0.0) * (count / (count - 1))
+        spread = second - jnp.square(mean)
+        rounding = jnp.finfo(second.dtype).eps * count**0.5 * second
+        variance = jnp.where(spread <= rounding, 0.0, spread) * (count / (count - 1))
         square_norm = jnp.sum(jnp.square(mean))
         along = jnp.sum((x @ mean) * d, axis=1) - square_norm
         lengths = jnp.sum(jnp.square(x), axis=1) * jnp.sum(jnp.square(d), axis=1)

@@ -97,7 +97,7 @@ def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float 
 
     "debiased": per entry `(m^2 - s^2/T) / s^2` and in total `(|E g|^2 - tr Cov/T) / tr Cov`, so that pure
     noise reads 0 on average and the scale of the gradient does not matter. The standard error is
-    the jackknife's.
+    the jackknife's: never too short, and up to sqrt(2) too long where noise hides the signal.
 
     "tutorial": `mean(|m| / (s + epsilon))` over all entries, as the notebook has it. Its own epsilon is
     of the size of s in the notebook's network, so it depends on the scale of the gradient, and pure
@@ -145,7 +145,8 @@ def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float 
 def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) -> BiasVariance:
     """Squared bias, variance and mean squared error of gradient estimates, with standard errors.
 
-    `|m - r|^2 - tr Cov/T`, `tr Cov` and `mean |g_t - r|^2`; the standard errors are the jackknife's.
+    `|m - r|^2 - tr Cov/T`, `tr Cov` and `mean |g_t - r|^2`; the standard errors are the jackknife's: never
+    too short, and that of the bias up to sqrt(2) too long where noise hides it.
 
     Args:
       estimates: `Moments` with a reference, or a pytree of estimates stacked along a leading axis of

@@ -1,18 +1,20 @@
 """What all delta rules share: signals in, gradients out, in the units of `jax.grad` or of the tutorial."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import check_choice, check_inputs, check_targets
+from lax_learning._checks import check_choice, check_floating, check_inputs, check_targets
+from lax_learning.estimators._draws import scaled
 from lax_learning.networks import Network, Product, Trace, plain_product
 from lax_learning.taps import pull_back, zero_taps
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
 
+@runtime_checkable
 class WeightedSignals(Protocol):
     """`(key, params, x, y, weight) -> Signals`, the deltas those of `weight` times the loss of an example."""
 
@@ -54,6 +56,17 @@ def check_batch(network: Network, x: Array, y: Array) -> None:
     check_targets(y, x.shape[0])
 
 
+def checked_losses(loss: Loss, output: Array, y: Array) -> Array:
+    """`loss(output, y)`, or an error unless that is one floating number an example."""
+    losses = loss(output, y)
+    check_floating("loss", losses)
+    if losses.shape != output.shape[:1]:
+        raise ValueError(
+            f"loss: expected one number an example, shape {list(output.shape[:1])}, got {list(losses.shape)}"
+        )
+    return losses
+
+
 def backward_signals(
     network: Network,
     loss: Loss,
@@ -67,7 +80,7 @@ def backward_signals(
 
     def run(taps: tuple[Array, ...]) -> tuple[Array, Trace]:
         trace = network.forward(params, x, taps, product)
-        return loss(trace.output, y), trace
+        return checked_losses(loss, trace.output, y), trace
 
     losses, transpose, trace = jax.vjp(run, zero_taps(network, params, x), has_aux=True)
     (deltas,) = transpose(jnp.full_like(losses, weight))
@@ -76,4 +89,4 @@ def backward_signals(
 
 def per_example(factors: Array, values: tuple[Array, ...]) -> tuple[Array, ...]:
     """Multiplies the values of every example by the factor of that example, `[batch]`."""
-    return jax.tree.map(lambda v: (factors.reshape(-1, *(1,) * (v.ndim - 1)) * v).astype(v.dtype), values)
+    return jax.tree.map(lambda v: scaled(factors.reshape(-1, *(1,) * (v.ndim - 1)), v), values)

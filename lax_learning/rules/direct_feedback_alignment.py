@@ -8,7 +8,8 @@ from jax.nn.initializers import Initializer, variance_scaling
 from jaxtyping import Array
 
 from lax_learning.networks import Network
-from lax_learning.rules._delta import delta_rule
+from lax_learning.rules._delta import checked_losses, delta_rule
+from lax_learning.rules.feedback_alignment import feedback_of
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
 _KEEPS_VARIANCE = variance_scaling(1.0, "fan_in", "normal", in_axis=-1, out_axis=-2)
@@ -73,7 +74,7 @@ def direct_feedback_alignment(
         trace = network.forward(params, x)
 
         def losses_of(z: Array) -> Array:
-            return loss(network.layers[-1].activation(z), y)
+            return checked_losses(loss, network.layers[-1].activation(z), y)
 
         losses, transpose = jax.vjp(losses_of, trace.pre_activations[-1])
         (error,) = transpose(jnp.full_like(losses, weight))
@@ -81,7 +82,10 @@ def direct_feedback_alignment(
 
         def hidden_delta(i: int) -> Array:
             a, derivative = jax.vjp(network.layers[i].activation, trace.pre_activations[i])
-            (delta,) = derivative((flat_error @ params[i]["feedback"].T).reshape(a.shape).astype(a.dtype))
+            feedback, expected = feedback_of(i, params[i]), (math.prod(a.shape[1:]), flat_error.shape[1])
+            if feedback.shape != expected:
+                raise ValueError(f"feedback: expected the shape {expected}, got {feedback.shape}")
+            (delta,) = derivative((flat_error @ feedback.T).reshape(a.shape).astype(a.dtype))
             return delta
 
         hidden = tuple(hidden_delta(i) for i in range(len(network.layers) - 1))

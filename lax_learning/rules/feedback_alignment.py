@@ -5,6 +5,7 @@ from functools import partial
 
 from jaxtyping import Array
 
+from lax_learning._checks import check_layers
 from lax_learning.feedback import init_feedback, with_feedback
 from lax_learning.networks import Layer, Network, plain_product
 from lax_learning.rules._delta import backward_signals, delta_rule
@@ -49,7 +50,14 @@ def feedback_alignment(network: Network, loss: Loss, *, scale: str = "gradient")
 
 def stored_feedback(params: Params) -> tuple[Array, ...]:
     """The feedback weights that stand in the params, of every layer but the first."""
-    return tuple(weights["feedback"] for weights in params[1:])
+    return tuple(feedback_of(i, weights) for i, weights in enumerate(params) if i > 0)
+
+
+def feedback_of(i: int, weights: Weights) -> Array:
+    """The feedback weights of layer `i`, or an error that says that there are none."""
+    if "feedback" not in weights:
+        raise ValueError(f"params[{i}]: expected the entry 'feedback', see init, got {sorted(weights)}")
+    return weights["feedback"]
 
 
 def feedback_rule(
@@ -65,6 +73,7 @@ def feedback_rule(
     """
 
     def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
+        check_layers("params", params, len(network.layers))
         routed = (
             params[0],
             *(

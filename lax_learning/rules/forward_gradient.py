@@ -11,7 +11,7 @@ from lax_learning.estimators.forward_gradient import directional_derivative
 from lax_learning.feedback import init_forward
 from lax_learning.networks import Network
 from lax_learning.noise import Noise, as_noise
-from lax_learning.rules._delta import check_batch, delta_rule, per_example
+from lax_learning.rules._delta import check_batch, checked_losses, delta_rule, per_example
 from lax_learning.taps import tap_shapes, zero_taps
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
@@ -64,11 +64,11 @@ def forward_gradient(
 
     def losses_of_weights(params: Params, x: Array, y: Array) -> Array:
         check_batch(network, x, y)
-        return loss(network.apply(params, x), y)
+        return checked_losses(loss, network.apply(params, x), y)
 
     def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
         trace = network.forward(params, x)
-        losses = loss(trace.output, y)
+        losses = checked_losses(loss, trace.output, y)
 
         def losses_of_taps(taps: tuple[Array, ...]) -> Array:
             return loss(network.forward(params, x, taps).output, y)

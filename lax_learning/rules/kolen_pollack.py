@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import check_not_negative
@@ -63,7 +64,7 @@ def kolen_pollack(
         data = {**grads, "feedback": grads["w"].astype(weights["feedback"].dtype)}
         kept = () if decay_bias else ("b",)
         return {
-            name: g if name in kept else (g + decay * weights[name]).astype(g.dtype)
+            name: g if name in kept else g + jnp.asarray(decay, g.dtype) * weights[name]
             for name, g in data.items()
         }
 

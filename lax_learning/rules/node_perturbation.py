@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_choice, check_count, check_positive
-from lax_learning.estimators._draws import mean_over_draws
+from lax_learning._checks import check_choice, check_count, check_layers, check_positive
+from lax_learning._precision import raised
+from lax_learning.estimators._draws import mean_over_draws, scaled
 from lax_learning.feedback import init_forward
 from lax_learning.networks import Network, pre_activation
 from lax_learning.noise import Noise, as_noise
-from lax_learning.rules._delta import delta_rule, per_example
+from lax_learning.rules._delta import checked_losses, delta_rule, per_example
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
 Layers = tuple[Array, ...]
@@ -32,6 +33,7 @@ def _noise_on_pre_activations(network: Network, params: Params, x: Array, noise:
 
 
 def _noise_on_activities(network: Network, params: Params, x: Array, noise: Layers | None) -> _Pass:
+    check_layers("params", params, len(network.layers))
     activities = [x]
     for i, (layer, weights) in enumerate(zip(network.layers, params, strict=True)):
         a = layer.activation(pre_activation(layer, weights, activities[-1]))
@@ -40,17 +42,18 @@ def _noise_on_activities(network: Network, params: Params, x: Array, noise: Laye
 
 
 def _by_noise(noise: Layers, change: Layers, sigma: Array) -> Layers:
-    return tuple(n / sigma**2 for n in noise)
+    return tuple(scaled(1 / sigma**2, n) for n in noise)
 
 
 def _by_change(noise: Layers, change: Layers, sigma: Array) -> Layers:
-    return tuple(c / sigma**2 for c in change)
+    return tuple(scaled(1 / sigma**2, c) for c in change)
 
 
 def _by_normalised_change(noise: Layers, change: Layers, sigma: Array) -> Layers:
     num_units = sum(c[0].size for c in change)
-    square_norm = sum(jnp.sum(jnp.square(c), axis=tuple(range(1, c.ndim))) for c in change)
-    guard = num_units * sigma**2 * jnp.finfo(change[0].dtype).eps
+    wide = raised(change[0], sigma)
+    square_norm = sum(jnp.sum(jnp.square(c.astype(wide)), axis=tuple(range(1, c.ndim))) for c in change)
+    guard = (num_units * sigma**2 * float(jnp.finfo(change[0].dtype).eps)).astype(wide)
     return per_example(num_units / jnp.maximum(square_norm, guard), change)
 
 
@@ -148,12 +151,13 @@ def node_perturbation(
         like = tuple(jax.ShapeDtypeStruct(s, v.dtype) for s, v in zip(shapes, clean, strict=True))
         drawn = draw_noise(key, like)
         return tuple(
-            jnp.broadcast_to((scale * n).astype(v.dtype), v.shape) for n, v in zip(drawn, clean, strict=True)
+            jnp.broadcast_to(scaled(scale, n), v.shape).astype(v.dtype)
+            for n, v in zip(drawn, clean, strict=True)
         )
 
     def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
         clean = run(network, params, x, None)
-        losses = loss(clean.output, y)
+        losses = checked_losses(loss, clean.output, y)
         scale = jnp.asarray(sigma, losses.dtype)
         every = range(len(network.layers))
         groups = [(i,) for i in every] if layerwise else [tuple(every)]

@@ -84,7 +84,7 @@ def sign_symmetry(
     def feedback(key: Key, params: Params) -> tuple[Array, ...]:
         sizes = form.magnitudes(network, key, params)
         return tuple(
-            jnp.asarray(gain * size * jnp.sign(weights["w"]), weights["w"].dtype)
+            jnp.asarray(gain, size.dtype) * size * jnp.sign(weights["w"])
             for size, weights in zip(sizes, params[1:], strict=True)
         )
 

@@ -8,7 +8,7 @@ from lax_learning import estimators
 from lax_learning.feedback import init_forward
 from lax_learning.networks import Network
 from lax_learning.noise import Noise
-from lax_learning.rules._delta import check_batch
+from lax_learning.rules._delta import check_batch, checked_losses
 from lax_learning.types import Loss, Params, Rule
 
 
@@ -56,7 +56,7 @@ def weight_perturbation(
 
     def losses(params: Params, x: Array, y: Array) -> Array:
         check_batch(network, x, y)
-        return loss(network.apply(params, x), y)
+        return checked_losses(loss, network.apply(params, x), y)
 
     estimate = estimators.weight_perturbation(
         losses, sigma=sigma, num_samples=num_samples, difference=difference, noise=noise

@@ -1,0 +1,1 @@
+"""Experiments, one file a system: `python -m experiments.NAME`."""

@@ -1,0 +1,171 @@
+"""What every experiment needs around its run: a folder, checkpoints, progress and a summary.
+
+An output folder belongs to one configuration. Finished parts are written whole or not at all, unfinished
+ones are checkpointed, so that a run killed at any moment goes on where it was.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import xarray as xr
+from scipy import stats
+
+SECONDS_BETWEEN_CHECKPOINTS = 5.0
+
+
+class FolderError(ValueError):
+    """An output folder that does not fit the run."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, and the kind of device it came from."""
+    packages = {name: version(name) for name in ("lax_learning", "jax", "jaxlib", "optax", "numpy")}
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return {"python": platform.python_version(), **packages, "devices": devices}
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` make a file beside `path` and puts it in place in one step."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    write(beside)
+    os.replace(beside, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON in one step."""
+    write_whole(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n"))
+
+
+def write_dataset(path: Path, dataset: xr.Dataset) -> None:
+    """Writes netCDF in one step."""
+    write_whole(path, lambda p: dataset.to_netcdf(p, engine="h5netcdf"))
+
+
+def read_dataset(path: Path) -> xr.Dataset:
+    """Reads a dataset whole and leaves the file closed."""
+    with xr.open_dataset(path, engine="h5netcdf") as dataset:
+        return dataset.load()
+
+
+def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
+    """Claims a folder for a configuration.
+
+    Args:
+      out: the folder; it is made if it does not exist.
+      config: what decides the results, as JSON holds it.
+      resume: whether a run that stands there is to go on.
+
+    Raises:
+      FolderError: if the folder holds another configuration, or this one and `resume` is not set.
+    """
+    path = out / "config.json"
+    wanted = json.loads(json.dumps(config))
+    if path.exists():
+        try:
+            held = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise FolderError(
+                f"--out: expected a configuration in {path}, got damaged JSON ({error})"
+            ) from None
+        names = sorted(set(held) | set(wanted))
+        differing = [
+            f"{n}: {held.get(n)!r} there, {wanted.get(n)!r} here"
+            for n in names
+            if held.get(n) != wanted.get(n)
+        ]
+        if differing:
+            raise FolderError(f"--out: {out} holds a run of another configuration ({'; '.join(differing)})")
+        if not resume:
+            raise FolderError(
+                f"--out: {out} holds a run already; expected another folder, or --resume to go on"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise FolderError(f"--out: expected an empty folder or one of an earlier run, got {out}")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, wanted)
+
+
+class Checkpoint:
+    """The latest state of an unfinished part of a run: a step and a pytree of arrays."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._saved = time.monotonic()
+
+    def save(self, step: int, tree: Any, *, now: bool = False) -> None:
+        """Saves, unless the last time is only seconds ago."""
+        if now or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
+            self._manager.save(step, args=ocp.args.StandardSave(tree), force=True)
+            self._saved = time.monotonic()
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """The step and the tree that were saved last, with the structure of `like`; None if none were."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        return step, self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+
+def keep_compiled_programs(folder: Path) -> None:
+    """Keeps what XLA compiles, in JAX's cache folder or else in this one.
+
+    A run that goes on, and parts of a run with the same program, need not compile again.
+    """
+    if not jax.config.read("jax_compilation_cache_dir"):
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float, int]:
+    """Mean and 95 % confidence interval over seeds by Student's t, and their number; NaNs left out."""
+    values = np.asarray(values, dtype=float).ravel()
+    values = values[np.isfinite(values)]
+    n = values.size
+    mean = float(values.mean()) if n else float("nan")
+    if n < 2:
+        return mean, float("nan"), float("nan"), n
+    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half, n
+
+
+def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "rule") -> list[dict[str, Any]]:
+    """Rows of `summary.json` for one part of an experiment, a rule for example, from values over seeds."""
+    rows = []
+    for metric, values in metrics.items():
+        mean, low, high, n = interval(values)
+        numbers = [None if np.isnan(v) else v for v in (mean, low, high)]
+        rows.append({kind: part, "metric": metric, "mean": numbers[0], "ci95": numbers[1:], "n": n})
+    return rows
+
+
+def write_summary(out: Path, experiment: str, config: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Writes `summary.json`."""
+    write_json(
+        out / "summary.json",
+        {"experiment": experiment, "versions": versions(), "config": dict(config), "rows": rows},
+    )
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown, columns aligned, the first to the left and the others to the right."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
+
+    def line(cells: list[str]) -> str:
+        first, *rest = cells
+        padded = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    return "\n".join(line(cells) for cells in (lines[0], rule, *lines[1:]))

@@ -1,0 +1,1 @@
+"""The microlearning experiment: `python -m experiments.microlearning`."""

@@ -1,0 +1,219 @@
+"""The table and the figures of the microlearning experiment."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+from experiments import harness
+
+LABELS = {
+    "backprop": "backprop",
+    "kolen_pollack": "Kolen-Pollack",
+    "feedback_alignment": "feedback alignment",
+    "direct_feedback_alignment": "direct feedback alignment",
+    "sign_symmetry_unit": "sign symmetry, unit",
+    "sign_symmetry_fixed": "sign symmetry, fixed",
+    "sign_symmetry_redrawn": "sign symmetry, redrawn",
+    "node_perturbation": "node perturbation",
+    "forward_gradient": "forward gradient",
+    "weight_perturbation": "weight perturbation",
+}
+COLOURS = dict(zip(LABELS, plt.get_cmap("tab10").colors, strict=True))  # type: ignore[attr-defined]
+STYLES = dict(zip(LABELS, ("-", "--", "-.", ":", "--", "-.", ":", "-", "--", ":"), strict=True))
+COLUMNS = {
+    "test_accuracy": "accuracy",
+    "train_loss": "loss",
+    "snr_tutorial": "SNR (tutorial)",
+    "snr": "SNR",
+    "cosine": "cosine",
+    "angle_degrees": "angle (deg)",
+    "relative_bias": "bias",
+    "relative_variance": "variance",
+    "seconds_per_update": "ms / update",
+}
+
+
+def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """The rows of `summary.json`.
+
+    Accuracy, loss (the mean over the last epoch), cosine and angle are those at the end; SNR, bias and
+    variance those at initialisation. Metrics of the gradient are those of the first layer, whose error
+    is the one that has to be assigned; with the suffix `_all_layers`, those of the whole gradient.
+    """
+    summary = []
+    for name in results.rule.values:
+        one = results.sel(rule=name)
+        per_epoch = one.sizes["step"] // one.sizes["epoch"]
+        last = one.isel(evaluation=-1)
+        metrics = {
+            "test_accuracy": last.test_accuracy,
+            "train_loss": one.loss.isel(step=slice(-per_epoch, None)).mean("step"),
+            "seconds_per_update": one.seconds_per_update,
+        }
+        for metric in (
+            "snr_tutorial",
+            "snr",
+            "cosine",
+            "angle_degrees",
+            "relative_bias",
+            "relative_variance",
+        ):
+            metrics[metric] = last[metric].isel(layer=0)
+            metrics[f"{metric}_all_layers"] = last[metric].sel(layer="total")
+        summary += harness.summary_rows(str(name), {k: v.values for k, v in metrics.items()})
+    return summary
+
+
+def table(summary: list[dict[str, Any]]) -> str:
+    """The printed table: mean and half the width of the 95 % interval over seeds."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in summary:
+        factor = 1e3 if row["metric"] == "seconds_per_update" else 1.0
+        cells.setdefault(row["rule"], {})[row["metric"]] = _with_interval(row, factor)
+    lines = [[LABELS[rule], *(of_rule[c] for c in COLUMNS)] for rule, of_rule in cells.items()]
+    return harness.table(["rule", *COLUMNS.values()], lines)
+
+
+def _with_interval(row: dict[str, Any], factor: float) -> str:
+    mean, (low, high) = row["mean"], row["ci95"]
+    if mean is None:
+        return "-"
+    text = f"{mean * factor:.3g}"
+    return text if low is None else f"{text} ± {(high - low) / 2 * factor:.1g}"
+
+
+def figures(results: xr.Dataset, out: Path) -> None:
+    """Draws all figures into the folder, as PNG."""
+    drawn: dict[str, Callable[[xr.Dataset], Figure]] = {
+        "losses": losses,
+        "accuracy": accuracy,
+        "snr": snr,
+        "cosine": cosine,
+        "bias_variance": bias_variance,
+    }
+    for name, draw in drawn.items():
+        figure = draw(results)
+        harness.write_whole(out / f"{name}.png", lambda p, f=figure: f.savefig(p, format="png", dpi=150))
+        plt.close(figure)
+
+
+def _bands(
+    axes: Axes, results: xr.Dataset, x: np.ndarray, values: Callable[[xr.Dataset], np.ndarray]
+) -> None:
+    """One line a rule: the mean over seeds, and its 95 % interval as a band; `values` gives [seed, x]."""
+    for name in results.rule.values:
+        of_seeds = values(results.sel(rule=name))
+        mean, low, high, _ = np.array([harness.interval(column) for column in of_seeds.T]).T
+        axes.plot(x, mean, STYLES[name], color=COLOURS[name], label=LABELS[name])
+        axes.fill_between(x, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
+
+
+def _lines(title: str, ylabel: str) -> tuple[Figure, Axes]:
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    axes.set(title=title, xlabel="updates", ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _finish(figure: Figure, axes: Axes, results: xr.Dataset) -> Figure:
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    seeds = results.sizes["seed"]
+    figure.supxlabel(f"mean and 95 % interval over {seeds} seeds", fontsize="small", color="0.4")
+    return figure
+
+
+def losses(results: xr.Dataset) -> Figure:
+    """Training loss, averaged over a hundredth of the run."""
+    width = max(1, results.sizes["step"] // 100)
+    bins = results.sizes["step"] // width
+    figure, axes = _lines("Training loss", "squared error, summed over outputs")
+    x = (np.arange(bins) + 0.5) * width
+    _bands(
+        axes,
+        results,
+        x,
+        lambda one: one.loss.values[:, : bins * width].reshape(-1, bins, width).mean(axis=2),
+    )
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)))
+    return _finish(figure, axes, results)
+
+
+def accuracy(results: xr.Dataset) -> Figure:
+    """Accuracy on the test images."""
+    figure, axes = _lines("Accuracy on the test images", "accuracy")
+    _bands(axes, results, results.evaluation.values, lambda one: one.test_accuracy.values)
+    axes.axhline(0.1, color="0.5", linewidth=0.8, linestyle=(0, (1, 3)))
+    axes.text(results.evaluation.values[-1], 0.1, "chance", ha="right", va="bottom", color="0.4")
+    axes.set_ylim(0, 1)
+    return _finish(figure, axes, results)
+
+
+def cosine(results: xr.Dataset) -> Figure:
+    """Cosine of the first layer's update to backprop's, on the test images."""
+    figure, axes = _lines("Cosine of the first layer's update to backprop's", "cosine")
+    _bands(axes, results, results.evaluation.values, lambda one: one.cosine.isel(layer=0).values)
+    axes.axhline(0, color="0.5", linewidth=0.8)
+    return _finish(figure, axes, results)
+
+
+def snr(results: xr.Dataset) -> Figure:
+    """SNR at initialisation of the first layer, debiased and in the tutorial's form."""
+    names = [str(name) for name in results.rule.values]
+    figure, both = plt.subplots(1, 2, figsize=(11, 5), sharey=True, layout="constrained")
+    titles = {"snr": "debiased: |E g|² / tr Cov g", "snr_tutorial": "tutorial's: mean |m| / (s + 0.001)"}
+    for axes, (metric, title) in zip(both, titles.items(), strict=True):
+        values = [harness.interval(results[metric].sel(rule=n).isel(layer=0).values) for n in names]
+        mean, low, high, _ = np.array(values).T
+        axes.barh(range(len(names)), mean, color=[COLOURS[n] for n in names])
+        axes.errorbar(
+            mean, range(len(names)), xerr=[mean - low, high - mean], fmt="none", ecolor="0.2", capsize=3
+        )
+        axes.set(title=title, xlabel="signal-to-noise ratio")
+        axes.grid(axis="x", alpha=0.3)
+    both[0].set_yticks(range(len(names)), [LABELS[n] for n in names])
+    both[0].invert_yaxis()
+    both[0].set_xscale("symlog", linthresh=1e-4)
+    figure.suptitle("Gradient SNR of the first layer across examples, at initialisation")
+    figure.supxlabel(
+        f"mean and 95 % interval over {results.sizes['seed']} seeds", fontsize="small", color="0.4"
+    )
+    return figure
+
+
+def bias_variance(results: xr.Dataset) -> Figure:
+    """Squared bias against variance of the whole gradient at initialisation, one point a rule."""
+    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    total = results.sel(layer="total")
+    floor = 1e-6
+    for name in results.rule.values:
+        one = total.sel(rule=name)
+        points = []
+        for metric in ("relative_variance", "relative_bias"):
+            mean, low, high, _ = harness.interval(one[metric].values)
+            centre, low, high = (max(v, floor) for v in (mean, low, high))
+            points.append((centre, [[centre - low], [high - centre]]))
+        (x, xerr), (y, yerr) = points
+        axes.errorbar(
+            x, y, yerr, xerr, fmt="o", color=COLOURS[name], label=LABELS[name], capsize=3, alpha=0.9
+        )
+    axes.set(
+        title="Bias against variance of the gradient estimate at initialisation",
+        xlabel="variance over draws, tr Cov g / |gradient|²",
+        ylabel="squared bias, |E g - gradient|² / |gradient|²",
+        xscale="log",
+        yscale="log",
+    )
+    axes.grid(alpha=0.3)
+    axes.text(0.01, 0.01, f"values below {floor:g} are drawn there", transform=axes.transAxes, color="0.4")
+    return _finish(figure, axes, results)

@@ -1,0 +1,45 @@
+"""Comparison of pytrees, leaf by leaf, with the path of the leaf that differs."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def _pairs(a: Any, b: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    leaves = jax.tree_util.tree_leaves_with_path(a)
+    rest = jax.tree.leaves(b)
+    return [(jax.tree_util.keystr(p), _array(u), _array(v)) for (p, u), v in zip(leaves, rest, strict=True)]
+
+
+def _array(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Equal to the last bit, dtypes included."""
+    for path, u, v in _pairs(a, b):
+        assert u.dtype == v.dtype, f"{path}: {u.dtype} and {v.dtype}"
+        np.testing.assert_array_equal(u, v, err_msg=path)
+
+
+def assert_close(a: Any, b: Any, *, ulps: float) -> None:
+    """Equal up to `ulps` roundings of the largest entry of the leaf, in the leaf's own precision."""
+    for path, u, v in _pairs(a, b):
+        assert u.dtype == v.dtype, f"{path}: {u.dtype} and {v.dtype}"
+        if not jax.dtypes.issubdtype(u.dtype, np.floating):
+            np.testing.assert_array_equal(u, v, err_msg=path)
+            continue
+        epsilon = float(jax.numpy.finfo(u.dtype).eps)
+        u, v = u.astype(np.float64), v.astype(np.float64)
+        scale = max(np.abs(v).max(initial=0.0), 1e-30)
+        error = np.abs(u - v).max(initial=0.0) / (scale * epsilon)
+        assert error <= ulps, f"{path}: differs by {error:.1f} roundings, at most {ulps} expected"
+
+
+def differs(a: Any, b: Any) -> bool:
+    """Whether any entry of any leaf differs."""
+    return any(not np.array_equal(u, v) for _, u, v in _pairs(a, b))

@@ -1,0 +1,42 @@
+"""Test set-up: annotations are checked, compiled programs are kept on disk.
+
+The library is imported by the tests only after the hook below is in place: every function of
+`lax_learning` that a test or a doctest calls has its jaxtyping annotations checked by beartype.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).parents[1]
+
+install_import_hook("lax_learning", "beartype.beartype")
+
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, np.ndarray]]:
+    """Loads the arrays that the public code computed: `golden("microlearning")`."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        path = ROOT.parent / "shared" / "golden" / f"{name}.npz"
+        if not path.is_file():
+            pytest.skip(f"no golden arrays at {path}")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    return load
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Runs the test in float64."""
+    with jax.enable_x64(True):
+        yield

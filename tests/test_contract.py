@@ -1,0 +1,274 @@
+"""The contract that every rule keeps: one test over the whole registry for each of its clauses."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+import lax_learning as ll
+from lax_learning.feedback import without_feedback
+from tests.compare import assert_close, assert_same, differs
+from tests.registry import RULES
+
+QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+KEYS = jax.random.split(jax.random.key(0), 8)
+X = jax.random.normal(jax.random.key(1), (12, 3))
+Y = jax.random.normal(jax.random.key(2), (12, 2))
+DATA = ll.data.Splits(*[ll.data.Dataset(X, Y)] * 3)
+# Rules of every kind, for what is too slow to ask of each variant.
+KINDS = ("backprop", "wp", "np-3", "fg-activities", "dfa", "kp")
+
+
+def network(dtype: Any = jnp.float32) -> ll.Network:
+    # weights from a uniform distribution: compiling normal draws takes longer than all the rest
+    return ll.mlp((3, 4, 2), activation=jnp.tanh, w_init=jax.nn.initializers.uniform(1.0), dtype=dtype)
+
+
+def make(name: str, dtype: Any = jnp.float32) -> ll.Rule:
+    return RULES[name](network(dtype), ll.squared_error)
+
+
+def roundings(name: str) -> float:
+    """How many roundings of the largest entry two programs for one rule may differ by.
+
+    Sums of a dozen terms in another order differ by less than 64. Perturbation rules divide a
+    difference of losses of order 1 by sigma = 0.1, which multiplies that by 1 / sigma.
+    """
+    return 640 if name.startswith(("wp", "np")) else 64
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_jit_vmap_and_scan_change_nothing(name: str) -> None:
+    rule, close = make(name), partial(assert_close, ulps=roundings(name))
+    params, keys, traces = rule.init(KEYS[0]), KEYS[1:4], []
+
+    def value_and_grad(key: Any, params: Any) -> Any:
+        traces.append(key)
+        return rule.value_and_grad(key, params, X, Y)
+
+    compiled = jax.jit(value_and_grad)
+    one_by_one = [compiled(key, params) for key in keys]
+    other = compiled(KEYS[4], jax.tree.map(lambda leaf: 2 * leaf, params))
+    assert len(traces) == 1, "a second call compiled again"
+    assert differs(other, one_by_one[0])
+    loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(loop))
+
+    close(rule.value_and_grad(keys[0], params, X, Y), one_by_one[0])
+    close(jax.jit(jax.vmap(value_and_grad, (0, None)), compiler_options=QUICK)(keys, params), loop)
+
+    @partial(jax.jit, compiler_options=QUICK)
+    def scan(params: Any) -> Any:
+        return lax.scan(lambda carry, key: (carry, rule.value_and_grad(key, carry, X, Y)), params, keys)[1]
+
+    close(scan(params), loop)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_gradients_are_like_the_params(name: str) -> None:
+    for dtype in (jnp.float32, jnp.float64, jnp.bfloat16):
+        # single and double precision never mix with another dtype unasked; half is raised on purpose
+        mixing = "standard" if dtype == jnp.bfloat16 else "strict"
+        with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion(mixing):
+            rule = make(name, dtype)
+            params = jax.eval_shape(rule.init, KEYS[0])
+            x, y = X.astype(dtype), Y.astype(dtype)
+            loss, grads = jax.eval_shape(rule.value_and_grad, KEYS[0], params, x, y)
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+        assert grads == params
+        assert loss.shape == () and loss.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_half_precision(name: str) -> None:
+    rule = make(name, jnp.bfloat16)
+    params = rule.init(KEYS[0])
+    x, y = X.astype(jnp.bfloat16), Y.astype(jnp.bfloat16)
+    loss, grads = jax.jit(rule.value_and_grad, compiler_options=QUICK)(KEYS[0], params, x, y)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((loss, grads)))
+    assert all(bool(jnp.any(layer["w"] != 0)) for layer in grads)
+    exact = jnp.mean(ll.squared_error(network().apply(jax.tree.map(jnp.float32, params), X), Y))
+    np.testing.assert_allclose(loss, exact, rtol=0.05)
+
+
+# --- training
+
+
+def evaluate(key: Any, params: Any, data: ll.data.Splits) -> Any:
+    return ll.accuracy(network().apply(params, data.test.x), data.test.y)
+
+
+def trainer(rule: ll.Rule, optimizer: Any = None) -> Any:
+    optimizer = optax.sgd(0.02, momentum=0.9) if optimizer is None else optimizer
+    return ll.make_train(rule, optimizer, num_updates=4, batch_size=4, every=2, evaluate=evaluate)
+
+
+def member(tree: Any, index: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_goes_into_a_training_run(name: str) -> None:
+    rule = make(name)
+    history = jax.eval_shape(trainer(rule), KEYS[0], DATA)  # the scan checks structure, shapes and dtypes
+    assert history.losses.shape == (4,) and history.evaluations.shape == (3,)
+    assert history.state.params == jax.eval_shape(rule.init, KEYS[0])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_member_does_not_depend_on_how_many_run_beside_it(name: str) -> None:
+    rule, optimizer = make(name), optax.sgd(0.02, momentum=0.9)
+
+    def run(key: Any) -> Any:
+        """Two updates: the second sees what the first did."""
+
+        def update(carry: Any, key: Any) -> Any:
+            params, state = carry
+            loss, grads = rule.value_and_grad(key, params, X, Y)
+            updates, state = optimizer.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), loss
+
+        init_key, key = jax.random.split(key)
+        params = rule.init(init_key)
+        return lax.scan(update, (params, optimizer.init(params)), jax.random.split(key, 2))
+
+    ensemble = ll.ensemble(run)
+    eight = ensemble(KEYS)
+    # In one and the same program neighbours and position leave no trace, to the last bit.
+    assert_same(ensemble(KEYS[::-1]), member(eight, slice(None, None, -1)))
+    assert_same(
+        member(ensemble(jnp.concatenate([KEYS[:1], jax.random.split(KEYS[0], 7)])), 0), member(eight, 0)
+    )
+    # Programs for other numbers of members may round sums otherwise.
+    close = partial(assert_close, ulps=2 * roundings(name))
+    three = ll.ensemble(run)(KEYS[:3])
+    close(three, member(eight, slice(0, 3)))
+    one = ll.ensemble(run)(KEYS[1:2])
+    close(one, member(eight, slice(1, 2)))
+    if name in ("backprop", "np-3"):
+        one_at_a_time = ll.ensemble(run, memory_budget=1.0)(KEYS[:3])
+        assert_same(member(one_at_a_time, slice(1, 2)), one)
+        close(one_at_a_time, three)
+        large = jax.jit(jax.vmap(run)).lower(KEYS).compile().memory_analysis()
+        budget = 0.45 * (large.temp_size_in_bytes + large.output_size_in_bytes)
+        padded = ll.ensemble(run, memory_budget=budget)(KEYS)  # chunks of 3, 3 and 2
+        close(padded, eight)
+
+
+@pytest.mark.parametrize("name", ["np", "kp"])
+def test_runs_are_deterministic_and_the_same_in_pieces(name: str) -> None:
+    train = trainer(make(name))
+    run = jax.jit(train)
+    whole = run(KEYS[0], DATA)
+    assert_same(run(KEYS[0], DATA), whole)
+    assert differs(run(KEYS[1], DATA).losses, whole.losses)
+
+    state = jax.jit(train.init)(KEYS[0], DATA)
+    advance, evaluate, losses = jax.jit(train.advance), jax.jit(train.evaluate), []
+    evaluations = [evaluate(state, jnp.asarray(0), DATA)]
+    for step in range(0, train.num_updates, train.every):
+        state, of_piece = advance(state, jnp.asarray(step), DATA)
+        losses.append(of_piece)
+        evaluations.append(evaluate(state, jnp.asarray(step + train.every), DATA))
+    assert_same((jnp.concatenate(losses), state), (whole.losses, whole.state))
+    assert_same(jnp.stack(evaluations), whole.evaluations)
+
+
+# --- hyper-parameters that are traced
+
+
+@pytest.mark.parametrize(
+    ("factory", "values"),
+    [
+        (lambda value: ll.weight_perturbation(network(), ll.squared_error, sigma=value), (0.05, 0.2)),
+        (lambda value: ll.node_perturbation(network(), ll.squared_error, sigma=value), (0.05, 0.2)),
+        (lambda value: ll.sign_symmetry(network(), ll.squared_error, gain=value), (0.3, 1.5)),
+        (lambda value: ll.kolen_pollack(network(), ll.squared_error, decay=value), (0.0, 0.5)),
+    ],
+    ids=["wp-sigma", "np-sigma", "gain", "decay"],
+)
+def test_traced_hyper_parameters_of_rules(factory: Callable[[Any], ll.Rule], values: Any) -> None:
+    def run(key: Any, value: Any) -> Any:
+        rule = factory(value)
+        return rule.value_and_grad(key, rule.init(key), X, Y)
+
+    swept = ll.ensemble(run, in_axes=(None, 0))(KEYS[0], jnp.asarray(values))
+    assert differs(member(swept, 0)[1], member(swept, 1)[1])
+    for i, value in enumerate(values):
+        static = jax.jit(lambda key, value=value: run(key, value), compiler_options=QUICK)(KEYS[0])
+        assert_close(member(swept, i), static, ulps=640 * 2)  # sigma = 0.05: see roundings
+
+
+def test_traced_learning_rate() -> None:
+    def run(key: Any, learning_rate: Any) -> Any:
+        return trainer(make("fa"), optax.sgd(learning_rate))(key, DATA).losses
+
+    rates = jnp.asarray([0.01, 0.03])
+    swept = ll.ensemble(run, in_axes=(0, 0))(KEYS[:2], rates)
+    assert_close(swept, jnp.stack([run(KEYS[0], 0.01), run(KEYS[1], 0.03)]), ulps=256)
+    assert differs(swept[0], run(KEYS[0], 0.03))
+
+
+# --- devices
+
+ON_FOUR_DEVICES = """
+import jax
+import lax_learning as ll
+from tests.compare import assert_same
+from tests.test_contract import DATA, KEYS, member, make, trainer
+
+assert jax.device_count() == 4
+train = trainer(make("kp"))
+on_four = ll.ensemble(train)(KEYS[:5], DATA)
+on_one = ll.ensemble(train, devices=jax.devices()[:1])(KEYS[:5], DATA)
+assert on_four.losses.shape == (5, 4)
+assert_same(on_four.losses, on_one.losses)
+assert_same(on_four.state, on_one.state)
+assert_same(on_four.evaluations, on_one.evaluations)
+chunked = ll.ensemble(train, memory_budget=1.0)(KEYS[:5], DATA)
+assert_same(chunked, on_one)
+print("same on 4 devices")
+"""
+
+
+def test_results_do_not_depend_on_the_number_of_devices() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ON_FOUR_DEVICES],
+        cwd=Path(__file__).parents[1],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "same on" in done.stdout
+
+
+def test_ensemble_compiles_once_for_arguments_of_one_shape() -> None:
+    traces = []
+
+    def run(key: Any, data: Any) -> Any:
+        traces.append(key)
+        rule = make("fa")
+        return without_feedback(rule.value_and_grad(key, rule.init(key), *data.train)[1])
+
+    ensemble = ll.ensemble(run)
+    ensemble(KEYS[:2], DATA)
+    first = len(traces)
+    ensemble(KEYS[2:4], DATA)
+    assert len(traces) == first

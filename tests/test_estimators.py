@@ -1,0 +1,384 @@
+"""The contract of the estimators on any loss of any pytree, and what they cost."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+
+from lax_learning import estimators, noise
+from lax_learning.metrics import cosine_similarity
+
+KEY = jax.random.key(30)
+FACTORIES = {
+    "backprop": estimators.backprop,
+    "weight_perturbation": lambda loss_fn, **kwargs: estimators.weight_perturbation(
+        loss_fn, sigma=0.1, **kwargs
+    ),
+    "central": lambda loss_fn, **kwargs: estimators.weight_perturbation(
+        loss_fn, sigma=0.1, difference="central", noise="rademacher", **kwargs
+    ),
+    "forward_gradient": estimators.forward_gradient,
+    "spsa": lambda loss_fn, **kwargs: with_count(
+        estimators.spsa(loss_fn, perturbation=lambda count: 0.1 / (count + 1), **kwargs)
+    ),
+}
+DRAWING = [name for name in FACTORIES if name != "backprop"]
+all_estimators = pytest.mark.parametrize("name", FACTORIES)
+drawing_estimators = pytest.mark.parametrize("name", DRAWING)
+
+PARAMS = {
+    "layers": [
+        {"w": jnp.array([[0.5, -1.0, 0.2], [0.1, 0.7, -0.3]]), "b": jnp.array([0.1, 0.2, 0.3])},
+        (jnp.array([[1.0], [-0.5], [0.8]]), jnp.array(0.4)),
+    ],
+    "scale": jnp.array(1.5),
+}
+X = jnp.array([[0.2, -0.4], [1.0, 0.3], [-0.7, 0.9], [0.1, 0.1]])
+Y = jnp.array([0.5, -0.2, 0.1, 0.9])
+
+
+def with_count(estimate):
+    return lambda key, params, *args: estimate(key, params, *args, count=3)
+
+
+def losses(params, x, y):
+    first, (w, b) = params["layers"]
+    hidden = jnp.tanh(x @ first["w"] + first["b"])
+    return jnp.square((hidden @ w)[:, 0] + b * params["scale"] - y)
+
+
+def mean_loss(params, x, y):
+    return jnp.mean(losses(params, x, y))
+
+
+def loss_with_aux(params, x, y):
+    each = losses(params, x, y)
+    return jnp.mean(each), {"each": each, "count": jnp.array(len(x))}
+
+
+def assert_trees_close(a, b, **tolerance):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, **tolerance), a, b)
+
+
+def shapes_of(tree):
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+def as_vector(tree):
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+# Contract.
+
+
+@all_estimators
+def test_grads_are_as_those_of_jax_grad(name):
+    value, grads = FACTORIES[name](mean_loss)(KEY, PARAMS, X, Y)
+    expected, exact = jax.value_and_grad(mean_loss)(PARAMS, X, Y)
+    assert shapes_of(grads) == shapes_of(exact) == shapes_of(PARAMS)
+    assert float(value) == float(expected)
+    if name == "backprop":
+        assert_trees_close(grads, exact, rtol=1e-6)
+
+
+@all_estimators
+def test_aux_is_that_of_the_unperturbed_params(name):
+    (value, aux), grads = FACTORIES[name](loss_with_aux, has_aux=True)(KEY, PARAMS, X, Y)
+    (_, expected), _ = jax.value_and_grad(loss_with_aux, has_aux=True)(PARAMS, X, Y)
+    assert aux["count"] == 4
+    np.testing.assert_array_equal(aux["each"], expected["each"])
+    plain_value, plain_grads = FACTORIES[name](mean_loss)(KEY, PARAMS, X, Y)
+    assert float(value) == float(plain_value)
+    # The same program but for aux: differences are those of another order of sums, over sigma = 0.1/4.
+    assert_trees_close(grads, plain_grads, rtol=1e-4, atol=1e-5)
+
+
+@all_estimators
+def test_losses_of_examples_and_their_mean_agree(name):
+    value, grads = FACTORIES[name](losses)(KEY, PARAMS, X, Y)
+    other_value, other_grads = FACTORIES[name](mean_loss)(KEY, PARAMS, X, Y)
+    np.testing.assert_allclose(value, other_value, rtol=1e-6)
+    # Losses of the order 1 have a rounding of 6e-8; over sigma = 0.025 that is 2e-6 of a slope.
+    assert_trees_close(grads, other_grads, rtol=1e-4, atol=1e-5)
+
+
+def test_differences_of_examples_survive_a_large_common_loss():
+    # The rounding of a mean of the order 1e6 swamps the change that one example sees in full.
+    def offset(params):
+        return params * jnp.array([1.0, 2.0]) + jnp.array([0.0, 2.0**20])
+
+    def grad_of(loss_fn):
+        unit = lambda key, like: jnp.ones_like(like)  # noqa: E731
+        return estimators.weight_perturbation(loss_fn, sigma=2.0**-6, noise=unit)(KEY, jnp.array(0.0))[1]
+
+    assert grad_of(lambda p: offset(p) * jnp.array([1.0, 0.0])) == 0.5
+    # 2^20 + 2^-5 is not a float32: only the example without the offset keeps its digits.
+    assert grad_of(offset) == 0.5
+    assert grad_of(lambda p: jnp.mean(offset(p))) == 0.0
+
+
+@drawing_estimators
+def test_draws_are_averaged_over_split_keys(name):
+    _, grads = FACTORIES[name](mean_loss, num_samples=3)(KEY, PARAMS, X, Y)
+    single = FACTORIES[name](mean_loss)
+    each = [single(key, PARAMS, X, Y)[1] for key in jax.random.split(KEY, 3)]
+    assert_trees_close(grads, jax.tree.map(lambda *g: sum(g) / 3, *each), rtol=1e-4, atol=1e-5)
+
+
+@drawing_estimators
+def test_key_decides(name):
+    estimate = FACTORIES[name](mean_loss)
+    first, again, other = (as_vector(estimate(k, PARAMS, X, Y)[1]) for k in (KEY, KEY, jax.random.key(1)))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).all()
+
+
+def test_traced_sigma_sweeps_under_vmap():
+    def grads(sigma):
+        return estimators.weight_perturbation(mean_loss, sigma=sigma)(KEY, PARAMS, X, Y)[1]
+
+    swept = jax.vmap(grads)(jnp.array([0.01, 0.5]))
+    for i, sigma in enumerate((0.01, 0.5)):
+        # Rounding of losses over sigma = 0.01: 6e-8 / 0.01.
+        assert_trees_close(jax.tree.map(lambda g, i=i: g[i], swept), grads(sigma), rtol=1e-4, atol=3e-5)
+    assert (as_vector(swept["layers"][0]["w"][0]) != as_vector(swept["layers"][0]["w"][1])).all()
+
+
+@jax.custom_jvp
+def black_box(w):
+    return jnp.sum(jnp.sin(w))
+
+
+@black_box.defjvp
+def _black_box_jvp(primals, tangents):
+    raise RuntimeError("differentiated")
+
+
+@pytest.mark.parametrize("name", ["weight_perturbation", "central", "spsa"])
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_perturbation_never_differentiates(name, num_samples):
+    w = jnp.arange(4.0)
+    estimate = jax.jit(FACTORIES[name](black_box, num_samples=num_samples))
+    assert jnp.isfinite(estimate(KEY, w)[1]).all()
+    with pytest.raises(RuntimeError, match="differentiated"):
+        FACTORIES["backprop"](black_box)(KEY, w)
+
+
+# Cost.
+
+
+@drawing_estimators
+def test_memory_does_not_grow_with_the_number_of_draws(name):
+    params = jnp.zeros(10_000)
+
+    def temporaries(num_samples):
+        estimate = FACTORIES[name](lambda w: jnp.sum(jnp.sin(w)), num_samples=num_samples)
+        memory = jax.jit(estimate).lower(KEY, params).compile().memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    # 62 more draws may cost 62 more keys (8 bytes each, with a few copies), not 62 x 40,000 bytes.
+    assert temporaries(64) - temporaries(2) < 62 * 8 * 10
+
+
+def test_central_difference_skips_the_clean_pass_if_the_value_is_not_used():
+    def loss_fn(w):
+        return jnp.sum(jnp.tanh(w @ w))
+
+    estimate = estimators.weight_perturbation(loss_fn, sigma=0.1, difference="central")
+
+    def products(function):
+        """Operations in units of one matrix product."""
+        cost = jax.jit(function).lower(KEY, jnp.zeros((64, 64))).compile().cost_analysis()
+        assert cost is not None
+        return cost["flops"] / (2 * 64**3)
+
+    used, not_used = products(estimate), products(lambda key, w: estimate(key, w)[1])
+    assert used >= 3
+    assert abs(used - not_used - 1) < 0.1  # and 64^2 tanh and additions, 1/64 of a product
+
+
+# Noise.
+
+
+def test_signs_are_plus_and_minus_one_in_every_dtype():
+    like = {
+        "a": jnp.zeros((5, 13)),
+        "b": jnp.zeros(64, jnp.bfloat16),
+        "c": jnp.zeros(()),
+        "d": jnp.zeros((0, 3)),
+    }
+    drawn = noise.rademacher(KEY, like)
+    assert shapes_of(drawn) == shapes_of(like)
+    values = np.concatenate([np.ravel(np.asarray(leaf, np.float32)) for leaf in jax.tree.leaves(drawn)])
+    assert set(values.tolist()) == {-1.0, 1.0}
+
+
+def test_signs_are_fair_and_independent():
+    # 20,000 draws of 70 signs, over three words: means, and correlations of all pairs, have variance 1/N.
+    # 2,485 statistics at 5 standard errors: odds of 0.0014 that a fair source fails one.
+    count = 20_000
+    keys = jax.random.split(KEY, count)
+    like = (jnp.zeros(40), jnp.zeros((5, 6)))
+    drawn = jax.jit(jax.vmap(lambda key: as_vector(noise.rademacher(key, like))))(keys)
+    drawn = np.asarray(drawn, np.float64)
+    assert np.abs(drawn.mean(axis=0)).max() < 5 / math.sqrt(count)
+    correlations = drawn.T @ drawn / count
+    np.testing.assert_array_equal(np.diag(correlations), 1.0)
+    assert np.abs(correlations - np.eye(70)).max() < 5 / math.sqrt(count)
+
+
+def test_normal_noise_has_the_right_moments():
+    # Over 100,000 entries the variances of mean, square and fourth power are 1, 2 and 96 by N.
+    count = 100_000
+    drawn = np.asarray(noise.normal(KEY, jnp.zeros(count)), np.float64)
+    for power, expected, variance in ((1, 0, 1), (2, 1, 2), (4, 3, 96)):
+        assert abs((drawn**power).mean() - expected) < 5 * math.sqrt(variance / count)
+
+
+@pytest.mark.parametrize("draw", [noise.normal, noise.rademacher])
+def test_leaves_draw_noise_of_their_own(draw):
+    a, b = draw(KEY, (jnp.zeros(200), jnp.zeros(200)))
+    # 200 equal signs have odds of 2^-200.
+    assert (a != b).any() and (a != -b).any()
+
+
+def random_words(jaxpr):
+    """Number of words of every draw of random bits, also in nested programs."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "random_bits":
+            yield math.prod(equation.params["shape"])
+        for inner in jax.tree.leaves(equation.params):
+            if hasattr(inner, "eqns"):
+                yield from random_words(inner)
+
+
+@pytest.mark.parametrize(("size", "words"), [(1, 1), (32, 3), (33, 4), (1000, 94)])
+def test_signs_take_one_word_for_32(size, words):
+    like = {"a": jnp.zeros(size), "b": jnp.zeros((size, 2))}
+    drawn = list(random_words(jax.make_jaxpr(noise.rademacher)(KEY, like).jaxpr))
+    assert drawn == [words]  # one draw for all leaves
+    of_normal = sum(random_words(jax.make_jaxpr(noise.normal)(KEY, like).jaxpr))
+    assert of_normal == 3 * size
+
+
+# SPSA.
+
+
+def test_gains_are_spalls():
+    gains = estimators.spall_gains(a=2.0, c=0.3, A=50.0)
+    for count in (0, 1, 17, 1000):
+        np.testing.assert_allclose(gains.learning_rate(count), 2.0 / (count + 1 + 50.0) ** 0.602, rtol=1e-6)
+        np.testing.assert_allclose(gains.perturbation(count), 0.3 / (count + 1) ** 0.101, rtol=1e-6)
+    other = estimators.spall_gains(a=1.0, c=1.0, A=0.0, alpha=1.0, gamma=1 / 6)
+    np.testing.assert_allclose(other.learning_rate(9), 0.1, rtol=1e-6)
+    np.testing.assert_allclose(other.perturbation(63), 0.5, rtol=1e-6)
+
+
+def test_perturbation_schedule_is_used():
+    # On w^3 at 0 a central difference returns c^2.
+    estimate = estimators.spsa(lambda w: w**3, perturbation=lambda count: 0.5**count)
+    for count in (0, 1, 3):
+        np.testing.assert_allclose(estimate(KEY, jnp.array(0.0), count=count)[1], 0.25**count)
+
+
+@pytest.mark.parametrize("loss_noise", [0.0, 0.1])
+def test_spsa_beside_optax_finds_the_minimum_of_a_quadratic(loss_noise):
+    curvature, target = jnp.array([1.0, 2.0, 0.5]), jnp.array([1.0, -2.0, 0.5])
+
+    def loss_fn(w, key):
+        # Both passes of a difference get noise of their own, as a measurement would.
+        measured = jax.random.normal(jax.random.fold_in(key, jnp.int32(1e4 * w[0])))
+        return jnp.sum(curvature * jnp.square(w - target)) + loss_noise * measured
+
+    gains = estimators.spall_gains(a=0.5, c=0.1, A=50.0)
+    estimate = estimators.spsa(loss_fn, perturbation=gains.perturbation)
+    optimizer = optax.sgd(gains.learning_rate)
+
+    def update(carry, key):
+        w, state = carry
+        count = optax.tree.get(state, "count")
+        draw_key, loss_key = jax.random.split(key)
+        _, grads = estimate(draw_key, w, loss_key, count=count)
+        updates, state = optimizer.update(grads, state, w)
+        return (optax.apply_updates(w, updates), state), None
+
+    start = jnp.zeros(3)
+    keys = jax.random.split(KEY, 1000)
+    (w, state), _ = jax.jit(lambda: jax.lax.scan(update, (start, optimizer.init(start)), keys))()
+    assert optax.tree.get(state, "count") == 1000
+    # The noise of a slope, loss_noise / (sqrt(2) c_k) with c_k = 0.05, is 1.4; with steps a_k = 0.0076 and
+    # contraction 1 - 2 a_k h an entry's stationary variance is a_k 1.4^2 / (4 h), at most 0.0075 (h = 0.5).
+    tolerance = 5 * math.sqrt(0.0075) if loss_noise else 1e-3
+    np.testing.assert_allclose(w, target, atol=tolerance)
+
+
+# Models, precision.
+
+
+def check_model(loss_fn, params):
+    exact = jax.grad(loss_fn)(params, X, Y)
+    # K draws give a cosine of sqrt(K / (K + D)); its spread is below (1 - cos^2) / sqrt(K).
+    num_samples, size = 400, as_vector(params).size
+    square = num_samples / (num_samples + size)
+    for estimate in (
+        estimators.weight_perturbation(loss_fn, sigma=0.01, num_samples=num_samples),
+        estimators.forward_gradient(loss_fn, num_samples=num_samples),
+    ):
+        _, grads = jax.jit(estimate)(KEY, params, X, Y)
+        assert jax.tree.structure(grads) == jax.tree.structure(exact)
+        expected = math.sqrt(square)
+        assert (
+            abs(cosine_similarity(grads, exact) - expected) < 5 * (1 - square) / math.sqrt(num_samples) + 0.01
+        )
+
+
+def test_loss_of_a_linen_model_as_it_stands():
+    model = linen.Sequential([linen.Dense(3), jnp.tanh, linen.Dense(1)])
+    params = model.init(jax.random.key(1), X)
+    check_model(lambda p, x, y: jnp.mean(jnp.square(jnp.asarray(model.apply(p, x))[:, 0] - y)), params)
+
+
+def test_loss_of_an_nnx_model_as_it_stands():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            self.hidden, self.output = nnx.Linear(2, 3, rngs=rngs), nnx.Linear(3, 1, rngs=rngs)
+
+        def __call__(self, x):
+            return self.output(jnp.tanh(self.hidden(x)))[:, 0]
+
+    graph, params = nnx.split(Model(nnx.Rngs(1)), nnx.Param)
+    check_model(lambda p, x, y: jnp.mean(jnp.square(nnx.merge(graph, p)(x) - y)), params)
+
+
+@all_estimators
+def test_bfloat16_params_keep_their_dtype_and_the_direction(name):
+    w = jax.random.normal(jax.random.key(2), (30,)).astype(jnp.bfloat16)
+
+    def loss_fn(w):  # in float32, as the library's losses
+        return jnp.square(w.astype(jnp.float32) - 0.5)
+
+    options = {} if name == "backprop" else {"num_samples": 300}
+    _, grads = jax.jit(FACTORIES[name](loss_fn, **options))(KEY, w)
+    assert grads.dtype == jnp.bfloat16
+    # sqrt(300 / 331) = 0.952 for the draws; bfloat16 rounds w by up to 2^-8, a perturbation of 0.025 by a
+    # tenth of itself, independently of it.
+    assert cosine_similarity(grads, jax.grad(lambda w: loss_fn(w).mean())(w)) > 0.9
+
+
+def test_float64(x64):
+    del x64
+    w = jnp.array([0.3, -0.7], jnp.float64)
+    unit = lambda key, like: jnp.array([1.0, 0.0], like.dtype)  # noqa: E731
+    estimate = estimators.weight_perturbation(
+        lambda w: jnp.sum(jnp.sin(w)), sigma=1e-5, difference="central", noise=unit
+    )
+    _, grads = estimate(KEY, w)
+    assert grads.dtype == jnp.float64
+    # sigma^2 / 6 = 2e-11, and a rounding of 1e-16 / 1e-5.
+    np.testing.assert_allclose(grads, [math.cos(0.3), 0.0], atol=1e-10)

@@ -1,0 +1,226 @@
+"""The main job from the command line: what it writes, what it refuses, and that a kill loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments import harness
+from experiments.microlearning.config import Config
+from experiments.microlearning.rules import RULES
+
+ROOT = Path(__file__).parents[1]
+# Checkpoints after every epoch, where the program itself waits for seconds to pass.
+PROGRAM = (
+    "import sys; from experiments import harness; harness.SECONDS_BETWEEN_CHECKPOINTS = 0.0; "
+    "from experiments.microlearning.__main__ import main; sys.exit(main())"
+)
+SMALL = [
+    "--hidden",
+    "6",
+    "--seeds",
+    "2",
+    "--batch-size",
+    "500",
+    "--epochs",
+    "6",
+    "--snr-images",
+    "10",
+    "--draws",
+    "4",
+    "--test-images",
+    "50",
+]
+TWO = ["--rules", "kolen_pollack", "node_perturbation"]
+METRICS = (
+    "test_accuracy", "train_loss", "snr_tutorial", "snr", "cosine", "angle_degrees", "relative_bias",
+    "relative_variance", "seconds_per_update",
+)  # fmt: skip
+
+
+def start(*arguments: str | Path) -> subprocess.Popen:
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "COLUMNS": "200"}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run of two rules, its folder and what it printed."""
+    out = tmp_path_factory.mktemp("run") / "whole"
+    code, printed, errors = finish(start(*SMALL, *TWO, "--out", out))
+    assert code == 0, errors
+    return out, printed, errors
+
+
+def test_folder_holds_everything(finished):
+    out, printed, errors = finished
+    names = {"config.json", "results.nc", "summary.json", "rules"}
+    figures = {f"{name}.png" for name in ("losses", "accuracy", "snr", "cosine", "bias_variance")}
+    assert {path.name for path in out.iterdir()} == names | figures
+    assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in figures)
+    assert "Kolen-Pollack" in printed and "node perturbation" in printed and "accuracy" in printed
+    assert "12/12" in errors  # the progress bar, in epochs of both rules
+
+
+def test_summary_has_its_rows(finished):
+    out, _, _ = finished
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary) == {"experiment", "versions", "config", "rows"}
+    assert summary["experiment"] == "microlearning"
+    assert {"jax", "numpy", "lax_learning", "python"} <= set(summary["versions"])
+    assert summary["config"]["seeds"] == 2 and summary["config"] == json.loads(
+        (out / "config.json").read_text()
+    )
+    rows = {(row["rule"], row["metric"]): row for row in summary["rows"]}
+    for rule in TWO[1:]:
+        for metric in METRICS:
+            row = rows[rule, metric]
+            assert set(row) == {"rule", "metric", "mean", "ci95", "n"}
+            low, high = row["ci95"]
+            assert low <= row["mean"] <= high and row["n"] == (6 if metric == "seconds_per_update" else 2)
+
+
+def test_results_have_named_axes(finished):
+    out, _, _ = finished
+    results = harness.read_dataset(out / "results.nc")
+    assert results.loss.dims == ("rule", "seed", "step") and results.loss.shape == (2, 2, 48)
+    assert results.cosine.dims == ("rule", "seed", "evaluation", "layer")
+    assert list(results.layer.values) == ["layer 1", "layer 2", "total"]
+    assert all(np.isfinite(results[name]).all() for name in results.data_vars)
+    # The summary is of these numbers: the mean over seeds, the interval Student's t with one degree.
+    rows = json.loads((out / "summary.json").read_text())["rows"]
+    (row,) = (r for r in rows if (r["rule"], r["metric"]) == ("kolen_pollack", "cosine"))
+    values = results.cosine.sel(rule="kolen_pollack", layer="layer 1").isel(evaluation=-1).values
+    assert row["mean"] == pytest.approx(values.mean(), rel=1e-6)
+    half = 12.706 * abs(values[0] - values[1]) / 2
+    assert row["ci95"][1] - row["mean"] == pytest.approx(half, rel=1e-3)
+
+
+def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
+    whole, _, _ = finished
+    out = tmp_path / "killed"
+    process = start(*SMALL, *TWO, "--out", out)
+    second = out / "checkpoints" / "node_perturbation"
+    deadline = time.monotonic() + 240
+    while not (second.is_dir() and any(p.name.isdigit() for p in second.iterdir())):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (out / "rules" / "kolen_pollack.nc").exists() and not (out / "results.nc").exists()
+
+    code, _, errors = finish(start(*SMALL, *TWO, "--out", out))
+    assert code == 2 and "--resume" in errors
+    code, _, errors = finish(start(*SMALL, *TWO, "--out", out, "--resume"))
+    assert code == 0, errors
+    same, expected = harness.read_dataset(out / "results.nc"), harness.read_dataset(whole / "results.nc")
+    xr.testing.assert_identical(
+        same.drop_vars("seconds_per_update"), expected.drop_vars("seconds_per_update")
+    )
+
+
+def test_folder_of_another_configuration_is_refused(finished):
+    out, _, _ = finished
+    before = (out / "summary.json").read_bytes()
+    code, _, errors = finish(start(*SMALL, *TWO, "--sigma", "0.5", "--out", out, "--resume"))
+    assert code == 2
+    assert "another configuration" in errors and "sigma: 0.01 there, 0.5 here" in errors
+    assert (out / "summary.json").read_bytes() == before
+
+
+def test_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(harness.FolderError, match="expected an empty folder"):
+        harness.open_folder(tmp_path, {}, resume=True)
+    (tmp_path / "thesis.tex").rename(tmp_path / "config.json")
+    with pytest.raises(harness.FolderError, match="damaged JSON"):
+        harness.open_folder(tmp_path, {}, resume=True)
+
+
+def test_help_names_every_option():
+    code, printed, _ = finish(start("--help"))
+    assert code == 0
+    for option in [
+        "--rules",
+        "--seeds",
+        "--seed",
+        "--epochs",
+        "--batch-size",
+        "--hidden",
+        "--scale",
+        "--learning-rate",
+        "--sigma",
+        "--num-samples",
+        "--noise",
+        "--data",
+        "--test-images",
+        "--snr-images",
+        "--draws",
+        "--out",
+        "--resume",
+    ]:
+        assert option in printed
+    assert all(rule in printed for rule in RULES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
+        ({"draws": 2}, "--draws: expected at least 3, got 2"),
+        ({"rules": ()}, "--rules: expected"),
+        ({"rules": ("backprop", "backprop")}, "--rules: expected"),
+        ({"learning_rate": 0.1}, "--learning-rate: expected none with --scale matched"),
+        ({"hidden": (5, 0)}, "--hidden: expected"),
+        ({"sigma": 0.0}, "--sigma: expected"),
+        ({"scale": "gradient", "learning_rate": -1.0}, "--learning-rate: expected"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**arguments)
+
+
+def test_every_rule_is_the_default():
+    assert Config().rules == tuple(RULES)
+
+
+def test_intervals_by_hand():
+    mean, low, high, n = harness.interval(np.array([1.0, 2.0, 3.0, np.nan]))
+    # t(0.975, 2) = 4.302653; standard error 1 / sqrt(3)
+    assert (mean, n) == (2.0, 3)
+    assert high - mean == pytest.approx(4.302653 / np.sqrt(3), rel=1e-6) == mean - low
+    assert np.isnan(harness.interval(np.array([1.0]))[1])
+
+
+def test_half_written_files_are_never_in_place(tmp_path):
+    path = tmp_path / "file"
+    harness.write_json(path, [1])
+
+    def fail(beside: Path) -> None:
+        beside.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        harness.write_whole(path, fail)
+    assert json.loads(path.read_text()) == [1]

@@ -1,0 +1,231 @@
+"""The public code's arrays, reproduced to 1e-10 in float64 with the same draws."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lax_learning as ll
+from lax_learning import metrics
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+KEY = 0
+Golden = Callable[[str], Mapping[str, np.ndarray]]
+
+
+def close(got: Any, expected: Any) -> None:
+    np.testing.assert_allclose(np.asarray(got), expected, rtol=0, atol=1e-10)
+    assert np.asarray(got).dtype == np.float64
+
+
+def given(value: Any) -> Callable[[Any, Any], Any]:
+    """Noise that is what it was told to be, whatever the key."""
+    return lambda key, like: value
+
+
+class Tutorial:
+    """The tutorial's small network. Its arrays are features first, with the bias as last column."""
+
+    network = ll.mlp((12, 7, 4), activation=jax.nn.sigmoid, output_activation=jax.nn.sigmoid)
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.arrays = arrays
+        self.key = jax.random.key(KEY)
+        self.x, self.y = jnp.asarray(arrays["x"].T), jnp.asarray(arrays["t"].T)
+        self.sigma = float(arrays["noise_sd"])
+        hidden, output = self.layers("w_")
+        self.params = (hidden, output)
+        self.with_feedback = (hidden, {**output, "feedback": jnp.asarray(arrays["feedback"])})
+
+    def layers(self, prefix: str, scale: float = 1.0) -> tuple[dict[str, jax.Array], ...]:
+        """The two arrays of that prefix as params, times `scale`."""
+
+        def layer(matrix: np.ndarray) -> dict[str, jax.Array]:
+            matrix = scale * matrix
+            return {"w": jnp.asarray(matrix[:, :-1].T), "b": jnp.asarray(matrix[:, -1])}
+
+        return tuple(layer(self.arrays[prefix + name]) for name in ("hidden", "output"))
+
+    def weight_noise(self) -> Callable[[Any, Any], Any]:
+        return given(self.layers("wp_noise_", 1 / self.sigma))
+
+    def node_noise(self) -> Callable[[Any, Any], Any]:
+        names = ("np_noise_hidden", "np_noise_output")
+        return given(tuple(jnp.asarray(self.arrays[name].T / self.sigma) for name in names))
+
+    def check(self, rule: ll.Rule, params: Any, prefix: str, scale: float = 1.0) -> Any:
+        """The rule's gradients, times `scale`, are the arrays of that prefix."""
+        loss, grads = rule.value_and_grad(self.key, params, self.x, self.y)
+        close(loss, self.arrays["loss"])
+        for got, expected in zip(grads, self.layers(prefix, scale), strict=True):
+            close(got["w"], expected["w"])
+            close(got["b"], expected["b"])
+        return grads
+
+
+@pytest.fixture
+def tutorial(golden: Golden, x64: None) -> Tutorial:
+    return Tutorial(golden("microlearning"))
+
+
+def test_forward_pass_and_losses(tutorial: Tutorial) -> None:
+    trace = tutorial.network.forward(tutorial.params, tutorial.x)
+    close(trace.inputs[1].T, tutorial.arrays["hidden"])
+    close(trace.output.T, tutorial.arrays["output"])
+    close(ll.squared_error(trace.output, tutorial.y), tutorial.arrays["loss_per_sample"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "params", "prefix", "scale"),
+    [
+        (lambda t: ll.backprop(t.network, ll.squared_error), "params", "grad_", 1),
+        (lambda t: ll.backprop(t.network, ll.squared_error, scale="tutorial"), "params", "bp_delta_", -1),
+        (
+            lambda t: ll.feedback_alignment(t.network, ll.squared_error, scale="tutorial"),
+            "with_feedback",
+            "fa_delta_",
+            -1,
+        ),
+        (
+            lambda t: ll.kolen_pollack(t.network, ll.squared_error, decay_bias=True, scale="tutorial"),
+            "with_feedback",
+            "kp_delta_",
+            -1,
+        ),
+        (
+            lambda t: ll.weight_perturbation(
+                t.network, ll.squared_error, sigma=t.sigma, noise=t.weight_noise()
+            ),
+            "params",
+            "wp_delta_",
+            -1,
+        ),
+        (
+            lambda t: ll.weight_perturbation(
+                t.network, ll.squared_error, sigma=t.sigma, noise=t.weight_noise(), difference="central"
+            ),
+            "params",
+            "wp_central_grad_",
+            1,
+        ),
+        (
+            lambda t: ll.node_perturbation(
+                t.network, ll.squared_error, sigma=t.sigma, noise=t.node_noise(), variant="tutorial"
+            ),
+            "params",
+            "np_delta_",
+            -1,
+        ),
+        (
+            lambda t: ll.node_perturbation(t.network, ll.squared_error, sigma=t.sigma, noise=t.node_noise()),
+            "params",
+            "np_pre_grad_",
+            1,
+        ),
+        (
+            lambda t: ll.forward_gradient(t.network, ll.squared_error, noise=given(t.layers("fg_tangent_"))),
+            "params",
+            "fg_grad_",
+            1,
+        ),
+    ],
+    ids=["bp", "bp-tutorial", "fa", "kp", "wp", "wp-central", "np-tutorial", "np", "fg"],
+)
+def test_rules_of_the_tutorial(
+    tutorial: Tutorial, rule: Callable[[Tutorial], ll.Rule], params: str, prefix: str, scale: int
+) -> None:
+    # The tutorial's deltas are added to the weights: minus a gradient.
+    tutorial.check(rule(tutorial), getattr(tutorial, params), prefix, scale)
+
+
+def test_kolen_pollack_feedback(tutorial: Tutorial) -> None:
+    rule = ll.kolen_pollack(tutorial.network, ll.squared_error, decay_bias=True, scale="tutorial")
+    grads = tutorial.check(rule, tutorial.with_feedback, "kp_delta_", -1)
+    close(-grads[1]["feedback"], tutorial.arrays["kp_delta_feedback"])
+
+
+@pytest.mark.parametrize(("sign", "name"), [(1, "wp_loss_plus"), (-1, "wp_loss_minus")])
+def test_perturbed_losses(tutorial: Tutorial, sign: int, name: str) -> None:
+    noise = tutorial.layers("wp_noise_", sign)
+
+    def losses_at(step: Any) -> Any:
+        perturbed = jax.tree.map(lambda w, n: w + step * n, tutorial.params, noise)
+        return ll.squared_error(tutorial.network.apply(perturbed, tutorial.x), tutorial.y)
+
+    close(jnp.mean(losses_at(1.0)), tutorial.arrays[name])
+    # and the estimator sees this loss: along a unit direction it returns the difference quotient
+    estimate = ll.estimators.weight_perturbation(losses_at, sigma=1.0, noise=given(jnp.ones(())))
+    value, change = estimate(tutorial.key, jnp.zeros(()))
+    close(value + change, tutorial.arrays[name])
+
+
+def test_per_example_gradients(tutorial: Tutorial) -> None:
+    expected = tutorial.arrays["per_sample_delta_hidden"]
+    rule = ll.backprop(tutorial.network, ll.squared_error, scale="tutorial")
+
+    def alone(x: jax.Array, y: jax.Array) -> Any:
+        return rule.value_and_grad(tutorial.key, tutorial.params, x[None], y[None])[1][0]
+
+    each = jax.vmap(alone)(tutorial.x, tutorial.y)
+    close(-each["w"].swapaxes(1, 2), expected[:, :, :-1])
+    close(-each["b"], expected[:, :, -1])
+
+    hidden = metrics.example_moments(
+        tutorial.network, rule, tutorial.key, tutorial.params, tutorial.x, tutorial.y
+    ).layers()[0]
+    for name, part in (("w", expected[:, :, :-1]), ("b", expected[:, :, -1])):
+        close(-hidden.mean[name].T, part.mean(0))
+        close(hidden.variance[name].T, part.var(0, ddof=1))
+
+
+def test_signal_to_noise_ratio(tutorial: Tutorial) -> None:
+    expected = tutorial.arrays["snr_tutorial"]
+    rule = ll.backprop(tutorial.network, ll.squared_error, scale="tutorial")
+    hidden = metrics.example_moments(
+        tutorial.network, rule, tutorial.key, tutorial.params, tutorial.x, tutorial.y
+    ).layers()[0]
+    close(metrics.snr(hidden, variant="tutorial").total.value, expected)
+    stacked = jnp.asarray(tutorial.arrays["per_sample_delta_hidden"])
+    close(metrics.snr(stacked, variant="tutorial").total.value, expected)
+
+
+def test_cosine_between_feedback_alignment_and_backprop(tutorial: Tutorial) -> None:
+    batch = (tutorial.x, tutorial.y)
+    aligned = ll.feedback_alignment(tutorial.network, ll.squared_error)
+    exact = ll.backprop(tutorial.network, ll.squared_error)
+    _, (of_aligned, _) = aligned.value_and_grad(tutorial.key, tutorial.with_feedback, *batch)
+    _, (of_exact, _) = exact.value_and_grad(tutorial.key, tutorial.params, *batch)
+    close(metrics.cosine_similarity(of_aligned, of_exact), tutorial.arrays["cosine_fa_bp"])
+
+
+# Three layers: feedback{i} belongs to layer i, direct{i} carries the output's error to hidden layer i.
+NO_FEEDBACK = (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "factory", "feedback"),
+    [
+        ("bp", ll.backprop, NO_FEEDBACK),
+        ("fa", ll.feedback_alignment, (None, "feedback1", "feedback2")),
+        ("dfa", ll.direct_feedback_alignment, ("direct0", "direct1", None)),
+        ("usf", ll.sign_symmetry, NO_FEEDBACK),
+    ],
+)
+def test_deep_network(golden: Golden, name: str, factory: Callable[..., ll.Rule], feedback: Any) -> None:
+    arrays = golden("deep_feedback")
+    network = ll.mlp((9, 8, 6, 5), activation=jnp.tanh, b_init=None)
+    params = tuple(
+        {"w": jnp.asarray(arrays[f"w{i}"])}
+        | ({} if entry is None else {"feedback": jnp.asarray(arrays[entry])})
+        for i, entry in enumerate(feedback)
+    )
+    rule = factory(network, ll.squared_error)
+    x, t = jnp.asarray(arrays["x"]), jnp.asarray(arrays["t"])
+    loss, grads = rule.value_and_grad(jax.random.key(KEY), params, x, t)
+    close(loss, arrays["loss"])
+    for i, layer in enumerate(grads):
+        close(layer["w"], arrays[f"{name}_grad_w{i}"])

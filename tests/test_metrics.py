@@ -1,0 +1,439 @@
+"""Metrics against closed forms, brute force in NumPy, and each other."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lax_learning as ll
+from lax_learning import metrics
+
+KEY = jax.random.key(40)
+
+
+def flat(tree):
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def rows(tree):
+    """Stacked gradients as `[T, parameters]` in float64."""
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree)]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+
+
+def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), actual, expected)
+
+
+# Alignment.
+
+
+@pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0, 120.0, 180.0])
+def test_cosine_and_angle_of_known_angles(degrees):
+    a = {"w": jnp.array([3.0, 0.0]), "b": [jnp.array(0.0)]}
+    radians = math.radians(degrees)
+    b = {"w": jnp.array([0.5 * math.cos(radians), 0.0]), "b": [jnp.array(0.5 * math.sin(radians))]}
+    np.testing.assert_allclose(metrics.cosine_similarity(a, b), math.cos(radians), atol=1e-6)
+    # At 0 and 180 degrees a rounding of 6e-8 in the cosine is sqrt(2 x 6e-8) = 3.5e-4 radians.
+    np.testing.assert_allclose(metrics.angle_degrees(a, b), degrees, atol=0.05)
+    np.testing.assert_allclose(metrics.relative_norm(a, b), 6.0, rtol=1e-6)
+
+
+def test_inner_product_and_zero_vectors():
+    a, zero = {"w": jnp.array([1.0, 2.0])}, {"w": jnp.zeros(2)}
+    assert metrics.inner_product(a, {"w": jnp.array([3.0, -5.0])}) == -7.0
+    assert metrics.cosine_similarity(a, zero) == 0.0
+    assert metrics.relative_norm(zero, a) == 0.0
+    assert metrics.cosine_similarity(zero, zero) == 0.0
+    assert jnp.isfinite(jax.grad(lambda w: metrics.cosine_similarity({"w": w}, a))(jnp.ones(2))).all()
+
+
+def test_cosine_does_not_overflow_or_lose_half_precision():
+    a = jnp.full(1000, 0.1, jnp.bfloat16)
+    # In bfloat16 the sum of 1000 equal squares would stop growing at 256 of them.
+    np.testing.assert_allclose(metrics.inner_product(a, a), 1000 * float(a[0]) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(metrics.cosine_similarity(1e18 * jnp.ones(4), jnp.ones(4)), 1.0, rtol=1e-6)
+
+
+def test_by_layer():
+    a = ({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([2.0])})
+    b = ({"w": jnp.array([0.0, 1.0])}, {"w": jnp.array([2.0, 2.0])}, {"w": jnp.array([-4.0])})
+    np.testing.assert_allclose(metrics.by_layer(metrics.cosine_similarity, a, b), [0, 1, -1], atol=1e-6)
+    np.testing.assert_allclose(metrics.by_layer(metrics.relative_norm, a, b), [1, 0.5, 0.5], rtol=1e-6)
+
+
+def test_weight_alignment():
+    w, feedback = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[1.0, 1.0], [1.0, 1.0]])
+    params = ({"w": w}, {"w": w, "feedback": feedback}, {"w": w, "feedback": -w})
+    np.testing.assert_allclose(metrics.weight_alignment(params), [1 / math.sqrt(2), -1.0], rtol=1e-6)
+
+
+# Signal-to-noise ratio and bias against brute force.
+
+
+def stacked(num_samples, scale=1.0, mean=0.5):
+    keys = jax.random.split(KEY, 2)
+    return {
+        "w": scale * (mean + jax.random.normal(keys[0], (num_samples, 3, 2))),
+        "b": scale * jax.random.normal(keys[1], (num_samples, 4)),
+    }
+
+
+REFERENCE = {"w": jnp.full((3, 2), 0.3), "b": jnp.array([0.1, -0.2, 0.0, 0.4])}
+
+
+def jackknife(statistic, samples):
+    """The standard error from literally leaving out each sample."""
+    left_out = np.array([statistic(np.delete(samples, t, axis=0)) for t in range(len(samples))])
+    count = len(samples)
+    return math.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
+
+
+def debiased_snr(samples):
+    noise = samples.var(axis=0, ddof=1).sum()
+    return ((samples.mean(axis=0) ** 2).sum() - noise / len(samples)) / noise
+
+
+@pytest.mark.parametrize("num_samples", [3, 12, 13])
+def test_snr_against_brute_force(num_samples):
+    gradients = stacked(num_samples)
+    samples = rows(gradients)
+    result = jax.jit(metrics.snr)(gradients)
+    np.testing.assert_allclose(result.total.value, debiased_snr(samples), rtol=1e-4)
+    np.testing.assert_allclose(result.total.standard_error, jackknife(debiased_snr, samples), rtol=1e-3)
+    mean, variance = samples.mean(axis=0), samples.var(axis=0, ddof=1)
+    expected = (mean**2 - variance / num_samples) / variance
+    np.testing.assert_allclose(flat(result.entries), expected, rtol=1e-3, atol=1e-4)
+    assert result.num_dead == 0
+
+
+@pytest.mark.parametrize("num_samples", [3, 12, 13])
+def test_bias_variance_against_brute_force(num_samples):
+    gradients = stacked(num_samples)
+    samples, reference = rows(gradients), flat(REFERENCE)
+
+    def variance(g):
+        return g.var(axis=0, ddof=1).sum()
+
+    def squared_bias(g):
+        return ((g.mean(axis=0) - reference) ** 2).sum() - variance(g) / len(g)
+
+    def error(g):
+        return ((g - reference) ** 2).sum(axis=1).mean()
+
+    square = (reference**2).sum()
+    expected = {
+        "squared_bias": squared_bias,
+        "variance": variance,
+        "mean_squared_error": error,
+        "relative_bias": lambda g: squared_bias(g) / square,
+        "relative_variance": lambda g: variance(g) / square,
+    }
+    result = jax.jit(metrics.bias_variance)(gradients, REFERENCE)
+    for name, statistic in expected.items():
+        value, standard_error = getattr(result, name)
+        np.testing.assert_allclose(value, statistic(samples), rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(standard_error, jackknife(statistic, samples), rtol=1e-3, err_msg=name)
+
+
+def test_tutorial_snr_against_brute_force():
+    gradients = stacked(20)
+    samples = rows(gradients)
+    expected = np.mean(np.abs(samples.mean(axis=0)) / (samples.std(axis=0) + 1e-3))
+    result = metrics.snr(gradients, variant="tutorial")
+    np.testing.assert_allclose(result.total.value, expected, rtol=1e-5)
+    assert jnp.isnan(result.total.standard_error)
+
+
+def test_debiased_snr_of_pure_noise_is_zero_on_average():
+    gradients = jax.random.normal(KEY, (400, 200, 8))  # repeats, T, entries
+    result = jax.jit(jax.vmap(metrics.snr))(gradients)
+    for values in (np.asarray(result.total.value), np.asarray(result.entries).mean(axis=1)):
+        # What is left of the bias, 2/T^2 = 5e-5 (see below), is a tenth of the tolerance.
+        assert abs(values.mean()) < 5 * values.std(ddof=1) / math.sqrt(len(values))
+        # Without the correction it would read 1/T = 0.005: the test can tell.
+        assert 5 * values.std(ddof=1) / math.sqrt(len(values)) < 1 / 200
+
+
+def test_debiased_snr_of_few_samples_has_the_bias_of_a_ratio():
+    # For normal noise m and s are independent, and E[1/s^2] = v / (v - 2) with v degrees of freedom: the
+    # ratio m^2/s^2 - 1/T has the mean (v / (v - 2) - 1) / T.
+    count, entries = 10, 8
+    result = jax.jit(jax.vmap(metrics.snr))(jax.random.normal(KEY, (2000, count, entries)))
+    for values, freedom in (
+        (np.asarray(result.entries).mean(axis=1), count - 1),
+        (np.asarray(result.total.value), entries * (count - 1)),
+    ):
+        expected = (freedom / (freedom - 2) - 1) / count
+        assert abs(values.mean() - expected) < 5 * values.std(ddof=1) / math.sqrt(len(values))
+
+
+def test_debiased_snr_does_not_depend_on_the_scale_but_the_tutorials_does():
+    # Entries of mean m = 0.14 s, and s = 2.4e-3 as small as in the notebook's network: its epsilon takes
+    # s/(s + 1e-3) = 0.71 of the ratio, which a factor of 200 gives back.
+    num_samples = 2000
+    unit = 0.2 + jax.random.normal(KEY, (num_samples, 50))
+    small, large = 2.4e-3 * unit, 200 * 2.4e-3 * unit
+    np.testing.assert_allclose(metrics.snr(small).total.value, metrics.snr(large).total.value, rtol=1e-4)
+    readings = [float(metrics.snr(g, variant="tutorial").total.value) for g in (small, large)]
+    # The mean over 50 entries of |m|/s: a standard error of 1/sqrt(50 T).
+    tolerance = 5 / math.sqrt(50 * num_samples)
+    assert abs(readings[0] - 0.2 * 2.4 / 3.4) < tolerance  # 0.141
+    assert abs(readings[1] - 0.2 * 480 / 481) < tolerance  # 0.1996
+
+
+def test_tutorial_snr_of_pure_noise_has_a_floor():
+    # E|m|/s = sqrt(2 / (pi T)); over n entries its standard error is sqrt((1 - 2/pi) / (T n)). The epsilon of
+    # 1e-3 against s = 1, and the estimated s, are of the order 1e-3 of the floor.
+    num_samples, entries = 1000, 2000
+    noise = jax.random.normal(KEY, (num_samples, entries))
+    reading = metrics.snr(noise, variant="tutorial").total.value
+    floor = math.sqrt(2 / (math.pi * num_samples))
+    assert abs(floor - 0.0252) < 5e-5
+    error = math.sqrt((1 - 2 / math.pi) / (num_samples * entries))
+    assert abs(reading - floor) < 5 * error + 2e-3 * floor
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1.7, -1e-3])
+@pytest.mark.parametrize("num_samples", [8, 13, 30])
+def test_dead_entries_are_left_out_and_counted(constant, num_samples):
+    live = stacked(num_samples)
+    dead = jnp.full((num_samples, 5), constant)
+    alone, together = metrics.snr(live), metrics.snr({"live": live, "dead": dead})
+    assert together.num_dead == 5
+    assert (flat(together.entries["dead"]) == 0).all()
+    assert_close(together.total, alone.total)
+    nothing_but_dead = metrics.snr(dead)
+    assert nothing_but_dead.total.value == 0 and nothing_but_dead.num_dead == 5
+
+
+def test_dead_entries_of_outer_products():
+    # Inputs and signals that never vary, as the bias of a linear output has under a linear loss.
+    network = ll.mlp((3, 4))
+    x = jnp.broadcast_to(jnp.array([0.1, 0.7, 0.0]), (30, 3)).at[:, 0].set(jax.random.normal(KEY, (30,)))
+    y = jnp.broadcast_to(jnp.array([0.1, 0.3, -0.7, 1.9]), (30, 4))
+    rule = ll.backprop(network, lambda output, y: jnp.sum(output * y, axis=-1))
+    params = network.init(KEY)
+    result = metrics.snr(metrics.example_moments(network, rule, KEY, params, x, y))
+    assert result.num_dead == 4 + 2 * 4  # biases, and weights from the constant inputs
+    expected = metrics.snr(jax.vmap(lambda x, y: x[:1, None] * y)(x, y))
+    assert_close(result.total, expected.total, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.4])
+def test_standard_errors_cover(mean):
+    # |m - r|^2 debiased is a U-statistic: its variance is L + D, a part 4 |mu|^2 / T linear in the samples
+    # (mu = E g - r, unit noise) and a part 2 n / (T (T-1)) from their pairs. The jackknife gives
+    # L + 2 D (T-1)/(T-2): right for a clear signal, sqrt(2) too long without one, never too short.
+    # The ratio, of linear part L' = (|E g|^2 / n)^2 2 n / (T-1) for its denominator, follows.
+    repeats, count, n, r = 4000, 50, 12, 0.3
+    gradients = mean + jax.random.normal(KEY, (repeats, count, n))
+    snr = jax.jit(jax.vmap(metrics.snr))(gradients).total
+    parts = jax.jit(jax.vmap(lambda g: metrics.bias_variance(g, jnp.full(n, r))))(gradients)
+
+    def expected_ratio(offset, of_denominator=0.0):
+        linear, pairs = 4 * n * offset**2 / count + of_denominator, 2 * n / (count * (count - 1))
+        return math.sqrt((linear + pairs) / (linear + 2 * pairs * (count - 1) / (count - 2)))
+
+    expected = {
+        "snr": (snr, expected_ratio(mean, mean**4 * 2 * n / (count - 1))),
+        "squared_bias": (parts.squared_bias, expected_ratio(mean - r)),
+        "relative_bias": (parts.relative_bias, expected_ratio(mean - r)),
+        "variance": (parts.variance, 1.0),
+        "relative_variance": (parts.relative_variance, 1.0),
+        "mean_squared_error": (parts.mean_squared_error, 1.0),
+    }
+    # A spread over R repeats has the relative error sqrt((kurtosis - 1) / (4 R)): 1.4 % at the kurtosis of 4
+    # of the pairs. What is left out above is of the order 1/T = 2 %.
+    for name, ((value, error), ratio) in expected.items():
+        measured = np.std(value, ddof=1) / np.sqrt(np.mean(np.square(error)))
+        assert abs(measured / ratio - 1) < 5 * 0.014 + 0.02, name
+    values = np.asarray(parts.squared_bias.value)
+    assert abs(values.mean() - n * (mean - r) ** 2) < 5 * values.std(ddof=1) / math.sqrt(repeats)
+
+
+# Moments.
+
+
+def brute_moments(gradients, reference=None):
+    """All fields of `Moments`, leaf by leaf, in float64."""
+
+    def of_leaf(leaf, r):
+        g = np.asarray(leaf, np.float64)
+        g = g.reshape(len(g), -1)
+        mean, d = g.mean(axis=0), g - g.mean(axis=0)
+        shape = leaf.shape[1:]
+        variance = (d**2).sum(axis=0) / (len(g) - 1)
+        return mean.reshape(shape), variance.reshape(shape), (d**2).sum(axis=1), d @ mean, d @ r
+
+    leaves, structure = jax.tree.flatten(gradients)
+    references = [np.zeros(leaf[0].size) for leaf in leaves]
+    if reference is not None:
+        references = [np.asarray(r, np.float64).ravel() for r in jax.tree.leaves(reference)]
+    fields = zip(*(of_leaf(*pair) for pair in zip(leaves, references, strict=True)), strict=True)
+    return tuple(structure.unflatten(field) for field in fields)
+
+
+@pytest.mark.parametrize("reference", [None, REFERENCE])
+@pytest.mark.parametrize(
+    ("num_samples", "chunk_size"), [(3, 8), (12, 1), (12, 5), (12, 12), (13, 8), (30, 8)]
+)
+def test_streamed_moments_against_brute_force(num_samples, chunk_size, reference):
+    gradients = stacked(num_samples)
+    moments = metrics.streamed_moments(
+        lambda i: jax.tree.map(lambda leaf: leaf[i], gradients),
+        jnp.arange(num_samples),
+        reference,
+        chunk_size=chunk_size,
+    )
+    assert moments.num_samples == num_samples
+    assert_close(tuple(moments[:5]), brute_moments(gradients, reference))
+    assert_close(tuple(metrics.stacked_moments(gradients, reference)[:5]), tuple(moments[:5]))
+
+
+def test_moments_survive_a_large_mean():
+    # Sums of squares would lose everything: 1e4^2 has a rounding of 8 in float32. What is left is the
+    # rounding of the samples themselves, 5e-4, and of their mean.
+    gradients = 1e4 + jax.random.normal(KEY, (100, 20))
+    variance = metrics.stacked_moments(gradients).variance
+    expected = np.var(np.asarray(gradients, np.float64), axis=0, ddof=1)
+    np.testing.assert_allclose(variance, expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_moments_under_x64_are_in_float32_or_wider(x64, dtype):
+    del x64
+    gradients = jax.tree.map(lambda leaf: leaf.astype(dtype), stacked(12))
+    reference = jax.tree.map(lambda r: r.astype(dtype), REFERENCE)
+    moments = metrics.stacked_moments(gradients, reference)
+    expected = jnp.float64 if dtype == jnp.float64 else jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(tuple(moments))} == {np.dtype(expected)}
+    for estimate in (metrics.snr(moments).total, *metrics.bias_variance(moments)):
+        assert jnp.isfinite(estimate.value) and estimate.standard_error > 0
+
+
+NETWORK = ll.mlp((5, 4, 3), activation=jnp.tanh)
+X = jax.random.normal(jax.random.key(1), (14, 5))
+Y = jax.random.normal(jax.random.key(2), (14, 3))
+RULES = {
+    "backprop": lambda: ll.backprop(NETWORK, ll.squared_error),
+    "backprop_tutorial": lambda: ll.backprop(NETWORK, ll.squared_error, scale="tutorial"),
+    "feedback_alignment": lambda: ll.feedback_alignment(NETWORK, ll.squared_error),
+    "direct_feedback_alignment": lambda: ll.direct_feedback_alignment(NETWORK, ll.squared_error),
+    "sign_symmetry": lambda: ll.sign_symmetry(NETWORK, ll.squared_error, magnitude="fixed"),
+    "kolen_pollack": lambda: ll.kolen_pollack(NETWORK, ll.squared_error, decay=0.0),
+    "activities": lambda: ll.forward_gradient(
+        NETWORK, ll.squared_error, perturb="activities", noise=shared_noise
+    ),
+    "node_perturbation": lambda: ll.node_perturbation(
+        NETWORK, ll.squared_error, sigma=0.1, noise=shared_noise
+    ),
+    "node_perturbation_tutorial": lambda: ll.node_perturbation(
+        NETWORK, ll.squared_error, sigma=0.1, variant="tutorial", noise=shared_noise
+    ),
+    "weight_perturbation": lambda: ll.weight_perturbation(NETWORK, ll.squared_error, sigma=0.1),
+    "weights": lambda: ll.forward_gradient(NETWORK, ll.squared_error),
+}
+
+
+def shared_noise(key, like):
+    """The same for every example and key, so that a batch and its examples one by one agree."""
+    del key
+    return jax.tree.map(
+        lambda leaf: jnp.broadcast_to(jnp.cos(jnp.arange(leaf.shape[-1], dtype=leaf.dtype)), leaf.shape), like
+    )
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_example_moments_are_those_of_gradients_of_single_examples(name):
+    rule = RULES[name]()
+    params = rule.init(KEY)
+    keys = jax.random.split(KEY, len(X))
+
+    @jax.jit
+    def gradients():
+        grads = jax.vmap(lambda k, x, y: rule.value_and_grad(k, params, x[None], y[None])[1])(keys, X, Y)
+        return tuple({k: v for k, v in layer.items() if k != "feedback"} for layer in grads)
+
+    before = jax.tree.map(np.array, params)
+    moments = jax.jit(lambda: metrics.example_moments(NETWORK, rule, KEY, params, X, Y))()
+    assert_close(tuple(moments[:5]), brute_moments(gradients()), rtol=2e-4, atol=2e-4)
+    jax.tree.map(np.testing.assert_array_equal, before, params)
+    single = [metrics.snr(layer).total.value for layer in moments.layers()]
+    np.testing.assert_allclose(
+        single, [debiased_snr(rows(layer)) for layer in gradients()], rtol=1e-2, atol=1e-3
+    )
+    np.testing.assert_allclose(
+        metrics.snr(moments).total.value, debiased_snr(rows(gradients())), rtol=1e-2, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["feedback_alignment", "node_perturbation_drawing", "weight_perturbation"])
+def test_draw_moments_are_those_of_stacked_draws(name):
+    if name == "node_perturbation_drawing":
+        rule = ll.node_perturbation(NETWORK, ll.squared_error, sigma=0.1)
+    else:
+        rule = RULES[name]()
+    params = rule.init(KEY)
+    exact = ll.backprop(NETWORK, ll.squared_error).value_and_grad(KEY, params, X, Y)[1]
+    before = jax.tree.map(np.array, params)
+    moments = jax.jit(lambda: metrics.draw_moments(rule, KEY, params, X, Y, exact, 14))()
+    keys = jax.random.split(KEY, 14)
+    draws = jax.jit(jax.vmap(lambda key: rule.value_and_grad(key, params, X, Y)[1]))(keys)
+    draws, reference = (
+        tuple({name: layer[name] for name in ("w", "b")} for layer in tree) for tree in (draws, exact)
+    )
+    assert_close(tuple(moments[:5]), brute_moments(draws, reference), rtol=1e-3, atol=1e-3)
+    assert_close(moments.reference, reference)
+    jax.tree.map(np.testing.assert_array_equal, before, params)
+    total = metrics.bias_variance(moments).mean_squared_error.value
+    layers = [metrics.bias_variance(layer).mean_squared_error.value for layer in moments.layers()]
+    expected = ((rows(draws) - flat(reference)) ** 2).sum(axis=1).mean()
+    np.testing.assert_allclose(total, expected, rtol=1e-3)
+    np.testing.assert_allclose(np.sum(layers), expected, rtol=1e-3)
+
+
+def shapes_in(jaxpr):
+    """Shapes of everything that a program computes, also in nested programs."""
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            yield variable.aval.shape
+        for inner in jax.tree.leaves(equation.params):
+            if hasattr(inner, "eqns"):
+                yield from shapes_in(inner)
+            elif hasattr(inner, "jaxpr"):
+                yield from shapes_in(inner.jaxpr)
+
+
+@pytest.mark.parametrize("name", ["weight_perturbation", "node_perturbation", "backprop"])
+def test_memory_of_example_moments_does_not_hold_the_gradients(name):
+    network = ll.mlp((100, 50, 10), activation=jnp.tanh)
+    rule = {
+        "weight_perturbation": ll.weight_perturbation(
+            network, ll.squared_error, sigma=0.1, noise="rademacher"
+        ),
+        "node_perturbation": ll.node_perturbation(network, ll.squared_error, sigma=0.1),
+        "backprop": ll.backprop(network, ll.squared_error),
+    }[name]
+    params = network.init(KEY)
+
+    def statistics(x, y):
+        moments = metrics.example_moments(network, rule, KEY, params, x, y)
+        return metrics.snr(moments).total, moments.variance
+
+    def lowered(count):
+        return jax.jit(statistics).trace(jnp.zeros((count, 100)), jnp.zeros((count, 10)))
+
+    def temporaries(count):
+        memory = lowered(count).lower().compile().memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    # 448 more examples bring their activities and signals, of 2 x 160 numbers and some copies (and their
+    # keys and projections), not gradients of 5,560.
+    assert (temporaries(512) - temporaries(64)) / (448 * 4) < 10 * 160
+    largest = max(math.prod(shape) for shape in shapes_in(lowered(512).jaxpr.jaxpr))
+    assert largest <= max(512 * 100, 8 * 100 * 50)  # the batch, or one chunk of the largest weight
