@@ -122,7 +122,7 @@ def keep_compiled_programs(folder: Path) -> None:
 
     A run that goes on, and parts of a run with the same program, need not compile again.
     """
-    if not jax.config.read("jax_compilation_cache_dir"):
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -14,7 +15,7 @@ def _pairs(a: Any, b: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
 
 
 def _array(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
 
@@ -30,10 +31,10 @@ def assert_close(a: Any, b: Any, *, ulps: float) -> None:
     """Equal up to `ulps` roundings of the largest entry of the leaf, in the leaf's own precision."""
     for path, u, v in _pairs(a, b):
         assert u.dtype == v.dtype, f"{path}: {u.dtype} and {v.dtype}"
-        if not jax.dtypes.issubdtype(u.dtype, np.floating):
+        if not jnp.issubdtype(u.dtype, np.floating):
             np.testing.assert_array_equal(u, v, err_msg=path)
             continue
-        epsilon = float(jax.numpy.finfo(u.dtype).eps)
+        epsilon = float(jnp.finfo(u.dtype).eps)
         u, v = u.astype(np.float64), v.astype(np.float64)
         scale = max(np.abs(v).max(initial=0.0), 1e-30)
         error = np.abs(u - v).max(initial=0.0) / (scale * epsilon)

@@ -104,7 +104,7 @@ def test_half_precision(name: str) -> None:
 # --- training
 
 
-def evaluate(key: Any, params: Any, data: ll.data.Splits) -> Any:
+def evaluate(key: Any, params: Any, data: Any) -> Any:
     return ll.accuracy(network().apply(params, data.test.x), data.test.y)
 
 
@@ -159,7 +159,7 @@ def test_a_member_does_not_depend_on_how_many_run_beside_it(name: str) -> None:
         one_at_a_time = ll.ensemble(run, memory_budget=1.0)(KEYS[:3])
         assert_same(member(one_at_a_time, slice(1, 2)), one)
         close(one_at_a_time, three)
-        large = jax.jit(jax.vmap(run)).lower(KEYS).compile().memory_analysis()
+        large: Any = jax.jit(jax.vmap(run)).lower(KEYS).compile().memory_analysis()
         budget = 0.45 * (large.temp_size_in_bytes + large.output_size_in_bytes)
         padded = ll.ensemble(run, memory_budget=budget)(KEYS)  # chunks of 3, 3 and 2
         close(padded, eight)
@@ -182,6 +182,20 @@ def test_runs_are_deterministic_and_the_same_in_pieces(name: str) -> None:
         evaluations.append(evaluate(state, jnp.asarray(step + train.every), DATA))
     assert_same((jnp.concatenate(losses), state), (whole.losses, whole.state))
     assert_same(jnp.stack(evaluations), whole.evaluations)
+
+
+def test_every_update_has_a_key_and_a_batch_of_its_own() -> None:
+    def value_and_grad(key: Any, params: Any, x: Any, y: Any) -> Any:
+        return jax.random.uniform(key) + 0 * x[0, 0], {"seen": -x[0, 0] * jnp.ones(1)}
+
+    rule = ll.Rule(lambda key: {"seen": jnp.zeros(1)}, value_and_grad)
+    train = ll.make_train(
+        rule, optax.sgd(1.0), num_updates=3, batch_size=4, every=1, evaluate=lambda key, params, data: params
+    )
+    history = jax.jit(train)(KEYS[0], DATA)  # three batches of 4 are the epoch of 12 examples
+    assert len(set(history.losses.tolist())) == 3
+    seen = jnp.diff(history.evaluations["seen"][:, 0])
+    assert len({int(jnp.argmin(jnp.abs(X[:, 0] - value))) for value in seen}) == 3
 
 
 # --- hyper-parameters that are traced
@@ -249,7 +263,7 @@ def test_results_do_not_depend_on_the_number_of_devices() -> None:
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-            "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+            "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".jax_cache"),
         },
         capture_output=True,
         text=True,

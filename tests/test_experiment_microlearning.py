@@ -23,20 +23,8 @@ PROGRAM = (
     "from experiments.microlearning.__main__ import main; sys.exit(main())"
 )
 SMALL = [
-    "--hidden",
-    "6",
-    "--seeds",
-    "2",
-    "--batch-size",
-    "500",
-    "--epochs",
-    "6",
-    "--snr-images",
-    "10",
-    "--draws",
-    "4",
-    "--test-images",
-    "50",
+    *("--hidden", "6", "--seeds", "2", "--batch-size", "500", "--epochs", "6"),
+    *("--snr-images", "10", "--draws", "4", "--test-images", "50"),
 ]
 TWO = ["--rules", "kolen_pollack", "node_perturbation"]
 METRICS = (
@@ -160,26 +148,8 @@ def test_folder_with_other_files_is_refused(tmp_path):
 def test_help_names_every_option():
     code, printed, _ = finish(start("--help"))
     assert code == 0
-    for option in [
-        "--rules",
-        "--seeds",
-        "--seed",
-        "--epochs",
-        "--batch-size",
-        "--hidden",
-        "--scale",
-        "--learning-rate",
-        "--sigma",
-        "--num-samples",
-        "--noise",
-        "--data",
-        "--test-images",
-        "--snr-images",
-        "--draws",
-        "--out",
-        "--resume",
-    ]:
-        assert option in printed
+    for option in Config.__dataclass_fields__:
+        assert f"--{option.replace('_', '-')} " in printed
     assert all(rule in printed for rule in RULES)
 
 

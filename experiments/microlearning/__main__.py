@@ -28,11 +28,15 @@ NAME = "microlearning"
 
 
 def load(config: Config) -> ll.data.Splits:
-    """The images, with no more test images than are used; the same for all seeds."""
-    data_key, *_ = jax.random.split(jax.random.key(config.seed), 4)
-    splits = ll.data.mnist(data_key, config.data)
-    test = ll.data.Dataset(*(a[: config.test_images] for a in splits.test))
-    return jax.tree.map(jnp.asarray, splits._replace(test=test))
+    """The images, the same for all seeds."""
+    data_key, *_ = jax.random.split(jax.random.key(config.seed), 5)
+    return jax.tree.map(jnp.asarray, ll.data.mnist(data_key, config.data))
+
+
+def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int) -> ll.data.Splits:
+    """Replaces the test images by `count` of them, or all if there are fewer: each seed's own."""
+    chosen = jax.random.permutation(key, data.test.x.shape[0])[:count]
+    return data._replace(test=ll.data.Dataset(*(jnp.asarray(a)[chosen] for a in data.test)))
 
 
 def run_rule(name: str, config: Config, data: ll.data.Splits, progress: tqdm) -> xr.Dataset:
@@ -40,9 +44,9 @@ def run_rule(name: str, config: Config, data: ll.data.Splits, progress: tqdm) ->
     network, loss, scale = make_network(config), ll.squared_error, SCALES[config.scale]
     rule = RULES[name](network, loss, config, scale.sums)
     in_gradient_units = RULES[name](network, loss, config, "gradient")
-    _, init_key, measure_key, search_key = jax.random.split(jax.random.key(config.seed), 4)
-    keys, measure_keys, search_keys = (
-        jax.random.split(key, config.seeds) for key in (init_key, measure_key, search_key)
+    _, init_key, test_key, measure_key, search_key = jax.random.split(jax.random.key(config.seed), 5)
+    keys, test_keys, measure_keys, search_keys = (
+        jax.random.split(key, config.seeds) for key in (init_key, test_key, measure_key, search_key)
     )
     per_epoch = data.train.x.shape[0] // config.batch_size
 
@@ -90,11 +94,13 @@ def run_rule(name: str, config: Config, data: ll.data.Splits, progress: tqdm) ->
         held["state"], losses = jax.block_until_ready(advance(held["state"], step, data))
         held["seconds_per_update"][epoch] = (time.perf_counter() - began) / (per_epoch * config.seeds)
         held["loss"][:, step : step + per_epoch] = losses
-        for k, v in evaluate(held["state"], step + per_epoch, data).items():
+        for k, v in evaluate(test_keys, held["state"], step + per_epoch, data).items():
             held["evaluations"][k][:, epoch + 1] = v
         checkpoint.save(epoch + 1, held)
         progress.update()
-    return as_dataset(config, per_epoch, rate, held, measures).expand_dims(rule=[name])
+    return as_dataset(config, per_epoch, rate, held, jax.tree.map(np.asarray, measures)).expand_dims(
+        rule=[name]
+    )
 
 
 def as_dataset(

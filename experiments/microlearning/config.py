@@ -50,7 +50,7 @@ class Config:
     """sample: 5,000 MNIST images, offline; a folder of IDX files or of prepared tfds data; tfds: the prepared
     default folder of tensorflow-datasets; download: fetch the IDX files."""
     test_images: int = 1000
-    """Images to test and measure on (the sample has 500)."""
+    """Images to test and measure on, drawn for each seed (the sample has 500)."""
     snr_images: int = 250
     """Images over which the gradient SNR at initialisation is taken (the tutorial has 1000)."""
     draws: int = 32
