@@ -4,10 +4,12 @@ After the microlearning tutorial of Neuromatch Academy (NeuroAI, week 2 day 3, 2
 noisy their gradients are, and how far they point from backprop's.
 """
 
+import json
 import shutil
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,55 +41,98 @@ def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int) -> ll.d
     return data._replace(test=ll.data.Dataset(*(jnp.asarray(a)[chosen] for a in data.test)))
 
 
-def run_rule(name: str, config: Config, data: ll.data.Splits, progress: tqdm) -> xr.Dataset:
-    """Trains one rule over all seeds and measures it, from its checkpoint if there is one."""
-    network, loss, scale = make_network(config), ll.squared_error, SCALES[config.scale]
-    rule = RULES[name](network, loss, config, scale.sums)
-    in_gradient_units = RULES[name](network, loss, config, "gradient")
-    _, init_key, test_key, measure_key, search_key = jax.random.split(jax.random.key(config.seed), 5)
-    keys, test_keys, measure_keys, search_keys = (
-        jax.random.split(key, config.seeds) for key in (init_key, test_key, measure_key, search_key)
-    )
-    per_epoch = data.train.x.shape[0] // config.batch_size
+class Setting(NamedTuple):
+    """One rule, ready to run: what is built from the configuration once."""
 
-    def make_train(learning_rate: float) -> ll.Train:
+    config: Config
+    network: ll.Network
+    loss: ll.Loss
+    rule: ll.Rule
+    in_gradient_units: ll.Rule
+    updates_per_epoch: int
+    keys: dict[str, jax.Array]
+
+    def make_train(self, learning_rate: float) -> ll.Train:
+        """A run of the rule with plain gradient descent."""
         return ll.make_train(
-            rule,
+            self.rule,
             optax.sgd(learning_rate),
-            num_updates=config.epochs * per_epoch,
-            batch_size=config.batch_size,
-            evaluate=evaluator(network, loss, rule),
-            every=per_epoch,
+            num_updates=self.config.epochs * self.updates_per_epoch,
+            batch_size=self.config.batch_size,
+            evaluate=evaluator(self.network, self.loss, self.rule),
+            every=self.updates_per_epoch,
         )
 
-    progress.set_description(f"{name}: measuring")
-    state = ll.ensemble(make_train(0.0).init)(keys, data)
-    rate = config.learning_rate or scale.learning_rate
-    if rate is None:
-        search = ll.ensemble(one_step_losses(network, loss, rule, config), in_axes=(0, 0, None))
-        losses = np.asarray(search(search_keys, state.params, data)).mean(axis=0)
-        rate = RATES[int(np.nanargmin(losses))]
-    measure = ll.ensemble(measurement(network, loss, rule, in_gradient_units, config), in_axes=(0, 0, None))
-    measures = jax.tree.map(np.asarray, measure(measure_keys, state.params, data))
-    train = make_train(rate)
-    advance, evaluate = ll.ensemble(train.advance), ll.ensemble(train.evaluate)
-    first = evaluate(state, 0, data)
 
-    def empty(like: np.ndarray | jax.Array, size: int) -> np.ndarray:
-        return np.full((config.seeds, size, *like.shape[1:]), np.nan, np.float32)
+def make_setting(name: str, config: Config, data: ll.data.Splits) -> Setting:
+    """Builds a rule by its name, and the keys of all seeds, which are the same for every rule."""
+    network, loss = make_network(config), ll.squared_error
+    _, *keys = jax.random.split(jax.random.key(config.seed), 5)
+    return Setting(
+        config,
+        network,
+        loss,
+        RULES[name](network, loss, config, SCALES[config.scale].sums),
+        RULES[name](network, loss, config, "gradient"),
+        data.train.x.shape[0] // config.batch_size,
+        {
+            purpose: jax.random.split(key, config.seeds)
+            for purpose, key in zip(("train", "test", "measure", "search"), keys, strict=True)
+        },
+    )
+
+
+def find_rate(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> float:
+    """The learning rate asked for, or the matched one: the best first step in the mean over seeds."""
+    asked = setting.config.learning_rate or SCALES[setting.config.scale].learning_rate
+    if asked is not None:
+        return asked
+    losses = one_step_losses(setting.network, setting.loss, setting.rule, setting.config)
+    of_seeds = ll.ensemble(losses, in_axes=(0, 0, None))(setting.keys["search"], state.params, data)
+    return RATES[int(np.nanargmin(np.asarray(of_seeds).mean(axis=0)))]
+
+
+def measure_start(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> dict[str, np.ndarray]:
+    """SNR, bias and variance at initialisation."""
+    config = setting.config
+    measure = measurement(setting.network, setting.loss, setting.rule, setting.in_gradient_units, config)
+
+    def of_seed(key: jax.Array, test_key: jax.Array, params: Any, data: ll.data.Splits) -> Any:
+        return measure(key, params, choose_test_images(test_key, data, config.test_images))
+
+    measured = ll.ensemble(of_seed, in_axes=(0, 0, 0, None))(
+        setting.keys["measure"], setting.keys["test"], state.params, data
+    )
+    return jax.tree.map(np.asarray, measured)
+
+
+def train(
+    setting: Setting, rate: float, state: ll.TrainState, data: ll.data.Splits, folder: Path, progress: tqdm
+) -> dict[str, Any]:
+    """Trains all seeds epoch by epoch, from the checkpoint in the folder if there is one."""
+    config, per_epoch, test_keys = setting.config, setting.updates_per_epoch, setting.keys["test"]
+    run = setting.make_train(rate)
+
+    def of_seed(test_key: jax.Array, state: ll.TrainState, step: jax.Array, data: ll.data.Splits) -> Any:
+        return run.evaluate(state, step, choose_test_images(test_key, data, config.test_images))
+
+    advance, evaluate = ll.ensemble(run.advance), ll.ensemble(of_seed, in_axes=(0, 0, None, None))
+    first = evaluate(test_keys, state, 0, data)
+
+    def empty(size: int, *shape: int) -> np.ndarray:
+        return np.full((config.seeds, size, *shape), np.nan, np.float32)
 
     held: dict[str, Any] = {
         "state": state,
-        "loss": empty(keys, train.num_updates),
+        "loss": empty(run.num_updates),
         "seconds_per_update": np.full(config.epochs, np.nan),
-        "evaluations": {k: empty(v, config.epochs + 1) for k, v in first.items()},
+        "evaluations": {k: empty(config.epochs + 1, *v.shape[1:]) for k, v in first.items()},
     }
     for k, v in first.items():
         held["evaluations"][k][:, 0] = v
-    checkpoint = harness.Checkpoint(config.out / "checkpoints" / name)
+    checkpoint = harness.Checkpoint(folder)
     start, held = checkpoint.restore(held) or (0, held)
     advance.compile(held["state"], 0, data)
-    progress.set_description(name)
     progress.update(start)
     for epoch in range(start, config.epochs):
         step, began = epoch * per_epoch, time.perf_counter()
@@ -98,9 +143,19 @@ def run_rule(name: str, config: Config, data: ll.data.Splits, progress: tqdm) ->
             held["evaluations"][k][:, epoch + 1] = v
         checkpoint.save(epoch + 1, held)
         progress.update()
-    return as_dataset(config, per_epoch, rate, held, jax.tree.map(np.asarray, measures)).expand_dims(
-        rule=[name]
-    )
+    return held
+
+
+def run_rule(name: str, config: Config, data: ll.data.Splits, folder: Path, progress: tqdm) -> xr.Dataset:
+    """Measures and trains one rule over all seeds."""
+    progress.set_description(f"{name}: measuring")
+    setting = make_setting(name, config, data)
+    state = ll.ensemble(setting.make_train(0.0).init)(setting.keys["train"], data)
+    rate = find_rate(setting, state, data)
+    measures = measure_start(setting, state, data)
+    progress.set_description(name)
+    held = train(setting, rate, state, data, folder, progress)
+    return as_dataset(config, setting.updates_per_epoch, rate, held, measures).expand_dims(rule=[name])
 
 
 def as_dataset(
@@ -146,10 +201,10 @@ def run(config: Config) -> xr.Dataset:
             if path.exists():
                 progress.update(config.epochs)
             else:
-                harness.write_dataset(path, run_rule(name, config, data, progress))
+                harness.write_dataset(path, run_rule(name, config, data, unfinished / name, progress))
                 shutil.rmtree(unfinished / name, ignore_errors=True)
             parts.append(harness.read_dataset(path))
-    results = xr.concat(parts, "rule")
+    results = xr.concat(parts, "rule").assign_attrs(config=json.dumps(config.deciding()))
     harness.write_dataset(config.out / "results.nc", results)
     rows = report.rows(results)
     harness.write_summary(config.out, NAME, config.deciding(), rows)

@@ -28,7 +28,7 @@ class Config:
     """Number of seeds: initial weights, noise and order of the examples."""
     seed: int = 0
     """The seed of the seeds."""
-    epochs: int = 24
+    epochs: int = 20
     """Passes through the training images."""
     batch_size: int = 100
     """Images an update."""
