@@ -3,18 +3,19 @@
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning._precision import raised
 
 
-def _raise_precision(output: Array, y: Array) -> tuple[Array, Array]:
+def _raise_precision(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    output, y = jnp.asarray(output), jnp.asarray(y)
     chex.assert_equal_shape([output, y], exception_type=ValueError, custom_message="output and y")
     dtype = raised(output)
     return output.astype(dtype), y.astype(dtype)
 
 
-def squared_error(output: Array, y: Array) -> Float[Array, " batch"]:
+def squared_error(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
     """The tutorial's loss: squares summed over the outputs, without a factor of 1/2 or 1/n.
 
     `l = sum_i (y_i - output_i)^2`
@@ -38,7 +39,7 @@ def squared_error(output: Array, y: Array) -> Float[Array, " batch"]:
     return jnp.sum(jnp.square(y - output), axis=tuple(range(1, y.ndim)))
 
 
-def softmax_cross_entropy(output: Array, y: Array) -> Float[Array, " batch"]:
+def softmax_cross_entropy(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
     """Cross-entropy of a softmax on logits.
 
     `l = - sum_i y_i log softmax(output)_i`, in nats
@@ -62,7 +63,7 @@ def softmax_cross_entropy(output: Array, y: Array) -> Float[Array, " batch"]:
     return -jnp.sum(y * jax.nn.log_softmax(output), axis=-1)
 
 
-def accuracy(output: Array, y: Array) -> Float[Array, ""]:
+def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
     """The share of examples whose largest output is the label's.
 
     Args:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, lecun_normal, zeros
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import check_count, check_inputs, check_layers
 from lax_learning.types import Key, Params, Weights
@@ -78,14 +78,14 @@ class Network:
         keys = jax.random.split(key, len(self.layers))
         return tuple(layer.init(k) for layer, k in zip(self.layers, keys, strict=True))
 
-    def apply(self, params: Params, x: Array) -> Array:
+    def apply(self, params: Params, x: ArrayLike) -> Array:
         """The output `[batch, ...]` for `x [batch, *input_shape]`."""
         return self.forward(params, x).output
 
     def forward(
         self,
         params: Params,
-        x: Array,
+        x: ArrayLike,
         taps: Sequence[Array] | None = None,
         product: Product = plain_product,
     ) -> Trace:
@@ -113,6 +113,7 @@ class Network:
           >>> [z.shape for z in trace.pre_activations]
           [(5, 4), (5, 2)]
         """
+        x = jnp.asarray(x)
         check_inputs(x, self.input_shape)
         check_layers("params", params, len(self.layers))
         if taps is not None and len(taps) != len(self.layers):

@@ -123,7 +123,8 @@ def make_train(
       >>> import lax_learning as ll
       >>> network = ll.mlp((784, 8, 10), activation=jax.nn.sigmoid)
       >>> rule = ll.feedback_alignment(network, ll.softmax_cross_entropy)
-      >>> x, y = jax.random.uniform(jax.random.key(0), (20, 784)), jax.nn.one_hot(jax.numpy.arange(20) % 10, 10)
+      >>> x = jax.random.uniform(jax.random.key(0), (20, 784))
+      >>> y = jax.nn.one_hot(jax.numpy.arange(20) % 10, 10)
       >>> data = ll.data.Splits(*[ll.data.Dataset(x, y)] * 3)
       >>> train = ll.make_train(rule, optax.sgd(0.1), num_updates=6, batch_size=5)
       >>> jax.jit(train)(jax.random.key(1), data).losses.shape

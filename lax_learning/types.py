@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 Key: TypeAlias = PRNGKeyArray
 Params: TypeAlias = PyTree[Any]
@@ -54,5 +54,5 @@ class Rule(NamedTuple):
     """
 
     init: Callable[[Key], Params]
-    value_and_grad: Callable[[Key, Params, Array, Array], tuple[Array, Params]]
-    signals: Callable[[Key, Params, Array, Array], Signals] | None = None
+    value_and_grad: Callable[[Key, Params, ArrayLike, ArrayLike], tuple[Array, Params]]
+    signals: Callable[[Key, Params, ArrayLike, ArrayLike], Signals] | None = None

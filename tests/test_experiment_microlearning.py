@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ SMALL = [
     *("--hidden", "6", "--seeds", "2", "--batch-size", "500", "--epochs", "6"),
     *("--snr-images", "10", "--draws", "4", "--test-images", "50"),
 ]
-TWO = ["--rules", "kolen_pollack", "node_perturbation"]
+TWO = ["--rules", "backprop", "node_perturbation"]
 METRICS = (
     "test_accuracy", "train_loss", "snr_tutorial", "snr", "cosine", "angle_degrees", "relative_bias",
     "relative_variance", "seconds_per_update",
@@ -65,7 +66,7 @@ def test_folder_holds_everything(finished):
     figures = {f"{name}.png" for name in ("losses", "accuracy", "snr", "cosine", "bias_variance")}
     assert {path.name for path in out.iterdir()} == names | figures
     assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in figures)
-    assert "Kolen-Pollack" in printed and "node perturbation" in printed and "accuracy" in printed
+    assert "backprop" in printed and "node perturbation" in printed and "accuracy" in printed
     assert "12/12" in errors  # the progress bar, in epochs of both rules
 
 
@@ -92,12 +93,13 @@ def test_results_have_named_axes(finished):
     results = harness.read_dataset(out / "results.nc")
     assert results.loss.dims == ("rule", "seed", "step") and results.loss.shape == (2, 2, 48)
     assert results.cosine.dims == ("rule", "seed", "evaluation", "layer")
+    assert list(results.rule.values) == TWO[1:]
     assert list(results.layer.values) == ["layer 1", "layer 2", "total"]
     assert all(np.isfinite(results[name]).all() for name in results.data_vars)
     # The summary is of these numbers: the mean over seeds, the interval Student's t with one degree.
     rows = json.loads((out / "summary.json").read_text())["rows"]
-    (row,) = (r for r in rows if (r["rule"], r["metric"]) == ("kolen_pollack", "cosine"))
-    values = results.cosine.sel(rule="kolen_pollack", layer="layer 1").isel(evaluation=-1).values
+    (row,) = (r for r in rows if (r["rule"], r["metric"]) == ("backprop", "cosine"))
+    values = results.cosine.sel(rule="backprop", layer="layer 1").isel(evaluation=-1).values
     assert row["mean"] == pytest.approx(values.mean(), rel=1e-6)
     half = 12.706 * abs(values[0] - values[1]) / 2
     assert row["ci95"][1] - row["mean"] == pytest.approx(half, rel=1e-3)
@@ -115,7 +117,7 @@ def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert (out / "rules" / "kolen_pollack.nc").exists() and not (out / "results.nc").exists()
+    assert (out / "rules" / "backprop.nc").exists() and not (out / "results.nc").exists()
 
     code, _, errors = finish(start(*SMALL, *TWO, "--out", out))
     assert code == 2 and "--resume" in errors
@@ -149,7 +151,7 @@ def test_help_names_every_option():
     code, printed, _ = finish(start("--help"))
     assert code == 0
     for option in Config.__dataclass_fields__:
-        assert f"--{option.replace('_', '-')} " in printed
+        assert re.search(rf"--{option.replace('_', '-')}\b", printed)
     assert all(rule in printed for rule in RULES)
 
 

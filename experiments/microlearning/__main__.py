@@ -204,7 +204,8 @@ def run(config: Config) -> xr.Dataset:
                 harness.write_dataset(path, run_rule(name, config, data, unfinished / name, progress))
                 shutil.rmtree(unfinished / name, ignore_errors=True)
             parts.append(harness.read_dataset(path))
-    results = xr.concat(parts, "rule").assign_attrs(config=json.dumps(config.deciding()))
+    # Without the encoding of the parts, which would cut all names to the length of the first.
+    results = xr.concat(parts, "rule").drop_encoding().assign_attrs(config=json.dumps(config.deciding()))
     harness.write_dataset(config.out / "results.nc", results)
     rows = report.rows(results)
     harness.write_summary(config.out, NAME, config.deciding(), rows)

@@ -39,13 +39,13 @@ def evaluator(network: ll.Network, loss: ll.Loss, rule: ll.Rule) -> Callable[...
     exact = ll.backprop(network, loss)
 
     def evaluate(key: jax.Array, params: Any, data: ll.data.Splits) -> Metrics:
-        x, y = map(jnp.asarray, data.test)
+        x, y = data.test
         output = network.apply(params, x)
         grads = ll.without_feedback(rule.value_and_grad(key, params, x, y)[1])
         reference = ll.without_feedback(exact.value_and_grad(key, params, x, y)[1])
         return {
             "test_accuracy": ll.accuracy(output, y),
-            "test_loss": jnp.mean(loss(output, y)),
+            "test_loss": jnp.mean(loss(output, jnp.asarray(y))),
             "cosine": of_layers(cosine_similarity, grads, reference),
         }
 
@@ -60,9 +60,9 @@ def measurement(
 
     def measure(key: jax.Array, params: Any, data: ll.data.Splits) -> Metrics:
         example_key, draw_key = jax.random.split(key)
-        x, y = (jnp.asarray(a[: config.snr_images]) for a in data.test)
+        x, y = (a[: config.snr_images] for a in data.test)
         examples = example_moments(network, rule, example_key, params, x, y)
-        x, y = (jnp.asarray(a[: config.batch_size]) for a in data.train)
+        x, y = (a[: config.batch_size] for a in data.train)
         _, reference = exact.value_and_grad(key, params, x, y)
         draws = draw_moments(in_gradient_units, draw_key, params, x, y, reference, config.draws)
         return {
@@ -81,13 +81,13 @@ def one_step_losses(
     """The loss on the validation images after one step of each of `RATES`."""
 
     def losses(key: jax.Array, params: Any, data: ll.data.Splits) -> jax.Array:
-        x, y = (jnp.asarray(a[: config.batch_size]) for a in data.train)
+        x, y = (a[: config.batch_size] for a in data.train)
         _, grads = rule.value_and_grad(key, params, x, y)
-        x, y = (jnp.asarray(a[: config.test_images]) for a in data.validation)
+        x, y = (a[: config.test_images] for a in data.validation)
 
         def after(rate: jax.Array) -> jax.Array:
             stepped = jax.tree.map(lambda w, g: w - rate * g, params, grads)
-            return jnp.mean(loss(network.apply(stepped, x), y))
+            return jnp.mean(loss(network.apply(stepped, x), jnp.asarray(y)))
 
         return jax.lax.map(after, jnp.asarray(RATES))
 

@@ -1,5 +1,6 @@
 """The table and the figures of the microlearning experiment."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from experiments import harness
 
@@ -29,6 +30,7 @@ LABELS = {
     "weight_perturbation": "weight perturbation",
 }
 COLOURS = dict(zip(LABELS, plt.get_cmap("tab10").colors, strict=True))  # type: ignore[attr-defined]
+MARKERS = dict(zip(LABELS, "osD^v<>P*X", strict=True))
 STYLES = dict(zip(LABELS, ("-", "--", "-.", ":", "--", "-.", ":", "-", "--", ":"), strict=True))
 COLUMNS = {
     "test_accuracy": "accuracy",
@@ -145,7 +147,11 @@ def losses(results: xr.Dataset) -> Figure:
         lambda one: one.loss.values[:, : bins * width].reshape(-1, bins, width).mean(axis=2),
     )
     axes.set_yscale("log")
-    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)))
+    limits = axes.get_ylim()
+    axes.set_yticks([0.1, 0.2, 0.3, 0.5, 1, 2, 3])
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(limits)
     return _finish(figure, axes, results)
 
 
@@ -182,8 +188,13 @@ def snr(results: xr.Dataset) -> Figure:
         axes.set(title=title, xlabel="signal-to-noise ratio")
         axes.grid(axis="x", alpha=0.3)
     both[0].set_yticks(range(len(names)), [LABELS[n] for n in names])
-    both[0].invert_yaxis()
+    both[0].set_ylim(len(names) - 0.4, -1.0)
     both[0].set_xscale("symlog", linthresh=1e-4)
+    both[0].set_xlim(left=-1e-4)
+    count = json.loads(results.attrs["config"])["snr_images"]
+    floor = np.sqrt(2 / (np.pi * count))
+    both[1].axvline(floor, color="0.3", linestyle=":")
+    both[1].text(floor, -0.7, f" pure noise over {count} examples", va="center", color="0.3")
     figure.suptitle("Gradient SNR of the first layer across examples, at initialisation")
     figure.supxlabel(
         f"mean and 95 % interval over {results.sizes['seed']} seeds", fontsize="small", color="0.4"
@@ -205,8 +216,9 @@ def bias_variance(results: xr.Dataset) -> Figure:
             points.append((centre, [[centre - low], [high - centre]]))
         (x, xerr), (y, yerr) = points
         axes.errorbar(
-            x, y, yerr, xerr, fmt="o", color=COLOURS[name], label=LABELS[name], capsize=3, alpha=0.9
-        )
+            x, y, yerr, xerr, fmt=MARKERS[name], color=COLOURS[name], label=LABELS[name], capsize=3,
+            markersize=9, markerfacecolor="none", markeredgewidth=1.6,
+        )  # fmt: skip
     axes.set(
         title="Bias against variance of the gradient estimate at initialisation",
         xlabel="variance over draws, tr Cov g / |gradient|²",
@@ -215,5 +227,11 @@ def bias_variance(results: xr.Dataset) -> Figure:
         yscale="log",
     )
     axes.grid(alpha=0.3)
-    axes.text(0.01, 0.01, f"values below {floor:g} are drawn there", transform=axes.transAxes, color="0.4")
+    axes.text(
+        0.01,
+        0.01,
+        f" values below {floor:g}, zero and unresolved ones too, are drawn there",
+        transform=axes.transAxes,
+        color="0.4",
+    )
     return _finish(figure, axes, results)

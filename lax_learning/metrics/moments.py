@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from lax_learning._checks import check_count
 from lax_learning._precision import raised
@@ -165,7 +165,7 @@ def _projections(deviations: PyTree, mean: PyTree, reference: PyTree | None) -> 
 
 
 def draw_moments(
-    rule: Rule, key: Key, params: Params, x: Array, y: Array, reference: Params, num_samples: int
+    rule: Rule, key: Key, params: Params, x: ArrayLike, y: ArrayLike, reference: Params, num_samples: int
 ) -> Moments:
     """The moments of a rule's gradients over its own draws, on one batch.
 
@@ -189,7 +189,9 @@ def draw_moments(
     return streamed_moments(draw, jax.random.split(key, num_samples), without_feedback(reference))
 
 
-def example_moments(network: Network, rule: Rule, key: Key, params: Params, x: Array, y: Array) -> Moments:
+def example_moments(
+    network: Network, rule: Rule, key: Key, params: Params, x: ArrayLike, y: ArrayLike
+) -> Moments:
     """The moments of a rule's gradients over examples, each as in a batch of one with draws of its own.
 
     For rules with signals on dense layers these are matrix products, `X^T D / T` and
@@ -209,6 +211,7 @@ def example_moments(network: Network, rule: Rule, key: Key, params: Params, x: A
     Raises:
       ValueError: for fewer than three examples.
     """
+    x, y = jnp.asarray(x), jnp.asarray(y)
     check_count("number of examples in x", x.shape[0], 3)
     if rule.signals is not None and all(layer.linear is dense_product for layer in network.layers):
         _, inputs, deltas = rule.signals(key, params, x, y)

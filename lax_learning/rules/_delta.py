@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import check_choice, check_floating, check_inputs, check_targets
 from lax_learning.estimators._draws import scaled
@@ -38,22 +38,24 @@ def delta_rule(
     check_choice("scale", scale, _WEIGHTS)
     weight = _WEIGHTS[scale]
 
-    def per_example(key: Key, params: Params, x: Array, y: Array) -> Signals:
-        check_batch(network, x, y)
+    def per_example(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> Signals:
+        x, y = as_batch(network, x, y)
         return signals(key, params, x, y, weight(1))
 
-    def value_and_grad(key: Key, params: Params, x: Array, y: Array) -> tuple[Array, Params]:
-        check_batch(network, x, y)
+    def value_and_grad(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> tuple[Array, Params]:
+        x, y = as_batch(network, x, y)
         losses, inputs, deltas = signals(key, params, x, y, weight(x.shape[0]))
         return jnp.mean(losses), pull_back(network, params, inputs, deltas)
 
     return Rule(init, value_and_grad, per_example)
 
 
-def check_batch(network: Network, x: Array, y: Array) -> None:
-    """Raises unless x is a non-empty floating batch for the network and y has as many rows."""
+def as_batch(network: Network, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    """x and y as JAX arrays; raises unless x is a non-empty floating batch and y has as many rows."""
+    x, y = jnp.asarray(x), jnp.asarray(y)
     check_inputs(x, network.input_shape)
     check_targets(y, x.shape[0])
+    return x, y
 
 
 def checked_losses(loss: Loss, output: Array, y: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from lax_learning import estimators
 from lax_learning._checks import check_choice, check_count
@@ -11,7 +11,7 @@ from lax_learning.estimators.forward_gradient import directional_derivative
 from lax_learning.feedback import init_forward
 from lax_learning.networks import Network
 from lax_learning.noise import Noise, as_noise
-from lax_learning.rules._delta import check_batch, checked_losses, delta_rule, per_example
+from lax_learning.rules._delta import as_batch, checked_losses, delta_rule, per_example
 from lax_learning.taps import tap_shapes, zero_taps
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
@@ -62,8 +62,8 @@ def forward_gradient(
     draw_noise = as_noise(noise)
     init = partial(init_forward, network)
 
-    def losses_of_weights(params: Params, x: Array, y: Array) -> Array:
-        check_batch(network, x, y)
+    def losses_of_weights(params: Params, x: ArrayLike, y: ArrayLike) -> Array:
+        x, y = as_batch(network, x, y)
         return checked_losses(loss, network.apply(params, x), y)
 
     def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:

@@ -68,7 +68,7 @@ def kolen_pollack(
             for name, g in data.items()
         }
 
-    def value_and_grad(key: Key, params: Params, x: Array, y: Array) -> tuple[Array, Params]:
+    def value_and_grad(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> tuple[Array, Params]:
         value, (first, *rest) = aligned.value_and_grad(key, params, x, y)
         return value, (first, *(paired(w, g) for w, g in zip(params[1:], rest, strict=True)))
 

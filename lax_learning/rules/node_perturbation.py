@@ -129,7 +129,8 @@ def node_perturbation(
 
     References:
       Le Cun, Galland, Hinton, GEMINI: gradient estimation through matrix inversion after noise
-      injection, https://proceedings.neurips.cc/paper/1988/hash/a0a080f42e6f13b3a2df133f073095dd-Abstract.html, 1988.
+      injection,
+      https://proceedings.neurips.cc/paper/1988/hash/a0a080f42e6f13b3a2df133f073095dd-Abstract.html, 1988.
       Werfel, Xie, Seung, Learning curves for stochastic gradient descent in linear feedforward
       networks, https://doi.org/10.1162/089976605774320539, 2005.
       Dalm et al., Effective learning with node perturbation in multi-layer neural networks,

@@ -8,7 +8,7 @@ from lax_learning import estimators
 from lax_learning.feedback import init_forward
 from lax_learning.networks import Network
 from lax_learning.noise import Noise
-from lax_learning.rules._delta import check_batch, checked_losses
+from lax_learning.rules._delta import as_batch, checked_losses
 from lax_learning.types import Loss, Params, Rule
 
 
@@ -54,8 +54,8 @@ def weight_perturbation(
       feedforward and recurrent multilayer networks, https://doi.org/10.1109/72.105429, 1992.
     """
 
-    def losses(params: Params, x: Array, y: Array) -> Array:
-        check_batch(network, x, y)
+    def losses(params: Params, x: ArrayLike, y: ArrayLike) -> Array:
+        x, y = as_batch(network, x, y)
         return checked_losses(loss, network.apply(params, x), y)
 
     estimate = estimators.weight_perturbation(

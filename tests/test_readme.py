@@ -1,0 +1,45 @@
+"""The README's Python runs as written, and its rules exist."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import lax_learning as ll
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def namespace():
+    pytest.importorskip("mlxtend")
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+        exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+def test_quickstart_runs_and_learns(namespace):
+    history = namespace["history"]
+    assert history.losses.shape == (8, 80) and history.evaluations.shape == (8, 3)
+    # Chance is 0.1 with a standard error of sqrt(0.1 0.9 / 500) = 0.013 a seed.
+    assert (np.asarray(history.evaluations[:, -1]) > 0.1 + 5 * 0.0134).all()
+    assert jax.tree.structure(namespace["grads"]) == jax.tree.structure(namespace["params"])
+
+
+def test_optimizer_recipe_is_one(namespace):
+    rule = ll.feedback_alignment(ll.mlp((3, 4, 2)), ll.squared_error)
+    params = rule.init(jax.random.key(0))
+    optimizer = namespace["optimizer"]
+    _, grads = rule.value_and_grad(jax.random.key(1), params, np.ones((5, 3), "f"), np.ones((5, 2), "f"))
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert not np.any(updates[1]["feedback"]) and np.any(updates[1]["w"])
+
+
+def test_rules_of_the_table_exist():
+    named = set(re.findall(r"`ll\.(\w+)[(`]", README.split("## Rules")[1].split("`ll.estimators`")[0]))
+    named -= {"NAME", "estimators"}
+    assert {"backprop", "weight_perturbation", "kolen_pollack", "sign_symmetry"} <= named
+    assert all(hasattr(ll, name) for name in named)
