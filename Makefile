@@ -28,8 +28,8 @@ help:  ## list the targets
 
 setup: $(READY)  ## create .venv from the lock
 
-demo: $(READY)  ## run the demonstration experiment, offline, into results/microlearning
-	$(BIN)/python -m experiments.microlearning --out results/microlearning
+demo: $(READY)  ## run the main job, offline, into results/microlearning; again to go on
+	$(BIN)/python -m experiments.microlearning --out results/microlearning --resume
 
 test: lint  ## check style and types, run the tests and the examples in docstrings
 	$(BIN)/python -m pytest
