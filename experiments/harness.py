@@ -88,7 +88,7 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
             raise FolderError(
                 f"--out: {out} holds a run already; expected another folder, or --resume to go on"
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise FolderError(f"--out: expected an empty folder or one of an earlier run, got {out}")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, wanted)

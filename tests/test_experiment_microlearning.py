@@ -147,6 +147,12 @@ def test_folder_with_other_files_is_refused(tmp_path):
         harness.open_folder(tmp_path, {}, resume=True)
 
 
+def test_folder_of_a_run_killed_at_its_start_is_taken(tmp_path):
+    (tmp_path / ".config.json.123").write_text("{")
+    harness.open_folder(tmp_path, {"seeds": 2}, resume=True)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seeds": 2}
+
+
 def test_help_names_every_option():
     code, printed, _ = finish(start("--help"))
     assert code == 0
