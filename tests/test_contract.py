@@ -238,20 +238,22 @@ def test_traced_learning_rate() -> None:
 ON_FOUR_DEVICES = """
 import jax
 import lax_learning as ll
-from tests.compare import assert_same
+from tests.compare import assert_close, assert_same
 from tests.test_contract import DATA, KEYS, member, make, trainer
 
 assert jax.device_count() == 4
 train = trainer(make("kp"))
-on_four = ll.ensemble(train)(KEYS[:5], DATA)
+on_four = ll.ensemble(train)(KEYS[:5], DATA)  # two members a device, three of them padding
 on_one = ll.ensemble(train, devices=jax.devices()[:1])(KEYS[:5], DATA)
 assert on_four.losses.shape == (5, 4)
-assert_same(on_four.losses, on_one.losses)
-assert_same(on_four.state, on_one.state)
-assert_same(on_four.evaluations, on_one.evaluations)
-chunked = ll.ensemble(train, memory_budget=1.0)(KEYS[:5], DATA)
-assert_same(chunked, on_one)
-print("same on 4 devices")
+# Two members a device are another program than five on one: sums over the batch and the layers may be
+# rounded otherwise, 32 terms long at most, in each of four updates.
+assert_close(on_four, on_one, ulps=4 * 32)
+chunked = ll.ensemble(train, memory_budget=1.0)(KEYS[:5], DATA)  # one a device, in two chunks
+assert_close(chunked, on_one, ulps=4 * 32)
+# Which device a member is on leaves no trace.
+assert_same(ll.ensemble(train)(KEYS[:5][::-1], DATA), member(on_four, slice(None, None, -1)))
+print("same on four devices")
 """
 
 
