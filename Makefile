@@ -32,7 +32,7 @@ demo: $(READY)  ## run the main job, offline, into results/microlearning; again 
 	$(BIN)/python -m experiments.microlearning --out results/microlearning --resume
 
 test: lint  ## check style and types, run the tests and the examples in docstrings
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check
