@@ -8,14 +8,9 @@ from lax_learning.metrics.alignment import (
     relative_norm,
     weight_alignment,
 )
-from lax_learning.metrics.moments import (
-    Moments,
-    draw_moments,
-    example_moments,
-    stacked_moments,
-    streamed_moments,
-)
+from lax_learning.metrics.moments import Moments, stacked_moments, streamed_moments
 from lax_learning.metrics.quality import SNR, BiasVariance, Estimate, bias_variance, snr
+from lax_learning.metrics.sources import draw_moments, example_moments
 
 __all__ = [
     "SNR",
