@@ -1,9 +1,9 @@
 """Credit assignment without backprop, as pure JAX functions."""
 
-from lax_learning import data, estimators, metrics
+from lax_learning import data, estimators, metrics, plasticity
 from lax_learning.ensemble import ensemble
 from lax_learning.feedback import clip_by_forward_norm, forward_mask, with_feedback, without_feedback
-from lax_learning.losses import accuracy, softmax_cross_entropy, squared_error
+from lax_learning.losses import accuracy, balanced_accuracy, softmax_cross_entropy, squared_error
 from lax_learning.networks import Layer, Network, dense, dense_product, mlp
 from lax_learning.rules import (
     backprop,
@@ -17,11 +17,12 @@ from lax_learning.rules import (
 )
 from lax_learning.taps import pull_back
 from lax_learning.training import History, Train, TrainState, make_train
-from lax_learning.types import Estimator, Loss, Rule, Signals
+from lax_learning.types import Dynamics, Estimator, Loss, Rule, Signals
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Dynamics",
     "Estimator",
     "History",
     "Layer",
@@ -33,6 +34,7 @@ __all__ = [
     "TrainState",
     "accuracy",
     "backprop",
+    "balanced_accuracy",
     "clip_by_forward_norm",
     "data",
     "dense",
@@ -48,6 +50,7 @@ __all__ = [
     "metrics",
     "mlp",
     "node_perturbation",
+    "plasticity",
     "pull_back",
     "sign_symmetry",
     "softmax_cross_entropy",

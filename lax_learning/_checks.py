@@ -1,6 +1,6 @@
 """Checks of what users pass in: each names the argument, what was expected and what came."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -43,6 +43,21 @@ def check_not_negative(name: str, value: Any) -> None:
         return
     if not (_is_finite_number(value) and value >= 0):
         raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+
+
+def check_probability(name: str, value: Any) -> None:
+    """Raises ValueError unless `value` is a number in 0..1; traced values pass."""
+    if isinstance(value, Tracer):
+        return
+    if not (_is_finite_number(value) and 0 <= value <= 1):
+        raise ValueError(f"{name}: expected a number in 0..1, got {value!r}")
+
+
+def check_shapes(names: Sequence[str], arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raises ValueError unless every array has the shape it should have."""
+    for name, array, shape in zip(names, arrays, shapes, strict=True):
+        if jnp.shape(array) != tuple(shape):
+            raise ValueError(f"{name}: expected shape {list(shape)}, got {list(jnp.shape(array))}")
 
 
 def check_floating(name: str, value: Any) -> None:

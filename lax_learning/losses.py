@@ -83,3 +83,31 @@ def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
     """
     output, y = _raise_precision(output, y)
     return jnp.mean(jnp.argmax(output, axis=-1) == jnp.argmax(y, axis=-1), dtype=output.dtype)
+
+
+def balanced_accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
+    """The accuracy within each class, averaged over the classes that occur.
+
+    `mean_c (correct examples of class c) / (examples of class c)`
+
+    Args:
+      output: `[batch, classes]`.
+      y: one-hot labels, `[batch, classes]`.
+
+    Returns:
+      A number in 0..1.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> y = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+      >>> float(balanced_accuracy(jnp.array([[2.0, 1.0]] * 4), y))
+      0.5
+    """
+    output, y = _raise_precision(output, y)
+    correct = jnp.argmax(output, axis=-1) == jnp.argmax(y, axis=-1)
+    of_class = jnp.sum(y, axis=0)
+    recall = jnp.sum(jnp.where(correct[:, None], y, 0), axis=0) / jnp.maximum(of_class, 1)
+    return jnp.sum(recall) / jnp.sum(of_class > 0, dtype=output.dtype)

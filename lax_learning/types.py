@@ -56,3 +56,15 @@ class Rule(NamedTuple):
     init: Callable[[Key], Params]
     value_and_grad: Callable[[Key, Params, ArrayLike, ArrayLike], tuple[Array, Params]]
     signals: Callable[[Key, Params, ArrayLike, ArrayLike], Signals] | None = None
+
+
+class Dynamics(NamedTuple):
+    """What has memory or no loss, as a pair of pure functions.
+
+    Fields:
+      init: `(...) -> state`.
+      update: `(..., state, ...) -> (state, diagnostics)`, the diagnostics a NamedTuple.
+    """
+
+    init: Callable[..., Any]
+    update: Callable[..., tuple[Any, Any]]

@@ -1,0 +1,29 @@
+"""Uniform points with labels by a function, in splits."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from lax_learning._checks import check_count
+from lax_learning.data.types import Dataset, Splits
+from lax_learning.types import Key
+
+
+def uniform_splits(
+    key: Key, num_features: int, label: Callable[[Array], Array], sizes: Sequence[int], dtype: DTypeLike
+) -> Splits:
+    """Points `x ~ U(-1, 1)^d` with `y = one_hot(label(x))` of two classes."""
+    sizes = tuple(sizes)
+    if len(sizes) != 3:
+        raise ValueError(f"sizes: expected numbers of training, validation and test points, got {sizes}")
+    for i, size in enumerate(sizes):
+        check_count(f"sizes[{i}]", size, minimum=0)
+    x = jax.random.uniform(key, (sum(sizes), num_features), dtype, -1, 1)
+    y = jax.nn.one_hot(label(x), 2, dtype=dtype)
+    ends = list(itertools.accumulate(sizes))
+    starts = [0, *ends[:-1]]
+    return Splits(*(Dataset(x[a:b], y[a:b]) for a, b in zip(starts, ends, strict=True)))

@@ -1,0 +1,101 @@
+"""The k-cap: of the units of a layer, the k with the largest values fire (Papadimitriou et al., 2020)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from lax_learning._checks import check_count, check_floating
+
+_BITS_A_ROUND = 2  # 4 candidates a pass over the units: of 1 to 5 bits the fastest in a scan and in batches
+
+
+def top_k_mask(x: ArrayLike, k: int, *, axis: int = -1) -> Bool[Array, "..."]:
+    """Which k entries along an axis are the largest; of equal ones the first.
+
+    Args:
+      x: floating values of any shape; NaN counts as larger than all numbers.
+      k: how many entries are marked, 1 to the size of the axis.
+      axis: the axis along which entries compete; all others are batched.
+
+    Returns:
+      A mask of the shape of `x` with k entries set along the axis.
+
+    Raises:
+      TypeError: if `x` is not floating or k no int.
+      ValueError: if `x` is a scalar, or k < 1 or larger than the axis.
+
+    Example:
+      >>> top_k_mask(jnp.array([0.5, 2.0, 0.5, 1.0]), 3).tolist()
+      [True, True, False, True]
+    """
+    x = jnp.asarray(x)
+    check_floating("x", x)
+    if x.ndim == 0 or not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"x: expected an axis {axis}, got shape {list(x.shape)}")
+    check_count("k", k)
+    size = x.shape[axis]
+    if k > size:
+        raise ValueError(f"k: expected at most {size}, the size of axis {axis} of x, got {k}")
+    values = jnp.moveaxis(x, axis, -1)
+    order = _as_ordered_bits(values)
+    threshold = _kth_largest(order, jnp.asarray(k), order.dtype.itemsize * 8)
+    above = order > threshold
+    # As many of those at the threshold as are missing: by the same search, on their places from the end.
+    missing = k - jnp.sum(above, axis=-1, keepdims=True, dtype=jnp.int32)
+    places = jnp.where(order == threshold, jnp.arange(size, 0, -1, dtype=jnp.uint32), 0)
+    last = _kth_largest(places, missing, size.bit_length())
+    return jnp.moveaxis(above | ((places >= last) & (places > 0)), -1, axis)
+
+
+def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
+    """Keeps the k largest values along an axis and zeroes the rest.
+
+    `cap(x)_i = x_i if x_i is one of the k largest else 0`
+
+    Of equal values the first wins. The choice counts as constant: gradients flow through the kept values.
+    The cost is linear in the number of entries, without a sort.
+
+    Args:
+      x: floating values of any shape, non-negative in k-cap networks, `relu(z)`.
+      k: how many values are kept, 1 to the size of the axis.
+      axis: the axis along which entries compete; all others are batched.
+
+    Returns:
+      An array of the shape and dtype of `x`.
+
+    Raises:
+      TypeError: if `x` is not floating or k no int.
+      ValueError: if `x` is a scalar, or k < 1 or larger than the axis.
+
+    Example:
+      >>> k_cap(jnp.array([0.5, 2.0, 0.0, 1.0]), 2).tolist()
+      [0.0, 2.0, 0.0, 1.0]
+
+    References:
+      Papadimitriou, Vempala, Mitropolsky, Collins, Maass, Brain computation by assemblies of neurons,
+      https://doi.org/10.1073/pnas.2001893117, 2020.
+    """
+    x = jnp.asarray(x)
+    return jnp.where(top_k_mask(x, k, axis=axis), x, 0)
+
+
+def _as_ordered_bits(x: Array) -> Array:
+    """Unsigned integers in the order of the floats, in which -0 and 0 are equal."""
+    signed = jnp.dtype(f"int{x.dtype.itemsize * 8}")
+    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, jnp.zeros_like(x), x), signed)
+    unsigned = jnp.where(bits < 0, ~bits, bits ^ jnp.iinfo(signed).min)
+    return jax.lax.bitcast_convert_type(unsigned, jnp.dtype(f"uint{x.dtype.itemsize * 8}"))
+
+
+def _kth_largest(order: Array, k: Array, num_bits: int) -> Array:
+    """The k-th largest of unsigned integers along the last axis, which stays: its bits, the highest first."""
+    found = jnp.zeros((*order.shape[:-1], 1), order.dtype)
+    shift = num_bits
+    while shift > 0:
+        width = min(_BITS_A_ROUND, shift)
+        shift -= width
+        candidates = found | (jnp.arange(1, 2**width, dtype=order.dtype) << shift)
+        reach = jnp.sum(order[..., None, :] >= candidates[..., :, None], axis=-1, dtype=jnp.int32)
+        digit = jnp.sum(reach >= k, axis=-1, keepdims=True)
+        found = found | (digit.astype(order.dtype) << shift)
+    return found

@@ -1,0 +1,173 @@
+"""Meta-learning of plasticity tables: the loss after a pass is a function of the tables (Cristian et al., 2020)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.nn.initializers import Initializer, constant, zeros
+from jaxtyping import Array, ArrayLike, Float
+
+from lax_learning import estimators
+from lax_learning._checks import check_shapes
+from lax_learning.losses import softmax_cross_entropy
+from lax_learning.plasticity.networks import KCapNetwork, State
+from lax_learning.plasticity.passes import plastic_pass, read_changes
+from lax_learning.plasticity.scheme import UPDATES
+from lax_learning.plasticity.tables import Tables
+from lax_learning.training import Train, make_train
+from lax_learning.types import Estimator, Key, Rule
+
+
+class MetaParams(NamedTuple):
+    """What is learned upstream.
+
+    Fields:
+      tables: of all plastic layers.
+      w: weights of the first layer, `[inputs, width]`.
+    """
+
+    tables: Tables
+    w: Float[Array, "inputs width"]
+
+
+def with_params(state: State, params: MetaParams) -> State:
+    """The state with the first-layer weights of `params`."""
+    return ({**state[0], "w": params.w}, *state[1:])
+
+
+def learn_episode(
+    network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike
+) -> State:
+    """The state after one pass from reset weights, with a cheap derivative by the tables.
+
+    Which entry a synapse reads is constant, so the final weights are a sum over samples of entries, in the
+    multiplicative scheme of their logarithms: `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
+    value comes from the scan and the derivative from that product: nothing is stored for the way back but
+    the codes, and forward and reverse mode, and perturbation, all go through.
+    """
+    state = network.reset(state)
+    fixed_tables, fixed_state = jax.lax.stop_gradient((tables, state))
+    after, _, diagnostics = plastic_pass(network, fixed_tables, fixed_state, xs, ys)
+
+    def changes_of(response: Any, label: Array) -> Any:
+        return read_changes(network, tables, fixed_state, response, label)[2]
+
+    changes = jax.vmap(changes_of)(diagnostics.response, jnp.asarray(ys))
+    update = UPDATES[network.scheme.update]
+    learned = []
+    for layer, change in zip(after[1:], changes, strict=True):
+        codes = jnp.arange(change.rows.shape[1])[:, None]
+        read = (change.pre[:, None, :] == codes).astype(change.rows.dtype)
+        on_edges = jnp.einsum("tci,tcj->ij", read, update.summand(change.rows))
+        total = jnp.where(layer["mask"], on_edges, jnp.sum(update.summand(change.elsewhere)))
+        learned.append({**layer, "w": update.apply(layer["w"], total - jax.lax.stop_gradient(total))})
+    return (state[0], *learned)
+
+
+def meta_rule(
+    network: KCapNetwork,
+    state: State,
+    *,
+    estimator: Callable[..., Estimator] = estimators.backprop,
+    double_softmax: bool = False,
+    shared: bool = True,
+    hidden_init: Initializer = constant(0.4),  # noqa: B008 (a pure function)
+    output_init: Initializer = zeros,
+) -> Rule:
+    """Learning of tables and first-layer weights as a rule under the contract of all others.
+
+    `L(tables, w) = mean cross-entropy on a batch after one pass over that batch from reset weights`
+
+    Args:
+      network: from `k_cap_mlp` or `k_cap_recurrent`.
+      state: from `network.init`: its synapses, and the first-layer weights to start from.
+      estimator: a factory over the loss; `estimators.backprop` for the exact gradient through the pass,
+        or any other of `estimators`, for example
+        `functools.partial(estimators.weight_perturbation, sigma=0.01)`.
+      double_softmax: applies the cross-entropy, softmax included, to softmax outputs, as the published
+        code does; the loss of two labels then stays above log(1 + 1/e) = 0.3133.
+      shared: one table for all plastic hidden layers, or else one a layer.
+      hidden_init: initialiser of the hidden tables.
+      output_init: of the output table.
+
+    Returns:
+      A rule of `MetaParams` for `x [batch, inputs]` and one-hot `y [batch, labels]`.
+
+    Raises:
+      ValueError: if state or tables do not fit the network.
+
+    Example:
+      >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
+      >>> rule = meta_rule(network, network.init(jax.random.key(0)))
+      >>> params = rule.init(jax.random.key(1))
+      >>> x = jax.random.normal(jax.random.key(2), (6, 8))
+      >>> loss, grads = rule.value_and_grad(jax.random.key(3), params, x, jax.nn.one_hot(x[:, 0] > 0, 2))
+      >>> grads.tables.output.shape, grads.w.shape
+      ((2, 2), (8, 20))
+
+    References:
+      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
+      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
+    """
+    network.check_state(state)
+
+    def init(key: Key) -> MetaParams:
+        tables = network.init_tables(key, shared=shared, hidden_init=hidden_init, output_init=output_init)
+        return MetaParams(tables, state[0]["w"])
+
+    def loss_fn(params: MetaParams, x: ArrayLike, y: ArrayLike) -> Array:
+        check_shapes(["y"], [y], [(jnp.shape(x)[0], network.shapes[-1][1])])
+        start = with_params(state, params)
+        learned = learn_episode(network, params.tables, start, x, jnp.argmax(y, axis=-1))
+        output = network.apply(learned, x)
+        return softmax_cross_entropy(jax.nn.softmax(output) if double_softmax else output, y)
+
+    return Rule(init, estimator(loss_fn))
+
+
+def meta_learn(
+    network: KCapNetwork,
+    state: State,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_updates: int,
+    batch_size: int = 100,
+    **options: Any,
+) -> Train:
+    """A run of meta-learning: the outer optimiser on the loss after a pass over every batch.
+
+    Args:
+      network: from `k_cap_mlp` or `k_cap_recurrent`.
+      state: from `network.init`.
+      optimizer: from optax, for tables and first-layer weights. The published code's is torch's Adam with L2
+        decay in the gradient: `optax.chain(optax.add_decayed_weights(0.01), optax.adam(0.01))`.
+      num_updates: number of batches.
+      batch_size: samples a pass.
+      **options: `evaluate` and `every` as in `make_train`, all others as in `meta_rule`.
+
+    Returns:
+      `train(key, data) -> History`, as from `make_train`; the learned `MetaParams` are its
+      `state.params`.
+
+    Raises:
+      TypeError, ValueError: as `make_train` and `meta_rule`.
+
+    Example:
+      >>> from lax_learning.data import half_space
+      >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
+      >>> data = half_space(jax.random.key(0), 8, sizes=(50, 0, 20))
+      >>> train = meta_learn(
+      ...     network, network.init(jax.random.key(1)), optax.adam(0.01), num_updates=3, batch_size=10
+      ... )
+      >>> jax.jit(train)(jax.random.key(2), data).losses.shape
+      (3,)
+
+    References:
+      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
+      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
+    """
+    run = {name: options.pop(name) for name in ("evaluate", "every") if name in options}
+    rule = meta_rule(network, state, **options)
+    return make_train(rule, optimizer, num_updates=num_updates, batch_size=batch_size, **run)

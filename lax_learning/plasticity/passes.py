@@ -1,0 +1,190 @@
+"""One online pass: every sample is seen once, and synapses change after it by what their table says."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Int
+
+from lax_learning.plasticity.networks import KCapNetwork, Response, State
+from lax_learning.plasticity.scheme import UPDATES
+from lax_learning.plasticity.tables import Tables
+from lax_learning.types import Dynamics
+
+
+class Diagnostics(NamedTuple):
+    """What a network did with a sample before it changed; stacked over samples by `plastic_pass`.
+
+    Fields:
+      prediction: the label it chose.
+      updated: whether its synapses changed.
+      response: the codes of all units, and the logits. Under `jit`, what is not used of it costs nothing.
+    """
+
+    prediction: Int[Array, "*samples"]
+    updated: Bool[Array, "*samples"]
+    response: Response
+
+
+class Change(NamedTuple):
+    """How the synapses of a layer change: `change_ij = rows[pre_i, j]`, and `elsewhere` off the edges.
+
+    Fields:
+      pre: presynaptic codes `[in]`, 0 where the table does not read them.
+      rows: `[codes, out]`.
+      elsewhere: a scalar.
+    """
+
+    pre: Array
+    rows: Array
+    elsewhere: Array
+
+
+def read_changes(
+    network: KCapNetwork, tables: Tables, state: State, response: Response, label: Array
+) -> tuple[Array, Array, tuple[Change, ...]]:
+    """The prediction for a sample, whether to learn from it, and the change of every plastic layer."""
+    rule, scheme = network.rule, network.scheme
+    prediction = jnp.argmax(response.logits)
+    labels = jnp.arange(network.shapes[-1][1])
+    learns = prediction != label if scheme.samples == "misclassified" else jnp.ones((), bool)
+    output_row = learns if scheme.rows == "all" else learns & ((labels == label) | (labels == prediction))
+    post = (*response.post, jnp.where(labels == label, network.label_code, 1 - network.label_code))
+    gates = (*(learns for _ in response.post), output_row)
+    changes = []
+    layers = zip(network.layer_tables(tables), response.pre, post, state[1:], gates, strict=True)
+    for table, pre, code, layer, gate in layers:
+        steps = jnp.asarray(scheme.step_size, table.dtype) * table
+        rows = jnp.where(gate, rule.rows(steps, pre, code, layer["mask"]), 0)
+        elsewhere = jnp.where(learns & scheme.non_edges, steps.ravel()[0], 0)
+        changes.append(Change(pre if rule.reads_pre else jnp.zeros_like(pre), rows, elsewhere))
+    return prediction, learns, tuple(changes)
+
+
+def _respond_and_change(
+    network: KCapNetwork, tables: Tables, state: State, drive: Array, label: Array
+) -> tuple[State, Diagnostics]:
+    """One sample, from the drive of the first layer on."""
+    response = network.respond(state, drive)
+    prediction, learns, changes = read_changes(network, tables, state, response, label)
+    update = UPDATES[network.scheme.update]
+    first, *plastic = state
+    after = []
+    for layer, change in zip(plastic, changes, strict=True):
+        full = change.rows[0]
+        for code in range(1, len(change.rows)):  # a select a code, no gather over the matrix
+            full = jnp.where(change.pre[:, None] == code, change.rows[code], full)
+        full = jnp.where(layer["mask"], full, change.elsewhere)
+        after.append({**layer, "w": update.apply(layer["w"], full)})
+    return (first, *after), Diagnostics(prediction, learns, response)
+
+
+def plastic_pass(
+    network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike
+) -> tuple[State, Int[Array, " samples"], Diagnostics]:
+    """Learns from every sample once, in order: a forward pass, then the plasticity step.
+
+    `beta_ij = table[pre_i, post_j, ...]`, `w <- w + step_size beta mask` (see `Scheme`)
+
+    One scan. The first layer is fixed during the pass: its part is done for all samples at once, in memory
+    for `samples * width` numbers; longer streams go through in pieces, which gives the same.
+
+    The pass can be differentiated as it stands; `meta_learn` has a cheaper way to the same gradient.
+
+    Args:
+      network: from `k_cap_mlp` or `k_cap_recurrent`.
+      tables: from `network.init_tables`, learned or transferred.
+      state: from `network.init`, or what an earlier pass returned.
+      xs: samples in order, `[samples, inputs]`.
+      ys: their labels, integers `[samples]`.
+
+    Returns:
+      The state after the pass, the predictions before each step `[samples]`, and the diagnostics.
+
+    Raises:
+      TypeError, ValueError: for an empty pass, arrays of other shapes or dtypes, a label out of range
+        (labels that are traced cannot be checked; they count as none of the labels), or tables or a state
+        that do not fit the network.
+
+    Example:
+      >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
+      >>> state = network.init(jax.random.key(0))
+      >>> tables = network.init_tables(jax.random.key(1))
+      >>> xs = jax.random.normal(jax.random.key(2), (5, 8))
+      >>> state, predictions, _ = plastic_pass(network, tables, state, xs, jnp.array([0, 1, 1, 0, 1]))
+      >>> predictions.shape
+      (5,)
+
+    References:
+      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
+      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
+    """
+    xs, ys = jnp.asarray(xs), jnp.asarray(ys)
+    if xs.ndim != 2:
+        raise ValueError(f"xs: expected shape [samples, {network.shapes[0][0]}], got {list(xs.shape)}")
+    if xs.shape[0] == 0:
+        raise ValueError(f"xs: expected at least one sample, got shape {list(xs.shape)}")
+    if ys.shape != xs.shape[:1]:
+        raise ValueError(f"ys: expected shape [{xs.shape[0]}] as in xs, got {list(ys.shape)}")
+    _check_labels("ys", ys, network.shapes[-1][1])
+    network.check_state(state)
+
+    def step(state: State, sample: tuple[Array, Array]) -> tuple[State, Diagnostics]:
+        return _respond_and_change(network, tables, state, *sample)
+
+    first, *plastic = state
+    masks = [layer["mask"] for layer in plastic]
+
+    def body(weights: list[Array], sample: tuple[Array, Array]) -> tuple[list[Array], Diagnostics]:
+        layers = ({"w": w, "mask": mask} for w, mask in zip(weights, masks, strict=True))
+        after, diagnostics = step((first, *layers), sample)
+        return [layer["w"] for layer in after[1:]], diagnostics
+
+    weights, diagnostics = jax.lax.scan(body, [layer["w"] for layer in plastic], (network.drive(state, xs), ys))
+    after = ({"w": w, "mask": mask} for w, mask in zip(weights, masks, strict=True))
+    return (first, *after), diagnostics.prediction, diagnostics
+
+
+def table_plasticity(network: KCapNetwork) -> Dynamics:
+    """The plasticity of a network as dynamics, for online use: one sample at a time.
+
+    Args:
+      network: from `k_cap_mlp` or `k_cap_recurrent`.
+
+    Returns:
+      `init(key) -> state` and `update(tables, state, x, y) -> (state, diagnostics)` with `x [inputs]` and
+      `y` an integer label: what `plastic_pass` does with every sample.
+
+    Raises:
+      TypeError, ValueError: as `plastic_pass`, at the call of `update`.
+
+    Example:
+      >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
+      >>> dynamics = table_plasticity(network)
+      >>> state, tables = dynamics.init(jax.random.key(0)), network.init_tables(jax.random.key(1))
+      >>> state, diagnostics = dynamics.update(tables, state, jnp.ones(8), 1)
+      >>> diagnostics.prediction.shape
+      ()
+    """
+
+    def update(tables: Tables, state: State, x: ArrayLike, y: ArrayLike) -> tuple[State, Diagnostics]:
+        x, y = jnp.asarray(x), jnp.asarray(y)
+        if x.ndim != 1 or y.ndim != 0:
+            raise ValueError(f"x, y: expected one sample, got shapes {list(x.shape)} and {list(y.shape)}")
+        _check_labels("y", y, network.shapes[-1][1])
+        network.check_state(state)
+        return _respond_and_change(network, tables, state, network.drive(state, x), y)
+
+    return Dynamics(network.init, update)
+
+
+def _check_labels(name: str, labels: Array, num_labels: int) -> None:
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{name}: expected integer labels, got {labels.dtype}")
+    if isinstance(labels, jax.core.Tracer):
+        return
+    values = np.asarray(labels)
+    outside = values[(values < 0) | (values >= num_labels)]
+    if outside.size:
+        raise ValueError(f"{name}: expected labels in 0 .. {num_labels - 1}, got {outside.flat[0]}")

@@ -1,0 +1,64 @@
+"""How synapses change by what they read from their table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lax_learning._checks import check_choice, check_positive
+
+
+class Update(NamedTuple):
+    """What a change does to a weight.
+
+    Fields:
+      start: the weight at the start of an episode.
+      apply: `(w, change) -> w`.
+      summand: `change -> ` what adds up over changes: `apply(w, d)` is the effect of changes whose
+        summands add up to a small `d`.
+    """
+
+    start: float
+    apply: Callable[[Array, Array], Array]
+    summand: Callable[[Array], Array]
+
+
+UPDATES = {
+    "additive": Update(0.0, lambda w, change: w + change, lambda change: change),
+    "multiplicative": Update(
+        1.0, lambda w, change: w * (1 + change), lambda change: jnp.log(jnp.abs(1 + change))
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How synapses change by the entry `beta` of their table that they read.
+
+    additive: `w <- w + step_size beta mask`; multiplicative: `w <- w (1 + step_size beta mask)`
+
+    Fields:
+      step_size: > 0; may be traced.
+      update: "additive", weights start an episode at 0; or "multiplicative", they start at 1.
+      samples: "every", or only the "misclassified" ones.
+      rows: "all" output units, or "two", that of the predicted and that of the true label.
+      non_edges: whether pairs without a synapse change as well, by the first entry of the table; they play
+        no part in the forward pass. The published recurrent network does so.
+
+    Raises:
+      ValueError: for a step size <= 0 or an unknown choice.
+    """
+
+    step_size: Any = 0.01
+    update: str = "additive"
+    samples: str = "every"
+    rows: str = "all"
+    non_edges: bool = False
+
+    def __post_init__(self) -> None:
+        check_positive("step_size", self.step_size)
+        check_choice("update", self.update, UPDATES)
+        check_choice("samples", self.samples, ("every", "misclassified"))
+        check_choice("rows", self.rows, ("all", "two"))
