@@ -127,6 +127,14 @@ def keep_compiled_programs(folder: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def use_all_cores() -> None:
+    """Makes a device of every CPU core, so that an ensemble of small programs runs on all of them.
+
+    To be called before JAX first runs. A program of large matrix products uses all cores by itself.
+    """
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
 def interval(values: np.ndarray) -> tuple[float, float, float, int]:
     """Mean and 95 % confidence interval over seeds by Student's t, and their number; NaNs left out."""
     values = np.asarray(values, dtype=float).ravel()

@@ -1,6 +1,8 @@
 """The public code's arrays, reproduced to 1e-10 in float64 with the same draws."""
 
+import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +11,9 @@ import numpy as np
 import pytest
 
 import lax_learning as ll
-from lax_learning import metrics
+from lax_learning import metrics, plasticity
+from lax_learning.plasticity import Scheme, Tables
+from tests.compare import assert_close
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -229,3 +233,112 @@ def test_deep_network(golden: Golden, name: str, factory: Callable[..., ll.Rule]
     close(loss, arrays["loss"])
     for i, layer in enumerate(grads):
         close(layer["w"], arrays[f"{name}_grad_w{i}"])
+
+
+# --- k-cap networks and plasticity tables
+
+TABLE_RULES = {
+    "prepost": plasticity.pre_post,
+    "prepostcount": plasticity.pre_post_count,
+    "prepostpercent": plasticity.pre_post_percent,
+    "postcount": plasticity.post_count,
+}
+UPDATES = {"add": "additive", "mul": "multiplicative"}
+SAMPLES = {"every": "every", "wrong": "misclassified"}
+FORWARD = jax.jit(plasticity.k_cap_mlp((12, 16, 16, 16, 3), 5).apply)
+NUM_SAMPLES = 16
+
+
+@pytest.fixture
+def quick_caps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search within a cap in fewer and larger steps: the same result, compiled several times faster."""
+    monkeypatch.setattr(importlib.import_module("lax_learning.plasticity.k_cap"), "_BITS_A_ROUND", 8)
+
+
+class Case:
+    """One case of a file of golden arrays, as the library takes them: `[in, out]`."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], name: str, dtype: Any) -> None:
+        prefix = name + "."
+        self.arrays = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        self.dtype = dtype
+        self.x, self.y = self.array("x"), jnp.asarray(self.arrays["y"])
+
+    def array(self, name: str) -> jax.Array:
+        return jnp.asarray(self.arrays[name], self.dtype)
+
+    def state(self, w: str, masks: list[str], start: float) -> plasticity.State:
+        """The first layer's weights as given, all others at `start`, and the output fully connected."""
+        of_layers = [jnp.asarray(self.arrays[mask].T > 0) for mask in masks]
+        of_layers.append(jnp.ones((16, 3), bool))
+        first, *plastic = of_layers
+        layers = [{"w": jnp.full(mask.shape, start, self.dtype), "mask": mask} for mask in plastic]
+        return ({"w": self.array(w).T, "mask": first}, *layers)
+
+    def check(self, network: plasticity.KCapNetwork, tables: Tables, state: Any, weights: list[str]) -> None:
+        """The pass ends with these weights, and the network with these outputs.
+
+        A weight goes through one change a sample, of two roundings each: of the change and of the sum or
+        product. A logit is made of as many weights as the network has layers and of as many sums, of at
+        most 16 terms. Softmax and losses of it move by no more than the logits do.
+        """
+        after, _, _ = jax.jit(partial(plasticity.plastic_pass, network))(tables, state, self.x, self.y)
+        of_weights = 2 * NUM_SAMPLES
+        expected = tuple(self.array(name).T for name in weights)
+        assert_close(tuple(layer["w"] for layer in after[1:]), expected, ulps=of_weights)
+
+        logits = (FORWARD if len(state) == 4 else jax.jit(network.apply))(after, self.x)
+        roundings = len(state) * (of_weights + 16) * float(jnp.finfo(self.dtype).eps)
+        tolerance = roundings * max(1.0, float(jnp.max(jnp.abs(logits))))
+        probs = jax.nn.softmax(logits)
+        losses = ll.softmax_cross_entropy(probs, jax.nn.one_hot(self.y, 3, dtype=self.dtype))
+        for got, name in ((probs, "probs_after"), (jnp.mean(losses), "loss_after")):
+            assert got.dtype == self.dtype
+            np.testing.assert_allclose(got, self.arrays[name], rtol=0, atol=tolerance)
+
+
+def check_feed_forward(arrays: Mapping[str, np.ndarray], table: str, choices: str, dtype: Any) -> None:
+    update, rows, samples = choices.split(".")
+    case = Case(arrays, f"{table}.{choices}", dtype)
+    scheme = Scheme(update=UPDATES[update], rows=rows, samples=SAMPLES[samples])
+    network = plasticity.k_cap_mlp(
+        (12, 16, 16, 16, 3), 5, rule=TABLE_RULES[table], scheme=scheme, dtype=dtype
+    )
+    state = case.state("w0", ["mask0", "mask1", "mask2"], start=1.0 if update == "mul" else 0.0)
+    tables = Tables((case.array("hidden_rule"),), case.array("output_rule"))
+    case.check(network, tables, state, ["w1_after", "w2_after", "w_out_after"])
+
+
+@pytest.mark.usefixtures("quick_caps")
+@pytest.mark.parametrize("choices", ["add.all.every", "add.two.wrong", "mul.all.every", "mul.two.wrong"])
+@pytest.mark.parametrize("table", TABLE_RULES)
+def test_table_plasticity(golden: Golden, table: str, choices: str) -> None:
+    check_feed_forward(golden("plasticity_ff"), table, choices, jnp.float64)
+
+
+@pytest.mark.usefixtures("quick_caps")
+@pytest.mark.parametrize(
+    ("table", "choices"),
+    [
+        ("prepost", "add.all.every"),
+        ("prepostcount", "add.two.wrong"),
+        ("prepostpercent", "mul.all.every"),
+        ("postcount", "mul.two.wrong"),
+    ],
+)
+def test_table_plasticity_in_single_precision(golden: Golden, table: str, choices: str) -> None:
+    check_feed_forward(golden("plasticity_ff"), table, choices, jnp.float32)
+
+
+@pytest.mark.usefixtures("quick_caps")
+@pytest.mark.parametrize("choices", ["all.every", "two.wrong"])
+def test_recurrent_table_plasticity(golden: Golden, choices: str) -> None:
+    rows, samples = choices.split(".")
+    case = Case(golden("plasticity_rnn"), choices, jnp.float64)
+    scheme = Scheme(rows=rows, samples=SAMPLES[samples], non_edges=True)
+    network = plasticity.k_cap_recurrent(
+        (12, 16, 3), 5, rounds=2, fired="index", scheme=scheme, dtype=jnp.float64
+    )
+    state = case.state("w_in", ["mask_in", "mask_graph"], start=0.0)
+    tables = Tables((case.array("graph_rule"),), case.array("output_rule"))
+    case.check(network, tables, state, ["w_graph_after", "w_out_after"])

@@ -1,0 +1,216 @@
+"""Meta-learns plasticity tables on half-spaces, transfers them to MNIST, and compares rules over many seeds.
+
+After the k-cap notebooks of the assemblies project (2020): do rules that were learned on a toy problem learn
+to read digits in one pass, without any gradient?
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+import xarray as xr
+from tqdm import tqdm
+
+from experiments import harness
+from experiments.plasticity_transfer import report
+from experiments.plasticity_transfer.config import Config
+from experiments.plasticity_transfer.models import MODELS, Learned
+from experiments.plasticity_transfer.stages import (
+    DOWNSTREAM_METRICS,
+    POINTS,
+    UPSTREAM_METRICS,
+    Stage,
+    images,
+    meta_learning,
+    one_pass,
+    piece_size,
+    run_stage,
+)
+from lax_learning.plasticity import Tables
+
+NAME = "plasticity_transfer"
+
+
+def keys_of(config: Config, stage: int, number: int) -> jax.Array:
+    """One key for each of `number` members of a stage, the same for every model."""
+    return jax.random.split(jax.random.fold_in(jax.random.key(config.seed), stage), number)
+
+
+def learned_by(stage: Stage) -> Learned:
+    """What a stage of meta-learning hands on: its tables."""
+    return (jax.tree.map(np.asarray, stage.state.train.params.tables),)
+
+
+def replace_members(whole: Any, members: np.ndarray, part: Any) -> Any:
+    """The pytree `whole` with some of its members replaced."""
+
+    def replace(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        a = np.array(a)
+        a[members] = b
+        return a
+
+    return jax.tree.map(replace, whole, part)
+
+
+def run_upstream(
+    name: str, config: Config, folder: Path, progress: tqdm
+) -> tuple[list[tuple[dict[str, np.ndarray], Learned]], np.ndarray]:
+    """Meta-learns all seeds, and again those that end below the least accuracy.
+
+    Returns:
+      Metrics and what was learned, first without and then with the selection, and the number of attempts
+      of every seed.
+    """
+    upstream = MODELS[name].upstream(config)
+    attempts = np.ones(config.seeds, int)
+    if upstream is None:
+        progress.update(config.epochs)
+        return [({}, ())] * 2, attempts
+    init, step = meta_learning(upstream, config)
+
+    def attempt(number: int, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], Learned]:
+        keys = keys_of(config, 2 * number + 1, config.seeds)[seeds]
+        stage = run_stage(
+            folder / f"upstream_{number}", (keys,), init, step, UPSTREAM_METRICS, config.epochs, (), progress
+        )
+        return stage.metrics, learned_by(stage)
+
+    first = selected = attempt(0, np.arange(config.seeds))
+    for number in range(1, config.attempts):
+        failed = np.flatnonzero(selected[0]["test_balanced_accuracy"][:, -1] < config.least_accuracy)
+        if failed.size == 0:
+            break
+        progress.set_description(f"{name}: {failed.size} of {config.seeds} seeds once more")
+        progress.total += config.epochs
+        selected = replace_members(selected, failed, attempt(number, failed))
+        attempts[failed] += 1
+    return [first, selected], attempts
+
+
+def run_downstream(
+    name: str, config: Config, learned: list[Learned], attempts: np.ndarray, folder: Path, data: Any, progress: tqdm
+) -> list[dict[str, np.ndarray]]:
+    """One pass over the images for all seeds and sub-seeds, without and with the selection."""
+    downstream = MODELS[name].downstream(config)
+    init, step = one_pass(downstream, config)
+    repeated = np.flatnonzero(attempts > 1)
+    seeds = np.concatenate([np.arange(config.seeds), repeated])
+    tables = jax.tree.map(lambda a, b: np.concatenate([a, b[repeated]]), *learned)
+    keys = keys_of(config, 0, config.seeds * config.subseeds).reshape(config.seeds, config.subseeds)[seeds]
+    members = (keys.ravel(), jax.tree.map(lambda a: np.repeat(a, config.subseeds, axis=0), tables))
+    stage = run_stage(
+        folder / "downstream", members, init, step, DOWNSTREAM_METRICS, config.evaluations, data, progress
+    )
+    shaped = {k: v.reshape(len(seeds), config.subseeds, -1) for k, v in stage.metrics.items()}
+    first = {k: v[: config.seeds] for k, v in shaped.items()}
+    return [first, replace_members(first, repeated, {k: v[config.seeds :] for k, v in shaped.items()})]
+
+
+def run_model(name: str, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
+    """Both stages of one model."""
+    progress.set_description(f"{name}: upstream")
+    upstream, attempts = run_upstream(name, config, folder, progress)
+    progress.set_description(f"{name}: downstream")
+    learned = [of_selection for _, of_selection in upstream]
+    downstream = run_downstream(name, config, learned, attempts, folder, data, progress)
+    return as_dataset(name, config, upstream, downstream, attempts)
+
+
+def as_dataset(
+    name: str,
+    config: Config,
+    upstream: list[tuple[dict[str, np.ndarray], Learned]],
+    downstream: list[dict[str, np.ndarray]],
+    attempts: np.ndarray,
+) -> xr.Dataset:
+    """The results of one model with named axes."""
+    piece = piece_size(MODELS[name].downstream(config), config)
+    variables: dict[str, Any] = {"attempts": (("seed",), attempts)}
+    for metric in upstream[0][0]:
+        values = np.stack([metrics[metric] for metrics, _ in upstream])
+        variables[f"upstream_{metric}"] = (("selection", "seed", "rule_epoch"), values)
+    for metric in downstream[0]:
+        values = np.stack([metrics[metric] for metrics in downstream])
+        variables[f"downstream_{metric}"] = (("selection", "seed", "subseed", "evaluation"), values)
+    tables = [Tables(*of_selection) for _, learned in upstream for of_selection in learned]
+    if tables:
+        for part, pair in {
+            "hidden": [t.hidden[0] for t in tables if t.hidden],
+            "output": [t.output for t in tables],
+        }.items():
+            values = np.stack(pair)
+            axes = tuple(f"{name}_{part}_axis_{i}" for i in range(values.ndim - 2))
+            variables[f"{part}_table_{name}"] = (("selection", "seed", *axes), values)
+    dataset = xr.Dataset(
+        variables,
+        {
+            "selection": ["all", "repeated"],
+            "seed": np.arange(config.seeds),
+            "subseed": np.arange(config.subseeds),
+            "rule_epoch": np.arange(1, config.epochs + 1),
+            "evaluation": np.arange(1, config.evaluations + 1),
+        },
+    )
+    dataset["samples"] = ("evaluation",), piece * np.arange(1, config.evaluations + 1)
+    of_model = [v for v in dataset.data_vars if not str(v).endswith(f"_table_{name}")]
+    return dataset.assign({v: dataset[v].expand_dims(model=[name]) for v in of_model})
+
+
+def run(config: Config) -> xr.Dataset:
+    """Runs the whole comparison into `config.out` and returns its results."""
+    harness.open_folder(config.out, config.deciding(), resume=config.resume)
+    finished, unfinished = config.out / "models", config.out / "checkpoints"
+    finished.mkdir(exist_ok=True)
+    harness.keep_compiled_programs(unfinished / "compiled")
+    data = images(config)
+    if data[0].x.shape[0] < config.setting.train_samples:
+        raise ValueError(
+            f"--data: expected at least {config.setting.train_samples} images to learn from with --preset "
+            f"{config.preset}, got {data[0].x.shape[0]}"
+        )
+    steps = config.epochs + config.evaluations
+    parts: list[xr.Dataset] = []
+    with tqdm(total=len(config.models) * steps, unit="step", smoothing=0.05) as progress:
+        for name in config.models:
+            path = finished / f"{name}.nc"
+            if path.exists():
+                progress.update(steps)
+            else:
+                harness.write_dataset(path, run_model(name, config, data, unfinished / name, progress))
+                shutil.rmtree(unfinished / name, ignore_errors=True)
+            parts.append(harness.read_dataset(path))
+    # Without the encoding of the parts, which would cut all names to the length of the first.
+    merged = xr.combine_by_coords(parts, join="outer", compat="no_conflicts")
+    results = merged.sel(model=list(config.models)).drop_encoding()
+    results = results.assign_attrs(config=json.dumps(config.deciding()), points=POINTS[0])
+    harness.write_dataset(config.out / "results.nc", results)
+    rows = report.rows(results)
+    harness.write_summary(config.out, NAME, config.deciding(), rows)
+    report.figures(results, config.out)
+    print(report.table(rows))
+    shutil.rmtree(unfinished, ignore_errors=True)
+    print(f"\nresults.nc, summary.json and figures: {config.out}")
+    return results
+
+
+def main() -> int:
+    """The command line."""
+    try:
+        harness.use_all_cores()
+        run(tyro.cli(Config, prog=f"python -m experiments.{NAME}"))
+    except (ValueError, OSError) as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{NAME}: stopped; the same command with --resume goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

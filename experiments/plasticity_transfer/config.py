@@ -1,0 +1,139 @@
+"""The settings of the plasticity-transfer experiment, from which its command line is made."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+ModelName = Literal[
+    "rnn",
+    "pre_post_l2",
+    "pre_post_l3",
+    "pre_post_l4",
+    "pre_post_count_l2",
+    "pre_post_count_l3",
+    "pre_post_count_l4",
+    "pre_post_percent_l2",
+    "post_count_l2",
+    "gradient_descent_l2",
+]
+
+
+class Preset(NamedTuple):
+    """What `--preset` stands for.
+
+    Fields:
+      data: where the images come from; None if that must be said.
+      train_samples: images of the downstream pass.
+      test_samples: images to test on.
+      rule_epochs: passes of meta-learning through the upstream points.
+      rnn_samples: from which samples the recurrent network learns.
+      rnn_rows: which output rows it changes.
+      descent_batch: batch size of plain gradient descent.
+      descent_rate: its learning rate.
+    """
+
+    data: str | None
+    train_samples: int
+    test_samples: int
+    rule_epochs: int
+    rnn_samples: str
+    rnn_rows: str
+    descent_batch: int
+    descent_rate: float
+
+
+PRESETS = {
+    "sample": Preset("sample", 4_500, 500, 15, "every", "all", 100, 1e-2),
+    "seed": Preset(None, 60_000, 10_000, 50, "every", "all", 256, 5e-3),
+    "assemblies": Preset(None, 10_000, 3_333, 70, "misclassified", "two", 100, 1e-2),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Meta-learn plasticity tables on half-spaces, transfer them to MNIST, and compare rules over many seeds."""
+
+    models: tuple[ModelName, ...] = ModelName.__args__  # type: ignore[attr-defined]
+    """Models to compare; l2 to l4 is the number of hidden layers."""
+    preset: Literal["sample", "seed", "assemblies"] = "sample"
+    """sample: 5,000 images, offline; seed: the notebook's 60,000 images and 50 rule epochs; assemblies: the
+    later notebooks' 10,000 images and 70 rule epochs. The last two need --data."""
+    seeds: int = 8
+    """Number of upstream seeds: half-space, network and order of the points."""
+    subseeds: int = 2
+    """Downstream networks and orders of the images for each of them."""
+    seed: int = 0
+    """The seed of the seeds."""
+    data: str | None = None
+    """MNIST: sample, a folder of IDX files or of prepared tfds data, tfds, or download; by default the
+    preset's."""
+    problem: Literal["half_space", "relu_net"] = "half_space"
+    """What is learned upstream."""
+    features: int = 16
+    """Dimension of the upstream points."""
+    rule_epochs: int | None = None
+    """Passes of meta-learning through the 7,500 upstream points; by default the preset's."""
+    width: int = 100
+    """Width of the hidden layers, or of the recurrent graph."""
+    cap: int = 50
+    """How many units of a layer fire at most."""
+    edge_probability: float = 0.5
+    """Probability of a synapse."""
+    hidden_start: Literal["constant", "normal"] = "constant"
+    """Hidden tables of feed-forward networks start at 0.4, as in the published code, or from N(0, 1), as in an
+    earlier one."""
+    estimator: Literal["backprop", "forward_gradient", "weight_perturbation"] = "backprop"
+    """Estimator of the meta-gradient."""
+    double_softmax: bool = True
+    """Apply the cross-entropy to softmax outputs, as the published code does."""
+    attempts: int = 4
+    """How often at most a seed is run upstream until it reaches the accuracy below."""
+    least_accuracy: float = 0.7
+    """Balanced test accuracy below which the notebook repeats an upstream run. Results are given with and
+    without that selection."""
+    evaluations: int = 10
+    """Evaluations of the downstream pass."""
+    out: Path = Path("results/plasticity_transfer")
+    """Folder for config.json, results.nc, summary.json and the figures."""
+    resume: bool = False
+    """Go on with the run that stands in the folder, if there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "subseeds", "features", "cap", "attempts", "evaluations"):
+            self._expect(name, "at least 1", getattr(self, name) >= 1)
+        self._expect("rule_epochs", "at least 1", self.rule_epochs is None or self.rule_epochs >= 1)
+        self._expect("width", f"at least the cap of {self.cap}", self.width >= self.cap)
+        self._expect("edge_probability", "a number in 0..1", 0 <= self.edge_probability <= 1)
+        self._expect("least_accuracy", "a number in 0..1", 0 <= self.least_accuracy <= 1)
+        self._expect(
+            "models",
+            "each model at most once and one at least",
+            len(set(self.models)) == len(self.models) > 0,
+        )
+        self._expect(
+            "data", f"a source of the whole MNIST with --preset {self.preset}", self.source is not None
+        )
+
+    def _expect(self, name: str, expected: str, holds: bool) -> None:
+        if not holds:
+            raise ValueError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
+
+    @property
+    def setting(self) -> Preset:
+        """What the preset stands for."""
+        return PRESETS[self.preset]
+
+    @property
+    def source(self) -> str | None:
+        """Where the images come from."""
+        return self.data or self.setting.data
+
+    @property
+    def epochs(self) -> int:
+        """Number of rule epochs."""
+        return self.rule_epochs or self.setting.rule_epochs
+
+    def deciding(self) -> dict[str, Any]:
+        """The fields that decide the results."""
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
+        return {**held, "data": self.source, "rule_epochs": self.epochs}

@@ -1,0 +1,210 @@
+"""The table and the figures of the plasticity-transfer experiment."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import harness
+
+LABELS = {
+    "rnn": "RNN",
+    "pre_post_l2": "PrePost L2",
+    "pre_post_l3": "PrePost L3",
+    "pre_post_l4": "PrePost L4",
+    "pre_post_count_l2": "PrePostCount L2",
+    "pre_post_count_l3": "PrePostCount L3",
+    "pre_post_count_l4": "PrePostCount L4",
+    "pre_post_percent_l2": "PrePostPercent L2",
+    "post_count_l2": "PostCount L2",
+    "gradient_descent_l2": "gradient descent L2",
+}
+COLOURS = dict(zip(LABELS, plt.get_cmap("tab10").colors, strict=True))  # type: ignore[attr-defined]
+STYLES = dict(zip(LABELS, ("-", "-", "--", ":", "-", "--", ":", "-.", "-.", "-"), strict=True))
+COLUMNS = {
+    "upstream_test_accuracy": "up, test",
+    "downstream_test_accuracy": "down, test",
+    "downstream_test_balanced_accuracy": "down, balanced",
+    "downstream_test_accuracy_repeated": "down, test, selected",
+    "attempts": "attempts",
+}
+
+
+def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """The rows of `summary.json`: values at the end of each stage.
+
+    Upstream metrics are over seeds, downstream metrics over seeds and sub-seeds averaged within a seed. With
+    the suffix `_repeated`, seeds that ended upstream below the least accuracy are replaced by their repetition.
+    """
+    summary = []
+    for name in results.model.values:
+        one = results.sel(model=name)
+        metrics = {"attempts": one.attempts.values}
+        for selection, suffix in {"all": "", "repeated": "_repeated"}.items():
+            ends = one.sel(selection=selection).isel(rule_epoch=-1, evaluation=-1)
+            for metric, values in ends.data_vars.items():
+                if str(metric).startswith(("upstream_", "downstream_")):
+                    of_seeds = values.mean("subseed") if "subseed" in values.dims else values
+                    metrics[f"{metric}{suffix}"] = of_seeds.values
+        summary += harness.summary_rows(str(name), metrics, kind="model")
+    return summary
+
+
+def table(summary: list[dict[str, Any]]) -> str:
+    """The printed table: mean and half the width of the 95 % interval over seeds."""
+    cells: dict[str, dict[str, str]] = {}
+    for row in summary:
+        cells.setdefault(row["model"], {})[row["metric"]] = _with_interval(row)
+    lines = [[LABELS[model], *(of_model.get(c, "-") for c in COLUMNS)] for model, of_model in cells.items()]
+    return harness.table(["model", *COLUMNS.values()], lines)
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    mean, (low, high) = row["mean"], row["ci95"]
+    if mean is None:
+        return "-"
+    return f"{mean:.3f}" if low is None else f"{mean:.3f} ± {(high - low) / 2:.3f}"
+
+
+def figures(results: xr.Dataset, out: Path) -> None:
+    """Draws all figures into the folder, as PNG."""
+    drawn: dict[str, Callable[[xr.Dataset], Figure | None]] = {
+        "learning_curves": learning_curves,
+        "comparison": comparison,
+        "tables": tables,
+    }
+    for name, draw in drawn.items():
+        figure = draw(results)
+        if figure is not None:
+            harness.write_whole(out / f"{name}.png", lambda p, f=figure: f.savefig(p, format="png", dpi=150))
+            plt.close(figure)
+
+
+def _band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, name: str) -> None:
+    """The mean over seeds `[seed, x]` as a line, and its 95 % interval as a band."""
+    mean, low, high, _ = np.array([harness.interval(column) for column in of_seeds.T]).T
+    axes.plot(x, mean, STYLES[name], color=COLOURS[name], label=LABELS[name])
+    axes.fill_between(x, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
+
+
+def _footnote(results: xr.Dataset) -> str:
+    seeds, subseeds = results.sizes["seed"], results.sizes["subseed"]
+    return f"mean and 95 % interval over {seeds} seeds, downstream {subseeds} networks for each; no selection"
+
+
+def learning_curves(results: xr.Dataset) -> Figure:
+    """Balanced test accuracy of all models, upstream and downstream, against samples seen."""
+    figure, (up, down) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    every = results.sel(selection="all")
+    for name in results.model.values:
+        one = every.sel(model=name)
+        if "upstream_test_balanced_accuracy" in one:
+            of_seeds = one.upstream_test_balanced_accuracy.values
+            if np.isfinite(of_seeds).any():
+                _band(up, one.rule_epoch.values * results.attrs["points"], of_seeds, name)
+        _band(
+            down,
+            one.samples.values,
+            one.downstream_test_balanced_accuracy.mean("subseed").transpose("seed", "evaluation").values,
+            name,
+        )
+    for axes, title in ((up, "Upstream: meta-learning"), (down, "Downstream: one pass over MNIST")):
+        axes.set(title=title, xlabel="training samples seen", ylabel="balanced accuracy on test samples")
+        axes.grid(alpha=0.3)
+        axes.set_xlim(left=0)
+        axes.set_ylim(0, 1)
+    up.axhline(0.5, color="0.5", linewidth=0.8, linestyle=(0, (1, 3)))
+    down.axhline(0.1, color="0.5", linewidth=0.8, linestyle=(0, (1, 3)))
+    handles, labels = down.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.supxlabel(_footnote(results) + "; dotted: chance", fontsize="small", color="0.4")
+    return figure
+
+
+def comparison(results: xr.Dataset) -> Figure:
+    """Accuracy of all models at the end, upstream and downstream, with and without repetition."""
+    names = [str(name) for name in results.model.values]
+    figure, both = plt.subplots(1, 2, figsize=(12, 0.5 * len(names) + 2.2), sharey=True, layout="constrained")
+    y = np.arange(len(names))
+    for axes, stage, title in (
+        (both[0], "upstream", "Upstream"),
+        (both[1], "downstream", "Downstream: MNIST after one pass"),
+    ):
+        metric = f"{stage}_test_accuracy"
+        for selection, shift, marker in (("all", -0.12, "o"), ("repeated", 0.12, "D")):
+            if metric not in results:
+                continue
+            values = results[metric].sel(selection=selection)
+            values = values.isel({"rule_epoch" if stage == "upstream" else "evaluation": -1})
+            values = values.mean("subseed") if "subseed" in values.dims else values
+            for i, name in enumerate(names):
+                of_seeds = values.sel(model=name).values
+                if not np.isfinite(of_seeds).any():
+                    continue
+                mean, low, high, _ = harness.interval(of_seeds)
+                axes.plot(
+                    of_seeds, np.full(of_seeds.size, i + shift), "|", color=COLOURS[name], alpha=0.5
+                )
+                axes.errorbar(
+                    mean, i + shift, xerr=[[mean - low], [high - mean]], fmt=marker, color=COLOURS[name],
+                    markerfacecolor=COLOURS[name] if selection == "all" else "white", capsize=3,
+                )  # fmt: skip
+        axes.set(title=title, xlabel="accuracy on test samples")
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_xlim(0, 1)
+    both[0].set_yticks(y, [LABELS[name] for name in names])
+    both[0].set_ylim(len(names) - 0.5, -0.5)
+    note = "filled: all seeds, open: seeds below the least upstream accuracy repeated, strokes: seeds"
+    figure.supxlabel(f"{note}; {_footnote(results).split(';')[0]}", fontsize="small", color="0.4")
+    return figure
+
+
+def tables(results: xr.Dataset) -> Figure | None:
+    """The learned tables, averaged over seeds, as heat maps."""
+    names = [str(n) for n in results.model.values if f"output_table_{n}" in results]
+    if not names:
+        return None
+    figure, grid = plt.subplots(
+        len(names), 2, figsize=(11, 2.1 * len(names)), layout="constrained", squeeze=False
+    )
+    for name, line in zip(names, grid, strict=True):
+        for part, axes in zip(("hidden", "output"), line, strict=True):
+            _heat_map(axes, results, name, part)
+    figure.suptitle("Learned plasticity tables, mean over seeds")
+    return figure
+
+
+def _heat_map(axes: Axes, results: xr.Dataset, name: str, part: str) -> None:
+    """One table; further axes than two are laid side by side along the last."""
+    variable = f"{part}_table_{name}"
+    if variable not in results:
+        axes.set_axis_off()
+        return
+    values = results[variable].sel(selection="all").mean("seed").values
+    rows_of = values if values.ndim == 2 else values.reshape(-1, values.shape[-1])
+    limit = float(np.abs(rows_of).max()) or 1.0
+    image = axes.imshow(rows_of, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    axes.figure.colorbar(image, ax=axes, label="beta")
+    post = "is label" if part == "output" else "post fired"
+    is_history = values.shape[0] > 2 and values.ndim == 2 and not name.startswith("post_count")
+    if is_history:
+        axes.set(ylabel="pre history", xlabel="0: label, 1: other" if part == "output" else "post history")
+    elif values.ndim == 3:
+        axes.set_yticks(range(4), [f"pre {p}, {post} {q}" for p in (0, 1) for q in (0, 1)], fontsize=7)
+        axes.set_xlabel("inputs that fired" + (", 5 % bins" if values.shape[-1] == 21 else ""))
+    elif values.shape == (2, 2):
+        axes.set(xticks=(0, 1), yticks=(0, 1), xlabel=post, ylabel="pre fired")
+        for (i, j), value in np.ndenumerate(rows_of):
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="black")
+    else:
+        axes.set_yticks((0, 1), [f"{post} 0", f"{post} 1"], fontsize=7)
+        axes.set_xlabel("inputs that fired")
+    axes.set_title(f"{LABELS[name]}: {part}", fontsize=9)

@@ -1,0 +1,180 @@
+"""The two stages of every model: meta-learning upstream, and one pass over MNIST downstream."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import lax_learning as ll
+from experiments import harness
+from experiments.plasticity_transfer.config import Config
+from experiments.plasticity_transfer.models import ESTIMATORS, Downstream, Learned, Upstream
+from lax_learning import plasticity
+from lax_learning.plasticity import MetaParams, State
+
+BATCH = 100
+POINTS = (7_500, 0, 2_500)
+EVALUATED = 2_500
+PROBLEMS = {"half_space": ll.data.half_space, "relu_net": ll.data.relu_net}
+
+UPSTREAM_METRICS = ("loss", "train_accuracy", "test_accuracy", "test_balanced_accuracy")
+DOWNSTREAM_METRICS = ("test_accuracy", "test_balanced_accuracy", "test_loss")
+
+Metrics = dict[str, jax.Array]
+
+
+class Stage(NamedTuple):
+    """What a stage leaves: values `[seed, step]` of its metrics, and the state of every member at its end."""
+
+    metrics: dict[str, np.ndarray]
+    state: Any
+
+
+def run_stage(
+    folder: Path,
+    members: tuple[jax.Array, ...],
+    init: Callable[..., Any],
+    step: Callable[[Any, Any, Any], tuple[Any, Metrics]],
+    names: tuple[str, ...],
+    num_steps: int,
+    shared: Any,
+    progress: tqdm,
+) -> Stage:
+    """Runs all members of a stage side by side, step by step, from its checkpoint if there is one.
+
+    Args:
+      folder: for checkpoints.
+      members: arguments of `init`, each with a leading axis of members.
+      init: `(*member) -> carry`.
+      step: `(carry, number, shared) -> (carry, metrics)`; the metrics are scalars.
+      names: of the metrics.
+      num_steps: number of steps.
+      shared: what all members see.
+      progress: moves on with every step.
+    """
+    carry = ll.ensemble(init, in_axes=(0,) * len(members))(*members)
+    advance = ll.ensemble(step, in_axes=(0, None, None))
+    count = len(jax.tree.leaves(members)[0])
+    metrics = {name: np.full((count, num_steps), np.nan, np.float32) for name in names}
+    checkpoint = harness.Checkpoint(folder)
+    start, held = checkpoint.restore((carry, metrics)) or (0, (carry, metrics))
+    carry, metrics = held
+    progress.update(start)
+    for number in range(start, num_steps):
+        carry, values = advance(carry, number, shared)
+        for name, value in values.items():
+            metrics[name][:, number] = value
+        checkpoint.save(number + 1, (carry, metrics), now=number + 1 == num_steps)
+        progress.update()
+    return Stage(metrics, carry)
+
+
+class MetaCarry(NamedTuple):
+    """What meta-learning holds between rule epochs."""
+
+    structure: State
+    train: ll.TrainState
+    data_key: jax.Array
+
+
+def meta_learning(upstream: Upstream, config: Config) -> tuple[Callable[..., MetaCarry], Callable[..., Any]]:
+    """`init(key)` and `step` of meta-learning: a step is a rule epoch."""
+    network = upstream.network
+    optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.adam(0.01))  # torch's Adam with L2 decay
+    per_epoch = POINTS[0] // BATCH
+
+    def points(key: jax.Array) -> ll.data.Splits:
+        return PROBLEMS[config.problem](key, config.features, sizes=POINTS)
+
+    def run(structure: State) -> ll.Train:
+        return plasticity.meta_learn(
+            network,
+            structure,
+            optimizer,
+            num_updates=config.epochs * per_epoch,
+            batch_size=BATCH,
+            every=per_epoch,
+            evaluate=lambda key, params, data: after_a_batch(structure, key, params, data),
+            estimator=ESTIMATORS[config.estimator],
+            double_softmax=config.double_softmax,
+            hidden_init=upstream.hidden_start,
+        )
+
+    def after_a_batch(structure: State, key: jax.Array, params: MetaParams, data: ll.data.Splits) -> Metrics:
+        """Accuracy of the network that has learned from one batch, on training and test points."""
+        chosen = jax.random.randint(key, (BATCH,), 0, POINTS[0])
+        start = network.reset(plasticity.with_params(structure, params))
+        x, y = (jnp.asarray(a)[chosen] for a in data.train)
+        learned, _, _ = plasticity.plastic_pass(network, params.tables, start, x, jnp.argmax(y, axis=-1))
+        x, y = (jnp.concatenate([a[:EVALUATED], b[:EVALUATED]]) for a, b in zip(data.train, data.test, strict=True))
+        output = network.apply(learned, x)
+        return {
+            "train_accuracy": ll.accuracy(output[:EVALUATED], y[:EVALUATED]),
+            "test_accuracy": ll.accuracy(output[EVALUATED:], y[EVALUATED:]),
+            "test_balanced_accuracy": ll.balanced_accuracy(output[EVALUATED:], y[EVALUATED:]),
+        }
+
+    def init(key: jax.Array) -> MetaCarry:
+        structure_key, data_key, train_key = jax.random.split(key, 3)
+        structure = network.init(structure_key)
+        return MetaCarry(structure, run(structure).init(train_key, points(data_key)), data_key)
+
+    def step(carry: MetaCarry, number: jax.Array, shared: Any) -> tuple[MetaCarry, Metrics]:
+        del shared
+        train, first, data = run(carry.structure), number * per_epoch, points(carry.data_key)
+        state, losses = train.advance(carry.train, first, data)
+        evaluation = train.evaluate(state, first + per_epoch, data)
+        return carry._replace(train=state), {"loss": jnp.mean(losses), **evaluation}
+
+    return init, step
+
+
+class PassCarry(NamedTuple):
+    """What a learner holds between the pieces of its pass."""
+
+    key: jax.Array
+    learner: Any
+
+
+def one_pass(downstream: Downstream, config: Config) -> tuple[Callable[..., PassCarry], Callable[..., Any]]:
+    """`init(key, learned)` and `step` of the downstream pass: a step is a piece of it."""
+    samples = piece_size(downstream, config)
+
+    def init(key: jax.Array, learned: Learned) -> PassCarry:
+        order_key, learner_key = jax.random.split(key)
+        return PassCarry(order_key, downstream.init(learner_key, learned))
+
+    def step(
+        carry: PassCarry, number: jax.Array, data: tuple[ll.data.Dataset, ll.data.Dataset]
+    ) -> tuple[PassCarry, Metrics]:
+        train, test = data
+        order = jax.random.permutation(carry.key, train.x.shape[0])
+        piece = jax.lax.dynamic_slice_in_dim(order, number * samples, samples)
+        learner = downstream.advance(carry.learner, train.x[piece], train.y[piece])
+        output = downstream.apply(learner, test.x)
+        metrics = {
+            "test_accuracy": ll.accuracy(output, test.y),
+            "test_balanced_accuracy": ll.balanced_accuracy(output, test.y),
+            "test_loss": jnp.mean(ll.softmax_cross_entropy(output, test.y)),
+        }
+        return carry._replace(learner=learner), metrics
+
+    return init, step
+
+
+def piece_size(downstream: Downstream, config: Config) -> int:
+    """Images between two evaluations."""
+    return config.setting.train_samples // config.evaluations // downstream.multiple * downstream.multiple
+
+
+def images(config: Config) -> tuple[ll.data.Dataset, ll.data.Dataset]:
+    """Images to learn from and to test on, the same for all members."""
+    splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.source or "")
+    train = [np.concatenate(pair) for pair in zip(splits.train, splits.validation, strict=True)]
+    test = [a[: config.setting.test_samples] for a in splits.test]
+    return jax.tree.map(jnp.asarray, (ll.data.Dataset(*train), ll.data.Dataset(*test)))

@@ -1,0 +1,730 @@
+"""k-caps, table plasticity and its meta-learning against closed forms, slow references and themselves."""
+
+import importlib
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import partial
+from itertools import product
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+import lax_learning as ll
+from lax_learning import estimators, plasticity
+from lax_learning.data import half_space, relu_net
+from lax_learning.plasticity import MetaParams, Scheme, Tables, k_cap, plastic_pass, top_k_mask
+from tests.compare import assert_close, assert_same, differs
+
+KEY = jax.random.key(0)
+RULES = {
+    "pre_post": plasticity.pre_post,
+    "pre_post_count": plasticity.pre_post_count,
+    "pre_post_percent": plasticity.pre_post_percent,
+    "post_count": plasticity.post_count,
+}
+K_CAP = importlib.import_module("lax_learning.plasticity.k_cap")
+BITS_A_ROUND = K_CAP._BITS_A_ROUND
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_caps() -> Iterator[None]:
+    """The search within a cap in fewer and larger steps: the same result, compiled several times faster."""
+    K_CAP._BITS_A_ROUND = 8
+    yield
+    K_CAP._BITS_A_ROUND = BITS_A_ROUND
+
+
+@pytest.fixture
+def default_caps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(K_CAP, "_BITS_A_ROUND", BITS_A_ROUND)
+
+
+def uniform(seed: int, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """In -1..1; normal draws take longer to compile. Drawn in NumPy: no program at all."""
+    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, shape), dtype)
+
+
+# --- k-cap: a stable sort
+
+
+def largest(x: np.ndarray, k: int, axis: int = -1) -> np.ndarray:
+    """By a stable sort: of equal values the first come first, and -0 equals 0."""
+    order = np.argsort(-x.astype(np.float64), axis=axis, kind="stable")
+    mask = np.zeros(x.shape, bool)
+    np.put_along_axis(mask, np.take(order, np.arange(k), axis), True, axis)
+    return mask
+
+
+VALUES = [-math.inf, -2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 1.5, math.inf]  # few, so that there are ties
+
+
+@pytest.mark.usefixtures("default_caps")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+@settings(deadline=None, derandomize=True, database=None, max_examples=40)
+@given(values=st.lists(st.sampled_from(VALUES), min_size=21, max_size=21), k=st.integers(1, 7))
+def test_k_cap_is_a_stable_sort(dtype: str, values: list[float], k: int) -> None:
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.asarray(np.asarray(values).reshape(3, 7), dtype)
+        mask, kept = top_k_mask(x, k), k_cap(x, k)
+    expected = largest(np.asarray(x), k)
+    np.testing.assert_array_equal(mask, expected)
+    assert (mask.sum(axis=-1) == k).all()
+    assert kept.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(kept), np.where(expected, np.asarray(x), 0))
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=20)
+@given(values=st.lists(st.floats(width=32, allow_nan=False, allow_subnormal=False), min_size=7, max_size=7))
+def test_k_cap_of_any_numbers(values: list[float]) -> None:
+    x = np.asarray(values, np.float32)
+    np.testing.assert_array_equal(top_k_mask(x, 3), largest(x, 3))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 5, 8])
+def test_k_cap_does_not_depend_on_how_it_is_searched(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(K_CAP, "_BITS_A_ROUND", bits)
+    x = np.round(4 * np.asarray(uniform(0, (3, 7)))) / 4
+    np.testing.assert_array_equal(top_k_mask(x, 3), largest(x, 3))
+
+
+@pytest.mark.usefixtures("default_caps")
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -2])
+def test_k_cap_along_an_axis(axis: int) -> None:
+    x = np.round(2 * np.asarray(uniform(1, (4, 5, 3)))) / 2  # five values: ties
+    for k in (1, x.shape[axis]):
+        expected = largest(x, k, axis)
+        np.testing.assert_array_equal(top_k_mask(x, k, axis=axis), expected)
+        np.testing.assert_array_equal(k_cap(x, k, axis=axis), np.where(expected, x, 0))
+
+
+@pytest.mark.usefixtures("default_caps")
+def test_k_cap_under_transformations() -> None:
+    x = jnp.round(4 * uniform(2, (3, 7))) / 4
+    cap = partial(k_cap, k=3)
+    assert_same(jax.jit(cap)(x), cap(x))
+    assert_same(jax.vmap(cap)(x), jnp.stack([cap(row) for row in x]))
+    # The choice counts as constant.
+    weights = uniform(3, (3, 7))
+    slopes = jax.grad(lambda x: jnp.sum(weights * k_cap(x, 3)))(x)
+    np.testing.assert_array_equal(slopes, np.where(largest(np.asarray(x), 3), weights, 0))
+
+
+# --- table plasticity: loops over synapses, one sample
+
+
+def fire(z: np.ndarray, cap: int, fired: str) -> tuple[np.ndarray, np.ndarray]:
+    values = np.maximum(z, 0)
+    chosen = largest(values, cap)
+    return np.where(chosen, values, 0), (chosen & (values > 0) if fired == "value" else chosen).astype(int)
+
+
+def respond_feed_forward(layers: Any, x: np.ndarray, caps: Any, fired: str = "value") -> Any:
+    """Codes of the units before and behind every plastic layer but the last, and logits."""
+    values, codes = x, []
+    for (w, mask), cap in zip(layers[:-1], caps, strict=True):
+        values, code = fire(values @ (w * mask), cap, fired)
+        codes.append(code)
+    return codes, codes[1:], values @ (layers[-1][0] * layers[-1][1])
+
+
+def respond_recurrent(layers: Any, x: np.ndarray, cap: int, rounds: int, fired: str = "value") -> Any:
+    w_in, graph, w_out = (w * mask for w, mask in layers)
+    drive = x @ w_in
+    h, who = fire(drive, cap, fired)
+    digits = [who]
+    for _ in range(rounds):
+        h, who = fire((h + drive) @ graph, cap, fired)
+        digits.append(who)
+    history = np.array([int("".join(map(str, unit)), 2) for unit in np.stack(digits, axis=1)])
+    return [history, history], [history], h @ w_out
+
+
+def entry(rule: str, table: np.ndarray, pre: int, post: int, count: int, num_inputs: int) -> float:
+    if rule == "pre_post":
+        return table[pre, post]
+    if rule == "pre_post_count":
+        return table[pre, post, count]
+    if rule == "pre_post_percent":
+        return table[pre, post, math.floor(20 * Fraction(count, num_inputs))]
+    return table[post, count]
+
+
+def after_one_sample(
+    rule: str, scheme: Scheme, layers: Any, tables: Any, response: Any, label: int, code: int
+):
+    """The plastic weights after one sample; `code` is that of the label's output unit."""
+    pres, posts, logits = response
+    prediction = int(np.argmax(logits))
+    of_labels = np.array([code if unit == label else 1 - code for unit in range(len(logits))])
+    after = [w.copy() for w, _ in layers[1:]]
+    for n, ((_, mask), table) in enumerate(zip(layers[1:], tables, strict=True)):
+        is_output = n == len(after) - 1
+        pre, post = pres[n], of_labels if is_output else posts[n]
+        for j in range(mask.shape[1]):
+            inputs = np.flatnonzero(mask[:, j])
+            count = sum(int(pre[i] > 0) for i in inputs)
+            for i in range(mask.shape[0]):
+                if scheme.samples == "misclassified" and prediction == label:
+                    continue
+                if mask[i, j]:
+                    if is_output and scheme.rows == "two" and j not in (label, prediction):
+                        continue
+                    beta = entry(rule, table, pre[i], post[j], count, len(inputs))
+                elif scheme.non_edges:
+                    beta = table.ravel()[0]
+                else:
+                    continue
+                change = scheme.step_size * beta
+                after[n][i, j] = (
+                    after[n][i, j] + change
+                    if scheme.update == "additive"
+                    else (after[n][i, j] * (1 + change))
+                )
+    return after
+
+
+def random_state(network: plasticity.KCapNetwork, seed: int = 0) -> Any:
+    """In the middle of an episode: all weights random. Masks drawn in NumPy with p = 0.6, 0.7, ..."""
+    random, layers = np.random.default_rng(seed), []
+    for n, shape in enumerate(network.shapes):
+        mask = random.random(shape) < (0.6 + 0.1 * n if n < len(network.shapes) - 1 else 1)
+        layers.append({"w": uniform(seed + 1 + n, shape, network.dtype), "mask": jnp.asarray(mask)})
+    return tuple(layers)
+
+
+def random_tables(network: plasticity.KCapNetwork, seed: int = 9, num_hidden: int | None = None) -> Tables:
+    *hidden, output = network.table_shapes
+    drawn = [uniform(seed + n, shape, network.dtype) for n, shape in enumerate(hidden[:num_hidden])]
+    return Tables(tuple(drawn), uniform(seed + 7, output, network.dtype))
+
+
+def in_double(state: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(np.asarray(layer["w"], np.float64), np.asarray(layer["mask"])) for layer in state]
+
+
+SCHEMES = list(product(("additive", "multiplicative"), ("all", "two"), ("every", "misclassified")))
+
+
+@pytest.mark.parametrize(("update", "rows", "samples"), SCHEMES)
+@pytest.mark.parametrize("rule", RULES)
+def test_feed_forward_reference(rule: str, update: str, rows: str, samples: str) -> None:
+    # Widths, caps, edge probabilities and tables differ between layers.
+    scheme, caps = Scheme(step_size=0.5, update=update, rows=rows, samples=samples), (4, 3, 2)
+    network = plasticity.k_cap_mlp((5, 9, 7, 6, 3), caps, rule=RULES[rule], scheme=scheme)
+    state, tables = random_state(network), random_tables(network)
+    alone = jnp.ones((9, 7), bool).at[:, 2].set(state[1]["mask"][:, 2]).at[:, 4].set(False)
+    state = (state[0], {**state[1], "mask": state[1]["mask"] & alone}, *state[2:])  # 4 has no inputs
+    update_one = plasticity.table_plasticity(network).update
+    xs, seen = np.asarray(uniform(20, (3, 5))), set()
+    for x, shift in zip(xs, (0, 1, 2), strict=True):
+        layers = in_double(state)
+        response = respond_feed_forward(layers, x.astype(np.float64), caps)
+        label = (int(np.argmax(response[2])) + shift) % 3  # right, wrong, wrong
+        after, diagnostics = update_one(tables, state, x, label)
+        expected = after_one_sample(
+            rule, scheme, layers, in_tables(network, tables), response, label, network.label_code
+        )
+        # A change and a sum or product, of two roundings each.
+        assert_close([layer["w"] for layer in after[1:]], [jnp.float32(w) for w in expected], ulps=4)
+        assert_same(after[0], state[0])
+        assert int(diagnostics.prediction) == int(np.argmax(response[2]))
+        assert bool(diagnostics.updated) == differs(after, state) == (samples == "every" or shift > 0)
+        for got, code in zip(diagnostics.response.pre, response[0], strict=True):
+            np.testing.assert_array_equal(got, code)
+        seen |= {tuple(code) for code in response[0][1:]}
+    assert len(seen) > 2, "the samples should make different units fire"
+
+
+def in_tables(network: plasticity.KCapNetwork, tables: Tables) -> list[np.ndarray]:
+    return [np.asarray(table, np.float64) for table in network.layer_tables(tables)]
+
+
+@pytest.mark.parametrize("fired", ["value", "index"])
+@pytest.mark.parametrize("non_edges", [False, True])
+def test_recurrent_reference(non_edges: bool, fired: str) -> None:
+    scheme = Scheme(step_size=0.5, non_edges=non_edges)
+    network = plasticity.k_cap_recurrent((4, 7, 3), 4, rounds=2, scheme=scheme, fired=fired)
+    state, tables = random_state(network), random_tables(network)
+    for x, label in zip(np.asarray(uniform(30, (3, 4))), (0, 1, 2), strict=True):
+        layers = in_double(state)
+        response = respond_recurrent(layers, x.astype(np.float64), 4, 2, fired)
+        assert len(set(response[0][0].tolist())) > 3, "histories should differ"
+        after, diagnostics = plasticity.table_plasticity(network).update(tables, state, x, label)
+        np.testing.assert_array_equal(diagnostics.response.pre[0], response[0][0])
+        expected = after_one_sample(
+            "pre_post", scheme, layers, in_tables(network, tables), response, label, network.label_code
+        )
+        assert_close([layer["w"] for layer in after[1:]], [jnp.float32(w) for w in expected], ulps=4)
+        off = ~np.asarray(state[1]["mask"])
+        assert off.sum() > 5
+        changes = np.asarray(after[1]["w"] - state[1]["w"])[off]
+        assert np.all(changes != 0) if non_edges else np.all(changes == 0)
+
+
+def test_non_edges_play_no_part_in_the_forward_pass() -> None:
+    passes = []
+    for non_edges in (False, True):
+        network = plasticity.k_cap_recurrent((4, 7, 3), 4, scheme=Scheme(step_size=0.5, non_edges=non_edges))
+        state, tables = random_state(network), random_tables(network)
+        after, predictions, diagnostics = plastic_pass(network, tables, state, *SAMPLES_OF_3)
+        edges = [layer["w"] * layer["mask"] for layer in after]
+        passes.append((edges, predictions, diagnostics, after[1]["w"]))
+    assert_same(passes[0][:3], passes[1][:3])
+    assert differs(passes[0][3], passes[1][3])
+
+
+def test_recurrent_graph_has_no_self_loops() -> None:
+    network = plasticity.k_cap_recurrent((4, 7, 3), 4, edge_probability=1.0)
+    mask = network.init(KEY)[1]["mask"]
+    np.testing.assert_array_equal(mask, ~np.eye(7, dtype=bool))
+
+
+def test_a_unit_without_inputs_has_a_share_of_0() -> None:
+    network = plasticity.k_cap_mlp((2, 4, 3, 2), (3, 2), rule=plasticity.pre_post_percent)
+    table = random_tables(network).hidden[0]
+    mask = jnp.array([[0, 1, 1], [0, 0, 1], [0, 1, 0], [0, 0, 1]], bool)  # shares 0 / 0, 2 / 2 and 1 / 3
+    rows = plasticity.pre_post_percent.rows(table, jnp.array([1, 0, 1, 0]), jnp.array([1, 0, 1]), mask)
+    expected = jnp.stack([table[:, 1, 0], table[:, 0, 20], table[:, 1, 6]], axis=1)
+    assert_same(rows, expected)
+
+
+@pytest.mark.parametrize("kind", ["feed-forward", "recurrent"])
+def test_ties_at_zero(kind: str) -> None:
+    for fired, who in (("value", [0, 0, 0, 0, 0]), ("index", [1, 1, 0, 0, 0])):
+        if kind == "feed-forward":
+            network = plasticity.k_cap_mlp((4, 5, 5, 2), 2, fired=fired)
+            num_caps = 1
+        else:
+            network = plasticity.k_cap_recurrent((4, 5, 2), 2, rounds=1, fired=fired)
+            num_caps = 2  # codes are histories: 0 or binary 11
+        state = tuple({**layer, "w": 0 * layer["w"]} for layer in random_state(network))
+        response = network.respond(state, network.drive(state, jnp.ones(4)))
+        for code in (*response.pre, *response.post):
+            assert code.tolist() == [(2**num_caps - 1) * unit for unit in who]
+        assert response.logits.tolist() == [0, 0]
+
+
+# --- one small network of each kind, for all that follows
+
+XS = uniform(40, (6, 4))
+YS = jnp.array([0, 1, 1, 0, 0, 1])
+SAMPLES_OF_3 = (XS, jnp.array([0, 1, 2, 0, 2, 1]))
+
+
+def feed_forward(dtype: Any = jnp.float32, **scheme: Any) -> plasticity.KCapNetwork:
+    return plasticity.k_cap_mlp(
+        (4, 6, 5, 2), (3, 2), scheme=Scheme(**{"step_size": 0.2, **scheme}), dtype=dtype
+    )
+
+
+def recurrent(dtype: Any = jnp.float32, **scheme: Any) -> plasticity.KCapNetwork:
+    scheme = {"step_size": 0.2, **scheme}
+    return plasticity.k_cap_recurrent((4, 6, 2), 3, rounds=1, scheme=Scheme(**scheme), dtype=dtype)
+
+
+KINDS = {"feed-forward": feed_forward, "recurrent": recurrent}
+# Two programs for one pass: six changes of a weight, each of a product and a sum of two roundings.
+PASS_ULPS = 4 * len(YS)
+
+
+def member(tree: Any, i: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_passes_in_pieces_online_and_under_transformations(kind: str) -> None:
+    network, traces = KINDS[kind](), []
+    tables, close = random_tables(network), partial(assert_close, ulps=PASS_ULPS)
+    state = random_state(network)
+
+    def run(tables: Tables, state: Any, xs: Any, ys: Any) -> Any:
+        traces.append(0)
+        return plastic_pass(network, tables, state, xs, ys)
+
+    compiled = jax.jit(run)
+    whole = compiled(tables, state, XS, YS)
+    other = compiled(jax.tree.map(lambda leaf: -leaf, tables), state, XS, YS)
+    assert len(traces) == 1, "a second call compiled again"
+    assert differs(other[0], whole[0])
+    close(plastic_pass(network, tables, state, XS, YS), whole)
+
+    # in two pieces
+    first = compiled(tables, state, XS[:3], YS[:3])
+    second = compiled(tables, first[0], XS[3:], YS[3:])
+    close(second[0], whole[0])
+    close(jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first[1:], second[1:]), whole[1:])
+
+    # online
+    update, online, predictions = plasticity.table_plasticity(network).update, state, []
+    for x, y in zip(XS, YS, strict=True):
+        online, diagnostics = update(tables, online, x, int(y))
+        predictions.append(int(diagnostics.prediction))
+    close(online, whole[0])
+    assert predictions == whole[1].tolist()
+    assert len(set(predictions)) == 2
+
+    # under vmap over seeds, in an ensemble, and in a scan over tables
+    seeds = jax.tree.map(lambda a: jnp.stack([a, -a / 2, 2 * a]), tables)
+    loop = [compiled(member(seeds, i), state, XS, YS)[0] for i in range(3)]
+    loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop)
+    close(jax.jit(jax.vmap(lambda tables: run(tables, state, XS, YS)[0]))(seeds), loop)
+    if kind == "feed-forward":
+        close(ll.ensemble(lambda *args: run(*args)[0])(seeds, state, XS, YS), loop)
+
+        def body(carry: None, tables: Tables) -> Any:
+            return carry, run(tables, state, XS, YS)[0]
+
+        close(jax.jit(lambda seeds: lax.scan(body, None, seeds)[1])(seeds), loop)
+
+
+@pytest.mark.parametrize("update", ["additive", "multiplicative"])
+def test_traced_step_size(update: str) -> None:
+    def run(step_size: Any) -> Any:
+        network = feed_forward(step_size=step_size, update=update)
+        return plastic_pass(network, random_tables(network), random_state(network), XS, YS)[0]
+
+    swept = jax.jit(jax.vmap(run))(jnp.array([0.05, 0.4]))
+    assert differs(member(swept, 0), member(swept, 1))
+    for i, step_size in enumerate((0.05, 0.4)):
+        assert_close(member(swept, i), run(step_size), ulps=PASS_ULPS)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_dtypes(kind: str, dtype: Any) -> None:
+    # Shapes alone: nothing is compiled.
+    with jax.enable_x64(dtype == jnp.float64):
+        network = KINDS[kind](dtype)
+        state, tables = jax.eval_shape(network.init, KEY), jax.eval_shape(network.init_tables, KEY)
+        floats = [layer["w"] for layer in state] + jax.tree.leaves(tables)
+        assert {leaf.dtype for leaf in floats} == {jnp.dtype(dtype)}
+        x = jax.ShapeDtypeStruct((6, 4), dtype)
+        y = jax.ShapeDtypeStruct((6,), jnp.int32)
+        after, _, diagnostics = jax.eval_shape(partial(plastic_pass, network), tables, state, x, y)
+        assert after == state
+        assert diagnostics.response.logits.dtype == dtype
+        rule = plasticity.meta_rule(network, state)
+        params = MetaParams(tables, state[0]["w"])
+        one_hot = jax.ShapeDtypeStruct((6, 2), dtype)
+        loss, grads = jax.eval_shape(rule.value_and_grad, KEY, params, x, one_hot)
+        assert grads == params
+        assert loss.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
+def test_half_precision_learns_what_single_precision_learns() -> None:
+    half, single = feed_forward(jnp.bfloat16), feed_forward()
+    state, tables = random_state(half), random_tables(half)
+    after, _, _ = plastic_pass(half, tables, state, XS.astype(jnp.bfloat16), YS)
+    upcast = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.bfloat16 else a, (tables, state))
+    exact, _, _ = plastic_pass(single, *upcast, XS.astype(jnp.bfloat16).astype(jnp.float32), YS)
+    expected = [layer["w"].astype(jnp.bfloat16) for layer in exact]
+    # Six changes of two roundings each. That caps are decided alike is a matter of these draws.
+    assert_close([layer["w"] for layer in after], expected, ulps=PASS_ULPS / 2)
+    assert differs([layer["w"] for layer in after], [layer["w"] for layer in state])
+
+
+# --- initialisation and transfer
+
+
+def test_init_and_reset() -> None:
+    for update, start in (("additive", 0), ("multiplicative", 1)):
+        network = plasticity.k_cap_mlp(
+            (4, 6, 5, 2), 2, edge_probability=(1.0, 0.0), scheme=Scheme(update=update)
+        )
+        state = network.init(KEY)
+        assert [bool(layer["mask"].all()) for layer in state] == [True, False, True]
+        assert not state[1]["mask"].any()
+        reset = network.reset(random_state(network))
+        for layer in (*state[1:], *reset[1:]):
+            assert (layer["w"] == start).all()
+        assert_same(reset[0], random_state(network)[0])
+    tables = network.init_tables(KEY)
+    assert_same(tables, Tables((jnp.full((2, 2), 0.4),), jnp.zeros((2, 2))))
+
+
+def test_edge_probability() -> None:
+    network = plasticity.k_cap_mlp((40, 50, 60, 2), 2, edge_probability=(0.2, 0.7))
+    for layer, p in zip(network.init(KEY)[:2], (0.2, 0.7), strict=True):
+        error = 5 * math.sqrt(p * (1 - p) / layer["mask"].size)
+        assert abs(float(layer["mask"].mean()) - p) < error
+
+
+def runs(network: plasticity.KCapNetwork, tables: Tables) -> bool:
+    """Whether a pass with these tables can be traced."""
+    num_inputs, num_labels = network.shapes[0][0], network.shapes[-1][1]
+    state, xs = jax.eval_shape(network.init, KEY), jnp.ones((3, num_inputs))
+    after = jax.eval_shape(partial(plastic_pass, network), tables, state, xs, jnp.arange(3) % num_labels)[0]
+    return after == state
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_shared_tables_go_into_networks_of_other_width_and_depth(rule: str) -> None:
+    small = plasticity.k_cap_mlp((4, 8, 6, 2), 3, rule=RULES[rule])
+    tables = random_tables(small, num_hidden=1)
+    for widths in ((4, 9, 9, 2), (4, 8, 5, 7, 9, 2), (11, 8, 6, 10)):
+        large = plasticity.k_cap_mlp(widths, 3, rule=RULES[rule])
+        transferred = plasticity.transfer(tables, large)
+        assert_same(transferred, tables)
+        assert runs(large, transferred)
+    shallow = plasticity.k_cap_mlp((4, 8, 2), 3, rule=RULES[rule])
+    assert_same(plasticity.transfer(tables, shallow), Tables((), tables.output))
+    assert runs(shallow, plasticity.transfer(tables, shallow))
+
+
+@pytest.mark.parametrize(
+    ("rule", "fits"),
+    [("pre_post", True), ("pre_post_percent", True), ("pre_post_count", False), ("post_count", False)],
+)
+def test_transfer_across_caps(rule: str, fits: bool) -> None:
+    small = plasticity.k_cap_mlp((4, 8, 6, 2), 3, rule=RULES[rule])
+    large = plasticity.k_cap_mlp((4, 20, 20, 2), 10, rule=RULES[rule])
+    tables = random_tables(small, num_hidden=1)
+    if fits:
+        assert_same(plasticity.transfer(tables, large), tables)
+        assert runs(large, tables)
+    else:
+        with pytest.raises(
+            ValueError, match=r"^tables\.hidden for layer 1: expected shape .*11\], got .*4\]"
+        ):
+            plasticity.transfer(tables, large)
+
+
+def test_tables_one_a_layer_stay_within_their_depth() -> None:
+    network = plasticity.k_cap_mlp((4, 8, 6, 5, 2), 3)
+    tables = random_tables(network)
+    assert len(tables.hidden) == 2
+    wider = plasticity.k_cap_mlp((7, 9, 9, 9, 3), 4)
+    assert_same(plasticity.transfer(tables, wider), tables)
+    assert runs(wider, tables)
+    deeper = plasticity.k_cap_mlp((4, 8, 6, 5, 7, 2), 3)
+    with pytest.raises(ValueError, match=r"^tables\.hidden: expected one .* each of 3 .*, got 2"):
+        plasticity.transfer(tables, deeper)
+
+
+# --- the gradient with respect to tables and first-layer weights
+
+CONFIGURATIONS = {
+    "feed-forward-additive": (feed_forward, "additive", False),
+    "feed-forward-multiplicative-double": (feed_forward, "multiplicative", True),
+    "recurrent-additive-double": (recurrent, "additive", True),
+    "recurrent-multiplicative": (recurrent, "multiplicative", False),
+}
+
+
+def configuration(name: str) -> Any:
+    """A small meta-learning problem in float64: network, state, options of the rule, params and batch."""
+    make, update, double = CONFIGURATIONS[name]
+    network = make(jnp.float64, update=update)
+    state = random_state(network)
+    params = MetaParams(random_tables(network, num_hidden=1), state[0]["w"])
+    x, y = XS.astype(jnp.float64), jax.nn.one_hot(YS, 2, dtype=jnp.float64)
+    return network, state, {"double_softmax": double}, params, (x, y)
+
+
+def straight_loss(network: Any, state: Any, double_softmax: bool, params: MetaParams, x: Any, y: Any) -> Any:
+    """The loss by the definition, through the scan itself, and the codes of all units on the way."""
+    start = network.reset(({**state[0], "w": params.w}, *state[1:]))
+    after, _, diagnostics = plastic_pass(network, params.tables, start, x, jnp.argmax(y, axis=-1))
+    response = network.respond(after, network.drive(after, x))
+    logits = jax.nn.softmax(response.logits) if double_softmax else response.logits
+    loss = -jnp.mean(jnp.sum(y * jax.nn.log_softmax(logits), axis=-1))
+    return loss, [(r.pre, r.post) for r in (diagnostics.response, response)]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_meta_gradient(name: str) -> None:
+    network, state, options, params, batch = configuration(name)
+    rule = plasticity.meta_rule(network, state, **options)
+    loss, grads = jax.jit(rule.value_and_grad)(KEY, params, *batch)
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    slopes, _ = jax.flatten_util.ravel_pytree(grads)
+
+    # The straight loss at params and one step to either side in every parameter, each with its gradient.
+    step = float(jnp.finfo(jnp.float64).eps) ** (1 / 3)
+    steps = step * jnp.eye(flat.size)
+    points = jnp.concatenate([flat[None], flat + steps, flat - steps])
+    straight = partial(straight_loss, network, state, options["double_softmax"])
+    gradient = jax.value_and_grad(lambda point, *batch: straight(unravel(point), *batch), has_aux=True)
+    (losses, codes), gradients = jax.jit(jax.vmap(gradient, (0, None, None)))(points, *batch)
+    for code in jax.tree.leaves(codes):
+        assert (code == code[:1]).all(), "a step of the differences flips a cap"
+
+    # Losses are sums over the layers, samples and changes; a hundred roundings are more than they need.
+    roundings = 100 * float(jnp.finfo(jnp.float64).eps)
+    scale = float(jnp.max(jnp.abs(slopes)))
+    np.testing.assert_allclose(loss, losses[0], rtol=roundings, atol=0)
+    np.testing.assert_allclose(slopes, gradients[0], rtol=0, atol=roundings * max(1.0, scale))
+    # Central differences err by the rounding of the loss over the step, and by third derivatives (up to
+    # a hundred times the loss and the slopes) times its square.
+    differences = (losses[1 : 1 + flat.size] - losses[1 + flat.size :]) / (2 * step)
+    tolerance = roundings * float(losses[0]) / step + 100 * step**2 * max(1.0, scale)
+    np.testing.assert_allclose(slopes, differences, rtol=0, atol=tolerance)
+    for part in (grads.tables.hidden, grads.tables.output, grads.w):
+        largest_slope = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(part))
+        assert largest_slope > 1e3 * tolerance, "a gradient too small to be told from zero"
+    if network.label_code == 1 or name.startswith("recurrent"):
+        # With two labels only the difference of the logits counts.
+        np.testing.assert_allclose(grads.tables.output.sum(axis=-1), 0, atol=roundings * max(1.0, scale))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["feed-forward-multiplicative-double", "recurrent-additive-double"])
+def test_meta_gradient_by_other_estimators(name: str) -> None:
+    network, state, options, params, batch = configuration(name)
+    _, grads = jax.jit(plasticity.meta_rule(network, state, **options).value_and_grad)(KEY, params, *batch)
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    direction = unravel(uniform(50, flat.shape, jnp.float64))
+    slope = float(sum(jnp.vdot(g, v) for g, v in zip(*map(jax.tree.leaves, (grads, direction)), strict=True)))
+    assert abs(slope) > 1e-3
+    expected = jax.tree.map(lambda v: slope * v, direction)
+
+    def noise(key: Any, like: Any) -> Any:
+        return direction
+
+    step = float(jnp.finfo(jnp.float64).eps) ** (1 / 3)
+    roundings = 100 * float(jnp.finfo(jnp.float64).eps)
+    bias = roundings / step + 100 * step**2 * float(
+        jnp.vdot(*[jax.flatten_util.ravel_pytree(direction)[0]] * 2)
+    )
+    for estimator, tolerance in (
+        (partial(estimators.forward_gradient, noise=noise), roundings),
+        (partial(estimators.weight_perturbation, noise=noise, sigma=step, difference="central"), bias),
+    ):
+        rule = plasticity.meta_rule(network, state, estimator=estimator, **options)
+        _, estimate = jax.jit(rule.value_and_grad)(KEY, params, *batch)
+        for got, want in zip(*map(jax.tree.leaves, (estimate, expected)), strict=True):
+            np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1.0, abs(slope)))
+
+
+def test_floor_of_the_double_softmax() -> None:
+    # Certain and right: without plasticity in the hidden layer, the label's output grows without bound.
+    network = plasticity.k_cap_mlp((1, 1, 2), 1, edge_probability=1.0, scheme=Scheme(step_size=1e4))
+    state = network.init(KEY)
+    params = MetaParams(Tables((), jnp.array([[0.0, 0.0], [-1.0, 1.0]])), jnp.ones((1, 1)))
+    x, y = jnp.ones((3, 1)), jnp.array([[1.0, 0.0]] * 3)
+    for double, floor in ((True, math.log(1 + math.exp(-1))), (False, 0.0)):
+        rule = plasticity.meta_rule(network, state, double_softmax=double)
+        loss, _ = rule.value_and_grad(KEY, params, x, y)
+        np.testing.assert_allclose(loss, floor, atol=4 * float(jnp.finfo(jnp.float32).eps))
+
+
+# --- meta-learning as published
+
+
+def test_learned_tables_have_the_published_signs() -> None:
+    num_updates, rate = 200, 0.01
+    network = plasticity.k_cap_mlp((10, 32, 32, 2), 16)
+    optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.adam(rate))
+
+    def run(key: Any) -> Any:
+        data_key, state_key, key = jax.random.split(key, 3)
+        train = plasticity.meta_learn(
+            network,
+            network.init(state_key),
+            optimizer,
+            num_updates=num_updates,
+            double_softmax=True,
+            evaluate=lambda key, params, data: params.tables,
+            every=10,
+        )
+        history = train(key, half_space(data_key, 10))
+        return history.losses, history.evaluations
+
+    losses, tables = jax.jit(jax.vmap(run))(jax.random.split(KEY, 3))
+    assert (losses >= math.log(1 + math.exp(-1))).all()
+    assert (losses[:, -10:].mean(axis=1) < 0.5).all()  # from log 2 = 0.69
+    hidden, output = tables.hidden[0][:, -1], tables.output[:, -1]
+    for i in (0, 1):
+        assert (hidden[:, i, i] > hidden[:, i, 1 - i]).all() and (hidden[:, i, i] > hidden[:, 1 - i, i]).all()
+    assert (jnp.sign(output) == jnp.array([[1, -1], [-1, 1]])).all()
+    assert (jnp.abs(output) > 0.2).all()
+    # The two labels' gradients are opposite up to roundings, and so are Adam's steps of at most `rate`;
+    # the gradient is a sum of 100 samples with 100 changes each, of which errors grow as the root.
+    roundings = 100 * float(jnp.finfo(jnp.float32).eps)
+    np.testing.assert_allclose(tables.output.sum(axis=-1), 0, atol=num_updates * rate * roundings)
+
+
+# --- data
+
+
+@pytest.mark.parametrize(
+    "make", [half_space, partial(relu_net, num_units=30)], ids=["half_space", "relu_net"]
+)
+def test_data(make: Any) -> None:
+    sizes, num_features = (3000, 20, 1000), 5
+    draw = jax.jit(jax.vmap(partial(make, num_features=num_features, sizes=sizes)))
+    many = draw(jax.random.split(KEY, 3))
+    first, second = (jax.tree.map(np.asarray, member(many, i)) for i in (0, 1))
+    for split, size in zip(first, sizes, strict=True):
+        assert split.x.shape == (size, num_features) and split.y.shape == (size, 2)
+        assert ((split.y == 0) | (split.y == 1)).all() and (split.y.sum(axis=1) == 1).all()
+        assert (np.abs(split.x) <= 1).all()
+    assert_same(member(many, 0), make(jax.random.split(KEY, 3)[0], num_features, sizes=sizes))
+    assert differs(first, second)
+    assert len({row.tobytes() for split in first for row in split.x}) == sum(sizes), "a point twice"
+
+    # x is uniform: mean 0, variance 1/3 with a standard error of sqrt(1/5 - 1/9) for one number
+    x = np.concatenate([split.x for split in first]).astype(np.float64)
+    assert abs(x.mean()) < 5 * math.sqrt(1 / 3 / x.size)
+    assert abs((x**2).mean() - 1 / 3) < 5 * math.sqrt((1 / 5 - 1 / 9) / x.size)
+    for i in range(3):
+        share = float(member(many, i).train.y.mean(axis=0).min())
+        assert share > 0.01, "a class that does not occur"
+
+
+def test_half_space_is_one() -> None:
+    def plane(data: Any) -> np.ndarray:
+        signs = 2 * np.asarray(data.train.y)[:, 1] - 1
+        return np.linalg.lstsq(np.asarray(data.train.x), signs, rcond=None)[0]
+
+    problems = [half_space(key, 5, sizes=(3000, 0, 1000)) for key in jax.random.split(KEY, 2)]
+    for data in problems:
+        correct = (np.asarray(data.test.x) @ plane(data) > 0) == (np.asarray(data.test.y)[:, 1] == 1)
+        assert correct.mean() > 0.95
+        # The plane goes through the origin: both sides are equally likely.
+        assert abs(float(data.train.y[:, 1].mean()) - 0.5) < 5 * 0.5 / math.sqrt(3000)
+    u, v = (plane(data) / np.linalg.norm(plane(data)) for data in problems)
+    assert u @ v < 0.95, "two seeds, one plane"
+
+
+def test_relu_net_is_no_half_space() -> None:
+    # Labels are scale-free, relu(a x) = a relu(x), and a plane cannot tell them apart.
+    data = relu_net(jax.random.key(3), 5, num_units=30, sizes=(3000, 0, 1000))
+    x, y = np.asarray(data.train.x), 2 * np.asarray(data.train.y)[:, 1] - 1
+    errors = np.sign(x @ np.linalg.lstsq(x, y, rcond=None)[0]) != y
+    assert errors.mean() > 0.02
+    assert differs(data.train.y, relu_net(jax.random.key(4), 5, num_units=30, sizes=(3000, 0, 1000)).train.y)
+
+
+# --- accuracy, balanced over classes
+
+
+def test_balanced_accuracy() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 3])  # class 2 does not occur
+    predictions = np.array([0, 0, 0, 2, 1, 0, 3])
+    y, output = np.eye(4, dtype=np.float32)[labels], 0.5 * np.eye(4, dtype=np.float32)[predictions] - 3
+    np.testing.assert_allclose(ll.balanced_accuracy(output, y), (3 / 4 + 1 / 2 + 1) / 3, rtol=1e-6)
+    np.testing.assert_allclose(ll.accuracy(output, y), 5 / 7, rtol=1e-6)
+    assert float(ll.balanced_accuracy(y, y)) == 1
+    assert float(ll.balanced_accuracy(np.roll(y, 1, axis=1), y)) == 0
+    # Always the same answer is worth one class.
+    constant = np.tile(np.eye(4, dtype=np.float32)[0], (7, 1))
+    np.testing.assert_allclose(ll.balanced_accuracy(constant, y), 1 / 3, rtol=1e-6)
+
+
+def test_balanced_accuracy_of_balanced_classes() -> None:
+    y = jnp.tile(jnp.eye(3), (8, 1))
+    output = uniform(60, (24, 3))
+    accuracy = ll.accuracy(output, y)
+    assert 0 < float(accuracy) < 1
+    assert_close(ll.balanced_accuracy(output, y), accuracy, ulps=4)
+    assert ll.balanced_accuracy(output.astype(jnp.bfloat16), y.astype(jnp.bfloat16)).dtype == jnp.float32
