@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from lax_learning._checks import check_count, check_positive
@@ -77,13 +77,17 @@ class Ensemble:
         self._in_axes = in_axes
         self._memory_budget = memory_budget
         self._devices = devices
+        self._mesh = Mesh(devices, ("seed",))
         self._plans: dict[Any, _Plan] = {}
 
     def __call__(self, *args: Any) -> Any:
         """Runs all members."""
         axes, args, count = self._prepare(args)
         compiled, chunk = self._plan(axes, args, count)
-        parts = [compiled(*_take(axes, args, start, chunk)) for start in range(0, count, chunk)]
+        parts = [compiled(*self._place(axes, args, start, chunk)) for start in range(0, count, chunk)]
+        if count == chunk:
+            return parts[0]
+        parts = jax.device_put(parts, self._devices[0])
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
 
     def compile(self, *args: Any) -> None:
@@ -121,12 +125,36 @@ class Ensemble:
     def _compile(self, axes: Axes, args: tuple[Any, ...], chunk: int) -> jax.stages.Compiled:
         sharded = jax.shard_map(
             jax.vmap(self._function, in_axes=axes),
-            mesh=Mesh(self._devices, ("seed",)),
-            in_specs=tuple(PartitionSpec("seed") if axis == 0 else PartitionSpec() for axis in axes),
+            mesh=self._mesh,
+            in_specs=tuple(map(_spec, axes)),
             out_specs=PartitionSpec("seed"),
             check_vma=False,
         )
-        return jax.jit(sharded).lower(*_take(axes, args, 0, chunk)).compile()
+        return jax.jit(sharded).lower(*self._place(axes, args, 0, chunk)).compile()
+
+    def _place(self, axes: Axes, args: tuple[Any, ...], start: int, chunk: int) -> tuple[Any, ...]:
+        """The members from `start` on, spread over the devices, and what they share on all of them.
+
+        Members are chosen on one device: to index an array that is spread out takes a program with messages
+        between devices, and no such program runs here.
+        """
+
+        def members(leaf: jax.Array) -> jax.Array:
+            """The last member is repeated where fewer than `chunk` are left."""
+            if start == 0 and leaf.shape[0] == chunk:
+                return leaf
+            leaf = jax.device_put(leaf, self._devices[0])
+            return leaf[jnp.minimum(jnp.arange(start, start + chunk), leaf.shape[0] - 1)]
+
+        chosen = (
+            jax.tree.map(members, arg) if axis == 0 else arg for axis, arg in zip(axes, args, strict=True)
+        )
+        shardings = (NamedSharding(self._mesh, _spec(axis)) for axis in axes)
+        return tuple(jax.device_put(arg, to) for arg, to in zip(chosen, shardings, strict=True))
+
+
+def _spec(axis: int | None) -> PartitionSpec:
+    return PartitionSpec() if axis is None else PartitionSpec("seed")
 
 
 def _round_up(count: int, multiple: int) -> int:
@@ -146,16 +174,3 @@ def _count(axes: Axes, args: tuple[Any, ...]) -> int:
     (count,) = counts
     check_count("number of members", count)
     return count
-
-
-def _take(axes: Axes, args: tuple[Any, ...], start: int, chunk: int) -> tuple[Any, ...]:
-    """The members from `start` on, the last repeated where fewer than `chunk` are left."""
-
-    def members(leaf: jax.Array) -> jax.Array:
-        if start == 0 and leaf.shape[0] == chunk:
-            return leaf
-        return leaf[jnp.minimum(jnp.arange(start, start + chunk), leaf.shape[0] - 1)]
-
-    return tuple(
-        jax.tree.map(members, arg) if axis == 0 else arg for axis, arg in zip(axes, args, strict=True)
-    )

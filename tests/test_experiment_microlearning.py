@@ -1,12 +1,8 @@
 """The main job from the command line: what it writes, what it refuses, and that a kill loses nothing."""
 
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +12,9 @@ import xarray as xr
 from experiments import harness
 from experiments.microlearning.config import Config
 from experiments.microlearning.rules import RULES
+from tests import command_line
+from tests.command_line import finish, kill_at_checkpoint
 
-ROOT = Path(__file__).parents[1]
-# Checkpoints after every epoch, where the program itself waits for seconds to pass.
-PROGRAM = (
-    "import sys; from experiments import harness; harness.SECONDS_BETWEEN_CHECKPOINTS = 0.0; "
-    "from experiments.microlearning.__main__ import main; sys.exit(main())"
-)
 SMALL = [
     *("--hidden", "6", "--seeds", "2", "--batch-size", "500", "--epochs", "6"),
     *("--snr-images", "10", "--draws", "4", "--test-images", "50"),
@@ -35,20 +27,7 @@ METRICS = (
 
 
 def start(*arguments: str | Path) -> subprocess.Popen:
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "COLUMNS": "200"}
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    return command_line.start("microlearning", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +89,7 @@ def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
     out = tmp_path / "killed"
     process = start(*SMALL, *TWO, "--out", out)
     second = out / "checkpoints" / "node_perturbation"
-    deadline = time.monotonic() + 240
-    while not (second.is_dir() and any(p.name.isdigit() for p in second.iterdir())):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_at_checkpoint(process, second)
     assert (out / "rules" / "backprop.nc").exists() and not (out / "results.nc").exists()
 
     code, _, errors = finish(start(*SMALL, *TWO, "--out", out))

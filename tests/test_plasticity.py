@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+from jax.flatten_util import ravel_pytree
 
 import lax_learning as ll
 from lax_learning import estimators, plasticity
@@ -30,7 +31,7 @@ RULES = {
     "pre_post_percent": plasticity.pre_post_percent,
     "post_count": plasticity.post_count,
 }
-K_CAP = importlib.import_module("lax_learning.plasticity.k_cap")
+K_CAP: Any = importlib.import_module("lax_learning.plasticity.k_cap")
 BITS_A_ROUND = K_CAP._BITS_A_ROUND
 
 
@@ -67,7 +68,7 @@ VALUES = [-math.inf, -2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 1.5, math.inf]  # few, so 
 
 
 @pytest.mark.usefixtures("default_caps")
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @settings(deadline=None, derandomize=True, database=None, max_examples=40)
 @given(values=st.lists(st.sampled_from(VALUES), min_size=21, max_size=21), k=st.integers(1, 7))
 def test_k_cap_is_a_stable_sort(dtype: str, values: list[float], k: int) -> None:
@@ -103,6 +104,11 @@ def test_k_cap_along_an_axis(axis: int) -> None:
         expected = largest(x, k, axis)
         np.testing.assert_array_equal(top_k_mask(x, k, axis=axis), expected)
         np.testing.assert_array_equal(k_cap(x, k, axis=axis), np.where(expected, x, 0))
+
+
+@pytest.mark.usefixtures("default_caps")
+def test_nan_is_larger_than_all_numbers() -> None:  # one without a sign bit
+    assert top_k_mask(jnp.array([1.0, jnp.nan, jnp.inf]), 1).tolist() == [False, True, False]
 
 
 @pytest.mark.usefixtures("default_caps")
@@ -160,7 +166,7 @@ def entry(rule: str, table: np.ndarray, pre: int, post: int, count: int, num_inp
 def after_one_sample(
     rule: str, scheme: Scheme, layers: Any, tables: Any, response: Any, label: int, code: int
 ):
-    """The plastic weights after one sample; `code` is that of the label's output unit."""
+    """The plastic weights after one sample; `code` is that of the label: 1 feed-forward, 0 recurrent."""
     pres, posts, logits = response
     prediction = int(np.argmax(logits))
     of_labels = np.array([code if unit == label else 1 - code for unit in range(len(logits))])
@@ -210,6 +216,10 @@ def in_double(state: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.asarray(layer["w"], np.float64), np.asarray(layer["mask"])) for layer in state]
 
 
+def in_tables(network: plasticity.KCapNetwork, tables: Tables) -> list[np.ndarray]:
+    return [np.asarray(table, np.float64) for table in network.layer_tables(tables)]
+
+
 SCHEMES = list(product(("additive", "multiplicative"), ("all", "two"), ("every", "misclassified")))
 
 
@@ -229,9 +239,7 @@ def test_feed_forward_reference(rule: str, update: str, rows: str, samples: str)
         response = respond_feed_forward(layers, x.astype(np.float64), caps)
         label = (int(np.argmax(response[2])) + shift) % 3  # right, wrong, wrong
         after, diagnostics = update_one(tables, state, x, label)
-        expected = after_one_sample(
-            rule, scheme, layers, in_tables(network, tables), response, label, network.label_code
-        )
+        expected = after_one_sample(rule, scheme, layers, in_tables(network, tables), response, label, 1)
         # A change and a sum or product, of two roundings each.
         assert_close([layer["w"] for layer in after[1:]], [jnp.float32(w) for w in expected], ulps=4)
         assert_same(after[0], state[0])
@@ -241,10 +249,6 @@ def test_feed_forward_reference(rule: str, update: str, rows: str, samples: str)
             np.testing.assert_array_equal(got, code)
         seen |= {tuple(code) for code in response[0][1:]}
     assert len(seen) > 2, "the samples should make different units fire"
-
-
-def in_tables(network: plasticity.KCapNetwork, tables: Tables) -> list[np.ndarray]:
-    return [np.asarray(table, np.float64) for table in network.layer_tables(tables)]
 
 
 @pytest.mark.parametrize("fired", ["value", "index"])
@@ -260,7 +264,7 @@ def test_recurrent_reference(non_edges: bool, fired: str) -> None:
         after, diagnostics = plasticity.table_plasticity(network).update(tables, state, x, label)
         np.testing.assert_array_equal(diagnostics.response.pre[0], response[0][0])
         expected = after_one_sample(
-            "pre_post", scheme, layers, in_tables(network, tables), response, label, network.label_code
+            "pre_post", scheme, layers, in_tables(network, tables), response, label, 0
         )
         assert_close([layer["w"] for layer in after[1:]], [jnp.float32(w) for w in expected], ulps=4)
         off = ~np.asarray(state[1]["mask"])
@@ -354,7 +358,8 @@ def test_passes_in_pieces_online_and_under_transformations(kind: str) -> None:
     other = compiled(jax.tree.map(lambda leaf: -leaf, tables), state, XS, YS)
     assert len(traces) == 1, "a second call compiled again"
     assert differs(other[0], whole[0])
-    close(plastic_pass(network, tables, state, XS, YS), whole)
+    if kind == "feed-forward":
+        close(plastic_pass(network, tables, state, XS, YS), whole)
 
     # in two pieces
     first = compiled(tables, state, XS[:3], YS[:3])
@@ -375,8 +380,8 @@ def test_passes_in_pieces_online_and_under_transformations(kind: str) -> None:
     seeds = jax.tree.map(lambda a: jnp.stack([a, -a / 2, 2 * a]), tables)
     loop = [compiled(member(seeds, i), state, XS, YS)[0] for i in range(3)]
     loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop)
-    close(jax.jit(jax.vmap(lambda tables: run(tables, state, XS, YS)[0]))(seeds), loop)
     if kind == "feed-forward":
+        close(jax.jit(jax.vmap(lambda tables: run(tables, state, XS, YS)[0]))(seeds), loop)
         close(ll.ensemble(lambda *args: run(*args)[0])(seeds, state, XS, YS), loop)
 
         def body(carry: None, tables: Tables) -> Any:
@@ -385,10 +390,9 @@ def test_passes_in_pieces_online_and_under_transformations(kind: str) -> None:
         close(jax.jit(lambda seeds: lax.scan(body, None, seeds)[1])(seeds), loop)
 
 
-@pytest.mark.parametrize("update", ["additive", "multiplicative"])
-def test_traced_step_size(update: str) -> None:
+def test_traced_step_size() -> None:
     def run(step_size: Any) -> Any:
-        network = feed_forward(step_size=step_size, update=update)
+        network = feed_forward(step_size=step_size, update="multiplicative")
         return plastic_pass(network, random_tables(network), random_state(network), XS, YS)[0]
 
     swept = jax.jit(jax.vmap(run))(jnp.array([0.05, 0.4]))
@@ -400,20 +404,22 @@ def test_traced_step_size(update: str) -> None:
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64, jnp.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_dtypes(kind: str, dtype: Any) -> None:
-    # Shapes alone: nothing is compiled.
-    with jax.enable_x64(dtype == jnp.float64):
+    # Shapes alone: nothing is compiled. In a pass no dtype mixes with another unasked.
+    with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion("strict"):
         network = KINDS[kind](dtype)
-        state, tables = jax.eval_shape(network.init, KEY), jax.eval_shape(network.init_tables, KEY)
+        state, tables = random_state(network), jax.eval_shape(network.init_tables, KEY)
+        shapes = jax.eval_shape(network.init, KEY)
+        assert shapes == jax.eval_shape(lambda: state)
         floats = [layer["w"] for layer in state] + jax.tree.leaves(tables)
         assert {leaf.dtype for leaf in floats} == {jnp.dtype(dtype)}
-        x = jax.ShapeDtypeStruct((6, 4), dtype)
-        y = jax.ShapeDtypeStruct((6,), jnp.int32)
+        x, one_hot = jax.ShapeDtypeStruct((6, 4), dtype), jax.ShapeDtypeStruct((6, 2), dtype)
+        y = jax.ShapeDtypeStruct((6,), jnp.asarray(0).dtype)
         after, _, diagnostics = jax.eval_shape(partial(plastic_pass, network), tables, state, x, y)
-        assert after == state
+        assert after == shapes
         assert diagnostics.response.logits.dtype == dtype
+    with jax.enable_x64(dtype == jnp.float64):
         rule = plasticity.meta_rule(network, state)
-        params = MetaParams(tables, state[0]["w"])
-        one_hot = jax.ShapeDtypeStruct((6, 2), dtype)
+        params = MetaParams(tables, shapes[0]["w"])
         loss, grads = jax.eval_shape(rule.value_and_grad, KEY, params, x, one_hot)
         assert grads == params
         assert loss.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
@@ -423,8 +429,10 @@ def test_half_precision_learns_what_single_precision_learns() -> None:
     half, single = feed_forward(jnp.bfloat16), feed_forward()
     state, tables = random_state(half), random_tables(half)
     after, _, _ = plastic_pass(half, tables, state, XS.astype(jnp.bfloat16), YS)
-    upcast = jax.tree.map(lambda a: a.astype(jnp.float32) if a.dtype == jnp.bfloat16 else a, (tables, state))
-    exact, _, _ = plastic_pass(single, *upcast, XS.astype(jnp.bfloat16).astype(jnp.float32), YS)
+    tables, state = jax.tree.map(
+        lambda a: a.astype(jnp.float32) if a.dtype == jnp.bfloat16 else a, (tables, state)
+    )
+    exact, _, _ = plastic_pass(single, tables, state, XS.astype(jnp.bfloat16).astype(jnp.float32), YS)
     expected = [layer["w"].astype(jnp.bfloat16) for layer in exact]
     # Six changes of two roundings each. That caps are decided alike is a matter of these draws.
     assert_close([layer["w"] for layer in after], expected, ulps=PASS_ULPS / 2)
@@ -545,8 +553,8 @@ def test_meta_gradient(name: str) -> None:
     network, state, options, params, batch = configuration(name)
     rule = plasticity.meta_rule(network, state, **options)
     loss, grads = jax.jit(rule.value_and_grad)(KEY, params, *batch)
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
-    slopes, _ = jax.flatten_util.ravel_pytree(grads)
+    flat, unravel = ravel_pytree(params)
+    slopes, _ = ravel_pytree(grads)
 
     # The straight loss at params and one step to either side in every parameter, each with its gradient.
     step = float(jnp.finfo(jnp.float64).eps) ** (1 / 3)
@@ -571,17 +579,16 @@ def test_meta_gradient(name: str) -> None:
     for part in (grads.tables.hidden, grads.tables.output, grads.w):
         largest_slope = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(part))
         assert largest_slope > 1e3 * tolerance, "a gradient too small to be told from zero"
-    if network.label_code == 1 or name.startswith("recurrent"):
+    if network.scheme.update == "additive":
         # With two labels only the difference of the logits counts.
         np.testing.assert_allclose(grads.tables.output.sum(axis=-1), 0, atol=roundings * max(1.0, scale))
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["feed-forward-multiplicative-double", "recurrent-additive-double"])
-def test_meta_gradient_by_other_estimators(name: str) -> None:
-    network, state, options, params, batch = configuration(name)
+def test_meta_gradient_by_other_estimators() -> None:
+    network, state, options, params, batch = configuration("feed-forward-multiplicative-double")
     _, grads = jax.jit(plasticity.meta_rule(network, state, **options).value_and_grad)(KEY, params, *batch)
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    flat, unravel = ravel_pytree(params)
     direction = unravel(uniform(50, flat.shape, jnp.float64))
     slope = float(sum(jnp.vdot(g, v) for g, v in zip(*map(jax.tree.leaves, (grads, direction)), strict=True)))
     assert abs(slope) > 1e-3
@@ -592,9 +599,7 @@ def test_meta_gradient_by_other_estimators(name: str) -> None:
 
     step = float(jnp.finfo(jnp.float64).eps) ** (1 / 3)
     roundings = 100 * float(jnp.finfo(jnp.float64).eps)
-    bias = roundings / step + 100 * step**2 * float(
-        jnp.vdot(*[jax.flatten_util.ravel_pytree(direction)[0]] * 2)
-    )
+    bias = roundings / step + 100 * step**2 * float(jnp.vdot(*[ravel_pytree(direction)[0]] * 2))
     for estimator, tolerance in (
         (partial(estimators.forward_gradient, noise=noise), roundings),
         (partial(estimators.weight_perturbation, noise=noise, sigma=step, difference="central"), bias),
@@ -613,13 +618,14 @@ def test_floor_of_the_double_softmax() -> None:
     x, y = jnp.ones((3, 1)), jnp.array([[1.0, 0.0]] * 3)
     for double, floor in ((True, math.log(1 + math.exp(-1))), (False, 0.0)):
         rule = plasticity.meta_rule(network, state, double_softmax=double)
-        loss, _ = rule.value_and_grad(KEY, params, x, y)
+        loss = jax.jit(lambda rule=rule: rule.value_and_grad(KEY, params, x, y)[0])()
         np.testing.assert_allclose(loss, floor, atol=4 * float(jnp.finfo(jnp.float32).eps))
 
 
 # --- meta-learning as published
 
 
+@pytest.mark.usefixtures("default_caps")  # the fastest of a long run
 def test_learned_tables_have_the_published_signs() -> None:
     num_updates, rate = 200, 0.01
     network = plasticity.k_cap_mlp((10, 32, 32, 2), 16)
@@ -697,12 +703,12 @@ def test_half_space_is_one() -> None:
 
 
 def test_relu_net_is_no_half_space() -> None:
-    # Labels are scale-free, relu(a x) = a relu(x), and a plane cannot tell them apart.
-    data = relu_net(jax.random.key(3), 5, num_units=30, sizes=(3000, 0, 1000))
-    x, y = np.asarray(data.train.x), 2 * np.asarray(data.train.y)[:, 1] - 1
-    errors = np.sign(x @ np.linalg.lstsq(x, y, rcond=None)[0]) != y
-    assert errors.mean() > 0.02
-    assert differs(data.train.y, relu_net(jax.random.key(4), 5, num_units=30, sizes=(3000, 0, 1000)).train.y)
+    # Both sides of a plane through the origin are equally likely, also of one through random linear units;
+    # a network of ReLU units prefers one label, by another amount for every seed.
+    draw = jax.jit(jax.vmap(lambda key: relu_net(key, 5, num_units=30, sizes=(3000, 0, 0)).train.y))
+    shares = np.asarray(draw(jax.random.split(KEY, 4)).mean(axis=1))[:, 1]
+    assert np.abs(shares - 0.5).max() > 5 * 0.5 / math.sqrt(3000)
+    assert len(set(shares.tolist())) == 4
 
 
 # --- accuracy, balanced over classes

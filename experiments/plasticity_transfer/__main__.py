@@ -22,7 +22,6 @@ from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import MODELS, Learned
 from experiments.plasticity_transfer.stages import (
     DOWNSTREAM_METRICS,
-    POINTS,
     UPSTREAM_METRICS,
     Stage,
     images,
@@ -93,7 +92,13 @@ def run_upstream(
 
 
 def run_downstream(
-    name: str, config: Config, learned: list[Learned], attempts: np.ndarray, folder: Path, data: Any, progress: tqdm
+    name: str,
+    config: Config,
+    learned: list[Learned],
+    attempts: np.ndarray,
+    folder: Path,
+    data: Any,
+    progress: tqdm,
 ) -> list[dict[str, np.ndarray]]:
     """One pass over the images for all seeds and sub-seeds, without and with the selection."""
     downstream = MODELS[name].downstream(config)
@@ -185,9 +190,9 @@ def run(config: Config) -> xr.Dataset:
                 shutil.rmtree(unfinished / name, ignore_errors=True)
             parts.append(harness.read_dataset(path))
     # Without the encoding of the parts, which would cut all names to the length of the first.
-    merged = xr.combine_by_coords(parts, join="outer", compat="no_conflicts")
+    merged = xr.merge(parts, join="outer", compat="no_conflicts")
     results = merged.sel(model=list(config.models)).drop_encoding()
-    results = results.assign_attrs(config=json.dumps(config.deciding()), points=POINTS[0])
+    results = results.assign_attrs(config=json.dumps(config.deciding()), points=config.points[0])
     harness.write_dataset(config.out / "results.nc", results)
     rows = report.rows(results)
     harness.write_summary(config.out, NAME, config.deciding(), rows)

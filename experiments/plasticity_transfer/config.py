@@ -51,7 +51,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Config:
-    """Meta-learn plasticity tables on half-spaces, transfer them to MNIST, and compare rules over many seeds."""
+    """Meta-learn plasticity tables on half-spaces, transfer them to MNIST, compare rules over many seeds."""
 
     models: tuple[ModelName, ...] = ModelName.__args__  # type: ignore[attr-defined]
     """Models to compare; l2 to l4 is the number of hidden layers."""
@@ -71,6 +71,12 @@ class Config:
     """What is learned upstream."""
     features: int = 16
     """Dimension of the upstream points."""
+    points: tuple[int, int] = (7_500, 2_500)
+    """Upstream points to learn from and to test on."""
+    batch_size: int = 100
+    """Points of a pass upstream, after which the tables change."""
+    learning_rate: float = 0.01
+    """Learning rate of Adam upstream."""
     rule_epochs: int | None = None
     """Passes of meta-learning through the 7,500 upstream points; by default the preset's."""
     width: int = 100
@@ -80,8 +86,8 @@ class Config:
     edge_probability: float = 0.5
     """Probability of a synapse."""
     hidden_start: Literal["constant", "normal"] = "constant"
-    """Hidden tables of feed-forward networks start at 0.4, as in the published code, or from N(0, 1), as in an
-    earlier one."""
+    """Hidden tables of feed-forward networks start at 0.4, as in the published code, or from N(0, 1), as in
+    an earlier one."""
     estimator: Literal["backprop", "forward_gradient", "weight_perturbation"] = "backprop"
     """Estimator of the meta-gradient."""
     double_softmax: bool = True
@@ -99,10 +105,15 @@ class Config:
     """Go on with the run that stands in the folder, if there is one."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "subseeds", "features", "cap", "attempts", "evaluations"):
+        for name in ("seeds", "subseeds", "features", "batch_size", "cap", "attempts", "evaluations"):
             self._expect(name, "at least 1", getattr(self, name) >= 1)
         self._expect("rule_epochs", "at least 1", self.rule_epochs is None or self.rule_epochs >= 1)
         self._expect("width", f"at least the cap of {self.cap}", self.width >= self.cap)
+        self._expect(
+            "points", f"at least a batch of {self.batch_size} and 1", self.points[0] >= self.batch_size
+            and self.points[1] >= 1,
+        )  # fmt: skip
+        self._expect("learning_rate", "a number > 0", self.learning_rate > 0)
         self._expect("edge_probability", "a number in 0..1", 0 <= self.edge_probability <= 1)
         self._expect("least_accuracy", "a number in 0..1", 0 <= self.least_accuracy <= 1)
         self._expect(

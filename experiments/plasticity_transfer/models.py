@@ -1,4 +1,4 @@
-"""The models of the plasticity-transfer experiment, each in one line: how they learn upstream and downstream."""
+"""The models of plasticity transfer, each in one line: how they learn upstream and downstream."""
 
 from collections.abc import Callable
 from functools import partial
@@ -97,7 +97,9 @@ def descent(network: KCapNetwork, config: Config) -> Downstream:
 
     def loss(weights: Any, masks: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         output = apply((weights, masks, ()), x)
-        return jnp.mean(ll.softmax_cross_entropy(jax.nn.softmax(output) if config.double_softmax else output, y))
+        return jnp.mean(
+            ll.softmax_cross_entropy(jax.nn.softmax(output) if config.double_softmax else output, y)
+        )
 
     def update(carry: Any, batch: Any) -> tuple[Any, None]:
         weights, masks, optimizer_state = carry

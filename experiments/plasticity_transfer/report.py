@@ -41,8 +41,8 @@ COLUMNS = {
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """The rows of `summary.json`: values at the end of each stage.
 
-    Upstream metrics are over seeds, downstream metrics over seeds and sub-seeds averaged within a seed. With
-    the suffix `_repeated`, seeds that ended upstream below the least accuracy are replaced by their repetition.
+    Upstream metrics are over seeds, downstream metrics over seeds and averaged over the sub-seeds of each.
+    With the suffix `_repeated`, seeds that ended below the least accuracy upstream are replaced by a repetition.
     """
     summary = []
     for name in results.model.values:
@@ -150,9 +150,7 @@ def comparison(results: xr.Dataset) -> Figure:
                 if not np.isfinite(of_seeds).any():
                     continue
                 mean, low, high, _ = harness.interval(of_seeds)
-                axes.plot(
-                    of_seeds, np.full(of_seeds.size, i + shift), "|", color=COLOURS[name], alpha=0.5
-                )
+                axes.plot(of_seeds, np.full(of_seeds.size, i + shift), "|", color=COLOURS[name], alpha=0.5)
                 axes.errorbar(
                     mean, i + shift, xerr=[[mean - low], [high - mean]], fmt=marker, color=COLOURS[name],
                     markerfacecolor=COLOURS[name] if selection == "all" else "white", capsize=3,

@@ -17,9 +17,6 @@ from experiments.plasticity_transfer.models import ESTIMATORS, Downstream, Learn
 from lax_learning import plasticity
 from lax_learning.plasticity import MetaParams, State
 
-BATCH = 100
-POINTS = (7_500, 0, 2_500)
-EVALUATED = 2_500
 PROBLEMS = {"half_space": ll.data.half_space, "relu_net": ll.data.relu_net}
 
 UPSTREAM_METRICS = ("loss", "train_accuracy", "test_accuracy", "test_balanced_accuracy")
@@ -85,11 +82,13 @@ class MetaCarry(NamedTuple):
 def meta_learning(upstream: Upstream, config: Config) -> tuple[Callable[..., MetaCarry], Callable[..., Any]]:
     """`init(key)` and `step` of meta-learning: a step is a rule epoch."""
     network = upstream.network
-    optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.adam(0.01))  # torch's Adam with L2 decay
-    per_epoch = POINTS[0] // BATCH
+    # torch's Adam with L2 decay
+    optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.adam(config.learning_rate))
+    num_train, num_test = config.points
+    per_epoch = num_train // config.batch_size
 
     def points(key: jax.Array) -> ll.data.Splits:
-        return PROBLEMS[config.problem](key, config.features, sizes=POINTS)
+        return PROBLEMS[config.problem](key, config.features, sizes=(num_train, 0, num_test))
 
     def run(structure: State) -> ll.Train:
         return plasticity.meta_learn(
@@ -97,7 +96,7 @@ def meta_learning(upstream: Upstream, config: Config) -> tuple[Callable[..., Met
             structure,
             optimizer,
             num_updates=config.epochs * per_epoch,
-            batch_size=BATCH,
+            batch_size=config.batch_size,
             every=per_epoch,
             evaluate=lambda key, params, data: after_a_batch(structure, key, params, data),
             estimator=ESTIMATORS[config.estimator],
@@ -107,16 +106,17 @@ def meta_learning(upstream: Upstream, config: Config) -> tuple[Callable[..., Met
 
     def after_a_batch(structure: State, key: jax.Array, params: MetaParams, data: ll.data.Splits) -> Metrics:
         """Accuracy of the network that has learned from one batch, on training and test points."""
-        chosen = jax.random.randint(key, (BATCH,), 0, POINTS[0])
+        chosen = jax.random.randint(key, (config.batch_size,), 0, num_train)
         start = network.reset(plasticity.with_params(structure, params))
         x, y = (jnp.asarray(a)[chosen] for a in data.train)
         learned, _, _ = plasticity.plastic_pass(network, params.tables, start, x, jnp.argmax(y, axis=-1))
-        x, y = (jnp.concatenate([a[:EVALUATED], b[:EVALUATED]]) for a, b in zip(data.train, data.test, strict=True))
-        output = network.apply(learned, x)
+        # As many training points as test points, in one program with them.
+        both = [jnp.concatenate([b, a[:num_test]]) for a, b in zip(data.train, data.test, strict=True)]
+        output, y = network.apply(learned, both[0]), both[1]
         return {
-            "train_accuracy": ll.accuracy(output[:EVALUATED], y[:EVALUATED]),
-            "test_accuracy": ll.accuracy(output[EVALUATED:], y[EVALUATED:]),
-            "test_balanced_accuracy": ll.balanced_accuracy(output[EVALUATED:], y[EVALUATED:]),
+            "train_accuracy": ll.accuracy(output[num_test:], y[num_test:]),
+            "test_accuracy": ll.accuracy(output[:num_test], y[:num_test]),
+            "test_balanced_accuracy": ll.balanced_accuracy(output[:num_test], y[:num_test]),
         }
 
     def init(key: jax.Array) -> MetaCarry:
@@ -155,8 +155,8 @@ def one_pass(downstream: Downstream, config: Config) -> tuple[Callable[..., Pass
         train, test = data
         order = jax.random.permutation(carry.key, train.x.shape[0])
         piece = jax.lax.dynamic_slice_in_dim(order, number * samples, samples)
-        learner = downstream.advance(carry.learner, train.x[piece], train.y[piece])
-        output = downstream.apply(learner, test.x)
+        learner = downstream.advance(carry.learner, *(jnp.asarray(a)[piece] for a in train))
+        output = downstream.apply(learner, jnp.asarray(test.x))
         metrics = {
             "test_accuracy": ll.accuracy(output, test.y),
             "test_balanced_accuracy": ll.balanced_accuracy(output, test.y),

@@ -1,8 +1,21 @@
 """k-cap networks and plasticity tables that are meta-learned and transferred."""
 
 from lax_learning.plasticity.k_cap import k_cap, top_k_mask
-from lax_learning.plasticity.meta_learning import MetaParams, learn_episode, meta_learn, meta_rule, with_params
-from lax_learning.plasticity.networks import KCapNetwork, Response, State, k_cap_mlp, k_cap_recurrent, transfer
+from lax_learning.plasticity.meta_learning import (
+    MetaParams,
+    learn_episode,
+    meta_learn,
+    meta_rule,
+    with_params,
+)
+from lax_learning.plasticity.networks import (
+    KCapNetwork,
+    Response,
+    State,
+    k_cap_mlp,
+    k_cap_recurrent,
+    transfer,
+)
 from lax_learning.plasticity.passes import Diagnostics, plastic_pass, table_plasticity
 from lax_learning.plasticity.scheme import Scheme
 from lax_learning.plasticity.tables import (

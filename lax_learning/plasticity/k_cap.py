@@ -80,9 +80,10 @@ def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
 
 
 def _as_ordered_bits(x: Array) -> Array:
-    """Unsigned integers in the order of the floats, in which -0 and 0 are equal."""
+    """Unsigned integers in the order of the floats, in which -0 and 0 are equal, and NaN is the largest."""
     signed = jnp.dtype(f"int{x.dtype.itemsize * 8}")
-    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, jnp.zeros_like(x), x), signed)
+    x = jnp.where(x == 0, jnp.zeros_like(x), jnp.where(jnp.isnan(x), jnp.full_like(x, jnp.nan), x))
+    bits = jax.lax.bitcast_convert_type(x, signed)
     unsigned = jnp.where(bits < 0, ~bits, bits ^ jnp.iinfo(signed).min)
     return jax.lax.bitcast_convert_type(unsigned, jnp.dtype(f"uint{x.dtype.itemsize * 8}"))
 

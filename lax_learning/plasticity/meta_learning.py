@@ -1,4 +1,4 @@
-"""Meta-learning of plasticity tables: the loss after a pass is a function of the tables (Cristian et al., 2020)."""
+"""Meta-learning of plasticity tables through an unrolled pass (Cristian et al., 2020)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -37,9 +37,7 @@ def with_params(state: State, params: MetaParams) -> State:
     return ({**state[0], "w": params.w}, *state[1:])
 
 
-def learn_episode(
-    network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike
-) -> State:
+def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike) -> State:
     """The state after one pass from reset weights, with a cheap derivative by the tables.
 
     Which entry a synapse reads is constant, so the final weights are a sum over samples of entries, in the
@@ -58,7 +56,7 @@ def learn_episode(
     update = UPDATES[network.scheme.update]
     learned = []
     for layer, change in zip(after[1:], changes, strict=True):
-        codes = jnp.arange(change.rows.shape[1])[:, None]
+        codes = jnp.arange(change.rows.shape[1], dtype=jnp.int32)[:, None]
         read = (change.pre[:, None, :] == codes).astype(change.rows.dtype)
         on_edges = jnp.einsum("tci,tcj->ij", read, update.summand(change.rows))
         total = jnp.where(layer["mask"], on_edges, jnp.sum(update.summand(change.elsewhere)))

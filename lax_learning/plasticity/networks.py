@@ -1,5 +1,6 @@
 """k-cap networks whose synapses follow plasticity tables: feed-forward and recurrent."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -185,7 +186,9 @@ def _each(name: str, value: object, count: int) -> tuple:
     if not isinstance(value, Sequence):
         return (value,) * count
     if len(value) != count:
-        raise ValueError(f"{name}: expected one for all or one for each of {count} hidden layers, got {value}")
+        raise ValueError(
+            f"{name}: expected one for all or one for each of {count} hidden layers, got {value}"
+        )
     return tuple(value)
 
 
@@ -266,7 +269,7 @@ def k_cap_mlp(
         return Response(tuple(codes), tuple(codes[1:]), values @ weights[-1])
 
     return KCapNetwork(
-        shapes=tuple(zip(widths[:-1], widths[1:], strict=True)),
+        shapes=tuple(itertools.pairwise(widths)),
         masks=(*(_random_mask(p) for p in probabilities), _full_mask),
         respond_to=respond,
         rule=rule,
@@ -325,7 +328,6 @@ def k_cap_recurrent(
       Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
       robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
-    widths = tuple(widths)
     if len(widths) != 3:
         raise ValueError(f"widths: expected sizes of input, graph and output, got {widths}")
     for i, n in enumerate(widths):

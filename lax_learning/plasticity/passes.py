@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int
 
 from lax_learning.plasticity.networks import KCapNetwork, Response, State
@@ -46,8 +47,8 @@ def read_changes(
 ) -> tuple[Array, Array, tuple[Change, ...]]:
     """The prediction for a sample, whether to learn from it, and the change of every plastic layer."""
     rule, scheme = network.rule, network.scheme
-    prediction = jnp.argmax(response.logits)
-    labels = jnp.arange(network.shapes[-1][1])
+    prediction = jnp.argmax(response.logits).astype(jnp.int32)
+    labels = jnp.arange(network.shapes[-1][1], dtype=jnp.int32)
     learns = prediction != label if scheme.samples == "misclassified" else jnp.ones((), bool)
     output_row = learns if scheme.rows == "all" else learns & ((labels == label) | (labels == prediction))
     post = (*response.post, jnp.where(labels == label, network.label_code, 1 - network.label_code))
@@ -127,7 +128,7 @@ def plastic_pass(
         raise ValueError(f"xs: expected at least one sample, got shape {list(xs.shape)}")
     if ys.shape != xs.shape[:1]:
         raise ValueError(f"ys: expected shape [{xs.shape[0]}] as in xs, got {list(ys.shape)}")
-    _check_labels("ys", ys, network.shapes[-1][1])
+    ys = _as_labels("ys", ys, network.shapes[-1][1])
     network.check_state(state)
 
     def step(state: State, sample: tuple[Array, Array]) -> tuple[State, Diagnostics]:
@@ -141,7 +142,9 @@ def plastic_pass(
         after, diagnostics = step((first, *layers), sample)
         return [layer["w"] for layer in after[1:]], diagnostics
 
-    weights, diagnostics = jax.lax.scan(body, [layer["w"] for layer in plastic], (network.drive(state, xs), ys))
+    weights, diagnostics = jax.lax.scan(
+        body, [layer["w"] for layer in plastic], (network.drive(state, xs), ys)
+    )
     after = ({"w": w, "mask": mask} for w, mask in zip(weights, masks, strict=True))
     return (first, *after), diagnostics.prediction, diagnostics
 
@@ -172,19 +175,20 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
         x, y = jnp.asarray(x), jnp.asarray(y)
         if x.ndim != 1 or y.ndim != 0:
             raise ValueError(f"x, y: expected one sample, got shapes {list(x.shape)} and {list(y.shape)}")
-        _check_labels("y", y, network.shapes[-1][1])
+        y = _as_labels("y", y, network.shapes[-1][1])
         network.check_state(state)
         return _respond_and_change(network, tables, state, network.drive(state, x), y)
 
     return Dynamics(network.init, update)
 
 
-def _check_labels(name: str, labels: Array, num_labels: int) -> None:
+def _as_labels(name: str, labels: Array, num_labels: int) -> Int[Array, "*samples"]:
+    """The labels as int32; raises unless they are integers in range."""
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"{name}: expected integer labels, got {labels.dtype}")
-    if isinstance(labels, jax.core.Tracer):
-        return
-    values = np.asarray(labels)
-    outside = values[(values < 0) | (values >= num_labels)]
-    if outside.size:
-        raise ValueError(f"{name}: expected labels in 0 .. {num_labels - 1}, got {outside.flat[0]}")
+    if not isinstance(labels, Tracer):
+        values = np.asarray(labels)
+        outside = values[(values < 0) | (values >= num_labels)]
+        if outside.size:
+            raise ValueError(f"{name}: expected labels in 0 .. {num_labels - 1}, got {outside.flat[0]}")
+    return labels.astype(jnp.int32)

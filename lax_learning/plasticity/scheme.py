@@ -16,8 +16,8 @@ class Update(NamedTuple):
     Fields:
       start: the weight at the start of an episode.
       apply: `(w, change) -> w`.
-      summand: `change -> ` what adds up over changes: `apply(w, d)` is the effect of changes whose
-        summands add up to a small `d`.
+      summand: `change -> ` what adds up over changes: changes whose summands differ by a small sum `d`
+        leave `apply(w, d)` where they left `w`.
     """
 
     start: float
@@ -25,11 +25,14 @@ class Update(NamedTuple):
     summand: Callable[[Array], Array]
 
 
+def _log_factor(factor: Array) -> Array:
+    """`log |factor|`; 0 for a factor of 0, after which the weight stays at 0."""
+    return jnp.log(jnp.abs(jnp.where(factor == 0, 1, factor)))
+
+
 UPDATES = {
     "additive": Update(0.0, lambda w, change: w + change, lambda change: change),
-    "multiplicative": Update(
-        1.0, lambda w, change: w * (1 + change), lambda change: jnp.log(jnp.abs(1 + change))
-    ),
+    "multiplicative": Update(1.0, lambda w, change: w * (1 + change), lambda change: _log_factor(1 + change)),
 }
 
 

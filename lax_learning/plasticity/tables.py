@@ -24,12 +24,12 @@ class Bins(NamedTuple):
 
     Fields:
       size: `cap of the presynaptic layer -> number of bins`.
-      index: `(count [out], num_inputs [out]) -> bin [out]`: of the inputs of every postsynaptic unit, how
+      place: `(count [out], num_inputs [out]) -> bin [out]`: of the inputs of every postsynaptic unit, how
         many fired and how many there are.
     """
 
     size: Callable[[int], int]
-    index: Callable[[Array, Array], Array]
+    place: Callable[[Array, Array], Array]
 
 
 class TableRule(NamedTuple):
@@ -74,7 +74,7 @@ class TableRule(NamedTuple):
             # A product of zeros and ones in float32: exact below 2^24, and faster than one of integers.
             count = (pre > 0).astype(jnp.float32) @ mask.astype(jnp.float32)
             num_inputs = jnp.sum(mask, axis=0, dtype=jnp.int32)
-            index = index * table.shape[-1] + self.bins.index(count.astype(jnp.int32), num_inputs)
+            index = index * table.shape[-1] + self.bins.place(count.astype(jnp.int32), num_inputs)
         return table.reshape(table.shape[0] if self.reads_pre else 1, -1)[:, index]
 
 

@@ -1,0 +1,146 @@
+"""Plasticity transfer from the command line: what it writes and refuses, and that a kill loses nothing."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments import harness
+from experiments.plasticity_transfer.config import PRESETS, Config
+from experiments.plasticity_transfer.models import MODELS
+from experiments.plasticity_transfer.report import LABELS
+from tests import command_line
+from tests.command_line import finish, kill_at_checkpoint
+
+# Nobody reaches an accuracy of 1, so that every seed is repeated.
+SMALL = [
+    *("--width", "12", "--cap", "6", "--features", "4", "--seeds", "2", "--subseeds", "2", "--attempts", "2"),
+    *("--rule-epochs", "2", "--evaluations", "3", "--least-accuracy", "1.0"),
+    *("--points", "300", "100", "--batch-size", "50"),
+]
+TWO = ["--models", "pre_post_l2", "gradient_descent_l2"]
+
+
+def start(*arguments: str | Path) -> subprocess.Popen:
+    return command_line.start("plasticity_transfer", *arguments)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run of two models, its folder and what it printed."""
+    out = tmp_path_factory.mktemp("run") / "whole"
+    code, printed, errors = finish(start(*SMALL, *TWO, "--out", out))
+    assert code == 0, errors
+    return out, printed, errors
+
+
+def test_folder_holds_everything(finished):
+    out, printed, errors = finished
+    figures = {"learning_curves.png", "comparison.png", "tables.png"}
+    assert {p.name for p in out.iterdir()} == {
+        "config.json", "results.nc", "summary.json", "models", *figures,
+    }  # fmt: skip
+    assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in figures)
+    assert "PrePost L2" in printed and "gradient descent L2" in printed and "down, balanced" in printed
+    assert "2 of 2 seeds once more" in errors
+    assert "12/12" in errors  # 2 x (2 rule epochs + 3 evaluations), and 2 rule epochs once more
+
+
+def test_results_have_named_axes(finished):
+    out, _, _ = finished
+    results = harness.read_dataset(out / "results.nc")
+    assert list(results.model.values) == TWO[1:]
+    assert results.downstream_test_accuracy.dims == ("model", "selection", "seed", "subseed", "evaluation")
+    assert results.downstream_test_accuracy.shape == (2, 2, 2, 2, 3)
+    table = results.output_table_pre_post_l2
+    assert table.dims[:2] == ("selection", "seed") and table.shape == (2, 2, 2, 2)
+    plastic, descent = results.sel(model=TWO[1]), results.sel(model=TWO[2])
+    assert np.isfinite(plastic.upstream_test_accuracy).all()
+    assert np.isfinite(plastic.downstream_test_accuracy).all()
+    assert np.isnan(descent.upstream_test_accuracy).all()
+    assert np.isfinite(descent.downstream_test_accuracy).all()
+    assert plastic.samples.values.tolist() == [1500, 3000, 4500]
+    # Every seed was run twice; the second attempt is another problem and another network.
+    assert (plastic.attempts == 2).all() and (descent.attempts == 1).all()
+    assert not np.array_equal(table.sel(selection="all"), table.sel(selection="repeated"))
+    assert np.array_equal(
+        descent.downstream_test_loss.sel(selection="all"),
+        descent.downstream_test_loss.sel(selection="repeated"),
+    )
+    # Members differ from each other.
+    assert len(np.unique(plastic.downstream_test_loss.isel(evaluation=-1))) == 8
+
+
+def test_summary_is_of_the_results(finished):
+    out, _, _ = finished
+    results = harness.read_dataset(out / "results.nc")
+    rows = json.loads((out / "summary.json").read_text())["rows"]
+    for suffix, selection in {"": "all", "_repeated": "repeated"}.items():
+        (row,) = (
+            r
+            for r in rows
+            if (r["model"], r["metric"]) == ("pre_post_l2", f"downstream_test_accuracy{suffix}")
+        )
+        one = results.sel(model="pre_post_l2", selection=selection).isel(evaluation=-1)
+        values = one.downstream_test_accuracy.mean("subseed").values
+        assert row["mean"] == pytest.approx(values.mean(), rel=1e-6) and row["n"] == 2
+
+
+def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
+    whole, _, _ = finished
+    out = tmp_path / "killed"
+    kill_at_checkpoint(start(*SMALL, *TWO, "--out", out), out / "checkpoints" / "pre_post_l2" / "upstream_1")
+    assert not (out / "results.nc").exists()
+    code, _, errors = finish(start(*SMALL, *TWO, "--out", out))
+    assert code == 2 and "--resume" in errors
+    code, _, errors = finish(start(*SMALL, *TWO, "--out", out, "--resume"))
+    assert code == 0, errors
+    same, expected = harness.read_dataset(out / "results.nc"), harness.read_dataset(whole / "results.nc")
+    xr.testing.assert_identical(same, expected)
+
+
+def test_folder_of_another_configuration_is_refused(finished):
+    out, _, _ = finished
+    code, _, errors = finish(start(*SMALL, *TWO, "--edge-probability", "0.25", "--out", out, "--resume"))
+    assert code == 2 and "edge_probability: 0.5 there, 0.25 here" in errors
+
+
+def test_a_preset_needs_as_many_images_as_it_says(tmp_path):
+    code, _, errors = finish(start("--preset", "seed", "--data", "sample", "--out", tmp_path / "out"))
+    assert code == 2 and "--data: expected at least 60000 images" in errors
+
+
+def test_help_names_every_option():
+    code, printed, _ = finish(start("--help"))
+    assert code == 0
+    for option in Config.__dataclass_fields__:
+        assert re.search(rf"--(\[?no-\]?)?{option.replace('_', '-')}\b", printed), option
+    assert all(name in printed for name in (*MODELS, *PRESETS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
+        ({"rule_epochs": 0}, "--rule-epochs: expected at least 1, got 0"),
+        ({"cap": 101}, "--width: expected at least the cap of 101, got 100"),
+        ({"points": (50, 10)}, "--points: expected at least a batch of 100"),
+        ({"learning_rate": 0.0}, "--learning-rate: expected a number > 0, got 0.0"),
+        ({"edge_probability": 1.5}, "--edge-probability: expected a number in 0..1, got 1.5"),
+        ({"least_accuracy": -0.1}, "--least-accuracy: expected"),
+        ({"models": ()}, "--models: expected"),
+        ({"models": ("rnn", "rnn")}, "--models: expected"),
+        ({"preset": "seed"}, "--data: expected a source of the whole MNIST with --preset seed"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**arguments)
+
+
+def test_every_model_is_the_default_and_has_a_label():
+    assert Config().models == tuple(MODELS) == tuple(LABELS)
