@@ -253,6 +253,15 @@ chunked = ll.ensemble(train, memory_budget=1.0)(KEYS[:5], DATA)  # one a device,
 assert_close(chunked, on_one, ulps=4 * 32)
 # Which device a member is on leaves no trace.
 assert_same(ll.ensemble(train)(KEYS[:5][::-1], DATA), member(on_four, slice(None, None, -1)))
+# Uneven members are put together on one device: to index arrays that are spread out, devices would exchange
+# messages, which can lock up on CPU. Members that fit stay where they are, and go into the next call.
+assert {len(leaf.devices()) for leaf in jax.tree.leaves(on_four)} == {1}
+four = ll.ensemble(train.init)(KEYS[:4], DATA)
+assert {len(leaf.devices()) for leaf in jax.tree.leaves(four)} == {4}
+advance = ll.ensemble(train.advance, in_axes=(0, None, None))
+after, losses = advance(four, 0, DATA)
+assert {len(leaf.devices()) for leaf in jax.tree.leaves(after)} == {4}
+assert_close(losses, on_four.losses[:4, :2], ulps=4 * 32)
 print("same on four devices")
 """
 

@@ -107,8 +107,9 @@ def test_k_cap_along_an_axis(axis: int) -> None:
 
 
 @pytest.mark.usefixtures("default_caps")
-def test_nan_is_larger_than_all_numbers() -> None:  # one without a sign bit
-    assert top_k_mask(jnp.array([1.0, jnp.nan, jnp.inf]), 1).tolist() == [False, True, False]
+@pytest.mark.parametrize("nan", [np.nan, -np.nan])  # inf - inf has a sign bit
+def test_nan_is_larger_than_all_numbers(nan: float) -> None:
+    assert top_k_mask(jnp.array([1.0, nan, jnp.inf]), 1).tolist() == [False, True, False]
 
 
 @pytest.mark.usefixtures("default_caps")
@@ -413,16 +414,32 @@ def test_dtypes(kind: str, dtype: Any) -> None:
         floats = [layer["w"] for layer in state] + jax.tree.leaves(tables)
         assert {leaf.dtype for leaf in floats} == {jnp.dtype(dtype)}
         x, one_hot = jax.ShapeDtypeStruct((6, 4), dtype), jax.ShapeDtypeStruct((6, 2), dtype)
-        y = jax.ShapeDtypeStruct((6,), jnp.asarray(0).dtype)
-        after, _, diagnostics = jax.eval_shape(partial(plastic_pass, network), tables, state, x, y)
-        assert after == shapes
-        assert diagnostics.response.logits.dtype == dtype
-    with jax.enable_x64(dtype == jnp.float64):
+        for integer in (jnp.asarray(0).dtype, jnp.int32, jnp.uint8):
+            y = jax.ShapeDtypeStruct((6,), integer)
+            after, _, diagnostics = jax.eval_shape(partial(plastic_pass, network), tables, state, x, y)
+            assert after == shapes
+            assert diagnostics.response.logits.dtype == dtype
+    # Half precision is raised on purpose, in the loss.
+    mixing = "standard" if dtype == jnp.bfloat16 else "strict"
+    with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion(mixing):
         rule = plasticity.meta_rule(network, state)
         params = MetaParams(tables, shapes[0]["w"])
         loss, grads = jax.eval_shape(rule.value_and_grad, KEY, params, x, one_hot)
         assert grads == params
         assert loss.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
+def test_weights_that_a_change_zeroes_have_finite_gradients() -> None:
+    # 1 + 0.01 beta = 0: every weight that is updated is 0 afterwards, and stays there.
+    network = plasticity.k_cap_mlp((3, 4, 2), 2, scheme=Scheme(update="multiplicative"))
+    state, tables = network.init(KEY), Tables((), jnp.full((2, 2), -100.0))
+
+    def total(tables: Tables) -> Any:
+        learned = plasticity.learn_episode(network, tables, state, jnp.ones((2, 3)), jnp.array([0, 1]))
+        return jnp.sum(learned[-1]["w"])
+
+    value, grads = jax.value_and_grad(total)(tables)
+    assert value == 0 and jnp.all(jnp.isfinite(grads.output))
 
 
 def test_half_precision_learns_what_single_precision_learns() -> None:

@@ -52,7 +52,7 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
     def changes_of(response: Any, label: Array) -> Any:
         return read_changes(network, tables, fixed_state, response, label)[2]
 
-    changes = jax.vmap(changes_of)(diagnostics.response, jnp.asarray(ys))
+    changes = jax.vmap(changes_of)(diagnostics.response, jnp.asarray(ys).astype(jnp.int32))
     update = UPDATES[network.scheme.update]
     learned = []
     for layer, change in zip(after[1:], changes, strict=True):
@@ -97,11 +97,12 @@ def meta_rule(
       ValueError: if state or tables do not fit the network.
 
     Example:
+      >>> from lax_learning.plasticity import k_cap_mlp
       >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
       >>> rule = meta_rule(network, network.init(jax.random.key(0)))
       >>> params = rule.init(jax.random.key(1))
       >>> x = jax.random.normal(jax.random.key(2), (6, 8))
-      >>> loss, grads = rule.value_and_grad(jax.random.key(3), params, x, jax.nn.one_hot(x[:, 0] > 0, 2))
+      >>> loss, grads = rule.value_and_grad(jax.random.key(3), params, x, jax.nn.one_hot(jnp.argmax(x, axis=1) % 2, 2))
       >>> grads.tables.output.shape, grads.w.shape
       ((2, 2), (8, 20))
 
@@ -118,7 +119,8 @@ def meta_rule(
     def loss_fn(params: MetaParams, x: ArrayLike, y: ArrayLike) -> Array:
         check_shapes(["y"], [y], [(jnp.shape(x)[0], network.shapes[-1][1])])
         start = with_params(state, params)
-        learned = learn_episode(network, params.tables, start, x, jnp.argmax(y, axis=-1))
+        labels = jnp.argmax(y, axis=-1).astype(jnp.int32)
+        learned = learn_episode(network, params.tables, start, x, labels)
         output = network.apply(learned, x)
         return softmax_cross_entropy(jax.nn.softmax(output) if double_softmax else output, y)
 
@@ -154,6 +156,7 @@ def meta_learn(
 
     Example:
       >>> from lax_learning.data import half_space
+      >>> from lax_learning.plasticity import k_cap_mlp
       >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
       >>> data = half_space(jax.random.key(0), 8, sizes=(50, 0, 20))
       >>> train = meta_learn(

@@ -109,6 +109,7 @@ def plastic_pass(
         that do not fit the network.
 
     Example:
+      >>> from lax_learning.plasticity import k_cap_mlp
       >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
       >>> state = network.init(jax.random.key(0))
       >>> tables = network.init_tables(jax.random.key(1))
@@ -134,19 +135,8 @@ def plastic_pass(
     def step(state: State, sample: tuple[Array, Array]) -> tuple[State, Diagnostics]:
         return _respond_and_change(network, tables, state, *sample)
 
-    first, *plastic = state
-    masks = [layer["mask"] for layer in plastic]
-
-    def body(weights: list[Array], sample: tuple[Array, Array]) -> tuple[list[Array], Diagnostics]:
-        layers = ({"w": w, "mask": mask} for w, mask in zip(weights, masks, strict=True))
-        after, diagnostics = step((first, *layers), sample)
-        return [layer["w"] for layer in after[1:]], diagnostics
-
-    weights, diagnostics = jax.lax.scan(
-        body, [layer["w"] for layer in plastic], (network.drive(state, xs), ys)
-    )
-    after = ({"w": w, "mask": mask} for w, mask in zip(weights, masks, strict=True))
-    return (first, *after), diagnostics.prediction, diagnostics
+    after, diagnostics = jax.lax.scan(step, state, (network.drive(state, xs), ys))
+    return after, diagnostics.prediction, diagnostics
 
 
 def table_plasticity(network: KCapNetwork) -> Dynamics:
@@ -163,6 +153,7 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
       TypeError, ValueError: as `plastic_pass`, at the call of `update`.
 
     Example:
+      >>> from lax_learning.plasticity import k_cap_mlp
       >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
       >>> dynamics = table_plasticity(network)
       >>> state, tables = dynamics.init(jax.random.key(0)), network.init_tables(jax.random.key(1))
