@@ -102,7 +102,8 @@ def meta_rule(
       >>> rule = meta_rule(network, network.init(jax.random.key(0)))
       >>> params = rule.init(jax.random.key(1))
       >>> x = jax.random.normal(jax.random.key(2), (6, 8))
-      >>> loss, grads = rule.value_and_grad(jax.random.key(3), params, x, jax.nn.one_hot(jnp.argmax(x, axis=1) % 2, 2))
+      >>> y = jax.nn.one_hot(jnp.arange(6) % 2, 2)
+      >>> loss, grads = rule.value_and_grad(jax.random.key(3), params, x, y)
       >>> grads.tables.output.shape, grads.w.shape
       ((2, 2), (8, 20))
 

@@ -1,6 +1,6 @@
 """One online pass: every sample is seen once, and synapses change after it by what their table says."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,22 +63,26 @@ def read_changes(
     return prediction, learns, tuple(changes)
 
 
-def _respond_and_change(
+def _react(
     network: KCapNetwork, tables: Tables, state: State, drive: Array, label: Array
-) -> tuple[State, Diagnostics]:
-    """One sample, from the drive of the first layer on."""
+) -> tuple[tuple[Change, ...], Diagnostics]:
+    """What one sample does, from the drive of the first layer on, and how the synapses are to change."""
     response = network.respond(state, drive)
     prediction, learns, changes = read_changes(network, tables, state, response, label)
+    return changes, Diagnostics(prediction, learns, response)
+
+
+def _change(network: KCapNetwork, state: State, changes: tuple[Change, ...]) -> State:
+    """The state after changes, each expanded by one select a code: no gather over the matrix."""
     update = UPDATES[network.scheme.update]
-    first, *plastic = state
     after = []
-    for layer, change in zip(plastic, changes, strict=True):
+    for layer, change in zip(state[1:], changes, strict=True):
         full = change.rows[0]
-        for code in range(1, len(change.rows)):  # a select a code, no gather over the matrix
+        for code in range(1, len(change.rows)):
             full = jnp.where(change.pre[:, None] == code, change.rows[code], full)
         full = jnp.where(layer["mask"], full, change.elsewhere)
         after.append({**layer, "w": update.apply(layer["w"], full)})
-    return (first, *after), Diagnostics(prediction, learns, response)
+    return (state[0], *after)
 
 
 def plastic_pass(
@@ -132,10 +136,21 @@ def plastic_pass(
     ys = _as_labels("ys", ys, network.shapes[-1][1])
     network.check_state(state)
 
-    def step(state: State, sample: tuple[Array, Array]) -> tuple[State, Diagnostics]:
-        return _respond_and_change(network, tables, state, *sample)
+    drives = network.drive(state, xs)
 
-    after, diagnostics = jax.lax.scan(step, state, (network.drive(state, xs), ys))
+    # The change after a sample is made at the start of the next step. It comes from the carry then, as a few
+    # vectors in memory; made at once, XLA would fuse the search for the cap and the tables into the expansion
+    # and repeat them for every synapse (twice to three times as slow on CPU).
+    def step(carry: tuple[State, Any], sample: tuple[Array, Array]) -> tuple[tuple[State, Any], Diagnostics]:
+        state, changes = carry
+        state = _change(network, state, changes)
+        changes, diagnostics = _react(network, tables, state, *sample)
+        return (state, changes), diagnostics
+
+    shapes = jax.eval_shape(lambda: _react(network, tables, state, drives[0], ys[0])[0])
+    none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    carry, diagnostics = jax.lax.scan(step, (state, none), (drives, ys))
+    after = _change(network, *carry)
     return after, diagnostics.prediction, diagnostics
 
 
@@ -168,7 +183,8 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
             raise ValueError(f"x, y: expected one sample, got shapes {list(x.shape)} and {list(y.shape)}")
         y = _as_labels("y", y, network.shapes[-1][1])
         network.check_state(state)
-        return _respond_and_change(network, tables, state, network.drive(state, x), y)
+        changes, diagnostics = _react(network, tables, state, network.drive(state, x), y)
+        return _change(network, state, changes), diagnostics
 
     return Dynamics(network.init, update)
 
