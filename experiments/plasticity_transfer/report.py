@@ -41,8 +41,8 @@ COLUMNS = {
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """The rows of `summary.json`: values at the end of each stage.
 
-    Upstream metrics are over seeds, downstream metrics over seeds and averaged over the sub-seeds of each.
-    With the suffix `_repeated`, seeds that ended below the least accuracy upstream are replaced by a repetition.
+    Downstream metrics are averaged over the sub-seeds of each seed. With the suffix `_repeated`, seeds that
+    ended below the least accuracy upstream are replaced by a repetition.
     """
     summary = []
     for name in results.model.values:
@@ -101,28 +101,25 @@ def _footnote(results: xr.Dataset) -> str:
 
 
 def learning_curves(results: xr.Dataset) -> Figure:
-    """Balanced test accuracy of all models, upstream and downstream, against samples seen."""
-    figure, (up, down) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    """Loss and accuracy of all models upstream, and accuracy downstream, against samples seen."""
+    figure, (loss, up, down) = plt.subplots(1, 3, figsize=(17, 5.5), layout="constrained")
     every = results.sel(selection="all")
     for name in results.model.values:
         one = every.sel(model=name)
-        if "upstream_test_balanced_accuracy" in one:
-            of_seeds = one.upstream_test_balanced_accuracy.values
-            if np.isfinite(of_seeds).any():
-                _band(up, one.rule_epoch.values * results.attrs["points"], of_seeds, name)
-        _band(
-            down,
-            one.samples.values,
-            one.downstream_test_balanced_accuracy.mean("subseed").transpose("seed", "evaluation").values,
-            name,
-        )
-    for axes, title in ((up, "Upstream: meta-learning"), (down, "Downstream: one pass over MNIST")):
-        axes.set(title=title, xlabel="training samples seen", ylabel="balanced accuracy on test samples")
-        axes.grid(alpha=0.3)
+        points = one.rule_epoch.values * results.attrs["points"]
+        for axes, metric in ((loss, "upstream_loss"), (up, "upstream_test_balanced_accuracy")):
+            if metric in one and np.isfinite(one[metric]).any():
+                _band(axes, points, one[metric].values, name)
+        of_seeds = one.downstream_test_balanced_accuracy.mean("subseed")
+        _band(down, one.samples.values, of_seeds.values, name)
+    loss.set(title="Upstream: loss after a pass over a batch", ylabel="cross-entropy in nats")
+    up.set(title="Upstream: meta-learning", ylabel="balanced accuracy on test points", ylim=(0, 1))
+    down.set(title="Downstream: one pass over MNIST", ylabel="balanced accuracy on test images", ylim=(0, 1))
+    for axes, chance in ((loss, np.log(2)), (up, 0.5), (down, 0.1)):
+        axes.axhline(chance, color="0.5", linewidth=0.8, linestyle=(0, (1, 3)))
+        axes.set_xlabel("training samples seen")
         axes.set_xlim(left=0)
-        axes.set_ylim(0, 1)
-    up.axhline(0.5, color="0.5", linewidth=0.8, linestyle=(0, (1, 3)))
-    down.axhline(0.1, color="0.5", linewidth=0.8, linestyle=(0, (1, 3)))
+        axes.grid(alpha=0.3)
     handles, labels = down.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     figure.supxlabel(_footnote(results) + "; dotted: chance", fontsize="small", color="0.4")
@@ -194,14 +191,17 @@ def _heat_map(axes: Axes, results: xr.Dataset, name: str, part: str) -> None:
     post = "is label" if part == "output" else "post fired"
     is_history = values.shape[0] > 2 and values.ndim == 2 and not name.startswith("post_count")
     if is_history:
-        axes.set(ylabel="pre history", xlabel="0: label, 1: other" if part == "output" else "post history")
+        axes.set(ylabel="pre history", xlabel="" if part == "output" else "post history")
+        if part == "output":
+            axes.set_xticks((0, 1), ("is label", "is not"))
     elif values.ndim == 3:
         axes.set_yticks(range(4), [f"pre {p}, {post} {q}" for p in (0, 1) for q in (0, 1)], fontsize=7)
         axes.set_xlabel("inputs that fired" + (", 5 % bins" if values.shape[-1] == 21 else ""))
     elif values.shape == (2, 2):
         axes.set(xticks=(0, 1), yticks=(0, 1), xlabel=post, ylabel="pre fired")
         for (i, j), value in np.ndenumerate(rows_of):
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="black")
+            colour = "white" if abs(value) > 0.6 * limit else "black"
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour)
     else:
         axes.set_yticks((0, 1), [f"{post} 0", f"{post} 1"], fontsize=7)
         axes.set_xlabel("inputs that fired")
