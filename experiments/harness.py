@@ -7,17 +7,21 @@ ones are checkpointed, so that a run killed at any moment goes on where it was.
 import json
 import os
 import platform
+import shutil
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tyro
 import xarray as xr
 from scipy import stats
+from tqdm import tqdm
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
@@ -94,6 +98,14 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
     write_json(path, wanted)
 
 
+class Report(Protocol):
+    """The module of an experiment that tells what came out."""
+
+    def rows(self, results: xr.Dataset, /) -> list[dict[str, Any]]: ...
+    def table(self, summary: list[dict[str, Any]], /) -> str: ...
+    def figures(self, results: xr.Dataset, out: Path, /) -> None: ...
+
+
 class Checkpoint:
     """The latest state of an unfinished part of a run: a step and a pytree of arrays."""
 
@@ -115,6 +127,70 @@ class Checkpoint:
         if step is None:
             return None
         return step, self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+
+def run_parts(
+    out: Path,
+    kind: str,
+    names: Sequence[str],
+    run_part: Callable[[str, Path, tqdm], xr.Dataset],
+    *,
+    steps: int,
+    unit: str,
+) -> list[xr.Dataset]:
+    """Runs the parts of an experiment one after another; those that are finished are read.
+
+    Args:
+      out: the experiment's folder, claimed by `open_folder`.
+      kind: what a part is: "rule", "model".
+      names: of the parts.
+      run_part: `(name, folder for checkpoints, progress) -> results`.
+      steps: by how much a part moves the progress on.
+      unit: of these steps.
+    """
+    finished, unfinished = out / f"{kind}s", out / "checkpoints"
+    finished.mkdir(exist_ok=True)
+    keep_compiled_programs(unfinished / "compiled")
+    parts: list[xr.Dataset] = []
+    with tqdm(total=len(names) * steps, unit=unit, smoothing=0.05) as progress:
+        for name in names:
+            path = finished / f"{name}.nc"
+            if path.exists():
+                progress.update(steps)
+            else:
+                write_dataset(path, run_part(name, unfinished / name, progress))
+                shutil.rmtree(unfinished / name, ignore_errors=True)
+            parts.append(read_dataset(path))
+    return parts
+
+
+def publish(
+    out: Path, experiment: str, config: Mapping[str, Any], results: xr.Dataset, report: Report
+) -> None:
+    """Writes results, summary and figures, prints the table, and clears the checkpoints away."""
+    write_dataset(out / "results.nc", results)
+    rows = report.rows(results)
+    write_json(
+        out / "summary.json",
+        {"experiment": experiment, "versions": versions(), "config": dict(config), "rows": rows},
+    )
+    report.figures(results, out)
+    print(report.table(rows))
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    print(f"\nresults.nc, summary.json and figures: {out}")
+
+
+def command_line(name: str, config: Callable[..., Any], run: Callable[[Any], object]) -> int:
+    """Runs an experiment as its command line says; the exit code of the process."""
+    try:
+        run(tyro.cli(config, prog=f"python -m experiments.{name}"))
+    except (ValueError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{name}: stopped; the same command with --resume goes on", file=sys.stderr)
+        return 130
+    return 0
 
 
 def keep_compiled_programs(folder: Path) -> None:
@@ -155,14 +231,6 @@ def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "r
         numbers = [None if np.isnan(v) else v for v in (mean, low, high)]
         rows.append({kind: part, "metric": metric, "mean": numbers[0], "ci95": numbers[1:], "n": n})
     return rows
-
-
-def write_summary(out: Path, experiment: str, config: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Writes `summary.json`."""
-    write_json(
-        out / "summary.json",
-        {"experiment": experiment, "versions": versions(), "config": dict(config), "rows": rows},
-    )
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

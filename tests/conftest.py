@@ -15,6 +15,7 @@ os.environ.setdefault(
 )
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
@@ -47,3 +48,12 @@ def x64() -> Iterator[None]:
     """Runs the test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def as_a_user_sees_it() -> Iterator[None]:
+    """Runs the test without the checks of annotations, so that the library's own messages show."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -15,31 +14,15 @@ from jax.core import Tracer
 
 import lax_learning as ll
 from lax_learning import estimators, metrics
+from tests.refusal import parametrize_cases, refuses
+
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 KEY = jax.random.key(0)
 NETWORK = ll.mlp((3, 4, 2))
 X, Y = jnp.ones((5, 3)), jnp.zeros((5, 2))
 DATA = ll.data.Splits(*[ll.data.Dataset(X, Y)] * 3)
 SPLIT = {"num_updates": 6, "batch_size": 5}
-
-
-@pytest.fixture(autouse=True)
-def as_a_user_sees_it():
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
-
-
-def parametrize_cases(cases):
-    """Cases `name: (call, error, pattern)`."""
-    return pytest.mark.parametrize(("call", "error", "pattern"), cases.values(), ids=cases.keys())
-
-
-def refuses(call, error, pattern):
-    with pytest.raises(error, match=pattern) as raised:
-        call()
-    assert "expected" in str(raised.value) and "got" in str(raised.value)
 
 
 # Options, refused where a rule or an estimator is made.

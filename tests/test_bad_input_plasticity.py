@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -13,6 +12,9 @@ import lax_learning as ll
 from lax_learning import plasticity
 from lax_learning.data import half_space, relu_net
 from lax_learning.plasticity import MetaParams, Scheme, Tables, k_cap, k_cap_mlp, k_cap_recurrent, top_k_mask
+from tests.refusal import parametrize_cases, refuses
+
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 KEY = jax.random.key(0)
 NETWORK = k_cap_mlp((3, 4, 5, 2), 2)
@@ -29,25 +31,6 @@ STATE = zeros(NETWORK)
 TABLES = Tables((jnp.zeros((2, 2)),), jnp.zeros((2, 2)))
 XS, YS = jnp.ones((5, 3)), jnp.array([0, 1, 1, 0, 1])
 UPDATE = plasticity.table_plasticity(NETWORK).update
-
-
-@pytest.fixture(autouse=True)
-def as_a_user_sees_it():
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
-
-
-def parametrize_cases(cases):
-    """Cases `name: (call, error, pattern)`."""
-    return pytest.mark.parametrize(("call", "error", "pattern"), cases.values(), ids=cases.keys())
-
-
-def refuses(call, error, pattern):
-    with pytest.raises(error, match=pattern) as raised:
-        call()
-    assert "expected" in str(raised.value) and "got" in str(raised.value)
 
 
 @pytest.mark.parametrize("function", [k_cap, top_k_mask])

@@ -5,7 +5,6 @@ noisy their gradients are, and how far they point from backprop's.
 """
 
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 import xarray as xr
 from tqdm import tqdm
 
@@ -191,42 +189,23 @@ def run(config: Config) -> xr.Dataset:
     if config.batch_size > num_images:
         raise ValueError(f"--batch-size: expected at most {num_images} images, got {config.batch_size}")
     harness.open_folder(config.out, config.deciding(), resume=config.resume)
-    finished, unfinished = config.out / "rules", config.out / "checkpoints"
-    finished.mkdir(exist_ok=True)
-    harness.keep_compiled_programs(unfinished / "compiled")
-    parts: list[xr.Dataset] = []
-    with tqdm(total=len(config.rules) * config.epochs, unit="epoch", smoothing=0.05) as progress:
-        for name in config.rules:
-            path = finished / f"{name}.nc"
-            if path.exists():
-                progress.update(config.epochs)
-            else:
-                harness.write_dataset(path, run_rule(name, config, data, unfinished / name, progress))
-                shutil.rmtree(unfinished / name, ignore_errors=True)
-            parts.append(harness.read_dataset(path))
+    parts = harness.run_parts(
+        config.out,
+        "rule",
+        config.rules,
+        lambda name, folder, progress: run_rule(name, config, data, folder, progress),
+        steps=config.epochs,
+        unit="epoch",
+    )
     # Without the encoding of the parts, which would cut all names to the length of the first.
     results = xr.concat(parts, "rule").drop_encoding().assign_attrs(config=json.dumps(config.deciding()))
-    harness.write_dataset(config.out / "results.nc", results)
-    rows = report.rows(results)
-    harness.write_summary(config.out, NAME, config.deciding(), rows)
-    report.figures(results, config.out)
-    print(report.table(rows))
-    shutil.rmtree(unfinished, ignore_errors=True)
-    print(f"\nresults.nc, summary.json and figures: {config.out}")
+    harness.publish(config.out, NAME, config.deciding(), results, report)
     return results
 
 
 def main() -> int:
     """The command line."""
-    try:
-        run(tyro.cli(Config, prog=f"python -m experiments.{NAME}"))
-    except (ValueError, OSError) as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\n{NAME}: stopped; the same command with --resume goes on", file=sys.stderr)
-        return 130
-    return 0
+    return harness.command_line(NAME, Config, run)
 
 
 if __name__ == "__main__":

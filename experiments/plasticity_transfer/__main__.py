@@ -5,14 +5,12 @@ to read digits in one pass, without any gradient?
 """
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import tyro
 import xarray as xr
 from tqdm import tqdm
 
@@ -169,52 +167,32 @@ def as_dataset(
 def run(config: Config) -> xr.Dataset:
     """Runs the whole comparison into `config.out` and returns its results."""
     harness.open_folder(config.out, config.deciding(), resume=config.resume)
-    finished, unfinished = config.out / "models", config.out / "checkpoints"
-    finished.mkdir(exist_ok=True)
-    harness.keep_compiled_programs(unfinished / "compiled")
     data = images(config)
     if data[0].x.shape[0] < config.setting.train_samples:
         raise ValueError(
             f"--data: expected at least {config.setting.train_samples} images to learn from with --preset "
             f"{config.preset}, got {data[0].x.shape[0]}"
         )
-    steps = config.epochs + config.evaluations
-    parts: list[xr.Dataset] = []
-    with tqdm(total=len(config.models) * steps, unit="step", smoothing=0.05) as progress:
-        for name in config.models:
-            path = finished / f"{name}.nc"
-            if path.exists():
-                progress.update(steps)
-            else:
-                harness.write_dataset(path, run_model(name, config, data, unfinished / name, progress))
-                shutil.rmtree(unfinished / name, ignore_errors=True)
-            parts.append(harness.read_dataset(path))
-    # Without the encoding of the parts, which would cut all names to the length of the first.
+    parts = harness.run_parts(
+        config.out,
+        "model",
+        config.models,
+        lambda name, folder, progress: run_model(name, config, data, folder, progress),
+        steps=config.epochs + config.evaluations,
+        unit="step",
+    )
     merged = xr.merge(parts, join="outer", compat="no_conflicts")
+    # Without the encoding of the parts, which would cut all names to the length of the first.
     results = merged.sel(model=list(config.models)).drop_encoding()
     results = results.assign_attrs(config=json.dumps(config.deciding()), points=config.points[0])
-    harness.write_dataset(config.out / "results.nc", results)
-    rows = report.rows(results)
-    harness.write_summary(config.out, NAME, config.deciding(), rows)
-    report.figures(results, config.out)
-    print(report.table(rows))
-    shutil.rmtree(unfinished, ignore_errors=True)
-    print(f"\nresults.nc, summary.json and figures: {config.out}")
+    harness.publish(config.out, NAME, config.deciding(), results, report)
     return results
 
 
 def main() -> int:
     """The command line."""
-    try:
-        harness.use_all_cores()
-        run(tyro.cli(Config, prog=f"python -m experiments.{NAME}"))
-    except (ValueError, OSError) as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\n{NAME}: stopped; the same command with --resume goes on", file=sys.stderr)
-        return 130
-    return 0
+    harness.use_all_cores()
+    return harness.command_line(NAME, Config, run)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ class Config:
     double_softmax: bool = True
     """Apply the cross-entropy to softmax outputs, as the published code does."""
     attempts: int = 2
-    """How often at most a seed is run upstream until it reaches the accuracy below (the notebook has no limit,
-    the later ones 3)."""
+    """How often at most a seed is run upstream until it reaches the accuracy below (the notebook has no
+    limit, the later ones 3)."""
     least_accuracy: float = 0.7
     """Balanced test accuracy below which the notebook repeats an upstream run. Results are given with and
     without that selection."""
