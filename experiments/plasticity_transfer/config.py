@@ -43,7 +43,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "sample": Preset("sample", 4_000, 500, 10, "every", "all", 100, 1e-2),
+    "sample": Preset("sample", 4_000, 500, 6, "every", "all", 100, 1e-2),
     "seed": Preset(None, 60_000, 10_000, 50, "every", "all", 256, 5e-3),
     "assemblies": Preset(None, 10_000, 3_333, 70, "misclassified", "two", 100, 1e-2),
 }
