@@ -206,8 +206,7 @@ def keep_compiled_programs(folder: Path) -> None:
 def use_all_cores() -> None:
     """Makes a device of every CPU core, so that an ensemble of small programs runs on all of them.
 
-    To be called before JAX first runs. A program of large matrix products uses all cores by itself. Small
-    programs take longer to compile than to run, so LLVM does less, unless XLA_FLAGS says something else.
+    To be called before JAX first runs. Small programs take longer to compile than to run: LLVM does less.
     """
     os.environ.setdefault(
         "XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=1"
