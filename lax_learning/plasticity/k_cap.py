@@ -1,5 +1,7 @@
 """The k-cap: of the units of a layer, the k with the largest values fire (Papadimitriou et al., 2020)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
@@ -36,15 +38,7 @@ def top_k_mask(x: ArrayLike, k: int, *, axis: int = -1) -> Bool[Array, "..."]:
     size = x.shape[axis]
     if k > size:
         raise ValueError(f"k: expected at most {size}, the size of axis {axis} of x, got {k}")
-    values = jnp.moveaxis(x, axis, -1)
-    order = _as_ordered_bits(values)
-    threshold = _kth_largest(order, jnp.asarray(k), order.dtype.itemsize * 8)
-    above = order > threshold
-    # As many of those at the threshold as are missing: by the same search, on their places from the end.
-    missing = k - jnp.sum(above, axis=-1, keepdims=True, dtype=jnp.int32)
-    places = jnp.where(order == threshold, jnp.arange(size, 0, -1, dtype=jnp.uint32), 0)
-    last = _kth_largest(places, missing, size.bit_length())
-    return jnp.moveaxis(above | ((places >= last) & (places > 0)), -1, axis)
+    return jnp.moveaxis(_top_k_of_last(jnp.moveaxis(x, axis, -1), k), -1, axis)
 
 
 def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
@@ -77,6 +71,19 @@ def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
     """
     x = jnp.asarray(x)
     return jnp.where(top_k_mask(x, k, axis=axis), x, 0)
+
+
+@partial(jax.jit, static_argnames="k")  # traced once, however many layers of a network it serves
+def _top_k_of_last(x: Array, k: int) -> Array:
+    size = x.shape[-1]
+    order = _as_ordered_bits(x)
+    threshold = _kth_largest(order, jnp.asarray(k), order.dtype.itemsize * 8)
+    above = order > threshold
+    # As many of those at the threshold as are missing: by the same search, on their places from the end.
+    missing = k - jnp.sum(above, axis=-1, keepdims=True, dtype=jnp.int32)
+    places = jnp.where(order == threshold, jnp.arange(size, 0, -1, dtype=jnp.uint32), 0)
+    last = _kth_largest(places, missing, size.bit_length())
+    return above | ((places >= last) & (places > 0))
 
 
 def _as_ordered_bits(x: Array) -> Array:
