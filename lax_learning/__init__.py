@@ -1,8 +1,10 @@
 """Credit assignment without backprop, as pure JAX functions."""
 
 from lax_learning import data, estimators, metrics, plasticity
+from lax_learning.birth_death import BirthDeathState, Draws, Events, birth_death, uniform_draws
 from lax_learning.ensemble import ensemble
 from lax_learning.feedback import clip_by_forward_norm, forward_mask, with_feedback, without_feedback
+from lax_learning.follow import follow
 from lax_learning.losses import accuracy, balanced_accuracy, softmax_cross_entropy, squared_error
 from lax_learning.networks import Layer, Network, dense, dense_product, mlp
 from lax_learning.rules import (
@@ -22,8 +24,11 @@ from lax_learning.types import Dynamics, Estimator, Loss, Rule, Signals
 __version__ = "0.1.0"
 
 __all__ = [
+    "BirthDeathState",
+    "Draws",
     "Dynamics",
     "Estimator",
+    "Events",
     "History",
     "Layer",
     "Loss",
@@ -35,6 +40,7 @@ __all__ = [
     "accuracy",
     "backprop",
     "balanced_accuracy",
+    "birth_death",
     "clip_by_forward_norm",
     "data",
     "dense",
@@ -43,6 +49,7 @@ __all__ = [
     "ensemble",
     "estimators",
     "feedback_alignment",
+    "follow",
     "forward_gradient",
     "forward_mask",
     "kolen_pollack",
@@ -55,6 +62,7 @@ __all__ = [
     "sign_symmetry",
     "softmax_cross_entropy",
     "squared_error",
+    "uniform_draws",
     "weight_perturbation",
     "with_feedback",
     "without_feedback",

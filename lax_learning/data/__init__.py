@@ -4,6 +4,7 @@ from lax_learning.data.batches import Batches, BatchState, batches
 from lax_learning.data.half_space import half_space
 from lax_learning.data.idx import read_idx
 from lax_learning.data.mnist import mnist
+from lax_learning.data.planted import Planted, planted
 from lax_learning.data.prepared import prepare_tfds
 from lax_learning.data.relu_net import relu_net
 from lax_learning.data.types import Dataset, Splits, one_hot
@@ -12,11 +13,13 @@ __all__ = [
     "BatchState",
     "Batches",
     "Dataset",
+    "Planted",
     "Splits",
     "batches",
     "half_space",
     "mnist",
     "one_hot",
+    "planted",
     "prepare_tfds",
     "read_idx",
     "relu_net",

@@ -1,0 +1,55 @@
+"""A condition that is still one under `vmap`: rare work is done only when some member needs it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Bool
+
+
+def lazily(
+    needed: Bool[Array, ""], compute: Callable[..., Any], otherwise: Callable[..., Any], *operands: Any
+) -> Any:
+    """`compute(*operands)` if needed, else `otherwise(*operands)`.
+
+    `lax.cond` becomes a select under `vmap`, which always computes both. Here both are computed for all
+    members only if some member needs it, so that rare work stays rare.
+
+    Args:
+      needed: a scalar.
+      compute: `(*operands) -> result`; it must not close over traced values.
+      otherwise: the same, cheap, with a result of the same structure, shapes and dtypes.
+      *operands: pytrees of arrays.
+    """
+    leaves, structure = jax.tree.flatten(operands)
+
+    @custom_vmap
+    def run(needed: Array, *leaves: Array) -> Any:
+        return jax.lax.cond(
+            needed,
+            lambda *leaves: compute(*jax.tree.unflatten(structure, leaves)),
+            lambda *leaves: otherwise(*jax.tree.unflatten(structure, leaves)),
+            *leaves,
+        )
+
+    @run.def_vmap
+    def run_members(size: int, batched: Any, needed: Array, *leaves: Array) -> Any:
+        del size
+        in_axes = tuple(0 if b else None for b in batched)
+
+        def each(needed: Array, *leaves: Array) -> Any:
+            operands = jax.tree.unflatten(structure, leaves)
+            return jax.tree.map(
+                lambda a, b: jnp.where(needed, a, b), compute(*operands), otherwise(*operands)
+            )
+
+        def none(needed: Array, *leaves: Array) -> Any:
+            del needed
+            return otherwise(*jax.tree.unflatten(structure, leaves))
+
+        result = lazily(jnp.any(needed), jax.vmap(each, in_axes), jax.vmap(none, in_axes), needed, *leaves)
+        return result, jax.tree.map(lambda _: True, result)
+
+    return run(needed, *leaves)

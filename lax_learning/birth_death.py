@@ -1,0 +1,240 @@
+"""Neuron birth-death: a population of neurons that resamples itself (Rotskoff et al., 2019)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+
+from lax_learning._checks import check_choice, check_floating, check_not_negative, check_shapes
+from lax_learning._lazily import lazily
+from lax_learning._population import (
+    birth_death_rates,
+    charge_leaves,
+    check_like_params,
+    population_size,
+    replace_neurons,
+)
+from lax_learning._selection import choose, overwrite_distinct, overwrite_independent
+from lax_learning.types import Dynamics, Key, Params
+
+
+class BirthDeathState(NamedTuple):
+    """What a population remembers.
+
+    Fields:
+      ancestor: which neuron of the start each one descends from; -1 if from a fresh one.
+      num_killed: kills so far.
+      num_cloned: clones so far.
+    """
+
+    ancestor: Int[Array, " neurons"]
+    num_killed: Int[Array, ""]
+    num_cloned: Int[Array, ""]
+
+
+class Events(NamedTuple):
+    """What happened in one update.
+
+    Fields:
+      rates: `V` of every neuron, centred if asked for.
+      killed: who was killed.
+      cloned: who was cloned.
+      origin: which neuron each one is a copy of; itself where nothing happened, -1 where it is fresh.
+    """
+
+    rates: Float[Array, " neurons"]
+    killed: Bool[Array, " neurons"]
+    cloned: Bool[Array, " neurons"]
+    origin: Int[Array, " neurons"]
+
+
+class Draws(NamedTuple):
+    """The random numbers of one update, uniform in 0..1, one a neuron.
+
+    Fields:
+      kill: a neuron is killed if this is below its probability.
+      survivor: chooses whom a killed neuron becomes a copy of.
+      clone: a neuron is cloned if this is below its probability.
+      slot: chooses whom a clone overwrites.
+    """
+
+    kill: Float[Array, " neurons"]
+    survivor: Float[Array, " neurons"]
+    clone: Float[Array, " neurons"]
+    slot: Float[Array, " neurons"]
+
+
+def uniform_draws(key: Key, num_neurons: int) -> Draws:
+    """Draws of one update: `U(0, 1)`."""
+    return Draws(*jax.random.uniform(key, (4, num_neurons)))
+
+
+class _Scheme(NamedTuple):
+    """Whether neurons are cloned, and whether killed ones start afresh or become copies of survivors."""
+
+    births: bool
+    fresh: bool
+
+
+_SCHEMES = {"clone": _Scheme(births=True, fresh=False), "prior": _Scheme(births=False, fresh=True)}
+_CENTERS = {"none": lambda v: v, "mean": lambda v: v - jnp.mean(v)}
+_PROBABILITIES = {"linear": lambda r: r, "exponential": lambda r: -jnp.expm1(-r)}
+_CHARGES = {"copy": jnp.ones_like, "split": lambda copies: copies}
+_SLOTS = {"distinct": overwrite_distinct, "independent": overwrite_independent}
+
+
+def birth_death(
+    alpha: ArrayLike,
+    *,
+    axes: PyTree,
+    charges: Callable[[Params], PyTree],
+    scheme: str = "clone",
+    center: str = "none",
+    probability: str = "linear",
+    charge: str = "copy",
+    slots: str = "distinct",
+    prior: Callable[[Key, Params], Params] | None = None,
+    draws: Callable[[Key, int], Draws] = uniform_draws,
+) -> Dynamics:
+    """Kills neurons that raise the loss and clones those that lower it; their number never changes.
+
+    `V_i = c_i dL/dc_i`, centred or not; `p_i = alpha |V_i|` or `1 - exp(-alpha |V_i|)`
+
+    Each neuron with V > 0 is killed with probability p: it becomes a copy of a survivor, or starts afresh.
+    Then each neuron with V < 0 is cloned with probability p, by the same rates: its copy overwrites another
+    one that is not cloned itself. If nobody survives, nobody is killed.
+
+    Args:
+      alpha: how fast the population changes, per update; for the paper's `alpha dt` their product.
+      axes: the structure of params; for every leaf the axis that counts the neurons, or None.
+      charges: picks the leaves of params that are charges c, the weights that read the neurons; with
+        several charges a neuron, V is summed over them.
+      scheme: "clone", as above, or "prior": the killed start afresh with charge 0, and none are cloned.
+      center: "none", or "mean": V less its mean over the population.
+      probability: "linear", as the published code has it, or "exponential", as the paper.
+      charge: "copy": a copy has the charge of its origin, and the function jumps. "split": all copies of a
+        neuron share its charge, so that the function only loses what the overwritten ones added to it.
+      slots: "distinct": clones overwrite different neurons, as long as there are any. "independent": as
+        published, each draws its own, and of two on the same one the last stays.
+      prior: `(key, params) -> params` of fresh neurons, a pure function of its arguments; by default every
+        entry is `N(0, 1) / n`.
+      draws: `(key, n) -> Draws`, to put other random numbers in.
+
+    Returns:
+      Dynamics: `init(params) -> BirthDeathState` and `update(key, params, state, gradients) ->
+      ((params, state), Events)`, with the gradients of the loss by params. `update(key, params, state,
+      rates=V)` takes the rates `[n]` as they are. Moments of an optimizer come along by `follow`.
+
+    Raises:
+      TypeError, ValueError: for a negative alpha, an unknown variant, or at the call leaves without the
+        neuron axis, with axes of different sizes, or with gradients that do not fit them.
+
+    Example:
+      >>> from lax_learning.networks import mlp
+      >>> network = mlp((5, 8, 1), b_init=None)
+      >>> dynamics = birth_death(0.5, axes=({"w": 1}, {"w": 0}), charges=lambda params: params[1])
+      >>> params = network.init(jax.random.key(0))
+      >>> state = dynamics.init(params)
+      >>> gradients = jax.grad(lambda p: jnp.sum(network.apply(p, jnp.ones((3, 5)))))(params)
+      >>> (params, state), events = dynamics.update(jax.random.key(1), params, state, gradients)
+      >>> events.origin.shape
+      (8,)
+
+    References:
+      Rotskoff, Jelassi, Bruna, Vanden-Eijnden, Global convergence of neuron birth-death dynamics,
+      https://arxiv.org/abs/1902.01843, 2019.
+    """
+    check_not_negative("alpha", alpha)
+    check_choice("scheme", scheme, _SCHEMES)
+    check_choice("center", center, _CENTERS)
+    check_choice("probability", probability, _PROBABILITIES)
+    check_choice("charge", charge, _CHARGES)
+    check_choice("slots", slots, _SLOTS)
+    births, starts_afresh = _SCHEMES[scheme]
+
+    def init(params: Params) -> BirthDeathState:
+        num_neurons = population_size(params, axes)
+        none = jnp.zeros((), jnp.int32)
+        return BirthDeathState(jnp.arange(num_neurons, dtype=jnp.int32), none, none)
+
+    def replace(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> tuple[Params, Array]:
+        neurons = jnp.arange(killed.shape[0], dtype=jnp.int32)
+        origin = jnp.where(killed, -1 if starts_afresh else choose(u.survivor, ~killed), neurons)
+        source = _SLOTS[slots](u.slot, cloned) if births else neurons
+        origin = jnp.where(source == neurons, origin, source)
+        copies = (
+            jnp.zeros(neurons.shape, jnp.float32)
+            .at[jnp.where(origin < 0, neurons.size, origin)]
+            .add(1, mode="drop")
+        )
+        share = _CHARGES[charge](copies)[origin]
+        fresh = (prior or _normal(neurons.size))(key, params) if starts_afresh else params
+        is_charge = charge_leaves(charges, params, axes)
+        return replace_neurons(params, axes, is_charge, origin, share, fresh), origin
+
+    def keep(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> tuple[Params, Array]:
+        return params, jnp.arange(killed.shape[0], dtype=jnp.int32)
+
+    def update(
+        key: Key,
+        params: Params,
+        state: BirthDeathState,
+        gradients: Params | None = None,
+        *,
+        rates: ArrayLike | None = None,
+    ) -> tuple[tuple[Params, BirthDeathState], Events]:
+        params = jax.tree.map(jnp.asarray, params)
+        num_neurons = population_size(params, axes)
+        v = _rates(params, gradients, rates, axes, charge_leaves(charges, params, axes))
+        check_shapes(["rates", "state.ancestor"], [v, state.ancestor], [(num_neurons,)] * 2)
+        v = _CENTERS[center](v)
+        draw_key, prior_key = jax.random.split(key)
+        u = draws(draw_key, num_neurons)
+        odds = _PROBABILITIES[probability](jnp.asarray(alpha, v.dtype) * jnp.abs(v))
+        killed = (v > 0) & (u.kill < odds)
+        killed = killed & ~jnp.all(killed)
+        cloned = (v < 0) & (u.clone < odds) & births
+        happens = jnp.any(killed | cloned)
+        params, origin = lazily(happens, replace, keep, prior_key, params, u, killed, cloned)
+        ancestor = jnp.where(origin < 0, -1, state.ancestor[origin])
+        count = BirthDeathState(
+            ancestor, state.num_killed + jnp.sum(killed), state.num_cloned + jnp.sum(cloned)
+        )
+        return (params, count), Events(v, killed, cloned, origin)
+
+    return Dynamics(init, update)
+
+
+def _rates(
+    params: Params,
+    gradients: Params | None,
+    rates: ArrayLike | None,
+    axes: PyTree,
+    is_charge: tuple[bool, ...],
+) -> Array:
+    """The rates as they are given, or from the gradients."""
+    if rates is not None and gradients is None:
+        check_floating("rates", rates)
+        return jnp.asarray(rates)
+    if gradients is None or rates is not None:
+        raise ValueError(
+            f"gradients, rates: expected one of them, got {'none' if gradients is None else 'both'}"
+        )
+    check_like_params("gradients", gradients, params)
+    return birth_death_rates(params, gradients, axes, is_charge)
+
+
+def _normal(num_neurons: int) -> Callable[[Key, Params], Params]:
+    """Fresh neurons: every entry from `N(0, 1) / n`."""
+
+    def prior(key: Key, params: Params) -> Params:
+        leaves, structure = jax.tree.flatten(params)
+        keys = jax.random.split(key, len(leaves))
+        fresh = [
+            jax.random.normal(k, a.shape, a.dtype) / num_neurons for k, a in zip(keys, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, fresh)
+
+    return prior

@@ -1,0 +1,73 @@
+"""A planted problem: a student learns the function of a small teacher (Rotskoff et al., 2019)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from lax_learning._checks import check_count
+from lax_learning.data.types import Dataset
+from lax_learning.types import Key, Params
+
+
+class Planted(NamedTuple):
+    """A problem without end: fresh examples come from a teacher.
+
+    Fields:
+      init: `key -> teacher`, `({"w": [features, units]}, {"w": [units, 1]})`: params of
+        `mlp((features, units, 1), b_init=None)`.
+      sample: `(key, teacher, num_examples) -> Dataset` of `x [examples, features]` and `y [examples, 1]`.
+    """
+
+    init: Callable[[Key], Params]
+    sample: Callable[[Key, Params, int], Dataset]
+
+
+def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = jnp.float32) -> Planted:
+    """Points on the unit sphere and the output of a random ReLU network of a few units.
+
+    `y = sum_i c_i relu(w_i . x)`, `x` uniform on the unit sphere; `c_i ~ U(-1, 1) / sqrt(units)`, `w_i` of
+    random direction with `|c_i| |w_i| = 1`
+
+    Both functions are pure and made for the body of a scan: no data are held.
+
+    Args:
+      num_features: dimension of x.
+      num_units: number of units of the teacher.
+      dtype: of teacher, x and y.
+
+    Returns:
+      The problem.
+
+    Raises:
+      TypeError, ValueError: for fewer than one feature, unit or example.
+
+    Example:
+      >>> problem = planted(8, 3)
+      >>> teacher = problem.init(jax.random.key(0))
+      >>> problem.sample(jax.random.key(1), teacher, 5).y.shape
+      (5, 1)
+
+    References:
+      Rotskoff, Jelassi, Bruna, Vanden-Eijnden, Global convergence of neuron birth-death dynamics,
+      https://arxiv.org/abs/1902.01843, 2019.
+    """
+    check_count("num_features", num_features)
+    check_count("num_units", num_units)
+
+    def init(key: Key) -> Params:
+        w_key, c_key = jax.random.split(key)
+        c = jax.random.uniform(c_key, (num_units, 1), dtype, -1, 1) / num_units**0.5
+        w = jax.random.normal(w_key, (num_features, num_units), dtype)
+        return {"w": w / (jnp.linalg.norm(w, axis=0) * jnp.abs(c[:, 0]))}, {"w": c}
+
+    def sample(key: Key, teacher: Params, num_examples: int) -> Dataset:
+        check_count("num_examples", num_examples)
+        x = jax.random.normal(key, (num_examples, num_features), dtype)
+        x = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+        first, second = teacher
+        return Dataset(x, jax.nn.relu(x @ first["w"]) @ second["w"])
+
+    return Planted(init, sample)
