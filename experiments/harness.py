@@ -135,7 +135,7 @@ def run_parts(
     names: Sequence[str],
     run_part: Callable[[str, Path, tqdm], xr.Dataset],
     *,
-    steps: int,
+    steps: Sequence[int],
     unit: str,
 ) -> list[xr.Dataset]:
     """Runs the parts of an experiment one after another; those that are finished are read.
@@ -145,18 +145,18 @@ def run_parts(
       kind: what a part is: "rule", "model".
       names: of the parts.
       run_part: `(name, folder for checkpoints, progress) -> results`.
-      steps: by how much a part moves the progress on.
+      steps: by how much each part moves the progress on.
       unit: of these steps.
     """
     finished, unfinished = out / f"{kind}s", out / "checkpoints"
     finished.mkdir(exist_ok=True)
     keep_compiled_programs(unfinished / "compiled")
     parts: list[xr.Dataset] = []
-    with tqdm(total=len(names) * steps, unit=unit, smoothing=0.05) as progress:
-        for name in names:
+    with tqdm(total=sum(steps), unit=unit, smoothing=0.05) as progress:
+        for name, cost in zip(names, steps, strict=True):
             path = finished / f"{name}.nc"
             if path.exists():
-                progress.update(steps)
+                progress.update(cost)
             else:
                 write_dataset(path, run_part(name, unfinished / name, progress))
                 shutil.rmtree(unfinished / name, ignore_errors=True)

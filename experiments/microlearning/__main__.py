@@ -194,7 +194,7 @@ def run(config: Config) -> xr.Dataset:
         "rule",
         config.rules,
         lambda name, folder, progress: run_rule(name, config, data, folder, progress),
-        steps=config.epochs,
+        steps=[config.epochs] * len(config.rules),
         unit="epoch",
     )
     # Without the encoding of the parts, which would cut all names to the length of the first.

@@ -21,13 +21,12 @@ from experiments.plasticity_transfer.models import MODELS, Learned
 from experiments.plasticity_transfer.stages import (
     DOWNSTREAM_METRICS,
     UPSTREAM_METRICS,
-    Stage,
     images,
     meta_learning,
     one_pass,
     piece_size,
-    run_stage,
 )
+from experiments.running import Stage, run_stage
 from lax_learning.plasticity import Tables
 
 NAME = "plasticity_transfer"
@@ -72,9 +71,8 @@ def run_upstream(
 
     def attempt(number: int, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], Learned]:
         keys = keys_of(config, 2 * number + 1, config.seeds)[seeds]
-        stage = run_stage(
-            folder / f"upstream_{number}", (keys,), init, step, UPSTREAM_METRICS, config.epochs, (), progress
-        )
+        metrics, costs = dict.fromkeys(UPSTREAM_METRICS, ()), [1] * config.epochs
+        stage = run_stage(folder / f"upstream_{number}", (keys,), init, step, metrics, costs, (), progress)
         return stage.metrics, learned_by(stage)
 
     first = selected = attempt(0, np.arange(config.seeds))
@@ -106,9 +104,8 @@ def run_downstream(
     tables = jax.tree.map(lambda a, b: np.concatenate([a, b[repeated]]), *learned)
     keys = keys_of(config, 0, config.seeds * config.subseeds).reshape(config.seeds, config.subseeds)[seeds]
     members = (keys.ravel(), jax.tree.map(lambda a: np.repeat(a, config.subseeds, axis=0), tables))
-    stage = run_stage(
-        folder / "downstream", members, init, step, DOWNSTREAM_METRICS, config.evaluations, data, progress
-    )
+    metrics, costs = dict.fromkeys(DOWNSTREAM_METRICS, ()), [1] * config.evaluations
+    stage = run_stage(folder / "downstream", members, init, step, metrics, costs, data, progress)
     shaped = {k: v.reshape(len(seeds), config.subseeds, -1) for k, v in stage.metrics.items()}
     first = {k: v[: config.seeds] for k, v in shaped.items()}
     return [first, replace_members(first, repeated, {k: v[config.seeds :] for k, v in shaped.items()})]
@@ -178,7 +175,7 @@ def run(config: Config) -> xr.Dataset:
         "model",
         config.models,
         lambda name, folder, progress: run_model(name, config, data, folder, progress),
-        steps=config.epochs + config.evaluations,
+        steps=[config.epochs + config.evaluations] * len(config.models),
         unit="step",
     )
     merged = xr.merge(parts, join="outer", compat="no_conflicts")

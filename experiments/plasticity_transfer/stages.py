@@ -1,17 +1,14 @@
 """The two stages of every model: meta-learning upstream, and one pass over MNIST downstream."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import harness
 from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import ESTIMATORS, Downstream, Learned, Upstream
 from lax_learning import plasticity
@@ -23,52 +20,6 @@ UPSTREAM_METRICS = ("loss", "train_accuracy", "test_accuracy", "test_balanced_ac
 DOWNSTREAM_METRICS = ("test_accuracy", "test_balanced_accuracy", "test_loss")
 
 Metrics = dict[str, jax.Array]
-
-
-class Stage(NamedTuple):
-    """What a stage leaves: values `[seed, step]` of its metrics, and the state of every member at its end."""
-
-    metrics: dict[str, np.ndarray]
-    state: Any
-
-
-def run_stage(
-    folder: Path,
-    members: tuple[jax.Array, ...],
-    init: Callable[..., Any],
-    step: Callable[[Any, Any, Any], tuple[Any, Metrics]],
-    names: tuple[str, ...],
-    num_steps: int,
-    shared: Any,
-    progress: tqdm,
-) -> Stage:
-    """Runs all members of a stage side by side, step by step, from its checkpoint if there is one.
-
-    Args:
-      folder: for checkpoints.
-      members: arguments of `init`, each with a leading axis of members.
-      init: `(*member) -> carry`.
-      step: `(carry, number, shared) -> (carry, metrics)`; the metrics are scalars.
-      names: of the metrics.
-      num_steps: number of steps.
-      shared: what all members see.
-      progress: moves on with every step.
-    """
-    carry = ll.ensemble(init, in_axes=(0,) * len(members))(*members)
-    advance = ll.ensemble(step, in_axes=(0, None, None))
-    count = len(jax.tree.leaves(members)[0])
-    metrics = {name: np.full((count, num_steps), np.nan, np.float32) for name in names}
-    checkpoint = harness.Checkpoint(folder)
-    start, held = checkpoint.restore((carry, metrics)) or (0, (carry, metrics))
-    carry, metrics = held
-    progress.update(start)
-    for number in range(start, num_steps):
-        carry, values = advance(carry, number, shared)
-        for name, value in values.items():
-            metrics[name][:, number] = value
-        checkpoint.save(number + 1, (carry, metrics), now=number + 1 == num_steps)
-        progress.update()
-    return Stage(metrics, carry)
 
 
 class MetaCarry(NamedTuple):

@@ -1,0 +1,1 @@
+"""Neuron birth-death against gradient descent, over many seeds."""

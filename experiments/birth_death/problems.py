@@ -1,0 +1,170 @@
+"""The problems on which populations learn: a planted teacher, and a mixture of Gaussians."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn.initializers import normal
+from jaxtyping import ArrayLike
+
+import lax_learning as ll
+from experiments.birth_death.config import Config, ProblemName, SchemeName
+
+
+class Problem(NamedTuple):
+    """What a population learns, and how.
+
+    Fields:
+      init: `key -> (target, params)`.
+      gradients: `(key, target, params) -> gradients` of one step.
+      loss: `(key, target, params) -> loss`, measured.
+      places: `params -> [units, 2]`, where the units are.
+      targets: `target -> [targets, 2]`, where they should be.
+      axes: of the neurons, as `birth_death` takes them.
+      charges: picks the charges, as `birth_death` takes it.
+      prior: draws fresh neurons; None for the default.
+      alphas: speed of birth and death, by scheme of `birth_death`.
+      learning_rate: of gradient descent.
+      quiet_steps: at the end, without events, though at most a third of the run.
+    """
+
+    init: Callable[[jax.Array], tuple[Any, Any]]
+    gradients: Callable[[jax.Array, Any, Any], Any]
+    loss: Callable[[jax.Array, Any, Any], jax.Array]
+    places: Callable[[Any], jax.Array]
+    targets: Callable[[Any], jax.Array]
+    axes: Any
+    charges: Callable[[Any], Any]
+    prior: Callable[[jax.Array, Any], Any] | None
+    alphas: dict[str, float]
+    learning_rate: float
+    quiet_steps: int
+
+
+class Scheme(NamedTuple):
+    """Options of `birth_death`, and the factor on its alpha: gradient descent alone has 0."""
+
+    scheme: str
+    center: str
+    factor: float
+
+
+SCHEMES: dict[SchemeName, Scheme] = {
+    "gd": Scheme("clone", "none", 0.0),
+    "clone": Scheme("clone", "none", 1.0),
+    "clone_centered": Scheme("clone", "mean", 1.0),
+    "prior": Scheme("prior", "none", 1.0),
+    "prior_centered": Scheme("prior", "mean", 1.0),
+}
+
+
+def _charges_of(num_units: int) -> Callable[..., jax.Array]:
+    """Initialiser of charges: uniform within +-1 / sqrt(units)."""
+
+    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -1, 1) / num_units**0.5
+
+    return init
+
+
+def planted(config: Config) -> Problem:
+    """A student with more units than its teacher; inputs on the unit sphere, fresh every step."""
+    units, features = config.units, config.features
+    first = ll.dense(features, units, jax.nn.relu, w_init=normal(units**-0.5), b_init=None)
+    second = ll.dense(units, 1, w_init=_charges_of(units), b_init=None)
+    student = ll.Network((first, second), (features,))
+    rule = ll.backprop(student, ll.squared_error)
+    teacher = ll.data.planted(features, config.teacher_units)
+
+    def init(key: jax.Array) -> tuple[Any, Any]:
+        target_key, params_key = jax.random.split(key)
+        return teacher.init(target_key), rule.init(params_key)
+
+    def gradients(key: jax.Array, target: Any, params: Any) -> Any:
+        data_key, rule_key = jax.random.split(key)
+        return rule.value_and_grad(rule_key, params, *teacher.sample(data_key, target, config.batch_size))[1]
+
+    def loss(key: jax.Array, target: Any, params: Any) -> jax.Array:
+        x, y = teacher.sample(key, target, config.test_points)
+        return jnp.mean(ll.squared_error(student.apply(params, x), y))
+
+    def weighted(params: Any) -> jax.Array:
+        """`|c| w`, the first two coordinates."""
+        w, c = params[0]["w"], params[1]["w"]
+        return (w[:2] * jnp.abs(c[:, 0])).T
+
+    return Problem(
+        init, gradients, loss, weighted, weighted, ({"w": 1}, {"w": 0}), lambda params: params[1], None,
+        {"clone": config.alpha_clone, "prior": config.alpha_prior}, config.learning_rate, 0,
+    )  # fmt: skip
+
+
+MEANS, VARIANCES, WEIGHTS = (
+    np.array([-2, 0, 2], "f4"),
+    np.array([0.5, 1, 0.5], "f4"),
+    np.array([1, -2, 1], "f4"),
+)
+UNIT_VARIANCE = 0.5
+QUIET_STEPS = 1_000
+
+
+def gaussian(difference: ArrayLike, variance: ArrayLike) -> jax.Array:
+    """The density of `N(0, variance)`."""
+    difference, variance = jnp.asarray(difference), jnp.asarray(variance)
+    return jnp.exp(-jnp.square(difference) / (2 * variance)) / jnp.sqrt(2 * jnp.pi * variance)
+
+
+def mixture_energy(c: jax.Array, y: jax.Array) -> jax.Array:
+    """`1/2 int (f - f_n)^2` of a mixture f and `f_n = mean_i c_i N(x; y_i, 1/2)`, in closed form.
+
+    The mixture has three Gaussians, with weights 1, -2, 1 over 3.
+    """
+    weights = jnp.asarray(WEIGHTS / WEIGHTS.size)
+    own = (
+        weights @ gaussian(jnp.asarray(MEANS[:, None] - MEANS), VARIANCES[:, None] + VARIANCES) @ weights / 2
+    )
+    overlap = gaussian(y[:, None] - MEANS, VARIANCES + UNIT_VARIANCE) @ weights
+    interaction = gaussian(y[:, None] - y, 2 * UNIT_VARIANCE) @ c
+    return own - jnp.mean(c * overlap) + jnp.mean(c * interaction) / (2 * c.size)
+
+
+def mixture(config: Config, start: Callable[[jax.Array, tuple[int]], jax.Array]) -> Problem:
+    """Charged Gaussians that are to add up to a mixture of three."""
+    units = config.mixture_units
+
+    def init(key: jax.Array) -> tuple[Any, Any]:
+        place_key, charge_key = jax.random.split(key)
+        return (), {"y": start(place_key, (units,)), "c": jax.random.normal(charge_key, (units,))}
+
+    def energy(params: Any) -> jax.Array:
+        return mixture_energy(params["c"], params["y"])
+
+    def gradients(key: jax.Array, target: Any, params: Any) -> Any:
+        """The mean-field gradient: that of one unit, not of its share."""
+        del key, target
+        return jax.tree.map(lambda g: units * g, jax.grad(energy)(params))
+
+    def places(params: Any) -> jax.Array:
+        return jnp.stack([params["y"], params["c"]], axis=-1)
+
+    def targets(target: Any) -> jax.Array:
+        del target
+        return jnp.stack([jnp.asarray(MEANS), jnp.asarray(WEIGHTS)], axis=-1)
+
+    def prior(key: jax.Array, params: Any) -> Any:
+        return {**params, "y": jax.random.normal(key, (units,))}
+
+    return Problem(
+        init, gradients, lambda key, target, params: energy(params), places, targets, {"y": 0, "c": 0},
+        lambda params: params["c"], prior,
+        {"clone": config.alpha_mixture, "prior": config.alpha_mixture}, 1e-2, QUIET_STEPS,
+    )  # fmt: skip
+
+
+PROBLEMS: dict[ProblemName, Callable[[Config], Problem]] = {
+    "planted": planted,
+    "mixture": lambda c: mixture(c, lambda key, shape: jax.random.uniform(key, shape, minval=-2, maxval=2)),
+    "mixture_bad_start": lambda c: mixture(c, lambda key, shape: 0.1 * jax.random.normal(key, shape) - 2),
+}

@@ -1,0 +1,266 @@
+"""The table and the figures of the birth-death experiment."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from experiments import harness
+
+LABELS = {
+    "gd": "GD",
+    "clone": "GD + clone",
+    "clone_centered": "GD + clone, centred",
+    "prior": "GD + prior",
+    "prior_centered": "GD + prior, centred",
+}
+COLOURS = dict(zip(LABELS, ("black", "tab:blue", "tab:cyan", "tab:red", "tab:orange"), strict=True))
+STYLES = dict(zip(LABELS, ("-", "-", "--", "-", "--"), strict=True))
+TITLES = {
+    "planted": "planted teacher",
+    "mixture": "mixture of Gaussians",
+    "mixture_bad_start": "mixture, bad start",
+}
+THRESHOLDS = {
+    "planted": (1e-2, 1e-3, 1e-4),
+    "mixture": (1e-2, 1e-3, 1e-4),
+    "mixture_bad_start": (1e-2, 1e-3, 1e-4),
+}
+COLUMNS = ("loss", "slope", "steps to 1e-2", "to 1e-3", "to 1e-4", "kills", "clones", "lineages")
+
+
+def problems_of(results: xr.Dataset) -> list[str]:
+    """The problems that were run."""
+    return [name for name in TITLES if f"{name}_loss" in results]
+
+
+def slopes(steps: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Slope of log loss by log step over the last decade of steps, for every seed `[seed, step]`."""
+    late = (steps >= steps[-1] / 10) & (steps > 0)
+    x = np.log(steps[late])
+    x = x - x.mean()
+    return np.log(losses[:, late]) @ x / (x @ x)
+
+
+def times_to(steps: np.ndarray, losses: np.ndarray, threshold: float) -> np.ndarray:
+    """The first measured step with a loss at or below a threshold, for every seed; inf if there is none."""
+    reached = losses <= threshold
+    return np.where(reached.any(axis=1), steps[reached.argmax(axis=1)], np.inf)
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The median of values that may be inf, and its 95 % interval by order statistics."""
+    ordered = np.sort(values)
+    low = int(stats.binom.ppf(0.025, ordered.size, 0.5))
+    return (
+        float(ordered[(ordered.size - 1) // 2]),
+        float(ordered[low]),
+        float(ordered[ordered.size - 1 - low]),
+    )
+
+
+def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """The rows of `summary.json`: means over seeds, and medians of times, which may not be reached."""
+    summary = []
+    for problem in problems_of(results):
+        steps = results[f"{problem}_step"].values
+        for scheme in results.scheme.values:
+            one = results.sel(scheme=scheme)
+            losses = one[f"{problem}_loss"].values
+            metrics = {
+                "final_loss": losses[:, -1],
+                "log10_final_loss": np.log10(losses[:, -1]),
+                "slope": slopes(steps, losses),
+                **{n: one[f"{problem}_{n}"].values[:, -1] for n in ("killed", "cloned", "lineages")},
+            }
+            found = harness.summary_rows(str(scheme), metrics, kind="scheme")
+            for threshold in THRESHOLDS[problem]:
+                times = times_to(steps, losses, threshold)
+                ends = [None if np.isinf(v) else v for v in median_interval(times)]
+                found.append({
+                    "scheme": str(scheme), "metric": f"median_steps_to_{threshold:.0e}", "mean": ends[0],
+                    "ci95": ends[1:], "n": len(times), "reached": int(np.isfinite(times).sum()),
+                })  # fmt: skip
+            summary += [{"problem": problem, **row} for row in found]
+    return summary
+
+
+def table(summary: list[dict[str, Any]]) -> str:
+    """The printed table: geometric mean of the final loss with its interval, slopes, times and events."""
+    cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in summary:
+        cells.setdefault((row["problem"], row["scheme"]), {})[row["metric"]] = row
+    lines = []
+    for (problem, scheme), of in cells.items():
+        loss, slope = of["log10_final_loss"], of["slope"]
+        ends = [10**v for v in (loss["mean"], *(b for b in loss["ci95"] if b is not None))]
+        bounds = f" ({ends[1]:.2g} .. {ends[2]:.2g})" if len(ends) == 3 else ""
+        counts = [f"{of[name]['mean']:.0f}" for name in ("killed", "cloned", "lineages")]
+        times = [row for metric, row in of.items() if metric.startswith("median_steps_to")]
+        lines.append([
+            f"{TITLES[problem]}: {LABELS[scheme]}", f"{ends[0]:.2g}{bounds}", _with_interval(slope),
+            *(_time(row) for row in times), *counts,
+        ])  # fmt: skip
+    return harness.table(["problem and scheme", *COLUMNS], lines)
+
+
+def _with_interval(row: dict[str, Any]) -> str:
+    mean, (low, high) = row["mean"], row["ci95"]
+    return f"{mean:.2f}" if low is None else f"{mean:.2f} ± {(high - low) / 2:.2f}"
+
+
+def _time(row: dict[str, Any]) -> str:
+    share = "" if row["reached"] == row["n"] else f" ({row['reached']}/{row['n']})"
+    return ("-" if row["mean"] is None else f"{row['mean']:.0f}") + share
+
+
+def figures(results: xr.Dataset, out: Path) -> None:
+    """Draws all figures into the folder, as PNG."""
+    for problem in problems_of(results):
+        drawn: dict[str, Callable[[xr.Dataset, str], Figure]] = {
+            "loss": loss,
+            "times": times,
+            "events": events,
+            "places": places,
+        }
+        for name, draw in drawn.items():
+            figure = draw(results, problem)
+            path = out / f"{problem}_{name}.png"
+            harness.write_whole(path, lambda p, f=figure: f.savefig(p, format="png", dpi=150))
+            plt.close(figure)
+
+
+def _band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, scheme: str, label: str) -> None:
+    """The mean over seeds `[seed, x]` as a line, and its 95 % interval as a band."""
+    mean, low, high, _ = np.array([harness.interval(column) for column in of_seeds.T]).T
+    axes.plot(x, mean, STYLES[scheme], color=COLOURS[scheme], label=label)
+    axes.fill_between(x, low, high, color=COLOURS[scheme], alpha=0.2, linewidth=0)
+
+
+def _footnote(results: xr.Dataset) -> str:
+    return f"{results.sizes['seed']} seeds; bands and intervals: 95 %"
+
+
+def loss(results: xr.Dataset, problem: str) -> Figure:
+    """Loss against steps on logarithmic axes, with fitted slopes."""
+    figure, (curves, fitted) = plt.subplots(
+        1, 2, figsize=(13, 5.2), layout="constrained", width_ratios=(3, 2)
+    )
+    steps = results[f"{problem}_step"].values
+    for i, scheme in enumerate(results.scheme.values):
+        losses = results[f"{problem}_loss"].sel(scheme=scheme).values
+        mean, low, high, _ = np.array([harness.interval(np.log(column)) for column in losses.T[1:]]).T
+        curves.plot(steps[1:], np.exp(mean), STYLES[scheme], color=COLOURS[scheme], label=LABELS[scheme])
+        curves.fill_between(
+            steps[1:], np.exp(low), np.exp(high), color=COLOURS[scheme], alpha=0.2, linewidth=0
+        )
+        of_seeds = slopes(steps, losses)
+        centre, low, high, _ = harness.interval(of_seeds)
+        fitted.plot(of_seeds, np.full(of_seeds.size, i + 0.2), "|", color=COLOURS[scheme], alpha=0.5)
+        fitted.errorbar(
+            centre, i, xerr=[[centre - low], [high - centre]], fmt="o", color=COLOURS[scheme], capsize=3
+        )
+        fitted.annotate(f"{centre:.2f}", (centre, i), xytext=(0, 8), textcoords="offset points", ha="center")
+    curves.axvspan(steps[-1] / 10, steps[-1], color="0.93", zorder=0)
+    curves.set(
+        xscale="log", yscale="log", xlabel="steps", ylabel="loss (geometric mean)",
+        title=f"Loss: {TITLES[problem]}",
+    )  # fmt: skip
+    curves.legend(frameon=False)
+    fitted.set_yticks(range(results.sizes["scheme"]), [LABELS[s] for s in results.scheme.values])
+    fitted.invert_yaxis()
+    fitted.set(title="Slope over the last decade (grey)", xlabel="d log loss / d log step")
+    for axes in (curves, fitted):
+        axes.grid(alpha=0.3)
+    figure.supxlabel(_footnote(results) + "; strokes: seeds", fontsize="small", color="0.4")
+    return figure
+
+
+def times(results: xr.Dataset, problem: str) -> Figure:
+    """Which share of the seeds is still above a loss, against steps."""
+    levels = THRESHOLDS[problem]
+    figure, every = plt.subplots(
+        1, len(levels), figsize=(4.6 * len(levels), 4.4), sharey=True, layout="constrained"
+    )
+    steps = results[f"{problem}_step"].values
+    for axes, level in zip(every, levels, strict=True):
+        for scheme in results.scheme.values:
+            reached = times_to(steps, results[f"{problem}_loss"].sel(scheme=scheme).values, level)
+            above = (reached[:, None] > steps).mean(axis=0)
+            axes.step(steps, above, STYLES[scheme], where="post", color=COLOURS[scheme], label=LABELS[scheme])
+        axes.set(title=f"loss above {level:.0e}", xlabel="steps", xscale="log", ylim=(-0.03, 1.03))
+        axes.set_xlim(1, steps[-1])
+        axes.grid(alpha=0.3)
+    every[0].set_ylabel("share of seeds")
+    every[0].legend(frameon=False, fontsize="small")
+    figure.suptitle(f"Time to reach a loss: {TITLES[problem]}")
+    figure.supxlabel(f"{results.sizes['seed']} seeds", fontsize="small", color="0.4")
+    return figure
+
+
+def events(results: xr.Dataset, problem: str) -> Figure:
+    """Events a step, and how many of the first units still have descendants."""
+    figure, (kills, clones, lineages) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+    steps = results[f"{problem}_step"].values
+    for scheme in results.scheme.values:
+        one = results.sel(scheme=scheme)
+        for axes, metric in ((kills, "killed"), (clones, "cloned")):
+            rate = np.diff(one[f"{problem}_{metric}"].values, axis=1) / np.diff(steps)
+            if rate.any():
+                _band(axes, steps[1:], rate, scheme, LABELS[scheme])
+        _band(lineages, steps[1:], one[f"{problem}_lineages"].values[:, 1:], scheme, LABELS[scheme])
+    kills.set(title="Killed", ylabel="units a step")
+    clones.set(title="Cloned", ylabel="units a step")
+    lineages.set(title="Units of the start with descendants", ylabel="units", ylim=(0, None))
+    for axes in (kills, clones, lineages):
+        axes.set(xscale="log", xlabel="steps")
+        axes.grid(alpha=0.3)
+    lineages.legend(frameon=False, fontsize="small")
+    figure.suptitle(f"Events: {TITLES[problem]}")
+    figure.supxlabel(_footnote(results), fontsize="small", color="0.4")
+    return figure
+
+
+def places(results: xr.Dataset, problem: str) -> Figure:
+    """Where the units of the first seed went, and where they should be."""
+    schemes = results.scheme.values
+    figure, every = plt.subplots(
+        1, len(schemes), figsize=(4 * len(schemes), 4.3), sharex=True, sharey=True, layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    targets = results[f"{problem}_targets"].isel(seed=0).values
+    planted = problem == "planted"
+    for axes, scheme in zip(every[0], schemes, strict=True):
+        paths = results[f"{problem}_places"].sel(scheme=scheme).isel(seed=0).values
+        axes.plot(paths[:, :, 0], paths[:, :, 1], color=COLOURS[scheme], linewidth=0.6, alpha=0.5)
+        axes.plot(paths[-1, :, 0], paths[-1, :, 1], "o", color=COLOURS[scheme], markersize=3.5, label="end")
+        if planted:
+            for i, (x, y) in enumerate(targets):
+                axes.axline(
+                    (0, 0), (x, y), color="0.5", linestyle="--", linewidth=0.8,
+                    label=None if i else "ray of a teacher's unit",
+                )  # fmt: skip
+        else:
+            axes.plot(*targets.T, "k+", markersize=10, label="Gaussian of the target")
+        axes.set_title(LABELS[scheme])
+        axes.set_xlabel(r"$|c|\,w_1$" if planted else "place y")
+    ends = results[f"{problem}_places"].isel(seed=0).values.reshape(-1, 2)
+    spans = np.nanquantile(ends, (0.002, 0.998), axis=0)
+    margin = 0.1 * (spans[1] - spans[0])
+    every[0, 0].set(
+        xlim=(spans[0, 0] - margin[0], spans[1, 0] + margin[0]),
+        ylim=(spans[0, 1] - margin[1], spans[1, 1] + margin[1]),
+        ylabel=r"$|c|\,w_2$" if planted else "charge c",
+    )
+    every[0, 0].legend(frameon=False, fontsize="small")
+    figure.suptitle(f"Paths of the units, first seed: {TITLES[problem]}")
+    return figure

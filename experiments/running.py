@@ -1,0 +1,57 @@
+"""One stage of an experiment: all members side by side, step by step, from its checkpoint if there is one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import lax_learning as ll
+from experiments import harness
+
+
+class Stage(NamedTuple):
+    """What a stage leaves: values `[member, step, ...]` of its metrics, and the state of all members."""
+
+    metrics: dict[str, np.ndarray]
+    state: Any
+
+
+def run_stage(
+    folder: Path,
+    members: tuple[Any, ...],
+    init: Callable[..., Any],
+    step: Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]],
+    metrics: Mapping[Any, tuple[int, ...]],
+    costs: Sequence[int],
+    shared: Any,
+    progress: tqdm,
+) -> Stage:
+    """Runs all members of a stage side by side, step by step, from its checkpoint if there is one.
+
+    Args:
+      folder: for checkpoints.
+      members: arguments of `init`, each with a leading axis of members.
+      init: `(*member) -> carry`.
+      step: `(carry, number, shared) -> (carry, metrics)`.
+      metrics: names and shapes of the metrics.
+      costs: one for each step: by how much it moves the progress on.
+      shared: what all members see.
+      progress: moves on with every step.
+    """
+    carry = ll.ensemble(init, in_axes=(0,) * len(members))(*members)
+    advance = ll.ensemble(step, in_axes=(0, None, None))
+    count, num_steps = len(jax.tree.leaves(members)[0]), len(costs)
+    held = {name: np.full((count, num_steps, *shape), np.nan, np.float32) for name, shape in metrics.items()}
+    checkpoint = harness.Checkpoint(folder)
+    start, (carry, held) = checkpoint.restore((carry, held)) or (0, (carry, held))
+    progress.update(sum(costs[:start]))
+    for number in range(start, num_steps):
+        carry, values = advance(carry, number, shared)
+        for name, value in values.items():
+            held[name][:, number] = value
+        checkpoint.save(number + 1, (carry, held), now=number + 1 == num_steps)
+        progress.update(costs[number])
+    return Stage(held, carry)
