@@ -60,7 +60,7 @@ def times_to(steps: np.ndarray, losses: np.ndarray, threshold: float) -> np.ndar
 def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     """The median of values that may be inf, and its 95 % interval by order statistics."""
     ordered = np.sort(values)
-    low = int(stats.binom.ppf(0.025, ordered.size, 0.5))
+    low = max(int(stats.binom.ppf(0.025, ordered.size, 0.5)) - 1, 0)
     return (
         float(ordered[(ordered.size - 1) // 2]),
         float(ordered[low]),
