@@ -2,11 +2,21 @@
 
 from lax_learning import data, estimators, metrics, plasticity
 from lax_learning.birth_death import BirthDeathState, Draws, Events, birth_death, uniform_draws
+from lax_learning.convolution import convolution, flatten, max_pool
+from lax_learning.decorrelated import decorrelated, decorrelated_rule, fold
+from lax_learning.decorrelation import (
+    Decorrelated,
+    DecorrelationState,
+    decorrelate,
+    decorrelation,
+    decorrelation_loss,
+)
 from lax_learning.ensemble import ensemble
 from lax_learning.feedback import clip_by_forward_norm, forward_mask, with_feedback, without_feedback
 from lax_learning.follow import follow
+from lax_learning.layers import Layer, Reads, dense, dense_product
 from lax_learning.losses import accuracy, balanced_accuracy, softmax_cross_entropy, squared_error
-from lax_learning.networks import Layer, Network, dense, dense_product, mlp
+from lax_learning.networks import Network, mlp
 from lax_learning.rules import (
     backprop,
     direct_feedback_alignment,
@@ -19,12 +29,14 @@ from lax_learning.rules import (
 )
 from lax_learning.taps import pull_back
 from lax_learning.training import History, Train, TrainState, make_train
-from lax_learning.types import Dynamics, Estimator, Loss, Rule, Signals
+from lax_learning.types import Dynamics, Estimator, Loss, Rule, Signals, StatefulRule
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BirthDeathState",
+    "Decorrelated",
+    "DecorrelationState",
     "Draws",
     "Dynamics",
     "Estimator",
@@ -33,8 +45,10 @@ __all__ = [
     "Layer",
     "Loss",
     "Network",
+    "Reads",
     "Rule",
     "Signals",
+    "StatefulRule",
     "Train",
     "TrainState",
     "accuracy",
@@ -42,18 +56,27 @@ __all__ = [
     "balanced_accuracy",
     "birth_death",
     "clip_by_forward_norm",
+    "convolution",
     "data",
+    "decorrelate",
+    "decorrelated",
+    "decorrelated_rule",
+    "decorrelation",
+    "decorrelation_loss",
     "dense",
     "dense_product",
     "direct_feedback_alignment",
     "ensemble",
     "estimators",
     "feedback_alignment",
+    "flatten",
+    "fold",
     "follow",
     "forward_gradient",
     "forward_mask",
     "kolen_pollack",
     "make_train",
+    "max_pool",
     "metrics",
     "mlp",
     "node_perturbation",

@@ -1,4 +1,4 @@
-"""Networks as rows of weight layers with taps on their pre-activations; multilayer perceptrons."""
+"""Networks as rows of layers with taps on their pre-activations; multilayer perceptrons."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,24 +10,8 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import check_count, check_inputs, check_layers
+from lax_learning.layers import Activation, Layer, dense, identity
 from lax_learning.types import Key, Params, Weights
-
-Activation = Callable[[Array], Array]
-
-
-class Layer(NamedTuple):
-    """One weight layer: `a = activation(linear(w, x) + b)`.
-
-    Fields:
-      init: `key -> {"w": ..., "b": ...}`; `b` is absent where the layer has no bias.
-      linear: `(w, x [batch, ...]) -> z`, linear in `w` and in `x`.
-      activation: `z -> a`; it may also pool or reshape.
-    """
-
-    init: Callable[[Key], Weights]
-    linear: Callable[[Array, Array], Array]
-    activation: Activation
-
 
 Product = Callable[[Layer, Weights, Array], Array]
 
@@ -127,56 +111,6 @@ class Network:
             pre_activations.append(z)
             a = layer.activation(z)
         return Trace(tuple(inputs), tuple(pre_activations), a)
-
-
-def identity(z: Array) -> Array:
-    """The linear activation `a = z`."""
-    return z
-
-
-def dense_product(w: Array, x: Array) -> Array:
-    """`x w`: the linear part of a dense layer, of `w [in, out]` and `x [batch, in]`, to `[batch, out]`."""
-    if w.ndim != 2 or w.shape[0] != x.shape[-1]:
-        raise ValueError(f"w: expected shape [{x.shape[-1]}, outputs], got {list(w.shape)}")
-    return x @ w
-
-
-def dense(
-    num_inputs: int,
-    num_outputs: int,
-    activation: Activation = identity,
-    *,
-    w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
-    b_init: Initializer | None = zeros,
-    dtype: jnp.dtype | type = jnp.float32,
-) -> Layer:
-    """A dense layer `a = activation(x w + b)`.
-
-    Args:
-      num_inputs: size of `x [batch, num_inputs]`.
-      num_outputs: size of `z [batch, num_outputs]`.
-      activation: `z -> a`.
-      w_init: initialiser of `w [num_inputs, num_outputs]`, as in `jax.nn.initializers`.
-      b_init: initialiser of `b [num_outputs]`; None for a layer without bias.
-      dtype: of the parameters.
-
-    Returns:
-      The layer.
-
-    Raises:
-      TypeError, ValueError: for sizes that are no positive ints.
-    """
-    check_count("num_inputs", num_inputs)
-    check_count("num_outputs", num_outputs)
-
-    def init(key: Key) -> Weights:
-        w_key, b_key = jax.random.split(key)
-        weights = {"w": w_init(w_key, (num_inputs, num_outputs), dtype)}
-        if b_init is not None:
-            weights["b"] = b_init(b_key, (num_outputs,), dtype)
-        return weights
-
-    return Layer(init, dense_product, activation)
 
 
 def mlp(

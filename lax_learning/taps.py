@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning.networks import Layer, Network, pre_activation
+from lax_learning.layers import Layer
+from lax_learning.networks import Network, pre_activation
 from lax_learning.types import Params, Weights
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from lax_learning._checks import check_count
 from lax_learning.data.batches import BatchState, batches
 from lax_learning.data.types import Splits
-from lax_learning.types import Key, Params, Rule
+from lax_learning.types import Key, Params, Rule, StatefulRule, as_stateful
 
 Evaluate = Callable[[Key, Params, Splits], PyTree]
 
@@ -22,6 +22,7 @@ class TrainState(NamedTuple):
 
     Fields:
       params: the rule's params.
+      rule_state: what else the rule remembers; empty for most.
       optimizer_state: optax's.
       batches: order of the examples.
       update_key: the key of update t is `fold_in(update_key, t)`.
@@ -29,6 +30,7 @@ class TrainState(NamedTuple):
     """
 
     params: Params
+    rule_state: Any
     optimizer_state: optax.OptState
     batches: BatchState
     update_key: Key
@@ -89,7 +91,7 @@ def _no_evaluation(key: Key, params: Params, data: Splits) -> PyTree:
 
 
 def make_train(
-    rule: Rule,
+    rule: Rule | StatefulRule,
     optimizer: optax.GradientTransformation,
     *,
     num_updates: int,
@@ -102,11 +104,12 @@ def make_train(
     `params <- params + optimizer(grads of a batch)`, on batches that are reshuffled every epoch.
 
     Args:
-      rule: the rule that assigns credit.
+      rule: the rule that assigns credit, with or without state.
       optimizer: from optax; its learning rate may be traced.
       num_updates: length of the run.
       batch_size: examples an update.
-      evaluate: `(key, params, data) -> pytree` of metrics; it must not change anything.
+      evaluate: `(key, params, data) -> pytree` of metrics; it must not change anything. The params are
+        those of the network itself, with a rule's state worked into them.
       every: updates between evaluations, a divisor of num_updates; by default all of them, so that the
         run is evaluated at its start and its end.
 
@@ -137,11 +140,13 @@ def make_train(
     if num_updates % every:
         raise ValueError(f"every: expected a divisor of num_updates ({num_updates}), got {every}")
 
+    rule = as_stateful(rule)
+
     def init(key: Key, data: Splits) -> TrainState:
         params_key, batch_key, update_key, evaluate_key = jax.random.split(key, 4)
-        params = rule.init(params_key)
-        schedule = batches(data.train.x.shape[0], batch_size)
-        return TrainState(params, optimizer.init(params), schedule.init(batch_key), update_key, evaluate_key)
+        params, rule_state = rule.init(params_key)
+        order = batches(data.train.x.shape[0], batch_size).init(batch_key)
+        return TrainState(params, rule_state, optimizer.init(params), order, update_key, evaluate_key)
 
     def advance(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> tuple[TrainState, Array]:
         schedule = batches(data.train.x.shape[0], batch_size)
@@ -150,14 +155,17 @@ def make_train(
         def update(state: TrainState, step: Array) -> tuple[TrainState, Array]:
             order, indices = schedule.next(state.batches, step)
             key = jax.random.fold_in(state.update_key, step)
-            loss, grads = rule.value_and_grad(key, state.params, x[indices], y[indices])
+            loss, grads, rule_state = rule.value_and_grad(
+                key, state.params, state.rule_state, x[indices], y[indices]
+            )
             updates, optimizer_state = optimizer.update(grads, state.optimizer_state, state.params)
             params: Any = optax.apply_updates(state.params, updates)
-            return state._replace(params=params, optimizer_state=optimizer_state, batches=order), loss
+            return TrainState(params, rule_state, optimizer_state, order, *state[-2:]), loss
 
         return jax.lax.scan(update, state, step + jnp.arange(every))
 
     def evaluate_state(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> PyTree:
-        return evaluate(jax.random.fold_in(state.evaluate_key, step), state.params, data)
+        params = rule.plain(state.params, state.rule_state)
+        return evaluate(jax.random.fold_in(state.evaluate_key, step), params, data)
 
     return Train(init, advance, evaluate_state, num_updates, every)

@@ -58,6 +58,31 @@ class Rule(NamedTuple):
     signals: Callable[[Key, Params, ArrayLike, ArrayLike], Signals] | None = None
 
 
+class StatefulRule(NamedTuple):
+    """A rule with memory beside its params, which no gradient touches.
+
+    Fields:
+      init: `key -> (params, state)`.
+      value_and_grad: `(key, params, state, x, y) -> (loss, grads, state)`, otherwise as of a `Rule`.
+      plain: `(params, state) -> params` that do the same in the network itself, without the state.
+    """
+
+    init: Callable[[Key], tuple[Params, Any]]
+    value_and_grad: Callable[[Key, Params, Any, ArrayLike, ArrayLike], tuple[Array, Params, Any]]
+    plain: Callable[[Params, Any], Params]
+
+
+def as_stateful(rule: Rule | StatefulRule) -> StatefulRule:
+    """The rule itself, or a plain one with an empty state."""
+    if isinstance(rule, StatefulRule):
+        return rule
+    return StatefulRule(
+        lambda key: (rule.init(key), ()),
+        lambda key, params, state, x, y: (*rule.value_and_grad(key, params, x, y), state),
+        lambda params, state: params,
+    )
+
+
 class Dynamics(NamedTuple):
     """What has memory or no loss, as a pair of pure functions.
 

@@ -6,8 +6,9 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import check_count
 from lax_learning.feedback import without_feedback
+from lax_learning.layers import dense_product
 from lax_learning.metrics.moments import Moments, streamed_moments, widen
-from lax_learning.networks import Network, dense_product
+from lax_learning.networks import Network
 from lax_learning.types import Key, Params, Rule, Weights
 
 

@@ -7,7 +7,8 @@ from jaxtyping import Array
 
 from lax_learning._checks import check_layers
 from lax_learning.feedback import init_feedback, with_feedback
-from lax_learning.networks import Layer, Network, plain_product
+from lax_learning.layers import Layer
+from lax_learning.networks import Network, plain_product
 from lax_learning.rules._delta import backward_signals, delta_rule
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Weights
 

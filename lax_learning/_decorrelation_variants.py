@@ -1,0 +1,96 @@
+"""The published rules by which a decorrelating matrix changes, and what each of them lowers."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+from lax_learning._checks import check_choice, check_positive, check_probability
+
+DEAD = 1e-8
+"""Mean square below which an input counts as dead: its variance is left alone."""
+
+
+class Moments(NamedTuple):
+    """Second moments of `z = R x`, as far as they are needed: `C R` and the diagonal of `C`."""
+
+    product: Array
+    diagonal: Array
+
+
+class Variant(NamedTuple):
+    """A rule for R, the number that it takes and its default, and what it lowers."""
+
+    parameter: str
+    default: float
+    update: Callable[[Array, Moments, Array, Array], Array]
+    loss: Callable[[Array, Array, Array], Array]
+
+
+def _normaliser(moments: Moments, variance: Array) -> Array:
+    """`variance / mean(z_i^2)` for every row, 1 for dead inputs."""
+    dead = moments.diagonal < DEAD
+    return jnp.where(dead, 1, variance / jnp.where(dead, 1, moments.diagonal))[:, None]
+
+
+def _seed(r: Array, moments: Moments, eta: Array, variance: Array) -> Array:
+    return r + eta * _normaliser(moments, variance) * (r - moments.product)
+
+
+def _scaled(r: Array, moments: Moments, eta: Array, variance: Array) -> Array:
+    return _normaliser(moments, variance) * (r - eta * moments.product)
+
+
+def _excess(moments: Moments) -> Array:
+    """`V`: by how much variances exceed 1; nothing for dead inputs, whose rows would grow without bound."""
+    return jnp.where(moments.diagonal < DEAD, 0, moments.diagonal - 1)
+
+
+def _paper(r: Array, moments: Moments, eta: Array, kappa: Array) -> Array:
+    off_diagonal = moments.product - moments.diagonal[:, None] * r
+    return r - eta * ((1 - kappa) * off_diagonal + kappa * _excess(moments)[:, None] * r)
+
+
+def _decorbp(r: Array, moments: Moments, eta: Array, kappa: Array) -> Array:
+    off_diagonal = moments.product - moments.diagonal[:, None] * r
+    return r - eta * ((1 - kappa) * off_diagonal + kappa * r * _excess(moments))
+
+
+def _distance_from_white(squares: Array, diagonal: Array, variance: Array) -> Array:
+    return (squares - 2 * variance * jnp.sum(diagonal) + variance**2 * diagonal.size) / diagonal.size**2
+
+
+def _weighted(squares: Array, diagonal: Array, kappa: Array) -> Array:
+    off_diagonal = squares - jnp.sum(jnp.square(diagonal))
+    return ((1 - kappa) * off_diagonal + kappa * jnp.sum(jnp.square(diagonal - 1))) / diagonal.size**2
+
+
+VARIANTS = {
+    "paper": Variant("kappa", 0.5, _paper, _weighted),
+    "decorbp": Variant("kappa", 0.5, _decorbp, _weighted),
+    "seed": Variant("variance", 1.0, _seed, _distance_from_white),
+    "scaled": Variant("variance", 1.0, _scaled, _distance_from_white),
+}
+
+
+def variant_of(
+    variant: str, kappa: ArrayLike | None, variance: ArrayLike | None
+) -> tuple[Variant, ArrayLike]:
+    """The variant and its number; raises if the other number is given."""
+    check_choice("variant", variant, VARIANTS)
+    chosen = VARIANTS[variant]
+    given = {"kappa": kappa, "variance": variance}
+    for name, value in given.items():
+        if value is not None and name != chosen.parameter:
+            raise ValueError(f"{name}: expected none with variant {variant!r}, got {value}")
+    number = given[chosen.parameter]
+    number = chosen.default if number is None else number
+    (check_probability if chosen.parameter == "kappa" else check_positive)(chosen.parameter, number)
+    return chosen, number
+
+
+def sum_of_squares(z: Array) -> Array:
+    """`sum C^2`, from the smaller of the matrices `z^T z` and `z z^T`, which have it in common."""
+    gram = z @ z.T if z.shape[0] < z.shape[1] else z.T @ z
+    return jnp.sum(jnp.square(gram / z.shape[0]))

@@ -1,0 +1,158 @@
+"""Convolutional layers under the contract of the dense ones, with the patches that their weights read."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer, lecun_normal, zeros
+from jaxtyping import Array
+
+from lax_learning._checks import check_choice, check_count
+from lax_learning.layers import Activation, Layer, Linear, Reads, identity
+from lax_learning.types import Key, Weights
+
+_AXES = ("NHWC", "HWIO", "NHWC")
+
+
+def convolution(
+    num_inputs: int,
+    num_outputs: int,
+    kernel: int | tuple[int, int],
+    activation: Activation = identity,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: str | int | tuple[int, int] = "SAME",
+    dilation: int | tuple[int, int] = 1,
+    w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
+    b_init: Initializer | None = zeros,
+    dtype: jnp.dtype | type = jnp.float32,
+) -> Layer:
+    """A convolutional layer `a = activation(conv(x, w) + b)` on images.
+
+    It stands in a `Network` beside dense layers; `flatten` in its activation leads over to them. Every rule
+    runs through it, also those with taps or feedback weights, which have the shape of `w`.
+
+    Args:
+      num_inputs: channels of `x [batch, height, width, num_inputs]`.
+      num_outputs: channels of `z [batch, height, width, num_outputs]`.
+      kernel: height and width of the kernel, or one number for both.
+      activation: `z -> a`; it may pool, and flatten before a dense layer.
+      stride: steps of the kernel, down and across.
+      padding: "SAME", "VALID", or how many zeros on each side, down and across.
+      dilation: distance of the kernel's points, down and across.
+      w_init: initialiser of `w [height, width, num_inputs, num_outputs]`.
+      b_init: initialiser of `b [num_outputs]`; None for a layer without bias.
+      dtype: of the parameters.
+
+    Returns:
+      The layer.
+
+    Raises:
+      TypeError, ValueError: for sizes that are no positive ints, or an unknown padding.
+
+    Example:
+      >>> from lax_learning.layers import dense
+      >>> from lax_learning.networks import Network
+      >>> def pool_and_flatten(z):
+      ...     return flatten(max_pool(jax.nn.relu(z)))
+      >>> network = Network((convolution(1, 4, 3, pool_and_flatten), dense(14 * 14 * 4, 10)), (28, 28, 1))
+      >>> network.apply(network.init(jax.random.key(0)), jnp.zeros((2, 28, 28, 1))).shape
+      (2, 10)
+    """
+    check_count("num_inputs", num_inputs)
+    check_count("num_outputs", num_outputs)
+    kernel, stride, dilation = (
+        _pair(name, value) for name, value in [("kernel", kernel), ("stride", stride), ("dilation", dilation)]
+    )
+    if isinstance(padding, str):
+        check_choice("padding", padding, ("SAME", "VALID"))
+    else:
+        padding = tuple((n, n) for n in _pair("padding", padding, minimum=0))  # type: ignore[assignment]
+    shape = (*kernel, num_inputs, num_outputs)
+    options = {"window_strides": stride, "padding": padding, "rhs_dilation": dilation}
+
+    def init(key: Key) -> Weights:
+        w_key, b_key = jax.random.split(key)
+        weights = {"w": w_init(w_key, shape, dtype)}
+        if b_init is not None:
+            weights["b"] = b_init(b_key, (num_outputs,), dtype)
+        return weights
+
+    def linear(w: Array, x: Array) -> Array:
+        if w.shape != shape:
+            raise ValueError(f"w: expected shape {list(shape)}, got {list(w.shape)}")
+        return jax.lax.conv_general_dilated(x, w, dimension_numbers=_AXES, **options)  # type: ignore[arg-type]
+
+    return Layer(init, linear, activation, _patches(num_inputs, kernel, options))
+
+
+def max_pool(x: Array, size: int = 2) -> Array:
+    """The largest value in each window of `size` x `size` pixels of `[batch, height, width, channels]`."""
+    window = (1, size, size, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
+
+
+def flatten(x: Array) -> Array:
+    """`[batch, ...]` as `[batch, numbers]`."""
+    return x.reshape(x.shape[0], -1)
+
+
+def _pair(name: str, value: int | Sequence[int], minimum: int = 1) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2:
+        raise ValueError(f"{name}: expected one int or two, got {value!r}")
+    for number in pair:
+        check_count(name, number, minimum)
+    return pair
+
+
+def _patches(num_inputs: int, kernel: tuple[int, int], options: dict) -> Reads:
+    """A convolution reads patches, in the order channel, row, column; padding is zeros in them."""
+    size = num_inputs * math.prod(kernel)
+    effective = [(k - 1) * d + 1 for k, d in zip(kernel, options["rhs_dilation"], strict=True)]
+
+    def padding_of(x: Array) -> list[tuple[int, int]]:
+        padding = options["padding"]
+        if isinstance(padding, str):
+            return list(jax.lax.padtype_to_pads(x.shape[1:3], effective, options["window_strides"], padding))
+        return list(padding)
+
+    def grid(x: Array) -> list[int]:
+        """How many patches there are down and across."""
+        spans = zip(x.shape[1:3], padding_of(x), effective, options["window_strides"], strict=True)
+        return [(n + low + high - e) // s + 1 for n, (low, high), e, s in spans]
+
+    def take(x: Array, indices: Array | None) -> Array:
+        indices = jnp.arange(number(x)) if indices is None else indices
+        padded = jnp.pad(x, ((0, 0), *padding_of(x), (0, 0)))
+        _, height, width, channels = padded.shape
+        down, across = grid(x)
+        example, place = indices // (down * across), indices % (down * across)
+        row, column = (place // across, place % across)
+        corner = (example * height + row * options["window_strides"][0]) * width
+        corner = corner + column * options["window_strides"][1]
+        rows, columns = (jnp.arange(k) * d for k, d in zip(kernel, options["rhs_dilation"], strict=True))
+        pixels = corner[:, None] + (rows[:, None] * width + columns).reshape(-1)
+        pixels = padded.reshape(-1, channels)[pixels]  # [patches, kernel, channels]
+        return jnp.swapaxes(pixels, 1, 2).reshape(indices.shape[0], -1)
+
+    def number(x: Array) -> int:
+        return x.shape[0] * math.prod(grid(x))
+
+    def flat(w: Array) -> Array:
+        return jnp.moveaxis(w, 2, 0).reshape(size, w.shape[3])
+
+    def unflat(matrix: Array, shape: tuple[int, ...]) -> Array:
+        return jnp.moveaxis(matrix.reshape(shape[2], shape[0], shape[1], shape[3]), 0, 2)
+
+    def transformed(linear: Linear, r: Array, b: Array | None) -> Linear:
+        """One kernel does both: `w R`, and what `b` adds is the same everywhere."""
+
+        def fused(w: Array, x: Array) -> Array:
+            z = linear(unflat(r.T @ flat(w), w.shape), x)
+            return z if b is None else z + b @ flat(w)
+
+        return fused
+
+    return Reads(size, number, take, flat, unflat, transformed)

@@ -1,0 +1,117 @@
+"""Layers: what one row of weights computes and reads; dense ones."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer, lecun_normal, zeros
+from jaxtyping import Array
+
+from lax_learning._checks import check_count
+from lax_learning.types import Key, Weights
+
+Activation = Callable[[Array], Array]
+Linear = Callable[[Array, Array], Array]
+
+
+class Reads(NamedTuple):
+    """The vectors that the weights of a layer read: inputs of a dense layer, patches of a convolution.
+
+    Fields:
+      size: numbers in a vector.
+      number: `x [batch, ...] -> vectors in x`.
+      take: `(x, indices or None for all) -> [vectors, size]`.
+      flat: `w -> [size, outputs]`, one row for each number read.
+      unflat: the inverse of `flat`: `(matrix, shape of w) -> w`.
+      transformed: `(linear, R, b or None) -> linear` of a layer that reads `R v + b` instead of `v`.
+    """
+
+    size: int
+    number: Callable[[Array], int]
+    take: Callable[[Array, Array | None], Array]
+    flat: Callable[[Array], Array]
+    unflat: Callable[[Array, tuple[int, ...]], Array]
+    transformed: Callable[[Linear, Array, Array | None], Linear]
+
+
+class Layer(NamedTuple):
+    """One weight layer: `a = activation(linear(w, x) + b)`.
+
+    Fields:
+      init: `key -> {"w": ..., "b": ...}`; `b` is absent where the layer has no bias.
+      linear: `(w, x [batch, ...]) -> z`, linear in `w` and in `x`.
+      activation: `z -> a`; it may also pool or reshape.
+      reads: what its weights read; None if the layer does not say.
+    """
+
+    init: Callable[[Key], Weights]
+    linear: Linear
+    activation: Activation
+    reads: Reads | None = None
+
+
+def identity(z: Array) -> Array:
+    """The linear activation `a = z`."""
+    return z
+
+
+def dense_product(w: Array, x: Array) -> Array:
+    """`x w`: the linear part of a dense layer, of `w [in, out]` and `x [batch, in]`, to `[batch, out]`."""
+    if w.ndim != 2 or w.shape[0] != x.shape[-1]:
+        raise ValueError(f"w: expected shape [{x.shape[-1]}, outputs], got {list(w.shape)}")
+    return x @ w
+
+
+def dense(
+    num_inputs: int,
+    num_outputs: int,
+    activation: Activation = identity,
+    *,
+    w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
+    b_init: Initializer | None = zeros,
+    dtype: jnp.dtype | type = jnp.float32,
+) -> Layer:
+    """A dense layer `a = activation(x w + b)`.
+
+    Args:
+      num_inputs: size of `x [batch, num_inputs]`.
+      num_outputs: size of `z [batch, num_outputs]`.
+      activation: `z -> a`.
+      w_init: initialiser of `w [num_inputs, num_outputs]`, as in `jax.nn.initializers`.
+      b_init: initialiser of `b [num_outputs]`; None for a layer without bias.
+      dtype: of the parameters.
+
+    Returns:
+      The layer.
+
+    Raises:
+      TypeError, ValueError: for sizes that are no positive ints.
+    """
+    check_count("num_inputs", num_inputs)
+    check_count("num_outputs", num_outputs)
+
+    def init(key: Key) -> Weights:
+        w_key, b_key = jax.random.split(key)
+        weights = {"w": w_init(w_key, (num_inputs, num_outputs), dtype)}
+        if b_init is not None:
+            weights["b"] = b_init(b_key, (num_outputs,), dtype)
+        return weights
+
+    return Layer(init, dense_product, activation, _dense_reads(num_inputs))
+
+
+def _dense_reads(num_inputs: int) -> Reads:
+    """A dense layer reads the inputs of an example."""
+
+    def transformed(linear: Linear, r: Array, b: Array | None) -> Linear:
+        return lambda w, x: linear(w, x @ r.T if b is None else x @ r.T + b)
+
+    return Reads(
+        num_inputs,
+        number=lambda x: x.shape[0],
+        take=lambda x, indices: x if indices is None else x[indices],
+        flat=lambda w: w,
+        unflat=lambda matrix, shape: matrix,
+        transformed=transformed,
+    )
