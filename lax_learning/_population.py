@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from lax_learning._checks import check_floating
+from lax_learning._checks import check_count, check_floating
 from lax_learning._precision import raised
 
 
@@ -22,13 +22,14 @@ def _check_structure(name: str, tree: PyTree, like: PyTree, is_leaf: Callable[[A
 
 
 def check_like_params(name: str, tree: PyTree, params: PyTree) -> None:
-    """Raises ValueError unless `tree` has the structure and the shapes of `params`."""
+    """Raises unless `tree` has the structure and shapes of `params` and is floating."""
     _check_structure(name, tree, params, lambda _: False)
     for (path, leaf), other in zip(
         jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(params), strict=True
     ):
+        at = jax.tree_util.keystr(path)
+        check_floating(f"{name}{at}", leaf)
         if jnp.shape(leaf) != jnp.shape(other):
-            at = jax.tree_util.keystr(path)
             raise ValueError(
                 f"{name}{at}: expected shape {list(jnp.shape(other))}, got {list(jnp.shape(leaf))}"
             )
@@ -54,7 +55,9 @@ def population_size(params: PyTree, axes: PyTree) -> int:
         raise ValueError("axes: expected a neuron axis for one leaf at least, got None for all")
     if len(set(sizes.values())) > 1:
         raise ValueError(f"params: expected neuron axes of one size, got {sizes}")
-    return next(iter(sizes.values()))
+    size = next(iter(sizes.values()))
+    check_count("number of neurons", size)
+    return size
 
 
 def charge_leaves(charges: Callable[[PyTree], PyTree], params: PyTree, axes: PyTree) -> tuple[bool, ...]:
@@ -97,7 +100,7 @@ def replace_neurons(
     after = []
     for leaf, axis, counts, new in zip(leaves, every_axis, is_charge, jax.tree.leaves(fresh), strict=True):
         if axis is not None:
-            new = jnp.zeros_like(new) if counts else new
+            new = jnp.zeros_like(leaf) if counts else new.astype(leaf.dtype)
             leaf = jnp.take(leaf, jnp.maximum(origin, 0), axis=axis)
             leaf = leaf / along(share.astype(leaf.dtype), leaf.ndim, axis) if counts else leaf
             leaf = jnp.where(along(origin, leaf.ndim, axis) < 0, new, leaf)

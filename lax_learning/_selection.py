@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 def choose(u: Float[Array, " choices"], mask: Bool[Array, " neurons"]) -> Int[Array, " choices"]:
     """For every u in 0..1 the neuron at that share of those in the mask: uniform u, uniform choices."""
     place = jnp.cumsum(mask, dtype=jnp.int32)
-    rank = jnp.minimum((u * place[-1]).astype(jnp.int32), place[-1] - 1)
+    rank = jnp.minimum((u * place[-1].astype(u.dtype)).astype(jnp.int32), place[-1] - 1)
     return jnp.searchsorted(place, rank + 1, method="scan_unrolled").astype(jnp.int32)
 
 
@@ -29,6 +29,6 @@ def overwrite_independent(
 ) -> Int[Array, " neurons"]:
     """The same with replacement: of copies that fall on one neuron that of the last one stays."""
     neurons = jnp.arange(u.shape[0], dtype=jnp.int32)
-    to = jnp.where(mask, choose(u, ~mask), u.shape[0])
+    to = jnp.where(mask & ~jnp.all(mask), choose(u, ~mask), u.shape[0])
     source = jnp.full_like(neurons, -1).at[to].max(neurons, mode="drop")
     return jnp.where(source < 0, neurons, source)

@@ -171,6 +171,7 @@ def birth_death(
         )
         share = _CHARGES[charge](copies)[origin]
         fresh = (prior or _normal(neurons.size))(key, params) if starts_afresh else params
+        check_like_params("prior", fresh, params)
         is_charge = charge_leaves(charges, params, axes)
         return replace_neurons(params, axes, is_charge, origin, share, fresh), origin
 
@@ -192,6 +193,7 @@ def birth_death(
         v = _CENTERS[center](v)
         draw_key, prior_key = jax.random.split(key)
         u = draws(draw_key, num_neurons)
+        check_shapes([f"draws.{name}" for name in Draws._fields], u, [(num_neurons,)] * len(u))
         odds = _PROBABILITIES[probability](jnp.asarray(alpha, v.dtype) * jnp.abs(v))
         killed = (v > 0) & (u.kill < odds)
         killed = killed & ~jnp.all(killed)
@@ -200,7 +202,9 @@ def birth_death(
         params, origin = lazily(happens, replace, keep, prior_key, params, u, killed, cloned)
         ancestor = jnp.where(origin < 0, -1, state.ancestor[origin])
         count = BirthDeathState(
-            ancestor, state.num_killed + jnp.sum(killed), state.num_cloned + jnp.sum(cloned)
+            ancestor,
+            state.num_killed + jnp.sum(killed, dtype=jnp.int32),
+            state.num_cloned + jnp.sum(cloned, dtype=jnp.int32),
         )
         return (params, count), Events(v, killed, cloned, origin)
 
@@ -216,8 +220,9 @@ def _rates(
 ) -> Array:
     """The rates as they are given, or from the gradients."""
     if rates is not None and gradients is None:
+        rates = jnp.asarray(rates)
         check_floating("rates", rates)
-        return jnp.asarray(rates)
+        return rates
     if gradients is None or rates is not None:
         raise ValueError(
             f"gradients, rates: expected one of them, got {'none' if gradients is None else 'both'}"

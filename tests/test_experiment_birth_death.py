@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -146,7 +147,7 @@ def test_energy_of_the_mixture_is_half_the_squared_distance():
     target = sum(w / 3 * density(x - m, v) for w, m, v in zip(WEIGHTS, MEANS, VARIANCES, strict=True))
     found = (c[:, None] * density(x - y[:, None], 0.5)).mean(axis=0)
     expected = 0.5 * np.sum((target - found) ** 2) * (x[1] - x[0])
-    assert float(mixture_energy(c, y)) == pytest.approx(expected, rel=1e-5)
+    assert float(mixture_energy(jnp.asarray(c), jnp.asarray(y))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_measurements_are_log_spaced_and_never_far_apart():

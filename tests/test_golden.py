@@ -342,3 +342,89 @@ def test_recurrent_table_plasticity(golden: Golden, choices: str) -> None:
     state = case.state("w_in", ["mask_in", "mask_graph"], start=0.0)
     tables = Tables((case.array("graph_rule"),), case.array("output_rule"))
     case.check(network, tables, state, ["w_graph_after", "w_out_after"])
+
+
+# --- neuron birth-death
+
+
+class Resampling:
+    """The golden population, and the random choices of the public code as uniform numbers."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], dtype: Any, neurons: str) -> None:
+        self.arrays, self.dtype, self.first = arrays, dtype, neurons == "first"
+        self.alpha = float(arrays["alpha"])
+        self.clones, self.others = np.flatnonzero(arrays["clone"]), arrays["non_clones"]
+
+    def population(self, w: str, c: str) -> dict[str, jax.Array]:
+        """These two arrays as params: `[neuron, in]` and `[neuron]`, or `[in, neuron]` and `[neuron, 1]`."""
+        pair = self.arrays[w], self.arrays[c]
+        w_, c_ = pair if self.first else (pair[0].T, pair[1][:, None])
+        return {"w": jnp.asarray(w_, self.dtype), "c": jnp.asarray(c_, self.dtype)}
+
+    def draws(self, **changes: np.ndarray) -> ll.Draws:
+        survivor = (self.arrays["pick_kill"] + 0.5) / len(self.arrays["survivors"])
+        u = {"kill": self.arrays["u_kill"], "survivor": survivor, "clone": self.arrays["u_clone"]} | changes
+        u.setdefault("slot", np.full(len(survivor), 0.5))
+        return ll.Draws(**{name: jnp.asarray(values, self.dtype) for name, values in u.items()})
+
+    def independent_slots(self) -> np.ndarray:
+        """Each clone chooses the golden one of all that are not cloned."""
+        u = np.zeros(len(self.arrays["w2"]))
+        u[self.clones] = (self.arrays["pick_clone"] + 0.5) / len(self.others)
+        return u
+
+    def distinct_slots(self) -> np.ndarray:
+        """Clones come in their own order, and what they overwrite in the order of the golden choices."""
+        u = np.full(len(self.arrays["w2"]), 0.75)
+        turns = np.linspace(0, 0.5, len(self.clones))
+        u[self.clones], u[self.others[self.arrays["pick_clone"]]] = turns, turns
+        return u
+
+    def update(self, draws: ll.Draws, **options: Any) -> tuple[Any, ll.Events]:
+        axes = {"w": 0, "c": 0} if self.first else {"w": 1, "c": 0}
+        dynamics = ll.birth_death(
+            self.alpha, axes=axes, charges=lambda p: p["c"], draws=lambda key, n: draws, **options
+        )
+        params, slopes = self.population("w1", "w2"), self.population("w1", "grad_w2")
+        gradients = {"w": jnp.full_like(params["w"], jnp.nan), "c": slopes["c"]}  # only those of c count
+        (params, _), events = dynamics.update(jax.random.key(KEY), params, dynamics.init(params), gradients)
+        return params, events
+
+    def check(self, params: Any, w: str, c: str) -> None:
+        """Neurons are only carried around: equal to the last bit."""
+        assert_close(params, self.population(w, c), ulps=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "neurons"), [(jnp.float64, "first"), (jnp.float64, "last"), (jnp.float32, "first")]
+)
+def test_birth_death(golden: Golden, dtype: Any, neurons: str) -> None:
+    case = Resampling(golden("birth_death"), dtype, neurons)
+    never = np.full(len(case.arrays["w2"]), np.inf)
+    after_kill, events = case.update(case.draws(clone=never))
+    case.check(after_kill, "w1_after_kill", "w2_after_kill")
+    assert not events.cloned.any()
+
+    for slots, u in (("independent", case.independent_slots()), ("distinct", case.distinct_slots())):
+        after, events = case.update(case.draws(slot=u), slots=slots)
+        case.check(after, "w1_after", "w2_after")
+        np.testing.assert_array_equal(events.killed, case.arrays["kill"])
+        np.testing.assert_array_equal(events.cloned, case.arrays["clone"])
+        np.testing.assert_array_equal(np.flatnonzero(~events.killed), case.arrays["survivors"])
+
+
+@pytest.mark.parametrize(("center", "name"), [("none", "rate"), ("mean", "rate_centred")])
+def test_birth_death_rates(golden: Golden, center: str, name: str) -> None:
+    case = Resampling(golden("birth_death"), jnp.float64, "first")
+    _, events = case.update(case.draws(), center=center)
+    close(case.alpha * events.rates, case.arrays[name])
+
+
+@pytest.mark.parametrize("neurons", ["first", "last"])
+def test_birth_death_from_a_prior(golden: Golden, neurons: str) -> None:
+    case = Resampling(golden("birth_death"), jnp.float64, neurons)
+    fresh = case.population("prior_draw", "w2")  # fresh charges are 0 whatever the prior says
+    params, events = case.update(case.draws(), scheme="prior", prior=lambda key, params: fresh)
+    case.check(params, "w1_prior", "w2_prior")
+    np.testing.assert_array_equal(events.origin == -1, case.arrays["kill"])
+    assert not events.cloned.any()

@@ -58,10 +58,12 @@ def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = j
     check_count("num_units", num_units)
 
     def init(key: Key) -> Params:
-        w_key, c_key = jax.random.split(key)
-        c = jax.random.uniform(c_key, (num_units, 1), dtype, -1, 1) / num_units**0.5
-        w = jax.random.normal(w_key, (num_features, num_units), dtype)
-        return {"w": w / (jnp.linalg.norm(w, axis=0) * jnp.abs(c[:, 0]))}, {"w": c}
+        w_key, c_key, sign_key = jax.random.split(key, 3)
+        size = (1 - jax.random.uniform(c_key, (num_units,))) / num_units**0.5  # never 0
+        w = jax.random.normal(w_key, (num_features, num_units))
+        w = w / (jnp.linalg.norm(w, axis=0) * size)
+        c = size * jax.random.rademacher(sign_key, (num_units,), size.dtype)
+        return {"w": w.astype(dtype)}, {"w": c[:, None].astype(dtype)}
 
     def sample(key: Key, teacher: Params, num_examples: int) -> Dataset:
         check_count("num_examples", num_examples)
