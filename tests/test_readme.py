@@ -35,6 +35,12 @@ def test_transferred_tables_learn_digits(namespace):
     assert correct[-1000:].mean() > 0.1 + 5 * 0.0095
 
 
+def test_population_learns_and_resamples_itself(namespace):
+    losses = np.asarray(namespace["losses"])
+    assert losses.shape == (100,) and losses[-20:].mean() < 0.5 * losses[:20].mean()
+    assert (namespace["kills"] >= 0).all() and namespace["kills"].shape == (100,)
+
+
 def test_optimizer_recipe_is_one(namespace):
     rule = ll.feedback_alignment(ll.mlp((3, 4, 2)), ll.squared_error)
     params = rule.init(jax.random.key(0))
