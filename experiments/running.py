@@ -1,5 +1,6 @@
 """One stage of an experiment: all members side by side, step by step, from its checkpoint if there is one."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,17 @@ from experiments import harness
 
 
 class Stage(NamedTuple):
-    """What a stage leaves: values `[member, step, ...]` of its metrics, and the state of all members."""
+    """What a stage leaves.
+
+    Fields:
+      metrics: values `[member, step, ...]`.
+      state: of all members.
+      seconds: that every step took for each member, compilation apart, `[step]`.
+    """
 
     metrics: dict[str, np.ndarray]
     state: Any
+    seconds: np.ndarray
 
 
 def run_stage(
@@ -45,13 +53,17 @@ def run_stage(
     advance = ll.ensemble(step, in_axes=(0, None, None))
     count, num_steps = len(jax.tree.leaves(members)[0]), len(costs)
     held = {name: np.full((count, num_steps, *shape), np.nan, np.float32) for name, shape in metrics.items()}
+    seconds = np.full(num_steps, np.nan)
     checkpoint = harness.Checkpoint(folder)
-    start, (carry, held) = checkpoint.restore((carry, held)) or (0, (carry, held))
+    start, (carry, held, seconds) = checkpoint.restore((carry, held, seconds)) or (0, (carry, held, seconds))
     progress.update(sum(costs[:start]))
+    advance.compile(carry, start, shared)
     for number in range(start, num_steps):
+        began = time.perf_counter()
         carry, values = advance(carry, number, shared)
         for name, value in values.items():
             held[name][:, number] = value
-        checkpoint.save(number + 1, (carry, held), now=number + 1 == num_steps)
+        seconds[number] = (time.perf_counter() - began) / count
+        checkpoint.save(number + 1, (carry, held, seconds), now=number + 1 == num_steps)
         progress.update(costs[number])
-    return Stage(held, carry)
+    return Stage(held, carry, seconds)

@@ -10,6 +10,7 @@ from lax_learning.decorrelation import (
     decorrelate,
     decorrelation,
     decorrelation_loss,
+    reads_of,
 )
 from lax_learning.ensemble import ensemble
 from lax_learning.feedback import clip_by_forward_norm, forward_mask, with_feedback, without_feedback
@@ -82,6 +83,7 @@ __all__ = [
     "node_perturbation",
     "plasticity",
     "pull_back",
+    "reads_of",
     "sign_symmetry",
     "softmax_cross_entropy",
     "squared_error",

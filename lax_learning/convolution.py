@@ -1,7 +1,7 @@
 """Convolutional layers under the contract of the dense ones, with the patches that their weights read."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,6 @@ from jaxtyping import Array
 from lax_learning._checks import check_choice, check_count
 from lax_learning.layers import Activation, Layer, Linear, Reads, identity
 from lax_learning.types import Key, Weights
-
-_AXES = ("NHWC", "HWIO", "NHWC")
 
 
 def convolution(
@@ -29,6 +27,9 @@ def convolution(
     dtype: jnp.dtype | type = jnp.float32,
 ) -> Layer:
     """A convolutional layer `a = activation(conv(x, w) + b)` on images.
+
+    `z = patches(x) w`: one product of all patches with the kernel, which becomes a batched product where
+    many seeds run side by side.
 
     It stands in a `Network` beside dense layers; `flatten` in its activation leads over to them. Every rule
     runs through it, also those with taps or feedback weights, which have the shape of `w`.
@@ -67,10 +68,11 @@ def convolution(
     )
     if isinstance(padding, str):
         check_choice("padding", padding, ("SAME", "VALID"))
+        pads: str | Sequence[tuple[int, int]] = padding
     else:
-        padding = tuple((n, n) for n in _pair("padding", padding, minimum=0))  # type: ignore[assignment]
+        pads = [(n, n) for n in _pair("padding", padding, minimum=0)]
     shape = (*kernel, num_inputs, num_outputs)
-    options = {"window_strides": stride, "padding": padding, "rhs_dilation": dilation}
+    reads, patches = _patches(num_inputs, kernel, stride, pads, dilation)
 
     def init(key: Key) -> Weights:
         w_key, b_key = jax.random.split(key)
@@ -82,9 +84,9 @@ def convolution(
     def linear(w: Array, x: Array) -> Array:
         if w.shape != shape:
             raise ValueError(f"w: expected shape {list(shape)}, got {list(w.shape)}")
-        return jax.lax.conv_general_dilated(x, w, dimension_numbers=_AXES, **options)  # type: ignore[arg-type]
+        return patches(x) @ reads.flat(w)
 
-    return Layer(init, linear, activation, _patches(num_inputs, kernel, options))
+    return Layer(init, linear, activation, reads)
 
 
 def max_pool(x: Array, size: int = 2) -> Array:
@@ -107,38 +109,59 @@ def _pair(name: str, value: int | Sequence[int], minimum: int = 1) -> tuple[int,
     return pair
 
 
-def _patches(num_inputs: int, kernel: tuple[int, int], options: dict) -> Reads:
-    """A convolution reads patches, in the order channel, row, column; padding is zeros in them."""
+def _patches(
+    num_inputs: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: str | Sequence[tuple[int, int]],
+    dilation: tuple[int, int],
+) -> tuple[Reads, Callable[[Array], Array]]:
+    """A convolution reads patches, in the order channel, row, column; padding is zeros in them.
+
+    Returns:
+      What it reads, and all patches of `x` as `[batch, down, across, size]`.
+    """
     size = num_inputs * math.prod(kernel)
-    effective = [(k - 1) * d + 1 for k, d in zip(kernel, options["rhs_dilation"], strict=True)]
+    extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
 
-    def padding_of(x: Array) -> list[tuple[int, int]]:
-        padding = options["padding"]
-        if isinstance(padding, str):
-            return list(jax.lax.padtype_to_pads(x.shape[1:3], effective, options["window_strides"], padding))
-        return list(padding)
+    def padded(x: Array) -> Array:
+        pads = (
+            jax.lax.padtype_to_pads(x.shape[1:3], extent, stride, padding)
+            if isinstance(padding, str)
+            else padding
+        )
+        return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
-    def grid(x: Array) -> list[int]:
-        """How many patches there are down and across."""
-        spans = zip(x.shape[1:3], padding_of(x), effective, options["window_strides"], strict=True)
-        return [(n + low + high - e) // s + 1 for n, (low, high), e, s in spans]
+    def places(x: Array) -> list[int]:
+        """How many patches there are down and across the padded images."""
+        return [(n - e) // s + 1 for n, e, s in zip(x.shape[1:3], extent, stride, strict=True)]
 
-    def take(x: Array, indices: Array | None) -> Array:
-        indices = jnp.arange(number(x)) if indices is None else indices
-        padded = jnp.pad(x, ((0, 0), *padding_of(x), (0, 0)))
-        _, height, width, channels = padded.shape
-        down, across = grid(x)
-        example, place = indices // (down * across), indices % (down * across)
-        row, column = (place // across, place % across)
-        corner = (example * height + row * options["window_strides"][0]) * width
-        corner = corner + column * options["window_strides"][1]
-        rows, columns = (jnp.arange(k) * d for k, d in zip(kernel, options["rhs_dilation"], strict=True))
-        pixels = corner[:, None] + (rows[:, None] * width + columns).reshape(-1)
-        pixels = padded.reshape(-1, channels)[pixels]  # [patches, kernel, channels]
-        return jnp.swapaxes(pixels, 1, 2).reshape(indices.shape[0], -1)
+    def grid(x: Array) -> Array:
+        """One strided slice for each point of the kernel."""
+        x = padded(x)
+        down, across = places(x)
+        points = [
+            x[:, row : row + down * stride[0] : stride[0], column : column + across * stride[1] : stride[1]]
+            for row in range(0, extent[0], dilation[0])
+            for column in range(0, extent[1], dilation[1])
+        ]
+        return jnp.stack(points, axis=-1).reshape(*points[0].shape[:3], -1)
 
     def number(x: Array) -> int:
-        return x.shape[0] * math.prod(grid(x))
+        return x.shape[0] * math.prod(places(jax.eval_shape(padded, x)))
+
+    def take(x: Array, indices: Array | None) -> Array:
+        if indices is None:
+            return grid(x).reshape(number(x), -1)
+        x = padded(x)
+        _, height, width, channels = x.shape
+        down, across = places(x)
+        example, place = indices // (down * across), indices % (down * across)
+        corner = (example * height + place // across * stride[0]) * width + place % across * stride[1]
+        rows, columns = (jnp.arange(k) * d for k, d in zip(kernel, dilation, strict=True))
+        pixels = corner[:, None] + (rows[:, None] * width + columns).reshape(-1)
+        pixels = x.reshape(-1, channels)[pixels]  # [patches, kernel, channels]
+        return jnp.swapaxes(pixels, 1, 2).reshape(indices.shape[0], -1)
 
     def flat(w: Array) -> Array:
         return jnp.moveaxis(w, 2, 0).reshape(size, w.shape[3])
@@ -155,4 +178,4 @@ def _patches(num_inputs: int, kernel: tuple[int, int], options: dict) -> Reads:
 
         return fused
 
-    return Reads(size, number, take, flat, unflat, transformed)
+    return Reads(size, number, take, flat, unflat, transformed), grid

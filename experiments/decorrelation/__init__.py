@@ -1,0 +1,1 @@
+"""Decorrelated inputs under every rule, on MNIST."""

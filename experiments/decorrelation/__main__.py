@@ -1,0 +1,222 @@
+"""Decorrelation of inputs: the notebook's runs, what it gains under each rule, and its choices.
+
+After the notebook on decorrelation and whitening of the decorrelated-backprop project (2024), which ends on
+the question whether there is a gain on all of MNIST and with convolutions.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from tqdm import tqdm
+
+import lax_learning as ll
+from experiments import harness
+from experiments.decorrelation import report
+from experiments.decorrelation.config import Config
+from experiments.decorrelation.runs import Run, runs_of, targets
+from experiments.running import run_stage
+
+NAME = "decorrelation"
+CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 pixels
+
+
+class Carry(NamedTuple):
+    """What a run holds between two measurements."""
+
+    key: jax.Array
+    rate: jax.Array
+    images: jax.Array
+    params: Any
+    state: ll.DecorrelationState
+    optimizer_state: Any
+    order: ll.data.BatchState
+
+
+class Images(NamedTuple):
+    """What all members see: pixels in 0..1 and one-hot labels."""
+
+    train: ll.data.Dataset
+    validation: ll.data.Dataset
+    test: ll.data.Dataset
+
+
+def inputs(run: Run, pixels: jax.Array) -> jax.Array:
+    """Pixels as the network reads them."""
+    mean, width = run.scale
+    return ((pixels - mean) / width).reshape(-1, *run.network.input_shape)
+
+
+def num_outputs(run: Run) -> int:
+    """Outputs of the network, which may be more than labels."""
+    reads = run.network.layers[-1]
+    return jax.eval_shape(reads.init, jax.random.key(0))["w"].shape[-1]
+
+
+def network_of(run: Run, state: ll.DecorrelationState) -> ll.Network:
+    """The network as the rule sees it: without R, if the run is on plain inputs."""
+    return run.network if run.dynamics is None else ll.decorrelated(run.network, state)
+
+
+def start_of(run: Run, num_images: int, batch_size: int, key: jax.Array, rate: jax.Array) -> Carry:
+    """The start of a run: weights and the draw of the images of a seed."""
+    draw_key, params_key, order_key, run_key = jax.random.split(key, 4)
+    drawn = jax.random.permutation(draw_key, num_images)[: run.images or num_images]
+    params = run.make_rule(run.network).init(params_key)
+    order = ll.data.batches(drawn.shape[0], batch_size).init(order_key)
+    optimizer_state = run.optimizer(rate).init(params)
+    state = (run.dynamics or ll.decorrelation(0.0)).init(run.network)
+    return Carry(run_key, rate, drawn, params, state, optimizer_state, order)
+
+
+def update(
+    run: Run, batch_size: int, carry: Carry, number: Any, data: Images, learns: Any
+) -> tuple[Carry, Any]:
+    """One update, and the losses before it; without learning only the order of the images changes."""
+    schedule = ll.data.batches(carry.images.shape[0], batch_size)
+    order, chosen = schedule.next(carry.order, number)
+    rows = carry.images[chosen]
+    x, y = inputs(run, data.train.x[rows]), targets(data.train.y[rows], num_outputs(run))
+    rule_key, update_key = jax.random.split(jax.random.fold_in(carry.key, number))
+    network = network_of(run, carry.state)
+    loss, grads = run.make_rule(network).value_and_grad(rule_key, carry.params, x, y)
+    state, decorrelation_losses = carry.state, jnp.full(len(run.network.layers), jnp.nan)
+    if run.dynamics is not None:
+        activities = network.forward(carry.params, x).inputs
+        state, (decorrelation_losses,) = run.dynamics.update(update_key, state, activities, run.network)
+
+    def learn(held: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        params, optimizer_state, _ = held
+        updates, optimizer_state = run.optimizer(carry.rate).update(grads, optimizer_state, params)
+        return optax.apply_updates(params, updates), optimizer_state, state
+
+    held = (carry.params, carry.optimizer_state, carry.state)
+    params, optimizer_state, state = jax.lax.cond(learns, learn, lambda held: held, held)
+    carry = carry._replace(params=params, optimizer_state=optimizer_state, state=state, order=order)
+    return carry, (loss, decorrelation_losses)
+
+
+def measure(run: Run, carry: Carry, data: Images) -> dict[str, jax.Array]:
+    """Accuracy, the correlations that are left in the inputs of the layers, and the largest entry of R."""
+    network = network_of(run, carry.state)
+
+    def accuracy(images: ll.data.Dataset) -> jax.Array:
+        output = network.apply(carry.params, inputs(run, jnp.asarray(images.x)))
+        return ll.accuracy(output, targets(jnp.asarray(images.y), output.shape[1]))
+
+    activities = network.forward(carry.params, inputs(run, jnp.asarray(data.test.x))).inputs
+    read = [
+        ll.decorrelate(layer, reads.take(x, None))
+        for layer, reads, x in zip(carry.state.layers, ll.reads_of(run.network), activities, strict=True)
+    ]
+    return {
+        "correlation": jnp.stack([ll.decorrelation_loss(z, kappa=0.0) for z in read]),
+        "validation_accuracy": accuracy(data.validation),
+        "test_accuracy": accuracy(data.test),
+        "largest_r": jnp.stack([jnp.max(jnp.abs(layer["R"])) for layer in carry.state.layers]).max(),
+    }
+
+
+def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, progress: tqdm) -> xr.Dataset:
+    """One run, all seeds and learning rates side by side; step 0 is without learning."""
+    progress.set_description(name)
+    num_images, num_layers = data.train.x.shape[0], len(run.network.layers)
+
+    def init(key: jax.Array, rate: jax.Array) -> Carry:
+        return start_of(run, num_images, config.batch_size, key, rate)
+
+    def step(carry: Carry, number: Any, data: Images) -> tuple[Carry, dict[str, jax.Array]]:
+        numbers = number * run.updates + jnp.arange(run.updates)
+        carry, (losses, decorrelation_losses) = jax.lax.scan(
+            lambda c, n: update(run, config.batch_size, c, n, data, number > 0), carry, numbers
+        )
+        means = {
+            "loss": jnp.mean(losses),
+            "decorrelation_loss": jnp.nanmean(decorrelation_losses, axis=0),
+        }
+        return carry, {**means, **measure(run, carry, data)}
+
+    shape = (len(run.rates), config.seeds)
+    keys = jax.random.split(jax.random.key(config.seed), config.seeds)[np.tile(np.arange(shape[1]), shape[0])]
+    members = (keys, jnp.repeat(jnp.asarray(run.rates), config.seeds))
+    metrics = {
+        **dict.fromkeys(("loss", "validation_accuracy", "test_accuracy", "largest_r"), ()),
+        **dict.fromkeys(("decorrelation_loss", "correlation"), (num_layers,)),
+    }
+    costs = [run.updates] * (run.steps + 1)
+    stage = run_stage(folder, members, init, step, metrics, costs, data, progress)
+    variables: dict[str, Any] = {
+        metric: (
+            ("rate", "seed", "step", "layer")[: values.ndim + 1],
+            values.reshape(*shape, *values.shape[1:]),
+        )
+        for metric, values in stage.metrics.items()
+    }
+    variables["seconds"] = (("step",), stage.seconds)
+    variables["learning_rate"] = (("rate",), np.asarray(run.rates))
+    variables["updates"] = (("step",), run.updates * np.arange(run.steps + 1.0))
+    if run.study == "notebook":
+        for moment, matrix in correlations(run, stage.state, data).items():
+            variables[moment] = (("pixel", "other_pixel"), matrix)
+    coordinates = {
+        "rate": np.arange(shape[0]),
+        "seed": np.arange(shape[1]),
+        "step": np.arange(run.steps + 1),
+        "layer": np.arange(num_layers),
+    }
+    dataset = xr.Dataset(variables, coordinates).expand_dims(run=[name])
+    return dataset.assign_coords(study=("run", [run.study]))
+
+
+def correlations(run: Run, state: Carry, data: Images) -> dict[str, np.ndarray]:
+    """Second moments of the pixels in the centre before and after R, of the first seed."""
+    r = np.asarray(state.state.layers[0]["R"])[0]
+    x = np.asarray(inputs(run, jnp.asarray(data.test.x)))
+    z = x @ r.T
+    return {
+        "moments_before": (x.T @ x / len(x))[np.ix_(CENTRE, CENTRE)],
+        "moments_after": (z.T @ z / len(z))[np.ix_(CENTRE, CENTRE)],
+    }
+
+
+def images(config: Config) -> Images:
+    """The images of all members."""
+    splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.source or "")
+    held_out = [tuple(a[: config.test_images] for a in part) for part in splits[1:]]
+    held = Images(splits.train, *(ll.data.Dataset(*part) for part in held_out))
+    return jax.tree.map(jnp.asarray, held)
+
+
+def run(config: Config) -> xr.Dataset:
+    """Runs all studies into `config.out` and returns their results."""
+    harness.open_folder(config.out, config.deciding(), resume=config.resume)
+    data, runs = images(config), runs_of(config)
+    parts = harness.run_parts(
+        config.out,
+        "run",
+        list(runs),
+        lambda name, folder, progress: run_one(name, runs[name], config, data, folder, progress),
+        steps=[run.updates * (run.steps + 1) for run in runs.values()],
+        unit="update",
+    )
+    merged = xr.merge(parts, join="outer", compat="no_conflicts")
+    results = merged.sel(run=list(runs)).drop_encoding()
+    results = results.assign_attrs(config=json.dumps(config.deciding()), batch_size=config.batch_size)
+    harness.publish(config.out, NAME, config.deciding(), results, report)
+    return results
+
+
+def main() -> int:
+    """The command line."""
+    harness.use_all_cores()
+    return harness.command_line(NAME, Config, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""The settings of the decorrelation experiment, from which its command line is made."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+StudyName = Literal["notebook", "gain", "choices"]
+NetworkName = Literal["dense", "convolutional"]
+RuleName = Literal[
+    "backprop",
+    "feedback_alignment",
+    "direct_feedback_alignment",
+    "kolen_pollack",
+    "node_perturbation",
+    "activity_perturbation",
+    "weight_perturbation",
+]
+
+
+class Preset(NamedTuple):
+    """What `--preset` stands for.
+
+    Fields:
+      data: where the images come from; None if that must be said.
+      updates: of a run that is no epoch of the notebook's.
+      rules: that are compared.
+    """
+
+    data: str | None
+    updates: int
+    rules: tuple[RuleName, ...]
+
+
+PRESETS = {
+    "sample": Preset("sample", 200, ("backprop", "feedback_alignment", "node_perturbation")),
+    "full": Preset(None, 2_000, RuleName.__args__),  # type: ignore[attr-defined]
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Decorrelation of the inputs of every layer: the notebook's runs, what it gains, and its choices."""
+
+    studies: tuple[StudyName, ...] = StudyName.__args__  # type: ignore[attr-defined]
+    """notebook: decorrelation alone, one decorrelated layer, two, and two without learning R; gain: rules on
+    plain and on decorrelated inputs; choices: whitening, shares of the examples, updates, dead pixels."""
+    preset: Literal["sample", "full"] = "sample"
+    """sample: 5,000 images, 200 updates and three rules, offline; full: 2,000 updates and all rules on all
+    images, which needs --data."""
+    networks: tuple[NetworkName, ...] = NetworkName.__args__  # type: ignore[attr-defined]
+    """Networks on which rules are compared."""
+    rules: tuple[RuleName, ...] | None = None
+    """Rules to compare; by default the preset's."""
+    seeds: int = 8
+    """Number of seeds: weights, draw and order of the images."""
+    seed: int = 0
+    """The seed of the seeds."""
+    data: str | None = None
+    """MNIST: sample, a folder of IDX files or of prepared tfds data, tfds, or download; by default the
+    preset's."""
+    updates: int | None = None
+    """Updates of the rules that are compared; by default the preset's."""
+    batch_size: int = 64
+    """Images an update."""
+    eta: float = 1e-3
+    """Step size of R, but in the notebook's runs."""
+    test_images: int = 500
+    """Images to measure accuracy on, and as many to choose the learning rate by."""
+    out: Path = Path("results/decorrelation")
+    """Folder for config.json, results.nc, summary.json and the figures."""
+    resume: bool = False
+    """Go on with the run that stands in the folder, if there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "batch_size", "test_images"):
+            self._expect(name, "at least 1", getattr(self, name) >= 1)
+        self._expect("updates", "at least 10", self.updates is None or self.updates >= 10)
+        self._expect("batch_size", "at most 1,000, the images of the notebook", self.batch_size <= 1_000)
+        self._expect("eta", "a number >= 0", self.eta >= 0)
+        for name in ("studies", "networks", "rules"):
+            given = getattr(self, name)
+            if given is not None:
+                self._expect(name, "each at most once and one at least", len(set(given)) == len(given) > 0)
+        self._expect(
+            "data", f"a source of the whole MNIST with --preset {self.preset}", self.source is not None
+        )
+
+    def _expect(self, name: str, expected: str, holds: bool) -> None:
+        if not holds:
+            raise ValueError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
+
+    @property
+    def source(self) -> str | None:
+        """Where the images come from."""
+        return self.data or PRESETS[self.preset].data
+
+    @property
+    def compared(self) -> tuple[RuleName, ...]:
+        """Rules to compare."""
+        return self.rules or PRESETS[self.preset].rules
+
+    @property
+    def num_updates(self) -> int:
+        """Updates of a run that is not the notebook's."""
+        return self.updates or PRESETS[self.preset].updates
+
+    def deciding(self) -> dict[str, Any]:
+        """The fields that decide the results."""
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
+        return {**held, "data": self.source, "rules": self.compared, "updates": self.num_updates}
