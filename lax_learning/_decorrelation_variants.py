@@ -35,7 +35,8 @@ def _normaliser(moments: Moments, variance: Array) -> Array:
 
 
 def _seed(r: Array, moments: Moments, eta: Array, variance: Array) -> Array:
-    return r + eta * _normaliser(moments, variance) * (r - moments.product)
+    alive = (moments.diagonal >= DEAD)[:, None]
+    return r + eta * jnp.where(alive, _normaliser(moments, variance) * (r - moments.product), 0)
 
 
 def _scaled(r: Array, moments: Moments, eta: Array, variance: Array) -> Array:

@@ -26,7 +26,7 @@ def lazily(
     leaves, structure = jax.tree.flatten(operands)
 
     @custom_vmap
-    def run(needed: Array, *leaves: Array) -> Any:
+    def run(needed: Any, *leaves: Any) -> Any:
         return jax.lax.cond(
             needed,
             lambda *leaves: compute(*jax.tree.unflatten(structure, leaves)),
@@ -35,17 +35,17 @@ def lazily(
         )
 
     @run.def_vmap
-    def run_members(size: int, batched: Any, needed: Array, *leaves: Array) -> Any:
+    def run_members(size: int, batched: Any, needed: Any, *leaves: Any) -> Any:
         del size
         in_axes = tuple(0 if b else None for b in batched)
 
-        def each(needed: Array, *leaves: Array) -> Any:
+        def each(needed: Any, *leaves: Any) -> Any:
             operands = jax.tree.unflatten(structure, leaves)
             return jax.tree.map(
                 lambda a, b: jnp.where(needed, a, b), compute(*operands), otherwise(*operands)
             )
 
-        def none(needed: Array, *leaves: Array) -> Any:
+        def none(needed: Any, *leaves: Any) -> Any:
             del needed
             return otherwise(*jax.tree.unflatten(structure, leaves))
 

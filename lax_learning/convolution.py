@@ -132,14 +132,14 @@ def _patches(
         )
         return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
-    def places(x: Array) -> list[int]:
+    def places(shape: tuple[int, ...]) -> list[int]:
         """How many patches there are down and across the padded images."""
-        return [(n - e) // s + 1 for n, e, s in zip(x.shape[1:3], extent, stride, strict=True)]
+        return [(n - e) // s + 1 for n, e, s in zip(shape[1:3], extent, stride, strict=True)]
 
     def grid(x: Array) -> Array:
         """One strided slice for each point of the kernel."""
         x = padded(x)
-        down, across = places(x)
+        down, across = places(x.shape)
         points = [
             x[:, row : row + down * stride[0] : stride[0], column : column + across * stride[1] : stride[1]]
             for row in range(0, extent[0], dilation[0])
@@ -148,14 +148,14 @@ def _patches(
         return jnp.stack(points, axis=-1).reshape(*points[0].shape[:3], -1)
 
     def number(x: Array) -> int:
-        return x.shape[0] * math.prod(places(jax.eval_shape(padded, x)))
+        return x.shape[0] * math.prod(places(jax.eval_shape(padded, x).shape))
 
     def take(x: Array, indices: Array | None) -> Array:
         if indices is None:
             return grid(x).reshape(number(x), -1)
         x = padded(x)
         _, height, width, channels = x.shape
-        down, across = places(x)
+        down, across = places(x.shape)
         example, place = indices // (down * across), indices % (down * across)
         corner = (example * height + place // across * stride[0]) * width + place % across * stride[1]
         rows, columns = (jnp.arange(k) * d for k, d in zip(kernel, dilation, strict=True))

@@ -156,7 +156,7 @@ def decorrelation(
             return tuple(layer for layer, _ in learned), jnp.stack([loss for _, loss in learned])
 
         def wait(key: Key, layers: _Layers, inputs: _Inputs, eta: Array, number: Array) -> _Learned:
-            return layers, jnp.full(len(layers), jnp.nan)
+            return layers, jnp.full(len(layers), jnp.nan, jnp.result_type(*(layer["R"] for layer in layers)))
 
         operands = (key, state.layers, inputs, jnp.asarray(eta), jnp.asarray(number))
         if every == 1:

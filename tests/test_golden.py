@@ -428,3 +428,58 @@ def test_birth_death_from_a_prior(golden: Golden, neurons: str) -> None:
     case.check(params, "w1_prior", "w2_prior")
     np.testing.assert_array_equal(events.origin == -1, case.arrays["kill"])
     assert not events.cloned.any()
+
+
+# --- decorrelation
+
+DECORRELATION: dict[str, dict[str, Any]] = {
+    "seed": {"variant": "seed", "variance": 1.0},
+    "scaled": {"variant": "scaled", "variance": 1.0},
+    "paper.kappa0.0": {"kappa": 0.0},
+    "paper.kappa0.5": {"kappa": 0.5},
+    "decorbp.kappa0.0": {"variant": "decorbp", "kappa": 0.0},
+    "decorbp.kappa0.5": {"variant": "decorbp", "kappa": 0.5},
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+@pytest.mark.parametrize("name", DECORRELATION)
+def test_decorrelation(golden: Golden, name: str, dtype: Any) -> None:
+    arrays = golden("decorrelation")
+    eta = float(arrays[f"{name.split('.')[0]}.eta"]) if name.startswith(("seed", "scaled")) else 0.01
+    dynamics = ll.decorrelation(eta, **DECORRELATION[name])
+    start = dynamics.init((arrays["x"].shape[-1],))
+    start = start._replace(layers=jax.tree.map(lambda leaf: leaf.astype(dtype), start.layers))
+
+    def step(state: ll.DecorrelationState, x: jax.Array) -> Any:
+        state, diagnostics = dynamics.update(jax.random.key(KEY), state, (x,))
+        return state, (state.layers[0]["R"], diagnostics.loss[0])
+
+    state, (path, losses) = jax.jit(partial(jax.lax.scan, step))(start, jnp.asarray(arrays["x"], dtype))
+    assert path.dtype == losses.dtype == dtype and state.step == len(arrays["x"])
+    # sums of 7 and of 9 terms, and what five updates make of their roundings
+    ulps = 5 * 2 * (7 + 9)
+    assert_close(path, jnp.asarray(arrays[f"{name}.R"], dtype), ulps=ulps)
+    if f"{name}.loss" in arrays:
+        assert_close(losses, jnp.asarray(arrays[f"{name}.loss"], dtype), ulps=ulps)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_decorrelated_convolution(golden: Golden, dtype: Any) -> None:
+    arrays = {k.removeprefix("conv."): v for k, v in golden("decorrelation").items()}
+    images = jnp.asarray(arrays["image_nchw"].transpose(0, 2, 3, 1), dtype)
+    stride, padding = int(arrays["stride"]), int(arrays["padding"])
+    layer = ll.convolution(2, 5, 3, stride=stride, padding=padding, b_init=None)
+    network = ll.Network((layer,), images.shape[1:])
+    reads = layer.reads
+    assert reads is not None
+
+    patches = reads.take(images, None)
+    np.testing.assert_array_equal(patches.reshape(3, 9, 18), arrays["patches"].astype(dtype))
+    learned = {"R": jnp.asarray(arrays["R"], dtype)}
+    state = ll.decorrelation(0.01).init(network)._replace(layers=(learned,))
+    params = ({"w": reads.unflat(jnp.asarray(arrays["kernel"].T, dtype), (3, 3, 2, 5))},)
+    output = ll.decorrelated(network, state).apply(params, images)
+    z = ll.decorrelate(learned, patches)
+    for got, name in ((output.reshape(3, 9, 5), "output_nlo"), (z.T @ z / len(z), "correlation")):
+        assert_close(got, jnp.asarray(arrays[name], dtype), ulps=2 * (18 + 27))

@@ -32,7 +32,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "sample": Preset("sample", 200, ("backprop", "feedback_alignment", "node_perturbation")),
+    "sample": Preset("sample", 100, ("backprop", "feedback_alignment", "node_perturbation")),
     "full": Preset(None, 2_000, RuleName.__args__),  # type: ignore[attr-defined]
 }
 
@@ -45,7 +45,7 @@ class Config:
     """notebook: decorrelation alone, one decorrelated layer, two, and two without learning R; gain: rules on
     plain and on decorrelated inputs; choices: whitening, shares of the examples, updates, dead pixels."""
     preset: Literal["sample", "full"] = "sample"
-    """sample: 5,000 images, 200 updates and three rules, offline; full: 2,000 updates and all rules on all
+    """sample: 5,000 images, 100 updates and three rules, offline; full: 2,000 updates and all rules on all
     images, which needs --data."""
     networks: tuple[NetworkName, ...] = NetworkName.__args__  # type: ignore[attr-defined]
     """Networks on which rules are compared."""
