@@ -522,8 +522,12 @@ NETWORKS = {"dense": (DENSE, X), "convolutional": (CONVOLUTIONAL, IMAGES)}
 
 
 def rules_on_networks() -> Iterator[Any]:
+    """Every rule, but not every form of its noise: each costs a compilation."""
+    forms = ("-3", "-central", "-rademacher", "-shared", "-antithetic", "-layerwise")
     for kind in NETWORKS:
         for name in RULES:
+            if name.endswith(forms):
+                continue
             # its signals have the shape of the activities, which are pooled
             broken = kind == "convolutional" and name == "np-tutorial"
             marks = pytest.mark.xfail(reason="signals of the shape of pooled activities") if broken else ()

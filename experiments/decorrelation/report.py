@@ -92,7 +92,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
                     needed_plain = first_reaching(x(plain), plain.test_accuracy.values, level)
                     found.append(_number(name, f"{what}_share_of_plain", needed / needed_plain))
             if study == "notebook":
-                found += _by_epoch(results, name, one)
+                found += _by_epoch(name, one)
             summary += [{"study": study, **row} for row in found]
     return summary
 
@@ -107,11 +107,10 @@ def _number(run: str, metric: str, value: float) -> dict[str, Any]:
     }
 
 
-def _by_epoch(results: xr.Dataset, name: str, one: xr.Dataset) -> list[dict[str, Any]]:
+def _by_epoch(name: str, one: xr.Dataset) -> list[dict[str, Any]]:
     """What the notebook prints: the loss summed over batches, by one less than their number, and the sum of
     the decorrelation losses.
     """
-    del results
     found = []
     batches = float(np.diff(updates_of(one))[0])
     sums = {
