@@ -55,8 +55,8 @@ def inputs(run: Run, pixels: jax.Array) -> jax.Array:
 
 def num_outputs(run: Run) -> int:
     """Outputs of the network, which may be more than labels."""
-    reads = run.network.layers[-1]
-    return jax.eval_shape(reads.init, jax.random.key(0))["w"].shape[-1]
+    last = run.network.layers[-1]
+    return jax.eval_shape(last.init, jax.random.key(0))["w"].shape[-1]
 
 
 def network_of(run: Run, state: ll.DecorrelationState) -> ll.Network:
