@@ -1,13 +1,26 @@
-"""Experiments as a user starts them: in a process of their own, which can be killed."""
+"""Experiments as a user starts them; those that run are in a process of their own, which can be killed."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from experiments import harness
 
 ROOT = Path(__file__).parents[1]
+# What one process compiles, the others read.
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 # Checkpoints after every step, where the program itself waits for seconds to pass.
 PROGRAM = (
     "import sys; from experiments import harness; harness.SECONDS_BETWEEN_CHECKPOINTS = 0.0; "
@@ -17,7 +30,7 @@ PROGRAM = (
 
 def start(name: str, *arguments: str | Path) -> subprocess.Popen:
     """Starts `python -m experiments.NAME`."""
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"), "COLUMNS": "200"}
+    environment = {**os.environ, **CACHE, "COLUMNS": "200"}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(name=name), *map(str, arguments)],
         cwd=ROOT,
@@ -32,6 +45,22 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     """Waits for the end: exit code, output, errors."""
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def call(name: str, *arguments: str | Path) -> tuple[Any, str, str]:
+    """What ends before anything runs, help or a refusal, in this process: exit code, output, errors."""
+    module, out, err = import_module(f"experiments.{name}.__main__"), StringIO(), StringIO()
+    with (
+        patch.object(sys, "argv", [name, *map(str, arguments)]),
+        patch.dict(os.environ, COLUMNS="200"),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            code = harness.command_line(name, module.Config, module.run)
+        except SystemExit as end:
+            code = end.code
+    return code, out.getvalue(), err.getvalue()
 
 
 def kill_at_checkpoint(process: subprocess.Popen, folder: Path) -> None:

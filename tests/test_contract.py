@@ -17,6 +17,7 @@ from jax import lax
 
 import lax_learning as ll
 from lax_learning.feedback import without_feedback
+from tests.command_line import CACHE
 from tests.compare import assert_close, assert_same, differs
 from tests.registry import RULES
 
@@ -273,8 +274,8 @@ def test_results_do_not_depend_on_the_number_of_devices() -> None:
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-            "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".jax_cache"),
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
+            **CACHE,
         },
         capture_output=True,
         text=True,

@@ -13,7 +13,7 @@ from experiments import harness
 from experiments.microlearning.config import Config
 from experiments.microlearning.rules import RULES
 from tests import command_line
-from tests.command_line import finish, kill_at_checkpoint
+from tests.command_line import call, finish, kill_at_checkpoint
 
 SMALL = [
     *("--hidden", "6", "--seeds", "2", "--batch-size", "500", "--epochs", "6"),
@@ -92,7 +92,7 @@ def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
     kill_at_checkpoint(process, second)
     assert (out / "rules" / "backprop.nc").exists() and not (out / "results.nc").exists()
 
-    code, _, errors = finish(start(*SMALL, *TWO, "--out", out))
+    code, _, errors = call("microlearning", *SMALL, *TWO, "--out", out)
     assert code == 2 and "--resume" in errors
     code, _, errors = finish(start(*SMALL, *TWO, "--out", out, "--resume"))
     assert code == 0, errors
@@ -105,7 +105,7 @@ def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
 def test_folder_of_another_configuration_is_refused(finished):
     out, _, _ = finished
     before = (out / "summary.json").read_bytes()
-    code, _, errors = finish(start(*SMALL, *TWO, "--sigma", "0.5", "--out", out, "--resume"))
+    code, _, errors = call("microlearning", *SMALL, *TWO, "--sigma", "0.5", "--out", out, "--resume")
     assert code == 2
     assert "another configuration" in errors and "sigma: 0.01 there, 0.5 here" in errors
     assert (out / "summary.json").read_bytes() == before
@@ -127,7 +127,7 @@ def test_folder_of_a_run_killed_at_its_start_is_taken(tmp_path):
 
 
 def test_help_names_every_option():
-    code, printed, _ = finish(start("--help"))
+    code, printed, _ = call("microlearning", "--help")
     assert code == 0
     for option in Config.__dataclass_fields__:
         assert re.search(rf"--{option.replace('_', '-')}\b", printed)
