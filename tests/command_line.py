@@ -21,28 +21,30 @@ CACHE = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-# Checkpoints after every step, where the program itself waits for seconds to pass.
-PROGRAM = (
-    "import sys; from experiments import harness; harness.SECONDS_BETWEEN_CHECKPOINTS = 0.0; "
-    "from experiments.{name}.__main__ import main; sys.exit(main())"
-)
+PROGRAM = """
+import sys
+from experiments import harness
+harness.SECONDS_BETWEEN_CHECKPOINTS = {seconds_between_checkpoints}
+from experiments.{name}.__main__ import main
+sys.exit(main())
+"""
 
 
-def start(name: str, *arguments: str | Path) -> subprocess.Popen:
-    """Starts `python -m experiments.NAME`."""
-    environment = {**os.environ, **CACHE, "COLUMNS": "200"}
+def _start(name: str, *arguments: str | Path, seconds_between_checkpoints: float = 5.0) -> subprocess.Popen:
+    program = PROGRAM.format(name=name, seconds_between_checkpoints=seconds_between_checkpoints)
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(name=name), *map(str, arguments)],
+        [sys.executable, "-c", program, *map(str, arguments)],
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, **CACHE, "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    """Waits for the end: exit code, output, errors."""
+def run(name: str, *arguments: str | Path) -> tuple[int, str, str]:
+    """Runs `python -m experiments.NAME` to its end: exit code, output, errors."""
+    process = _start(name, *arguments)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
@@ -63,8 +65,9 @@ def call(name: str, *arguments: str | Path) -> tuple[Any, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def kill_at_checkpoint(process: subprocess.Popen, folder: Path) -> None:
-    """Kills the process as soon as a checkpoint is whole in `folder`."""
+def kill_at_checkpoint(folder: Path, name: str, *arguments: str | Path) -> None:
+    """Runs an experiment and kills it as soon as a checkpoint is whole in `folder`."""
+    process = _start(name, *arguments, seconds_between_checkpoints=0.0)
     deadline = time.monotonic() + 240
     while not (folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())):
         assert process.poll() is None, process.communicate()[1]

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +13,9 @@ from experiments.birth_death.__main__ import measured_at
 from experiments.birth_death.config import PRESETS, Config
 from experiments.birth_death.problems import MEANS, PROBLEMS, SCHEMES, VARIANCES, WEIGHTS, mixture_energy
 from experiments.birth_death.report import LABELS, median_interval, slopes, times_to
-from tests import command_line
-from tests.command_line import call, finish, kill_at_checkpoint
+from tests.command_line import call, kill_at_checkpoint, run
 
+NAME = "birth_death"
 SMALL = [
     *("--problems", "planted", "mixture", "--schemes", "gd", "clone", "--seeds", "3", "--steps", "30"),
     *("--records", "5", "--units", "6", "--teacher-units", "2", "--features", "4", "--batch-size", "10"),
@@ -25,15 +23,11 @@ SMALL = [
 ]
 
 
-def start(*arguments: str | Path) -> subprocess.Popen:
-    return command_line.start("birth_death", *arguments)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run of two problems and two schemes, its folder and what it printed."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = finish(start(*SMALL, "--out", out))
+    code, printed, errors = run(NAME, *SMALL, "--out", out)
     assert code == 0, errors
     return out, printed, errors
 
@@ -95,16 +89,16 @@ def test_summary_is_of_the_results(finished):
 def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
     whole, _, _ = finished
     out = tmp_path / "killed"
-    kill_at_checkpoint(start(*SMALL, "--out", out), out / "checkpoints" / "planted-clone")
+    kill_at_checkpoint(out / "checkpoints" / "planted-clone", NAME, *SMALL, "--out", out)
     assert not (out / "results.nc").exists()
-    code, _, errors = finish(start(*SMALL, "--out", out, "--resume"))
+    code, _, errors = run(NAME, *SMALL, "--out", out, "--resume")
     assert code == 0, errors
     same, expected = harness.read_dataset(out / "results.nc"), harness.read_dataset(whole / "results.nc")
     xr.testing.assert_identical(same, expected)
 
 
 def test_help_names_every_option():
-    code, printed, _ = call("birth_death", "--help")
+    code, printed, _ = call(NAME, "--help")
     assert code == 0
     for option in Config.__dataclass_fields__:
         assert re.search(rf"--(\[?no-\]?)?{option.replace('_', '-')}\b", printed), option

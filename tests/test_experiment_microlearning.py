@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ import xarray as xr
 from experiments import harness
 from experiments.microlearning.config import Config
 from experiments.microlearning.rules import RULES
-from tests import command_line
-from tests.command_line import call, finish, kill_at_checkpoint
+from tests.command_line import call, kill_at_checkpoint, run
 
+NAME = "microlearning"
 SMALL = [
     *("--hidden", "6", "--seeds", "2", "--batch-size", "500", "--epochs", "6"),
     *("--snr-images", "10", "--draws", "4", "--test-images", "50"),
@@ -26,15 +25,11 @@ METRICS = (
 )  # fmt: skip
 
 
-def start(*arguments: str | Path) -> subprocess.Popen:
-    return command_line.start("microlearning", *arguments)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run of two rules, its folder and what it printed."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = finish(start(*SMALL, *TWO, "--out", out))
+    code, printed, errors = run(NAME, *SMALL, *TWO, "--out", out)
     assert code == 0, errors
     return out, printed, errors
 
@@ -87,14 +82,13 @@ def test_results_have_named_axes(finished):
 def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
     whole, _, _ = finished
     out = tmp_path / "killed"
-    process = start(*SMALL, *TWO, "--out", out)
     second = out / "checkpoints" / "node_perturbation"
-    kill_at_checkpoint(process, second)
+    kill_at_checkpoint(second, NAME, *SMALL, *TWO, "--out", out)
     assert (out / "rules" / "backprop.nc").exists() and not (out / "results.nc").exists()
 
-    code, _, errors = call("microlearning", *SMALL, *TWO, "--out", out)
+    code, _, errors = call(NAME, *SMALL, *TWO, "--out", out)
     assert code == 2 and "--resume" in errors
-    code, _, errors = finish(start(*SMALL, *TWO, "--out", out, "--resume"))
+    code, _, errors = run(NAME, *SMALL, *TWO, "--out", out, "--resume")
     assert code == 0, errors
     same, expected = harness.read_dataset(out / "results.nc"), harness.read_dataset(whole / "results.nc")
     xr.testing.assert_identical(
@@ -105,7 +99,7 @@ def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
 def test_folder_of_another_configuration_is_refused(finished):
     out, _, _ = finished
     before = (out / "summary.json").read_bytes()
-    code, _, errors = call("microlearning", *SMALL, *TWO, "--sigma", "0.5", "--out", out, "--resume")
+    code, _, errors = call(NAME, *SMALL, *TWO, "--sigma", "0.5", "--out", out, "--resume")
     assert code == 2
     assert "another configuration" in errors and "sigma: 0.01 there, 0.5 here" in errors
     assert (out / "summary.json").read_bytes() == before
@@ -127,7 +121,7 @@ def test_folder_of_a_run_killed_at_its_start_is_taken(tmp_path):
 
 
 def test_help_names_every_option():
-    code, printed, _ = call("microlearning", "--help")
+    code, printed, _ = call(NAME, "--help")
     assert code == 0
     for option in Config.__dataclass_fields__:
         assert re.search(rf"--{option.replace('_', '-')}\b", printed)

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +11,10 @@ from experiments import harness
 from experiments.plasticity_transfer.config import PRESETS, Config
 from experiments.plasticity_transfer.models import MODELS
 from experiments.plasticity_transfer.report import LABELS
-from tests import command_line
-from tests.command_line import call, finish, kill_at_checkpoint
+from tests.command_line import call, kill_at_checkpoint, run
 
 # Nobody reaches an accuracy of 1, so that every seed is repeated.
+NAME = "plasticity_transfer"
 SMALL = [
     *("--width", "12", "--cap", "6", "--features", "4", "--seeds", "2", "--subseeds", "2", "--attempts", "2"),
     *("--rule-epochs", "2", "--evaluations", "3", "--least-accuracy", "1.0"),
@@ -25,15 +23,11 @@ SMALL = [
 TWO = ["--models", "pre_post_l2", "gradient_descent_l2"]
 
 
-def start(*arguments: str | Path) -> subprocess.Popen:
-    return command_line.start("plasticity_transfer", *arguments)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run of two models, its folder and what it printed."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = finish(start(*SMALL, *TWO, "--out", out))
+    code, printed, errors = run(NAME, *SMALL, *TWO, "--out", out)
     assert code == 0, errors
     return out, printed, errors
 
@@ -93,9 +87,9 @@ def test_summary_is_of_the_results(finished):
 def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
     whole, _, _ = finished
     out = tmp_path / "killed"
-    kill_at_checkpoint(start(*SMALL, *TWO, "--out", out), out / "checkpoints" / "pre_post_l2" / "upstream_1")
+    kill_at_checkpoint(out / "checkpoints" / "pre_post_l2" / "upstream_1", NAME, *SMALL, *TWO, "--out", out)
     assert not (out / "results.nc").exists()
-    code, _, errors = finish(start(*SMALL, *TWO, "--out", out, "--resume"))
+    code, _, errors = run(NAME, *SMALL, *TWO, "--out", out, "--resume")
     assert code == 0, errors
     same, expected = harness.read_dataset(out / "results.nc"), harness.read_dataset(whole / "results.nc")
     xr.testing.assert_identical(same, expected)
@@ -103,19 +97,17 @@ def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
 
 def test_folder_of_another_configuration_is_refused(finished):
     out, _, _ = finished
-    code, _, errors = call(
-        "plasticity_transfer", *SMALL, *TWO, "--edge-probability", "0.25", "--out", out, "--resume"
-    )
+    code, _, errors = call(NAME, *SMALL, *TWO, "--edge-probability", "0.25", "--out", out, "--resume")
     assert code == 2 and "edge_probability: 0.5 there, 0.25 here" in errors
 
 
 def test_a_preset_needs_as_many_images_as_it_says(tmp_path):
-    code, _, errors = call("plasticity_transfer", "--preset", "seed", "--data", "sample", "--out", tmp_path / "out")
+    code, _, errors = call(NAME, "--preset", "seed", "--data", "sample", "--out", tmp_path / "out")
     assert code == 2 and "--data: expected at least 60000 images" in errors
 
 
 def test_help_names_every_option():
-    code, printed, _ = call("plasticity_transfer", "--help")
+    code, printed, _ = call(NAME, "--help")
     assert code == 0
     for option in Config.__dataclass_fields__:
         assert re.search(rf"--(\[?no-\]?)?{option.replace('_', '-')}\b", printed), option
