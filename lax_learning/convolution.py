@@ -72,7 +72,7 @@ def convolution(
     else:
         pads = [(n, n) for n in _pair("padding", padding, minimum=0)]
     shape = (*kernel, num_inputs, num_outputs)
-    reads, patches = _patches(num_inputs, kernel, stride, pads, dilation)
+    reads, patches = _patches(shape, stride, pads, dilation)
 
     def init(key: Key) -> Weights:
         w_key, b_key = jax.random.split(key)
@@ -82,8 +82,6 @@ def convolution(
         return weights
 
     def linear(w: Array, x: Array) -> Array:
-        if w.shape != shape:
-            raise ValueError(f"w: expected shape {list(shape)}, got {list(w.shape)}")
         return patches(x) @ reads.flat(w)
 
     return Layer(init, linear, activation, reads)
@@ -91,6 +89,7 @@ def convolution(
 
 def max_pool(x: Array, size: int = 2) -> Array:
     """The largest value in each window of `size` x `size` pixels of `[batch, height, width, channels]`."""
+    check_count("size", size)
     window = (1, size, size, 1)
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
 
@@ -101,7 +100,7 @@ def flatten(x: Array) -> Array:
 
 
 def _pair(name: str, value: int | Sequence[int], minimum: int = 1) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(pair) != 2:
         raise ValueError(f"{name}: expected one int or two, got {value!r}")
     for number in pair:
@@ -110,8 +109,7 @@ def _pair(name: str, value: int | Sequence[int], minimum: int = 1) -> tuple[int,
 
 
 def _patches(
-    num_inputs: int,
-    kernel: tuple[int, int],
+    shape: tuple[int, int, int, int],
     stride: tuple[int, int],
     padding: str | Sequence[tuple[int, int]],
     dilation: tuple[int, int],
@@ -121,6 +119,7 @@ def _patches(
     Returns:
       What it reads, and all patches of `x` as `[batch, down, across, size]`.
     """
+    *kernel, num_inputs, _ = shape
     size = num_inputs * math.prod(kernel)
     extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
 
@@ -138,6 +137,11 @@ def _patches(
 
     def grid(x: Array) -> Array:
         """One strided slice for each point of the kernel."""
+        if number(x) == 0:
+            raise ValueError(
+                f"x: expected images [batch, height, width, {num_inputs}] with room for a kernel of "
+                f"{extent} after padding, got shape {list(x.shape)}"
+            )
         x = padded(x)
         down, across = places(x.shape)
         points = [
@@ -148,7 +152,9 @@ def _patches(
         return jnp.stack(points, axis=-1).reshape(*points[0].shape[:3], -1)
 
     def number(x: Array) -> int:
-        return x.shape[0] * math.prod(places(jax.eval_shape(padded, x).shape))
+        if x.ndim != 4 or x.shape[3] != num_inputs:
+            return 0
+        return x.shape[0] * math.prod(max(0, n) for n in places(jax.eval_shape(padded, x).shape))
 
     def take(x: Array, indices: Array | None) -> Array:
         if indices is None:
@@ -164,6 +170,8 @@ def _patches(
         return jnp.swapaxes(pixels, 1, 2).reshape(indices.shape[0], -1)
 
     def flat(w: Array) -> Array:
+        if w.shape != shape:
+            raise ValueError(f"w: expected shape {list(shape)}, got {list(w.shape)}")
         return jnp.moveaxis(w, 2, 0).reshape(size, w.shape[3])
 
     def unflat(matrix: Array, shape: tuple[int, ...]) -> Array:

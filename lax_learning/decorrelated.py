@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, ArrayLike
 
+from lax_learning._checks import check_layers
 from lax_learning.decorrelation import DecorrelationState, reads_of
 from lax_learning.networks import Network
 from lax_learning.types import Dynamics, Key, Params, Rule, StatefulRule
@@ -59,7 +60,7 @@ def fold(network: Network, params: Params, state: DecorrelationState) -> Params:
       Params of the network; entries other than `w` and `b` as they are.
 
     Raises:
-      ValueError: as `decorrelated`.
+      ValueError: as `decorrelated`, and for params that are not the network's.
 
     Example:
       >>> from lax_learning.decorrelation import decorrelation
@@ -69,6 +70,7 @@ def fold(network: Network, params: Params, state: DecorrelationState) -> Params:
       >>> fold(network, params, decorrelation(0.1).init(network))[0]["w"].shape
       (3, 4)
     """
+    check_layers("params", params, len(network.layers))
     folded = []
     for weights, reads, learned in zip(params, _fitting_reads(network, state), state.layers, strict=True):
         matrix = reads.flat(weights["w"])

@@ -57,7 +57,7 @@ def _rows(size: int) -> Reads:
     flat = dense(size, 1).reads
     assert flat is not None
     return flat._replace(
-        number=lambda x: math.prod(x.shape[:-1]),
+        number=lambda x: math.prod(x.shape[:-1]) if x.ndim and x.shape[-1] == size else 0,
         take=lambda x, indices: flat.take(x.reshape(-1, x.shape[-1]), indices),
     )
 
@@ -80,10 +80,11 @@ def decorrelation(
     "paper": `R <- R - eta ((1 - kappa) C_off + kappa V) R`
     "decorbp": the published class, `kappa R V` for `kappa V R`
     "seed": an earlier one, `R <- R + eta (n R - n C R)` with `n_i = variance / mean z_i^2` for every row
-    "scaled": its successor, `R <- n (R - eta C R)`
+    "scaled": its successor, `R <- n (R - eta C R)`; it divides by variances, not by standard deviations,
+      so that scales alternate between s and 1/s rather than settle
 
     `C R = z^T (z R) / batch`: three products of the size of the batch, none of `size^3`. Moments are not
-    centred. R starts as the identity; it is no parameter of the loss.
+    centred. R starts as the identity, in the default precision; it is no parameter of the loss.
 
     Args:
       eta: step size.
@@ -141,10 +142,16 @@ def decorrelation(
         every_reads = [_rows(size) for size in sizes] if network is None else reads_of(network)
         if not len(inputs) == len(every_reads) == len(sizes):
             raise ValueError(f"inputs: expected {len(sizes)} layers, got {len(inputs)}")
+        for i, layer in enumerate(state.layers):
+            if ("b" in layer) != bias:
+                raise ValueError(
+                    f"state.layers[{i}]: expected {['R', 'b'] if bias else ['R']} as init with bias={bias} "
+                    f"makes them, got {sorted(layer)}"
+                )
         inputs = tuple(jnp.asarray(x) for x in inputs)
         for i, (x, reads) in enumerate(zip(inputs, every_reads, strict=True)):
             check_floating(f"inputs[{i}]", x)
-            if jax.eval_shape(lambda x, reads=reads: reads.take(x, None), x).shape[1:] != (reads.size,):
+            if reads.number(x) == 0:
                 raise ValueError(f"inputs[{i}]: expected vectors of {reads.size}, got shape {list(x.shape)}")
 
         def learn(key: Key, layers: _Layers, inputs: _Inputs, eta: Array, number: Array) -> _Learned:

@@ -20,9 +20,9 @@ class Reads(NamedTuple):
 
     Fields:
       size: numbers in a vector.
-      number: `x [batch, ...] -> vectors in x`.
+      number: `x [batch, ...] -> vectors in x`, 0 if those in it are of another size.
       take: `(x, indices or None for all) -> [vectors, size]`.
-      flat: `w -> [size, outputs]`, one row for each number read.
+      flat: `w -> [size, outputs]`, one row for each number read; raises for weights that do not read them.
       unflat: the inverse of `flat`: `(matrix, shape of w) -> w`.
       transformed: `(linear, R, b or None) -> linear` of a layer that reads `R v + b` instead of `v`.
     """
@@ -58,9 +58,13 @@ def identity(z: Array) -> Array:
 
 def dense_product(w: Array, x: Array) -> Array:
     """`x w`: the linear part of a dense layer, of `w [in, out]` and `x [batch, in]`, to `[batch, out]`."""
-    if w.ndim != 2 or w.shape[0] != x.shape[-1]:
-        raise ValueError(f"w: expected shape [{x.shape[-1]}, outputs], got {list(w.shape)}")
-    return x @ w
+    return x @ _matrix(w, x.shape[-1])
+
+
+def _matrix(w: Array, size: int) -> Array:
+    if w.ndim != 2 or w.shape[0] != size:
+        raise ValueError(f"w: expected shape [{size}, outputs], got {list(w.shape)}")
+    return w
 
 
 def dense(
@@ -101,17 +105,17 @@ def dense(
     return Layer(init, dense_product, activation, _dense_reads(num_inputs))
 
 
-def _dense_reads(num_inputs: int) -> Reads:
-    """A dense layer reads the inputs of an example."""
+def _dense_reads(size: int) -> Reads:
+    """A dense layer reads the inputs `[size]` of an example."""
 
     def transformed(linear: Linear, r: Array, b: Array | None) -> Linear:
         return lambda w, x: linear(w, x @ r.T if b is None else x @ r.T + b)
 
     return Reads(
-        num_inputs,
-        number=lambda x: x.shape[0],
+        size,
+        number=lambda x: x.shape[0] if x.ndim == 2 and x.shape[1] == size else 0,
         take=lambda x, indices: x if indices is None else x[indices],
-        flat=lambda w: w,
+        flat=lambda w: _matrix(w, size),
         unflat=lambda matrix, shape: matrix,
         transformed=transformed,
     )

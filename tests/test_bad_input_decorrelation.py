@@ -141,6 +141,22 @@ ONES = jnp.ones
             ValueError,
             r"^inputs\[0\]: expected vectors of 9, got shape \[2, 4, 4, 2\]",
         ),
+        "flat images": (
+            patches(ONES((2, 16))),
+            ValueError,
+            r"^inputs\[0\]: expected vectors of 9, got shape \[2, 16\]",
+        ),
+        "scalar": (
+            update((ONES(()), INPUTS[1]), None),
+            ValueError,
+            r"^inputs\[0\]: expected vectors of 3, got shape \[\]",
+        ),
+        "none": (
+            update((ONES((0, 3)), ONES((0, 4)))),
+            ValueError,
+            r"^inputs\[0\]: expected vectors of 3, got shape \[0, 3\]",
+        ),
+        "no images": (patches(ONES((0, 4, 4, 1))), ValueError, r"^inputs\[0\]: .* of 9, got shape \[0, 4"),
         "integers": (
             update((INPUTS[0], ONES((5, 4), int))),
             TypeError,
@@ -249,8 +265,8 @@ def test_channels(name, value, error):
         ((3,), ValueError, r"one int or two, got \(3,\)"),
         ((3, 3, 3), ValueError, r"one int or two, got \(3, 3, 3\)"),
         ("3", ValueError, "one int or two, got '3'"),
-        pytest.param(2.0, TypeError, "", marks=pytest.mark.xfail(reason="'float' is not iterable")),
-        pytest.param(None, TypeError, "", marks=pytest.mark.xfail(reason="'NoneType' is not iterable")),
+        (2.0, TypeError, "an int, got 2.0"),
+        (None, TypeError, "an int, got None"),
     ],
 )
 def test_pairs(name, value, error, expected):
@@ -267,8 +283,8 @@ def test_pairs(name, value, error, expected):
         ((1, 1.0), TypeError, "an int, got 1.0"),
         (((1, 1), (1, 1)), TypeError, r"an int, got \(1, 1\)"),
         ((1, 1, 1), ValueError, r"one int or two, got \(1, 1, 1\)"),
-        pytest.param(1.5, TypeError, "", marks=pytest.mark.xfail(reason="'float' is not iterable")),
-        pytest.param(None, TypeError, "", marks=pytest.mark.xfail(reason="'NoneType' is not iterable")),
+        (1.5, TypeError, "an int, got 1.5"),
+        (None, TypeError, "an int, got None"),
     ],
 )
 def test_padding(padding, error, expected):
@@ -294,52 +310,51 @@ def test_images(x):
     refuses(lambda: on_decorrelated.apply(params, x), ValueError, pattern)
 
 
-# What is not refused as it should be, or in words that do not help.
-
-
-@pytest.mark.parametrize("shape", WRONG[:1])
-@pytest.mark.xfail(reason="an error of a reshape, or none")
+@pytest.mark.parametrize("shape", WRONG)
 def test_weights_of_a_decorrelated_convolution(shape):
     state, params = DYNAMICS.init(CONVOLUTIONAL), ({"w": ONES(shape)},)
     pattern = r"^w: expected shape \[3, 3, 1, 2\], got \["
     refuses(lambda: ll.decorrelated(CONVOLUTIONAL, state).apply(params, IMAGES), ValueError, pattern)
+    refuses(lambda: ll.fold(CONVOLUTIONAL, params, state), ValueError, pattern)
 
 
-@pytest.mark.xfail(reason="an error of zip, a product or a dict")
-@pytest.mark.parametrize("params", [PARAMS[:1], ({"w": ONES((5, 4))}, PARAMS[1]), ({}, PARAMS[1])])
-def test_params_of_fold(params):
-    refuses(lambda: ll.fold(NETWORK, params, STATE), ValueError, r"^params.*expected .*got")
+@pytest.mark.parametrize(
+    ("params", "pattern"),
+    [
+        (PARAMS[:1], "^params: expected 2 layers, got 1"),
+        (({}, PARAMS[1]), r"^params\[0\]: expected a dict with the entry 'w', got"),
+        (({"w": ONES((5, 4))}, PARAMS[1]), r"^w: expected shape \[3, outputs\], got \[5, 4\]"),
+    ],
+)
+def test_params_of_fold(params, pattern):
+    refuses(lambda: ll.fold(NETWORK, params, STATE), ValueError, pattern)
 
 
-@pytest.mark.xfail(reason="an error of zip")
-def test_vectors_for_a_convolution():
-    refuses(patches(ONES((2, 16))), ValueError, r"^inputs\[0\]: expected")
-
-
-@pytest.mark.xfail(reason="an index out of range")
-def test_a_scalar_for_vectors():
-    refuses(update((ONES(()), INPUTS[1]), None), ValueError, r"^inputs\[0\]: expected vectors of 3, got")
-
-
-@pytest.mark.xfail(reason="R becomes NaN")
-def test_empty_inputs():
-    refuses(update((ONES((0, 3)), ONES((0, 4)))), ValueError, r"^inputs\[0\]: expected at least one")
-
-
-@pytest.mark.xfail(reason="two negative numbers of patches multiply to a positive one")
 def test_a_kernel_larger_than_the_image():
+    # The numbers of places down and across are both negative: their product is not.
     network = ll.Network((ll.convolution(1, 2, 5, padding="VALID"),), (2, 2, 1))
-    state = DYNAMICS.init(network)
-    refuses(update((ONES((1, 2, 2, 1)),), network, state), ValueError, r"^.*expected .*got")
+    state, images = DYNAMICS.init(network), ONES((1, 2, 2, 1))
+    pattern = r"^inputs\[0\]: expected vectors of 25, got shape \[1, 2, 2, 1\]"
+    refuses(update((images,), network, state), ValueError, pattern)
+    pattern = r"^x: expected images .* a kernel of \[5, 5\] after padding, got shape \[1, 2, 2, 1\]"
+    refuses(lambda: network.apply(network.init(KEY), images), ValueError, pattern)
 
 
-@pytest.mark.xfail(reason="a KeyError of 'b'")
-def test_a_state_without_bias():
-    with_bias = ll.decorrelation(0.1, bias=True)
-    refuses(lambda: with_bias.update(KEY, STATE, INPUTS), ValueError, r"^state.*expected .*got")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("network", [NETWORK, None])
+def test_a_state_of_the_other_kind(bias, network):
+    with_bias, without = (ll.decorrelation(0.1, bias=b) for b in (bias, not bias))
+    pattern = rf"^state.layers\[0\]: expected \[.*\] as init with bias={bias} makes them, got \['R'"
+    refuses(lambda: with_bias.update(KEY, without.init(NETWORK), INPUTS, network), ValueError, pattern)
 
 
-@pytest.mark.xfail(reason="the bias is dropped from the state without a word")
-def test_a_state_with_bias():
-    state = ll.decorrelation(0.1, bias=True).init(NETWORK)
-    refuses(lambda: DYNAMICS.update(KEY, state, INPUTS), ValueError, r"^state.*expected .*got")
+def test_noise_on_pooled_activities():
+    def pooled(z):
+        return ll.flatten(ll.max_pool(z))
+
+    network = ll.Network((ll.convolution(1, 2, 3, pooled), ll.dense(8, 2)), (4, 4, 1))
+    rule = ll.node_perturbation(network, ll.squared_error, sigma=0.1, variant="tutorial")
+    pattern = (
+        r"^network.layers\[0\].activation: expected one that keeps the shape \[2, 4, 4, 2\].*got \[2, 8\]"
+    )
+    refuses(lambda: rule.value_and_grad(KEY, rule.init(KEY), IMAGES, ONES((2, 2))), ValueError, pattern)

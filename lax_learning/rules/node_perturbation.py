@@ -36,7 +36,13 @@ def _noise_on_activities(network: Network, params: Params, x: Array, noise: Laye
     check_layers("params", params, len(network.layers))
     activities = [x]
     for i, (layer, weights) in enumerate(zip(network.layers, params, strict=True)):
-        a = layer.activation(pre_activation(layer, weights, activities[-1]))
+        z = pre_activation(layer, weights, activities[-1])
+        a = layer.activation(z)
+        if a.shape != z.shape:
+            raise ValueError(
+                f"network.layers[{i}].activation: expected one that keeps the shape {list(z.shape)}, "
+                f"as noise on activities needs (variant='tutorial'), got {list(a.shape)}"
+            )
         activities.append(a if noise is None else a + noise[i])
     return _Pass(tuple(activities[:-1]), tuple(activities[1:]), activities[-1])
 
@@ -95,7 +101,8 @@ def node_perturbation(
       "unbiased": the form above.
       "tutorial": as the notebook computes it. Noise goes onto the activities, after the activation
         function, whose derivative is left out; the credit is that of the measured change of the
-        activity, which contains noise that came from below; the synapse sees the noisy input. Biased.
+        activity, which contains noise that came from below; the synapse sees the noisy input. Biased;
+        not for activations that pool or reshape.
       "activity": `delta = N dl dz / |dz|^2`, with `dz` the measured change of the pre-activations of all
         N units; needs no knowledge of sigma, and is biased.
 
