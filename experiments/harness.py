@@ -10,17 +10,18 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
-import numpy as np
+import matplotlib.pyplot as plt
 import orbax.checkpoint as ocp
 import tyro
 import xarray as xr
-from scipy import stats
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
@@ -103,7 +104,7 @@ class Report(Protocol):
 
     def rows(self, results: xr.Dataset, /) -> list[dict[str, Any]]: ...
     def table(self, summary: list[dict[str, Any]], /) -> str: ...
-    def figures(self, results: xr.Dataset, out: Path, /) -> None: ...
+    def figures(self, results: xr.Dataset, /) -> Mapping[str, Figure]: ...
 
 
 class Checkpoint:
@@ -174,7 +175,9 @@ def publish(
         out / "summary.json",
         {"experiment": experiment, "versions": versions(), "config": dict(config), "rows": rows},
     )
-    report.figures(results, out)
+    for name, figure in report.figures(results).items():
+        write_whole(out / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+        plt.close(figure)
     print(report.table(rows))
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     print(f"\nresults.nc, summary.json and figures: {out}")
@@ -212,39 +215,3 @@ def use_all_cores() -> None:
         "XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=1"
     )
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-
-
-def interval(values: np.ndarray) -> tuple[float, float, float, int]:
-    """Mean and 95 % confidence interval over seeds by Student's t, and their number; NaNs left out."""
-    values = np.asarray(values, dtype=float).ravel()
-    values = values[np.isfinite(values)]
-    n = values.size
-    mean = float(values.mean()) if n else float("nan")
-    if n < 2:
-        return mean, float("nan"), float("nan"), n
-    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
-    return mean, mean - half, mean + half, n
-
-
-def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "rule") -> list[dict[str, Any]]:
-    """Rows of `summary.json` for one part of an experiment, a rule for example, from values over seeds."""
-    rows = []
-    for metric, values in metrics.items():
-        mean, low, high, n = interval(values)
-        numbers = [None if np.isnan(v) else v for v in (mean, low, high)]
-        rows.append({kind: part, "metric": metric, "mean": numbers[0], "ci95": numbers[1:], "n": n})
-    return rows
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown, columns aligned, the first to the left and the others to the right."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-
-    def line(cells: list[str]) -> str:
-        first, *rest = cells
-        padded = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
-        return "| " + " | ".join(padded) + " |"
-
-    return "\n".join(line(cells) for cells in (lines[0], rule, *lines[1:]))

@@ -19,7 +19,7 @@ class Stage(NamedTuple):
     Fields:
       metrics: values `[member, step, ...]`.
       state: of all members.
-      seconds: that every step took for each member, compilation apart, `[step]`.
+      seconds: that every step took for each member, compilation and measuring apart, `[step]`.
     """
 
     metrics: dict[str, np.ndarray]
@@ -36,6 +36,7 @@ def run_stage(
     costs: Sequence[int],
     shared: Any,
     progress: tqdm,
+    measure: Callable[[Any, Any, Any], dict[str, jax.Array]] = lambda carry, number, shared: {},
 ) -> Stage:
     """Runs all members of a stage side by side, step by step, from its checkpoint if there is one.
 
@@ -48,9 +49,10 @@ def run_stage(
       costs: one for each step: by how much it moves the progress on.
       shared: what all members see.
       progress: moves on with every step.
+      measure: `(carry, number, shared) -> more metrics`, after every step and not timed.
     """
     carry = ll.ensemble(init, in_axes=(0,) * len(members))(*members)
-    advance = ll.ensemble(step, in_axes=(0, None, None))
+    advance, look = (ll.ensemble(f, in_axes=(0, None, None)) for f in (step, measure))
     count, num_steps = len(jax.tree.leaves(members)[0]), len(costs)
     held = {name: np.full((count, num_steps, *shape), np.nan, np.float32) for name, shape in metrics.items()}
     seconds = np.full(num_steps, np.nan)
@@ -60,10 +62,10 @@ def run_stage(
     advance.compile(carry, start, shared)
     for number in range(start, num_steps):
         began = time.perf_counter()
-        carry, values = advance(carry, number, shared)
-        for name, value in values.items():
-            held[name][:, number] = value
+        carry, values = jax.block_until_ready(advance(carry, number, shared))
         seconds[number] = (time.perf_counter() - began) / count
+        for name, value in {**values, **look(carry, number, shared)}.items():
+            held[name][:, number] = value
         checkpoint.save(number + 1, (carry, held, seconds), now=number + 1 == num_steps)
         progress.update(costs[number])
     return Stage(held, carry, seconds)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import harness
+from experiments import harness, reporting
 from experiments.microlearning.config import Config
 from experiments.microlearning.rules import RULES
 from tests.command_line import call, kill_at_checkpoint, run
@@ -151,11 +151,11 @@ def test_every_rule_is_the_default():
 
 
 def test_intervals_by_hand():
-    mean, low, high, n = harness.interval(np.array([1.0, 2.0, 3.0, np.nan]))
+    mean, low, high, n = reporting.interval(np.array([1.0, 2.0, 3.0, np.nan]))
     # t(0.975, 2) = 4.302653; standard error 1 / sqrt(3)
     assert (mean, n) == (2.0, 3)
     assert high - mean == pytest.approx(4.302653 / np.sqrt(3), rel=1e-6) == mean - low
-    assert np.isnan(harness.interval(np.array([1.0]))[1])
+    assert np.isnan(reporting.interval(np.array([1.0]))[1])
 
 
 def test_half_written_files_are_never_in_place(tmp_path):

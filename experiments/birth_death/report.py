@@ -1,20 +1,14 @@
 """The table and the figures of the birth-death experiment."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments import harness
+from experiments import reporting
 
 LABELS = {
     "gd": "GD",
@@ -78,7 +72,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
                 "slope": slopes(steps, losses),
                 **{n: one[f"{problem}_{n}"].values[:, -1] for n in ("killed", "cloned", "lineages")},
             }
-            found = harness.summary_rows(str(scheme), metrics, kind="scheme")
+            found = reporting.summary_rows(str(scheme), metrics, kind="scheme")
             for threshold in THRESHOLDS:
                 times = times_to(steps, losses, threshold)
                 ends = [None if np.isinf(v) else v for v in median_interval(times)]
@@ -106,7 +100,7 @@ def table(summary: list[dict[str, Any]]) -> str:
             f"{TITLES[problem]}: {LABELS[scheme]}", f"{ends[0]:.2g}{bounds}", _with_interval(slope),
             *(_time(row) for row in times), *counts,
         ])  # fmt: skip
-    return harness.table(["problem and scheme", *COLUMNS], lines)
+    return reporting.table(["problem and scheme", *COLUMNS], lines)
 
 
 def _with_interval(row: dict[str, Any]) -> str:
@@ -119,27 +113,17 @@ def _time(row: dict[str, Any]) -> str:
     return ("-" if row["mean"] is None else f"{row['mean']:.0f}") + share
 
 
-def figures(results: xr.Dataset, out: Path) -> None:
-    """Draws all figures into the folder, as PNG."""
-    for problem in problems_of(results):
-        drawn: dict[str, Callable[[xr.Dataset, str], Figure]] = {
-            "loss": loss,
-            "times": times,
-            "events": events,
-            "places": places,
-        }
-        for name, draw in drawn.items():
-            figure = draw(results, problem)
-            path = out / f"{problem}_{name}.png"
-            harness.write_whole(path, lambda p, f=figure: f.savefig(p, format="png", dpi=150))
-            plt.close(figure)
+def figures(results: xr.Dataset) -> dict[str, Figure]:
+    """Draws all figures of every problem."""
+    return {
+        f"{problem}_{draw.__name__}": draw(results, problem)
+        for problem in problems_of(results)
+        for draw in (loss, times, events, places)
+    }
 
 
-def _band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, scheme: str, label: str) -> None:
-    """The mean over seeds `[seed, x]` as a line, and its 95 % interval as a band."""
-    mean, low, high, _ = np.array([harness.interval(column) for column in of_seeds.T]).T
-    axes.plot(x, mean, STYLES[scheme], color=COLOURS[scheme], label=label)
-    axes.fill_between(x, low, high, color=COLOURS[scheme], alpha=0.2, linewidth=0)
+def _style(scheme: str) -> dict[str, Any]:
+    return {"linestyle": STYLES[scheme], "color": COLOURS[scheme], "label": LABELS[scheme]}
 
 
 def _footnote(results: xr.Dataset) -> str:
@@ -154,13 +138,13 @@ def loss(results: xr.Dataset, problem: str) -> Figure:
     steps = results[f"{problem}_step"].values
     for i, scheme in enumerate(results.scheme.values):
         losses = results[f"{problem}_loss"].sel(scheme=scheme).values
-        mean, low, high, _ = np.array([harness.interval(np.log(column)) for column in losses.T[1:]]).T
+        mean, low, high, _ = np.array([reporting.interval(np.log(column)) for column in losses.T[1:]]).T
         curves.plot(steps[1:], np.exp(mean), STYLES[scheme], color=COLOURS[scheme], label=LABELS[scheme])
         curves.fill_between(
             steps[1:], np.exp(low), np.exp(high), color=COLOURS[scheme], alpha=0.2, linewidth=0
         )
         of_seeds = slopes(steps, losses)
-        centre, low, high, _ = harness.interval(of_seeds)
+        centre, low, high, _ = reporting.interval(of_seeds)
         fitted.plot(of_seeds, np.full(of_seeds.size, i + 0.2), "|", color=COLOURS[scheme], alpha=0.5)
         fitted.errorbar(
             centre, i, xerr=[[centre - low], [high - centre]], fmt="o", color=COLOURS[scheme], capsize=3
@@ -177,7 +161,7 @@ def loss(results: xr.Dataset, problem: str) -> Figure:
     fitted.set(title="Slope over the last decade (grey)", xlabel="d log loss / d log step")
     for axes in (curves, fitted):
         axes.grid(alpha=0.3)
-    figure.supxlabel(_footnote(results) + "; strokes: seeds", fontsize="small", color="0.4")
+    reporting.footnote(figure, _footnote(results) + "; strokes: seeds")
     return figure
 
 
@@ -198,7 +182,7 @@ def times(results: xr.Dataset, problem: str) -> Figure:
     every[0].set_ylabel("share of seeds")
     every[0].legend(frameon=False, fontsize="small")
     figure.suptitle(f"Time to reach a loss: {TITLES[problem]}")
-    figure.supxlabel(f"{results.sizes['seed']} seeds", fontsize="small", color="0.4")
+    reporting.footnote(figure, f"{results.sizes['seed']} seeds")
     return figure
 
 
@@ -211,8 +195,9 @@ def events(results: xr.Dataset, problem: str) -> Figure:
         for axes, metric in ((kills, "killed"), (clones, "cloned")):
             rate = np.diff(one[f"{problem}_{metric}"].values, axis=1) / np.diff(steps)
             if rate.any():
-                _band(axes, steps[1:], rate, scheme, LABELS[scheme])
-        _band(lineages, steps[1:], one[f"{problem}_lineages"].values[:, 1:], scheme, LABELS[scheme])
+                reporting.band(axes, steps[1:], rate, **_style(scheme))
+        left = one[f"{problem}_lineages"].values[:, 1:]
+        reporting.band(lineages, steps[1:], left, **_style(scheme))
     kills.set(title="Killed", ylabel="units a step")
     clones.set(title="Cloned", ylabel="units a step")
     lineages.set(title="Units of the start with descendants", ylabel="units")
@@ -222,7 +207,7 @@ def events(results: xr.Dataset, problem: str) -> Figure:
         axes.grid(alpha=0.3)
     lineages.legend(frameon=False, fontsize="small")
     figure.suptitle(f"Events: {TITLES[problem]}")
-    figure.supxlabel(_footnote(results), fontsize="small", color="0.4")
+    reporting.footnote(figure, _footnote(results))
     return figure
 
 

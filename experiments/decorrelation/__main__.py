@@ -6,6 +6,7 @@ the question whether there is a gain on all of MNIST and with convolutions.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,11 +77,10 @@ def start_of(run: Run, num_images: int, batch_size: int, key: jax.Array, rate: j
 
 
 def update(
-    run: Run, batch_size: int, carry: Carry, number: Any, data: Images, learns: Any
-) -> tuple[Carry, Any]:
-    """One update, and the losses before it; without learning only the order of the images changes."""
-    schedule = ll.data.batches(carry.images.shape[0], batch_size)
-    order, chosen = schedule.next(carry.order, number)
+    run: Run, batch_size: int, data: Images, carry: Carry, number: Any
+) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+    """One update, and the losses before it."""
+    order, chosen = ll.data.batches(carry.images.shape[0], batch_size).next(carry.order, number)
     rows = carry.images[chosen]
     x, y = inputs(run, data.train.x[rows]), targets(data.train.y[rows], num_outputs(run))
     rule_key, update_key = jax.random.split(jax.random.fold_in(carry.key, number))
@@ -90,33 +90,31 @@ def update(
     if run.dynamics is not None:
         activities = network.forward(carry.params, x).inputs
         state, (decorrelation_losses,) = run.dynamics.update(update_key, state, activities, run.network)
-
-    def learn(held: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        params, optimizer_state, _ = held
-        updates, optimizer_state = run.optimizer(carry.rate).update(grads, optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state, state
-
-    held = (carry.params, carry.optimizer_state, carry.state)
-    params, optimizer_state, state = jax.lax.cond(learns, learn, lambda held: held, held)
-    carry = carry._replace(params=params, optimizer_state=optimizer_state, state=state, order=order)
+    updates, optimizer_state = run.optimizer(carry.rate).update(grads, carry.optimizer_state, carry.params)
+    params = optax.apply_updates(carry.params, updates)
+    carry = carry._replace(params=params, state=state, optimizer_state=optimizer_state, order=order)
     return carry, (loss, decorrelation_losses)
 
 
-def measure(run: Run, carry: Carry, data: Images) -> dict[str, jax.Array]:
-    """Accuracy, the correlations that are left in the inputs of the layers, and the largest entry of R."""
+def measure(run: Run, carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
+    """Accuracy, the largest entry of R, and at the end the correlations left in the inputs of the layers."""
     network = network_of(run, carry.state)
 
     def accuracy(images: ll.data.Dataset) -> jax.Array:
         output = network.apply(carry.params, inputs(run, jnp.asarray(images.x)))
         return ll.accuracy(output, targets(jnp.asarray(images.y), output.shape[1]))
 
-    activities = network.forward(carry.params, inputs(run, jnp.asarray(data.test.x))).inputs
-    read = [
-        ll.decorrelate(layer, reads.take(x, None))
-        for layer, reads, x in zip(carry.state.layers, ll.reads_of(run.network), activities, strict=True)
-    ]
+    def correlation() -> jax.Array:
+        activities = network.forward(carry.params, inputs(run, jnp.asarray(data.test.x))).inputs
+        read = [
+            ll.decorrelate(layer, reads.take(x, None))
+            for layer, reads, x in zip(carry.state.layers, ll.reads_of(run.network), activities, strict=True)
+        ]
+        return jnp.stack([ll.decorrelation_loss(z, kappa=0.0) for z in read])
+
+    nowhere = jnp.full(len(run.network.layers), jnp.nan)
     return {
-        "correlation": jnp.stack([ll.decorrelation_loss(z, kappa=0.0) for z in read]),
+        "correlation": jax.lax.cond(number == run.steps, correlation, lambda: nowhere),
         "validation_accuracy": accuracy(data.validation),
         "test_accuracy": accuracy(data.test),
         "largest_r": jnp.stack([jnp.max(jnp.abs(layer["R"])) for layer in carry.state.layers]).max(),
@@ -133,14 +131,22 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
 
     def step(carry: Carry, number: Any, data: Images) -> tuple[Carry, dict[str, jax.Array]]:
         numbers = number * run.updates + jnp.arange(run.updates)
-        carry, (losses, decorrelation_losses) = jax.lax.scan(
-            lambda c, n: update(run, config.batch_size, c, n, data, number > 0), carry, numbers
+
+        def learn(carry: Carry, n: Any) -> tuple[Carry, Any]:
+            return update(run, config.batch_size, data, carry, n)
+
+        def look(carry: Carry, n: Any) -> tuple[Carry, Any]:
+            after, losses = learn(carry, n)
+            return carry._replace(order=after.order), losses
+
+        carry, (losses, decorrelation_losses) = jax.lax.cond(
+            number > 0, *(partial(jax.lax.scan, f, xs=numbers) for f in (learn, look)), carry
         )
         means = {
             "loss": jnp.mean(losses),
             "decorrelation_loss": jnp.nanmean(decorrelation_losses, axis=0),
         }
-        return carry, {**means, **measure(run, carry, data)}
+        return carry, means
 
     shape = (len(run.rates), config.seeds)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)[np.tile(np.arange(shape[1]), shape[0])]
@@ -150,7 +156,9 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
         **dict.fromkeys(("decorrelation_loss", "correlation"), (num_layers,)),
     }
     costs = [run.updates] * (run.steps + 1)
-    stage = run_stage(folder, members, init, step, metrics, costs, data, progress)
+    stage = run_stage(
+        folder, members, init, step, metrics, costs, data, progress, measure=partial(measure, run)
+    )
     variables: dict[str, Any] = {
         metric: (
             ("rate", "seed", "step", "layer")[: values.ndim + 1],

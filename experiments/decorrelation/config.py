@@ -15,6 +15,7 @@ RuleName = Literal[
     "activity_perturbation",
     "weight_perturbation",
 ]
+InputsName = Literal["plain", "decorrelated", "every_8th"]
 
 
 class Preset(NamedTuple):
@@ -24,16 +25,20 @@ class Preset(NamedTuple):
       data: where the images come from; None if that must be said.
       updates: of a run that is no epoch of the notebook's.
       rules: that are compared.
+      inputs: on which they are compared.
     """
 
     data: str | None
     updates: int
     rules: tuple[RuleName, ...]
+    inputs: tuple[InputsName, ...]
 
 
 PRESETS = {
-    "sample": Preset("sample", 100, ("backprop", "feedback_alignment", "node_perturbation")),
-    "full": Preset(None, 2_000, RuleName.__args__),  # type: ignore[attr-defined]
+    "sample": Preset(
+        "sample", 80, ("backprop", "feedback_alignment", "node_perturbation"), ("plain", "decorrelated")
+    ),
+    "full": Preset(None, 1_000, RuleName.__args__, InputsName.__args__),  # type: ignore[attr-defined]
 }
 
 
@@ -45,12 +50,15 @@ class Config:
     """notebook: decorrelation alone, one decorrelated layer, two, and two without learning R; gain: rules on
     plain and on decorrelated inputs; choices: whitening, shares of the examples, updates, dead pixels."""
     preset: Literal["sample", "full"] = "sample"
-    """sample: 5,000 images, 100 updates and three rules, offline; full: 2,000 updates and all rules on all
+    """sample: 5,000 images, 80 updates and three rules, offline; full: 1,000 updates and all rules on all
     images, which needs --data."""
     networks: tuple[NetworkName, ...] = NetworkName.__args__  # type: ignore[attr-defined]
     """Networks on which rules are compared."""
     rules: tuple[RuleName, ...] | None = None
     """Rules to compare; by default the preset's."""
+    inputs: tuple[InputsName, ...] | None = None
+    """What the rules are compared on: plain inputs, decorrelated ones, and those of an R that is updated at
+    every 8th update of the weights; by default the preset's."""
     seeds: int = 8
     """Number of seeds: weights, draw and order of the images."""
     seed: int = 0
@@ -77,7 +85,7 @@ class Config:
         self._expect("updates", "at least 10", self.updates is None or self.updates >= 10)
         self._expect("batch_size", "at most 1,000, the images of the notebook", self.batch_size <= 1_000)
         self._expect("eta", "a number >= 0", self.eta >= 0)
-        for name in ("studies", "networks", "rules"):
+        for name in ("studies", "networks", "rules", "inputs"):
             given = getattr(self, name)
             if given is not None:
                 self._expect(name, "each at most once and one at least", len(set(given)) == len(given) > 0)
@@ -95,9 +103,14 @@ class Config:
         return self.data or PRESETS[self.preset].data
 
     @property
-    def compared(self) -> tuple[RuleName, ...]:
+    def compared_rules(self) -> tuple[RuleName, ...]:
         """Rules to compare."""
         return self.rules or PRESETS[self.preset].rules
+
+    @property
+    def compared_inputs(self) -> tuple[InputsName, ...]:
+        """What rules are compared on."""
+        return self.inputs or PRESETS[self.preset].inputs
 
     @property
     def num_updates(self) -> int:
@@ -107,4 +120,5 @@ class Config:
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
         held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
-        return {**held, "data": self.source, "rules": self.compared, "updates": self.num_updates}
+        chosen = {"rules": self.compared_rules, "inputs": self.compared_inputs, "updates": self.num_updates}
+        return {**held, "data": self.source, **chosen}

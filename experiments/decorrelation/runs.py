@@ -10,7 +10,7 @@ import optax
 from jax.nn.initializers import Initializer, variance_scaling
 
 import lax_learning as ll
-from experiments.decorrelation.config import Config, NetworkName, RuleName
+from experiments.decorrelation.config import Config, InputsName, NetworkName, RuleName
 
 MakeRule = Callable[[ll.Network], ll.Rule]
 
@@ -27,12 +27,12 @@ class Compared(NamedTuple):
 
 LOSS = ll.softmax_cross_entropy
 RULES: dict[RuleName, Compared] = {
-    "backprop": Compared(lambda n: ll.backprop(n, LOSS), (0.003, 0.01, 0.03)),
+    "backprop": Compared(lambda n: ll.backprop(n, LOSS), (0.01, 0.03, 0.1)),
     "feedback_alignment": Compared(lambda n: ll.feedback_alignment(n, LOSS), (0.003, 0.01, 0.03)),
     "direct_feedback_alignment": Compared(
         lambda n: ll.direct_feedback_alignment(n, LOSS), (0.003, 0.01, 0.03)
     ),
-    "kolen_pollack": Compared(lambda n: ll.kolen_pollack(n, LOSS), (0.003, 0.01, 0.03)),
+    "kolen_pollack": Compared(lambda n: ll.kolen_pollack(n, LOSS), (0.01, 0.03, 0.1)),
     "node_perturbation": Compared(
         lambda n: ll.node_perturbation(n, LOSS, sigma=0.01), (0.0003, 0.001, 0.003)
     ),
@@ -96,6 +96,7 @@ class Run(NamedTuple):
     steps: int
 
 
+CHOICE_RATES = (0.03, 0.1)
 STANDARD = (0.1307, 0.3081)
 PUBLISHED_SCALE = (0.5, 0.25)
 MEASUREMENTS = 10
@@ -120,16 +121,21 @@ def notebook_runs(config: Config) -> dict[str, Run]:
     }
 
 
+INPUTS: dict[InputsName, Callable[[float], ll.Dynamics | None]] = {
+    "plain": lambda eta: None,
+    "decorrelated": ll.decorrelation,
+    "every_8th": partial(ll.decorrelation, every=8),
+}
+
+
 def gain_runs(config: Config) -> dict[str, Run]:
     """Every rule on every network, on plain and on decorrelated inputs."""
-    runs = {}
-    for network in config.networks:
-        for rule in config.compared:
-            for decorrelated in (False, True):
-                dynamics = ll.decorrelation(config.eta) if decorrelated else None
-                name = f"{network}-{rule}-{'decorrelated' if decorrelated else 'plain'}"
-                runs[name] = _compared(config, "gain", network, rule, dynamics)
-    return runs
+    return {
+        f"{network}-{rule}-{inputs}": _compared(config, "gain", network, rule, INPUTS[inputs](config.eta))
+        for network in config.networks
+        for rule in config.compared_rules
+        for inputs in config.compared_inputs
+    }
 
 
 def choice_runs(config: Config) -> dict[str, Run]:
@@ -140,12 +146,14 @@ def choice_runs(config: Config) -> dict[str, Run]:
         "whitening": (learn(kappa=0.5), STANDARD),
         "lower_triangular": (learn(kappa=0.5, lower=True), STANDARD),
         "with_mean": (learn(kappa=0.5, bias=True), STANDARD),
-        "every_10th_update": (learn(kappa=0.5, every=10), STANDARD),
-        "quarter_of_examples": (learn(kappa=0.5, subsample=0.25), STANDARD),
+        "every_4th_update": (learn(kappa=0.5, every=4), STANDARD),
+        "every_16th_update": (learn(kappa=0.5, every=16), STANDARD),
+        "quarter_of_examples": (learn(kappa=0.5, subsample=1 / 4), STANDARD),
+        "sixteenth_of_examples": (learn(kappa=0.5, subsample=1 / 16), STANDARD),
         "dead_pixels": (learn(kappa=0.5), (0.0, 0.3081)),
     }
     return {
-        name: _compared(config, "choices", "dense", "backprop", dynamics, scale)
+        name: _compared(config, "choices", "dense", "backprop", dynamics, scale)._replace(rates=CHOICE_RATES)
         for name, (dynamics, scale) in choices.items()
     }
 

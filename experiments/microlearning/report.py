@@ -2,12 +2,8 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -15,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from experiments import harness
+from experiments import reporting
 
 LABELS = {
     "backprop": "backprop",
@@ -72,7 +68,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
         ):
             metrics[metric] = last[metric].isel(layer=0)
             metrics[f"{metric}_all_layers"] = last[metric].sel(layer="total")
-        summary += harness.summary_rows(str(name), {k: v.values for k, v in metrics.items()})
+        summary += reporting.summary_rows(str(name), {k: v.values for k, v in metrics.items()})
     return summary
 
 
@@ -83,7 +79,7 @@ def table(summary: list[dict[str, Any]]) -> str:
         factor = 1e3 if row["metric"] == "seconds_per_update" else 1.0
         cells.setdefault(row["rule"], {})[row["metric"]] = _with_interval(row, factor)
     lines = [[LABELS[rule], *(of_rule[c] for c in COLUMNS)] for rule, of_rule in cells.items()]
-    return harness.table(["rule", *COLUMNS.values()], lines)
+    return reporting.table(["rule", *COLUMNS.values()], lines)
 
 
 def _with_interval(row: dict[str, Any], factor: float) -> str:
@@ -94,19 +90,10 @@ def _with_interval(row: dict[str, Any], factor: float) -> str:
     return text if low is None else f"{text} ± {(high - low) / 2 * factor:.1g}"
 
 
-def figures(results: xr.Dataset, out: Path) -> None:
-    """Draws all figures into the folder, as PNG."""
-    drawn: dict[str, Callable[[xr.Dataset], Figure]] = {
-        "losses": losses,
-        "accuracy": accuracy,
-        "snr": snr,
-        "cosine": cosine,
-        "bias_variance": bias_variance,
-    }
-    for name, draw in drawn.items():
-        figure = draw(results)
-        harness.write_whole(out / f"{name}.png", lambda p, f=figure: f.savefig(p, format="png", dpi=150))
-        plt.close(figure)
+def figures(results: xr.Dataset) -> dict[str, Figure]:
+    """Draws all figures."""
+    drawn = (losses, accuracy, snr, cosine, bias_variance)
+    return {draw.__name__: draw(results) for draw in drawn}
 
 
 def _bands(
@@ -114,10 +101,8 @@ def _bands(
 ) -> None:
     """One line a rule: the mean over seeds, and its 95 % interval as a band; `values` gives [seed, x]."""
     for name in results.rule.values:
-        of_seeds = values(results.sel(rule=name))
-        mean, low, high, _ = np.array([harness.interval(column) for column in of_seeds.T]).T
-        axes.plot(x, mean, STYLES[name], color=COLOURS[name], label=LABELS[name])
-        axes.fill_between(x, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
+        style = {"linestyle": STYLES[name], "color": COLOURS[name], "label": LABELS[name]}
+        reporting.band(axes, x, values(results.sel(rule=name)), **style)
 
 
 def _lines(title: str, ylabel: str) -> tuple[Figure, Axes]:
@@ -130,7 +115,7 @@ def _lines(title: str, ylabel: str) -> tuple[Figure, Axes]:
 def _finish(figure: Figure, axes: Axes, results: xr.Dataset) -> Figure:
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     seeds = results.sizes["seed"]
-    figure.supxlabel(f"mean and 95 % interval over {seeds} seeds", fontsize="small", color="0.4")
+    reporting.footnote(figure, f"mean and 95 % interval over {seeds} seeds")
     return figure
 
 
@@ -179,7 +164,7 @@ def snr(results: xr.Dataset) -> Figure:
     figure, both = plt.subplots(1, 2, figsize=(11, 5), sharey=True, layout="constrained")
     titles = {"snr": "debiased: |E g|² / tr Cov g", "snr_tutorial": "tutorial's: mean |m| / (s + 0.001)"}
     for axes, (metric, title) in zip(both, titles.items(), strict=True):
-        values = [harness.interval(results[metric].sel(rule=n).isel(layer=0).values) for n in names]
+        values = [reporting.interval(results[metric].sel(rule=n).isel(layer=0).values) for n in names]
         mean, low, high, _ = np.array(values).T
         axes.barh(range(len(names)), mean, color=[COLOURS[n] for n in names])
         axes.errorbar(
@@ -211,7 +196,7 @@ def bias_variance(results: xr.Dataset) -> Figure:
         one = total.sel(rule=name)
         points = []
         for metric in ("relative_variance", "relative_bias"):
-            mean, low, high, _ = harness.interval(one[metric].values)
+            mean, low, high, _ = reporting.interval(one[metric].values)
             centre, low, high = (max(v, floor) for v in (mean, low, high))
             points.append((centre, [[centre - low], [high - centre]]))
         (x, xerr), (y, yerr) = points

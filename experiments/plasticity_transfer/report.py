@@ -1,19 +1,14 @@
 """The table and the figures of the plasticity-transfer experiment."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import harness
+from experiments import reporting
 
 LABELS = {
     "rnn": "RNN",
@@ -54,7 +49,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
                 if str(metric).startswith(("upstream_", "downstream_")):
                     of_seeds = values.mean("subseed") if "subseed" in values.dims else values
                     metrics[f"{metric}{suffix}"] = of_seeds.values
-        summary += harness.summary_rows(str(name), metrics, kind="model")
+        summary += reporting.summary_rows(str(name), metrics, kind="model")
     return summary
 
 
@@ -64,7 +59,7 @@ def table(summary: list[dict[str, Any]]) -> str:
     for row in summary:
         cells.setdefault(row["model"], {})[row["metric"]] = _with_interval(row)
     lines = [[LABELS[model], *(of_model.get(c, "-") for c in COLUMNS)] for model, of_model in cells.items()]
-    return harness.table(["model", *COLUMNS.values()], lines)
+    return reporting.table(["model", *COLUMNS.values()], lines)
 
 
 def _with_interval(row: dict[str, Any]) -> str:
@@ -74,25 +69,14 @@ def _with_interval(row: dict[str, Any]) -> str:
     return f"{mean:.3f}" if low is None else f"{mean:.3f} ± {(high - low) / 2:.3f}"
 
 
-def figures(results: xr.Dataset, out: Path) -> None:
-    """Draws all figures into the folder, as PNG."""
-    drawn: dict[str, Callable[[xr.Dataset], Figure | None]] = {
-        "learning_curves": learning_curves,
-        "comparison": comparison,
-        "tables": tables,
-    }
-    for name, draw in drawn.items():
-        figure = draw(results)
-        if figure is not None:
-            harness.write_whole(out / f"{name}.png", lambda p, f=figure: f.savefig(p, format="png", dpi=150))
-            plt.close(figure)
+def figures(results: xr.Dataset) -> dict[str, Figure]:
+    """Draws all figures for which there are results."""
+    drawn = {draw.__name__: draw(results) for draw in (learning_curves, comparison, tables)}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def _band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, name: str) -> None:
-    """The mean over seeds `[seed, x]` as a line, and its 95 % interval as a band."""
-    mean, low, high, _ = np.array([harness.interval(column) for column in of_seeds.T]).T
-    axes.plot(x, mean, STYLES[name], color=COLOURS[name], label=LABELS[name])
-    axes.fill_between(x, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
+def _style(name: str) -> dict[str, Any]:
+    return {"linestyle": STYLES[name], "color": COLOURS[name], "label": LABELS[name]}
 
 
 def _footnote(results: xr.Dataset) -> str:
@@ -109,9 +93,9 @@ def learning_curves(results: xr.Dataset) -> Figure:
         points = one.rule_epoch.values * results.attrs["points"]
         for axes, metric in ((loss, "upstream_loss"), (up, "upstream_test_balanced_accuracy")):
             if metric in one and np.isfinite(one[metric]).any():
-                _band(axes, points, one[metric].values, name)
+                reporting.band(axes, points, one[metric].values, **_style(name))
         of_seeds = one.downstream_test_balanced_accuracy.mean("subseed")
-        _band(down, one.samples.values, of_seeds.values, name)
+        reporting.band(down, one.samples.values, of_seeds.values, **_style(name))
     loss.set(title="Upstream: loss after a pass over a batch", ylabel="cross-entropy in nats")
     up.set(title="Upstream: meta-learning", ylabel="balanced accuracy on test points", ylim=(0, 1))
     down.set(title="Downstream: one pass over MNIST", ylabel="balanced accuracy on test images", ylim=(0, 1))
@@ -122,7 +106,7 @@ def learning_curves(results: xr.Dataset) -> Figure:
         axes.grid(alpha=0.3)
     handles, labels = down.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
-    figure.supxlabel(_footnote(results) + "; dotted: chance", fontsize="small", color="0.4")
+    reporting.footnote(figure, _footnote(results) + "; dotted: chance")
     return figure
 
 
@@ -146,7 +130,7 @@ def comparison(results: xr.Dataset) -> Figure:
                 of_seeds = values.sel(model=name).values
                 if not np.isfinite(of_seeds).any():
                     continue
-                mean, low, high, _ = harness.interval(of_seeds)
+                mean, low, high, _ = reporting.interval(of_seeds)
                 axes.plot(of_seeds, np.full(of_seeds.size, i + shift), "|", color=COLOURS[name], alpha=0.5)
                 axes.errorbar(
                     mean, i + shift, xerr=[[mean - low], [high - mean]], fmt=marker, color=COLOURS[name],
@@ -158,7 +142,7 @@ def comparison(results: xr.Dataset) -> Figure:
     both[0].set_yticks(y, [LABELS[name] for name in names])
     both[0].set_ylim(len(names) - 0.5, -0.5)
     note = "filled: all seeds, open: seeds below the least upstream accuracy repeated, strokes: seeds"
-    figure.supxlabel(f"{note}; {_footnote(results).split(';')[0]}", fontsize="small", color="0.4")
+    reporting.footnote(figure, f"{note}; {_footnote(results).split(';')[0]}")
     return figure
 
 

@@ -1,0 +1,60 @@
+"""What the reports of all experiments share: intervals over seeds, tables, and bands in figures."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float, int]:
+    """Mean and 95 % confidence interval over seeds by Student's t, and their number; NaNs left out."""
+    values = np.asarray(values, dtype=float).ravel()
+    values = values[np.isfinite(values)]
+    n = values.size
+    mean = float(values.mean()) if n else float("nan")
+    if n < 2:
+        return mean, float("nan"), float("nan"), n
+    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half, n
+
+
+def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "rule") -> list[dict[str, Any]]:
+    """Rows of `summary.json` for one part of an experiment, a rule for example, from values over seeds."""
+    rows = []
+    for metric, values in metrics.items():
+        mean, low, high, n = interval(values)
+        numbers = [None if np.isnan(v) else v for v in (mean, low, high)]
+        rows.append({kind: part, "metric": metric, "mean": numbers[0], "ci95": numbers[1:], "n": n})
+    return rows
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown, columns aligned, the first to the left and the others to the right."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
+
+    def line(cells: list[str]) -> str:
+        first, *rest = cells
+        padded = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    return "\n".join(line(cells) for cells in (lines[0], rule, *lines[1:]))
+
+
+def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, **style: Any) -> None:
+    """Draws the mean over seeds `[seed, x]` as a line, and its 95 % interval as a band."""
+    mean, low, high, _ = np.array([interval(column) for column in of_seeds.T]).T
+    (line,) = axes.plot(x, mean, **style)
+    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def footnote(figure: Figure, text: str) -> None:
+    """Writes a line below a figure."""
+    figure.supxlabel(text, fontsize="small", color="0.4")
