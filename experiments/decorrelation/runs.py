@@ -30,17 +30,18 @@ RULES: dict[RuleName, Compared] = {
     "backprop": Compared(lambda n: ll.backprop(n, LOSS), (0.01, 0.03, 0.1)),
     "feedback_alignment": Compared(lambda n: ll.feedback_alignment(n, LOSS), (0.003, 0.01, 0.03)),
     "direct_feedback_alignment": Compared(
-        lambda n: ll.direct_feedback_alignment(n, LOSS), (0.003, 0.01, 0.03)
+        lambda n: ll.direct_feedback_alignment(n, LOSS), (0.001, 0.003, 0.01, 0.03)
     ),
     "kolen_pollack": Compared(lambda n: ll.kolen_pollack(n, LOSS), (0.01, 0.03, 0.1)),
     "node_perturbation": Compared(
-        lambda n: ll.node_perturbation(n, LOSS, sigma=0.01), (0.0003, 0.001, 0.003)
+        lambda n: ll.node_perturbation(n, LOSS, sigma=0.01), (0.0001, 0.0003, 0.001, 0.003)
     ),
     "activity_perturbation": Compared(
-        lambda n: ll.node_perturbation(n, LOSS, sigma=0.01, variant="activity"), (0.0003, 0.001, 0.003)
+        lambda n: ll.node_perturbation(n, LOSS, sigma=0.01, variant="activity"),
+        (0.0001, 0.0003, 0.001, 0.003),
     ),
     "weight_perturbation": Compared(
-        lambda n: ll.weight_perturbation(n, LOSS, sigma=0.001), (0.00003, 0.0001, 0.0003)
+        lambda n: ll.weight_perturbation(n, LOSS, sigma=0.001), (0.00001, 0.00003, 0.0001, 0.0003)
     ),
 }
 
