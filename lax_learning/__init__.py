@@ -1,6 +1,6 @@
 """Credit assignment without backprop, as pure JAX functions."""
 
-from lax_learning import data, estimators, metrics, plasticity
+from lax_learning import data, estimators, metrics, plasticity, symbolic
 from lax_learning.birth_death import BirthDeathState, Draws, Events, birth_death, uniform_draws
 from lax_learning.convolution import convolution, flatten, max_pool
 from lax_learning.decorrelated import decorrelated, decorrelated_rule, fold
@@ -87,6 +87,7 @@ __all__ = [
     "sign_symmetry",
     "softmax_cross_entropy",
     "squared_error",
+    "symbolic",
     "uniform_draws",
     "weight_perturbation",
     "with_feedback",

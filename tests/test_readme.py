@@ -41,6 +41,13 @@ def test_population_learns_and_resamples_itself(namespace):
     assert (namespace["kills"] >= 0).all() and namespace["kills"].shape == (100,)
 
 
+def test_critics_learn_to_tell_functions_from_networks(namespace):
+    accuracy = np.asarray(namespace["found"].accuracy)
+    assert accuracy.shape == (3, 200, 5)
+    # 10 curves an epoch, seen for the first time at its first step: chance is 0.5.
+    assert accuracy[1:, -50:, 0].mean() > 0.5 + 5 * np.sqrt(0.25 / (2 * 50 * 10))
+
+
 def test_optimizer_recipe_is_one(namespace):
     rule = ll.feedback_alignment(ll.mlp((3, 4, 2)), ll.squared_error)
     params = rule.init(jax.random.key(0))

@@ -1,0 +1,219 @@
+"""From the text of a formula to a pure function: what is not on the list below is refused, nothing is run."""
+
+import ast
+import math
+import operator
+import re
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+MAX_LENGTH = 10_000
+MAX_DEPTH = 100
+MAX_INDEX = 999
+MAX_INTEGER_POWER = 64
+MAX_NUMBER = 1e38  # below the largest number of float32 and of bfloat16
+
+OPERATORS: dict[type[ast.AST], Callable[[Array, Array], Array]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: jnp.power,
+}
+SIGNS: dict[type[ast.AST], Callable[[Array], Array]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
+FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "sin": jnp.sin,
+    "cos": jnp.cos,
+    "tan": jnp.tan,
+    "exp": jnp.exp,
+    "log": jnp.log,
+    "sqrt": jnp.sqrt,
+    "abs": jnp.abs,
+    "tanh": jnp.tanh,
+}
+
+Term: TypeAlias = Callable[[Array, Array, Array], Array]
+"""`(normal [K], uniform [K], x [points, columns]) -> [] or [points]`, all of the dtype of `x`."""
+
+_FOREIGN = re.compile(r"[^A-Za-z0-9_.+\-*/()\[\],: \t]")
+_COEFFICIENT = re.compile(r"[NU][0-9]*")
+_INPUT = re.compile(r"X[0-9]*")
+_EXPECTED = (
+    "a number, N0, N1, .., U0, U1, .., a column as X[:,0], one of + - * / ** or one of the functions "
+    + " ".join(FUNCTIONS)
+)
+
+
+class ExpressionError(ValueError):
+    """A formula that cannot be read: `file:line:column: expected ..., got ...`.
+
+    Args:
+      problem: what was expected and what came.
+      file: where the formula stands.
+      line: counted from 1.
+      column: counted from 1.
+
+    Example:
+      >>> str(ExpressionError("expected a number, got 'x'", "functions.lib", 3, 7))
+      "functions.lib:3:7: expected a number, got 'x'"
+    """
+
+    def __init__(self, problem: str, file: str = "<expression>", line: int = 1, column: int = 1):
+        super().__init__(problem, file, line, column)
+        self.file = file
+        self.line = line
+        self.column = column
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.args[0]}"
+
+
+class Program(NamedTuple):
+    """A formula as a function, and how many coefficients and columns it reads: 1 + the highest index."""
+
+    term: Term
+    num_coefficients: int
+    num_columns: int
+
+
+def compile_formula(source: str, file: str, line: int, column: int) -> Program:
+    """Reads one formula; numbers become arrays when the term is called: nothing is computed here.
+
+    Example:
+      >>> compile_formula("N0 * X[:,1]**2", "<expression>", 1, 1)[1:]
+      (1, 2)
+    """
+    return _Compiler(source, file, line, column).program()
+
+
+class _Compiler:
+    def __init__(self, source: str, file: str, line: int, column: int):
+        stripped = source.lstrip(" \t")
+        self.source = stripped.rstrip(" \t")
+        self.place = (file, line, column + len(source) - len(stripped))
+        self.num_coefficients = 0
+        self.num_columns = 0
+
+    def error(self, offset: int, expected: str, got: str) -> ExpressionError:
+        file, line, column = self.place
+        return ExpressionError(f"expected {expected}, got {got}", file, line, column + offset)
+
+    def refusal(self, node: ast.expr, expected: str = _EXPECTED) -> ExpressionError:
+        text = self.source[node.col_offset : node.end_col_offset]
+        return self.error(node.col_offset, expected, repr(text if len(text) <= 40 else text[:40] + "..."))
+
+    def program(self) -> Program:
+        term = self.term(self.parse(), 1)
+        return Program(term, self.num_coefficients, self.num_columns)
+
+    def parse(self) -> ast.expr:
+        if len(self.source) > MAX_LENGTH:
+            raise self.error(0, f"at most {MAX_LENGTH} characters", str(len(self.source)))
+        if foreign := _FOREIGN.search(self.source):
+            # Only ASCII passes, and no line break: the offsets of the tree are columns.
+            expected = "letters, digits, spaces and _ . + - * / ( ) [ ] , :"
+            raise self.error(foreign.start(), expected, repr(foreign.group()))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                return ast.parse(self.source, mode="eval").body
+        except SyntaxError as error:
+            # At the end of the text the offset is 0.
+            offset = min((error.offset or len(self.source) + 1) - 1, len(self.source))
+            got = f"{self.source[offset : offset + 40]!r} ({error.msg})"
+            raise self.error(offset, "a formula", got) from None
+        except (RecursionError, MemoryError):
+            raise self.error(0, f"at most {MAX_DEPTH} nested operations", "more") from None
+        except (ValueError, OverflowError, Warning) as error:
+            raise self.error(0, "a formula", f"{self.source[:40]!r} ({error})") from None
+
+    def term(self, node: ast.expr, depth: int) -> Term:
+        if depth > MAX_DEPTH:
+            raise self.error(node.col_offset, f"at most {MAX_DEPTH} nested operations", "more")
+        match node:
+            case ast.Constant():
+                return self.number(node)
+            case ast.Name():
+                return self.coefficient(node)
+            case ast.Subscript():
+                return self.column(node)
+            case ast.Call():
+                return self.call(node, depth)
+            case ast.UnaryOp() if type(node.op) in SIGNS:
+                sign, operand = SIGNS[type(node.op)], self.term(node.operand, depth + 1)
+                return lambda normal, uniform, x: sign(operand(normal, uniform, x))
+            case ast.BinOp() if type(node.op) in OPERATORS:
+                return self.operation(node, depth)
+        raise self.refusal(node)
+
+    def number(self, node: ast.Constant) -> Term:
+        if type(node.value) not in (int, float):
+            raise self.refusal(node)
+        try:
+            value = float(node.value)  # pyright: ignore[reportArgumentType]
+        except OverflowError:
+            value = math.inf
+        if value > MAX_NUMBER:
+            raise self.refusal(node, f"a number of at most {MAX_NUMBER:g}")
+        return lambda normal, uniform, x: jnp.asarray(value, x.dtype)
+
+    def coefficient(self, node: ast.Name) -> Term:
+        if not _COEFFICIENT.fullmatch(node.id):
+            raise self.refusal(node)
+        digits = node.id[1:] or "0"
+        if len(digits) > len(str(MAX_INDEX)) or str(int(digits)) != digits:
+            raise self.refusal(node, f"an index of 0..{MAX_INDEX} without leading zeros")
+        index = int(digits)
+        self.num_coefficients = max(self.num_coefficients, index + 1)
+        if node.id.startswith("N"):
+            return lambda normal, uniform, x: normal[index]
+        return lambda normal, uniform, x: uniform[index]
+
+    def column(self, node: ast.Subscript) -> Term:
+        match node:
+            case ast.Subscript(
+                value=ast.Name(id=name),
+                slice=ast.Tuple(
+                    elts=[ast.Slice(lower=None, upper=None, step=None), ast.Constant(value=index)]
+                ),
+            ) if _INPUT.fullmatch(name) and type(index) is int:
+                if index > MAX_INDEX:
+                    raise self.refusal(node, f"a column of 0..{MAX_INDEX}")
+                self.num_columns = max(self.num_columns, index + 1)
+                return lambda normal, uniform, x: x[:, index]
+        raise self.refusal(node, "a column as X[:,0]")
+
+    def call(self, node: ast.Call, depth: int) -> Term:
+        name = None
+        match node.func:
+            case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="np" | "jnp"), attr=name):
+                pass
+        if name not in FUNCTIONS:
+            raise self.refusal(node.func, f"one of the functions {' '.join(FUNCTIONS)}")
+        if len(node.args) != 1 or node.keywords:
+            raise self.refusal(node, f"{name} of one argument")
+        function, argument = FUNCTIONS[name], self.term(node.args[0], depth + 1)
+        return lambda normal, uniform, x: function(argument(normal, uniform, x))
+
+    def operation(self, node: ast.BinOp, depth: int) -> Term:
+        left, right = self.term(node.left, depth + 1), self.term(node.right, depth + 1)
+        power = _integer(node.right) if isinstance(node.op, ast.Pow) else None
+        if power is not None and abs(power) <= MAX_INTEGER_POWER:
+            return lambda normal, uniform, x: lax.integer_pow(left(normal, uniform, x), power)
+        apply = OPERATORS[type(node.op)]
+        return lambda normal, uniform, x: apply(left(normal, uniform, x), right(normal, uniform, x))
+
+
+def _integer(node: ast.expr) -> int | None:
+    """The integer that an exponent spells out, such as `2` or `-2`."""
+    sign = 1
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        sign, node = -1, node.operand
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        return sign * node.value
+    return None

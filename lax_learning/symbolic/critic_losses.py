@@ -1,0 +1,167 @@
+"""What a critic is trained on and judged by: objectives, gradient penalty, accuracy, area under the curve."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from lax_learning._checks import check_choice, check_floating, check_shapes
+from lax_learning._precision import raised
+from lax_learning.layers import identity
+from lax_learning.symbolic.critic import Critic, check_curves
+from lax_learning.types import Params
+
+# What is added up: a penalty on high logits of fake curves, and the same of minus the logits of real ones.
+_OBJECTIVES = {"bce": jax.nn.softplus, "wgan": identity}
+
+
+def check_objective(objective: str) -> None:
+    """Raises ValueError unless there is such an objective."""
+    check_choice("objective", objective, _OBJECTIVES)
+
+
+def critic_loss(
+    logits_real: ArrayLike, logits_fake: ArrayLike, *, objective: str = "bce"
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """What a critic loses on real and on fake curves; their sum is minimised.
+
+    `mean(f(-real)), mean(f(fake))`, with `f(z) = log(1 + exp(z))` for "bce", `f(z) = z` for "wgan"
+
+    Args:
+      logits_real: the critic's logits of real curves, `[number]`.
+      logits_fake: those of fake curves, `[number]`; the numbers may differ.
+      objective: "bce": cross-entropy of a sigmoid, real as 1 and fake as 0; "wgan": the difference of
+        the means.
+
+    Returns:
+      `(loss_real, loss_fake)`, in float32 or wider.
+
+    Raises:
+      TypeError, ValueError: for an unknown objective, or logits that are not floating, `[number]`, at
+        least one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> [float(loss) for loss in critic_loss(jnp.ones(2), jnp.array([2.0, 3.0]), objective="wgan")]
+      [-1.0, 2.5]
+
+    References:
+      Arjovsky et al., Wasserstein GAN, https://arxiv.org/abs/1701.07875, 2017.
+      https://github.com/fabxy/symrep, 2022.
+    """
+    check_objective(objective)
+    real, fake = _logits(logits_real, logits_fake)
+    of = _OBJECTIVES[objective]
+    return jnp.mean(of(-real)), jnp.mean(of(fake))
+
+
+def _logits(logits_real: ArrayLike, logits_fake: ArrayLike) -> tuple[Array, Array]:
+    """Both as vectors, in float32 or wider."""
+    real, fake = jnp.asarray(logits_real), jnp.asarray(logits_fake)
+    for name, logits in (("logits_real", real), ("logits_fake", fake)):
+        check_floating(name, logits)
+        if logits.ndim != 1 or logits.size == 0:
+            expected = "shape [number] with at least one entry"
+            raise ValueError(f"{name}: expected {expected}, got {list(logits.shape)}")
+    dtype = raised(real, fake)
+    return real.astype(dtype), fake.astype(dtype)
+
+
+def gradient_penalty(
+    critic: Critic, params: Params, eps: ArrayLike, real: ArrayLike, fake: ArrayLike
+) -> Float[Array, ""]:
+    """How far the critic's slope is from 1 between real and fake curves.
+
+    `mean((|grad_x critic(eps real + (1 - eps) fake)| - 1)^2)`, the norm over points and channels
+
+    Args:
+      critic: the critic.
+      params: its params.
+      eps: share of the real curve in each pair, `[number]`, to be drawn from `U(0, 1)`.
+      real: real curves, `[number, points]` or `[number, points, channels]`.
+      fake: as many fake ones.
+
+    Returns:
+      The penalty, in float32 or wider; its gradient by params is finite also where the slope is 0.
+
+    Raises:
+      TypeError, ValueError: for curves of another shape than the critic's, none, or different numbers.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lax_learning.symbolic.critic import critic
+      >>> judge = critic(2, hidden=())
+      >>> params = {"critic": ({"w": jnp.array([[3.0], [4.0]])},), "embedding": ()}
+      >>> float(gradient_penalty(judge, params, jnp.full(5, 0.5), jnp.ones((5, 2)), jnp.zeros((5, 2))))
+      16.0
+
+    References:
+      Gulrajani et al., Improved training of Wasserstein GANs, https://arxiv.org/abs/1704.00028, 2017.
+    """
+    real = check_curves("real", real, critic.curve_shape)
+    fake = check_curves("fake", fake, critic.curve_shape)
+    check_shapes(("fake", "eps"), (fake, eps), (real.shape, real.shape[:1]))
+    eps = jnp.asarray(eps, real.dtype).reshape(-1, *[1] * (real.ndim - 1))
+    mixed = eps * real + (1 - eps) * fake
+    # A logit depends on its own curve only: the gradient of their sum holds that of each.
+    slopes = jax.grad(lambda curves: jnp.sum(critic.apply(params, curves)))(mixed)
+    squares = jnp.sum(jnp.square(slopes.astype(raised(slopes))), axis=tuple(range(1, slopes.ndim)))
+    # The root has no derivative at 0, and a derivative that is not taken must be finite too.
+    norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    return jnp.mean(jnp.square(norms - 1))
+
+
+def critic_accuracy(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Array, ""]:
+    """The share of curves on the right side of 0.
+
+    `(number of real > 0 + number of fake <= 0) / number of all`
+
+    Args:
+      logits_real: the critic's logits of real curves, `[number]`.
+      logits_fake: those of fake curves, `[number]`.
+
+    Returns:
+      A number in 0..1; a logit that is not a number counts as wrong. For "wgan" the threshold means
+      little: see `area_under_curve`.
+
+    Raises:
+      TypeError, ValueError: for logits that are not floating, `[number]`, at least one.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(critic_accuracy(jnp.array([0.0, 0.1]), jnp.array([0.0, -0.1])))
+      0.75
+    """
+    real, fake = _logits(logits_real, logits_fake)
+    return jnp.mean(jnp.concatenate([real > 0, fake <= 0]), dtype=real.dtype)
+
+
+def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Array, ""]:
+    """The area under the receiver operating characteristic: how well logits rank, wherever their zero is.
+
+    `P(real > fake) + P(real = fake) / 2`, over all pairs of a real and a fake curve
+
+    Args:
+      logits_real: the critic's logits of real curves, `[number]`.
+      logits_fake: those of fake curves, `[number]`.
+
+    Returns:
+      A number in 0..1, 1/2 at chance; not a number if any logit is none.
+
+    Raises:
+      TypeError, ValueError: as `critic_accuracy`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> float(area_under_curve(jnp.array([2.0, 3.0]), jnp.array([1.0, 2.0])))
+      0.875
+    """
+    real, fake = _logits(logits_real, logits_fake)
+    # A few curves are compared with one another in one go; of many, the ranks are found by sorting.
+    method = "compare_all" if real.size * fake.size <= 2**16 else "sort"
+    fake = jnp.sort(fake)
+    lower, not_higher = (
+        jnp.mean(jnp.searchsorted(fake, real, side=side, method=method), dtype=real.dtype)
+        for side in ("left", "right")
+    )
+    undefined = jnp.isnan(real).any() | jnp.isnan(fake).any()
+    return jnp.where(undefined, jnp.nan, (lower + not_higher) / (2 * fake.size))

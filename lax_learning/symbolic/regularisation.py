@@ -1,0 +1,112 @@
+"""A frozen critic that makes the latents of a network look like symbolic functions while it fits a target."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from lax_learning._checks import check_choice, check_not_negative, check_shapes
+from lax_learning.types import Params
+
+COSTS: dict[str, Callable[[Array], Array]] = {
+    "linear": lambda logits: -logits,
+    "sigmoid": lambda logits: -jax.nn.sigmoid(logits),
+    "logsigmoid": lambda logits: -jax.nn.log_sigmoid(logits),
+}
+
+
+class RegularisedLoss(NamedTuple):
+    """The two parts of the loss: of the fit, and of the critic before its weight."""
+
+    fit: Float[Array, ""]
+    critic: Float[Array, ""]
+
+
+def regularised_loss(
+    predict: Callable[[Params, Array], Array],
+    judge: Callable[[Params], Array],
+    x: ArrayLike,
+    target: ArrayLike,
+    *,
+    weight: ArrayLike,
+    cost: str = "logsigmoid",
+) -> Callable[[Params], tuple[Array, RegularisedLoss]]:
+    """The loss of a network that fits a target with latents that a critic takes for functions.
+
+    `mean (predict(x) - target)^2 + weight * mean cost(logit of every latent)`
+
+    The critic is a constant in it: gradients go through the curves alone.
+
+    Args:
+      predict: `(params, x [points, columns]) -> [points, outputs]`.
+      judge: `params -> logits [latents]` of a trained critic on the latents' curves.
+      x: the points.
+      target: `[points, outputs]`.
+      weight: of the critic's part; may be traced.
+      cost: of a logit, "linear" `-l`, "sigmoid" `-1 / (1 + exp(-l))` or "logsigmoid" `log(1 + exp(-l))`.
+
+    Returns:
+      `params -> (loss, RegularisedLoss)`, for `jax.value_and_grad(..., has_aux=True)`.
+
+    Raises:
+      ValueError: for an unknown cost, a negative weight, or predictions of another shape than the target.
+
+    Example:
+      >>> x = jnp.linspace(-1, 1, 5)[:, None]
+      >>> loss = regularised_loss(lambda p, x: p * x, lambda p: jnp.zeros(3), x, 2 * x, weight=0.1)
+      >>> value, parts = loss(jnp.float32(2.0))
+      >>> float(parts.fit), round(float(parts.critic), 4)
+      (0.0, 0.6931)
+
+    References:
+      https://github.com/fabxy/symrep, 2022.
+    """
+    check_choice("cost", cost, COSTS)
+    check_not_negative("weight", weight)
+    points, target = jnp.asarray(x), jnp.asarray(target)
+
+    def loss(params: Params) -> tuple[Array, RegularisedLoss]:
+        predicted = predict(params, points)
+        check_shapes(["predict(params, x)"], [predicted], [target.shape])
+        parts = RegularisedLoss(
+            jnp.mean(jnp.square(predicted - target)), jnp.mean(COSTS[cost](judge(params)))
+        )
+        return parts.fit + weight * parts.critic, parts
+
+    return loss
+
+
+def largest_correlations(latents: ArrayLike, components: ArrayLike) -> Float[Array, " latents"]:
+    """For every latent the largest `|correlation|` with any of the true components.
+
+    `max_j |cov(latent_i, component_j)| / (sd sd)`; 0 for a latent that is constant
+
+    Args:
+      latents: `[points, latents]`.
+      components: `[points, components]`.
+
+    Returns:
+      `[latents]`, each in 0..1.
+
+    Raises:
+      ValueError: for arrays that are not of two axes, or of other points.
+
+    Example:
+      >>> x = jnp.linspace(-1, 1, 5)[:, None]
+      >>> [round(float(c), 3) for c in largest_correlations(jnp.hstack([-3 * x, 0 * x]), x)]
+      [1.0, 0.0]
+    """
+    latents, components = jnp.asarray(latents), jnp.asarray(components)
+    for name, array in (("latents", latents), ("components", components)):
+        if array.ndim != 2 or 0 in array.shape or array.shape[0] != latents.shape[0]:
+            raise ValueError(f"{name}: expected shape [points, columns], got {list(array.shape)}")
+
+    def normalised(array: Array) -> Array:
+        centred = array - jnp.mean(array, axis=0)
+        norm = jnp.linalg.norm(centred, axis=0)
+        flat = norm <= 8 * jnp.finfo(array.dtype).eps * jnp.linalg.norm(array, axis=0)
+        return jnp.where(flat, 0, centred / jnp.where(flat, 1, norm))
+
+    return jnp.max(jnp.abs(normalised(latents).T @ normalised(components)), axis=1)

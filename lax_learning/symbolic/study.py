@@ -1,0 +1,222 @@
+"""Studies: configurations drawn from a space, and one program for all of the same static shape."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from lax_learning._checks import check_count
+from lax_learning.ensemble import ensemble
+from lax_learning.types import Key
+
+Configuration = Mapping[str, Any]
+MakeRun = Callable[..., Callable[[Key, dict[str, Any]], PyTree]]
+
+
+class Group(NamedTuple):
+    """Configurations that one program can hold.
+
+    Fields:
+      static: what they have in common and a program is made for: sizes, numbers of steps.
+      traced: what differs, each value `[members]`.
+      members: their places among all configurations.
+    """
+
+    static: dict[str, Any]
+    traced: dict[str, np.ndarray]
+    members: tuple[int, ...]
+
+
+def random_configurations(key: Key, space: Mapping[str, Sequence[Any]], number: int) -> list[dict[str, Any]]:
+    """Draws configurations: every field uniformly from its values, on its own and with replacement.
+
+    Args:
+      key: chooses.
+      space: the values of every field.
+      number: of configurations.
+
+    Returns:
+      The configurations.
+
+    Raises:
+      TypeError, ValueError: for a number that is no int of at least 1, or a field without values.
+
+    Example:
+      >>> space = {"width": (64, 128), "learning_rate": (1e-4, 1e-3)}
+      >>> len(random_configurations(jax.random.key(0), space, 3))
+      3
+    """
+    check_count("number", number)
+    for name, values in space.items():
+        if len(values) == 0:
+            raise ValueError(f"space[{name!r}]: expected at least one value, got none")
+    keys = jax.random.split(key, max(1, len(space)))
+    places = {
+        name: np.asarray(jax.random.randint(k, (number,), 0, len(values)))
+        for k, (name, values) in zip(keys, space.items(), strict=False)
+    }
+    return [{name: space[name][places[name][i]] for name in space} for i in range(number)]
+
+
+def group_by_shape(configurations: Sequence[Configuration], static: Sequence[str]) -> list[Group]:
+    """Groups configurations by their static fields.
+
+    Args:
+      configurations: all with the same fields.
+      static: names of the fields that a program is made for; the others are numbers, and traced.
+
+    Returns:
+      The groups, in the order of their first members; every configuration is in one of them.
+
+    Raises:
+      TypeError, ValueError: for no configurations, other fields in one of them, or traced values that are
+        no numbers.
+
+    Example:
+      >>> rates = [{"width": w, "rate": r} for w in (8, 16) for r in (0.1, 0.2)]
+      >>> [(g.static, g.traced["rate"].tolist(), g.members) for g in group_by_shape(rates, ["width"])]
+      [({'width': 8}, [0.1, 0.2], (0, 1)), ({'width': 16}, [0.1, 0.2], (2, 3))]
+    """
+    if len(configurations) == 0:
+        raise ValueError("configurations: expected at least one, got none")
+    fields = set(configurations[0])
+    if not set(static) <= fields:
+        raise ValueError(f"static: expected fields among {sorted(fields)}, got {sorted(static)}")
+    traced = [name for name in configurations[0] if name not in static]
+    members: dict[tuple[Any, ...], list[int]] = {}
+    for i, configuration in enumerate(configurations):
+        if set(configuration) != fields:
+            raise ValueError(
+                f"configurations[{i}]: expected fields {sorted(fields)}, got {sorted(configuration)}"
+            )
+        for name in traced:
+            value = configuration[name]
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+                raise TypeError(f"configurations[{i}][{name!r}]: expected a number, got {value!r}")
+        members.setdefault(tuple(configuration[name] for name in static), []).append(i)
+    return [
+        Group(
+            dict(zip(static, values, strict=True)),
+            {name: np.array([configurations[i][name] for i in places]) for name in traced},
+            tuple(places),
+        )
+        for values, places in members.items()
+    ]
+
+
+def run_group(make_run: MakeRun, group: Group, keys: Array, **options: Any) -> PyTree:
+    """Runs all configurations of a group for all seeds, in one program.
+
+    Args:
+      make_run: `(**static) -> run(key, traced)`; `traced` is a dict of scalars.
+      group: from `group_by_shape`.
+      keys: one a seed, `[seeds]`; the same for every configuration.
+      **options: of `ensemble`: devices and memory budget.
+
+    Returns:
+      What `run` returns, each leaf `[members, seeds, ...]`.
+
+    Raises:
+      ValueError: if keys have no leading axis of seeds.
+
+    Example:
+      >>> group, = group_by_shape([{"n": 2, "a": 1.0}, {"n": 2, "a": 2.0}], ["n"])
+      >>> make_run = lambda n: lambda key, traced: traced["a"] * jnp.ones(n)
+      >>> run_group(make_run, group, jax.random.split(jax.random.key(0), 3)).shape
+      (2, 3, 2)
+    """
+    if keys.ndim != 1 or keys.shape[0] == 0:
+        raise ValueError(f"keys: expected shape [seeds], got {list(keys.shape)}")
+    shape = (len(group.members), keys.shape[0])
+    every_key = jnp.broadcast_to(keys, shape).reshape(-1)
+    traced = {name: jnp.repeat(jnp.asarray(values), shape[1]) for name, values in group.traced.items()}
+    run = ensemble(make_run(**group.static), in_axes=(0, 0), **options)
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), run(every_key, traced))
+
+
+def run_study(
+    make_run: MakeRun,
+    configurations: Sequence[Configuration],
+    keys: Array,
+    *,
+    static: Sequence[str],
+    **options: Any,
+) -> Iterator[tuple[Group, PyTree]]:
+    """Runs configurations, one program for each static shape among them, and yields what each group gives.
+
+    Args:
+      make_run, keys, options: as for `run_group`.
+      configurations, static: as for `group_by_shape`.
+
+    Returns:
+      An iterator of groups and what they give, so that a study can be shown and saved as it goes.
+
+    Raises:
+      TypeError, ValueError: as `group_by_shape` and `run_group`.
+
+    Example:
+      >>> configurations = [{"n": n, "a": 1.0} for n in (2, 3)]
+      >>> make_run = lambda n: lambda key, traced: traced["a"] * n
+      >>> keys = jax.random.split(jax.random.key(0), 2)
+      >>> [found.tolist() for _, found in run_study(make_run, configurations, keys, static=["n"])]
+      [[[2.0, 2.0]], [[3.0, 3.0]]]
+    """
+    for group in group_by_shape(configurations, static):
+        yield group, run_group(make_run, group, keys, **options)
+
+
+def study_dataset(configurations: Sequence[Configuration], found: Sequence[tuple[Group, Mapping[str, Any]]]):
+    """All results of a study with named axes; needs xarray.
+
+    Args:
+      configurations: all of them.
+      found: groups and their results, each a dict of arrays `[members, seeds, ...]`.
+
+    Returns:
+      An `xarray.Dataset` with the axes `configuration`, `seed` and, for each metric that has more,
+      `METRIC_0, ...`; the fields of the configurations are coordinates along `configuration`. Where
+      groups have axes of other lengths, the shorter ones are filled with NaN.
+
+    Raises:
+      ValueError: if the groups do not hold every configuration once.
+
+    Example:
+      >>> configurations = [{"n": n, "a": 1.0} for n in (2, 3)]
+      >>> make_run = lambda n: lambda key, traced: {"loss": traced["a"] * n}
+      >>> keys = jax.random.split(jax.random.key(0), 2)
+      >>> found = list(run_study(make_run, configurations, keys, static=["n"]))
+      >>> study_dataset(configurations, found).loss.sel(seed=0).values.tolist()
+      [2.0, 3.0]
+    """
+    import xarray as xr
+
+    places = [i for group, _ in found for i in group.members]
+    if sorted(places) != list(range(len(configurations))):
+        raise ValueError(
+            f"found: expected each of {len(configurations)} configurations once, got {sorted(places)}"
+        )
+    parts = []
+    for group, results in found:
+        variables = {}
+        for name, values in results.items():
+            values = np.asarray(values)
+            more = tuple(f"{name}_{i}" for i in range(values.ndim - 2))
+            variables[name] = (("configuration", "seed", *more), values)
+        sizes = {
+            axis: n for axes, values in variables.values() for axis, n in zip(axes, values.shape, strict=True)
+        }
+        coordinates = {axis: np.arange(n) for axis, n in sizes.items()}
+        parts.append(xr.Dataset(variables, {**coordinates, "configuration": list(group.members)}))
+    dataset = xr.concat(parts, "configuration", join="outer").sortby("configuration")
+    fields = {
+        name: ("configuration", [_plain(c[name]) for c in configurations]) for name in configurations[0]
+    }
+    return dataset.assign_coords(fields)
+
+
+def _plain(value: Any) -> Any:
+    """A value that an axis of a dataset can hold: sequences as text."""
+    return value if isinstance(value, int | float | str | np.number) else str(value)

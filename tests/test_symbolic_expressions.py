@@ -1,0 +1,423 @@
+"""Formulas and libraries of them against NumPy, derivatives by hand and distributions."""
+
+import ast
+import pickle
+import time
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lax_learning.symbolic.expressions import (
+    Coefficients,
+    Expression,
+    ExpressionError,
+    FunctionDraws,
+    Library,
+    draw_functions,
+    function_gradients,
+    function_values,
+    load_library,
+    parse_expression,
+    parse_library,
+)
+from tests.compare import assert_close, assert_same
+
+KEY = jax.random.key(0)
+N, U = np.array([0.7, -1.3, 0.4]), np.array([0.2, 0.9, 0.5])
+POINTS = np.array([[0.5, -0.3], [1.5, 2.0], [0.1, 0.7], [2.5, -1.1]])
+A, B = POINTS.T
+ZERO, ONE = np.zeros(4), np.ones(4)
+sin, cos, exp = np.sin, np.cos, np.exp
+
+# The formula, its values and its derivatives by the two columns. First, what occurs in published libraries.
+CASES = {
+    "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*N2": (
+        0.7 * 0.05 * (A - 0.65) ** 2 + 0.06,
+        2 * 0.7 * 0.05 * (A - 0.65),
+        ZERO,
+    ),
+    "2*N0*0.05*(X10[:,0] + 0.5*N1)": (0.07 * (A - 0.65), 0.07 * ONE, ZERO),
+    "0": (ZERO, ZERO, ZERO),
+    "X00[:,0]**2": (A * A, 2 * A, ZERO),
+    "X00[:,1]**5": (B * B * B * B * B, ZERO, 5 * B * B * B * B),
+    "X00[:,0] * X00[:,1]": (A * B, B, A),
+    "np.cos(X00[:,1])": (cos(B), ZERO, -sin(B)),
+    "X00[:,1] * np.sin(X00[:,1])": (B * sin(B), ZERO, sin(B) + B * cos(B)),
+    "5*N*np.sin(3*U*X07[:,0])": (3.5 * sin(0.6 * A), 2.1 * cos(0.6 * A), ZERO),
+    "-6*U0*5*N0*np.sin(6*U0*X07[:,1])": (-4.2 * sin(1.2 * B), ZERO, -4.2 * 1.2 * cos(1.2 * B)),
+    "0.45*N*X07[:,1]**3": (0.315 * B * B * B, ZERO, 0.945 * B * B),
+    "N0*X07[:,0]**3 * X07[:,1]": (0.7 * A * A * A * B, 2.1 * A * A * B, 0.7 * A * A * A),
+    "N0*X07[:,1]*np.exp(X07[:,1])": (0.7 * B * exp(B), ZERO, 0.7 * (1 + B) * exp(B)),
+    "N*3.0*X09[:,1]*np.cos(2*U*0.5*X09[:,1])": (
+        2.1 * B * cos(0.2 * B),
+        ZERO,
+        2.1 * (cos(0.2 * B) - 0.2 * B * sin(0.2 * B)),
+    ),
+    # The other functions, and what binds more tightly.
+    "tan(X[:,0])": (sin(A) / cos(A), 1 / cos(A) ** 2, ZERO),
+    "log(X[:,0])": (np.log(A), 1 / A, ZERO),
+    "jnp.sqrt(X[:,0])": (np.sqrt(A), 0.5 / np.sqrt(A), ZERO),
+    "np.abs(X[:,1])": (np.abs(B), ZERO, np.sign(B)),
+    "tanh(X[:,0] - U2)": (np.tanh(A - 0.5), 1 - np.tanh(A - 0.5) ** 2, ZERO),
+    "X[:,1]/X[:,0]/2": (B / A / 2, -B / A / A / 2, 0.5 / A),
+    "-X[:,0]**2": (-(A * A), -2 * A, ZERO),
+    "(-X[:,0])**-2": (1 / (A * A), -2 / (A * A * A), ZERO),
+    "2**3**2 - 1 - 2 + 0*X[:,0]": (509 * ONE, ZERO, ZERO),
+    "2**X[:,1]": (np.power(2, B), ZERO, np.log(2) * np.power(2, B)),
+    "X[:,0]**0.5*X[:,1]**1": (np.sqrt(A) * B, 0.5 * B / np.sqrt(A), np.sqrt(A)),
+    "X[:,0]**+3": (A * A * A, 3 * A * A, ZERO),
+    "+ X[ : , 0 ] \t- - 1e-1*U1": (A + 0.09, ONE, ZERO),
+    "8 - X[:,0]*2 - (1 - X[:,1])": (7 - 2 * A + B, -2 * ONE, ONE),
+    "X[:,0]**100": (np.power(A, 100), 100 * np.power(A, 99), ZERO),
+}
+TEXT = "\n".join(CASES)
+
+
+SMALL = "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*U2\nX[:,0]*X[:,1]*sin(N0)\n0.5\nX[:,1]**1.5/exp(3*U)"
+
+
+def coefficients(dtype=jnp.float32) -> Coefficients:
+    return Coefficients(jnp.asarray(N, dtype), jnp.asarray(U, dtype))
+
+
+def values_and_gradients(library: Library, draws: FunctionDraws, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    @jax.jit
+    def run(draws, x):
+        return function_values(library, draws, x), function_gradients(library, draws, x)
+
+    return run(draws, x)
+
+
+def draws_of_all(library: Library, dtype=jnp.float32) -> FunctionDraws:
+    size = len(library.expressions)
+    numbers = Coefficients(*(jnp.tile(values, (size, 1)) for values in coefficients(dtype)))
+    return FunctionDraws(jnp.arange(size), numbers)
+
+
+# Values and derivatives.
+
+
+@pytest.mark.parametrize("source", CASES)
+def test_values(source, x64):
+    expression = parse_expression(source)
+    values = expression.evaluate(coefficients(jnp.float64), jnp.asarray(POINTS))
+    assert expression.source == source and values.dtype == jnp.float64
+    np.testing.assert_allclose(values, CASES[source][0], rtol=1e-12, atol=1e-15)
+
+
+def test_all_of_them_in_one_program(x64):
+    library, x = parse_library(TEXT), jnp.asarray(POINTS)
+    assert library.num_coefficients == 3 and library.num_columns == 2
+    draws = draws_of_all(library, jnp.float64)
+    values, gradients = values_and_gradients(library, draws, x)
+    assert values.shape == (len(CASES), 4) and gradients.shape == (len(CASES), 4, 2)
+    expected = np.array([value for value, _, _ in CASES.values()])
+    by_hand = np.array([np.stack(by_column, axis=-1) for _, *by_column in CASES.values()])
+    np.testing.assert_allclose(values, expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(gradients, by_hand, rtol=1e-12, atol=1e-14)
+
+    run, step = jax.jit(lambda x: function_values(library, draws, x)), 1e-6
+    for column in range(2):
+        move = step * jnp.eye(2)[column]
+        measured = (run(x + move) - run(x - move)) / (2 * step)
+        np.testing.assert_allclose(gradients[:, :, column], measured, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("power", [-1, 0, 1, 2, 3])
+def test_integer_powers_at_zero_and_below(power):
+    evaluate = parse_expression(f"X[:,0]**{power}").evaluate
+
+    def f(z):
+        return evaluate(coefficients(), z[None, None])[0]
+
+    for z in (-2.0, 0.0) if power >= 0 else (-2.0,):
+        x = jnp.float32(z)
+        first = power * z ** (power - 1) if power else 0.0
+        second = power * (power - 1) * z ** (power - 2) if power not in (0, 1) else 0.0
+        assert [f(x), jax.grad(f)(x), jax.grad(jax.grad(f))(x)] == [z**power, first, second]
+
+
+def test_numbers_are_not_computed_while_reading():
+    before = time.perf_counter()
+    expression = parse_expression("9**9**9**9 + 0x10**1_000")
+    assert time.perf_counter() - before < 1
+    assert expression.evaluate(coefficients(), jnp.ones((2, 1))).tolist() == [np.inf, np.inf]
+
+
+@pytest.mark.parametrize(
+    ("source", "num_coefficients", "num_columns"),
+    [
+        ("1", 0, 0),
+        ("N", 1, 0),
+        ("U", 1, 0),
+        ("N0 + U12*X3[:,4]", 13, 5),
+        ("N999 * X[:,999]", 1000, 1000),
+        ("U3 - N5", 6, 0),
+    ],
+)
+def test_what_it_reads(source, num_coefficients, num_columns):
+    expression = parse_expression(source)
+    assert (expression.num_coefficients, expression.num_columns) == (num_coefficients, num_columns)
+
+
+def test_constants_are_one_a_point_and_bare_names_are_the_first():
+    x = jnp.zeros((5, 0))
+    for source, value in {"0": 0.0, "N": N[0], "U": U[0], "N1": N[1], "U1": U[1]}.items():
+        values = parse_expression(source).evaluate(coefficients(), x)
+        assert_same(values, jnp.full(5, value, jnp.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_the_dtype_is_that_of_x(dtype, x64):
+    library = parse_library(SMALL)
+    x = jnp.asarray(POINTS, dtype)
+    for own in ("float32", "float64"):
+        draws = draws_of_all(library, own)
+        shapes = jax.eval_shape(partial(values_and_gradients, library), draws, x)
+        assert all(leaf.dtype == x.dtype for leaf in shapes)
+    value = parse_expression("2.0**X[:,0] * 1.5 + N0").evaluate(coefficients(), x)
+    tolerance = 4 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(np.asarray(value, float), 1.5 * 2**A + 0.7, rtol=max(tolerance, 1e-7))
+
+
+OPERATORS: dict[type[ast.operator], Callable] = {
+    ast.Add: np.add,
+    ast.Sub: np.subtract,
+    ast.Mult: np.multiply,
+    ast.Div: np.divide,
+    ast.Pow: np.power,
+}
+FUNCTIONS = ["sin", "cos", "tan", "exp", "log", "sqrt", "abs", "tanh"]
+
+
+def column(i):
+    index = ast.Tuple([ast.Slice(), ast.Constant(i)], ast.Load())
+    return ast.Subscript(ast.Name("X10", ast.Load()), index, ast.Load())
+
+
+def call(name, argument):
+    function = ast.Name(name, ast.Load())
+    return ast.Call(ast.Attribute(ast.Name("np"), name) if name > "m" else function, [argument], [])
+
+
+LEAVES = st.one_of(
+    st.builds(ast.Constant, st.integers(0, 20) | st.floats(0, 20)),
+    st.builds(ast.Name, st.sampled_from(["N0", "N1", "N2", "U0", "U1", "U2"])),
+    st.builds(column, st.integers(0, 1)),
+)
+POWERS = st.builds(ast.Constant, st.integers(0, 5)) | st.builds(
+    ast.UnaryOp, st.builds(ast.USub), st.builds(ast.Constant, st.integers(1, 3))
+)
+TREES = st.recursive(
+    LEAVES,
+    lambda tree: st.one_of(
+        st.builds(ast.BinOp, tree, st.sampled_from(list(OPERATORS)).map(lambda kind: kind()), tree),
+        st.builds(ast.BinOp, tree, st.builds(ast.Pow), POWERS),
+        st.builds(ast.UnaryOp, st.builds(ast.USub) | st.builds(ast.UAdd), tree),
+        st.builds(call, st.sampled_from(FUNCTIONS), tree),
+    ),
+    max_leaves=8,
+)
+
+
+def by_numpy(tree, dtype):
+    match tree:
+        case ast.Constant(value=value):
+            return dtype(value)
+        case ast.Name(id=name):
+            return dtype((N if name[0] == "N" else U)[int(name[1:])])
+        case ast.Subscript(slice=ast.Tuple(elts=[_, ast.Constant(value=int() as index)])):
+            return POINTS[:, index].astype(dtype)
+        case ast.BinOp(left=left, op=op, right=right):
+            return OPERATORS[type(op)](by_numpy(left, dtype), by_numpy(right, dtype))
+        case ast.UnaryOp(op=op, operand=operand):
+            return by_numpy(operand, dtype) * dtype(-1 if isinstance(op, ast.USub) else 1)
+    function = tree.func.attr if isinstance(tree.func, ast.Attribute) else tree.func.id
+    return getattr(np, function)(by_numpy(tree.args[0], dtype))
+
+
+@settings(deadline=None, derandomize=True, database=None, max_examples=50)
+@given(TREES)
+def test_printed_trees_come_back(tree):
+    with jax.enable_x64(True):
+        expression = parse_expression(ast.unparse(ast.fix_missing_locations(ast.Expression(tree))))
+        values = np.asarray(expression.evaluate(coefficients(jnp.float64), jnp.asarray(POINTS)))
+    with np.errstate(all="ignore"):
+        exact, rough = (np.broadcast_to(by_numpy(tree, dtype), 4) for dtype in (np.float64, np.float32))
+        # What float32 loses says how ill-conditioned the formula is.
+        tolerance = 1e-12 * np.abs(exact) + 1e-6 * np.abs(exact - rough) + 1e-290
+        finite = np.isfinite(exact) & np.isfinite(rough)
+        assert np.all((np.abs(values - exact) <= tolerance)[finite])
+
+
+# Many functions in one program.
+
+TRICKY = "\n".join(["log(X[:,0])", "X[:,0]**2", "sqrt(X[:,0])*N0", "1/(X[:,0] - X[:,0])", "U0*X[:,1]**3"])
+
+
+def tricky(entries) -> tuple[Library, FunctionDraws, jax.Array]:
+    number = len(entries)
+    numbers = Coefficients(jnp.full((number, 1), 0.5), jnp.full((number, 1), 0.25))
+    return parse_library(TRICKY), FunctionDraws(jnp.array(entries), numbers), jnp.array([[-1.0, 2], [0, 0]])
+
+
+def test_the_entries_that_were_not_drawn_leave_no_trace():
+    library, draws, x = tricky([1, 4, 1])
+    squares, cubes = jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0])
+    d_squares, d_cubes = jnp.array([[-2.0, 0], [0, 0]]), jnp.array([[0.0, 3], [0, 0]])
+    values, slopes = values_and_gradients(library, draws, x)
+    gradients = jnp.stack([d_squares, d_cubes, d_squares])
+    assert_same((values, slopes), (jnp.stack([squares, cubes, squares]), gradients))
+
+    # Nor through the derivatives that a caller takes, of values or of gradients.
+    def derivatives_of(f):
+        def total(draws, x):
+            return jnp.sum(f(library, draws, x))
+
+        return jax.jit(jax.grad(total, (0, 1), allow_int=True))(draws, x)
+
+    total, slopes = derivatives_of(function_values), derivatives_of(function_gradients)
+    assert_same(total[1], gradients.sum(axis=0))
+    assert_same(slopes[1], jnp.array([[4.0, 3], [4, 0]]))
+    assert_same(total[0].coefficients.uniform, jnp.array([[0.0], [8], [0]]))
+    assert_same(slopes[0].coefficients.uniform, jnp.array([[0.0], [12], [0]]))
+    assert not np.any(total[0].coefficients.normal)
+    by_forward_mode = jax.jit(jax.jacfwd(lambda x: function_values(library, draws, x).sum(axis=0)))(x)
+    assert_same(by_forward_mode.sum(axis=0), gradients.sum(axis=0))
+
+
+def test_the_entries_that_were_drawn_do():
+    library, draws, x = tricky([0, 2])
+    values, gradients = values_and_gradients(library, draws, x)
+    assert np.isnan(values[0, 0]) and np.isnan(gradients[1, 0, 0]) and np.isinf(gradients[0, 1, 0])
+
+
+def test_many_keys_in_one_program():
+    library, x = parse_library(SMALL), jax.random.uniform(KEY, (6, 2), minval=0.1, maxval=2.0)
+
+    @jax.jit
+    def run(key):
+        draws = draw_functions(key, library, 5)
+        return draws, function_values(library, draws, x), function_gradients(library, draws, x)
+
+    keys = jax.random.split(KEY, 3)
+    together = jax.vmap(run)(keys)
+    for i, key in enumerate(keys):
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), run(key), ulps=8)
+
+
+def test_every_draw_is_the_expression_with_its_own_coefficients():
+    library = parse_library("N0*X[:,0] + U1\nX[:,1]*U0 + N1\nX[:,0]")
+    x = jax.random.normal(KEY, (4, 2))
+
+    def run(key):
+        draws = draw_functions(key, library, 12)
+        return draws, function_values(library, draws, x), function_gradients(library, draws, x)
+
+    draws, values, gradients = run(KEY)
+    assert_close(jax.jit(run)(KEY), (draws, values, gradients), ulps=4)
+    for i, entry in enumerate(draws.entries):
+        own = Coefficients(*(numbers[i] for numbers in draws.coefficients))
+        expression: Expression = library.expressions[int(entry)]
+        assert_close(values[i], expression.evaluate(own, x), ulps=4)
+    assert len(set(draws.entries.tolist())) == 3
+    # Numbers beyond those that the library reads, and columns likewise, change nothing.
+    more = Coefficients(*(jnp.pad(numbers, ((0, 0), (0, 2))) for numbers in draws.coefficients))
+    wide = jnp.pad(x, ((0, 0), (0, 1)), constant_values=jnp.nan)
+    assert_same(function_values(library, draws._replace(coefficients=more), wide), values)
+
+
+def test_distributions():
+    library, number = parse_library("N0 + U1\nX[:,0]\nN0\n1"), 20_000
+    draws = draw_functions(KEY, library, number)
+    normal, uniform = (np.asarray(numbers, float) for numbers in draws.coefficients)
+    assert normal.shape == uniform.shape == (number, 2)
+    assert uniform.min() >= 0 and uniform.max() < 1 and draws.entries.dtype == jnp.int32
+    counts = np.bincount(np.asarray(draws.entries), minlength=4)
+    assert len(counts) == 4
+    assert np.abs(counts - number / 4).max() < 5 * np.sqrt(number * 3 / 16)
+    # Moments, each within five standard errors; then that no two of the five numbers go together.
+    for samples, mean, variance in [
+        (normal, 0, 1),
+        (normal**2, 1, 2),
+        (normal**4, 3, 96),
+        (uniform, 1 / 2, 1 / 12),
+        (uniform**2, 1 / 3, 4 / 45),
+    ]:
+        assert np.abs(samples.mean(axis=0) - mean).max() < 5 * np.sqrt(variance / number)
+    everything = np.concatenate([normal, uniform, np.asarray(draws.entries)[:, None]], axis=1)
+    correlation = np.corrcoef(everything.T) - np.eye(5)
+    assert np.abs(correlation).max() < 5 / np.sqrt(number)
+    assert draw_functions(KEY, library, 2, dtype=jnp.bfloat16).coefficients.normal.dtype == jnp.bfloat16
+    assert not np.array_equal(draw_functions(jax.random.key(1), library, number).entries, draws.entries)
+
+
+# Libraries.
+
+
+def test_lines_and_derivatives():
+    library = parse_library(
+        "\n N0*X[:,0]**2 ; 2*N0*X[:,0];0\r\n\t\r\n3*U2\n\nX[:,1]*X[:,0] ;X[:,1]; X[:,0]; 0*X[:,2]",
+        file="a.lib",
+    )
+    assert [expression.source.strip() for expression in library.expressions] == [
+        "N0*X[:,0]**2",
+        "3*U2",
+        "X[:,1]*X[:,0]",
+    ]
+    assert [None if row is None else len(row) for row in library.derivatives] == [2, None, 3]
+    assert (library.num_coefficients, library.num_columns) == (3, 3)
+    x = jnp.asarray(POINTS, jnp.float32)
+    first = library.derivatives[0]
+    assert first is not None
+    np.testing.assert_allclose(first[0].evaluate(coefficients(), x), 1.4 * A, rtol=1e-6)
+    np.testing.assert_array_equal(first[1].evaluate(coefficients(), x), ZERO)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*N2;2*N0*0.05*(X10[:,0] + 0.5*N1)",
+        "5*N0*np.sin(3*U0*X07[:,1]);0;3*U0*5*N0*np.cos(3*U0*X07[:,1])",
+        "4.5*N0*X07[:,0] * X07[:,1];4.5*N0*X07[:,1];4.5*N0*X07[:,0]",
+        "sin(X[:,0])**2 + cos(X[:,0])**2; 0",  # cancels up to roundings
+        "sin(X[:,0])**2 + cos(X[:,0])**2 - 1; 0",
+        "abs(X[:,0]); X[:,0]/abs(X[:,0])",
+        "log(X[:,0]); 1/X[:,0]",  # not finite at half of the points
+        "exp(exp(X[:,0])) + X[:,0]; exp(exp(X[:,0]) + X[:,0]) + 1",  # overflows at some
+        "1; 0; 0",
+    ],
+)
+def test_derivatives_that_are_right(line):
+    assert parse_library(line).derivatives[0] is not None
+
+
+def test_derivatives_are_checked_inside_a_program_too():
+    @jax.jit
+    def run(x):
+        library = parse_library("X[:,0]**2;2*X[:,0]")
+        return function_values(library, draw_functions(KEY, library, 1), x)
+
+    assert run(jnp.array([[3.0]])).tolist() == [[9.0]]
+    assert run(jnp.array([[3.0]])).dtype == jnp.float32
+
+
+def test_files(tmp_path):
+    path = tmp_path / "functions.lib"
+    for start in (b"", b"\xef\xbb\xbf"):
+        path.write_bytes(start + b"X[:,0]\r\nN0\n")
+        assert [expression.source for expression in load_library(path).expressions] == ["X[:,0]", "N0"]
+    assert len(load_library(str(path)).expressions) == 2
+    path.write_bytes(b"X[:,0]\nN0 + nothing\n")
+    with pytest.raises(ExpressionError) as raised:
+        load_library(path)
+    error = raised.value
+    assert (error.file, error.line, error.column) == (str(path), 2, 6)
+    assert str(error).startswith(f"{path}:2:6: expected a number, ")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -1,0 +1,547 @@
+"""Generators of curves: against loops written out, the moments of what they draw, and their derivatives."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.typing import DTypeLike
+from numpy.testing import assert_allclose, assert_array_equal
+
+from lax_learning.symbolic.generators import (
+    dsn_generator,
+    gaussian_process_generator,
+    latent_jacobian,
+    mlp_generator,
+)
+from tests.refusal import refuses
+
+KEY = jax.random.key(0)
+STANDARD_ERRORS = 5
+ALPHA = np.array([[0.5, -2.0], [0.0, 1.5], [1.0, 0.2]])
+
+GENERATORS = {
+    "mlp": lambda **options: mlp_generator(2, 3, hidden=(4,), **options),
+    "dsn": lambda **options: dsn_generator(2, 3, hidden=(4,), norm="softmax", bias=True, **options),
+    "given alpha": lambda **options: dsn_generator(2, 3, hidden=(4,), alpha=ALPHA, **options),
+    "gaussian process": lambda **options: gaussian_process_generator(2, 3, num_features=8, **options),
+}
+every_generator = pytest.mark.parametrize("make", GENERATORS.values(), ids=GENERATORS.keys())
+
+
+def points(number=7, dtype: DTypeLike = np.float32):
+    return np.random.default_rng(1).normal(size=(number, 2)).astype(dtype)
+
+
+def some_params(generator):
+    """Params of the right structure from NumPy, which need no compiling."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), jax.eval_shape(generator.init, KEY)
+    )
+
+
+def draw(generator, x):
+    """Some params and the latents."""
+    params = some_params(generator)
+    return params, np.asarray(jax.jit(generator.apply)(params, x))
+
+
+def derivatives(generator, x):
+    """Some params and the Jacobian of the latents."""
+    return draw(generator._replace(apply=lambda p, x: latent_jacobian(generator.apply, p, x)), x)
+
+
+def relu_by_loops(layers, x):
+    """One point through ReLU layers and a linear one, number by number, in float64."""
+    a = [float(v) for v in x]
+    for i, layer in enumerate(layers):
+        w = np.asarray(layer["w"], np.float64)
+        z = []
+        for n in range(w.shape[1]):
+            total = float(layer["b"][n]) if "b" in layer else 0.0
+            for m in range(w.shape[0]):
+                total += a[m] * w[m, n]
+            z.append(total if i == len(layers) - 1 else max(total, 0.0))
+        a = z
+    return a
+
+
+def mask_by_loops(alpha, norm, prune):
+    mask = np.array(alpha, np.float64)
+    for row in mask:
+        if norm == "softmax":
+            powers = [math.exp(abs(v)) for v in row]
+            row[:] = [p / sum(powers) for p in powers]
+        for j, v in enumerate(row):
+            if prune and v < prune:
+                row[j] = 0.0
+    return mask
+
+
+def dsn_by_loops(params, x, alpha, norm, prune):
+    mask = mask_by_loops(alpha, norm, prune)
+    latents = np.zeros((len(x), len(mask)))
+    for i, row in enumerate(mask):
+        own = [{name: v[i] for name, v in layer.items()} for layer in params["networks"]]
+        for p, point in enumerate(np.asarray(x, np.float64)):
+            (latents[p, i],) = relu_by_loops(own, point * row)
+    return latents
+
+
+# Values.
+
+
+@pytest.mark.parametrize("hidden", [(4, 5), [6], ()])
+def test_mlp(x64, hidden):
+    x = points(dtype=np.float64)
+    params, latents = draw(mlp_generator(2, 3, hidden=hidden, dtype=jnp.float64), x)
+    assert_allclose(latents, [relu_by_loops(params, point) for point in x], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "prune", "bias"),
+    [("none", 0.0, False), ("none", 0.3, True), ("softmax", 0.0, "zeros"), ("softmax", 0.4, False)],
+)
+def test_dsn(x64, given, norm, prune, bias):
+    options = {"norm": norm, "prune": prune, "bias": bias, "alpha": ALPHA if given else None}
+    x = points(dtype=np.float64)
+    params, latents = draw(dsn_generator(2, 3, hidden=(4, 5), dtype=jnp.float64, **options), x)
+    assert given == ("alpha" not in params)
+    alpha = ALPHA if given else params["alpha"]
+    if prune:
+        assert 0 < np.sum(mask_by_loops(alpha, norm, prune) != mask_by_loops(alpha, norm, 0)) < 6
+    assert_allclose(latents, dsn_by_loops(params, x, alpha, norm, prune), rtol=1e-12, atol=1e-14)
+
+
+def test_gaussian_process_by_loops(x64):
+    options = {"length_scale": 0.7, "scale": 1.3, "num_features": 6, "dtype": jnp.float64}
+    x = points(dtype=np.float64)
+    params, latents = draw(gaussian_process_generator(2, 3, **options), x)
+    expected = np.zeros((len(x), 3))
+    for p, i, m in np.ndindex(len(x), 3, 6):
+        phase = sum(x[p, j] * params["w"][j, m] for j in range(2)) / 0.7 + params["b"][m]
+        expected[p, i] += 1.3 * math.sqrt(2 / 6) * params["a"][m, i] * math.cos(phase)
+    assert_allclose(latents, expected, rtol=1e-12, atol=1e-14)
+
+
+# What is drawn.
+
+
+def assert_mean(samples, expected, variance):
+    """The mean of independent samples of a known variance (a bound of it) is the expected one."""
+    samples = np.asarray(samples, np.float64)
+    assert abs(samples.mean() - expected) < STANDARD_ERRORS * math.sqrt(variance / samples.size)
+
+
+def assert_uniform(samples, bound):
+    samples = np.asarray(samples, np.float64)
+    assert np.abs(samples).max() <= bound
+    # None of n lies in the outermost share of 20/n with a probability of exp(-20).
+    assert np.abs(samples).max() > bound * (1 - 20 / samples.size)
+    assert_mean(samples, 0, bound**2 / 3)
+    assert_mean(samples**2, bound**2 / 3, bound**4 * (1 / 5 - 1 / 9))
+
+
+def assert_normal(samples, deviation):
+    samples = np.asarray(samples, np.float64)
+    assert_mean(samples, 0, deviation**2)
+    assert_mean(samples**2, deviation**2, 2 * deviation**4)
+    assert_mean(samples**4, 3 * deviation**4, (105 - 9) * deviation**8)
+
+
+def draws(generator, number=200):
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(generator.init))(jax.random.split(KEY, number)))
+
+
+def assert_no_two_are_the_same(params):
+    numbers = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
+    assert len(np.unique(numbers)) > 0.99 * len(numbers)
+
+
+def test_mlp_starts_as_torch_does():
+    params = draws(mlp_generator(2, 3, hidden=(6,)))
+    for layer, fan_in in zip(params, (2, 6), strict=True):
+        assert_uniform(layer["w"], 1 / math.sqrt(fan_in))
+        assert_uniform(layer["b"], 1 / math.sqrt(fan_in))
+    assert_no_two_are_the_same(params)
+
+
+def test_dsn_starts_as_published():
+    generators = {bias: dsn_generator(2, 3, hidden=(6,), bias=bias) for bias in (False, True, "zeros")}
+    params = draws(generators[True])
+    for layer, (n, m) in zip(params["networks"], [(2, 6), (6, 1)], strict=True):
+        assert layer["w"].shape == (200, 3, n, m)
+        assert_normal(layer["w"], math.sqrt(6 / (n + m)))
+        assert_uniform(layer["b"], 1 / math.sqrt(n))
+    assert_normal(params["alpha"], 1.0)
+    assert_no_two_are_the_same(params)
+    for layer, size in zip(draws(generators["zeros"], 2)["networks"], (6, 1), strict=True):
+        assert_array_equal(layer["b"], np.zeros((2, 3, size)))
+    without = jax.eval_shape(generators[False].init, KEY)
+    assert [sorted(layer) for layer in without["networks"]] == [["w"], ["w"]]
+
+
+def test_features_of_the_gaussian_process():
+    params = draws(gaussian_process_generator(2, 3, num_features=8))
+    assert_normal(params["a"], 1.0)
+    assert_normal(params["w"], 1.0)
+    # Covariances would be the same with phases in 0..pi.
+    assert_uniform(params["b"].astype(np.float64) - math.pi, math.pi + 1e-6)
+
+
+def test_a_given_alpha_leaves_the_weights_as_they_are():
+    given, drawn = (draws(dsn_generator(2, 3, hidden=(), alpha=alpha), 2) for alpha in (ALPHA, None))
+    jax.tree.map(assert_array_equal, given["networks"], drawn["networks"])
+
+
+# The mask.
+
+
+def test_dsn_without_bias_is_positively_homogeneous(x64):
+    generator, x = dsn_generator(2, 3, dtype=jnp.float64), points(dtype=np.float64)
+    _, latents = draw(generator, np.concatenate([x, 0.01 * x, 3 * x, 0 * x]))
+    once, smaller, larger, none = np.split(latents, 4)
+    assert np.abs(once).min() > 0
+    assert_allclose(smaller, 0.01 * once, rtol=1e-10)
+    assert_allclose(larger, 3 * once, rtol=1e-10)
+    assert_array_equal(none, np.zeros((7, 3)))
+
+
+def test_a_masked_column_has_no_influence():
+    generator, x = dsn_generator(2, 3, alpha=ALPHA, bias=True), points()
+    _, jacobian = derivatives(generator, x)
+    assert_array_equal(jacobian[1, :, 0], np.zeros(7))
+    assert_array_equal(np.any(jacobian != 0, axis=1), ALPHA != 0)
+    (_, before), (_, after) = draw(generator, x), draw(generator, x + np.array([10, 0], np.float32))
+    assert_array_equal(before[:, 1], after[:, 1])
+    assert np.all(before[:, 0] != after[:, 0])
+
+
+def test_a_pruned_softmax_cuts_what_is_below():
+    # The derivative of a linear network is the mask times the weights.
+    alpha = np.array([[3.0, -1.0, 0.0], [0.1, 0.0, -0.2]])
+    masks = {}
+    for prune in (0.0, 0.3):
+        generator = dsn_generator(3, 2, hidden=(), alpha=alpha, norm="softmax", prune=prune)
+        params, jacobian = derivatives(generator, np.ones((1, 3), np.float32))
+        masks[prune] = jacobian[:, 0] / params["networks"][0]["w"][..., 0]
+    assert_allclose(masks[0.0].sum(axis=1), np.ones(2), rtol=1e-5)
+    assert_allclose(masks[0.0], mask_by_loops(alpha, "softmax", 0.0), rtol=1e-5)
+    assert_allclose(masks[0.3], np.where(masks[0.0] >= 0.3, masks[0.0], 0), rtol=1e-6)
+    assert_array_equal(masks[0.3] != 0, [[True, False, False], [True, True, True]])
+
+
+def test_a_traced_prune():
+    x, prunes = points(), np.array([0.0, 0.3], np.float32)
+    params = some_params(dsn_generator(2, 3, hidden=(4,), alpha=ALPHA))
+
+    def latents(prune):
+        return dsn_generator(2, 3, hidden=(4,), alpha=ALPHA, prune=prune).apply(params, x)
+
+    several = np.asarray(jax.jit(jax.vmap(latents))(prunes))
+    for found, prune in zip(several, (0.0, 0.3), strict=True):
+        expected = dsn_by_loops(params, x, ALPHA, "none", prune)
+        assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dsn_is_trained():
+    generator, x = dsn_generator(2, 3, hidden=(8,), norm="softmax", bias="zeros"), points(32)
+    y = np.sin(x[:, :1] + ALPHA[:, 0])
+
+    def loss(params):
+        return jnp.mean((generator.apply(params, x) - y) ** 2)
+
+    @jax.jit
+    def train(params):
+        def step(params, _):
+            value, grads = jax.value_and_grad(loss)(params)
+            return jax.tree.map(lambda p, g: p - 0.05 * g, params, grads), (value, grads)
+
+        return jax.lax.scan(step, params, length=100)[1]
+
+    losses, grads = jax.tree.map(np.asarray, train(some_params(generator)))
+    assert all(np.any(g[0] != 0) for g in jax.tree.leaves(grads))
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize(("norm", "prune"), [("none", 0.0), ("softmax", 0.0), ("softmax", 0.4)])
+def test_gradient_of_alpha(x64, norm, prune):
+    generator = dsn_generator(2, 3, hidden=(4,), norm=norm, prune=prune, dtype=jnp.float64)
+    x = points(dtype=np.float64)
+    params, _ = draw(generator, x)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(generator.apply(p, x) ** 2)))(params)["alpha"]
+
+    def by_loops(alpha):
+        return np.sum(dsn_by_loops(params, x, alpha, norm, prune) ** 2)
+
+    # The squares of piecewise linear functions: what is left are third derivatives of the softmax.
+    step = 1e-5
+    for i, j in np.ndindex(3, 2):
+        change = np.zeros((3, 2))
+        change[i, j] = step
+        slope = (by_loops(params["alpha"] + change) - by_loops(params["alpha"] - change)) / (2 * step)
+        assert_allclose(np.asarray(gradient)[i, j], slope, rtol=1e-6, atol=1e-7)
+
+
+# The Gaussian process.
+
+PLACES = np.array([[0.0, 0.0], [0.3, 0.0], [0.5, -0.4], [2.0, 1.0]], np.float32)
+NUM_FEATURES = 64
+
+
+@pytest.fixture(scope="module")
+def process():
+    """Values `[draws, places, latents]` and slopes `[draws, columns]` at one place, in units of theirs."""
+    generator = gaussian_process_generator(2, 2, length_scale=0.8, scale=1.5, num_features=NUM_FEATURES)
+
+    def one(key):
+        params = generator.init(key)
+        slopes = latent_jacobian(generator.apply, params, PLACES[1:2])
+        return generator.apply(params, PLACES) / 1.5, slopes[0, 0] * 0.8 / 1.5
+
+    values, slopes = jax.jit(jax.vmap(one))(jax.random.split(KEY, 4000))
+    assert values.shape == (4000, 4, 2) and slopes.shape == (4000, 2)
+    return np.asarray(values, np.float64), np.asarray(slopes, np.float64)
+
+
+def test_covariance(process):
+    # Given w and b, f is Gaussian with a covariance k_M that has mean k (scale 1) and, as a mean of M
+    # products 2 cos cos, variance of at most 1/M. So the variance of f f' is
+    # E[k_M(x, x) k_M(x', x') + 2 k_M(x, x')^2] - k^2 <= 1 + 1/M + k^2 + 2/M.
+    f = process[0][..., 0]
+    for i in range(4):
+        assert_mean(f[:, i], 0, 1.0)
+        for j in range(4):
+            distance = np.linalg.norm(PLACES[i] - PLACES[j])
+            k = math.exp(-(distance**2) / (2 * 0.8**2))
+            assert_mean(f[:, i] * f[:, j], k, 1 + k**2 + 3 / NUM_FEATURES)
+
+
+def test_latents_are_uncorrelated(process):
+    # Given w and b they are independent: the variance of f_1 f_2 is E[k_M^2] <= 1 + 1/M.
+    f = process[0][:, 0]
+    assert_mean(f[:, 0] * f[:, 1], 0, 1 + 1 / NUM_FEATURES)
+
+
+def test_slopes(process):
+    # Given w and b a slope is Gaussian, with variance v = mean of 2 w^2 sin^2 (scale and length 1). One of
+    # these M has the variance 4 * 3 * 3/8 - 1 = 3.5, so the slope squared has 3 (1 + 3.5/M) - 1.
+    slopes = process[1]
+    for j in range(2):
+        assert_mean(slopes[:, j] ** 2, 1.0, 3 * (1 + 3.5 / NUM_FEATURES) - 1)
+    # Their product has E[v_1 v_2 + 2 c^2], where c, the mean of 2 w_1 w_2 sin^2, has variance 1.5/M.
+    assert_mean(slopes[:, 0] * slopes[:, 1], 0.0, 1 + (3.5 + 3) / NUM_FEATURES)
+
+
+def test_a_traced_length_scale_is_compiled_once():
+    compiled = []
+    params = some_params(gaussian_process_generator(2, 3, num_features=8))
+
+    @jax.jit
+    def latents(length_scale, scale):
+        compiled.append(1)
+        generator = gaussian_process_generator(2, 3, length_scale=length_scale, scale=scale, num_features=8)
+        return generator.apply(params, PLACES)
+
+    scales = ((0.5, 1.0), (2.0, 0.3))
+    one_by_one = [latents(*pair) for pair in scales]
+    assert len(compiled) == 1
+    several = np.asarray(jax.vmap(latents)(*np.array(scales, np.float32).T))
+    for i, (length_scale, scale) in enumerate(scales):
+        plain = gaussian_process_generator(2, 3, length_scale=length_scale, scale=scale, num_features=8)
+        _, expected = draw(plain, PLACES)
+        assert_allclose(one_by_one[i], expected, rtol=1e-5, atol=1e-6)
+        assert_allclose(several[i], expected, rtol=1e-5, atol=1e-6)
+
+
+# Derivatives.
+
+
+@every_generator
+def test_jacobian(x64, make):
+    generator, x = make(dtype=jnp.float64), points(dtype=np.float64)
+    params, jacobian = derivatives(generator, x)
+    assert jacobian.shape == (3, 7, 2)
+
+    @jax.jit
+    def singles(params, x):
+        return jax.vmap(jax.jacobian(lambda point: generator.apply(params, point[None])[0]))(x)
+
+    assert_allclose(jacobian.swapaxes(0, 1), singles(params, x), rtol=1e-12, atol=1e-14)
+    # ReLU networks are linear between their kinks; the Gaussian process of length and scale 1 leaves about
+    # step^2 times a third derivative, 1e-10, and rounding about 1e-16 / step, 1e-11.
+    step = 1e-5
+    shifted = [x + sign * step * np.eye(2)[j] for j in range(2) for sign in (1, -1)]
+    up_0, down_0, up_1, down_1 = np.split(draw(generator, np.concatenate(shifted))[1], 4)
+    assert_allclose(jacobian[..., 0], (up_0 - down_0).T / (2 * step), rtol=1e-8, atol=1e-8)
+    assert_allclose(jacobian[..., 1], (up_1 - down_1).T / (2 * step), rtol=1e-8, atol=1e-8)
+
+
+def test_a_jacobian_has_gradients():
+    generator, x = GENERATORS["gaussian process"](), points()
+    gradient = jax.grad(lambda params: jnp.sum(latent_jacobian(generator.apply, params, x) ** 2))
+    grads = jax.jit(gradient)(some_params(generator))
+    assert all(np.all(np.isfinite(g)) and np.any(g != 0) for g in map(np.asarray, grads.values()))
+
+
+# How they are called.
+
+
+@every_generator
+def test_compiled_and_many_at_once(make):
+    generator, x, params = make(), points(), some_params(make())
+    both = jax.tree.map(lambda leaf: np.stack([leaf, -2 * leaf]), params)
+
+    def one(params):
+        return generator.apply(params, x), latent_jacobian(generator.apply, params, x)
+
+    plain = one(jax.tree.map(jnp.asarray, params))
+    several, alone = jax.jit(jax.vmap(one))(both), jax.jit(one)
+    for i in range(2):
+        expected = alone(jax.tree.map(lambda leaf, i=i: leaf[i], both))
+        for found, value in zip(several, expected, strict=True):
+            assert_allclose(np.asarray(found)[i], value, rtol=1e-5, atol=1e-5)
+    for found, value in zip(several, plain, strict=True):
+        assert_allclose(np.asarray(found)[0], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dsn", "gaussian process"])
+def test_many_draws_at_once(name):
+    generator, keys = GENERATORS[name](), jax.random.split(KEY, 2)
+    several, alone = jax.jit(jax.vmap(generator.init))(keys), jax.jit(generator.init)
+    for i, key in enumerate(keys):
+        found = jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], several)
+        jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-6), found, alone(key))
+        assert all(np.all(a[0] != a[1]) for a in map(np.asarray, jax.tree.leaves(several)))
+
+
+@every_generator
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_dtype(x64, make, dtype):
+    generator, x = make(dtype=dtype), jax.ShapeDtypeStruct((7, 2), dtype)
+
+    def one(key, x):
+        params = generator.init(key)
+        return params, generator.apply(params, x), latent_jacobian(generator.apply, params, x)
+
+    params, latents, jacobian = jax.eval_shape(one, KEY, x)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, latents, jacobian))} == {jnp.dtype(dtype)}
+    assert (latents.shape, jacobian.shape) == ((7, 3), (3, 7, 2))
+
+
+# Bad input: the errors that a user sees.
+
+as_a_user = pytest.mark.usefixtures("as_a_user_sees_it")
+MAKERS = [mlp_generator, dsn_generator, gaussian_process_generator]
+NO_COUNTS = [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError), (None, TypeError)]
+
+
+@as_a_user
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("name", ["num_inputs", "num_latents"])
+@pytest.mark.parametrize(("value", "error"), NO_COUNTS)
+def test_sizes(make, name, value, error):
+    sizes = {"num_inputs": 2, "num_latents": 3, name: value}
+    refuses(lambda: make(**sizes), error, f"^{name}: expected .*got {value}")
+
+
+@as_a_user
+@pytest.mark.parametrize(("value", "error"), NO_COUNTS)
+def test_widths_and_features(value, error):
+    for make in (mlp_generator, dsn_generator):
+        refuses(lambda make=make: make(2, 3, hidden=(4, value)), error, r"^hidden\[1\]: expected .*got")
+    refuses(
+        lambda: gaussian_process_generator(2, 3, num_features=value), error, "^num_features: expected .*got"
+    )
+
+
+@as_a_user
+@pytest.mark.parametrize("make", [mlp_generator, dsn_generator])
+@pytest.mark.parametrize("hidden", [32, None, {4, 5}])
+def test_hidden(make, hidden):
+    refuses(lambda: make(2, 3, hidden=hidden), TypeError, "^hidden: expected a sequence of widths, got")
+
+
+@as_a_user
+@pytest.mark.parametrize("norm", ["sum", "", None, 1])
+def test_norm(norm):
+    refuses(lambda: dsn_generator(2, 3, norm=norm), ValueError, f"^norm: expected one of .*got {norm!r}")
+
+
+@as_a_user
+@pytest.mark.parametrize("bias", ["ones", "", None, 1, 0.0, jnp.ones(2)])
+def test_bias(bias):
+    refuses(lambda: dsn_generator(2, 3, bias=bias), ValueError, "^bias: expected one of .*got")
+
+
+@as_a_user
+@pytest.mark.parametrize("prune", [-0.1, float("nan"), float("inf"), "0.1", None, True])
+def test_prune(prune):
+    refuses(lambda: dsn_generator(2, 3, prune=prune), ValueError, "^prune: expected a finite .*>= 0, got")
+
+
+@as_a_user
+@pytest.mark.parametrize("shape", [(2, 3), (3,), (1, 2), (3, 3), (), (1, 3, 2)])
+def test_alpha(shape):
+    pattern = r"^alpha: expected shape \[3, 2\], got \["
+    refuses(lambda: dsn_generator(2, 3, alpha=jnp.ones(shape)), ValueError, pattern)
+
+
+@as_a_user
+def test_complex_alpha():
+    pattern = "^alpha: expected real numbers, got complex"
+    refuses(lambda: dsn_generator(2, 3, alpha=ALPHA.astype(complex)), TypeError, pattern)
+
+
+@as_a_user
+@pytest.mark.parametrize("name", ["length_scale", "scale"])
+@pytest.mark.parametrize("value", [0, 0.0, -1.0, float("nan"), float("inf"), "1", None, True, jnp.ones(2)])
+def test_scales(name, value):
+    pattern = f"^{name}: expected a finite number > 0, got"
+    refuses(lambda: gaussian_process_generator(2, 3, **{name: value}), ValueError, pattern)
+
+
+BAD_POINTS = [
+    (jnp.ones((5, 3)), ValueError, r"expected shape \[batch, 2\], got \[5, 3\]"),
+    (jnp.ones(2), ValueError, r"expected shape \[batch, 2\], got \[2\]"),
+    (jnp.ones((1, 5, 2)), ValueError, r"expected shape \[batch, 2\], got \[1, 5, 2\]"),
+    (jnp.ones((0, 2)), ValueError, r"expected at least one example, got shape \[0, 2\]"),
+    (jnp.ones((5, 2), int), TypeError, "expected a floating-point array, got int32"),
+    (jnp.ones((5, 2), complex), TypeError, "expected a floating-point array, got complex64"),
+]
+
+
+@as_a_user
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize(("x", "error", "pattern"), BAD_POINTS)
+def test_points(make, x, error, pattern):
+    generator = make(2, 3)
+    params = jax.eval_shape(generator.init, KEY)
+    refuses(lambda: generator.apply(params, x), error, f"^x: {pattern}")
+
+
+@as_a_user
+@pytest.mark.parametrize(
+    ("x", "error", "pattern"),
+    [
+        (jnp.ones(2), ValueError, r"expected a non-empty \[points, columns\], got shape \[2\]"),
+        (jnp.ones((0, 2)), ValueError, r"expected a non-empty .*got shape \[0, 2\]"),
+        (jnp.ones((2, 0)), ValueError, r"expected a non-empty .*got shape \[2, 0\]"),
+        (jnp.ones((1, 2, 2)), ValueError, r"expected a non-empty .*got shape \[1, 2, 2\]"),
+        (jnp.ones((5, 2), int), TypeError, "expected a floating-point array, got int32"),
+    ],
+)
+def test_points_of_a_jacobian(x, error, pattern):
+    refuses(lambda: latent_jacobian(lambda params, x: x, None, x), error, f"^x: {pattern}")
+
+
+@as_a_user
+@pytest.mark.parametrize(
+    ("apply", "got"), [(lambda params, x: x[:, 0], r"\[7\]"), (lambda params, x: x.T, r"\[2, 7\]")]
+)
+def test_latents_of_a_jacobian(apply, got):
+    pattern = rf"^apply: expected latents \[7, latents\], got shape {got}"
+    refuses(lambda: latent_jacobian(apply, None, points()), ValueError, pattern)
