@@ -43,7 +43,7 @@ def test_widths(name, channels, value, error):
 @pytest.mark.parametrize("name", ["hidden", "embedding"])
 @pytest.mark.parametrize("value", [64, None, "64", 2.0])
 def test_widths_that_are_no_sequence(name, value):
-    refuses(lambda: critic(4, **{name: value}), TypeError, f"^{name}: expected a sequence of ints, got")
+    refuses(lambda: critic(4, **{name: value}), TypeError, f"^{name}: expected a sequence of widths, got")
 
 
 BAD_CURVES = {

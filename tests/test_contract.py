@@ -21,6 +21,9 @@ from tests.command_line import CACHE
 from tests.compare import assert_close, assert_same, differs
 from tests.registry import RULES
 
+# Much is traced here: annotations are checked where the same functions meet their other oracles.
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
+
 QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 KEYS = jax.random.split(jax.random.key(0), 8)
 X = jax.random.normal(jax.random.key(1), (12, 3))

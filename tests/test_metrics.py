@@ -10,6 +10,9 @@ import pytest
 import lax_learning as ll
 from lax_learning import metrics
 
+# Much is traced here: annotations are checked where the same functions meet their other oracles.
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
+
 KEY = jax.random.key(40)
 
 

@@ -24,6 +24,9 @@ from lax_learning.data import half_space, relu_net
 from lax_learning.plasticity import MetaParams, Scheme, Tables, k_cap, plastic_pass, top_k_mask
 from tests.compare import assert_close, assert_same, differs
 
+# Much is traced here: annotations are checked where the same functions meet their other oracles.
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
+
 KEY = jax.random.key(0)
 RULES = {
     "pre_post": plasticity.pre_post,

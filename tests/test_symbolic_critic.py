@@ -29,6 +29,9 @@ from lax_learning.symbolic.critic_training import (
 )
 from tests.compare import assert_close, assert_same, differs
 
+# Much is traced here: annotations are checked where the same functions meet their other oracles.
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
+
 KEY = jax.random.key(0)
 KEYS = jax.random.split(jax.random.key(1), 6)
 SMALL = critic(4, hidden=(5,), channels=2, embedding=(3,))

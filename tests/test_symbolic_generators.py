@@ -17,6 +17,9 @@ from lax_learning.symbolic.generators import (
 )
 from tests.refusal import refuses
 
+# Much is traced here: annotations are checked where the same functions meet their other oracles.
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
+
 KEY = jax.random.key(0)
 STANDARD_ERRORS = 5
 ALPHA = np.array([[0.5, -2.0], [0.0, 1.5], [1.0, 0.2]])
