@@ -1,6 +1,5 @@
 """Decorrelation: a matrix before the weights makes their inputs uncorrelated (Ahmad et al., 2022)."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from lax_learning._checks import (
 )
 from lax_learning._decorrelation_variants import Moments, sum_of_squares, variant_of
 from lax_learning._lazily import lazily
-from lax_learning.layers import Reads, dense
+from lax_learning.layers import Reads, rows
 from lax_learning.networks import Network
 from lax_learning.types import Dynamics, Key
 
@@ -50,16 +49,6 @@ def reads_of(network: Network) -> tuple[Reads, ...]:
         if layer.reads is None:
             raise ValueError(f"network.layers[{i}]: expected a layer that says what it reads, got None")
     return tuple(layer.reads for layer in network.layers if layer.reads is not None)
-
-
-def _rows(size: int) -> Reads:
-    """The rows of an array `[..., size]` of any number of axes."""
-    flat = dense(size, 1).reads
-    assert flat is not None
-    return flat._replace(
-        number=lambda x: math.prod(x.shape[:-1]) if x.ndim and x.shape[-1] == size else 0,
-        take=lambda x, indices: flat.take(x.reshape(-1, x.shape[-1]), indices),
-    )
 
 
 def decorrelation(
@@ -139,7 +128,7 @@ def decorrelation(
         key: Key, state: DecorrelationState, inputs: Sequence[ArrayLike], network: Network | None = None
     ) -> tuple[DecorrelationState, Decorrelated]:
         sizes = [layer["R"].shape[0] for layer in state.layers]
-        every_reads = [_rows(size) for size in sizes] if network is None else reads_of(network)
+        every_reads = [rows(size) for size in sizes] if network is None else reads_of(network)
         if not len(inputs) == len(every_reads) == len(sizes):
             raise ValueError(f"inputs: expected {len(sizes)} layers, got {len(inputs)}")
         for i, layer in enumerate(state.layers):

@@ -1,5 +1,6 @@
 """Layers: what one row of weights computes and reads; dense ones."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -118,4 +119,13 @@ def _dense_reads(size: int) -> Reads:
         flat=lambda w: _matrix(w, size),
         unflat=lambda matrix, shape: matrix,
         transformed=transformed,
+    )
+
+
+def rows(size: int) -> Reads:
+    """The rows of an array `[..., size]` of any number of axes."""
+    flat = _dense_reads(size)
+    return flat._replace(
+        number=lambda x: math.prod(x.shape[:-1]) if x.ndim and x.shape[-1] == size else 0,
+        take=lambda x, indices: flat.take(x.reshape(-1, x.shape[-1]), indices),
     )
