@@ -36,7 +36,7 @@ class Preset(NamedTuple):
 
 PRESETS = {
     "sample": Preset(
-        "sample", 80, ("backprop", "feedback_alignment", "node_perturbation"), ("plain", "decorrelated")
+        "sample", 50, ("backprop", "feedback_alignment", "node_perturbation"), ("plain", "decorrelated")
     ),
     "full": Preset(None, 1_000, RuleName.__args__, InputsName.__args__),  # type: ignore[attr-defined]
 }
@@ -50,7 +50,7 @@ class Config:
     """notebook: decorrelation alone, one decorrelated layer, two, and two without learning R; gain: rules on
     plain and on decorrelated inputs; choices: whitening, shares of the examples, updates, dead pixels."""
     preset: Literal["sample", "full"] = "sample"
-    """sample: 5,000 images, 80 updates and three rules, offline; full: 1,000 updates and all rules on all
+    """sample: 5,000 images, 50 updates and three rules, offline; full: 1,000 updates and all rules on all
     images, which needs --data."""
     networks: tuple[NetworkName, ...] = NetworkName.__args__  # type: ignore[attr-defined]
     """Networks on which rules are compared."""
