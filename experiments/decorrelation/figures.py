@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from experiments import reporting
 from experiments.decorrelation.reading import NOTEBOOK, PUBLISHED, elapsed, runs_in, updates_of
@@ -99,7 +99,7 @@ def gain(results: xr.Dataset) -> Figure | None:
 
 
 def choices(results: xr.Dataset) -> Figure | None:
-    """Accuracy and decorrelation loss under choices of the rule for R."""
+    """Accuracy, correlations left in the pixels and the size of R under choices of the rule for it."""
     runs = runs_in(results, "choices")
     if not runs:
         return None
@@ -111,9 +111,9 @@ def choices(results: xr.Dataset) -> Figure | None:
         left.barh(label, mean, xerr=[[mean - low], [high - mean]], color=f"C{i}")
         reporting.band(largest, x, one.largest_r.values, label=label)
     accuracy.set(title="Accuracy", ylabel="accuracy on test images")
-    left.set(
-        title="Correlation left on test images", xlabel="sum C_off^2 / size^2, over layers", xscale="log"
-    )
+    left.set(title="Correlation left in the pixels of test images", xlabel="sum C_off^2 / size^2", xscale="log")
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     left.xaxis.set_minor_formatter(NullFormatter())
     left.invert_yaxis()
     largest.set(title="Largest entry of R", ylabel="absolute value")
