@@ -111,7 +111,7 @@ def choices(results: xr.Dataset) -> Figure | None:
         left.barh(label, mean, xerr=[[mean - low], [high - mean]], color=f"C{i}")
         reporting.band(largest, x, one.largest_r.values, label=label)
     accuracy.set(title="Accuracy", ylabel="accuracy on test images")
-    left.set(title="Correlation left in the pixels of test images", xlabel="sum C_off^2 / size^2", xscale="log")
+    left.set(title="Correlation left in the pixels", xlabel="sum C_off^2 / size^2", xscale="log")
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     left.xaxis.set_minor_formatter(NullFormatter())
