@@ -1,0 +1,1 @@
+"""The symbolic discriminator: what tells curves of formulas from those of untrained networks."""

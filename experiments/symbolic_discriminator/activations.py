@@ -1,0 +1,103 @@
+"""Steps 15.1 and 15.2: what curves of untrained networks and of a library look like."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+from jax import Array
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from experiments.reporting import footnote, summary_rows
+from experiments.symbolic_discriminator import points
+from experiments.symbolic_discriminator.config import Config
+from experiments.symbolic_discriminator.study import Part, Study
+from lax_learning import symbolic
+
+CURVES = 200
+SHOWN = 10
+COST = 3_000
+LIBRARY = "quadratic"
+TITLES = {
+    "dsn": "untrained DSN, no biases",
+    "mlp": "untrained MLP",
+    "gaussian_process": "Gaussian process",
+    "library": "library of quadratic functions",
+}
+
+
+def run(config: Config, folder: Path, progress: tqdm) -> xr.Dataset:
+    """Curves of every source at the same points, `[source, curve, point]`."""
+    x = points.points("normal", config.numbers.points, config.seed)
+    generators = {
+        "dsn": symbolic.dsn_generator(1, 1),
+        "mlp": symbolic.mlp_generator(1, 1),
+        "gaussian_process": symbolic.gaussian_process_generator(1, 1, scale=0.3),
+    }
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 6), CURVES)
+    library = points.library(LIBRARY)
+
+    @jax.jit
+    def draw(keys: Array) -> dict[str, Array]:
+        curves = {
+            name: jax.vmap(lambda key, g=generator: g.apply(g.init(key), x)[:, 0])(keys)
+            for name, generator in generators.items()
+        }
+        draws = symbolic.draw_functions(keys[0], library, CURVES)
+        return {**curves, "library": symbolic.function_values(library, draws, x)}
+
+    curves = draw(keys)
+    progress.update(COST)
+    return xr.Dataset(
+        {
+            "value": (("source", "curve", "point"), np.stack([curves[name] for name in TITLES])),
+            "x": (("point",), np.asarray(x)[:, 0]),
+        },
+        {"source": list(TITLES)},
+    )
+
+
+def misfit(x: np.ndarray, curves: np.ndarray, columns: Sequence[np.ndarray]) -> np.ndarray:
+    """How far curves `[curve, point]` are from sums of columns: share of their standard deviation."""
+    design = np.stack([np.ones_like(x), *columns], axis=1)
+    left = curves.T - design @ np.linalg.lstsq(design, curves.T, rcond=None)[0]
+    return left.std(axis=0) / curves.std(axis=1)
+
+
+def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """Over curves: their spread, and how far they are from two lines that meet at 0, and from parabolas."""
+    x, found = results.x.values, []
+    for source in results.source.values:
+        curves = results.value.sel(source=source).values
+        metrics = {
+            "standard_deviation": curves.std(axis=1),
+            "not_two_lines_through_0": misfit(x, curves, (np.minimum(x, 0), np.maximum(x, 0))),
+            "not_a_parabola": misfit(x, curves, (x, x**2)),
+        }
+        found += summary_rows(f"activations: {source}", metrics, kind="part")
+    return found
+
+
+def figures(results: xr.Dataset) -> Mapping[str, Figure]:
+    """Ten curves of every source."""
+    figure, grid = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharex=True)
+    figure.suptitle("Curves of untrained networks, and the functions they are to be told from")
+    for number, (axes, source) in enumerate(zip(grid.flat, results.source.values, strict=True)):
+        for curve in results.value.sel(source=source).values[:SHOWN]:
+            axes.plot(results.x.values, curve, ".", markersize=3)
+        axes.set(title=TITLES[str(source)], xlabel="x" if number > 1 else "")
+        axes.set(ylabel="" if number % 2 else "value")
+    footnote(figure, f"{SHOWN} draws each, {results.sizes['point']} points")
+    return {"activations": figure}
+
+
+STUDY = Study(
+    parts=lambda config: {"activations": Part(lambda folder, progress: run(config, folder, progress), COST)},
+    merge=lambda config, found: found[0],
+    rows=rows,
+    figures=figures,
+)

@@ -1,0 +1,96 @@
+"""The settings of the symbolic discriminator, from which its command line is made."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+StudyName = Literal[
+    "activations",
+    "accuracy",
+    "libraries",
+    "hyper_parameters",
+    "depth",
+    "extensions",
+    "fixed_set",
+    "regularised",
+]
+
+
+class Preset(NamedTuple):
+    """What `--preset` stands for.
+
+    Fields:
+      points: of every curve.
+      epochs: of training a critic.
+      seeds: of every configuration outside of the study of hyper-parameters.
+      configurations: in that study.
+      updates: of a network that fits a target.
+    """
+
+    points: int
+    epochs: int
+    seeds: int
+    configurations: int
+    updates: int
+
+
+PRESETS = {
+    "sample": Preset(100, 500, 4, 64, 2_000),
+    "study": Preset(100, 3_000, 8, 512, 20_000),
+    "seed": Preset(700, 100_000, 8, 512, 20_000),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Critics that tell curves of formulas from those of untrained networks: the notebook's steps."""
+
+    studies: tuple[StudyName, ...] = StudyName.__args__  # type: ignore[attr-defined]
+    """activations: curves of untrained networks and of the library (steps 15.1 and 15.2); accuracy: over
+    training (15.3); libraries: ever larger ones (15.4); hyper_parameters: random configurations; depth: the
+    notebook's v0 to v7; extensions: input and gradient, stacked or embedded (15.5); fixed_set: 1,000 curves
+    that stay the same, beside standard classifiers; regularised: a network that fits a target with latents
+    that a trained critic judges (7)."""
+    preset: Literal["sample", "study", "seed"] = "sample"
+    """sample: few points, epochs and configurations; study: more, for an hour on two cores; seed: the
+    notebook's numbers and full spaces, for an accelerator."""
+    points: int | None = None
+    """Points of every curve but those of fixed sets, which have 100; by default the preset's."""
+    epochs: int | None = None
+    """Epochs of training a critic; by default the preset's."""
+    seeds: int | None = None
+    """Seeds of every configuration, one in the study of hyper-parameters; by default the preset's."""
+    configurations: int | None = None
+    """Configurations drawn in the study of hyper-parameters; by default the preset's."""
+    updates: int | None = None
+    """Updates of a network that fits a target; by default the preset's."""
+    seed: int = 0
+    """The seed of the seeds."""
+    out: Path = Path("results/symbolic_discriminator")
+    """Folder for config.json, results.nc, summary.json and the figures."""
+    resume: bool = False
+    """Go on with the run that stands in the folder, if there is one."""
+
+    def __post_init__(self) -> None:
+        least = {"points": 3, "epochs": 10, "seeds": 1, "configurations": 1, "updates": 10}
+        for name, number in least.items():
+            given = getattr(self, name)
+            self._expect(name, f"at least {number}", given is None or given >= number)
+        unlike = len(set(self.studies)) == len(self.studies) > 0
+        self._expect("studies", "each at most once and one at least", unlike)
+
+    def _expect(self, name: str, expected: str, holds: bool) -> None:
+        if not holds:
+            raise ValueError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
+
+    @property
+    def numbers(self) -> Preset:
+        """The preset's numbers, where no others are given."""
+        preset = PRESETS[self.preset]
+        given = {name: getattr(self, name) for name in preset._fields}
+        return preset._replace(**{name: value for name, value in given.items() if value is not None})
+
+    def deciding(self) -> dict[str, Any]:
+        """The fields that decide the results."""
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
+        return {**held, **self.numbers._asdict()}

@@ -1,0 +1,105 @@
+"""How results of critics are read: smoothed curves, the notebook's trends, and what decides."""
+
+import numpy as np
+import xarray as xr
+
+CHANCE = 0.5
+LEARNED = 0.65
+TRENDS = (
+    "quick, then constant",
+    "quick, then dropping",
+    "slow, still improving",
+    "learns nothing",
+)
+
+
+def horizon(epochs: int) -> int:
+    """Epochs over which accuracy is averaged: the notebook's 500, or the last tenth of a shorter run."""
+    return min(500, max(1, epochs // 10))
+
+
+def smoothed(of_epochs: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+    """Means over the bins of the last `horizon` epochs, or as many as there are, along the last axis.
+
+    Args:
+      of_epochs: means over bins of epochs, `[..., bin]`.
+      epochs: the last one of every bin.
+    """
+    width = max(1, round(horizon(int(epochs[-1])) / epochs[0]))
+    sums = np.cumsum(np.insert(of_epochs, 0, 0.0, axis=-1), axis=-1)
+    ends = np.arange(1, of_epochs.shape[-1] + 1)
+    starts = np.maximum(0, ends - width)
+    return (sums[..., ends] - sums[..., starts]) / (ends - starts)
+
+
+def final(results: xr.Dataset, metric: str = "accuracy") -> np.ndarray:
+    """A metric over the last epochs, `[configuration, seed]`."""
+    return smoothed(results[metric].values, results.epoch.values)[..., -1]
+
+
+def trend(curve: np.ndarray) -> str:
+    """Which of the notebook's trends a smoothed accuracy follows.
+
+    Nothing is learned where it never reaches 0.65; it drops where more than a quarter of what was gained
+    over chance is lost at the end; it is quick where the first quarter of training brings 80 % of the gain.
+    """
+    gained = curve - CHANCE
+    if not np.nanmax(curve) >= LEARNED:
+        return TRENDS[3]
+    if not gained[-1] >= 0.75 * np.nanmax(gained):
+        return TRENDS[1]
+    early = gained[: max(1, len(curve) // 4)]
+    return TRENDS[0] if np.nanmax(early) >= 0.8 * gained[-1] else TRENDS[2]
+
+
+def share_of_variance(values: np.ndarray, levels: np.ndarray) -> float:
+    """How much of the variance of values one factor explains on its own, in 0..1 in the mean.
+
+    `omega^2 = (SS_between - (k - 1) MS_within) / (SS_total + MS_within)` for k levels: unlike
+    `SS_between / SS_total` it is not above 0 by chance alone. (Hays, Statistics, 1963.)
+    """
+    kinds, which = np.unique(levels, return_inverse=True)
+    n, k = len(values), len(kinds)
+    if k < 2 or n <= k:
+        return float("nan")
+    sizes = np.bincount(which)
+    means = np.bincount(which, values) / sizes
+    between = float(np.sum(sizes * (means - values.mean()) ** 2))
+    total = float(np.sum((values - values.mean()) ** 2))
+    within = (total - between) / (n - k)
+    return (between - (k - 1) * within) / (total + within)
+
+
+def resampled_shares(values: np.ndarray, levels: np.ndarray, times: int = 500) -> np.ndarray:
+    """`share_of_variance` of configurations drawn from these with replacement, `[times]`."""
+    drawn = np.random.default_rng(0).integers(0, len(values), (times, len(values)))
+    return np.array([share_of_variance(values[rows], levels[rows]) for rows in drawn])
+
+
+def first_epoch_reaching(results: xr.Dataset, level: float) -> np.ndarray:
+    """The first epoch whose smoothed accuracy is at least `level`, NaN if none; `[configuration, seed]`."""
+    curves = smoothed(results.fresh_accuracy.values, results.epoch.values)
+    reached = curves >= level
+    epochs = results.epoch.values[np.argmax(reached, axis=-1)].astype(float)
+    return np.where(reached.any(axis=-1), epochs, np.nan)
+
+
+def trends(results: xr.Dataset) -> list[str]:
+    """The trend of every configuration, of the mean over its seeds."""
+    curves = smoothed(results.accuracy.values, results.epoch.values).mean(axis=1)
+    return [trend(curve) for curve in curves]
+
+
+FIELDS = ("latents", "iterations", "penalty", "layers", "width", "learning_rate")
+
+
+def deciding(results: xr.Dataset) -> dict[str, tuple[float, float, float]]:
+    """For every field that varies: its share of the variance of final accuracy, and 95 % of resamples."""
+    accuracy = final(results).mean(axis=1)
+    shares = {}
+    for field in FIELDS:
+        levels = results[field].values
+        if len(np.unique(levels)) > 1:
+            low, high = np.nanquantile(resampled_shares(accuracy, levels), (0.025, 0.975))
+            shares[field] = (share_of_variance(accuracy, levels), float(low), float(high))
+    return shares

@@ -1,0 +1,103 @@
+"""What is told of networks that were regularised by a critic: rows of the summary and figures."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import reporting
+
+METRICS = ("fit_loss", "mean_logit", "judged_real", "min_correlation", "components_found")
+NO_CRITIC = "no critic"
+
+
+def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """The rows of `summary.json`: every run at its end, paired with the one without a critic; the critics.
+
+    `log10_fit_loss` is there because a loss that runs away in one seed decides the mean of `fit_loss`.
+    """
+    last = results.isel(step=-1).assign(log10_fit_loss=_log10(results.fit_loss.isel(step=-1)))
+    summary = []
+    for name in results.run.values.tolist():
+        metrics = {metric: last[metric].sel(run=name).values for metric in (*METRICS, "log10_fit_loss")}
+        if NO_CRITIC in results.run and name != NO_CRITIC:
+            for metric in ("min_correlation", "components_found", "log10_fit_loss"):
+                metrics[f"{metric}_gain"] = metrics[metric] - last[metric].sel(run=NO_CRITIC).values
+        summary += reporting.summary_rows(f"regularised: {name}", metrics, kind="part")
+    of_critics = {metric: results[metric].values for metric in ("critic_accuracy", "components_judged_real")}
+    return summary + reporting.summary_rows("regularised: critics", of_critics, kind="part")
+
+
+def _log10(loss: xr.DataArray) -> xr.DataArray:
+    """Finite for a loss of 0 too."""
+    return loss.copy(data=np.log10(np.maximum(loss.values, np.finfo(np.float32).tiny)))
+
+
+def figures(results: xr.Dataset) -> dict[str, Figure]:
+    """Draws the figures of the study."""
+    return {"regularised_latents": latents(results), "regularised_progress": progress(results)}
+
+
+def latents(results: xr.Dataset) -> Figure:
+    """Latents of the first seed at the end of every run, each mapped to the component most like it."""
+    names = results.run.values.tolist()
+    figure, every = plt.subplots(
+        2, -(-len(names) // 2), figsize=(4.4 * -(-len(names) // 2), 8), layout="constrained",
+        sharex=True, sharey=True, squeeze=False,
+    )  # fmt: skip
+    x, true = results.x.values, results.components.values
+    for name, axes in zip(names, every.flat, strict=False):
+        one = results.sel(run=name).isel(seed=0)
+        for i, component in enumerate(true):
+            axes.plot(x, component, color=f"C{i}", linewidth=5, alpha=0.3, label=f"component {i}")
+        for i, latent in enumerate(one.latents.values):
+            mapped, component, likeness = _mapped(latent, true)
+            style = {"color": f"C{component}", "linestyle": ("-", "--", ":")[i % 3]}
+            axes.plot(x, mapped, **style, label=f"latent {i}, |r| = {likeness:.3f}")
+        axes.set(title=f"{name}: fit loss {float(one.fit_loss[-1]):.1e}", xlabel="x")
+        axes.legend(frameon=False, fontsize="x-small", ncols=2)
+        axes.grid(alpha=0.3)
+    for axes in every[:, 0]:
+        axes.set_ylabel("value")
+    for axes in every.flat[len(names) :]:
+        axes.axis("off")
+    figure.suptitle("Latents, each scaled and shifted to the component that it correlates with most")
+    reporting.footnote(figure, "first seed")
+    return figure
+
+
+def _mapped(latent: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, int, float]:
+    """A latent by least squares on the component most like it, which one that is, and the |correlation|."""
+    if np.ptp(latent) == 0:
+        return np.full_like(latent, true[0].mean()), 0, 0.0
+    likeness = np.abs(np.corrcoef(latent, true)[0, 1:])
+    best = int(np.argmax(likeness))
+    return np.polyval(np.polyfit(latent, true[best], 1), latent), best, float(likeness[best])
+
+
+def progress(results: xr.Dataset) -> Figure:
+    """Loss of the fit, the critic's verdict and likeness to the components against updates."""
+    figure, every = plt.subplots(2, 2, figsize=(14, 9), layout="constrained")
+    shown = {
+        "log10_fit_loss": ("Fit", "log10 of the mean squared error"),
+        "judged_real": ("What the critic takes for formulas", "share of latents"),
+        "min_correlation": ("Is every latent like a component?", "|r| of the least alike with its best"),
+        "components_found": ("Is every component like a latent?", "|r| of the least alike with its best"),
+    }
+    results = results.assign(log10_fit_loss=_log10(results.fit_loss))
+    for axes, (metric, (title, label)) in zip(every.flat, shown.items(), strict=True):
+        for name in results.run.values.tolist():
+            of_seeds = results[metric].sel(run=name).values
+            reporting.band(axes, results.updates.values, of_seeds, label=name)
+        axes.set(title=title, xlabel="updates", ylabel=label)
+        axes.grid(alpha=0.3)
+        if metric != "log10_fit_loss":
+            axes.set_ylim(top=1.02)
+    every[0, 1].set_ylim(bottom=-0.02)
+    handles, labels = every[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
+    figure.suptitle("A network that fits a target, its latents judged by a critic")
+    reporting.footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} seeds")
+    return figure

@@ -1,0 +1,100 @@
+"""The configurations of every study of critics, and the spaces that they are drawn from."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from experiments.symbolic_discriminator.config import Config
+from experiments.symbolic_discriminator.points import LIBRARIES
+from lax_learning import symbolic
+
+Configuration = dict[str, Any]
+Space = dict[str, Sequence[Any]]
+
+# What a program is made for; learning rate, penalty and decay are traced.
+STATIC = ("objective", "library", "extension", "latents", "layers", "width", "iterations")
+
+# What a critic sees besides the values of a curve, and how.
+EXTENSIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "none": ((), "stack"),
+    "input_stacked": (("input",), "stack"),
+    "input_embedded": (("input",), "embed"),
+    "gradient_stacked": (("gradient",), "stack"),
+    "gradient_embedded": (("gradient",), "embed"),
+}
+
+SMALL: Configuration = {
+    **{"objective": "bce", "library": "quadratic", "extension": "none"},
+    **{"latents": 3, "layers": 2, "width": 64, "iterations": 5},
+    **{"learning_rate": 1e-3, "penalty": 1e-5, "decay": 1e-7},
+}
+
+RATES = {"learning_rate": (1e-5, 1e-4, 1e-3, 1e-2), "penalty": (0.0, 1e-6, 1e-5, 1e-4, 1e-3)}
+OBJECTIVES = {"objective": ("wgan", "bce")}
+SPACES: dict[str, Space] = {
+    "sample": {**OBJECTIVES, **RATES, "latents": (1, 5), "layers": (2, 4), "iterations": (1, 5)},
+    "study": {**OBJECTIVES, **RATES, "latents": (1, 3, 10), "layers": (2, 4, 8), "iterations": (1, 3, 10)},
+    "seed": {
+        **{**OBJECTIVES, **RATES, "latents": (1, 3, 5, 10), "layers": (2, 4, 6, 8)},
+        **{"width": (64, 128, 256, 512), "iterations": (1, 3, 5, 10)},
+    },
+}
+EXTENSION_RATES = {"learning_rate": (1e-5, 1e-4, 1e-3), "penalty": (1e-6, 1e-5, 1e-4)}
+# The critic and the spaces that extensions are compared with; one without choices is that critic itself.
+EXTENSION_SPACES: dict[str, tuple[Space, int]] = {
+    "sample": ({}, 1),
+    "study": ({**OBJECTIVES, **EXTENSION_RATES}, 16),
+    "seed": (
+        {
+            **{**OBJECTIVES, **EXTENSION_RATES, "latents": (1, 3, 5), "layers": (2, 4, 8, 16)},
+            **{"width": (64, 128, 256, 512), "iterations": (1, 3, 5)},
+        },
+        128,
+    ),
+}
+
+
+def accuracy(config: Config) -> list[Configuration]:
+    """The notebook's first critic, with its objective and with the one that was published later."""
+    large = {"latents": 5, "layers": 6, "width": 128, "learning_rate": 1e-4, "decay": 1e-4}
+    return [{**SMALL, **large, "objective": objective} for objective in ("wgan", "bce")]
+
+
+def libraries(config: Config) -> list[Configuration]:
+    """Ever larger libraries."""
+    return [{**SMALL, "library": name, "latents": 5} for name in LIBRARIES]
+
+
+def hyper_parameters(config: Config) -> list[Configuration]:
+    """Random draws from the space of the preset."""
+    return _drawn(config, SPACES[config.preset], config.numbers.configurations, 2)
+
+
+def depth(config: Config) -> list[Configuration]:
+    """The notebook's v0 to v7: each changes something of the one before."""
+    changes = (
+        {"objective": "wgan", "learning_rate": 1e-5, "penalty": 1e-4},
+        {"layers": 4},
+        {"layers": 8},
+        {"penalty": 1e-5},
+        {"learning_rate": 1e-4},
+        {"penalty": 1e-6},
+        {"width": 256},
+        {"layers": 16, "width": 64},
+    )
+    versions = [SMALL]
+    for change in changes:
+        versions.append({**versions[-1], **change})
+    return versions[1:]
+
+
+def extensions(config: Config) -> list[Configuration]:
+    """The same critics, one or many at random, with every extension."""
+    drawn = _drawn(config, *EXTENSION_SPACES[config.preset], 3)
+    return [{**configuration, "extension": name} for name in EXTENSIONS for configuration in drawn]
+
+
+def _drawn(config: Config, space: Space, number: int, stream: int) -> list[Configuration]:
+    key = jax.random.fold_in(jax.random.key(config.seed), stream)
+    return [{**SMALL, **drawn} for drawn in symbolic.random_configurations(key, space, number)]

@@ -1,0 +1,278 @@
+"""The symbolic discriminator from the command line: what it writes and refuses, a kill, and its readings."""
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+from tqdm import tqdm
+
+from experiments.symbolic_discriminator import activations, critics, reading, spaces
+from experiments.symbolic_discriminator.config import PRESETS, Config
+from experiments.symbolic_discriminator.critic_studies import of_each
+from experiments.symbolic_discriminator.points import LIBRARIES, library, points
+from experiments.symbolic_discriminator.report import figures, rows
+from experiments.symbolic_discriminator.studies import STUDIES
+from lax_learning import symbolic
+from tests.command_line import call, kill_at_checkpoint, run
+
+NAME = "symbolic_discriminator"
+SMALL = ["--points", "12", "--epochs", "20", "--seeds", "2", "--studies", "activations", "accuracy"]
+PARTS = [f"accuracy-{o}-quadratic-none-6x128-5_latents-5_iterations" for o in ("wgan", "bce")]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run of two studies: its folder and what it printed."""
+    out = tmp_path_factory.mktemp("run") / "whole"
+    code, printed, errors = run(NAME, *SMALL, "--out", out)
+    assert code == 0, errors
+    return out, printed
+
+
+def results_in(out: Path) -> xr.DataTree:
+    with xr.open_datatree(out / "results.nc", engine="h5netcdf") as tree:
+        return tree.load()
+
+
+def test_folder_holds_everything(finished):
+    out, printed = finished
+    names = {"config.json", "results.nc", "summary.json", "parts", "activations.png", "accuracy.png"}
+    assert {p.name for p in out.iterdir()} == names
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in out.glob("*.png"))
+    assert {p.stem for p in (out / "parts").iterdir()} == {"activations", *PARTS}
+    assert all(name in printed for name in ("wgan", "bce", "gaussian_process", "fresh accuracy"))
+
+
+def test_results_have_named_axes(finished):
+    results = results_in(finished[0])
+    assert list(results.children) == ["activations", "accuracy"]
+    accuracy = results["accuracy"].to_dataset()
+    assert accuracy.accuracy.dims == ("configuration", "seed", "bin")
+    assert accuracy.objective.values.tolist() == ["wgan", "bce"] and (accuracy.layers == 6).all()
+    assert accuracy.epoch.values.tolist() == list(range(1, 21))
+    assert accuracy.logits.shape == (2, 2, 2, critics.JUDGED) and (accuracy.seconds > 0).all()
+    assert ((accuracy.accuracy >= 0) & (accuracy.accuracy <= 1)).all()
+    summary = json.loads((finished[0] / "summary.json").read_text())["rows"]
+    (found,) = (r for r in summary if r["part"] == "accuracy: bce" and r["metric"] == "fresh_auc")
+    assert found["mean"] == pytest.approx(float(accuracy.fresh_auc[1, :, -2:].mean()), rel=1e-6)
+    assert found["n"] == 2
+
+
+def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
+    out = tmp_path / "killed"
+    kill_at_checkpoint(out / "checkpoints" / PARTS[0], NAME, *SMALL, "--out", out)
+    assert (out / "parts" / "activations.nc").exists() and not (out / "results.nc").exists()
+    code, _, errors = run(NAME, *SMALL, "--out", out, "--resume")
+    assert code == 0, errors
+    same, expected = results_in(out), results_in(finished[0])
+    for study in expected.children:
+        drop = ["seconds"] if study == "accuracy" else []
+        got, wanted = (tree[study].to_dataset().drop_vars(drop) for tree in (same, expected))
+        xr.testing.assert_equal(got, wanted)
+
+
+def test_folder_of_another_configuration_is_refused(finished):
+    code, _, errors = call(NAME, *SMALL, "--seed", "5", "--out", finished[0], "--resume")
+    assert code == 2 and "seed: 0 there, 5 here" in errors
+
+
+def test_help_names_every_option():
+    code, printed, _ = call(NAME, "--help")
+    assert code == 0
+    for option in Config.__dataclass_fields__:
+        assert re.search(rf"--(\[?no-\]?)?{option}\b", printed), option
+    assert all(name in printed for name in (*STUDIES, *PRESETS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"points": 2}, "--points: expected at least 3, got 2"),
+        ({"epochs": 9}, "--epochs: expected at least 10, got 9"),
+        ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
+        ({"configurations": 0}, "--configurations: expected at least 1, got 0"),
+        ({"updates": 9}, "--updates: expected at least 10, got 9"),
+        ({"studies": ()}, "--studies: expected each at most once"),
+        ({"studies": ("depth", "depth")}, "--studies: expected each at most once"),
+    ],
+)
+def test_bad_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**arguments)
+
+
+def test_studies_are_the_notebooks():
+    versions = spaces.depth(Config())
+    assert [(v["layers"], v["width"]) for v in versions] == [
+        *((2, 64), (4, 64), (8, 64), (8, 64), (8, 64), (8, 64), (8, 256), (16, 64))
+    ]
+    assert [v["learning_rate"] for v in versions] == [1e-5] * 4 + [1e-4] * 4
+    assert [v["penalty"] for v in versions] == [1e-4] * 3 + [1e-5] * 2 + [1e-6] * 3
+    assert len(spaces.hyper_parameters(Config())) == 64
+    drawn = spaces.hyper_parameters(Config(preset="seed", configurations=600))
+    for field, values in spaces.SPACES["seed"].items():
+        assert {c[field] for c in drawn} == set(values)
+    first = spaces.accuracy(Config())[0]
+    assert (first["layers"], first["width"], first["decay"], first["penalty"]) == (6, 128, 1e-4, 1e-5)
+    of_extension = spaces.extensions(Config(preset="study"))
+    assert len(of_extension) == len(spaces.EXTENSIONS) * spaces.EXTENSION_SPACES["study"][1]
+    assert [{**c, "extension": None} for c in of_extension[:16]] == [
+        {**c, "extension": None} for c in of_extension[16:32]
+    ]
+
+
+def test_libraries_contain_one_another():
+    sizes = [len(library(name).expressions) for name in LIBRARIES]
+    assert next(iter(LIBRARIES)) == "quadratic" and sizes[:-1] == sorted(set(sizes[:-1]))
+    texts = [set(path.read_text().splitlines()) for path in LIBRARIES.values()]
+    assert all(small < large for small, large in pairwise(texts[:-1]))
+
+
+def test_points():
+    np.testing.assert_allclose(points("grid", 6, 0)[:, 0], [-3, -2, -1, 0, 1, 2], atol=1e-6)
+    drawn = np.asarray(points("normal", 4_000, 0))
+    assert abs(drawn.mean()) < 5 / 4_000**0.5 and abs(drawn.var() - 1) < 5 * (2 / 4_000) ** 0.5
+    assert (drawn != points("normal", 4_000, 1)).all()
+
+
+def test_a_training_is_that_of_the_library(tmp_path):
+    """One configuration of a group, epoch by epoch."""
+    config = Config(points=10, epochs=20, seeds=2)
+    small = {**spaces.SMALL, "width": 8, "iterations": 2, "extension": "gradient_embedded"}
+    configurations = [small, {**small, "learning_rate": 1e-2, "penalty": 0.1}]
+    (group,) = symbolic.group_by_shape(configurations, spaces.STATIC)
+    found = critics.run_group(group, config, 2, tmp_path / "run", tqdm(disable=True))
+    curves = critics.curves_of("quadratic", "gradient_embedded", 3, config)
+    critic = symbolic.critic(10, hidden=(8, 8), channels=2)
+    adam = symbolic.adam_with_decay(1e-2, 1e-7)
+    step = symbolic.critic_step(critic, adam, penalty=0.1)
+    epoch = symbolic.critic_epoch(curves.fake, curves.real, step, 2)
+    key = jax.random.split(jax.random.fold_in(jax.random.key(0), 5), 2)[1]
+    init_key, train_key = jax.random.split(key)
+    train = jax.jit(symbolic.train_critic(epoch, 20))
+    state, metrics = train(train_key, symbolic.init_critic(init_key, critic, adam))
+    one = found.isel(configuration=1, seed=1)
+    np.testing.assert_allclose(one.accuracy, metrics.accuracy.mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(one.fresh_auc, metrics.auc[:, 0], rtol=1e-6)
+    judged = critics.judged_curves("quadratic", "gradient_embedded", config)
+    np.testing.assert_allclose(one.logits[1], critic.apply(state.params, judged[1]), rtol=2e-3, atol=1e-4)
+
+
+def test_schedule_has_at_least_the_epochs():
+    for epochs in (10, 11, 199, 200, 201, 500, 3_000, 100_000):
+        cut = critics.schedule(epochs)
+        assert epochs <= cut.epochs < epochs + critics.BINS_A_STEP * cut.epochs_a_bin
+        assert cut.steps * critics.BINS_A_STEP <= critics.MOST_BINS + critics.BINS_A_STEP
+
+
+def test_smoothed_is_a_trailing_mean():
+    ramp = np.arange(40.0)
+    found = reading.smoothed(ramp[None], 5 * np.arange(1, 41))[0]  # a horizon of 20 epochs: four bins
+    np.testing.assert_allclose(found[:4], [0, 0.5, 1, 1.5])
+    np.testing.assert_allclose(found[3:], ramp[3:] - 1.5)
+    assert [reading.horizon(epochs) for epochs in (10, 500, 100_000)] == [1, 50, 500]
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ([0.5, 0.9, 0.9, 0.9], "quick, then constant"),
+        ([0.5, 0.95, 0.9, 0.6], "quick, then dropping"),
+        ([0.5, 0.6, 0.75, 0.95], "slow, still improving"),
+        ([0.5, 0.55, 0.6, 0.5], "learns nothing"),
+        ([0.5, np.nan, np.nan, np.nan], "learns nothing"),
+    ],
+)
+def test_trends(ends, expected):
+    curve = np.interp(np.linspace(0, 3, 40), [0, 0.5, 2, 3], ends)
+    assert reading.trend(curve) == expected
+
+
+def test_share_of_variance():
+    random = np.random.default_rng(1)
+    levels = np.repeat([1, 2, 3, 4], 250)
+    noise = random.normal(size=1_000)
+    # Means 0, 1, 2, 3 have a variance of 5/4, noise has 1; the estimate's own error is about 0.02.
+    assert reading.share_of_variance(levels + noise, levels) == pytest.approx(5 / 9, abs=0.1)
+    by_chance = [
+        reading.share_of_variance(random.normal(size=40), np.repeat([1, 2, 3, 4], 10)) for _ in range(400)
+    ]
+    assert abs(np.mean(by_chance)) < 5 * np.std(by_chance) / 20
+    assert reading.share_of_variance(levels.astype(float), levels) == pytest.approx(1)
+    assert np.isnan(reading.share_of_variance(noise, np.ones(1_000)))
+    shares = reading.resampled_shares(levels + noise, levels, times=50)
+    assert 0 < shares.std() < 0.1 and abs(shares.mean() - 5 / 9) < 0.1
+
+
+def test_misfit_is_0_for_what_it_is_a_misfit_of():
+    x = np.linspace(-1, 2, 30)
+    curves = np.stack([np.maximum(x, 0) - 3 * x + 1, x**2])
+    lines = activations.misfit(x, curves, (np.minimum(x, 0), np.maximum(x, 0)))
+    parabolas = activations.misfit(x, curves, (x, x**2))
+    assert lines[0] < 1e-12 < 0.01 < lines[1] and parabolas[1] < 1e-12 < 0.01 < parabolas[0]
+
+
+@pytest.fixture(scope="module")
+def invented():
+    """Results as the studies have them, without a run."""
+    config = Config(configurations=40)
+    found = {}
+    for study in ("libraries", "hyper_parameters", "depth", "extensions"):
+        configurations = getattr(spaces, study)(config)
+        number, seeds = len(configurations), 1 if study == "hyper_parameters" else 2
+        random = np.random.default_rng(0)
+        rates = np.array([[c["learning_rate"]] for c in configurations])
+        level = np.clip(0.75 + 0.1 * np.log10(rates) / 3 + random.normal(0, 0.01, (number, seeds)), 0, 1)
+        curves = 0.5 + (level[..., None] - 0.4) * np.linspace(0, 1, 50)
+        metrics = dict.fromkeys(("accuracy", "fresh_accuracy", "fresh_auc"), curves)
+        variables = {name: (("configuration", "seed", "bin"), values) for name, values in metrics.items()}
+        logits = random.normal(size=(number, seeds, 2, critics.JUDGED))
+        found[study] = xr.Dataset(
+            {
+                **variables,
+                "logits": (("configuration", "seed", "kind", "curve"), logits),
+                "seconds": ("configuration", np.ones(number)),
+                "judged_curve": (("kind", "curve", "point"), random.normal(size=(2, critics.JUDGED, 5))),
+                "x": ("point", np.arange(5.0)),
+            },
+            {
+                "epoch": ("bin", 10 * np.arange(1, 51)),
+                **{f: ("configuration", [c[f] for c in configurations]) for f in configurations[0]},
+            },
+        )
+    return xr.DataTree.from_dict(found)
+
+
+def test_what_decides_is_found(invented):
+    deciding = {row["metric"]: row["mean"] for row in rows(invented) if row["part"] == "deciding: bce"}
+    assert set(deciding) == {"latents", "iterations", "penalty", "layers", "learning_rate"}
+    assert deciding["learning_rate"] > 0.9 > 0.4 > max(v for k, v in deciding.items() if k != "learning_rate")
+
+
+def test_figures_of_every_study(invented):
+    drawn = figures(invented)
+    expected = {"libraries", "trends", "deciding", "configurations", "depth", "extensions", "predictions"}
+    assert set(drawn) == expected
+    for name, figure in drawn.items():
+        assert figure.get_suptitle(), name
+        assert all(axes.get_xlabel() or axes.get_title() for axes in figure.axes if axes.lines), name
+    titles = [axes.get_title() for axes in drawn["trends"].axes]
+    assert [t.split(" (")[0] for t in titles] == [f"{i}. {t}" for i, t in enumerate(reading.TRENDS, 1)]
+    shown = drawn["predictions"].axes
+    logits = invented["extensions"].to_dataset().logits
+    assert any(f"of {int((logits[c, 0, 0] > 0).sum())} (of 64" in shown[0].get_title() for c in range(5))
+
+
+def test_rows_are_of_the_final_epochs(invented):
+    results = invented["extensions"].to_dataset()
+    found = {(row["part"], row["metric"]): row["mean"] for row in of_each(results, "extensions", "extension")}
+    expected = float(results.fresh_accuracy[0, :, -5:].mean())
+    assert found["extensions: none", "fresh_accuracy"] == pytest.approx(expected)
+    assert found["extensions: none", "best"] == pytest.approx(
+        float(results.fresh_accuracy[0, :, -5:].mean("bin").max())
+    )

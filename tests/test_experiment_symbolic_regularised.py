@@ -1,0 +1,174 @@
+"""Networks that fit a target under the eye of a critic: the target, the critic's part, and what is told."""
+
+from io import StringIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import xarray as xr
+from tqdm import tqdm
+
+from experiments import harness
+from experiments.symbolic_discriminator import regularised
+from experiments.symbolic_discriminator.config import Config
+from experiments.symbolic_discriminator.regularised import RUNS, STUDY
+from lax_learning import symbolic
+
+CONFIG = Config(points=12, epochs=300, seeds=2, updates=30)
+COSTS = ("no_critic", "sigmoid")
+
+
+def run(names, folder):
+    """The results of some parts, and by how much they moved the progress on beyond their cost."""
+    parts, results = [STUDY.parts(CONFIG)[f"regularised-{name}"] for name in names], []
+    with tqdm(file=StringIO()) as progress:
+        for i, part in enumerate(parts):
+            results.append(part.run(folder / str(i), progress))
+        return results, progress.n - sum(part.cost for part in parts)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Two parts, merged, all read from files as the experiment does."""
+    folder = tmp_path_factory.mktemp("parts")
+
+    def from_file(name, results):
+        harness.write_dataset(folder / name, results)
+        return harness.read_dataset(folder / name)
+
+    parts, beyond = run(COSTS, folder)
+    assert beyond == 0
+    parts = [from_file(f"{i}.nc", part) for i, part in enumerate(parts)]
+    return from_file("merged.nc", STUDY.merge(CONFIG, parts))
+
+
+@pytest.fixture(scope="module")
+def start():
+    """The first seed: its critic, which has learned, and its networks, which have not."""
+    return jax.tree.map(lambda leaf: leaf[0], regularised.starts(CONFIG))
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return regularised.problem_of(CONFIG)
+
+
+def test_target_is_the_published_one(results):
+    x = np.linspace(-3, 2.5, 12)  # the grid is without its end
+    np.testing.assert_allclose(results.x, x, rtol=1e-6)
+    g = [-0.08 * (x + 0.165) ** 2 - 0.21, 0.0785 * (x - 0.63) ** 2 - 0.252, 0.0895 * (x + 0.21) ** 2 - 0.0375]
+    np.testing.assert_allclose(results.components, g, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(results.target, g[0] * g[1] + np.sin(g[2]), rtol=1e-4, atol=1e-6)
+
+
+def test_results_have_named_axes(results):
+    names = [name for cost in COSTS for name in RUNS[cost]]
+    assert list(results.run.values) == names
+    assert results.min_correlation.dims == ("run", "seed", "step")
+    assert results.latents.dims == ("run", "seed", "latent", "point")
+    assert results.updates[[0, 1, 2, 20]].values.tolist() == [0, 1, 3, 30]
+    for variable in results.data_vars.values():
+        assert np.isfinite(variable).all()
+    # The same networks and critics: before learning all runs are alike, afterwards none and no seeds are.
+    assert (results.fit_loss.isel(step=0) == results.fit_loss.isel(step=0, run=0)).all()
+    assert len(np.unique(results.fit_loss.isel(step=20))) == results.fit_loss.isel(step=20).size
+    assert (results.fit_loss.isel(step=20) < results.fit_loss.isel(step=0)).all()
+
+
+def test_measurements_are_of_the_final_curves(results):
+    true = results.components.values
+    for name in results.run.values:
+        for seed in range(2):
+            last = results.sel(run=name).isel(seed=seed, step=-1)
+            likeness = abs(np.corrcoef(last.latents.values, true)[:3, 3:])  # [latent, component]
+            np.testing.assert_allclose(last.min_correlation, likeness.max(axis=1).min(), rtol=1e-4)
+            np.testing.assert_allclose(last.components_found, likeness.max(axis=0).min(), rtol=1e-4)
+            error = np.mean((last.prediction - last.target) ** 2)
+            np.testing.assert_allclose(last.fit_loss, error, rtol=1e-4)
+
+
+def test_verdict_is_that_of_the_trained_critic(results, problem, start):
+    """After learning: the critic is the one of before."""
+    for name in results.run.values:
+        last = results.sel(run=name).isel(seed=0, step=-1)
+        logits = problem.critic.apply(start.critic, last.latents.values)
+        np.testing.assert_allclose(last.mean_logit, logits.mean(), rtol=1e-3, atol=1e-5)
+        assert last.judged_real == pytest.approx(float((logits > 0).mean()))
+
+
+def test_critic_has_learned(results):
+    """What is real, too: most critics take the components for formulas."""
+    assert (results.critic_accuracy > 0.6).all()
+    assert results.components_judged_real.mean() > 0.6
+
+
+def test_no_gradient_goes_to_the_critic(problem, start):
+    def loss(critic, params):
+        return regularised.loss_of(problem, "sigmoid", critic, jnp.float32(100.0))(params)[0]
+
+    of_critic, of_params = jax.jit(jax.grad(loss, argnums=(0, 1)))(start.critic, start.params)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(of_critic))
+    assert any((leaf != 0).any() for leaf in jax.tree.leaves(of_params["latents"]))
+
+
+@pytest.mark.parametrize(("name", "weight"), [("no critic", 0.0), ("sigmoid, 1", 1.0)])
+def test_fit_is_the_one_by_hand(results, problem, start, name, weight):
+    """One update after another, the loss written out, without a critic where its weight is 0."""
+    adam = symbolic.adam_with_decay(regularised.LEARNING_RATE, decay=regularised.DECAY)
+
+    def latents_and_prediction(params):
+        latents = problem.latents.apply(params["latents"], problem.x)
+        return latents, problem.head.apply(params["head"], latents)
+
+    def loss(params):
+        latents, predicted = latents_and_prediction(params)
+        value = jnp.mean((predicted - regularised.target(problem.x)) ** 2)
+        if weight:
+            value -= weight * jnp.mean(jax.nn.sigmoid(problem.critic.apply(start.critic, latents.T)))
+        return value
+
+    @jax.jit
+    def update(params, state):
+        moves, state = adam.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, moves), state
+
+    params, state = start.params, adam.init(start.params)
+    for _ in range(30):
+        params, state = update(params, state)
+    latents, prediction = latents_and_prediction(params)
+    found = results.sel(run=name).isel(seed=0)
+    np.testing.assert_allclose(found.latents, latents.T, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.prediction, prediction[:, 0], rtol=1e-3, atol=1e-4)
+
+
+def test_results_are_reproducible(results, tmp_path):
+    regularised.starts.cache_clear()
+    (again,), _ = run(["sigmoid"], tmp_path)
+    xr.testing.assert_equal(again, results.sel(run=list(RUNS["sigmoid"])))
+
+
+def test_rows_are_of_the_last_step(results):
+    found = {(row["part"], row["metric"]): row for row in STUDY.rows(results)}
+    last = results.sel(run="sigmoid, 1").isel(step=-1)
+    row = found["regularised: sigmoid, 1", "min_correlation"]
+    assert row["mean"] == pytest.approx(float(last.min_correlation.mean())) and row["n"] == 2
+    gain = last.min_correlation - results.sel(run="no critic").isel(step=-1).min_correlation
+    found_gain = found["regularised: sigmoid, 1", "min_correlation_gain"]
+    assert found_gain["mean"] == pytest.approx(float(gain.mean()))
+    assert found["regularised: critics", "critic_accuracy"]["n"] == 2
+
+
+def test_figures_show_every_run(results):
+    drawn = STUDY.figures(results)
+    assert set(drawn) == {"regularised_latents", "regularised_progress"}
+    titles = [axes.get_title() for axes in drawn["regularised_latents"].axes]
+    assert all(any(title.startswith(name) for title in titles) for name in results.run.values)
+    (legend,) = drawn["regularised_progress"].legends
+    assert [text.get_text() for text in legend.get_texts()] == list(results.run.values)
+
+
+def test_every_run_has_a_part():
+    assert list(STUDY.parts(CONFIG)) == [f"regularised-{name}" for name in RUNS]
+    assert len({name for runs in RUNS.values() for name in runs}) == sum(map(len, RUNS.values()))
