@@ -121,8 +121,8 @@ def test_studies_are_the_notebooks():
     assert (first["layers"], first["width"], first["decay"], first["penalty"]) == (6, 128, 1e-4, 1e-5)
     of_extension = spaces.extensions(Config(preset="study"))
     assert len(of_extension) == len(spaces.EXTENSIONS) * spaces.EXTENSION_SPACES["study"][1]
-    assert [{**c, "extension": None} for c in of_extension[:16]] == [
-        {**c, "extension": None} for c in of_extension[16:32]
+    assert [{**c, "extension": None} for c in of_extension[:12]] == [
+        {**c, "extension": None} for c in of_extension[12:24]
     ]
 
 

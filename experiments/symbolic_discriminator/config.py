@@ -36,7 +36,7 @@ class Preset(NamedTuple):
 
 PRESETS = {
     "sample": Preset(100, 500, 4, 64, 2_000),
-    "study": Preset(100, 3_000, 8, 512, 20_000),
+    "study": Preset(100, 2_000, 4, 512, 20_000),
     "seed": Preset(700, 100_000, 8, 512, 20_000),
 }
 

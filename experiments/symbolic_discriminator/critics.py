@@ -168,8 +168,8 @@ def run_group(group: symbolic.Group, config: Config, seeds: int, folder: Path, p
     return xr.Dataset(variables, coordinates)
 
 
-COMPILING = 6_000  # milliseconds, as much for any shape
-FLOPS_A_MILLISECOND = 15e6
+COMPILING = 4_000  # milliseconds, as much for any shape
+FLOPS_A_MILLISECOND = 60e6
 
 
 def costs(group: symbolic.Group, config: Config, seeds: int) -> list[int]:
@@ -182,7 +182,7 @@ def costs(group: symbolic.Group, config: Config, seeds: int) -> list[int]:
     # Real and fake curves forward and backward, and twice through those between them: 2 * 3 + 6 times.
     flops = 2 * products * s["latents"] * s["iterations"] * 12
     epochs = cut.epochs // cut.steps * len(group.members) * seeds
-    every = max(1, round(epochs * (flops / FLOPS_A_MILLISECOND + 0.05 * s["iterations"])))
+    every = max(1, round(epochs * (flops / FLOPS_A_MILLISECOND + 0.03 * s["iterations"])))
     return [every + COMPILING, *[every] * (cut.steps - 1)]
 
 

@@ -44,7 +44,7 @@ EXTENSION_RATES = {"learning_rate": (1e-5, 1e-4, 1e-3), "penalty": (1e-6, 1e-5, 
 # The critic and the spaces that extensions are compared with; one without choices is that critic itself.
 EXTENSION_SPACES: dict[str, tuple[Space, int]] = {
     "sample": ({}, 1),
-    "study": ({**OBJECTIVES, **EXTENSION_RATES}, 16),
+    "study": ({**OBJECTIVES, **EXTENSION_RATES}, 12),
     "seed": (
         {
             **{**OBJECTIVES, **EXTENSION_RATES, "latents": (1, 3, 5), "layers": (2, 4, 8, 16)},
