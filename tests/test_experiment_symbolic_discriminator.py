@@ -205,6 +205,7 @@ def test_share_of_variance():
     assert abs(np.mean(by_chance)) < 5 * np.std(by_chance) / 20
     assert reading.share_of_variance(levels.astype(float), levels) == pytest.approx(1)
     assert np.isnan(reading.share_of_variance(noise, np.ones(1_000)))
+    assert np.isnan(reading.share_of_variance(np.ones(1_000), levels))
     shares = reading.resampled_shares(levels + noise, levels, times=50)
     assert 0 < shares.std() < 0.1 and abs(shares.mean() - 5 / 9) < 0.1
 

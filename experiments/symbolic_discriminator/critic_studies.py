@@ -75,16 +75,17 @@ def depth_rows(results: xr.Dataset) -> Rows:
 
 def hyper_parameter_rows(results: xr.Dataset) -> Rows:
     """For each objective: accuracies, how many configurations follow which trend, and what decides."""
-    rows = of_each(results, "hyper_parameters", "objective")
+    rows, shares = of_each(results, "hyper_parameters", "objective"), []
     for objective in dict.fromkeys(results.objective.values.tolist()):
         chosen = results.isel(configuration=np.flatnonzero(results.objective.values == objective))
         followed = trends(chosen)
         counts = {trend: np.array([followed.count(trend) / len(followed)]) for trend in TRENDS}
         rows += summary_rows(f"trends: {objective}", counts, kind="part")
         for field, (share, low, high) in deciding(chosen).items():
-            row = {"part": f"deciding: {objective}", "metric": field, "mean": share, "ci95": [low, high]}
-            rows.append({**row, "n": chosen.sizes["configuration"]})
-    return rows
+            mean, *ends = (None if np.isnan(v) else v for v in (share, low, high))
+            row = {"part": f"deciding: {objective}", "metric": field, "mean": mean, "ci95": ends}
+            shares.append({**row, "n": chosen.sizes["configuration"]})
+    return rows + shares
 
 
 def extension_rows(results: xr.Dataset) -> Rows:

@@ -56,11 +56,12 @@ def share_of_variance(values: np.ndarray, levels: np.ndarray) -> float:
     """How much of the variance of values one factor explains on its own, in 0..1 in the mean.
 
     `omega^2 = (SS_between - (k - 1) MS_within) / (SS_total + MS_within)` for k levels: unlike
-    `SS_between / SS_total` it is not above 0 by chance alone. (Hays, Statistics, 1963.)
+    `SS_between / SS_total` it is not above 0 by chance alone. NaN for one level, values
+    that are all the same, or no more of them than levels. (Hays, Statistics, 1963.)
     """
     kinds, which = np.unique(levels, return_inverse=True)
     n, k = len(values), len(kinds)
-    if k < 2 or n <= k:
+    if k < 2 or n <= k or np.ptp(values) == 0:
         return float("nan")
     sizes = np.bincount(which)
     means = np.bincount(which, values) / sizes
