@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 import lax_learning as ll
@@ -52,6 +53,8 @@ def run_stage(
       measure: `(carry, number, shared) -> more metrics`, after every step and not timed.
     """
     carry = ll.ensemble(init, in_axes=(0,) * len(members))(*members)
+    everywhere = NamedSharding(Mesh(jax.local_devices(), ("seed",)), PartitionSpec())
+    shared = jax.device_put(shared, everywhere)  # once, and not at every step
     advance, look = (ll.ensemble(f, in_axes=(0, None, None)) for f in (step, measure))
     count, num_steps = len(jax.tree.leaves(members)[0]), len(costs)
     held = {name: np.full((count, num_steps, *shape), np.nan, np.float32) for name, shape in metrics.items()}
