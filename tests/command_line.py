@@ -27,18 +27,13 @@ import sys
 gc.set_threshold(100_000)
 from experiments import harness
 harness.SECONDS_BETWEEN_CHECKPOINTS = {seconds_between_checkpoints}
-{settings}
 from experiments.{name}.__main__ import main
 sys.exit(main())
 """
 
 
-def _start(
-    name: str, *arguments: str | Path, seconds_between_checkpoints: float = 5.0, settings: str = ""
-) -> subprocess.Popen:
-    program = PROGRAM.format(
-        name=name, seconds_between_checkpoints=seconds_between_checkpoints, settings=settings
-    )
+def _start(name: str, *arguments: str | Path, seconds_between_checkpoints: float = 5.0) -> subprocess.Popen:
+    program = PROGRAM.format(name=name, seconds_between_checkpoints=seconds_between_checkpoints)
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
         cwd=ROOT,
@@ -49,9 +44,9 @@ def _start(
     )
 
 
-def run(name: str, *arguments: str | Path, settings: str = "") -> tuple[int, str, str]:
-    """Runs `python -m experiments.NAME`, after statements `settings`: exit code, output, errors."""
-    process = _start(name, *arguments, settings=settings)
+def run(name: str, *arguments: str | Path) -> tuple[int, str, str]:
+    """Runs `python -m experiments.NAME` to its end: exit code, output, errors."""
+    process = _start(name, *arguments)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 

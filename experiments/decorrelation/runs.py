@@ -100,7 +100,6 @@ class Run(NamedTuple):
 CHOICE_RATES = (0.03, 0.1)
 STANDARD = (0.1307, 0.3081)
 PUBLISHED_SCALE = (0.5, 0.25)
-EPOCHS = (10, 20)  # of the notebook's runs: of one layer, of two
 MEASUREMENTS = 10
 
 
@@ -116,10 +115,10 @@ def notebook_runs(config: Config) -> dict[str, Run]:
 
     one, two = torch_mlp((784, 100)), torch_mlp((784, 100, 10))
     return {
-        "alone": run(one, 0.0, 1e-5, EPOCHS[0]),
-        "one_layer": run(one, 1e-4, 1e-5, EPOCHS[0]),
-        "two_layers": run(two, 1e-5, 1e-5, EPOCHS[1]),
-        "two_layers_fixed": run(two, 1e-5, 0.0, EPOCHS[1]),
+        "alone": run(one, 0.0, 1e-5, 10),
+        "one_layer": run(one, 1e-4, 1e-5, 10),
+        "two_layers": run(two, 1e-5, 1e-5, 20),
+        "two_layers_fixed": run(two, 1e-5, 0.0, 20),
     }
 
 
