@@ -213,12 +213,9 @@ def keep_compiled_programs(folder: Path) -> None:
 def use_all_cores() -> None:
     """Makes a device of every CPU core, so that an ensemble of small programs runs on all of them.
 
-    To be called before JAX first runs. Small programs take longer to compile than to run: LLVM does less,
-    and XLA's older way of making loops out of fused operations takes two thirds of the time.
+    To be called before JAX first runs. Small programs take longer to compile than to run: LLVM does less.
     """
     os.environ.setdefault(
-        "XLA_FLAGS",
-        "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=1"
-        " --xla_cpu_use_fusion_emitters=false",
+        "XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=1"
     )
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)

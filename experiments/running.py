@@ -38,6 +38,7 @@ def run_stage(
     shared: Any,
     progress: tqdm,
     measure: Callable[[Any, Any, Any], dict[str, jax.Array]] = lambda carry, number, shared: {},
+    batch_size: int | None = None,
 ) -> Stage:
     """Runs all members of a stage side by side, step by step, from its checkpoint if there is one.
 
@@ -51,11 +52,13 @@ def run_stage(
       shared: what all members see.
       progress: moves on with every step.
       measure: `(carry, number, shared) -> more metrics`, after every step and not timed.
+      batch_size: of `ll.ensemble`.
     """
     carry = ll.ensemble(init, in_axes=(0,) * len(members))(*members)
     everywhere = NamedSharding(Mesh(jax.local_devices(), ("seed",)), PartitionSpec())
     shared = jax.device_put(shared, everywhere)  # once, and not at every step
-    advance, look = (ll.ensemble(f, in_axes=(0, None, None)) for f in (step, measure))
+    advance = ll.ensemble(step, in_axes=(0, None, None), batch_size=batch_size)
+    look = ll.ensemble(measure, in_axes=(0, None, None))
     count, num_steps = len(jax.tree.leaves(members)[0]), len(costs)
     held = {name: np.full((count, num_steps, *shape), np.nan, np.float32) for name, shape in metrics.items()}
     seconds = np.full(num_steps, np.nan)

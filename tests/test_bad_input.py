@@ -463,6 +463,8 @@ def double(*args):
         ),
         "no leaves": (lambda: ll.ensemble(double)({}), ValueError, "^arguments: expected leading axes"),
         "budget": (lambda: ll.ensemble(double, memory_budget=0), ValueError, "^memory_budget: "),
+        "batch of none": (lambda: ll.ensemble(double, batch_size=0), ValueError, "^batch_size: "),
+        "half a batch": (lambda: ll.ensemble(double, batch_size=0.5), TypeError, "^batch_size: "),
     }
 )
 def test_ensembles(call, error, pattern):

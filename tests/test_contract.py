@@ -167,6 +167,11 @@ def test_a_member_does_not_depend_on_how_many_run_beside_it(name: str) -> None:
         budget = 0.45 * (large.temp_size_in_bytes + large.output_size_in_bytes)
         padded = ll.ensemble(run, memory_budget=budget)(KEYS)  # chunks of 3, 3 and 2
         close(padded, eight)
+        # In batches a member's result does not depend on how many others there are.
+        of_two = [ll.ensemble(run, batch_size=2)(KEYS[:number]) for number in (8, 5, 3)]
+        close(of_two[0], eight)
+        assert_same(of_two[1], member(of_two[0], slice(0, 5)))
+        assert_same(of_two[2], member(of_two[0], slice(0, 3)))
 
 
 @pytest.mark.parametrize("name", ["np", "kp"])
