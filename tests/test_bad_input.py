@@ -3,7 +3,7 @@
 The checks of annotations that `conftest` adds are off here: these are the errors that a user sees.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -464,7 +464,7 @@ def double(*args):
         "no leaves": (lambda: ll.ensemble(double)({}), ValueError, "^arguments: expected leading axes"),
         "budget": (lambda: ll.ensemble(double, memory_budget=0), ValueError, "^memory_budget: "),
         "batch of none": (lambda: ll.ensemble(double, batch_size=0), ValueError, "^batch_size: "),
-        "half a batch": (lambda: ll.ensemble(double, batch_size=0.5), TypeError, "^batch_size: "),
+        "half a batch": (lambda: ll.ensemble(double, batch_size=cast(Any, 0.5)), TypeError, "^batch_size: "),
     }
 )
 def test_ensembles(call, error, pattern):
