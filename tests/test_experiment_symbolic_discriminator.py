@@ -60,6 +60,8 @@ def test_results_have_named_axes(finished):
     summary = json.loads((finished[0] / "summary.json").read_text())["rows"]
     (found,) = (r for r in summary if r["part"] == "accuracy: bce" and r["metric"] == "fresh_auc")
     assert found["mean"] == pytest.approx(float(accuracy.fresh_auc[1, :, -2:].mean()), rel=1e-6)
+    dsn = {r["metric"]: r["mean"] for r in summary if r["part"] == "activations: dsn"}
+    assert dsn["not_two_lines_through_0"] < 1e-4 < dsn["not_a_parabola"]
     assert found["n"] == 2
 
 
@@ -142,27 +144,28 @@ def test_points():
 
 def test_a_training_is_that_of_the_library(tmp_path):
     """One configuration of a group, epoch by epoch."""
-    config = Config(points=10, epochs=10, seeds=2)
+    config = Config(points=10, epochs=11, seeds=2)
+    assert critics.schedule(11) == (1, 2)
     small = {**spaces.SMALL, "width": 8, "iterations": 2, "extension": "gradient_embedded"}
-    configurations = [{**small, "learning_rate": 1e-2}, {**small, "penalty": 0.1}]
+    configurations = [small, {**small, "learning_rate": 1e-2, "penalty": 0.1}]
     (group,) = symbolic.group_by_shape(configurations, spaces.STATIC)
     found = critics.run_group(group, config, 2, tmp_path / "run", tqdm(disable=True))
     curves = critics.curves_of("quadratic", "gradient_embedded", 3, config)
     critic = symbolic.critic(10, hidden=(8, 8), channels=2)
-    adam = symbolic.adam_with_decay(1e-3, 1e-7)
+    adam = symbolic.adam_with_decay(1e-2, 1e-7)
     step = symbolic.critic_step(critic, adam, penalty=0.1)
     epoch = symbolic.critic_epoch(curves.fake, curves.real, step, 2)
-    key = jax.random.split(jax.random.fold_in(jax.random.key(0), 5), 2)[1]
+    key = jax.random.split(jax.random.fold_in(jax.random.key(0), 5), 2)[0]
     init_key, train_key = jax.random.split(key)
-    train = jax.jit(symbolic.train_critic(epoch, 10))
+    train = jax.jit(symbolic.train_critic(epoch, 20))
     state, metrics = train(train_key, symbolic.init_critic(init_key, critic, adam))
-    one = found.isel(configuration=1, seed=1)
+    one = found.isel(configuration=1, seed=0)
     np.testing.assert_allclose(one.accuracy, metrics.accuracy.mean(axis=1), rtol=1e-6)
     np.testing.assert_allclose(one.fresh_auc, metrics.auc[:, 0], rtol=1e-6)
     np.testing.assert_allclose(one.fresh_accuracy, metrics.accuracy[:, 0], rtol=1e-6)
     assert (one.accuracy != one.fresh_accuracy).any()
     judged = critics.judged_curves("quadratic", "gradient_embedded", config)
-    np.testing.assert_allclose(one.logits[1], critic.apply(state.params, judged[1]), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(one.logits[1], critic.apply(state.params, judged[1]), atol=0.02)
 
 
 def test_judged_curves_are_of_formulas_and_of_networks():
@@ -291,7 +294,11 @@ def test_figures_of_every_study(invented):
         assert figure.get_suptitle(), name
         assert all(axes.get_xlabel() or axes.get_title() for axes in figure.axes if axes.lines), name
     titles = [axes.get_title() for axes in drawn["trends"].axes]
-    assert [t.split(" (")[0] for t in titles] == [f"{i}. {t}" for i, t in enumerate(reading.TRENDS, 1)]
+    followed = reading.trends(invented["hyper_parameters"].to_dataset())
+    for number, (title, trend) in enumerate(zip(titles, reading.TRENDS, strict=True), 1):
+        assert title.startswith(f"{number}. {trend} (")
+        shown = re.findall(r"(\d+) (?:bce|wgan)", title)
+        assert len(shown) == 2 and sum(map(int, shown)) == followed.count(trend)
     shown = drawn["predictions"].axes
     logits = invented["extensions"].to_dataset().logits
     assert any(f"of {int((logits[c, 0, 0] > 0).sum())} (of 64" in shown[0].get_title() for c in range(5))
