@@ -57,9 +57,10 @@ class Config:
     points: int | None = None
     """Points of every curve but those of fixed sets, which have 100; by default the preset's."""
     epochs: int | None = None
-    """Epochs of training a critic; by default the preset's."""
+    """Epochs of training a critic, but on fixed sets, which have their own; by default the preset's."""
     seeds: int | None = None
-    """Seeds of every configuration, one in the study of hyper-parameters; by default the preset's."""
+    """Seeds of every configuration, but one in the study of hyper-parameters and ten of fixed sets; by default
+    the preset's."""
     configurations: int | None = None
     """Configurations drawn in the study of hyper-parameters; by default the preset's."""
     updates: int | None = None
