@@ -59,7 +59,7 @@ class Config:
     epochs: int | None = None
     """Epochs of training a critic, but on fixed sets, which have their own; by default the preset's."""
     seeds: int | None = None
-    """Seeds of every configuration, but one in the study of hyper-parameters and ten of fixed sets; by default
+    """Seeds of every configuration, but one in the study of hyper-parameters and ten fixed sets; by default
     the preset's."""
     configurations: int | None = None
     """Configurations drawn in the study of hyper-parameters; by default the preset's."""
