@@ -151,18 +151,23 @@ def test_standard_classifiers_are_those_of_sklearn(tiny, finished):
 def test_where_the_curves_of_an_epoch_come_from(tiny, finished, monkeypatch):
     result, *_ = finished["fixed_set-normal-bce_fresh"]
     assert np.isnan(result.seen_accuracy).all() and np.isfinite(result.fresh_accuracy).all()
-    given = []
+    given, starts = [], []
     monkeypatch.setattr(symbolic, "critic_epoch", lambda *arguments: given.append(arguments))
 
     def no_training(epoch, num_epochs):
-        return lambda key, state, first: (state, SimpleNamespace(accuracy=jnp.ones((num_epochs, 5))))
+        def train(key, state, first):
+            starts.append(int(first))
+            return state, SimpleNamespace(accuracy=jnp.ones((num_epochs, 5)))
+
+        return train
 
     monkeypatch.setattr(symbolic, "train_critic", no_training)
     x = points("normal", 100, CONFIG.seed)
     seen, fresh = jax.tree.map(lambda leaf: leaf[0], curves_of(CONFIG, "normal"))
     start = fixed_set.Carry(seeds_of(CONFIG)[0], seen, fresh, symbolic.CriticState((), ()))
     for training in (fixed_set.CRITICS["bce"], fixed_set.CRITICS["bce_fresh"]):
-        fixed_set.train(training, 2, start, jnp.array(0), x)
+        fixed_set.train(training, 2, start, jnp.array(3), x)
+    assert starts == [6, 6]  # epochs before the fourth call
     (fixed_fake, fixed_real, *_), (fake, real, *_) = given
     drawn = symbolic.curves_at(x, library("quadratic"), symbolic.mlp_generator(1, 5))
     draw = jax.jit(
