@@ -204,6 +204,7 @@ def images(config: Config) -> Images:
 def run(config: Config) -> xr.Dataset:
     """Runs all studies into `config.out` and returns their results."""
     harness.open_folder(config.out, config.deciding(), resume=config.resume)
+    harness.use_all_cores(compile_quickly=config.preset == "sample")
     data, runs = images(config), runs_of(config)
     parts = harness.run_parts(
         config.out,
@@ -222,7 +223,6 @@ def run(config: Config) -> xr.Dataset:
 
 def main() -> int:
     """The command line."""
-    harness.use_all_cores()
     return harness.command_line(NAME, Config, run)
 
 

@@ -20,6 +20,7 @@ NAME = "symbolic_discriminator"
 def run(config: Config) -> xr.DataTree:
     """Runs the studies into `config.out` and returns their results, a group for each."""
     harness.open_folder(config.out, config.deciding(), resume=config.resume)
+    harness.use_all_cores(compile_quickly=config.preset == "sample")
     of_study = {name: STUDIES[name].parts(config) for name in config.studies}
     parts = {name: part for found in of_study.values() for name, part in found.items()}
 
@@ -44,7 +45,6 @@ def run(config: Config) -> xr.DataTree:
 
 def main() -> int:
     """The command line."""
-    harness.use_all_cores()
     return harness.command_line(NAME, Config, run)
 
 
