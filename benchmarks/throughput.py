@@ -4,9 +4,13 @@
 
 Both sides are timed in turn in one process on one machine; compile time is apart. With several seeds, one
 program does all of them, and its time is divided by their number.
+
+Other work on the machine slows the reference more than the library: on two busy cores NumPy's matrix products
+took 5 to 10 times as long with two threads as with one (`OPENBLAS_NUM_THREADS=1`). A warning says so.
 """
 
 import datetime
+import os
 import platform
 import sys
 from dataclasses import asdict, dataclass, field, replace
@@ -64,11 +68,22 @@ class Config:
         return replace(self, sizes=sizes, repeats=min(self.repeats, QUICK_REPEATS))
 
 
+def load() -> float | None:
+    """Programs that want to run, the mean of the last minute; None where the system does not tell."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
 def run(config: Config) -> list[report.Result]:
     """Runs the benchmark, prints its table and writes its files."""
     config = config.shortened()
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
     print(f"device: {device}")
+    busy = load()
+    if busy is not None and busy > 0.25 * (os.cpu_count() or 1):
+        print(f"warning: other work runs here (load {busy:.1f}), and ratios may flatter", file=sys.stderr)
     config.out.mkdir(parents=True, exist_ok=True)
     work = [
         (case, seeds)
@@ -89,6 +104,7 @@ def run(config: Config) -> list[report.Result]:
             "system": platform.platform(),
             "processor": platform.machine(),
             "device": device,
+            "load": busy,
             "floors": floors._asdict(),
         },
         "versions": harness.versions(),

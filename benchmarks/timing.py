@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import cycle
 from statistics import median
 from typing import Any, NamedTuple
@@ -153,18 +153,23 @@ def peak_bytes(compiled: jax.stages.Compiled) -> int:
 def measured_floors() -> Floors:
     """Measures what this machine can do; once a process."""
     on_cpu = jax.default_backend() == "cpu"
-    side, size, rounds = (1_536, 1 << 23, 8) if on_cpu else (8_192, 1 << 27, 8)
+    side, size, piece, rounds = (1_536, 1 << 23, 1 << 14, 8) if on_cpu else (8_192, 1 << 27, 1 << 27, 8)
     matrix, vector, key = jnp.ones((side, side)), jnp.ones(size), jax.random.key(0)
 
     def passes(a: jax.Array) -> jax.Array:
         """Reads and writes in place: a new result every time would measure how fast pages are given out."""
         return jax.lax.fori_loop(0, rounds, lambda _, a: 0.5 * a + 1, a)
 
+    def drawn(draw: Callable[..., jax.Array], key: jax.Array) -> jax.Array:
+        """Random numbers, by the piece that a core's cache holds, and used at once: no memory in between."""
+        keys = jax.random.split(key, size // piece)
+        return jax.lax.map(lambda k: jnp.sum(draw(k, (piece,))), keys)
+
     return Floors(
         flops=2.0 * side**3 / _fastest(lambda a: a @ a, matrix),
         bandwidth=rounds * 2.0 * vector.nbytes / _fastest(passes, vector),
-        normals=size / _fastest(lambda k: jax.random.normal(k, (size,)), key),
-        words=size / _fastest(lambda k: jax.random.bits(k, (size,)), key),
+        normals=size / _fastest(partial(drawn, jax.random.normal), key),
+        words=size / _fastest(partial(drawn, jax.random.bits), key),
     )
 
 

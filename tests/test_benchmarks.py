@@ -135,7 +135,7 @@ def test_birth_death_steps_agree(scale: float) -> None:
         y = 5 * rng.standard_normal(SIZES.points)
         draws = population.Draws(*rng.random((4, count)) / [[scale], [1], [scale], [1]])
         events += population.step(neurons, x, y, draws, birth_death.LEARNING_RATE, birth_death.ALPHA)
-        carry = step(carry, x, y[:, None], ll.Draws(*draws))
+        carry = step(carry, x, y[:, None], ll.Draws(*map(jnp.asarray, draws)))
         for got, expected in zip(birth_death.as_reference(carry[0]), neurons, strict=True):
             close(got, expected)
     np.testing.assert_array_equal([carry[1].num_killed, carry[1].num_cloned], events)

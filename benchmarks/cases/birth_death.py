@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.nn.initializers import normal
 
@@ -67,12 +66,12 @@ def _ours(sizes: Sizes, seeds: int) -> Ours:
 
         return jax.lax.scan(next_step, carry, jax.random.split(key, sizes.steps))[0]
 
-    function = for_seeds(one, seeds, num_members=1)
+    function = for_seeds(one, seeds)
     return Ours(function, (members(partial(_start, sizes), seeds),), pieces=seeds * sizes.steps)
 
 
 def _reference(sizes: Sizes) -> Callable[[], object]:
-    teacher, (params, _) = jax.tree.map(jnp.asarray, _start(sizes, jax.random.key(1)))
+    teacher, (params, _) = members(partial(_start, sizes), 1)
     teacher, neurons = as_reference(teacher), as_reference(params)
     rng = np.random.default_rng(0)
 

@@ -115,7 +115,7 @@ def snr(network: ll.Network, rule: ll.Rule, key: jax.Array, params: Any, x: Any,
 def _ours_update(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
     made = rule.make(network_of(sizes), rule.noise)
     x, y = map(jax.numpy.asarray, examples(sizes.batch_size))
-    function = for_seeds(partial(update, made), seeds, num_members=1)
+    function = for_seeds(partial(update, made), seeds, on_cpu=1)
     return Ours(function, (weights_of(made, seeds), x, y), pieces=seeds)
 
 
@@ -123,7 +123,7 @@ def _ours_snr(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
     network = network_of(sizes)
     made = rule.make(network, rule.noise)
     x, y = map(jax.numpy.asarray, examples(sizes.examples))
-    function = for_seeds(partial(snr, network, made), seeds, num_members=1)
+    function = for_seeds(partial(snr, network, made), seeds, on_cpu=1)
     return Ours(function, (weights_of(made, seeds), x, y), pieces=seeds)
 
 
