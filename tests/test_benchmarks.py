@@ -84,25 +84,25 @@ def test_updates_agree(name: str) -> None:
     assert np.abs(weights.hidden - before).max() > 1e-7  # it does something, visibly
 
 
+def whole_of(each: list[loops.Noise]) -> loops.Noise:
+    """The noise of batches of one as that of one batch."""
+    hidden, output = (np.concatenate(column, axis=1) for column in zip(*each, strict=True))
+    return hidden, output
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", microlearning.RULES)
 def test_snr_agrees(name: str) -> None:
     x, y = in_float64(SIZES.examples)
     weights = microlearning.as_reference(library(name)[2])
-    if name.startswith("node"):  # all examples at once: the library draws for a batch
-        whole = drawn(name, weights, len(x))
-        each = [(whole[0][:, [i]], whole[1][:, [i]]) for i in range(len(x))]
-        given: Any = as_library(name, whole)
-    else:
-        each = [drawn(name, weights, 1, seed) for seed in range(len(x))]
-        given = None
-    if name.startswith("weight"):  # one example after another, each by a key of its own
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(as_library(name, n) for n in each))
-        keys = jax.random.key_data(jax.random.split(jax.random.key(3), len(x)))
+    each = [drawn(name, weights, 1, seed) for seed in range(len(x))]
+    keys = jax.random.key_data(jax.random.split(jax.random.key(3), len(x)))
 
     def noise(key: jax.Array, like: Any) -> Any:
-        if given is not None:
-            return given
+        if name.startswith("node"):  # all examples at once: the library draws for a batch
+            return as_library(name, whole_of(each))
+        # one example after another, each by a key of its own
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(as_library(name, n) for n in each))
         mine = jnp.argmax(jnp.all(keys == jax.random.key_data(key), axis=-1))
         return jax.tree.map(lambda leaves: leaves[mine], stacked)
 

@@ -3,10 +3,10 @@
 Activities are features first, `[units, batch]`, and the bias is the last column of a weight matrix. What an
 update returns is *added* to the weights. Noise comes in as an argument, already of standard deviation sigma.
 What costs time here costs time there: weight perturbation runs the network twice and draws as much noise as
-there are weights; node perturbation holds the outer products of all examples, `[hidden, inputs + 1, batch]`,
-two at once (628 MB each for 784-500-10 and a batch of 200), and averages over their last axis: most of its time
-goes into getting that memory, 0.2 s an update with huge pages and 0.9 s without; the SNR keeps one gradient an
-example.
+there are weights; the SNR keeps one gradient an example; node perturbation holds the outer products of all
+examples, `[hidden, inputs + 1, batch]`, two at once (628 MB each for 784-500-10 and a batch of 200), and
+averages over their last axis. How fast it is depends on how fast that memory is given out: 0.2 s an update
+with huge pages, 0.9 s without.
 """
 
 from collections.abc import Callable
