@@ -175,6 +175,7 @@ def test_work_of_a_case_grows_with_seeds_and_steps() -> None:
     one = 2 * 2 * SIZES.batch_size * (inputs * hidden + hidden * outputs)  # two passes
     assert [flops(update, seeds) for seeds in (1, 3)] == [one, 3 * one]
     assert flops(step, 2) == 2 * flops(step, 1) and flops(step, 1) % SIZES.steps == 0
+    assert [case.ours(SIZES, 2).pieces for case in (update, step)] == [2, 2 * SIZES.steps]
 
 
 def test_the_floor_is_the_tightest_bound() -> None:
