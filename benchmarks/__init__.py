@@ -1,0 +1,1 @@
+"""How fast and how good the library is, against the loops people run today."""

@@ -1,0 +1,86 @@
+"""A step of gradient descent with birth and death of neurons on the planted problem, many in a scan."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.nn.initializers import normal
+
+import lax_learning as ll
+from benchmarks.cases.case import Case, Sizes, for_seeds, members
+from benchmarks.reference import birth_death as reference
+from benchmarks.timing import Ours
+from lax_learning.birth_death import uniform_draws
+
+ALPHA, LEARNING_RATE = 1.0, 2e-2
+
+Carry = tuple[Any, ll.BirthDeathState]
+
+
+def student_of(neurons: int) -> ll.Network:
+    """As many inputs as hidden neurons, ReLU, one output, no biases."""
+    return ll.mlp((neurons, neurons, 1), activation=jax.nn.relu, w_init=normal(neurons**-0.5), b_init=None)
+
+
+def dynamics_of(draws: Callable[[jax.Array, int], ll.Draws] = uniform_draws) -> ll.Dynamics:
+    """The clone scheme as published, where each clone draws its own slot."""
+    axes = ({"w": 1}, {"w": 0})
+    return ll.birth_death(ALPHA, axes=axes, charges=lambda p: p[1], slots="independent", draws=draws)
+
+
+def step(dynamics: ll.Dynamics, network: ll.Network, key: jax.Array, carry: Carry, x: Any, y: Any) -> Carry:
+    """One step of gradient descent, and births and deaths by its gradients."""
+    params, state = carry
+    rule_key, event_key = jax.random.split(key)
+    _, grads = ll.backprop(network, ll.squared_error).value_and_grad(rule_key, params, x, y)
+    params = jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, grads)
+    carry, _ = dynamics.update(event_key, params, state, grads)
+    return carry
+
+
+def as_reference(params: Any) -> reference.Neurons:
+    """Parameters of the library as the reference has them, in float64."""
+    w, c = (np.asarray(layer["w"], np.float64) for layer in params)
+    return reference.Neurons(w.T.copy(), c[:, 0].copy())
+
+
+def _start(sizes: Sizes, key: jax.Array) -> tuple[Any, Carry]:
+    teacher_key, student_key = jax.random.split(key)
+    params = student_of(sizes.neurons).init(student_key)
+    return ll.data.planted(sizes.neurons).init(teacher_key), (params, dynamics_of().init(params))
+
+
+def _ours(sizes: Sizes, seeds: int) -> Ours:
+    network, dynamics = student_of(sizes.neurons), dynamics_of()
+    problem = ll.data.planted(sizes.neurons)
+
+    def one(key: jax.Array, start: tuple[Any, Carry]) -> Carry:
+        teacher, carry = start
+
+        def next_step(carry: Carry, key: jax.Array) -> tuple[Carry, None]:
+            data_key, step_key = jax.random.split(key)
+            data = problem.sample(data_key, teacher, sizes.points)
+            return step(dynamics, network, step_key, carry, *data), None
+
+        return jax.lax.scan(next_step, carry, jax.random.split(key, sizes.steps))[0]
+
+    function = for_seeds(one, seeds)
+    return Ours(function, (members(partial(_start, sizes), seeds),), pieces=seeds * sizes.steps)
+
+
+def _reference(sizes: Sizes) -> Callable[[], object]:
+    teacher, (params, _) = members(partial(_start, sizes), 1)
+    teacher, neurons = as_reference(teacher), as_reference(params)
+    rng = np.random.default_rng(0)
+
+    def call() -> None:
+        x = reference.draw_inputs(rng, sizes.points, sizes.neurons)
+        draws = reference.Draws(*rng.random((4, sizes.neurons)))
+        reference.step(neurons, x, reference.output(teacher, x), draws, LEARNING_RATE, ALPHA)
+
+    return call
+
+
+CASES = [Case("birth_death", "step", 4.0, 6.0, _ours, _reference)]

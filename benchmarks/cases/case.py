@@ -1,0 +1,89 @@
+"""What a case of the throughput benchmark is, and how large its problems are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import jax
+
+from benchmarks.timing import Ours
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the problems; those of the published experiments by default."""
+
+    hidden: int = 500
+    """Hidden units of the tutorial's network."""
+    batch_size: int = 200
+    """Examples an update."""
+    examples: int = 1_000
+    """Examples of the SNR; the reference holds 3.1 MB for each."""
+    neurons: int = 50
+    """Neurons, and dimension of the inputs, of the birth-death step."""
+    points: int = 100
+    """Fresh examples a birth-death step."""
+    steps: int = 1_000
+    """Birth-death steps in a call."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            least = 3 if field.name == "examples" else 1
+            if getattr(self, field.name) < least:
+                name = field.name.replace("_", "-")
+                raise ValueError(
+                    f"--sizes.{name}: expected at least {least}, got {getattr(self, field.name)}"
+                )
+
+
+class Case(NamedTuple):
+    """One row of the benchmark.
+
+    Fields:
+      system: the part of the library.
+      name: the work, with its variant.
+      goal: how many times as fast as the reference one seed should be.
+      ensemble_goal: the same for each of many seeds; None if the case is for one seed only.
+      ours: `(sizes, seeds) -> Ours`.
+      reference: `sizes -> call`, one piece of work for one seed.
+    """
+
+    system: str
+    name: str
+    goal: float
+    ensemble_goal: float | None
+    ours: Callable[[Sizes, int], Ours]
+    reference: Callable[[Sizes], Callable[[], object]]
+
+    def goal_at(self, seeds: int) -> float | None:
+        """The goal for so many seeds."""
+        return self.goal if seeds == 1 else self.ensemble_goal
+
+
+def for_seeds(one: Callable[..., Any], seeds: int, *, on_cpu: int | None = None) -> Callable[..., Any]:
+    """`(key, member, *shared)`: `one` for a seed, or for many, each with a key of its own.
+
+    Args:
+      one: `(key, member, *shared) -> results` of one seed.
+      seeds: with several, the leaves of `member` have a leading axis of seeds.
+      on_cpu: how many seeds run side by side on a CPU, `batch_size` of `lax_learning.ensemble`; the others
+        come one after another, while their weights are in its cache. By default all, as everywhere else.
+    """
+    if seeds == 1:
+        return one
+    at_once = on_cpu if jax.default_backend() == "cpu" and on_cpu is not None else seeds
+
+    def many(key: jax.Array, member: Any, *shared: Any) -> Any:
+        keys = jax.random.split(key, seeds)
+        if at_once >= seeds:
+            return jax.vmap(lambda k, m: one(k, m, *shared))(keys, member)
+        size = None if at_once == 1 else at_once
+        return jax.lax.map(lambda each: one(*each, *shared), (keys, member), batch_size=size)
+
+    return many
+
+
+def members(init: Callable[[jax.Array], Any], seeds: int) -> Any:
+    """What `init` makes of a key, for one seed or stacked for many."""
+    key = jax.random.key(1)
+    return jax.jit(init)(key) if seeds == 1 else jax.jit(jax.vmap(init))(jax.random.split(key, seeds))

@@ -1,0 +1,1 @@
+"""The loops people run today: one network, one seed, NumPy in float64. They import nothing of the library."""

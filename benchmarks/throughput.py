@@ -1,0 +1,139 @@
+"""How many times as fast as the loops people run today, and how near to what the machine can do.
+
+    python -m benchmarks.throughput --quick
+
+Both sides are timed in turn in one process on one machine; compile time is apart. With several seeds, one
+program does all of them, and its time is divided by their number.
+
+Other work on the machine slows the reference more than the library: on two busy cores NumPy's matrix products
+took 5 to 10 times as long with two threads as with one (`OPENBLAS_NUM_THREADS=1`). A warning says so.
+"""
+
+import datetime
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+import tyro
+from tqdm import tqdm
+
+from benchmarks import throughput_report as report
+from benchmarks.cases import CASES, SYSTEMS, Sizes
+from benchmarks.timing import compare, measured_floors
+from experiments import harness
+
+QUICK_EXAMPLES, QUICK_REPEATS, QUICK_SEEDS = 50, 3, (1, 8)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Time the library against the loops people run today, both in one run."""
+
+    quick: bool = False
+    """Under two minutes: SNR over 50 examples, 3 repeats and, unless --seeds says more, 1 and 8 seeds."""
+    systems: tuple[str, ...] = SYSTEMS
+    """Parts of the library."""
+    seeds: tuple[int, ...] | None = None
+    """Seeds side by side in one program; by default 1 8 64. Some cases are for one seed only."""
+    repeats: int = 7
+    """Measurements of each side, of which the median counts."""
+    out: Path = Path("results/throughput")
+    """Folder for throughput.json and throughput.png; what stands there under these names is replaced."""
+    sizes: Sizes = field(default_factory=Sizes)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.systems if name not in SYSTEMS]
+        if unknown or not self.systems:
+            raise ValueError(f"--systems: expected some of {', '.join(SYSTEMS)}, got {' '.join(unknown)!r}")
+        if self.repeats < 1:
+            raise ValueError(f"--repeats: expected at least 1, got {self.repeats}")
+        seeds = self.numbers_of_seeds()
+        if not seeds or min(seeds) < 1:
+            raise ValueError(f"--seeds: expected numbers of at least 1, got {self.seeds}")
+
+    def numbers_of_seeds(self) -> tuple[int, ...]:
+        """As given, or by default."""
+        return self.seeds if self.seeds is not None else QUICK_SEEDS if self.quick else (1, 8, 64)
+
+    def shortened(self) -> "Config":
+        """Itself, or what `quick` makes of it."""
+        if not self.quick:
+            return self
+        sizes = replace(self.sizes, examples=min(self.sizes.examples, QUICK_EXAMPLES))
+        return replace(self, sizes=sizes, repeats=min(self.repeats, QUICK_REPEATS))
+
+
+def load() -> float | None:
+    """Programs that want to run, the mean of the last minute; None where the system does not tell."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
+def run(config: Config) -> list[report.Result]:
+    """Runs the benchmark, prints its table and writes its files."""
+    config = config.shortened()
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
+    print(f"device: {device}")
+    busy = load()
+    if busy is not None and busy > 0.25 * (os.cpu_count() or 1):
+        print(f"warning: other work runs here (load {busy:.1f}), and ratios may flatter", file=sys.stderr)
+    config.out.mkdir(parents=True, exist_ok=True)
+    work = [
+        (case, seeds)
+        for case in CASES
+        for seeds in config.numbers_of_seeds()
+        if case.system in config.systems and (seeds == 1 or case.ensemble_goal is not None)
+    ]
+    floors = measured_floors()
+    results = []
+    with tqdm(work, unit="case") as progress:
+        for case, seeds in progress:
+            progress.set_description(f"{case.name}, {seeds} seed{'s' * (seeds > 1)}")
+            ours, reference = case.ours(config.sizes, seeds), case.reference(config.sizes)
+            results.append(report.Result(case, seeds, compare(ours, reference, config.repeats, floors)))
+    head = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "device": device,
+            "load": busy,
+            "floors": floors._asdict(),
+        },
+        "versions": harness.versions(),
+        "sizes": asdict(config.sizes),
+        "repeats": config.repeats,
+    }
+    rows = [result.row() for result in results]
+    harness.write_json(config.out / "throughput.json", {**head, "rows": rows})
+    figure = report.figure(results, device)
+    save = partial(figure.savefig, format="png", dpi=150)
+    harness.write_whole(config.out / "throughput.png", save)
+    plt.close(figure)
+    print(report.table(results))
+    print(f"\nthroughput.json and throughput.png: {config.out}")
+    return results
+
+
+def main() -> int:
+    """The command line."""
+    try:
+        run(tyro.cli(Config, prog="python -m benchmarks.throughput"))
+    except (ValueError, OSError) as error:
+        print(f"throughput: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nthroughput: stopped, nothing written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,257 @@
+"""The benchmarks: reference loops do what the library does, and the command writes what it measured."""
+
+import itertools
+import json
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lax_learning as ll
+from benchmarks import throughput
+from benchmarks.cases import CASES, SYSTEMS, Sizes, birth_death, microlearning
+from benchmarks.reference import birth_death as population
+from benchmarks.reference import microlearning as loops
+from benchmarks.timing import Comparison, Floors, Ours, compare
+from benchmarks.work import Work, work_of
+
+SIZES = Sizes(hidden=4, batch_size=6, examples=5, neurons=8, points=7, steps=3)
+FLOORS = Floors(flops=2.0, bandwidth=3.0, normals=5.0, words=7.0)
+COLUMNS = ["system", "case", "seeds", "ours_s", "reference_s", "ratio", "floor_share", "compile_s", "peak_mb"]
+
+
+def close(got: Any, expected: Any) -> None:
+    """Equal in float64, whose roundings are 1e-16: sums have at most 785 terms of size 10, over sigma^2."""
+    assert np.asarray(got).dtype == np.float64
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
+
+
+# --- the tutorial's loops
+
+
+def library(name: str, noise: Any = "normal") -> tuple[ll.Network, ll.Rule, Any]:
+    """A rule of a small network, and its weights in float64."""
+    network = microlearning.network_of(SIZES)
+    rule = microlearning.RULES[name].make(network, noise)
+    params = jax.tree.map(lambda w: w.astype(jnp.float64), microlearning.weights_of(rule, 1))
+    return network, rule, params
+
+
+def in_float64(count: int) -> tuple[np.ndarray, np.ndarray]:
+    x, y = microlearning.examples(count)
+    return x.astype(np.float64), y.astype(np.float64)
+
+
+def as_library(name: str, noise: loops.Noise) -> Any:
+    """The reference's noise, of standard deviation sigma, as unit noise of the library."""
+    hidden, output = (each / microlearning.SIGMA for each in noise)
+    if name.startswith("weight"):
+        return tuple({"w": jnp.asarray(n[:, :-1].T), "b": jnp.asarray(n[:, -1])} for n in (hidden, output))
+    return jnp.asarray(hidden.T), jnp.asarray(output.T)
+
+
+def drawn(name: str, weights: loops.Weights, batch_size: int, seed: int = 0) -> loops.Noise:
+    """The reference's noise of a batch; signs where the library draws signs."""
+    rule = microlearning.RULES[name]
+    noise = loops.RULES[rule.reference].draw(
+        np.random.default_rng(seed), weights, batch_size, microlearning.SIGMA
+    )
+    if rule.noise == "rademacher":
+        return np.sign(noise[0]) * microlearning.SIGMA, np.sign(noise[1]) * microlearning.SIGMA
+    return noise
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", microlearning.RULES)
+def test_updates_agree(name: str) -> None:
+    x, y = in_float64(SIZES.batch_size)
+    weights = microlearning.as_reference(library(name)[2])
+    noise = drawn(name, weights, len(x))
+    _, rule, params = library(name, lambda key, like: as_library(name, noise))
+    after, loss = jax.jit(partial(microlearning.update, rule))(jax.random.key(0), params, x, y)
+
+    close(loss, np.mean(loops.losses(loops.forward(weights, x.T)[1], y.T)))
+    change = loops.RULES[microlearning.RULES[name].reference].update(
+        weights, x.T, y.T, noise, microlearning.SIGMA
+    )
+    before = weights.hidden.copy()
+    loops.add(weights, change, microlearning.LEARNING_RATE)
+    for got, expected in zip(microlearning.as_reference(after), weights, strict=True):
+        close(got, expected)
+    assert np.abs(weights.hidden - before).max() > 1e-7  # it does something, visibly
+
+
+def whole_of(each: list[loops.Noise]) -> loops.Noise:
+    """The noise of batches of one as that of one batch."""
+    hidden, output = (np.concatenate(column, axis=1) for column in zip(*each, strict=True))
+    return hidden, output
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", microlearning.RULES)
+def test_snr_agrees(name: str) -> None:
+    x, y = in_float64(SIZES.examples)
+    weights = microlearning.as_reference(library(name)[2])
+    each = [drawn(name, weights, 1, seed) for seed in range(len(x))]
+    keys = jax.random.key_data(jax.random.split(jax.random.key(3), len(x)))
+
+    def noise(key: jax.Array, like: Any) -> Any:
+        if name.startswith("node"):  # all examples at once: the library draws for a batch
+            return as_library(name, whole_of(each))
+        # one example after another, each by a key of its own
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(as_library(name, n) for n in each))
+        mine = jnp.argmax(jnp.all(keys == jax.random.key_data(key), axis=-1))
+        return jax.tree.map(lambda leaves: leaves[mine], stacked)
+
+    network, rule, params = library(name, noise)
+    got = jax.jit(partial(microlearning.snr, network, rule))(jax.random.key(3), params, x, y)
+    theirs = loops.RULES[microlearning.RULES[name].reference]
+    close(got, loops.snr(theirs, weights, x.T, y.T, each.__getitem__, microlearning.SIGMA))
+
+
+# --- the birth-death loop
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("scale", [3.0, 100.0], ids=["rare", "often"])
+def test_birth_death_steps_agree(scale: float) -> None:
+    rng = np.random.default_rng(4)
+    count, features = SIZES.neurons, SIZES.neurons
+    neurons = population.Neurons(rng.standard_normal((count, features)), rng.standard_normal(count))
+    params = {"w": jnp.asarray(neurons.w.T)}, {"w": jnp.asarray(neurons.c[:, None])}
+    network = birth_death.student_of(count)
+    carry = params, birth_death.dynamics_of().init(params)
+
+    def step(carry: birth_death.Carry, x: Any, y: Any, draws: ll.Draws) -> birth_death.Carry:
+        dynamics = birth_death.dynamics_of(lambda key, n: draws)
+        return birth_death.step(dynamics, network, jax.random.key(0), carry, x, y)
+
+    step, events = jax.jit(step), np.zeros(2, int)
+    for _ in range(6):
+        x = population.draw_inputs(rng, SIZES.points, features)
+        y = 5 * rng.standard_normal(SIZES.points)
+        draws = population.Draws(*rng.random((4, count)) / [[scale], [1], [scale], [1]])
+        events += population.step(neurons, x, y, draws, birth_death.LEARNING_RATE, birth_death.ALPHA)
+        carry = step(carry, x, y[:, None], ll.Draws(*map(jnp.asarray, draws)))
+        for got, expected in zip(birth_death.as_reference(carry[0]), neurons, strict=True):
+            close(got, expected)
+    np.testing.assert_array_equal([carry[1].num_killed, carry[1].num_cloned], events)
+    assert (events > 0).all()
+
+
+def test_nobody_survives_nobody_dies() -> None:
+    neurons = population.Neurons(np.arange(6.0).reshape(3, 2), np.ones(3))
+    always = population.Draws(*np.zeros((4, 3)))
+    assert population.resample(neurons, np.ones(3), always, 1.0) == (0, 0)
+    assert population.resample(neurons, -np.ones(3), always, 1.0) == (0, 3)  # and no slot is free
+    np.testing.assert_array_equal(neurons.w, np.arange(6.0).reshape(3, 2))
+
+
+# --- work and time
+
+
+def test_work_counts_rounds_of_loops_and_not_what_is_unused() -> None:
+    def program(key: jax.Array, a: jax.Array) -> jax.Array:
+        def body(carry: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+            return carry @ a, carry @ a @ a
+
+        last, _ = jax.lax.scan(body, a, None, length=5)
+        return last + jax.random.normal(key, (3, 3)) + jax.random.bits(key, (3, 3)) % 2
+
+    work = work_of(jax.jit(program).trace(jax.random.key(0), jnp.ones((3, 3))))
+    assert work == Work(flops=5 * 2 * 3**3, normals=9, words=9)
+
+
+def test_work_of_a_case_grows_with_seeds_and_steps() -> None:
+    def flops(case: Any, seeds: int) -> float:
+        ours = case.ours(SIZES, seeds)
+        return work_of(jax.jit(ours.function).trace(jax.random.key(0), *ours.args)).flops
+
+    update, step = CASES[0], CASES[-1]
+    inputs, hidden, outputs = microlearning.INPUTS, SIZES.hidden, microlearning.OUTPUTS
+    one = 2 * 2 * SIZES.batch_size * (inputs * hidden + hidden * outputs)  # two passes
+    assert [flops(update, seeds) for seeds in (1, 3)] == [one, 3 * one]
+    assert flops(step, 2) == 2 * flops(step, 1) and flops(step, 1) % SIZES.steps == 0
+    assert [case.ours(SIZES, 2).pieces for case in (update, step)] == [2, 2 * SIZES.steps]
+
+
+def test_the_floor_is_the_tightest_bound() -> None:
+    assert FLOORS.seconds(Work(flops=40), 30) == 20
+    assert FLOORS.seconds(Work(flops=4), 30) == 10
+    assert FLOORS.seconds(Work(normals=10, words=14), 3) == 4
+
+
+def test_a_second_trace_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = jax.random.key(0)
+    keys = itertools.cycle([key, key[None]])
+    monkeypatch.setattr("benchmarks.timing.cycle", lambda _: keys)
+    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
+    with pytest.raises(RuntimeError, match="expected one trace of the program, got 2"):
+        compare(Ours(lambda key: jax.random.key_data(key), (), 1), lambda: None, 1, FLOORS)
+
+
+def test_ratio_is_that_of_the_times() -> None:
+    comparison = Comparison(ours_s=0.5, reference_s=2.0, floor_share=0.1, compile_s=1.0, peak_mb=1.0)
+    assert comparison.ratio == 4.0
+
+
+# --- the command
+
+
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
+    """The command in this process: exit code, output, errors."""
+    monkeypatch.setattr("sys.argv", ["throughput", *arguments])
+    monkeypatch.setenv("COLUMNS", "200")
+    try:
+        code = throughput.main()
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+def test_command_writes_rows_and_figure(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(throughput, "measured_floors", lambda: FLOORS)
+    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
+    chosen = [case for case in CASES if case.name in ("update: backprop", "SNR: backprop", "step")]
+    monkeypatch.setattr(throughput, "CASES", chosen)
+    sizes = [f"--sizes.{name.replace('_', '-')}={value}" for name, value in SIZES.__dict__.items()]
+    code, out, err = call(
+        capsys, monkeypatch, "--quick", "--repeats", "2", "--seeds", "1", "2", "--out", str(tmp_path), *sizes
+    )
+    assert code == 0, err
+    assert {path.name for path in tmp_path.iterdir()} == {"throughput.json", "throughput.png"}
+    assert (tmp_path / "throughput.png").read_bytes()[:4] == b"\x89PNG"
+    written = json.loads((tmp_path / "throughput.json").read_text())
+    assert list(written) == ["date", "machine", "versions", "sizes", "repeats", "rows"]
+    assert all(list(row) == COLUMNS for row in written["rows"])
+    assert [(row["case"], row["seeds"]) for row in written["rows"]] == [
+        ("update: backprop", 1), ("update: backprop", 2), ("SNR: backprop", 1), ("step", 1), ("step", 2),
+    ]  # fmt: skip
+    for row in written["rows"]:
+        assert row["ratio"] == row["reference_s"] / row["ours_s"]
+        assert all(row[name] > 0 for name in COLUMNS[3:])
+    assert "device: 1 x cpu" in out and out.count("| birth_death: step") == 2 and "5/5" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--systems", "birth"), f"--systems: expected some of {', '.join(SYSTEMS)}, got 'birth'"),
+        (("--repeats", "0"), "--repeats: expected at least 1, got 0"),
+        (("--seeds", "1", "0"), "--seeds: expected numbers of at least 1, got (1, 0)"),
+        (("--sizes.examples", "2"), "--sizes.examples: expected at least 3, got 2"),
+    ],
+    ids=["systems", "repeats", "seeds", "examples"],
+)
+def test_bad_input_is_refused_by_name(capsys, monkeypatch, tmp_path, arguments, message) -> None:
+    code, _, err = call(capsys, monkeypatch, *arguments, "--out", str(tmp_path / "never"))
+    assert code == 2 and message in err and "Traceback" not in err
+    assert not (tmp_path / "never").exists()
+
+
+def test_no_repeats_are_refused() -> None:
+    with pytest.raises(ValueError, match="repeats: expected at least 1, got 0"):
+        compare(Ours(lambda key: key, (), 1), lambda: None, 0, FLOORS)
