@@ -1,0 +1,112 @@
+"""The quality of the rules' gradients: `python -m benchmarks.gradient_quality`."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import tyro
+import xarray as xr
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from benchmarks.quality import figures, report
+from benchmarks.quality.config import Config
+from benchmarks.quality.problems import pooled_images
+from benchmarks.quality.settings import SWEEPS, Setting
+from benchmarks.quality.sweeps import Bench
+from experiments import harness
+
+BASELINE = "num_samples"
+"""The field that the dataset of the default setting is said to vary: it has one value."""
+
+
+def compile_quickly() -> None:
+    """A device of every core; programs are many and small, and compiling takes longer than running them.
+
+    To be called before JAX first runs.
+    """
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        " --xla_cpu_use_fusion_emitters=false",
+    )
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+def run(config: Config) -> dict[str, xr.Dataset]:
+    """Measures, prints the table, and writes JSON and figures; the dataset of every sweep by its name."""
+    data_key, _ = jax.random.split(jax.random.key(config.seed))
+    images, labels = pooled_images(data_key, config.data, config.pooled)
+    draws = min(config.draws, 16) if config.quick else config.draws
+    bench = Bench(images, labels, seeds=config.seeds, draws=draws, seed=config.seed)
+    plans = {
+        name: SWEEPS[name].settings(name, config.setting, quick=config.quick) for name in config.chosen()
+    }
+    settings = {config.setting, *(setting for plan in plans.values() for setting in plan)}
+    with tqdm(total=len(config.rules) * (1 + len(settings)), unit="point", smoothing=0.05) as progress:
+
+        def advance(rule: str, _: Setting) -> None:
+            progress.set_description(rule, refresh=False)
+            progress.update()
+
+        flops = {}
+        for rule in config.rules:
+            flops[rule] = bench.flops(rule, config.setting)
+            advance(rule, config.setting)
+        bench.measure_all(config.rules, sorted(settings, key=str), advance)
+    baseline = bench.sweep(BASELINE, config.rules, [config.setting])
+    found = {name: bench.sweep(name, config.rules, plan) for name, plan in plans.items()}
+    publish(config, baseline, found, flops)
+    return found
+
+
+def publish(
+    config: Config, baseline: xr.Dataset, sweeps: dict[str, xr.Dataset], flops: dict[str, float]
+) -> None:
+    """Writes `gradient_quality.json` and the figures, and prints the table."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {
+        "benchmark": "gradient_quality",
+        "versions": harness.versions(),
+        "config": config.deciding(),
+        "flops": flops,
+        "default": [{**row, "sweep": "default", "value": None} for row in report.rows(baseline)],
+        "rows": [row for sweep in sweeps.values() for row in report.rows(sweep)],
+    }
+    harness.write_json(config.out / "gradient_quality.json", content)
+    drawn = {f"against_{name}": figures.sweep_figure(sweep) for name, sweep in sweeps.items()}
+    drawn["by_layer"] = figures.sweep_figure(baseline, "layer")
+    drawn["bias_against_variance"] = figures.bias_against_variance(baseline)
+    drawn["error_against_compute"] = figures.error_against_compute(sweeps.get(BASELINE, baseline), flops)
+    for name, figure in drawn.items():
+        _save(config.out / f"{name}.png", figure)
+    print(report.table(baseline, flops))
+    print(f"\ngradient_quality.json and {len(drawn)} figures: {config.out}")
+
+
+def _save(path: Path, figure: Figure) -> None:
+    harness.write_whole(path, partial(figure.savefig, format="png", dpi=120))
+    plt.close(figure)
+
+
+def main() -> int:
+    """The command line; the exit code of the process."""
+    try:
+        config = tyro.cli(Config, prog="python -m benchmarks.gradient_quality")
+        compile_quickly()
+        run(config)
+    except (ValueError, OSError) as error:
+        print(f"gradient_quality: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ngradient_quality: stopped; nothing is written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

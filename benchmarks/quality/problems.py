@@ -1,0 +1,112 @@
+"""The problems on which gradients are measured: pooled MNIST images, dense and convolutional networks."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+import lax_learning as ll
+from benchmarks.quality.settings import Setting
+from lax_learning.convolution import convolution, flatten
+from lax_learning.layers import dense
+from lax_learning.types import Key, Params
+
+LEARNING_RATE = 0.5
+"""Of the updates by backprop before measuring: plain gradient descent on the mean loss."""
+
+
+class Problem(NamedTuple):
+    """A network, its loss and the images.
+
+    Fields:
+      network: the network.
+      loss: per-example loss.
+      x: all images, `[images, *network.input_shape]`, in 0..1.
+      y: their labels, `[images, 10]`, one-hot.
+    """
+
+    network: ll.Network
+    loss: ll.Loss
+    x: Array
+    y: Array
+
+
+def pooled_images(key: Key, source: str, pooled: int) -> tuple[np.ndarray, np.ndarray]:
+    """MNIST's training images, `[images, side, side]`, each pixel the mean of `pooled` x `pooled`; labels."""
+    data = ll.data.mnist(key, source).train
+    side = 28 // pooled
+    images = np.asarray(data.x).reshape(-1, side, pooled, side, pooled).mean(axis=(2, 4))
+    return images, np.asarray(data.y)
+
+
+def make_problem(setting: Setting, images: np.ndarray, labels: np.ndarray) -> Problem:
+    """The network of a setting, classifying images by a softmax.
+
+    Args:
+      setting: width, depth and kind of the network.
+      images: `[images, side, side]`.
+      labels: `[images, classes]`, one-hot.
+
+    Returns:
+      The problem.
+    """
+    side, classes = images.shape[1], labels.shape[1]
+    if setting.network == "dense":
+        widths = (side * side, *(setting.width,) * setting.depth, classes)
+        network, x = ll.mlp(widths, activation=jnp.tanh), images.reshape(len(images), -1)
+    else:
+        network, x = _convolutional(setting, side, classes), images[..., None]
+    return Problem(network, ll.softmax_cross_entropy, jnp.asarray(x), jnp.asarray(labels))
+
+
+def _convolutional(setting: Setting, side: int, classes: int) -> ll.Network:
+    channels, layers, num_inputs, input_shape = max(1, setting.width // 8), [], 1, (side, side, 1)
+    for i in range(setting.depth):
+        activation = _tanh_and_flatten if i + 1 == setting.depth else jnp.tanh
+        layers.append(convolution(num_inputs, channels, 3, activation, stride=2))
+        num_inputs, side = channels, -(-side // 2)
+    return ll.Network((*layers, dense(side * side * channels, classes)), input_shape)
+
+
+def _tanh_and_flatten(z: Array) -> Array:
+    return flatten(jnp.tanh(z))
+
+
+def choose_batch(key: Key, problem: Problem, batch_size: int) -> tuple[Array, Array]:
+    """As many different images, and their labels."""
+    chosen = jax.random.choice(key, problem.x.shape[0], (batch_size,), replace=False)
+    return problem.x[chosen], problem.y[chosen]
+
+
+def weights_after(
+    key: Key, problem: Problem, exact: ll.Rule, params: Params, updates: Array, batch_size: int
+) -> Params:
+    """Forward weights after updates by backprop, each on a fresh batch.
+
+    Args:
+      key: chooses the batches.
+      problem: network, loss and images.
+      exact: backprop on them.
+      params: where to start, without feedback weights.
+      updates: number of updates; may be traced.
+      batch_size: examples an update.
+    """
+
+    def update(t: Array, params: Params) -> Params:
+        x, y = _with_replacement(jax.random.fold_in(key, t), problem, batch_size)
+        _, grads = exact.value_and_grad(key, params, x, y)
+        return jax.tree.map(lambda w, g: w - LEARNING_RATE * g, params, grads)
+
+    return jax.lax.fori_loop(0, updates, update, params)
+
+
+def _with_replacement(key: Key, problem: Problem, batch_size: int) -> tuple[Array, Array]:
+    chosen = jax.random.randint(key, (batch_size,), 0, problem.x.shape[0])
+    return problem.x[chosen], problem.y[chosen]
+
+
+def with_forward_weights(params: Params, forward: Params) -> Params:
+    """The params of a rule with other forward weights; its feedback weights stay."""
+    return tuple({**held, **weights} for held, weights in zip(params, forward, strict=True))

@@ -1,0 +1,88 @@
+"""The rules whose gradients are measured, each in one line: `RULES[name](network, loss) -> Rule`.
+
+A rule of your own: `RULES["mine"] = lambda network, loss: ...`. A factory with a required argument `sigma`
+is given that of the setting, and so takes part in the sweep over it.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+import lax_learning as ll
+from lax_learning.types import Key, Params
+
+Factory = Callable[..., ll.Rule]
+
+RULES: dict[str, Factory] = {
+    "backprop": ll.backprop,
+    "weight_perturbation": ll.weight_perturbation,
+    "weight_perturbation_central": partial(ll.weight_perturbation, difference="central"),
+    "weight_perturbation_signs": partial(ll.weight_perturbation, noise="rademacher"),
+    "forward_gradient": ll.forward_gradient,
+    "node_perturbation": ll.node_perturbation,
+    "node_perturbation_layerwise": partial(ll.node_perturbation, layerwise=True),
+    "node_perturbation_activity": partial(ll.node_perturbation, variant="activity"),
+    "node_perturbation_tutorial": partial(ll.node_perturbation, variant="tutorial"),
+    "forward_gradient_activities": partial(ll.forward_gradient, perturb="activities"),
+    "feedback_alignment": ll.feedback_alignment,
+    "direct_feedback_alignment": ll.direct_feedback_alignment,
+    "sign_symmetry_unit": partial(ll.sign_symmetry, gain=0.2),  # the size of a typical initial weight
+    "sign_symmetry_fixed": partial(ll.sign_symmetry, magnitude="fixed"),
+    "sign_symmetry_redrawn": partial(ll.sign_symmetry, magnitude="redrawn"),
+    "kolen_pollack": partial(ll.kolen_pollack, decay=0.0),  # the decay is no part of the gradient
+}
+
+
+def make_rule(name: str, network: ll.Network, loss: ll.Loss, sigma: ArrayLike) -> ll.Rule:
+    """The rule of that name, with noise of that size if it asks for it.
+
+    Args:
+      name: an entry of `RULES`.
+      network: the network.
+      loss: per-example loss.
+      sigma: standard deviation of the noise, in the units of what is perturbed; may be traced.
+
+    Returns:
+      The rule.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    if name not in RULES:
+        raise ValueError(f"rules: expected names among {sorted(RULES)}, got {name!r}")
+    factory = RULES[name]
+    asked = inspect.signature(factory).parameters.get("sigma")
+    if asked is None or asked.default is not inspect.Parameter.empty:
+        return factory(network, loss)
+    return factory(network, loss, sigma=sigma)
+
+
+def averaged(rule: ll.Rule, num_samples: ArrayLike) -> ll.Rule:
+    """The mean of independent gradients of a rule, in the memory of one.
+
+    `g = 1/K sum_k g_k`: what any rule costs K times, with or without an option for it. K may be traced,
+    so that one compiled program serves all.
+
+    Args:
+      rule: any rule.
+      num_samples: number K >= 1 of gradients.
+
+    Returns:
+      A rule of the same params.
+    """
+
+    def value_and_grad(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> tuple[Array, Params]:
+        def add(k: Array, total: tuple[Array, Params]) -> tuple[Array, Params]:
+            one = rule.value_and_grad(jax.random.fold_in(key, k), params, x, y)
+            return jax.tree.map(jnp.add, total, one)
+
+        shapes = jax.eval_shape(rule.value_and_grad, key, params, x, y)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        total = jax.lax.fori_loop(0, num_samples, add, zeros)
+        return jax.tree.map(lambda leaf: leaf / jnp.asarray(num_samples, leaf.dtype), total)
+
+    return ll.Rule(rule.init, value_and_grad)

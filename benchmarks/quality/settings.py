@@ -1,0 +1,72 @@
+"""Where rules are measured: one setting, and the sweeps that vary one of its fields."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+NETWORKS = ("dense", "convolutional")
+
+
+def expect(name: str, expected: str, holds: bool, got: Any) -> None:
+    """Raises a ValueError that names what is wrong, unless `holds`."""
+    if not holds:
+        raise ValueError(f"{name}: expected {expected}, got {got!r}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a rule is measured; a sweep varies one of these and leaves the others."""
+
+    sigma: float = 1e-3
+    """Standard deviation of the noise, in the units of the weights or of the pre-activations."""
+    num_samples: int = 1
+    """Gradients that are averaged into one."""
+    width: int = 32
+    """Units of every hidden layer; channels of a convolutional one are an eighth."""
+    depth: int = 1
+    """Hidden layers."""
+    batch_size: int = 32
+    """Examples a gradient."""
+    updates: int = 0
+    """Updates of the forward weights by backprop before measuring; feedback weights stay as drawn."""
+    network: Literal["dense", "convolutional"] = "dense"
+    """Dense layers, or convolutional ones of 3 x 3 with a stride of 2 below a dense output."""
+
+    def __post_init__(self) -> None:
+        is_positive = isinstance(self.sigma, int | float) and 0 < self.sigma < float("inf")
+        expect("sigma", "a finite number > 0", is_positive, self.sigma)
+        for name in ("num_samples", "width", "depth", "batch_size", "updates"):
+            least, value = int(name != "updates"), getattr(self, name)
+            expect(name, f"an int of at least {least}", type(value) is int and value >= least, value)
+        expect("network", f"one of {NETWORKS}", self.network in NETWORKS, self.network)
+
+
+class Sweep(NamedTuple):
+    """The values of one field of the setting.
+
+    Fields:
+      values: what it takes.
+      quick: fewer of them.
+      label: of the axis, with units.
+      scale: of the axis: "log", "symlog" (with 0), or "names".
+    """
+
+    values: tuple[Any, ...]
+    quick: tuple[Any, ...]
+    label: str
+    scale: Literal["log", "symlog", "names"] = "log"
+
+    def settings(self, name: str, default: Setting, *, quick: bool) -> tuple[Setting, ...]:
+        """The settings of the sweep: the default with every value, in order."""
+        return tuple(replace(default, **{name: value}) for value in (self.quick if quick else self.values))
+
+
+SWEEPS: dict[str, Sweep] = {
+    "sigma": Sweep((1e-4, 1e-3, 1e-2, 1e-1, 1.0), (1e-3, 1e-2, 1e-1), "standard deviation of noise, sigma"),
+    "num_samples": Sweep((1, 2, 8, 32), (1, 4, 16), "gradients averaged, K"),
+    "width": Sweep((8, 32, 128), (8, 32), "units of the hidden layer, M"),
+    "depth": Sweep((1, 2, 3), (1, 2), "hidden layers"),
+    "batch_size": Sweep((8, 32, 128), (8, 32), "examples a gradient, B"),
+    "updates": Sweep((0, 10, 100, 1000), (0, 10, 100), "updates by backprop before", "symlog"),
+    "network": Sweep(NETWORKS, NETWORKS, "network", "names"),
+}
+"""Every field of the setting by its name."""
