@@ -132,8 +132,8 @@ def run_group(group: symbolic.Group, config: Config, seeds: int, folder: Path, p
     Returns:
       A dataset with the axes `configuration` (places among all), `seed`, `bin` of epochs, `kind` of
       curve and `curve`: `accuracy` as the notebook has it, mean over the steps of an epoch; that of its
-      first step, whose curves are new (`fresh_`); and of the trained critic the logits of curves that
-      are the same for all.
+      first step, whose curves are new (`fresh_`); of the trained critic the logits of curves that are the
+      same for all; and the seconds that one seed took, compilation and judging apart.
     """
     size = len(group.members)
     of_seed = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 5), seeds)
@@ -159,7 +159,7 @@ def run_group(group: symbolic.Group, config: Config, seeds: int, folder: Path, p
     }
     logits = stage.metrics["logits"][:, -1].reshape(size, seeds, 2, JUDGED)
     variables["logits"] = (("configuration", "seed", "kind", "curve"), logits)
-    variables["seconds"] = (("configuration",), np.full(size, float(stage.seconds.sum()) * seeds))
+    variables["seconds"] = (("configuration",), np.full(size, stage.seconds.sum()))
     epochs = cut.epochs_a_bin * np.arange(1, cut.steps * BINS_A_STEP + 1)
     coordinates = {
         "configuration": list(group.members),
