@@ -7,11 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
 UV_VERSION := 0.13.9
+TORCH_VERSION := 2.13.0
 
 # Empty files touched last, so that an interrupted set-up starts again. The first is named after the
 # interpreter: another PYTHON makes a new environment.
 INSTALLED := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%s-%d.%d" % (sys.implementation.name, *sys.version_info[:2]))' 2>/dev/null)
 READY := $(INSTALLED)-project
+WITH_TORCH := $(READY)-torch
 
 # What has no wheel (promise, below tensorflow-datasets) is built with the setuptools of the lock.
 # The second name is for pip >= 25.3.
@@ -21,12 +23,14 @@ install = PIP_CONSTRAINT=$(VERSIONS) PIP_BUILD_CONSTRAINT=$(VERSIONS) $(BIN)/pyt
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock clean
+.PHONY: help setup torch demo test lint format lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 setup: $(READY)  ## create .venv from the lock
+
+torch: $(WITH_TORCH)  ## add PyTorch for CPUs, which some reference loops of the benchmarks need
 
 demo: $(READY)  ## run the main job, offline, into results/microlearning; again to go on
 	$(BIN)/python -m experiments.microlearning --out results/microlearning --resume
@@ -59,6 +63,12 @@ $(INSTALLED): $(LOCK)
 	$(PYTHON) -m venv --clear $(VENV)
 	sed -n 's/^\([^ #][^\]*\).*/\1/p' $(LOCK) > $(VERSIONS)
 	$(install) --require-hashes --requirement $(LOCK)
+	@touch $@
+
+# PyTorch's own registry has builds without CUDA; they come first in the order of versions.
+$(WITH_TORCH): $(READY)
+	$(install) --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu torch==$(TORCH_VERSION)
+	$(install) torch==$(TORCH_VERSION)
 	@touch $@
 
 $(READY): $(INSTALLED) pyproject.toml

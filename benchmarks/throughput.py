@@ -85,11 +85,15 @@ def run(config: Config) -> list[report.Result]:
     if busy is not None and busy > 0.25 * (os.cpu_count() or 1):
         print(f"warning: other work runs here (load {busy:.1f}), and ratios may flatter", file=sys.stderr)
     config.out.mkdir(parents=True, exist_ok=True)
+    chosen = [case for case in CASES if case.system in config.systems]
+    for case in chosen:
+        if not case.can_run():
+            print(f"left out: {case.system}, {case.name}: it needs {case.requires}", file=sys.stderr)
     work = [
         (case, seeds)
-        for case in CASES
+        for case in chosen
         for seeds in config.numbers_of_seeds()
-        if case.system in config.systems and (seeds == 1 or case.ensemble_goal is not None)
+        if case.can_run() and (seeds == 1 or case.ensemble_goal is not None)
     ]
     floors = measured_floors()
     results = []

@@ -1,5 +1,6 @@
 """What a case of the throughput benchmark is, and how large its problems are."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ class Case(NamedTuple):
       ensemble_goal: the same for each of many seeds; None if the case is for one seed only.
       ours: `(sizes, seeds) -> Ours`.
       reference: `sizes -> call`, one piece of work for one seed.
+      requires: the package that the reference needs beside NumPy; without it the case is left out.
     """
 
     system: str
@@ -54,10 +56,15 @@ class Case(NamedTuple):
     ensemble_goal: float | None
     ours: Callable[[Sizes, int], Ours]
     reference: Callable[[Sizes], Callable[[], object]]
+    requires: str | None = None
 
     def goal_at(self, seeds: int) -> float | None:
         """The goal for so many seeds."""
         return self.goal if seeds == 1 else self.ensemble_goal
+
+    def can_run(self) -> bool:
+        """Whether what its reference needs is installed."""
+        return self.requires is None or importlib.util.find_spec(self.requires) is not None
 
 
 def for_seeds(one: Callable[..., Any], seeds: int, *, on_cpu: int | None = None) -> Callable[..., Any]:
