@@ -1,6 +1,5 @@
 """Unit noise for perturbation: what is drawn has mean 0 and variance 1 on every entry of a pytree."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,19 +16,13 @@ Noise = Callable[[Key, PyTree], PyTree]
 """`(key, like) -> noise`: a pytree with the structure, shapes and dtypes of `like`."""
 
 
-def _split_flat(draw: Callable[[int, Any], Array], like: PyTree) -> PyTree:
-    """Cuts one draw `(size, dtype) -> [size]` into leaves: one program for all, not one a leaf."""
+def _by_leaf(draw: Callable[[Key, Any], Array], key: Key, like: PyTree) -> PyTree:
+    """`draw(key, leaf)` for every leaf, with a key of its own."""
     leaves, structure = jax.tree.flatten(like)
     for leaf in leaves:
         check_floating("params", leaf)
-    sizes = [leaf.size for leaf in leaves]
-    flat = draw(sum(sizes), raised(*leaves))
-    starts = itertools.accumulate(sizes, initial=0)
-    drawn = [
-        flat[start : start + size].reshape(leaf.shape).astype(leaf.dtype)
-        for start, size, leaf in zip(starts, sizes, leaves, strict=False)
-    ]
-    return jax.tree.unflatten(structure, drawn)
+    keys = jax.random.split(key, max(len(leaves), 1))
+    return jax.tree.unflatten(structure, [draw(k, leaf) for k, leaf in zip(keys, leaves, strict=False)])
 
 
 def normal(key: Key, like: PyTree) -> PyTree:
@@ -40,11 +33,18 @@ def normal(key: Key, like: PyTree) -> PyTree:
       >>> normal(jax.random.key(0), {"w": jnp.zeros((2, 3))})["w"].shape
       (2, 3)
     """
-    return _split_flat(lambda size, dtype: jax.random.normal(key, (size,), dtype), like)
+
+    def draw(key: Key, leaf: Any) -> Array:
+        return jax.random.normal(key, leaf.shape, raised(leaf)).astype(leaf.dtype)
+
+    return _by_leaf(draw, key, like)
 
 
 def rademacher(key: Key, like: PyTree) -> PyTree:
     """Rademacher noise, `s = +-1` with equal odds, 32 signs from one random word.
+
+    Rows of signs come from rows of words, by one shift for all of a row: a program that uses the signs reads
+    words, and never writes signs to memory.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -52,13 +52,15 @@ def rademacher(key: Key, like: PyTree) -> PyTree:
       [1.0, 1.0, 1.0]
     """
 
-    def signs(size: int, dtype: Any) -> Array:
-        words = jax.random.bits(key, (-(-size // 32), 1), jnp.uint32)
-        bits = (words >> jnp.arange(32, dtype=jnp.uint32)) & 1
-        one = jnp.ones((), dtype)
-        return jnp.where(bits == 1, one, -one).reshape(-1)[:size]
+    def draw(key: Key, leaf: Any) -> Array:
+        width = leaf.shape[-1] if leaf.ndim and leaf.size >= 32 * leaf.shape[-1] > 0 else 1
+        rows = leaf.size // width
+        words = jax.random.bits(key, (-(-rows // 32) * width,), jnp.uint32).reshape(1, -1, width)
+        bits = (words >> jnp.arange(32, dtype=jnp.uint32)[:, None, None]) & 1
+        one = jnp.ones((), leaf.dtype)
+        return jnp.where(bits == 1, one, -one).reshape(-1, width)[:rows].reshape(leaf.shape)
 
-    return _split_flat(signs, like)
+    return _by_leaf(draw, key, like)
 
 
 _NAMED: dict[str, Noise] = {"normal": normal, "rademacher": rademacher}

@@ -258,13 +258,22 @@ def random_words(jaxpr):
                 yield from random_words(inner)
 
 
-@pytest.mark.parametrize(("size", "words"), [(1, 1), (32, 3), (33, 4), (1000, 94)])
+@pytest.mark.parametrize(("size", "words"), [(1, [1, 1]), (32, [1, 2]), (33, [2, 4]), (1000, [32, 64])])
 def test_signs_take_one_word_for_32(size, words):
     like = {"a": jnp.zeros(size), "b": jnp.zeros((size, 2))}
     drawn = list(random_words(jax.make_jaxpr(noise.rademacher)(KEY, like).jaxpr))
-    assert drawn == [words]  # one draw for all leaves
+    assert drawn == words  # whole rows of words for rows of signs
     of_normal = sum(random_words(jax.make_jaxpr(noise.normal)(KEY, like).jaxpr))
     assert of_normal == 3 * size
+
+
+@pytest.mark.parametrize("shape", [(500, 40), (20_000,), (7, 500, 5), (3, 4, 2000)])
+def test_no_two_signs_are_the_same_bit(shape):
+    # Products with themselves, shifted in a circle by any lag, have standard deviation size^0.5: of 12,000
+    # lags one beyond 6.5 of them has odds of 1e-6.
+    signs = np.asarray(noise.rademacher(KEY, jnp.zeros(shape)), np.float64).reshape(-1)
+    products = np.fft.irfft(np.abs(np.fft.rfft(signs)) ** 2, signs.size)
+    assert np.abs(products[1:]).max() < 6.5 * math.sqrt(signs.size)
 
 
 # SPSA.

@@ -67,7 +67,11 @@ def stacked_moments(samples: PyTree, reference: PyTree | None = None) -> Moments
 
 
 def streamed_moments(
-    draw: Callable[[Any], PyTree], xs: PyTree, reference: PyTree | None = None, *, chunk_size: int = 8
+    draw: Callable[[Any], PyTree],
+    xs: PyTree,
+    reference: PyTree | None = None,
+    *,
+    chunk_size: int | None = None,
 ) -> Moments:
     """The moments of `draw(x)` over the leading axis of `xs`, in memory of `chunk_size` gradients.
 
@@ -78,7 +82,8 @@ def streamed_moments(
       draw: `x -> gradients`, pure: it is called twice with every x.
       xs: a pytree whose leaves have a leading axis of T >= 3, for example keys.
       reference: what the gradients estimate, or None.
-      chunk_size: how many are drawn at once; the largest divisor of T up to it is taken.
+      chunk_size: how many are drawn at once; the largest divisor of T up to it is taken. By default 1 on a
+        CPU, whose cache holds one gradient and not many, and 32 on an accelerator.
 
     Returns:
       The moments.
@@ -103,6 +108,8 @@ def streamed_moments(
         raise ValueError(f"gradients: expected leaves with one leading axis of T, got shapes {got}")
     ((count,),) = counts
     check_count("number of gradients", count, 3)
+    if chunk_size is None:
+        chunk_size = 1 if jax.default_backend() == "cpu" else 32
     check_count("chunk_size", chunk_size)
     size = max(d for d in range(1, min(chunk_size, count) + 1) if count % d == 0)
     chunks = jax.tree.map(lambda leaf: leaf.reshape(count // size, size, *leaf.shape[1:]), xs)
