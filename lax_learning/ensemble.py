@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
 
 from lax_learning._checks import check_count, check_positive
 
@@ -17,7 +16,7 @@ Axes: TypeAlias = tuple[int | None, ...]
 class _Plan(NamedTuple):
     """A compiled program for `chunk` members at a time."""
 
-    run: Callable[..., PyTree]
+    run: jax.stages.Compiled
     chunk: int
 
 
@@ -49,7 +48,7 @@ def ensemble(
     Returns:
       A function of the same positional arguments; every leaf of its result has a leading axis of
       members. It compiles for itself: call it outside of `jit`. Its method `compile` takes the same
-      arguments and compiles without running, to keep that out of timings.
+      arguments and compiles without running, to keep that out of timings; it returns the program.
 
     Raises:
       TypeError, ValueError: for axes other than 0 and None, none at 0, arguments of unequal leading axes or
@@ -100,9 +99,9 @@ class Ensemble:
         parts = jax.device_put(parts, self._devices[0])
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
 
-    def compile(self, *args: Any) -> None:
-        """Compiles for arguments of these shapes."""
-        self._plan(*self._prepare(args))
+    def compile(self, *args: Any) -> jax.stages.Compiled:
+        """Compiles for arguments of these shapes; what it returns tells costs and memory of one chunk."""
+        return self._plan(*self._prepare(args)).run
 
     def _prepare(self, args: tuple[Any, ...]) -> tuple[Axes, tuple[Any, ...], int]:
         axes = (0, *(None,) * (len(args) - 1)) if self._in_axes is None else self._in_axes

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -13,9 +16,11 @@ import pytest
 import lax_learning as ll
 from benchmarks import throughput
 from benchmarks.cases import CASES, SYSTEMS, Sizes, birth_death, microlearning
+from benchmarks.floors import Floors
 from benchmarks.reference import birth_death as population
 from benchmarks.reference import microlearning as loops
-from benchmarks.timing import Comparison, Floors, Ours, compare
+from benchmarks.throughput_report import Result
+from benchmarks.timing import Comparison, Ours, compare
 from benchmarks.work import Work, work_of
 
 SIZES = Sizes(hidden=4, batch_size=6, examples=5, neurons=8, points=7, steps=3)
@@ -165,17 +170,29 @@ def test_work_counts_rounds_of_loops_and_not_what_is_unused() -> None:
     assert work == Work(flops=5 * 2 * 3**3, normals=9, words=9)
 
 
-def test_work_of_a_case_grows_with_seeds_and_steps() -> None:
-    def flops(case: Any, seeds: int) -> float:
-        ours = case.ours(SIZES, seeds)
-        return work_of(jax.jit(ours.function).trace(jax.random.key(0), *ours.args)).flops
+def test_work_of_a_case_is_that_of_its_products() -> None:
+    def flops(case: Any) -> float:
+        ours = case.ours(SIZES, 1)
+        return work_of(jax.jit(ours.one).trace(jax.random.key(0), ours.member, *ours.shared)).flops
 
-    update, step = CASES[0], CASES[-1]
+    update, step = CASES[0], next(case for case in CASES if case.system == "birth_death")
     inputs, hidden, outputs = microlearning.INPUTS, SIZES.hidden, microlearning.OUTPUTS
-    one = 2 * 2 * SIZES.batch_size * (inputs * hidden + hidden * outputs)  # two passes
-    assert [flops(update, seeds) for seeds in (1, 3)] == [one, 3 * one]
-    assert flops(step, 2) == 2 * flops(step, 1) and flops(step, 1) % SIZES.steps == 0
-    assert [case.ours(SIZES, 2).pieces for case in (update, step)] == [2, 2 * SIZES.steps]
+    assert flops(update) == 2 * 2 * SIZES.batch_size * (inputs * hidden + hidden * outputs)  # two passes
+    assert flops(step) % SIZES.steps == 0
+    assert [case.ours(SIZES, 2).pieces for case in (update, step)] == [1, SIZES.steps]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_an_ensemble_does_the_work_of_all_its_seeds(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
+    floors = Floors(flops=1.0, bandwidth=1e30, normals=1e30, words=1e30)
+    a = jnp.ones((4, 4)) if seeds == 1 else jnp.ones((seeds, 4, 4))
+    ours = Ours(lambda key, a, b: a @ b, a, (jnp.ones((4, 4)),), seeds, pieces=5, on_cpu=1)
+    found = compare(ours, lambda: None, 1, floors)
+    of_call = found.ours_s * 5 * seeds
+    assert found.floor_share * of_call == pytest.approx(seeds * 2 * 4**3)
+    assert found.peak_mb >= seeds * 64e-6
+    assert found.seed_mb == pytest.approx((found.peak_mb + seeds * 64e-6) / seeds)
 
 
 def test_the_floor_is_the_tightest_bound() -> None:
@@ -184,18 +201,49 @@ def test_the_floor_is_the_tightest_bound() -> None:
     assert FLOORS.seconds(Work(normals=10, words=14), 3) == 4
 
 
-def test_a_second_trace_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_second_trace_is_an_error(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     key = jax.random.key(0)
-    keys = itertools.cycle([key, key[None]])
+    first = key if seeds == 1 else jax.random.split(key, seeds)
+    odd = jax.random.split(key, (seeds, 2))
+    keys = itertools.chain([first], itertools.cycle([odd[0] if seeds == 1 else odd]))
     monkeypatch.setattr("benchmarks.timing.cycle", lambda _: keys)
     monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
-    with pytest.raises(RuntimeError, match="expected one trace of the program, got 2"):
-        compare(Ours(lambda key: jax.random.key_data(key), (), 1), lambda: None, 1, FLOORS)
+    member = jnp.zeros(()) if seeds == 1 else jnp.zeros(seeds)
+    with pytest.raises(RuntimeError, match="expected 1 traces of the program, got 2"):
+        compare(Ours(lambda key, m: jax.random.key_data(key), member, (), seeds), lambda: None, 1, FLOORS)
 
 
 def test_ratio_is_that_of_the_times() -> None:
-    comparison = Comparison(ours_s=0.5, reference_s=2.0, floor_share=0.1, compile_s=1.0, peak_mb=1.0)
+    comparison = Comparison(0.5, 2.0, 0.1, 1.0, 1.0, 1.0, 1)
     assert comparison.ratio == 4.0
+
+
+def test_the_reference_gets_the_faster_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    @contextmanager
+    def limits(threads: int) -> Iterator[None]:
+        given.append(threads)
+        yield
+        given.pop()
+
+    monkeypatch.setattr("benchmarks.timing.threadpool_limits", limits)
+    monkeypatch.setattr("benchmarks.timing.os.cpu_count", lambda: 3)
+    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
+    ours = Ours(lambda key, m: m, jnp.zeros(()))
+    for fast in (1, 3):
+        reference = lambda fast=fast: time.sleep(0.0 if given == [fast] else 0.02)  # noqa: E731
+        assert compare(ours, reference, 1, FLOORS).reference_threads == fast
+
+
+def test_seeds_that_fit_are_memory_over_what_a_seed_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.throughput_report.memory_mb", lambda: 1000.0)
+    result = Result(CASES[0], 8, Comparison(0.5, 2.0, 0.1, 1.0, 24.0, 4.0, 2))
+    assert result.details() == {
+        "system": "microlearning", "case": CASES[0].name, "seeds": 8, "goal": CASES[0].ensemble_goal,
+        "seeds_that_fit": 250, "reference_threads": 2,
+    }  # fmt: skip
 
 
 # --- the command
@@ -225,7 +273,7 @@ def test_command_writes_rows_and_figure(tmp_path, capsys, monkeypatch) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"throughput.json", "throughput.png"}
     assert (tmp_path / "throughput.png").read_bytes()[:4] == b"\x89PNG"
     written = json.loads((tmp_path / "throughput.json").read_text())
-    assert list(written) == ["date", "machine", "versions", "sizes", "repeats", "rows"]
+    assert list(written) == ["date", "machine", "versions", "sizes", "repeats", "rows", "details"]
     assert all(list(row) == COLUMNS for row in written["rows"])
     assert [(row["case"], row["seeds"]) for row in written["rows"]] == [
         ("update: backprop", 1), ("update: backprop", 2), ("SNR: backprop", 1), ("step", 1), ("step", 2),
@@ -254,4 +302,4 @@ def test_bad_input_is_refused_by_name(capsys, monkeypatch, tmp_path, arguments, 
 
 def test_no_repeats_are_refused() -> None:
     with pytest.raises(ValueError, match="repeats: expected at least 1, got 0"):
-        compare(Ours(lambda key: key, (), 1), lambda: None, 0, FLOORS)
+        compare(Ours(lambda key, m: m, jnp.zeros(())), lambda: None, 0, FLOORS)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.nn.initializers import normal
 
 import lax_learning as ll
-from benchmarks.cases.case import Case, Sizes, for_seeds, members
+from benchmarks.cases.case import Case, Sizes, members
 from benchmarks.reference import birth_death as reference
 from benchmarks.timing import Ours
 from lax_learning.birth_death import uniform_draws
@@ -66,8 +66,7 @@ def _ours(sizes: Sizes, seeds: int) -> Ours:
 
         return jax.lax.scan(next_step, carry, jax.random.split(key, sizes.steps))[0]
 
-    function = for_seeds(one, seeds)
-    return Ours(function, (members(partial(_start, sizes), seeds),), pieces=seeds * sizes.steps)
+    return Ours(one, members(partial(_start, sizes), seeds), seeds=seeds, pieces=sizes.steps)
 
 
 def _reference(sizes: Sizes) -> Callable[[], object]:

@@ -67,29 +67,6 @@ class Case(NamedTuple):
         return self.requires is None or importlib.util.find_spec(self.requires) is not None
 
 
-def for_seeds(one: Callable[..., Any], seeds: int, *, on_cpu: int | None = None) -> Callable[..., Any]:
-    """`(key, member, *shared)`: `one` for a seed, or for many, each with a key of its own.
-
-    Args:
-      one: `(key, member, *shared) -> results` of one seed.
-      seeds: with several, the leaves of `member` have a leading axis of seeds.
-      on_cpu: how many seeds run side by side on a CPU, `batch_size` of `lax_learning.ensemble`; the others
-        come one after another, while their weights are in its cache. By default all, as everywhere else.
-    """
-    if seeds == 1:
-        return one
-    at_once = on_cpu if jax.default_backend() == "cpu" and on_cpu is not None else seeds
-
-    def many(key: jax.Array, member: Any, *shared: Any) -> Any:
-        keys = jax.random.split(key, seeds)
-        if at_once >= seeds:
-            return jax.vmap(lambda k, m: one(k, m, *shared))(keys, member)
-        size = None if at_once == 1 else at_once
-        return jax.lax.map(lambda each: one(*each, *shared), (keys, member), batch_size=size)
-
-    return many
-
-
 def members(init: Callable[[jax.Array], Any], seeds: int) -> Any:
     """What `init` makes of a key, for one seed or stacked for many."""
     key = jax.random.key(1)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import lax_learning as ll
-from benchmarks.cases.case import Case, Sizes, for_seeds
+from benchmarks.cases.case import Case, Sizes
 from benchmarks.reference import microlearning as reference
 from benchmarks.timing import Ours
 from lax_learning import metrics
@@ -115,16 +115,14 @@ def snr(network: ll.Network, rule: ll.Rule, key: jax.Array, params: Any, x: Any,
 def _ours_update(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
     made = rule.make(network_of(sizes), rule.noise)
     x, y = map(jax.numpy.asarray, examples(sizes.batch_size))
-    function = for_seeds(partial(update, made), seeds, on_cpu=1)
-    return Ours(function, (weights_of(made, seeds), x, y), pieces=seeds)
+    return Ours(partial(update, made), weights_of(made, seeds), (x, y), seeds, on_cpu=1)
 
 
 def _ours_snr(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
     network = network_of(sizes)
     made = rule.make(network, rule.noise)
     x, y = map(jax.numpy.asarray, examples(sizes.examples))
-    function = for_seeds(partial(snr, network, made), seeds, on_cpu=1)
-    return Ours(function, (weights_of(made, seeds), x, y), pieces=seeds)
+    return Ours(partial(snr, network, made), weights_of(made, seeds), (x, y), seeds, on_cpu=1)
 
 
 def _reference_parts(rule: Compared, sizes: Sizes, count: int) -> tuple[Any, ...]:

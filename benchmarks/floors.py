@@ -1,0 +1,75 @@
+"""What this machine can do at most, measured: the least time that a piece of work takes on it."""
+
+import os
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.work import Work
+
+
+class Floors(NamedTuple):
+    """What this machine can do at most, measured.
+
+    Fields:
+      flops: of float32 matrix products, operations a second.
+      bandwidth: bytes read and written a second.
+      normals: normal random numbers a second.
+      words: random words of 32 bits a second.
+    """
+
+    flops: float
+    bandwidth: float
+    normals: float
+    words: float
+
+    def seconds(self, work: Work, num_bytes: float) -> float:
+        """The least time for this work."""
+        drawing = work.normals / self.normals + work.words / self.words
+        return max(work.flops / self.flops, num_bytes / self.bandwidth, drawing)
+
+
+def memory_mb() -> float | None:
+    """Memory of all devices, 10^6 bytes; of the machine where they are CPU cores; None if nobody tells."""
+    if jax.default_backend() == "cpu":
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
+        except (AttributeError, OSError, ValueError):
+            return None
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
+    return sum(limits) / 1e6 if all(limits) else None
+
+
+@cache
+def measured_floors() -> Floors:
+    """Measures what this machine can do; once a process."""
+    on_cpu = jax.default_backend() == "cpu"
+    side, size, drawn, rounds = (1_536, 1 << 23, 1 << 19, 8) if on_cpu else (8_192, 1 << 27, 1 << 27, 8)
+    matrix, vector, key = jnp.ones((side, side)), jnp.ones(size), jax.random.key(0)
+
+    def passes(a: jax.Array) -> jax.Array:
+        """Reads and writes in place: a new result every time would measure how fast pages are given out."""
+        return jax.lax.fori_loop(0, rounds, lambda _, a: 0.5 * a + 1, a)
+
+    return Floors(
+        flops=2.0 * side**3 / _fastest(lambda a: a @ a, matrix),
+        bandwidth=rounds * 2.0 * vector.nbytes / _fastest(passes, vector),
+        normals=drawn / _fastest(lambda key: jax.random.normal(key, (drawn,)), key),
+        words=drawn / _fastest(lambda key: jax.random.bits(key, (drawn,)), key),
+    )
+
+
+def _fastest(function: Callable[[Any], Any], argument: Any, repeats: int = 15) -> float:
+    """Seconds of the fastest call."""
+    program = jax.jit(function)
+    jax.block_until_ready(program(argument))
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(program(argument))
+        times.append(time.perf_counter() - began)
+    return min(times)
