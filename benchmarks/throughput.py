@@ -38,7 +38,7 @@ class Config:
     systems: tuple[str, ...] = SYSTEMS
     """Parts of the library."""
     seeds: tuple[int, ...] | None = None
-    """Seeds in one program; by default 1 8 64, on an accelerator 512 too. Some cases are for one seed only."""
+    """Seeds in one program; by default 1 8 64, on an accelerator 512 too. Some cases are for one seed."""
     repeats: int = 7
     """Measurements of each side, of which the median counts."""
     out: Path = Path("results/throughput")
