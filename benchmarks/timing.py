@@ -151,12 +151,16 @@ def _compiled(ours: Ours) -> _Program:
 
 def _fastest_threads(reference: Callable[[], object]) -> int:
     """One or all cores: libraries that share work among threads lose by it where others use the machine."""
-    times = {}
-    for threads in {1, os.cpu_count() or 1}:
+
+    def fastest(threads: int) -> float:
         with threadpool_limits(threads):
             reference()
-            times[threads] = _seconds(reference, 1)
-    return min(times, key=lambda threads: times[threads])
+            ends, times = time.perf_counter() + 10 * SHORTEST, [_seconds(reference, 1)]
+            while time.perf_counter() < ends:
+                times.append(_seconds(reference, 1))
+        return min(times)
+
+    return min((1, os.cpu_count() or 1), key=fastest)
 
 
 def _seconds(function: Callable[[], object], calls: int) -> float:

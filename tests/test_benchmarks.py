@@ -15,9 +15,8 @@ import pytest
 
 import lax_learning as ll
 from benchmarks import throughput
-from benchmarks.cases import CASES, SYSTEMS, Sizes, birth_death, microlearning
+from benchmarks.cases import CASES, SYSTEMS, Sizes, microlearning
 from benchmarks.floors import Floors
-from benchmarks.reference import birth_death as population
 from benchmarks.reference import microlearning as loops
 from benchmarks.throughput_report import Result
 from benchmarks.timing import Comparison, Ours, compare
@@ -115,44 +114,6 @@ def test_snr_agrees(name: str) -> None:
     got = jax.jit(partial(microlearning.snr, network, rule))(jax.random.key(3), params, x, y)
     theirs = loops.RULES[microlearning.RULES[name].reference]
     close(got, loops.snr(theirs, weights, x.T, y.T, each.__getitem__, microlearning.SIGMA))
-
-
-# --- the birth-death loop
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("scale", [3.0, 100.0], ids=["rare", "often"])
-def test_birth_death_steps_agree(scale: float) -> None:
-    rng = np.random.default_rng(4)
-    count, features = SIZES.neurons, SIZES.neurons
-    neurons = population.Neurons(rng.standard_normal((count, features)), rng.standard_normal(count))
-    params = {"w": jnp.asarray(neurons.w.T)}, {"w": jnp.asarray(neurons.c[:, None])}
-    network = birth_death.student_of(count)
-    carry = params, birth_death.dynamics_of().init(params)
-
-    def step(carry: birth_death.Carry, x: Any, y: Any, draws: ll.Draws) -> birth_death.Carry:
-        dynamics = birth_death.dynamics_of(lambda key, n: draws)
-        return birth_death.step(dynamics, network, jax.random.key(0), carry, x, y)
-
-    step, events = jax.jit(step), np.zeros(2, int)
-    for _ in range(6):
-        x = population.draw_inputs(rng, SIZES.points, features)
-        y = 5 * rng.standard_normal(SIZES.points)
-        draws = population.Draws(*rng.random((4, count)) / [[scale], [1], [scale], [1]])
-        events += population.step(neurons, x, y, draws, birth_death.LEARNING_RATE, birth_death.ALPHA)
-        carry = step(carry, x, y[:, None], ll.Draws(*map(jnp.asarray, draws)))
-        for got, expected in zip(birth_death.as_reference(carry[0]), neurons, strict=True):
-            close(got, expected)
-    np.testing.assert_array_equal([carry[1].num_killed, carry[1].num_cloned], events)
-    assert (events > 0).all()
-
-
-def test_nobody_survives_nobody_dies() -> None:
-    neurons = population.Neurons(np.arange(6.0).reshape(3, 2), np.ones(3))
-    always = population.Draws(*np.zeros((4, 3)))
-    assert population.resample(neurons, np.ones(3), always, 1.0) == (0, 0)
-    assert population.resample(neurons, -np.ones(3), always, 1.0) == (0, 3)  # and no slot is free
-    np.testing.assert_array_equal(neurons.w, np.arange(6.0).reshape(3, 2))
 
 
 # --- work and time
@@ -263,7 +224,10 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *a
 def test_command_writes_rows_and_figure(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(throughput, "measured_floors", lambda: FLOORS)
     monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
-    chosen = [case for case in CASES if case.name in ("update: backprop", "SNR: backprop", "step")]
+    chosen = [
+        case for case in CASES if case.name in ("update: backprop", "SNR: backprop", "update: Kolen-Pollack")
+    ]
+    chosen.append(chosen[0]._replace(name="never", requires="no_such_package"))
     monkeypatch.setattr(throughput, "CASES", chosen)
     sizes = [f"--sizes.{name.replace('_', '-')}={value}" for name, value in SIZES.__dict__.items()]
     code, out, err = call(
@@ -276,12 +240,14 @@ def test_command_writes_rows_and_figure(tmp_path, capsys, monkeypatch) -> None:
     assert list(written) == ["date", "machine", "versions", "sizes", "repeats", "rows", "details"]
     assert all(list(row) == COLUMNS for row in written["rows"])
     assert [(row["case"], row["seeds"]) for row in written["rows"]] == [
-        ("update: backprop", 1), ("update: backprop", 2), ("SNR: backprop", 1), ("step", 1), ("step", 2),
+        ("update: backprop", 1), ("update: backprop", 2), ("update: Kolen-Pollack", 1),
+        ("update: Kolen-Pollack", 2), ("SNR: backprop", 1),
     ]  # fmt: skip
     for row in written["rows"]:
         assert row["ratio"] == row["reference_s"] / row["ours_s"]
         assert all(row[name] > 0 for name in COLUMNS[3:])
-    assert "device: 1 x cpu" in out and out.count("| birth_death: step") == 2 and "5/5" in err
+    assert "device: 1 x cpu" in out and out.count("| microlearning: update: K") == 2 and "5/5" in err
+    assert "left out: microlearning, never: it needs no_such_package" in err
 
 
 @pytest.mark.parametrize(

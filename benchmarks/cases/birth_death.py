@@ -10,7 +10,6 @@ from jax.nn.initializers import normal
 
 import lax_learning as ll
 from benchmarks.cases.case import Case, Sizes, members
-from benchmarks.reference import birth_death as reference
 from benchmarks.timing import Ours
 from lax_learning.birth_death import uniform_draws
 
@@ -40,10 +39,10 @@ def step(dynamics: ll.Dynamics, network: ll.Network, key: jax.Array, carry: Carr
     return carry
 
 
-def as_reference(params: Any) -> reference.Neurons:
-    """Parameters of the library as the reference has them, in float64."""
-    w, c = (np.asarray(layer["w"], np.float64) for layer in params)
-    return reference.Neurons(w.T.copy(), c[:, 0].copy())
+def as_reference(params: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Weights `[neurons, features]` and charges `[1, neurons]`, as the reference has them."""
+    w, c = (np.array(layer["w"]).T for layer in params)
+    return w, c
 
 
 def _start(sizes: Sizes, key: jax.Array) -> tuple[Any, Carry]:
@@ -70,16 +69,22 @@ def _ours(sizes: Sizes, seeds: int) -> Ours:
 
 
 def _reference(sizes: Sizes) -> Callable[[], object]:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from benchmarks.reference import birth_death as reference
+
     teacher, (params, _) = members(partial(_start, sizes), 1)
-    teacher, neurons = as_reference(teacher), as_reference(params)
-    rng = np.random.default_rng(0)
+    teacher, student = (reference.Student(*map(torch.tensor, as_reference(p))) for p in (teacher, params))
+    optimizer = torch.optim.SGD(student.parameters(), lr=LEARNING_RATE)
 
     def call() -> None:
-        x = reference.draw_inputs(rng, sizes.points, sizes.neurons)
-        draws = reference.Draws(*rng.random((4, sizes.neurons)))
-        reference.step(neurons, x, reference.output(teacher, x), draws, LEARNING_RATE, ALPHA)
+        x = reference.draw_inputs(sizes.points, sizes.neurons)
+        draws = reference.Draws(*torch.rand(4, sizes.neurons))
+        with torch.no_grad():
+            y = teacher(x)
+        reference.step(student, optimizer, x, y, draws, ALPHA)
 
     return call
 
 
-CASES = [Case("birth_death", "step", 4.0, 6.0, _ours, _reference)]
+CASES = [Case("birth_death", "step", 4.0, 6.0, _ours, _reference, requires="torch")]

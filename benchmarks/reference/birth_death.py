@@ -1,78 +1,80 @@
-"""A step of gradient descent with birth and death of neurons, neuron by neuron (Rotskoff et al., 2019).
+"""A step of gradient descent with birth and death of neurons in eager PyTorch (Rotskoff et al., 2019).
 
-Student `f(x) = sum_i c_i relu(w_i . x)`, mean squared error; after every step neurons with `V = c dL/dc > 0`
-are killed and become copies of survivors, those with V < 0 are copied over others, each with probability
-`alpha |V|`. As published: gradients from before the step with charges from after it, and each clone draws its
-own slot.
+https://arxiv.org/abs/1902.01843. Student `f(x) = sum_i c_i relu(w_i . x)`, mean squared error. After every
+step neurons with `V = c dL/dc > 0` are killed and become copies of survivors, those with V < 0 are copied
+over others, each with probability `alpha |V|`. As published: gradients by autograd from before the step with
+charges from after it, an optimizer of PyTorch's, masks, and each clone draws its own slot.
 """
 
 from typing import NamedTuple
 
-import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
 
 
-class Neurons(NamedTuple):
-    """A network of one hidden layer: weights `w [neurons, features]`, charges `c [neurons]`."""
+class Student(torch.nn.Module):
+    """A network of one hidden layer: weights `w [neurons, features]`, charges `c [1, neurons]`."""
 
-    w: np.ndarray
-    c: np.ndarray
+    def __init__(self, w: torch.Tensor, c: torch.Tensor) -> None:
+        super().__init__()
+        self.w, self.c = torch.nn.Parameter(w), torch.nn.Parameter(c)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`f(x)`, `[batch, 1]`."""
+        hidden = torch.nn.functional.relu(torch.nn.functional.linear(x, self.w))
+        return torch.nn.functional.linear(hidden, self.c)
 
 
 class Draws(NamedTuple):
     """Uniform numbers in 0..1, one a neuron and purpose, each `[neurons]`."""
 
-    kill: np.ndarray
-    survivor: np.ndarray
-    clone: np.ndarray
-    slot: np.ndarray
+    kill: torch.Tensor
+    survivor: torch.Tensor
+    clone: torch.Tensor
+    slot: torch.Tensor
 
 
-def output(neurons: Neurons, x: np.ndarray) -> np.ndarray:
-    """`f(x)`, `[batch]`."""
-    return np.maximum(x @ neurons.w.T, 0) @ neurons.c
-
-
-def draw_inputs(rng: np.random.Generator, batch_size: int, num_features: int) -> np.ndarray:
+def draw_inputs(batch_size: int, num_features: int) -> torch.Tensor:
     """Points on the unit sphere, `[batch, features]`."""
-    x = rng.standard_normal((batch_size, num_features))
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+    x = torch.randn(batch_size, num_features)
+    return x / torch.norm(x, dim=1, keepdim=True)
 
 
-def gradients(neurons: Neurons, x: np.ndarray, y: np.ndarray) -> Neurons:
-    """Of the mean squared error."""
-    z = x @ neurons.w.T
-    hidden = np.maximum(z, 0)
-    error = 2 * (hidden @ neurons.c - y) / len(y)
-    return Neurons((np.outer(error, neurons.c) * (z > 0)).T @ x, hidden.T @ error)
+def _pick(u: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    return candidates[(u * len(candidates)).long().clamp(max=len(candidates) - 1)]
 
 
-def _pick(u: float, candidates: list[int]) -> int:
-    return candidates[min(int(u * len(candidates)), len(candidates) - 1)]
-
-
-def resample(neurons: Neurons, rates: np.ndarray, draws: Draws, alpha: float) -> tuple[int, int]:
+def resample(student: Student, rates: torch.Tensor, draws: Draws, alpha: float) -> tuple[int, int]:
     """Kills and clones, in place; returns how many of each."""
-    count = len(rates)
-    killed = [i for i in range(count) if rates[i] > 0 and draws.kill[i] < alpha * rates[i]]
-    survivors = [i for i in range(count) if i not in killed]
-    if not survivors:
-        killed = []
-    for i in killed:
-        origin = _pick(draws.survivor[i], survivors)
-        neurons.w[i], neurons.c[i] = neurons.w[origin], neurons.c[origin]
-    cloned = [i for i in range(count) if rates[i] < 0 and draws.clone[i] < -alpha * rates[i]]
-    others = [i for i in range(count) if i not in cloned]
-    for i in cloned if others else []:
-        slot = _pick(draws.slot[i], others)
-        neurons.w[slot], neurons.c[slot] = neurons.w[i], neurons.c[i]
-    return len(killed), len(cloned)
+    w, c = student.w.data, student.c.data
+    neurons = torch.arange(len(rates))
+    killed = (rates > 0) & (draws.kill < alpha * torch.abs(rates))
+    kills = int(torch.sum(killed))
+    if kills == len(rates):
+        kills = 0
+    if kills > 0:
+        origin = torch.where(killed, _pick(draws.survivor, neurons[~killed]), neurons)
+        w.copy_(w[origin])
+        c.copy_(c[:, origin])
+    cloned = (rates < 0) & (draws.clone < alpha * torch.abs(rates))
+    clones = int(torch.sum(cloned))
+    if 0 < clones < len(rates):
+        slots = _pick(draws.slot[cloned], neurons[~cloned])
+        w[slots] = w[cloned]
+        c[:, slots] = c[:, cloned]
+    return kills, clones
 
 
 def step(
-    neurons: Neurons, x: np.ndarray, y: np.ndarray, draws: Draws, learning_rate: float, alpha: float
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    draws: Draws,
+    alpha: float,
 ) -> tuple[int, int]:
-    """One step on `x [batch, features]` and `y [batch]`, in place; returns kills and clones."""
-    slopes = gradients(neurons, x, y)
-    for values, slope in zip(neurons, slopes, strict=True):
-        values -= learning_rate * slope
-    return resample(neurons, neurons.c * slopes.c, draws, alpha)
+    """One step on `x [batch, features]` and `y [batch, 1]`, in place; returns kills and clones."""
+    optimizer.zero_grad()
+    torch.nn.functional.mse_loss(student(x), y).backward()
+    optimizer.step()
+    rates = student.c.data * torch.as_tensor(student.c.grad)
+    return resample(student, rates[0], draws, alpha)
