@@ -17,7 +17,6 @@ from pathlib import Path
 
 import jax
 import matplotlib.pyplot as plt
-import tyro
 from tqdm import tqdm
 
 from benchmarks import throughput_report as report
@@ -130,15 +129,7 @@ def run(config: Config) -> list[report.Result]:
 
 def main() -> int:
     """The command line."""
-    try:
-        run(tyro.cli(Config, prog="python -m benchmarks.throughput"))
-    except (ValueError, OSError) as error:
-        print(f"throughput: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nthroughput: stopped, nothing written", file=sys.stderr)
-        return 130
-    return 0
+    return harness.command_line("throughput", Config, run, package="benchmarks", stopped="nothing is written")
 
 
 if __name__ == "__main__":

@@ -187,15 +187,22 @@ def publish(
     print(f"\nresults.nc, summary.json and figures: {out}")
 
 
-def command_line(name: str, config: Callable[..., Any], run: Callable[[Any], object]) -> int:
-    """Runs an experiment as its command line says; the exit code of the process."""
+def command_line(
+    name: str,
+    config: Callable[..., Any],
+    run: Callable[[Any], object],
+    *,
+    package: str = "experiments",
+    stopped: str = "the same command with --resume goes on",
+) -> int:
+    """Runs a program as its command line says; the exit code of the process."""
     try:
-        run(tyro.cli(config, prog=f"python -m experiments.{name}"))
+        run(tyro.cli(config, prog=f"python -m {package}.{name}"))
     except (ValueError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\n{name}: stopped; the same command with --resume goes on", file=sys.stderr)
+        print(f"\n{name}: stopped; {stopped}", file=sys.stderr)
         return 130
     return 0
 

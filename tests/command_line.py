@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from io import StringIO
@@ -53,15 +54,21 @@ def run(name: str, *arguments: str | Path) -> tuple[int, str, str]:
 
 def call(name: str, *arguments: str | Path) -> tuple[Any, str, str]:
     """What ends before anything runs, help or a refusal, in this process: exit code, output, errors."""
-    module, out, err = import_module(f"experiments.{name}.__main__"), StringIO(), StringIO()
+    module = import_module(f"experiments.{name}.__main__")
+    return call_main(lambda: harness.command_line(name, module.Config, module.run), *arguments)
+
+
+def call_main(main: Callable[[], int], *arguments: str | Path) -> tuple[Any, str, str]:
+    """A command in this process: exit code, output, errors."""
+    out, err = StringIO(), StringIO()
     with (
-        patch.object(sys, "argv", [name, *map(str, arguments)]),
+        patch.object(sys, "argv", ["command", *map(str, arguments)]),
         patch.dict(os.environ, COLUMNS="200"),
         redirect_stdout(out),
         redirect_stderr(err),
     ):
         try:
-            code = harness.command_line(name, module.Config, module.run)
+            code = main()
         except SystemExit as end:
             code = end.code
     return code, out.getvalue(), err.getvalue()

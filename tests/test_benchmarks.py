@@ -21,6 +21,7 @@ from benchmarks.reference import microlearning as loops
 from benchmarks.throughput_report import Result
 from benchmarks.timing import Comparison, Ours, compare
 from benchmarks.work import Work, work_of
+from tests.command_line import call_main
 
 SIZES = Sizes(hidden=4, batch_size=6, examples=5, neurons=8, points=7, steps=3)
 FLOORS = Floors(flops=2.0, bandwidth=3.0, normals=5.0, words=7.0)
@@ -210,18 +211,7 @@ def test_seeds_that_fit_are_memory_over_what_a_seed_takes(monkeypatch: pytest.Mo
 # --- the command
 
 
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
-    """The command in this process: exit code, output, errors."""
-    monkeypatch.setattr("sys.argv", ["throughput", *arguments])
-    monkeypatch.setenv("COLUMNS", "200")
-    try:
-        code = throughput.main()
-    except SystemExit as end:
-        code = end.code
-    return code, *capsys.readouterr()
-
-
-def test_command_writes_rows_and_figure(tmp_path, capsys, monkeypatch) -> None:
+def test_command_writes_rows_and_figure(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(throughput, "measured_floors", lambda: FLOORS)
     monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
     chosen = [
@@ -230,8 +220,8 @@ def test_command_writes_rows_and_figure(tmp_path, capsys, monkeypatch) -> None:
     chosen.append(chosen[0]._replace(name="never", requires="no_such_package"))
     monkeypatch.setattr(throughput, "CASES", chosen)
     sizes = [f"--sizes.{name.replace('_', '-')}={value}" for name, value in SIZES.__dict__.items()]
-    code, out, err = call(
-        capsys, monkeypatch, "--quick", "--repeats", "2", "--seeds", "1", "2", "--out", str(tmp_path), *sizes
+    code, out, err = call_main(
+        throughput.main, "--quick", "--repeats", "2", "--seeds", "1", "2", "--out", str(tmp_path), *sizes
     )
     assert code == 0, err
     assert {path.name for path in tmp_path.iterdir()} == {"throughput.json", "throughput.png"}
@@ -260,8 +250,8 @@ def test_command_writes_rows_and_figure(tmp_path, capsys, monkeypatch) -> None:
     ],
     ids=["systems", "repeats", "seeds", "examples"],
 )
-def test_bad_input_is_refused_by_name(capsys, monkeypatch, tmp_path, arguments, message) -> None:
-    code, _, err = call(capsys, monkeypatch, *arguments, "--out", str(tmp_path / "never"))
+def test_bad_input_is_refused_by_name(tmp_path, arguments, message) -> None:
+    code, _, err = call_main(throughput.main, *arguments, "--out", str(tmp_path / "never"))
     assert code == 2 and message in err and "Traceback" not in err
     assert not (tmp_path / "never").exists()
 

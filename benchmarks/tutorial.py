@@ -1,0 +1,147 @@
+"""How long the microlearning tutorial's whole comparison takes, for many seeds at once.
+
+    python -m benchmarks.tutorial --seeds 8
+
+Backprop, Kolen-Pollack, feedback alignment, node and weight perturbation, each trained for three epochs, with
+its accuracy and its cosine to backprop after every epoch, and its signal to noise over examples at the start.
+Seconds are those of one program a rule, compile time apart. All of MNIST makes 750 updates.
+"""
+
+import datetime
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import lax_learning as ll
+from benchmarks.cases import Sizes
+from benchmarks.cases.microlearning import LEARNING_RATE, RULES, network_of, snr
+from benchmarks.floors import memory_mb
+from experiments import harness, reporting
+from lax_learning.metrics import cosine_similarity
+
+COMPARED = (
+    "backprop", "Kolen-Pollack", "feedback alignment", "node perturbation", "weight perturbation",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config:
+    """Time the tutorial's comparison of five rules, all seeds in one program a rule."""
+
+    seeds: int = 1_000
+    """Initial weights, noise and order of the images."""
+    epochs: int = 3
+    """Passes through the training images."""
+    hidden: int = 500
+    """Hidden units."""
+    batch_size: int = 200
+    """Images an update."""
+    examples: int = 1_000
+    """Test images for accuracy, cosine and signal to noise."""
+    data: str = "sample"
+    """sample: 5,000 MNIST images, offline; or a folder with MNIST's IDX files; or tfds; or download."""
+    out: Path = Path("results/tutorial_time")
+    """Folder for tutorial.json; what stands there under this name is replaced."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("seeds", 1), ("epochs", 1), ("hidden", 1), ("batch_size", 1), ("examples", 3)):
+            if getattr(self, name) < least:
+                got = getattr(self, name)
+                raise ValueError(f"--{name.replace('_', '-')}: expected at least {least}, got {got}")
+
+
+def comparison(name: str, config: Config, num_images: int) -> Callable[..., dict[str, jax.Array]]:
+    """`(key, data) -> metrics` of one rule and one seed: accuracy and cosine `[1 + epochs]`, and SNR."""
+    network = network_of(Sizes(hidden=config.hidden))
+    rule, exact = RULES[name].make(network, RULES[name].noise), ll.backprop(network, ll.squared_error)
+
+    def evaluate(key: jax.Array, params: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+        x, y = data.test
+        grads = ll.without_feedback(rule.value_and_grad(key, params, x, y)[1])
+        reference = ll.without_feedback(exact.value_and_grad(key, params, x, y)[1])
+        accuracy = ll.accuracy(network.apply(params, x), y)
+        return {"accuracy": accuracy, "cosine": cosine_similarity(grads[0], reference[0])}
+
+    updates = num_images // config.batch_size
+    train = ll.make_train(
+        rule, optax.sgd(LEARNING_RATE), num_updates=config.epochs * updates, batch_size=config.batch_size,
+        evaluate=evaluate, every=updates,
+    )  # fmt: skip
+
+    def run(key: jax.Array, data: ll.data.Splits) -> dict[str, jax.Array]:
+        train_key, snr_key = jax.random.split(key)
+        at_start = train.init(train_key, data).params
+        of_hidden = snr(network, rule, snr_key, at_start, *data.test)
+        return {**train(train_key, data).evaluations, "snr": of_hidden}
+
+    return run
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """Runs and times the rules one after another, prints the table and writes its file."""
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
+    print(f"device: {device}")
+    data_key, key = jax.random.split(jax.random.key(0))
+    data = jax.tree.map(jax.numpy.asarray, ll.data.mnist(data_key, config.data))
+    data = data._replace(test=ll.data.Dataset(*(a[: config.examples] for a in data.test)))
+    num_images, keys = data.train.x.shape[0], jax.random.split(key, config.seeds)
+    if num_images < config.batch_size:
+        raise ValueError(f"--batch-size: expected at most {num_images} images, got {config.batch_size}")
+    on_cpu, memory = jax.default_backend() == "cpu", memory_mb()
+    budget = 8e9 if memory is None else 0.5e6 * memory / jax.device_count()
+    rows = []
+    with tqdm(COMPARED, unit="rule") as progress:
+        for name in progress:
+            progress.set_description(name)
+            program = ll.ensemble(
+                comparison(name, config, num_images), memory_budget=budget, batch_size=1 if on_cpu else None
+            )
+            began = time.perf_counter()
+            program.compile(keys, data)
+            compiled = time.perf_counter()
+            found = jax.block_until_ready(program(keys, data))
+            rows.append(_row(name, compiled - began, time.perf_counter() - compiled, found))
+    seconds = sum(row["run_s"] for row in rows)
+    config.out.mkdir(parents=True, exist_ok=True)
+    content = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": device,
+        "versions": harness.versions(),
+        "config": {name: value for name, value in asdict(config).items() if name not in ("out", "data")},
+        "updates": config.epochs * (num_images // config.batch_size),
+        "run_s": seconds,
+        "rows": rows,
+    }
+    harness.write_json(config.out / "tutorial.json", content)
+    header = ("rule", "compile (s)", "run (s)", "accuracy", "cosine", "SNR at the start")
+    print(reporting.table(header, [
+        (row["rule"], *(f"{row[column]:.3g}" for column in tuple(row)[1:])) for row in rows
+    ]))  # fmt: skip
+    print(f"\n{config.seeds} seeds in {seconds:.1f} s, compile time apart; tutorial.json: {config.out}")
+    return rows
+
+
+def _row(name: str, compile_s: float, run_s: float, found: dict[str, jax.Array]) -> dict[str, Any]:
+    """Seconds, and means over the seeds at the end; the SNR is that at the start."""
+    last = {**found, **{metric: found[metric][:, -1] for metric in ("accuracy", "cosine")}}
+    means = {metric: float(np.mean(np.asarray(last[metric]))) for metric in ("accuracy", "cosine", "snr")}
+    return {"rule": name, "compile_s": compile_s, "run_s": run_s, **means}
+
+
+def main() -> int:
+    """The command line."""
+    return harness.command_line("tutorial", Config, run, package="benchmarks", stopped="nothing is written")
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # an ensemble spreads its seeds over them
+    sys.exit(main())

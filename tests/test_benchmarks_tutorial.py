@@ -1,0 +1,67 @@
+"""The tutorial's comparison for many seeds: what the command writes, and that it trains as anyone would."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import lax_learning as ll
+from benchmarks import tutorial
+from benchmarks.cases import Sizes
+from benchmarks.cases.microlearning import LEARNING_RATE, RULES, network_of
+from benchmarks.tutorial import Config, comparison
+from tests.command_line import call_main
+
+SMALL = ("--seeds", "2", "--epochs", "2", "--hidden", "4", "--batch-size", "2000", "--examples", "5")
+
+
+def test_command_times_every_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tutorial, "COMPARED", ("backprop", "weight perturbation"))
+    code, out, err = call_main(tutorial.main, *SMALL, "--out", tmp_path)
+    assert code == 0, err
+    written = json.loads((tmp_path / "tutorial.json").read_text())
+    assert [row["rule"] for row in written["rows"]] == ["backprop", "weight perturbation"]
+    assert written["updates"] == 4 and written["config"]["seeds"] == 2
+    backprop, weight = written["rows"]
+    assert backprop["cosine"] == pytest.approx(1, abs=1e-5) and abs(weight["cosine"]) < 0.5
+    for row in written["rows"]:
+        assert 0 <= row["accuracy"] <= 1 and row["snr"] > 0 and row["run_s"] > 0 and row["compile_s"] > 0
+    assert written["run_s"] == backprop["run_s"] + weight["run_s"]
+    assert "2 seeds in" in out
+
+
+def test_it_trains_as_updates_by_hand_do() -> None:
+    """Six updates of backprop, in two epochs, in the tutorial's units, on the same batches."""
+    x = np.random.default_rng(0).random((6, 784), np.float32)
+    y = np.eye(10, dtype=np.float32)[np.arange(6)]
+    data = ll.data.Splits(*[ll.data.Dataset(x, y)] * 3)
+    config = Config(seeds=1, epochs=2, hidden=4, batch_size=2)
+    key = jax.random.key(5)
+    found = jax.jit(comparison("backprop", config, 6))(key, data)
+
+    network = network_of(Sizes(hidden=4))
+    rule = RULES["backprop"].make(network, "normal")
+    train = ll.make_train(rule, optax.sgd(LEARNING_RATE), num_updates=6, batch_size=2)
+    state = jax.jit(train)(jax.random.split(key)[0], data).state
+    accuracy = ll.accuracy(network.apply(state.params, x), y)
+    assert found["accuracy"].shape == (3,) and found["accuracy"][-1] == accuracy
+    assert found["snr"].shape == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--seeds", "0"), "--seeds: expected at least 1, got 0"),
+        (("--batch-size", "5000"), "--batch-size: expected at most 4000 images, got 5000"),
+        (("--examples", "2"), "--examples: expected at least 3, got 2"),
+        (("--data", "/no/such/folder"), "/no/such/folder"),
+    ],
+    ids=["seeds", "batch-size", "examples", "data"],
+)
+def test_bad_input_is_refused_by_name(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    code, _, err = call_main(tutorial.main, *arguments, "--out", tmp_path / "never")
+    assert code == 2 and message in err and "Traceback" not in err
+    assert not (tmp_path / "never").exists()
