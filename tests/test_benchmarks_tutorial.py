@@ -11,7 +11,7 @@ import pytest
 import lax_learning as ll
 from benchmarks import tutorial
 from benchmarks.cases import Sizes
-from benchmarks.cases.microlearning import LEARNING_RATE, RULES, network_of
+from benchmarks.cases.microlearning import LEARNING_RATE, RULES, network_of, snr
 from benchmarks.tutorial import Config, comparison
 from tests.command_line import call_main
 
@@ -48,7 +48,17 @@ def test_it_trains_as_updates_by_hand_do() -> None:
     state = jax.jit(train)(jax.random.split(key)[0], data).state
     accuracy = ll.accuracy(network.apply(state.params, x), y)
     assert found["accuracy"].shape == (3,) and found["accuracy"][-1] == accuracy
-    assert found["snr"].shape == ()
+    train_key, snr_key = jax.random.split(key)
+    expected = snr(network, rule, snr_key, train.init(train_key, data).params, x, y)
+    np.testing.assert_allclose(found["snr"], expected, rtol=1e-4)  # sums of 6 in float32
+
+
+def test_a_row_has_means_over_seeds_at_the_end() -> None:
+    of_seeds = jax.numpy.array([[0.0, 0.25, 0.5], [0.0, 0.5, 1.0]])
+    found = {"accuracy": of_seeds, "cosine": of_seeds / 2, "snr": of_seeds[:, 1]}
+    assert tutorial._row("mine", 3.0, 4.0, found) == {
+        "rule": "mine", "compile_s": 3.0, "run_s": 4.0, "accuracy": 0.75, "cosine": 0.375, "snr": 0.375,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
