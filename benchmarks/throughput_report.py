@@ -71,7 +71,7 @@ def figure(results: Sequence[Result], device: str) -> Figure:
     axes.set_xscale("log")
     axes.set_yticks(range(len(cases)), [f"{case.system}: {case.name}" for case in cases])
     axes.set_ylim(len(cases) - 0.5, -0.5)
-    axes.set_xlabel("times as fast as the reference loop (NumPy, one seed), per seed")
+    axes.set_xlabel("times as fast as the reference loop (one seed), per seed")
     axes.grid(axis="x", alpha=0.3)
     axes.set_title("Throughput against the loops people run today")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
