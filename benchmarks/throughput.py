@@ -6,7 +6,8 @@ Both sides are timed in turn in one process on one machine; compile time is apar
 program does all of them, and its time is divided by their number.
 
 Other work on the machine slows the reference more than the library: on two busy cores NumPy's matrix products
-took 5 to 10 times as long with two threads as with one (`OPENBLAS_NUM_THREADS=1`). A warning says so.
+took 5 to 10 times as long with two threads as with one (`OPENBLAS_NUM_THREADS=1`), PyTorch's small steps 20
+to 500 times (`OMP_NUM_THREADS=1`). A warning says so.
 """
 
 import datetime
