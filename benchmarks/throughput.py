@@ -85,8 +85,10 @@ def run(config: Config) -> list[report.Result]:
     busy = load()
     if busy is not None and busy > 0.25 * (os.cpu_count() or 1):
         print(f"warning: other work runs here (load {busy:.1f}), and ratios may flatter", file=sys.stderr)
-    config.out.mkdir(parents=True, exist_ok=True)
     chosen = [case for case in CASES if case.system in config.systems]
+    if not any(case.can_run() for case in chosen):
+        needs = ", ".join(sorted({case.requires or "" for case in chosen}))
+        raise ValueError(f"--systems: expected one that can run here, got some that need {needs}")
     for case in chosen:
         if not case.can_run():
             print(f"left out: {case.system}, {case.name}: it needs {case.requires}", file=sys.stderr)
@@ -96,6 +98,7 @@ def run(config: Config) -> list[report.Result]:
         for seeds in config.numbers_of_seeds()
         if case.can_run() and (seeds == 1 or case.ensemble_goal is not None)
     ]
+    config.out.mkdir(parents=True, exist_ok=True)
     floors = measured_floors()
     results = []
     with tqdm(work, unit="case") as progress:

@@ -26,6 +26,12 @@ class Sizes:
     """Fresh examples a birth-death step."""
     steps: int = 1_000
     """Birth-death steps in a call."""
+    updates: int = 20
+    """Decorrelated updates in a call."""
+    curve_points: int = 700
+    """Points of every curve that a critic sees."""
+    epochs: int = 5
+    """Epochs of a critic in a call."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -1,1 +1,4 @@
-"""The loops people run today: one network, one seed, NumPy in float64. They import nothing of the library."""
+"""The loops people run today: one network, one seed, NumPy in float64 or eager PyTorch.
+
+They import nothing of the library.
+"""

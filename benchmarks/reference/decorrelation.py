@@ -1,0 +1,66 @@
+"""Decorrelated backprop in eager PyTorch (Ahmad et al., 2022, https://arxiv.org/abs/2203.13203).
+
+`z = R x` before the weights of every layer. With `C = mean z z^T` over a batch and
+`n_i = variance / mean z_i^2` for every row, `R <- R - eta n (C R - R)`; the loss is
+`mean (C - variance I)^2`. The weights learn by Adam on the cross-entropy, in the same step.
+
+What costs time in the public class costs time here: C is formed, `[inputs, inputs]`, C R takes `2 inputs^3`
+operations, and every update of R comes with its loss.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+
+VARIANCE = 1.0
+DEAD = 1e-8
+"""Mean square below which an input counts as dead: its row of R stays."""
+
+
+class DecorrelatedLinear(nn.Module):
+    """`w R x + b`, with R `[inputs, inputs]` that no gradient reaches; it keeps z for the update of R."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.R = nn.Parameter(torch.eye(inputs), requires_grad=False)
+        self.variance = torch.full((inputs,), VARIANCE)
+        self.z = torch.empty(0, inputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x [batch, inputs]` to `[batch, outputs]`."""
+        self.z = x @ self.R.T
+        return self.linear(self.z)
+
+    def decorrelate(self) -> torch.Tensor:
+        """Sets the gradient of R by the latest z, and returns the loss."""
+        with torch.no_grad():
+            squares = torch.mean(self.z**2, dim=0)
+            normaliser = self.variance / squares
+            normaliser[squares < DEAD] = 0.0
+            c = self.z.T @ self.z / len(self.z)
+            self.R.grad = normaliser[:, None] * (c @ self.R) - normaliser[:, None] * self.R
+            return torch.mean((c - torch.diag(self.variance)) ** 2)
+
+
+class Learner:
+    """Decorrelated layers with leaky ReLU between them, and two optimisers: of the weights and of every R."""
+
+    def __init__(self, widths: Sequence[int], learning_rate: float, eta: float) -> None:
+        self.layers = [DecorrelatedLinear(*pair) for pair in pairwise(widths)]
+        self.network = nn.Sequential(*[part for layer in self.layers for part in (nn.LeakyReLU(), layer)][1:])
+        weights = [w for layer in self.layers for w in layer.linear.parameters()]
+        self.adam = torch.optim.Adam(weights, lr=learning_rate)
+        self.descent = torch.optim.SGD([layer.R for layer in self.layers], lr=eta)
+
+    def update(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[float, list[float]]:
+        """One step on `x [batch, inputs]`, `labels [batch]`; cross-entropy and loss of each layer before."""
+        self.adam.zero_grad()
+        loss = nn.functional.cross_entropy(self.network(x), labels)
+        loss.backward()
+        self.adam.step()
+        losses = [layer.decorrelate() for layer in self.layers]
+        self.descent.step()
+        return loss.item(), [each.item() for each in losses]

@@ -1,0 +1,130 @@
+"""A critic of symbolic functions in eager PyTorch, epoch by epoch (https://github.com/fabxy/symrep, 2022).
+
+Every epoch draws functions with random coefficients and a fresh network, whose values at fixed points are the
+real and the fake curves, and takes some Adam steps with L2 weight decay, one eps a curve, on
+
+`-mean critic(real) + mean critic(fake) + penalty mean((|grad critic(eps real + (1 - eps) fake)| - 1)^2)`
+
+What costs time there costs time here: coefficients are drawn one by one, functions are evaluated one after
+another and with their derivatives, and every step reads out its losses and its accuracy. But functions are
+Python's own here, not text that is parsed at every evaluation.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+
+
+class Coefficients(NamedTuple):
+    """Random numbers of one function: N of a normal distribution, U uniform in 0..1."""
+
+    normal: list[float]
+    uniform: list[float]
+
+
+class Formula(NamedTuple):
+    """An entry of the library.
+
+    Fields:
+      num_coefficients: how many N and how many U are drawn.
+      evaluate: `(coefficients, x [points, columns]) -> (values, derivatives)`, each `[points]`.
+    """
+
+    num_coefficients: int
+    evaluate: Callable[[Coefficients, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Draws(NamedTuple):
+    """Curves of an epoch, each `[number, points]`, and `eps [iterations, number, 1]`."""
+
+    real: torch.Tensor
+    fake: torch.Tensor
+    eps: torch.Tensor
+
+
+class Metrics(NamedTuple):
+    """What a step found before it changed the critic."""
+
+    loss_real: float
+    loss_fake: float
+    penalty: float
+    accuracy: float
+
+
+def parabola(coefficients: Coefficients, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`N0*0.05*(x + 0.5*N1)**2 + 0.15*N2` of the first column, and its derivative."""
+    n = coefficients.normal
+    values = n[0] * 0.05 * (x[:, 0] + 0.5 * n[1]) ** 2 + 0.15 * n[2]
+    return values, 2 * n[0] * 0.05 * (x[:, 0] + 0.5 * n[1])
+
+
+LIBRARY = (Formula(3, parabola),)
+
+
+def perceptron(widths: Sequence[int]) -> nn.Sequential:
+    """ReLU layers and a linear one, weights and biases uniform in `+-1 / sqrt(inputs of the layer)`."""
+    return nn.Sequential(*[part for pair in pairwise(widths) for part in (nn.ReLU(), nn.Linear(*pair))][1:])
+
+
+def adam(critic: nn.Module, learning_rate: float, decay: float) -> torch.optim.Optimizer:
+    """The critic's optimiser; weight decay is part of the gradient."""
+    return torch.optim.Adam(critic.parameters(), lr=learning_rate, weight_decay=decay)
+
+
+def draw_coefficients(number: int) -> Coefficients:
+    """One by one."""
+    pairs = [(torch.randn(1).item(), torch.rand(1).item()) for _ in range(number)]
+    return Coefficients([n for n, _ in pairs], [u for _, u in pairs])
+
+
+def curves(drawn: Sequence[tuple[Formula, Coefficients]], x: torch.Tensor) -> torch.Tensor:
+    """Values of functions at `x [points, columns]`, `[number, points]`."""
+    of_each = [torch.stack(formula.evaluate(coefficients, x)).T for formula, coefficients in drawn]
+    return torch.stack(of_each)[..., 0]
+
+
+def draw(x: torch.Tensor, widths: Sequence[int], iterations: int) -> Draws:
+    """As many functions as a fresh network of these widths has outputs, both at `x [points, columns]`."""
+    with torch.no_grad():
+        fake = perceptron(widths)(x).T
+    formulas = [LIBRARY[i] for i in torch.randint(len(LIBRARY), (len(fake),))]
+    real = curves([(formula, draw_coefficients(formula.num_coefficients)) for formula in formulas], x)
+    return Draws(real, fake, torch.rand(iterations, len(fake), 1))
+
+
+def gradient_penalty(
+    critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, eps: torch.Tensor
+) -> torch.Tensor:
+    """How far the critic's slope is from 1 between curves `[number, points]`; eps is `[number, 1]`."""
+    between = (eps * real + (1 - eps) * fake).requires_grad_()
+    logits = critic(between)
+    (slopes,) = torch.autograd.grad(logits, between, torch.ones_like(logits), create_graph=True)
+    return ((slopes.norm(2, dim=1) - 1) ** 2).mean()
+
+
+def step(
+    critic: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    real: torch.Tensor,
+    fake: torch.Tensor,
+    eps: torch.Tensor,
+    penalty: float,
+) -> Metrics:
+    """One Adam step on curves `[number, points]`; eps is `[number, 1]`."""
+    optimizer.zero_grad()
+    of_real, of_fake = critic(real), critic(fake)
+    loss_real, loss_fake = -of_real.mean(), of_fake.mean()
+    slope = gradient_penalty(critic, real, fake, eps)
+    (loss_real + loss_fake + penalty * slope).backward()
+    optimizer.step()
+    right = (of_real > 0).sum() + (of_fake <= 0).sum()
+    accuracy = right / (len(of_real) + len(of_fake))
+    return Metrics(loss_real.item(), loss_fake.item(), slope.item(), accuracy.item())
+
+
+def epoch(critic: nn.Module, optimizer: torch.optim.Optimizer, draws: Draws, penalty: float) -> list[Metrics]:
+    """A step for each eps, all on the same curves."""
+    return [step(critic, optimizer, draws.real, draws.fake, eps, penalty) for eps in draws.eps]

@@ -1,0 +1,280 @@
+"""The reference loops that need PyTorch do what the library does, and their cases can be timed."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import throughput
+from benchmarks.cases import CASES, Case, Sizes, decorrelation, symbolic
+from benchmarks.floors import Floors
+from benchmarks.timing import Ours, compare
+from lax_learning import symbolic as sy
+from lax_learning.symbolic.critic_training import uniform_eps
+
+torch = pytest.importorskip("torch", reason="these reference loops need PyTorch: make torch")
+
+from benchmarks.reference import decorrelation as decorrelation_loop  # noqa: E402
+from benchmarks.reference import symbolic as critic_loop  # noqa: E402
+
+SIZES = Sizes(neurons=4, points=5, steps=2, updates=3, curve_points=6, epochs=2)
+FLOORS = Floors(flops=1e11, bandwidth=1e10, normals=1e8, words=1e8)
+CASES_WITH_TORCH = [case for case in CASES if case.requires == "torch"]
+KEY = jax.random.key(0)
+HIDDEN = (7, 6)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads of PyTorch wait for one another busily, which takes long beside other tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def float64(x64: None) -> Iterator[None]:
+    """Runs the test in float64, PyTorch too."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def close(got: Any, expected: Any) -> None:
+    """Equal in float64, whose roundings are 1e-16, of sums of less than 100 terms of size 10.
+
+    Adam divides by `|g| + 1e-8`: a rounding of a gradient near 0 is 1e8 as large, times a learning rate of at
+    most 1e-3.
+    """
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.dtype == np.float64 and got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
+
+
+def in_float64(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def as_torch(array: Any) -> Any:
+    return torch.from_numpy(np.array(array))
+
+
+def as_reference(params: Any) -> list[np.ndarray]:
+    """Weights and biases, layer by layer, as PyTorch has them."""
+    return [np.asarray(each) for layer in params for each in (layer["w"].T, layer["b"])]
+
+
+def load(module: Any, params: Any) -> None:
+    """Puts the library's parameters into a network of the reference."""
+    with torch.no_grad():
+        for theirs, ours in zip(trained(module), as_reference(params), strict=True):
+            theirs.copy_(as_torch(ours))
+
+
+def trained(module: Any) -> list[Any]:
+    """Weights and biases of a network of the reference."""
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def values(module: Any) -> list[np.ndarray]:
+    return [p.detach().numpy() for p in trained(module)]
+
+
+# --- decorrelation
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("widths", [(12, 7), (12, 7, 5)], ids=["one_layer", "two_layers"])
+def test_decorrelated_updates_agree(widths: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    made = decorrelation.learner(widths)
+    carry = jax.tree.map(in_float64, made.init(KEY))
+    # R as after many updates; input 3 is always 0.
+    alone = np.eye(widths[0])[3]
+    mixed = [np.eye(size) + 0.3 * rng.standard_normal((size, size)) for size in widths[:-1]]
+    mixed[0][3] = alone
+    carry = carry._replace(state=carry.state._replace(layers=tuple({"R": jnp.asarray(r)} for r in mixed)))
+    theirs = decorrelation_loop.Learner(widths, decorrelation.LEARNING_RATE, decorrelation.ETA)
+    load(theirs.network, carry.params)
+    for layer, r in zip(theirs.layers, mixed, strict=True):
+        layer.R.copy_(as_torch(r))
+
+    update = jax.jit(made.update)
+    for _ in range(5):
+        x = 2 * rng.standard_normal((9, widths[0])) * (1 - alone)
+        labels = rng.integers(widths[-1], size=9)
+        carry, losses = update(jax.random.key(1), carry, x, np.eye(widths[-1])[labels])
+        loss, of_layers = theirs.update(as_torch(x), as_torch(labels))
+        close(losses[0], loss)
+        close(losses[1], of_layers)
+        for got, expected in zip(as_reference(carry.params), values(theirs.network), strict=True):
+            close(got, expected)
+        for got, expected in zip(carry.state.layers, theirs.layers, strict=True):
+            close(got["R"], expected.R)
+    moved = [np.abs(layer.R.numpy() - r) for layer, r in zip(theirs.layers, mixed, strict=True)]
+    assert all(each.max() > 1e-6 for each in moved)  # it does something, visibly
+    assert moved[0][3].max() == 0
+
+
+# --- the critic
+
+
+def drawn_by_the_library(
+    curves: sy.Curves, epochs: int, key: jax.Array, state: sy.CriticState
+) -> list[critic_loop.Draws]:
+    """What training draws, epoch by epoch: an epoch of the same keys whose steps only write down."""
+
+    def write_down(key: jax.Array, state: Any, real: Any, fake: Any) -> Any:
+        return state, sy.CriticMetrics(real, fake, uniform_eps(key, len(fake)), fake, fake)
+
+    epoch = sy.critic_epoch(curves.fake, curves.real, write_down, symbolic.ITERATIONS)
+    _, (real, fake, eps, *_) = jax.jit(sy.train_critic(epoch, epochs))(key, state)
+    return [
+        critic_loop.Draws(as_torch(real[e, 0]), as_torch(fake[e, 0]), as_torch(eps[e])[..., None])
+        for e in range(epochs)
+    ]
+
+
+@pytest.mark.usefixtures("float64")
+def test_critic_epochs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(symbolic, "DECAY", 0.1)  # so large that it shows
+    learning_rate, penalty, epochs, key = 1e-3, 0.5, 3, jax.random.key(3)
+    judge = sy.critic(SIZES.curve_points, hidden=HIDDEN, dtype=jnp.float64)
+    x = jnp.asarray(symbolic.points(SIZES), jnp.float64)
+    generator = sy.mlp_generator(1, symbolic.LATENTS, hidden=symbolic.GENERATOR, dtype=jnp.float64)
+    curves = sy.curves_at(x, sy.parse_library(symbolic.LIBRARY), generator)
+    # Weights so large that logits have both signs.
+    start = symbolic.init(judge, jax.random.key(5)).state
+    start = start._replace(params=jax.tree.map(lambda w: 3 * w, start.params))
+    member = symbolic.Member(start, jnp.asarray(learning_rate), jnp.asarray(penalty))
+    critic = critic_loop.perceptron((SIZES.curve_points, *HIDDEN, 1))
+    load(critic, start.params["critic"])
+    optimizer = critic_loop.adam(critic, learning_rate, symbolic.DECAY)
+
+    after, metrics = jax.jit(partial(symbolic.train, judge, curves, epochs))(key, member)
+    draws = drawn_by_the_library(curves, epochs, key, start)
+    found = np.array([critic_loop.epoch(critic, optimizer, each, penalty) for each in draws])
+    for name, expected in zip(critic_loop.Metrics._fields, np.moveaxis(found, -1, 0), strict=True):
+        close(getattr(metrics, name), expected)
+    before, now = as_reference(start.params["critic"]), as_reference(after.params["critic"])
+    for got, expected in zip(now, values(critic), strict=True):
+        close(got, expected)
+    assert all(np.abs(a - b).max() > learning_rate for a, b in zip(before, now, strict=True))
+    assert len(np.unique(found[..., 3])) > 1  # accuracies differ
+
+
+@pytest.mark.usefixtures("float64")
+def test_curves_agree() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((SIZES.curve_points, 1))
+    library = sy.parse_library(symbolic.LIBRARY)
+    assert library.num_coefficients == critic_loop.LIBRARY[0].num_coefficients
+    coefficients = sy.Coefficients(*map(jnp.asarray, rng.standard_normal((2, 4, library.num_coefficients))))
+    draws = sy.FunctionDraws(jnp.zeros(4, int), coefficients)
+    drawn = [
+        (critic_loop.LIBRARY[0], critic_loop.Coefficients(list(n), list(u)))
+        for n, u in zip(*map(np.asarray, coefficients), strict=True)
+    ]
+    close(sy.function_values(library, draws, jnp.asarray(x)), critic_loop.curves(drawn, as_torch(x)))
+    derivatives = [formula.evaluate(numbers, as_torch(x))[1] for formula, numbers in drawn]
+    close(sy.function_gradients(library, draws, jnp.asarray(x))[..., 0], torch.stack(derivatives))
+
+    generator = sy.mlp_generator(1, symbolic.LATENTS, hidden=symbolic.GENERATOR, dtype=jnp.float64)
+    params = generator.init(KEY)
+    network = critic_loop.perceptron((1, *symbolic.GENERATOR, symbolic.LATENTS))
+    load(network, params)
+    close(generator.apply(params, x), network(as_torch(x)).detach())
+
+
+def test_every_epoch_has_draws_of_its_own() -> None:
+    torch.manual_seed(0)
+    x = as_torch(symbolic.points(Sizes(curve_points=400)))
+    widths = (1, *symbolic.GENERATOR, symbolic.LATENTS)
+    one, other = (critic_loop.draw(x, widths, 4) for _ in range(2))
+    assert one.real.shape == one.fake.shape == (symbolic.LATENTS, 400)
+    assert one.eps.shape == (4, symbolic.LATENTS, 1) and len(one.eps.unique()) == one.eps.numel()
+    assert all((a != b).any() for a, b in zip(one, other, strict=True))
+    assert len({tuple(curve) for curve in one.real.tolist()}) == symbolic.LATENTS
+    # Normal and uniform coefficients: 5 standard errors of 1 / sqrt(n) and 1 / sqrt(12 n).
+    normal, uniform = map(np.asarray, critic_loop.draw_coefficients(1_000))
+    assert abs(normal.mean()) < 5 / 1_000**0.5 and abs(normal.std() - 1) < 5 / 2_000**0.5
+    assert abs(uniform.mean() - 0.5) < 5 / 12_000**0.5 and 0 <= uniform.min() < uniform.max() <= 1
+
+
+# --- the cases
+
+
+@pytest.mark.parametrize("case", [decorrelation.CASES[1], symbolic.CASES[0]], ids=lambda case: case.name)
+def test_cases_can_be_timed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
+    assert case.can_run()
+    comparison = compare(case.ours(SIZES, 1), case.reference(SIZES), 1, FLOORS)
+    assert all(np.isfinite(value) and value > 0 for value in (*comparison, comparison.ratio))
+
+
+def test_programs_do_the_work_that_they_count() -> None:
+    updates, epochs = (case.ours(SIZES, 3) for case in (decorrelation.CASES[1], symbolic.CASES[0]))
+    keys = jax.random.split(KEY, 3)
+
+    def of_all(ours: Ours) -> Any:
+        return jax.vmap(lambda each: ours.one(*each, *ours.shared))((keys, ours.member))
+
+    carry, losses = jax.jit(lambda: of_all(updates))()
+    assert carry.state.step.tolist() == [updates.pieces] * 3 == [SIZES.updates] * 3
+    assert [each.shape for each in losses] == [(3, SIZES.updates), (3, SIZES.updates, 2)]
+    assert len(np.unique(losses[0])) == losses[0].size  # other weights, other examples
+    _, metrics = jax.eval_shape(lambda: of_all(epochs))
+    assert metrics.auc.shape == (3, epochs.pieces, symbolic.ITERATIONS) and epochs.pieces == SIZES.epochs
+    ranges = symbolic.LEARNING_RATES, symbolic.PENALTIES
+    for got, (low, high) in zip(epochs.member[1:], ranges, strict=True):
+        assert len(np.unique(got)) == 3 and ((low < got) & (got < high)).all()
+
+
+def test_the_loops_get_the_settings_of_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(decorrelation_loop.Learner, "update", lambda *got: seen.update(update=got))
+    decorrelation.CASES[1].reference(SIZES)()
+    learner, x, labels = seen["update"]
+    assert x.shape == (64, 784) and labels.shape == (64,) and labels.max() == 9
+    assert [layer.linear.weight.shape for layer in learner.layers] == [(100, 784), (10, 100)]
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in (learner.adam, learner.descent)]
+    assert rates == [decorrelation.LEARNING_RATE, decorrelation.ETA]
+
+    monkeypatch.setattr(critic_loop, "epoch", lambda *got: seen.update(epoch=got))
+    symbolic.CASES[1].reference(SIZES)()
+    critic, optimizer, draws, penalty = seen["epoch"]
+    assert [w.shape[0] for w in critic.parameters()][::2] == [128] * 6 + [1]
+    assert draws.real.shape == draws.fake.shape == (symbolic.LATENTS, SIZES.curve_points)
+    assert draws.eps.shape == (symbolic.ITERATIONS, symbolic.LATENTS, 1)
+    group = optimizer.param_groups[0]
+    assert group["weight_decay"] == symbolic.DECAY and group["params"] == list(critic.parameters())
+    for got, (low, high) in ((group["lr"], symbolic.LEARNING_RATES), (penalty, symbolic.PENALTIES)):
+        assert low < got < high
+
+
+def test_without_torch_the_cases_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert not any(case.can_run() for case in CASES_WITH_TORCH)
+    config = throughput.Config(systems=("birth_death", "symbolic"), out=tmp_path / "never", sizes=SIZES)
+    with pytest.raises(
+        ValueError, match="--systems: expected one that can run here, got some that need torch"
+    ):
+        throughput.run(config)
+    assert not (tmp_path / "never").exists()
+
+
+def test_cases_are_imported_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    again = importlib.import_module("benchmarks.cases")
+    assert [case.name for case in again.CASES] == [case.name for case in CASES]
