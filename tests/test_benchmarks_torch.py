@@ -265,7 +265,7 @@ def test_without_torch_the_cases_are_refused(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not any(case.can_run() for case in CASES_WITH_TORCH)
     config = throughput.Config(systems=("birth_death", "symbolic"), out=tmp_path / "never", sizes=SIZES)
-    with pytest.raises(ValueError, match="--systems: expected one that can run here, .* torch"):
+    with pytest.raises(ValueError, match=r"--systems: expected one that can run here, .* torch"):
         throughput.run(config)
     assert not (tmp_path / "never").exists()
 
