@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int
 
-from lax_learning.plasticity.networks import KCapNetwork, Response, State
+from lax_learning.plasticity.networks import Drive, KCapNetwork, Response, State
 from lax_learning.plasticity.scheme import UPDATES
 from lax_learning.plasticity.tables import Tables
 from lax_learning.types import Dynamics
@@ -64,7 +64,7 @@ def read_changes(
 
 
 def _react(
-    network: KCapNetwork, tables: Tables, state: State, drive: Array, label: Array
+    network: KCapNetwork, tables: Tables, state: State, drive: Drive, label: Array
 ) -> tuple[tuple[Change, ...], Diagnostics]:
     """What one sample does, from the drive of the first layer on, and how the synapses are to change."""
     response = network.respond(state, drive)
@@ -92,8 +92,9 @@ def plastic_pass(
 
     `beta_ij = table[pre_i, post_j, ...]`, `w <- w + step_size beta mask` (see `Scheme`)
 
-    One scan. The first layer is fixed during the pass: its part is done for all samples at once, in memory
-    for `samples * width` numbers; longer streams go through in pieces, which gives the same.
+    One scan. The first layer is fixed during the pass: its part, the cap included, is done for all samples at
+    once, in memory for some numbers a sample and unit; longer streams go through in pieces, which gives the
+    same.
 
     The pass can be differentiated as it stands; `meta_learn` has a cheaper way to the same gradient.
 
@@ -141,13 +142,14 @@ def plastic_pass(
     # The change after a sample is made at the start of the next step. It comes from the carry then, as a few
     # vectors in memory; made at once, XLA would fuse the search for the cap and the tables into the expansion
     # and repeat them for every synapse (twice to three times as slow on CPU).
-    def step(carry: tuple[State, Any], sample: tuple[Array, Array]) -> tuple[tuple[State, Any], Diagnostics]:
+    def step(carry: tuple[State, Any], sample: tuple[Drive, Array]) -> tuple[tuple[State, Any], Diagnostics]:
         state, changes = carry
         state = _change(network, state, changes)
         changes, diagnostics = _react(network, tables, state, *sample)
         return (state, changes), diagnostics
 
-    shapes = jax.eval_shape(lambda: _react(network, tables, state, drives[0], ys[0])[0])
+    first = jax.tree.map(lambda a: a[0], drives)
+    shapes = jax.eval_shape(lambda: _react(network, tables, state, first, ys[0])[0])
     none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     carry, diagnostics = jax.lax.scan(step, (state, none), (drives, ys))
     after = _change(network, *carry)
