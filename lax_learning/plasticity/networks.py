@@ -155,7 +155,11 @@ class KCapNetwork:
 
     def respond(self, state: State, drive: Drive) -> Response:
         """Runs the plastic layers on the drive of one sample or of many."""
-        return self.respond_to(tuple(masked(layer) for layer in state[1:]), drive)
+        return self.respond_to(self.synapses(state), drive)
+
+    def synapses(self, state: State) -> tuple[Array, ...]:
+        """The weights of the plastic layers, 0 where there is no synapse."""
+        return tuple(masked(layer) for layer in state[1:])
 
     def apply(self, state: State, x: ArrayLike) -> Float[Array, "*batch labels"]:
         """The logits for `x [*batch, inputs]`, without any change; gradients flow through the kept values."""

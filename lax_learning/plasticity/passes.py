@@ -63,25 +63,38 @@ def read_changes(
     return prediction, learns, tuple(changes)
 
 
+Synapses = tuple[Array, ...]
+"""The weights of the plastic layers, 0 where there is no synapse."""
+
+
 def _react(
-    network: KCapNetwork, tables: Tables, state: State, drive: Drive, label: Array
+    network: KCapNetwork, tables: Tables, state: State, synapses: Synapses, drive: Drive, label: Array
 ) -> tuple[tuple[Change, ...], Diagnostics]:
     """What one sample does, from the drive of the first layer on, and how the synapses are to change."""
-    response = network.respond(state, drive)
+    response = network.respond_to(synapses, drive)
     prediction, learns, changes = read_changes(network, tables, state, response, label)
     return changes, Diagnostics(prediction, learns, response)
 
 
-def _change(network: KCapNetwork, state: State, changes: tuple[Change, ...]) -> State:
-    """The state after changes, each expanded by one select a code: no gather over the matrix."""
-    update = UPDATES[network.scheme.update]
+def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tuple[Change, ...]) -> Synapses:
+    """The synapses after changes, each expanded by one select a code: no gather over the matrix."""
     after = []
-    for layer, change in zip(state[1:], changes, strict=True):
+    for layer, w, change in zip(state[1:], synapses, changes, strict=True):
         full = change.rows[0]
         for code in range(1, len(change.rows)):
             full = jnp.where(change.pre[:, None] == code, change.rows[code], full)
-        full = jnp.where(layer["mask"], full, change.elsewhere)
-        after.append({**layer, "w": update.apply(layer["w"], full)})
+        after.append(UPDATES[network.scheme.update].apply(w, jnp.where(layer["mask"], full, 0)))
+    return tuple(after)
+
+
+def _joined(network: KCapNetwork, state: State, synapses: Synapses, elsewhere: tuple[Array, ...]) -> State:
+    """The state with these synapses, and its other pairs after changes `[samples]` that all of them share."""
+    update = UPDATES[network.scheme.update]
+    layers = zip(state[1:], synapses, elsewhere, strict=True)
+    after = (
+        {**layer, "w": jnp.where(layer["mask"], w, update.apply(layer["w"], update.total(changes)))}
+        for layer, w, changes in layers
+    )
     return (state[0], *after)
 
 
@@ -141,18 +154,19 @@ def plastic_pass(
 
     # The change after a sample is made at the start of the next step. It comes from the carry then, as a few
     # vectors in memory; made at once, XLA would fuse the search for the cap and the tables into the expansion
-    # and repeat them for every synapse (twice to three times as slow on CPU).
-    def step(carry: tuple[State, Any], sample: tuple[Drive, Array]) -> tuple[tuple[State, Any], Diagnostics]:
-        state, changes = carry
-        state = _change(network, state, changes)
-        changes, diagnostics = _react(network, tables, state, *sample)
-        return (state, changes), diagnostics
+    # and repeat them for every synapse (twice to three times as slow on CPU). Pairs without a synapse stay at
+    # 0 in the scan, which masks no weights then; what they change by is the same for all, and comes after.
+    def step(carry: tuple[Synapses, Any], sample: tuple[Drive, Array]) -> tuple[tuple[Synapses, Any], Any]:
+        synapses = _change(network, state, *carry)
+        changes, diagnostics = _react(network, tables, state, synapses, *sample)
+        return (synapses, changes), (diagnostics, tuple(change.elsewhere for change in changes))
 
+    start = network.synapses(state)
     first = jax.tree.map(lambda a: a[0], drives)
-    shapes = jax.eval_shape(lambda: _react(network, tables, state, first, ys[0])[0])
+    shapes = jax.eval_shape(lambda: _react(network, tables, state, start, first, ys[0])[0])
     none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    carry, diagnostics = jax.lax.scan(step, (state, none), (drives, ys))
-    after = _change(network, *carry)
+    carry, (diagnostics, elsewhere) = jax.lax.scan(step, (start, none), (drives, ys))
+    after = _joined(network, state, _change(network, state, *carry), elsewhere)
     return after, diagnostics.prediction, diagnostics
 
 
@@ -185,8 +199,10 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
             raise ValueError(f"x, y: expected one sample, got shapes {list(x.shape)} and {list(y.shape)}")
         y = _as_labels("y", y, network.shapes[-1][1])
         network.check_state(state)
-        changes, diagnostics = _react(network, tables, state, network.drive(state, x), y)
-        return _change(network, state, changes), diagnostics
+        synapses = network.synapses(state)
+        changes, diagnostics = _react(network, tables, state, synapses, network.drive(state, x), y)
+        elsewhere = tuple(change.elsewhere for change in changes)
+        return _joined(network, state, _change(network, state, synapses, changes), elsewhere), diagnostics
 
     return Dynamics(network.init, update)
 
