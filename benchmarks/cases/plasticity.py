@@ -18,6 +18,7 @@ from lax_learning.plasticity import KCapNetwork, State, Tables
 
 INPUTS, LABELS = 784, 10
 FEATURES, SIDES = 16, 2
+SIDE_BY_SIDE = 4
 HIDDEN_TABLE = ((1.06, 0.45), (0.45, 0.96))
 OUTPUT_TABLE = ((0.80, -0.80), (-0.73, 0.73))
 
@@ -109,12 +110,12 @@ def _ours_pass(sizes: Sizes, seeds: int) -> Ours:
 
     x, y = map(jnp.asarray, images(sizes.samples))
     args = members(network.init, seeds), learned_tables(), x, y
-    return Ours(for_seeds(one, seeds, on_cpu=1), args, pieces=seeds * sizes.samples)
+    return Ours(for_seeds(one, seeds, on_cpu=SIDE_BY_SIDE), args, pieces=seeds * sizes.samples)
 
 
 def _ours_meta_learning(sizes: Sizes, seeds: int) -> Ours:
     data = points(sizes)
-    function = for_seeds(partial(meta_learn, sizes), seeds, on_cpu=1)
+    function = for_seeds(partial(meta_learn, sizes), seeds, on_cpu=SIDE_BY_SIDE)
     args = members(partial(start_of, sizes, data), seeds), data
     return Ours(function, args, pieces=seeds * sizes.rule_batches)
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from lax_learning._checks import check_count, check_floating
 
-_BITS_A_ROUND = 2  # of 1, 2, 4 and 8, which divide 16: 3 candidates a pass over the units, the fastest in a scan
+_BITS_A_ROUND = 2  # 1, 2, 4 or 8, to divide 16: 3 candidates a pass over the units, the fastest in a scan
 
 
 def top_k_mask(x: ArrayLike, k: int, *, axis: int = -1) -> Bool[Array, "..."]:
@@ -98,7 +98,8 @@ def _as_ordered_bits(x: Array) -> Array:
 def _kth_largest(order: Array, k: Array, num_bits: int) -> Array:
     """The k-th largest of unsigned integers along the last axis, which stays: its bits, the highest first.
 
-    A loop and not its rounds one by one: as fast in large batches, 1.3 times in a scan, half the compile time.
+    A loop, not its rounds written out: as fast in large batches, 1.3 times as fast in a scan, compiled in
+    half the time.
     """
     digits = jnp.arange(1, 2**_BITS_A_ROUND, dtype=order.dtype)[:, None]
     rounds = -(-num_bits // _BITS_A_ROUND)

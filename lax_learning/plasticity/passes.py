@@ -29,17 +29,15 @@ class Diagnostics(NamedTuple):
 
 
 class Change(NamedTuple):
-    """How the synapses of a layer change: `change_ij = rows[pre_i, j]`, and `elsewhere` off the edges.
+    """How the synapses of a layer change: `change_ij = rows[pre_i, j]`.
 
     Fields:
       pre: presynaptic codes `[in]`, 0 where the table does not read them.
       rows: `[codes, out]`.
-      elsewhere: a scalar.
     """
 
     pre: Array
     rows: Array
-    elsewhere: Array
 
 
 def read_changes(
@@ -58,9 +56,15 @@ def read_changes(
     for table, pre, code, layer, gate in layers:
         steps = jnp.asarray(scheme.step_size, table.dtype) * table
         rows = jnp.where(gate, rule.rows(steps, pre, code, layer["mask"]), 0)
-        elsewhere = jnp.where(learns & scheme.non_edges, steps.ravel()[0], 0)
-        changes.append(Change(pre if rule.reads_pre else jnp.zeros_like(pre), rows, elsewhere))
+        changes.append(Change(pre if rule.reads_pre else jnp.zeros_like(pre), rows))
     return prediction, learns, tuple(changes)
+
+
+def changes_elsewhere(network: KCapNetwork, tables: Tables, updated: Array) -> tuple[Array, ...]:
+    """By how much the pairs of every plastic layer that have no synapse change, where the network learns."""
+    scheme = network.scheme
+    entries = (jnp.asarray(scheme.step_size, t.dtype) * t.ravel()[0] for t in network.layer_tables(tables))
+    return tuple(jnp.where(updated & scheme.non_edges, entry, 0) for entry in entries)
 
 
 Synapses = tuple[Array, ...]
@@ -87,10 +91,10 @@ def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tup
     return tuple(after)
 
 
-def _joined(network: KCapNetwork, state: State, synapses: Synapses, elsewhere: tuple[Array, ...]) -> State:
-    """The state with these synapses, and its other pairs after changes `[samples]` that all of them share."""
+def _joined(network: KCapNetwork, tables: Tables, state: State, synapses: Synapses, updated: Array) -> State:
+    """The state with these synapses, and its other pairs after the samples at which the network learned."""
     update = UPDATES[network.scheme.update]
-    layers = zip(state[1:], synapses, elsewhere, strict=True)
+    layers = zip(state[1:], synapses, changes_elsewhere(network, tables, updated), strict=True)
     after = (
         {**layer, "w": jnp.where(layer["mask"], w, update.apply(layer["w"], update.total(changes)))}
         for layer, w, changes in layers
@@ -159,14 +163,14 @@ def plastic_pass(
     def step(carry: tuple[Synapses, Any], sample: tuple[Drive, Array]) -> tuple[tuple[Synapses, Any], Any]:
         synapses = _change(network, state, *carry)
         changes, diagnostics = _react(network, tables, state, synapses, *sample)
-        return (synapses, changes), (diagnostics, tuple(change.elsewhere for change in changes))
+        return (synapses, changes), diagnostics
 
     start = network.synapses(state)
     first = jax.tree.map(lambda a: a[0], drives)
     shapes = jax.eval_shape(lambda: _react(network, tables, state, start, first, ys[0])[0])
     none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    carry, (diagnostics, elsewhere) = jax.lax.scan(step, (start, none), (drives, ys))
-    after = _joined(network, state, _change(network, state, *carry), elsewhere)
+    carry, diagnostics = jax.lax.scan(step, (start, none), (drives, ys))
+    after = _joined(network, tables, state, _change(network, state, *carry), diagnostics.updated)
     return after, diagnostics.prediction, diagnostics
 
 
@@ -201,8 +205,8 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
         network.check_state(state)
         synapses = network.synapses(state)
         changes, diagnostics = _react(network, tables, state, synapses, network.drive(state, x), y)
-        elsewhere = tuple(change.elsewhere for change in changes)
-        return _joined(network, state, _change(network, state, synapses, changes), elsewhere), diagnostics
+        synapses = _change(network, state, synapses, changes)
+        return _joined(network, tables, state, synapses, diagnostics.updated), diagnostics
 
     return Dynamics(network.init, update)
 
