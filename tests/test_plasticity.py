@@ -92,7 +92,7 @@ def test_k_cap_of_any_numbers(values: list[float]) -> None:
     np.testing.assert_array_equal(top_k_mask(x, 3), largest(x, 3))
 
 
-@pytest.mark.parametrize("bits", [1, 2, 5, 8])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_k_cap_does_not_depend_on_how_it_is_searched(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(K_CAP, "_BITS_A_ROUND", bits)
     x = np.round(4 * np.asarray(uniform(0, (3, 7)))) / 4
@@ -287,6 +287,23 @@ def test_non_edges_play_no_part_in_the_forward_pass() -> None:
         passes.append((edges, predictions, diagnostics, after[1]["w"]))
     assert_same(passes[0][:3], passes[1][:3])
     assert differs(passes[0][3], passes[1][3])
+
+
+@pytest.mark.parametrize("update", ["additive", "multiplicative"])
+def test_non_edges_change_with_every_sample_that_counts(update: str) -> None:
+    scheme = Scheme(step_size=0.5, update=update, samples="misclassified", non_edges=True)
+    network = plasticity.k_cap_recurrent((4, 7, 3), 4, scheme=scheme)
+    state, tables = random_state(network), random_tables(network)
+    x, y = SAMPLES_OF_3
+    right = int(plastic_pass(network, tables, state, x, y)[1][0])  # at least the first sample is right
+    after, _, diagnostics = plastic_pass(network, tables, state, x, jnp.asarray(y).at[0].set(right))
+    off, entry = ~np.asarray(state[1]["mask"]), float(tables.hidden[0][0, 0])
+    expected = np.asarray(state[1]["w"], np.float64)[off]
+    for _ in range(int(np.sum(diagnostics.updated))):
+        expected = expected + 0.5 * entry if update == "additive" else expected * (1 + 0.5 * entry)
+    assert 1 < np.sum(diagnostics.updated) < len(x)
+    # Two roundings a sample.
+    assert_close(after[1]["w"][off], jnp.float32(expected), ulps=2 * len(x))
 
 
 def test_recurrent_graph_has_no_self_loops() -> None:

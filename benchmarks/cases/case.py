@@ -32,6 +32,14 @@ class Sizes:
     """Points of every curve that a critic sees."""
     epochs: int = 5
     """Epochs of a critic in a call."""
+    width: int = 100
+    """Units of a hidden k-cap layer, half of which may fire."""
+    samples: int = 1_000
+    """Samples of a k-cap network's pass."""
+    rule_batch_size: int = 100
+    """Samples of a batch of meta-learning: of the pass that its gradient goes through."""
+    rule_batches: int = 10
+    """Batches of meta-learning in a call, of the 75 of a rule epoch."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -8,9 +8,8 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import check_choice, check_count, check_probability
 from lax_learning.plasticity.k_cap import top_k_mask
+from lax_learning.plasticity.networks import Fire
 from lax_learning.types import Key
-
-Fire = Callable[[Array], tuple[Array, Array]]
 
 
 def firing(name: str, cap: int, width: int, fired: str) -> Fire:

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import check_count
 from lax_learning.plasticity._parts import firing, full_mask, random_mask
-from lax_learning.plasticity.networks import KCapNetwork, Response
+from lax_learning.plasticity.networks import Drive, KCapNetwork, Response
 from lax_learning.plasticity.scheme import Scheme
 from lax_learning.plasticity.tables import TableRule, pre_post
 
@@ -76,9 +76,8 @@ def k_cap_mlp(
         firing(f"cap of hidden layer {i + 1}", k, widths[i + 1], fired) for i, k in enumerate(caps)
     )
 
-    def respond(weights: tuple[Array, ...], drive: Array) -> Response:
-        values, code = first(drive)
-        codes = [code]
+    def respond(weights: tuple[Array, ...], drive: Drive) -> Response:
+        values, codes = drive.values, [drive.code]
         for fire, w in zip(fires, weights[:-1], strict=True):
             values, code = fire(values @ w)
             codes.append(code)
@@ -87,6 +86,7 @@ def k_cap_mlp(
     return KCapNetwork(
         shapes=tuple(itertools.pairwise(widths)),
         masks=(*(random_mask(p) for p in probabilities), full_mask),
+        fire=first,
         respond_to=respond,
         rule=rule,
         scheme=scheme,

@@ -13,7 +13,7 @@ from lax_learning import estimators
 from lax_learning._checks import check_shapes
 from lax_learning.losses import softmax_cross_entropy
 from lax_learning.plasticity.networks import KCapNetwork, State
-from lax_learning.plasticity.passes import plastic_pass, read_changes
+from lax_learning.plasticity.passes import changes_elsewhere, plastic_pass, read_changes
 from lax_learning.plasticity.scheme import UPDATES
 from lax_learning.plasticity.tables import Tables
 from lax_learning.training import Train, make_train
@@ -54,12 +54,13 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
 
     changes = jax.vmap(changes_of)(diagnostics.response, jnp.asarray(ys).astype(jnp.int32))
     update = UPDATES[network.scheme.update]
+    elsewhere = changes_elsewhere(network, tables, diagnostics.updated)
     learned = []
-    for layer, change in zip(after[1:], changes, strict=True):
+    for layer, change, off_edges in zip(after[1:], changes, elsewhere, strict=True):
         codes = jnp.arange(change.rows.shape[1], dtype=jnp.int32)[:, None]
         read = (change.pre[:, None, :] == codes).astype(change.rows.dtype)
         on_edges = jnp.einsum("tci,tcj->ij", read, update.summand(change.rows))
-        total = jnp.where(layer["mask"], on_edges, jnp.sum(update.summand(change.elsewhere)))
+        total = jnp.where(layer["mask"], on_edges, jnp.sum(update.summand(off_edges)))
         learned.append({**layer, "w": update.apply(layer["w"], total - jax.lax.stop_gradient(total))})
     return (state[0], *learned)
 

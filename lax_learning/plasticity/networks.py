@@ -33,7 +33,22 @@ class Response(NamedTuple):
     logits: Array
 
 
-Respond = Callable[[tuple[Array, ...], Array], Response]
+class Drive(NamedTuple):
+    """What the fixed first layer makes of its input: one sample, or a batch with a leading axis.
+
+    Fields:
+      z: pre-activations `[width]`.
+      values: what is left of them behind the cap, `[width]`.
+      code: who fired, `[width]`.
+    """
+
+    z: Array
+    values: Array
+    code: Array
+
+
+Fire = Callable[[Array], tuple[Array, Array]]
+Respond = Callable[[tuple[Array, ...], Drive], Response]
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,8 @@ class KCapNetwork:
     Fields:
       shapes: `(inputs, outputs)` of every layer.
       masks: draws the mask of every layer, `(key, shape) -> mask`.
-      respond_to: `(masked weights of the plastic layers, drive) -> Response`.
+      fire: the first layer's cap, `z -> (values, who fired)`.
+      respond_to: `(masked weights of the plastic layers, Drive) -> Response`.
       rule: which entry of its table a synapse reads.
       scheme: how it changes by what it reads.
       table_shapes: the shapes of the tables that every plastic layer reads, the output layer's at last.
@@ -57,6 +73,7 @@ class KCapNetwork:
 
     shapes: tuple[tuple[int, int], ...]
     masks: tuple[Callable[[Key, tuple[int, int]], Array], ...]
+    fire: Fire
     respond_to: Respond
     rule: TableRule
     scheme: Scheme
@@ -126,18 +143,23 @@ class KCapNetwork:
         check_shapes([*names, "tables.output"], (*hidden, tables.output), self.table_shapes)
         return (*hidden, tables.output)
 
-    def drive(self, state: State, x: ArrayLike) -> Float[Array, "*batch width"]:
+    def drive(self, state: State, x: ArrayLike) -> Drive:
         """What the fixed first layer makes of `x [*batch, inputs]`, for all samples at once."""
         x = jnp.asarray(x)
         check_floating("x", x)
         num_inputs = self.shapes[0][0]
         if x.ndim == 0 or x.shape[-1] != num_inputs:
             raise ValueError(f"x: expected shape [..., {num_inputs}], got {list(x.shape)}")
-        return x @ masked(state[0])
+        z = x @ masked(state[0])
+        return Drive(z, *self.fire(z))
 
-    def respond(self, state: State, drive: Float[Array, "*batch width"]) -> Response:
+    def respond(self, state: State, drive: Drive) -> Response:
         """Runs the plastic layers on the drive of one sample or of many."""
-        return self.respond_to(tuple(masked(layer) for layer in state[1:]), drive)
+        return self.respond_to(self.synapses(state), drive)
+
+    def synapses(self, state: State) -> tuple[Array, ...]:
+        """The weights of the plastic layers, 0 where there is no synapse."""
+        return tuple(masked(layer) for layer in state[1:])
 
     def apply(self, state: State, x: ArrayLike) -> Float[Array, "*batch labels"]:
         """The logits for `x [*batch, inputs]`, without any change; gradients flow through the kept values."""

@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int
 
-from lax_learning.plasticity.networks import KCapNetwork, Response, State
+from lax_learning.plasticity.networks import Drive, KCapNetwork, Response, State
 from lax_learning.plasticity.scheme import UPDATES
 from lax_learning.plasticity.tables import Tables
 from lax_learning.types import Dynamics
@@ -29,17 +29,15 @@ class Diagnostics(NamedTuple):
 
 
 class Change(NamedTuple):
-    """How the synapses of a layer change: `change_ij = rows[pre_i, j]`, and `elsewhere` off the edges.
+    """How the synapses of a layer change: `change_ij = rows[pre_i, j]`.
 
     Fields:
       pre: presynaptic codes `[in]`, 0 where the table does not read them.
       rows: `[codes, out]`.
-      elsewhere: a scalar.
     """
 
     pre: Array
     rows: Array
-    elsewhere: Array
 
 
 def read_changes(
@@ -58,30 +56,49 @@ def read_changes(
     for table, pre, code, layer, gate in layers:
         steps = jnp.asarray(scheme.step_size, table.dtype) * table
         rows = jnp.where(gate, rule.rows(steps, pre, code, layer["mask"]), 0)
-        elsewhere = jnp.where(learns & scheme.non_edges, steps.ravel()[0], 0)
-        changes.append(Change(pre if rule.reads_pre else jnp.zeros_like(pre), rows, elsewhere))
+        changes.append(Change(pre if rule.reads_pre else jnp.zeros_like(pre), rows))
     return prediction, learns, tuple(changes)
 
 
+def changes_elsewhere(network: KCapNetwork, tables: Tables, updated: Array) -> tuple[Array, ...]:
+    """By how much the pairs of every plastic layer that have no synapse change, where the network learns."""
+    scheme = network.scheme
+    entries = (jnp.asarray(scheme.step_size, t.dtype) * t.ravel()[0] for t in network.layer_tables(tables))
+    return tuple(jnp.where(updated & scheme.non_edges, entry, 0) for entry in entries)
+
+
+Synapses = tuple[Array, ...]
+"""The weights of the plastic layers, 0 where there is no synapse."""
+
+
 def _react(
-    network: KCapNetwork, tables: Tables, state: State, drive: Array, label: Array
+    network: KCapNetwork, tables: Tables, state: State, synapses: Synapses, drive: Drive, label: Array
 ) -> tuple[tuple[Change, ...], Diagnostics]:
     """What one sample does, from the drive of the first layer on, and how the synapses are to change."""
-    response = network.respond(state, drive)
+    response = network.respond_to(synapses, drive)
     prediction, learns, changes = read_changes(network, tables, state, response, label)
     return changes, Diagnostics(prediction, learns, response)
 
 
-def _change(network: KCapNetwork, state: State, changes: tuple[Change, ...]) -> State:
-    """The state after changes, each expanded by one select a code: no gather over the matrix."""
-    update = UPDATES[network.scheme.update]
+def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tuple[Change, ...]) -> Synapses:
+    """The synapses after changes, each expanded by one select a code: no gather over the matrix."""
     after = []
-    for layer, change in zip(state[1:], changes, strict=True):
+    for layer, w, change in zip(state[1:], synapses, changes, strict=True):
         full = change.rows[0]
         for code in range(1, len(change.rows)):
             full = jnp.where(change.pre[:, None] == code, change.rows[code], full)
-        full = jnp.where(layer["mask"], full, change.elsewhere)
-        after.append({**layer, "w": update.apply(layer["w"], full)})
+        after.append(UPDATES[network.scheme.update].apply(w, jnp.where(layer["mask"], full, 0)))
+    return tuple(after)
+
+
+def _joined(network: KCapNetwork, tables: Tables, state: State, synapses: Synapses, updated: Array) -> State:
+    """The state with these synapses, and its other pairs after the samples at which the network learned."""
+    update = UPDATES[network.scheme.update]
+    layers = zip(state[1:], synapses, changes_elsewhere(network, tables, updated), strict=True)
+    after = (
+        {**layer, "w": jnp.where(layer["mask"], w, update.apply(layer["w"], update.total(changes)))}
+        for layer, w, changes in layers
+    )
     return (state[0], *after)
 
 
@@ -92,8 +109,9 @@ def plastic_pass(
 
     `beta_ij = table[pre_i, post_j, ...]`, `w <- w + step_size beta mask` (see `Scheme`)
 
-    One scan. The first layer is fixed during the pass: its part is done for all samples at once, in memory
-    for `samples * width` numbers; longer streams go through in pieces, which gives the same.
+    One scan. The first layer is fixed during the pass: its part, the cap included, is done for all samples at
+    once, in memory for some numbers a sample and unit; longer streams go through in pieces, which gives the
+    same.
 
     The pass can be differentiated as it stands; `meta_learn` has a cheaper way to the same gradient.
 
@@ -140,17 +158,19 @@ def plastic_pass(
 
     # The change after a sample is made at the start of the next step. It comes from the carry then, as a few
     # vectors in memory; made at once, XLA would fuse the search for the cap and the tables into the expansion
-    # and repeat them for every synapse (twice to three times as slow on CPU).
-    def step(carry: tuple[State, Any], sample: tuple[Array, Array]) -> tuple[tuple[State, Any], Diagnostics]:
-        state, changes = carry
-        state = _change(network, state, changes)
-        changes, diagnostics = _react(network, tables, state, *sample)
-        return (state, changes), diagnostics
+    # and repeat them for every synapse (twice to three times as slow on CPU). Pairs without a synapse stay at
+    # 0 in the scan, which masks no weights then; what they change by is the same for all, and comes after.
+    def step(carry: tuple[Synapses, Any], sample: tuple[Drive, Array]) -> tuple[tuple[Synapses, Any], Any]:
+        synapses = _change(network, state, *carry)
+        changes, diagnostics = _react(network, tables, state, synapses, *sample)
+        return (synapses, changes), diagnostics
 
-    shapes = jax.eval_shape(lambda: _react(network, tables, state, drives[0], ys[0])[0])
+    start = network.synapses(state)
+    first = jax.tree.map(lambda a: a[0], drives)
+    shapes = jax.eval_shape(lambda: _react(network, tables, state, start, first, ys[0])[0])
     none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    carry, diagnostics = jax.lax.scan(step, (state, none), (drives, ys))
-    after = _change(network, *carry)
+    carry, diagnostics = jax.lax.scan(step, (start, none), (drives, ys))
+    after = _joined(network, tables, state, _change(network, state, *carry), diagnostics.updated)
     return after, diagnostics.prediction, diagnostics
 
 
@@ -183,8 +203,10 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
             raise ValueError(f"x, y: expected one sample, got shapes {list(x.shape)} and {list(y.shape)}")
         y = _as_labels("y", y, network.shapes[-1][1])
         network.check_state(state)
-        changes, diagnostics = _react(network, tables, state, network.drive(state, x), y)
-        return _change(network, state, changes), diagnostics
+        synapses = network.synapses(state)
+        changes, diagnostics = _react(network, tables, state, synapses, network.drive(state, x), y)
+        synapses = _change(network, state, synapses, changes)
+        return _joined(network, tables, state, synapses, diagnostics.updated), diagnostics
 
     return Dynamics(network.init, update)
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import check_count
 from lax_learning.plasticity._parts import firing, full_mask, random_mask
-from lax_learning.plasticity.networks import KCapNetwork, Response
+from lax_learning.plasticity.networks import Drive, KCapNetwork, Response
 from lax_learning.plasticity.scheme import Scheme
 from lax_learning.plasticity.tables import pre_post
 from lax_learning.types import Key
@@ -69,11 +69,11 @@ def k_cap_recurrent(
     fire, num_codes = firing("cap", cap, width, fired), 2 ** (rounds + 1)
     some = random_mask(edge_probability)
 
-    def respond(weights: tuple[Array, ...], drive: Array) -> Response:
+    def respond(weights: tuple[Array, ...], drive: Drive) -> Response:
         graph, output = weights
-        values, history = fire(drive)
+        _, values, history = drive
         for _ in range(rounds):
-            values, who = fire((values + drive) @ graph)
+            values, who = fire((values + drive.z) @ graph)
             history = 2 * history + who
         return Response((history, history), (history,), values @ output)
 
@@ -83,6 +83,7 @@ def k_cap_recurrent(
     return KCapNetwork(
         shapes=((num_inputs, width), (width, width), (width, num_labels)),
         masks=(some, graph_mask, full_mask),
+        fire=fire,
         respond_to=respond,
         rule=pre_post,
         scheme=scheme,

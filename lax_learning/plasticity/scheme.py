@@ -18,11 +18,13 @@ class Update(NamedTuple):
       apply: `(w, change) -> w`.
       summand: `change -> ` what adds up over changes: changes whose summands differ by a small sum `d`
         leave `apply(w, d)` where they left `w`.
+      total: `changes [samples] -> ` the one change that does what they do one after another.
     """
 
     start: float
     apply: Callable[[Array, Array], Array]
     summand: Callable[[Array], Array]
+    total: Callable[[Array], Array]
 
 
 def _log_factor(factor: Array) -> Array:
@@ -31,8 +33,18 @@ def _log_factor(factor: Array) -> Array:
 
 
 UPDATES = {
-    "additive": Update(0.0, lambda w, change: w + change, lambda change: change),
-    "multiplicative": Update(1.0, lambda w, change: w * (1 + change), lambda change: _log_factor(1 + change)),
+    "additive": Update(
+        start=0.0,
+        apply=lambda w, change: w + change,
+        summand=lambda change: change,
+        total=jnp.sum,
+    ),
+    "multiplicative": Update(
+        start=1.0,
+        apply=lambda w, change: w * (1 + change),
+        summand=lambda change: _log_factor(1 + change),
+        total=lambda changes: jnp.prod(1 + changes) - 1,
+    ),
 }
 
 

@@ -1,0 +1,95 @@
+"""k-cap networks that learn by plasticity tables, in eager PyTorch (Cristian et al., 2020).
+
+`a_l = cap_l(relu(a_{l-1} (w_l * mask_l)'))`, softmax outputs, no biases. After every sample each weight
+behind the first layer changes by `0.01 table[pre fired?, post fired?]`, at the output by an entry of another
+table, `[pre fired?, is it the label?]`. Weights and masks are `[out, in]`, in float64. The paper:
+https://openreview.net/forum?id=XEyElxd9zji, 2020.
+
+What costs time here costs time in the public code: weights are masked anew for every sample, the first
+layer's too; the entry that a synapse reads is worked out synapse by synapse, by NumPy's `ravel_multi_index`;
+every sample runs a second time for its loss; autograd goes back through every change of every weight. Not so
+here: index arrays are broadcast instead of repeated, and nothing is recorded where no gradient is asked for.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+from torch.nn.functional import cross_entropy, softmax  # pyright: ignore[reportMissingImports]
+
+STEP_SIZE = 0.01
+LEARNING_RATE, WEIGHT_DECAY = 1e-2, 1e-2
+
+
+class Network(NamedTuple):
+    """A network: one weight `[out, in]` and one mask of zeros and ones a layer, and how many units fire."""
+
+    weights: list[torch.Tensor]
+    masks: list[torch.Tensor]
+    cap: int
+
+
+class Tables(NamedTuple):
+    """Tables `[2, 2]`: one for all hidden layers, one for the output."""
+
+    hidden: torch.Tensor
+    output: torch.Tensor
+
+
+def forward(network: Network, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Softmax outputs `[batch, labels]`, and for each hidden layer which units fired `[batch, units]`."""
+    *hidden, last = zip(network.weights, network.masks, strict=True)
+    fired = []
+    for w, mask in hidden:
+        values, places = torch.topk(torch.relu(x @ (w * mask).T), network.cap, dim=1)
+        x = torch.zeros(len(x), len(w), dtype=x.dtype).scatter(1, places, values)
+        fired.append(x > 0)
+    return softmax(x @ (last[0] * last[1]).T, dim=1), fired
+
+
+def read(table: torch.Tensor, pre: torch.Tensor, post: torch.Tensor) -> torch.Tensor:
+    """What every synapse reads, `[out, in]`, by whether the units on either side fired."""
+    of_synapses = np.broadcast_arrays(pre.numpy()[None, :], post.numpy()[:, None])
+    entries = np.ravel_multi_index([codes.astype(np.int64) for codes in of_synapses], tuple(table.shape))
+    return table.flatten()[torch.from_numpy(entries)]
+
+
+def change(network: Network, tables: Tables, fired: list[torch.Tensor], label: torch.Tensor) -> None:
+    """Learns from one sample, in place; `fired` is `[units]` a layer."""
+    is_label = torch.arange(len(network.weights[-1])) == label
+    table_of = [*(tables.hidden for _ in fired[1:]), tables.output]
+    plastic = zip(
+        table_of, fired, [*fired[1:], is_label], network.weights[1:], network.masks[1:], strict=True
+    )
+    for table, pre, post, w, mask in plastic:
+        w += STEP_SIZE * (read(table, pre, post) * mask)
+
+
+def one_pass(network: Network, tables: Tables, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sees every sample once, in order, and returns the loss on all of them afterwards.
+
+    As published, the cross-entropy takes softmax outputs and applies softmax again.
+    """
+    for sample, label in zip(x, labels, strict=True):
+        _, fired = forward(network, sample[None])
+        change(network, tables, [each[0] for each in fired], label)
+    return cross_entropy(forward(network, x)[0], labels)
+
+
+def optimizer(network: Network, tables: Tables) -> torch.optim.Optimizer:
+    """Adam for the tables and the first layer, with L2 decay in the gradient; they must ask for gradients."""
+    learned = [*tables, network.weights[0]]
+    return torch.optim.Adam(learned, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+
+def meta_update(
+    network: Network, tables: Tables, adam: torch.optim.Optimizer, x: torch.Tensor, labels: torch.Tensor
+) -> float:
+    """One update of tables and first layer, by the loss of a pass over a batch from plastic weights of 0."""
+    first, *plastic = network.weights
+    start = network._replace(weights=[first, *(torch.zeros_like(w) for w in plastic)])
+    adam.zero_grad()
+    loss = one_pass(start, tables, x, labels)
+    loss.backward()
+    adam.step()
+    return loss.item()
