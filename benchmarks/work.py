@@ -39,8 +39,14 @@ def work_of(traced: jax.stages.Traced) -> Work:
 
 
 def _of_jaxpr(jaxpr: Any) -> Work:
-    total = Work()
+    total, first, same = Work(), {}, {}
     for equation in jaxpr.eqns:
+        operands = tuple(str(v) if isinstance(v, core.Literal) else same.get(v, v) for v in equation.invars)
+        what = equation.primitive.name, str(equation.params), operands
+        if what in first:  # XLA does once what is written twice
+            same.update(zip(equation.outvars, first[what], strict=True))
+            continue
+        first[what] = [same.get(v, v) for v in equation.outvars]
         total = total.plus(_of_equation(equation))
         inner = [_of_jaxpr(each) for each in _inner(equation.params)]
         if equation.primitive.name == "cond" and inner:

@@ -132,6 +132,14 @@ def test_work_counts_rounds_of_loops_and_not_what_is_unused() -> None:
     assert work == Work(flops=5 * 2 * 3**3, normals=9, words=9)
 
 
+def test_work_counts_once_what_is_written_twice() -> None:
+    def program(a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
+        return jnp.tanh(a @ b) @ b, jnp.tanh(a @ b) @ b, jnp.tanh(a @ b) @ a, 2 * (b @ a)
+
+    a = jnp.ones((3, 3))
+    assert work_of(jax.jit(program).trace(a, a)) == Work(flops=4 * 2 * 3**3)
+
+
 def test_work_of_a_case_is_that_of_its_products() -> None:
     def flops(case: Any) -> float:
         ours = case.ours(SIZES, 1)

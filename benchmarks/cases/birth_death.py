@@ -14,6 +14,7 @@ from benchmarks.timing import Ours
 from lax_learning.birth_death import uniform_draws
 
 ALPHA, LEARNING_RATE = 1.0, 2e-2
+AHEAD = 10  # examples of so many steps are drawn at once: half the time of drawing in every step
 
 Carry = tuple[Any, ll.BirthDeathState]
 
@@ -55,15 +56,23 @@ def _ours(sizes: Sizes, seeds: int) -> Ours:
     network, dynamics = student_of(sizes.neurons), dynamics_of()
     problem = ll.data.planted(sizes.neurons)
 
+    ahead = max(number for number in range(1, AHEAD + 1) if sizes.steps % number == 0)
+
     def one(key: jax.Array, start: tuple[Any, Carry]) -> Carry:
         teacher, carry = start
 
-        def next_step(carry: Carry, key: jax.Array) -> tuple[Carry, None]:
-            data_key, step_key = jax.random.split(key)
-            data = problem.sample(data_key, teacher, sizes.points)
-            return step(dynamics, network, step_key, carry, *data), None
+        def next_steps(carry: Carry, keys: jax.Array) -> tuple[Carry, None]:
+            drawn = problem.sample(keys[0], teacher, ahead * sizes.points)
+            data = jax.tree.map(lambda a: a.reshape(ahead, sizes.points, -1), drawn)
 
-        return jax.lax.scan(next_step, carry, jax.random.split(key, sizes.steps))[0]
+            def next_step(carry: Carry, each: Any) -> tuple[Carry, None]:
+                key, (x, y) = each
+                return step(dynamics, network, key, carry, x, y), None
+
+            return jax.lax.scan(next_step, carry, (keys[1:], data))
+
+        keys = jax.random.split(key, (sizes.steps // ahead, 1 + ahead))
+        return jax.lax.scan(next_steps, carry, keys)[0]
 
     return Ours(one, members(partial(_start, sizes), seeds), seeds=seeds, pieces=sizes.steps)
 
