@@ -27,6 +27,7 @@ from benchmarks.quality import (
     measure_draws,
     measure_examples,
     predict,
+    report,
 )
 from benchmarks.quality.settings import NETWORKS
 from lax_learning.types import Signals
@@ -215,6 +216,10 @@ def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
     assert sweep.sizes["layer"] == max(setting.depth for setting in settings) + 2
     for metric in METRICS:
         assert np.isfinite(sweep[metric].sel(layer=["1", "2", "total"])).all(), metric
+    row = report.rows(sweep)[0]
+    errors = sweep.cosine_error.isel({name: 0, "rule": 0, "layer": 0}).values
+    expected = np.sqrt(np.sum(errors**2)) / 2  # of the mean over two seeds
+    np.testing.assert_allclose(row["metrics"]["cosine"]["standard_error"], expected, rtol=1e-3)
     with pytest.raises(AssertionError):  # the axis is varied
         np.testing.assert_array_equal(
             *(sweep.angle_degrees.isel({name: i}).sel(layer="total") for i in (0, 1))

@@ -31,7 +31,8 @@ def bias_against_variance(baseline: xr.Dataset) -> Figure:
         y, y_error, unresolved = _point(one.relative_bias.values)
         marker: dict[str, Any] = {"linestyle": "none", "markersize": 1.6 * style["markersize"]}
         axes.plot(x, y, **style | marker)
-        axes.errorbar(x, y, y_error, x_error, "none", ecolor=style["color"], capsize=3, uplims=unresolved)
+        bars: dict[str, Any] = {"color": style["color"], "ecolor": style["color"], "capsize": 3}
+        axes.errorbar(x, y, y_error, x_error, "none", uplims=unresolved, **bars)
     axes.set(xscale="log", yscale="log")
     axes.set_xlim(FLOOR * 0.6, max(axes.get_xlim()[1], 10))
     axes.set_ylim(FLOOR * 0.6, max(axes.get_ylim()[1], 10))
