@@ -1,19 +1,22 @@
 """The quality of the rules' gradients: `python -m benchmarks.gradient_quality`."""
 
+import datetime
+import io
 import os
+import platform
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
 import tyro
 import xarray as xr
 from matplotlib.figure import Figure
+from PIL import Image
 from tqdm import tqdm
 
-from benchmarks.quality import figures, report
+from benchmarks.quality import comparisons, figures, report
 from benchmarks.quality.config import Config
 from benchmarks.quality.problems import pooled_images
 from benchmarks.quality.settings import SWEEPS, Setting
@@ -41,8 +44,7 @@ def run(config: Config) -> dict[str, xr.Dataset]:
     """Measures, prints the table, and writes JSON and figures; the dataset of every sweep by its name."""
     data_key, _ = jax.random.split(jax.random.key(config.seed))
     images, labels = pooled_images(data_key, config.data, config.pooled)
-    draws = min(config.draws, 16) if config.quick else config.draws
-    bench = Bench(images, labels, seeds=config.seeds, draws=draws, seed=config.seed)
+    bench = Bench(images, labels, **config.numbers(), seed=config.seed)
     plans = {
         name: SWEEPS[name].settings(name, config.setting, quick=config.quick) for name in config.chosen()
     }
@@ -69,19 +71,21 @@ def publish(
 ) -> None:
     """Writes `gradient_quality.json` and the figures, and prints the table."""
     config.out.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {
+    head = {
         "benchmark": "gradient_quality",
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         "versions": harness.versions(),
         "config": config.deciding(),
         "flops": flops,
-        "default": [{**row, "sweep": "default", "value": None} for row in report.rows(baseline)],
-        "rows": [row for sweep in sweeps.values() for row in report.rows(sweep)],
     }
-    harness.write_json(config.out / "gradient_quality.json", content)
+    default = [{**row, "sweep": "default", "value": None} for row in report.rows(baseline)]
+    text = report.as_json(head, default + [row for sweep in sweeps.values() for row in report.rows(sweep)])
+    harness.write_whole(config.out / "gradient_quality.json", lambda path: path.write_text(text))
     drawn = {f"against_{name}": figures.sweep_figure(sweep) for name, sweep in sweeps.items()}
     drawn["by_layer"] = figures.sweep_figure(baseline, "layer")
-    drawn["bias_against_variance"] = figures.bias_against_variance(baseline)
-    drawn["error_against_compute"] = figures.error_against_compute(sweeps.get(BASELINE, baseline), flops)
+    drawn["bias_against_variance"] = comparisons.bias_against_variance(baseline)
+    drawn["error_against_compute"] = comparisons.error_against_compute(sweeps.get(BASELINE, baseline), flops)
     for name, figure in drawn.items():
         _save(config.out / f"{name}.png", figure)
     print(report.table(baseline, flops))
@@ -89,8 +93,12 @@ def publish(
 
 
 def _save(path: Path, figure: Figure) -> None:
-    harness.write_whole(path, partial(figure.savefig, format="png", dpi=120))
+    """As a PNG of 256 colours, a third of the size."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=100)
     plt.close(figure)
+    picture = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    harness.write_whole(path, partial(picture.save, format="png", optimize=True))
 
 
 def main() -> int:

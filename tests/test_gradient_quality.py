@@ -14,8 +14,23 @@ import pytest
 
 import lax_learning as ll
 from benchmarks import gradient_quality
-from benchmarks.quality import METRICS, RULES, SWEEPS, Bench, Config, Setting, averaged, measure
-from benchmarks.quality.theory import node_perturbation, predict, weight_perturbation
+from benchmarks.quality import (
+    METRICS,
+    RULES,
+    SWEEPS,
+    Bench,
+    Config,
+    Setting,
+    averaged,
+    make_problem,
+    make_rule,
+    measure_draws,
+    measure_examples,
+    predict,
+    report,
+)
+from benchmarks.quality.settings import NETWORKS
+from lax_learning.types import Signals
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -31,7 +46,7 @@ def images(count=12, side=4):
 
 @pytest.fixture(scope="module")
 def bench():
-    return Bench(*images(), seeds=2, draws=4)
+    return Bench(*images(), seeds=2, draws=4, examples=3)
 
 
 def linear_loss(output, y):
@@ -48,9 +63,9 @@ def measured(make_rule, network, batch_size, num_draws, loss=linear_loss):
         x_key, y_key, key = jax.random.split(key, 3)
         params = rule.init(key)
         x = jax.random.normal(x_key, (batch_size, *network.input_shape))
-        y = jax.random.normal(y_key, (batch_size, 3))
+        y = jax.random.normal(y_key, (batch_size, *params[-1]["b"].shape))
         _, grads = exact.value_and_grad(key, params, x, y)
-        found = measure(rule, params, x, y, key, num_draws, reference=grads)
+        found = measure_draws(rule, params, x, y, key, num_draws, reference=grads)
         return found, grads, exact_signals(key, params, x, y)
 
     return jax.jit(everything)(KEY)
@@ -58,69 +73,153 @@ def measured(make_rule, network, batch_size, num_draws, loss=linear_loss):
 
 def test_backprop_is_exact():
     found, *_ = measured(ll.backprop, ll.mlp((5, 4, 3), activation=jnp.tanh), 4, 6, ll.squared_error)
-    assert set(METRICS) <= set(found)
     np.testing.assert_allclose(found["cosine"], np.ones(3), atol=1e-6)
     np.testing.assert_allclose(found["angle_degrees"], np.zeros(3), atol=0.1)
     np.testing.assert_allclose(found["relative_bias"], np.zeros(3), atol=1e-10)
     np.testing.assert_array_equal(found["relative_variance"], np.zeros(3))
-    assert (found["snr"] > 0).all()  # of the choice of examples
+    assert np.isnan(found["snr_draws"]).all()  # it draws nothing
+
+
+def test_signal_to_noise_is_the_library_s():
+    """Over draws on the batch and over its examples, of every layer and in total, in both forms."""
+    network = ll.mlp((5, 4, 3))
+    rule = make_rule("weight_perturbation_signs", network, ll.squared_error, 0.1)
+    params = rule.init(KEY)
+    x, y = jax.random.normal(KEY, (6, 5)), jnp.ones((6, 3))
+
+    def both(key):
+        found = measure_draws(rule, params, x, y, key, 4, reference=params)
+        found |= measure_examples(network, rule, params, x, y, key)
+        sources = {
+            "draws": ll.metrics.draw_moments(rule, key, params, x, y, params, 4),
+            "examples": ll.metrics.example_moments(network, rule, key, params, x, y),
+        }
+        expected = {}
+        for source, moments in sources.items():
+            for suffix, variant in {"": "debiased", "_tutorial": "tutorial"}.items():
+                ratios = [ll.metrics.snr(part, variant=variant) for part in (*moments.layers(), moments)]
+                expected[f"snr_{source}{suffix}"] = jnp.stack([ratio.total.value for ratio in ratios])
+        return found, expected
+
+    found, expected = jax.jit(both)(KEY)
+    assert set(METRICS) <= set(found)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
+
+
+def test_memory_does_not_grow_with_the_number_of_draws():
+    network = ll.mlp((40, 50))
+    rule = make_rule("weight_perturbation_signs", network, ll.squared_error, 0.1)
+    like = jax.eval_shape(rule.init, KEY)
+    x, y = jnp.ones((3, 40)), jnp.ones((3, 50))
+
+    def temporaries(num_draws):
+        def program(key, params):
+            of_draws = measure_draws(rule, params, x, y, key, num_draws, reference=params)
+            return of_draws | measure_examples(network, rule, params, x, y, key)
+
+        analysis = jax.jit(program).lower(KEY, like).compile().memory_analysis()
+        assert analysis is not None
+        return analysis.temp_size_in_bytes
+
+    few, many = temporaries(32), temporaries(128)
+    gradient = 4 * sum(leaf.size for leaf in jax.tree.leaves(like))
+    assert many - few < gradient  # 96 more draws
 
 
 @pytest.mark.parametrize("num_samples", [1, 5])
-@pytest.mark.parametrize(
-    ("name", "make_rule", "num_units_or_weights"),
-    [
-        ("weight_perturbation", partial(ll.weight_perturbation, sigma=0.5), 18),
-        ("node_perturbation", partial(ll.node_perturbation, sigma=0.5), 3),
-    ],
-)
-def test_variance_of_a_linear_loss_is_that_of_theory(name, make_rule, num_units_or_weights, num_samples):
+@pytest.mark.parametrize(("name", "size"), [("weight_perturbation", 18), ("node_perturbation", 3)])
+def test_one_layer_and_example_of_a_linear_loss_are_as_in_theory(name, size, num_samples):
+    """Of K gradients of n = D weights and biases, or M units: variance (n + 1) / K, and so on."""
+
     def make_averaged(network, loss):
-        return averaged(make_rule(network, loss), num_samples)
+        return averaged(make_rule(name, network, loss, 0.5), num_samples)
 
     found, grads, signals = measured(make_averaged, ll.mlp((5, 3)), 1, 2000)
     theory = predict(name, grads, signals, num_samples)
-    # One example and one layer: (D + 1) / K for D weights and biases, (M + 1) / K for M units.
-    np.testing.assert_allclose(
-        theory["relative_variance"], (num_units_or_weights + 1) / num_samples, rtol=1e-5
-    )
-    for metric, expected in {"relative_variance": theory["relative_variance"], "relative_bias": 0.0}.items():
+    for metric, expected in {
+        "relative_variance": (size + 1) / num_samples,
+        "snr_draws": num_samples / (size + 1),
+        "cosine_squared": num_samples / (num_samples + size - 1),  # the mean of a Beta distribution
+    }.items():
+        np.testing.assert_allclose(theory[metric], expected, rtol=1e-4, err_msg=metric)
+    for metric, expected in {**theory, "relative_bias": 0.0}.items():
         deviation = (found[metric] - expected) / found[f"{metric}_error"]
         assert (np.abs(deviation) < 5).all(), (metric, found[metric], expected)
     assert (found["relative_variance_error"] < 0.1 * found["relative_variance"]).all()
 
 
-def test_theory_of_two_layers_and_a_batch():
-    """Against the covariance over many draws, for the limits of small noise; layers apart."""
-    network = ll.mlp((5, 4, 3), activation=jnp.tanh)
-    for theory, perturb in [(weight_perturbation, "weights"), (node_perturbation, "activities")]:
-        make_rule = partial(ll.forward_gradient, perturb=perturb)
-        found, grads, signals = measured(make_rule, network, 6, 1000, ll.squared_error)
-        deviation = found["relative_variance"] - theory(grads, signals)
-        assert (np.abs(deviation) < 5 * found["relative_variance_error"]).all(), perturb
+@pytest.mark.parametrize(
+    ("name", "batch_size"),
+    [
+        ("weight_perturbation_signs", 6),
+        ("forward_gradient_activities", 6),
+        ("forward_gradient_activities", 1),
+        ("node_perturbation_layerwise", 1),
+    ],
+)
+def test_theory_of_two_layers(name, batch_size):
+    """Against many draws of small noise, layers apart; the squared cosine is a ratio of means."""
+    make, network = partial(make_rule, name, sigma=1e-2), ll.mlp((10, 20, 10), activation=jnp.tanh)
+    found, grads, signals = measured(make, network, batch_size, 1000, ll.squared_error)
+    theory = predict(name, grads, signals, 1)
+    for metric, tolerance in {"relative_variance": 0.0, "snr_draws": 0.0, "cosine_squared": 0.05}.items():
+        deviation = np.abs(found[metric] - theory[metric]) - tolerance * theory[metric]
+        assert (deviation < 5 * found[f"{metric}_error"]).all(), (metric, found[metric], theory[metric])
 
 
-def test_squared_cosine_of_averages_is_near_that_of_theory():
-    def make_averaged(network, loss):
-        return averaged(ll.forward_gradient(network, loss), 20)
+def test_variance_of_random_signs_is_less_by_two():
+    grads, nothing = ({"w": jnp.ones((5, 3)), "b": jnp.ones(3)},), Signals(jnp.ones(1), (), ())
+    for name, expected in {"weight_perturbation": 18 + 1, "weight_perturbation_signs": 18 - 1}.items():
+        np.testing.assert_allclose(predict(name, grads, nothing, 1)["relative_variance"], expected)
 
-    found, grads, signals = measured(make_averaged, ll.mlp((5, 3)), 2, 500)
-    expected = predict("forward_gradient", grads, signals, 20)["cosine_squared"]
-    np.testing.assert_allclose(expected, 20 / (20 + 19), rtol=1e-5)
-    np.testing.assert_allclose(found["cosine_squared"], expected, atol=0.03)
+
+def test_theory_says_nothing_of_convolutions_and_other_rules():
+    signals = Signals(jnp.ones(2), (jnp.ones((2, 3, 3, 1)),), (jnp.ones((2, 3, 3, 1)),))
+    grads = ({"w": jnp.ones((3, 3, 1, 1))},)
+    for name in ("node_perturbation", "feedback_alignment"):
+        assert all(np.isnan(values).all() for values in predict(name, grads, signals, 1).values())
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_rule_takes_every_network(network):
+    problem = make_problem(replace(SMALL, network=network), *images())
+    for name in RULES:
+        rule = make_rule(name, problem.network, problem.loss, 0.1)
+        params = jax.eval_shape(rule.init, KEY)
+        _, grads = jax.eval_shape(rule.value_and_grad, KEY, params, problem.x, problem.y)
+        assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params), name
+
+
+def test_operations_are_those_counted_by_hand(bench):
+    """Products of a batch of 4 with weights of 16 x 4 and 4 x 3, a product and a sum each."""
+    first, second = (2 * 4 * size for size in (16 * 4, 4 * 3))
+    for rule, expected in {
+        "backprop": 2 * first + 3 * second,  # forward, weights' gradients, the output's signal back
+        "feedback_alignment": 2 * first + 3 * second,
+        "weight_perturbation": 2 * first + 2 * second,  # without and with noise
+        "forward_gradient": 2 * first + 3 * second,  # forward, tangents of weights and of the hidden activity
+        "node_perturbation": 3 * first + 3 * second,  # without and with noise, weights' gradients
+    }.items():
+        assert bench.flops(rule, SMALL) == expected, rule
 
 
 @pytest.mark.parametrize("name", list(SWEEPS))
 def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
     value = {"network": "convolutional", "sigma": 0.1}.get(name, 2)
     settings = [SMALL, replace(SMALL, **{name: value})]
-    rules = ["node_perturbation"]
+    rules = ["weight_perturbation_signs"]  # it compiles quickly
     sweep = bench.sweep(name, rules, settings)
     assert set(sweep.cosine.dims) == {"rule", name, "seed", "layer"}
     assert list(sweep[name].values) == [getattr(setting, name) for setting in settings]
     assert list(sweep.rule.values) == rules and sweep.sizes["seed"] == 2
+    assert sweep.sizes["layer"] == max(setting.depth for setting in settings) + 2
     for metric in METRICS:
         assert np.isfinite(sweep[metric].sel(layer=["1", "2", "total"])).all(), metric
+    row = report.rows(sweep)[0]
+    errors = sweep.cosine_error.isel({name: 0, "rule": 0, "layer": 0}).values
+    expected = np.sqrt(np.sum(errors**2)) / 2  # of the mean over two seeds
+    np.testing.assert_allclose(row["metrics"]["cosine"]["standard_error"], expected, rtol=1e-3)
     with pytest.raises(AssertionError):  # the axis is varied
         np.testing.assert_array_equal(
             *(sweep.angle_degrees.isel({name: i}).sel(layer="total") for i in (0, 1))
@@ -137,13 +236,19 @@ def test_a_rule_of_ones_own(bench):
 
         return rule._replace(value_and_grad=value_and_grad)
 
-    with patch.dict(RULES, mine=half, noisy=lambda n, l, sigma: ll.node_perturbation(n, l, sigma=sigma)):
+    asked = []
+
+    def noisy(network, loss, sigma):
+        asked.append(sigma)
+        return half(network, loss)
+
+    with patch.dict(RULES, mine=half, noisy=noisy):
         found = bench.measure("mine", SMALL)
         np.testing.assert_allclose(found["cosine"], np.ones((2, 3)), atol=1e-6)
         np.testing.assert_allclose(found["relative_bias"], np.full((2, 3), 0.25), rtol=1e-4)
-        ours, theirs = (bench.measure(name, SMALL)["cosine"] for name in ("noisy", "node_perturbation"))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
         assert Config(rules=("mine",)).rules == ("mine",)
+        make_rule("noisy", ll.mlp((5, 3)), linear_loss, 0.1)
+        assert asked == [0.1]
 
 
 def call(*arguments):
@@ -159,19 +264,27 @@ def call(*arguments):
 
 
 def test_the_command_writes_json_and_figures(tmp_path, capsys):
-    names = ["node_perturbation", "feedback_alignment"]
+    names = ["weight_perturbation_signs", "feedback_alignment"]
     with patch.object(gradient_quality, "pooled_images", lambda *_: images(64)):
         code = call(
-            "--quick", "--out", tmp_path, "--rules", *names, "--seeds", 2, "--draws", 4,
+            "--quick", "--out", tmp_path, "--rules", *names, "--seeds", 2, "--draws", 4, "--examples", 3,
             "--sweeps", "num_samples", "--setting.width", 4,
         )  # fmt: skip
     assert code == 0
     content = json.loads((tmp_path / "gradient_quality.json").read_text())
-    assert {row["sweep"] for row in content["rows"]} == {"num_samples"}
-    assert {row["rule"] for row in content["rows"]} == set(names) == set(content["flops"])
-    assert {row["metric"] for row in content["rows"]} == set(METRICS)
+    rows = content["rows"]
+    assert [row["value"] for row in rows if row["rule"] == names[0] and row["layer"] == "total"] == [
+        None,
+        1,
+        4,
+    ]
+    assert {row["sweep"] for row in rows} == {"default", "num_samples"}
+    assert {row["rule"] for row in rows} == set(names) == set(content["flops"])
+    assert all(set(row["metrics"]) == set(METRICS) for row in rows if row["rule"] == names[0])
+    numbers = rows[0]["metrics"]["relative_variance"]
+    assert numbers["low"] < numbers["mean"] < numbers["high"] and numbers["theory"] > 0
+    assert str(tmp_path) not in str(content) and {"date", "machine", "versions", "config"} <= set(content)
     assert all(flops > 0 for flops in content["flops"].values())
-    assert all(np.isfinite(row["mean"]) for row in content["rows"] + content["default"])
     figures = {path.stem for path in tmp_path.glob("*.png")}
     drawn = {"by_layer", "bias_against_variance", "error_against_compute"}
     assert figures == {"against_num_samples", *drawn}
@@ -188,6 +301,7 @@ def test_the_command_writes_json_and_figures(tmp_path, capsys):
         (("--setting.sigma", -1), "sigma"),
         (("--setting.num-samples", 0), "num_samples"),
         (("--draws", 0), "draws"),
+        (("--examples", 2), "examples"),
         (("--seeds", 0), "seeds"),
         (("--pooled", 3), "pooled"),
     ],
@@ -196,6 +310,22 @@ def test_bad_input_is_refused_by_name(arguments, named, tmp_path, capsys):
     assert call("--out", tmp_path / "out", *arguments) == 2
     assert f"{named}: expected" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sigma", 0),
+        ("sigma", -1.0),
+        ("sigma", float("inf")),
+        ("width", 0),
+        ("updates", -1),
+        ("network", "deep"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        Setting(**{name: value})
 
 
 def test_bad_calls_are_refused_by_name(bench):

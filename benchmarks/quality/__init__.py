@@ -1,7 +1,7 @@
 """The quality of gradient estimates: rules, measures, theory, sweeps; a notebook imports them from here."""
 
 from benchmarks.quality.config import Config
-from benchmarks.quality.measures import METRICS, measure
+from benchmarks.quality.measures import METRICS, measure_draws, measure_examples
 from benchmarks.quality.problems import Problem, make_problem, pooled_images
 from benchmarks.quality.rules import RULES, averaged, make_rule
 from benchmarks.quality.settings import SWEEPS, Setting, Sweep
@@ -21,7 +21,8 @@ __all__ = [
     "averaged",
     "make_problem",
     "make_rule",
-    "measure",
+    "measure_draws",
+    "measure_examples",
     "pooled_images",
     "predict",
 ]

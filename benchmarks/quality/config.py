@@ -36,23 +36,25 @@ class Config:
     """Rules to measure, names of `RULES`."""
     sweeps: tuple[str, ...] = ()
     """What to vary; by default everything, and with --quick what needs no further programs."""
-    seeds: int = 4
+    seeds: int = 8
     """Number of seeds: weights, feedback weights, examples and noise."""
     seed: int = 0
     """The seed of the seeds."""
-    draws: int = 64
+    draws: int = 128
     """Gradients over which moments are taken, for every seed; at least 3."""
+    examples: int = 128
+    """Examples over which SNR is taken, for every seed; at least 3."""
     data: str = "sample"
     """MNIST: "sample" (offline), or a source of `ll.data.mnist`."""
     pooled: int = 4
     """Pixels, across and down, that are averaged into one: 28 x 28 become 7 x 7 by default."""
     quick: bool = False
-    """Less of everything: 16 draws, at most three values a sweep, and fewer sweeps."""
+    """Less of everything: 4 seeds, 16 draws, 32 examples, at most three values a sweep, and fewer sweeps."""
     setting: Setting = Setting()  # noqa: RUF009 (frozen)
     """The defaults of what is varied."""
 
     def __post_init__(self) -> None:
-        for name, minimum in {"seeds": 1, "draws": 3}.items():
+        for name, minimum in {"seeds": 1, "draws": 3, "examples": 3}.items():
             value = getattr(self, name)
             expect(name, f"an int of at least {minimum}", type(value) is int and value >= minimum, value)
         expect("pooled", "a divisor of 28, at most 7", self.pooled in (1, 2, 4, 7), self.pooled)
@@ -67,7 +69,12 @@ class Config:
         """The names of the sweeps to run."""
         return self.sweeps or (("sigma", "num_samples", "updates") if self.quick else tuple(SWEEPS))
 
+    def numbers(self) -> dict[str, int]:
+        """Of seeds, draws and examples."""
+        most = {"seeds": 4, "draws": 16, "examples": 32}
+        return {k: min(getattr(self, k), v) if self.quick else getattr(self, k) for k, v in most.items()}
+
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results, as JSON holds them."""
         held = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "out"}
-        return {**held, "setting": vars(self.setting)}
+        return {**held, **self.numbers(), "setting": vars(self.setting)}

@@ -1,11 +1,22 @@
 """What is measured of a rule's gradients: direction, bias, variance and SNR, per layer and in total."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 import lax_learning as ll
-from lax_learning.metrics import Moments, bias_variance, inner_product, snr, stacked_moments
+from lax_learning.metrics import (
+    SNR,
+    Estimate,
+    Moments,
+    bias_variance,
+    draw_moments,
+    example_moments,
+    inner_product,
+    snr,
+)
 from lax_learning.types import Key, Params
 
 METRICS: dict[str, str] = {
@@ -14,29 +25,24 @@ METRICS: dict[str, str] = {
     "cosine_squared": "squared cosine to backprop",
     "relative_bias": "squared bias / |gradient|²",
     "relative_variance": "variance / |gradient|²",
-    "snr": "SNR of an update, |E g|² / tr Cov g",
-    "snr_tutorial": "SNR of an update, tutorial's form",
+    "snr_draws": "SNR across draws",
+    "snr_draws_tutorial": "SNR across draws, tutorial's",
+    "snr_examples": "SNR across examples",
+    "snr_examples_tutorial": "SNR across examples, tutorial's",
 }
 """Every metric and its label with units; all are dimensionless but the angle."""
 
 
-def measure(
-    rule: ll.Rule,
-    params: Params,
-    x: ArrayLike,
-    y: ArrayLike,
-    key: Key,
-    num_draws: int,
-    *,
-    reference: Params,
+def measure_draws(
+    rule: ll.Rule, params: Params, x: ArrayLike, y: ArrayLike, key: Key, num_draws: int, *, reference: Params
 ) -> dict[str, Array]:
-    """The quality of a rule's gradients on one batch, over its own draws.
+    """The quality of a rule's gradients over its own draws on one batch, in the memory of a few gradients.
 
     - `cosine`, `angle_degrees`, `cosine_squared`: of single gradients to the exact one, means over draws;
     - `relative_bias`, `relative_variance`: `|E g - r|^2 / |r|^2`, debiased, and `tr Cov g / |r|^2`; the mean
       squared error is their sum;
-    - `snr`, `snr_tutorial`: of an update, whose noise is that of the draws and of the choice of examples:
-      each gradient is that of as many examples, drawn with replacement from the batch. 0 where none varies.
+    - `snr_draws`: `ll.metrics.snr` of `draw_moments`, `|E g|^2 / tr Cov g`; NaN for rules that draw nothing;
+    - `snr_draws_tutorial`: the same in the tutorial's form.
 
     Args:
       rule: any rule.
@@ -44,60 +50,80 @@ def measure(
       x: `[batch, ...]`.
       y: `[batch, ...]`.
       key: for the draws.
-      num_draws: number T of gradients on the batch, and as many for the SNR, at least 3. Their 2 T gradients
-        are kept, so that the rule is compiled once; eight are computed at a time.
+      num_draws: number T of gradients, at least 3.
       reference: the exact gradient of the same batch; feedback weights are left out.
 
     Returns:
-      Each of `METRICS`, `[layers + 1]`: of every layer, and of all together at the end; and with the suffix
-      `_error` the standard error over draws (not of the SNR, for which take the spread over seeds).
+      Each metric, `[layers + 1]`: of every layer, and of all together at the end; and with the suffix
+      `_error` its standard error (NaN for the tutorial's form: take the spread over seeds).
 
     Raises:
       ValueError: for fewer than three draws.
     """
     if num_draws < 3:
         raise ValueError(f"num_draws: expected at least 3, got {num_draws}")
-    draw_key, choice_key = jax.random.split(key)
-    x, y = jnp.asarray(x), jnp.asarray(y)
-    count = x.shape[0]
-    whole = jnp.broadcast_to(jnp.arange(count), (num_draws, count))
-    chosen = jax.random.randint(choice_key, (num_draws, count), 0, count)
-
-    def draw(xs: tuple[Key, Array]) -> Params:
-        key, examples = xs
-        return ll.without_feedback(rule.value_and_grad(key, params, x[examples], y[examples])[1])
-
-    xs = jax.random.split(draw_key, 2 * num_draws), jnp.concatenate([whole, chosen])
-    chunk = max(d for d in range(1, 9) if 2 * num_draws % d == 0)
-    gradients = jax.lax.map(draw, xs, batch_size=chunk)
-    moments = stacked_moments(
-        jax.tree.map(lambda g: g[:num_draws], gradients), ll.without_feedback(reference)
-    )
-    updates = stacked_moments(jax.tree.map(lambda g: g[num_draws:], gradients))
-    parts = [_of_moments(*each) for each in zip(_parts(moments), _parts(updates), strict=True)]
-    return {name: jnp.stack([part[name] for part in parts]) for name in parts[0]}
+    return _of_parts(_of_draws, draw_moments(rule, key, params, x, y, reference, num_draws))
 
 
-def _parts(moments: Moments) -> tuple[Moments, ...]:
-    return (*moments.layers(), moments)
+def measure_examples(
+    network: ll.Network, rule: ll.Rule, params: Params, x: ArrayLike, y: ArrayLike, key: Key
+) -> dict[str, Array]:
+    """The SNR of a rule's gradients across examples, each as in a batch of one with draws of its own.
+
+    `snr_examples` is `ll.metrics.snr` of `example_moments`, `snr_examples_tutorial` its tutorial's form.
+
+    Args:
+      network: the rule's network.
+      rule: any rule.
+      params: its params.
+      x: `[T, ...]`, T >= 3 examples.
+      y: `[T, ...]`.
+      key: for the draws.
+
+    Returns:
+      As `measure_draws`, but the standard errors are NaN: take the spread over seeds.
+    """
+    return _of_parts(_of_examples, example_moments(network, rule, key, params, x, y))
 
 
-def _of_moments(moments: Moments, updates: Moments) -> dict[str, Array]:
-    cosines = _cosines(moments)
-    found: dict[str, Array] = {}
-    for name, values in {
-        "cosine": cosines,
-        "angle_degrees": jnp.degrees(jnp.arccos(cosines)),
-        "cosine_squared": jnp.square(cosines),
-    }.items():
-        found[name] = jnp.mean(values)
-        found[f"{name}_error"] = jnp.std(values, ddof=1) / values.shape[0] ** 0.5
-    quality = bias_variance(moments)
-    for name in ("relative_bias", "relative_variance"):
-        found[name], found[f"{name}_error"] = getattr(quality, name)
-    found["snr"] = snr(updates).total.value
-    found["snr_tutorial"] = snr(updates, variant="tutorial").total.value
-    return found
+def _of_parts(metrics: Callable[[Moments], dict[str, Estimate]], moments: Moments) -> dict[str, Array]:
+    """Every metric of each layer and of all together, stacked."""
+    parts = [metrics(part) for part in (*moments.layers(), moments)]
+    return {
+        f"{name}{suffix}": jnp.stack([part[name][i] for part in parts])
+        for name in parts[0]
+        for i, suffix in enumerate(("", "_error"))
+    }
+
+
+def _of_draws(moments: Moments) -> dict[str, Estimate]:
+    cosines, quality = _cosines(moments), bias_variance(moments)
+    varies = quality.variance.value > 0
+    return {
+        "cosine": _mean(cosines),
+        "angle_degrees": _mean(jnp.degrees(jnp.arccos(cosines))),
+        "cosine_squared": _mean(jnp.square(cosines)),
+        "relative_bias": quality.relative_bias,
+        "relative_variance": quality.relative_variance,
+        "snr_draws": Estimate(*(jnp.where(varies, each, jnp.nan) for each in snr(moments).total)),
+        "snr_draws_tutorial": snr(moments, variant="tutorial").total,
+    }
+
+
+def _of_examples(moments: Moments) -> dict[str, Estimate]:
+    return {
+        "snr_examples": _without_error(snr(moments)),
+        "snr_examples_tutorial": _without_error(snr(moments, variant="tutorial")),
+    }
+
+
+def _without_error(ratio: SNR) -> Estimate:
+    """The ratio alone: the jackknife's error takes all gradients twice, and seeds have other examples."""
+    return Estimate(ratio.total.value, jnp.full_like(ratio.total.value, jnp.nan))
+
+
+def _mean(values: Array) -> Estimate:
+    return Estimate(jnp.mean(values), jnp.std(values, ddof=1) / values.shape[0] ** 0.5)
 
 
 def _cosines(moments: Moments) -> Array:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 import lax_learning as ll
 from benchmarks.quality.settings import Setting
 from lax_learning.convolution import convolution, flatten
-from lax_learning.layers import dense
+from lax_learning.layers import dense, dense_product
 from lax_learning.types import Key, Params
 
 LEARNING_RATE = 0.5
@@ -63,15 +63,16 @@ def make_problem(setting: Setting, images: np.ndarray, labels: np.ndarray) -> Pr
 
 def _convolutional(setting: Setting, side: int, classes: int) -> ll.Network:
     channels, layers, num_inputs, input_shape = max(1, setting.width // 8), [], 1, (side, side, 1)
-    for i in range(setting.depth):
-        activation = _tanh_and_flatten if i + 1 == setting.depth else jnp.tanh
-        layers.append(convolution(num_inputs, channels, 3, activation, stride=2))
+    for _ in range(setting.depth):
+        layers.append(convolution(num_inputs, channels, 3, jnp.tanh, stride=2))
         num_inputs, side = channels, -(-side // 2)
-    return ll.Network((*layers, dense(side * side * channels, classes)), input_shape)
+    output = dense(side * side * channels, classes)._replace(linear=_flat_product, reads=None)
+    return ll.Network((*layers, output), input_shape)
 
 
-def _tanh_and_flatten(z: Array) -> Array:
-    return flatten(jnp.tanh(z))
+def _flat_product(w: Array, x: Array) -> Array:
+    """Flattens before the product: activations keep their shape, as noise on activities needs."""
+    return dense_product(w, flatten(x))
 
 
 def choose_batch(key: Key, problem: Problem, batch_size: int) -> tuple[Array, Array]:

@@ -1,6 +1,7 @@
 """What the benchmark of gradient quality tells in words and numbers: rows of its JSON, and the table."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ COLUMNS = {
     "relative_bias": "bias² / |g|²",
     "relative_variance": "variance / |g|²",
     "theory": "variance, theory",
-    "snr": "SNR",
-    "snr_tutorial": "SNR (tutorial)",
+    "snr_draws": "SNR, draws",
+    "snr_examples": "SNR, examples",
+    "snr_examples_tutorial": "the tutorial's",
     "flops": "MFLOP",
 }
 
@@ -28,21 +30,20 @@ def axis_of(sweep: xr.Dataset) -> str:
 
 
 def rows(sweep: xr.Dataset) -> list[dict[str, Any]]:
-    """The rows of a sweep: mean and 95 % interval over seeds for every value, rule, layer and metric.
+    """One row for every value, rule and layer: of every metric mean and 95 % interval over seeds.
 
-    `standard_error` is that over draws, of the mean over seeds; None where there is none. `theory` is the
-    mean over seeds of what theory says, None where it says nothing.
+    `standard_error` is that over draws, of the mean over seeds; `theory` the mean over seeds of
+    what theory says. What is undefined is left out, numbers have four digits.
     """
     axis, found = axis_of(sweep), []
-    for rule in sweep.rule.values:
-        for value in sweep[axis].values:
+    for value in sweep[axis].values:
+        for rule in sweep.rule.values:
             for layer in sweep.layer.values:
                 point = sweep.sel({"rule": rule, axis: value, "layer": layer})
-                for metric in METRICS:
-                    (row,) = reporting.summary_rows(str(rule), {metric: point[metric].values})
-                    if row["n"]:
-                        where = {"sweep": axis, "value": _plain(value), "layer": str(layer)}
-                        found.append({**where, **row, **_beside(point, metric)})
+                metrics = {metric: _numbers(point, metric) for metric in METRICS}
+                where = {"sweep": axis, "value": _plain(value), "rule": str(rule), "layer": str(layer)}
+                if any(metrics.values()):
+                    found.append({**where, "metrics": {k: v for k, v in metrics.items() if v}})
     return found
 
 
@@ -50,36 +51,44 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _beside(point: xr.Dataset, metric: str) -> dict[str, float | None]:
-    error = theory = None
-    if f"{metric}_error" in point:
-        errors = point[f"{metric}_error"].values
-        error = float(np.sqrt(np.sum(np.square(errors))) / errors.size)
-    if f"theory_{metric}" in point and np.isfinite(point[f"theory_{metric}"].values).all():
-        theory = float(point[f"theory_{metric}"].mean())
-    return {"standard_error": error, "theory": theory}
+def _numbers(point: xr.Dataset, metric: str) -> dict[str, Any]:
+    mean, low, high, _ = reporting.interval(point[metric].values)
+    errors = point[f"{metric}_error"].values
+    numbers = {"mean": mean, "low": low, "high": high, "standard_error": _of_mean(errors)}
+    if f"theory_{metric}" in point:
+        numbers["theory"] = float(point[f"theory_{metric}"].mean(skipna=False))
+    return {name: float(f"{number:.4g}") for name, number in numbers.items() if np.isfinite(number)}
+
+
+def _of_mean(errors: np.ndarray) -> float:
+    return float(np.sqrt(np.sum(np.square(errors))) / errors.size)
+
+
+def as_json(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    """A JSON object of the head's entries and of `rows`, these one a line."""
+    start = json.dumps(dict(head), indent=1).removesuffix("\n}")
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    return f'{start},\n "rows": [\n{lines}\n ]\n}}\n'
 
 
 def table(baseline: xr.Dataset, flops: Mapping[str, float]) -> str:
     """The printed table: every rule at the default setting, all layers together, mean ± standard error.
 
-    The error is that over draws, and for the SNR half the width of the 95 % interval over seeds.
+    The error is that over draws, and of the SNR across examples half the 95 % interval over seeds.
     """
     lines = []
-    found = [row for row in rows(baseline) if row["layer"] == "total"]
-    for rule, of_rule in flops.items():
-        cells = {row["metric"]: row for row in found if row["rule"] == rule}
-        texts = {metric: _with_error(row) for metric, row in cells.items()}
-        theory = cells["relative_variance"]["theory"]
+    totals = {row["rule"]: row["metrics"] for row in rows(baseline) if row["layer"] == "total"}
+    for rule, metrics in totals.items():
+        texts = {metric: _with_error(numbers) for metric, numbers in metrics.items()}
+        theory = metrics["relative_variance"].get("theory")
         texts["theory"] = "-" if theory is None else f"{theory:.3g}"
-        texts["flops"] = f"{of_rule / 1e6:.3g}"
-        lines.append([rule.replace("_", " "), *(texts[c] for c in COLUMNS)])
+        texts["flops"] = f"{flops[rule] / 1e6:.3g}"
+        lines.append([rule.replace("_", " "), *(texts.get(column, "-") for column in COLUMNS)])
     return reporting.table(["rule", *COLUMNS.values()], lines)
 
 
-def _with_error(row: dict[str, Any]) -> str:
-    mean, (low, high) = row["mean"], row["ci95"]
-    error = row["standard_error"]
-    if error is None and low is not None:
-        error = (high - low) / 2
-    return f"{mean:.3g}" if error is None else f"{mean:.3g} ± {error:.1g}"
+def _with_error(numbers: Mapping[str, float]) -> str:
+    error = numbers.get("standard_error")
+    if error is None and "low" in numbers:
+        error = (numbers["high"] - numbers["low"]) / 2
+    return f"{numbers['mean']:.3g}" if error is None else f"{numbers['mean']:.3g} ± {error:.1g}"

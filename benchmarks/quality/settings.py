@@ -62,11 +62,16 @@ class Sweep(NamedTuple):
 
 SWEEPS: dict[str, Sweep] = {
     "sigma": Sweep((1e-4, 1e-3, 1e-2, 1e-1, 1.0), (1e-3, 1e-2, 1e-1), "standard deviation of noise, sigma"),
-    "num_samples": Sweep((1, 2, 8, 32), (1, 4, 16), "gradients averaged, K"),
+    "num_samples": Sweep((1, 4, 16), (1, 4), "gradients averaged, K"),
     "width": Sweep((8, 32, 128), (8, 32), "units of the hidden layer, M"),
-    "depth": Sweep((1, 2, 3), (1, 2), "hidden layers"),
+    "depth": Sweep((1, 2, 3), (1, 2), "number of hidden layers"),
     "batch_size": Sweep((8, 32, 128), (8, 32), "examples a gradient, B"),
-    "updates": Sweep((0, 10, 100, 1000), (0, 10, 100), "updates by backprop before", "symlog"),
+    "updates": Sweep(
+        (0, 10, 100, 1000),
+        (0, 10, 100),
+        "updates by backprop: before (0), during and after training; feedback weights as drawn",
+        "symlog",
+    ),
     "network": Sweep(NETWORKS, NETWORKS, "network", "names"),
 }
 """Every field of the setting by its name."""

@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Array
 
 import lax_learning as ll
-from benchmarks.quality.measures import measure
+from benchmarks.quality.measures import measure_draws, measure_examples
 from benchmarks.quality.problems import (
     Problem,
     choose_batch,
@@ -22,6 +22,7 @@ from benchmarks.quality.problems import (
 from benchmarks.quality.rules import averaged, make_rule
 from benchmarks.quality.settings import Setting
 from benchmarks.quality.theory import predict
+from benchmarks.work import work_of
 from lax_learning.ensemble import Ensemble
 from lax_learning.types import Key, Params, Signals
 
@@ -39,13 +40,21 @@ class Bench:
       labels: `[images, classes]`, one-hot.
       seeds: number of seeds; each has its own weights, examples and noise, the same for every rule.
       draws: gradients over which moments are taken, for every seed.
+      examples: examples over which SNR is taken, for every seed.
       seed: the seed of the seeds.
     """
 
     def __init__(
-        self, images: np.ndarray, labels: np.ndarray, *, seeds: int, draws: int, seed: int = 0
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        seeds: int,
+        draws: int,
+        examples: int,
+        seed: int = 0,
     ) -> None:
-        self._images, self._labels, self._draws = images, labels, draws
+        self._images, self._labels, self._draws, self._examples = images, labels, draws, examples
         self._keys = jax.random.split(jax.random.key(seed), seeds)
         self._set_stages: dict[Setting, tuple[Problem, Ensemble]] = {}
         self._stages: dict[Setting, _Stage] = {}
@@ -121,20 +130,24 @@ class Bench:
                 "seed": np.arange(len(self._keys)),
                 "layer": [*(str(i + 1) for i in range(depth)), "total"],
             },
+            attrs={"draws": self._draws, "examples": self._examples},
         )
 
     def flops(self, rule: str, setting: Setting) -> float:
-        """Floating point operations of one gradient, as XLA counts them in the compiled program.
+        """Floating-point operations of the matrix products of one gradient, as `work_of` counts them.
 
-        Averages of K cost K times that; a rule's own `num_samples` may share the clean pass among draws.
+        Those of the loss count where the gradient needs it. Averages of K cost K times that; a rule's own
+        `num_samples` may share the clean pass among draws.
         """
         problem = make_problem(setting, self._images, self._labels)
         made = make_rule(rule, problem.network, problem.loss, setting.sigma)
         x, y = problem.x[: setting.batch_size], problem.y[: setting.batch_size]
         params = jax.eval_shape(made.init, self._keys[0])
-        compiled = jax.jit(made.value_and_grad).lower(self._keys[0], params, x, y).compile()
-        analysis = compiled.cost_analysis() or {}
-        return float(analysis.get("flops", float("nan")))
+
+        def gradient(key: Key, params: Params) -> Params:
+            return made.value_and_grad(key, params, x, y)[1]
+
+        return work_of(jax.jit(gradient).trace(self._keys[0], params)).flops
 
     def _stage(self, setting: Setting) -> "_Stage":
         """What all rules share at a setting."""
@@ -143,7 +156,9 @@ class Bench:
             shapes = _shapes(setting)
             if shapes not in self._set_stages:
                 problem = make_problem(setting, self._images, self._labels)
-                program = ll.ensemble(_set_stage(problem, setting.batch_size), in_axes=(0, None, None, None))
+                program = ll.ensemble(
+                    _set_stage(problem, setting.batch_size, self._examples), in_axes=(0, None, None, None)
+                )
                 self._set_stages[shapes] = problem, program
             problem, program = self._set_stages[shapes]
             self._stages[anywhere] = program(self._keys, setting.updates, problem.x, problem.y)
@@ -164,28 +179,32 @@ def _shapes(setting: Setting) -> Setting:
 
 
 class _Stage(NamedTuple):
-    """What every rule meets for one seed: forward weights, a batch, its exact gradient and signals."""
+    """What every rule meets for one seed: weights, a batch, its exact gradient and signals, more examples."""
 
     weights: Params
     x: Array
     y: Array
+    examples_x: Array
+    examples_y: Array
     grads: Params
     signals: Signals
 
 
-def _set_stage(problem: Problem, batch_size: int) -> Callable[..., _Stage]:
+def _set_stage(problem: Problem, batch_size: int, num_examples: int) -> Callable[..., _Stage]:
     exact = ll.backprop(problem.network, problem.loss)
     assert exact.signals is not None
     signals = exact.signals
 
     def set_stage(key: Key, updates: Array, images: Array, labels: Array) -> _Stage:
         init_key, train_key, batch_key, _ = jax.random.split(key, 4)
+        batch_key, examples_key = jax.random.split(batch_key)
         data = problem._replace(x=images, y=labels)
         start = exact.init(init_key)
         weights = weights_after(train_key, data, exact, start, updates, batch_size)
         x, y = choose_batch(batch_key, data, batch_size)
         _, grads = exact.value_and_grad(key, weights, x, y)
-        return _Stage(weights, x, y, grads, signals(key, weights, x, y))
+        examples = choose_batch(examples_key, data, num_examples)
+        return _Stage(weights, x, y, *examples, grads, signals(key, weights, x, y))
 
     return set_stage
 
@@ -193,11 +212,15 @@ def _set_stage(problem: Problem, batch_size: int) -> Callable[..., _Stage]:
 def _of_seed(name: str, network: ll.Network, loss: ll.Loss, draws: int) -> Callable[..., dict[str, Array]]:
     def of_seed(key: Key, stage: _Stage, sigma: Array, num_samples: Array) -> dict[str, Array]:
         init_key, *_, measure_key = jax.random.split(key, 4)
+        draws_key, examples_key = jax.random.split(measure_key)
         rule = averaged(make_rule(name, network, loss, sigma), num_samples)
         params = with_forward_weights(rule.init(init_key), stage.weights)
-        found = measure(rule, params, stage.x, stage.y, measure_key, draws, reference=stage.grads)
+        of_draws = measure_draws(rule, params, stage.x, stage.y, draws_key, draws, reference=stage.grads)
+        of_examples = measure_examples(
+            network, rule, params, stage.examples_x, stage.examples_y, examples_key
+        )
         theory = predict(name, stage.grads, stage.signals, num_samples)
-        return {**found, **{f"theory_{k}": v for k, v in theory.items()}}
+        return {**of_draws, **of_examples, **{f"theory_{k}": v for k, v in theory.items()}}
 
     return of_seed
 
