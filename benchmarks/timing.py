@@ -14,8 +14,10 @@ import lax_learning as ll
 from benchmarks.floors import Floors, measured_floors
 from benchmarks.work import Work, work_of
 
-SHORTEST = 0.02
+SHORTEST = 0.2
 """Seconds that a measurement takes at least; shorter calls are repeated within it."""
+PAUSE = 0.05
+"""Seconds before each measurement."""
 
 
 class Ours(NamedTuple):
@@ -103,9 +105,8 @@ def compare(
     threads = _fastest_threads(reference)
     with threadpool_limits(threads):
         calls = [_calls(function) for function in (call, reference)]
-        times = [
-            [_seconds(f, n) for f, n in zip((call, reference), calls, strict=True)] for _ in range(repeats)
-        ]
+        pairs = list(zip((call, reference), calls, strict=True))
+        times = [[_settled(function, n) for function, n in pairs] for _ in range(repeats)]
     if program.traces() != traces:
         raise RuntimeError(f"expected {traces} traces of the program, got {program.traces()}")
     of_call, of_reference = (median(column) for column in zip(*times, strict=True))
@@ -154,13 +155,18 @@ def _fastest_threads(reference: Callable[[], object]) -> int:
 
     def fastest(threads: int) -> float:
         with threadpool_limits(threads):
-            reference()
-            ends, times = time.perf_counter() + 10 * SHORTEST, [_seconds(reference, 1)]
+            ends, times = time.perf_counter() + SHORTEST, [_seconds(reference, 1)]
             while time.perf_counter() < ends:
                 times.append(_seconds(reference, 1))
         return min(times)
 
     return min((1, os.cpu_count() or 1), key=fastest)
+
+
+def _settled(function: Callable[[], object], calls: int) -> float:
+    """The same after a pause: threads of BLAS and OpenMP spin on for some 25 ms, and would take a core."""
+    time.sleep(PAUSE)
+    return _seconds(function, calls)
 
 
 def _seconds(function: Callable[[], object], calls: int) -> float:
@@ -172,8 +178,9 @@ def _seconds(function: Callable[[], object], calls: int) -> float:
 
 
 def _calls(function: Callable[[], object]) -> int:
-    """How many calls fill a measurement; 1 000 at most. Also warms up."""
-    function()
+    """How many calls fill a measurement; 1 000 at most. Also warms up, unless a call is long."""
+    if _seconds(function, 1) > 5 * SHORTEST:
+        return 1
     return max(1, min(1_000, int(SHORTEST / max(_seconds(function, 1), 1e-9)) + 1))
 
 

@@ -23,7 +23,7 @@ from benchmarks.timing import Comparison, Ours, compare
 from benchmarks.work import Work, work_of
 from tests.command_line import call_main
 
-SIZES = Sizes(hidden=4, batch_size=6, examples=5, neurons=8, points=7, steps=3)
+SIZES = Sizes(hidden=4, batch_size=6, updates=2, examples=5, neurons=8, points=7, steps=3)
 FLOORS = Floors(flops=2.0, bandwidth=3.0, normals=5.0, words=7.0)
 COLUMNS = ["system", "case", "seeds", "ours_s", "reference_s", "ratio", "floor_share", "compile_s", "peak_mb"]
 
@@ -147,9 +147,10 @@ def test_work_of_a_case_is_that_of_its_products() -> None:
 
     update, step = CASES[0], next(case for case in CASES if case.system == "birth_death")
     inputs, hidden, outputs = microlearning.INPUTS, SIZES.hidden, microlearning.OUTPUTS
-    assert flops(update) == 2 * 2 * SIZES.batch_size * (inputs * hidden + hidden * outputs)  # two passes
+    of_pass = 2 * SIZES.batch_size * (inputs * hidden + hidden * outputs)
+    assert flops(update) == SIZES.updates * 2 * of_pass  # as they are, and perturbed
     assert flops(step) % SIZES.steps == 0
-    assert [case.ours(SIZES, 2).pieces for case in (update, step)] == [1, SIZES.steps]
+    assert [case.ours(SIZES, 2).pieces for case in (update, step)] == [SIZES.updates, SIZES.steps]
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

@@ -17,7 +17,9 @@ class Sizes:
     hidden: int = 500
     """Hidden units of the tutorial's network."""
     batch_size: int = 200
-    """Examples an update."""
+    """Examples an update of the tutorial."""
+    updates: int = 20
+    """Updates in a call, the tutorial's and decorrelated ones."""
     examples: int = 1_000
     """Examples of the SNR; the reference holds 3.1 MB for each."""
     neurons: int = 50
@@ -26,8 +28,6 @@ class Sizes:
     """Fresh examples a birth-death step."""
     steps: int = 1_000
     """Birth-death steps in a call."""
-    updates: int = 20
-    """Decorrelated updates in a call."""
     curve_points: int = 700
     """Points of every curve that a critic sees."""
     epochs: int = 5

@@ -115,7 +115,12 @@ def snr(network: ll.Network, rule: ll.Rule, key: jax.Array, params: Any, x: Any,
 def _ours_update(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
     made = rule.make(network_of(sizes), rule.noise)
     x, y = map(jax.numpy.asarray, examples(sizes.batch_size))
-    return Ours(partial(update, made), weights_of(made, seeds), (x, y), seeds, on_cpu=1)
+
+    def one(key: jax.Array, params: Any, x: Any, y: Any) -> tuple[Any, jax.Array]:
+        keys = jax.random.split(key, sizes.updates)
+        return jax.lax.scan(lambda params, key: update(made, key, params, x, y), params, keys)
+
+    return Ours(one, weights_of(made, seeds), (x, y), seeds, pieces=sizes.updates, on_cpu=1)
 
 
 def _ours_snr(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
