@@ -8,12 +8,14 @@ all, whichever is faster.
 """
 
 import datetime
+import json
 import os
 import platform
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib.pyplot as plt
@@ -21,8 +23,8 @@ from tqdm import tqdm
 
 from benchmarks import throughput_report as report
 from benchmarks.cases import CASES, SYSTEMS, Sizes
-from benchmarks.floors import measured_floors
-from benchmarks.timing import compare
+from benchmarks.floors import Floors, measured_floors
+from benchmarks.timing import Comparison, compare
 from experiments import harness
 
 QUICK_EXAMPLES, QUICK_REPEATS, QUICK_SEEDS = 50, 3, (1, 8)
@@ -42,6 +44,8 @@ class Config:
     """Measurements of each side, of which the median counts."""
     out: Path = Path("results/throughput")
     """Folder for throughput.json and throughput.png; what stands there under these names is replaced."""
+    resume: bool = False
+    """Go on where the run in --out was stopped: what it measured is kept."""
     sizes: Sizes = field(default_factory=Sizes)
 
     def __post_init__(self) -> None:
@@ -98,29 +102,26 @@ def run(config: Config) -> list[report.Result]:
         for seeds in config.numbers_of_seeds()
         if case.can_run() and (seeds == 1 or case.ensemble_goal is not None)
     ]
-    config.out.mkdir(parents=True, exist_ok=True)
-    floors = measured_floors()
-    results = []
-    with tqdm(work, unit="case") as progress:
-        for case, seeds in progress:
-            progress.set_description(f"{case.name}, {seeds} seed{'s' * (seeds > 1)}")
-            ours, reference = case.ours(config.sizes, seeds), case.reference(config.sizes)
-            results.append(report.Result(case, seeds, compare(ours, reference, config.repeats, floors)))
     head = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "system": platform.platform(),
-            "processor": platform.machine(),
-            "device": device,
-            "load": busy,
-            "floors": floors._asdict(),
-        },
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "device": device},
         "versions": harness.versions(),
         "sizes": asdict(config.sizes),
         "repeats": config.repeats,
     }
-    rows, details = [result.row() for result in results], [result.details() for result in results]
-    harness.write_json(config.out / "throughput.json", {**head, "rows": rows, "details": details})
+    path = config.out / "throughput.json"
+    finished = read(path, head) if config.resume and path.exists() else {}
+    config.out.mkdir(parents=True, exist_ok=True)
+    floors = measured_floors()
+    results: list[report.Result] = []
+    with tqdm(work, unit="case") as progress:
+        for case, seeds in progress:
+            progress.set_description(f"{case.name}, {seeds} seed{'s' * (seeds > 1)}")
+            comparison = finished.get((case.system, case.name, seeds))
+            if comparison is None:
+                ours, reference = case.ours(config.sizes, seeds), case.reference(config.sizes)
+                comparison = compare(ours, reference, config.repeats, floors)
+            results.append(report.Result(case, seeds, comparison))
+            write(path, head, floors, results)
     figure = report.figure(results, device)
     save = partial(figure.savefig, format="png", dpi=150)
     harness.write_whole(config.out / "throughput.png", save)
@@ -130,9 +131,30 @@ def run(config: Config) -> list[report.Result]:
     return results
 
 
+def write(path: Path, head: dict[str, Any], floors: Floors, results: list[report.Result]) -> None:
+    """All that is measured so far; rows have the columns of the table, details what else there is."""
+    rows, details = [result.row() for result in results], [result.details() for result in results]
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    measured = {"floors": floors._asdict(), "load": load()}
+    harness.write_json(path, {"date": date, **head, **measured, "rows": rows, "details": details})
+
+
+def read(path: Path, head: dict[str, Any]) -> dict[tuple[str, str, int], Comparison]:
+    """What an earlier run with the same settings measured, by system, case and seeds."""
+    written = json.loads(path.read_text())
+    for name, expected in head.items():
+        if written.get(name) != expected:
+            raise ValueError(f"--resume: expected {name} of {path}, {written.get(name)}, got {expected}")
+    pairs = zip(written["rows"], written["details"], strict=True)
+    return {
+        (row["system"], row["case"], row["seeds"]): report.comparison_of(row, details)
+        for row, details in pairs
+    }
+
+
 def main() -> int:
     """The command line."""
-    return harness.command_line("throughput", Config, run, package="benchmarks", stopped="nothing is written")
+    return harness.command_line("throughput", Config, run, package="benchmarks")
 
 
 if __name__ == "__main__":

@@ -37,13 +37,19 @@ class Result(NamedTuple):
         return {
             "system": self.case.system, "case": self.case.name, "seeds": self.seeds,
             "goal": self.case.goal_at(self.seeds), "seeds_that_fit": self.seeds_that_fit(),
-            "reference_threads": self.comparison.reference_threads,
+            "seed_mb": self.comparison.seed_mb, "reference_threads": self.comparison.reference_threads,
         }  # fmt: skip
 
     def seeds_that_fit(self) -> int | None:
         """Memory over what a seed takes in this program; None where the backend does not tell."""
         memory, of_seed = memory_mb(), self.comparison.seed_mb
         return None if memory is None or not of_seed else int(memory / of_seed)
+
+
+def comparison_of(row: dict[str, Any], details: dict[str, Any]) -> Comparison:
+    """What was measured, from a row and its details."""
+    both = {**row, **details}
+    return Comparison(*(both[name] for name in Comparison._fields))
 
 
 def table(results: Sequence[Result]) -> str:

@@ -213,7 +213,7 @@ def test_seeds_that_fit_are_memory_over_what_a_seed_takes(monkeypatch: pytest.Mo
     result = Result(CASES[0], 8, Comparison(0.5, 2.0, 0.1, 1.0, 24.0, 4.0, 2))
     assert result.details() == {
         "system": "microlearning", "case": CASES[0].name, "seeds": 8, "goal": CASES[0].ensemble_goal,
-        "seeds_that_fit": 250, "reference_threads": 2,
+        "seeds_that_fit": 250, "seed_mb": 4.0, "reference_threads": 2,
     }  # fmt: skip
 
 
@@ -236,7 +236,9 @@ def test_command_writes_rows_and_figure(tmp_path, monkeypatch) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"throughput.json", "throughput.png"}
     assert (tmp_path / "throughput.png").read_bytes()[:4] == b"\x89PNG"
     written = json.loads((tmp_path / "throughput.json").read_text())
-    assert list(written) == ["date", "machine", "versions", "sizes", "repeats", "rows", "details"]
+    assert list(written) == [
+        "date", "machine", "versions", "sizes", "repeats", "floors", "load", "rows", "details",
+    ]  # fmt: skip
     assert all(list(row) == COLUMNS for row in written["rows"])
     assert [(row["case"], row["seeds"]) for row in written["rows"]] == [
         ("update: backprop", 1), ("update: backprop", 2), ("update: Kolen-Pollack", 1),
@@ -247,6 +249,34 @@ def test_command_writes_rows_and_figure(tmp_path, monkeypatch) -> None:
         assert all(row[name] > 0 for name in COLUMNS[3:])
     assert "device: 1 x cpu" in out and out.count("| microlearning: update: K") == 2 and "5/5" in err
     assert "left out: microlearning, never: it needs no_such_package" in err
+
+
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
+    measured: list[str] = []
+
+    def compared(ours: Ours, *_: Any) -> Comparison:
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append("case")
+        return Comparison(0.5, 2.0, 0.1, 1.0, 24.0, 4.0, len(measured))
+
+    monkeypatch.setattr(throughput, "measured_floors", lambda: FLOORS)
+    monkeypatch.setattr(throughput, "compare", compared)
+    monkeypatch.setattr(throughput, "CASES", CASES[:3])
+    arguments = ("--seeds", "1", "--systems", "microlearning", "--out", tmp_path)
+    code, _, err = call_main(throughput.main, *arguments)
+    assert code == 130 and "--resume goes on" in err
+    before = json.loads((tmp_path / "throughput.json").read_text())["rows"]
+    assert len(before) == 2
+    measured.clear()
+    code, _, err = call_main(throughput.main, *arguments, "--resume")
+    written = json.loads((tmp_path / "throughput.json").read_text())
+    assert code == 0, err
+    assert len(measured) == 1 and written["rows"][:2] == before
+    assert [each["reference_threads"] for each in written["details"]] == [1, 2, 1]
+
+    code, _, err = call_main(throughput.main, *arguments, "--resume", "--repeats", "3")
+    assert code == 2 and f"--resume: expected repeats of {tmp_path}/throughput.json, 7, got 3" in err
 
 
 @pytest.mark.parametrize(
