@@ -4,13 +4,13 @@ import datetime
 import io
 import os
 import platform
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
 
 import jax
 import matplotlib.pyplot as plt
-import tyro
 import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
@@ -44,7 +44,11 @@ def run(config: Config) -> dict[str, xr.Dataset]:
     """Measures, prints the table, and writes JSON and figures; the dataset of every sweep by its name."""
     data_key, _ = jax.random.split(jax.random.key(config.seed))
     images, labels = pooled_images(data_key, config.data, config.pooled)
-    bench = Bench(images, labels, **config.numbers(), seed=config.seed)
+    deciding = {**config.deciding(), "versions": harness.versions()}
+    harness.open_folder(config.out, deciding, resume=config.resume)
+    kept = config.out / "checkpoints"
+    kept.mkdir(exist_ok=True)
+    bench = Bench(images, labels, **config.numbers(), seed=config.seed, kept=kept)
     plans = {
         name: SWEEPS[name].settings(name, config.setting, quick=config.quick) for name in config.chosen()
     }
@@ -63,6 +67,7 @@ def run(config: Config) -> dict[str, xr.Dataset]:
     baseline = bench.sweep(BASELINE, config.rules, [config.setting])
     found = {name: bench.sweep(name, config.rules, plan) for name, plan in plans.items()}
     publish(config, baseline, found, flops)
+    shutil.rmtree(kept)
     return found
 
 
@@ -70,7 +75,6 @@ def publish(
     config: Config, baseline: xr.Dataset, sweeps: dict[str, xr.Dataset], flops: dict[str, float]
 ) -> None:
     """Writes `gradient_quality.json` and the figures, and prints the table."""
-    config.out.mkdir(parents=True, exist_ok=True)
     head = {
         "benchmark": "gradient_quality",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -103,18 +107,9 @@ def _save(path: Path, figure: Figure) -> None:
 
 def main() -> int:
     """The command line; the exit code of the process."""
-    try:
-        config = tyro.cli(Config, prog="python -m benchmarks.gradient_quality")
-        compile_quickly()
-        run(config)
-    except (ValueError, OSError) as error:
-        print(f"gradient_quality: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ngradient_quality: stopped; nothing is written", file=sys.stderr)
-        return 130
-    return 0
+    return harness.command_line("gradient_quality", Config, run, package="benchmarks")
 
 
 if __name__ == "__main__":
+    compile_quickly()
     sys.exit(main())

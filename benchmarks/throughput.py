@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ class Config:
     repeats: int = 7
     """Measurements of each side, of which the median counts."""
     out: Path = Path("results/throughput")
-    """Folder for throughput.json and throughput.png; what stands there under these names is replaced."""
+    """Folder for throughput.json, written after every case, and throughput.png."""
     resume: bool = False
     """Go on where the run in --out was stopped: what it measured is kept."""
     sizes: Sizes = field(default_factory=Sizes)
@@ -102,15 +103,15 @@ def run(config: Config) -> list[report.Result]:
         for seeds in config.numbers_of_seeds()
         if case.can_run() and (seeds == 1 or case.ensemble_goal is not None)
     ]
-    head = {
+    deciding = {
         "machine": {"system": platform.platform(), "processor": platform.machine(), "device": device},
         "versions": harness.versions(),
         "sizes": asdict(config.sizes),
         "repeats": config.repeats,
     }
+    harness.open_folder(config.out, deciding, resume=config.resume)
     path = config.out / "throughput.json"
-    finished = read(path, head) if config.resume and path.exists() else {}
-    config.out.mkdir(parents=True, exist_ok=True)
+    finished = read(path) if path.exists() else {}
     floors = measured_floors()
     results: list[report.Result] = []
     with tqdm(work, unit="case") as progress:
@@ -121,7 +122,7 @@ def run(config: Config) -> list[report.Result]:
                 ours, reference = case.ours(config.sizes, seeds), case.reference(config.sizes)
                 comparison = compare(ours, reference, config.repeats, floors)
             results.append(report.Result(case, seeds, comparison))
-            write(path, head, floors, results)
+            write(path, deciding, floors, results)
     figure = report.figure(results, device)
     save = partial(figure.savefig, format="png", dpi=150)
     harness.write_whole(config.out / "throughput.png", save)
@@ -131,24 +132,25 @@ def run(config: Config) -> list[report.Result]:
     return results
 
 
-def write(path: Path, head: dict[str, Any], floors: Floors, results: list[report.Result]) -> None:
+def write(path: Path, deciding: dict[str, Any], floors: Floors, results: Sequence[report.Result]) -> None:
     """All that is measured so far; rows have the columns of the table, details what else there is."""
-    rows, details = [result.row() for result in results], [result.details() for result in results]
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    measured = {"floors": floors._asdict(), "load": load()}
-    harness.write_json(path, {"date": date, **head, **measured, "rows": rows, "details": details})
+    content = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **deciding,
+        "floors": floors._asdict(),
+        "load": load(),
+        "rows": [result.row() for result in results],
+        "details": [result.details() for result in results],
+    }
+    harness.write_json(path, content)
 
 
-def read(path: Path, head: dict[str, Any]) -> dict[tuple[str, str, int], Comparison]:
-    """What an earlier run with the same settings measured, by system, case and seeds."""
+def read(path: Path) -> dict[tuple[str, str, int], Comparison]:
+    """What is measured already, by system, case and seeds."""
     written = json.loads(path.read_text())
-    for name, expected in head.items():
-        if written.get(name) != expected:
-            raise ValueError(f"--resume: expected {name} of {path}, {written.get(name)}, got {expected}")
-    pairs = zip(written["rows"], written["details"], strict=True)
     return {
         (row["system"], row["case"], row["seeds"]): report.comparison_of(row, details)
-        for row, details in pairs
+        for row, details in zip(written["rows"], written["details"], strict=True)
     }
 
 

@@ -58,7 +58,7 @@ def call(name: str, *arguments: str | Path) -> tuple[Any, str, str]:
     return call_main(lambda: harness.command_line(name, module.Config, module.run), *arguments)
 
 
-def call_main(main: Callable[[], int], *arguments: str | Path) -> tuple[Any, str, str]:
+def call_main(main: Callable[[], int], *arguments: object) -> tuple[Any, str, str]:
     """A command in this process: exit code, output, errors."""
     out, err = StringIO(), StringIO()
     with (

@@ -233,7 +233,7 @@ def test_command_writes_rows_and_figure(tmp_path, monkeypatch) -> None:
         throughput.main, "--quick", "--repeats", "2", "--seeds", "1", "2", "--out", str(tmp_path), *sizes
     )
     assert code == 0, err
-    assert {path.name for path in tmp_path.iterdir()} == {"throughput.json", "throughput.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "throughput.json", "throughput.png"}
     assert (tmp_path / "throughput.png").read_bytes()[:4] == b"\x89PNG"
     written = json.loads((tmp_path / "throughput.json").read_text())
     assert list(written) == [
@@ -276,7 +276,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
     assert [each["reference_threads"] for each in written["details"]] == [1, 2, 1]
 
     code, _, err = call_main(throughput.main, *arguments, "--resume", "--repeats", "3")
-    assert code == 2 and f"--resume: expected repeats of {tmp_path}/throughput.json, 7, got 3" in err
+    assert code == 2 and "holds a run of another configuration (repeats: 7 there, 3 here)" in err
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,9 @@ class Config:
     """
 
     out: Path = Path("results/gradient_quality")
-    """Folder for the JSON and the figures; files there are replaced."""
+    """Folder for the JSON and the figures."""
+    resume: bool = False
+    """Go on where the run in --out was stopped: what it measured is kept."""
     rules: tuple[str, ...] = DEFAULT_RULES
     """Rules to measure, names of `RULES`."""
     sweeps: tuple[str, ...] = ()
@@ -76,5 +78,5 @@ class Config:
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results, as JSON holds them."""
-        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "out"}
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
         return {**held, **self.numbers(), "setting": vars(self.setting)}
