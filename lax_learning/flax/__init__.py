@@ -8,17 +8,11 @@ except ImportError as error:
     ) from error
 
 from lax_learning.flax.conversion import convert
-from lax_learning.flax.decorrelation import update_decorrelation
-from lax_learning.flax.layer_rules import (
-    Decorrelation,
-    FeedbackAlignment,
-    KCap,
-    KolenPollack,
-    SignSymmetry,
-    Taps,
-)
+from lax_learning.flax.decorrelation import Decorrelation, update_decorrelation
+from lax_learning.flax.feedback import FeedbackAlignment, KolenPollack, SignSymmetry
+from lax_learning.flax.k_cap import KCap
 from lax_learning.flax.layers import Conv, Decorrelating, Feedback, LayerRule, LearnedFeedback, Linear
-from lax_learning.flax.taps import value_and_grad
+from lax_learning.flax.taps import Taps, value_and_grad
 
 __all__ = [
     "Conv",

@@ -1,5 +1,7 @@
-"""The dynamics of the layers with decorrelated inputs, after a batch."""
+"""Decorrelated inputs for layers, and their dynamics after a batch."""
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,10 +11,52 @@ from jaxtyping import Array
 
 from lax_learning.decorrelation import Decorrelated
 from lax_learning.flax.conversion import iter_modules
-from lax_learning.flax.layers import Credited, Watch, watching
+from lax_learning.flax.layers import Conv, Credited, Decorrelating, Watch, watching
 from lax_learning.layers import Layer, Reads, identity
 from lax_learning.networks import Network
-from lax_learning.types import Key
+from lax_learning.types import Dynamics, Key
+
+
+@dataclass(frozen=True)
+class Decorrelation:
+    """Uncorrelated inputs: `z = linear(w, R x + b)`, R learned by `update_decorrelation`.
+
+    As `lax_learning.decorrelated`. R is a `Decorrelating`, no `nnx.Param`. Goes with any other rule.
+
+    Fields:
+      dynamics: from `lax_learning.decorrelation`.
+
+    Example:
+      >>> import lax_learning as ll
+      >>> from lax_learning.flax import convert
+      >>> layer = convert(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), Decorrelation(ll.decorrelation(1e-3)))
+      >>> layer.decorrelation.get_value().layers[0]["R"].shape
+      (3, 3)
+
+    References:
+      Ahmad, Schrader, van Gerven, Constrained parameter inference as a principle for learning,
+      https://arxiv.org/abs/2203.13203, 2022.
+    """
+
+    dynamics: Dynamics
+
+    def give(self, layer: Credited, rngs: nnx.Rngs | None) -> None:
+        if isinstance(layer, Conv):
+            dilation = layer.input_dilation or 1
+            dilated = dilation != 1 if isinstance(dilation, int) else set(dilation) != {1}
+            if (
+                len(layer.kernel_size) != 2
+                or layer.feature_group_count != 1
+                or dilated
+                or layer.mask is not None
+            ):
+                raise ValueError(
+                    "decorrelation: expected a convolution over 2 axes in one group, with neither input "
+                    f"dilation nor mask, got {len(layer.kernel_size)} axes, {layer.feature_group_count} "
+                    f"groups, input dilation {dilation}, {'a' if layer.mask is not None else 'no'} mask"
+                )
+        state = self.dynamics.init((math.prod(layer.kernel.shape[:-1]),))
+        layer.dynamics, layer.decorrelation = self.dynamics, Decorrelating(state)
 
 
 def update_decorrelation(key: Key, model: Any, *args: Any, **kwargs: Any) -> Decorrelated:

@@ -9,13 +9,26 @@ from flax import nnx
 from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import check_floating
-from lax_learning.flax.conversion import iter_modules
 from lax_learning.flax.layers import Credited, Watch, watching
 from lax_learning.layers import Layer
 from lax_learning.networks import Network, Product, Trace, plain_product, pre_activation
 from lax_learning.types import Key, Loss, Params, Rule
 
 Grads = Any
+
+
+@dataclass(frozen=True)
+class Taps:
+    """A tap on the pre-activations, for `lax_learning.flax.value_and_grad`; the layer itself stays as it is.
+
+    Example:
+      >>> from lax_learning.flax import convert
+      >>> convert(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), Taps()).tapped
+      True
+    """
+
+    def give(self, layer: Credited, rngs: nnx.Rngs | None) -> None:
+        layer.tapped = True
 
 
 def value_and_grad(
@@ -143,15 +156,19 @@ def _check(losses: Any, pre_activations: Sequence[Array]) -> None:
 
 
 def _as_state(model: Any, layers: Sequence[Credited], grads: Params) -> Grads:
-    paths = {id(module): path for path, module in iter_modules(model)}
+    # By the variables, not by the layers: two of them may share one.
+    variables = nnx.iter_graph(model, graph=True)
+    paths = {id(variable): path for path, variable in variables if isinstance(variable, nnx.Param)}
     found: dict[tuple[Any, ...], Array] = {}
     for layer, of_call in zip(layers, grads, strict=True):
-        for ours, theirs in (("w", "kernel"), ("b", "bias")):
-            if ours in of_call:
-                path = (*paths[id(layer)], theirs)
-                found[path] = found[path] + of_call[ours] if path in found else of_call[ours]
+        for variable, name in ((layer.kernel, "w"), (layer.bias, "b")):
+            if variable is not None:
+                path = paths[id(variable)]
+                found[path] = found[path] + of_call[name] if path in found else of_call[name]
 
     def grad(path: tuple[Any, ...], param: Any) -> Any:
-        return param.copy(found.get(path, jnp.zeros_like(param[...])))
+        return param.copy(found.pop(path) if path in found else jnp.zeros_like(param[...]))
 
-    return nnx.map_state(grad, nnx.state(model, nnx.Param, graph=True))
+    state = nnx.map_state(grad, nnx.state(model, nnx.Param, graph=True))
+    assert not found, "every gradient has its place in the state"
+    return state

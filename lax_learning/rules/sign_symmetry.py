@@ -89,8 +89,7 @@ def sign_symmetry(
     def feedback(key: Key, params: Params) -> tuple[Array, ...]:
         sizes = form.magnitudes(network, key, params)
         return tuple(
-            signed(weights["w"], size, gain)
-            for size, weights in zip(sizes, params[1:], strict=True)
+            signed(weights["w"], size, gain) for size, weights in zip(sizes, params[1:], strict=True)
         )
 
     return feedback_rule(network, loss, partial(form.init, network), feedback, scale)

@@ -1,6 +1,5 @@
-"""What a layer can be given: feedback weights, a tap, decorrelated inputs, a cap."""
+"""Feedback weights for layers: what carries the error back in place of the transposed kernel."""
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -11,11 +10,9 @@ from flax import nnx
 from jax.nn.initializers import Initializer, lecun_normal
 from jaxtyping import Array
 
-from lax_learning._checks import check_choice, check_count, check_not_negative, check_positive
-from lax_learning.flax.layers import Conv, Credited, Decorrelating, Feedback, LearnedFeedback
-from lax_learning.plasticity.k_cap import k_cap
+from lax_learning._checks import check_choice, check_not_negative, check_positive
+from lax_learning.flax.layers import Credited, Feedback, LearnedFeedback
 from lax_learning.rules.sign_symmetry import signed
-from lax_learning.types import Dynamics
 
 _AS_WEIGHTS = lecun_normal()
 
@@ -133,100 +130,6 @@ class KolenPollack:
 
     def pair(self, w: Array, stored: Array | None) -> tuple[Array, Array]:
         return _decaying(self.decay, w), _decaying(self.decay, _given(stored))
-
-
-@dataclass(frozen=True)
-class Taps:
-    """A tap on the pre-activations, for `lax_learning.flax.value_and_grad`; the layer itself stays as it is.
-
-    Example:
-      >>> from lax_learning.flax import convert
-      >>> convert(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), Taps()).tapped
-      True
-    """
-
-    def give(self, layer: Credited, rngs: nnx.Rngs | None) -> None:
-        layer.tapped = True
-
-
-@dataclass(frozen=True)
-class Decorrelation:
-    """Uncorrelated inputs: `z = linear(w, R x + b)`, R learned by `update_decorrelation`.
-
-    As `lax_learning.decorrelated`. R is a `Decorrelating`, no `nnx.Param`. Goes with any other rule.
-
-    Fields:
-      dynamics: from `lax_learning.decorrelation`.
-
-    Example:
-      >>> import lax_learning as ll
-      >>> from lax_learning.flax import convert
-      >>> layer = convert(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), Decorrelation(ll.decorrelation(1e-3)))
-      >>> layer.decorrelation.get_value().layers[0]["R"].shape
-      (3, 3)
-
-    References:
-      Ahmad, Schrader, van Gerven, Constrained parameter inference as a principle for learning,
-      https://arxiv.org/abs/2203.13203, 2022.
-    """
-
-    dynamics: Dynamics
-
-    def give(self, layer: Credited, rngs: nnx.Rngs | None) -> None:
-        if isinstance(layer, Conv):
-            dilation = layer.input_dilation or 1
-            dilated = dilation != 1 if isinstance(dilation, int) else set(dilation) != {1}
-            if (
-                len(layer.kernel_size) != 2
-                or layer.feature_group_count != 1
-                or dilated
-                or layer.mask is not None
-            ):
-                raise ValueError(
-                    "decorrelation: expected a convolution over 2 axes in one group, with neither input "
-                    f"dilation nor mask, got {len(layer.kernel_size)} axes, {layer.feature_group_count} "
-                    f"groups, input dilation {dilation}, {'a' if layer.mask is not None else 'no'} mask"
-                )
-        state = self.dynamics.init((math.prod(layer.kernel.shape[:-1]),))
-        layer.dynamics, layer.decorrelation = self.dynamics, Decorrelating(state)
-
-
-@dataclass(frozen=True)
-class KCap:
-    """The k largest along the last axis fire, the others are 0: an activation, or given to layers.
-
-    As `lax_learning.plasticity.k_cap`. On the pre-activations of a layer, with relu after it, it is the cap
-    of the activities: `relu(cap(z)) = cap(relu(z))`.
-
-    Fields:
-      k: how many.
-
-    Raises:
-      TypeError, ValueError: if k is no positive int, or larger than the layer.
-
-    Example:
-      >>> KCap(2)(jnp.array([0.5, 2.0, 0.0, 1.0])).tolist()
-      [0.0, 2.0, 0.0, 1.0]
-
-    References:
-      Papadimitriou et al., Brain computation by assemblies of neurons,
-      https://doi.org/10.1073/pnas.2001893117, 2020.
-    """
-
-    k: int
-
-    def __post_init__(self) -> None:
-        check_count("k", self.k)
-
-    def __call__(self, x: Array) -> Array:
-        return k_cap(x, self.k)
-
-    def give(self, layer: Credited, rngs: nnx.Rngs | None) -> None:
-        if self.k > layer.kernel.shape[-1]:
-            raise ValueError(
-                f"k: expected at most {layer.kernel.shape[-1]}, the layer's outputs, got {self.k}"
-            )
-        layer.cap = self
 
 
 def _drawn(init: Initializer, layer: Credited, rngs: nnx.Rngs | None) -> Array:
