@@ -181,6 +181,18 @@ def test_backprop_through_taps_is_the_gradient(kind: str, x64: None) -> None:
     assert_close((loss, params_of(grads)), _exact(model, x, y), ulps=256)
 
 
+def test_taps_are_where_they_are_asked_for(x64: None) -> None:
+    model, (x, y) = make("dense"), batch("dense")
+    converted = lf.convert(
+        lf.convert(model, lf.FeedbackAlignment(), "third", rngs=rngs()), lf.Taps(), "second"
+    )
+    _, grads = lf.value_and_grad(ll.backprop, losses_of)(KEY, converted, x, y)
+    zeros = jax.tree.map(jnp.zeros_like, grads)
+    assert_same((grads["first"], grads["third"]), (zeros["first"], zeros["third"]))
+    through = lf.convert(model, lf.FeedbackAlignment(), "third", rngs=rngs())
+    assert_close(grads["second"], nnx.grad(mean_loss)(through, x, y)["second"], ulps=256)
+
+
 @both_kinds
 @pytest.mark.parametrize("bias", [False, True])
 def test_decorrelated_inputs_under_feedback_alignment(kind: str, bias: bool, x64: None) -> None:
