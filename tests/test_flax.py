@@ -136,6 +136,24 @@ def test_feedback_rules(kind: str, name: str, x64: None) -> None:
     assert differs(params_of(grads)[0]["w"], params_of(exact)[0]["w"])
 
 
+def test_redrawn_magnitudes_are_fixed_ones_drawn_at_every_call() -> None:
+    model, (x, y) = make("dense"), batch("dense")
+    fixed: Any = lf.convert(model, lf.SignSymmetry("fixed"), HIDDEN, rngs=rngs())
+    redrawn: Any = lf.convert(model, lf.SignSymmetry("redrawn"), HIDDEN, rngs=nnx.Rngs(noise=5))
+    assert redrawn.second.feedback is None and fixed.second.noise is None
+    of_calls = []
+    for count in range(2):
+        for name in ("second", "third"):
+            layer, key = getattr(fixed, name), getattr(redrawn, name).noise.key[...]
+            drawn = jax.nn.initializers.lecun_normal()(jax.random.fold_in(key, count), layer.kernel.shape)
+            layer.feedback[...] = drawn
+        of_calls.append(nnx_gradient(redrawn, x, y))
+        assert_close(of_calls[-1], nnx_gradient(fixed, x, y), ulps=64)
+        assert int(redrawn.second.noise.count[...]) == count + 1
+    assert differs(of_calls[0], of_calls[1])
+    assert differs(redrawn.second.noise.key[...], redrawn.third.noise.key[...])
+
+
 @both_kinds
 @pytest.mark.parametrize("layer_rule", [lf.FeedbackAlignment(), lf.KolenPollack(decay=0.0)], ids=["fa", "kp"])
 def test_feedback_equal_to_the_weights_is_backprop_to_the_last_bit(kind: str, layer_rule: Any) -> None:
@@ -564,7 +582,7 @@ def test_bad_rules_and_models_without_what_is_asked_are_refused(as_a_user_sees_i
     with pytest.raises(ValueError, match="decay: expected a finite number >= 0, got -1"):
         lf.KolenPollack(decay=-1.0)
     with pytest.raises(ValueError, match="magnitude: expected one of"):
-        lf.SignSymmetry("redrawn")
+        lf.SignSymmetry("random")
     with pytest.raises(ValueError, match="gain: expected a finite number > 0, got 0"):
         lf.SignSymmetry(gain=0.0)
     with pytest.raises(ValueError, match="k: expected at least 1, got 0"):

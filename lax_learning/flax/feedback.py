@@ -44,7 +44,7 @@ class FeedbackAlignment:
     def give(self, layer: Credited, rngs: nnx.Rngs | None) -> None:
         layer.route, layer.feedback = self, Feedback(_drawn(self.init, layer, rngs))
 
-    def pair(self, w: Array, stored: Array | None) -> tuple[Array, Array]:
+    def pair(self, w: Array, stored: Array | None, noise: nnx.RngStream | None) -> tuple[Array, Array]:
         return w, _given(stored)
 
 
@@ -52,18 +52,19 @@ class FeedbackAlignment:
 class SignSymmetry:
     """The error comes back through `gain |B| sign(w)`.
 
-    As `lax_learning.sign_symmetry`, `|B|` being 1 ("unit") or drawn once ("fixed").
+    As `lax_learning.sign_symmetry`, `|B|` being 1 ("unit"), drawn once ("fixed"), or drawn at every call of
+    the layer ("redrawn"), with keys from the stream `noise`.
 
     Fields:
-      magnitude: "unit" or "fixed".
+      magnitude: "unit", "fixed" or "redrawn".
       gain: factor on the magnitudes, > 0.
-      init: initialiser of fixed magnitudes.
+      init: initialiser of the magnitudes.
 
     Raises:
       ValueError: for an unknown magnitude, or gain <= 0.
 
     Example:
-      >>> SignSymmetry(gain=0.5).pair(jnp.array([2.0, -3.0]), None)[1].tolist()
+      >>> SignSymmetry(gain=0.5).pair(jnp.array([2.0, -3.0]), None, None)[1].tolist()
       [0.5, -0.5]
 
     References:
@@ -77,17 +78,20 @@ class SignSymmetry:
     learn: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_choice("magnitude", self.magnitude, ("unit", "fixed"))
+        check_choice("magnitude", self.magnitude, ("unit", "fixed", "redrawn"))
         check_positive("gain", self.gain)
 
     def give(self, layer: Credited, rngs: nnx.Rngs | None) -> None:
-        fixed = self.magnitude == "fixed"
+        fixed, redrawn = self.magnitude == "fixed", self.magnitude == "redrawn"
         layer.feedback = Feedback(_drawn(self.init, layer, rngs)) if fixed else nnx.data(None)
+        layer.noise = _there(rngs)["noise"].fork() if redrawn else nnx.data(None)
         layer.route = self
 
-    def pair(self, w: Array, stored: Array | None) -> tuple[Array, Array]:
-        size = jnp.ones_like(w) if self.magnitude == "unit" else jnp.abs(_given(stored))
-        return w, signed(w, size, self.gain)
+    def pair(self, w: Array, stored: Array | None, noise: nnx.RngStream | None) -> tuple[Array, Array]:
+        if self.magnitude == "unit":
+            return w, signed(w, jnp.ones_like(w), self.gain)
+        size = _given(stored) if noise is None else self.init(noise(), w.shape, w.dtype)
+        return w, signed(w, jnp.abs(size), self.gain)
 
 
 @dataclass(frozen=True)
@@ -128,14 +132,18 @@ class KolenPollack:
     def give(self, layer: Credited, rngs: nnx.Rngs | None) -> None:
         layer.route, layer.feedback = self, LearnedFeedback(_drawn(self.init, layer, rngs))
 
-    def pair(self, w: Array, stored: Array | None) -> tuple[Array, Array]:
+    def pair(self, w: Array, stored: Array | None, noise: nnx.RngStream | None) -> tuple[Array, Array]:
         return _decaying(self.decay, w), _decaying(self.decay, _given(stored))
 
 
 def _drawn(init: Initializer, layer: Credited, rngs: nnx.Rngs | None) -> Array:
+    return init(_there(rngs)["feedback"](), layer.kernel.shape, layer.kernel.dtype)
+
+
+def _there(rngs: nnx.Rngs | None) -> nnx.Rngs:
     if rngs is None:
         raise ValueError("rngs: expected nnx.Rngs to draw feedback weights from, got None")
-    return init(rngs["feedback"](), layer.kernel.shape, layer.kernel.dtype)
+    return rngs
 
 
 def _given(stored: Array | None) -> Array:

@@ -40,11 +40,11 @@ class LayerRule(Protocol):
 
 
 class Route(Protocol):
-    """How the error comes back: `pair(w, stored) -> (w, feedback)`, as `with_feedback` takes them."""
+    """How the error comes back: `pair(w, stored, noise) -> (w, feedback)`, as `with_feedback` takes them."""
 
     learn: ClassVar[bool]
 
-    def pair(self, w: Array, stored: Array | None) -> tuple[Array, Array]: ...
+    def pair(self, w: Array, stored: Array | None, noise: nnx.RngStream | None) -> tuple[Array, Array]: ...
 
 
 class Watch(NamedTuple):
@@ -78,6 +78,7 @@ class Credited(nnx.Module):
     Attributes:
       route: how the error comes back; None for the transposed kernel.
       feedback: stored feedback weights, of the shape of the kernel, if the route has any.
+      noise: the keys of a route that draws its weights anew.
       decorrelation, dynamics: state and dynamics that make the inputs uncorrelated; None for plain inputs.
       tapped: whether the pre-activation is open to `value_and_grad`.
       cap: what the pre-activation goes through at last; None for nothing.
@@ -87,6 +88,7 @@ class Credited(nnx.Module):
     operation: ClassVar[str]
     route: Route | None = None
     feedback: Feedback | None = None
+    noise: nnx.RngStream | None = None
     decorrelation: Decorrelating | None = None
     dynamics: Dynamics | None = None
     tapped: bool = False
@@ -132,7 +134,7 @@ class Credited(nnx.Module):
         stored = None if self.feedback is None else self.feedback[...].astype(w.dtype)
         if stored is not None and getattr(self, "mask", None) is not None:
             stored = stored * getattr(self, "mask")  # noqa: B009 (only a convolution has one)
-        return with_feedback(product, learn=self.route.learn)(*self.route.pair(w, stored), x)
+        return with_feedback(product, learn=self.route.learn)(*self.route.pair(w, stored, self.noise), x)
 
 
 class Linear(Credited, nnx.Linear):
