@@ -17,6 +17,9 @@ import lax_learning as ll
 import lax_learning.flax as lf
 from tests.compare import assert_close, assert_same, differs
 
+# Much is traced here: annotations are checked where the same functions run in their examples.
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
+
 KEY = jax.random.key(0)
 BATCH, OUTPUTS = 6, 3
 ETA = 0.05
@@ -565,7 +568,7 @@ class Mixed(nnx.Module):
         self.up = nnx.ConvTranspose(2, 2, (3, 3), rngs=rngs)
 
 
-def test_bad_conversions_are_refused(as_a_user_sees_it: None) -> None:
+def test_bad_conversions_are_refused() -> None:
     model, aligned = Mixed(nnx.Rngs(0)), lf.FeedbackAlignment()
     there = r"'blocks/0' \(Linear\).*'embed' \(Embed\).*got none for 'encoder/\*'"
     with pytest.raises(ValueError, match=rf"where: expected a match among the layers .*{there}"):
@@ -588,7 +591,7 @@ def test_bad_conversions_are_refused(as_a_user_sees_it: None) -> None:
         lf.convert(model, aligned, "blocks/0")
 
 
-def test_bad_rules_and_models_without_what_is_asked_are_refused(as_a_user_sees_it: None) -> None:
+def test_bad_rules_and_models_without_what_is_asked_are_refused() -> None:
     with pytest.raises(ValueError, match="decay: expected a finite number >= 0, got -1"):
         lf.KolenPollack(decay=-1.0)
     with pytest.raises(ValueError, match="magnitude: expected one of"):
