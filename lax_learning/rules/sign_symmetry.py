@@ -39,6 +39,11 @@ _FORMS = {
 }
 
 
+def signed(w: Array, size: Array, gain: ArrayLike) -> Array:
+    """The feedback weights `gain size sign(w)`."""
+    return jnp.asarray(gain, size.dtype) * size * jnp.sign(w)
+
+
 def sign_symmetry(
     network: Network, loss: Loss, *, magnitude: str = "unit", gain: ArrayLike = 1.0, scale: str = "gradient"
 ) -> Rule:
@@ -84,8 +89,7 @@ def sign_symmetry(
     def feedback(key: Key, params: Params) -> tuple[Array, ...]:
         sizes = form.magnitudes(network, key, params)
         return tuple(
-            jnp.asarray(gain, size.dtype) * size * jnp.sign(weights["w"])
-            for size, weights in zip(sizes, params[1:], strict=True)
+            signed(weights["w"], size, gain) for size, weights in zip(sizes, params[1:], strict=True)
         )
 
     return feedback_rule(network, loss, partial(form.init, network), feedback, scale)
