@@ -23,7 +23,7 @@ def namespace():
 
 def test_quickstart_runs_and_learns(namespace):
     history = namespace["history"]
-    assert history.losses.shape == (8, 80) and history.evaluations.shape == (8, 3)
+    assert history.losses.shape == (8, 160) and history.evaluations.shape == (8, 3)
     # Chance is 0.1 with a standard error of sqrt(0.1 0.9 / 500) = 0.013 a seed.
     assert (np.asarray(history.evaluations[:, -1]) > 0.1 + 5 * 0.0134).all()
     assert jax.tree.structure(namespace["grads"]) == jax.tree.structure(namespace["params"])
@@ -55,6 +55,15 @@ def test_optimizer_recipe_is_one(namespace):
     _, grads = rule.value_and_grad(jax.random.key(1), params, np.ones((5, 3), "f"), np.ones((5, 2), "f"))
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     assert not np.any(updates[1]["feedback"]) and np.any(updates[1]["w"])
+
+
+def test_models_of_other_libraries_learn(namespace):
+    before_and_after = namespace["before_and_after"]
+    assert before_and_after[-1] < 0.5 * before_and_after[0]
+    for name in ("of_linen", "of_nnx", "of_equinox", "of_arrays"):
+        loss, estimate = namespace[name]
+        assert np.isfinite(loss) and any(np.any(leaf) for leaf in jax.tree.leaves(estimate)), name
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(namespace["changes"]))
 
 
 def test_rules_of_the_table_exist():

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from lax_learning.convolution import _patches
 from lax_learning.feedback import with_feedback
@@ -96,7 +97,8 @@ class Credited(nnx.Module):
     kernel: nnx.Param
     bias: nnx.Param | None
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: ArrayLike, out_sharding: Any = None) -> Array:
+        inputs = jnp.asarray(inputs)
         tap = _watch.get().tap if self.tapped else None
         z = self.pre_activation(inputs, out_sharding) if tap is None else tap(self, inputs)
         return z if self.cap is None else self.cap(z)
