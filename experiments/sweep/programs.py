@@ -39,7 +39,9 @@ class Programs:
         self._sweepable = sweepable
         self._keys = keys
         self._runners: dict[tuple[Any, ...], Runner] = {}
-        devices = jax.local_device_count()
+        mesh, devices = Mesh(jax.local_devices(), ("seed",)), jax.local_device_count()
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._spread = NamedSharding(mesh, PartitionSpec("seed"))
         while side_by_side * keys.shape[0] % devices:  # no device idles, and nothing is padded
             side_by_side += 1
         self._block = side_by_side
@@ -48,12 +50,11 @@ class Programs:
         shape = tuple(sorted(static.items()))
         if shape not in self._runners:
             program = self._sweepable.make(static)
-            everywhere = NamedSharding(Mesh(jax.local_devices(), ("seed",)), PartitionSpec())
             self._runners[shape] = Runner(
                 ll.ensemble(program.init, in_axes=(0, 0, None)),
                 ll.ensemble(program.advance, in_axes=(0, None, None)),
                 program.chunks,
-                jax.device_put(program.shared, everywhere),
+                jax.device_put(program.shared, self._everywhere),
             )
         return self._runners[shape]
 
@@ -95,7 +96,8 @@ class Programs:
                 rows = [
                     (chosen[:, None] * seeds + np.arange(seeds)).ravel() for chosen in _blocks(kept, block)
                 ]
-                carries = list(_close_up(jax.device_put(carries, jax.local_devices()[0]), np.stack(rows)))
+                closed = _close_up(jax.device_put(carries, jax.local_devices()[0]), np.stack(rows))
+                carries = list(jax.device_put(closed, self._spread))  # as before: nothing compiles again
                 members = members[kept]
         return scores
 

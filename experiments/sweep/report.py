@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from experiments import reporting
 from experiments.sweep.space import Space
+from experiments.sweep.study import summary
 from experiments.sweep.workers import finished
 from experiments.sweeping import Sweepable
 
@@ -27,12 +28,13 @@ def as_dataset(study: optuna.Study, space: Space, sweepable: Sweepable) -> xr.Da
     complete = [trial.state == TrialState.COMPLETE for trial in trials]
     seeds = max(len(trial.user_attrs.get("scores", [])) for trial in trials)
     nothing = [float("nan")] * seeds
+    scores = np.array([trial.user_attrs.get("scores", nothing) for trial in trials])
+    medians, low, high = np.array([summary(of_trial) for of_trial in scores]).T
     variables: dict[str, Any] = {
-        "score": (("trial", "seed"), [trial.user_attrs.get("scores", nothing) for trial in trials]),
-        "median": ("trial", [t.value if ok else np.nan for t, ok in zip(trials, complete, strict=True)]),
-        **{
-            end: ("trial", [trial.user_attrs.get(end, np.nan) for trial in trials]) for end in ("low", "high")
-        },
+        "score": (("trial", "seed"), scores),
+        "median": ("trial", np.where(complete, medians, np.nan)),
+        "low": ("trial", low),
+        "high": ("trial", high),
         "complete": ("trial", complete),
         "importance": ("parameter", importances(study, list(space.searched))),
         **{name: ("trial", [trial.params[name] for trial in trials]) for name in space.searched},

@@ -136,10 +136,9 @@ def run_group(worker: Worker, programs: Programs, group: symbolic.Group, trials:
 
     scores = programs.run(group.static, group.traced, hopeless)
     for i, (trial, of_seeds) in enumerate(zip(trials, scores, strict=True)):
-        median, low, high = summary(of_seeds)
+        median, _, _ = summary(of_seeds)
         given_up = i in pruned or not np.isfinite(median)
-        found = {"scores": [float(v) for v in of_seeds], "low": low, "high": high}
-        worker.tell(trial, None if given_up else median, found)
+        worker.tell(trial, None if given_up else median, of_seeds.tolist())
 
 
 def summary(scores: np.ndarray) -> tuple[float, float, float]:

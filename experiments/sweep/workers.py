@@ -68,7 +68,7 @@ class Worker:
         again = self._take_up(self._trials(), count)
         held = sum(trial.state != TrialState.FAIL for trial in self._trials())
         fresh = min(count - len(again), self._num_trials - held)
-        self._mine = {trial.number: trial for trial in again}
+        self._mine.update({trial.number: trial for trial in again})
         for _ in range(fresh):
             trial = self._study.ask(self._space.searched)
             self._mine[trial.number] = trial
@@ -89,11 +89,10 @@ class Worker:
         """Whether the pruner gives a trial up."""
         return trial.should_prune()
 
-    def tell(self, trial: Trial, value: float | None, found: dict[str, Any]) -> None:
+    def tell(self, trial: Trial, value: float | None, scores: list[float]) -> None:
         """Finishes a trial, with no value if it was pruned, unless another worker has taken it."""
         with suppress(UpdateFinishedTrialError):
-            for name, what in found.items():
-                trial.set_user_attr(name, what)
+            trial.set_user_attr("scores", scores)
             state = TrialState.PRUNED if value is None else TrialState.COMPLETE
             self._study.tell(trial, value, state=state, skip_if_finished=True)
         self._mine.pop(trial.number)
@@ -123,6 +122,8 @@ class Worker:
         kept = [trial for trial in trials if "dropped" not in trial.user_attrs]
         latest = {origin(trial): trial for trial in kept}
         failed = [trial for trial in latest.values() if trial.state == TrialState.FAIL]
+        if not failed:
+            return []
         for trial in failed[:count]:
             again = {
                 "origin": origin(trial),
