@@ -63,7 +63,7 @@ def toy(traced: Callable[[], None] = lambda: None) -> Sweepable:
 
 
 def start(
-    *arguments: str | Path, marker: Path = Path("nowhere"), batches: int = 1_000, delay: float = 0.0
+    *arguments: object, marker: Path = Path("nowhere"), batches: int = 1_000, delay: float = 0.0
 ) -> subprocess.Popen:
     """Starts a worker on the toy; after so many batches it touches the marker and hangs."""
     program = PROGRAM.format(marker=str(marker), batches=batches, delay=delay)

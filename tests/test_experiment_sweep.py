@@ -131,7 +131,7 @@ def test_bad_input_is_refused(call, error, pattern):
 def test_command_refuses_bad_files(tmp_path):
     path = tmp_path / "space.toml"
     path.write_text("learning_rate = {")
-    command = ("--experiment", "birth_death", "--space", path, "--trials", 2, "--out", tmp_path / "out")
+    command = ("--experiment", "birth_death", "--space", path, "--trials", "2", "--out", tmp_path / "out")
     code, _, errors = call("sweep", *command)
     assert code == 2 and str(path) in errors and "expected TOML" in errors
     path.write_text("rate = 0.1")
@@ -256,9 +256,9 @@ def test_pruning_stops_hopeless_trials(tmp_path):
     study = run(config(tmp_path, sampler="random", batch=8, trials=24), SPACE)
     pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
     assert all(trial.number >= 8 for trial in pruned) and len(pruned) >= 3  # the first batch is compared with
-    assert all(trial.last_step < CHUNKS for trial in pruned)
-    kept = [trial.value for trial in study.trials if trial.state == TrialState.COMPLETE]
-    assert max(CHUNKS * trial.value for trial in pruned) < np.median(kept) + 0.1
+    assert all(max(trial.intermediate_values) < CHUNKS for trial in pruned)
+    kept = [trial.values[0] for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert max(CHUNKS * trial.values[0] for trial in pruned) < np.median(kept) + 0.1
     assert all(len(trial.intermediate_values) == CHUNKS - 1 for trial in study.trials[:8])
 
 

@@ -33,7 +33,7 @@ class Config:
     halving; or none but those that are not finite."""
     batch: int = 32
     """Trials asked for at once, which then do not know of each other's scores."""
-    side_by_side: int = 8
+    side_by_side: int = 4
     """Trials in one program: an accelerator has room for a whole batch."""
     storage: str | None = None
     """URL of a database, sqlite:///study.db for example, for many workers; by default a journal in --out,
