@@ -373,8 +373,7 @@ def test_two_workers_finish_what_a_killed_one_began(tmp_path):
     common = ("--space", space, "--trials", 24, "--batch", 4, "--seeds", 2, "--storage", url)
     common = (*common, "--sampler", "random", "--pruner", "none", "--patience", 3)
     marker = tmp_path / "hanging"
-    killed = start(*common, "--out", tmp_path / "killed", marker=marker, batches=2)
-    workers = [start(*common, "--out", tmp_path / name, delay=0.2) for name in ("one", "two")]
+    killed = start(*common, "--out", tmp_path / "killed", marker=marker, batches=1)
     deadline = time.monotonic() + 120
     while not marker.exists():
         assert killed.poll() is None, killed.communicate()[1]
@@ -382,6 +381,7 @@ def test_two_workers_finish_what_a_killed_one_began(tmp_path):
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
+    workers = [start(*common, "--out", tmp_path / name, delay=0.2) for name in ("one", "two")]
     printed = [worker.communicate(timeout=200) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], printed
 
@@ -394,7 +394,8 @@ def test_two_workers_finish_what_a_killed_one_began(tmp_path):
     again = {t.user_attrs["origin"]: t.params for t in done if "origin" in t.user_attrs}
     assert lost and all(again[trial.number] == trial.params for trial in lost)
     names = {trial.user_attrs["worker"] for trial in done}
-    assert len(names) >= 2  # and no trial is of the last batch of the killed one
+    assert len(names) >= 2  # that of the killed one, whose first batch was finished, among them
+    assert [trial.number for trial in done[:4]] == [0, 1, 2, 3] and len(lost) == 4
     for name, (output, errors) in zip(("one", "two"), printed, strict=True):
         out = tmp_path / name
         files = {"config.json", "results.nc", "summary.json"}
