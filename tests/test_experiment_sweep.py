@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from experiments import harness
 from experiments.microlearning import sweep as microlearning_sweep
 from experiments.microlearning.sweep import images
+from experiments.sweep import report
 from experiments.sweep import study as study_module
 from experiments.sweep.config import Config
 from experiments.sweep.programs import Programs
@@ -201,7 +202,8 @@ def test_groups_of_one_shape_and_scores_by_hand(tmp_path):
 def test_stopped_trials_cost_nothing_and_disturb_no_others():
     keys, rates = jax.random.split(jax.random.key(0), 2), np.geomspace(1e-4, 1, 10)
     programs = Programs(toy(), keys, 2)
-    traced, static = {"learning_rate": rates, "penalty": np.zeros(10)}, {"width": 1}
+    traced = {"learning_rate": rates, "penalty": np.zeros(10)}
+    static = {"width": 1, "kind": "round"}
     whole = programs.run(static, traced, lambda chunk, trials, scores: np.zeros(len(trials), bool))
     seen, calls = [], []
     (runner,) = programs._runners.values()
@@ -267,6 +269,15 @@ def test_trials_that_are_not_finite_are_pruned(tmp_path):
     study = run(config(tmp_path, sampler="grid", trials=2, pruner="none"), space)
     states = {trial.params["learning_rate"]: trial.state for trial in finished(study)}
     assert states == {0.0: TrialState.PRUNED, 0.01: TrialState.COMPLETE}
+
+
+def test_trials_that_diverge_at_the_end_are_pruned_and_reported(tmp_path):
+    space = parse_space({"learning_rate": RATES, "kind": "square"}, toy(), "space")
+    study = run(config(tmp_path, trials=2, pruner="none"), space)
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
+    results = report.as_dataset(study, space, toy())
+    assert report.figures(results) == {}
+    assert report.table(report.rows(results)) == "2 trials, 2 of them stopped early"
 
 
 def test_median_and_interval_by_hand():
