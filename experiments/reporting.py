@@ -24,6 +24,17 @@ def interval(values: np.ndarray) -> tuple[float, float, float, int]:
     return mean, mean - half, mean + half, n
 
 
+def median_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The median of values that may be inf, and its 95 % interval by order statistics."""
+    ordered = np.sort(values)
+    low = max(int(stats.binom.ppf(0.025, ordered.size, 0.5)) - 1, 0)
+    return (
+        float(ordered[(ordered.size - 1) // 2]),
+        float(ordered[low]),
+        float(ordered[ordered.size - 1 - low]),
+    )
+
+
 def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "rule") -> list[dict[str, Any]]:
     """Rows of `summary.json` for one part of an experiment, a rule for example, from values over seeds."""
     rows = []

@@ -6,9 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
-from scipy import stats
 
 from experiments import reporting
+from experiments.reporting import median_interval
 
 LABELS = {
     "gd": "GD",
@@ -45,17 +45,6 @@ def times_to(steps: np.ndarray, losses: np.ndarray, threshold: float) -> np.ndar
     """The first measured step with a loss at or below a threshold, for every seed; inf if there is none."""
     reached = losses <= threshold
     return np.where(reached.any(axis=1), steps[reached.argmax(axis=1)], np.inf)
-
-
-def median_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The median of values that may be inf, and its 95 % interval by order statistics."""
-    ordered = np.sort(values)
-    low = max(int(stats.binom.ppf(0.025, ordered.size, 0.5)) - 1, 0)
-    return (
-        float(ordered[(ordered.size - 1) // 2]),
-        float(ordered[low]),
-        float(ordered[ordered.size - 1 - low]),
-    )
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:

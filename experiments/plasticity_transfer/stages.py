@@ -30,11 +30,14 @@ class MetaCarry(NamedTuple):
     data_key: jax.Array
 
 
-def meta_learning(upstream: Upstream, config: Config) -> tuple[Callable[..., MetaCarry], Callable[..., Any]]:
-    """`init(key)` and `step` of meta-learning: a step is a rule epoch."""
+def meta_learning(
+    upstream: Upstream, config: Config, learning_rate: jax.Array | None = None
+) -> tuple[Callable[..., MetaCarry], Callable[..., Any]]:
+    """`init(key)` and `step` of meta-learning: a step is a rule epoch; by default at the config's rate."""
     network = upstream.network
+    rate = config.learning_rate if learning_rate is None else learning_rate
     # torch's Adam with L2 decay
-    optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.adam(config.learning_rate))
+    optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.adam(rate))
     num_train, num_test = config.points
     per_epoch = num_train // config.batch_size
 

@@ -1,0 +1,76 @@
+"""What the microlearning experiment offers to sweeps: its rules, by accuracy on the validation images."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import lax_learning as ll
+from experiments.microlearning.config import Config
+from experiments.microlearning.rules import TUTORIAL_INIT, make_network
+from experiments.sweeping import Program, Sweepable
+
+Traced = dict[str, jax.Array]
+
+# With traced hyper-parameters in place of those of a Config.
+RULES: dict[str, Callable[[ll.Network, ll.Loss, Traced], ll.Rule]] = {
+    "backprop": lambda n, l, h: ll.backprop(n, l),
+    "kolen_pollack": lambda n, l, h: ll.kolen_pollack(n, l, decay=h["decay"], decay_bias=True),
+    "feedback_alignment": lambda n, l, h: ll.feedback_alignment(n, l),
+    "direct_feedback_alignment": lambda n, l, h: ll.direct_feedback_alignment(
+        n, l, feedback_init=TUTORIAL_INIT
+    ),
+    "node_perturbation": lambda n, l, h: ll.node_perturbation(n, l, sigma=h["sigma"], noise="rademacher"),
+    "weight_perturbation": lambda n, l, h: ll.weight_perturbation(n, l, sigma=h["sigma"], noise="rademacher"),
+    "forward_gradient": lambda n, l, h: ll.forward_gradient(n, l, noise="rademacher"),
+}
+
+
+@cache
+def images(source: str) -> ll.data.Splits:
+    """The images, the same for all trials."""
+    return jax.tree.map(jnp.asarray, ll.data.mnist(jax.random.key(0), source))
+
+
+def make(static: Mapping[str, Any]) -> Program:
+    """A run of one rule; a chunk is an epoch."""
+    data = images(static["data"])
+    network = make_network(Config(hidden=(static["hidden"],)))
+    per_epoch = data.train.x.shape[0] // static["batch_size"]
+
+    def accuracy(key: jax.Array, params: Any, data: ll.data.Splits) -> jax.Array:
+        x, y = data.validation
+        return ll.accuracy(network.apply(params, x), y)
+
+    def run(traced: Traced) -> ll.Train:
+        return ll.make_train(
+            RULES[static["rule"]](network, ll.squared_error, traced),
+            optax.sgd(traced["learning_rate"]),
+            num_updates=static["epochs"] * per_epoch,
+            batch_size=static["batch_size"],
+            evaluate=accuracy,
+            every=per_epoch,
+        )
+
+    def init(key: jax.Array, traced: Traced, data: ll.data.Splits) -> tuple[Traced, ll.TrainState]:
+        return traced, run(traced).init(key, data)
+
+    def advance(carry: tuple[Traced, ll.TrainState], number: Any, data: ll.data.Splits) -> Any:
+        traced, state = carry
+        train, step = run(traced), number * per_epoch
+        state, _ = train.advance(state, step, data)
+        return (traced, state), train.evaluate(state, step + per_epoch, data)
+
+    return Program(init, advance, static["epochs"], data)
+
+
+SWEEPABLE = Sweepable(
+    "accuracy on the validation images",
+    "maximize",
+    {"learning_rate": 0.1, "sigma": 0.01, "decay": 0.02},
+    {"rule": tuple(RULES), "hidden": 100, "batch_size": 100, "epochs": 5, "data": "sample"},
+    make,
+)

@@ -1,0 +1,1 @@
+"""Sweeps over the hyper-parameters of the experiments: `python -m experiments.sweep`."""

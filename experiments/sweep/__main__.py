@@ -1,0 +1,43 @@
+"""Sweeps over the hyper-parameters of an experiment: trials x seeds in one program, Optuna asks and is told.
+
+Any number of workers can share a study; one that is killed loses nothing that was finished.
+"""
+
+import sys
+
+import xarray as xr
+
+from experiments import harness
+from experiments.sweep import report
+from experiments.sweep.config import Config
+from experiments.sweep.registry import SWEEPABLES
+from experiments.sweep.samplers import sampler_of
+from experiments.sweep.space import read_space
+from experiments.sweep.study import open_study, run_study
+
+NAME = "sweep"
+
+
+def run(config: Config) -> xr.Dataset:
+    """Runs this worker's share of a study until all its trials are finished, and returns them all."""
+    sweepable = SWEEPABLES[config.experiment]
+    space = read_space(config.space, sweepable)
+    sampler_of(config, space)
+    deciding = {**config.deciding(), "space": space.given}
+    harness.open_folder(config.out, deciding, resume=config.resume)
+    harness.keep_compiled_programs(config.out / "checkpoints" / "compiled")
+    study = open_study(config, space, sweepable, deciding)
+    run_study(config, study, space, sweepable)
+    results = report.as_dataset(study, space, sweepable)
+    harness.publish(config.out, NAME, deciding, results, report)
+    return results
+
+
+def main() -> int:
+    """The command line."""
+    harness.use_all_cores()
+    return harness.command_line(NAME, Config, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

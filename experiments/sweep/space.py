@@ -1,0 +1,132 @@
+"""The space of a sweep: a TOML file, checked against what the experiment offers."""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from experiments.sweeping import Sweepable
+
+RANGE = {"low", "high", "log", "points"}
+
+
+class Space(NamedTuple):
+    """What is searched, and what is not.
+
+    Fields:
+      given: the table as it was read.
+      fixed: values of the hyper-parameters that stay; those the file does not name have their defaults.
+      searched: a distribution for each of the others.
+      grid: values of each of these; none for a range without `points`.
+    """
+
+    given: dict[str, Any]
+    fixed: dict[str, Any]
+    searched: dict[str, BaseDistribution]
+    grid: dict[str, list[Any]]
+
+
+def read_space(path: Path, sweepable: Sweepable) -> Space:
+    """Reads a space.
+
+    Raises:
+      OSError: if there is no such file.
+      ValueError: if it is no TOML, names a field that the experiment has not, gives one of another type or
+        outside of its range, or leaves nothing to search. The message names file, field, what was expected
+        and what came.
+    """
+    try:
+        given = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"--space: expected TOML in {path}, got text that is none ({error})") from None
+    return parse_space(given, sweepable, f"--space: {path}")
+
+
+def parse_space(given: Mapping[str, Any], sweepable: Sweepable, where: str) -> Space:
+    """The space that a table stands for; `where` begins the messages of errors."""
+    kinds = {**sweepable.traced, **sweepable.static}
+    space = Space(dict(given), sweepable.defaults(), {}, {})
+    for name, value in given.items():
+        if name not in kinds:
+            raise ValueError(f"{where}: expected fields among {', '.join(kinds)}, got {name!r}")
+        field, kind = f"{where}: {name}", kinds[name]
+        if not isinstance(value, dict):
+            space.fixed[name] = _checked(field, kind, value)
+            continue
+        del space.fixed[name]
+        if set(value) == {"choices"}:
+            space.grid[name] = _choices(field, kind, value["choices"])
+            space.searched[name] = CategoricalDistribution(tuple(space.grid[name]))
+        elif {"low", "high"} <= set(value) <= RANGE:
+            space.searched[name], space.grid[name] = _range(field, kind, value)
+        else:
+            expected = "a value, { choices } or { low, high } with log and points if wished"
+            raise ValueError(f"{field}: expected {expected}, got a table of {', '.join(value) or 'nothing'}")
+    if not space.searched:
+        raise ValueError(f"{where}: expected a field with choices or a range at least, got none")
+    return space
+
+
+def _checked(field: str, kind: Any, value: Any) -> Any:
+    """The value, if it is of a kind: a traced number, an int, text, or one of several texts."""
+    match kind:
+        case float():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if number and math.isfinite(value) and value >= 0:
+                return float(value)
+            expected = "a finite number >= 0"
+        case int():
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+                return value
+            expected = "an integer of at least 1"
+        case tuple():
+            if isinstance(value, str) and value in kind:
+                return value
+            expected = f"one of {', '.join(kind)}"
+        case _:
+            if isinstance(value, str):
+                return value
+            expected = "text"
+    raise ValueError(f"{field}: expected {expected}, got {value!r}")
+
+
+def _choices(field: str, kind: Any, values: Any) -> list[Any]:
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{field}: expected choices in a list, one at least, got {values!r}")
+    checked = [_checked(f"{field}: choices", kind, value) for value in values]
+    if len(set(checked)) != len(checked):
+        raise ValueError(f"{field}: expected each choice once, got {values!r}")
+    return checked
+
+
+def _range(field: str, kind: Any, table: Mapping[str, Any]) -> tuple[BaseDistribution, list[Any]]:
+    if not isinstance(kind, int | float):
+        raise ValueError(f"{field}: expected {{ choices }}, since it is no number, got a range")
+    low, high = (_checked(f"{field}: {end}", kind, table[end]) for end in ("low", "high"))
+    log, points = table.get("log", False), table.get("points")
+    if not isinstance(log, bool):
+        raise ValueError(f"{field}: log: expected true or false, got {log!r}")
+    if not low < high:
+        raise ValueError(f"{field}: expected low below high, got {low} and {high}")
+    if log and low == 0:
+        raise ValueError(f"{field}: low: expected a number > 0 for a logarithmic scale, got 0")
+    if isinstance(kind, int):
+        distribution: BaseDistribution = IntDistribution(low, high, log=log)
+    else:
+        distribution = FloatDistribution(low, high, log=log)
+    if points is None:
+        return distribution, []
+    if not isinstance(points, int) or isinstance(points, bool) or points < 2:
+        raise ValueError(f"{field}: points: expected an integer of at least 2, got {points!r}")
+    spaced = (np.geomspace if log else np.linspace)(low, high, points).clip(low, high)
+    ints = isinstance(kind, int)
+    return distribution, list(dict.fromkeys(round(v) if ints else float(v) for v in spaced))
