@@ -1,6 +1,6 @@
-"""Every rule of the library and each of its variants, `RULES[name](network, loss) -> Rule`; every kind of network.
+"""Every rule and each of its variants, `RULES[name](network, loss) -> Rule`, and every kind of network.
 
-A rule or a network that is added here is held to the whole contract; nothing else in the tests lists rules.
+What is added here is held to the whole contract; nothing else in the tests lists rules.
 """
 
 from collections.abc import Callable
@@ -79,7 +79,7 @@ NETWORKS: dict[str, Callable[[Any], ll.Network]] = {
 """Networks of two layers and two outputs, by kind: `NETWORKS[kind](dtype)`."""
 
 OPTIONS = ("-3", "-central", "-rademacher", "-shared", "-antithetic", "-tutorial")
-"""Endings of the names of variants that do not see the network: each would cost a compilation for each kind."""
+"""How variants end that do not see the network: each would cost a compilation for each kind."""
 
 ON_NETWORKS: list[tuple[str, str]] = [
     (kind, name)
