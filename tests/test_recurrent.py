@@ -297,3 +297,9 @@ CASES = {
 @parametrize_cases(CASES)
 def test_bad_input(call: Any, error: Any, pattern: str) -> None:
     refuses(call, error, pattern)
+
+
+def test_cross_entropy_of_sequences_is_the_sum_over_steps() -> None:
+    logits, labels = batch("every")[1], jax.nn.one_hot(jnp.arange(BATCH * STEPS).reshape(BATCH, STEPS) % 2, 2)
+    by_step = [ll.softmax_cross_entropy(logits[:, t], labels[:, t]) for t in range(STEPS)]
+    assert_close(ll.softmax_cross_entropy(logits, labels), sum(by_step[1:], by_step[0]), ulps=16)

@@ -53,21 +53,25 @@ class Setting(NamedTuple):
 
     def make_train(self, learning_rate: float) -> ll.Train:
         """A run of the rule with gradient descent."""
-        schedule = optax.piecewise_constant_schedule(
-            learning_rate, {epoch * self.updates_per_epoch: 0.1 for epoch in self.config.drops}
-        )
-        optimizer = optax.chain(
-            optax.add_decayed_weights(self.config.weight_decay, ll.forward_mask),
-            optax.sgd(schedule, self.config.momentum or None),
-        )
         return ll.make_train(
             self.rule,
-            optimizer,
+            make_optimizer(self.config, learning_rate, self.updates_per_epoch),
             num_updates=self.config.epochs * self.updates_per_epoch,
             batch_size=self.config.batch_size,
             evaluate=evaluator(self.network, self.loss, self.rule),
             every=self.updates_per_epoch,
         )
+
+
+def make_optimizer(
+    config: Config, learning_rate: float, updates_per_epoch: int
+) -> optax.GradientTransformation:
+    """Gradient descent with decay of the weights that are no feedback, momentum, and drops of the rate."""
+    drops = {epoch * updates_per_epoch: 0.1 for epoch in config.drops}
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, ll.forward_mask),
+        optax.sgd(optax.piecewise_constant_schedule(learning_rate, drops), config.momentum or None),
+    )
 
 
 def make_setting(name: str, config: Config, data: ll.data.Splits) -> Setting:
