@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -197,7 +198,7 @@ def test_images_as_networks_see_them():
     images = np.random.default_rng(0).random((2, 784), np.float32)
     for network in ("dense", "convolutional", "recurrent"):
         problem = make_problem(Config(network=network))
-        seen = np.asarray(problem.see(images))
+        seen = np.asarray(problem.see(jnp.asarray(images)))
         assert seen.shape == (2, *problem.network.input_shape)
         assert len(problem.network.layers) == {"dense": 2, "convolutional": 5, "recurrent": 2}[network]
         if network == "recurrent":
