@@ -18,6 +18,7 @@ from lax_learning.follow import follow
 from lax_learning.layers import Layer, Reads, dense, dense_product
 from lax_learning.losses import accuracy, balanced_accuracy, softmax_cross_entropy, squared_error
 from lax_learning.networks import Network, mlp
+from lax_learning.recurrent import recurrent, rnn
 from lax_learning.rules import (
     backprop,
     direct_feedback_alignment,
@@ -84,6 +85,8 @@ __all__ = [
     "plasticity",
     "pull_back",
     "reads_of",
+    "recurrent",
+    "rnn",
     "sign_symmetry",
     "softmax_cross_entropy",
     "squared_error",

@@ -74,15 +74,15 @@ def with_feedback(linear: Linear, *, learn: bool = False) -> Callable[[Array, Ar
 
 
 def init_feedback(network: Network, key: Key) -> Params:
-    """The network's params, and independent feedback weights drawn as `w` for all layers but the first.
+    """The network's params, and feedback weights for every layer that passes an error on.
 
-    The first layer passes no error on, so it needs none.
+    They are drawn as `w`, independently of it. A first layer without state needs none.
     """
     network_key, feedback_key = jax.random.split(key)
-    params = network.init(network_key)
-    drawn = network.init(feedback_key)
-    rest = zip(params[1:], drawn[1:], strict=True)
-    return (params[0], *({**weights, "feedback": other["w"]} for weights, other in rest))
+    layers = zip(network.init(network_key), network.init(feedback_key), network.passes_error_on, strict=True)
+    return tuple(
+        {**weights, "feedback": other["w"]} if passes_on else weights for weights, other, passes_on in layers
+    )
 
 
 def init_forward(network: Network, key: Key) -> Params:

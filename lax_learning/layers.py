@@ -42,14 +42,17 @@ class Layer(NamedTuple):
     Fields:
       init: `key -> {"w": ..., "b": ...}`; `b` is absent where the layer has no bias.
       linear: `(w, x [batch, ...]) -> z`, linear in `w` and in `x`.
-      activation: `z -> a`; it may also pool or reshape.
+      activation: `z -> a`; it may also pool or reshape, if the layer keeps no state.
       reads: what its weights read; None if the layer does not say.
+      state_size: 0, or of how many units the layer keeps the activity, to read it behind its input at the
+        next step: `a_t = activation(linear(w, [x_t, a_{t-1}]) + b)`, `a_0 = 0`, `x [batch, steps, ...]`.
     """
 
     init: Callable[[Key], Weights]
     linear: Linear
     activation: Activation
     reads: Reads | None = None
+    state_size: int = 0
 
 
 def identity(z: Array) -> Array:

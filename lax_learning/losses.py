@@ -21,8 +21,8 @@ def squared_error(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
     `l = sum_i (y_i - output_i)^2`
 
     Args:
-      output: the network's output, `[batch, outputs]`.
-      y: the targets, `[batch, outputs]`.
+      output: the network's output, `[batch, ...]`.
+      y: the targets, `[batch, ...]`.
 
     Returns:
       The loss of every example, `[batch]`, in float32 or wider.
@@ -42,11 +42,11 @@ def squared_error(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
 def softmax_cross_entropy(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
     """Cross-entropy of a softmax on logits.
 
-    `l = - sum_i y_i log softmax(output)_i`, in nats
+    `l = - sum_i y_i log softmax(output)_i`, in nats; summed over steps where there are any
 
     Args:
-      output: logits, `[batch, classes]`.
-      y: target probabilities or one-hot labels, `[batch, classes]`.
+      output: logits, `[batch, ..., classes]`.
+      y: target probabilities or one-hot labels, `[batch, ..., classes]`.
 
     Returns:
       The loss of every example, `[batch]`, in float32 or wider.
@@ -60,7 +60,7 @@ def softmax_cross_entropy(output: ArrayLike, y: ArrayLike) -> Float[Array, " bat
       0.6931
     """
     output, y = _raise_precision(output, y)
-    return -jnp.sum(y * jax.nn.log_softmax(output), axis=-1)
+    return -jnp.sum(y * jax.nn.log_softmax(output), axis=tuple(range(1, y.ndim)))
 
 
 def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:

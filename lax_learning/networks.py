@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,19 +36,25 @@ class Trace(NamedTuple):
     """One pass through a network.
 
     Fields:
-      inputs: presynaptic activity `x` of every layer, each `[batch, ...]`.
+      inputs: presynaptic activity `x` of every layer, each `[batch, ...]`; of one with a state
+        `[batch, steps, ...]`, `[x_t, a_{t-1}]` at every step.
       pre_activations: `z` of every layer, what was put into the taps included, each `[batch, ...]`.
-      output: activity of the last layer, `[batch, ...]`.
+      activities: `a` of every layer, likewise.
     """
 
     inputs: tuple[Array, ...]
     pre_activations: tuple[Array, ...]
-    output: Array
+    activities: tuple[Array, ...]
+
+    @property
+    def output(self) -> Array:
+        """Activity of the last layer, `[batch, ...]`."""
+        return self.activities[-1]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A feed-forward network: layers in a row, and the shape of one input.
+    """A network: layers in a row, with or without state, and the shape of one input.
 
     `params` is a tuple with one dict of weights a layer. Entries other than `w` and `b` (a rule's
     `feedback`) play no part in the forward pass, so the params of every rule go straight in.
@@ -56,6 +62,11 @@ class Network:
 
     layers: tuple[Layer, ...]
     input_shape: tuple[int, ...]
+
+    @property
+    def passes_error_on(self) -> tuple[bool, ...]:
+        """Whether each layer passes an error on: to the layer below it, or to its own state a step before."""
+        return tuple(i > 0 or layer.state_size > 0 for i, layer in enumerate(self.layers))
 
     def init(self, key: Key) -> tuple[Weights, ...]:
         """Draws the weights of all layers, one key a layer."""
@@ -72,6 +83,8 @@ class Network:
         x: ArrayLike,
         taps: Sequence[Array] | None = None,
         product: Product = plain_product,
+        *,
+        activity_taps: Sequence[Array] | None = None,
     ) -> Trace:
         """Runs the network with open taps: `z_l = linear(w_l, a_{l-1}) + b_l + tap_l`.
 
@@ -82,13 +95,14 @@ class Network:
             nothing. The gradient by the taps is the teaching signal `delta = dL/dz`.
           product: the product of weights and input; `lax_learning.feedback` puts products with another
             backward pass here.
+          activity_taps: what to add to the activities of every layer, each of the shape of `a`.
 
         Returns:
           The trace of the pass.
 
         Raises:
-          TypeError, ValueError: if `x` is no non-empty floating batch of the input shape, or params or
-            taps do not have one entry a layer.
+          TypeError, ValueError: if `x` is no non-empty floating batch of the input shape, params or taps do
+            not have one entry a layer, or a layer with a state gets no sequence or does not keep its size.
 
         Example:
           >>> import jax, jax.numpy as jnp
@@ -100,17 +114,54 @@ class Network:
         x = jnp.asarray(x)
         check_inputs(x, self.input_shape)
         check_layers("params", params, len(self.layers))
-        if taps is not None and len(taps) != len(self.layers):
-            raise ValueError(f"taps: expected {len(self.layers)} layers, got {len(taps)}")
-        inputs, pre_activations, a = [], [], x
-        for i, (layer, weights) in enumerate(zip(self.layers, params, strict=True)):
-            inputs.append(a)
-            z = pre_activation(layer, weights, a, product)
-            if taps is not None:
-                z = z + taps[i]
-            pre_activations.append(z)
-            a = layer.activation(z)
-        return Trace(tuple(inputs), tuple(pre_activations), a)
+        every_taps = []
+        for name, each in (("taps", taps), ("activity_taps", activity_taps)):
+            if each is not None and len(each) != len(self.layers):
+                raise ValueError(f"{name}: expected {len(self.layers)} layers, got {len(each)}")
+            every_taps.append((None,) * len(self.layers) if each is None else each)
+        passes, a = [], x
+        for layer, weights, *of_layer in zip(self.layers, params, *every_taps, strict=True):
+            passes.append(_over_steps(layer, weights, a, of_layer, product))
+            a = passes[-1][-1]
+        return Trace(*zip(*passes, strict=True))
+
+
+_LayerTaps = Sequence[Array | None]
+"""What is added to the pre-activations and to the activities of one layer."""
+
+
+def _over_steps(
+    layer: Layer, weights: Weights, x: Array, taps: _LayerTaps, product: Product
+) -> tuple[Array, Array, Array]:
+    """Inputs, pre-activations and activities of a layer, step after step if it keeps a state."""
+
+    def once(x: Array, taps: _LayerTaps) -> tuple[Array, Array, Array]:
+        z = _plus(pre_activation(layer, weights, x, product), taps[0])
+        return x, z, _plus(layer.activation(z), taps[1])
+
+    if not layer.state_size:
+        return once(x, taps)
+    if x.ndim < 3:
+        raise ValueError(f"x: expected [batch, steps, ...] for a layer with a state, got {list(x.shape)}")
+
+    def step(state: Array, now: tuple[Array, _LayerTaps]) -> tuple[Array, tuple[Array, Array, Array]]:
+        passed = once(jnp.concatenate([now[0], state], axis=-1), now[1])
+        if passed[-1].shape != state.shape:
+            raise ValueError(
+                f"activation: expected one that keeps the shape {list(state.shape)} of the state, "
+                f"got {list(passed[-1].shape)}"
+            )
+        return passed[-1], passed
+
+    def swapped(tree: Any) -> Any:
+        return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1), tree)
+
+    state = jnp.zeros((x.shape[0], *x.shape[2:-1], layer.state_size), jnp.result_type(x, weights["w"]))
+    return swapped(jax.lax.scan(step, state, swapped((x, taps)))[1])
+
+
+def _plus(value: Array, tap: Array | None) -> Array:
+    return value if tap is None else value + tap
 
 
 def mlp(

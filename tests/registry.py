@@ -1,10 +1,14 @@
-"""Every rule of the library and each of its variants: `RULES[name](network, loss) -> Rule`.
+"""Every rule and each of its variants, `RULES[name](network, loss) -> Rule`, and every kind of network.
 
-A rule that is added here is held to the whole contract; nothing else in the tests lists rules.
+What is added here is held to the whole contract; nothing else in the tests lists rules.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 import lax_learning as ll
 
@@ -49,3 +53,38 @@ RULES_WITH_SCALE: dict[str, Callable[..., ll.Rule]] = {
     "brsf": partial(ll.sign_symmetry, magnitude="redrawn"),
     "kp": partial(ll.kolen_pollack, decay=0.0),
 }
+
+
+def flat_product(w: Any, x: Any) -> Any:
+    """Flattens before the product: activations keep their shape, as noise on activities needs."""
+    return ll.dense_product(w, ll.flatten(x))
+
+
+def convolutional(w_init: Any, dtype: Any) -> ll.Network:
+    layer = ll.convolution(1, 2, 2, jnp.tanh, stride=2, w_init=w_init, dtype=dtype)
+    read_out = ll.dense(8, 2, w_init=w_init, dtype=dtype)._replace(linear=flat_product)
+    return ll.Network((layer, read_out), (4, 4, 1))
+
+
+# weights from a uniform distribution: compiling normal draws takes longer than all the rest
+UNIFORM = jax.nn.initializers.uniform(1.0)
+
+NETWORKS: dict[str, Callable[[Any], ll.Network]] = {
+    "dense": lambda dtype: ll.mlp((3, 4, 2), activation=jnp.tanh, w_init=UNIFORM, dtype=dtype),
+    "convolutional": partial(convolutional, UNIFORM),
+    "recurrent": lambda dtype: ll.rnn(
+        (3, 4, 2), steps=3, w_init=UNIFORM, recurrent_init=UNIFORM, dtype=dtype
+    ),
+}
+"""Networks of two layers and two outputs, by kind: `NETWORKS[kind](dtype)`."""
+
+OPTIONS = ("-3", "-central", "-rademacher", "-shared", "-antithetic", "-tutorial")
+"""How variants end that do not see the network: each would cost a compilation for each kind."""
+
+ON_NETWORKS: list[tuple[str, str]] = [
+    (kind, name)
+    for kind in NETWORKS
+    for name in RULES
+    if kind == "dense" or not name.endswith(OPTIONS) or name == "np-tutorial"
+]
+"""What the contract is asked of: every rule on every kind of network, in all variants on the dense one."""

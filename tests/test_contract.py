@@ -1,4 +1,4 @@
-"""The contract that every rule keeps: one test over the whole registry for each of its clauses."""
+"""The contract that every rule keeps on every kind of network: one test over the registry for each clause."""
 
 import os
 import subprocess
@@ -19,27 +19,36 @@ import lax_learning as ll
 from lax_learning.feedback import without_feedback
 from tests.command_line import CACHE
 from tests.compare import assert_close, assert_same, differs
-from tests.registry import RULES
+from tests.registry import NETWORKS, ON_NETWORKS, RULES
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 KEYS = jax.random.split(jax.random.key(0), 8)
-X = jax.random.normal(jax.random.key(1), (12, 3))
 Y = jax.random.normal(jax.random.key(2), (12, 2))
-DATA = ll.data.Splits(*[ll.data.Dataset(X, Y)] * 3)
 # Rules of every kind, for what is too slow to ask of each variant.
 KINDS = ("backprop", "wp", "np-3", "fg-activities", "dfa", "kp")
 
 
-def network(dtype: Any = jnp.float32) -> ll.Network:
-    # weights from a uniform distribution: compiling normal draws takes longer than all the rest
-    return ll.mlp((3, 4, 2), activation=jnp.tanh, w_init=jax.nn.initializers.uniform(1.0), dtype=dtype)
+def network(kind: str = "dense", dtype: Any = jnp.float32) -> ll.Network:
+    return NETWORKS[kind](dtype)
 
 
-def make(name: str, dtype: Any = jnp.float32) -> ll.Rule:
-    return RULES[name](network(dtype), ll.squared_error)
+def make(name: str, kind: str = "dense", dtype: Any = jnp.float32) -> ll.Rule:
+    return RULES[name](network(kind, dtype), ll.squared_error)
+
+
+def inputs(kind: str = "dense") -> Any:
+    return jax.random.normal(jax.random.key(1), (12, *network(kind).input_shape))
+
+
+def splits(kind: str = "dense") -> ll.data.Splits:
+    return ll.data.Splits(*[ll.data.Dataset(inputs(kind), Y)] * 3)
+
+
+X, DATA = inputs(), splits()
+on_networks = pytest.mark.parametrize(("kind", "name"), ON_NETWORKS)
 
 
 def roundings(name: str) -> float:
@@ -51,14 +60,14 @@ def roundings(name: str) -> float:
     return 640 if name.startswith(("wp", "np")) else 64
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_jit_vmap_and_scan_change_nothing(name: str) -> None:
-    rule, close = make(name), partial(assert_close, ulps=roundings(name))
-    params, keys, traces = rule.init(KEYS[0]), KEYS[1:4], []
+@on_networks
+def test_jit_vmap_and_scan_change_nothing(kind: str, name: str) -> None:
+    rule, close = make(name, kind), partial(assert_close, ulps=roundings(name))
+    params, keys, x, traces = rule.init(KEYS[0]), KEYS[1:4], inputs(kind), []
 
     def value_and_grad(key: Any, params: Any) -> Any:
         traces.append(key)
-        return rule.value_and_grad(key, params, X, Y)
+        return rule.value_and_grad(key, params, x, Y)
 
     compiled = jax.jit(value_and_grad)
     one_by_one = [compiled(key, params) for key in keys]
@@ -68,52 +77,53 @@ def test_jit_vmap_and_scan_change_nothing(name: str) -> None:
     loop = jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(loop))
 
-    close(rule.value_and_grad(keys[0], params, X, Y), one_by_one[0])
+    close(rule.value_and_grad(keys[0], params, x, Y), one_by_one[0])
     close(jax.jit(jax.vmap(value_and_grad, (0, None)), compiler_options=QUICK)(keys, params), loop)
 
     @partial(jax.jit, compiler_options=QUICK)
     def scan(params: Any) -> Any:
-        return lax.scan(lambda carry, key: (carry, rule.value_and_grad(key, carry, X, Y)), params, keys)[1]
+        return lax.scan(lambda carry, key: (carry, rule.value_and_grad(key, carry, x, Y)), params, keys)[1]
 
     close(scan(params), loop)
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_gradients_are_like_the_params(name: str) -> None:
+@on_networks
+def test_gradients_are_like_the_params(kind: str, name: str) -> None:
     for dtype in (jnp.float32, jnp.float64, jnp.bfloat16):
         # single and double precision never mix with another dtype unasked; half is raised on purpose
         mixing = "standard" if dtype == jnp.bfloat16 else "strict"
         with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion(mixing):
-            rule = make(name, dtype)
+            rule = make(name, kind, dtype)
             params = jax.eval_shape(rule.init, KEYS[0])
-            x, y = X.astype(dtype), Y.astype(dtype)
+            x, y = inputs(kind).astype(dtype), Y.astype(dtype)
             loss, grads = jax.eval_shape(rule.value_and_grad, KEYS[0], params, x, y)
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
         assert grads == params
         assert loss.shape == () and loss.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_half_precision(name: str) -> None:
-    rule = make(name, jnp.bfloat16)
+@on_networks
+def test_half_precision(kind: str, name: str) -> None:
+    rule = make(name, kind, jnp.bfloat16)
     params = rule.init(KEYS[0])
-    x, y = X.astype(jnp.bfloat16), Y.astype(jnp.bfloat16)
+    x, y = inputs(kind).astype(jnp.bfloat16), Y.astype(jnp.bfloat16)
     loss, grads = jax.jit(rule.value_and_grad, compiler_options=QUICK)(KEYS[0], params, x, y)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((loss, grads)))
     assert all(bool(jnp.any(layer["w"] != 0)) for layer in grads)
-    exact = jnp.mean(ll.squared_error(network().apply(jax.tree.map(jnp.float32, params), X), Y))
+    plain = network(kind).apply(jax.tree.map(jnp.float32, params), inputs(kind))
+    exact = jnp.mean(ll.squared_error(plain, Y))
     np.testing.assert_allclose(loss, exact, rtol=0.05)
 
 
 # --- training
 
 
-def evaluate(key: Any, params: Any, data: Any) -> Any:
-    return ll.accuracy(network().apply(params, data.test.x), data.test.y)
-
-
-def trainer(rule: ll.Rule, optimizer: Any = None) -> Any:
+def trainer(rule: ll.Rule, optimizer: Any = None, kind: str = "dense") -> Any:
     optimizer = optax.sgd(0.02, momentum=0.9) if optimizer is None else optimizer
+
+    def evaluate(key: Any, params: Any, data: Any) -> Any:
+        return ll.accuracy(network(kind).apply(params, data.test.x), data.test.y)
+
     return ll.make_train(rule, optimizer, num_updates=4, batch_size=4, every=2, evaluate=evaluate)
 
 
@@ -121,10 +131,11 @@ def member(tree: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_every_rule_goes_into_a_training_run(name: str) -> None:
-    rule = make(name)
-    history = jax.eval_shape(trainer(rule), KEYS[0], DATA)  # the scan checks structure, shapes and dtypes
+@on_networks
+def test_every_rule_goes_into_a_training_run(kind: str, name: str) -> None:
+    rule = make(name, kind)
+    # the scan checks structure, shapes and dtypes
+    history = jax.eval_shape(trainer(rule, kind=kind), KEYS[0], splits(kind))
     assert history.losses.shape == (4,) and history.evaluations.shape == (3,)
     assert history.state.params == jax.eval_shape(rule.init, KEYS[0])
 

@@ -4,12 +4,17 @@ import json
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
 from experiments import harness, reporting
+from experiments.microlearning.__main__ import make_optimizer
+from experiments.microlearning.__main__ import run as run_experiment
 from experiments.microlearning.config import Config
+from experiments.microlearning.networks import make_problem
 from experiments.microlearning.rules import RULES
 from tests.command_line import call, kill_at_checkpoint, run
 
@@ -137,6 +142,12 @@ def test_help_names_every_option():
         ({"rules": ("backprop", "backprop")}, "--rules: expected"),
         ({"learning_rate": 0.1}, "--learning-rate: expected none with --scale matched"),
         ({"hidden": (5, 0)}, "--hidden: expected"),
+        ({"network": "recurrent", "hidden": ()}, "--hidden: expected at least 1 numbers"),
+        ({"network": "convolutional", "hidden": (5, 6)}, "--hidden: expected at least 3 numbers"),
+        ({"drops": (3, 2)}, "--drops: expected epochs in order"),
+        ({"drops": (0,)}, "--drops: expected epochs in order"),
+        ({"momentum": 1.0}, r"--momentum: expected a number in \[0, 1\)"),
+        ({"weight_decay": -1.0}, "--weight-decay: expected a number >= 0"),
         ({"sigma": 0.0}, "--sigma: expected"),
         ({"scale": "gradient", "learning_rate": -1.0}, "--learning-rate: expected"),
     ],
@@ -169,3 +180,44 @@ def test_half_written_files_are_never_in_place(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         harness.write_whole(path, fail)
     assert json.loads(path.read_text()) == [1]
+
+
+def test_another_network_and_other_steps(tmp_path):
+    config = Config(
+        rules=("feedback_alignment",), network="recurrent", hidden=(2,), seeds=1, epochs=2, batch_size=1000,
+        momentum=0.9, weight_decay=0.1, drops=(1,), scale="gradient", learning_rate=0.01, snr_images=3,
+        draws=3, test_images=20, out=tmp_path / "run",
+    )  # fmt: skip
+    results = run_experiment(config)
+    assert results.sizes["layer"] == 3
+    assert all(np.isfinite(results[name]).all() for name in results.data_vars)
+    assert json.loads(results.attrs["config"])["hidden"] == [2]
+
+
+def test_images_as_networks_see_them():
+    images = np.random.default_rng(0).random((2, 784), np.float32)
+    for network in ("dense", "convolutional", "recurrent"):
+        problem = make_problem(Config(network=network))
+        seen = np.asarray(problem.see(jnp.asarray(images)))
+        assert seen.shape == (2, *problem.network.input_shape)
+        assert len(problem.network.layers) == {"dense": 2, "convolutional": 5, "recurrent": 2}[network]
+        if network == "recurrent":
+            np.testing.assert_allclose(seen[1, 3], (images[1, 84:112] - 0.1307) / 0.3081, rtol=1e-5)
+
+
+def test_optimizer_by_hand():
+    # velocity <- 0.9 velocity + g + decay w, w <- w - rate velocity, the rate a tenth from the drop on
+    config = Config(
+        scale="gradient", learning_rate=0.5, momentum=0.9, weight_decay=0.1, drops=(1,), hidden=(2,)
+    )
+    optimizer = make_optimizer(config, 0.5, updates_per_epoch=2)
+    params = ({"w": np.float32(3.0), "feedback": np.float32(3.0)},)
+    state, w, velocity = optimizer.init(params), 3.0, 0.0
+    for rate in (0.5, 0.5, 0.05):
+        updates, state = optimizer.update(
+            ({"w": np.float32(1.0), "feedback": np.float32(0.0)},), state, params
+        )
+        params = jax.tree.map(lambda p, u: p + u, params, updates)
+        velocity = 0.9 * velocity + 1 + 0.1 * w
+        w -= rate * velocity
+        assert params[0]["w"] == pytest.approx(w, rel=1e-5) and params[0]["feedback"] == 3.0

@@ -5,6 +5,8 @@ coordinate with odds of 6e-7. Where sigma must be small, its bias is far below t
 order sigma^2 = 1e-4, relative to the gradient, against standard errors of a few hundredths.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -189,6 +191,36 @@ def test_perturbation_rules_are_unbiased_for_small_sigma(name):
     rule = make(CURVED, ll.squared_error, sigma=0.01, **options)
     samples = samples_of(rule.value_and_grad, WEIGHTS, X, Y)
     assert deviation(samples, exact(CURVED, ll.squared_error)).max() < SIGMAS
+
+
+SEQUENCES = jax.random.normal(jax.random.key(21), (3, 4, 2))
+RECURRENT = ll.rnn(
+    (2, 3, 2),
+    steps=4,
+    w_init=jax.nn.initializers.normal(0.7),
+    recurrent_init=jax.nn.initializers.normal(0.7),
+    b_init=jax.nn.initializers.normal(0.7),
+)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(ll.node_perturbation, sigma=0.01),
+        partial(ll.weight_perturbation, sigma=0.01),
+        partial(ll.forward_gradient, perturb="activities"),
+    ],
+    ids=["np", "wp", "fg"],
+)
+def test_perturbation_through_time_estimates_the_gradient(make):
+    params = RECURRENT.init(jax.random.key(22))
+    expected = exact(RECURRENT, ll.squared_error, params, SEQUENCES)
+    samples = samples_of(make(RECURRENT, ll.squared_error).value_and_grad, params, SEQUENCES, Y)
+    assert deviation(samples, expected).max() < SIGMAS
+    # and no other quantity: not that of a network whose states are forgotten
+    forgetful = jax.tree.map(jnp.array, params)
+    forgetful[0]["w"] = forgetful[0]["w"].at[2:].set(0)
+    assert deviation(samples, exact(RECURRENT, ll.squared_error, forgetful, SEQUENCES)).max() > SIGMAS
 
 
 @pytest.mark.parametrize("name", [name for name in PERTURBATIONS if name.startswith("np")])

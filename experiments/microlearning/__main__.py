@@ -22,7 +22,8 @@ from experiments import harness
 from experiments.microlearning import report
 from experiments.microlearning.config import Config
 from experiments.microlearning.measures import RATES, evaluator, measurement, one_step_losses
-from experiments.microlearning.rules import RULES, SCALES, make_network
+from experiments.microlearning.networks import make_problem, seen_by
+from experiments.microlearning.rules import RULES, SCALES
 
 NAME = "microlearning"
 
@@ -30,7 +31,7 @@ NAME = "microlearning"
 def load(config: Config) -> ll.data.Splits:
     """The images, the same for all seeds."""
     data_key, *_ = jax.random.split(jax.random.key(config.seed), 5)
-    return jax.tree.map(jnp.asarray, ll.data.mnist(data_key, config.data))
+    return seen_by(make_problem(config), ll.data.mnist(data_key, config.data))
 
 
 def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int) -> ll.data.Splits:
@@ -51,10 +52,10 @@ class Setting(NamedTuple):
     keys: dict[str, jax.Array]
 
     def make_train(self, learning_rate: float) -> ll.Train:
-        """A run of the rule with plain gradient descent."""
+        """A run of the rule with gradient descent."""
         return ll.make_train(
             self.rule,
-            optax.sgd(learning_rate),
+            make_optimizer(self.config, learning_rate, self.updates_per_epoch),
             num_updates=self.config.epochs * self.updates_per_epoch,
             batch_size=self.config.batch_size,
             evaluate=evaluator(self.network, self.loss, self.rule),
@@ -62,9 +63,20 @@ class Setting(NamedTuple):
         )
 
 
+def make_optimizer(
+    config: Config, learning_rate: float, updates_per_epoch: int
+) -> optax.GradientTransformation:
+    """Gradient descent with decay of the weights that are no feedback, momentum, and drops of the rate."""
+    drops = {epoch * updates_per_epoch: 0.1 for epoch in config.drops}
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, ll.forward_mask),
+        optax.sgd(optax.piecewise_constant_schedule(learning_rate, drops), config.momentum or None),
+    )
+
+
 def make_setting(name: str, config: Config, data: ll.data.Splits) -> Setting:
     """Builds a rule by its name, and the keys of all seeds, which are the same for every rule."""
-    network, loss = make_network(config), ll.squared_error
+    network, loss, _ = make_problem(config)
     _, *keys = jax.random.split(jax.random.key(config.seed), 5)
     return Setting(
         config,
@@ -87,7 +99,7 @@ def find_rate(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> f
         return asked
     losses = one_step_losses(setting.network, setting.loss, setting.rule, setting.config)
     of_seeds = ll.ensemble(losses, in_axes=(0, 0, None))(setting.keys["search"], state.params, data)
-    return RATES[int(np.nanargmin(np.asarray(of_seeds).mean(axis=0)))]
+    return RATES[int(np.nanargmin(np.asarray(of_seeds).mean(axis=0)))] * (1 - setting.config.momentum)
 
 
 def measure_start(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> dict[str, np.ndarray]:
@@ -160,9 +172,9 @@ def as_dataset(
     config: Config, per_epoch: int, rate: float, held: dict[str, Any], measures: dict[str, Any]
 ) -> xr.Dataset:
     """The results of one rule with named axes."""
-    layers = [*(f"layer {i + 1}" for i in range(len(config.hidden) + 1)), "total"]
     evaluations = {k: (("seed", "evaluation", "layer")[: v.ndim], v) for k, v in held["evaluations"].items()}
     cosine = held["evaluations"]["cosine"]
+    layers = [*(f"layer {i + 1}" for i in range(cosine.shape[-1] - 1)), "total"]
     return xr.Dataset(
         {
             "loss": (("seed", "step"), held["loss"]),

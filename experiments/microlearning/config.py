@@ -1,8 +1,18 @@
 """The settings of the microlearning experiment, from which its command line is made."""
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
+
+NetworkName = Literal["dense", "convolutional", "recurrent"]
+HIDDEN: dict[NetworkName, tuple[int, ...]] = {
+    "dense": (500,),
+    "convolutional": (6, 16, 120, 84),
+    "recurrent": (64,),
+}
+"""Widths of the hidden layers, if none are given."""
 
 RuleName = Literal[
     "backprop",
@@ -32,14 +42,24 @@ class Config:
     """Passes through the training images."""
     batch_size: int = 100
     """Images an update."""
-    hidden: tuple[int, ...] = (500,)
-    """Widths of the hidden layers."""
+    network: NetworkName = "dense"
+    """dense: the tutorial's, with squared error; convolutional: BioTorch's LeNet on images of 32 x 32;
+    recurrent: reads images row by row; both with cross-entropy."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the hidden layers; by default 500 (dense), 64 (recurrent), or 6 16 120 84 (convolutional:
+    three numbers of channels, and widths of dense layers)."""
     scale: Literal["tutorial", "gradient", "matched"] = "matched"
     """tutorial: the notebook's sums over the batch, with its form of node perturbation; gradient: all rules
     in the units of the gradient; matched: the same, each rule with the step that lowers the loss most at
     initialisation."""
     learning_rate: float | None = None
     """Learning rate of all rules; by default 0.001 (tutorial) or 0.1 (gradient); none with matched."""
+    drops: tuple[int, ...] = ()
+    """Epochs after which the learning rate is divided by 10."""
+    momentum: float = 0.0
+    """Of gradient descent; matched learning rates are multiplied by 1 - momentum."""
+    weight_decay: float = 0.0
+    """L2 decay, added to the gradients of all but the feedback weights."""
     sigma: float = 0.01
     """Standard deviation of the noise of the perturbation rules (the tutorial has 0.1)."""
     num_samples: int = 1
@@ -67,7 +87,12 @@ class Config:
         self._expect(
             "rules", "each rule at most once and one at least", len(set(self.rules)) == len(self.rules) > 0
         )
-        self._expect("hidden", "widths of at least 1", all(width >= 1 for width in self.hidden))
+        self._expect("hidden", "widths of at least 1", all(width >= 1 for width in self.widths))
+        least_layers = {"dense": 0, "recurrent": 1, "convolutional": 3}[self.network]
+        self._expect("hidden", f"at least {least_layers} numbers", len(self.widths) >= least_layers)
+        self._expect("drops", "epochs in order", all(0 < a < b for a, b in pairwise((*self.drops, inf))))
+        self._expect("momentum", "a number in [0, 1)", 0 <= self.momentum < 1)
+        self._expect("weight_decay", "a number >= 0", self.weight_decay >= 0)
         self._expect("sigma", "a number > 0", self.sigma > 0)
         if self.scale == "matched":
             self._expect("learning_rate", "none with --scale matched", self.learning_rate is None)
@@ -80,6 +105,12 @@ class Config:
         if not holds:
             raise ValueError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return HIDDEN[self.network] if self.hidden is None else self.hidden
+
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
+        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
+        return {**held, "hidden": self.widths}

@@ -123,7 +123,7 @@ def losses(results: xr.Dataset) -> Figure:
     """Training loss, averaged over a hundredth of the run."""
     width = max(1, results.sizes["step"] // 100)
     bins = results.sizes["step"] // width
-    figure, axes = _lines("Training loss", "squared error, summed over outputs")
+    figure, axes = _lines("Training loss", "loss of an example")
     x = (np.arange(bins) + 0.5) * width
     _bands(
         axes,

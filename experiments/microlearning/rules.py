@@ -1,14 +1,11 @@
-"""The network and the rules that the microlearning experiment compares, each in one line."""
+"""The rules that the microlearning experiment compares, each in one line."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-
 import lax_learning as ll
 from experiments.microlearning.config import Config
-
-TUTORIAL_INIT = jax.nn.initializers.normal(0.1)
+from experiments.microlearning.networks import TUTORIAL_INIT
 
 
 class Scale(NamedTuple):
@@ -62,14 +59,3 @@ RULES: dict[str, Build] = {
         n, l, sigma=c.sigma, num_samples=c.num_samples, noise=c.noise
     ),
 }
-
-
-def make_network(config: Config) -> ll.Network:
-    """The tutorial's network: sigmoid on every layer, weights and biases from N(0, 0.1^2)."""
-    return ll.mlp(
-        (784, *config.hidden, 10),
-        activation=jax.nn.sigmoid,
-        output_activation=jax.nn.sigmoid,
-        w_init=TUTORIAL_INIT,
-        b_init=TUTORIAL_INIT,
-    )

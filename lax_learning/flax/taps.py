@@ -108,6 +108,8 @@ class _Tapped(Network):
         x: ArrayLike,
         taps: Sequence[Array] | None = None,
         product: Product = plain_product,
+        *,
+        activity_taps: Sequence[Array] | None = None,
     ) -> Trace:
         inputs, pre_activations = [], []
 
@@ -121,7 +123,8 @@ class _Tapped(Network):
 
         with watching(Watch(tap=tap)):
             output = self.run()
-        return Trace(tuple(inputs), tuple(pre_activations), output)
+        # What the model makes of a layer's output is its own affair; the activity at last is its losses.
+        return Trace(tuple(inputs), tuple(pre_activations), (*map(_Unknown, inputs[1:]), output))
 
 
 def _as_layer(layer: Credited) -> Layer:
@@ -136,6 +139,14 @@ def _needs_more(_: Any) -> Any:
         "make_rule: expected a rule that needs taps alone, such as node perturbation, got one that asks for "
         "initialisers or activation functions of the layers"
     )
+
+
+class _Unknown:
+    """The activity of a layer, of which the model alone knows: to ask for its shape is an error."""
+
+    def __init__(self, _: Any) -> None: ...
+
+    shape = property(_needs_more)
 
 
 def _weights(layer: Credited) -> dict[str, Array]:

@@ -42,8 +42,8 @@ def example_moments(
 ) -> Moments:
     """The moments of a rule's gradients over examples, each as in a batch of one with draws of its own.
 
-    For rules with signals on dense layers these are matrix products, `X^T D / T` and
-    `(X*X)^T (D*D) / T`; the gradients of the others are streamed.
+    For rules with signals on dense layers that read one vector an example these are matrix products,
+    `X^T D / T` and `(X*X)^T (D*D) / T`; the gradients of the others are streamed.
 
     Args:
       network: the rule's network.
@@ -61,7 +61,7 @@ def example_moments(
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
     check_count("number of examples in x", x.shape[0], 3)
-    if rule.signals is not None and all(layer.linear is dense_product for layer in network.layers):
+    if rule.signals is not None and _is_dense(network, params, x):
         _, inputs, deltas = rule.signals(key, params, x, y)
         return _outer_product_moments(params, inputs, deltas)
 
@@ -70,6 +70,13 @@ def example_moments(
         return without_feedback(rule.value_and_grad(key, params, x[None], y[None])[1])
 
     return streamed_moments(draw, (jax.random.split(key, x.shape[0]), x, y))
+
+
+def _is_dense(network: Network, params: Params, x: Array) -> bool:
+    """Whether every layer multiplies one vector an example with its weights."""
+    inputs = jax.eval_shape(lambda p, x: network.forward(p, x).inputs, params, x)
+    layers = zip(network.layers, inputs, strict=True)
+    return all(layer.linear is dense_product and read.ndim == 2 for layer, read in layers)
 
 
 def _outer_product_moments(params: Params, inputs: tuple[Array, ...], deltas: tuple[Array, ...]) -> Moments:

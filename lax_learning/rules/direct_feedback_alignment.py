@@ -24,7 +24,8 @@ def direct_feedback_alignment(
     `dw_l = x_l^T delta_l / batch`
 
     The feedback weights stand beside the weights of their hidden layer in the params; their gradients
-    are zero. Weight decay must be masked: see `forward_mask`.
+    are zero. A recurrent layer gets the error at every step, by weights of that step's own. Weight decay
+    must be masked: see `forward_mask`.
 
     Args:
       network: the network.
@@ -64,7 +65,7 @@ def direct_feedback_alignment(
                     **weights,
                     "feedback": feedback_init(k, (math.prod(a.shape[1:]), num_outputs), output["w"].dtype),
                 }
-                for weights, a, k in zip(hidden, trace.inputs[1:], keys, strict=False)
+                for weights, a, k in zip(hidden, trace.activities, keys, strict=False)
             ),
             output,
         )

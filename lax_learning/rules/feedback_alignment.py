@@ -19,7 +19,8 @@ def feedback_alignment(network: Network, loss: Loss, *, scale: str = "gradient")
     `delta_l = (delta_{l+1} feedback_{l+1}^T) phi'(z_l)`, `dw_l = x_l^T delta_l / batch`
 
     The feedback weights of every layer but the first are drawn as the layer's `w` and stand beside it in
-    the params; their gradients are zero. Weight decay must be masked: see `forward_mask`.
+    the params; their gradients are zero. A recurrent layer has them even where it is the first: they carry
+    its error back in time. Weight decay must be masked: see `forward_mask`.
 
     Args:
       network: the network.
@@ -45,13 +46,20 @@ def feedback_alignment(network: Network, loss: Loss, *, scale: str = "gradient")
       learning, https://doi.org/10.1038/ncomms13276, 2016.
     """
     return feedback_rule(
-        network, loss, partial(init_feedback, network), lambda key, params: stored_feedback(params), scale
+        network,
+        loss,
+        partial(init_feedback, network),
+        lambda key, params: stored_feedback(network, params),
+        scale,
     )
 
 
-def stored_feedback(params: Params) -> tuple[Array, ...]:
-    """The feedback weights that stand in the params, of every layer but the first."""
-    return tuple(feedback_of(i, weights) for i, weights in enumerate(params) if i > 0)
+def stored_feedback(network: Network, params: Params) -> tuple[Array | None, ...]:
+    """The feedback weights that stand in the params; None for a layer that passes no error on."""
+    layers = zip(params, network.passes_error_on, strict=True)
+    return tuple(
+        feedback_of(i, weights) if passes_on else None for i, (weights, passes_on) in enumerate(layers)
+    )
 
 
 def feedback_of(i: int, weights: Weights) -> Array:
@@ -65,22 +73,19 @@ def feedback_rule(
     network: Network,
     loss: Loss,
     init: Callable[[Key], Params],
-    feedback: Callable[[Key, Params], tuple[Array, ...]],
+    feedback: Callable[[Key, Params], tuple[Array | None, ...]],
     scale: str,
 ) -> Rule:
     """A rule that differs from backprop in the weights that carry the error back.
 
-    `feedback(key, params)` gives them for every layer but the first, which passes no error on.
+    `feedback(key, params)` gives them, one a layer; None will do for one that passes no error on.
     """
 
     def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
         check_layers("params", params, len(network.layers))
-        routed = (
-            params[0],
-            *(
-                {**weights, "feedback": each}
-                for weights, each in zip(params[1:], feedback(key, params), strict=True)
-            ),
+        routed = tuple(
+            weights if each is None else {**weights, "feedback": each}
+            for weights, each in zip(params, feedback(key, params), strict=True)
         )
         return backward_signals(network, loss, routed, x, y, weight, _feedback_product)
 

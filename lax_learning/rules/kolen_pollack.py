@@ -21,8 +21,8 @@ def kolen_pollack(
     that came back through `feedback`. With one optimiser of learning rate eta for both,
     `w - feedback` shrinks by `(1 - eta decay)` a step.
 
-    The first layer has no feedback and does not decay. Both halves of a pair must go through the same
-    optimiser: do not mask the feedback here, and clip with `clip_by_forward_norm`.
+    A first layer has no feedback and does not decay, unless it is recurrent. Both halves of a pair must go
+    through the same optimiser: do not mask the feedback here, and clip with `clip_by_forward_norm`.
 
     Args:
       network: the network.
@@ -57,10 +57,16 @@ def kolen_pollack(
     """
     check_not_negative("decay", decay)
     aligned = feedback_rule(
-        network, loss, partial(init_feedback, network), lambda key, params: stored_feedback(params), scale
+        network,
+        loss,
+        partial(init_feedback, network),
+        lambda key, params: stored_feedback(network, params),
+        scale,
     )
 
     def paired(weights: Weights, grads: Weights) -> Weights:
+        if "feedback" not in weights:
+            return grads
         data = {**grads, "feedback": grads["w"].astype(weights["feedback"].dtype)}
         kept = () if decay_bias else ("b",)
         return {
@@ -69,7 +75,7 @@ def kolen_pollack(
         }
 
     def value_and_grad(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> tuple[Array, Params]:
-        value, (first, *rest) = aligned.value_and_grad(key, params, x, y)
-        return value, (first, *(paired(w, g) for w, g in zip(params[1:], rest, strict=True)))
+        value, grads = aligned.value_and_grad(key, params, x, y)
+        return value, tuple(paired(w, g) for w, g in zip(params, grads, strict=True))
 
     return aligned._replace(value_and_grad=value_and_grad)

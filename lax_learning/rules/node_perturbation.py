@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_choice, check_count, check_layers, check_positive
+from lax_learning._checks import check_choice, check_count, check_positive
 from lax_learning._precision import raised
 from lax_learning.estimators._draws import mean_over_draws, scaled
 from lax_learning.feedback import init_forward
-from lax_learning.networks import Network, pre_activation
+from lax_learning.networks import Network
 from lax_learning.noise import Noise, as_noise
 from lax_learning.rules._delta import checked_losses, delta_rule, per_example
 from lax_learning.types import Key, Loss, Params, Rule, Signals
@@ -29,22 +29,19 @@ class _Pass(NamedTuple):
 
 
 def _noise_on_pre_activations(network: Network, params: Params, x: Array, noise: Layers | None) -> _Pass:
-    return _Pass(*network.forward(params, x, noise))
+    trace = network.forward(params, x, noise)
+    return _Pass(trace.inputs, trace.pre_activations, trace.output)
 
 
 def _noise_on_activities(network: Network, params: Params, x: Array, noise: Layers | None) -> _Pass:
-    check_layers("params", params, len(network.layers))
-    activities = [x]
-    for i, (layer, weights) in enumerate(zip(network.layers, params, strict=True)):
-        z = pre_activation(layer, weights, activities[-1])
-        a = layer.activation(z)
+    trace = network.forward(params, x, activity_taps=noise)
+    for i, (z, a) in enumerate(zip(trace.pre_activations, trace.activities, strict=True)):
         if a.shape != z.shape:
             raise ValueError(
                 f"network.layers[{i}].activation: expected one that keeps the shape {list(z.shape)}, "
                 f"as noise on activities needs (variant='tutorial'), got {list(a.shape)}"
             )
-        activities.append(a if noise is None else a + noise[i])
-    return _Pass(tuple(activities[:-1]), tuple(activities[1:]), activities[-1])
+    return _Pass(trace.inputs, trace.activities, trace.output)
 
 
 def _by_noise(noise: Layers, change: Layers, sigma: Array) -> Layers:

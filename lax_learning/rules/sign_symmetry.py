@@ -16,20 +16,19 @@ from lax_learning.types import Key, Loss, Params, Rule
 
 class _Form(NamedTuple):
     init: Callable[[Network, Key], Params]
-    magnitudes: Callable[[Network, Key, Params], tuple[Array, ...]]
+    feedback: Callable[[Network, Key, Params], tuple[Array | None, ...]]
 
 
-def _unit(network: Network, key: Key, params: Params) -> tuple[Array, ...]:
-    return tuple(jnp.ones_like(weights["w"]) for weights in params[1:])
+def _unit(network: Network, key: Key, params: Params) -> tuple[Array | None, ...]:
+    return tuple(jnp.ones_like(weights["w"]) for weights in params)
 
 
-def _fixed(network: Network, key: Key, params: Params) -> tuple[Array, ...]:
-    return tuple(jnp.abs(feedback) for feedback in stored_feedback(params))
+def _fixed(network: Network, key: Key, params: Params) -> tuple[Array | None, ...]:
+    return stored_feedback(network, params)
 
 
-def _redrawn(network: Network, key: Key, params: Params) -> tuple[Array, ...]:
-    drawn = network.init(key)[1:]
-    return tuple(jnp.abs(d["w"]).astype(p["w"].dtype) for d, p in zip(drawn, params[1:], strict=True))
+def _redrawn(network: Network, key: Key, params: Params) -> tuple[Array | None, ...]:
+    return tuple(d["w"].astype(p["w"].dtype) for d, p in zip(network.init(key), params, strict=True))
 
 
 _FORMS = {
@@ -86,10 +85,10 @@ def sign_symmetry(
     check_positive("gain", gain)
     form = _FORMS[magnitude]
 
-    def feedback(key: Key, params: Params) -> tuple[Array, ...]:
-        sizes = form.magnitudes(network, key, params)
+    def feedback(key: Key, params: Params) -> tuple[Array | None, ...]:
         return tuple(
-            signed(weights["w"], size, gain) for size, weights in zip(sizes, params[1:], strict=True)
+            None if size is None else signed(weights["w"], size, gain)
+            for size, weights in zip(form.feedback(network, key, params), params, strict=True)
         )
 
     return feedback_rule(network, loss, partial(form.init, network), feedback, scale)
