@@ -87,7 +87,7 @@ def sign_symmetry(
 
     def feedback(key: Key, params: Params) -> tuple[Array | None, ...]:
         return tuple(
-            None if size is None else signed(weights["w"], size, gain)
+            None if size is None else signed(weights["w"], jnp.abs(size), gain)
             for size, weights in zip(form.feedback(network, key, params), params, strict=True)
         )
 
