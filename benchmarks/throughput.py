@@ -36,7 +36,7 @@ class Config:
     """Time the library against the loops people run today, both in one run."""
 
     quick: bool = False
-    """Under two minutes: SNR over 50 examples, 3 repeats and, unless --seeds says more, 1 and 8 seeds."""
+    """Under three minutes: SNR over 50 examples, 3 repeats and, unless --seeds says more, 1 and 8 seeds."""
     systems: tuple[str, ...] = SYSTEMS
     """Parts of the library."""
     seeds: tuple[int, ...] | None = None
