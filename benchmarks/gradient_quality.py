@@ -48,7 +48,7 @@ def run(config: Config) -> dict[str, xr.Dataset]:
     harness.open_folder(config.out, deciding, resume=config.resume)
     kept = config.out / "checkpoints"
     kept.mkdir(exist_ok=True)
-    bench = Bench(images, labels, **config.numbers(), seed=config.seed, kept=kept)
+    bench = Bench(images, labels, **config.numbers(), seed=config.seed, folder=kept)
     plans = {
         name: SWEEPS[name].settings(name, config.setting, quick=config.quick) for name in config.chosen()
     }

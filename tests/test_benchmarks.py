@@ -275,6 +275,17 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
     assert len(measured) == 1 and written["rows"][:2] == before
     assert [each["reference_threads"] for each in written["details"]] == [1, 2, 1]
 
+    # A run that goes on with a case before those that are finished loses none of them when it is stopped.
+    written["rows"], written["details"] = written["rows"][1:], written["details"][1:]
+    (tmp_path / "throughput.json").write_text(json.dumps(written))
+    measured[:] = ["case"] * 2
+    assert call_main(throughput.main, *arguments, "--resume")[0] == 130
+    assert json.loads((tmp_path / "throughput.json").read_text())["rows"] == written["rows"]
+    measured.clear()
+    assert call_main(throughput.main, *arguments, "--resume")[0] == 0
+    again = json.loads((tmp_path / "throughput.json").read_text())["rows"]
+    assert [row["case"] for row in again] == [case.name for case in CASES[:3]]
+
     code, _, err = call_main(throughput.main, *arguments, "--resume", "--repeats", "3")
     assert code == 2 and "holds a run of another configuration (repeats: 7 there, 3 here)" in err
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,8 @@ import xarray as xr
 from jaxtyping import Array
 
 import lax_learning as ll
+from benchmarks.quality import kept
+from benchmarks.quality.kept import Measured
 from benchmarks.quality.measures import measure_draws, measure_examples
 from benchmarks.quality.problems import (
     Problem,
@@ -25,11 +26,8 @@ from benchmarks.quality.rules import averaged, make_rule
 from benchmarks.quality.settings import Setting
 from benchmarks.quality.theory import predict
 from benchmarks.work import work_of
-from experiments import harness
 from lax_learning.ensemble import Ensemble
 from lax_learning.types import Key, Params, Signals
-
-Measured = dict[str, np.ndarray]
 
 
 class Bench:
@@ -45,7 +43,7 @@ class Bench:
       draws: gradients over which moments are taken, for every seed.
       examples: examples over which SNR is taken, for every seed.
       seed: the seed of the seeds.
-      kept: a folder for what is measured, from which it is read again; by default memory alone.
+      folder: for what is measured, from which it is read again; by default memory alone.
     """
 
     def __init__(
@@ -57,7 +55,7 @@ class Bench:
         draws: int,
         examples: int,
         seed: int = 0,
-        kept: Path | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._images, self._labels, self._draws, self._examples = images, labels, draws, examples
         self._keys = jax.random.split(jax.random.key(seed), seeds)
@@ -65,21 +63,19 @@ class Bench:
         self._stages: dict[Setting, _Stage] = {}
         self._programs: dict[tuple[str, Setting], Ensemble] = {}
         self._measured: dict[tuple[str, Setting], Measured] = {}
-        self._kept = kept
+        self._kept = folder
 
     def measure(self, rule: str, setting: Setting) -> Measured:
         """Every metric and what theory says of it (`theory_...`), `[seed, layers + 1]`."""
         if (rule, setting) not in self._measured:
-            path = None if self._kept is None else self._kept / f"{rule}-{_name(setting)}.npz"
-            if path is not None and path.exists():
-                with np.load(path) as held:
-                    self._measured[rule, setting] = dict(held)
-                return self._measured[rule, setting]
-            stage, program = self._stage(setting), self._program(rule, setting)
-            found = program(self._keys, stage, setting.sigma, setting.num_samples)
-            self._measured[rule, setting] = jax.tree.map(np.asarray, found)
-            if path is not None:
-                harness.write_whole(path, partial(_save, self._measured[rule, setting]))
+            found = None if self._kept is None else kept.load(self._kept, rule, setting)
+            if found is None:
+                stage, program = self._stage(setting), self._program(rule, setting)
+                found = program(self._keys, stage, setting.sigma, setting.num_samples)
+                found = jax.tree.map(np.asarray, found)
+                if self._kept is not None:
+                    kept.save(self._kept, rule, setting, found)
+            self._measured[rule, setting] = found
         return self._measured[rule, setting]
 
     def measure_all(
@@ -184,16 +180,6 @@ class Bench:
             of_seed = _of_seed(rule, problem.network, problem.loss, self._draws)
             self._programs[shapes] = ll.ensemble(of_seed, in_axes=(0, 0, None, None))
         return self._programs[shapes]
-
-
-def _name(setting: Setting) -> str:
-    """The setting as part of the name of a file."""
-    return "-".join(str(value) for value in vars(setting).values())
-
-
-def _save(measured: Measured, path: Path) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **measured)  # type: ignore[arg-type]
 
 
 def _shapes(setting: Setting) -> Setting:
