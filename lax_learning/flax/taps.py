@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import nnx
@@ -124,7 +124,8 @@ class _Tapped(Network):
         with watching(Watch(tap=tap)):
             output = self.run()
         # What the model makes of a layer's output is its own affair; the activity at last is its losses.
-        return Trace(tuple(inputs), tuple(pre_activations), (*map(_Unknown, inputs[1:]), output))
+        activities = cast("tuple[Array, ...]", (*map(_Unknown, inputs[1:]), output))
+        return Trace(tuple(inputs), tuple(pre_activations), activities)
 
 
 def _as_layer(layer: Credited) -> Layer:
