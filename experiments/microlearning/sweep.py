@@ -10,7 +10,7 @@ import optax
 
 import lax_learning as ll
 from experiments.microlearning.config import Config
-from experiments.microlearning.rules import TUTORIAL_INIT, make_network
+from experiments.microlearning.networks import TUTORIAL_INIT, make_problem
 from experiments.sweeping import Program, Sweepable
 
 Traced = dict[str, jax.Array]
@@ -38,7 +38,7 @@ def images(source: str) -> ll.data.Splits:
 def make(static: Mapping[str, Any]) -> Program:
     """A run of one rule; a chunk is an epoch."""
     data = images(static["data"])
-    network = make_network(Config(hidden=(static["hidden"],)))
+    network, loss, _ = make_problem(Config(hidden=(static["hidden"],)))
     per_epoch = data.train.x.shape[0] // static["batch_size"]
 
     def accuracy(key: jax.Array, params: Any, data: ll.data.Splits) -> jax.Array:
@@ -47,7 +47,7 @@ def make(static: Mapping[str, Any]) -> Program:
 
     def run(traced: Traced) -> ll.Train:
         return ll.make_train(
-            RULES[static["rule"]](network, ll.squared_error, traced),
+            RULES[static["rule"]](network, loss, traced),
             optax.sgd(traced["learning_rate"]),
             num_updates=static["epochs"] * per_epoch,
             batch_size=static["batch_size"],
