@@ -12,7 +12,7 @@ from lax_learning.decorrelation import (
     decorrelation_loss,
     reads_of,
 )
-from lax_learning.ensemble import ensemble
+from lax_learning.ensemble import ensemble, gather
 from lax_learning.feedback import clip_by_forward_norm, forward_mask, with_feedback, without_feedback
 from lax_learning.follow import follow
 from lax_learning.layers import Layer, Reads, dense, dense_product
@@ -76,6 +76,7 @@ __all__ = [
     "follow",
     "forward_gradient",
     "forward_mask",
+    "gather",
     "kolen_pollack",
     "make_train",
     "max_pool",

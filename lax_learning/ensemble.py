@@ -1,11 +1,12 @@
-"""Many seeds, many hyper-parameters, all devices of a host: one compiled program."""
+"""Many seeds, many hyper-parameters, all devices of all hosts: one compiled program."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lax_learning._checks import check_count, check_positive
@@ -13,11 +14,12 @@ from lax_learning._checks import check_count, check_positive
 Axes: TypeAlias = tuple[int | None, ...]
 
 
-class _Plan(NamedTuple):
-    """A compiled program for `chunk` members at a time."""
+class _Prepared(NamedTuple):
+    """Arguments of a call, their axes, and how many members there are."""
 
-    run: jax.stages.Compiled
-    chunk: int
+    args: tuple[Any, ...]
+    axes: Axes
+    number: int
 
 
 def ensemble(
@@ -31,19 +33,27 @@ def ensemble(
     """Runs a function written for one seed on many at once.
 
     `function` is vmapped, sharded over the devices along a mesh axis `seed`, and compiled once for all
-    calls with arguments of the same shapes. If the program needs more memory than the budget, the members
-    run in equal chunks one after another. The last chunk and uneven devices are padded by repeating
-    the last member, so that the result of a member does not depend on how many run beside it.
+    calls with arguments of the same shapes. Devices do not talk to each other while it runs. Uneven devices
+    are padded by repeating the last member, so that the result of a member does not depend on how many run
+    beside it.
+
+    With many processes (`jax.distributed`) every one of them makes the same calls with the same arguments
+    and computes the members of its own devices. Results of as many members as fill the devices evenly stay
+    where they were computed, ready for a next call; `gather` brings them to every process. Others are
+    gathered at once, on the first device of each process.
 
     Args:
       function: a pure function, for example what `make_train` returns.
       in_axes: for every positional argument 0, if its leaves have a leading axis of members, or None, if
         all members share it; by default 0 for the first and None for the others.
-      memory_budget: bytes a device may use for results and temporaries of one chunk.
-      batch_size: how many members a device computes side by side, as `jax.lax.map` has it; the others come
-        one after another. By default all: right for an accelerator. On a CPU a few whose params and moments
-        stay in its cache can be twice as fast.
-      devices: by default all of this host.
+      memory_budget: bytes a device may use for temporaries; if members side by side need more, they are
+        computed in equal batches one after another.
+      batch_size: how many members a device computes side by side; the others come one after another. By
+        default as many as the budget allows: right for an accelerator. On a CPU a few whose params and
+        moments stay in its cache can be twice as fast. With it a member's result is the same to the last
+        bit for any number of members and of devices of one kind; without it sums may be rounded
+        otherwise. A device with fewer members computes some of them again.
+      devices: by default all, of all processes.
 
     Returns:
       A function of the same positional arguments; every leaf of its result has a leading axis of
@@ -52,7 +62,7 @@ def ensemble(
 
     Raises:
       TypeError, ValueError: for axes other than 0 and None, none at 0, arguments of unequal leading axes or
-        without members, a budget <= 0, or a batch_size that is no int of at least 1.
+        with fewer members than processes, a budget <= 0, or a batch_size that is no int of at least 1.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -65,9 +75,38 @@ def ensemble(
         raise ValueError(f"in_axes: expected 0 or None for each argument and 0 for one, got {tuple(in_axes)}")
     if batch_size is not None:
         check_count("batch_size", batch_size)
-    devices = tuple(jax.local_devices() if devices is None else devices)
+    mesh = Mesh(tuple(jax.devices() if devices is None else devices), ("seed",))
     axes = None if in_axes is None else tuple(in_axes)
-    return Ensemble(function, axes, float(memory_budget), batch_size, devices)
+    return Ensemble(function, axes, float(memory_budget), batch_size, mesh)
+
+
+def gather(results: Any) -> Any:
+    """Results of an ensemble as NumPy arrays, in every process.
+
+    To be called by all processes together; devices that are out of a process's reach send theirs.
+
+    Args:
+      results: a pytree of arrays; keys among them stay arrays of JAX.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> gather(ensemble(jnp.square)(jnp.arange(3)))
+      array([0, 1, 4], dtype=int32)
+    """
+
+    def in_memory(leaf: Any) -> Any:
+        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return _within_reach(leaf) if is_key else np.asarray(_within_reach(leaf))
+
+    return jax.tree.map(in_memory, results)
+
+
+def _within_reach(leaf: Any) -> Any:
+    """An array, whole on a device of this process."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return leaf
+    everywhere = NamedSharding(cast(NamedSharding, leaf.sharding).mesh, PartitionSpec())
+    return jax.jit(lambda a: a, out_shardings=everywhere)(leaf).addressable_data(0)
 
 
 class Ensemble:
@@ -76,81 +115,85 @@ class Ensemble:
     def __init__(
         self,
         function: Callable[..., Any],
-        in_axes: tuple[int | None, ...] | None,
+        in_axes: Axes | None,
         memory_budget: float,
         batch_size: int | None,
-        devices: tuple[Any, ...],
+        mesh: Mesh,
     ) -> None:
         self._function = function
         self._in_axes = in_axes
         self._memory_budget = memory_budget
         self._batch_size = batch_size
-        self._devices = devices
-        self._mesh = Mesh(devices, ("seed",))
-        self._plans: dict[Any, _Plan] = {}
+        self._mesh = mesh
+        self._first = mesh.local_mesh.devices.flat[0]
+        self._programs: dict[Any, jax.stages.Compiled] = {}
 
     def __call__(self, *args: Any) -> Any:
         """Runs all members."""
-        axes, args, count = self._prepare(args)
-        compiled, chunk = self._plan(axes, args, count)
-        parts = [compiled(*self._place(axes, args, start, chunk)) for start in range(0, count, chunk)]
-        if count == chunk:
-            return parts[0]
-        parts = jax.device_put(parts, self._devices[0])
-        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
+        prepared = self._prepare(args)
+        found = self._program(prepared)(*self._place(prepared))
+        if prepared.number % self._mesh.size == 0:
+            return found
+        found = jax.device_put(jax.tree.map(_within_reach, found), self._first)
+        return jax.tree.map(lambda leaf: leaf[: prepared.number], found)
 
     def compile(self, *args: Any) -> jax.stages.Compiled:
-        """Compiles for arguments of these shapes; what it returns tells costs and memory of one chunk."""
-        return self._plan(*self._prepare(args)).run
+        """Compiles for arguments of these shapes; what it returns tells costs and memory of a device."""
+        return self._program(self._prepare(args))
 
-    def _prepare(self, args: tuple[Any, ...]) -> tuple[Axes, tuple[Any, ...], int]:
+    def _prepare(self, args: tuple[Any, ...]) -> _Prepared:
         axes = (0, *(None,) * (len(args) - 1)) if self._in_axes is None else self._in_axes
         if len(axes) != len(args):
             raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
         args = jax.tree.map(jnp.asarray, args)
-        return axes, args, _count(axes, args)
+        count = _count(axes, args)
+        processes = len({device.process_index for device in self._mesh.devices.flat})
+        if count < processes:
+            raise ValueError(
+                f"number of members: expected at least one for each of {processes} processes, got {count}"
+            )
+        return _Prepared(args, axes, count)
 
-    def _plan(self, axes: Axes, args: tuple[Any, ...], count: int) -> _Plan:
-        leaves, structure = jax.tree.flatten(jax.tree.map(jax.typeof, args))
+    def _program(self, prepared: _Prepared) -> jax.stages.Compiled:
+        leaves, structure = jax.tree.flatten(jax.tree.map(jax.typeof, prepared.args))
         signature = (structure, tuple(leaves))
-        if signature not in self._plans:
-            self._plans[signature] = self._fit(axes, args, count)
-        return self._plans[signature]
+        if signature not in self._programs:
+            self._programs[signature] = self._fit(prepared)
+        return self._programs[signature]
 
-    def _fit(self, axes: Axes, args: tuple[Any, ...], count: int) -> _Plan:
-        """Compiles for all members, or for as many as the memory budget holds."""
-        num_devices = len(self._devices)
-        batch = min(self._batch_size or 1, -(-count // num_devices))
-        least = num_devices * batch
-        chunk = _round_up(count, least)
-        compiled = self._compile(axes, args, chunk)
+    def _fit(self, prepared: _Prepared) -> jax.stages.Compiled:
+        """Compiles for batches of the size asked for, or else for the largest that the budget holds."""
+        if self._batch_size is not None:
+            return self._compile(prepared, self._batch_size)
+        all_of_them = -(-prepared.number // self._mesh.size)
+        compiled = self._compile(prepared, all_of_them)
         memory = compiled.memory_analysis()
-        used = 0 if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes
-        if used > self._memory_budget and chunk > least:
-            fits = max(int(chunk * self._memory_budget / used), least)
-            num_chunks = -(-count // fits)
-            chunk = _round_up(-(-count // num_chunks), least)
-            compiled = self._compile(axes, args, chunk)
-        return _Plan(compiled, chunk)
+        used = 0 if memory is None else memory.temp_size_in_bytes
+        if used <= self._memory_budget or all_of_them == 1:
+            return compiled
+        num_batches = -(-all_of_them // max(int(all_of_them * self._memory_budget / used), 1))
+        return self._compile(prepared, -(-all_of_them // num_batches))
 
-    def _compile(self, axes: Axes, args: tuple[Any, ...], chunk: int) -> jax.stages.Compiled:
+    def _compile(self, prepared: _Prepared, batch_size: int) -> jax.stages.Compiled:
         sharded = jax.shard_map(
-            partial(self._members, axes),
+            partial(self._members, prepared.axes, batch_size),
             mesh=self._mesh,
-            in_specs=tuple(map(_spec, axes)),
+            in_specs=tuple(map(_spec, prepared.axes)),
             out_specs=PartitionSpec("seed"),
             check_vma=False,
         )
-        return jax.jit(sharded).lower(*self._place(axes, args, 0, chunk)).compile()
+        return jax.jit(sharded).lower(*self._place(prepared)).compile()
 
-    def _members(self, axes: Axes, *args: Any) -> Any:
-        """The members of one device: side by side, or batch by batch."""
-        together = jax.vmap(self._function, in_axes=axes)
-        if self._batch_size is None:
+    def _members(self, axes: Axes, batch_size: int, *args: Any) -> Any:
+        """The members of one device, batch by batch; the last one is repeated where they do not fill them."""
+        together, count = jax.vmap(self._function, in_axes=axes), _count(axes, args)
+        if count == batch_size:
             return together(*args)
-        size = min(self._batch_size, _count(axes, args))
-        split = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
-        batches = jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), split)
+        chosen = _repeating_the_last(count, batch_size)
+        batches = jax.tree.map(
+            lambda leaf: leaf[chosen].reshape(-1, batch_size, *leaf.shape[1:]),
+            [arg for arg, axis in zip(args, axes, strict=True) if axis == 0],
+        )
 
         def batch(members: list[Any]) -> Any:
             left = iter(members)
@@ -159,35 +202,36 @@ class Ensemble:
             )
 
         found = jax.lax.map(batch, batches)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], found)
 
-    def _place(self, axes: Axes, args: tuple[Any, ...], start: int, chunk: int) -> tuple[Any, ...]:
-        """The members from `start` on, spread over the devices, and what they share on all of them.
+    def _place(self, prepared: _Prepared) -> tuple[Any, ...]:
+        """The members spread over the devices, and what they share on all of them."""
+        args, axes, number = prepared
+        local = tuple(self._mesh.local_mesh.devices.flat)
 
-        Members are chosen on one device: to index an array that is spread out takes a program with messages
-        between devices, and no such program runs here.
-        """
-
-        def members(leaf: jax.Array) -> jax.Array:
-            """The last member is repeated where fewer than `chunk` are left."""
-            if start == 0 and leaf.shape[0] == chunk:
+        def put(axis: int | None, leaf: jax.Array) -> jax.Array:
+            sharding = NamedSharding(self._mesh, _spec(axis))
+            if leaf.sharding == sharding:
                 return leaf
-            leaf = jax.device_put(leaf, self._devices[0])
-            return leaf[jnp.minimum(jnp.arange(start, start + chunk), leaf.shape[0] - 1)]
+            # On one device: to index an array that is spread out takes messages between devices.
+            leaf = jax.device_put(leaf, self._first)
+            leaf = leaf if axis is None else leaf[_repeating_the_last(number, self._mesh.size)]
+            shares = sharding.devices_indices_map(leaf.shape)
+            pieces = [jax.device_put(leaf[shares[device]], device) for device in local]
+            return jax.make_array_from_single_device_arrays(leaf.shape, sharding, pieces)
 
-        chosen = (
-            jax.tree.map(members, arg) if axis == 0 else arg for axis, arg in zip(axes, args, strict=True)
-        )
-        shardings = (NamedSharding(self._mesh, _spec(axis)) for axis in axes)
-        return tuple(jax.device_put(arg, to) for arg, to in zip(chosen, shardings, strict=True))
+        return tuple(jax.tree.map(partial(put, axis), arg) for axis, arg in zip(axes, args, strict=True))
 
 
 def _spec(axis: int | None) -> PartitionSpec:
     return PartitionSpec() if axis is None else PartitionSpec("seed")
 
 
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
+def _repeating_the_last(count: int, multiple: int) -> Any:
+    """Where to look for so many members that they are a multiple of a number."""
+    if count % multiple == 0:
+        return slice(None)
+    return np.minimum(np.arange(-(-count // multiple) * multiple), count - 1)
 
 
 def _count(axes: Axes, args: tuple[Any, ...]) -> int:
