@@ -1,7 +1,8 @@
 """What every experiment needs around its run: a folder, checkpoints, progress and a summary.
 
 An output folder belongs to one configuration. Finished parts are written whole or not at all, unfinished
-ones are checkpointed, so that a run killed at any moment goes on where it was.
+ones are checkpointed, so that a run killed at any moment goes on where it was. Of many processes the first
+prints and writes; all of them checkpoint what they hold.
 """
 
 import json
@@ -9,7 +10,6 @@ import os
 import platform
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -18,13 +18,13 @@ from typing import Any, Protocol
 
 import jax
 import matplotlib.pyplot as plt
-import orbax.checkpoint as ocp
 import tyro
 import xarray as xr
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-SECONDS_BETWEEN_CHECKPOINTS = 5.0
+from experiments import processes
+from experiments.settings import Settings
 
 
 class FolderError(ValueError):
@@ -99,35 +99,27 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
     write_json(path, wanted)
 
 
+def begin(config: Settings) -> None:
+    """Claims the folder of an experiment, for all processes.
+
+    Raises:
+      ValueError: as `open_folder` does, or if there are fewer seeds than processes.
+    """
+    deciding = config.deciding()
+    if deciding["seeds"] < jax.process_count():
+        raise ValueError(
+            f"--seeds: expected at least one for each of {jax.process_count()} processes, "
+            f"got {deciding['seeds']}"
+        )
+    processes.decided(lambda: open_folder(config.out, deciding, resume=config.resume))
+
+
 class Report(Protocol):
     """The module of an experiment that tells what came out."""
 
     def rows(self, results: Any, /) -> list[dict[str, Any]]: ...
     def table(self, summary: list[dict[str, Any]], /) -> str: ...
     def figures(self, results: Any, /) -> Mapping[str, Figure]: ...
-
-
-class Checkpoint:
-    """The latest state of an unfinished part of a run: a step and a pytree of arrays."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
-        self._saved = time.monotonic()
-
-    def save(self, step: int, tree: Any, *, now: bool = False) -> None:
-        """Saves, unless the last time is only seconds ago."""
-        if now or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
-            self._manager.save(step, args=ocp.args.StandardSave(tree), force=True)
-            self._saved = time.monotonic()
-
-    def restore(self, like: Any) -> tuple[int, Any] | None:
-        """The step and the tree that were saved last, with the structure of `like`; None if none were."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        return step, self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
 
 def run_parts(
@@ -150,18 +142,22 @@ def run_parts(
       unit: of these steps.
     """
     finished, unfinished = out / f"{kind}s", out / "checkpoints"
-    finished.mkdir(exist_ok=True)
+    is_done = processes.decided(lambda: [(finished / f"{name}.nc").exists() for name in names])
     keep_compiled_programs(unfinished / "compiled")
     parts: list[xr.Dataset] = []
-    with tqdm(total=sum(steps), unit=unit, smoothing=0.05) as progress:
-        for name, cost in zip(names, steps, strict=True):
+    with tqdm(total=sum(steps), unit=unit, smoothing=0.05, disable=not processes.is_first()) as progress:
+        for name, cost, done in zip(names, steps, is_done, strict=True):
             path = finished / f"{name}.nc"
-            if path.exists():
+            if done:
                 progress.update(cost)
-            else:
-                write_dataset(path, run_part(name, unfinished / name, progress))
+                parts.append(read_dataset(path))
+                continue
+            parts.append(run_part(name, unfinished / name, progress))
+            if processes.is_first():
+                finished.mkdir(exist_ok=True)
+                write_dataset(path, parts[-1])
+                parts[-1] = read_dataset(path)
                 shutil.rmtree(unfinished / name, ignore_errors=True)
-            parts.append(read_dataset(path))
     return parts
 
 
@@ -173,6 +169,8 @@ def publish(
     report: Report,
 ) -> None:
     """Writes results, summary and figures, prints the table, and clears the checkpoints away."""
+    if not processes.is_first():
+        return
     write_dataset(out / "results.nc", results)
     rows = report.rows(results)
     write_json(
@@ -197,7 +195,12 @@ def command_line(
 ) -> int:
     """Runs a program as its command line says; the exit code of the process."""
     try:
-        run(tyro.cli(config, prog=f"python -m {package}.{name}"))
+        given = tyro.cli(config, prog=f"python -m {package}.{name}")
+        if isinstance(given, Settings) and given.meeting is not None:
+            processes.meet(name, given.meeting)
+        run(given)
+    except processes.ElsewhereError:
+        return 2
     except (ValueError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
@@ -220,7 +223,8 @@ def keep_compiled_programs(folder: Path) -> None:
 def use_all_cores(*, compile_quickly: bool = False) -> None:
     """Makes a device of every CPU core, so that an ensemble of small programs runs on all of them.
 
-    To be called before JAX first runs. Small programs take longer to compile than to run: LLVM does less.
+    To be called before JAX first runs. Small programs take longer to compile than to run: LLVM does less. A
+    number of devices in JAX_NUM_CPU_DEVICES stays as it is.
 
     Args:
       compile_quickly: whether runs are so short that slower loops (Adam's take 6 times as long) are worth a
@@ -230,4 +234,5 @@ def use_all_cores(*, compile_quickly: bool = False) -> None:
     if compile_quickly:
         flags += " --xla_cpu_use_fusion_emitters=false"
     os.environ.setdefault("XLA_FLAGS", flags)
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    if jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import harness
+from experiments.checkpoints import Checkpoint
 
 
 class Stage(NamedTuple):
@@ -19,13 +19,36 @@ class Stage(NamedTuple):
 
     Fields:
       metrics: values `[member, step, ...]`.
-      state: of all members.
+      state: of all members, on their devices; see `collect`.
       seconds: that every step took for each member, compilation and measuring apart, `[step]`.
     """
 
     metrics: dict[str, np.ndarray]
     state: Any
     seconds: np.ndarray
+
+
+def side_by_side(on_cpu: int) -> int | None:
+    """`batch_size` of `ll.ensemble`: so many members on a CPU's core, all of them on an accelerator.
+
+    A fixed number makes results the same to the last bit for any number of devices.
+    """
+    return on_cpu if jax.default_backend() == "cpu" else None
+
+
+def spread(members: Any) -> Any:
+    """Members so that they fill all devices evenly: the last is repeated.
+
+    Between calls of ensembles they then stay where they are, and no message is sent.
+    """
+    count = len(jax.tree.leaves(members)[0])
+    filled = np.minimum(np.arange(count + -count % jax.device_count()), count - 1)
+    return members if len(filled) == count else jax.tree.map(lambda leaf: leaf[filled], members)
+
+
+def collect(spread_out: Any, count: int) -> Any:
+    """The first members as NumPy arrays, in every process."""
+    return jax.tree.map(lambda leaf: leaf[:count], ll.gather(spread_out))
 
 
 def run_stage(
@@ -54,24 +77,30 @@ def run_stage(
       measure: `(carry, number, shared) -> more metrics`, after every step and not timed.
       batch_size: of `ll.ensemble`.
     """
-    carry = ll.ensemble(init, in_axes=(0,) * len(members))(*members)
-    everywhere = NamedSharding(Mesh(jax.local_devices(), ("seed",)), PartitionSpec())
-    shared = jax.device_put(shared, everywhere)  # once, and not at every step
+
+    def start(*member: Any) -> tuple[Any, dict[str, jax.Array]]:
+        shapes = {name: (len(costs), *shape) for name, shape in metrics.items()}
+        return init(*member), {name: jnp.full(shape, jnp.nan) for name, shape in shapes.items()}
+
+    def keep(carry: Any, held: Any, found: Any, number: Any, shared: Any) -> dict[str, jax.Array]:
+        found = {**found, **measure(carry, number, shared)}
+        return {**held, **{name: held[name].at[number].set(value) for name, value in found.items()}}
+
+    count = len(jax.tree.leaves(members)[0])
+    carry, held = ll.ensemble(start, in_axes=(0,) * len(members), batch_size=batch_size)(*spread(members))
+    shared = ll.replicate(shared)  # once, and not at every step
     advance = ll.ensemble(step, in_axes=(0, None, None), batch_size=batch_size)
-    look = ll.ensemble(measure, in_axes=(0, None, None))
-    count, num_steps = len(jax.tree.leaves(members)[0]), len(costs)
-    held = {name: np.full((count, num_steps, *shape), np.nan, np.float32) for name, shape in metrics.items()}
-    seconds = np.full(num_steps, np.nan)
-    checkpoint = harness.Checkpoint(folder)
-    start, (carry, held, seconds) = checkpoint.restore((carry, held, seconds)) or (0, (carry, held, seconds))
-    progress.update(sum(costs[:start]))
-    advance.compile(carry, start, shared)
-    for number in range(start, num_steps):
+    look = ll.ensemble(keep, in_axes=(0, 0, 0, None, None), batch_size=batch_size)
+    seconds = np.full(len(costs), np.nan)
+    checkpoint = Checkpoint(folder)
+    first, (carry, held, seconds) = checkpoint.restore((carry, held, seconds)) or (0, (carry, held, seconds))
+    progress.update(sum(costs[:first]))
+    advance.compile(carry, first, shared)
+    for number in range(first, len(costs)):
         began = time.perf_counter()
-        carry, values = jax.block_until_ready(advance(carry, number, shared))
+        carry, found = jax.block_until_ready(advance(carry, number, shared))
         seconds[number] = (time.perf_counter() - began) / count
-        for name, value in {**values, **look(carry, number, shared)}.items():
-            held[name][:, number] = value
-        checkpoint.save(number + 1, (carry, held, seconds), now=number + 1 == num_steps)
+        held = look(carry, held, found, number, shared)
+        checkpoint.save(number + 1, (carry, held, seconds), now=number + 1 == len(costs))
         progress.update(costs[number])
-    return Stage(held, carry, seconds)
+    return Stage(collect(held, count), carry, seconds)

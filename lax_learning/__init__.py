@@ -12,12 +12,13 @@ from lax_learning.decorrelation import (
     decorrelation_loss,
     reads_of,
 )
-from lax_learning.ensemble import ensemble, gather
+from lax_learning.ensemble import ensemble
 from lax_learning.feedback import clip_by_forward_norm, forward_mask, with_feedback, without_feedback
 from lax_learning.follow import follow
 from lax_learning.layers import Layer, Reads, dense, dense_product
 from lax_learning.losses import accuracy, balanced_accuracy, softmax_cross_entropy, squared_error
 from lax_learning.networks import Network, mlp
+from lax_learning.placement import gather, replicate
 from lax_learning.recurrent import recurrent, rnn
 from lax_learning.rules import (
     backprop,
@@ -87,6 +88,7 @@ __all__ = [
     "pull_back",
     "reads_of",
     "recurrent",
+    "replicate",
     "rnn",
     "sign_symmetry",
     "softmax_cross_entropy",

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lax_learning._checks import check_count, check_positive
+from lax_learning.placement import place, repeating_the_last, within_reach
 
 Axes: TypeAlias = tuple[int | None, ...]
 
@@ -80,35 +80,6 @@ def ensemble(
     return Ensemble(function, axes, float(memory_budget), batch_size, mesh)
 
 
-def gather(results: Any) -> Any:
-    """Results of an ensemble as NumPy arrays, in every process.
-
-    To be called by all processes together; devices that are out of a process's reach send theirs.
-
-    Args:
-      results: a pytree of arrays; keys among them stay arrays of JAX.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> gather(ensemble(jnp.square)(jnp.arange(3)))
-      array([0, 1, 4], dtype=int32)
-    """
-
-    def in_memory(leaf: Any) -> Any:
-        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return _within_reach(leaf) if is_key else np.asarray(_within_reach(leaf))
-
-    return jax.tree.map(in_memory, results)
-
-
-def _within_reach(leaf: Any) -> Any:
-    """An array, whole on a device of this process."""
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-        return leaf
-    everywhere = NamedSharding(cast(NamedSharding, leaf.sharding).mesh, PartitionSpec())
-    return jax.jit(lambda a: a, out_shardings=everywhere)(leaf).addressable_data(0)
-
-
 class Ensemble:
     """A function of many members at once; made by `ensemble`."""
 
@@ -125,7 +96,6 @@ class Ensemble:
         self._memory_budget = memory_budget
         self._batch_size = batch_size
         self._mesh = mesh
-        self._first = mesh.local_mesh.devices.flat[0]
         self._programs: dict[Any, jax.stages.Compiled] = {}
 
     def __call__(self, *args: Any) -> Any:
@@ -134,7 +104,7 @@ class Ensemble:
         found = self._program(prepared)(*self._place(prepared))
         if prepared.number % self._mesh.size == 0:
             return found
-        found = jax.device_put(jax.tree.map(_within_reach, found), self._first)
+        found = jax.device_put(jax.tree.map(within_reach, found), self._mesh.local_mesh.devices.flat[0])
         return jax.tree.map(lambda leaf: leaf[: prepared.number], found)
 
     def compile(self, *args: Any) -> jax.stages.Compiled:
@@ -189,7 +159,7 @@ class Ensemble:
         together, count = jax.vmap(self._function, in_axes=axes), _count(axes, args)
         if count == batch_size:
             return together(*args)
-        chosen = _repeating_the_last(count, batch_size)
+        chosen = repeating_the_last(count, batch_size)
         batches = jax.tree.map(
             lambda leaf: leaf[chosen].reshape(-1, batch_size, *leaf.shape[1:]),
             [arg for arg, axis in zip(args, axes, strict=True) if axis == 0],
@@ -207,31 +177,15 @@ class Ensemble:
     def _place(self, prepared: _Prepared) -> tuple[Any, ...]:
         """The members spread over the devices, and what they share on all of them."""
         args, axes, number = prepared
-        local = tuple(self._mesh.local_mesh.devices.flat)
-
-        def put(axis: int | None, leaf: jax.Array) -> jax.Array:
-            sharding = NamedSharding(self._mesh, _spec(axis))
-            if leaf.sharding == sharding:
-                return leaf
-            # On one device: to index an array that is spread out takes messages between devices.
-            leaf = jax.device_put(leaf, self._first)
-            leaf = leaf if axis is None else leaf[_repeating_the_last(number, self._mesh.size)]
-            shares = sharding.devices_indices_map(leaf.shape)
-            pieces = [jax.device_put(leaf[shares[device]], device) for device in local]
-            return jax.make_array_from_single_device_arrays(leaf.shape, sharding, pieces)
-
-        return tuple(jax.tree.map(partial(put, axis), arg) for axis, arg in zip(axes, args, strict=True))
+        chosen = repeating_the_last(number, self._mesh.size)
+        return tuple(
+            place(arg, NamedSharding(self._mesh, _spec(axis)), ... if axis is None else chosen)
+            for axis, arg in zip(axes, args, strict=True)
+        )
 
 
 def _spec(axis: int | None) -> PartitionSpec:
     return PartitionSpec() if axis is None else PartitionSpec("seed")
-
-
-def _repeating_the_last(count: int, multiple: int) -> Any:
-    """Where to look for so many members that they are a multiple of a number."""
-    if count % multiple == 0:
-        return slice(None)
-    return np.minimum(np.arange(-(-count // multiple) * multiple), count - 1)
 
 
 def _count(axes: Axes, args: tuple[Any, ...]) -> int:

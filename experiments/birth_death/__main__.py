@@ -20,9 +20,10 @@ from experiments import harness
 from experiments.birth_death import report
 from experiments.birth_death.config import Config
 from experiments.birth_death.problems import PROBLEMS, SCHEMES, Problem, Scheme
-from experiments.running import run_stage
+from experiments.running import run_stage, side_by_side
 
 NAME = "birth_death"
+SEEDS_A_CORE = 8
 
 
 class Carry(NamedTuple):
@@ -111,9 +112,12 @@ def run_scheme(
 
     progress.set_description(f"{problem_name}: {scheme_name}")
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    at_start, targets = jax.tree.map(np.asarray, ll.ensemble(first)(keys))
+    at_start, targets = ll.gather(ll.ensemble(first, batch_size=side_by_side(on_cpu=SEEDS_A_CORE))(keys))
     shapes = {name: value.shape[1:] for name, value in at_start.items()}
-    stage = run_stage(folder, (keys,), init, advance, shapes, np.diff(times).tolist(), times, progress)
+    stage = run_stage(
+        folder, (keys,), init, advance, shapes, np.diff(times).tolist(), times, progress,
+        batch_size=side_by_side(on_cpu=SEEDS_A_CORE),
+    )  # fmt: skip
     variables: dict[str, Any] = {
         f"{problem_name}_targets": (("seed", f"{problem_name}_target", "coordinate"), targets)
     }
@@ -129,7 +133,7 @@ def run_scheme(
 
 def run(config: Config) -> xr.Dataset:
     """Runs the whole comparison into `config.out` and returns its results."""
-    harness.open_folder(config.out, config.deciding(), resume=config.resume)
+    harness.begin(config)
     pairs = {
         f"{problem}-{scheme}": (problem, scheme) for problem in config.problems for scheme in config.schemes
     }

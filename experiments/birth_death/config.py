@@ -1,8 +1,10 @@
 """The settings of the birth-death experiment, from which its command line is made."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from experiments.settings import Settings
 
 ProblemName = Literal["planted", "mixture", "mixture_bad_start"]
 SchemeName = Literal["gd", "clone", "clone_centered", "prior", "prior_centered"]
@@ -19,8 +21,8 @@ class Preset(NamedTuple):
 PRESETS = {"short": Preset(10_000, 1_500, 2_500), "seed": Preset(100_000, 3_000, 10_000)}
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
     """Gradient descent, with and without birth and death of neurons, over many seeds."""
 
     problems: tuple[ProblemName, ...] = ProblemName.__args__  # type: ignore[attr-defined]
@@ -68,8 +70,6 @@ class Config:
     """Log-spaced measurements; between two of them at most a fiftieth of the run."""
     out: Path = Path("results/birth_death")
     """Folder for config.json, results.nc, summary.json and the figures."""
-    resume: bool = False
-    """Go on with the run that stands in the folder, if there is one."""
 
     def __post_init__(self) -> None:
         counts = ("seeds", "batch_size", "units", "teacher_units", "features", "mixture_units", "test_points")
@@ -85,15 +85,10 @@ class Config:
             given = getattr(self, name)
             self._expect(name, "each at most once and one at least", len(set(given)) == len(given) > 0)
 
-    def _expect(self, name: str, expected: str, holds: bool) -> None:
-        if not holds:
-            raise ValueError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
-
     def num_steps(self, problem: str) -> int:
         """Length of the run on a problem."""
         return self.steps or getattr(PRESETS[self.preset], problem)
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
-        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
-        return {**held, "steps": {name: self.num_steps(name) for name in self.problems}}
+        return {**super().deciding(), "steps": {name: self.num_steps(name) for name in self.problems}}

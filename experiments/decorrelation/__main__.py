@@ -22,7 +22,7 @@ from experiments import harness
 from experiments.decorrelation import report
 from experiments.decorrelation.config import Config
 from experiments.decorrelation.runs import Run, runs_of, targets
-from experiments.running import run_stage
+from experiments.running import collect, run_stage, side_by_side
 
 NAME = "decorrelation"
 CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 pixels
@@ -157,7 +157,16 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
     }
     costs = [run.updates] * (run.steps + 1)
     stage = run_stage(
-        folder, members, init, step, metrics, costs, data, progress, measure=partial(measure, run)
+        folder,
+        members,
+        init,
+        step,
+        metrics,
+        costs,
+        data,
+        progress,
+        partial(measure, run),
+        side_by_side(on_cpu=1),
     )
     variables: dict[str, Any] = {
         metric: (
@@ -184,7 +193,7 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
 
 def correlations(run: Run, state: Carry, data: Images) -> dict[str, np.ndarray]:
     """Second moments of the pixels in the centre before and after R, of the first seed."""
-    r = np.asarray(state.state.layers[0]["R"])[0]
+    r = collect(state.state.layers[0]["R"], 1)[0]
     x = np.asarray(inputs(run, jnp.asarray(data.test.x)))
     z = x @ r.T
     return {
@@ -203,8 +212,8 @@ def images(config: Config) -> Images:
 
 def run(config: Config) -> xr.Dataset:
     """Runs all studies into `config.out` and returns their results."""
-    harness.open_folder(config.out, config.deciding(), resume=config.resume)
     harness.use_all_cores(compile_quickly=config.preset == "sample")
+    harness.begin(config)
     data, runs = images(config), runs_of(config)
     parts = harness.run_parts(
         config.out,

@@ -1,8 +1,10 @@
 """The settings of the decorrelation experiment, from which its command line is made."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from experiments.settings import Settings
 
 StudyName = Literal["notebook", "gain", "choices"]
 NetworkName = Literal["dense", "convolutional"]
@@ -42,8 +44,8 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
     """Decorrelation of the inputs of every layer: the notebook's runs, what it gains, and its choices."""
 
     studies: tuple[StudyName, ...] = StudyName.__args__  # type: ignore[attr-defined]
@@ -76,8 +78,6 @@ class Config:
     """Images to measure accuracy on, and as many to choose the learning rate by."""
     out: Path = Path("results/decorrelation")
     """Folder for config.json, results.nc, summary.json and the figures."""
-    resume: bool = False
-    """Go on with the run that stands in the folder, if there is one."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "batch_size", "test_images"):
@@ -92,10 +92,6 @@ class Config:
         self._expect(
             "data", f"a source of the whole MNIST with --preset {self.preset}", self.source is not None
         )
-
-    def _expect(self, name: str, expected: str, holds: bool) -> None:
-        if not holds:
-            raise ValueError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
 
     @property
     def source(self) -> str | None:
@@ -119,6 +115,5 @@ class Config:
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
-        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
         chosen = {"rules": self.compared_rules, "inputs": self.compared_inputs, "updates": self.num_updates}
-        return {**held, "data": self.source, **chosen}
+        return {**super().deciding(), "data": self.source, **chosen}

@@ -6,7 +6,7 @@ noisy their gradients are, and how far they point from backprop's.
 
 import json
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from experiments.microlearning.config import Config
 from experiments.microlearning.measures import RATES, evaluator, measurement, one_step_losses
 from experiments.microlearning.networks import make_problem, seen_by
 from experiments.microlearning.rules import RULES, SCALES
+from experiments.running import Stage, run_stage, side_by_side
 
 NAME = "microlearning"
 
@@ -38,6 +39,13 @@ def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int) -> ll.d
     """Replaces the test images by `count` of them, or all if there are fewer: each seed's own."""
     chosen = jax.random.permutation(key, data.test.x.shape[0])[:count]
     return data._replace(test=ll.data.Dataset(*(jnp.asarray(a)[chosen] for a in data.test)))
+
+
+class Carry(NamedTuple):
+    """What a run holds between epochs."""
+
+    test_key: jax.Array
+    state: ll.TrainState
 
 
 class Setting(NamedTuple):
@@ -98,8 +106,8 @@ def find_rate(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> f
     if asked is not None:
         return asked
     losses = one_step_losses(setting.network, setting.loss, setting.rule, setting.config)
-    of_seeds = ll.ensemble(losses, in_axes=(0, 0, None))(setting.keys["search"], state.params, data)
-    return RATES[int(np.nanargmin(np.asarray(of_seeds).mean(axis=0)))] * (1 - setting.config.momentum)
+    of_seeds = of_all_seeds(losses, (0, 0, None))(setting.keys["search"], state.params, data)
+    return RATES[int(np.nanargmin(ll.gather(of_seeds).mean(axis=0)))] * (1 - setting.config.momentum)
 
 
 def measure_start(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> dict[str, np.ndarray]:
@@ -110,78 +118,80 @@ def measure_start(setting: Setting, state: ll.TrainState, data: ll.data.Splits) 
     def of_seed(key: jax.Array, test_key: jax.Array, params: Any, data: ll.data.Splits) -> Any:
         return measure(key, params, choose_test_images(test_key, data, config.test_images))
 
-    measured = ll.ensemble(of_seed, in_axes=(0, 0, 0, None))(
-        setting.keys["measure"], setting.keys["test"], state.params, data
+    keys = setting.keys
+    return ll.gather(
+        of_all_seeds(of_seed, (0, 0, 0, None))(keys["measure"], keys["test"], state.params, data)
     )
-    return jax.tree.map(np.asarray, measured)
 
 
 def train(
     setting: Setting, rate: float, state: ll.TrainState, data: ll.data.Splits, folder: Path, progress: tqdm
-) -> dict[str, Any]:
-    """Trains all seeds epoch by epoch, from the checkpoint in the folder if there is one."""
-    config, per_epoch, test_keys = setting.config, setting.updates_per_epoch, setting.keys["test"]
+) -> tuple[dict[str, np.ndarray], Stage]:
+    """Trains all seeds epoch by epoch.
+
+    Returns:
+      What is evaluated before the first epoch, `[seed, ...]`, and the epochs.
+    """
+    config, per_epoch = setting.config, setting.updates_per_epoch
     run = setting.make_train(rate)
 
-    def of_seed(test_key: jax.Array, state: ll.TrainState, step: jax.Array, data: ll.data.Splits) -> Any:
-        return run.evaluate(state, step, choose_test_images(test_key, data, config.test_images))
+    def evaluate(carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+        of_seed = choose_test_images(carry.test_key, data, config.test_images)
+        return run.evaluate(carry.state, (number + 1) * per_epoch, of_seed)
 
-    advance, evaluate = ll.ensemble(run.advance), ll.ensemble(of_seed, in_axes=(0, 0, None, None))
-    first = evaluate(test_keys, state, 0, data)
+    def epoch(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
+        state, losses = run.advance(carry.state, number * per_epoch, data)
+        return carry._replace(state=state), {"loss": losses}
 
-    def empty(size: int, *shape: int) -> np.ndarray:
-        return np.full((config.seeds, size, *shape), np.nan, np.float32)
+    members = (setting.keys["test"], state)
+    first = ll.gather(of_all_seeds(evaluate, (0, None, None))(Carry(*members), -1, data))
+    shapes = {"loss": (per_epoch,), **{name: value.shape[1:] for name, value in first.items()}}
+    costs = [1] * config.epochs
+    stage = run_stage(
+        folder, members, Carry, epoch, shapes, costs, data, progress, evaluate, side_by_side(on_cpu=1)
+    )
+    return first, stage
 
-    held: dict[str, Any] = {
-        "state": state,
-        "loss": empty(run.num_updates),
-        "seconds_per_update": np.full(config.epochs, np.nan),
-        "evaluations": {k: empty(config.epochs + 1, *v.shape[1:]) for k, v in first.items()},
-    }
-    for k, v in first.items():
-        held["evaluations"][k][:, 0] = v
-    checkpoint = harness.Checkpoint(folder)
-    start, held = checkpoint.restore(held) or (0, held)
-    advance.compile(held["state"], 0, data)
-    progress.update(start)
-    for epoch in range(start, config.epochs):
-        step, began = epoch * per_epoch, time.perf_counter()
-        held["state"], losses = jax.block_until_ready(advance(held["state"], step, data))
-        held["seconds_per_update"][epoch] = (time.perf_counter() - began) / (per_epoch * config.seeds)
-        held["loss"][:, step : step + per_epoch] = losses
-        for k, v in evaluate(test_keys, held["state"], step + per_epoch, data).items():
-            held["evaluations"][k][:, epoch + 1] = v
-        checkpoint.save(epoch + 1, held)
-        progress.update()
-    return held
+
+def of_all_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+    """An ensemble of the seeds. On a CPU one after another: the weights of one fill a core's cache."""
+    return ll.ensemble(function, in_axes=in_axes, batch_size=side_by_side(on_cpu=1))
 
 
 def run_rule(name: str, config: Config, data: ll.data.Splits, folder: Path, progress: tqdm) -> xr.Dataset:
     """Measures and trains one rule over all seeds."""
     progress.set_description(f"{name}: measuring")
     setting = make_setting(name, config, data)
-    state = ll.ensemble(setting.make_train(0.0).init)(setting.keys["train"], data)
+    state = of_all_seeds(setting.make_train(0.0).init, (0, None))(setting.keys["train"], data)
     rate = find_rate(setting, state, data)
     measures = measure_start(setting, state, data)
     progress.set_description(name)
-    held = train(setting, rate, state, data, folder, progress)
-    return as_dataset(config, setting.updates_per_epoch, rate, held, measures).expand_dims(rule=[name])
+    first, stage = train(setting, rate, state, data, folder, progress)
+    return as_dataset(config, setting.updates_per_epoch, rate, first, stage, measures).expand_dims(
+        rule=[name]
+    )
 
 
 def as_dataset(
-    config: Config, per_epoch: int, rate: float, held: dict[str, Any], measures: dict[str, Any]
+    config: Config,
+    per_epoch: int,
+    rate: float,
+    first: dict[str, np.ndarray],
+    stage: Stage,
+    measures: dict[str, Any],
 ) -> xr.Dataset:
     """The results of one rule with named axes."""
-    evaluations = {k: (("seed", "evaluation", "layer")[: v.ndim], v) for k, v in held["evaluations"].items()}
-    cosine = held["evaluations"]["cosine"]
+    whole = {k: np.concatenate([v[:, None], stage.metrics[k]], axis=1) for k, v in first.items()}
+    evaluations = {k: (("seed", "evaluation", "layer")[: v.ndim], v) for k, v in whole.items()}
+    cosine = whole["cosine"]
     layers = [*(f"layer {i + 1}" for i in range(cosine.shape[-1] - 1)), "total"]
     return xr.Dataset(
         {
-            "loss": (("seed", "step"), held["loss"]),
+            "loss": (("seed", "step"), stage.metrics["loss"].reshape(config.seeds, -1)),
             **evaluations,
             "angle_degrees": (evaluations["cosine"][0], np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
             **{k: (("seed", "layer"), v) for k, v in measures.items()},
-            "seconds_per_update": (("epoch",), held["seconds_per_update"]),
+            "seconds_per_update": (("epoch",), stage.seconds / per_epoch),
             "learning_rate": ((), rate),
         },
         {
@@ -200,7 +210,8 @@ def run(config: Config) -> xr.Dataset:
     num_images = data.train.x.shape[0]
     if config.batch_size > num_images:
         raise ValueError(f"--batch-size: expected at most {num_images} images, got {config.batch_size}")
-    harness.open_folder(config.out, config.deciding(), resume=config.resume)
+    harness.begin(config)
+    data = ll.replicate(data)
     parts = harness.run_parts(
         config.out,
         "rule",

@@ -1,10 +1,12 @@
 """The settings of the microlearning experiment, from which its command line is made."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
+
+from experiments.settings import Settings
 
 NetworkName = Literal["dense", "convolutional", "recurrent"]
 HIDDEN: dict[NetworkName, tuple[int, ...]] = {
@@ -28,8 +30,8 @@ RuleName = Literal[
 ]
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
     """Compare credit assignment rules on MNIST over many seeds: accuracy, SNR, cosine, bias and variance."""
 
     rules: tuple[RuleName, ...] = RuleName.__args__  # type: ignore[attr-defined]
@@ -77,8 +79,6 @@ class Config:
     """Noise draws for bias and variance at initialisation, on one batch."""
     out: Path = Path("results/microlearning")
     """Folder for config.json, results.nc, summary.json and the figures."""
-    resume: bool = False
-    """Go on with the run that stands in the folder, if there is one."""
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("seeds", "epochs", "batch_size", "num_samples", "test_images"), 1)
@@ -101,10 +101,6 @@ class Config:
                 "learning_rate", "a number > 0", self.learning_rate is None or self.learning_rate > 0
             )
 
-    def _expect(self, name: str, expected: str, holds: bool) -> None:
-        if not holds:
-            raise ValueError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
-
     @property
     def widths(self) -> tuple[int, ...]:
         """Widths of the hidden layers."""
@@ -112,5 +108,4 @@ class Config:
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
-        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
-        return {**held, "hidden": self.widths}
+        return {**super().deciding(), "hidden": self.widths}

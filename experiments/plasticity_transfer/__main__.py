@@ -26,10 +26,11 @@ from experiments.plasticity_transfer.stages import (
     one_pass,
     piece_size,
 )
-from experiments.running import Stage, run_stage
+from experiments.running import Stage, collect, run_stage, side_by_side
 from lax_learning.plasticity import Tables
 
 NAME = "plasticity_transfer"
+SEEDS_A_CORE = 4
 
 
 def keys_of(config: Config, stage: int, number: int) -> jax.Array:
@@ -37,9 +38,9 @@ def keys_of(config: Config, stage: int, number: int) -> jax.Array:
     return jax.random.split(jax.random.fold_in(jax.random.key(config.seed), stage), number)
 
 
-def learned_by(stage: Stage) -> Learned:
-    """What a stage of meta-learning hands on: its tables."""
-    return (jax.tree.map(np.asarray, stage.state.train.params.tables),)
+def learned_by(stage: Stage, count: int) -> Learned:
+    """What a stage of meta-learning of so many seeds hands on: its tables."""
+    return (collect(stage.state.train.params.tables, count),)
 
 
 def replace_members(whole: Any, members: np.ndarray, part: Any) -> Any:
@@ -72,8 +73,11 @@ def run_upstream(
     def attempt(number: int, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], Learned]:
         keys = keys_of(config, 2 * number + 1, config.seeds)[seeds]
         metrics, costs = dict.fromkeys(UPSTREAM_METRICS, ()), [1] * config.epochs
-        stage = run_stage(folder / f"upstream_{number}", (keys,), init, step, metrics, costs, (), progress)
-        return stage.metrics, learned_by(stage)
+        stage = run_stage(
+            folder / f"upstream_{number}", (keys,), init, step, metrics, costs, (), progress,
+            batch_size=side_by_side(on_cpu=SEEDS_A_CORE),
+        )  # fmt: skip
+        return stage.metrics, learned_by(stage, len(keys))
 
     first = selected = attempt(0, np.arange(config.seeds))
     for number in range(1, config.attempts):
@@ -105,7 +109,10 @@ def run_downstream(
     keys = keys_of(config, 0, config.seeds * config.subseeds).reshape(config.seeds, config.subseeds)[seeds]
     members = (keys.ravel(), jax.tree.map(lambda a: np.repeat(a, config.subseeds, axis=0), tables))
     metrics, costs = dict.fromkeys(DOWNSTREAM_METRICS, ()), [1] * config.evaluations
-    stage = run_stage(folder / "downstream", members, init, step, metrics, costs, data, progress)
+    stage = run_stage(
+        folder / "downstream", members, init, step, metrics, costs, data, progress,
+        batch_size=side_by_side(on_cpu=SEEDS_A_CORE),
+    )  # fmt: skip
     shaped = {k: v.reshape(len(seeds), config.subseeds, -1) for k, v in stage.metrics.items()}
     first = {k: v[: config.seeds] for k, v in shaped.items()}
     return [first, replace_members(first, repeated, {k: v[config.seeds :] for k, v in shaped.items()})]
@@ -163,7 +170,7 @@ def as_dataset(
 
 def run(config: Config) -> xr.Dataset:
     """Runs the whole comparison into `config.out` and returns its results."""
-    harness.open_folder(config.out, config.deciding(), resume=config.resume)
+    harness.begin(config)
     data = images(config)
     if data[0].x.shape[0] < config.setting.train_samples:
         raise ValueError(

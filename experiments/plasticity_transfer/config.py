@@ -1,8 +1,10 @@
 """The settings of the plasticity-transfer experiment, from which its command line is made."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from experiments.settings import Settings
 
 ModelName = Literal[
     "rnn",
@@ -49,8 +51,8 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
     """Meta-learn plasticity tables on half-spaces, transfer them to MNIST, compare rules over many seeds."""
 
     models: tuple[ModelName, ...] = ModelName.__args__  # type: ignore[attr-defined]
@@ -102,8 +104,6 @@ class Config:
     """Evaluations of the downstream pass."""
     out: Path = Path("results/plasticity_transfer")
     """Folder for config.json, results.nc, summary.json and the figures."""
-    resume: bool = False
-    """Go on with the run that stands in the folder, if there is one."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "subseeds", "features", "batch_size", "cap", "attempts", "evaluations"):
@@ -126,10 +126,6 @@ class Config:
             "data", f"a source of the whole MNIST with --preset {self.preset}", self.source is not None
         )
 
-    def _expect(self, name: str, expected: str, holds: bool) -> None:
-        if not holds:
-            raise ValueError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
-
     @property
     def setting(self) -> Preset:
         """What the preset stands for."""
@@ -147,5 +143,4 @@ class Config:
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
-        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
-        return {**held, "data": self.source, "rule_epochs": self.epochs}
+        return {**super().deciding(), "data": self.source, "rule_epochs": self.epochs}

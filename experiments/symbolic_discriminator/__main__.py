@@ -19,8 +19,8 @@ NAME = "symbolic_discriminator"
 
 def run(config: Config) -> xr.DataTree:
     """Runs the studies into `config.out` and returns their results, a group for each."""
-    harness.open_folder(config.out, config.deciding(), resume=config.resume)
     harness.use_all_cores(compile_quickly=config.preset == "sample")
+    harness.begin(config)
     of_study = {name: STUDIES[name].parts(config) for name in config.studies}
     parts = {name: part for found in of_study.values() for name, part in found.items()}
 

@@ -1,8 +1,10 @@
 """The settings of the symbolic discriminator, from which its command line is made."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from experiments.settings import Settings
 
 StudyName = Literal[
     "activations",
@@ -41,8 +43,8 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
     """Critics that tell curves of formulas from those of untrained networks: the notebook's steps."""
 
     studies: tuple[StudyName, ...] = StudyName.__args__  # type: ignore[attr-defined]
@@ -69,8 +71,6 @@ class Config:
     """The seed of the seeds."""
     out: Path = Path("results/symbolic_discriminator")
     """Folder for config.json, results.nc, summary.json and the figures."""
-    resume: bool = False
-    """Go on with the run that stands in the folder, if there is one."""
 
     def __post_init__(self) -> None:
         least = {"points": 3, "epochs": 10, "seeds": 1, "configurations": 1, "updates": 10}
@@ -79,10 +79,6 @@ class Config:
             self._expect(name, f"at least {number}", given is None or given >= number)
         unlike = len(set(self.studies)) == len(self.studies) > 0
         self._expect("studies", "each at most once and one at least", unlike)
-
-    def _expect(self, name: str, expected: str, holds: bool) -> None:
-        if not holds:
-            raise ValueError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
 
     @property
     def numbers(self) -> Preset:
@@ -93,5 +89,4 @@ class Config:
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
-        held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
-        return {**held, **self.numbers._asdict()}
+        return {**super().deciding(), **self.numbers._asdict()}

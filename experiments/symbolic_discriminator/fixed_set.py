@@ -17,7 +17,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments.running import run_stage
+from experiments.running import run_stage, side_by_side
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.fixed_set_report import CLASSIFIERS, KINDS, figures, rows
 from experiments.symbolic_discriminator.points import PointsName, library, points
@@ -81,7 +81,7 @@ def curves(number: int, key: jax.Array, x: jax.Array) -> Curves:
 
 def curves_of(config: Config, kind: PointsName) -> tuple[Curves, Curves]:
     """The fixed set of every seed, and as many curves drawn anew; each `[seed, CURVES, points]`."""
-    return _draw_for_seeds(CURVES)(seeds_of(config), points(kind, NUM_POINTS, config.seed))
+    return ll.gather(_draw_for_seeds(CURVES)(seeds_of(config), points(kind, NUM_POINTS, config.seed)))
 
 
 @cache
@@ -93,7 +93,7 @@ def _draw_for_seeds(number: int) -> Callable[..., tuple[Curves, Curves]]:
         drawn = jax.vmap(partial(curves, number), (0, None))(keys, x)
         return Curves(*(of[0] for of in drawn)), Curves(*(of[1] for of in drawn))
 
-    return ll.ensemble(both, in_axes=(0, None))
+    return ll.ensemble(both, in_axes=(0, None), batch_size=side_by_side(on_cpu=2))
 
 
 def start_of(key: jax.Array, seen: Curves, fresh: Curves) -> Carry:
@@ -144,6 +144,7 @@ def run_critic(
         points(kind, NUM_POINTS, config.seed),
         progress,
         partial(measure, training),
+        side_by_side(on_cpu=2),
     )
     return _dataset(kind, [name], {metric: values[None, :, -1] for metric, values in stage.metrics.items()})
 

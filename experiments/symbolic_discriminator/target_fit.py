@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import lax_learning as ll
+from experiments.running import side_by_side
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.points import library, points
 from lax_learning import symbolic
@@ -92,7 +93,10 @@ def starts(config: Config) -> Start:
 
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     seeds = jnp.arange(config.numbers.seeds)
-    return ll.ensemble(lambda seed: start(jax.random.fold_in(key, seed)))(seeds)
+    program = ll.ensemble(
+        lambda seed: start(jax.random.fold_in(key, seed)), batch_size=side_by_side(on_cpu=2)
+    )
+    return ll.gather(program(seeds))
 
 
 def critic_epochs(config: Config) -> int:
