@@ -32,7 +32,7 @@ class ElsewhereError(ValueError):
     """An error that the first process tells."""
 
 
-def meet(name: str, meeting: Meeting, seconds: float = SECONDS_TO_MEET) -> None:
+def meet(name: str, meeting: Meeting) -> None:
     """Joins the other processes of a run. JAX must not have run before.
 
     If they have not all met in time, the process says so and ends with exit code 2: JAX itself would abort it
@@ -41,7 +41,7 @@ def meet(name: str, meeting: Meeting, seconds: float = SECONDS_TO_MEET) -> None:
     Raises:
       ValueError: if nobody says where they meet.
     """
-    where = meeting.coordinator or "the coordinator of the job"
+    where, seconds = meeting.coordinator or "the coordinator of the job", SECONDS_TO_MEET
 
     def give_up() -> None:
         print(
@@ -57,7 +57,7 @@ def meet(name: str, meeting: Meeting, seconds: float = SECONDS_TO_MEET) -> None:
     timer.start()
     try:
         jax.distributed.initialize(*meeting, initialization_timeout=int(2 * seconds) + 60)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError(
             "--distributed: expected a job of SLURM, Open MPI or GKE, or --coordinator, --processes and "
             f"--process, got neither ({error})"
