@@ -1,5 +1,6 @@
 """What every experiment is told besides its own settings: where results go, and which processes take part."""
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class Settings:
         self._expect(
             "process", "--coordinator, --processes and --process, or none", told.count(None) in (0, 3)
         )
-        if self.processes is not None and self.process is not None:
+        if self.coordinator is not None and self.processes is not None and self.process is not None:
+            self._expect("coordinator", "HOST:PORT", re.fullmatch(r".+:\d+", self.coordinator) is not None)
             self._expect("processes", "at least 1", self.processes >= 1)
             self._expect(
                 "process", f"a number in 0..{self.processes - 1}", 0 <= self.process < self.processes

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lax_learning._checks import check_count, check_positive
@@ -148,35 +149,49 @@ class Ensemble:
         sharded = jax.shard_map(
             partial(self._members, prepared.axes, batch_size),
             mesh=self._mesh,
-            in_specs=tuple(map(_spec, prepared.axes)),
+            in_specs=(PartitionSpec(), *map(_spec, prepared.axes)),
             out_specs=PartitionSpec("seed"),
             check_vma=False,
         )
         return jax.jit(sharded).lower(*self._place(prepared)).compile()
 
-    def _members(self, axes: Axes, batch_size: int, *args: Any) -> Any:
-        """The members of one device, batch by batch; the last one is repeated where they do not fill them."""
-        together, count = jax.vmap(self._function, in_axes=axes), _count(axes, args)
-        if count == batch_size:
-            return together(*args)
-        chosen = repeating_the_last(count, batch_size)
-        batches = jax.tree.map(
-            lambda leaf: leaf[chosen].reshape(-1, batch_size, *leaf.shape[1:]),
-            [arg for arg, axis in zip(args, axes, strict=True) if axis == 0],
-        )
+    def _members(self, axes: Axes, batch_size: int, one: Any, *args: Any) -> Any:
+        """The members of one device, batch by batch; the last one is repeated where they do not fill them.
 
-        def batch(members: list[Any]) -> Any:
-            left = iter(members)
+        XLA makes another program of a loop that it knows to run once, and of arrays with a single row: it is
+        not told that `one` is 1, and there are at least two rows.
+        """
+        together, count = jax.vmap(self._function, in_axes=axes), _count(axes, args)
+        if self._batch_size is None and count == batch_size:
+            return together(*args)
+        num_batches = -(-count // batch_size)
+        num_rows = max(num_batches, 2)
+        chosen = np.minimum(np.arange(num_rows * batch_size), count - 1).reshape(num_rows, batch_size)
+        rows = [
+            arg if axis is None else jax.tree.map(lambda leaf: leaf[chosen], arg)
+            for axis, arg in zip(axes, args, strict=True)
+        ]
+
+        def batch(i: Any) -> Any:
             return together(
-                *(arg if axis is None else next(left) for arg, axis in zip(args, axes, strict=True))
+                *(
+                    arg if axis is None else jax.tree.map(lambda leaf: leaf[i], arg)
+                    for axis, arg in zip(axes, rows, strict=True)
+                )
             )
 
-        found = jax.lax.map(batch, batches)
+        def put(i: Any, found: Any) -> Any:
+            return jax.tree.map(lambda of_all, of_batch: of_all.at[i].set(of_batch), found, batch(i))
+
+        found = jax.tree.map(
+            lambda leaf: jax.lax.full((num_rows, *leaf.shape), 0, leaf.dtype), jax.eval_shape(batch, 0)
+        )
+        found = jax.lax.fori_loop(0, one * num_batches, put, found)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], found)
 
     def _place(self, prepared: _Prepared) -> tuple[Any, ...]:
-        """The members spread over the devices, and what they share on all of them."""
-        args, axes, number = prepared
+        """A 1, the members spread over the devices, and what they share on all of them."""
+        args, axes, number = (jnp.int32(1), *prepared.args), (None, *prepared.axes), prepared.number
         chosen = repeating_the_last(number, self._mesh.size)
         return tuple(
             place(arg, NamedSharding(self._mesh, _spec(axis)), ... if axis is None else chosen)

@@ -26,8 +26,8 @@ PROGRAM = """
 import gc
 import sys
 gc.set_threshold(100_000)
-from experiments import harness
-harness.SECONDS_BETWEEN_CHECKPOINTS = {seconds_between_checkpoints}
+from experiments import checkpoints
+checkpoints.SECONDS_BETWEEN_CHECKPOINTS = {seconds_between_checkpoints}
 from experiments.{name}.__main__ import main
 sys.exit(main())
 """

@@ -17,7 +17,6 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from experiments import harness
 from experiments.symbolic_discriminator import fixed_set
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.fixed_set import STUDY, curves, curves_of, seeds_of
@@ -180,7 +179,7 @@ def test_where_the_curves_of_an_epoch_come_from(tiny, finished, monkeypatch):
 
 
 def test_a_run_that_was_stopped_goes_on(tiny, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(harness, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     part = STUDY.parts(CONFIG)["fixed_set-normal-wgan"]
 
     class Stop(Exception):

@@ -23,7 +23,7 @@ from experiments.birth_death.problems import PROBLEMS, SCHEMES, Problem, Scheme
 from experiments.running import run_stage, side_by_side
 
 NAME = "birth_death"
-SEEDS_A_CORE = 8
+SEEDS_A_CORE = 1
 
 
 class Carry(NamedTuple):

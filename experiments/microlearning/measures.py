@@ -18,6 +18,7 @@ from lax_learning.metrics import (
     snr,
 )
 
+RATED_IMAGES = 1000
 RATES = tuple(2.0 ** (i / 2) for i in range(-40, 13))
 """Learning rates among which the matched one is searched."""
 
@@ -83,7 +84,7 @@ def one_step_losses(
     def losses(key: jax.Array, params: Any, data: ll.data.Splits) -> jax.Array:
         x, y = (a[: config.batch_size] for a in data.train)
         _, grads = rule.value_and_grad(key, params, x, y)
-        x, y = (a[: config.test_images] for a in data.validation)
+        x, y = (a[: min(config.test_images, RATED_IMAGES)] for a in data.validation)
 
         def after(rate: jax.Array) -> jax.Array:
             stepped = jax.tree.map(lambda w, g: w - rate * g, params, grads)

@@ -30,7 +30,7 @@ from experiments.running import Stage, collect, run_stage, side_by_side
 from lax_learning.plasticity import Tables
 
 NAME = "plasticity_transfer"
-SEEDS_A_CORE = 4
+SEEDS_A_CORE = 1
 
 
 def keys_of(config: Config, stage: int, number: int) -> jax.Array:

@@ -1,0 +1,285 @@
+"""Many devices and many processes: the same bits, one voice, and runs that go on elsewhere."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.command_line import CACHE, PROGRAM, ROOT, call
+
+ALONE: list[dict[str, str]] = [{}]
+
+
+def start(
+    *arguments: str | Path, devices: int, environments: Sequence[dict[str, str]] = ALONE
+) -> list[subprocess.Popen]:
+    """Starts the same program in as many processes as environments, each with so many devices of the CPU.
+
+    XLA cuts long sums by the number of threads: NPROC makes that the same for any number of devices.
+    """
+    common = {**os.environ, **CACHE, "JAX_NUM_CPU_DEVICES": str(devices), "NPROC": "8", "COLUMNS": "200"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", *map(str, arguments)],
+            cwd=ROOT,
+            env={**common, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+
+
+def finish(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of every process, without what the transport between them says."""
+    ends = []
+    for process in processes:
+        out, errors = process.communicate(timeout=240)
+        ends.append((process.returncode, re.sub(r"(?m)^\[Gloo\].*\n", "", out), errors))
+    return ends
+
+
+def jobs_of(processes: int, *, cluster: str = "slurm") -> list[dict[str, str]]:
+    """The environments that a cluster gives to the processes of a job on this machine."""
+    with socket.socket() as found:  # a port that JAX derives from the number of the job
+        while True:
+            job = int(np.random.default_rng().integers(2**12))
+            try:
+                found.bind(("127.0.0.1", 65535 - 2**12 + 1 + job))
+                break
+            except OSError:
+                continue
+    of_job = {
+        "slurm": lambda i: {
+            "SLURM_JOB_ID": str(job),
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": str(processes),
+            "SLURM_PROCID": str(i),
+            "SLURM_LOCALID": str(i),
+        },
+        "open_mpi": lambda i: {
+            "OMPI_MCA_orte_hnp_uri": f"{job * 2**12}.0;tcp://127.0.0.1:34911",
+            "OMPI_COMM_WORLD_SIZE": str(processes),
+            "OMPI_COMM_WORLD_RANK": str(i),
+            "OMPI_COMM_WORLD_LOCAL_RANK": str(i),
+        },
+    }[cluster]
+    return [of_job(i) for i in range(processes)]
+
+
+# --- the library
+
+ENSEMBLES = """
+import sys
+
+import jax
+import numpy as np
+
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+if len(sys.argv) > 2:
+    jax.distributed.initialize()
+
+import lax_learning as ll
+from tests.test_contract import DATA, KEYS, make, trainer
+
+train, data = trainer(make("np")), ll.replicate(DATA)
+devices = jax.devices()
+assert len(devices) == 8 and len(jax.local_devices()) == 8 // jax.process_count()
+assert len(jax.tree.leaves(data)[0].devices()) == 8
+
+
+def arrays(tree):
+    return [leaf for leaf in jax.tree.leaves(ll.gather(tree)) if isinstance(leaf, np.ndarray)]
+
+
+found = {}
+for number in (8, 5):
+    run = ll.ensemble(train, batch_size=2)
+    found[f"{number} members"] = arrays(run(KEYS[:number], data))
+    if jax.process_count() == 1:
+        for some in (1, 2, 4):
+            run = ll.ensemble(train, batch_size=2, devices=devices[:some])
+            found[f"{number} members on {some}"] = arrays(run(KEYS[:number], DATA))
+
+# Members that fill the devices stay there from call to call, and no program sends a message.
+state = ll.ensemble(train.init, batch_size=2)(KEYS, data)
+assert all(leaf.devices() == set(devices) for leaf in jax.tree.leaves(state))
+advance = ll.ensemble(train.advance, in_axes=(0, None, None), batch_size=2)
+program = advance.compile(state, 0, data).as_text()
+assert not any(message in program for message in ("all-reduce", "all-gather", "all-to-all", "collective"))
+for step in (0, 2):
+    state, losses = advance(state, step, data)
+    assert all(leaf.devices() == set(devices) for leaf in jax.tree.leaves((state, losses)))
+found["in pieces"] = arrays((losses, state.params))
+
+if jax.process_count() > 1:
+    try:
+        ll.ensemble(train, batch_size=2)(KEYS[:1], data)
+    except ValueError as error:
+        assert str(error) == "number of members: expected at least one for each of 2 processes, got 1", error
+    else:
+        raise AssertionError("one member on two processes")
+if jax.process_index() == 0:
+    named = {f"{name}/{i}": leaf for name, leaves in found.items() for i, leaf in enumerate(leaves)}
+    np.savez(sys.argv[1], **named)
+"""
+
+
+def test_ensembles_are_the_same_on_any_devices_of_any_process(tmp_path: Path) -> None:
+    alone, two = tmp_path / "alone.npz", tmp_path / "two.npz"
+    ends = finish(start(ENSEMBLES, alone, devices=8))
+    ends += finish(start(ENSEMBLES, two, "many", devices=4, environments=jobs_of(2)))
+    assert [code for code, _, _ in ends] == [0] * 3, ends
+    with np.load(alone) as found, np.load(two) as of_two:
+        names = [name for name in of_two.files if name.startswith("8 members/")]
+        assert len(names) > 3
+        for name in of_two.files:
+            np.testing.assert_array_equal(of_two[name], found[name], err_msg=name)
+        for i in range(len(names)):
+            whole = found[f"8 members/{i}"]
+            for some in (1, 2, 4):
+                np.testing.assert_array_equal(found[f"8 members on {some}/{i}"], whole)
+                np.testing.assert_array_equal(found[f"5 members on {some}/{i}"], whole[:5])
+            np.testing.assert_array_equal(found[f"5 members/{i}"], whole[:5])
+
+
+# --- experiments
+
+NAME = "microlearning"
+SMALL = [
+    *("--rules", "node_perturbation", "--scale", "gradient", "--seeds", "5", "--epochs", "3"),
+    *("--hidden", "4", "--test-images", "50", "--snr-images", "5", "--draws", "3"),
+]  # fmt: skip
+EXPERIMENT = PROGRAM.format(name=NAME, seconds_between_checkpoints=0.0)
+
+
+def same(one: Path, other: Path) -> None:
+    """All results but the seconds are those of another run to the last bit."""
+    with xr.open_dataset(one / "results.nc") as a, xr.open_dataset(other / "results.nc") as b:
+        a, b = (found.drop_vars("seconds_per_update").load() for found in (a, b))
+        assert a.identical(b)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one device."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    ((code, _, errors),) = finish(start(EXPERIMENT, *SMALL, "--out", out, devices=1))
+    assert code == 0, errors
+    return out
+
+
+def test_first_of_two_processes_prints_and_writes(alone: Path, tmp_path: Path) -> None:
+    told = ("--distributed", "--out", tmp_path / "out")
+    first, second = finish(start(EXPERIMENT, *SMALL, *told, devices=2, environments=jobs_of(2)))
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "node perturbation" in first[1] and "epoch" in first[2]
+    assert second[1] == "" and "epoch" not in second[2]
+    same(tmp_path / "out", alone)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in alone.iterdir())
+
+    # The folder is refused by the first for both of them.
+    first, second = finish(start(EXPERIMENT, *SMALL, *told, devices=2, environments=jobs_of(2)))
+    assert (first[0], second[0]) == (2, 2)
+    assert "holds a run already" in first[2]
+    assert "holds a run" not in second[2]
+
+
+def test_killed_processes_go_on_as_one_with_other_devices(alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    checkpoints = out / "checkpoints" / "node_perturbation"
+    processes = start(EXPERIMENT, *SMALL, "--distributed", "--out", out, devices=1, environments=jobs_of(2))
+    deadline = time.monotonic() + 240
+    while not (checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())):
+        assert all(process.poll() is None for process in processes), finish(processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    finish(processes)
+    assert not (out / "results.nc").exists()
+
+    ((code, _, errors),) = finish(start(EXPERIMENT, *SMALL, "--out", out, "--resume", devices=8))
+    assert code == 0, errors
+    same(out, alone)
+
+
+# --- how processes meet
+
+MEETING = """
+import sys
+import jax
+from experiments import processes
+processes.SECONDS_TO_MEET = 3
+processes.meet("test", processes.Meeting(*(eval(argument) for argument in sys.argv[1:])))
+print(processes.decided(lambda: [jax.process_index(), jax.process_count()]), processes.is_first())
+"""
+
+
+def test_open_mpi_says_who_is_who() -> None:
+    ends = finish(start(MEETING, devices=1, environments=jobs_of(2, cluster="open_mpi")))
+    assert [(code, out) for code, out, _ in ends] == [(0, "[0, 2] True\n"), (0, "[0, 2] False\n")], ends
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_processes_that_do_not_meet(process: int) -> None:
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        taken.close()
+        began = time.monotonic()
+        ((code, _, errors),) = finish(start(MEETING, repr(where), "2", str(process), devices=1))
+    assert code == 2 and time.monotonic() - began < 60
+    assert f"test: --coordinator: expected 2 processes to meet at {where} within 3 s, got no answer" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pattern"),
+    [
+        (["--distributed"], "--distributed: expected a job of SLURM, Open MPI or GKE, or --coordinator"),
+        (["--processes", "2"], "--distributed: expected to be given with --coordinator"),
+        (
+            ["--distributed", "--processes", "2"],
+            "--process: expected --coordinator, --processes and --process",
+        ),
+        (
+            ["--distributed", "--coordinator", "here:1", "--processes", "2", "--process", "2"],
+            r"--process: expected a number in 0\.\.1, got 2",
+        ),
+        (
+            ["--distributed", "--coordinator", "here:1", "--processes", "0", "--process", "0"],
+            "--processes: expected at least 1, got 0",
+        ),
+        (
+            ["--distributed", "--coordinator", "here", "--processes", "2", "--process", "0"],
+            "--coordinator: expected HOST:PORT, got here",
+        ),
+    ],
+)
+def test_bad_meetings(arguments: list[str], pattern: str, tmp_path: Path, monkeypatch: Any) -> None:
+    for name in os.environ:
+        if name.startswith(("SLURM_", "OMPI_", "JAX_COORDINATOR")):
+            monkeypatch.delenv(name)
+    code, out, errors = call(NAME, *arguments, "--out", tmp_path / "out")
+    assert code == 2 and out == ""
+    assert re.search(pattern, errors), errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_fewer_seeds_than_processes(tmp_path: Path) -> None:
+    arguments = (*SMALL, "--seeds", "1", "--distributed", "--out", tmp_path / "out")
+    first, second = finish(start(EXPERIMENT, *arguments, devices=1, environments=jobs_of(2)))
+    assert (first[0], second[0]) == (2, 2)
+    assert "--seeds: expected at least one for each of 2 processes, got 1" in first[2]
+    assert not (tmp_path / "out").exists()
