@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Nearly all of the time goes into compiling. Without LLVM's optimisations it takes half as long, and without
-# MLIR between XLA and LLVM half of that; programs are too small to be worth splitting over threads. The program
-# that XLA makes, its buffers and its flops stay the same. Read when JAX first runs.
+# MLIR between XLA and LLVM half of that; and programs are too small to be worth splitting over threads. What
+# XLA makes of a program, its buffers and its flops stay the same. Read when JAX first runs, or is imported.
+# The fixture `optimised` undoes the first of these, down to the level that is given here.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Nor is it worth noting with each operation which of a hundred nested calls it comes from.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
@@ -60,6 +62,15 @@ def x64() -> Iterator[None]:
     """Runs the test in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def optimised() -> Iterator[None]:
+    """Compiles with some optimisation, for programs that run longer than they compile."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

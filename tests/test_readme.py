@@ -13,7 +13,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def namespace():
+def namespace(optimised):
     pytest.importorskip("mlxtend")
     names: dict = {}
     for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
