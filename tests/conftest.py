@@ -12,7 +12,7 @@ from pathlib import Path
 # Nearly all of the time goes into compiling. Without LLVM's optimisations it takes half as long, and without
 # MLIR between XLA and LLVM half of that; and programs are too small to be worth splitting over threads. What
 # XLA makes of a program, its buffers and its flops stay the same. Read when JAX first runs, or is imported.
-# The fixture `optimised` undoes the first of these, down to the level that is given here.
+# The first of these can be undone for what runs longer than it compiles; the level is then that given here.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
@@ -62,15 +62,6 @@ def x64() -> Iterator[None]:
     """Runs the test in float64."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(scope="module")
-def optimised() -> Iterator[None]:
-    """Compiles with some optimisation, for programs that run longer than they compile."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

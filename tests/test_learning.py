@@ -15,7 +15,7 @@ from experiments.microlearning.networks import make_problem
 from experiments.microlearning.rules import RULES
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
-pytestmark = pytest.mark.usefixtures("as_a_user_sees_it", "optimised")
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 CONFIG = Config(hidden=(32,), seeds=2, num_samples=4, batch_size=100)
 KEYS = jax.random.split(jax.random.key(0), CONFIG.seeds)
