@@ -218,9 +218,9 @@ def test_dead_entries_are_left_out_and_counted(constant, num_samples):
 def test_dead_entries_of_outer_products():
     # Inputs and signals that never vary, as the bias of a linear output has under a linear loss.
     network = ll.mlp((3, 4))
-    x = np.tile(np.float32([0.1, 0.7, 0.0]), (30, 1))
+    x = np.tile(np.array([0.1, 0.7, 0.0], np.float32), (30, 1))
     x[:, 0] = np.random.default_rng(0).normal(size=30)
-    y = np.tile(np.float32([0.1, 0.3, -0.7, 1.9]), (30, 1))
+    y = np.tile(np.array([0.1, 0.3, -0.7, 1.9], np.float32), (30, 1))
     rule = ll.backprop(network, lambda output, y: jnp.sum(output * y, axis=-1))
 
     @jax.jit
