@@ -375,7 +375,7 @@ def test_every_third_call() -> None:
     states, losses = run_lazily(before, keys, xs, 0.1)
     np.testing.assert_array_equal(np.isnan(losses[:, 0]), [i % 3 != 0 for i in range(8)])
     for i in range(8):
-        after = jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], states)
+        after = jax.tree.map(lambda leaf, i=i: leaf[i], states)
         assert after.step == i + 1
         if i % 3:
             assert_same(after.layers, before.layers)
@@ -867,7 +867,7 @@ def test_step_sizes_may_be_traced() -> None:
     compiled = jax.jit(run)
     loop = [compiled(eta) for eta in etas]
     members = jax.jit(jax.vmap(run))(etas)
-    assert_close(members, jax.tree.map(lambda *leaves: np.stack(leaves), *loop), ulps=4096)
+    assert_close(members, jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop), ulps=4096)
     start = ll.decorrelation(0.0, bias=True).init(DENSE)
     assert_same(loop[0][1].rule_state.layers, start.layers)
 
