@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Nearly all of the time goes into compiling. Without LLVM's optimisations it takes half as long, and without
-# MLIR between XLA and LLVM half of that; the program that XLA makes, its buffers and its flops stay the same.
-# Read when JAX first runs.
+# MLIR between XLA and LLVM half of that; and programs are too small to be worth splitting over threads. What
+# XLA makes of a program, its buffers and its flops stay the same. Read when JAX first runs, or is imported.
+# The first of these can be undone for what runs longer than it compiles; the level is then that given here.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false",
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Nor is it worth noting with each operation which of a hundred nested calls it comes from.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import jax
 import jaxtyping

@@ -145,7 +145,9 @@ def test_traced_sigma_sweeps_under_vmap():
     swept = jax.vmap(grads)(jnp.array([0.01, 0.5]))
     for i, sigma in enumerate((0.01, 0.5)):
         # Rounding of losses over sigma = 0.01: 6e-8 / 0.01.
-        assert_trees_close(jax.tree.map(lambda g, i=i: g[i], swept), grads(sigma), rtol=1e-4, atol=3e-5)
+        assert_trees_close(
+            jax.tree.map(lambda g, i=i: np.asarray(g)[i], swept), grads(sigma), rtol=1e-4, atol=3e-5
+        )
     assert (as_vector(swept["layers"][0]["w"][0]) != as_vector(swept["layers"][0]["w"][1])).all()
 
 

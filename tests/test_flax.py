@@ -356,7 +356,7 @@ def test_seeds_side_by_side_are_seeds_one_by_one(name: str) -> None:
         alone = start(key)
         (_, loss) = [single(key, *alone) for _ in range(2)]
         assert_close(losses[i], loss, ulps=640)
-        member = jax.tree.map(lambda leaf, i=i: leaf[i], params_of(nnx.state(model, nnx.Param)))
+        member = jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], params_of(nnx.state(model, nnx.Param)))
         assert_close(member, params_of(nnx.state(alone[0], nnx.Param)), ulps=640)
 
 

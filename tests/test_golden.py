@@ -174,13 +174,16 @@ def test_per_example_gradients(tutorial: Tutorial) -> None:
     def alone(x: jax.Array, y: jax.Array) -> Any:
         return rule.value_and_grad(tutorial.key, tutorial.params, x[None], y[None])[1][0]
 
-    each = jax.vmap(alone)(tutorial.x, tutorial.y)
+    @jax.jit
+    def both(x: jax.Array, y: jax.Array) -> Any:
+        moments = metrics.example_moments(tutorial.network, rule, tutorial.key, tutorial.params, x, y)
+        return jax.vmap(alone)(x, y), moments
+
+    each, moments = jax.tree.map(np.asarray, both(tutorial.x, tutorial.y))
     close(-each["w"].swapaxes(1, 2), expected[:, :, :-1])
     close(-each["b"], expected[:, :, -1])
 
-    hidden = metrics.example_moments(
-        tutorial.network, rule, tutorial.key, tutorial.params, tutorial.x, tutorial.y
-    ).layers()[0]
+    hidden = moments.layers()[0]
     for name, part in (("w", expected[:, :, :-1]), ("b", expected[:, :, -1])):
         close(-hidden.mean[name].T, part.mean(0))
         close(hidden.variance[name].T, part.var(0, ddof=1))

@@ -77,12 +77,11 @@ def test_weight_alignment():
 # Signal-to-noise ratio and bias against brute force.
 
 
-def stacked(num_samples, scale=1.0, mean=0.5):
-    keys = jax.random.split(KEY, 2)
-    return {
-        "w": scale * (mean + jax.random.normal(keys[0], (num_samples, 3, 2))),
-        "b": scale * jax.random.normal(keys[1], (num_samples, 4)),
-    }
+def stacked(num_samples):
+    # Drawn in NumPy: no programs.
+    rng = np.random.default_rng(40)
+    drawn = {"w": 0.5 + rng.normal(size=(num_samples, 3, 2)), "b": rng.normal(size=(num_samples, 4))}
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), drawn)
 
 
 REFERENCE = {"w": jnp.full((3, 2), 0.3), "b": jnp.array([0.1, -0.2, 0.0, 0.4])}
@@ -200,29 +199,37 @@ def test_tutorial_snr_of_pure_noise_has_a_floor():
     assert abs(reading - floor) < 5 * error + 2e-3 * floor
 
 
+@jax.jit
+def snr_with_and_without(live, dead):
+    return metrics.snr(live), metrics.snr({"live": live, "dead": dead}), metrics.snr(dead)
+
+
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1.7, -1e-3])
 @pytest.mark.parametrize("num_samples", [8, 13, 30])
 def test_dead_entries_are_left_out_and_counted(constant, num_samples):
-    live = stacked(num_samples)
-    dead = jnp.full((num_samples, 5), constant)
-    alone, together = metrics.snr(live), metrics.snr({"live": live, "dead": dead})
+    dead = np.full((num_samples, 5), constant, np.float32)
+    alone, together, nothing_but_dead = snr_with_and_without(stacked(num_samples), dead)
     assert together.num_dead == 5
     assert (flat(together.entries["dead"]) == 0).all()
     assert_close(together.total, alone.total)
-    nothing_but_dead = metrics.snr(dead)
     assert nothing_but_dead.total.value == 0 and nothing_but_dead.num_dead == 5
 
 
 def test_dead_entries_of_outer_products():
     # Inputs and signals that never vary, as the bias of a linear output has under a linear loss.
     network = ll.mlp((3, 4))
-    x = jnp.broadcast_to(jnp.array([0.1, 0.7, 0.0]), (30, 3)).at[:, 0].set(jax.random.normal(KEY, (30,)))
-    y = jnp.broadcast_to(jnp.array([0.1, 0.3, -0.7, 1.9]), (30, 4))
+    x = np.tile(np.array([0.1, 0.7, 0.0], np.float32), (30, 1))
+    x[:, 0] = np.random.default_rng(0).normal(size=30)
+    y = np.tile(np.array([0.1, 0.3, -0.7, 1.9], np.float32), (30, 1))
     rule = ll.backprop(network, lambda output, y: jnp.sum(output * y, axis=-1))
-    params = network.init(KEY)
-    result = metrics.snr(metrics.example_moments(network, rule, KEY, params, x, y))
+
+    @jax.jit
+    def measured(x, y):
+        moments = metrics.example_moments(network, rule, KEY, network.init(KEY), x, y)
+        return metrics.snr(moments), metrics.snr(x[:, :1, None] * y[:, None])
+
+    result, expected = measured(x, y)
     assert result.num_dead == 4 + 2 * 4  # biases, and weights from the constant inputs
-    expected = metrics.snr(jax.vmap(lambda x, y: x[:1, None] * y)(x, y))
     assert_close(result.total, expected.total, rtol=1e-3)
 
 
@@ -286,15 +293,21 @@ def brute_moments(gradients, reference=None):
 )
 def test_streamed_moments_against_brute_force(num_samples, chunk_size, reference):
     gradients = stacked(num_samples)
-    moments = metrics.streamed_moments(
-        lambda i: jax.tree.map(lambda leaf: leaf[i], gradients),
-        jnp.arange(num_samples),
-        reference,
-        chunk_size=chunk_size,
-    )
+
+    @jax.jit
+    def both(gradients):
+        streamed = metrics.streamed_moments(
+            lambda i: jax.tree.map(lambda leaf: leaf[i], gradients),
+            jnp.arange(num_samples),
+            reference,
+            chunk_size=chunk_size,
+        )
+        return streamed, metrics.stacked_moments(gradients, reference)
+
+    moments, at_once = both(gradients)
     assert moments.num_samples == num_samples
     assert_close(tuple(moments[:5]), brute_moments(gradients, reference))
-    assert_close(tuple(metrics.stacked_moments(gradients, reference)[:5]), tuple(moments[:5]))
+    assert_close(tuple(at_once[:5]), tuple(moments[:5]))
 
 
 def test_moments_survive_a_large_mean():
@@ -311,10 +324,16 @@ def test_moments_under_x64_are_in_float32_or_wider(x64, dtype):
     del x64
     gradients = jax.tree.map(lambda leaf: leaf.astype(dtype), stacked(12))
     reference = jax.tree.map(lambda r: r.astype(dtype), REFERENCE)
-    moments = metrics.stacked_moments(gradients, reference)
+
+    @jax.jit
+    def measured(gradients, reference):
+        moments = metrics.stacked_moments(gradients, reference)
+        return moments, (metrics.snr(moments).total, *metrics.bias_variance(moments))
+
+    moments, estimates = measured(gradients, reference)
     expected = jnp.float64 if dtype == jnp.float64 else jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(tuple(moments))} == {np.dtype(expected)}
-    for estimate in (metrics.snr(moments).total, *metrics.bias_variance(moments)):
+    for estimate in estimates:
         assert jnp.isfinite(estimate.value) and estimate.standard_error > 0
 
 
@@ -361,17 +380,17 @@ def test_example_moments_are_those_of_gradients_of_single_examples(name):
         grads = jax.vmap(lambda k, x, y: rule.value_and_grad(k, params, x[None], y[None])[1])(keys, X, Y)
         return tuple({k: v for k, v in layer.items() if k != "feedback"} for layer in grads)
 
-    before = jax.tree.map(np.array, params)
-    moments = jax.jit(lambda: metrics.example_moments(NETWORK, rule, KEY, params, X, Y))()
-    assert_close(tuple(moments[:5]), brute_moments(gradients()), rtol=2e-4, atol=2e-4)
+    @jax.jit
+    def measured():
+        moments = metrics.example_moments(NETWORK, rule, KEY, params, X, Y)
+        return moments, [metrics.snr(each).total.value for each in (*moments.layers(), moments)]
+
+    before, grads = jax.tree.map(np.array, params), gradients()
+    moments, (*single, whole) = measured()
+    assert_close(tuple(moments[:5]), brute_moments(grads), rtol=2e-4, atol=2e-4)
     jax.tree.map(np.testing.assert_array_equal, before, params)
-    single = [metrics.snr(layer).total.value for layer in moments.layers()]
-    np.testing.assert_allclose(
-        single, [debiased_snr(rows(layer)) for layer in gradients()], rtol=1e-2, atol=1e-3
-    )
-    np.testing.assert_allclose(
-        metrics.snr(moments).total.value, debiased_snr(rows(gradients())), rtol=1e-2, atol=1e-3
-    )
+    np.testing.assert_allclose(single, [debiased_snr(rows(layer)) for layer in grads], rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(whole, debiased_snr(rows(grads)), rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["feedback_alignment", "node_perturbation_drawing", "weight_perturbation"])
@@ -381,9 +400,16 @@ def test_draw_moments_are_those_of_stacked_draws(name):
     else:
         rule = RULES[name]()
     params = rule.init(KEY)
-    exact = ll.backprop(NETWORK, ll.squared_error).value_and_grad(KEY, params, X, Y)[1]
+    exact = jax.jit(ll.backprop(NETWORK, ll.squared_error).value_and_grad)(KEY, params, X, Y)[1]
     before = jax.tree.map(np.array, params)
-    moments = jax.jit(lambda: metrics.draw_moments(rule, KEY, params, X, Y, exact, 14))()
+
+    @jax.jit
+    def measured():
+        moments = metrics.draw_moments(rule, KEY, params, X, Y, exact, 14)
+        parts = moments, *moments.layers()
+        return moments, [metrics.bias_variance(part).mean_squared_error.value for part in parts]
+
+    moments, (total, *layers) = measured()
     keys = jax.random.split(KEY, 14)
     draws = jax.jit(jax.vmap(lambda key: rule.value_and_grad(key, params, X, Y)[1]))(keys)
     draws, reference = (
@@ -392,8 +418,6 @@ def test_draw_moments_are_those_of_stacked_draws(name):
     assert_close(tuple(moments[:5]), brute_moments(draws, reference), rtol=1e-3, atol=1e-3)
     assert_close(moments.reference, reference)
     jax.tree.map(np.testing.assert_array_equal, before, params)
-    total = metrics.bias_variance(moments).mean_squared_error.value
-    layers = [metrics.bias_variance(layer).mean_squared_error.value for layer in moments.layers()]
     expected = ((rows(draws) - flat(reference)) ** 2).sum(axis=1).mean()
     np.testing.assert_allclose(total, expected, rtol=1e-3)
     np.testing.assert_allclose(np.sum(layers), expected, rtol=1e-3)

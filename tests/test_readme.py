@@ -16,8 +16,14 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 def namespace():
     pytest.importorskip("mlxtend")
     names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
-        exec(compile(block, "README.md", "exec"), names)
+    quick = jax.config.read("jax_disable_most_optimizations")
+    try:
+        for number, block in enumerate(re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)):
+            # The quickstart, which is the first, runs for longer than it compiles: see conftest.
+            jax.config.update("jax_disable_most_optimizations", quick and number > 0)
+            exec(compile(block, "README.md", "exec"), names)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", quick)
     return names
 
 

@@ -175,8 +175,8 @@ def test_layers_that_pass_errors_on_have_feedback() -> None:
     assert_same(ll.without_feedback(params), ll.backprop(DEEP, ll.squared_error).init(KEY))
     # Kolen-Pollack: one update for each pair, and decay of both
     rule = ll.kolen_pollack(DEEP, ll.squared_error, decay=0.3)
-    _, grads = rule.value_and_grad(KEY, params, *batch())
-    for weights, grad in zip(params, grads, strict=True):
+    _, grads = jax.jit(rule.value_and_grad)(KEY, params, *batch())
+    for weights, grad in zip(*jax.tree.map(np.asarray, (params, grads)), strict=True):
         expected = 0.3 * (weights["w"] - weights["feedback"])
         np.testing.assert_allclose(grad["w"] - grad["feedback"], expected, atol=1e-5)
 
@@ -197,8 +197,13 @@ def test_moments_over_sequences(outputs: str) -> None:
     # A sum over steps is no outer product: the moments are those of each example's own gradient.
     network, (x, y) = make(outputs), batch(outputs)
     rule, params = ll.backprop(network, ll.squared_error), network.init(KEY)
-    moments = metrics.example_moments(network, rule, KEY, params, x, y)
-    one = jax.vmap(lambda x, y: rule.value_and_grad(KEY, params, x[None], y[None])[1])(x, y)
+
+    @jax.jit
+    def both(x: Any, y: Any) -> Any:
+        one = jax.vmap(lambda x, y: rule.value_and_grad(KEY, params, x[None], y[None])[1])(x, y)
+        return metrics.example_moments(network, rule, KEY, params, x, y), one
+
+    moments, one = jax.tree.map(np.asarray, both(x, y))
     assert_close(moments.mean, jax.tree.map(lambda g: g.mean(axis=0), one), ulps=64)
     assert_close(moments.variance, jax.tree.map(lambda g: g.var(axis=0, ddof=1), one), ulps=256)
 

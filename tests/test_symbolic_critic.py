@@ -345,7 +345,7 @@ def test_compiled_and_batched_steps_are_the_same_and_compiled_once() -> None:
     alone = [compiled(*(value[i] for value in values)) for i in range(3)]
     assert len(traces) == 1, "a second call compiled again"
     together = jax.jit(jax.vmap(one_step))(*values)
-    assert_close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), ulps=256)
+    assert_close(together, jax.tree.map(lambda *leaves: np.stack(leaves), *alone), ulps=256)
     # A traced 0 is the plain 0, which computes no penalty.
     plain = jax.jit(partial(one_step, learning_rate=0.1, penalty=0, decay=0.1))(KEYS[0])
     assert_close(alone[0], plain, ulps=256)
@@ -409,7 +409,7 @@ def test_an_epoch_is_its_steps_written_out(resample: bool, start: CriticState) -
         np.testing.assert_array_equal(seen[i][1], fake)
         state, row = run(jax.random.split(step_key, 3)[i], state, real, fake)
         rows.append(row)
-    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+    expected = jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
     assert_close((got, metrics), (state, expected), ulps=256)
     assert differs(seen[0][0], seen[1][0]) == resample
 
@@ -425,8 +425,8 @@ def test_a_run_is_its_epochs_and_goes_on_where_it_ended(start: CriticState) -> N
         in_pieces, piece = go_on(KEY, in_pieces, e)
         rows.append(row)
         pieces.append(piece)
-    assert_close((by_epoch, jax.tree.map(lambda *a: jnp.stack(a), *rows)), (whole, metrics), ulps=256)
-    joined = jax.tree.map(lambda *a: jnp.concatenate(a), *pieces)
+    assert_close((by_epoch, jax.tree.map(lambda *a: np.stack(a), *rows)), (whole, metrics), ulps=256)
+    joined = jax.tree.map(lambda *a: np.concatenate(a), *pieces)
     assert_close((in_pieces, joined), (whole, metrics), ulps=256)
     assert differs(rows[0], rows[1])
 

@@ -404,7 +404,7 @@ def test_compiled_and_many_at_once(make):
     plain = one(jax.tree.map(jnp.asarray, params))
     several, alone = jax.jit(jax.vmap(one))(both), jax.jit(one)
     for i in range(2):
-        expected = alone(jax.tree.map(lambda leaf, i=i: leaf[i], both))
+        expected = alone(jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], both))
         for found, value in zip(several, expected, strict=True):
             assert_allclose(np.asarray(found)[i], value, rtol=1e-5, atol=1e-5)
     for found, value in zip(several, plain, strict=True):
