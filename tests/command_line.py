@@ -82,7 +82,7 @@ def answer(commands: Any, answers: Any) -> None:
 
 
 def run(name: str, *arguments: str | Path, drawn: bool = True) -> tuple[int, str, str]:
-    """Runs `python -m experiments.NAME` to its end, with empty figures if not drawn: exit code, output, errors."""
+    """Runs `python -m experiments.NAME` to its end, figures empty if not drawn: exit code, output, errors."""
     process = _second()
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(json.dumps((name, drawn, [*map(str, arguments)])) + "\n")

@@ -31,21 +31,40 @@ from tests.command_line import call, kill_at_checkpoint, run
 
 NAME = "decorrelation"
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+DATA = MNIST if MNIST.is_dir() else "sample"
 SMALL = [
     *("--networks", "dense", "--rules", "backprop", "--seeds", "4", "--updates", "10", "--test-images", "20"),
-    *("--studies", "notebook", "gain"),
+    *("--data", DATA, "--studies", "notebook", "gain"),
 ]
 RUNS = [*NOTEBOOK, "dense-backprop-plain", "dense-backprop-decorrelated"]
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """Results of a run on decorrelated inputs that was killed on the way."""
+    out = tmp_path_factory.mktemp("run") / "killed"
+    one = [*SMALL[:-2], "gain", "--inputs", "decorrelated", "--out", out]
+    kill_at_checkpoint(out / "checkpoints" / RUNS[5], NAME, *one)
+    assert not (out / "results.nc").exists()
+    code, _, errors = run(NAME, *one, "--resume", drawn=False)
+    assert code == 0, errors
+    return harness.read_dataset(out / "results.nc").drop_vars("seconds")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run of two studies, its folder and what it printed; on all of MNIST if it is there."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    data = MNIST if MNIST.is_dir() else "sample"
-    code, printed, errors = run(NAME, *SMALL, "--data", data, "--out", out)
+    code, printed, errors = run(NAME, *SMALL, "--out", out)
     assert code == 0, errors
     return out, printed, errors
+
+
+def test_killed_run_goes_on_to_the_same_results(resumed, finished):
+    expected = harness.read_dataset(finished[0] / "results.nc").sel(run=RUNS[5:])
+    assert set(resumed.data_vars) >= {"loss", "test_accuracy", "decorrelation_loss", "largest_r"}
+    for name in resumed.data_vars:
+        xr.testing.assert_equal(resumed[name], expected[name].isel(step=slice(11), missing_dims="ignore"))
 
 
 def test_folder_holds_everything(finished):
@@ -116,19 +135,6 @@ def test_summary_is_of_the_results(finished):
         float(plain.learning_rate.values[best])
     )
     assert "mean" in row("dense-backprop-decorrelated", "updates_share_of_plain")
-
-
-def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
-    out, arguments = tmp_path / "killed", [*SMALL[:-2], "gain"]
-    arguments += ["--data", MNIST if MNIST.is_dir() else "sample"]
-    kill_at_checkpoint(out / "checkpoints" / RUNS[5], NAME, *arguments, "--out", out)
-    assert (out / "runs" / f"{RUNS[4]}.nc").exists() and not (out / "results.nc").exists()
-    code, _, errors = run(NAME, *arguments, "--out", out, "--resume")
-    assert code == 0, errors
-    same = harness.read_dataset(out / "results.nc").drop_vars("seconds")
-    expected = harness.read_dataset(finished[0] / "results.nc").sel(run=RUNS[4:])
-    for name in same.data_vars:
-        xr.testing.assert_equal(same[name], expected[name].isel(step=slice(11), missing_dims="ignore"))
 
 
 def test_folder_of_another_configuration_is_refused(finished):
