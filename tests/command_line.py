@@ -38,15 +38,19 @@ import sys
 gc.set_threshold(100_000)
 from experiments import harness
 harness.SECONDS_BETWEEN_CHECKPOINTS = 0.0
+harness.use_all_cores()
 from experiments.{name}.__main__ import main
 sys.exit(main())
 """
-# A device of every core, as experiments want it, and what was imported and traced once is used again.
+# What was imported and traced once is used again. All experiments find the same number of devices,
+# whichever ran before, and as many as in a process that is to be killed.
 SECOND = """
 import gc
 import sys
 gc.set_threshold(100_000)
+from experiments import harness
 from tests.command_line import answer
+harness.use_all_cores()
 answer(sys.stdin, sys.stdout)
 """
 
@@ -70,27 +74,53 @@ def _second() -> subprocess.Popen:
     return process
 
 
+def _interrupted_in(folder: str) -> Callable[..., None]:
+    save = harness.Checkpoint.save
+
+    def save_and_stop(self: harness.Checkpoint, *arguments: Any, **options: Any) -> None:
+        save(self, *arguments, **options)
+        if any(path.name.isdigit() for path in Path(folder).glob("*")):
+            raise KeyboardInterrupt
+
+    return save_and_stop
+
+
 def answer(commands: Any, answers: Any) -> None:
     """Runs commands one after another: what the second process does."""
     for line in commands:
-        name, drawn, arguments = json.loads(line)
+        name, drawn, interrupted_in, arguments = json.loads(line)
         with ExitStack() as stack:
             if not drawn:
                 stack.enter_context(patch.object(Figure, "savefig", lambda _, path, **how: path.touch()))
-            result = call_main(import_module(f"experiments.{name}.__main__").main, *arguments)
+            if interrupted_in:
+                stack.enter_context(patch.object(harness, "SECONDS_BETWEEN_CHECKPOINTS", 0.0))
+                stack.enter_context(patch.object(harness.Checkpoint, "save", _interrupted_in(interrupted_in)))
+            result = call_main(import_module(name).main, *arguments)
         print(json.dumps(result), file=answers, flush=True)
 
 
-def run(name: str, *arguments: str | Path, drawn: bool = True) -> tuple[int, str, str]:
-    """Runs `python -m experiments.NAME` to its end, figures empty if not drawn: exit code, output, errors."""
+def run(
+    name: str, *arguments: str | Path, drawn: bool = True, interrupted_in: Path | None = None
+) -> tuple[int, str, str]:
+    """Runs `python -m experiments.NAME`: exit code, output, errors.
+
+    Args:
+      name: of the experiment, or a module with another `main`.
+      arguments: of the command.
+      drawn: whether to draw the figures; if not, their files are empty.
+      interrupted_in: stopped as by Ctrl-C as soon as a checkpoint is whole in this folder.
+    """
     process = _second()
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(json.dumps((name, drawn, [*map(str, arguments)])) + "\n")
+    module = name if "." in name else f"experiments.{name}.__main__"
+    stop = interrupted_in and str(interrupted_in)
+    process.stdin.write(json.dumps((module, drawn, stop, [*map(str, arguments)])) + "\n")
     process.stdin.flush()
     ready, *_ = select.select([process.stdout], [], [], 300)
     line = process.stdout.readline() if ready else ""
     if not line:  # it hangs or has crashed; the next command starts another
         process.kill()
+        process.wait()
         _second.cache_clear()
         raise AssertionError(f"{name} came to no end")
     code, out, err = json.loads(line)

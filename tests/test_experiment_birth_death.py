@@ -13,7 +13,7 @@ from experiments.birth_death.__main__ import measured_at
 from experiments.birth_death.config import PRESETS, Config
 from experiments.birth_death.problems import MEANS, PROBLEMS, SCHEMES, VARIANCES, WEIGHTS, mixture_energy
 from experiments.birth_death.report import LABELS, median_interval, slopes, times_to
-from tests.command_line import call, kill_at_checkpoint, run
+from tests.command_line import call, run
 
 NAME = "birth_death"
 SMALL = [
@@ -25,11 +25,11 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
-    """Results of one problem and scheme, killed on the way."""
-    out = tmp_path_factory.mktemp("run") / "killed"
+    """Results of one problem and scheme, stopped on the way."""
+    out = tmp_path_factory.mktemp("run") / "stopped"
     one = [*SMALL, "--problems", "planted", "--schemes", "clone", "--out", out]
-    kill_at_checkpoint(out / "checkpoints" / "planted-clone", NAME, *one)
-    assert not (out / "results.nc").exists()
+    code, _, errors = run(NAME, *one, interrupted_in=out / "checkpoints" / "planted-clone")
+    assert code == 130 and "--resume goes on" in errors and not (out / "results.nc").exists()
     code, _, errors = run(NAME, *one, "--resume", drawn=False)
     assert code == 0, errors
     return harness.read_dataset(out / "results.nc")
@@ -44,7 +44,7 @@ def finished(tmp_path_factory):
     return out, printed, errors
 
 
-def test_killed_run_goes_on_to_the_same_results(resumed, finished):
+def test_stopped_run_goes_on_to_the_same_results(resumed, finished):
     expected = harness.read_dataset(finished[0] / "results.nc").sel(scheme=["clone"])
     chosen = {"problems": ["planted"], "schemes": ["clone"], "steps": {"planted": 30}}
     assert json.loads(resumed.attrs["config"]) == {**json.loads(expected.attrs["config"]), **chosen}

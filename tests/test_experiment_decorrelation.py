@@ -1,8 +1,7 @@
-"""Decorrelation from the command line: the published numbers, what it writes and refuses, and a kill."""
+"""Decorrelation from the command line: the published numbers, what it writes and refuses, and a stop."""
 
 import json
 import re
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -27,7 +26,7 @@ from experiments.decorrelation.reading import (
 )
 from experiments.decorrelation.report import figures, rows
 from experiments.decorrelation.runs import NETWORKS, RULES, STUDIES, Run, runs_of, targets
-from tests.command_line import call, kill_at_checkpoint, run
+from tests.command_line import call, run
 
 NAME = "decorrelation"
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
@@ -40,31 +39,12 @@ RUNS = [*NOTEBOOK, "dense-backprop-plain", "dense-backprop-decorrelated"]
 
 
 @pytest.fixture(scope="module")
-def resumed(tmp_path_factory):
-    """Results of a run on decorrelated inputs that was killed on the way."""
-    out = tmp_path_factory.mktemp("run") / "killed"
-    one = [*SMALL[:-2], "gain", "--inputs", "decorrelated", "--out", out]
-    kill_at_checkpoint(out / "checkpoints" / RUNS[5], NAME, *one)
-    assert not (out / "results.nc").exists()
-    code, _, errors = run(NAME, *one, "--resume", drawn=False)
-    assert code == 0, errors
-    return harness.read_dataset(out / "results.nc").drop_vars("seconds")
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run of two studies, its folder and what it printed; on all of MNIST if it is there."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = run(NAME, *SMALL, "--out", out)
+    code, printed, errors = run("tests.short_decorrelation", *SMALL, "--out", out)
     assert code == 0, errors
     return out, printed, errors
-
-
-def test_killed_run_goes_on_to_the_same_results(resumed, finished):
-    expected = harness.read_dataset(finished[0] / "results.nc").sel(run=RUNS[5:])
-    assert set(resumed.data_vars) >= {"loss", "test_accuracy", "decorrelation_loss", "largest_r"}
-    for name in resumed.data_vars:
-        xr.testing.assert_equal(resumed[name], expected[name].isel(step=slice(11), missing_dims="ignore"))
 
 
 def test_folder_holds_everything(finished):
@@ -73,7 +53,7 @@ def test_folder_holds_everything(finished):
     assert {p.name for p in out.iterdir()} == names
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in out.glob("*.png"))
     assert all(name in printed for name in (*NOTEBOOK.values(), *RUNS[4:]))
-    assert f"{(11 + 11 + 21 + 21) * 15 + 2 * 11}/" in errors  # updates
+    assert f"{(11 + 11 + 3 + 13) * 15 + 2 * 11}/" in errors  # updates
 
 
 def test_results_have_named_axes(finished):
@@ -168,6 +148,10 @@ def test_bad_settings_are_refused(arguments, message):
         Config(**arguments)
 
 
+def test_the_notebook_s_runs_have_its_epochs():
+    assert [run.steps for run in runs_of(Config(studies=("notebook",))).values()] == [10, 10, 20, 20]
+
+
 def test_runs_of_the_full_preset():
     names = list(runs_of(Config(preset="full", data="somewhere")))
     assert len(names) == len(set(names)) == 4 + 2 * 7 * 3 + 9
@@ -216,13 +200,48 @@ def test_an_update_is_that_of_the_library(small_data, dynamics):
         np.testing.assert_allclose(after.state.layers[0]["R"], state.layers[0]["R"], rtol=1e-5, atol=1e-7)
 
 
-def test_a_run_and_its_choices(small_data, tmp_path):
+@pytest.fixture(scope="module")
+def made(small_data, tmp_path_factory):
+    """Makes a small run with decorrelation in a folder, and moves the progress on."""
     config, data = small_data
-    make = partial(run_one, config=config, data=data, progress=tqdm(disable=True))
-    names = {"whitening": ll.decorrelation(0.1), "every_4th_update": ll.decorrelation(0.1, every=4)}
-    parts = [
-        make(name, tiny("backprop", dynamics), folder=tmp_path / name) for name, dynamics in names.items()
-    ]
+    folder = tmp_path_factory.mktemp("runs")
+
+    def make(name, dynamics, progress):
+        return run_one(name, tiny("backprop", dynamics), config, data, folder / name, progress)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whitening(made):
+    """A whole run."""
+    return made("whitening", ll.decorrelation(0.1), tqdm(disable=True))
+
+
+def test_stopped_run_goes_on_to_the_same_results(made, whitening, monkeypatch):
+    monkeypatch.setattr(harness, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    steps = []
+
+    class Stopping(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            steps.append(n)
+            if len(steps) == 3:
+                raise KeyboardInterrupt
+            return None
+
+    with pytest.raises(KeyboardInterrupt):
+        made("stopped", ll.decorrelation(0.1), Stopping(disable=True))
+    same = made("stopped", ll.decorrelation(0.1), Stopping(disable=True))
+    assert steps == [0, 3, 3, 6, 3]  # two steps of three are done, of which the second run begins after
+    xr.testing.assert_equal(
+        same.drop_vars(["seconds", "run", "study"]).isel(run=0),
+        whitening.drop_vars(["seconds", "run", "study"]).isel(run=0),
+    )
+
+
+def test_a_run_and_its_choices(made, whitening):
+    every_4th = made("every_4th_update", ll.decorrelation(0.1, every=4), tqdm(disable=True))
+    parts: list[xr.Dataset] = [whitening, every_4th]
     results = xr.merge(parts, join="outer", compat="no_conflicts")
     assert results.test_accuracy.shape == (2, 2, 2, 3) and np.isfinite(results.test_accuracy).all()
     assert results.updates.values.tolist() == [[0, 3, 6]] * 2
@@ -234,7 +253,7 @@ def test_a_run_and_its_choices(small_data, tmp_path):
     # The 4th call of decorrelation is the second that it acts on.
     assert not np.array_equal(parts[0].largest_r, parts[1].largest_r)
     assert set(figures(results)) == {"choices"}
-    assert {row["run"] for row in rows(results)} == set(names)
+    assert {row["run"] for row in rows(results)} == {"whitening", "every_4th_update"}
 
 
 def test_reading():

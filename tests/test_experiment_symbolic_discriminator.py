@@ -18,7 +18,7 @@ from experiments.symbolic_discriminator.points import LIBRARIES, library, points
 from experiments.symbolic_discriminator.report import figures, rows
 from experiments.symbolic_discriminator.studies import STUDIES
 from lax_learning import symbolic
-from tests.command_line import call, kill_at_checkpoint, run
+from tests.command_line import call, run
 
 NAME = "symbolic_discriminator"
 SMALL = ["--points", "12", "--epochs", "20", "--seeds", "2", "--studies", "activations", "accuracy"]
@@ -27,10 +27,11 @@ PARTS = [f"accuracy-{o}-quadratic-none-6x128-5_latents-5_iterations" for o in ("
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
-    """The folder of one study that was killed in its second part and went on."""
-    out = tmp_path_factory.mktemp("run") / "killed"
+    """The folder of one study that was stopped in its second part and went on."""
+    out = tmp_path_factory.mktemp("run") / "stopped"
     one = [*SMALL[:-2], "accuracy", "--out", out]
-    kill_at_checkpoint(out / "checkpoints" / PARTS[1], NAME, *one)
+    code, _, errors = run(NAME, *one, interrupted_in=out / "checkpoints" / PARTS[1])
+    assert code == 130 and "--resume goes on" in errors
     assert (out / "parts" / f"{PARTS[0]}.nc").exists() and not (out / "results.nc").exists()
     code, _, errors = run(NAME, *one, "--resume", drawn=False)
     assert code == 0, errors
@@ -51,7 +52,7 @@ def results_in(out: Path) -> xr.DataTree:
         return tree.load()
 
 
-def test_killed_run_goes_on_to_the_same_results(resumed, finished):
+def test_stopped_run_goes_on_to_the_same_results(resumed, finished):
     same, expected = (results_in(folder)["accuracy"].to_dataset() for folder in (resumed, finished[0]))
     xr.testing.assert_equal(same.drop_vars("seconds"), expected.drop_vars("seconds"))
 
