@@ -51,9 +51,10 @@ def ensemble(
         computed in equal batches one after another.
       batch_size: how many members a device computes side by side; the others come one after another. By
         default as many as the budget allows: right for an accelerator. On a CPU a few whose params and
-        moments stay in its cache can be twice as fast. With it a member's result is the same to the last
-        bit for any number of members and of devices of one kind; without it sums may be rounded
-        otherwise. A device with fewer members computes some of them again.
+        moments stay in its cache can be twice as fast. With 1, a member's result is the same to the last
+        bit beside any other members and on any two or more devices of one kind; on a single one it nearly
+        always is, but XLA leaves out a pass there. Else sums may be rounded otherwise. A device with fewer
+        members than that computes some of them again.
       devices: by default all, of all processes.
 
     Returns:

@@ -3,15 +3,19 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
 
+from experiments.sweep.programs import Programs
+from experiments.sweep.registry import SWEEPABLES
 from experiments.sweeping import Program, Sweepable
-from tests.command_line import CACHE, ROOT
+from tests.command_line import CACHE, ROOT, call
 
 CHUNKS = 3
 PROGRAM = """
@@ -30,7 +34,7 @@ def slow_run(*arguments):
     calls.append(1)
     if len(calls) > {batches}:
         Path({marker!r}).touch()
-        time.sleep(600)
+        time.sleep({hanging})
     time.sleep({delay})
     return run(*arguments)
 
@@ -66,10 +70,10 @@ def toy(traced: Callable[[], None] = lambda: None) -> Sweepable:
 
 
 def start(
-    *arguments: object, marker: Path = Path("nowhere"), batches: int = 1_000, delay: float = 0.0
+    *arguments: object, marker: Path, batches: int = 0, delay: float = 0.0, hanging: float = 0.0
 ) -> subprocess.Popen:
-    """Starts a worker on the toy; after so many batches it touches the marker and hangs."""
-    program = PROGRAM.format(marker=str(marker), batches=batches, delay=delay)
+    """Starts a worker on the toy; at a batch after so many it touches the marker and hangs for a while."""
+    program = PROGRAM.format(marker=str(marker), batches=batches, delay=delay, hanging=hanging)
     return subprocess.Popen(
         [sys.executable, "-c", program, "--experiment", "microlearning", *map(str, arguments)],
         cwd=ROOT,
@@ -78,3 +82,24 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def wait_for(marker: Path, worker: subprocess.Popen) -> None:
+    """Waits until a worker has touched its marker."""
+    deadline = time.monotonic() + 120
+    while not marker.exists():
+        assert worker.poll() is None, worker.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def run_here(*arguments: object, delay: float) -> tuple[Any, str, str]:
+    """A worker on the toy in this process, to its end: exit code, output, errors."""
+    run = Programs.run
+
+    def slow_run(*arguments: Any) -> Any:
+        time.sleep(delay)
+        return run(*arguments)
+
+    with patch.dict(SWEEPABLES, microlearning=toy()), patch.object(Programs, "run", slow_run):
+        return call("sweep", "--experiment", "microlearning", *map(str, arguments))

@@ -161,7 +161,7 @@ SMALL = [
     *("--rules", "node_perturbation", "--scale", "gradient", "--seeds", "5", "--epochs", "3"),
     *("--hidden", "4", "--test-images", "50", "--snr-images", "5", "--draws", "3"),
 ]  # fmt: skip
-EXPERIMENT = PROGRAM.format(name=NAME, seconds_between_checkpoints=0.0)
+EXPERIMENT = PROGRAM.format(name=NAME)
 
 
 def same(one: Path, other: Path) -> None:

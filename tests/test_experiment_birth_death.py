@@ -13,7 +13,7 @@ from experiments.birth_death.__main__ import measured_at
 from experiments.birth_death.config import PRESETS, Config
 from experiments.birth_death.problems import MEANS, PROBLEMS, SCHEMES, VARIANCES, WEIGHTS, mixture_energy
 from experiments.birth_death.report import LABELS, median_interval, slopes, times_to
-from tests.command_line import call, kill_at_checkpoint, run
+from tests.command_line import call, run
 
 NAME = "birth_death"
 SMALL = [
@@ -24,12 +24,32 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """Results of one problem and scheme, stopped on the way."""
+    out = tmp_path_factory.mktemp("run") / "stopped"
+    one = [*SMALL, "--problems", "planted", "--schemes", "clone", "--out", out]
+    code, _, errors = run(NAME, *one, interrupted_in=out / "checkpoints" / "planted-clone")
+    assert code == 130 and "--resume goes on" in errors and not (out / "results.nc").exists()
+    code, _, errors = run(NAME, *one, "--resume", drawn=False)
+    assert code == 0, errors
+    return harness.read_dataset(out / "results.nc")
+
+
+@pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run of two problems and two schemes, its folder and what it printed."""
     out = tmp_path_factory.mktemp("run") / "whole"
     code, printed, errors = run(NAME, *SMALL, "--out", out)
     assert code == 0, errors
     return out, printed, errors
+
+
+def test_stopped_run_goes_on_to_the_same_results(resumed, finished):
+    expected = harness.read_dataset(finished[0] / "results.nc").sel(scheme=["clone"])
+    chosen = {"problems": ["planted"], "schemes": ["clone"], "steps": {"planted": 30}}
+    assert json.loads(resumed.attrs["config"]) == {**json.loads(expected.attrs["config"]), **chosen}
+    of_problem = [name for name in expected.variables if not str(name).startswith("mixture_")]
+    xr.testing.assert_identical(resumed.assign_attrs(expected.attrs), expected[of_problem])
 
 
 def test_folder_holds_everything(finished):
@@ -84,17 +104,6 @@ def test_summary_is_of_the_results(finished):
     assert row("final_loss")["n"] == 3
     reached = times_to(results.planted_step.values, losses, 1e-2)
     assert row("median_steps_to_1e-02")["reached"] == np.isfinite(reached).sum()
-
-
-def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
-    whole, _, _ = finished
-    out = tmp_path / "killed"
-    kill_at_checkpoint(out / "checkpoints" / "planted-clone", NAME, *SMALL, "--out", out)
-    assert not (out / "results.nc").exists()
-    code, _, errors = run(NAME, *SMALL, "--out", out, "--resume")
-    assert code == 0, errors
-    same, expected = harness.read_dataset(out / "results.nc"), harness.read_dataset(whole / "results.nc")
-    xr.testing.assert_identical(same, expected)
 
 
 def test_help_names_every_option():

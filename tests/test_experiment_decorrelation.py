@@ -1,8 +1,7 @@
-"""Decorrelation from the command line: the published numbers, what it writes and refuses, and a kill."""
+"""Decorrelation from the command line: the published numbers, what it writes and refuses, and a stop."""
 
 import json
 import re
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,7 +13,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import harness
+from experiments import checkpoints, harness
 from experiments.decorrelation.__main__ import Carry, images, run_one, start_of, update
 from experiments.decorrelation.config import PRESETS, Config
 from experiments.decorrelation.reading import (
@@ -27,13 +26,14 @@ from experiments.decorrelation.reading import (
 )
 from experiments.decorrelation.report import figures, rows
 from experiments.decorrelation.runs import NETWORKS, RULES, STUDIES, Run, runs_of, targets
-from tests.command_line import call, kill_at_checkpoint, run
+from tests.command_line import call, run
 
 NAME = "decorrelation"
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+DATA = MNIST if MNIST.is_dir() else "sample"
 SMALL = [
     *("--networks", "dense", "--rules", "backprop", "--seeds", "4", "--updates", "10", "--test-images", "20"),
-    *("--studies", "notebook", "gain"),
+    *("--data", DATA, "--studies", "notebook", "gain"),
 ]
 RUNS = [*NOTEBOOK, "dense-backprop-plain", "dense-backprop-decorrelated"]
 
@@ -42,8 +42,7 @@ RUNS = [*NOTEBOOK, "dense-backprop-plain", "dense-backprop-decorrelated"]
 def finished(tmp_path_factory):
     """A whole run of two studies, its folder and what it printed; on all of MNIST if it is there."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    data = MNIST if MNIST.is_dir() else "sample"
-    code, printed, errors = run(NAME, *SMALL, "--data", data, "--out", out)
+    code, printed, errors = run("tests.short_decorrelation", *SMALL, "--out", out)
     assert code == 0, errors
     return out, printed, errors
 
@@ -54,7 +53,7 @@ def test_folder_holds_everything(finished):
     assert {p.name for p in out.iterdir()} == names
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in out.glob("*.png"))
     assert all(name in printed for name in (*NOTEBOOK.values(), *RUNS[4:]))
-    assert f"{(11 + 11 + 21 + 21) * 15 + 2 * 11}/" in errors  # updates
+    assert f"{(11 + 11 + 3 + 13) * 15 + 2 * 11}/" in errors  # updates
 
 
 def test_results_have_named_axes(finished):
@@ -118,19 +117,6 @@ def test_summary_is_of_the_results(finished):
     assert "mean" in row("dense-backprop-decorrelated", "updates_share_of_plain")
 
 
-def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
-    out, arguments = tmp_path / "killed", [*SMALL[:-2], "gain"]
-    arguments += ["--data", MNIST if MNIST.is_dir() else "sample"]
-    kill_at_checkpoint(out / "checkpoints" / RUNS[5], NAME, *arguments, "--out", out)
-    assert (out / "runs" / f"{RUNS[4]}.nc").exists() and not (out / "results.nc").exists()
-    code, _, errors = run(NAME, *arguments, "--out", out, "--resume")
-    assert code == 0, errors
-    same = harness.read_dataset(out / "results.nc").drop_vars("seconds")
-    expected = harness.read_dataset(finished[0] / "results.nc").sel(run=RUNS[4:])
-    for name in same.data_vars:
-        xr.testing.assert_equal(same[name], expected[name].isel(step=slice(11), missing_dims="ignore"))
-
-
 def test_folder_of_another_configuration_is_refused(finished):
     code, _, errors = call(NAME, *SMALL, "--eta", "0.5", "--out", finished[0], "--resume")
     assert code == 2 and "eta: 0.001 there, 0.5 here" in errors
@@ -160,6 +146,10 @@ def test_help_names_every_option():
 def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Config(**arguments)
+
+
+def test_the_notebook_s_runs_have_its_epochs():
+    assert [run.steps for run in runs_of(Config(studies=("notebook",))).values()] == [10, 10, 20, 20]
 
 
 def test_runs_of_the_full_preset():
@@ -210,13 +200,48 @@ def test_an_update_is_that_of_the_library(small_data, dynamics):
         np.testing.assert_allclose(after.state.layers[0]["R"], state.layers[0]["R"], rtol=1e-5, atol=1e-7)
 
 
-def test_a_run_and_its_choices(small_data, tmp_path):
+@pytest.fixture(scope="module")
+def made(small_data, tmp_path_factory):
+    """Makes a small run with decorrelation in a folder, and moves the progress on."""
     config, data = small_data
-    make = partial(run_one, config=config, data=data, progress=tqdm(disable=True))
-    names = {"whitening": ll.decorrelation(0.1), "every_4th_update": ll.decorrelation(0.1, every=4)}
-    parts = [
-        make(name, tiny("backprop", dynamics), folder=tmp_path / name) for name, dynamics in names.items()
-    ]
+    folder = tmp_path_factory.mktemp("runs")
+
+    def make(name, dynamics, progress):
+        return run_one(name, tiny("backprop", dynamics), config, data, folder / name, progress)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def whitening(made):
+    """A whole run."""
+    return made("whitening", ll.decorrelation(0.1), tqdm(disable=True))
+
+
+def test_stopped_run_goes_on_to_the_same_results(made, whitening, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    steps = []
+
+    class Stopping(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            steps.append(n)
+            if len(steps) == 3:
+                raise KeyboardInterrupt
+            return None
+
+    with pytest.raises(KeyboardInterrupt):
+        made("stopped", ll.decorrelation(0.1), Stopping(disable=True))
+    same = made("stopped", ll.decorrelation(0.1), Stopping(disable=True))
+    assert steps == [0, 3, 3, 6, 3]  # two steps of three are done, of which the second run begins after
+    xr.testing.assert_equal(
+        same.drop_vars(["seconds", "run", "study"]).isel(run=0),
+        whitening.drop_vars(["seconds", "run", "study"]).isel(run=0),
+    )
+
+
+def test_a_run_and_its_choices(made, whitening):
+    every_4th = made("every_4th_update", ll.decorrelation(0.1, every=4), tqdm(disable=True))
+    parts: list[xr.Dataset] = [whitening, every_4th]
     results = xr.merge(parts, join="outer", compat="no_conflicts")
     assert results.test_accuracy.shape == (2, 2, 2, 3) and np.isfinite(results.test_accuracy).all()
     assert results.updates.values.tolist() == [[0, 3, 6]] * 2
@@ -228,7 +253,7 @@ def test_a_run_and_its_choices(small_data, tmp_path):
     # The 4th call of decorrelation is the second that it acts on.
     assert not np.array_equal(parts[0].largest_r, parts[1].largest_r)
     assert set(figures(results)) == {"choices"}
-    assert {row["run"] for row in rows(results)} == set(names)
+    assert {row["run"] for row in rows(results)} == {"whitening", "every_4th_update"}
 
 
 def test_reading():

@@ -31,12 +31,32 @@ METRICS = (
 
 
 @pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """The folder of a run that was killed in its second rule and went on in another process."""
+    out = tmp_path_factory.mktemp("run") / "killed"
+    kill_at_checkpoint(out / "checkpoints" / "node_perturbation", NAME, *SMALL, *TWO, "--out", out)
+    assert (out / "rules" / "backprop.nc").exists() and not (out / "results.nc").exists()
+    code, _, errors = call(NAME, *SMALL, *TWO, "--out", out)
+    assert code == 2 and "--resume" in errors
+    code, _, errors = run(NAME, *SMALL, *TWO, "--out", out, "--resume", drawn=False)
+    assert code == 0, errors
+    return out
+
+
+@pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run of two rules, its folder and what it printed."""
     out = tmp_path_factory.mktemp("run") / "whole"
     code, printed, errors = run(NAME, *SMALL, *TWO, "--out", out)
     assert code == 0, errors
     return out, printed, errors
+
+
+def test_killed_run_goes_on_to_the_same_results(resumed, finished):
+    same, expected = (harness.read_dataset(out / "results.nc") for out in (resumed, finished[0]))
+    xr.testing.assert_identical(
+        same.drop_vars("seconds_per_update"), expected.drop_vars("seconds_per_update")
+    )
 
 
 def test_folder_holds_everything(finished):
@@ -82,23 +102,6 @@ def test_results_have_named_axes(finished):
     assert row["mean"] == pytest.approx(values.mean(), rel=1e-6)
     half = 12.706 * abs(values[0] - values[1]) / 2
     assert row["ci95"][1] - row["mean"] == pytest.approx(half, rel=1e-3)
-
-
-def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
-    whole, _, _ = finished
-    out = tmp_path / "killed"
-    second = out / "checkpoints" / "node_perturbation"
-    kill_at_checkpoint(second, NAME, *SMALL, *TWO, "--out", out)
-    assert (out / "rules" / "backprop.nc").exists() and not (out / "results.nc").exists()
-
-    code, _, errors = call(NAME, *SMALL, *TWO, "--out", out)
-    assert code == 2 and "--resume" in errors
-    code, _, errors = run(NAME, *SMALL, *TWO, "--out", out, "--resume")
-    assert code == 0, errors
-    same, expected = harness.read_dataset(out / "results.nc"), harness.read_dataset(whole / "results.nc")
-    xr.testing.assert_identical(
-        same.drop_vars("seconds_per_update"), expected.drop_vars("seconds_per_update")
-    )
 
 
 def test_folder_of_another_configuration_is_refused(finished):

@@ -24,12 +24,32 @@ TWO = ["--models", "pre_post_l2", "gradient_descent_l2"]
 
 
 @pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """Results of one model, killed in its second attempt."""
+    out = tmp_path_factory.mktemp("run") / "killed"
+    one = [*SMALL, "--models", TWO[1], "--out", out]
+    kill_at_checkpoint(out / "checkpoints" / TWO[1] / "upstream_1", NAME, *one)
+    assert not (out / "results.nc").exists()
+    code, _, errors = run(NAME, *one, "--resume", drawn=False)
+    assert code == 0, errors
+    return harness.read_dataset(out / "results.nc")
+
+
+@pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run of two models, its folder and what it printed."""
     out = tmp_path_factory.mktemp("run") / "whole"
     code, printed, errors = run(NAME, *SMALL, *TWO, "--out", out)
     assert code == 0, errors
     return out, printed, errors
+
+
+def test_killed_run_goes_on_to_the_same_results(resumed, finished):
+    expected = harness.read_dataset(finished[0] / "results.nc").sel(model=TWO[1:2])
+    assert json.loads(resumed.attrs["config"]) == {
+        **json.loads(expected.attrs["config"]), "models": TWO[1:2],
+    }  # fmt: skip
+    xr.testing.assert_identical(resumed.assign_attrs(expected.attrs), expected)
 
 
 def test_folder_holds_everything(finished):
@@ -82,17 +102,6 @@ def test_summary_is_of_the_results(finished):
         one = results.sel(model="pre_post_l2", selection=selection).isel(evaluation=-1)
         values = one.downstream_test_accuracy.mean("subseed").values
         assert row["mean"] == pytest.approx(values.mean(), rel=1e-6) and row["n"] == 2
-
-
-def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
-    whole, _, _ = finished
-    out = tmp_path / "killed"
-    kill_at_checkpoint(out / "checkpoints" / "pre_post_l2" / "upstream_1", NAME, *SMALL, *TWO, "--out", out)
-    assert not (out / "results.nc").exists()
-    code, _, errors = run(NAME, *SMALL, *TWO, "--out", out, "--resume")
-    assert code == 0, errors
-    same, expected = harness.read_dataset(out / "results.nc"), harness.read_dataset(whole / "results.nc")
-    xr.testing.assert_identical(same, expected)
 
 
 def test_folder_of_another_configuration_is_refused(finished):

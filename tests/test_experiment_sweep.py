@@ -28,7 +28,7 @@ from experiments.sweep.study import open_study, run_study, summary
 from experiments.sweep.workers import FINISHED, Worker, finished
 from tests.command_line import call
 from tests.refusal import parametrize_cases, refuses
-from tests.sweep_toy import CHUNKS, start, toy
+from tests.sweep_toy import CHUNKS, run_here, start, toy, wait_for
 
 RATES = {"low": 1e-4, "high": 1.0, "log": True, "points": 12}
 SPACE = parse_space({"learning_rate": RATES}, toy(), "space")
@@ -384,17 +384,17 @@ def test_two_workers_finish_what_a_killed_one_began(tmp_path):
     common = ("--space", space, "--trials", 24, "--batch", 4, "--seeds", 2, "--storage", url)
     common = (*common, "--sampler", "random", "--pruner", "none", "--patience", 3)
     marker = tmp_path / "hanging"
-    killed = start(*common, "--out", tmp_path / "killed", marker=marker, batches=1)
-    deadline = time.monotonic() + 120
-    while not marker.exists():
-        assert killed.poll() is None, killed.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    killed = start(*common, "--out", tmp_path / "killed", marker=marker, batches=1, hanging=600)
+    wait_for(marker, killed)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    workers = [start(*common, "--out", tmp_path / name, delay=0.2) for name in ("one", "two")]
-    printed = [worker.communicate(timeout=200) for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], printed
+    marker.unlink()
+    other = start(*common, "--out", tmp_path / "one", marker=marker, hanging=0.5)
+    wait_for(marker, other)
+    here = run_here(*common, "--out", tmp_path / "two", delay=0.2)
+    there = other.communicate(timeout=200)
+    assert (other.returncode, here[0]) == (0, 0), (there, here)
+    printed = [there, here[1:]]
 
     study = optuna.load_study(study_name="microlearning", storage=url)
     trials = study.get_trials()

@@ -18,11 +18,24 @@ from experiments.symbolic_discriminator.points import LIBRARIES, library, points
 from experiments.symbolic_discriminator.report import figures, rows
 from experiments.symbolic_discriminator.studies import STUDIES
 from lax_learning import symbolic
-from tests.command_line import call, kill_at_checkpoint, run
+from tests.command_line import call, run
 
 NAME = "symbolic_discriminator"
 SMALL = ["--points", "12", "--epochs", "20", "--seeds", "2", "--studies", "activations", "accuracy"]
 PARTS = [f"accuracy-{o}-quadratic-none-6x128-5_latents-5_iterations" for o in ("wgan", "bce")]
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """The folder of one study that was stopped in its second part and went on."""
+    out = tmp_path_factory.mktemp("run") / "stopped"
+    one = [*SMALL[:-2], "accuracy", "--out", out]
+    code, _, errors = run(NAME, *one, interrupted_in=out / "checkpoints" / PARTS[1])
+    assert code == 130 and "--resume goes on" in errors
+    assert (out / "parts" / f"{PARTS[0]}.nc").exists() and not (out / "results.nc").exists()
+    code, _, errors = run(NAME, *one, "--resume", drawn=False)
+    assert code == 0, errors
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +50,11 @@ def finished(tmp_path_factory):
 def results_in(out: Path) -> xr.DataTree:
     with xr.open_datatree(out / "results.nc", engine="h5netcdf") as tree:
         return tree.load()
+
+
+def test_stopped_run_goes_on_to_the_same_results(resumed, finished):
+    same, expected = (results_in(folder)["accuracy"].to_dataset() for folder in (resumed, finished[0]))
+    xr.testing.assert_equal(same.drop_vars("seconds"), expected.drop_vars("seconds"))
 
 
 def test_folder_holds_everything(finished):
@@ -63,19 +81,6 @@ def test_results_have_named_axes(finished):
     dsn = {r["metric"]: r["mean"] for r in summary if r["part"] == "activations: dsn"}
     assert dsn["not_two_lines_through_0"] < 1e-4 < dsn["not_a_parabola"]
     assert found["n"] == 2
-
-
-def test_killed_run_goes_on_to_the_same_results(finished, tmp_path):
-    out = tmp_path / "killed"
-    kill_at_checkpoint(out / "checkpoints" / PARTS[0], NAME, *SMALL, "--out", out)
-    assert (out / "parts" / "activations.nc").exists() and not (out / "results.nc").exists()
-    code, _, errors = run(NAME, *SMALL, "--out", out, "--resume")
-    assert code == 0, errors
-    same, expected = results_in(out), results_in(finished[0])
-    for study in expected.children:
-        drop = ["seconds"] if study == "accuracy" else []
-        got, wanted = (tree[study].to_dataset().drop_vars(drop) for tree in (same, expected))
-        xr.testing.assert_equal(got, wanted)
 
 
 def test_folder_of_another_configuration_is_refused(finished):

@@ -17,6 +17,7 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from experiments import checkpoints
 from experiments.symbolic_discriminator import fixed_set
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.fixed_set import STUDY, curves, curves_of, seeds_of

@@ -127,15 +127,25 @@ def test_memory_does_not_grow_with_the_number_of_draws():
     assert many - few < gradient  # 96 more draws
 
 
+@pytest.fixture(scope="module", params=[("weight_perturbation", 18), ("node_perturbation", 3)], ids=str)
+def of_averages(request):
+    """A rule, the size of its noise, and its metrics as a function of the number of gradients averaged."""
+    name, size = request.param
+
+    def of_number(num_samples):
+        def make_averaged(network, loss):
+            return averaged(make_rule(name, network, loss, 0.5), num_samples)
+
+        return measured(make_averaged, ll.mlp((5, 3)), 1, 2000)
+
+    return name, size, jax.jit(of_number)
+
+
 @pytest.mark.parametrize("num_samples", [1, 5])
-@pytest.mark.parametrize(("name", "size"), [("weight_perturbation", 18), ("node_perturbation", 3)])
-def test_one_layer_and_example_of_a_linear_loss_are_as_in_theory(name, size, num_samples):
+def test_one_layer_and_example_of_a_linear_loss_are_as_in_theory(of_averages, num_samples):
     """Of K gradients of n = D weights and biases, or M units: variance (n + 1) / K, and so on."""
-
-    def make_averaged(network, loss):
-        return averaged(make_rule(name, network, loss, 0.5), num_samples)
-
-    found, grads, signals = measured(make_averaged, ll.mlp((5, 3)), 1, 2000)
+    name, size, of_number = of_averages
+    found, grads, signals = of_number(num_samples)
     theory = predict(name, grads, signals, num_samples)
     for metric, expected in {
         "relative_variance": (size + 1) / num_samples,
@@ -256,7 +266,7 @@ def test_the_command_writes_json_and_figures(tmp_path):
     names = ["weight_perturbation_signs", "feedback_alignment"]
     arguments = (
         "--quick", "--out", tmp_path, "--rules", *names, "--seeds", 2, "--draws", 4, "--examples", 3,
-        "--sweeps", "num_samples", "--setting.width", 4,
+        "--sweeps", "num_samples", "--setting.width", SMALL.width, "--setting.batch-size", SMALL.batch_size,
     )  # fmt: skip
     measured, numbers = [], itertools.count()  # by two threads
 
@@ -267,7 +277,7 @@ def test_the_command_writes_json_and_figures(tmp_path):
         return of_bench(bench, rule, setting)
 
     of_bench, of_program = Bench.measure, Bench._program
-    with patch.object(gradient_quality, "pooled_images", lambda *_: images(64)):
+    with patch.object(gradient_quality, "pooled_images", lambda *_: images()):
         with patch.object(Bench, "measure", interrupted):
             code, _, err = call_main(gradient_quality.main, *arguments)
         assert code == 130 and "--resume goes on" in err
