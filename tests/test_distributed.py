@@ -221,14 +221,15 @@ MEETING = """
 import sys
 import jax
 from experiments import processes
-processes.SECONDS_TO_MEET = 3
-processes.meet("test", processes.Meeting(*(eval(argument) for argument in sys.argv[1:])))
+processes.SECONDS_TO_MEET = int(sys.argv[1])
+coordinator, number, process = sys.argv[2:] or (None,) * 3
+processes.meet("test", processes.Meeting(coordinator, *(n and int(n) for n in (number, process))))
 print(processes.decided(lambda: [jax.process_index(), jax.process_count()]), processes.is_first())
 """
 
 
 def test_open_mpi_says_who_is_who() -> None:
-    ends = finish(start(MEETING, devices=1, environments=jobs_of(2, cluster="open_mpi")))
+    ends = finish(start(MEETING, "120", devices=1, environments=jobs_of(2, cluster="open_mpi")))
     assert [(code, out) for code, out, _ in ends] == [(0, "[0, 2] True\n"), (0, "[0, 2] False\n")], ends
 
 
@@ -239,7 +240,7 @@ def test_processes_that_do_not_meet(process: int) -> None:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         taken.close()
         began = time.monotonic()
-        ((code, _, errors),) = finish(start(MEETING, repr(where), "2", str(process), devices=1))
+        ((code, _, errors),) = finish(start(MEETING, "3", where, "2", str(process), devices=1))
     assert code == 2 and time.monotonic() - began < 60
     assert f"test: --coordinator: expected 2 processes to meet at {where} within 3 s, got no answer" in errors
 
