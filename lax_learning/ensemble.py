@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lax_learning._checks import check_count, check_positive
@@ -167,9 +166,11 @@ class Ensemble:
             return together(*args)
         num_batches = -(-count // batch_size)
         num_rows = max(num_batches, 2)
-        chosen = np.minimum(np.arange(num_rows * batch_size), count - 1).reshape(num_rows, batch_size)
+        chosen = repeating_the_last(count, num_rows * batch_size)
         rows = [
-            arg if axis is None else jax.tree.map(lambda leaf: leaf[chosen], arg)
+            arg
+            if axis is None
+            else jax.tree.map(lambda leaf: leaf[chosen].reshape(num_rows, batch_size, *leaf.shape[1:]), arg)
             for axis, arg in zip(axes, args, strict=True)
         ]
 

@@ -132,7 +132,8 @@ def run(
 def call(name: str, *arguments: str | Path) -> tuple[Any, str, str]:
     """What ends before anything runs, help or a refusal, in this process: exit code, output, errors."""
     module = import_module(f"experiments.{name}.__main__")
-    return call_main(lambda: harness.command_line(name, module.Config, module.run), *arguments)
+    with patch.object(harness, "use_all_cores"):  # JAX has run here already
+        return call_main(lambda: harness.command_line(name, module.Config, module.run), *arguments)
 
 
 def call_main(main: Callable[[], int], *arguments: object) -> tuple[Any, str, str]:

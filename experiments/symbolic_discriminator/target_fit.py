@@ -96,7 +96,7 @@ def starts(config: Config) -> Start:
     program = ll.ensemble(
         lambda seed: start(jax.random.fold_in(key, seed)), batch_size=side_by_side(on_cpu=2)
     )
-    return ll.gather(program(seeds))
+    return jax.tree.map(jnp.asarray, ll.gather(program(seeds)))
 
 
 def critic_epochs(config: Config) -> int:
