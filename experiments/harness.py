@@ -105,13 +105,17 @@ def begin(config: Settings) -> None:
     Raises:
       ValueError: as `open_folder` does, or if there are fewer seeds than processes.
     """
+    processes.decided(lambda: _claim(config))
+
+
+def _claim(config: Settings) -> None:
     deciding = config.deciding()
     if deciding["seeds"] < jax.process_count():
         raise ValueError(
             f"--seeds: expected at least one for each of {jax.process_count()} processes, "
             f"got {deciding['seeds']}"
         )
-    processes.decided(lambda: open_folder(config.out, deciding, resume=config.resume))
+    open_folder(config.out, deciding, resume=config.resume)
 
 
 class Report(Protocol):
