@@ -28,7 +28,7 @@ class Stage(NamedTuple):
     seconds: np.ndarray
 
 
-def side_by_side(on_cpu: int) -> int | None:
+def side_by_side(on_cpu: int = 1) -> int | None:
     """`batch_size` of `ll.ensemble`: so many members on a CPU's core, all of them on an accelerator.
 
     A fixed number makes results the same to the last bit for any number of devices.
@@ -61,7 +61,7 @@ def run_stage(
     shared: Any,
     progress: tqdm,
     measure: Callable[[Any, Any, Any], dict[str, jax.Array]] = lambda carry, number, shared: {},
-    batch_size: int | None = None,
+    on_cpu: int = 1,
 ) -> Stage:
     """Runs all members of a stage side by side, step by step, from its checkpoint if there is one.
 
@@ -75,7 +75,7 @@ def run_stage(
       shared: what all members see.
       progress: moves on with every step.
       measure: `(carry, number, shared) -> more metrics`, after every step and not timed.
-      batch_size: of `ll.ensemble`.
+      on_cpu: how many members a CPU's core computes side by side.
     """
 
     def start(*member: Any) -> tuple[Any, dict[str, jax.Array]]:
@@ -86,7 +86,7 @@ def run_stage(
         found = {**found, **measure(carry, number, shared)}
         return {**held, **{name: held[name].at[number].set(value) for name, value in found.items()}}
 
-    count = len(jax.tree.leaves(members)[0])
+    count, batch_size = len(jax.tree.leaves(members)[0]), side_by_side(on_cpu)
     carry, held = ll.ensemble(start, in_axes=(0,) * len(members), batch_size=batch_size)(*spread(members))
     shared = ll.replicate(shared)  # once, and not at every step
     advance = ll.ensemble(step, in_axes=(0, None, None), batch_size=batch_size)

@@ -23,7 +23,6 @@ from experiments.birth_death.problems import PROBLEMS, SCHEMES, Problem, Scheme
 from experiments.running import run_stage, side_by_side
 
 NAME = "birth_death"
-SEEDS_A_CORE = 1
 
 
 class Carry(NamedTuple):
@@ -112,12 +111,9 @@ def run_scheme(
 
     progress.set_description(f"{problem_name}: {scheme_name}")
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    at_start, targets = ll.gather(ll.ensemble(first, batch_size=side_by_side(on_cpu=SEEDS_A_CORE))(keys))
+    at_start, targets = ll.gather(ll.ensemble(first, batch_size=side_by_side())(keys))
     shapes = {name: value.shape[1:] for name, value in at_start.items()}
-    stage = run_stage(
-        folder, (keys,), init, advance, shapes, np.diff(times).tolist(), times, progress,
-        batch_size=side_by_side(on_cpu=SEEDS_A_CORE),
-    )  # fmt: skip
+    stage = run_stage(folder, (keys,), init, advance, shapes, np.diff(times).tolist(), times, progress)
     variables: dict[str, Any] = {
         f"{problem_name}_targets": (("seed", f"{problem_name}_target", "coordinate"), targets)
     }

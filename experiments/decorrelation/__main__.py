@@ -22,7 +22,7 @@ from experiments import harness
 from experiments.decorrelation import report
 from experiments.decorrelation.config import Config
 from experiments.decorrelation.runs import Run, runs_of, targets
-from experiments.running import collect, run_stage, side_by_side
+from experiments.running import collect, run_stage
 
 NAME = "decorrelation"
 CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 pixels
@@ -157,16 +157,7 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
     }
     costs = [run.updates] * (run.steps + 1)
     stage = run_stage(
-        folder,
-        members,
-        init,
-        step,
-        metrics,
-        costs,
-        data,
-        progress,
-        partial(measure, run),
-        side_by_side(on_cpu=1),
+        folder, members, init, step, metrics, costs, data, progress, measure=partial(measure, run)
     )
     variables: dict[str, Any] = {
         metric: (

@@ -147,15 +147,13 @@ def train(
     first = ll.gather(of_all_seeds(evaluate, (0, None, None))(Carry(*members), -1, data))
     shapes = {"loss": (per_epoch,), **{name: value.shape[1:] for name, value in first.items()}}
     costs = [1] * config.epochs
-    stage = run_stage(
-        folder, members, Carry, epoch, shapes, costs, data, progress, evaluate, side_by_side(on_cpu=1)
-    )
+    stage = run_stage(folder, members, Carry, epoch, shapes, costs, data, progress, evaluate)
     return first, stage
 
 
 def of_all_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
     """An ensemble of the seeds. On a CPU one after another: the weights of one fill a core's cache."""
-    return ll.ensemble(function, in_axes=in_axes, batch_size=side_by_side(on_cpu=1))
+    return ll.ensemble(function, in_axes=in_axes, batch_size=side_by_side())
 
 
 def run_rule(name: str, config: Config, data: ll.data.Splits, folder: Path, progress: tqdm) -> xr.Dataset:

@@ -26,11 +26,10 @@ from experiments.plasticity_transfer.stages import (
     one_pass,
     piece_size,
 )
-from experiments.running import Stage, collect, run_stage, side_by_side
+from experiments.running import Stage, collect, run_stage
 from lax_learning.plasticity import Tables
 
 NAME = "plasticity_transfer"
-SEEDS_A_CORE = 1
 
 
 def keys_of(config: Config, stage: int, number: int) -> jax.Array:
@@ -73,10 +72,7 @@ def run_upstream(
     def attempt(number: int, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], Learned]:
         keys = keys_of(config, 2 * number + 1, config.seeds)[seeds]
         metrics, costs = dict.fromkeys(UPSTREAM_METRICS, ()), [1] * config.epochs
-        stage = run_stage(
-            folder / f"upstream_{number}", (keys,), init, step, metrics, costs, (), progress,
-            batch_size=side_by_side(on_cpu=SEEDS_A_CORE),
-        )  # fmt: skip
+        stage = run_stage(folder / f"upstream_{number}", (keys,), init, step, metrics, costs, (), progress)
         return stage.metrics, learned_by(stage, len(keys))
 
     first = selected = attempt(0, np.arange(config.seeds))
@@ -109,10 +105,7 @@ def run_downstream(
     keys = keys_of(config, 0, config.seeds * config.subseeds).reshape(config.seeds, config.subseeds)[seeds]
     members = (keys.ravel(), jax.tree.map(lambda a: np.repeat(a, config.subseeds, axis=0), tables))
     metrics, costs = dict.fromkeys(DOWNSTREAM_METRICS, ()), [1] * config.evaluations
-    stage = run_stage(
-        folder / "downstream", members, init, step, metrics, costs, data, progress,
-        batch_size=side_by_side(on_cpu=SEEDS_A_CORE),
-    )  # fmt: skip
+    stage = run_stage(folder / "downstream", members, init, step, metrics, costs, data, progress)
     shaped = {k: v.reshape(len(seeds), config.subseeds, -1) for k, v in stage.metrics.items()}
     first = {k: v[: config.seeds] for k, v in shaped.items()}
     return [first, replace_members(first, repeated, {k: v[config.seeds :] for k, v in shaped.items()})]

@@ -13,7 +13,7 @@ import xarray as xr
 from jax import Array
 from tqdm import tqdm
 
-from experiments.running import run_stage, side_by_side
+from experiments.running import run_stage
 from experiments.symbolic_discriminator import points
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.spaces import EXTENSIONS
@@ -151,7 +151,7 @@ def run_group(group: symbolic.Group, config: Config, seeds: int, folder: Path, p
         trained.judged,
         progress,
         measure=trained.judge,
-        batch_size=side_by_side(on_cpu=2),  # their moments stay in a core's cache
+        on_cpu=2,  # their moments stay in a core's cache
     )
     variables: dict[str, Any] = {
         name: (("configuration", "seed", "bin"), stage.metrics[name].reshape(size, seeds, -1))

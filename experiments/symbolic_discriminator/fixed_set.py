@@ -144,7 +144,7 @@ def run_critic(
         points(kind, NUM_POINTS, config.seed),
         progress,
         partial(measure, training),
-        side_by_side(on_cpu=2),
+        on_cpu=2,
     )
     return _dataset(kind, [name], {metric: values[None, :, -1] for metric, values in stage.metrics.items()})
 

@@ -18,7 +18,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from experiments.running import run_stage, side_by_side
+from experiments.running import run_stage
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.regularised_report import METRICS, figures, rows
 from experiments.symbolic_discriminator.study import Part, Study
@@ -142,7 +142,7 @@ def run_part(config: Config, runs: dict[str, Run], folder: Path, progress: tqdm)
     init, step = fit(problem, cost, numbers.updates, num_steps)
     stage = run_stage(
         folder, (for_every_run, weights), init, step, shapes, costs, None, progress,
-        batch_size=side_by_side(on_cpu=2),
+        on_cpu=2,
     )  # fmt: skip
     found = {name: a.reshape(len(runs), numbers.seeds, *a.shape[1:]) for name, a in stage.metrics.items()}
     over_time = {name: (("run", "seed", "step"), found[name]) for name in METRICS}
