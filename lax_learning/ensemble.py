@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lax_learning._batches import Axes, count_members, in_batches
 from lax_learning._checks import check_count, check_positive
+from lax_learning._flat import COMPILER_OPTIONS, flat
 from lax_learning.placement import place, repeating_the_last, within_reach
-
-Axes: TypeAlias = tuple[int | None, ...]
 
 
 class _Prepared(NamedTuple):
@@ -20,6 +21,20 @@ class _Prepared(NamedTuple):
     args: tuple[Any, ...]
     axes: Axes
     number: int
+
+
+class _Traced(NamedTuple):
+    """`function(closed_over, *args)` for one member; for all of them a 1, and what it closes over."""
+
+    function: Callable[..., Any]
+    shared: tuple[jax.Array, list[jax.Array]]
+
+
+class _Program(NamedTuple):
+    """What is compiled, and its first argument."""
+
+    compiled: jax.stages.Compiled
+    shared: tuple[jax.Array, list[jax.Array]]
 
 
 def ensemble(
@@ -51,9 +66,8 @@ def ensemble(
       batch_size: how many members a device computes side by side; the others come one after another. By
         default as many as the budget allows: right for an accelerator. On a CPU a few whose params and
         moments stay in its cache can be twice as fast. With 1, a member's result is the same to the last
-        bit beside any other members and on any two or more devices of one kind; on a single one it nearly
-        always is, but XLA leaves out a pass there. Else sums may be rounded otherwise. A device with fewer
-        members than that computes some of them again.
+        bit beside any other members, on any number of devices of one kind and in any number of processes.
+        Else sums may be rounded otherwise. A device with fewer members than that computes some of them again.
       devices: by default all, of all processes.
 
     Returns:
@@ -97,12 +111,13 @@ class Ensemble:
         self._memory_budget = memory_budget
         self._batch_size = batch_size
         self._mesh = mesh
-        self._programs: dict[Any, jax.stages.Compiled] = {}
+        self._programs: dict[Any, _Program] = {}
 
     def __call__(self, *args: Any) -> Any:
         """Runs all members."""
         prepared = self._prepare(args)
-        found = self._program(prepared)(*self._place(prepared))
+        program = self._program(prepared)
+        found = program.compiled(program.shared, *self._place(prepared))
         if prepared.number % self._mesh.size == 0:
             return found
         found = jax.device_put(jax.tree.map(within_reach, found), self._mesh.local_mesh.devices.flat[0])
@@ -110,14 +125,14 @@ class Ensemble:
 
     def compile(self, *args: Any) -> jax.stages.Compiled:
         """Compiles for arguments of these shapes; what it returns tells costs and memory of a device."""
-        return self._program(self._prepare(args))
+        return self._program(self._prepare(args)).compiled
 
     def _prepare(self, args: tuple[Any, ...]) -> _Prepared:
         axes = (0, *(None,) * (len(args) - 1)) if self._in_axes is None else self._in_axes
         if len(axes) != len(args):
             raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
         args = jax.tree.map(jnp.asarray, args)
-        count = _count(axes, args)
+        count = count_members(axes, args)
         processes = len({device.process_index for device in self._mesh.devices.flat})
         if count < processes:
             raise ValueError(
@@ -125,75 +140,65 @@ class Ensemble:
             )
         return _Prepared(args, axes, count)
 
-    def _program(self, prepared: _Prepared) -> jax.stages.Compiled:
+    def _program(self, prepared: _Prepared) -> _Program:
         leaves, structure = jax.tree.flatten(jax.tree.map(jax.typeof, prepared.args))
         signature = (structure, tuple(leaves))
         if signature not in self._programs:
-            self._programs[signature] = self._fit(prepared)
+            traced = self._trace(prepared)
+            self._programs[signature] = _Program(self._fit(prepared, traced), traced.shared)
         return self._programs[signature]
 
-    def _fit(self, prepared: _Prepared) -> jax.stages.Compiled:
+    def _trace(self, prepared: _Prepared) -> _Traced:
+        """Makes the arrays that the function closes over arguments of it.
+
+        XLA computes what follows from constants alone, and rounds otherwise than the program would. How much
+        it does depends on the number of devices.
+        """
+        one = jax.eval_shape(partial(_first, prepared.axes), *prepared.args)
+        program, shapes = jax.make_jaxpr(flat(self._function), return_shape=True)(*one)
+
+        def function(closed_over: list[jax.Array], *args: Any) -> Any:
+            found = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, closed_over))(*jax.tree.leaves(args))
+            return jax.tree.unflatten(jax.tree.structure(shapes), found)
+
+        everywhere = NamedSharding(self._mesh, PartitionSpec())
+        shared = jax.tree.map(jnp.asarray, (jnp.int32(1), list(program.consts)))
+        return _Traced(function, place(shared, everywhere))
+
+    def _fit(self, prepared: _Prepared, traced: _Traced) -> jax.stages.Compiled:
         """Compiles for batches of the size asked for, or else for the largest that the budget holds."""
         if self._batch_size is not None:
-            return self._compile(prepared, self._batch_size)
-        all_of_them = -(-prepared.number // self._mesh.size)
-        compiled = self._compile(prepared, all_of_them)
+            return self._compile(prepared, traced, self._batch_size)
+        compiled = self._compile(prepared, traced, None)
         memory = compiled.memory_analysis()
         used = 0 if memory is None else memory.temp_size_in_bytes
+        all_of_them = -(-prepared.number // self._mesh.size)
         if used <= self._memory_budget or all_of_them == 1:
             return compiled
         num_batches = -(-all_of_them // max(int(all_of_them * self._memory_budget / used), 1))
-        return self._compile(prepared, -(-all_of_them // num_batches))
+        return self._compile(prepared, traced, -(-all_of_them // num_batches))
 
-    def _compile(self, prepared: _Prepared, batch_size: int) -> jax.stages.Compiled:
+    def _compile(self, prepared: _Prepared, traced: _Traced, batch_size: int | None) -> jax.stages.Compiled:
+        def members(shared: Any, *args: Any) -> Any:
+            one, closed_over = shared
+            together = jax.vmap(partial(traced.function, closed_over), in_axes=prepared.axes)
+            if batch_size is None:
+                return together(*args)
+            return in_batches(together, prepared.axes, batch_size, one, *args)
+
         sharded = jax.shard_map(
-            partial(self._members, prepared.axes, batch_size),
+            members,
             mesh=self._mesh,
             in_specs=(PartitionSpec(), *map(_spec, prepared.axes)),
             out_specs=PartitionSpec("seed"),
             check_vma=False,
         )
-        return jax.jit(sharded).lower(*self._place(prepared)).compile()
-
-    def _members(self, axes: Axes, batch_size: int, one: Any, *args: Any) -> Any:
-        """The members of one device, batch by batch; the last one is repeated where they do not fill them.
-
-        XLA makes another program of a loop that it knows to run once, and of arrays with a single row: it is
-        not told that `one` is 1, and there are at least two rows.
-        """
-        together, count = jax.vmap(self._function, in_axes=axes), _count(axes, args)
-        if self._batch_size is None and count == batch_size:
-            return together(*args)
-        num_batches = -(-count // batch_size)
-        num_rows = max(num_batches, 2)
-        chosen = repeating_the_last(count, num_rows * batch_size)
-        rows = [
-            arg
-            if axis is None
-            else jax.tree.map(lambda leaf: leaf[chosen].reshape(num_rows, batch_size, *leaf.shape[1:]), arg)
-            for axis, arg in zip(axes, args, strict=True)
-        ]
-
-        def batch(i: Any) -> Any:
-            return together(
-                *(
-                    arg if axis is None else jax.tree.map(lambda leaf: leaf[i], arg)
-                    for axis, arg in zip(axes, rows, strict=True)
-                )
-            )
-
-        def put(i: Any, found: Any) -> Any:
-            return jax.tree.map(lambda of_all, of_batch: of_all.at[i].set(of_batch), found, batch(i))
-
-        found = jax.tree.map(
-            lambda leaf: jax.lax.full((num_rows, *leaf.shape), 0, leaf.dtype), jax.eval_shape(batch, 0)
-        )
-        found = jax.lax.fori_loop(0, one * num_batches, put, found)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], found)
+        lowered = jax.jit(sharded).lower(traced.shared, *self._place(prepared))
+        return lowered.compile(compiler_options=None if self._batch_size is None else COMPILER_OPTIONS)
 
     def _place(self, prepared: _Prepared) -> tuple[Any, ...]:
-        """A 1, the members spread over the devices, and what they share on all of them."""
-        args, axes, number = (jnp.int32(1), *prepared.args), (None, *prepared.axes), prepared.number
+        """The members spread over the devices, and what they share on all of them."""
+        args, axes, number = prepared
         chosen = repeating_the_last(number, self._mesh.size)
         return tuple(
             place(arg, NamedSharding(self._mesh, _spec(axis)), ... if axis is None else chosen)
@@ -201,20 +206,13 @@ class Ensemble:
         )
 
 
+def _first(axes: Axes, *args: Any) -> tuple[Any, ...]:
+    """Arguments of the first member."""
+    return tuple(
+        arg if axis is None else jax.tree.map(lambda leaf: leaf[0], arg)
+        for axis, arg in zip(axes, args, strict=True)
+    )
+
+
 def _spec(axis: int | None) -> PartitionSpec:
     return PartitionSpec() if axis is None else PartitionSpec("seed")
-
-
-def _count(axes: Axes, args: tuple[Any, ...]) -> int:
-    counts = set()
-    for i, (axis, arg) in enumerate(zip(axes, args, strict=True)):
-        if axis == 0:
-            for leaf in jax.tree.leaves(arg):
-                if leaf.ndim == 0:
-                    raise ValueError(f"argument {i}: expected a leading axis of members, got a scalar")
-                counts.add(leaf.shape[0])
-    if len(counts) != 1:
-        raise ValueError(f"arguments: expected leading axes of one size, got {sorted(counts)}")
-    (count,) = counts
-    check_count("number of members", count)
-    return count
