@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -60,11 +61,85 @@ def check_shapes(names: Sequence[str], arrays: Sequence[Any], shapes: Sequence[t
             raise ValueError(f"{name}: expected shape {list(shape)}, got {list(jnp.shape(array))}")
 
 
+def describe(value: Any) -> str:
+    """Returns a short description of `value` for an error: an array by dtype and shape."""
+    if value is None or isinstance(value, bool | int | float | complex | str):
+        return repr(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    return type(value).__name__
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {describe(value)}")
+
+
+def check_callable(name: str, value: Any, expected: str = "a function") -> None:
+    """Raises TypeError unless `value` can be called; `expected` says of what kind."""
+    if not callable(value):
+        raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
+
+
+def check_sequence(name: str, value: Any, expected: str = "a sequence") -> None:
+    """Raises TypeError unless `value` is a list, a tuple or another sequence that is not text."""
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
+
+
+def as_array(name: str, value: Any) -> Array:
+    """Returns `value` as an array of real numbers or booleans.
+
+    Lists, numbers and NumPy arrays are converted as `jnp.asarray` does; arrays and tracers pass unchanged.
+
+    Raises:
+      TypeError: for what is no array of real numbers: None, text, ragged lists, dicts, complex numbers, keys.
+    """
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{name}: expected an array of real numbers, got {describe(value)}") from error
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool) or jnp.iscomplexobj(array):
+        raise TypeError(f"{name}: expected an array of real numbers, got {describe(array)}")
+    return array
+
+
+def as_floating(name: str, value: Any) -> Array:
+    """Returns `value` as a floating-point array: Python numbers and lists of them are converted.
+
+    Raises:
+      TypeError: for anything else, also for arrays of integers and booleans.
+    """
+    array = as_array(name, value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name}: expected a floating-point array, got {describe(array)}")
+    return array
+
+
 def check_floating(name: str, value: Any) -> None:
     """Raises TypeError unless `value` is a floating-point array, or the shape and dtype of one."""
-    dtype = jnp.result_type(value)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name}: expected a floating-point array, got {dtype}")
+    if isinstance(value, jax.ShapeDtypeStruct):
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(f"{name}: expected a floating-point array, got {describe(value)}")
+    else:
+        as_floating(name, value)
+
+
+def check_same_structure(names: tuple[str, str], trees: tuple[Any, Any]) -> None:
+    """Raises ValueError unless both pytrees have one structure and leaves of the same shapes."""
+    (name, like), (tree, other) = names, trees
+    if jax.tree.structure(tree) != jax.tree.structure(other):
+        raise ValueError(
+            f"{name}: expected the structure of {like}, {jax.tree.structure(other)}, "
+            f"got {jax.tree.structure(tree)}"
+        )
+    for (path, a), b in zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(other), strict=True):
+        if jnp.shape(a) != jnp.shape(b):
+            where = f"{name}{jax.tree_util.keystr(path)}"
+            raise ValueError(
+                f"{where}: expected shape {list(jnp.shape(b))} as in {like}, got {list(jnp.shape(a))}"
+            )
 
 
 def check_inputs(x: Array, input_shape: tuple[int, ...]) -> None:
