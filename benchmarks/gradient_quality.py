@@ -27,19 +27,6 @@ BASELINE = "num_samples"
 """The field that the dataset of the default setting is said to vary: it has one value."""
 
 
-def compile_quickly() -> None:
-    """A device of every core; programs are many and small, and compiling takes longer than running them.
-
-    To be called before JAX first runs.
-    """
-    os.environ.setdefault(
-        "XLA_FLAGS",
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        " --xla_cpu_use_fusion_emitters=false",
-    )
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-
-
 def run(config: Config) -> dict[str, xr.Dataset]:
     """Measures, prints the table, and writes JSON and figures; the dataset of every sweep by its name."""
     data_key, _ = jax.random.split(jax.random.key(config.seed))
@@ -111,5 +98,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    compile_quickly()
+    harness.use_all_cores(compile_quickly=True)
     sys.exit(main())

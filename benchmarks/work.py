@@ -82,7 +82,7 @@ def _inner(params: dict[str, Any]) -> list[Any]:
     found = []
     for value in params.values():
         for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, core.ClosedJaxpr):
+            if isinstance(each, core.ClosedJaxpr):  # pyright: ignore[reportPrivateImportUsage]
                 found.append(each.jaxpr)
             elif isinstance(each, core.Jaxpr):
                 found.append(each)

@@ -23,7 +23,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from experiments import processes
+from experiments import processes, xla
 from experiments.settings import Settings
 
 
@@ -228,15 +228,16 @@ def use_all_cores(*, compile_quickly: bool = False) -> None:
     """Makes a device of every CPU core, so that an ensemble of small programs runs on all of them.
 
     To be called before JAX first runs. Small programs take longer to compile than to run: LLVM does less. A
-    number of devices in JAX_NUM_CPU_DEVICES stays as it is.
+    number of devices in JAX_NUM_CPU_DEVICES or XLA_FLAGS stays as it is, as do other flags in XLA_FLAGS.
 
     Args:
       compile_quickly: whether runs are so short that slower loops (Adam's take 6 times as long) are worth a
-        third less time for compiling.
+        third less time for compiling, where jaxlib has the choice.
     """
-    flags = "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=1"
+    flags = ["--xla_llvm_disable_expensive_passes=true", "--xla_backend_optimization_level=1"]
     if compile_quickly:
-        flags += " --xla_cpu_use_fusion_emitters=false"
-    os.environ.setdefault("XLA_FLAGS", flags)
-    if jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue]
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    xla.add_flags(*flags)
+    chosen = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen and jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)

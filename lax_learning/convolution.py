@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, lecun_normal, zeros
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from lax_learning._checks import check_choice, check_count
@@ -24,7 +25,7 @@ def convolution(
     dilation: int | tuple[int, int] = 1,
     w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
     b_init: Initializer | None = zeros,
-    dtype: jnp.dtype | type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Layer:
     """A convolutional layer `a = activation(conv(x, w) + b)` on images.
 

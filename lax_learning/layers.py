@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, lecun_normal, zeros
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from lax_learning._checks import check_count
@@ -78,7 +79,7 @@ def dense(
     *,
     w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
     b_init: Initializer | None = zeros,
-    dtype: jnp.dtype | type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Layer:
     """A dense layer `a = activation(x w + b)`.
 

@@ -1,6 +1,5 @@
 """Per-example losses. Half precision is raised to float32, so that loss differences survive."""
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -9,6 +8,8 @@ from lax_learning._precision import raised
 
 
 def _raise_precision(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    import chex  # takes a third of the library's own time to import
+
     output, y = jnp.asarray(output), jnp.asarray(y)
     chex.assert_equal_shape([output, y], exception_type=ValueError, custom_message="output and y")
     dtype = raised(output)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, lecun_normal, zeros
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import check_count, check_inputs, check_layers
@@ -171,7 +172,7 @@ def mlp(
     output_activation: Activation = identity,
     w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
     b_init: Initializer | None = zeros,
-    dtype: jnp.dtype | type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Network:
     """A multilayer perceptron: `a_0 = x`, `a_l = activation_l(a_{l-1} w_l + b_l)`.
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
@@ -78,6 +77,8 @@ def as_noise(noise: str | Noise) -> Noise:
 
     def checked(key: Key, like: PyTree) -> PyTree:
         drawn = noise(key, like)
+        import chex  # takes a third of the library's own time to import
+
         chex.assert_trees_all_equal_shapes(
             drawn, like, exception_type=ValueError, custom_message="noise and what it is added to"
         )

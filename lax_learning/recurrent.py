@@ -6,6 +6,7 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, lecun_normal, zeros
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from lax_learning._checks import check_choice, check_count
@@ -22,7 +23,7 @@ def recurrent(
     w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
     recurrent_init: Initializer = lecun_normal(),  # noqa: B008
     b_init: Initializer | None = zeros,
-    dtype: jnp.dtype | type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Layer:
     """A recurrent layer `a_t = activation([x_t, a_{t-1}] w + b)`, `a_0 = 0`, on sequences.
 
@@ -86,7 +87,7 @@ def rnn(
     w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
     recurrent_init: Initializer = lecun_normal(),  # noqa: B008
     b_init: Initializer | None = zeros,
-    dtype: jnp.dtype | type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Network:
     """A recurrent network: recurrent layers in a row, and a dense one that reads their states.
 

@@ -9,17 +9,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Nearly all of the time goes into compiling. Without LLVM's optimisations it takes half as long, and without
-# MLIR between XLA and LLVM half of that; and programs are too small to be worth splitting over threads. What
-# XLA makes of a program, its buffers and its flops stay the same. Read when JAX first runs, or is imported.
-# The first of these can be undone for what runs longer than it compiles; the level is then that given here.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
-)
+# Read when JAX is imported. Operations need not know which of a hundred nested calls they come from.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Nor is it worth noting with each operation which of a hundred nested calls it comes from.
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 import jax
@@ -27,6 +18,19 @@ import jaxtyping
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+
+from experiments import xla
+
+# Nearly all of the time goes into compiling. Without LLVM's optimisations it takes half as long, and without
+# MLIR between XLA and LLVM half of that; and programs are too small to be worth splitting over threads. What
+# XLA makes of a program, its buffers and its flops stay the same. `jax_disable_most_optimizations` can be
+# undone for what runs longer than it compiles; the level is then that given here.
+xla.add_flags(
+    "--xla_backend_optimization_level=1",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 
 ROOT = Path(__file__).parents[1]
 

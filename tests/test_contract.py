@@ -299,7 +299,7 @@ def test_results_do_not_depend_on_the_number_of_devices() -> None:
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
+            "JAX_NUM_CPU_DEVICES": "4",
             **CACHE,
         },
         capture_output=True,

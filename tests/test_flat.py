@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.core import ClosedJaxpr, Jaxpr, subjaxprs
+from jax.extend.core import ClosedJaxpr, Jaxpr, subjaxprs  # pyright: ignore[reportPrivateImportUsage]
 
 from lax_learning._flat import COMPILER_OPTIONS, flat
 

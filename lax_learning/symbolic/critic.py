@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning._checks import check_count, check_floating
@@ -32,7 +33,7 @@ def critic(
     hidden: Sequence[int] = (64, 64),
     channels: int = 1,
     embedding: Sequence[int] = (64, 64),
-    dtype: jnp.dtype | type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Critic:
     """A critic that is a ReLU multilayer perceptron on the points of a curve.
 
