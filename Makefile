@@ -1,10 +1,10 @@
-# The first Python of at least 3.11; another one with `make test PYTHON=python3.12`.
-new_enough = import sys; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(or $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,\
-    $(shell $(p) -c '$(new_enough)' 2>/dev/null && echo $(p)))),python3)
+# The first Python that runs and fits; another one with `make test PYTHON=python3.12`, and in a folder of its own
+# with `VENV=.venv-3.12`.
+PYTHON ?= $(shell .ci/find_python 2>/dev/null)
 PYTHON := $(PYTHON)
 VENV := .venv
 BIN := $(VENV)/bin
+TESTS :=
 LOCK := requirements.lock
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
@@ -20,6 +20,13 @@ WITH_TORCH := $(READY)-torch
 VERSIONS := $(VENV)/versions.txt
 install = PIP_CONSTRAINT=$(VERSIONS) PIP_BUILD_CONSTRAINT=$(VERSIONS) $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
+# Says how a command ended that failed: some end without a word.
+define run
+@echo "$(1)"; $(1) || { status=$$?; \
+    if [ $$status -gt 128 ]; then how="signal $$((status - 128)), SIG$$(kill -l $$status)"; else how="exit code $$status"; fi; \
+    echo "make $@: $(firstword $(1)) ended with $$how$(2)" >&2; exit 1; }
+endef
+
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
@@ -33,15 +40,16 @@ setup: $(READY)  ## create .venv from the lock
 torch: $(WITH_TORCH)  ## add PyTorch for CPUs, which some reference loops of the benchmarks need
 
 demo: $(READY)  ## run the main job, offline, into results/microlearning; again to go on
-	$(BIN)/python -m experiments.microlearning --out results/microlearning --resume
+	$(call run,$(BIN)/python -m experiments.microlearning --out results/microlearning --resume)
 
-test: lint  ## check style and types, run the tests and the examples in docstrings
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+test: lint  ## check style and types, run the tests and the examples in docstrings, or only TESTS
+	$(call run,$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TESTS),; TESTS=--capture=no may show more)
+	@echo 'make test: style, types and tests are in order'
 
 lint: $(READY)  ## check style and types
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(call run,$(BIN)/ruff check)
+	$(call run,$(BIN)/ruff format --check)
+	$(call run,$(BIN)/pyright --pythonpath $(BIN)/python)
 
 format: $(READY)  ## format the code, sort the imports
 	$(BIN)/ruff check --select I --fix
@@ -55,11 +63,15 @@ lock: $(INSTALLED)  ## resolve the newest versions into the lock
 	mv $(LOCK).new $(LOCK)
 
 clean:  ## remove the environment and the caches, keep the results
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .jax_cache dist
+	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .hypothesis .jax_cache dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# An environment whose interpreter is gone is made anew.
+ifneq ($(shell $(BIN)/python -c 'print("runs")' 2>/dev/null),runs)
+.PHONY: $(INSTALLED)
+endif
 $(INSTALLED): $(LOCK)
-	@$(PYTHON) -c '$(new_enough)' || { echo 'Python >= 3.11 is needed: make PYTHON=/path/to/python' >&2; exit 1; }
+	@.ci/find_python $(PYTHON) >/dev/null
 	$(PYTHON) -m venv --clear $(VENV)
 	sed -n 's/^\([^ #][^\]*\).*/\1/p' $(LOCK) > $(VERSIONS)
 	$(install) --require-hashes --requirement $(LOCK)
