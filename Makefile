@@ -11,7 +11,8 @@ TORCH_VERSION := 2.13.0
 
 # Empty files touched last, so that an interrupted set-up starts again. The first is named after the
 # interpreter: another PYTHON makes a new environment.
-INSTALLED := $(VENV)/.installed-$(shell $(PYTHON) -c 'import sys; print("%s-%d.%d" % (sys.implementation.name, *sys.version_info[:2]))' 2>/dev/null)
+VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%s-%d.%d" % (sys.implementation.name, *sys.version_info[:2]))' 2>/dev/null))
+INSTALLED := $(VENV)/.installed-$(VERSION)
 READY := $(INSTALLED)-project
 WITH_TORCH := $(READY)-torch
 
