@@ -88,7 +88,7 @@ def check_sequence(name: str, value: Any, expected: str = "a sequence") -> None:
         raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
 
 
-def as_array(name: str, value: Any) -> Array:
+def as_array(name: str, value: Any, expected: str = "an array of real numbers") -> Array:
     """Returns `value` as an array of real numbers or booleans.
 
     Lists, numbers and NumPy arrays are converted as `jnp.asarray` does; arrays and tracers pass unchanged.
@@ -99,9 +99,9 @@ def as_array(name: str, value: Any) -> Array:
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name}: expected an array of real numbers, got {describe(value)}") from error
+        raise TypeError(f"{name}: expected {expected}, got {describe(value)}") from error
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool) or jnp.iscomplexobj(array):
-        raise TypeError(f"{name}: expected an array of real numbers, got {describe(array)}")
+        raise TypeError(f"{name}: expected {expected}, got {describe(array)}")
     return array
 
 
@@ -111,7 +111,7 @@ def as_floating(name: str, value: Any) -> Array:
     Raises:
       TypeError: for anything else, also for arrays of integers and booleans.
     """
-    array = as_array(name, value)
+    array = as_array(name, value, "a floating-point array")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name}: expected a floating-point array, got {describe(array)}")
     return array
