@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jaxtyping import Array
 
-from lax_learning._checks import as_floating, check_callable, check_count, check_floating_dtype, check_key
+from lax_learning._checks import as_array, check_callable, check_count, check_floating_dtype, check_key
 from lax_learning.types import Key, Weights
 
 Activation = Callable[[Array], Array]
@@ -63,7 +63,7 @@ def identity(z: Array) -> Array:
 
 def dense_product(w: Array, x: Array) -> Array:
     """`x w`: the linear part of a dense layer, of `w [in, out]` and `x [batch, in]`, to `[batch, out]`."""
-    w, x = as_floating("w", w), as_floating("x", x)
+    w, x = as_array("w", w), as_array("x", x)
     if x.ndim == 0:
         raise ValueError("x: expected shape [batch, inputs], got []")
     return x @ _matrix(w, x.shape[-1])
