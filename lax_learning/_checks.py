@@ -208,7 +208,10 @@ def check_key(name: str, value: Any) -> None:
         if value.shape != ():
             raise ValueError(f"{name}: expected {expected}, got {describe(value)}")
     elif not (
-        isinstance(value, jax.Array | np.ndarray) and value.dtype == np.uint32 and value.ndim == 1 and value.size
+        isinstance(value, jax.Array | np.ndarray)
+        and value.dtype == np.uint32
+        and value.ndim == 1
+        and value.size
     ):
         raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
 
@@ -236,7 +239,9 @@ def as_tuple(name: str, value: Any, expected: str = "a sequence") -> tuple[Any, 
 
 def _is_variable(node: Any) -> bool:
     """Whether a node of a pytree is a variable of Flax NNX, without importing it."""
-    return any(kind.__module__.startswith("flax.nnx") and kind.__name__ == "Variable" for kind in type(node).mro())
+    return any(
+        kind.__module__.startswith("flax.nnx") and kind.__name__ == "Variable" for kind in type(node).mro()
+    )
 
 
 def as_params(params: Any) -> Any:

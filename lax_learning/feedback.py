@@ -36,8 +36,8 @@ def with_feedback(linear: Linear, *, learn: bool = False) -> Callable[[Array, Ar
       `product(w, feedback, x) -> z`.
 
     Raises:
-      TypeError: for a `linear` that is no function or a `learn` that is no bool; at trace time, for arrays that
-        are not floating.
+      TypeError: for a `linear` that is no function or a `learn` that is no bool; at trace time, for arrays
+        that are not floating.
       ValueError: at trace time, if `w` and `feedback` differ in shape.
 
     Example:

@@ -130,6 +130,8 @@ def _dense_reads(size: int) -> Reads:
 
     def transformed(linear: Linear, r: Array, b: Array | None) -> Linear:
         def on_transformed(w: Array, x: Array) -> Array:
+            if x.shape[-1] != size:
+                raise ValueError(f"x: expected vectors of {size} to decorrelate, got shape {list(x.shape)}")
             z = x @ r.T.astype(x.dtype)
             return linear(w, z if b is None else z + b.astype(x.dtype))
 

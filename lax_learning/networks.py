@@ -159,9 +159,10 @@ def _over_steps(
         z = _plus(pre_activation(layer, weights, x, product), taps[0])
         a = layer.activation(z)
         check_floating("activation", a)
-        if jnp.shape(a)[:1] != z.shape[:1]:
+        got = jnp.shape(a)
+        if got[:1] != z.shape[:1]:
             raise ValueError(
-                f"activation: expected one that keeps the batch, [{z.shape[0]}, ...], got {list(jnp.shape(a))}"
+                f"activation: expected one that keeps the batch, [{z.shape[0]}, ...], got {list(got)}"
             )
         return x, z, _plus(a, taps[1])
 

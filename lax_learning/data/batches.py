@@ -76,7 +76,8 @@ def batches(num_examples: int, batch_size: int) -> Batches:
         if number.shape != () or not jnp.issubdtype(number.dtype, jnp.integer):
             raise TypeError(f"step: expected an integer, got {describe(number)}")
         epoch, batch = step // batches_per_epoch, step % batches_per_epoch
-        order = jax.lax.cond(batch == 0, lambda: draw(state.key, epoch), lambda: state.order)
+        starts = (batch == 0) & (epoch > 0)  # init has drawn the first epoch
+        order = jax.lax.cond(starts, lambda: draw(state.key, epoch), lambda: state.order)
         return BatchState(state.key, order), order[batch]
 
     return Batches(init, next_batch)

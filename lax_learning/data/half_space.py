@@ -35,7 +35,8 @@ def half_space(
       Splits of `x [points, features]` and `y [points, 2]`.
 
     Raises:
-      TypeError, ValueError: for a key or dtype of another kind, sizes that are no three ints >= 0, or fewer than 1 feature.
+      TypeError, ValueError: for a key or dtype of another kind, sizes that are no three ints >= 0, or fewer
+        than 1 feature.
 
     Example:
       >>> half_space(jax.random.key(0), 16, sizes=(30, 0, 10)).train.x.shape

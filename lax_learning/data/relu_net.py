@@ -38,7 +38,8 @@ def relu_net(
       Splits of `x [points, features]` and `y [points, 2]`.
 
     Raises:
-      TypeError, ValueError: for a key or dtype of another kind, sizes that are no three ints >= 0, or fewer than 1 feature or unit.
+      TypeError, ValueError: for a key or dtype of another kind, sizes that are no three ints >= 0, or fewer
+        than 1 feature or unit.
 
     Example:
       >>> relu_net(jax.random.key(0), 16, num_units=50, sizes=(30, 0, 10)).test.y.shape

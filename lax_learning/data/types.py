@@ -41,7 +41,9 @@ def check_splits(data: Any) -> Dataset:
         if part is not None:
             _check_dataset(f"data.{name}", part)
     if data.train is None or np.shape(data.train.x)[0] == 0:
-        raise ValueError(f"data.train: expected at least one example, got {'none' if data.train is None else 0}")
+        raise ValueError(
+            f"data.train: expected at least one example, got {'none' if data.train is None else 0}"
+        )
     return Dataset(jnp.asarray(data.train.x), jnp.asarray(data.train.y))
 
 

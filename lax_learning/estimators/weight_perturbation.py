@@ -61,8 +61,8 @@ def weight_perturbation(
       (a compiled program that does not use it does not compute it, if the difference is central).
 
     Raises:
-      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown; at trace time, for a sigma that is
-        0 or infinite in the dtype of the params or the loss, or noise of other shapes.
+      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown; at trace time, for a sigma that
+        is 0 or infinite in the dtype of the params or the loss, or noise of other shapes.
       TypeError: for a `loss_fn` that is no function or a `has_aux` that is no bool; at trace time, for params,
         noise or losses that are not floating.
 
@@ -115,7 +115,8 @@ def perturbing(
             step = jnp.asarray(sigma, raised(loss))
             moved = jax.tree.map(lambda w, s: _moved(w, step, s), params, draw_noise(key, params))
             plus, minus, credited = (
-                jax.tree.map(lambda m, i=i: m[i], moved, is_leaf=lambda m: isinstance(m, _Moved)) for i in range(3)
+                jax.tree.map(lambda m, i=i: m[i], moved, is_leaf=lambda m: isinstance(m, _Moved))
+                for i in range(3)
             )
             if difference == "central":
                 slope = jnp.mean(perturbed(plus) - perturbed(minus)) / (2 * step)
