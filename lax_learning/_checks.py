@@ -256,8 +256,8 @@ def as_params(params: Any) -> Any:
         at = f"params{jax.tree_util.keystr(path)}"
         if _is_variable(node) and places.setdefault(id(node), at) != at:
             raise ValueError(
-                f"params: expected each variable once, got one at {places[id(node)]} and {at}; pass the state "
-                "of nnx.split, which has it once"
+                f"params: expected each variable once, got one at {places[id(node)]} and {at}; pass the "
+                "state of nnx.split, which has it once"
             )
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: as_floating(f"params{jax.tree_util.keystr(path)}", leaf), params

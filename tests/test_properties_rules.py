@@ -5,7 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ class Pair(NamedTuple):
     second: Any
 
 
-class Registered(collections.abc.Mapping):
+class Registered(Mapping):
     """A mapping of one's own whose leaves stand in the opposite order of a dict's."""
 
     def __init__(self, entries: dict[str, Any]) -> None:

@@ -63,8 +63,8 @@ def weight_perturbation(
     Raises:
       ValueError: if sigma <= 0, K < 1, or difference or noise are unknown; at trace time, for a sigma that
         is 0 or infinite in the dtype of the params or the loss, or noise of other shapes.
-      TypeError: for a `loss_fn` that is no function or a `has_aux` that is no bool; at trace time, for params,
-        noise or losses that are not floating.
+      TypeError: for a `loss_fn` that is no function or a `has_aux` that is no bool; at trace time, for
+        params, noise or losses that are not floating.
 
     Example:
       >>> import jax, jax.numpy as jnp

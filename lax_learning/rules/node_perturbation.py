@@ -183,10 +183,10 @@ def node_perturbation(
         if not halves:
             return of_passes(key, params, x, y, weight)
         check_resolved("sigma", sigma, *halves)
-        like = jax.eval_shape(lambda *given: run(network, *given, None), params, x)
-        wide = jax.tree.map(lambda v: v.astype(raised(v)), (params, x))
-        losses, inputs, deltas = of_passes(key, *wide, y, weight)
-        return Signals(losses, *(_cast(*pair) for pair in ((inputs, like.inputs), (deltas, like.values))))
+        like = jax.eval_shape(lambda params, x: run(network, params, x, None), params, x)
+        wide, wide_x = jax.tree.map(lambda v: v.astype(raised(v)), (params, x))
+        losses, inputs, deltas = of_passes(key, wide, wide_x, y, weight)
+        return Signals(losses, _cast(inputs, like.inputs), _cast(deltas, like.values))
 
     def of_passes(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
         clean = run(network, params, x, None)
