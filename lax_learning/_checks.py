@@ -176,3 +176,112 @@ def check_targets(y: Array, batch_size: int) -> None:
         raise TypeError(f"y: expected real numbers, got {y.dtype}")
     if y.ndim == 0 or y.shape[0] != batch_size:
         raise ValueError(f"y: expected {batch_size} examples as in x, got shape {list(y.shape)}")
+
+
+def check_scalar(name: str, value: Any) -> None:
+    """Raises unless a traced `value` is a real scalar; other values are for the checks above."""
+    if isinstance(value, Tracer) and (value.shape != () or jnp.iscomplexobj(value) or value.dtype == bool):
+        raise ValueError(f"{name}: expected a real number, got {describe(value)}")
+
+
+def check_resolved(name: str, value: Any, *dtypes: Any) -> None:
+    """Raises ValueError if a positive `value` is 0 or infinite in one of `dtypes`; traced values pass.
+
+    Numbers below the smallest normal one count as 0, as they do for XLA; half precision is raised to float32.
+    """
+    if isinstance(value, Tracer):
+        return
+    for dtype in map(jnp.dtype, dtypes):
+        with np.errstate(over="ignore", under="ignore"):
+            there = float(np.asarray(value).astype(dtype))
+        if not np.isfinite(there):
+            raise ValueError(f"{name}: expected a number that {dtype} can tell from infinity, got {value}")
+        smallest = 0.0 if jnp.finfo(dtype).minexp > -126 else float(jnp.finfo(dtype).tiny)
+        if there <= 0 or there < smallest:
+            raise ValueError(f"{name}: expected a number that {dtype} can tell from 0, got {value}")
+
+
+def check_key(name: str, value: Any) -> None:
+    """Raises unless `value` is one key of `jax.random`."""
+    expected = "one key, such as jax.random.key(0)"
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if value.shape != ():
+            raise ValueError(f"{name}: expected {expected}, got {describe(value)}")
+    elif not (
+        isinstance(value, jax.Array | np.ndarray)
+        and value.dtype == np.uint32
+        and value.ndim == 1
+        and value.size
+    ):
+        raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
+
+
+def check_floating_dtype(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is a floating-point dtype."""
+    try:
+        is_floating = value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except TypeError:
+        is_floating = False
+    if not is_floating:
+        got = value.__name__ if isinstance(value, type) else repr(value)
+        raise TypeError(f"{name}: expected a floating-point dtype, got {got}")
+
+
+def as_tuple(name: str, value: Any, expected: str = "a sequence") -> tuple[Any, ...]:
+    """Returns the entries of a list, a tuple or anything else that can be iterated, except text and dicts."""
+    try:
+        if not isinstance(value, str | bytes | Mapping):
+            return tuple(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
+
+
+def _is_variable(node: Any) -> bool:
+    """Whether a node of a pytree is a variable of Flax NNX, without importing it."""
+    return any(
+        kind.__module__.startswith("flax.nnx") and kind.__name__ == "Variable" for kind in type(node).mro()
+    )
+
+
+def as_params(params: Any) -> Any:
+    """Returns the same pytree with leaves that are floating-point arrays; Python floats are converted.
+
+    Raises:
+      TypeError: for leaves of other kinds, with the path of the leaf.
+      ValueError: for an NNX module with a variable in two places, which would get two gradients.
+    """
+    places: dict[int, str] = {}
+    for path, node in jax.tree.leaves_with_path(params, is_leaf=_is_variable):
+        at = f"params{jax.tree_util.keystr(path)}"
+        if _is_variable(node) and places.setdefault(id(node), at) != at:
+            raise ValueError(
+                f"params: expected each variable once, got one at {places[id(node)]} and {at}; pass the "
+                "state of nnx.split, which has it once"
+            )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: as_floating(f"params{jax.tree_util.keystr(path)}", leaf), params
+    )
+
+
+def as_layers(name: str, params: Any, num_layers: int) -> tuple[dict[str, Any], ...]:
+    """Returns the weights of each layer as dicts of arrays.
+
+    Raises:
+      TypeError, ValueError: unless `params` is a sequence of `num_layers` mappings with floating-point arrays
+        `w`, and `b` unless the layer has no bias.
+    """
+    layers = as_tuple(name, params, "a sequence with the weights of each layer")
+    if len(layers) != num_layers:
+        raise ValueError(f"{name}: expected {num_layers} layers, got {len(layers)}")
+    return tuple(_as_weights(f"{name}[{i}]", weights) for i, weights in enumerate(layers))
+
+
+def _as_weights(name: str, weights: Any) -> dict[str, Any]:
+    if not isinstance(weights, Mapping) or weights.get("w") is None:
+        got = sorted(weights) if isinstance(weights, Mapping) else describe(weights)
+        raise ValueError(f"{name}: expected a dict with the entry 'w', got {got}")
+    used = ("w", "b", "feedback")
+    return {
+        k: as_floating(f"{name}[{k!r}]", v) if k in used else v for k, v in weights.items() if v is not None
+    }

@@ -9,8 +9,8 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from lax_learning._checks import check_choice, check_count
-from lax_learning.layers import Activation, Layer, Linear, Reads, identity
+from lax_learning._checks import as_array, as_floating, check_choice, check_count, check_key
+from lax_learning.layers import Activation, Layer, Linear, Reads, check_options, identity
 from lax_learning.types import Key, Weights
 
 
@@ -51,7 +51,8 @@ def convolution(
       The layer.
 
     Raises:
-      TypeError, ValueError: for sizes that are no positive ints, or an unknown padding.
+      TypeError, ValueError: for sizes that are no positive ints, an unknown padding, an activation or
+        initialiser that is no function, or a dtype that is not floating.
 
     Example:
       >>> from lax_learning.layers import dense
@@ -72,10 +73,12 @@ def convolution(
         pads: str | Sequence[tuple[int, int]] = padding
     else:
         pads = [(n, n) for n in _pair("padding", padding, minimum=0)]
+    check_options(activation, dtype, w_init=w_init, b_init=b_init)
     shape = (*kernel, num_inputs, num_outputs)
     reads, patches = _patches(shape, stride, pads, dilation)
 
     def init(key: Key) -> Weights:
+        check_key("key", key)
         w_key, b_key = jax.random.split(key)
         weights = {"w": w_init(w_key, shape, dtype)}
         if b_init is not None:
@@ -89,14 +92,27 @@ def convolution(
 
 
 def max_pool(x: Array, size: int = 2) -> Array:
-    """The largest value in each window of `size` x `size` pixels of `[batch, height, width, channels]`."""
+    """The largest value in each window of `size` x `size` pixels of `[batch, height, width, channels]`.
+
+    Raises:
+      TypeError, ValueError: for a size that is no positive int, or `x` that is no floating array of images.
+    """
     check_count("size", size)
+    x = as_floating("x", x)
+    if x.ndim != 4 or size > min(x.shape[1:3]):
+        raise ValueError(
+            f"x: expected images [batch, height, width, channels] of {size} x {size} pixels at least, "
+            f"got shape {list(x.shape)}"
+        )
     window = (1, size, size, 1)
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
 
 
 def flatten(x: Array) -> Array:
     """`[batch, ...]` as `[batch, numbers]`."""
+    x = as_array("x", x)
+    if x.ndim == 0:
+        raise ValueError("x: expected shape [batch, ...], got []")
     return x.reshape(x.shape[0], -1)
 
 
@@ -182,8 +198,9 @@ def _patches(
         """One kernel does both: `w R`, and what `b` adds is the same everywhere."""
 
         def fused(w: Array, x: Array) -> Array:
-            z = linear(unflat(r.T @ flat(w), w.shape), x)
-            return z if b is None else z + b @ flat(w)
+            matrix = flat(w)
+            z = linear(unflat(r.T.astype(w.dtype) @ matrix, w.shape), x)
+            return z if b is None else z + b.astype(w.dtype) @ matrix
 
         return fused
 

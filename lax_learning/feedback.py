@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import check_positive
+from lax_learning._checks import as_floating, check_callable, check_flag, check_key, check_positive
 from lax_learning.networks import Network
 from lax_learning.types import Key, Params
 
@@ -36,6 +36,8 @@ def with_feedback(linear: Linear, *, learn: bool = False) -> Callable[[Array, Ar
       `product(w, feedback, x) -> z`.
 
     Raises:
+      TypeError: for a `linear` that is no function or a `learn` that is no bool; at trace time, for arrays
+        that are not floating.
       ValueError: at trace time, if `w` and `feedback` differ in shape.
 
     Example:
@@ -50,6 +52,9 @@ def with_feedback(linear: Linear, *, learn: bool = False) -> Callable[[Array, Ar
       learning, https://doi.org/10.1038/ncomms13276, 2016.
     """
 
+    check_callable("linear", linear, "a function (w, x) -> z")
+    check_flag("learn", learn)
+
     @jax.custom_vjp
     def product(w: Array, feedback: Array, x: Array) -> Array:
         return linear(w, x)
@@ -60,12 +65,14 @@ def with_feedback(linear: Linear, *, learn: bool = False) -> Callable[[Array, Ar
     def product_backward(residuals: tuple[Array, Array, Array], delta: Array) -> tuple[Array, Array, Array]:
         w, feedback, x = residuals
         (dw,) = jax.vjp(lambda w: linear(w, x), w)[1](delta)
-        (dx,) = jax.vjp(lambda x: linear(feedback, x), x)[1](delta)
+        routed, transpose = jax.vjp(lambda x: linear(feedback, x), x)
+        (dx,) = transpose(delta.astype(routed.dtype))
         return dw, dw.astype(feedback.dtype) if learn else jnp.zeros_like(feedback), dx
 
     product.defvjp(product_forward, product_backward)
 
     def checked(w: Array, feedback: Array, x: Array) -> Array:
+        w, feedback, x = as_floating("w", w), as_floating("feedback", feedback), as_floating("x", x)
         if w.shape != feedback.shape:
             raise ValueError(f"feedback: expected the shape {w.shape} of w, got {feedback.shape}")
         return product(w, feedback, x)
@@ -78,6 +85,7 @@ def init_feedback(network: Network, key: Key) -> Params:
 
     They are drawn as `w`, independently of it. A first layer without state needs none.
     """
+    check_key("key", key)
     network_key, feedback_key = jax.random.split(key)
     layers = zip(network.init(network_key), network.init(feedback_key), network.passes_error_on, strict=True)
     return tuple(
@@ -87,6 +95,7 @@ def init_feedback(network: Network, key: Key) -> Params:
 
 def init_forward(network: Network, key: Key) -> Params:
     """The same params as `init_feedback` gives for the same key, without the feedback weights."""
+    check_key("key", key)
     network_key, _ = jax.random.split(key)
     return network.init(network_key)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from lax_learning._checks import check_count
+from lax_learning._checks import as_array, check_callable, check_count, check_floating_dtype, check_key
 from lax_learning.types import Key, Weights
 
 Activation = Callable[[Array], Array]
+ACTIVATION = "a function of z, such as jax.nn.relu"
 Linear = Callable[[Array, Array], Array]
 
 
@@ -63,6 +64,9 @@ def identity(z: Array) -> Array:
 
 def dense_product(w: Array, x: Array) -> Array:
     """`x w`: the linear part of a dense layer, of `w [in, out]` and `x [batch, in]`, to `[batch, out]`."""
+    w, x = as_array("w", w), as_array("x", x)
+    if x.ndim == 0:
+        raise ValueError("x: expected shape [batch, inputs], got []")
     return x @ _matrix(w, x.shape[-1])
 
 
@@ -95,12 +99,15 @@ def dense(
       The layer.
 
     Raises:
-      TypeError, ValueError: for sizes that are no positive ints.
+      TypeError, ValueError: for sizes that are no positive ints, an activation or initialiser that is no
+        function, or a dtype that is not floating.
     """
     check_count("num_inputs", num_inputs)
     check_count("num_outputs", num_outputs)
+    check_options(activation, dtype, w_init=w_init, b_init=b_init)
 
     def init(key: Key) -> Weights:
+        check_key("key", key)
         w_key, b_key = jax.random.split(key)
         weights = {"w": w_init(w_key, (num_inputs, num_outputs), dtype)}
         if b_init is not None:
@@ -110,11 +117,26 @@ def dense(
     return Layer(init, dense_product, activation, _dense_reads(num_inputs))
 
 
+def check_options(activation: Activation, dtype: Any, **inits: Initializer | None) -> None:
+    """Raises TypeError unless the options that all layers have in common are of the right kind."""
+    check_callable("activation", activation, ACTIVATION)
+    check_floating_dtype("dtype", dtype)
+    for name, init in inits.items():
+        if not (name == "b_init" and init is None):
+            check_callable(name, init, "an initialiser, such as jax.nn.initializers.zeros")
+
+
 def _dense_reads(size: int) -> Reads:
     """A dense layer reads the inputs `[size]` of an example."""
 
     def transformed(linear: Linear, r: Array, b: Array | None) -> Linear:
-        return lambda w, x: linear(w, x @ r.T if b is None else x @ r.T + b)
+        def on_transformed(w: Array, x: Array) -> Array:
+            if x.shape[-1] != size:
+                raise ValueError(f"x: expected vectors of {size} to decorrelate, got shape {list(x.shape)}")
+            z = x @ r.T.astype(x.dtype)
+            return linear(w, z if b is None else z + b.astype(x.dtype))
+
+        return on_transformed
 
     return Reads(
         size,

@@ -10,8 +10,18 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_count, check_inputs, check_layers
-from lax_learning.layers import Activation, Layer, dense, identity
+from lax_learning._checks import (
+    as_array,
+    as_layers,
+    as_tuple,
+    check_callable,
+    check_count,
+    check_floating,
+    check_inputs,
+    check_key,
+    describe,
+)
+from lax_learning.layers import ACTIVATION, Activation, Layer, dense, identity
 from lax_learning.types import Key, Params, Weights
 
 Product = Callable[[Layer, Weights, Array], Array]
@@ -64,6 +74,15 @@ class Network:
     layers: tuple[Layer, ...]
     input_shape: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        layers = as_tuple("layers", self.layers, "a sequence of layers, such as dense(3, 4)")
+        if not layers or not all(isinstance(layer, Layer) for layer in layers):
+            got = [describe(layer) for layer in layers]
+            raise TypeError(f"layers: expected one layer at least, such as dense(3, 4), got {got}")
+        input_shape = as_widths("input_shape", self.input_shape)
+        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "input_shape", input_shape)
+
     @property
     def passes_error_on(self) -> tuple[bool, ...]:
         """Whether each layer passes an error on: to the layer below it, or to its own state a step before."""
@@ -71,6 +90,7 @@ class Network:
 
     def init(self, key: Key) -> tuple[Weights, ...]:
         """Draws the weights of all layers, one key a layer."""
+        check_key("key", key)
         keys = jax.random.split(key, len(self.layers))
         return tuple(layer.init(k) for layer, k in zip(self.layers, keys, strict=True))
 
@@ -112,9 +132,9 @@ class Network:
           >>> [z.shape for z in trace.pre_activations]
           [(5, 4), (5, 2)]
         """
-        x = jnp.asarray(x)
+        x = as_array("x", x)
         check_inputs(x, self.input_shape)
-        check_layers("params", params, len(self.layers))
+        params = as_layers("params", params, len(self.layers))
         every_taps = []
         for name, each in (("taps", taps), ("activity_taps", activity_taps)):
             if each is not None and len(each) != len(self.layers):
@@ -138,26 +158,39 @@ def _over_steps(
 
     def once(x: Array, taps: _LayerTaps) -> tuple[Array, Array, Array]:
         z = _plus(pre_activation(layer, weights, x, product), taps[0])
-        return x, z, _plus(layer.activation(z), taps[1])
+        a = layer.activation(z)
+        check_floating("activation", a)
+        got = jnp.shape(a)
+        if got[:1] != z.shape[:1]:
+            raise ValueError(
+                f"activation: expected one that keeps the batch, [{z.shape[0]}, ...], got {list(got)}"
+            )
+        return x, z, _plus(a, taps[1])
 
     if not layer.state_size:
         return once(x, taps)
     if x.ndim < 3:
         raise ValueError(f"x: expected [batch, steps, ...] for a layer with a state, got {list(x.shape)}")
 
+    dtype = jnp.result_type(x, weights["w"])
+    shape = (*x.shape[2:-1], layer.state_size)
+
     def step(state: Array, now: tuple[Array, _LayerTaps]) -> tuple[Array, tuple[Array, Array, Array]]:
-        passed = once(jnp.concatenate([now[0], state], axis=-1), now[1])
+        passed = once(jnp.concatenate([now[0].astype(dtype), state], axis=-1), now[1])
         if passed[-1].shape != state.shape:
             raise ValueError(
                 f"activation: expected one that keeps the shape {list(state.shape)} of the state, "
                 f"got {list(passed[-1].shape)}"
             )
-        return passed[-1], passed
+        return passed[-1].astype(dtype), passed
 
     def swapped(tree: Any) -> Any:
         return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1), tree)
 
-    state = jnp.zeros((x.shape[0], *x.shape[2:-1], layer.state_size), jnp.result_type(x, weights["w"]))
+    state = jnp.zeros_like(x, dtype, (x.shape[0], *shape))
+    # In `jax.shard_map` the state varies over devices as soon as anything does that it is made of.
+    first = jax.tree.map(lambda v: v[:, 0], (x, taps))
+    state = jnp.zeros_like(jax.eval_shape(lambda state, first: step(state, first)[0], state, first))
     return swapped(jax.lax.scan(step, state, swapped((x, taps)))[1])
 
 
@@ -189,8 +222,9 @@ def mlp(
       The network.
 
     Raises:
-      TypeError, ValueError: for fewer than two widths, a width that is no positive int, or a number of
-        activations other than the number of hidden layers.
+      TypeError, ValueError: for fewer than two widths, a width that is no positive int, a number of
+        activations other than the number of hidden layers, activations or initialisers that are no functions,
+        or a dtype that is not floating.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -199,13 +233,15 @@ def mlp(
       >>> network.apply(params, jnp.zeros((32, 784))).shape
       (32, 10)
     """
-    widths = tuple(widths)
+    widths = as_widths("widths", widths)
     if len(widths) < 2:
         raise ValueError(f"widths: expected an input and an output size at least, got {widths}")
-    for i, width in enumerate(widths):
-        check_count(f"widths[{i}]", width)
     num_hidden = len(widths) - 2
-    hidden = (activation,) * num_hidden if callable(activation) else tuple(activation)
+    one_for_all = callable(activation)
+    hidden = (activation,) * num_hidden if one_for_all else as_tuple("activation", activation, ACTIVATION)
+    for i, phi in enumerate(hidden):
+        check_callable("activation" if one_for_all else f"activation[{i}]", phi, ACTIVATION)
+    check_callable("output_activation", output_activation, ACTIVATION)
     if len(hidden) != num_hidden:
         raise ValueError(f"activation: expected {num_hidden}, one a hidden layer, got {len(hidden)}")
     layers = tuple(
@@ -213,3 +249,11 @@ def mlp(
         for n_in, n_out, phi in zip(widths[:-1], widths[1:], (*hidden, output_activation), strict=True)
     )
     return Network(layers, (widths[0],))
+
+
+def as_widths(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Returns a sequence of positive ints as a tuple."""
+    sizes = as_tuple(name, sizes, "a sequence of ints")
+    for i, size in enumerate(sizes):
+        check_count(f"{name}[{i}]", size)
+    return sizes

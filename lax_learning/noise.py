@@ -7,21 +7,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import check_choice, check_floating
+from lax_learning._checks import as_array, as_floating, check_choice, check_floating, check_key, describe
 from lax_learning._precision import raised
 from lax_learning.types import Key
 
 Noise = Callable[[Key, PyTree], PyTree]
-"""`(key, like) -> noise`: a pytree with the structure, shapes and dtypes of `like`."""
+"""`(key, like) -> noise`: a pytree with the structure and shapes of `like`, cast to its dtypes."""
 
 
 def _by_leaf(draw: Callable[[Key, Any], Array], key: Key, like: PyTree) -> PyTree:
     """`draw(key, leaf)` for every leaf, with a key of its own."""
-    leaves, structure = jax.tree.flatten(like)
-    for leaf in leaves:
-        check_floating("params", leaf)
+    check_key("key", key)
+    leaves, structure = jax.tree.flatten(_shapes("like", like))
     keys = jax.random.split(key, max(len(leaves), 1))
     return jax.tree.unflatten(structure, [draw(k, leaf) for k, leaf in zip(keys, leaves, strict=False)])
+
+
+def _shapes(name: str, like: PyTree) -> PyTree:
+    """The pytree with leaves that have a shape and a dtype."""
+
+    def leaf_of(path: Any, leaf: Any) -> Any:
+        at = f"{name}{jax.tree_util.keystr(path)}"
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return as_floating(at, leaf)
+        check_floating(at, leaf)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(leaf_of, like)
 
 
 def normal(key: Key, like: PyTree) -> PyTree:
@@ -66,10 +78,15 @@ _NAMED: dict[str, Noise] = {"normal": normal, "rademacher": rademacher}
 
 
 def as_noise(noise: str | Noise) -> Noise:
-    """The noise of that name, or `noise` itself if it is a function, its shapes checked.
+    """The noise of that name, or `noise` itself if it is a function, what it draws checked.
+
+    Real numbers of another dtype, such as the int32 of `jax.random.rademacher`, are cast to that of the
+    leaf they are for: what is added and what gets the credit are the same numbers then.
 
     Raises:
-      ValueError: for an unknown name or, at trace time, noise of other shapes than asked for.
+      ValueError: for an unknown name or, at trace time, noise of another structure or other shapes than
+        asked for.
+      TypeError: at trace time, for noise that is no array of real numbers.
     """
     if not callable(noise):
         check_choice("noise", noise, _NAMED)
@@ -77,11 +94,21 @@ def as_noise(noise: str | Noise) -> Noise:
 
     def checked(key: Key, like: PyTree) -> PyTree:
         drawn = noise(key, like)
-        import chex  # takes a third of the library's own time to import
-
-        chex.assert_trees_all_equal_shapes(
-            drawn, like, exception_type=ValueError, custom_message="noise and what it is added to"
-        )
-        return drawn
+        if jax.tree.structure(drawn) != jax.tree.structure(like):
+            raise ValueError(
+                f"noise: expected the structure of what it is added to, {jax.tree.structure(like)}, "
+                f"got {jax.tree.structure(drawn)}"
+            )
+        return jax.tree_util.tree_map_with_path(_cast, drawn, like)
 
     return checked
+
+
+def _cast(path: Any, drawn: Any, leaf: Any) -> Array:
+    at = f"noise{jax.tree_util.keystr(path)}"
+    drawn = as_array(at, drawn)
+    if drawn.dtype == bool:
+        raise TypeError(f"{at}: expected an array of real numbers, got {describe(drawn)}")
+    if drawn.shape != leaf.shape:
+        raise ValueError(f"{at}: expected shape {list(leaf.shape)}, got {list(drawn.shape)}")
+    return drawn.astype(leaf.dtype)

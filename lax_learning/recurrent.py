@@ -9,9 +9,18 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from lax_learning._checks import check_choice, check_count
-from lax_learning.layers import Activation, Layer, dense, dense_product, identity, rows
-from lax_learning.networks import Network
+from lax_learning._checks import check_callable, check_choice, check_count, check_key
+from lax_learning.layers import (
+    ACTIVATION,
+    Activation,
+    Layer,
+    check_options,
+    dense,
+    dense_product,
+    identity,
+    rows,
+)
+from lax_learning.networks import Network, as_widths
 from lax_learning.types import Key, Weights
 
 
@@ -31,7 +40,7 @@ def recurrent(
     all that rules need: taps and teaching signals are `[batch, steps, num_units]`, what a synapse reads is
     `[x_t, a_{t-1}]`, and its update is the sum over steps. Backprop is backprop through time; feedback
     weights carry errors to the layer below (upper rows) and back in time (lower rows, where recurrent
-    weights would).
+    weights would). The state is kept in the dtype of `x` and `w`.
 
     Args:
       num_inputs: size of `x_t`; `x` is `[batch, steps, num_inputs]`.
@@ -46,7 +55,8 @@ def recurrent(
       The layer, with `w [num_inputs + num_units, num_units]`.
 
     Raises:
-      TypeError, ValueError: for sizes that are no positive ints.
+      TypeError, ValueError: for sizes that are no positive ints, an activation or initialiser that is no
+        function, or a dtype that is not floating.
 
     Example:
       >>> layer = recurrent(3, 4)
@@ -62,8 +72,10 @@ def recurrent(
     """
     check_count("num_inputs", num_inputs)
     check_count("num_units", num_units)
+    check_options(activation, dtype, w_init=w_init, recurrent_init=recurrent_init, b_init=b_init)
 
     def init(key: Key) -> Weights:
+        check_key("key", key)
         input_key, state_key, b_key = jax.random.split(key, 3)
         blocks = [
             w_init(input_key, (num_inputs, num_units), dtype),
@@ -111,8 +123,8 @@ def rnn(
       The network.
 
     Raises:
-      TypeError, ValueError: for fewer than three widths, widths or steps that are no positive ints, or
-        unknown outputs.
+      TypeError, ValueError: for fewer than three widths, widths or steps that are no positive ints, unknown
+        outputs, or options as in `recurrent`.
 
     Example:
       >>> network = rnn((28, 64, 10), steps=28)  # the rows of an image, one after the other
@@ -120,12 +132,11 @@ def rnn(
       >>> params[0]["w"].shape, network.apply(params, jnp.zeros((5, 28, 28))).shape
       ((92, 64), (5, 10))
     """
-    widths = tuple(widths)
+    widths = as_widths("widths", widths)
     if len(widths) < 3:
         raise ValueError(f"widths: expected an input, a recurrent and an output size at least, got {widths}")
-    for i, width in enumerate(widths):
-        check_count(f"widths[{i}]", width)
     check_count("steps", steps)
+    check_callable("output_activation", output_activation, ACTIVATION)
     check_choice("outputs", outputs, ("last", "every"))
     *sizes, num_outputs = widths
     hidden = [

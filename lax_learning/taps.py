@@ -5,11 +5,13 @@ every layer, and turn it into weight gradients with the local `pull_back`.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lax_learning._checks import as_floating, as_layers, as_tuple
 from lax_learning.layers import Layer
 from lax_learning.networks import Network, pre_activation
 from lax_learning.types import Params, Weights
@@ -22,7 +24,7 @@ def tap_shapes(network: Network, params: Params, x: Array) -> tuple[jax.ShapeDty
 
 def zero_taps(network: Network, params: Params, x: Array) -> tuple[Array, ...]:
     """Taps of every layer that add nothing, to differentiate by."""
-    return tuple(jnp.zeros(tap.shape, tap.dtype) for tap in tap_shapes(network, params, x))
+    return tuple(jnp.zeros_like(tap) for tap in tap_shapes(network, params, x))
 
 
 def pull_back(network: Network, params: Params, inputs: Sequence[Array], deltas: Sequence[Array]) -> Params:
@@ -41,6 +43,10 @@ def pull_back(network: Network, params: Params, inputs: Sequence[Array], deltas:
     Returns:
       Gradients with the structure of `params`.
 
+    Raises:
+      TypeError, ValueError: at trace time, unless params, inputs and deltas are floating and have one entry a
+        layer, and the deltas the shapes of `z`.
+
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
@@ -51,10 +57,27 @@ def pull_back(network: Network, params: Params, inputs: Sequence[Array], deltas:
       [5.0, 5.0]
     """
 
-    def local(layer: Layer, weights: Weights, x: Array, delta: Array) -> Weights:
-        z, transpose = jax.vjp(lambda weights: pre_activation(layer, weights, x), weights)
+    num_layers = len(network.layers)
+    as_layers("params", params, num_layers)
+    inputs = _one_a_layer("inputs", inputs, num_layers)
+    deltas = _one_a_layer("deltas", deltas, num_layers)
+
+    def local(i: int, layer: Layer, weights: Any, x: Array, delta: Array) -> Weights:
+        z, transpose = jax.vjp(
+            lambda weights: pre_activation(layer, as_layers("params", [weights], 1)[0], x), weights
+        )
+        if delta.shape != z.shape:
+            raise ValueError(f"deltas[{i}]: expected shape {list(z.shape)}, got {list(delta.shape)}")
         (grads,) = transpose(delta.astype(z.dtype))
         return grads
 
-    layers = zip(network.layers, params, inputs, deltas, strict=True)
-    return tuple(local(*each) for each in layers)
+    layers = zip(range(num_layers), network.layers, params, inputs, deltas, strict=True)
+    grads = [local(*each) for each in layers]
+    return jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(grads))
+
+
+def _one_a_layer(name: str, arrays: Sequence[Array], num_layers: int) -> tuple[Array, ...]:
+    arrays = as_tuple(name, arrays, "a sequence with an array for each layer")
+    if len(arrays) != num_layers:
+        raise ValueError(f"{name}: expected {num_layers} layers, got {len(arrays)}")
+    return tuple(as_floating(f"{name}[{i}]", array) for i, array in enumerate(arrays))

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from lax_learning._checks import check_count
+from lax_learning._checks import check_callable, check_count, check_key, describe
 from lax_learning.data.batches import BatchState, batches
-from lax_learning.data.types import Splits
+from lax_learning.data.types import Splits, check_splits
 from lax_learning.types import Key, Params, Rule, StatefulRule, as_stateful
 
 Evaluate = Callable[[Key, Params, Splits], PyTree]
@@ -90,6 +90,17 @@ def _no_evaluation(key: Key, params: Params, data: Splits) -> PyTree:
     return ()
 
 
+def _with_loss(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+    """The optimizer as one that takes the loss, and makes nothing of it if it does not look at it."""
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise TypeError(
+            f"optimizer: expected one of optax, such as optax.sgd(0.1), got {describe(optimizer)}"
+        )
+    if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
+        optimizer = optimizer.gradient_transformation()
+    return optax.with_extra_args_support(optimizer)
+
+
 def make_train(
     rule: Rule | StatefulRule,
     optimizer: optax.GradientTransformation,
@@ -105,7 +116,8 @@ def make_train(
 
     Args:
       rule: the rule that assigns credit, with or without state.
-      optimizer: from optax; its learning rate may be traced.
+      optimizer: from optax; its learning rate may be traced. One that looks at the loss gets it: `value`, the
+        loss of the batch, `grad`, its gradients, and `value_fn`, the loss of the batch at other params.
       num_updates: length of the run.
       batch_size: examples an update.
       evaluate: `(key, params, data) -> pytree` of metrics; it must not change anything. The params are
@@ -118,8 +130,9 @@ def make_train(
       many. Nothing is compiled here.
 
     Raises:
-      ValueError: for counts below 1, an `every` that does not divide num_updates, or, at trace time, a
-        batch larger than the training data.
+      TypeError: for a rule, an optimizer or an `evaluate` of another kind, or data that are no `Splits`.
+      ValueError: for counts below 1, an `every` that does not divide num_updates, or, at trace time, data
+        without examples or with more or fewer targets, or a batch larger than the training data.
 
     Example:
       >>> import jax, optax
@@ -140,25 +153,34 @@ def make_train(
     if num_updates % every:
         raise ValueError(f"every: expected a divisor of num_updates ({num_updates}), got {every}")
 
-    rule = as_stateful(rule)
+    check_callable("evaluate", evaluate, "a function (key, params, data) -> metrics")
+    rule, with_loss = as_stateful(rule), _with_loss(optimizer)
 
     def init(key: Key, data: Splits) -> TrainState:
+        check_key("key", key)
+        train_data = check_splits(data)
         params_key, batch_key, update_key, evaluate_key = jax.random.split(key, 4)
         params, rule_state = rule.init(params_key)
-        order = batches(data.train.x.shape[0], batch_size).init(batch_key)
-        return TrainState(params, rule_state, optimizer.init(params), order, update_key, evaluate_key)
+        order = batches(train_data.x.shape[0], batch_size).init(batch_key)
+        return TrainState(params, rule_state, with_loss.init(params), order, update_key, evaluate_key)
 
     def advance(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> tuple[TrainState, Array]:
-        schedule = batches(data.train.x.shape[0], batch_size)
-        x, y = jnp.asarray(data.train.x), jnp.asarray(data.train.y)
+        x, y = check_splits(data)
+        schedule = batches(x.shape[0], batch_size)
 
         def update(state: TrainState, step: Array) -> tuple[TrainState, Array]:
             order, indices = schedule.next(state.batches, step)
             key = jax.random.fold_in(state.update_key, step)
-            loss, grads, rule_state = rule.value_and_grad(
-                key, state.params, state.rule_state, x[indices], y[indices]
+            batch = x[indices], y[indices]
+            loss, grads, rule_state = rule.value_and_grad(key, state.params, state.rule_state, *batch)
+            updates, optimizer_state = with_loss.update(
+                grads,
+                state.optimizer_state,
+                state.params,
+                value=loss,
+                grad=grads,
+                value_fn=lambda params: rule.value_and_grad(key, params, state.rule_state, *batch)[0],
             )
-            updates, optimizer_state = optimizer.update(grads, state.optimizer_state, state.params)
             params: Any = optax.apply_updates(state.params, updates)
             return TrainState(params, rule_state, optimizer_state, order, *state[-2:]), loss
 

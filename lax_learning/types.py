@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
+from lax_learning._checks import describe
+
 Key: TypeAlias = PRNGKeyArray
 Params: TypeAlias = PyTree[Any]
 Weights: TypeAlias = dict[str, Array]
@@ -73,9 +75,15 @@ class StatefulRule(NamedTuple):
 
 
 def as_stateful(rule: Rule | StatefulRule) -> StatefulRule:
-    """The rule itself, or a plain one with an empty state."""
+    """The rule itself, or a plain one with an empty state.
+
+    Raises:
+      TypeError: for anything else.
+    """
     if isinstance(rule, StatefulRule):
         return rule
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rule: expected a Rule, such as backprop(network, loss), got {describe(rule)}")
     return StatefulRule(
         lambda key: (rule.init(key), ()),
         lambda key, params, state, x, y: (*rule.value_and_grad(key, params, x, y), state),

@@ -156,5 +156,5 @@ def test_integers_among_the_parameters_are_refused() -> None:
     x, y = data()
     rngs = nnx.Rngs(0, dropout=1)
     model = nnx.Sequential(nnx.Linear(2, 1, rngs=rngs), nnx.Dropout(0.5, rngs=rngs))
-    with pytest.raises(TypeError, match=r"params: expected a floating-point array, got"):
+    with pytest.raises(TypeError, match=r"^params.*: expected .*, got"):
         FACTORIES["weight_perturbation"](lambda model, x, y: squares(model(x), y))(KEY, model, x, y)

@@ -7,7 +7,7 @@ import jax
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from lax_learning._checks import check_count
+from lax_learning._checks import as_tuple, check_count
 from lax_learning.data.types import Dataset, Splits
 from lax_learning.types import Key
 
@@ -16,7 +16,7 @@ def uniform_splits(
     key: Key, num_features: int, label: Callable[[Array], Array], sizes: Sequence[int], dtype: DTypeLike
 ) -> Splits:
     """Points `x ~ U(-1, 1)^d` with `y = one_hot(label(x))` of two classes."""
-    sizes = tuple(sizes)
+    sizes = as_tuple("sizes", sizes, "numbers of training, validation and test points")
     if len(sizes) != 3:
         raise ValueError(f"sizes: expected numbers of training, validation and test points, got {sizes}")
     for i, size in enumerate(sizes):

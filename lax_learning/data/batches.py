@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Int32
 
-from lax_learning._checks import check_count
+from lax_learning._checks import as_array, check_count, check_key, describe
 from lax_learning.types import Key
 
 
@@ -66,13 +66,18 @@ def batches(num_examples: int, batch_size: int) -> Batches:
         return order[: batches_per_epoch * batch_size].reshape(batches_per_epoch, batch_size)
 
     def init(key: Key) -> BatchState:
+        check_key("key", key)
         return BatchState(key, draw(key, 0))
 
     def next_batch(
         state: BatchState, step: Int[Array, ""] | int
     ) -> tuple[BatchState, Int32[Array, " batch"]]:
+        number = as_array("step", step)
+        if number.shape != () or not jnp.issubdtype(number.dtype, jnp.integer):
+            raise TypeError(f"step: expected an integer, got {describe(number)}")
         epoch, batch = step // batches_per_epoch, step % batches_per_epoch
-        order = jax.lax.cond(batch == 0, lambda: draw(state.key, epoch), lambda: state.order)
+        starts = (batch == 0) & (epoch > 0)  # init has drawn the first epoch
+        order = jax.lax.cond(starts, lambda: draw(state.key, epoch), lambda: state.order)
         return BatchState(state.key, order), order[batch]
 
     return Batches(init, next_batch)

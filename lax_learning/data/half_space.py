@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lax_learning._checks import check_count
+from lax_learning._checks import check_count, check_floating_dtype, check_key
 from lax_learning.data._uniform import uniform_splits
 from lax_learning.data.types import Splits
 from lax_learning.types import Key
@@ -35,7 +35,8 @@ def half_space(
       Splits of `x [points, features]` and `y [points, 2]`.
 
     Raises:
-      TypeError, ValueError: for sizes that are no three ints >= 0, or fewer than 1 feature.
+      TypeError, ValueError: for a key or dtype of another kind, sizes that are no three ints >= 0, or fewer
+        than 1 feature.
 
     Example:
       >>> half_space(jax.random.key(0), 16, sizes=(30, 0, 10)).train.x.shape
@@ -45,6 +46,8 @@ def half_space(
       Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
       robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
+    check_key("key", key)
+    check_floating_dtype("dtype", dtype)
     check_count("num_features", num_features)
     vector_key, key = jax.random.split(key)
     vector = jax.random.uniform(vector_key, (num_features,), dtype, -1, 1)

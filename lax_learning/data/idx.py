@@ -7,6 +7,7 @@ as a big-endian 32-bit integer, then the values.
 import gzip
 import hashlib
 import math
+import os
 import zlib
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def read_idx(path: str | Path, md5: str | None = None) -> UInt8[np.ndarray, "*sh
         Read-only array of the shape that the file declares.
 
     Raises:
-        ValueError: the file is damaged (cannot be unzipped, wrong digest, magic number or length).
+        TypeError: path is neither a string nor a path.
+        ValueError: the file is damaged (cannot be unzipped, wrong digest, magic number, axes or length).
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "three-labels-idx1-ubyte"
@@ -43,6 +45,8 @@ def read_idx(path: str | Path, md5: str | None = None) -> UInt8[np.ndarray, "*sh
     >>> read_idx(path)
     array([7, 2, 1], dtype=uint8)
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: expected a path, got {path!r}")
     path = Path(path)
     contents = path.read_bytes()
     if path.suffix == ".gz":
@@ -64,7 +68,10 @@ def read_idx(path: str | Path, md5: str | None = None) -> UInt8[np.ndarray, "*sh
     expected = header + math.prod(shape)
     if len(contents) != expected:
         raise ValueError(f"{path}: expected {expected} bytes for shape {tuple(shape)}, got {len(contents)}")
-    return np.frombuffer(contents, np.uint8, offset=header).reshape(shape)
+    try:
+        return np.frombuffer(contents, np.uint8, offset=header).reshape(shape)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected axes that NumPy can hold, got {len(shape)}: {error}") from error
 
 
 def find_idx_folder(folder: Path) -> Path | None:

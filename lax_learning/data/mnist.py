@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Integer
 
+from lax_learning._checks import check_key
 from lax_learning.data.digits import NUM_CLASSES, Digits, check_digits, sort_digits
 from lax_learning.data.download import download_mnist
 from lax_learning.data.idx import find_idx_folder, read_idx_folder
@@ -39,7 +40,7 @@ def mnist(key: Key, source: str | Path = "sample") -> Splits:
         Splits of `x` float32 [n, 784] in 0 .. 1 and `y` float32 [n, 10].
 
     Raises:
-        TypeError: source is neither a string nor a path.
+        TypeError: source is neither a string nor a path, or key is no key.
         ValueError: the source is unknown, or its files are damaged.
         FileNotFoundError: the folder is missing or holds no MNIST.
         ConnectionError: the download failed.
@@ -49,6 +50,7 @@ def mnist(key: Key, source: str | Path = "sample") -> Splits:
     >>> splits.train.x.shape, splits.validation.y.shape, splits.test.y.sum(axis=0)[:3]
     ((4000, 784), (500, 10), array([50., 50., 50.], dtype=float32))
     """
+    check_key("key", key)
     if not isinstance(source, str | Path):
         raise TypeError(f"source: expected {_CHOICES}, got {source!r}")
     if source == "sample":

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lax_learning._checks import check_count
+from lax_learning._checks import as_layers, check_count, check_floating_dtype, check_key, check_shapes
 from lax_learning.data.types import Dataset
 from lax_learning.types import Key, Params
 
@@ -42,7 +42,8 @@ def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = j
       The problem.
 
     Raises:
-      TypeError, ValueError: for fewer than one feature, unit or example.
+      TypeError, ValueError: for fewer than one feature, unit or example, a dtype that is not floating, or a
+        teacher of another problem.
 
     Example:
       >>> problem = planted(8, 3)
@@ -56,8 +57,10 @@ def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = j
     """
     check_count("num_features", num_features)
     check_count("num_units", num_units)
+    check_floating_dtype("dtype", dtype)
 
     def init(key: Key) -> Params:
+        check_key("key", key)
         w_key, c_key, sign_key = jax.random.split(key, 3)
         size = (1 - jax.random.uniform(c_key, (num_units,))) / num_units**0.5  # never 0
         w = jax.random.normal(w_key, (num_features, num_units))
@@ -66,10 +69,13 @@ def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = j
         return {"w": w.astype(dtype)}, {"w": c[:, None].astype(dtype)}
 
     def sample(key: Key, teacher: Params, num_examples: int) -> Dataset:
+        check_key("key", key)
         check_count("num_examples", num_examples)
+        first, second = as_layers("teacher", teacher, 2)
+        shapes = [(num_features, num_units), (num_units, 1)]
+        check_shapes(["teacher[0]['w']", "teacher[1]['w']"], [first["w"], second["w"]], shapes)
         x = jax.random.normal(key, (num_examples, num_features), dtype)
         x = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-        first, second = teacher
         return Dataset(x, jax.nn.relu(x @ first["w"]) @ second["w"])
 
     return Planted(init, sample)

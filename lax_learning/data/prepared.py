@@ -63,6 +63,7 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
         The folder of the prepared data set.
 
     Raises:
+        TypeError: idx_folder or data_dir is neither a string nor a path.
         FileNotFoundError: an IDX file is missing.
         ValueError: an IDX file is damaged.
         ImportError: tensorflow-datasets is not installed.
@@ -72,6 +73,9 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
         prepare_tfds("mnist_idx", "~/tensorflow_datasets")
         splits = mnist(key, "tfds")
     """
+    for name, path in (("idx_folder", idx_folder), ("data_dir", data_dir)):
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"{name}: expected a path, got {path!r}")
     tfds, image_from_array = _import_tfds()
     train, test = read_idx_folder(Path(idx_folder).expanduser())
 

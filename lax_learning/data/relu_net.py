@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lax_learning._checks import check_count
+from lax_learning._checks import check_count, check_floating_dtype, check_key
 from lax_learning.data._uniform import uniform_splits
 from lax_learning.data.types import Splits
 from lax_learning.types import Key
@@ -38,7 +38,8 @@ def relu_net(
       Splits of `x [points, features]` and `y [points, 2]`.
 
     Raises:
-      TypeError, ValueError: for sizes that are no three ints >= 0, or fewer than 1 feature or unit.
+      TypeError, ValueError: for a key or dtype of another kind, sizes that are no three ints >= 0, or fewer
+        than 1 feature or unit.
 
     Example:
       >>> relu_net(jax.random.key(0), 16, num_units=50, sizes=(30, 0, 10)).test.y.shape
@@ -48,6 +49,8 @@ def relu_net(
       Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
       robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
+    check_key("key", key)
+    check_floating_dtype("dtype", dtype)
     check_count("num_features", num_features)
     check_count("num_units", num_units)
     w_key, v_key, key = jax.random.split(key, 3)

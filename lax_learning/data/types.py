@@ -1,9 +1,13 @@
 """Labelled examples as the rules take them, and their three splits."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Shaped
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, Float32, Shaped
+
+from lax_learning._checks import as_array, check_count, describe
 
 
 class Dataset(NamedTuple):
@@ -21,28 +25,72 @@ class Splits(NamedTuple):
     test: Dataset
 
 
-def one_hot(labels: Shaped[np.ndarray, "*shape"], num_classes: int) -> Float32[np.ndarray, "*shape classes"]:
+def check_splits(data: Any) -> Dataset:
+    """Returns the training data as JAX arrays.
+
+    Raises:
+      TypeError: unless `data` are `Splits` of `Dataset`s; validation and test may be None.
+      ValueError: for a split with more or fewer targets than inputs, or no training data.
+    """
+    if not isinstance(data, Splits):
+        raise TypeError(
+            f"data: expected Splits, such as Splits(train=Dataset(x, y), validation=None, test=None), "
+            f"got {describe(data)}"
+        )
+    for name, part in data._asdict().items():
+        if part is not None:
+            _check_dataset(f"data.{name}", part)
+    if data.train is None or np.shape(data.train.x)[0] == 0:
+        raise ValueError(
+            f"data.train: expected at least one example, got {'none' if data.train is None else 0}"
+        )
+    return Dataset(jnp.asarray(data.train.x), jnp.asarray(data.train.y))
+
+
+def _check_dataset(name: str, data: Any) -> None:
+    if not isinstance(data, Dataset):
+        raise TypeError(f"{name}: expected a Dataset(x, y), got {describe(data)}")
+    numbers = []
+    for field, array in data._asdict().items():
+        at = f"{name}.{field}"
+        array = array if isinstance(array, np.ndarray) and array.dtype.kind in "biuf" else as_array(at, array)
+        if array.ndim == 0:
+            raise ValueError(f"{at}: expected one row an example, got {describe(array)}")
+        numbers.append(array.shape[0])
+    if numbers[0] != numbers[1]:
+        raise ValueError(f"{name}: expected as many y as x, got {numbers[1]} and {numbers[0]}")
+
+
+def one_hot(labels: Shaped[ArrayLike, "*shape"], num_classes: int) -> Float32[np.ndarray, "*shape classes"]:
     """Class numbers as one-hot targets.
 
         y[..., c] = 1 if labels[...] == c else 0
 
     Args:
-        labels: integers in 0 .. num_classes - 1, of any shape.
+        labels: integers in 0 .. num_classes - 1, of any shape; under `jax.jit` take `jax.nn.one_hot`.
         num_classes: length of the new last axis.
 
     Returns:
         float32, one axis more than `labels`.
 
     Raises:
+        TypeError: labels are traced, or num_classes is no int.
         ValueError: labels are not integers, or one is outside 0 .. num_classes - 1.
 
     >>> one_hot(np.array([2, 0]), 3)
     array([[0., 0., 1.],
            [1., 0., 0.]], dtype=float32)
     """
+    check_count("num_classes", num_classes)
+    if isinstance(labels, Tracer):
+        raise TypeError(f"labels: expected integers outside of jit, got traced {describe(labels)}")
+    try:
+        labels = np.asarray(labels)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"labels: expected integers, got {describe(labels)}") from error
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels: expected integers, got dtype {labels.dtype}")
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if outside.size:
         raise ValueError(f"labels: expected values in 0 .. {num_classes - 1}, got {outside[0]}")
-    return np.eye(num_classes, dtype=np.float32)[labels]
+    return (labels[..., None] == np.arange(num_classes)).astype(np.float32)

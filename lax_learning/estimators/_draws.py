@@ -7,24 +7,28 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from lax_learning._checks import as_floating, check_callable, check_flag, check_key, describe
 from lax_learning._precision import raised
-from lax_learning.types import Key
+from lax_learning.types import Key, Params
 
 
 def split_aux(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[..., tuple[Array, Any]]:
     """`loss_fn` as a function that returns `(loss, aux)` whether or not it has one, checked."""
+    check_callable("loss_fn", loss_fn, "a function (params, *args) -> loss")
+    check_flag("has_aux", has_aux)
 
     def checked(*args: Any, **kwargs: Any) -> tuple[Array, Any]:
         out = loss_fn(*args, **kwargs)
         if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-            raise TypeError(
-                f"loss_fn: expected a pair (loss, aux) because of has_aux, got {type(out).__name__}"
-            )
+            raise TypeError(f"loss_fn: expected a pair (loss, aux) because of has_aux, got {describe(out)}")
         loss, aux = out if has_aux else (out, None)
-        if not isinstance(loss, jax.Array) or not jnp.issubdtype(loss.dtype, jnp.floating):
-            got = getattr(loss, "dtype", type(loss).__name__)
-            raise TypeError(f"loss_fn: expected a floating loss, or one an example, got {got}")
-        return loss, aux
+        try:
+            if isinstance(loss, list | tuple):
+                raise TypeError
+            return as_floating("loss_fn", loss), aux
+        except TypeError:
+            expected = "expected a floating loss, or one an example"
+            raise TypeError(f"loss_fn: {expected}, got {describe(loss)}") from None
 
     return checked
 
@@ -43,6 +47,7 @@ def scaled(factor: Array, leaf: Array) -> Array:
 
 def mean_over_draws(draw: Callable[[Key], PyTree], key: Key, num_samples: int) -> PyTree:
     """`1/K sum_k draw(key_k)`, one draw in memory at a time, summed in float32 or wider."""
+    check_key("key", key)
     if num_samples == 1:
         return draw(key)
 
@@ -53,6 +58,18 @@ def mean_over_draws(draw: Callable[[Key], PyTree], key: Key, num_samples: int) -
         return jax.tree.map(lambda t, g: t + widen(g), total, draw(key)), None
 
     shapes = jax.eval_shape(draw, key)
-    zeros = jax.tree.map(lambda s: widen(jnp.zeros(s.shape, s.dtype)), shapes)
+    zeros = jax.tree.map(lambda s: widen(jnp.zeros_like(s)), shapes)
     total, _ = jax.lax.scan(add, zeros, jax.random.split(key, num_samples))
     return jax.tree.map(lambda t, s: (t / num_samples).astype(s.dtype), total, shapes)
+
+
+def as_gradient(grads: Params, params: Params) -> Params:
+    """Gradients in the dtypes of the params and, in `jax.shard_map`, summed over devices that share a param.
+
+    That is what `jax.grad` does to a cotangent: here it goes through the transpose of adding 0 to the params.
+    """
+    zero_added, transpose = jax.vjp(
+        lambda params: jax.tree.map(lambda w, g: w + jnp.zeros_like(g, w.dtype), params, grads), params
+    )
+    (summed,) = transpose(jax.tree.map(lambda g, w: g.astype(w.dtype), grads, zero_added))
+    return summed

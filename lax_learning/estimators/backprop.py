@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from lax_learning._checks import as_params
 from lax_learning.estimators._draws import join_aux, split_aux
 from lax_learning.types import Estimator, Key, Params
 
@@ -24,7 +25,8 @@ def backprop(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Estimator
       `(value, aux)`.
 
     Raises:
-      TypeError: at trace time, if `loss_fn` returns something else.
+      TypeError: for a `loss_fn` that is no function or a `has_aux` that is no bool; at trace time, for params
+        or losses that are not floating.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -41,6 +43,7 @@ def backprop(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Estimator
 
     def estimate(key: Key, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
         del key
+        params = as_params(params)
 
         def mean_loss(params: Params) -> tuple[Any, Any]:
             loss, aux = checked(params, *args, **kwargs)

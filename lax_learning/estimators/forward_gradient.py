@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lax_learning._checks import check_count
-from lax_learning.estimators._draws import join_aux, mean_over_draws, scaled, split_aux
+from lax_learning._checks import as_params, check_count
+from lax_learning.estimators._draws import as_gradient, join_aux, mean_over_draws, scaled, split_aux
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Estimator, Key, Params
 
@@ -61,8 +61,8 @@ def forward_gradient(
 
     Raises:
       ValueError: if K < 1 or noise is unknown.
-      TypeError: at trace time, if the loss uses an op with a custom backward pass, or params or losses
-        are not floating.
+      TypeError: for a `loss_fn` that is no function or a `has_aux` that is no bool; at trace time, if the
+        loss uses an op with a custom backward pass, or params, noise or losses are not floating.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -79,6 +79,7 @@ def forward_gradient(
     checked = split_aux(loss_fn, has_aux)
 
     def estimate(key: Key, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        params = as_params(params)
         loss, aux = checked(params, *args, **kwargs)
 
         def draw(key: Key) -> Params:
@@ -87,6 +88,7 @@ def forward_gradient(
             slope = jnp.mean(change)
             return jax.tree.map(lambda v: scaled(slope, v), direction)
 
-        return join_aux(loss, aux, has_aux), mean_over_draws(draw, key, num_samples)
+        grads = mean_over_draws(draw, key, num_samples)
+        return join_aux(loss, aux, has_aux), as_gradient(grads, params)
 
     return estimate

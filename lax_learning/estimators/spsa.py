@@ -7,8 +7,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_not_negative, check_positive
-from lax_learning.estimators.weight_perturbation import weight_perturbation
+from lax_learning._checks import (
+    as_array,
+    check_callable,
+    check_count,
+    check_not_negative,
+    check_positive,
+    check_scalar,
+    describe,
+)
+from lax_learning.estimators._draws import split_aux
+from lax_learning.estimators.weight_perturbation import perturbing
 from lax_learning.types import Key, Params
 
 
@@ -58,14 +67,23 @@ def spall_gains(
     check_positive("c", c)
     for name, value in (("A", A), ("alpha", alpha), ("gamma", gamma)):
         check_not_negative(name, value)
+    for name, value in (("a", a), ("c", c), ("A", A), ("alpha", alpha), ("gamma", gamma)):
+        check_scalar(name, value)
 
     def number(count: ArrayLike) -> Array:
-        return jnp.asarray(count, jnp.result_type(float)) + 1
+        return _as_count(count).astype(jnp.result_type(float)) + 1
 
     return Gains(
         learning_rate=lambda count: a / (number(count) + A) ** alpha,
         perturbation=lambda count: c / number(count) ** gamma,
     )
+
+
+def _as_count(count: Any) -> Array:
+    array = as_array("count", count)
+    if array.dtype == bool:
+        raise TypeError(f"count: expected the number of updates done, got {describe(array)}")
+    return array
 
 
 def spsa(
@@ -90,7 +108,7 @@ def spsa(
       as the one that optax keeps in its state; it may be traced.
 
     Raises:
-      ValueError: if K < 1.
+      TypeError, ValueError: as `weight_perturbation`, c_k in the place of sigma.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -111,15 +129,22 @@ def spsa(
       approximation, https://doi.org/10.1109/9.119632, 1992.
     """
 
-    def estimate(key: Key, params: Params, *args: Any, count: int | Array) -> tuple[Any, Params]:
-        at_count = weight_perturbation(
+    check_callable("perturbation", perturbation, "a schedule count -> c_k")
+    check_count("num_samples", num_samples)
+    split_aux(loss_fn, has_aux)
+
+    def estimate(
+        key: Key, params: Params, *args: Any, count: int | Array, **kwargs: Any
+    ) -> tuple[Any, Params]:
+        at_count = perturbing(
             loss_fn,
-            sigma=perturbation(count),
+            "perturbation(count)",
+            perturbation(_as_count(count)),
             num_samples=num_samples,
             difference="central",
             noise="rademacher",
             has_aux=has_aux,
         )
-        return at_count(key, params, *args)
+        return at_count(key, params, *args, **kwargs)
 
     return estimate

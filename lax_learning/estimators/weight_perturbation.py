@@ -1,14 +1,22 @@
 """Weight perturbation: the change of the loss times the noise that caused it. No autodiff."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_choice, check_count, check_positive
-from lax_learning.estimators._draws import join_aux, mean_over_draws, scaled, split_aux
+from lax_learning._checks import (
+    as_params,
+    check_choice,
+    check_count,
+    check_positive,
+    check_resolved,
+    check_scalar,
+)
+from lax_learning._precision import is_half, raised, shift
+from lax_learning.estimators._draws import as_gradient, join_aux, mean_over_draws, scaled, split_aux
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Estimator, Key, Params
 
@@ -31,6 +39,13 @@ def weight_perturbation(
     For one example and a linear network `Var[g_ij] = g_ij^2 + |g|^2` with normal noise and one draw:
     it grows with the number of parameters.
 
+    Every leaf of the params is perturbed and gets a gradient, also one behind `jax.lax.stop_gradient`, which
+    only differentiation sees: to freeze parameters, leave them out of the pytree.
+
+    Half precision cannot hold most steps: they are rounded to what the parameters can store, and never to
+    nothing, and the credit is that of the step that was made. In wider dtypes sigma should be well above the
+    spacing of numbers around the parameters, 1e-7 times their size in float32.
+
     Args:
       loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss an example: differences
         are then taken per example before they are averaged. With `has_aux`, `(loss, aux)`.
@@ -38,7 +53,7 @@ def weight_perturbation(
       num_samples: number K of draws that are averaged, one in memory at a time.
       difference: "forward" or "central"; central costs one more pass a draw and has a smaller bias.
       noise: "normal", "rademacher" (signs: less variance and 32 times fewer random words), or a
-        function `(key, params) -> unit noise`, which is how draws are injected.
+        function `(key, params) -> unit noise`, which is how draws are injected; integers are cast.
       has_aux: as in `jax.value_and_grad`; aux is that of the unperturbed parameters.
 
     Returns:
@@ -46,8 +61,10 @@ def weight_perturbation(
       (a compiled program that does not use it does not compute it, if the difference is central).
 
     Raises:
-      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown.
-      TypeError: at trace time, for params or losses that are not floating.
+      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown; at trace time, for a sigma that
+        is 0 or infinite in the dtype of the params or the loss, or noise of other shapes.
+      TypeError: for a `loss_fn` that is no function or a `has_aux` that is no bool; at trace time, for
+        params, noise or losses that are not floating.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -62,28 +79,67 @@ def weight_perturbation(
       Cauwenberghs, A fast stochastic error-descent algorithm for supervised learning and optimization,
       https://proceedings.neurips.cc/paper/1992/hash/c3e878e27f52e2a57ace4d9a76fd9acf-Abstract.html, 1992.
     """
-    check_positive("sigma", sigma)
+    return perturbing(
+        loss_fn, "sigma", sigma, num_samples=num_samples, difference=difference, noise=noise, has_aux=has_aux
+    )
+
+
+def perturbing(
+    loss_fn: Callable[..., Any],
+    name: str,
+    sigma: ArrayLike,
+    *,
+    num_samples: int,
+    difference: str,
+    noise: str | Noise,
+    has_aux: bool,
+) -> Estimator:
+    """`weight_perturbation`; errors call sigma by the name that the caller gave it."""
+    check_positive(name, sigma)
+    check_scalar(name, sigma)
     check_count("num_samples", num_samples)
     check_choice("difference", difference, ("forward", "central"))
     draw_noise = as_noise(noise)
     checked = split_aux(loss_fn, has_aux)
 
     def estimate(key: Key, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        params = as_params(params)
         loss, aux = checked(params, *args, **kwargs)
+        check_resolved(name, sigma, loss.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
 
-        def perturbed(step: Array, signs: Params) -> Array:
-            shifted = jax.tree.map(lambda w, s: w + scaled(step, s).astype(w.dtype), params, signs)
-            return checked(shifted, *args, **kwargs)[0]
+        def perturbed(params: Params) -> Array:
+            loss = checked(params, *args, **kwargs)[0]
+            return loss.astype(raised(loss))
 
         def draw(key: Key) -> Params:
-            unit = draw_noise(key, params)
-            step = jnp.asarray(sigma, loss.dtype)
+            step = jnp.asarray(sigma, raised(loss))
+            moved = jax.tree.map(lambda w, s: _moved(w, step, s), params, draw_noise(key, params))
+            plus, minus, credited = (
+                jax.tree.map(lambda m, i=i: m[i], moved, is_leaf=lambda m: isinstance(m, _Moved))
+                for i in range(3)
+            )
             if difference == "central":
-                slope = jnp.mean(perturbed(step, unit) - perturbed(-step, unit)) / (2 * step)
+                slope = jnp.mean(perturbed(plus) - perturbed(minus)) / (2 * step)
             else:
-                slope = jnp.mean(perturbed(step, unit) - loss) / step
-            return jax.tree.map(lambda s: scaled(slope, s), unit)
+                slope = jnp.mean(perturbed(plus) - loss.astype(step.dtype)) / step
+            return jax.tree.map(lambda s: scaled(slope, s), credited)
 
-        return join_aux(loss, aux, has_aux), mean_over_draws(draw, key, num_samples)
+        grads = mean_over_draws(draw, key, num_samples)
+        return join_aux(loss, aux, has_aux), as_gradient(grads, params)
 
     return estimate
+
+
+class _Moved(NamedTuple):
+    """A leaf of the params with noise added and subtracted, and the noise that gets the credit."""
+
+    plus: Array
+    minus: Array
+    credited: Array
+
+
+def _moved(w: Array, step: Array, noise: Array) -> _Moved:
+    if is_half(w.dtype):
+        return _Moved(*shift(w, step, noise))
+    plus, minus = (w + scaled(by, noise).astype(w.dtype) for by in (step, -step))
+    return _Moved(plus, minus, noise)

@@ -1,13 +1,23 @@
 """What all delta rules share: signals in, gradients out, in the units of `jax.grad` or of the tutorial."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_choice, check_floating, check_inputs, check_targets
+from lax_learning._checks import (
+    as_array,
+    as_floating,
+    as_layers,
+    check_callable,
+    check_choice,
+    check_inputs,
+    check_targets,
+    describe,
+)
+from lax_learning._precision import raised
 from lax_learning.estimators._draws import scaled
 from lax_learning.networks import Network, Product, Trace, plain_product
 from lax_learning.taps import pull_back, zero_taps
@@ -37,36 +47,46 @@ def delta_rule(
     """
     check_choice("scale", scale, _WEIGHTS)
     weight = _WEIGHTS[scale]
+    num_layers = len(network.layers)
 
     def per_example(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> Signals:
         x, y = as_batch(network, x, y)
-        return signals(key, params, x, y, weight(1))
+        return signals(key, as_layers("params", params, num_layers), x, y, weight(1))
 
     def value_and_grad(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> tuple[Array, Params]:
         x, y = as_batch(network, x, y)
-        losses, inputs, deltas = signals(key, params, x, y, weight(x.shape[0]))
+        layers = as_layers("params", params, num_layers)
+        losses, inputs, deltas = signals(key, layers, x, y, weight(x.shape[0]))
         return jnp.mean(losses), pull_back(network, params, inputs, deltas)
 
     return Rule(init, value_and_grad, per_example)
 
 
+def check_problem(network: Any, loss: Any) -> None:
+    """Raises TypeError unless a rule is made for a network and a loss."""
+    if not isinstance(network, Network):
+        raise TypeError(f"network: expected a Network, such as mlp((784, 100, 10)), got {describe(network)}")
+    check_callable("loss", loss, "a function (output, y) -> losses, such as squared_error")
+
+
 def as_batch(network: Network, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     """x and y as JAX arrays; raises unless x is a non-empty floating batch and y has as many rows."""
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    x, y = as_array("x", x), as_array("y", y)
     check_inputs(x, network.input_shape)
     check_targets(y, x.shape[0])
     return x, y
 
 
 def checked_losses(loss: Loss, output: Array, y: Array) -> Array:
-    """`loss(output, y)`, or an error unless that is one floating number an example."""
-    losses = loss(output, y)
-    check_floating("loss", losses)
+    """`loss(output, y)` in float32 or wider, or an error unless that is one floating number an example."""
+    losses = as_floating("loss", loss(output, y))
     if losses.shape != output.shape[:1]:
+        hint = "leave out the mean" if losses.ndim == 0 else "sum or average over the axes of an example"
         raise ValueError(
-            f"loss: expected one number an example, shape {list(output.shape[:1])}, got {list(losses.shape)}"
+            f"loss: expected one number an example, shape {list(output.shape[:1])}, "
+            f"got {list(losses.shape)}; {hint if losses.ndim != 1 else 'the mean is taken by the rule'}"
         )
-    return losses
+    return losses.astype(raised(losses))
 
 
 def backward_signals(

@@ -6,7 +6,7 @@ from jaxtyping import Array
 
 from lax_learning.feedback import init_forward
 from lax_learning.networks import Network
-from lax_learning.rules._delta import backward_signals, delta_rule
+from lax_learning.rules._delta import backward_signals, check_problem, delta_rule
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
 
@@ -25,6 +25,7 @@ def backprop(network: Network, loss: Loss, *, scale: str = "gradient") -> Rule:
       The rule.
 
     Raises:
+      TypeError: for a network or a loss of another kind.
       ValueError: for an unknown scale.
 
     Example:
@@ -43,6 +44,8 @@ def backprop(network: Network, loss: Loss, *, scale: str = "gradient") -> Rule:
       Rumelhart, Hinton, Williams, Learning representations by back-propagating errors,
       https://doi.org/10.1038/323533a0, 1986.
     """
+
+    check_problem(network, loss)
 
     def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
         del key

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer, variance_scaling
 from jaxtyping import Array
 
+from lax_learning._checks import check_callable, check_key
 from lax_learning.networks import Network
-from lax_learning.rules._delta import checked_losses, delta_rule
+from lax_learning.rules._delta import check_problem, checked_losses, delta_rule
 from lax_learning.rules.feedback_alignment import feedback_of
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
@@ -38,6 +39,7 @@ def direct_feedback_alignment(
       The rule.
 
     Raises:
+      TypeError: for a network, a loss or a `feedback_init` of another kind.
       ValueError: for an unknown scale.
 
     Example:
@@ -52,7 +54,11 @@ def direct_feedback_alignment(
       https://arxiv.org/abs/1609.01596, 2016.
     """
 
+    check_problem(network, loss)
+    check_callable("feedback_init", feedback_init, "an initialiser, such as jax.nn.initializers.normal()")
+
     def init(key: Key) -> Params:
+        check_key("key", key)
         network_key, feedback_key = jax.random.split(key)
         *hidden, output = network.init(network_key)
         x = jax.ShapeDtypeStruct((1, *network.input_shape), output["w"].dtype)

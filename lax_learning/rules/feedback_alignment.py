@@ -5,11 +5,10 @@ from functools import partial
 
 from jaxtyping import Array
 
-from lax_learning._checks import check_layers
 from lax_learning.feedback import init_feedback, with_feedback
 from lax_learning.layers import Layer
 from lax_learning.networks import Network, plain_product
-from lax_learning.rules._delta import backward_signals, delta_rule
+from lax_learning.rules._delta import backward_signals, check_problem, delta_rule
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Weights
 
 
@@ -31,6 +30,7 @@ def feedback_alignment(network: Network, loss: Loss, *, scale: str = "gradient")
       The rule.
 
     Raises:
+      TypeError: for a network or a loss of another kind.
       ValueError: for an unknown scale.
 
     Example:
@@ -81,8 +81,9 @@ def feedback_rule(
     `feedback(key, params)` gives them, one a layer; None will do for one that passes no error on.
     """
 
+    check_problem(network, loss)
+
     def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
-        check_layers("params", params, len(network.layers))
         routed = tuple(
             weights if each is None else {**weights, "feedback": each}
             for weights, each in zip(params, feedback(key, params), strict=True)

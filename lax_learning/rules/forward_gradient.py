@@ -11,7 +11,7 @@ from lax_learning.estimators.forward_gradient import directional_derivative
 from lax_learning.feedback import init_forward
 from lax_learning.networks import Network
 from lax_learning.noise import Noise, as_noise
-from lax_learning.rules._delta import as_batch, checked_losses, delta_rule, per_example
+from lax_learning.rules._delta import as_batch, check_problem, checked_losses, delta_rule, per_example
 from lax_learning.taps import tap_shapes, zero_taps
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
@@ -42,6 +42,7 @@ def forward_gradient(
       The rule.
 
     Raises:
+      TypeError: for a network or a loss of another kind.
       ValueError: if K < 1, or perturb or noise are unknown.
 
     Example:
@@ -57,6 +58,7 @@ def forward_gradient(
       Baydin et al., Gradients without backpropagation, https://arxiv.org/abs/2202.08587, 2022.
       Ren et al., Scaling forward gradient with local losses, https://arxiv.org/abs/2210.03310, 2023.
     """
+    check_problem(network, loss)
     check_choice("perturb", perturb, ("weights", "activities"))
     check_count("num_samples", num_samples)
     draw_noise = as_noise(noise)
@@ -71,7 +73,7 @@ def forward_gradient(
         losses = checked_losses(loss, trace.output, y)
 
         def losses_of_taps(taps: tuple[Array, ...]) -> Array:
-            return loss(network.forward(params, x, taps).output, y)
+            return checked_losses(loss, network.forward(params, x, taps).output, y)
 
         def draw(key: Key) -> tuple[Array, ...]:
             direction = draw_noise(key, tap_shapes(network, params, x))

@@ -2,10 +2,11 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_not_negative
+from lax_learning._checks import check_flag, check_not_negative, check_scalar
 from lax_learning.feedback import init_feedback
 from lax_learning.networks import Network
 from lax_learning.rules.feedback_alignment import feedback_rule, stored_feedback
@@ -36,6 +37,7 @@ def kolen_pollack(
       The rule.
 
     Raises:
+      TypeError: for a network or a loss of another kind, or a `decay_bias` that is no bool.
       ValueError: if decay < 0 or the scale is unknown.
 
     Example:
@@ -56,6 +58,8 @@ def kolen_pollack(
       Akrout et al., Deep learning without weight transport, https://arxiv.org/abs/1904.05391, 2019.
     """
     check_not_negative("decay", decay)
+    check_scalar("decay", decay)
+    check_flag("decay_bias", decay_bias)
     aligned = feedback_rule(
         network,
         loss,
@@ -67,15 +71,27 @@ def kolen_pollack(
     def paired(weights: Weights, grads: Weights) -> Weights:
         if "feedback" not in weights:
             return grads
-        data = {**grads, "feedback": grads["w"].astype(weights["feedback"].dtype)}
+        names = _names(weights)
         kept = () if decay_bias else ("b",)
-        return {
-            name: g if name in kept else g + jnp.asarray(decay, g.dtype) * weights[name]
-            for name, g in data.items()
-        }
+
+        def of(name: str, g: Array, w: Array) -> Array:
+            data = grads["w"].astype(g.dtype) if name == "feedback" else g
+            return data if name in kept else data + jnp.asarray(decay, g.dtype) * w
+
+        leaves = map(of, names, jax.tree.leaves(grads), jax.tree.leaves(weights))
+        return jax.tree.unflatten(jax.tree.structure(weights), leaves)
 
     def value_and_grad(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> tuple[Array, Params]:
         value, grads = aligned.value_and_grad(key, params, x, y)
-        return value, tuple(paired(w, g) for w, g in zip(params, grads, strict=True))
+        pairs = [paired(w, g) for w, g in zip(params, grads, strict=True)]
+        return value, jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(pairs))
 
     return aligned._replace(value_and_grad=value_and_grad)
+
+
+def _names(weights: Weights) -> list[str]:
+    """The entry of a layer that each leaf belongs to, in the order of the leaves."""
+    structure = jax.tree.structure(weights)
+    numbered = jax.tree.unflatten(structure, range(structure.num_leaves))
+    names = {i: name for name in weights for i in jax.tree.leaves(numbered[name])}
+    return [names[i] for i in range(structure.num_leaves)]

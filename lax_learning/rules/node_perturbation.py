@@ -8,13 +8,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_choice, check_count, check_positive
-from lax_learning._precision import raised
+from lax_learning._checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_positive,
+    check_resolved,
+    check_scalar,
+)
+from lax_learning._precision import is_half, raised
 from lax_learning.estimators._draws import mean_over_draws, scaled
 from lax_learning.feedback import init_forward
 from lax_learning.networks import Network
 from lax_learning.noise import Noise, as_noise
-from lax_learning.rules._delta import checked_losses, delta_rule, per_example
+from lax_learning.rules._delta import check_problem, checked_losses, delta_rule, per_example
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
 Layers = tuple[Array, ...]
@@ -44,27 +51,29 @@ def _noise_on_activities(network: Network, params: Params, x: Array, noise: Laye
     return _Pass(trace.inputs, trace.activities, trace.output)
 
 
-def _by_noise(noise: Layers, change: Layers, sigma: Array) -> Layers:
-    return tuple(scaled(1 / sigma**2, n) for n in noise)
+def _by_noise(noise: Layers, change: Layers) -> Layers:
+    return noise
 
 
-def _by_change(noise: Layers, change: Layers, sigma: Array) -> Layers:
-    return tuple(scaled(1 / sigma**2, c) for c in change)
+def _by_change(noise: Layers, change: Layers) -> Layers:
+    return change
 
 
-def _by_normalised_change(noise: Layers, change: Layers, sigma: Array) -> Layers:
+def _by_normalised_change(noise: Layers, change: Layers) -> Layers:
     num_units = sum(c[0].size for c in change)
-    wide = raised(change[0], sigma)
-    square_norm = sum(jnp.sum(jnp.square(c.astype(wide)), axis=tuple(range(1, c.ndim))) for c in change)
-    guard = (num_units * sigma**2 * float(jnp.finfo(change[0].dtype).eps)).astype(wide)
+    square_norm = sum(jnp.sum(jnp.square(c), axis=tuple(range(1, c.ndim))) for c in change)
+    guard = num_units * float(jnp.finfo(change[0].dtype).eps)
     return per_example(num_units / jnp.maximum(square_norm, guard), change)
 
 
 class _Variant(NamedTuple):
-    """Where the noise goes in, what the credit is proportional to, and which inputs the synapse sees."""
+    """Where the noise goes in, what the credit is proportional to, and which inputs the synapse sees.
+
+    `credit` takes the noise and the change of the values it went into, both in units of sigma.
+    """
 
     run: Callable[[Network, Params, Array, Layers | None], _Pass]
-    credit: Callable[[Layers, Layers, Array], Layers]
+    credit: Callable[[Layers, Layers], Layers]
     sees_noisy_inputs: bool
 
 
@@ -103,6 +112,9 @@ def node_perturbation(
       "activity": `delta = N dl dz / |dz|^2`, with `dz` the measured change of the pre-activations of all
         N units; needs no knowledge of sigma, and is biased.
 
+    In half precision noise would be rounded away in the sums and activities: the passes then run in float32,
+    on the same weights, and the signals come back in the dtype of the network.
+
     Args:
       network: the network.
       loss: per-example loss.
@@ -119,8 +131,10 @@ def node_perturbation(
       The rule.
 
     Raises:
-      ValueError: if sigma <= 0, K < 1, variant or noise are unknown, or the tutorial's variant, whose
-        input and signal are both noisy, is asked for averages over draws or passes.
+      TypeError: for a network or a loss of another kind, or flags that are no bools.
+      ValueError: if sigma <= 0, K < 1, variant or noise are unknown, sigma is 0 or infinite in the dtype of
+        the network, or the tutorial's variant, whose input and signal are both noisy, is asked for averages
+        over draws or passes.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -140,7 +154,11 @@ def node_perturbation(
       Dalm et al., Effective learning with node perturbation in multi-layer neural networks,
       https://arxiv.org/abs/2310.00965, 2023 (activity-based and iterative forms).
     """
+    check_problem(network, loss)
     check_positive("sigma", sigma)
+    check_scalar("sigma", sigma)
+    for name, flag in (("antithetic", antithetic), ("layerwise", layerwise), ("share_noise", share_noise)):
+        check_flag(name, flag)
     check_count("num_samples", num_samples)
     check_choice("variant", variant, _VARIANTS)
     run, credit, sees_noisy_inputs = _VARIANTS[variant]
@@ -161,8 +179,19 @@ def node_perturbation(
         )
 
     def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
+        halves = [v.dtype for v in jax.tree.leaves((params, x)) if is_half(v.dtype)]
+        if not halves:
+            return of_passes(key, params, x, y, weight)
+        check_resolved("sigma", sigma, *halves)
+        like = jax.eval_shape(lambda params, x: run(network, params, x, None), params, x)
+        wide, wide_x = jax.tree.map(lambda v: v.astype(raised(v)), (params, x))
+        losses, inputs, deltas = of_passes(key, wide, wide_x, y, weight)
+        return Signals(losses, _cast(inputs, like.inputs), _cast(deltas, like.values))
+
+    def of_passes(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
         clean = run(network, params, x, None)
         losses = checked_losses(loss, clean.output, y)
+        check_resolved("sigma", sigma, losses.dtype)
         scale = jnp.asarray(sigma, losses.dtype)
         every = range(len(network.layers))
         groups = [(i,) for i in every] if layerwise else [tuple(every)]
@@ -171,13 +200,16 @@ def node_perturbation(
             """The signals of a group of layers from noise in these alone, and the inputs of that pass."""
             noise = tuple(n if i in group else jnp.zeros_like(n) for i, n in enumerate(noise))
             plus = run(network, params, x, noise)
-            change, change_of_loss = _differences(plus.values, clean.values), loss(plus.output, y) - losses
+            change, change_of_loss = _differences(plus.values, clean.values), losses_of(plus) - losses
             if antithetic:
                 minus = run(network, params, x, tuple(-n for n in noise))
                 change = tuple(c / 2 for c in _differences(plus.values, minus.values))
-                change_of_loss = (loss(plus.output, y) - loss(minus.output, y)) / 2
-            direction = credit(tuple(noise[i] for i in group), tuple(change[i] for i in group), scale)
-            return per_example(weight * change_of_loss, direction), plus.inputs
+                change_of_loss = (losses_of(plus) - losses_of(minus)) / 2
+            of_group = (tuple(scaled(1 / scale, v[i]) for i in group) for v in (noise, change))
+            return per_example(weight * (change_of_loss / scale), credit(*of_group)), plus.inputs
+
+        def losses_of(noisy: _Pass) -> Array:
+            return checked_losses(loss, noisy.output, y)
 
         def draw(key: Key) -> tuple[Layers, Layers]:
             noise = draw_layers(key, clean.values, scale)
@@ -189,6 +221,10 @@ def node_perturbation(
         return Signals(losses, noisy_inputs or clean.inputs, deltas)
 
     return delta_rule(network, partial(init_forward, network), signals)
+
+
+def _cast(values: Layers, like: Layers) -> Layers:
+    return tuple(v.astype(other.dtype) for v, other in zip(values, like, strict=True))
 
 
 def _differences(values: Layers, others: Layers) -> Layers:

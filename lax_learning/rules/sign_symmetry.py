@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_choice, check_positive
+from lax_learning._checks import check_choice, check_positive, check_scalar
 from lax_learning.feedback import init_feedback, init_forward
 from lax_learning.networks import Network
 from lax_learning.rules.feedback_alignment import feedback_rule, stored_feedback
@@ -66,6 +66,7 @@ def sign_symmetry(
       The rule.
 
     Raises:
+      TypeError: for a network or a loss of another kind.
       ValueError: for an unknown magnitude or scale, or gain <= 0.
 
     Example:
@@ -83,6 +84,7 @@ def sign_symmetry(
     """
     check_choice("magnitude", magnitude, _FORMS)
     check_positive("gain", gain)
+    check_scalar("gain", gain)
     form = _FORMS[magnitude]
 
     def feedback(key: Key, params: Params) -> tuple[Array | None, ...]:

@@ -8,7 +8,7 @@ from lax_learning import estimators
 from lax_learning.feedback import init_forward
 from lax_learning.networks import Network
 from lax_learning.noise import Noise
-from lax_learning.rules._delta import as_batch, checked_losses
+from lax_learning.rules._delta import as_batch, check_problem, checked_losses
 from lax_learning.types import Loss, Params, Rule
 
 
@@ -38,7 +38,9 @@ def weight_perturbation(
       The rule.
 
     Raises:
-      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown.
+      TypeError: for a network or a loss of another kind.
+      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown, or sigma is 0 or infinite in the
+        dtype of the params.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -53,6 +55,8 @@ def weight_perturbation(
       Jabri, Flower, Weight perturbation: an optimal architecture and learning technique for analog VLSI
       feedforward and recurrent multilayer networks, https://doi.org/10.1109/72.105429, 1992.
     """
+
+    check_problem(network, loss)
 
     def losses(params: Params, x: ArrayLike, y: ArrayLike) -> Array:
         x, y = as_batch(network, x, y)

@@ -1,0 +1,589 @@
+"""Properties of all rules and estimators, one test a kind, and of every function that draws from a key."""
+
+import collections
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.core import FrozenDict
+from jax.extend.random import define_prng_impl
+
+import lax_learning as ll
+from lax_learning import estimators, plasticity, symbolic
+from tests.registry import NETWORKS, OPTIONS, RULES
+
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
+
+DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+HALVES = (jnp.float16, jnp.bfloat16)
+X = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)
+Y = jnp.asarray(np.random.default_rng(2).normal(size=(4, 2)), jnp.float32)
+ESTIMATORS: dict[str, Callable[..., Any]] = {
+    "backprop": estimators.backprop,
+    "weight_perturbation": lambda f, **o: estimators.weight_perturbation(f, **{"sigma": 0.1, **o}),
+    "central": lambda f, **o: estimators.weight_perturbation(f, **{"sigma": 0.1, **o}, difference="central"),
+    "forward_gradient": estimators.forward_gradient,
+    "spsa": lambda f, **o: with_count(estimators.spsa(f, perturbation=lambda count: 0.1, **o)),
+}
+all_rules = pytest.mark.parametrize("name", RULES)
+all_estimators = pytest.mark.parametrize("name", ESTIMATORS)
+
+
+def with_count(estimate: Any) -> Any:
+    return lambda key, params, *args: estimate(key, params, *args, count=0)
+
+
+def make(name: str, dtype: Any = jnp.float32) -> ll.Rule:
+    return RULES[name](NETWORKS["dense"](dtype), ll.squared_error)
+
+
+# --- the structure of the params
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+class Registered(Mapping):
+    """A mapping of one's own whose leaves stand in the opposite order of a dict's."""
+
+    def __init__(self, entries: dict[str, Any]) -> None:
+        self.entries = dict(entries)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.entries[name]
+
+    def __iter__(self) -> Any:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+jax.tree_util.register_pytree_node(
+    Registered,
+    lambda node: ([node[name] for name in sorted(node)[::-1]], tuple(sorted(node)[::-1])),
+    lambda names, leaves: Registered(dict(zip(names, leaves, strict=True))),
+)
+
+CONTAINERS: dict[str, Callable[[Any], Any]] = {
+    "list": list,
+    "named tuple": lambda params: Pair(*params),
+    "OrderedDict": lambda params: [collections.OrderedDict(reversed(layer.items())) for layer in params],
+    "FrozenDict": lambda params: tuple(map(FrozenDict, params)),
+    "own mapping": lambda params: [Registered(layer) for layer in params],
+}
+
+
+@all_rules
+def test_gradients_of_a_rule_have_the_structure_of_its_params(name: str) -> None:
+    rule = make(name)
+    params, key = rule.init(jax.random.key(0)), jax.random.key(1)
+    for container in CONTAINERS.values():
+        as_given = container(params)
+        grads = jax.eval_shape(rule.value_and_grad, key, as_given, X, Y)[1]
+        assert jax.tree.structure(grads) == jax.tree.structure(as_given)
+        assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, as_given)
+    if name.startswith("kp"):  # puts its gradients together by name
+        expected = rule.value_and_grad(key, params, X, Y)[1]
+        grads = rule.value_and_grad(key, CONTAINERS["own mapping"](params), X, Y)[1]
+        for layer, other in zip(grads, expected, strict=True):
+            for entry in other:
+                np.testing.assert_allclose(layer[entry], other[entry], rtol=1e-6)
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Model:
+    w: Any
+    rest: Any
+
+
+@all_estimators
+def test_gradients_of_an_estimator_have_the_structure_of_its_params(name: str) -> None:
+    w = jnp.ones(2)
+    for params in (
+        [w, (w, 1.0)],
+        FrozenDict(a=w, b=[0.5, 2.0]),
+        Model(w, None),
+        Model(np.ones(2, np.float32), {}),
+        {},
+    ):
+
+        def loss(params: Any) -> Any:
+            return sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params)), jnp.zeros(()))
+
+        exact = jax.grad(loss)(params)
+        grads = ESTIMATORS[name](loss)(jax.random.key(0), params)[1]
+        assert jax.tree.structure(grads) == jax.tree.structure(exact)
+        assert jax.tree.map(lambda g: (g.shape, g.dtype), grads) == jax.tree.map(
+            lambda g: (g.shape, g.dtype), exact
+        )
+
+
+def test_a_variable_that_stands_in_two_places_of_an_nnx_model_is_refused() -> None:
+    from flax import nnx
+
+    model = nnx.Dict(a=nnx.Linear(2, 2, rngs=nnx.Rngs(0)), b=nnx.Linear(2, 2, rngs=nnx.Rngs(1)))
+    estimate = estimators.backprop(lambda model: jnp.sum(model.a(model.b(jnp.ones((1, 2))))))
+    estimate(jax.random.key(0), model)
+    model.b.kernel = model.a.kernel
+    with pytest.raises(
+        ValueError, match=r"^params: expected each variable once, got one at .*a.*kernel.* and"
+    ):
+        estimate(jax.random.key(0), model)
+
+
+# --- dtypes
+
+
+@all_rules
+def test_dtype_in_is_dtype_out_under_strict_promotion(name: str) -> None:
+    for dtype, kind in zip(DTYPES, ("recurrent", "dense", "recurrent", "dense"), strict=True):
+        kind = "dense" if name == "np-tutorial" else kind
+        with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion("strict"):
+            network = NETWORKS[kind](dtype)
+            rule = RULES[name](network, ll.squared_error)
+            params = jax.eval_shape(rule.init, jax.random.key(0))
+            x, y = jnp.ones((4, *network.input_shape), dtype), Y.astype(dtype)
+            loss, grads = jax.eval_shape(rule.value_and_grad, jax.random.key(0), params, x, y)
+        assert grads == params
+        assert loss.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("kind", ["dense", "recurrent"])
+def test_decorrelated_half_precision_under_strict_promotion(kind: str, dtype: Any) -> None:
+    network = NETWORKS[kind](dtype)
+    rule = ll.decorrelated_rule(
+        lambda n: ll.backprop(n, ll.squared_error), network, ll.decorrelation(0.1, bias=True)
+    )
+    x = jnp.ones((4, *network.input_shape), dtype)
+    with jax.numpy_dtype_promotion("strict"):
+        params, state = jax.eval_shape(rule.init, jax.random.key(0))
+        _, grads, after = jax.eval_shape(
+            rule.value_and_grad, jax.random.key(0), params, state, x, Y.astype(dtype)
+        )
+    assert grads == params and after == state
+
+
+def test_a_recurrent_state_has_the_dtype_of_the_layer() -> None:
+    layer = ll.recurrent(3, 4, lambda z: jnp.tanh(z.astype(jnp.float32)), dtype=jnp.bfloat16)
+    network = ll.Network((layer,), (2, 3))
+    x = jnp.ones((5, 2, 3), jnp.bfloat16)
+    trace = jax.eval_shape(network.forward, network.init(jax.random.key(0)), x)
+    assert trace.output.dtype == jnp.float32 and trace.inputs[0].dtype == jnp.bfloat16
+
+
+# --- noise that half precision can hold
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("difference", ["central", "forward"])
+def test_credit_is_that_of_the_step_that_was_made(dtype: Any, difference: str) -> None:
+    """One weight of a linear loss, so that the estimate is the gradient, 1, for any step."""
+    sizes = [0.0, *(m * 10.0**e for e in range(-3, 4) for m in (1.0, 1.7)), 1.0, 2.0, 0.25, 1024.0]
+    grid = itertools.product(
+        [s * w for w in sizes for s in (1, -1)], [1e-1, 1e-2, 1e-3, 1e-4], [1.0, -1.0, 0.37]
+    )
+    w, sigma, noise = (jnp.asarray(column, jnp.float32) for column in zip(*grid, strict=True))
+
+    def slope(w: Any, sigma: Any, noise: Any) -> Any:
+        estimate = estimators.weight_perturbation(
+            lambda w: w.astype(jnp.float32),
+            sigma=sigma,
+            difference=difference,
+            noise=lambda key, like: noise.astype(like.dtype),
+        )
+        unit = noise.astype(dtype).astype(jnp.float32)
+        return estimate(jax.random.key(0), w.astype(dtype))[1].astype(jnp.float32) / unit**2
+
+    eager, jitted = jax.vmap(slope)(w, sigma, noise), jax.jit(jax.vmap(slope))(w, sigma, noise)
+    np.testing.assert_array_equal(eager, jitted)
+    # The gradient comes back in half precision, noise^2 with it: one rounding. Where the step is larger than
+    # the weight, w + e and w - e are rounded apart, each by half a spacing: their mean differs from either
+    # by half a spacing of the sum, at most eps of the step.
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(eager, 1, rtol=eps if difference == "central" else 3 * eps)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_rounded_noise_of_other_weights_averages_out(dtype: Any) -> None:
+    """All draws of signs, on powers of two, where steps up and down are rounded to different spacings."""
+    w = jnp.array([1.0, -1.0, 0.5, 300.0, 0.0], dtype)
+    signs = jnp.asarray(list(itertools.product((1.0, -1.0), repeat=5)), dtype)
+
+    def grads(signs: Any) -> Any:
+        estimate = estimators.weight_perturbation(
+            lambda w: jnp.sum(jnp.array([1.0, 2.0, -3.0, 0.5, 1.0]) * w.astype(jnp.float32)),
+            sigma=1e-3,
+            noise=lambda key, like: signs,
+        )
+        return estimate(jax.random.key(0), w)[1].astype(jnp.float32)
+
+    found = jnp.mean(jax.vmap(grads)(signs), axis=0)
+    # Each of 32 estimates is rounded to half precision: eps of the largest, over sqrt(32).
+    largest = float(jnp.max(jnp.abs(jax.vmap(grads)(signs))))
+    np.testing.assert_allclose(
+        found, [1.0, 2.0, -3.0, 0.5, 1.0], atol=float(jnp.finfo(dtype).eps) * largest / 32**0.5
+    )
+
+
+def test_reverse_mode_sees_the_step_through_its_rounding() -> None:
+    def estimate(w: Any, sigma: Any) -> Any:
+        rule = estimators.weight_perturbation(
+            lambda w: jnp.square(w.astype(jnp.float32)),
+            sigma=sigma,
+            noise=lambda key, like: jnp.ones_like(like),
+        )
+        return rule(jax.random.key(0), w)[1].astype(jnp.float32)
+
+    # ((w + sigma)^2 - w^2) / sigma = 2 w + sigma
+    by_w, by_sigma = jax.grad(estimate, (0, 1))(jnp.bfloat16(1.5), 0.25)
+    assert (float(by_w), float(by_sigma)) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16])
+@pytest.mark.parametrize("name", ["np", "np-activity", "np-tutorial"])
+def test_node_perturbation_of_half_precision_is_that_of_the_same_weights_in_float32(
+    name: str, dtype: Any
+) -> None:
+    options = {**RULES[name].keywords, "sigma": 1e-3}  # type: ignore[attr-defined]
+    half, full = (
+        ll.node_perturbation(NETWORKS["dense"](t), ll.squared_error, **options) for t in (dtype, jnp.float32)
+    )
+    params = half.init(jax.random.key(0))
+    x, y = X.astype(dtype), Y.astype(dtype)
+    grads = jax.jit(half.value_and_grad)(jax.random.key(1), params, x, y)[1]
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, x, y))
+    exact = jax.jit(full.value_and_grad)(jax.random.key(1), *wide)[1]
+    for g, e in zip(jax.tree.leaves(grads), jax.tree.leaves(exact), strict=True):
+        # inputs, signals and their sum over 4 examples are rounded
+        np.testing.assert_allclose(
+            g.astype(jnp.float32), e, atol=8 * float(jnp.finfo(dtype).eps) * float(jnp.max(jnp.abs(e)))
+        )
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32])
+def test_noise_of_another_dtype_is_cast(dtype: Any) -> None:
+    def signs(dtype: Any) -> Any:
+        def draw(key: Any, like: Any) -> Any:
+            return jax.tree.map(lambda leaf: jax.random.rademacher(key, leaf.shape, dtype), like)
+
+        return draw
+
+    network, key = ll.mlp((3, 2)), jax.random.key(0)
+    params = network.init(key)
+    for maker in (
+        lambda noise: ll.weight_perturbation(network, ll.squared_error, sigma=0.1, noise=noise),
+        lambda noise: ll.node_perturbation(network, ll.squared_error, sigma=0.1, noise=noise),
+        lambda noise: ll.forward_gradient(network, ll.squared_error, noise=noise),
+        lambda noise: ll.forward_gradient(network, ll.squared_error, noise=noise, perturb="activities"),
+    ):
+        found, expected = (
+            maker(signs(t)).value_and_grad(key, params, X, Y)[1][0]["w"] for t in (dtype, jnp.float32)
+        )
+        np.testing.assert_array_equal(found, expected)
+        assert np.all(found != 0)
+
+
+def test_node_perturbation_does_not_depend_on_the_scale_of_sigma() -> None:
+    """A linear network with a linear loss: the estimate is the same for every sigma."""
+    network = ll.mlp((3, 2), b_init=None)
+    params = jax.tree.map(lambda w: 0 * w, network.init(jax.random.key(0)))
+    for variant in ("unbiased", "activity"):
+
+        def grads(sigma: float, variant: str = variant) -> Any:
+            rule = ll.node_perturbation(
+                network, lambda o, y: jnp.sum(o, axis=-1), sigma=sigma, variant=variant
+            )
+            return rule.value_and_grad(jax.random.key(1), params, X, Y)[1][0]["w"]
+
+        expected = np.asarray(grads(1.0))
+        for sigma in (1e-30, 1e30):
+            # sums over 4 examples and 2 units of numbers that are scaled and scaled back
+            np.testing.assert_allclose(grads(sigma), expected, atol=1e-6 * np.abs(expected).max())
+
+
+# --- NaN, debugging flags, reverse mode
+
+
+@all_rules
+def test_nan_in_nan_out_and_the_debugging_flags_pass(name: str) -> None:
+    rule = make(name)
+    with jax.debug_key_reuse(True):
+        params = rule.init(jax.random.key(0))
+        run = jax.jit(rule.value_and_grad)
+        with jax.debug_nans(True):
+            loss, grads = run(jax.random.key(1), params, X, Y)
+        assert np.isfinite(loss) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+        without = jax.tree.map(lambda leaf: leaf.at[...].set(jnp.nan), params)
+        for i, (bad_params, bad_x) in enumerate([(params, X.at[0, 0].set(jnp.nan)), (without, X)]):
+            loss, grads = run(jax.random.key(2 + i), bad_params, bad_x, Y)
+            assert np.isnan(loss)
+            for layer in grads:
+                assert np.isnan(layer["w"]).any() and np.isnan(layer["b"]).all()
+
+
+@all_rules
+def test_reverse_mode_passes_through_every_update(name: str) -> None:
+    rule = make(name)
+    params = rule.init(jax.random.key(0))
+
+    def size_of_update(params: Any) -> Any:
+        loss, grads = rule.value_and_grad(jax.random.key(1), params, X, Y)
+        return loss + sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads))
+
+    assert jax.eval_shape(jax.grad(size_of_update), params) == jax.eval_shape(lambda p: p, params)
+
+
+# --- optimisers that look at the loss
+
+
+OPTIMIZERS = {
+    "reduce_on_plateau": lambda: optax.chain(optax.sgd(0.02), optax.contrib.reduce_on_plateau(patience=1)),
+    "polyak_sgd": lambda: optax.polyak_sgd(max_learning_rate=0.05),
+    "lbfgs": lambda: optax.lbfgs(),
+    "multi_steps": lambda: optax.MultiSteps(optax.sgd(0.02), 2),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_get_the_loss(name: str) -> None:
+    network, optimizer = ll.mlp((3, 2)), OPTIMIZERS[name]()
+    data = ll.data.Splits(ll.data.Dataset(np.asarray(X), np.asarray(Y)), None, None)  # type: ignore[arg-type]
+    train = ll.make_train(ll.backprop(network, ll.squared_error), optimizer, num_updates=3, batch_size=4)
+    history = jax.jit(train)(jax.random.key(0), data)
+
+    def value_fn(params: Any) -> Any:
+        return jnp.mean(ll.squared_error(network.apply(params, X), Y))
+
+    with_extra = optax.with_extra_args_support(
+        optimizer.gradient_transformation() if isinstance(optimizer, optax.MultiSteps) else optimizer
+    )
+    params = train.init(jax.random.key(0), data).params
+    state, losses = with_extra.init(params), []
+    for _ in range(3):
+        loss, grads = jax.value_and_grad(value_fn)(params)
+        updates, state = with_extra.update(grads, state, params, value=loss, grad=grads, value_fn=value_fn)
+        params = optax.apply_updates(params, updates)
+        losses.append(loss)
+    # another order of the 4 examples in sums, through three updates
+    np.testing.assert_allclose(history.losses, losses, rtol=1e-4)
+
+
+# --- devices
+
+
+@all_rules
+def test_shard_map_with_its_default_check(name: str) -> None:
+    mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.P("b")
+    for kind in ("dense",) if name.endswith(OPTIONS) else ("dense", "recurrent"):
+        network = NETWORKS[kind](jnp.float32)
+        rule = RULES[name](network, ll.squared_error)
+        params = rule.init(jax.random.key(0))
+
+        def step(params: Any, x: Any, y: Any, rule: ll.Rule = rule) -> Any:
+            loss, grads = rule.value_and_grad(jax.random.key(1), params, x, y)
+            return jax.lax.pmean(loss, "b"), grads
+
+        mapped = jax.shard_map(
+            step, mesh=mesh, in_specs=(jax.P(), split, split), out_specs=(jax.P(), jax.P())
+        )
+        x = jnp.ones((4, *network.input_shape))
+        assert jax.eval_shape(jax.jit(mapped), params, x, Y)[1] == jax.eval_shape(lambda p: p, params)
+
+
+ON_TWO_DEVICES = """
+import jax
+import numpy as np
+import lax_learning as ll
+from tests.registry import RULES
+
+rng = np.random.default_rng(1)
+X, Y = rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=(4, 2)).astype(np.float32)
+mesh = jax.make_mesh((2,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
+for name in ("backprop", "wp-rademacher", "dfa"):
+    rule = RULES[name](ll.mlp((3, 2)), ll.squared_error)
+    params, key = rule.init(jax.random.key(0)), jax.random.key(1)
+    step = jax.shard_map(
+        lambda params, x, y: rule.value_and_grad(key, params, x, y)[1],
+        mesh=mesh, in_specs=(jax.P(), jax.P("b"), jax.P("b")), out_specs=jax.P(),
+    )
+    halves = [rule.value_and_grad(key, params, X[half], Y[half])[1] for half in (slice(0, 2), slice(2, 4))]
+    expected = jax.tree.map(lambda a, b: a + b, *halves)
+    for got, sum_of_halves in zip(jax.tree.leaves(step(params, X, Y)), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(got, sum_of_halves, rtol=1e-3, atol=1e-4)
+print("sum of both")
+"""
+
+
+def test_shard_map_sums_gradients_of_shared_params_over_devices() -> None:
+    """As `jax.grad` does."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_TWO_DEVICES],
+        cwd=Path(__file__).parents[1],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "sum of both" in done.stdout, done.stderr
+
+
+# --- keys
+
+
+def _recording(used: list[bytes]) -> Any:
+    """Threefry that notes which keys are consumed: by random bits, or by a split."""
+
+    def of(data: Any) -> Any:
+        return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+    def note(data: Any) -> None:
+        jax.debug.callback(lambda data: used.append(np.asarray(data).tobytes()), data)
+
+    def split(data: Any, shape: Any) -> Any:
+        note(data)
+        return jax.random.key_data(jax.random.split(of(data), shape))
+
+    def random_bits(data: Any, bit_width: int, shape: Any) -> Any:
+        note(data)
+        return jax.random.bits(of(data), shape, f"uint{bit_width}")
+
+    return define_prng_impl(
+        key_shape=(2,),
+        seed=lambda seed: jax.random.key_data(jax.random.key(seed, impl="threefry2x32")),
+        split=split,
+        random_bits=random_bits,
+        fold_in=lambda data, number: jax.random.key_data(jax.random.fold_in(of(data), number)),
+        name="recording",
+        tag="rec",
+    )
+
+
+def _params_of(network: Any) -> Any:
+    return network.init(jax.random.key(0, impl="threefry2x32"))
+
+
+NORMAL = jax.nn.initializers.normal(1.0)
+CNN = ll.Network(
+    (ll.convolution(1, 2, 2, ll.flatten, w_init=NORMAL, b_init=NORMAL), ll.dense(32, 2)), (4, 4, 1)
+)
+RNN = ll.rnn((3, 4, 4, 2), steps=2, b_init=NORMAL)
+MLP = ll.mlp((3, 4, 4, 2), b_init=NORMAL)
+K_CAP = {
+    "k_cap_mlp": plasticity.k_cap_mlp((8, 6, 6, 6, 2), 3, edge_probability=0.5),
+    "k_cap_recurrent": plasticity.k_cap_recurrent((8, 6, 2), 3, rounds=2, edge_probability=0.5),
+}
+LIBRARY = symbolic.parse_library("5*N0*sin(3*U0*X[:,0])")
+JUDGE = symbolic.critic(5, hidden=(4, 4), channels=2, embedding=(4,))
+BIRTH_DEATH = ll.birth_death(0.5, axes=({"w": 1}, {"w": 0}), charges=lambda params: params[1])
+TWO = ll.mlp((3, 4, 2), b_init=None)
+
+
+def _batches_of_two_epochs(key: Any) -> Any:
+    schedule = ll.data.batches(4, 2)
+    return jax.lax.scan(schedule.next, schedule.init(key), jnp.arange(4))
+
+
+def _train(key: Any) -> Any:
+    rule = ll.node_perturbation(MLP, ll.squared_error, sigma=0.1, num_samples=2)
+    data = ll.data.Splits(ll.data.Dataset(X, Y), None, None)  # type: ignore[arg-type]
+
+    def evaluate(key: Any, params: Any, data: Any) -> Any:
+        return jax.random.uniform(key)
+
+    return ll.make_train(rule, optax.sgd(0.1), num_updates=4, batch_size=2, every=2, evaluate=evaluate)(
+        key, data
+    )
+
+
+def _birth_death(key: Any) -> Any:
+    params = _params_of(TWO)
+    return BIRTH_DEATH.update(key, params, BIRTH_DEATH.init(params), jax.tree.map(jnp.ones_like, params))
+
+
+def _critic_epoch(key: Any) -> Any:
+    optimizer = optax.sgd(0.1)
+
+    def draw(key: Any) -> Any:
+        return jax.random.normal(key, (4, 5))
+
+    judge = symbolic.critic(5, hidden=(4,))
+    epoch = symbolic.critic_epoch(
+        draw, draw, symbolic.critic_step(judge, optimizer, penalty=0.1), iterations=2
+    )
+    state = symbolic.init_critic(jax.random.key(0, impl="threefry2x32"), judge, optimizer)
+    return symbolic.train_critic(epoch, num_epochs=2)(key, state)
+
+
+def _decorrelation(key: Any) -> Any:
+    dynamics = ll.decorrelation(0.1, subsample=0.5)
+    return dynamics.update(key, dynamics.init((3, 2)), (X, Y))
+
+
+DRAWS: dict[str, Callable[[Any], Any]] = {
+    "mlp": MLP.init,
+    "rnn": RNN.init,
+    "convolution": CNN.init,
+    **{
+        f"init of {name}": RULES[name](MLP, ll.squared_error).init
+        for name in ("wp", "dfa", "fa", "frsf", "kp")
+    },
+    **{
+        f"update of {name}": lambda key, name=name: make(name).value_and_grad(key, make(name).init(KEY), X, Y)
+        for name in RULES
+        if name not in ("backprop-tutorial", "fa-tutorial", "dfa-tutorial", "usf-tutorial")
+    },
+    "decorrelation": _decorrelation,
+    "half_space": lambda key: ll.data.half_space(key, 3, sizes=(4, 2, 2)),
+    "relu_net": lambda key: ll.data.relu_net(key, 3, num_units=4, sizes=(4, 2, 2)),
+    "planted": lambda key: ll.data.planted(3, 2).init(key),
+    "planted sample": lambda key: (p := ll.data.planted(3, 2)).sample(key, p.init(KEY), 4),
+    "batches": _batches_of_two_epochs,
+    "make_train": _train,
+    **{name: network.init for name, network in K_CAP.items()},
+    **{f"tables of {name}": network.init_tables for name, network in K_CAP.items()},
+    "meta_rule": lambda key: plasticity.meta_rule(K_CAP["k_cap_mlp"], _params_of(K_CAP["k_cap_mlp"])).init(
+        key
+    ),
+    "birth_death": _birth_death,
+    "critic": JUDGE.init,
+    "critic epoch": _critic_epoch,
+    "mlp_generator": lambda key: symbolic.mlp_generator(1, 5).init(key),
+    "gaussian_process_generator": lambda key: symbolic.gaussian_process_generator(
+        1, 5, length_scale=0.3
+    ).init(key),
+    "dsn_generator": lambda key: symbolic.dsn_generator(2, 3, norm="softmax").init(key),
+    "draw_functions": lambda key: symbolic.draw_functions(key, LIBRARY, 4),
+    "random_configurations": lambda key: symbolic.random_configurations(key, {"a": [1, 2], "b": [3, 4]}, 3),
+}
+KEY = jax.random.key(0, impl="threefry2x32")
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_no_key_is_consumed_twice(name: str) -> None:
+    used: list[bytes] = []
+    key = jax.random.key(7, impl=_recording(used))
+    jax.block_until_ready(DRAWS[name](key))
+    jax.effects_barrier()
+    assert used or name.endswith(("backprop", "fa", "dfa", "usf", "frsf", "kp", "kp-tutorial"))
+    twice = [data for data, count in collections.Counter(used).items() if count > 1]
+    assert not twice, f"{len(twice)} of {len(used)} keys were consumed twice"
