@@ -1,5 +1,7 @@
 """Checks of what users pass in: each names the argument, what was expected and what came."""
 
+import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -176,3 +178,68 @@ def check_targets(y: Array, batch_size: int) -> None:
         raise TypeError(f"y: expected real numbers, got {y.dtype}")
     if y.ndim == 0 or y.shape[0] != batch_size:
         raise ValueError(f"y: expected {batch_size} examples as in x, got shape {list(y.shape)}")
+
+
+MAX_ENTRIES = 2**31 - 1
+"""Most entries of an array: indices are int32."""
+
+
+def check_memory(name: str, shapes: Sequence[Sequence[int]], dtype: Any = jnp.float32) -> None:
+    """Raises ValueError unless arrays of these shapes can be indexed, and fit into the machine's memory."""
+    for shape in shapes:
+        if math.prod(shape) > MAX_ENTRIES:
+            raise ValueError(
+                f"{name}: expected arrays of at most {MAX_ENTRIES} entries, got one of shape {list(shape)}"
+            )
+    needed = sum(map(math.prod, shapes)) * jnp.dtype(dtype).itemsize
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory:
+            raise ValueError(
+                f"{name}: expected arrays that fit into {memory / 1e9:.1f} GB of memory, "
+                f"got {needed / 1e9:.1f} GB"
+            )
+
+
+def as_sizes(name: str, value: Any, expected: str = "a sequence of sizes") -> tuple[int, ...]:
+    """Returns sizes as a tuple; raises unless all are positive ints."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
+    check_sequence(name, value, expected)
+    for i, size in enumerate(value):
+        check_count(f"{name}[{i}]", size)
+    return tuple(int(size) for size in value)
+
+
+def check_dtype(name: str, dtype: Any) -> None:
+    """Raises TypeError unless `dtype` names a floating-point type."""
+    try:
+        is_floating = dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        is_floating = False
+    if not is_floating:
+        raise TypeError(f"{name}: expected a floating-point dtype such as jnp.float32, got {dtype!r}")
+
+
+def check_scalar(name: str, value: Any) -> None:
+    """Raises unless a traced `value` is one real number; concrete ones are left to the checks of ranges."""
+    if isinstance(value, Tracer):
+        as_array(name, value)
+        if value.shape != () or value.dtype == bool:
+            raise ValueError(f"{name}: expected one number, got {describe(value)}")
+
+
+def check_key(name: str, key: Any) -> None:
+    """Raises unless `key` is one key of `jax.random`, typed or of raw numbers."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and dtype != jnp.uint32:
+        raise TypeError(f"{name}: expected a key of jax.random.key, got {describe(key)}")
+    if shape is None or len(shape) != (0 if typed else 1):
+        raise ValueError(f"{name}: expected one key, got {describe(key)}")
+
+
+def check_instance(name: str, value: Any, kind: type, expected: str) -> None:
+    """Raises TypeError unless `value` is of a type; `expected` says what makes one."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
