@@ -63,7 +63,13 @@ def _distance_from_white(off_diagonal: Array, diagonal: Array, variance: Array) 
 
 
 def _weighted(off_diagonal: Array, diagonal: Array, kappa: Array) -> Array:
-    return ((1 - kappa) * off_diagonal + kappa * jnp.sum(jnp.square(diagonal - 1))) / diagonal.size**2
+    excess = jnp.sum(jnp.square(diagonal - 1))
+    return (_part(1 - kappa, off_diagonal) + _part(kappa, excess)) / diagonal.size**2
+
+
+def _part(weight: Array, value: Array) -> Array:
+    """`weight value`, 0 for no weight also where the value is beyond the largest number."""
+    return jnp.where((weight == 0) & jnp.isinf(value), 0, weight * value)
 
 
 VARIANTS = {
@@ -89,6 +95,17 @@ def variant_of(
     (check_probability if chosen.parameter == "kappa" else check_positive)(chosen.parameter, number)
     check_scalar(chosen.parameter, number)
     return chosen, number
+
+
+def loss_moments(z: Array) -> tuple[Array, Array]:
+    """`sum C_off^2` and the diagonal of `C`, without overflow on the way, also where they are infinite."""
+    largest = jnp.max(jnp.abs(z))
+    exponent = jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
+    scaled = jnp.ldexp(z, -exponent)  # exact
+    squares = off_diagonal_squares(scaled)
+    for _ in range(4):
+        squares = jnp.ldexp(squares, exponent)
+    return squares, jnp.ldexp(jnp.ldexp(jnp.mean(jnp.square(scaled), axis=0), exponent), exponent)
 
 
 def off_diagonal_squares(z: Array) -> Array:

@@ -26,7 +26,7 @@ from lax_learning._checks import (
     check_shapes,
     describe,
 )
-from lax_learning._decorrelation_variants import Moments, off_diagonal_squares, variant_of
+from lax_learning._decorrelation_variants import Moments, loss_moments, off_diagonal_squares, variant_of
 from lax_learning._lazily import lazily
 from lax_learning._precision import promoted, raised
 from lax_learning._structure import mapping_like, sequence_like
@@ -296,5 +296,4 @@ def decorrelation_loss(
     if z.ndim < 2 or z.size == 0:
         raise ValueError(f"z: expected shape [..., size] with at least one entry, got {list(z.shape)}")
     z = z.reshape(-1, z.shape[-1]).astype(raised(z))
-    diagonal = jnp.mean(jnp.square(z), axis=0)
-    return chosen.loss(off_diagonal_squares(z), diagonal, jnp.asarray(number, z.dtype))
+    return chosen.loss(*loss_moments(z), jnp.asarray(number, z.dtype))
