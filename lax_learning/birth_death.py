@@ -130,7 +130,7 @@ def birth_death(
 
     Each neuron with V > 0 is killed with probability p: it becomes a copy of a survivor, or starts afresh.
     Then each neuron with V < 0 is cloned with probability p, by the same rates: its copy overwrites another
-    one that is not cloned itself. If nobody would survive, nobody is killed; if all would be cloned, nobody is.
+    one that is not cloned itself. If nobody would survive, nobody is killed; if all would be cloned, none is.
 
     Args:
       alpha: how fast the population changes, per update; for the paper's `alpha dt` their product.

@@ -70,7 +70,7 @@ def check_made_of(scheme: Any, w_init: Any, dtype: Any, shapes: Sequence[tuple[i
 
 
 def table_shape(rule: Any, num_pre: int, num_post: int, cap: int, num_inputs: int) -> tuple[int, ...]:
-    """The shape of the table of a layer with so many inputs; raises for a rule that does not fit its table."""
+    """The shape of the table of a layer; raises for a rule that does not fit its table."""
     check_instance(
         "rule", rule, TableRule, "a TableRule, which says what to read from a table, such as pre_post"
     )

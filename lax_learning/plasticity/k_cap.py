@@ -48,8 +48,9 @@ def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
 
     `cap(x)_i = x_i if x_i is one of the k largest else 0`
 
-    Of equal values the first wins; NaN counts as larger than all numbers, and stays. The choice counts as constant: gradients flow through the kept values.
-    The cost is linear in the number of entries, without a sort.
+    Of equal values the first wins; NaN counts as larger than all numbers, and stays. The choice counts as
+    constant: gradients flow through the kept values. The cost is linear in the number of entries, without a
+    sort.
 
     Args:
       x: floating values of any shape, non-negative in k-cap networks, `relu(z)`.

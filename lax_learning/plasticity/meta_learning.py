@@ -53,8 +53,8 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
     Which entry a synapse reads is constant, so the final weights are a sum over samples of entries, in the
     multiplicative scheme of their logarithms: `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
     value comes from the scan and the derivative from that product: nothing is stored for the way back but
-    the codes, and forward and reverse mode, and perturbation, all go through. Where a multiplicative factor is
-    exactly 0 its derivative counts as 0.
+    the codes, and forward and reverse mode, and perturbation, all go through. The derivative by a multiplicative
+    factor that is exactly 0 counts as 0.
     """
     check_network(network)
     xs, ys = as_array("xs", xs), as_array("ys", ys)
@@ -109,7 +109,7 @@ def meta_rule(
       A rule of `MetaParams` for `x [batch, inputs]` and one-hot `y [batch, labels]`.
 
     Raises:
-      TypeError, ValueError: if state or tables do not fit the network, or for flags and functions that are none.
+      TypeError, ValueError: if state or tables do not fit the network, or flags and functions are none.
 
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp

@@ -202,7 +202,7 @@ class KCapNetwork:
                 got = sorted(layer) if isinstance(layer, Mapping) else describe(layer)
                 raise ValueError(f"state[{i}]: expected a dict with the entries 'w' and 'mask', got {got}")
             check_floating(f"state[{i}]['w']", layer["w"])
-            if getattr(layer["mask"], "dtype", None) != bool:
+            if getattr(layer["mask"], "dtype", None) != jnp.bool_:
                 raise TypeError(f"state[{i}]['mask']: expected booleans, got {describe(layer['mask'])}")
         for entry in ("w", "mask"):
             names = [f"state[{i}][{entry!r}]" for i in range(len(state))]

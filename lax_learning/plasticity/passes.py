@@ -16,7 +16,6 @@ from lax_learning.plasticity.scheme import UPDATES
 from lax_learning.plasticity.tables import Tables
 from lax_learning.types import Dynamics
 
-
 MAX_SELECTS = 64
 """Of rows with more codes the entries are gathered: the selects are compiled one by one."""
 

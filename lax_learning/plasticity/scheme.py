@@ -63,7 +63,7 @@ class Scheme:
         no part in the forward pass. The published recurrent network does so.
 
     Raises:
-      TypeError, ValueError: for a step size <= 0, an unknown choice, or a flag that is neither True nor False.
+      TypeError, ValueError: for a step size <= 0, an unknown choice, or a flag that is no bool.
     """
 
     step_size: Any = 0.01
