@@ -27,6 +27,8 @@ def check_count(name: str, value: Any, minimum: int = 1) -> None:
 
 
 def _is_finite_number(value: Any) -> bool:
+    if isinstance(value, Sequence):
+        return False
     array = np.asarray(value)
     is_real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
     return is_real and array.ndim == 0 and bool(np.isfinite(array))
@@ -243,3 +245,9 @@ def check_instance(name: str, value: Any, kind: type, expected: str) -> None:
     """Raises TypeError unless `value` is of a type; `expected` says what makes one."""
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
+
+
+def check_counter(name: str, value: Any) -> None:
+    """Raises unless a part of a state is one integer."""
+    if as_array(name, value).shape != () or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        raise TypeError(f"{name}: expected one integer, got {describe(value)}")

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from lax_learning._checks import (
+    as_array,
     as_floating,
     check_callable,
     check_choice,
     check_count,
+    check_counter,
     check_instance,
     check_key,
     check_memory,
@@ -226,10 +228,13 @@ def birth_death(
     ) -> tuple[tuple[Params, BirthDeathState], Events]:
         check_key("key", key)
         check_instance("state", state, BirthDeathState, "a BirthDeathState, from init")
+        ancestor = as_array("state.ancestor", state.ancestor)
+        check_counter("state.num_killed", state.num_killed)
+        check_counter("state.num_cloned", state.num_cloned)
         params = as_params(params)
         num_neurons = population_size(params, axes)
         v = _rates(params, gradients, rates, axes, charge_leaves(charges, params, axes))
-        check_shapes(["rates", "state.ancestor"], [v, state.ancestor], [(num_neurons,)] * 2)
+        check_shapes(["rates", "state.ancestor"], [v, ancestor], [(num_neurons,)] * 2)
         v = _CENTERS[center](v)
         draw_key, prior_key = jax.random.split(key)
         u = draws(draw_key, num_neurons)
@@ -243,7 +248,7 @@ def birth_death(
         cloned = cloned & ~jnp.all(cloned)
         happens = jnp.any(killed | cloned)
         params, origin, cloned = lazily(happens, replace, keep, prior_key, params, u, killed, cloned)
-        ancestor = jnp.where(origin < 0, -1, state.ancestor[origin])
+        ancestor = jnp.where(origin < 0, -1, ancestor[origin])
         count = BirthDeathState(
             ancestor,
             state.num_killed + jnp.sum(killed, dtype=jnp.int32),

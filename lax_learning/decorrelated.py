@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_callable, check_instance, check_key, check_layers, check_sequence
+from lax_learning._checks import (
+    as_array,
+    check_callable,
+    check_instance,
+    check_key,
+    check_layers,
+    check_sequence,
+    check_shapes,
+)
 from lax_learning._precision import raised
 from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.decorrelation import DecorrelationState, check_state, reads_of
@@ -96,7 +104,8 @@ def fold(network: Network, params: Params, state: DecorrelationState) -> Params:
         r = jnp.asarray(learned["R"], dtype)
         plain = {"w": reads.unflat(r.T @ matrix, w.shape).astype(w.dtype)}
         if "b" in learned:
-            b = jnp.asarray(weights["b"]) if "b" in weights else jnp.zeros((), w.dtype)
+            b = jnp.asarray(weights["b"]) if "b" in weights else jnp.zeros(matrix.shape[1:], w.dtype)
+            check_shapes([f"params[{len(folded)}]['b']"], [b], [matrix.shape[1:]])
             plain["b"] = (jnp.asarray(learned["b"], dtype) @ matrix + b.astype(dtype)).astype(b.dtype)
         folded.append(mapping_like(weights, **plain))
     return sequence_like(params, folded)
@@ -149,6 +158,8 @@ def decorrelated_rule(
         key: Key, params: Params, state: DecorrelationState, x: ArrayLike, y: ArrayLike
     ) -> tuple[Array, Params, DecorrelationState]:
         check_key("key", key)
+        check_sequence("params", params, "a sequence with the weights of every layer")
+        x, y = as_array("x", x), as_array("y", y)
         rule_key, update_key = jax.random.split(key)
         on_decorrelated = decorrelated(network, state)
         loss, grads = rule_on(on_decorrelated).value_and_grad(rule_key, params, x, y)

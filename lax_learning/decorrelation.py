@@ -13,6 +13,7 @@ from lax_learning._checks import (
     as_floating,
     as_sizes,
     check_count,
+    check_counter,
     check_flag,
     check_floating,
     check_instance,
@@ -215,6 +216,7 @@ def check_state(state: Any) -> tuple[int, ...]:
     """The sizes of all layers; raises unless every layer has a square R, and b to fit if it has one."""
     check_instance("state", state, DecorrelationState, "a DecorrelationState, from init")
     check_sequence("state.layers", state.layers, "a tuple with a dict a layer")
+    check_counter("state.step", state.step)
     return tuple(check_layer(f"state.layers[{i}]", layer) for i, layer in enumerate(state.layers))
 
 

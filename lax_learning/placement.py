@@ -32,11 +32,11 @@ def replicate(arrays: Any, devices: Sequence[Any] | None = None) -> Any:
     """
     if devices is not None:
         check_sequence("devices", devices, "a sequence of devices, as jax.devices()")
-        if len(set(devices)) != len(devices) or not devices:
-            raise ValueError(f"devices: expected different ones, at least one, got {devices}")
         for i, device in enumerate(devices):
             if not isinstance(device, jax.Device):
                 raise TypeError(f"devices[{i}]: expected a device, as of jax.devices(), got {device!r}")
+        if len(set(devices)) != len(devices) or not devices:
+            raise ValueError(f"devices: expected different ones, at least one, got {list(devices)}")
 
     def as_whole(path: Any, leaf: Any) -> jax.Array:
         if isinstance(leaf, Tracer | str | bytes):
@@ -71,7 +71,11 @@ def gather(results: Any) -> Any:
             at = f"results{jax.tree_util.keystr(path)}"
             raise TypeError(f"{at}: expected an array, got {describe(leaf)} that is traced")
         is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return within_reach(leaf) if is_key else np.asarray(within_reach(leaf))
+        found = within_reach(leaf) if is_key else np.asarray(within_reach(leaf))
+        if found.dtype == object or isinstance(leaf, str | bytes):
+            at = f"results{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{at}: expected an array, got {describe(leaf)}")
+        return found
 
     return jax.tree_util.tree_map_with_path(in_memory, results)
 

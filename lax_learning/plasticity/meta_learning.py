@@ -1,6 +1,6 @@
 """Meta-learning of plasticity tables through an unrolled pass (Cristian et al., 2020)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,11 +12,14 @@ from jaxtyping import Array, ArrayLike, Float
 from lax_learning import estimators
 from lax_learning._checks import (
     as_array,
+    as_floating,
     check_callable,
     check_flag,
     check_instance,
+    check_key,
     check_sequence,
     check_shapes,
+    describe,
 )
 from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.losses import softmax_cross_entropy
@@ -44,6 +47,8 @@ def with_params(state: State, params: MetaParams) -> State:
     """The state with the first-layer weights of `params`."""
     check_instance("params", params, MetaParams, "MetaParams(tables, w)")
     check_sequence("state", state, "a tuple with a dict a layer")
+    if not state or not isinstance(state[0], Mapping):
+        raise ValueError(f"state: expected a dict for the first layer, got {describe(state and state[0])}")
     return sequence_like(state, (mapping_like(state[0], w=params.w), *state[1:]))
 
 
@@ -53,11 +58,12 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
     Which entry a synapse reads is constant, so the final weights are a sum over samples of entries, in the
     multiplicative scheme of their logarithms: `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
     value comes from the scan and the derivative from that product: nothing is stored for the way back but
-    the codes, and forward and reverse mode, and perturbation, all go through. The derivative by a multiplicative
-    factor that is exactly 0 counts as 0.
+    the codes, and forward and reverse mode, and perturbation, all go through. The derivative by a
+    multiplicative factor that is exactly 0 counts as 0.
     """
     check_network(network)
     xs, ys = as_array("xs", xs), as_array("ys", ys)
+    network.layer_tables(tables)
     state = network.reset(state)
     fixed_tables, fixed_state = jax.lax.stop_gradient((tables, state))
     after, _, diagnostics = plastic_pass(network, fixed_tables, fixed_state, xs, ys)
@@ -149,7 +155,17 @@ def meta_rule(
         output = network.apply(learned, x)
         return softmax_cross_entropy(jax.nn.softmax(output) if double_softmax else output, y)
 
-    return Rule(init, estimator(loss_fn))
+    estimate = estimator(loss_fn)
+    check_callable("estimator", estimate, "a factory of estimators such as estimators.backprop")
+
+    def value_and_grad(key: Key, params: MetaParams, x: ArrayLike, y: ArrayLike) -> tuple[Array, MetaParams]:
+        check_key("key", key)
+        check_instance("params", params, MetaParams, "MetaParams(tables, w)")
+        network.layer_tables(params.tables)
+        as_floating("params.w", params.w)
+        return estimate(key, params, x, y)
+
+    return Rule(init, value_and_grad)
 
 
 def meta_learn(
