@@ -15,7 +15,7 @@ def lazily(
     """`compute(*operands)` if needed, else `otherwise(*operands)`.
 
     `lax.cond` becomes a select under `vmap`, which always computes both. Here both are computed for all
-    members only if some member needs it, so that rare work stays rare. Under differentiation it is `lax.cond`.
+    members only if some member needs it, so that rare work stays rare. Differentiated it is `lax.cond`.
 
     Args:
       needed: a scalar.

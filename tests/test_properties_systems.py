@@ -232,8 +232,8 @@ def test_none_leaves(scheme: str) -> None:
 )
 def test_decorrelation_loss_over_the_range(exponent: int, count: int, variant: str) -> None:
     """As in double precision, where float32 has the number; never NaN or below 0."""
-    z = np.float32(np.asarray(jax.random.normal(KEY, (12, 4)))[:count] * 10.0**exponent)
-    c = np.float64(z).T @ np.float64(z) / count
+    z = np.asarray(np.asarray(jax.random.normal(KEY, (12, 4)))[:count] * 10.0**exponent, np.float32)
+    c = np.asarray(z.T, np.float64) @ np.asarray(z, np.float64) / count
     off, diagonal = np.sum((c - np.diag(np.diag(c))) ** 2), np.sum((np.diag(c) - 1) ** 2)
     expected = (0.5 * off + 0.5 * diagonal if variant == "paper" else off + diagonal) / 16
     loss = float(ll.decorrelation_loss(z, variant=variant))
@@ -246,8 +246,8 @@ def test_decorrelation_loss_does_not_cancel() -> None:
     """Off-diagonal moments of 1 beside variances of 1e6: a subtraction of squares would lose them."""
     q = np.linalg.qr(np.random.default_rng(0).normal(size=(200, 4)))[0] * math.sqrt(200)
     mixed = 1e3 * q @ np.linalg.cholesky(np.eye(4) * (1 - 1e-6) + 1e-6).T
-    z = np.float32(mixed)
-    c = np.float64(z).T @ np.float64(z) / 200
+    z = np.asarray(mixed, np.float32)
+    c = np.asarray(z.T, np.float64) @ np.asarray(z, np.float64) / 200
     expected = np.sum((c - np.diag(np.diag(c))) ** 2) / 16
     # Every entry off the diagonal is a sum of 200 products of 1e6, each rounded.
     error = 2 * 12 / 16 * (0.06 + 200 * 2**-24 * 1e6 / 200) + 0.05
@@ -259,7 +259,7 @@ def test_decorrelation_loss_does_not_cancel() -> None:
 def test_inputs_that_are_nearly_dead(variant: str, square: float) -> None:
     """An input with a mean square below 1e-8 is left alone; above, it is treated as any other."""
     x = np.float32(np.stack([np.ones(8), np.sqrt(square) * np.resize([1, -1], 8)], axis=1))
-    number = {"kappa": 1.0} if variant in ("paper", "decorbp") else {}
+    number: Any = {"kappa": 1.0} if variant in ("paper", "decorbp") else {}
     dynamics = ll.decorrelation(0.1, variant=variant, **number)
     r = dynamics.update(KEY, dynamics.init((2,)), (x,))[0].layers[0]["R"][1, 1]
     alive = {"paper": 1 + 0.1 * (1 - square), "seed": 1 + 0.1 * (1 - square) / square}

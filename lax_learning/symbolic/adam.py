@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
@@ -47,8 +48,10 @@ def adam_with_decay(
         check_scalar(name, value)
         if not isinstance(value, Tracer) and value == 1:
             raise ValueError(f"{name}: expected a number below 1, got {value!r}")
+    # Plain numbers take the dtype of the moments.
     learning_rate, decay, b1, b2 = (
-        value if isinstance(value, Tracer) else float(value) for value in (learning_rate, decay, b1, b2)
+        value if isinstance(value, Tracer) else np.asarray(value).item()
+        for value in (learning_rate, decay, b1, b2)
     )
     adam = optax.chain(
         optax.add_decayed_weights(cast(Array, decay)),

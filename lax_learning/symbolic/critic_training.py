@@ -209,7 +209,7 @@ def critic_epoch(
         fake = generate(generate_key)
         real = None if resample else sample(sample_key)
 
-        def iteration(state: CriticState, keys: tuple[Key, Key | None]) -> tuple[CriticState, CriticMetrics]:
+        def iteration(state: CriticState, keys: tuple[Key, Any]) -> tuple[CriticState, CriticMetrics]:
             return step(keys[0], state, sample(keys[1]) if real is None else real, fake)
 
         keys = (
