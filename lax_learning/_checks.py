@@ -1,5 +1,7 @@
 """Checks of what users pass in: each names the argument, what was expected and what came."""
 
+import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,8 @@ def check_count(name: str, value: Any, minimum: int = 1) -> None:
 
 
 def _is_finite_number(value: Any) -> bool:
+    if isinstance(value, Sequence):
+        return False
     array = np.asarray(value)
     is_real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
     return is_real and array.ndim == 0 and bool(np.isfinite(array))
@@ -33,7 +37,7 @@ def _is_finite_number(value: Any) -> bool:
 def check_positive(name: str, value: Any) -> None:
     """Raises ValueError unless `value` is a finite positive number; traced values pass."""
     if isinstance(value, Tracer):
-        return
+        return check_scalar(name, value)
     if not (_is_finite_number(value) and value > 0):
         raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
 
@@ -41,7 +45,7 @@ def check_positive(name: str, value: Any) -> None:
 def check_not_negative(name: str, value: Any) -> None:
     """Raises ValueError unless `value` is a finite number of at least 0; traced values pass."""
     if isinstance(value, Tracer):
-        return
+        return check_scalar(name, value)
     if not (_is_finite_number(value) and value >= 0):
         raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
 
@@ -49,7 +53,7 @@ def check_not_negative(name: str, value: Any) -> None:
 def check_probability(name: str, value: Any) -> None:
     """Raises ValueError unless `value` is a number in 0..1; traced values pass."""
     if isinstance(value, Tracer):
-        return
+        return check_scalar(name, value)
     if not (_is_finite_number(value) and 0 <= value <= 1):
         raise ValueError(f"{name}: expected a number in 0..1, got {value!r}")
 
@@ -97,7 +101,7 @@ def as_array(name: str, value: Any, expected: str = "an array of real numbers") 
       TypeError: for what is no array of real numbers: None, text, ragged lists, dicts, complex numbers, keys.
     """
     try:
-        array = jnp.asarray(value)
+        array = jnp.asarray(None if isinstance(value, str | bytes) else value)
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{name}: expected {expected}, got {describe(value)}") from error
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool) or jnp.iscomplexobj(array):
@@ -285,3 +289,46 @@ def _as_weights(name: str, weights: Any) -> dict[str, Any]:
     return {
         k: as_floating(f"{name}[{k!r}]", v) if k in used else v for k, v in weights.items() if v is not None
     }
+
+
+MAX_ENTRIES = 2**31 - 1
+"""Most entries of an array: indices are int32."""
+
+
+def check_memory(name: str, shapes: Sequence[Sequence[int]], dtype: Any = jnp.float32) -> None:
+    """Raises ValueError unless arrays of these shapes can be indexed, and fit into the machine's memory."""
+    for shape in shapes:
+        if math.prod(shape) > MAX_ENTRIES:
+            raise ValueError(
+                f"{name}: expected arrays of at most {MAX_ENTRIES} entries, got one of shape {list(shape)}"
+            )
+    needed = sum(map(math.prod, shapes)) * jnp.dtype(dtype).itemsize
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > memory:
+            raise ValueError(
+                f"{name}: expected arrays that fit into {memory / 1e9:.1f} GB of memory, "
+                f"got {needed / 1e9:.1f} GB"
+            )
+
+
+def as_sizes(name: str, value: Any, expected: str = "a sequence of sizes") -> tuple[int, ...]:
+    """Returns sizes as a tuple; raises unless all are positive ints."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
+    check_sequence(name, value, expected)
+    for i, size in enumerate(value):
+        check_count(f"{name}[{i}]", size)
+    return tuple(int(size) for size in value)
+
+
+def check_instance(name: str, value: Any, kind: type, expected: str) -> None:
+    """Raises TypeError unless `value` is of a type; `expected` says what makes one."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
+
+
+def check_counter(name: str, value: Any) -> None:
+    """Raises unless a part of a state is one integer."""
+    if as_array(name, value).shape != () or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+        raise TypeError(f"{name}: expected one integer, got {describe(value)}")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_choice, check_positive, check_probability
+from lax_learning._checks import check_choice, check_positive, check_probability, check_scalar, describe
 
 DEAD = 1e-8
 """Mean square below which an input counts as dead: its variance is left alone."""
@@ -58,13 +58,18 @@ def _decorbp(r: Array, moments: Moments, eta: Array, kappa: Array) -> Array:
     return r - eta * ((1 - kappa) * off_diagonal + kappa * r * _excess(moments))
 
 
-def _distance_from_white(squares: Array, diagonal: Array, variance: Array) -> Array:
-    return (squares - 2 * variance * jnp.sum(diagonal) + variance**2 * diagonal.size) / diagonal.size**2
+def _distance_from_white(off_diagonal: Array, diagonal: Array, variance: Array) -> Array:
+    return (off_diagonal + jnp.sum(jnp.square(diagonal - variance))) / diagonal.size**2
 
 
-def _weighted(squares: Array, diagonal: Array, kappa: Array) -> Array:
-    off_diagonal = squares - jnp.sum(jnp.square(diagonal))
-    return ((1 - kappa) * off_diagonal + kappa * jnp.sum(jnp.square(diagonal - 1))) / diagonal.size**2
+def _weighted(off_diagonal: Array, diagonal: Array, kappa: Array) -> Array:
+    excess = jnp.sum(jnp.square(diagonal - 1))
+    return (_part(1 - kappa, off_diagonal) + _part(kappa, excess)) / diagonal.size**2
+
+
+def _part(weight: Array, value: Array) -> Array:
+    """`weight value`, 0 for no weight also where the value is beyond the largest number."""
+    return jnp.where((weight == 0) & jnp.isinf(value), 0, weight * value)
 
 
 VARIANTS = {
@@ -84,14 +89,36 @@ def variant_of(
     given = {"kappa": kappa, "variance": variance}
     for name, value in given.items():
         if value is not None and name != chosen.parameter:
-            raise ValueError(f"{name}: expected none with variant {variant!r}, got {value}")
+            raise ValueError(f"{name}: expected none with variant {variant!r}, got {describe(value)}")
     number = given[chosen.parameter]
     number = chosen.default if number is None else number
     (check_probability if chosen.parameter == "kappa" else check_positive)(chosen.parameter, number)
+    check_scalar(chosen.parameter, number)
     return chosen, number
 
 
-def sum_of_squares(z: Array) -> Array:
-    """`sum C^2`, from the smaller of the matrices `z^T z` and `z z^T`, which have it in common."""
-    gram = z @ z.T if z.shape[0] < z.shape[1] else z.T @ z
-    return jnp.sum(jnp.square(gram / z.shape[0]))
+def loss_moments(z: Array) -> tuple[Array, Array]:
+    """`sum C_off^2` and the diagonal of `C`, without overflow on the way, also where they are infinite."""
+    largest = jnp.max(jnp.abs(z))
+    exponent = jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
+    scaled = jnp.ldexp(z, -exponent)  # exact
+    squares = off_diagonal_squares(scaled)
+    for _ in range(4):
+        squares = jnp.ldexp(squares, exponent)
+    return squares, jnp.ldexp(jnp.ldexp(jnp.mean(jnp.square(scaled), axis=0), exponent), exponent)
+
+
+def off_diagonal_squares(z: Array) -> Array:
+    """`sum C_off^2`.
+
+    The smaller of the matrices `z^T z` and `z z^T` is computed. From the first, entries off the diagonal are
+    summed. Of the second, only the sum of all squares is that of C, and those of its diagonal are taken away;
+    little is lost, since C then has a lower rank than size, and cannot be diagonal with all variances alike.
+    """
+    count, size = z.shape
+    if count >= size:
+        moments = z.T @ z / count
+        return jnp.sum(jnp.square(jnp.where(jnp.eye(size, dtype=bool), 0, moments)))
+    every = jnp.sum(jnp.square(z @ z.T / count))
+    own = jnp.sum(jnp.square(jnp.mean(jnp.square(z), axis=0)))
+    return jnp.where(jnp.isinf(every), every, jnp.maximum(every - own, 0))

@@ -15,7 +15,7 @@ def lazily(
     """`compute(*operands)` if needed, else `otherwise(*operands)`.
 
     `lax.cond` becomes a select under `vmap`, which always computes both. Here both are computed for all
-    members only if some member needs it, so that rare work stays rare.
+    members only if some member needs it, so that rare work stays rare. Differentiated it is `lax.cond`.
 
     Args:
       needed: a scalar.
@@ -25,14 +25,15 @@ def lazily(
     """
     leaves, structure = jax.tree.flatten(operands)
 
-    @custom_vmap
-    def run(needed: Any, *leaves: Any) -> Any:
+    def choose(needed: Any, *leaves: Any) -> Any:
         return jax.lax.cond(
             needed,
             lambda *leaves: compute(*jax.tree.unflatten(structure, leaves)),
             lambda *leaves: otherwise(*jax.tree.unflatten(structure, leaves)),
             *leaves,
         )
+
+    run = custom_vmap(choose)
 
     @run.def_vmap
     def run_members(size: int, batched: Any, needed: Any, *leaves: Any) -> Any:
@@ -52,4 +53,7 @@ def lazily(
         result = lazily(jnp.any(needed), jax.vmap(each, in_axes), jax.vmap(none, in_axes), needed, *leaves)
         return result, jax.tree.map(lambda _: True, result)
 
-    return run(needed, *leaves)
+    # `custom_vmap` has no reverse mode: where it is differentiated it is a plain condition.
+    differentiable = jax.custom_jvp(lambda needed, *leaves: run(needed, *leaves))
+    differentiable.defjvp(lambda primals, tangents: jax.jvp(choose, primals, tangents))
+    return differentiable(needed, *leaves)

@@ -57,3 +57,10 @@ def _round(value: Array, dtype: Any) -> Array:
     """`value` as the nearest number of a half-precision dtype, in its own dtype."""
     spacing = _spacing(jnp.abs(value), dtype)
     return jnp.round(value / spacing) * spacing
+
+
+def promoted(*values: Any) -> tuple[Array, ...]:
+    """The values in the dtype that they have together, also under strict dtype promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.result_type(*values)
+    return tuple(jnp.asarray(value, dtype) for value in values)

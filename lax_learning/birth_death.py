@@ -7,9 +7,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from lax_learning._checks import check_choice, check_floating, check_not_negative, check_shapes
+from lax_learning._checks import (
+    as_array,
+    as_floating,
+    check_callable,
+    check_choice,
+    check_count,
+    check_counter,
+    check_instance,
+    check_key,
+    check_memory,
+    check_not_negative,
+    check_scalar,
+    check_shapes,
+)
 from lax_learning._lazily import lazily
 from lax_learning._population import (
+    as_params,
     birth_death_rates,
     charge_leaves,
     check_like_params,
@@ -25,8 +39,8 @@ class BirthDeathState(NamedTuple):
 
     Fields:
       ancestor: which neuron of the start each one descends from; -1 if from a fresh one.
-      num_killed: kills so far.
-      num_cloned: clones so far.
+      num_killed: kills so far, as in `Events`.
+      num_cloned: clones so far, as in `Events`.
     """
 
     ancestor: Int[Array, " neurons"]
@@ -38,9 +52,12 @@ class Events(NamedTuple):
     """What happened in one update.
 
     Fields:
-      rates: `V` of every neuron, centred if asked for.
-      killed: who was killed.
-      cloned: who was cloned.
+      rates: `V` of every neuron, centred if asked for; one with a rate of NaN is neither killed nor cloned.
+      killed: who was killed: it was replaced by a survivor, a fresh neuron, or a clone. Nobody where nobody
+        would survive.
+      cloned: who was cloned: its copy overwrote another neuron. With `slots="distinct"` those that found a
+        slot; nobody where all would be cloned. With `slots="independent"` a later clone may have overwritten
+        the copy in the same update.
       origin: which neuron each one is a copy of; itself where nothing happened, -1 where it is fresh.
     """
 
@@ -68,6 +85,9 @@ class Draws(NamedTuple):
 
 def uniform_draws(key: Key, num_neurons: int) -> Draws:
     """Draws of one update: `U(0, 1)`."""
+    check_key("key", key)
+    check_count("num_neurons", num_neurons)
+    check_memory("num_neurons", [(len(Draws._fields), num_neurons)])
     return Draws(*jax.random.uniform(key, (4, num_neurons)))
 
 
@@ -79,7 +99,15 @@ class _Scheme(NamedTuple):
 
 
 _SCHEMES = {"clone": _Scheme(births=True, fresh=False), "prior": _Scheme(births=False, fresh=True)}
-_CENTERS = {"none": lambda v: v, "mean": lambda v: v - jnp.mean(v)}
+
+
+def _mean(v: Array) -> Array:
+    """The mean, also where the sum is beyond the largest number."""
+    mean = jnp.mean(v)
+    return jnp.where(jnp.isinf(mean), jnp.sum(v / v.size), mean)
+
+
+_CENTERS = {"none": lambda v: v, "mean": lambda v: v - _mean(v)}
 _PROBABILITIES = {"linear": lambda r: r, "exponential": lambda r: -jnp.expm1(-r)}
 _CHARGES = {"copy": jnp.ones_like, "split": lambda copies: copies}
 _SLOTS = {"distinct": overwrite_distinct, "independent": overwrite_independent}
@@ -104,11 +132,12 @@ def birth_death(
 
     Each neuron with V > 0 is killed with probability p: it becomes a copy of a survivor, or starts afresh.
     Then each neuron with V < 0 is cloned with probability p, by the same rates: its copy overwrites another
-    one that is not cloned itself. If nobody survives, nobody is killed.
+    one that is not cloned itself. If nobody would survive, nobody is killed; if all would be cloned, none is.
 
     Args:
       alpha: how fast the population changes, per update; for the paper's `alpha dt` their product.
-      axes: the structure of params; for every leaf the axis that counts the neurons, or None.
+      axes: the structure of params; for every leaf the axis that counts the neurons, or None. Where params
+        have None in place of an array, so do axes.
       charges: picks the leaves of params that are charges c, the weights that read the neurons; with
         several charges a neuron, V is summed over them.
       scheme: "clone", as above, or "prior": the killed start afresh with charge 0, and none are cloned.
@@ -119,7 +148,7 @@ def birth_death(
       slots: "distinct": clones overwrite different neurons, as long as there are any. "independent": as
         published, each draws its own, and of two on the same one the last stays.
       prior: `(key, params) -> params` of fresh neurons, a pure function of its arguments; by default every
-        entry is `N(0, 1) / n`.
+        entry is `N(0, 1) / n`. It plays no part in scheme "clone".
       draws: `(key, n) -> Draws`, to put other random numbers in.
 
     Returns:
@@ -147,6 +176,11 @@ def birth_death(
       https://arxiv.org/abs/1902.01843, 2019.
     """
     check_not_negative("alpha", alpha)
+    check_scalar("alpha", alpha)
+    check_callable("charges", charges, "a function of params that picks leaves of them")
+    check_callable("draws", draws, "a function of (key, n) that returns Draws")
+    if prior is not None:
+        check_callable("prior", prior, "a function of (key, params) or None")
     check_choice("scheme", scheme, _SCHEMES)
     check_choice("center", center, _CENTERS)
     check_choice("probability", probability, _PROBABILITIES)
@@ -156,14 +190,20 @@ def birth_death(
 
     def init(params: Params) -> BirthDeathState:
         num_neurons = population_size(params, axes)
+        charge_leaves(charges, params, axes)
         none = jnp.zeros((), jnp.int32)
         return BirthDeathState(jnp.arange(num_neurons, dtype=jnp.int32), none, none)
 
-    def replace(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> tuple[Params, Array]:
+    def replace(
+        key: Key, params: Params, u: Draws, killed: Array, cloned: Array
+    ) -> tuple[Params, Array, Array]:
         neurons = jnp.arange(killed.shape[0], dtype=jnp.int32)
         origin = jnp.where(killed, -1 if starts_afresh else choose(u.survivor, ~killed), neurons)
         source = _SLOTS[slots](u.slot, cloned) if births else neurons
-        origin = jnp.where(source == neurons, origin, source)
+        placed = source != neurons
+        origin = jnp.where(placed, source, origin)
+        if slots == "distinct":  # of the others a clone may be there no more, but was
+            cloned = jnp.zeros_like(cloned).at[jnp.where(placed, source, neurons.size)].set(True, mode="drop")
         copies = (
             jnp.zeros(neurons.shape, jnp.float32)
             .at[jnp.where(origin < 0, neurons.size, origin)]
@@ -173,10 +213,10 @@ def birth_death(
         fresh = (prior or _normal(neurons.size))(key, params) if starts_afresh else params
         check_like_params("prior", fresh, params)
         is_charge = charge_leaves(charges, params, axes)
-        return replace_neurons(params, axes, is_charge, origin, share, fresh), origin
+        return replace_neurons(params, axes, is_charge, origin, share, fresh), origin, cloned
 
-    def keep(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> tuple[Params, Array]:
-        return params, jnp.arange(killed.shape[0], dtype=jnp.int32)
+    def keep(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> tuple[Params, Array, Array]:
+        return params, jnp.arange(killed.shape[0], dtype=jnp.int32), cloned
 
     def update(
         key: Key,
@@ -186,21 +226,29 @@ def birth_death(
         *,
         rates: ArrayLike | None = None,
     ) -> tuple[tuple[Params, BirthDeathState], Events]:
-        params = jax.tree.map(jnp.asarray, params)
+        check_key("key", key)
+        check_instance("state", state, BirthDeathState, "a BirthDeathState, from init")
+        ancestor = as_array("state.ancestor", state.ancestor)
+        check_counter("state.num_killed", state.num_killed)
+        check_counter("state.num_cloned", state.num_cloned)
+        params = as_params(params)
         num_neurons = population_size(params, axes)
         v = _rates(params, gradients, rates, axes, charge_leaves(charges, params, axes))
-        check_shapes(["rates", "state.ancestor"], [v, state.ancestor], [(num_neurons,)] * 2)
+        check_shapes(["rates", "state.ancestor"], [v, ancestor], [(num_neurons,)] * 2)
         v = _CENTERS[center](v)
         draw_key, prior_key = jax.random.split(key)
         u = draws(draw_key, num_neurons)
+        check_instance("draws", u, Draws, "a function that returns Draws")
+        u = Draws(*(as_floating(f"draws.{name}", each) for name, each in u._asdict().items()))
         check_shapes([f"draws.{name}" for name in Draws._fields], u, [(num_neurons,)] * len(u))
         odds = _PROBABILITIES[probability](jnp.asarray(alpha, v.dtype) * jnp.abs(v))
         killed = (v > 0) & (u.kill < odds)
         killed = killed & ~jnp.all(killed)
         cloned = (v < 0) & (u.clone < odds) & births
+        cloned = cloned & ~jnp.all(cloned)
         happens = jnp.any(killed | cloned)
-        params, origin = lazily(happens, replace, keep, prior_key, params, u, killed, cloned)
-        ancestor = jnp.where(origin < 0, -1, state.ancestor[origin])
+        params, origin, cloned = lazily(happens, replace, keep, prior_key, params, u, killed, cloned)
+        ancestor = jnp.where(origin < 0, -1, ancestor[origin])
         count = BirthDeathState(
             ancestor,
             state.num_killed + jnp.sum(killed, dtype=jnp.int32),
@@ -220,9 +268,7 @@ def _rates(
 ) -> Array:
     """The rates as they are given, or from the gradients."""
     if rates is not None and gradients is None:
-        rates = jnp.asarray(rates)
-        check_floating("rates", rates)
-        return rates
+        return as_floating("rates", rates)
     if gradients is None or rates is not None:
         raise ValueError(
             f"gradients, rates: expected one of them, got {'none' if gradients is None else 'both'}"

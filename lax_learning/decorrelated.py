@@ -3,10 +3,22 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_layers
-from lax_learning.decorrelation import DecorrelationState, reads_of
+from lax_learning._checks import (
+    as_array,
+    check_callable,
+    check_instance,
+    check_key,
+    check_layers,
+    check_sequence,
+    check_shapes,
+)
+from lax_learning._precision import raised
+from lax_learning._structure import mapping_like, sequence_like
+from lax_learning.decorrelation import DecorrelationState, check_state, reads_of
+from lax_learning.layers import Linear, Reads
 from lax_learning.networks import Network
 from lax_learning.types import Dynamics, Key, Params, Rule, StatefulRule
 
@@ -16,7 +28,7 @@ def decorrelated(network: Network, state: DecorrelationState) -> Network:
 
     Its params are those of the network, and every rule takes it in place of the network. R is no parameter:
     gradients have the structure of the params, and flow on through `R^T`. A convolution runs with one
-    fused kernel, `w R`.
+    fused kernel, `w R`. R is cast to the dtype of the inputs, so that a network keeps its precision.
 
     Args:
       network: of layers that say what they read, such as dense ones and convolutions.
@@ -40,10 +52,21 @@ def decorrelated(network: Network, state: DecorrelationState) -> Network:
     """
     every_reads = _fitting_reads(network, state)
     layers = [
-        layer._replace(linear=reads.transformed(layer.linear, learned["R"], learned.get("b")))
+        layer._replace(linear=_decorrelated_linear(layer.linear, reads, learned))
         for layer, reads, learned in zip(network.layers, every_reads, state.layers, strict=True)
     ]
     return Network(tuple(layers), network.input_shape)
+
+
+def _decorrelated_linear(linear: Linear, reads: Reads, learned: dict[str, Array]) -> Linear:
+    """`linear(w, R x + b)`, with R and b in the dtype of x: a network keeps its precision."""
+
+    def apply(w: Array, x: Array) -> Array:
+        r = jnp.asarray(learned["R"], x.dtype)
+        b = jnp.asarray(learned["b"], x.dtype) if "b" in learned else None
+        return reads.transformed(linear, r, b)(w, x)
+
+    return apply
 
 
 def fold(network: Network, params: Params, state: DecorrelationState) -> Params:
@@ -57,7 +80,7 @@ def fold(network: Network, params: Params, state: DecorrelationState) -> Params:
       state: of `decorrelation`.
 
     Returns:
-      Params of the network; entries other than `w` and `b` as they are.
+      Params of the network, in their dtypes and containers; entries other than `w` and `b` as they are.
 
     Raises:
       ValueError: as `decorrelated`, and for params that are not the network's.
@@ -70,15 +93,22 @@ def fold(network: Network, params: Params, state: DecorrelationState) -> Params:
       >>> fold(network, params, decorrelation(0.1).init(network))[0]["w"].shape
       (3, 4)
     """
+    every_reads = _fitting_reads(network, state)
+    check_sequence("params", params, "a sequence with the weights of every layer")
     check_layers("params", params, len(network.layers))
     folded = []
-    for weights, reads, learned in zip(params, _fitting_reads(network, state), state.layers, strict=True):
-        matrix = reads.flat(weights["w"])
-        plain = {**weights, "w": reads.unflat(learned["R"].T @ matrix, weights["w"].shape)}
+    for weights, reads, learned in zip(params, every_reads, state.layers, strict=True):
+        w = jnp.asarray(weights["w"])
+        dtype = raised(w, learned["R"])
+        matrix = reads.flat(w).astype(dtype)
+        r = jnp.asarray(learned["R"], dtype)
+        plain = {"w": reads.unflat(r.T @ matrix, w.shape).astype(w.dtype)}
         if "b" in learned:
-            plain["b"] = learned["b"] @ matrix + weights.get("b", 0)
-        folded.append(plain)
-    return tuple(folded)
+            b = jnp.asarray(weights["b"]) if "b" in weights else jnp.zeros(matrix.shape[1:], w.dtype)
+            check_shapes([f"params[{len(folded)}]['b']"], [b], [matrix.shape[1:]])
+            plain["b"] = (jnp.asarray(learned["b"], dtype) @ matrix + b.astype(dtype)).astype(b.dtype)
+        folded.append(mapping_like(weights, **plain))
+    return sequence_like(params, folded)
 
 
 def decorrelated_rule(
@@ -111,17 +141,28 @@ def decorrelated_rule(
       >>> sorted(grads[0])
       ['b', 'w']
     """
+    check_callable("make_rule", make_rule, "a function from a network to a rule")
+    check_instance("dynamics", dynamics, Dynamics, "Dynamics, from decorrelation")
     reads_of(network)
 
+    def rule_on(network: Network) -> Rule:
+        rule = make_rule(network)
+        check_instance("make_rule", rule, Rule, "a function from a network to a Rule")
+        return rule
+
     def init(key: Key) -> tuple[Params, DecorrelationState]:
-        return make_rule(network).init(key), dynamics.init(network)
+        check_key("key", key)
+        return rule_on(network).init(key), dynamics.init(network)
 
     def value_and_grad(
         key: Key, params: Params, state: DecorrelationState, x: ArrayLike, y: ArrayLike
     ) -> tuple[Array, Params, DecorrelationState]:
+        check_key("key", key)
+        check_sequence("params", params, "a sequence with the weights of every layer")
+        x, y = as_array("x", x), as_array("y", y)
         rule_key, update_key = jax.random.split(key)
         on_decorrelated = decorrelated(network, state)
-        loss, grads = make_rule(on_decorrelated).value_and_grad(rule_key, params, x, y)
+        loss, grads = rule_on(on_decorrelated).value_and_grad(rule_key, params, x, y)
         inputs = on_decorrelated.forward(params, x).inputs
         return loss, grads, dynamics.update(update_key, state, inputs, network)[0]
 
@@ -134,7 +175,7 @@ def decorrelated_rule(
 def _fitting_reads(network: Network, state: DecorrelationState):
     every_reads = reads_of(network)
     expected = [reads.size for reads in every_reads]
-    got = [layer["R"].shape[0] for layer in state.layers]
+    got = list(check_state(state))
     if got != expected:
         raise ValueError(f"state: expected R of sizes {expected}, as the network reads, got {got}")
     return every_reads

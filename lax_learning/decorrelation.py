@@ -1,21 +1,36 @@
 """Decorrelation: a matrix before the weights makes their inputs uncorrelated (Ahmad et al., 2022)."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from lax_learning._checks import (
+    as_array,
+    as_floating,
+    as_sizes,
     check_count,
+    check_counter,
+    check_flag,
     check_floating,
+    check_instance,
+    check_key,
+    check_memory,
     check_not_negative,
     check_positive,
     check_probability,
+    check_scalar,
+    check_sequence,
+    check_shapes,
+    describe,
 )
-from lax_learning._decorrelation_variants import Moments, sum_of_squares, variant_of
+from lax_learning._decorrelation_variants import Moments, loss_moments, off_diagonal_squares, variant_of
 from lax_learning._lazily import lazily
+from lax_learning._precision import promoted, raised
+from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.layers import Reads, rows
 from lax_learning.networks import Network
 from lax_learning.types import Dynamics, Key
@@ -45,6 +60,7 @@ class Decorrelated(NamedTuple):
 
 def reads_of(network: Network) -> tuple[Reads, ...]:
     """What the weights of every layer read; raises unless all layers say."""
+    check_instance("network", network, Network, "a Network")
     for i, layer in enumerate(network.layers):
         if layer.reads is None:
             raise ValueError(f"network.layers[{i}]: expected a layer that says what it reads, got None")
@@ -73,7 +89,9 @@ def decorrelation(
       so that scales alternate between s and 1/s rather than settle
 
     `C R = z^T (z R) / batch`: three products of the size of the batch, none of `size^3`. Moments are not
-    centred. R starts as the identity, in the default precision; it is no parameter of the loss.
+    centred. R starts as the identity, in the default precision; it is no parameter of the loss. Whatever the
+    dtype of R, changes are computed in float32 or wider. An output whose mean square is below 1e-8 counts as
+    dead: a division by it, and its excess V, are left out.
 
     Args:
       eta: step size.
@@ -90,7 +108,8 @@ def decorrelation(
       Dynamics: `init(sizes) -> DecorrelationState`, the sizes one a layer or those of a network, and
       `update(key, state, inputs) -> (state, Decorrelated)` with inputs `[..., size]` for every layer.
       `update(key, state, inputs, network)` takes the presynaptic activities of a network's layers, and its
-      patches from them where they are convolutions. Where nothing is updated the loss is NaN.
+      patches from them where they are convolutions. Where nothing is updated the loss is NaN; it is infinite
+      while `jax_debug_nans` is on.
 
     Raises:
       TypeError, ValueError: for a negative eta, kappa outside 0..1, a variance <= 0, a subsample outside
@@ -110,25 +129,33 @@ def decorrelation(
       decorrelated backpropagation, https://arxiv.org/abs/2405.02385, 2024.
     """
     check_not_negative("eta", eta)
+    check_scalar("eta", eta)
+    check_flag("lower", lower)
+    check_flag("bias", bias)
     chosen, number = variant_of(variant, kappa, variance)
     check_count("every", every)
+    if isinstance(subsample, Tracer):
+        raise TypeError(f"subsample: expected a number that is not traced, got {describe(subsample)}")
     check_positive("subsample", subsample)
     check_probability("subsample", subsample)
 
     def init(sizes: Sequence[int] | Network) -> DecorrelationState:
         if isinstance(sizes, Network):
             sizes = [reads.size for reads in reads_of(sizes)]
-        layers = []
-        for i, size in enumerate(sizes):
-            check_count(f"sizes[{i}]", size)
-            layers.append({"R": jnp.eye(size), **({"b": jnp.zeros(size)} if bias else {})})
-        return DecorrelationState(tuple(layers), jnp.zeros((), jnp.int32))
+        sizes = as_sizes("sizes", sizes, "one size a layer, or a network")
+        if not sizes:
+            raise ValueError("sizes: expected one layer at least, got none")
+        check_memory("sizes", [(size, size) for size in sizes])
+        layers = tuple({"R": jnp.eye(n), **({"b": jnp.zeros(n)} if bias else {})} for n in sizes)
+        return DecorrelationState(layers, jnp.zeros((), jnp.int32))
 
     def update(
         key: Key, state: DecorrelationState, inputs: Sequence[ArrayLike], network: Network | None = None
     ) -> tuple[DecorrelationState, Decorrelated]:
-        sizes = [layer["R"].shape[0] for layer in state.layers]
+        check_key("key", key)
+        sizes = check_state(state)
         every_reads = [rows(size) for size in sizes] if network is None else reads_of(network)
+        check_sequence("inputs", inputs, "a sequence with one array a layer")
         if not len(inputs) == len(every_reads) == len(sizes):
             raise ValueError(f"inputs: expected {len(sizes)} layers, got {len(inputs)}")
         for i, layer in enumerate(state.layers):
@@ -137,9 +164,8 @@ def decorrelation(
                     f"state.layers[{i}]: expected {['R', 'b'] if bias else ['R']} as init with bias={bias} "
                     f"makes them, got {sorted(layer)}"
                 )
-        inputs = tuple(jnp.asarray(x) for x in inputs)
+        inputs = tuple(as_floating(f"inputs[{i}]", x) for i, x in enumerate(inputs))
         for i, (x, reads) in enumerate(zip(inputs, every_reads, strict=True)):
-            check_floating(f"inputs[{i}]", x)
             if reads.number(x) == 0:
                 raise ValueError(f"inputs[{i}]: expected vectors of {reads.size}, got shape {list(x.shape)}")
 
@@ -149,11 +175,14 @@ def decorrelation(
                 learn_layer(k, layer, reads, x, eta, number)
                 for k, layer, reads, x in zip(keys, layers, every_reads, inputs, strict=True)
             ]
-            return tuple(layer for layer, _ in learned), jnp.stack([loss for _, loss in learned])
+            losses = jnp.stack([loss.astype(dtype) for _, loss in learned])
+            return sequence_like(layers, [layer for layer, _ in learned]), losses
 
         def wait(key: Key, layers: _Layers, inputs: _Inputs, eta: Array, number: Array) -> _Learned:
-            return layers, jnp.full(len(layers), jnp.nan, jnp.result_type(*(layer["R"] for layer in layers)))
+            return layers, jnp.full(len(layers), none, dtype)
 
+        dtype = promoted(*(layer["R"] for layer in state.layers))[0].dtype
+        none = jnp.inf if jax.config.jax_debug_nans else jnp.nan  # pyright: ignore[reportAttributeAccessIssue]
         operands = (key, state.layers, inputs, jnp.asarray(eta), jnp.asarray(number))
         if every == 1:
             layers, losses = learn(*operands)
@@ -167,17 +196,44 @@ def decorrelation(
         total = reads.number(x)
         count = max(1, round(subsample * total))
         v = reads.take(x, None if count == total else jax.random.permutation(key, total)[:count])
-        r = layer["R"]
-        v, eta, number = v.astype(r.dtype), eta.astype(r.dtype), number.astype(r.dtype)
-        z = decorrelate(layer, v)
+        dtype = raised(layer["R"])
+        wide = {name: layer[name].astype(dtype) for name in (("R", "b") if bias else ("R",))}
+        r = wide["R"]
+        v, eta, number = v.astype(dtype), eta.astype(dtype), number.astype(dtype)
+        z = decorrelate(wide, v)
         diagonal = jnp.mean(jnp.square(z), axis=0)
         changed = chosen.update(r, Moments(z.T @ (z @ r) / count, diagonal), eta, number)
         after = {"R": jnp.tril(changed) if lower else changed}
         if bias:
-            after["b"] = layer["b"] - eta * jnp.mean(z, axis=0)
-        return after, chosen.loss(sum_of_squares(z), diagonal, number)
+            after["b"] = wide["b"] - eta * jnp.mean(z, axis=0)
+        after = {name: value.astype(layer[name].dtype) for name, value in after.items()}
+        return mapping_like(layer, **after), chosen.loss(off_diagonal_squares(z), diagonal, number)
 
     return Dynamics(init, update)
+
+
+def check_state(state: Any) -> tuple[int, ...]:
+    """The sizes of all layers; raises unless every layer has a square R, and b to fit if it has one."""
+    check_instance("state", state, DecorrelationState, "a DecorrelationState, from init")
+    check_sequence("state.layers", state.layers, "a tuple with a dict a layer")
+    check_counter("state.step", state.step)
+    return tuple(check_layer(f"state.layers[{i}]", layer) for i, layer in enumerate(state.layers))
+
+
+def check_layer(name: str, layer: Any) -> int:
+    """The size of a layer; raises unless it has a square R, and b to fit if it has one."""
+    if not isinstance(layer, Mapping) or "R" not in layer:
+        got = sorted(layer) if isinstance(layer, Mapping) else describe(layer)
+        raise ValueError(f"{name}: expected a dict with the entry 'R', got {got}")
+    for entry in ("R", "b"):
+        if entry in layer:
+            check_floating(f"{name}[{entry!r}]", layer[entry])
+    shape = jnp.shape(layer["R"])
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"{name}['R']: expected shape [size, size], got {list(shape)}")
+    if "b" in layer:
+        check_shapes([f"{name}['b']"], [layer["b"]], [shape[:1]])
+    return shape[0]
 
 
 _Layers = tuple[dict[str, Array], ...]
@@ -196,18 +252,19 @@ def decorrelate(layer: dict[str, Array], x: ArrayLike) -> Float[Array, "... size
       `[..., size]`.
 
     Raises:
-      ValueError: for another size.
+      TypeError, ValueError: for another size, or a layer that is none.
 
     Example:
       >>> decorrelate({"R": 2 * jnp.eye(3)}, jnp.ones((5, 3))).shape
       (5, 3)
     """
-    x = jnp.asarray(x)
-    size = layer["R"].shape[0]
+    x = as_array("x", x)
+    size = check_layer("layer", layer)
     if x.ndim == 0 or x.shape[-1] != size:
         raise ValueError(f"x: expected shape [..., {size}], got {list(x.shape)}")
-    z = x @ layer["R"].T
-    return z + layer["b"] if "b" in layer else z
+    x, r, *b = promoted(x, layer["R"], *([layer["b"]] if "b" in layer else []))
+    z = x @ r.T
+    return z + b[0] if b else z
 
 
 def decorrelation_loss(
@@ -227,18 +284,18 @@ def decorrelation_loss(
       kappa, variance, variant: as for `decorrelation`.
 
     Returns:
-      A scalar.
+      A scalar >= 0, in float32 or wider.
 
     Raises:
-      ValueError: as `decorrelation`, and for a scalar z.
+      TypeError, ValueError: as `decorrelation`, and for z without vectors.
 
     Example:
       >>> float(decorrelation_loss(jnp.array([[1.0, 1.0], [1.0, -1.0]])))
       0.0
     """
     chosen, number = variant_of(variant, kappa, variance)
-    z = jnp.asarray(z)
-    if z.ndim < 2:
-        raise ValueError(f"z: expected shape [..., size], got {list(z.shape)}")
-    z = z.reshape(-1, z.shape[-1])
-    return chosen.loss(sum_of_squares(z), jnp.mean(jnp.square(z), axis=0), jnp.asarray(number, z.dtype))
+    z = as_array("z", z)
+    if z.ndim < 2 or z.size == 0:
+        raise ValueError(f"z: expected shape [..., size] with at least one entry, got {list(z.shape)}")
+    z = z.reshape(-1, z.shape[-1]).astype(raised(z))
+    return chosen.loss(*loss_moments(z), jnp.asarray(number, z.dtype))

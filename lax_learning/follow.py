@@ -4,10 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
-from lax_learning._checks import check_choice, check_shapes
-from lax_learning._population import along, population_size
+from lax_learning._checks import as_array, check_choice, check_shapes, describe
+from lax_learning._population import along, leaf_axes, population_size
 from lax_learning.types import Params
 
 _COPIES = {"carry": lambda moments, kept: moments, "clear": lambda moments, kept: jnp.where(kept, moments, 0)}
@@ -33,7 +34,8 @@ def follow(
       optimizer_state: from `optimizer.init(params)` or an update.
       origin: from the `Events` of birth-death: whom each neuron is a copy of, -1 for fresh ones.
       params: what the optimizer changes.
-      axes: the structure of params; for every leaf the axis that counts the neurons, or None.
+      axes: the structure of params; for every leaf the axis that counts the neurons, or None. Where params
+        have None in place of an array, so do axes.
       copies: "carry": a copy has the moments of its origin; "clear": it starts with none.
 
     Returns:
@@ -41,7 +43,7 @@ def follow(
 
     Raises:
       TypeError, ValueError: for an unknown variant, axes that do not fit params, or an origin of another
-        length.
+        length or dtype, or of neurons that do not exist.
 
     Example:
       >>> import optax
@@ -56,9 +58,15 @@ def follow(
     """
     check_choice("copies", copies, _COPIES)
     size = population_size(params, axes)
+    origin = as_array("origin", origin)
+    if not jnp.issubdtype(origin.dtype, jnp.integer):
+        raise TypeError(f"origin: expected integers, got {describe(origin)}")
     check_shapes(["origin"], [origin], [(size,)])
-    every_axis = jax.tree.leaves(axes, is_leaf=lambda leaf: leaf is None)
-    leaves = zip(jax.tree_util.tree_leaves_with_path(params), every_axis, strict=True)
+    if not isinstance(origin, Tracer):
+        outside = [i for i in origin.tolist() if not -1 <= i < size]
+        if outside:
+            raise ValueError(f"origin: expected neurons of 0 .. {size - 1} or -1, got {outside[0]}")
+    leaves = zip(jax.tree_util.tree_leaves_with_path(params), leaf_axes(params, axes), strict=True)
     known = [(path, jnp.shape(leaf), axis) for (path, leaf), axis in leaves]
     longest_first = sorted(known, key=lambda entry: -len(entry[0]))
 

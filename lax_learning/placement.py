@@ -6,7 +6,10 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lax_learning._checks import check_sequence, describe
 
 
 def replicate(arrays: Any, devices: Sequence[Any] | None = None) -> Any:
@@ -16,13 +19,37 @@ def replicate(arrays: Any, devices: Sequence[Any] | None = None) -> Any:
       arrays: a pytree of arrays, the same in every process.
       devices: by default all, of all processes, as `ensemble` has it.
 
+    Returns:
+      The pytree, its leaves arrays on all devices.
+
+    Raises:
+      TypeError, ValueError: for leaves that are no arrays or are traced, and devices that are none.
+
     Example:
       >>> images = replicate(np.zeros((5, 3)))
       >>> len(images.devices()) == jax.device_count()
       True
     """
+    if devices is not None:
+        check_sequence("devices", devices, "a sequence of devices, as jax.devices()")
+        for i, device in enumerate(devices):
+            if not isinstance(device, jax.Device):
+                raise TypeError(f"devices[{i}]: expected a device, as of jax.devices(), got {device!r}")
+        if len(set(devices)) != len(devices) or not devices:
+            raise ValueError(f"devices: expected different ones, at least one, got {list(devices)}")
+
+    def as_whole(path: Any, leaf: Any) -> jax.Array:
+        if isinstance(leaf, Tracer | str | bytes):
+            got = describe(leaf) + " that is traced" * isinstance(leaf, Tracer)
+            raise TypeError(f"arrays{jax.tree_util.keystr(path)}: expected an array, got {got}")
+        try:
+            return jnp.asarray(leaf)
+        except (TypeError, ValueError, OverflowError) as error:
+            got = describe(leaf)
+            raise TypeError(f"arrays{jax.tree_util.keystr(path)}: expected an array, got {got}") from error
+
     mesh = Mesh(tuple(jax.devices() if devices is None else devices), ("seed",))
-    return place(jax.tree.map(jnp.asarray, arrays), NamedSharding(mesh, PartitionSpec()))
+    return place(jax.tree_util.tree_map_with_path(as_whole, arrays), NamedSharding(mesh, PartitionSpec()))
 
 
 def gather(results: Any) -> Any:
@@ -39,11 +66,18 @@ def gather(results: Any) -> Any:
       {'losses': array([0, 1, 2], dtype=int32)}
     """
 
-    def in_memory(leaf: Any) -> Any:
+    def in_memory(path: Any, leaf: Any) -> Any:
+        if isinstance(leaf, Tracer):
+            at = f"results{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{at}: expected an array, got {describe(leaf)} that is traced")
         is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return within_reach(leaf) if is_key else np.asarray(within_reach(leaf))
+        found = within_reach(leaf) if is_key else np.asarray(within_reach(leaf))
+        if found.dtype == object or isinstance(leaf, str | bytes):
+            at = f"results{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{at}: expected an array, got {describe(leaf)}")
+        return found
 
-    return jax.tree.map(in_memory, results)
+    return jax.tree_util.tree_map_with_path(in_memory, results)
 
 
 def within_reach(leaf: Any) -> Any:

@@ -189,7 +189,7 @@ def test_decorrelate(x):
 
 @pytest.mark.parametrize("z", [1.0, ONES(()), ONES(3)])
 def test_decorrelation_loss(z):
-    refuses(lambda: ll.decorrelation_loss(z), ValueError, r"^z: expected shape \[\.\.\., size\], got \[")
+    refuses(lambda: ll.decorrelation_loss(z), ValueError, r"^z: expected shape \[\.\.\., size\] .*, got \[")
 
 
 # Networks.
@@ -358,3 +358,53 @@ def test_noise_on_pooled_activities():
         r"^network.layers\[0\].activation: expected one that keeps the shape \[2, 4, 4, 2\].*got \[2, 8\]"
     )
     refuses(lambda: rule.value_and_grad(KEY, rule.init(KEY), IMAGES, ONES((2, 2))), ValueError, pattern)
+
+
+STATE_OF_3 = ll.decorrelation(0.1).init((3,))
+
+
+@parametrize_cases(
+    {
+        "lower": (lambda: ll.decorrelation(0.1, lower="no"), TypeError, "^lower: expected True or False"),
+        "bias": (lambda: ll.decorrelation(0.1, bias=1), TypeError, "^bias: expected True or False, got 1"),
+        "one size": (
+            lambda: ll.decorrelation(0.1).init(3),
+            TypeError,
+            "^sizes: expected one size a layer.*got 3",
+        ),
+        "no sizes": (
+            lambda: ll.decorrelation(0.1).init(()),
+            ValueError,
+            "^sizes: expected one layer at least",
+        ),
+        "huge": (
+            lambda: ll.decorrelation(0.1).init((10**6,)),
+            ValueError,
+            "^sizes: expected arrays of at most",
+        ),
+        "one array": (
+            lambda: ll.decorrelation(0.1).update(jax.random.key(0), STATE_OF_3, jnp.ones((5, 3))),
+            TypeError,
+            "^inputs: expected a sequence with one array a layer, got float32",
+        ),
+        "state": (
+            lambda: ll.decorrelation(0.1).update(jax.random.key(0), None, (jnp.ones((5, 3)),)),
+            TypeError,
+            "^state: expected a DecorrelationState, from init, got None",
+        ),
+        "R": (
+            lambda: ll.decorrelate({"R": jnp.ones(3)}, jnp.ones((5, 3))),
+            ValueError,
+            r"^layer\['R'\]: expected shape \[size, size\], got \[3\]",
+        ),
+        "rule": (
+            lambda: ll.decorrelated_rule(lambda network: None, ll.mlp((3, 2)), ll.decorrelation(0.1)).init(
+                jax.random.key(0)
+            ),
+            TypeError,
+            "^make_rule: expected a function from a network to a Rule, got None",
+        ),
+    }
+)
+def test_wrong_kinds(call, error, pattern):
+    refuses(call, error, pattern)

@@ -56,6 +56,12 @@ def test_k_cap(function, x, k, options, error, pattern):
 
 # Networks.
 
+SQUARE_OF_ZEROS = jnp.zeros((2, 2))
+
+
+def run(xs: Any = XS, ys: Any = YS, tables: Any = TABLES, network: Any = NETWORK):
+    return lambda: plasticity.plastic_pass(network, tables, zeros(network), xs, ys)
+
 
 def mlp(widths: Any = (3, 4, 5, 2), cap: Any = 2, **options: Any):
     return lambda: k_cap_mlp(widths, cap, **options)
@@ -85,6 +91,52 @@ def graph(widths: Any = (3, 4, 2), cap: Any = 2, **options: Any):
         "graph widths": (graph((3, 4, 4, 2)), ValueError, r"^widths: expected sizes of input.*got \(3, 4, 4"),
         "graph width 0": (graph((0, 4, 2)), ValueError, r"^widths\[0\]: expected at least 1, got 0"),
         "rounds": (graph(rounds=-1), ValueError, "^rounds: expected at least 0, got -1"),
+        "31 rounds": (graph(rounds=31), ValueError, "^rounds: expected at most 14, .*got 31"),
+        "huge rounds": (graph(rounds=10**9), ValueError, "^rounds: expected at most 14, "),
+        "huge widths": (
+            mlp((10, 10**6, 10**6, 2)),
+            ValueError,
+            r"^widths: expected arrays of at most 2147483647 entries, got one of shape \[1000000, 1000000\]",
+        ),
+        "huge graph": (graph((3, 10**5, 2)), ValueError, "^widths: expected arrays of at most 2147483647"),
+        "many layers": (mlp((3,) * 2000, 1), ValueError, "^widths: expected at most 1000 layers, got 1999"),
+        "one width": (mlp(3), TypeError, "^widths: expected sizes of the input.*got 3"),
+        "dtype": (mlp(dtype=int), TypeError, "^dtype: expected a floating-point dtype, got int"),
+        "scheme": (graph(scheme="additive"), TypeError, "^scheme: expected a Scheme, got 'additive'"),
+        "w_init": (mlp(w_init=None), TypeError, "^w_init: expected an initialiser.*got None"),
+        "rule": (mlp(rule=lambda pre, post, w: w), TypeError, "^rule: expected a TableRule.*got function"),
+        "bins": (
+            mlp(rule=plasticity.TableRule(True, plasticity.Bins(lambda cap: 2, lambda count, n: 9 + count))),
+            ValueError,
+            r"^rule.bins.place: expected bins in 0 \.\. 1, got 9 for 0 of 0 inputs",
+        ),
+        "bins of one argument": (
+            mlp(rule=plasticity.TableRule(True, plasticity.Bins(lambda cap: 2, lambda count: count))),
+            TypeError,
+            r"^rule.bins.place: expected a function of \(count \[out\], num_inputs \[out\]\), got",
+        ),
+        "flag": (lambda: Scheme(non_edges="no"), TypeError, "^non_edges: expected True or False, got 'no'"),
+        "axis": (lambda: k_cap(XS, 1, axis=None), TypeError, "^axis: expected an int, got None"),
+        "no mask": (
+            lambda: NETWORK.apply(tuple({"w": layer["w"]} for layer in STATE), XS),
+            ValueError,
+            r"^state\[0\]: expected a dict with the entries 'w' and 'mask', got \['w'\]",
+        ),
+        "integer tables": (
+            run(tables=Tables((jnp.zeros((2, 2), int),), SQUARE_OF_ZEROS)),
+            TypeError,
+            "^tables.hidden for layer 1: expected a floating-point array, got int32",
+        ),
+        "double_softmax": (
+            lambda: plasticity.meta_rule(NETWORK, STATE, double_softmax="no"),
+            TypeError,
+            "^double_softmax: expected True or False, got 'no'",
+        ),
+        "shared": (
+            lambda: plasticity.meta_rule(NETWORK, STATE, shared=1),
+            TypeError,
+            "^shared: expected True or False, got 1",
+        ),
         "float rounds": (graph(rounds=1.5), TypeError, "^rounds: expected an int, got 1.5"),
         "probabilities": (
             mlp(edge_probability=(0.5,)),
@@ -151,10 +203,6 @@ def test_state_of_other_widths(entry):
     refuses(lambda: plasticity.plastic_pass(NETWORK, TABLES, state, XS, YS), ValueError, pattern)
     refuses(lambda: UPDATE(TABLES, state, XS[0], 0), ValueError, pattern)
     refuses(lambda: plasticity.meta_rule(NETWORK, state), ValueError, pattern)
-
-
-def run(xs: Any = XS, ys: Any = YS, tables: Any = TABLES, network: Any = NETWORK):
-    return lambda: plasticity.plastic_pass(network, tables, zeros(network), xs, ys)
 
 
 def one(x: Any = XS[0], y: Any = 1, tables: Any = TABLES):

@@ -371,7 +371,7 @@ def test_points(call):
         refuses(lambda shape=shape: call(ONES(shape)), ValueError, SHAPE.format(2))
         refuses(lambda shape=shape: jax.jit(call)(ONES(shape)), ValueError, SHAPE.format(2))
     for dtype in (int, bool, complex):
-        pattern = "^x: expected a floating-point array, got "
+        pattern = "^x: expected (a floating-point array|an array of real numbers), got "
         refuses(lambda dtype=dtype: call(ONES((5, 2), dtype)), TypeError, pattern)
 
 
@@ -424,3 +424,20 @@ def test_one_expression():
     assert expression.evaluate(enough, np.ones((4, 3))).dtype == jnp.float32  # pyright: ignore
     values = function_values(LIBRARY, FunctionDraws(*DRAWS), np.ones((4, 2)))  # pyright: ignore
     assert values.dtype == jnp.float32
+
+
+def test_lists_are_points():
+    expression = parse_expression("2*X[:,0]")
+    none = Coefficients(np.zeros(0, np.float32), np.zeros(0, np.float32))  # pyright: ignore
+    assert expression.evaluate(none, [[1.0], [2.0]]).tolist() == [2, 4]  # pyright: ignore
+    refuses(lambda: expression.evaluate(None, [[1.0]]), TypeError, "^coefficients: expected Coefficients")
+    refuses(
+        lambda: parse_expression("1e30").evaluate(none, ONES((2, 1), jnp.float16)),
+        ValueError,
+        "^x: .*1e\\+30",
+    )
+    refuses(lambda: draw_functions(KEY, LIBRARY, 10**12), ValueError, "^number: expected arrays of at most")
+    refuses(
+        lambda: draw_functions(KEY, LIBRARY, 2, dtype=int), TypeError, "^dtype: expected a floating-point"
+    )
+    refuses(lambda: load_library(None), TypeError, "^path: expected a path, got None")

@@ -82,6 +82,7 @@ def resample(choices: Mapping[str, str], alpha: float, v: np.ndarray, u: Any) ->
     killed = [i for i in everyone if v[i] > 0 and happens(v[i], u.kill[i])]
     killed = [] if len(killed) == len(v) else killed
     cloned = [i for i in everyone if not prior and v[i] < 0 and happens(v[i], u.clone[i])]
+    cloned = [] if len(cloned) == len(v) else cloned
     survivors = [i for i in everyone if i not in killed]
     others = [i for i in everyone if i not in cloned]
 
@@ -89,12 +90,14 @@ def resample(choices: Mapping[str, str], alpha: float, v: np.ndarray, u: Any) ->
     for i in killed:
         origin[i] = -1 if prior else survivors[int(u.survivor[i] * len(survivors))]
     if choices.get("slots") == "independent":
-        for i in cloned if others else []:
+        for i in cloned:
             origin[others[int(u.slot[i] * len(others))]] = i
     else:
         in_turn = partial(sorted, key=lambda i: u.slot[i])
-        for slot, i in zip(in_turn(others), in_turn(cloned), strict=False):
+        pairs = list(zip(in_turn(others), in_turn(cloned), strict=False))
+        for slot, i in pairs:
             origin[slot] = i
+        cloned = [i for _, i in pairs]  # the others find no slot
     return np.isin(everyone, killed), np.isin(everyone, cloned), np.array(origin)
 
 
@@ -185,7 +188,7 @@ def test_nothing_happens(name: str, alpha: float, rates: list[float]) -> None:
 def test_everybody_cloned(name: str) -> None:
     after = update(VARIANTS[name], jnp.float32(1), PARAMS, START, vector(*ALL_CLONES), draws(slot=0.5))
     (params, state), events = after
-    assert events.cloned.all() and state.num_cloned == N
+    assert not events.cloned.any() and state.num_cloned == 0, "there is nobody to overwrite"
     np.testing.assert_array_equal(events.origin, np.arange(N))
     assert_same(params, PARAMS)
 
@@ -196,11 +199,12 @@ def test_distinct_slots(num_clones: int) -> None:
     rates = vector(*[-3.0] * num_clones, *[0.0] * (N - num_clones))[jnp.array([3, 1, 5, 0, 6, 2, 4])]
     for seed in range(5):
         u = ll.Draws(*jnp.asarray(np.random.default_rng(seed).uniform(0, 1, (4, N)), jnp.float32))
-        _, events = update(VARIANTS["default"], jnp.float32(1), PARAMS, START, rates, u)
+        (_, state), events = update(VARIANTS["default"], jnp.float32(1), PARAMS, START, rates, u)
         overwritten = np.asarray(events.origin) != np.arange(N)
         assert overwritten.sum() == min(num_clones, N - num_clones)
         assert len(set(np.asarray(events.origin)[overwritten])) == overwritten.sum()
         assert not (overwritten & np.asarray(events.cloned)).any()
+        assert state.num_cloned == events.cloned.sum() == overwritten.sum()
 
 
 def respond(params: Any, x: np.ndarray) -> np.ndarray:

@@ -495,7 +495,7 @@ def test_alpha(shape):
 
 @as_a_user
 def test_complex_alpha():
-    pattern = "^alpha: expected real numbers, got complex"
+    pattern = "^alpha: expected an array of real numbers, got complex"
     refuses(lambda: dsn_generator(2, 3, alpha=ALPHA.astype(complex)), TypeError, pattern)
 
 
@@ -513,7 +513,7 @@ BAD_POINTS = [
     (jnp.ones((1, 5, 2)), ValueError, r"expected shape \[batch, 2\], got \[1, 5, 2\]"),
     (jnp.ones((0, 2)), ValueError, r"expected at least one example, got shape \[0, 2\]"),
     (jnp.ones((5, 2), int), TypeError, "expected a floating-point array, got int32"),
-    (jnp.ones((5, 2), complex), TypeError, "expected a floating-point array, got complex64"),
+    (jnp.ones((5, 2), complex), TypeError, "expected an array of real numbers, got complex64"),
 ]
 
 

@@ -1,15 +1,34 @@
 """What k-cap networks of every kind are made of: who fires, and where there are synapses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_choice, check_count, check_probability
+from lax_learning._checks import (
+    check_callable,
+    check_choice,
+    check_count,
+    check_flag,
+    check_floating_dtype,
+    check_instance,
+    check_memory,
+    check_probability,
+    check_scalar,
+    describe,
+)
 from lax_learning.plasticity.k_cap import top_k_mask
 from lax_learning.plasticity.networks import Fire
+from lax_learning.plasticity.scheme import Scheme
+from lax_learning.plasticity.tables import BUILT_IN, Bins, TableRule
 from lax_learning.types import Key
+
+MAX_LAYERS = 1000
+_PLACES_TRIED = 65
 
 
 def firing(name: str, cap: int, width: int, fired: str) -> Fire:
@@ -31,9 +50,72 @@ def firing(name: str, cap: int, width: int, fired: str) -> Fire:
 def random_mask(edge_probability: ArrayLike) -> Callable[[Key, tuple[int, int]], Array]:
     """`(key, shape) -> mask` with synapses of that probability."""
     check_probability("edge_probability", edge_probability)
+    check_scalar("edge_probability", edge_probability)
     return lambda key, shape: jax.random.bernoulli(key, edge_probability, shape)
 
 
 def full_mask(key: Key, shape: tuple[int, int]) -> Array:
     """A synapse everywhere."""
     return jnp.ones(shape, bool)
+
+
+def check_made_of(scheme: Any, w_init: Any, dtype: Any, shapes: Sequence[tuple[int, int]]) -> None:
+    """Raises for a scheme, initialiser or dtype that is none, and for weights that do not fit into memory."""
+    check_instance("scheme", scheme, Scheme, "a Scheme")
+    check_callable("w_init", w_init, "an initialiser of jax.nn.initializers")
+    check_floating_dtype("dtype", dtype)
+    if len(shapes) > MAX_LAYERS:
+        raise ValueError(f"widths: expected at most {MAX_LAYERS} layers, got {len(shapes)}")
+    check_memory("widths", shapes, dtype)
+
+
+def table_shape(rule: Any, num_pre: int, num_post: int, cap: int, num_inputs: int) -> tuple[int, ...]:
+    """The shape of the table of a layer; raises for a rule that does not fit its table."""
+    check_instance(
+        "rule", rule, TableRule, "a TableRule, which says what to read from a table, such as pre_post"
+    )
+    check_flag("rule.reads_pre", rule.reads_pre)
+    if rule.bins is not None and rule not in BUILT_IN:
+        check_instance("rule.bins", rule.bins, Bins, "Bins or None")
+        check_callable("rule.bins.size", rule.bins.size)
+        check_callable("rule.bins.place", rule.bins.place)
+        num_bins = rule.bins.size(cap)
+        check_count(f"rule.bins.size({cap})", num_bins)
+        _check_places(rule.bins, int(num_bins), cap, num_inputs)
+    shape = rule.shape(num_pre, num_post, cap)
+    check_memory("rule", [shape])
+    return shape
+
+
+def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
+    """Raises if a bin lies outside of the table: an index would be clamped without a word."""
+    inputs = np.unique(np.linspace(0, num_inputs, _PLACES_TRIED).astype(np.int32))
+    fired = np.unique(np.linspace(0, cap, 1000).astype(np.int32))
+    count, of = (a.ravel() for a in np.meshgrid(fired, inputs))
+    count, of = count[count <= of], of[count <= of]
+    with jax.ensure_compile_time_eval():
+        try:
+            places = bins.place(jnp.asarray(count), jnp.asarray(of))
+        except TypeError as error:
+            raise TypeError(
+                f"rule.bins.place: expected a function of (count [out], num_inputs [out]), got {error}"
+            ) from error
+    check_places(places, count.shape)
+    if not isinstance(places, Tracer):
+        places = np.asarray(places)
+        outside = np.flatnonzero((places < 0) | (places >= num_bins))
+        if outside.size:
+            i = outside[0]
+            raise ValueError(
+                f"rule.bins.place: expected bins in 0 .. {num_bins - 1}, got {places[i]} "
+                f"for {count[i]} of {of[i]} inputs that fired"
+            )
+
+
+def check_places(places: Any, shape: tuple[int, ...]) -> None:
+    """Raises unless bins are integers, one a unit."""
+    dtype = getattr(places, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"rule.bins.place: expected integer bins, got {describe(places)}")
+    if places.shape not in ((), shape):
+        raise ValueError(f"rule.bins.place: expected a bin a unit, {list(shape)}, got {list(places.shape)}")

@@ -8,8 +8,9 @@ from jax.nn.initializers import Initializer, normal
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_count
-from lax_learning.plasticity._parts import firing, full_mask, random_mask
+from lax_learning._checks import as_sizes
+from lax_learning._precision import promoted
+from lax_learning.plasticity._parts import check_made_of, firing, full_mask, random_mask, table_shape
 from lax_learning.plasticity.networks import Drive, KCapNetwork, Response
 from lax_learning.plasticity.scheme import Scheme
 from lax_learning.plasticity.tables import TableRule, pre_post
@@ -51,7 +52,8 @@ def k_cap_mlp(
 
     Raises:
       TypeError, ValueError: for fewer than one hidden layer, sizes that are no positive ints, a cap larger
-        than its layer, a probability outside 0..1, or an unknown `fired`.
+        than its layer, a probability outside 0..1, an unknown `fired`, a rule or scheme that is none, bins
+        outside of their table, or weights that do not fit into memory.
 
     Example:
       >>> import jax
@@ -64,11 +66,11 @@ def k_cap_mlp(
       Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
       robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
-    widths = tuple(widths)
+    widths = as_sizes("widths", widths, "sizes of the input, every hidden layer and the output")
     if len(widths) < 3:
         raise ValueError(f"widths: expected an input, a hidden and an output size at least, got {widths}")
-    for i, width in enumerate(widths):
-        check_count(f"widths[{i}]", width)
+    shapes = tuple(itertools.pairwise(widths))
+    check_made_of(scheme, w_init, dtype, shapes)
     num_hidden = len(widths) - 2
     caps = _each("cap", cap, num_hidden)
     probabilities = _each("edge_probability", edge_probability, num_hidden)
@@ -79,27 +81,33 @@ def k_cap_mlp(
     def respond(weights: tuple[Array, ...], drive: Drive) -> Response:
         values, codes = drive.values, [drive.code]
         for fire, w in zip(fires, weights[:-1], strict=True):
-            values, code = fire(values @ w)
+            values, code = fire(_product(values, w))
             codes.append(code)
-        return Response(tuple(codes), tuple(codes[1:]), values @ weights[-1])
+        return Response(tuple(codes), tuple(codes[1:]), _product(values, weights[-1]))
 
     return KCapNetwork(
-        shapes=tuple(itertools.pairwise(widths)),
+        shapes=shapes,
         masks=(*(random_mask(p) for p in probabilities), full_mask),
         fire=first,
         respond_to=respond,
         rule=rule,
         scheme=scheme,
-        table_shapes=tuple(rule.shape(2, 2, k) for k in caps),
+        table_shapes=tuple(table_shape(rule, 2, 2, k, n) for k, n in zip(caps, widths[1:-1], strict=True)),
         label_code=1,
         w_init=w_init,
         dtype=dtype,
     )
 
 
+def _product(values: Array, w: Array) -> Array:
+    """`values w`, in the dtype that they have together."""
+    values, w = promoted(values, w)
+    return values @ w
+
+
 def _each(name: str, value: object, count: int) -> tuple:
     """`value` once for every layer, unless it is a sequence with one entry a layer."""
-    if not isinstance(value, Sequence):
+    if isinstance(value, str) or not isinstance(value, Sequence):
         return (value,) * count
     if len(value) != count:
         raise ValueError(

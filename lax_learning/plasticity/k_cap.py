@@ -4,9 +4,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from lax_learning._checks import check_count, check_floating
+from lax_learning._checks import as_floating, check_count
 
 _BITS_A_ROUND = 2  # 1, 2, 4 or 8, to divide 16: 3 candidates a pass over the units, the fastest in a scan
 
@@ -30,8 +31,9 @@ def top_k_mask(x: ArrayLike, k: int, *, axis: int = -1) -> Bool[Array, "..."]:
       >>> top_k_mask(jnp.array([0.5, 2.0, 0.5, 1.0]), 3).tolist()
       [True, True, False, True]
     """
-    x = jnp.asarray(x)
-    check_floating("x", x)
+    x = as_floating("x", x)
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+        raise TypeError(f"axis: expected an int, got {axis!r}")
     if x.ndim == 0 or not -x.ndim <= axis < x.ndim:
         raise ValueError(f"x: expected an axis {axis}, got shape {list(x.shape)}")
     check_count("k", k)
@@ -46,8 +48,9 @@ def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
 
     `cap(x)_i = x_i if x_i is one of the k largest else 0`
 
-    Of equal values the first wins. The choice counts as constant: gradients flow through the kept values.
-    The cost is linear in the number of entries, without a sort.
+    Of equal values the first wins; NaN counts as larger than all numbers, and stays. The choice counts as
+    constant: gradients flow through the kept values. The cost is linear in the number of entries, without a
+    sort.
 
     Args:
       x: floating values of any shape, non-negative in k-cap networks, `relu(z)`.
@@ -69,7 +72,7 @@ def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
       Papadimitriou, Vempala, Mitropolsky, Collins, Maass, Brain computation by assemblies of neurons,
       https://doi.org/10.1073/pnas.2001893117, 2020.
     """
-    x = jnp.asarray(x)
+    x = as_floating("x", x)
     return jnp.where(top_k_mask(x, k, axis=axis), x, 0)
 
 

@@ -1,6 +1,6 @@
 """Meta-learning of plasticity tables through an unrolled pass (Cristian et al., 2020)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +10,21 @@ from jax.nn.initializers import Initializer, constant, zeros
 from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning import estimators
-from lax_learning._checks import check_shapes
+from lax_learning._checks import (
+    as_array,
+    as_floating,
+    check_callable,
+    check_flag,
+    check_instance,
+    check_key,
+    check_sequence,
+    check_shapes,
+    describe,
+)
+from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.losses import softmax_cross_entropy
-from lax_learning.plasticity.networks import KCapNetwork, State
-from lax_learning.plasticity.passes import changes_elsewhere, plastic_pass, read_changes
+from lax_learning.plasticity.networks import KCapNetwork, State, check_network
+from lax_learning.plasticity.passes import applied, changes_elsewhere, plastic_pass, read_changes
 from lax_learning.plasticity.scheme import UPDATES
 from lax_learning.plasticity.tables import Tables
 from lax_learning.training import Train, make_train
@@ -34,7 +45,11 @@ class MetaParams(NamedTuple):
 
 def with_params(state: State, params: MetaParams) -> State:
     """The state with the first-layer weights of `params`."""
-    return ({**state[0], "w": params.w}, *state[1:])
+    check_instance("params", params, MetaParams, "MetaParams(tables, w)")
+    check_sequence("state", state, "a tuple with a dict a layer")
+    if not state or not isinstance(state[0], Mapping):
+        raise ValueError(f"state: expected a dict for the first layer, got {describe(state and state[0])}")
+    return sequence_like(state, (mapping_like(state[0], w=params.w), *state[1:]))
 
 
 def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike) -> State:
@@ -43,8 +58,12 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
     Which entry a synapse reads is constant, so the final weights are a sum over samples of entries, in the
     multiplicative scheme of their logarithms: `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
     value comes from the scan and the derivative from that product: nothing is stored for the way back but
-    the codes, and forward and reverse mode, and perturbation, all go through.
+    the codes, and forward and reverse mode, and perturbation, all go through. The derivative by a
+    multiplicative factor that is exactly 0 counts as 0.
     """
+    check_network(network)
+    xs, ys = as_array("xs", xs), as_array("ys", ys)
+    network.layer_tables(tables)
     state = network.reset(state)
     fixed_tables, fixed_state = jax.lax.stop_gradient((tables, state))
     after, _, diagnostics = plastic_pass(network, fixed_tables, fixed_state, xs, ys)
@@ -52,7 +71,7 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
     def changes_of(response: Any, label: Array) -> Any:
         return read_changes(network, tables, fixed_state, response, label)[2]
 
-    changes = jax.vmap(changes_of)(diagnostics.response, jnp.asarray(ys).astype(jnp.int32))
+    changes = jax.vmap(changes_of)(diagnostics.response, ys.astype(jnp.int32))
     update = UPDATES[network.scheme.update]
     elsewhere = changes_elsewhere(network, tables, diagnostics.updated)
     learned = []
@@ -61,8 +80,9 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
         read = (change.pre[:, None, :] == codes).astype(change.rows.dtype)
         on_edges = jnp.einsum("tci,tcj->ij", read, update.summand(change.rows))
         total = jnp.where(layer["mask"], on_edges, jnp.sum(update.summand(off_edges)))
-        learned.append({**layer, "w": update.apply(layer["w"], total - jax.lax.stop_gradient(total))})
-    return (state[0], *learned)
+        w = applied(network, layer["w"], total - jax.lax.stop_gradient(total))
+        learned.append(mapping_like(layer, w=w))
+    return sequence_like(state, (state[0], *learned))
 
 
 def meta_rule(
@@ -95,7 +115,7 @@ def meta_rule(
       A rule of `MetaParams` for `x [batch, inputs]` and one-hot `y [batch, labels]`.
 
     Raises:
-      ValueError: if state or tables do not fit the network.
+      TypeError, ValueError: if state or tables do not fit the network, or flags and functions are none.
 
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
@@ -112,21 +132,40 @@ def meta_rule(
       Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
       robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
+    check_network(network)
     network.check_state(state)
+    check_callable("estimator", estimator, "a factory of estimators such as estimators.backprop")
+    check_flag("double_softmax", double_softmax)
+    check_flag("shared", shared)
+    check_callable("hidden_init", hidden_init, "an initialiser of jax.nn.initializers")
+    check_callable("output_init", output_init, "an initialiser of jax.nn.initializers")
 
     def init(key: Key) -> MetaParams:
         tables = network.init_tables(key, shared=shared, hidden_init=hidden_init, output_init=output_init)
         return MetaParams(tables, state[0]["w"])
 
     def loss_fn(params: MetaParams, x: ArrayLike, y: ArrayLike) -> Array:
-        check_shapes(["y"], [y], [(jnp.shape(x)[0], network.shapes[-1][1])])
+        x, y = as_array("x", x), as_array("y", y)
+        if x.ndim != 2:
+            raise ValueError(f"x: expected shape [batch, {network.shapes[0][0]}], got {list(x.shape)}")
+        check_shapes(["y"], [y], [(x.shape[0], network.shapes[-1][1])])
         start = with_params(state, params)
         labels = jnp.argmax(y, axis=-1).astype(jnp.int32)
         learned = learn_episode(network, params.tables, start, x, labels)
         output = network.apply(learned, x)
         return softmax_cross_entropy(jax.nn.softmax(output) if double_softmax else output, y)
 
-    return Rule(init, estimator(loss_fn))
+    estimate = estimator(loss_fn)
+    check_callable("estimator", estimate, "a factory of estimators such as estimators.backprop")
+
+    def value_and_grad(key: Key, params: MetaParams, x: ArrayLike, y: ArrayLike) -> tuple[Array, MetaParams]:
+        check_key("key", key)
+        check_instance("params", params, MetaParams, "MetaParams(tables, w)")
+        network.layer_tables(params.tables)
+        as_floating("params.w", params.w)
+        return estimate(key, params, x, y)
+
+    return Rule(init, value_and_grad)
 
 
 def meta_learn(

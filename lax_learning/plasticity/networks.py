@@ -1,8 +1,8 @@
 """k-cap networks whose synapses follow plasticity tables: feed-forward and recurrent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,19 @@ from jax.nn.initializers import Initializer, constant, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import check_floating, check_shapes
+from lax_learning._checks import (
+    as_floating,
+    check_callable,
+    check_flag,
+    check_floating,
+    check_instance,
+    check_key,
+    check_sequence,
+    check_shapes,
+    describe,
+)
+from lax_learning._precision import promoted
+from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.plasticity.scheme import UPDATES, Scheme
 from lax_learning.plasticity.tables import TableRule, Tables
 from lax_learning.types import Key
@@ -84,6 +96,7 @@ class KCapNetwork:
 
     def init(self, key: Key) -> State:
         """Draws synapses and first-layer weights; plastic weights are at the start of an episode."""
+        check_key("key", key)
         w_key, mask_key = jax.random.split(key)
         keys = jax.random.split(mask_key, len(self.shapes))
         masks = [draw(k, shape) for draw, k, shape in zip(self.masks, keys, self.shapes, strict=True)]
@@ -94,8 +107,10 @@ class KCapNetwork:
 
     def reset(self, state: State) -> State:
         """The state at the start of an episode: plastic weights at 0 (additive) or 1 (multiplicative)."""
+        self.check_state(state)
         start = UPDATES[self.scheme.update].start
-        return (state[0], *({**layer, "w": jnp.full_like(layer["w"], start)} for layer in state[1:]))
+        reset = (mapping_like(layer, w=jnp.full_like(layer["w"], start)) for layer in state[1:])
+        return sequence_like(state, (state[0], *reset))
 
     def init_tables(
         self,
@@ -118,8 +133,13 @@ class KCapNetwork:
           The tables.
 
         Raises:
-          ValueError: if a shared table is asked for and the layers need other shapes each.
+          TypeError, ValueError: if a shared table is asked for and the layers need other shapes each, or for
+            a flag or an initialiser that is none.
         """
+        check_key("key", key)
+        check_flag("shared", shared)
+        check_callable("hidden_init", hidden_init, "an initialiser of jax.nn.initializers")
+        check_callable("output_init", output_init, "an initialiser of jax.nn.initializers")
         hidden, output = self.table_shapes[:-1], self.table_shapes[-1]
         if shared:
             if len(set(hidden)) > 1:
@@ -132,6 +152,8 @@ class KCapNetwork:
 
     def layer_tables(self, tables: Tables) -> tuple[Array, ...]:
         """The table of every plastic layer, the output layer's at last; checks that they fit."""
+        check_instance("tables", tables, Tables, "Tables(hidden, output)")
+        check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
         num_hidden = len(self.table_shapes) - 1
         hidden = tuple(tables.hidden) * num_hidden if len(tables.hidden) == 1 else tuple(tables.hidden)
         if len(hidden) != num_hidden:
@@ -140,17 +162,21 @@ class KCapNetwork:
                 f"layers, got {len(tables.hidden)}"
             )
         names = [f"tables.hidden for layer {i + 1}" for i in range(num_hidden)]
-        check_shapes([*names, "tables.output"], (*hidden, tables.output), self.table_shapes)
-        return (*hidden, tables.output)
+        names = [*names, "tables.output"]
+        found = tuple(
+            as_floating(name, table) for name, table in zip(names, (*hidden, tables.output), strict=True)
+        )
+        check_shapes(names, found, self.table_shapes)
+        return found
 
     def drive(self, state: State, x: ArrayLike) -> Drive:
         """What the fixed first layer makes of `x [*batch, inputs]`, for all samples at once."""
-        x = jnp.asarray(x)
-        check_floating("x", x)
+        x = as_floating("x", x)
         num_inputs = self.shapes[0][0]
         if x.ndim == 0 or x.shape[-1] != num_inputs:
             raise ValueError(f"x: expected shape [..., {num_inputs}], got {list(x.shape)}")
-        z = x @ masked(state[0])
+        x, w = promoted(x, masked(state[0]))
+        z = x @ w
         return Drive(z, *self.fire(z))
 
     def respond(self, state: State, drive: Drive) -> Response:
@@ -167,12 +193,26 @@ class KCapNetwork:
         return self.respond(state, self.drive(state, x)).logits
 
     def check_state(self, state: State) -> None:
-        """Raises unless the state has the shapes of this network."""
+        """Raises unless the state has the entries, shapes and kinds of dtypes of this network."""
+        check_sequence("state", state, "a tuple with a dict a layer")
         if len(state) != len(self.shapes):
             raise ValueError(f"state: expected {len(self.shapes)} layers, got {len(state)}")
+        for i, layer in enumerate(state):
+            if not isinstance(layer, Mapping) or not {"w", "mask"} <= set(layer):
+                got = sorted(layer) if isinstance(layer, Mapping) else describe(layer)
+                raise ValueError(f"state[{i}]: expected a dict with the entries 'w' and 'mask', got {got}")
+            check_floating(f"state[{i}]['w']", layer["w"])
+            if getattr(layer["mask"], "dtype", None) != jnp.bool_:
+                raise TypeError(f"state[{i}]['mask']: expected booleans, got {describe(layer['mask'])}")
         for entry in ("w", "mask"):
             names = [f"state[{i}][{entry!r}]" for i in range(len(state))]
             check_shapes(names, [layer[entry] for layer in state], self.shapes)
+
+
+def check_network(network: Any) -> None:
+    """Raises TypeError unless it is a `KCapNetwork`."""
+    expected = "a KCapNetwork, from k_cap_mlp or k_cap_recurrent"
+    check_instance("network", network, KCapNetwork, expected)
 
 
 def masked(layer: dict[str, Array]) -> Array:

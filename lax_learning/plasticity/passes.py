@@ -8,17 +8,23 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int
 
-from lax_learning.plasticity.networks import Drive, KCapNetwork, Response, State
+from lax_learning._checks import as_array
+from lax_learning._precision import raised
+from lax_learning._structure import mapping_like, sequence_like
+from lax_learning.plasticity.networks import Drive, KCapNetwork, Response, State, check_network
 from lax_learning.plasticity.scheme import UPDATES
 from lax_learning.plasticity.tables import Tables
 from lax_learning.types import Dynamics
+
+MAX_SELECTS = 64
+"""Of rows with more codes the entries are gathered: the selects are compiled one by one."""
 
 
 class Diagnostics(NamedTuple):
     """What a network did with a sample before it changed; stacked over samples by `plastic_pass`.
 
     Fields:
-      prediction: the label it chose.
+      prediction: the label it chose, -1 where a logit is NaN: wrong whatever the label.
       updated: whether its synapses changed.
       response: the codes of all units, and the logits. Under `jit`, what is not used of it costs nothing.
     """
@@ -45,7 +51,8 @@ def read_changes(
 ) -> tuple[Array, Array, tuple[Change, ...]]:
     """The prediction for a sample, whether to learn from it, and the change of every plastic layer."""
     rule, scheme = network.rule, network.scheme
-    prediction = jnp.argmax(response.logits).astype(jnp.int32)
+    undefined = jnp.isnan(response.logits).any()
+    prediction = jnp.where(undefined, -1, jnp.argmax(response.logits).astype(jnp.int32))
     labels = jnp.arange(network.shapes[-1][1], dtype=jnp.int32)
     learns = prediction != label if scheme.samples == "misclassified" else jnp.ones((), bool)
     output_row = learns if scheme.rows == "all" else learns & ((labels == label) | (labels == prediction))
@@ -67,6 +74,13 @@ def changes_elsewhere(network: KCapNetwork, tables: Tables, updated: Array) -> t
     return tuple(jnp.where(updated & scheme.non_edges, entry, 0) for entry in entries)
 
 
+def applied(network: KCapNetwork, w: Array, change: Array) -> Array:
+    """The weights after a change, which is added in float32 or wider, in their own dtype."""
+    w = jnp.asarray(w)
+    wide = raised(w, change)
+    return UPDATES[network.scheme.update].apply(w.astype(wide), change.astype(wide)).astype(w.dtype)
+
+
 Synapses = tuple[Array, ...]
 """The weights of the plastic layers, 0 where there is no synapse."""
 
@@ -81,25 +95,28 @@ def _react(
 
 
 def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tuple[Change, ...]) -> Synapses:
-    """The synapses after changes, each expanded by one select a code: no gather over the matrix."""
+    """The synapses after changes, each expanded by one select a code: no gather over the matrix for a few."""
     after = []
     for layer, w, change in zip(state[1:], synapses, changes, strict=True):
-        full = change.rows[0]
-        for code in range(1, len(change.rows)):
-            full = jnp.where(change.pre[:, None] == code, change.rows[code], full)
-        after.append(UPDATES[network.scheme.update].apply(w, jnp.where(layer["mask"], full, 0)))
+        if len(change.rows) > MAX_SELECTS:
+            full = change.rows[change.pre]
+        else:
+            full = change.rows[0]
+            for code in range(1, len(change.rows)):
+                full = jnp.where(change.pre[:, None] == code, change.rows[code], full)
+        after.append(applied(network, w, jnp.where(layer["mask"], full, 0)))
     return tuple(after)
 
 
 def _joined(network: KCapNetwork, tables: Tables, state: State, synapses: Synapses, updated: Array) -> State:
     """The state with these synapses, and its other pairs after the samples at which the network learned."""
-    update = UPDATES[network.scheme.update]
+    total = UPDATES[network.scheme.update].total
     layers = zip(state[1:], synapses, changes_elsewhere(network, tables, updated), strict=True)
     after = (
-        {**layer, "w": jnp.where(layer["mask"], w, update.apply(layer["w"], update.total(changes)))}
+        mapping_like(layer, w=jnp.where(layer["mask"], w, applied(network, layer["w"], total(changes))))
         for layer, w, changes in layers
     )
-    return (state[0], *after)
+    return sequence_like(state, (state[0], *after))
 
 
 def plastic_pass(
@@ -144,7 +161,8 @@ def plastic_pass(
       Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
       robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
-    xs, ys = jnp.asarray(xs), jnp.asarray(ys)
+    check_network(network)
+    xs, ys = as_array("xs", xs), as_array("ys", ys)
     if xs.ndim != 2:
         raise ValueError(f"xs: expected shape [samples, {network.shapes[0][0]}], got {list(xs.shape)}")
     if xs.shape[0] == 0:
@@ -197,8 +215,10 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
       ()
     """
 
+    check_network(network)
+
     def update(tables: Tables, state: State, x: ArrayLike, y: ArrayLike) -> tuple[State, Diagnostics]:
-        x, y = jnp.asarray(x), jnp.asarray(y)
+        x, y = as_array("x", x), as_array("y", y)
         if x.ndim != 1 or y.ndim != 0:
             raise ValueError(f"x, y: expected one sample, got shapes {list(x.shape)} and {list(y.shape)}")
         y = _as_labels("y", y, network.shapes[-1][1])

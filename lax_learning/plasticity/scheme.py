@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import check_choice, check_positive
+from lax_learning._checks import check_choice, check_flag, check_positive, check_scalar
 
 
 class Update(NamedTuple):
@@ -63,7 +63,7 @@ class Scheme:
         no part in the forward pass. The published recurrent network does so.
 
     Raises:
-      ValueError: for a step size <= 0 or an unknown choice.
+      TypeError, ValueError: for a step size <= 0, an unknown choice, or a flag that is no bool.
     """
 
     step_size: Any = 0.01
@@ -74,6 +74,8 @@ class Scheme:
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
+        check_scalar("step_size", self.step_size)
         check_choice("update", self.update, UPDATES)
         check_choice("samples", self.samples, ("every", "misclassified"))
         check_choice("rows", self.rows, ("all", "two"))
+        check_flag("non_edges", self.non_edges)

@@ -25,7 +25,8 @@ class Bins(NamedTuple):
     Fields:
       size: `cap of the presynaptic layer -> number of bins`.
       place: `(count [out], num_inputs [out]) -> bin [out]`: of the inputs of every postsynaptic unit, how
-        many fired and how many there are.
+        many fired and how many there are. A network tries counts up to its cap when it is made and refuses
+        bins outside of the table; one that shows up later is clamped to the nearest.
     """
 
     size: Callable[[int], int]
@@ -74,7 +75,9 @@ class TableRule(NamedTuple):
             # A product of zeros and ones in float32: exact below 2^24, and faster than one of integers.
             count = (pre > 0).astype(jnp.float32) @ mask.astype(jnp.float32)
             num_inputs = jnp.sum(mask, axis=0, dtype=jnp.int32)
-            index = index * table.shape[-1] + self.bins.place(count.astype(jnp.int32), num_inputs)
+            size = table.shape[-1]
+            place = jnp.asarray(self.bins.place(count.astype(jnp.int32), num_inputs), jnp.int32)
+            index = index * size + jnp.clip(place, 0, size - 1)
         return table.reshape(table.shape[0] if self.reads_pre else 1, -1)[:, index]
 
 
@@ -93,3 +96,5 @@ pre_post_percent = TableRule(True, _PERCENT)
 
 post_count = TableRule(False, _COUNT)
 """`table[post fired?, number of connected presynaptic units that fired]`: 2 x (cap + 1)."""
+
+BUILT_IN = (pre_post, pre_post_count, pre_post_percent, post_count)

@@ -1,6 +1,7 @@
 """Tables that were learned in one network go into another (Cristian et al., 2020)."""
 
-from lax_learning.plasticity.networks import KCapNetwork
+from lax_learning._checks import check_instance, check_sequence
+from lax_learning.plasticity.networks import KCapNetwork, check_network
 from lax_learning.plasticity.tables import Tables
 
 
@@ -19,7 +20,7 @@ def transfer(tables: Tables, network: KCapNetwork) -> Tables:
       The tables for that network.
 
     Raises:
-      ValueError: if a table cannot fit.
+      TypeError, ValueError: if a table cannot fit.
 
     Example:
       >>> import jax
@@ -34,6 +35,9 @@ def transfer(tables: Tables, network: KCapNetwork) -> Tables:
       Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
       robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
+    check_network(network)
+    check_instance("tables", tables, Tables, "Tables(hidden, output)")
+    check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
     needs_hidden = len(network.table_shapes) > 1
     fitting = Tables(tuple(tables.hidden) if needs_hidden else (), tables.output)
     network.layer_tables(fitting)

@@ -1,6 +1,6 @@
 """Disentangled sparsity networks, and what they share with the other generators."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -10,12 +10,18 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning._checks import (
+    as_array,
+    as_floating,
     check_choice,
     check_count,
     check_inputs,
+    check_key,
     check_not_negative,
+    check_scalar,
     check_shapes,
+    describe,
 )
+from lax_learning._precision import promoted
 from lax_learning.symbolic._relu_network import relu_network, torch_uniform
 from lax_learning.types import Key, Params
 
@@ -90,16 +96,20 @@ def dsn_generator(
     check_count("num_latents", num_latents)
     check_choice("norm", norm, NORMS)
     check_not_negative("prune", prune)
+    check_scalar("prune", prune)
     if not (isinstance(bias, bool) or (isinstance(bias, str) and bias in BIASES)):
         raise ValueError(f"bias: expected one of {list(BIASES)}, got {bias!r}")
     b_init = {False: None, True: torch_uniform, "zeros": lambda fan_in: zeros}[bias]
     normal = variance_scaling(3.0, "fan_avg", "normal")
-    network = relu_network(num_inputs, hidden, 1, lambda fan_in: normal, b_init, dtype)
+    network = relu_network(
+        num_inputs, hidden, 1, lambda fan_in: normal, b_init, dtype, copies=int(num_latents)
+    )
     shape = (num_latents, num_inputs)
     least = jnp.asarray(prune, dtype)
     fixed = None if alpha is None else _mask(alpha, shape, dtype)
 
     def init(key: Key) -> dict[str, Any]:
+        check_key("key", key)
         network_key, alpha_key = jax.random.split(key)
         params: dict[str, Any] = {
             "networks": jax.vmap(network.init)(jax.random.split(network_key, num_latents))
@@ -109,22 +119,31 @@ def dsn_generator(
         return params
 
     def apply(params: Params, x: ArrayLike) -> Float[Array, "points latents"]:
-        x = jnp.asarray(x)
+        x = as_floating("x", x)
         check_inputs(x, (num_inputs,))
+        check_entries(params, ("networks",) if fixed is not None else ("networks", "alpha"))
         mask = params["alpha"] if fixed is None else fixed
         if norm == "softmax":
             mask = jax.nn.softmax(jnp.abs(mask), axis=1)
+        check_shapes(("params['alpha']",), (mask,), (shape,))
         mask = jnp.where((least > 0) & (mask < least), 0, mask)
-        latents = jax.vmap(lambda weights, row: network.apply(weights, x * row), out_axes=1)
+        latents = jax.vmap(
+            lambda weights, row: network.apply(weights, jnp.multiply(*promoted(x, row))), out_axes=1
+        )
         return latents(params["networks"], mask)[..., 0]
 
     return Generator(init, apply)
 
 
+def check_entries(params: Any, entries: Sequence[str]) -> None:
+    """Raises ValueError unless params are a dict with these entries."""
+    if not isinstance(params, Mapping) or not set(entries) <= params.keys():
+        got = sorted(params) if isinstance(params, Mapping) else describe(params)
+        raise ValueError(f"params: expected a dict with the entries {list(entries)}, got {got}")
+
+
 def _mask(alpha: ArrayLike, shape: tuple[int, int], dtype: DTypeLike) -> Array:
     """A given mask in the dtype of the parameters."""
-    alpha = jnp.asarray(alpha)
-    if jnp.issubdtype(alpha.dtype, jnp.complexfloating):
-        raise TypeError(f"alpha: expected real numbers, got {alpha.dtype}")
+    alpha = as_array("alpha", alpha)
     check_shapes(("alpha",), (alpha,), (shape,))
     return alpha.astype(dtype)

@@ -1,17 +1,19 @@
 """Formulas and libraries of them as pure functions (symrep, 2022)."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import check_floating
+from lax_learning._checks import as_floating, check_count, check_instance
 from lax_learning.symbolic._parser import ExpressionError, compile_formula
 
 CHECKED_POINTS = 64
+MAX_FUNCTIONS = 10_000
+NOISE_RATIO = 2.0**-29 * 64  # of float64 to float32, and how much worse than its largest sample it may be
 
 
 class Coefficients(NamedTuple):
@@ -84,13 +86,16 @@ def parse_expression(
     """
     if not isinstance(source, str):
         raise TypeError(f"source: expected a string, got {source!r}")
+    if not isinstance(file, str):
+        raise TypeError(f"file: expected a string, got {file!r}")
+    check_count("line", line)
+    check_count("column", column)
     term, num_coefficients, num_columns = compile_formula(source, file, line, column)
 
     def evaluate(coefficients: Coefficients, x: Float[Array, "points columns"]) -> Float[Array, " points"]:
-        check_x(x, num_columns)
-        check_coefficients(coefficients, (), num_coefficients)
-        x = jnp.asarray(x)
-        normal, uniform = (jnp.asarray(values, x.dtype) for values in coefficients)
+        x = as_points(x, num_columns)
+        coefficients = as_coefficients(coefficients, (), num_coefficients)
+        normal, uniform = (values.astype(x.dtype) for values in coefficients)
         return jnp.broadcast_to(term(normal, uniform, x), x.shape[:1])
 
     return Expression(source, evaluate, num_coefficients, num_columns)
@@ -123,6 +128,8 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
     """
     if not isinstance(text, str):
         raise TypeError(f"text: expected a string, got {text!r}")
+    if not isinstance(file, str):
+        raise TypeError(f"file: expected a string, got {file!r}")
     entries: list[list[Expression]] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip(" \t\r"):
@@ -136,6 +143,8 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
             raise ExpressionError(problem, file, number, 1)
         _check_derivatives(entry, file, number, columns[1:])
         entries.append(entry)
+        if len(entries) > MAX_FUNCTIONS:
+            raise ExpressionError(f"expected at most {MAX_FUNCTIONS} functions, got more", file, number, 1)
     if not entries:
         raise ExpressionError("expected a function, got none", file)
     everything = [expression for entry in entries for expression in entry]
@@ -147,26 +156,34 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
     )
 
 
-def check_x(x: Array, num_columns: int) -> None:
-    """Raises unless `x` holds floating points `[points, columns]`, with the columns that are read."""
-    check_floating("x", x)
+def as_points(x: ArrayLike, num_columns: int) -> Array:
+    """Points `[points, columns]`; raises unless they are floating, with the columns that are read."""
+    x = as_floating("x", x)
     if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] < num_columns:
         expected = f"shape [points, columns] of at least 1 point and {num_columns} columns"
         raise ValueError(f"x: expected {expected}, got {list(x.shape)}")
+    return x
 
 
-def check_coefficients(coefficients: Coefficients, draws: Sequence[int], num_coefficients: int) -> None:
-    """Raises unless there are enough floating coefficients for every draw."""
-    for name, values in zip(Coefficients._fields, coefficients, strict=True):
-        check_floating(f"coefficients.{name}", values)
-        shape = jnp.shape(values)
+def as_coefficients(coefficients: Coefficients, draws: Sequence[int], num_coefficients: int) -> Coefficients:
+    """The coefficients as arrays; raises unless there are enough floating ones for every draw."""
+    check_instance("coefficients", coefficients, Coefficients, "Coefficients(normal, uniform)")
+    found = Coefficients(*(as_floating(f"coefficients.{n}", v) for n, v in coefficients._asdict().items()))
+    for name, values in found._asdict().items():
+        shape = values.shape
         if shape[:-1] != tuple(draws) or not shape or shape[-1] < num_coefficients:
             expected = ", ".join([*map(str, draws), f"K >= {num_coefficients}"])
             raise ValueError(f"coefficients.{name}: expected shape [{expected}], got {list(shape)}")
+    return found
 
 
 def _check_derivatives(entry: list[Expression], file: str, line: int, columns: list[int]) -> None:
-    """Compares derivatives written by hand with those of `jax.grad`, in float64 at fixed random points."""
+    """Compares derivatives written by hand with those of `jax.grad`, in float64 at fixed random points.
+
+    They may differ by 1e-6 of their size, and by what rounding adds: as much as it adds in float32, at the
+    points near 0 or at the others, times the ratio of the precisions. Constants that a function adds play no
+    part in that.
+    """
     function, *derivatives = entry
     if not derivatives:
         return
@@ -178,21 +195,31 @@ def _check_derivatives(entry: list[Expression], file: str, line: int, columns: l
     points = draw.uniform(-2, 2, size=(CHECKED_POINTS, num_columns))
     points[::2] *= 10
 
-    def at_points(expression: Expression) -> tuple[np.ndarray, np.ndarray]:
+    def at_points(expression: Expression, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
         def at_point(point: Array, normal: Array, uniform: Array) -> Array:
             return expression.evaluate(Coefficients(normal, uniform), point[None])[0]
 
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            arrays = [jnp.asarray(array) for array in (points, normal, uniform)]
+            # Numbers of float32 in either precision.
+            arrays = [jnp.asarray(array.astype(np.float32), dtype) for array in (points, normal, uniform)]
             values, gradients = jax.vmap(jax.value_and_grad(at_point))(*arrays)
-            return np.asarray(values), np.asarray(gradients)
+            return np.asarray(values, np.float64), np.asarray(gradients, np.float64)
 
-    values, gradients = at_points(function)
-    for column, derivative in enumerate(derivatives):
-        written, exact = at_points(derivative)[0], gradients[:, column]
-        finite = np.isfinite(values) & np.isfinite(exact) & np.isfinite(written)
+    def noise(rough: np.ndarray, exact: np.ndarray) -> np.ndarray:
+        """What rounding may add to every number; 0 where float32 cannot hold it."""
         with np.errstate(all="ignore"):
-            tolerance = 1e-6 * (np.abs(written) + np.abs(exact)) + 1e-9 * np.abs(values) + 1e-12
+            error = np.where(np.isfinite(rough), np.abs(rough - exact), 0)
+        error[::2], error[1::2] = error[::2].max(), error[1::2].max()
+        return error * NOISE_RATIO
+
+    values, gradients = at_points(function, jnp.float64)
+    rough = at_points(function, jnp.float32)[1]
+    for column, derivative in enumerate(derivatives):
+        written, exact = at_points(derivative, jnp.float64)[0], gradients[:, column]
+        finite = np.isfinite(values) & np.isfinite(exact) & np.isfinite(written)
+        rounding = noise(rough[:, column], exact) + noise(at_points(derivative, jnp.float32)[0], written)
+        with np.errstate(all="ignore"):
+            tolerance = 1e-6 * (np.abs(written) + np.abs(exact)) + rounding
             wrong = finite & (np.abs(written - exact) > tolerance)
         place = file, line, columns[column] + len(derivative.source) - len(derivative.source.lstrip())
         expected = f"expected the derivative by column {column}"

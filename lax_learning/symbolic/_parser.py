@@ -160,7 +160,7 @@ class _Compiler:
             value = math.inf
         if value > MAX_NUMBER:
             raise self.refusal(node, f"a number of at most {MAX_NUMBER:g}")
-        return lambda normal, uniform, x: jnp.asarray(value, x.dtype)
+        return lambda normal, uniform, x: _constant(value, x)
 
     def coefficient(self, node: ast.Name) -> Term:
         if not _COEFFICIENT.fullmatch(node.id):
@@ -207,6 +207,13 @@ class _Compiler:
             return lambda normal, uniform, x: lax.integer_pow(left(normal, uniform, x), power)
         apply = OPERATORS[type(node.op)]
         return lambda normal, uniform, x: apply(left(normal, uniform, x), right(normal, uniform, x))
+
+
+def _constant(value: float, x: Array) -> Array:
+    """The number in the dtype of x; raises if that cannot hold it."""
+    if value > float(jnp.finfo(x.dtype).max):
+        raise ValueError(f"x: expected a dtype that holds the number {value:g}, got {x.dtype}")
+    return jnp.asarray(value, x.dtype)
 
 
 def _integer(node: ast.expr) -> int | None:

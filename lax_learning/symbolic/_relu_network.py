@@ -1,5 +1,6 @@
 """The ReLU networks of generators and critics, and how PyTorch initialises them."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jaxtyping import Array
 
-from lax_learning._checks import check_count
+from lax_learning._checks import as_sizes, check_count, check_floating_dtype, check_memory
 from lax_learning.layers import dense, identity
 from lax_learning.networks import Network
 from lax_learning.types import Key
+
+MAX_LAYERS = 1000
 
 
 def torch_uniform(fan_in: int) -> Initializer:
@@ -33,17 +36,20 @@ def relu_network(
     b_init: Callable[[int], Initializer] | None,
     dtype: Any,
     name: str = "hidden",
+    copies: int = 1,
 ) -> Network:
     """ReLU layers and a linear one, the initialisers made for each number of inputs.
 
-    `name` is what errors call the widths.
+    `name` is what errors call the widths; `copies` is how many of such networks must fit into memory.
     """
     check_count("num_inputs", num_inputs)
-    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise TypeError(f"{name}: expected a sequence of widths, got {hidden!r}")
-    for i, width in enumerate(hidden):
-        check_count(f"{name}[{i}]", width)
+    hidden = as_sizes(name, hidden, "a sequence of widths")
+    check_floating_dtype("dtype", dtype)
+    if len(hidden) > MAX_LAYERS:
+        raise ValueError(f"{name}: expected at most {MAX_LAYERS} layers, got {len(hidden)}")
     widths = (num_inputs, *hidden, num_outputs)
+    shapes = [(copies, n, m) for n, m in itertools.pairwise(widths)]
+    check_memory(f"num_inputs, {name} and number of outputs", shapes, dtype)
     activations = (*(jax.nn.relu for _ in hidden), identity)
     layers = tuple(
         dense(n, m, phi, w_init=w_init(n), b_init=None if b_init is None else b_init(n), dtype=dtype)

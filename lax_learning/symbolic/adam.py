@@ -4,11 +4,12 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_not_negative, check_probability
+from lax_learning._checks import check_floating, check_not_negative, check_probability, check_scalar
 from lax_learning._precision import raised
 from lax_learning.types import Params
 
@@ -40,10 +41,18 @@ def adam_with_decay(
     """
     check_not_negative("learning_rate", learning_rate)
     check_not_negative("decay", decay)
+    check_scalar("learning_rate", learning_rate)
+    check_scalar("decay", decay)
     for name, value in (("b1", b1), ("b2", b2)):
         check_probability(name, value)
+        check_scalar(name, value)
         if not isinstance(value, Tracer) and value == 1:
             raise ValueError(f"{name}: expected a number below 1, got {value!r}")
+    # Plain numbers take the dtype of the moments.
+    learning_rate, decay, b1, b2 = (
+        value if isinstance(value, Tracer) else np.asarray(value).item()
+        for value in (learning_rate, decay, b1, b2)
+    )
     adam = optax.chain(
         optax.add_decayed_weights(cast(Array, decay)),
         optax.scale_by_adam(b1, b2),
@@ -51,15 +60,22 @@ def adam_with_decay(
     )
 
     def init(params: Params) -> Any:
-        return adam.init(_raised(params))
+        return adam.init(_raised("params", params))
 
     def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
-        updates, new = adam.update(_raised(updates), state, _raised(params))
+        if params is None:
+            raise ValueError("params: expected those that the updates are for, got None")
+        with jax.numpy_dtype_promotion("standard"):  # traced hyper-parameters have dtypes of their own
+            updates, new = adam.update(_raised("updates", updates), state, _raised("params", params))
         # Traced hyper-parameters may be wider than the moments: what a scan carries keeps its dtypes.
         return updates, jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, state)
 
     return optax.GradientTransformation(init, update)
 
 
-def _raised(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, raised(leaf)), tree)
+def _raised(name: str, tree: Any) -> Any:
+    def leaf_raised(path: tuple[Any, ...], leaf: Any) -> Array:
+        check_floating(f"{name}{jax.tree_util.keystr(path)}", leaf)
+        return jnp.asarray(leaf, raised(leaf))
+
+    return jax.tree_util.tree_map_with_path(leaf_raised, tree)

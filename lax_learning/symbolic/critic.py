@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import check_count, check_floating
+from lax_learning._checks import as_floating, check_count, check_key
 from lax_learning.symbolic._relu_network import relu_network, torch_uniform
 from lax_learning.types import Key, Params
 
@@ -73,6 +73,7 @@ def critic(
     curve_shape = (num_points,) if channels == 1 else (num_points, channels)
 
     def init(key: Key) -> Params:
+        check_key("key", key)
         critic_key, embedding_key = jax.random.split(key)
         return {
             "critic": judge.init(critic_key),
@@ -93,8 +94,7 @@ def critic(
 
 def check_curves(name: str, curves: ArrayLike, curve_shape: tuple[int, ...]) -> Array:
     """The curves as an array; raises unless they are floating, `[number, *curve_shape]`, at least one."""
-    curves = jnp.asarray(curves)
-    check_floating(name, curves)
+    curves = as_floating(name, curves)
     if curves.shape[1:] != curve_shape or curves.ndim == 0:
         expected = ", ".join(["number", *map(str, curve_shape)])
         raise ValueError(f"{name}: expected shape [{expected}], got {list(curves.shape)}")
@@ -160,13 +160,13 @@ def embed(curves: ArrayLike, *extensions: ArrayLike) -> Float[Array, "number poi
 
 def _extended(curves: ArrayLike, extensions: Sequence[ArrayLike]) -> tuple[Array, list[Array]]:
     """The curves, and every extension as `[number, points, columns]`."""
-    curves = jnp.asarray(curves)
+    curves = as_floating("curves", curves)
     if curves.ndim != 2:
         raise ValueError(f"curves: expected shape [number, points], got {list(curves.shape)}")
     curves, columns = check_curves("curves", curves, curves.shape[1:]), []
-    for i, extension in enumerate(map(jnp.asarray, extensions)):
+    for i, extension in enumerate(extensions):
         name = f"extensions[{i}]"
-        check_floating(name, extension)
+        extension = as_floating(name, extension)
         if extension.ndim not in (2, 3) or extension.shape[:-1] not in (curves.shape, curves.shape[1:]):
             n, p = curves.shape
             expected = f"[{p}, columns] or [{n}, {p}, columns]"

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import check_choice, check_floating, check_shapes
-from lax_learning._precision import raised
+from lax_learning._checks import as_array, as_floating, check_choice, check_instance, check_shapes
+from lax_learning._precision import promoted, raised
 from lax_learning.layers import identity
 from lax_learning.symbolic.critic import Critic, check_curves
 from lax_learning.types import Params
@@ -56,9 +56,8 @@ def critic_loss(
 
 def _logits(logits_real: ArrayLike, logits_fake: ArrayLike) -> tuple[Array, Array]:
     """Both as vectors, in float32 or wider."""
-    real, fake = jnp.asarray(logits_real), jnp.asarray(logits_fake)
+    real, fake = as_floating("logits_real", logits_real), as_floating("logits_fake", logits_fake)
     for name, logits in (("logits_real", real), ("logits_fake", fake)):
-        check_floating(name, logits)
         if logits.ndim != 1 or logits.size == 0:
             expected = "shape [number] with at least one entry"
             raise ValueError(f"{name}: expected {expected}, got {list(logits.shape)}")
@@ -97,16 +96,23 @@ def gradient_penalty(
     References:
       Gulrajani et al., Improved training of Wasserstein GANs, https://arxiv.org/abs/1704.00028, 2017.
     """
+    check_instance("critic", critic, Critic, "a Critic")
     real = check_curves("real", real, critic.curve_shape)
     fake = check_curves("fake", fake, critic.curve_shape)
+    eps = as_array("eps", eps)
     check_shapes(("fake", "eps"), (fake, eps), (real.shape, real.shape[:1]))
+    real, fake = promoted(real, fake)
     eps = jnp.asarray(eps, real.dtype).reshape(-1, *[1] * (real.ndim - 1))
     mixed = eps * real + (1 - eps) * fake
     # A logit depends on its own curve only: the gradient of their sum holds that of each.
     slopes = jax.grad(lambda curves: jnp.sum(critic.apply(params, curves)))(mixed)
-    squares = jnp.sum(jnp.square(slopes.astype(raised(slopes))), axis=tuple(range(1, slopes.ndim)))
+    slopes = slopes.astype(raised(slopes)).reshape(slopes.shape[0], -1)
+    # In units of its largest entry no slope is too small or too large to be squared.
+    unit = jax.lax.stop_gradient(jnp.max(jnp.abs(slopes), axis=1, keepdims=True))
+    flat = unit == 0
+    squares = jnp.sum(jnp.square(slopes / jnp.where(flat, 1, unit)), axis=1)
     # The root has no derivative at 0, and a derivative that is not taken must be finite too.
-    norms = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    norms = jnp.where(flat[:, 0], 0, unit[:, 0] * jnp.sqrt(jnp.where(flat[:, 0], 1, squares)))
     return jnp.mean(jnp.square(norms - 1))
 
 

@@ -9,7 +9,18 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from lax_learning._checks import check_count, check_not_negative
+from lax_learning._checks import (
+    as_array,
+    check_callable,
+    check_count,
+    check_flag,
+    check_instance,
+    check_key,
+    check_memory,
+    check_not_negative,
+    check_scalar,
+    describe,
+)
 from lax_learning.symbolic.critic import Critic, check_curves
 from lax_learning.symbolic.critic_losses import (
     area_under_curve,
@@ -57,8 +68,16 @@ def uniform_eps(key: Key, number: int) -> Float[Array, " number"]:
 
 def init_critic(key: Key, critic: Critic, optimizer: optax.GradientTransformation) -> CriticState:
     """A fresh critic and the state of its optimiser."""
+    check_instance("critic", critic, Critic, "a Critic")
+    _check_optimizer(optimizer)
     params = critic.init(key)
     return CriticState(params, optimizer.init(params))
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    """Raises TypeError unless it is one of optax."""
+    expected = "an optimizer of optax, such as adam_with_decay(1e-3)"
+    check_instance("optimizer", optimizer, optax.GradientTransformation, expected)
 
 
 def critic_step(
@@ -102,13 +121,20 @@ def critic_step(
     References:
       https://github.com/fabxy/symrep, 2022.
     """
+    check_instance("critic", critic, Critic, "a Critic")
+    _check_optimizer(optimizer)
+    optimizer = optax.with_extra_args_support(optimizer)
     check_objective(objective)
     check_not_negative("penalty", penalty)
+    check_scalar("penalty", penalty)
+    check_callable("draws", draws, "a function of (key, number)")
     weight = None if not isinstance(penalty, Tracer) and penalty == 0 else penalty
 
     def step(
         key: Key, state: CriticState, real: ArrayLike, fake: ArrayLike
     ) -> tuple[CriticState, CriticMetrics]:
+        check_key("key", key)
+        check_instance("state", state, CriticState, "a CriticState, from init_critic")
         real = check_curves("real", real, critic.curve_shape)
         fake = check_curves("fake", fake, critic.curve_shape)
 
@@ -119,13 +145,16 @@ def critic_step(
             if weight is not None:
                 slope = gradient_penalty(critic, params, draws(key, fake.shape[0]), real, fake)
                 slope = jnp.where(jnp.asarray(weight) != 0, slope, 0)
-                total = total + weight * slope
+                total = total + jnp.asarray(weight, slope.dtype) * slope
             return total, (logits, (loss_real, loss_fake, slope))
 
-        grads, (logits, (loss_real, loss_fake, slope)) = jax.grad(objective_of, has_aux=True)(state.params)
+        (total, aux), grads = jax.value_and_grad(objective_of, has_aux=True)(state.params)
+        logits, (loss_real, loss_fake, slope) = aux
         scores = critic_accuracy(*logits), area_under_curve(*logits)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer_state, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
+        seen = {"value": total, "grad": grads, "value_fn": lambda params: objective_of(params)[0]}
+        updates, optimizer_state = optimizer.update(grads, state.optimizer_state, state.params, **seen)
+        with jax.numpy_dtype_promotion("standard"):  # updates may be wider than params
+            params: Any = optax.apply_updates(state.params, updates)
         return CriticState(params, optimizer_state), CriticMetrics(loss_real, loss_fake, slope, *scores)
 
     return step
@@ -167,17 +196,26 @@ def critic_epoch(
       >>> metrics.accuracy.shape
       (4, 3)
     """
+    check_callable("generate", generate, "a function of a key that returns curves")
+    check_callable("sample", sample, "a function of a key that returns curves")
+    check_callable("step", step, "a step, from critic_step")
     check_count("iterations", iterations)
+    check_memory("iterations", [(iterations, 2)])
+    check_flag("resample", resample)
 
     def epoch(key: Key, state: CriticState) -> tuple[CriticState, CriticMetrics]:
+        check_key("key", key)
         generate_key, sample_key, step_key = jax.random.split(key, 3)
         fake = generate(generate_key)
         real = None if resample else sample(sample_key)
 
-        def iteration(state: CriticState, keys: tuple[Key, Key]) -> tuple[CriticState, CriticMetrics]:
-            return step(keys[1], state, sample(keys[0]) if real is None else real, fake)
+        def iteration(state: CriticState, keys: tuple[Key, Any]) -> tuple[CriticState, CriticMetrics]:
+            return step(keys[0], state, sample(keys[1]) if real is None else real, fake)
 
-        keys = jax.random.split(sample_key, iterations), jax.random.split(step_key, iterations)
+        keys = (
+            jax.random.split(step_key, iterations),
+            jax.random.split(sample_key, iterations) if resample else None,
+        )
         return jax.lax.scan(iteration, state, keys)
 
     return epoch
@@ -206,12 +244,19 @@ def train_critic(epoch: Epoch, num_epochs: int) -> Callable[..., tuple[CriticSta
       >>> int(state.params), metrics.auc.shape
       (3, (3, 2))
     """
+    check_callable("epoch", epoch, "an epoch, from critic_epoch")
     check_count("num_epochs", num_epochs)
+    check_memory("num_epochs", [(num_epochs, 2)])
 
     def train(
         key: Key, state: CriticState, first: Int[Array, ""] | int = 0
     ) -> tuple[CriticState, CriticMetrics]:
-        keys = jax.vmap(lambda e: jax.random.fold_in(key, e))(first + jnp.arange(num_epochs))
+        check_key("key", key)
+        first = as_array("first", first)
+        if first.shape != () or not jnp.issubdtype(first.dtype, jnp.integer):
+            raise TypeError(f"first: expected an int, got {describe(first)}")
+        epochs = first.astype(jnp.int32) + jnp.arange(num_epochs, dtype=jnp.int32)
+        keys = jax.vmap(lambda e: jax.random.fold_in(key, e))(epochs)
         return jax.lax.scan(lambda state, key: epoch(key, state), state, keys)
 
     return train

@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_choice, check_floating
+from lax_learning._checks import as_floating, check_choice, check_instance, check_sequence
 from lax_learning.symbolic.critic import embed, stack
 from lax_learning.symbolic.expressions import Library, draw_functions, function_gradients, function_values
 from lax_learning.symbolic.generators import Generator, latent_jacobian
@@ -70,13 +69,15 @@ def curves_at(
       https://github.com/fabxy/symrep, 2022.
     """
     check_choice("method", method, METHODS)
+    check_instance("library", library, Library, "a Library, from parse_library")
+    check_instance("generator", generator, Generator, "a Generator, such as mlp_generator(1, 5)")
+    check_sequence("extensions", extensions, f"a sequence of {sorted(EXTENSIONS)}")
     extensions = tuple(extensions)
     for i, extension in enumerate(extensions):
         check_choice(f"extensions[{i}]", extension, EXTENSIONS)
     if len(set(extensions)) != len(extensions):
         raise ValueError(f"extensions: expected each at most once, got {extensions}")
-    points = jnp.asarray(x)
-    check_floating("x", points)
+    points = as_floating("x", x)
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(f"x: expected a non-empty [points, columns], got shape {list(points.shape)}")
 

@@ -12,13 +12,20 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from lax_learning._checks import check_count
+from lax_learning._checks import (
+    as_array,
+    check_count,
+    check_floating_dtype,
+    check_instance,
+    check_key,
+    check_memory,
+)
 from lax_learning.symbolic._library import (
     Coefficients,
     Expression,
     Library,
-    check_coefficients,
-    check_x,
+    as_coefficients,
+    as_points,
     parse_expression,
     parse_library,
 )
@@ -73,6 +80,8 @@ def load_library(path: str | os.PathLike[str]) -> Library:
     References:
       The public notebooks of symrep, https://github.com/fabxy/symrep, 2022.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path: expected a path, got {path!r}")
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -105,7 +114,11 @@ def draw_functions(
     References:
       The public notebooks of symrep, https://github.com/fabxy/symrep, 2022.
     """
+    check_key("key", key)
+    check_instance("library", library, Library, "a Library, from parse_library")
     check_count("number", number)
+    check_floating_dtype("dtype", dtype)
+    check_memory("number", [(number, max(1, library.num_coefficients))], dtype)
     entry_key, normal_key, uniform_key = jax.random.split(key, 3)
     shape = (number, library.num_coefficients)
     normal = jax.random.normal(normal_key, shape, dtype)
@@ -123,7 +136,8 @@ def function_values(
 
     Args:
       library: that the functions were drawn from.
-      draws: entries `[number]` and coefficients `[number, K]`.
+      draws: entries `[number]` and coefficients `[number, K]`. Entries that are traced cannot be checked, and
+        count as the nearest.
       x: points `[points, columns]`.
 
     Returns:
@@ -183,16 +197,18 @@ def function_gradients(
 def _at_draws(
     library: Library, draws: FunctionDraws, x: Array, transform: Callable[[Evaluate], Evaluate]
 ) -> Array:
-    check_x(x, library.num_columns)
-    _check_entries(draws.entries, len(library.expressions))
-    check_coefficients(draws.coefficients, draws.entries.shape, library.num_coefficients)
+    check_instance("library", library, Library, "a Library, from parse_library")
+    check_instance("draws", draws, FunctionDraws, "FunctionDraws, from draw_functions")
+    x = as_points(x, library.num_columns)
+    entries = as_array("entries", draws.entries)
+    _check_entries(entries, len(library.expressions))
+    coefficients = as_coefficients(draws.coefficients, entries.shape, library.num_coefficients)
 
-    x = jnp.asarray(x)
     # Under vmap every entry is evaluated and one is selected, inputs included: no derivative that is not
     # finite comes back from the others.
     branches = [transform(expression.evaluate) for expression in library.expressions]
     return jax.vmap(lambda entry, coefficients: lax.switch(entry, branches, coefficients, x))(
-        draws.entries, draws.coefficients
+        entries.astype(jnp.int32), coefficients
     )
 
 

@@ -8,8 +8,20 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import check_count, check_floating, check_inputs, check_positive
-from lax_learning.symbolic._dsn import Generator, dsn_generator
+from lax_learning._checks import (
+    as_floating,
+    check_callable,
+    check_count,
+    check_floating_dtype,
+    check_inputs,
+    check_key,
+    check_memory,
+    check_positive,
+    check_scalar,
+    check_shapes,
+)
+from lax_learning._precision import promoted
+from lax_learning.symbolic._dsn import Generator, check_entries, dsn_generator
 from lax_learning.symbolic._relu_network import relu_network, torch_uniform
 from lax_learning.types import Key, Params
 
@@ -101,10 +113,18 @@ def gaussian_process_generator(
     sizes = {"num_inputs": num_inputs, "num_latents": num_latents, "num_features": num_features}
     for name, size in sizes.items():
         check_count(name, size)
-    check_positive("length_scale", length_scale)
-    check_positive("scale", scale)
+    check_floating_dtype("dtype", dtype)
+    check_memory(
+        "num_inputs, num_latents and num_features",
+        [(num_features, num_latents), (num_inputs, num_features)],
+        dtype,
+    )
+    for name, value in (("length_scale", length_scale), ("scale", scale)):
+        check_positive(name, value)
+        check_scalar(name, value)
 
     def init(key: Key) -> dict[str, Array]:
+        check_key("key", key)
         a_key, w_key, b_key = jax.random.split(key, 3)
         return {
             "a": jax.random.normal(a_key, (num_features, num_latents), dtype),
@@ -113,10 +133,15 @@ def gaussian_process_generator(
         }
 
     def apply(params: Params, x: ArrayLike) -> Float[Array, "points latents"]:
-        x = jnp.asarray(x)
+        x = as_floating("x", x)
         check_inputs(x, (num_inputs,))
-        features = jnp.cos(x / jnp.asarray(length_scale, dtype) @ params["w"] + params["b"])
-        return jnp.asarray(scale, dtype) * math.sqrt(2 / num_features) * (features @ params["a"])
+        check_entries(params, ("a", "w", "b"))
+        scales = jnp.asarray(length_scale, dtype), jnp.asarray(scale, dtype)
+        x, a, w, b, length, height = promoted(x, params["a"], params["w"], params["b"], *scales)
+        shapes = [(num_features, num_latents), (num_inputs, num_features), (num_features,)]
+        check_shapes(("params['a']", "params['w']", "params['b']"), (a, w, b), shapes)
+        features = jnp.cos(x / length @ w + b)
+        return height * math.sqrt(2 / num_features) * (features @ a)
 
     return Generator(init, apply)
 
@@ -146,8 +171,8 @@ def latent_jacobian(
       >>> latent_jacobian(lambda params, x: params * x**2, 2.0, jnp.array([[1.0], [3.0]])).tolist()
       [[[4.0], [12.0]]]
     """
-    x = jnp.asarray(x)
-    check_floating("x", x)
+    check_callable("apply", apply, "a function of (params, x)")
+    x = as_floating("x", x)
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"x: expected a non-empty [points, columns], got shape {list(x.shape)}")
 

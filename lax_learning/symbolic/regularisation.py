@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import check_choice, check_not_negative, check_shapes
+from lax_learning._checks import (
+    as_array,
+    as_floating,
+    check_callable,
+    check_choice,
+    check_not_negative,
+    check_scalar,
+    check_shapes,
+)
+from lax_learning._precision import raised
 from lax_learning.types import Params
 
 COSTS: dict[str, Callable[[Array], Array]] = {
@@ -65,15 +74,21 @@ def regularised_loss(
     """
     check_choice("cost", cost, COSTS)
     check_not_negative("weight", weight)
-    points, target = jnp.asarray(x), jnp.asarray(target)
+    check_scalar("weight", weight)
+    check_callable("predict", predict, "a function of (params, x)")
+    check_callable("judge", judge, "a function of params that returns logits")
+    points, target = as_floating("x", x), as_array("target", target)
 
     def loss(params: Params) -> tuple[Array, RegularisedLoss]:
-        predicted = predict(params, points)
+        predicted = as_floating("predict(params, x)", predict(params, points))
+        logits = as_floating("judge(params)", judge(params))
         check_shapes(["predict(params, x)"], [predicted], [target.shape])
-        parts = RegularisedLoss(
-            jnp.mean(jnp.square(predicted - target)), jnp.mean(COSTS[cost](judge(params)))
-        )
-        return parts.fit + weight * parts.critic, parts
+        if logits.size == 0:
+            raise ValueError(f"judge(params): expected at least one logit, got shape {list(logits.shape)}")
+        dtype = raised(predicted, logits)
+        error = predicted.astype(dtype) - target.astype(dtype)
+        parts = RegularisedLoss(jnp.mean(jnp.square(error)), jnp.mean(COSTS[cost](logits.astype(dtype))))
+        return parts.fit + jnp.asarray(weight, dtype) * parts.critic, parts
 
     return loss
 

@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import check_count
+from lax_learning._checks import (
+    as_array,
+    check_callable,
+    check_count,
+    check_instance,
+    check_key,
+    check_memory,
+    check_sequence,
+    describe,
+)
 from lax_learning.ensemble import ensemble
 from lax_learning.types import Key
 
@@ -49,8 +58,14 @@ def random_configurations(key: Key, space: Mapping[str, Sequence[Any]], number: 
       >>> len(random_configurations(jax.random.key(0), space, 3))
       3
     """
+    check_key("key", key)
     check_count("number", number)
+    if not isinstance(space, Mapping):
+        raise TypeError(f"space: expected a dict of fields and their values, got {describe(space)}")
+    check_memory("number", [(number, max(1, len(space)))])
     for name, values in space.items():
+        if not isinstance(values, np.ndarray):
+            check_sequence(f"space[{name!r}]", values, "a sequence of values")
         if len(values) == 0:
             raise ValueError(f"space[{name!r}]: expected at least one value, got none")
     keys = jax.random.split(key, max(1, len(space)))
@@ -80,8 +95,8 @@ def group_by_shape(configurations: Sequence[Configuration], static: Sequence[str
       >>> [(g.static, g.traced["rate"].tolist(), g.members) for g in group_by_shape(rates, ["width"])]
       [({'width': 8}, [0.1, 0.2], (0, 1)), ({'width': 16}, [0.1, 0.2], (2, 3))]
     """
-    if len(configurations) == 0:
-        raise ValueError("configurations: expected at least one, got none")
+    _check_configurations(configurations)
+    check_sequence("static", static, "a sequence of names of fields")
     fields = set(configurations[0])
     if not set(static) <= fields:
         raise ValueError(f"static: expected fields among {sorted(fields)}, got {sorted(static)}")
@@ -94,17 +109,52 @@ def group_by_shape(configurations: Sequence[Configuration], static: Sequence[str
             )
         for name in traced:
             value = configuration[name]
-            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-                raise TypeError(f"configurations[{i}][{name!r}]: expected a number, got {value!r}")
-        members.setdefault(tuple(configuration[name] for name in static), []).append(i)
+            _check_number(f"configurations[{i}][{name!r}]", value)
+        for name in static:
+            try:
+                hash(configuration[name])
+            except TypeError as error:
+                raise TypeError(
+                    f"configurations[{i}][{name!r}]: expected a value that can be hashed, such as a tuple, "
+                    f"got {describe(configuration[name])}"
+                ) from error
+        # 1, 1.0 and True are equal, and make different programs.
+        values = tuple((type(configuration[name]), configuration[name]) for name in static)
+        members.setdefault(values, []).append(i)
     return [
         Group(
-            dict(zip(static, values, strict=True)),
+            {name: configurations[places[0]][name] for name in static},
             {name: np.array([configurations[i][name] for i in places]) for name in traced},
             tuple(places),
         )
-        for values, places in members.items()
+        for places in members.values()
     ]
+
+
+def _check_configurations(configurations: Any) -> None:
+    check_sequence("configurations", configurations, "a sequence of dicts")
+    if len(configurations) == 0:
+        raise ValueError("configurations: expected at least one, got none")
+    for i, configuration in enumerate(configurations):
+        if not isinstance(configuration, Mapping):
+            raise TypeError(f"configurations[{i}]: expected a dict, got {describe(configuration)}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Raises unless JAX has a number for the value, neither wrapped around, infinite nor 0 in its place."""
+    if isinstance(value, bool | complex | np.complexfloating) or not isinstance(
+        value, int | float | np.number
+    ):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    dtype = jnp.dtype(int if isinstance(value, int | np.integer) else float)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    if jnp.issubdtype(dtype, jnp.integer):
+        fits = jnp.iinfo(dtype).min <= value <= jnp.iinfo(dtype).max
+    else:
+        size = abs(float(value))
+        fits = not np.isfinite(size) or size == 0 or jnp.finfo(dtype).tiny <= size <= jnp.finfo(dtype).max
+    if not fits:
+        raise ValueError(f"{name}: expected a number in the range of {dtype}, got {value!r}")
 
 
 def run_group(make_run: MakeRun, group: Group, keys: Array, **options: Any) -> PyTree:
@@ -128,12 +178,18 @@ def run_group(make_run: MakeRun, group: Group, keys: Array, **options: Any) -> P
       >>> run_group(make_run, group, jax.random.split(jax.random.key(0), 3)).shape
       (2, 3, 2)
     """
+    check_callable("make_run", make_run, "a function of the static fields that returns a run")
+    check_instance("group", group, Group, "a Group, from group_by_shape")
+    if not (isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
+        raise TypeError(f"keys: expected keys of jax.random.key, got {describe(keys)}")
     if keys.ndim != 1 or keys.shape[0] == 0:
         raise ValueError(f"keys: expected shape [seeds], got {list(keys.shape)}")
     shape = (len(group.members), keys.shape[0])
     every_key = jnp.broadcast_to(keys, shape).reshape(-1)
     traced = {name: jnp.repeat(jnp.asarray(values), shape[1]) for name, values in group.traced.items()}
-    run = ensemble(make_run(**group.static), in_axes=(0, 0), **options)
+    one = make_run(**group.static)
+    check_callable("make_run", one, "a function of the static fields that returns a run(key, traced)")
+    run = ensemble(one, in_axes=(0, 0), **options)
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), run(every_key, traced))
 
 
@@ -191,8 +247,29 @@ def study_dataset(configurations: Sequence[Configuration], found: Sequence[tuple
       >>> study_dataset(configurations, found).loss.sel(seed=0).values.tolist()
       [2.0, 3.0]
     """
-    import xarray as xr
+    try:
+        import xarray as xr
+    except ImportError as error:
+        raise ImportError(
+            "study_dataset: expected xarray to be installed, got none; pip install xarray"
+        ) from error
 
+    _check_configurations(configurations)
+    for i, entry in enumerate(found):
+        if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], Group)):
+            raise TypeError(f"found[{i}]: expected (group, results), got {describe(entry)}")
+        group, results = entry
+        if not isinstance(results, Mapping):
+            raise TypeError(
+                f"found[{i}]: expected results that are a dict of arrays, got {describe(results)}"
+            )
+        for name, values in results.items():
+            shape = jnp.shape(as_array(f"found[{i}][{name!r}]", values))
+            if len(shape) < 2 or shape[0] != len(group.members):
+                raise ValueError(
+                    f"found[{i}][{name!r}]: expected shape [{len(group.members)}, seeds, ...], "
+                    f"got {list(shape)}"
+                )
     places = [i for group, _ in found for i in group.members]
     if sorted(places) != list(range(len(configurations))):
         raise ValueError(
