@@ -209,7 +209,7 @@ def test_estimators(call, error, pattern):
         "pair": (
             reading(loss=lambda o, y: (o, {})),
             TypeError,
-            "^loss: expected an array of real numbers, got tuple",
+            "^loss: expected a floating-point array, got tuple",
         ),
         "x dict": (
             value_and_grad(BACKPROP, x={"a": X}),
