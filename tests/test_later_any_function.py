@@ -27,7 +27,6 @@ pytestmark = pytest.mark.xfail(
 
 ROOT = Path(__file__).parents[1]
 KEY = jax.random.key(0)
-NUM_DRAWS = 4000
 # The bias of a difference with symmetric noise is of second order in sigma, and the rounding of a loss in
 # float32 divided by sigma is 1e-5.
 SIGMA = 1e-2
@@ -108,21 +107,21 @@ def assert_same(found: Any, exact: Any) -> None:
         np.testing.assert_allclose(named_leaves(found)[path], leaf, 1e-4, 1e-5 * largest, err_msg=path)
 
 
-def assert_unbiased(rule: Any, problem: Problem) -> None:
+def assert_unbiased(rule: Any, problem: Problem, num_draws: int = 4000) -> None:
     """The mean over draws is the gradient to five standard errors, which are small beside the gradient."""
     state = rule.init(KEY, problem.params, problem.x)
 
     def estimate(key: Any) -> Any:
         return rule.value_and_grad(key, problem.params, state, problem.x, problem.y)[1]
 
-    estimates = jax.jit(jax.vmap(estimate))(jax.random.split(jax.random.key(1), NUM_DRAWS))
+    estimates = jax.jit(jax.vmap(estimate))(jax.random.split(jax.random.key(1), num_draws))
     exact = problem.exact()
     assert jax.tree.structure(estimates) == jax.tree.structure(exact)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(exact))
     errors, norm = 0.0, 0.0
     for path, leaf in named_leaves(exact).items():
         draws = named_leaves(estimates)[path]
-        error = draws.std(axis=0, ddof=1) / np.sqrt(NUM_DRAWS)
+        error = draws.std(axis=0, ddof=1) / np.sqrt(num_draws)
         assert (np.abs(draws.mean(axis=0) - leaf) <= 5 * error + 1e-3 * largest).all(), path
         errors, norm = errors + np.sum(error**2), norm + np.sum(leaf**2)
     assert errors <= 0.5**2 * norm
@@ -288,7 +287,8 @@ def test_noise_on_coupled_examples_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ON_UNITS)
 def test_noise_on_coupled_examples_is_credited_by_the_batch(name: str) -> None:
     ll, problem = promised(), normalised()
-    assert_unbiased(make_rule(name, ll.Model(problem.apply), batch=True), problem)
+    # An example credited by its own loss is off by 0.4 of the norm, and the standard errors add up to 0.05.
+    assert_unbiased(make_rule(name, ll.Model(problem.apply), batch=True), problem, num_draws=40_000)
 
 
 def test_rules_that_take_the_batch_as_it_is_are_right_on_coupled_examples() -> None:
@@ -334,7 +334,8 @@ def test_dropout_masks_follow_the_keys_of_the_examples() -> None:
     for name in ("backprop", "node_perturbation"):
         rule = make_rule(name, model)
         state = rule.init(KEY, params, inputs[0])
-        losses = [float(rule.value_and_grad(KEY, params, state, x, y)[0]) for x in [*inputs, inputs[0]]]
+        loss = jax.jit(lambda x, rule=rule, state=state: rule.value_and_grad(KEY, params, state, x, y)[0])
+        losses = [float(loss(x)) for x in [*inputs, inputs[0]]]
         assert len(set(losses[:4])) == 4 and losses[4] == losses[0], name
     # Clean and noisy passes see the same mask.
     assert_unbiased(make_rule("node_perturbation", model), Problem(apply, params, inputs[0], y))
@@ -354,9 +355,9 @@ def test_running_statistics_move_and_are_no_weights(name: str) -> None:
     options = {"batch": True} if name == "node_perturbation" else {}
     rule = make_rule(name, ll.Model(apply, has_aux=True, trainable="params/**"), **options)
     state, optimizer = rule.init(KEY, params, x), optax.sgd(0.01)
-    optimizer_state, seen = optimizer.init(params), []
+    optimizer_state, seen, step = optimizer.init(params), [], jax.jit(rule.value_and_grad)
     for key in jax.random.split(KEY, 4):
-        (loss, statistics), grads, state = rule.value_and_grad(key, params, state, x, y)
+        (loss, statistics), grads, state = step(key, params, state, x, y)
         np.testing.assert_allclose(loss, squares(apply(params, x)[0], y).mean(), rtol=1e-5)
         assert jax.tree.structure(grads) == jax.tree.structure(params)
         assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads["batch_stats"]))
@@ -630,4 +631,5 @@ def test_frozen_parameters_are_not_perturbed(name: str) -> None:
     params = {"frozen": problem.params, "learned": {"b": jnp.ones(2)}}
     rule = make_rule(name, ll.Model(apply, trainable="learned/**"))
     grads = problem._replace(apply=apply, params=params).credit(rule)
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads))
+    # A rounding error of the loss divided by sigma is 1e-4; had the others moved, it were of order one.
+    assert np.abs(grads["learned"]["b"]).max() < 1e-3
