@@ -21,9 +21,14 @@ from flax import linen, nnx
 
 import lax_learning
 
-pytestmark = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="mended by issue 19, with which 'Any JAX function' is complete"
-)
+pytestmark = [
+    pytest.mark.xfail(
+        strict=True,
+        raises=AssertionError,
+        reason="mended by issue 19, with which 'Any JAX function' is complete",
+    ),
+    pytest.mark.usefixtures("as_a_user_sees_it"),
+]
 
 ROOT = Path(__file__).parents[1]
 KEY = jax.random.key(0)

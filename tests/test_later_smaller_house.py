@@ -17,9 +17,10 @@ import pytest
 
 import lax_learning as ll
 
-pytestmark = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="mended by issue 20, 'A smaller house'"
-)
+pytestmark = [
+    pytest.mark.xfail(strict=True, raises=AssertionError, reason="mended by issue 20, 'A smaller house'"),
+    pytest.mark.usefixtures("as_a_user_sees_it"),
+]
 
 ROOT = Path(__file__).parents[1]
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -46,7 +47,7 @@ def test_ensemble_follows_the_configuration_of_random_numbers() -> None:
         np.testing.assert_array_equal(members(KEYS), by_vmap(KEYS))
 
 
-@pytest.mark.parametrize("chosen", [[0], [3, 1, 0, 2]], ids=["alone", "in another order"])
+@pytest.mark.parametrize("chosen", [[2], [3, 1, 0, 2]], ids=["alone", "in another order"])
 def test_member_with_fast_keys_is_the_same_whoever_is_beside(chosen: list[int]) -> None:
     keys = jax.random.split(jax.random.key(0, impl="rbg"), 4)
     members = ll.ensemble(draw)
@@ -101,12 +102,10 @@ def test_devices_that_are_none_are_refused(devices: Any) -> None:
         raise AssertionError("expected a refusal, got a result")
 
 
-@pytest.mark.parametrize(("in_axes", "right"), [(0, True), ("0", False)])
-def test_axes_that_are_no_sequence(in_axes: Any, right: bool) -> None:
-    # `jax.vmap` takes 0 for all arguments, and so may an ensemble.
-    expected = jax.jit(jax.vmap(draw))(KEYS) if right else np.nan
-    pattern = "^in_axes: expected .*, got "
-    assert_right_or_refused(lambda: ll.ensemble(draw, in_axes=in_axes)(KEYS), expected, pattern)
+def test_one_axis_for_all_arguments() -> None:
+    axis: Any = 0  # as `jax.vmap` takes it
+    right, pattern = jax.jit(jax.vmap(draw))(KEYS), "^in_axes: expected .*, got 0"
+    assert_right_or_refused(lambda: ll.ensemble(draw, in_axes=axis)(KEYS), right, pattern)
 
 
 MEBI = 2**20
@@ -121,15 +120,20 @@ def status_of_memory() -> dict[str, int]:
 
 
 def peak_of(call: Callable[[], Any]) -> int:
-    """Bytes that a call takes while it runs, on the second time, when nothing is compiled."""
+    """Bytes that a call takes while it runs, when all is compiled."""
     reset = Path("/proc/self/clear_refs")
     if not os.access(reset, os.W_OK):
         pytest.skip("Linux alone tells the peak of memory")
+
+    def of_one_call() -> int:
+        time.sleep(0.5)  # what a program used is freed after its results are ready
+        reset.write_text("5")
+        before = status_of_memory()["VmRSS"]
+        jax.block_until_ready(call())
+        return status_of_memory()["VmHWM"] - before
+
     jax.block_until_ready(call())
-    reset.write_text("5")
-    before = status_of_memory()["VmRSS"]
-    jax.block_until_ready(call())
-    return status_of_memory()["VmHWM"] - before
+    return max(of_one_call() for _ in range(3))
 
 
 def test_ensemble_keeps_its_budget_of_memory() -> None:
@@ -137,12 +141,12 @@ def test_ensemble_keeps_its_budget_of_memory() -> None:
     left, right = jnp.ones((4096, 2)), jnp.ones((2, 4096))
 
     def member(key: Any, left: Any, right: Any) -> Any:
-        own = jax.random.normal(key, (1024, 2)) @ right[:, :1024]
-        row = jax.random.randint(key, (), 0, len(left))
-        return jnp.sort(own, axis=0)[0, 0] + (left @ right)[row].sum()
+        inward, outward = jax.random.normal(key, (1024, 2)), jax.random.normal(key, (4096,))
+        own, shared = inward @ right[:, :1024], left @ right
+        return jnp.tanh(own @ outward[:1024]).sum() + jnp.tanh(shared @ outward).sum()
 
     keys = jax.random.split(jax.random.key(0), 64)
-    budget = 80 * MEBI
+    budget = 80.0 * MEBI
     limited = ll.ensemble(member, memory_budget=budget)
     assert peak_of(lambda: limited(keys, left, right)) <= 1.25 * budget
 
