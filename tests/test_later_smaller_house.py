@@ -1,0 +1,328 @@
+"""Faults that "A smaller house" mends, in ensembles and around runs, as tests of calls and commands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lax_learning as ll
+
+pytestmark = [
+    pytest.mark.xfail(strict=True, raises=AssertionError, reason="mended by issue 20, 'A smaller house'"),
+    pytest.mark.usefixtures("as_a_user_sees_it"),
+]
+
+ROOT = Path(__file__).parents[1]
+KEYS = jax.random.split(jax.random.key(0), 4)
+
+
+# --- ensembles
+
+
+def draw(key: Any) -> Any:
+    return jax.random.normal(key)
+
+
+def test_ensemble_follows_the_configuration_of_precision() -> None:
+    members = ll.ensemble(lambda key: jax.random.normal(key, (3,)).sum())
+    assert members(KEYS).dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert members(KEYS).dtype == jnp.float64
+
+
+def test_ensemble_follows_the_configuration_of_random_numbers() -> None:
+    members, by_vmap = ll.ensemble(draw), jax.jit(jax.vmap(draw))
+    np.testing.assert_array_equal(members(KEYS), by_vmap(KEYS))
+    with jax.threefry_partitionable(False):
+        np.testing.assert_array_equal(members(KEYS), by_vmap(KEYS))
+
+
+@pytest.mark.parametrize("chosen", [[2], [3, 1, 0, 2]], ids=["alone", "in another order"])
+def test_member_with_fast_keys_is_the_same_whoever_is_beside(chosen: list[int]) -> None:
+    keys = jax.random.split(jax.random.key(0, impl="rbg"), 4)
+    members = ll.ensemble(draw)
+    beside = np.asarray(members(keys))
+    np.testing.assert_array_equal(members(keys[np.array(chosen)]), beside[chosen])
+
+
+def assert_right_or_refused(call: Callable[[], Any], right: Any, pattern: str) -> None:
+    """Fails for another result, and for an error that JAX or Python thought of."""
+    try:
+        found = call()
+    except Exception as error:
+        assert type(error) in (ValueError, TypeError, RuntimeError), f"{type(error).__name__}: {error}"
+        assert re.search(pattern, str(error)), error
+    else:
+        np.testing.assert_array_equal(found, right)
+
+
+@pytest.mark.parametrize(
+    ("transformed", "pattern"),
+    [(jax.jit, r"outside of .*\bjit\b"), (lambda f: lambda keys: jax.vmap(f)(keys[None])[0], "outside of ")],
+    ids=["jit", "vmap"],
+)
+def test_ensemble_inside_of_a_transformation(transformed: Callable[..., Any], pattern: str) -> None:
+    call = transformed(ll.ensemble(draw))
+    assert_right_or_refused(lambda: call(KEYS), jax.jit(jax.vmap(draw))(KEYS), pattern)
+
+
+def test_ensemble_under_grad() -> None:
+    def loss(scale: Any, run: Callable[..., Any]) -> Any:
+        return run(KEYS, scale).sum()
+
+    def scaled(key: Any, scale: Any) -> Any:
+        return scale * draw(key)
+
+    def gradient(run: Callable[..., Any]) -> Any:
+        return np.round(jax.grad(loss)(2.0, run), 4)
+
+    right = gradient(jax.vmap(scaled, in_axes=(0, None)))
+    assert_right_or_refused(lambda: gradient(ll.ensemble(scaled)), right, "outside of ")
+
+
+@pytest.mark.parametrize(
+    "devices", [[], [jax.devices()[0]] * 2, "cpu", [0]], ids=["none", "one twice", "text", "numbers"]
+)
+def test_devices_that_are_none_are_refused(devices: Any) -> None:
+    try:
+        ll.ensemble(draw, devices=devices)(KEYS)
+    except Exception as error:
+        assert re.match("devices: expected .*, got ", str(error)), f"{type(error).__name__}: {error}"
+    else:
+        raise AssertionError("expected a refusal, got a result")
+
+
+def test_one_axis_for_all_arguments() -> None:
+    axis: Any = 0  # as `jax.vmap` takes it
+    right, pattern = jax.jit(jax.vmap(draw))(KEYS), "^in_axes: expected .*, got 0"
+    assert_right_or_refused(lambda: ll.ensemble(draw, in_axes=axis)(KEYS), right, pattern)
+
+
+MEBI = 2**20
+
+
+def status_of_memory() -> dict[str, int]:
+    """Bytes of this process: VmRSS now, VmHWM at most since the last reset."""
+    return {
+        name: int(size) * 1024
+        for name, size in re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/self/status").read_text())
+    }
+
+
+def peak_of(call: Callable[[], Any]) -> int:
+    """Bytes that a call takes while it runs, when all is compiled."""
+    reset = Path("/proc/self/clear_refs")
+    if not os.access(reset, os.W_OK):
+        pytest.skip("Linux alone tells the peak of memory")
+
+    def of_one_call() -> int:
+        time.sleep(0.5)  # what a program used is freed after its results are ready
+        reset.write_text("5")
+        before = status_of_memory()["VmRSS"]
+        jax.block_until_ready(call())
+        return status_of_memory()["VmHWM"] - before
+
+    jax.block_until_ready(call())
+    return max(of_one_call() for _ in range(3))
+
+
+def test_ensemble_keeps_its_budget_of_memory() -> None:
+    # All members share a product of 64 MiB; each has one of 4 MiB of its own, and a number as result.
+    left, right = jnp.ones((4096, 2)), jnp.ones((2, 4096))
+
+    def member(key: Any, left: Any, right: Any) -> Any:
+        inward, outward = jax.random.normal(key, (1024, 2)), jax.random.normal(key, (4096,))
+        own, shared = inward @ right[:, :1024], left @ right
+        return jnp.tanh(own @ outward[:1024]).sum() + jnp.tanh(shared @ outward).sum()
+
+    keys = jax.random.split(jax.random.key(0), 64)
+    budget = 80.0 * MEBI
+    limited = ll.ensemble(member, memory_budget=budget)
+    assert peak_of(lambda: limited(keys, left, right)) <= 1.25 * budget
+
+
+# --- runs
+
+RUN = (
+    "experiments.birth_death",
+    *("--problems", "planted", "--schemes", "gd", "--seeds", "1", "--records", "5", "--units", "6"),
+    *("--teacher-units", "2", "--features", "4", "--batch-size", "10", "--test-points", "50"),
+)
+"""A small run; how long it is stands apart."""
+SHORT, LONG = ("--steps", "30"), ("--steps", "4000000")
+FAILS = ("experiments.plasticity_transfer", "--data")
+"""A run of images from the folder that follows."""
+RESUME = ("--resume",)
+UNDER_WAY = re.compile(r"\d+/\d+ \[")
+"""What a bar of progress shows."""
+
+
+def start(out: Path, errors: Path, *arguments: str) -> subprocess.Popen:
+    """Starts `python -m MODULE ...` with what it says in a file."""
+    environment = {
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "COLUMNS": "200",
+    }
+    with errors.open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments, "--out", str(out)],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+        )
+
+
+class End(NamedTuple):
+    """How a command ended; no code if it was stopped because it had not."""
+
+    code: int | None
+    errors: str
+
+    @property
+    def message(self) -> str:
+        """The last line."""
+        return (self.errors.replace("\r", "\n").strip().splitlines() or [""])[-1]
+
+
+def run(out: Path, *arguments: str) -> End:
+    """Runs a command to its end, or stops it after two minutes."""
+    errors = out.with_name(f"{out.name}.errors")
+    process = start(out, errors, *arguments)
+    try:
+        code = process.wait(timeout=120)
+    except subprocess.TimeoutExpired:
+        code = None
+        process.kill()
+        process.wait()
+    return End(code, errors.read_text())
+
+
+def wait(condition: Callable[[], Any], seconds: float = 120.0) -> None:
+    """Waits for what is to come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing for {seconds} s")
+        time.sleep(0.05)
+
+
+def files_of(out: Path) -> list[Path]:
+    """What a run has written so far, but for its configuration, compiled programs and what is hidden."""
+    found = (path for path in out.rglob("*") if path.is_file() and path != out / "config.json")
+    names = ((path, path.relative_to(out).parts) for path in found)
+    return [path for path, parts in names if "compiled" not in parts and not parts[-1].startswith(".")]
+
+
+def assert_refused(end: End, *named: str) -> None:
+    """One line that names all of it, in the place of a traceback."""
+    assert "Traceback" not in end.errors, end.errors
+    assert end.code == 2, end
+    assert all(name in end.message for name in named), end.message
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has ended."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    end = run(out, *RUN, *SHORT)
+    if end.code != 0 or not (out / "config.json").is_file() or not files_of(out):
+        raise RuntimeError(f"the run to be damaged did not end well: {end}")
+    return out
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, without the last files of the run: so it has to read its parts."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    for path in files_of(out):
+        if path.suffix in (".json", ".png", ".pdf"):
+            path.unlink()
+    return out
+
+
+class Contended(NamedTuple):
+    """A run that was killed, its process, and how another ended that was started in its folder meanwhile."""
+
+    out: Path
+    first: int
+    second: End
+
+
+@pytest.fixture(scope="module")
+def contended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Contended]:
+    """Two processes in one folder: the second is stopped where it runs, the first after a checkpoint."""
+    folder = tmp_path_factory.mktemp("contended")
+    out, errors = folder / "out", (folder / "first.errors", folder / "second.errors")
+    first = start(out, errors[0], *RUN, *LONG)
+    second = None
+    try:
+        wait(lambda: UNDER_WAY.search(errors[0].read_text()) or first.poll() is not None)
+        second = start(out, errors[1], *RUN, *LONG, *RESUME)
+        wait(lambda: UNDER_WAY.search(errors[1].read_text()) or second.poll() is not None)
+        code = second.poll()
+        second.kill()
+        second.wait()
+        wait(lambda: files_of(out) or first.poll() is not None)
+        time.sleep(2.0)  # until all files of a checkpoint are there
+        if first.poll() is not None:
+            raise RuntimeError(f"the run to be killed ended by itself: {errors[0].read_text()}")
+        first.kill()
+        first.wait()
+        yield Contended(out, first.pid, End(code, errors[1].read_text()))
+    finally:
+        for process in (first, second):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def test_second_process_in_a_folder_is_told_who_is_there(contended: Contended) -> None:
+    assert_refused(contended.second, "--out", str(contended.out), str(contended.first))
+
+
+def test_checkpoint_that_is_damaged_is_named(contended: Contended, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(contended.out, out)
+    for path in files_of(out):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert_refused(run(out, *RUN, *LONG, *RESUME), str(out), "checkpoint", "delete")
+
+
+def test_part_that_is_damaged_is_named(copied: Path) -> None:
+    damaged = files_of(copied)
+    for path in damaged:
+        path.write_bytes(b"garbage")
+    end = run(copied, *RUN, *SHORT, *RESUME)
+    assert_refused(end, "delete")
+    assert any(str(path) in end.message for path in damaged), end.message
+
+
+@pytest.mark.parametrize("content", [b"null", b"\xff\xfe{"], ids=["null", "not text"])
+def test_configuration_that_is_damaged_is_named(tmp_path: Path, content: bytes) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_bytes(content)
+    assert_refused(run(out, *RUN, *SHORT, *RESUME), str(out / "config.json"), "expected")
+
+
+def test_run_that_fails_before_it_starts_leaves_the_folder(tmp_path: Path) -> None:
+    out, missing = tmp_path / "out", [str(tmp_path / name) for name in ("images", "digits")]
+    ends = [run(out, *FAILS, folder) for folder in missing]
+    for end, folder in zip(ends, missing, strict=True):
+        assert_refused(end, folder)
+    assert missing[0] not in ends[1].errors, ends[1].message
