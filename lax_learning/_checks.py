@@ -176,3 +176,43 @@ def check_targets(y: Array, batch_size: int) -> None:
         raise TypeError(f"y: expected real numbers, got {y.dtype}")
     if y.ndim == 0 or y.shape[0] != batch_size:
         raise ValueError(f"y: expected {batch_size} examples as in x, got shape {list(y.shape)}")
+
+
+def as_real(name: str, value: Any) -> Array:
+    """Returns `value` as an array of float32, or of float64 where it is one, if nothing is lost.
+
+    Numbers and lists of them, booleans and integers of up to 16 bits are converted.
+
+    Raises:
+      TypeError: for arrays of wider integers, which float32 rounds, and for what is no array of real numbers.
+    """
+    array = as_array(name, value)
+    is_wide = jnp.issubdtype(array.dtype, jnp.integer) and array.dtype.itemsize > 2
+    if is_wide and hasattr(value, "dtype"):
+        raise TypeError(f"{name}: expected a floating-point array, got {describe(array)}")
+    return array.astype(array.dtype if array.dtype == jnp.float64 else jnp.float32)
+
+
+def as_real_leaves(name: str, tree: Any) -> Any:
+    """Returns a pytree with every leaf as `as_real` gives it; raises ValueError if there are no leaves."""
+    if not jax.tree.leaves(tree):
+        raise ValueError(f"{name}: expected at least one array, got {tree!r}")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: as_real(f"{name}{jax.tree_util.keystr(path)}", leaf), tree
+    )
+
+
+def check_key(name: str, key: Any) -> None:
+    """Raises unless `key` is one key of `jax.random`, typed or of raw numbers."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and dtype != jnp.uint32:
+        raise TypeError(f"{name}: expected a key of jax.random.key, got {describe(key)}")
+    if shape is None or len(shape) != (0 if typed else 1):
+        raise ValueError(f"{name}: expected one key, got {describe(key)}")
+
+
+def check_instance(name: str, value: Any, kind: type, expected: str) -> None:
+    """Raises TypeError unless `value` is of a type; `expected` says what makes one."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {expected}, got {describe(value)}")

@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import check_choice, check_not_negative, check_shapes
+from lax_learning._checks import (
+    as_array,
+    as_real,
+    check_callable,
+    check_choice,
+    check_not_negative,
+    check_shapes,
+)
+from lax_learning._precision import raised
+from lax_learning._scaling import divided, norm, scale_of
 from lax_learning.types import Params
 
 COSTS: dict[str, Callable[[Array], Array]] = {
@@ -63,16 +72,17 @@ def regularised_loss(
     References:
       https://github.com/fabxy/symrep, 2022.
     """
+    check_callable("predict", predict, "a function (params, x) -> predictions")
+    check_callable("judge", judge, "a function params -> logits")
     check_choice("cost", cost, COSTS)
     check_not_negative("weight", weight)
-    points, target = jnp.asarray(x), jnp.asarray(target)
+    points, target = as_array("x", x), as_real("target", target)
 
     def loss(params: Params) -> tuple[Array, RegularisedLoss]:
-        predicted = predict(params, points)
+        predicted = as_real("predict(params, x)", predict(params, points))
         check_shapes(["predict(params, x)"], [predicted], [target.shape])
-        parts = RegularisedLoss(
-            jnp.mean(jnp.square(predicted - target)), jnp.mean(COSTS[cost](judge(params)))
-        )
+        logits = as_real("judge(params)", judge(params))
+        parts = RegularisedLoss(jnp.mean(jnp.square(predicted - target)), jnp.mean(COSTS[cost](logits)))
         return parts.fit + weight * parts.critic, parts
 
     return loss
@@ -81,7 +91,8 @@ def regularised_loss(
 def largest_correlations(latents: ArrayLike, components: ArrayLike) -> Float[Array, " latents"]:
     """For every latent the largest `|correlation|` with any of the true components.
 
-    `max_j |cov(latent_i, component_j)| / (sd sd)`; 0 for a latent that is constant
+    `max_j |cov(latent_i, component_j)| / (sd sd)`; 0 for a latent that is constant but for rounding, NaN for
+    one that holds NaN or infinity, and for all latents if a component does
 
     Args:
       latents: `[points, latents]`.
@@ -98,15 +109,35 @@ def largest_correlations(latents: ArrayLike, components: ArrayLike) -> Float[Arr
       >>> [round(float(c), 3) for c in largest_correlations(jnp.hstack([-3 * x, 0 * x]), x)]
       [1.0, 0.0]
     """
-    latents, components = jnp.asarray(latents), jnp.asarray(components)
-    for name, array in (("latents", latents), ("components", components)):
-        if array.ndim != 2 or 0 in array.shape or array.shape[0] != latents.shape[0]:
+    columns = []
+    for name, value in (("latents", latents), ("components", components)):
+        array = as_real(name, value)
+        if array.ndim != 2 or 0 in array.shape:
             raise ValueError(f"{name}: expected shape [points, columns], got {list(array.shape)}")
+        if columns and array.shape[0] != columns[0].shape[0]:
+            raise ValueError(
+                f"{name}: expected shape [points, columns] with the {columns[0].shape[0]} points of latents, "
+                f"got {list(array.shape)}"
+            )
+        given = getattr(value, "dtype", array.dtype)
+        rounding = 8 * float(jnp.finfo(given if jnp.issubdtype(given, jnp.floating) else array.dtype).eps)
+        columns.append(_normalised(array, rounding))
+    latents, components = columns
+    dtype = raised(latents, components)
+    found = jnp.matmul(latents.T.astype(dtype), components.astype(dtype), precision="highest")
+    return jnp.minimum(jnp.max(jnp.abs(found), axis=1), 1)
 
-    def normalised(array: Array) -> Array:
-        centred = array - jnp.mean(array, axis=0)
-        norm = jnp.linalg.norm(centred, axis=0)
-        flat = norm <= 8 * jnp.finfo(array.dtype).eps * jnp.linalg.norm(array, axis=0)
-        return jnp.where(flat, 0, centred / jnp.where(flat, 1, norm))
 
-    return jnp.max(jnp.abs(normalised(latents).T @ normalised(components)), axis=1)
+def _normalised(array: Array, rounding: float) -> Array:
+    """Columns of mean 0 and norm 1; 0 where they vary by less than `rounding` of their norm."""
+
+    def of_column(column: Array) -> Array:
+        column = divided(column, scale_of(column))
+        centred = column - jnp.mean(column)
+        centred = centred - jnp.mean(centred)
+        length = norm(centred)
+        flat = length <= rounding * norm(column)
+        centred = divided(centred, scale_of(centred))
+        return jnp.where(flat, 0, centred / jnp.where(flat, 1, norm(centred)))
+
+    return jax.vmap(of_column, in_axes=1, out_axes=1)(array)
