@@ -124,7 +124,7 @@ def stacked_moments(samples: PyTree, reference: PyTree | None = None) -> Moments
       >>> stacked_moments(jnp.array([1.0, 2.0, 6.0])).mean.tolist()
       3.0
     """
-    return _streamed("gradients", lambda sample: sample, samples, reference, None)
+    return _streamed("gradients", lambda sample: sample, samples, reference, None, divided)
 
 
 def streamed_moments(
@@ -165,11 +165,17 @@ def streamed_moments(
       https://doi.org/10.1080/00031305.1983.10483115, 1983.
     """
     check_callable("draw", draw, "a function x -> gradients")
-    return _streamed("draw(x)", draw, xs, reference, chunk_size)
+    # What XLA computes is never below the smallest normal number where XLA takes such numbers for 0.
+    return _streamed("draw(x)", draw, xs, reference, chunk_size, lambda g, scale: g * (1 / scale))
 
 
 def _streamed(
-    name: str, draw: Callable[[Any], PyTree], xs: PyTree, reference: PyTree | None, chunk_size: int | None
+    name: str,
+    draw: Callable[[Any], PyTree],
+    xs: PyTree,
+    reference: PyTree | None,
+    chunk_size: int | None,
+    divide: Callable[[Array, Array], Array],
 ) -> Moments:
     count = _count_of(xs)
     if chunk_size is None:
@@ -193,7 +199,7 @@ def _streamed(
         seen, scale, mean, squares = carry
         drawn = draws(chunk)
         before, scale = scale, jax.tree.map(lambda s, g: jnp.maximum(s, scale_of(g)), scale, drawn)
-        drawn = jax.tree.map(divided, drawn, scale)
+        drawn = jax.tree.map(divide, drawn, scale)
         ratio = jax.tree.map(jnp.divide, before, scale)
         mean = jax.tree.map(jnp.multiply, mean, ratio)
         squares = jax.tree.map(lambda total, r: total * r * r, squares, ratio)
@@ -214,7 +220,7 @@ def _streamed(
     scaled_reference = None if reference is None else jax.tree.map(divided, reference, scale)
 
     def project(chunk: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-        drawn = jax.tree.map(divided, draws(chunk), scale)
+        drawn = jax.tree.map(divide, draws(chunk), scale)
         deviations = jax.tree.map(lambda g, m: g - m[None], drawn, mean)
         return _projections(deviations, mean, scaled_reference)
 

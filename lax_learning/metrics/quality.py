@@ -185,7 +185,7 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
       The parts, absolute and relative to the squared norm of the reference.
 
     Raises:
-      ValueError: without a reference, with two, or for fewer than three estimates.
+      ValueError: without a reference, with two, with one beside moments, or for fewer than three estimates.
 
     Example:
       >>> import jax.numpy as jnp
@@ -197,6 +197,10 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
     if (held is None) == (reference is None):
         got = "none" if reference is None else "one in the moments and one beside them"
         raise ValueError(f"reference: expected exactly one, got {got}")
+    if isinstance(estimates, Moments) and held is None:
+        raise ValueError(
+            "reference: expected one given to the function that made the moments, got it beside them"
+        )
     moments = _as_moments(estimates, reference)
     scaled, count = moments.scaled, moments.num_samples
     scale, total = _in_one_scale(moments)

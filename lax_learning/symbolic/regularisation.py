@@ -122,10 +122,9 @@ def largest_correlations(latents: ArrayLike, components: ArrayLike) -> Float[Arr
         given = getattr(value, "dtype", array.dtype)
         rounding = 8 * float(jnp.finfo(given if jnp.issubdtype(given, jnp.floating) else array.dtype).eps)
         columns.append(_normalised(array, rounding))
-    latents, components = columns
-    dtype = raised(latents, components)
-    found = jnp.matmul(latents.T.astype(dtype), components.astype(dtype), precision="highest")
-    return jnp.minimum(jnp.max(jnp.abs(found), axis=1), 1)
+    dtype = raised(*columns)
+    a, b = (array.astype(dtype) for array in columns)
+    return jnp.minimum(jnp.max(jnp.abs(jnp.matmul(a.T, b, precision="highest")), axis=1), 1)
 
 
 def _normalised(array: Array, rounding: float) -> Array:
