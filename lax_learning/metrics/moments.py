@@ -124,6 +124,9 @@ def stacked_moments(samples: PyTree, reference: PyTree | None = None) -> Moments
       >>> stacked_moments(jnp.array([1.0, 2.0, 6.0])).mean.tolist()
       3.0
     """
+    samples = _as_arrays(samples)
+    if jax.tree.leaves(samples):
+        jax.eval_shape(lambda leaves: as_real_leaves("gradients", leaves), samples)
     return _streamed("gradients", lambda sample: sample, samples, reference, None, divided)
 
 
@@ -177,6 +180,7 @@ def _streamed(
     chunk_size: int | None,
     divide: Callable[[Array, Array], Array],
 ) -> Moments:
+    xs = _as_arrays(xs)
     count = _count_of(xs)
     if chunk_size is None:
         chunk_size = 1 if jax.default_backend() == "cpu" else 32
@@ -229,12 +233,18 @@ def _streamed(
     return Moments(scale, ScaledMoments(mean, variance, *per_sample), reference)
 
 
+def _as_arrays(xs: PyTree) -> PyTree:
+    """Numbers as arrays; what is one, also of keys, passes."""
+
+    def of_leaf(path: Any, leaf: Any) -> Any:
+        return leaf if hasattr(leaf, "shape") else as_array(f"gradients{jax.tree_util.keystr(path)}", leaf)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, xs)
+
+
 def _count_of(xs: PyTree) -> int:
-    """The size T of the leading axes; raises unless all leaves have one of the same size, at least 3."""
-    shapes = [
-        leaf.shape if hasattr(leaf, "shape") else as_array("gradients", leaf).shape
-        for leaf in jax.tree.leaves(xs)
-    ]
+    """The size T of the leading axes; raises unless all arrays have one of the same size, at least 3."""
+    shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
     counts = {shape[:1] for shape in shapes}
     if len(counts) != 1 or () in counts:
         got = f"shapes {[list(shape) for shape in shapes]}" if shapes else repr(xs)

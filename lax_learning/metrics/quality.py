@@ -1,7 +1,7 @@
 """The quality of gradient estimates: signal-to-noise ratio, bias and variance, with standard errors."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,17 @@ class BiasVariance(NamedTuple):
 
 
 def _as_moments(samples: Moments | PyTree, reference: PyTree | None = None) -> Moments:
-    return samples if isinstance(samples, Moments) else stacked_moments(samples, reference)
+    if isinstance(samples, Moments):
+        return samples
+    if any(isinstance(leaf, Moments) for leaf in jax.tree.leaves(samples, is_leaf=_is_moments)):
+        raise ValueError(
+            f"gradients: expected stacked gradients or one Moments, got a {type(samples).__name__} of Moments"
+        )
+    return stacked_moments(samples, reference)
+
+
+def _is_moments(node: Any) -> bool:
+    return isinstance(node, Moments)
 
 
 def _in_one_scale(moments: Moments) -> tuple[Array, Callable[[PyTree], Array]]:

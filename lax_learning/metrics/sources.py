@@ -134,9 +134,11 @@ def _moments_of_products(x: Array, d: Array) -> Moments:
     count = x.shape[0]
     x_scale, largest = scale_of(x), largest_magnitude(x) * largest_magnitude(d)
     scale = scale_for(jnp.minimum(largest, float(jnp.finfo(largest.dtype).max)))
-    # Both factors get half of the headroom of a scale, so that their product has all of it.
+    # Both factors get half of the headroom of a scale, so that their product has all of it. The factor of d
+    # may leave the range of the type; its root does not, and is exact, since scales are powers of four.
     share = 2.0 ** (int(jnp.finfo(x.dtype).maxexp) // 8)
-    x, d = divided(x, x_scale * share), divided(d, scale) * (x_scale * share)
+    root = jnp.sqrt(x_scale * share) / jnp.sqrt(scale)
+    x, d = divided(x, x_scale * share), d * root * root
     product = functools.partial(jnp.matmul, precision="highest")
     mean = product(x.T, d) / count
     second = product(jnp.square(x).T, jnp.square(d)) / count
