@@ -322,6 +322,30 @@ def as_sizes(name: str, value: Any, expected: str = "a sequence of sizes") -> tu
     return tuple(int(size) for size in value)
 
 
+def as_real(name: str, value: Any) -> Array:
+    """Returns `value` as an array of float32, or of float64 where it is one, if nothing is lost.
+
+    Numbers and lists of them, booleans and integers of up to 16 bits are converted.
+
+    Raises:
+      TypeError: for arrays of wider integers, which float32 rounds, and for what is no array of real numbers.
+    """
+    array = as_array(name, value)
+    is_wide = jnp.issubdtype(array.dtype, jnp.integer) and array.dtype.itemsize > 2
+    if is_wide and hasattr(value, "dtype"):
+        raise TypeError(f"{name}: expected a floating-point array, got {describe(array)}")
+    return array.astype(array.dtype if array.dtype == jnp.float64 else jnp.float32)
+
+
+def as_real_leaves(name: str, tree: Any) -> Any:
+    """Returns a pytree with every leaf as `as_real` gives it; raises ValueError if there are no leaves."""
+    if not jax.tree.leaves(tree):
+        raise ValueError(f"{name}: expected at least one array, got {tree!r}")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: as_real(f"{name}{jax.tree_util.keystr(path)}", leaf), tree
+    )
+
+
 def check_instance(name: str, value: Any, kind: type, expected: str) -> None:
     """Raises TypeError unless `value` is of a type; `expected` says what makes one."""
     if not isinstance(value, kind):

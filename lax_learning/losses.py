@@ -4,16 +4,34 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._precision import raised
+from lax_learning._checks import as_array, as_real, describe
+
+
+def _as_pair(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    """Both as arrays of real numbers; raises unless they have one shape."""
+    output, y = as_array("output", output), as_array("y", y)
+    if y.shape != output.shape:
+        if y.shape == output.shape[:-1] and jnp.issubdtype(y.dtype, jnp.integer):
+            raise ValueError(
+                f"y: expected one-hot labels of shape {list(output.shape)} as output, got integer labels "
+                f"{describe(y)}; use jax.nn.one_hot(y, {output.shape[-1]})"
+            )
+        raise ValueError(f"y: expected shape {list(output.shape)} as output, got {list(y.shape)}")
+    return output, y
 
 
 def _raise_precision(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    import chex  # takes a third of the library's own time to import
-
-    output, y = jnp.asarray(output), jnp.asarray(y)
-    chex.assert_equal_shape([output, y], exception_type=ValueError, custom_message="output and y")
-    dtype = raised(output)
+    output, y = as_real("output", output), _as_pair(output, y)[1]
+    dtype = jnp.float64 if jnp.float64 in (output.dtype, y.dtype) else jnp.float32
     return output.astype(dtype), y.astype(dtype)
+
+
+def _check_classes(output: Array) -> None:
+    """Raises unless there is an axis of classes, at least two, behind that of examples."""
+    if output.ndim < 2:
+        raise ValueError(f"output: expected shape [batch, ..., classes], got {list(output.shape)}")
+    if output.shape[-1] < 2:
+        raise ValueError(f"output: expected at least two classes, got shape {list(output.shape)}")
 
 
 def squared_error(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
@@ -29,7 +47,8 @@ def squared_error(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
       The loss of every example, `[batch]`, in float32 or wider.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or there is no axis of examples.
+      TypeError: for what is no array of real numbers, or outputs that are wide integers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -37,6 +56,8 @@ def squared_error(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
       [5.0]
     """
     output, y = _raise_precision(output, y)
+    if output.ndim == 0:
+        raise ValueError("output: expected shape [batch, ...], got []")
     return jnp.sum(jnp.square(y - output), axis=tuple(range(1, y.ndim)))
 
 
@@ -45,15 +66,18 @@ def softmax_cross_entropy(output: ArrayLike, y: ArrayLike) -> Float[Array, " bat
 
     `l = - sum_i y_i log softmax(output)_i`, in nats; summed over steps where there are any
 
+    A logit of -infinity masks its class: `0 log 0` counts as 0, and the loss of a label there is infinite.
+
     Args:
-      output: logits, `[batch, ..., classes]`.
+      output: logits, `[batch, ..., classes]`, of at least two classes.
       y: target probabilities or one-hot labels, `[batch, ..., classes]`.
 
     Returns:
       The loss of every example, `[batch]`, in float32 or wider.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or for fewer than two axes or classes.
+      TypeError: for what is no array of real numbers, or logits that are wide integers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -61,45 +85,69 @@ def softmax_cross_entropy(output: ArrayLike, y: ArrayLike) -> Float[Array, " bat
       0.6931
     """
     output, y = _raise_precision(output, y)
-    return -jnp.sum(y * jax.nn.log_softmax(output), axis=tuple(range(1, y.ndim)))
+    _check_classes(output)
+    logs = jax.nn.log_softmax(output)
+    logs = jnp.where((y == 0) & (logs == -jnp.inf), 0, logs)
+    return -jnp.sum(y * logs, axis=tuple(range(1, y.ndim)))
+
+
+def _scores(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    """1 for every example that is right and 0 for the others, and the labels.
+
+    NaN where the output holds NaN, or y has no label: no single largest entry.
+    """
+    output, y = _as_pair(output, y)
+    _check_classes(output)
+    if 0 in output.shape:
+        raise ValueError(f"output: expected at least one example, got shape {list(output.shape)}")
+    labels = jnp.argmax(y, axis=-1)
+    is_label = y == jnp.max(y, axis=-1, keepdims=True)
+    undefined = jnp.isnan(output).any(axis=-1) | (jnp.sum(is_label, axis=-1) != 1)
+    dtype = jnp.float64 if output.dtype == jnp.float64 else jnp.float32
+    correct = (jnp.argmax(output, axis=-1) == labels).astype(dtype)
+    return jnp.where(undefined, jnp.nan, correct).ravel(), labels.ravel()
 
 
 def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
     """The share of examples whose largest output is the label's.
 
+    Of equal outputs the first counts as the largest. NaN if any output is NaN, so that a model that diverged
+    has no accuracy, or if a row of `y` has no single largest entry, for example where it is all zeros.
+
     Args:
-      output: `[batch, classes]`.
-      y: one-hot labels, `[batch, classes]`.
+      output: `[batch, ..., classes]`, of at least two classes.
+      y: one-hot labels of the same shape, or numbers whose largest in a row is the label's.
 
     Returns:
       A number in 0..1.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or for fewer than two axes or classes, or no examples.
+      TypeError: for what is no array of real numbers.
 
     Example:
       >>> import jax.numpy as jnp
       >>> float(accuracy(jnp.array([[0.2, 0.8], [0.6, 0.4]]), jnp.array([[0.0, 1.0], [0.0, 1.0]])))
       0.5
     """
-    output, y = _raise_precision(output, y)
-    return jnp.mean(jnp.argmax(output, axis=-1) == jnp.argmax(y, axis=-1), dtype=output.dtype)
+    return jnp.mean(_scores(output, y)[0])
 
 
 def balanced_accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
     """The accuracy within each class, averaged over the classes that occur.
 
-    `mean_c (correct examples of class c) / (examples of class c)`
+    `mean_c (correct examples of class c) / (examples of class c)`; NaN where `accuracy` is
 
     Args:
-      output: `[batch, classes]`.
-      y: one-hot labels, `[batch, classes]`.
+      output: `[batch, ..., classes]`, of at least two classes.
+      y: one-hot labels of the same shape, or numbers whose largest in a row is the label's.
 
     Returns:
       A number in 0..1.
 
     Raises:
-      ValueError: if the shapes differ.
+      ValueError: if the shapes differ, or for fewer than two axes or classes, or no examples.
+      TypeError: for what is no array of real numbers.
 
     Example:
       >>> import jax.numpy as jnp
@@ -107,8 +155,8 @@ def balanced_accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
       >>> float(balanced_accuracy(jnp.array([[2.0, 1.0]] * 4), y))
       0.5
     """
-    output, y = _raise_precision(output, y)
-    correct = jnp.argmax(output, axis=-1) == jnp.argmax(y, axis=-1)
-    of_class = jnp.sum(y, axis=0)
-    recall = jnp.sum(jnp.where(correct[:, None], y, 0), axis=0) / jnp.maximum(of_class, 1)
-    return jnp.sum(recall) / jnp.sum(of_class > 0, dtype=output.dtype)
+    scores, labels = _scores(output, y)
+    of_class = jax.nn.one_hot(labels, jnp.shape(y)[-1], dtype=scores.dtype)
+    counts = jnp.sum(of_class, axis=0)
+    recall = jnp.sum(scores[:, None] * of_class, axis=0) / jnp.maximum(counts, 1)
+    return jnp.sum(recall) / jnp.sum(counts > 0, dtype=scores.dtype)

@@ -314,9 +314,9 @@ def test_loss_of_a_rule(make):
 @pytest.mark.parametrize("function", [ll.squared_error, ll.softmax_cross_entropy, ll.accuracy])
 @pytest.mark.parametrize("y", [jnp.zeros(5), jnp.zeros((5, 3)), jnp.zeros((1, 2)), jnp.zeros(5, jnp.int32)])
 def test_losses_of_other_shapes(function, y):
-    with pytest.raises(ValueError, match=r"output and y") as raised:
-        function(jnp.ones((5, 2)), y)
-    assert str(y.shape) in str(raised.value) and "(5, 2)" in str(raised.value)
+    expected = r"one-hot labels of shape \[5, 2\]" if y.dtype == jnp.int32 else r"shape \[5, 2\]"
+    got = str(list(y.shape)).replace("[", r"\[")
+    refuses(lambda: function(jnp.ones((5, 2)), y), ValueError, f"^y: expected {expected} as output.*{got}")
 
 
 # Estimators.
@@ -554,19 +554,22 @@ def test_metrics(call, error, pattern):
 )
 @pytest.mark.parametrize("other", [{"w": jnp.ones(3)}, {"w": jnp.ones(1)}, {"v": jnp.ones(2)}, jnp.ones(2)])
 def test_unlike_trees(function, other):
-    with pytest.raises(ValueError, match="a and b"):
-        function({"w": jnp.ones(2)}, other)
+    refuses(lambda: function({"w": jnp.ones(2)}, other), ValueError, r"^a(\['w'\])?: expected .* b,? ?.*got")
 
 
 @pytest.mark.parametrize("reference", [jnp.ones(1), jnp.ones(4), jnp.ones(()), {"w": jnp.ones(3)}])
 def test_unlike_reference(reference):
-    with pytest.raises(ValueError, match="gradients and reference"):
-        metrics.bias_variance(STACKED, reference)
+    refuses(
+        lambda: metrics.bias_variance(STACKED, reference), ValueError, "^reference: expected .*the gradients"
+    )
 
 
 def test_feedback_of_another_shape_has_no_alignment():
-    with pytest.raises(ValueError, match=r"a and b"):
-        metrics.weight_alignment(({"w": jnp.ones((3, 2)), "feedback": jnp.ones((2, 3))},))
+    refuses(
+        lambda: metrics.weight_alignment(({"w": jnp.ones((3, 2)), "feedback": jnp.ones((2, 3))},)),
+        ValueError,
+        r"^params\[0\]\['feedback'\]: expected shape \[3, 2\] as in params\[0\]\['w'\], got \[2, 3\]",
+    )
 
 
 @pytest.mark.parametrize("make", [wp_rule, node, forward, lambda **o: forward(perturb="activities", **o)])

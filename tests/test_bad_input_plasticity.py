@@ -345,6 +345,8 @@ def test_units_of_a_relu_net():
 
 @pytest.mark.parametrize("y", [jnp.zeros(5), jnp.zeros((5, 3)), jnp.zeros((1, 2))])
 def test_balanced_accuracy(y):
-    with pytest.raises(ValueError, match=r"output and y") as raised:
-        ll.balanced_accuracy(jnp.ones((5, 2)), y)
-    assert str(y.shape) in str(raised.value) and "(5, 2)" in str(raised.value)
+    refuses(
+        lambda: ll.balanced_accuracy(jnp.ones((5, 2)), y),
+        ValueError,
+        r"^y: expected shape \[5, 2\] as output",
+    )

@@ -7,41 +7,102 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import check_count
-from lax_learning._precision import raised
+from lax_learning._checks import (
+    as_array,
+    as_real_leaves,
+    check_callable,
+    check_count,
+    check_same_structure,
+)
+from lax_learning._scaling import divided, scale_of
+from lax_learning.metrics._entries import entries_of, like_entries
 
 
-class Moments(NamedTuple):
-    """What is kept of T gradients `g_t`, leaf by leaf.
-
-    Fields:
-      mean: `m = 1/T sum_t g_t`, a pytree as `g`.
-      variance: `1/(T-1) sum_t (g_t - m)^2` of every entry, a pytree as `g`.
-      distances: `|g_t - m|^2` of every leaf, `[T]`.
-      along_mean: `(g_t - m) . m` of every leaf, `[T]`.
-      along_reference: `(g_t - m) . r` of every leaf, `[T]`; zeros without a reference.
-      reference: `r`, what `g` estimates, or None.
-
-    The last three exist for standard errors; a compiled program that does not use them does not
-    compute them.
-    """
+class ScaledMoments(NamedTuple):
+    """The moments of `g / scale`, with the fields of `Moments`, all within range."""
 
     mean: PyTree
     variance: PyTree
     distances: PyTree
     along_mean: PyTree
     along_reference: PyTree
+
+
+class Moments(NamedTuple):
+    """Mean and variance of T gradients `g_t`, leaf by leaf, and what standard errors are made of.
+
+    The squares of a gradient may leave the range of its type where the gradient does not. Kept are therefore
+    the moments of `g / scale`; the properties give those of `g`.
+
+    Fields:
+      scale: a power of two for every leaf.
+      scaled: the moments of `g / scale`.
+      reference: `r`, what `g` estimates, or None.
+    """
+
+    scale: PyTree
+    scaled: ScaledMoments
     reference: PyTree | None
+
+    @property
+    def mean(self) -> PyTree:
+        """`m = 1/T sum_t g_t`, a pytree as `g`."""
+        return jax.tree.map(_times, self.scaled.mean, self.scale)
+
+    @property
+    def variance(self) -> PyTree:
+        """`1/(T-1) sum_t (g_t - m)^2` of every entry, a pytree as `g`."""
+        return self._times_square(self.scaled.variance)
+
+    @property
+    def distances(self) -> PyTree:
+        """`|g_t - m|^2` of every leaf, `[T]`."""
+        return self._times_square(self.scaled.distances)
+
+    @property
+    def along_mean(self) -> PyTree:
+        """`(g_t - m) . m` of every leaf, `[T]`."""
+        return self._times_square(self.scaled.along_mean)
+
+    @property
+    def along_reference(self) -> PyTree:
+        """`(g_t - m) . r` of every leaf, `[T]`; zeros without a reference."""
+        return self._times_square(self.scaled.along_reference)
 
     @property
     def num_samples(self) -> int:
         """The number T of gradients."""
-        return jax.tree.leaves(self.distances)[0].shape[0]
+        return jax.tree.leaves(self.scaled.distances)[0].shape[-1]
 
-    def layers(self) -> tuple["Moments", ...]:
-        """The moments of every layer, where the gradients are sequences with one entry a layer."""
-        references = (None,) * len(self.mean) if self.reference is None else self.reference
-        return tuple(Moments._make(row) for row in zip(*self[:-1], references, strict=True))
+    def layers(self) -> Any:
+        """The moments of every layer, the entries at the top of the gradients.
+
+        Returns:
+          A tuple where the gradients are a sequence, a dict with the same keys where they are a mapping.
+
+        Raises:
+          ValueError: for gradients of other kinds, for example a single array.
+        """
+        means = entries_of("mean", self.scaled.mean)
+        return like_entries(
+            self.scaled.mean,
+            {
+                key: Moments(
+                    self.scale[key],
+                    ScaledMoments(*(field[key] for field in self.scaled)),
+                    None if self.reference is None else self.reference[key],
+                )
+                for key in means
+            },
+        )
+
+    def _times_square(self, tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf, s: _times(_times(leaf, s), s), tree, self.scale)
+
+
+def _times(leaf: Array, scale: Array) -> Array:
+    """The product with a scalar, or after `vmap` with one scalar for each of the leading axes."""
+    return leaf * scale.reshape(scale.shape + (1,) * (leaf.ndim - scale.ndim))
 
 
 def stacked_moments(samples: PyTree, reference: PyTree | None = None) -> Moments:
@@ -55,14 +116,18 @@ def stacked_moments(samples: PyTree, reference: PyTree | None = None) -> Moments
       Their moments.
 
     Raises:
-      ValueError: for fewer than three gradients.
+      ValueError: for fewer than three gradients, unequal leading axes, or a reference of other shapes.
+      TypeError: for a leaf that is no array of real numbers, or an array of wide integers.
 
     Example:
       >>> import jax.numpy as jnp
       >>> stacked_moments(jnp.array([1.0, 2.0, 6.0])).mean.tolist()
       3.0
     """
-    return streamed_moments(lambda sample: sample, samples, reference)
+    samples = _as_arrays(samples)
+    if jax.tree.leaves(samples):
+        jax.eval_shape(lambda leaves: as_real_leaves("gradients", leaves), samples)
+    return _streamed("gradients", lambda sample: sample, samples, reference, None, divided)
 
 
 def streamed_moments(
@@ -89,6 +154,7 @@ def streamed_moments(
 
     Raises:
       ValueError: for fewer than three gradients, unequal leading axes, or a reference of other shapes.
+      TypeError: for gradients with a leaf that is no array of real numbers, or an array of wide integers.
 
     Example:
       >>> import jax
@@ -101,24 +167,46 @@ def streamed_moments(
       Chan, Golub, LeVeque, Algorithms for computing the sample variance: analysis and recommendations,
       https://doi.org/10.1080/00031305.1983.10483115, 1983.
     """
-    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
-    if len(counts) != 1 or () in counts:
-        got = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(xs)]
-        raise ValueError(f"gradients: expected leaves with one leading axis of T, got shapes {got}")
-    ((count,),) = counts
-    check_count("number of gradients", count, 3)
+    check_callable("draw", draw, "a function x -> gradients")
+    # What XLA computes is never below the smallest normal number where XLA takes such numbers for 0.
+    return _streamed("draw(x)", draw, xs, reference, chunk_size, lambda g, scale: g * (1 / scale))
+
+
+def _streamed(
+    name: str,
+    draw: Callable[[Any], PyTree],
+    xs: PyTree,
+    reference: PyTree | None,
+    chunk_size: int | None,
+    divide: Callable[[Array, Array], Array],
+) -> Moments:
+    xs = _as_arrays(xs)
+    count = _count_of(xs)
     if chunk_size is None:
         chunk_size = 1 if jax.default_backend() == "cpu" else 32
     check_count("chunk_size", chunk_size)
     size = max(d for d in range(1, min(chunk_size, count) + 1) if count % d == 0)
     chunks = jax.tree.map(lambda leaf: leaf.reshape(count // size, size, *leaf.shape[1:]), xs)
-    draws = jax.vmap(lambda x: jax.tree.map(widen, draw(x)))
+    draws = jax.vmap(lambda x: as_real_leaves(name, draw(x)))
+
+    shapes = jax.eval_shape(draws, jax.tree.map(lambda leaf: leaf[0], chunks))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), shapes)
+    if reference is not None:
+        reference = as_real_leaves("reference", reference)
+        check_same_structure(("reference", "the gradients"), (reference, zeros))
+        reference = jax.tree.map(lambda zero, r: r.astype(zero.dtype), zeros, reference)
+    scale = jax.tree.map(scale_of, zeros if reference is None else reference)
 
     def merge(
-        carry: tuple[Array, PyTree, PyTree], chunk: PyTree
-    ) -> tuple[tuple[Array, PyTree, PyTree], None]:
-        seen, mean, squares = carry
+        carry: tuple[Array, PyTree, PyTree, PyTree], chunk: PyTree
+    ) -> tuple[tuple[Array, PyTree, PyTree, PyTree], None]:
+        seen, scale, mean, squares = carry
         drawn = draws(chunk)
+        before, scale = scale, jax.tree.map(lambda s, g: jnp.maximum(s, scale_of(g)), scale, drawn)
+        drawn = jax.tree.map(divide, drawn, scale)
+        ratio = jax.tree.map(jnp.divide, before, scale)
+        mean = jax.tree.map(jnp.multiply, mean, ratio)
+        squares = jax.tree.map(lambda total, r: total * r * r, squares, ratio)
         share = size / (seen + size)
         # Sums of differences from the first draw: entries that never vary get a variance of exactly 0.
         means = jax.tree.map(lambda g: g[0] + jnp.mean(g - g[:1], axis=0), drawn)
@@ -130,31 +218,40 @@ def streamed_moments(
             squares, drawn, means, steps,
         )  # fmt: skip
         mean = jax.tree.map(lambda m, step: m + step * share.astype(m.dtype), mean, steps)
-        return (seen + size, mean, squares), None
+        return (seen + size, scale, mean, squares), None
 
-    shapes = jax.eval_shape(draws, jax.tree.map(lambda leaf: leaf[0], chunks))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape[1:], s.dtype), shapes)
-    if reference is not None:
-        import chex  # takes a third of the library's own time to import
-
-        chex.assert_trees_all_equal_shapes(
-            zeros, reference, exception_type=ValueError, custom_message="gradients and reference"
-        )
-        reference = jax.tree.map(lambda zero, r: jnp.asarray(r, zero.dtype), zeros, reference)
-    (_, mean, squares), _ = jax.lax.scan(merge, (jnp.zeros(()), zeros, zeros), chunks)
+    (_, scale, mean, squares), _ = jax.lax.scan(merge, (jnp.zeros(()), scale, zeros, zeros), chunks)
+    scaled_reference = None if reference is None else jax.tree.map(divided, reference, scale)
 
     def project(chunk: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-        deviations = jax.tree.map(jnp.subtract, draws(chunk), jax.tree.map(lambda m: m[None], mean))
-        return _projections(deviations, mean, reference)
+        drawn = jax.tree.map(divide, draws(chunk), scale)
+        deviations = jax.tree.map(lambda g, m: g - m[None], drawn, mean)
+        return _projections(deviations, mean, scaled_reference)
 
     per_sample = jax.tree.map(jnp.ravel, jax.lax.map(project, chunks))
     variance = jax.tree.map(lambda s: s / (count - 1), squares)
-    return Moments._make((mean, variance, *per_sample, reference))
+    return Moments(scale, ScaledMoments(mean, variance, *per_sample), reference)
 
 
-def widen(leaf: Array) -> Array:
-    """The array in float32 or wider, as moments are kept."""
-    return jnp.asarray(leaf, raised(leaf))
+def _as_arrays(xs: PyTree) -> PyTree:
+    """Numbers as arrays; what is one, also of keys, passes."""
+
+    def of_leaf(path: Any, leaf: Any) -> Any:
+        return leaf if hasattr(leaf, "shape") else as_array(f"gradients{jax.tree_util.keystr(path)}", leaf)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, xs)
+
+
+def _count_of(xs: PyTree) -> int:
+    """The size T of the leading axes; raises unless all arrays have one of the same size, at least 3."""
+    shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
+    counts = {shape[:1] for shape in shapes}
+    if len(counts) != 1 or () in counts:
+        got = f"shapes {[list(shape) for shape in shapes]}" if shapes else repr(xs)
+        raise ValueError(f"gradients: expected leaves with one leading axis of T, got {got}")
+    ((count,),) = counts
+    check_count("number of gradients", count, 3)
+    return count
 
 
 def _projections(deviations: PyTree, mean: PyTree, reference: PyTree | None) -> tuple[PyTree, PyTree, PyTree]:

@@ -1,13 +1,15 @@
 """The quality of gradient estimates: signal-to-noise ratio, bias and variance, with standard errors."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from lax_learning._checks import check_choice, check_positive
-from lax_learning.metrics.alignment import inner_product
+from lax_learning._precision import raised
+from lax_learning._scaling import divided, norm, scale_of
 from lax_learning.metrics.moments import Moments, stacked_moments
 
 
@@ -51,22 +53,49 @@ class BiasVariance(NamedTuple):
 
 
 def _as_moments(samples: Moments | PyTree, reference: PyTree | None = None) -> Moments:
-    return samples if isinstance(samples, Moments) else stacked_moments(samples, reference)
+    if isinstance(samples, Moments):
+        return samples
+    if any(isinstance(leaf, Moments) for leaf in jax.tree.leaves(samples, is_leaf=_is_moments)):
+        raise ValueError(
+            f"gradients: expected stacked gradients or one Moments, got a {type(samples).__name__} of Moments"
+        )
+    return stacked_moments(samples, reference)
 
 
-def _total(tree: PyTree) -> Array:
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(leaf), tree))
+def _is_moments(node: Any) -> bool:
+    return isinstance(node, Moments)
 
 
-def _per_sample(tree: PyTree) -> Array:
-    return jax.tree.reduce(jnp.add, tree)
+def _in_one_scale(moments: Moments) -> tuple[Array, Callable[[PyTree], Array]]:
+    """The largest scale of a leaf, and the sum over leaves of squares in units of that scale."""
+    scales = jax.tree.leaves(moments.scale)
+    dtype = raised(*scales)
+    largest = jnp.max(jnp.stack([scale.astype(dtype) for scale in scales]))
+
+    def total(tree: PyTree) -> Array:
+        parts = []
+        for leaf, scale in zip(jax.tree.leaves(tree), scales, strict=True):
+            share = scale.astype(dtype) / largest
+            parts.append(leaf.astype(dtype) * share * share)
+        return jax.tree.reduce(jnp.add, parts)
+
+    return largest, total
+
+
+def _sums(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.sum, tree)
+
+
+def _square_norms(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.sum(jnp.square(leaf)), tree)
 
 
 def _jackknife(value: Array, left_out: Array) -> Estimate:
     """`SE^2 = (T-1)/T sum_t (value without t - their mean)^2`."""
     count = left_out.shape[0]
-    spread = jnp.sum(jnp.square(left_out - jnp.mean(left_out)))
-    return Estimate(value, jnp.sqrt((count - 1) / count * spread))
+    differences = left_out - jnp.mean(left_out)
+    scale = scale_of(differences)
+    return Estimate(value, ((count - 1) / count) ** 0.5 * norm(divided(differences, scale)) * scale)
 
 
 class _Parts(NamedTuple):
@@ -78,18 +107,17 @@ class _Parts(NamedTuple):
     noises: Array
 
 
-def _parts(moments: Moments, offset: Array, along: Array) -> _Parts:
+def _parts(count: int, noise: Array, distances: Array, offset: Array, along: Array) -> _Parts:
     """From `offset = |m - r|^2` and `along = (g_t - m) . (m - r)`, in closed form."""
-    count = moments.num_samples
-    distances = _per_sample(moments.distances)
-    noise = _total(moments.variance)
     offsets = offset - 2 * along / (count - 1) + distances / (count - 1) ** 2
     noises = (noise * (count - 1) - distances * count / (count - 1)) / (count - 2)
     return _Parts(offset - noise / count, noise, offsets - noises / (count - 1), noises)
 
 
 def _ratio(signal: Array, noise: Array) -> Array:
-    return jnp.where(noise > 0, signal / jnp.where(noise > 0, noise, 1), 0.0)
+    """0 without noise; NaN if either is."""
+    nothing = noise <= 0
+    return jnp.where(nothing, 0.0, signal / jnp.where(nothing, 1, noise))
 
 
 def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float = 1e-3) -> SNR:
@@ -104,9 +132,11 @@ def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float 
     noise reads `sqrt(2 / (pi T))`, 0.0252 at T = 1000. It has no standard error from one set of
     gradients (NaN): take the spread over seeds.
 
+    An entry that is NaN or infinite in any of the gradients has the ratio NaN, and so has the total.
+
     Args:
       samples: `Moments`, or a pytree of gradients stacked along a leading axis of T >= 3. For one layer,
-        pass `moments.layers()[i]`.
+        pass `moments.layers()[i]`, or `[name]` where the gradients are a dict.
       variant: "debiased" or "tutorial".
       epsilon: the tutorial's, > 0, in the units of the gradient.
 
@@ -125,21 +155,29 @@ def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float 
     check_choice("variant", variant, ("debiased", "tutorial"))
     check_positive("epsilon", epsilon)
     moments = _as_moments(samples)
-    count = moments.num_samples
-    dead = jax.tree.map(lambda v: v == 0, moments.variance)
-    num_dead = _total(dead)
+    scaled, count = moments.scaled, moments.num_samples
+    dead = jax.tree.map(lambda v: v == 0, scaled.variance)
+    num_dead = jax.tree.reduce(jnp.add, _sums(dead))
+    _, total = _in_one_scale(moments)
     if variant == "tutorial":
         population = (count - 1) / count
         entries = jax.tree.map(
-            lambda m, v: jnp.abs(m) / (jnp.sqrt(v * population) + epsilon), moments.mean, moments.variance
-        )
-        mean = _total(entries) / sum(leaf.size for leaf in jax.tree.leaves(entries))
+            lambda m, v, s: jnp.abs(m * s) / (jnp.sqrt(v * population) * s + epsilon),
+            scaled.mean, scaled.variance, moments.scale,
+        )  # fmt: skip
+        mean = jax.tree.reduce(jnp.add, _sums(entries)) / sum(leaf.size for leaf in jax.tree.leaves(entries))
         return SNR(Estimate(mean, jnp.full_like(mean, jnp.nan)), entries, num_dead)
-    entries = jax.tree.map(lambda m, v: _ratio(jnp.square(m) - v / count, v), moments.mean, moments.variance)
-    live_mean = jax.tree.map(lambda m, off: jnp.where(off, 0.0, m), moments.mean, dead)
-    parts = _parts(moments, inner_product(live_mean, live_mean), _per_sample(moments.along_mean))
-    total = _jackknife(_ratio(parts.signal, parts.noise), _ratio(parts.signals, parts.noises))
-    return SNR(total, entries, num_dead)
+    entries = jax.tree.map(lambda m, v: _ratio(jnp.square(m) - v / count, v), scaled.mean, scaled.variance)
+    live_mean = jax.tree.map(lambda m, off: jnp.where(off, 0.0, m), scaled.mean, dead)
+    parts = _parts(
+        count,
+        total(_sums(scaled.variance)),
+        total(scaled.distances),
+        total(_square_norms(live_mean)),
+        total(scaled.along_mean),
+    )
+    ratio = _jackknife(_ratio(parts.signal, parts.noise), _ratio(parts.signals, parts.noises))
+    return SNR(ratio, entries, num_dead)
 
 
 def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) -> BiasVariance:
@@ -150,14 +188,14 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
 
     Args:
       estimates: `Moments` with a reference, or a pytree of estimates stacked along a leading axis of
-        T >= 3. For one layer, pass `moments.layers()[i]`.
+        T >= 3. For one layer, pass `moments.layers()[i]`, or `[name]` where the gradients are a dict.
       reference: the exact gradient, with stacked estimates; moments hold their own.
 
     Returns:
       The parts, absolute and relative to the squared norm of the reference.
 
     Raises:
-      ValueError: without a reference, with two, or for fewer than three estimates.
+      ValueError: without a reference, with two, with one beside moments, or for fewer than three estimates.
 
     Example:
       >>> import jax.numpy as jnp
@@ -169,19 +207,36 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
     if (held is None) == (reference is None):
         got = "none" if reference is None else "one in the moments and one beside them"
         raise ValueError(f"reference: expected exactly one, got {got}")
+    if isinstance(estimates, Moments) and held is None:
+        raise ValueError(
+            "reference: expected one given to the function that made the moments, got it beside them"
+        )
     moments = _as_moments(estimates, reference)
-    r = moments.reference
-    difference = jax.tree.map(jnp.subtract, moments.mean, r)
-    along = _per_sample(moments.along_mean) - _per_sample(moments.along_reference)
-    parts = _parts(moments, inner_product(difference, difference), along)
-    square_norm = inner_product(r, r)
+    scaled, count = moments.scaled, moments.num_samples
+    scale, total = _in_one_scale(moments)
+    r = jax.tree.map(divided, moments.reference, moments.scale)
+    parts = _parts(
+        count,
+        total(_sums(scaled.variance)),
+        total(scaled.distances),
+        total(_square_norms(jax.tree.map(jnp.subtract, scaled.mean, r))),
+        total(scaled.along_mean) - total(scaled.along_reference),
+    )
+    square_norm = total(_square_norms(r))
     squared_bias = _jackknife(parts.signal, parts.signals)
     variance = _jackknife(parts.noise, parts.noises)
     error = _jackknife(parts.signal + parts.noise, parts.signals + parts.noises)
+
+    def absolute(estimate: Estimate) -> Estimate:
+        return Estimate(*(each * scale * scale for each in estimate))
+
+    def relative(estimate: Estimate) -> Estimate:
+        return Estimate(*(each / square_norm for each in estimate))
+
     return BiasVariance(
-        squared_bias,
-        variance,
-        error,
-        Estimate(*(each / square_norm for each in squared_bias)),
-        Estimate(*(each / square_norm for each in variance)),
+        absolute(squared_bias),
+        absolute(variance),
+        absolute(error),
+        relative(squared_bias),
+        relative(variance),
     )

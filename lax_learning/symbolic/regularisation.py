@@ -9,14 +9,14 @@ from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning._checks import (
     as_array,
-    as_floating,
+    as_real,
     check_callable,
     check_choice,
     check_not_negative,
-    check_scalar,
     check_shapes,
 )
 from lax_learning._precision import raised
+from lax_learning._scaling import divided, norm, scale_of
 from lax_learning.types import Params
 
 COSTS: dict[str, Callable[[Array], Array]] = {
@@ -72,23 +72,20 @@ def regularised_loss(
     References:
       https://github.com/fabxy/symrep, 2022.
     """
+    check_callable("predict", predict, "a function (params, x) -> predictions")
+    check_callable("judge", judge, "a function params -> logits")
     check_choice("cost", cost, COSTS)
     check_not_negative("weight", weight)
-    check_scalar("weight", weight)
-    check_callable("predict", predict, "a function of (params, x)")
-    check_callable("judge", judge, "a function of params that returns logits")
-    points, target = as_floating("x", x), as_array("target", target)
+    points, target = as_array("x", x), as_real("target", target)
 
     def loss(params: Params) -> tuple[Array, RegularisedLoss]:
-        predicted = as_floating("predict(params, x)", predict(params, points))
-        logits = as_floating("judge(params)", judge(params))
+        predicted = as_real("predict(params, x)", predict(params, points))
+        logits = as_real("judge(params)", judge(params))
         check_shapes(["predict(params, x)"], [predicted], [target.shape])
         if logits.size == 0:
             raise ValueError(f"judge(params): expected at least one logit, got shape {list(logits.shape)}")
-        dtype = raised(predicted, logits)
-        error = predicted.astype(dtype) - target.astype(dtype)
-        parts = RegularisedLoss(jnp.mean(jnp.square(error)), jnp.mean(COSTS[cost](logits.astype(dtype))))
-        return parts.fit + jnp.asarray(weight, dtype) * parts.critic, parts
+        parts = RegularisedLoss(jnp.mean(jnp.square(predicted - target)), jnp.mean(COSTS[cost](logits)))
+        return parts.fit + jnp.asarray(weight, parts.critic.dtype) * parts.critic, parts
 
     return loss
 
@@ -96,7 +93,8 @@ def regularised_loss(
 def largest_correlations(latents: ArrayLike, components: ArrayLike) -> Float[Array, " latents"]:
     """For every latent the largest `|correlation|` with any of the true components.
 
-    `max_j |cov(latent_i, component_j)| / (sd sd)`; 0 for a latent that is constant
+    `max_j |cov(latent_i, component_j)| / (sd sd)`; 0 for a latent that is constant but for rounding, NaN for
+    one that holds NaN or infinity, and for all latents if a component does
 
     Args:
       latents: `[points, latents]`.
@@ -113,15 +111,34 @@ def largest_correlations(latents: ArrayLike, components: ArrayLike) -> Float[Arr
       >>> [round(float(c), 3) for c in largest_correlations(jnp.hstack([-3 * x, 0 * x]), x)]
       [1.0, 0.0]
     """
-    latents, components = jnp.asarray(latents), jnp.asarray(components)
-    for name, array in (("latents", latents), ("components", components)):
-        if array.ndim != 2 or 0 in array.shape or array.shape[0] != latents.shape[0]:
+    columns = []
+    for name, value in (("latents", latents), ("components", components)):
+        array = as_real(name, value)
+        if array.ndim != 2 or 0 in array.shape:
             raise ValueError(f"{name}: expected shape [points, columns], got {list(array.shape)}")
+        if columns and array.shape[0] != columns[0].shape[0]:
+            raise ValueError(
+                f"{name}: expected shape [points, columns] with the {columns[0].shape[0]} points of latents, "
+                f"got {list(array.shape)}"
+            )
+        given = getattr(value, "dtype", array.dtype)
+        rounding = 8 * float(jnp.finfo(given if jnp.issubdtype(given, jnp.floating) else array.dtype).eps)
+        columns.append(_normalised(array, rounding))
+    dtype = raised(*columns)
+    a, b = (array.astype(dtype) for array in columns)
+    return jnp.minimum(jnp.max(jnp.abs(jnp.matmul(a.T, b, precision="highest")), axis=1), 1)
 
-    def normalised(array: Array) -> Array:
-        centred = array - jnp.mean(array, axis=0)
-        norm = jnp.linalg.norm(centred, axis=0)
-        flat = norm <= 8 * jnp.finfo(array.dtype).eps * jnp.linalg.norm(array, axis=0)
-        return jnp.where(flat, 0, centred / jnp.where(flat, 1, norm))
 
-    return jnp.max(jnp.abs(normalised(latents).T @ normalised(components)), axis=1)
+def _normalised(array: Array, rounding: float) -> Array:
+    """Columns of mean 0 and norm 1; 0 where they vary by less than `rounding` of their norm."""
+
+    def of_column(column: Array) -> Array:
+        column = divided(column, scale_of(column))
+        centred = column - jnp.mean(column)
+        centred = centred - jnp.mean(centred)
+        length = norm(centred)
+        flat = length <= rounding * norm(column)
+        centred = divided(centred, scale_of(centred))
+        return jnp.where(flat, 0, centred / jnp.where(flat, 1, norm(centred)))
+
+    return jax.vmap(of_column, in_axes=1, out_axes=1)(array)

@@ -1,0 +1,49 @@
+"""Division by powers of two, which changes no digit, so that squares neither overflow nor underflow."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def scale_for(largest: Float[Array, ""]) -> Float[Array, ""]:
+    """The power of four that brings a magnitude to `h = 2^32` in float32 (`2^256` in float64), up to 4 h.
+
+    Sums of `2^60` squares of such numbers stay finite, and squares of numbers `2^-95` as large are not 0.
+    Itself and its inverse are normal numbers, whatever the magnitude: 0 and infinities have a scale too.
+    """
+    info = jnp.finfo(largest.dtype)
+    tiny = float(info.tiny)
+    headroom = 2.0 ** (int(info.maxexp) // 4)
+    root = jnp.sqrt(jnp.clip(largest / headroom, tiny, 1 / tiny))
+    mantissa, _ = jnp.frexp(root)
+    return jnp.square(root / mantissa / 2)
+
+
+def largest_magnitude(*arrays: Float[Array, "..."]) -> Float[Array, ""]:
+    """The largest finite magnitude in arrays of one dtype, without a gradient; 0 where there is none."""
+    arrays = jax.lax.stop_gradient(arrays)
+    largest = [jnp.max(jnp.where(jnp.isfinite(a), jnp.abs(a), 0), initial=0) for a in arrays]
+    return jnp.max(jnp.stack(largest))
+
+
+def scale_of(*arrays: Float[Array, "..."]) -> Float[Array, ""]:
+    """The scale of arrays of one dtype taken together: results that do not depend on it have no gradient."""
+    return scale_for(largest_magnitude(*arrays))
+
+
+def divided(array: Float[Array, "..."], scale: Float[Array, ""]) -> Float[Array, "..."]:
+    """`array / scale`, also of numbers below the smallest normal one, which XLA takes for 0 on CPUs."""
+    info = jnp.finfo(array.dtype)
+    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(array), f"int{info.bits}")
+    digits = (bits & ((1 << info.nmant) - 1)).astype(array.dtype)
+    is_small = (bits & ((1 << (info.bits - 1)) - 1)) < (1 << info.nmant)
+    magnitude = digits * float(info.eps) * (float(info.tiny) / scale)
+    small = jnp.where(bits < 0, -magnitude, magnitude)
+    quotient = array / scale
+    return quotient + jnp.where(is_small, small - jax.lax.stop_gradient(quotient), 0)
+
+
+def norm(array: Float[Array, "..."], axis: int | None = None) -> Float[Array, "..."]:
+    """`sqrt(sum_i a_i^2)` of numbers whose squares stay in range; its derivative at 0 is 0."""
+    square = jnp.sum(jnp.square(array), axis=axis)
+    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))

@@ -1,0 +1,345 @@
+"""Bad input of metrics and losses: every message names the argument, what was expected and what came.
+
+The checks of annotations that `conftest` adds are off here: these are the errors that a user sees.
+"""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lax_learning as ll
+from lax_learning import metrics
+from lax_learning.symbolic import largest_correlations, regularised_loss
+from lax_learning.types import as_stateful
+from tests.refusal import parametrize_cases, refuses
+
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
+
+# Everything is handed to functions that are typed otherwise.
+m: Any = metrics
+loss: Any = ll
+KEY = jax.random.key(0)
+NETWORK = ll.mlp((3, 4, 2))
+PARAMS = NETWORK.init(KEY)
+RULE = ll.backprop(NETWORK, ll.squared_error)
+X, Y = jnp.ones((5, 3)), jnp.zeros((5, 2))
+MOMENTS = metrics.stacked_moments((X, Y))
+
+KINDS = {
+    "None": (None, "None"),
+    "text": ("abc", "'abc'"),
+    "complex": (X + 0j, r"complex64\[5, 3\]"),
+    "key": (KEY, r"key<fry>\[\]"),
+    "function": (jnp.tanh, ""),
+    "set": ({1.0}, "set"),
+}
+TAKING_ONE = {
+    "a": lambda value: m.cosine_similarity({"w": value}, {"w": X}),
+    "b": lambda value: m.relative_norm({"w": X}, {"w": value}),
+    "gradients": lambda value: m.snr({"w": value}),
+    "reference": lambda value: m.bias_variance({"w": X}, {"w": value}),
+    "draw(x)": lambda value: m.streamed_moments(lambda x: {"w": value}, X),
+    "params[0]": lambda value: m.weight_alignment(({"w": value, "feedback": X},)),
+}
+LOSSES = {
+    "squared_error": ll.squared_error,
+    "softmax_cross_entropy": ll.softmax_cross_entropy,
+    "accuracy": ll.accuracy,
+    "balanced_accuracy": ll.balanced_accuracy,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TAKING_ONE)
+def test_leaves_of_wrong_kinds(name, kind):
+    value, got = KINDS[kind]
+    if value is None and name != "params[0]":  # as in JAX a part of the structure
+        refuses(lambda: TAKING_ONE[name](value), ValueError, f"^{re.escape(name)}: expected")
+    else:
+        pattern = rf"^{re.escape(name)}\['w'\]: expected an array of real numbers, got .*{got}"
+        refuses(lambda: TAKING_ONE[name](value), TypeError, pattern)
+
+
+@pytest.mark.parametrize("name", TAKING_ONE)
+def test_wide_integers_are_no_gradients(name):
+    value = jnp.ones((5, 3), jnp.int32)
+    with pytest.raises(TypeError) as raised:
+        TAKING_ONE[name](value)
+    assert str(raised.value) == f"{name}['w']: expected a floating-point array, got int32[5, 3]"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_wrong_kinds(name, kind):
+    value, got = KINDS[kind]
+    expected = f"expected an array of real numbers, got .*{got}"
+    refuses(lambda: LOSSES[name](value, Y), TypeError, f"^output: {expected}")
+    refuses(lambda: LOSSES[name](Y, value), TypeError, f"^y: {expected}")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("labels", [np.zeros(5, int), jnp.zeros(5, jnp.uint8), [0, 1, 0, 1, 1]], ids=str)
+def test_integer_labels(name, labels):
+    refuses(
+        lambda: LOSSES[name](Y, labels),
+        ValueError,
+        r"^y: expected one-hot labels of shape \[5, 2\] as output, got integer labels u?int\d+\[5\]; "
+        r"use jax.nn.one_hot\(y, 2\)$",
+    )
+
+
+def rule_with_a_state():
+    return as_stateful(RULE)
+
+
+def regularised(**options):
+    return regularised_loss(
+        **{"predict": lambda p, x: Y, "judge": lambda p: X, "x": X, "target": Y, "weight": 0.1, **options}
+    )
+
+
+@parametrize_cases(
+    {
+        "nothing": (
+            lambda: m.cosine_similarity({}, {}),
+            ValueError,
+            "^a: expected at least one array, got {}",
+        ),
+        "nothing in b": (
+            lambda: m.angle_degrees(X, None),
+            ValueError,
+            "^b: expected at least one array, got None",
+        ),
+        "dict and array": (
+            lambda: m.inner_product({"w": X}, X),
+            ValueError,
+            r"^a: expected the structure of b, PyTreeDef\(\*\), got PyTreeDef\({'w': \*}\)",
+        ),
+        "list and tuple": (
+            lambda: m.cosine_similarity([X], (X,)),
+            ValueError,
+            "^a: expected the structure of b",
+        ),
+        "leaf of another shape": (
+            lambda: m.relative_norm({"w": X}, {"w": Y}),
+            ValueError,
+            r"^a\['w'\]: expected shape \[5, 2\] as in b, got \[5, 3\]",
+        ),
+        "layers of an array": (
+            lambda: m.by_layer(m.cosine_similarity, X, X),
+            ValueError,
+            r"^trees\[0\]: expected a sequence or a mapping with one entry a layer, got float32\[5, 3\]",
+        ),
+        "layers of text": (
+            lambda: m.by_layer(m.cosine_similarity, (X,), "w"),
+            ValueError,
+            r"^trees\[1\]: expected a sequence or a mapping",
+        ),
+        "more layers": (
+            lambda: m.by_layer(m.cosine_similarity, (X, X), (X,)),
+            ValueError,
+            r"^trees\[1\]: expected the entries \[0, 1\] as in trees\[0\], got \[0\]",
+        ),
+        "other layers": (
+            lambda: m.by_layer(m.cosine_similarity, {"in": X}, {"out": X}),
+            ValueError,
+            r"^trees\[1\]: expected the entries \['in'\] as in trees\[0\], got \['out'\]",
+        ),
+        "layers by name and in order": (
+            lambda: m.by_layer(m.cosine_similarity, {0: X}, (X,)),
+            ValueError,
+            r"^trees\[1\]: expected the entries \[0\] as in trees\[0\], got \[0\] of a tuple",
+        ),
+        "no layers": (
+            lambda: m.by_layer(m.cosine_similarity, ()),
+            ValueError,
+            r"^trees\[0\]: expected at least one layer, got \(\)",
+        ),
+        "no trees": (
+            lambda: m.by_layer(m.cosine_similarity),
+            ValueError,
+            "^trees: expected at least one, got none",
+        ),
+        "metric": (
+            lambda: m.by_layer("cosine", (X,), (X,)),
+            TypeError,
+            "^metric: expected a function of pytrees, got 'cosine'",
+        ),
+        "layers of moments": (
+            lambda: m.stacked_moments(X).layers(),
+            ValueError,
+            r"^mean: expected a sequence or a mapping with one entry a layer, got float32\[3\]",
+        ),
+        "one layer": (
+            lambda: m.weight_alignment({"w": X, "feedback": X}),
+            ValueError,
+            r"^params\['w'\]: expected a dict with the weights of a layer, got float32\[5, 3\]",
+        ),
+        "feedback alone": (
+            lambda: m.weight_alignment([{"feedback": X}]),
+            ValueError,
+            r"^params\[0\]: expected the entry 'w' beside 'feedback', got \['feedback'\]",
+        ),
+        "several moments": (
+            lambda: m.snr(MOMENTS.layers()),
+            ValueError,
+            "^gradients: expected stacked gradients or one Moments, got a tuple of Moments",
+        ),
+        "numbers": (
+            lambda: m.snr([1.0, 2.0, 3.0]),
+            ValueError,
+            "^gradients: expected leaves with one leading axis",
+        ),
+        "reference beside moments": (
+            lambda: m.bias_variance(MOMENTS, (X[0], Y[0])),
+            ValueError,
+            "^reference: expected one given to the function that made the moments, got it beside them",
+        ),
+        "reference of another structure": (
+            lambda: m.bias_variance((X,), [X[0]]),
+            ValueError,
+            r"^reference: expected the structure of the gradients, PyTreeDef\(\(\*,\)\), got",
+        ),
+        "draw": (
+            lambda: m.streamed_moments(X, X),
+            TypeError,
+            r"^draw: expected a function x -> gradients, got float32\[5, 3\]",
+        ),
+        "nothing drawn": (
+            lambda: m.streamed_moments(lambda x: (), X),
+            ValueError,
+            r"^draw\(x\): expected at least one array, got \(\)",
+        ),
+        "rule": (
+            lambda: m.draw_moments(None, KEY, PARAMS, X, Y, PARAMS, 5),
+            TypeError,
+            "^rule: expected a Rule, got None",
+        ),
+        "rule with a state": (
+            lambda: m.example_moments(NETWORK, rule_with_a_state(), KEY, PARAMS, X, Y),
+            TypeError,
+            "^rule: expected a Rule, got StatefulRule",
+        ),
+        "network": (
+            lambda: m.example_moments(RULE, RULE, KEY, PARAMS, X, Y),
+            TypeError,
+            "^network: expected a Network, got Rule",
+        ),
+        "seed": (
+            lambda: m.draw_moments(RULE, 0, PARAMS, X, Y, PARAMS, 5),
+            TypeError,
+            "^key: expected a key of jax.random.key, got 0",
+        ),
+        "keys": (
+            lambda: m.example_moments(NETWORK, RULE, jax.random.split(KEY), PARAMS, X, Y),
+            ValueError,
+            r"^key: expected one key, got key<fry>\[2\]",
+        ),
+        "no reference of draws": (
+            lambda: m.draw_moments(RULE, KEY, PARAMS, X, Y, None, 5),
+            TypeError,
+            "^reference: expected the exact gradients, got None",
+        ),
+        "reference of fewer layers": (
+            lambda: m.draw_moments(RULE, KEY, PARAMS, X, Y, PARAMS[:1], 5),
+            ValueError,
+            "^reference: expected the structure of the gradients",
+        ),
+        "x of another shape": (
+            lambda: m.example_moments(NETWORK, RULE, KEY, PARAMS, jnp.ones((5, 4)), Y),
+            ValueError,
+            r"^x: expected shape \[batch, 3\], got \[5, 4\]",
+        ),
+        "fewer targets": (
+            lambda: m.example_moments(NETWORK, RULE, KEY, PARAMS, X, Y[:4]),
+            ValueError,
+            r"^y: expected 5 examples as in x, got shape \[4, 2\]",
+        ),
+        "integer outputs": (
+            lambda: loss.softmax_cross_entropy(jnp.zeros((5, 2), jnp.int32), Y),
+            TypeError,
+            r"^output: expected a floating-point array, got int32\[5, 2\]",
+        ),
+        "scalars": (
+            lambda: loss.squared_error(1.0, 1.0),
+            ValueError,
+            r"^output: expected shape \[batch, ...\], got \[\]",
+        ),
+        "accuracy of scalars": (
+            lambda: loss.accuracy(1.0, 1.0),
+            ValueError,
+            r"^output: expected shape \[batch, ..., classes\], got \[\]",
+        ),
+        "accuracy of guesses": (
+            lambda: loss.accuracy(jnp.zeros(5, jnp.int32), jnp.zeros(5, jnp.int32)),
+            ValueError,
+            r"^output: expected shape \[batch, ..., classes\], got \[5\]",
+        ),
+        "one class": (
+            lambda: loss.balanced_accuracy(jnp.ones((5, 1)), jnp.ones((5, 1))),
+            ValueError,
+            r"^output: expected at least two classes, got shape \[5, 1\]",
+        ),
+        "softmax of one class": (
+            lambda: loss.softmax_cross_entropy(jnp.ones((5, 1)), jnp.ones((5, 1))),
+            ValueError,
+            r"^output: expected at least two classes, got shape \[5, 1\]",
+        ),
+        "no examples": (
+            lambda: loss.accuracy(Y[:0], Y[:0]),
+            ValueError,
+            r"^output: expected at least one example, got shape \[0, 2\]",
+        ),
+        "column and row": (
+            lambda: loss.squared_error(jnp.ones((5, 1)), jnp.ones(5)),
+            ValueError,
+            r"^y: expected shape \[5, 1\] as output, got \[5\]",
+        ),
+        "correlations of integers": (
+            lambda: largest_correlations(jnp.arange(5)[:, None], X),
+            TypeError,
+            r"^latents: expected a floating-point array, got int32\[5, 1\]",
+        ),
+        "correlations of nothing": (
+            lambda: largest_correlations(X, Y[:0]),
+            ValueError,
+            r"^components: expected shape \[points, columns\], got \[0, 2\]",
+        ),
+        "correlations of other points": (
+            lambda: largest_correlations(X, Y[1:]),
+            ValueError,
+            r"^components: expected shape .* with the 5 points of latents, got \[4, 2\]",
+        ),
+        "predict": (
+            lambda: regularised(predict=None),
+            TypeError,
+            "^predict: expected a function .*, got None",
+        ),
+        "judge": (lambda: regularised(judge=X), TypeError, r"^judge: expected a function .*, got float32\[5"),
+        "target": (lambda: regularised(target="t"), TypeError, "^target: expected an array .*, got 't'"),
+        "logits": (
+            lambda: regularised(judge=lambda p: None)(PARAMS),
+            TypeError,
+            r"^judge\(params\): expected an array of real numbers, got None",
+        ),
+        "predictions": (
+            lambda: regularised(predict=lambda p, x: X)(PARAMS),
+            ValueError,
+            r"^predict\(params, x\): expected shape \[5, 2\], got \[5, 3\]",
+        ),
+    }
+)
+def test_bad_input(call, error, pattern):
+    refuses(call, error, pattern)
+
+
+def test_what_is_converted():
+    assert metrics.cosine_similarity([1.0, 2], [2.0, 4]) == 1
+    assert metrics.inner_product(np.float64([1, 2]), np.int16([3, 4])) == 11
+    assert metrics.inner_product({"w": True, "b": None}, {"w": 0.5, "b": None}) == 0.5
+    assert ll.accuracy([[0.2, 0.8]], [[0, 1]]) == 1
+    np.testing.assert_allclose(largest_correlations([[1], [2], [4]], [[1.0], [2.0], [4.0]]), 1, rtol=1e-6)
