@@ -247,7 +247,7 @@ def publish(
             "experiment": experiment,
             "versions": versions(),
             "config": dict(config),
-            "null": "not finite, as in runs that diverged, or not defined; n counts the seeds that are finite",
+            "null": "no seed has a finite value: all diverged, or there is none; n seeds of `seeds` have",
             "rows": rows,
         },
     )

@@ -165,12 +165,9 @@ def parse(config: Callable[..., Any], prog: str) -> Any:
 def as_option(config: Any, error: Exception) -> str:
     """The message of an error; where it names an argument that is a field of `config`, with its option."""
     name, colon, rest = str(error).partition(": expected ")
-    by_argument = {field.name: field.name for field in fields(config)} if config is not None else {}
-    if by_argument.get("data"):
-        by_argument["source"] = "data"
-    if colon and name in by_argument:
-        return f"{config.option(by_argument[name])}: expected {rest}"
-    return str(error)
+    names = [field.name for field in fields(config)] if isinstance(config, Options) else []  # pyright: ignore[reportArgumentType]
+    name = "data" if name == "source" else name
+    return f"{config.option(name)}: expected {rest}" if colon and name in names else str(error)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,7 +144,10 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
         )
         means = {
             "loss": jnp.mean(losses),
-            "decorrelation_loss": jnp.nanmean(decorrelation_losses, axis=0),
+            # NaN at updates that leave R alone, and after the loss has become NaN
+            "decorrelation_loss": jnp.where(
+                jnp.all(jnp.isfinite(losses)), jnp.nanmean(decorrelation_losses, axis=0), jnp.nan
+            ),
         }
         return carry, means
 
@@ -167,6 +170,7 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
         for metric, values in stage.metrics.items()
     }
     variables["seconds"] = (("step",), stage.seconds)
+    variables["num_layers"] = ((), num_layers)
     variables["learning_rate"] = (("rate",), np.asarray(run.rates))
     variables["updates"] = (("step",), run.updates * np.arange(run.steps + 1.0))
     if run.study == "notebook":

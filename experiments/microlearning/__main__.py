@@ -108,7 +108,8 @@ def find_rate(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> f
         return asked
     losses = one_step_losses(setting.network, setting.loss, setting.rule, setting.config)
     of_seeds = of_all_seeds(losses, (0, 0, None))(setting.keys["search"], state.params, data)
-    return RATES[int(np.nanargmin(ll.gather(of_seeds).mean(axis=0)))] * (1 - setting.config.momentum)
+    means = np.nan_to_num(ll.gather(of_seeds).mean(axis=0), nan=np.inf)
+    return RATES[int(means.argmin())] * (1 - setting.config.momentum)
 
 
 def measure_start(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> dict[str, np.ndarray]:

@@ -77,7 +77,8 @@ def run_upstream(
 
     first = selected = attempt(0, np.arange(config.seeds))
     for number in range(1, config.attempts):
-        failed = np.flatnonzero(selected[0]["test_balanced_accuracy"][:, -1] < config.least_accuracy)
+        reached = selected[0]["test_balanced_accuracy"][:, -1] >= config.least_accuracy
+        failed = np.flatnonzero(~reached)  # those that diverged too
         if failed.size == 0:
             break
         progress.set_description(f"{name}: {failed.size} of {config.seeds} seeds once more")

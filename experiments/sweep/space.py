@@ -54,9 +54,9 @@ def read_space(path: Path, sweepable: Sweepable) -> Space:
     """Reads a space.
 
     Raises:
-      ValueError: if there is no such file, if it is no TOML, names a field that the experiment has not, gives one of another type or
-        outside of its range, or leaves nothing to search. The message names field, what was expected and
-        what came.
+      ValueError: if there is no such file, if it is no TOML, names a field that the experiment has not,
+        gives one of another type or outside of its range, or leaves nothing to search. The message names
+        field, what was expected and what came.
     """
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -142,8 +142,8 @@ def run_group(worker: Worker, programs: Programs, group: symbolic.Group, trials:
             raise
         numbers = ", ".join(f"{n} = {v}" for n, v in group.static.items() if not isinstance(v, str))
         raise ValueError(
-            f"--space: expected sizes that fit into memory, got {numbers} (out of memory); with fewer --seeds, "
-            f"--side-by-side or a smaller --batch they may"
+            f"--space: expected sizes that fit into memory, got {numbers} (out of memory); fewer --seeds or "
+            "a smaller --batch need less"
         ) from None
     for i, (trial, of_seeds) in enumerate(zip(trials, scores, strict=True)):
         median, _, _ = summary(of_seeds)
