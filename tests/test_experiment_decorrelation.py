@@ -135,8 +135,8 @@ def test_help_names_every_option():
     [
         ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
         ({"updates": 9}, "--updates: expected at least 10, got 9"),
-        ({"batch_size": 1001}, "--batch-size: expected at most 1,000"),
-        ({"eta": -1.0}, "--eta: expected a number >= 0, got -1.0"),
+        ({"batch_size": 1001}, "--batch-size: expected at most 1000, got 1001"),
+        ({"eta": -1.0}, "--eta: expected a finite number >= 0, got -1.0"),
         ({"studies": ()}, "--studies: expected"),
         ({"rules": ("backprop", "backprop")}, "--rules: expected"),
         ({"inputs": ("plain", "plain")}, "--inputs: expected"),

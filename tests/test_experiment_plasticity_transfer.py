@@ -130,7 +130,7 @@ def test_help_names_every_option():
         ({"rule_epochs": 0}, "--rule-epochs: expected at least 1, got 0"),
         ({"cap": 101}, "--width: expected at least the cap of 101, got 100"),
         ({"points": (50, 10)}, "--points: expected at least a batch of 100"),
-        ({"learning_rate": 0.0}, "--learning-rate: expected a number > 0, got 0.0"),
+        ({"learning_rate": 0.0}, "--learning-rate: expected a finite number > 0, got 0.0"),
         ({"edge_probability": 1.5}, "--edge-probability: expected a number in 0..1, got 1.5"),
         ({"least_accuracy": -0.1}, "--least-accuracy: expected"),
         ({"models": ()}, "--models: expected"),

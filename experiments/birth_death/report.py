@@ -197,7 +197,7 @@ def events(results: xr.Dataset, problem: str) -> Figure:
     for scheme in results.scheme.values:
         one = results.sel(scheme=scheme)
         for axes, metric in ((kills, "killed"), (clones, "cloned")):
-            rate = np.diff(one[f"{problem}_{metric}"].values, axis=1) / np.diff(steps)
+            rate = np.diff(reporting.drawable(one[f"{problem}_{metric}"].values), axis=1) / np.diff(steps)
             if rate.any():
                 reporting.band(axes, steps[1:], rate, **_style(scheme))
         left = one[f"{problem}_lineages"].values[:, 1:]
