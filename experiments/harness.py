@@ -92,8 +92,26 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
     try:
         _open_folder(out, config, resume=resume)
     except OSError as error:
-        reason = error.strerror or error
-        raise FolderError(f"--out: expected a folder that can be written, got {out} ({reason})") from None
+        raise _unwritable(out, error) from None
+
+
+def make_folder(out: Path) -> None:
+    """Makes a folder that may be there already.
+
+    Raises:
+      FolderError: if it cannot be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / ".writable", Path.touch)
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise _unwritable(out, error) from None
+
+
+def _unwritable(out: Path, error: OSError) -> FolderError:
+    reason = error.strerror or error
+    return FolderError(f"--out: expected a folder that can be written, got {out} ({reason})")
 
 
 def _open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
