@@ -5,16 +5,14 @@ ones are checkpointed, so that a run killed at any moment goes on where it was. 
 prints and writes; all of them checkpoint what they hold.
 """
 
-import codecs
 import json
 import math
 import os
 import platform
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -27,7 +25,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from experiments import memory, processes
+from experiments import memory, processes, terminal
 from experiments.settings import Settings, as_option, defaults_of, parse
 
 EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
@@ -291,7 +289,7 @@ def command_line(
     with 130, and a closed pipe (`... | head -1`) silently with 141, as in other programs.
     """
     given = None
-    with _streams(), _interruptible():
+    with terminal.streams(), terminal.interruptible():
         try:
             given = parse(config, f"python -m {package}.{name}")
             if isinstance(given, Settings) and given.meeting is not None:
@@ -326,51 +324,6 @@ def _refuse(name: str, message: str, code: int) -> int:
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt; before, while modules were loading, it ended the process at once."""
-    handler = signal.getsignal(signal.SIGINT)
-    if handler in (signal.SIG_IGN, signal.default_int_handler) or not callable(handler):
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-SPELLED = {"±": "+-", "²": "^2", "σ": "sigma", "η": "eta", "…": "..."}
-
-
-def _spell(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    return "".join(SPELLED.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
-
-
-@contextmanager
-def _streams() -> Iterator[None]:
-    """Output that no terminal refuses: letters that its encoding lacks are spelled out, a pipe may close.
-
-    A stream that is closed from the start takes everything and shows nothing.
-    """
-    codecs.register_error("spell", _spell)
-    for stream in ("stdout", "stderr"):
-        if getattr(sys, stream) is None:
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
-        with suppress(AttributeError):
-            getattr(sys, stream).reconfigure(errors="spell")
-    try:
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except BrokenPipeError:  # or the interpreter would tell at its end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def keep_compiled_programs(folder: Path) -> None:

@@ -16,7 +16,7 @@ from experiments.processes import Meeting
 
 MOST = 2**31 - 1
 """Largest integer that is accepted: that of int32."""
-FLOAT32 = np.finfo(np.float32)
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Limits:
         )
         if not (math.isfinite(value) and fits):
             raise ValueError(f"{name}: expected {self._expected()}, got {value}")
-        if value and not FLOAT32.tiny <= abs(value) <= FLOAT32.max:
+        if value and not SMALLEST <= abs(value) <= LARGEST:
             raise ValueError(f"{name}: expected a number that float32 can hold, got {value}")
 
     def _expected(self) -> str:

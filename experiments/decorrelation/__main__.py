@@ -207,9 +207,9 @@ def images(config: Config) -> Images:
 
 def held(config: Config, num_images: int) -> harness.Held:
     """The largest run: networks, their R and the order of the images of every seed, at all learning rates."""
-    runs = runs_of(config)
-    sizes = []
-    for run in runs.values():
+    runs, sizes = runs_of(config), []
+    of_network = {id(run.network): run for run in sorted(runs.values(), key=lambda run: len(run.rates))}
+    for run in of_network.values():
         start = partial(start_of, run, num_images, config.batch_size)
         sizes.append((jax.eval_shape(start, jax.random.key(0), 0.1), len(run.rates)))
     each, members = max(sizes, key=lambda size: memory.bytes_of(size[0]) * size[1])
