@@ -9,11 +9,13 @@ import pytest
 import xarray as xr
 
 from experiments import harness
+from experiments.birth_death import report
 from experiments.birth_death.__main__ import measured_at
 from experiments.birth_death.config import PRESETS, Config
 from experiments.birth_death.problems import MEANS, PROBLEMS, SCHEMES, VARIANCES, WEIGHTS, mixture_energy
 from experiments.birth_death.report import LABELS, median_interval, slopes, times_to
 from tests.command_line import call, run
+from tests.diverged import check_report
 
 NAME = "birth_death"
 SMALL = [
@@ -104,6 +106,11 @@ def test_summary_is_of_the_results(finished):
     assert row("final_loss")["n"] == 3
     reached = times_to(results.planted_step.values, losses, 1e-2)
     assert row("median_steps_to_1e-02")["reached"] == np.isfinite(reached).sum()
+
+
+def test_a_report_tells_what_is_finite_and_no_more(finished):
+    rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
+    assert {row["metric"] for row in rows if row["mean"] is not None} == set()
 
 
 def test_help_names_every_option():

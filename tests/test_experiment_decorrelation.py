@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import lax_learning as ll
 from experiments import checkpoints, harness
+from experiments.decorrelation import report
 from experiments.decorrelation.__main__ import Carry, images, run_one, start_of, update
 from experiments.decorrelation.config import PRESETS, Config
 from experiments.decorrelation.reading import (
@@ -27,6 +28,7 @@ from experiments.decorrelation.reading import (
 from experiments.decorrelation.report import figures, rows
 from experiments.decorrelation.runs import NETWORKS, RULES, STUDIES, Run, runs_of, targets
 from tests.command_line import call, run
+from tests.diverged import check_report
 
 NAME = "decorrelation"
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
@@ -120,6 +122,11 @@ def test_summary_is_of_the_results(finished):
 def test_folder_of_another_configuration_is_refused(finished):
     code, _, errors = call(NAME, *SMALL, "--eta", "0.5", "--out", finished[0], "--resume")
     assert code == 2 and "eta: 0.001 there, 0.5 here" in errors
+
+
+def test_a_report_tells_what_is_finite_and_no_more(finished):
+    rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
+    assert {row["metric"] for row in rows if row["mean"] is not None} == {"learning_rate", "ms_per_update"}
 
 
 def test_help_names_every_option():

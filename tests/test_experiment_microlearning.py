@@ -11,12 +11,14 @@ import pytest
 import xarray as xr
 
 from experiments import harness, reporting
+from experiments.microlearning import report
 from experiments.microlearning.__main__ import make_optimizer
 from experiments.microlearning.__main__ import run as run_experiment
 from experiments.microlearning.config import Config
 from experiments.microlearning.networks import make_problem
 from experiments.microlearning.rules import RULES
 from tests.command_line import call, kill_at_checkpoint, run
+from tests.diverged import check_report
 
 NAME = "microlearning"
 SMALL = [
@@ -126,6 +128,11 @@ def test_folder_of_a_run_killed_at_its_start_is_taken(tmp_path):
     (tmp_path / ".config.json.123").write_text("{")
     harness.open_folder(tmp_path, {"seeds": 2}, resume=True)
     assert json.loads((tmp_path / "config.json").read_text()) == {"seeds": 2}
+
+
+def test_a_report_tells_what_is_finite_and_no_more(finished):
+    rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
+    assert {row["metric"] for row in rows if row["mean"] is not None} == {"seconds_per_update"}
 
 
 def test_help_names_every_option():

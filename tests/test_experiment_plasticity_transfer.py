@@ -8,10 +8,12 @@ import pytest
 import xarray as xr
 
 from experiments import harness
+from experiments.plasticity_transfer import report
 from experiments.plasticity_transfer.config import PRESETS, Config
 from experiments.plasticity_transfer.models import MODELS
 from experiments.plasticity_transfer.report import LABELS
 from tests.command_line import call, kill_at_checkpoint, run
+from tests.diverged import check_report
 
 # Nobody reaches an accuracy of 1, so that every seed is repeated.
 NAME = "plasticity_transfer"
@@ -113,6 +115,11 @@ def test_folder_of_another_configuration_is_refused(finished):
 def test_a_preset_needs_as_many_images_as_it_says(tmp_path):
     code, _, errors = call(NAME, "--preset", "seed", "--data", "sample", "--out", tmp_path / "out")
     assert code == 2 and "--data: expected at least 60000 images" in errors
+
+
+def test_a_report_tells_what_is_finite_and_no_more(finished):
+    rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
+    assert {row["metric"] for row in rows if row["mean"] is not None} == {"attempts"}
 
 
 def test_help_names_every_option():
