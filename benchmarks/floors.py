@@ -1,6 +1,5 @@
 """What this machine can do at most, measured: the least time that a piece of work takes on it."""
 
-import os
 import time
 from collections.abc import Callable
 from functools import cache
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.work import Work
+from experiments import memory
 
 
 class Floors(NamedTuple):
@@ -35,13 +35,8 @@ class Floors(NamedTuple):
 
 def memory_mb() -> float | None:
     """Memory of all devices, 10^6 bytes; of the machine where they are CPU cores; None if nobody tells."""
-    if jax.default_backend() == "cpu":
-        try:
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
-        except (AttributeError, OSError, ValueError):
-            return None
-    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
-    return sum(limits) / 1e6 if all(limits) else None
+    found = memory.total_bytes()
+    return None if found is None else found / 1e6
 
 
 @cache

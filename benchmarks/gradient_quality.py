@@ -29,6 +29,7 @@ BASELINE = "num_samples"
 
 def run(config: Config) -> dict[str, xr.Dataset]:
     """Measures, prints the table, and writes JSON and figures; the dataset of every sweep by its name."""
+    config.check_fits()
     data_key, _ = jax.random.split(jax.random.key(config.seed))
     images, labels = pooled_images(data_key, config.data, config.pooled)
     deciding = {**config.deciding(), "versions": harness.versions()}

@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,22 +26,23 @@ from benchmarks import throughput_report as report
 from benchmarks.cases import CASES, SYSTEMS, Case, Sizes
 from benchmarks.floors import Floors, measured_floors
 from benchmarks.timing import Comparison, compare
-from experiments import harness
+from experiments import harness, memory
+from experiments.settings import Count, Options
 
 QUICK_EXAMPLES, QUICK_REPEATS, QUICK_SEEDS = 50, 3, (1, 8)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Time the library against the loops people run today, both in one run."""
 
     quick: bool = False
     """Under three minutes: SNR over 50 examples, 3 repeats and, unless --seeds says more, 1 and 8 seeds."""
     systems: tuple[str, ...] = SYSTEMS
     """Parts of the library."""
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[Count, ...] | None = None
     """Seeds in one program; by default 1 8 64, on an accelerator 512 too. Some cases are for one seed."""
-    repeats: int = 7
+    repeats: Count = 7
     """Measurements of each side, of which the median counts."""
     out: Path = Path("results/throughput")
     """Folder for throughput.json, written after every case, and throughput.png."""
@@ -48,14 +50,11 @@ class Config:
     """Go on where the run in --out was stopped: what it measured is kept."""
     sizes: Sizes = field(default_factory=Sizes)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         unknown = [name for name in self.systems if name not in SYSTEMS]
         if unknown or not self.systems:
             raise ValueError(f"--systems: expected some of {', '.join(SYSTEMS)}, got {' '.join(unknown)!r}")
-        if self.repeats < 1:
-            raise ValueError(f"--repeats: expected at least 1, got {self.repeats}")
-        if self.seeds is not None and min(self.seeds, default=0) < 1:
-            raise ValueError(f"--seeds: expected numbers of at least 1, got {self.seeds}")
+        self.expect_distinct("systems", "seeds")
 
     def numbers_of_seeds(self) -> tuple[int, ...]:
         """As given, or by default."""
@@ -108,6 +107,7 @@ def run(config: Config) -> list[report.Result]:
         "sizes": asdict(config.sizes),
         "repeats": config.repeats,
     }
+    _check_fits(config)
     harness.open_folder(config.out, deciding, resume=config.resume)
     path = config.out / "throughput.json"
     measured = read(path) if path.exists() else {}
@@ -127,6 +127,20 @@ def run(config: Config) -> list[report.Result]:
     print(report.table(results))
     print(f"\nthroughput.json and throughput.png: {config.out}")
     return results
+
+
+def _check_fits(config: Config) -> None:
+    """Raises ValueError unless the sizes and the largest number of seeds fit into memory."""
+
+    def needed(sizes: Mapping[str, int]) -> int:
+        return Sizes(**{n: v for n, v in sizes.items() if n != "seeds"}).num_bytes(sizes["seeds"])
+
+    memory.check_fits(
+        needed,
+        {**vars(config.sizes), "seeds": max(config.numbers_of_seeds())},
+        {**vars(Sizes()), "seeds": 1},
+        lambda name: Config.option(name) if name == "seeds" else Sizes.option(name),
+    )
 
 
 Measured = dict[tuple[Case, int], Comparison]

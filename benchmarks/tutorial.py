@@ -11,10 +11,10 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -25,7 +25,8 @@ import lax_learning as ll
 from benchmarks.cases import Sizes
 from benchmarks.cases.microlearning import LEARNING_RATE, RULES, network_of, snr
 from benchmarks.floors import memory_mb
-from experiments import harness, reporting
+from experiments import harness, memory, reporting
+from experiments.settings import Count, Options, at_least, defaults_of
 from lax_learning.metrics import cosine_similarity
 
 COMPARED = (
@@ -34,29 +35,23 @@ COMPARED = (
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Time the tutorial's comparison of five rules, all seeds in one program a rule."""
 
-    seeds: int = 1_000
+    seeds: Count = 1_000
     """Initial weights, noise and order of the images."""
-    epochs: int = 3
+    epochs: Count = 3
     """Passes through the training images."""
-    hidden: int = 500
+    hidden: Count = 500
     """Hidden units."""
-    batch_size: int = 200
+    batch_size: Count = 200
     """Images an update."""
-    examples: int = 1_000
+    examples: Annotated[int, at_least(3)] = 1_000
     """Test images for accuracy, cosine and signal to noise."""
     data: str = "sample"
     """sample: 5,000 MNIST images, offline; or a folder with MNIST's IDX files; or tfds; or download."""
     out: Path = Path("results/tutorial_time")
     """Folder for tutorial.json; what stands there under this name is replaced."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("epochs", 1), ("hidden", 1), ("batch_size", 1), ("examples", 3)):
-            if getattr(self, name) < least:
-                got = getattr(self, name)
-                raise ValueError(f"--{name.replace('_', '-')}: expected at least {least}, got {got}")
 
 
 def comparison(name: str, config: Config, num_images: int) -> Callable[..., dict[str, jax.Array]]:
@@ -86,6 +81,16 @@ def comparison(name: str, config: Config, num_images: int) -> Callable[..., dict
     return run
 
 
+def _check_fits(config: Config) -> None:
+    """Raises ValueError unless keys and results of all seeds and the weights of one fit into memory."""
+
+    def needed(sizes: Mapping[str, int]) -> int:
+        return 4 * (sizes["seeds"] * (3 + 2 * sizes["epochs"]) + 2 * 794 * sizes["hidden"])
+
+    sizes = {name: getattr(config, name) for name in ("seeds", "epochs", "hidden")}
+    memory.check_fits(needed, sizes, defaults_of(config), config.option)
+
+
 def run(config: Config) -> list[dict[str, Any]]:
     """Runs and times the rules one after another, prints the table and writes its file."""
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
@@ -93,11 +98,13 @@ def run(config: Config) -> list[dict[str, Any]]:
     data_key, key = jax.random.split(jax.random.key(0))
     data = jax.tree.map(jax.numpy.asarray, ll.data.mnist(data_key, config.data))
     data = data._replace(test=ll.data.Dataset(*(a[: config.examples] for a in data.test)))
-    num_images, keys = data.train.x.shape[0], jax.random.split(key, config.seeds)
-    if num_images < config.batch_size:
-        raise ValueError(f"--batch-size: expected at most {num_images} images, got {config.batch_size}")
-    on_cpu, memory = jax.default_backend() == "cpu", memory_mb()
-    budget = 8e9 if memory is None else 0.5e6 * memory / jax.device_count()
+    num_images = data.train.x.shape[0]
+    config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
+    _check_fits(config)
+    harness.make_folder(config.out)
+    keys = jax.random.split(key, config.seeds)
+    on_cpu, all_mb = jax.default_backend() == "cpu", memory_mb()
+    budget = 8e9 if all_mb is None else 0.5e6 * all_mb / jax.device_count()
     rows = []
     with tqdm(COMPARED, unit="rule") as progress:
         for name in progress:
@@ -111,7 +118,6 @@ def run(config: Config) -> list[dict[str, Any]]:
             found = jax.block_until_ready(program(keys, data))
             rows.append(_row(name, compiled - began, time.perf_counter() - compiled, found))
     seconds = sum(row["run_s"] for row in rows)
-    config.out.mkdir(parents=True, exist_ok=True)
     content = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device,
@@ -124,7 +130,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     harness.write_json(config.out / "tutorial.json", content)
     header = ("rule", "compile (s)", "run (s)", "accuracy", "cosine", "SNR at the start")
     print(reporting.table(header, [
-        (row["rule"], *(f"{row[column]:.3g}" for column in tuple(row)[1:])) for row in rows
+        (row["rule"], *("-" if np.isnan(row[c]) else f"{row[c]:.3g}" for c in tuple(row)[1:])) for row in rows
     ]))  # fmt: skip
     print(f"\n{config.seeds} seeds in {seconds:.1f} s, compile time apart; tutorial.json: {config.out}")
     return rows

@@ -6,25 +6,29 @@ prints and writes; all of them checkpoint what they hold.
 """
 
 import json
+import math
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import matplotlib.pyplot as plt
-import tyro
 import xarray as xr
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from experiments import processes, xla
-from experiments.settings import Settings
+from experiments import memory, processes, terminal, xla
+from experiments.settings import Settings, as_option, defaults_of, parse
+
+EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
 
 
 class FolderError(ValueError):
@@ -45,9 +49,19 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     os.replace(beside, path)
 
 
+def without_nan(content: Any) -> Any:
+    """What JSON can hold of nested dicts and lists: numbers that are not finite become None."""
+    if isinstance(content, Mapping):
+        return {name: without_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON in one step."""
-    write_whole(path, lambda p: p.write_text(json.dumps(content, indent=1) + "\n"))
+    """Writes JSON in one step; numbers that are not finite as null."""
+    text = json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n"
+    write_whole(path, lambda p: p.write_text(text))
 
 
 def write_dataset(path: Path, dataset: xr.Dataset | xr.DataTree) -> None:
@@ -70,8 +84,35 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
       resume: whether a run that stands there is to go on.
 
     Raises:
-      FolderError: if the folder holds another configuration, or this one and `resume` is not set.
+      FolderError: if the folder holds another configuration, or this one and `resume` is not set, or if it
+        cannot be made or written to.
     """
+    try:
+        _open_folder(out, config, resume=resume)
+    except OSError as error:
+        raise _unwritable(out, error) from None
+
+
+def make_folder(out: Path) -> None:
+    """Makes a folder that may be there already.
+
+    Raises:
+      FolderError: if it cannot be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / ".writable", Path.touch)
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise _unwritable(out, error) from None
+
+
+def _unwritable(out: Path, error: OSError) -> FolderError:
+    reason = error.strerror or error
+    return FolderError(f"--out: expected a folder that can be written, got {out} ({reason})")
+
+
+def _open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
     path = out / "config.json"
     wanted = json.loads(json.dumps(config))
     if path.exists():
@@ -93,19 +134,58 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
             raise FolderError(
                 f"--out: {out} holds a run already; expected another folder, or --resume to go on"
             )
+    elif out.exists() and not out.is_dir():
+        raise FolderError(f"--out: expected a folder, got the file {out}")
     elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise FolderError(f"--out: expected an empty folder or one of an earlier run, got {out}")
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, wanted)
 
 
-def begin(config: Settings) -> None:
+class Held(NamedTuple):
+    """What a run holds at least, as shapes.
+
+    Fields:
+      each: of every seed.
+      once: beside the seeds.
+      members: how many there are for each seed.
+    """
+
+    each: Any
+    once: Any = ()
+    members: int = 1
+
+
+def begin(config: Settings, held: Callable[[Any], Held]) -> None:
     """Claims the folder of an experiment, for all processes.
 
+    Args:
+      config: of the experiment.
+      held: `config -> what a run holds`.
+
     Raises:
-      ValueError: as `open_folder` does, or if there are fewer seeds than processes.
+      ValueError: as `open_folder` does, if there are fewer seeds than processes, or if the run does not fit
+        into memory.
     """
+    defaults = defaults_of(config)
+    sizes = {
+        name: value
+        for name, value in vars(config).items()
+        if name in defaults and _is_size(value) and value != defaults[name]
+    }
+
+    def needed(sizes: Mapping[str, Any]) -> int:
+        of = replace(config, **sizes)
+        found = held(of)
+        members = of.deciding()["seeds"] * found.members
+        return members * memory.bytes_of(found.each) + memory.bytes_of(found.once)
+
+    memory.check_fits(needed, sizes or {"seeds": config.deciding()["seeds"]}, defaults, config.option)
     processes.decided(lambda: _claim(config))
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, tuple) and all(type(each) is int for each in value))
 
 
 def _claim(config: Settings) -> None:
@@ -176,16 +256,22 @@ def publish(
     if not processes.is_first():
         return
     write_dataset(out / "results.nc", results)
-    rows = report.rows(results)
+    rows = without_nan(report.rows(results))
     write_json(
         out / "summary.json",
-        {"experiment": experiment, "versions": versions(), "config": dict(config), "rows": rows},
+        {
+            "experiment": experiment,
+            "versions": versions(),
+            "config": dict(config),
+            "null": "no seed has a finite value: all diverged, or there is none; n seeds of `seeds` have",
+            "rows": rows,
+        },
     )
     for name, figure in report.figures(results).items():
         write_whole(out / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
         plt.close(figure)
-    print(report.table(rows))
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    print(report.table(rows))
     print(f"\nresults.nc, summary.json and figures: {out}")
 
 
@@ -197,21 +283,47 @@ def command_line(
     package: str = "experiments",
     stopped: str = "the same command with --resume goes on",
 ) -> int:
-    """Runs a program as its command line says; the exit code of the process."""
-    try:
-        given = tyro.cli(config, prog=f"python -m {package}.{name}")
-        if isinstance(given, Settings) and given.meeting is not None:
-            processes.meet(name, given.meeting)
-        run(given)
-    except processes.ElsewhereError:
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\n{name}: stopped; {stopped}", file=sys.stderr)
-        return 130
-    return 0
+    """Runs a program as its command line says; the exit code of the process.
+
+    A mistake in the options, the files or the sizes that they name ends with one line and exit code 2, Ctrl-C
+    with 130, and a closed pipe (`... | head -1`) silently with 141, as in other programs.
+    """
+    given = None
+    with terminal.streams(), terminal.interruptible():
+        try:
+            given = parse(config, f"python -m {package}.{name}")
+            if isinstance(given, Settings) and given.meeting is not None:
+                processes.meet(name, given.meeting)
+            run(given)
+            _flush()
+            return 0
+        except processes.ElsewhereError:
+            return EXIT_REFUSED
+        except BrokenPipeError:
+            return EXIT_PIPE_CLOSED
+        except KeyboardInterrupt:
+            return _refuse("\n" + name, f"interrupted; {stopped}", EXIT_INTERRUPTED)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            message = as_option(given, error)
+            if isinstance(error, TypeError) and message == str(error):
+                raise  # of the program, and not of what it was given
+            return _refuse(name, message, EXIT_REFUSED)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not memory.out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0] if str(error) else "MemoryError"
+            return _refuse(name, f"expected sizes that fit into memory, got {reason}", EXIT_REFUSED)
+
+
+def _refuse(name: str, message: str, code: int) -> int:
+    with suppress(OSError):
+        print(f"{name}: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
 
 
 def keep_compiled_programs(folder: Path) -> None:

@@ -36,13 +36,29 @@ def median_interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "rule") -> list[dict[str, Any]]:
-    """Rows of `summary.json` for one part of an experiment, a rule for example, from values over seeds."""
+    """Rows of `summary.json` for one part of an experiment, a rule for example, from values over seeds.
+
+    Those that are not finite are left out of mean and interval; `n` of all `seeds` are finite.
+    """
     rows = []
     for metric, values in metrics.items():
         mean, low, high, n = interval(values)
         numbers = [None if np.isnan(v) else v for v in (mean, low, high)]
         rows.append({kind: part, "metric": metric, "mean": numbers[0], "ci95": numbers[1:], "n": n})
+        rows[-1]["seeds"] = int(np.size(values))
     return rows
+
+
+def cell(row: Mapping[str, Any], form: str = ".3g", of_half: str = ".1g", factor: float = 1.0) -> str:
+    """Mean and half the 95 % interval of a row; "-" if no seed is finite, and how many are if not all."""
+    mean, (low, high) = row["mean"], row["ci95"]
+    if mean is None:
+        return "-"
+    text = f"{mean * factor:{form}}"
+    if low is not None:
+        text += f" ± {(high - low) / 2 * factor:{of_half}}"
+    seeds = row.get("seeds", row["n"])
+    return text if row["n"] == seeds else f"{text} ({row['n']}/{seeds})"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -59,9 +75,25 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(line(cells) for cells in (lines[0], rule, *lines[1:]))
 
 
+def drawable(values: np.ndarray) -> np.ndarray:
+    """Values with NaN for those that a figure has no room for: what is not finite, or beyond 1e30."""
+    values = np.asarray(values, float)
+    return np.where(np.abs(values) < 1e30, values, np.nan)
+
+
+def limits(values: np.ndarray, margin: float) -> tuple[float, float] | None:
+    """Ends of an axis from what can be drawn of values, with a margin; None if nothing can."""
+    values = drawable(values)
+    if not np.isfinite(values).any():
+        return None
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    wider = margin * (high - low) or 0.1 * max(abs(low), 1.0)
+    return low - wider, high + wider
+
+
 def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, **style: Any) -> None:
     """Draws the mean over seeds `[seed, x]` as a line, and its 95 % interval as a band."""
-    mean, low, high, _ = np.array([interval(column) for column in of_seeds.T]).T
+    mean, low, high, _ = np.array([interval(column) for column in drawable(of_seeds).T]).T
     (line,) = axes.plot(x, mean, **style)
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 

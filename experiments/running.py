@@ -87,7 +87,8 @@ def run_stage(
         return {**held, **{name: held[name].at[number].set(value) for name, value in found.items()}}
 
     count, batch_size = len(jax.tree.leaves(members)[0]), side_by_side(on_cpu)
-    carry, held = ll.ensemble(start, in_axes=(0,) * len(members), batch_size=batch_size)(*spread(members))
+    begin = ll.ensemble(start, in_axes=(0,) * len(members), batch_size=batch_size)
+    carry, held = jax.block_until_ready(begin(*spread(members)))  # or lack of memory is told by nobody
     shared = ll.replicate(shared)  # once, and not at every step
     advance = ll.ensemble(step, in_axes=(0, None, None), batch_size=batch_size)
     look = ll.ensemble(keep, in_axes=(0, 0, 0, None, None), batch_size=batch_size)

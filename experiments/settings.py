@@ -1,15 +1,177 @@
-"""What every experiment is told besides its own settings: where results go, and which processes take part."""
+"""Settings that all experiments have in common, and the checks of what is given on a command line."""
 
+import math
 import re
-from dataclasses import dataclass, fields
+import types
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import tyro
 
 from experiments.processes import Meeting
 
+MOST = 2**31 - 1
+"""Largest integer that is accepted: that of int32."""
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The values that a number may have.
+
+    Attributes:
+      least: smallest value.
+      most: largest value; of integers at most that of int32.
+      open_at: whether `least` and `most` are left out.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    open_at: tuple[bool, bool] = (False, False)
+
+    def check(self, name: str, value: float) -> None:
+        """Raises ValueError unless `value` lies within the limits and int32 or float32 hold it."""
+        if isinstance(value, int):
+            most = int(min(self.most, MOST))
+            if value < self.least:
+                raise ValueError(f"{name}: expected at least {self.least:g}, got {value}")
+            if value > most:
+                raise ValueError(f"{name}: expected at most {most}, got {value}")
+            return
+        above, below = self.open_at
+        fits = (self.least < value if above else self.least <= value) and (
+            value < self.most if below else value <= self.most
+        )
+        if not (math.isfinite(value) and fits):
+            raise ValueError(f"{name}: expected {self._expected()}, got {value}")
+        if value and not SMALLEST <= abs(value) <= LARGEST:
+            raise ValueError(f"{name}: expected a number that float32 can hold, got {value}")
+
+    def _expected(self) -> str:
+        above, below = self.open_at
+        if math.isfinite(self.most):
+            ends = f"{self.least:g}", f"{self.most:g}"
+            if not (above or below):
+                return f"a number in {ends[0]}..{ends[1]}"
+            return f"a number in {'(' if above else '['}{', '.join(ends)}{')' if below else ']'}"
+        if math.isfinite(self.least):
+            return f"a finite number {'>' if above else '>='} {self.least:g}"
+        return "a finite number"
+
+
+def at_least(least: float) -> Limits:
+    """Limits without an upper end."""
+    return Limits(least)
+
+
+POSITIVE = Limits(0, open_at=(True, False))
+Count = Annotated[int, at_least(1)]
+Seed = Annotated[int, at_least(0)]
+Positive = Annotated[float, POSITIVE]
+NotNegative = Annotated[float, at_least(0)]
+Share = Annotated[float, Limits(0, 1)]
+
+
+_refused: ContextVar[list[ValueError] | None] = ContextVar("refused", default=None)
+
+
+class Options:
+    """Base class of what is read from a command line: a dataclass whose fields are checked when it is made.
+
+    Numbers are annotated with their `Limits`; without them integers must fit int32 and floats must be finite.
+    `check` adds what concerns several fields.
+    """
+
+    PREFIX: ClassVar[str] = ""
+    """Of its options: that of the field which holds it."""
+
+    def __post_init__(self) -> None:
+        try:
+            hints = get_type_hints(type(self), include_extras=True)
+            for field in fields(self):  # pyright: ignore[reportArgumentType]
+                _check(self.option(field.name), hints[field.name], getattr(self, field.name))
+            self.check()
+        except ValueError as error:
+            refused = _refused.get()
+            if refused is None:
+                raise
+            refused.append(error)
+
+    def check(self) -> None:
+        """Raises ValueError unless the fields fit together."""
+
+    @classmethod
+    def option(cls, name: str) -> str:
+        """The option that sets a field, as it is typed."""
+        return f"--{cls.PREFIX}{name.replace('_', '-')}"
+
+    def expect(self, name: str, expected: str, holds: bool) -> None:
+        """Raises ValueError that names the option of a field unless `holds`."""
+        if not holds:
+            got = getattr(self, name)
+            got = " ".join(map(str, got)) or "none" if isinstance(got, tuple) else got
+            raise ValueError(f"{self.option(name)}: expected {expected}, got {got}")
+
+    def expect_distinct(self, *names: str) -> None:
+        """Raises ValueError unless the tuples in these fields have an entry and no entry twice."""
+        for name in names:
+            given = getattr(self, name)
+            distinct = given is None or len(set(given)) == len(given) > 0
+            self.expect(name, "each at most once and one at least", distinct)
+
+
+def _check(name: str, hint: Any, value: Any) -> None:
+    """Raises ValueError unless numbers are within the limits that their annotation gives them."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        base, *metadata = inner
+        limits = [each for each in metadata if isinstance(each, Limits)]
+        for each in limits:
+            each.check(name, float(value) if base is float else value)
+        if not limits:
+            _check(name, base, value)
+    elif origin in (Union, types.UnionType):
+        if value is not None:
+            _check(name, next(each for each in inner if each is not type(None)), value)
+    elif origin is tuple:
+        for i, each in enumerate(value):
+            _check(name, inner[0] if inner[-1] is Ellipsis else inner[i], each)
+    elif hint in (int, float):
+        Limits().check(name, hint(value))
+
+
+def parse(config: Callable[..., Any], prog: str) -> Any:
+    """Reads a command line.
+
+    Raises:
+      ValueError: for an option that the configuration refuses, on one line: tyro would frame it.
+      SystemExit: after `--help`, and for what tyro itself cannot read.
+    """
+    refused: list[ValueError] = []
+    token = _refused.set(refused)
+    try:
+        given = tyro.cli(config, prog=prog)
+    finally:
+        _refused.reset(token)
+    if refused:
+        raise refused[0]
+    return given
+
+
+def as_option(config: Any, error: Exception) -> str:
+    """The message of an error; where it names an argument that is a field of `config`, with its option."""
+    name, colon, rest = str(error).partition(": expected ")
+    names = [field.name for field in fields(config)] if isinstance(config, Options) else []  # pyright: ignore[reportArgumentType]
+    name = "data" if name == "source" else name
+    return f"{config.option(name)}: expected {rest}" if colon and name in names else str(error)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(Options):
     """The settings that all experiments have in common; none of them decides a result."""
 
     out: Path
@@ -21,9 +183,9 @@ class Settings:
     who; elsewhere the next three do."""
     coordinator: str | None = None
     """HOST:PORT of process 0, reachable from all hosts."""
-    processes: int | None = None
+    processes: Count | None = None
     """How many processes there are."""
-    process: int | None = None
+    process: Annotated[int, at_least(0)] | None = None
     """Which of them this one is, from 0."""
 
     @property
@@ -31,19 +193,17 @@ class Settings:
         """Where the processes meet; None for one process alone."""
         told = (self.coordinator, self.processes, self.process)
         if not self.distributed:
-            self._expect(
+            self.expect(
                 "distributed", "to be given with --coordinator, --processes, --process", told == (None,) * 3
             )
             return None
-        self._expect(
+        self.expect(
             "process", "--coordinator, --processes and --process, or none", told.count(None) in (0, 3)
         )
         if self.coordinator is not None and self.processes is not None and self.process is not None:
-            self._expect("coordinator", "HOST:PORT", re.fullmatch(r".+:\d+", self.coordinator) is not None)
-            self._expect("processes", "at least 1", self.processes >= 1)
-            self._expect(
-                "process", f"a number in 0..{self.processes - 1}", 0 <= self.process < self.processes
-            )
+            port = re.fullmatch(r".+:(\d{1,5})", self.coordinator)
+            self.expect("coordinator", "HOST:PORT", port is not None and int(port[1]) < 2**16)
+            self.expect("process", f"a number in 0..{self.processes - 1}", 0 <= self.process < self.processes)
         return Meeting(*told)
 
     def deciding(self) -> dict[str, Any]:
@@ -51,6 +211,7 @@ class Settings:
         common = {field.name for field in fields(Settings)}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in common}
 
-    def _expect(self, name: str, expected: str, holds: bool) -> None:
-        if not holds:
-            raise ValueError(f"--{name.replace('_', '-')}: expected {expected}, got {getattr(self, name)}")
+
+def defaults_of(config: Any) -> dict[str, Any]:
+    """The default of every field that has one."""
+    return {field.name: field.default for field in fields(config) if field.default is not MISSING}

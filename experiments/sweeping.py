@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
+
+from experiments.settings import Limits
 
 
 class Program(NamedTuple):
@@ -31,7 +34,8 @@ class Sweepable(NamedTuple):
       traced: hyper-parameters >= 0 that one compiled program takes as they come, and their defaults.
       static: hyper-parameters that a program is made for: an int is a default of at least 1, text a default,
         and a tuple all that may be chosen, its first by default.
-      make: `static -> Program`.
+      make: `static -> Program`; it raises a ValueError `NAME: expected ...` for values that cannot run.
+      limits: of traced hyper-parameters whose values must not just be >= 0.
     """
 
     objective: str
@@ -39,8 +43,21 @@ class Sweepable(NamedTuple):
     traced: Mapping[str, float]
     static: Mapping[str, int | str | tuple[str, ...]]
     make: Callable[[Mapping[str, Any]], Program]
+    limits: Mapping[str, Limits] = {}
 
     def defaults(self) -> dict[str, Any]:
         """All hyper-parameters as they are unless said otherwise."""
         first = {name: v[0] if isinstance(v, tuple) else v for name, v in self.static.items()}
         return {**self.traced, **first}
+
+
+def while_finite(score: jax.Array, *losses: jax.Array) -> jax.Array:
+    """The score, or NaN if a loss is not finite: a run that diverged, whatever its network still answers."""
+    finite = [jnp.all(jnp.isfinite(loss)) for loss in losses]
+    return jnp.where(jnp.all(jnp.stack(finite)), score, jnp.nan)
+
+
+def check_at_most(name: str, value: int, most: int, unit: str) -> None:
+    """Raises ValueError unless a hyper-parameter is at most `most` of something."""
+    if value > most:
+        raise ValueError(f"{name}: expected at most {most} {unit}, got {value}")

@@ -295,7 +295,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
     [
         (("--systems", "birth"), f"--systems: expected some of {', '.join(SYSTEMS)}, got 'birth'"),
         (("--repeats", "0"), "--repeats: expected at least 1, got 0"),
-        (("--seeds", "1", "0"), "--seeds: expected numbers of at least 1, got (1, 0)"),
+        (("--seeds", "1", "0"), "--seeds: expected at least 1, got 0"),
         (("--sizes.examples", "2"), "--sizes.examples: expected at least 3, got 2"),
     ],
     ids=["systems", "repeats", "seeds", "examples"],

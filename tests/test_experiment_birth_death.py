@@ -9,11 +9,13 @@ import pytest
 import xarray as xr
 
 from experiments import harness
+from experiments.birth_death import report
 from experiments.birth_death.__main__ import measured_at
 from experiments.birth_death.config import PRESETS, Config
 from experiments.birth_death.problems import MEANS, PROBLEMS, SCHEMES, VARIANCES, WEIGHTS, mixture_energy
 from experiments.birth_death.report import LABELS, median_interval, slopes, times_to
 from tests.command_line import call, run
+from tests.diverged import check_report
 
 NAME = "birth_death"
 SMALL = [
@@ -106,6 +108,11 @@ def test_summary_is_of_the_results(finished):
     assert row("median_steps_to_1e-02")["reached"] == np.isfinite(reached).sum()
 
 
+def test_a_report_tells_what_is_finite_and_no_more(finished):
+    rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
+    assert {row["metric"] for row in rows if row["mean"] is not None} == set()
+
+
 def test_help_names_every_option():
     code, printed, _ = call(NAME, "--help")
     assert code == 0
@@ -121,8 +128,8 @@ def test_help_names_every_option():
         ({"features": 1}, "--features: expected at least 2, got 1"),
         ({"steps": 5}, "--steps: expected at least 10, got 5"),
         ({"records": 1}, "--records: expected at least 2, got 1"),
-        ({"alpha_clone": -1.0}, "--alpha-clone: expected a number >= 0, got -1.0"),
-        ({"learning_rate": 0.0}, "--learning-rate: expected a number > 0, got 0.0"),
+        ({"alpha_clone": -1.0}, "--alpha-clone: expected a finite number >= 0, got -1.0"),
+        ({"learning_rate": 0.0}, "--learning-rate: expected a finite number > 0, got 0.0"),
         ({"problems": ()}, "--problems: expected"),
         ({"schemes": ("gd", "gd")}, "--schemes: expected"),
     ],

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import lax_learning as ll
 from experiments import checkpoints, harness
+from experiments.decorrelation import report
 from experiments.decorrelation.__main__ import Carry, images, run_one, start_of, update
 from experiments.decorrelation.config import PRESETS, Config
 from experiments.decorrelation.reading import (
@@ -27,6 +28,7 @@ from experiments.decorrelation.reading import (
 from experiments.decorrelation.report import figures, rows
 from experiments.decorrelation.runs import NETWORKS, RULES, STUDIES, Run, runs_of, targets
 from tests.command_line import call, run
+from tests.diverged import check_report
 
 NAME = "decorrelation"
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
@@ -122,6 +124,11 @@ def test_folder_of_another_configuration_is_refused(finished):
     assert code == 2 and "eta: 0.001 there, 0.5 here" in errors
 
 
+def test_a_report_tells_what_is_finite_and_no_more(finished):
+    rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
+    assert {row["metric"] for row in rows if row["mean"] is not None} == {"learning_rate", "ms_per_update"}
+
+
 def test_help_names_every_option():
     code, printed, _ = call(NAME, "--help")
     assert code == 0
@@ -135,8 +142,8 @@ def test_help_names_every_option():
     [
         ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
         ({"updates": 9}, "--updates: expected at least 10, got 9"),
-        ({"batch_size": 1001}, "--batch-size: expected at most 1,000"),
-        ({"eta": -1.0}, "--eta: expected a number >= 0, got -1.0"),
+        ({"batch_size": 1001}, "--batch-size: expected at most 1000, got 1001"),
+        ({"eta": -1.0}, "--eta: expected a finite number >= 0, got -1.0"),
         ({"studies": ()}, "--studies: expected"),
         ({"rules": ("backprop", "backprop")}, "--rules: expected"),
         ({"inputs": ("plain", "plain")}, "--inputs: expected"),

@@ -11,12 +11,14 @@ import pytest
 import xarray as xr
 
 from experiments import harness, reporting
+from experiments.microlearning import report
 from experiments.microlearning.__main__ import make_optimizer
 from experiments.microlearning.__main__ import run as run_experiment
 from experiments.microlearning.config import Config
 from experiments.microlearning.networks import make_problem
 from experiments.microlearning.rules import RULES
 from tests.command_line import call, kill_at_checkpoint, run
+from tests.diverged import check_report
 
 NAME = "microlearning"
 SMALL = [
@@ -128,6 +130,11 @@ def test_folder_of_a_run_killed_at_its_start_is_taken(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == {"seeds": 2}
 
 
+def test_a_report_tells_what_is_finite_and_no_more(finished):
+    rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
+    assert {row["metric"] for row in rows if row["mean"] is not None} == {"seconds_per_update"}
+
+
 def test_help_names_every_option():
     code, printed, _ = call(NAME, "--help")
     assert code == 0
@@ -148,9 +155,9 @@ def test_help_names_every_option():
         ({"network": "recurrent", "hidden": ()}, "--hidden: expected at least 1 numbers"),
         ({"network": "convolutional", "hidden": (5, 6)}, "--hidden: expected at least 3 numbers"),
         ({"drops": (3, 2)}, "--drops: expected epochs in order"),
-        ({"drops": (0,)}, "--drops: expected epochs in order"),
+        ({"drops": (0,)}, "--drops: expected at least 1, got 0"),
         ({"momentum": 1.0}, r"--momentum: expected a number in \[0, 1\)"),
-        ({"weight_decay": -1.0}, "--weight-decay: expected a number >= 0"),
+        ({"weight_decay": -1.0}, "--weight-decay: expected a finite number >= 0"),
         ({"sigma": 0.0}, "--sigma: expected"),
         ({"scale": "gradient", "learning_rate": -1.0}, "--learning-rate: expected"),
     ],

@@ -8,10 +8,12 @@ import pytest
 import xarray as xr
 
 from experiments import harness
+from experiments.plasticity_transfer import report
 from experiments.plasticity_transfer.config import PRESETS, Config
 from experiments.plasticity_transfer.models import MODELS
 from experiments.plasticity_transfer.report import LABELS
 from tests.command_line import call, kill_at_checkpoint, run
+from tests.diverged import check_report
 
 # Nobody reaches an accuracy of 1, so that every seed is repeated.
 NAME = "plasticity_transfer"
@@ -115,6 +117,11 @@ def test_a_preset_needs_as_many_images_as_it_says(tmp_path):
     assert code == 2 and "--data: expected at least 60000 images" in errors
 
 
+def test_a_report_tells_what_is_finite_and_no_more(finished):
+    rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
+    assert {row["metric"] for row in rows if row["mean"] is not None} == {"attempts"}
+
+
 def test_help_names_every_option():
     code, printed, _ = call(NAME, "--help")
     assert code == 0
@@ -130,7 +137,7 @@ def test_help_names_every_option():
         ({"rule_epochs": 0}, "--rule-epochs: expected at least 1, got 0"),
         ({"cap": 101}, "--width: expected at least the cap of 101, got 100"),
         ({"points": (50, 10)}, "--points: expected at least a batch of 100"),
-        ({"learning_rate": 0.0}, "--learning-rate: expected a number > 0, got 0.0"),
+        ({"learning_rate": 0.0}, "--learning-rate: expected a finite number > 0, got 0.0"),
         ({"edge_probability": 1.5}, "--edge-probability: expected a number in 0..1, got 1.5"),
         ({"least_accuracy": -0.1}, "--least-accuracy: expected"),
         ({"models": ()}, "--models: expected"),

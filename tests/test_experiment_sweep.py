@@ -19,13 +19,16 @@ from experiments.microlearning import sweep as microlearning_sweep
 from experiments.microlearning.sweep import images
 from experiments.sweep import report
 from experiments.sweep import study as study_module
+from experiments.sweep.checks import check_space
 from experiments.sweep.config import Config
+from experiments.sweep.journal import Journal
 from experiments.sweep.programs import Programs
 from experiments.sweep.registry import SWEEPABLES
 from experiments.sweep.samplers import SAMPLERS, sampler_of
 from experiments.sweep.space import parse_space, read_space
 from experiments.sweep.study import open_study, run_study, summary
 from experiments.sweep.workers import FINISHED, Worker, finished
+from experiments.sweeping import while_finite
 from tests.command_line import call
 from tests.refusal import parametrize_cases, refuses
 from tests.sweep_toy import CHUNKS, run_here, start, toy, wait_for
@@ -149,6 +152,107 @@ def test_help_names_every_option():
     assert code == 0
     assert all(re.search(rf"--{o.replace('_', '-')}\b", printed) for o in Config.__dataclass_fields__)
     assert all(name in printed for name in (*SWEEPABLES, *SAMPLERS))
+
+
+def sweeps(name, **given):
+    """Checks a space of an experiment as the command does before the first trial."""
+
+    def check():
+        space = parse_space(given, SWEEPABLES[name], "--space")
+        settings = Config(name, Path("space.toml"))  # pyright: ignore[reportArgumentType]
+        check_space(settings, space, SWEEPABLES[name])
+
+    return check
+
+
+RATE = {"low": 1e-3, "high": 1.0}
+TOO_LARGE = r"expected a size that fits into .*\(out of memory"
+
+
+@parametrize_cases(
+    {
+        "batch": (
+            sweeps("microlearning", learning_rate=RATE, batch_size=5000),
+            ValueError,
+            "^--space: batch_size: expected at most 4000 images, got 5000",
+        ),
+        "a choice": (
+            sweeps("microlearning", batch_size={"choices": [100, 5000]}),
+            ValueError,
+            "^--space: batch_size: expected at most 4000 images, got 5000",
+        ),
+        "the end of a range": (
+            sweeps("decorrelation", batch_size={"low": 1, "high": 4001}),
+            ValueError,
+            "^--space: batch_size: expected at most 4000 images, got 4001",
+        ),
+        "two that do not fit": (
+            sweeps("plasticity_transfer", width={"choices": [100, 20]}, cap={"choices": [10, 30]}),
+            ValueError,
+            "^--space: width: expected at least the cap of 30, got 20",
+        ),
+        "batch of points": (
+            sweeps("plasticity_transfer", points={"low": 10, "high": 200}),
+            ValueError,
+            "^--space: points: expected at least a batch of 100, got 10 500",
+        ),
+        "data": (
+            sweeps("microlearning", data={"choices": ["sample", "no"]}),
+            ValueError,
+            "^--space: data: exp",
+        ),
+        "sigma": (
+            sweeps("microlearning", rule="node_perturbation", sigma={"choices": [0.1, 0]}),
+            ValueError,
+            "^--space: sigma: choices: expected a finite number > 0, got 0.0",
+        ),
+        "beyond float32": (
+            sweeps("birth_death", alpha={"low": 0, "high": 1e39}),
+            ValueError,
+            "that float32 can",
+        ),
+        "huge integer": (
+            sweeps("birth_death", alpha={"low": 0, "high": 10**400}),
+            ValueError,
+            "finite number",
+        ),
+        "beyond int32": (
+            sweeps("birth_death", alpha=RATE, steps=2**31),
+            ValueError,
+            "^--space: steps: expected at",
+        ),
+        **{
+            f"{size} of {name}": (
+                sweeps(name, **{rate: RATE, size: huge}),
+                ValueError,
+                f"{size}: {TOO_LARGE}",
+            )
+            for name, rate, size, huge in (
+                ("microlearning", "learning_rate", "hidden", 2_000_000_000),
+                ("birth_death", "alpha", "units", {"low": 10, "high": 2_000_000_000}),
+                ("plasticity_transfer", "learning_rate", "width", {"choices": [100, 10_000_000]}),
+                ("symbolic_discriminator", "decay", "width", 2_000_000_000),
+            )
+        },
+    }
+)
+def test_a_space_that_cannot_run_is_refused_before_the_first_trial(call, error, pattern):
+    refuses(call, error, pattern)
+
+
+def test_the_default_of_every_experiment_can_be_swept():
+    for name, sweepable in SWEEPABLES.items():
+        sweeps(name, **{next(iter(sweepable.traced)): RATE})()
+
+
+def test_corners_are_all_values_that_can_come_together(monkeypatch):
+    given = {"width": {"low": 2, "high": 9}, "kind": {"choices": ["round", "square"]}, "penalty": RATE}
+    space = parse_space(given, toy(), "space")
+    corners = [tuple(corner.values()) for corner in space.corners(toy().static)]
+    assert corners == [(w, kind, "sample") for w in (2, 9) for kind in ("round", "square")]
+    monkeypatch.setattr("experiments.sweep.space.MOST_CORNERS", 3)
+    corners = {tuple(corner.values()) for corner in space.corners(toy().static)}
+    assert corners == {(2, "round", "sample"), (9, "round", "sample"), (2, "square", "sample")}
 
 
 # Programs
@@ -280,6 +384,21 @@ def test_trials_that_diverge_at_the_end_are_pruned_and_reported(tmp_path):
     assert report.table(report.rows(results)) == "2 trials, 2 of them stopped early"
 
 
+@pytest.mark.parametrize("loss", [np.nan, np.inf])
+def test_a_score_of_a_run_that_diverged_is_nan(loss):
+    assert np.isnan(while_finite(jax.numpy.float32(0.1), jax.numpy.array([1.0, loss])))
+    assert while_finite(jax.numpy.float32(0.1), jax.numpy.array([1.0, 3e38])) == np.float32(0.1)
+
+
+def test_a_loss_that_is_not_finite_stays_so():
+    sweepable, sizes = SWEEPABLES["birth_death"], {"steps": 10, "units": 4, "batch_size": 5}
+    static = {k: v for k, v in {**sweepable.defaults(), **sizes}.items() if k in sweepable.static}
+    traced = {"alpha": np.ones(2), "learning_rate": np.array([1e-3, 1e30])}
+    programs = Programs(sweepable, jax.random.split(jax.random.key(0), 2), 2)
+    scores = programs.run(static, traced, lambda chunk, trials, scores: np.zeros(len(trials), bool))
+    assert np.isfinite(scores[0]).all() and not np.isfinite(scores[1]).any()
+
+
 def test_median_and_interval_by_hand():
     assert summary(np.array([5.0, 1, 3, 2, 4, 6, 8, 7, 9, 10])) == (5.5, 2.0, 9.0)  # ranks 2 and 9 of 10
     assert summary(np.array([3.0, 1.0])) == (2.0, 1.0, 3.0)
@@ -291,6 +410,61 @@ def test_another_configuration_of_a_study_is_refused(tmp_path):
     run(config(tmp_path, trials=1), SPACE)
     with pytest.raises(ValueError, match=r"--study: expected one of this.*seeds: 2 there, 3 here"):
         run(config(tmp_path, trials=1, seeds=3), SPACE)
+
+
+# The journal
+
+
+RECORD = {"op_code": 3, "worker_id": "one", "value": "ä"}
+
+
+@pytest.mark.parametrize(
+    "left", [b"", b'{"op_code": 7, "wor', b"\xff\xfe", b"\n\n", b"\n  \n{", b"x" * 10_000]
+)
+def test_no_record_is_appended_to_what_a_dead_worker_left(tmp_path, left):
+    path = tmp_path / "journal.log"
+    first, other = Journal(path), Journal(path)
+    first.append_logs([RECORD, {**RECORD, "value": 1}])
+    with path.open("ab") as file:
+        file.write(left)
+    assert list(other.read_logs(0)) == [RECORD, {**RECORD, "value": 1}]
+    first.append_logs([{**RECORD, "value": 2}])
+    for journal in (first, other, Journal(path)):
+        assert [record["value"] for record in journal.read_logs(1)] == [1, 2]
+        assert [record["value"] for record in journal.read_logs(2)] == [2]
+        assert list(journal.read_logs(3)) == []
+        assert len(list(journal.read_logs(0))) == 3
+
+
+@pytest.mark.parametrize("line", ["garbage", "{}", "[1]", "3", '{"op_code": 7, "wor{"op_code":1}'])
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    path = tmp_path / "journal.log"
+    Journal(path).append_logs([RECORD])
+    with path.open("a") as file:
+        file.write(f"\n{line}\n")
+    Journal(path).append_logs([RECORD])
+    with pytest.raises(ValueError, match=r"journal\.log:3: expected a record of a study, got '") as raised:
+        list(Journal(path).read_logs(0))
+    assert line[:20] in str(raised.value)
+
+
+def test_a_study_goes_on_after_a_torn_record(tmp_path):
+    run(config(tmp_path, trials=2), SPACE)
+    with (tmp_path / "journal.log").open("ab") as journal:
+        journal.write(b'{"op_code": 7, "wor')
+    for trials in (4, 4, 5):
+        assert len(finished(run(config(tmp_path, trials=trials), SPACE))) == trials
+
+
+def test_a_sweep_that_runs_out_of_memory_gives_its_trials_back(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 6272000000000 bytes.")
+
+    monkeypatch.setattr(Programs, "run", fail)
+    with pytest.raises(ValueError, match=r"--space: expected sizes that fit .*width = 1 \(out of memory\)"):
+        run(config(tmp_path, trials=2), SPACE)
+    monkeypatch.undo()
+    assert len(finished(run(config(tmp_path, trials=2), SPACE))) == 2
 
 
 # Workers

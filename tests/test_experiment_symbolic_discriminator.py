@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from tqdm import tqdm
 
-from experiments.symbolic_discriminator import activations, critics, reading, spaces
+from experiments.symbolic_discriminator import activations, critics, reading, report, spaces
 from experiments.symbolic_discriminator.config import PRESETS, Config
 from experiments.symbolic_discriminator.critic_studies import of_each
 from experiments.symbolic_discriminator.points import LIBRARIES, library, points
@@ -19,6 +19,7 @@ from experiments.symbolic_discriminator.report import figures, rows
 from experiments.symbolic_discriminator.studies import STUDIES
 from lax_learning import symbolic
 from tests.command_line import call, run
+from tests.diverged import check_report
 
 NAME = "symbolic_discriminator"
 SMALL = ["--points", "12", "--epochs", "20", "--seeds", "2", "--studies", "activations", "accuracy"]
@@ -86,6 +87,10 @@ def test_results_have_named_axes(finished):
 def test_folder_of_another_configuration_is_refused(finished):
     code, _, errors = call(NAME, *SMALL, "--seed", "5", "--out", finished[0], "--resume")
     assert code == 2 and "seed: 0 there, 5 here" in errors
+
+
+def test_a_report_tells_what_is_finite_and_no_more(finished):
+    check_report(report, results_in(finished[0]))
 
 
 def test_help_names_every_option():

@@ -318,7 +318,7 @@ def test_the_command_writes_json_and_figures(tmp_path):
         (("--rules", "magic"), "rules"),
         (("--setting.sigma", 0), "sigma"),
         (("--setting.sigma", -1), "sigma"),
-        (("--setting.num-samples", 0), "num_samples"),
+        (("--setting.num-samples", 0), "num-samples"),
         (("--draws", 0), "draws"),
         (("--examples", 2), "examples"),
         (("--seeds", 0), "seeds"),
@@ -327,7 +327,7 @@ def test_the_command_writes_json_and_figures(tmp_path):
 )
 def test_bad_input_is_refused_by_name(arguments, named, tmp_path):
     code, _, err = call_main(gradient_quality.main, "--out", tmp_path / "out", *arguments)
-    assert code == 2 and f"{named}: expected" in err
+    assert code == 2 and f"{named}: expected" in err and arguments[0] in err
     assert not (tmp_path / "out").exists()
 
 
@@ -343,7 +343,7 @@ def test_bad_input_is_refused_by_name(arguments, named, tmp_path):
     ],
 )
 def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=f"^{name}: expected"):
+    with pytest.raises(ValueError, match=f"^--setting.{name}: expected"):
         Setting(**{name: value})
 
 

@@ -2,53 +2,66 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 
 from benchmarks.timing import Ours
+from experiments.settings import Count, Options, at_least
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(Options):
     """Sizes of the problems; those of the published experiments by default."""
 
-    hidden: int = 500
+    hidden: Count = 500
     """Hidden units of the tutorial's network."""
-    batch_size: int = 200
+    batch_size: Count = 200
     """Examples an update of the tutorial."""
-    updates: int = 20
+    updates: Count = 20
     """Updates in a call, the tutorial's and decorrelated ones."""
-    examples: int = 1_000
+    examples: Annotated[int, at_least(3)] = 1_000
     """Examples of the SNR; the reference holds 3.1 MB for each."""
-    neurons: int = 50
+    neurons: Count = 50
     """Neurons, and dimension of the inputs, of the birth-death step."""
-    points: int = 100
+    points: Count = 100
     """Fresh examples a birth-death step."""
-    steps: int = 1_000
+    steps: Count = 1_000
     """Birth-death steps in a call."""
-    curve_points: int = 700
+    curve_points: Count = 700
     """Points of every curve that a critic sees."""
-    epochs: int = 5
+    epochs: Count = 5
     """Epochs of a critic in a call."""
-    width: int = 100
+    width: Count = 100
     """Units of a hidden k-cap layer, half of which may fire."""
-    samples: int = 1_000
+    samples: Count = 1_000
     """Samples of a k-cap network's pass."""
-    rule_batch_size: int = 100
+    rule_batch_size: Count = 100
     """Samples of a batch of meta-learning: of the pass that its gradient goes through."""
-    rule_batches: int = 10
+    rule_batches: Count = 10
     """Batches of meta-learning in a call, of the 75 of a rule epoch."""
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            least = 3 if field.name == "examples" else 1
-            if getattr(self, field.name) < least:
-                name = field.name.replace("_", "-")
-                raise ValueError(
-                    f"--sizes.{name}: expected at least {least}, got {getattr(self, field.name)}"
-                )
+    PREFIX: ClassVar[str] = "sizes."
+
+    def num_bytes(self, seeds: int) -> int:
+        """What the largest of so many seeds hold at least: weights, or the examples of one call."""
+        of_seed = (
+            784 * self.hidden,
+            self.neurons**2,
+            self.curve_points * 64,
+            784 * self.width,
+        )
+        shared = (
+            784 * self.batch_size * self.updates,
+            784 * self.examples,
+            784 * self.samples,
+            self.points * self.neurons,
+            self.rule_batch_size * self.rule_batches,
+            self.epochs,
+            self.steps,
+        )
+        return 4 * (seeds * max(of_seed) + max(shared))
 
 
 class Case(NamedTuple):

@@ -1,11 +1,14 @@
 """The command line of the benchmark of gradient quality."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from benchmarks.quality.rules import RULES
-from benchmarks.quality.settings import SWEEPS, Setting, expect
+from benchmarks.quality.settings import SWEEPS, Setting
+from experiments import memory
+from experiments.settings import Count, Options, Seed, at_least, defaults_of
 
 DEFAULT_RULES = (
     "backprop",
@@ -23,7 +26,7 @@ DEFAULT_RULES = (
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Options):
     """Measure the gradients of all rules against backprop's: cosine, SNR, bias and variance, and their cost.
 
     One axis is varied at a time, the others stay at their defaults. Prints a table, and writes
@@ -38,13 +41,13 @@ class Config:
     """Rules to measure, names of `RULES`."""
     sweeps: tuple[str, ...] = ()
     """What to vary; by default everything, and with --quick what needs no further programs."""
-    seeds: int = 8
+    seeds: Count = 8
     """Number of seeds: weights, feedback weights, examples and noise."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of the seeds."""
-    draws: int = 128
+    draws: Annotated[int, at_least(3)] = 128
     """Gradients over which moments are taken, for every seed; at least 3."""
-    examples: int = 128
+    examples: Annotated[int, at_least(3)] = 128
     """Examples over which SNR is taken, for every seed; at least 3."""
     data: str = "sample"
     """MNIST: "sample" (offline), or a source of `ll.data.mnist`."""
@@ -55,17 +58,32 @@ class Config:
     setting: Setting = Setting()  # noqa: RUF009 (frozen)
     """The defaults of what is varied."""
 
-    def __post_init__(self) -> None:
-        for name, minimum in {"seeds": 1, "draws": 3, "examples": 3}.items():
-            value = getattr(self, name)
-            expect(name, f"an int of at least {minimum}", type(value) is int and value >= minimum, value)
-        expect("pooled", "a divisor of 28, at most 7", self.pooled in (1, 2, 4, 7), self.pooled)
+    def check(self) -> None:
+        self.expect("pooled", "a divisor of 28, at most 7", self.pooled in (1, 2, 4, 7))
         for name, known in {"rules": RULES, "sweeps": SWEEPS}.items():
             asked = getattr(self, name)
-            for one in asked:
-                expect(name, f"names among {', '.join(known)}", one in known, one)
-            expect(name, "each at most once", len(set(asked)) == len(asked), asked)
-        expect("rules", "one at least", len(self.rules) > 0, self.rules)
+            self.expect(name, f"names among {', '.join(known)}", set(asked) <= set(known))
+            self.expect(name, "each at most once", len(set(asked)) == len(asked))
+        self.expect("rules", "one at least", len(self.rules) > 0)
+
+    def check_fits(self) -> None:
+        """Raises ValueError unless the weights of all seeds fit into memory, and the batches of one."""
+
+        def needed(sizes: Mapping[str, int]) -> int:
+            width, inputs = sizes["--setting.width"], (28 // self.pooled) ** 2
+            weights = inputs * width + (sizes["--setting.depth"] - 1) * width**2
+            seeds = min(sizes["--seeds"], 4) if self.quick else sizes["--seeds"]
+            return 4 * (seeds * weights + sizes["--setting.batch_size"] * (inputs + width))
+
+        of_setting = ("width", "depth", "batch_size")
+        given = {f"--setting.{name}": getattr(self.setting, name) for name in of_setting}
+        defaults = {f"--setting.{name}": value for name, value in defaults_of(self.setting).items()}
+        memory.check_fits(
+            needed,
+            {"--seeds": self.seeds, **given},
+            {"--seeds": defaults_of(self)["seeds"], **defaults},
+            lambda name: name.replace("_", "-"),
+        )
 
     def chosen(self) -> tuple[str, ...]:
         """The names of the sweeps to run."""

@@ -78,9 +78,10 @@ def table(baseline: xr.Dataset, flops: Mapping[str, float]) -> str:
     """
     lines = []
     totals = {row["rule"]: row["metrics"] for row in rows(baseline) if row["layer"] == "total"}
-    for rule, metrics in totals.items():
+    for rule in map(str, baseline.rule.values):
+        metrics = totals.get(rule, {})  # none are finite of a rule that diverged
         texts = {metric: _with_error(numbers) for metric, numbers in metrics.items()}
-        theory = metrics["relative_variance"].get("theory")
+        theory = metrics.get("relative_variance", {}).get("theory")
         texts["theory"] = "-" if theory is None else f"{theory:.3g}"
         texts["flops"] = f"{flops[rule] / 1e6:.3g}"
         lines.append([rule.replace("_", " "), *(texts.get(column, "-") for column in COLUMNS)])
@@ -88,6 +89,8 @@ def table(baseline: xr.Dataset, flops: Mapping[str, float]) -> str:
 
 
 def _with_error(numbers: Mapping[str, float]) -> str:
+    if "mean" not in numbers:
+        return "-"
     error = numbers.get("standard_error")
     if error is None and "low" in numbers:
         error = (numbers["high"] - numbers["low"]) / 2

@@ -1,43 +1,36 @@
 """Where rules are measured: one setting, and the sweeps that vary one of its fields."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from experiments.settings import Count, Options, Positive, at_least
 
 NETWORKS = ("dense", "convolutional")
 
 
-def expect(name: str, expected: str, holds: bool, got: Any) -> None:
-    """Raises a ValueError that names what is wrong, unless `holds`."""
-    if not holds:
-        raise ValueError(f"{name}: expected {expected}, got {got!r}")
-
-
 @dataclass(frozen=True)
-class Setting:
+class Setting(Options):
     """Where a rule is measured; a sweep varies one of these and leaves the others."""
 
-    sigma: float = 1e-3
+    sigma: Positive = 1e-3
     """Standard deviation of the noise, in the units of the weights or of the pre-activations."""
-    num_samples: int = 1
+    num_samples: Count = 1
     """Gradients that are averaged into one."""
-    width: int = 32
+    width: Count = 32
     """Units of every hidden layer; channels of a convolutional one are an eighth."""
-    depth: int = 1
+    depth: Count = 1
     """Hidden layers."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Examples a gradient."""
-    updates: int = 0
+    updates: Annotated[int, at_least(0)] = 0
     """Updates of the forward weights by backprop before measuring; feedback weights stay as drawn."""
     network: Literal["dense", "convolutional"] = "dense"
     """Dense layers, or convolutional ones of 3 x 3 with a stride of 2 below a dense output."""
 
-    def __post_init__(self) -> None:
-        is_positive = isinstance(self.sigma, int | float) and 0 < self.sigma < float("inf")
-        expect("sigma", "a finite number > 0", is_positive, self.sigma)
-        for name in ("num_samples", "width", "depth", "batch_size", "updates"):
-            least, value = int(name != "updates"), getattr(self, name)
-            expect(name, f"an int of at least {least}", type(value) is int and value >= least, value)
-        expect("network", f"one of {NETWORKS}", self.network in NETWORKS, self.network)
+    PREFIX: ClassVar[str] = "setting."
+
+    def check(self) -> None:
+        self.expect("network", f"one of {NETWORKS}", self.network in NETWORKS)
 
 
 class Sweep(NamedTuple):

@@ -6,6 +6,7 @@ minimum sooner than one that only follows its gradient?
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import harness
+from experiments import harness, memory
 from experiments.birth_death import report
 from experiments.birth_death.config import Config
 from experiments.birth_death.problems import PROBLEMS, SCHEMES, Problem, Scheme
@@ -127,9 +128,23 @@ def run_scheme(
     return dataset.assign({v: dataset[v].expand_dims(scheme=[scheme_name]) for v in of_scheme})
 
 
+def held(config: Config) -> harness.Held:
+    """The populations of every seed; the test points of one and the differences of all units of a mixture."""
+    each, once = [], [memory.floats(6, config.records)]  # as they are computed, in float64
+    for name in config.problems:
+        problem = PROBLEMS[name](config)
+        each.append(jax.eval_shape(partial(start_of, problem), jax.random.key(0)))
+        if name == "planted":
+            once += [memory.floats(n, config.features) for n in (config.test_points, config.batch_size)]
+            once.append(memory.floats(config.test_points, config.units))
+        else:
+            once.append(memory.floats(config.mixture_units, config.mixture_units))
+    return harness.Held(each, once)
+
+
 def run(config: Config) -> xr.Dataset:
     """Runs the whole comparison into `config.out` and returns its results."""
-    harness.begin(config)
+    harness.begin(config, held)
     pairs = {
         f"{problem}-{scheme}": (problem, scheme) for problem in config.problems for scheme in config.schemes
     }

@@ -25,6 +25,7 @@ TITLES = {
     "mixture_bad_start": "mixture, bad start",
 }
 THRESHOLDS = (3e-2, 1e-2, 3e-3, 1e-3)
+EVENTS = ("killed", "cloned", "lineages")
 COLUMNS = ("loss", "slope", *(f"steps to {t:.0e}" for t in THRESHOLDS), "kills", "clones", "lineages")
 
 
@@ -38,7 +39,12 @@ def slopes(steps: np.ndarray, losses: np.ndarray) -> np.ndarray:
     late = (steps >= steps[-1] / 10) & (steps > 0)
     x = np.log(steps[late])
     x = x - x.mean()
-    return np.log(losses[:, late]) @ x / (x @ x)
+    return _log(losses[:, late]) @ x / (x @ x)
+
+
+def _log(losses: np.ndarray) -> np.ndarray:
+    """Natural logarithms; NaN of losses that are not finite or not positive."""
+    return np.log(losses, where=np.isfinite(losses) & (losses > 0), out=np.full(losses.shape, np.nan))
 
 
 def times_to(steps: np.ndarray, losses: np.ndarray, threshold: float) -> np.ndarray:
@@ -57,9 +63,9 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
             losses = one[f"{problem}_loss"].values
             metrics = {
                 "final_loss": losses[:, -1],
-                "log10_final_loss": np.log10(losses[:, -1]),
+                "log10_final_loss": _log(losses[:, -1]) / np.log(10),
                 "slope": slopes(steps, losses),
-                **{n: one[f"{problem}_{n}"].values[:, -1] for n in ("killed", "cloned", "lineages")},
+                **{n: one[f"{problem}_{n}"].values[:, -1] for n in EVENTS},
             }
             found = reporting.summary_rows(str(scheme), metrics, kind="scheme")
             for threshold in THRESHOLDS:
@@ -80,21 +86,24 @@ def table(summary: list[dict[str, Any]]) -> str:
         cells.setdefault((row["problem"], row["scheme"]), {})[row["metric"]] = row
     lines = []
     for (problem, scheme), of in cells.items():
-        loss, slope = of["log10_final_loss"], of["slope"]
-        ends = [10**v for v in (loss["mean"], *(b for b in loss["ci95"] if b is not None))]
-        bounds = f" ({ends[1]:.2g} .. {ends[2]:.2g})" if len(ends) == 3 else ""
-        counts = [f"{of[name]['mean']:.0f}" for name in ("killed", "cloned", "lineages")]
+        counts = [reporting.cell({**of[name], "ci95": (None, None)}, ".0f") for name in EVENTS]
         times = [row for metric, row in of.items() if metric.startswith("median_steps_to")]
         lines.append([
-            f"{TITLES[problem]}: {LABELS[scheme]}", f"{ends[0]:.2g}{bounds}", _with_interval(slope),
+            f"{TITLES[problem]}: {LABELS[scheme]}", _geometric(of["log10_final_loss"]),
+            reporting.cell(of["slope"], ".2f", ".2f"),
             *(_time(row) for row in times), *counts,
         ])  # fmt: skip
     return reporting.table(["problem and scheme", *COLUMNS], lines)
 
 
-def _with_interval(row: dict[str, Any]) -> str:
-    mean, (low, high) = row["mean"], row["ci95"]
-    return f"{mean:.2f}" if low is None else f"{mean:.2f} ± {(high - low) / 2:.2f}"
+def _geometric(row: dict[str, Any]) -> str:
+    """Geometric mean and interval, from those of the logarithm."""
+    if row["mean"] is None:
+        return "-"
+    ends = [10**v for v in (row["mean"], *(b for b in row["ci95"] if b is not None))]
+    bounds = f" ({ends[1]:.2g} .. {ends[2]:.2g})" if len(ends) == 3 else ""
+    finite = "" if row["n"] == row["seeds"] else f" ({row['n']}/{row['seeds']})"
+    return f"{ends[0]:.2g}{bounds}{finite}"
 
 
 def _time(row: dict[str, Any]) -> str:
@@ -127,7 +136,7 @@ def loss(results: xr.Dataset, problem: str) -> Figure:
     steps = results[f"{problem}_step"].values
     for i, scheme in enumerate(results.scheme.values):
         losses = results[f"{problem}_loss"].sel(scheme=scheme).values
-        mean, low, high, _ = np.array([reporting.interval(np.log(column)) for column in losses.T[1:]]).T
+        mean, low, high, _ = np.array([reporting.interval(_log(column)) for column in losses.T[1:]]).T
         curves.plot(steps[1:], np.exp(mean), STYLES[scheme], color=COLOURS[scheme], label=LABELS[scheme])
         curves.fill_between(
             steps[1:], np.exp(low), np.exp(high), color=COLOURS[scheme], alpha=0.2, linewidth=0
@@ -138,7 +147,13 @@ def loss(results: xr.Dataset, problem: str) -> Figure:
         fitted.errorbar(
             centre, i, xerr=[[centre - low], [high - centre]], fmt="o", color=COLOURS[scheme], capsize=3
         )
-        fitted.annotate(f"{centre:.2f}", (centre, i), xytext=(0, 8), textcoords="offset points", ha="center")
+        fitted.annotate(
+            f"{centre:.2f}" if np.isfinite(centre) else "",
+            (centre, i),
+            xytext=(0, 8),
+            textcoords="offset points",
+            ha="center",
+        )
     curves.axvspan(steps[-1] / 10, steps[-1], color="0.93", zorder=0)
     curves.set(
         xscale="log", yscale="log", xlabel="steps", ylabel="loss (geometric mean)",
@@ -182,7 +197,7 @@ def events(results: xr.Dataset, problem: str) -> Figure:
     for scheme in results.scheme.values:
         one = results.sel(scheme=scheme)
         for axes, metric in ((kills, "killed"), (clones, "cloned")):
-            rate = np.diff(one[f"{problem}_{metric}"].values, axis=1) / np.diff(steps)
+            rate = np.diff(reporting.drawable(one[f"{problem}_{metric}"].values), axis=1) / np.diff(steps)
             if rate.any():
                 reporting.band(axes, steps[1:], rate, **_style(scheme))
         left = one[f"{problem}_lineages"].values[:, 1:]
@@ -211,6 +226,7 @@ def places(results: xr.Dataset, problem: str) -> Figure:
     planted = problem == "planted"
     for axes, scheme in zip(every[0], schemes, strict=True):
         paths = results[f"{problem}_places"].sel(scheme=scheme).isel(seed=0).values
+        paths = reporting.drawable(paths)
         axes.plot(paths[:, :, 0], paths[:, :, 1], color=COLOURS[scheme], linewidth=0.6, alpha=0.5)
         axes.plot(paths[-1, :, 0], paths[-1, :, 1], "o", color=COLOURS[scheme], markersize=3.5, label="end")
         if planted:
@@ -223,12 +239,12 @@ def places(results: xr.Dataset, problem: str) -> Figure:
             axes.plot(*targets.T, "k+", markersize=10, label="Gaussian of the target")
         axes.set_title(LABELS[scheme])
         axes.set_xlabel(r"$|c|\,w_1$" if planted else "place y")
-    ends = results[f"{problem}_places"].isel(seed=0).values.reshape(-1, 2)
-    spans = np.nanquantile(ends, (0.002, 0.998), axis=0)
-    margin = 0.1 * (spans[1] - spans[0])
+    ends = reporting.drawable(results[f"{problem}_places"].isel(seed=0).values.reshape(-1, 2))
+    ends = ends[np.isfinite(ends).all(axis=1)]
+    spans = np.quantile(ends, (0.002, 0.998), axis=0) if len(ends) else ends
     every[0, 0].set(
-        xlim=(spans[0, 0] - margin[0], spans[1, 0] + margin[0]),
-        ylim=(spans[0, 1] - margin[1], spans[1, 1] + margin[1]),
+        xlim=reporting.limits(spans[:, 0], 0.1),
+        ylim=reporting.limits(spans[:, 1], 0.1),
         ylabel=r"$|c|\,w_2$" if planted else "charge c",
     )
     every[0, 0].legend(frameon=False, fontsize="small")

@@ -18,7 +18,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import harness
+from experiments import harness, memory
 from experiments.decorrelation import report
 from experiments.decorrelation.config import Config
 from experiments.decorrelation.runs import Run, runs_of, targets
@@ -144,7 +144,10 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
         )
         means = {
             "loss": jnp.mean(losses),
-            "decorrelation_loss": jnp.nanmean(decorrelation_losses, axis=0),
+            # NaN at updates that leave R alone, and after the loss has become NaN
+            "decorrelation_loss": jnp.where(
+                jnp.all(jnp.isfinite(losses)), jnp.nanmean(decorrelation_losses, axis=0), jnp.nan
+            ),
         }
         return carry, means
 
@@ -167,6 +170,7 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
         for metric, values in stage.metrics.items()
     }
     variables["seconds"] = (("step",), stage.seconds)
+    variables["num_layers"] = ((), num_layers)
     variables["learning_rate"] = (("rate",), np.asarray(run.rates))
     variables["updates"] = (("step",), run.updates * np.arange(run.steps + 1.0))
     if run.study == "notebook":
@@ -201,11 +205,24 @@ def images(config: Config) -> Images:
     return jax.tree.map(jnp.asarray, held)
 
 
+def held(config: Config, num_images: int) -> harness.Held:
+    """The largest run: networks, their R and the order of the images of every seed, at all learning rates."""
+    runs, sizes = runs_of(config), []
+    of_network = {id(run.network): run for run in sorted(runs.values(), key=lambda run: len(run.rates))}
+    for run in of_network.values():
+        start = partial(start_of, run, num_images, config.batch_size)
+        sizes.append((jax.eval_shape(start, jax.random.key(0), 0.1), len(run.rates)))
+    each, members = max(sizes, key=lambda size: memory.bytes_of(size[0]) * size[1])
+    return harness.Held(each, memory.floats(max(run.updates for run in runs.values())), members)
+
+
 def run(config: Config) -> xr.Dataset:
     """Runs all studies into `config.out` and returns their results."""
     harness.use_all_cores(compile_quickly=config.preset == "sample")
-    harness.begin(config)
     data, runs = images(config), runs_of(config)
+    num_images = data.train.x.shape[0]
+    config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
+    harness.begin(config, partial(held, num_images=num_images))
     parts = harness.run_parts(
         config.out,
         "run",

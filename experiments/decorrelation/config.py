@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from experiments.settings import Settings
+from experiments.settings import Count, Limits, NotNegative, Seed, Settings, at_least
 
 StudyName = Literal["notebook", "gain", "choices"]
 NetworkName = Literal["dense", "convolutional"]
@@ -61,35 +61,27 @@ class Config(Settings):
     inputs: tuple[InputsName, ...] | None = None
     """What the rules are compared on: plain inputs, decorrelated ones, and those of an R that is updated at
     every 8th update of the weights; by default the preset's."""
-    seeds: int = 8
+    seeds: Count = 8
     """Number of seeds: weights, draw and order of the images."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of the seeds."""
     data: str | None = None
     """MNIST: sample, a folder of IDX files or of prepared tfds data, tfds, or download; by default the
     preset's."""
-    updates: int | None = None
+    updates: Annotated[int, at_least(10)] | None = None
     """Updates of the rules that are compared; by default the preset's."""
-    batch_size: int = 64
-    """Images an update."""
-    eta: float = 1e-3
+    batch_size: Annotated[int, Limits(1, 1_000)] = 64
+    """Images an update, at most the 1,000 of the notebook."""
+    eta: NotNegative = 1e-3
     """Step size of R, but in the notebook's runs."""
-    test_images: int = 500
+    test_images: Count = 500
     """Images to measure accuracy on, and as many to choose the learning rate by."""
     out: Path = Path("results/decorrelation")
     """Folder for config.json, results.nc, summary.json and the figures."""
 
-    def __post_init__(self) -> None:
-        for name in ("seeds", "batch_size", "test_images"):
-            self._expect(name, "at least 1", getattr(self, name) >= 1)
-        self._expect("updates", "at least 10", self.updates is None or self.updates >= 10)
-        self._expect("batch_size", "at most 1,000, the images of the notebook", self.batch_size <= 1_000)
-        self._expect("eta", "a number >= 0", self.eta >= 0)
-        for name in ("studies", "networks", "rules", "inputs"):
-            given = getattr(self, name)
-            if given is not None:
-                self._expect(name, "each at most once and one at least", len(set(given)) == len(given) > 0)
-        self._expect(
+    def check(self) -> None:
+        self.expect_distinct("studies", "networks", "rules", "inputs")
+        self.expect(
             "data", f"a source of the whole MNIST with --preset {self.preset}", self.source is not None
         )
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from experiments import reporting
-from experiments.decorrelation.reading import NOTEBOOK, PUBLISHED, elapsed, runs_in, updates_of
+from experiments.decorrelation.reading import NOTEBOOK, PUBLISHED, elapsed, over_layers, runs_in, updates_of
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
@@ -30,7 +30,7 @@ def notebook(results: xr.Dataset) -> Figure | None:
         epochs, batches = np.arange(one.sizes["step"]), float(np.diff(updates_of(one))[0])
         if name != "alone":
             reporting.band(loss, epochs, one.loss.values, color=f"C{i}", label=NOTEBOOK[name])
-        total = one.decorrelation_loss.sum("layer").values * batches
+        total = over_layers(one.decorrelation_loss).values * batches
         reporting.band(decorrelation, epochs, total, color=f"C{i}", label=NOTEBOOK[name])
         printed = PUBLISHED.get(name, [])
         label = "printed by the notebook" if name == "alone" else None
@@ -57,9 +57,9 @@ def moments(results: xr.Dataset) -> Figure | None:
         2, len(runs), figsize=(3.9 * len(runs), 7.4), layout="constrained", squeeze=False
     )
     for (name, one), column in zip(runs.items(), every.T, strict=True):
-        limit = float(np.abs(one.moments_before.values).max())
+        limit = float(np.nanmax(np.abs(one.moments_before.values)))
         for axes, when in zip(column, ("before", "after"), strict=True):
-            matrix = one[f"moments_{when}"].values
+            matrix = reporting.drawable(one[f"moments_{when}"].values)
             image = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
             figure.colorbar(image, ax=axes, shrink=0.75)
             axes.set(title=f"{NOTEBOOK[name]}: {when}", xticks=(), yticks=())
@@ -107,7 +107,9 @@ def choices(results: xr.Dataset) -> Figure | None:
     for i, (name, one) in enumerate(runs.items()):
         x, label = updates_of(one), name.replace("_", " ")
         reporting.band(accuracy, x[1:], one.test_accuracy.values[:, 1:], label=label)
-        mean, low, high, _ = reporting.interval(one.correlation.isel(step=-1, layer=0).values)
+        mean, low, high, _ = reporting.interval(
+            reporting.drawable(one.correlation.isel(step=-1, layer=0).values)
+        )
         left.barh(label, mean, xerr=[[mean - low], [high - mean]], color=f"C{i}")
         reporting.band(largest, x, one.largest_r.values, label=label)
     accuracy.set(title="Accuracy", ylabel="accuracy on test images")

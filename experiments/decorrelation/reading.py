@@ -25,8 +25,14 @@ def best_rate(one: xr.Dataset) -> xr.Dataset:
     """A run at the learning rate with the best mean accuracy on the validation images at the end."""
     finished = one.isel(step=np.flatnonzero(np.isfinite(one.updates.values)))
     finished = finished.isel(rate=np.flatnonzero(np.isfinite(finished.learning_rate.values)))
-    final = np.nan_to_num(finished.validation_accuracy.isel(step=-1).mean("seed").values, nan=-1.0)
-    return finished.isel(rate=int(final.argmax()))
+    accuracy = finished.validation_accuracy.isel(step=-1).mean("seed", skipna=False)
+    final = np.nan_to_num(accuracy.values, nan=-1.0)  # a rate at which a seed diverged is the last choice
+    return finished.isel(rate=int(final.argmax()), layer=slice(0, int(finished.num_layers)))
+
+
+def over_layers(of_layers: xr.DataArray) -> xr.DataArray:
+    """The sum over the layers of a network: NaN if one is."""
+    return of_layers.sum("layer", skipna=False)
 
 
 def runs_in(results: xr.Dataset, study: str) -> dict[str, xr.Dataset]:

@@ -11,6 +11,7 @@ from experiments.decorrelation.reading import (
     NOTEBOOK,
     elapsed,
     first_reaching,
+    over_layers,
     runs_in,
     seconds_per_update,
     updates_of,
@@ -34,7 +35,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
             metrics = {
                 "test_accuracy": last.test_accuracy.values,
                 "loss": last.loss.values,
-                "correlation": last.correlation.sum("layer").values,
+                "correlation": over_layers(last.correlation).values,
                 "largest_r": last.largest_r.values,
             }
             found = reporting.summary_rows(name, metrics, kind="run")
@@ -42,7 +43,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
             found.append(_number(name, "ms_per_update", 1e3 * seconds_per_update(one)))
             plain = runs.get(f"{name.rpartition('-')[0]}-plain")
             if plain is not None and plain is not one:
-                level = float(plain.test_accuracy.isel(step=-1).mean())
+                level = float(plain.test_accuracy.isel(step=-1).mean(skipna=False))
                 for what, x in {"updates": updates_of, "seconds": elapsed}.items():
                     needed = first_reaching(x(one), one.test_accuracy.values, level)
                     needed_plain = first_reaching(x(plain), plain.test_accuracy.values, level)
@@ -57,7 +58,7 @@ def _number(run: str, metric: str, value: float) -> dict[str, Any]:
     return {
         "run": run,
         "metric": metric,
-        "mean": None if np.isnan(value) else value,
+        "mean": value if np.isfinite(value) else None,
         "ci95": [None] * 2,
         "n": 1,
     }
@@ -71,7 +72,7 @@ def _by_epoch(name: str, one: xr.Dataset) -> list[dict[str, Any]]:
     batches = float(np.diff(updates_of(one))[0])
     sums = {
         "bp_loss": one.loss.values * batches / max(batches - 1, 1),
-        "decorrelation_loss": one.decorrelation_loss.sum("layer").values * batches,
+        "decorrelation_loss": over_layers(one.decorrelation_loss).values * batches,
     }
     for metric, values in sums.items():
         for epoch, of_seeds in enumerate(values.T):
@@ -88,7 +89,7 @@ def table(summary: list[dict[str, Any]]) -> str:
 def _notebook_table(summary: list[dict[str, Any]]) -> str:
     by_epoch = [row for row in summary if "epoch" in row]
     names = list(dict.fromkeys(row["run"] for row in by_epoch))
-    cells = {(row["run"], row["metric"], row["epoch"]): _with_interval(row) for row in by_epoch}
+    cells = {(row["run"], row["metric"], row["epoch"]): reporting.cell(row) for row in by_epoch}
     lines = []
     for epoch in sorted({row["epoch"] for row in by_epoch}):
         lines.append([str(epoch)])
@@ -107,9 +108,9 @@ def _end_table(summary: list[dict[str, Any]]) -> str:
     for name, of in cells.items():
         shares = [of.get(f"{what}_share_of_plain") for what in ("updates", "seconds")]
         lines.append([
-            NOTEBOOK.get(name, name), f"{of['learning_rate']['mean']:g}",
-            *(_with_interval(of[m]) for m in ("test_accuracy", "loss", "correlation", "largest_r")),
-            f"{of['ms_per_update']['mean']:.2f}",
+            NOTEBOOK.get(name, name), reporting.cell(of["learning_rate"], "g"),
+            *(reporting.cell(of[m]) for m in ("test_accuracy", "loss", "correlation", "largest_r")),
+            reporting.cell(of["ms_per_update"], ".2f"),
             *("" if share is None else _share(share) for share in shares),
         ])  # fmt: skip
     return reporting.table(["run", *COLUMNS], lines)
@@ -117,10 +118,3 @@ def _end_table(summary: list[dict[str, Any]]) -> str:
 
 def _share(row: dict[str, Any]) -> str:
     return "not reached" if row["mean"] is None else f"{row['mean']:.2f} x"
-
-
-def _with_interval(row: dict[str, Any]) -> str:
-    mean, (low, high) = row["mean"], row["ci95"]
-    if mean is None:
-        return "-"
-    return f"{mean:.3g}" if low is None else f"{mean:.3g} ± {(high - low) / 2:.1g}"

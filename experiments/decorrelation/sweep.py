@@ -12,7 +12,7 @@ import lax_learning as ll
 from experiments.decorrelation.__main__ import Carry, Images, images, inputs, network_of, start_of, update
 from experiments.decorrelation.config import Config
 from experiments.decorrelation.runs import INPUTS, NETWORKS, RULES, STANDARD, Run
-from experiments.sweeping import Program, Sweepable
+from experiments.sweeping import Program, Sweepable, check_at_most, while_finite
 
 CHUNKS = 5
 
@@ -25,6 +25,7 @@ def _images(source: str) -> Images:
 def make(static: Mapping[str, Any]) -> Program:
     """A run of one rule on plain or decorrelated inputs; a chunk is a fifth of its updates."""
     data, batch_size = _images(static["data"]), static["batch_size"]
+    check_at_most("batch_size", batch_size, data.train.x.shape[0], "images")
     updates = -(-static["updates"] // CHUNKS)
 
     def run(eta: Any) -> Run:
@@ -43,13 +44,14 @@ def make(static: Mapping[str, Any]) -> Program:
         eta, of_run = carry
         one = run(eta)
 
-        def learn(of_run: Carry, number: Any) -> tuple[Carry, None]:
-            return update(one, batch_size, data, of_run, number)[0], None
+        def learn(of_run: Carry, number: Any) -> tuple[Carry, jax.Array]:
+            of_run, (loss, _) = update(one, batch_size, data, of_run, number)
+            return of_run, loss
 
-        of_run, _ = jax.lax.scan(learn, of_run, number * updates + jnp.arange(updates))
+        of_run, losses = jax.lax.scan(learn, of_run, number * updates + jnp.arange(updates))
         x, y = data.validation
         output = network_of(one, of_run.state).apply(of_run.params, inputs(one, jnp.asarray(x)))
-        return (eta, of_run), ll.accuracy(output, y)
+        return (eta, of_run), while_finite(ll.accuracy(output, y), losses)
 
     return Program(init, advance, CHUNKS, data)
 

@@ -7,6 +7,7 @@ noisy their gradients are, and how far they point from backprop's.
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import harness
+from experiments import harness, memory
 from experiments.microlearning import report
 from experiments.microlearning.config import Config
 from experiments.microlearning.measures import RATES, evaluator, measurement, one_step_losses
@@ -32,7 +33,7 @@ NAME = "microlearning"
 def load(config: Config) -> ll.data.Splits:
     """The images, the same for all seeds."""
     data_key, *_ = jax.random.split(jax.random.key(config.seed), 5)
-    return seen_by(make_problem(config), ll.data.mnist(data_key, config.data))
+    return ll.data.mnist(data_key, config.data)
 
 
 def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int) -> ll.data.Splits:
@@ -107,7 +108,8 @@ def find_rate(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> f
         return asked
     losses = one_step_losses(setting.network, setting.loss, setting.rule, setting.config)
     of_seeds = of_all_seeds(losses, (0, 0, None))(setting.keys["search"], state.params, data)
-    return RATES[int(np.nanargmin(ll.gather(of_seeds).mean(axis=0)))] * (1 - setting.config.momentum)
+    means = np.nan_to_num(ll.gather(of_seeds).mean(axis=0), nan=np.inf)
+    return RATES[int(means.argmin())] * (1 - setting.config.momentum)
 
 
 def measure_start(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> dict[str, np.ndarray]:
@@ -202,13 +204,20 @@ def as_dataset(
     )
 
 
+def held(config: Config, num_images: int) -> harness.Held:
+    """Weights and losses of every seed."""
+    network, loss, _ = make_problem(config)
+    params = jax.eval_shape(ll.backprop(network, loss).init, jax.random.key(0))
+    return harness.Held((params, memory.floats(config.epochs, num_images // config.batch_size)))
+
+
 def run(config: Config) -> xr.Dataset:
     """Runs the whole comparison into `config.out` and returns its results."""
-    data = load(config)
-    num_images = data.train.x.shape[0]
-    if config.batch_size > num_images:
-        raise ValueError(f"--batch-size: expected at most {num_images} images, got {config.batch_size}")
-    harness.begin(config)
+    pixels = load(config)
+    num_images = pixels.train.x.shape[0]
+    config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
+    harness.begin(config, partial(held, num_images=num_images))
+    data = seen_by(make_problem(config), pixels)
     data = ll.replicate(data)
     parts = harness.run_parts(
         config.out,

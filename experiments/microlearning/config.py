@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from experiments.settings import Settings
+from experiments.settings import Count, Limits, NotNegative, Positive, Seed, Settings, at_least
 
 NetworkName = Literal["dense", "convolutional", "recurrent"]
 HIDDEN: dict[NetworkName, tuple[int, ...]] = {
@@ -36,70 +35,57 @@ class Config(Settings):
 
     rules: tuple[RuleName, ...] = RuleName.__args__  # type: ignore[attr-defined]
     """Rules to compare."""
-    seeds: int = 8
+    seeds: Count = 8
     """Number of seeds: initial weights, noise and order of the examples."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of the seeds."""
-    epochs: int = 20
+    epochs: Count = 20
     """Passes through the training images."""
-    batch_size: int = 100
+    batch_size: Count = 100
     """Images an update."""
     network: NetworkName = "dense"
     """dense: the tutorial's, with squared error; convolutional: BioTorch's LeNet on images of 32 x 32;
     recurrent: reads images row by row; both with cross-entropy."""
-    hidden: tuple[int, ...] | None = None
+    hidden: tuple[Count, ...] | None = None
     """Widths of the hidden layers; by default 500 (dense), 64 (recurrent), or 6 16 120 84 (convolutional:
     three numbers of channels, and widths of dense layers)."""
     scale: Literal["tutorial", "gradient", "matched"] = "matched"
     """tutorial: the notebook's sums over the batch, with its form of node perturbation; gradient: all rules
     in the units of the gradient; matched: the same, each rule with the step that lowers the loss most at
     initialisation."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Learning rate of all rules; by default 0.001 (tutorial) or 0.1 (gradient); none with matched."""
-    drops: tuple[int, ...] = ()
+    drops: tuple[Count, ...] = ()
     """Epochs after which the learning rate is divided by 10."""
-    momentum: float = 0.0
+    momentum: Annotated[float, Limits(0, 1, open_at=(False, True))] = 0.0
     """Of gradient descent; matched learning rates are multiplied by 1 - momentum."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """L2 decay, added to the gradients of all but the feedback weights."""
-    sigma: float = 0.01
+    sigma: Positive = 0.01
     """Standard deviation of the noise of the perturbation rules (the tutorial has 0.1)."""
-    num_samples: int = 1
+    num_samples: Count = 1
     """Noise draws an update, averaged."""
     noise: Literal["rademacher", "normal"] = "rademacher"
     """Distribution of the noise (the tutorial's is normal)."""
     data: str = "sample"
     """sample: 5,000 MNIST images, offline; a folder of IDX files or of prepared tfds data; tfds: the prepared
     default folder of tensorflow-datasets; download: fetch the IDX files."""
-    test_images: int = 1000
+    test_images: Count = 1000
     """Images to test and measure on, drawn for each seed (the sample has 500)."""
-    snr_images: int = 250
+    snr_images: Annotated[int, at_least(3)] = 250
     """Images over which the gradient SNR at initialisation is taken (the tutorial has 1000)."""
-    draws: int = 32
+    draws: Annotated[int, at_least(3)] = 32
     """Noise draws for bias and variance at initialisation, on one batch."""
     out: Path = Path("results/microlearning")
     """Folder for config.json, results.nc, summary.json and the figures."""
 
-    def __post_init__(self) -> None:
-        least = dict.fromkeys(("seeds", "epochs", "batch_size", "num_samples", "test_images"), 1)
-        for name, minimum in {**least, "snr_images": 3, "draws": 3}.items():
-            self._expect(name, f"at least {minimum}", getattr(self, name) >= minimum)
-        self._expect(
-            "rules", "each rule at most once and one at least", len(set(self.rules)) == len(self.rules) > 0
-        )
-        self._expect("hidden", "widths of at least 1", all(width >= 1 for width in self.widths))
+    def check(self) -> None:
+        self.expect_distinct("rules")
         least_layers = {"dense": 0, "recurrent": 1, "convolutional": 3}[self.network]
-        self._expect("hidden", f"at least {least_layers} numbers", len(self.widths) >= least_layers)
-        self._expect("drops", "epochs in order", all(0 < a < b for a, b in pairwise((*self.drops, inf))))
-        self._expect("momentum", "a number in [0, 1)", 0 <= self.momentum < 1)
-        self._expect("weight_decay", "a number >= 0", self.weight_decay >= 0)
-        self._expect("sigma", "a number > 0", self.sigma > 0)
+        self.expect("hidden", f"at least {least_layers} numbers", len(self.widths) >= least_layers)
+        self.expect("drops", "epochs in order", all(a < b for a, b in pairwise(self.drops)))
         if self.scale == "matched":
-            self._expect("learning_rate", "none with --scale matched", self.learning_rate is None)
-        else:
-            self._expect(
-                "learning_rate", "a number > 0", self.learning_rate is None or self.learning_rate > 0
-            )
+            self.expect("learning_rate", "none with --scale matched", self.learning_rate is None)
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -55,7 +55,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
         last = one.isel(evaluation=-1)
         metrics = {
             "test_accuracy": last.test_accuracy,
-            "train_loss": one.loss.isel(step=slice(-per_epoch, None)).mean("step"),
+            "train_loss": one.loss.isel(step=slice(-per_epoch, None)).mean("step", skipna=False),
             "seconds_per_update": one.seconds_per_update,
         }
         for metric in (
@@ -77,17 +77,9 @@ def table(summary: list[dict[str, Any]]) -> str:
     cells: dict[str, dict[str, str]] = {}
     for row in summary:
         factor = 1e3 if row["metric"] == "seconds_per_update" else 1.0
-        cells.setdefault(row["rule"], {})[row["metric"]] = _with_interval(row, factor)
+        cells.setdefault(row["rule"], {})[row["metric"]] = reporting.cell(row, factor=factor)
     lines = [[LABELS[rule], *(of_rule[c] for c in COLUMNS)] for rule, of_rule in cells.items()]
     return reporting.table(["rule", *COLUMNS.values()], lines)
-
-
-def _with_interval(row: dict[str, Any], factor: float) -> str:
-    mean, (low, high) = row["mean"], row["ci95"]
-    if mean is None:
-        return "-"
-    text = f"{mean * factor:.3g}"
-    return text if low is None else f"{text} ± {(high - low) / 2 * factor:.1g}"
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
@@ -164,7 +156,8 @@ def snr(results: xr.Dataset) -> Figure:
     figure, both = plt.subplots(1, 2, figsize=(11, 5), sharey=True, layout="constrained")
     titles = {"snr": "debiased: |E g|² / tr Cov g", "snr_tutorial": "tutorial's: mean |m| / (s + 0.001)"}
     for axes, (metric, title) in zip(both, titles.items(), strict=True):
-        values = [reporting.interval(results[metric].sel(rule=n).isel(layer=0).values) for n in names]
+        values = [reporting.drawable(results[metric].sel(rule=n).isel(layer=0).values) for n in names]
+        values = [reporting.interval(of_seeds) for of_seeds in values]
         mean, low, high, _ = np.array(values).T
         axes.barh(range(len(names)), mean, color=[COLOURS[n] for n in names])
         axes.errorbar(
@@ -196,7 +189,7 @@ def bias_variance(results: xr.Dataset) -> Figure:
         one = total.sel(rule=name)
         points = []
         for metric in ("relative_variance", "relative_bias"):
-            mean, low, high, _ = reporting.interval(one[metric].values)
+            mean, low, high, _ = reporting.interval(reporting.drawable(one[metric].values))
             centre, low, high = (max(v, floor) for v in (mean, low, high))
             points.append((centre, [[centre - low], [high - centre]]))
         (x, xerr), (y, yerr) = points

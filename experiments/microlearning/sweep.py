@@ -11,7 +11,8 @@ import optax
 import lax_learning as ll
 from experiments.microlearning.config import Config
 from experiments.microlearning.networks import TUTORIAL_INIT, make_problem
-from experiments.sweeping import Program, Sweepable
+from experiments.settings import POSITIVE
+from experiments.sweeping import Program, Sweepable, check_at_most, while_finite
 
 Traced = dict[str, jax.Array]
 
@@ -39,7 +40,9 @@ def make(static: Mapping[str, Any]) -> Program:
     """A run of one rule; a chunk is an epoch."""
     data = images(static["data"])
     network, loss, _ = make_problem(Config(hidden=(static["hidden"],)))
-    per_epoch = data.train.x.shape[0] // static["batch_size"]
+    num_images = data.train.x.shape[0]
+    check_at_most("batch_size", static["batch_size"], num_images, "images")
+    per_epoch = num_images // static["batch_size"]
 
     def accuracy(key: jax.Array, params: Any, data: ll.data.Splits) -> jax.Array:
         x, y = data.validation
@@ -61,8 +64,8 @@ def make(static: Mapping[str, Any]) -> Program:
     def advance(carry: tuple[Traced, ll.TrainState], number: Any, data: ll.data.Splits) -> Any:
         traced, state = carry
         train, step = run(traced), number * per_epoch
-        state, _ = train.advance(state, step, data)
-        return (traced, state), train.evaluate(state, step + per_epoch, data)
+        state, losses = train.advance(state, step, data)
+        return (traced, state), while_finite(train.evaluate(state, step + per_epoch, data), losses)
 
     return Program(init, advance, static["epochs"], data)
 
@@ -73,4 +76,5 @@ SWEEPABLE = Sweepable(
     {"learning_rate": 0.1, "sigma": 0.01, "decay": 0.02},
     {"rule": tuple(RULES), "hidden": 100, "batch_size": 100, "epochs": 5, "data": "sample"},
     make,
+    {"sigma": POSITIVE},
 )

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
-from experiments import harness
+from experiments import harness, memory
 from experiments.plasticity_transfer import report
 from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import MODELS, Learned
@@ -77,7 +77,8 @@ def run_upstream(
 
     first = selected = attempt(0, np.arange(config.seeds))
     for number in range(1, config.attempts):
-        failed = np.flatnonzero(selected[0]["test_balanced_accuracy"][:, -1] < config.least_accuracy)
+        reached = selected[0]["test_balanced_accuracy"][:, -1] >= config.least_accuracy
+        failed = np.flatnonzero(~reached)  # those that diverged too
         if failed.size == 0:
             break
         progress.set_description(f"{name}: {failed.size} of {config.seeds} seeds once more")
@@ -161,15 +162,31 @@ def as_dataset(
     return dataset.assign({v: dataset[v].expand_dims(model=[name]) for v in of_model})
 
 
+def held(config: Config) -> harness.Held:
+    """The largest network of every seed and sub-seed, what is measured of it, and the points of one seed."""
+    states = []
+    for name in config.models:
+        upstream = MODELS[name].upstream(config)
+        if upstream is not None:
+            states.append(jax.eval_shape(upstream.network.init, jax.random.key(0)))
+    largest = max(states, key=memory.bytes_of, default=())
+    measured = memory.floats(config.epochs + config.evaluations, len(DOWNSTREAM_METRICS))
+    points = memory.floats(sum(config.points), config.features)
+    return harness.Held((largest, measured), points, config.subseeds)
+
+
 def run(config: Config) -> xr.Dataset:
     """Runs the whole comparison into `config.out` and returns its results."""
-    harness.begin(config)
+    samples = config.setting.train_samples
+    most = samples // max(MODELS[name].downstream(config).multiple for name in config.models)
+    config.expect("evaluations", f"at most {most}", config.evaluations <= most)
     data = images(config)
     if data[0].x.shape[0] < config.setting.train_samples:
         raise ValueError(
             f"--data: expected at least {config.setting.train_samples} images to learn from with --preset "
             f"{config.preset}, got {data[0].x.shape[0]}"
         )
+    harness.begin(config, held)
     parts = harness.run_parts(
         config.out,
         "model",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from experiments.settings import Settings
+from experiments.settings import Count, Positive, Seed, Settings, Share
 
 ModelName = Literal[
     "rnn",
@@ -60,32 +60,32 @@ class Config(Settings):
     preset: Literal["sample", "seed", "assemblies"] = "sample"
     """sample: 5,000 images, offline; seed: the notebook's 60,000 images and 50 rule epochs; assemblies: the
     later notebooks' 10,000 images and 70 rule epochs. The last two need --data."""
-    seeds: int = 8
+    seeds: Count = 8
     """Number of upstream seeds: half-space, network and order of the points."""
-    subseeds: int = 2
+    subseeds: Count = 2
     """Downstream networks and orders of the images for each of them."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of the seeds."""
     data: str | None = None
     """MNIST: sample, a folder of IDX files or of prepared tfds data, tfds, or download; by default the
     preset's."""
     problem: Literal["half_space", "relu_net"] = "half_space"
     """What is learned upstream."""
-    features: int = 16
+    features: Count = 16
     """Dimension of the upstream points."""
-    points: tuple[int, int] = (7_500, 2_500)
+    points: tuple[Count, Count] = (7_500, 2_500)
     """Upstream points to learn from and to test on."""
-    batch_size: int = 100
+    batch_size: Count = 100
     """Points of a pass upstream, after which the tables change."""
-    learning_rate: float = 0.01
+    learning_rate: Positive = 0.01
     """Learning rate of Adam upstream."""
-    rule_epochs: int | None = None
+    rule_epochs: Count | None = None
     """Passes of meta-learning through the 7,500 upstream points; by default the preset's."""
-    width: int = 100
+    width: Count = 100
     """Width of the hidden layers, or of the recurrent graph."""
-    cap: int = 50
+    cap: Count = 50
     """How many units of a layer fire at most."""
-    edge_probability: float = 0.5
+    edge_probability: Share = 0.5
     """Probability of a synapse."""
     hidden_start: Literal["constant", "normal"] = "constant"
     """Hidden tables of feed-forward networks start at 0.4, as in the published code, or from N(0, 1), as in
@@ -94,35 +94,22 @@ class Config(Settings):
     """Estimator of the meta-gradient."""
     double_softmax: bool = True
     """Apply the cross-entropy to softmax outputs, as the published code does."""
-    attempts: int = 2
+    attempts: Count = 2
     """How often at most a seed is run upstream until it reaches the accuracy below (the notebook has no
     limit, the later ones 3)."""
-    least_accuracy: float = 0.7
+    least_accuracy: Share = 0.7
     """Balanced test accuracy below which the notebook repeats an upstream run. Results are given with and
     without that selection."""
-    evaluations: int = 10
+    evaluations: Count = 10
     """Evaluations of the downstream pass."""
     out: Path = Path("results/plasticity_transfer")
     """Folder for config.json, results.nc, summary.json and the figures."""
 
-    def __post_init__(self) -> None:
-        for name in ("seeds", "subseeds", "features", "batch_size", "cap", "attempts", "evaluations"):
-            self._expect(name, "at least 1", getattr(self, name) >= 1)
-        self._expect("rule_epochs", "at least 1", self.rule_epochs is None or self.rule_epochs >= 1)
-        self._expect("width", f"at least the cap of {self.cap}", self.width >= self.cap)
-        self._expect(
-            "points", f"at least a batch of {self.batch_size} and 1", self.points[0] >= self.batch_size
-            and self.points[1] >= 1,
-        )  # fmt: skip
-        self._expect("learning_rate", "a number > 0", self.learning_rate > 0)
-        self._expect("edge_probability", "a number in 0..1", 0 <= self.edge_probability <= 1)
-        self._expect("least_accuracy", "a number in 0..1", 0 <= self.least_accuracy <= 1)
-        self._expect(
-            "models",
-            "each model at most once and one at least",
-            len(set(self.models)) == len(self.models) > 0,
-        )
-        self._expect(
+    def check(self) -> None:
+        self.expect_distinct("models")
+        self.expect("width", f"at least the cap of {self.cap}", self.width >= self.cap)
+        self.expect("points", f"at least a batch of {self.batch_size}", self.points[0] >= self.batch_size)
+        self.expect(
             "data", f"a source of the whole MNIST with --preset {self.preset}", self.source is not None
         )
 

@@ -47,7 +47,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
             ends = one.sel(selection=selection).isel(rule_epoch=-1, evaluation=-1)
             for metric, values in ends.data_vars.items():
                 if str(metric).startswith(("upstream_", "downstream_")):
-                    of_seeds = values.mean("subseed") if "subseed" in values.dims else values
+                    of_seeds = values.mean("subseed", skipna=False) if "subseed" in values.dims else values
                     metrics[f"{metric}{suffix}"] = of_seeds.values
         summary += reporting.summary_rows(str(name), metrics, kind="model")
     return summary
@@ -57,16 +57,9 @@ def table(summary: list[dict[str, Any]]) -> str:
     """The printed table: mean and half the width of the 95 % interval over seeds."""
     cells: dict[str, dict[str, str]] = {}
     for row in summary:
-        cells.setdefault(row["model"], {})[row["metric"]] = _with_interval(row)
+        cells.setdefault(row["model"], {})[row["metric"]] = reporting.cell(row, ".3f", ".3f")
     lines = [[LABELS[model], *(of_model.get(c, "-") for c in COLUMNS)] for model, of_model in cells.items()]
     return reporting.table(["model", *COLUMNS.values()], lines)
-
-
-def _with_interval(row: dict[str, Any]) -> str:
-    mean, (low, high) = row["mean"], row["ci95"]
-    if mean is None:
-        return "-"
-    return f"{mean:.3f}" if low is None else f"{mean:.3f} ± {(high - low) / 2:.3f}"
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
@@ -94,7 +87,7 @@ def learning_curves(results: xr.Dataset) -> Figure:
         for axes, metric in ((loss, "upstream_loss"), (up, "upstream_test_balanced_accuracy")):
             if metric in one and np.isfinite(one[metric]).any():
                 reporting.band(axes, points, one[metric].values, **_style(name))
-        of_seeds = one.downstream_test_balanced_accuracy.mean("subseed")
+        of_seeds = one.downstream_test_balanced_accuracy.mean("subseed", skipna=False)
         reporting.band(down, one.samples.values, of_seeds.values, **_style(name))
     loss.set(title="Upstream: loss after a pass over a batch", ylabel="cross-entropy in nats")
     up.set(title="Upstream: meta-learning", ylabel="balanced accuracy on test points", ylim=(0, 1))
@@ -125,7 +118,7 @@ def comparison(results: xr.Dataset) -> Figure:
                 continue
             values = results[metric].sel(selection=selection)
             values = values.isel({"rule_epoch" if stage == "upstream" else "evaluation": -1})
-            values = values.mean("subseed") if "subseed" in values.dims else values
+            values = values.mean("subseed", skipna=False) if "subseed" in values.dims else values
             for i, name in enumerate(names):
                 of_seeds = values.sel(model=name).values
                 if not np.isfinite(of_seeds).any():
@@ -169,7 +162,8 @@ def _heat_map(axes: Axes, results: xr.Dataset, name: str, part: str) -> None:
         return
     values = results[variable].sel(selection="all").mean("seed").values
     rows_of = values if values.ndim == 2 else values.reshape(-1, values.shape[-1])
-    limit = float(np.abs(rows_of).max()) or 1.0
+    rows_of = reporting.drawable(rows_of)
+    limit = float(np.max(np.abs(rows_of), where=np.isfinite(rows_of), initial=0.0)) or 1.0
     image = axes.imshow(rows_of, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     axes.figure.colorbar(image, ax=axes, label="beta")
     post = "is label" if part == "output" else "post fired"

@@ -8,7 +8,7 @@ import jax
 from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import MODELS
 from experiments.plasticity_transfer.stages import MetaCarry, meta_learning
-from experiments.sweeping import Program, Sweepable
+from experiments.sweeping import Program, Sweepable, while_finite
 
 
 def make(static: Mapping[str, Any]) -> Program:
@@ -28,7 +28,7 @@ def make(static: Mapping[str, Any]) -> Program:
     ) -> tuple[tuple[jax.Array, MetaCarry], jax.Array]:
         rate, of_run = carry
         of_run, metrics = meta_learning(upstream, config, rate)[1](of_run, number, shared)
-        return (rate, of_run), metrics["test_balanced_accuracy"]
+        return (rate, of_run), while_finite(metrics["test_balanced_accuracy"], metrics["loss"])
 
     return Program(init, advance, static["epochs"])
 

@@ -9,6 +9,7 @@ import xarray as xr
 
 from experiments import harness
 from experiments.sweep import report
+from experiments.sweep.checks import check_space
 from experiments.sweep.config import Config
 from experiments.sweep.registry import SWEEPABLES
 from experiments.sweep.samplers import sampler_of
@@ -23,6 +24,7 @@ def run(config: Config) -> xr.Dataset:
     sweepable = SWEEPABLES[config.experiment]
     space = read_space(config.space, sweepable)
     sampler_of(config, space)
+    check_space(config, space, sweepable)
     deciding = {**config.deciding(), "space": space.given}
     harness.open_folder(config.out, deciding, resume=config.resume)
     harness.keep_compiled_programs(config.out / "checkpoints" / "compiled")

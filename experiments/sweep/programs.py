@@ -76,7 +76,10 @@ class Programs:
         count = len(next(iter(traced.values())))
         alive, members = np.ones(count, bool), np.arange(count)
         scores = np.full((count, seeds), np.nan, np.float32)
-        carries = [self._start(runner, traced, chosen) for chosen in _blocks(members, block)]
+        # A start that failed for lack of memory tells it here: XLA would wait for it for ever.
+        carries = jax.block_until_ready(
+            [self._start(runner, traced, chosen) for chosen in _blocks(members, block)]
+        )
         for number in range(runner.chunks):
             found = []
             for i, carry in enumerate(carries):

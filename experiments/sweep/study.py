@@ -8,13 +8,14 @@ import jax
 import numpy as np
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
+from experiments import memory
 from experiments.reporting import median_interval
 from experiments.sweep.config import Config
+from experiments.sweep.journal import Journal
 from experiments.sweep.programs import Programs
 from experiments.sweep.samplers import PRUNERS, sampler_of
 from experiments.sweep.space import Space
@@ -31,7 +32,7 @@ def storage_of(config: Config) -> BaseStorage:
     """
     url = config.storage
     if url is None:
-        return JournalStorage(JournalFileBackend(str(config.out / "journal.log")))
+        return JournalStorage(Journal(config.out / "journal.log"))
     patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     tries = 5
     while True:  # two workers that make the tables at once hinder each other
@@ -134,7 +135,16 @@ def run_group(worker: Worker, programs: Programs, group: symbolic.Group, trials:
         pruned.update(places[given_up].tolist())
         return np.array(given_up)
 
-    scores = programs.run(group.static, group.traced, hopeless)
+    try:
+        scores = programs.run(group.static, group.traced, hopeless)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not memory.out_of_memory(error):
+            raise
+        numbers = ", ".join(f"{n} = {v}" for n, v in group.static.items() if not isinstance(v, str))
+        raise ValueError(
+            f"--space: expected sizes that fit into memory, got {numbers} (out of memory); fewer --seeds or "
+            "a smaller --batch need less"
+        ) from None
     for i, (trial, of_seeds) in enumerate(zip(trials, scores, strict=True)):
         median, _, _ = summary(of_seeds)
         given_up = i in pruned or not np.isfinite(median)

@@ -9,18 +9,27 @@ import sys
 
 import xarray as xr
 
-from experiments import harness
-from experiments.symbolic_discriminator import report
+from experiments import harness, memory
+from experiments.symbolic_discriminator import report, spaces
 from experiments.symbolic_discriminator.config import Config
+from experiments.symbolic_discriminator.critics import schedule
 from experiments.symbolic_discriminator.studies import STUDIES
 
 NAME = "symbolic_discriminator"
 
 
+def held(config: Config) -> harness.Held:
+    """The first layer of every critic that is drawn at random; what is measured over a step, and updates."""
+    numbers, cut = config.numbers, schedule(config.numbers.epochs)
+    measured = memory.floats(3, cut.epochs // cut.steps, spaces.SMALL["iterations"])
+    drawn = memory.floats(numbers.configurations, numbers.points, spaces.SMALL["width"])
+    return harness.Held((memory.floats(numbers.points, spaces.SMALL["width"]), measured), drawn)
+
+
 def run(config: Config) -> xr.DataTree:
     """Runs the studies into `config.out` and returns their results, a group for each."""
     harness.use_all_cores(compile_quickly=config.preset == "sample")
-    harness.begin(config)
+    harness.begin(config, held)
     of_study = {name: STUDIES[name].parts(config) for name in config.studies}
     parts = {name: part for found in of_study.values() for name, part in found.items()}
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from experiments.settings import Settings
+from experiments.settings import Count, Seed, Settings, at_least
 
 StudyName = Literal[
     "activations",
@@ -56,29 +56,24 @@ class Config(Settings):
     preset: Literal["sample", "study", "seed"] = "sample"
     """sample: few points, epochs and configurations; study: more, for an hour on two cores; seed: the
     notebook's numbers and full spaces, for an accelerator."""
-    points: int | None = None
+    points: Annotated[int, at_least(3)] | None = None
     """Points of every curve but those of fixed sets, which have 100; by default the preset's."""
-    epochs: int | None = None
+    epochs: Annotated[int, at_least(10)] | None = None
     """Epochs of training a critic, but on fixed sets, which have their own; by default the preset's."""
-    seeds: int | None = None
+    seeds: Count | None = None
     """Seeds of every configuration, but one in the study of hyper-parameters and ten fixed sets; by default
     the preset's."""
-    configurations: int | None = None
+    configurations: Count | None = None
     """Configurations drawn in the study of hyper-parameters; by default the preset's."""
-    updates: int | None = None
+    updates: Annotated[int, at_least(10)] | None = None
     """Updates of a network that fits a target; by default the preset's."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of the seeds."""
     out: Path = Path("results/symbolic_discriminator")
     """Folder for config.json, results.nc, summary.json and the figures."""
 
-    def __post_init__(self) -> None:
-        least = {"points": 3, "epochs": 10, "seeds": 1, "configurations": 1, "updates": 10}
-        for name, number in least.items():
-            given = getattr(self, name)
-            self._expect(name, f"at least {number}", given is None or given >= number)
-        unlike = len(set(self.studies)) == len(self.studies) > 0
-        self._expect("studies", "each at most once and one at least", unlike)
+    def check(self) -> None:
+        self.expect_distinct("studies")
 
     @property
     def numbers(self) -> Preset:

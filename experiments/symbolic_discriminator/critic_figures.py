@@ -70,14 +70,14 @@ def extensions(results: xr.Dataset) -> Mapping[str, Figure]:
     chosen = []
     for name in dict.fromkeys(results.extension.values.tolist()):
         places = np.flatnonzero(results.extension.values == name)
-        chosen.append(places[np.nanargmax(final(results, "fresh_accuracy")[places].mean(axis=1))])
+        chosen.append(places[_best(final(results, "fresh_accuracy")[places].mean(axis=1))])
     best = results.isel(configuration=chosen)
     figure, axes = _axes("The best critic with every extension of a curve", results)
     _curves(
         axes, best, [f"{c.extension.item().replace('_', ', ')}, {c.objective.item()}" for c in _each(best)]
     )
     ends = final(best, "fresh_accuracy").mean(axis=1)
-    return {"extensions": figure, "predictions": predictions(best.isel(configuration=int(np.argmax(ends))))}
+    return {"extensions": figure, "predictions": predictions(best.isel(configuration=_best(ends)))}
 
 
 def predictions(critic: xr.Dataset) -> Figure:
@@ -104,6 +104,11 @@ def predictions(critic: xr.Dataset) -> Figure:
             else:
                 axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
     return figure
+
+
+def _best(accuracy: np.ndarray) -> int:
+    """The place of the largest; one that diverged is the last choice."""
+    return int(np.nan_to_num(accuracy, nan=-1.0).argmax())
 
 
 def _each(results: xr.Dataset) -> Iterable[xr.Dataset]:

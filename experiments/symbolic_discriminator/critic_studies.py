@@ -60,7 +60,7 @@ def of_each(results: xr.Dataset, study: str, field: str) -> Rows:
         metrics = {name: final(chosen, name).ravel() for name in ("accuracy", "fresh_accuracy", "fresh_auc")}
         metrics["epochs_to_0.9"] = first_epoch_reaching(chosen, 0.9).ravel()
         metrics["seconds"] = chosen.seconds.values
-        metrics["best"] = np.array([metrics["fresh_accuracy"].max()])
+        metrics["best"] = np.array([np.fmax.reduce(metrics["fresh_accuracy"])])
         rows += summary_rows(f"{study}: {value}", metrics, kind="part")
     return rows
 

@@ -102,10 +102,12 @@ def training(static: dict[str, Any], config: Config) -> Training:
         num_epochs = epochs_a_bin * BINS_A_STEP
         state, found = symbolic.train_critic(epoch, num_epochs)(carry.key, carry.state, number * num_epochs)
         binned = jax.tree.map(lambda m: m.reshape(BINS_A_STEP, epochs_a_bin, -1), found)
+        finite = jnp.isfinite(binned.loss_real + binned.loss_fake)
+        accuracy, auc = (jnp.where(finite, of, jnp.nan) for of in (binned.accuracy, binned.auc))
         metrics = {
-            "accuracy": jnp.mean(binned.accuracy, axis=(1, 2)),
-            "fresh_accuracy": jnp.mean(binned.accuracy[..., 0], axis=1),
-            "fresh_auc": jnp.mean(binned.auc[..., 0], axis=1),
+            "accuracy": jnp.mean(accuracy, axis=(1, 2)),
+            "fresh_accuracy": jnp.mean(accuracy[..., 0], axis=1),
+            "fresh_auc": jnp.mean(auc[..., 0], axis=1),
         }
         return carry._replace(state=state), metrics
 

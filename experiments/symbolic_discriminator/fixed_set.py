@@ -154,7 +154,7 @@ def run_standard(config: Config, kind: PointsName, cost: int, folder: Path, prog
     seen, fresh = (np.concatenate(of, axis=1) for of in curves_of(config, kind))
     held = {metric: np.full((len(STANDARD), NUM_SEEDS), np.nan, np.float32) for metric in METRICS}
     for seed, share in enumerate(_shares(cost, NUM_SEEDS)):
-        for i, found in enumerate(scores(seen[seed], fresh[seed], config.seed * NUM_SEEDS + seed)):
+        for i, found in enumerate(scores(seen[seed], fresh[seed], (config.seed * NUM_SEEDS + seed) % 2**32)):
             for metric, value in found.items():
                 held[metric][i, seed] = value
         progress.update(share)

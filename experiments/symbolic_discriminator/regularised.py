@@ -116,7 +116,7 @@ def _measured(problem: Problem, carry: Carry, loss: Loss) -> dict[str, Array]:
     return {
         "fit_loss": loss(carry.params)[1].fit,
         "mean_logit": jnp.mean(logits),
-        "judged_real": jnp.mean(logits > 0),
+        "judged_real": jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, logits > 0)),
         "min_correlation": jnp.min(symbolic.largest_correlations(latents, true)),
         "components_found": jnp.min(symbolic.largest_correlations(true, latents)),
         "latents": latents.T,

@@ -70,6 +70,8 @@ def latents(results: xr.Dataset) -> Figure:
 
 def _mapped(latent: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, int, float]:
     """A latent by least squares on the component most like it, which one that is, and the |correlation|."""
+    if not np.isfinite(latent).all():
+        return np.full_like(latent, np.nan), 0, float("nan")
     if np.ptp(latent) == 0:
         return np.full_like(latent, true[0].mean()), 0, 0.0
     likeness = np.abs(np.corrcoef(latent, true)[0, 1:])

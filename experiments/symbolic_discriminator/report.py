@@ -24,7 +24,7 @@ def table(summary: list[dict[str, Any]]) -> str:
         metrics = list(dict.fromkeys(row["metric"] for row in found))
         cells: dict[str, dict[str, str]] = {}
         for row in found:
-            cells.setdefault(row["part"].partition(": ")[2], {})[row["metric"]] = _cell(row)
+            cells.setdefault(row["part"].partition(": ")[2], {})[row["metric"]] = reporting.cell(row)
         lines = [[part, *(of_part.get(metric, "-") for metric in metrics)] for part, of_part in cells.items()]
         header = [kind.replace("_", " "), *(metric.replace("_", " ") for metric in metrics)]
         tables.append(reporting.table(header, lines))
@@ -37,11 +37,3 @@ def figures(results: xr.DataTree) -> Mapping[str, Figure]:
     for name, node in results.children.items():
         found |= STUDIES[name].figures(node.to_dataset())
     return found
-
-
-def _cell(row: dict[str, Any]) -> str:
-    """The mean, and half the interval where it is one over seeds; both ends where it is none around it."""
-    mean, (low, high) = row["mean"], row["ci95"]
-    if mean is None:
-        return "-"
-    return f"{mean:.3g}" if low is None else f"{mean:.3g} ± {(high - low) / 2:.1g}"

@@ -1,0 +1,53 @@
+"""What a command needs of its terminal: output that no encoding refuses, pipes that close, and Ctrl-C."""
+
+import codecs
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt; before, while modules were loading, it ended the process at once."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler in (signal.SIG_IGN, signal.default_int_handler) or not callable(handler):
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+SPELLED = {"±": "+-", "²": "^2", "σ": "sigma", "η": "eta", "…": "..."}
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(SPELLED.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Output that no terminal refuses: letters that its encoding lacks are spelled out, a pipe may close.
+
+    A stream that is closed from the start takes everything and shows nothing.
+    """
+    codecs.register_error("spell", _spell)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
+        with suppress(AttributeError):
+            getattr(sys, stream).reconfigure(errors="spell")
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:  # or the interpreter would tell at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
