@@ -1,5 +1,7 @@
 """Bad input to decorrelation and convolutions: as in `test_bad_input`, the errors that a user sees."""
 
+# pyright: reportArgumentType=false
+
 from typing import Any
 
 import jax

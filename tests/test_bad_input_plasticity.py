@@ -1,5 +1,7 @@
 """Bad input to k-cap networks and plasticity: as in `test_bad_input`, the errors that a user sees."""
 
+# pyright: reportArgumentType=false
+
 from typing import Any
 
 import jax

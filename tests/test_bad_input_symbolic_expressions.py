@@ -1,5 +1,7 @@
 """Bad formulas, libraries and points: as in `test_bad_input`, the errors that a user sees; nothing is run."""
 
+# pyright: reportArgumentType=false
+
 import builtins
 import re
 import warnings
