@@ -508,7 +508,7 @@ def test_layers_are_the_entries_at_the_top(kind):
         found,
         cosines if is_sequence else cosines.values(),
         gradients.values(),
-        strict=True,  # pyright: ignore[reportAttributeAccessIssue]
+        strict=True,
     ):
         np.testing.assert_allclose(
             flat(each.mean), flat(jax.tree.map(lambda g: g.mean(axis=0), leaves)), rtol=1e-5
