@@ -5,16 +5,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def scale_for(largest: Float[Array, ""]) -> Float[Array, ""]:
-    """The power of four that brings a magnitude to `h = 2^32` in float32 (`2^256` in float64), up to 4 h.
+HEADROOM = 2.0**32
+"""The largest magnitude of scaled numbers, up to a factor of 4."""
 
-    Sums of `2^60` squares of such numbers stay finite, and squares of numbers `2^-95` as large are not 0.
+
+def scale_for(largest: Float[Array, ""]) -> Float[Array, ""]:
+    """The power of four that brings a magnitude to `HEADROOM`, up to a factor of 4.
+
+    Sums of `2^56` squares of such numbers stay finite, and squares of numbers `2^-95` as large are not 0.
     Itself and its inverse are normal numbers, whatever the magnitude: 0 and infinities have a scale too.
     """
-    info = jnp.finfo(largest.dtype)
-    tiny = float(info.tiny)
-    headroom = 2.0 ** (int(info.maxexp) // 4)
-    root = jnp.sqrt(jnp.clip(largest / headroom, tiny, 1 / tiny))
+    tiny = float(jnp.finfo(largest.dtype).tiny)
+    root = jnp.sqrt(jnp.clip(largest / HEADROOM, tiny, 1 / tiny))
     mantissa, _ = jnp.frexp(root)
     return jnp.square(root / mantissa / 2)
 

@@ -181,6 +181,8 @@ def test_moments_are_in_the_units_of_the_gradient():
             ):
                 atol = 1e-6 * np.abs(expected).max()
                 np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=atol)
+    held = jax.tree.map(np.asarray, moments)  # as a user keeps them
+    jax.tree.map(np.testing.assert_allclose, held.variance, moments.variance)
     several = jax.jit(jax.vmap(metrics.stacked_moments))(jnp.stack([a["w"], 2 * a["w"]]))
     np.testing.assert_allclose(
         several.variance, [moments.variance["w"], 4 * moments.variance["w"]], rtol=1e-5

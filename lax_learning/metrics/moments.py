@@ -100,7 +100,7 @@ class Moments(NamedTuple):
         return jax.tree.map(lambda leaf, s: _times(_times(leaf, s), s), tree, self.scale)
 
 
-def _times(leaf: Array, scale: Array) -> Array:
+def _times(leaf: Any, scale: Any) -> Any:
     """The product with a scalar, or after `vmap` with one scalar for each of the leading axes."""
     return leaf * scale.reshape(scale.shape + (1,) * (leaf.ndim - scale.ndim))
 

@@ -18,7 +18,7 @@ from lax_learning._checks import (
     check_targets,
 )
 from lax_learning._lazily import lazily
-from lax_learning._scaling import divided, largest_magnitude, scale_for, scale_of
+from lax_learning._scaling import HEADROOM, divided, largest_magnitude, scale_for, scale_of
 from lax_learning.feedback import without_feedback
 from lax_learning.layers import dense_product
 from lax_learning.metrics.moments import Moments, ScaledMoments, streamed_moments
@@ -136,7 +136,7 @@ def _moments_of_products(x: Array, d: Array) -> Moments:
     scale = scale_for(jnp.minimum(largest, float(jnp.finfo(largest.dtype).max)))
     # Both factors get half of the headroom of a scale, so that their product has all of it. The factor of d
     # may leave the range of the type; its root does not, and is exact, since scales are powers of four.
-    share = 2.0 ** (int(jnp.finfo(x.dtype).maxexp) // 8)
+    share = HEADROOM**0.5
     root = jnp.sqrt(x_scale * share) / jnp.sqrt(scale)
     x, d = divided(x, x_scale * share), d * root * root
     product = functools.partial(jnp.matmul, precision="highest")
