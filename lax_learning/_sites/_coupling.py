@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from lax_learning._checks import describe
 from lax_learning._sites import _equations as equations
 from lax_learning.models import Model
 
@@ -28,7 +29,13 @@ def is_coupled(model: Model, params: Any, x: Any) -> bool:
     def outputs(leaves: list[Any]) -> list[Any]:
         return jax.tree.leaves(model(*jax.tree.unflatten(structure, leaves))[0])
 
-    body, _ = equations.trace(outputs, [*leaves[:num_params], *examples])
+    body, shapes = equations.trace(outputs, [*leaves[:num_params], *examples])
+    for shape in shapes:
+        if shape.shape[:1] != (2,):
+            raise ValueError(
+                "apply: expected an output with a leading axis of examples as x, got "
+                f"{describe(shape)} for 2 examples"
+            )
     rng = np.random.default_rng(0)
     with jax.ensure_compile_time_eval():
         consts = [_made_up(rng, leaf) if isinstance(leaf, Tracer) else leaf for leaf in body.consts]

@@ -36,6 +36,14 @@ class Program:
         self.plan: Plan = make_plan(
             body, [*kinds, *[Kind(data=True)] * len(leaves)], num_outputs=self._output.num_leaves
         )
+        for site in self.plan.all_sites:
+            if site.operation == "while":
+                names = ", ".join(repr(self.split.paths[i]) for i in sorted(site.leaves))
+                raise ValueError(
+                    f"apply: expected no parameter inside a while loop, got {names} at "
+                    f"{site.source or 'an unknown line'}: no credit comes back through a loop of unknown "
+                    "length; use a scan, or a fori_loop of fixed length"
+                )
         self.paths = [
             path for path, trained in zip(self.split.paths, self.split.trained, strict=True) if trained
         ]

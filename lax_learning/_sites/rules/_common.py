@@ -160,8 +160,8 @@ def check_uncoupled(model: Model, params: Params, x: Any, remedy: str) -> None:
     """Raises ValueError if the examples of a batch depend on each other."""
     if is_coupled(model, params, x):
         raise ValueError(
-            "apply: expected a model in which each output depends on its own example alone, as credit example "
-            "by example needs, got one that couples the examples of a batch, as BatchNorm in training does; "
+            "apply: expected a model in which each output depends on its own example alone, as credit by "
+            "example needs, got one that couples the examples of a batch, as BatchNorm in training does; "
             f"{remedy}"
         )
 
