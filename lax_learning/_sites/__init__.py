@@ -1,0 +1,1 @@
+"""Sites: where parameters meet data in any JAX function."""

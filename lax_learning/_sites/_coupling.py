@@ -1,0 +1,61 @@
+"""Whether the examples of a batch depend on each other, found when a model is traced."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from lax_learning._checks import describe
+from lax_learning._sites import _equations as equations
+from lax_learning.models import Model
+
+
+def is_coupled(model: Model, params: Any, x: Any) -> bool:
+    """Returns whether output 0 changes when input 1 does, as under batch normalisation.
+
+    Runs the model on made-up parameters and two made-up examples; values that are traced are not looked at.
+
+    Args:
+      model: the model.
+      params: its parameters; only shapes and types matter.
+      x: a batch; only shapes and types matter.
+    """
+    leaves, structure = jax.tree.flatten((params, x))
+    num_params = len(jax.tree.leaves(params))
+    examples = [jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype) for leaf in leaves[num_params:]]
+
+    def outputs(leaves: list[Any]) -> list[Any]:
+        return jax.tree.leaves(model(*jax.tree.unflatten(structure, leaves))[0])
+
+    body, shapes = equations.trace(outputs, [*leaves[:num_params], *examples])
+    for shape in shapes:
+        if shape.shape[:1] != (2,):
+            raise ValueError(
+                "apply: expected an output with a leading axis of examples as x, got "
+                f"{describe(shape)} for 2 examples"
+            )
+    rng = np.random.default_rng(0)
+    with jax.ensure_compile_time_eval():
+        consts = [_made_up(rng, leaf) if isinstance(leaf, Tracer) else leaf for leaf in body.consts]
+        weights = [_made_up(rng, leaf) for leaf in leaves[:num_params]]
+        kept, changed = ([_made_up(rng, leaf, number) for leaf in examples] for number in (0, 1))
+        mixed = [jnp.concatenate([a[:1], b[1:]]) for a, b in zip(kept, changed, strict=True)]
+        run = jax.jit(lambda args: equations.evaluate(body, consts, args))
+        first, second = run([*weights, *kept]), run([*weights, *mixed])
+        return any(not np.array_equal(_bits(a[0]), _bits(b[0])) for a, b in zip(first, second, strict=True))
+
+
+def _bits(value: Any) -> np.ndarray:
+    return np.asarray(value).view(np.uint8) if np.ndim(value) else np.asarray(value).reshape(1).view(np.uint8)
+
+
+def _made_up(rng: np.random.Generator, like: Any, number: int = 0) -> Any:
+    """An array of a shape and type: random numbers, small integers, keys."""
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        keys = jax.random.split(jax.random.key(number), max(int(np.prod(like.shape)), 1))
+        return keys.reshape(like.shape)
+    if jnp.issubdtype(like.dtype, jnp.inexact):
+        return jnp.asarray(rng.normal(size=like.shape), like.dtype)
+    return jnp.full(like.shape, number, like.dtype)

@@ -1,0 +1,131 @@
+"""Layout of traced programs: all that this package knows of the insides of JAX.
+
+The parameters of equations differ between versions of JAX. Nothing else in the package looks at them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import Literal
+
+BILINEAR = frozenset({"dot_general", "conv_general_dilated"})
+"""Operations that are linear in each of two operands."""
+
+SUMS = frozenset({"add", "sub", "add_any"})
+"""Operations that join the terms of a sum."""
+
+SHAPES = frozenset(
+    {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "convert_element_type",
+     "copy", "copy_p", "pvary", "pcast", "reduce_precision"}
+)  # fmt: skip
+"""Operations that keep every number; those that repeat numbers are told apart by their size."""
+
+CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
+"""Calls that mean the same as their body in line."""
+
+REMAT = frozenset({"remat2", "remat", "checkpoint"})
+"""Calls that compute their body again in the backward pass."""
+
+
+class UnknownLayoutError(TypeError):
+    """An equation whose parameters are laid out in a way that this version of the library does not know."""
+
+    def __init__(self, equation: Any, expected: str) -> None:
+        super().__init__(
+            f"apply: expected the equation {equation.primitive.name!r} with {expected}, got parameters "
+            f"{sorted(equation.params)}; JAX {jax.__version__} lays it out in another way than this "
+            "version of lax_learning knows"
+        )
+
+
+class Body(NamedTuple):
+    """Inner program of an equation: equations in `jaxpr`, and values of its constants."""
+
+    jaxpr: Any
+    consts: Sequence[Any]
+
+
+def trace(function: Callable[..., Any], *args: Any) -> tuple[Body, Any]:
+    """Traces `function` and returns its program and the structure of its result."""
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+    return Body(program.jaxpr, program.consts), shapes
+
+
+def body(equation: Any) -> Body:
+    """Returns the inner program of a call, remat or scan."""
+    for name in ("jaxpr", "call_jaxpr"):
+        inner = equation.params.get(name)
+        if hasattr(inner, "eqns"):
+            return Body(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()))
+    raise UnknownLayoutError(equation, "a parameter 'jaxpr' or 'call_jaxpr'")
+
+
+def inner_programs(equation: Any) -> list[Any]:
+    """Returns every program that an equation holds, such as the branches of a `cond`."""
+    held = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns"))
+    return [program for program in held if hasattr(program, "eqns")]
+
+
+def split_scan(equation: Any, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Splits the inputs of a scan into constants, initial carry and sequences."""
+    params = equation.params
+    if "num_consts" in params and "num_carry" in params:
+        first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+        return list(values[:first]), list(values[first:second]), list(values[second:])
+    if hasattr(params.get("ft_in"), "update"):
+        consts, carry, xs = params["ft_in"].update(list(values)).unpack()
+        return list(consts), list(carry), list(xs)
+    raise UnknownLayoutError(equation, "the parameters 'num_consts' and 'num_carry', or 'ft_in'")
+
+
+def scan_options(equation: Any) -> dict[str, Any]:
+    """Returns the options of a scan, as `jax.lax.scan` takes them."""
+    try:
+        return {name: equation.params[name] for name in ("length", "reverse", "unroll")}
+    except KeyError:
+        raise UnknownLayoutError(equation, "the parameters 'length', 'reverse' and 'unroll'") from None
+
+
+def remat_options(equation: Any) -> dict[str, Any]:
+    """Returns the options of a remat, as `jax.checkpoint` takes them."""
+    try:
+        return {name: equation.params[name] for name in ("policy", "prevent_cse")}
+    except KeyError:
+        raise UnknownLayoutError(equation, "the parameters 'policy' and 'prevent_cse'") from None
+
+
+def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
+    """Evaluates an equation on other values."""
+    params = equation.primitive.get_bind_params(equation.params)
+    with equation.ctx.manager:
+        result = equation.primitive.bind(*values, **params)
+    return list(result) if equation.primitive.multiple_results else [result]
+
+
+def is_literal(atom: Any) -> bool:
+    """Returns whether an operand is a number written into the program."""
+    return isinstance(atom, Literal)
+
+
+def source_line(equation: Any) -> str:
+    """Returns where the user's code made an equation, `file:line`, or an empty string."""
+    traceback = getattr(equation.source_info, "traceback", None)
+    for frame in getattr(traceback, "frames", ()):
+        if "/jax/" not in frame.file_name and "/site-packages/" not in frame.file_name:
+            return f"{frame.file_name}:{frame.line_num}"
+    return ""
+
+
+def evaluate(program: Body, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    """Evaluates a whole program with other values of its constants."""
+    env = dict(zip(program.jaxpr.constvars, consts, strict=True))
+    env.update(zip(program.jaxpr.invars, args, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if is_literal(atom) else env[atom]
+
+    for equation in program.jaxpr.eqns:
+        results = bind(equation, [read(atom) for atom in equation.invars])
+        env.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in program.jaxpr.outvars]

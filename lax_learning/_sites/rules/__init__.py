@@ -1,0 +1,1 @@
+"""Rules on any model, one paper a file."""

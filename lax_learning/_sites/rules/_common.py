@@ -1,0 +1,186 @@
+"""What the rules on models share: the contract, losses, and runs example by example."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lax_learning._checks import check_floating, describe
+from lax_learning._precision import raised
+from lax_learning._sites._coupling import is_coupled
+from lax_learning._sites._plan import Site, Tap
+from lax_learning._sites._program import Program
+from lax_learning._sites._run import Hooks
+from lax_learning.models import Model, Where, selects
+from lax_learning.types import Key, Loss, Params
+
+
+class ModelRule(NamedTuple):
+    """A credit assignment rule on one model and one loss.
+
+    Fields:
+      init: `(key, params, x) -> state`: what the rule remembers, `()` for most; of x only shapes are used.
+      value_and_grad: `(key, params, state, x, y) -> (loss, grads, state)`. `grads` has the structure, shapes,
+        dtypes and units of `jax.grad` of the mean loss; for a model with aux the first is `(loss, aux)`.
+    """
+
+    init: Callable[[Key, Params, Any], Any]
+    value_and_grad: Callable[[Key, Params, Any, Any, Any], tuple[Any, Params, Any]]
+
+
+def no_state(key: Key, params: Params, x: Any) -> tuple[()]:
+    """State of a rule that remembers nothing."""
+    return ()
+
+
+def as_batch(x: Any) -> tuple[Any, int]:
+    """Returns x with arrays for leaves, and the number of examples."""
+    x = jax.tree.map(jnp.asarray, x)
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
+    if len(sizes) != 1 or sizes == {()}:
+        got = [describe(leaf) for leaf in jax.tree.leaves(x)]
+        raise ValueError(f"x: expected arrays with one leading axis of examples, got {got}")
+    ((size,),) = sizes
+    if size == 0:
+        raise ValueError("x: expected at least one example, got 0")
+    return x, size
+
+
+def losses_of(loss: Loss, output: Any, y: Any, size: int) -> Array:
+    """Returns `loss(output, y)` in float32 or wider, checked to be one number an example."""
+    for leaf in jax.tree.leaves(output):
+        if jnp.shape(leaf)[:1] != (size,):
+            raise ValueError(
+                f"apply: expected an output with a leading axis of {size} examples as x, got {describe(leaf)}"
+            )
+    losses = loss(output, y)
+    check_floating("loss", losses)
+    losses = jnp.asarray(losses)
+    if losses.shape != (size,):
+        raise ValueError(
+            f"loss: expected one number an example, shape [{size}], got {describe(losses)}; the rule itself "
+            "takes the mean"
+        )
+    return losses.astype(raised(losses))
+
+
+def joined(loss: Array, aux: Any, model: Model) -> Any:
+    """The first result of `value_and_grad`."""
+    return (loss, aux) if model.has_aux else loss
+
+
+class Sites(NamedTuple):
+    """A program and what `where=` selects of it.
+
+    Fields:
+      program: the traced model.
+      taps: the selected taps, in order.
+      selected: whether each parameter is selected.
+    """
+
+    program: Program
+    taps: list[Tap]
+    selected: list[bool]
+
+
+def select(program: Program, where: Where) -> Sites:
+    """Selects parameters by path, and the taps of their sites.
+
+    Raises:
+      ValueError: if nothing is selected, or if a site mixes parameters that are and are not.
+    """
+    trained = [i for i, flag in enumerate(program.split.trained) if flag]
+    chosen = {i for i, path in zip(trained, program.paths, strict=True) if selects(where, path)}
+    if not chosen:
+        raise ValueError(
+            f"where: expected to select a parameter out of {program.paths}, got {where!r}, which selects none"
+        )
+    for site in program.plan.all_sites:
+        if site.leaves & chosen and site.leaves - chosen:
+            names = [program.split.paths[i] for i in sorted(site.leaves)]
+            raise ValueError(
+                f"where: expected all parameters of the site {site.operation!r} or none, "
+                f"{', '.join(names)}, got {where!r}, which splits them"
+            )
+    taps = [tap for tap in program.plan.all_taps if any(site.leaves & chosen for site in tap.sites)]
+    return Sites(program, taps, [i in chosen for i in trained])
+
+
+def is_selected(site: Site, sites: Sites) -> bool:
+    """Returns whether the parameters of a site are selected."""
+    trained = [i for i, flag in enumerate(sites.program.split.trained) if flag]
+    return any(i in site.leaves for i, chosen in zip(trained, sites.selected, strict=True) if chosen)
+
+
+Runner = Callable[[list[Any], Hooks, dict[int, Any] | None], tuple[Any, dict[int, Any]]]
+"""`(parameters, hooks, feeds) -> (output, emitted)`."""
+
+
+def by_example(model: Model, params: Params, x: Any) -> tuple[Program, Runner]:
+    """A model traced on one example, and a run of it on every example of a batch.
+
+    Feeds and what is emitted have a leading axis of examples.
+    """
+    one = jax.tree.map(lambda leaf: leaf[:1], x)
+    program = Program(model, params, one)
+
+    def run(parameters: list[Any], hooks: Hooks, feeds: dict[int, Any] | None = None) -> Any:
+        def example(x: Any, feeds: dict[int, Any]) -> Any:
+            x = jax.tree.map(lambda leaf: leaf[None], x)
+            output, _, emitted = program.run(parameters, x, hooks, feeds=feeds)
+            return jax.tree.map(_only, output), emitted
+
+        return jax.vmap(example)(x, feeds or {})
+
+    return program, run
+
+
+def _only(leaf: Array) -> Array:
+    if leaf.shape[:1] != (1,):
+        raise ValueError(
+            f"apply: expected an output with a leading axis of examples as x, got {describe(leaf)}"
+        )
+    return leaf[0]
+
+
+def by_batch(model: Model, params: Params, x: Any) -> tuple[Program, Runner]:
+    """A model traced on a batch, and a run of it on the batch."""
+    program = Program(model, params, x)
+
+    def run(parameters: list[Any], hooks: Hooks, feeds: dict[int, Any] | None = None) -> Any:
+        output, _, emitted = program.run(parameters, x, hooks, feeds=feeds)
+        return output, emitted
+
+    return program, run
+
+
+def check_uncoupled(model: Model, params: Params, x: Any, remedy: str) -> None:
+    """Raises ValueError if the examples of a batch depend on each other."""
+    if is_coupled(model, params, x):
+        raise ValueError(
+            "apply: expected a model in which each output depends on its own example alone, as credit by "
+            "example needs, got one that couples the examples of a batch, as BatchNorm in training does; "
+            f"{remedy}"
+        )
+
+
+def cut(taps: list[Tap]) -> Hooks:
+    """Hooks of the cut run: taps emit z and no gradient passes behind them."""
+    indices = {tap.index for tap in taps}
+
+    def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, Any]:
+        return (jax.lax.stop_gradient(z), z) if tap.index in indices else (z, None)
+
+    return Hooks(end=end)
+
+
+def add_feeds(tap: Tap, z: Array, feed: Any) -> tuple[Array, Any]:
+    """Adds what is fed to a tap and emits the sum."""
+    return (z, None) if feed is None else (z + feed, z + feed)
+
+
+def masked(grads: list[Array], selected: list[bool]) -> list[Array]:
+    """Gradients, zero where a parameter is not selected."""
+    return [g if keep else jnp.zeros_like(g) for g, keep in zip(grads, selected, strict=True)]

@@ -1,0 +1,49 @@
+"""Backpropagation on any model: the reference."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lax_learning._sites.rules._common import ModelRule, as_batch, joined, losses_of, no_state
+from lax_learning.models import Model, Split
+from lax_learning.types import Key, Loss, Params
+
+
+def backprop(model: Model, loss: Loss) -> ModelRule:
+    """The gradient by reverse-mode differentiation, `g = dL/dparams`.
+
+    Args:
+      model: any model.
+      loss: per-example loss `(output, y) -> [batch]`.
+
+    Returns:
+      The rule; its state is empty.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lax_learning as ll
+      >>> from lax_learning.models import Model
+      >>> rule = backprop(Model(lambda w, x: x @ w), ll.squared_error)
+      >>> key, w = jax.random.key(0), jnp.ones((3, 2))
+      >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> float(loss), grads.shape
+      (18.0, (3, 2))
+
+    References:
+      Rumelhart, Hinton, Williams, Learning representations by back-propagating errors,
+      https://doi.org/10.1038/323533a0, 1986.
+    """
+
+    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        x, size = as_batch(x)
+        split = Split(model, params)
+
+        def mean_loss(parameters: list[Any]) -> tuple[Any, Any]:
+            output, aux = model(split.merge(parameters), x)
+            return jnp.mean(losses_of(loss, output, y, size)), aux
+
+        (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(split.parameters)
+        return joined(value, aux, model), split.gradients(grads), state
+
+    return ModelRule(no_state, value_and_grad)

@@ -1,0 +1,188 @@
+"""Node perturbation on any model: the change of the loss times the noise on the units."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+from lax_learning._checks import check_choice, check_count, check_flag, check_positive
+from lax_learning._precision import raised
+from lax_learning._sites._plan import Tap
+from lax_learning._sites._run import Hooks
+from lax_learning._sites.rules._common import (
+    ModelRule,
+    add_feeds,
+    as_batch,
+    by_batch,
+    by_example,
+    check_uncoupled,
+    cut,
+    joined,
+    losses_of,
+    masked,
+    no_state,
+    select,
+)
+from lax_learning.estimators._draws import mean_over_draws, scaled
+from lax_learning.models import Model, Where, check_where
+from lax_learning.noise import Noise, as_noise
+from lax_learning.types import Key, Loss, Params
+
+_Taps = dict[int, Array]
+
+
+def node_perturbation(
+    model: Model,
+    loss: Loss,
+    *,
+    sigma: ArrayLike,
+    num_samples: int = 1,
+    antithetic: bool = False,
+    layerwise: bool = False,
+    share_noise: bool = False,
+    variant: str = "unbiased",
+    noise: str | Noise = "normal",
+    where: Where = None,
+    batch: bool = False,
+) -> ModelRule:
+    """Perturbs all units at once and credits each with the change of the loss, example by example.
+
+    `delta_l = 1/K sum_k (l(xi_k) - l(0)) xi_kl / sigma^2`, `xi ~ N(0, sigma^2)` on the pre-activations, and
+    gradients by the local pull-back of each tap: `dw_l = x_l^T delta_l / batch` for a dense layer, with the
+    clean `x_l`. The variance grows with the number of units: `delta_i^2 x_j^2 + x_j^2 |delta|^2` for one
+    example of a linear network.
+
+    Variants:
+      "unbiased": the form above.
+      "activity": `delta = N dl dz / |dz|^2`, with `dz` the measured change of the pre-activations of all N
+        units; needs no knowledge of sigma, and is biased.
+
+    Args:
+      model: any model.
+      loss: per-example loss `(output, y) -> [batch]`.
+      sigma: standard deviation of the noise, in the units of the pre-activations; may be traced.
+      num_samples: number K of draws; their signals are averaged, one draw in memory at a time, and pulled
+        back once.
+      antithetic: use the pair xi, -xi and half their difference: one more pass, no even error terms.
+      layerwise: perturb one tap at a time, with a pass for each (iterative node perturbation).
+      share_noise: use the same noise for all examples of a batch.
+      variant: "unbiased" or "activity".
+      noise: "normal", "rademacher" or a function `(key, like) -> unit noise`.
+      where: which parameters are trained; the units of the others get no noise, their gradients are zero.
+      batch: credit by the mean loss of the batch instead of each example's own, for models that couple the
+        examples of a batch, such as BatchNorm in training; its variance is as many times larger.
+
+    Returns:
+      The rule; its state is empty.
+
+    Raises:
+      ValueError: if sigma <= 0, K < 1, variant or noise are unknown; at trace time, for a model that couples
+        examples without `batch=True`.
+      TypeError: for flags that are no bools.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lax_learning as ll
+      >>> from lax_learning.models import Model
+      >>> rule = node_perturbation(Model(lambda w, x: x @ w), ll.squared_error, sigma=0.1, num_samples=4)
+      >>> key, w = jax.random.key(0), jnp.ones((3, 2))
+      >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> grads.shape
+      (3, 2)
+
+    References:
+      Werfel, Xie, Seung, Learning curves for stochastic gradient descent in linear feedforward networks,
+      https://doi.org/10.1162/089976605774320539, 2005.
+      Dalm et al., Effective learning with node perturbation in multi-layer neural networks,
+      https://arxiv.org/abs/2310.00965, 2023 (activity-based and iterative forms).
+    """
+    check_positive("sigma", sigma)
+    check_count("num_samples", num_samples)
+    check_choice("variant", variant, ("unbiased", "activity"))
+    check_where("where", where)
+    flags = {"antithetic": antithetic, "layerwise": layerwise, "share_noise": share_noise, "batch": batch}
+    for name, flag in flags.items():
+        check_flag(name, flag)
+    draw_noise = as_noise(noise)
+
+    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        x, size = as_batch(x)
+        if not batch:
+            check_uncoupled(model, params, x, "pass batch=True for credit by the loss of the batch")
+        program, run = (by_batch if batch else by_example)(model, params, x)
+        sites = select(program, where)
+        parameters = program.split.parameters
+        lead = () if batch else (size,)
+
+        def credit_losses(output: Any) -> Array:
+            losses = losses_of(loss, output, y, size)
+            return jnp.mean(losses) if batch else losses
+
+        def clean(parameters: list[Any]) -> tuple[_Taps, Any]:
+            output, zs = run(parameters, cut(sites.taps), None)
+            return zs, output
+
+        zs, pull_back, output = jax.vjp(clean, parameters, has_aux=True)
+        losses = credit_losses(output)
+        scale = jnp.asarray(sigma, losses.dtype)
+        groups = [[tap] for tap in sites.taps] if layerwise else [sites.taps]
+
+        def noisy(feeds: _Taps) -> tuple[Array, _Taps]:
+            output, moved = run(parameters, Hooks(end=add_feeds), feeds)
+            return credit_losses(output), moved
+
+        def perturb(feeds: _Taps) -> _Taps:
+            """The signals of some taps from noise at these alone."""
+            plus, moved = noisy(feeds)
+            before, change = zs, plus - losses
+            if antithetic:
+                minus, before = noisy(jax.tree.map(jnp.negative, feeds))
+                change = (plus - minus) / 2
+            if variant == "unbiased":
+                direction = {i: scaled(1 / scale**2, feed) for i, feed in feeds.items()}
+            else:
+                half = 0.5 if antithetic else 1.0
+                direction = _normalised({i: half * (moved[i] - before[i]) for i in feeds}, scale, len(lead))
+            weight = 1.0 if batch else 1 / size
+            return {i: _times(weight * change, d) for i, d in direction.items()}
+
+        def draw(key: Key) -> _Taps:
+            like = {tap.index: _noise_like(tap, lead, share_noise) for tap in sites.taps}
+            unit = draw_noise(key, like)
+            feeds = {
+                i: jnp.broadcast_to(scaled(scale, n), zs[i].shape).astype(zs[i].dtype)
+                for i, n in unit.items()
+            }
+            deltas: _Taps = {}
+            for group in groups:
+                deltas |= perturb({tap.index: feeds[tap.index] for tap in group})
+            return deltas
+
+        deltas = mean_over_draws(draw, key, num_samples)
+        (grads,) = pull_back({i: delta.astype(zs[i].dtype) for i, delta in deltas.items()})
+        aux = model(params, x)[1] if model.has_aux else None
+        value = joined(jnp.mean(losses), aux, model)
+        return value, program.split.gradients(masked(grads, sites.selected)), state
+
+    return ModelRule(no_state, value_and_grad)
+
+
+def _noise_like(tap: Tap, lead: tuple[int, ...], shared: bool) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((*((1,) * len(lead) if shared else lead), *tap.shape), tap.dtype)
+
+
+def _times(factors: Array, value: Array) -> Array:
+    """Multiplies the values of every example by its factor, or all by one."""
+    return scaled(factors.reshape(*factors.shape, *(1,) * (value.ndim - factors.ndim)), value)
+
+
+def _normalised(change: _Taps, sigma: Array, lead: int) -> _Taps:
+    """`N dz / |dz|^2` over the N units of all taps, example by example where there is an axis of examples."""
+    num_units = sum(c.size // (c.shape[0] if lead else 1) for c in change.values())
+    wide = raised(sigma, *change.values())
+    squares = (jnp.sum(jnp.square(c.astype(wide)), axis=tuple(range(lead, c.ndim))) for c in change.values())
+    square_norm = sum(squares, jnp.zeros((), wide))
+    guard = (num_units * sigma**2).astype(wide) * float(jnp.finfo(wide).eps)
+    factor = num_units / jnp.maximum(square_norm, guard)
+    return {i: _times(factor, c) for i, c in change.items()}

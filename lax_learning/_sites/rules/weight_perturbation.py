@@ -1,0 +1,77 @@
+"""Weight perturbation on any model: the estimator on the model's losses."""
+
+from typing import Any
+
+from jaxtyping import Array, ArrayLike
+
+from lax_learning import estimators
+from lax_learning._sites.rules._common import ModelRule, as_batch, losses_of, no_state
+from lax_learning.models import Model, Split
+from lax_learning.noise import Noise
+from lax_learning.types import Key, Loss, Params
+
+
+def weight_perturbation(
+    model: Model,
+    loss: Loss,
+    *,
+    sigma: ArrayLike,
+    num_samples: int = 1,
+    difference: str = "forward",
+    noise: str | Noise = "normal",
+) -> ModelRule:
+    """Perturbs all parameters at once and credits them with the change of the loss.
+
+    `dw = 1/K sum_k (L(w + sigma s_k) - L(w)) s_k / sigma`, one draw for a whole batch; see
+    `estimators.weight_perturbation`.
+
+    Args:
+      model: any model.
+      loss: per-example loss `(output, y) -> [batch]`.
+      sigma: standard deviation of the noise, in the units of the parameters; may be traced.
+      num_samples: number K of draws that are averaged.
+      difference: "forward" or "central".
+      noise: "normal", "rademacher" or a function `(key, parameters) -> unit noise`.
+
+    Returns:
+      The rule; its state is empty.
+
+    Raises:
+      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lax_learning as ll
+      >>> from lax_learning.models import Model
+      >>> rule = weight_perturbation(Model(lambda w, x: x @ w), ll.squared_error, sigma=0.1)
+      >>> key, w = jax.random.key(0), jnp.ones((3, 2))
+      >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> grads.shape
+      (3, 2)
+
+    References:
+      Jabri, Flower, Weight perturbation: an optimal architecture and learning technique for analog VLSI
+      feedforward and recurrent multilayer networks, https://doi.org/10.1109/72.105429, 1992.
+    """
+
+    def losses(parameters: list[Any], split: Split, x: Any, y: Any, size: int) -> Array | tuple[Array, Any]:
+        output, aux = model(split.merge(parameters), x)
+        each = losses_of(loss, output, y, size)
+        return (each, aux) if model.has_aux else each
+
+    estimate = estimators.weight_perturbation(
+        losses,
+        sigma=sigma,
+        num_samples=num_samples,
+        difference=difference,
+        noise=noise,
+        has_aux=model.has_aux,
+    )
+
+    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        x, size = as_batch(x)
+        split = Split(model, params)
+        value, grads = estimate(key, split.parameters, split, x, y, size)
+        return value, split.gradients(grads), state
+
+    return ModelRule(no_state, value_and_grad)

@@ -1,0 +1,84 @@
+"""Table of the sites of a model."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from lax_learning._sites._program import Program
+from lax_learning.models import Model
+from lax_learning.types import Params
+
+
+class SiteRow(NamedTuple):
+    """A site.
+
+    Fields:
+      paths: of its parameters.
+      operation: where parameters meet data, such as `dot_general`.
+      shape: of the parameters as the operation reads them.
+      units: number of pre-activations an example of the sum that it is part of, all steps together; 0 if its
+        result is not floating.
+      passes_error: whether an error has to pass through it, so that feedback rules keep feedback for it.
+      source: line of the model's code.
+    """
+
+    paths: tuple[str, ...]
+    operation: str
+    shape: tuple[int, ...]
+    units: int
+    passes_error: bool
+    source: str
+
+
+class SiteTable(tuple[SiteRow, ...]):
+    """Rows of all sites, in the order in which the model meets them; prints as a table."""
+
+    def __repr__(self) -> str:
+        header = ("parameters", "operation", "shape", "units", "passes error", "source")
+        rows = [
+            (", ".join(row.paths), row.operation, "x".join(map(str, row.shape)) or "scalar", str(row.units),
+             "yes" if row.passes_error else "no", row.source.rsplit("/", 1)[-1])
+            for row in self
+        ]  # fmt: skip
+        widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+                 for line in [header, *rows]]  # fmt: skip
+        return "\n".join(lines)
+
+
+def sites(model: Model, params: Params, x: Any) -> SiteTable:
+    """Finds where the parameters of a model meet data: credit is assigned there and nowhere else.
+
+    Args:
+      model: any model.
+      params: its parameters.
+      x: a batch; only shapes and types are used.
+
+    Returns:
+      One row a site, printed as a table.
+
+    Raises:
+      TypeError, ValueError: for params that hold no parameter, or one that is not floating.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lax_learning.models import Model
+      >>> model = Model(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]))
+      >>> sites(model, {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, jnp.ones((5, 3)))[0].shape
+      (3, 2)
+    """
+    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
+    program = Program(model, params, one)
+    units = {id(site): math.prod(tap.shape) for tap in program.plan.all_taps for site in tap.sites}
+    return SiteTable(
+        SiteRow(
+            tuple(program.split.paths[i] for i in sorted(site.leaves)),
+            site.operation,
+            site.shape,
+            units.get(id(site), 0),
+            site.passes_error and bool(site.products),
+            site.source,
+        )
+        for site in program.plan.all_sites
+    )

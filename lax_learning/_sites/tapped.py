@@ -1,0 +1,135 @@
+"""Taps on any model: what a rule of one's own is made of."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lax_learning._checks import describe
+from lax_learning._sites._plan import Tap
+from lax_learning._sites._program import Program
+from lax_learning._sites._run import Hooks
+from lax_learning.models import Model
+from lax_learning.types import Params
+
+Taps = dict[str, Array]
+"""One array a tap, by the path of the first parameter of its sum."""
+
+
+class TappedRun(NamedTuple):
+    """A run of a tapped model.
+
+    Fields:
+      output: of the model.
+      inputs: by tap, the data that the products of its sum read, each a list.
+      pre_activations: by tap, `z` with what was added to it.
+    """
+
+    output: Any
+    inputs: dict[str, list[Array]]
+    pre_activations: Taps
+
+
+class Tapped(NamedTuple):
+    """A model with taps at the end of every sum of sites.
+
+    Fields:
+      shapes: `(params, x) -> shapes and types of the taps`, with axes of steps in front inside scans.
+      run: `(params, x, taps=None) -> TappedRun`, with taps added to the pre-activations.
+      pull_back: `(params, x, deltas) -> gradients`: of every parameter up to the taps before, by its own site
+        alone; nothing travels from site to site.
+    """
+
+    shapes: Callable[[Params, Any], dict[str, jax.ShapeDtypeStruct]]
+    run: Callable[..., TappedRun]
+    pull_back: Callable[[Params, Any, Taps], Params]
+
+
+def tapped(model: Model) -> Tapped:
+    """Opens a model at its pre-activations, for rules of one's own.
+
+    A rule makes up a teaching signal `delta` for every tap and pulls it back: `delta = dL/dz` gives backprop.
+
+    Args:
+      model: any model.
+
+    Returns:
+      Functions of the model's params and a batch.
+
+    Raises:
+      ValueError: at trace time, for taps of other names or shapes than `shapes` gives.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from lax_learning.models import Model
+      >>> opened = tapped(Model(lambda w, x: jnp.tanh(x @ w)))
+      >>> w, x = jnp.ones((3, 2)), jnp.ones((5, 3))
+      >>> opened.pull_back(w, x, jax.tree.map(lambda s: jnp.ones(s.shape), opened.shapes(w, x))).tolist()
+      [[5.0, 5.0], [5.0, 5.0], [5.0, 5.0]]
+    """
+
+    def shapes(params: Params, x: Any) -> dict[str, jax.ShapeDtypeStruct]:
+        taps = _named(Program(model, params, x))
+        return {name: jax.ShapeDtypeStruct(tap.shape, tap.dtype) for name, tap in taps.items()}
+
+    def run(params: Params, x: Any, taps: Taps | None = None) -> TappedRun:
+        program = Program(model, params, x)
+        named = _named(program)
+        feeds = (
+            {}
+            if taps is None
+            else {named[name].index: tap for name, tap in _checked("taps", taps, named).items()}
+        )
+
+        def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
+            z = z if feed is None else z + feed
+            return z, z
+
+        output, _, emitted = program.run(program.split.parameters, x, Hooks(end=end, reads=True), feeds=feeds)
+        inputs = {
+            name: [emitted[index] for index in dict.fromkeys(i for site in tap.sites for i in site.reads)]
+            for name, tap in named.items()
+        }
+        return TappedRun(output, inputs, {name: emitted[tap.index] for name, tap in named.items()})
+
+    def pull_back(params: Params, x: Any, deltas: Taps) -> Params:
+        program = Program(model, params, x)
+        named = _named(program)
+        wanted = {named[name].index: delta for name, delta in _checked("deltas", deltas, named).items()}
+
+        def cut(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
+            return jax.lax.stop_gradient(z), z
+
+        def pre_activations(parameters: list[Any]) -> dict[int, Array]:
+            return program.run(parameters, x, Hooks(end=cut))[2]
+
+        zs, transpose = jax.vjp(pre_activations, program.split.parameters)
+        (grads,) = transpose({i: jnp.asarray(wanted[i], z.dtype) for i, z in zs.items()})
+        return program.split.gradients(grads)
+
+    return Tapped(shapes, run, pull_back)
+
+
+def _named(program: Program) -> dict[str, Tap]:
+    """Taps by the path of their first parameter; those that share it are numbered."""
+    named: dict[str, Tap] = {}
+    for tap in program.plan.all_taps:
+        first = min(tap.sites, key=lambda site: (not site.products, site.index))
+        path = program.split.paths[min(first.leaves)]
+        number = sum(name.split("#")[0] == path for name in named)
+        named[f"{path}#{number + 1}" if number else path] = tap
+    return named
+
+
+def _checked(name: str, values: Any, named: dict[str, Tap]) -> Taps:
+    if not isinstance(values, dict) or values.keys() != named.keys():
+        got = sorted(values) if isinstance(values, dict) else type(values).__name__
+        raise ValueError(f"{name}: expected a dict with the entries {sorted(named)}, got {got}")
+    for path, tap in named.items():
+        if jnp.shape(values[path]) != tap.shape:
+            raise ValueError(
+                f"{name}[{path!r}]: expected shape {list(tap.shape)}, got {describe(values[path])}"
+            )
+    return values

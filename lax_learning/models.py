@@ -1,0 +1,137 @@
+"""Models: any function of parameters and a batch."""
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from lax_learning._checks import check_callable, check_flag, describe
+from lax_learning.types import Key, Params
+
+Where = str | Callable[[str], bool] | None
+"""Selection of parameters by path: a glob such as `*/kernel`, a predicate on the path, or None for all."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A function of parameters and a batch, of any library.
+
+    `output = apply(params, x)`
+
+    Args:
+      apply: `(params, x) -> output`. `params` is any pytree; `x` any pytree of arrays with a leading axis of
+        examples, such as tokens with a mask, or images with a dropout key each; so is `output`.
+      init: `key -> params`, for example `lambda key: module.init(key, x)`; only `make_train` needs it.
+      has_aux: whether `apply` returns `(output, aux)`, as in `jax.value_and_grad`; aux may hold new running
+        statistics.
+      trainable: which leaves of params are parameters: a glob on their paths, such as `params/*`, a predicate
+        `path -> bool`, or None for all. The others are constants for every rule and get zero gradients.
+
+    Raises:
+      TypeError: for an apply or init that cannot be called, or a has_aux that is no bool.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lax_learning as ll
+      >>> model = Model(lambda params, x: jnp.tanh(x @ params["w"]))
+      >>> model.apply({"w": jnp.ones((3, 2))}, jnp.ones((5, 3))).shape
+      (5, 2)
+    """
+
+    apply: Callable[[Params, Any], Any]
+    init: Callable[[Key], Params] | None = None
+    has_aux: bool = False
+    trainable: Where = None
+
+    def __post_init__(self) -> None:
+        check_callable("apply", self.apply, "a function (params, x) -> output")
+        if self.init is not None:
+            check_callable("init", self.init, "a function key -> params, or None")
+        check_flag("has_aux", self.has_aux)
+        check_where("trainable", self.trainable)
+
+    def __call__(self, params: Params, x: Any) -> tuple[Any, Any]:
+        """Returns `(output, aux)`; aux is None for a model without one."""
+        if not self.has_aux:
+            return self.apply(params, x), None
+        result = self.apply(params, x)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise TypeError(
+                f"apply: expected a pair (output, aux) because of has_aux=True, got {describe(result)}"
+            )
+        return result
+
+
+def check_where(name: str, where: Any) -> None:
+    """Raises TypeError unless `where` selects by path."""
+    if where is not None and not isinstance(where, str) and not callable(where):
+        raise TypeError(f"{name}: expected a glob such as '*/kernel', a function of a path, or None, "
+                        f"got {describe(where)}")  # fmt: skip
+
+
+def leaf_paths(tree: PyTree) -> list[str]:
+    """Paths of the leaves of a pytree, such as `params/Dense_0/kernel`."""
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(tree)
+    ]
+
+
+def selects(where: Where, path: str) -> bool:
+    """Returns whether `where` selects a path."""
+    if where is None:
+        return True
+    return fnmatch.fnmatchcase(path, where) if isinstance(where, str) else bool(where(path))
+
+
+class Split:
+    """The leaves of params that a model trains, apart from the others.
+
+    Attributes:
+      paths: of all leaves.
+      trained: whether each leaf is a parameter.
+    """
+
+    def __init__(self, model: Model, params: Params) -> None:
+        self.paths = leaf_paths(params)
+        leaves, self.structure = jax.tree.flatten(params)
+        self.leaves = [jnp.asarray(leaf) if isinstance(leaf, float) else leaf for leaf in leaves]
+        self.trained = [selects(model.trainable, path) for path in self.paths]
+        if not any(self.trained):
+            what = (
+                "an empty pytree"
+                if not leaves
+                else f"trainable={model.trainable!r} selects none of its leaves"
+            )
+            raise ValueError(f"params: expected at least one parameter, got {what}")
+        for path, leaf, trained in zip(self.paths, self.leaves, self.trained, strict=True):
+            if trained and not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise TypeError(
+                    f"params: expected a floating-point parameter at {path!r}, got {describe(leaf)}; leave "
+                    "leaves that are no parameters out of Model(trainable=...)"
+                )
+
+    @property
+    def parameters(self) -> list[Array]:
+        """The trained leaves."""
+        return [leaf for leaf, trained in zip(self.leaves, self.trained, strict=True) if trained]
+
+    def merge(self, parameters: list[Any]) -> Params:
+        """Params with other values of the trained leaves."""
+        values = iter(parameters)
+        leaves = [
+            next(values) if trained else leaf for leaf, trained in zip(self.leaves, self.trained, strict=True)
+        ]
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def gradients(self, parameters: list[Any]) -> Params:
+        """Gradients with the structure of params: zero for the leaves that are not trained."""
+        values = iter(parameters)
+        leaves = [
+            next(values) if trained else jnp.zeros_like(leaf)
+            for leaf, trained in zip(self.leaves, self.trained, strict=True)
+        ]
+        return jax.tree.unflatten(self.structure, leaves)

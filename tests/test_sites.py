@@ -1,0 +1,509 @@
+"""Sites: provenance, taps, the table, cuts, coupling, and what is refused."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lax_learning._sites._program import Program
+from lax_learning._sites.rules.backprop import backprop
+from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment
+from lax_learning._sites.rules.feedback_alignment import FeedbackState, feedback_alignment
+from lax_learning._sites.rules.node_perturbation import node_perturbation
+from lax_learning._sites.rules.weight_perturbation import weight_perturbation
+from lax_learning._sites.table import sites
+from lax_learning._sites.tapped import tapped
+from lax_learning.models import Model
+from tests.refusal import parametrize_cases, refuses
+
+KEY = jax.random.key(0)
+X, Y = jax.random.normal(KEY, (6, 3)), jnp.ones((6, 2))
+W = {"a": jax.random.normal(KEY, (3, 4)), "b": jax.random.normal(KEY, (4, 2))}
+
+
+def squares(output: Any, y: Any) -> jax.Array:
+    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
+
+
+def two_layers(params, x):
+    return jnp.tanh(x @ params["a"]) @ params["b"]
+
+
+MODEL = Model(two_layers)
+
+
+def taps_of(apply, params, x):
+    return Program(Model(apply), params, x).plan.all_taps
+
+
+# Taps: one at the end of every maximal sum.
+
+
+def sum_of_two(p, x):
+    return jnp.tanh(x @ p["u"] + x**2 @ p["v"] + p["b"])
+
+
+def sum_across_jit(p, x):
+    product = jax.jit(lambda w, x: x @ w)
+    return jnp.tanh(product(p["u"], x) + jax.jit(lambda p, x: x**2 @ p["v"] + p["b"])(p, x))
+
+
+def reshaped_sum(p, x):
+    return jnp.tanh((x @ p["u"])[:, None, :].transpose(0, 2, 1)[:, :, 0] - x**2 @ p["v"] + p["b"])
+
+
+@pytest.mark.parametrize("apply", [sum_of_two, sum_across_jit, reshaped_sum])
+def test_terms_of_a_sum_share_a_tap(apply):
+    params = {"u": jnp.ones((3, 4)), "v": jnp.ones((3, 4)), "b": jnp.ones(4)}
+    (tap,) = taps_of(apply, params, X)
+    assert tap.shape == (6, 4) and len(tap.sites) == 3
+
+
+def test_a_sum_ends_where_somebody_else_reads_it():
+    def apply(p, x):
+        z = x @ p["u"]
+        return jnp.tanh(z + p["b"]) * z
+
+    assert len(taps_of(apply, {"u": jnp.ones((3, 4)), "b": jnp.ones(4)}, X)) == 2
+
+
+def test_layers_read_by_a_counter_are_parameters():
+    """The counter of a loop is a constant, and so a slice of the stack is a parameter: feedback applies."""
+
+    def looped(p, x):
+        return jax.lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x @ p[i]), x)
+
+    def unrolled(p, x):
+        for i in range(3):
+            x = jnp.tanh(x @ p[i])
+        return x
+
+    stack = jax.random.normal(KEY, (3, 3, 3))
+    y = jnp.ones((6, 3))
+    found = []
+    for apply in (looped, unrolled):
+        rule = feedback_alignment(Model(apply), squares)
+        state = rule.init(KEY, stack, X)
+        found.append(rule.value_and_grad(KEY, stack, state, X, y)[1])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6)
+    exact = jax.grad(lambda p: squares(looped(p, X), y).mean())(stack)
+    assert not np.allclose(found[0][0], exact[0], rtol=0.05)
+
+
+def test_a_parameter_passed_through_a_carry_is_one_layer():
+    def apply(p, x):
+        (_, h), _ = jax.lax.scan(lambda c, _: ((c[0], jnp.tanh(c[1] @ c[0])), None), (p, x), None, length=4)
+        return h
+
+    program = Program(Model(apply), jnp.eye(3), X)
+    (site,) = (site for site in program.plan.all_sites if site.products)
+    assert site.stacked == (False,)
+
+
+def test_a_scan_over_time_equals_its_loop():
+    params = {
+        "u": jax.random.normal(KEY, (3, 4)),
+        "v": jnp.eye(4) / 2,
+        "h": jnp.ones(4),
+        "o": jnp.ones((4, 2)),
+    }
+    x = jax.random.normal(KEY, (6, 5, 3))
+
+    def start(p, x):
+        return jnp.zeros((len(x), 4))
+
+    def step(p, h, x):
+        return jnp.tanh(x @ p["u"] + h @ p["v"])
+
+    def scanned(p, x, **options):
+        h, _ = jax.lax.scan(lambda h, x: (step(p, h, x), None), start(p, x), x.swapaxes(0, 1), **options)
+        return h @ p["o"]
+
+    def looped(p, x, reverse):
+        h = start(p, x)
+        for t in reversed(range(5)) if reverse else range(5):
+            h = step(p, h, x[:, t])
+        return h @ p["o"]
+
+    for reverse, unroll in ((False, 1), (True, 2)):
+        rules = [feedback_alignment(Model(f), squares) for f in (
+            partial(scanned, reverse=reverse, unroll=unroll), partial(looped, reverse=reverse))]  # fmt: skip
+        state = rules[0].init(KEY, params, x)
+        assert state.feedback["u"] is None and state.feedback["v"] is not None
+        first, second = (jax.jit(rule.value_and_grad)(KEY, params, state, x, Y)[1] for rule in rules)
+        for name in params:
+            np.testing.assert_allclose(first[name], second[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+# The table.
+
+
+def test_table_names_every_parameter():
+    table = sites(MODEL, W, X)
+    assert [(row.paths, row.operation, row.shape, row.units, row.passes_error) for row in table] == [
+        (("a",), "dot_general", (3, 4), 4, False),
+        (("b",), "dot_general", (4, 2), 2, True),
+    ]
+    assert all("test_sites.py" in row.source for row in table)
+    lines = repr(table).splitlines()
+    assert lines[0].split()[:3] == ["parameters", "operation", "shape"] and len(lines) == 3
+
+
+# Models: aux, frozen leaves, None leaves.
+
+
+RULES = {
+    "backprop": backprop,
+    "feedback_alignment": feedback_alignment,
+    "direct_feedback_alignment": direct_feedback_alignment,
+    "node_perturbation": partial(node_perturbation, sigma=0.1),
+    "weight_perturbation": partial(weight_perturbation, sigma=0.1),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_frozen_and_missing_leaves_and_aux(name):
+    def apply(p, x):
+        hidden = jnp.tanh(x @ p["net"]["a"] + p["stats"]["mean"])
+        return hidden @ p["net"]["b"], {"mean": hidden.mean(0), "count": p["stats"]["count"] + 1}
+
+    params = {
+        "net": {"a": W["a"], "b": W["b"], "bias": None},
+        "stats": {"mean": jnp.ones(4), "count": jnp.zeros((), jnp.int32)},
+    }
+    rule = RULES[name](Model(apply, has_aux=True, trainable="net/*"), squares)
+    state = rule.init(KEY, params, X)
+    (loss, aux), grads, _ = rule.value_and_grad(KEY, params, state, X, Y)
+    output, expected = apply(params, X)
+    np.testing.assert_allclose(loss, squares(output, Y).mean(), rtol=1e-5)
+    assert aux["count"] == 1 and np.array_equal(aux["mean"], expected["mean"])
+    assert jax.tree.structure(grads) == jax.tree.structure(params) and grads["net"]["bias"] is None
+    assert not np.any(grads["stats"]["mean"]) and grads["stats"]["count"].dtype == jnp.int32
+    assert np.any(grads["net"]["a"]) and np.any(grads["net"]["b"])
+
+
+# where=
+
+
+def test_units_that_are_not_selected_get_no_noise():
+    rule = node_perturbation(MODEL, squares, sigma=0.1, where="b")
+    _, grads, _ = rule.value_and_grad(KEY, W, (), X, Y)
+    assert not np.any(grads["a"])
+    # The read-out's own noise alone: with its sign the estimate for one unit is as of a linear regression.
+    draws = jax.vmap(lambda key: rule.value_and_grad(key, W, (), X, Y)[1]["b"])(jax.random.split(KEY, 4000))
+    exact = jax.grad(lambda p: squares(two_layers(p, X), Y).mean())(W)["b"]
+    assert (np.abs(draws.mean(0) - exact) <= 5 * draws.std(0) / 4000**0.5).all()
+
+
+def test_products_that_are_not_selected_pass_errors_through_their_weights():
+    rule = feedback_alignment(MODEL, squares, where="a")
+    state = rule.init(KEY, W, X)
+    assert state.feedback == {"a": None, "b": None}
+    exact = jax.grad(lambda p: squares(two_layers(p, X), Y).mean())(W)
+    grads = rule.value_and_grad(KEY, W, state, X, Y)[1]
+    np.testing.assert_allclose(grads["a"], exact["a"], rtol=1e-5, atol=1e-6)
+
+
+# Coupled examples.
+
+
+def normalised(p, x):
+    z = x @ p["a"]
+    return ((z - z.mean(0)) / (z.std(0) + 1e-3)) @ p["b"]
+
+
+def test_batch_statistics_are_refused_or_credited_by_the_batch():
+    model = Model(normalised)
+    for rule in (partial(node_perturbation, sigma=0.01), direct_feedback_alignment):
+        made = rule(model, squares)
+        with pytest.raises(ValueError, match=r"^apply: expected a model in which"):
+            made.value_and_grad(KEY, W, made.init(KEY, W, X), X, Y)
+    exact = jax.grad(lambda p: squares(normalised(p, X), Y).mean())(W)
+    for rule in (backprop, feedback_alignment):
+        made = rule(model, squares)
+        state = made.init(KEY, W, X)
+        state = state._replace(feedback=W) if rule is feedback_alignment else state
+        grads = made.value_and_grad(KEY, W, state, X, Y)[1]
+        jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-5), grads, exact)
+    made = node_perturbation(model, squares, sigma=1e-2, antithetic=True, noise="rademacher", batch=True)
+    keys = jax.random.split(KEY, 8000)
+    draws = jax.jit(jax.vmap(lambda key: made.value_and_grad(key, W, (), X, Y)[1]))(keys)
+    for name in W:
+        error = draws[name].std(0) / 8000**0.5
+        # The bias of a central difference is of second order in sigma: 1e-4 of the curvature's scale.
+        slack = 5 * error + 1e-2 * np.abs(exact[name]).max()
+        assert (np.abs(draws[name].mean(0) - exact[name]) <= slack).all(), name
+
+
+def test_coupling_is_found_under_jit_and_with_traced_values_closed_over():
+    def run(shift):
+        rule = node_perturbation(Model(lambda p, x: two_layers(p, x + shift)), squares, sigma=0.1)
+        return rule.value_and_grad(KEY, W, (), X, Y)[0]
+
+    np.testing.assert_allclose(jax.jit(run)(0.5), squares(two_layers(W, X + 0.5), Y).mean(), rtol=1e-5)
+
+
+# Rules.
+
+
+def test_node_perturbation_forms_agree_on_what_they_share():
+    """On a linear read-out of one tap, estimates from injected noise are known."""
+    linear, w = Model(lambda w, x: x @ w), W["a"][:, :2]
+    noise = jnp.stack([jnp.array([1.0, -1.0])] * 6)
+
+    def fixed(key, like):
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(noise, leaf.shape).astype(leaf.dtype), like)
+
+    sigma = 0.1
+    z = X @ w
+
+    def change(s):
+        return squares(z + s * sigma * noise, Y) - squares(z, Y)
+
+    plain = change(1)[:, None] * noise / sigma
+    pair = (change(1) - change(-1))[:, None] * noise / (2 * sigma)
+    size = 2 * change(1)[:, None] * noise / (sigma * 2)
+    for options, delta in (({}, plain), ({"antithetic": True}, pair), ({"layerwise": True}, plain),
+                           ({"variant": "activity"}, size), ({"num_samples": 3}, plain)):  # fmt: skip
+        rule = node_perturbation(linear, squares, sigma=sigma, noise=fixed_of(fixed, options), **options)
+        grads = rule.value_and_grad(KEY, w, (), X, Y)[1]
+        np.testing.assert_allclose(grads, X.T @ delta / 6, rtol=2e-3, err_msg=str(options))
+
+
+def fixed_of(fixed, options):
+    return lambda key, like: jax.tree.map(
+        lambda leaf: fixed(key, jax.ShapeDtypeStruct((6, 2), leaf.dtype)).reshape(leaf.shape), like
+    )
+
+
+def test_shared_noise_is_equal_for_all_examples_also_in_pairs():
+    seen = []
+
+    def spy(key, like):
+        seen.append([leaf.shape for leaf in jax.tree.leaves(like)])
+        return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), like)
+
+    for antithetic in (False, True):
+        rule = node_perturbation(
+            MODEL, squares, sigma=0.1, share_noise=True, antithetic=antithetic, noise=spy
+        )
+        rule.value_and_grad(KEY, W, (), X, Y)
+    assert all(shape[0] == 1 for shapes in seen for shape in shapes)
+
+
+def test_direct_feedback_in_closed_form():
+    rule = direct_feedback_alignment(MODEL, squares)
+    state = rule.init(KEY, W, X)
+    (feedback,) = state.feedback.values()
+    grads = rule.value_and_grad(KEY, W, state, X, Y)[1]
+    hidden = jnp.tanh(X @ W["a"])
+    error = 2 * (hidden @ W["b"] - Y) / 6
+    np.testing.assert_allclose(grads["b"], hidden.T @ error, rtol=1e-4)
+    np.testing.assert_allclose(
+        grads["a"], X.T @ ((error @ feedback.T) * (1 - hidden**2)), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_direct_feedback_goes_position_by_position_or_sums():
+    """Positions of output and data are paired; without positions in the data errors are summed over them."""
+    x, y = jax.random.normal(KEY, (6, 5, 3)), jnp.zeros((6, 5, 2))
+    rule = direct_feedback_alignment(MODEL, squares)
+    state = rule.init(KEY, W, x)
+    (feedback,) = state.feedback.values()
+    assert feedback.shape == (4, 2)
+    grads = rule.value_and_grad(KEY, W, state, x, y)[1]
+    hidden = jnp.tanh(x @ W["a"])
+    signal = (2 * (hidden @ W["b"]) / 6 @ feedback.T) * (1 - hidden**2)
+    np.testing.assert_allclose(grads["a"], jnp.einsum("bti,bto->io", x, signal), rtol=1e-4, atol=1e-6)
+
+    def spread(params, x):  # a vector becomes five positions
+        hidden = jnp.tanh(x @ params["a"])
+        return (hidden[:, None, :] * jnp.arange(1.0, 6.0)[:, None]) @ params["b"]
+
+    rule = direct_feedback_alignment(Model(spread), squares)
+    state = rule.init(KEY, W, X)
+    assert all(feedback.shape[-1] == 2 for feedback in state.feedback.values())
+    assert np.any(rule.value_and_grad(KEY, W, state, X, y)[1]["a"])
+
+
+def test_direct_feedback_has_one_matrix_a_stacked_layer_and_one_for_all_steps():
+    def stacked(p, x):
+        h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["stack"])
+        return h @ p["out"]
+
+    params = {"stack": jnp.stack([jnp.eye(3)] * 4), "out": jnp.ones((3, 2))}
+    state = direct_feedback_alignment(Model(stacked), squares).init(KEY, params, X)
+    shapes = sorted(feedback.shape for feedback in state.feedback.values())
+    # The first layer's data depend on no parameter, but are a carry like those of the others.
+    assert shapes == [(3, 2), (4, 3, 2)]
+
+
+def test_second_call_does_not_trace_again_and_options_may_be_traced():
+    count = 0
+
+    def apply(params, x):
+        nonlocal count
+        count += 1
+        return two_layers(params, x)
+
+    @partial(jax.jit, donate_argnums=1)
+    def run(key, params, sigma):
+        rule = node_perturbation(Model(apply), squares, sigma=sigma)
+        keys = jax.random.split(key, 3)
+        grads = jax.vmap(lambda key: rule.value_and_grad(key, params, (), X, Y)[1])(keys)
+        return jax.tree.map(lambda w, g: w - g.mean(0), params, grads)
+
+    run(KEY, jax.tree.map(jnp.copy, W), 0.1)
+    before = count
+    run(jax.random.key(3), jax.tree.map(jnp.copy, W), 0.2)
+    assert count == before > 0
+
+
+def test_taps_and_pull_back():
+    opened = tapped(MODEL)
+    assert {name: shape.shape for name, shape in opened.shapes(W, X).items()} == {"a": (6, 4), "b": (6, 2)}
+    run = opened.run(W, X, {"a": jnp.ones((6, 4)), "b": jnp.zeros((6, 2))})
+    np.testing.assert_allclose(run.pre_activations["a"], X @ W["a"] + 1, rtol=1e-6)
+    np.testing.assert_allclose(run.output, jnp.tanh(X @ W["a"] + 1) @ W["b"], rtol=1e-5)
+    assert np.array_equal(run.inputs["a"][0], X)
+    grads = opened.pull_back(W, X, {"a": jnp.ones((6, 4)), "b": jnp.zeros((6, 2))})
+    np.testing.assert_allclose(grads["a"], X.T @ jnp.ones((6, 4)), rtol=1e-5)
+    assert not np.any(grads["b"])
+
+
+# Refused.
+
+
+def value_and_grad(apply, params, rule=feedback_alignment, x=X, y=Y, loss=squares, **options):
+    made = rule(Model(apply), loss, **options)
+    return made.value_and_grad(KEY, params, made.init(KEY, params, x), x, y)
+
+
+def looping(p, x):
+    return jax.lax.while_loop(lambda x: x.sum() < 1e3, lambda x: x @ p["w"] + 1.0, x)
+
+
+def branching(p, x):
+    return jax.lax.cond(
+        x.sum() > 0, lambda x: (x @ p["a"]) @ p["b"], lambda x: x @ p["a"] @ p["b"], jnp.tanh(x * p["g"])
+    )
+
+
+def scaled_product(p, x):
+    return x @ (p["a"] * p["g"])
+
+
+def with_feedback(feedback):
+    rule = feedback_alignment(MODEL, squares)
+    return rule.value_and_grad(KEY, W, FeedbackState(feedback), X, Y)
+
+
+NODE: Any = partial(node_perturbation, sigma=0.1)
+_NO_AXIS = "^apply: expected an output with a leading axis"
+
+
+@parametrize_cases(
+    {
+        "apply": (lambda: Model("net"), TypeError, r"^apply: expected a function \(params, x\)"),
+        "has_aux": (lambda: Model(two_layers, has_aux="yes"), TypeError, "^has_aux: expected True or False"),
+        "aux missing": (
+            lambda: backprop(Model(two_layers, has_aux=True), squares).value_and_grad(KEY, W, (), X, Y),
+            TypeError,
+            r"^apply: expected a pair \(output, aux\)",
+        ),
+        "while": (
+            lambda: value_and_grad(looping, {"w": jnp.eye(3)}, x=X, y=X),
+            ValueError,
+            "^apply: expected no parameter inside a while loop.*'w'.*test_sites.py",
+        ),
+        "cond of two products": (
+            lambda: value_and_grad(branching, {**W, "g": jnp.ones(3)}),
+            ValueError,
+            "^apply: expected at most one product.*a, b.*test_sites.py",
+        ),
+        "integer parameter": (
+            lambda: value_and_grad(two_layers, {**W, "a": jnp.ones((3, 4), int)}),
+            TypeError,
+            r"^params: expected a floating-point parameter at 'a', got int32\[3, 4\]",
+        ),
+        "complex parameter": (
+            lambda: value_and_grad(two_layers, {**W, "a": jnp.ones((3, 4), complex)}),
+            TypeError,
+            "^params: expected a floating-point parameter at 'a', got complex64",
+        ),
+        "no parameters": (
+            lambda: value_and_grad(lambda p, x: x, {}),
+            ValueError,
+            "^params: expected at least one parameter, got an empty pytree",
+        ),
+        "trainable selects none": (
+            lambda: backprop(Model(two_layers, trainable="c/*"), squares).value_and_grad(KEY, W, (), X, Y),
+            ValueError,
+            "^params: expected at least one parameter, got trainable='c/[*]'",
+        ),
+        "no axis of examples": (
+            lambda: value_and_grad(lambda p, x: two_layers(p, x).sum(0), W),
+            ValueError,
+            _NO_AXIS,
+        ),
+        "no axis of examples, one by one": (
+            lambda: value_and_grad(lambda p, x: two_layers(p, x)[0, 0], W, NODE),
+            ValueError,
+            _NO_AXIS,
+        ),
+        "scalar loss": (
+            lambda: value_and_grad(two_layers, W, loss=lambda o, y: jnp.mean((o - y) ** 2)),
+            ValueError,
+            r"^loss: expected one number an example, shape \[6\], got float32\[\]",
+        ),
+        "where matches nothing": (
+            lambda: value_and_grad(two_layers, W, where="c*"),
+            ValueError,
+            r"^where: expected to select a parameter out of \['a', 'b'\], got 'c[*]'",
+        ),
+        "where splits a site": (
+            lambda: value_and_grad(scaled_product, {"a": W["a"][:, :2], "g": jnp.ones(2)}, NODE, where="a"),
+            ValueError,
+            "^where: expected all parameters of the site 'dot_general' or none, a, g, got 'a'",
+        ),
+        "where": (lambda: value_and_grad(two_layers, W, where=3), TypeError, "^where: expected a glob"),
+        "sigma": (lambda: node_perturbation(MODEL, squares, sigma=0.0), ValueError, "^sigma: "),
+        "flag": (lambda: NODE(MODEL, squares, batch="no"), TypeError, "^batch: expected True or False"),
+        "feedback of another shape": (
+            lambda: with_feedback({"a": None, "b": X}),
+            ValueError,
+            r"^state.feedback: expected shape \[4, 2\] at 'b', got \[6, 3\]",
+        ),
+        "feedback of another structure": (
+            lambda: with_feedback((X,)),
+            ValueError,
+            "^state.feedback: expected the structure of params",
+        ),
+        "unequal examples": (
+            lambda: backprop(MODEL, squares).value_and_grad(KEY, W, (), {"x": X, "k": X[:2]}, Y),
+            ValueError,
+            "^x: expected arrays with one leading axis",
+        ),
+        "no example": (
+            lambda: value_and_grad(two_layers, W, x=X[:0], y=Y[:0]),
+            ValueError,
+            "^x: expected at least one",
+        ),
+        "taps": (
+            lambda: tapped(MODEL).run(W, X, {"a": jnp.ones((7, 6, 4)), "b": jnp.ones((6, 2))}),
+            ValueError,
+            r"^taps\['a'\]: expected shape \[6, 4\], got float32\[7, 6, 4\]",
+        ),
+        "names of taps": (
+            lambda: tapped(MODEL).pull_back(W, X, {"a": X}),
+            ValueError,
+            "^deltas: expected a dict with",
+        ),
+    }
+)
+@pytest.mark.usefixtures("as_a_user_sees_it")
+def test_bad_input(call, error, pattern):
+    refuses(call, error, pattern)

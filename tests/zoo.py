@@ -1,0 +1,396 @@
+"""A zoo of models that were not written for this library: small, each with one thing that is hard.
+
+Every entry makes a `Case`: a function of parameters and a batch, as its own library writes it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+KEY = jax.random.key(0)
+BATCH = 4
+
+
+class Case(NamedTuple):
+    """A model, its parameters and a batch."""
+
+    apply: Callable[[Any, Any], Any]
+    params: Any
+    x: Any
+
+
+def _images(channels: int = 2, size: int = 6) -> jax.Array:
+    return jax.random.normal(KEY, (BATCH, size, size, channels))
+
+
+def _sequences(steps: int = 5, features: int = 4) -> jax.Array:
+    return jax.random.normal(KEY, (BATCH, steps, features))
+
+
+def _vectors(features: int = 5) -> jax.Array:
+    return jax.random.normal(KEY, (BATCH, features))
+
+
+def _normal(number: int, *shape: int, scale: float = 0.5) -> jax.Array:
+    return scale * jax.random.normal(jax.random.fold_in(KEY, number), shape)
+
+
+def plain_mlp() -> Case:
+    params = [{"w": _normal(0, 5, 6), "b": _normal(1, 6)}, {"w": _normal(2, 6, 3), "b": _normal(3, 3)}]
+
+    def apply(params, x):
+        hidden = jax.nn.relu(x @ params[0]["w"] + params[0]["b"])
+        return hidden @ params[1]["w"] + params[1]["b"]
+
+    return Case(apply, params, _vectors())
+
+
+def linen_residual_convolution() -> Case:
+    from flax import linen
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.Conv(4, (3, 3))(x)
+            x = x + linen.Conv(4, (3, 3))(linen.relu(linen.GroupNorm(num_groups=2)(x)))
+            return linen.Dense(3)(x.mean((1, 2)))
+
+    net = Net()
+    return Case(net.apply, net.init(KEY, _images()), _images())
+
+
+def linen_separable_strided_convolution() -> Case:
+    from flax import linen
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.tanh(linen.Conv(4, (3, 3), strides=(2, 1), feature_group_count=2)(x))
+            x = linen.tanh(linen.Conv(3, (1, 1), use_bias=False)(x))
+            return linen.Dense(3)(x.reshape(x.shape[0], -1))
+
+    net = Net()
+    return Case(net.apply, net.init(KEY, _images()), _images())
+
+
+def nnx_transposed_convolution() -> Case:
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.down = nnx.Conv(2, 3, (3, 3), strides=2, rngs=rngs)
+            self.up = nnx.ConvTranspose(3, 2, (3, 3), strides=(2, 2), rngs=rngs)
+
+        def __call__(self, x):
+            return self.up(jnp.tanh(self.down(x)))
+
+    graph, params = nnx.split(Net(nnx.Rngs(0)))
+    return Case(lambda params, x: nnx.merge(graph, params)(x), params, _images())
+
+
+def linen_attention_block() -> Case:
+    from flax import linen
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, tokens):
+            x = linen.Embed(7, 8)(tokens) + self.param("position", linen.initializers.normal(0.5), (5, 8))
+            normed = linen.LayerNorm()(x)
+            x = x + linen.MultiHeadDotProductAttention(2)(normed, normed)
+            x = x + linen.Dense(8)(linen.gelu(linen.Dense(8)(linen.LayerNorm()(x))))
+            return linen.Dense(3)(x.mean(1))
+
+    net, tokens = Net(), jax.random.randint(KEY, (BATCH, 5), 0, 7)
+    return Case(net.apply, net.init(KEY, tokens), tokens)
+
+
+def nnx_causal_decoder() -> Case:
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.embed = nnx.Embed(7, 8, rngs=rngs)
+            self.attention = nnx.MultiHeadAttention(num_heads=2, in_features=8, decode=False, rngs=rngs)
+            self.norm = nnx.RMSNorm(8, rngs=rngs)
+            self.out = nnx.Linear(8, 7, rngs=rngs)
+
+        def __call__(self, batch):
+            x = self.embed(batch["tokens"])
+            mask = nnx.make_causal_mask(batch["tokens"]) * batch["mask"][:, None, None, :]
+            return self.out(self.norm(x + self.attention(x, mask=mask)))
+
+    graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
+    x = {
+        "tokens": jax.random.randint(KEY, (BATCH, 5), 0, 7),
+        "mask": jnp.ones((BATCH, 5)).at[0, 4].set(0.0),
+    }
+    return Case(lambda params, x: nnx.merge(graph, params, rest)(x), params, x)
+
+
+def haiku_lstm() -> Case:
+    import haiku as hk
+
+    def net(x):
+        core = hk.LSTM(4)
+        outputs, _ = hk.dynamic_unroll(core, x.swapaxes(0, 1), core.initial_state(x.shape[0]))
+        return hk.Linear(3)(outputs[-1])
+
+    transformed = hk.without_apply_rng(hk.transform(net))
+    return Case(transformed.apply, transformed.init(KEY, _sequences()), _sequences())
+
+
+def equinox_gru() -> Case:
+    import equinox as eqx
+
+    keys = jax.random.split(KEY)
+    model = eqx.nn.GRUCell(4, 5, key=keys[0]), eqx.nn.Linear(5, 3, key=keys[1])
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def apply(params, x):
+        cell, out = eqx.combine(params, static)
+
+        def one(x):
+            state, _ = jax.lax.scan(lambda h, x: (cell(x, h), None), jnp.zeros(5), x)
+            return out(state)
+
+        return jax.vmap(one)(x)
+
+    return Case(apply, params, _sequences())
+
+
+def bidirectional_learned_carry() -> Case:
+    params = {
+        "forward": {"u": _normal(0, 4, 5), "v": _normal(1, 5, 5), "b": _normal(2, 5), "start": _normal(3, 5)},
+        "backward": {
+            "u": _normal(4, 4, 5),
+            "v": _normal(5, 5, 5),
+            "b": _normal(6, 5),
+            "start": _normal(7, 5),
+        },
+        "out": _normal(8, 10, 3),
+    }
+
+    def direction(p, x, reverse):
+        def step(h, x):
+            h = jnp.tanh(x @ p["u"] + h @ p["v"] + p["b"])
+            return h, h
+
+        start = jnp.broadcast_to(p["start"], (x.shape[1], 5))
+        return jax.lax.scan(step, start, x, reverse=reverse, unroll=2)[1]
+
+    def apply(params, x):
+        x = x.swapaxes(0, 1)
+        both = [direction(params[name], x, name == "backward") for name in ("forward", "backward")]
+        return jnp.concatenate(both, -1).mean(0) @ params["out"]
+
+    return Case(apply, params, _sequences())
+
+
+def linen_stacked_remat_blocks() -> Case:
+    from flax import linen
+
+    class Block(linen.Module):
+        @linen.compact
+        def __call__(self, x, _=None):
+            return x + linen.Dense(6)(linen.silu(linen.Dense(6)(linen.LayerNorm()(x)))), None
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.Dense(6)(x)
+            block = linen.remat(Block, prevent_cse=False)
+            stack = linen.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+            x, _ = stack()(x, None)
+            return linen.Dense(3)(x)
+
+    net = Net()
+    return Case(net.apply, net.init(KEY, _vectors()), _vectors())
+
+
+def layers_by_counter() -> Case:
+    params = {"stack": _normal(0, 3, 5, 5), "bias": _normal(1, 3, 5), "out": _normal(2, 5, 3)}
+
+    def apply(params, x):
+        def layer(i, x):
+            return jnp.tanh(x @ params["stack"][i] + params["bias"][i])
+
+        return jax.lax.fori_loop(0, 3, layer, x) @ params["out"]
+
+    return Case(apply, params, _vectors())
+
+
+def nnx_layer_used_twice() -> Case:
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(5, 6, rngs=rngs)
+            self.twice = nnx.Linear(6, 6, rngs=rngs)
+            self.out = nnx.Linear(6, 3, rngs=rngs)
+
+        def __call__(self, x):
+            x = jnp.tanh(self.first(x))
+            return self.out(jnp.tanh(self.twice(jnp.tanh(self.twice(x)))))
+
+    graph, params = nnx.split(Net(nnx.Rngs(0)))
+    return Case(lambda params, x: nnx.merge(graph, params)(x), params, _vectors())
+
+
+def tied_embedding() -> Case:
+    params = {"embedding": _normal(0, 7, 6), "w": _normal(1, 6, 6)}
+
+    def apply(params, tokens):
+        return jnp.tanh(params["embedding"][tokens] @ params["w"]) @ params["embedding"].T
+
+    return Case(apply, params, jnp.arange(BATCH) % 7)
+
+
+def weight_normalisation() -> Case:
+    params = {
+        "v": _normal(0, 5, 6),
+        "g": 1 + _normal(1, 6),
+        "out": _normal(2, 6, 3),
+        "gain": 1 + _normal(3, 3),
+    }
+
+    def apply(params, x):
+        w = params["g"] * params["v"] / jnp.linalg.norm(params["v"], axis=0)
+        return (jnp.tanh(x @ w) @ params["out"]) * params["gain"]
+
+    return Case(apply, params, _vectors())
+
+
+def mixture_of_experts() -> Case:
+    params = {"gate": _normal(0, 5, 3), "experts": _normal(1, 3, 5, 6), "out": _normal(2, 3, 6, 2)}
+
+    def apply(params, x):
+        gate = jax.nn.softmax(x @ params["gate"])
+        hidden = jax.nn.gelu(jnp.einsum("bi,eih->beh", x, params["experts"]))
+        return jnp.einsum("be,beh,eho->bo", gate, hidden, params["out"])
+
+    return Case(apply, params, _vectors())
+
+
+def diagonal_state_space() -> Case:
+    params = {"decay": _normal(0, 6), "b": _normal(1, 4, 6), "c": _normal(2, 6, 3), "d": _normal(3, 4, 3)}
+
+    def apply(params, x):
+        drive = (x @ params["b"]).swapaxes(0, 1)
+        decay = jnp.broadcast_to(jax.nn.sigmoid(params["decay"]), drive.shape)
+
+        def join(left, right):
+            return left[0] * right[0], right[0] * left[1] + right[1]
+
+        _, states = jax.lax.associative_scan(join, (decay, drive))
+        return (jnp.tanh(states) @ params["c"] + x.swapaxes(0, 1) @ params["d"]).mean(0)
+
+    return Case(apply, params, _sequences())
+
+
+def custom_jvp_around_parameters() -> Case:
+    params = {"w": _normal(0, 5, 6), "slope": 1 + _normal(1, 6), "out": _normal(2, 6, 3)}
+
+    @jax.custom_jvp
+    def scaled_softplus(slope, x):
+        return jnp.logaddexp(slope * x, 0.0)
+
+    @scaled_softplus.defjvp
+    def _(primals, tangents):
+        slope, x = primals
+        gate = jax.nn.sigmoid(slope * x)
+        return scaled_softplus(slope, x), gate * (slope * tangents[1] + x * tangents[0])
+
+    def apply(params, x):
+        return scaled_softplus(params["slope"], x @ params["w"]) @ params["out"]
+
+    return Case(apply, params, _vectors())
+
+
+def custom_vjp_around_parameters() -> Case:
+    params = {"w": _normal(0, 5, 6), "v": _normal(1, 6, 6), "out": _normal(2, 6, 3)}
+
+    @jax.custom_vjp
+    def product(w, x):
+        return x @ w
+
+    product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: (saved[1].T @ d, d @ saved[0].T))
+
+    def apply(params, x):
+        hidden = jnp.tanh(product(params["w"], x))
+        return jnp.tanh(product(params["v"], hidden)) @ params["out"]
+
+    return Case(apply, params, _vectors())
+
+
+def dropout_keys_in_x() -> Case:
+    from flax import linen
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.tanh(linen.Dense(6)(x))
+            x = linen.Dropout(0.5, deterministic=False)(x)
+            return linen.Dense(3)(x)
+
+    net = Net()
+    params = net.init({"params": KEY, "dropout": KEY}, _vectors()[0])
+
+    def apply(params, batch):
+        one = partial(net.apply, params)
+        return jax.vmap(lambda x, key: one(x, rngs={"dropout": key}))(batch["x"], batch["key"])
+
+    return Case(apply, params, {"x": _vectors(), "key": jax.random.split(KEY, BATCH)})
+
+
+def jitted_checkpointed_conditional() -> Case:
+    params = {"a": _normal(0, 5, 6), "b": _normal(1, 6), "c": _normal(2, 6, 6), "out": _normal(3, 6, 3)}
+
+    @jax.jit
+    def dense(w, b, x):
+        return x @ w + b
+
+    def apply(params, x):
+        hidden = jnp.tanh(dense(params["a"], params["b"], x))
+        hidden = jax.checkpoint(lambda h: jnp.tanh(jax.jit(lambda h: h @ params["c"])(h)))(hidden)
+        hidden = jax.lax.cond(True, lambda h: h, lambda h: 2 * h, hidden)
+        return hidden @ params["out"]
+
+    return Case(apply, params, _vectors())
+
+
+def equinox_mlp() -> Case:
+    import equinox as eqx
+
+    params, static = eqx.partition(eqx.nn.MLP(5, 3, 6, 2, key=KEY), eqx.is_inexact_array)
+    return Case(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, _vectors())
+
+
+ZOO: dict[str, Callable[[], Case]] = {
+    make.__name__: make
+    for make in (
+        plain_mlp,
+        linen_residual_convolution,
+        linen_separable_strided_convolution,
+        nnx_transposed_convolution,
+        linen_attention_block,
+        nnx_causal_decoder,
+        haiku_lstm,
+        equinox_gru,
+        bidirectional_learned_carry,
+        linen_stacked_remat_blocks,
+        layers_by_counter,
+        nnx_layer_used_twice,
+        tied_embedding,
+        weight_normalisation,
+        mixture_of_experts,
+        diagonal_state_space,
+        custom_jvp_around_parameters,
+        custom_vjp_around_parameters,
+        dropout_keys_in_x,
+        jitted_checkpointed_conditional,
+        equinox_mlp,
+    )
+}
