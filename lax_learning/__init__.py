@@ -1,6 +1,8 @@
 """Credit assignment without backprop, as pure JAX functions."""
 
 from lax_learning import data, estimators, metrics, plasticity, symbolic
+from lax_learning._sites.table import sites
+from lax_learning._sites.tapped import Tapped, tapped
 from lax_learning.birth_death import BirthDeathState, Draws, Events, birth_death, uniform_draws
 from lax_learning.convolution import convolution, flatten, max_pool
 from lax_learning.decorrelated import decorrelated, decorrelated_rule, fold
@@ -17,6 +19,7 @@ from lax_learning.feedback import clip_by_forward_norm, forward_mask, with_feedb
 from lax_learning.follow import follow
 from lax_learning.layers import Layer, Reads, dense, dense_product
 from lax_learning.losses import accuracy, balanced_accuracy, softmax_cross_entropy, squared_error
+from lax_learning.models import Model
 from lax_learning.networks import Network, mlp
 from lax_learning.placement import gather, replicate
 from lax_learning.recurrent import recurrent, rnn
@@ -47,11 +50,13 @@ __all__ = [
     "History",
     "Layer",
     "Loss",
+    "Model",
     "Network",
     "Reads",
     "Rule",
     "Signals",
     "StatefulRule",
+    "Tapped",
     "Train",
     "TrainState",
     "accuracy",
@@ -91,9 +96,11 @@ __all__ = [
     "replicate",
     "rnn",
     "sign_symmetry",
+    "sites",
     "softmax_cross_entropy",
     "squared_error",
     "symbolic",
+    "tapped",
     "uniform_draws",
     "weight_perturbation",
     "with_feedback",

@@ -10,8 +10,9 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from lax_learning._checks import check_callable, check_count, check_key, describe
+from lax_learning._sites.rules import ModelRule
 from lax_learning.data.batches import BatchState, batches
-from lax_learning.data.types import Splits, check_splits
+from lax_learning.data.types import Dataset, Splits, check_splits
 from lax_learning.types import Key, Params, Rule, StatefulRule, as_stateful
 
 Evaluate = Callable[[Key, Params, Splits], PyTree]
@@ -86,6 +87,11 @@ class Train:
         return History(losses.reshape(self.num_updates), evaluations, state)
 
 
+def _number(data: Dataset) -> int:
+    """Number of examples."""
+    return jax.tree.leaves(data)[0].shape[0]
+
+
 def _no_evaluation(key: Key, params: Params, data: Splits) -> PyTree:
     return ()
 
@@ -101,12 +107,71 @@ def _with_loss(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optimizer)
 
 
+class _Started(NamedTuple):
+    """A rule of any kind as `make_train` runs it.
+
+    Fields:
+      init: `(key, x) -> (params, state)`.
+      value_and_grad: `(key, params, state, x, y) -> (loss, aux, grads, state)`.
+      plain: as of a `StatefulRule`.
+      absorb: `(params, aux) -> params`, after an update.
+    """
+
+    init: Callable[[Key, Any], tuple[Params, Any]]
+    value_and_grad: Callable[[Key, Params, Any, Any, Any], tuple[Array, Any, Params, Any]]
+    plain: Callable[[Params, Any], Params]
+    absorb: Callable[[Params, Any], Params]
+
+
+def _on_network(rule: Rule | StatefulRule) -> _Started:
+    stateful = as_stateful(rule)
+
+    def value_and_grad(
+        key: Key, params: Params, state: Any, x: Any, y: Any
+    ) -> tuple[Array, Any, Params, Any]:
+        loss, grads, state = stateful.value_and_grad(key, params, state, x, y)
+        return loss, None, grads, state
+
+    return _Started(
+        lambda key, x: stateful.init(key), value_and_grad, stateful.plain, lambda params, aux: params
+    )
+
+
+def _on_model(rule: ModelRule, init: Callable[[Key], Params] | None, absorb: Any) -> _Started:
+    check_callable("init", init, "the model's function key -> params")
+    if absorb is not None:
+        check_callable("absorb", absorb, "a function (params, aux) -> params")
+
+    def start(key: Key, x: Any) -> tuple[Params, Any]:
+        params_key, state_key = jax.random.split(key)
+        params = init(params_key)  # pyright: ignore[reportOptionalCall]
+        return params, rule.init(state_key, params, x)
+
+    def value_and_grad(
+        key: Key, params: Params, state: Any, x: Any, y: Any
+    ) -> tuple[Array, Any, Params, Any]:
+        value, grads, state = rule.value_and_grad(key, params, state, x, y)
+        loss, aux = value if isinstance(value, tuple) else (value, None)
+        if isinstance(value, tuple) and absorb is None:
+            raise TypeError(
+                "absorb: expected a function (params, aux) -> params, which says what becomes of the aux of the "
+                "model, got None; lambda params, aux: params drops it"
+            )
+        return loss, aux, grads, state
+
+    return _Started(
+        start, value_and_grad, lambda params, state: params, absorb or (lambda params, aux: params)
+    )
+
+
 def make_train(
-    rule: Rule | StatefulRule,
+    rule: Rule | StatefulRule | ModelRule,
     optimizer: optax.GradientTransformation,
     *,
     num_updates: int,
     batch_size: int,
+    init: Callable[[Key], Params] | None = None,
+    absorb: Callable[[Params, Any], Params] | None = None,
     evaluate: Evaluate = _no_evaluation,
     every: int | None = None,
 ) -> Train:
@@ -120,6 +185,9 @@ def make_train(
         loss of the batch, `grad`, its gradients, and `value_fn`, the loss of the batch at other params.
       num_updates: length of the run.
       batch_size: examples an update.
+      init: for a rule on a `Model`, `key -> params`, such as `model.init`.
+      absorb: for a rule on a `Model` with aux, `(params, aux) -> params` after an update: puts new running
+        statistics back among the leaves of params that are not trained.
       evaluate: `(key, params, data) -> pytree` of metrics; it must not change anything. The params are
         those of the network itself, with a rule's state worked into them.
       every: updates between evaluations, a divisor of num_updates; by default all of them, so that the
@@ -154,40 +222,49 @@ def make_train(
         raise ValueError(f"every: expected a divisor of num_updates ({num_updates}), got {every}")
 
     check_callable("evaluate", evaluate, "a function (key, params, data) -> metrics")
-    rule, with_loss = as_stateful(rule), _with_loss(optimizer)
+    if isinstance(rule, ModelRule):
+        started = _on_model(rule, init, absorb)
+    elif init is not None or absorb is not None:
+        raise TypeError(
+            "rule: expected one on a Model because of init and absorb, got one on a network, which has an init "
+            "of its own"
+        )
+    else:
+        started = _on_network(rule)
+    with_loss = _with_loss(optimizer)
 
-    def init(key: Key, data: Splits) -> TrainState:
+    def start(key: Key, data: Splits) -> TrainState:
         check_key("key", key)
         train_data = check_splits(data)
         params_key, batch_key, update_key, evaluate_key = jax.random.split(key, 4)
-        params, rule_state = rule.init(params_key)
-        order = batches(train_data.x.shape[0], batch_size).init(batch_key)
+        params, rule_state = started.init(params_key, jax.tree.map(lambda leaf: leaf[:1], train_data.x))
+        order = batches(_number(train_data), batch_size).init(batch_key)
         return TrainState(params, rule_state, with_loss.init(params), order, update_key, evaluate_key)
 
     def advance(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> tuple[TrainState, Array]:
-        x, y = check_splits(data)
-        schedule = batches(x.shape[0], batch_size)
+        examples = check_splits(data)
+        schedule = batches(_number(examples), batch_size)
 
         def update(state: TrainState, step: Array) -> tuple[TrainState, Array]:
             order, indices = schedule.next(state.batches, step)
             key = jax.random.fold_in(state.update_key, step)
-            batch = x[indices], y[indices]
-            loss, grads, rule_state = rule.value_and_grad(key, state.params, state.rule_state, *batch)
+            batch = jax.tree.map(lambda leaf: leaf[indices], tuple(examples))
+            loss, aux, grads, rule_state = started.value_and_grad(key, state.params, state.rule_state, *batch)
             updates, optimizer_state = with_loss.update(
                 grads,
                 state.optimizer_state,
                 state.params,
                 value=loss,
                 grad=grads,
-                value_fn=lambda params: rule.value_and_grad(key, params, state.rule_state, *batch)[0],
+                value_fn=lambda params: started.value_and_grad(key, params, state.rule_state, *batch)[0],
             )
-            params: Any = optax.apply_updates(state.params, updates)
+            params: Any = started.absorb(optax.apply_updates(state.params, updates), aux)
             return TrainState(params, rule_state, optimizer_state, order, *state[-2:]), loss
 
         return jax.lax.scan(update, state, step + jnp.arange(every))
 
     def evaluate_state(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> PyTree:
-        params = rule.plain(state.params, state.rule_state)
+        params = started.plain(state.params, state.rule_state)
         return evaluate(jax.random.fold_in(state.evaluate_key, step), params, data)
 
-    return Train(init, advance, evaluate_state, num_updates, every)
+    return Train(start, advance, evaluate_state, num_updates, every)

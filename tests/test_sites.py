@@ -1,5 +1,7 @@
 """Sites: provenance, taps, the table, cuts, coupling, and what is refused."""
 
+# pyright: reportArgumentType=false
+
 from functools import partial
 from typing import Any
 
@@ -266,6 +268,7 @@ def test_node_perturbation_forms_agree_on_what_they_share():
     plain = change(1)[:, None] * noise / sigma
     pair = (change(1) - change(-1))[:, None] * noise / (2 * sigma)
     size = 2 * change(1)[:, None] * noise / (sigma * 2)
+    options: Any
     for options, delta in (({}, plain), ({"antithetic": True}, pair), ({"layerwise": True}, plain),
                            ({"variant": "activity"}, size), ({"num_samples": 3}, plain)):  # fmt: skip
         rule = node_perturbation(linear, squares, sigma=sigma, noise=fixed_of(fixed, options), **options)

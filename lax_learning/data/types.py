@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -40,25 +41,29 @@ def check_splits(data: Any) -> Dataset:
     for name, part in data._asdict().items():
         if part is not None:
             _check_dataset(f"data.{name}", part)
-    if data.train is None or np.shape(data.train.x)[0] == 0:
-        raise ValueError(
-            f"data.train: expected at least one example, got {'none' if data.train is None else 0}"
-        )
-    return Dataset(jnp.asarray(data.train.x), jnp.asarray(data.train.y))
+    sizes = [np.shape(leaf)[0] for leaf in jax.tree.leaves(data.train)]
+    if not sizes or sizes[0] == 0:
+        got = "none" if data.train is None else 0
+        raise ValueError(f"data.train: expected at least one example, got {got}")
+    return jax.tree.map(jnp.asarray, data.train)
 
 
 def _check_dataset(name: str, data: Any) -> None:
     if not isinstance(data, Dataset):
         raise TypeError(f"{name}: expected a Dataset(x, y), got {describe(data)}")
-    numbers = []
-    for field, array in data._asdict().items():
-        at = f"{name}.{field}"
-        array = array if isinstance(array, np.ndarray) and array.dtype.kind in "biuf" else as_array(at, array)
-        if array.ndim == 0:
-            raise ValueError(f"{at}: expected one row an example, got {describe(array)}")
-        numbers.append(array.shape[0])
-    if numbers[0] != numbers[1]:
-        raise ValueError(f"{name}: expected as many y as x, got {numbers[1]} and {numbers[0]}")
+    numbers: dict[str, set[int]] = {"x": set(), "y": set()}
+    for field, tree in data._asdict().items():
+        for path, leaf in jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: leaf is None):
+            at = f"{name}.{field}{jax.tree_util.keystr(path)}"
+            is_plain = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
+            is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            array = leaf if is_plain or is_key else as_array(at, leaf)
+            if array.ndim == 0:
+                raise ValueError(f"{at}: expected one row an example, got {describe(array)}")
+            numbers[field].add(array.shape[0])
+    if len(numbers["x"] | numbers["y"]) > 1:
+        x, y = (", ".join(map(str, sorted(numbers[field]))) for field in ("x", "y"))
+        raise ValueError(f"{name}: expected as many y as x, got {y} and {x}")
 
 
 def one_hot(labels: Shaped[ArrayLike, "*shape"], num_classes: int) -> Float32[np.ndarray, "*shape classes"]:

@@ -1,13 +1,23 @@
-"""Credit assignment rules on `(network, loss)`, interchangeable with each other."""
+"""Credit assignment rules on `(network, loss)` or `(model, loss)`, interchangeable with each other."""
 
-from lax_learning.rules.backprop import backprop
-from lax_learning.rules.direct_feedback_alignment import direct_feedback_alignment
-from lax_learning.rules.feedback_alignment import feedback_alignment
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from lax_learning._sites.rules.backprop import backprop as _backprop
+from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment as _direct
+from lax_learning._sites.rules.feedback_alignment import feedback_alignment as _feedback
+from lax_learning._sites.rules.node_perturbation import node_perturbation as _node
+from lax_learning._sites.rules.weight_perturbation import weight_perturbation as _weight
+from lax_learning.models import Model
+from lax_learning.rules.backprop import backprop as _network_backprop
+from lax_learning.rules.direct_feedback_alignment import direct_feedback_alignment as _network_direct
+from lax_learning.rules.feedback_alignment import feedback_alignment as _network_feedback
 from lax_learning.rules.forward_gradient import forward_gradient
 from lax_learning.rules.kolen_pollack import kolen_pollack
-from lax_learning.rules.node_perturbation import node_perturbation
+from lax_learning.rules.node_perturbation import node_perturbation as _network_node
 from lax_learning.rules.sign_symmetry import sign_symmetry
-from lax_learning.rules.weight_perturbation import weight_perturbation
+from lax_learning.rules.weight_perturbation import weight_perturbation as _network_weight
 
 __all__ = [
     "backprop",
@@ -19,3 +29,20 @@ __all__ = [
     "sign_symmetry",
     "weight_perturbation",
 ]
+
+
+def _either(on_network: Callable[..., Any], on_model: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule on a `Network`, or on a `Model`, for as long as networks are not models themselves."""
+
+    @functools.wraps(on_network)
+    def make(network: Any, loss: Any, **options: Any) -> Any:
+        return (on_model if isinstance(network, Model) else on_network)(network, loss, **options)
+
+    return make
+
+
+backprop = _either(_network_backprop, _backprop)
+direct_feedback_alignment = _either(_network_direct, _direct)
+feedback_alignment = _either(_network_feedback, _feedback)
+node_perturbation = _either(_network_node, _node)
+weight_perturbation = _either(_network_weight, _weight)
