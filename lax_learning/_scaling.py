@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-
 HEADROOM = 2.0**32
 """The largest magnitude of scaled numbers, up to a factor of 4."""
 
