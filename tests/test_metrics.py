@@ -505,7 +505,7 @@ def test_layers_are_the_entries_at_the_top(kind):
     cosines = metrics.by_layer(metrics.cosine_similarity, reference, jax.tree.map(jnp.negative, reference))
     assert type(cosines) is type(layers)
     for each, cosine, leaves in zip(
-        found, cosines if is_sequence else cosines.values(), gradients.values(), strict=True
+        found, cosines if is_sequence else dict(cosines).values(), gradients.values(), strict=True
     ):
         np.testing.assert_allclose(
             flat(each.mean), flat(jax.tree.map(lambda g: g.mean(axis=0), leaves)), rtol=1e-5
