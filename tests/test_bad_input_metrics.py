@@ -341,7 +341,8 @@ def test_bad_input(call, error, pattern):
 
 def test_what_is_converted():
     assert metrics.cosine_similarity([1.0, 2], [2.0, 4]) == 1
-    assert metrics.inner_product(np.float64([1, 2]), np.int16([3, 4])) == 11
+    assert metrics.inner_product(np.array([1, 2], np.float64), np.array([3, 4], np.int16)) == 11
     assert metrics.inner_product({"w": True, "b": None}, {"w": 0.5, "b": None}) == 0.5
-    assert ll.accuracy([[0.2, 0.8]], [[0, 1]]) == 1
-    np.testing.assert_allclose(largest_correlations([[1], [2], [4]], [[1.0], [2.0], [4.0]]), 1, rtol=1e-6)
+    assert loss.accuracy([[0.2, 0.8]], [[0, 1]]) == 1
+    columns: Any = [[1], [2], [4]]
+    np.testing.assert_allclose(largest_correlations(columns, np.array(columns, np.float32)), 1, rtol=1e-6)

@@ -136,7 +136,7 @@ def test_entries_are_dead_only_if_they_never_vary():
     # Layers of scales 1e50 apart, and one entry 1e-20 times as large as its neighbour.
     a = {
         "small": np.float32(1e-30) * A["w"].astype(np.float32),
-        "large": A["w"].astype(np.float32) * np.float32([1e20, 1, 0]),  # pyright: ignore[reportArgumentType]
+        "large": A["w"].astype(np.float32) * np.array([1e20, 1, 0], np.float32),
     }
     snr = jax.jit(metrics.snr)
     alone = snr(A["w"].astype(np.float32))
