@@ -25,7 +25,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from experiments import memory, processes, terminal
+from experiments import memory, processes, reporting, terminal
 from experiments.settings import Settings, as_option, defaults_of, parse
 
 EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
@@ -268,7 +268,7 @@ def publish(
         },
     )
     for name, figure in report.figures(results).items():
-        write_whole(out / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+        write_whole(out / f"{name}.png", partial(reporting.draw, figure))
         plt.close(figure)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     print(report.table(rows))

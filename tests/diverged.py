@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
-from experiments import harness
+from experiments import harness, reporting
 
 POISONS = {"nan": np.nan, "inf": np.inf, "large": 3e38}
 
@@ -39,7 +39,7 @@ def check_report(report: Any, results: xr.Dataset | xr.DataTree) -> list[dict[st
             table = report.table(rows)
             assert "nan" not in table.replace("nan_", "") and "inf" not in table, table
             for figure in report.figures(bad).values():
-                figure.savefig(io.BytesIO(), format="png", dpi=20)
+                reporting.draw(figure, io.BytesIO(), dpi=20)
                 plt.close(figure)
             if how == "nan" and seeds == slice(None):
                 of_all = rows

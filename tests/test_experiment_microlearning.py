@@ -74,7 +74,7 @@ def test_folder_holds_everything(finished):
 def test_summary_has_its_rows(finished):
     out, _, _ = finished
     summary = json.loads((out / "summary.json").read_text())
-    assert set(summary) == {"experiment", "versions", "config", "rows"}
+    assert set(summary) == {"experiment", "versions", "config", "null", "rows"}
     assert summary["experiment"] == "microlearning"
     assert {"jax", "numpy", "lax_learning", "python"} <= set(summary["versions"])
     assert summary["config"]["seeds"] == 2 and summary["config"] == json.loads(

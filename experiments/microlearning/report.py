@@ -128,7 +128,8 @@ def losses(results: xr.Dataset) -> Figure:
     axes.set_yticks([0.1, 0.2, 0.3, 0.5, 1, 2, 3])
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(limits)
+    if 0 < limits[0]:
+        axes.set_ylim(limits)
     return _finish(figure, axes, results)
 
 

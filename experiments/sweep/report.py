@@ -197,7 +197,7 @@ def parallel_coordinates(results: xr.Dataset) -> Figure:
     ends = (10, 100) if results.direction == "maximize" else (0, 90)
     bounds = np.percentile(shown, ends) if shown.size else (0.0, 1.0)
     colours = plt.get_cmap("viridis" if results.direction == "maximize" else "viridis_r")
-    norm = plt.Normalize(*bounds)  # pyright: ignore[reportPrivateImportUsage]
+    norm = plt.Normalize(float(bounds[0]), float(bounds[1]))  # pyright: ignore[reportPrivateImportUsage]
     for place in order:
         heights = [column[place] for column in columns]
         axes.plot(range(len(names)), heights, color=colours(norm(score[place])), linewidth=0.9, alpha=0.7)
