@@ -245,6 +245,14 @@ def run_parts(
     return parts
 
 
+def in_float64(results: Any) -> Any:
+    """Results whose floats are float64, in which no sum of what float32 holds overflows."""
+    if isinstance(results, xr.DataTree):
+        return results.map_over_datasets(in_float64)
+    floats = {name: v.astype(float) for name, v in results.data_vars.items() if v.dtype.kind == "f"}
+    return results.assign(floats)
+
+
 def publish(
     out: Path,
     experiment: str,
@@ -256,6 +264,7 @@ def publish(
     if not processes.is_first():
         return
     write_dataset(out / "results.nc", results)
+    results = in_float64(results)
     rows = without_nan(report.rows(results))
     write_json(
         out / "summary.json",

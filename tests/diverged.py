@@ -34,6 +34,7 @@ def check_report(report: Any, results: xr.Dataset | xr.DataTree) -> list[dict[st
                 bad.attrs = results.attrs
             else:
                 bad = poisoned(results, value, seeds)
+            bad = harness.in_float64(bad)
             rows = harness.without_nan(report.rows(bad))
             json.dumps(rows, allow_nan=False)
             table = report.table(rows)

@@ -84,7 +84,7 @@ def test_summary_has_its_rows(finished):
     for rule in TWO[1:]:
         for metric in METRICS:
             row = rows[rule, metric]
-            assert set(row) == {"rule", "metric", "mean", "ci95", "n"}
+            assert set(row) == {"rule", "metric", "mean", "ci95", "n", "seeds"}
             low, high = row["ci95"]
             assert low <= row["mean"] <= high and row["n"] == (6 if metric == "seconds_per_update" else 2)
 

@@ -47,11 +47,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
             ends = one.sel(selection=selection).isel(rule_epoch=-1, evaluation=-1)
             for metric, values in ends.data_vars.items():
                 if str(metric).startswith(("upstream_", "downstream_")):
-                    of_seeds = (
-                        values.astype(float).mean("subseed", skipna=False)
-                        if "subseed" in values.dims
-                        else values
-                    )
+                    of_seeds = values.mean("subseed", skipna=False) if "subseed" in values.dims else values
                     metrics[f"{metric}{suffix}"] = of_seeds.values
         summary += reporting.summary_rows(str(name), metrics, kind="model")
     return summary
@@ -91,7 +87,7 @@ def learning_curves(results: xr.Dataset) -> Figure:
         for axes, metric in ((loss, "upstream_loss"), (up, "upstream_test_balanced_accuracy")):
             if metric in one and np.isfinite(one[metric]).any():
                 reporting.band(axes, points, one[metric].values, **_style(name))
-        of_seeds = one.downstream_test_balanced_accuracy.astype(float).mean("subseed", skipna=False)
+        of_seeds = one.downstream_test_balanced_accuracy.mean("subseed", skipna=False)
         reporting.band(down, one.samples.values, of_seeds.values, **_style(name))
     loss.set(title="Upstream: loss after a pass over a batch", ylabel="cross-entropy in nats")
     up.set(title="Upstream: meta-learning", ylabel="balanced accuracy on test points", ylim=(0, 1))
@@ -122,9 +118,7 @@ def comparison(results: xr.Dataset) -> Figure:
                 continue
             values = results[metric].sel(selection=selection)
             values = values.isel({"rule_epoch" if stage == "upstream" else "evaluation": -1})
-            values = (
-                values.astype(float).mean("subseed", skipna=False) if "subseed" in values.dims else values
-            )
+            values = values.mean("subseed", skipna=False) if "subseed" in values.dims else values
             for i, name in enumerate(names):
                 of_seeds = values.sel(model=name).values
                 if not np.isfinite(of_seeds).any():
@@ -166,7 +160,7 @@ def _heat_map(axes: Axes, results: xr.Dataset, name: str, part: str) -> None:
     if variable not in results:
         axes.set_axis_off()
         return
-    values = results[variable].sel(selection="all").astype(float).mean("seed").values
+    values = results[variable].sel(selection="all").mean("seed").values
     rows_of = values if values.ndim == 2 else values.reshape(-1, values.shape[-1])
     rows_of = reporting.drawable(rows_of)
     limit = float(np.max(np.abs(rows_of), where=np.isfinite(rows_of), initial=0.0)) or 1.0
