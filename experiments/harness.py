@@ -25,7 +25,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+<<<<<<< HEAD
 from experiments import memory, processes, terminal, xla
+=======
+from experiments import memory, processes, reporting, terminal
+>>>>>>> refs/heads/experiments
 from experiments.settings import Settings, as_option, defaults_of, parse
 
 EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
@@ -245,6 +249,14 @@ def run_parts(
     return parts
 
 
+def in_float64(results: Any) -> Any:
+    """Results whose floats are float64, in which no sum of what float32 holds overflows."""
+    if isinstance(results, xr.DataTree):
+        return results.map_over_datasets(in_float64)
+    floats = {name: v.astype(float) for name, v in results.data_vars.items() if v.dtype.kind == "f"}
+    return results.assign(floats)
+
+
 def publish(
     out: Path,
     experiment: str,
@@ -256,6 +268,7 @@ def publish(
     if not processes.is_first():
         return
     write_dataset(out / "results.nc", results)
+    results = in_float64(results)
     rows = without_nan(report.rows(results))
     write_json(
         out / "summary.json",
@@ -268,7 +281,7 @@ def publish(
         },
     )
     for name, figure in report.figures(results).items():
-        write_whole(out / f"{name}.png", partial(figure.savefig, format="png", dpi=150))
+        write_whole(out / f"{name}.png", partial(reporting.draw, figure))
         plt.close(figure)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     print(report.table(rows))

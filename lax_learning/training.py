@@ -154,8 +154,8 @@ def _on_model(rule: ModelRule, init: Callable[[Key], Params] | None, absorb: Any
         loss, aux = value if isinstance(value, tuple) else (value, None)
         if isinstance(value, tuple) and absorb is None:
             raise TypeError(
-                "absorb: expected a function (params, aux) -> params, which says what becomes of the aux of the "
-                "model, got None; lambda params, aux: params drops it"
+                "absorb: expected a function (params, aux) -> params, which says what becomes of the model's "
+                "aux, got None; lambda params, aux: params drops it"
             )
         return loss, aux, grads, state
 
@@ -226,8 +226,8 @@ def make_train(
         started = _on_model(rule, init, absorb)
     elif init is not None or absorb is not None:
         raise TypeError(
-            "rule: expected one on a Model because of init and absorb, got one on a network, which has an init "
-            "of its own"
+            "rule: expected one on a Model because of init and absorb, got one on a network, which has "
+            "an init of its own"
         )
     else:
         started = _on_network(rule)

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
-from experiments import harness
+from experiments import harness, reporting
 
 POISONS = {"nan": np.nan, "inf": np.inf, "large": 3e38}
 
@@ -34,12 +34,13 @@ def check_report(report: Any, results: xr.Dataset | xr.DataTree) -> list[dict[st
                 bad.attrs = results.attrs
             else:
                 bad = poisoned(results, value, seeds)
+            bad = harness.in_float64(bad)
             rows = harness.without_nan(report.rows(bad))
             json.dumps(rows, allow_nan=False)
             table = report.table(rows)
             assert "nan" not in table.replace("nan_", "") and "inf" not in table, table
             for figure in report.figures(bad).values():
-                figure.savefig(io.BytesIO(), format="png", dpi=20)
+                reporting.draw(figure, io.BytesIO(), dpi=20)
                 plt.close(figure)
             if how == "nan" and seeds == slice(None):
                 of_all = rows

@@ -74,7 +74,7 @@ def test_folder_holds_everything(finished):
 def test_summary_has_its_rows(finished):
     out, _, _ = finished
     summary = json.loads((out / "summary.json").read_text())
-    assert set(summary) == {"experiment", "versions", "config", "rows"}
+    assert set(summary) == {"experiment", "versions", "config", "null", "rows"}
     assert summary["experiment"] == "microlearning"
     assert {"jax", "numpy", "lax_learning", "python"} <= set(summary["versions"])
     assert summary["config"]["seeds"] == 2 and summary["config"] == json.loads(
@@ -84,7 +84,7 @@ def test_summary_has_its_rows(finished):
     for rule in TWO[1:]:
         for metric in METRICS:
             row = rows[rule, metric]
-            assert set(row) == {"rule", "metric", "mean", "ci95", "n"}
+            assert set(row) == {"rule", "metric", "mean", "ci95", "n", "seeds"}
             low, high = row["ci95"]
             assert low <= row["mean"] <= high and row["n"] == (6 if metric == "seconds_per_update" else 2)
 

@@ -1,5 +1,6 @@
 """Sweeps: spaces, grouping, compilation, samplers, pruning, and workers that share a study or die."""
 
+import io
 import json
 import re
 import signal
@@ -8,9 +9,11 @@ from collections import Counter
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 import pytest
+import xarray as xr
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -397,6 +400,29 @@ def test_a_loss_that_is_not_finite_stays_so():
     programs = Programs(sweepable, jax.random.split(jax.random.key(0), 2), 2)
     scores = programs.run(static, traced, lambda chunk, trials, scores: np.zeros(len(trials), bool))
     assert np.isfinite(scores[0]).all() and not np.isfinite(scores[1]).any()
+
+
+@pytest.mark.parametrize("ends", [(np.inf, 3e38), (1.0, np.inf), (-3e38, 3e38)])
+def test_a_report_draws_what_is_finite(ends):
+    medians = np.array([ends[0] if np.isfinite(ends[0]) else 1.0, 2.0, np.nan])
+    results = xr.Dataset(
+        {
+            "score": (("trial", "seed"), np.array([[1.0, 1.0], [2.0, 2.0], [np.nan, np.inf]])),
+            "median": ("trial", medians),
+            "low": ("trial", np.array([1.0, 2.0, np.nan])),
+            "high": ("trial", np.array([ends[1], np.inf, np.nan])),
+            "complete": ("trial", [True, True, False]),
+            "importance": ("parameter", [np.nan]),
+            "rate": ("trial", [0.1, 0.2, 0.3]),
+        },
+        {"trial": [0, 1, 2], "seed": [0, 1], "parameter": ["rate"]},
+        {"objective": "loss", "direction": "minimize", "fixed": "{}", "logarithmic": "[]"},
+    )
+    found = harness.without_nan(report.rows(results))
+    assert "2 .. -" in report.table(found) and json.dumps(found, allow_nan=False)
+    for figure in report.figures(results).values():
+        figure.savefig(io.BytesIO(), format="png", dpi=20)
+        plt.close(figure)
 
 
 def test_median_and_interval_by_hand():

@@ -137,10 +137,11 @@ def loss(results: xr.Dataset, problem: str) -> Figure:
     for i, scheme in enumerate(results.scheme.values):
         losses = results[f"{problem}_loss"].sel(scheme=scheme).values
         mean, low, high, _ = np.array([reporting.interval(_log(column)) for column in losses.T[1:]]).T
-        curves.plot(steps[1:], np.exp(mean), STYLES[scheme], color=COLOURS[scheme], label=LABELS[scheme])
-        curves.fill_between(
-            steps[1:], np.exp(low), np.exp(high), color=COLOURS[scheme], alpha=0.2, linewidth=0
-        )
+        with np.errstate(over="ignore"):  # intervals of logarithms are wide where a seed diverged
+            mean, low, high = reporting.drawable(np.exp([mean, low, high]))
+        low = np.where(low > 1e-30, low, np.nan)
+        curves.plot(steps[1:], mean, STYLES[scheme], color=COLOURS[scheme], label=LABELS[scheme])
+        curves.fill_between(steps[1:], low, high, color=COLOURS[scheme], alpha=0.2, linewidth=0)
         of_seeds = slopes(steps, losses)
         centre, low, high, _ = reporting.interval(of_seeds)
         fitted.plot(of_seeds, np.full(of_seeds.size, i + 0.2), "|", color=COLOURS[scheme], alpha=0.5)

@@ -27,7 +27,7 @@ def best_rate(one: xr.Dataset) -> xr.Dataset:
     finished = finished.isel(rate=np.flatnonzero(np.isfinite(finished.learning_rate.values)))
     accuracy = finished.validation_accuracy.isel(step=-1).mean("seed", skipna=False)
     final = np.nan_to_num(accuracy.values, nan=-1.0)  # a rate at which a seed diverged is the last choice
-    return finished.isel(rate=int(final.argmax()), layer=slice(0, int(finished.num_layers)))
+    return finished.isel(rate=int(final.argmax()))
 
 
 def over_layers(of_layers: xr.DataArray) -> xr.DataArray:
@@ -38,7 +38,8 @@ def over_layers(of_layers: xr.DataArray) -> xr.DataArray:
 def runs_in(results: xr.Dataset, study: str) -> dict[str, xr.Dataset]:
     """The runs of a study, each at its best learning rate."""
     names = results.run.values[results.study.values == study]
-    return {str(name): best_rate(results.sel(run=name)) for name in names}
+    best = {str(name): best_rate(results.sel(run=name)) for name in names}
+    return {name: one.isel(layer=slice(0, int(one.num_layers))) for name, one in best.items()}
 
 
 def elapsed(one: xr.Dataset) -> np.ndarray:

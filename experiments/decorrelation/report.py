@@ -47,7 +47,8 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
                 for what, x in {"updates": updates_of, "seconds": elapsed}.items():
                     needed = first_reaching(x(one), one.test_accuracy.values, level)
                     needed_plain = first_reaching(x(plain), plain.test_accuracy.values, level)
-                    found.append(_number(name, f"{what}_share_of_plain", needed / needed_plain))
+                    share = needed / needed_plain if needed_plain else np.nan  # plain inputs taught nothing
+                    found.append(_number(name, f"{what}_share_of_plain", share))
             if study == "notebook":
                 found += _by_epoch(name, one)
             summary += [{"study": study, **row} for row in found]

@@ -128,7 +128,8 @@ def losses(results: xr.Dataset) -> Figure:
     axes.set_yticks([0.1, 0.2, 0.3, 0.5, 1, 2, 3])
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(limits)
+    if limits[0] > 0:
+        axes.set_ylim(limits)
     return _finish(figure, axes, results)
 
 
@@ -137,7 +138,8 @@ def accuracy(results: xr.Dataset) -> Figure:
     figure, axes = _lines("Accuracy on the test images", "accuracy")
     _bands(axes, results, results.evaluation.values, lambda one: one.test_accuracy.values)
     axes.axhline(0.1, color="0.5", linewidth=0.8, linestyle=(0, (1, 3)))
-    axes.text(results.evaluation.values[-1], 0.1, "chance", ha="right", va="bottom", color="0.4")
+    of_height = axes.get_yaxis_transform()
+    axes.text(0.99, 0.1, "chance", ha="right", va="bottom", color="0.4", transform=of_height)
     axes.set_ylim(0, 1)
     return _finish(figure, axes, results)
 

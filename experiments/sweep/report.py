@@ -91,10 +91,10 @@ def table(summary: list[dict[str, Any]]) -> str:
     head, best = summary[0], [row for row in summary if "trial" in row]
     lines = []
     for row in best:
-        low, high = row["ci95"]
+        low, high = ("-" if end is None else f"{end:.4g}" for end in row["ci95"])
         values = [v for name, v in row.items() if name not in ("trial", "median", "ci95", "n")]
         cells = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in values]
-        lines.append([str(row["trial"]), f"{row['median']:.4g}", f"{low:.4g} .. {high:.4g}", *cells])
+        lines.append([str(row["trial"]), f"{row['median']:.4g}", f"{low} .. {high}", *cells])
     count = f"{head['trials']} trials, {head['trials'] - head['completed']} of them stopped early"
     if not best:
         return count
@@ -113,15 +113,15 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
 
 def _stopped_at(results: xr.Dataset) -> np.ndarray:
     """The last median of trials that were stopped early."""
-    return np.median(results.score.values, axis=1)
+    return reporting.drawable(np.median(results.score.values, axis=1))
 
 
 def _limit(axes: Axes, results: xr.Dataset) -> None:
     """Limits the axis of scores to those of completed trials, which a few that diverged would hide."""
     ends = (2, 100) if results.direction == "maximize" else (0, 98)
-    low, high = np.nanpercentile(results["median"].values, ends)
-    margin = 0.08 * (high - low) or 0.1
-    axes.set_ylim(low - margin, high + margin)
+    shown = reporting.drawable(results["median"].values)
+    if np.isfinite(shown).any():
+        axes.set_ylim(reporting.limits(np.nanpercentile(shown, ends), 0.08))
 
 
 def _footnote(figure: Figure, results: xr.Dataset) -> None:
@@ -134,7 +134,7 @@ def history(results: xr.Dataset) -> Figure:
     """Scores in the order of the trials, with their intervals, and the best so far."""
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     done, number = results.complete.values, results.trial.values
-    median, low, high = (results[name].values[done] for name in ("median", "low", "high"))
+    median, low, high = (reporting.drawable(results[name].values[done]) for name in ("median", "low", "high"))
     axes.errorbar(
         number[done], median, [median - low, high - median], fmt="o", markersize=3, linewidth=0.7, alpha=0.6,
         label="median and 95 % interval over seeds",
@@ -180,7 +180,8 @@ def parallel_coordinates(results: xr.Dataset) -> Figure:
     names = [str(name) for name in results.parameter.values]
     logarithmic, order = json.loads(results.logarithmic), best_first(results)[::-1]
     figure, axes = plt.subplots(figsize=(3 + 2.2 * len(names), 5.5), layout="constrained")
-    score = results["median"].values
+    score = reporting.drawable(results["median"].values)
+    order = order[np.isfinite(score[order])]
     columns, ticks = [], []
     for name in names:
         values, labels = _places(results, name)
@@ -193,9 +194,10 @@ def parallel_coordinates(results: xr.Dataset) -> Figure:
         texts = [labels[int(mark)] if labels else f"{mark:.2g}" for mark in marks]
         ticks.append(list(zip((scale(marks) - scale(low)) / span, texts, strict=True)))
     shown = score[order]
-    bounds = np.percentile(shown, (10, 100) if results.direction == "maximize" else (0, 90))
+    ends = (10, 100) if results.direction == "maximize" else (0, 90)
+    bounds = np.percentile(shown, ends) if shown.size else (0.0, 1.0)
     colours = plt.get_cmap("viridis" if results.direction == "maximize" else "viridis_r")
-    norm = plt.Normalize(*bounds)  # pyright: ignore[reportPrivateImportUsage]
+    norm = plt.Normalize(float(bounds[0]), float(bounds[1]))  # pyright: ignore[reportPrivateImportUsage]
     for place in order:
         heights = [column[place] for column in columns]
         axes.plot(range(len(names)), heights, color=colours(norm(score[place])), linewidth=0.9, alpha=0.7)
@@ -227,8 +229,8 @@ def slices(results: xr.Dataset) -> Figure:
     for axes, name in zip(every[0], names, strict=True):
         values, labels = _places(results, name)
         axes.scatter(
-            values[done], results["median"].values[done], c=results.trial.values[done], s=16, norm=norm,
-            label="completed",
+            values[done], reporting.drawable(results["median"].values[done]), c=results.trial.values[done],
+            s=16, norm=norm, label="completed",
         )  # fmt: skip
         axes.scatter(values[~done], _stopped_at(results)[~done], **PRUNED)
         if labels:

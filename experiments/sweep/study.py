@@ -152,8 +152,8 @@ def run_group(worker: Worker, programs: Programs, group: symbolic.Group, trials:
 
 
 def summary(scores: np.ndarray) -> tuple[float, float, float]:
-    """Median over seeds, and its 95 % interval by order statistics; NaN if a score is NaN."""
-    if np.isnan(scores).any():
+    """Median over seeds, and its 95 % interval by order statistics; NaN if one is NaN or there is none."""
+    if not scores.size or np.isnan(scores).any():
         return float("nan"), float("nan"), float("nan")
     _, low, high = median_interval(scores)
     return float(np.median(scores)), low, high

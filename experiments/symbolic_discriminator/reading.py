@@ -26,6 +26,7 @@ def smoothed(of_epochs: np.ndarray, epochs: np.ndarray) -> np.ndarray:
       epochs: the last one of every bin.
     """
     width = max(1, round(horizon(int(epochs[-1])) / epochs[0]))
+    of_epochs = np.where(np.isfinite(of_epochs), of_epochs, np.nan)
     sums = np.cumsum(np.insert(of_epochs, 0, 0.0, axis=-1), axis=-1)
     ends = np.arange(1, of_epochs.shape[-1] + 1)
     starts = np.maximum(0, ends - width)
