@@ -25,11 +25,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-<<<<<<< HEAD
-from experiments import memory, processes, terminal, xla
-=======
-from experiments import memory, processes, reporting, terminal
->>>>>>> refs/heads/experiments
+from experiments import memory, processes, reporting, terminal, xla
 from experiments.settings import Settings, as_option, defaults_of, parse
 
 EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
