@@ -83,6 +83,7 @@ def load() -> float | None:
 def run(config: Config) -> list[report.Result]:
     """Runs the benchmark, prints its table and writes its files."""
     config = config.shortened()
+    _check_fits(config)
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
     print(f"device: {device}")
     busy = load()
@@ -107,7 +108,6 @@ def run(config: Config) -> list[report.Result]:
         "sizes": asdict(config.sizes),
         "repeats": config.repeats,
     }
-    _check_fits(config)
     harness.open_folder(config.out, deciding, resume=config.resume)
     path = config.out / "throughput.json"
     measured = read(path) if path.exists() else {}

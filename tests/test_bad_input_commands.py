@@ -49,7 +49,7 @@ def refused(name, out, *arguments):
     code, _, errors = COMMANDS[name](*arguments, "--out", out)
     assert code == 2 and not out.exists(), errors
     assert "Traceback" not in errors
-    lines = [line for line in errors.strip().splitlines() if not line.startswith("warning")]
+    lines = [line for line in errors.strip().splitlines() if not line.startswith(("warning", "left out"))]
     assert len(lines) == 1 and lines[0].startswith(f"{name}: "), errors
     return lines[0].removeprefix(f"{name}: ")
 

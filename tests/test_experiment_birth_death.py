@@ -162,6 +162,7 @@ def test_measurements_are_log_spaced_and_never_far_apart():
     times = measured_at(100_000, 60)
     assert times[0] == 1 and times[-1] == 100_000 and np.diff(times).max() <= 2_000
     assert (times <= 1_000).sum() > 25
+    assert measured_at(10, 3).tolist() == list(range(1, 11))  # none twice, none before the first
 
 
 def test_statistics_of_the_report():

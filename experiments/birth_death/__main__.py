@@ -88,7 +88,8 @@ def interval(
 def measured_at(num_steps: int, records: int) -> np.ndarray:
     """Log-spaced steps from 1 to the last, none further apart than a fiftieth of the run."""
     logarithmic = np.geomspace(1, num_steps, records).round()
-    return np.unique(np.concatenate([logarithmic, np.linspace(0, num_steps, 51)[1:].round()])).astype(int)
+    linear = np.linspace(0, num_steps, 51)[1:].round()
+    return np.unique(np.concatenate([logarithmic, linear]).clip(1)).astype(int)
 
 
 def run_scheme(
