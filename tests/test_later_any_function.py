@@ -5,11 +5,9 @@ in `promised`, and fails there by an assertion until `ll.Model` is what all rule
 """
 
 import inspect
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +28,6 @@ pytestmark = [
     pytest.mark.usefixtures("as_a_user_sees_it"),
 ]
 
-ROOT = Path(__file__).parents[1]
 KEY = jax.random.key(0)
 # The bias of a difference with symmetric noise is of second order in sigma, and the rounding of a loss in
 # float32 divided by sigma is 1e-5.
@@ -372,14 +369,6 @@ def test_running_statistics_move_and_are_no_weights(name: str) -> None:
         params = {**moved, "batch_stats": statistics}
         seen.append(np.asarray(statistics["BatchNorm_0"]["mean"]))
     assert all((before != after).all() for before, after in zip([np.zeros(4), *seen], seen, strict=False))
-
-
-def test_docs_have_a_recipe_for_statistics_and_dropout() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    recipes = re.findall(r"```python\n(.*?)```", "\n".join(page.read_text() for page in pages), re.DOTALL)
-    with_aux = [recipe for recipe in recipes if "has_aux=True" in recipe]
-    assert any("BatchNorm" in recipe or "batch_stats" in recipe for recipe in with_aux)
-    assert any("dropout" in recipe.lower() for recipe in recipes)
 
 
 # --- transformations inside of models

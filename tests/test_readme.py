@@ -76,6 +76,21 @@ def test_models_of_other_libraries_learn(namespace):
     assert any(np.any(leaf) for leaf in jax.tree.leaves(namespace["changes"]))
 
 
+def test_a_model_of_attention_learns_by_feedback(namespace):
+    losses = np.asarray(namespace["losses_of_block"])
+    assert losses.shape == (20,) and losses[-5:].mean() < losses[:5].mean()
+    grads, weights = namespace["grads_of_block"], namespace["weights"]
+    assert jax.tree.structure(grads) == jax.tree.structure(weights)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(grads))
+
+
+def test_recipe_of_dropout_and_statistics_moves_both(namespace):
+    first, second, third = namespace["losses_with_dropout"]
+    assert len({float(first), float(second), float(third)}) == 3
+    mean = namespace["variables"]["batch_stats"]["BatchNorm_0"]["mean"]
+    assert np.any(mean) and np.isfinite(mean).all()
+
+
 def test_rules_of_the_table_exist():
     named = set(re.findall(r"`ll\.(\w+)[(`]", README.split("## Rules")[1].split("`ll.estimators`")[0]))
     named -= {"NAME", "estimators"}

@@ -169,11 +169,12 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_frozen_and_missing_leaves_and_aux(name):
     def apply(p, x):
-        hidden = jnp.tanh(x @ p["net"]["a"] + p["stats"]["mean"])
+        hidden = jnp.tanh(p["a_first"] * x @ p["net"]["a"] + p["stats"]["mean"])
         return hidden @ p["net"]["b"], {"mean": hidden.mean(0), "count": p["stats"]["count"] + 1}
 
     params = {
         "net": {"a": W["a"], "b": W["b"], "bias": None},
+        "a_first": jnp.ones(()),  # frozen, and before the others
         "stats": {"mean": jnp.ones(4), "count": jnp.zeros((), jnp.int32)},
     }
     rule = RULES[name](Model(apply, has_aux=True, trainable="net/*"), squares)
@@ -183,7 +184,8 @@ def test_frozen_and_missing_leaves_and_aux(name):
     np.testing.assert_allclose(loss, squares(output, Y).mean(), rtol=1e-5)
     assert aux["count"] == 1 and np.array_equal(aux["mean"], expected["mean"])
     assert jax.tree.structure(grads) == jax.tree.structure(params) and grads["net"]["bias"] is None
-    assert not np.any(grads["stats"]["mean"]) and grads["stats"]["count"].dtype == jnp.int32
+    assert not np.any(grads["a_first"]) and not np.any(grads["stats"]["mean"])
+    assert grads["stats"]["count"].dtype == jnp.int32
     assert np.any(grads["net"]["a"]) and np.any(grads["net"]["b"])
 
 
@@ -426,6 +428,13 @@ _NO_AXIS = "^apply: expected an output with a leading axis"
             lambda: value_and_grad(branching, {**W, "g": jnp.ones(3)}),
             ValueError,
             "^apply: expected at most one product.*a, b.*test_sites.py",
+        ),
+        "cond of two products on inputs": (
+            lambda: value_and_grad(
+                lambda p, x: jax.lax.cond(True, lambda x: two_layers(p, x), lambda x: jnp.zeros((6, 2)), x), W
+            ),
+            ValueError,
+            "^apply: expected at most one product.*a, b",
         ),
         "integer parameter": (
             lambda: value_and_grad(two_layers, {**W, "a": jnp.ones((3, 4), int)}),

@@ -303,8 +303,7 @@ class _Planner:
         site = None
         if params and any(kind.data for kind in kinds):
             data = join([kind for kind in kinds if kind.data])
-            programs = equations.inner_programs(equation)
-            products = 1 if name in equations.BILINEAR else sum(map(_count_products, programs))
+            products = _count_products(equation)
             source = equations.source_line(equation)
             site = self.site(
                 name, ins, params, products=products, passes_error=bool(data.leaves), source=source
@@ -416,11 +415,12 @@ def _size(aval: Any) -> int:
     return math.prod(aval.shape)
 
 
-def _count_products(program: Any) -> int:
-    """Number of bilinear operations of a program, also in inner ones."""
-    jaxpr = getattr(program, "jaxpr", program)
-    return sum(
-        (equation.primitive.name in equations.BILINEAR)
-        + sum(map(_count_products, equations.inner_programs(equation)))
-        for equation in jaxpr.eqns
-    )
+def _count_products(equation: Any) -> int:
+    """Number of bilinear operations of an equation, also inside; of branches those of the longest."""
+    if equation.primitive.name in equations.BILINEAR:
+        return 1
+    inside = [
+        sum(map(_count_products, getattr(program, "jaxpr", program).eqns))
+        for program in equations.inner_programs(equation)
+    ]
+    return max(inside, default=0) if equation.primitive.name == "cond" else sum(inside)

@@ -23,8 +23,7 @@ class Program:
     def __init__(self, model: Model, params: Any, x: Any) -> None:
         self.split = Split(model, params)
         leaves, self._x = jax.tree.flatten(x)
-        positions = iter(range(len(self.split.leaves)))
-        kinds = [Kind(frozenset({next(positions)})) if trained else Kind() for trained in self.split.trained]
+        kinds = [Kind(frozenset({i})) if trained else Kind() for i, trained in enumerate(self.split.trained)]
 
         def flat(leaves: list[Any], x: list[Any]) -> Any:
             params = jax.tree.unflatten(self.split.structure, leaves)

@@ -183,7 +183,7 @@ def partners(program: Program, feedback: PyTree) -> list[Any]:
 def check_products(program: Program, sites: Sites) -> None:
     """Raises ValueError where an error would have to pass through several products at once."""
     for site in program.plan.all_sites:
-        if site.products > 1 and _has_feedback(site, sites):
+        if site.products > 1 and is_selected(site, sites):
             names = ", ".join(program.split.paths[i] for i in sorted(site.leaves))
             raise ValueError(
                 f"apply: expected at most one product of parameters inside a {site.operation!r}, so that its "
