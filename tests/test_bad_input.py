@@ -152,7 +152,7 @@ BAD_WIDTHS: Any = (3, 2.0)
         "one width": (
             lambda: ll.mlp((3,)),
             ValueError,
-            r"^widths: expected an input and an output.*got \(3,\)",
+            r"^widths: expected at least an input and an output.*got \(3,\)",
         ),
         "no width": (lambda: ll.mlp(()), ValueError, "^widths: "),
         "zero": (lambda: ll.mlp((3, 0, 2)), ValueError, r"^widths\[1\]: expected at least 1, got 0"),
