@@ -121,7 +121,7 @@ class Options:
         for name in names:
             given = getattr(self, name)
             distinct = given is None or len(set(given)) == len(given) > 0
-            self.expect(name, "each at most once and one at least", distinct)
+            self.expect(name, "at least one, and each at most once", distinct)
 
 
 def _check(name: str, hint: Any, value: Any) -> None:

@@ -1,5 +1,6 @@
 """Checks of what users pass in: each names the argument, what was expected and what came."""
 
+import inspect
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -21,9 +22,15 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 def check_count(name: str, value: Any, minimum: int = 1) -> None:
     """Raises unless `value` is an int of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: expected an int, got {value!r}")
+        raise TypeError(f"{name}: expected an int, got {_short(value)}")
     if value < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+
+
+def _short(value: Any) -> str:
+    """Returns the repr of `value`, or a short description where that is long."""
+    text = repr(value)
+    return describe(value) if len(text) > 80 or "\n" in text else text
 
 
 def _is_finite_number(value: Any) -> bool:
@@ -39,7 +46,7 @@ def check_positive(name: str, value: Any) -> None:
     if isinstance(value, Tracer):
         return check_scalar(name, value)
     if not (_is_finite_number(value) and value > 0):
-        raise ValueError(f"{name}: expected a finite number > 0, got {value!r}")
+        raise ValueError(f"{name}: expected a finite number > 0, got {_short(value)}")
 
 
 def check_not_negative(name: str, value: Any) -> None:
@@ -47,7 +54,7 @@ def check_not_negative(name: str, value: Any) -> None:
     if isinstance(value, Tracer):
         return check_scalar(name, value)
     if not (_is_finite_number(value) and value >= 0):
-        raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+        raise ValueError(f"{name}: expected a finite number >= 0, got {_short(value)}")
 
 
 def check_probability(name: str, value: Any) -> None:
@@ -55,7 +62,7 @@ def check_probability(name: str, value: Any) -> None:
     if isinstance(value, Tracer):
         return check_scalar(name, value)
     if not (_is_finite_number(value) and 0 <= value <= 1):
-        raise ValueError(f"{name}: expected a number in 0..1, got {value!r}")
+        raise ValueError(f"{name}: expected a number in 0..1, got {_short(value)}")
 
 
 def check_shapes(names: Sequence[str], arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
@@ -80,10 +87,22 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected True or False, got {describe(value)}")
 
 
-def check_callable(name: str, value: Any, expected: str = "a function") -> None:
-    """Raises TypeError unless `value` can be called; `expected` says of what kind."""
+def check_callable(
+    name: str, value: Any, expected: str = "a function", num_arguments: int | None = None
+) -> None:
+    """Raises TypeError unless `value` can be called, with `num_arguments`; `expected` says of what kind."""
     if not callable(value):
         raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
+    if num_arguments is None:
+        return
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # written in C, or with a signature of its own making
+        return
+    try:
+        signature.bind(*range(num_arguments))
+    except TypeError:
+        raise TypeError(f"{name}: expected {expected}, got a function of {signature}") from None
 
 
 def check_sequence(name: str, value: Any, expected: str = "a sequence") -> None:
@@ -154,6 +173,14 @@ def check_inputs(x: Array, input_shape: tuple[int, ...]) -> None:
         raise ValueError(f"x: expected shape [{expected}], got {list(x.shape)}")
     if x.shape[0] == 0:
         raise ValueError(f"x: expected at least one example, got shape {list(x.shape)}")
+
+
+def check_batch(x: Any) -> None:
+    """Raises TypeError unless the leaves of `x` are arrays, or their shapes, with a leading axis."""
+    leaves = jax.tree.leaves(x)
+    if not leaves or not all(len(getattr(leaf, "shape", ())) > 0 for leaf in leaves):
+        got = ", ".join(map(describe, leaves)) or "none"
+        raise TypeError(f"x: expected arrays with a leading axis of examples, got {got}")
 
 
 def check_weights(name: str, weights: Any) -> None:

@@ -80,7 +80,7 @@ def population_size(params: PyTree, axes: PyTree) -> int:
             raise ValueError(f"{at}: expected a neuron axis {axis}, got shape {list(shape)}")
         sizes[at] = shape[axis]
     if not sizes:
-        raise ValueError("axes: expected a neuron axis for one leaf at least, got None for all")
+        raise ValueError("axes: expected a neuron axis for at least one leaf, got None for all")
     if len(set(sizes.values())) > 1:
         raise ValueError(f"params: expected neuron axes of one size, got {sizes}")
     size = next(iter(sizes.values()))
@@ -100,7 +100,8 @@ def charge_leaves(charges: Callable[[PyTree], PyTree], params: PyTree, axes: PyT
         raise ValueError(f"charges: expected leaves of params with a neuron axis, got {got}") from error
     with_axis = [leaf for leaf, axis in zip(leaves, leaf_axes(params, axes), strict=True) if axis is not None]
     if not picked or not all(isinstance(leaf, _Leaf) and leaf in with_axis for leaf in picked):
-        got = ", ".join(map(describe, picked)) or "none"
+        others = [leaf for leaf in picked if leaf not in with_axis]
+        got = ", ".join(leaf.name if isinstance(leaf, _Leaf) else describe(leaf) for leaf in others) or "none"
         raise ValueError(f"charges: expected leaves of params with a neuron axis, got {got}")
     return tuple(leaf in picked for leaf in leaves)
 

@@ -144,7 +144,7 @@ def decorrelation(
             sizes = [reads.size for reads in reads_of(sizes)]
         sizes = as_sizes("sizes", sizes, "one size a layer, or a network")
         if not sizes:
-            raise ValueError("sizes: expected one layer at least, got none")
+            raise ValueError("sizes: expected at least one layer, got none")
         check_memory("sizes", [(size, size) for size in sizes])
         layers = tuple({"R": jnp.eye(n), **({"b": jnp.zeros(n)} if bias else {})} for n in sizes)
         return DecorrelationState(layers, jnp.zeros((), jnp.int32))

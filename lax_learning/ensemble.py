@@ -10,7 +10,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun  # pyright: ignore[reportP
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lax_learning._batches import Axes, count_members, in_batches
-from lax_learning._checks import check_count, check_positive
+from lax_learning._checks import check_callable, check_count, check_positive
 from lax_learning._flat import COMPILER_OPTIONS, flat
 from lax_learning.placement import place, repeating_the_last, within_reach
 
@@ -85,6 +85,7 @@ def ensemble(
       >>> draw(jax.random.split(jax.random.key(0), 5), jnp.arange(5.0)).shape
       (5, 2)
     """
+    check_callable("function", function, "a function of one member, such as make_train(...)")
     check_positive("memory_budget", memory_budget)
     if in_axes is not None and (any(axis not in (0, None) for axis in in_axes) or 0 not in in_axes):
         raise ValueError(f"in_axes: expected 0 or None for each argument and 0 for one, got {tuple(in_axes)}")

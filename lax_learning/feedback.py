@@ -4,14 +4,22 @@ Also what an optimiser needs to know about them: feedback weights live under the
 dict of their layer, and `forward_mask` tells them from the weights of the forward pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import as_floating, check_callable, check_flag, check_key, check_positive
+from lax_learning._checks import (
+    as_floating,
+    as_tuple,
+    check_callable,
+    check_flag,
+    check_key,
+    check_positive,
+    describe,
+)
 from lax_learning.networks import Network
 from lax_learning.types import Key, Params
 
@@ -165,4 +173,8 @@ def without_feedback(params: Params) -> Params:
       >>> without_feedback(({"w": 1.0}, {"w": 2.0, "feedback": 3.0}))
       ({'w': 1.0}, {'w': 2.0})
     """
-    return tuple({k: v for k, v in weights.items() if k != "feedback"} for weights in params)
+    layers = as_tuple("params", params, "a sequence with the weights of each layer")
+    for i, weights in enumerate(layers):
+        if not isinstance(weights, Mapping):
+            raise TypeError(f"params[{i}]: expected a dict of weights, got {describe(weights)}")
+    return tuple({k: v for k, v in weights.items() if k != "feedback"} for weights in layers)

@@ -10,7 +10,14 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from lax_learning._checks import as_array, check_callable, check_count, check_floating_dtype, check_key
+from lax_learning._checks import (
+    as_array,
+    check_callable,
+    check_count,
+    check_floating_dtype,
+    check_key,
+    check_shapes,
+)
 from lax_learning.types import Key, Weights
 
 Activation = Callable[[Array], Array]
@@ -109,9 +116,9 @@ def dense(
     def init(key: Key) -> Weights:
         check_key("key", key)
         w_key, b_key = jax.random.split(key)
-        weights = {"w": w_init(w_key, (num_inputs, num_outputs), dtype)}
+        weights = {"w": drawn("w_init", w_init, w_key, (num_inputs, num_outputs), dtype)}
         if b_init is not None:
-            weights["b"] = b_init(b_key, (num_outputs,), dtype)
+            weights["b"] = drawn("b_init", b_init, b_key, (num_outputs,), dtype)
         return weights
 
     return Layer(init, dense_product, activation, _dense_reads(num_inputs))
@@ -123,7 +130,15 @@ def check_options(activation: Activation, dtype: Any, **inits: Initializer | Non
     check_floating_dtype("dtype", dtype)
     for name, init in inits.items():
         if not (name == "b_init" and init is None):
-            check_callable(name, init, "an initialiser, such as jax.nn.initializers.zeros")
+            expected = "an initialiser (key, shape, dtype) -> array, such as jax.nn.initializers.zeros"
+            check_callable(name, init, expected, num_arguments=3)
+
+
+def drawn(name: str, init: Initializer, key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Returns what an initialiser draws; raises ValueError if it has another shape than asked for."""
+    array = init(key, shape, dtype)
+    check_shapes((name,), (array,), (shape,))
+    return array
 
 
 def _dense_reads(size: int) -> Reads:

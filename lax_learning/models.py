@@ -48,9 +48,9 @@ class Model:
     trainable: Where = None
 
     def __post_init__(self) -> None:
-        check_callable("apply", self.apply, "a function (params, x) -> output")
+        check_callable("apply", self.apply, "a function (params, x) -> output", num_arguments=2)
         if self.init is not None:
-            check_callable("init", self.init, "a function key -> params, or None")
+            check_callable("init", self.init, "a function key -> params, or None", num_arguments=1)
         check_flag("has_aux", self.has_aux)
         check_where("trainable", self.trainable)
 
@@ -64,6 +64,13 @@ class Model:
                 f"apply: expected a pair (output, aux) because of has_aux=True, got {describe(result)}"
             )
         return result
+
+
+def check_model(model: Any) -> None:
+    """Raises TypeError unless `model` is a `Model`."""
+    if not isinstance(model, Model):
+        expected = "a Model, such as Model(lambda params, x: output)"
+        raise TypeError(f"model: expected {expected}, got {describe(model)}")
 
 
 def check_where(name: str, where: Any) -> None:
@@ -108,9 +115,11 @@ class Split:
             )
             raise ValueError(f"params: expected at least one parameter, got {what}")
         for path, leaf, trained in zip(self.paths, self.leaves, self.trained, strict=True):
-            if trained and not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+            if trained and not (is_array and jnp.issubdtype(leaf.dtype, jnp.floating)):
+                where = f" at {path!r}" if path else ""
                 raise TypeError(
-                    f"params: expected a floating-point parameter at {path!r}, got {describe(leaf)}; leave "
+                    f"params: expected a floating-point parameter{where}, got {describe(leaf)}; leave "
                     "leaves that are no parameters out of Model(trainable=...)"
                 )
 

@@ -76,9 +76,11 @@ class Network:
 
     def __post_init__(self) -> None:
         layers = as_tuple("layers", self.layers, "a sequence of layers, such as dense(3, 4)")
+        if isinstance(self.layers, Layer):  # a tuple itself
+            raise TypeError("layers: expected a sequence of layers, such as (dense(3, 4),), got one Layer")
         if not layers or not all(isinstance(layer, Layer) for layer in layers):
             got = [describe(layer) for layer in layers]
-            raise TypeError(f"layers: expected one layer at least, such as dense(3, 4), got {got}")
+            raise TypeError(f"layers: expected at least one layer, such as dense(3, 4), got {got}")
         input_shape = as_widths("input_shape", self.input_shape)
         object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "input_shape", input_shape)
@@ -141,8 +143,12 @@ class Network:
                 raise ValueError(f"{name}: expected {len(self.layers)} layers, got {len(each)}")
             every_taps.append((None,) * len(self.layers) if each is None else each)
         passes, a = [], x
-        for layer, weights, *of_layer in zip(self.layers, params, *every_taps, strict=True):
-            passes.append(_over_steps(layer, weights, a, of_layer, product))
+        for i, (layer, weights, *of_layer) in enumerate(zip(self.layers, params, *every_taps, strict=True)):
+            try:
+                passes.append(_over_steps(layer, weights, a, of_layer, product))
+            except (TypeError, ValueError) as error:
+                error.add_note(f"This happened in layers[{i}], which got inputs of shape {list(a.shape)}.")
+                raise
             a = passes[-1][-1]
         return Trace(*zip(*passes, strict=True))
 
@@ -235,7 +241,7 @@ def mlp(
     """
     widths = as_widths("widths", widths)
     if len(widths) < 2:
-        raise ValueError(f"widths: expected an input and an output size at least, got {widths}")
+        raise ValueError(f"widths: expected at least an input and an output size, got {widths}")
     num_hidden = len(widths) - 2
     one_for_all = callable(activation)
     hidden = (activation,) * num_hidden if one_for_all else as_tuple("activation", activation, ACTIVATION)

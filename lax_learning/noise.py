@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import as_array, as_floating, check_choice, check_floating, check_key, describe
+from lax_learning._checks import (
+    as_array,
+    as_floating,
+    check_callable,
+    check_choice,
+    check_floating,
+    check_key,
+    describe,
+)
 from lax_learning._precision import raised
 from lax_learning.types import Key
 
@@ -91,6 +99,8 @@ def as_noise(noise: str | Noise) -> Noise:
     if not callable(noise):
         check_choice("noise", noise, _NAMED)
         return _NAMED[noise]
+    expected = "one of its names, or a function (key, like) -> unit noise"
+    check_callable("noise", noise, expected, num_arguments=2)
 
     def checked(key: Key, like: PyTree) -> PyTree:
         drawn = noise(key, like)

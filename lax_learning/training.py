@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from lax_learning._checks import check_callable, check_count, check_key, describe
+from lax_learning._checks import as_array, check_callable, check_count, check_key, describe
 from lax_learning._sites.rules import ModelRule
 from lax_learning.data.batches import BatchState, batches
 from lax_learning.data.types import Dataset, Splits, check_splits
@@ -100,7 +100,7 @@ def _with_loss(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     """The optimizer as one that takes the loss, and makes nothing of it if it does not look at it."""
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
         raise TypeError(
-            f"optimizer: expected one of optax, such as optax.sgd(0.1), got {describe(optimizer)}"
+            f"optimizer: expected an optimizer of optax, such as optax.sgd(0.1), got {describe(optimizer)}"
         )
     if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
         optimizer = optimizer.gradient_transformation()
@@ -157,6 +157,8 @@ def _on_model(rule: ModelRule, init: Callable[[Key], Params] | None, absorb: Any
                 "absorb: expected a function (params, aux) -> params, which says what becomes of the model's "
                 "aux, got None; lambda params, aux: params drops it"
             )
+        if not isinstance(value, tuple) and absorb is not None:
+            raise TypeError(f"absorb: expected None for a model without aux, got {describe(absorb)}")
         return loss, aux, grads, state
 
     return _Started(
@@ -221,7 +223,7 @@ def make_train(
     if num_updates % every:
         raise ValueError(f"every: expected a divisor of num_updates ({num_updates}), got {every}")
 
-    check_callable("evaluate", evaluate, "a function (key, params, data) -> metrics")
+    check_callable("evaluate", evaluate, "a function (key, params, data) -> metrics", num_arguments=3)
     if isinstance(rule, ModelRule):
         started = _on_model(rule, init, absorb)
     elif init is not None or absorb is not None:
@@ -265,6 +267,9 @@ def make_train(
 
     def evaluate_state(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> PyTree:
         params = started.plain(state.params, state.rule_state)
-        return evaluate(jax.random.fold_in(state.evaluate_key, step), params, data)
+        metrics = evaluate(jax.random.fold_in(state.evaluate_key, step), params, data)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: as_array(f"evaluate(...){jax.tree_util.keystr(path)}", leaf), metrics
+        )
 
     return Train(start, advance, evaluate_state, num_updates, every)

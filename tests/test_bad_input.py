@@ -152,7 +152,7 @@ BAD_WIDTHS: Any = (3, 2.0)
         "one width": (
             lambda: ll.mlp((3,)),
             ValueError,
-            r"^widths: expected an input and an output.*got \(3,\)",
+            r"^widths: expected at least an input and an output.*got \(3,\)",
         ),
         "no width": (lambda: ll.mlp(()), ValueError, "^widths: "),
         "zero": (lambda: ll.mlp((3, 0, 2)), ValueError, r"^widths\[1\]: expected at least 1, got 0"),
@@ -335,7 +335,7 @@ def test_loss_of_an_estimator(make):
     def run(loss_fn, **options):
         return lambda: make(loss_fn, **options)(KEY, w)
 
-    expected = "^loss_fn: expected a floating loss, or one an example, got "
+    expected = "^loss_fn: expected a scalar floating-point loss, or one loss per example, got "
     refuses(run(lambda w: jnp.sum(w > 0)), TypeError, expected + "int32")
     refuses(run(lambda w: jnp.any(w > 0)), TypeError, expected + "bool")
     refuses(run(lambda w: (jnp.sum(w), w)), TypeError, expected + "tuple")
@@ -525,17 +525,17 @@ MOMENTS = metrics.stacked_moments(STACKED, jnp.ones(3))
         "no reference": (
             lambda: metrics.bias_variance(STACKED),
             ValueError,
-            "^reference: expected exactly one, got none",
+            "^reference: expected the exact gradients, got None",
         ),
         "no reference in moments": (
             lambda: metrics.bias_variance(metrics.stacked_moments(STACKED)),
             ValueError,
-            "^reference: expected exactly one, got none",
+            "^reference: expected the exact gradients, got None",
         ),
         "two references": (
             lambda: metrics.bias_variance(MOMENTS, jnp.ones(3)),
             ValueError,
-            "^reference: expected exactly one, got one in the moments and one beside",
+            "^reference: expected None, as the moments hold one",
         ),
         "no feedback": (
             lambda: metrics.weight_alignment(NETWORK.init(KEY)),

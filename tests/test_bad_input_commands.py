@@ -142,7 +142,17 @@ OTHERS = {
     ),
     "hidden": ("microlearning", "--hidden 5 0", "--hidden: expected at least 1, got 0"),
     "drops": ("microlearning", "--drops 3 3", "--drops: expected epochs in order, got 3 3"),
-    "rules twice": ("microlearning", "--rules backprop backprop", "--rules: expected each at most once"),
+    "drops after the end": ("microlearning", "--drops 20", "--drops: expected epochs before the last, --ep"),
+    "few widths": (
+        "microlearning",
+        "--network convolutional --hidden 5",
+        "--hidden: expected at least 3 widths with --network convolutional, got 5",
+    ),
+    "rules twice": (
+        "microlearning",
+        "--rules backprop backprop",
+        "--rules: expected at least one, and each at most once",
+    ),
     "batch": ("microlearning", "--batch-size 5000", "--batch-size: expected at most 4000 images, got 5000"),
     "batch of decorrelation": ("decorrelation", "--batch-size 1001", "--batch-size: expected at most 1000"),
     "momentum": ("microlearning", "--momentum 1", "--momentum: expected a number in [0, 1), got 1.0"),

@@ -377,7 +377,7 @@ STATE_OF_3 = ll.decorrelation(0.1).init((3,))
         "no sizes": (
             lambda: ll.decorrelation(0.1).init(()),
             ValueError,
-            "^sizes: expected one layer at least",
+            "^sizes: expected at least one layer",
         ),
         "huge": (
             lambda: ll.decorrelation(0.1).init((10**6,)),

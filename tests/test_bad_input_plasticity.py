@@ -86,7 +86,7 @@ def graph(widths: Any = (3, 4, 2), cap: Any = 2, **options: Any):
         ),
         "graph cap > width": (graph(cap=5), ValueError, "^cap: expected at most 4, the width.*got 5"),
         "graph cap 0": (graph(cap=0), ValueError, "^cap: expected at least 1, got 0"),
-        "two widths": (mlp((3, 2)), ValueError, r"^widths: expected an input, a hidden.*got \(3, 2\)"),
+        "two widths": (mlp((3, 2)), ValueError, r"^widths: expected at least an input, .*got \(3, 2\)"),
         "no widths": (mlp(()), ValueError, r"^widths: expected .*got \(\)"),
         "width 0": (mlp((3, 4, 0, 2)), ValueError, r"^widths\[2\]: expected at least 1, got 0"),
         "float width": (mlp((3.0, 4, 2)), TypeError, r"^widths\[0\]: expected an int, got 3.0"),

@@ -50,6 +50,7 @@ def reading(make: Any = ll.backprop, loss: Any = ll.squared_error, **options: An
 
 
 BACKPROP = ll.backprop(NETWORK, ll.squared_error)
+MODEL = ll.Model(lambda w, x: x @ w)
 FLAGS = {
     "antithetic": lambda v: ll.node_perturbation(NETWORK, ll.squared_error, sigma=0.1, antithetic=v),
     "layerwise": lambda v: ll.node_perturbation(NETWORK, ll.squared_error, sigma=0.1, layerwise=v),
@@ -87,6 +88,64 @@ def test_what_a_rule_is_made_of(make):
     refuses(
         lambda: make(NETWORK, "squared_error"), TypeError, "^loss: expected a function .*got 'squared_error'"
     )
+
+
+def on_model(make: Any, state: Any = (), params: Any = W, x: Any = X) -> Any:
+    return lambda: make(MODEL, ll.squared_error).value_and_grad(KEY, params, state, x, Y)
+
+
+@parametrize_cases(
+    {
+        "sites": (lambda: ll.sites(NETWORK, W, X), TypeError, "^model: expected a Model, .*got Network"),
+        "tapped": (lambda: ll.tapped(jnp.tanh), TypeError, "^model: expected a Model, .*got PjitFunction"),
+        "text": (lambda: ll.sites(MODEL, W, "x"), TypeError, "^x: expected arrays .*got 'x'"),
+        "no x": (lambda: ll.tapped(MODEL).shapes(W, None), TypeError, "^x: expected arrays .*got none"),
+        "x of a rule": (on_model(ll.backprop, x="x"), TypeError, "^x: expected arrays .*got 'x'"),
+        "params text": (
+            lambda: ll.sites(MODEL, {"w": "a"}, X),
+            TypeError,
+            "^params: expected a floating-point parameter at 'w', got 'a'",
+        ),
+        "params key": (
+            on_model(ll.backprop, params=KEY),
+            TypeError,
+            r"^params: expected a floating-point parameter, got key<fry>\[\]",
+        ),
+        "key": (
+            lambda: ll.backprop(MODEL, ll.squared_error).value_and_grad(0, W, (), X, Y),
+            TypeError,
+            "^key: expected one key, .*got 0",
+        ),
+        "no state": (
+            on_model(ll.feedback_alignment, None),
+            TypeError,
+            "^state: expected a FeedbackState, from init, got None",
+        ),
+        "no state ": (
+            on_model(ll.direct_feedback_alignment, {}),
+            TypeError,
+            "^state: expected a FeedbackState, from init, got dict",
+        ),
+        "loss": (lambda: ll.backprop(MODEL, 5), TypeError, "^loss: expected a function .*got 5"),
+        "loss of one": (
+            lambda: ll.backprop(MODEL, lambda output: output),
+            TypeError,
+            r"^loss: expected a function .*got a function of \(output\)",
+        ),
+        "apply of one": (
+            lambda: ll.Model(lambda w: w),
+            TypeError,
+            r"^apply: expected a function .*got a function of \(w\)",
+        ),
+        "option": (
+            lambda: ll.backprop(MODEL, ll.squared_error, scale="tutorial"),
+            TypeError,
+            "^scale: expected no such option for a Model, got 'tutorial'",
+        ),
+    }
+)
+def test_models(call, error, pattern):
+    refuses(call, error, pattern)
 
 
 TINY = {jnp.float16: 1e-9, jnp.float32: 1e-40, jnp.bfloat16: 1e-40}
@@ -170,7 +229,16 @@ def test_sigma_that_the_dtype_cannot_hold(name, dtype):
         ),
         "params bool": (wp(W > 0), TypeError, r"^params: expected a floating-point array, got bool\[2\]"),
         "loss_fn": (wp(loss="sum"), TypeError, "^loss_fn: expected a function .*got 'sum'"),
-        "loss list": (wp(loss=lambda w: [1.0]), TypeError, "^loss_fn: expected a floating loss.*got list"),
+        "loss matrix": (
+            wp(loss=lambda w: jnp.ones((3, 2))),
+            TypeError,
+            r"^loss_fn: expected a scalar floating-point loss.*got float32\[3, 2\]",
+        ),
+        "loss list": (
+            wp(loss=lambda w: [1.0]),
+            TypeError,
+            "^loss_fn: expected a scalar floating-point loss.*got list",
+        ),
         "key": (
             wp(key="key"),
             TypeError,
@@ -181,7 +249,7 @@ def test_sigma_that_the_dtype_cannot_hold(name, dtype):
         "perturbation": (
             lambda: estimators.spsa(jnp.sum, perturbation=0.1),
             TypeError,
-            "^perturbation: expected a schedule .*got 0.1",
+            "^perturbation: expected a schedule, .*got 0.1",
         ),
         "count": (
             lambda: estimators.spsa(jnp.sum, perturbation=lambda count: 0.1)(KEY, W, count="3"),
@@ -321,12 +389,37 @@ def test_rules(call, error, pattern):
         "dtype text": (lambda: ll.dense(3, 2, dtype="half-open"), TypeError, "^dtype: .*got 'half-open'"),
         "dtype None": (lambda: ll.recurrent(3, 2, dtype=None), TypeError, "^dtype: .*got None"),
         "padding": (lambda: ll.convolution(1, 2, "33"), TypeError, "^kernel: expected an int, got '3'"),
+        "a layer": (
+            lambda: ll.Network(ll.dense(3, 2), (3,)),
+            TypeError,
+            "^layers: expected a sequence of layers, .*got one Layer",
+        ),
+        "initialiser of two": (
+            lambda: ll.mlp((3, 2), w_init=lambda key, shape: jnp.zeros(shape)),
+            TypeError,
+            r"^w_init: expected an initialiser .*got a function of \(key, shape\)",
+        ),
+        "initialiser of another shape": (
+            lambda: ll.mlp((3, 2), w_init=lambda key, shape, dtype: jnp.zeros((2, 3))).init(KEY),
+            ValueError,
+            r"^w_init: expected shape \[3, 2\], got \[2, 3\]",
+        ),
+        "long sizes": (
+            lambda: ll.dense(jnp.ones((9, 9)), 2),
+            TypeError,
+            r"^num_inputs: expected an int, got float32\[9, 9\]",
+        ),
+        "without_feedback": (
+            lambda: ll.without_feedback(jnp.ones(2)),
+            TypeError,
+            r"^params\[0\]: expected a dict of weights, got float32\[\]",
+        ),
         "no layers": (
             lambda: ll.Network((), (3,)),
             TypeError,
-            r"^layers: expected one layer at least.*got \[\]",
+            r"^layers: expected at least one layer.*got \[\]",
         ),
-        "layers": (lambda: ll.Network((3,), (3,)), TypeError, "^layers: expected one layer at least"),
+        "layers": (lambda: ll.Network((3,), (3,)), TypeError, "^layers: expected at least one layer"),
         "input_shape": (
             lambda: ll.Network(NETWORK.layers, 3),
             TypeError,
@@ -354,6 +447,13 @@ def test_rules(call, error, pattern):
 )
 def test_networks(call, error, pattern):
     refuses(call, error, pattern)
+
+
+def test_an_error_in_a_network_says_in_which_layer():
+    network = ll.Network((ll.dense(3, 4), ll.dense(5, 2)), (3,))
+    with pytest.raises(ValueError, match=r"^w: expected shape \[4, outputs\], got \[5, 2\]") as caught:
+        network.apply(network.init(KEY), X)
+    assert caught.value.__notes__ == ["This happened in layers[1], which got inputs of shape [5, 4]."]
 
 
 @parametrize_cases(
@@ -404,6 +504,27 @@ def test_networks(call, error, pattern):
             TypeError,
             "^rule: expected a Rule.*got",
         ),
+        "evaluate of two": (
+            train(data.Splits(DATA, None, None), evaluate=lambda params, data: 0),
+            TypeError,
+            r"^evaluate: expected a function .*got a function of \(params, data\)",
+        ),
+        "evaluate text": (
+            train(data.Splits(DATA, None, None), evaluate=lambda *_: {"a": "high"}),
+            TypeError,
+            r"^evaluate\(...\)\['a'\]: expected an array of real numbers, got 'high'",
+        ),
+        "absorb": (
+            train(
+                data.Splits(DATA, None, None),
+                ll.backprop(MODEL, ll.squared_error),
+                init=lambda key: jnp.ones((3, 2)),
+                absorb=lambda params, aux: params,
+            ),
+            TypeError,
+            "^absorb: expected None for a model without aux, got function",
+        ),
+        "ensemble": (lambda: ll.ensemble(3), TypeError, "^function: expected a function .*got 3"),
         "evaluate": (train(data.Splits(DATA, None, None), evaluate=3), TypeError, "^evaluate: .*got 3"),
         "sizes": (lambda: data.half_space(KEY, sizes=30), TypeError, "^sizes: expected numbers of .*got 30"),
         "half_space key": (lambda: data.half_space(0), TypeError, "^key: expected one key.*got 0"),

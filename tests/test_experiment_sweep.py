@@ -118,7 +118,7 @@ def _parse(**given):
         "grid": (
             lambda: sampler_of(config(Path(), sampler="grid"), TWO),
             ValueError,
-            "points of penalty for",
+            "penalty: expected points = N with",
         ),
         "large grid": (
             lambda: sampler_of(config(Path(), sampler="grid", trials=13), SPACE),

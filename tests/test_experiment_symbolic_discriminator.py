@@ -109,8 +109,8 @@ def test_help_names_every_option():
         ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
         ({"configurations": 0}, "--configurations: expected at least 1, got 0"),
         ({"updates": 9}, "--updates: expected at least 10, got 9"),
-        ({"studies": ()}, "--studies: expected each at most once"),
-        ({"studies": ("depth", "depth")}, "--studies: expected each at most once"),
+        ({"studies": ()}, "--studies: expected at least one, and each at most once"),
+        ({"studies": ("depth", "depth")}, "--studies: expected at least one, and each at most once"),
     ],
 )
 def test_bad_settings_are_refused(arguments, message):

@@ -247,7 +247,7 @@ CASES = {
     "widths": (
         lambda: ll.rnn((3, 2), steps=4),
         ValueError,
-        "^widths: expected an input, a recurrent and an output size",
+        "^widths: expected at least an input, a recurrent and an output size",
     ),
     "width": (lambda: ll.rnn((3, 0, 2), steps=4), ValueError, r"^widths\[1\]: expected at least 1, got 0"),
     "steps": (lambda: ll.rnn((3, 4, 2), steps=0), ValueError, "^steps: expected at least 1, got 0"),

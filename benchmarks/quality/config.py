@@ -64,7 +64,7 @@ class Config(Options):
             asked = getattr(self, name)
             self.expect(name, f"names among {', '.join(known)}", set(asked) <= set(known))
             self.expect(name, "each at most once", len(set(asked)) == len(asked))
-        self.expect("rules", "one at least", len(self.rules) > 0)
+        self.expect("rules", "at least one", len(self.rules) > 0)
 
     def check_fits(self) -> None:
         """Raises ValueError unless the weights of all seeds fit into memory, and the batches of one."""

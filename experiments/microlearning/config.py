@@ -82,8 +82,11 @@ class Config(Settings):
     def check(self) -> None:
         self.expect_distinct("rules")
         least_layers = {"dense": 0, "recurrent": 1, "convolutional": 3}[self.network]
-        self.expect("hidden", f"at least {least_layers} numbers", len(self.widths) >= least_layers)
+        least = f"at least {least_layers} widths with --network {self.network}"
+        self.expect("hidden", least, len(self.widths) >= least_layers)
         self.expect("drops", "epochs in order", all(a < b for a, b in pairwise(self.drops)))
+        before_the_end = f"epochs before the last, --epochs {self.epochs}"
+        self.expect("drops", before_the_end, all(drop < self.epochs for drop in self.drops))
         if self.scale == "matched":
             self.expect("learning_rate", "none with --scale matched", self.learning_rate is None)
 

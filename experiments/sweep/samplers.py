@@ -78,7 +78,7 @@ def sampler_of(config: Config, space: Space) -> samplers.BaseSampler:
         without = [name for name, values in space.grid.items() if not values]
         if without:
             raise ValueError(
-                f"--space: expected points of {without[0]} for --sampler grid, got a range without"
+                f"--space: {without[0]}: expected points = N with --sampler grid, got a range without points"
             )
         size = prod(len(values) for values in space.grid.values())
         if config.trials > size:

@@ -63,7 +63,7 @@ def read_space(path: Path, sweepable: Sweepable) -> Space:
     except OSError as error:
         raise ValueError(f"--space: expected a TOML file, got {path} ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"--space: expected TOML in {path}, got text that is none ({error})") from None
+        raise ValueError(f"--space: expected valid TOML, got {path} ({error})") from None
     return parse_space(given, sweepable, "--space")
 
 
@@ -87,10 +87,12 @@ def parse_space(given: Mapping[str, Any], sweepable: Sweepable, where: str) -> S
             space.searched[name], space.grid[name] = _range(field, kind, value, limits)
             space.bounds[name] = [value["low"], value["high"]]
         else:
-            expected = "a value, { choices } or { low, high } with log and points if wished"
-            raise ValueError(f"{field}: expected {expected}, got a table of {', '.join(value) or 'nothing'}")
+            expected = "a value, { choices } or { low, high } with optional log and points"
+            raise ValueError(
+                f"{field}: expected {expected}, got a table with {', '.join(value) or 'nothing'}"
+            )
     if not space.searched:
-        raise ValueError(f"{where}: expected a field with choices or a range at least, got none")
+        raise ValueError(f"{where}: expected at least one field with choices or a range, got none")
     return space
 
 
@@ -124,7 +126,7 @@ def _checked(field: str, kind: Any, value: Any, limits: Limits) -> Any:
 
 def _choices(field: str, kind: Any, values: Any, limits: Limits) -> list[Any]:
     if not isinstance(values, list) or not values:
-        raise ValueError(f"{field}: expected choices in a list, one at least, got {values!r}")
+        raise ValueError(f"{field}: expected a list of at least one choice, got {values!r}")
     checked = [_checked(f"{field}: choices", kind, value, limits) for value in values]
     if len(set(checked)) != len(checked):
         raise ValueError(f"{field}: expected each choice once, got {values!r}")

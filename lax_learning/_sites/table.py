@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lax_learning._checks import check_batch
 from lax_learning._sites._program import Program
-from lax_learning.models import Model
+from lax_learning.models import Model, check_model
 from lax_learning.types import Params
 
 
@@ -59,7 +60,8 @@ def sites(model: Model, params: Params, x: Any) -> SiteTable:
       One row a site, printed as a table.
 
     Raises:
-      TypeError, ValueError: for params that hold no parameter, or one that is not floating.
+      TypeError, ValueError: for no `Model`, params that hold no parameter, or one that is not floating, or an
+        x without arrays.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -68,6 +70,8 @@ def sites(model: Model, params: Params, x: Any) -> SiteTable:
       >>> sites(model, {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, jnp.ones((5, 3)))[0].shape
       (3, 2)
     """
+    check_model(model)
+    check_batch(x)
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
     program = Program(model, params, one)
     units = {id(site): math.prod(tap.shape) for tap in program.plan.all_taps for site in tap.sites}

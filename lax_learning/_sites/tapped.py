@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import describe
+from lax_learning._checks import check_batch, describe
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
-from lax_learning.models import Model
+from lax_learning.models import Model, check_model
 from lax_learning.types import Params
 
 Taps = dict[str, Array]
@@ -59,6 +59,7 @@ def tapped(model: Model) -> Tapped:
       Functions of the model's params and a batch.
 
     Raises:
+      TypeError: for no `Model`, or an x without arrays.
       ValueError: at trace time, for taps of other names or shapes than `shapes` gives.
 
     Example:
@@ -70,11 +71,15 @@ def tapped(model: Model) -> Tapped:
       [[5.0, 5.0], [5.0, 5.0], [5.0, 5.0]]
     """
 
+    check_model(model)
+
     def shapes(params: Params, x: Any) -> dict[str, jax.ShapeDtypeStruct]:
+        check_batch(x)
         taps = _named(Program(model, params, x))
         return {name: jax.ShapeDtypeStruct(tap.shape, tap.dtype) for name, tap in taps.items()}
 
     def run(params: Params, x: Any, taps: Taps | None = None) -> TappedRun:
+        check_batch(x)
         program = Program(model, params, x)
         named = _named(program)
         feeds = (
@@ -95,6 +100,7 @@ def tapped(model: Model) -> Tapped:
         return TappedRun(output, inputs, {name: emitted[tap.index] for name, tap in named.items()})
 
     def pull_back(params: Params, x: Any, deltas: Taps) -> Params:
+        check_batch(x)
         program = Program(model, params, x)
         named = _named(program)
         wanted = {named[name].index: delta for name, delta in _checked("deltas", deltas, named).items()}

@@ -23,11 +23,11 @@ def split_aux(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[..., tuple
             raise TypeError(f"loss_fn: expected a pair (loss, aux) because of has_aux, got {describe(out)}")
         loss, aux = out if has_aux else (out, None)
         try:
-            if isinstance(loss, list | tuple):
+            if isinstance(loss, list | tuple) or getattr(loss, "ndim", 0) > 1:
                 raise TypeError
             return as_floating("loss_fn", loss), aux
         except TypeError:
-            expected = "expected a floating loss, or one an example"
+            expected = "expected a scalar floating-point loss, or one loss per example"
             raise TypeError(f"loss_fn: {expected}, got {describe(loss)}") from None
 
     return checked

@@ -129,7 +129,7 @@ def spsa(
       approximation, https://doi.org/10.1109/9.119632, 1992.
     """
 
-    check_callable("perturbation", perturbation, "a schedule count -> c_k")
+    check_callable("perturbation", perturbation, "a schedule, such as spall_gains(0.1, 0.1).perturbation")
     check_count("num_samples", num_samples)
     split_aux(loss_fn, has_aux)
 

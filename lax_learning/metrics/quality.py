@@ -205,8 +205,9 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
     """
     held = estimates.reference if isinstance(estimates, Moments) else None
     if (held is None) == (reference is None):
-        got = "none" if reference is None else "one in the moments and one beside them"
-        raise ValueError(f"reference: expected exactly one, got {got}")
+        if reference is None:
+            raise ValueError("reference: expected the exact gradients, got None")
+        raise ValueError("reference: expected None, as the moments hold one, got another beside them")
     if isinstance(estimates, Moments) and held is None:
         raise ValueError(
             "reference: expected one given to the function that made the moments, got it beside them"

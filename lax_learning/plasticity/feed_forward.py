@@ -68,7 +68,7 @@ def k_cap_mlp(
     """
     widths = as_sizes("widths", widths, "sizes of the input, every hidden layer and the output")
     if len(widths) < 3:
-        raise ValueError(f"widths: expected an input, a hidden and an output size at least, got {widths}")
+        raise ValueError(f"widths: expected at least an input, a hidden and an output size, got {widths}")
     shapes = tuple(itertools.pairwise(widths))
     check_made_of(scheme, w_init, dtype, shapes)
     num_hidden = len(widths) - 2

@@ -1,15 +1,19 @@
 """Credit assignment rules on `(network, loss)` or `(model, loss)`, interchangeable with each other."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+from lax_learning._checks import describe
 from lax_learning._sites.rules.backprop import backprop as _backprop
 from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment as _direct
 from lax_learning._sites.rules.feedback_alignment import feedback_alignment as _feedback
 from lax_learning._sites.rules.node_perturbation import node_perturbation as _node
 from lax_learning._sites.rules.weight_perturbation import weight_perturbation as _weight
 from lax_learning.models import Model
+from lax_learning.networks import Network
+from lax_learning.rules._delta import check_loss
 from lax_learning.rules.backprop import backprop as _network_backprop
 from lax_learning.rules.direct_feedback_alignment import direct_feedback_alignment as _network_direct
 from lax_learning.rules.feedback_alignment import feedback_alignment as _network_feedback
@@ -36,7 +40,17 @@ def _either(on_network: Callable[..., Any], on_model: Callable[..., Any]) -> Cal
 
     @functools.wraps(on_network)
     def make(network: Any, loss: Any, **options: Any) -> Any:
-        return (on_model if isinstance(network, Model) else on_network)(network, loss, **options)
+        if not isinstance(network, Model | Network):
+            expected = "a Network, such as mlp((784, 100, 10)), or a Model"
+            raise TypeError(f"network: expected {expected}, got {describe(network)}")
+        check_loss(loss)
+        make_rule, kind = (on_model, "Model") if isinstance(network, Model) else (on_network, "Network")
+        for name in options:
+            if name not in inspect.signature(make_rule).parameters:
+                raise TypeError(
+                    f"{name}: expected no such option for a {kind}, got {describe(options[name])}"
+                )
+        return make_rule(network, loss, **options)
 
     return make
 

@@ -14,6 +14,7 @@ from lax_learning._checks import (
     check_callable,
     check_choice,
     check_inputs,
+    check_key,
     check_targets,
     describe,
 )
@@ -54,6 +55,7 @@ def delta_rule(
         return signals(key, as_layers("params", params, num_layers), x, y, weight(1))
 
     def value_and_grad(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> tuple[Array, Params]:
+        check_key("key", key)
         x, y = as_batch(network, x, y)
         layers = as_layers("params", params, num_layers)
         losses, inputs, deltas = signals(key, layers, x, y, weight(x.shape[0]))
@@ -66,7 +68,13 @@ def check_problem(network: Any, loss: Any) -> None:
     """Raises TypeError unless a rule is made for a network and a loss."""
     if not isinstance(network, Network):
         raise TypeError(f"network: expected a Network, such as mlp((784, 100, 10)), got {describe(network)}")
-    check_callable("loss", loss, "a function (output, y) -> losses, such as squared_error")
+    check_loss(loss)
+
+
+def check_loss(loss: Any) -> None:
+    """Raises TypeError unless `loss` is a function of two arguments."""
+    expected = "a function (output, y) -> losses, such as squared_error"
+    check_callable("loss", loss, expected, num_arguments=2)
 
 
 def as_batch(network: Network, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import check_floating, describe
+from lax_learning._checks import check_batch, check_floating, describe
 from lax_learning._precision import raised
 from lax_learning._sites._coupling import is_coupled
 from lax_learning._sites._plan import Site, Tap
@@ -37,7 +37,11 @@ def no_state(key: Key, params: Params, x: Any) -> tuple[()]:
 
 def as_batch(x: Any) -> tuple[Any, int]:
     """Returns x with arrays for leaves, and the number of examples."""
-    x = jax.tree.map(jnp.asarray, x)
+    try:
+        x = jax.tree.map(jnp.asarray, x)
+    except (TypeError, ValueError):
+        check_batch(x)
+        raise
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or sizes == {()}:
         got = [describe(leaf) for leaf in jax.tree.leaves(x)]

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lax_learning._checks import check_key
 from lax_learning._sites.rules._common import ModelRule, as_batch, joined, losses_of, no_state
 from lax_learning.models import Model, Split
 from lax_learning.types import Key, Loss, Params
@@ -36,6 +37,7 @@ def backprop(model: Model, loss: Loss) -> ModelRule:
     """
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        check_key("key", key)
         x, size = as_batch(x)
         split = Split(model, params)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lax_learning._checks import check_instance, check_key
 from lax_learning._sites._plan import Read, Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
@@ -167,6 +168,8 @@ def direct_feedback_alignment(
     def value_and_grad(
         key: Key, params: Params, state: FeedbackState, x: Any, y: Any
     ) -> tuple[Any, Params, FeedbackState]:
+        check_instance("state", state, FeedbackState, "a FeedbackState, from init")
+        check_key("key", key)
         x, size = as_batch(x)
         check_uncoupled(model, params, x, "use backprop, feedback alignment or weight perturbation")
         program, run = by_example(model, params, x)

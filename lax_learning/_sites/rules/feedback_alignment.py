@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from lax_learning._checks import check_instance, check_key
 from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
@@ -108,6 +109,8 @@ def feedback_alignment(
     def value_and_grad(
         key: Key, params: Params, state: FeedbackState, x: Any, y: Any
     ) -> tuple[Any, Params, FeedbackState]:
+        check_instance("state", state, FeedbackState, "a FeedbackState, from init")
+        check_key("key", key)
         x, size = as_batch(x)
         program = Program(model, params, x)
         sites = select(program, where)

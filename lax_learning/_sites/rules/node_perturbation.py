@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_choice, check_count, check_flag, check_positive
+from lax_learning._checks import check_choice, check_count, check_flag, check_key, check_positive
 from lax_learning._precision import raised
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._run import Hooks
@@ -107,6 +107,7 @@ def node_perturbation(
     draw_noise = as_noise(noise)
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        check_key("key", key)
         x, size = as_batch(x)
         if not batch:
             check_uncoupled(model, params, x, "pass batch=True for credit by the loss of the batch")

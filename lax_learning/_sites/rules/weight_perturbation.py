@@ -5,6 +5,7 @@ from typing import Any
 from jaxtyping import Array, ArrayLike
 
 from lax_learning import estimators
+from lax_learning._checks import check_key
 from lax_learning._sites.rules._common import ModelRule, as_batch, losses_of, no_state
 from lax_learning.models import Model, Split
 from lax_learning.noise import Noise
@@ -69,6 +70,7 @@ def weight_perturbation(
     )
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        check_key("key", key)
         x, size = as_batch(x)
         split = Split(model, params)
         value, grads = estimate(key, split.parameters, split, x, y, size)
