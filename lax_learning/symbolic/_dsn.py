@@ -141,8 +141,12 @@ def dsn_generator(
 
 def check_entries(params: Any, entries: Sequence[str]) -> None:
     """Raises ValueError unless params are a dict with these entries."""
-    if not isinstance(params, Mapping) or not set(entries) <= params.keys():
-        got = sorted(params) if isinstance(params, Mapping) else describe(params)
+    if not isinstance(params, Mapping) or any(params.get(e) is None for e in entries):
+        got = (
+            sorted(name for name in params if params[name] is not None)
+            if isinstance(params, Mapping)
+            else describe(params)
+        )
         raise ValueError(f"params: expected a dict with the entries {list(entries)}, got {got}")
 
 
