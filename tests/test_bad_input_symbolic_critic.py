@@ -1,5 +1,7 @@
 """Bad input to the critic and its training: as in `test_bad_input`, the errors that a user sees."""
 
+# pyright: reportArgumentType=false
+
 import jax
 import jax.numpy as jnp
 import optax

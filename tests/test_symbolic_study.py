@@ -1,5 +1,7 @@
 """Curves for a critic, studies of many configurations, and latents regularised by a critic."""
 
+# pyright: reportArgumentType=false
+
 from typing import Any
 
 import jax
@@ -279,17 +281,17 @@ GROUP = Group({"n": 1}, {}, (0,))
             r"^make_run: expected .* returns a run\(key, traced\), got <lambda>\(key\)",
         ),
         "name of a field": (
-            lambda: group_by_shape([{"a": 1}], [["a"]]),  # pyright: ignore[reportArgumentType]
+            lambda: group_by_shape([{"a": 1}], [["a"]]),
             TypeError,
             r"^static\[0\]: expected the name of a field, got list",
         ),
         "fields without names": (
-            lambda: group_by_shape([{1: 2}], []),  # pyright: ignore[reportArgumentType]
+            lambda: group_by_shape([{1: 2}], []),
             TypeError,
             r"^configurations\[0\]: expected fields that are named by text, got 1",
         ),
         "nothing found": (
-            lambda: study_dataset([{"a": 1}], None),  # pyright: ignore[reportArgumentType]
+            lambda: study_dataset([{"a": 1}], None),
             TypeError,
             r"^found: expected a sequence of \(group, results\), got None",
         ),
