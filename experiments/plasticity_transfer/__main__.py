@@ -178,7 +178,8 @@ def held(config: Config) -> harness.Held:
 def run(config: Config) -> xr.Dataset:
     """Runs the whole comparison into `config.out` and returns its results."""
     samples = config.setting.train_samples
-    most = samples // max(MODELS[name].downstream(config).multiple for name in config.models)
+    narrow = replace(config, width=config.cap)  # a width that does not fit into memory is refused below
+    most = samples // max(MODELS[name].downstream(narrow).multiple for name in config.models)
     config.expect("evaluations", f"at most {most}", config.evaluations <= most)
     data = images(config)
     if data[0].x.shape[0] < config.setting.train_samples:
