@@ -1,5 +1,6 @@
 """How much memory there is, and whether what a run holds fits into it, before anything is allocated."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -43,19 +44,26 @@ def check_fits(
       defaults: a default of each of them.
       name_of: a size as the user knows it.
     """
-    memory, bytes_needed = total_bytes(), needed(given)
+    memory = total_bytes()
+    try:
+        bytes_needed: float = needed(given)
+    except ValueError as error:  # of the library, for arrays that cannot even be described
+        if memory is None or ": expected arrays " not in str(error):
+            raise
+        bytes_needed = math.inf
     if memory is None or bytes_needed <= memory:
         return
-    left = dict.fromkeys(given, bytes_needed)
+    left: dict[str, float] = dict.fromkeys(given, bytes_needed)
     for name in given:
         with suppress(ValueError):  # a default that does not go with the others
             left[name] = needed({**given, name: defaults[name]})
     largest = min(left, key=lambda name: left[name])
     got = given[largest]
     got = " ".join(map(str, got)) if isinstance(got, tuple) else got
+    needs = f": at least {bytes_needed / 1e9:,.3g} GB" if math.isfinite(bytes_needed) else ""
     raise ValueError(
         f"{name_of(largest)}: expected a size that fits into {memory / 1e9:.3g} GB of memory, got {got} "
-        f"(out of memory: at least {bytes_needed / 1e9:,.3g} GB)"
+        f"(out of memory{needs})"
     )
 
 

@@ -33,8 +33,12 @@ def _short(value: Any) -> str:
     return describe(value) if len(text) > 80 or "\n" in text else text
 
 
+def _is_key(value: Any) -> bool:
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
 def _is_finite_number(value: Any) -> bool:
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) or _is_key(value):
         return False
     array = np.asarray(value)
     is_real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
@@ -249,12 +253,13 @@ def check_key(name: str, value: Any) -> None:
 
 def check_floating_dtype(name: str, value: Any) -> None:
     """Raises TypeError unless `value` is a floating-point dtype."""
+    is_array = isinstance(value, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
     try:
-        is_floating = value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating)
+        is_floating = not is_array and value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating)
     except TypeError:
         is_floating = False
     if not is_floating:
-        got = value.__name__ if isinstance(value, type) else repr(value)
+        got = value.__name__ if isinstance(value, type) else describe(value) if is_array else repr(value)
         raise TypeError(f"{name}: expected a floating-point dtype, got {got}")
 
 
@@ -383,3 +388,20 @@ def check_counter(name: str, value: Any) -> None:
     """Raises unless a part of a state is one integer."""
     if as_array(name, value).shape != () or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
         raise TypeError(f"{name}: expected one integer, got {describe(value)}")
+
+
+def check_function(name: str, value: Any, expected: str, *arguments: Any, **keywords: Any) -> None:
+    """Raises TypeError unless `value` can be called with such arguments; `expected` says of what kind it is.
+
+    Of what does not say which arguments it takes, only that it can be called is checked.
+    """
+    check_callable(name, value, expected)
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        called = getattr(value, "__name__", type(value).__name__)
+        raise TypeError(f"{name}: expected {expected}, got {called}{signature}") from error

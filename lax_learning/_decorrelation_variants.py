@@ -35,7 +35,7 @@ def _normaliser(moments: Moments, variance: Array) -> Array:
 
 
 def _seed(r: Array, moments: Moments, eta: Array, variance: Array) -> Array:
-    alive = (moments.diagonal >= DEAD)[:, None]
+    alive = ~(moments.diagonal < DEAD)[:, None]
     return r + eta * jnp.where(alive, _normaliser(moments, variance) * (r - moments.product), 0)
 
 

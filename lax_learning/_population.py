@@ -7,8 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from lax_learning._checks import as_array, check_callable, check_count, check_floating, describe
+from lax_learning._checks import (
+    as_array,
+    check_count,
+    check_floating,
+    describe,
+)
 from lax_learning._precision import raised
+
+PICKS = "a function that picks leaves of params with a neuron axis, such as lambda params: params['out']['w']"
 
 
 def _is_none(leaf: Any) -> bool:
@@ -90,19 +97,19 @@ def population_size(params: PyTree, axes: PyTree) -> int:
 
 def charge_leaves(charges: Callable[[PyTree], PyTree], params: PyTree, axes: PyTree) -> tuple[bool, ...]:
     """Which leaves of `params` the function `charges` picks; raises unless they have a neuron axis."""
-    check_callable("charges", charges, "a function of params that picks leaves of them")
     named, structure = jax.tree_util.tree_flatten_with_path(params)
     leaves = [_Leaf(f"params{jax.tree_util.keystr(path)}") for path, _ in named]
     try:
         picked = jax.tree.leaves(charges(jax.tree.unflatten(structure, leaves)))
     except (TypeError, LookupError, AttributeError) as error:
-        got = f"{type(error).__name__}: {error}"
-        raise ValueError(f"charges: expected leaves of params with a neuron axis, got {got}") from error
+        computes = _Leaf.__name__ in str(error)
+        got = "one that computes with them" if computes else f"one that raises {error!r}"
+        raise ValueError(f"charges: expected {PICKS}, got {got}") from error
     with_axis = [leaf for leaf, axis in zip(leaves, leaf_axes(params, axes), strict=True) if axis is not None]
     if not picked or not all(isinstance(leaf, _Leaf) and leaf in with_axis for leaf in picked):
         others = [leaf for leaf in picked if leaf not in with_axis]
-        got = ", ".join(leaf.name if isinstance(leaf, _Leaf) else describe(leaf) for leaf in others) or "none"
-        raise ValueError(f"charges: expected leaves of params with a neuron axis, got {got}")
+        got = ", ".join(str(leaf) if isinstance(leaf, _Leaf) else describe(leaf) for leaf in others) or "none"
+        raise ValueError(f"charges: expected {PICKS}, got one that returns {got}")
     return tuple(leaf in picked for leaf in leaves)
 
 

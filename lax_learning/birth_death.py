@@ -10,10 +10,10 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 from lax_learning._checks import (
     as_array,
     as_floating,
-    check_callable,
     check_choice,
     check_count,
     check_counter,
+    check_function,
     check_instance,
     check_key,
     check_memory,
@@ -23,6 +23,7 @@ from lax_learning._checks import (
 )
 from lax_learning._lazily import lazily
 from lax_learning._population import (
+    PICKS,
     as_params,
     birth_death_rates,
     charge_leaves,
@@ -177,10 +178,10 @@ def birth_death(
     """
     check_not_negative("alpha", alpha)
     check_scalar("alpha", alpha)
-    check_callable("charges", charges, "a function of params that picks leaves of them")
-    check_callable("draws", draws, "a function of (key, n) that returns Draws")
+    check_function("charges", charges, PICKS, None)
+    check_function("draws", draws, "a function of (key, n) that returns Draws", None, 1)
     if prior is not None:
-        check_callable("prior", prior, "a function of (key, params) or None")
+        check_function("prior", prior, "a function of (key, params) or None", None, None)
     check_choice("scheme", scheme, _SCHEMES)
     check_choice("center", center, _CENTERS)
     check_choice("probability", probability, _PROBABILITIES)

@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import (
     as_array,
-    check_callable,
+    check_function,
     check_instance,
     check_key,
     check_layers,
@@ -141,7 +141,7 @@ def decorrelated_rule(
       >>> sorted(grads[0])
       ['b', 'w']
     """
-    check_callable("make_rule", make_rule, "a function from a network to a rule")
+    check_function("make_rule", make_rule, "a function from a network to a rule", network)
     check_instance("dynamics", dynamics, Dynamics, "Dynamics, from decorrelation")
     reads_of(network)
 

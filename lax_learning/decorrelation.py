@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from lax_learning._checks import (
+    MAX_ENTRIES,
     as_array,
     as_floating,
     as_sizes,
@@ -134,6 +135,8 @@ def decorrelation(
     check_flag("bias", bias)
     chosen, number = variant_of(variant, kappa, variance)
     check_count("every", every)
+    if every > MAX_ENTRIES:
+        raise ValueError(f"every: expected at most {MAX_ENTRIES}, got {every}")
     if isinstance(subsample, Tracer):
         raise TypeError(f"subsample: expected a number that is not traced, got {describe(subsample)}")
     check_positive("subsample", subsample)

@@ -42,7 +42,8 @@ def follow(
       The state with the moments in their new places.
 
     Raises:
-      TypeError, ValueError: for an unknown variant, axes that do not fit params, or an origin of another
+      TypeError, ValueError: for an unknown variant, axes that do not fit params, a state that holds more than
+        arrays, or an origin of another
         length or dtype, or of neurons that do not exist.
 
     Example:
@@ -71,6 +72,9 @@ def follow(
     longest_first = sorted(known, key=lambda entry: -len(entry[0]))
 
     def moved(path: tuple[Any, ...], leaf: Any) -> Any:
+        if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float)):
+            at = f"optimizer_state{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{at}: expected an array, got {describe(leaf)}")
         shape = jnp.shape(leaf)
         _, own, axis = next(
             (k for k in longest_first if path[len(path) - len(k[0]) :] == k[0]), (0, None, None)

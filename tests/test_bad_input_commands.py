@@ -98,7 +98,7 @@ def test_numbers_out_of_range_are_refused(tmp_path, name, option, base, times):
 
 
 HUGE = {
-    "microlearning": ("--hidden", "--seeds", "--epochs"),
+    "microlearning": ("--hidden", "--seeds", "--epochs", "--num-samples", "--draws"),
     "birth_death": (
         "--units", "--seeds", "--records", "--mixture-units", "--features", "--test-points", "--batch-size",
     ),

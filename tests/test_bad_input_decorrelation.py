@@ -81,7 +81,14 @@ def test_subsample(subsample):
 
 @pytest.mark.parametrize(
     ("every", "error"),
-    [(0, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError), ("2", TypeError)],
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (2**31, ValueError),
+        (1.0, TypeError),
+        (True, TypeError),
+        ("2", TypeError),
+    ],
 )
 def test_every(every, error):
     refuses(lambda: dynamics(every=every), error, "^every: expected .*got")

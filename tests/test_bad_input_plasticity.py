@@ -306,7 +306,7 @@ def test_params_of_meta_learning():
         return lambda: rule.value_and_grad(KEY, params, XS, y)
 
     refuses(
-        value(MetaParams(TABLES, w[:, :3])), ValueError, r"^state\[0\]\['w'\]: expected shape \[3, 4\], got"
+        value(MetaParams(TABLES, w[:, :3])), ValueError, r"^params.w: expected shape \[3, 4\], got \[3, 3\]"
     )
     refuses(value(MetaParams(Tables((), SQUARE), w)), ValueError, "^tables.hidden: expected one .*got 0")
 
@@ -352,3 +352,62 @@ def test_balanced_accuracy(y):
         ValueError,
         r"^y: expected shape \[5, 2\] as output",
     )
+
+
+INITIALISERS = {
+    "w_init": lambda init: k_cap_mlp((3, 4, 5, 2), 2, w_init=init).init(KEY),
+    "hidden_init": lambda init: NETWORK.init_tables(KEY, hidden_init=init),
+    "output_init": lambda init: NETWORK.init_tables(KEY, output_init=init),
+}
+
+
+@pytest.mark.parametrize("name", INITIALISERS)
+@pytest.mark.parametrize(
+    ("init", "error", "pattern"),
+    [
+        (
+            lambda key, shape: jnp.ones(shape),
+            TypeError,
+            r": expected an initialiser .*got <lambda>\(key, shape\)",
+        ),
+        (lambda *a: None, TypeError, r"\(key, shape, dtype\): expected a floating-point array, got None"),
+        (lambda *a: jnp.ones((2, 2), int), TypeError, r"\(.*\): expected a floating-point array, got int32"),
+        (lambda *a: jnp.ones(7), ValueError, r"\(.*\): expected shape \[., .\], got \[7\]"),
+    ],
+)
+def test_initialisers(name, init, error, pattern):
+    refuses(lambda: INITIALISERS[name](init), error, f"^{name}{pattern}")
+
+
+def test_what_initialisers_draw_has_the_dtype_of_the_network():
+    network = k_cap_mlp((3, 4, 5, 2), 2, w_init=lambda key, shape, dtype: np.ones(shape), dtype=jnp.bfloat16)
+    assert network.init(KEY)[0]["w"].dtype == jnp.bfloat16
+
+
+@parametrize_cases(
+    {
+        "size of bins": (
+            lambda: k_cap_mlp((3, 4, 2), 2, rule=plasticity.TableRule(True, plasticity.Bins(lambda: 3, max))),
+            TypeError,
+            r"^rule.bins.size: expected a function of the cap, got <lambda>\(\)",
+        ),
+        "estimator": (
+            lambda: plasticity.meta_rule(NETWORK, STATE, estimator=lambda: 3),
+            TypeError,
+            r"^estimator: expected a factory of estimators .*got <lambda>\(\)",
+        ),
+        "state of a drive": (
+            lambda: NETWORK.drive(None, XS),
+            TypeError,
+            "^state: expected a tuple .*got None",
+        ),
+        "drive": (lambda: NETWORK.respond(STATE, XS), TypeError, "^drive: expected a Drive, .*got float32"),
+        "w of params": (
+            lambda: plasticity.with_params(STATE, MetaParams(TABLES, None)),
+            TypeError,
+            "^params.w: expected a floating-point array, got None",
+        ),
+    }
+)
+def test_parts(call, error, pattern):
+    refuses(call, error, pattern)

@@ -1,7 +1,10 @@
 """Bad input to the critic and its training: as in `test_bad_input`, the errors that a user sees."""
 
+# pyright: reportArgumentType=false
+
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 from lax_learning.symbolic.adam import adam_with_decay
@@ -12,7 +15,16 @@ from lax_learning.symbolic.critic_losses import (
     critic_loss,
     gradient_penalty,
 )
-from lax_learning.symbolic.critic_training import critic_epoch, critic_step, init_critic, train_critic
+from lax_learning.symbolic.critic_training import (
+    CriticState,
+    critic_epoch,
+    critic_step,
+    init_critic,
+    train_critic,
+)
+from lax_learning.symbolic.curves import curves_at
+from lax_learning.symbolic.expressions import parse_library
+from lax_learning.symbolic.generators import dsn_generator, latent_jacobian, mlp_generator
 from tests.refusal import parametrize_cases, refuses
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -198,3 +210,115 @@ def test_curves_of_an_epoch():
     for resample in (False, True):
         epoch = critic_epoch(lambda key: CURVES, lambda key: ONES((2, 5)), step, 1, resample=resample)
         refuses(lambda epoch=epoch: epoch(KEY, state), ValueError, r"^real: expected .*got \[2, 5\]")
+
+
+ADAM = adam_with_decay(0.1)
+STATE = init_critic(KEY, PLAIN, ADAM)
+STEP = critic_step(PLAIN, ADAM)
+
+
+def two_outputs(layers):
+    return (*layers[:-1], {"w": ONES((3, 2)), "b": ONES(2)})
+
+
+def curves(key):
+    return CURVES
+
+
+@parametrize_cases(
+    {
+        "outputs": (
+            lambda: PLAIN.apply({**PARAMS, "critic": two_outputs(PARAMS["critic"])}, CURVES),
+            ValueError,
+            r"^params\['critic'\]: expected a last layer with 1 output, got 2",
+        ),
+        "integer weights": (
+            lambda: STEP(KEY, CriticState(jax.tree.map(jnp.int32, PARAMS), None), CURVES, CURVES),
+            TypeError,
+            r"^params\['critic'\]\[0\]\['b'\]: expected a floating-point array, got int32",
+        ),
+        "state of another optimizer": (
+            lambda: STEP(KEY, init_critic(KEY, PLAIN, optax.sgd(0.1)), CURVES, CURVES),
+            ValueError,
+            r"^state.optimizer_state: expected the structure of optimizer.init\(params\)",
+        ),
+        "draws": (
+            lambda: critic_step(PLAIN, ADAM, penalty=0.1, draws=lambda key: ONES(2)),
+            TypeError,
+            r"^draws: expected a function of \(key, number\), got <lambda>\(key\)",
+        ),
+        "generate": (
+            lambda: critic_epoch(lambda: CURVES, curves, STEP, 1),
+            TypeError,
+            r"^generate: expected a function of a key that returns curves, got <lambda>\(\)",
+        ),
+        "step": (
+            lambda: critic_epoch(curves, curves, lambda *a: None, 1)(KEY, STATE),
+            TypeError,
+            r"^step: expected a function that returns \(CriticState, CriticMetrics\), got None",
+        ),
+        "state of an epoch": (
+            lambda: critic_epoch(curves, curves, STEP, 1)(KEY, "state"),
+            TypeError,
+            "^state: expected a CriticState, from init_critic, got 'state'",
+        ),
+        "epoch": (
+            lambda: train_critic(lambda key, state: state, 1)(KEY, STATE),
+            TypeError,
+            r"^epoch: expected a function that returns \(CriticState, CriticMetrics\), got CriticState",
+        ),
+        "first": (
+            lambda: train_critic(critic_epoch(curves, curves, STEP, 1), 1)(KEY, STATE, -1),
+            ValueError,
+            "^first: expected at least 0, got -1",
+        ),
+        "updates": (
+            lambda: ADAM.update({"w": ONES(4)}, ADAM.init({"w": ONES(3)}), {"w": ONES(3)}),
+            ValueError,
+            r"^updates\['w'\]: expected shape \[3\] as in params, got \[4\]",
+        ),
+        "moments": (
+            lambda: ADAM.update({"w": ONES(3)}, ADAM.init({"w": ONES(4)}), {"w": ONES(3)}),
+            ValueError,
+            r"^state\[1\].mu\['w'\]: expected shape \[3\] as in params, got \[4\]",
+        ),
+        "state of adam": (
+            lambda: ADAM.update({"w": ONES(3)}, (), {"w": ONES(3)}),
+            TypeError,
+            r"^state: expected what init\(params\) returns, got None",
+        ),
+        "rate that is a key": (lambda: adam_with_decay(KEY), ValueError, "^learning_rate: expected a finite"),
+        "dtype that is an array": (
+            lambda: critic(4, dtype=ONES(3)),
+            TypeError,
+            r"^dtype: expected a floating-point dtype, got float32\[3\]",
+        ),
+        "outputs of a generator": (
+            lambda: dsn_generator(1, 1, hidden=(3,)).apply(
+                {"networks": ({"w": ONES((1, 1, 3))}, {"w": ONES((1, 3, 2))}), "alpha": ONES((1, 1))},
+                ONES((2, 1)),
+            ),
+            ValueError,
+            r"^params\['networks'\]: expected a last layer with 1 output, got 2",
+        ),
+        "arguments of apply": (
+            lambda: latent_jacobian(lambda x: x, {}, ONES((2, 1))),
+            TypeError,
+            r"^apply: expected a function of \(params, x\), got <lambda>\(x\)",
+        ),
+        "latents": (
+            lambda: latent_jacobian(lambda p, x: None, {}, ONES((2, 1))),
+            TypeError,
+            r"^apply\(params, x\): expected a floating-point array, got None",
+        ),
+        "latents of curves": (
+            lambda: curves_at(ONES((5, 1)), parse_library("X[:,0]"), mlp_generator(1, 1)).latents(
+                lambda p, x: x[:, 0], {}
+            ),
+            ValueError,
+            r"^apply: expected latents \[5, latents\], got shape \[5\]",
+        ),
+    }
+)
+def test_functions_states_and_outputs(call, error, pattern):
+    refuses(call, error, pattern)

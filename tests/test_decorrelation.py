@@ -978,3 +978,12 @@ def test_the_state_keeps_its_dtype_whatever_the_inputs(dtype: Any) -> None:
             after, diagnostics = jax.eval_shape(dynamics.update, KEY, state, (jnp.ones((4, 3), of_inputs),))
             assert after == jax.eval_shape(lambda state=state: state)
             assert diagnostics.loss.dtype == dtype
+
+
+@pytest.mark.parametrize("variant", ["paper", "decorbp", "seed", "scaled"])
+def test_nan_in_an_input_is_nan_in_every_row_of_r(variant):
+    """Also in the row of the input itself: its mean square is not small, but undefined."""
+    dynamics = ll.decorrelation(0.1, variant=variant)
+    x = jax.random.normal(jax.random.key(0), (6, 3)).at[0, 0].set(jnp.nan)
+    state, found = dynamics.update(jax.random.key(1), dynamics.init((3,)), (x,))
+    assert jnp.isnan(state.layers[0]["R"]).any(axis=1).all() and jnp.isnan(found.loss[0])

@@ -232,7 +232,8 @@ def test_accuracy() -> None:
     assert float(critic_accuracy(one, zero)) == 1  # 0 counts as fake
     assert float(critic_accuracy(zero, -one)) == 0.5
     assert float(critic_accuracy(one, jnp.ones(6))) == 0.25  # all curves weigh the same
-    assert float(critic_accuracy(jnp.full(2, jnp.nan), jnp.full(2, jnp.nan))) == 0
+    for logits in ((one.at[0].set(jnp.nan), one), (one, one.at[0].set(jnp.nan))):
+        assert jnp.isnan(critic_accuracy(*logits))
 
 
 @pytest.mark.parametrize("sizes", [(1, 1), (7, 4), (300, 301)])

@@ -1,5 +1,7 @@
 """Curves for a critic, studies of many configurations, and latents regularised by a critic."""
 
+# pyright: reportArgumentType=false
+
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from lax_learning.symbolic.expressions import draw_functions, function_values, p
 from lax_learning.symbolic.generators import latent_jacobian, mlp_generator
 from lax_learning.symbolic.regularisation import COSTS, largest_correlations, regularised_loss
 from lax_learning.symbolic.study import (
+    Group,
     group_by_shape,
     random_configurations,
     run_group,
@@ -221,6 +224,9 @@ def judge(params):
     return params
 
 
+GROUP = Group({"n": 1}, {}, (0,))
+
+
 @parametrize_cases(
     {
         "method": (lambda: curves_at(X, LIBRARY, GENERATOR, method="glue"), ValueError, "^method: expected"),
@@ -260,9 +266,49 @@ def judge(params):
             r"^configurations\[0\]\['a'\]: expected a number, got 'x'",
         ),
         "keys": (
-            lambda: run_group(make_run, group_by_shape([{"a": 1}], [])[0], KEY),
+            lambda: run_group(lambda: len, group_by_shape([{"a": 1}], [])[0], KEY),
             ValueError,
             r"^keys: expected shape \[seeds\], got \[\]",
+        ),
+        "make_run": (
+            lambda: run_group(lambda width: None, GROUP, KEY[None]),
+            TypeError,
+            r"^make_run: expected a function of the static fields \['n'\] .*got <lambda>\(width\)",
+        ),
+        "run": (
+            lambda: run_group(lambda n: lambda key: 3, GROUP, KEY[None]),
+            TypeError,
+            r"^make_run: expected .* returns a run\(key, traced\), got <lambda>\(key\)",
+        ),
+        "name of a field": (
+            lambda: group_by_shape([{"a": 1}], [["a"]]),
+            TypeError,
+            r"^static\[0\]: expected the name of a field, got list",
+        ),
+        "fields without names": (
+            lambda: group_by_shape([{1: 2}], []),
+            TypeError,
+            r"^configurations\[0\]: expected fields that are named by text, got 1",
+        ),
+        "nothing found": (
+            lambda: study_dataset([{"a": 1}], None),
+            TypeError,
+            r"^found: expected a sequence of \(group, results\), got None",
+        ),
+        "metric with the name of a field": (
+            lambda: study_dataset([{"n": 1}], [(GROUP, {"n": jnp.ones((1, 2))})]),
+            ValueError,
+            r"^found\[0\]: expected metrics not named as one of .*, got 'n'",
+        ),
+        "seeds of two metrics": (
+            lambda: study_dataset([{"n": 1}], [(GROUP, {"a": jnp.ones((1, 2)), "b": jnp.ones((1, 3))})]),
+            ValueError,
+            r"^found\[0\]\['b'\]: expected shape \[1, 2, \.\.\.\], got \[1, 3\]",
+        ),
+        "predict": (
+            lambda: regularised_loss(lambda x: x, judge, X, X, weight=1),  # pyright: ignore
+            TypeError,
+            r"^predict: expected a function \(params, x\) -> predictions, got <lambda>\(x\)",
         ),
         "half": (lambda: study_dataset([{"a": 1}], []), ValueError, "^found: expected each of 1 .* got"),
         "cost": (

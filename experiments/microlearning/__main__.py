@@ -205,10 +205,11 @@ def as_dataset(
 
 
 def held(config: Config, num_images: int) -> harness.Held:
-    """Weights and losses of every seed."""
+    """Weights, losses and keys of the noise of every seed."""
     network, loss, _ = make_problem(config)
     params = jax.eval_shape(ll.backprop(network, loss).init, jax.random.key(0))
-    return harness.Held((params, memory.floats(config.epochs, num_images // config.batch_size)))
+    losses = memory.floats(config.epochs, num_images // config.batch_size)
+    return harness.Held((params, losses, memory.floats(max(config.num_samples, config.draws), 2)))
 
 
 def run(config: Config) -> xr.Dataset:

@@ -6,6 +6,7 @@ to read digits in one pass, without any gradient?
 
 import json
 import sys
+from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,8 @@ def held(config: Config) -> harness.Held:
 def run(config: Config) -> xr.Dataset:
     """Runs the whole comparison into `config.out` and returns its results."""
     samples = config.setting.train_samples
-    most = samples // max(MODELS[name].downstream(config).multiple for name in config.models)
+    narrow = with_changes(config, width=config.cap)  # a width that does not fit into memory is refused below
+    most = samples // max(MODELS[name].downstream(narrow).multiple for name in config.models)
     config.expect("evaluations", f"at most {most}", config.evaluations <= most)
     data = images(config)
     if data[0].x.shape[0] < config.setting.train_samples:

@@ -10,11 +10,11 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import (
-    check_callable,
     check_choice,
     check_count,
     check_flag,
     check_floating_dtype,
+    check_function,
     check_instance,
     check_memory,
     check_probability,
@@ -22,7 +22,7 @@ from lax_learning._checks import (
     describe,
 )
 from lax_learning.plasticity.k_cap import top_k_mask
-from lax_learning.plasticity.networks import Fire
+from lax_learning.plasticity.networks import Fire, check_initialiser
 from lax_learning.plasticity.scheme import Scheme
 from lax_learning.plasticity.tables import BUILT_IN, Bins, TableRule
 from lax_learning.types import Key
@@ -62,7 +62,7 @@ def full_mask(key: Key, shape: tuple[int, int]) -> Array:
 def check_made_of(scheme: Any, w_init: Any, dtype: Any, shapes: Sequence[tuple[int, int]]) -> None:
     """Raises for a scheme, initialiser or dtype that is none, and for weights that do not fit into memory."""
     check_instance("scheme", scheme, Scheme, "a Scheme")
-    check_callable("w_init", w_init, "an initialiser of jax.nn.initializers")
+    check_initialiser("w_init", w_init)
     check_floating_dtype("dtype", dtype)
     if len(shapes) > MAX_LAYERS:
         raise ValueError(f"widths: expected at most {MAX_LAYERS} layers, got {len(shapes)}")
@@ -77,8 +77,9 @@ def table_shape(rule: Any, num_pre: int, num_post: int, cap: int, num_inputs: in
     check_flag("rule.reads_pre", rule.reads_pre)
     if rule.bins is not None and rule not in BUILT_IN:
         check_instance("rule.bins", rule.bins, Bins, "Bins or None")
-        check_callable("rule.bins.size", rule.bins.size)
-        check_callable("rule.bins.place", rule.bins.place)
+        check_function("rule.bins.size", rule.bins.size, "a function of the cap", 1)
+        expected = "a function of (count [out], num_inputs [out])"
+        check_function("rule.bins.place", rule.bins.place, expected, None, None)
         num_bins = rule.bins.size(cap)
         check_count(f"rule.bins.size({cap})", num_bins)
         _check_places(rule.bins, int(num_bins), cap, num_inputs)
@@ -96,7 +97,7 @@ def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
     with jax.ensure_compile_time_eval():
         try:
             places = bins.place(jnp.asarray(count), jnp.asarray(of))
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise TypeError(
                 f"rule.bins.place: expected a function of (count [out], num_inputs [out]), got {error}"
             ) from error

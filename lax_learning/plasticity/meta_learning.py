@@ -15,6 +15,7 @@ from lax_learning._checks import (
     as_floating,
     check_callable,
     check_flag,
+    check_function,
     check_instance,
     check_key,
     check_sequence,
@@ -23,7 +24,7 @@ from lax_learning._checks import (
 )
 from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.losses import softmax_cross_entropy
-from lax_learning.plasticity.networks import KCapNetwork, State, check_network
+from lax_learning.plasticity.networks import KCapNetwork, State, check_initialiser, check_network
 from lax_learning.plasticity.passes import applied, changes_elsewhere, plastic_pass, read_changes
 from lax_learning.plasticity.scheme import UPDATES
 from lax_learning.plasticity.tables import Tables
@@ -49,7 +50,10 @@ def with_params(state: State, params: MetaParams) -> State:
     check_sequence("state", state, "a tuple with a dict a layer")
     if not state or not isinstance(state[0], Mapping):
         raise ValueError(f"state: expected a dict for the first layer, got {describe(state and state[0])}")
-    return sequence_like(state, (mapping_like(state[0], w=params.w), *state[1:]))
+    w = as_floating("params.w", params.w)
+    if "w" in state[0]:
+        check_shapes(["params.w"], [w], [jnp.shape(state[0]["w"])])
+    return sequence_like(state, (mapping_like(state[0], w=w), *state[1:]))
 
 
 def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike) -> State:
@@ -134,11 +138,11 @@ def meta_rule(
     """
     check_network(network)
     network.check_state(state)
-    check_callable("estimator", estimator, "a factory of estimators such as estimators.backprop")
+    check_function("estimator", estimator, "a factory of estimators such as estimators.backprop", None)
     check_flag("double_softmax", double_softmax)
     check_flag("shared", shared)
-    check_callable("hidden_init", hidden_init, "an initialiser of jax.nn.initializers")
-    check_callable("output_init", output_init, "an initialiser of jax.nn.initializers")
+    check_initialiser("hidden_init", hidden_init)
+    check_initialiser("output_init", output_init)
 
     def init(key: Key) -> MetaParams:
         tables = network.init_tables(key, shared=shared, hidden_init=hidden_init, output_init=output_init)

@@ -12,9 +12,9 @@ from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning._checks import (
     as_floating,
-    check_callable,
     check_flag,
     check_floating,
+    check_function,
     check_instance,
     check_key,
     check_sequence,
@@ -100,7 +100,7 @@ class KCapNetwork:
         w_key, mask_key = jax.random.split(key)
         keys = jax.random.split(mask_key, len(self.shapes))
         masks = [draw(k, shape) for draw, k, shape in zip(self.masks, keys, self.shapes, strict=True)]
-        first = {"w": self.w_init(w_key, self.shapes[0], self.dtype), "mask": masks[0]}
+        first = {"w": drawn("w_init", self.w_init, w_key, self.shapes[0], self.dtype), "mask": masks[0]}
         start = UPDATES[self.scheme.update].start
         plastic = (jnp.full(shape, start, self.dtype) for shape in self.shapes[1:])
         return (first, *({"w": w, "mask": mask} for w, mask in zip(plastic, masks[1:], strict=True)))
@@ -138,8 +138,8 @@ class KCapNetwork:
         """
         check_key("key", key)
         check_flag("shared", shared)
-        check_callable("hidden_init", hidden_init, "an initialiser of jax.nn.initializers")
-        check_callable("output_init", output_init, "an initialiser of jax.nn.initializers")
+        check_initialiser("hidden_init", hidden_init)
+        check_initialiser("output_init", output_init)
         hidden, output = self.table_shapes[:-1], self.table_shapes[-1]
         if shared:
             if len(set(hidden)) > 1:
@@ -147,8 +147,11 @@ class KCapNetwork:
             hidden = hidden[:1]
         hidden_key, output_key = jax.random.split(key)
         keys = jax.random.split(hidden_key, max(len(hidden), 1))
-        drawn = (hidden_init(k, shape, self.dtype) for k, shape in zip(keys, hidden, strict=False))
-        return Tables(tuple(drawn), output_init(output_key, output, self.dtype))
+        tables = [
+            drawn("hidden_init", hidden_init, k, shape, self.dtype)
+            for k, shape in zip(keys, hidden, strict=False)
+        ]
+        return Tables(tuple(tables), drawn("output_init", output_init, output_key, output, self.dtype))
 
     def layer_tables(self, tables: Tables) -> tuple[Array, ...]:
         """The table of every plastic layer, the output layer's at last; checks that they fit."""
@@ -171,6 +174,7 @@ class KCapNetwork:
 
     def drive(self, state: State, x: ArrayLike) -> Drive:
         """What the fixed first layer makes of `x [*batch, inputs]`, for all samples at once."""
+        self.check_state(state)
         x = as_floating("x", x)
         num_inputs = self.shapes[0][0]
         if x.ndim == 0 or x.shape[-1] != num_inputs:
@@ -181,6 +185,8 @@ class KCapNetwork:
 
     def respond(self, state: State, drive: Drive) -> Response:
         """Runs the plastic layers on the drive of one sample or of many."""
+        self.check_state(state)
+        check_instance("drive", drive, Drive, "a Drive, from network.drive")
         return self.respond_to(self.synapses(state), drive)
 
     def synapses(self, state: State) -> tuple[Array, ...]:
@@ -189,7 +195,6 @@ class KCapNetwork:
 
     def apply(self, state: State, x: ArrayLike) -> Float[Array, "*batch labels"]:
         """The logits for `x [*batch, inputs]`, without any change; gradients flow through the kept values."""
-        self.check_state(state)
         return self.respond(state, self.drive(state, x)).logits
 
     def check_state(self, state: State) -> None:
@@ -213,6 +218,18 @@ def check_network(network: Any) -> None:
     """Raises TypeError unless it is a `KCapNetwork`."""
     expected = "a KCapNetwork, from k_cap_mlp or k_cap_recurrent"
     check_instance("network", network, KCapNetwork, expected)
+
+
+def check_initialiser(name: str, init: Any) -> None:
+    """Raises TypeError unless it is a function of a key, a shape and a dtype."""
+    check_function(name, init, "an initialiser (key, shape, dtype), of jax.nn.initializers", *[None] * 3)
+
+
+def drawn(name: str, init: Initializer, key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """What an initialiser draws, in its dtype; raises unless it is a floating array of the shape."""
+    values = as_floating(f"{name}(key, shape, dtype)", init(key, shape, dtype))
+    check_shapes([f"{name}(key, shape, dtype)"], [values], [shape])
+    return values.astype(dtype)
 
 
 def masked(layer: dict[str, Array]) -> Array:

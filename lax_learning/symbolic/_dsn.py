@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float
 from lax_learning._checks import (
     as_array,
     as_floating,
+    as_params,
     check_choice,
     check_count,
     check_inputs,
@@ -22,7 +23,7 @@ from lax_learning._checks import (
     describe,
 )
 from lax_learning._precision import promoted
-from lax_learning.symbolic._relu_network import relu_network, torch_uniform
+from lax_learning.symbolic._relu_network import relu_network, single_output, torch_uniform
 from lax_learning.types import Key, Params
 
 NORMS = ("none", "softmax")
@@ -122,23 +123,30 @@ def dsn_generator(
         x = as_floating("x", x)
         check_inputs(x, (num_inputs,))
         check_entries(params, ("networks",) if fixed is not None else ("networks", "alpha"))
+        params = as_params(params)
         mask = params["alpha"] if fixed is None else fixed
         if norm == "softmax":
             mask = jax.nn.softmax(jnp.abs(mask), axis=1)
         check_shapes(("params['alpha']",), (mask,), (shape,))
         mask = jnp.where((least > 0) & (mask < least), 0, mask)
-        latents = jax.vmap(
-            lambda weights, row: network.apply(weights, jnp.multiply(*promoted(x, row))), out_axes=1
-        )
-        return latents(params["networks"], mask)[..., 0]
+
+        def latent(weights: Params, row: Array) -> Array:
+            outputs = network.apply(weights, jnp.multiply(*promoted(x, row)))
+            return single_output("params['networks']", outputs)
+
+        return jax.vmap(latent, out_axes=1)(params["networks"], mask)
 
     return Generator(init, apply)
 
 
 def check_entries(params: Any, entries: Sequence[str]) -> None:
     """Raises ValueError unless params are a dict with these entries."""
-    if not isinstance(params, Mapping) or not set(entries) <= params.keys():
-        got = sorted(params) if isinstance(params, Mapping) else describe(params)
+    if not isinstance(params, Mapping) or any(params.get(e) is None for e in entries):
+        got = (
+            sorted(name for name in params if params[name] is not None)
+            if isinstance(params, Mapping)
+            else describe(params)
+        )
         raise ValueError(f"params: expected a dict with the entries {list(entries)}, got {got}")
 
 

@@ -9,7 +9,14 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_floating, check_not_negative, check_probability, check_scalar
+from lax_learning._checks import (
+    as_floating,
+    check_instance,
+    check_not_negative,
+    check_probability,
+    check_same_structure,
+    check_scalar,
+)
 from lax_learning._precision import raised
 from lax_learning.types import Params
 
@@ -65,8 +72,14 @@ def adam_with_decay(
     def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         if params is None:
             raise ValueError("params: expected those that the updates are for, got None")
+        updates, params = _raised("updates", updates), _raised("params", params)
+        check_same_structure(("updates", "params"), (updates, params))
+        moments = state[1] if isinstance(state, tuple) and len(state) == 3 else None
+        check_instance("state", moments, optax.ScaleByAdamState, "what init(params) returns")
+        for name in ("mu", "nu"):
+            check_same_structure((f"state[1].{name}", "params"), (getattr(moments, name), params))
         with jax.numpy_dtype_promotion("standard"):  # traced hyper-parameters have dtypes of their own
-            updates, new = adam.update(_raised("updates", updates), state, _raised("params", params))
+            updates, new = adam.update(updates, state, params)
         # Traced hyper-parameters may be wider than the moments: what a scan carries keeps its dtypes.
         return updates, jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, state)
 
@@ -75,7 +88,7 @@ def adam_with_decay(
 
 def _raised(name: str, tree: Any) -> Any:
     def leaf_raised(path: tuple[Any, ...], leaf: Any) -> Array:
-        check_floating(f"{name}{jax.tree_util.keystr(path)}", leaf)
-        return jnp.asarray(leaf, raised(leaf))
+        leaf = as_floating(f"{name}{jax.tree_util.keystr(path)}", leaf)
+        return leaf.astype(raised(leaf))
 
     return jax.tree_util.tree_map_with_path(leaf_raised, tree)

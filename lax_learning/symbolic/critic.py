@@ -8,8 +8,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import as_floating, check_count, check_key
-from lax_learning.symbolic._relu_network import relu_network, torch_uniform
+from lax_learning._checks import (
+    as_floating,
+    as_params,
+    check_count,
+    check_key,
+)
+from lax_learning.symbolic._relu_network import relu_network, single_output, torch_uniform
 from lax_learning.types import Key, Params
 
 
@@ -85,9 +90,11 @@ def critic(
         if not isinstance(params, Mapping) or not {"critic", "embedding"} <= params.keys():
             got = sorted(params) if isinstance(params, Mapping) else type(params).__name__
             raise ValueError(f"params: expected the entries 'critic' and 'embedding', got {got}")
+        params = as_params(params)
         if channels > 1:
-            curves = shared.apply(params["embedding"], curves.reshape(-1, channels)).reshape(-1, num_points)
-        return judge.apply(params["critic"], curves)[:, 0]
+            numbers = shared.apply(params["embedding"], curves.reshape(-1, channels))
+            curves = single_output("params['embedding']", numbers).reshape(-1, num_points)
+        return single_output("params['critic']", judge.apply(params["critic"], curves))
 
     return Critic(init, apply, curve_shape)
 

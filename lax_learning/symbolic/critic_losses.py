@@ -126,7 +126,7 @@ def critic_accuracy(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Arr
       logits_fake: those of fake curves, `[number]`.
 
     Returns:
-      A number in 0..1; a logit that is not a number counts as wrong. For "wgan" the threshold means
+      A number in 0..1; not a number if any logit is none. For "wgan" the threshold means
       little: see `area_under_curve`.
 
     Raises:
@@ -138,7 +138,9 @@ def critic_accuracy(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Arr
       0.75
     """
     real, fake = _logits(logits_real, logits_fake)
-    return jnp.mean(jnp.concatenate([real > 0, fake <= 0]), dtype=real.dtype)
+    undefined = jnp.isnan(real).any() | jnp.isnan(fake).any()
+    share = jnp.mean(jnp.concatenate([real > 0, fake <= 0]), dtype=real.dtype)
+    return jnp.where(undefined, jnp.nan, share)
 
 
 def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Array, ""]:

@@ -11,13 +11,15 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from lax_learning._checks import (
     as_array,
-    check_callable,
+    as_params,
     check_count,
     check_flag,
+    check_function,
     check_instance,
     check_key,
     check_memory,
     check_not_negative,
+    check_same_structure,
     check_scalar,
     describe,
 )
@@ -127,7 +129,7 @@ def critic_step(
     check_objective(objective)
     check_not_negative("penalty", penalty)
     check_scalar("penalty", penalty)
-    check_callable("draws", draws, "a function of (key, number)")
+    check_function("draws", draws, "a function of (key, number)", None, 1)
     weight = None if not isinstance(penalty, Tracer) and penalty == 0 else penalty
 
     def step(
@@ -137,6 +139,11 @@ def critic_step(
         check_instance("state", state, CriticState, "a CriticState, from init_critic")
         real = check_curves("real", real, critic.curve_shape)
         fake = check_curves("fake", fake, critic.curve_shape)
+        state = state._replace(params=as_params(state.params))
+        expected = jax.eval_shape(optimizer.init, state.params)
+        check_same_structure(
+            ("state.optimizer_state", "optimizer.init(params)"), (state.optimizer_state, expected)
+        )
 
         def objective_of(params: Params) -> tuple[Array, Any]:
             logits = critic.apply(params, real), critic.apply(params, fake)
@@ -196,21 +203,23 @@ def critic_epoch(
       >>> metrics.accuracy.shape
       (4, 3)
     """
-    check_callable("generate", generate, "a function of a key that returns curves")
-    check_callable("sample", sample, "a function of a key that returns curves")
-    check_callable("step", step, "a step, from critic_step")
+    check_function("generate", generate, "a function of a key that returns curves", None)
+    check_function("sample", sample, "a function of a key that returns curves", None)
+    check_function("step", step, "a step, from critic_step", *[None] * 4)
     check_count("iterations", iterations)
     check_memory("iterations", [(iterations, 2)])
     check_flag("resample", resample)
 
     def epoch(key: Key, state: CriticState) -> tuple[CriticState, CriticMetrics]:
         check_key("key", key)
+        check_instance("state", state, CriticState, "a CriticState, from init_critic")
         generate_key, sample_key, step_key = jax.random.split(key, 3)
         fake = generate(generate_key)
         real = None if resample else sample(sample_key)
 
         def iteration(state: CriticState, keys: tuple[Key, Any]) -> tuple[CriticState, CriticMetrics]:
-            return step(keys[0], state, sample(keys[1]) if real is None else real, fake)
+            found = step(keys[0], state, sample(keys[1]) if real is None else real, fake)
+            return _check_found("step", found)
 
         keys = (
             jax.random.split(step_key, iterations),
@@ -244,7 +253,7 @@ def train_critic(epoch: Epoch, num_epochs: int) -> Callable[..., tuple[CriticSta
       >>> int(state.params), metrics.auc.shape
       (3, (3, 2))
     """
-    check_callable("epoch", epoch, "an epoch, from critic_epoch")
+    check_function("epoch", epoch, "an epoch, from critic_epoch", None, None)
     check_count("num_epochs", num_epochs)
     check_memory("num_epochs", [(num_epochs, 2)])
 
@@ -252,11 +261,24 @@ def train_critic(epoch: Epoch, num_epochs: int) -> Callable[..., tuple[CriticSta
         key: Key, state: CriticState, first: Int[Array, ""] | int = 0
     ) -> tuple[CriticState, CriticMetrics]:
         check_key("key", key)
+        check_instance("state", state, CriticState, "a CriticState, from init_critic")
+        if not isinstance(first, Tracer) and isinstance(first, int):
+            check_count("first", first, minimum=0)
         first = as_array("first", first)
         if first.shape != () or not jnp.issubdtype(first.dtype, jnp.integer):
             raise TypeError(f"first: expected an int, got {describe(first)}")
         epochs = first.astype(jnp.int32) + jnp.arange(num_epochs, dtype=jnp.int32)
         keys = jax.vmap(lambda e: jax.random.fold_in(key, e))(epochs)
-        return jax.lax.scan(lambda state, key: epoch(key, state), state, keys)
+        return jax.lax.scan(lambda state, key: _check_found("epoch", epoch(key, state)), state, keys)
 
     return train
+
+
+def _check_found(name: str, found: Any) -> tuple[CriticState, CriticMetrics]:
+    """What a step or an epoch returned; raises TypeError unless it is a state and metrics."""
+    is_pair = isinstance(found, tuple) and len(found) == 2
+    if not (is_pair and isinstance(found[0], CriticState) and isinstance(found[1], CriticMetrics)):
+        raise TypeError(
+            f"{name}: expected a function that returns (CriticState, CriticMetrics), got {describe(found)}"
+        )
+    return found

@@ -6,10 +6,16 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import as_floating, check_choice, check_instance, check_sequence
+from lax_learning._checks import (
+    as_floating,
+    check_choice,
+    check_function,
+    check_instance,
+    check_sequence,
+)
 from lax_learning.symbolic.critic import embed, stack
 from lax_learning.symbolic.expressions import Library, draw_functions, function_gradients, function_values
-from lax_learning.symbolic.generators import Generator, latent_jacobian
+from lax_learning.symbolic.generators import Generator, latent_jacobian, latents_of
 from lax_learning.types import Key, Params
 
 METHODS = {"stack": stack, "embed": embed}
@@ -71,6 +77,7 @@ def curves_at(
     check_choice("method", method, METHODS)
     check_instance("library", library, Library, "a Library, from parse_library")
     check_instance("generator", generator, Generator, "a Generator, such as mlp_generator(1, 5)")
+    check_function("generator.init", generator.init, "a function of a key", None)
     check_sequence("extensions", extensions, f"a sequence of {sorted(EXTENSIONS)}")
     extensions = tuple(extensions)
     for i, extension in enumerate(extensions):
@@ -86,7 +93,7 @@ def curves_at(
         return METHODS[method](values, *(found[name]() for name in extensions)) if extensions else values
 
     def latents(apply: Callable[[Params, Array], Array], params: Params) -> Array:
-        return extended(apply(params, points).T, lambda: latent_jacobian(apply, params, points))
+        return extended(latents_of(apply, params, points).T, lambda: latent_jacobian(apply, params, points))
 
     def fake(key: Key) -> Array:
         return latents(generator.apply, generator.init(key))

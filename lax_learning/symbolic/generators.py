@@ -10,9 +10,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning._checks import (
     as_floating,
-    check_callable,
+    as_params,
     check_count,
     check_floating_dtype,
+    check_function,
     check_inputs,
     check_key,
     check_memory,
@@ -136,6 +137,7 @@ def gaussian_process_generator(
         x = as_floating("x", x)
         check_inputs(x, (num_inputs,))
         check_entries(params, ("a", "w", "b"))
+        params = as_params(params)
         scales = jnp.asarray(length_scale, dtype), jnp.asarray(scale, dtype)
         x, a, w, b, length, height = promoted(x, params["a"], params["w"], params["b"], *scales)
         shapes = [(num_features, num_latents), (num_inputs, num_features), (num_features,)]
@@ -171,17 +173,22 @@ def latent_jacobian(
       >>> latent_jacobian(lambda params, x: params * x**2, 2.0, jnp.array([[1.0], [3.0]])).tolist()
       [[[4.0], [12.0]]]
     """
-    check_callable("apply", apply, "a function of (params, x)")
+    check_function("apply", apply, "a function of (params, x)", params, x)
     x = as_floating("x", x)
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"x: expected a non-empty [points, columns], got shape {list(x.shape)}")
 
     def derivative(column: Float[Array, " columns"]) -> Array:
-        return jax.jvp(lambda x: apply(params, x), (x,), (jnp.broadcast_to(column, x.shape),))[1]
+        return jax.jvp(lambda x: latents_of(apply, params, x), (x,), (jnp.broadcast_to(column, x.shape),))[1]
 
     by_column = jax.vmap(derivative)(jnp.eye(x.shape[1], dtype=x.dtype))
-    if by_column.ndim != 3 or by_column.shape[1] != x.shape[0]:
-        raise ValueError(
-            f"apply: expected latents [{x.shape[0]}, latents], got shape {list(by_column.shape[1:])}"
-        )
     return by_column.transpose(2, 1, 0)
+
+
+def latents_of(apply: Callable[[Params, Array], Array], params: Params, x: Array) -> Array:
+    """`apply(params, x)`; raises unless it gives floating latents `[points, latents]`."""
+    check_function("apply", apply, "a function of (params, x)", params, x)
+    latents = as_floating("apply(params, x)", apply(params, x))
+    if latents.ndim != 2 or latents.shape[0] != x.shape[0]:
+        raise ValueError(f"apply: expected latents [{x.shape[0]}, latents], got shape {list(latents.shape)}")
+    return latents

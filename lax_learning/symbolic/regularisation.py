@@ -10,8 +10,8 @@ from jaxtyping import Array, ArrayLike, Float
 from lax_learning._checks import (
     as_array,
     as_real,
-    check_callable,
     check_choice,
+    check_function,
     check_not_negative,
     check_shapes,
 )
@@ -72,8 +72,8 @@ def regularised_loss(
     References:
       https://github.com/fabxy/symrep, 2022.
     """
-    check_callable("predict", predict, "a function (params, x) -> predictions")
-    check_callable("judge", judge, "a function params -> logits")
+    check_function("predict", predict, "a function (params, x) -> predictions", None, None)
+    check_function("judge", judge, "a function params -> logits", None)
     check_choice("cost", cost, COSTS)
     check_not_negative("weight", weight)
     points, target = as_array("x", x), as_real("target", target)

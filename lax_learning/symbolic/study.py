@@ -10,8 +10,8 @@ from jaxtyping import Array, PyTree
 
 from lax_learning._checks import (
     as_array,
-    check_callable,
     check_count,
+    check_function,
     check_instance,
     check_key,
     check_memory,
@@ -97,16 +97,14 @@ def group_by_shape(configurations: Sequence[Configuration], static: Sequence[str
     """
     _check_configurations(configurations)
     check_sequence("static", static, "a sequence of names of fields")
+    for i, name in enumerate(static):
+        check_instance(f"static[{i}]", name, str, "the name of a field")
     fields = set(configurations[0])
     if not set(static) <= fields:
         raise ValueError(f"static: expected fields among {sorted(fields)}, got {sorted(static)}")
     traced = [name for name in configurations[0] if name not in static]
     members: dict[tuple[Any, ...], list[int]] = {}
     for i, configuration in enumerate(configurations):
-        if set(configuration) != fields:
-            raise ValueError(
-                f"configurations[{i}]: expected fields {sorted(fields)}, got {sorted(configuration)}"
-            )
         for name in traced:
             value = configuration[name]
             _check_number(f"configurations[{i}][{name!r}]", value)
@@ -138,6 +136,11 @@ def _check_configurations(configurations: Any) -> None:
     for i, configuration in enumerate(configurations):
         if not isinstance(configuration, Mapping):
             raise TypeError(f"configurations[{i}]: expected a dict, got {describe(configuration)}")
+        for name in configuration:
+            check_instance(f"configurations[{i}]", name, str, "fields that are named by text")
+        if configuration.keys() != configurations[0].keys():
+            fields = sorted(configurations[0])
+            raise ValueError(f"configurations[{i}]: expected fields {fields}, got {sorted(configuration)}")
 
 
 def _check_number(name: str, value: Any) -> None:
@@ -178,8 +181,9 @@ def run_group(make_run: MakeRun, group: Group, keys: Array, **options: Any) -> P
       >>> run_group(make_run, group, jax.random.split(jax.random.key(0), 3)).shape
       (2, 3, 2)
     """
-    check_callable("make_run", make_run, "a function of the static fields that returns a run")
     check_instance("group", group, Group, "a Group, from group_by_shape")
+    expected = f"a function of the static fields {list(group.static)} that returns a run"
+    check_function("make_run", make_run, expected, **group.static)
     if not (isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"keys: expected keys of jax.random.key, got {describe(keys)}")
     if keys.ndim != 1 or keys.shape[0] == 0:
@@ -188,7 +192,7 @@ def run_group(make_run: MakeRun, group: Group, keys: Array, **options: Any) -> P
     every_key = jnp.broadcast_to(keys, shape).reshape(-1)
     traced = {name: jnp.repeat(jnp.asarray(values), shape[1]) for name, values in group.traced.items()}
     one = make_run(**group.static)
-    check_callable("make_run", one, "a function of the static fields that returns a run(key, traced)")
+    check_function("make_run", one, f"{expected}(key, traced)", None, None)
     run = ensemble(one, in_axes=(0, 0), **options)
     return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), run(every_key, traced))
 
@@ -255,6 +259,8 @@ def study_dataset(configurations: Sequence[Configuration], found: Sequence[tuple
         ) from error
 
     _check_configurations(configurations)
+    check_sequence("found", found, "a sequence of (group, results)")
+    taken = ["configuration", "seed", *configurations[0]]
     for i, entry in enumerate(found):
         if not (isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], Group)):
             raise TypeError(f"found[{i}]: expected (group, results), got {describe(entry)}")
@@ -263,13 +269,18 @@ def study_dataset(configurations: Sequence[Configuration], found: Sequence[tuple
             raise TypeError(
                 f"found[{i}]: expected results that are a dict of arrays, got {describe(results)}"
             )
+        num_seeds: int | None = None
         for name, values in results.items():
+            if name in taken:
+                raise ValueError(f"found[{i}]: expected metrics not named as one of {taken}, got {name!r}")
             shape = jnp.shape(as_array(f"found[{i}][{name!r}]", values))
-            if len(shape) < 2 or shape[0] != len(group.members):
+            if len(shape) < 2 or shape[0] != len(group.members) or shape[1] != (num_seeds or shape[1]):
+                seeds = "seeds" if num_seeds is None else num_seeds
                 raise ValueError(
-                    f"found[{i}][{name!r}]: expected shape [{len(group.members)}, seeds, ...], "
+                    f"found[{i}][{name!r}]: expected shape [{len(group.members)}, {seeds}, ...], "
                     f"got {list(shape)}"
                 )
+            num_seeds = shape[1]
     places = [i for group, _ in found for i in group.members]
     if sorted(places) != list(range(len(configurations))):
         raise ValueError(
