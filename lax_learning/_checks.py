@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -232,9 +232,9 @@ def check_floating_dtype(name: str, value: Any) -> None:
 
 
 def as_tuple(name: str, value: Any, expected: str = "a sequence") -> tuple[Any, ...]:
-    """Returns the entries of a list, a tuple or anything else that can be iterated, except text and dicts."""
+    """Returns the entries of a list, a tuple or anything else that can be iterated, except text, dicts and sets."""
     try:
-        if not isinstance(value, str | bytes | Mapping):
+        if not isinstance(value, str | bytes | Mapping | Set):
             return tuple(value)
     except TypeError:
         pass
@@ -356,3 +356,33 @@ def check_counter(name: str, value: Any) -> None:
     """Raises unless a part of a state is one integer."""
     if as_array(name, value).shape != () or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
         raise TypeError(f"{name}: expected one integer, got {describe(value)}")
+
+
+def is_numbers(node: Any) -> bool:
+    """Whether a node of a pytree is a list of numbers, nested or not, that stands for an array."""
+    leaves = jax.tree.leaves(node) if isinstance(node, list | tuple) else ()
+    return bool(leaves) and all(isinstance(leaf, bool | int | float) for leaf in leaves)
+
+
+def as_arrays(name: str, tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Any:
+    """Returns a pytree with arrays for leaves: numbers and NumPy arrays of numbers are converted.
+
+    Arrays of JAX, also of keys, and `jax.ShapeDtypeStruct`s pass unchanged.
+
+    Args:
+      name: of the argument.
+      tree: any pytree.
+      is_leaf: which nodes are leaves, too, for example `is_numbers`.
+
+    Raises:
+      TypeError: for leaves of other kinds, with their path.
+    """
+
+    def of_leaf(path: Any, leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+            return leaf
+        at = f"{name}{jax.tree_util.keystr(path)}"
+        is_complex = isinstance(leaf, complex | np.ndarray | np.generic) and np.iscomplexobj(leaf)
+        return jnp.asarray(leaf) if is_complex else as_array(at, leaf, "an array")
+
+    return jax.tree_util.tree_map_with_path(of_leaf, tree, is_leaf=is_leaf)

@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from lax_learning._checks import as_array, as_floating, check_choice, check_count, check_key
-from lax_learning.layers import Activation, Layer, Linear, Reads, check_options, identity
+from lax_learning.layers import Activation, Layer, Linear, Reads, check_options, drawn, identity
 from lax_learning.types import Key, Weights
 
 
@@ -80,9 +80,9 @@ def convolution(
     def init(key: Key) -> Weights:
         check_key("key", key)
         w_key, b_key = jax.random.split(key)
-        weights = {"w": w_init(w_key, shape, dtype)}
+        weights = {"w": drawn("w_init", w_init, w_key, shape, dtype)}
         if b_init is not None:
-            weights["b"] = b_init(b_key, (num_outputs,), dtype)
+            weights["b"] = drawn("b_init", b_init, b_key, (num_outputs,), dtype)
         return weights
 
     def linear(w: Array, x: Array) -> Array:
@@ -113,7 +113,7 @@ def flatten(x: Array) -> Array:
     x = as_array("x", x)
     if x.ndim == 0:
         raise ValueError("x: expected shape [batch, ...], got []")
-    return x.reshape(x.shape[0], -1)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def _pair(name: str, value: int | Sequence[int], minimum: int = 1) -> tuple[int, int]:

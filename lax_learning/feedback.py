@@ -4,14 +4,22 @@ Also what an optimiser needs to know about them: feedback weights live under the
 dict of their layer, and `forward_mask` tells them from the weights of the forward pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import as_floating, check_callable, check_flag, check_key, check_positive
+from lax_learning._checks import (
+    as_floating,
+    as_tuple,
+    check_callable,
+    check_flag,
+    check_instance,
+    check_key,
+    check_positive,
+)
 from lax_learning.networks import Network
 from lax_learning.types import Key, Params
 
@@ -165,4 +173,12 @@ def without_feedback(params: Params) -> Params:
       >>> without_feedback(({"w": 1.0}, {"w": 2.0, "feedback": 3.0}))
       ({'w': 1.0}, {'w': 2.0})
     """
-    return tuple({k: v for k, v in weights.items() if k != "feedback"} for weights in params)
+    return without_feedback_of("params", params)
+
+
+def without_feedback_of(name: str, params: Params) -> Params:
+    """`without_feedback` of an argument that errors call by its name."""
+    layers = as_tuple(name, params, "a sequence with the weights of each layer")
+    for i, weights in enumerate(layers):
+        check_instance(f"{name}[{i}]", weights, Mapping, "a dict with the weights of a layer")
+    return tuple({k: v for k, v in weights.items() if k != "feedback"} for weights in layers)

@@ -10,7 +10,15 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from lax_learning._checks import as_array, check_callable, check_count, check_floating_dtype, check_key
+from lax_learning._checks import (
+    as_array,
+    as_floating,
+    check_callable,
+    check_count,
+    check_floating_dtype,
+    check_key,
+    check_shapes,
+)
 from lax_learning.types import Key, Weights
 
 Activation = Callable[[Array], Array]
@@ -109,9 +117,9 @@ def dense(
     def init(key: Key) -> Weights:
         check_key("key", key)
         w_key, b_key = jax.random.split(key)
-        weights = {"w": w_init(w_key, (num_inputs, num_outputs), dtype)}
+        weights = {"w": drawn("w_init", w_init, w_key, (num_inputs, num_outputs), dtype)}
         if b_init is not None:
-            weights["b"] = b_init(b_key, (num_outputs,), dtype)
+            weights["b"] = drawn("b_init", b_init, b_key, (num_outputs,), dtype)
         return weights
 
     return Layer(init, dense_product, activation, _dense_reads(num_inputs))
@@ -124,6 +132,13 @@ def check_options(activation: Activation, dtype: Any, **inits: Initializer | Non
     for name, init in inits.items():
         if not (name == "b_init" and init is None):
             check_callable(name, init, "an initialiser, such as jax.nn.initializers.zeros")
+
+
+def drawn(name: str, init: Initializer, key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
+    """What an initialiser draws; raises unless that is a floating-point array of the shape asked for."""
+    value = as_floating(name, init(key, shape, dtype))
+    check_shapes([name], [value], [shape])
+    return value
 
 
 def _dense_reads(size: int) -> Reads:

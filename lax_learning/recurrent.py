@@ -17,6 +17,7 @@ from lax_learning.layers import (
     check_options,
     dense,
     dense_product,
+    drawn,
     identity,
     rows,
 )
@@ -78,12 +79,12 @@ def recurrent(
         check_key("key", key)
         input_key, state_key, b_key = jax.random.split(key, 3)
         blocks = [
-            w_init(input_key, (num_inputs, num_units), dtype),
-            recurrent_init(state_key, (num_units, num_units), dtype),
+            drawn("w_init", w_init, input_key, (num_inputs, num_units), dtype),
+            drawn("recurrent_init", recurrent_init, state_key, (num_units, num_units), dtype),
         ]
         weights = {"w": jnp.concatenate(blocks)}
         if b_init is not None:
-            weights["b"] = b_init(b_key, (num_units,), dtype)
+            weights["b"] = drawn("b_init", b_init, b_key, (num_units,), dtype)
         return weights
 
     return Layer(init, dense_product, activation, rows(num_inputs + num_units), num_units)

@@ -3,9 +3,9 @@
 import math
 from typing import Any, NamedTuple
 
-import jax
-
+from lax_learning._checks import check_instance
 from lax_learning._sites._program import Program
+from lax_learning._sites.rules._common import as_batch, one_example
 from lax_learning.models import Model
 from lax_learning.types import Params
 
@@ -68,8 +68,8 @@ def sites(model: Model, params: Params, x: Any) -> SiteTable:
       >>> sites(model, {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, jnp.ones((5, 3)))[0].shape
       (3, 2)
     """
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
-    program = Program(model, params, one)
+    check_instance("model", model, Model, "a Model")
+    program = Program(model, params, one_example(as_batch(x)[0]))
     units = {id(site): math.prod(tap.shape) for tap in program.plan.all_taps for site in tap.sites}
     return SiteTable(
         SiteRow(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import check_floating, describe
+from lax_learning._checks import as_arrays, check_callable, check_floating, describe, is_numbers
 from lax_learning._precision import raised
 from lax_learning._sites._coupling import is_coupled
 from lax_learning._sites._plan import Site, Tap
@@ -35,9 +35,14 @@ def no_state(key: Key, params: Params, x: Any) -> tuple[()]:
     return ()
 
 
+def check_loss(loss: Any) -> None:
+    """Raises TypeError unless a rule gets a loss that can be called."""
+    check_callable("loss", loss, "a function (output, y) -> losses, such as squared_error")
+
+
 def as_batch(x: Any) -> tuple[Any, int]:
-    """Returns x with arrays for leaves, and the number of examples."""
-    x = jax.tree.map(jnp.asarray, x)
+    """Returns x with arrays, or shapes and types, for leaves, and the number of examples."""
+    x = as_arrays("x", x, is_numbers)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or sizes == {()}:
         got = [describe(leaf) for leaf in jax.tree.leaves(x)]
@@ -48,12 +53,23 @@ def as_batch(x: Any) -> tuple[Any, int]:
     return x, size
 
 
+def one_example(x: Any) -> Any:
+    """Shapes and types of a batch of one."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
+
+
 def losses_of(loss: Loss, output: Any, y: Any, size: int) -> Array:
     """Returns `loss(output, y)` in float32 or wider, checked to be one number an example."""
     for leaf in jax.tree.leaves(output):
         if jnp.shape(leaf)[:1] != (size,):
             raise ValueError(
                 f"apply: expected an output with a leading axis of {size} examples as x, got {describe(leaf)}"
+            )
+    y = as_arrays("y", y, is_numbers)
+    for path, leaf in jax.tree.leaves_with_path(y):
+        if jnp.shape(leaf)[:1] != (size,):
+            raise ValueError(
+                f"y{jax.tree_util.keystr(path)}: expected {size} examples as in x, got {describe(leaf)}"
             )
     losses = loss(output, y)
     check_floating("loss", losses)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lax_learning._sites.rules._common import ModelRule, as_batch, joined, losses_of, no_state
+from lax_learning._sites.rules._common import ModelRule, as_batch, check_loss, joined, losses_of, no_state
 from lax_learning.models import Model, Split
 from lax_learning.types import Key, Loss, Params
 
@@ -34,6 +34,7 @@ def backprop(model: Model, loss: Loss) -> ModelRule:
       Rumelhart, Hinton, Williams, Learning representations by back-propagating errors,
       https://doi.org/10.1038/323533a0, 1986.
     """
+    check_loss(loss)
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         x, size = as_batch(x)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from lax_learning._checks import check_instance, check_key
 from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
@@ -14,6 +15,7 @@ from lax_learning._sites.rules._common import (
     ModelRule,
     Sites,
     as_batch,
+    check_loss,
     is_selected,
     joined,
     losses_of,
@@ -34,6 +36,11 @@ class FeedbackState(NamedTuple):
     """
 
     feedback: PyTree
+
+
+def check_state(state: Any) -> None:
+    """Raises TypeError unless a rule gets the state that its init made."""
+    check_instance("state", state, FeedbackState, "the state of the rule's init(key, params, x)")
 
 
 def same_scale(key: Key, operand: Array) -> Array:
@@ -91,10 +98,12 @@ def feedback_alignment(
       Lillicrap et al., Random synaptic feedback weights support error backpropagation for deep learning,
       https://doi.org/10.1038/ncomms13276, 2016.
     """
+    check_loss(loss)
     check_where("where", where)
 
     def init(key: Key, params: Params, x: Any) -> FeedbackState:
-        program = Program(model, params, x)
+        check_key("key", key)
+        program = Program(model, params, as_batch(x)[0])
         sites = select(program, where)
         needed = frozenset().union(
             *(site.leaves for site in program.plan.all_sites if _has_feedback(site, sites))
@@ -108,6 +117,7 @@ def feedback_alignment(
     def value_and_grad(
         key: Key, params: Params, state: FeedbackState, x: Any, y: Any
     ) -> tuple[Any, Params, FeedbackState]:
+        check_state(state)
         x, size = as_batch(x)
         program = Program(model, params, x)
         sites = select(program, where)

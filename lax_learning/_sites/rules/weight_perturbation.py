@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Array, ArrayLike
 
 from lax_learning import estimators
-from lax_learning._sites.rules._common import ModelRule, as_batch, losses_of, no_state
+from lax_learning._sites.rules._common import ModelRule, as_batch, check_loss, losses_of, no_state
 from lax_learning.models import Model, Split
 from lax_learning.noise import Noise
 from lax_learning.types import Key, Loss, Params
@@ -53,6 +53,7 @@ def weight_perturbation(
       Jabri, Flower, Weight perturbation: an optimal architecture and learning technique for analog VLSI
       feedforward and recurrent multilayer networks, https://doi.org/10.1109/72.105429, 1992.
     """
+    check_loss(loss)
 
     def losses(parameters: list[Any], split: Split, x: Any, y: Any, size: int) -> Array | tuple[Array, Any]:
         output, aux = model(split.merge(parameters), x)
