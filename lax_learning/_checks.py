@@ -232,7 +232,7 @@ def check_floating_dtype(name: str, value: Any) -> None:
 
 
 def as_tuple(name: str, value: Any, expected: str = "a sequence") -> tuple[Any, ...]:
-    """Returns the entries of a list, a tuple or anything else that can be iterated, except text, dicts and sets."""
+    """Returns the entries of a list, a tuple or anything else in order, except text and dicts."""
     try:
         if not isinstance(value, str | bytes | Mapping | Set):
             return tuple(value)

@@ -50,6 +50,8 @@ def draw_moments(
     check_instance("rule", rule, Rule, "a Rule")
     check_key("key", key)
     check_count("num_samples", num_samples, 3)
+    if reference is None:
+        raise TypeError("reference: expected the exact gradients, got None")
     expected = without_feedback_of("reference", reference)
 
     def draw(key: Key) -> Params:

@@ -24,10 +24,12 @@ class ModelRule(NamedTuple):
       init: `(key, params, x) -> state`: what the rule remembers, `()` for most; of x only shapes are used.
       value_and_grad: `(key, params, state, x, y) -> (loss, grads, state)`. `grads` has the structure, shapes,
         dtypes and units of `jax.grad` of the mean loss; for a model with aux the first is `(loss, aux)`.
+      trainable: of the model: which leaves of params are for an optimizer to move.
     """
 
     init: Callable[[Key, Params, Any], Any]
     value_and_grad: Callable[[Key, Params, Any, Any, Any], tuple[Any, Params, Any]]
+    trainable: Where = None
 
 
 def no_state(key: Key, params: Params, x: Any) -> tuple[()]:

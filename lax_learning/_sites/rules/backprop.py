@@ -47,4 +47,4 @@ def backprop(model: Model, loss: Loss) -> ModelRule:
         (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(split.parameters)
         return joined(value, aux, model), split.gradients(grads), state
 
-    return ModelRule(no_state, value_and_grad)
+    return ModelRule(no_state, value_and_grad, model.trainable)

@@ -197,7 +197,7 @@ def direct_feedback_alignment(
         value = joined(jnp.mean(losses), aux, model)
         return value, program.split.gradients(masked(grads, sites.selected)), state
 
-    return ModelRule(init, value_and_grad)
+    return ModelRule(init, value_and_grad, model.trainable)
 
 
 def _check_feedback(feedback: Any, ways: dict[str, tuple[int, int, _Route]]) -> None:

@@ -134,7 +134,7 @@ def feedback_alignment(
         (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(program.split.parameters)
         return joined(value, aux, model), program.split.gradients(grads), state
 
-    return ModelRule(init, value_and_grad)
+    return ModelRule(init, value_and_grad, model.trainable)
 
 
 def _has_feedback(site: Site, sites: Sites) -> bool:

@@ -175,7 +175,7 @@ def node_perturbation(
         grads = [g.astype(w.dtype) for g, w in zip(grads, split.parameters, strict=True)]
         return value, split.gradients(masked(grads, sites.selected)), state
 
-    return ModelRule(no_state, value_and_grad)
+    return ModelRule(no_state, value_and_grad, model.trainable)
 
 
 def _noise_like(tap: Tap, lead: tuple[int, ...], shared: bool) -> jax.ShapeDtypeStruct:

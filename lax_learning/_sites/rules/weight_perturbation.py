@@ -75,4 +75,4 @@ def weight_perturbation(
         value, grads = estimate(key, split.parameters, split, x, y, size)
         return value, split.gradients(grads), state
 
-    return ModelRule(no_state, value_and_grad)
+    return ModelRule(no_state, value_and_grad, model.trainable)
