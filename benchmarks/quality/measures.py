@@ -127,7 +127,7 @@ def _mean(values: Array) -> Estimate:
 
 
 def _cosines(moments: Moments) -> Array:
-    """`g_t . r / (|g_t| |r|)` of every gradient, from the projections that the moments hold; 0 for 0, NaN for NaN."""
+    """`g_t . r / (|g_t| |r|)` of every gradient, from what the moments hold; 0 for zeros."""
 
     def total(tree: Params) -> Array:
         return jax.tree.reduce(jnp.add, tree)
