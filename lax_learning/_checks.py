@@ -3,7 +3,7 @@
 import inspect
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -179,14 +179,6 @@ def check_inputs(x: Array, input_shape: tuple[int, ...]) -> None:
         raise ValueError(f"x: expected at least one example, got shape {list(x.shape)}")
 
 
-def check_batch(x: Any) -> None:
-    """Raises TypeError unless the leaves of `x` are arrays, or their shapes, with a leading axis."""
-    leaves = jax.tree.leaves(x)
-    if not leaves or not all(len(getattr(leaf, "shape", ())) > 0 for leaf in leaves):
-        got = ", ".join(map(describe, leaves)) or "none"
-        raise TypeError(f"x: expected arrays with a leading axis of examples, got {got}")
-
-
 def check_weights(name: str, weights: Any) -> None:
     """Raises unless `weights` is a dict of floating arrays with an entry `w`."""
     if not isinstance(weights, Mapping) or "w" not in weights:
@@ -264,9 +256,9 @@ def check_floating_dtype(name: str, value: Any) -> None:
 
 
 def as_tuple(name: str, value: Any, expected: str = "a sequence") -> tuple[Any, ...]:
-    """Returns the entries of a list, a tuple or anything else that can be iterated, except text and dicts."""
+    """Returns the entries of a list, a tuple or anything else in order, except text and dicts."""
     try:
-        if not isinstance(value, str | bytes | Mapping):
+        if not isinstance(value, str | bytes | Mapping | Set):
             return tuple(value)
     except TypeError:
         pass
@@ -405,3 +397,33 @@ def check_function(name: str, value: Any, expected: str, *arguments: Any, **keyw
     except TypeError as error:
         called = getattr(value, "__name__", type(value).__name__)
         raise TypeError(f"{name}: expected {expected}, got {called}{signature}") from error
+
+
+def is_numbers(node: Any) -> bool:
+    """Whether a node of a pytree is a list of numbers, nested or not, that stands for an array."""
+    leaves = jax.tree.leaves(node) if isinstance(node, list | tuple) else ()
+    return bool(leaves) and all(isinstance(leaf, bool | int | float) for leaf in leaves)
+
+
+def as_arrays(name: str, tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Any:
+    """Returns a pytree with arrays for leaves: numbers and NumPy arrays of numbers are converted.
+
+    Arrays of JAX, also of keys, and `jax.ShapeDtypeStruct`s pass unchanged.
+
+    Args:
+      name: of the argument.
+      tree: any pytree.
+      is_leaf: which nodes are leaves, too, for example `is_numbers`.
+
+    Raises:
+      TypeError: for leaves of other kinds, with their path.
+    """
+
+    def of_leaf(path: Any, leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+            return leaf
+        at = f"{name}{jax.tree_util.keystr(path)}"
+        is_complex = isinstance(leaf, complex | np.ndarray | np.generic) and np.iscomplexobj(leaf)
+        return jnp.asarray(leaf) if is_complex else as_array(at, leaf, "an array")
+
+    return jax.tree_util.tree_map_with_path(of_leaf, tree, is_leaf=is_leaf)

@@ -18,6 +18,15 @@ def is_half(dtype: Any) -> bool:
     return jnp.finfo(dtype).bits < 32
 
 
+def widened(tree: Any) -> Any:
+    """A pytree of arrays, those of half precision in float32."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if _is_narrow(leaf.dtype) else leaf, tree)
+
+
+def _is_narrow(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) and is_half(dtype)
+
+
 def shift(w: Array, step: Array, noise: Array) -> tuple[Array, Array, Array]:
     """The weights `w +- step noise` of half precision as they can be stored, and the noise as it was added.
 

@@ -113,7 +113,7 @@ def flatten(x: Array) -> Array:
     x = as_array("x", x)
     if x.ndim == 0:
         raise ValueError("x: expected shape [batch, ...], got []")
-    return x.reshape(x.shape[0], -1)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def _pair(name: str, value: int | Sequence[int], minimum: int = 1) -> tuple[int, int]:

@@ -16,9 +16,9 @@ from lax_learning._checks import (
     as_tuple,
     check_callable,
     check_flag,
+    check_instance,
     check_key,
     check_positive,
-    describe,
 )
 from lax_learning.networks import Network
 from lax_learning.types import Key, Params
@@ -173,8 +173,12 @@ def without_feedback(params: Params) -> Params:
       >>> without_feedback(({"w": 1.0}, {"w": 2.0, "feedback": 3.0}))
       ({'w': 1.0}, {'w': 2.0})
     """
-    layers = as_tuple("params", params, "a sequence with the weights of each layer")
+    return without_feedback_of("params", params)
+
+
+def without_feedback_of(name: str, params: Params) -> Params:
+    """`without_feedback` of an argument that errors call by its name."""
+    layers = as_tuple(name, params, "a sequence with the weights of each layer")
     for i, weights in enumerate(layers):
-        if not isinstance(weights, Mapping):
-            raise TypeError(f"params[{i}]: expected a dict of weights, got {describe(weights)}")
+        check_instance(f"{name}[{i}]", weights, Mapping, "a dict with the weights of a layer")
     return tuple({k: v for k, v in weights.items() if k != "feedback"} for weights in layers)

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from lax_learning._checks import (
     as_array,
+    as_floating,
     check_callable,
     check_count,
     check_floating_dtype,
@@ -135,10 +136,10 @@ def check_options(activation: Activation, dtype: Any, **inits: Initializer | Non
 
 
 def drawn(name: str, init: Initializer, key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Returns what an initialiser draws; raises ValueError if it has another shape than asked for."""
-    array = init(key, shape, dtype)
-    check_shapes((name,), (array,), (shape,))
-    return array
+    """What an initialiser draws; raises unless that is a floating-point array of the shape asked for."""
+    value = as_floating(name, init(key, shape, dtype))
+    check_shapes([name], [value], [shape])
+    return value
 
 
 def _dense_reads(size: int) -> Reads:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import check_callable, check_flag, describe
+from lax_learning._checks import as_arrays, check_callable, check_flag, describe
 from lax_learning.types import Key, Params
 
 Where = str | Callable[[str], bool] | None
@@ -104,8 +104,8 @@ class Split:
 
     def __init__(self, model: Model, params: Params) -> None:
         self.paths = leaf_paths(params)
-        leaves, self.structure = jax.tree.flatten(params)
-        self.leaves = [jnp.asarray(leaf) if isinstance(leaf, float) else leaf for leaf in leaves]
+        leaves, self.structure = jax.tree.flatten(as_arrays("params", params))
+        self.leaves: list[Any] = leaves
         self.trained = [selects(model.trainable, path) for path in self.paths]
         if not any(self.trained):
             what = (

@@ -9,10 +9,18 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from lax_learning._checks import as_array, check_callable, check_count, check_key, describe
+from lax_learning._checks import (
+    as_arrays,
+    check_callable,
+    check_count,
+    check_key,
+    check_same_structure,
+    describe,
+)
 from lax_learning._sites.rules import ModelRule
 from lax_learning.data.batches import BatchState, batches
 from lax_learning.data.types import Dataset, Splits, check_splits
+from lax_learning.models import leaf_paths, selects
 from lax_learning.types import Key, Params, Rule, StatefulRule, as_stateful
 
 Evaluate = Callable[[Key, Params, Splits], PyTree]
@@ -103,7 +111,7 @@ def _with_loss(optimizer: Any) -> optax.GradientTransformationExtraArgs:
             f"optimizer: expected an optimizer of optax, such as optax.sgd(0.1), got {describe(optimizer)}"
         )
     if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
-        optimizer = optimizer.gradient_transformation()
+        return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
     return optax.with_extra_args_support(optimizer)
 
 
@@ -115,12 +123,14 @@ class _Started(NamedTuple):
       value_and_grad: `(key, params, state, x, y) -> (loss, aux, grads, state)`.
       plain: as of a `StatefulRule`.
       absorb: `(params, aux) -> params`, after an update.
+      parameters: `params -> params` with None in place of what no optimizer moves.
     """
 
     init: Callable[[Key, Any], tuple[Params, Any]]
     value_and_grad: Callable[[Key, Params, Any, Any, Any], tuple[Array, Any, Params, Any]]
     plain: Callable[[Params, Any], Params]
     absorb: Callable[[Params, Any], Params]
+    parameters: Callable[[Params], Params]
 
 
 def _on_network(rule: Rule | StatefulRule) -> _Started:
@@ -133,7 +143,11 @@ def _on_network(rule: Rule | StatefulRule) -> _Started:
         return loss, None, grads, state
 
     return _Started(
-        lambda key, x: stateful.init(key), value_and_grad, stateful.plain, lambda params, aux: params
+        lambda key, x: stateful.init(key),
+        value_and_grad,
+        stateful.plain,
+        lambda params, aux: params,
+        lambda params: params,
     )
 
 
@@ -144,7 +158,7 @@ def _on_model(rule: ModelRule, init: Callable[[Key], Params] | None, absorb: Any
 
     def start(key: Key, x: Any) -> tuple[Params, Any]:
         params_key, state_key = jax.random.split(key)
-        params = init(params_key)  # pyright: ignore[reportOptionalCall]
+        params = as_arrays("init", init(params_key))  # pyright: ignore[reportOptionalCall]
         return params, rule.init(state_key, params, x)
 
     def value_and_grad(
@@ -161,8 +175,28 @@ def _on_model(rule: ModelRule, init: Callable[[Key], Params] | None, absorb: Any
             raise TypeError(f"absorb: expected None for a model without aux, got {describe(absorb)}")
         return loss, aux, grads, state
 
-    return _Started(
-        start, value_and_grad, lambda params, state: params, absorb or (lambda params, aux: params)
+    def absorbed(params: Params, aux: Any) -> Params:
+        new = as_arrays("absorb", params if absorb is None else absorb(params, aux))
+        check_same_structure(("absorb", "params"), (new, params))
+        for (path, leaf), old in zip(jax.tree.leaves_with_path(new), jax.tree.leaves(params), strict=True):
+            if leaf.dtype != old.dtype:
+                at = f"absorb{jax.tree_util.keystr(path)}"
+                raise TypeError(f"{at}: expected {old.dtype} as in params, got {describe(leaf)}")
+        return new
+
+    def parameters(params: Params) -> Params:
+        if rule.trainable is None:
+            return params
+        paths = iter(leaf_paths(params))
+        return jax.tree.map(lambda leaf: leaf if selects(rule.trainable, next(paths)) else None, params)
+
+    return _Started(start, value_and_grad, lambda params, state: params, absorbed, parameters)
+
+
+def _merged(params: Params, parameters: Params) -> Params:
+    """Params with other values where `parameters` holds one."""
+    return jax.tree.map(
+        lambda new, old: old if new is None else new, parameters, params, is_leaf=lambda node: node is None
     )
 
 
@@ -241,7 +275,8 @@ def make_train(
         params_key, batch_key, update_key, evaluate_key = jax.random.split(key, 4)
         params, rule_state = started.init(params_key, jax.tree.map(lambda leaf: leaf[:1], train_data.x))
         order = batches(_number(train_data), batch_size).init(batch_key)
-        return TrainState(params, rule_state, with_loss.init(params), order, update_key, evaluate_key)
+        optimizer_state = with_loss.init(started.parameters(params))
+        return TrainState(params, rule_state, optimizer_state, order, update_key, evaluate_key)
 
     def advance(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> tuple[TrainState, Array]:
         examples = check_splits(data)
@@ -252,24 +287,23 @@ def make_train(
             key = jax.random.fold_in(state.update_key, step)
             batch = jax.tree.map(lambda leaf: leaf[indices], tuple(examples))
             loss, aux, grads, rule_state = started.value_and_grad(key, state.params, state.rule_state, *batch)
+            grads, parameters = started.parameters(grads), started.parameters(state.params)
+
+            def loss_at(parameters: Params) -> Array:
+                params = _merged(state.params, parameters)
+                return started.value_and_grad(key, params, state.rule_state, *batch)[0]
+
             updates, optimizer_state = with_loss.update(
-                grads,
-                state.optimizer_state,
-                state.params,
-                value=loss,
-                grad=grads,
-                value_fn=lambda params: started.value_and_grad(key, params, state.rule_state, *batch)[0],
+                grads, state.optimizer_state, parameters, value=loss, grad=grads, value_fn=loss_at
             )
-            params: Any = started.absorb(optax.apply_updates(state.params, updates), aux)
+            params = _merged(state.params, optax.apply_updates(parameters, updates))
+            params = started.absorb(params, aux)
             return TrainState(params, rule_state, optimizer_state, order, *state[-2:]), loss
 
         return jax.lax.scan(update, state, step + jnp.arange(every))
 
     def evaluate_state(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> PyTree:
         params = started.plain(state.params, state.rule_state)
-        metrics = evaluate(jax.random.fold_in(state.evaluate_key, step), params, data)
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: as_array(f"evaluate(...){jax.tree_util.keystr(path)}", leaf), metrics
-        )
+        return as_arrays("evaluate", evaluate(jax.random.fold_in(state.evaluate_key, step), params, data))
 
     return Train(start, advance, evaluate_state, num_updates, every)

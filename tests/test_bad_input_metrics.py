@@ -106,6 +106,18 @@ def regularised(**options):
 
 @parametrize_cases(
     {
+        "objects": (
+            lambda: m.snr(np.array([None, 1, 2], dtype=object)),
+            TypeError,
+            "^gradients: expected an array of real numbers, got object",
+        ),
+        "reference": (
+            lambda: m.draw_moments(
+                ll.backprop(NETWORK, ll.squared_error), KEY, NETWORK.init(KEY), X, X[:, :2], (1, 2), 3
+            ),
+            TypeError,
+            r"^reference\[0\]: expected a dict with the weights of a layer, got 1",
+        ),
         "nothing": (
             lambda: m.cosine_similarity({}, {}),
             ValueError,
@@ -234,12 +246,12 @@ def regularised(**options):
         "seed": (
             lambda: m.draw_moments(RULE, 0, PARAMS, X, Y, PARAMS, 5),
             TypeError,
-            "^key: expected a key of jax.random.key, got 0",
+            "^key: expected one key, such as jax.random.key.0., got 0",
         ),
         "keys": (
             lambda: m.example_moments(NETWORK, RULE, jax.random.split(KEY), PARAMS, X, Y),
             ValueError,
-            r"^key: expected one key, got key<fry>\[2\]",
+            r"^key: expected one key, .*got key<fry>\[2\]",
         ),
         "no reference of draws": (
             lambda: m.draw_moments(RULE, KEY, PARAMS, X, Y, None, 5),

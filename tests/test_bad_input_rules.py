@@ -442,6 +442,33 @@ def test_rules(call, error, pattern):
             ValueError,
             r"^x: expected images .*got shape \[4, 4, 1\]",
         ),
+        "widths in a set": (
+            lambda: ll.mlp({3, 4}),
+            TypeError,
+            "^widths: expected a sequence of ints, got set",
+        ),
+        "w_init text": (
+            lambda: ll.mlp((3, 2), w_init=lambda key, shape, dtype: "w").init(KEY),
+            TypeError,
+            "^w_init: expected a floating-point array, got 'w'",
+        ),
+        "b_init shape": (
+            lambda: ll.convolution(1, 2, 3, b_init=lambda key, shape, dtype: jnp.ones(7)).init(KEY),
+            ValueError,
+            r"^b_init: expected shape \[2\], got \[7\]",
+        ),
+        "recurrent_init shape": (
+            lambda: ll.recurrent(3, 4, recurrent_init=lambda key, shape, dtype: jnp.ones(2)).init(KEY),
+            ValueError,
+            r"^recurrent_init: expected shape \[4, 4\], got \[2\]",
+        ),
+        "feedback_init shape": (
+            lambda: ll.direct_feedback_alignment(
+                NETWORK, ll.squared_error, feedback_init=lambda key, shape, dtype: jnp.ones(3)
+            ).init(KEY),
+            ValueError,
+            r"^feedback_init: expected shape \[4, 2\], got \[3\]",
+        ),
         "flatten": (lambda: ll.flatten(1.0), ValueError, r"^x: expected shape \[batch, ...\], got \[\]"),
     }
 )
@@ -494,6 +521,56 @@ def test_an_error_in_a_network_says_in_which_layer():
             ValueError,
             "^data.validation.x: expected",
         ),
+        "evaluation": (
+            train(data.Splits(DATA, None, None), evaluate=lambda key, params, data: {"a": "b"}),
+            TypeError,
+            r"^evaluate\['a'\]: expected an array, got 'b'",
+        ),
+        "absorb": (
+            train(
+                data.Splits(DATA, None, None),
+                ll.backprop(ll.Model(lambda w, x: (x @ w, w), has_aux=True), ll.squared_error),
+                init=lambda key: jnp.ones((3, 2)),
+                absorb=lambda params, aux: None,
+            ),
+            ValueError,
+            "^absorb: expected the structure of params",
+        ),
+        "absorb dtype": (
+            train(
+                data.Splits(DATA, None, None),
+                ll.backprop(ll.Model(lambda w, x: (x @ w, w), has_aux=True), ll.squared_error),
+                init=lambda key: jnp.ones((3, 2)),
+                absorb=lambda params, aux: aux.astype(int),
+            ),
+            TypeError,
+            r"^absorb: expected float32 as in params, got int32\[3, 2\]",
+        ),
+        "huge": (
+            lambda: data.half_space(KEY, 3, sizes=(10**12, 0, 0)),
+            ValueError,
+            "^sizes: expected arrays of at most",
+        ),
+        "huge x": (
+            lambda: data.relu_net(KEY, 10**12, sizes=(1, 0, 0)),
+            ValueError,
+            "^num_features: expected arrays of at most",
+        ),
+        "huge y": (
+            lambda: data.one_hot([0], 10**10),
+            ValueError,
+            "^num_classes: expected arrays of at most",
+        ),
+        "negative count": (
+            lambda: estimators.spall_gains(1.0, 1.0).perturbation(-1),
+            ValueError,
+            "^count: expected the number of updates done, at least 0, got -1",
+        ),
+        "not params": (
+            lambda: ll.without_feedback((jnp.ones(3),)),
+            TypeError,
+            r"^params\[0\]: expected a dict with the weights of a layer, got float32\[3\]",
+        ),
         "optimizer": (
             train(data.Splits(DATA, None, None), optimizer=0.1),
             TypeError,
@@ -509,12 +586,7 @@ def test_an_error_in_a_network_says_in_which_layer():
             TypeError,
             r"^evaluate: expected a function .*got a function of \(params, data\)",
         ),
-        "evaluate text": (
-            train(data.Splits(DATA, None, None), evaluate=lambda *_: {"a": "high"}),
-            TypeError,
-            r"^evaluate\(...\)\['a'\]: expected an array of real numbers, got 'high'",
-        ),
-        "absorb": (
+        "absorb without aux": (
             train(
                 data.Splits(DATA, None, None),
                 ll.backprop(MODEL, ll.squared_error),

@@ -326,3 +326,12 @@ def test_accuracies_against_counting(guesses, labels):
     # Any numbers whose largest is the label's are labels, and steps count as examples do.
     for like in (5 * y - 2, y.astype(int), y == 1, y.reshape(2, 4, 3)):
         assert SCORES(output.reshape(like.shape), like) == expected
+
+
+def test_what_has_no_direction_has_no_slope():
+    def slopes(metric, a):
+        return jax.grad(metric, argnums=(0, 1))(a, jnp.ones(2))
+
+    zero = jnp.zeros(2)
+    for metric in (metrics.cosine_similarity, metrics.angle_degrees):
+        assert not np.any(slopes(metric, zero))

@@ -356,6 +356,7 @@ OPTIMIZERS = {
     "polyak_sgd": lambda: optax.polyak_sgd(max_learning_rate=0.05),
     "lbfgs": lambda: optax.lbfgs(),
     "multi_steps": lambda: optax.MultiSteps(optax.sgd(0.02), 2),
+    "multi_steps_of_polyak": lambda: optax.MultiSteps(optax.polyak_sgd(max_learning_rate=0.05), 2),
 }
 
 
@@ -369,9 +370,8 @@ def test_optimizers_get_the_loss(name: str) -> None:
     def value_fn(params: Any) -> Any:
         return jnp.mean(ll.squared_error(network.apply(params, X), Y))
 
-    with_extra = optax.with_extra_args_support(
-        optimizer.gradient_transformation() if isinstance(optimizer, optax.MultiSteps) else optimizer
-    )
+    is_multi = isinstance(optimizer, optax.MultiSteps)
+    with_extra: Any = optimizer if is_multi else optax.with_extra_args_support(optimizer)
     params = train.init(jax.random.key(0), data).params
     state, losses = with_extra.init(params), []
     for _ in range(3):

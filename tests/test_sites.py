@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import lax_learning as ll
 from lax_learning._sites._program import Program
 from lax_learning._sites.rules.backprop import backprop
 from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment
@@ -379,6 +381,41 @@ def test_taps_and_pull_back():
     assert not np.any(grads["b"])
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_node_perturbation_of_half_precision_is_that_of_the_same_parameters_in_float32(dtype):
+    rule = node_perturbation(MODEL, squares, sigma=1e-4)
+    half = jax.tree.map(lambda w: jnp.asarray(w, dtype), W)
+    x, wide = jnp.asarray(X, dtype), jax.tree.map(lambda w: w.astype(jnp.float32), half)
+    _, grads, _ = rule.value_and_grad(KEY, half, (), x, Y)
+    _, expected, _ = rule.value_and_grad(KEY, wide, (), x.astype(jnp.float32), Y)
+    jax.tree.map(lambda g, e: np.testing.assert_array_equal(g, e.astype(dtype)), grads, expected)
+
+
+@pytest.mark.parametrize("variant", ["unbiased", "activity"])
+@pytest.mark.parametrize("exponent", [-70, 60])
+def test_sigma_has_no_scale_of_its_own(variant, exponent):
+    def grads_of(sigma):
+        rule = node_perturbation(
+            Model(lambda w, x: x @ w), lambda o, y: (o * y).sum(1), sigma=sigma, variant=variant
+        )
+        return rule.value_and_grad(KEY, jnp.zeros((3, 2)), (), X, Y)[1]
+
+    np.testing.assert_array_equal(grads_of(2.0**exponent), grads_of(1.0))
+
+
+def test_no_optimizer_moves_what_is_not_trained():
+    def apply(p, x):
+        return two_layers(p, x) + p["offset"]
+
+    model = Model(apply, lambda key: {**W, "offset": jnp.ones(2), "count": jnp.array(3)}, trainable="[ab]")
+    data = ll.data.Splits(ll.data.Dataset(X, Y), None, None)
+    optimizer = optax.adamw(0.1, weight_decay=1.0)
+    train = ll.make_train(backprop(model, squares), optimizer, num_updates=2, batch_size=2, init=model.init)
+    params = train(KEY, data).state.params
+    assert params["offset"].tolist() == [1, 1] and params["count"] == 3
+    assert np.all(params["a"] != W["a"])
+
+
 # Refused.
 
 
@@ -503,6 +540,76 @@ _NO_AXIS = "^apply: expected an output with a leading axis"
             lambda: value_and_grad(two_layers, W, x=X[:0], y=Y[:0]),
             ValueError,
             "^x: expected at least one",
+        ),
+        "loss": (
+            lambda: NODE(MODEL, "squares"),
+            TypeError,
+            "^loss: expected a function .*got 'squares'",
+        ),
+        "fewer targets": (
+            lambda: value_and_grad(two_layers, W, backprop, y=Y[:1]),
+            ValueError,
+            r"^y: expected 6 examples as in x, got float(32|64)\[1, 2\]",
+        ),
+        "more targets in a dict": (
+            lambda: value_and_grad(two_layers, W, NODE, y={"y": jnp.ones((7, 2))}),
+            ValueError,
+            r"^y\['y'\]: expected 6 examples as in x, got float32\[7, 2\]",
+        ),
+        "x ragged": (
+            lambda: value_and_grad(two_layers, W, backprop, x=[[1.0], [1.0, 2.0]]),
+            TypeError,
+            "^x: expected an array, got list",
+        ),
+        "x text": (
+            lambda: feedback_alignment(MODEL, squares).init(KEY, W, "x"),
+            TypeError,
+            "^x: expected an array, got 'x'",
+        ),
+        "key of feedback": (
+            lambda: feedback_alignment(MODEL, squares).init(0, W, X),
+            TypeError,
+            "^key: expected one key.*got 0",
+        ),
+        "state": (
+            lambda: feedback_alignment(MODEL, squares).value_and_grad(KEY, W, (), X, Y),
+            TypeError,
+            "^state: expected the state of the rule's init.*got tuple",
+        ),
+        "parameter text": (
+            lambda: value_and_grad(two_layers, {**W, "c": "tanh"}, NODE),
+            TypeError,
+            r"^params\['c'\]: expected an array, got 'tanh'",
+        ),
+        "output text": (
+            lambda: value_and_grad(lambda p, x: "tanh", W),
+            TypeError,
+            "^apply: expected an array, got 'tanh'",
+        ),
+        "sigma that is 0": (
+            lambda: value_and_grad(two_layers, W, partial(node_perturbation, sigma=1e-46)),
+            ValueError,
+            "^sigma: expected a number that float32 can tell from 0, got 1e-46",
+        ),
+        "half precision inside": (
+            lambda: value_and_grad(lambda p, x: x.astype("bfloat16") @ p["a"].astype("bfloat16"), W, NODE),
+            TypeError,
+            "^apply: expected pre-activations in float32 or wider.*got bfloat16 at a",
+        ),
+        "sites of a function": (
+            lambda: sites(two_layers, W, X),
+            TypeError,
+            "^model: expected a Model, got function",
+        ),
+        "tapped function": (
+            lambda: tapped(two_layers),
+            TypeError,
+            "^model: expected a Model, got function",
+        ),
+        "complex taps": (
+            lambda: tapped(MODEL).run(W, X, {"a": jnp.ones((6, 4)) + 1j, "b": jnp.ones((6, 2))}),
+            TypeError,
+            r"^taps\['a'\]: expected an array of real numbers, got complex64",
         ),
         "taps": (
             lambda: tapped(MODEL).run(W, X, {"a": jnp.ones((7, 6, 4)), "b": jnp.ones((6, 2))}),

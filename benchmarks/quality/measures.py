@@ -127,7 +127,7 @@ def _mean(values: Array) -> Estimate:
 
 
 def _cosines(moments: Moments) -> Array:
-    """`g_t . r / (|g_t| |r|)` of every gradient, from the projections that the moments hold; 0 for zeros."""
+    """`g_t . r / (|g_t| |r|)` of every gradient, from what the moments hold; 0 for zeros."""
 
     def total(tree: Params) -> Array:
         return jax.tree.reduce(jnp.add, tree)
@@ -136,4 +136,4 @@ def _cosines(moments: Moments) -> Array:
     along = total(moments.along_reference) + inner_product(mean, reference)
     squares = total(moments.distances) + 2 * total(moments.along_mean) + inner_product(mean, mean)
     norms = jnp.sqrt(jnp.maximum(squares, 0.0) * inner_product(reference, reference))
-    return jnp.clip(jnp.where(norms > 0, along / jnp.where(norms > 0, norms, 1), 0.0), -1.0, 1.0)
+    return jnp.clip(along / jnp.where(norms == 0, 1, norms), -1.0, 1.0)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lax_learning._checks import describe
+from lax_learning._checks import as_arrays, describe
 from lax_learning._sites import _equations as equations
-from lax_learning.models import Model
+from lax_learning.models import Model, Split
 
 
 def is_coupled(model: Model, params: Any, x: Any) -> bool:
@@ -22,12 +22,14 @@ def is_coupled(model: Model, params: Any, x: Any) -> bool:
       params: its parameters; only shapes and types matter.
       x: a batch; only shapes and types matter.
     """
-    leaves, structure = jax.tree.flatten((params, x))
-    num_params = len(jax.tree.leaves(params))
+    split = Split(model, params)
+    leaves, structure = jax.tree.flatten((jax.tree.unflatten(split.structure, split.leaves), x))
+    num_params = len(split.leaves)
     examples = [jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype) for leaf in leaves[num_params:]]
 
     def outputs(leaves: list[Any]) -> list[Any]:
-        return jax.tree.leaves(model(*jax.tree.unflatten(structure, leaves))[0])
+        output, _ = model(*jax.tree.unflatten(structure, leaves))
+        return jax.tree.leaves(as_arrays("apply", output))
 
     body, shapes = equations.trace(outputs, [*leaves[:num_params], *examples])
     for shape in shapes:

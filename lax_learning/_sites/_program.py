@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from lax_learning._checks import as_arrays
 from lax_learning._sites import _equations as equations
 from lax_learning._sites._plan import Kind, Plan, make_plan
 from lax_learning._sites._run import Hooks, execute
@@ -27,7 +28,8 @@ class Program:
 
         def flat(leaves: list[Any], x: list[Any]) -> Any:
             params = jax.tree.unflatten(self.split.structure, leaves)
-            return model(params, jax.tree.unflatten(self._x, x))
+            output, aux = model(params, jax.tree.unflatten(self._x, x))
+            return as_arrays("apply", output), as_arrays("aux", aux)
 
         body, (output, aux) = equations.trace(flat, self.split.leaves, leaves)
         self.outputs = jax.tree.leaves(output)

@@ -3,10 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
-import jax
-
-from lax_learning._checks import check_batch
 from lax_learning._sites._program import Program
+from lax_learning._sites.rules._common import as_batch, one_example
 from lax_learning.models import Model, check_model
 from lax_learning.types import Params
 
@@ -65,15 +63,13 @@ def sites(model: Model, params: Params, x: Any) -> SiteTable:
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from lax_learning.models import Model
+      >>> from lax_learning.models import Model, check_model
       >>> model = Model(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]))
       >>> sites(model, {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, jnp.ones((5, 3)))[0].shape
       (3, 2)
     """
     check_model(model)
-    check_batch(x)
-    one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
-    program = Program(model, params, one)
+    program = Program(model, params, one_example(as_batch(x)[0]))
     units = {id(site): math.prod(tap.shape) for tap in program.plan.all_taps for site in tap.sites}
     return SiteTable(
         SiteRow(

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import check_batch, describe
+from lax_learning._checks import as_array, describe
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
+from lax_learning._sites.rules._common import as_batch
 from lax_learning.models import Model, check_model
 from lax_learning.types import Params
 
@@ -64,7 +64,7 @@ def tapped(model: Model) -> Tapped:
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from lax_learning.models import Model
+      >>> from lax_learning.models import Model, check_model
       >>> opened = tapped(Model(lambda w, x: jnp.tanh(x @ w)))
       >>> w, x = jnp.ones((3, 2)), jnp.ones((5, 3))
       >>> opened.pull_back(w, x, jax.tree.map(lambda s: jnp.ones(s.shape), opened.shapes(w, x))).tolist()
@@ -74,12 +74,11 @@ def tapped(model: Model) -> Tapped:
     check_model(model)
 
     def shapes(params: Params, x: Any) -> dict[str, jax.ShapeDtypeStruct]:
-        check_batch(x)
-        taps = _named(Program(model, params, x))
+        taps = _named(Program(model, params, as_batch(x)[0]))
         return {name: jax.ShapeDtypeStruct(tap.shape, tap.dtype) for name, tap in taps.items()}
 
     def run(params: Params, x: Any, taps: Taps | None = None) -> TappedRun:
-        check_batch(x)
+        x, _ = as_batch(x)
         program = Program(model, params, x)
         named = _named(program)
         feeds = (
@@ -100,7 +99,7 @@ def tapped(model: Model) -> Tapped:
         return TappedRun(output, inputs, {name: emitted[tap.index] for name, tap in named.items()})
 
     def pull_back(params: Params, x: Any, deltas: Taps) -> Params:
-        check_batch(x)
+        x, _ = as_batch(x)
         program = Program(model, params, x)
         named = _named(program)
         wanted = {named[name].index: delta for name, delta in _checked("deltas", deltas, named).items()}
@@ -112,7 +111,7 @@ def tapped(model: Model) -> Tapped:
             return program.run(parameters, x, Hooks(end=cut))[2]
 
         zs, transpose = jax.vjp(pre_activations, program.split.parameters)
-        (grads,) = transpose({i: jnp.asarray(wanted[i], z.dtype) for i, z in zs.items()})
+        (grads,) = transpose({i: wanted[i] for i in zs})
         return program.split.gradients(grads)
 
     return Tapped(shapes, run, pull_back)
@@ -131,11 +130,12 @@ def _named(program: Program) -> dict[str, Tap]:
 
 def _checked(name: str, values: Any, named: dict[str, Tap]) -> Taps:
     if not isinstance(values, dict) or values.keys() != named.keys():
-        got = sorted(values) if isinstance(values, dict) else type(values).__name__
+        got = list(values) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{name}: expected a dict with the entries {sorted(named)}, got {got}")
+    checked = {}
     for path, tap in named.items():
-        if jnp.shape(values[path]) != tap.shape:
-            raise ValueError(
-                f"{name}[{path!r}]: expected shape {list(tap.shape)}, got {describe(values[path])}"
-            )
-    return values
+        value = as_array(f"{name}[{path!r}]", values[path])
+        if value.shape != tap.shape:
+            raise ValueError(f"{name}[{path!r}]: expected shape {list(tap.shape)}, got {describe(value)}")
+        checked[path] = value.astype(tap.dtype)
+    return checked

@@ -7,7 +7,7 @@ import jax
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from lax_learning._checks import as_tuple, check_count
+from lax_learning._checks import as_tuple, check_count, check_memory
 from lax_learning.data.types import Dataset, Splits
 from lax_learning.types import Key
 
@@ -21,6 +21,7 @@ def uniform_splits(
         raise ValueError(f"sizes: expected numbers of training, validation and test points, got {sizes}")
     for i, size in enumerate(sizes):
         check_count(f"sizes[{i}]", size, minimum=0)
+    check_memory("sizes", [(sum(sizes), num_features)], dtype)
     x = jax.random.uniform(key, (sum(sizes), num_features), dtype, -1, 1)
     y = jax.nn.one_hot(label(x), 2, dtype=dtype)
     ends = list(itertools.accumulate(sizes))

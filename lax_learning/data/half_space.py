@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lax_learning._checks import check_count, check_floating_dtype, check_key
+from lax_learning._checks import check_count, check_floating_dtype, check_key, check_memory
 from lax_learning.data._uniform import uniform_splits
 from lax_learning.data.types import Splits
 from lax_learning.types import Key
@@ -49,6 +49,7 @@ def half_space(
     check_key("key", key)
     check_floating_dtype("dtype", dtype)
     check_count("num_features", num_features)
+    check_memory("num_features", [(num_features,)], dtype)
     vector_key, key = jax.random.split(key)
     vector = jax.random.uniform(vector_key, (num_features,), dtype, -1, 1)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lax_learning._checks import check_count, check_floating_dtype, check_key
+from lax_learning._checks import check_count, check_floating_dtype, check_key, check_memory
 from lax_learning.data._uniform import uniform_splits
 from lax_learning.data.types import Splits
 from lax_learning.types import Key
@@ -53,6 +53,7 @@ def relu_net(
     check_floating_dtype("dtype", dtype)
     check_count("num_features", num_features)
     check_count("num_units", num_units)
+    check_memory("num_features", [(num_features, num_units)], dtype)
     w_key, v_key, key = jax.random.split(key, 3)
     w = jax.random.uniform(w_key, (num_features, num_units), dtype, -1, 1)
     v = jax.random.uniform(v_key, (num_units, 2), dtype, -1, 1)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Float32, Shaped
 
-from lax_learning._checks import as_array, check_count, describe
+from lax_learning._checks import as_array, check_count, check_memory, describe
 
 
 class Dataset(NamedTuple):
@@ -98,4 +98,5 @@ def one_hot(labels: Shaped[ArrayLike, "*shape"], num_classes: int) -> Float32[np
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if outside.size:
         raise ValueError(f"labels: expected values in 0 .. {num_classes - 1}, got {outside[0]}")
+    check_memory("num_classes", [(*labels.shape, num_classes)], np.int64)
     return (labels[..., None] == np.arange(num_classes)).astype(np.float32)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import (
@@ -83,6 +84,8 @@ def _as_count(count: Any) -> Array:
     array = as_array("count", count)
     if array.dtype == bool:
         raise TypeError(f"count: expected the number of updates done, got {describe(array)}")
+    if not isinstance(array, Tracer) and bool(jnp.any(array < 0)):
+        raise ValueError(f"count: expected the number of updates done, at least 0, got {count!r}")
     return array
 
 

@@ -86,6 +86,8 @@ def cosine_similarity(a: PyTree, b: PyTree) -> Scalar:
     (a, _), (b, _) = map(_scaled, _as_vectors(a, b))
     norm_a, norm_b = _norm(a), _norm(b)
     cosine = _dot(a, b) / jnp.where(norm_a == 0, 1, norm_a) / jnp.where(norm_b == 0, 1, norm_b)
+    # A direction of its own has only what is not zero: there, the constant 0 has the derivative 0.
+    cosine = jnp.where((norm_a == 0) | (norm_b == 0), jax.lax.stop_gradient(cosine), cosine)
     return jnp.clip(cosine, -1, 1)
 
 

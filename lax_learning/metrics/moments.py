@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from lax_learning._checks import (
@@ -237,7 +238,10 @@ def _as_arrays(xs: PyTree) -> PyTree:
     """Numbers as arrays; what is one, also of keys, passes."""
 
     def of_leaf(path: Any, leaf: Any) -> Any:
-        return leaf if hasattr(leaf, "shape") else as_array(f"gradients{jax.tree_util.keystr(path)}", leaf)
+        is_plain = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
+        if is_plain or isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+            return leaf
+        return as_array(f"gradients{jax.tree_util.keystr(path)}", leaf)
 
     return jax.tree_util.tree_map_with_path(of_leaf, xs)
 

@@ -19,7 +19,7 @@ from lax_learning._checks import (
 )
 from lax_learning._lazily import lazily
 from lax_learning._scaling import HEADROOM, divided, largest_magnitude, scale_for, scale_of
-from lax_learning.feedback import without_feedback
+from lax_learning.feedback import without_feedback, without_feedback_of
 from lax_learning.layers import dense_product
 from lax_learning.metrics.moments import Moments, ScaledMoments, streamed_moments
 from lax_learning.networks import Network
@@ -52,11 +52,12 @@ def draw_moments(
     check_count("num_samples", num_samples, 3)
     if reference is None:
         raise TypeError("reference: expected the exact gradients, got None")
+    expected = without_feedback_of("reference", reference)
 
     def draw(key: Key) -> Params:
         return without_feedback(rule.value_and_grad(key, params, x, y)[1])
 
-    return streamed_moments(draw, jax.random.split(key, num_samples), without_feedback(reference))
+    return streamed_moments(draw, jax.random.split(key, num_samples), expected)
 
 
 def example_moments(

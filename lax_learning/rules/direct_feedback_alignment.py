@@ -8,6 +8,7 @@ from jax.nn.initializers import Initializer, variance_scaling
 from jaxtyping import Array
 
 from lax_learning._checks import check_callable, check_key
+from lax_learning.layers import drawn
 from lax_learning.networks import Network
 from lax_learning.rules._delta import check_problem, checked_losses, delta_rule
 from lax_learning.rules.feedback_alignment import feedback_of
@@ -69,7 +70,13 @@ def direct_feedback_alignment(
             *(
                 {
                     **weights,
-                    "feedback": feedback_init(k, (math.prod(a.shape[1:]), num_outputs), output["w"].dtype),
+                    "feedback": drawn(
+                        "feedback_init",
+                        feedback_init,
+                        k,
+                        (math.prod(a.shape[1:]), num_outputs),
+                        output["w"].dtype,
+                    ),
                 }
                 for weights, a, k in zip(hidden, trace.activities, keys, strict=False)
             ),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import check_batch, check_floating, describe
+from lax_learning._checks import as_arrays, check_callable, check_floating, describe, is_numbers
 from lax_learning._precision import raised
 from lax_learning._sites._coupling import is_coupled
 from lax_learning._sites._plan import Site, Tap
@@ -24,10 +24,12 @@ class ModelRule(NamedTuple):
       init: `(key, params, x) -> state`: what the rule remembers, `()` for most; of x only shapes are used.
       value_and_grad: `(key, params, state, x, y) -> (loss, grads, state)`. `grads` has the structure, shapes,
         dtypes and units of `jax.grad` of the mean loss; for a model with aux the first is `(loss, aux)`.
+      trainable: of the model: which leaves of params are for an optimizer to move.
     """
 
     init: Callable[[Key, Params, Any], Any]
     value_and_grad: Callable[[Key, Params, Any, Any, Any], tuple[Any, Params, Any]]
+    trainable: Where = None
 
 
 def no_state(key: Key, params: Params, x: Any) -> tuple[()]:
@@ -35,13 +37,14 @@ def no_state(key: Key, params: Params, x: Any) -> tuple[()]:
     return ()
 
 
+def check_loss(loss: Any) -> None:
+    """Raises TypeError unless a rule gets a loss that can be called."""
+    check_callable("loss", loss, "a function (output, y) -> losses, such as squared_error")
+
+
 def as_batch(x: Any) -> tuple[Any, int]:
-    """Returns x with arrays for leaves, and the number of examples."""
-    try:
-        x = jax.tree.map(jnp.asarray, x)
-    except (TypeError, ValueError):
-        check_batch(x)
-        raise
+    """Returns x with arrays, or shapes and types, for leaves, and the number of examples."""
+    x = as_arrays("x", x, is_numbers)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or sizes == {()}:
         got = [describe(leaf) for leaf in jax.tree.leaves(x)]
@@ -52,12 +55,23 @@ def as_batch(x: Any) -> tuple[Any, int]:
     return x, size
 
 
+def one_example(x: Any) -> Any:
+    """Shapes and types of a batch of one."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
+
+
 def losses_of(loss: Loss, output: Any, y: Any, size: int) -> Array:
     """Returns `loss(output, y)` in float32 or wider, checked to be one number an example."""
     for leaf in jax.tree.leaves(output):
         if jnp.shape(leaf)[:1] != (size,):
             raise ValueError(
                 f"apply: expected an output with a leading axis of {size} examples as x, got {describe(leaf)}"
+            )
+    y = as_arrays("y", y, is_numbers)
+    for path, leaf in jax.tree.leaves_with_path(y):
+        if jnp.shape(leaf)[:1] != (size,):
+            raise ValueError(
+                f"y{jax.tree_util.keystr(path)}: expected {size} examples as in x, got {describe(leaf)}"
             )
     losses = loss(output, y)
     check_floating("loss", losses)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lax_learning._checks import check_key
-from lax_learning._sites.rules._common import ModelRule, as_batch, joined, losses_of, no_state
+from lax_learning._sites.rules._common import ModelRule, as_batch, check_loss, joined, losses_of, no_state
 from lax_learning.models import Model, Split
 from lax_learning.types import Key, Loss, Params
 
@@ -35,6 +35,7 @@ def backprop(model: Model, loss: Loss) -> ModelRule:
       Rumelhart, Hinton, Williams, Learning representations by back-propagating errors,
       https://doi.org/10.1038/323533a0, 1986.
     """
+    check_loss(loss)
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_key("key", key)
@@ -48,4 +49,4 @@ def backprop(model: Model, loss: Loss) -> ModelRule:
         (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(split.parameters)
         return joined(value, aux, model), split.gradients(grads), state
 
-    return ModelRule(no_state, value_and_grad)
+    return ModelRule(no_state, value_and_grad, model.trainable)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import check_instance, check_key
+from lax_learning._checks import check_key
 from lax_learning._sites._plan import Read, Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
@@ -16,13 +16,15 @@ from lax_learning._sites.rules._common import (
     ModelRule,
     as_batch,
     by_example,
+    check_loss,
     check_uncoupled,
     joined,
     losses_of,
     masked,
+    one_example,
     select,
 )
-from lax_learning._sites.rules.feedback_alignment import FeedbackState
+from lax_learning._sites.rules.feedback_alignment import FeedbackState, check_state
 from lax_learning.models import Model, Where, check_where
 from lax_learning.types import Key, Loss, Params
 
@@ -145,6 +147,7 @@ def direct_feedback_alignment(
       Nokland, Direct feedback alignment provides learning in deep neural networks,
       https://arxiv.org/abs/1609.01596, 2016.
     """
+    check_loss(loss)
     check_where("where", where)
 
     def routes(program: Program) -> dict[str, tuple[int, int, _Route]]:
@@ -156,7 +159,8 @@ def direct_feedback_alignment(
         }
 
     def init(key: Key, params: Params, x: Any) -> FeedbackState:
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
+        check_key("key", key)
+        one = one_example(as_batch(x)[0])
         ways = routes(Program(model, params, one))
         keys = jax.random.split(key, max(len(ways), 1))
         feedback = {
@@ -168,7 +172,7 @@ def direct_feedback_alignment(
     def value_and_grad(
         key: Key, params: Params, state: FeedbackState, x: Any, y: Any
     ) -> tuple[Any, Params, FeedbackState]:
-        check_instance("state", state, FeedbackState, "a FeedbackState, from init")
+        check_state(state)
         check_key("key", key)
         x, size = as_batch(x)
         check_uncoupled(model, params, x, "use backprop, feedback alignment or weight perturbation")
@@ -194,7 +198,7 @@ def direct_feedback_alignment(
         value = joined(jnp.mean(losses), aux, model)
         return value, program.split.gradients(masked(grads, sites.selected)), state
 
-    return ModelRule(init, value_and_grad)
+    return ModelRule(init, value_and_grad, model.trainable)
 
 
 def _check_feedback(feedback: Any, ways: dict[str, tuple[int, int, _Route]]) -> None:

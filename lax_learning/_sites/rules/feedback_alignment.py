@@ -15,6 +15,7 @@ from lax_learning._sites.rules._common import (
     ModelRule,
     Sites,
     as_batch,
+    check_loss,
     is_selected,
     joined,
     losses_of,
@@ -35,6 +36,11 @@ class FeedbackState(NamedTuple):
     """
 
     feedback: PyTree
+
+
+def check_state(state: Any) -> None:
+    """Raises TypeError unless a rule gets the state that its init made."""
+    check_instance("state", state, FeedbackState, "the state of the rule's init(key, params, x)")
 
 
 def same_scale(key: Key, operand: Array) -> Array:
@@ -92,10 +98,12 @@ def feedback_alignment(
       Lillicrap et al., Random synaptic feedback weights support error backpropagation for deep learning,
       https://doi.org/10.1038/ncomms13276, 2016.
     """
+    check_loss(loss)
     check_where("where", where)
 
     def init(key: Key, params: Params, x: Any) -> FeedbackState:
-        program = Program(model, params, x)
+        check_key("key", key)
+        program = Program(model, params, as_batch(x)[0])
         sites = select(program, where)
         needed = frozenset().union(
             *(site.leaves for site in program.plan.all_sites if _has_feedback(site, sites))
@@ -109,7 +117,7 @@ def feedback_alignment(
     def value_and_grad(
         key: Key, params: Params, state: FeedbackState, x: Any, y: Any
     ) -> tuple[Any, Params, FeedbackState]:
-        check_instance("state", state, FeedbackState, "a FeedbackState, from init")
+        check_state(state)
         check_key("key", key)
         x, size = as_batch(x)
         program = Program(model, params, x)
@@ -127,7 +135,7 @@ def feedback_alignment(
         (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(program.split.parameters)
         return joined(value, aux, model), program.split.gradients(grads), state
 
-    return ModelRule(init, value_and_grad)
+    return ModelRule(init, value_and_grad, model.trainable)
 
 
 def _has_feedback(site: Site, sites: Sites) -> bool:

@@ -6,16 +6,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import check_choice, check_count, check_flag, check_key, check_positive
-from lax_learning._precision import raised
+from lax_learning._checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_key,
+    check_positive,
+    check_resolved,
+)
+from lax_learning._precision import is_half, raised, widened
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._run import Hooks
 from lax_learning._sites.rules._common import (
     ModelRule,
+    Sites,
     add_feeds,
     as_batch,
     by_batch,
     by_example,
+    check_loss,
     check_uncoupled,
     cut,
     joined,
@@ -25,7 +34,7 @@ from lax_learning._sites.rules._common import (
     select,
 )
 from lax_learning.estimators._draws import mean_over_draws, scaled
-from lax_learning.models import Model, Where, check_where
+from lax_learning.models import Model, Split, Where, check_where
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Key, Loss, Params
 
@@ -97,6 +106,7 @@ def node_perturbation(
       Dalm et al., Effective learning with node perturbation in multi-layer neural networks,
       https://arxiv.org/abs/2310.00965, 2023 (activity-based and iterative forms).
     """
+    check_loss(loss)
     check_positive("sigma", sigma)
     check_count("num_samples", num_samples)
     check_choice("variant", variant, ("unbiased", "activity"))
@@ -111,8 +121,12 @@ def node_perturbation(
         x, size = as_batch(x)
         if not batch:
             check_uncoupled(model, params, x, "pass batch=True for credit by the loss of the batch")
-        program, run = (by_batch if batch else by_example)(model, params, x)
+        split = Split(model, params)
+        # Half precision would round the noise away: the passes run in float32, on the same parameters.
+        wide_params, wide_x = widened((split.merge(split.parameters), x))
+        program, run = (by_batch if batch else by_example)(model, wide_params, wide_x)
         sites = select(program, where)
+        _check_taps(sites)
         parameters = program.split.parameters
         lead = () if batch else (size,)
 
@@ -126,6 +140,7 @@ def node_perturbation(
 
         zs, pull_back, output = jax.vjp(clean, parameters, has_aux=True)
         losses = credit_losses(output)
+        check_resolved("sigma", sigma, losses.dtype, *(leaf.dtype for leaf in split.parameters))
         scale = jnp.asarray(sigma, losses.dtype)
         groups = [[tap] for tap in sites.taps] if layerwise else [sites.taps]
 
@@ -141,12 +156,13 @@ def node_perturbation(
                 minus, before = noisy(jax.tree.map(jnp.negative, feeds))
                 change = (plus - minus) / 2
             if variant == "unbiased":
-                direction = {i: scaled(1 / scale**2, feed) for i, feed in feeds.items()}
+                direction = _over(scale, feeds)
             else:
                 half = 0.5 if antithetic else 1.0
-                direction = _normalised({i: half * (moved[i] - before[i]) for i in feeds}, scale, len(lead))
+                moves = {i: half * (moved[i] - before[i]) for i in feeds}
+                direction = _normalised(_over(scale, moves), len(lead))
             weight = 1.0 if batch else 1 / size
-            return {i: _times(weight * change, d) for i, d in direction.items()}
+            return {i: _times(weight * (change / scale), d) for i, d in direction.items()}
 
         def draw(key: Key) -> _Taps:
             like = {tap.index: _noise_like(tap, lead, share_noise) for tap in sites.taps}
@@ -164,13 +180,25 @@ def node_perturbation(
         (grads,) = pull_back({i: delta.astype(zs[i].dtype) for i, delta in deltas.items()})
         aux = model(params, x)[1] if model.has_aux else None
         value = joined(jnp.mean(losses), aux, model)
-        return value, program.split.gradients(masked(grads, sites.selected)), state
+        grads = [g.astype(w.dtype) for g, w in zip(grads, split.parameters, strict=True)]
+        return value, split.gradients(masked(grads, sites.selected)), state
 
-    return ModelRule(no_state, value_and_grad)
+    return ModelRule(no_state, value_and_grad, model.trainable)
 
 
 def _noise_like(tap: Tap, lead: tuple[int, ...], shared: bool) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((*((1,) * len(lead) if shared else lead), *tap.shape), tap.dtype)
+
+
+def _check_taps(sites: Sites) -> None:
+    """Raises TypeError if the model itself casts pre-activations to half precision."""
+    for tap in sites.taps:
+        if is_half(tap.dtype):
+            names = ", ".join(sites.program.split.paths[i] for site in tap.sites for i in sorted(site.leaves))
+            raise TypeError(
+                "apply: expected pre-activations in float32 or wider, in which noise is not rounded away, "
+                f"got {jnp.dtype(tap.dtype).name} at {names}; leave the casts of the model out"
+            )
 
 
 def _times(factors: Array, value: Array) -> Array:
@@ -178,12 +206,20 @@ def _times(factors: Array, value: Array) -> Array:
     return scaled(factors.reshape(*factors.shape, *(1,) * (value.ndim - factors.ndim)), value)
 
 
-def _normalised(change: _Taps, sigma: Array, lead: int) -> _Taps:
-    """`N dz / |dz|^2` over the N units of all taps, example by example where there is an axis of examples."""
+def _over(scale: Array, values: _Taps) -> _Taps:
+    """Values in units of sigma."""
+    return {i: scaled(1 / scale, value) for i, value in values.items()}
+
+
+def _normalised(change: _Taps, lead: int) -> _Taps:
+    """`N dz / |dz|^2` over the N units of all taps, example by example where there is an axis of examples.
+
+    `dz` is in units of sigma.
+    """
     num_units = sum(c.size // (c.shape[0] if lead else 1) for c in change.values())
-    wide = raised(sigma, *change.values())
+    wide = raised(*change.values())
     squares = (jnp.sum(jnp.square(c.astype(wide)), axis=tuple(range(lead, c.ndim))) for c in change.values())
     square_norm = sum(squares, jnp.zeros((), wide))
-    guard = (num_units * sigma**2).astype(wide) * float(jnp.finfo(wide).eps)
+    guard = num_units * float(jnp.finfo(wide).eps)
     factor = num_units / jnp.maximum(square_norm, guard)
     return {i: _times(factor, c) for i, c in change.items()}

@@ -6,7 +6,7 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning import estimators
 from lax_learning._checks import check_key
-from lax_learning._sites.rules._common import ModelRule, as_batch, losses_of, no_state
+from lax_learning._sites.rules._common import ModelRule, as_batch, check_loss, losses_of, no_state
 from lax_learning.models import Model, Split
 from lax_learning.noise import Noise
 from lax_learning.types import Key, Loss, Params
@@ -54,6 +54,7 @@ def weight_perturbation(
       Jabri, Flower, Weight perturbation: an optimal architecture and learning technique for analog VLSI
       feedforward and recurrent multilayer networks, https://doi.org/10.1109/72.105429, 1992.
     """
+    check_loss(loss)
 
     def losses(parameters: list[Any], split: Split, x: Any, y: Any, size: int) -> Array | tuple[Array, Any]:
         output, aux = model(split.merge(parameters), x)
@@ -76,4 +77,4 @@ def weight_perturbation(
         value, grads = estimate(key, split.parameters, split, x, y, size)
         return value, split.gradients(grads), state
 
-    return ModelRule(no_state, value_and_grad)
+    return ModelRule(no_state, value_and_grad, model.trainable)
