@@ -47,8 +47,8 @@ def check_fits(
     memory = total_bytes()
     try:
         bytes_needed: float = needed(given)
-    except ValueError as error:  # of the library, for arrays that cannot even be described
-        if memory is None or ": expected arrays " not in str(error):
+    except ValueError as error:
+        if memory is None or not is_about_arrays(error):
             raise
         bytes_needed = math.inf
     if memory is None or bytes_needed <= memory:
@@ -65,6 +65,11 @@ def check_fits(
         f"{name_of(largest)}: expected a size that fits into {memory / 1e9:.3g} GB of memory, got {got} "
         f"(out of memory{needs})"
     )
+
+
+def is_about_arrays(error: ValueError) -> bool:
+    """Whether the library refuses arrays that cannot even be described."""
+    return ": expected arrays " in str(error)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -103,18 +103,26 @@ def _parse(**given):
         "number for text": (_parse(data=3), ValueError, "data: expected text, got 3"),
         "unknown option": (_parse(kind="oval"), ValueError, "kind: expected one of round, square"),
         "bad choice": (_parse(kind={"choices": ["round", 1]}), ValueError, "kind: choices: expected one"),
-        "no choices": (_parse(kind={"choices": []}), ValueError, "kind: expected choices in a list"),
+        "no choices": (
+            _parse(kind={"choices": []}),
+            ValueError,
+            "kind: expected a list of at least one choice",
+        ),
         "choices twice": (_parse(penalty={"choices": [1, 1.0]}), ValueError, "penalty: expected each choice"),
         "range of text": (_parse(kind={"low": 1, "high": 2}), ValueError, "kind: expected { choices }"),
         "no high": (_parse(penalty={"low": 1}), ValueError, "penalty: expected a value, { choices }"),
         "both": (_parse(penalty={"low": 1, "high": 2, "choices": [1]}), ValueError, "penalty: expected a"),
-        "unknown key": (_parse(penalty={"low": 1, "high": 2, "step": 1}), ValueError, "got a table of low"),
+        "unknown key": (_parse(penalty={"low": 1, "high": 2, "step": 1}), ValueError, "got a table with low"),
         "upside down": (_parse(penalty={"low": 2, "high": 1}), ValueError, "penalty: expected low below"),
         "log of zero": (_parse(penalty={"low": 0, "high": 1, "log": True}), ValueError, "penalty: low: exp"),
         "log": (_parse(penalty={"low": 0, "high": 1, "log": 1}), ValueError, "log: expected true or false"),
         "points": (_parse(penalty={"low": 0, "high": 1, "points": 1}), ValueError, "points: expected an int"),
         "low": (_parse(width={"low": 0.5, "high": 3}), ValueError, "width: low: expected an integer"),
-        "nothing to search": (_parse(width=3), ValueError, "expected a field with choices or a range"),
+        "nothing to search": (
+            _parse(width=3),
+            ValueError,
+            "expected at least one field with choices or a range",
+        ),
         "grid": (
             lambda: sampler_of(config(Path(), sampler="grid"), TWO),
             ValueError,
@@ -140,7 +148,7 @@ def test_command_refuses_bad_files(tmp_path):
     path.write_text("learning_rate = {")
     command = ("--experiment", "birth_death", "--space", path, "--trials", "2", "--out", tmp_path / "out")
     code, _, errors = call("sweep", *command)
-    assert code == 2 and str(path) in errors and "expected TOML" in errors
+    assert code == 2 and str(path) in errors and "expected valid TOML" in errors
     path.write_text("rate = 0.1")
     code, _, errors = call("sweep", *command)
     assert code == 2 and "got 'rate'" in errors and "alpha" in errors

@@ -599,12 +599,12 @@ _NO_AXIS = "^apply: expected an output with a leading axis"
         "sites of a function": (
             lambda: sites(two_layers, W, X),
             TypeError,
-            "^model: expected a Model, got function",
+            "^model: expected a Model, such as .*got function",
         ),
         "tapped function": (
             lambda: tapped(two_layers),
             TypeError,
-            "^model: expected a Model, got function",
+            "^model: expected a Model, such as .*got function",
         ),
         "complex taps": (
             lambda: tapped(MODEL).run(W, X, {"a": jnp.ones((6, 4)) + 1j, "b": jnp.ones((6, 2))}),

@@ -47,7 +47,7 @@ def as_batch(x: Any) -> tuple[Any, int]:
     x = as_arrays("x", x, is_numbers)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or sizes == {()}:
-        got = [describe(leaf) for leaf in jax.tree.leaves(x)]
+        got = ", ".join(describe(leaf) for leaf in jax.tree.leaves(x)) or "none"
         raise ValueError(f"x: expected arrays with one leading axis of examples, got {got}")
     ((size,),) = sizes
     if size == 0:
