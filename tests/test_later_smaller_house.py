@@ -318,11 +318,3 @@ def test_configuration_that_is_damaged_is_named(tmp_path: Path, content: bytes) 
     out.mkdir()
     (out / "config.json").write_bytes(content)
     assert_refused(run(out, *RUN, *SHORT, *RESUME), str(out / "config.json"), "expected")
-
-
-def test_run_that_fails_before_it_starts_leaves_the_folder(tmp_path: Path) -> None:
-    out, missing = tmp_path / "out", [str(tmp_path / name) for name in ("images", "digits")]
-    ends = [run(out, *FAILS, folder) for folder in missing]
-    for end, folder in zip(ends, missing, strict=True):
-        assert_refused(end, folder)
-    assert missing[0] not in ends[1].errors, ends[1].message

@@ -64,6 +64,8 @@ def curves_at(
         extensions.
 
     Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
       >>> from lax_learning.symbolic.expressions import parse_library
       >>> from lax_learning.symbolic.generators import mlp_generator
       >>> x, library = jnp.linspace(-1, 1, 20)[:, None], parse_library("N0 * X[:,0]**2")
