@@ -45,8 +45,9 @@ def test_steps_agree(scale: float) -> None:
         assert carry[0][0]["w"].dtype == jnp.float64
         for got, expected in zip(birth_death.as_reference(carry[0]), (student.w, student.c), strict=True):
             np.testing.assert_allclose(got, expected.detach().numpy(), rtol=0, atol=1e-10)
-    np.testing.assert_array_equal([carry[1].num_killed, carry[1].num_cloned], events)
-    assert (events > 0).all()
+    assert carry[1].num_killed == events[0] > 0
+    # The reference counts clones that were asked for, the library those that found a slot.
+    assert 0 < carry[1].num_cloned <= events[1]
 
 
 def test_nobody_survives_nobody_dies() -> None:
