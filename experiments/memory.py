@@ -68,10 +68,10 @@ def check_fits(
 
 
 def is_about_arrays(error: ValueError) -> bool:
-    """Whether the library refuses arrays that cannot even be described."""
+    """Returns whether the library refuses arrays that cannot even be described."""
     return ": expected arrays " in str(error)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice."""
+    """Returns whether an error says that memory did not suffice."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

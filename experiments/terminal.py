@@ -1,4 +1,4 @@
-"""What a command needs of its terminal: output that no encoding refuses, pipes that close, and Ctrl-C."""
+"""Terminals of commands: output that no encoding refuses, pipes that close, and Ctrl-C."""
 
 import codecs
 import os

@@ -266,7 +266,7 @@ def as_tuple(name: str, value: Any, expected: str = "a sequence") -> tuple[Any, 
 
 
 def _is_variable(node: Any) -> bool:
-    """Whether a node of a pytree is a variable of Flax NNX, without importing it."""
+    """Returns whether a node of a pytree is a variable of Flax NNX, without importing it."""
     return any(
         kind.__module__.startswith("flax.nnx") and kind.__name__ == "Variable" for kind in type(node).mro()
     )
@@ -400,7 +400,7 @@ def check_function(name: str, value: Any, expected: str, *arguments: Any, **keyw
 
 
 def is_numbers(node: Any) -> bool:
-    """Whether a node of a pytree is a list of numbers, nested or not, that stands for an array."""
+    """Returns whether a node of a pytree is a list of numbers, nested or not: an array."""
     leaves = jax.tree.leaves(node) if isinstance(node, list | tuple) else ()
     return bool(leaves) and all(isinstance(leaf, bool | int | float) for leaf in leaves)
 

@@ -14,7 +14,7 @@ def raised(*values: Any) -> jnp.dtype:
 
 
 def is_half(dtype: Any) -> bool:
-    """Whether a floating-point dtype is narrower than float32."""
+    """Returns whether a floating-point dtype is narrower than float32."""
     return jnp.finfo(dtype).bits < 32
 
 

@@ -136,7 +136,7 @@ def check_options(activation: Activation, dtype: Any, **inits: Initializer | Non
 
 
 def drawn(name: str, init: Initializer, key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
-    """What an initialiser draws; raises unless that is a floating-point array of the shape asked for."""
+    """Draws from an initialiser; raises unless that is a floating-point array of the shape asked for."""
     value = as_floating(name, init(key, shape, dtype))
     check_shapes([name], [value], [shape])
     return value

@@ -1,4 +1,4 @@
-"""Whether a sweep can run at all: every program that its space asks for is made before the first trial."""
+"""Checks that a sweep can run at all: every program that its space asks for is made first."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whether the examples of a batch depend on each other, found when a model is traced."""
+"""Coupling: do the examples of a batch depend on each other, found when a model is traced."""
 
 from typing import Any
 

@@ -12,7 +12,7 @@ Bilinear = Callable[[Any, Any], Any]
 
 
 class Hooks(NamedTuple):
-    """What happens at sites.
+    """Functions that are called at sites.
 
     Fields:
       product: `(site, op, w, x, partner) -> z` in the place of `op(w, x)`, at every bilinear operation (and

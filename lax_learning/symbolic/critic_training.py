@@ -275,7 +275,7 @@ def train_critic(epoch: Epoch, num_epochs: int) -> Callable[..., tuple[CriticSta
 
 
 def _check_found(name: str, found: Any) -> tuple[CriticState, CriticMetrics]:
-    """What a step or an epoch returned; raises TypeError unless it is a state and metrics."""
+    """Returns the result of a step or an epoch; raises TypeError unless it is a state and metrics."""
     is_pair = isinstance(found, tuple) and len(found) == 2
     if not (is_pair and isinstance(found[0], CriticState) and isinstance(found[1], CriticMetrics)):
         raise TypeError(

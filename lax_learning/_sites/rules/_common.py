@@ -1,4 +1,4 @@
-"""What the rules on models share: the contract, losses, and runs example by example."""
+"""Shared parts of the rules on models: the contract, losses, and runs example by example."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
