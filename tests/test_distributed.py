@@ -306,7 +306,8 @@ BEGINNING = """
 import sys
 from experiments import harness
 from experiments.microlearning.config import Config
-sys.exit(harness.command_line("test", Config, harness.begin))
+begin = lambda config: harness.begin(config, lambda config: harness.Held(each=()))
+sys.exit(harness.command_line("test", Config, begin))
 """
 
 

@@ -221,24 +221,27 @@ def make_plan(
     planner.place_taps()
     planner.place_reads()
     if num_outputs is not None:
-        _number(plan)
+        _number(plan, count())
     return plan
 
 
-def _number(plan: Plan) -> None:
+def _number(plan: Plan, numbers: Iterator[int]) -> None:
     """Numbers sites, taps and reads in the order in which the program meets them."""
-    numbers = count()
-    for each in plan.all_plans():
-        for operation in each.operations:
-            if operation.site is not None:
-                operation.site.index = next(numbers)
-        for tap in each.taps.values():
-            tap.index = next(numbers)
-        for read in each.reads.values():
-            read.index = next(numbers)
-        for operation in each.operations:
-            if operation.site is not None:
-                operation.site.reads = [each.reads[var].index for var in operation.site.reads]
+
+    def number_marks(variables: Sequence[int]) -> None:
+        for var in variables:
+            for marks in (plan.taps, plan.reads):
+                if var in marks:
+                    marks[var].index = next(numbers)
+
+    number_marks(plan.ins)
+    for operation in plan.operations:
+        if operation.site is not None:
+            operation.site.index = next(numbers)
+            operation.site.reads = [plan.reads[var].index for var in operation.site.reads]
+        if operation.inner is not None:
+            _number(operation.inner, numbers)
+        number_marks(operation.outs)
 
 
 _Known = dict[tuple[int, tuple[Kind, ...]], tuple[bool, list[Kind]]]
