@@ -31,6 +31,7 @@ from lax_learning.rules import (
     kolen_pollack,
     node_perturbation,
     sign_symmetry,
+    spsa,
     weight_perturbation,
 )
 from lax_learning.taps import pull_back
@@ -98,6 +99,7 @@ __all__ = [
     "sign_symmetry",
     "sites",
     "softmax_cross_entropy",
+    "spsa",
     "squared_error",
     "symbolic",
     "tapped",

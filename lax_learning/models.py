@@ -1,6 +1,7 @@
 """Models: any function of parameters and a batch."""
 
 import fnmatch
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,9 @@ class Split:
                 else f"trainable={model.trainable!r} selects none of its leaves"
             )
             raise ValueError(f"params: expected at least one parameter, got {what}")
+        twice = [path for path, number in Counter(self.paths).items() if number > 1]
+        if twice:
+            raise ValueError(f"params: expected one leaf at each path, got several at {twice}")
         for path, leaf, trained in zip(self.paths, self.leaves, self.trained, strict=True):
             is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
             if trained and not (is_array and jnp.issubdtype(leaf.dtype, jnp.floating)):
@@ -127,6 +131,11 @@ class Split:
     def parameters(self) -> list[Array]:
         """The trained leaves."""
         return [leaf for leaf, trained in zip(self.leaves, self.trained, strict=True) if trained]
+
+    @property
+    def parameter_paths(self) -> list[str]:
+        """Paths of the trained leaves."""
+        return [path for path, trained in zip(self.paths, self.trained, strict=True) if trained]
 
     def merge(self, parameters: list[Any]) -> Params:
         """Params with other values of the trained leaves."""

@@ -1,19 +1,17 @@
 """Rules on the zoo: losses are the model's own, identities with `jax.grad` hold, estimates are unbiased."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import lax_learning as ll
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
-from lax_learning._sites.rules.backprop import backprop
-from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment
-from lax_learning._sites.rules.feedback_alignment import feedback_alignment
-from lax_learning._sites.rules.node_perturbation import node_perturbation
-from lax_learning._sites.rules.weight_perturbation import weight_perturbation
 from lax_learning._sites.tapped import tapped
 from lax_learning.models import Model
 from tests.zoo import ZOO
@@ -25,6 +23,7 @@ pytest.importorskip("haiku")
 KEY = jax.random.key(1)
 NUM_DRAWS = 1000
 SIGMA = 1e-3
+WITHOUT_FORWARD_MODE = {"custom_vjp_around_parameters"}
 
 
 def squares(output: Any, y: Any) -> jax.Array:
@@ -32,39 +31,69 @@ def squares(output: Any, y: Any) -> jax.Array:
     return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
 
 
-def everything(case: Any, y: Any) -> dict[str, Any]:
+def with_feedback(model: Model) -> dict[str, Any]:
+    """The rules without noise."""
+    return {
+        "backprop": ll.backprop(model, squares),
+        "feedback": ll.feedback_alignment(model, squares),
+        "direct": ll.direct_feedback_alignment(model, squares),
+        "signs": ll.sign_symmetry(model, squares, magnitude="fixed"),
+        "pairs": ll.kolen_pollack(model, squares, optimizer=optax.sgd(0.1), decay=0.5),
+    }
+
+
+def with_noise(model: Model, *, forward_mode: bool) -> dict[str, Any]:
+    """The rules with noise, in forms whose bias is of third order in sigma, or none."""
+    sampled = {
+        "node": ll.node_perturbation(model, squares, sigma=SIGMA, antithetic=True, noise="rademacher"),
+        "weight": ll.weight_perturbation(
+            model, squares, sigma=SIGMA, difference="central", noise="rademacher"
+        ),
+    }
+    if forward_mode:
+        sampled["activities"] = ll.forward_gradient(model, squares, perturb="activities", noise="rademacher")
+        sampled["weights"] = ll.forward_gradient(model, squares, noise="rademacher")
+    return sampled
+
+
+def those_of(params: Any, feedback: Any) -> Any:
+    """The parameters that have feedback, None for the others."""
+    return jax.tree.map(
+        lambda b, w: None if b is None else w, feedback, params, is_leaf=lambda leaf: leaf is None
+    )
+
+
+def everything(case: Any, y: Any, *, forward_mode: bool) -> dict[str, Any]:
     """Gradients of all rules on one model, as one program."""
     model = Model(case.apply)
     opened = tapped(model)
-    aligned, direct = feedback_alignment(model, squares), direct_feedback_alignment(model, squares)
-    noisy = {
-        "node": node_perturbation(model, squares, sigma=SIGMA, antithetic=True, noise="rademacher"),
-        "weight": weight_perturbation(model, squares, sigma=SIGMA, difference="central", noise="rademacher"),
-    }
+    rules, noisy = with_feedback(model), with_noise(model, forward_mode=forward_mode)
 
     def run(params: Any, x: Any) -> dict[str, Any]:
         def loss_of(taps: Any) -> jax.Array:
             return squares(opened.run(params, x, taps).output, y).mean()
 
         zeros = {name: jnp.zeros(tap.shape, tap.dtype) for name, tap in opened.shapes(params, x).items()}
-        state, direct_state = aligned.init(KEY, params, x), direct.init(KEY, params, x)
-        loss, exact, _ = backprop(model, squares).value_and_grad(KEY, params, (), x, y)
-        by_weights = aligned.value_and_grad(KEY, params, state._replace(feedback=params), x, y)
-        by_feedback = aligned.value_and_grad(KEY, params, state, x, y)
-        straight = direct.value_and_grad(KEY, params, direct_state, x, y)
+        states = {name: rule.init(KEY, params, x) for name, rule in rules.items()}
+        calls = {name: rule.value_and_grad(KEY, params, states[name], x, y) for name, rule in rules.items()}
+        own = {"feedback": params, "signs": params, "pairs": those_of(params, states["pairs"].feedback)}
+        by_weights = {
+            name: rules[name].value_and_grad(KEY, params, states[name]._replace(feedback=weights), x, y)[1]
+            for name, weights in own.items()
+        }
         keys = jax.random.split(KEY, NUM_DRAWS)
+        # Draw by draw: kernels of their own side by side are slow convolutions on a CPU.
         draws = {
-            name: jax.vmap(lambda key, rule=rule: rule.value_and_grad(key, params, (), x, y)[1])(keys)
+            name: jax.lax.map(lambda key, rule=rule: rule.value_and_grad(key, params, (), x, y)[1], keys)
             for name, rule in noisy.items()
         }
         return {
-            "exact": exact,
-            "losses": [loss, by_weights[0], by_feedback[0], straight[0]],
+            "losses": [loss for loss, _, _ in calls.values()],
+            "grads": {name: grads for name, (_, grads, _) in calls.items()},
             "pulled back": opened.pull_back(params, x, jax.grad(loss_of)(zeros)),
-            "by weights": by_weights[1],
-            "by feedback": by_feedback[1],
-            "direct": straight[1],
-            **{
+            "by weights": by_weights,
+            "feedback": (states["pairs"].feedback, calls["pairs"][2].feedback),
+            "draws": {
                 name: (jax.tree.map(lambda g: g.mean(0), g), jax.tree.map(lambda g: g.std(0), g))
                 for name, g in draws.items()
             },
@@ -99,16 +128,36 @@ def test_rules_on_models_of_other_libraries(name, x64):
     same, _, _ = program.run(program.split.parameters, case.x, Hooks())
     assert (same == output).all()  # the bits of the model itself, run eagerly
 
+    paths = program.split.parameter_paths
     y = jax.random.normal(KEY, output.shape)
-    found = everything(case, y)
+    found = everything(case, y, forward_mode=name not in WITHOUT_FORWARD_MODE)
     for loss in found["losses"]:
         np.testing.assert_allclose(loss, squares(output, y).mean(), rtol=1e-12)
-    exact = found["exact"]
+    exact = found["grads"]["backprop"]
     assert_equal_trees(
         exact, jax.grad(lambda p: squares(case.apply(p, case.x), y).mean())(case.params), 1e-10
     )
     assert_equal_trees(found["pulled back"], exact, 1e-10)
-    assert_equal_trees(found["by weights"], exact, 1e-10)
+    assert_equal_trees(found["by weights"]["feedback"], exact, 1e-10)
+    assert_equal_trees(found["by weights"]["signs"], exact, 1e-10)
+
+    # Kolen-Pollack: the gradient and the decay, on what has feedback; one step of SGD brings the two nearer.
+    before, after = found["feedback"]
+    leaves = zip(
+        *map(
+            partial(jax.tree.leaves, is_leaf=lambda leaf: leaf is None),
+            (case.params, before, after, exact, found["by weights"]["pairs"], found["grads"]["pairs"]),
+        ),
+        strict=True,
+    )
+    for w, b, moved, true, pulled, pair in leaves:
+        if b is None:
+            assert w is None or np.allclose(pulled, true, rtol=1e-10, atol=1e-10 * largest(exact))
+        else:
+            np.testing.assert_allclose(pulled, true + 0.5 * w, rtol=1e-10, atol=1e-10 * largest(exact))
+            np.testing.assert_allclose(
+                (w - 0.1 * pair) - moved, (1 - 0.1 * 0.5) * (w - b), rtol=1e-9, atol=1e-9
+            )
 
     # A parameter that an error reaches through a product gets another signal by feedback, and a signal.
     below = {i for site in program.plan.all_sites if site.passes_error and site.products for i in site.leaves}
@@ -118,18 +167,24 @@ def test_rules_on_models_of_other_libraries(name, x64):
     last = {i for site in after.union(*(s for s in sums if s & after)) for i in site.leaves}
     assert below
     leaves = enumerate(
-        zip(*map(jax.tree.leaves, (exact, found["by feedback"], found["direct"])), strict=True)
+        zip(
+            *(jax.tree.leaves(found["grads"][rule]) for rule in ("backprop", "feedback", "signs", "direct")),
+            strict=True,
+        )
     )
-    for i, (true, aligned, direct) in leaves:
-        assert np.abs(direct).max() > 0, program.paths[i]
-        differs = not np.allclose(true, aligned, rtol=1e-3, atol=1e-10 * largest(exact))
+    for i, (true, aligned, signed, direct) in leaves:
+        assert np.abs(direct).max() > 0, program.split.parameter_paths[i]
+        differs = not any(
+            np.allclose(true, g, rtol=1e-3, atol=1e-10 * largest(exact)) for g in (aligned, signed)
+        )
         tiny = np.abs(true).max() < 1e-10 * largest(exact)
         if i not in last and not tiny and name != "mixture_of_experts":
-            assert differs, program.paths[i]
+            assert differs, paths[i]
 
-    for rule in ("node", "weight"):
-        mean, deviation = found[rule]
-        for path, m, s, g in zip(program.paths, *map(jax.tree.leaves, (mean, deviation, exact)), strict=True):
+    for rule, (mean, deviation) in found["draws"].items():
+        for path, m, s, g in zip(
+            program.split.parameter_paths, *map(jax.tree.leaves, (mean, deviation, exact)), strict=True
+        ):
             # Central differences: the bias is of third order in sigma.
             slack = 5 * s / NUM_DRAWS**0.5 + 1e-4 * largest(exact)
             assert (np.abs(m - g) <= slack).all(), (rule, path)
@@ -155,17 +210,15 @@ def test_pull_back_in_single_precision(name):
 def test_every_rule_lowers_for_every_platform(name):
     case = ZOO[name]()
     model, y = Model(case.apply), jnp.zeros(jax.eval_shape(case.apply, case.params, case.x).shape)
-    rules = [
-        backprop(model, squares),
-        feedback_alignment(model, squares),
-        direct_feedback_alignment(model, squares),
-        node_perturbation(model, squares, sigma=SIGMA),
-        weight_perturbation(model, squares, sigma=SIGMA),
-    ]
+    forward_mode = name not in WITHOUT_FORWARD_MODE
+    rules = {**with_feedback(model), **with_noise(model, forward_mode=forward_mode)}
+    rules["redrawn"] = ll.sign_symmetry(model, squares, magnitude="redrawn")
+    rules["spsa"] = ll.spsa(model, squares, perturbation=lambda count: SIGMA)
 
     def run(seed, params, x):
         key = jax.random.key(seed)
-        return [rule.value_and_grad(key, params, rule.init(key, params, x), x, y)[:2] for rule in rules]
+        states = {name: rule.init(key, params, x) for name, rule in rules.items()}
+        return {n: rule.value_and_grad(key, params, states[n], x, y) for n, rule in rules.items()}
 
     exported = jax.export.export(jax.jit(run), platforms=("cpu", "cuda", "tpu"))(0, case.params, case.x)
     assert exported.platforms == ("cpu", "cuda", "tpu")

@@ -40,9 +40,9 @@ def is_coupled(model: Model, params: Any, x: Any) -> bool:
             )
     rng = np.random.default_rng(0)
     with jax.ensure_compile_time_eval():
-        consts = [_made_up(rng, leaf) if isinstance(leaf, Tracer) else leaf for leaf in body.consts]
-        weights = [_made_up(rng, leaf) for leaf in leaves[:num_params]]
-        kept, changed = ([_made_up(rng, leaf, number) for leaf in examples] for number in (0, 1))
+        consts = [made_up(rng, leaf) if isinstance(leaf, Tracer) else leaf for leaf in body.consts]
+        weights = [made_up(rng, leaf) for leaf in leaves[:num_params]]
+        kept, changed = ([made_up(rng, leaf, number) for leaf in examples] for number in (0, 1))
         mixed = [jnp.concatenate([a[:1], b[1:]]) for a, b in zip(kept, changed, strict=True)]
         run = jax.jit(lambda args: equations.evaluate(body, consts, args))
         first, second = run([*weights, *kept]), run([*weights, *mixed])
@@ -53,7 +53,7 @@ def _bits(value: Any) -> np.ndarray:
     return np.asarray(value).view(np.uint8) if np.ndim(value) else np.asarray(value).reshape(1).view(np.uint8)
 
 
-def _made_up(rng: np.random.Generator, like: Any, number: int = 0) -> Any:
+def made_up(rng: np.random.Generator, like: Any, number: int = 0) -> Any:
     """An array of a shape and type: random numbers, small integers, keys."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
         keys = jax.random.split(jax.random.key(number), max(int(np.prod(like.shape)), 1))

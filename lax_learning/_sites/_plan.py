@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from lax_learning._sites import _equations as equations
+from lax_learning._sites._products import Layout, layout_of
 
 
 class Kind(NamedTuple):
@@ -67,6 +68,7 @@ class Site:
       stacked: for every scan around it, whether its parameters differ from step to step, as those of stacked
         layers do.
       source: line of the user's code, if known.
+      layout: of a bilinear operation, its vectors and its matrix.
       reads: the data values that its products read: variables of its plan, and once all is numbered, indices.
     """
 
@@ -78,6 +80,7 @@ class Site:
     passes_error: bool
     stacked: tuple[bool, ...]
     source: str
+    layout: Layout | None = None
     reads: list[int] = field(default_factory=list)
 
     @property
@@ -153,7 +156,7 @@ class Plan:
       kinds: provenance of every variable.
       taps: by the variable that they stand at.
       reads: by variable.
-      prefix: lengths of the scans around it.
+      depth: number of scans around it.
     """
 
     constants: dict[int, Any] = field(default_factory=dict)
@@ -163,6 +166,7 @@ class Plan:
     kinds: dict[int, Kind] = field(default_factory=dict)
     taps: dict[int, Tap] = field(default_factory=dict)
     reads: dict[int, Read] = field(default_factory=dict)
+    depth: int = 0
 
     def all_plans(self) -> Iterator["Plan"]:
         """This plan and those of all bodies, outermost first."""
@@ -252,7 +256,7 @@ class _Planner:
     """Builds one plan."""
 
     def __init__(self, prefix: tuple[int, ...], known: "_Known") -> None:
-        self.plan = Plan()
+        self.plan = Plan(depth=len(prefix))
         self.prefix = prefix
         self.known = known
         self.avals: list[Any] = []
@@ -307,9 +311,14 @@ class _Planner:
         if params and any(kind.data for kind in kinds):
             data = join([kind for kind in kinds if kind.data])
             products = _count_products(equation)
-            source = equations.source_line(equation)
             site = self.site(
-                name, ins, params, products=products, passes_error=bool(data.leaves), source=source
+                name,
+                ins,
+                params,
+                products=products,
+                passes_error=bool(data.leaves),
+                source=equations.source_line(equation),
+                layout=layout_of(equation, *params) if name in equations.BILINEAR else None,
             )
         outs = [join(kinds)] * len(equation.outvars)
         return self.append(equation, ins, outs, site=site, params=params if site else ())

@@ -16,14 +16,15 @@ class Program:
 
     Attributes:
       split: which leaves of params are parameters.
+      x: shapes and types of the leaves of x.
       plan: sites, taps and reads.
       outputs: shapes and types of the outputs.
-      paths: of the parameters.
     """
 
     def __init__(self, model: Model, params: Any, x: Any) -> None:
         self.split = Split(model, params)
         leaves, self._x = jax.tree.flatten(x)
+        self.x = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
         kinds = [Kind(frozenset({i})) if trained else Kind() for i, trained in enumerate(self.split.trained)]
 
         def flat(leaves: list[Any], x: list[Any]) -> Any:
@@ -45,9 +46,6 @@ class Program:
                     f"{site.source or 'an unknown line'}: no credit comes back through a loop of unknown "
                     "length; use a scan, or a fori_loop of fixed length"
                 )
-        self.paths = [
-            path for path, trained in zip(self.split.paths, self.split.trained, strict=True) if trained
-        ]
 
     def run(
         self,

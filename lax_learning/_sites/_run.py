@@ -15,15 +15,18 @@ class Hooks(NamedTuple):
     """Functions that are called at sites.
 
     Fields:
-      product: `(site, op, w, x, partner) -> z` in the place of `op(w, x)`, at every bilinear operation (and
-        every opaque one around products, whose `w` and `x` are tuples); partner is w of the feedback, or w.
+      product: `(site, op, w, x, partner, feed) -> z` in the place of `op(w, x)`, at every bilinear operation
+        (and every opaque one around products, whose `w` and `x` are tuples); partner is w of the feedback,
+        or w; feed is what was fed to the site, or None.
       end: `(tap, z, feed) -> (z, emitted)` at every tap, with what was fed to it, or None.
       reads: whether the data values that sites read are emitted, too.
+      operands: indices of bilinear sites whose operands `(w, x)` are emitted, too.
     """
 
-    product: Callable[[Site, Bilinear, Any, Any, Any], Any] | None = None
+    product: Callable[[Site, Bilinear, Any, Any, Any, Any], Any] | None = None
     end: Callable[[Tap, Any, Any], tuple[Any, Any]] | None = None
     reads: bool = False
+    operands: frozenset[int] = frozenset()
 
 
 def execute(
@@ -36,10 +39,11 @@ def execute(
       args: values of its arguments.
       partners: for every argument the value that parameters have in the feedback, or None.
       hooks: what happens at sites.
-      feeds: by the index of a tap what is fed to it, with leading axes of steps inside scans.
+      feeds: by the index of a tap or site what is fed to it; inside scans, with leading axes of steps for a
+        tap, and of stacked layers for a site.
 
     Returns:
-      Results, their partners, and what the taps (and reads) emitted, by index.
+      Results, their partners, and what the taps (and reads, and sites) emitted, by index.
     """
     env: dict[int, Any] = dict(plan.constants)
     mates: dict[int, Any] = {}
@@ -68,7 +72,9 @@ def execute(
             results, others, emitted = run(operation, values, operands, hooks, feeds)
             emits.update(emitted)
         elif operation.site is not None:
-            results, others = _at_site(operation, values, operands, hooks), [None] * len(operation.outs)
+            results, emitted = _at_site(operation, values, operands, hooks, feeds)
+            others = [None] * len(operation.outs)
+            emits.update(emitted)
         else:
             results = equations.bind(operation.equation, values)
             others = [None] * len(results)
@@ -82,14 +88,20 @@ def execute(
     return [env[var] for var in plan.outs], [mates.get(var) for var in plan.outs], emits
 
 
-def _at_site(operation: Operation, values: list[Any], partners: list[Any], hooks: Hooks) -> list[Any]:
-    """Evaluates an operation where parameters meet data."""
+def _at_site(
+    operation: Operation, values: list[Any], partners: list[Any], hooks: Hooks, feeds: dict[int, Any]
+) -> tuple[list[Any], dict[int, Any]]:
+    """Evaluates an operation where parameters meet data; returns its results and what it emits."""
     site, equation = operation.site, operation.equation
     assert site is not None
     if equation is None:
-        return values
+        return values, {}
+    emitted = {}
+    if site.index in hooks.operands:
+        (w,) = operation.params
+        emitted[site.index] = values[w], values[1 - w]
     if hooks.product is None or not site.products:
-        return equations.bind(equation, values)
+        return equations.bind(equation, values), emitted
     single = site.is_bilinear
     data = tuple(i for i in range(len(values)) if i not in operation.params)
 
@@ -103,14 +115,9 @@ def _at_site(operation: Operation, values: list[Any], partners: list[Any], hooks
         picked = tuple(values[i] if source[i] is None else source[i] for i in positions)
         return picked[0] if single else picked
 
-    z = hooks.product(
-        site, op, of(operation.params, values), of(data, values), of(operation.params, partners)
-    )
-    return [z] if single else list(z)
-
-
-def _inner_feeds(plan: Plan, feeds: dict[int, Any]) -> dict[int, Any]:
-    return {tap.index: feeds[tap.index] for tap in plan.all_taps if tap.index in feeds}
+    w, x = of(operation.params, values), of(data, values)
+    z = hooks.product(site, op, w, x, of(operation.params, partners), feeds.get(site.index))
+    return [z] if single else list(z), emitted
 
 
 def _fill(plan: Plan, values: list[Any], partners: list[Any]) -> list[Any]:
@@ -131,7 +138,8 @@ def _remat(
         return execute(inner, values, partners, hooks, feeds)
 
     rematerialised = jax.checkpoint(body, **equations.remat_options(operation.equation))
-    return rematerialised(values, partners, _inner_feeds(inner, feeds))
+    marks = {mark.index for mark in (*inner.all_taps, *inner.all_sites)}
+    return rematerialised(values, partners, {i: feed for i, feed in feeds.items() if i in marks})
 
 
 def _scan(
@@ -143,20 +151,32 @@ def _scan(
     consts, carry, xs = equations.split_scan(equation, values)
     const_mates, carry_mates, x_mates = equations.split_scan(equation, partners)
     number = len(carry)
+    by_step, same = _split_feeds(inner, feeds)
 
     def step(carry: Any, inputs: Any) -> Any:
-        (carried, carried_mates), (xs, x_mates, feeds) = carry, inputs
+        (carried, carried_mates), (xs, x_mates, by_step) = carry, inputs
         args, mates = [*consts, *carried, *xs], [*const_mates, *carried_mates, *x_mates]
-        results, others, emitted = execute(inner, args, mates, hooks, feeds)
+        results, others, emitted = execute(inner, args, mates, hooks, by_step | same)
         after = results[:number], _like(carried_mates, others[:number])
         return after, (results[number:], others[number:], emitted)
 
-    sequences = xs, x_mates, _inner_feeds(inner, feeds)
+    sequences = xs, x_mates, by_step
     options = equations.scan_options(equation)
     (carried, carried_mates), (ys, y_mates, emitted) = jax.lax.scan(
         step, (carry, carry_mates), sequences, **options
     )
     return [*carried, *ys], [*carried_mates, *y_mates], emitted
+
+
+def _split_feeds(plan: Plan, feeds: dict[int, Any]) -> tuple[dict[int, Any], dict[int, Any]]:
+    """What is fed to the taps and sites of a scan: one value a step, and the same value at all steps."""
+    by_step, same = {tap.index for tap in plan.all_taps}, set()
+    for site in plan.all_sites:
+        (by_step if site.stacked[plan.depth - 1] else same).add(site.index)
+    return (
+        {i: feed for i, feed in feeds.items() if i in by_step},
+        {i: feed for i, feed in feeds.items() if i in same},
+    )
 
 
 def _like(before: list[Any], after: list[Any]) -> list[Any]:

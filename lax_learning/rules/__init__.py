@@ -9,7 +9,11 @@ from lax_learning._checks import describe
 from lax_learning._sites.rules.backprop import backprop as _backprop
 from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment as _direct
 from lax_learning._sites.rules.feedback_alignment import feedback_alignment as _feedback
+from lax_learning._sites.rules.forward_gradient import forward_gradient as _forward
+from lax_learning._sites.rules.kolen_pollack import kolen_pollack as _kolen_pollack
 from lax_learning._sites.rules.node_perturbation import node_perturbation as _node
+from lax_learning._sites.rules.sign_symmetry import sign_symmetry as _sign_symmetry
+from lax_learning._sites.rules.spsa import spsa
 from lax_learning._sites.rules.weight_perturbation import weight_perturbation as _weight
 from lax_learning.models import Model
 from lax_learning.networks import Network
@@ -17,10 +21,10 @@ from lax_learning.rules._delta import check_loss
 from lax_learning.rules.backprop import backprop as _network_backprop
 from lax_learning.rules.direct_feedback_alignment import direct_feedback_alignment as _network_direct
 from lax_learning.rules.feedback_alignment import feedback_alignment as _network_feedback
-from lax_learning.rules.forward_gradient import forward_gradient
-from lax_learning.rules.kolen_pollack import kolen_pollack
+from lax_learning.rules.forward_gradient import forward_gradient as _network_forward
+from lax_learning.rules.kolen_pollack import kolen_pollack as _network_kolen_pollack
 from lax_learning.rules.node_perturbation import node_perturbation as _network_node
-from lax_learning.rules.sign_symmetry import sign_symmetry
+from lax_learning.rules.sign_symmetry import sign_symmetry as _network_sign_symmetry
 from lax_learning.rules.weight_perturbation import weight_perturbation as _network_weight
 
 __all__ = [
@@ -31,6 +35,7 @@ __all__ = [
     "kolen_pollack",
     "node_perturbation",
     "sign_symmetry",
+    "spsa",
     "weight_perturbation",
 ]
 
@@ -58,5 +63,8 @@ def _either(on_network: Callable[..., Any], on_model: Callable[..., Any]) -> Cal
 backprop = _either(_network_backprop, _backprop)
 direct_feedback_alignment = _either(_network_direct, _direct)
 feedback_alignment = _either(_network_feedback, _feedback)
+forward_gradient = _either(_network_forward, _forward)
+kolen_pollack = _either(_network_kolen_pollack, _kolen_pollack)
 node_perturbation = _either(_network_node, _node)
+sign_symmetry = _either(_network_sign_symmetry, _sign_symmetry)
 weight_perturbation = _either(_network_weight, _weight)

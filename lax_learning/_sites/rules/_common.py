@@ -13,7 +13,7 @@ from lax_learning._sites._coupling import is_coupled
 from lax_learning._sites._plan import Site, Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
-from lax_learning.models import Model, Where, selects
+from lax_learning.models import Model, Split, Where, selects
 from lax_learning.types import Key, Loss, Params
 
 
@@ -95,12 +95,27 @@ class Sites(NamedTuple):
     Fields:
       program: the traced model.
       taps: the selected taps, in order.
-      selected: whether each parameter is selected.
+      paths: of the selected parameters.
     """
 
     program: Program
     taps: list[Tap]
-    selected: list[bool]
+    paths: list[str]
+
+
+def select_paths(where: Where, split: Split) -> list[str]:
+    """Returns the paths of the parameters that are selected.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    paths = [path for path in split.parameter_paths if selects(where, path)]
+    if not paths:
+        raise ValueError(
+            f"where: expected to select a parameter out of {split.parameter_paths}, got {where!r}, "
+            "which selects none"
+        )
+    return paths
 
 
 def select(program: Program, where: Where) -> Sites:
@@ -109,12 +124,8 @@ def select(program: Program, where: Where) -> Sites:
     Raises:
       ValueError: if nothing is selected, or if a site mixes parameters that are and are not.
     """
-    trained = [i for i, flag in enumerate(program.split.trained) if flag]
-    chosen = {i for i, path in zip(trained, program.paths, strict=True) if selects(where, path)}
-    if not chosen:
-        raise ValueError(
-            f"where: expected to select a parameter out of {program.paths}, got {where!r}, which selects none"
-        )
+    paths = select_paths(where, program.split)
+    chosen = {i for i, path in enumerate(program.split.paths) if path in paths}
     for site in program.plan.all_sites:
         if site.leaves & chosen and site.leaves - chosen:
             names = [program.split.paths[i] for i in sorted(site.leaves)]
@@ -123,13 +134,12 @@ def select(program: Program, where: Where) -> Sites:
                 f"{', '.join(names)}, got {where!r}, which splits them"
             )
     taps = [tap for tap in program.plan.all_taps if any(site.leaves & chosen for site in tap.sites)]
-    return Sites(program, taps, [i in chosen for i in trained])
+    return Sites(program, taps, paths)
 
 
 def is_selected(site: Site, sites: Sites) -> bool:
     """Returns whether the parameters of a site are selected."""
-    trained = [i for i, flag in enumerate(sites.program.split.trained) if flag]
-    return any(i in site.leaves for i, chosen in zip(trained, sites.selected, strict=True) if chosen)
+    return any(sites.program.split.paths[i] in sites.paths for i in site.leaves)
 
 
 Runner = Callable[[list[Any], Hooks, dict[int, Any] | None], tuple[Any, dict[int, Any]]]
@@ -194,11 +204,7 @@ def cut(taps: list[Tap]) -> Hooks:
     return Hooks(end=end)
 
 
-def add_feeds(tap: Tap, z: Array, feed: Any) -> tuple[Array, Any]:
-    """Adds what is fed to a tap and emits the sum."""
-    return (z, None) if feed is None else (z + feed, z + feed)
-
-
-def masked(grads: list[Array], selected: list[bool]) -> list[Array]:
+def masked(grads: list[Array], sites: Sites) -> list[Array]:
     """Gradients, zero where a parameter is not selected."""
-    return [g if keep else jnp.zeros_like(g) for g, keep in zip(grads, selected, strict=True)]
+    named = zip(sites.program.split.parameter_paths, grads, strict=True)
+    return [g if path in sites.paths else jnp.zeros_like(g) for path, g in named]

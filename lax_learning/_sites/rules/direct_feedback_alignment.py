@@ -24,7 +24,7 @@ from lax_learning._sites.rules._common import (
     one_example,
     select,
 )
-from lax_learning._sites.rules.feedback_alignment import FeedbackState, check_state
+from lax_learning._sites.rules._feedback import FeedbackState, check_state
 from lax_learning.models import Model, Where, check_where
 from lax_learning.types import Key, Loss, Params
 
@@ -180,7 +180,7 @@ def direct_feedback_alignment(
         sites, ways = select(program, where), routes(program)
         _check_feedback(state.feedback, ways)
 
-        def blocked(site: Site, op: Bilinear, w: Any, x: Any, partner: Any) -> Any:
+        def blocked(site: Site, op: Bilinear, w: Any, x: Any, *_: Any) -> Any:
             return op(w, jax.tree.map(jax.lax.stop_gradient, x) if site.passes_error else x)
 
         def forward(parameters: list[Any]) -> tuple[Any, dict[int, Array]]:
@@ -196,7 +196,7 @@ def direct_feedback_alignment(
         (grads,) = pull_back((error, signals))
         aux = model(params, x)[1] if model.has_aux else None
         value = joined(jnp.mean(losses), aux, model)
-        return value, program.split.gradients(masked(grads, sites.selected)), state
+        return value, program.split.gradients(masked(grads, sites)), state
 
     return ModelRule(init, value_and_grad, model.trainable)
 

@@ -14,31 +14,13 @@ from lax_learning._checks import (
     check_positive,
     check_resolved,
 )
-from lax_learning._precision import is_half, raised, widened
-from lax_learning._sites._plan import Tap
-from lax_learning._sites._run import Hooks
-from lax_learning._sites.rules._common import (
-    ModelRule,
-    Sites,
-    add_feeds,
-    as_batch,
-    by_batch,
-    by_example,
-    check_loss,
-    check_uncoupled,
-    cut,
-    joined,
-    losses_of,
-    masked,
-    no_state,
-    select,
-)
+from lax_learning._precision import raised
+from lax_learning._sites.rules._common import ModelRule, check_loss, no_state
+from lax_learning._sites.rules._units import Taps, at_units, times
 from lax_learning.estimators._draws import mean_over_draws, scaled
-from lax_learning.models import Model, Split, Where, check_where
+from lax_learning.models import Model, Where, check_where
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Key, Loss, Params
-
-_Taps = dict[int, Array]
 
 
 def node_perturbation(
@@ -86,7 +68,8 @@ def node_perturbation(
       The rule; its state is empty.
 
     Raises:
-      ValueError: if sigma <= 0, K < 1, variant or noise are unknown; at trace time, for a model that couples
+      ValueError: if sigma <= 0, K < 1, variant or noise are unknown, or for shared noise with `batch=True`;
+        at trace time, for a model that couples
         examples without `batch=True`.
       TypeError: for flags that are no bools.
 
@@ -114,104 +97,56 @@ def node_perturbation(
     flags = {"antithetic": antithetic, "layerwise": layerwise, "share_noise": share_noise, "batch": batch}
     for name, flag in flags.items():
         check_flag(name, flag)
+    if share_noise and batch:
+        raise ValueError(
+            "share_noise: expected False with batch=True, which perturbs the batch as a whole, got True"
+        )
     draw_noise = as_noise(noise)
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_key("key", key)
-        x, size = as_batch(x)
-        if not batch:
-            check_uncoupled(model, params, x, "pass batch=True for credit by the loss of the batch")
-        split = Split(model, params)
-        # Half precision would round the noise away: the passes run in float32, on the same parameters.
-        wide_params, wide_x = widened((split.merge(split.parameters), x))
-        program, run = (by_batch if batch else by_example)(model, wide_params, wide_x)
-        sites = select(program, where)
-        _check_taps(sites)
-        parameters = program.split.parameters
-        lead = () if batch else (size,)
+        units = at_units(model, loss, params, x, y, where=where, batch=batch)
+        check_resolved("sigma", sigma, units.losses.dtype, *units.dtypes)
+        scale = jnp.asarray(sigma, units.losses.dtype)
+        groups = [[tap] for tap in units.taps] if layerwise else [units.taps]
 
-        def credit_losses(output: Any) -> Array:
-            losses = losses_of(loss, output, y, size)
-            return jnp.mean(losses) if batch else losses
-
-        def clean(parameters: list[Any]) -> tuple[_Taps, Any]:
-            output, zs = run(parameters, cut(sites.taps), None)
-            return zs, output
-
-        zs, pull_back, output = jax.vjp(clean, parameters, has_aux=True)
-        losses = credit_losses(output)
-        check_resolved("sigma", sigma, losses.dtype, *(leaf.dtype for leaf in split.parameters))
-        scale = jnp.asarray(sigma, losses.dtype)
-        groups = [[tap] for tap in sites.taps] if layerwise else [sites.taps]
-
-        def noisy(feeds: _Taps) -> tuple[Array, _Taps]:
-            output, moved = run(parameters, Hooks(end=add_feeds), feeds)
-            return credit_losses(output), moved
-
-        def perturb(feeds: _Taps) -> _Taps:
+        def perturb(feeds: Taps) -> Taps:
             """The signals of some taps from noise at these alone."""
-            plus, moved = noisy(feeds)
-            before, change = zs, plus - losses
+            plus, moved = units.moved(feeds)
+            before, change = units.zs, plus - units.losses
             if antithetic:
-                minus, before = noisy(jax.tree.map(jnp.negative, feeds))
+                minus, before = units.moved(jax.tree.map(jnp.negative, feeds))
                 change = (plus - minus) / 2
             if variant == "unbiased":
                 direction = _over(scale, feeds)
             else:
                 half = 0.5 if antithetic else 1.0
                 moves = {i: half * (moved[i] - before[i]) for i in feeds}
-                direction = _normalised(_over(scale, moves), len(lead))
-            weight = 1.0 if batch else 1 / size
-            return {i: _times(weight * (change / scale), d) for i, d in direction.items()}
+                direction = _normalised(_over(scale, moves), units.losses.ndim)
+            return {i: times(units.weight * (change / scale), d) for i, d in direction.items()}
 
-        def draw(key: Key) -> _Taps:
-            like = {tap.index: _noise_like(tap, lead, share_noise) for tap in sites.taps}
-            unit = draw_noise(key, like)
+        def draw(key: Key) -> Taps:
+            unit = draw_noise(key, units.shapes(shared=share_noise))
             feeds = {
-                i: jnp.broadcast_to(scaled(scale, n), zs[i].shape).astype(zs[i].dtype)
+                i: jnp.broadcast_to(scaled(scale, n), units.zs[i].shape).astype(units.zs[i].dtype)
                 for i, n in unit.items()
             }
-            deltas: _Taps = {}
+            deltas: Taps = {}
             for group in groups:
                 deltas |= perturb({tap.index: feeds[tap.index] for tap in group})
             return deltas
 
-        deltas = mean_over_draws(draw, key, num_samples)
-        (grads,) = pull_back({i: delta.astype(zs[i].dtype) for i, delta in deltas.items()})
-        aux = model(params, x)[1] if model.has_aux else None
-        value = joined(jnp.mean(losses), aux, model)
-        grads = [g.astype(w.dtype) for g, w in zip(grads, split.parameters, strict=True)]
-        return value, split.gradients(masked(grads, sites.selected)), state
+        return units.value, units.pull_back(mean_over_draws(draw, key, num_samples)), state
 
     return ModelRule(no_state, value_and_grad, model.trainable)
 
 
-def _noise_like(tap: Tap, lead: tuple[int, ...], shared: bool) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((*((1,) * len(lead) if shared else lead), *tap.shape), tap.dtype)
-
-
-def _check_taps(sites: Sites) -> None:
-    """Raises TypeError if the model itself casts pre-activations to half precision."""
-    for tap in sites.taps:
-        if is_half(tap.dtype):
-            names = ", ".join(sites.program.split.paths[i] for site in tap.sites for i in sorted(site.leaves))
-            raise TypeError(
-                "apply: expected pre-activations in float32 or wider, in which noise is not rounded away, "
-                f"got {jnp.dtype(tap.dtype).name} at {names}; leave the casts of the model out"
-            )
-
-
-def _times(factors: Array, value: Array) -> Array:
-    """Multiplies the values of every example by its factor, or all by one."""
-    return scaled(factors.reshape(*factors.shape, *(1,) * (value.ndim - factors.ndim)), value)
-
-
-def _over(scale: Array, values: _Taps) -> _Taps:
+def _over(scale: Array, values: Taps) -> Taps:
     """Values in units of sigma."""
     return {i: scaled(1 / scale, value) for i, value in values.items()}
 
 
-def _normalised(change: _Taps, lead: int) -> _Taps:
+def _normalised(change: Taps, lead: int) -> Taps:
     """`N dz / |dz|^2` over the N units of all taps, example by example where there is an axis of examples.
 
     `dz` is in units of sigma.
@@ -222,4 +157,4 @@ def _normalised(change: _Taps, lead: int) -> _Taps:
     square_norm = sum(squares, jnp.zeros((), wide))
     guard = num_units * float(jnp.finfo(wide).eps)
     factor = num_units / jnp.maximum(square_norm, guard)
-    return {i: _times(factor, c) for i, c in change.items()}
+    return {i: times(factor, c) for i, c in change.items()}

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from jaxtyping import Array, ArrayLike
+from jaxtyping import ArrayLike
 
 from lax_learning import estimators
-from lax_learning._checks import check_key
-from lax_learning._sites.rules._common import ModelRule, as_batch, check_loss, losses_of, no_state
-from lax_learning.models import Model, Split
+from lax_learning._sites.rules._common import ModelRule, check_loss, no_state
+from lax_learning._sites.rules._estimates import on_model
+from lax_learning.models import Model
 from lax_learning.noise import Noise
 from lax_learning.types import Key, Loss, Params
 
@@ -55,26 +55,17 @@ def weight_perturbation(
       feedforward and recurrent multilayer networks, https://doi.org/10.1109/72.105429, 1992.
     """
     check_loss(loss)
-
-    def losses(parameters: list[Any], split: Split, x: Any, y: Any, size: int) -> Array | tuple[Array, Any]:
-        output, aux = model(split.merge(parameters), x)
-        each = losses_of(loss, output, y, size)
-        return (each, aux) if model.has_aux else each
-
-    estimate = estimators.weight_perturbation(
-        losses,
+    estimate = on_model(
+        estimators.weight_perturbation,
+        model,
+        loss,
         sigma=sigma,
         num_samples=num_samples,
         difference=difference,
         noise=noise,
-        has_aux=model.has_aux,
     )
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
-        check_key("key", key)
-        x, size = as_batch(x)
-        split = Split(model, params)
-        value, grads = estimate(key, split.parameters, split, x, y, size)
-        return value, split.gradients(grads), state
+        return *estimate(key, params, x, y), state
 
     return ModelRule(no_state, value_and_grad, model.trainable)

@@ -1,0 +1,112 @@
+"""Bilinear operations as products of vectors with matrices, whatever their axes are called."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+class Layout(NamedTuple):
+    """A matrix product or a convolution, as `vectors(x) @ matrix(w)` up to the order of its numbers.
+
+    Fields:
+      size: numbers in a vector.
+      groups: shape of products that stand side by side: `(groups,)` of a grouped convolution, batch axes of
+        a matrix product; often `()`.
+      window: of a convolution, what tells its patches from those of another one; None for a product.
+      vectors: `x -> [*groups, vectors, size]`; patches of a convolution are (channel, row, column).
+      matrix: `w -> [*groups, size, outputs]`.
+      unmatrix: the inverse of `matrix`.
+      transformed: `(op, w, x, R, b) -> op(w, R v + b)` with the vectors v of x; b may be None.
+    """
+
+    size: int
+    groups: tuple[int, ...]
+    window: Any
+    vectors: Callable[[Array], Array]
+    matrix: Callable[[Array], Array]
+    unmatrix: Callable[[Array], Array]
+    transformed: Callable[[Callable[[Array, Array], Array], Array, Array, Array, Array | None], Array]
+
+
+def layout_of(equation: Any, w_position: int) -> Layout | None:
+    """Returns the layout of a bilinear equation whose parameters are an operand, None where it has none."""
+    w, x = (equation.invars[i].aval.shape for i in (w_position, 1 - w_position))
+    if equation.primitive.name == "dot_general":
+        return _of_product(equation.params["dimension_numbers"], w_position, w, x)
+    if w_position == 1 and equation.params["batch_group_count"] == 1:
+        return _of_convolution(equation.params, w)
+    return None
+
+
+def _of_product(numbers: Any, w_position: int, w_shape: tuple[int, ...], x_shape: tuple[int, ...]) -> Layout:
+    contracting, batch = (tuple(map(tuple, pair)) for pair in numbers)
+    w_axes = batch[w_position], contracting[w_position]
+    x_axes = batch[1 - w_position], contracting[1 - w_position]
+    groups = tuple(x_shape[axis] for axis in x_axes[0])
+    size = math.prod(x_shape[axis] for axis in x_axes[1])
+    w_order = (*w_axes[0], *w_axes[1], *_rest(w_shape, w_axes))
+    x_order = (*x_axes[0], *_rest(x_shape, x_axes), *x_axes[1])
+
+    def vectors(x: Array) -> Array:
+        return jnp.transpose(x, x_order).reshape(*groups, -1, size)
+
+    def transformed(op: Any, w: Array, x: Array, r: Array, b: Array | None) -> Array:
+        z = vectors(x) @ jnp.swapaxes(r, -1, -2)
+        z = z if b is None else z + b[..., None, :]
+        return op(w, _restored(z, x_order, x_shape))
+
+    return Layout(
+        size,
+        groups,
+        None,
+        vectors,
+        matrix=lambda w: jnp.transpose(w, w_order).reshape(*groups, size, -1),
+        unmatrix=lambda matrix: _restored(matrix, w_order, w_shape),
+        transformed=transformed,
+    )
+
+
+def _of_convolution(params: dict[str, Any], w_shape: tuple[int, ...]) -> Layout:
+    numbers, count = params["dimension_numbers"], params["feature_group_count"]
+    out, channels, *spatial = numbers.rhs_spec
+    w_order = (channels, *spatial, out)
+    window = {name: params[name] for name in ("window_strides", "padding", "lhs_dilation", "rhs_dilation")}
+    window["filter_shape"] = tuple(w_shape[axis] for axis in spatial)
+    size = w_shape[channels] * math.prod(window["filter_shape"])
+    groups = (count,) if count > 1 else ()
+
+    def vectors(x: Array) -> Array:
+        patches = jax.lax.conv_general_dilated_patches(x, **window, dimension_numbers=numbers)
+        rows = jnp.moveaxis(patches, numbers.out_spec[1], -1).reshape(-1, *groups, size)
+        return jnp.moveaxis(rows, 0, -2)
+
+    def matrix(w: Array) -> Array:
+        rows = jnp.transpose(w, w_order).reshape(size, *groups, -1)
+        return jnp.moveaxis(rows, 0, -2)
+
+    def unmatrix(matrix: Array) -> Array:
+        return _restored(jnp.moveaxis(matrix, -2, 0), w_order, w_shape)
+
+    def transformed(op: Any, w: Array, x: Array, r: Array, b: Array | None) -> Array:
+        rows = matrix(w)
+        z = op(unmatrix(jnp.swapaxes(r, -1, -2) @ rows), x)
+        if b is None:
+            return z
+        shift = (b[..., None, :] @ rows).reshape(-1)
+        return z + jnp.expand_dims(shift, [axis for axis in range(z.ndim) if axis != numbers.out_spec[1]])
+
+    return Layout(size, groups, tuple(sorted(window.items())), vectors, matrix, unmatrix, transformed)
+
+
+def _rest(shape: tuple[int, ...], axes: tuple[tuple[int, ...], ...]) -> list[int]:
+    return [axis for axis in range(len(shape)) if axis not in axes[0] + axes[1]]
+
+
+def _restored(value: Array, order: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """Undoes `transpose(value, order)` and a change of shape."""
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    return jnp.transpose(value.reshape([shape[axis] for axis in order]), inverse)

@@ -1,0 +1,47 @@
+"""Estimators of plain loss functions on the loss of a model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lax_learning._checks import check_key
+from lax_learning._sites.rules._common import as_batch, losses_of, select_paths
+from lax_learning.models import Model, Split, Where
+from lax_learning.types import Estimator, Key, Loss, Params
+
+
+def on_model(
+    make_estimator: Callable[..., Estimator], model: Model, loss: Loss, where: Where = None, **options: Any
+) -> Callable[..., tuple[Any, Params]]:
+    """Applies an estimator to the parameters of a model.
+
+    Args:
+      make_estimator: `(loss_fn, *, has_aux, **options) -> estimator`.
+      model, loss: as of a rule.
+      where: which parameters it is applied to; the gradients of the others are zero.
+      options: of the estimator.
+
+    Returns:
+      `(key, params, x, y, **arguments) -> (loss, grads)`; the arguments are those of the estimator.
+    """
+
+    def losses(moved: dict[str, Array], split: Split, x: Any, y: Any, size: int) -> Any:
+        paths = zip(split.parameter_paths, split.parameters, strict=True)
+        output, aux = model(split.merge([moved.get(path, leaf) for path, leaf in paths]), x)
+        each = losses_of(loss, output, y, size)
+        return (each, aux) if model.has_aux else each
+
+    estimate = make_estimator(losses, has_aux=model.has_aux, **options)
+
+    def value_and_grad(key: Key, params: Params, x: Any, y: Any, **arguments: Any) -> tuple[Any, Params]:
+        check_key("key", key)
+        x, size = as_batch(x)
+        split = Split(model, params)
+        own = dict(zip(split.parameter_paths, split.parameters, strict=True))
+        selected = {path: own[path] for path in select_paths(where, split)}
+        value, grads = estimate(key, selected, split, x, y, size, **arguments)
+        return value, split.gradients([grads.get(path, jnp.zeros_like(leaf)) for path, leaf in own.items()])
+
+    return value_and_grad

@@ -1,0 +1,94 @@
+"""Forward gradient on any model, along random directions in parameters or in activities."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from lax_learning import estimators
+from lax_learning._checks import check_choice, check_count, check_flag, check_key
+from lax_learning._sites.rules._common import ModelRule, check_loss, no_state
+from lax_learning._sites.rules._estimates import on_model
+from lax_learning._sites.rules._units import Taps, at_units, times
+from lax_learning.estimators._draws import mean_over_draws
+from lax_learning.estimators.forward_gradient import directional_derivative
+from lax_learning.models import Model, Where, check_where
+from lax_learning.noise import Noise, as_noise
+from lax_learning.types import Key, Loss, Params
+
+
+def forward_gradient(
+    model: Model,
+    loss: Loss,
+    *,
+    perturb: str = "weights",
+    num_samples: int = 1,
+    noise: str | Noise = "normal",
+    where: Where = None,
+    batch: bool = False,
+) -> ModelRule:
+    """Unbiased gradients in forward mode: the limits of weight and node perturbation for sigma -> 0.
+
+    Variants:
+      "weights": `dw = 1/K sum_k (dL/dw . v_k) v_k`, one direction a batch.
+      "activities": `delta_l = 1/K sum_k (dl/dz . v_k) v_kl`, one direction an example over all
+        pre-activations, and gradients by the local pull-back, `dw_l = x_l^T delta_l / batch` for a dense
+        layer: far less variance, since units are fewer than weights.
+
+    Args:
+      model: any model.
+      loss: per-example loss `(output, y) -> [batch]`.
+      perturb: "weights" or "activities".
+      num_samples: number K of directions that are averaged.
+      noise: "normal", "rademacher" or a function `(key, like) -> direction`.
+      where: which parameters are trained; the gradients of the others are zero.
+      batch: for activities, credit by the mean loss of the batch, as in `node_perturbation`; weights are
+        always credited by it.
+
+    Returns:
+      The rule; its state is empty.
+
+    Raises:
+      ValueError: if K < 1, or perturb or noise are unknown; at trace time, for activities of a model that
+        couples examples without `batch=True`.
+      TypeError: at trace time, if the model has a function with a backward pass of its own (`custom_vjp`),
+        which forward mode cannot pass.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lax_learning as ll
+      >>> from lax_learning.models import Model
+      >>> rule = forward_gradient(Model(lambda w, x: x @ w), ll.squared_error, perturb="activities")
+      >>> key, w = jax.random.key(0), jnp.ones((3, 2))
+      >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> grads.shape
+      (3, 2)
+
+    References:
+      Baydin et al., Gradients without backpropagation, https://arxiv.org/abs/2202.08587, 2022.
+      Ren et al., Scaling forward gradient with local losses, https://arxiv.org/abs/2210.03310, 2023.
+    """
+    check_loss(loss)
+    check_choice("perturb", perturb, ("weights", "activities"))
+    check_count("num_samples", num_samples)
+    check_where("where", where)
+    check_flag("batch", batch)
+    draw_noise = as_noise(noise)
+    estimate = on_model(estimators.forward_gradient, model, loss, where, num_samples=num_samples, noise=noise)
+
+    def along_weights(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        return *estimate(key, params, x, y), state
+
+    def along_activities(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        check_key("key", key)
+        units = at_units(model, loss, params, x, y, where=where, batch=batch)
+
+        def draw(key: Key) -> Taps:
+            direction = draw_noise(key, units.shapes())
+            still = {i: jnp.zeros_like(d) for i, d in direction.items()}
+            _, slopes = directional_derivative(lambda feeds: units.moved(feeds)[0], still, direction)
+            return {i: times(units.weight * slopes, d) for i, d in direction.items()}
+
+        return units.value, units.pull_back(mean_over_draws(draw, key, num_samples)), state
+
+    forms = {"weights": along_weights, "activities": along_activities}
+    return ModelRule(no_state, forms[perturb], model.trainable)

@@ -1,0 +1,75 @@
+"""SPSA on any model: the estimator on the model's losses, with the number of updates as its state."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from lax_learning import estimators
+from lax_learning._checks import check_instance
+from lax_learning._sites.rules._common import ModelRule, check_loss
+from lax_learning._sites.rules._estimates import on_model
+from lax_learning.models import Model
+from lax_learning.types import Key, Loss, Params
+
+
+class SpsaState(NamedTuple):
+    """State of SPSA.
+
+    Fields:
+      num_updates: number of updates done.
+    """
+
+    num_updates: Int[Array, ""]
+
+
+def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples: int = 1) -> ModelRule:
+    """Weight perturbation with signs, a central difference, and a perturbation that shrinks.
+
+    `dw = 1/K sum_k (L(w + c_t s_k) - L(w - c_t s_k)) s_k / (2 c_t)`, `s = +-1`, at update t; see
+    `estimators.spsa`.
+
+    Args:
+      model: any model.
+      loss: per-example loss `(output, y) -> [batch]`.
+      perturbation: `count -> c_t`, in the units of the parameters, for example
+        `estimators.spall_gains(...).perturbation`.
+      num_samples: number K of draws that are averaged.
+
+    Returns:
+      The rule, with a `SpsaState`: each call of `value_and_grad` counts as an update.
+
+    Raises:
+      ValueError: if K < 1; at trace time, if `c_t <= 0`.
+      TypeError: for a perturbation that cannot be called.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lax_learning as ll
+      >>> from lax_learning.models import Model
+      >>> gains = ll.estimators.spall_gains(a=0.1, c=0.01, A=10.0)
+      >>> rule = spsa(Model(lambda w, x: x @ w), ll.squared_error, perturbation=gains.perturbation)
+      >>> key, w, x = jax.random.key(0), jnp.ones((3, 2)), jnp.ones((5, 3))
+      >>> loss, grads, state = rule.value_and_grad(key, w, rule.init(key, w, x), x, jnp.zeros((5, 2)))
+      >>> int(state.num_updates)
+      1
+
+    References:
+      Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient
+      approximation, https://doi.org/10.1109/9.119632, 1992.
+    """
+    check_loss(loss)
+    estimate = on_model(estimators.spsa, model, loss, perturbation=perturbation, num_samples=num_samples)
+
+    def init(key: Key, params: Params, x: Any) -> SpsaState:
+        return SpsaState(jnp.zeros((), jnp.int32))
+
+    def value_and_grad(
+        key: Key, params: Params, state: SpsaState, x: Any, y: Any
+    ) -> tuple[Any, Params, SpsaState]:
+        check_instance("state", state, SpsaState, "the state of the rule's init(key, params, x)")
+        value, grads = estimate(key, params, x, y, count=state.num_updates)
+        return value, grads, SpsaState(state.num_updates + 1)
+
+    return ModelRule(init, value_and_grad, model.trainable)
