@@ -54,7 +54,10 @@ def everything(case: Any, y: Any) -> dict[str, Any]:
         straight = direct.value_and_grad(KEY, params, direct_state, x, y)
         keys = jax.random.split(KEY, NUM_DRAWS)
         draws = {
-            name: jax.vmap(lambda key, rule=rule: rule.value_and_grad(key, params, (), x, y)[1])(keys)
+            # A few at a time: XLA makes one product, and much slower, of many convolutions side by side.
+            name: jax.lax.map(
+                lambda key, rule=rule: rule.value_and_grad(key, params, (), x, y)[1], keys, batch_size=20
+            )
             for name, rule in noisy.items()
         }
         return {
