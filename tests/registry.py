@@ -78,6 +78,30 @@ NETWORKS: dict[str, Callable[[Any], ll.Network]] = {
 }
 """Networks of two layers and two outputs, by kind: `NETWORKS[kind](dtype)`."""
 
+ModelFactory = Callable[..., Any]
+
+MODEL_RULES: dict[str, ModelFactory] = {
+    "backprop": lambda model, loss, sigma=0.1: ll.backprop(model, loss),
+    "fa": lambda model, loss, sigma=0.1: ll.feedback_alignment(model, loss),
+    "dfa": lambda model, loss, sigma=0.1: ll.direct_feedback_alignment(model, loss),
+    "np": partial(ll.node_perturbation, sigma=0.1),
+    "np-activity": partial(ll.node_perturbation, sigma=0.1, variant="activity"),
+    "np-antithetic": partial(ll.node_perturbation, sigma=0.1, antithetic=True, noise="rademacher"),
+    "np-layerwise": partial(ll.node_perturbation, sigma=0.1, layerwise=True, share_noise=True),
+    "np-3": partial(ll.node_perturbation, sigma=0.1, num_samples=3),
+    "np-batch": partial(ll.node_perturbation, sigma=0.1, batch=True),
+    "wp": partial(ll.weight_perturbation, sigma=0.1),
+    "wp-central": partial(ll.weight_perturbation, sigma=0.1, difference="central", noise="rademacher"),
+    "wp-3": partial(ll.weight_perturbation, sigma=0.1, num_samples=3),
+}
+"""Every rule on a `Model`, `MODEL_RULES[name](model, loss, sigma=0.1)`, and its variants."""
+
+
+def as_model(network: ll.Network) -> ll.Model:
+    """The network as any function of its weights."""
+    return ll.Model(network.apply, network.init)
+
+
 OPTIONS = ("-3", "-central", "-rademacher", "-shared", "-antithetic", "-tutorial")
 """How variants end that do not see the network: each would cost a compilation for each kind."""
 

@@ -154,7 +154,8 @@ def test_pull_back_in_single_precision(name):
     assert_equal_trees(run(case.params, case.x), exact, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["plain_mlp", "linen_stacked_remat_blocks", "nnx_causal_decoder"])
+@pytest.mark.usefixtures("as_a_user_sees_it")
+@pytest.mark.parametrize("name", ZOO)
 def test_every_rule_lowers_for_every_platform(name):
     case = ZOO[name]()
     model, y = Model(case.apply), jnp.zeros(jax.eval_shape(case.apply, case.params, case.x).shape)
@@ -166,9 +167,18 @@ def test_every_rule_lowers_for_every_platform(name):
         weight_perturbation(model, squares, sigma=SIGMA),
     ]
 
-    def run(seed, params, x):
-        key = jax.random.key(seed)
+    def run(key_data, params, x):
+        key = jax.random.wrap_key_data(key_data)
+        x = jax.tree.map(
+            lambda leaf, like: jax.random.wrap_key_data(leaf) if is_key(like) else leaf, x, case.x
+        )
         return [rule.value_and_grad(key, params, rule.init(key, params, x), x, y)[:2] for rule in rules]
 
-    exported = jax.export.export(jax.jit(run), platforms=("cpu", "cuda", "tpu"))(0, case.params, case.x)
+    def is_key(leaf):
+        return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+    x = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, case.x)
+    exported = jax.export.export(jax.jit(run), platforms=("cpu", "cuda", "tpu"))(
+        jax.random.key_data(KEY), case.params, x
+    )
     assert exported.platforms == ("cpu", "cuda", "tpu")

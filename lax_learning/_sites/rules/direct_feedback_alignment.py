@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lax_learning._checks import check_key
+from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Read, Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
@@ -27,6 +28,11 @@ from lax_learning._sites.rules._common import (
 from lax_learning._sites.rules.feedback_alignment import FeedbackState, check_state
 from lax_learning.models import Model, Where, check_where
 from lax_learning.types import Key, Loss, Params
+
+_REMEDY = (
+    "use feedback_alignment, backprop or weight_perturbation, which take the batch as it is, "
+    "node_perturbation with batch=True, or running statistics in the place of those of the batch"
+)
 
 DirectInit = Callable[[Key, jax.ShapeDtypeStruct], Array]
 """`(key, like) -> feedback` of the shape `[..., units, outputs]` and dtype of `like`."""
@@ -175,7 +181,8 @@ def direct_feedback_alignment(
         check_state(state)
         check_key("key", key)
         x, size = as_batch(x)
-        check_uncoupled(model, params, x, "use backprop, feedback alignment or weight perturbation")
+        x = vary_as(x, state)
+        check_uncoupled(model, params, x, _REMEDY)
         program, run = by_example(model, params, x)
         sites, ways = select(program, where), routes(program)
         _check_feedback(state.feedback, ways)

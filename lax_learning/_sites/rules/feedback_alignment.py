@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from lax_learning._checks import check_instance, check_key
+from lax_learning._precision import raised
+from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
@@ -21,7 +23,7 @@ from lax_learning._sites.rules._common import (
     losses_of,
     select,
 )
-from lax_learning.models import Model, Where, check_where
+from lax_learning.models import Model, Split, Where, check_where
 from lax_learning.types import Key, Loss, Params
 
 FeedbackInit = Callable[[Key, Array], Array]
@@ -49,7 +51,7 @@ def same_scale(key: Key, operand: Array) -> Array:
     An operand of zeros gets `1 / sqrt(rows)`, so that errors pass; another constant, such as a gain of ones,
     is its own feedback.
     """
-    wide = operand.astype(jnp.promote_types(operand.dtype, jnp.float32))
+    wide = operand.astype(raised(operand))
     spread = jnp.std(wide)
     rows = operand.shape[0] if operand.ndim else 1
     drawn = jax.random.normal(key, operand.shape, wide.dtype)
@@ -120,7 +122,8 @@ def feedback_alignment(
         check_state(state)
         check_key("key", key)
         x, size = as_batch(x)
-        program = Program(model, params, x)
+        split, x = Split(model, params), vary_as(x, state)
+        program = Program(model, vary_as(split.merge(split.parameters), state), x)
         sites = select(program, where)
         feedback = partners(program, state.feedback)
         check_products(program, sites)
@@ -129,11 +132,12 @@ def feedback_alignment(
             return linked(op, w, x, partner) if _has_feedback(site, sites) else op(w, x)
 
         def mean_loss(parameters: list[Any]) -> tuple[Any, Any]:
+            parameters = vary_as(parameters, state)
             output, aux, _ = program.run(parameters, x, Hooks(product=product), feedback=feedback)
             return jnp.mean(losses_of(loss, output, y, size)), aux
 
-        (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(program.split.parameters)
-        return joined(value, aux, model), program.split.gradients(grads), state
+        (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(split.parameters)
+        return joined(value, aux, model), split.gradients(grads), state
 
     return ModelRule(init, value_and_grad, model.trainable)
 

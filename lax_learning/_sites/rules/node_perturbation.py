@@ -15,6 +15,7 @@ from lax_learning._checks import (
     check_resolved,
 )
 from lax_learning._precision import is_half, raised, widened
+from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._run import Hooks
 from lax_learning._sites.rules._common import (
@@ -119,6 +120,7 @@ def node_perturbation(
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_key("key", key)
         x, size = as_batch(x)
+        x = vary_as(x, key)
         if not batch:
             check_uncoupled(model, params, x, "pass batch=True for credit by the loss of the batch")
         split = Split(model, params)
