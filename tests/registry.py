@@ -102,6 +102,20 @@ def as_model(network: ll.Network) -> ll.Model:
     return ll.Model(network.apply, network.init)
 
 
+def on_model(factory: ModelFactory) -> Factory:
+    """The stateless rule of a `Model`, on a network, with the contract of the network's own rules."""
+
+    def make(network: ll.Network, loss: ll.Loss, **options: Any) -> ll.Rule:
+        rule = factory(as_model(network), loss, **options)
+
+        def value_and_grad(key: Any, params: Any, x: Any, y: Any) -> Any:
+            return rule.value_and_grad(key, params, (), x, y)[:2]
+
+        return ll.Rule(network.init, value_and_grad)
+
+    return make
+
+
 OPTIONS = ("-3", "-central", "-rademacher", "-shared", "-antithetic", "-tutorial")
 """How variants end that do not see the network: each would cost a compilation for each kind."""
 

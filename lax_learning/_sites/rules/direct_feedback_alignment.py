@@ -25,7 +25,7 @@ from lax_learning._sites.rules._common import (
     one_example,
     select,
 )
-from lax_learning._sites.rules.feedback_alignment import FeedbackState, check_state
+from lax_learning._sites.rules.feedback_alignment import FeedbackState, check_products, check_state
 from lax_learning.models import Model, Where, check_where
 from lax_learning.types import Key, Loss, Params
 
@@ -135,7 +135,8 @@ def direct_feedback_alignment(
       The rule, with a `FeedbackState` whose feedback is a dict `"read/output" -> B`.
 
     Raises:
-      ValueError: at trace time, for a model that couples examples or an output that is not floating.
+      ValueError: at trace time, for a model that couples examples, or a `cond` or a function with a
+        derivative of its own around several products.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -185,6 +186,7 @@ def direct_feedback_alignment(
         check_uncoupled(model, params, x, _REMEDY)
         program, run = by_example(model, params, x)
         sites, ways = select(program, where), routes(program)
+        check_products(program, sites)
         _check_feedback(state.feedback, ways)
 
         def blocked(site: Site, op: Bilinear, w: Any, x: Any, partner: Any) -> Any:
