@@ -86,11 +86,11 @@ def test_feedback_equal_to_the_weights_is_backprop_on_a_model() -> None:
     exact = gradient(ll.backprop(NETWORK, ll.squared_error), PARAMS)
 
     @partial(jax.jit, compiler_options=QUICK)
-    def aligned(feedback: Any) -> Any:
-        return rule.value_and_grad(KEY, PARAMS, state._replace(feedback=feedback), X, Y)[:2]
+    def aligned(params: Any, feedback: Any, x: Any, y: Any) -> Any:
+        return rule.value_and_grad(KEY, params, state._replace(feedback=feedback), x, y)[:2]
 
-    assert_same(aligned(PARAMS), exact)
-    assert differs(aligned(jax.tree.map(lambda w: 0.5 * w, PARAMS)), exact)
+    assert_same(aligned(PARAMS, PARAMS, X, Y), exact)
+    assert differs(aligned(PARAMS, jax.tree.map(lambda w: 0.5 * w, PARAMS), X, Y), exact)
 
 
 def test_direct_feedback_of_the_output_weights_on_a_model() -> None:

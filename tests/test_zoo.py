@@ -130,6 +130,12 @@ def test_rules_on_models_of_other_libraries(name, x64):
         if i not in last and not tiny and name != "mixture_of_experts":
             assert differs, program.paths[i]
 
+    # Every parameter that the loss depends on gets credit.
+    for rule in ("by feedback", "direct", "node", "weight"):
+        grads = found[rule][1] if rule in ("node", "weight") else found[rule]
+        for path, g, true in zip(program.paths, *map(jax.tree.leaves, (grads, exact)), strict=True):
+            assert np.any(g) or np.abs(true).max() < 1e-10 * largest(exact), (rule, path)
+
     for rule in ("node", "weight"):
         mean, deviation = found[rule]
         for path, m, s, g in zip(program.paths, *map(jax.tree.leaves, (mean, deviation, exact)), strict=True):
