@@ -1,6 +1,7 @@
 """Models: any function of parameters and a batch."""
 
 import fnmatch
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,14 +58,37 @@ class Model:
 
     def __call__(self, params: Params, x: Any) -> tuple[Any, Any]:
         """Returns `(output, aux)`; aux is None for a model without one."""
+        try:
+            result = self.apply(params, x)
+        except jax.errors.JAXTypeError:  # says what the function does, such as `if` on a traced value
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise _misfit(error, params, x) from error
         if not self.has_aux:
-            return self.apply(params, x), None
-        result = self.apply(params, x)
+            return result, None
         if not (isinstance(result, tuple) and len(result) == 2):
             raise TypeError(
                 f"apply: expected a pair (output, aux) because of has_aux=True, got {describe(result)}"
             )
         return result
+
+
+def _misfit(error: Exception, params: Params, x: Any) -> ValueError:
+    """An error of apply that names what it got, and the line of the user's code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames[1:] if "/jax/" not in f.filename and "/site-packages/" not in f.filename]
+    line = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+    got = [
+        ", ".join(f"{name}{jax.tree_util.keystr(path)} {describe(leaf)}" for path, leaf in leaves[:20])
+        + (f" and {len(leaves) - 20} more" if len(leaves) > 20 else "")
+        for name, leaves in (
+            ("params", jax.tree.leaves_with_path(params)),
+            ("x", jax.tree.leaves_with_path(x)),
+        )
+    ]
+    return ValueError(
+        f"apply: expected params and x that fit the model, got {got[0]} and {got[1]}: {error!r}{line}"
+    )
 
 
 def check_model(model: Any) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import lax_learning as ll
+from lax_learning._sites.decorrelation import decorrelated_rule
 
 Factory = Callable[[ll.Network, ll.Loss], ll.Rule]
 
@@ -77,6 +79,56 @@ NETWORKS: dict[str, Callable[[Any], ll.Network]] = {
     ),
 }
 """Networks of two layers and two outputs, by kind: `NETWORKS[kind](dtype)`."""
+
+ModelFactory = Callable[..., Any]
+
+MODEL_RULES: dict[str, ModelFactory] = {
+    "backprop": lambda model, loss, sigma=0.1: ll.backprop(model, loss),
+    "fa": lambda model, loss, sigma=0.1: ll.feedback_alignment(model, loss),
+    "dfa": lambda model, loss, sigma=0.1: ll.direct_feedback_alignment(model, loss),
+    "np": partial(ll.node_perturbation, sigma=0.1),
+    "np-activity": partial(ll.node_perturbation, sigma=0.1, variant="activity"),
+    "np-antithetic": partial(ll.node_perturbation, sigma=0.1, antithetic=True, noise="rademacher"),
+    "np-layerwise": partial(ll.node_perturbation, sigma=0.1, layerwise=True, share_noise=True),
+    "np-3": partial(ll.node_perturbation, sigma=0.1, num_samples=3),
+    "np-batch": partial(ll.node_perturbation, sigma=0.1, batch=True),
+    "wp": partial(ll.weight_perturbation, sigma=0.1),
+    "wp-central": partial(ll.weight_perturbation, sigma=0.1, difference="central", noise="rademacher"),
+    "wp-3": partial(ll.weight_perturbation, sigma=0.1, num_samples=3),
+    "spsa": lambda model, loss, sigma=0.1: ll.spsa(model, loss, perturbation=lambda count: sigma),
+    "fg": lambda model, loss, sigma=0.1: ll.forward_gradient(model, loss, num_samples=2),
+    "fg-activities": lambda model, loss, sigma=0.1: ll.forward_gradient(model, loss, perturb="activities"),
+    "usf": lambda model, loss, sigma=0.1: ll.sign_symmetry(model, loss, gain=0.5),
+    "frsf": lambda model, loss, sigma=0.1: ll.sign_symmetry(model, loss, magnitude="fixed"),
+    "brsf": lambda model, loss, sigma=0.1: ll.sign_symmetry(model, loss, magnitude="redrawn"),
+    "kp": lambda model, loss, sigma=0.1: ll.kolen_pollack(
+        model, loss, optimizer=optax.sgd(0.1, momentum=0.9)
+    ),
+    "decorrelated": lambda model, loss, sigma=0.1: decorrelated_rule(
+        lambda model: ll.feedback_alignment(model, loss), model, ll.decorrelation(0.1)
+    ),
+}
+"""Every rule on a `Model`, `MODEL_RULES[name](model, loss, sigma=0.1)`, and its variants."""
+
+
+def as_model(network: ll.Network) -> ll.Model:
+    """The network as any function of its weights."""
+    return ll.Model(network.apply, network.init)
+
+
+def on_model(factory: ModelFactory) -> Factory:
+    """The stateless rule of a `Model`, on a network, with the contract of the network's own rules."""
+
+    def make(network: ll.Network, loss: ll.Loss, **options: Any) -> ll.Rule:
+        rule = factory(as_model(network), loss, **options)
+
+        def value_and_grad(key: Any, params: Any, x: Any, y: Any) -> Any:
+            return rule.value_and_grad(key, params, (), x, y)[:2]
+
+        return ll.Rule(network.init, value_and_grad)
+
+    return make
+
 
 OPTIONS = ("-3", "-central", "-rademacher", "-shared", "-antithetic", "-tutorial")
 """How variants end that do not see the network: each would cost a compilation for each kind."""

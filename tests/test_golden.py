@@ -14,6 +14,7 @@ import lax_learning as ll
 from lax_learning import metrics, plasticity
 from lax_learning.plasticity import Scheme, Tables
 from tests.compare import assert_close
+from tests.registry import as_model
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -29,6 +30,16 @@ def close(got: Any, expected: Any) -> None:
 def given(value: Any) -> Callable[[Any, Any], Any]:
     """Noise that is what it was told to be, whatever the key."""
     return lambda key, like: value
+
+
+def in_order(values: Any) -> Callable[[Any, Any], Any]:
+    """Noise with these leaves, in the order of what it is added to."""
+
+    def noise(key: Any, like: Any) -> Any:
+        pairs = zip(jax.tree.leaves(values), jax.tree.leaves(like), strict=True)
+        return jax.tree.unflatten(jax.tree.structure(like), [v.reshape(leaf.shape) for v, leaf in pairs])
+
+    return noise
 
 
 class Tutorial:
@@ -146,6 +157,54 @@ def test_rules_of_the_tutorial(
     tutorial.check(rule(tutorial), getattr(tutorial, params), prefix, scale)
 
 
+@pytest.mark.parametrize(
+    ("make", "prefix", "scale"),
+    [
+        (lambda t, m: ll.backprop(m, ll.squared_error), "grad_", 1.0),
+        # The tutorial's deltas are minus half the batch times a gradient.
+        (lambda t, m: ll.feedback_alignment(m, ll.squared_error), "fa_delta_", lambda t: -2 / len(t.x)),
+        (
+            lambda t, m: ll.weight_perturbation(
+                m, ll.squared_error, sigma=t.sigma, noise=in_order(t.weight_noise()(None, None))
+            ),
+            "wp_delta_",
+            -1.0,
+        ),
+        (
+            lambda t, m: ll.weight_perturbation(
+                m,
+                ll.squared_error,
+                sigma=t.sigma,
+                noise=in_order(t.weight_noise()(None, None)),
+                difference="central",
+            ),
+            "wp_central_grad_",
+            1.0,
+        ),
+        (
+            lambda t, m: ll.node_perturbation(
+                m, ll.squared_error, sigma=t.sigma, noise=in_order(t.node_noise()(None, None))
+            ),
+            "np_pre_grad_",
+            1.0,
+        ),
+    ],
+    ids=["bp", "fa", "wp", "wp-central", "np"],
+)
+def test_rules_of_the_tutorial_on_a_model(tutorial: Tutorial, make: Any, prefix: str, scale: Any) -> None:
+    rule = make(tutorial, as_model(tutorial.network))
+    state = rule.init(tutorial.key, tutorial.params, tutorial.x)
+    if prefix == "fa_delta_":
+        feedback = jnp.asarray(tutorial.arrays["feedback"])
+        state = state._replace(feedback=({"w": None, "b": None}, {"w": feedback, "b": None}))
+
+    def value_and_grad(key: Any, params: Any, x: Any, y: Any) -> Any:
+        return rule.value_and_grad(key, params, state, x, y)[:2]
+
+    scale = scale(tutorial) if callable(scale) else scale
+    tutorial.check(ll.Rule(tutorial.network.init, value_and_grad), tutorial.params, prefix, scale)
+
+
 def test_kolen_pollack_feedback(tutorial: Tutorial) -> None:
     rule = ll.kolen_pollack(tutorial.network, ll.squared_error, decay_bias=True, scale="tutorial")
     grads = tutorial.check(rule, tutorial.with_feedback, "kp_delta_", -1)
@@ -233,6 +292,28 @@ def test_deep_network(golden: Golden, name: str, factory: Callable[..., ll.Rule]
     rule = factory(network, ll.squared_error)
     x, t = jnp.asarray(arrays["x"]), jnp.asarray(arrays["t"])
     loss, grads = rule.value_and_grad(jax.random.key(KEY), params, x, t)
+    close(loss, arrays["loss"])
+    for i, layer in enumerate(grads):
+        close(layer["w"], arrays[f"{name}_grad_w{i}"])
+
+
+@pytest.mark.parametrize("name", ["bp", "fa", "dfa"])
+def test_deep_network_as_a_model(golden: Golden, name: str) -> None:
+    arrays = golden("deep_feedback")
+    network = ll.mlp((9, 8, 6, 5), activation=jnp.tanh, b_init=None)
+    params = tuple({"w": jnp.asarray(arrays[f"w{i}"])} for i in range(3))
+    make = {"bp": ll.backprop, "fa": ll.feedback_alignment, "dfa": ll.direct_feedback_alignment}[name]
+    rule = make(as_model(network), ll.squared_error)
+    x, t = jnp.asarray(arrays["x"]), jnp.asarray(arrays["t"])
+    state = rule.init(jax.random.key(KEY), params, x)
+    if name == "fa":
+        feedback = ({"w": None}, *({"w": jnp.asarray(arrays[f"feedback{i}"])} for i in (1, 2)))
+        assert jax.tree.structure(state.feedback) == jax.tree.structure(feedback)
+        state = state._replace(feedback=feedback)
+    if name == "dfa":
+        direct = (jnp.asarray(arrays[f"direct{i}"]) for i in (0, 1))
+        state = state._replace(feedback=dict(zip(sorted(state.feedback), direct, strict=True)))
+    loss, grads, _ = rule.value_and_grad(jax.random.key(KEY), params, state, x, t)
     close(loss, arrays["loss"])
     for i, layer in enumerate(grads):
         close(layer["w"], arrays[f"{name}_grad_w{i}"])

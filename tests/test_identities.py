@@ -17,7 +17,7 @@ import lax_learning as ll
 from lax_learning import metrics
 from lax_learning.feedback import without_feedback
 from tests.compare import assert_close, assert_same, differs
-from tests.registry import RULES, RULES_WITH_SCALE
+from tests.registry import MODEL_RULES, RULES, RULES_WITH_SCALE, as_model, on_model
 
 # For programs that are looked at, or compared with others compiled alike: half the time to compile.
 QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -53,8 +53,9 @@ def mean_loss(network: ll.Network, params: Any, x: Any, y: Any) -> Any:
 
 
 @pytest.mark.parametrize("compile", [jax.jit, lambda f: f], ids=["jit", "eager"])
-def test_backprop_is_the_gradient_to_the_last_bit(compile: Callable[..., Any]) -> None:
-    rule = ll.backprop(NETWORK, ll.squared_error)
+@pytest.mark.parametrize("factory", [ll.backprop, on_model(ll.backprop)], ids=["network", "model"])
+def test_backprop_is_the_gradient_to_the_last_bit(factory: Any, compile: Callable[..., Any]) -> None:
+    rule = factory(NETWORK, ll.squared_error)
     exact = compile(jax.value_and_grad(partial(mean_loss, NETWORK)))(PARAMS, X, Y)
     assert_same(compile(rule.value_and_grad)(KEY, PARAMS, X, Y), exact)
 
@@ -77,6 +78,41 @@ def test_feedback_equal_to_the_weights_is_backprop_to_the_last_bit(
     exact = gradient(ll.backprop(NETWORK, ll.squared_error, scale=scale), PARAMS)
     assert_same(gradient(rule, with_weights_as_feedback(PARAMS, of)), exact)
     assert differs(gradient(rule, with_weights_as_feedback(PARAMS, lambda w: 0.5 * of(w))), exact)
+
+
+def test_feedback_equal_to_the_weights_is_backprop_on_a_model() -> None:
+    rule = ll.feedback_alignment(as_model(NETWORK), ll.squared_error)
+    state = rule.init(KEY, PARAMS, X)
+    exact = gradient(ll.backprop(NETWORK, ll.squared_error), PARAMS)
+
+    @partial(jax.jit, compiler_options=QUICK)
+    def aligned(params: Any, feedback: Any, x: Any, y: Any) -> Any:
+        return rule.value_and_grad(KEY, params, state._replace(feedback=feedback), x, y)[:2]
+
+    assert_same(aligned(PARAMS, PARAMS, X, Y), exact)
+    assert differs(aligned(PARAMS, jax.tree.map(lambda w: 0.5 * w, PARAMS), X, Y), exact)
+
+
+def test_direct_feedback_of_the_output_weights_on_a_model() -> None:
+    network = ll.mlp((5, 7, 3), activation=jnp.tanh, output_activation=jax.nn.sigmoid)
+    params = network.init(KEY)
+    exact = gradient(ll.backprop(network, ll.squared_error), params)
+    # The output is behind its activation: B passes the error of the output, w that of its pre-activation.
+    read_out = ll.mlp((5, 7, 3), activation=jnp.tanh)
+
+    def loss(z: Any, y: Any) -> Any:
+        return ll.squared_error(jax.nn.sigmoid(z), y)
+
+    rule = ll.direct_feedback_alignment(as_model(read_out), loss)
+    state = rule.init(KEY, params, X)
+    ((name, _),) = state.feedback.items()
+    for factor in (1, 2):
+        feedback = {name: factor * params[1]["w"]}
+        found = rule.value_and_grad(KEY, params, state._replace(feedback=feedback), X, Y)[:2]
+        if factor == 1:
+            assert_close(found, exact, ulps=64)  # example by example: sums in another order
+        else:
+            assert_close(found[1][0], jax.tree.map(lambda g: 2 * g, exact[1][0]), ulps=64)
 
 
 def test_direct_feedback_of_the_output_weights_is_backprop_with_one_hidden_layer() -> None:
@@ -332,12 +368,22 @@ def iterated(z: jax.Array) -> jax.Array:
 NAMES = ["wp", "wp-central", "wp-3", "np", "np-tutorial", "np-activity", "np-antithetic", "np-layerwise"]
 
 
+ON_MODELS = ["wp", "wp-central", "wp-3", "np", "np-activity", "np-antithetic", "np-layerwise"]
+
+
 @pytest.mark.parametrize(
-    ("name", "activation"), [(name, opaque) for name in NAMES] + [(name, iterated) for name in NAMES[:3]]
+    ("name", "activation", "registry"),
+    [(name, opaque, RULES) for name in NAMES]
+    + [(name, iterated, RULES) for name in NAMES[:3]]
+    + [(name, opaque, MODEL_RULES) for name in ON_MODELS]
+    + [(name, iterated, MODEL_RULES) for name in ON_MODELS[:3]],
 )
-def test_perturbation_never_calls_autodiff(name: str, activation: Callable[..., Any]) -> None:
+def test_perturbation_never_calls_autodiff(
+    name: str, activation: Callable[..., Any], registry: dict[str, Any]
+) -> None:
     network = ll.mlp((5, 4, 3), activation=activation)
-    rule = RULES[name](network, ll.squared_error)
+    factory = RULES[name] if registry is RULES else on_model(MODEL_RULES[name])
+    rule = factory(network, ll.squared_error)
     params = rule.init(KEY)
     loss, grads = jax.jit(rule.value_and_grad, compiler_options=QUICK)(KEY, params, X, Y)
     assert all(bool(jnp.any(g != 0)) for g in jax.tree.leaves(grads))
@@ -354,8 +400,10 @@ def test_perturbation_never_calls_autodiff(name: str, activation: Callable[..., 
         partial(ll.node_perturbation, sigma=0.1),
         ll.forward_gradient,
         partial(ll.forward_gradient, perturb="activities"),
+        partial(on_model(ll.weight_perturbation), sigma=0.1),
+        partial(on_model(ll.node_perturbation), sigma=0.1),
     ],
-    ids=["wp", "wp-central", "np", "fg-weights", "fg-activities"],
+    ids=["wp", "wp-central", "np", "fg-weights", "fg-activities", "wp-model", "np-model"],
 )
 def test_the_mean_of_the_same_draw_is_that_draw(factory: Any) -> None:
     def same(key: Any, like: Any) -> Any:

@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import optax
 import pytest
 
 import lax_learning as ll
+from lax_learning._sites import _equations as equations
 from lax_learning._sites._program import Program
 from lax_learning._sites.rules.backprop import backprop
 from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment
@@ -216,6 +218,29 @@ def test_products_that_are_not_selected_pass_errors_through_their_weights():
 # Coupled examples.
 
 
+def over_devices(p, x):
+    z = x @ p["a"]
+    return (z - jax.lax.pmean(z.mean(0), "devices")) @ p["b"]
+
+
+def test_statistics_over_devices_couple_examples():
+    axis_types = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((2,), ("devices",), axis_types=axis_types)
+    split = jax.P("devices")
+
+    def shapes_of(**options):
+        rule = node_perturbation(Model(over_devices), squares, sigma=0.1, **options)
+        mapped = jax.shard_map(
+            lambda p, x, y: rule.value_and_grad(KEY, p, (), x, y)[1],
+            mesh=mesh, in_specs=(jax.P(), split, split), out_specs=jax.P(),
+        )  # fmt: skip
+        return jax.eval_shape(mapped, W, X, Y)
+
+    with pytest.raises(ValueError, match=r"^apply: expected a model in which"):
+        shapes_of()
+    assert shapes_of(batch=True)["a"].shape == (3, 4)
+
+
 def normalised(p, x):
     z = x @ p["a"]
     return ((z - z.mean(0)) / (z.std(0) + 1e-3)) @ p["b"]
@@ -223,9 +248,13 @@ def normalised(p, x):
 
 def test_batch_statistics_are_refused_or_credited_by_the_batch():
     model = Model(normalised)
-    for rule in (partial(node_perturbation, sigma=0.01), direct_feedback_alignment):
+    remedies = {
+        partial(node_perturbation, sigma=0.01): "pass batch=True",
+        direct_feedback_alignment: "use feedback_alignment, backprop or weight_perturbation, .* or running",
+    }
+    for rule, remedy in remedies.items():
         made = rule(model, squares)
-        with pytest.raises(ValueError, match=r"^apply: expected a model in which"):
+        with pytest.raises(ValueError, match=rf"^apply: expected a model in which.*{remedy}"):
             made.value_and_grad(KEY, W, made.init(KEY, W, X), X, Y)
     exact = jax.grad(lambda p: squares(normalised(p, X), Y).mean())(W)
     for rule in (backprop, feedback_alignment):
@@ -234,14 +263,17 @@ def test_batch_statistics_are_refused_or_credited_by_the_batch():
         state = state._replace(feedback=W) if rule is feedback_alignment else state
         grads = made.value_and_grad(KEY, W, state, X, Y)[1]
         jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-5), grads, exact)
-    made = node_perturbation(model, squares, sigma=1e-2, antithetic=True, noise="rademacher", batch=True)
-    keys = jax.random.split(KEY, 8000)
-    draws = jax.jit(jax.vmap(lambda key: made.value_and_grad(key, W, (), X, Y)[1]))(keys)
-    for name in W:
-        error = draws[name].std(0) / 8000**0.5
-        # The bias of a central difference is of second order in sigma: 1e-4 of the curvature's scale.
-        slack = 5 * error + 1e-2 * np.abs(exact[name]).max()
-        assert (np.abs(draws[name].mean(0) - exact[name]) <= slack).all(), name
+    for made in (
+        node_perturbation(model, squares, sigma=1e-2, antithetic=True, noise="rademacher", batch=True),
+        weight_perturbation(model, squares, sigma=1e-2, difference="central", noise="rademacher"),
+    ):
+        keys = jax.random.split(KEY, 8000)
+        draws = jax.jit(jax.vmap(lambda key, made=made: made.value_and_grad(key, W, (), X, Y)[1]))(keys)
+        for name in W:
+            error = draws[name].std(0) / 8000**0.5
+            # The bias of a central difference is of second order in sigma: 1e-4 of the curvature's scale.
+            slack = 5 * error + 1e-2 * np.abs(exact[name]).max()
+            assert (np.abs(draws[name].mean(0) - exact[name]) <= slack).all(), name
 
 
 def test_coupling_is_found_under_jit_and_with_traced_values_closed_over():
@@ -419,6 +451,24 @@ def test_no_optimizer_moves_what_is_not_trained():
 # Refused.
 
 
+@pytest.mark.parametrize(
+    ("read", "name", "params", "missing"),
+    [
+        (equations.body, "jit", {"program": None}, "jaxpr"),
+        (lambda equation: equations.split_scan(equation, []), "scan", {"num_constants": 0}, "num_carry"),
+        (equations.scan_options, "scan", {"length": 3, "backwards": False}, "reverse"),
+        (equations.remat_options, "remat2", {"prevent_cse": True, "keep": None}, "policy"),
+    ],
+)
+def test_an_equation_laid_out_in_another_way_is_refused_by_the_version_of_jax(read, name, params, missing):
+    equation = SimpleNamespace(primitive=SimpleNamespace(name=name), params=params)
+    with pytest.raises(equations.UnknownLayoutError, match=missing) as raised:
+        read(equation)
+    message = str(raised.value)
+    assert message.startswith(f"apply: expected the equation {name!r} with")
+    assert f"got parameters {sorted(params)}" in message and f"JAX {jax.__version__}" in message
+
+
 def value_and_grad(apply, params, rule=feedback_alignment, x=X, y=Y, loss=squares, **options):
     made = rule(Model(apply), loss, **options)
     return made.value_and_grad(KEY, params, made.init(KEY, params, x), x, y)
@@ -466,6 +516,11 @@ _NO_AXIS = "^apply: expected an output with a leading axis"
             ValueError,
             "^apply: expected at most one product.*a, b.*test_sites.py",
         ),
+        "cond of two products under direct feedback": (
+            lambda: value_and_grad(branching, {**W, "g": jnp.ones(3)}, direct_feedback_alignment),
+            ValueError,
+            "^apply: expected at most one product.*a, b.*test_sites.py",
+        ),
         "cond of two products on inputs": (
             lambda: value_and_grad(
                 lambda p, x: jax.lax.cond(True, lambda x: two_layers(p, x), lambda x: jnp.zeros((6, 2)), x), W
@@ -503,6 +558,22 @@ _NO_AXIS = "^apply: expected an output with a leading axis"
             ValueError,
             _NO_AXIS,
         ),
+        "parameter of another shape": (
+            lambda: value_and_grad(two_layers, {**W, "a": jnp.ones((5, 4))}),
+            ValueError,
+            r"^apply: expected params and x that fit the model, got params\['a'\] float32\[5, 4\], "
+            r"params\['b'\] .* and x float32\[6, 3\]: .*test_sites.py",
+        ),
+        "parameter left out": (
+            lambda: value_and_grad(two_layers, {"a": W["a"]}, backprop),
+            ValueError,
+            r"^apply: expected params and x that fit the model, got params\['a'\] .* KeyError\('b'\).*test",
+        ),
+        "x of other features": (
+            lambda: value_and_grad(two_layers, W, partial(weight_perturbation, sigma=0.1), x=X[:, :2]),
+            ValueError,
+            r"^apply: expected params and x that fit the model.* x float32\[6, 2\]: .*test_sites.py",
+        ),
         "scalar loss": (
             lambda: value_and_grad(two_layers, W, loss=lambda o, y: jnp.mean((o - y) ** 2)),
             ValueError,
@@ -516,7 +587,7 @@ _NO_AXIS = "^apply: expected an output with a leading axis"
         "where splits a site": (
             lambda: value_and_grad(scaled_product, {"a": W["a"][:, :2], "g": jnp.ones(2)}, NODE, where="a"),
             ValueError,
-            "^where: expected all parameters of the site 'dot_general' or none, a, g, got 'a'",
+            "^where: expected all parameters of the site 'dot_general' or none, a, g, got 'a'.*test_sites.py",
         ),
         "where": (lambda: value_and_grad(two_layers, W, where=3), TypeError, "^where: expected a glob"),
         "sigma": (lambda: node_perturbation(MODEL, squares, sigma=0.0), ValueError, "^sigma: "),

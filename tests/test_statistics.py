@@ -14,6 +14,7 @@ import pytest
 
 import lax_learning as ll
 from lax_learning import estimators, metrics
+from tests.registry import on_model
 
 KEY = jax.random.key(20)
 NUM_DRAWS = 20_000
@@ -167,6 +168,8 @@ def exact(network, loss, params=WEIGHTS, x=X, y=Y):
     return flat(jax.grad(lambda p: jnp.mean(loss(network.apply(p, x), y)))(params))
 
 
+both_contracts = pytest.mark.parametrize("contract", [lambda make: make, on_model], ids=["network", "model"])
+
 PERTURBATIONS = {
     "wp": (ll.weight_perturbation, {}),
     "wp_central": (ll.weight_perturbation, {"difference": "central"}),
@@ -182,6 +185,11 @@ PERTURBATIONS = {
         ll.node_perturbation,
         {"antithetic": True, "layerwise": True, "share_noise": True, "num_samples": 2},
     ),
+}
+
+
+PERTURBATIONS |= {
+    f"{name}_model": (on_model(make), options) for name, (make, options) in PERTURBATIONS.items()
 }
 
 
@@ -209,8 +217,9 @@ RECURRENT = ll.rnn(
         partial(ll.node_perturbation, sigma=0.01),
         partial(ll.weight_perturbation, sigma=0.01),
         partial(ll.forward_gradient, perturb="activities"),
+        partial(on_model(ll.node_perturbation), sigma=0.01),
     ],
-    ids=["np", "wp", "fg"],
+    ids=["np", "wp", "fg", "np_model"],
 )
 def test_perturbation_through_time_estimates_the_gradient(make):
     params = RECURRENT.init(jax.random.key(22))
@@ -258,16 +267,18 @@ def test_tutorial_node_perturbation_estimates_another_quantity():
     assert deviation(samples[:, : expected.size], expected).max() < SIGMAS
 
 
-def test_activity_node_perturbation_is_unbiased_in_one_layer_and_biased_in_two():
+@both_contracts
+def test_activity_node_perturbation_is_unbiased_in_one_layer_and_biased_in_two(contract):
     # In one layer the direction of the noise is isotropic, so that N E[(delta.u) u] = delta. In two,
     # the change of the second layer contains that of the first.
     single = ll.mlp((4, 3))
     params, y = single.init(jax.random.key(5)), jnp.ones((3, 3))
-    rule = ll.node_perturbation(single, ll.squared_error, sigma=0.01, variant="activity")
+    make = contract(ll.node_perturbation)
+    rule = make(single, ll.squared_error, sigma=0.01, variant="activity")
     samples = samples_of(rule.value_and_grad, params, X, y)
     assert deviation(samples, exact(single, ll.squared_error, params, X, y)).max() < SIGMAS
 
-    rule = ll.node_perturbation(CURVED, ll.squared_error, sigma=0.01, variant="activity")
+    rule = make(CURVED, ll.squared_error, sigma=0.01, variant="activity")
     samples = samples_of(rule.value_and_grad, WEIGHTS, X, Y)
     assert deviation(samples, exact(CURVED, ll.squared_error)).max() > SIGMAS
 
@@ -304,28 +315,31 @@ def test_feedback_rules_are_biased_below_the_output_and_exact_there(name):
 # Variances.
 
 
-def test_variance_of_weight_perturbation():
+@both_contracts
+def test_variance_of_weight_perturbation(contract):
     # Var[g_i] = g_i^2 + |g|^2: of a linear loss at any sigma.
     network = ll.mlp((4, 3))
     params = network.init(jax.random.key(7))
     x, y = X[:1], jnp.array([[1.0, -0.5, 2.0]])
-    rule = ll.weight_perturbation(network, linear_loss, sigma=1.0)
+    make = contract(ll.weight_perturbation)
+    rule = make(network, linear_loss, sigma=1.0)
     gradient = exact(network, linear_loss, params, x, y)
     samples = samples_of(rule.value_and_grad, params, x, y)
     assert variance_deviation(samples, gradient**2 + np.sum(gradient**2)).max() < SIGMAS
 
-    signs = ll.weight_perturbation(network, linear_loss, sigma=1.0, noise="rademacher")
+    signs = make(network, linear_loss, sigma=1.0, noise="rademacher")
     samples_of_signs = samples_of(signs.value_and_grad, params, x, y)
     expected = np.sum(gradient**2) - gradient**2
     assert variance_deviation(samples_of_signs, expected).max() < SIGMAS
     np.testing.assert_allclose(expected.sum(), (gradient.size - 1) * np.sum(gradient**2))  # in total D - 1
 
 
+@both_contracts
 @pytest.mark.parametrize("noise", ["normal", "rademacher"])
-def test_variance_of_node_perturbation(noise):
+def test_variance_of_node_perturbation(noise, contract):
     # Var[g_ij] = +-delta_i^2 x_j^2 + x_j^2 sum_k delta_k^2, the sum over the units of all layers.
     x, y = X[:1], Y[:1]
-    rule = ll.node_perturbation(STRAIGHT, linear_loss, sigma=1.0, noise=noise)
+    rule = contract(ll.node_perturbation)(STRAIGHT, linear_loss, sigma=1.0, noise=noise)
     samples = samples_of(rule.value_and_grad, WEIGHTS, x, y)
     signals = ll.backprop(STRAIGHT, linear_loss).signals
     assert signals is not None

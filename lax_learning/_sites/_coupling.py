@@ -25,7 +25,7 @@ def is_coupled(model: Model, params: Any, x: Any) -> bool:
     split = Split(model, params)
     leaves, structure = jax.tree.flatten((jax.tree.unflatten(split.structure, split.leaves), x))
     num_params = len(split.leaves)
-    examples = [jax.ShapeDtypeStruct((2, *leaf.shape[1:]), leaf.dtype) for leaf in leaves[num_params:]]
+    examples = [equations.resized(leaf, (2, *leaf.shape[1:])) for leaf in leaves[num_params:]]
 
     def outputs(leaves: list[Any]) -> list[Any]:
         output, _ = model(*jax.tree.unflatten(structure, leaves))
@@ -38,19 +38,31 @@ def is_coupled(model: Model, params: Any, x: Any) -> bool:
                 "apply: expected an output with a leading axis of examples as x, got "
                 f"{describe(shape)} for 2 examples"
             )
+    if equations.crosses_devices(body.jaxpr):
+        return True
+    like = [*body.consts, *leaves[:num_params], *examples]
+
+    @jax.jit
+    def run(values: list[Any]) -> list[Any]:
+        values = list(map(equations.vary_as, values, like))
+        return equations.evaluate(body, values[: len(body.consts)], values[len(body.consts) :])
+
+    # Compiled before anything is evaluated: constants of `jax.shard_map` are not for single values.
+    compiled = run.lower([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in like]).compile()
     rng = np.random.default_rng(0)
     with jax.ensure_compile_time_eval():
         consts = [made_up(rng, leaf) if isinstance(leaf, Tracer) else leaf for leaf in body.consts]
         weights = [made_up(rng, leaf) for leaf in leaves[:num_params]]
         kept, changed = ([made_up(rng, leaf, number) for leaf in examples] for number in (0, 1))
         mixed = [jnp.concatenate([a[:1], b[1:]]) for a, b in zip(kept, changed, strict=True)]
-        run = jax.jit(lambda args: equations.evaluate(body, consts, args))
-        first, second = run([*weights, *kept]), run([*weights, *mixed])
-        return any(not np.array_equal(_bits(a[0]), _bits(b[0])) for a, b in zip(first, second, strict=True))
+        first, second = (compiled([*consts, *weights, *values]) for values in (kept, mixed))
+        return any(not np.array_equal(_bits(a)[0], _bits(b)[0]) for a, b in zip(first, second, strict=True))
 
 
 def _bits(value: Any) -> np.ndarray:
-    return np.asarray(value).view(np.uint8) if np.ndim(value) else np.asarray(value).reshape(1).view(np.uint8)
+    """The bytes of every example."""
+    value = np.asarray(value)
+    return np.ascontiguousarray(value).reshape(len(value), -1).view(np.uint8)
 
 
 def made_up(rng: np.random.Generator, like: Any, number: int = 0) -> Any:

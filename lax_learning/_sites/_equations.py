@@ -67,6 +67,18 @@ def inner_programs(equation: Any) -> list[Any]:
     return [program for program in held if hasattr(program, "eqns")]
 
 
+def crosses_devices(program: Any) -> bool:
+    """Returns whether a program joins values of several devices, as a mean over a mesh axis does."""
+    for equation in program.eqns:
+        axes = equation.params.get("axes", equation.params.get("axis_name", ()))
+        is_named = any(isinstance(axis, str) for axis in (axes if isinstance(axes, tuple) else (axes,)))
+        if is_named and equation.primitive.name not in SHAPES:
+            return True
+        if any(crosses_devices(getattr(inner, "jaxpr", inner)) for inner in inner_programs(equation)):
+            return True
+    return False
+
+
 def split_scan(equation: Any, values: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
     """Splits the inputs of a scan into constants, initial carry and sequences."""
     params = equation.params
@@ -101,6 +113,32 @@ def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
     with equation.ctx.manager:
         result = equation.primitive.bind(*values, **params)
     return list(result) if equation.primitive.multiple_results else [result]
+
+
+def vary_as(tree: Any, *others: Any) -> Any:
+    """Returns a pytree whose arrays differ between devices, inside `jax.shard_map`, wherever others do.
+
+    An equation takes operands that differ over the same axes of devices; only tracing makes them alike.
+    """
+
+    def axes_of(leaf: Any) -> frozenset[Any]:
+        is_typed = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+        return jax.typeof(leaf).manual_axis_type.varying if is_typed else frozenset()
+
+    axes = frozenset().union(*map(axes_of, jax.tree.leaves(others)))
+
+    def of(leaf: Any) -> Any:
+        missing = axes - axes_of(leaf)
+        return jax.lax.pcast(leaf, tuple(sorted(missing)), to="varying") if missing else leaf
+
+    return jax.tree.map(of, tree) if axes else tree
+
+
+def resized(leaf: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """Returns the type of an array with another shape."""
+    of = jax.typeof(leaf)
+    sharding = jax.sharding.NamedSharding(of.sharding.mesh, jax.P())
+    return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding, manual_axis_type=of.manual_axis_type)
 
 
 def is_literal(atom: Any) -> bool:

@@ -6,16 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Float32, Shaped
+from jaxtyping import ArrayLike, Float32, Shaped
 
 from lax_learning._checks import as_array, check_count, check_memory, describe
 
 
 class Dataset(NamedTuple):
-    """Inputs and their targets, example by example, in the shapes and types that `value_and_grad` takes."""
+    """Inputs and their targets, example by example, in the shapes and types that `value_and_grad` takes.
 
-    x: Float[Array | np.ndarray, "n features"]
-    y: Float[Array | np.ndarray, "n classes"]
+    Fields:
+      x: array or pytree of arrays with a leading axis of examples, such as `[n, features]`.
+      y: likewise, such as `[n, classes]`, or a dict of targets and weights of examples.
+    """
+
+    x: Any
+    y: Any
 
 
 class Splits(NamedTuple):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lax_learning._checks import as_params, check_count
+from lax_learning._sites._equations import vary_as
 from lax_learning.estimators._draws import as_gradient, join_aux, mean_over_draws, scaled, split_aux
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Estimator, Key, Params
@@ -84,7 +85,8 @@ def forward_gradient(
 
         def draw(key: Key) -> Params:
             direction = draw_noise(key, params)
-            _, change = directional_derivative(lambda w: checked(w, *args, **kwargs)[0], params, direction)
+            at = vary_as(params, direction)
+            _, change = directional_derivative(lambda w: checked(w, *args, **kwargs)[0], at, direction)
             slope = jnp.mean(change)
             return jax.tree.map(lambda v: scaled(slope, v), direction)
 

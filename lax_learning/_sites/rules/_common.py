@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import as_arrays, check_callable, check_floating, describe, is_numbers
+from lax_learning._checks import as_arrays, check_callable, check_floating, check_key, describe, is_numbers
 from lax_learning._precision import raised
 from lax_learning._sites._coupling import is_coupled
 from lax_learning._sites._plan import Site, Tap
@@ -34,6 +34,7 @@ class ModelRule(NamedTuple):
 
 def no_state(key: Key, params: Params, x: Any) -> tuple[()]:
     """State of a rule that remembers nothing."""
+    check_key("key", key)
     return ()
 
 
@@ -132,6 +133,7 @@ def select(program: Program, where: Where) -> Sites:
             raise ValueError(
                 f"where: expected all parameters of the site {site.operation!r} or none, "
                 f"{', '.join(names)}, got {where!r}, which splits them"
+                + (f" at {site.source}" if site.source else "")
             )
     taps = [tap for tap in program.plan.all_taps if any(site.leaves & chosen for site in tap.sites)]
     return Sites(program, taps, paths)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from lax_learning._checks import check_instance, check_key
+from lax_learning._precision import raised
+from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
@@ -19,7 +21,7 @@ from lax_learning._sites.rules._common import (
     losses_of,
     select,
 )
-from lax_learning.models import Model, Where
+from lax_learning.models import Model, Split, Where
 from lax_learning.types import Key, Loss, Params
 
 FeedbackInit = Callable[[Key, Array], Array]
@@ -47,7 +49,7 @@ def same_scale(key: Key, operand: Array) -> Array:
     An operand of zeros gets `1 / sqrt(rows)`, so that errors pass; another constant, such as a gain of ones,
     is its own feedback.
     """
-    wide = operand.astype(jnp.promote_types(operand.dtype, jnp.float32))
+    wide = operand.astype(raised(operand))
     spread = jnp.std(wide)
     rows = operand.shape[0] if operand.ndim else 1
     drawn = jax.random.normal(key, operand.shape, wide.dtype)
@@ -88,6 +90,7 @@ def through_feedback(
     x: Any,
     y: Any,
     *,
+    varying: Any,
     feedback: Callable[[Program, Sites], PyTree | None],
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
 ) -> tuple[Any, Params]:
@@ -95,6 +98,7 @@ def through_feedback(
 
     Args:
       model, loss, where, params, x, y: as of a rule.
+      varying: what the feedback is made of; inside `jax.shard_map` it may differ between devices.
       feedback: `(program, sites) -> feedback`, a pytree with the structure of params; None for the params.
       transport: `(w, feedback) -> weights` for the errors of one product, from its operand and from that of
         the feedback.
@@ -103,7 +107,8 @@ def through_feedback(
       `(loss, grads)`, as of `value_and_grad`.
     """
     x, size = as_batch(x)
-    program = Program(model, params, x)
+    split, x = Split(model, params), vary_as(x, varying)
+    program = Program(model, vary_as(split.merge(split.parameters), varying), x)
     sites = select(program, where)
     held = feedback(program, sites)
     mates = None if held is None else partners(program, held)
@@ -113,11 +118,12 @@ def through_feedback(
         return linked(op, w, x, transport(w, partner)) if _has_feedback(site, sites) else op(w, x)
 
     def mean_loss(parameters: list[Any]) -> tuple[Any, Any]:
+        parameters = vary_as(parameters, varying)
         output, aux, _ = program.run(parameters, x, Hooks(product=product), feedback=mates)
         return jnp.mean(losses_of(loss, output, y, size)), aux
 
-    (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(program.split.parameters)
-    return joined(value, aux, model), program.split.gradients(grads)
+    (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(split.parameters)
+    return joined(value, aux, model), split.gradients(grads)
 
 
 def _has_feedback(site: Site, sites: Sites) -> bool:

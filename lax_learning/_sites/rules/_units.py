@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lax_learning._precision import is_half, widened
+from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._run import Hooks
 from lax_learning._sites.rules._common import (
@@ -24,7 +25,7 @@ from lax_learning._sites.rules._common import (
 )
 from lax_learning.estimators._draws import scaled
 from lax_learning.models import Model, Split, Where
-from lax_learning.types import Loss, Params
+from lax_learning.types import Key, Loss, Params
 
 Taps = dict[int, Array]
 """Values by the index of a tap, with an axis of examples in front where credit goes by example."""
@@ -59,15 +60,18 @@ class Units(NamedTuple):
         return {tap.index: jax.ShapeDtypeStruct((*lead, *tap.shape), tap.dtype) for tap in self.taps}
 
 
-def at_units(model: Model, loss: Loss, params: Params, x: Any, y: Any, *, where: Where, batch: bool) -> Units:
+def at_units(
+    model: Model, loss: Loss, key: Key, params: Params, x: Any, y: Any, *, where: Where, batch: bool
+) -> Units:
     """Runs a model on a batch and opens its pre-activations.
 
     Args:
-      model, loss, params, x, y: as of a rule.
+      model, loss, key, params, x, y: as of a rule.
       where: which parameters' units are opened.
       batch: whether credit is for the mean loss of the batch.
     """
     x, size = as_batch(x)
+    x = vary_as(x, key)
     if not batch:
         check_uncoupled(model, params, x, "pass batch=True for credit by the loss of the batch")
     split = Split(model, params)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lax_learning._checks import check_key
+from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Read, Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
@@ -24,9 +25,14 @@ from lax_learning._sites.rules._common import (
     one_example,
     select,
 )
-from lax_learning._sites.rules._feedback import FeedbackState, check_state
+from lax_learning._sites.rules._feedback import FeedbackState, check_products, check_state
 from lax_learning.models import Model, Where, check_where
 from lax_learning.types import Key, Loss, Params
+
+_REMEDY = (
+    "use feedback_alignment, backprop or weight_perturbation, which take the batch as it is, "
+    "node_perturbation with batch=True, or running statistics in the place of those of the batch"
+)
 
 DirectInit = Callable[[Key, jax.ShapeDtypeStruct], Array]
 """`(key, like) -> feedback` of the shape `[..., units, outputs]` and dtype of `like`."""
@@ -129,7 +135,8 @@ def direct_feedback_alignment(
       The rule, with a `FeedbackState` whose feedback is a dict `"read/output" -> B`.
 
     Raises:
-      ValueError: at trace time, for a model that couples examples or an output that is not floating.
+      ValueError: at trace time, for a model that couples examples, or a `cond` or a function with a
+        derivative of its own around several products.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -175,9 +182,11 @@ def direct_feedback_alignment(
         check_state(state)
         check_key("key", key)
         x, size = as_batch(x)
-        check_uncoupled(model, params, x, "use backprop, feedback alignment or weight perturbation")
+        x = vary_as(x, state)
+        check_uncoupled(model, params, x, _REMEDY)
         program, run = by_example(model, params, x)
         sites, ways = select(program, where), routes(program)
+        check_products(program, sites)
         _check_feedback(state.feedback, ways)
 
         def blocked(site: Site, op: Bilinear, w: Any, x: Any, *_: Any) -> Any:

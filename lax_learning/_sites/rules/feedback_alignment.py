@@ -68,7 +68,9 @@ def feedback_alignment(
     ) -> tuple[Any, Params, FeedbackState]:
         check_state(state)
         check_key("key", key)
-        value, grads = through_feedback(model, loss, where, params, x, y, feedback=lambda *_: state.feedback)
+        value, grads = through_feedback(
+            model, loss, where, params, x, y, varying=state, feedback=lambda *_: state.feedback
+        )
         return value, grads, state
 
     return ModelRule(init, value_and_grad, model.trainable)

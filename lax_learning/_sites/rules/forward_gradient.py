@@ -80,7 +80,7 @@ def forward_gradient(
 
     def along_activities(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_key("key", key)
-        units = at_units(model, loss, params, x, y, where=where, batch=batch)
+        units = at_units(model, loss, key, params, x, y, where=where, batch=batch)
 
         def draw(key: Key) -> Taps:
             direction = draw_noise(key, units.shapes())

@@ -99,7 +99,9 @@ def kolen_pollack(
         check_instance("state", state, KolenPollackState, "the state of the rule's init(key, params, x)")
         check_key("key", key)
         feedback = state.feedback
-        value, grads = through_feedback(model, loss, where, params, x, y, feedback=lambda *_: feedback)
+        value, grads = through_feedback(
+            model, loss, where, params, x, y, varying=state, feedback=lambda *_: feedback
+        )
 
         def decayed(b: Any, g: Any, w: Any) -> Any:
             return g + jnp.asarray(decay, g.dtype) * w

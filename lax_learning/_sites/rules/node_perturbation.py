@@ -105,7 +105,7 @@ def node_perturbation(
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_key("key", key)
-        units = at_units(model, loss, params, x, y, where=where, batch=batch)
+        units = at_units(model, loss, key, params, x, y, where=where, batch=batch)
         check_resolved("sigma", sigma, units.losses.dtype, *units.dtypes)
         scale = jnp.asarray(sigma, units.losses.dtype)
         groups = [[tap] for tap in units.taps] if layerwise else [units.taps]

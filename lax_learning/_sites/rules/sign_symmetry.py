@@ -105,7 +105,7 @@ def sign_symmetry(
         }[magnitude]
         transport = unit if magnitude == "unit" else drawn
         value, grads = through_feedback(
-            model, loss, where, params, x, y, feedback=feedback, transport=transport
+            model, loss, where, params, x, y, varying=(key, state), feedback=feedback, transport=transport
         )
         return value, grads, state
 
