@@ -188,7 +188,9 @@ def _on_model(rule: ModelRule, init: Callable[[Key], Params] | None, absorb: Any
         if rule.trainable is None:
             return params
         paths = iter(leaf_paths(params))
-        return jax.tree.map(lambda leaf: leaf if selects(rule.trainable, next(paths)) else None, params)
+        return jax.tree.map(
+            lambda leaf: leaf if selects(rule.trainable, next(paths), "trainable") else None, params
+        )
 
     return _Started(start, value_and_grad, lambda params, state: params, absorbed, parameters)
 

@@ -82,6 +82,34 @@ MAKERS = {
 }
 
 
+@pytest.mark.parametrize("name", ["backprop", "feedback_alignment", "direct_feedback_alignment"])
+def test_arguments_of_a_rule_by_name(name):
+    make = getattr(ll, name)
+    for kind in ({"network": NETWORK}, {"model": MODEL}):
+        assert type(make(**kind, loss=ll.squared_error)) is type(make(*kind.values(), ll.squared_error))
+    refuses(lambda: make(loss=ll.squared_error), TypeError, "^network: expected a Network, .*got None")
+    refuses(lambda: make(model=MODEL), TypeError, "^loss: expected a function .*got None")
+    refuses(
+        lambda: make(NETWORK, ll.squared_error, model=MODEL),
+        TypeError,
+        "^model: expected a Network or a Model, not both, got Model",
+    )
+
+
+CALLS_WITHOUT_KEY = {
+    "backprop": lambda *args: estimators.backprop(jnp.dot)(*args),
+    "weights": lambda *args: estimators.weight_perturbation(jnp.dot, sigma=0.1)(*args),
+    "forward": lambda *args: estimators.forward_gradient(jnp.dot)(*args),
+    "spsa": lambda *args: estimators.spsa(jnp.dot, perturbation=lambda count: 0.1)(*args, count=0),
+}
+
+
+@pytest.mark.parametrize("estimate", CALLS_WITHOUT_KEY.values(), ids=CALLS_WITHOUT_KEY)
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_estimators_without_a_key(estimate, transform):
+    refuses(lambda: transform(estimate)(W, W), TypeError, r"^key: expected one key, .*got float32\[2\]")
+
+
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_what_a_rule_is_made_of(make):
     refuses(lambda: make((3, 2), ll.squared_error), TypeError, r"^network: expected a Network, .*got tuple")
@@ -229,6 +257,36 @@ def test_sigma_that_the_dtype_cannot_hold(name, dtype):
         ),
         "params bool": (wp(W > 0), TypeError, r"^params: expected a floating-point array, got bool\[2\]"),
         "loss_fn": (wp(loss="sum"), TypeError, "^loss_fn: expected a function .*got 'sum'"),
+        "loss of nothing": (
+            wp(loss=lambda w: w[:0]),
+            ValueError,
+            r"^loss_fn: expected the loss of at least one example, got float32\[0\]",
+        ),
+        "num_samples": (
+            wp(num_samples=10**400),
+            ValueError,
+            "^num_samples: expected arrays of at most 2147483647 entries",
+        ),
+        "rate that is 0": (
+            lambda: estimators.spall_gains(1e-50, 0.1),
+            ValueError,
+            "^a: expected a number that float32 can tell from 0, got 1e-50",
+        ),
+        "perturbation that is infinite": (
+            lambda: estimators.spall_gains(0.1, 1e300),
+            ValueError,
+            "^c: expected a number that float32 can tell from infinity, got 1e[+]300",
+        ),
+        "loss of half precision": (
+            wp(W.astype(jnp.bfloat16)),
+            TypeError,
+            r"^loss_fn: expected a loss in float32 or wider.*got bfloat16\[\]",
+        ),
+        "loss of half precision ": (
+            lambda: estimators.spsa(jnp.sum, perturbation=lambda count: 0.1)(KEY, W.astype("half"), count=0),
+            TypeError,
+            r"^loss_fn: expected a loss in float32 or wider.*got float16\[\]",
+        ),
         "loss matrix": (
             wp(loss=lambda w: jnp.ones((3, 2))),
             TypeError,

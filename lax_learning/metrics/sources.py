@@ -15,6 +15,7 @@ from lax_learning._checks import (
     check_inputs,
     check_instance,
     check_key,
+    check_samples,
     check_targets,
 )
 from lax_learning._lazily import lazily
@@ -49,7 +50,7 @@ def draw_moments(
     """
     check_instance("rule", rule, Rule, "a Rule")
     check_key("key", key)
-    check_count("num_samples", num_samples, 3)
+    check_samples("num_samples", num_samples, 3)
     if reference is None:
         raise TypeError("reference: expected the exact gradients, got None")
     expected = without_feedback_of("reference", reference)

@@ -10,10 +10,10 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import (
     check_choice,
-    check_count,
     check_flag,
     check_positive,
     check_resolved,
+    check_samples,
     check_scalar,
 )
 from lax_learning._precision import is_half, raised
@@ -159,7 +159,7 @@ def node_perturbation(
     check_scalar("sigma", sigma)
     for name, flag in (("antithetic", antithetic), ("layerwise", layerwise), ("share_noise", share_noise)):
         check_flag(name, flag)
-    check_count("num_samples", num_samples)
+    check_samples("num_samples", num_samples)
     check_choice("variant", variant, _VARIANTS)
     run, credit, sees_noisy_inputs = _VARIANTS[variant]
     if sees_noisy_inputs and (num_samples > 1 or antithetic or layerwise):

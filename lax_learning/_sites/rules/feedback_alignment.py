@@ -103,7 +103,7 @@ def feedback_alignment(
 
     def init(key: Key, params: Params, x: Any) -> FeedbackState:
         check_key("key", key)
-        program = Program(model, params, as_batch(x)[0])
+        program = Program(model, params, as_batch(x, only_shapes=True)[0])
         sites = select(program, where)
         needed = frozenset().union(
             *(site.leaves for site in program.plan.all_sites if _has_feedback(site, sites))

@@ -8,11 +8,11 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import (
     check_choice,
-    check_count,
     check_flag,
     check_key,
     check_positive,
     check_resolved,
+    check_samples,
 )
 from lax_learning._precision import is_half, raised, widened
 from lax_learning._sites._plan import Tap
@@ -30,8 +30,8 @@ from lax_learning._sites.rules._common import (
     joined,
     losses_of,
     masked,
-    no_state,
     select,
+    stateless,
 )
 from lax_learning.estimators._draws import mean_over_draws, scaled
 from lax_learning.models import Model, Split, Where, check_where
@@ -108,7 +108,7 @@ def node_perturbation(
     """
     check_loss(loss)
     check_positive("sigma", sigma)
-    check_count("num_samples", num_samples)
+    check_samples("num_samples", num_samples)
     check_choice("variant", variant, ("unbiased", "activity"))
     check_where("where", where)
     flags = {"antithetic": antithetic, "layerwise": layerwise, "share_noise": share_noise, "batch": batch}
@@ -183,7 +183,7 @@ def node_perturbation(
         grads = [g.astype(w.dtype) for g, w in zip(grads, split.parameters, strict=True)]
         return value, split.gradients(masked(grads, sites.selected)), state
 
-    return ModelRule(no_state, value_and_grad, model.trainable)
+    return ModelRule(stateless(model), value_and_grad, model.trainable)
 
 
 def _noise_like(tap: Tap, lead: tuple[int, ...], shared: bool) -> jax.ShapeDtypeStruct:

@@ -2,11 +2,21 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from lax_learning import estimators
-from lax_learning._checks import check_key
-from lax_learning._sites.rules._common import ModelRule, as_batch, check_loss, losses_of, no_state
+from lax_learning._checks import check_key, check_resolved
+from lax_learning._precision import widened
+from lax_learning._sites.rules._common import (
+    ModelRule,
+    as_batch,
+    check_loss,
+    check_wide,
+    losses_of,
+    stateless,
+)
 from lax_learning.models import Model, Split
 from lax_learning.noise import Noise
 from lax_learning.types import Key, Loss, Params
@@ -38,7 +48,9 @@ def weight_perturbation(
       The rule; its state is empty.
 
     Raises:
-      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown.
+      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown; at trace time, for a sigma that is
+        0 or infinite in the dtype of the parameters.
+      TypeError: at trace time, for a model that itself casts to half precision.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -74,7 +86,21 @@ def weight_perturbation(
         check_key("key", key)
         x, size = as_batch(x)
         split = Split(model, params)
-        value, grads = estimate(key, split.parameters, split, x, y, size)
+        check_resolved("sigma", sigma, *(leaf.dtype for leaf in split.parameters))
+        # Half precision would round differences away: the passes run in float32, on the same parameters.
+        params = split.merge(split.parameters)
+        wide, wide_x = widened((params, x))
+        check_wide(model, wide, wide_x)
+        wide_split = Split(model, wide)
+        value, grads = estimate(key, wide_split.parameters, wide_split, wide_x, y, size)
+        grads = [g.astype(w.dtype) for g, w in zip(grads, split.parameters, strict=True)]
+        if model.has_aux:
+            _, like = jax.eval_shape(model, params, x)
+            value = value[0], jax.tree.map(_narrowed, value[1], like)
         return value, split.gradients(grads), state
 
-    return ModelRule(no_state, value_and_grad, model.trainable)
+    return ModelRule(stateless(model), value_and_grad, model.trainable)
+
+
+def _narrowed(leaf: Any, like: jax.ShapeDtypeStruct) -> Any:
+    return leaf if jnp.result_type(leaf) == like.dtype else leaf.astype(like.dtype)
