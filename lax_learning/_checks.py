@@ -19,12 +19,14 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
         raise ValueError(f"{name}: expected one of {sorted(choices)}, got {value!r}")
 
 
-def check_count(name: str, value: Any, minimum: int = 1) -> None:
-    """Raises unless `value` is an int of at least `minimum`."""
+def check_count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> None:
+    """Raises unless `value` is an int of at least `minimum`, and at most `maximum` if there is one."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected an int, got {_short(value)}")
     if value < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name}: expected at most {maximum}, got {_short(value)}")
 
 
 def check_samples(name: str, value: Any, minimum: int = 1) -> None:

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from lax_learning._checks import (
+    MAX_ENTRIES,
     as_arrays,
     check_callable,
     check_count,
@@ -152,9 +153,9 @@ def _on_network(rule: Rule | StatefulRule) -> _Started:
 
 
 def _on_model(rule: ModelRule, init: Callable[[Key], Params] | None, absorb: Any) -> _Started:
-    check_callable("init", init, "the model's function key -> params")
+    check_callable("init", init, "the model's function key -> params", num_arguments=1)
     if absorb is not None:
-        check_callable("absorb", absorb, "a function (params, aux) -> params")
+        check_callable("absorb", absorb, "a function (params, aux) -> params", num_arguments=2)
 
     def start(key: Key, x: Any) -> tuple[Params, Any]:
         params_key, state_key = jax.random.split(key)
@@ -252,7 +253,7 @@ def make_train(
       >>> jax.jit(train)(jax.random.key(1), data).losses.shape
       (6,)
     """
-    check_count("num_updates", num_updates)
+    check_count("num_updates", num_updates, maximum=MAX_ENTRIES)
     check_count("batch_size", batch_size)
     every = num_updates if every is None else every
     check_count("every", every)

@@ -96,6 +96,84 @@ def test_arguments_of_a_rule_by_name(name):
     )
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_data_of_half_precision_are_labelled_in_float32(dtype):
+    drawn = data.relu_net(KEY, 16, num_units=50, sizes=(4000, 0, 0), dtype=dtype).train
+    w_key, v_key, _ = jax.random.split(KEY, 3)
+    w, v = (
+        jax.random.uniform(key, shape, dtype, -1, 1).astype(float)
+        for key, shape in ((w_key, (16, 50)), (v_key, (50, 2)))
+    )
+    labels = jnp.argmax(jax.nn.relu(drawn.x.astype(float) @ w) @ v, axis=-1)
+    assert np.mean(jnp.argmax(drawn.y, axis=-1) == labels) > 0.999
+    problem = data.planted(70_000, 1, dtype=dtype)  # whose sum of squares is beyond float16
+    x, y = problem.sample(KEY, problem.init(KEY), 4)
+    np.testing.assert_allclose(jnp.linalg.norm(x.astype(float), axis=1), 1, rtol=0.01)
+    assert jnp.any(y)
+
+
+@parametrize_cases(
+    {
+        "updates": (train(DATA, num_updates=2**31), ValueError, "^num_updates: expected at most"),
+        "init of two": (
+            lambda: ll.make_train(
+                ll.backprop(MODEL, ll.squared_error),
+                optax.sgd(0.1),
+                num_updates=1,
+                batch_size=1,
+                init=lambda key, x: W,
+            ),
+            TypeError,
+            r"^init: expected the model's function key -> params, got a function of \(key, x\)",
+        ),
+        "absorb of one": (
+            lambda: ll.make_train(
+                ll.backprop(MODEL, ll.squared_error),
+                optax.sgd(0.1),
+                num_updates=1,
+                batch_size=1,
+                init=lambda key: W,
+                absorb=lambda params: params,
+            ),
+            TypeError,
+            r"^absorb: expected a function \(params, aux\) -> params, got a function of \(params\)",
+        ),
+        "tokens": (
+            lambda: train(data.Splits(data.Dataset(X, np.full((5, 2), 2**40)), None, None))(),
+            ValueError,
+            f"^data.train.y: expected numbers that int32 can hold, got {2**40}",
+        ),
+        "masked": (
+            lambda: train(data.Splits(data.Dataset(np.ma.ones((5, 3)), Y), None, None))(),
+            TypeError,
+            r"^data.train.x: expected an array of real numbers, got float64\[5, 3\]",
+        ),
+        "ensemble of text": (
+            lambda: ll.ensemble(lambda key: 1.0)("keys"),
+            TypeError,
+            r"^args\[0\]: expected an array, got 'keys'",
+        ),
+        "ensemble of shapes": (
+            lambda: ll.ensemble(lambda key: 1.0)(jax.ShapeDtypeStruct((2,), jnp.float32)),
+            TypeError,
+            r"^args\[0\]: expected an array, got ShapeDtypeStruct float32\[2\]",
+        ),
+        "ensemble that returns text": (
+            lambda: ll.ensemble(lambda key: "a")(jax.random.split(KEY, 2)),
+            TypeError,
+            "^function: expected an array, got 'a'",
+        ),
+        "planted": (
+            lambda: data.planted(10**12),
+            ValueError,
+            "^num_features, num_units: expected arrays of at most 2147483647 entries",
+        ),
+    }
+)
+def test_runs_ensembles_and_data(call, error, pattern):
+    refuses(call, error, pattern)
+
+
 CALLS_WITHOUT_KEY = {
     "backprop": lambda *args: estimators.backprop(jnp.dot)(*args),
     "weights": lambda *args: estimators.weight_perturbation(jnp.dot, sigma=0.1)(*args),
