@@ -31,7 +31,7 @@ class _Traced(NamedTuple):
 
 
 class _Program(NamedTuple):
-    """What is compiled, and its first argument."""
+    """Compiled program, and its first argument."""
 
     compiled: jax.stages.Compiled
     shared: tuple[jax.Array, list[jax.Array]]

@@ -48,7 +48,7 @@ class TrainState(NamedTuple):
 
 
 class History(NamedTuple):
-    """What a run leaves behind.
+    """Result of a run.
 
     Fields:
       losses: loss of the batch before each update, `[num_updates]`.

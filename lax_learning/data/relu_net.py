@@ -21,7 +21,7 @@ def relu_net(
     sizes: Sequence[int] = (7_500, 0, 2_500),
     dtype: DTypeLike = jnp.float32,
 ) -> Splits:
-    """Which of two random read-outs of random ReLU units is larger?
+    """Draws points and the larger of two random read-outs of random ReLU units.
 
     `x, W, V ~ U(-1, 1)`, `y = one_hot(argmax(relu(x W) V))`
 

@@ -1,4 +1,4 @@
-"""What the perturbation estimators share: losses, aux, and means over draws in bounded memory."""
+"""Shared parts of the perturbation estimators: losses, aux, and means over draws in bounded memory."""
 
 from collections.abc import Callable
 from typing import Any

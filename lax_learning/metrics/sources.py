@@ -104,7 +104,7 @@ def example_moments(
 
 
 def _is_dense(network: Network, params: Params, x: Array) -> bool:
-    """Whether every layer multiplies one vector an example with its weights."""
+    """Returns whether every layer multiplies one vector an example with its weights."""
     inputs = jax.eval_shape(lambda p, x: network.forward(p, x).inputs, params, x)
     layers = zip(network.layers, inputs, strict=True)
     return all(layer.linear is dense_product and read.ndim == 2 for layer, read in layers)

@@ -34,7 +34,7 @@ from lax_learning.types import Estimator, Key, Rule
 
 
 class MetaParams(NamedTuple):
-    """What is learned upstream.
+    """Parameters that are learned upstream.
 
     Fields:
       tables: of all plastic layers.

@@ -67,7 +67,7 @@ def _by_normalised_change(noise: Layers, change: Layers) -> Layers:
 
 
 class _Variant(NamedTuple):
-    """Where the noise goes in, what the credit is proportional to, and which inputs the synapse sees.
+    """Place of the noise, what the credit is proportional to, and which inputs the synapse sees.
 
     `credit` takes the noise and the change of the values it went into, both in units of sigma.
     """

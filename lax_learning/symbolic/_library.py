@@ -207,7 +207,7 @@ def _check_derivatives(entry: list[Expression], file: str, line: int, columns: l
             return np.asarray(values, np.float64), np.asarray(gradients, np.float64)
 
     def noise(rough: np.ndarray, exact: np.ndarray) -> np.ndarray:
-        """What rounding may add to every number; 0 where float32 cannot hold it."""
+        """Returns the rounding error of every number; 0 where float32 cannot hold it."""
         with np.errstate(all="ignore"):
             error = np.where(np.isfinite(rough), np.abs(rough - exact), 0)
         error[::2], error[1::2] = error[::2].max(), error[1::2].max()
