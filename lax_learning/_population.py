@@ -96,7 +96,7 @@ def population_size(params: PyTree, axes: PyTree) -> int:
 
 
 def charge_leaves(charges: Callable[[PyTree], PyTree], params: PyTree, axes: PyTree) -> tuple[bool, ...]:
-    """Returns the leaves of `params` that the function `charges` picks; raises unless they have a neuron axis."""
+    """Returns which leaves of `params` are charges; raises unless they have a neuron axis."""
     named, structure = jax.tree_util.tree_flatten_with_path(params)
     leaves = [_Leaf(f"params{jax.tree_util.keystr(path)}") for path, _ in named]
     try:

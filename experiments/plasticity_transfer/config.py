@@ -95,7 +95,7 @@ class Config(Settings):
     double_softmax: bool = True
     """Apply the cross-entropy to softmax outputs, as the published code does."""
     attempts: Count = 2
-    """Largest number of times that a seed is run upstream until it reaches the accuracy below (the notebook has
+    """Largest number of upstream runs of a seed until it reaches the accuracy below (the notebook has
     no limit, the later ones 3)."""
     least_accuracy: Share = 0.7
     """Balanced test accuracy below which the notebook repeats an upstream run. Results are given with and
