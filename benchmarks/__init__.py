@@ -1,4 +1,4 @@
-"""How fast and how good the library is, against the loops people run today."""
+"""Speed and quality of the library, against the loops people run today."""
 
 from experiments import end_at_interrupt
 

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: the least time that a piece of work takes on it."""
+"""Limits of this machine, measured: the least time that a piece of work takes on it."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from experiments import memory
 
 
 class Floors(NamedTuple):
-    """What this machine can do at most, measured.
+    """Limits of this machine, measured.
 
     Fields:
       flops: of float32 matrix products, operations a second.

@@ -1,4 +1,4 @@
-"""How many times as fast as the loops people run today, and how near to what the machine can do.
+"""Speed relative to the loops people run today, and to what the machine can do.
 
     python -m benchmarks.throughput --quick
 
@@ -163,7 +163,7 @@ def write(path: Path, deciding: dict[str, Any], floors: Floors, measured: Measur
 
 
 def read(path: Path) -> Measured:
-    """What is measured already, of the cases that there are."""
+    """Reads what is measured already, of the cases that there are."""
     written, cases = json.loads(path.read_text()), {(case.system, case.name): case for case in CASES}
     return {
         (cases[row["system"], row["case"]], row["seeds"]): report.comparison_of(row, details)

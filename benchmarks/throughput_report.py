@@ -1,4 +1,4 @@
-"""What the throughput benchmark leaves: rows, a table, and a figure of the ratios with their goals."""
+"""Report of the throughput benchmark: rows, a table, and a figure of the ratios with their goals."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class Result(NamedTuple):
         return dict(zip(COLUMNS, values, strict=True))
 
     def details(self) -> dict[str, Any]:
-        """What belongs to the row beside times: its goal, and how many seeds this machine holds."""
+        """Details of the row beside times: its goal, and how many seeds this machine holds."""
         return {
             "system": self.case.system, "case": self.case.name, "seeds": self.seeds,
             "goal": self.case.goal_at(self.seeds), "seeds_that_fit": self.seeds_that_fit(),
@@ -47,7 +47,7 @@ class Result(NamedTuple):
 
 
 def comparison_of(row: dict[str, Any], details: dict[str, Any]) -> Comparison:
-    """What was measured, from a row and its details."""
+    """Measurement from a row and its details."""
     both = {**row, **details}
     return Comparison(*(both[name] for name in Comparison._fields))
 

@@ -42,7 +42,7 @@ class Ours(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What came out; seconds are those of one piece of work, the medians over the repeats.
+    """Result of a measurement; seconds are those of one piece of work, the medians over the repeats.
 
     Fields:
       ours_s: of the library, for one of its seeds.
@@ -64,7 +64,7 @@ class Comparison(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """How many times the library does what the reference does once."""
+        """Speed of the library relative to the reference."""
         return self.reference_s / self.ours_s
 
 
@@ -178,7 +178,7 @@ def _seconds(function: Callable[[], object], calls: int) -> float:
 
 
 def _calls(function: Callable[[], object]) -> int:
-    """How many calls fill a measurement; 1 000 at most. Also warms up, unless a call is long."""
+    """Number of calls that fill a measurement; 1 000 at most. Also warms up, unless a call is long."""
     if _seconds(function, 1) > 5 * SHORTEST:
         return 1
     return max(1, min(1_000, int(SHORTEST / max(_seconds(function, 1), 1e-9)) + 1))

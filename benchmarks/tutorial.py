@@ -1,4 +1,4 @@
-"""How long the microlearning tutorial's whole comparison takes, for many seeds at once.
+"""Time of the microlearning tutorial's whole comparison, for many seeds at once.
 
     python -m benchmarks.tutorial --seeds 8
 

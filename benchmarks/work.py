@@ -1,4 +1,4 @@
-"""What a program has to do at least: operations of its matrix products, and random numbers.
+"""Least work of a program: operations of its matrix products, and random numbers.
 
 XLA's own count of a compiled program takes the body of a loop once, however often it runs, and does not see
 into library calls. Here the traced program is counted, without what nobody uses, loops as often as they run.

@@ -1,4 +1,4 @@
-"""What every experiment needs around its run: a folder, checkpoints, progress and a summary.
+"""Surroundings of a run: a folder, checkpoints, progress and a summary.
 
 An output folder belongs to one configuration. Finished parts are written whole or not at all, unfinished
 ones are checkpointed, so that a run killed at any moment goes on where it was. Of many processes the first
@@ -50,7 +50,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def without_nan(content: Any) -> Any:
-    """What JSON can hold of nested dicts and lists: numbers that are not finite become None."""
+    """Makes nested dicts and lists fit for JSON: numbers that are not finite become None."""
     if isinstance(content, Mapping):
         return {name: without_nan(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
@@ -143,7 +143,7 @@ def _open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
 
 
 class Held(NamedTuple):
-    """What a run holds at least, as shapes.
+    """The least that a run holds, as shapes.
 
     Fields:
       each: of every seed.

@@ -1,4 +1,4 @@
-"""How much memory there is, and whether what a run holds fits into it, before anything is allocated."""
+"""Memory of the machine, compared with what a run holds before anything is allocated."""
 
 import math
 import os

@@ -15,7 +15,7 @@ SECONDS_TO_MEET = 120
 
 
 class Meeting(NamedTuple):
-    """Where processes meet; what is None is found out from SLURM, Open MPI or GKE.
+    """Place where processes meet; what is None is found out from SLURM, Open MPI or GKE.
 
     Fields:
       coordinator: `HOST:PORT` of process 0.
@@ -67,12 +67,12 @@ def meet(name: str, meeting: Meeting) -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """Returns whether this process is the one that prints and writes."""
     return jax.process_index() == 0
 
 
 def decided(decide: Callable[[], Any]) -> Any:
-    """What the first process decides, in every process; it travels as JSON.
+    """Hands the decision of the first process to every process; it travels as JSON.
 
     Raises:
       ValueError, OSError: that of the first process; in the others `ElsewhereError`.

@@ -1,4 +1,4 @@
-"""What the reports of all experiments share: intervals over seeds, tables, and bands in figures."""
+"""Shared parts of all reports: intervals over seeds, tables, and bands in figures."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

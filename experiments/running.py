@@ -15,7 +15,7 @@ from experiments.checkpoints import Checkpoint
 
 
 class Stage(NamedTuple):
-    """What a stage leaves.
+    """Result of a stage.
 
     Fields:
       metrics: values `[member, step, ...]`.

@@ -184,13 +184,13 @@ class Settings(Options):
     coordinator: str | None = None
     """HOST:PORT of process 0, reachable from all hosts."""
     processes: Count | None = None
-    """How many processes there are."""
+    """Number of processes."""
     process: Annotated[int, at_least(0)] | None = None
-    """Which of them this one is, from 0."""
+    """Number of this process, from 0."""
 
     @property
     def meeting(self) -> Meeting | None:
-        """Where the processes meet; None for one process alone."""
+        """Address where the processes meet; None for one process alone."""
         told = (self.coordinator, self.processes, self.process)
         if not self.distributed:
             self.expect(

@@ -1,4 +1,4 @@
-"""What an experiment offers to be swept over: its hyper-parameters, its objective and a run in chunks."""
+"""Offer of an experiment to a sweep: its hyper-parameters, its objective and a run in chunks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple

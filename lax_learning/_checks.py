@@ -19,12 +19,20 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
         raise ValueError(f"{name}: expected one of {sorted(choices)}, got {value!r}")
 
 
-def check_count(name: str, value: Any, minimum: int = 1) -> None:
-    """Raises unless `value` is an int of at least `minimum`."""
+def check_count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> None:
+    """Raises unless `value` is an int of at least `minimum`, and at most `maximum` if there is one."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected an int, got {_short(value)}")
     if value < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name}: expected at most {maximum}, got {_short(value)}")
+
+
+def check_samples(name: str, value: Any, minimum: int = 1) -> None:
+    """Raises unless `value` is a number of draws, of which each has a key of its own in memory."""
+    check_count(name, value, minimum)
+    check_memory(name, [(value, 2)], jnp.uint32)
 
 
 def _short(value: Any) -> str:
@@ -126,10 +134,23 @@ def as_array(name: str, value: Any, expected: str = "an array of real numbers") 
     try:
         array = jnp.asarray(None if isinstance(value, str | bytes) else value)
     except (TypeError, ValueError, OverflowError) as error:
+        check_values(name, value, expected)
         raise TypeError(f"{name}: expected {expected}, got {describe(value)}") from error
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool) or jnp.iscomplexobj(array):
         raise TypeError(f"{name}: expected {expected}, got {describe(array)}")
+    check_integers(name, value)
     return array
+
+
+def check_integers(name: str, value: Any) -> None:
+    """Raises ValueError for integers of NumPy beyond the widest ones of JAX, which would wrap around."""
+    if isinstance(value, np.ndarray | np.integer) and value.dtype.kind in "iu" and value.size:
+        limits = jnp.iinfo(jax.dtypes.canonicalize_dtype(value.dtype))
+        if limits.dtype != value.dtype:
+            smallest, largest = int(value.min()), int(value.max())
+            if smallest < limits.min or largest > limits.max:
+                beyond = smallest if smallest < limits.min else largest
+                raise ValueError(f"{name}: expected numbers that {limits.dtype} can hold, got {beyond}")
 
 
 def as_floating(name: str, value: Any) -> Array:
@@ -427,3 +448,22 @@ def as_arrays(name: str, tree: Any, is_leaf: Callable[[Any], bool] | None = None
         return jnp.asarray(leaf) if is_complex else as_array(at, leaf, "an array")
 
     return jax.tree_util.tree_map_with_path(of_leaf, tree, is_leaf=is_leaf)
+
+
+def check_values(name: str, tree: Any, expected: str = "an array") -> None:
+    """Raises TypeError if a pytree of arrays holds a shape and type in the place of an array."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            at = f"{name}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{at}: expected {expected}, got ShapeDtypeStruct {describe(leaf)}")
+
+
+def check_one_hot(name: str, value: Any) -> None:
+    """Raises ValueError unless every row is 0 but for one 1; traced values pass."""
+    if isinstance(value, Tracer):
+        return
+    rows = np.asarray(as_array(name, value)).astype(float)
+    wrong = np.flatnonzero(np.any((rows != 0) & (rows != 1), axis=-1) | (rows.sum(axis=-1) != 1))
+    if wrong.size:
+        row = rows.reshape(-1, rows.shape[-1])[wrong[0]]
+        raise ValueError(f"{name}[{wrong[0]}]: expected a one-hot row, got {_short(row.tolist())}")

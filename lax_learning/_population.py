@@ -73,7 +73,7 @@ def check_like_params(name: str, tree: PyTree, params: PyTree) -> None:
 
 
 def population_size(params: PyTree, axes: PyTree) -> int:
-    """How many neurons the leaves of `params` hold along `axes`; raises unless all hold as many."""
+    """Returns the number of neurons of `params` along `axes`; raises unless all leaves hold as many."""
     every_axis = leaf_axes(params, axes)
     sizes: dict[str, int] = {}
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -96,7 +96,7 @@ def population_size(params: PyTree, axes: PyTree) -> int:
 
 
 def charge_leaves(charges: Callable[[PyTree], PyTree], params: PyTree, axes: PyTree) -> tuple[bool, ...]:
-    """Which leaves of `params` the function `charges` picks; raises unless they have a neuron axis."""
+    """Returns which leaves of `params` are charges; raises unless they have a neuron axis."""
     named, structure = jax.tree_util.tree_flatten_with_path(params)
     leaves = [_Leaf(f"params{jax.tree_util.keystr(path)}") for path, _ in named]
     try:

@@ -1,4 +1,4 @@
-"""Where numbers are summed or subtracted, half precision is raised to float32."""
+"""Precision of sums and differences: half precision is raised to float32."""
 
 from typing import Any
 

@@ -36,7 +36,7 @@ from lax_learning.types import Dynamics, Key, Params
 
 
 class BirthDeathState(NamedTuple):
-    """What a population remembers.
+    """State of a population.
 
     Fields:
       ancestor: which neuron of the start each one descends from; -1 if from a fresh one.
@@ -50,7 +50,7 @@ class BirthDeathState(NamedTuple):
 
 
 class Events(NamedTuple):
-    """What happened in one update.
+    """Events of one update.
 
     Fields:
       rates: `V` of every neuron, centred if asked for; one with a rate of NaN is neither killed nor cloned.
@@ -93,7 +93,7 @@ def uniform_draws(key: Key, num_neurons: int) -> Draws:
 
 
 class _Scheme(NamedTuple):
-    """Whether neurons are cloned, and whether killed ones start afresh or become copies of survivors."""
+    """Choice of clones, and of fresh neurons or copies of survivors in the place of killed ones."""
 
     births: bool
     fresh: bool

@@ -149,7 +149,7 @@ def _patches(
         return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
     def places(shape: tuple[int, ...]) -> list[int]:
-        """How many patches there are down and across the padded images."""
+        """Returns the number of patches down and across the padded images."""
         return [(n - e) // s + 1 for n, e, s in zip(shape[1:3], extent, stride, strict=True)]
 
     def grid(x: Array) -> Array:

@@ -38,7 +38,7 @@ from lax_learning.types import Dynamics, Key
 
 
 class DecorrelationState(NamedTuple):
-    """What decorrelation has learned.
+    """State of the decorrelation transform.
 
     Fields:
       layers: for every layer `{"R": [size, size]}`, and `"b": [size]` where the mean is removed.
@@ -50,7 +50,7 @@ class DecorrelationState(NamedTuple):
 
 
 class Decorrelated(NamedTuple):
-    """How decorrelated the inputs were before an update.
+    """Correlation of the inputs before an update.
 
     Fields:
       loss: of every layer, as `decorrelation_loss`.
@@ -60,7 +60,7 @@ class Decorrelated(NamedTuple):
 
 
 def reads_of(network: Network) -> tuple[Reads, ...]:
-    """What the weights of every layer read; raises unless all layers say."""
+    """Returns the reads of every layer; raises unless all layers say."""
     check_instance("network", network, Network, "a Network")
     for i, layer in enumerate(network.layers):
         if layer.reads is None:
@@ -245,7 +245,7 @@ _Learned = tuple[_Layers, Array]
 
 
 def decorrelate(layer: dict[str, Array], x: ArrayLike) -> Float[Array, "... size"]:
-    """What R makes of inputs: `z = R x`, or `R x + b`.
+    """Applies R to inputs: `z = R x`, or `R x + b`.
 
     Args:
       layer: of a `DecorrelationState`.
@@ -277,7 +277,7 @@ def decorrelation_loss(
     variance: ArrayLike | None = None,
     variant: str = "paper",
 ) -> Float[Array, ""]:
-    """How far vectors are from being uncorrelated.
+    """Computes the distance of vectors from being uncorrelated.
 
     `((1 - kappa) sum C_off^2 + kappa sum V^2) / size^2` for "paper" and "decorbp",
     `mean (C - variance I)^2` for "seed" and "scaled"; `C = mean z z^T`

@@ -10,7 +10,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun  # pyright: ignore[reportP
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lax_learning._batches import Axes, count_members, in_batches
-from lax_learning._checks import check_callable, check_count, check_positive
+from lax_learning._checks import as_arrays, check_callable, check_count, check_positive, check_values
 from lax_learning._flat import COMPILER_OPTIONS, flat
 from lax_learning.placement import place, repeating_the_last, within_reach
 
@@ -31,7 +31,7 @@ class _Traced(NamedTuple):
 
 
 class _Program(NamedTuple):
-    """What is compiled, and its first argument."""
+    """Compiled program, and its first argument."""
 
     compiled: jax.stages.Compiled
     shared: tuple[jax.Array, list[jax.Array]]
@@ -132,7 +132,8 @@ class Ensemble:
         axes = (0, *(None,) * (len(args) - 1)) if self._in_axes is None else self._in_axes
         if len(axes) != len(args):
             raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
-        args = jax.tree.map(jnp.asarray, args)
+        args = as_arrays("args", args)
+        check_values("args", args)
         count = count_members(axes, args)
         processes = len({device.process_index for device in self._mesh.devices.flat})
         if count < processes:
@@ -156,7 +157,11 @@ class Ensemble:
         it does depends on the number of devices.
         """
         one = jax.eval_shape(partial(_first, prepared.axes), *prepared.args)
-        program, shapes = jax.make_jaxpr(flat(self._function), return_shape=True)(*one)
+
+        def checked(*args: Any) -> Any:
+            return as_arrays("function", self._function(*args))
+
+        program, shapes = jax.make_jaxpr(flat(checked), return_shape=True)(*one)
 
         def function(closed_over: list[jax.Array], *args: Any) -> Any:
             found = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, closed_over))(*jax.tree.leaves(args))

@@ -1,4 +1,4 @@
-"""What an optimiser remembers of neurons follows them when a population resamples itself."""
+"""Moments of an optimiser that follow neurons when a population resamples itself."""
 
 from typing import Any
 

@@ -155,8 +155,9 @@ def balanced_accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
       >>> float(balanced_accuracy(jnp.array([[2.0, 1.0]] * 4), y))
       0.5
     """
+    y = as_array("y", y)
     scores, labels = _scores(output, y)
-    of_class = jax.nn.one_hot(labels, jnp.shape(y)[-1], dtype=scores.dtype)
+    of_class = jax.nn.one_hot(labels, y.shape[-1] if y.ndim else 0, dtype=scores.dtype)
     counts = jnp.sum(of_class, axis=0)
     recall = jnp.sum(scores[:, None] * of_class, axis=0) / jnp.maximum(counts, 1)
     return jnp.sum(recall) / jnp.sum(counts > 0, dtype=scores.dtype)

@@ -1,6 +1,7 @@
 """Models: any function of parameters and a batch."""
 
 import fnmatch
+import re
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from lax_learning._checks import as_arrays, check_callable, check_flag, describe
@@ -100,9 +102,9 @@ def check_model(model: Any) -> None:
 
 def check_where(name: str, where: Any) -> None:
     """Raises TypeError unless `where` selects by path."""
-    if where is not None and not isinstance(where, str) and not callable(where):
-        raise TypeError(f"{name}: expected a glob such as '*/kernel', a function of a path, or None, "
-                        f"got {describe(where)}")  # fmt: skip
+    if where is not None and not isinstance(where, str):
+        expected = "a glob such as '*/kernel', a function of a path, or None"
+        check_callable(name, where, expected, num_arguments=1)
 
 
 def leaf_paths(tree: PyTree) -> list[str]:
@@ -112,11 +114,15 @@ def leaf_paths(tree: PyTree) -> list[str]:
     ]
 
 
-def selects(where: Where, path: str) -> bool:
+def selects(where: Where, path: str, name: str = "where") -> bool:
     """Returns whether `where` selects a path."""
-    if where is None:
-        return True
-    return fnmatch.fnmatchcase(path, where) if isinstance(where, str) else bool(where(path))
+    if where is None or isinstance(where, str):
+        return where is None or fnmatch.fnmatchcase(path, where)
+    selected = where(path)
+    if not isinstance(selected, bool | np.bool_ | re.Match | None):
+        raise TypeError(f"{name}: expected a function path -> True or False, got {describe(selected)} "
+                        f"for {path!r}")  # fmt: skip
+    return bool(selected)
 
 
 class Split:
@@ -131,14 +137,14 @@ class Split:
         self.paths = leaf_paths(params)
         leaves, self.structure = jax.tree.flatten(as_arrays("params", params))
         self.leaves: list[Any] = leaves
-        self.trained = [selects(model.trainable, path) for path in self.paths]
+        self.trained = [selects(model.trainable, path, "trainable") for path in self.paths]
         if not any(self.trained):
-            what = (
-                "an empty pytree"
-                if not leaves
-                else f"trainable={model.trainable!r} selects none of its leaves"
+            if not leaves:
+                raise ValueError("params: expected at least one parameter, got an empty pytree")
+            raise ValueError(
+                f"trainable: expected to select a parameter out of {self.paths}, got {model.trainable!r}, "
+                "which selects none"
             )
-            raise ValueError(f"params: expected at least one parameter, got {what}")
         twice = [path for path, number in Counter(self.paths).items() if number > 1]
         if twice:
             raise ValueError(f"params: expected one leaf at each path, got several at {twice}")

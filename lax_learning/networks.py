@@ -87,7 +87,7 @@ class Network:
 
     @property
     def passes_error_on(self) -> tuple[bool, ...]:
-        """Whether each layer passes an error on: to the layer below it, or to its own state a step before."""
+        """Returns whether each layer passes an error on: to the layer below, or to its own earlier state."""
         return tuple(i > 0 or layer.state_size > 0 for i, layer in enumerate(self.layers))
 
     def init(self, key: Key) -> tuple[Weights, ...]:
@@ -154,7 +154,7 @@ class Network:
 
 
 _LayerTaps = Sequence[Array | None]
-"""What is added to the pre-activations and to the activities of one layer."""
+"""Numbers that are added to the pre-activations and to the activities of one layer."""
 
 
 def _over_steps(

@@ -1,4 +1,4 @@
-"""Where arrays lie: spread over the devices of all processes, copied to them, or gathered from them."""
+"""Placement of arrays: spread over the devices of all processes, copied to them, or gathered from them."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -106,7 +106,7 @@ def place(arrays: Any, sharding: NamedSharding, chosen: Any = ...) -> Any:
 
 
 def repeating_the_last(count: int, multiple: int) -> Any:
-    """Which rows to take so that they are a multiple of a number."""
+    """Returns rows to take so that they are a multiple of a number."""
     if count % multiple == 0:
         return ...
     return np.minimum(np.arange(-(-count // multiple) * multiple), count - 1)

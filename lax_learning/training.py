@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from lax_learning._checks import (
+    MAX_ENTRIES,
     as_arrays,
     check_callable,
     check_count,
@@ -47,7 +48,7 @@ class TrainState(NamedTuple):
 
 
 class History(NamedTuple):
-    """What a run leaves behind.
+    """Result of a run.
 
     Fields:
       losses: loss of the batch before each update, `[num_updates]`.
@@ -152,9 +153,9 @@ def _on_network(rule: Rule | StatefulRule) -> _Started:
 
 
 def _on_model(rule: ModelRule, init: Callable[[Key], Params] | None, absorb: Any) -> _Started:
-    check_callable("init", init, "the model's function key -> params")
+    check_callable("init", init, "the model's function key -> params", num_arguments=1)
     if absorb is not None:
-        check_callable("absorb", absorb, "a function (params, aux) -> params")
+        check_callable("absorb", absorb, "a function (params, aux) -> params", num_arguments=2)
 
     def start(key: Key, x: Any) -> tuple[Params, Any]:
         params_key, state_key = jax.random.split(key)
@@ -188,7 +189,9 @@ def _on_model(rule: ModelRule, init: Callable[[Key], Params] | None, absorb: Any
         if rule.trainable is None:
             return params
         paths = iter(leaf_paths(params))
-        return jax.tree.map(lambda leaf: leaf if selects(rule.trainable, next(paths)) else None, params)
+        return jax.tree.map(
+            lambda leaf: leaf if selects(rule.trainable, next(paths), "trainable") else None, params
+        )
 
     return _Started(start, value_and_grad, lambda params, state: params, absorbed, parameters)
 
@@ -250,7 +253,7 @@ def make_train(
       >>> jax.jit(train)(jax.random.key(1), data).losses.shape
       (6,)
     """
-    check_count("num_updates", num_updates)
+    check_count("num_updates", num_updates, maximum=MAX_ENTRIES)
     check_count("batch_size", batch_size)
     every = num_updates if every is None else every
     check_count("every", every)

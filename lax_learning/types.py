@@ -28,7 +28,7 @@ class Estimator(Protocol):
 
 
 class Signals(NamedTuple):
-    """What a delta rule tells the synapses: everything its weight update is made of.
+    """Teaching signals of a delta rule: everything its weight update is made of.
 
     Fields:
       losses: loss of every example, `[batch]`.
@@ -92,7 +92,7 @@ def as_stateful(rule: Rule | StatefulRule) -> StatefulRule:
 
 
 class Dynamics(NamedTuple):
-    """What has memory or no loss, as a pair of pure functions.
+    """A process with memory or without a loss, as a pair of pure functions.
 
     Fields:
       init: `(...) -> state`.

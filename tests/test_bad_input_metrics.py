@@ -66,6 +66,46 @@ def test_leaves_of_wrong_kinds(name, kind):
         refuses(lambda: TAKING_ONE[name](value), TypeError, pattern)
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_integers_that_do_not_fit_are_not_wrapped(name):
+    y = np.array([[2**40, 1], [0, 1]])
+    refuses(
+        lambda: LOSSES[name](jnp.ones((2, 2)), y),
+        ValueError,
+        f"^y: expected numbers that int32 can hold, got {2**40}",
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", LOSSES)
+def test_lists_are_arrays(name):
+    output, y = [[0.2, 0.8], [0.6, 0.4]], [[0, 1], [1, 0]]
+    np.testing.assert_array_equal(LOSSES[name](output, y), LOSSES[name](jnp.array(output), jnp.array(y)))
+
+
+@parametrize_cases(
+    {
+        "metric of two": (
+            lambda: m.by_layer(m.cosine_similarity, [X]),
+            TypeError,
+            "^metric: expected a function of 1 pytrees, got a function of ",
+        ),
+        "draw of two": (
+            lambda: m.streamed_moments(lambda x, y: x, X),
+            TypeError,
+            r"^draw: expected a function x -> gradients, got a function of \(x, y\)",
+        ),
+        "masked": (
+            lambda: m.snr(np.ma.array(np.ones((3, 2)), mask=np.eye(3, 2))),
+            TypeError,
+            "^gradients: expected an array of real numbers, got float64",
+        ),
+    }
+)
+def test_functions_and_arrays_of_other_kinds(call, error, pattern):
+    refuses(call, error, pattern)
+
+
 @pytest.mark.parametrize("name", TAKING_ONE)
 def test_wide_integers_are_no_gradients(name):
     value = jnp.ones((5, 3), jnp.int32)

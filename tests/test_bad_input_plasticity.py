@@ -298,6 +298,17 @@ def test_y_of_meta_learning(y):
     refuses(lambda: rule.value_and_grad(KEY, params, XS, y), ValueError, r"^y: expected shape \[5, 2\], got")
 
 
+@pytest.mark.parametrize("row", [[0, 0], [1, 1], [0.7, 0.3], [-1, 2], [float("nan"), 1]])
+def test_y_of_meta_learning_is_one_hot(row):
+    rule, params = plasticity.meta_rule(NETWORK, STATE), MetaParams(TABLES, jnp.asarray(STATE[0]["w"]))
+    y = jax.nn.one_hot(YS, 2).at[3].set(jnp.array(row))
+    refuses(
+        lambda: rule.value_and_grad(KEY, params, XS, y),
+        ValueError,
+        r"^y\[3\]: expected a one-hot row, got \[",
+    )
+
+
 def test_params_of_meta_learning():
     rule, w = plasticity.meta_rule(NETWORK, STATE), jnp.asarray(STATE[0]["w"])
     y = jax.nn.one_hot(YS, 2)

@@ -82,6 +82,112 @@ MAKERS = {
 }
 
 
+@pytest.mark.parametrize("name", ["backprop", "feedback_alignment", "direct_feedback_alignment"])
+def test_arguments_of_a_rule_by_name(name):
+    make = getattr(ll, name)
+    for kind in ({"network": NETWORK}, {"model": MODEL}):
+        assert type(make(**kind, loss=ll.squared_error)) is type(make(*kind.values(), ll.squared_error))
+    refuses(lambda: make(loss=ll.squared_error), TypeError, "^network: expected a Network, .*got None")
+    refuses(lambda: make(model=MODEL), TypeError, "^loss: expected a function .*got None")
+    refuses(
+        lambda: make(NETWORK, ll.squared_error, model=MODEL),
+        TypeError,
+        "^model: expected a Network or a Model, not both, got Model",
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_data_of_half_precision_are_labelled_in_float32(dtype):
+    drawn = data.relu_net(KEY, 16, num_units=50, sizes=(4000, 0, 0), dtype=dtype).train
+    w_key, v_key, _ = jax.random.split(KEY, 3)
+    w, v = (
+        jax.random.uniform(key, shape, dtype, -1, 1).astype(float)
+        for key, shape in ((w_key, (16, 50)), (v_key, (50, 2)))
+    )
+    labels = jnp.argmax(jax.nn.relu(drawn.x.astype(float) @ w) @ v, axis=-1)
+    assert np.mean(jnp.argmax(drawn.y, axis=-1) == labels) > 0.999
+    problem = data.planted(70_000, 1, dtype=dtype)  # whose sum of squares is beyond float16
+    x, y = problem.sample(KEY, problem.init(KEY), 4)
+    np.testing.assert_allclose(jnp.linalg.norm(x.astype(float), axis=1), 1, rtol=0.01)
+    assert jnp.any(y)
+
+
+@parametrize_cases(
+    {
+        "updates": (train(DATA, num_updates=2**31), ValueError, "^num_updates: expected at most"),
+        "init of two": (
+            lambda: ll.make_train(
+                ll.backprop(MODEL, ll.squared_error),
+                optax.sgd(0.1),
+                num_updates=1,
+                batch_size=1,
+                init=lambda key, x: W,
+            ),
+            TypeError,
+            r"^init: expected the model's function key -> params, got a function of \(key, x\)",
+        ),
+        "absorb of one": (
+            lambda: ll.make_train(
+                ll.backprop(MODEL, ll.squared_error),
+                optax.sgd(0.1),
+                num_updates=1,
+                batch_size=1,
+                init=lambda key: W,
+                absorb=lambda params: params,
+            ),
+            TypeError,
+            r"^absorb: expected a function \(params, aux\) -> params, got a function of \(params\)",
+        ),
+        "tokens": (
+            lambda: train(data.Splits(data.Dataset(X, np.full((5, 2), 2**40)), None, None))(),
+            ValueError,
+            f"^data.train.y: expected numbers that int32 can hold, got {2**40}",
+        ),
+        "masked": (
+            lambda: train(data.Splits(data.Dataset(np.ma.ones((5, 3)), Y), None, None))(),
+            TypeError,
+            r"^data.train.x: expected an array of real numbers, got float64\[5, 3\]",
+        ),
+        "ensemble of text": (
+            lambda: ll.ensemble(lambda key: 1.0)("keys"),
+            TypeError,
+            r"^args\[0\]: expected an array, got 'keys'",
+        ),
+        "ensemble of shapes": (
+            lambda: ll.ensemble(lambda key: 1.0)(jax.ShapeDtypeStruct((2,), jnp.float32)),
+            TypeError,
+            r"^args\[0\]: expected an array, got ShapeDtypeStruct float32\[2\]",
+        ),
+        "ensemble that returns text": (
+            lambda: ll.ensemble(lambda key: "a")(jax.random.split(KEY, 2)),
+            TypeError,
+            "^function: expected an array, got 'a'",
+        ),
+        "planted": (
+            lambda: data.planted(10**12),
+            ValueError,
+            "^num_features, num_units: expected arrays of at most 2147483647 entries",
+        ),
+    }
+)
+def test_runs_ensembles_and_data(call, error, pattern):
+    refuses(call, error, pattern)
+
+
+CALLS_WITHOUT_KEY = {
+    "backprop": lambda *args: estimators.backprop(jnp.dot)(*args),
+    "weights": lambda *args: estimators.weight_perturbation(jnp.dot, sigma=0.1)(*args),
+    "forward": lambda *args: estimators.forward_gradient(jnp.dot)(*args),
+    "spsa": lambda *args: estimators.spsa(jnp.dot, perturbation=lambda count: 0.1)(*args, count=0),
+}
+
+
+@pytest.mark.parametrize("estimate", CALLS_WITHOUT_KEY.values(), ids=CALLS_WITHOUT_KEY)
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_estimators_without_a_key(estimate, transform):
+    refuses(lambda: transform(estimate)(W, W), TypeError, r"^key: expected one key, .*got float32\[2\]")
+
+
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_what_a_rule_is_made_of(make):
     refuses(lambda: make((3, 2), ll.squared_error), TypeError, r"^network: expected a Network, .*got tuple")
@@ -229,6 +335,36 @@ def test_sigma_that_the_dtype_cannot_hold(name, dtype):
         ),
         "params bool": (wp(W > 0), TypeError, r"^params: expected a floating-point array, got bool\[2\]"),
         "loss_fn": (wp(loss="sum"), TypeError, "^loss_fn: expected a function .*got 'sum'"),
+        "loss of nothing": (
+            wp(loss=lambda w: w[:0]),
+            ValueError,
+            r"^loss_fn: expected the loss of at least one example, got float32\[0\]",
+        ),
+        "num_samples": (
+            wp(num_samples=10**400),
+            ValueError,
+            "^num_samples: expected arrays of at most 2147483647 entries",
+        ),
+        "rate that is 0": (
+            lambda: estimators.spall_gains(1e-50, 0.1),
+            ValueError,
+            "^a: expected a number that float32 can tell from 0, got 1e-50",
+        ),
+        "perturbation that is infinite": (
+            lambda: estimators.spall_gains(0.1, 1e300),
+            ValueError,
+            "^c: expected a number that float32 can tell from infinity, got 1e[+]300",
+        ),
+        "loss of half precision": (
+            wp(W.astype(jnp.bfloat16)),
+            TypeError,
+            r"^loss_fn: expected a loss in float32 or wider.*got bfloat16\[\]",
+        ),
+        "loss of half precision ": (
+            lambda: estimators.spsa(jnp.sum, perturbation=lambda count: 0.1)(KEY, W.astype("half"), count=0),
+            TypeError,
+            r"^loss_fn: expected a loss in float32 or wider.*got float16\[\]",
+        ),
         "loss matrix": (
             wp(loss=lambda w: jnp.ones((3, 2))),
             TypeError,

@@ -236,6 +236,24 @@ def test_dead_entries_of_outer_products():
     assert_close(result.total, expected.total, rtol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(3, 1), (5, 7), (100, 7)])
+def test_standard_error_of_noise_that_one_gradient_holds_alone(shape):
+    """Without that gradient the ratio is 0: that of gradients that never vary."""
+    rng = np.random.default_rng(0)
+    samples = np.tile(rng.normal(size=shape[1]), (shape[0], 1)).astype(np.float32)
+    samples[1] = rng.normal(size=shape[1])
+    exact = samples.astype(float)
+
+    def ratio(kept):
+        trace = kept.var(axis=0, ddof=1).sum() if (kept != kept[0]).any() else 0
+        return (np.sum(kept.mean(axis=0) ** 2) - trace / len(kept)) / trace if trace else 0
+
+    count = shape[0]
+    left_out = np.array([ratio(np.delete(exact, i, 0)) for i in range(count)])
+    expected = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
+    np.testing.assert_allclose(metrics.snr(samples).total.standard_error, expected, rtol=1e-3)
+
+
 @pytest.mark.parametrize("mean", [0.0, 0.4])
 def test_standard_errors_cover(mean):
     # |m - r|^2 debiased is a U-statistic: its variance is L + D, a part 4 |mu|^2 / T linear in the samples

@@ -501,6 +501,11 @@ def test_init_and_reset() -> None:
     assert_same(tables, Tables((jnp.full((2, 2), 0.4),), jnp.zeros((2, 2))))
 
 
+@pytest.mark.parametrize("p", [0, 1])
+def test_edge_probability_as_an_integer(p) -> None:
+    assert np.all(plasticity.k_cap_mlp((3, 4, 2), 2, edge_probability=p).init(KEY)[0]["mask"] == p)
+
+
 def test_edge_probability() -> None:
     network = plasticity.k_cap_mlp((40, 50, 60, 2), 2, edge_probability=(0.2, 0.7))
     for layer, p in zip(network.init(KEY)[:2], (0.2, 0.7), strict=True):

@@ -414,8 +414,9 @@ def test_taps_and_pull_back():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_node_perturbation_of_half_precision_is_that_of_the_same_parameters_in_float32(dtype):
-    rule = node_perturbation(MODEL, squares, sigma=1e-4)
+@pytest.mark.parametrize("make", [node_perturbation, weight_perturbation])
+def test_perturbation_of_half_precision_is_that_of_the_same_parameters_in_float32(make, dtype):
+    rule = make(MODEL, squares, sigma=1e-4)
     half = jax.tree.map(lambda w: jnp.asarray(w, dtype), W)
     x, wide = jnp.asarray(X, dtype), jax.tree.map(lambda w: w.astype(jnp.float32), half)
     _, grads, _ = rule.value_and_grad(KEY, half, (), x, Y)
@@ -433,6 +434,12 @@ def test_sigma_has_no_scale_of_its_own(variant, exponent):
         return rule.value_and_grad(KEY, jnp.zeros((3, 2)), (), X, Y)[1]
 
     np.testing.assert_array_equal(grads_of(2.0**exponent), grads_of(1.0))
+
+
+def test_an_x_without_an_axis_of_examples_is_named():
+    with pytest.raises(ValueError, match=r"^apply: expected params and x that fit") as raised:
+        sites(Model(lambda w, x: x @ w), jnp.ones((3, 2)), jnp.ones(3))
+    assert "x: its first axis is that of examples; each has the shape [] here" in raised.value.__notes__
 
 
 def test_no_optimizer_moves_what_is_not_trained():
@@ -494,6 +501,7 @@ def with_feedback(feedback):
 
 
 NODE: Any = partial(node_perturbation, sigma=0.1)
+WEIGHT: Any = partial(weight_perturbation, sigma=0.1)
 _NO_AXIS = "^apply: expected an output with a leading axis"
 
 
@@ -546,7 +554,7 @@ _NO_AXIS = "^apply: expected an output with a leading axis"
         "trainable selects none": (
             lambda: backprop(Model(two_layers, trainable="c/*"), squares).value_and_grad(KEY, W, (), X, Y),
             ValueError,
-            "^params: expected at least one parameter, got trainable='c/[*]'",
+            r"^trainable: expected to select a parameter out of \['a', 'b'\], got 'c/\*'",
         ),
         "no axis of examples": (
             lambda: value_and_grad(lambda p, x: two_layers(p, x).sum(0), W),
@@ -667,6 +675,11 @@ _NO_AXIS = "^apply: expected an output with a leading axis"
             TypeError,
             "^apply: expected pre-activations in float32 or wider.*got bfloat16 at a",
         ),
+        "half precision inside ": (
+            lambda: value_and_grad(lambda p, x: x.astype("bfloat16") @ p["a"].astype("bfloat16"), W, WEIGHT),
+            TypeError,
+            r"^apply: expected products and an output in float32 or wider.*got bfloat16\[6, 4\]",
+        ),
         "sites of a function": (
             lambda: sites(two_layers, W, X),
             TypeError,
@@ -686,6 +699,46 @@ _NO_AXIS = "^apply: expected an output with a leading axis"
             lambda: tapped(MODEL).run(W, X, {"a": jnp.ones((7, 6, 4)), "b": jnp.ones((6, 2))}),
             ValueError,
             r"^taps\['a'\]: expected shape \[6, 4\], got float32\[7, 6, 4\]",
+        ),
+        "where that is no bool": (
+            lambda: value_and_grad(two_layers, W, NODE, where=lambda path: jnp.array([True, False])),
+            TypeError,
+            r"^where: expected a function path -> True or False, got bool\[2\] for 'a'",
+        ),
+        "trainable that is no bool": (
+            lambda: sites(Model(two_layers, trainable=lambda path: path.find("a")), W, X),
+            TypeError,
+            "^trainable: expected a function path -> True or False, got 0 for 'a'",
+        ),
+        "where of two": (
+            lambda: feedback_alignment(MODEL, squares, where=lambda path, leaf: True),
+            TypeError,
+            r"^where: expected a glob .*, a function of a path, or None, got a function of \(path, leaf\)",
+        ),
+        "shapes to run": (
+            lambda: tapped(MODEL).run(W, jax.ShapeDtypeStruct((6, 3), jnp.float32)),
+            TypeError,
+            r"^x: expected an array, got ShapeDtypeStruct float32\[6, 3\]",
+        ),
+        "shapes of params": (
+            lambda: tapped(MODEL).run(jax.eval_shape(lambda: W), X),
+            TypeError,
+            r"^params\['a'\]: expected an array, got ShapeDtypeStruct float32\[3, 4\]",
+        ),
+        "key of init": (
+            lambda: backprop(MODEL, squares).init(0, W, X),
+            TypeError,
+            "^key: expected one key.*got 0",
+        ),
+        "params of init": (
+            lambda: NODE(MODEL, squares).init(KEY, "a", X),
+            TypeError,
+            "^params: expected an array, got 'a'",
+        ),
+        "x of init": (
+            lambda: WEIGHT(MODEL, squares).init(KEY, W, 1.0),
+            ValueError,
+            r"^x: expected arrays with one leading axis of examples, got float32\[\]",
         ),
         "names of taps": (
             lambda: tapped(MODEL).pull_back(W, X, {"a": X}),

@@ -1,4 +1,4 @@
-"""What a case of the throughput benchmark is, and how large its problems are."""
+"""Cases of the throughput benchmark, and the sizes of their problems."""
 
 import importlib.util
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class Sizes(Options):
     PREFIX: ClassVar[str] = "sizes."
 
     def num_bytes(self, seeds: int) -> int:
-        """What the largest of so many seeds hold at least: weights, or the examples of one call."""
+        """Shapes that the largest of so many seeds hold at least: weights, or the examples of one call."""
         of_seed = (
             784 * self.hidden,
             self.neurons**2,
@@ -90,11 +90,11 @@ class Case(NamedTuple):
         return self.goal if seeds == 1 else self.ensemble_goal
 
     def can_run(self) -> bool:
-        """Whether what its reference needs is installed."""
+        """Returns whether what its reference needs is installed."""
         return self.requires is None or importlib.util.find_spec(self.requires) is not None
 
 
 def members(init: Callable[[jax.Array], Any], seeds: int) -> Any:
-    """What `init` makes of a key, for one seed or stacked for many."""
+    """Result of `init`, for one seed or stacked for many."""
     key = jax.random.key(1)
     return jax.jit(init)(key) if seeds == 1 else jax.jit(jax.vmap(init))(jax.random.split(key, seeds))

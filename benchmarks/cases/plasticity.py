@@ -29,7 +29,7 @@ def network_of(sizes: Sizes, inputs: int, labels: int, dtype: Any = jnp.float32)
 
 
 def cap_of(sizes: Sizes) -> int:
-    """How many units of a layer fire at most: half of them."""
+    """Largest number of units of a layer that fire: half of them."""
     return (sizes.width + 1) // 2
 
 

@@ -42,7 +42,7 @@ def init(judge: sy.Critic, key: jax.Array) -> Member:
 
 
 def points(sizes: Sizes) -> np.ndarray:
-    """Where curves are sampled, `[points, 1]`: normal and in no order, as published."""
+    """Points at which curves are sampled, `[points, 1]`: normal and in no order, as published."""
     return np.random.default_rng(0).standard_normal((sizes.curve_points, 1), np.float32)
 
 

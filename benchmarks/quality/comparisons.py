@@ -14,7 +14,7 @@ from benchmarks.quality.report import axis_of
 from experiments import reporting
 
 FLOOR = 1e-3
-"""Where zeros are drawn on a logarithmic axis."""
+"""Position of zeros on a logarithmic axis."""
 
 
 def bias_against_variance(baseline: xr.Dataset) -> Figure:
@@ -52,7 +52,7 @@ def bias_against_variance(baseline: xr.Dataset) -> Figure:
 
 
 def _point(of_seeds: np.ndarray) -> tuple[float, list[list[float]], bool]:
-    """Where to draw a mean over seeds, its error bars, and whether it is but an upper limit."""
+    """Position of a mean over seeds, its error bars, and whether it is but an upper limit."""
     mean, low, high, _ = reporting.interval(of_seeds)
     if not np.any(of_seeds):
         return FLOOR, [[0.0], [0.0]], False

@@ -40,7 +40,7 @@ class Config(Options):
     rules: tuple[str, ...] = DEFAULT_RULES
     """Rules to measure, names of `RULES`."""
     sweeps: tuple[str, ...] = ()
-    """What to vary; by default everything, and with --quick what needs no further programs."""
+    """Settings to vary; by default everything, and with --quick what needs no further programs."""
     seeds: Count = 8
     """Number of seeds: weights, feedback weights, examples and noise."""
     seed: Seed = 0

@@ -26,7 +26,7 @@ LOG_PANELS = (
 )
 """Drawn with a logarithmic axis, and only what a 95 % interval tells from zero."""
 ROUNDING = 1e-10
-"""What is below is zero but for rounding in float32."""
+"""Numbers below this are zero but for rounding in float32."""
 THEORY_STYLE: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.4}
 
 

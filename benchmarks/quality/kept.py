@@ -1,4 +1,4 @@
-"""What is measured, kept in a folder, so that a run that was stopped goes on: a file a rule and setting."""
+"""Measurements kept in a folder, so that a run that was stopped goes on: a file a rule and setting."""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ def _path(folder: Path, rule: str, setting: Setting) -> Path:
 
 
 def load(folder: Path, rule: str, setting: Setting) -> Measured | None:
-    """What was measured of a rule at a setting; None if nothing was."""
+    """Reads the measurements of a rule at a setting; None if there are none."""
     path = _path(folder, rule, setting)
     if not path.exists():
         return None

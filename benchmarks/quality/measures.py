@@ -1,4 +1,4 @@
-"""What is measured of a rule's gradients: direction, bias, variance and SNR, per layer and in total."""
+"""Measures of a rule's gradients: direction, bias, variance and SNR, per layer and in total."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What the benchmark of gradient quality tells in words and numbers: rows of its JSON, and the table."""
+"""Report of the benchmark of gradient quality: rows of its JSON, and the table."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Where rules are measured: one setting, and the sweeps that vary one of its fields."""
+"""Settings of measurements: one setting, and the sweeps that vary one of its fields."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -10,7 +10,7 @@ NETWORKS = ("dense", "convolutional")
 
 @dataclass(frozen=True)
 class Setting(Options):
-    """Where a rule is measured; a sweep varies one of these and leaves the others."""
+    """Setting of a measurement; a sweep varies one of these and leaves the others."""
 
     sigma: Positive = 1e-3
     """Standard deviation of the noise, in the units of the weights or of the pre-activations."""

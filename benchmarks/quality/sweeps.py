@@ -159,7 +159,7 @@ class Bench:
         return work_of(jax.jit(gradient).trace(self._keys[0], params)).flops
 
     def _stage(self, setting: Setting) -> "_Stage":
-        """What all rules share at a setting."""
+        """Returns what all rules share at a setting."""
         anywhere = replace(setting, sigma=1.0, num_samples=1)
         if anywhere not in self._stages:
             shapes = _shapes(setting)
@@ -188,7 +188,7 @@ def _shapes(setting: Setting) -> Setting:
 
 
 class _Stage(NamedTuple):
-    """What every rule meets for one seed: weights, a batch, its exact gradient and signals, more examples."""
+    """Problem of one seed for all rules: weights, a batch, its exact gradient and signals, more examples."""
 
     weights: Params
     x: Array

@@ -1,4 +1,4 @@
-"""What theory says of perturbation: variance relative to the squared gradient, for small noise.
+"""Theory of perturbation: variance relative to the squared gradient, for small noise.
 
 To first order in sigma the change of the loss is `c = g . s`, whatever the network, and the moments of normal
 noise give the variance in closed form. `|g|` is the whole gradient, `g_l` that of a layer of `D_l`
@@ -121,7 +121,7 @@ THEORY: dict[str, Callable[[Params, Signals], Theory]] = {
 
 
 def predict(name: str, grads: Params, signals: Signals, num_samples: ArrayLike) -> dict[str, Array]:
-    """What theory says of a rule's metrics with K gradients averaged, each `[layers + 1]`; NaN where nothing.
+    """Metrics of a rule by theory, with K gradients averaged, each `[layers + 1]`; NaN if unknown.
 
     Args:
       name: of the rule.

@@ -48,7 +48,7 @@ def forward(network: Network, x: torch.Tensor) -> tuple[torch.Tensor, list[torch
 
 
 def read(table: torch.Tensor, pre: torch.Tensor, post: torch.Tensor) -> torch.Tensor:
-    """What every synapse reads, `[out, in]`, by whether the units on either side fired."""
+    """Entries that synapses read, `[out, in]`, by whether the units on either side fired."""
     of_synapses = np.broadcast_arrays(pre.numpy()[None, :], post.numpy()[:, None])
     entries = np.ravel_multi_index([codes.astype(np.int64) for codes in of_synapses], tuple(table.shape))
     return table.flatten()[torch.from_numpy(entries)]

@@ -46,7 +46,7 @@ class Draws(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What a step found before it changed the critic."""
+    """Metrics of a step before it changed the critic."""
 
     loss_real: float
     loss_fake: float
@@ -98,7 +98,7 @@ def draw(x: torch.Tensor, widths: Sequence[int], iterations: int) -> Draws:
 def gradient_penalty(
     critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, eps: torch.Tensor
 ) -> torch.Tensor:
-    """How far the critic's slope is from 1 between curves `[number, points]`; eps is `[number, 1]`."""
+    """Distance of the critic's slope from 1 between curves `[number, points]`; eps is `[number, 1]`."""
     between = (eps * real + (1 - eps) * fake).requires_grad_()
     logits = critic(between)
     (slopes,) = torch.autograd.grad(logits, between, torch.ones_like(logits), create_graph=True)

@@ -27,7 +27,7 @@ NAME = "birth_death"
 
 
 class Carry(NamedTuple):
-    """What a run holds between two measurements."""
+    """State of a run between two measurements."""
 
     key: jax.Array
     target: Any

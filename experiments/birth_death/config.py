@@ -11,7 +11,7 @@ SchemeName = Literal["gd", "clone", "clone_centered", "prior", "prior_centered"]
 
 
 class Preset(NamedTuple):
-    """What `--preset` stands for: steps of the planted problem, of the mixture, and of its bad start."""
+    """Settings of a `--preset`: steps of the planted problem, of the mixture, and of its bad start."""
 
     planted: int
     mixture: int
@@ -61,9 +61,9 @@ class Config(Settings):
     probability: Literal["linear", "exponential"] = "linear"
     """Probability of an event by its rate: the rate, as published, or 1 - exp(-rate), as in the paper."""
     charge: Literal["copy", "split"] = "copy"
-    """Whether a copy has the charge of its origin, as published, or both share it."""
+    """Charge of a copy: that of its origin, as published, or half of it for both."""
     slots: Literal["distinct", "independent"] = "distinct"
-    """Whether clones overwrite different neurons, or each its own draw, as published."""
+    """Neurons that clones overwrite: different ones, or each its own draw, as published."""
     test_points: Count = 2_000
     """Points on which the loss of the planted problem is measured."""
     records: Annotated[int, at_least(2)] = 60

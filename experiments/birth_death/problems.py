@@ -14,7 +14,7 @@ from experiments.birth_death.config import Config, ProblemName, SchemeName
 
 
 class Problem(NamedTuple):
-    """What a population learns, and how.
+    """Problem of a population, and how it is learned.
 
     Fields:
       init: `key -> (target, params)`.

@@ -171,7 +171,7 @@ def loss(results: xr.Dataset, problem: str) -> Figure:
 
 
 def times(results: xr.Dataset, problem: str) -> Figure:
-    """Which share of the seeds is still above a loss, against steps."""
+    """Share of the seeds that is still above a loss, against steps."""
     figure, every = plt.subplots(
         1, len(THRESHOLDS), figsize=(4.2 * len(THRESHOLDS), 4.4), sharey=True, layout="constrained"
     )
@@ -217,7 +217,7 @@ def events(results: xr.Dataset, problem: str) -> Figure:
 
 
 def places(results: xr.Dataset, problem: str) -> Figure:
-    """Where the units of the first seed went, and where they should be."""
+    """Positions of the units of the first seed, and where they should be."""
     schemes = results.scheme.values
     figure, every = plt.subplots(
         1, len(schemes), figsize=(4 * len(schemes), 4.3), sharex=True, sharey=True, layout="constrained",

@@ -1,4 +1,4 @@
-"""What the birth-death experiment offers to sweeps: speeds and learning rates, by the loss at the end."""
+"""Sweeps of the birth-death experiment: speeds and learning rates, by the loss at the end."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -29,7 +29,7 @@ CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 
 
 
 class Carry(NamedTuple):
-    """What a run holds between two measurements."""
+    """State of a run between two measurements."""
 
     key: jax.Array
     rate: jax.Array
@@ -41,7 +41,7 @@ class Carry(NamedTuple):
 
 
 class Images(NamedTuple):
-    """What all members see: pixels in 0..1 and one-hot labels."""
+    """Data of all members: pixels in 0..1 and one-hot labels."""
 
     train: ll.data.Dataset
     validation: ll.data.Dataset

@@ -21,7 +21,7 @@ InputsName = Literal["plain", "decorrelated", "every_8th"]
 
 
 class Preset(NamedTuple):
-    """What `--preset` stands for.
+    """Settings of a `--preset`.
 
     Fields:
       data: where the images come from; None if that must be said.
@@ -59,8 +59,8 @@ class Config(Settings):
     rules: tuple[RuleName, ...] | None = None
     """Rules to compare; by default the preset's."""
     inputs: tuple[InputsName, ...] | None = None
-    """What the rules are compared on: plain inputs, decorrelated ones, and those of an R that is updated at
-    every 8th update of the weights; by default the preset's."""
+    """Inputs that the rules are compared on: plain ones, decorrelated ones, and those of an R that is updated
+    at every 8th update of the weights; by default the preset's."""
     seeds: Count = 8
     """Number of seeds: weights, draw and order of the images."""
     seed: Seed = 0
@@ -87,7 +87,7 @@ class Config(Settings):
 
     @property
     def source(self) -> str | None:
-        """Where the images come from."""
+        """Source of the images."""
         return self.data or PRESETS[self.preset].data
 
     @property
@@ -97,7 +97,7 @@ class Config(Settings):
 
     @property
     def compared_inputs(self) -> tuple[InputsName, ...]:
-        """What rules are compared on."""
+        """Inputs that rules are compared on."""
         return self.inputs or PRESETS[self.preset].inputs
 
     @property

@@ -58,6 +58,6 @@ def updates_of(one: xr.Dataset) -> np.ndarray:
 
 
 def first_reaching(x: np.ndarray, accuracy: np.ndarray, level: float) -> float:
-    """Where the mean over seeds of an accuracy `[seed, x]` first reaches a level; NaN if nowhere."""
+    """The x at which the mean over seeds of an accuracy `[seed, x]` first reaches a level; NaN if nowhere."""
     reached = np.flatnonzero(accuracy.mean(axis=0) >= level)
     return float(x[reached[0]]) if reached.size else float("nan")

@@ -66,8 +66,8 @@ def _number(run: str, metric: str, value: float) -> dict[str, Any]:
 
 
 def _by_epoch(name: str, one: xr.Dataset) -> list[dict[str, Any]]:
-    """What the notebook prints: the loss summed over batches, by one less than their number, and the sum of
-    the decorrelation losses.
+    """Numbers that the notebook prints: the loss summed over batches, by one less than their number, and the
+    sum of the decorrelation losses.
     """
     found = []
     batches = float(np.diff(updates_of(one))[0])

@@ -1,4 +1,4 @@
-"""What the decorrelation experiment offers to sweeps: step sizes of R and of the weights."""
+"""Sweeps of the decorrelation experiment: step sizes of R and of the weights."""
 
 from collections.abc import Mapping
 from functools import cache

@@ -43,7 +43,7 @@ def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int) -> ll.d
 
 
 class Carry(NamedTuple):
-    """What a run holds between epochs."""
+    """State of a run between epochs."""
 
     test_key: jax.Array
     state: ll.TrainState

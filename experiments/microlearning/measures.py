@@ -1,4 +1,4 @@
-"""What the microlearning experiment measures: accuracy, cosine, SNR, bias and variance, matched steps."""
+"""Measures of the microlearning experiment: accuracy, cosine, SNR, bias and variance, matched steps."""
 
 from collections.abc import Callable
 from typing import Any

@@ -9,7 +9,7 @@ from experiments.microlearning.networks import TUTORIAL_INIT
 
 
 class Scale(NamedTuple):
-    """What a choice of `--scale` means for the rules.
+    """Meaning of a choice of `--scale` for the rules.
 
     Fields:
       sums: the `scale` of the rules that the tutorial sums over the batch.

@@ -1,4 +1,4 @@
-"""What the microlearning experiment offers to sweeps: its rules, by accuracy on the validation images."""
+"""Sweeps of the microlearning experiment: its rules, by accuracy on the validation images."""
 
 from collections.abc import Callable, Mapping
 from functools import cache

@@ -39,7 +39,7 @@ def keys_of(config: Config, stage: int, number: int) -> jax.Array:
 
 
 def learned_by(stage: Stage, count: int) -> Learned:
-    """What a stage of meta-learning of so many seeds hands on: its tables."""
+    """Tables that a stage of meta-learning of so many seeds hands on."""
     return (collect(stage.state.train.params.tables, count),)
 
 

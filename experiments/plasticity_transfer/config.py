@@ -21,7 +21,7 @@ ModelName = Literal[
 
 
 class Preset(NamedTuple):
-    """What `--preset` stands for.
+    """Settings of a `--preset`.
 
     Fields:
       data: where the images come from; None if that must be said.
@@ -70,7 +70,7 @@ class Config(Settings):
     """MNIST: sample, a folder of IDX files or of prepared tfds data, tfds, or download; by default the
     preset's."""
     problem: Literal["half_space", "relu_net"] = "half_space"
-    """What is learned upstream."""
+    """Parameters that are learned upstream."""
     features: Count = 16
     """Dimension of the upstream points."""
     points: tuple[Count, Count] = (7_500, 2_500)
@@ -84,7 +84,7 @@ class Config(Settings):
     width: Count = 100
     """Width of the hidden layers, or of the recurrent graph."""
     cap: Count = 50
-    """How many units of a layer fire at most."""
+    """Largest number of units of a layer that fire."""
     edge_probability: Share = 0.5
     """Probability of a synapse."""
     hidden_start: Literal["constant", "normal"] = "constant"
@@ -95,8 +95,8 @@ class Config(Settings):
     double_softmax: bool = True
     """Apply the cross-entropy to softmax outputs, as the published code does."""
     attempts: Count = 2
-    """How often at most a seed is run upstream until it reaches the accuracy below (the notebook has no
-    limit, the later ones 3)."""
+    """Largest number of upstream runs of a seed until it reaches the accuracy below (the notebook has
+    no limit, the later ones 3)."""
     least_accuracy: Share = 0.7
     """Balanced test accuracy below which the notebook repeats an upstream run. Results are given with and
     without that selection."""
@@ -115,12 +115,12 @@ class Config(Settings):
 
     @property
     def setting(self) -> Preset:
-        """What the preset stands for."""
+        """Settings of the preset."""
         return PRESETS[self.preset]
 
     @property
     def source(self) -> str | None:
-        """Where the images come from."""
+        """Source of the images."""
         return self.data or self.setting.data
 
     @property

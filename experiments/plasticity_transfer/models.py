@@ -25,7 +25,7 @@ ESTIMATORS: dict[str, Callable[..., ll.Estimator]] = {
 }
 
 Learned = tuple[Tables, ...]
-"""What comes from upstream: tables, or nothing."""
+"""Result of the stage upstream: tables, or nothing."""
 
 
 class Upstream(NamedTuple):

@@ -23,7 +23,7 @@ Metrics = dict[str, jax.Array]
 
 
 class MetaCarry(NamedTuple):
-    """What meta-learning holds between rule epochs."""
+    """State of meta-learning between rule epochs."""
 
     structure: State
     train: ll.TrainState
@@ -89,7 +89,7 @@ def meta_learning(
 
 
 class PassCarry(NamedTuple):
-    """What a learner holds between the pieces of its pass."""
+    """State of a learner between the pieces of its pass."""
 
     key: jax.Array
     learner: Any

@@ -1,4 +1,4 @@
-"""What the plasticity experiment offers to sweeps: Adam's learning rate in meta-learning on half-spaces."""
+"""Sweeps of the plasticity experiment: Adam's learning rate in meta-learning on half-spaces."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -18,7 +18,7 @@ class Config(Options):
     """Sweep over the hyper-parameters of an experiment: many trials and seeds in one compiled program."""
 
     experiment: ExperimentName
-    """What is swept over."""
+    """Experiment that is swept over."""
     space: Path
     """TOML file: for each hyper-parameter a value, { choices = [...] }, or { low = ..., high = ... } with
     log = true for a logarithmic scale and points = N for a grid."""
@@ -29,9 +29,9 @@ class Config(Options):
     seed: Seed = 0
     """The seed of the seeds, and of the sampler."""
     sampler: SamplerName = "tpe"
-    """How trials are chosen."""
+    """Sampler that chooses trials."""
     pruner: PrunerName = "median"
-    """Which trials are stopped early: below the median of the finished ones at the same chunk; by successive
+    """Pruner that stops trials early: below the median of the finished ones at the same chunk; by successive
     halving; or none but those that are not finite."""
     batch: Count = 32
     """Trials asked for at once, which then do not know of each other's scores."""

@@ -16,7 +16,7 @@ Hopeless = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Runner(NamedTuple):
-    """What runs blocks of trials of one static shape; compiled when it is first called.
+    """Program of blocks of trials of one static shape; compiled when it is first called.
 
     Fields:
       init: `(keys, traced, shared) -> carry`, all with a leading axis of block x seeds.

@@ -151,7 +151,7 @@ def history(results: xr.Dataset) -> Figure:
 
 
 def importance(results: xr.Dataset) -> Figure:
-    """What decides: shares of the variance of the completed trials."""
+    """Importance of hyper-parameters: shares of the variance of the completed trials."""
     shares = results.importance.sortby(results.importance)
     names = [str(name) for name in shares.parameter.values]
     figure, axes = plt.subplots(figsize=(8, 1.6 + 0.5 * len(names)), layout="constrained")
@@ -167,7 +167,7 @@ def importance(results: xr.Dataset) -> Figure:
 
 
 def _places(results: xr.Dataset, name: str) -> tuple[np.ndarray, list[str] | None]:
-    """Where the values of a hyper-parameter lie on an axis, and the labels if they are texts."""
+    """Positions of the values of a hyper-parameter on an axis, and the labels if they are texts."""
     values = results[name].values
     if values.dtype.kind in "fi":
         return values.astype(float), None

@@ -23,7 +23,7 @@ RANGE = {"low", "high", "log", "points"}
 
 
 class Space(NamedTuple):
-    """What is searched, and what is not.
+    """Space that is searched, and values that are fixed.
 
     Fields:
       given: the table as it was read.

@@ -86,7 +86,7 @@ class Worker:
             trial.report(value, chunk)
 
     def hopeless(self, trial: Trial) -> bool:
-        """Whether the pruner gives a trial up."""
+        """Returns whether the pruner gives a trial up."""
         return trial.should_prune()
 
     def tell(self, trial: Trial, value: float | None, scores: list[float]) -> None:
@@ -154,7 +154,7 @@ class Worker:
 
 
 def counts(trials: list[FrozenTrial], number: int, num_trials: int) -> bool:
-    """Whether a trial is among those to run: the first `num_trials` that have not failed, no origin twice."""
+    """Returns whether a trial is to be run: the first `num_trials` that have not failed, no origin twice."""
     before = [trial for trial in trials if trial.number < number and trial.state != TrialState.FAIL]
     own = next(trial for trial in trials if trial.number == number)
     return len(before) < num_trials and all(origin(trial) != origin(own) for trial in before)

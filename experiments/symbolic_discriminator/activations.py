@@ -62,7 +62,7 @@ def run(config: Config, folder: Path, progress: tqdm) -> xr.Dataset:
 
 
 def misfit(x: np.ndarray, curves: np.ndarray, columns: Sequence[np.ndarray]) -> np.ndarray:
-    """How far curves `[curve, point]` are from sums of columns: share of their standard deviation."""
+    """Distance of curves `[curve, point]` from sums of columns: share of their standard deviation."""
     design = np.stack([np.ones_like(x), *columns], axis=1)
     left = curves.T - design @ np.linalg.lstsq(design, curves.T, rcond=None)[0]
     return left.std(axis=0) / curves.std(axis=1)

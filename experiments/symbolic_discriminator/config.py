@@ -19,7 +19,7 @@ StudyName = Literal[
 
 
 class Preset(NamedTuple):
-    """What `--preset` stands for.
+    """Settings of a `--preset`.
 
     Fields:
       points: of every curve.

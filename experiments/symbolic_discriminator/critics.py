@@ -27,7 +27,7 @@ HIDDEN = (32, 32)  # of the generator
 
 
 class Schedule(NamedTuple):
-    """How training is cut: epochs are averaged into bins, and bins make the steps of a run."""
+    """Cuts of training: epochs are averaged into bins, and bins make the steps of a run."""
 
     epochs_a_bin: int
     steps: int
@@ -45,7 +45,7 @@ def schedule(epochs: int) -> Schedule:
 
 
 class Carry(NamedTuple):
-    """What a critic's training holds between two steps."""
+    """State of a critic's training between two steps."""
 
     key: Array
     traced: dict[str, Array]
@@ -53,7 +53,7 @@ class Carry(NamedTuple):
 
 
 class Training(NamedTuple):
-    """What one static shape is trained and looked at by.
+    """Functions that train one static shape and look at it.
 
     Fields:
       init: `(key, traced) -> carry`.
@@ -69,7 +69,7 @@ class Training(NamedTuple):
 
 
 def curves_of(library: str, extension: str, latents: int, config: Config) -> symbolic.Curves:
-    """Where the curves of a critic come from."""
+    """Source of the curves of a critic."""
     x = points.points("normal", config.numbers.points, config.seed)
     seen, method = EXTENSIONS[extension]
     generator = symbolic.mlp_generator(1, latents, hidden=HIDDEN)

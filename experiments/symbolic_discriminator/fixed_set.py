@@ -35,7 +35,7 @@ METRICS = ("seen_accuracy", "fresh_accuracy", "fresh_auc", "training_accuracy")
 
 
 class Training(NamedTuple):
-    """How a critic is trained: its objective, whether every epoch has fresh curves, and epochs by preset."""
+    """Training of a critic: its objective, whether every epoch has fresh curves, and epochs by preset."""
 
     objective: str
     fresh: bool
@@ -57,7 +57,7 @@ class Curves(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What a critic's training holds between two calls: its seed's key and curves, and the critic."""
+    """State of a critic's training between two calls: its seed's key and curves, and the critic."""
 
     key: jax.Array
     seen: Curves
@@ -120,7 +120,7 @@ def train(
 
 
 def measure(training: Training, carry: Carry, number: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
-    """How well a critic does on the fixed set, if it was trained on that, and on curves drawn anew."""
+    """Scores of a critic on the fixed set, if it was trained on that, and on curves drawn anew."""
     seen, fresh = ([_critic().apply(carry.state.params, of) for of in drawn] for drawn in carry[1:3])
     found = {
         "fresh_accuracy": symbolic.critic_accuracy(*fresh),
@@ -162,7 +162,7 @@ def run_standard(config: Config, kind: PointsName, cost: int, folder: Path, prog
 
 
 def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> list[dict[str, float]]:
-    """How well the standard classifiers do on the curves that they were fitted to, and on others.
+    """Scores of the standard classifiers on the curves that they were fitted to, and on others.
 
     Args:
       seen: the former `[2 * CURVES, points]`, those of functions first.

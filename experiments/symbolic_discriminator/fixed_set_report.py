@@ -1,4 +1,4 @@
-"""What is told of the study of a fixed set of curves: rows of the summary and a figure."""
+"""Report of the study of a fixed set of curves: rows of the summary and a figure."""
 
 from typing import Any
 

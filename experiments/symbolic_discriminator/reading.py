@@ -1,4 +1,4 @@
-"""How results of critics are read: smoothed curves, the notebook's trends, and what decides."""
+"""Readings of critics' results: smoothed curves, the notebook's trends, and what decides."""
 
 import numpy as np
 import xarray as xr
@@ -39,7 +39,7 @@ def final(results: xr.Dataset, metric: str = "accuracy") -> np.ndarray:
 
 
 def trend(curve: np.ndarray) -> str:
-    """Which of the notebook's trends a smoothed accuracy follows.
+    """Names the notebook's trend that a smoothed accuracy follows.
 
     Nothing is learned where it never reaches 0.65; it drops where more than a quarter of what was gained
     over chance is lost at the end; it is quick where the first quarter of training brings 80 % of the gain.
@@ -54,7 +54,7 @@ def trend(curve: np.ndarray) -> str:
 
 
 def share_of_variance(values: np.ndarray, levels: np.ndarray) -> float:
-    """How much of the variance of values one factor explains on its own, in 0..1 in the mean.
+    """Share of the variance of values that one factor explains on its own, in 0..1 in the mean.
 
     `omega^2 = (SS_between - (k - 1) MS_within) / (SS_total + MS_within)` for k levels: unlike
     `SS_between / SS_total` it is not above 0 by chance alone. NaN for one level, values

@@ -38,7 +38,7 @@ from lax_learning.types import Params
 
 
 class Run(NamedTuple):
-    """What the critic's part of the loss is: the cost of a logit, and its weight."""
+    """The critic's part of the loss: the cost of a logit, and its weight."""
 
     cost: str
     weight: float
@@ -57,7 +57,7 @@ MEASUREMENTS = 20
 
 
 class Carry(NamedTuple):
-    """What a fit holds between steps; critic and weight stay as they are."""
+    """State of a fit between steps; critic and weight stay as they are."""
 
     critic: Params
     weight: Float[Array, ""]

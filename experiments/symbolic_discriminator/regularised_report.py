@@ -1,4 +1,4 @@
-"""What is told of networks that were regularised by a critic: rows of the summary and figures."""
+"""Report of networks that were regularised by a critic: rows of the summary and figures."""
 
 from typing import Any
 

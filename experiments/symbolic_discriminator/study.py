@@ -1,4 +1,4 @@
-"""What a study of the experiment is: parts that run one after another, and what is told of their results."""
+"""Studies of the experiment: parts that run one after another, and reports of their results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from experiments.symbolic_discriminator.config import Config
 
 
 class Part(NamedTuple):
-    """What is written whole or not at all.
+    """A part of a study, written whole or not at all.
 
     Fields:
       run: `(folder for checkpoints, progress) -> results`; it moves the progress on by `cost` in all.

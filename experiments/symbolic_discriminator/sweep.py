@@ -1,4 +1,4 @@
-"""What the symbolic discriminator offers to sweeps: its critics, by accuracy on curves not learned from."""
+"""Sweeps of the symbolic discriminator: its critics, by accuracy on curves not learned from."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is fitted in the notebook's last step, by which networks, and the critics that judge them."""
+"""Target of the notebook's last step, networks that fit it, and the critics that judge them."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def target(x: Float[Array, "points 1"]) -> Float[Array, "points 1"]:
 
 
 class Problem(NamedTuple):
-    """What all members share.
+    """Data that all members share.
 
     Fields:
       x: the points, `[points, 1]`.
@@ -63,7 +63,7 @@ def problem_of(config: Config) -> Problem:
 
 
 class Start(NamedTuple):
-    """What the runs of a seed have in common.
+    """Data that the runs of a seed share.
 
     Fields:
       critic: its params after its training.

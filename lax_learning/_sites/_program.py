@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from lax_learning._checks import as_arrays
+from lax_learning._checks import as_arrays, check_values
 from lax_learning._sites import _equations as equations
 from lax_learning._sites._plan import Kind, Plan, make_plan
 from lax_learning._sites._run import Hooks, execute
@@ -32,7 +32,12 @@ class Program:
             output, aux = model(params, jax.tree.unflatten(self._x, x))
             return as_arrays("apply", output), as_arrays("aux", aux)
 
-        body, (output, aux) = equations.trace(flat, self.split.leaves, leaves)
+        try:
+            body, (output, aux) = equations.trace(flat, self.split.leaves, leaves)
+        except (TypeError, ValueError) as error:
+            if all(leaf.ndim == 1 for leaf in leaves):
+                error.add_note("x: its first axis is that of examples; each has the shape [] here")
+            raise
         self.outputs = jax.tree.leaves(output)
         self._output, self._aux = jax.tree.structure(output), jax.tree.structure(aux)
         self.plan: Plan = make_plan(
@@ -68,7 +73,9 @@ class Program:
         Returns:
           Output, aux, and what taps and reads emitted, by index.
         """
-        leaves = jax.tree.leaves(self.split.merge(parameters))
+        params = self.split.merge(parameters)
+        check_values("params", params)
+        leaves = jax.tree.leaves(params)
         inputs = jax.tree.leaves(x)
         partners: list[Any] = [None] * (len(leaves) + len(inputs))
         if feedback is not None:

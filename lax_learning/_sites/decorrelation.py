@@ -216,7 +216,7 @@ def decorrelated_rule(
 
     def init(key: Key, params: Params, x: Any) -> DecorrelatedState:
         check_key("key", key)
-        program = Program(model, params, as_batch(x)[0])
+        program = Program(model, params, as_batch(x, only_shapes=True)[0])
         layers: Layers = {}
         for name, place in _places(program, where).items():
             check_memory(f"where: {name!r}", [(*place.shape, place.shape[-1])])
@@ -281,8 +281,7 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
         different R, or is normalised or scaled before its product, or a mean that is removed (`bias=True`).
     """
     check_model(model)
-    x, _ = as_batch(x)
-    program = Program(model, params, x)
+    program = Program(model, params, as_batch(x, only_shapes=True)[0])
     places = _checked_places(program, where, layers)
     leaves = list(program.split.leaves)
     for name, layer in layers.items():

@@ -69,7 +69,7 @@ def sites(model: Model, params: Params, x: Any) -> SiteTable:
       (3, 2)
     """
     check_model(model)
-    program = Program(model, params, one_example(as_batch(x)[0]))
+    program = Program(model, params, one_example(as_batch(x, only_shapes=True)[0]))
     units = {id(site): math.prod(tap.shape) for tap in program.plan.all_taps for site in tap.sites}
     return SiteTable(
         SiteRow(

@@ -74,7 +74,7 @@ def tapped(model: Model) -> Tapped:
     check_model(model)
 
     def shapes(params: Params, x: Any) -> dict[str, jax.ShapeDtypeStruct]:
-        taps = _named(Program(model, params, as_batch(x)[0]))
+        taps = _named(Program(model, params, as_batch(x, only_shapes=True)[0]))
         return {name: jax.ShapeDtypeStruct(tap.shape, tap.dtype) for name, tap in taps.items()}
 
     def run(params: Params, x: Any, taps: Taps | None = None) -> TappedRun:

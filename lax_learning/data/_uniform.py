@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from lax_learning._checks import as_tuple, check_count, check_memory
+from lax_learning._precision import widened
 from lax_learning.data.types import Dataset, Splits
 from lax_learning.types import Key
 
@@ -23,7 +24,7 @@ def uniform_splits(
         check_count(f"sizes[{i}]", size, minimum=0)
     check_memory("sizes", [(sum(sizes), num_features)], dtype)
     x = jax.random.uniform(key, (sum(sizes), num_features), dtype, -1, 1)
-    y = jax.nn.one_hot(label(x), 2, dtype=dtype)
+    y = jax.nn.one_hot(label(widened(x)), 2, dtype=dtype)
     ends = list(itertools.accumulate(sizes))
     starts = [0, *ends[:-1]]
     return Splits(*(Dataset(x[a:b], y[a:b]) for a, b in zip(starts, ends, strict=True)))

@@ -1,4 +1,4 @@
-"""Which examples each update of a run sees: a fresh random order every epoch, cut into batches."""
+"""Batches of a run: a fresh random order every epoch, cut into pieces."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from lax_learning.types import Key
 
 
 class BatchState(NamedTuple):
-    """What the schedule carries from update to update."""
+    """State of the schedule."""
 
     key: Key  # the run's, never consumed itself: epoch e draws from fold_in(key, e)
     order: Int32[Array, "batches_per_epoch batch"]  # this epoch's batches

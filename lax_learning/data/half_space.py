@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lax_learning._checks import check_count, check_floating_dtype, check_key, check_memory
+from lax_learning._precision import widened
 from lax_learning.data._uniform import uniform_splits
 from lax_learning.data.types import Splits
 from lax_learning.types import Key
@@ -51,7 +52,7 @@ def half_space(
     check_count("num_features", num_features)
     check_memory("num_features", [(num_features,)], dtype)
     vector_key, key = jax.random.split(key)
-    vector = jax.random.uniform(vector_key, (num_features,), dtype, -1, 1)
+    vector = widened(jax.random.uniform(vector_key, (num_features,), dtype, -1, 1))
 
     def label(x: jax.Array) -> jax.Array:
         return (x @ vector > 0).astype(jnp.int32)

@@ -75,7 +75,7 @@ def read_idx(path: str | Path, md5: str | None = None) -> UInt8[np.ndarray, "*sh
 
 
 def find_idx_folder(folder: Path) -> Path | None:
-    """Where MNIST's IDX files lie: `folder` itself or torchvision's `MNIST/raw` in it; None if in neither."""
+    """Finds MNIST's IDX files: in `folder` itself or torchvision's `MNIST/raw` in it; None if in neither."""
     for candidate in (folder, folder / "MNIST" / "raw"):
         if any(_find(candidate, name) for name in MNIST_MD5):
             return candidate

@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lax_learning._checks import as_layers, check_count, check_floating_dtype, check_key, check_shapes
+from lax_learning._checks import (
+    as_layers,
+    check_count,
+    check_floating_dtype,
+    check_key,
+    check_memory,
+    check_shapes,
+)
+from lax_learning._precision import raised, widened
 from lax_learning.data.types import Dataset
 from lax_learning.types import Key, Params
 
@@ -58,6 +66,7 @@ def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = j
     check_count("num_features", num_features)
     check_count("num_units", num_units)
     check_floating_dtype("dtype", dtype)
+    check_memory("num_features, num_units", [(num_features, num_units)], dtype)
 
     def init(key: Key) -> Params:
         check_key("key", key)
@@ -74,8 +83,10 @@ def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = j
         first, second = as_layers("teacher", teacher, 2)
         shapes = [(num_features, num_units), (num_units, 1)]
         check_shapes(["teacher[0]['w']", "teacher[1]['w']"], [first["w"], second["w"]], shapes)
-        x = jax.random.normal(key, (num_examples, num_features), dtype)
-        x = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-        return Dataset(x, jax.nn.relu(x @ first["w"]) @ second["w"])
+        # Squares of half precision would leave its range, and their sum its digits.
+        x = jax.random.normal(key, (num_examples, num_features), raised(jnp.dtype(dtype)))
+        x = (x / jnp.linalg.norm(x, axis=-1, keepdims=True)).astype(dtype)
+        wide, inner, outer = widened((x, first["w"], second["w"]))
+        return Dataset(x, (jax.nn.relu(wide @ inner) @ outer).astype(dtype))
 
     return Planted(init, sample)

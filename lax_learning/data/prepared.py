@@ -13,7 +13,7 @@ from lax_learning.data.idx import read_idx_folder
 
 
 def default_data_dir() -> Path:
-    """Where tfds keeps its data sets: `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`."""
+    """Returns the folder of tfds' data sets: `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 

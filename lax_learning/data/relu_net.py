@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lax_learning._checks import check_count, check_floating_dtype, check_key, check_memory
+from lax_learning._precision import widened
 from lax_learning.data._uniform import uniform_splits
 from lax_learning.data.types import Splits
 from lax_learning.types import Key
@@ -20,7 +21,7 @@ def relu_net(
     sizes: Sequence[int] = (7_500, 0, 2_500),
     dtype: DTypeLike = jnp.float32,
 ) -> Splits:
-    """Which of two random read-outs of random ReLU units is larger?
+    """Draws points and the larger of two random read-outs of random ReLU units.
 
     `x, W, V ~ U(-1, 1)`, `y = one_hot(argmax(relu(x W) V))`
 
@@ -57,6 +58,7 @@ def relu_net(
     w_key, v_key, key = jax.random.split(key, 3)
     w = jax.random.uniform(w_key, (num_features, num_units), dtype, -1, 1)
     v = jax.random.uniform(v_key, (num_units, 2), dtype, -1, 1)
+    w, v = widened((w, v))
 
     def label(x: jax.Array) -> jax.Array:
         return jnp.argmax(jax.nn.relu(x @ w) @ v, axis=-1)

@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike, Float32, Shaped
 
-from lax_learning._checks import as_array, check_count, check_memory, describe
+from lax_learning._checks import as_array, check_count, check_integers, check_memory, describe
 
 
 class Dataset(NamedTuple):
@@ -60,9 +60,10 @@ def _check_dataset(name: str, data: Any) -> None:
     for field, tree in data._asdict().items():
         for path, leaf in jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: leaf is None):
             at = f"{name}.{field}{jax.tree_util.keystr(path)}"
-            is_plain = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
+            is_plain = type(leaf) is np.ndarray and leaf.dtype.kind in "biuf"
             is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             array = leaf if is_plain or is_key else as_array(at, leaf)
+            check_integers(at, leaf)
             if array.ndim == 0:
                 raise ValueError(f"{at}: expected one row an example, got {describe(array)}")
             numbers[field].add(array.shape[0])

@@ -1,4 +1,4 @@
-"""What the perturbation estimators share: losses, aux, and means over draws in bounded memory."""
+"""Shared parts of the perturbation estimators: losses, aux, and means over draws in bounded memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,10 +25,13 @@ def split_aux(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[..., tuple
         try:
             if isinstance(loss, list | tuple) or getattr(loss, "ndim", 0) > 1:
                 raise TypeError
-            return as_floating("loss_fn", loss), aux
+            each = as_floating("loss_fn", loss)
         except TypeError:
             expected = "expected a scalar floating-point loss, or one loss per example"
             raise TypeError(f"loss_fn: {expected}, got {describe(loss)}") from None
+        if each.size == 0:
+            raise ValueError(f"loss_fn: expected the loss of at least one example, got {describe(each)}")
+        return each, aux
 
     return checked
 

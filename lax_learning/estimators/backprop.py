@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from lax_learning._checks import as_params
+from lax_learning._checks import as_params, check_key
 from lax_learning.estimators._draws import join_aux, split_aux
 from lax_learning.types import Estimator, Key, Params
 
@@ -42,7 +42,7 @@ def backprop(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Estimator
     checked = split_aux(loss_fn, has_aux)
 
     def estimate(key: Key, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
-        del key
+        check_key("key", key)
         params = as_params(params)
 
         def mean_loss(params: Params) -> tuple[Any, Any]:

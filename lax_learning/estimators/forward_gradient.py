@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lax_learning._checks import as_params, check_count
+from lax_learning._checks import as_params, check_key, check_samples
 from lax_learning._sites._equations import vary_as
 from lax_learning.estimators._draws import as_gradient, join_aux, mean_over_draws, scaled, split_aux
 from lax_learning.noise import Noise, as_noise
@@ -75,11 +75,12 @@ def forward_gradient(
     References:
       Baydin et al., Gradients without backpropagation, https://arxiv.org/abs/2202.08587, 2022.
     """
-    check_count("num_samples", num_samples)
+    check_samples("num_samples", num_samples)
     draw_noise = as_noise(noise)
     checked = split_aux(loss_fn, has_aux)
 
     def estimate(key: Key, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        check_key("key", key)
         params = as_params(params)
         loss, aux = checked(params, *args, **kwargs)
 

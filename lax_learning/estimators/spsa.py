@@ -11,9 +11,11 @@ from jaxtyping import Array, ArrayLike
 from lax_learning._checks import (
     as_array,
     check_callable,
-    check_count,
+    check_key,
     check_not_negative,
     check_positive,
+    check_resolved,
+    check_samples,
     check_scalar,
     describe,
 )
@@ -53,7 +55,7 @@ def spall_gains(
       The two schedules.
 
     Raises:
-      ValueError: if a or c <= 0, or A, alpha or gamma < 0.
+      ValueError: if a or c <= 0, or 0 or infinite in the precision of JAX, or A, alpha or gamma < 0.
 
     Example:
       >>> gains = spall_gains(a=1.0, c=0.1, A=9.0)
@@ -70,6 +72,8 @@ def spall_gains(
         check_not_negative(name, value)
     for name, value in (("a", a), ("c", c), ("A", A), ("alpha", alpha), ("gamma", gamma)):
         check_scalar(name, value)
+    check_resolved("a", a, jnp.result_type(float))
+    check_resolved("c", c, jnp.result_type(float))
 
     def number(count: ArrayLike) -> Array:
         return _as_count(count).astype(jnp.result_type(float)) + 1
@@ -133,12 +137,13 @@ def spsa(
     """
 
     check_callable("perturbation", perturbation, "a schedule, such as spall_gains(0.1, 0.1).perturbation")
-    check_count("num_samples", num_samples)
+    check_samples("num_samples", num_samples)
     split_aux(loss_fn, has_aux)
 
     def estimate(
         key: Key, params: Params, *args: Any, count: int | Array, **kwargs: Any
     ) -> tuple[Any, Params]:
+        check_key("key", key)
         at_count = perturbing(
             loss_fn,
             "perturbation(count)",

@@ -10,10 +10,12 @@ from jaxtyping import Array, ArrayLike
 from lax_learning._checks import (
     as_params,
     check_choice,
-    check_count,
+    check_key,
     check_positive,
     check_resolved,
+    check_samples,
     check_scalar,
+    describe,
 )
 from lax_learning._precision import is_half, raised, shift
 from lax_learning.estimators._draws import as_gradient, join_aux, mean_over_draws, scaled, split_aux
@@ -43,8 +45,10 @@ def weight_perturbation(
     only differentiation sees: to freeze parameters, leave them out of the pytree.
 
     Half precision cannot hold most steps: they are rounded to what the parameters can store, and never to
-    nothing, and the credit is that of the step that was made. In wider dtypes sigma should be well above the
-    spacing of numbers around the parameters, 1e-7 times their size in float32.
+    nothing, and the credit is that of the step that was made. The loss itself has to be in float32 or wider,
+    and what `loss_fn` computes in half precision on the way rounds small differences away; the rules on
+    networks and models compute all in float32. In wider dtypes sigma should be well above the spacing of
+    numbers around the parameters, 1e-7 times their size in float32.
 
     Args:
       loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss an example: differences
@@ -64,7 +68,7 @@ def weight_perturbation(
       ValueError: if sigma <= 0, K < 1, or difference or noise are unknown; at trace time, for a sigma that
         is 0 or infinite in the dtype of the params or the loss, or noise of other shapes.
       TypeError: for a `loss_fn` that is no function or a `has_aux` that is no bool; at trace time, for
-        params, noise or losses that are not floating.
+        params, noise or losses that are not floating, or a loss of half precision.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -97,19 +101,24 @@ def perturbing(
     """`weight_perturbation`; errors call sigma by the name that the caller gave it."""
     check_positive(name, sigma)
     check_scalar(name, sigma)
-    check_count("num_samples", num_samples)
+    check_samples("num_samples", num_samples)
     check_choice("difference", difference, ("forward", "central"))
     draw_noise = as_noise(noise)
     checked = split_aux(loss_fn, has_aux)
 
     def estimate(key: Key, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        check_key("key", key)
         params = as_params(params)
         loss, aux = checked(params, *args, **kwargs)
         check_resolved(name, sigma, loss.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+        if is_half(loss.dtype):
+            raise TypeError(
+                "loss_fn: expected a loss in float32 or wider, in which differences are not rounded away, "
+                f"got {describe(loss)}; cast what it is computed from, as in output.astype(jnp.float32)"
+            )
 
         def perturbed(params: Params) -> Array:
-            loss = checked(params, *args, **kwargs)[0]
-            return loss.astype(raised(loss))
+            return checked(params, *args, **kwargs)[0]
 
         def draw(key: Key) -> Params:
             step = jnp.asarray(sigma, raised(loss))

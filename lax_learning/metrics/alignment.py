@@ -142,9 +142,9 @@ def by_layer(metric: Callable[..., Any], *trees: Any) -> Any:
       >>> [float(c) for c in by_layer(cosine_similarity, a, b)]
       [1.0, -1.0]
     """
-    check_callable("metric", metric, "a function of pytrees")
     if not trees:
         raise ValueError("trees: expected at least one, got none")
+    check_callable("metric", metric, "a function of pytrees")
     first, *others = [entries_of(f"trees[{i}]", tree) for i, tree in enumerate(trees)]
     for i, (tree, entries) in enumerate(zip(trees[1:], others, strict=True), start=1):
         same_kind = isinstance(tree, Mapping) == isinstance(trees[0], Mapping)
@@ -153,6 +153,7 @@ def by_layer(metric: Callable[..., Any], *trees: Any) -> Any:
                 f"trees[{i}]: expected the entries {list(first)} as in trees[0], got {list(entries)}"
                 + ("" if same_kind else f" of a {type(tree).__name__}")
             )
+    check_callable("metric", metric, f"a function of {len(trees)} pytrees", num_arguments=len(trees))
     return like_entries(
         trees[0], {key: metric(first[key], *(entries[key] for entries in others)) for key in first}
     )

@@ -13,6 +13,7 @@ from lax_learning._checks import (
     as_real_leaves,
     check_callable,
     check_count,
+    check_integers,
     check_same_structure,
 )
 from lax_learning._scaling import divided, scale_of
@@ -168,7 +169,7 @@ def streamed_moments(
       Chan, Golub, LeVeque, Algorithms for computing the sample variance: analysis and recommendations,
       https://doi.org/10.1080/00031305.1983.10483115, 1983.
     """
-    check_callable("draw", draw, "a function x -> gradients")
+    check_callable("draw", draw, "a function x -> gradients", num_arguments=1)
     # What XLA computes is never below the smallest normal number where XLA takes such numbers for 0.
     return _streamed("draw(x)", draw, xs, reference, chunk_size, lambda g, scale: g * (1 / scale))
 
@@ -238,7 +239,8 @@ def _as_arrays(xs: PyTree) -> PyTree:
     """Numbers as arrays; what is one, also of keys, passes."""
 
     def of_leaf(path: Any, leaf: Any) -> Any:
-        is_plain = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
+        is_plain = type(leaf) is np.ndarray and leaf.dtype.kind in "biuf"
+        check_integers(f"gradients{jax.tree_util.keystr(path)}", leaf)
         if is_plain or isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
             return leaf
         return as_array(f"gradients{jax.tree_util.keystr(path)}", leaf)

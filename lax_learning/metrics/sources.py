@@ -15,6 +15,7 @@ from lax_learning._checks import (
     check_inputs,
     check_instance,
     check_key,
+    check_samples,
     check_targets,
 )
 from lax_learning._lazily import lazily
@@ -49,7 +50,7 @@ def draw_moments(
     """
     check_instance("rule", rule, Rule, "a Rule")
     check_key("key", key)
-    check_count("num_samples", num_samples, 3)
+    check_samples("num_samples", num_samples, 3)
     if reference is None:
         raise TypeError("reference: expected the exact gradients, got None")
     expected = without_feedback_of("reference", reference)
@@ -103,7 +104,7 @@ def example_moments(
 
 
 def _is_dense(network: Network, params: Params, x: Array) -> bool:
-    """Whether every layer multiplies one vector an example with its weights."""
+    """Returns whether every layer multiplies one vector an example with its weights."""
     inputs = jax.eval_shape(lambda p, x: network.forward(p, x).inputs, params, x)
     layers = zip(network.layers, inputs, strict=True)
     return all(layer.linear is dense_product and read.ndim == 2 for layer, read in layers)

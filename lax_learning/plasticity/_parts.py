@@ -1,4 +1,4 @@
-"""What k-cap networks of every kind are made of: who fires, and where there are synapses."""
+"""Parts of k-cap networks of every kind: who fires, and where there are synapses."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -51,7 +51,14 @@ def random_mask(edge_probability: ArrayLike) -> Callable[[Key, tuple[int, int]],
     """`(key, shape) -> mask` with synapses of that probability."""
     check_probability("edge_probability", edge_probability)
     check_scalar("edge_probability", edge_probability)
-    return lambda key, shape: jax.random.bernoulli(key, edge_probability, shape)
+
+    def mask(key: Key, shape: tuple[int, int]) -> Array:
+        probability = jnp.asarray(edge_probability)
+        if jnp.issubdtype(probability.dtype, jnp.integer):  # 0 or 1
+            probability = probability.astype(jnp.float32)
+        return jax.random.bernoulli(key, probability, shape)
+
+    return mask
 
 
 def full_mask(key: Key, shape: tuple[int, int]) -> Array:

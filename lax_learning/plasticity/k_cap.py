@@ -13,7 +13,7 @@ _BITS_A_ROUND = 2  # 1, 2, 4 or 8, to divide 16: 3 candidates a pass over the un
 
 
 def top_k_mask(x: ArrayLike, k: int, *, axis: int = -1) -> Bool[Array, "..."]:
-    """Which k entries along an axis are the largest; of equal ones the first.
+    """Marks the k largest entries along an axis; of equal ones the first.
 
     Args:
       x: floating values of any shape; NaN counts as larger than all numbers.

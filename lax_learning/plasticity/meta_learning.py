@@ -18,6 +18,7 @@ from lax_learning._checks import (
     check_function,
     check_instance,
     check_key,
+    check_one_hot,
     check_sequence,
     check_shapes,
     describe,
@@ -33,7 +34,7 @@ from lax_learning.types import Estimator, Key, Rule
 
 
 class MetaParams(NamedTuple):
-    """What is learned upstream.
+    """Parameters that are learned upstream.
 
     Fields:
       tables: of all plastic layers.
@@ -116,10 +117,12 @@ def meta_rule(
       output_init: of the output table.
 
     Returns:
-      A rule of `MetaParams` for `x [batch, inputs]` and one-hot `y [batch, labels]`.
+      A rule of `MetaParams` for `x [batch, inputs]` and one-hot `y [batch, labels]`; a compiled program
+      cannot tell other targets, of which it takes the largest entry for the label.
 
     Raises:
-      TypeError, ValueError: if state or tables do not fit the network, or flags and functions are none.
+      TypeError, ValueError: if state or tables do not fit the network, flags and functions are none, or
+        targets that are not traced are not one-hot.
 
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
@@ -148,11 +151,14 @@ def meta_rule(
         tables = network.init_tables(key, shared=shared, hidden_init=hidden_init, output_init=output_init)
         return MetaParams(tables, state[0]["w"])
 
-    def loss_fn(params: MetaParams, x: ArrayLike, y: ArrayLike) -> Array:
+    def as_batch(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
         x, y = as_array("x", x), as_array("y", y)
         if x.ndim != 2:
             raise ValueError(f"x: expected shape [batch, {network.shapes[0][0]}], got {list(x.shape)}")
         check_shapes(["y"], [y], [(x.shape[0], network.shapes[-1][1])])
+        return x, y
+
+    def loss_fn(params: MetaParams, x: Array, y: Array) -> Array:
         start = with_params(state, params)
         labels = jnp.argmax(y, axis=-1).astype(jnp.int32)
         learned = learn_episode(network, params.tables, start, x, labels)
@@ -167,6 +173,8 @@ def meta_rule(
         check_instance("params", params, MetaParams, "MetaParams(tables, w)")
         network.layer_tables(params.tables)
         as_floating("params.w", params.w)
+        x, y = as_batch(x, y)
+        check_one_hot("y", y)
         return estimate(key, params, x, y)
 
     return Rule(init, value_and_grad)

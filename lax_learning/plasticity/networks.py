@@ -32,7 +32,7 @@ State = tuple[dict[str, Array], ...]
 
 
 class Response(NamedTuple):
-    """What a network does with its input: one sample, or a batch with a leading axis.
+    """Response of a network to its input: one sample, or a batch with a leading axis.
 
     Fields:
       pre: codes of the units before every plastic layer, `[in]` each.
@@ -46,7 +46,7 @@ class Response(NamedTuple):
 
 
 class Drive(NamedTuple):
-    """What the fixed first layer makes of its input: one sample, or a batch with a leading axis.
+    """Output of the fixed first layer: of one sample, or of a batch with a leading axis.
 
     Fields:
       z: pre-activations `[width]`.
@@ -173,7 +173,7 @@ class KCapNetwork:
         return found
 
     def drive(self, state: State, x: ArrayLike) -> Drive:
-        """What the fixed first layer makes of `x [*batch, inputs]`, for all samples at once."""
+        """Computes the output of the fixed first layer for `x [*batch, inputs]`, for all samples at once."""
         self.check_state(state)
         x = as_floating("x", x)
         num_inputs = self.shapes[0][0]
@@ -226,7 +226,7 @@ def check_initialiser(name: str, init: Any) -> None:
 
 
 def drawn(name: str, init: Initializer, key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """What an initialiser draws, in its dtype; raises unless it is a floating array of the shape."""
+    """Draws from an initialiser, in its dtype; raises unless that is a floating array of the shape."""
     values = as_floating(f"{name}(key, shape, dtype)", init(key, shape, dtype))
     check_shapes([f"{name}(key, shape, dtype)"], [values], [shape])
     return values.astype(dtype)

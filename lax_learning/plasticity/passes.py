@@ -21,7 +21,7 @@ MAX_SELECTS = 64
 
 
 class Diagnostics(NamedTuple):
-    """What a network did with a sample before it changed; stacked over samples by `plastic_pass`.
+    """Diagnostics of a sample before the network changed; stacked over samples by `plastic_pass`.
 
     Fields:
       prediction: the label it chose, -1 where a logit is NaN: wrong whatever the label.
@@ -35,7 +35,7 @@ class Diagnostics(NamedTuple):
 
 
 class Change(NamedTuple):
-    """How the synapses of a layer change: `change_ij = rows[pre_i, j]`.
+    """Change of the synapses of a layer: `change_ij = rows[pre_i, j]`.
 
     Fields:
       pre: presynaptic codes `[in]`, 0 where the table does not read them.
@@ -88,7 +88,7 @@ Synapses = tuple[Array, ...]
 def _react(
     network: KCapNetwork, tables: Tables, state: State, synapses: Synapses, drive: Drive, label: Array
 ) -> tuple[tuple[Change, ...], Diagnostics]:
-    """What one sample does, from the drive of the first layer on, and how the synapses are to change."""
+    """Runs one sample, from the drive of the first layer on, and reads how the synapses are to change."""
     response = network.respond_to(synapses, drive)
     prediction, learns, changes = read_changes(network, tables, state, response, label)
     return changes, Diagnostics(prediction, learns, response)

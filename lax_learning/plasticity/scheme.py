@@ -1,4 +1,4 @@
-"""How synapses change by what they read from their table."""
+"""Changes of synapses by the entry of their table that they read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lax_learning._checks import check_choice, check_flag, check_positive, check
 
 
 class Update(NamedTuple):
-    """What a change does to a weight.
+    """Effect of a change on a weight.
 
     Fields:
       start: the weight at the start of an episode.
@@ -50,7 +50,7 @@ UPDATES = {
 
 @dataclass(frozen=True)
 class Scheme:
-    """How synapses change by the entry `beta` of their table that they read.
+    """Change of synapses by the entry `beta` of their table that they read.
 
     additive: `w <- w + step_size beta mask`; multiplicative: `w <- w (1 + step_size beta mask)`
 

@@ -34,7 +34,7 @@ class Bins(NamedTuple):
 
 
 class TableRule(NamedTuple):
-    """Which entry a synapse reads: `beta = table[pre, post, bin]`, without the axes the rule does not read.
+    """Entry that a synapse reads: `beta = table[pre, post, bin]`, without the axes the rule does not read.
 
     `pre` and `post` are the codes of the units on either side: whether the unit fired, in a recurrent
     network its firing history; for an output unit, whether it is the label. Every table rule is a value of

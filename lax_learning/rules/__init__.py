@@ -44,7 +44,10 @@ def _either(on_network: Callable[..., Any], on_model: Callable[..., Any]) -> Cal
     """The rule on a `Network`, or on a `Model`, for as long as networks are not models themselves."""
 
     @functools.wraps(on_network)
-    def make(network: Any, loss: Any, **options: Any) -> Any:
+    def make(network: Any = None, loss: Any = None, *, model: Any = None, **options: Any) -> Any:
+        if network is not None and model is not None:
+            raise TypeError(f"model: expected a Network or a Model, not both, got {describe(model)}")
+        network = model if network is None else network
         if not isinstance(network, Model | Network):
             expected = "a Network, such as mlp((784, 100, 10)), or a Model"
             raise TypeError(f"network: expected {expected}, got {describe(network)}")

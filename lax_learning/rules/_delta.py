@@ -1,4 +1,4 @@
-"""What all delta rules share: signals in, gradients out, in the units of `jax.grad` or of the tutorial."""
+"""Shared parts of delta rules: signals in, gradients out, in the units of `jax.grad` or of the tutorial."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable

@@ -5,7 +5,7 @@ from functools import partial
 from jaxtyping import Array, ArrayLike
 
 from lax_learning import estimators
-from lax_learning._checks import check_choice, check_count
+from lax_learning._checks import check_choice, check_samples
 from lax_learning.estimators._draws import mean_over_draws
 from lax_learning.estimators.forward_gradient import directional_derivative
 from lax_learning.feedback import init_forward
@@ -60,7 +60,7 @@ def forward_gradient(
     """
     check_problem(network, loss)
     check_choice("perturb", perturb, ("weights", "activities"))
-    check_count("num_samples", num_samples)
+    check_samples("num_samples", num_samples)
     draw_noise = as_noise(noise)
     init = partial(init_forward, network)
 

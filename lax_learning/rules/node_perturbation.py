@@ -10,10 +10,10 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import (
     check_choice,
-    check_count,
     check_flag,
     check_positive,
     check_resolved,
+    check_samples,
     check_scalar,
 )
 from lax_learning._precision import is_half, raised
@@ -67,7 +67,7 @@ def _by_normalised_change(noise: Layers, change: Layers) -> Layers:
 
 
 class _Variant(NamedTuple):
-    """Where the noise goes in, what the credit is proportional to, and which inputs the synapse sees.
+    """Place of the noise, what the credit is proportional to, and which inputs the synapse sees.
 
     `credit` takes the noise and the change of the values it went into, both in units of sigma.
     """
@@ -159,7 +159,7 @@ def node_perturbation(
     check_scalar("sigma", sigma)
     for name, flag in (("antithetic", antithetic), ("layerwise", layerwise), ("share_noise", share_noise)):
         check_flag(name, flag)
-    check_count("num_samples", num_samples)
+    check_samples("num_samples", num_samples)
     check_choice("variant", variant, _VARIANTS)
     run, credit, sees_noisy_inputs = _VARIANTS[variant]
     if sees_noisy_inputs and (num_samples > 1 or antithetic or layerwise):

@@ -2,14 +2,17 @@
 
 from functools import partial
 
+import jax
 from jaxtyping import Array, ArrayLike
 
 from lax_learning import estimators
+from lax_learning._checks import as_params, check_resolved
+from lax_learning._precision import widened
 from lax_learning.feedback import init_forward
 from lax_learning.networks import Network
 from lax_learning.noise import Noise
 from lax_learning.rules._delta import as_batch, check_problem, checked_losses
-from lax_learning.types import Loss, Params, Rule
+from lax_learning.types import Key, Loss, Params, Rule
 
 
 def weight_perturbation(
@@ -58,11 +61,20 @@ def weight_perturbation(
 
     check_problem(network, loss)
 
-    def losses(params: Params, x: ArrayLike, y: ArrayLike) -> Array:
-        x, y = as_batch(network, x, y)
+    def losses(params: Params, x: Array, y: Array) -> Array:
         return checked_losses(loss, network.apply(params, x), y)
 
     estimate = estimators.weight_perturbation(
         losses, sigma=sigma, num_samples=num_samples, difference=difference, noise=noise
     )
-    return Rule(partial(init_forward, network), estimate)
+
+    def value_and_grad(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> tuple[Array, Params]:
+        x, y = as_batch(network, x, y)
+        params = as_params(params)
+        check_resolved("sigma", sigma, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+        # Half precision would round differences away: the passes run in float32, on the same parameters.
+        wide, wide_x = widened((params, x))
+        value, grads = estimate(key, wide, wide_x, y)
+        return value, jax.tree.map(lambda g, w: g.astype(w.dtype), grads, params)
+
+    return Rule(partial(init_forward, network), value_and_grad)

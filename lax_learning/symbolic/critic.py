@@ -19,7 +19,7 @@ from lax_learning.types import Key, Params
 
 
 class Critic(NamedTuple):
-    """What judges curves, each sampled at the same ordered points.
+    """Judge of curves, each sampled at the same ordered points.
 
     Fields:
       init: `key -> params`.

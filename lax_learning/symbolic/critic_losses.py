@@ -1,4 +1,4 @@
-"""What a critic is trained on and judged by: objectives, gradient penalty, accuracy, area under the curve."""
+"""Objectives and scores of a critic: gradient penalty, accuracy, area under the curve."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def check_objective(objective: str) -> None:
 def critic_loss(
     logits_real: ArrayLike, logits_fake: ArrayLike, *, objective: str = "bce"
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """What a critic loses on real and on fake curves; their sum is minimised.
+    """Computes the losses of a critic on real and on fake curves; their sum is minimised.
 
     `mean(f(-real)), mean(f(fake))`, with `f(z) = log(1 + exp(z))` for "bce", `f(z) = z` for "wgan"
 
@@ -68,7 +68,7 @@ def _logits(logits_real: ArrayLike, logits_fake: ArrayLike) -> tuple[Array, Arra
 def gradient_penalty(
     critic: Critic, params: Params, eps: ArrayLike, real: ArrayLike, fake: ArrayLike
 ) -> Float[Array, ""]:
-    """How far the critic's slope is from 1 between real and fake curves.
+    """Penalises slopes of the critic other than 1 between real and fake curves.
 
     `mean((|grad_x critic(eps real + (1 - eps) fake)| - 1)^2)`, the norm over points and channels
 

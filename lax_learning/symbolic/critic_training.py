@@ -35,14 +35,14 @@ from lax_learning.types import Key, Params
 
 
 class CriticState(NamedTuple):
-    """What training carries from step to step: the critic's params and optax's state."""
+    """State of training: the critic's params and optax's state."""
 
     params: Params
     optimizer_state: optax.OptState
 
 
 class CriticMetrics(NamedTuple):
-    """What a step found before it changed the params; of an epoch every field is `[iterations]`.
+    """Metrics of a step before it changed the params; of an epoch every field is `[iterations]`.
 
     Fields:
       loss_real: loss on real curves.

@@ -23,7 +23,7 @@ EXTENSIONS = ("input", "gradient")
 
 
 class Curves(NamedTuple):
-    """Where a critic's curves come from.
+    """Source of a critic's curves.
 
     Fields:
       real: `key -> curves [latents, *curve_shape]` of functions drawn from the library.

@@ -50,7 +50,7 @@ Evaluate = Callable[[Coefficients, Array], Array]
 
 
 class FunctionDraws(NamedTuple):
-    """Which entries were drawn, and each draw's coefficients `[number, K]`."""
+    """Entries that were drawn, and each draw's coefficients `[number, K]`."""
 
     entries: Int[Array, " number"]
     coefficients: Coefficients

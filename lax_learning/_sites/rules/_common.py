@@ -7,8 +7,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import as_arrays, check_callable, check_floating, check_key, describe, is_numbers
-from lax_learning._precision import raised
+from lax_learning._checks import (
+    as_arrays,
+    check_callable,
+    check_floating,
+    check_key,
+    check_values,
+    describe,
+    is_numbers,
+)
+from lax_learning._precision import is_half, raised
+from lax_learning._sites import _equations as equations
 from lax_learning._sites._coupling import is_coupled
 from lax_learning._sites._plan import Site, Tap
 from lax_learning._sites._program import Program
@@ -32,10 +41,16 @@ class ModelRule(NamedTuple):
     trainable: Where = None
 
 
-def no_state(key: Key, params: Params, x: Any) -> tuple[()]:
-    """State of a rule that remembers nothing."""
-    check_key("key", key)
-    return ()
+def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
+    """The init of a rule that remembers nothing: only checks what it gets."""
+
+    def init(key: Key, params: Params, x: Any) -> tuple[()]:
+        check_key("key", key)
+        Split(model, params)
+        as_batch(x, only_shapes=True)
+        return ()
+
+    return init
 
 
 def check_loss(loss: Any) -> None:
@@ -43,9 +58,11 @@ def check_loss(loss: Any) -> None:
     check_callable("loss", loss, "a function (output, y) -> losses, such as squared_error")
 
 
-def as_batch(x: Any) -> tuple[Any, int]:
-    """Returns x with arrays, or shapes and types, for leaves, and the number of examples."""
+def as_batch(x: Any, *, only_shapes: bool = False) -> tuple[Any, int]:
+    """Returns x with arrays for leaves, or shapes and types if only these are used, and the batch size."""
     x = as_arrays("x", x, is_numbers)
+    if not only_shapes:
+        check_values("x", x)
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
     if len(sizes) != 1 or sizes == {()}:
         got = ", ".join(describe(leaf) for leaf in jax.tree.leaves(x)) or "none"
@@ -194,6 +211,29 @@ def check_uncoupled(model: Model, params: Params, x: Any, remedy: str) -> None:
             "example needs, got one that couples the examples of a batch, as BatchNorm in training does; "
             f"{remedy}"
         )
+
+
+def check_wide(model: Model, params: Params, x: Any) -> None:
+    """Raises TypeError if a model casts to half precision before or at its products or its output."""
+    body, _ = equations.trace(lambda params, x: model(params, x)[0], params, x)
+    results = [var.aval for var in body.jaxpr.outvars] + _products(body.jaxpr)
+    for aval in results:
+        if jnp.issubdtype(aval.dtype, jnp.floating) and is_half(aval.dtype):
+            raise TypeError(
+                "apply: expected products and an output in float32 or wider, in which differences are not "
+                f"rounded away, got {describe(aval)}; leave the casts of the model out"
+            )
+
+
+def _products(program: Any) -> list[Any]:
+    """Results of all bilinear operations of a program, also in nested ones."""
+    found = []
+    for equation in program.eqns:
+        if equation.primitive.name in equations.BILINEAR:
+            found += [var.aval for var in equation.outvars]
+        for inner in equations.inner_programs(equation):
+            found += _products(getattr(inner, "jaxpr", inner))
+    return found
 
 
 def cut(taps: list[Tap]) -> Hooks:

@@ -3,17 +3,25 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from lax_learning._checks import check_key
-from lax_learning._sites.rules._common import as_batch, losses_of, select_paths
+from lax_learning._precision import widened
+from lax_learning._sites.rules._common import as_batch, check_wide, losses_of, select_paths
 from lax_learning.models import Model, Split, Where
 from lax_learning.types import Estimator, Key, Loss, Params
 
 
 def on_model(
-    make_estimator: Callable[..., Estimator], model: Model, loss: Loss, where: Where = None, **options: Any
+    make_estimator: Callable[..., Estimator],
+    model: Model,
+    loss: Loss,
+    where: Where = None,
+    *,
+    differences: bool = False,
+    **options: Any,
 ) -> Callable[..., tuple[Any, Params]]:
     """Applies an estimator to the parameters of a model.
 
@@ -21,6 +29,7 @@ def on_model(
       make_estimator: `(loss_fn, *, has_aux, **options) -> estimator`.
       model, loss: as of a rule.
       where: which parameters it is applied to; the gradients of the others are zero.
+      differences: whether it takes differences of losses, which half precision rounds away.
       options: of the estimator.
 
     Returns:
@@ -39,9 +48,24 @@ def on_model(
         check_key("key", key)
         x, size = as_batch(x)
         split = Split(model, params)
-        own = dict(zip(split.parameter_paths, split.parameters, strict=True))
+        # Half precision would round differences away: the passes run in float32, on the same parameters.
+        params = split.merge(split.parameters)
+        wide, wide_x = widened((params, x))
+        if differences:
+            check_wide(model, wide, wide_x)
+        wide_split = Split(model, wide)
+        own = dict(zip(split.parameter_paths, wide_split.parameters, strict=True))
         selected = {path: own[path] for path in select_paths(where, split)}
-        value, grads = estimate(key, selected, split, x, y, size, **arguments)
-        return value, split.gradients([grads.get(path, jnp.zeros_like(leaf)) for path, leaf in own.items()])
+        value, grads = estimate(key, selected, wide_split, wide_x, y, size, **arguments)
+        if model.has_aux:
+            _, like = jax.eval_shape(model, params, x)
+            value = value[0], jax.tree.map(_narrowed, value[1], like)
+        every = [grads.get(path, jnp.zeros_like(leaf)) for path, leaf in own.items()]
+        every = [g.astype(w.dtype) for g, w in zip(every, split.parameters, strict=True)]
+        return value, split.gradients(every)
 
     return value_and_grad
+
+
+def _narrowed(leaf: Any, like: jax.ShapeDtypeStruct) -> Any:
+    return leaf if jnp.result_type(leaf) == like.dtype else leaf.astype(like.dtype)

@@ -74,7 +74,7 @@ def initial_feedback(
 ) -> PyTree:
     """Returns feedback for a model at its params, see `draw_feedback`."""
     check_key("key", key)
-    program = Program(model, params, as_batch(x)[0])
+    program = Program(model, params, as_batch(x, only_shapes=True)[0])
     return draw_feedback(feedback_init, key, program, select(program, where))
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lax_learning._checks import check_key
-from lax_learning._sites.rules._common import ModelRule, as_batch, check_loss, joined, losses_of, no_state
+from lax_learning._sites.rules._common import ModelRule, as_batch, check_loss, joined, losses_of, stateless
 from lax_learning.models import Model, Split
 from lax_learning.types import Key, Loss, Params
 
@@ -49,4 +49,4 @@ def backprop(model: Model, loss: Loss) -> ModelRule:
         (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(split.parameters)
         return joined(value, aux, model), split.gradients(grads), state
 
-    return ModelRule(no_state, value_and_grad, model.trainable)
+    return ModelRule(stateless(model), value_and_grad, model.trainable)

@@ -167,7 +167,7 @@ def direct_feedback_alignment(
 
     def init(key: Key, params: Params, x: Any) -> FeedbackState:
         check_key("key", key)
-        one = one_example(as_batch(x)[0])
+        one = one_example(as_batch(x, only_shapes=True)[0])
         ways = routes(Program(model, params, one))
         keys = jax.random.split(key, max(len(ways), 1))
         feedback = {

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from lax_learning import estimators
 from lax_learning._checks import check_choice, check_count, check_flag, check_key
-from lax_learning._sites.rules._common import ModelRule, check_loss, no_state
+from lax_learning._sites.rules._common import ModelRule, check_loss, stateless
 from lax_learning._sites.rules._estimates import on_model
 from lax_learning._sites.rules._units import Taps, at_units, times
 from lax_learning.estimators._draws import mean_over_draws
@@ -91,4 +91,4 @@ def forward_gradient(
         return units.value, units.pull_back(mean_over_draws(draw, key, num_samples)), state
 
     forms = {"weights": along_weights, "activities": along_activities}
-    return ModelRule(no_state, forms[perturb], model.trainable)
+    return ModelRule(stateless(model), forms[perturb], model.trainable)

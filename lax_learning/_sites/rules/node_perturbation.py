@@ -8,14 +8,14 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import (
     check_choice,
-    check_count,
     check_flag,
     check_key,
     check_positive,
     check_resolved,
+    check_samples,
 )
 from lax_learning._precision import raised
-from lax_learning._sites.rules._common import ModelRule, check_loss, no_state
+from lax_learning._sites.rules._common import ModelRule, check_loss, stateless
 from lax_learning._sites.rules._units import Taps, at_units, times
 from lax_learning.estimators._draws import mean_over_draws, scaled
 from lax_learning.models import Model, Where, check_where
@@ -91,7 +91,7 @@ def node_perturbation(
     """
     check_loss(loss)
     check_positive("sigma", sigma)
-    check_count("num_samples", num_samples)
+    check_samples("num_samples", num_samples)
     check_choice("variant", variant, ("unbiased", "activity"))
     check_where("where", where)
     flags = {"antithetic": antithetic, "layerwise": layerwise, "share_noise": share_noise, "batch": batch}
@@ -138,7 +138,7 @@ def node_perturbation(
 
         return units.value, units.pull_back(mean_over_draws(draw, key, num_samples)), state
 
-    return ModelRule(no_state, value_and_grad, model.trainable)
+    return ModelRule(stateless(model), value_and_grad, model.trainable)
 
 
 def _over(scale: Array, values: Taps) -> Taps:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import ArrayLike
 
 from lax_learning._checks import check_choice, check_key, check_positive, check_scalar
-from lax_learning._sites.rules._common import ModelRule, check_loss, no_state
+from lax_learning._sites.rules._common import ModelRule, check_loss, stateless
 from lax_learning._sites.rules._feedback import (
     FeedbackInit,
     FeedbackState,
@@ -109,4 +109,4 @@ def sign_symmetry(
         )
         return value, grads, state
 
-    return ModelRule(init if magnitude == "fixed" else no_state, value_and_grad, model.trainable)
+    return ModelRule(init if magnitude == "fixed" else stateless(model), value_and_grad, model.trainable)

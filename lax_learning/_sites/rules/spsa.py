@@ -7,8 +7,8 @@ import optax
 from jaxtyping import Array, Int
 
 from lax_learning import estimators
-from lax_learning._checks import check_instance, check_key
-from lax_learning._sites.rules._common import ModelRule, check_loss
+from lax_learning._checks import check_instance
+from lax_learning._sites.rules._common import ModelRule, check_loss, stateless
 from lax_learning._sites.rules._estimates import on_model
 from lax_learning.models import Model
 from lax_learning.types import Key, Loss, Params
@@ -60,10 +60,12 @@ def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples:
       approximation, https://doi.org/10.1109/9.119632, 1992.
     """
     check_loss(loss)
-    estimate = on_model(estimators.spsa, model, loss, perturbation=perturbation, num_samples=num_samples)
+    estimate = on_model(
+        estimators.spsa, model, loss, differences=True, perturbation=perturbation, num_samples=num_samples
+    )
 
     def init(key: Key, params: Params, x: Any) -> SpsaState:
-        check_key("key", key)
+        stateless(model)(key, params, x)
         return SpsaState(jnp.zeros((), jnp.int32))
 
     def value_and_grad(

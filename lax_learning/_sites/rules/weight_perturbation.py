@@ -5,9 +5,10 @@ from typing import Any
 from jaxtyping import ArrayLike
 
 from lax_learning import estimators
-from lax_learning._sites.rules._common import ModelRule, check_loss, no_state
+from lax_learning._checks import check_resolved
+from lax_learning._sites.rules._common import ModelRule, check_loss, stateless
 from lax_learning._sites.rules._estimates import on_model
-from lax_learning.models import Model
+from lax_learning.models import Model, Split
 from lax_learning.noise import Noise
 from lax_learning.types import Key, Loss, Params
 
@@ -38,12 +39,14 @@ def weight_perturbation(
       The rule; its state is empty.
 
     Raises:
-      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown.
+      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown; at trace time, for a sigma that is
+        0 or infinite in the dtype of the parameters.
+      TypeError: at trace time, for a model that itself casts to half precision.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> from lax_learning.models import Model
+      >>> from lax_learning.models import Model, Split
       >>> rule = weight_perturbation(Model(lambda w, x: x @ w), ll.squared_error, sigma=0.1)
       >>> key, w = jax.random.key(0), jnp.ones((3, 2))
       >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
@@ -59,6 +62,7 @@ def weight_perturbation(
         estimators.weight_perturbation,
         model,
         loss,
+        differences=True,
         sigma=sigma,
         num_samples=num_samples,
         difference=difference,
@@ -66,6 +70,7 @@ def weight_perturbation(
     )
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        check_resolved("sigma", sigma, *(leaf.dtype for leaf in Split(model, params).parameters))
         return *estimate(key, params, x, y), state
 
-    return ModelRule(no_state, value_and_grad, model.trainable)
+    return ModelRule(stateless(model), value_and_grad, model.trainable)
