@@ -308,8 +308,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     print(table(rows))
     goals = [row for row in rows if row["goal"] is not None]
     missed = [row for row in goals if not is_met(row)]
-    print(f"
-{len(missed)} of {len(goals)} goals missed; rules.json: {config.out}")
+    print(f"\n{len(missed)} of {len(goals)} goals missed; rules.json: {config.out}")
     return rows
 
 
