@@ -167,10 +167,11 @@ def node_perturbation(
         def draw(key: Key) -> _Taps:
             like = {tap.index: _noise_like(tap, lead, share_noise) for tap in sites.taps}
             unit = draw_noise(key, like)
-            feeds = {
-                i: jnp.broadcast_to(scaled(scale, n), zs[i].shape).astype(zs[i].dtype)
-                for i, n in unit.items()
-            }
+            feeds = {}
+            for tap in sites.taps:
+                z, drawn = zs[tap.index], scaled(scale, unit[tap.index])
+                drawn = jnp.moveaxis(drawn, tap.steps, 0) if lead else drawn
+                feeds[tap.index] = jnp.broadcast_to(drawn, z.shape).astype(z.dtype)
             deltas: _Taps = {}
             for group in groups:
                 deltas |= perturb({tap.index: feeds[tap.index] for tap in group})
@@ -187,7 +188,9 @@ def node_perturbation(
 
 
 def _noise_like(tap: Tap, lead: tuple[int, ...], shared: bool) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((*((1,) * len(lead) if shared else lead), *tap.shape), tap.dtype)
+    """Shape of the noise at a tap: steps of scans come first, as the scans read it, and then the examples."""
+    lead = (1,) * len(lead) if shared else lead
+    return jax.ShapeDtypeStruct((*tap.shape[: tap.steps], *lead, *tap.shape[tap.steps :]), tap.dtype)
 
 
 def _check_taps(sites: Sites) -> None:
