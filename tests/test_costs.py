@@ -151,7 +151,7 @@ def product_with(backward: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Model:
     def product(w: Any, x: Any) -> Any:
         return x @ w
 
-    product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: backward(*saved, d))
+    product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: backward(saved[0], saved[1], d))
     return Model(product)
 
 
