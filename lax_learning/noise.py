@@ -70,16 +70,11 @@ def normal(key: Key, like: PyTree) -> PyTree:
 def _is_narrow(leaf: Any) -> bool:
     """Returns whether XLA would draw normal numbers of this shape one by one, four times as slowly.
 
-    On a CPU its loops over a short last axis use vectors only if the length is a multiple of 8 or a divisor.
+    On a CPU its loops over a short last axis use vectors only if the length is a multiple or a divisor of 8.
     """
-    width = leaf.shape[-1] if leaf.ndim else 1
-    return (
-        jax.default_backend() == "cpu"
-        and leaf.size >= 1024
-        and width < 64
-        and width % 8 > 0
-        and 8 % width > 0
-    )
+    width = next((n for n in reversed(leaf.shape) if n != 1), 1)
+    short = width < 64 and width % 8 > 0 and 8 % width > 0
+    return short and leaf.size >= 1024 and jax.default_backend() == "cpu"
 
 
 def rademacher(key: Key, like: PyTree) -> PyTree:

@@ -17,6 +17,7 @@ from lax_learning._sites.rules.feedback_alignment import feedback_alignment
 from lax_learning._sites.rules.node_perturbation import node_perturbation
 from lax_learning._sites.rules.weight_perturbation import weight_perturbation
 from lax_learning.models import Model
+from lax_learning.noise import normal
 from tests.zoo import ZOO, Case
 
 pytest.importorskip("flax")
@@ -183,3 +184,14 @@ def test_derivatives_of_the_user_are_used_as_they_are(name, x64):
     np.testing.assert_allclose(found, sum(each), rtol=1e-12)
     shapes = shapes_traced(grads, w)
     assert ((3, 5, 5) in shapes) == (name not in ("another scale", "cut"))
+
+
+@pytest.mark.parametrize("shape", [(341, 3), (300, 15, 1), (257, 1, 6)])
+def test_noise_of_narrow_layers_is_drawn_in_long_rows(shape):
+    like, key = jax.ShapeDtypeStruct(shape, jnp.float32), jax.random.key(0)
+    expected = jax.random.normal(jax.random.split(key, 1)[0], shape)
+    drawn = jax.jit(lambda key: normal(key, like))(key)
+    # The inverse error function is two polynomials of degree 8: roundings of ten terms.
+    np.testing.assert_allclose(drawn, expected, rtol=10 * float(np.finfo(np.float32).eps))
+    if prod(shape) >= 1024 and jax.default_backend() == "cpu":
+        assert (prod(shape) // 2 + prod(shape) % 2,) in shapes_traced(lambda key: normal(key, like), key)
