@@ -158,7 +158,7 @@ def equinox_gru() -> Case:
 
         return jax.vmap(one)(x)
 
-    return Case(apply, params, _sequences())
+    return Case(apply, params, _sequences(7))
 
 
 def bidirectional_learned_carry() -> Case:

@@ -55,9 +55,24 @@ class Units(NamedTuple):
     pull_back: Callable[[Taps], Params]
 
     def shapes(self, *, shared: bool = False) -> dict[int, jax.ShapeDtypeStruct]:
-        """Shapes of noise for every tap; with `shared`, the same noise for all examples."""
+        """Shapes of noise: steps of scans first, as scans read it, then examples, one if `shared`."""
         lead = [1 if shared else length for length in self.losses.shape]
-        return {tap.index: jax.ShapeDtypeStruct((*lead, *tap.shape), tap.dtype) for tap in self.taps}
+        return {
+            tap.index: jax.ShapeDtypeStruct(
+                (*tap.shape[: tap.steps], *lead, *tap.shape[tap.steps :]), tap.dtype
+            )
+            for tap in self.taps
+        }
+
+    def placed(self, noise: Taps) -> Taps:
+        """Returns noise of these shapes in the shape of the pre-activations."""
+
+        def of(tap: Tap) -> Array:
+            z, drawn = self.zs[tap.index], noise[tap.index]
+            drawn = jnp.moveaxis(drawn, tap.steps, 0) if self.losses.ndim else drawn
+            return jnp.broadcast_to(drawn, z.shape).astype(z.dtype)
+
+        return {tap.index: of(tap) for tap in self.taps}
 
 
 def at_units(

@@ -83,7 +83,7 @@ def forward_gradient(
         units = at_units(model, loss, key, params, x, y, where=where, batch=batch)
 
         def draw(key: Key) -> Taps:
-            direction = draw_noise(key, units.shapes())
+            direction = units.placed(draw_noise(key, units.shapes()))
             still = {i: jnp.zeros_like(d) for i, d in direction.items()}
             _, slopes = directional_derivative(lambda feeds: units.moved(feeds)[0], still, direction)
             return {i: times(units.weight * slopes, d) for i, d in direction.items()}

@@ -127,10 +127,7 @@ def node_perturbation(
 
         def draw(key: Key) -> Taps:
             unit = draw_noise(key, units.shapes(shared=share_noise))
-            feeds = {
-                i: jnp.broadcast_to(scaled(scale, n), units.zs[i].shape).astype(units.zs[i].dtype)
-                for i, n in unit.items()
-            }
+            feeds = units.placed({i: scaled(scale, n) for i, n in unit.items()})
             deltas: Taps = {}
             for group in groups:
                 deltas |= perturb({tap.index: feeds[tap.index] for tap in group})

@@ -1,0 +1,197 @@
+"""Memory of the rules: no program holds a tensor of shape (batch, in, out) for a weight, nor for a kernel."""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lax_learning._sites.rules.backprop import backprop
+from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment
+from lax_learning._sites.rules.feedback_alignment import feedback_alignment
+from lax_learning._sites.rules.node_perturbation import node_perturbation
+from lax_learning._sites.rules.weight_perturbation import weight_perturbation
+from lax_learning.models import Model
+from lax_learning.noise import normal
+from tests.zoo import ZOO, Case
+
+pytest.importorskip("flax")
+pytest.importorskip("equinox")
+pytest.importorskip("haiku")
+
+QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+BATCH = 97  # divides nothing else in the zoo
+Shape = tuple[int, ...]
+Shapes = set[Shape]
+RULES: dict[str, Callable[..., Any]] = {
+    "backprop": backprop,
+    "feedback alignment": feedback_alignment,
+    "direct feedback alignment": direct_feedback_alignment,
+    "node perturbation": partial(node_perturbation, sigma=0.1),
+    "node perturbation, pairs by activity": partial(
+        node_perturbation, sigma=0.1, antithetic=True, variant="activity", num_samples=2
+    ),
+    "node perturbation, layerwise": partial(node_perturbation, sigma=0.1, layerwise=True, share_noise=True),
+    "weight perturbation": partial(weight_perturbation, sigma=0.1, difference="central", num_samples=2),
+}
+
+
+def squares(output: Any, y: Any) -> jax.Array:
+    """Loss of each example."""
+    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
+
+
+def normal_form(shape: Shape) -> Shape:
+    """A shape whatever the order of its axes, without those of length 1."""
+    return tuple(sorted(n for n in shape if n != 1))
+
+
+def traced_shapes(program: Any) -> Iterator[Shape]:
+    """Shapes of all values of a traced program, inside its calls too."""
+    for equation in program.eqns:
+        for value in (*equation.invars, *equation.outvars):
+            yield normal_form(value.aval.shape)
+        held = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns"))
+        for inner in held:
+            if hasattr(inner, "eqns"):
+                yield from traced_shapes(inner)
+
+
+def shapes_traced(function: Callable[..., Any], *args: Any) -> Shapes:
+    return set(traced_shapes(jax.make_jaxpr(function)(*args)))
+
+
+def shapes_compiled(function: Callable[..., Any], *args: Any) -> Shapes:
+    """Shapes of all values of a compiled program, inside fused loops too."""
+    text = jax.jit(function).lower(*args).compile(QUICK).as_text()
+    assert text is not None
+    found = re.findall(r"\b(?:pred|(?:bf|f|s|u|c)\d+)\[([\d,]*)\]", text)
+    assert len(found) > 10
+    return {normal_form(tuple(int(n) for n in shape.split(",") if n)) for shape in found}
+
+
+def per_weight_and_example(shapes: Shapes, own: Shapes, params: Any) -> Shapes:
+    """Shapes with an axis of examples and as many numbers for each as a weight or kernel has.
+
+    Where an activity of the model, `own`, happens to have as many numbers, those of the weight's axes alone.
+    """
+    weights = [leaf.shape for leaf in jax.tree.leaves(params) if len(normal_form(leaf.shape)) > 1]
+    sizes = {prod(shape) for shape in weights} - {prod(shape) // BATCH for shape in own if BATCH in shape}
+    exact = {normal_form((BATCH, *shape)) for shape in weights}
+    found = {shape for shape in shapes if BATCH in shape and prod(shape) // BATCH in sizes}
+    return (found | (shapes & exact)) - own
+
+
+def problem(name: str) -> tuple[Case, Any]:
+    """A model on `BATCH` examples, and targets."""
+    case = ZOO[name]()
+    x = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * -(-BATCH // len(leaf)))[:BATCH], case.x)
+    return case._replace(x=x), jnp.zeros(jax.eval_shape(case.apply, case.params, x).shape)
+
+
+def exact(case: Case, params: Any, x: Any, y: Any) -> Any:
+    """What `jax.grad` computes; its shapes are those of the model."""
+    return jax.value_and_grad(lambda params: squares(case.apply(params, x), y).mean())(params)
+
+
+def by_rule(rule: Any, params: Any, x: Any, y: Any) -> Any:
+    key = jax.random.key(0)
+    return rule.value_and_grad(key, params, rule.init(key, params, x), x, y)[:2]
+
+
+def by_example(case: Case, params: Any, x: Any, y: Any) -> Any:
+    """Gradients of each example, squared: what must not happen."""
+
+    def one(x: Any, y: Any) -> Any:
+        return exact(case, params, *jax.tree.map(lambda leaf: leaf[None], (x, y)))[1]
+
+    return jax.tree.map(lambda g: jnp.square(g).sum(0), jax.vmap(one)(x, y))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_no_traced_program_holds_a_weight_for_each_example(name):
+    case, y = problem(name)
+    args = case.params, case.x, y
+    own = shapes_traced(partial(exact, case), *args)
+    for rule, make in RULES.items():
+        found = shapes_traced(partial(by_rule, make(Model(case.apply), squares)), *args)
+        assert not per_weight_and_example(found, own, case.params), rule
+    found = shapes_traced(partial(by_example, case), *args)
+    assert per_weight_and_example(found, own, case.params)  # the search finds what it looks for
+
+
+@pytest.mark.parametrize(
+    "name", ["plain_mlp", "linen_residual_convolution", "equinox_gru", "custom_vjp_around_parameters"]
+)
+def test_no_compiled_program_holds_a_weight_for_each_example(name):
+    case, y = problem(name)
+    args = case.params, case.x, y
+    own = shapes_compiled(partial(exact, case), *args)
+    rules = {rule: make(Model(case.apply), squares) for rule, make in RULES.items() if "," not in rule}
+
+    def run(*args: Any) -> Any:
+        return {name: by_rule(rule, *args) for name, rule in rules.items()}
+
+    assert not per_weight_and_example(shapes_compiled(run, *args), own, case.params)
+    found = shapes_compiled(partial(by_example, case), *args)
+    assert per_weight_and_example(found, own, case.params)
+
+
+# Derivatives of the user's: gradients of a batch come from one product where that is possible.
+
+
+def product_with(backward: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Model:
+    """A matrix product whose derivative is `backward(w, x, d)`."""
+
+    @jax.custom_vjp
+    def product(w: Any, x: Any) -> Any:
+        return x @ w
+
+    product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: backward(saved[0], saved[1], d))
+    return Model(product)
+
+
+BACKWARDS: dict[str, Callable[[Any, Any, Any], tuple[Any, Any]]] = {
+    "another scale": lambda w, x, d: (2 * x.T @ d / 3, d @ w.T),
+    "cut": lambda w, x, d: (jax.jit(jnp.dot)(x.T, -d), jnp.zeros_like(x)),
+    "decay": lambda w, x, d: (x.T @ d + 0.1 * w, d @ w.T),
+    "signs": lambda w, x, d: (x.T @ jnp.sign(d), d @ w.T),
+    "clipped": lambda w, x, d: (jnp.clip(x.T @ d, -0.01, 0.01), d @ w.T),
+    "squares": lambda w, x, d: (x.T @ (d * d), d @ w.T),
+    "with itself": lambda w, x, d: (x.T @ (d / jnp.linalg.norm(d)), d @ w.T),
+}
+
+
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_derivatives_of_the_user_are_used_as_they_are(name, x64):
+    # Each example has an input of its own, so that rows of the plain gradient are the errors of the examples.
+    w, x, y = jax.random.normal(jax.random.key(0), (5, 3)), jnp.eye(5), jnp.ones((5, 3))
+    key = jax.random.key(1)
+
+    @jax.jit
+    def grads(w: Any) -> Any:
+        models = Model(lambda w, x: x @ w), product_with(BACKWARDS[name])
+        rules = [node_perturbation(model, squares, sigma=0.1) for model in models]
+        return [rule.value_and_grad(key, w, (), x, y)[1] for rule in rules]
+
+    errors, found = grads(w)
+    each = [BACKWARDS[name](w, x[i : i + 1], errors[i : i + 1])[0] for i in range(5)]
+    np.testing.assert_allclose(found, sum(each), rtol=1e-12)
+    shapes = shapes_traced(grads, w)
+    assert ((3, 5, 5) in shapes) == (name not in ("another scale", "cut"))
+
+
+@pytest.mark.parametrize("shape", [(341, 3), (300, 15, 1), (257, 1, 6)])
+def test_noise_of_narrow_layers_is_drawn_in_long_rows(shape):
+    like, key = jax.ShapeDtypeStruct(shape, jnp.float32), jax.random.key(0)
+    expected = jax.random.normal(jax.random.split(key, 1)[0], shape)
+    drawn = jax.jit(lambda key: normal(key, like))(key)
+    # The inverse error function is two polynomials of degree 8: roundings of ten terms.
+    np.testing.assert_allclose(drawn, expected, rtol=10 * float(np.finfo(np.float32).eps))
+    if prod(shape) >= 1024 and jax.default_backend() == "cpu":
+        assert (prod(shape) // 2 + prod(shape) % 2,) in shapes_traced(lambda key: normal(key, like), key)
