@@ -116,7 +116,7 @@ def as_model(network: ll.Network) -> ll.Model:
     return ll.Model(network.apply, network.init)
 
 
-def on_model(factory: ModelFactory) -> Factory:
+def on_model(factory: ModelFactory) -> ModelFactory:
     """The stateless rule of a `Model`, on a network, with the contract of the network's own rules."""
 
     def make(network: ll.Network, loss: ll.Loss, **options: Any) -> ll.Rule:
