@@ -104,14 +104,18 @@ def test_rules_on_models_of_other_libraries(name, x64):
 
     y = jax.random.normal(KEY, output.shape)
     found = everything(case, y)
+    # Flax's embedding keeps the float32 of its construction, and so all behind it.
+    is_single = "f32[" in str(jax.make_jaxpr(case.apply)(case.params, case.x))
+    tolerance = 1e-5 if is_single else 1e-10
+    assert is_single == (name == "nnx_causal_decoder")
     for loss in found["losses"]:
-        np.testing.assert_allclose(loss, squares(output, y).mean(), rtol=1e-12)
+        np.testing.assert_allclose(loss, squares(output, y).mean(), rtol=tolerance / 10)
     exact = found["exact"]
     assert_equal_trees(
-        exact, jax.grad(lambda p: squares(case.apply(p, case.x), y).mean())(case.params), 1e-10
+        exact, jax.grad(lambda p: squares(case.apply(p, case.x), y).mean())(case.params), tolerance
     )
-    assert_equal_trees(found["pulled back"], exact, 1e-10)
-    assert_equal_trees(found["by weights"], exact, 1e-10)
+    assert_equal_trees(found["pulled back"], exact, tolerance)
+    assert_equal_trees(found["by weights"], exact, tolerance)
 
     # A parameter that an error reaches through a product gets another signal by feedback, and a signal.
     below = {i for site in program.plan.all_sites if site.passes_error and site.products for i in site.leaves}
@@ -126,7 +130,7 @@ def test_rules_on_models_of_other_libraries(name, x64):
     for i, (true, aligned, direct) in leaves:
         assert np.abs(direct).max() > 0, program.paths[i]
         differs = not np.allclose(true, aligned, rtol=1e-3, atol=1e-10 * largest(exact))
-        tiny = np.abs(true).max() < 1e-10 * largest(exact)
+        tiny = np.abs(true).max() < tolerance * largest(exact)
         if i not in last and not tiny and name != "mixture_of_experts":
             assert differs, program.paths[i]
 
@@ -134,7 +138,7 @@ def test_rules_on_models_of_other_libraries(name, x64):
     for rule in ("by feedback", "direct", "node", "weight"):
         grads = found[rule][1] if rule in ("node", "weight") else found[rule]
         for path, g, true in zip(program.paths, *map(jax.tree.leaves, (grads, exact)), strict=True):
-            assert np.any(g) or np.abs(true).max() < 1e-10 * largest(exact), (rule, path)
+            assert np.any(g) or np.abs(true).max() < tolerance * largest(exact), (rule, path)
 
     for rule in ("node", "weight"):
         mean, deviation = found[rule]
