@@ -132,16 +132,20 @@ def test_rules_on_models_of_other_libraries(name, x64):
 
     paths = program.split.parameter_paths
     y = jax.random.normal(KEY, output.shape)
+    # Flax's embedding keeps the float32 of its construction, and so all behind it.
+    is_single = "f32[" in str(jax.make_jaxpr(case.apply)(case.params, case.x))
+    tolerance = 1e-5 if is_single else 1e-10
+    assert is_single == (name == "nnx_causal_decoder")
     found = everything(case, y, forward_mode=name not in WITHOUT_FORWARD_MODE)
     for loss in found["losses"]:
-        np.testing.assert_allclose(loss, squares(output, y).mean(), rtol=1e-12)
+        np.testing.assert_allclose(loss, squares(output, y).mean(), rtol=tolerance / 10)
     exact = found["grads"]["backprop"]
     assert_equal_trees(
-        exact, jax.grad(lambda p: squares(case.apply(p, case.x), y).mean())(case.params), 1e-10
+        exact, jax.grad(lambda p: squares(case.apply(p, case.x), y).mean())(case.params), tolerance
     )
-    assert_equal_trees(found["pulled back"], exact, 1e-10)
-    assert_equal_trees(found["by weights"]["feedback"], exact, 1e-10)
-    assert_equal_trees(found["by weights"]["signs"], exact, 1e-10)
+    assert_equal_trees(found["pulled back"], exact, tolerance)
+    assert_equal_trees(found["by weights"]["feedback"], exact, tolerance)
+    assert_equal_trees(found["by weights"]["signs"], exact, tolerance)
 
     # Kolen-Pollack: the gradient and the decay, on what has feedback; one step of SGD brings the two nearer.
     before, after = found["feedback"]
@@ -154,11 +158,13 @@ def test_rules_on_models_of_other_libraries(name, x64):
     )
     for w, b, moved, true, pulled, pair in leaves:
         if b is None:
-            assert w is None or np.allclose(pulled, true, rtol=1e-10, atol=1e-10 * largest(exact))
+            assert w is None or np.allclose(pulled, true, rtol=tolerance, atol=tolerance * largest(exact))
         else:
-            np.testing.assert_allclose(pulled, true + 0.5 * w, rtol=1e-10, atol=1e-10 * largest(exact))
             np.testing.assert_allclose(
-                (w - 0.1 * pair) - moved, (1 - 0.1 * 0.5) * (w - b), rtol=1e-9, atol=1e-9
+                pulled, true + 0.5 * w, rtol=tolerance, atol=tolerance * largest(exact)
+            )
+            np.testing.assert_allclose(
+                (w - 0.1 * pair) - moved, (1 - 0.1 * 0.5) * (w - b), rtol=10 * tolerance, atol=10 * tolerance
             )
 
     # A parameter that an error reaches through a product gets another signal by feedback, and a signal.
@@ -172,23 +178,23 @@ def test_rules_on_models_of_other_libraries(name, x64):
     assert below
     found_by = (jax.tree.leaves(found["grads"][rule]) for rule in ("backprop", "feedback", "signs", "direct"))
     for i, (true, aligned, signed, direct) in enumerate(zip(*found_by, strict=True)):
-        close = [np.allclose(true, g, rtol=1e-3, atol=1e-10 * largest(exact)) for g in (aligned, signed)]
-        tiny = np.abs(true).max() < 1e-10 * largest(exact)
+        close = [np.allclose(true, g, rtol=1e-3, atol=tolerance * largest(exact)) for g in (aligned, signed)]
+        tiny = np.abs(true).max() < tolerance * largest(exact)
         if i not in read_outs and not tiny and name != "mixture_of_experts":
             assert not any(close), paths[i]
         if i not in others:  # direct feedback is exact at the read-out, whose error passes through no product
             np.testing.assert_allclose(
-                direct, true, rtol=1e-10, atol=1e-10 * largest(exact), err_msg=paths[i]
+                direct, true, rtol=tolerance, atol=tolerance * largest(exact), err_msg=paths[i]
             )
 
     # Every parameter that the loss depends on gets credit.
     for rule, grads in found["grads"].items():
         for path, g, true in zip(paths, *map(jax.tree.leaves, (grads, exact)), strict=True):
-            assert np.any(g) or np.abs(true).max() < 1e-10 * largest(exact), (rule, path)
+            assert np.any(g) or np.abs(true).max() < tolerance * largest(exact), (rule, path)
 
     for rule, (mean, deviation) in found["draws"].items():
         for path, m, s, g in zip(paths, *map(jax.tree.leaves, (mean, deviation, exact)), strict=True):
-            assert np.any(m) or np.abs(g).max() < 1e-10 * largest(exact), (rule, path)
+            assert np.any(m) or np.abs(g).max() < tolerance * largest(exact), (rule, path)
             # Central differences: the bias is of third order in sigma.
             slack = 5 * s / NUM_DRAWS**0.5 + 1e-4 * largest(exact)
             assert (np.abs(m - g) <= slack).all(), (rule, path)
