@@ -77,7 +77,7 @@ class Config(Options):
     """Some of: network zoo recurrent."""
     models: tuple[str, ...] = ()
     """Models of the zoo; by default all."""
-    seconds: Positive = 0.6
+    seconds: Positive = 0.4
     """Time that is spent on one ratio."""
     out: Path = Path("results/rules")
     """Folder for rules.json; an earlier one is replaced."""
@@ -177,7 +177,7 @@ def exact(case: Case) -> tuple[Compiled, Any, Any]:
             times.append(time.perf_counter() - began)
         if min(times) >= LEAST_S or size >= MOST_EXAMPLES:
             return program, x, y
-        size *= 2 if min(times) > LEAST_S / 4 else 4
+        size *= 4 if min(times) < LEAST_S / 2 else 2
 
 
 def has_scan(case: Case) -> bool:
