@@ -96,7 +96,7 @@ def test_lists_are_arrays(name):
             r"^draw: expected a function x -> gradients, got a function of \(x, y\)",
         ),
         "masked": (
-            lambda: m.snr(np.ma.array(np.ones((3, 2)), mask=np.eye(3, 2))),
+            lambda: m.snr(np.ma.masked_less(np.eye(3, 2), 1)),
             TypeError,
             "^gradients: expected an array of real numbers, got float64",
         ),

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -258,9 +257,8 @@ def test_reverse_mode_sees_the_step_through_its_rounding() -> None:
 @pytest.mark.parametrize("dtype", [jnp.bfloat16])
 @pytest.mark.parametrize("name", ["np", "np-activity", "np-tutorial", "wp"])
 def test_perturbation_of_half_precision_is_that_of_the_same_weights_in_float32(name: str, dtype: Any) -> None:
-    half, full = (
-        partial(RULES[name], sigma=1e-3)(NETWORKS["dense"](t), ll.squared_error) for t in (dtype, jnp.float32)
-    )
+    make: Any = RULES[name]
+    half, full = (make(NETWORKS["dense"](t), ll.squared_error, sigma=1e-3) for t in (dtype, jnp.float32))
     params = half.init(jax.random.key(0))
     x, y = X.astype(dtype), Y.astype(dtype)
     grads = jax.jit(half.value_and_grad)(jax.random.key(1), params, x, y)[1]
