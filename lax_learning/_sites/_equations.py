@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Literal
 
 BILINEAR = frozenset({"dot_general", "conv_general_dilated"})
@@ -31,9 +30,6 @@ REMAT = frozenset({"remat2", "remat", "checkpoint"})
 
 CUSTOM_VJP = frozenset({"custom_vjp_call", "custom_vjp_call_jaxpr"})
 """Calls whose derivative is a function of the user's."""
-
-_LINEAR = SHAPES | {"neg", "reduce_sum", "slice"}
-"""Operations that are linear in their one operand."""
 
 
 class UnknownLayoutError(TypeError):
@@ -113,35 +109,6 @@ def remat_options(equation: Any) -> dict[str, Any]:
         return {name: equation.params[name] for name in ("policy", "prevent_cse")}
     except KeyError:
         raise UnknownLayoutError(equation, "the parameters 'policy' and 'prevent_cse'") from None
-
-
-def is_linear(program: Any) -> bool:
-    """Returns whether every result of a program is linear in its arguments, as far as its operations tell."""
-    return all(_linear_results(program, [True] * len(program.invars)))
-
-
-def _linear_results(program: Any, args: Sequence[bool]) -> list[bool]:
-    """Returns which results are linear in the marked arguments: none if an operation in between is not."""
-    linear = {var for var, marked in zip(program.invars, args, strict=True) if marked}
-    for equation in program.eqns:
-        name, atoms = equation.primitive.name, equation.invars
-        marks = [not is_literal(atom) and atom in linear for atom in atoms]
-        if not any(marks):
-            found = [name == "broadcast_in_dim" and is_literal(atoms[0]) and atoms[0].val == 0]  # zeros
-        elif not all(jnp.issubdtype(out.aval.dtype, jnp.floating) for out in equation.outvars):
-            return [False] * len(program.outvars)
-        else:
-            found = [
-                (name in BILINEAR | {"mul"} and sum(marks) == 1)
-                or (name == "div" and marks == [True, False])
-                or (name in SUMS and all(marks))
-                or (name in _LINEAR and len(marks) == 1)
-            ]
-            found = _linear_results(body(equation).jaxpr, marks) if name in CALLS else found
-            if not all(found):
-                return [False] * len(program.outvars)
-        linear.update(var for var, marked in zip(equation.outvars, found, strict=False) if marked)
-    return [not is_literal(atom) and atom in linear for atom in program.outvars]
 
 
 def bind(equation: Any, values: Sequence[Any]) -> list[Any]:

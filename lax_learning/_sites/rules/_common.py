@@ -18,10 +18,9 @@ from lax_learning._checks import (
 )
 from lax_learning._precision import is_half, raised
 from lax_learning._sites import _equations as equations
-from lax_learning._sites._coupling import is_coupled
 from lax_learning._sites._plan import Site, Tap
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, Split, Where, selects
 from lax_learning.types import Key, Loss, Params
 
@@ -159,98 +158,6 @@ def select(program: Program, where: Where) -> Sites:
 def is_selected(site: Site, sites: Sites) -> bool:
     """Returns whether the parameters of a site are selected."""
     return any(sites.program.split.paths[i] in sites.paths for i in site.leaves)
-
-
-Runner = Callable[[list[Any], Hooks, dict[int, Any] | None], tuple[Any, dict[int, Any]]]
-"""`(parameters, hooks, feeds) -> (output, emitted)`."""
-
-
-def by_example(model: Model, params: Params, x: Any) -> tuple[Program, Runner]:
-    """A model traced on one example, and a run of it on every example of a batch.
-
-    Feeds and what is emitted have a leading axis of examples.
-    """
-    one = jax.tree.map(lambda leaf: leaf[:1], x)
-    program = Program(model, params, one)
-
-    def run(parameters: list[Any], hooks: Hooks, feeds: dict[int, Any] | None = None) -> Any:
-        def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
-            op = _by_transposition(op) if site.operation in equations.CUSTOM_VJP else op
-            return op(w, x) if hooks.product is None else hooks.product(site, op, w, x, partner, feed)
-
-        def example(x: Any, feeds: dict[int, Any]) -> Any:
-            x = jax.tree.map(lambda leaf: leaf[None], x)
-            output, _, emitted = program.run(parameters, x, hooks._replace(product=product), feeds=feeds)
-            return jax.tree.map(_only, output), emitted
-
-        return jax.vmap(example)(x, feeds or {})
-
-    return program, run
-
-
-def _by_transposition(op: Bilinear) -> Bilinear:
-    """A function with a `custom_vjp`, of which `vmap` makes no gradient of the parameters for each example.
-
-    Where the user's derivative is linear in the error, `d -> (dw, dx)`, its transpose `(dw, dx) -> dz` says
-    the same. Under `vmap` parameters and `dw` have no axis of examples, and differentiation of that sums over
-    the examples in one product.
-    """
-
-    def run(w: Any, x: Any) -> Any:
-        leaves, structure = jax.tree.flatten((w, x))
-        moves = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
-
-        def of(moving: list[Any]) -> Any:
-            values = iter(moving)
-            mixed = [next(values) if moved else leaf for leaf, moved in zip(leaves, moves, strict=True)]
-            return op(*jax.tree.unflatten(structure, mixed))
-
-        @jax.custom_jvp
-        def transposed(moving: list[Any]) -> Any:
-            return of(moving)
-
-        @transposed.defjvp
-        def _(primals: tuple[list[Any]], tangents: tuple[list[Any]]) -> tuple[Any, Any]:
-            z, pull_back = jax.vjp(of, *primals)
-            (change,) = jax.linear_transpose(pull_back, z)(tangents)
-            return z, change
-
-        moving = [leaf for leaf, moved in zip(leaves, moves, strict=True) if moved]
-        z, pull_back = jax.vjp(of, moving)
-        floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(z))
-        is_linear = floats and equations.is_linear(jax.make_jaxpr(pull_back)(z).jaxpr)
-        return (transposed if is_linear else of)(moving)
-
-    return run
-
-
-def _only(leaf: Array) -> Array:
-    if leaf.shape[:1] != (1,):
-        raise ValueError(
-            f"apply: expected an output with a leading axis of examples as x, got {describe(leaf)}"
-        )
-    return leaf[0]
-
-
-def by_batch(model: Model, params: Params, x: Any) -> tuple[Program, Runner]:
-    """A model traced on a batch, and a run of it on the batch."""
-    program = Program(model, params, x)
-
-    def run(parameters: list[Any], hooks: Hooks, feeds: dict[int, Any] | None = None) -> Any:
-        output, _, emitted = program.run(parameters, x, hooks, feeds=feeds)
-        return output, emitted
-
-    return program, run
-
-
-def check_uncoupled(model: Model, params: Params, x: Any, remedy: str) -> None:
-    """Raises ValueError if the examples of a batch depend on each other."""
-    if is_coupled(model, params, x):
-        raise ValueError(
-            "apply: expected a model in which each output depends on its own example alone, as credit by "
-            "example needs, got one that couples the examples of a batch, as BatchNorm in training does; "
-            f"{remedy}"
-        )
 
 
 def check_wide(model: Model, params: Params, x: Any) -> None:

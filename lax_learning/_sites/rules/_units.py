@@ -11,18 +11,8 @@ from lax_learning._precision import is_half, widened
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._run import Hooks
-from lax_learning._sites.rules._common import (
-    Sites,
-    as_batch,
-    by_batch,
-    by_example,
-    check_uncoupled,
-    cut,
-    joined,
-    losses_of,
-    masked,
-    select,
-)
+from lax_learning._sites.rules._common import Sites, as_batch, cut, joined, losses_of, masked, select
+from lax_learning._sites.rules._runs import by_batch, by_example, check_uncoupled
 from lax_learning.estimators._draws import scaled
 from lax_learning.models import Model, Split, Where
 from lax_learning.types import Key, Loss, Params

@@ -16,9 +16,7 @@ from lax_learning._sites._run import Bilinear, Hooks
 from lax_learning._sites.rules._common import (
     ModelRule,
     as_batch,
-    by_example,
     check_loss,
-    check_uncoupled,
     joined,
     losses_of,
     masked,
@@ -26,6 +24,7 @@ from lax_learning._sites.rules._common import (
     select,
 )
 from lax_learning._sites.rules._feedback import FeedbackState, check_products, check_state
+from lax_learning._sites.rules._runs import by_example, check_uncoupled
 from lax_learning.models import Model, Where, check_where
 from lax_learning.types import Key, Loss, Params
 

@@ -1,0 +1,80 @@
+"""Functions with a derivative of the user's own, differentiated so that `vmap` sums over examples."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lax_learning._sites import _equations as equations
+from lax_learning._sites._run import Bilinear
+
+_LINEAR = equations.SHAPES | {"neg", "reduce_sum", "slice"}
+"""Operations that are linear in their one operand."""
+
+
+def by_transposition(op: Bilinear) -> Bilinear:
+    """A function with a `custom_vjp`, of which `vmap` makes no gradient of the parameters for each example.
+
+    Where the user's derivative is linear in the error, `d -> (dw, dx)`, its transpose `(dw, dx) -> dz` says
+    the same. Under `vmap` parameters and `dw` have no axis of examples, and differentiation of that sums over
+    the examples in one product.
+    """
+
+    def run(w: Any, x: Any) -> Any:
+        leaves, structure = jax.tree.flatten((w, x))
+        moves = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
+
+        def of(moving: list[Any]) -> Any:
+            values = iter(moving)
+            mixed = [next(values) if moved else leaf for leaf, moved in zip(leaves, moves, strict=True)]
+            return op(*jax.tree.unflatten(structure, mixed))
+
+        @jax.custom_jvp
+        def transposed(moving: list[Any]) -> Any:
+            return of(moving)
+
+        @transposed.defjvp
+        def _(primals: tuple[list[Any]], tangents: tuple[list[Any]]) -> tuple[Any, Any]:
+            z, pull_back = jax.vjp(of, *primals)
+            (change,) = jax.linear_transpose(pull_back, z)(tangents)
+            return z, change
+
+        moving = [leaf for leaf, moved in zip(leaves, moves, strict=True) if moved]
+        z, pull_back = jax.vjp(of, moving)
+        floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(z))
+        is_linear = floats and _is_linear(jax.make_jaxpr(pull_back)(z).jaxpr)
+        return (transposed if is_linear else of)(moving)
+
+    return run
+
+
+def _is_linear(program: Any) -> bool:
+    """Returns whether every result of a program is linear in its arguments, as far as its operations tell."""
+    return all(_linear_results(program, [True] * len(program.invars)))
+
+
+def _linear_results(program: Any, args: Sequence[bool]) -> list[bool]:
+    """Returns which results are linear in the marked arguments: none if an operation in between is not."""
+    linear = {var for var, marked in zip(program.invars, args, strict=True) if marked}
+    for equation in program.eqns:
+        name, atoms = equation.primitive.name, equation.invars
+        marks = [not equations.is_literal(atom) and atom in linear for atom in atoms]
+        if not any(marks):
+            is_broadcast = name == "broadcast_in_dim" and equations.is_literal(atoms[0])
+            found = [is_broadcast and atoms[0].val == 0]  # zeros are linear in anything
+        elif not all(jnp.issubdtype(out.aval.dtype, jnp.floating) for out in equation.outvars):
+            return [False] * len(program.outvars)
+        elif name in equations.CALLS:
+            found = _linear_results(equations.body(equation).jaxpr, marks)
+        else:
+            found = [
+                (name in equations.BILINEAR | {"mul"} and sum(marks) == 1)
+                or (name == "div" and marks == [True, False])
+                or (name in equations.SUMS and all(marks))
+                or (name in _LINEAR and len(marks) == 1)
+            ]
+        if any(marks) and not all(found):
+            return [False] * len(program.outvars)
+        linear.update(var for var, marked in zip(equation.outvars, found, strict=False) if marked)
+    return [not equations.is_literal(atom) and atom in linear for atom in program.outvars]
