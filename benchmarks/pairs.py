@@ -12,7 +12,7 @@ SLICE = 0.01
 
 
 class Pairs(NamedTuple):
-    """What came out of pairs of measurements.
+    """Result of paired measurements.
 
     Fields:
       ours_s: median seconds a call of the library's program.

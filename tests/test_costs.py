@@ -95,7 +95,7 @@ def problem(name: str) -> tuple[Case, Any]:
 
 
 def exact(case: Case, params: Any, x: Any, y: Any) -> Any:
-    """What `jax.grad` computes; its shapes are those of the model."""
+    """Gradient by `jax.grad`; its shapes are those of the model."""
     return jax.value_and_grad(lambda params: squares(case.apply(params, x), y).mean())(params)
 
 

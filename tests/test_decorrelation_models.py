@@ -229,7 +229,7 @@ def test_inputs_become_white_and_weights_fold(problem):
         assert loss < 0.2 * before_loss[name] + 1e-4, (name, loss, before_loss[name])
     opened = decorrelated(model, after.layers)
     try:
-        plain = fold(model, params, after.layers, x)
+        plain = jax.jit(partial(fold, model))(params, after.layers, x)
     except ValueError as error:
         assert problem is recurrent, error
         return

@@ -169,7 +169,7 @@ def _scan(
 
 
 def _split_feeds(plan: Plan, feeds: dict[int, Any]) -> tuple[dict[int, Any], dict[int, Any]]:
-    """What is fed to the taps and sites of a scan: one value a step, and the same value at all steps."""
+    """Splits feeds inside a scan into those with one value a step and those shared by all steps."""
     by_step, same = {tap.index for tap in plan.all_taps}, set()
     for site in plan.all_sites:
         (by_step if site.stacked[plan.depth - 1] else same).add(site.index)

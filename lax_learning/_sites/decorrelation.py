@@ -277,8 +277,8 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
       Params of the model.
 
     Raises:
-      ValueError: where no plain weights exist: for a parameter that is read by several products with
-        different R, or is normalised or scaled before its product, or a mean that is removed (`bias=True`).
+      ValueError: for a parameter that several operations read, or that is normalised or scaled before its
+        product, or a mean that is removed (`bias=True`).
     """
     check_model(model)
     program = Program(model, params, as_batch(x, only_shapes=True)[0])
@@ -287,14 +287,15 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
     for name, layer in layers.items():
         if "b" in layer:
             raise ValueError(
-                f"layers[{name!r}]: expected no mean to remove, got one: it has no plain weights"
+                f"layers[{name!r}]: expected no mean to remove, which weights cannot do, got an entry 'b'"
             )
     for site, name in ((site, name) for name, place in places.items() for site in place.sites):
         names = ", ".join(repr(program.split.paths[i]) for i in sorted(site.leaves))
         readers = [other for other in program.plan.all_sites if other.leaves & site.leaves]
         leaf = min(site.leaves)
-        operand, restore = _operand(program, leaves, leaf, site)
-        if len(site.leaves) > 1 or len(readers) > 1 or restore is None:
+        alone = len(site.leaves) == len(readers) == 1
+        operand, restore = _operand(program, leaves, leaf, site) if alone else (leaves[leaf], None)
+        if restore is None:
             raise ValueError(
                 f"params: expected parameters that one product reads as they are, got {names}, which are "
                 "read several times, normalised or scaled: they have no plain weights"
@@ -325,8 +326,7 @@ def _operand(
     rng = np.random.default_rng(0)
     x = [made_up(rng, like) for like in program.x]
 
-    def operand(value: Array) -> Array:
-        own = [*leaves[:leaf], value, *leaves[leaf + 1 :]]
+    def operand(own: list[Array]) -> Array:
         parameters = [each for each, trained in zip(own, program.split.trained, strict=True) if trained]
         _, _, emitted = program.run(parameters, x, Hooks(operands=frozenset({site.index})))
         w, _ = emitted[site.index]
@@ -334,9 +334,15 @@ def _operand(
             w = w if stacked else jax.lax.index_in_dim(w, 0, axis, keepdims=False)
         return w
 
-    found, back = jax.vjp(jax.jit(operand), leaves[leaf])
-    with jax.ensure_compile_time_eval():
-        probe = made_up(rng, leaves[leaf])
-        moved, pull = jax.vjp(jax.jit(operand), probe)
-        kept = bool(jnp.array_equal(pull(moved)[0], probe))
+    def at(others: list[Array]) -> Callable[[Array], Array]:
+        return jax.jit(lambda value: operand([*others[:leaf], value, *others[leaf + 1 :]]))
+
+    found, back = jax.vjp(at(leaves), leaves[leaf])
+    with jax.ensure_compile_time_eval():  # on made-up numbers: the weights may be traced
+        probes = [made_up(rng, like) for like in leaves]
+        moved, pull = jax.vjp(at(probes), probes[leaf])
+        same = jnp.array_equal(pull(moved)[0], probes[leaf])
+    if isinstance(same, jax.core.Tracer):
+        raise ValueError("params: expected weights with values, got traced ones; fold outside of jit")
+    kept = bool(same)
     return found, (lambda w: back(w)[0]) if kept else None
