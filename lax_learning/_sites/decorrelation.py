@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from lax_learning._checks import check_function, check_instance, check_key, check_memory
@@ -342,7 +343,7 @@ def _operand(
         probes = [made_up(rng, like) for like in leaves]
         moved, pull = jax.vjp(at(probes), probes[leaf])
         same = jnp.array_equal(pull(moved)[0], probes[leaf])
-    if isinstance(same, jax.core.Tracer):
+    if isinstance(same, Tracer):
         raise ValueError("params: expected weights with values, got traced ones; fold outside of jit")
     kept = bool(same)
     return found, (lambda w: back(w)[0]) if kept else None
