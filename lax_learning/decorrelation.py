@@ -32,8 +32,6 @@ from lax_learning._decorrelation_variants import Moments, loss_moments, off_diag
 from lax_learning._lazily import lazily
 from lax_learning._precision import promoted, raised
 from lax_learning._structure import mapping_like, sequence_like
-from lax_learning.layers import Reads, rows
-from lax_learning.networks import Network
 from lax_learning.types import Dynamics, Key
 
 
@@ -57,15 +55,6 @@ class Decorrelated(NamedTuple):
     """
 
     loss: Float[Array, " layers"]
-
-
-def reads_of(network: Network) -> tuple[Reads, ...]:
-    """Returns the reads of every layer; raises unless all layers say."""
-    check_instance("network", network, Network, "a Network")
-    for i, layer in enumerate(network.layers):
-        if layer.reads is None:
-            raise ValueError(f"network.layers[{i}]: expected a layer that says what it reads, got None")
-    return tuple(layer.reads for layer in network.layers if layer.reads is not None)
 
 
 def decorrelation(
@@ -106,11 +95,9 @@ def decorrelation(
       subsample: share of the vectors that moments are taken from, drawn without replacement.
 
     Returns:
-      Dynamics: `init(sizes) -> DecorrelationState`, the sizes one a layer or those of a network, and
-      `update(key, state, inputs) -> (state, Decorrelated)` with inputs `[..., size]` for every layer.
-      `update(key, state, inputs, network)` takes the presynaptic activities of a network's layers, and its
-      patches from them where they are convolutions. Where nothing is updated the loss is NaN; it is infinite
-      while `jax_debug_nans` is on.
+      Dynamics: `init(sizes) -> DecorrelationState`, one size a layer, and
+      `update(key, state, inputs) -> (state, Decorrelated)` with inputs `[..., size]` for every layer. Where
+      nothing is updated the loss is NaN; it is infinite while `jax_debug_nans` is on.
 
     Raises:
       TypeError, ValueError: for a negative eta, kappa outside 0..1, a variance <= 0, a subsample outside
@@ -142,10 +129,8 @@ def decorrelation(
     check_positive("subsample", subsample)
     check_probability("subsample", subsample)
 
-    def init(sizes: Sequence[int] | Network) -> DecorrelationState:
-        if isinstance(sizes, Network):
-            sizes = [reads.size for reads in reads_of(sizes)]
-        sizes = as_sizes("sizes", sizes, "one size a layer, or a network")
+    def init(sizes: Sequence[int]) -> DecorrelationState:
+        sizes = as_sizes("sizes", sizes, "one size a layer")
         if not sizes:
             raise ValueError("sizes: expected at least one layer, got none")
         check_memory("sizes", [(size, size) for size in sizes])
@@ -153,13 +138,12 @@ def decorrelation(
         return DecorrelationState(layers, jnp.zeros((), jnp.int32))
 
     def update(
-        key: Key, state: DecorrelationState, inputs: Sequence[ArrayLike], network: Network | None = None
+        key: Key, state: DecorrelationState, inputs: Sequence[ArrayLike]
     ) -> tuple[DecorrelationState, Decorrelated]:
         check_key("key", key)
         sizes = check_state(state)
-        every_reads = [rows(size) for size in sizes] if network is None else reads_of(network)
         check_sequence("inputs", inputs, "a sequence with one array a layer")
-        if not len(inputs) == len(every_reads) == len(sizes):
+        if len(inputs) != len(sizes):
             raise ValueError(f"inputs: expected {len(sizes)} layers, got {len(inputs)}")
         for i, layer in enumerate(state.layers):
             if ("b" in layer) != bias:
@@ -168,15 +152,15 @@ def decorrelation(
                     f"makes them, got {sorted(layer)}"
                 )
         inputs = tuple(as_floating(f"inputs[{i}]", x) for i, x in enumerate(inputs))
-        for i, (x, reads) in enumerate(zip(inputs, every_reads, strict=True)):
-            if reads.number(x) == 0:
-                raise ValueError(f"inputs[{i}]: expected vectors of {reads.size}, got shape {list(x.shape)}")
+        for i, (x, size) in enumerate(zip(inputs, sizes, strict=True)):
+            if x.ndim == 0 or x.shape[-1] != size or x.size == 0:
+                raise ValueError(f"inputs[{i}]: expected vectors of {size}, got shape {list(x.shape)}")
 
         def learn(key: Key, layers: _Layers, inputs: _Inputs, eta: Array, number: Array) -> _Learned:
             keys = jax.random.split(key, len(layers))
             learned = [
-                learn_layer(k, layer, reads, x, eta, number)
-                for k, layer, reads, x in zip(keys, layers, every_reads, inputs, strict=True)
+                learn_layer(k, layer, x.reshape(-1, x.shape[-1]), eta, number)
+                for k, layer, x in zip(keys, layers, inputs, strict=True)
             ]
             losses = jnp.stack([loss.astype(dtype) for _, loss in learned])
             return sequence_like(layers, [layer for layer, _ in learned]), losses
@@ -194,11 +178,11 @@ def decorrelation(
         return DecorrelationState(layers, state.step + 1), Decorrelated(losses)
 
     def learn_layer(
-        key: Key, layer: dict[str, Array], reads: Reads, x: Array, eta: Array, number: Array
+        key: Key, layer: dict[str, Array], v: Array, eta: Array, number: Array
     ) -> tuple[dict[str, Array], Array]:
-        total = reads.number(x)
+        total = v.shape[0]
         count = max(1, round(subsample * total))
-        v = reads.take(x, None if count == total else jax.random.permutation(key, total)[:count])
+        v = v if count == total else v[jax.random.permutation(key, total)[:count]]
         dtype = raised(layer["R"])
         wide = {name: layer[name].astype(dtype) for name in (("R", "b") if bias else ("R",))}
         r = wide["R"]

@@ -14,10 +14,13 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from lax_learning._checks import as_arrays, check_callable, check_flag, describe
-from lax_learning.types import Key, Params
+from lax_learning.types import Key, Params, Where
 
-Where = str | Callable[[str], bool] | None
-"""Selection of parameters by path: a glob such as `*/kernel`, a predicate on the path, or None for all."""
+
+def _no_init(key: Key) -> Params:
+    raise TypeError(
+        "init: expected a Model with a function key -> params, Model(apply, init), got one without"
+    )
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Model:
     Args:
       apply: `(params, x) -> output`. `params` is any pytree; `x` any pytree of arrays with a leading axis of
         examples, such as tokens with a mask, or images with a dropout key each; so is `output`.
-      init: `key -> params`, for example `lambda key: module.init(key, x)`; only `make_train` needs it.
+      init: `key -> params`, for example `lambda key: module.init(key, x)`; rules do not need it.
       has_aux: whether `apply` returns `(output, aux)`, as in `jax.value_and_grad`; aux may hold new running
         statistics.
       trainable: which leaves of params are parameters: a glob on their paths, such as `params/*`, a predicate
@@ -47,14 +50,13 @@ class Model:
     """
 
     apply: Callable[[Params, Any], Any]
-    init: Callable[[Key], Params] | None = None
+    init: Callable[[Key], Params] = _no_init
     has_aux: bool = False
     trainable: Where = None
 
     def __post_init__(self) -> None:
         check_callable("apply", self.apply, "a function (params, x) -> output", num_arguments=2)
-        if self.init is not None:
-            check_callable("init", self.init, "a function key -> params, or None", num_arguments=1)
+        check_callable("init", self.init, "a function key -> params", num_arguments=1)
         check_flag("has_aux", self.has_aux)
         check_where("trainable", self.trainable)
 

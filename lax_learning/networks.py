@@ -1,207 +1,38 @@
-"""Networks as rows of layers with taps on their pre-activations; multilayer perceptrons."""
+"""Models to start from: multilayer perceptrons, convolutional and recurrent networks, as plain functions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array
 
 from lax_learning._checks import (
-    as_array,
-    as_layers,
+    as_floating,
     as_tuple,
     check_callable,
+    check_choice,
     check_count,
-    check_floating,
-    check_inputs,
+    check_floating_dtype,
     check_key,
-    describe,
+    check_shapes,
 )
-from lax_learning.layers import ACTIVATION, Activation, Layer, dense, identity
+from lax_learning.models import Model
 from lax_learning.types import Key, Params, Weights
 
-Product = Callable[[Layer, Weights, Array], Array]
+Activation = Callable[[Array], Array]
+_ACTIVATION = "a function of z, such as jax.nn.relu"
+_INITIALISER = "an initialiser (key, shape, dtype) -> array, such as jax.nn.initializers.zeros"
+_Shapes = dict[str, tuple[tuple[int, ...], Initializer | None]]
+"""Shape and initialiser of every weight of a layer; without an initialiser it is left out."""
 
 
-def plain_product(layer: Layer, weights: Weights, x: Array) -> Array:
-    """`linear(w, x)`: the product whose backward pass is the true one."""
-    return layer.linear(weights["w"], x)
-
-
-def pre_activation(layer: Layer, weights: Weights, x: Array, product: Product = plain_product) -> Array:
-    """`z = linear(w, x) + b`, without `b` where the layer has none."""
-    z = product(layer, weights, x)
-    if "b" not in weights:
-        return z
-    b = weights["b"]
-    if b.ndim >= z.ndim or any(n not in (1, m) for n, m in zip(b.shape[::-1], z.shape[::-1], strict=False)):
-        raise ValueError(f"b: expected a shape that fits {list(z.shape[1:])}, got {list(b.shape)}")
-    return z + b
-
-
-class Trace(NamedTuple):
-    """One pass through a network.
-
-    Fields:
-      inputs: presynaptic activity `x` of every layer, each `[batch, ...]`; of one with a state
-        `[batch, steps, ...]`, `[x_t, a_{t-1}]` at every step.
-      pre_activations: `z` of every layer, what was put into the taps included, each `[batch, ...]`.
-      activities: `a` of every layer, likewise.
-    """
-
-    inputs: tuple[Array, ...]
-    pre_activations: tuple[Array, ...]
-    activities: tuple[Array, ...]
-
-    @property
-    def output(self) -> Array:
-        """Activity of the last layer, `[batch, ...]`."""
-        return self.activities[-1]
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network: layers in a row, with or without state, and the shape of one input.
-
-    `params` is a tuple with one dict of weights a layer. Entries other than `w` and `b` (a rule's
-    `feedback`) play no part in the forward pass, so the params of every rule go straight in.
-    """
-
-    layers: tuple[Layer, ...]
-    input_shape: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        layers = as_tuple("layers", self.layers, "a sequence of layers, such as dense(3, 4)")
-        if isinstance(self.layers, Layer):  # a tuple itself
-            raise TypeError("layers: expected a sequence of layers, such as (dense(3, 4),), got one Layer")
-        if not layers or not all(isinstance(layer, Layer) for layer in layers):
-            got = [describe(layer) for layer in layers]
-            raise TypeError(f"layers: expected at least one layer, such as dense(3, 4), got {got}")
-        input_shape = as_widths("input_shape", self.input_shape)
-        object.__setattr__(self, "layers", layers)
-        object.__setattr__(self, "input_shape", input_shape)
-
-    @property
-    def passes_error_on(self) -> tuple[bool, ...]:
-        """Returns whether each layer passes an error on: to the layer below, or to its own earlier state."""
-        return tuple(i > 0 or layer.state_size > 0 for i, layer in enumerate(self.layers))
-
-    def init(self, key: Key) -> tuple[Weights, ...]:
-        """Draws the weights of all layers, one key a layer."""
-        check_key("key", key)
-        keys = jax.random.split(key, len(self.layers))
-        return tuple(layer.init(k) for layer, k in zip(self.layers, keys, strict=True))
-
-    def apply(self, params: Params, x: ArrayLike) -> Array:
-        """The output `[batch, ...]` for `x [batch, *input_shape]`."""
-        return self.forward(params, x).output
-
-    def forward(
-        self,
-        params: Params,
-        x: ArrayLike,
-        taps: Sequence[Array] | None = None,
-        product: Product = plain_product,
-        *,
-        activity_taps: Sequence[Array] | None = None,
-    ) -> Trace:
-        """Runs the network with open taps: `z_l = linear(w_l, a_{l-1}) + b_l + tap_l`.
-
-        Args:
-          params: the parameters, one dict a layer.
-          x: `[batch, *input_shape]`.
-          taps: what to add to the pre-activations of every layer, each of the shape of `z`; None for
-            nothing. The gradient by the taps is the teaching signal `delta = dL/dz`.
-          product: the product of weights and input; `lax_learning.feedback` puts products with another
-            backward pass here.
-          activity_taps: what to add to the activities of every layer, each of the shape of `a`.
-
-        Returns:
-          The trace of the pass.
-
-        Raises:
-          TypeError, ValueError: if `x` is no non-empty floating batch of the input shape, params or taps do
-            not have one entry a layer, or a layer with a state gets no sequence or does not keep its size.
-
-        Example:
-          >>> import jax, jax.numpy as jnp
-          >>> network = mlp((3, 4, 2))
-          >>> trace = network.forward(network.init(jax.random.key(0)), jnp.ones((5, 3)))
-          >>> [z.shape for z in trace.pre_activations]
-          [(5, 4), (5, 2)]
-        """
-        x = as_array("x", x)
-        check_inputs(x, self.input_shape)
-        params = as_layers("params", params, len(self.layers))
-        every_taps = []
-        for name, each in (("taps", taps), ("activity_taps", activity_taps)):
-            if each is not None and len(each) != len(self.layers):
-                raise ValueError(f"{name}: expected {len(self.layers)} layers, got {len(each)}")
-            every_taps.append((None,) * len(self.layers) if each is None else each)
-        passes, a = [], x
-        for i, (layer, weights, *of_layer) in enumerate(zip(self.layers, params, *every_taps, strict=True)):
-            try:
-                passes.append(_over_steps(layer, weights, a, of_layer, product))
-            except (TypeError, ValueError) as error:
-                error.add_note(f"This happened in layers[{i}], which got inputs of shape {list(a.shape)}.")
-                raise
-            a = passes[-1][-1]
-        return Trace(*zip(*passes, strict=True))
-
-
-_LayerTaps = Sequence[Array | None]
-"""Numbers that are added to the pre-activations and to the activities of one layer."""
-
-
-def _over_steps(
-    layer: Layer, weights: Weights, x: Array, taps: _LayerTaps, product: Product
-) -> tuple[Array, Array, Array]:
-    """Inputs, pre-activations and activities of a layer, step after step if it keeps a state."""
-
-    def once(x: Array, taps: _LayerTaps) -> tuple[Array, Array, Array]:
-        z = _plus(pre_activation(layer, weights, x, product), taps[0])
-        a = layer.activation(z)
-        check_floating("activation", a)
-        got = jnp.shape(a)
-        if got[:1] != z.shape[:1]:
-            raise ValueError(
-                f"activation: expected one that keeps the batch, [{z.shape[0]}, ...], got {list(got)}"
-            )
-        return x, z, _plus(a, taps[1])
-
-    if not layer.state_size:
-        return once(x, taps)
-    if x.ndim < 3:
-        raise ValueError(f"x: expected [batch, steps, ...] for a layer with a state, got {list(x.shape)}")
-
-    dtype = jnp.result_type(x, weights["w"])
-    shape = (*x.shape[2:-1], layer.state_size)
-
-    def step(state: Array, now: tuple[Array, _LayerTaps]) -> tuple[Array, tuple[Array, Array, Array]]:
-        passed = once(jnp.concatenate([now[0].astype(dtype), state], axis=-1), now[1])
-        if passed[-1].shape != state.shape:
-            raise ValueError(
-                f"activation: expected one that keeps the shape {list(state.shape)} of the state, "
-                f"got {list(passed[-1].shape)}"
-            )
-        return passed[-1].astype(dtype), passed
-
-    def swapped(tree: Any) -> Any:
-        return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1), tree)
-
-    state = jnp.zeros_like(x, dtype, (x.shape[0], *shape))
-    # In `jax.shard_map` the state varies over devices as soon as anything does that it is made of.
-    first = jax.tree.map(lambda v: v[:, 0], (x, taps))
-    state = jnp.zeros_like(jax.eval_shape(lambda state, first: step(state, first)[0], state, first))
-    return swapped(jax.lax.scan(step, state, swapped((x, taps)))[1])
-
-
-def _plus(value: Array, tap: Array | None) -> Array:
-    return value if tap is None else value + tap
+def identity(z: Array) -> Array:
+    """Returns z."""
+    return z
 
 
 def mlp(
@@ -212,54 +43,307 @@ def mlp(
     w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
     b_init: Initializer | None = zeros,
     dtype: DTypeLike = jnp.float32,
-) -> Network:
-    """A multilayer perceptron: `a_0 = x`, `a_l = activation_l(a_{l-1} w_l + b_l)`.
+) -> Model:
+    """Multilayer perceptron, `a_0 = x`, `a_l = activation_l(a_{l-1} w_l + b_l)`.
 
     Args:
       widths: sizes of the input, of every hidden layer and of the output.
-      activation: of the hidden layers: one for all, or a sequence with one a hidden layer.
+      activation: of the hidden layers: one for all, or one for each.
       output_activation: of the last layer; the identity gives logits.
-      w_init: initialiser of every `w [in, out]`. The microlearning tutorial's networks have
-        `jax.nn.initializers.normal(0.1)` here and for `b_init`.
+      w_init: initialiser of every `w [in, out]`.
       b_init: initialiser of every `b [out]`; None for a network without biases.
       dtype: of the parameters.
 
     Returns:
-      The network.
+      A model of `x [batch, in]`. Its params are a tuple with `{"w": [in, out], "b": [out]}` for each layer.
 
     Raises:
-      TypeError, ValueError: for fewer than two widths, a width that is no positive int, a number of
-        activations other than the number of hidden layers, activations or initialisers that are no functions,
-        or a dtype that is not floating.
+      TypeError, ValueError: for fewer than two widths, a width that is not a positive int, another number of
+        activations than hidden layers, or options of other kinds.
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> network = mlp((784, 500, 10), activation=jax.nn.sigmoid)
-      >>> params = network.init(jax.random.key(0))
-      >>> network.apply(params, jnp.zeros((32, 784))).shape
+      >>> model = mlp((784, 500, 10), activation=jax.nn.sigmoid)
+      >>> params = model.init(jax.random.key(0))
+      >>> model.apply(params, jnp.zeros((32, 784))).shape
       (32, 10)
     """
-    widths = as_widths("widths", widths)
+    widths = _widths("widths", widths)
     if len(widths) < 2:
         raise ValueError(f"widths: expected at least an input and an output size, got {widths}")
-    num_hidden = len(widths) - 2
-    one_for_all = callable(activation)
-    hidden = (activation,) * num_hidden if one_for_all else as_tuple("activation", activation, ACTIVATION)
-    for i, phi in enumerate(hidden):
-        check_callable("activation" if one_for_all else f"activation[{i}]", phi, ACTIVATION)
-    check_callable("output_activation", output_activation, ACTIVATION)
-    if len(hidden) != num_hidden:
-        raise ValueError(f"activation: expected {num_hidden}, one a hidden layer, got {len(hidden)}")
-    layers = tuple(
-        dense(n_in, n_out, phi, w_init=w_init, b_init=b_init, dtype=dtype)
-        for n_in, n_out, phi in zip(widths[:-1], widths[1:], (*hidden, output_activation), strict=True)
+    _check_options(dtype, output_activation, w_init=w_init, b_init=b_init)
+    hidden = _for_each("activation", activation, len(widths) - 2, "hidden layer")
+    return dense_layers(
+        [_dense(n, m, w_init, b_init) for n, m in pairwise(widths)], (*hidden, output_activation), dtype
     )
-    return Network(layers, (widths[0],))
 
 
-def as_widths(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Returns a sequence of positive ints as a tuple."""
+def dense_layers(layers: Sequence[_Shapes], activations: Sequence[Activation], dtype: DTypeLike) -> Model:
+    """Returns the model of dense layers in a row."""
+
+    def apply(params: Params, x: Array) -> Array:
+        for weights, activation in zip(params, activations, strict=True):
+            x = activation(_affine(x, weights))
+        return x
+
+    return Model(apply, _init(layers, dtype))
+
+
+def convnet(
+    input_shape: Sequence[int],
+    channels: Sequence[int],
+    widths: Sequence[int],
+    *,
+    kernel: int | Sequence[int] = 3,
+    stride: int | Sequence[int] = 1,
+    pool: int | Sequence[int] = 1,
+    padding: str = "SAME",
+    activation: Activation | Sequence[Activation] = jax.nn.relu,
+    output_activation: Activation = identity,
+    w_init: Initializer = lecun_normal(),  # noqa: B008
+    b_init: Initializer | None = zeros,
+    dtype: DTypeLike = jnp.float32,
+) -> Model:
+    """Convolutional network: convolutions on images, and dense layers on top.
+
+    `a_l = pool(activation_l(patches(a_{l-1}) w_l + b_l))`, flattened before the first dense layer. A
+    convolution is one product of all patches with the kernel, which stays a batched product where many seeds
+    run side by side.
+
+    Args:
+      input_shape: height, width and channels of an image.
+      channels: numbers of output channels of the convolutions.
+      widths: sizes of the dense layers; the last is that of the output.
+      kernel, stride, pool: height and width of the kernel, of its steps, and of the windows whose maximum is
+        taken; one int for all convolutions, or one for each.
+      padding: "SAME" or "VALID".
+      activation: of all layers but the last: one for all, or one for each.
+      output_activation: of the last layer; the identity gives logits.
+      w_init: initialiser of every kernel `w [height, width, in, out]` and matrix `w [in, out]`.
+      b_init: initialiser of every `b [out]`; None for a network without biases.
+      dtype: of the parameters.
+
+    Returns:
+      A model of `x [batch, height, width, channels]`. Its params are a tuple with `{"w": ..., "b": [out]}`
+      for each layer.
+
+    Raises:
+      TypeError, ValueError: for sizes that are not positive ints, kernels larger than the image, an unknown
+        padding, or options of other kinds.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> model = convnet((28, 28, 1), (8, 16), (10,), kernel=5, stride=2)
+      >>> params = model.init(jax.random.key(0))
+      >>> params[2]["w"].shape, model.apply(params, jnp.zeros((2, 28, 28, 1))).shape
+      ((784, 10), (2, 10))
+    """
+    shape = _widths("input_shape", input_shape)
+    if len(shape) != 3:
+        raise ValueError(f"input_shape: expected (height, width, channels), got {shape}")
+    channels, widths = _widths("channels", channels), _widths("widths", widths)
+    if not channels or not widths:
+        raise ValueError(f"channels, widths: expected at least one layer each, got {channels}, {widths}")
+    options = {"kernel": kernel, "stride": stride, "pool": pool}
+    sizes = [_sizes(name, value, len(channels)) for name, value in options.items()]
+    check_choice("padding", padding, ("SAME", "VALID"))
+    _check_options(dtype, output_activation, w_init=w_init, b_init=b_init)
+    activations = _for_each("activation", activation, len(channels) + len(widths) - 1, "layer but the last")
+
+    layers: list[_Shapes] = []
+    height, width, num_inputs = shape
+    for i, (num_outputs, size, step, window) in enumerate(zip(channels, *sizes, strict=True)):
+        layers.append({"w": ((size, size, num_inputs, num_outputs), w_init), "b": ((num_outputs,), b_init)})
+        height, width = (_places(n, size, step, padding) // window for n in (height, width))
+        if height < 1 or width < 1:
+            raise ValueError(
+                f"kernel, pool: expected an image with room for layer {i}, kernel {size} and pool {window}, "
+                f"got input_shape {shape}"
+            )
+        num_inputs = num_outputs
+    dense = pairwise((height * width * num_inputs, *widths))
+    layers += [_dense(n, m, w_init, b_init) for n, m in dense]
+
+    def apply(params: Params, x: Array) -> Array:
+        if len(params) != len(layers):
+            raise ValueError(f"params: expected {len(layers)} layers, got {len(params)}")
+        for weights, phi, size, step, window in zip(params, activations, *sizes, strict=False):
+            w = weights["w"]
+            z = _affine(_patches(x, size, step, padding), {**weights, "w": w.reshape(-1, w.shape[-1])})
+            x = _max_pool(phi(z), window)
+        x = x.reshape(x.shape[0], -1)
+        last = (*activations[len(channels) :], output_activation)
+        for weights, phi in zip(params[len(channels) :], last, strict=True):
+            x = phi(_affine(x, weights))
+        return x
+
+    return Model(apply, _init(layers, dtype))
+
+
+def rnn(
+    widths: Sequence[int],
+    *,
+    outputs: str = "last",
+    activation: Activation = jnp.tanh,
+    output_activation: Activation = identity,
+    w_init: Initializer = lecun_normal(),  # noqa: B008
+    recurrent_init: Initializer = lecun_normal(),  # noqa: B008
+    b_init: Initializer | None = zeros,
+    dtype: DTypeLike = jnp.float32,
+) -> Model:
+    """Recurrent network: recurrent layers in a row, and a dense one that reads their states.
+
+    `h_t = activation(x_t w + h_{t-1} u + b)`, `h_0 = 0`, in every recurrent layer, and
+    `y = output_activation(h_T w + b)`, or `y_t` from every `h_t`.
+
+    Args:
+      widths: sizes of the input at a step, of every recurrent layer and of the output.
+      outputs: "last": `[batch, outputs]` from the last state; "every": `[batch, steps, outputs]`.
+      activation: of the recurrent layers.
+      output_activation: of the last layer; the identity gives logits.
+      w_init: initialiser of every `w [in, units]` and of the last layer's `w`.
+      recurrent_init: initialiser of every `u [units, units]`.
+      b_init: initialiser of every `b`; None for a network without biases.
+      dtype: of the parameters.
+
+    Returns:
+      A model of `x [batch, steps, in]`. Its params are a tuple with `{"w": ..., "u": ..., "b": ...}` for each
+      recurrent layer and `{"w": ..., "b": ...}` for the last.
+
+    Raises:
+      TypeError, ValueError: for fewer than three widths, widths that are not positive ints, unknown outputs,
+        or options of other kinds.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> model = rnn((28, 64, 10))  # the rows of an image, one after the other
+      >>> params = model.init(jax.random.key(0))
+      >>> params[0]["u"].shape, model.apply(params, jnp.zeros((5, 28, 28))).shape
+      ((64, 64), (5, 10))
+
+    References:
+      Werbos, Backpropagation through time: what it does and how to do it,
+      https://doi.org/10.1109/5.58337, 1990.
+    """
+    widths = _widths("widths", widths)
+    if len(widths) < 3:
+        raise ValueError(f"widths: expected at least an input, a recurrent and an output size, got {widths}")
+    check_choice("outputs", outputs, ("last", "every"))
+    check_callable("activation", activation, _ACTIVATION)
+    _check_options(dtype, output_activation, w_init=w_init, recurrent_init=recurrent_init, b_init=b_init)
+    *sizes, num_outputs = widths
+    layers: list[_Shapes] = [
+        {"w": ((n, m), w_init), "u": ((m, m), recurrent_init), "b": ((m,), b_init)}
+        for n, m in pairwise(sizes)
+    ]
+    layers.append(_dense(sizes[-1], num_outputs, w_init, b_init))
+
+    def apply(params: Params, x: Array) -> Array:
+        *recurrent, last = params
+        if len(recurrent) != len(layers) - 1:
+            raise ValueError(f"params: expected {len(layers)} layers, got {len(params)}")
+        x = jnp.swapaxes(x, 0, 1)
+        for weights in recurrent:
+            x = _states(weights, x)
+        read = x[-1] if outputs == "last" else jnp.swapaxes(x, 0, 1)
+        return output_activation(_affine(read, last))
+
+    def _states(weights: Weights, x: Array) -> Array:
+        def step(h: Array, x: Array) -> tuple[Array, Array]:
+            h = activation(_affine(x, weights) + h @ weights["u"])
+            return h, h
+
+        start = jnp.zeros((x.shape[1], weights["u"].shape[0]), jnp.result_type(x, weights["w"]))
+        # In `jax.shard_map` the state varies over devices as soon as anything does that it is made of.
+        start = jnp.zeros_like(jax.eval_shape(lambda h, x: step(h, x)[0], start, x[0]))
+        return jax.lax.scan(step, start, x)[1]
+
+    return Model(apply, _init(layers, dtype))
+
+
+def _affine(x: Array, weights: Weights) -> Array:
+    z = x @ weights["w"]
+    return z + weights["b"] if "b" in weights else z
+
+
+def _dense(num_inputs: int, num_outputs: int, w_init: Any, b_init: Any) -> _Shapes:
+    return {"w": ((num_inputs, num_outputs), w_init), "b": ((num_outputs,), b_init)}
+
+
+def _init(layers: Sequence[_Shapes], dtype: DTypeLike) -> Callable[[Key], Params]:
+    def weights(key: Key, shapes: _Shapes) -> Weights:
+        keys = jax.random.split(key, len(shapes))
+        drawn = {}
+        for k, (name, (shape, init)) in zip(keys, shapes.items(), strict=True):
+            if init is not None:
+                at = "recurrent_init" if name == "u" else f"{name}_init"
+                drawn[name] = as_floating(at, init(k, shape, dtype))
+                check_shapes([at], [drawn[name]], [shape])
+        return drawn
+
+    def init(key: Key) -> Params:
+        check_key("key", key)
+        keys = jax.random.split(key, len(layers))
+        return tuple(weights(k, shapes) for k, shapes in zip(keys, layers, strict=True))
+
+    return init
+
+
+def _places(length: int, size: int, step: int, padding: str) -> int:
+    """Returns the number of places of a kernel along an axis."""
+    return -(-length // step) if padding == "SAME" else (length - size) // step + 1
+
+
+def _patches(x: Array, size: int, step: int, padding: str) -> Array:
+    """Returns all patches, `[batch, down, across, size * size * channels]`, by one slice a point."""
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (step, step), padding)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    down, across = (_places(n, size, step, "VALID") for n in x.shape[1:3])
+    points = [
+        x[:, i : i + (down - 1) * step + 1 : step, j : j + (across - 1) * step + 1 : step]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jnp.stack(points, axis=-2).reshape(*points[0].shape[:3], -1)
+
+
+def _max_pool(x: Array, window: int) -> Array:
+    if window == 1:
+        return x
+    shape = (1, window, window, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, shape, shape, "VALID")
+
+
+def _widths(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
     sizes = as_tuple(name, sizes, "a sequence of ints")
     for i, size in enumerate(sizes):
         check_count(f"{name}[{i}]", size)
     return sizes
+
+
+def _sizes(name: str, value: int | Sequence[int], number: int) -> tuple[int, ...]:
+    """Returns one size for each of a number of convolutions."""
+    if not isinstance(value, Sequence):
+        check_count(name, value)
+        return (value,) * number
+    sizes = _widths(name, value)
+    if len(sizes) != number:
+        raise ValueError(f"{name}: expected one int, or {number}, one a convolution, got {len(sizes)}")
+    return sizes
+
+
+def _for_each(name: str, value: Any, number: int, of: str) -> tuple[Activation, ...]:
+    each: tuple[Any, ...] = (value,) * number if callable(value) else as_tuple(name, value, _ACTIVATION)
+    for i, function in enumerate(each):
+        check_callable(name if callable(value) else f"{name}[{i}]", function, _ACTIVATION)
+    if len(each) != number:
+        raise ValueError(f"{name}: expected {number}, one a {of}, got {len(each)}")
+    return each
+
+
+def _check_options(dtype: Any, output_activation: Any, **inits: Any) -> None:
+    check_callable("output_activation", output_activation, _ACTIVATION)
+    check_floating_dtype("dtype", dtype)
+    for name, init in inits.items():
+        if not (name == "b_init" and init is None):
+            check_callable(name, init, _INITIALISER, num_arguments=3)

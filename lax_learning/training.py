@@ -14,17 +14,17 @@ from lax_learning._checks import (
     as_arrays,
     check_callable,
     check_count,
+    check_instance,
     check_key,
     check_same_structure,
     describe,
 )
-from lax_learning._sites.rules import ModelRule
 from lax_learning.data.batches import BatchState, batches
 from lax_learning.data.types import Dataset, Splits, check_splits
 from lax_learning.models import leaf_paths, selects
-from lax_learning.types import Key, Params, Rule, StatefulRule, as_stateful
+from lax_learning.types import Key, Params, Rule
 
-Evaluate = Callable[[Key, Params, Splits], PyTree]
+Evaluate = Callable[[Key, Params, Any, Splits], PyTree]
 
 
 class TrainState(NamedTuple):
@@ -101,7 +101,7 @@ def _number(data: Dataset) -> int:
     return jax.tree.leaves(data)[0].shape[0]
 
 
-def _no_evaluation(key: Key, params: Params, data: Splits) -> PyTree:
+def _no_evaluation(key: Key, params: Params, state: Any, data: Splits) -> PyTree:
     return ()
 
 
@@ -116,86 +116,6 @@ def _with_loss(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(optimizer)
 
 
-class _Started(NamedTuple):
-    """A rule of any kind as `make_train` runs it.
-
-    Fields:
-      init: `(key, x) -> (params, state)`.
-      value_and_grad: `(key, params, state, x, y) -> (loss, aux, grads, state)`.
-      plain: as of a `StatefulRule`.
-      absorb: `(params, aux) -> params`, after an update.
-      parameters: `params -> params` with None in place of what no optimizer moves.
-    """
-
-    init: Callable[[Key, Any], tuple[Params, Any]]
-    value_and_grad: Callable[[Key, Params, Any, Any, Any], tuple[Array, Any, Params, Any]]
-    plain: Callable[[Params, Any], Params]
-    absorb: Callable[[Params, Any], Params]
-    parameters: Callable[[Params], Params]
-
-
-def _on_network(rule: Rule | StatefulRule) -> _Started:
-    stateful = as_stateful(rule)
-
-    def value_and_grad(
-        key: Key, params: Params, state: Any, x: Any, y: Any
-    ) -> tuple[Array, Any, Params, Any]:
-        loss, grads, state = stateful.value_and_grad(key, params, state, x, y)
-        return loss, None, grads, state
-
-    return _Started(
-        lambda key, x: stateful.init(key),
-        value_and_grad,
-        stateful.plain,
-        lambda params, aux: params,
-        lambda params: params,
-    )
-
-
-def _on_model(rule: ModelRule, init: Callable[[Key], Params] | None, absorb: Any) -> _Started:
-    check_callable("init", init, "the model's function key -> params", num_arguments=1)
-    if absorb is not None:
-        check_callable("absorb", absorb, "a function (params, aux) -> params", num_arguments=2)
-
-    def start(key: Key, x: Any) -> tuple[Params, Any]:
-        params_key, state_key = jax.random.split(key)
-        params = as_arrays("init", init(params_key))  # pyright: ignore[reportOptionalCall]
-        return params, rule.init(state_key, params, x)
-
-    def value_and_grad(
-        key: Key, params: Params, state: Any, x: Any, y: Any
-    ) -> tuple[Array, Any, Params, Any]:
-        value, grads, state = rule.value_and_grad(key, params, state, x, y)
-        loss, aux = value if isinstance(value, tuple) else (value, None)
-        if isinstance(value, tuple) and absorb is None:
-            raise TypeError(
-                "absorb: expected a function (params, aux) -> params, which says what becomes of the model's "
-                "aux, got None; lambda params, aux: params drops it"
-            )
-        if not isinstance(value, tuple) and absorb is not None:
-            raise TypeError(f"absorb: expected None for a model without aux, got {describe(absorb)}")
-        return loss, aux, grads, state
-
-    def absorbed(params: Params, aux: Any) -> Params:
-        new = as_arrays("absorb", params if absorb is None else absorb(params, aux))
-        check_same_structure(("absorb", "params"), (new, params))
-        for (path, leaf), old in zip(jax.tree.leaves_with_path(new), jax.tree.leaves(params), strict=True):
-            if leaf.dtype != old.dtype:
-                at = f"absorb{jax.tree_util.keystr(path)}"
-                raise TypeError(f"{at}: expected {old.dtype} as in params, got {describe(leaf)}")
-        return new
-
-    def parameters(params: Params) -> Params:
-        if rule.trainable is None:
-            return params
-        paths = iter(leaf_paths(params))
-        return jax.tree.map(
-            lambda leaf: leaf if selects(rule.trainable, next(paths), "trainable") else None, params
-        )
-
-    return _Started(start, value_and_grad, lambda params, state: params, absorbed, parameters)
-
-
 def _merged(params: Params, parameters: Params) -> Params:
     """Params with other values where `parameters` holds one."""
     return jax.tree.map(
@@ -203,13 +123,33 @@ def _merged(params: Params, parameters: Params) -> Params:
     )
 
 
+def _absorbed(absorb: Callable[[Params, Any], Params] | None, params: Params, aux: list[Any]) -> Params:
+    """Params after an update; `aux` is empty for a model without one."""
+    if absorb is None and aux:
+        raise TypeError(
+            "absorb: expected a function (params, aux) -> params, which says what becomes of the model's "
+            "aux, got None; lambda params, aux: params drops it"
+        )
+    if absorb is None:
+        return params
+    if not aux:
+        raise TypeError(f"absorb: expected None for a model without aux, got {describe(absorb)}")
+    new = as_arrays("absorb", absorb(params, *aux))
+    check_same_structure(("absorb", "params"), (new, params))
+    for (path, leaf), old in zip(jax.tree.leaves_with_path(new), jax.tree.leaves(params), strict=True):
+        if leaf.dtype != old.dtype:
+            at = f"absorb{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{at}: expected {old.dtype} as in params, got {describe(leaf)}")
+    return new
+
+
 def make_train(
-    rule: Rule | StatefulRule | ModelRule,
+    rule: Rule,
     optimizer: optax.GradientTransformation,
     *,
+    init: Callable[[Key], Params],
     num_updates: int,
     batch_size: int,
-    init: Callable[[Key], Params] | None = None,
     absorb: Callable[[Params, Any], Params] | None = None,
     evaluate: Evaluate = _no_evaluation,
     every: int | None = None,
@@ -219,16 +159,15 @@ def make_train(
     `params <- params + optimizer(grads of a batch)`, on batches that are reshuffled every epoch.
 
     Args:
-      rule: the rule that assigns credit, with or without state.
+      rule: the rule that assigns credit.
       optimizer: from optax; its learning rate may be traced. One that looks at the loss gets it: `value`, the
         loss of the batch, `grad`, its gradients, and `value_fn`, the loss of the batch at other params.
+      init: `key -> params`, such as `model.init`.
       num_updates: length of the run.
       batch_size: examples an update.
-      init: for a rule on a `Model`, `key -> params`, such as `model.init`.
-      absorb: for a rule on a `Model` with aux, `(params, aux) -> params` after an update: puts new running
-        statistics back among the leaves of params that are not trained.
-      evaluate: `(key, params, data) -> pytree` of metrics; it must not change anything. The params are
-        those of the network itself, with a rule's state worked into them.
+      absorb: for a model with aux, `(params, aux) -> params` after an update: puts new running statistics
+        back among the leaves of params that are not trained.
+      evaluate: `(key, params, state, data) -> pytree` of metrics, with the state of the rule.
       every: updates between evaluations, a divisor of num_updates; by default all of them, so that the
         run is evaluated at its start and its end.
 
@@ -244,12 +183,12 @@ def make_train(
     Example:
       >>> import jax, optax
       >>> import lax_learning as ll
-      >>> network = ll.mlp((784, 8, 10), activation=jax.nn.sigmoid)
-      >>> rule = ll.feedback_alignment(network, ll.softmax_cross_entropy)
+      >>> model = ll.mlp((784, 8, 10), activation=jax.nn.sigmoid)
+      >>> rule = ll.feedback_alignment(model, ll.softmax_cross_entropy)
       >>> x = jax.random.uniform(jax.random.key(0), (20, 784))
       >>> y = jax.nn.one_hot(jax.numpy.arange(20) % 10, 10)
       >>> data = ll.data.Splits(*[ll.data.Dataset(x, y)] * 3)
-      >>> train = ll.make_train(rule, optax.sgd(0.1), num_updates=6, batch_size=5)
+      >>> train = ll.make_train(rule, optax.sgd(0.1), init=model.init, num_updates=6, batch_size=5)
       >>> jax.jit(train)(jax.random.key(1), data).losses.shape
       (6,)
     """
@@ -260,25 +199,32 @@ def make_train(
     if num_updates % every:
         raise ValueError(f"every: expected a divisor of num_updates ({num_updates}), got {every}")
 
-    check_callable("evaluate", evaluate, "a function (key, params, data) -> metrics", num_arguments=3)
-    if isinstance(rule, ModelRule):
-        started = _on_model(rule, init, absorb)
-    elif init is not None or absorb is not None:
-        raise TypeError(
-            "rule: expected one on a Model because of init and absorb, got one on a network, which has "
-            "an init of its own"
-        )
-    else:
-        started = _on_network(rule)
+    check_instance("rule", rule, Rule, "a Rule, such as backprop(model, loss)")
+    check_callable("init", init, "the model's function key -> params", num_arguments=1)
+    expected = "a function (key, params, state, data) -> metrics"
+    check_callable("evaluate", evaluate, expected, num_arguments=4)
+    if absorb is not None:
+        check_callable("absorb", absorb, "a function (params, aux) -> params", num_arguments=2)
     with_loss = _with_loss(optimizer)
+
+    def trained(params: Params) -> Params:
+        """Params with None in place of what no optimizer moves."""
+        if rule.trainable is None:
+            return params
+        paths = iter(leaf_paths(params))
+        return jax.tree.map(
+            lambda leaf: leaf if selects(rule.trainable, next(paths), "trainable") else None, params
+        )
 
     def start(key: Key, data: Splits) -> TrainState:
         check_key("key", key)
         train_data = check_splits(data)
         params_key, batch_key, update_key, evaluate_key = jax.random.split(key, 4)
-        params, rule_state = started.init(params_key, jax.tree.map(lambda leaf: leaf[:1], train_data.x))
+        params_key, state_key = jax.random.split(params_key)
+        params = as_arrays("init", init(params_key))
+        rule_state = rule.init(state_key, params, jax.tree.map(lambda leaf: leaf[:1], train_data.x))
         order = batches(_number(train_data), batch_size).init(batch_key)
-        optimizer_state = with_loss.init(started.parameters(params))
+        optimizer_state = with_loss.init(trained(params))
         return TrainState(params, rule_state, optimizer_state, order, update_key, evaluate_key)
 
     def advance(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> tuple[TrainState, Array]:
@@ -289,24 +235,26 @@ def make_train(
             order, indices = schedule.next(state.batches, step)
             key = jax.random.fold_in(state.update_key, step)
             batch = jax.tree.map(lambda leaf: leaf[indices], tuple(examples))
-            loss, aux, grads, rule_state = started.value_and_grad(key, state.params, state.rule_state, *batch)
-            grads, parameters = started.parameters(grads), started.parameters(state.params)
+            value, grads, rule_state = rule.value_and_grad(key, state.params, state.rule_state, *batch)
+            loss, *aux = value if isinstance(value, tuple) else (value,)
+            grads, parameters = trained(grads), trained(state.params)
 
             def loss_at(parameters: Params) -> Array:
                 params = _merged(state.params, parameters)
-                return started.value_and_grad(key, params, state.rule_state, *batch)[0]
+                value = rule.value_and_grad(key, params, state.rule_state, *batch)[0]
+                return value[0] if isinstance(value, tuple) else value
 
             updates, optimizer_state = with_loss.update(
                 grads, state.optimizer_state, parameters, value=loss, grad=grads, value_fn=loss_at
             )
             params = _merged(state.params, optax.apply_updates(parameters, updates))
-            params = started.absorb(params, aux)
+            params = _absorbed(absorb, params, aux)
             return TrainState(params, rule_state, optimizer_state, order, *state[-2:]), loss
 
         return jax.lax.scan(update, state, step + jnp.arange(every))
 
     def evaluate_state(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> PyTree:
-        params = started.plain(state.params, state.rule_state)
-        return as_arrays("evaluate", evaluate(jax.random.fold_in(state.evaluate_key, step), params, data))
+        key = jax.random.fold_in(state.evaluate_key, step)
+        return as_arrays("evaluate", evaluate(key, state.params, state.rule_state, data))
 
     return Train(start, advance, evaluate_state, num_updates, every)

@@ -1,23 +1,24 @@
-"""The contracts: what a loss, an estimator, a rule and its teaching signals are."""
+"""The contracts: losses, estimators, rules and dynamics."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
-
-from lax_learning._checks import describe
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 Key: TypeAlias = PRNGKeyArray
 Params: TypeAlias = PyTree[Any]
 Weights: TypeAlias = dict[str, Array]
-"""The parameters of one layer: `w`, `b` unless it has no bias, `feedback` where a rule keeps one."""
+"""Parameters of one layer."""
+
+Where: TypeAlias = str | Callable[[str], bool] | None
+"""Selection of parameters by path: a glob such as `*/kernel`, a predicate on the path, or None for all."""
 
 
 @runtime_checkable
 class Loss(Protocol):
     """Per-example loss `l(output, y) -> [batch]`; the loss of a batch is its mean."""
 
-    def __call__(self, output: Array, y: Array, /) -> Float[Array, " batch"]: ...
+    def __call__(self, output: Any, y: Any, /) -> Float[Array, " batch"]: ...
 
 
 @runtime_checkable
@@ -28,67 +29,33 @@ class Estimator(Protocol):
 
 
 class Signals(NamedTuple):
-    """Teaching signals of a delta rule: everything its weight update is made of.
+    """Teaching signals of one example: the gradients are `tapped(model).pull_back` of deltas, plus the rest.
 
     Fields:
-      losses: loss of every example, `[batch]`.
-      inputs: presynaptic activity of every layer, each `[batch, ...]`.
-      deltas: teaching signal at the pre-activations of every layer (`dL/dz` for backprop), each
-        `[batch, ...]`.
+      deltas: by the names of taps.
+      rest: part of the gradients that is the same for all examples, such as a decay; None for none.
     """
 
-    losses: Array
-    inputs: tuple[Array, ...]
-    deltas: tuple[Array, ...]
+    deltas: dict[str, Array]
+    rest: Params | None = None
 
 
 class Rule(NamedTuple):
-    """A credit assignment rule on one network and one loss.
+    """A credit assignment rule on one model and one loss.
 
     Fields:
-      init: `key -> params`: the network's, and the feedback weights if the rule has any. The same key
-        gives the same network weights under every rule.
-      value_and_grad: `(key, params, x, y) -> (loss, grads)`, `grads` with the structure, shapes, dtypes
-        and units of `jax.grad`.
-      signals: `(key, params, x, y) -> Signals` for rules whose update is the outer product of a
-        teaching signal and the presynaptic activity, each example as in a batch of one; None for the
-        others. Metrics use it to get the moments over examples from two matrix products.
+      init: `(key, params, x) -> state`: what the rule remembers, `()` for most; of x only shapes are used.
+      value_and_grad: `(key, params, state, x, y) -> (loss, grads, state)`. `grads` has the structure, shapes,
+        dtypes and units of `jax.grad` of the mean loss; for a model with aux the first is `(loss, aux)`.
+      trainable: of the model: which leaves of params are for an optimizer to move.
+      signals: `(key, params, state, x, y) -> Signals` of a batch of one, for rules whose gradients are the
+        pull-back of teaching signals; None for the others. Metrics take moments over examples from them.
     """
 
-    init: Callable[[Key], Params]
-    value_and_grad: Callable[[Key, Params, ArrayLike, ArrayLike], tuple[Array, Params]]
-    signals: Callable[[Key, Params, ArrayLike, ArrayLike], Signals] | None = None
-
-
-class StatefulRule(NamedTuple):
-    """A rule with memory beside its params, which no gradient touches.
-
-    Fields:
-      init: `key -> (params, state)`.
-      value_and_grad: `(key, params, state, x, y) -> (loss, grads, state)`, otherwise as of a `Rule`.
-      plain: `(params, state) -> params` that do the same in the network itself, without the state.
-    """
-
-    init: Callable[[Key], tuple[Params, Any]]
-    value_and_grad: Callable[[Key, Params, Any, ArrayLike, ArrayLike], tuple[Array, Params, Any]]
-    plain: Callable[[Params, Any], Params]
-
-
-def as_stateful(rule: Rule | StatefulRule) -> StatefulRule:
-    """The rule itself, or a plain one with an empty state.
-
-    Raises:
-      TypeError: for anything else.
-    """
-    if isinstance(rule, StatefulRule):
-        return rule
-    if not isinstance(rule, Rule):
-        raise TypeError(f"rule: expected a Rule, such as backprop(network, loss), got {describe(rule)}")
-    return StatefulRule(
-        lambda key: (rule.init(key), ()),
-        lambda key, params, state, x, y: (*rule.value_and_grad(key, params, x, y), state),
-        lambda params, state: params,
-    )
+    init: Callable[[Key, Params, Any], Any]
+    value_and_grad: Callable[[Key, Params, Any, Any, Any], tuple[Any, Params, Any]]
+    trainable: Where = None
+    signals: Callable[[Key, Params, Any, Any, Any], Signals] | None = None
 
 
 class Dynamics(NamedTuple):

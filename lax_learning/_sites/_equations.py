@@ -3,7 +3,7 @@
 The parameters of equations differ between versions of JAX. Nothing else in the package looks at them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,14 +71,20 @@ def inner_programs(equation: Any) -> list[Any]:
     return [program for program in held if hasattr(program, "eqns")]
 
 
+def all_equations(program: Any) -> Iterator[Any]:
+    """All equations of a program, also those of the programs that they hold."""
+    for equation in program.eqns:
+        yield equation
+        for inner in inner_programs(equation):
+            yield from all_equations(getattr(inner, "jaxpr", inner))
+
+
 def crosses_devices(program: Any) -> bool:
     """Returns whether a program joins values of several devices, as a mean over a mesh axis does."""
-    for equation in program.eqns:
+    for equation in all_equations(program):
         axes = equation.params.get("axes", equation.params.get("axis_name", ()))
         is_named = any(isinstance(axis, str) for axis in (axes if isinstance(axes, tuple) else (axes,)))
         if is_named and equation.primitive.name not in SHAPES:
-            return True
-        if any(crosses_devices(getattr(inner, "jaxpr", inner)) for inner in inner_programs(equation)):
             return True
     return False
 

@@ -6,7 +6,7 @@ import jax
 
 from lax_learning._checks import as_arrays, check_values
 from lax_learning._sites import _equations as equations
-from lax_learning._sites._plan import Kind, Plan, make_plan
+from lax_learning._sites._plan import Kind, Plan, Tap, make_plan
 from lax_learning._sites._run import Hooks, execute
 from lax_learning.models import Model, Split
 
@@ -51,6 +51,17 @@ class Program:
                     f"{site.source or 'an unknown line'}: no credit comes back through a loop of unknown "
                     "length; use a scan, or a fori_loop of fixed length"
                 )
+
+    @property
+    def named_taps(self) -> dict[str, Tap]:
+        """Taps by the path of their first parameter; those that share it are numbered."""
+        named: dict[str, Tap] = {}
+        for tap in self.plan.all_taps:
+            first = min(tap.sites, key=lambda site: (not site.products, site.index))
+            path = self.split.paths[min(first.leaves)]
+            number = sum(name.split("#")[0] == path for name in named)
+            named[f"{path}#{number + 1}" if number else path] = tap
+        return named
 
     def run(
         self,

@@ -3,8 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
+from lax_learning._sites._batch import as_batch, one_example
 from lax_learning._sites._program import Program
-from lax_learning._sites.rules._common import as_batch, one_example
 from lax_learning.models import Model, check_model
 from lax_learning.types import Params
 

@@ -7,10 +7,10 @@ import jax
 from jaxtyping import Array
 
 from lax_learning._checks import as_array, describe
+from lax_learning._sites._batch import as_batch
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
-from lax_learning._sites.rules._common import as_batch
 from lax_learning.models import Model, check_model
 from lax_learning.types import Params
 
@@ -74,13 +74,13 @@ def tapped(model: Model) -> Tapped:
     check_model(model)
 
     def shapes(params: Params, x: Any) -> dict[str, jax.ShapeDtypeStruct]:
-        taps = _named(Program(model, params, as_batch(x, only_shapes=True)[0]))
+        taps = Program(model, params, as_batch(x, only_shapes=True)[0]).named_taps
         return {name: jax.ShapeDtypeStruct(tap.shape, tap.dtype) for name, tap in taps.items()}
 
     def run(params: Params, x: Any, taps: Taps | None = None) -> TappedRun:
         x, _ = as_batch(x)
         program = Program(model, params, x)
-        named = _named(program)
+        named = program.named_taps
         feeds = (
             {}
             if taps is None
@@ -101,7 +101,7 @@ def tapped(model: Model) -> Tapped:
     def pull_back(params: Params, x: Any, deltas: Taps) -> Params:
         x, _ = as_batch(x)
         program = Program(model, params, x)
-        named = _named(program)
+        named = program.named_taps
         wanted = {named[name].index: delta for name, delta in _checked("deltas", deltas, named).items()}
 
         def cut(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
@@ -115,17 +115,6 @@ def tapped(model: Model) -> Tapped:
         return program.split.gradients(grads)
 
     return Tapped(shapes, run, pull_back)
-
-
-def _named(program: Program) -> dict[str, Tap]:
-    """Taps by the path of their first parameter; those that share it are numbered."""
-    named: dict[str, Tap] = {}
-    for tap in program.plan.all_taps:
-        first = min(tap.sites, key=lambda site: (not site.products, site.index))
-        path = program.split.paths[min(first.leaves)]
-        number = sum(name.split("#")[0] == path for name in named)
-        named[f"{path}#{number + 1}" if number else path] = tap
-    return named
 
 
 def _checked(name: str, values: Any, named: dict[str, Tap]) -> Taps:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lax_learning._checks import as_params, check_key, check_samples
-from lax_learning._sites._equations import vary_as
+from lax_learning._sites._equations import all_equations, trace, vary_as
 from lax_learning.estimators._draws import as_gradient, join_aux, mean_over_draws, scaled, split_aux
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Estimator, Key, Params
@@ -20,23 +20,13 @@ def directional_derivative(function: Callable[[Any], Any], primal: Any, tangent:
         return jax.jvp(function, (primal,), (tangent,))
 
     # JAX itself notices only when it lowers the program, outside of the reach of any handler.
-    if "custom_lin" in _primitives(jax.make_jaxpr(derivative)(primal, tangent)):
+    program, _ = trace(derivative, primal, tangent)
+    if any(equation.primitive.name == "custom_lin" for equation in all_equations(program.jaxpr)):
         raise TypeError(
             "loss_fn: forward gradients need forward-mode differentiation, which cannot pass through an op "
-            "with a backward pass of its own; expected the plain op, got a custom_vjp such as with_feedback"
+            "with a backward pass of its own; expected the plain op, got a custom_vjp"
         )
     return derivative(primal, tangent)
-
-
-def _primitives(program: Any) -> set[str]:
-    """Names of all primitives of a program, also in nested ones."""
-    names = set()
-    for equation in program.eqns:
-        names.add(equation.primitive.name)
-        for inner in jax.tree.leaves(equation.params):
-            if hasattr(inner, "eqns"):
-                names |= _primitives(inner)
-    return names
 
 
 def forward_gradient(

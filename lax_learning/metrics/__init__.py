@@ -2,7 +2,7 @@
 
 from lax_learning.metrics.alignment import (
     angle_degrees,
-    by_layer,
+    by_path,
     cosine_similarity,
     inner_product,
     relative_norm,
@@ -19,7 +19,7 @@ __all__ = [
     "Moments",
     "angle_degrees",
     "bias_variance",
-    "by_layer",
+    "by_path",
     "cosine_similarity",
     "draw_moments",
     "example_moments",

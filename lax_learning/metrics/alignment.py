@@ -4,17 +4,17 @@ The result does not depend on the scale of the vectors, over the whole range of 
 gives NaN. Leaves may be floating-point arrays, Python numbers and integers of up to 16 bits.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lax_learning._checks import as_real, as_real_leaves, check_callable, check_same_structure, describe
+from lax_learning._checks import as_real, as_real_leaves, check_callable, check_same_structure
 from lax_learning._precision import raised
 from lax_learning._scaling import divided, norm, scale_of
-from lax_learning.metrics._entries import entries_of, like_entries
+from lax_learning.metrics._paths import by_prefix
 
 Scalar = Float[Array, ""]
 
@@ -121,75 +121,70 @@ def relative_norm(a: PyTree, b: PyTree) -> Scalar:
     return _norm(a) / _norm(b) * root * root
 
 
-def by_layer(metric: Callable[..., Any], *trees: Any) -> Any:
-    """The metric of every layer: of each entry at the top of the trees.
+def by_path(metric: Callable[..., Any], *trees: PyTree, depth: int | None = None) -> dict[str, Any]:
+    """The metric of every leaf, or of the leaves whose paths begin alike.
 
     Args:
       metric: a function of as many pytrees.
-      trees: sequences with one entry a layer, for example params or gradients of a network, or mappings
-        with one, for example the `params` of a Flax module.
+      trees: pytrees of one structure, for example two gradients.
+      depth: how many parts of its path tell a group; 1 gives the layers of a network whose params are a
+        sequence or a dict of layers. By default every leaf is a group of its own.
 
     Returns:
-      One result a layer: a tuple for sequences, a dict with the same keys for mappings.
+      Results by path, such as `params/Dense_0/kernel`, or by the first parts of it.
 
     Raises:
-      ValueError: for trees of other kinds, or with other entries than the first.
+      ValueError: for trees of other structures than the first, or without leaves, or a depth below 1.
 
     Example:
       >>> import jax.numpy as jnp
       >>> a = ({"w": jnp.array([1.0])}, {"w": jnp.array([1.0])})
       >>> b = ({"w": jnp.array([2.0])}, {"w": jnp.array([-1.0])})
-      >>> [float(c) for c in by_layer(cosine_similarity, a, b)]
-      [1.0, -1.0]
+      >>> {path: float(c) for path, c in by_path(cosine_similarity, a, b).items()}
+      {'0/w': 1.0, '1/w': -1.0}
     """
     if not trees:
         raise ValueError("trees: expected at least one, got none")
-    check_callable("metric", metric, "a function of pytrees")
-    first, *others = [entries_of(f"trees[{i}]", tree) for i, tree in enumerate(trees)]
-    for i, (tree, entries) in enumerate(zip(trees[1:], others, strict=True), start=1):
-        same_kind = isinstance(tree, Mapping) == isinstance(trees[0], Mapping)
-        if not same_kind or entries.keys() != first.keys():
-            raise ValueError(
-                f"trees[{i}]: expected the entries {list(first)} as in trees[0], got {list(entries)}"
-                + ("" if same_kind else f" of a {type(tree).__name__}")
-            )
     check_callable("metric", metric, f"a function of {len(trees)} pytrees", num_arguments=len(trees))
-    return like_entries(
-        trees[0], {key: metric(first[key], *(entries[key] for entries in others)) for key in first}
-    )
+    first, *others = (by_prefix(tree, depth) for tree in trees)
+    if not first:
+        raise ValueError("trees[0]: expected at least one leaf, got none")
+    for i, groups in enumerate(others, start=1):
+        expected, got = ([path for group in each.values() for path in group] for each in (first, groups))
+        if got != expected:
+            raise ValueError(f"trees[{i}]: expected the leaves {expected} as in trees[0], got {got}")
+    return {path: metric(group, *(groups[path] for groups in others)) for path, group in first.items()}
 
 
-def weight_alignment(params: PyTree) -> Any:
-    """The cosine between forward and feedback weights of every layer that keeps feedback of `w`'s shape.
+def weight_alignment(params: PyTree, feedback: PyTree) -> dict[str, Scalar]:
+    """The cosine between every parameter and its feedback.
 
     Args:
-      params: one dict a layer, as rules make them, in a sequence or a mapping.
+      params: the parameters of a model.
+      feedback: of the state of a feedback rule: the structure of params, None where no error passes.
 
     Returns:
-      One cosine for each layer with feedback: a tuple in order, or a dict by name where params are a mapping.
+      The cosines by path, for the parameters that have feedback.
 
     Raises:
-      ValueError: if no layer has feedback, or its shape differs from that of `w`.
+      ValueError: if nothing has feedback, or if paths or shapes are not those of params.
 
     Example:
       >>> import jax.numpy as jnp
       >>> w = jnp.array([[1.0, 2.0]])
-      >>> [round(float(c), 3) for c in weight_alignment(({"w": w}, {"w": w, "feedback": 3 * w}))]
-      [1.0]
+      >>> alignment = weight_alignment({"a": w, "b": w}, {"a": None, "b": 3 * w})
+      >>> {path: round(float(cosine), 3) for path, cosine in alignment.items()}
+      {'b': 1.0}
     """
+    own, held = by_prefix(params, None), by_prefix(feedback, None)
+    if not held:
+        raise ValueError("feedback: expected at least one leaf, got none")
+    unknown = [path for path in held if path not in own]
+    if unknown:
+        raise ValueError(f"feedback: expected paths of params, {list(own)}, got {unknown}")
     cosines = {}
-    for key, weights in entries_of("params", params).items():
-        name = f"params[{key!r}]"
-        if not isinstance(weights, Mapping):
-            raise ValueError(f"{name}: expected a dict with the weights of a layer, got {describe(weights)}")
-        if "feedback" not in weights:
-            continue
-        if "w" not in weights:
-            raise ValueError(f"{name}: expected the entry 'w' beside 'feedback', got {sorted(weights)}")
-        w = as_real(f"{name}['w']", weights["w"])
-        feedback = as_real(f"{name}['feedback']", weights["feedback"])
-        check_same_structure((f"{name}['feedback']", f"{name}['w']"), (feedback, w))
-        cosines[key] = cosine_similarity(w, feedback)
-    if not cosines:
-        raise ValueError("params: expected at least one layer with an entry 'feedback', got none")
-    return like_entries(params, cosines)
+    for path, group in held.items():
+        w, b = as_real(f"params: {path!r}", own[path][path]), as_real(f"feedback: {path!r}", group[path])
+        check_same_structure((f"feedback: {path!r}", "params"), (b, w))
+        cosines[path] = cosine_similarity(w, b)
+    return cosines

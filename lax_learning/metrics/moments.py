@@ -17,7 +17,7 @@ from lax_learning._checks import (
     check_same_structure,
 )
 from lax_learning._scaling import divided, scale_of
-from lax_learning.metrics._entries import entries_of, like_entries
+from lax_learning.metrics._paths import by_prefix
 
 
 class ScaledMoments(NamedTuple):
@@ -76,27 +76,17 @@ class Moments(NamedTuple):
         """The number T of gradients."""
         return jax.tree.leaves(self.scaled.distances)[0].shape[-1]
 
-    def layers(self) -> Any:
-        """The moments of every layer, the entries at the top of the gradients.
-
-        Returns:
-          A tuple where the gradients are a sequence, a dict with the same keys where they are a mapping.
-
-        Raises:
-          ValueError: for gradients of other kinds, for example a single array.
-        """
-        means = entries_of("mean", self.scaled.mean)
-        return like_entries(
-            self.scaled.mean,
-            {
-                key: Moments(
-                    self.scale[key],
-                    ScaledMoments(*(field[key] for field in self.scaled)),
-                    None if self.reference is None else self.reference[key],
-                )
-                for key in means
-            },
-        )
+    def parts(self, depth: int | None = None) -> dict[str, "Moments"]:
+        """The moments of every leaf by path, or of the leaves whose paths begin alike, as `by_path`."""
+        scales = by_prefix(self.scale, depth)
+        fields = [by_prefix(field, depth) for field in self.scaled]
+        references = None if self.reference is None else by_prefix(self.reference, depth)
+        return {
+            path: Moments(
+                scale, ScaledMoments(*(field[path] for field in fields)), references and references[path]
+            )
+            for path, scale in scales.items()
+        }
 
     def _times_square(self, tree: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf, s: _times(_times(leaf, s), s), tree, self.scale)

@@ -138,7 +138,7 @@ def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float 
 
     Args:
       samples: `Moments`, or a pytree of gradients stacked along a leading axis of T >= 3. For one layer,
-        pass `moments.layers()[i]`, or `[name]` where the gradients are a dict.
+        pass one of `moments.parts(...)`.
       variant: "debiased" or "tutorial".
       epsilon: the tutorial's, > 0, in the units of the gradient.
 
@@ -193,7 +193,7 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
 
     Args:
       estimates: `Moments` with a reference, or a pytree of estimates stacked along a leading axis of
-        T >= 3. For one layer, pass `moments.layers()[i]`, or `[name]` where the gradients are a dict.
+        T >= 3. For one leaf or layer, pass one of `moments.parts(...)`.
       reference: the exact gradient, with stacked estimates; moments hold their own.
 
     Returns:

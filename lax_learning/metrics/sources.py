@@ -6,135 +6,148 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array
 
 from lax_learning._checks import (
-    as_array,
+    as_arrays,
     as_real,
     check_count,
-    check_inputs,
     check_instance,
     check_key,
     check_samples,
-    check_targets,
+    is_numbers,
 )
 from lax_learning._lazily import lazily
 from lax_learning._scaling import HEADROOM, divided, largest_magnitude, scale_for, scale_of
-from lax_learning.feedback import without_feedback, without_feedback_of
-from lax_learning.layers import dense_product
+from lax_learning._sites._batch import as_batch
+from lax_learning._sites._factors import Factors, factors, has_factors
 from lax_learning.metrics.moments import Moments, ScaledMoments, streamed_moments
-from lax_learning.networks import Network
-from lax_learning.types import Key, Params, Rule, Weights
+from lax_learning.models import Model
+from lax_learning.types import Key, Params, Rule, Signals
 
 
 def draw_moments(
-    rule: Rule, key: Key, params: Params, x: ArrayLike, y: ArrayLike, reference: Params, num_samples: int
+    rule: Rule, key: Key, params: Params, state: Any, x: Any, y: Any, reference: Params, num_samples: int
 ) -> Moments:
     """The moments of a rule's gradients over its own draws, on one batch.
 
     Args:
       rule: any rule.
       key: split into one key a draw.
-      params: the rule's params.
-      x: `[batch, ...]`.
-      y: `[batch, ...]`.
-      reference: the exact gradients, for `bias_variance`; feedback weights are left out.
+      params: of the model.
+      state: of the rule; the states that its calls return are not used.
+      x: a batch.
+      y: its targets.
+      reference: the exact gradients, for `bias_variance`.
       num_samples: number T of draws, at least 3.
 
     Returns:
-      Moments of the gradients of the forward weights.
+      Moments of the gradients.
 
     Raises:
       ValueError: for fewer than three draws, or a reference of other shapes than the gradients.
-      TypeError: unless `rule` is a `Rule` without a state and `key` a key.
+      TypeError: unless `rule` is a `Rule` and `key` a key.
     """
     check_instance("rule", rule, Rule, "a Rule")
     check_key("key", key)
     check_samples("num_samples", num_samples, 3)
     if reference is None:
         raise TypeError("reference: expected the exact gradients, got None")
-    expected = without_feedback_of("reference", reference)
 
     def draw(key: Key) -> Params:
-        return without_feedback(rule.value_and_grad(key, params, x, y)[1])
+        return rule.value_and_grad(key, params, state, x, y)[1]
 
-    return streamed_moments(draw, jax.random.split(key, num_samples), expected)
+    return streamed_moments(draw, jax.random.split(key, num_samples), reference)
 
 
 def example_moments(
-    network: Network, rule: Rule, key: Key, params: Params, x: ArrayLike, y: ArrayLike
+    model: Model, rule: Rule, key: Key, params: Params, state: Any, x: Any, y: Any
 ) -> Moments:
     """The moments of a rule's gradients over examples, each as in a batch of one with draws of its own.
 
-    For rules with signals on dense layers that read one vector an example these are matrix products,
-    `X^T D / T` and `(X*X)^T (D*D) / T`. The gradients of the others are streamed, and of layers where
-    inputs and signals vary so little that the variance is lost in their squares.
+    For a rule with teaching signals, the moments of a matrix that one product reads once an example are
+    themselves products, `X^T D / T` and `(X*X)^T (D*D) / T`. They are used if every other parameter is small
+    beside the pre-activations, such as biases and kernels; otherwise the gradients are streamed, and so are
+    those of matrices whose inputs and signals vary so little that the variance is lost in their squares.
 
     Args:
-      network: the rule's network.
+      model: the rule's model.
       rule: any rule.
       key: for the rule's draws.
-      params: the rule's params.
-      x: `[T, ...]`, T >= 3 examples.
-      y: `[T, ...]`.
+      params: of the model.
+      state: of the rule.
+      x: a batch of T >= 3 examples.
+      y: its targets.
 
     Returns:
-      Moments of the gradients of the forward weights.
+      Moments of the gradients.
 
     Raises:
       ValueError: for fewer than three examples, or another number of targets.
-      TypeError: unless `network` is a `Network`, `rule` a `Rule` without a state and `key` a key.
+      TypeError: unless `model` is a `Model`, `rule` a `Rule` and `key` a key.
     """
-    check_instance("network", network, Network, "a Network")
+    check_instance("model", model, Model, "a Model")
     check_instance("rule", rule, Rule, "a Rule")
     check_key("key", key)
-    x, y = as_array("x", x), as_array("y", y)
-    check_inputs(x, network.input_shape)
-    check_count("number of examples in x", x.shape[0], 3)
-    check_targets(y, x.shape[0])
-    if rule.signals is not None and _is_dense(network, params, x):
-        _, inputs, deltas = rule.signals(key, params, x, y)
-        return _outer_product_moments(params, inputs, deltas)
+    x, size = as_batch(x)
+    y = as_arrays("y", y, is_numbers)
+    check_count("number of examples in x", size, 3)
+    if {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(y)} != {(size,)}:
+        got = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(y)]
+        raise ValueError(f"y: expected a leading axis of {size} examples as in x, got shapes {got}")
+    examples = jax.random.split(key, size), x, y
 
-    def draw(example: tuple[Key, Array, Array]) -> Params:
-        key, x, y = example
-        return without_feedback(rule.value_and_grad(key, params, x[None], y[None])[1])
+    def draw(example: Any) -> Params:
+        return rule.value_and_grad(*_one(example, params, state))[1]
 
-    return streamed_moments(draw, (jax.random.split(key, x.shape[0]), x, y))
-
-
-def _is_dense(network: Network, params: Params, x: Array) -> bool:
-    """Returns whether every layer multiplies one vector an example with its weights."""
-    inputs = jax.eval_shape(lambda p, x: network.forward(p, x).inputs, params, x)
-    layers = zip(network.layers, inputs, strict=True)
-    return all(layer.linear is dense_product and read.ndim == 2 for layer, read in layers)
+    if rule.signals is None or not has_factors(model, params, x):
+        return streamed_moments(draw, examples)
+    return _moments_of_factors(model, rule.signals, params, state, examples)
 
 
-def _outer_product_moments(params: Params, inputs: tuple[Array, ...], deltas: tuple[Array, ...]) -> Moments:
-    def of_layer(weights: Weights, x: Array, d: Array) -> dict[str, Moments]:
-        x, d = as_real("inputs", x), as_real("deltas", d)
-        moments = {"w": _moments_of_products(x, d)}
-        if "b" in weights:
-            moments["b"] = streamed_moments(lambda d: d, d, chunk_size=d.shape[0])
-        return moments
-
-    layers = tuple(of_layer(*each) for each in zip(params, inputs, deltas, strict=True))
-
-    def gathered(field: Callable[[Moments], Any]) -> Any:
-        return jax.tree.map(field, layers, is_leaf=lambda node: isinstance(node, Moments))
-
-    fields = [gathered(lambda moments, i=i: moments.scaled[i]) for i in range(len(ScaledMoments._fields))]
-    return Moments(gathered(lambda moments: moments.scale), ScaledMoments(*fields), None)
+def _one(example: Any, params: Params, state: Any) -> tuple[Any, ...]:
+    """Arguments of a rule for a batch of one."""
+    key, x, y = example
+    x, y = jax.tree.map(lambda leaf: leaf[None], (x, y))
+    return key, params, state, x, y
 
 
-def _moments_of_products(x: Array, d: Array) -> Moments:
-    """The moments of `g_t = x_t d_t^T`, from two matrix products where these are accurate.
+def _moments_of_factors(
+    model: Model, signals: Callable[..., Signals], params: Params, state: Any, examples: Any
+) -> Moments:
+    def pulled(example: Any) -> tuple[Factors, Params | None]:
+        args = _one(example, params, state)
+        found = signals(*args)
+        return factors(model, params, args[3], found.deltas), found.rest
+
+    # What is the same for all examples has no axis of examples.
+    (every, rest) = jax.vmap(pulled, out_axes=(0, None))(examples)
+    leaves, structure = jax.tree.flatten(params)
+    size = examples[0].shape[0]
+    rests = [None] * len(leaves) if rest is None else structure.flatten_up_to(rest)
+    moments = []
+    for i, (leaf, own) in enumerate(zip(leaves, rests, strict=True)):
+        if i in every.products:
+            moments.append(_moments_of_products(*every.products[i], own))
+        else:
+            grads = every.others.get(i, jnp.zeros((size, *jnp.shape(leaf))))
+            grads = grads if own is None else grads + own
+            moments.append(streamed_moments(lambda g: g, grads, chunk_size=size))
+    scales = jax.tree.unflatten(structure, [each.scale for each in moments])
+    fields = zip(*(each.scaled for each in moments), strict=True)
+    return Moments(scales, ScaledMoments(*(jax.tree.unflatten(structure, list(f)) for f in fields)), None)
+
+
+def _moments_of_products(x: Array, d: Array, rest: Array | None) -> Moments:
+    """The moments of `g_t = x_t d_t^T + rest`, from two matrix products where these are accurate.
 
     `E g^2 - m^2` loses as many digits as the variance is smaller than `E g^2`. If any entry loses more than 7
     of 24 bits, for example where both factors hardly vary, the products are streamed instead.
     """
     count = x.shape[0]
+    x, d = as_real("inputs", x), as_real("deltas", d)
     x_scale, largest = scale_of(x), largest_magnitude(x) * largest_magnitude(d)
+    largest = largest if rest is None else largest + largest_magnitude(rest)
     scale = scale_for(jnp.minimum(largest, float(jnp.finfo(largest.dtype).max)))
     # Both factors get half of the headroom of a scale, so that their product has all of it. The factor of d
     # may leave the range of the type; its root does not, and is exact, since scales are powers of four.
@@ -148,16 +161,23 @@ def _moments_of_products(x: Array, d: Array) -> Moments:
     along = jnp.sum(product(x, mean) * d, axis=1)
     square_norm = jnp.sum(jnp.square(mean))
     lengths = jnp.sum(jnp.square(x), axis=1) * jnp.sum(jnp.square(d), axis=1)
+    along_mean, whole = along - square_norm, mean
+    if rest is not None:
+        rest = divided(rest, scale)
+        whole = mean + rest
+        along_mean += jnp.sum(product(x, rest) * d, axis=1) - jnp.sum(mean * rest)
     by_products = ScaledMoments(
-        mean,
+        whole,
         spread * (count / (count - 1)),
         jnp.maximum(lengths - 2 * along + square_norm, 0),
-        along - square_norm,
+        along_mean,
         jnp.zeros_like(along),
     )
 
     def streamed(x: Array, d: Array, by_products: ScaledMoments) -> tuple[Array, ScaledMoments]:
-        moments = streamed_moments(lambda factors: jnp.outer(*factors), (x, d))
+        moments = streamed_moments(
+            lambda factors: jnp.outer(*factors) + (0 if rest is None else rest), (x, d)
+        )
         return moments.scale, moments.scaled
 
     ratio, scaled = lazily(

@@ -5,6 +5,7 @@ from lax_learning.plasticity.k_cap import k_cap, top_k_mask
 from lax_learning.plasticity.meta_learning import (
     MetaParams,
     learn_episode,
+    meta_init,
     meta_learn,
     meta_rule,
     with_params,
@@ -38,6 +39,7 @@ __all__ = [
     "k_cap_mlp",
     "k_cap_recurrent",
     "learn_episode",
+    "meta_init",
     "meta_learn",
     "meta_rule",
     "plastic_pass",

@@ -90,15 +90,45 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
     return sequence_like(state, (state[0], *learned))
 
 
+def meta_init(
+    network: KCapNetwork,
+    state: State,
+    *,
+    shared: bool = True,
+    hidden_init: Initializer = constant(0.4),  # noqa: B008 (a pure function)
+    output_init: Initializer = zeros,
+) -> Callable[[Key], MetaParams]:
+    """Returns the initialiser `key -> MetaParams` of what `meta_rule` learns.
+
+    Args:
+      network: from `k_cap_mlp` or `k_cap_recurrent`.
+      state: from `network.init`, with the first-layer weights to start from.
+      shared: one table for all plastic hidden layers, or else one a layer.
+      hidden_init: initialiser of the hidden tables.
+      output_init: of the output table.
+
+    Raises:
+      TypeError, ValueError: for a state of another network, or options of other kinds.
+    """
+    check_network(network)
+    network.check_state(state)
+    check_flag("shared", shared)
+    check_initialiser("hidden_init", hidden_init)
+    check_initialiser("output_init", output_init)
+
+    def init(key: Key) -> MetaParams:
+        tables = network.init_tables(key, shared=shared, hidden_init=hidden_init, output_init=output_init)
+        return MetaParams(tables, state[0]["w"])
+
+    return init
+
+
 def meta_rule(
     network: KCapNetwork,
     state: State,
     *,
     estimator: Callable[..., Estimator] = estimators.backprop,
     double_softmax: bool = False,
-    shared: bool = True,
-    hidden_init: Initializer = constant(0.4),  # noqa: B008 (a pure function)
-    output_init: Initializer = zeros,
 ) -> Rule:
     """Learning of tables and first-layer weights as a rule under the contract of all others.
 
@@ -112,12 +142,9 @@ def meta_rule(
         `functools.partial(estimators.weight_perturbation, sigma=0.01)`.
       double_softmax: applies the cross-entropy, softmax included, to softmax outputs, as the published
         code does; the loss of two labels then stays above log(1 + 1/e) = 0.3133.
-      shared: one table for all plastic hidden layers, or else one a layer.
-      hidden_init: initialiser of the hidden tables.
-      output_init: of the output table.
 
     Returns:
-      A rule of `MetaParams` for `x [batch, inputs]` and one-hot `y [batch, labels]`; a compiled program
+      A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`; a compiled program
       cannot tell other targets, of which it takes the largest entry for the label.
 
     Raises:
@@ -127,11 +154,11 @@ def meta_rule(
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
       >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
-      >>> rule = meta_rule(network, network.init(jax.random.key(0)))
-      >>> params = rule.init(jax.random.key(1))
+      >>> state = network.init(jax.random.key(0))
+      >>> rule, params = meta_rule(network, state), meta_init(network, state)(jax.random.key(1))
       >>> x = jax.random.normal(jax.random.key(2), (6, 8))
       >>> y = jax.nn.one_hot(jnp.arange(6) % 2, 2)
-      >>> loss, grads = rule.value_and_grad(jax.random.key(3), params, x, y)
+      >>> loss, grads, _ = rule.value_and_grad(jax.random.key(3), params, (), x, y)
       >>> grads.tables.output.shape, grads.w.shape
       ((2, 2), (8, 20))
 
@@ -143,13 +170,6 @@ def meta_rule(
     network.check_state(state)
     check_function("estimator", estimator, "a factory of estimators such as estimators.backprop", None)
     check_flag("double_softmax", double_softmax)
-    check_flag("shared", shared)
-    check_initialiser("hidden_init", hidden_init)
-    check_initialiser("output_init", output_init)
-
-    def init(key: Key) -> MetaParams:
-        tables = network.init_tables(key, shared=shared, hidden_init=hidden_init, output_init=output_init)
-        return MetaParams(tables, state[0]["w"])
 
     def as_batch(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
         x, y = as_array("x", x), as_array("y", y)
@@ -168,16 +188,18 @@ def meta_rule(
     estimate = estimator(loss_fn)
     check_callable("estimator", estimate, "a factory of estimators such as estimators.backprop")
 
-    def value_and_grad(key: Key, params: MetaParams, x: ArrayLike, y: ArrayLike) -> tuple[Array, MetaParams]:
+    def value_and_grad(
+        key: Key, params: MetaParams, rule_state: Any, x: ArrayLike, y: ArrayLike
+    ) -> tuple[Array, MetaParams, Any]:
         check_key("key", key)
         check_instance("params", params, MetaParams, "MetaParams(tables, w)")
         network.layer_tables(params.tables)
         as_floating("params.w", params.w)
         x, y = as_batch(x, y)
         check_one_hot("y", y)
-        return estimate(key, params, x, y)
+        return *estimate(key, params, x, y), rule_state
 
-    return Rule(init, value_and_grad)
+    return Rule(lambda key, params, x: (), value_and_grad)
 
 
 def meta_learn(
@@ -198,7 +220,7 @@ def meta_learn(
         decay in the gradient: `optax.chain(optax.add_decayed_weights(0.01), optax.adam(0.01))`.
       num_updates: number of batches.
       batch_size: samples a pass.
-      **options: `evaluate` and `every` as in `make_train`, all others as in `meta_rule`.
+      **options: `evaluate` and `every` as in `make_train`, all others as in `meta_rule` and `meta_init`.
 
     Returns:
       `train(key, data) -> History`, as from `make_train`; the learned `MetaParams` are its
@@ -223,5 +245,8 @@ def meta_learn(
       robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
     run = {name: options.pop(name) for name in ("evaluate", "every") if name in options}
-    rule = meta_rule(network, state, **options)
-    return make_train(rule, optimizer, num_updates=num_updates, batch_size=batch_size, **run)
+    of_rule = {name: options.pop(name) for name in ("estimator", "double_softmax") if name in options}
+    return make_train(
+        meta_rule(network, state, **of_rule), optimizer, init=meta_init(network, state, **options),
+        num_updates=num_updates, batch_size=batch_size, **run,
+    )  # fmt: skip

@@ -1,54 +1,62 @@
-"""Backpropagation: the reference of every other rule."""
+"""Backpropagation on any model: the reference."""
 
-from functools import partial
+from typing import Any
 
-from jaxtyping import Array
+import jax
+import jax.numpy as jnp
 
-from lax_learning.feedback import init_forward
-from lax_learning.networks import Network
-from lax_learning.rules._delta import backward_signals, check_problem, delta_rule
+from lax_learning._checks import check_key
+from lax_learning._sites._batch import as_batch
+from lax_learning.models import Model, Split
+from lax_learning.rules._common import check_loss, joined, losses_of, stateless
+from lax_learning.rules._feedback import through_feedback
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
 
-def backprop(network: Network, loss: Loss, *, scale: str = "gradient") -> Rule:
-    """The exact gradient.
-
-    `delta_l = (delta_{l+1} w_{l+1}^T) phi'(z_l)`, `dw_l = x_l^T delta_l / batch`
+def backprop(model: Model, loss: Loss) -> Rule:
+    """The gradient by reverse-mode differentiation, `g = dL/dparams`.
 
     Args:
-      network: the network.
-      loss: per-example loss.
-      scale: "gradient" (the mean loss, as `jax.grad`) or "tutorial" (the notebook's step: the sum over
-        the batch without the factor 2 of the square, `batch / 2` times the gradient).
+      model: any model.
+      loss: per-example loss `(output, y) -> [batch]`.
 
     Returns:
-      The rule.
-
-    Raises:
-      TypeError: for a network or a loss of another kind.
-      ValueError: for an unknown scale.
+      The rule; its state is empty.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> network = ll.mlp((3, 4, 2))
-      >>> rule = ll.backprop(network, ll.squared_error)
-      >>> key, x, y = jax.random.key(0), jnp.ones((5, 3)), jnp.zeros((5, 2))
-      >>> params = rule.init(key)
-      >>> loss, grads = rule.value_and_grad(key, params, x, y)
-      >>> exact = jax.grad(lambda p: jnp.mean(ll.squared_error(network.apply(p, x), y)))(params)
-      >>> bool(jnp.allclose(grads[0]["w"], exact[0]["w"]))
-      True
+      >>> from lax_learning.models import Model
+      >>> rule = backprop(Model(lambda w, x: x @ w), ll.squared_error)
+      >>> key, w = jax.random.key(0), jnp.ones((3, 2))
+      >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> float(loss), grads.shape
+      (18.0, (3, 2))
 
     References:
       Rumelhart, Hinton, Williams, Learning representations by back-propagating errors,
       https://doi.org/10.1038/323533a0, 1986.
     """
+    check_loss(loss)
 
-    check_problem(network, loss)
+    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        check_key("key", key)
+        x, size = as_batch(x)
+        split = Split(model, params)
 
-    def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
-        del key
-        return backward_signals(network, loss, params, x, y, weight)
+        def mean_loss(parameters: list[Any]) -> tuple[Any, Any]:
+            output, aux = model(split.merge(parameters), x)
+            return jnp.mean(losses_of(loss, output, y, size)), aux
 
-    return delta_rule(network, partial(init_forward, network), signals, scale)
+        (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(split.parameters)
+        return joined(value, aux, model), split.gradients(grads), state
+
+    def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
+        check_key("key", key)
+        own = through_feedback(
+            model, loss, None, params, x, y,
+            varying=(), feedback=lambda *_: None, transport=lambda w, _: w, opened=True,
+        )  # fmt: skip
+        return Signals(own[2])
+
+    return Rule(stateless(model), value_and_grad, model.trainable, signals)

@@ -1,87 +1,99 @@
-"""Forward gradient of a network, along random directions in weights or in activities."""
+"""Forward gradient on any model, along random directions in parameters or in activities."""
 
-from functools import partial
+from typing import Any
 
-from jaxtyping import Array, ArrayLike
+import jax.numpy as jnp
 
 from lax_learning import estimators
-from lax_learning._checks import check_choice, check_samples
+from lax_learning._checks import check_choice, check_count, check_flag, check_key
 from lax_learning.estimators._draws import mean_over_draws
 from lax_learning.estimators.forward_gradient import directional_derivative
-from lax_learning.feedback import init_forward
-from lax_learning.networks import Network
+from lax_learning.models import Model, check_where
 from lax_learning.noise import Noise, as_noise
-from lax_learning.rules._delta import as_batch, check_problem, checked_losses, delta_rule, per_example
-from lax_learning.taps import tap_shapes, zero_taps
-from lax_learning.types import Key, Loss, Params, Rule, Signals
+from lax_learning.rules._common import check_loss, delta_rule, stateless
+from lax_learning.rules._estimates import on_model
+from lax_learning.rules._units import Taps, at_units, times
+from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
 
 def forward_gradient(
-    network: Network,
+    model: Model,
     loss: Loss,
     *,
     perturb: str = "weights",
     num_samples: int = 1,
     noise: str | Noise = "normal",
+    where: Where = None,
+    batch: bool = False,
 ) -> Rule:
     """Unbiased gradients in forward mode: the limits of weight and node perturbation for sigma -> 0.
 
-    - "weights": `dw = 1/K sum_k (dL/dw . v_k) v_k`, one direction a batch;
-    - "activities": `delta_l = 1/K sum_k (dl/dz . v_k) v_kl`, one direction an example over the
-      pre-activations of all layers, and `dw_l = x_l^T delta_l / batch`: far less variance, since units
-      are fewer than weights.
+    Variants:
+      "weights": `dw = 1/K sum_k (dL/dw . v_k) v_k`, one direction a batch.
+      "activities": `delta_l = 1/K sum_k (dl/dz . v_k) v_kl`, one direction an example over all
+        pre-activations, and gradients by the local pull-back, `dw_l = x_l^T delta_l / batch` for a dense
+        layer: far less variance, since units are fewer than weights.
 
     Args:
-      network: the network.
-      loss: per-example loss.
+      model: any model.
+      loss: per-example loss `(output, y) -> [batch]`.
       perturb: "weights" or "activities".
       num_samples: number K of directions that are averaged.
       noise: "normal", "rademacher" or a function `(key, like) -> direction`.
+      where: which parameters are trained; the gradients of the others are zero.
+      batch: for activities, credit by the mean loss of the batch, as in `node_perturbation`; weights are
+        always credited by it.
 
     Returns:
-      The rule.
+      The rule; its state is empty.
 
     Raises:
-      TypeError: for a network or a loss of another kind.
-      ValueError: if K < 1, or perturb or noise are unknown.
+      ValueError: if K < 1, or perturb or noise are unknown; at trace time, for activities of a model that
+        couples examples without `batch=True`.
+      TypeError: at trace time, if the model has a function with a backward pass of its own (`custom_vjp`),
+        which forward mode cannot pass.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> rule = ll.forward_gradient(ll.mlp((3, 2)), ll.squared_error, perturb="activities")
-      >>> key = jax.random.key(0)
-      >>> loss, grads = rule.value_and_grad(key, rule.init(key), jnp.ones((5, 3)), jnp.zeros((5, 2)))
-      >>> grads[0]["w"].shape
+      >>> from lax_learning.models import Model
+      >>> rule = forward_gradient(Model(lambda w, x: x @ w), ll.squared_error, perturb="activities")
+      >>> key, w = jax.random.key(0), jnp.ones((3, 2))
+      >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> grads.shape
       (3, 2)
 
     References:
       Baydin et al., Gradients without backpropagation, https://arxiv.org/abs/2202.08587, 2022.
       Ren et al., Scaling forward gradient with local losses, https://arxiv.org/abs/2210.03310, 2023.
     """
-    check_problem(network, loss)
+    check_loss(loss)
     check_choice("perturb", perturb, ("weights", "activities"))
-    check_samples("num_samples", num_samples)
+    check_count("num_samples", num_samples)
+    check_where("where", where)
+    check_flag("batch", batch)
     draw_noise = as_noise(noise)
-    init = partial(init_forward, network)
+    estimate = on_model(estimators.forward_gradient, model, loss, where, num_samples=num_samples, noise=noise)
 
-    def losses_of_weights(params: Params, x: ArrayLike, y: ArrayLike) -> Array:
-        x, y = as_batch(network, x, y)
-        return checked_losses(loss, network.apply(params, x), y)
+    def along_weights(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        return *estimate(key, params, x, y), state
 
-    def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
-        trace = network.forward(params, x)
-        losses = checked_losses(loss, trace.output, y)
+    def along_activities(
+        key: Key, params: Params, state: Any, x: Any, y: Any, opened: bool
+    ) -> tuple[Any, Params, Any, Signals]:
+        check_key("key", key)
+        units = at_units(model, loss, key, params, x, y, where=where, batch=batch)
 
-        def losses_of_taps(taps: tuple[Array, ...]) -> Array:
-            return checked_losses(loss, network.forward(params, x, taps).output, y)
+        def draw(key: Key) -> Taps:
+            direction = units.placed(draw_noise(key, units.shapes()))
+            still = {i: jnp.zeros_like(d) for i, d in direction.items()}
+            _, slopes = directional_derivative(lambda feeds: units.moved(feeds)[0], still, direction)
+            return {i: times(units.weight * slopes, d) for i, d in direction.items()}
 
-        def draw(key: Key) -> tuple[Array, ...]:
-            direction = draw_noise(key, tap_shapes(network, params, x))
-            _, slopes = directional_derivative(losses_of_taps, zero_taps(network, params, x), direction)
-            return per_example(weight * slopes, direction)
-
-        return Signals(losses, trace.inputs, mean_over_draws(draw, key, num_samples))
+        deltas = mean_over_draws(draw, key, num_samples)
+        signals = Signals(units.signals(deltas) if opened else {})
+        return units.value, units.pull_back(deltas), state, signals
 
     if perturb == "activities":
-        return delta_rule(network, init, signals)
-    return Rule(init, estimators.forward_gradient(losses_of_weights, num_samples=num_samples, noise=noise))
+        return delta_rule(model, stateless(model), along_activities)
+    return Rule(stateless(model), along_weights, model.trainable)

@@ -1,55 +1,79 @@
-"""Kolen-Pollack: forward and feedback weights receive one update, and decay makes them meet."""
+"""Kolen-Pollack on any model: parameters and their feedback receive one update, and decay makes them meet."""
 
-from functools import partial
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike
+import optax
+from jaxtyping import ArrayLike, PyTree
 
-from lax_learning._checks import check_flag, check_not_negative, check_scalar
-from lax_learning.feedback import init_feedback
-from lax_learning.networks import Network
-from lax_learning.rules.feedback_alignment import feedback_rule, stored_feedback
-from lax_learning.types import Key, Loss, Params, Rule, Weights
+from lax_learning._checks import check_instance, check_key, check_not_negative, check_scalar
+from lax_learning.models import Model, check_where
+from lax_learning.rules._common import check_loss, delta_rule
+from lax_learning.rules._feedback import FeedbackInit, initial_feedback, same_scale, through_feedback
+from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+
+
+class KolenPollackState(NamedTuple):
+    """State of Kolen-Pollack.
+
+    Fields:
+      feedback: a pytree with the structure of params, None where no error passes.
+      optimizer_state: of the optimizer that moves the feedback.
+    """
+
+    feedback: PyTree
+    optimizer_state: optax.OptState
 
 
 def kolen_pollack(
-    network: Network, loss: Loss, *, decay: ArrayLike = 0.1, decay_bias: bool = False, scale: str = "gradient"
+    model: Model,
+    loss: Loss,
+    *,
+    optimizer: optax.GradientTransformation,
+    decay: ArrayLike = 0.1,
+    feedback_init: FeedbackInit = same_scale,
+    where: Where = None,
 ) -> Rule:
-    """Feedback alignment whose feedback weights learn as their forward weights do.
+    """Feedback alignment whose feedback learns as its parameters do.
 
-    `dw = dW + decay w`, `dfeedback = dW + decay feedback`, with `dW = x^T delta / batch` from the error
-    that came back through `feedback`. With one optimiser of learning rate eta for both,
-    `w - feedback` shrinks by `(1 - eta decay)` a step.
+    `g_w = g + decay w`, `g_feedback = g + decay feedback`, with the gradient `g` by feedback alignment.
 
-    A first layer has no feedback and does not decay, unless it is recurrent. Both halves of a pair must go
-    through the same optimiser: do not mask the feedback here, and clip with `clip_by_forward_norm`.
+    If one optimizer with learning rate eta moves both, `w - feedback` shrinks by `(1 - eta decay)` a step.
+    Pass the optimizer of the parameters, made anew, as `optimizer`. The law needs an optimizer that is linear
+    in the gradient and acts leaf by leaf: under SGD with momentum the difference follows the recursion of the
+    momentum, under Adam it shrinks at a rate of its own, and clipping by a global norm breaks it. Parameters
+    without feedback, such as biases and a first layer, do not decay.
 
     Args:
-      network: the network.
-      loss: per-example loss.
-      decay: lambda, >= 0; may be traced. It is not multiplied by the scale.
-      decay_bias: whether the biases of the layers with feedback decay too, as in the tutorial, which
-        keeps the bias as a column of the weights.
-      scale: "gradient" or "tutorial", see `backprop`.
+      model: any model.
+      loss: per-example loss `(output, y) -> [batch]`.
+      optimizer: moves the feedback at every call of `value_and_grad`.
+      decay: lambda, >= 0; may be traced.
+      feedback_init: `(key, parameter) -> feedback`.
+      where: which parameters have feedback; the others pass errors through themselves.
 
     Returns:
-      The rule.
+      The rule, with a `KolenPollackState`: the state that is returned holds the moved feedback. Calls whose
+      state is not used, such as measurements, move nothing.
 
     Raises:
-      TypeError: for a network or a loss of another kind, or a `decay_bias` that is no bool.
-      ValueError: if decay < 0 or the scale is unknown.
+      ValueError: if decay < 0; at trace time, as `feedback_alignment` does.
+      TypeError: for an optimizer of another kind.
 
     Example:
-      >>> import jax, jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp, optax
       >>> import lax_learning as ll
-      >>> rule = ll.kolen_pollack(ll.mlp((3, 4, 2)), ll.squared_error, decay=0.1)
-      >>> key = jax.random.key(0)
-      >>> params = rule.init(key)
-      >>> _, grads = rule.value_and_grad(key, params, jnp.ones((5, 3)), jnp.zeros((5, 2)))
-      >>> w, feedback = params[1]["w"], params[1]["feedback"]
-      >>> pair = grads[1]["w"] - grads[1]["feedback"]
-      >>> bool(jnp.allclose(pair, 0.1 * (w - feedback), atol=1e-6))
+      >>> from lax_learning.models import Model
+      >>> model = Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> rule = kolen_pollack(model, ll.squared_error, optimizer=optax.sgd(0.1), decay=0.5)
+      >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
+      >>> state = rule.init(key, params, x)
+      >>> loss, grads, after = rule.value_and_grad(key, params, state, x, x)
+      >>> b = params["b"] - 0.1 * grads["b"]
+      >>> before = params["b"] - state.feedback["b"]
+      >>> bool(jnp.allclose(b - after.feedback["b"], (1 - 0.1 * 0.5) * before, atol=1e-6))
       True
 
     References:
@@ -57,41 +81,49 @@ def kolen_pollack(
       https://doi.org/10.1109/ICNN.1994.374486, 1994.
       Akrout et al., Deep learning without weight transport, https://arxiv.org/abs/1904.05391, 2019.
     """
+    check_loss(loss)
+    check_instance(
+        "optimizer", optimizer, optax.GradientTransformation, "an optax optimizer, such as sgd(0.1)"
+    )
     check_not_negative("decay", decay)
     check_scalar("decay", decay)
-    check_flag("decay_bias", decay_bias)
-    aligned = feedback_rule(
-        network,
-        loss,
-        partial(init_feedback, network),
-        lambda key, params: stored_feedback(network, params),
-        scale,
+    check_where("where", where)
+
+    def init(key: Key, params: Params, x: Any) -> KolenPollackState:
+        feedback = initial_feedback(model, where, feedback_init, key, params, x)
+        return KolenPollackState(feedback, optimizer.init(feedback))
+
+    def assign(
+        key: Key, params: Params, state: KolenPollackState, x: Any, y: Any, opened: bool
+    ) -> tuple[Any, Params, KolenPollackState, Signals]:
+        check_instance("state", state, KolenPollackState, "the state of the rule's init(key, params, x)")
+        check_key("key", key)
+        feedback = state.feedback
+        value, grads, deltas = through_feedback(
+            model, loss, where, params, x, y, varying=state, feedback=lambda *_: feedback, opened=opened
+        )
+
+        def decayed(b: Any, g: Any, w: Any) -> Any:
+            return g + jnp.asarray(decay, g.dtype) * w
+
+        moves = _by_feedback(lambda b, g: decayed(b, g, b).astype(b.dtype), lambda g: None, feedback, grads)
+        updates, optimizer_state = optimizer.update(moves, state.optimizer_state, feedback)
+        moved = KolenPollackState(optax.apply_updates(feedback, updates), optimizer_state)
+        zeros = jax.tree.map(jnp.zeros_like, grads)
+        rest = _by_feedback(decayed, lambda g, w: g, feedback, zeros, params)
+        grads = jax.tree.map(jnp.add, grads, rest)
+        return value, grads, moved, Signals(deltas, rest)
+
+    return delta_rule(model, init, assign)
+
+
+def _by_feedback(
+    paired: Callable[..., Any], alone: Callable[..., Any], feedback: PyTree, *trees: PyTree
+) -> PyTree:
+    """`paired(feedback, *leaves)` of the parameters that have feedback, `alone(*leaves)` of the others."""
+    return jax.tree.map(
+        lambda b, *leaves: alone(*leaves) if b is None else paired(b, *leaves),
+        feedback,
+        *trees,
+        is_leaf=lambda leaf: leaf is None,
     )
-
-    def paired(weights: Weights, grads: Weights) -> Weights:
-        if "feedback" not in weights:
-            return grads
-        names = _names(weights)
-        kept = () if decay_bias else ("b",)
-
-        def of(name: str, g: Array, w: Array) -> Array:
-            data = grads["w"].astype(g.dtype) if name == "feedback" else g
-            return data if name in kept else data + jnp.asarray(decay, g.dtype) * w
-
-        leaves = map(of, names, jax.tree.leaves(grads), jax.tree.leaves(weights))
-        return jax.tree.unflatten(jax.tree.structure(weights), leaves)
-
-    def value_and_grad(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> tuple[Array, Params]:
-        value, grads = aligned.value_and_grad(key, params, x, y)
-        pairs = [paired(w, g) for w, g in zip(params, grads, strict=True)]
-        return value, jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(pairs))
-
-    return aligned._replace(value_and_grad=value_and_grad)
-
-
-def _names(weights: Weights) -> list[str]:
-    """The entry of a layer that each leaf belongs to, in the order of the leaves."""
-    structure = jax.tree.structure(weights)
-    numbered = jax.tree.unflatten(structure, range(structure.num_leaves))
-    names = {i: name for name in weights for i in jax.tree.leaves(numbered[name])}
-    return [names[i] for i in range(structure.num_leaves)]

@@ -1,8 +1,6 @@
-"""Node perturbation: the change of the loss times the noise on the units, a teaching signal for each."""
+"""Node perturbation on any model: the change of the loss times the noise on the units."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,81 +9,22 @@ from jaxtyping import Array, ArrayLike
 from lax_learning._checks import (
     check_choice,
     check_flag,
+    check_key,
     check_positive,
     check_resolved,
     check_samples,
-    check_scalar,
 )
-from lax_learning._precision import is_half, raised
+from lax_learning._precision import raised
 from lax_learning.estimators._draws import mean_over_draws, scaled
-from lax_learning.feedback import init_forward
-from lax_learning.networks import Network
+from lax_learning.models import Model, check_where
 from lax_learning.noise import Noise, as_noise
-from lax_learning.rules._delta import check_problem, checked_losses, delta_rule, per_example
-from lax_learning.types import Key, Loss, Params, Rule, Signals
-
-Layers = tuple[Array, ...]
-
-
-class _Pass(NamedTuple):
-    """A noisy pass: presynaptic inputs, the values the noise went into, and the output."""
-
-    inputs: Layers
-    values: Layers
-    output: Array
-
-
-def _noise_on_pre_activations(network: Network, params: Params, x: Array, noise: Layers | None) -> _Pass:
-    trace = network.forward(params, x, noise)
-    return _Pass(trace.inputs, trace.pre_activations, trace.output)
-
-
-def _noise_on_activities(network: Network, params: Params, x: Array, noise: Layers | None) -> _Pass:
-    trace = network.forward(params, x, activity_taps=noise)
-    for i, (z, a) in enumerate(zip(trace.pre_activations, trace.activities, strict=True)):
-        if a.shape != z.shape:
-            raise ValueError(
-                f"network.layers[{i}].activation: expected one that keeps the shape {list(z.shape)}, "
-                f"as noise on activities needs (variant='tutorial'), got {list(a.shape)}"
-            )
-    return _Pass(trace.inputs, trace.activities, trace.output)
-
-
-def _by_noise(noise: Layers, change: Layers) -> Layers:
-    return noise
-
-
-def _by_change(noise: Layers, change: Layers) -> Layers:
-    return change
-
-
-def _by_normalised_change(noise: Layers, change: Layers) -> Layers:
-    num_units = sum(c[0].size for c in change)
-    square_norm = sum(jnp.sum(jnp.square(c), axis=tuple(range(1, c.ndim))) for c in change)
-    guard = num_units * float(jnp.finfo(change[0].dtype).eps)
-    return per_example(num_units / jnp.maximum(square_norm, guard), change)
-
-
-class _Variant(NamedTuple):
-    """Place of the noise, what the credit is proportional to, and which inputs the synapse sees.
-
-    `credit` takes the noise and the change of the values it went into, both in units of sigma.
-    """
-
-    run: Callable[[Network, Params, Array, Layers | None], _Pass]
-    credit: Callable[[Layers, Layers], Layers]
-    sees_noisy_inputs: bool
-
-
-_VARIANTS = {
-    "unbiased": _Variant(_noise_on_pre_activations, _by_noise, False),
-    "tutorial": _Variant(_noise_on_activities, _by_change, True),
-    "activity": _Variant(_noise_on_pre_activations, _by_normalised_change, False),
-}
+from lax_learning.rules._common import check_loss, delta_rule, stateless
+from lax_learning.rules._units import Taps, at_units, times
+from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
 
 def node_perturbation(
-    network: Network,
+    model: Model,
     loss: Loss,
     *,
     sigma: ArrayLike,
@@ -95,137 +34,128 @@ def node_perturbation(
     share_noise: bool = False,
     variant: str = "unbiased",
     noise: str | Noise = "normal",
+    where: Where = None,
+    batch: bool = False,
 ) -> Rule:
     """Perturbs all units at once and credits each with the change of the loss, example by example.
 
-    `delta_l = 1/K sum_k (l(xi_k) - l(0)) xi_kl / sigma^2`, `xi ~ N(0, sigma^2)` on the pre-activations,
-    `dw_l = x_l^T delta_l / batch`, with the clean `x_l`. For one example of a linear network
-    `Var[g_ij] = delta_i^2 x_j^2 + x_j^2 |delta|^2`: it grows with the number of units. What a synapse
-    needs to know: its input, the noise of its unit, and one number for all.
+    `delta_l = 1/K sum_k (l(xi_k) - l(0)) xi_kl / sigma^2`, `xi ~ N(0, sigma^2)` on the pre-activations, and
+    gradients by the local pull-back of each tap: `dw_l = x_l^T delta_l / batch` for a dense layer, with the
+    clean `x_l`. The variance grows with the number of units: `delta_i^2 x_j^2 + x_j^2 |delta|^2` for one
+    example of a linear network.
 
     Variants:
       "unbiased": the form above.
-      "tutorial": as the notebook computes it. Noise goes onto the activities, after the activation
-        function, whose derivative is left out; the credit is that of the measured change of the
-        activity, which contains noise that came from below; the synapse sees the noisy input. Biased;
-        not for activations that pool or reshape.
-      "activity": `delta = N dl dz / |dz|^2`, with `dz` the measured change of the pre-activations of all
-        N units; needs no knowledge of sigma, and is biased.
-
-    In half precision noise would be rounded away in the sums and activities: the passes then run in float32,
-    on the same weights, and the signals come back in the dtype of the network.
+      "activity": `delta = N dl dz / |dz|^2`, with `dz` the measured change of the pre-activations of all N
+        units; needs no knowledge of sigma, and is biased.
 
     Args:
-      network: the network.
-      loss: per-example loss.
+      model: any model.
+      loss: per-example loss `(output, y) -> [batch]`.
       sigma: standard deviation of the noise, in the units of the pre-activations; may be traced.
-      num_samples: number K of draws; the signals are averaged, one draw in memory at a time, and pulled
+      num_samples: number K of draws; their signals are averaged, one draw in memory at a time, and pulled
         back once.
       antithetic: use the pair xi, -xi and half their difference: one more pass, no even error terms.
-      layerwise: perturb one layer at a time, with a pass for each (iterative node perturbation).
+      layerwise: perturb one tap at a time, with a pass for each (iterative node perturbation).
       share_noise: use the same noise for all examples of a batch.
-      variant: "unbiased", "tutorial" or "activity".
-      noise: "normal", "rademacher" or a function `(key, like) -> unit noise`, one array a layer.
+      variant: "unbiased" or "activity".
+      noise: "normal", "rademacher" or a function `(key, like) -> unit noise`.
+      where: which parameters are trained; the units of the others get no noise, their gradients are zero.
+      batch: credit by the mean loss of the batch instead of each example's own, for models that couple the
+        examples of a batch, such as BatchNorm in training; its variance is as many times larger.
 
     Returns:
-      The rule.
+      The rule; its state is empty.
 
     Raises:
-      TypeError: for a network or a loss of another kind, or flags that are no bools.
-      ValueError: if sigma <= 0, K < 1, variant or noise are unknown, sigma is 0 or infinite in the dtype of
-        the network, or the tutorial's variant, whose input and signal are both noisy, is asked for averages
-        over draws or passes.
+      ValueError: if sigma <= 0, K < 1, variant or noise are unknown, or for shared noise with `batch=True`;
+        at trace time, for a model that couples
+        examples without `batch=True`.
+      TypeError: for flags that are no bools.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> rule = ll.node_perturbation(ll.mlp((3, 4, 2)), ll.squared_error, sigma=0.1, num_samples=4)
-      >>> key = jax.random.key(0)
-      >>> loss, grads = rule.value_and_grad(key, rule.init(key), jnp.ones((5, 3)), jnp.zeros((5, 2)))
-      >>> grads[0]["w"].shape
-      (3, 4)
+      >>> from lax_learning.models import Model
+      >>> rule = node_perturbation(Model(lambda w, x: x @ w), ll.squared_error, sigma=0.1, num_samples=4)
+      >>> key, w = jax.random.key(0), jnp.ones((3, 2))
+      >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> grads.shape
+      (3, 2)
 
     References:
-      Le Cun, Galland, Hinton, GEMINI: gradient estimation through matrix inversion after noise
-      injection,
-      https://proceedings.neurips.cc/paper/1988/hash/a0a080f42e6f13b3a2df133f073095dd-Abstract.html, 1988.
-      Werfel, Xie, Seung, Learning curves for stochastic gradient descent in linear feedforward
-      networks, https://doi.org/10.1162/089976605774320539, 2005.
+      Werfel, Xie, Seung, Learning curves for stochastic gradient descent in linear feedforward networks,
+      https://doi.org/10.1162/089976605774320539, 2005.
       Dalm et al., Effective learning with node perturbation in multi-layer neural networks,
       https://arxiv.org/abs/2310.00965, 2023 (activity-based and iterative forms).
     """
-    check_problem(network, loss)
+    check_loss(loss)
     check_positive("sigma", sigma)
-    check_scalar("sigma", sigma)
-    for name, flag in (("antithetic", antithetic), ("layerwise", layerwise), ("share_noise", share_noise)):
-        check_flag(name, flag)
     check_samples("num_samples", num_samples)
-    check_choice("variant", variant, _VARIANTS)
-    run, credit, sees_noisy_inputs = _VARIANTS[variant]
-    if sees_noisy_inputs and (num_samples > 1 or antithetic or layerwise):
+    check_choice("variant", variant, ("unbiased", "activity"))
+    check_where("where", where)
+    flags = {"antithetic": antithetic, "layerwise": layerwise, "share_noise": share_noise, "batch": batch}
+    for name, flag in flags.items():
+        check_flag(name, flag)
+    if share_noise and batch:
         raise ValueError(
-            f"variant: {variant!r} multiplies noisy inputs with noisy signals, expected num_samples=1, "
-            f"antithetic=False, layerwise=False, got {num_samples}, {antithetic}, {layerwise}"
+            "share_noise: expected False with batch=True, which perturbs the batch as a whole, got True"
         )
     draw_noise = as_noise(noise)
 
-    def draw_layers(key: Key, clean: Layers, scale: Array) -> Layers:
-        shapes = tuple((1, *v.shape[1:]) if share_noise else v.shape for v in clean)
-        like = tuple(jax.ShapeDtypeStruct(s, v.dtype) for s, v in zip(shapes, clean, strict=True))
-        drawn = draw_noise(key, like)
-        return tuple(
-            jnp.broadcast_to(scaled(scale, n), v.shape).astype(v.dtype)
-            for n, v in zip(drawn, clean, strict=True)
-        )
+    def assign(
+        key: Key, params: Params, state: Any, x: Any, y: Any, opened: bool
+    ) -> tuple[Any, Params, Any, Signals]:
+        check_key("key", key)
+        units = at_units(model, loss, key, params, x, y, where=where, batch=batch)
+        check_resolved("sigma", sigma, units.losses.dtype, *units.dtypes)
+        scale = jnp.asarray(sigma, units.losses.dtype)
+        groups = [[tap] for tap in units.taps] if layerwise else [units.taps]
 
-    def signals(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
-        halves = [v.dtype for v in jax.tree.leaves((params, x)) if is_half(v.dtype)]
-        if not halves:
-            return of_passes(key, params, x, y, weight)
-        check_resolved("sigma", sigma, *halves)
-        like = jax.eval_shape(lambda params, x: run(network, params, x, None), params, x)
-        wide, wide_x = jax.tree.map(lambda v: v.astype(raised(v)), (params, x))
-        losses, inputs, deltas = of_passes(key, wide, wide_x, y, weight)
-        return Signals(losses, _cast(inputs, like.inputs), _cast(deltas, like.values))
-
-    def of_passes(key: Key, params: Params, x: Array, y: Array, weight: float) -> Signals:
-        clean = run(network, params, x, None)
-        losses = checked_losses(loss, clean.output, y)
-        check_resolved("sigma", sigma, losses.dtype)
-        scale = jnp.asarray(sigma, losses.dtype)
-        every = range(len(network.layers))
-        groups = [(i,) for i in every] if layerwise else [tuple(every)]
-
-        def perturb(noise: Layers, group: tuple[int, ...]) -> tuple[Layers, Layers]:
-            """The signals of a group of layers from noise in these alone, and the inputs of that pass."""
-            noise = tuple(n if i in group else jnp.zeros_like(n) for i, n in enumerate(noise))
-            plus = run(network, params, x, noise)
-            change, change_of_loss = _differences(plus.values, clean.values), losses_of(plus) - losses
+        def perturb(feeds: Taps) -> Taps:
+            """The signals of some taps from noise at these alone."""
+            plus, moved = units.moved(feeds)
+            before, change = units.zs, plus - units.losses
             if antithetic:
-                minus = run(network, params, x, tuple(-n for n in noise))
-                change = tuple(c / 2 for c in _differences(plus.values, minus.values))
-                change_of_loss = (losses_of(plus) - losses_of(minus)) / 2
-            of_group = (tuple(scaled(1 / scale, v[i]) for i in group) for v in (noise, change))
-            return per_example(weight * (change_of_loss / scale), credit(*of_group)), plus.inputs
+                minus, before = units.moved(jax.tree.map(jnp.negative, feeds))
+                change = (plus - minus) / 2
+            if variant == "unbiased":
+                direction = _over(scale, feeds)
+            else:
+                half = 0.5 if antithetic else 1.0
+                moves = {i: half * (moved[i] - before[i]) for i in feeds}
+                direction = _normalised(_over(scale, moves), units.losses.ndim)
+            return {i: times(units.weight * (change / scale), d) for i, d in direction.items()}
 
-        def losses_of(noisy: _Pass) -> Array:
-            return checked_losses(loss, noisy.output, y)
+        def draw(key: Key) -> Taps:
+            unit = draw_noise(key, units.shapes(shared=share_noise))
+            feeds = units.placed({i: scaled(scale, n) for i, n in unit.items()})
+            deltas: Taps = {}
+            for group in groups:
+                deltas |= perturb({tap.index: feeds[tap.index] for tap in group})
+            return deltas
 
-        def draw(key: Key) -> tuple[Layers, Layers]:
-            noise = draw_layers(key, clean.values, scale)
-            passes = [perturb(noise, group) for group in groups]
-            deltas = tuple(delta for of_group, _ in passes for delta in of_group)
-            return deltas, passes[0][1] if sees_noisy_inputs else ()
+        deltas = mean_over_draws(draw, key, num_samples)
+        signals = Signals(units.signals(deltas) if opened else {})
+        return units.value, units.pull_back(deltas), state, signals
 
-        deltas, noisy_inputs = mean_over_draws(draw, key, num_samples)
-        return Signals(losses, noisy_inputs or clean.inputs, deltas)
-
-    return delta_rule(network, partial(init_forward, network), signals)
-
-
-def _cast(values: Layers, like: Layers) -> Layers:
-    return tuple(v.astype(other.dtype) for v, other in zip(values, like, strict=True))
+    return delta_rule(model, stateless(model), assign)
 
 
-def _differences(values: Layers, others: Layers) -> Layers:
-    return tuple(v - o for v, o in zip(values, others, strict=True))
+def _over(scale: Array, values: Taps) -> Taps:
+    """Values in units of sigma."""
+    return {i: scaled(1 / scale, value) for i, value in values.items()}
+
+
+def _normalised(change: Taps, lead: int) -> Taps:
+    """`N dz / |dz|^2` over the N units of all taps, example by example where there is an axis of examples.
+
+    `dz` is in units of sigma.
+    """
+    num_units = sum(c.size // (c.shape[0] if lead else 1) for c in change.values())
+    wide = raised(*change.values())
+    squares = (jnp.sum(jnp.square(c.astype(wide)), axis=tuple(range(lead, c.ndim))) for c in change.values())
+    square_norm = sum(squares, jnp.zeros((), wide))
+    guard = num_units * float(jnp.finfo(wide).eps)
+    factor = num_units / jnp.maximum(square_norm, guard)
+    return {i: times(factor, c) for i, c in change.items()}

@@ -1,80 +1,74 @@
-"""Sign-symmetric feedback: the weights that carry the error back share only their signs with `w`."""
+"""Sign-symmetric feedback on any model: the weights of the errors share only their signs with the model's."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike
+from jaxtyping import ArrayLike
 
-from lax_learning._checks import check_choice, check_positive, check_scalar
-from lax_learning.feedback import init_feedback, init_forward
-from lax_learning.networks import Network
-from lax_learning.rules.feedback_alignment import feedback_rule, stored_feedback
-from lax_learning.types import Key, Loss, Params, Rule
-
-
-class _Form(NamedTuple):
-    init: Callable[[Network, Key], Params]
-    feedback: Callable[[Network, Key, Params], tuple[Array | None, ...]]
-
-
-def _unit(network: Network, key: Key, params: Params) -> tuple[Array | None, ...]:
-    return tuple(jnp.ones_like(weights["w"]) for weights in params)
-
-
-def _fixed(network: Network, key: Key, params: Params) -> tuple[Array | None, ...]:
-    return stored_feedback(network, params)
-
-
-def _redrawn(network: Network, key: Key, params: Params) -> tuple[Array | None, ...]:
-    return tuple(d["w"].astype(p["w"].dtype) for d, p in zip(network.init(key), params, strict=True))
-
-
-_FORMS = {
-    "unit": _Form(init_forward, _unit),
-    "fixed": _Form(init_feedback, _fixed),
-    "redrawn": _Form(init_forward, _redrawn),
-}
-
-
-def signed(w: Array, size: Array, gain: ArrayLike) -> Array:
-    """The feedback weights `gain size sign(w)`."""
-    return jnp.asarray(gain, size.dtype) * size * jnp.sign(w)
+from lax_learning._checks import check_choice, check_key, check_positive, check_scalar
+from lax_learning.models import Model, check_where
+from lax_learning.rules._common import check_loss, delta_rule, stateless
+from lax_learning.rules._feedback import (
+    FeedbackInit,
+    FeedbackState,
+    Operand,
+    check_state,
+    draw_feedback,
+    initial_feedback,
+    same_scale,
+    through_feedback,
+)
+from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
 
 def sign_symmetry(
-    network: Network, loss: Loss, *, magnitude: str = "unit", gain: ArrayLike = 1.0, scale: str = "gradient"
+    model: Model,
+    loss: Loss,
+    *,
+    magnitude: str = "unit",
+    gain: ArrayLike = 1.0,
+    feedback_init: FeedbackInit = same_scale,
+    where: Where = None,
 ) -> Rule:
-    """Backprop through `gain |B| sign(w)` in place of `w`.
+    """Backprop through `gain |B| sign(w)` in place of the weights `w`.
 
-    `delta_l = (delta_{l+1} (gain |B_{l+1}| sign(w_{l+1}))^T) phi'(z_l)`, with `|B|`
+    `delta_l = (delta_{l+1} (gain |B_{l+1}| sign(w_{l+1}))^T) phi'(z_l)`
 
-    - "unit": 1 (uniform sign-concordant feedback, uSF);
-    - "fixed": drawn once as the layer's `w` is, kept as `feedback` in the params (frSF);
-    - "redrawn": drawn anew as `w` on every pass, from the key (brSF).
+    The sign is that of the operand of each product: of a weight after its normalisation, for example.
+
+    Variants:
+      "unit": `|B| = 1` (uniform sign-concordant feedback, uSF).
+      "fixed": `|B|` from `feedback_init`, drawn once (frSF).
+      "redrawn": `|B|` from `feedback_init`, drawn anew at every call (brSF).
 
     Args:
-      network: the network.
-      loss: per-example loss.
+      model: any model.
+      loss: per-example loss `(output, y) -> [batch]`.
       magnitude: "unit", "fixed" or "redrawn".
-      gain: factor on the magnitudes, > 0; may be traced. With unit magnitudes the size of a typical
-        weight keeps the layers' steps in proportion.
-      scale: "gradient" or "tutorial", see `backprop`.
+      gain: factor on the magnitudes, > 0; may be traced. With unit magnitudes the size of a typical weight
+        keeps the steps of the layers in proportion.
+      feedback_init: `(key, parameter) -> feedback`, whose magnitudes are used.
+      where: which parameters have feedback; the others pass errors through themselves.
 
     Returns:
-      The rule.
+      The rule. With "fixed" magnitudes its state is a `FeedbackState`, and
+      `state._replace(feedback=params)` gives backprop; otherwise the state is empty.
 
     Raises:
-      TypeError: for a network or a loss of another kind.
-      ValueError: for an unknown magnitude or scale, or gain <= 0.
+      ValueError: for an unknown magnitude, or gain <= 0; at trace time, as `feedback_alignment` does.
 
     Example:
-      >>> import jax
+      >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> rule = ll.sign_symmetry(ll.mlp((3, 4, 2)), ll.squared_error, magnitude="fixed")
-      >>> sorted(rule.init(jax.random.key(0))[1])
-      ['b', 'feedback', 'w']
+      >>> from lax_learning.models import Model
+      >>> model = Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> rule = sign_symmetry(model, ll.squared_error, gain=0.1)
+      >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
+      >>> loss, grads, state = rule.value_and_grad(key, params, rule.init(key, params, x), x, x)
+      >>> grads["a"].shape
+      (3, 3)
 
     References:
       Liao, Leibo, Poggio, How important is weight symmetry in backpropagation?,
@@ -82,15 +76,40 @@ def sign_symmetry(
       Moskovitz, Litwin-Kumar, Abbott, Feedback alignment in deep convolutional networks,
       https://arxiv.org/abs/1812.06488, 2018.
     """
-    check_choice("magnitude", magnitude, _FORMS)
+    check_loss(loss)
+    check_choice("magnitude", magnitude, ("unit", "fixed", "redrawn"))
     check_positive("gain", gain)
     check_scalar("gain", gain)
-    form = _FORMS[magnitude]
+    check_where("where", where)
 
-    def feedback(key: Key, params: Params) -> tuple[Array | None, ...]:
-        return tuple(
-            None if size is None else signed(weights["w"], jnp.abs(size), gain)
-            for size, weights in zip(form.feedback(network, key, params), params, strict=True)
-        )
+    def signed(w: Operand, size: Callable[[Any, Any], Any], feedback: Operand) -> Operand:
+        return jax.tree.map(lambda w, b: jnp.asarray(gain, w.dtype) * size(w, b) * jnp.sign(w), w, feedback)
 
-    return feedback_rule(network, loss, partial(form.init, network), feedback, scale)
+    def unit(w: Operand, feedback: Operand) -> Operand:
+        return signed(w, lambda w, b: jnp.ones_like(w), feedback)
+
+    def drawn(w: Operand, feedback: Operand) -> Operand:
+        return signed(w, lambda w, b: jnp.abs(b), feedback)
+
+    def init(key: Key, params: Params, x: Any) -> FeedbackState:
+        return FeedbackState(initial_feedback(model, where, feedback_init, key, params, x))
+
+    def assign(
+        key: Key, params: Params, state: Any, x: Any, y: Any, opened: bool
+    ) -> tuple[Any, Params, Any, Signals]:
+        check_key("key", key)
+        if magnitude == "fixed":
+            check_state(state)
+        feedback = {
+            "unit": lambda program, sites: None,
+            "fixed": lambda program, sites: state.feedback,
+            "redrawn": lambda program, sites: draw_feedback(feedback_init, key, program, sites),
+        }[magnitude]
+        transport = unit if magnitude == "unit" else drawn
+        value, grads, deltas = through_feedback(
+            model, loss, where, params, x, y,
+            varying=(key, state), feedback=feedback, transport=transport, opened=opened,
+        )  # fmt: skip
+        return value, grads, state, Signals(deltas)
+
+    return delta_rule(model, init if magnitude == "fixed" else stateless(model), assign)

@@ -74,7 +74,7 @@ def dsn_generator(
       dtype: of the parameters.
 
     Returns:
-      The generator. Its params are a dict of `networks`, those of a `Network` with the latents as a
+      The generator. Its params are a dict of `networks`, those of an `mlp` with the latents as a
       first axis, and of `alpha` unless it was given.
 
     Raises:
@@ -131,7 +131,7 @@ def dsn_generator(
         mask = jnp.where((least > 0) & (mask < least), 0, mask)
 
         def latent(weights: Params, row: Array) -> Array:
-            outputs = network.apply(weights, jnp.multiply(*promoted(x, row)))
+            outputs = network(weights, jnp.multiply(*promoted(x, row)))[0]
             return single_output("params['networks']", outputs)
 
         return jax.vmap(latent, out_axes=1)(params["networks"], mask)

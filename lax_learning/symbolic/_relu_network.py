@@ -11,8 +11,8 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array
 
 from lax_learning._checks import as_sizes, check_count, check_floating_dtype, check_memory
-from lax_learning.layers import dense, identity
-from lax_learning.networks import Network
+from lax_learning.models import Model
+from lax_learning.networks import dense_layers, identity
 from lax_learning.types import Key
 
 MAX_LAYERS = 1000
@@ -44,7 +44,7 @@ def relu_network(
     dtype: Any,
     name: str = "hidden",
     copies: int = 1,
-) -> Network:
+) -> Model:
     """ReLU layers and a linear one, the initialisers made for each number of inputs.
 
     `name` is what errors call the widths; `copies` is how many of such networks must fit into memory.
@@ -58,8 +58,8 @@ def relu_network(
     shapes = [(copies, n, m) for n, m in itertools.pairwise(widths)]
     check_memory(f"num_inputs, {name} and number of outputs", shapes, dtype)
     activations = (*(jax.nn.relu for _ in hidden), identity)
-    layers = tuple(
-        dense(n, m, phi, w_init=w_init(n), b_init=None if b_init is None else b_init(n), dtype=dtype)
-        for n, m, phi in zip(widths[:-1], widths[1:], activations, strict=True)
-    )
-    return Network(layers, (num_inputs,))
+    layers = [
+        {"w": ((n, m), w_init(n)), "b": ((m,), None if b_init is None else b_init(n))}
+        for n, m in itertools.pairwise(widths)
+    ]
+    return dense_layers(layers, activations, dtype)

@@ -55,7 +55,7 @@ def critic(
       dtype: of the parameters.
 
     Returns:
-      The critic. Its params are `{"critic": ..., "embedding": ...}`, each those of a `Network`, the latter
+      The critic. Its params are `{"critic": ..., "embedding": ...}`, each those of an `mlp`, the latter
       empty with one channel.
 
     Raises:
@@ -92,9 +92,9 @@ def critic(
             raise ValueError(f"params: expected the entries 'critic' and 'embedding', got {got}")
         params = as_params(params)
         if channels > 1:
-            numbers = shared.apply(params["embedding"], curves.reshape(-1, channels))
+            numbers = shared(params["embedding"], curves.reshape(-1, channels))[0]
             curves = single_output("params['embedding']", numbers).reshape(-1, num_points)
-        return single_output("params['critic']", judge.apply(params["critic"], curves))
+        return single_output("params['critic']", judge(params["critic"], curves)[0])
 
     return Critic(init, apply, curve_shape)
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning._checks import as_array, as_floating, check_choice, check_instance, check_shapes
 from lax_learning._precision import promoted, raised
-from lax_learning.layers import identity
+from lax_learning.networks import identity
 from lax_learning.symbolic.critic import Critic, check_curves
 from lax_learning.types import Params
 

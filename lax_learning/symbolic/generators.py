@@ -48,7 +48,7 @@ def mlp_generator(
       dtype: of the parameters.
 
     Returns:
-      The generator; its params are those of a `Network`.
+      The generator; its params are those of an `mlp`.
 
     Raises:
       TypeError, ValueError: for sizes that are no positive ints; when applied, for x that is no
@@ -65,7 +65,7 @@ def mlp_generator(
     """
     check_count("num_latents", num_latents)
     network = relu_network(num_inputs, hidden, num_latents, torch_uniform, torch_uniform, dtype)
-    return Generator(network.init, network.apply)
+    return Generator(network.init, lambda params, x: network(params, x)[0])
 
 
 def gaussian_process_generator(

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lax_learning._precision import is_half, widened
+from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._run import Hooks
-from lax_learning._sites.rules._common import Sites, as_batch, cut, joined, losses_of, masked, select
-from lax_learning._sites.rules._runs import by_batch, by_example, check_uncoupled
 from lax_learning.estimators._draws import scaled
-from lax_learning.models import Model, Split, Where
-from lax_learning.types import Key, Loss, Params
+from lax_learning.models import Model, Split
+from lax_learning.rules._common import Sites, add, cut, joined, losses_of, masked, named, select
+from lax_learning.rules._runs import by_batch, by_example, check_uncoupled
+from lax_learning.types import Key, Loss, Params, Where
 
 Taps = dict[int, Array]
 """Values by the index of a tap, with an axis of examples in front where credit goes by example."""
@@ -33,6 +34,7 @@ class Units(NamedTuple):
       dtypes: of the parameters.
       moved: `feeds -> (losses, zs)` with something added to some of the pre-activations.
       pull_back: `deltas -> grads`.
+      signals: `deltas -> deltas` of a batch of one by the names of taps.
     """
 
     taps: list[Tap]
@@ -43,6 +45,7 @@ class Units(NamedTuple):
     dtypes: list[Any]
     moved: Callable[[Taps], tuple[Array, Taps]]
     pull_back: Callable[[Taps], Params]
+    signals: Callable[[Taps], dict[str, Array]]
 
     def shapes(self, *, shared: bool = False) -> dict[int, jax.ShapeDtypeStruct]:
         """Shapes of noise: steps of scans first, as scans read it, then examples, one if `shared`."""
@@ -97,7 +100,7 @@ def at_units(
         return zs, output
 
     def moved(feeds: Taps) -> tuple[Array, Taps]:
-        output, zs = run(parameters, Hooks(end=_add), feeds)
+        output, zs = run(parameters, Hooks(end=add), feeds)
         return credited(output)[0], zs
 
     def pull_back(deltas: Taps) -> Params:
@@ -116,16 +119,13 @@ def at_units(
         dtypes=[leaf.dtype for leaf in split.parameters],
         moved=moved,
         pull_back=pull_back,
+        signals=lambda deltas: named({i: d if batch else d[0] for i, d in deltas.items()}, program),
     )
 
 
 def times(factors: Array, value: Array) -> Array:
     """Multiplies the values of every example by its factor, or all by one."""
     return scaled(factors.reshape(*factors.shape, *(1,) * (value.ndim - factors.ndim)), value)
-
-
-def _add(tap: Tap, z: Array, feed: Any) -> tuple[Array, Any]:
-    return (z, None) if feed is None else (z + feed, z + feed)
 
 
 def _check_taps(sites: Sites) -> None:

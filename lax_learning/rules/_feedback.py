@@ -9,20 +9,14 @@ from jaxtyping import Array, PyTree
 
 from lax_learning._checks import check_instance, check_key
 from lax_learning._precision import raised
+from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
-from lax_learning._sites.rules._common import (
-    Sites,
-    as_batch,
-    is_selected,
-    joined,
-    losses_of,
-    select,
-)
-from lax_learning.models import Model, Split, Where
-from lax_learning.types import Key, Loss, Params
+from lax_learning.models import Model, Split
+from lax_learning.rules._common import Sites, add, is_selected, joined, losses_of, named, select, zeros_at
+from lax_learning.types import Key, Loss, Params, Where
 
 FeedbackInit = Callable[[Key, Array], Array]
 """`(key, operand) -> feedback` of the shape and dtype of the operand."""
@@ -93,7 +87,8 @@ def through_feedback(
     varying: Any,
     feedback: Callable[[Program, Sites], PyTree | None],
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
-) -> tuple[Any, Params]:
+    opened: bool = False,
+) -> tuple[Any, Params, dict[str, Array]]:
     """Value and gradient with errors that pass through other weights.
 
     Args:
@@ -102,9 +97,10 @@ def through_feedback(
       feedback: `(program, sites) -> feedback`, a pytree with the structure of params; None for the params.
       transport: `(w, feedback) -> weights` for the errors of one product, from its operand and from that of
         the feedback.
+      opened: whether teaching signals are asked for.
 
     Returns:
-      `(loss, grads)`, as of `value_and_grad`.
+      `(loss, grads, deltas)`, the first two as of `value_and_grad`.
     """
     x, size = as_batch(x)
     split, x = Split(model, params), vary_as(x, varying)
@@ -117,13 +113,17 @@ def through_feedback(
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
         return linked(op, w, x, transport(w, partner)) if _has_feedback(site, sites) else op(w, x)
 
-    def mean_loss(parameters: list[Any]) -> tuple[Any, Any]:
+    def mean_loss(parameters: list[Any], feeds: dict[int, Array]) -> tuple[Any, Any]:
         parameters = vary_as(parameters, varying)
-        output, aux, _ = program.run(parameters, x, Hooks(product=product), feedback=mates)
+        hooks = Hooks(product=product, end=add)
+        output, aux, _ = program.run(parameters, x, hooks, feeds=feeds, feedback=mates)
         return jnp.mean(losses_of(loss, output, y, size)), aux
 
-    (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(split.parameters)
-    return joined(value, aux, model), split.gradients(grads)
+    feeds = zeros_at(program.plan.all_taps) if opened else {}
+    (value, aux), (grads, deltas) = jax.value_and_grad(mean_loss, (0, 1), has_aux=True)(
+        split.parameters, feeds
+    )
+    return joined(value, aux, model), split.gradients(grads), named(deltas, program) if opened else {}
 
 
 def _has_feedback(site: Site, sites: Sites) -> bool:

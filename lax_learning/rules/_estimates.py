@@ -9,9 +9,10 @@ from jaxtyping import Array
 
 from lax_learning._checks import check_key
 from lax_learning._precision import widened
-from lax_learning._sites.rules._common import as_batch, check_wide, losses_of, select_paths
-from lax_learning.models import Model, Split, Where
-from lax_learning.types import Estimator, Key, Loss, Params
+from lax_learning._sites._batch import as_batch
+from lax_learning.models import Model, Split
+from lax_learning.rules._common import check_wide, losses_of, select_paths
+from lax_learning.types import Estimator, Key, Loss, Params, Where
 
 
 def on_model(

@@ -8,10 +8,10 @@ from jaxtyping import Array, Int
 
 from lax_learning import estimators
 from lax_learning._checks import check_instance
-from lax_learning._sites.rules._common import ModelRule, check_loss, stateless
-from lax_learning._sites.rules._estimates import on_model
 from lax_learning.models import Model
-from lax_learning.types import Key, Loss, Params
+from lax_learning.rules._common import check_loss, stateless
+from lax_learning.rules._estimates import on_model
+from lax_learning.types import Key, Loss, Params, Rule
 
 
 class SpsaState(NamedTuple):
@@ -24,7 +24,7 @@ class SpsaState(NamedTuple):
     num_updates: Int[Array, ""]
 
 
-def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples: int = 1) -> ModelRule:
+def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples: int = 1) -> Rule:
     """Weight perturbation with signs, a central difference, and a perturbation that shrinks.
 
     `dw = 1/K sum_k (L(w + c_t s_k) - L(w - c_t s_k)) s_k / (2 c_t)`, `s = +-1`, at update t; see
@@ -75,4 +75,4 @@ def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples:
         value, grads = estimate(key, params, x, y, count=state.num_updates)
         return value, grads, SpsaState(state.num_updates + 1)
 
-    return ModelRule(init, value_and_grad, model.trainable)
+    return Rule(init, value_and_grad, model.trainable)

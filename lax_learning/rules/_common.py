@@ -1,4 +1,4 @@
-"""Shared parts of the rules on models: the contract, losses, and runs example by example."""
+"""Shared parts of the rules: losses, selection of sites, and the cut run."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,32 +12,32 @@ from lax_learning._checks import (
     check_callable,
     check_floating,
     check_key,
-    check_values,
     describe,
     is_numbers,
 )
 from lax_learning._precision import is_half, raised
 from lax_learning._sites import _equations as equations
+from lax_learning._sites._batch import as_batch
 from lax_learning._sites._plan import Site, Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
-from lax_learning.models import Model, Split, Where, selects
-from lax_learning.types import Key, Loss, Params
+from lax_learning.models import Model, Split, selects
+from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+
+Assign = Callable[..., tuple[Any, Params, Any, Signals]]
+"""`(key, params, state, x, y, opened) -> (loss, grads, state, signals)`, the signals for a batch of one."""
 
 
-class ModelRule(NamedTuple):
-    """A credit assignment rule on one model and one loss.
+def delta_rule(model: Model, init: Callable[[Key, Params, Any], Any], assign: Assign) -> Rule:
+    """Returns a rule whose gradients are the pull-back of teaching signals."""
 
-    Fields:
-      init: `(key, params, x) -> state`: what the rule remembers, `()` for most; of x only shapes are used.
-      value_and_grad: `(key, params, state, x, y) -> (loss, grads, state)`. `grads` has the structure, shapes,
-        dtypes and units of `jax.grad` of the mean loss; for a model with aux the first is `(loss, aux)`.
-      trainable: of the model: which leaves of params are for an optimizer to move.
-    """
+    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+        return assign(key, params, state, x, y, False)[:3]
 
-    init: Callable[[Key, Params, Any], Any]
-    value_and_grad: Callable[[Key, Params, Any, Any, Any], tuple[Any, Params, Any]]
-    trainable: Where = None
+    def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
+        return assign(key, params, state, x, y, True)[3]
+
+    return Rule(init, value_and_grad, model.trainable, signals)
 
 
 def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
@@ -55,26 +55,6 @@ def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
 def check_loss(loss: Any) -> None:
     """Raises TypeError unless a rule gets a loss that can be called."""
     check_callable("loss", loss, "a function (output, y) -> losses, such as squared_error")
-
-
-def as_batch(x: Any, *, only_shapes: bool = False) -> tuple[Any, int]:
-    """Returns x with arrays for leaves, or shapes and types if only these are used, and the batch size."""
-    x = as_arrays("x", x, is_numbers)
-    if not only_shapes:
-        check_values("x", x)
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
-    if len(sizes) != 1 or sizes == {()}:
-        got = ", ".join(describe(leaf) for leaf in jax.tree.leaves(x)) or "none"
-        raise ValueError(f"x: expected arrays with one leading axis of examples, got {got}")
-    ((size,),) = sizes
-    if size == 0:
-        raise ValueError("x: expected at least one example, got 0")
-    return x, size
-
-
-def one_example(x: Any) -> Any:
-    """Shapes and types of a batch of one."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
 
 
 def losses_of(loss: Loss, output: Any, y: Any, size: int) -> Array:
@@ -163,24 +143,14 @@ def is_selected(site: Site, sites: Sites) -> bool:
 def check_wide(model: Model, params: Params, x: Any) -> None:
     """Raises TypeError if a model casts to half precision before or at its products or its output."""
     body, _ = equations.trace(lambda params, x: model(params, x)[0], params, x)
-    results = [var.aval for var in body.jaxpr.outvars] + _products(body.jaxpr)
+    products = (e for e in equations.all_equations(body.jaxpr) if e.primitive.name in equations.BILINEAR)
+    results = [var.aval for var in (*body.jaxpr.outvars, *(var for e in products for var in e.outvars))]
     for aval in results:
         if jnp.issubdtype(aval.dtype, jnp.floating) and is_half(aval.dtype):
             raise TypeError(
                 "apply: expected products and an output in float32 or wider, in which differences are not "
                 f"rounded away, got {describe(aval)}; leave the casts of the model out"
             )
-
-
-def _products(program: Any) -> list[Any]:
-    """Results of all bilinear operations of a program, also in nested ones."""
-    found = []
-    for equation in program.eqns:
-        if equation.primitive.name in equations.BILINEAR:
-            found += [var.aval for var in equation.outvars]
-        for inner in equations.inner_programs(equation):
-            found += _products(getattr(inner, "jaxpr", inner))
-    return found
 
 
 def cut(taps: list[Tap]) -> Hooks:
@@ -191,6 +161,24 @@ def cut(taps: list[Tap]) -> Hooks:
         return (jax.lax.stop_gradient(z), z) if tap.index in indices else (z, None)
 
     return Hooks(end=end)
+
+
+def add(tap: Tap, z: Array, feed: Any) -> tuple[Array, Any]:
+    """Adds what is fed to a tap, and emits the sum."""
+    return (z, None) if feed is None else (z + feed, z + feed)
+
+
+def zeros_at(taps: list[Tap]) -> dict[int, Array]:
+    """Zeros to feed to taps; the gradient by them is the teaching signal."""
+    return {tap.index: jnp.zeros(tap.shape, tap.dtype) for tap in taps}
+
+
+def named(deltas: dict[int, Array], program: Program) -> dict[str, Array]:
+    """Teaching signals by the names of taps; zeros at taps that have none."""
+    return {
+        name: deltas.get(tap.index, jnp.zeros(tap.shape, tap.dtype))
+        for name, tap in program.named_taps.items()
+    }
 
 
 def masked(grads: list[Array], sites: Sites) -> list[Array]:

@@ -1,0 +1,103 @@
+"""The gradient of one example as outer products, where it is one."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lax_learning._sites._batch import one_example
+from lax_learning._sites._plan import Site, Tap
+from lax_learning._sites._program import Program
+from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning.models import Model
+from lax_learning.types import Params
+
+
+class Factors(NamedTuple):
+    """The gradient of one example, leaf by leaf.
+
+    Fields:
+      products: `(v, delta)` with the gradient `v delta^T`, by the position of a leaf of params.
+      others: the gradients of all other leaves.
+    """
+
+    products: dict[int, tuple[Array, Array]]
+    others: dict[int, Array]
+
+
+def has_factors(model: Model, params: Params, x: Any) -> bool:
+    """Returns whether the factors of all gradients are no larger than the pre-activations of the model.
+
+    A gradient is an outer product if one matrix product reads the parameter as it is, outside of scans, and
+    one vector an example. Any other must be smaller than what its sites compute, as that of a bias is.
+    """
+    program = Program(model, params, one_example(x))
+    products = _products(program)
+    sizes = dict.fromkeys(range(len(program.split.leaves)), 0)
+    for tap in program.plan.all_taps:
+        for i in frozenset().union(*(site.leaves for site in tap.sites)):
+            sizes[i] += math.prod(tap.shape)
+    leaves = zip(program.split.leaves, program.split.trained, strict=True)
+    return all(
+        leaf.size <= sizes[i] or not trained or i in products for i, (leaf, trained) in enumerate(leaves)
+    )
+
+
+def factors(model: Model, params: Params, x: Any, deltas: dict[str, Array]) -> Factors:
+    """Pulls the teaching signals of one example back, and leaves outer products as factors.
+
+    Args:
+      model, params: as of a rule.
+      x: a batch of one.
+      deltas: by the names of taps.
+    """
+    program = Program(model, params, x)
+    products = _products(program)
+    named = program.named_taps
+    wanted = {named[name].index: delta for name, delta in deltas.items()}
+    own = [i for i, trained in enumerate(program.split.trained) if trained]
+    parameters = dict(zip(own, program.split.parameters, strict=True))
+
+    def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
+        return jax.lax.stop_gradient(z), z
+
+    def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
+        return op(w, x) if feed is None else op(w, x) + feed
+
+    hooks = Hooks(product, end, operands=frozenset(site.index for site, _ in products.values()))
+
+    def run(others: dict[int, Array], offsets: dict[int, Array]) -> tuple[dict[int, Array], Any]:
+        emitted = program.run(list((parameters | others).values()), x, hooks, feeds=offsets)[2]
+        return {i: emitted[i] for i in wanted}, {i: emitted[i][1] for i in hooks.operands}
+
+    others = {i: leaf for i, leaf in parameters.items() if i not in products}
+    offsets = {site.index: jnp.zeros(z.shape, z.dtype) for site, z in products.values()}
+    zs, transpose, reads = jax.vjp(run, others, offsets, has_aux=True)
+    grads, at_products = transpose({i: delta.astype(zs[i].dtype) for i, delta in wanted.items()})
+    pairs = {
+        leaf: (site.layout.vectors(reads[site.index]).reshape(-1), at_products[site.index].reshape(-1))
+        for leaf, (site, _) in products.items()
+        if site.layout is not None
+    }
+    return Factors(pairs, grads)
+
+
+def _products(program: Program) -> dict[int, tuple[Site, Any]]:
+    """Products that alone read a leaf `[in, out]` as it is, with one vector an example; and their results."""
+    plan, found = program.plan, {}
+    for operation in plan.operations:
+        site = operation.site
+        if site is None or site.layout is None or site.layout.window or site.layout.groups:
+            continue
+        (w,) = operation.params
+        (leaf,) = site.leaves if len(site.leaves) == 1 else (None,)
+        readers = sum(leaf in other.leaves for other in plan.all_sites)
+        if leaf is None or plan.ins[leaf] != operation.ins[w] or readers != 1:
+            continue
+        shapes = [variable.aval.shape for variable in operation.equation.invars]
+        contracted = operation.equation.params["dimension_numbers"][0][w]
+        if len(shapes[w]) == 2 and tuple(contracted) == (0,) and math.prod(shapes[1 - w]) == shapes[w][0]:
+            found[leaf] = site, operation.equation.outvars[0].aval
+    return found
