@@ -29,6 +29,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from lax_learning._sites.rules._common import ModelRule
+from lax_learning._sites.rules.backprop import backprop
+from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment
+from lax_learning._sites.rules.feedback_alignment import feedback_alignment
+from lax_learning._sites.rules.node_perturbation import node_perturbation
+from lax_learning._sites.rules.weight_perturbation import weight_perturbation
 from tqdm import tqdm
 
 import lax_learning as ll
@@ -36,12 +42,6 @@ from benchmarks.pairs import Pairs, compare
 from benchmarks.reference import rules as by_hand
 from experiments import harness, reporting
 from experiments.settings import Options, Positive
-from lax_learning._sites.rules._common import ModelRule
-from lax_learning._sites.rules.backprop import backprop
-from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment
-from lax_learning._sites.rules.feedback_alignment import feedback_alignment
-from lax_learning._sites.rules.node_perturbation import node_perturbation
-from lax_learning._sites.rules.weight_perturbation import weight_perturbation
 from lax_learning._sites.tapped import tapped
 from lax_learning.models import Model
 from lax_learning.noise import normal

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from lax_learning._sites.decorrelation import decorrelated_rule
 
 import lax_learning as ll
-from lax_learning._sites.decorrelation import decorrelated_rule
 
 Factory = Callable[[ll.Network, ll.Loss], ll.Rule]
 

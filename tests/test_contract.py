@@ -14,9 +14,9 @@ import numpy as np
 import optax
 import pytest
 from jax import lax
+from lax_learning.feedback import without_feedback
 
 import lax_learning as ll
-from lax_learning.feedback import without_feedback
 from tests.command_line import CACHE
 from tests.compare import assert_close, assert_same, differs
 from tests.registry import NETWORKS, ON_NETWORKS, RULES

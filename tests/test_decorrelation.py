@@ -12,10 +12,10 @@ import optax
 import pytest
 from jax import lax
 from jax.core import Tracer
+from lax_learning.feedback import without_feedback
 
 import lax_learning as ll
 from lax_learning import metrics
-from lax_learning.feedback import without_feedback
 from tests.compare import assert_close, assert_same, differs
 from tests.registry import RULES
 

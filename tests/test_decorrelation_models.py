@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
+from lax_learning._sites.decorrelation import _checked_places, _vectors, decorrelated, decorrelated_rule, fold
 
 import lax_learning as ll
 from lax_learning._sites._program import Program
-from lax_learning._sites.decorrelation import _checked_places, _vectors, decorrelated, decorrelated_rule, fold
 from lax_learning.models import Model
 from tests.refusal import parametrize_cases, refuses
 

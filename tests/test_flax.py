@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import lax_learning.flax as lf
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 
 import lax_learning as ll
-import lax_learning.flax as lf
 from tests.compare import assert_close, assert_same, differs
 
 # Much is traced here: annotations are checked where the same functions run in their examples.

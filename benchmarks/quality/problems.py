@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+from lax_learning.convolution import convolution, flatten
+from lax_learning.layers import dense, dense_product
 
 import lax_learning as ll
 from benchmarks.quality.settings import Setting
-from lax_learning.convolution import convolution, flatten
-from lax_learning.layers import dense, dense_product
 from lax_learning.types import Key, Params
 
 LEARNING_RATE = 0.5
