@@ -18,9 +18,7 @@ from lax_learning.types import Key, Params, Where
 
 
 def _no_init(key: Key) -> Params:
-    raise TypeError(
-        "init: expected a Model with a function key -> params, Model(apply, init), got one without"
-    )
+    raise TypeError("init: expected a model with an initialiser, Model(apply, init), got one without")
 
 
 @dataclass(frozen=True)

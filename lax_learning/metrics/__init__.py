@@ -10,7 +10,7 @@ from lax_learning.metrics.alignment import (
 )
 from lax_learning.metrics.moments import Moments, stacked_moments, streamed_moments
 from lax_learning.metrics.quality import SNR, BiasVariance, Estimate, bias_variance, snr
-from lax_learning.metrics.sources import draw_moments, example_moments
+from lax_learning.metrics.sources import draw_moments, example_moments, product_moments
 
 __all__ = [
     "SNR",
@@ -24,6 +24,7 @@ __all__ = [
     "draw_moments",
     "example_moments",
     "inner_product",
+    "product_moments",
     "relative_norm",
     "snr",
     "stacked_moments",

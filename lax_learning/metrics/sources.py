@@ -128,7 +128,7 @@ def _moments_of_factors(
     moments = []
     for i, (leaf, own) in enumerate(zip(leaves, rests, strict=True)):
         if i in every.products:
-            moments.append(_moments_of_products(*every.products[i], own))
+            moments.append(product_moments(*every.products[i], own))
         else:
             grads = every.others.get(i, jnp.zeros((size, *jnp.shape(leaf))))
             grads = grads if own is None else grads + own
@@ -138,14 +138,34 @@ def _moments_of_factors(
     return Moments(scales, ScaledMoments(*(jax.tree.unflatten(structure, list(f)) for f in fields)), None)
 
 
-def _moments_of_products(x: Array, d: Array, rest: Array | None) -> Moments:
-    """The moments of `g_t = x_t d_t^T + rest`, from two matrix products where these are accurate.
+def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
+    """The moments of outer products `g_t = x_t d_t^T + rest`, from two matrix products.
 
     `E g^2 - m^2` loses as many digits as the variance is smaller than `E g^2`. If any entry loses more than 7
     of 24 bits, for example where both factors hardly vary, the products are streamed instead.
+
+    Args:
+      x: `[T, in]`, T >= 3.
+      d: `[T, out]`.
+      rest: `[in, out]`, the same for all t; None for none.
+
+    Returns:
+      Moments of an array `[in, out]`.
+
+    Raises:
+      ValueError: for other shapes.
+
+    Example:
+      >>> import jax
+      >>> x, d = jax.random.normal(jax.random.key(0), (10, 3)), jax.random.normal(jax.random.key(1), (10, 2))
+      >>> product_moments(x, d).variance.shape
+      (3, 2)
     """
+    x, d = as_real("x", x), as_real("d", d)
+    if x.ndim != 2 or d.ndim != 2 or len(x) != len(d):
+        raise ValueError(f"x, d: expected shapes [T, in] and [T, out], got {x.shape} and {d.shape}")
+    check_count("number of products", x.shape[0], 3)
     count = x.shape[0]
-    x, d = as_real("inputs", x), as_real("deltas", d)
     x_scale, largest = scale_of(x), largest_magnitude(x) * largest_magnitude(d)
     largest = largest if rest is None else largest + largest_magnitude(rest)
     scale = scale_for(jnp.minimum(largest, float(jnp.finfo(largest.dtype).max)))

@@ -144,8 +144,8 @@ def meta_rule(
         code does; the loss of two labels then stays above log(1 + 1/e) = 0.3133.
 
     Returns:
-      A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`; a compiled program
-      cannot tell other targets, of which it takes the largest entry for the label.
+      A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`; a
+      compiled program cannot tell other targets, of which it takes the largest entry for the label.
 
     Raises:
       TypeError, ValueError: if state or tables do not fit the network, flags and functions are none, or
