@@ -1,13 +1,6 @@
-"""Faults that "Any JAX function" mends, as tests against the contract of version 0.2.
+"""Models of Linen and NNX as a stranger writes them: attention, coupled examples, dropout, scans."""
 
-The mechanisms that have these faults are replaced, not mended. So every test asks for the new contract first,
-in `promised`, and fails there by an assertion until `ll.Model` is what all rules take; then it runs.
-"""
-
-import inspect
-from collections.abc import Callable, Iterator
-from functools import partial
-from importlib.util import find_spec
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,32 +12,14 @@ from flax import linen, nnx
 
 import lax_learning
 
-pytestmark = [
-    pytest.mark.xfail(
-        strict=True,
-        raises=AssertionError,
-        reason="mended by issue 19, with which 'Any JAX function' is complete",
-    ),
-    pytest.mark.usefixtures("as_a_user_sees_it"),
-]
+ll: Any = lax_learning
+
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 KEY = jax.random.key(0)
 # The bias of a difference with symmetric noise is of second order in sigma, and the rounding of a loss in
 # float32 divided by sigma is 1e-5.
 SIGMA = 1e-2
-
-
-def promised(*names: str) -> Any:
-    """Returns `lax_learning`, in which rules take models; fails by an assertion while they do not.
-
-    Models may stand beside networks for a while. Where `mlp` returns one, they have replaced networks.
-    """
-    ll: Any = lax_learning
-    missing = [name for name in ("Model", *names) if not callable(getattr(ll, name, None))]
-    assert not missing, f"lax_learning has no function {', '.join(missing)}"
-    own, of_a_function = ll.mlp((3, 4, 2)), ll.Model(lambda params, x: x @ params)
-    assert isinstance(own, type(of_a_function)), f"mlp returns {type(own).__name__}, not a Model"
-    return ll
 
 
 def squares(output: Any, y: Any) -> Any:
@@ -54,7 +29,6 @@ def squares(output: Any, y: Any) -> Any:
 
 def make_rule(name: str, model: Any, **options: Any) -> Any:
     """The rule `name` on a model, by the options that it cannot do without."""
-    ll = promised()
     required: dict[str, dict[str, Any]] = {
         "weight_perturbation": {"sigma": SIGMA},
         "node_perturbation": {"sigma": SIGMA},
@@ -185,7 +159,7 @@ def in_use(exact: Any) -> dict[str, np.ndarray]:
 @blocks
 @pytest.mark.parametrize("name", ["feedback_alignment", "direct_feedback_alignment", *ON_UNITS])
 def test_every_parameter_gets_credit(name: str, block: Callable[[], Problem]) -> None:
-    ll, problem = promised(), block()
+    problem = block()
     grads, exact = problem.credit(make_rule(name, ll.Model(problem.apply))), problem.exact()
     assert jax.tree.structure(grads) == jax.tree.structure(exact)
     assert not [path for path in in_use(exact) if not np.any(named_leaves(grads)[path])]
@@ -193,7 +167,7 @@ def test_every_parameter_gets_credit(name: str, block: Callable[[], Problem]) ->
 
 @blocks
 def test_no_weights_of_attention_carry_errors_back_unasked(block: Callable[[], Problem]) -> None:
-    ll, problem = promised(), block()
+    problem = block()
     rule, exact = make_rule("feedback_alignment", ll.Model(problem.apply)), problem.exact()
     assert_same(problem.credit(rule, feedback=problem.params), exact)
     random = named_leaves(problem.credit(rule))
@@ -204,13 +178,13 @@ def test_no_weights_of_attention_carry_errors_back_unasked(block: Callable[[], P
 
 @blocks
 def test_node_perturbation_of_attention_is_unbiased(block: Callable[[], Problem]) -> None:
-    ll, problem = promised(), block()
+    problem = block()
     assert_unbiased(make_rule("node_perturbation", ll.Model(problem.apply)), problem)
 
 
 @blocks
 def test_table_of_sites_names_every_parameter(block: Callable[[], Problem], capsys: Any) -> None:
-    ll, problem = promised("sites"), block()
+    problem = block()
     table = str(ll.sites(ll.Model(problem.apply), problem.params, problem.x)) + capsys.readouterr().out
     for path, _ in jax.tree.leaves_with_path(problem.params):
         assert jax.tree_util.keystr(path[:-1], simple=True, separator="/") in table
@@ -241,14 +215,14 @@ def two_layers() -> Problem:
 
 @pytest.mark.parametrize("name", ON_UNITS)
 def test_units_that_are_not_chosen_get_no_noise(name: str) -> None:
-    ll, problem = promised(), two_layers()
+    problem = two_layers()
     grads = problem.credit(make_rule(name, ll.Model(problem.apply), where="first/**"))
     assert all(np.any(leaf) for leaf in jax.tree.leaves(grads["first"]))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads["second"]))
 
 
 def test_sites_that_are_not_chosen_pass_errors_through_their_weights() -> None:
-    ll, problem = promised(), two_layers()
+    problem = two_layers()
     model, exact = ll.Model(problem.apply), problem.exact()
     assert_same(problem.credit(make_rule("feedback_alignment", model, where="first/**")), exact)
     chosen = problem.credit(make_rule("feedback_alignment", model, where="second/**"))
@@ -257,7 +231,7 @@ def test_sites_that_are_not_chosen_pass_errors_through_their_weights() -> None:
 
 
 def test_where_that_matches_nothing_is_refused() -> None:
-    ll, problem = promised(), two_layers()
+    problem = two_layers()
     model = ll.Model(problem.apply)
     message = message_of(lambda: problem.credit(make_rule("node_perturbation", model, where="third/**")))
     assert message.startswith("where: expected") and "third/**" in message
@@ -282,19 +256,19 @@ def normalised() -> Problem:
 
 @pytest.mark.parametrize("name", ON_UNITS)
 def test_noise_on_coupled_examples_is_refused(name: str) -> None:
-    ll, problem = promised(), normalised()
+    problem = normalised()
     assert "batch=True" in message_of(lambda: problem.credit(make_rule(name, ll.Model(problem.apply))))
 
 
 @pytest.mark.parametrize("name", ON_UNITS)
 def test_noise_on_coupled_examples_is_credited_by_the_batch(name: str) -> None:
-    ll, problem = promised(), normalised()
+    problem = normalised()
     # An example credited by its own loss is off by 0.4 of the norm, and the standard errors add up to 0.05.
     assert_unbiased(make_rule(name, ll.Model(problem.apply), batch=True), problem, num_draws=40_000)
 
 
 def test_rules_that_take_the_batch_as_it_is_are_right_on_coupled_examples() -> None:
-    ll, problem = promised(), normalised()
+    problem = normalised()
     model, exact = ll.Model(problem.apply), problem.exact()
     assert_same(problem.credit(make_rule("backprop", model)), exact)
     aligned = make_rule("feedback_alignment", model)
@@ -320,7 +294,6 @@ class WithStatistics(linen.Module):
 
 
 def test_dropout_masks_follow_the_keys_of_the_examples() -> None:
-    ll = promised()
     module: Any = WithDropout()
     images, y = (jax.random.normal(jax.random.key(i), (8, size)) for i, size in ((1, 3), (2, 2)))
     params = module.init({"params": KEY, "dropout": KEY}, images)
@@ -345,7 +318,6 @@ def test_dropout_masks_follow_the_keys_of_the_examples() -> None:
 
 @pytest.mark.parametrize("name", ["backprop", "feedback_alignment", "node_perturbation"])
 def test_running_statistics_move_and_are_no_weights(name: str) -> None:
-    ll = promised()
     module: Any = WithStatistics()
     x, y = (jax.random.normal(jax.random.key(i), (8, size)) + 1 for i, size in ((1, 3), (2, 2)))
     params = module.init(KEY, x)
@@ -442,13 +414,13 @@ STEPS = jax.random.normal(jax.random.key(1), (4, 3, 3))
 
 @pytest.mark.parametrize("inside", TRANSFORMED)
 def test_node_perturbation_is_unbiased_inside(inside: str) -> None:
-    ll, problem = promised(), problem_of(TRANSFORMED[inside](nnx.Rngs(0)), STEPS, 2)
+    problem = problem_of(TRANSFORMED[inside](nnx.Rngs(0)), STEPS, 2)
     assert_unbiased(make_rule("node_perturbation", ll.Model(problem.apply)), problem)
 
 
 @pytest.mark.parametrize("inside", [name for name in TRANSFORMED if name != "cond"])
 def test_feedback_alignment_by_the_weights_is_backprop_inside(inside: str) -> None:
-    ll, problem = promised(), problem_of(TRANSFORMED[inside](nnx.Rngs(0)), STEPS, 2)
+    problem = problem_of(TRANSFORMED[inside](nnx.Rngs(0)), STEPS, 2)
     rule, exact = make_rule("feedback_alignment", ll.Model(problem.apply)), problem.exact()
     assert_same(problem.credit(rule, feedback=problem.params), exact)
     differ = [
@@ -460,7 +432,7 @@ def test_feedback_alignment_by_the_weights_is_backprop_inside(inside: str) -> No
 
 
 def test_feedback_through_several_products_in_a_cond_is_refused() -> None:
-    ll, problem = promised(), problem_of(InCond(nnx.Rngs(0)), STEPS, 2)
+    problem = problem_of(InCond(nnx.Rngs(0)), STEPS, 2)
     message = message_of(lambda: problem.credit(make_rule("feedback_alignment", ll.Model(problem.apply))))
     assert "cond" in message and "kernel" in message
 
@@ -468,19 +440,9 @@ def test_feedback_through_several_products_in_a_cond_is_refused() -> None:
 # --- feedback is no parameter
 
 
-@pytest.mark.parametrize("name", ["forward_mask", "clip_by_forward_norm", "without_feedback"])
-def test_optimizers_need_nothing_of_ours(name: str) -> None:
-    assert name not in dir(lax_learning)
-
-
-def test_no_package_for_one_library() -> None:
-    found = find_spec("lax_learning.flax")
-    assert found is None or found.origin is None  # a folder of caches may be left
-
-
 def own_mlp() -> tuple[Any, Problem]:
     """A network of the library."""
-    model, problem = promised().mlp((3, 4, 2)), two_layers()
+    model, problem = ll.mlp((3, 4, 2)), two_layers()
     return model, problem._replace(apply=model.apply, params=model.init(KEY))
 
 
@@ -488,7 +450,7 @@ def of_nnx() -> tuple[Any, Problem]:
     """A network of NNX."""
     module = nnx.Sequential(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
     problem = problem_of(module, two_layers().x, 2)
-    return promised().Model(problem.apply), problem
+    return ll.Model(problem.apply), problem
 
 
 @pytest.mark.parametrize("make", [own_mlp, of_nnx])
@@ -518,7 +480,7 @@ def test_decay_and_clipping_act_on_params_alone(name: str, make: Callable[[], tu
 
 
 def test_feedback_of_another_shape_is_refused() -> None:
-    ll, problem = promised(), two_layers()
+    problem = two_layers()
     rule = make_rule("feedback_alignment", ll.Model(problem.apply))
     other = jax.tree.map(lambda leaf: jnp.ones((7, *leaf.shape)), problem.params)
     message = message_of(lambda: problem.credit(rule, feedback=other))
@@ -539,7 +501,7 @@ class Tied(nnx.Module):
 
 
 def test_tied_weight_is_one() -> None:
-    ll, x = promised(), jax.random.normal(jax.random.key(1), (6, 4))
+    x = jax.random.normal(jax.random.key(1), (6, 4))
     problem = problem_of(Tied(nnx.Rngs(0)), x, 4)
     model, exact = ll.Model(problem.apply), problem.exact()
     assert len(jax.tree.leaves(exact)) == 1
@@ -553,49 +515,18 @@ def test_tied_weight_is_one() -> None:
 # --- taps
 
 
-def callables_of(thing: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
-    """What can be called: the thing itself and its public attributes."""
-    if callable(thing):
-        yield "", thing
-    for name in dir(thing):
-        if not name.startswith("_") and callable(getattr(thing, name)):
-            yield name, getattr(thing, name)
-
-
-def arguments_of(function: Callable[..., Any]) -> list[str]:
-    """Names of the arguments; none of what is built in and does not tell."""
-    try:
-        return list(inspect.signature(function).parameters)
-    except ValueError:
-        return []
-
-
-def by_name(function: Callable[..., Any], **arguments: Any) -> Any:
-    """Calls with those of the arguments that the function has."""
-    return function(**{name: arguments[name] for name in arguments_of(function) if name in arguments})
-
-
 def test_taps_of_another_shape_are_refused() -> None:
-    ll, problem = promised("tapped"), two_layers()
-    functions = dict(callables_of(ll.tapped(ll.Model(problem.apply))))
-    runs = [f for f in functions.values() if "taps" in arguments_of(f)]
-    of_shapes = [f for name, f in functions.items() if "shape" in name]
-    assert runs and of_shapes, f"expected a run with taps and their shapes, got {sorted(functions)}"
-    shapes = by_name(of_shapes[0], params=problem.params, x=problem.x)
+    problem = two_layers()
+    tapped = ll.tapped(ll.Model(problem.apply))
+    shapes = tapped.shapes(problem.params, problem.x)
 
-    def is_shape(leaf: Any) -> bool:
-        return isinstance(leaf, tuple) and all(isinstance(size, int) for size in leaf)
+    def run(*more: int) -> Any:
+        taps = {name: jnp.zeros((*more, *like.shape)) for name, like in shapes.items()}
+        return tapped.run(problem.params, problem.x, taps)
 
-    def taps_of(*more: int) -> Any:
-        def tap(leaf: Any) -> Any:
-            return jnp.zeros((*more, *getattr(leaf, "shape", leaf)))
-
-        return jax.tree.map(tap, shapes, is_leaf=is_shape)
-
-    run = partial(by_name, runs[0], params=problem.params, x=problem.x)
-    run(taps=taps_of())
-    message = message_of(lambda: run(taps=taps_of(7)))
-    assert "taps" in message and "expected" in message and "got" in message and "7" in message
+    np.testing.assert_array_equal(run()[0], problem.apply(problem.params, problem.x))
+    message = message_of(lambda: run(7))
+    assert message.startswith("taps") and "expected" in message and "got" in message and "7" in message
 
 
 # --- frozen parameters
@@ -618,7 +549,7 @@ def with_frozen() -> Problem:
 
 @pytest.mark.parametrize("name", ALL_RULES)
 def test_frozen_parameters_get_no_credit(name: str) -> None:
-    ll, problem = promised(), with_frozen()
+    problem = with_frozen()
     rule = make_rule(name, ll.Model(problem.apply, trainable="learned/**"))
     grads = problem.credit(rule)
     assert jax.tree.structure(grads) == jax.tree.structure(problem.params)
@@ -628,7 +559,7 @@ def test_frozen_parameters_get_no_credit(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["weight_perturbation", "forward_gradient"])
 def test_frozen_parameters_are_not_perturbed(name: str) -> None:
-    ll, problem = promised(), two_layers()
+    problem = two_layers()
 
     def apply(params: Any, x: Any) -> Any:
         return problem.apply(params["frozen"], x) + 0 * params["learned"]["b"]
