@@ -330,7 +330,7 @@ def _as_weights(name: str, weights: Any) -> dict[str, Any]:
     if not isinstance(weights, Mapping) or weights.get("w") is None:
         got = sorted(weights) if isinstance(weights, Mapping) else describe(weights)
         raise ValueError(f"{name}: expected a dict with the entry 'w', got {got}")
-    used = ("w", "b", "feedback")
+    used = ("w", "u", "b")
     return {
         k: as_floating(f"{name}[{k!r}]", v) if k in used else v for k, v in weights.items() if v is not None
     }

@@ -84,8 +84,12 @@ def _places(program: Program, where: Where) -> dict[str, _Place]:
     names: dict[str, _Place] = {}
     for site in program.plan.all_sites:
         paths = [program.split.paths[i] for i in sorted(site.leaves)]
-        if site.layout is None or not site.reads or not any(selects(where, path) for path in paths):
+        if site.layout is None or not any(selects(where, path) for path in paths):
             continue
+        if not site.reads:
+            raise ValueError(
+                f"x: expected floating-point numbers, which R can multiply, got others at {paths[0]!r}"
+            )
         read = reads[site.reads[0]]
         key = read.index, site.stacked, site.layout.groups, site.layout.size, site.layout.window
         if key not in found:
@@ -208,7 +212,8 @@ def decorrelated_rule(
 
     Raises:
       TypeError: for a make_rule or dynamics of other kinds.
-      ValueError: at trace time, for a where that selects no product, or a state of another model.
+      ValueError: at trace time, for a where that selects no product, a product that reads integers, or a
+        state of another model.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -248,7 +253,9 @@ def decorrelated_rule(
                 entry: jnp.broadcast_to(value, (*place.shape[:-1], *value.shape))
                 for entry, value in start.items()
             }
-        losses = {name: jnp.full(layer["R"].shape[:-2], jnp.nan) for name, layer in layers.items()}
+        losses = {
+            name: jnp.full(layer["R"].shape[:-2], jnp.nan, jnp.float32) for name, layer in layers.items()
+        }
         rule_state = rule_on(decorrelated(model, layers, where=where)).init(key, params, x)
         return DecorrelatedState(layers, losses, jnp.zeros((), jnp.int32), rule_state)
 

@@ -65,6 +65,8 @@ class Model:
         except jax.errors.JAXTypeError:  # says what the function does, such as `if` on a traced value
             raise
         except (TypeError, ValueError, LookupError, AttributeError) as error:
+            if _SAYS_WHAT_IS_WRONG.match(str(error)):
+                raise
             raise _misfit(error, params, x) from error
         if not self.has_aux:
             return result, None
@@ -73,6 +75,9 @@ class Model:
                 f"apply: expected a pair (output, aux) because of has_aux=True, got {describe(result)}"
             )
         return result
+
+
+_SAYS_WHAT_IS_WRONG = re.compile(r"\S+: expected .*, got ", re.DOTALL)
 
 
 def _misfit(error: Exception, params: Params, x: Any) -> ValueError:

@@ -11,7 +11,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from lax_learning._checks import (
+    as_array,
     as_floating,
+    as_layers,
     as_tuple,
     check_callable,
     check_choice,
@@ -81,7 +83,10 @@ def mlp(
 def dense_layers(layers: Sequence[_Shapes], activations: Sequence[Activation], dtype: DTypeLike) -> Model:
     """Returns the model of dense layers in a row."""
 
+    input_shape = layers[0]["w"][0][:1]
+
     def apply(params: Params, x: Array) -> Array:
+        params, x = _checked(params, x, layers, input_shape)
         for weights, activation in zip(params, activations, strict=True):
             x = activation(_affine(x, weights))
         return x
@@ -165,8 +170,7 @@ def convnet(
     layers += [_dense(n, m, w_init, b_init) for n, m in dense]
 
     def apply(params: Params, x: Array) -> Array:
-        if len(params) != len(layers):
-            raise ValueError(f"params: expected {len(layers)} layers, got {len(params)}")
+        params, x = _checked(params, x, layers, shape)
         for weights, phi, size, step, window in zip(params, activations, *sizes, strict=False):
             w = weights["w"]
             z = _affine(_patches(x, size, step, padding), {**weights, "w": w.reshape(-1, w.shape[-1])})
@@ -239,9 +243,7 @@ def rnn(
     layers.append(_dense(sizes[-1], num_outputs, w_init, b_init))
 
     def apply(params: Params, x: Array) -> Array:
-        *recurrent, last = params
-        if len(recurrent) != len(layers) - 1:
-            raise ValueError(f"params: expected {len(layers)} layers, got {len(params)}")
+        (*recurrent, last), x = _checked(params, x, layers, ("steps", widths[0]))
         x = jnp.swapaxes(x, 0, 1)
         for weights in recurrent:
             x = _states(weights, x)
@@ -259,6 +261,22 @@ def rnn(
         return jax.lax.scan(step, start, x)[1]
 
     return Model(apply, _init(layers, dtype))
+
+
+def _checked(
+    params: Params, x: Any, layers: Sequence[_Shapes], input_shape: Sequence[int | str]
+) -> tuple[tuple[Weights, ...], Array]:
+    """Returns the weights of each layer and a batch; raises unless they have the shapes of the network."""
+    params, x = as_layers("params", params, len(layers)), as_array("x", x)
+    sizes = zip(x.shape[1:], input_shape, strict=False)
+    if x.ndim != 1 + len(input_shape) or any(n != m for n, m in sizes if m != "steps"):
+        expected = ", ".join(["batch", *map(str, input_shape)])
+        raise ValueError(f"x: expected shape [{expected}], got {list(x.shape)}")
+    for i, (weights, shapes) in enumerate(zip(params, layers, strict=True)):
+        for name, (shape, _) in shapes.items():
+            if name in weights or name != "b":
+                check_shapes([f"params[{i}][{name!r}]"], [weights.get(name)], [shape])
+    return params, x
 
 
 def _affine(x: Array, weights: Weights) -> Array:

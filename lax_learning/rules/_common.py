@@ -35,6 +35,9 @@ def delta_rule(model: Model, init: Callable[[Key, Params, Any], Any], assign: As
         return assign(key, params, state, x, y, False)[:3]
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
+        _, size = as_batch(x)
+        if size != 1:
+            raise ValueError(f"x: expected a batch of one example, got {size}")
         return assign(key, params, state, x, y, True)[3]
 
     return Rule(init, value_and_grad, model.trainable, signals)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import check_instance, check_key
+from lax_learning._checks import as_floating, check_callable, check_instance, check_key, check_shapes
 from lax_learning._precision import raised
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
@@ -37,6 +37,19 @@ def check_state(state: Any) -> None:
     check_instance("state", state, FeedbackState, "the state of the rule's init(key, params, x)")
 
 
+def check_feedback_init(feedback_init: Any) -> None:
+    """Raises TypeError unless a rule gets an initialiser of feedback."""
+    expected = "a function (key, like) -> feedback"
+    check_callable("feedback_init", feedback_init, expected, num_arguments=2)
+
+
+def drawn_like(feedback_init: Callable[[Key, Any], Any], key: Key, like: Any) -> Array:
+    """Returns `feedback_init(key, like)`, checked to have the shape of `like`."""
+    drawn = as_floating("feedback_init", feedback_init(key, like))
+    check_shapes(["feedback_init"], [drawn], [like.shape])
+    return drawn
+
+
 def same_scale(key: Key, operand: Array) -> Array:
     """Normal feedback with the standard deviation of the operand.
 
@@ -53,14 +66,17 @@ def same_scale(key: Key, operand: Array) -> Array:
 
 def draw_feedback(feedback_init: FeedbackInit, key: Key, program: Program, sites: Sites) -> PyTree:
     """Returns feedback with the structure of params, None where no error passes."""
-    needed = frozenset().union(
-        *(site.leaves for site in program.plan.all_sites if _has_feedback(site, sites))
-    )
-    split = program.split
+    needed, split = _needed(program, sites), program.split
     keys = jax.random.split(key, len(split.leaves))
-    leaves = [feedback_init(k, leaf) if i in needed else None
+    leaves = [drawn_like(feedback_init, k, leaf) if i in needed else None
               for i, (k, leaf) in enumerate(zip(keys, split.leaves, strict=True))]  # fmt: skip
     return jax.tree.unflatten(split.structure, leaves)
+
+
+def _needed(program: Program, sites: Sites) -> frozenset[int]:
+    """Returns the parameters through whose feedback an error passes."""
+    passed = (site.leaves for site in program.plan.all_sites if _has_feedback(site, sites))
+    return frozenset().union(*passed)
 
 
 def initial_feedback(
@@ -85,7 +101,7 @@ def through_feedback(
     y: Any,
     *,
     varying: Any,
-    feedback: Callable[[Program, Sites], PyTree | None],
+    feedback: Callable[[Program, Sites], PyTree] | None,
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
     opened: bool = False,
 ) -> tuple[Any, Params, dict[str, Array]]:
@@ -106,8 +122,7 @@ def through_feedback(
     split, x = Split(model, params), vary_as(x, varying)
     program = Program(model, vary_as(split.merge(split.parameters), varying), x)
     sites = select(program, where)
-    held = feedback(program, sites)
-    mates = None if held is None else partners(program, held)
+    mates = None if feedback is None else partners(program, sites, feedback(program, sites))
     check_products(program, sites)
 
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
@@ -153,11 +168,11 @@ def linked(op: Bilinear, w: Any, x: Any, partner: Any) -> Any:
     return link(op(w, jax.tree.map(jax.lax.stop_gradient, x)), x, partner)
 
 
-def partners(program: Program, feedback: PyTree) -> list[Any]:
+def partners(program: Program, sites: Sites, feedback: PyTree) -> list[Any]:
     """Returns the feedback of every parameter, or None, checked against params.
 
     Raises:
-      ValueError: for another structure or other shapes.
+      ValueError: for another structure or other shapes, or None where an error passes.
     """
     split = program.split
     leaves, structure = jax.tree.flatten(feedback, is_leaf=lambda leaf: leaf is None)
@@ -169,8 +184,14 @@ def partners(program: Program, feedback: PyTree) -> list[Any]:
         )
     places = jax.tree.leaves(expected, is_leaf=lambda leaf: leaf is None)
     found = {place: leaf for place, leaf in zip(places, leaves, strict=True) if place is not None}
+    needed = _needed(program, sites)
     for place, leaf in found.items():
         own = split.leaves[place]
+        if leaf is None and place in needed:
+            raise ValueError(
+                f"state.feedback: expected an array at {split.paths[place]!r}, which an error passes, "
+                "got None"
+            )
         if leaf is not None and jnp.shape(leaf) != jnp.shape(own):
             raise ValueError(
                 f"state.feedback: expected shape {list(jnp.shape(own))} at {split.paths[place]!r}, "

@@ -55,7 +55,7 @@ def backprop(model: Model, loss: Loss) -> Rule:
         check_key("key", key)
         own = through_feedback(
             model, loss, None, params, x, y,
-            varying=(), feedback=lambda *_: None, transport=lambda w, _: w, opened=True,
+            varying=(), feedback=None, transport=lambda w, _: w, opened=True,
         )  # fmt: skip
         return Signals(own[2])
 

@@ -25,7 +25,13 @@ from lax_learning.rules._common import (
     select,
     zeros_at,
 )
-from lax_learning.rules._feedback import FeedbackState, check_products, check_state
+from lax_learning.rules._feedback import (
+    FeedbackState,
+    check_feedback_init,
+    check_products,
+    check_state,
+    drawn_like,
+)
 from lax_learning.rules._runs import by_example, check_uncoupled
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
@@ -155,6 +161,7 @@ def direct_feedback_alignment(
       https://arxiv.org/abs/1609.01596, 2016.
     """
     check_loss(loss)
+    check_feedback_init(feedback_init)
     check_where("where", where)
 
     def routes(program: Program) -> dict[str, tuple[int, int, _Route]]:
@@ -171,7 +178,7 @@ def direct_feedback_alignment(
         ways = routes(Program(model, params, one))
         keys = jax.random.split(key, max(len(ways), 1))
         feedback = {
-            name: feedback_init(k, route.like)
+            name: drawn_like(feedback_init, k, route.like)
             for k, (name, (_, _, route)) in zip(keys, ways.items(), strict=False)
         }
         return FeedbackState(feedback)

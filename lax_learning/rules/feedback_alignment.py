@@ -8,6 +8,7 @@ from lax_learning.rules._common import check_loss, delta_rule
 from lax_learning.rules._feedback import (
     FeedbackInit,
     FeedbackState,
+    check_feedback_init,
     check_state,
     initial_feedback,
     same_scale,
@@ -58,6 +59,7 @@ def feedback_alignment(
       https://doi.org/10.1038/ncomms13276, 2016.
     """
     check_loss(loss)
+    check_feedback_init(feedback_init)
     check_where("where", where)
 
     def init(key: Key, params: Params, x: Any) -> FeedbackState:

@@ -11,7 +11,13 @@ from jaxtyping import ArrayLike, PyTree
 from lax_learning._checks import check_instance, check_key, check_not_negative, check_scalar
 from lax_learning.models import Model, check_where
 from lax_learning.rules._common import check_loss, delta_rule
-from lax_learning.rules._feedback import FeedbackInit, initial_feedback, same_scale, through_feedback
+from lax_learning.rules._feedback import (
+    FeedbackInit,
+    check_feedback_init,
+    initial_feedback,
+    same_scale,
+    through_feedback,
+)
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
 
@@ -87,6 +93,7 @@ def kolen_pollack(
     )
     check_not_negative("decay", decay)
     check_scalar("decay", decay)
+    check_feedback_init(feedback_init)
     check_where("where", where)
 
     def init(key: Key, params: Params, x: Any) -> KolenPollackState:

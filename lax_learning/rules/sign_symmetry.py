@@ -14,6 +14,7 @@ from lax_learning.rules._feedback import (
     FeedbackInit,
     FeedbackState,
     Operand,
+    check_feedback_init,
     check_state,
     draw_feedback,
     initial_feedback,
@@ -80,6 +81,7 @@ def sign_symmetry(
     check_choice("magnitude", magnitude, ("unit", "fixed", "redrawn"))
     check_positive("gain", gain)
     check_scalar("gain", gain)
+    check_feedback_init(feedback_init)
     check_where("where", where)
 
     def signed(w: Operand, size: Callable[[Any, Any], Any], feedback: Operand) -> Operand:
@@ -101,7 +103,7 @@ def sign_symmetry(
         if magnitude == "fixed":
             check_state(state)
         feedback = {
-            "unit": lambda program, sites: None,
+            "unit": None,
             "fixed": lambda program, sites: state.feedback,
             "redrawn": lambda program, sites: draw_feedback(feedback_init, key, program, sites),
         }[magnitude]
