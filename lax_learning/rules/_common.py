@@ -21,7 +21,7 @@ from lax_learning._sites._batch import as_batch
 from lax_learning._sites._plan import Site, Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
-from lax_learning.models import Model, Split, selects
+from lax_learning.models import Model, Split, check_model, selects
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
 Assign = Callable[..., tuple[Any, Params, Any, Signals]]
@@ -35,9 +35,7 @@ def delta_rule(model: Model, init: Callable[[Key, Params, Any], Any], assign: As
         return assign(key, params, state, x, y, False)[:3]
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
-        _, size = as_batch(x)
-        if size != 1:
-            raise ValueError(f"x: expected a batch of one example, got {size}")
+        check_one(x)
         return assign(key, params, state, x, y, True)[3]
 
     return Rule(init, value_and_grad, model.trainable, signals)
@@ -55,9 +53,18 @@ def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
     return init
 
 
-def check_loss(loss: Any) -> None:
-    """Raises TypeError unless a rule gets a loss that can be called."""
-    check_callable("loss", loss, "a function (output, y) -> losses, such as squared_error")
+def check_parts(model: Any, loss: Any) -> None:
+    """Raises TypeError unless a rule gets a model and a loss."""
+    check_model(model)
+    expected = "a function (output, y) -> losses, such as squared_error"
+    check_callable("loss", loss, expected, num_arguments=2)
+
+
+def check_one(x: Any) -> None:
+    """Raises ValueError unless teaching signals are asked for a batch of one."""
+    _, size = as_batch(x)
+    if size != 1:
+        raise ValueError(f"x: expected a batch of one example, got {size}")
 
 
 def losses_of(loss: Loss, output: Any, y: Any, size: int) -> Array:

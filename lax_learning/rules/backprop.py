@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lax_learning._checks import check_key
 from lax_learning._sites._batch import as_batch
 from lax_learning.models import Model, Split
-from lax_learning.rules._common import check_loss, joined, losses_of, stateless
+from lax_learning.rules._common import check_one, check_parts, joined, losses_of, stateless
 from lax_learning.rules._feedback import through_feedback
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
@@ -37,7 +37,7 @@ def backprop(model: Model, loss: Loss) -> Rule:
       Rumelhart, Hinton, Williams, Learning representations by back-propagating errors,
       https://doi.org/10.1038/323533a0, 1986.
     """
-    check_loss(loss)
+    check_parts(model, loss)
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_key("key", key)
@@ -53,6 +53,7 @@ def backprop(model: Model, loss: Loss) -> Rule:
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
         check_key("key", key)
+        check_one(x)
         own = through_feedback(
             model, loss, None, params, x, y,
             varying=(), feedback=None, transport=lambda w, _: w, opened=True,

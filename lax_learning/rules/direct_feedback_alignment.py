@@ -16,7 +16,7 @@ from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
 from lax_learning.models import Model, check_where
 from lax_learning.rules._common import (
-    check_loss,
+    check_parts,
     delta_rule,
     joined,
     losses_of,
@@ -160,7 +160,7 @@ def direct_feedback_alignment(
       Nokland, Direct feedback alignment provides learning in deep neural networks,
       https://arxiv.org/abs/1609.01596, 2016.
     """
-    check_loss(loss)
+    check_parts(model, loss)
     check_feedback_init(feedback_init)
     check_where("where", where)
 

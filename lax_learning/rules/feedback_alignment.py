@@ -4,7 +4,7 @@ from typing import Any
 
 from lax_learning._checks import check_key
 from lax_learning.models import Model, check_where
-from lax_learning.rules._common import check_loss, delta_rule
+from lax_learning.rules._common import check_parts, delta_rule
 from lax_learning.rules._feedback import (
     FeedbackInit,
     FeedbackState,
@@ -58,7 +58,7 @@ def feedback_alignment(
       Lillicrap et al., Random synaptic feedback weights support error backpropagation for deep learning,
       https://doi.org/10.1038/ncomms13276, 2016.
     """
-    check_loss(loss)
+    check_parts(model, loss)
     check_feedback_init(feedback_init)
     check_where("where", where)
 

@@ -10,7 +10,7 @@ from lax_learning.estimators._draws import mean_over_draws
 from lax_learning.estimators.forward_gradient import directional_derivative
 from lax_learning.models import Model, check_where
 from lax_learning.noise import Noise, as_noise
-from lax_learning.rules._common import check_loss, delta_rule, stateless
+from lax_learning.rules._common import check_parts, delta_rule, stateless
 from lax_learning.rules._estimates import on_model
 from lax_learning.rules._units import Taps, at_units, times
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
@@ -67,7 +67,7 @@ def forward_gradient(
       Baydin et al., Gradients without backpropagation, https://arxiv.org/abs/2202.08587, 2022.
       Ren et al., Scaling forward gradient with local losses, https://arxiv.org/abs/2210.03310, 2023.
     """
-    check_loss(loss)
+    check_parts(model, loss)
     check_choice("perturb", perturb, ("weights", "activities"))
     check_count("num_samples", num_samples)
     check_where("where", where)

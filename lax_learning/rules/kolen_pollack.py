@@ -10,7 +10,7 @@ from jaxtyping import ArrayLike, PyTree
 
 from lax_learning._checks import check_instance, check_key, check_not_negative, check_scalar
 from lax_learning.models import Model, check_where
-from lax_learning.rules._common import check_loss, delta_rule
+from lax_learning.rules._common import check_parts, delta_rule
 from lax_learning.rules._feedback import (
     FeedbackInit,
     check_feedback_init,
@@ -87,7 +87,7 @@ def kolen_pollack(
       https://doi.org/10.1109/ICNN.1994.374486, 1994.
       Akrout et al., Deep learning without weight transport, https://arxiv.org/abs/1904.05391, 2019.
     """
-    check_loss(loss)
+    check_parts(model, loss)
     check_instance(
         "optimizer", optimizer, optax.GradientTransformation, "an optax optimizer, such as sgd(0.1)"
     )

@@ -18,7 +18,7 @@ from lax_learning._precision import raised
 from lax_learning.estimators._draws import mean_over_draws, scaled
 from lax_learning.models import Model, check_where
 from lax_learning.noise import Noise, as_noise
-from lax_learning.rules._common import check_loss, delta_rule, stateless
+from lax_learning.rules._common import check_parts, delta_rule, stateless
 from lax_learning.rules._units import Taps, at_units, times
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
@@ -89,7 +89,7 @@ def node_perturbation(
       Dalm et al., Effective learning with node perturbation in multi-layer neural networks,
       https://arxiv.org/abs/2310.00965, 2023 (activity-based and iterative forms).
     """
-    check_loss(loss)
+    check_parts(model, loss)
     check_positive("sigma", sigma)
     check_samples("num_samples", num_samples)
     check_choice("variant", variant, ("unbiased", "activity"))

@@ -9,7 +9,7 @@ from jaxtyping import ArrayLike
 
 from lax_learning._checks import check_choice, check_key, check_positive, check_scalar
 from lax_learning.models import Model, check_where
-from lax_learning.rules._common import check_loss, delta_rule, stateless
+from lax_learning.rules._common import check_parts, delta_rule, stateless
 from lax_learning.rules._feedback import (
     FeedbackInit,
     FeedbackState,
@@ -77,7 +77,7 @@ def sign_symmetry(
       Moskovitz, Litwin-Kumar, Abbott, Feedback alignment in deep convolutional networks,
       https://arxiv.org/abs/1812.06488, 2018.
     """
-    check_loss(loss)
+    check_parts(model, loss)
     check_choice("magnitude", magnitude, ("unit", "fixed", "redrawn"))
     check_positive("gain", gain)
     check_scalar("gain", gain)

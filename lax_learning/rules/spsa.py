@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 from lax_learning import estimators
 from lax_learning._checks import check_instance
 from lax_learning.models import Model
-from lax_learning.rules._common import check_loss, stateless
+from lax_learning.rules._common import check_parts, stateless
 from lax_learning.rules._estimates import on_model
 from lax_learning.types import Key, Loss, Params, Rule
 
@@ -59,7 +59,7 @@ def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples:
       Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient
       approximation, https://doi.org/10.1109/9.119632, 1992.
     """
-    check_loss(loss)
+    check_parts(model, loss)
     estimate = on_model(
         estimators.spsa, model, loss, differences=True, perturbation=perturbation, num_samples=num_samples
     )

@@ -8,7 +8,7 @@ from lax_learning import estimators
 from lax_learning._checks import check_resolved
 from lax_learning.models import Model, Split
 from lax_learning.noise import Noise
-from lax_learning.rules._common import check_loss, stateless
+from lax_learning.rules._common import check_parts, stateless
 from lax_learning.rules._estimates import on_model
 from lax_learning.types import Key, Loss, Params, Rule
 
@@ -57,7 +57,7 @@ def weight_perturbation(
       Jabri, Flower, Weight perturbation: an optimal architecture and learning technique for analog VLSI
       feedforward and recurrent multilayer networks, https://doi.org/10.1109/72.105429, 1992.
     """
-    check_loss(loss)
+    check_parts(model, loss)
     estimate = on_model(
         estimators.weight_perturbation,
         model,
