@@ -113,7 +113,8 @@ def _checked_places(program: Program, where: Where, layers: Any) -> dict[str, _P
         raise ValueError(f"state.layers: expected the entries {sorted(places)}, see init, got {got}")
     for name, place in places.items():
         expected = (*place.shape, place.shape[-1])
-        got = jnp.shape(layers[name].get("R")) if isinstance(layers[name], dict) else None
+        layer = layers[name]
+        got = jnp.shape(layer["R"]) if isinstance(layer, dict) and "R" in layer else None
         if got != expected:
             raise ValueError(
                 f"state.layers[{name!r}]['R']: expected shape {list(expected)}, "
