@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lax_learning._sites.rules.backprop import backprop
-from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment
-from lax_learning._sites.rules.feedback_alignment import feedback_alignment
-from lax_learning._sites.rules.node_perturbation import node_perturbation
-from lax_learning._sites.rules.weight_perturbation import weight_perturbation
 
 from lax_learning.models import Model
 from lax_learning.noise import normal
+from lax_learning.rules import (
+    backprop,
+    direct_feedback_alignment,
+    feedback_alignment,
+    node_perturbation,
+    weight_perturbation,
+)
 from tests.zoo import ZOO, Case
 
 pytest.importorskip("flax")

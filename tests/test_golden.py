@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lax_learning as ll
+from experiments.microlearning import notebook
 from lax_learning import metrics, plasticity
 from lax_learning.plasticity import Scheme, Tables
 from tests.compare import assert_close
-from tests.registry import as_model
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -27,13 +28,8 @@ def close(got: Any, expected: Any) -> None:
     assert np.asarray(got).dtype == np.float64
 
 
-def given(value: Any) -> Callable[[Any, Any], Any]:
-    """Noise that is what it was told to be, whatever the key."""
-    return lambda key, like: value
-
-
 def in_order(values: Any) -> Callable[[Any, Any], Any]:
-    """Noise with these leaves, in the order of what it is added to."""
+    """Noise with these leaves, in the order of what it is added to, whatever the key."""
 
     def noise(key: Any, like: Any) -> Any:
         pairs = zip(jax.tree.leaves(values), jax.tree.leaves(like), strict=True)
@@ -45,16 +41,15 @@ def in_order(values: Any) -> Callable[[Any, Any], Any]:
 class Tutorial:
     """The tutorial's small network. Its arrays are features first, with the bias as last column."""
 
-    network = ll.mlp((12, 7, 4), activation=jax.nn.sigmoid, output_activation=jax.nn.sigmoid)
+    activations = (jax.nn.sigmoid, jax.nn.sigmoid)
+    model = ll.mlp((12, 7, 4), activation=jax.nn.sigmoid, output_activation=jax.nn.sigmoid)
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.arrays = arrays
         self.key = jax.random.key(KEY)
         self.x, self.y = jnp.asarray(arrays["x"].T), jnp.asarray(arrays["t"].T)
         self.sigma = float(arrays["noise_sd"])
-        hidden, output = self.layers("w_")
-        self.params = (hidden, output)
-        self.with_feedback = (hidden, {**output, "feedback": jnp.asarray(arrays["feedback"])})
+        self.params = self.layers("w_")
 
     def layers(self, prefix: str, scale: float = 1.0) -> tuple[dict[str, jax.Array], ...]:
         """The two arrays of that prefix as params, times `scale`."""
@@ -65,21 +60,20 @@ class Tutorial:
 
         return tuple(layer(self.arrays[prefix + name]) for name in ("hidden", "output"))
 
-    def weight_noise(self) -> Callable[[Any, Any], Any]:
-        return given(self.layers("wp_noise_", 1 / self.sigma))
+    def weight_noise(self) -> dict[str, Any]:
+        return {"sigma": self.sigma, "noise": in_order(self.layers("wp_noise_", 1 / self.sigma))}
 
-    def node_noise(self) -> Callable[[Any, Any], Any]:
+    def node_noise(self) -> dict[str, Any]:
         names = ("np_noise_hidden", "np_noise_output")
-        return given(tuple(jnp.asarray(self.arrays[name].T / self.sigma) for name in names))
+        return {"sigma": self.sigma, "noise": in_order([self.arrays[name].T / self.sigma for name in names])}
 
-    def check(self, rule: ll.Rule, params: Any, prefix: str, scale: float = 1.0) -> Any:
-        """The rule's gradients, times `scale`, are the arrays of that prefix."""
-        loss, grads = rule.value_and_grad(self.key, params, self.x, self.y)
-        close(loss, self.arrays["loss"])
-        for got, expected in zip(grads, self.layers(prefix, scale), strict=True):
-            close(got["w"], expected["w"])
-            close(got["b"], expected["b"])
-        return grads
+    def update(self, rule: ll.Rule) -> Any:
+        """`(loss, grads, state)` of the rule, with the tutorial's feedback."""
+        state = rule.init(self.key, self.params, self.x)
+        if hasattr(state, "feedback"):
+            feedback = jnp.asarray(self.arrays["feedback"])
+            state = state._replace(feedback=({"w": None, "b": None}, {"w": feedback, "b": None}))
+        return rule.value_and_grad(self.key, self.params, state, self.x, self.y)
 
 
 @pytest.fixture
@@ -88,127 +82,56 @@ def tutorial(golden: Golden, x64: None) -> Tutorial:
 
 
 def test_forward_pass_and_losses(tutorial: Tutorial) -> None:
-    trace = tutorial.network.forward(tutorial.params, tutorial.x)
-    close(trace.inputs[1].T, tutorial.arrays["hidden"])
-    close(trace.output.T, tutorial.arrays["output"])
-    close(ll.squared_error(trace.output, tutorial.y), tutorial.arrays["loss_per_sample"])
+    run = ll.tapped(tutorial.model).run(tutorial.params, tutorial.x)
+    close(run.inputs["1/w"][0].T, tutorial.arrays["hidden"])
+    close(run.output.T, tutorial.arrays["output"])
+    close(ll.squared_error(run.output, tutorial.y), tutorial.arrays["loss_per_sample"])
 
 
-@pytest.mark.parametrize(
-    ("rule", "params", "prefix", "scale"),
-    [
-        (lambda t: ll.backprop(t.network, ll.squared_error), "params", "grad_", 1),
-        (lambda t: ll.backprop(t.network, ll.squared_error, scale="tutorial"), "params", "bp_delta_", -1),
-        (
-            lambda t: ll.feedback_alignment(t.network, ll.squared_error, scale="tutorial"),
-            "with_feedback",
-            "fa_delta_",
-            -1,
-        ),
-        (
-            lambda t: ll.kolen_pollack(t.network, ll.squared_error, decay_bias=True, scale="tutorial"),
-            "with_feedback",
-            "kp_delta_",
-            -1,
-        ),
-        (
-            lambda t: ll.weight_perturbation(
-                t.network, ll.squared_error, sigma=t.sigma, noise=t.weight_noise()
-            ),
-            "params",
-            "wp_delta_",
-            -1,
-        ),
-        (
-            lambda t: ll.weight_perturbation(
-                t.network, ll.squared_error, sigma=t.sigma, noise=t.weight_noise(), difference="central"
-            ),
-            "params",
-            "wp_central_grad_",
-            1,
-        ),
-        (
-            lambda t: ll.node_perturbation(
-                t.network, ll.squared_error, sigma=t.sigma, noise=t.node_noise(), variant="tutorial"
-            ),
-            "params",
-            "np_delta_",
-            -1,
-        ),
-        (
-            lambda t: ll.node_perturbation(t.network, ll.squared_error, sigma=t.sigma, noise=t.node_noise()),
-            "params",
-            "np_pre_grad_",
-            1,
-        ),
-        (
-            lambda t: ll.forward_gradient(t.network, ll.squared_error, noise=given(t.layers("fg_tangent_"))),
-            "params",
-            "fg_grad_",
-            1,
-        ),
-    ],
-    ids=["bp", "bp-tutorial", "fa", "kp", "wp", "wp-central", "np-tutorial", "np", "fg"],
-)
-def test_rules_of_the_tutorial(
-    tutorial: Tutorial, rule: Callable[[Tutorial], ll.Rule], params: str, prefix: str, scale: int
-) -> None:
-    # The tutorial's deltas are added to the weights: minus a gradient.
-    tutorial.check(rule(tutorial), getattr(tutorial, params), prefix, scale)
+def of_library(make: Callable[..., ll.Rule], options: Callable[[Tutorial], Any] = lambda t: {}) -> Any:
+    """A rule of the library on the tutorial's network."""
+    return lambda t: make(t.model, ll.squared_error, **options(t))
 
 
-@pytest.mark.parametrize(
-    ("make", "prefix", "scale"),
-    [
-        (lambda t, m: ll.backprop(m, ll.squared_error), "grad_", 1.0),
-        # The tutorial's deltas are minus half the batch times a gradient.
-        (lambda t, m: ll.feedback_alignment(m, ll.squared_error), "fa_delta_", lambda t: -2 / len(t.x)),
-        (
-            lambda t, m: ll.weight_perturbation(
-                m, ll.squared_error, sigma=t.sigma, noise=in_order(t.weight_noise()(None, None))
-            ),
-            "wp_delta_",
-            -1.0,
-        ),
-        (
-            lambda t, m: ll.weight_perturbation(
-                m,
-                ll.squared_error,
-                sigma=t.sigma,
-                noise=in_order(t.weight_noise()(None, None)),
-                difference="central",
-            ),
-            "wp_central_grad_",
-            1.0,
-        ),
-        (
-            lambda t, m: ll.node_perturbation(
-                m, ll.squared_error, sigma=t.sigma, noise=in_order(t.node_noise()(None, None))
-            ),
-            "np_pre_grad_",
-            1.0,
-        ),
-    ],
-    ids=["bp", "fa", "wp", "wp-central", "np"],
-)
-def test_rules_of_the_tutorial_on_a_model(tutorial: Tutorial, make: Any, prefix: str, scale: Any) -> None:
-    rule = make(tutorial, as_model(tutorial.network))
-    state = rule.init(tutorial.key, tutorial.params, tutorial.x)
-    if prefix == "fa_delta_":
-        feedback = jnp.asarray(tutorial.arrays["feedback"])
-        state = state._replace(feedback=({"w": None, "b": None}, {"w": feedback, "b": None}))
-
-    def value_and_grad(key: Any, params: Any, x: Any, y: Any) -> Any:
-        return rule.value_and_grad(key, params, state, x, y)[:2]
-
-    scale = scale(tutorial) if callable(scale) else scale
-    tutorial.check(ll.Rule(tutorial.network.init, value_and_grad), tutorial.params, prefix, scale)
+def notebook_nodes(t: Tutorial) -> ll.Rule:
+    return notebook.node_perturbation(t.activations, ll.squared_error, **t.node_noise())
 
 
-def test_kolen_pollack_feedback(tutorial: Tutorial) -> None:
-    rule = ll.kolen_pollack(tutorial.network, ll.squared_error, decay_bias=True, scale="tutorial")
-    grads = tutorial.check(rule, tutorial.with_feedback, "kp_delta_", -1)
-    close(-grads[1]["feedback"], tutorial.arrays["kp_delta_feedback"])
+def notebook_pairs(t: Tutorial) -> ll.Rule:
+    return notebook.kolen_pollack(t.model, ll.squared_error, optimizer=optax.sgd(1.0))
+
+
+CENTRAL = {"difference": "central"}
+# The tutorial's deltas are added to the weights: minus a gradient. Its own units are half the batch, 3, times
+# those of the gradient.
+OF_TUTORIAL: dict[str, tuple[Callable[[Tutorial], ll.Rule], str, float]] = {
+    "bp": (of_library(ll.backprop), "grad_", 1),
+    "bp-tutorial": (lambda t: notebook.in_notebook_units(of_library(ll.backprop)(t)), "bp_delta_", -1),
+    "fa": (of_library(ll.feedback_alignment), "fa_delta_", -1 / 3),
+    "kp-tutorial": (notebook_pairs, "kp_delta_", -1),
+    "wp": (of_library(ll.weight_perturbation, Tutorial.weight_noise), "wp_delta_", -1),
+    "wp-central": (
+        of_library(ll.weight_perturbation, lambda t: {**t.weight_noise(), **CENTRAL}), "wp_central_grad_", 1
+    ),
+    "np": (of_library(ll.node_perturbation, Tutorial.node_noise), "np_pre_grad_", 1),
+    "np-tutorial": (notebook_nodes, "np_delta_", -1),
+    "fg": (
+        of_library(ll.forward_gradient, lambda t: {"noise": in_order(t.layers("fg_tangent_"))}), "fg_grad_", 1
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_TUTORIAL)
+def test_rules_of_the_tutorial(tutorial: Tutorial, name: str) -> None:
+    make, prefix, scale = OF_TUTORIAL[name]
+    loss, grads, state = tutorial.update(make(tutorial))
+    close(loss, tutorial.arrays["loss"])
+    for got, expected in zip(grads, tutorial.layers(prefix, scale), strict=True):
+        close(got["w"], expected["w"])
+        close(got["b"], expected["b"])
+    if name == "kp-tutorial":  # a step of SGD with the rate 1
+        moved = state.feedback[1]["w"] - tutorial.arrays["feedback"]
+        close(moved, tutorial.arrays["kp_delta_feedback"])
 
 
 @pytest.mark.parametrize(("sign", "name"), [(1, "wp_loss_plus"), (-1, "wp_loss_minus")])
@@ -217,93 +140,61 @@ def test_perturbed_losses(tutorial: Tutorial, sign: int, name: str) -> None:
 
     def losses_at(step: Any) -> Any:
         perturbed = jax.tree.map(lambda w, n: w + step * n, tutorial.params, noise)
-        return ll.squared_error(tutorial.network.apply(perturbed, tutorial.x), tutorial.y)
+        return ll.squared_error(tutorial.model.apply(perturbed, tutorial.x), tutorial.y)
 
     close(jnp.mean(losses_at(1.0)), tutorial.arrays[name])
     # and the estimator sees this loss: along a unit direction it returns the difference quotient
-    estimate = ll.estimators.weight_perturbation(losses_at, sigma=1.0, noise=given(jnp.ones(())))
+    estimate = ll.estimators.weight_perturbation(losses_at, sigma=1.0, noise=in_order(jnp.ones(())))
     value, change = estimate(tutorial.key, jnp.zeros(()))
     close(value + change, tutorial.arrays[name])
 
 
-def test_per_example_gradients(tutorial: Tutorial) -> None:
+def test_per_example_gradients_and_their_signal_to_noise_ratio(tutorial: Tutorial) -> None:
     expected = tutorial.arrays["per_sample_delta_hidden"]
-    rule = ll.backprop(tutorial.network, ll.squared_error, scale="tutorial")
+    rule = notebook.in_notebook_units(ll.backprop(tutorial.model, ll.squared_error))
 
     def alone(x: jax.Array, y: jax.Array) -> Any:
-        return rule.value_and_grad(tutorial.key, tutorial.params, x[None], y[None])[1][0]
+        return rule.value_and_grad(tutorial.key, tutorial.params, (), x[None], y[None])[1][0]
 
     @jax.jit
     def both(x: jax.Array, y: jax.Array) -> Any:
-        moments = metrics.example_moments(tutorial.network, rule, tutorial.key, tutorial.params, x, y)
+        moments = metrics.example_moments(tutorial.model, rule, tutorial.key, tutorial.params, (), x, y)
         return jax.vmap(alone)(x, y), moments
 
-    each, moments = jax.tree.map(np.asarray, both(tutorial.x, tutorial.y))
+    each, moments = both(tutorial.x, tutorial.y)
     close(-each["w"].swapaxes(1, 2), expected[:, :, :-1])
     close(-each["b"], expected[:, :, -1])
 
-    hidden = moments.layers()[0]
+    hidden = moments.parts(depth=1)["0"]
     for name, part in (("w", expected[:, :, :-1]), ("b", expected[:, :, -1])):
-        close(-hidden.mean[name].T, part.mean(0))
-        close(hidden.variance[name].T, part.var(0, ddof=1))
-
-
-def test_signal_to_noise_ratio(tutorial: Tutorial) -> None:
-    expected = tutorial.arrays["snr_tutorial"]
-    rule = ll.backprop(tutorial.network, ll.squared_error, scale="tutorial")
-    hidden = metrics.example_moments(
-        tutorial.network, rule, tutorial.key, tutorial.params, tutorial.x, tutorial.y
-    ).layers()[0]
-    close(metrics.snr(hidden, variant="tutorial").total.value, expected)
-    stacked = jnp.asarray(tutorial.arrays["per_sample_delta_hidden"])
-    close(metrics.snr(stacked, variant="tutorial").total.value, expected)
+        close(-hidden.mean[f"0/{name}"].T, part.mean(0))
+        close(hidden.variance[f"0/{name}"].T, part.var(0, ddof=1))
+    for samples in (hidden, jnp.asarray(expected)):
+        close(metrics.snr(samples, variant="tutorial").total.value, tutorial.arrays["snr_tutorial"])
 
 
 def test_cosine_between_feedback_alignment_and_backprop(tutorial: Tutorial) -> None:
-    batch = (tutorial.x, tutorial.y)
-    aligned = ll.feedback_alignment(tutorial.network, ll.squared_error)
-    exact = ll.backprop(tutorial.network, ll.squared_error)
-    _, (of_aligned, _) = aligned.value_and_grad(tutorial.key, tutorial.with_feedback, *batch)
-    _, (of_exact, _) = exact.value_and_grad(tutorial.key, tutorial.params, *batch)
+    of_aligned, of_exact = (
+        tutorial.update(make(tutorial.model, ll.squared_error))[1][0]
+        for make in (ll.feedback_alignment, ll.backprop)
+    )
     close(metrics.cosine_similarity(of_aligned, of_exact), tutorial.arrays["cosine_fa_bp"])
 
 
-# Three layers: feedback{i} belongs to layer i, direct{i} carries the output's error to hidden layer i.
-NO_FEEDBACK = (None, None, None)
+DEEP = {
+    "bp": ll.backprop,
+    "fa": ll.feedback_alignment,
+    "dfa": ll.direct_feedback_alignment,
+    "usf": ll.sign_symmetry,
+}
 
 
-@pytest.mark.parametrize(
-    ("name", "factory", "feedback"),
-    [
-        ("bp", ll.backprop, NO_FEEDBACK),
-        ("fa", ll.feedback_alignment, (None, "feedback1", "feedback2")),
-        ("dfa", ll.direct_feedback_alignment, ("direct0", "direct1", None)),
-        ("usf", ll.sign_symmetry, NO_FEEDBACK),
-    ],
-)
-def test_deep_network(golden: Golden, name: str, factory: Callable[..., ll.Rule], feedback: Any) -> None:
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_network(golden: Golden, name: str) -> None:
+    """Three layers: `feedback{i}` belongs to layer i, `direct{i}` carries the output's error to layer i."""
     arrays = golden("deep_feedback")
-    network = ll.mlp((9, 8, 6, 5), activation=jnp.tanh, b_init=None)
-    params = tuple(
-        {"w": jnp.asarray(arrays[f"w{i}"])}
-        | ({} if entry is None else {"feedback": jnp.asarray(arrays[entry])})
-        for i, entry in enumerate(feedback)
-    )
-    rule = factory(network, ll.squared_error)
-    x, t = jnp.asarray(arrays["x"]), jnp.asarray(arrays["t"])
-    loss, grads = rule.value_and_grad(jax.random.key(KEY), params, x, t)
-    close(loss, arrays["loss"])
-    for i, layer in enumerate(grads):
-        close(layer["w"], arrays[f"{name}_grad_w{i}"])
-
-
-@pytest.mark.parametrize("name", ["bp", "fa", "dfa"])
-def test_deep_network_as_a_model(golden: Golden, name: str) -> None:
-    arrays = golden("deep_feedback")
-    network = ll.mlp((9, 8, 6, 5), activation=jnp.tanh, b_init=None)
     params = tuple({"w": jnp.asarray(arrays[f"w{i}"])} for i in range(3))
-    make = {"bp": ll.backprop, "fa": ll.feedback_alignment, "dfa": ll.direct_feedback_alignment}[name]
-    rule = make(as_model(network), ll.squared_error)
+    rule = DEEP[name](ll.mlp((9, 8, 6, 5), activation=jnp.tanh, b_init=None), ll.squared_error)
     x, t = jnp.asarray(arrays["x"]), jnp.asarray(arrays["t"])
     state = rule.init(jax.random.key(KEY), params, x)
     if name == "fa":
@@ -548,22 +439,52 @@ def test_decorrelation(golden: Golden, name: str, dtype: Any) -> None:
         assert_close(losses, jnp.asarray(arrays[f"{name}.loss"], dtype), ulps=ulps)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
-def test_decorrelated_convolution(golden: Golden, dtype: Any) -> None:
-    arrays = {k.removeprefix("conv."): v for k, v in golden("decorrelation").items()}
-    images = jnp.asarray(arrays["image_nchw"].transpose(0, 2, 3, 1), dtype)
-    stride, padding = int(arrays["stride"]), int(arrays["padding"])
-    layer = ll.convolution(2, 5, 3, stride=stride, padding=padding, b_init=None)
-    network = ll.Network((layer,), images.shape[1:])
-    reads = layer.reads
-    assert reads is not None
+def by_row(matrix: np.ndarray) -> np.ndarray:
+    """Rows in the order (channel, row, column), of 2 channels and 3 x 3 points, as (row, column, channel)."""
+    return matrix.reshape(2, 3, 3, -1).transpose(1, 2, 0, 3).reshape(matrix.shape)
 
-    patches = reads.take(images, None)
-    np.testing.assert_array_equal(patches.reshape(3, 9, 18), arrays["patches"].astype(dtype))
-    learned = {"R": jnp.asarray(arrays["R"], dtype)}
-    state = ll.decorrelation(0.01).init(network)._replace(layers=(learned,))
-    params = ({"w": reads.unflat(jnp.asarray(arrays["kernel"].T, dtype), (3, 3, 2, 5))},)
-    output = ll.decorrelated(network, state).apply(params, images)
-    z = ll.decorrelate(learned, patches)
-    for got, name in ((output.reshape(3, 9, 5), "output_nlo"), (z.T @ z / len(z), "correlation")):
-        assert_close(got, jnp.asarray(arrays[name], dtype), ulps=2 * (18 + 27))
+
+def convolve(params: Any, x: jax.Array) -> jax.Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, params[0]["w"], (2, 2), "VALID", dimension_numbers=layout)
+
+
+# A convolution of XLA reads patches in the order of the golden arrays.
+CONVOLUTIONS = {
+    "lax": (ll.Model(convolve), lambda rows: rows),
+    "convnet": (
+        ll.convnet(
+            (8, 8, 2), (5,), (1,), kernel=3, stride=2, padding="VALID", b_init=None, dtype=jnp.float64
+        ),
+        by_row,
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_decorrelated_convolution(golden: Golden, name: str, dtype: Any) -> None:
+    arrays = {k.removeprefix("conv."): v for k, v in golden("decorrelation").items()}
+    assert (arrays["stride"], arrays["padding"]) == (2, 1)
+    model, ordered = CONVOLUTIONS[name]
+    x = jnp.pad(arrays["image_nchw"].transpose(0, 2, 3, 1), ((0, 0), (1, 1), (1, 1), (0, 0))).astype(dtype)
+    kernel = by_row(arrays["kernel"].T).reshape(3, 3, 2, 5)
+    params = ({"w": jnp.asarray(kernel, dtype)}, {"w": jnp.zeros((45, 1), dtype)})
+    params = params[:1] if name == "lax" else params
+    rule = ll.decorrelated_rule(
+        lambda m: ll.backprop(m, ll.squared_error), model, ll.decorrelation(0.01), where="0/w"
+    )
+    state = rule.init(jax.random.key(KEY), params, x)
+    r = jnp.asarray(ordered(ordered(arrays["R"]).T).T, dtype)
+    assert state.layers["0/w"]["R"].shape == r.shape
+    layers = {"0/w": {"R": r}}
+    patches = ll.decorrelation_inputs(model, params, layers, x, where="0/w")["0/w"]
+    expected = ordered(arrays["patches"].reshape(27, 18).T).T.astype(dtype)
+    np.testing.assert_array_equal(patches, expected)
+    run = ll.tapped(ll.decorrelated(model, layers, where="0/w")).run(params, x)
+    z = ll.decorrelate(layers["0/w"], patches)
+    for got, wanted in (
+        (run.pre_activations["0/w"].reshape(3, 9, 5), arrays["output_nlo"]),
+        (z.T @ z / len(z), ordered(ordered(arrays["correlation"]).T).T),
+    ):
+        assert_close(got, jnp.asarray(wanted, dtype), ulps=2 * (18 + 27))

@@ -11,11 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from lax_learning._sites.rules.backprop import backprop
-from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment
-from lax_learning._sites.rules.feedback_alignment import FeedbackState, feedback_alignment
-from lax_learning._sites.rules.node_perturbation import node_perturbation
-from lax_learning._sites.rules.weight_perturbation import weight_perturbation
 
 import lax_learning as ll
 from lax_learning._sites import _equations as equations
@@ -23,6 +18,14 @@ from lax_learning._sites._program import Program
 from lax_learning._sites.table import sites
 from lax_learning._sites.tapped import tapped
 from lax_learning.models import Model
+from lax_learning.rules import (
+    backprop,
+    direct_feedback_alignment,
+    feedback_alignment,
+    node_perturbation,
+    weight_perturbation,
+)
+from lax_learning.rules._feedback import FeedbackState
 from tests.refusal import parametrize_cases, refuses
 
 KEY = jax.random.key(0)

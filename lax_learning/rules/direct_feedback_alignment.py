@@ -99,8 +99,10 @@ def _route(read: Read, output: Any) -> _Route:
     layers = tuple(read.shape[axis] for axis in stacked)
     output_positions = output.shape[1] if len(output.shape) >= 3 else None
     size = math.prod(output.shape)
-    # The axis of examples, of length 1 here, is the first of a value outside of scans.
-    candidates = times or (inside[1:2] if len(inside) >= 3 else [])
+    # The axis of examples, of length 1 here, is the first of a value outside of scans, or behind its steps.
+    candidates = times
+    if not times and len(inside) >= 3:
+        candidates = inside[1:2] if read.shape[inside[0]] == 1 else inside[:1]
     place = next((axis for axis in candidates if read.shape[axis] == output_positions), None)
     if place is not None and output_positions:
         rest = [axis for axis in (*times, *inside) if axis != place]
