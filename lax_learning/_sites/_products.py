@@ -59,7 +59,8 @@ def _of_product(equation: Any, w_position: int, w_shape: tuple[int, ...], x_shap
     def vectors(x: Array) -> Array:
         return jnp.transpose(x, x_order).reshape(*groups, -1, size)
 
-    ones = [axis for axis in _rest(x_shape, x_axes) if x_shape[axis] == 1]
+    is_placed = equation.params.get("out_sharding") is not None  # names the axes of the result
+    ones = [axis for axis in _rest(x_shape, x_axes) if x_shape[axis] == 1 and not is_placed]
 
     def renumbered(pair: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
         of_x = tuple(axis - sum(one < axis for one in ones) for axis in pair[1 - w_position])
