@@ -150,13 +150,17 @@ class Ensemble:
             if batch_size is None:
                 return jax.vmap(checked, in_axes=axes)(*args)
             own = [arg for axis, arg in zip(axes, args, strict=True) if axis == 0]
+            count = jax.tree.leaves(own)[0].shape[0]
+            # Whole batches: a smaller last one would be another program, with other bits.
+            rows = repeating_the_last(count, batch_size)
 
             def one(own: list[Any]) -> Any:
                 values = iter(own)
                 pairs = zip(axes, args, strict=True)
                 return checked(*(arg if axis is None else next(values) for axis, arg in pairs))
 
-            return jax.lax.map(one, own, batch_size=batch_size)
+            found = jax.lax.map(one, jax.tree.map(lambda leaf: leaf[rows], own), batch_size=batch_size)
+            return jax.tree.map(lambda leaf: leaf[:count], found)
 
         sharded = jax.shard_map(
             members,
