@@ -7,9 +7,10 @@ the rules of the library. Both are one program of 20 updates in a scan, as in tr
 none of a rule's.
 
 zoo: the models of `tests/zoo.py`, each rule against `jax.value_and_grad` of the mean loss of the same model,
-one call each. These models are tiny, so their batch is repeated until a call of `value_and_grad` takes 2 ms,
-and work outweighs what a call costs. Their layers stay narrow, though, and normal numbers dear beside them:
-what drawing the noise takes on its own is given beside the ratio.
+one call each. As tests have them their layers are of 3 to 16 units, on which normal numbers cost more than
+products: here all widths are `scale` times as large, and the batch is as large as makes `value_and_grad` take
+2 ms, so that work outweighs what a call costs. Drawing a unit normal number for every pre-activation is
+timed on its own.
 
 recurrent: 1,000 steps, the time to trace and to compile.
 
@@ -18,6 +19,7 @@ process.
 """
 
 import datetime
+import math
 import os
 import platform
 import sys
@@ -29,41 +31,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from lax_learning._sites.rules._common import ModelRule
-from lax_learning._sites.rules.backprop import backprop
-from lax_learning._sites.rules.direct_feedback_alignment import direct_feedback_alignment
-from lax_learning._sites.rules.feedback_alignment import feedback_alignment
-from lax_learning._sites.rules.node_perturbation import node_perturbation
-from lax_learning._sites.rules.weight_perturbation import weight_perturbation
 from tqdm import tqdm
 
 import lax_learning as ll
 from benchmarks.pairs import Pairs, compare
 from benchmarks.reference import rules as by_hand
 from experiments import harness, reporting
-from experiments.settings import Options, Positive
-from lax_learning._sites.tapped import tapped
-from lax_learning.models import Model
+from experiments.settings import Count, Options, Positive
 from lax_learning.noise import normal
 from tests.zoo import ZOO, Case
 
 PARTS = ("network", "zoo", "recurrent")
 SIGMA = by_hand.SIGMA
 BATCH, UPDATES, LEARNING_RATE = 200, 20, 1e-3
-LEAST_S, MOST_EXAMPLES = 2e-3, 2**14
+LEAST_S, LEAST_EXAMPLES, MOST_EXAMPLES = 2e-3, 32, 2**14
 STEPS, COMPILE_GOAL_S = 1000, 10.0
 BY_HAND_GOAL = 1.03
+DRAW = "noise alone"
 QUICK_ZOO = ("plain_mlp", "linen_attention_block", "equinox_gru")
 
-RULES: dict[str, Callable[..., ModelRule]] = {
-    "backprop": backprop,
-    "feedback_alignment": feedback_alignment,
-    "direct_feedback_alignment": direct_feedback_alignment,
-    "node_perturbation": lambda *args, **options: node_perturbation(*args, sigma=SIGMA, **options),
-    "node_perturbation_activity": lambda *args, **options: node_perturbation(
+RULES: dict[str, Callable[..., ll.Rule]] = {
+    "backprop": ll.backprop,
+    "feedback_alignment": ll.feedback_alignment,
+    "direct_feedback_alignment": ll.direct_feedback_alignment,
+    "node_perturbation": lambda *args, **options: ll.node_perturbation(*args, sigma=SIGMA, **options),
+    "node_perturbation_activity": lambda *args, **options: ll.node_perturbation(
         *args, sigma=SIGMA, variant="activity", **options
     ),
-    "weight_perturbation": lambda *args, **options: weight_perturbation(*args, sigma=SIGMA, **options),
+    "weight_perturbation": lambda *args, **options: ll.weight_perturbation(*args, sigma=SIGMA, **options),
 }
 
 
@@ -77,6 +72,8 @@ class Config(Options):
     """Some of: network zoo recurrent."""
     models: tuple[str, ...] = ()
     """Models of the zoo; by default all."""
+    scale: Count = 16
+    """Widths of the models are those of tests/zoo.py times this."""
     seconds: Positive = 0.4
     """Time that is spent on one ratio."""
     out: Path = Path("results/rules")
@@ -142,7 +139,7 @@ class Compiled:
         return self.program(*self.args)
 
 
-def rule_on(rule: ModelRule, params: Any, x: Any, y: Any) -> Compiled:
+def rule_on(rule: ll.Rule, params: Any, x: Any, y: Any) -> Compiled:
     """One call of a rule, `(loss, grads)`."""
     key = jax.random.key(0)
     state = jax.jit(rule.init)(key, params, x)
@@ -163,7 +160,7 @@ def exact(case: Case) -> tuple[Compiled, Any, Any]:
     def mean_loss(params: Any, x: Any, y: Any) -> Any:
         return jnp.mean(ll.squared_error(case.apply(params, x), y))
 
-    size = 256
+    size = LEAST_EXAMPLES
     while True:
         x = tiled(case.x, size)
         output = jax.eval_shape(case.apply, case.params, x)
@@ -177,7 +174,7 @@ def exact(case: Case) -> tuple[Compiled, Any, Any]:
             times.append(time.perf_counter() - began)
         if min(times) >= LEAST_S or size >= MOST_EXAMPLES:
             return program, x, y
-        size *= 4 if min(times) < LEAST_S / 2 else 2
+        size = min(MOST_EXAMPLES, size * 2 ** max(1, round(math.log2(LEAST_S / min(times)))))
 
 
 def has_scan(case: Case) -> bool:
@@ -204,7 +201,7 @@ def run_network(rule: str, seconds: float) -> dict[str, Any]:
     key = jax.random.key(0)
     params, feedback = network_params(key), network_params(jax.random.key(1))
     x, y = jax.random.uniform(key, (BATCH, 784)), jax.nn.one_hot(jnp.arange(BATCH) % 10, 10)
-    model_rule = RULES[rule](Model(network), ll.squared_error)
+    model_rule = RULES[rule](ll.Model(network), ll.squared_error)
     state = model_rule.init(key, params, x)
     keys = jax.random.split(key, UPDATES)
 
@@ -228,26 +225,25 @@ def run_network(rule: str, seconds: float) -> dict[str, Any]:
     return _row("network", "784-500-10", rule, BY_HAND_GOAL, first, **more)
 
 
-def run_zoo(name: str, seconds: float, advance: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Every rule on a model of the zoo against `jax.value_and_grad`."""
-    case = ZOO[name]()
+def run_zoo(name: str, scale: int, seconds: float, advance: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Every rule on a model of the zoo, and normal numbers alone, against `jax.value_and_grad`."""
+    case = ZOO[name](scale)
     reference, x, y = exact(case)
     goals = {"feedback_alignment": 1.1, "node_perturbation": 2.5 if has_scan(case) else 2.0}
-    made = {
-        rule: make(Model(case.apply), ll.squared_error)
-        for rule, make in RULES.items()
-        if "activity" not in rule
-    }
+    model = ll.Model(case.apply)
+    units = ll.tapped(model).shapes(case.params, x)
+
+    def compiled(rule: str) -> Compiled:
+        if rule == DRAW:
+            return Compiled(lambda key: normal(key, units), jax.random.key(0))
+        return rule_on(RULES[rule](model, ll.squared_error), case.params, x, y)
+
     rows = []
-    for rule, model_rule in made.items():
+    for rule in (*(rule for rule in RULES if "activity" not in rule), DRAW):
         advance(rule)
-        ours = rule_on(model_rule, case.params, x, y)
+        ours = compiled(rule)
         ratio = _ratio(compare(ours, reference, seconds=seconds))
-        more = {"examples": len(y), **ratio, "reference_compile_s": reference.compile_s}
-        if rule == "node_perturbation":
-            units = tapped(Model(case.apply)).shapes(case.params, x)
-            draw = Compiled(lambda key, like=units: normal(key, like), jax.random.key(0))
-            more["noise_ratio"] = compare(draw, reference, seconds=seconds / 2).ratio
+        more = {"scale": scale, "examples": len(y), **ratio, "reference_compile_s": reference.compile_s}
         rows.append(_row("zoo", name, rule, goals.get(rule), ours, **more))
     return rows
 
@@ -261,7 +257,7 @@ def run_recurrent(rule: str) -> dict[str, Any]:
     }
     params["b"] = jnp.zeros(32)
     x, y = jax.random.normal(jax.random.key(3), (32, STEPS, 8)), jnp.zeros((32, 4))
-    ours = rule_on(RULES[rule](Model(recurrent), ll.squared_error), params, x, y)
+    ours = rule_on(RULES[rule](ll.Model(recurrent), ll.squared_error), params, x, y)
     return _row("recurrent", f"{STEPS} steps", rule, COMPILE_GOAL_S, ours, examples=len(y))
 
 
@@ -274,8 +270,8 @@ def is_met(row: dict[str, Any]) -> bool | None:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """All rows."""
-    header = ("part", "model", "rule", "examples", "ours (ms)", "reference (ms)", "ratio", "goal", "met",
-              "noise alone", "trace (s)", "compile (s)")  # fmt: skip
+    header = ("part", "model", "scale", "rule", "examples", "ours (ms)", "reference (ms)", "ratio", "goal",
+              "met", "trace (s)", "compile (s)")  # fmt: skip
     cells = []
     for row in rows:
         timed = (
@@ -284,10 +280,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             else ("", "", "")
         )
         goal = "" if row["goal"] is None else f"{row['goal']:g}" + " s" * ("ratio" not in row)
-        noise = f"{row['noise_ratio']:.2f}" if "noise_ratio" in row else ""
         met = {None: "", True: "yes", False: "no"}[is_met(row)]
-        cells.append((row["part"], row["model"], row["rule"], str(row["examples"]), *timed, goal, met, noise,
-                      f"{row['trace_s']:.2f}", f"{row['compile_s']:.1f}"))  # fmt: skip
+        cells.append((row["part"], row["model"], str(row.get("scale", "")), row["rule"], str(row["examples"]),
+                      *timed, goal, met, f"{row['trace_s']:.2f}", f"{row['compile_s']:.1f}"))  # fmt: skip
     return reporting.table(header, cells)
 
 
@@ -308,7 +303,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             elif part == "recurrent":
                 rows.append(run_recurrent(name))
             else:
-                rows += run_zoo(name, seconds, progress.set_postfix_str)
+                rows += run_zoo(name, config.scale, seconds, progress.set_postfix_str)
             write(config, rows)
     print(table(rows))
     goals = [row for row in rows if row["goal"] is not None]

@@ -200,32 +200,6 @@ def check_inputs(x: Array, input_shape: tuple[int, ...]) -> None:
         raise ValueError(f"x: expected at least one example, got shape {list(x.shape)}")
 
 
-def check_weights(name: str, weights: Any) -> None:
-    """Raises unless `weights` is a dict of floating arrays with an entry `w`."""
-    if not isinstance(weights, Mapping) or "w" not in weights:
-        got = sorted(weights) if isinstance(weights, Mapping) else type(weights).__name__
-        raise ValueError(f"{name}: expected a dict with the entry 'w', got {got}")
-    for entry in ("w", "b"):
-        if entry in weights:
-            check_floating(f"{name}[{entry!r}]", weights[entry])
-
-
-def check_layers(name: str, params: Any, num_layers: int) -> None:
-    """Raises unless `params` has weights for each of `num_layers` layers."""
-    if len(params) != num_layers:
-        raise ValueError(f"{name}: expected {num_layers} layers, got {len(params)}")
-    for i, weights in enumerate(params):
-        check_weights(f"{name}[{i}]", weights)
-
-
-def check_targets(y: Array, batch_size: int) -> None:
-    """Raises unless `y` holds real numbers, one row an example."""
-    if jnp.issubdtype(y.dtype, jnp.complexfloating):
-        raise TypeError(f"y: expected real numbers, got {y.dtype}")
-    if y.ndim == 0 or y.shape[0] != batch_size:
-        raise ValueError(f"y: expected {batch_size} examples as in x, got shape {list(y.shape)}")
-
-
 def check_scalar(name: str, value: Any) -> None:
     """Raises unless a traced `value` is a real scalar; other values are for the checks above."""
     if isinstance(value, Tracer) and (value.shape != () or jnp.iscomplexobj(value) or value.dtype == bool):

@@ -1,40 +1,15 @@
 """Many seeds, many hyper-parameters, all devices of all hosts: one compiled program."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun  # pyright: ignore[reportPrivateImportUsage]
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lax_learning._batches import Axes, count_members, in_batches
 from lax_learning._checks import as_arrays, check_callable, check_count, check_positive, check_values
-from lax_learning._flat import COMPILER_OPTIONS, flat
 from lax_learning.placement import place, repeating_the_last, within_reach
 
-
-class _Prepared(NamedTuple):
-    """Arguments of a call, their axes, and how many members there are."""
-
-    args: tuple[Any, ...]
-    axes: Axes
-    number: int
-
-
-class _Traced(NamedTuple):
-    """`function(closed_over, *args)` for one member; for all of them a 1, and what it closes over."""
-
-    function: Callable[..., Any]
-    shared: tuple[jax.Array, list[jax.Array]]
-
-
-class _Program(NamedTuple):
-    """Compiled program, and its first argument."""
-
-    compiled: jax.stages.Compiled
-    shared: tuple[jax.Array, list[jax.Array]]
+Axes: TypeAlias = tuple[int | None, ...]
 
 
 def ensemble(
@@ -66,8 +41,8 @@ def ensemble(
       batch_size: how many members a device computes side by side; the others come one after another. By
         default as many as the budget allows: right for an accelerator. On a CPU a few whose params and
         moments stay in its cache can be twice as fast. With 1, a member's result is the same to the last
-        bit beside any other members, on any number of devices of one kind and in any number of processes.
-        Else sums may be rounded otherwise. A device with fewer members than that computes some of them again.
+        bit whatever runs beside it; with another number of devices or members side by side, it agrees to
+        rounding.
       devices: by default all, of all processes.
 
     Returns:
@@ -112,112 +87,105 @@ class Ensemble:
         self._memory_budget = memory_budget
         self._batch_size = batch_size
         self._mesh = mesh
-        self._programs: dict[Any, _Program] = {}
+        self._programs: dict[Any, jax.stages.Compiled] = {}
 
     def __call__(self, *args: Any) -> Any:
         """Runs all members."""
-        prepared = self._prepare(args)
-        program = self._program(prepared)
-        found = program.compiled(program.shared, *self._place(prepared))
-        if prepared.number % self._mesh.size == 0:
+        axes, args, number = self._prepare(args)
+        placed = self._place(axes, args, number)
+        found = self._program(axes, args, placed, number)(*placed)
+        if number % self._mesh.size == 0:
             return found
         found = jax.device_put(jax.tree.map(within_reach, found), self._mesh.local_mesh.devices.flat[0])
-        return jax.tree.map(lambda leaf: leaf[: prepared.number], found)
+        return jax.tree.map(lambda leaf: leaf[:number], found)
 
     def compile(self, *args: Any) -> jax.stages.Compiled:
         """Compiles for arguments of these shapes; what it returns tells costs and memory of a device."""
-        return self._program(self._prepare(args)).compiled
+        axes, args, number = self._prepare(args)
+        return self._program(axes, args, self._place(axes, args, number), number)
 
-    def _prepare(self, args: tuple[Any, ...]) -> _Prepared:
+    def _prepare(self, args: tuple[Any, ...]) -> tuple[Axes, tuple[Any, ...], int]:
+        """Axes of the arguments, the arguments checked, and the number of members."""
         axes = (0, *(None,) * (len(args) - 1)) if self._in_axes is None else self._in_axes
         if len(axes) != len(args):
             raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
         args = as_arrays("args", args)
         check_values("args", args)
-        count = count_members(axes, args)
+        number = _number_of_members(axes, args)
         processes = len({device.process_index for device in self._mesh.devices.flat})
-        if count < processes:
+        if number < processes:
             raise ValueError(
-                f"number of members: expected at least one for each of {processes} processes, got {count}"
+                f"number of members: expected at least one for each of {processes} processes, got {number}"
             )
-        return _Prepared(args, axes, count)
+        return axes, args, number
 
-    def _program(self, prepared: _Prepared) -> _Program:
-        leaves, structure = jax.tree.flatten(jax.tree.map(jax.typeof, prepared.args))
-        signature = (structure, tuple(leaves))
-        if signature not in self._programs:
-            traced = self._trace(prepared)
-            self._programs[signature] = _Program(self._fit(prepared, traced), traced.shared)
-        return self._programs[signature]
-
-    def _trace(self, prepared: _Prepared) -> _Traced:
-        """Makes the arrays that the function closes over arguments of it.
-
-        XLA computes what follows from constants alone, and rounds otherwise than the program would. How much
-        it does depends on the number of devices.
-        """
-        one = jax.eval_shape(partial(_first, prepared.axes), *prepared.args)
-
-        def checked(*args: Any) -> Any:
-            return as_arrays("function", self._function(*args))
-
-        program, shapes = jax.make_jaxpr(flat(checked), return_shape=True)(*one)
-
-        def function(closed_over: list[jax.Array], *args: Any) -> Any:
-            found = jaxpr_as_fun(ClosedJaxpr(program.jaxpr, closed_over))(*jax.tree.leaves(args))
-            return jax.tree.unflatten(jax.tree.structure(shapes), found)
-
-        everywhere = NamedSharding(self._mesh, PartitionSpec())
-        shared = jax.tree.map(jnp.asarray, (jnp.int32(1), list(program.consts)))
-        return _Traced(function, place(shared, everywhere))
-
-    def _fit(self, prepared: _Prepared, traced: _Traced) -> jax.stages.Compiled:
-        """Compiles for batches of the size asked for, or else for the largest that the budget holds."""
-        if self._batch_size is not None:
-            return self._compile(prepared, traced, self._batch_size)
-        compiled = self._compile(prepared, traced, None)
-        memory = compiled.memory_analysis()
-        used = 0 if memory is None else memory.temp_size_in_bytes
-        all_of_them = -(-prepared.number // self._mesh.size)
-        if used <= self._memory_budget or all_of_them == 1:
-            return compiled
-        num_batches = -(-all_of_them // max(int(all_of_them * self._memory_budget / used), 1))
-        return self._compile(prepared, traced, -(-all_of_them // num_batches))
-
-    def _compile(self, prepared: _Prepared, traced: _Traced, batch_size: int | None) -> jax.stages.Compiled:
-        def members(shared: Any, *args: Any) -> Any:
-            one, closed_over = shared
-            together = jax.vmap(partial(traced.function, closed_over), in_axes=prepared.axes)
-            if batch_size is None:
-                return together(*args)
-            return in_batches(together, prepared.axes, batch_size, one, *args)
-
-        sharded = jax.shard_map(
-            members,
-            mesh=self._mesh,
-            in_specs=(PartitionSpec(), *map(_spec, prepared.axes)),
-            out_specs=PartitionSpec("seed"),
-            check_vma=False,
-        )
-        lowered = jax.jit(sharded).lower(traced.shared, *self._place(prepared))
-        return lowered.compile(compiler_options=None if self._batch_size is None else COMPILER_OPTIONS)
-
-    def _place(self, prepared: _Prepared) -> tuple[Any, ...]:
+    def _place(self, axes: Axes, args: tuple[Any, ...], number: int) -> tuple[Any, ...]:
         """The members spread over the devices, and what they share on all of them."""
-        args, axes, number = prepared
         chosen = repeating_the_last(number, self._mesh.size)
         return tuple(
             place(arg, NamedSharding(self._mesh, _spec(axis)), ... if axis is None else chosen)
             for axis, arg in zip(axes, args, strict=True)
         )
 
+    def _program(self, axes: Axes, args: Any, placed: Any, number: int) -> jax.stages.Compiled:
+        """The program of these shapes: in batches as asked for, or the largest that the budget holds."""
+        leaves, structure = jax.tree.flatten(jax.tree.map(jax.typeof, args))
+        signature = (structure, tuple(leaves))
+        if signature not in self._programs:
+            each = -(-number // self._mesh.size)
+            compiled = self._compile(axes, placed, self._batch_size)
+            memory = compiled.memory_analysis() if self._batch_size is None else None
+            used = 0 if memory is None else memory.temp_size_in_bytes
+            if used > self._memory_budget and each > 1:
+                num_batches = -(-each // max(int(each * self._memory_budget / used), 1))
+                compiled = self._compile(axes, placed, -(-each // num_batches))
+            self._programs[signature] = compiled
+        return self._programs[signature]
 
-def _first(axes: Axes, *args: Any) -> tuple[Any, ...]:
-    """Arguments of the first member."""
-    return tuple(
-        arg if axis is None else jax.tree.map(lambda leaf: leaf[0], arg)
-        for axis, arg in zip(axes, args, strict=True)
-    )
+    def _compile(self, axes: Axes, placed: tuple[Any, ...], batch_size: int | None) -> jax.stages.Compiled:
+        def checked(*args: Any) -> Any:
+            return as_arrays("function", self._function(*args))
+
+        def members(*args: Any) -> Any:
+            if batch_size is None:
+                return jax.vmap(checked, in_axes=axes)(*args)
+            own = [arg for axis, arg in zip(axes, args, strict=True) if axis == 0]
+            count = jax.tree.leaves(own)[0].shape[0]
+            # Whole batches: a smaller last one would be another program, with other bits.
+            rows = repeating_the_last(count, batch_size)
+
+            def one(own: list[Any]) -> Any:
+                values = iter(own)
+                pairs = zip(axes, args, strict=True)
+                return checked(*(arg if axis is None else next(values) for axis, arg in pairs))
+
+            found = jax.lax.map(one, jax.tree.map(lambda leaf: leaf[rows], own), batch_size=batch_size)
+            return jax.tree.map(lambda leaf: leaf[:count], found)
+
+        sharded = jax.shard_map(
+            members,
+            mesh=self._mesh,
+            in_specs=tuple(map(_spec, axes)),
+            out_specs=PartitionSpec("seed"),
+            check_vma=False,
+        )
+        return jax.jit(sharded).lower(*placed).compile()
+
+
+def _number_of_members(axes: Axes, args: tuple[Any, ...]) -> int:
+    """The size of all leading axes of members."""
+    counts = set()
+    for i, (axis, arg) in enumerate(zip(axes, args, strict=True)):
+        if axis == 0:
+            for leaf in jax.tree.leaves(arg):
+                if leaf.ndim == 0:
+                    raise ValueError(f"argument {i}: expected a leading axis of members, got a scalar")
+                counts.add(leaf.shape[0])
+    if len(counts) != 1:
+        raise ValueError(f"arguments: expected leading axes of one size, got {sorted(counts)}")
+    (count,) = counts
+    check_count("number of members", count)
+    return count
 
 
 def _spec(axis: int | None) -> PartitionSpec:

@@ -18,6 +18,7 @@ from lax_learning._checks import (
     describe,
 )
 from lax_learning._precision import raised
+from lax_learning._threefry import words
 from lax_learning.types import Key
 
 Noise = Callable[[Key, PyTree], PyTree]
@@ -56,25 +57,25 @@ def normal(key: Key, like: PyTree) -> PyTree:
 
     def draw(key: Key, leaf: Any) -> Array:
         dtype = raised(leaf)
-        if not _is_narrow(leaf):
+        if leaf.size < 1024 or jax.default_backend() != "cpu":
             return jax.random.normal(key, leaf.shape, dtype).astype(leaf.dtype)
-        # The same numbers, in a loop of two long rows that no compiler puts into the shape of the leaf.
-        low = np.nextafter(np.asarray(-1, dtype), np.asarray(0, dtype))
-        rows = jax.random.uniform(key, (2, -(-leaf.size // 2)), dtype, minval=low, maxval=1)
+        # The same numbers in a loop of two long rows: programs that use them twice draw them once, and no
+        # compiler puts them into the shape of the leaf, where short last axes make it slow.
+        rows = _uniform(key, (2, -(-leaf.size // 2)), dtype)
         drawn = jax.lax.map(lambda row: np.sqrt(2).astype(dtype) * jax.lax.erf_inv(row), rows)
         return drawn.reshape(-1)[: leaf.size].reshape(leaf.shape).astype(leaf.dtype)
 
     return _by_leaf(draw, key, like)
 
 
-def _is_narrow(leaf: Any) -> bool:
-    """Returns whether XLA would draw normal numbers of this shape one by one, four times as slowly.
-
-    On a CPU its loops over a short last axis use vectors only if the length is a multiple or a divisor of 8.
-    """
-    width = next((n for n in reversed(leaf.shape) if n != 1), 1)
-    short = width < 64 and width % 8 > 0 and 8 % width > 0
-    return short and leaf.size >= 1024 and jax.default_backend() == "cpu"
+def _uniform(key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Returns numbers in (-1, 1), as `jax.random.normal` draws them."""
+    low = np.nextafter(np.asarray(-1, dtype), np.asarray(0, dtype))
+    if dtype != jnp.float32:
+        return jax.random.uniform(key, shape, dtype, minval=low, maxval=1)
+    between_1_and_2 = words(key, shape) >> np.uint32(9) | np.float32(1).view(np.uint32)
+    unit = jax.lax.bitcast_convert_type(between_1_and_2, dtype) - np.float32(1)
+    return jnp.maximum(low, unit * (1 - low) + low)
 
 
 def rademacher(key: Key, like: PyTree) -> PyTree:

@@ -72,12 +72,14 @@ def test_command_writes_what_it_measured(tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(rules, name, {"LEAST_S": 0.0}.get(name, 2))
     monkeypatch.setattr(rules, "RULES", {n: rules.RULES[n] for n in ("backprop", "node_perturbation")})
     monkeypatch.setattr(rules, "network_params", lambda key: NETWORK_PARAMS(key, (784, 5, 10)))
-    code, printed, _ = call_main(rules.main, "--models", "plain_mlp", "--seconds", 0.001, "--out", tmp_path)
+    options = "--models", "plain_mlp", "--scale", 2, "--seconds", 0.001, "--out", tmp_path
+    code, printed, _ = call_main(rules.main, *options)
     assert code == 0
     written = json.loads((tmp_path / "rules.json").read_text())
     assert {"date", "machine", "versions"} < written.keys()
-    assert [row["part"] for row in written["rows"]] == ["network"] * 2 + ["recurrent"] * 2 + ["zoo"] * 2
+    assert [row["part"] for row in written["rows"]] == ["network"] * 2 + ["recurrent"] * 2 + ["zoo"] * 3
     assert all(row["ratio"] > 0 for row in written["rows"] if row["part"] != "recurrent")
+    assert [row["scale"] for row in written["rows"] if row["part"] == "zoo"] == [2] * 3
     assert "goals missed" in printed
 
 

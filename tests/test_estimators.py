@@ -10,6 +10,7 @@ import pytest
 from flax import linen, nnx
 
 from lax_learning import estimators, noise
+from lax_learning._threefry import words
 from lax_learning.metrics import cosine_similarity
 
 KEY = jax.random.key(30)
@@ -265,8 +266,24 @@ def test_signs_take_one_word_for_32(size, words):
     like = {"a": jnp.zeros(size), "b": jnp.zeros((size, 2))}
     drawn = list(random_words(jax.make_jaxpr(noise.rademacher)(KEY, like).jaxpr))
     assert drawn == words  # whole rows of words for rows of signs
-    of_normal = sum(random_words(jax.make_jaxpr(noise.normal)(KEY, like).jaxpr))
-    assert of_normal == 3 * size
+    of_normal = list(random_words(jax.make_jaxpr(noise.normal)(KEY, like["a"]).jaxpr))
+    assert of_normal == [size]
+
+
+WORD_KEYS = {
+    "typed": KEY,
+    "raw": jax.random.key_data(KEY),
+    "of another generator": jax.random.key(1, impl="rbg"),
+}
+
+
+@pytest.mark.parametrize("key", WORD_KEYS.values(), ids=WORD_KEYS)
+@pytest.mark.parametrize("by_index", [True, False])
+def test_random_words_are_those_of_jax(key, by_index):
+    shapes = ((), (0,), (7, 3), (33, 97))
+    with jax.threefry_partitionable(by_index):
+        for shape in shapes:
+            np.testing.assert_array_equal(words(key, shape), jax.random.bits(key, shape, jnp.uint32))
 
 
 @pytest.mark.parametrize("shape", [(500, 40), (20_000,), (7, 500, 5), (3, 4, 2000)])

@@ -1,6 +1,7 @@
 """A zoo of models that were not written for this library: small, each with one thing that is hard.
 
-Every entry makes a `Case`: a function of parameters and a batch, as its own library writes it.
+Every entry makes a `Case`: a function of parameters and a batch, as its own library writes it. `scale`
+multiplies all widths: layers, channels, heads. Outputs, images, sequences and vocabularies stay as they are.
 """
 
 from collections.abc import Callable
@@ -22,100 +23,114 @@ class Case(NamedTuple):
     x: Any
 
 
-def _images(channels: int = 2, size: int = 6) -> jax.Array:
-    return jax.random.normal(KEY, (BATCH, size, size, channels))
+def _images(scale: int) -> jax.Array:
+    return jax.random.normal(KEY, (BATCH, 6, 6, 2 * scale))
 
 
-def _sequences(steps: int = 5, features: int = 4) -> jax.Array:
-    return jax.random.normal(KEY, (BATCH, steps, features))
+def _sequences(scale: int, steps: int = 5) -> jax.Array:
+    return jax.random.normal(KEY, (BATCH, steps, 4 * scale))
 
 
-def _vectors(features: int = 5) -> jax.Array:
-    return jax.random.normal(KEY, (BATCH, features))
+def _vectors(scale: int) -> jax.Array:
+    return jax.random.normal(KEY, (BATCH, 5 * scale))
 
 
-def _normal(number: int, *shape: int, scale: float = 0.5) -> jax.Array:
-    return scale * jax.random.normal(jax.random.fold_in(KEY, number), shape)
+def _normal(scale: int) -> Callable[..., jax.Array]:
+    """`(number, *shape) -> parameter`, smaller as layers get wider."""
+
+    def draw(number: int, *shape: int) -> jax.Array:
+        return 0.5 * scale**-0.5 * jax.random.normal(jax.random.fold_in(KEY, number), shape)
+
+    return draw
 
 
-def plain_mlp() -> Case:
-    params = [{"w": _normal(0, 5, 6), "b": _normal(1, 6)}, {"w": _normal(2, 6, 3), "b": _normal(3, 3)}]
+def plain_mlp(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
+    params = [
+        {"w": normal(0, inputs, hidden), "b": normal(1, hidden)},
+        {"w": normal(2, hidden, 3), "b": normal(3, 3)},
+    ]
 
     def apply(params, x):
         hidden = jax.nn.relu(x @ params[0]["w"] + params[0]["b"])
         return hidden @ params[1]["w"] + params[1]["b"]
 
-    return Case(apply, params, _vectors())
+    return Case(apply, params, _vectors(scale))
 
 
-def linen_residual_convolution() -> Case:
+def linen_residual_convolution(scale: int = 1) -> Case:
     from flax import linen
 
     class Net(linen.Module):
         @linen.compact
         def __call__(self, x):
-            x = linen.Conv(4, (3, 3))(x)
-            x = x + linen.Conv(4, (3, 3))(linen.relu(linen.GroupNorm(num_groups=2)(x)))
+            x = linen.Conv(4 * scale, (3, 3))(x)
+            x = x + linen.Conv(4 * scale, (3, 3))(linen.relu(linen.GroupNorm(num_groups=2)(x)))
             return linen.Dense(3)(x.mean((1, 2)))
 
     net = Net()
-    return Case(net.apply, net.init(KEY, _images()), _images())
+    return Case(net.apply, net.init(KEY, _images(scale)), _images(scale))
 
 
-def linen_separable_strided_convolution() -> Case:
+def linen_separable_strided_convolution(scale: int = 1) -> Case:
     from flax import linen
 
     class Net(linen.Module):
         @linen.compact
         def __call__(self, x):
-            x = linen.tanh(linen.Conv(4, (3, 3), strides=(2, 1), feature_group_count=2)(x))
-            x = linen.tanh(linen.Conv(3, (1, 1), use_bias=False)(x))
+            x = linen.Conv(4 * scale, (3, 3), strides=(2, 1), feature_group_count=2 * scale)(x)
+            x = linen.tanh(linen.Conv(3 * scale, (1, 1), use_bias=False)(linen.tanh(x)))
             return linen.Dense(3)(x.reshape(x.shape[0], -1))
 
     net = Net()
-    return Case(net.apply, net.init(KEY, _images()), _images())
+    return Case(net.apply, net.init(KEY, _images(scale)), _images(scale))
 
 
-def nnx_transposed_convolution() -> Case:
+def nnx_transposed_convolution(scale: int = 1) -> Case:
     from flax import nnx
 
     class Net(nnx.Module):
         def __init__(self, rngs):
-            self.down = nnx.Conv(2, 3, (3, 3), strides=2, rngs=rngs)
-            self.up = nnx.ConvTranspose(3, 2, (3, 3), strides=(2, 2), rngs=rngs)
+            self.down = nnx.Conv(2 * scale, 3 * scale, (3, 3), strides=2, rngs=rngs)
+            self.up = nnx.ConvTranspose(3 * scale, 2 * scale, (3, 3), strides=(2, 2), rngs=rngs)
 
         def __call__(self, x):
             return self.up(jnp.tanh(self.down(x)))
 
     graph, params = nnx.split(Net(nnx.Rngs(0)))
-    return Case(lambda params, x: nnx.merge(graph, params)(x), params, _images())
+    return Case(lambda params, x: nnx.merge(graph, params)(x), params, _images(scale))
 
 
-def linen_attention_block() -> Case:
+def linen_attention_block(scale: int = 1) -> Case:
     from flax import linen
+
+    width = 8 * scale
 
     class Net(linen.Module):
         @linen.compact
         def __call__(self, tokens):
-            x = linen.Embed(7, 8)(tokens) + self.param("position", linen.initializers.normal(0.5), (5, 8))
+            position = self.param("position", linen.initializers.normal(0.5), (5, width))
+            x = linen.Embed(7, width)(tokens) + position
             normed = linen.LayerNorm()(x)
             x = x + linen.MultiHeadDotProductAttention(2)(normed, normed)
-            x = x + linen.Dense(8)(linen.gelu(linen.Dense(8)(linen.LayerNorm()(x))))
+            x = x + linen.Dense(width)(linen.gelu(linen.Dense(width)(linen.LayerNorm()(x))))
             return linen.Dense(3)(x.mean(1))
 
     net, tokens = Net(), jax.random.randint(KEY, (BATCH, 5), 0, 7)
     return Case(net.apply, net.init(KEY, tokens), tokens)
 
 
-def nnx_causal_decoder() -> Case:
+def nnx_causal_decoder(scale: int = 1) -> Case:
     from flax import nnx
+
+    width = 8 * scale
 
     class Net(nnx.Module):
         def __init__(self, rngs):
-            self.embed = nnx.Embed(7, 8, rngs=rngs)
-            self.attention = nnx.MultiHeadAttention(num_heads=2, in_features=8, decode=False, rngs=rngs)
-            self.norm = nnx.RMSNorm(8, rngs=rngs)
-            self.out = nnx.Linear(8, 7, rngs=rngs)
+            self.embed = nnx.Embed(7, width, rngs=rngs)
+            self.attention = nnx.MultiHeadAttention(num_heads=2, in_features=width, decode=False, rngs=rngs)
+            self.norm = nnx.RMSNorm(width, rngs=rngs)
+            self.out = nnx.Linear(width, 7, rngs=rngs)
 
         def __call__(self, batch):
             x = self.embed(batch["tokens"])
@@ -130,55 +145,52 @@ def nnx_causal_decoder() -> Case:
     return Case(lambda params, x: nnx.merge(graph, params, rest)(x), params, x)
 
 
-def haiku_lstm() -> Case:
+def haiku_lstm(scale: int = 1) -> Case:
     import haiku as hk
 
     def net(x):
-        core = hk.LSTM(4)
+        core = hk.LSTM(4 * scale)
         outputs, _ = hk.dynamic_unroll(core, x.swapaxes(0, 1), core.initial_state(x.shape[0]))
         return hk.Linear(3)(outputs[-1])
 
     transformed = hk.without_apply_rng(hk.transform(net))
-    return Case(transformed.apply, transformed.init(KEY, _sequences()), _sequences())
+    return Case(transformed.apply, transformed.init(KEY, _sequences(scale)), _sequences(scale))
 
 
-def equinox_gru() -> Case:
+def equinox_gru(scale: int = 1) -> Case:
     import equinox as eqx
 
     keys = jax.random.split(KEY)
-    model = eqx.nn.GRUCell(4, 5, key=keys[0]), eqx.nn.Linear(5, 3, key=keys[1])
+    model = eqx.nn.GRUCell(4 * scale, 5 * scale, key=keys[0]), eqx.nn.Linear(5 * scale, 3, key=keys[1])
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
     def apply(params, x):
         cell, out = eqx.combine(params, static)
 
         def one(x):
-            state, _ = jax.lax.scan(lambda h, x: (cell(x, h), None), jnp.zeros(5), x)
+            state, _ = jax.lax.scan(lambda h, x: (cell(x, h), None), jnp.zeros(5 * scale), x)
             return out(state)
 
         return jax.vmap(one)(x)
 
-    return Case(apply, params, _sequences(7))
+    return Case(apply, params, _sequences(scale, 7))
 
 
-def bidirectional_learned_carry() -> Case:
-    params = {
-        "forward": {"u": _normal(0, 4, 5), "v": _normal(1, 5, 5), "b": _normal(2, 5), "start": _normal(3, 5)},
-        "backward": {
-            "u": _normal(4, 4, 5),
-            "v": _normal(5, 5, 5),
-            "b": _normal(6, 5),
-            "start": _normal(7, 5),
-        },
-        "out": _normal(8, 10, 3),
-    }
+def bidirectional_learned_carry(scale: int = 1) -> Case:
+    inputs, hidden, normal = 4 * scale, 5 * scale, _normal(scale)
+
+    def draw(number):
+        parts = {"u": (inputs, hidden), "v": (hidden, hidden), "b": (hidden,), "start": (hidden,)}
+        return {name: normal(number + i, *shape) for i, (name, shape) in enumerate(parts.items())}
+
+    params = {"forward": draw(0), "backward": draw(4), "out": normal(8, 2 * hidden, 3)}
 
     def direction(p, x, reverse):
         def step(h, x):
             h = jnp.tanh(x @ p["u"] + h @ p["v"] + p["b"])
             return h, h
 
-        start = jnp.broadcast_to(p["start"], (x.shape[1], 5))
+        start = jnp.broadcast_to(p["start"], (x.shape[1], hidden))
         return jax.lax.scan(step, start, x, reverse=reverse, unroll=2)[1]
 
     def apply(params, x):
@@ -186,32 +198,35 @@ def bidirectional_learned_carry() -> Case:
         both = [direction(params[name], x, name == "backward") for name in ("forward", "backward")]
         return jnp.concatenate(both, -1).mean(0) @ params["out"]
 
-    return Case(apply, params, _sequences())
+    return Case(apply, params, _sequences(scale))
 
 
-def linen_stacked_remat_blocks() -> Case:
+def linen_stacked_remat_blocks(scale: int = 1) -> Case:
     from flax import linen
+
+    width = 6 * scale
 
     class Block(linen.Module):
         @linen.compact
         def __call__(self, x, _=None):
-            return x + linen.Dense(6)(linen.silu(linen.Dense(6)(linen.LayerNorm()(x)))), None
+            return x + linen.Dense(width)(linen.silu(linen.Dense(width)(linen.LayerNorm()(x)))), None
 
     class Net(linen.Module):
         @linen.compact
         def __call__(self, x):
-            x = linen.Dense(6)(x)
+            x = linen.Dense(width)(x)
             block = linen.remat(Block, prevent_cse=False)
             stack = linen.scan(block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
             x, _ = stack()(x, None)
             return linen.Dense(3)(x)
 
     net = Net()
-    return Case(net.apply, net.init(KEY, _vectors()), _vectors())
+    return Case(net.apply, net.init(KEY, _vectors(scale)), _vectors(scale))
 
 
-def layers_by_counter() -> Case:
-    params = {"stack": _normal(0, 3, 5, 5), "bias": _normal(1, 3, 5), "out": _normal(2, 5, 3)}
+def layers_by_counter(scale: int = 1) -> Case:
+    width, normal = 5 * scale, _normal(scale)
+    params = {"stack": normal(0, 3, width, width), "bias": normal(1, 3, width), "out": normal(2, width, 3)}
 
     def apply(params, x):
         def layer(i, x):
@@ -219,28 +234,31 @@ def layers_by_counter() -> Case:
 
         return jax.lax.fori_loop(0, 3, layer, x) @ params["out"]
 
-    return Case(apply, params, _vectors())
+    return Case(apply, params, _vectors(scale))
 
 
-def nnx_layer_used_twice() -> Case:
+def nnx_layer_used_twice(scale: int = 1) -> Case:
     from flax import nnx
+
+    hidden = 6 * scale
 
     class Net(nnx.Module):
         def __init__(self, rngs):
-            self.first = nnx.Linear(5, 6, rngs=rngs)
-            self.twice = nnx.Linear(6, 6, rngs=rngs)
-            self.out = nnx.Linear(6, 3, rngs=rngs)
+            self.first = nnx.Linear(5 * scale, hidden, rngs=rngs)
+            self.twice = nnx.Linear(hidden, hidden, rngs=rngs)
+            self.out = nnx.Linear(hidden, 3, rngs=rngs)
 
         def __call__(self, x):
             x = jnp.tanh(self.first(x))
             return self.out(jnp.tanh(self.twice(jnp.tanh(self.twice(x)))))
 
     graph, params = nnx.split(Net(nnx.Rngs(0)))
-    return Case(lambda params, x: nnx.merge(graph, params)(x), params, _vectors())
+    return Case(lambda params, x: nnx.merge(graph, params)(x), params, _vectors(scale))
 
 
-def tied_embedding() -> Case:
-    params = {"embedding": _normal(0, 7, 6), "w": _normal(1, 6, 6)}
+def tied_embedding(scale: int = 1) -> Case:
+    hidden, normal = 6 * scale, _normal(scale)
+    params = {"embedding": normal(0, 7, hidden), "w": normal(1, hidden, hidden)}
 
     def apply(params, tokens):
         return jnp.tanh(params["embedding"][tokens] @ params["w"]) @ params["embedding"].T
@@ -248,34 +266,46 @@ def tied_embedding() -> Case:
     return Case(apply, params, jnp.arange(BATCH) % 7)
 
 
-def weight_normalisation() -> Case:
+def weight_normalisation(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
     params = {
-        "v": _normal(0, 5, 6),
-        "g": 1 + _normal(1, 6),
-        "out": _normal(2, 6, 3),
-        "gain": 1 + _normal(3, 3),
+        "v": normal(0, inputs, hidden),
+        "g": 1 + normal(1, hidden),
+        "out": normal(2, hidden, 3),
+        "gain": 1 + normal(3, 3),
     }
 
     def apply(params, x):
         w = params["g"] * params["v"] / jnp.linalg.norm(params["v"], axis=0)
         return (jnp.tanh(x @ w) @ params["out"]) * params["gain"]
 
-    return Case(apply, params, _vectors())
+    return Case(apply, params, _vectors(scale))
 
 
-def mixture_of_experts() -> Case:
-    params = {"gate": _normal(0, 5, 3), "experts": _normal(1, 3, 5, 6), "out": _normal(2, 3, 6, 2)}
+def mixture_of_experts(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
+    params = {
+        "gate": normal(0, inputs, 3),
+        "experts": normal(1, 3, inputs, hidden),
+        "out": normal(2, 3, hidden, 2),
+    }
 
     def apply(params, x):
         gate = jax.nn.softmax(x @ params["gate"])
         hidden = jax.nn.gelu(jnp.einsum("bi,eih->beh", x, params["experts"]))
         return jnp.einsum("be,beh,eho->bo", gate, hidden, params["out"])
 
-    return Case(apply, params, _vectors())
+    return Case(apply, params, _vectors(scale))
 
 
-def diagonal_state_space() -> Case:
-    params = {"decay": _normal(0, 6), "b": _normal(1, 4, 6), "c": _normal(2, 6, 3), "d": _normal(3, 4, 3)}
+def diagonal_state_space(scale: int = 1) -> Case:
+    inputs, hidden, normal = 4 * scale, 6 * scale, _normal(scale)
+    params = {
+        "decay": normal(0, hidden),
+        "b": normal(1, inputs, hidden),
+        "c": normal(2, hidden, 3),
+        "d": normal(3, inputs, 3),
+    }
 
     def apply(params, x):
         drive = (x @ params["b"]).swapaxes(0, 1)
@@ -287,11 +317,12 @@ def diagonal_state_space() -> Case:
         _, states = jax.lax.associative_scan(join, (decay, drive))
         return (jnp.tanh(states) @ params["c"] + x.swapaxes(0, 1) @ params["d"]).mean(0)
 
-    return Case(apply, params, _sequences())
+    return Case(apply, params, _sequences(scale))
 
 
-def custom_jvp_around_parameters() -> Case:
-    params = {"w": _normal(0, 5, 6), "slope": 1 + _normal(1, 6), "out": _normal(2, 6, 3)}
+def custom_jvp_around_parameters(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
+    params = {"w": normal(0, inputs, hidden), "slope": 1 + normal(1, hidden), "out": normal(2, hidden, 3)}
 
     @jax.custom_jvp
     def scaled_softplus(slope, x):
@@ -306,11 +337,12 @@ def custom_jvp_around_parameters() -> Case:
     def apply(params, x):
         return scaled_softplus(params["slope"], x @ params["w"]) @ params["out"]
 
-    return Case(apply, params, _vectors())
+    return Case(apply, params, _vectors(scale))
 
 
-def custom_vjp_around_parameters() -> Case:
-    params = {"w": _normal(0, 5, 6), "v": _normal(1, 6, 6), "out": _normal(2, 6, 3)}
+def custom_vjp_around_parameters(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
+    params = {"w": normal(0, inputs, hidden), "v": normal(1, hidden, hidden), "out": normal(2, hidden, 3)}
 
     @jax.custom_vjp
     def product(w, x):
@@ -322,31 +354,37 @@ def custom_vjp_around_parameters() -> Case:
         hidden = jnp.tanh(product(params["w"], x))
         return jnp.tanh(product(params["v"], hidden)) @ params["out"]
 
-    return Case(apply, params, _vectors())
+    return Case(apply, params, _vectors(scale))
 
 
-def dropout_keys_in_x() -> Case:
+def dropout_keys_in_x(scale: int = 1) -> Case:
     from flax import linen
 
     class Net(linen.Module):
         @linen.compact
         def __call__(self, x):
-            x = linen.tanh(linen.Dense(6)(x))
+            x = linen.tanh(linen.Dense(6 * scale)(x))
             x = linen.Dropout(0.5, deterministic=False)(x)
             return linen.Dense(3)(x)
 
     net = Net()
-    params = net.init({"params": KEY, "dropout": KEY}, _vectors()[0])
+    params = net.init({"params": KEY, "dropout": KEY}, _vectors(scale)[0])
 
     def apply(params, batch):
         one = partial(net.apply, params)
         return jax.vmap(lambda x, key: one(x, rngs={"dropout": key}))(batch["x"], batch["key"])
 
-    return Case(apply, params, {"x": _vectors(), "key": jax.random.split(KEY, BATCH)})
+    return Case(apply, params, {"x": _vectors(scale), "key": jax.random.split(KEY, BATCH)})
 
 
-def jitted_checkpointed_conditional() -> Case:
-    params = {"a": _normal(0, 5, 6), "b": _normal(1, 6), "c": _normal(2, 6, 6), "out": _normal(3, 6, 3)}
+def jitted_checkpointed_conditional(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
+    params = {
+        "a": normal(0, inputs, hidden),
+        "b": normal(1, hidden),
+        "c": normal(2, hidden, hidden),
+        "out": normal(3, hidden, 3),
+    }
 
     @jax.jit
     def dense(w, b, x):
@@ -358,17 +396,17 @@ def jitted_checkpointed_conditional() -> Case:
         hidden = jax.lax.cond(True, lambda h: h, lambda h: 2 * h, hidden)
         return hidden @ params["out"]
 
-    return Case(apply, params, _vectors())
+    return Case(apply, params, _vectors(scale))
 
 
-def equinox_mlp() -> Case:
+def equinox_mlp(scale: int = 1) -> Case:
     import equinox as eqx
 
-    params, static = eqx.partition(eqx.nn.MLP(5, 3, 6, 2, key=KEY), eqx.is_inexact_array)
-    return Case(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, _vectors())
+    params, static = eqx.partition(eqx.nn.MLP(5 * scale, 3, 6 * scale, 2, key=KEY), eqx.is_inexact_array)
+    return Case(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, _vectors(scale))
 
 
-ZOO: dict[str, Callable[[], Case]] = {
+ZOO: dict[str, Callable[..., Case]] = {
     make.__name__: make
     for make in (
         plain_mlp,

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lax_learning._sites import _equations as equations
+
 
 class Layout(NamedTuple):
     """A matrix product or a convolution, as `vectors(x) @ matrix(w)` up to the order of its numbers.
@@ -21,6 +23,8 @@ class Layout(NamedTuple):
       matrix: `w -> [*groups, size, outputs]`.
       unmatrix: the inverse of `matrix`.
       transformed: `(op, w, x, R, b) -> op(w, R v + b)` with the vectors v of x; b may be None.
+      alone: `(w, x) -> op(w, x)` without the axes of length 1 that x keeps, such as that of one example; None
+        for a convolution.
     """
 
     size: int
@@ -30,20 +34,21 @@ class Layout(NamedTuple):
     matrix: Callable[[Array], Array]
     unmatrix: Callable[[Array], Array]
     transformed: Callable[[Callable[[Array, Array], Array], Array, Array, Array, Array | None], Array]
+    alone: Callable[[Array, Array], Array] | None = None
 
 
 def layout_of(equation: Any, w_position: int) -> Layout | None:
     """Returns the layout of a bilinear equation whose parameters are an operand, None where it has none."""
     w, x = (equation.invars[i].aval.shape for i in (w_position, 1 - w_position))
     if equation.primitive.name == "dot_general":
-        return _of_product(equation.params["dimension_numbers"], w_position, w, x)
+        return _of_product(equation, w_position, w, x)
     if w_position == 1 and equation.params["batch_group_count"] == 1:
         return _of_convolution(equation.params, w)
     return None
 
 
-def _of_product(numbers: Any, w_position: int, w_shape: tuple[int, ...], x_shape: tuple[int, ...]) -> Layout:
-    contracting, batch = (tuple(map(tuple, pair)) for pair in numbers)
+def _of_product(equation: Any, w_position: int, w_shape: tuple[int, ...], x_shape: tuple[int, ...]) -> Layout:
+    contracting, batch = (tuple(map(tuple, pair)) for pair in equation.params["dimension_numbers"])
     w_axes = batch[w_position], contracting[w_position]
     x_axes = batch[1 - w_position], contracting[1 - w_position]
     groups = tuple(x_shape[axis] for axis in x_axes[0])
@@ -53,6 +58,21 @@ def _of_product(numbers: Any, w_position: int, w_shape: tuple[int, ...], x_shape
 
     def vectors(x: Array) -> Array:
         return jnp.transpose(x, x_order).reshape(*groups, -1, size)
+
+    is_placed = equation.params.get("out_sharding") is not None  # names the axes of the result
+    ones = [axis for axis in _rest(x_shape, x_axes) if x_shape[axis] == 1 and not is_placed]
+
+    def renumbered(pair: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        of_x = tuple(axis - sum(one < axis for one in ones) for axis in pair[1 - w_position])
+        return (pair[0], of_x) if w_position == 0 else (of_x, pair[1])
+
+    numbers = {"dimension_numbers": (renumbered(contracting), renumbered(batch))}
+    small = equation.replace(params=equation.params | numbers)
+
+    def alone(w: Array, x: Array) -> Array:
+        x = jnp.squeeze(x, ones)
+        (z,) = equations.bind(small, (w, x) if w_position == 0 else (x, w))
+        return z.reshape(equation.outvars[0].aval.shape)
 
     def transformed(op: Any, w: Array, x: Array, r: Array, b: Array | None) -> Array:
         z = vectors(x) @ jnp.swapaxes(r, -1, -2)
@@ -67,6 +87,7 @@ def _of_product(numbers: Any, w_position: int, w_shape: tuple[int, ...], x_shape
         matrix=lambda w: jnp.transpose(w, w_order).reshape(*groups, size, -1),
         unmatrix=lambda matrix: _restored(matrix, w_order, w_shape),
         transformed=transformed,
+        alone=alone,
     )
 
 

@@ -30,7 +30,11 @@ def by_example(model: Model, params: Params, x: Any) -> tuple[Program, Runner]:
 
     def run(parameters: list[Any], hooks: Hooks, feeds: dict[int, Any] | None = None) -> Any:
         def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
-            op = by_transposition(op) if site.operation in equations.CUSTOM_VJP else op
+            if site.operation in equations.CUSTOM_VJP:
+                op = by_transposition(op)
+            elif site.layout is not None and site.layout.alone is not None:
+                # Sums over two axes, of examples and of one, make XLA transpose the errors in memory.
+                op = site.layout.alone
             return op(w, x) if hooks.product is None else hooks.product(site, op, w, x, partner, feed)
 
         def example(x: Any, feeds: dict[int, Any]) -> Any:
