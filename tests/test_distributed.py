@@ -97,9 +97,9 @@ import lax_learning as ll
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.regularised import fit
 from experiments.symbolic_discriminator.target_fit import Start, problem_of
-from tests.test_contract import DATA, KEYS, make, trainer
+from tests.test_contract import DATA, KEYS, trainer
 
-train, data = trainer(make("np")), ll.replicate(DATA)
+train, data = trainer("np"), ll.replicate(DATA)
 devices = jax.devices()
 assert len(devices) == 8 and len(jax.local_devices()) == 8 // jax.process_count()
 assert len(jax.tree.leaves(data)[0].devices()) == 8

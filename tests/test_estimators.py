@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen, nnx
 
 from lax_learning import estimators, noise
 from lax_learning._threefry import words
@@ -346,42 +345,7 @@ def test_spsa_beside_optax_finds_the_minimum_of_a_quadratic(loss_noise):
     np.testing.assert_allclose(w, target, atol=tolerance)
 
 
-# Models, precision.
-
-
-def check_model(loss_fn, params):
-    exact = jax.grad(loss_fn)(params, X, Y)
-    # K draws give a cosine of sqrt(K / (K + D)); its spread is below (1 - cos^2) / sqrt(K).
-    num_samples, size = 400, as_vector(params).size
-    square = num_samples / (num_samples + size)
-    for estimate in (
-        estimators.weight_perturbation(loss_fn, sigma=0.01, num_samples=num_samples),
-        estimators.forward_gradient(loss_fn, num_samples=num_samples),
-    ):
-        _, grads = jax.jit(estimate)(KEY, params, X, Y)
-        assert jax.tree.structure(grads) == jax.tree.structure(exact)
-        expected = math.sqrt(square)
-        assert (
-            abs(cosine_similarity(grads, exact) - expected) < 5 * (1 - square) / math.sqrt(num_samples) + 0.01
-        )
-
-
-def test_loss_of_a_linen_model_as_it_stands():
-    model = linen.Sequential([linen.Dense(3), jnp.tanh, linen.Dense(1)])
-    params = model.init(jax.random.key(1), X)
-    check_model(lambda p, x, y: jnp.mean(jnp.square(jnp.asarray(model.apply(p, x))[:, 0] - y)), params)
-
-
-def test_loss_of_an_nnx_model_as_it_stands():
-    class Model(nnx.Module):
-        def __init__(self, rngs):
-            self.hidden, self.output = nnx.Linear(2, 3, rngs=rngs), nnx.Linear(3, 1, rngs=rngs)
-
-        def __call__(self, x):
-            return self.output(jnp.tanh(self.hidden(x)))[:, 0]
-
-    graph, params = nnx.split(Model(nnx.Rngs(1)), nnx.Param)
-    check_model(lambda p, x, y: jnp.mean(jnp.square(nnx.merge(graph, p)(x) - y)), params)
+# Precision.
 
 
 @all_estimators
