@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.core import Tracer
 
 import lax_learning
 from lax_learning.noise import normal
@@ -22,10 +23,12 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 ll: Any = lax_learning
 estimators, squared_error = ll.estimators, ll.squared_error
 
-KEY, W = jax.random.key(0), jnp.ones(2)
+KEY: Any = jax.random.key(0)
+W = jnp.ones(2)
 MLP = ll.mlp((3, 4, 2))
 PARAMS = MLP.init(KEY)
-X, Y = jnp.ones((5, 3)), jnp.zeros((5, 2))
+X: Any = jnp.ones((5, 3))
+Y: Any = jnp.zeros((5, 2))
 MODEL = ll.Model(lambda w, x: x @ w)
 DTYPES = (jnp.float16, jnp.float32, jnp.bfloat16)
 
@@ -335,7 +338,8 @@ SHAPES = {"mlp": (3,), "convnet": (4, 4, 1), "rnn": (6, 3)}
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_what_a_network_gets(kind):
     model = NETWORKS[kind]()
-    params, x = model.init(KEY), jnp.ones((5, *SHAPES[kind]))
+    params = model.init(KEY)
+    x: Any = jnp.ones((5, *SHAPES[kind]))
     names = r"batch, steps, 3" if kind == "rnn" else ", ".join(["batch", *map(str, SHAPES[kind])])
 
     def run(params=params, x=x):
@@ -602,7 +606,7 @@ def test_forward_mode_through_a_function_without_one():
             refuses(lambda e=estimate: e(KEY, W), TypeError, pattern)
 
     def own_error(w):
-        if isinstance(w, jax.core.Tracer):
+        if isinstance(w, Tracer):
             raise TypeError("something else")
         return jnp.sum(w)
 
