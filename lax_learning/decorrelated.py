@@ -248,7 +248,9 @@ def decorrelated_rule(
                 entry: jnp.broadcast_to(value, (*place.shape[:-1], *value.shape))
                 for entry, value in start.items()
             }
-        losses = {name: jnp.full(layer["R"].shape[:-2], jnp.nan) for name, layer in layers.items()}
+        losses = {
+            name: jnp.full(layer["R"].shape[:-2], jnp.nan, jnp.float32) for name, layer in layers.items()
+        }
         rule_state = rule_on(decorrelated(model, layers, where=where)).init(key, params, x)
         return DecorrelatedState(layers, losses, jnp.zeros((), jnp.int32), rule_state)
 
