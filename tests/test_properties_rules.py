@@ -2,12 +2,9 @@
 
 import collections
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +17,7 @@ from jax.extend.random import define_prng_impl
 
 import lax_learning as ll
 from lax_learning import estimators, plasticity, symbolic
-from tests.registry import NETWORKS, OPTIONS, RULES
+from tests.registry import INPUT_SHAPES, NETWORKS, RULES
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -88,19 +85,23 @@ CONTAINERS: dict[str, Callable[[Any], Any]] = {
 
 @all_rules
 def test_gradients_of_a_rule_have_the_structure_of_its_params(name: str) -> None:
-    rule = make(name)
-    params, key = rule.init(jax.random.key(0)), jax.random.key(1)
+    model, key = NETWORKS["dense"](jnp.float32), jax.random.key(0)
+    params = model.init(key)
     for container in CONTAINERS.values():
         as_given = container(params)
-        grads = jax.eval_shape(rule.value_and_grad, key, as_given, X, Y)[1]
+
+        def apply(given: Any, x: Any) -> Any:
+            layers = [dict(layer) for layer in given]
+            return model.apply(tuple(layers), x)
+
+        rule = RULES[name](ll.Model(apply), ll.squared_error)
+        state = jax.eval_shape(rule.init, key, as_given, X)
+        grads = jax.eval_shape(rule.value_and_grad, key, as_given, state, X, Y)[1]
+        if name in ("fa", "frsf", "kp"):
+            held = jax.tree.structure(state.feedback, is_leaf=lambda leaf: leaf is None)
+            assert held == jax.tree.structure(as_given)
         assert jax.tree.structure(grads) == jax.tree.structure(as_given)
         assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, as_given)
-    if name.startswith("kp"):  # puts its gradients together by name
-        expected = rule.value_and_grad(key, params, X, Y)[1]
-        grads = rule.value_and_grad(key, CONTAINERS["own mapping"](params), X, Y)[1]
-        for layer, other in zip(grads, expected, strict=True):
-            for entry in other:
-                np.testing.assert_allclose(layer[entry], other[entry], rtol=1e-6)
 
 
 @jax.tree_util.register_dataclass
@@ -148,42 +149,28 @@ def test_a_variable_that_stands_in_two_places_of_an_nnx_model_is_refused() -> No
 # --- dtypes
 
 
-@all_rules
-def test_dtype_in_is_dtype_out_under_strict_promotion(name: str) -> None:
-    for dtype, kind in zip(DTYPES, ("recurrent", "dense", "recurrent", "dense"), strict=True):
-        kind = "dense" if name == "np-tutorial" else kind
-        with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion("strict"):
-            network = NETWORKS[kind](dtype)
-            rule = RULES[name](network, ll.squared_error)
-            params = jax.eval_shape(rule.init, jax.random.key(0))
-            x, y = jnp.ones((4, *network.input_shape), dtype), Y.astype(dtype)
-            loss, grads = jax.eval_shape(rule.value_and_grad, jax.random.key(0), params, x, y)
-        assert grads == params
-        assert loss.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
-
-
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("kind", ["dense", "recurrent"])
+@pytest.mark.parametrize("kind", NETWORKS)
 def test_decorrelated_half_precision_under_strict_promotion(kind: str, dtype: Any) -> None:
-    network = NETWORKS[kind](dtype)
+    model = NETWORKS[kind](dtype)
     rule = ll.decorrelated_rule(
-        lambda n: ll.backprop(n, ll.squared_error), network, ll.decorrelation(0.1, bias=True)
+        lambda model: ll.backprop(model, ll.squared_error), model, ll.decorrelation(0.1, bias=True)
     )
-    x = jnp.ones((4, *network.input_shape), dtype)
+    x = jnp.ones((4, *INPUT_SHAPES[kind]), dtype)
+    params = jax.eval_shape(model.init, jax.random.key(0))
     with jax.numpy_dtype_promotion("strict"):
-        params, state = jax.eval_shape(rule.init, jax.random.key(0))
+        state = jax.eval_shape(rule.init, jax.random.key(0), params, x)
         _, grads, after = jax.eval_shape(
             rule.value_and_grad, jax.random.key(0), params, state, x, Y.astype(dtype)
         )
     assert grads == params and after == state
 
 
-def test_a_recurrent_state_has_the_dtype_of_the_layer() -> None:
-    layer = ll.recurrent(3, 4, lambda z: jnp.tanh(z.astype(jnp.float32)), dtype=jnp.bfloat16)
-    network = ll.Network((layer,), (2, 3))
+def test_a_recurrent_state_has_the_dtype_of_its_activation() -> None:
+    model = ll.rnn((3, 4, 2), activation=lambda z: jnp.tanh(z.astype(jnp.float32)), dtype=jnp.bfloat16)
     x = jnp.ones((5, 2, 3), jnp.bfloat16)
-    trace = jax.eval_shape(network.forward, network.init(jax.random.key(0)), x)
-    assert trace.output.dtype == jnp.float32 and trace.inputs[0].dtype == jnp.bfloat16
+    run = jax.eval_shape(ll.tapped(model).run, model.init(jax.random.key(0)), x)
+    assert run.output.dtype == jnp.float32 and run.pre_activations["0/w"].dtype == jnp.float32
 
 
 # --- noise that half precision can hold
@@ -254,23 +241,6 @@ def test_reverse_mode_sees_the_step_through_its_rounding() -> None:
     assert (float(by_w), float(by_sigma)) == (2.0, 1.0)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16])
-@pytest.mark.parametrize("name", ["np", "np-activity", "np-tutorial", "wp"])
-def test_perturbation_of_half_precision_is_that_of_the_same_weights_in_float32(name: str, dtype: Any) -> None:
-    make: Any = RULES[name]
-    half, full = (make(NETWORKS["dense"](t), ll.squared_error, sigma=1e-3) for t in (dtype, jnp.float32))
-    params = half.init(jax.random.key(0))
-    x, y = X.astype(dtype), Y.astype(dtype)
-    grads = jax.jit(half.value_and_grad)(jax.random.key(1), params, x, y)[1]
-    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, x, y))
-    exact = jax.jit(full.value_and_grad)(jax.random.key(1), *wide)[1]
-    for g, e in zip(jax.tree.leaves(grads), jax.tree.leaves(exact), strict=True):
-        # inputs, signals and their sum over 4 examples are rounded
-        np.testing.assert_allclose(
-            g.astype(jnp.float32), e, atol=8 * float(jnp.finfo(dtype).eps) * float(jnp.max(jnp.abs(e)))
-        )
-
-
 @pytest.mark.parametrize("dtype", [jnp.int32])
 def test_noise_of_another_dtype_is_cast(dtype: Any) -> None:
     def signs(dtype: Any) -> Any:
@@ -288,159 +258,50 @@ def test_noise_of_another_dtype_is_cast(dtype: Any) -> None:
         lambda noise: ll.forward_gradient(network, ll.squared_error, noise=noise, perturb="activities"),
     ):
         found, expected = (
-            maker(signs(t)).value_and_grad(key, params, X, Y)[1][0]["w"] for t in (dtype, jnp.float32)
+            maker(signs(t)).value_and_grad(key, params, (), X, Y)[1][0]["w"] for t in (dtype, jnp.float32)
         )
         np.testing.assert_array_equal(found, expected)
         assert np.all(found != 0)
 
 
-def test_node_perturbation_does_not_depend_on_the_scale_of_sigma() -> None:
-    """A linear network with a linear loss: the estimate is the same for every sigma."""
-    network = ll.mlp((3, 2), b_init=None)
-    params = jax.tree.map(lambda w: 0 * w, network.init(jax.random.key(0)))
-    for variant in ("unbiased", "activity"):
-
-        def grads(sigma: float, variant: str = variant) -> Any:
-            rule = ll.node_perturbation(
-                network, lambda o, y: jnp.sum(o, axis=-1), sigma=sigma, variant=variant
-            )
-            return rule.value_and_grad(jax.random.key(1), params, X, Y)[1][0]["w"]
-
-        expected = np.asarray(grads(1.0))
-        for sigma in (1e-30, 1e30):
-            # sums over 4 examples and 2 units of numbers that are scaled and scaled back
-            np.testing.assert_allclose(grads(sigma), expected, atol=1e-6 * np.abs(expected).max())
-
-
 # --- NaN, debugging flags, reverse mode
 
 
-@all_rules
-def test_nan_in_nan_out_and_the_debugging_flags_pass(name: str) -> None:
-    rule = make(name)
+def test_nan_in_nan_out_and_the_debugging_flags_pass() -> None:
+    rules, model = {name: make(name) for name in RULES}, NETWORKS["dense"](jnp.float32)
+
+    @jax.jit
+    def run(key: Any, params: Any, x: Any) -> Any:
+        keys = jax.random.split(key, (len(rules), 2))
+        return {
+            name: rule.value_and_grad(update, params, rule.init(init, params, x), x, Y)[:2]
+            for (init, update), (name, rule) in zip(keys, rules.items(), strict=True)
+        }
+
     with jax.debug_key_reuse(True):
-        params = rule.init(jax.random.key(0))
-        run = jax.jit(rule.value_and_grad)
+        params = model.init(jax.random.key(0))
         with jax.debug_nans(True):
-            loss, grads = run(jax.random.key(1), params, X, Y)
-        assert np.isfinite(loss) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-        without = jax.tree.map(lambda leaf: leaf.at[...].set(jnp.nan), params)
-        for i, (bad_params, bad_x) in enumerate([(params, X.at[0, 0].set(jnp.nan)), (without, X)]):
-            loss, grads = run(jax.random.key(2 + i), bad_params, bad_x, Y)
-            assert np.isnan(loss)
-            for layer in grads:
-                assert np.isnan(layer["w"]).any() and np.isnan(layer["b"]).all()
+            found = run(jax.random.key(1), params, X)
+        for name, (loss, grads) in found.items():
+            assert np.isfinite(loss) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads)), name
+        nothing = jax.tree.map(lambda leaf: leaf.at[...].set(jnp.nan), params)
+        for i, (bad_params, bad_x) in enumerate([(params, X.at[0, 0].set(jnp.nan)), (nothing, X)]):
+            for name, (loss, grads) in run(jax.random.key(2 + i), bad_params, bad_x).items():
+                assert np.isnan(loss), name
+                for layer in grads:
+                    assert np.isnan(layer["w"]).any() and np.isnan(layer["b"]).all(), name
 
 
 @all_rules
 def test_reverse_mode_passes_through_every_update(name: str) -> None:
-    rule = make(name)
-    params = rule.init(jax.random.key(0))
+    rule, params = make(name), NETWORKS["dense"](jnp.float32).init(jax.random.key(0))
+    state = rule.init(jax.random.key(0), params, X)
 
     def size_of_update(params: Any) -> Any:
-        loss, grads = rule.value_and_grad(jax.random.key(1), params, X, Y)
+        loss, grads, _ = rule.value_and_grad(jax.random.key(1), params, state, X, Y)
         return loss + sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads))
 
     assert jax.eval_shape(jax.grad(size_of_update), params) == jax.eval_shape(lambda p: p, params)
-
-
-# --- optimisers that look at the loss
-
-
-OPTIMIZERS = {
-    "reduce_on_plateau": lambda: optax.chain(optax.sgd(0.02), optax.contrib.reduce_on_plateau(patience=1)),
-    "polyak_sgd": lambda: optax.polyak_sgd(max_learning_rate=0.05),
-    "lbfgs": lambda: optax.lbfgs(),
-    "multi_steps": lambda: optax.MultiSteps(optax.sgd(0.02), 2),
-    "multi_steps_of_polyak": lambda: optax.MultiSteps(optax.polyak_sgd(max_learning_rate=0.05), 2),
-}
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers_get_the_loss(name: str) -> None:
-    network, optimizer = ll.mlp((3, 2)), OPTIMIZERS[name]()
-    data = ll.data.Splits(ll.data.Dataset(np.asarray(X), np.asarray(Y)), None, None)  # type: ignore[arg-type]
-    train = ll.make_train(ll.backprop(network, ll.squared_error), optimizer, num_updates=3, batch_size=4)
-    history = jax.jit(train)(jax.random.key(0), data)
-
-    def value_fn(params: Any) -> Any:
-        return jnp.mean(ll.squared_error(network.apply(params, X), Y))
-
-    is_multi = isinstance(optimizer, optax.MultiSteps)
-    with_extra: Any = optimizer if is_multi else optax.with_extra_args_support(optimizer)
-    params = train.init(jax.random.key(0), data).params
-    state, losses = with_extra.init(params), []
-    for _ in range(3):
-        loss, grads = jax.value_and_grad(value_fn)(params)
-        updates, state = with_extra.update(grads, state, params, value=loss, grad=grads, value_fn=value_fn)
-        params = optax.apply_updates(params, updates)
-        losses.append(loss)
-    # another order of the 4 examples in sums, through three updates
-    np.testing.assert_allclose(history.losses, losses, rtol=1e-4)
-
-
-# --- devices
-
-
-@all_rules
-def test_shard_map_with_its_default_check(name: str) -> None:
-    mesh = jax.make_mesh((1,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
-    split = jax.P("b")
-    for kind in ("dense",) if name.endswith(OPTIONS) else ("dense", "recurrent"):
-        network = NETWORKS[kind](jnp.float32)
-        rule = RULES[name](network, ll.squared_error)
-        params = rule.init(jax.random.key(0))
-
-        def step(params: Any, x: Any, y: Any, rule: ll.Rule = rule) -> Any:
-            loss, grads = rule.value_and_grad(jax.random.key(1), params, x, y)
-            return jax.lax.pmean(loss, "b"), grads
-
-        mapped = jax.shard_map(
-            step, mesh=mesh, in_specs=(jax.P(), split, split), out_specs=(jax.P(), jax.P())
-        )
-        x = jnp.ones((4, *network.input_shape))
-        assert jax.eval_shape(jax.jit(mapped), params, x, Y)[1] == jax.eval_shape(lambda p: p, params)
-
-
-ON_TWO_DEVICES = """
-import jax
-import numpy as np
-import lax_learning as ll
-from tests.registry import RULES
-
-rng = np.random.default_rng(1)
-X, Y = rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=(4, 2)).astype(np.float32)
-mesh = jax.make_mesh((2,), ("b",), axis_types=(jax.sharding.AxisType.Auto,))
-for name in ("backprop", "wp-rademacher", "dfa"):
-    rule = RULES[name](ll.mlp((3, 2)), ll.squared_error)
-    params, key = rule.init(jax.random.key(0)), jax.random.key(1)
-    step = jax.shard_map(
-        lambda params, x, y: rule.value_and_grad(key, params, x, y)[1],
-        mesh=mesh, in_specs=(jax.P(), jax.P("b"), jax.P("b")), out_specs=jax.P(),
-    )
-    halves = [rule.value_and_grad(key, params, X[half], Y[half])[1] for half in (slice(0, 2), slice(2, 4))]
-    expected = jax.tree.map(lambda a, b: a + b, *halves)
-    for got, sum_of_halves in zip(jax.tree.leaves(step(params, X, Y)), jax.tree.leaves(expected)):
-        np.testing.assert_allclose(got, sum_of_halves, rtol=1e-3, atol=1e-4)
-print("sum of both")
-"""
-
-
-def test_shard_map_sums_gradients_of_shared_params_over_devices() -> None:
-    """As `jax.grad` does."""
-    done = subprocess.run(
-        [sys.executable, "-c", ON_TWO_DEVICES],
-        cwd=Path(__file__).parents[1],
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert "sum of both" in done.stdout, done.stderr
 
 
 # --- keys
@@ -479,10 +340,8 @@ def _params_of(network: Any) -> Any:
 
 
 NORMAL = jax.nn.initializers.normal(1.0)
-CNN = ll.Network(
-    (ll.convolution(1, 2, 2, ll.flatten, w_init=NORMAL, b_init=NORMAL), ll.dense(32, 2)), (4, 4, 1)
-)
-RNN = ll.rnn((3, 4, 4, 2), steps=2, b_init=NORMAL)
+CNN = ll.convnet((4, 4, 1), (2, 2), (2,), kernel=2, b_init=NORMAL)
+RNN = ll.rnn((3, 4, 4, 2), b_init=NORMAL)
 MLP = ll.mlp((3, 4, 4, 2), b_init=NORMAL)
 K_CAP = {
     "k_cap_mlp": plasticity.k_cap_mlp((8, 6, 6, 6, 2), 3, edge_probability=0.5),
@@ -503,12 +362,22 @@ def _train(key: Any) -> Any:
     rule = ll.node_perturbation(MLP, ll.squared_error, sigma=0.1, num_samples=2)
     data = ll.data.Splits(ll.data.Dataset(X, Y), None, None)  # type: ignore[arg-type]
 
-    def evaluate(key: Any, params: Any, data: Any) -> Any:
+    def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
         return jax.random.uniform(key)
 
-    return ll.make_train(rule, optax.sgd(0.1), num_updates=4, batch_size=2, every=2, evaluate=evaluate)(
-        key, data
+    train = ll.make_train(
+        rule, optax.sgd(0.1), init=MLP.init, num_updates=4, batch_size=2, every=2, evaluate=evaluate
     )
+    return train(key, data)
+
+
+def _init(name: str, key: Any) -> Any:
+    return RULES[name](MLP, ll.squared_error).init(key, _params_of(MLP), X)
+
+
+def _update(name: str, key: Any) -> Any:
+    rule, params = make(name), _params_of(NETWORKS["dense"](jnp.float32))
+    return rule.value_and_grad(key, params, rule.init(KEY, params, X), X, Y)
 
 
 def _birth_death(key: Any) -> Any:
@@ -539,15 +408,8 @@ DRAWS: dict[str, Callable[[Any], Any]] = {
     "mlp": MLP.init,
     "rnn": RNN.init,
     "convolution": CNN.init,
-    **{
-        f"init of {name}": RULES[name](MLP, ll.squared_error).init
-        for name in ("wp", "dfa", "fa", "frsf", "kp")
-    },
-    **{
-        f"update of {name}": lambda key, name=name: make(name).value_and_grad(key, make(name).init(KEY), X, Y)
-        for name in RULES
-        if name not in ("backprop-tutorial", "fa-tutorial", "dfa-tutorial", "usf-tutorial")
-    },
+    **{f"init of {name}": partial(_init, name) for name in ("dfa", "fa", "frsf", "kp", "decorrelated")},
+    **{f"update of {name}": partial(_update, name) for name in RULES},
     "decorrelation": _decorrelation,
     "half_space": lambda key: ll.data.half_space(key, 3, sizes=(4, 2, 2)),
     "relu_net": lambda key: ll.data.relu_net(key, 3, num_units=4, sizes=(4, 2, 2)),
@@ -557,9 +419,7 @@ DRAWS: dict[str, Callable[[Any], Any]] = {
     "make_train": _train,
     **{name: network.init for name, network in K_CAP.items()},
     **{f"tables of {name}": network.init_tables for name, network in K_CAP.items()},
-    "meta_rule": lambda key: plasticity.meta_rule(K_CAP["k_cap_mlp"], _params_of(K_CAP["k_cap_mlp"])).init(
-        key
-    ),
+    "meta_init": lambda key: plasticity.meta_init(K_CAP["k_cap_mlp"], _params_of(K_CAP["k_cap_mlp"]))(key),
     "birth_death": _birth_death,
     "critic": JUDGE.init,
     "critic epoch": _critic_epoch,
@@ -580,6 +440,6 @@ def test_no_key_is_consumed_twice(name: str) -> None:
     key = jax.random.key(7, impl=_recording(used))
     jax.block_until_ready(DRAWS[name](key))
     jax.effects_barrier()
-    assert used or name.endswith(("backprop", "fa", "dfa", "usf", "frsf", "kp", "kp-tutorial"))
+    assert used or name.endswith(("backprop", "fa", "dfa", "usf", "frsf", "kp"))
     twice = [data for data, count in collections.Counter(used).items() if count > 1]
     assert not twice, f"{len(twice)} of {len(used)} keys were consumed twice"

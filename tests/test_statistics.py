@@ -10,11 +10,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lax_learning as ll
+from experiments.microlearning import notebook
 from lax_learning import estimators, metrics
-from tests.registry import on_model
+from tests.test_golden import in_order
 
 KEY = jax.random.key(20)
 NUM_DRAWS = 20_000
@@ -145,7 +147,7 @@ def test_draws_divide_the_variance():
     assert variance_deviation(mean_of_four, single.var(axis=0, ddof=1)).min() > SIGMAS
 
 
-# Rules on a network.
+# Rules on a model.
 
 X = jax.random.normal(jax.random.key(2), (3, 4))
 Y = jax.random.normal(jax.random.key(3), (3, 2))
@@ -168,8 +170,6 @@ def exact(network, loss, params=WEIGHTS, x=X, y=Y):
     return flat(jax.grad(lambda p: jnp.mean(loss(network.apply(p, x), y)))(params))
 
 
-both_contracts = pytest.mark.parametrize("contract", [lambda make: make, on_model], ids=["network", "model"])
-
 PERTURBATIONS = {
     "wp": (ll.weight_perturbation, {}),
     "wp_central": (ll.weight_perturbation, {"difference": "central"}),
@@ -188,23 +188,17 @@ PERTURBATIONS = {
 }
 
 
-PERTURBATIONS |= {
-    f"{name}_model": (on_model(make), options) for name, (make, options) in PERTURBATIONS.items()
-}
-
-
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_perturbation_rules_are_unbiased_for_small_sigma(name):
     make, options = PERTURBATIONS[name]
     rule = make(CURVED, ll.squared_error, sigma=0.01, **options)
-    samples = samples_of(rule.value_and_grad, WEIGHTS, X, Y)
+    samples = samples_of(rule.value_and_grad, WEIGHTS, (), X, Y)
     assert deviation(samples, exact(CURVED, ll.squared_error)).max() < SIGMAS
 
 
 SEQUENCES = jax.random.normal(jax.random.key(21), (3, 4, 2))
 RECURRENT = ll.rnn(
     (2, 3, 2),
-    steps=4,
     w_init=jax.nn.initializers.normal(0.7),
     recurrent_init=jax.nn.initializers.normal(0.7),
     b_init=jax.nn.initializers.normal(0.7),
@@ -217,18 +211,17 @@ RECURRENT = ll.rnn(
         partial(ll.node_perturbation, sigma=0.01),
         partial(ll.weight_perturbation, sigma=0.01),
         partial(ll.forward_gradient, perturb="activities"),
-        partial(on_model(ll.node_perturbation), sigma=0.01),
     ],
-    ids=["np", "wp", "fg", "np_model"],
+    ids=["np", "wp", "fg"],
 )
 def test_perturbation_through_time_estimates_the_gradient(make):
     params = RECURRENT.init(jax.random.key(22))
     expected = exact(RECURRENT, ll.squared_error, params, SEQUENCES)
-    samples = samples_of(make(RECURRENT, ll.squared_error).value_and_grad, params, SEQUENCES, Y)
+    samples = samples_of(make(RECURRENT, ll.squared_error).value_and_grad, params, (), SEQUENCES, Y)
     assert deviation(samples, expected).max() < SIGMAS
     # and no other quantity: not that of a network whose states are forgotten
     forgetful = jax.tree.map(jnp.array, params)
-    forgetful[0]["w"] = forgetful[0]["w"].at[2:].set(0)
+    forgetful[0]["u"] *= 0
     assert deviation(samples, exact(RECURRENT, ll.squared_error, forgetful, SEQUENCES)).max() > SIGMAS
 
 
@@ -237,7 +230,7 @@ def test_node_perturbation_is_exactly_unbiased_in_a_linear_network(name):
     # The loss is a quadratic function of the noise, whose square term has no correlation with the noise.
     make, options = PERTURBATIONS[name]
     rule = make(STRAIGHT, ll.squared_error, sigma=1.0, **options)
-    samples = samples_of(rule.value_and_grad, WEIGHTS, X, Y)
+    samples = samples_of(rule.value_and_grad, WEIGHTS, (), X, Y)
     assert deviation(samples, exact(STRAIGHT, ll.squared_error)).max() < SIGMAS
 
 
@@ -248,14 +241,14 @@ def test_forward_gradient_rules_are_unbiased(perturb, noise, num_samples):
     rule = ll.forward_gradient(
         CURVED, ll.squared_error, perturb=perturb, noise=noise, num_samples=num_samples
     )
-    samples = samples_of(rule.value_and_grad, WEIGHTS, X, Y)
+    samples = samples_of(rule.value_and_grad, WEIGHTS, (), X, Y)
     assert deviation(samples, exact(CURVED, ll.squared_error)).max() < SIGMAS
 
 
 def test_tutorial_node_perturbation_estimates_another_quantity():
     network = make_network(jax.nn.sigmoid)
-    rule = ll.node_perturbation(network, ll.squared_error, sigma=0.01, variant="tutorial")
-    samples = samples_of(rule.value_and_grad, WEIGHTS, X, Y)
+    rule = notebook.node_perturbation((jax.nn.sigmoid, lambda z: z), ll.squared_error, sigma=0.01)
+    samples = samples_of(rule.value_and_grad, WEIGHTS, (), X, Y)
     assert deviation(samples, exact(network, ll.squared_error)).max() > SIGMAS
 
     def loss_of_hidden(h):
@@ -267,19 +260,18 @@ def test_tutorial_node_perturbation_estimates_another_quantity():
     assert deviation(samples[:, : expected.size], expected).max() < SIGMAS
 
 
-@both_contracts
-def test_activity_node_perturbation_is_unbiased_in_one_layer_and_biased_in_two(contract):
+def test_activity_node_perturbation_is_unbiased_in_one_layer_and_biased_in_two():
     # In one layer the direction of the noise is isotropic, so that N E[(delta.u) u] = delta. In two,
     # the change of the second layer contains that of the first.
     single = ll.mlp((4, 3))
     params, y = single.init(jax.random.key(5)), jnp.ones((3, 3))
-    make = contract(ll.node_perturbation)
+    make = ll.node_perturbation
     rule = make(single, ll.squared_error, sigma=0.01, variant="activity")
-    samples = samples_of(rule.value_and_grad, params, X, y)
+    samples = samples_of(rule.value_and_grad, params, (), X, y)
     assert deviation(samples, exact(single, ll.squared_error, params, X, y)).max() < SIGMAS
 
     rule = make(CURVED, ll.squared_error, sigma=0.01, variant="activity")
-    samples = samples_of(rule.value_and_grad, WEIGHTS, X, Y)
+    samples = samples_of(rule.value_and_grad, WEIGHTS, (), X, Y)
     assert deviation(samples, exact(CURVED, ll.squared_error)).max() > SIGMAS
 
 
@@ -289,18 +281,18 @@ FEEDBACK_RULES = {
     "unit": lambda: ll.sign_symmetry(CURVED, ll.squared_error, magnitude="unit"),
     "fixed": lambda: ll.sign_symmetry(CURVED, ll.squared_error, magnitude="fixed"),
     "redrawn": lambda: ll.sign_symmetry(CURVED, ll.squared_error, magnitude="redrawn"),
-    "kolen_pollack": lambda: ll.kolen_pollack(CURVED, ll.squared_error, decay=0.0),
+    "kolen_pollack": lambda: ll.kolen_pollack(CURVED, ll.squared_error, decay=0.0, optimizer=optax.sgd(0.1)),
 }
 
 
 @pytest.mark.parametrize("name", FEEDBACK_RULES)
 def test_feedback_rules_are_biased_below_the_output_and_exact_there(name):
     rule = FEEDBACK_RULES[name]()
-    params = rule.init(jax.random.key(6))
-    gradient = jax.grad(lambda p: jnp.mean(ll.squared_error(CURVED.apply(p, X), Y)))(params)
+    state = rule.init(jax.random.key(6), WEIGHTS, X)
+    gradient = jax.grad(lambda p: jnp.mean(ll.squared_error(CURVED.apply(p, X), Y)))(WEIGHTS)
     keys = jax.random.split(KEY, 1000)
     grads = jax.jit(
-        jax.vmap(lambda key: rule.value_and_grad(key, params, X, Y)[1]), compiler_options=FAST_COMPILE
+        jax.vmap(lambda key: rule.value_and_grad(key, WEIGHTS, state, X, Y)[1]), compiler_options=FAST_COMPILE
     )(keys)
     hidden = np.asarray(grads[0]["w"], np.float64)
     error = hidden.std(axis=0, ddof=1) / np.sqrt(len(keys))
@@ -315,41 +307,40 @@ def test_feedback_rules_are_biased_below_the_output_and_exact_there(name):
 # Variances.
 
 
-@both_contracts
-def test_variance_of_weight_perturbation(contract):
+def test_variance_of_weight_perturbation():
     # Var[g_i] = g_i^2 + |g|^2: of a linear loss at any sigma.
     network = ll.mlp((4, 3))
     params = network.init(jax.random.key(7))
     x, y = X[:1], jnp.array([[1.0, -0.5, 2.0]])
-    make = contract(ll.weight_perturbation)
+    make = ll.weight_perturbation
     rule = make(network, linear_loss, sigma=1.0)
     gradient = exact(network, linear_loss, params, x, y)
-    samples = samples_of(rule.value_and_grad, params, x, y)
+    samples = samples_of(rule.value_and_grad, params, (), x, y)
     assert variance_deviation(samples, gradient**2 + np.sum(gradient**2)).max() < SIGMAS
 
     signs = make(network, linear_loss, sigma=1.0, noise="rademacher")
-    samples_of_signs = samples_of(signs.value_and_grad, params, x, y)
+    samples_of_signs = samples_of(signs.value_and_grad, params, (), x, y)
     expected = np.sum(gradient**2) - gradient**2
     assert variance_deviation(samples_of_signs, expected).max() < SIGMAS
     np.testing.assert_allclose(expected.sum(), (gradient.size - 1) * np.sum(gradient**2))  # in total D - 1
 
 
-@both_contracts
 @pytest.mark.parametrize("noise", ["normal", "rademacher"])
-def test_variance_of_node_perturbation(noise, contract):
+def test_variance_of_node_perturbation(noise):
     # Var[g_ij] = +-delta_i^2 x_j^2 + x_j^2 sum_k delta_k^2, the sum over the units of all layers.
     x, y = X[:1], Y[:1]
-    rule = contract(ll.node_perturbation)(STRAIGHT, linear_loss, sigma=1.0, noise=noise)
-    samples = samples_of(rule.value_and_grad, WEIGHTS, x, y)
+    rule = ll.node_perturbation(STRAIGHT, linear_loss, sigma=1.0, noise=noise)
+    samples = samples_of(rule.value_and_grad, WEIGHTS, (), x, y)
     signals = ll.backprop(STRAIGHT, linear_loss).signals
     assert signals is not None
-    _, inputs, deltas = signals(KEY, WEIGHTS, x, y)
-    total = sum(float(jnp.sum(delta**2)) for delta in deltas)
+    deltas = signals(KEY, WEIGHTS, (), x, y).deltas
+    inputs = ll.tapped(STRAIGHT).run(WEIGHTS, x).inputs
+    total = sum(float(jnp.sum(delta**2)) for delta in deltas.values())
     own = 1.0 if noise == "normal" else -1.0
     expected = []
-    for activity, delta in zip(inputs, deltas, strict=True):
+    for name, delta in deltas.items():
         of_unit = own * np.asarray(delta[0]) ** 2 + total
-        expected += [of_unit, np.outer(np.asarray(activity[0]) ** 2, of_unit).ravel()]  # b, then w
+        expected += [of_unit, np.outer(np.asarray(inputs[name][0][0]) ** 2, of_unit).ravel()]  # b, then w
     assert variance_deviation(samples, np.concatenate(expected)).max() < SIGMAS
 
 
@@ -367,10 +358,6 @@ def test_snr_of_weight_perturbation_on_a_linear_loss(num_samples, noise, own):
 # Limits for sigma to 0, in float64.
 
 
-def injected(noise):
-    return lambda key, like: noise
-
-
 @pytest.mark.parametrize(("even", "order"), [(False, 1), (True, 2)])
 @pytest.mark.parametrize("nodes", [True, False])
 def test_limit_of_perturbation_is_the_forward_gradient(x64, nodes, even, order):
@@ -383,24 +370,24 @@ def test_limit_of_perturbation_is_the_forward_gradient(x64, nodes, even, order):
     shapes = [(3, 3), (3, 2)]
     if nodes:
         noise = tuple(jax.random.normal(jax.random.key(i), s, jnp.float64) for i, s in enumerate(shapes))
-        rule = ll.forward_gradient(network, ll.squared_error, perturb="activities", noise=injected(noise))
+        rule = ll.forward_gradient(network, ll.squared_error, perturb="activities", noise=in_order(noise))
     else:
         noise = jax.tree.map(lambda leaf: jax.random.normal(KEY, leaf.shape, leaf.dtype), params)
-        rule = ll.forward_gradient(network, ll.squared_error, noise=injected(noise))
-    limit = jax.jit(rule.value_and_grad)(KEY, params, x, y)[1]
+        rule = ll.forward_gradient(network, ll.squared_error, noise=in_order(noise))
+    limit = jax.jit(rule.value_and_grad)(KEY, params, (), x, y)[1]
 
     @jax.jit
     def gradient(sigma):
         if nodes:
             rule = ll.node_perturbation(
-                network, ll.squared_error, sigma=sigma, antithetic=even, noise=injected(noise)
+                network, ll.squared_error, sigma=sigma, antithetic=even, noise=in_order(noise)
             )
         else:
             difference = "central" if even else "forward"
             rule = ll.weight_perturbation(
-                network, ll.squared_error, sigma=sigma, difference=difference, noise=injected(noise)
+                network, ll.squared_error, sigma=sigma, difference=difference, noise=in_order(noise)
             )
-        return rule.value_and_grad(KEY, params, x, y)[1]
+        return rule.value_and_grad(KEY, params, (), x, y)[1]
 
     def error(sigma):
         return np.linalg.norm(flat(gradient(sigma)) - flat(limit)) / np.linalg.norm(flat(limit))
@@ -425,9 +412,9 @@ def test_activity_node_perturbation_against_numpy(x64):
         ll.squared_error,
         sigma=sigma,
         variant="activity",
-        noise=injected(tuple(jnp.asarray(n) for n in noise)),
+        noise=in_order(tuple(jnp.asarray(n) for n in noise)),
     )
-    _, grads = rule.value_and_grad(KEY, params, x, y)
+    _, grads, _ = rule.value_and_grad(KEY, params, (), x, y)
 
     w1, b1, w2, b2 = (np.asarray(params[i][name]) for i in range(2) for name in ("w", "b"))
     inputs, targets = np.asarray(x), np.asarray(y)
@@ -455,4 +442,4 @@ def test_activity_node_perturbation_survives_zero_noise():
         variant="activity",
         noise=lambda key, like: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like),
     )
-    assert (flat(rule.value_and_grad(KEY, WEIGHTS, X, Y)[1]) == 0).all()
+    assert (flat(rule.value_and_grad(KEY, WEIGHTS, (), X, Y)[1]) == 0).all()
