@@ -55,9 +55,19 @@ def draw_moments(
         raise TypeError("reference: expected the exact gradients, got None")
 
     def draw(key: Key) -> Params:
-        return rule.value_and_grad(key, params, state, x, y)[1]
+        return _of_constants(params, rule.value_and_grad(key, params, state, x, y)[1])
 
-    return streamed_moments(draw, jax.random.split(key, num_samples), reference)
+    return streamed_moments(draw, jax.random.split(key, num_samples), _of_constants(params, reference))
+
+
+def _of_constants(params: Params, grads: Params) -> Params:
+    """The gradients, with zeros in float32 for leaves of params that are no numbers to differentiate by."""
+    leaves, structure = jax.tree.flatten(params)
+    constant = [not jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
+    if not any(constant) or jax.tree.structure(grads) != structure:
+        return grads
+    pairs = zip(jax.tree.leaves(grads), constant, strict=True)
+    return jax.tree.unflatten(structure, [jnp.zeros(jnp.shape(g)) if c else g for g, c in pairs])
 
 
 def example_moments(
@@ -92,13 +102,13 @@ def example_moments(
     x, size = as_batch(x)
     y = as_arrays("y", y, is_numbers)
     check_count("number of examples in x", size, 3)
-    if {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(y)} != {(size,)}:
+    if any(jnp.shape(leaf)[:1] != (size,) for leaf in jax.tree.leaves(y)):
         got = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(y)]
         raise ValueError(f"y: expected a leading axis of {size} examples as in x, got shapes {got}")
     examples = jax.random.split(key, size), x, y
 
     def draw(example: Any) -> Params:
-        return rule.value_and_grad(*_one(example, params, state))[1]
+        return _of_constants(params, rule.value_and_grad(*_one(example, params, state))[1])
 
     if rule.signals is None or not has_factors(model, params, x):
         return streamed_moments(draw, examples)
@@ -129,10 +139,12 @@ def _moments_of_factors(
     for i, (leaf, own) in enumerate(zip(leaves, rests, strict=True)):
         if i in every.products:
             moments.append(product_moments(*every.products[i], own))
-        else:
-            grads = every.others.get(i, jnp.zeros((size, *jnp.shape(leaf))))
-            grads = grads if own is None else grads + own
+        elif i in every.others:
+            grads = every.others[i] if own is None else every.others[i] + own
             moments.append(streamed_moments(lambda g: g, grads, chunk_size=size))
+        else:  # a constant
+            shape = jnp.shape(leaf)
+            moments.append(streamed_moments(lambda _, shape=shape: jnp.zeros(shape), jnp.arange(size)))
     scales = jax.tree.unflatten(structure, [each.scale for each in moments])
     fields = zip(*(each.scaled for each in moments), strict=True)
     return Moments(scales, ScaledMoments(*(jax.tree.unflatten(structure, list(f)) for f in fields)), None)
