@@ -491,7 +491,9 @@ def test_signals_of_ones_own_are_checked():
         own = rule._replace(signals=lambda *_: ll.Signals(deltas))
         return metrics.example_moments(model, own, KEY, params, (), x, x[:, :3])
 
-    with pytest.raises(ValueError, match=r"^signals.deltas: expected a dict with the entries \['0/w', '1/w'\]"):
+    with pytest.raises(
+        ValueError, match=r"^signals.deltas: expected a dict with the entries \['0/w', '1/w'\]"
+    ):
         moments({"0/w": jnp.ones((1, 4))})
     with pytest.raises(ValueError, match=r"^signals.deltas\['1/w'\]: expected shape \[1, 3\], got"):
         moments({"0/w": jnp.ones((1, 4)), "1/w": jnp.ones((1, 4))})

@@ -67,7 +67,9 @@ class Config(Options):
         self.expect("rules", "at least one", len(self.rules) > 0)
         if self.setting.network != "dense":
             of_dense = ", ".join(DENSE_ALONE)
-            self.expect("rules", f"none of dense networks alone, {of_dense}", not {*self.rules} & {*DENSE_ALONE})
+            self.expect(
+                "rules", f"none of dense networks alone, {of_dense}", not {*self.rules} & {*DENSE_ALONE}
+            )
 
     def check_fits(self) -> None:
         """Raises ValueError unless the weights of all seeds fit into memory, and the batches of one."""

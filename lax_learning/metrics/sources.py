@@ -15,6 +15,7 @@ from lax_learning._checks import (
     check_instance,
     check_key,
     check_samples,
+    check_shapes,
     is_numbers,
 )
 from lax_learning._lazily import lazily
@@ -176,6 +177,9 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
     x, d = as_real("x", x), as_real("d", d)
     if x.ndim != 2 or d.ndim != 2 or len(x) != len(d):
         raise ValueError(f"x, d: expected shapes [T, in] and [T, out], got {x.shape} and {d.shape}")
+    if rest is not None:
+        rest = as_real("rest", rest)
+        check_shapes(["rest"], [rest], [(x.shape[1], d.shape[1])])
     check_count("number of products", x.shape[0], 3)
     count = x.shape[0]
     x_scale, largest = scale_of(x), largest_magnitude(x) * largest_magnitude(d)
