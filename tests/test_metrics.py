@@ -525,7 +525,7 @@ def test_draw_moments_are_those_of_stacked_draws(name):
 
 
 def test_product_moments():
-    """Of outer products with a part that is the same for all, also where their variance is lost in squares."""
+    """Of outer products, with a part that is the same for all, and where the variance is lost in squares."""
     x, d = jax.random.normal(KEY, (12, 3)), 2 + jax.random.normal(jax.random.key(1), (12, 4))
     rest = jnp.arange(12.0).reshape(3, 4)
     for spread in (1.0, 1e-3):
