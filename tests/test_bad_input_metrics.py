@@ -16,7 +16,6 @@ import pytest
 import lax_learning as ll
 from lax_learning import metrics
 from lax_learning.symbolic import largest_correlations, regularised_loss
-from lax_learning.types import as_stateful
 from tests.refusal import parametrize_cases, refuses
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -25,9 +24,9 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 m: Any = metrics
 loss: Any = ll
 KEY = jax.random.key(0)
-NETWORK = ll.mlp((3, 4, 2))
-PARAMS = NETWORK.init(KEY)
-RULE = ll.backprop(NETWORK, ll.squared_error)
+MODEL = ll.mlp((3, 4, 2))
+PARAMS = MODEL.init(KEY)
+RULE = ll.backprop(MODEL, ll.squared_error)
 X, Y = jnp.ones((5, 3)), jnp.zeros((5, 2))
 MOMENTS = metrics.stacked_moments((X, Y))
 
@@ -45,7 +44,8 @@ TAKING_ONE = {
     "gradients": lambda value: m.snr({"w": value}),
     "reference": lambda value: m.bias_variance({"w": X}, {"w": value}),
     "draw(x)": lambda value: m.streamed_moments(lambda x: {"w": value}, X),
-    "params[0]": lambda value: m.weight_alignment(({"w": value, "feedback": X},)),
+    "params": lambda value: m.weight_alignment({"w": value}, {"w": X}),
+    "feedback": lambda value: m.weight_alignment({"w": X}, {"w": value}),
 }
 LOSSES = {
     "squared_error": ll.squared_error,
@@ -59,8 +59,9 @@ LOSSES = {
 @pytest.mark.parametrize("name", TAKING_ONE)
 def test_leaves_of_wrong_kinds(name, kind):
     value, got = KINDS[kind]
-    if value is None and name != "params[0]":  # as in JAX a part of the structure
-        refuses(lambda: TAKING_ONE[name](value), ValueError, f"^{re.escape(name)}: expected")
+    if value is None:  # as in JAX a part of the structure
+        told = "feedback" if name == "params" else re.escape(name)
+        refuses(lambda: TAKING_ONE[name](value), ValueError, f"^{told}: expected")
     else:
         pattern = rf"^{re.escape(name)}\['w'\]: expected an array of real numbers, got .*{got}"
         refuses(lambda: TAKING_ONE[name](value), TypeError, pattern)
@@ -86,7 +87,7 @@ def test_lists_are_arrays(name):
 @parametrize_cases(
     {
         "metric of two": (
-            lambda: m.by_layer(m.cosine_similarity, [X]),
+            lambda: m.by_path(m.cosine_similarity, [X]),
             TypeError,
             "^metric: expected a function of 1 pytrees, got a function of ",
         ),
@@ -134,10 +135,6 @@ def test_integer_labels(name, labels):
     )
 
 
-def rule_with_a_state():
-    return as_stateful(RULE)
-
-
 def regularised(**options):
     return regularised_loss(
         **{"predict": lambda p, x: Y, "judge": lambda p: X, "x": X, "target": Y, "weight": 0.1, **options}
@@ -150,13 +147,6 @@ def regularised(**options):
             lambda: m.snr(np.array([None, 1, 2], dtype=object)),
             TypeError,
             "^gradients: expected an array of real numbers, got object",
-        ),
-        "reference": (
-            lambda: m.draw_moments(
-                ll.backprop(NETWORK, ll.squared_error), KEY, NETWORK.init(KEY), X, X[:, :2], (1, 2), 3
-            ),
-            TypeError,
-            r"^reference\[0\]: expected a dict with the weights of a layer, got 1",
         ),
         "nothing": (
             lambda: m.cosine_similarity({}, {}),
@@ -183,65 +173,76 @@ def regularised(**options):
             ValueError,
             r"^a\['w'\]: expected shape \[5, 2\] as in b, got \[5, 3\]",
         ),
-        "layers of an array": (
-            lambda: m.by_layer(m.cosine_similarity, X, X),
+        "a leaf and layers": (
+            lambda: m.by_path(m.cosine_similarity, (X,), X),
             ValueError,
-            r"^trees\[0\]: expected a sequence or a mapping with one entry a layer, got float32\[5, 3\]",
-        ),
-        "layers of text": (
-            lambda: m.by_layer(m.cosine_similarity, (X,), "w"),
-            ValueError,
-            r"^trees\[1\]: expected a sequence or a mapping",
+            r"^trees\[1\]: expected the leaves \['0'\] as in trees\[0\], got \[''\]",
         ),
         "more layers": (
-            lambda: m.by_layer(m.cosine_similarity, (X, X), (X,)),
+            lambda: m.by_path(m.cosine_similarity, (X, X), (X,), depth=1),
             ValueError,
-            r"^trees\[1\]: expected the entries \[0, 1\] as in trees\[0\], got \[0\]",
+            r"^trees\[1\]: expected the leaves \['0', '1'\] as in trees\[0\], got \['0'\]",
         ),
         "other layers": (
-            lambda: m.by_layer(m.cosine_similarity, {"in": X}, {"out": X}),
+            lambda: m.by_path(m.cosine_similarity, {"in": X}, {"out": X}),
             ValueError,
-            r"^trees\[1\]: expected the entries \['in'\] as in trees\[0\], got \['out'\]",
+            r"^trees\[1\]: expected the leaves \['in'\] as in trees\[0\], got \['out'\]",
         ),
-        "layers by name and in order": (
-            lambda: m.by_layer(m.cosine_similarity, {0: X}, (X,)),
+        "no leaves": (
+            lambda: m.by_path(m.cosine_similarity, (), ()),
             ValueError,
-            r"^trees\[1\]: expected the entries \[0\] as in trees\[0\], got \[0\] of a tuple",
+            r"^trees\[0\]: expected at least one leaf, got none",
         ),
-        "no layers": (
-            lambda: m.by_layer(m.cosine_similarity, ()),
+        "one path twice": (
+            lambda: m.by_path(m.relative_norm, *[{"a/b": X, "a": {"b": Y}}] * 2),
             ValueError,
-            r"^trees\[0\]: expected at least one layer, got \(\)",
+            "^trees: expected one leaf at each path, got several at 'a/b'",
         ),
         "no trees": (
-            lambda: m.by_layer(m.cosine_similarity),
+            lambda: m.by_path(m.cosine_similarity),
             ValueError,
             "^trees: expected at least one, got none",
         ),
         "metric": (
-            lambda: m.by_layer("cosine", (X,), (X,)),
+            lambda: m.by_path("cosine", (X,), (X,)),
             TypeError,
-            "^metric: expected a function of pytrees, got 'cosine'",
+            "^metric: expected a function of .*pytrees, got 'cosine'",
         ),
-        "layers of moments": (
-            lambda: m.stacked_moments(X).layers(),
+        "depth": (
+            lambda: m.by_path(m.relative_norm, (X,), (X,), depth=0),
             ValueError,
-            r"^mean: expected a sequence or a mapping with one entry a layer, got float32\[3\]",
+            "^depth: expected .*, got 0",
         ),
-        "one layer": (
-            lambda: m.weight_alignment({"w": X, "feedback": X}),
+        "depth of parts": (lambda: MOMENTS.parts(depth=-1), ValueError, "^depth: expected .*, got -1"),
+        "no feedback": (
+            lambda: m.weight_alignment({"w": X}, {"w": None}),
             ValueError,
-            r"^params\['w'\]: expected a dict with the weights of a layer, got float32\[5, 3\]",
+            "^feedback: expected at least one leaf, got none",
         ),
-        "feedback alone": (
-            lambda: m.weight_alignment([{"feedback": X}]),
+        "feedback of other parameters": (
+            lambda: m.weight_alignment({"w": X}, {"v": X}),
             ValueError,
-            r"^params\[0\]: expected the entry 'w' beside 'feedback', got \['feedback'\]",
+            r"^feedback: expected paths of params, \['w'\], got \['v'\]",
+        ),
+        "feedback of another shape": (
+            lambda: m.weight_alignment({"w": X}, {"w": Y}),
+            ValueError,
+            r"^feedback\['w'\]: expected shape \[5, 3\] as in params, got \[5, 2\]",
         ),
         "several moments": (
-            lambda: m.snr(MOMENTS.layers()),
+            lambda: m.snr(MOMENTS.parts()),
             ValueError,
-            "^gradients: expected stacked gradients or one Moments, got a tuple of Moments",
+            "^gradients: expected stacked gradients or one Moments, got a dict of Moments",
+        ),
+        "shapes of products": (
+            lambda: m.product_moments(X, Y[1:]),
+            ValueError,
+            r"^x, d: expected shapes \[T, in\] and \[T, out\], got \(5, 3\) and \(4, 2\)",
+        ),
+        "rest of products": (
+            lambda: m.product_moments(X, Y, Y),
+            ValueError,
+            r"^rest: expected shape \[3, 2\], got \[5, 2\]",
         ),
         "numbers": (
             lambda: m.snr([1.0, 2.0, 3.0]),
@@ -269,49 +270,44 @@ def regularised(**options):
             r"^draw\(x\): expected at least one array, got \(\)",
         ),
         "rule": (
-            lambda: m.draw_moments(None, KEY, PARAMS, X, Y, PARAMS, 5),
+            lambda: m.draw_moments(None, KEY, PARAMS, (), X, Y, PARAMS, 5),
             TypeError,
             "^rule: expected a Rule, got None",
         ),
-        "rule with a state": (
-            lambda: m.example_moments(NETWORK, rule_with_a_state(), KEY, PARAMS, X, Y),
+        "model": (
+            lambda: m.example_moments(RULE, RULE, KEY, PARAMS, (), X, Y),
             TypeError,
-            "^rule: expected a Rule, got StatefulRule",
-        ),
-        "network": (
-            lambda: m.example_moments(RULE, RULE, KEY, PARAMS, X, Y),
-            TypeError,
-            "^network: expected a Network, got Rule",
+            "^model: expected a Model, got Rule",
         ),
         "seed": (
-            lambda: m.draw_moments(RULE, 0, PARAMS, X, Y, PARAMS, 5),
+            lambda: m.draw_moments(RULE, 0, PARAMS, (), X, Y, PARAMS, 5),
             TypeError,
             "^key: expected one key, such as jax.random.key.0., got 0",
         ),
         "keys": (
-            lambda: m.example_moments(NETWORK, RULE, jax.random.split(KEY), PARAMS, X, Y),
+            lambda: m.example_moments(MODEL, RULE, jax.random.split(KEY), PARAMS, (), X, Y),
             ValueError,
             r"^key: expected one key, .*got key<fry>\[2\]",
         ),
         "no reference of draws": (
-            lambda: m.draw_moments(RULE, KEY, PARAMS, X, Y, None, 5),
+            lambda: m.draw_moments(RULE, KEY, PARAMS, (), X, Y, None, 5),
             TypeError,
             "^reference: expected the exact gradients, got None",
         ),
         "reference of fewer layers": (
-            lambda: m.draw_moments(RULE, KEY, PARAMS, X, Y, PARAMS[:1], 5),
+            lambda: m.draw_moments(RULE, KEY, PARAMS, (), X, Y, PARAMS[:1], 5),
             ValueError,
             "^reference: expected the structure of the gradients",
         ),
         "x of another shape": (
-            lambda: m.example_moments(NETWORK, RULE, KEY, PARAMS, jnp.ones((5, 4)), Y),
+            lambda: m.example_moments(MODEL, RULE, KEY, PARAMS, (), jnp.ones((5, 4)), Y),
             ValueError,
-            r"^x: expected shape \[batch, 3\], got \[5, 4\]",
+            r"^apply: expected params and x that fit the model, got .* and x float32\[1, 4\]",
         ),
         "fewer targets": (
-            lambda: m.example_moments(NETWORK, RULE, KEY, PARAMS, X, Y[:4]),
+            lambda: m.example_moments(MODEL, RULE, KEY, PARAMS, (), X, Y[:4]),
             ValueError,
-            r"^y: expected 5 examples as in x, got shape \[4, 2\]",
+            r"^y: expected a leading axis of 5 examples as in x, got shapes \[\[4, 2\]\]",
         ),
         "integer outputs": (
             lambda: loss.softmax_cross_entropy(jnp.zeros((5, 2), jnp.int32), Y),

@@ -28,8 +28,9 @@ from benchmarks.quality import (
     predict,
     report,
 )
+from benchmarks.quality.rules import DENSE_ALONE
 from benchmarks.quality.settings import NETWORKS
-from lax_learning.types import Signals
+from benchmarks.quality.theory import Exact, exact_signals
 from tests.command_line import call_main
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -53,26 +54,24 @@ def linear_loss(output, y):
     return jnp.sum(output * y, axis=1)
 
 
-def measured(make_rule, network, batch_size, num_draws, loss=linear_loss):
-    """A rule's metrics on one batch, the exact gradient and the exact signals."""
-    exact, rule = ll.backprop(network, loss), make_rule(network, loss)
-    assert exact.signals is not None
-    exact_signals = exact.signals
+def measured(make_rule, model, batch_size, num_draws, loss=linear_loss):
+    """A rule's metrics on one batch, and the exact gradient and signals."""
+    rule = make_rule(model, loss)
 
     def everything(key):
         x_key, y_key, key = jax.random.split(key, 3)
-        params = rule.init(key)
-        x = jax.random.normal(x_key, (batch_size, *network.input_shape))
+        params = model.init(key)
+        x = jax.random.normal(x_key, (batch_size, params[0]["w"].shape[0]))
         y = jax.random.normal(y_key, (batch_size, *params[-1]["b"].shape))
-        _, grads = exact.value_and_grad(key, params, x, y)
-        found = measure_draws(rule, params, x, y, key, num_draws, reference=grads)
-        return found, grads, exact_signals(key, params, x, y)
+        exact = exact_signals(model, loss, key, params, x, y)
+        state = rule.init(key, params, x)
+        return measure_draws(rule, params, state, x, y, key, num_draws, reference=exact.grads), exact
 
     return jax.jit(everything)(KEY)
 
 
 def test_backprop_is_exact():
-    found, *_ = measured(ll.backprop, ll.mlp((5, 4, 3), activation=jnp.tanh), 4, 6, ll.squared_error)
+    found, _ = measured(ll.backprop, ll.mlp((5, 4, 3), activation=jnp.tanh), 4, 6, ll.squared_error)
     np.testing.assert_allclose(found["cosine"], np.ones(3), atol=1e-6)
     np.testing.assert_allclose(found["angle_degrees"], np.zeros(3), atol=0.1)
     np.testing.assert_allclose(found["relative_bias"], np.zeros(3), atol=1e-10)
@@ -82,22 +81,23 @@ def test_backprop_is_exact():
 
 def test_signal_to_noise_is_the_library_s():
     """Over draws on the batch and over its examples, of every layer and in total, in both forms."""
-    network = ll.mlp((5, 4, 3))
-    rule = make_rule("weight_perturbation_signs", network, ll.squared_error, 0.1)
-    params = rule.init(KEY)
+    model = ll.mlp((5, 4, 3))
+    rule = make_rule("weight_perturbation_signs", model, ll.squared_error, 0.1)
+    params = model.init(KEY)
     x, y = jax.random.normal(KEY, (6, 5)), jnp.ones((6, 3))
 
     def both(key):
-        found = measure_draws(rule, params, x, y, key, 4, reference=params)
-        found |= measure_examples(network, rule, params, x, y, key)
+        found = measure_draws(rule, params, (), x, y, key, 4, reference=params)
+        found |= measure_examples(model, rule, params, (), x, y, key)
         sources = {
-            "draws": ll.metrics.draw_moments(rule, key, params, x, y, params, 4),
-            "examples": ll.metrics.example_moments(network, rule, key, params, x, y),
+            "draws": ll.metrics.draw_moments(rule, key, params, (), x, y, params, 4),
+            "examples": ll.metrics.example_moments(model, rule, key, params, (), x, y),
         }
         expected = {}
         for source, moments in sources.items():
             for suffix, variant in {"": "debiased", "_tutorial": "tutorial"}.items():
-                ratios = [ll.metrics.snr(part, variant=variant) for part in (*moments.layers(), moments)]
+                parts = *moments.parts(depth=1).values(), moments
+                ratios = [ll.metrics.snr(part, variant=variant) for part in parts]
                 expected[f"snr_{source}{suffix}"] = jnp.stack([ratio.total.value for ratio in ratios])
         return found, expected
 
@@ -108,15 +108,15 @@ def test_signal_to_noise_is_the_library_s():
 
 
 def test_memory_does_not_grow_with_the_number_of_draws():
-    network = ll.mlp((40, 50))
-    rule = make_rule("weight_perturbation_signs", network, ll.squared_error, 0.1)
-    like = jax.eval_shape(rule.init, KEY)
+    model = ll.mlp((40, 50))
+    rule = make_rule("weight_perturbation_signs", model, ll.squared_error, 0.1)
+    like = jax.eval_shape(model.init, KEY)
     x, y = jnp.ones((3, 40)), jnp.ones((3, 50))
 
     def temporaries(num_draws):
         def program(key, params):
-            of_draws = measure_draws(rule, params, x, y, key, num_draws, reference=params)
-            return of_draws | measure_examples(network, rule, params, x, y, key)
+            of_draws = measure_draws(rule, params, (), x, y, key, num_draws, reference=params)
+            return of_draws | measure_examples(model, rule, params, (), x, y, key)
 
         analysis = jax.jit(program).lower(KEY, like).compile().memory_analysis()
         assert analysis is not None
@@ -133,8 +133,8 @@ def of_averages(request):
     name, size = request.param
 
     def of_number(num_samples):
-        def make_averaged(network, loss):
-            return averaged(make_rule(name, network, loss, 0.5), num_samples)
+        def make_averaged(model, loss):
+            return averaged(make_rule(name, model, loss, 0.5), num_samples)
 
         return measured(make_averaged, ll.mlp((5, 3)), 1, 2000)
 
@@ -145,8 +145,8 @@ def of_averages(request):
 def test_one_layer_and_example_of_a_linear_loss_are_as_in_theory(of_averages, num_samples):
     """Of K gradients of n = D weights and biases, or M units: variance (n + 1) / K, and so on."""
     name, size, of_number = of_averages
-    found, grads, signals = of_number(num_samples)
-    theory = predict(name, grads, signals, num_samples)
+    found, exact = of_number(num_samples)
+    theory = predict(name, exact, num_samples)
     for metric, expected in {
         "relative_variance": (size + 1) / num_samples,
         "snr_draws": num_samples / (size + 1),
@@ -170,35 +170,37 @@ def test_one_layer_and_example_of_a_linear_loss_are_as_in_theory(of_averages, nu
 )
 def test_theory_of_two_layers(name, batch_size):
     """Against many draws of small noise, layers apart; the squared cosine is a ratio of means."""
-    make, network = partial(make_rule, name, sigma=1e-2), ll.mlp((10, 20, 10), activation=jnp.tanh)
-    found, grads, signals = measured(make, network, batch_size, 1000, ll.squared_error)
-    theory = predict(name, grads, signals, 1)
+    make, model = partial(make_rule, name, sigma=1e-2), ll.mlp((10, 20, 10), activation=jnp.tanh)
+    found, exact = measured(make, model, batch_size, 1000, ll.squared_error)
+    theory = predict(name, exact, 1)
     for metric, tolerance in {"relative_variance": 0.0, "snr_draws": 0.0, "cosine_squared": 0.05}.items():
         deviation = np.abs(found[metric] - theory[metric]) - tolerance * theory[metric]
         assert (deviation < 5 * found[f"{metric}_error"]).all(), (metric, found[metric], theory[metric])
 
 
 def test_variance_of_random_signs_is_less_by_two():
-    grads, nothing = ({"w": jnp.ones((5, 3)), "b": jnp.ones(3)},), Signals(jnp.ones(1), (), ())
+    exact = Exact(({"w": jnp.ones((5, 3)), "b": jnp.ones(3)},), [], [])
     for name, expected in {"weight_perturbation": 18 + 1, "weight_perturbation_signs": 18 - 1}.items():
-        np.testing.assert_allclose(predict(name, grads, nothing, 1)["relative_variance"], expected)
+        np.testing.assert_allclose(predict(name, exact, 1)["relative_variance"], expected)
 
 
 def test_theory_says_nothing_of_convolutions_and_other_rules():
-    signals = Signals(jnp.ones(2), (jnp.ones((2, 3, 3, 1)),), (jnp.ones((2, 3, 3, 1)),))
-    grads = ({"w": jnp.ones((3, 3, 1, 1))},)
+    maps = jnp.ones((2, 3, 3, 1))
+    exact = Exact(({"w": jnp.ones((3, 3, 1, 1))},), [maps], [maps[:, None]])
     for name in ("node_perturbation", "feedback_alignment"):
-        assert all(np.isnan(values).all() for values in predict(name, grads, signals, 1).values())
+        assert all(np.isnan(values).all() for values in predict(name, exact, 1).values())
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_rule_takes_every_network(network):
     problem = make_problem(replace(SMALL, network=network), *images())
+    params = jax.eval_shape(problem.model.init, KEY)
     for name in RULES:
-        rule = make_rule(name, problem.network, problem.loss, 0.1)
-        params = jax.eval_shape(rule.init, KEY)
-        _, grads = jax.eval_shape(rule.value_and_grad, KEY, params, problem.x, problem.y)
-        assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params), name
+        if network == "dense" or name not in DENSE_ALONE:
+            rule = make_rule(name, problem.model, problem.loss, 0.1)
+            state = jax.eval_shape(rule.init, KEY, params, problem.x)
+            _, grads, _ = jax.eval_shape(rule.value_and_grad, KEY, params, state, problem.x, problem.y)
+            assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, params), name
 
 
 def test_operations_are_those_counted_by_hand(bench):
@@ -237,21 +239,31 @@ def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
         )
 
 
+def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere(bench):
+    with patch.dict(RULES, backprop=None, node_perturbation_tutorial=None):  # neither is made
+        exact = {"cosine": np.ones((2, 3))}
+        setting = replace(SMALL, network="convolutional")
+        with patch.dict(bench._measured, {("backprop", setting): exact}):
+            assert np.isnan(bench.measure("node_perturbation_tutorial", setting)["cosine"]).all()
+    with pytest.raises(ValueError, match=r"^--rules: expected none of dense networks alone"):
+        Config(setting=setting)
+
+
 def test_a_rule_of_ones_own(bench):
-    def half(network, loss):
-        rule = ll.backprop(network, loss)
+    def half(model, loss):
+        rule = ll.backprop(model, loss)
 
         def value_and_grad(*args):
-            value, grads = rule.value_and_grad(*args)
-            return value, jax.tree.map(lambda g: g / 2, grads)
+            value, grads, state = rule.value_and_grad(*args)
+            return value, jax.tree.map(lambda g: g / 2, grads), state
 
         return rule._replace(value_and_grad=value_and_grad)
 
     asked = []
 
-    def noisy(network, loss, sigma):
+    def noisy(model, loss, sigma):
         asked.append(sigma)
-        return half(network, loss)
+        return half(model, loss)
 
     with patch.dict(RULES, mine=half, noisy=noisy):
         found = bench.measure("mine", SMALL)

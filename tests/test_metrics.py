@@ -1,17 +1,18 @@
 """Metrics against closed forms, brute force in NumPy, and each other."""
 
 import math
-from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from flax import nnx
-from flax.core import FrozenDict
 
 import lax_learning as ll
 from lax_learning import metrics
+from lax_learning._sites._factors import has_factors
+from tests.registry import RULES
+from tests.zoo import ZOO
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -64,17 +65,24 @@ def test_cosine_does_not_overflow_or_lose_half_precision():
     np.testing.assert_allclose(metrics.cosine_similarity(1e18 * jnp.ones(4), jnp.ones(4)), 1.0, rtol=1e-6)
 
 
-def test_by_layer():
-    a = ({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([1.0, 1.0])}, {"w": jnp.array([2.0])})
-    b = ({"w": jnp.array([0.0, 1.0])}, {"w": jnp.array([2.0, 2.0])}, {"w": jnp.array([-4.0])})
-    np.testing.assert_allclose(metrics.by_layer(metrics.cosine_similarity, a, b), [0, 1, -1], atol=1e-6)
-    np.testing.assert_allclose(metrics.by_layer(metrics.relative_norm, a, b), [1, 0.5, 0.5], rtol=1e-6)
+def test_by_path():
+    a = ({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([1.0, 1.0]), "b": [jnp.array(2.0)]})
+    b = ({"w": jnp.array([0.0, 1.0])}, {"w": jnp.array([2.0, 2.0]), "b": [jnp.array(-4.0)]})
+    found = metrics.by_path(metrics.inner_product, a, b)
+    assert found == {"0/w": 0, "1/b/0": -8, "1/w": 4}
+    assert metrics.by_path(metrics.inner_product, a, b, depth=1) == {"0": 0, "1": -4}
+    assert metrics.by_path(metrics.inner_product, a, b, depth=2) == {"0/w": 0, "1/b": -8, "1/w": 4}
+    assert metrics.by_path(metrics.inner_product, a[0]["w"], a[0]["w"]) == {"": 1}
 
 
 def test_weight_alignment():
     w, feedback = jnp.array([[1.0, 0.0], [0.0, 1.0]]), jnp.array([[1.0, 1.0], [1.0, 1.0]])
-    params = ({"w": w}, {"w": w, "feedback": feedback}, {"w": w, "feedback": -w})
-    np.testing.assert_allclose(metrics.weight_alignment(params), [1 / math.sqrt(2), -1.0], rtol=1e-6)
+    params = {"a": {"w": w}, "b": {"w": w, "b": w[0]}, "c": {"w": w}}
+    found = metrics.weight_alignment(
+        params, {"a": {"w": None}, "b": {"w": feedback, "b": None}, "c": {"w": -w}}
+    )
+    assert list(found) == ["b/w", "c/w"]
+    np.testing.assert_allclose(list(found.values()), [1 / math.sqrt(2), -1.0], rtol=1e-6)
 
 
 # Signal-to-noise ratio and bias against brute force.
@@ -228,7 +236,7 @@ def test_dead_entries_of_outer_products():
 
     @jax.jit
     def measured(x, y):
-        moments = metrics.example_moments(network, rule, KEY, network.init(KEY), x, y)
+        moments = metrics.example_moments(network, rule, KEY, network.init(KEY), (), x, y)
         return metrics.snr(moments), metrics.snr(x[:, :1, None] * y[:, None])
 
     result, expected = measured(x, y)
@@ -368,90 +376,165 @@ def test_moments_under_x64_are_in_float32_or_wider(x64, dtype):
         assert jnp.isfinite(estimate.value) and estimate.standard_error > 0
 
 
-NETWORK = ll.mlp((5, 4, 3), activation=jnp.tanh)
-X = jax.random.normal(jax.random.key(1), (14, 5))
-Y = jax.random.normal(jax.random.key(2), (14, 3))
-RULES = {
-    "backprop": lambda: ll.backprop(NETWORK, ll.squared_error),
-    "backprop_tutorial": lambda: ll.backprop(NETWORK, ll.squared_error, scale="tutorial"),
-    "feedback_alignment": lambda: ll.feedback_alignment(NETWORK, ll.squared_error),
-    "direct_feedback_alignment": lambda: ll.direct_feedback_alignment(NETWORK, ll.squared_error),
-    "sign_symmetry": lambda: ll.sign_symmetry(NETWORK, ll.squared_error, magnitude="fixed"),
-    "kolen_pollack": lambda: ll.kolen_pollack(NETWORK, ll.squared_error, decay=0.0),
-    "activities": lambda: ll.forward_gradient(
-        NETWORK, ll.squared_error, perturb="activities", noise=shared_noise
-    ),
-    "node_perturbation": lambda: ll.node_perturbation(
-        NETWORK, ll.squared_error, sigma=0.1, noise=shared_noise
-    ),
-    "node_perturbation_tutorial": lambda: ll.node_perturbation(
-        NETWORK, ll.squared_error, sigma=0.1, variant="tutorial", noise=shared_noise
-    ),
-    "weight_perturbation": lambda: ll.weight_perturbation(NETWORK, ll.squared_error, sigma=0.1),
-    "weights": lambda: ll.forward_gradient(NETWORK, ll.squared_error),
+# Moments of rules.
+
+
+def hard_model():
+    """All that is no outer product, yet small: shared, tied, in a scan, a kernel; and leaves not trained."""
+
+    def normal(i, *shape):
+        return 0.5 * jax.random.normal(jax.random.fold_in(KEY, i), shape)
+
+    def apply(p, x):
+        h = jnp.tanh((x @ p["w"] + p["b"]) * p["scale"]) @ p["frozen"]
+        g = jnp.tanh(jnp.tanh(h.reshape(-1, 3, 2) @ p["twice"]) @ p["twice"]).swapaxes(0, 1)
+        c, _ = jax.lax.scan(lambda c, v: (jnp.tanh(c @ p["u"] + v), None), jnp.zeros_like(g[0]), g)
+        t = jnp.tanh(jnp.tanh(c @ p["tied"]) @ p["tied"].T)
+        maps = h.reshape(-1, 6, 1)
+        k = jax.lax.conv_general_dilated(
+            maps, p["kernel"], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+        return (h * t.sum(-1, keepdims=True) + jnp.tanh(k).sum(-1)) @ p["out"], {"count": p["count"] + 1}
+
+    params = {
+        "w": normal(0, 5, 6), "b": normal(1, 6), "scale": normal(2, 6), "frozen": normal(3, 6, 6),
+        "twice": normal(4, 2, 2), "u": normal(5, 2, 2), "tied": normal(6, 2, 2), "kernel": normal(7, 2, 1, 2),
+        "out": normal(8, 6, 3), "count": jnp.array(3),
+    }  # fmt: skip
+    model = ll.Model(apply, has_aux=True, trainable=lambda path: path not in ("frozen", "count"))
+    return model, params, jax.random.normal(KEY, (7, 5))
+
+
+def of_zoo(name):
+    case = ZOO[name]()
+    return ll.Model(case.apply), case.params, case.x
+
+
+def on_mlp(dtype=jnp.float32):
+    model = ll.mlp((5, 4, 3), activation=jnp.tanh, dtype=dtype)
+    return model, model.init(KEY), jax.random.normal(KEY, (14, 5), dtype)
+
+
+def squares(output, y):
+    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
+
+
+WITH_SIGNALS = ("backprop", "fa", "dfa", "np", "usf", "kp")
+MASKED = {
+    "dfa of w": lambda model, loss: ll.direct_feedback_alignment(model, loss, where="w"),
+    "np of w": lambda model, loss: ll.node_perturbation(model, loss, sigma=0.1, where="w"),
+    "activities of w": lambda model, loss: ll.forward_gradient(model, loss, perturb="activities", where="w"),
+    "kp of w": lambda model, loss: ll.kolen_pollack(model, loss, optimizer=optax.sgd(0.1), where="[tw]*"),
 }
+EXAMPLES = {
+    "mlp": (on_mlp, RULES, True),
+    "hard": (hard_model, {name: RULES[name] for name in WITH_SIGNALS} | MASKED, True),
+    "half": (lambda: on_mlp(jnp.bfloat16), {name: RULES[name] for name in WITH_SIGNALS}, True),
+    **{
+        name: (lambda name=name: of_zoo(name), {rule: RULES[rule] for rule in rules}, by_factors)
+        for name, rules, by_factors in (
+            ("linen_separable_strided_convolution", ("backprop", "dfa", "np"), True),
+            ("bidirectional_learned_carry", ("fa", "dfa", "np"), True),
+            ("dropout_keys_in_x", ("fa", "np"), True),
+            ("tied_embedding", ("kp", "dfa"), False),
+        )
+    },
+}
+"""By the kind of model: it, its params and a batch; its rules; and whether products are used."""
 
 
-def shared_noise(key, like):
-    """The same for every example and key, so that a batch and its examples one by one agree."""
-    del key
-    return jax.tree.map(
-        lambda leaf: jnp.broadcast_to(jnp.cos(jnp.arange(leaf.shape[-1], dtype=leaf.dtype)), leaf.shape), like
-    )
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_example_moments_are_those_of_gradients_of_single_examples(name):
-    rule = RULES[name]()
-    params = rule.init(KEY)
-    keys = jax.random.split(KEY, len(X))
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_example_moments_are_those_of_gradients_of_single_examples(kind):
+    make, factories, by_factors = EXAMPLES[kind]
+    model, params, x = make()
+    size = len(jax.tree.leaves(x)[0])
+    output = jax.eval_shape(lambda params: model(params, x)[0], params)
+    y = jax.random.normal(jax.random.key(2), output.shape, output.dtype)
+    rules = {name: factory(model, squares) for name, factory in factories.items()}
+    assert has_factors(model, params, x) is by_factors
 
     @jax.jit
-    def gradients():
-        grads = jax.vmap(lambda k, x, y: rule.value_and_grad(k, params, x[None], y[None])[1])(keys, X, Y)
-        return tuple({k: v for k, v in layer.items() if k != "feedback"} for layer in grads)
+    def measured(params):
+        found = {}
+        for name, rule in rules.items():
+            state = rule.init(KEY, params, x)
 
-    @jax.jit
-    def measured():
-        moments = metrics.example_moments(NETWORK, rule, KEY, params, X, Y)
-        return moments, [metrics.snr(each).total.value for each in (*moments.layers(), moments)]
+            def one(key, x, y, rule=rule, state=state):
+                x, y = jax.tree.map(lambda leaf: leaf[None], (x, y))
+                return rule.value_and_grad(key, params, state, x, y)[1]
 
-    before, grads = jax.tree.map(np.array, params), gradients()
-    moments, (*single, whole) = measured()
-    assert_close(fields_of(moments), brute_moments(grads), rtol=2e-4, atol=2e-4)
-    jax.tree.map(np.testing.assert_array_equal, before, params)
-    np.testing.assert_allclose(single, [debiased_snr(rows(layer)) for layer in grads], rtol=1e-2, atol=1e-3)
-    np.testing.assert_allclose(whole, debiased_snr(rows(grads)), rtol=1e-2, atol=1e-3)
+            grads = jax.vmap(one)(jax.random.split(KEY, size), x, y)
+            found[name] = grads, metrics.example_moments(model, rule, KEY, params, state, x, y)
+        return found
+
+    # Signals and gradients of a model in half precision are rounded apart, to 8 bits.
+    rtol = 2.0**-5 if kind == "half" else 2e-4
+    for name, (grads, moments) in measured(params).items():
+        parts = moments.parts()
+        assert moments.num_samples == size
+        for path, (_, samples) in zip(parts, jax.tree.leaves_with_path(grads), strict=True):
+            largest = max(np.abs(np.asarray(samples, np.float64)).max(), 1e-6)
+            expected = brute_moments(np.asarray(samples, np.float64))
+            for i, (field, exact) in enumerate(zip(fields_of(parts[path]), expected, strict=True)):
+                (value,) = jax.tree.leaves(field)
+                scale = largest if i == 0 else largest**2 * (samples[0].size if i > 1 else 1)
+                np.testing.assert_allclose(
+                    value, exact, rtol=rtol, atol=rtol * scale, err_msg=f"{name}, {path}"
+                )
 
 
-@pytest.mark.parametrize("name", ["feedback_alignment", "node_perturbation_drawing", "weight_perturbation"])
+def test_signals_of_ones_own_are_checked():
+    model, params, x = on_mlp()
+    rule = ll.backprop(model, squares)
+
+    def moments(deltas):
+        own = rule._replace(signals=lambda *_: ll.Signals(deltas))
+        return metrics.example_moments(model, own, KEY, params, (), x, x[:, :3])
+
+    with pytest.raises(
+        ValueError, match=r"^signals.deltas: expected a dict with the entries \['0/w', '1/w'\]"
+    ):
+        moments({"0/w": jnp.ones((1, 4))})
+    with pytest.raises(ValueError, match=r"^signals.deltas\['1/w'\]: expected shape \[1, 3\], got"):
+        moments({"0/w": jnp.ones((1, 4)), "1/w": jnp.ones((1, 4))})
+
+
+@pytest.mark.parametrize("name", ["fa", "np", "wp"])
 def test_draw_moments_are_those_of_stacked_draws(name):
-    if name == "node_perturbation_drawing":
-        rule = ll.node_perturbation(NETWORK, ll.squared_error, sigma=0.1)
-    else:
-        rule = RULES[name]()
-    params = rule.init(KEY)
-    exact = jax.jit(ll.backprop(NETWORK, ll.squared_error).value_and_grad)(KEY, params, X, Y)[1]
-    before = jax.tree.map(np.array, params)
+    model, params, x = hard_model()
+    y = x[:, :3]
+    rule = RULES[name](model, squares)
 
     @jax.jit
-    def measured():
-        moments = metrics.draw_moments(rule, KEY, params, X, Y, exact, 14)
-        parts = moments, *moments.layers()
-        return moments, [metrics.bias_variance(part).mean_squared_error.value for part in parts]
+    def measured(params):
+        state, keys = rule.init(KEY, params, x), jax.random.split(KEY, 14)
+        exact = ll.backprop(model, squares).value_and_grad(KEY, params, (), x, y)[1]
+        moments = metrics.draw_moments(rule, KEY, params, state, x, y, exact, 14)
+        errors = [
+            metrics.bias_variance(part).mean_squared_error.value
+            for part in (moments, *moments.parts(depth=1).values())
+        ]
+        draws = jax.vmap(lambda key: rule.value_and_grad(key, params, state, x, y)[1])(keys)
+        return moments, errors, draws, exact
 
-    moments, (total, *layers) = measured()
-    keys = jax.random.split(KEY, 14)
-    draws = jax.jit(jax.vmap(lambda key: rule.value_and_grad(key, params, X, Y)[1]))(keys)
-    draws, reference = (
-        tuple({name: layer[name] for name in ("w", "b")} for layer in tree) for tree in (draws, exact)
-    )
-    assert_close(fields_of(moments), brute_moments(draws, reference), rtol=1e-3, atol=1e-3)
-    assert_close(moments.reference, reference)
-    jax.tree.map(np.testing.assert_array_equal, before, params)
-    expected = ((rows(draws) - flat(reference)) ** 2).sum(axis=1).mean()
+    moments, (total, *parts), draws, exact = measured(params)
+    assert_close(fields_of(moments), brute_moments(draws, exact), rtol=1e-3, atol=1e-3)
+    expected = ((rows(draws) - flat(exact)) ** 2).sum(axis=1).mean()
     np.testing.assert_allclose(total, expected, rtol=1e-3)
-    np.testing.assert_allclose(np.sum(layers), expected, rtol=1e-3)
+    np.testing.assert_allclose(np.sum(parts), expected, rtol=1e-3)
+
+
+def test_product_moments():
+    """Of outer products, with a part that is the same for all, and where the variance is lost in squares."""
+    x, d = jax.random.normal(KEY, (12, 3)), 2 + jax.random.normal(jax.random.key(1), (12, 4))
+    rest = jnp.arange(12.0).reshape(3, 4)
+    for spread in (1.0, 1e-3):
+        near = 1 + spread * x
+        for added in (None, rest):
+            found = jax.jit(metrics.product_moments)(near, d if spread == 1 else 1 + spread * d, added)
+            wide = np.asarray(near, np.float64), np.asarray(d if spread == 1 else 1 + spread * d, np.float64)
+            gradients = np.einsum("ti,tj->tij", *wide) + (0 if added is None else np.asarray(added))
+            assert_close(fields_of(found), brute_moments(gradients), rtol=2e-2, atol=1e-4)
 
 
 LINEAR = ll.mlp((6, 5))
@@ -461,7 +544,7 @@ LINEAR = ll.mlp((6, 5))
 @jax.jit
 def snr_of_linear(x, y):
     rule = ll.backprop(LINEAR, lambda output, y: jnp.sum(output * y, axis=-1))
-    moments = metrics.example_moments(LINEAR, rule, KEY, LINEAR.init(KEY), x, y)
+    moments = metrics.example_moments(LINEAR, rule, KEY, LINEAR.init(KEY), (), x, y)
     return fields_of(moments), metrics.snr(moments)
 
 
@@ -507,36 +590,18 @@ def test_example_moments_under_vmap():
     assert_close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), rtol=1e-3, atol=1e-4)
 
 
-GRADIENTS = {"dense1": {"w": np.ones((5, 2, 3))}, "dense2": {"w": np.ones((5, 4)), "b": np.ones((5, 1))}}
-
-
-@pytest.mark.parametrize("kind", [dict, OrderedDict, FrozenDict, nnx.State, list, tuple])
-def test_layers_are_the_entries_at_the_top(kind):
+def test_parts_of_moments():
     rng = np.random.default_rng(3)
-    gradients = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), GRADIENTS)
-    is_sequence = kind in (list, tuple)
-    tree = kind(gradients.values()) if is_sequence else kind(gradients)
-    reference = jax.tree.map(lambda leaf: leaf[0], tree)
-    layers = metrics.stacked_moments(tree, reference).layers()
-    assert type(layers) is (tuple if is_sequence else dict)
-    found = layers if is_sequence else [layers[name] for name in gradients]
-    cosines = metrics.by_layer(metrics.cosine_similarity, reference, jax.tree.map(jnp.negative, reference))
-    assert type(cosines) is type(layers)
-    for each, cosine, leaves in zip(
-        found, cosines if is_sequence else dict(cosines).values(), gradients.values(), strict=True
-    ):
-        np.testing.assert_allclose(
-            flat(each.mean), flat(jax.tree.map(lambda g: g.mean(axis=0), leaves)), rtol=1e-5
-        )
-        np.testing.assert_array_equal(flat(each.reference), flat(jax.tree.map(lambda g: g[0], leaves)))
-        np.testing.assert_allclose(cosine, -1, rtol=1e-6)
-
-
-def test_weight_alignment_of_named_layers():
-    w = jnp.array([[1.0, 2.0]])
-    params = {"in": {"w": w}, "out": {"w": w, "feedback": -w}}
-    found = metrics.weight_alignment(params)
-    assert found.keys() == {"out"} and abs(found["out"] + 1) < 1e-6
+    shapes = {"0/b": (4,), "0/w": (2, 3), "1/w": (4, 1)}
+    drawn = {path: rng.normal(size=(5, *shape)).astype(np.float32) for path, shape in shapes.items()}
+    tree = ({"w": drawn["0/w"], "b": drawn["0/b"]}, {"w": drawn["1/w"]})
+    moments = metrics.stacked_moments(tree, jax.tree.map(lambda leaf: leaf[0], tree))
+    layers = moments.parts(depth=1)
+    assert list(layers) == ["0", "1"] and list(moments.parts()) == list(drawn)
+    for path, part in moments.parts().items():
+        np.testing.assert_allclose(part.mean[path], drawn[path].mean(axis=0), rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(part.reference[path], drawn[path][0])
+        np.testing.assert_array_equal(layers[path[0]].variance[path], part.variance[path])
 
 
 def shapes_in(jaxpr):
@@ -564,7 +629,7 @@ def test_memory_of_example_moments_does_not_hold_the_gradients(name):
     params = network.init(KEY)
 
     def statistics(x, y):
-        moments = metrics.example_moments(network, rule, KEY, params, x, y)
+        moments = metrics.example_moments(network, rule, KEY, params, (), x, y)
         return metrics.snr(moments).total, moments.variance
 
     def lowered(count):

@@ -19,8 +19,8 @@ RNG = np.random.default_rng(17)
 A = {"w": RNG.normal(size=(8, 3)) + 1, "b": RNG.normal(size=(8, 2))}
 B = {"w": RNG.normal(size=(8, 3)), "b": RNG.normal(size=(8, 2))}
 REFERENCE = {"w": np.full(3, 0.75), "b": np.array([0.5, -0.25])}
-NETWORK = ll.mlp((3, 2))
-RULE = ll.backprop(NETWORK, lambda output, y: jnp.sum(output * y, axis=-1))
+MODEL = ll.mlp((3, 2))
+RULE = ll.backprop(MODEL, lambda output, y: jnp.sum(output * y, axis=-1))
 KEY = jax.random.key(3)
 
 
@@ -31,8 +31,8 @@ def streamed(a):
 def of_products(a):
     """The moments of a linear loss: the gradient of an example is `x y^T`."""
     x, y = a["w"], a["b"]
-    params = NETWORK.init(KEY)
-    return metrics.example_moments(NETWORK, RULE, KEY, params, x.astype(params[0]["w"].dtype), y)
+    params = MODEL.init(KEY)
+    return metrics.example_moments(MODEL, RULE, KEY, params, (), x.astype(params[0]["w"].dtype), y)
 
 
 def parts_of(a, b):
@@ -46,13 +46,11 @@ FREE_OF_SCALE = {
     "cosine_similarity": metrics.cosine_similarity,
     "angle_degrees": metrics.angle_degrees,
     "relative_norm": metrics.relative_norm,
-    "by_layer": lambda a, b: metrics.by_layer(metrics.cosine_similarity, a, b),
-    "weight_alignment": lambda a, b: metrics.weight_alignment(({"w": a["w"], "feedback": b["w"]},)),
+    "by_path": lambda a, b: metrics.by_path(metrics.cosine_similarity, a, b),
+    "weight_alignment": metrics.weight_alignment,
     "snr": lambda a, b: metrics.snr(a),
     "snr of streamed": lambda a, b: metrics.snr(streamed(a)),
-    "snr of layers": lambda a, b: [
-        metrics.snr(each) for each in metrics.stacked_moments(a).layers().values()
-    ],
+    "snr of parts": lambda a, b: [metrics.snr(each) for each in metrics.stacked_moments(a).parts().values()],
     "bias_variance": parts_of,
     "largest_correlations": lambda a, b: largest_correlations(a["w"], b["w"]),
 }
@@ -92,7 +90,7 @@ def test_scale_does_not_change_a_bit(name, dtype):
         check()
 
 
-@pytest.mark.parametrize("name", ["cosine_similarity", "angle_degrees", "by_layer", "largest_correlations"])
+@pytest.mark.parametrize("name", ["cosine_similarity", "angle_degrees", "by_path", "largest_correlations"])
 def test_scales_of_both_do_not_matter_either(name):
     function = jax.jit(FREE_OF_SCALE[name])
     expected = jax.tree.map(np.asarray, function(cast(A, np.float32), cast(B, np.float32)))
@@ -145,7 +143,7 @@ def test_entries_are_dead_only_if_they_never_vary():
         np.testing.assert_allclose(found.entries["small"], alone.entries, rtol=1e-5)
         np.testing.assert_allclose(found.entries["large"][:2], alone.entries[:2], rtol=1e-5)
         np.testing.assert_allclose(found.total.value, alone.entries[0], rtol=1e-5)
-    total = jax.jit(lambda a: metrics.snr(metrics.stacked_moments(a).layers()["small"]).total)(a)
+    total = jax.jit(lambda a: metrics.snr(metrics.stacked_moments(a).parts()["small"]).total)(a)
     np.testing.assert_allclose(total.value, alone.total.value, rtol=1e-5)
 
 
@@ -207,8 +205,8 @@ WITH_NAN = {
     "cosine_similarity": metrics.cosine_similarity,
     "angle_degrees": metrics.angle_degrees,
     "relative_norm": metrics.relative_norm,
-    "by_layer": lambda a, b: metrics.by_layer(metrics.cosine_similarity, a, b)["w"],
-    "weight_alignment": lambda a, b: metrics.weight_alignment(({"w": a["w"], "feedback": b["w"]},)),
+    "by_path": lambda a, b: metrics.by_path(metrics.cosine_similarity, a, b)["w"],
+    "weight_alignment": lambda a, b: metrics.weight_alignment(a, b)["w"],
     "snr": lambda a, b: metrics.snr(a).total,
     "snr of streamed": lambda a, b: metrics.snr(streamed(a)).total,
     "snr of products": lambda a, b: metrics.snr(of_products(a)).total,

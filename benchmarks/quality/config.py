@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
-from benchmarks.quality.rules import RULES
+from benchmarks.quality.rules import DENSE_ALONE, RULES
 from benchmarks.quality.settings import SWEEPS, Setting
 from experiments import memory
 from experiments.settings import Count, Options, Seed, at_least, defaults_of
@@ -65,6 +65,11 @@ class Config(Options):
             self.expect(name, f"names among {', '.join(known)}", set(asked) <= set(known))
             self.expect(name, "each at most once", len(set(asked)) == len(asked))
         self.expect("rules", "at least one", len(self.rules) > 0)
+        if self.setting.network != "dense":
+            of_dense = ", ".join(DENSE_ALONE)
+            self.expect(
+                "rules", f"none of dense networks alone, {of_dense}", not {*self.rules} & {*DENSE_ALONE}
+            )
 
     def check_fits(self) -> None:
         """Raises ValueError unless the weights of all seeds fit into memory, and the batches of one."""

@@ -1,6 +1,7 @@
 """Measures of a rule's gradients: direction, bias, variance and SNR, per layer and in total."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,15 @@ METRICS: dict[str, str] = {
 
 
 def measure_draws(
-    rule: ll.Rule, params: Params, x: ArrayLike, y: ArrayLike, key: Key, num_draws: int, *, reference: Params
+    rule: ll.Rule,
+    params: Params,
+    state: Any,
+    x: ArrayLike,
+    y: ArrayLike,
+    key: Key,
+    num_draws: int,
+    *,
+    reference: Params,
 ) -> dict[str, Array]:
     """The quality of a rule's gradients over its own draws on one batch, in the memory of a few gradients.
 
@@ -46,12 +55,13 @@ def measure_draws(
 
     Args:
       rule: any rule.
-      params: its params.
+      params: of the model, a sequence of layers.
+      state: of the rule.
       x: `[batch, ...]`.
       y: `[batch, ...]`.
       key: for the draws.
       num_draws: number T of gradients, at least 3.
-      reference: the exact gradient of the same batch; feedback weights are left out.
+      reference: the exact gradient of the same batch.
 
     Returns:
       Each metric, `[layers + 1]`: of every layer, and of all together at the end; and with the suffix
@@ -62,20 +72,21 @@ def measure_draws(
     """
     if num_draws < 3:
         raise ValueError(f"num_draws: expected at least 3, got {num_draws}")
-    return _of_parts(_of_draws, draw_moments(rule, key, params, x, y, reference, num_draws))
+    return _of_parts(_of_draws, draw_moments(rule, key, params, state, x, y, reference, num_draws))
 
 
 def measure_examples(
-    network: ll.Network, rule: ll.Rule, params: Params, x: ArrayLike, y: ArrayLike, key: Key
+    model: ll.Model, rule: ll.Rule, params: Params, state: Any, x: ArrayLike, y: ArrayLike, key: Key
 ) -> dict[str, Array]:
     """The SNR of a rule's gradients across examples, each as in a batch of one with draws of its own.
 
     `snr_examples` is `ll.metrics.snr` of `example_moments`, `snr_examples_tutorial` its tutorial's form.
 
     Args:
-      network: the rule's network.
+      model: the rule's model.
       rule: any rule.
-      params: its params.
+      params: of the model, a sequence of layers.
+      state: of the rule.
       x: `[T, ...]`, T >= 3 examples.
       y: `[T, ...]`.
       key: for the draws.
@@ -83,12 +94,12 @@ def measure_examples(
     Returns:
       As `measure_draws`, but the standard errors are NaN: take the spread over seeds.
     """
-    return _of_parts(_of_examples, example_moments(network, rule, key, params, x, y))
+    return _of_parts(_of_examples, example_moments(model, rule, key, params, state, x, y))
 
 
 def _of_parts(metrics: Callable[[Moments], dict[str, Estimate]], moments: Moments) -> dict[str, Array]:
     """Every metric of each layer and of all together, stacked."""
-    parts = [metrics(part) for part in (*moments.layers(), moments)]
+    parts = [metrics(part) for part in (*moments.parts(depth=1).values(), moments)]
     return {
         f"{name}{suffix}": jnp.stack([part[name][i] for part in parts])
         for name in parts[0]

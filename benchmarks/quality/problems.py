@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from lax_learning.convolution import convolution, flatten
-from lax_learning.layers import dense, dense_product
 
 import lax_learning as ll
 from benchmarks.quality.settings import Setting
@@ -18,16 +16,16 @@ LEARNING_RATE = 0.5
 
 
 class Problem(NamedTuple):
-    """A network, its loss and the images.
+    """A model, its loss and the images.
 
     Fields:
-      network: the network.
+      model: the model.
       loss: per-example loss.
-      x: all images, `[images, *network.input_shape]`, in 0..1.
+      x: all images, `[images, ...]` as the model takes them, in 0..1.
       y: their labels, `[images, 10]`, one-hot.
     """
 
-    network: ll.Network
+    model: ll.Model
     loss: ll.Loss
     x: Array
     y: Array
@@ -55,24 +53,12 @@ def make_problem(setting: Setting, images: np.ndarray, labels: np.ndarray) -> Pr
     side, classes = images.shape[1], labels.shape[1]
     if setting.network == "dense":
         widths = (side * side, *(setting.width,) * setting.depth, classes)
-        network, x = ll.mlp(widths, activation=jnp.tanh), images.reshape(len(images), -1)
+        model, x = ll.mlp(widths, activation=jnp.tanh), images.reshape(len(images), -1)
     else:
-        network, x = _convolutional(setting, side, classes), images[..., None]
-    return Problem(network, ll.softmax_cross_entropy, jnp.asarray(x), jnp.asarray(labels))
-
-
-def _convolutional(setting: Setting, side: int, classes: int) -> ll.Network:
-    channels, layers, num_inputs, input_shape = max(1, setting.width // 8), [], 1, (side, side, 1)
-    for _ in range(setting.depth):
-        layers.append(convolution(num_inputs, channels, 3, jnp.tanh, stride=2))
-        num_inputs, side = channels, -(-side // 2)
-    output = dense(side * side * channels, classes)._replace(linear=_flat_product, reads=None)
-    return ll.Network((*layers, output), input_shape)
-
-
-def _flat_product(w: Array, x: Array) -> Array:
-    """Flattens before the product: activations keep their shape, as noise on activities needs."""
-    return dense_product(w, flatten(x))
+        channels = (max(1, setting.width // 8),) * setting.depth
+        model = ll.convnet((side, side, 1), channels, (classes,), stride=2, activation=jnp.tanh)
+        x = images[..., None]
+    return Problem(model, ll.softmax_cross_entropy, jnp.asarray(x), jnp.asarray(labels))
 
 
 def choose_batch(key: Key, problem: Problem, batch_size: int) -> tuple[Array, Array]:
@@ -84,20 +70,20 @@ def choose_batch(key: Key, problem: Problem, batch_size: int) -> tuple[Array, Ar
 def weights_after(
     key: Key, problem: Problem, exact: ll.Rule, params: Params, updates: Array, batch_size: int
 ) -> Params:
-    """Forward weights after updates by backprop, each on a fresh batch.
+    """Params after updates by backprop, each on a fresh batch.
 
     Args:
       key: chooses the batches.
-      problem: network, loss and images.
+      problem: model, loss and images.
       exact: backprop on them.
-      params: where to start, without feedback weights.
+      params: where to start.
       updates: number of updates; may be traced.
       batch_size: examples an update.
     """
 
     def update(t: Array, params: Params) -> Params:
         x, y = _with_replacement(jax.random.fold_in(key, t), problem, batch_size)
-        _, grads = exact.value_and_grad(key, params, x, y)
+        _, grads = exact.value_and_grad(key, params, (), x, y)[:2]
         return jax.tree.map(lambda w, g: w - LEARNING_RATE * g, params, grads)
 
     return jax.lax.fori_loop(0, updates, update, params)
@@ -106,8 +92,3 @@ def weights_after(
 def _with_replacement(key: Key, problem: Problem, batch_size: int) -> tuple[Array, Array]:
     chosen = jax.random.randint(key, (batch_size,), 0, problem.x.shape[0])
     return problem.x[chosen], problem.y[chosen]
-
-
-def with_forward_weights(params: Params, forward: Params) -> Params:
-    """The params of a rule with other forward weights; its feedback weights stay."""
-    return tuple({**held, **weights} for held, weights in zip(params, forward, strict=True))

@@ -1,21 +1,38 @@
-"""The rules whose gradients are measured, each in one line: `RULES[name](network, loss) -> Rule`.
+"""The rules whose gradients are measured, each in one line: `RULES[name](model, loss) -> Rule`.
 
-A rule of your own: `RULES["mine"] = lambda network, loss: ...`. A factory with a required argument `sigma`
+A rule of your own: `RULES["mine"] = lambda model, loss: ...`. A factory with a required argument `sigma`
 is given that of the setting, and so takes part in the sweep over it.
 """
 
 import inspect
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, ArrayLike
 
 import lax_learning as ll
+from experiments.microlearning import notebook
 from lax_learning.types import Key, Params
 
 Factory = Callable[..., ll.Rule]
+
+
+def tutorial(model: ll.Model, loss: ll.Loss, *, sigma: ArrayLike) -> ll.Rule:
+    """Node perturbation as the notebook has it, on the dense networks of tanh of this benchmark."""
+
+    def value_and_grad(key: Key, params: Params, *args: Any) -> tuple[Any, Params, Any]:
+        activations = (*[jnp.tanh] * (len(params) - 1), lambda z: z)
+        return notebook.node_perturbation(activations, loss, sigma=sigma).value_and_grad(key, params, *args)
+
+    return ll.Rule(lambda key, params, x: (), value_and_grad)
+
+
+DENSE_ALONE = ("node_perturbation_tutorial",)
+"""Rules of dense networks alone; elsewhere their metrics are NaN."""
 
 RULES: dict[str, Factory] = {
     "backprop": ll.backprop,
@@ -26,23 +43,24 @@ RULES: dict[str, Factory] = {
     "node_perturbation": ll.node_perturbation,
     "node_perturbation_layerwise": partial(ll.node_perturbation, layerwise=True),
     "node_perturbation_activity": partial(ll.node_perturbation, variant="activity"),
-    "node_perturbation_tutorial": partial(ll.node_perturbation, variant="tutorial"),
+    "node_perturbation_tutorial": tutorial,
     "forward_gradient_activities": partial(ll.forward_gradient, perturb="activities"),
     "feedback_alignment": ll.feedback_alignment,
     "direct_feedback_alignment": ll.direct_feedback_alignment,
     "sign_symmetry_unit": partial(ll.sign_symmetry, gain=0.2),  # the size of a typical initial weight
     "sign_symmetry_fixed": partial(ll.sign_symmetry, magnitude="fixed"),
     "sign_symmetry_redrawn": partial(ll.sign_symmetry, magnitude="redrawn"),
-    "kolen_pollack": partial(ll.kolen_pollack, decay=0.0),  # the decay is no part of the gradient
+    # The decay is no part of the gradient, and the optimizer moves nothing that is measured.
+    "kolen_pollack": partial(ll.kolen_pollack, optimizer=optax.sgd(0.0), decay=0.0),
 }
 
 
-def make_rule(name: str, network: ll.Network, loss: ll.Loss, sigma: ArrayLike) -> ll.Rule:
+def make_rule(name: str, model: ll.Model, loss: ll.Loss, sigma: ArrayLike) -> ll.Rule:
     """The rule of that name, with noise of that size if it asks for it.
 
     Args:
       name: an entry of `RULES`.
-      network: the network.
+      model: the model.
       loss: per-example loss.
       sigma: standard deviation of the noise, in the units of what is perturbed; may be traced.
 
@@ -57,8 +75,8 @@ def make_rule(name: str, network: ll.Network, loss: ll.Loss, sigma: ArrayLike) -
     factory = RULES[name]
     asked = inspect.signature(factory).parameters.get("sigma")
     if asked is None or asked.default is not inspect.Parameter.empty:
-        return factory(network, loss)
-    return factory(network, loss, sigma=sigma)
+        return factory(model, loss)
+    return factory(model, loss, sigma=sigma)
 
 
 def averaged(rule: ll.Rule, num_samples: ArrayLike) -> ll.Rule:
@@ -72,17 +90,21 @@ def averaged(rule: ll.Rule, num_samples: ArrayLike) -> ll.Rule:
       num_samples: number K >= 1 of gradients.
 
     Returns:
-      A rule of the same params.
+      A rule with the same state, which these gradients do not move.
     """
 
-    def value_and_grad(key: Key, params: Params, x: ArrayLike, y: ArrayLike) -> tuple[Array, Params]:
-        def add(k: Array, total: tuple[Array, Params]) -> tuple[Array, Params]:
-            one = rule.value_and_grad(jax.random.fold_in(key, k), params, x, y)
-            return jax.tree.map(jnp.add, total, one)
+    def value_and_grad(
+        key: Key, params: Params, state: Any, x: ArrayLike, y: ArrayLike
+    ) -> tuple[Array, Params, Any]:
+        def one(key: Key) -> tuple[Array, Params]:
+            return rule.value_and_grad(key, params, state, x, y)[:2]
 
-        shapes = jax.eval_shape(rule.value_and_grad, key, params, x, y)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        def add(k: Array, total: tuple[Array, Params]) -> tuple[Array, Params]:
+            return jax.tree.map(jnp.add, total, one(jax.random.fold_in(key, k)))
+
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, key))
         total = jax.lax.fori_loop(0, num_samples, add, zeros)
-        return jax.tree.map(lambda leaf: leaf / jnp.asarray(num_samples, leaf.dtype), total)
+        mean = jax.tree.map(lambda leaf: leaf / jnp.asarray(num_samples, leaf.dtype), total)
+        return *mean, state
 
     return ll.Rule(rule.init, value_and_grad)

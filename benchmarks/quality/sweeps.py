@@ -20,14 +20,13 @@ from benchmarks.quality.problems import (
     choose_batch,
     make_problem,
     weights_after,
-    with_forward_weights,
 )
-from benchmarks.quality.rules import averaged, make_rule
+from benchmarks.quality.rules import DENSE_ALONE, averaged, make_rule
 from benchmarks.quality.settings import Setting
-from benchmarks.quality.theory import predict
+from benchmarks.quality.theory import Exact, exact_signals, predict
 from benchmarks.work import work_of
 from lax_learning.ensemble import Ensemble
-from lax_learning.types import Key, Params, Signals
+from lax_learning.types import Key, Params
 
 
 class Bench:
@@ -69,7 +68,9 @@ class Bench:
         """Every metric and what theory says of it (`theory_...`), `[seed, layers + 1]`."""
         if (rule, setting) not in self._measured:
             found = None if self._kept is None else kept.load(self._kept, rule, setting)
-            if found is None:
+            if rule in DENSE_ALONE and setting.network != "dense":
+                found = {k: np.full_like(v, np.nan) for k, v in self.measure("backprop", setting).items()}
+            elif found is None:
                 stage, program = self._stage(setting), self._program(rule, setting)
                 found = program(self._keys, stage, setting.sigma, setting.num_samples)
                 found = jax.tree.map(np.asarray, found)
@@ -149,14 +150,15 @@ class Bench:
         `num_samples` may share the clean pass among draws.
         """
         problem = make_problem(setting, self._images, self._labels)
-        made = make_rule(rule, problem.network, problem.loss, setting.sigma)
+        made = make_rule(rule, problem.model, problem.loss, setting.sigma)
         x, y = problem.x[: setting.batch_size], problem.y[: setting.batch_size]
-        params = jax.eval_shape(made.init, self._keys[0])
+        params = jax.eval_shape(problem.model.init, self._keys[0])
+        state = jax.eval_shape(made.init, self._keys[0], params, x)
 
-        def gradient(key: Key, params: Params) -> Params:
-            return made.value_and_grad(key, params, x, y)[1]
+        def gradient(key: Key, params: Params, state: Any) -> Params:
+            return made.value_and_grad(key, params, state, x, y)[1]
 
-        return work_of(jax.jit(gradient).trace(self._keys[0], params)).flops
+        return work_of(jax.jit(gradient).trace(self._keys[0], params, state)).flops
 
     def _stage(self, setting: Setting) -> "_Stage":
         """Returns what all rules share at a setting."""
@@ -177,7 +179,7 @@ class Bench:
         shapes = rule, _shapes(setting)
         if shapes not in self._programs:
             problem = make_problem(setting, self._images, self._labels)
-            of_seed = _of_seed(rule, problem.network, problem.loss, self._draws)
+            of_seed = _of_seed(rule, problem.model, problem.loss, self._draws)
             self._programs[shapes] = ll.ensemble(of_seed, in_axes=(0, 0, None, None))
         return self._programs[shapes]
 
@@ -188,47 +190,50 @@ def _shapes(setting: Setting) -> Setting:
 
 
 class _Stage(NamedTuple):
-    """Problem of one seed for all rules: weights, a batch, its exact gradient and signals, more examples."""
+    """Problem of one seed for all rules: params before and after updates, a batch, more examples."""
 
-    weights: Params
+    start: Params
+    params: Params
     x: Array
     y: Array
     examples_x: Array
     examples_y: Array
-    grads: Params
-    signals: Signals
+    exact: Exact
 
 
 def _set_stage(problem: Problem, batch_size: int, num_examples: int) -> Callable[..., _Stage]:
-    exact = ll.backprop(problem.network, problem.loss)
-    assert exact.signals is not None
-    signals = exact.signals
+    exact = ll.backprop(problem.model, problem.loss)
 
     def set_stage(key: Key, updates: Array, images: Array, labels: Array) -> _Stage:
         init_key, train_key, batch_key, _ = jax.random.split(key, 4)
+        init_key, _ = jax.random.split(init_key)
         batch_key, examples_key = jax.random.split(batch_key)
         data = problem._replace(x=images, y=labels)
-        start = exact.init(init_key)
-        weights = weights_after(train_key, data, exact, start, updates, batch_size)
+        start = problem.model.init(init_key)
+        params = weights_after(train_key, data, exact, start, updates, batch_size)
         x, y = choose_batch(batch_key, data, batch_size)
-        _, grads = exact.value_and_grad(key, weights, x, y)
         examples = choose_batch(examples_key, data, num_examples)
-        return _Stage(weights, x, y, *examples, grads, signals(key, weights, x, y))
+        signals = exact_signals(problem.model, problem.loss, key, params, x, y)
+        return _Stage(start, params, x, y, *examples, signals)
 
     return set_stage
 
 
-def _of_seed(name: str, network: ll.Network, loss: ll.Loss, draws: int) -> Callable[..., dict[str, Array]]:
+def _of_seed(name: str, model: ll.Model, loss: ll.Loss, draws: int) -> Callable[..., dict[str, Array]]:
     def of_seed(key: Key, stage: _Stage, sigma: Array, num_samples: Array) -> dict[str, Array]:
         init_key, *_, measure_key = jax.random.split(key, 4)
         draws_key, examples_key = jax.random.split(measure_key)
-        rule = averaged(make_rule(name, network, loss, sigma), num_samples)
-        params = with_forward_weights(rule.init(init_key), stage.weights)
-        of_draws = measure_draws(rule, params, stage.x, stage.y, draws_key, draws, reference=stage.grads)
-        of_examples = measure_examples(
-            network, rule, params, stage.examples_x, stage.examples_y, examples_key
+        _, state_key = jax.random.split(init_key)
+        rule = averaged(make_rule(name, model, loss, sigma), num_samples)
+        state = rule.init(state_key, stage.start, stage.x)
+        grads = stage.exact.grads
+        of_draws = measure_draws(
+            rule, stage.params, state, stage.x, stage.y, draws_key, draws, reference=grads
         )
-        theory = predict(name, stage.grads, stage.signals, num_samples)
+        of_examples = measure_examples(
+            model, rule, stage.params, state, stage.examples_x, stage.examples_y, examples_key
+        )
+        theory = predict(name, stage.exact, num_samples)
         return {**of_draws, **of_examples, **{f"theory_{k}": v for k, v in theory.items()}}
 
     return of_seed

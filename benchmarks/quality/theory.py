@@ -41,8 +41,34 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning.metrics import inner_product
-from lax_learning.types import Params, Signals
+import lax_learning as ll
+from lax_learning.metrics import by_path, inner_product
+from lax_learning.types import Key, Params
+
+
+class Exact(NamedTuple):
+    """What backprop makes of a batch: the gradient, and what it is made of at every layer.
+
+    Fields:
+      grads: the gradient of the mean loss, a sequence of layers.
+      inputs: `[batch, ...]`, what the product of each layer reads.
+      deltas: `[batch, 1, ...]`, the teaching signal of every example as in a batch of one.
+    """
+
+    grads: Params
+    inputs: list[Array]
+    deltas: list[Array]
+
+
+def exact_signals(model: ll.Model, loss: ll.Loss, key: Key, params: Params, x: Array, y: Array) -> Exact:
+    """Returns the exact gradient and teaching signals of a model whose layers are one product each."""
+    rule = ll.backprop(model, loss)
+    assert rule.signals is not None
+    signals = partial(rule.signals, key, params, ())
+    inputs = ll.tapped(model).run(params, x).inputs
+    deltas = jax.vmap(lambda x, y: signals(x[None], y[None]).deltas)(x, y)
+    grads = rule.value_and_grad(key, params, (), x, y)[1]
+    return Exact(grads, [read for (read,) in inputs.values()], [deltas[name] for name in inputs])
 
 
 class Theory(NamedTuple):
@@ -65,31 +91,32 @@ def _with_total(of_layers: Array) -> Array:
 
 def _squares(grads: Params) -> Array:
     """`|g_l|^2`, and `|g|^2` at the end."""
-    return _with_total(jnp.stack([inner_product(layer, layer) for layer in grads]))
+    return _with_total(jnp.stack([*by_path(lambda g: inner_product(g, g), grads, depth=1).values()]))
 
 
-def weight_perturbation(grads: Params, signals: Signals, *, fourth_moment: float = 3.0) -> Theory:
+def weight_perturbation(exact: Exact, *, fourth_moment: float = 3.0) -> Theory:
     """`D_l |g|^2 / |g_l|^2 + 1`, in total D + 1; with a fourth moment of 1, random signs, - 1 for + 1.
 
     `A = |g|^2 / |g_l|^2 - 1`: the noise of the other layers; `P = (D_l - 1) |g|^2 / |g_l|^2`.
     """
-    sizes = [float(sum(leaf.size for leaf in jax.tree.leaves(layer))) for layer in grads]
-    squares = _squares(grads)
+    sizes = [float(sum(leaf.size for leaf in jax.tree.leaves(layer))) for layer in exact.grads]
+    squares = _squares(exact.grads)
     others = squares[-1] / squares
     along, across = others - 1, (_with_total(jnp.asarray(sizes)) - 1) * others
     return Theory(along + across + fourth_moment - 1, along, across)
 
 
-def node_perturbation(grads: Params, signals: Signals, *, layerwise: bool = False) -> Theory:
+def node_perturbation(exact: Exact, *, layerwise: bool = False) -> Theory:
     """`sum_b |x_bl|^2 (|delta_bl|^2 + M_l |delta_b|^2) / (B^2 |g_l|^2)`; NaN unless all layers are dense.
 
     With `y_b = x_b g`, what a step along g adds to the pre-activations,
     `A = sum_b (|delta_b|^2 |y_b|^2 - (delta_b . y_b)^2) / (B^2 |g|^4)`, and the variance has another
     `2 sum_b (delta_b . y_b)^2 / (B^2 |g|^4)` along the gradient, by the changes of the loss.
     """
-    if any(x.ndim != 2 for x in signals.inputs) or any(d.ndim != 2 for d in signals.deltas):
-        return Theory(*[jnp.full(len(grads) + 1, jnp.nan)] * 3)
-    layers = list(zip(grads, signals.inputs, signals.deltas, strict=True))
+    if any(x.ndim != 2 for x in exact.inputs) or any(d.ndim != 3 for d in exact.deltas):
+        return _unknown(exact)
+    grads = exact.grads
+    layers = [(g, x, d[:, 0]) for g, x, d in zip(grads, exact.inputs, exact.deltas, strict=True)]
     steps = [x @ g["w"] + g.get("b", 0) for g, x, _ in layers]
     units = jnp.array([[float(delta.shape[1])] for *_, delta in layers])
     inputs = jnp.stack([jnp.sum(jnp.square(x), axis=1) + ("b" in g) for g, x, _ in layers])
@@ -108,7 +135,11 @@ def node_perturbation(grads: Params, signals: Signals, *, layerwise: bool = Fals
     return Theory(variance, along, variance - along - 2 * by_changes)
 
 
-THEORY: dict[str, Callable[[Params, Signals], Theory]] = {
+def _unknown(exact: Exact) -> Theory:
+    return Theory(*[jnp.full(len(exact.grads) + 1, jnp.nan)] * 3)
+
+
+THEORY: dict[str, Callable[[Exact], Theory]] = {
     "weight_perturbation": weight_perturbation,
     "weight_perturbation_central": weight_perturbation,
     "weight_perturbation_signs": partial(weight_perturbation, fourth_moment=1.0),
@@ -117,20 +148,18 @@ THEORY: dict[str, Callable[[Params, Signals], Theory]] = {
     "node_perturbation_layerwise": partial(node_perturbation, layerwise=True),
     "forward_gradient_activities": node_perturbation,
 }
-"""The rules of which theory says something, `(exact gradient, exact signals) -> Theory`; more by name."""
+"""The rules of which theory says something; more by name."""
 
 
-def predict(name: str, grads: Params, signals: Signals, num_samples: ArrayLike) -> dict[str, Array]:
+def predict(name: str, exact: Exact, num_samples: ArrayLike) -> dict[str, Array]:
     """Metrics of a rule by theory, with K gradients averaged, each `[layers + 1]`; NaN if unknown.
 
     Args:
       name: of the rule.
-      grads: the exact gradient, without feedback weights.
-      signals: the exact teaching signals, of every example as in a batch of one.
+      exact: the exact gradient and teaching signals.
       num_samples: number K of gradients that are averaged.
     """
-    nothing = Theory(*[jnp.full(len(grads) + 1, jnp.nan)] * 3)
-    variance, along, across = THEORY[name](grads, signals) if name in THEORY else nothing
+    variance, along, across = THEORY.get(name, _unknown)(exact)
     count = jnp.asarray(num_samples, jnp.float32)
     return {
         "relative_variance": variance / count,

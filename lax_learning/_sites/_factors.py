@@ -11,6 +11,7 @@ from lax_learning._sites._batch import one_example
 from lax_learning._sites._plan import Site, Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning._sites.tapped import checked_taps
 from lax_learning.models import Model
 from lax_learning.types import Params
 
@@ -56,7 +57,7 @@ def factors(model: Model, params: Params, x: Any, deltas: dict[str, Array]) -> F
     program = Program(model, params, x)
     products = _products(program)
     named = program.named_taps
-    wanted = {named[name].index: delta for name, delta in deltas.items()}
+    wanted = {named[name].index: d for name, d in checked_taps("signals.deltas", deltas, named).items()}
     own = [i for i, trained in enumerate(program.split.trained) if trained]
     parameters = dict(zip(own, program.split.parameters, strict=True))
 
@@ -75,7 +76,7 @@ def factors(model: Model, params: Params, x: Any, deltas: dict[str, Array]) -> F
     others = {i: leaf for i, leaf in parameters.items() if i not in products}
     offsets = {site.index: jnp.zeros(z.shape, z.dtype) for site, z in products.values()}
     zs, transpose, reads = jax.vjp(run, others, offsets, has_aux=True)
-    grads, at_products = transpose({i: delta.astype(zs[i].dtype) for i, delta in wanted.items()})
+    grads, at_products = transpose({i: wanted[i] for i in zs})
     pairs = {
         leaf: (site.layout.vectors(reads[site.index]).reshape(-1), at_products[site.index].reshape(-1))
         for leaf, (site, _) in products.items()

@@ -84,7 +84,7 @@ def tapped(model: Model) -> Tapped:
         feeds = (
             {}
             if taps is None
-            else {named[name].index: tap for name, tap in _checked("taps", taps, named).items()}
+            else {named[name].index: tap for name, tap in checked_taps("taps", taps, named).items()}
         )
 
         def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
@@ -102,7 +102,7 @@ def tapped(model: Model) -> Tapped:
         x, _ = as_batch(x)
         program = Program(model, params, x)
         named = program.named_taps
-        wanted = {named[name].index: delta for name, delta in _checked("deltas", deltas, named).items()}
+        wanted = {named[name].index: delta for name, delta in checked_taps("deltas", deltas, named).items()}
 
         def cut(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
             return jax.lax.stop_gradient(z), z
@@ -117,7 +117,8 @@ def tapped(model: Model) -> Tapped:
     return Tapped(shapes, run, pull_back)
 
 
-def _checked(name: str, values: Any, named: dict[str, Tap]) -> Taps:
+def checked_taps(name: str, values: Any, named: dict[str, Tap]) -> Taps:
+    """Returns values as arrays of the dtypes of their taps; raises unless each tap has one of its shape."""
     if not isinstance(values, dict) or values.keys() != named.keys():
         got = list(values) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{name}: expected a dict with the entries {sorted(named)}, got {got}")

@@ -184,7 +184,7 @@ def weight_alignment(params: PyTree, feedback: PyTree) -> dict[str, Scalar]:
         raise ValueError(f"feedback: expected paths of params, {list(own)}, got {unknown}")
     cosines = {}
     for path, group in held.items():
-        w, b = as_real(f"params: {path!r}", own[path][path]), as_real(f"feedback: {path!r}", group[path])
-        check_same_structure((f"feedback: {path!r}", "params"), (b, w))
+        w, b = as_real(f"params[{path!r}]", own[path][path]), as_real(f"feedback[{path!r}]", group[path])
+        check_same_structure((f"feedback[{path!r}]", "params"), (b, w))
         cosines[path] = cosine_similarity(w, b)
     return cosines

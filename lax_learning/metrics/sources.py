@@ -15,6 +15,7 @@ from lax_learning._checks import (
     check_instance,
     check_key,
     check_samples,
+    check_shapes,
     is_numbers,
 )
 from lax_learning._lazily import lazily
@@ -55,9 +56,19 @@ def draw_moments(
         raise TypeError("reference: expected the exact gradients, got None")
 
     def draw(key: Key) -> Params:
-        return rule.value_and_grad(key, params, state, x, y)[1]
+        return _of_constants(params, rule.value_and_grad(key, params, state, x, y)[1])
 
-    return streamed_moments(draw, jax.random.split(key, num_samples), reference)
+    return streamed_moments(draw, jax.random.split(key, num_samples), _of_constants(params, reference))
+
+
+def _of_constants(params: Params, grads: Params) -> Params:
+    """The gradients, with zeros in float32 for leaves of params that are no numbers to differentiate by."""
+    leaves, structure = jax.tree.flatten(params)
+    constant = [not jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
+    if not any(constant) or jax.tree.structure(grads) != structure:
+        return grads
+    pairs = zip(jax.tree.leaves(grads), constant, strict=True)
+    return jax.tree.unflatten(structure, [jnp.zeros(jnp.shape(g)) if c else g for g, c in pairs])
 
 
 def example_moments(
@@ -92,13 +103,13 @@ def example_moments(
     x, size = as_batch(x)
     y = as_arrays("y", y, is_numbers)
     check_count("number of examples in x", size, 3)
-    if {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(y)} != {(size,)}:
+    if any(jnp.shape(leaf)[:1] != (size,) for leaf in jax.tree.leaves(y)):
         got = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(y)]
         raise ValueError(f"y: expected a leading axis of {size} examples as in x, got shapes {got}")
     examples = jax.random.split(key, size), x, y
 
     def draw(example: Any) -> Params:
-        return rule.value_and_grad(*_one(example, params, state))[1]
+        return _of_constants(params, rule.value_and_grad(*_one(example, params, state))[1])
 
     if rule.signals is None or not has_factors(model, params, x):
         return streamed_moments(draw, examples)
@@ -129,10 +140,12 @@ def _moments_of_factors(
     for i, (leaf, own) in enumerate(zip(leaves, rests, strict=True)):
         if i in every.products:
             moments.append(product_moments(*every.products[i], own))
-        else:
-            grads = every.others.get(i, jnp.zeros((size, *jnp.shape(leaf))))
-            grads = grads if own is None else grads + own
+        elif i in every.others:
+            grads = every.others[i] if own is None else every.others[i] + own
             moments.append(streamed_moments(lambda g: g, grads, chunk_size=size))
+        else:  # a constant
+            shape = jnp.shape(leaf)
+            moments.append(streamed_moments(lambda _, shape=shape: jnp.zeros(shape), jnp.arange(size)))
     scales = jax.tree.unflatten(structure, [each.scale for each in moments])
     fields = zip(*(each.scaled for each in moments), strict=True)
     return Moments(scales, ScaledMoments(*(jax.tree.unflatten(structure, list(f)) for f in fields)), None)
@@ -164,6 +177,9 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
     x, d = as_real("x", x), as_real("d", d)
     if x.ndim != 2 or d.ndim != 2 or len(x) != len(d):
         raise ValueError(f"x, d: expected shapes [T, in] and [T, out], got {x.shape} and {d.shape}")
+    if rest is not None:
+        rest = as_real("rest", rest)
+        check_shapes(["rest"], [rest], [(x.shape[1], d.shape[1])])
     check_count("number of products", x.shape[0], 3)
     count = x.shape[0]
     x_scale, largest = scale_of(x), largest_magnitude(x) * largest_magnitude(d)
@@ -194,16 +210,19 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
         jnp.zeros_like(along),
     )
 
-    def streamed(x: Array, d: Array, by_products: ScaledMoments) -> tuple[Array, ScaledMoments]:
-        moments = streamed_moments(
-            lambda factors: jnp.outer(*factors) + (0 if rest is None else rest), (x, d)
-        )
+    def streamed(
+        x: Array, d: Array, rest: Array | None, by_products: ScaledMoments
+    ) -> tuple[Array, ScaledMoments]:
+        def gradient(factors: tuple[Array, Array]) -> Array:
+            return jnp.outer(*factors) if rest is None else jnp.outer(*factors) + rest
+
+        moments = streamed_moments(gradient, (x, d))
         return moments.scale, moments.scaled
 
     ratio, scaled = lazily(
         jnp.any(spread < 2.0**-7 * second),
         streamed,
-        lambda x, d, by_products: (jnp.ones((), x.dtype), by_products),
-        x, d, by_products,
+        lambda x, d, rest, by_products: (jnp.ones((), x.dtype), by_products),
+        x, d, rest, by_products,
     )  # fmt: skip
     return Moments(scale * ratio, scaled, None)

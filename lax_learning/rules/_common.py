@@ -28,8 +28,13 @@ Assign = Callable[..., tuple[Any, Params, Any, Signals]]
 """`(key, params, state, x, y, opened) -> (loss, grads, state, signals)`, the signals for a batch of one."""
 
 
-def delta_rule(model: Model, init: Callable[[Key, Params, Any], Any], assign: Assign) -> Rule:
-    """Returns a rule whose gradients are the pull-back of teaching signals."""
+def delta_rule(
+    model: Model, init: Callable[[Key, Params, Any], Any], assign: Assign, *, masks: bool = False
+) -> Rule:
+    """Returns a rule whose gradients are the pull-back of teaching signals.
+
+    If it masks the gradients of some parameters, also at taps that have signals, it offers no signals.
+    """
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         return assign(key, params, state, x, y, False)[:3]
@@ -38,7 +43,7 @@ def delta_rule(model: Model, init: Callable[[Key, Params, Any], Any], assign: As
         check_one(x)
         return assign(key, params, state, x, y, True)[3]
 
-    return Rule(init, value_and_grad, model.trainable, signals)
+    return Rule(init, value_and_grad, model.trainable, None if masks else signals)
 
 
 def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:

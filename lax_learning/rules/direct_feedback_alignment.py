@@ -221,7 +221,7 @@ def direct_feedback_alignment(
         deltas = named({i: delta[0] for i, delta in deltas.items()}, program) if opened else {}
         return value, program.split.gradients(masked(grads, sites)), state, Signals(deltas)
 
-    return delta_rule(model, init, assign)
+    return delta_rule(model, init, assign, masks=where is not None)
 
 
 def _check_feedback(feedback: Any, ways: dict[str, tuple[int, int, _Route]]) -> None:

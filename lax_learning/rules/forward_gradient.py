@@ -95,5 +95,5 @@ def forward_gradient(
         return units.value, units.pull_back(deltas), state, signals
 
     if perturb == "activities":
-        return delta_rule(model, stateless(model), along_activities)
+        return delta_rule(model, stateless(model), along_activities, masks=where is not None)
     return Rule(stateless(model), along_weights, model.trainable)

@@ -139,7 +139,7 @@ def node_perturbation(
         signals = Signals(units.signals(deltas) if opened else {})
         return units.value, units.pull_back(deltas), state, signals
 
-    return delta_rule(model, stateless(model), assign)
+    return delta_rule(model, stateless(model), assign, masks=where is not None)
 
 
 def _over(scale: Array, values: Taps) -> Taps:
