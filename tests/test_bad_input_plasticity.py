@@ -296,7 +296,9 @@ def test_shared_tables_where_caps_differ(rule):
 @pytest.mark.parametrize("y", [jnp.zeros((5, 3)), jnp.zeros((4, 2)), jnp.zeros(5), YS])
 def test_y_of_meta_learning(y):
     rule, params = plasticity.meta_rule(NETWORK, STATE), MetaParams(TABLES, jnp.asarray(STATE[0]["w"]))
-    refuses(lambda: rule.value_and_grad(KEY, params, (), XS, y), ValueError, r"^y: expected shape \[5, 2\], got")
+    refuses(
+        lambda: rule.value_and_grad(KEY, params, (), XS, y), ValueError, r"^y: expected shape \[5, 2\], got"
+    )
 
 
 @pytest.mark.parametrize("row", [[0, 0], [1, 1], [0.7, 0.3], [-1, 2], [float("nan"), 1]])
