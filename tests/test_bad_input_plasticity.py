@@ -135,7 +135,7 @@ def graph(widths: Any = (3, 4, 2), cap: Any = 2, **options: Any):
             "^double_softmax: expected True or False, got 'no'",
         ),
         "shared": (
-            lambda: plasticity.meta_rule(NETWORK, STATE, shared=1),
+            lambda: plasticity.meta_init(NETWORK, STATE, shared=1),
             TypeError,
             "^shared: expected True or False, got 1",
         ),
@@ -192,6 +192,7 @@ def test_state_of_another_depth(kind, num_layers):
     refuses(lambda: network.apply(state, XS), ValueError, pattern)
     refuses(lambda: plasticity.plastic_pass(network, TABLES, state, XS, YS), ValueError, pattern)
     refuses(lambda: plasticity.meta_rule(network, state), ValueError, pattern)
+    refuses(lambda: plasticity.meta_init(network, state), ValueError, pattern)
     online = plasticity.table_plasticity(network)
     refuses(lambda: online.update(TABLES, state, XS[0], 0), ValueError, pattern)
 
@@ -285,7 +286,7 @@ def test_shared_tables_where_caps_differ(rule):
     network = k_cap_mlp((3, 4, 5, 6, 2), (2, 3, 4), rule=rule)
     pattern = "^shared: expected hidden layers with tables of one shape, got"
     refuses(lambda: network.init_tables(KEY), ValueError, pattern)
-    refuses(lambda: plasticity.meta_rule(network, zeros(network)).init(KEY), ValueError, pattern)
+    refuses(lambda: plasticity.meta_init(network, zeros(network))(KEY), ValueError, pattern)
     assert [table.shape[-1] for table in network.init_tables(KEY, shared=False).hidden] == [3, 4]
 
 
@@ -295,7 +296,9 @@ def test_shared_tables_where_caps_differ(rule):
 @pytest.mark.parametrize("y", [jnp.zeros((5, 3)), jnp.zeros((4, 2)), jnp.zeros(5), YS])
 def test_y_of_meta_learning(y):
     rule, params = plasticity.meta_rule(NETWORK, STATE), MetaParams(TABLES, jnp.asarray(STATE[0]["w"]))
-    refuses(lambda: rule.value_and_grad(KEY, params, XS, y), ValueError, r"^y: expected shape \[5, 2\], got")
+    refuses(
+        lambda: rule.value_and_grad(KEY, params, (), XS, y), ValueError, r"^y: expected shape \[5, 2\], got"
+    )
 
 
 @pytest.mark.parametrize("row", [[0, 0], [1, 1], [0.7, 0.3], [-1, 2], [float("nan"), 1]])
@@ -303,7 +306,7 @@ def test_y_of_meta_learning_is_one_hot(row):
     rule, params = plasticity.meta_rule(NETWORK, STATE), MetaParams(TABLES, jnp.asarray(STATE[0]["w"]))
     y = jax.nn.one_hot(YS, 2).at[3].set(jnp.array(row))
     refuses(
-        lambda: rule.value_and_grad(KEY, params, XS, y),
+        lambda: rule.value_and_grad(KEY, params, (), XS, y),
         ValueError,
         r"^y\[3\]: expected a one-hot row, got \[",
     )
@@ -314,7 +317,7 @@ def test_params_of_meta_learning():
     y = jax.nn.one_hot(YS, 2)
 
     def value(params):
-        return lambda: rule.value_and_grad(KEY, params, XS, y)
+        return lambda: rule.value_and_grad(KEY, params, (), XS, y)
 
     refuses(
         value(MetaParams(TABLES, w[:, :3])), ValueError, r"^params.w: expected shape \[3, 4\], got \[3, 3\]"

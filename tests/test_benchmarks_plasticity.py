@@ -83,7 +83,7 @@ def test_gradients_agree() -> None:
     params = train.params._replace(tables=cases.learned_tables(jnp.float64))
     network = cases.network_of(SIZES, cases.FEATURES, cases.SIDES, jnp.float64)
     rule = plasticity.meta_rule(network, state, double_softmax=True)
-    loss, grads = jax.jit(rule.value_and_grad)(jax.random.key(0), params, *data.train)
+    loss, grads, _ = jax.jit(rule.value_and_grad)(jax.random.key(0), params, (), *data.train)
 
     theirs, tables = cases.as_reference(state, params.tables, CAP, requires_grad=True)
     expected = loops.one_pass(theirs, tables, *as_torch(data.train, slice(None)))

@@ -26,7 +26,7 @@ from experiments.decorrelation.reading import (
     seconds_per_update,
 )
 from experiments.decorrelation.report import figures, rows
-from experiments.decorrelation.runs import NETWORKS, RULES, STUDIES, Run, runs_of, targets
+from experiments.decorrelation.runs import NETWORKS, RULES, STUDIES, Run, on_pixels, runs_of, targets
 from tests.command_line import call, run
 from tests.diverged import check_report
 
@@ -165,7 +165,7 @@ def test_runs_of_the_full_preset():
     assert {name.split("-")[1] for name in names if "-" in name} == set(RULES)
 
 
-TINY = ll.Network((ll.convolution(1, 2, 3, ll.flatten, stride=7), ll.dense(4 * 4 * 2, 10)), (28, 28, 1))
+TINY = on_pixels(ll.convnet((28, 28, 1), (2,), (10,), kernel=3, stride=7))
 
 
 def tiny(name, dynamics):
@@ -181,30 +181,32 @@ def small_data():
 
 @pytest.mark.parametrize("dynamics", [None, ll.decorrelation(0.1)], ids=["plain", "decorrelated"])
 def test_an_update_is_that_of_the_library(small_data, dynamics):
-    """By `decorrelated_rule` and the same keys, batches and images."""
+    """By its parts, with the same keys, batches and images; Kolen-Pollack's feedback moves as the weights."""
     _, data = small_data
-    one = tiny("feedback_alignment", dynamics)
+    one = tiny("kolen_pollack", dynamics)
     start: Carry = start_of(one, 4_000, 8, jax.random.key(3), jnp.float32(0.01))
     assert start.images.shape == (40,)
     after, (loss, losses) = update(one, 8, data, start, 0)
     _, chosen = ll.data.batches(40, 8).next(start.order, 0)
     batch = start.images[chosen]
-    x = (data.train.x[batch].reshape(8, 28, 28, 1) - 0.1) / 0.3
-    rule_key, update_key = jax.random.split(jax.random.fold_in(start.key, 0))
-    network = TINY if dynamics is None else ll.decorrelated(TINY, start.state)
-    rule = ll.feedback_alignment(network, ll.softmax_cross_entropy)
-    expected, grads = rule.value_and_grad(rule_key, start.params, x, data.train.y[batch])
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    moved = optax.apply_updates(start.params, jax.tree.map(lambda g: -0.01 * g, grads))
-    for got, wanted in zip(jax.tree.leaves(after.params), jax.tree.leaves(moved), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-7)
-    if dynamics is None:
-        assert after.state is start.state and np.isnan(losses).all()
+    x, y = (data.train.x[batch] - 0.1) / 0.3, data.train.y[batch]
+    state, now, network = start.rule_state, after.rule_state, TINY
+    if dynamics is not None:
+        layers, network = state.layers, ll.decorrelated(TINY, state.layers)
+        for i, (name, read) in enumerate(ll.decorrelation_inputs(TINY, start.params, layers, x).items()):
+            learned, found = dynamics.update(jax.random.key(0), dynamics.init(read.shape[-1:]), (read,))
+            np.testing.assert_allclose(losses[i], found.loss[0], rtol=1e-6)
+            np.testing.assert_allclose(now.layers[name]["R"], learned.layers[0]["R"], rtol=1e-5, atol=1e-7)
+        state, now = state.rule, now.rule
     else:
-        inputs = network.forward(start.params, x).inputs
-        state, diagnostics = dynamics.update(update_key, start.state, inputs, TINY)
-        np.testing.assert_allclose(losses, diagnostics.loss, rtol=1e-6)
-        np.testing.assert_allclose(after.state.layers[0]["R"], state.layers[0]["R"], rtol=1e-5, atol=1e-7)
+        assert np.isnan(losses).all()
+    rule = ll.kolen_pollack(network, ll.softmax_cross_entropy, optimizer=optax.sgd(0.01))
+    expected, grads, moved = rule.value_and_grad(jax.random.key(0), start.params, state, x, y)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    params = optax.apply_updates(start.params, jax.tree.map(lambda g: -0.01 * g, grads))
+    wanted = jax.tree.leaves((params, moved.feedback))
+    for a, b in zip(jax.tree.leaves((after.params, now.feedback)), wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 @pytest.fixture(scope="module")

@@ -449,7 +449,7 @@ def test_dtypes(kind: str, dtype: Any) -> None:
     with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion(mixing):
         rule = plasticity.meta_rule(network, state)
         params = MetaParams(tables, shapes[0]["w"])
-        loss, grads = jax.eval_shape(rule.value_and_grad, KEY, params, x, one_hot)
+        loss, grads, _ = jax.eval_shape(rule.value_and_grad, KEY, params, (), x, one_hot)
         assert grads == params
         assert loss.dtype == (jnp.float64 if dtype == jnp.float64 else jnp.float32)
 
@@ -600,7 +600,7 @@ def straight_loss(network: Any, state: Any, double_softmax: bool, params: MetaPa
 def test_meta_gradient(name: str) -> None:
     network, state, options, params, batch = configuration(name)
     rule = plasticity.meta_rule(network, state, **options)
-    loss, grads = jax.jit(rule.value_and_grad)(KEY, params, *batch)
+    loss, grads, _ = jax.jit(rule.value_and_grad)(KEY, params, (), *batch)
     flat, unravel = ravel_pytree(params)
     slopes, _ = ravel_pytree(grads)
 
@@ -635,7 +635,8 @@ def test_meta_gradient(name: str) -> None:
 @pytest.mark.usefixtures("x64")
 def test_meta_gradient_by_other_estimators() -> None:
     network, state, options, params, batch = configuration("feed-forward-multiplicative-double")
-    _, grads = jax.jit(plasticity.meta_rule(network, state, **options).value_and_grad)(KEY, params, *batch)
+    rule = plasticity.meta_rule(network, state, **options)
+    _, grads, _ = jax.jit(rule.value_and_grad)(KEY, params, (), *batch)
     flat, unravel = ravel_pytree(params)
     direction = unravel(uniform(50, flat.shape, jnp.float64))
     slope = float(sum(jnp.vdot(g, v) for g, v in zip(*map(jax.tree.leaves, (grads, direction)), strict=True)))
@@ -653,7 +654,7 @@ def test_meta_gradient_by_other_estimators() -> None:
         (partial(estimators.weight_perturbation, noise=noise, sigma=step, difference="central"), bias),
     ):
         rule = plasticity.meta_rule(network, state, estimator=estimator, **options)
-        _, estimate = jax.jit(rule.value_and_grad)(KEY, params, *batch)
+        _, estimate, _ = jax.jit(rule.value_and_grad)(KEY, params, (), *batch)
         for got, want in zip(*map(jax.tree.leaves, (estimate, expected)), strict=True):
             np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(1.0, abs(slope)))
 
@@ -666,7 +667,7 @@ def test_floor_of_the_double_softmax() -> None:
     x, y = jnp.ones((3, 1)), jnp.array([[1.0, 0.0]] * 3)
     for double, floor in ((True, math.log(1 + math.exp(-1))), (False, 0.0)):
         rule = plasticity.meta_rule(network, state, double_softmax=double)
-        loss = jax.jit(lambda rule=rule: rule.value_and_grad(KEY, params, x, y)[0])()
+        loss = jax.jit(lambda rule=rule: rule.value_and_grad(KEY, params, (), x, y)[0])()
         np.testing.assert_allclose(loss, floor, atol=4 * float(jnp.finfo(jnp.float32).eps))
 
 
@@ -687,7 +688,7 @@ def test_learned_tables_have_the_published_signs() -> None:
             optimizer,
             num_updates=num_updates,
             double_softmax=True,
-            evaluate=lambda key, params, data: params.tables,
+            evaluate=lambda key, params, state, data: params.tables,
             every=10,
         )
         history = train(key, half_space(data_key, 10))

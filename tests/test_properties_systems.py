@@ -46,10 +46,11 @@ def passes(network: plasticity.KCapNetwork, dtype: Any) -> tuple[Any, Any]:
 
 def learned(dtype: Any) -> tuple[Any, Any]:
     network = plasticity.k_cap_mlp((3, 6, 6, 2), 3, dtype=dtype)
-    rule = plasticity.meta_rule(network, network.init(KEY))
-    return lambda x, params: rule.value_and_grad(fresh(), params, x, jnp.eye(2)[Y]), (
+    state = network.init(KEY)
+    rule, params = plasticity.meta_rule(network, state), plasticity.meta_init(network, state)(KEY_2)
+    return lambda x, params: rule.value_and_grad(fresh(), params, (), x, jnp.eye(2)[Y])[:2], (
         X.astype(dtype),
-        rule.init(KEY),
+        params,
     )
 
 
@@ -79,7 +80,8 @@ def ruled(dtype: Any) -> tuple[Any, Any]:
     rule = ll.decorrelated_rule(
         lambda network: ll.backprop(network, ll.squared_error), network, ll.decorrelation(0.1, bias=True)
     )
-    params, state = rule.init(KEY)
+    params = network.init(KEY)
+    state = rule.init(KEY_2, params, X)
     y = jnp.ones((6, 2), dtype)
     return lambda x, params: rule.value_and_grad(fresh(), params, state, x, y), (X.astype(dtype), params)
 
@@ -185,12 +187,17 @@ CONTAINERS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_containers_stay(kind: str) -> None:
     contain = CONTAINERS[kind]
-    network, dynamics = ll.mlp((3, 4, 2)), ll.decorrelation(0.1, bias=True, every=2)
-    params, state = contain(network.init(KEY)), dynamics.init(network)
+    dynamics = ll.decorrelation(0.1, bias=True, every=2)
+    state = dynamics.init((3, 4))
     state = state._replace(layers=contain(state.layers))
-    inputs = network.forward(network.init(KEY), X).inputs
-    assert jax.tree.structure(ll.fold(network, params, state)) == jax.tree.structure(params)
-    assert jax.tree.structure(dynamics.update(KEY, state, inputs)[0]) == jax.tree.structure(state)
+    after, _ = dynamics.update(KEY, state, (X, jnp.ones((6, 4))))
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+
+    network = ll.mlp((3, 4, 2))
+    rule = ll.decorrelated_rule(lambda m: ll.backprop(m, ll.squared_error), network, ll.decorrelation(0.1))
+    params = contain(network.init(KEY))
+    layers = rule.init(KEY, params, X).layers
+    assert jax.tree.structure(ll.fold(network, params, layers, X)) == jax.tree.structure(params)
 
     k_cap = plasticity.k_cap_mlp((3, 6, 6, 2), 3)
     tables, synapses = k_cap.init_tables(KEY), contain(k_cap.init(KEY))

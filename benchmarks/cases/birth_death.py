@@ -19,7 +19,7 @@ AHEAD = 10  # examples of so many steps are drawn at once: half the time of draw
 Carry = tuple[Any, ll.BirthDeathState]
 
 
-def student_of(neurons: int) -> ll.Network:
+def student_of(neurons: int) -> ll.Model:
     """As many inputs as hidden neurons, ReLU, one output, no biases."""
     return ll.mlp((neurons, neurons, 1), activation=jax.nn.relu, w_init=normal(neurons**-0.5), b_init=None)
 
@@ -30,11 +30,11 @@ def dynamics_of(draws: Callable[[jax.Array, int], ll.Draws] = uniform_draws) -> 
     return ll.birth_death(ALPHA, axes=axes, charges=lambda p: p[1], slots="independent", draws=draws)
 
 
-def step(dynamics: ll.Dynamics, network: ll.Network, key: jax.Array, carry: Carry, x: Any, y: Any) -> Carry:
+def step(dynamics: ll.Dynamics, network: ll.Model, key: jax.Array, carry: Carry, x: Any, y: Any) -> Carry:
     """One step of gradient descent, and births and deaths by its gradients."""
     params, state = carry
     rule_key, event_key = jax.random.split(key)
-    _, grads = ll.backprop(network, ll.squared_error).value_and_grad(rule_key, params, x, y)
+    _, grads, _ = ll.backprop(network, ll.squared_error).value_and_grad(rule_key, params, (), x, y)
     params = jax.tree.map(lambda p, g: p - LEARNING_RATE * g, params, grads)
     carry, _ = dynamics.update(event_key, params, state, grads)
     return carry

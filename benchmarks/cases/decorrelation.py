@@ -22,7 +22,7 @@ class Carry(NamedTuple):
     """Parameters, R of every layer, and the state of Adam."""
 
     params: Any
-    state: ll.DecorrelationState
+    state: ll.DecorrelatedState
     optimizer_state: optax.OptState
 
 
@@ -31,11 +31,11 @@ class Learner(NamedTuple):
 
     Fields:
       init: `key -> Carry`.
-      update: `(key, carry, x, y) -> (carry, (loss, decorrelation loss [layers]))`, the losses before it.
+      update: `(key, carry, x, y) -> (carry, (loss, decorrelation losses by layer))`, the losses before it.
     """
 
     init: Callable[[jax.Array], Carry]
-    update: Callable[[jax.Array, Carry, Any, Any], tuple[Carry, tuple[jax.Array, jax.Array]]]
+    update: Callable[[jax.Array, Carry, Any, Any], tuple[Carry, tuple[jax.Array, dict[str, jax.Array]]]]
 
 
 def learner(widths: tuple[int, ...]) -> Learner:
@@ -46,20 +46,16 @@ def learner(widths: tuple[int, ...]) -> Learner:
     optimizer = optax.adam(LEARNING_RATE)
 
     def init(key: jax.Array) -> Carry:
-        params, state = rule.init(key)
+        params_key, rule_key = jax.random.split(key)
+        params = network.init(params_key)
+        state = rule.init(rule_key, params, jax.numpy.zeros((1, widths[0])))
         return Carry(params, state, optimizer.init(params))
 
-    def update(key: jax.Array, carry: Carry, x: Any, y: Any) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
-        params, before, optimizer_state = carry
-        loss, grads, state = rule.value_and_grad(key, params, before, x, y)
-        inputs = ll.decorrelated(network, before).forward(params, x).inputs
-        of_layers = [
-            ll.decorrelation_loss(ll.decorrelate(layer, a), variant=VARIANT)
-            for layer, a in zip(before.layers, inputs, strict=True)
-        ]
+    def update(key: jax.Array, carry: Carry, x: Any, y: Any) -> tuple[Carry, Any]:
+        params, state, optimizer_state = carry
+        loss, grads, state = rule.value_and_grad(key, params, state, x, y)
         updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
-        carry = Carry(optax.apply_updates(params, updates), state, optimizer_state)
-        return carry, (loss, jax.numpy.stack(of_layers))
+        return Carry(optax.apply_updates(params, updates), state, optimizer_state), (loss, state.losses)
 
     return Learner(init, update)
 

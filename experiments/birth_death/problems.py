@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn.initializers import normal
 from jaxtyping import ArrayLike
 
 import lax_learning as ll
@@ -60,31 +59,23 @@ SCHEMES: dict[SchemeName, Scheme] = {
 }
 
 
-def _charges_of(num_units: int) -> Callable[..., jax.Array]:
-    """Initialiser of charges: uniform within +-1 / sqrt(units)."""
-
-    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -1, 1) / num_units**0.5
-
-    return init
-
-
 def planted(config: Config) -> Problem:
     """A student with more units than its teacher; inputs on the unit sphere, fresh every step."""
     units, features = config.units, config.features
-    first = ll.dense(features, units, jax.nn.relu, w_init=normal(units**-0.5), b_init=None)
-    second = ll.dense(units, 1, w_init=_charges_of(units), b_init=None)
-    student = ll.Network((first, second), (features,))
+    student = ll.mlp((features, units, 1), b_init=None)
     rule = ll.backprop(student, ll.squared_error)
     teacher = ll.data.planted(features, config.teacher_units)
 
     def init(key: jax.Array) -> tuple[Any, Any]:
-        target_key, params_key = jax.random.split(key)
-        return teacher.init(target_key), rule.init(params_key)
+        target_key, w_key, c_key = jax.random.split(key, 3)
+        w = jax.random.normal(w_key, (features, units))
+        c = jax.random.uniform(c_key, (units, 1), minval=-1, maxval=1)
+        return teacher.init(target_key), ({"w": w / units**0.5}, {"w": c / units**0.5})
 
     def gradients(key: jax.Array, target: Any, params: Any) -> Any:
         data_key, rule_key = jax.random.split(key)
-        return rule.value_and_grad(rule_key, params, *teacher.sample(data_key, target, config.batch_size))[1]
+        batch = teacher.sample(data_key, target, config.batch_size)
+        return rule.value_and_grad(rule_key, params, (), *batch)[1]
 
     def loss(key: jax.Array, target: Any, params: Any) -> jax.Array:
         x, y = teacher.sample(key, target, config.test_points)

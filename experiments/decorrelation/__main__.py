@@ -29,13 +29,13 @@ CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 
 
 
 class Carry(NamedTuple):
-    """State of a run between two measurements."""
+    """State of a run between two measurements; the rule's holds R, unless inputs are plain."""
 
     key: jax.Array
     rate: jax.Array
     images: jax.Array
     params: Any
-    state: ll.DecorrelationState
+    rule_state: Any
     optimizer_state: Any
     order: ll.data.BatchState
 
@@ -51,80 +51,86 @@ class Images(NamedTuple):
 def inputs(run: Run, pixels: jax.Array) -> jax.Array:
     """Pixels as the network reads them."""
     mean, width = run.scale
-    return ((pixels - mean) / width).reshape(-1, *run.network.input_shape)
+    return (pixels - mean) / width
 
 
-def num_outputs(run: Run) -> int:
-    """Outputs of the network, which may be more than labels."""
-    last = run.network.layers[-1]
-    return jax.eval_shape(last.init, jax.random.key(0))["w"].shape[-1]
+def widths(run: Run) -> list[int]:
+    """Outputs of every layer, the last of which may be more than labels."""
+    return [layer["w"].shape[-1] for layer in jax.eval_shape(run.network.init, jax.random.key(0))]
 
 
-def network_of(run: Run, state: ll.DecorrelationState) -> ll.Network:
+def network_of(run: Run, carry: Carry) -> ll.Model:
     """The network as the rule sees it: without R, if the run is on plain inputs."""
-    return run.network if run.dynamics is None else ll.decorrelated(run.network, state)
+    return run.network if run.dynamics is None else ll.decorrelated(run.network, carry.rule_state.layers)
+
+
+def layers_of(run: Run, carry: Carry, x: jax.Array) -> dict[str, dict[str, jax.Array]]:
+    """R of every layer in order of depth: the identity, if the run is on plain inputs."""
+    state = carry.rule_state
+    if run.dynamics is None:
+        state = run._replace(dynamics=ll.decorrelation(0.0)).rule(0.0).init(carry.key, carry.params, x)
+    return {name: state.layers[name] for name in in_depth(state.layers)}
+
+
+def in_depth(layers: dict[str, Any]) -> list[str]:
+    """Names of layers, such as `0/w`, in order of depth."""
+    return sorted(layers, key=lambda name: int(name.split("/")[0]))
 
 
 def start_of(run: Run, num_images: int, batch_size: int, key: jax.Array, rate: jax.Array) -> Carry:
     """The start of a run: weights and the draw of the images of a seed."""
-    draw_key, params_key, order_key, run_key = jax.random.split(key, 4)
+    draw_key, params_key, rule_key, order_key, run_key = jax.random.split(key, 5)
     drawn = jax.random.permutation(draw_key, num_images)[: run.images or num_images]
-    params = run.make_rule(run.network).init(params_key)
+    params = run.network.init(params_key)
+    state = run.rule(rate).init(rule_key, params, jnp.zeros((1, 784)))
     order = ll.data.batches(drawn.shape[0], batch_size).init(order_key)
-    optimizer_state = run.optimizer(rate).init(params)
-    state = (run.dynamics or ll.decorrelation(0.0)).init(run.network)
-    return Carry(run_key, rate, drawn, params, state, optimizer_state, order)
+    return Carry(run_key, rate, drawn, params, state, run.optimizer(rate).init(params), order)
 
 
 def update(
     run: Run, batch_size: int, data: Images, carry: Carry, number: Any
 ) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
-    """One update, and the losses before it."""
+    """One update, and the losses before it; the decorrelation loss of a layer without decorrelation is NaN."""
     order, chosen = ll.data.batches(carry.images.shape[0], batch_size).next(carry.order, number)
-    rows = carry.images[chosen]
-    x, y = inputs(run, data.train.x[rows]), targets(data.train.y[rows], num_outputs(run))
-    rule_key, update_key = jax.random.split(jax.random.fold_in(carry.key, number))
-    network = network_of(run, carry.state)
-    loss, grads = run.make_rule(network).value_and_grad(rule_key, carry.params, x, y)
-    state, decorrelation_losses = carry.state, jnp.full(len(run.network.layers), jnp.nan)
-    if run.dynamics is not None:
-        activities = network.forward(carry.params, x).inputs
-        state, (decorrelation_losses,) = run.dynamics.update(update_key, state, activities, run.network)
+    rows, outputs = carry.images[chosen], widths(run)
+    x, y = inputs(run, data.train.x[rows]), targets(data.train.y[rows], outputs[-1])
+    key = jax.random.fold_in(carry.key, number)
+    loss, grads, state = run.rule(carry.rate).value_and_grad(key, carry.params, carry.rule_state, x, y)
+    nowhere = jnp.full(len(outputs), jnp.nan)
+    losses = nowhere if run.dynamics is None else jnp.stack([state.losses[n] for n in in_depth(state.losses)])
     updates, optimizer_state = run.optimizer(carry.rate).update(grads, carry.optimizer_state, carry.params)
     params = optax.apply_updates(carry.params, updates)
-    carry = carry._replace(params=params, state=state, optimizer_state=optimizer_state, order=order)
-    return carry, (loss, decorrelation_losses)
+    carry = carry._replace(params=params, rule_state=state, optimizer_state=optimizer_state, order=order)
+    return carry, (loss, losses)
 
 
 def measure(run: Run, carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
     """Accuracy, the largest entry of R, and at the end the correlations left in the inputs of the layers."""
-    network = network_of(run, carry.state)
+    network, x = network_of(run, carry), inputs(run, jnp.asarray(data.test.x))
+    layers = layers_of(run, carry, x)
 
     def accuracy(images: ll.data.Dataset) -> jax.Array:
         output = network.apply(carry.params, inputs(run, jnp.asarray(images.x)))
         return ll.accuracy(output, targets(jnp.asarray(images.y), output.shape[1]))
 
     def correlation() -> jax.Array:
-        activities = network.forward(carry.params, inputs(run, jnp.asarray(data.test.x))).inputs
-        read = [
-            ll.decorrelate(layer, reads.take(x, None))
-            for layer, reads, x in zip(carry.state.layers, ll.reads_of(run.network), activities, strict=True)
-        ]
-        return jnp.stack([ll.decorrelation_loss(z, kappa=0.0) for z in read])
+        read = ll.decorrelation_inputs(run.network, carry.params, layers, x)
+        white = [ll.decorrelate(layer, read[name]) for name, layer in layers.items()]
+        return jnp.stack([ll.decorrelation_loss(z, kappa=0.0) for z in white])
 
-    nowhere = jnp.full(len(run.network.layers), jnp.nan)
+    nowhere = jnp.full(len(layers), jnp.nan)
     return {
         "correlation": jax.lax.cond(number == run.steps, correlation, lambda: nowhere),
         "validation_accuracy": accuracy(data.validation),
         "test_accuracy": accuracy(data.test),
-        "largest_r": jnp.stack([jnp.max(jnp.abs(layer["R"])) for layer in carry.state.layers]).max(),
+        "largest_r": jnp.stack([jnp.max(jnp.abs(layer["R"])) for layer in layers.values()]).max(),
     }
 
 
 def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, progress: tqdm) -> xr.Dataset:
     """One run, all seeds and learning rates side by side; step 0 is without learning."""
     progress.set_description(name)
-    num_images, num_layers = data.train.x.shape[0], len(run.network.layers)
+    num_images, num_layers = data.train.x.shape[0], len(widths(run))
 
     def init(key: jax.Array, rate: jax.Array) -> Carry:
         return start_of(run, num_images, config.batch_size, key, rate)
@@ -188,7 +194,7 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
 
 def correlations(run: Run, state: Carry, data: Images) -> dict[str, np.ndarray]:
     """Second moments of the pixels in the centre before and after R, of the first seed."""
-    r = collect(state.state.layers[0]["R"], 1)[0]
+    r = collect(state.rule_state.layers["0/w"]["R"], 1)[0]
     x = np.asarray(inputs(run, jnp.asarray(data.test.x)))
     z = x @ r.T
     return {

@@ -12,7 +12,8 @@ from jax.nn.initializers import Initializer, variance_scaling
 import lax_learning as ll
 from experiments.decorrelation.config import Config, InputsName, NetworkName, RuleName
 
-MakeRule = Callable[[ll.Network], ll.Rule]
+MakeRule = Callable[[ll.Model, optax.GradientTransformation], ll.Rule]
+"""`(model, optimizer of its params) -> rule`."""
 
 # torch's initial weights: uniform within +-1 / sqrt(inputs)
 UNIFORM: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
@@ -27,45 +28,38 @@ class Compared(NamedTuple):
 
 LOSS = ll.softmax_cross_entropy
 RULES: dict[RuleName, Compared] = {
-    "backprop": Compared(lambda n: ll.backprop(n, LOSS), (0.01, 0.03, 0.1)),
-    "feedback_alignment": Compared(lambda n: ll.feedback_alignment(n, LOSS), (0.003, 0.01, 0.03)),
+    "backprop": Compared(lambda n, _: ll.backprop(n, LOSS), (0.01, 0.03, 0.1)),
+    "feedback_alignment": Compared(lambda n, _: ll.feedback_alignment(n, LOSS), (0.003, 0.01, 0.03)),
     "direct_feedback_alignment": Compared(
-        lambda n: ll.direct_feedback_alignment(n, LOSS), (0.001, 0.003, 0.01, 0.03)
+        lambda n, _: ll.direct_feedback_alignment(n, LOSS), (0.001, 0.003, 0.01, 0.03)
     ),
-    "kolen_pollack": Compared(lambda n: ll.kolen_pollack(n, LOSS), (0.01, 0.03, 0.1)),
+    "kolen_pollack": Compared(lambda n, o: ll.kolen_pollack(n, LOSS, optimizer=o), (0.01, 0.03, 0.1)),
     "node_perturbation": Compared(
-        lambda n: ll.node_perturbation(n, LOSS, sigma=0.01), (0.0001, 0.0003, 0.001, 0.003)
+        lambda n, _: ll.node_perturbation(n, LOSS, sigma=0.01), (0.0001, 0.0003, 0.001, 0.003)
     ),
     "activity_perturbation": Compared(
-        lambda n: ll.node_perturbation(n, LOSS, sigma=0.01, variant="activity"),
+        lambda n, _: ll.node_perturbation(n, LOSS, sigma=0.01, variant="activity"),
         (0.0001, 0.0003, 0.001, 0.003),
     ),
     "weight_perturbation": Compared(
-        lambda n: ll.weight_perturbation(n, LOSS, sigma=0.001), (0.00001, 0.00003, 0.0001, 0.0003)
+        lambda n, _: ll.weight_perturbation(n, LOSS, sigma=0.001), (0.00001, 0.00003, 0.0001, 0.0003)
     ),
 }
 
 
-def torch_mlp(widths: tuple[int, ...]) -> ll.Network:
+def torch_mlp(widths: tuple[int, ...]) -> ll.Model:
     """Dense layers with leaky units and the published initial weights."""
     return ll.mlp(widths, activation=jax.nn.leaky_relu, w_init=UNIFORM)
 
 
-def flat_relu(z: jax.Array) -> jax.Array:
-    """Rectified and flattened."""
-    return ll.flatten(jax.nn.relu(z))
+def on_pixels(network: ll.Model) -> ll.Model:
+    """A convolutional network that reads images as rows of pixels."""
+    return ll.Model(lambda params, x: network.apply(params, x.reshape(-1, 28, 28, 1)), network.init)
 
 
-NETWORKS: dict[NetworkName, ll.Network] = {
+NETWORKS: dict[NetworkName, ll.Model] = {
     "dense": ll.mlp((784, 100, 10)),
-    "convolutional": ll.Network(
-        (
-            ll.convolution(1, 8, 5, jax.nn.relu, stride=2),
-            ll.convolution(8, 16, 3, flat_relu, stride=2),
-            ll.dense(7 * 7 * 16, 10),
-        ),
-        (28, 28, 1),
-    ),
+    "convolutional": on_pixels(ll.convnet((28, 28, 1), (8, 16), (10,), kernel=(5, 3), stride=2)),
 }
 
 
@@ -74,8 +68,8 @@ class Run(NamedTuple):
 
     Fields:
       study: what it belongs to.
-      network: without decorrelation.
-      make_rule: `network -> rule`.
+      network: without decorrelation, of rows of 784 pixels.
+      make_rule: of the network or its decorrelated form.
       dynamics: of R; None for plain inputs.
       optimizer: `learning rate -> optimizer`.
       rates: learning rates.
@@ -86,7 +80,7 @@ class Run(NamedTuple):
     """
 
     study: str
-    network: ll.Network
+    network: ll.Model
     make_rule: MakeRule
     dynamics: ll.Dynamics | None
     optimizer: Callable[[Any], optax.GradientTransformation]
@@ -95,6 +89,16 @@ class Run(NamedTuple):
     scale: tuple[float, float]
     updates: int
     steps: int
+
+    def rule(self, rate: Any) -> ll.Rule:
+        """The rule, on decorrelated inputs if there are dynamics."""
+
+        def make(network: ll.Model) -> ll.Rule:
+            return self.make_rule(network, self.optimizer(rate))
+
+        if self.dynamics is None:
+            return make(self.network)
+        return ll.decorrelated_rule(make, self.network, self.dynamics)
 
 
 CHOICE_RATES = (0.03, 0.1)
@@ -106,7 +110,7 @@ MEASUREMENTS = 10
 def notebook_runs(config: Config) -> dict[str, Run]:
     """The notebook's runs; an epoch is a step. Targets of the single layer are among its 100 outputs."""
 
-    def run(network: ll.Network, rate: float, eta: float, epochs: int) -> Run:
+    def run(network: ll.Model, rate: float, eta: float, epochs: int) -> Run:
         dynamics = ll.decorrelation(eta, variant="seed", variance=1.0)
         return Run(
             "notebook", network, RULES["backprop"].make, dynamics, optax.adam, (rate,), 1_000,

@@ -50,7 +50,7 @@ def make(static: Mapping[str, Any]) -> Program:
 
         of_run, losses = jax.lax.scan(learn, of_run, number * updates + jnp.arange(updates))
         x, y = data.validation
-        output = network_of(one, of_run.state).apply(of_run.params, inputs(one, jnp.asarray(x)))
+        output = network_of(one, of_run).apply(of_run.params, inputs(one, jnp.asarray(x)))
         return (eta, of_run), while_finite(ll.accuracy(output, y), losses)
 
     return Program(init, advance, CHUNKS, data)

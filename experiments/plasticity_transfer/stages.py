@@ -52,7 +52,7 @@ def meta_learning(
             num_updates=config.epochs * per_epoch,
             batch_size=config.batch_size,
             every=per_epoch,
-            evaluate=lambda key, params, data: after_a_batch(structure, key, params, data),
+            evaluate=lambda key, params, _, data: after_a_batch(structure, key, params, data),
             estimator=ESTIMATORS[config.estimator],
             double_softmax=config.double_softmax,
             hidden_init=upstream.hidden_start,

@@ -40,14 +40,14 @@ class Problem(NamedTuple):
       curves: those that the critic sees.
       critic: the judge.
       latents: the network of the latents.
-      head: the network from the latents to the prediction.
+      head: the model from the latents to the prediction.
     """
 
     x: Float[Array, "points 1"]
     curves: symbolic.Curves
     critic: symbolic.Critic
     latents: symbolic.Generator
-    head: ll.Network
+    head: ll.Model
 
 
 def problem_of(config: Config) -> Problem:

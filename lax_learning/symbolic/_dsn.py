@@ -131,7 +131,7 @@ def dsn_generator(
         mask = jnp.where((least > 0) & (mask < least), 0, mask)
 
         def latent(weights: Params, row: Array) -> Array:
-            outputs = network(weights, jnp.multiply(*promoted(x, row)))[0]
+            outputs = network.apply(weights, jnp.multiply(*promoted(x, row)))
             return single_output("params['networks']", outputs)
 
         return jax.vmap(latent, out_axes=1)(params["networks"], mask)

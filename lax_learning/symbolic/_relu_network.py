@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jaxtyping import Array
 
-from lax_learning._checks import as_sizes, check_count, check_floating_dtype, check_memory
+from lax_learning._checks import as_layers, as_sizes, check_count, check_floating_dtype, check_memory
 from lax_learning.models import Model
 from lax_learning.networks import dense_layers, identity
-from lax_learning.types import Key
+from lax_learning.types import Key, Params
 
 MAX_LAYERS = 1000
 
@@ -62,4 +62,9 @@ def relu_network(
         {"w": ((n, m), w_init(n)), "b": ((m,), None if b_init is None else b_init(n))}
         for n, m in itertools.pairwise(widths)
     ]
-    return dense_layers(layers, activations, dtype)
+    network = dense_layers(layers, activations, dtype)
+
+    def apply(params: Params, x: Array) -> Array:
+        return network(as_layers("params", params, len(layers)), x)[0]
+
+    return Model(apply, network.init)

@@ -92,9 +92,9 @@ def critic(
             raise ValueError(f"params: expected the entries 'critic' and 'embedding', got {got}")
         params = as_params(params)
         if channels > 1:
-            numbers = shared(params["embedding"], curves.reshape(-1, channels))[0]
+            numbers = shared.apply(params["embedding"], curves.reshape(-1, channels))
             curves = single_output("params['embedding']", numbers).reshape(-1, num_points)
-        return single_output("params['critic']", judge(params["critic"], curves)[0])
+        return single_output("params['critic']", judge.apply(params["critic"], curves))
 
     return Critic(init, apply, curve_shape)
 

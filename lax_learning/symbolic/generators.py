@@ -65,7 +65,13 @@ def mlp_generator(
     """
     check_count("num_latents", num_latents)
     network = relu_network(num_inputs, hidden, num_latents, torch_uniform, torch_uniform, dtype)
-    return Generator(network.init, lambda params, x: network(params, x)[0])
+
+    def apply(params: Params, x: ArrayLike) -> Float[Array, "points latents"]:
+        x = as_floating("x", x)
+        check_inputs(x, (num_inputs,))
+        return network.apply(params, x)
+
+    return Generator(network.init, apply)
 
 
 def gaussian_process_generator(
