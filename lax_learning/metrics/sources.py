@@ -194,7 +194,9 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
         jnp.zeros_like(along),
     )
 
-    def streamed(x: Array, d: Array, by_products: ScaledMoments) -> tuple[Array, ScaledMoments]:
+    def streamed(
+        x: Array, d: Array, rest: Array | None, by_products: ScaledMoments
+    ) -> tuple[Array, ScaledMoments]:
         moments = streamed_moments(
             lambda factors: jnp.outer(*factors) + (0 if rest is None else rest), (x, d)
         )
@@ -203,7 +205,7 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
     ratio, scaled = lazily(
         jnp.any(spread < 2.0**-7 * second),
         streamed,
-        lambda x, d, by_products: (jnp.ones((), x.dtype), by_products),
-        x, d, by_products,
+        lambda x, d, rest, by_products: (jnp.ones((), x.dtype), by_products),
+        x, d, rest, by_products,
     )  # fmt: skip
     return Moments(scale * ratio, scaled, None)
