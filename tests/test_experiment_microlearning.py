@@ -225,7 +225,7 @@ def test_images_as_networks_see_them():
 def few_images():
     """Eight images of noise, as four updates of two an epoch."""
     x = np.random.default_rng(0).random((8, 784), np.float32)
-    return ll.data.Splits(*[ll.data.Dataset(x, np.eye(10, dtype=np.float32)[np.arange(8)])] * 3)
+    return ll.data.Splits(*[ll.data.Dataset(jnp.asarray(x), jnp.eye(10)[:8])] * 3)
 
 
 def test_optimizer_by_hand():
