@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import lax_learning as ll
 from benchmarks.cases import Sizes
-from benchmarks.cases.microlearning import LEARNING_RATE, RULES, network_of, snr
+from benchmarks.cases.microlearning import LEARNING_RATE, RULES, Weights, network_of, snr
 from benchmarks.floors import memory_mb
 from experiments import harness, memory, reporting
 from experiments.settings import Count, Options, at_least, defaults_of
@@ -56,26 +56,27 @@ class Config(Options):
 
 def comparison(name: str, config: Config, num_images: int) -> Callable[..., dict[str, jax.Array]]:
     """`(key, data) -> metrics` of one rule and one seed: accuracy and cosine `[1 + epochs]`, and SNR."""
-    network = network_of(Sizes(hidden=config.hidden))
-    rule, exact = RULES[name].make(network, RULES[name].noise), ll.backprop(network, ll.squared_error)
+    model, compared = network_of(Sizes(hidden=config.hidden)), RULES[name]
+    rule, exact = compared.make(model, compared.noise), ll.backprop(model, ll.squared_error)
+    moments = compared.moments(model, rule, compared.noise)
 
-    def evaluate(key: jax.Array, params: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+    def evaluate(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
         x, y = data.test
-        grads = ll.without_feedback(rule.value_and_grad(key, params, x, y)[1])
-        reference = ll.without_feedback(exact.value_and_grad(key, params, x, y)[1])
-        accuracy = ll.accuracy(network.apply(params, x), y)
+        _, grads, _ = rule.value_and_grad(key, params, state, x, y)
+        _, reference, _ = exact.value_and_grad(key, params, (), x, y)
+        accuracy = ll.accuracy(model.apply(params, x), y)
         return {"accuracy": accuracy, "cosine": cosine_similarity(grads[0], reference[0])}
 
     updates = num_images // config.batch_size
     train = ll.make_train(
-        rule, optax.sgd(LEARNING_RATE), num_updates=config.epochs * updates, batch_size=config.batch_size,
-        evaluate=evaluate, every=updates,
+        rule, optax.sgd(LEARNING_RATE), init=model.init, num_updates=config.epochs * updates,
+        batch_size=config.batch_size, evaluate=evaluate, every=updates,
     )  # fmt: skip
 
     def run(key: jax.Array, data: ll.data.Splits) -> dict[str, jax.Array]:
         train_key, snr_key = jax.random.split(key)
-        at_start = train.init(train_key, data).params
-        of_hidden = snr(network, rule, snr_key, at_start, *data.test)
+        start = train.init(train_key, data)
+        of_hidden = snr(moments, snr_key, Weights(start.params, start.rule_state), *data.test)
         return {**train(train_key, data).evaluations, "snr": of_hidden}
 
     return run

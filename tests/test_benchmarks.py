@@ -37,12 +37,12 @@ def close(got: Any, expected: Any) -> None:
 # --- the tutorial's loops
 
 
-def library(name: str, noise: Any = "normal") -> tuple[ll.Network, ll.Rule, Any]:
-    """A rule of a small network, and its weights in float64."""
-    network = microlearning.network_of(SIZES)
-    rule = microlearning.RULES[name].make(network, noise)
-    params = jax.tree.map(lambda w: w.astype(jnp.float64), microlearning.weights_of(rule, 1))
-    return network, rule, params
+def library(name: str, noise: Any = "normal") -> tuple[ll.Rule, Any, microlearning.Weights]:
+    """A rule of a small network, its moments over examples, and its weights in float64."""
+    model, compared = microlearning.network_of(SIZES), microlearning.RULES[name]
+    rule = compared.make(model, noise)
+    weights = jax.tree.map(lambda w: w.astype(jnp.float64), microlearning.weights_of(model, rule, 1))
+    return rule, compared.moments(model, rule, noise), weights
 
 
 def in_float64(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +54,8 @@ def as_library(name: str, noise: loops.Noise) -> Any:
     """The reference's noise, of standard deviation sigma, as unit noise of the library."""
     hidden, output = (each / microlearning.SIGMA for each in noise)
     if name.startswith("weight"):
-        return tuple({"w": jnp.asarray(n[:, :-1].T), "b": jnp.asarray(n[:, -1])} for n in (hidden, output))
+        both = {f"{i}/w": n[:, :-1].T for i, n in enumerate((hidden, output))}
+        return {**both, "0/b": hidden[:, -1], "1/b": output[:, -1]}
     return jnp.asarray(hidden.T), jnp.asarray(output.T)
 
 
@@ -75,8 +76,8 @@ def test_updates_agree(name: str) -> None:
     x, y = in_float64(SIZES.batch_size)
     weights = microlearning.as_reference(library(name)[2])
     noise = drawn(name, weights, len(x))
-    _, rule, params = library(name, lambda key, like: as_library(name, noise))
-    after, loss = jax.jit(partial(microlearning.update, rule))(jax.random.key(0), params, x, y)
+    rule, _, ours = library(name, lambda key, like: as_library(name, noise))
+    after, loss = jax.jit(partial(microlearning.update, rule))(jax.random.key(0), ours, x, y)
 
     close(loss, np.mean(loops.losses(loops.forward(weights, x.T)[1], y.T)))
     change = loops.RULES[microlearning.RULES[name].reference].update(
@@ -111,8 +112,8 @@ def test_snr_agrees(name: str) -> None:
         mine = jnp.argmax(jnp.all(keys == jax.random.key_data(key), axis=-1))
         return jax.tree.map(lambda leaves: leaves[mine], stacked)
 
-    network, rule, params = library(name, noise)
-    got = jax.jit(partial(microlearning.snr, network, rule))(jax.random.key(3), params, x, y)
+    _, moments, ours = library(name, noise)
+    got = jax.jit(partial(microlearning.snr, moments))(jax.random.key(3), ours, x, y)
     theirs = loops.RULES[microlearning.RULES[name].reference]
     close(got, loops.snr(theirs, weights, x.T, y.T, each.__getitem__, microlearning.SIGMA))
 

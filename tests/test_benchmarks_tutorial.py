@@ -11,7 +11,7 @@ import pytest
 import lax_learning as ll
 from benchmarks import tutorial
 from benchmarks.cases import Sizes
-from benchmarks.cases.microlearning import LEARNING_RATE, RULES, network_of, snr
+from benchmarks.cases.microlearning import LEARNING_RATE, RULES, Weights, network_of, snr
 from benchmarks.tutorial import Config, comparison
 from tests.command_line import call_main
 
@@ -42,14 +42,15 @@ def test_it_trains_as_updates_by_hand_do() -> None:
     key = jax.random.key(5)
     found = jax.jit(comparison("backprop", config, 6))(key, data)
 
-    network = network_of(Sizes(hidden=4))
-    rule = RULES["backprop"].make(network, "normal")
-    train = ll.make_train(rule, optax.sgd(LEARNING_RATE), num_updates=6, batch_size=2)
+    model, compared = network_of(Sizes(hidden=4)), RULES["backprop"]
+    rule = compared.make(model, "normal")
+    train = ll.make_train(rule, optax.sgd(LEARNING_RATE), init=model.init, num_updates=6, batch_size=2)
     state = jax.jit(train)(jax.random.split(key)[0], data).state
-    accuracy = ll.accuracy(network.apply(state.params, x), y)
+    accuracy = ll.accuracy(model.apply(state.params, x), y)
     assert found["accuracy"].shape == (3,) and found["accuracy"][-1] == accuracy
     train_key, snr_key = jax.random.split(key)
-    expected = snr(network, rule, snr_key, train.init(train_key, data).params, x, y)
+    weights = Weights(train.init(train_key, data).params, ())
+    expected = snr(compared.moments(model, rule, "normal"), snr_key, weights, x, y)
     np.testing.assert_allclose(found["snr"], expected, rtol=1e-4)  # sums of 6 in float32
 
 

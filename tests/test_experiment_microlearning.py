@@ -7,12 +7,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import xarray as xr
 
+import lax_learning as ll
 from experiments import harness, reporting
-from experiments.microlearning import report
-from experiments.microlearning.__main__ import make_optimizer
+from experiments.microlearning import notebook, report
+from experiments.microlearning.__main__ import make_setting
 from experiments.microlearning.__main__ import run as run_experiment
 from experiments.microlearning.config import Config
 from experiments.microlearning.networks import make_problem
@@ -159,6 +161,8 @@ def test_help_names_every_option():
         ({"momentum": 1.0}, r"--momentum: expected a number in \[0, 1\)"),
         ({"weight_decay": -1.0}, "--weight-decay: expected a finite number >= 0"),
         ({"sigma": 0.0}, "--sigma: expected"),
+        ({"scale": "tutorial", "network": "recurrent"}, "--network: expected dense with node_perturbation"),
+        ({"scale": "tutorial", "num_samples": 2}, "--num-samples: expected 1 with node_perturbation"),
         ({"scale": "gradient", "learning_rate": -1.0}, "--learning-rate: expected"),
     ],
 )
@@ -206,28 +210,94 @@ def test_another_network_and_other_steps(tmp_path):
 
 def test_images_as_networks_see_them():
     images = np.random.default_rng(0).random((2, 784), np.float32)
-    for network in ("dense", "convolutional", "recurrent"):
+    shapes = {"dense": (784,), "convolutional": (32, 32, 1), "recurrent": (28, 28)}
+    for network, shape in shapes.items():
         problem = make_problem(Config(network=network))
         seen = np.asarray(problem.see(jnp.asarray(images)))
-        assert seen.shape == (2, *problem.network.input_shape)
-        assert len(problem.network.layers) == {"dense": 2, "convolutional": 5, "recurrent": 2}[network]
+        assert seen.shape == (2, *shape)
+        params = jax.eval_shape(problem.model.init, jax.random.key(0))
+        assert jax.eval_shape(problem.model.apply, params, seen).shape == (2, 10)
+        assert len(params) == {"dense": 2, "convolutional": 5, "recurrent": 2}[network]
         if network == "recurrent":
             np.testing.assert_allclose(seen[1, 3], (images[1, 84:112] - 0.1307) / 0.3081, rtol=1e-5)
 
 
+def few_images():
+    """Eight images of noise, as four updates of two an epoch."""
+    x = np.random.default_rng(0).random((8, 784), np.float32)
+    return ll.data.Splits(*[ll.data.Dataset(jnp.asarray(x), jnp.eye(10)[:8])] * 3)
+
+
 def test_optimizer_by_hand():
     # velocity <- 0.9 velocity + g + decay w, w <- w - rate velocity, the rate a tenth from the drop on
-    config = Config(
-        scale="gradient", learning_rate=0.5, momentum=0.9, weight_decay=0.1, drops=(1,), hidden=(2,)
-    )
-    optimizer = make_optimizer(config, 0.5, updates_per_epoch=2)
-    params = ({"w": np.float32(3.0), "feedback": np.float32(3.0)},)
-    state, w, velocity = optimizer.init(params), 3.0, 0.0
+    config = Config(scale="gradient", momentum=0.9, weight_decay=0.1, drops=(1,), hidden=(2,), batch_size=4)
+    optimizer = make_setting("backprop", config, few_images()).optimizer(0.5)
+    state, w, velocity = optimizer.init(3.0), 3.0, 0.0
+    params = jnp.float32(3.0)
     for rate in (0.5, 0.5, 0.05):
-        updates, state = optimizer.update(
-            ({"w": np.float32(1.0), "feedback": np.float32(0.0)},), state, params
-        )
-        params = jax.tree.map(lambda p, u: p + u, params, updates)
+        updates, state = optimizer.update(jnp.float32(1.0), state, params)
+        params = params + updates
         velocity = 0.9 * velocity + 1 + 0.1 * w
         w -= rate * velocity
-        assert params[0]["w"] == pytest.approx(w, rel=1e-5) and params[0]["feedback"] == 3.0
+        assert params == pytest.approx(w, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", ["gradient", "tutorial"])
+def test_feedback_of_kolen_pollack_moves_as_the_weights_do(scale):
+    """Their difference follows the optimizer on `(lambda + weight decay)` times itself, whatever the data."""
+    config = Config(
+        scale=scale, momentum=0.9, weight_decay=0.1, drops=(1,), epochs=2, hidden=(3,), batch_size=2
+    )
+    data = few_images()
+    rate = 0.02
+    setting = make_setting("kolen_pollack", config, data)
+    run = setting.make_train(rate)
+    start = run.init(jax.random.key(1), data)
+    end = jax.jit(run)(jax.random.key(1), data).state
+
+    def difference(state):
+        return np.asarray(state.params[1]["w"] - state.rule_state.feedback[1]["w"])
+
+    expected, velocity = difference(start), 0.0
+    decay = 0.1 * {"gradient": 2 / config.batch_size, "tutorial": 1.0}[scale] + 0.1
+    for step in range(8):
+        velocity = 0.9 * velocity + decay * expected
+        expected = expected - rate * (1.0 if step < 4 else 0.1) * velocity
+    np.testing.assert_allclose(difference(end), expected, atol=1e-5)  # 8 steps of numbers below 1
+    assert np.abs(difference(start)).max() > 0.05
+
+
+def test_node_perturbation_of_the_notebook_by_its_moments():
+    """The mean over examples is the gradient of the batch, if they get the same noise."""
+    model, activations = make_problem(Config(hidden=(3,))).model, (jax.nn.sigmoid,) * 2
+    params, (x, y) = model.init(jax.random.key(0)), few_images().test
+    options = {"sigma": 0.1, "noise": "rademacher"}
+    key = jax.random.key(2)
+    rule = notebook.node_perturbation(activations, ll.squared_error, **options)
+    loss, grads, state = rule.value_and_grad(key, params, (), x, y)
+    assert state == () and loss == pytest.approx(np.mean(ll.squared_error(model.apply(params, x), y)))
+    moments = notebook.node_moments(notebook.node_factors(activations, ll.squared_error, **options))
+    mean = moments(key, params, x, y).mean
+    for of_layer, both in zip(grads, mean, strict=True):
+        whole = np.append(of_layer["w"], of_layer["b"][None], axis=0)
+        np.testing.assert_allclose(both, whole, rtol=1e-4, atol=1e-5 * np.abs(whole).max())
+
+
+def test_signals_in_notebook_units_are_those_of_the_gradients():
+    """A batch of one: half the gradient, and the whole decay, of the bias too."""
+    model, (x, y) = make_problem(Config(hidden=(3,))).model, few_images().test
+    rule = notebook.kolen_pollack(model, ll.squared_error, optimizer=optax.sgd(0.1), decay=0.3)
+    exact = ll.feedback_alignment(model, ll.squared_error)
+    key = jax.random.key(0)
+    params = model.init(key)
+    state = rule.init(key, params, x)
+    _, grads, _ = rule.value_and_grad(key, params, state, x[:1], y[:1])
+    fixed = exact.init(key, params, x)._replace(feedback=state.feedback)
+    _, aligned, _ = exact.value_and_grad(key, params, fixed, x[:1], y[:1])
+    expected = jax.tree.map(
+        lambda g, w, d: 0.5 * g + d * w, aligned, params, ({"w": 0, "b": 0}, {"w": 0.3, "b": 0.3})
+    )
+    deltas, rest = rule.signals(key, params, state, x[:1], y[:1])
+    pulled = jax.tree.map(jnp.add, ll.tapped(model).pull_back(params, x[:1], deltas), rest)
+    for got in (grads, pulled):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, expected)

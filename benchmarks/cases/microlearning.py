@@ -12,58 +12,75 @@ import lax_learning as ll
 from benchmarks.cases.case import Case, Sizes
 from benchmarks.reference import microlearning as reference
 from benchmarks.timing import Ours
+from experiments.microlearning import notebook
 from lax_learning import metrics
 
 INPUTS, OUTPUTS = 784, 10
 SIGMA, LEARNING_RATE = 0.1, 1e-3
 
 
-def network_of(sizes: Sizes) -> ll.Network:
+ACTIVATIONS = (jax.nn.sigmoid,) * 2
+
+
+def network_of(sizes: Sizes) -> ll.Model:
     """784-500-10, sigmoid on both layers."""
-    widths = (INPUTS, sizes.hidden, OUTPUTS)
-    return ll.mlp(widths, activation=jax.nn.sigmoid, output_activation=jax.nn.sigmoid)
+    hidden, output = ACTIVATIONS
+    return ll.mlp((INPUTS, sizes.hidden, OUTPUTS), activation=hidden, output_activation=output)
+
+
+def _example_moments(model: ll.Model, rule: ll.Rule, noise: Any) -> Callable[..., metrics.Moments]:
+    return partial(metrics.example_moments, model, rule)
 
 
 class Compared(NamedTuple):
     """A rule of the library and the reference's.
 
     Fields:
-      make: `(network, noise) -> Rule`, in the units of the tutorial; noise is a name or a function.
+      make: `(model, noise) -> Rule`, in the units of the tutorial; noise is a name or a function.
       reference: name of the reference's rule.
       noise: name of the noise.
+      moments: `(model, rule, noise) -> moments`, a function `(key, params, state, x, y) -> Moments` over
+        examples.
     """
 
-    make: Callable[[ll.Network, Any], ll.Rule]
+    make: Callable[[ll.Model, Any], ll.Rule]
     reference: str
     noise: str = "normal"
+    moments: Callable[..., Callable[..., metrics.Moments]] = _example_moments
 
 
-def _weight_perturbation(network: ll.Network, noise: Any) -> ll.Rule:
-    return ll.weight_perturbation(network, ll.squared_error, sigma=SIGMA, noise=noise)
+def _weight_perturbation(model: ll.Model, noise: Any) -> ll.Rule:
+    return ll.weight_perturbation(model, ll.squared_error, sigma=SIGMA, noise=noise)
 
 
-def _node_perturbation(network: ll.Network, noise: Any) -> ll.Rule:
-    return ll.node_perturbation(network, ll.squared_error, sigma=SIGMA, noise=noise, variant="tutorial")
+def _node_perturbation(model: ll.Model, noise: Any) -> ll.Rule:
+    return notebook.node_perturbation(ACTIVATIONS, ll.squared_error, sigma=SIGMA, noise=noise)
 
 
-def _backprop(network: ll.Network, noise: Any) -> ll.Rule:
-    return ll.backprop(network, ll.squared_error, scale="tutorial")
+def _node_moments(model: ll.Model, rule: ll.Rule, noise: Any) -> Callable[..., metrics.Moments]:
+    factors = notebook.node_factors(ACTIVATIONS, ll.squared_error, sigma=SIGMA, noise=noise)
+    moments = notebook.node_moments(factors)
+    return lambda key, params, state, x, y: moments(key, params, x, y)
 
 
-def _feedback_alignment(network: ll.Network, noise: Any) -> ll.Rule:
-    return ll.feedback_alignment(network, ll.squared_error, scale="tutorial")
+def _backprop(model: ll.Model, noise: Any) -> ll.Rule:
+    return notebook.in_notebook_units(ll.backprop(model, ll.squared_error))
 
 
-def _kolen_pollack(network: ll.Network, noise: Any) -> ll.Rule:
-    return ll.kolen_pollack(
-        network, ll.squared_error, decay=reference.DECAY, decay_bias=True, scale="tutorial"
+def _feedback_alignment(model: ll.Model, noise: Any) -> ll.Rule:
+    return notebook.in_notebook_units(ll.feedback_alignment(model, ll.squared_error))
+
+
+def _kolen_pollack(model: ll.Model, noise: Any) -> ll.Rule:
+    return notebook.kolen_pollack(
+        model, ll.squared_error, optimizer=optax.sgd(LEARNING_RATE), decay=reference.DECAY
     )
 
 
 RULES = {
     "weight perturbation": Compared(_weight_perturbation, "weight_perturbation"),
     "weight perturbation, signs": Compared(_weight_perturbation, "weight_perturbation", "rademacher"),
-    "node perturbation": Compared(_node_perturbation, "node_perturbation"),
+    "node perturbation": Compared(_node_perturbation, "node_perturbation", moments=_node_moments),
     "backprop": Compared(_backprop, "backprop"),
     "feedback alignment": Compared(_feedback_alignment, "feedback_alignment"),
     "Kolen-Pollack": Compared(_kolen_pollack, "kolen_pollack"),
@@ -77,64 +94,78 @@ def examples(count: int) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.float32), np.eye(OUTPUTS, dtype=np.float32)[rng.integers(OUTPUTS, size=count)]
 
 
-def as_reference(params: Any) -> reference.Weights:
-    """Parameters of the library as the reference has them, in float64."""
+class Weights(NamedTuple):
+    """Parameters of the model, and the state of the rule."""
+
+    params: Any
+    state: Any
+
+
+def as_reference(weights: Weights) -> reference.Weights:
+    """Weights of the library as the reference has them, in float64."""
     hidden, output = (
         np.append(np.asarray(layer["w"]).T, np.asarray(layer["b"])[:, None], axis=1).astype(np.float64)
-        for layer in params
+        for layer in weights.params
     )
-    shape = (len(hidden), len(output))
-    feedback = np.asarray(params[1]["feedback"]) if "feedback" in params[1] else np.zeros(shape)
+    held = jax.tree.leaves(weights.state)
+    feedback = np.asarray(held[0]) if held else np.zeros((len(hidden), len(output)))
     return reference.Weights(hidden, output, feedback.astype(np.float64))
 
 
-def weights_of(rule: ll.Rule, seeds: int) -> Any:
-    """Parameters from N(0, 0.1^2), feedback weights too, by NumPy; with a leading axis for many seeds."""
+def weights_of(model: ll.Model, rule: ll.Rule, seeds: int) -> Weights:
+    """Weights from N(0, 0.1^2), feedback too, by NumPy; with a leading axis for many seeds."""
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(rule.init, jax.random.key(0))
+    key = jax.random.key(0)
+    x = jax.ShapeDtypeStruct((1, INPUTS), np.float32)
+    params = jax.eval_shape(model.init, key)
+    shapes = Weights(params, jax.eval_shape(rule.init, key, params, x))
     leading = () if seeds == 1 else (seeds,)
     return jax.tree.map(
         lambda leaf: jax.numpy.asarray(0.1 * rng.standard_normal((*leading, *leaf.shape), np.float32)), shapes
     )
 
 
-def update(rule: ll.Rule, key: jax.Array, params: Any, x: Any, y: Any) -> Any:
-    """The parameters after one update, and the loss before it."""
+def update(rule: ll.Rule, key: jax.Array, weights: Weights, x: Any, y: Any) -> tuple[Weights, jax.Array]:
+    """The weights after one update, and the loss before it."""
     optimizer = optax.sgd(LEARNING_RATE)
-    loss, grads = rule.value_and_grad(key, params, x, y)
+    params, state = weights
+    loss, grads, state = rule.value_and_grad(key, params, state, x, y)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    return optax.apply_updates(params, updates), loss
+    return Weights(optax.apply_updates(params, updates), state), loss
 
 
-def snr(network: ll.Network, rule: ll.Rule, key: jax.Array, params: Any, x: Any, y: Any) -> jax.Array:
+def snr(moments: Callable[..., metrics.Moments], key: jax.Array, weights: Weights, x: Any, y: Any) -> Any:
     """The tutorial's ratio over examples, of the hidden weights and their biases."""
-    moments = metrics.example_moments(network, rule, key, params, x, y).layers()[0]
-    return metrics.snr(moments, variant="tutorial").total.value
+    of_hidden = moments(key, *weights, x, y).parts(depth=1)["0"]
+    return metrics.snr(of_hidden, variant="tutorial").total.value
 
 
 def _ours_update(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
-    made = rule.make(network_of(sizes), rule.noise)
+    model = network_of(sizes)
+    made = rule.make(model, rule.noise)
     x, y = map(jax.numpy.asarray, examples(sizes.batch_size))
 
-    def one(key: jax.Array, params: Any, x: Any, y: Any) -> tuple[Any, jax.Array]:
+    def one(key: jax.Array, weights: Weights, x: Any, y: Any) -> tuple[Weights, jax.Array]:
         keys = jax.random.split(key, sizes.updates)
-        return jax.lax.scan(lambda params, key: update(made, key, params, x, y), params, keys)
+        return jax.lax.scan(lambda weights, key: update(made, key, weights, x, y), weights, keys)
 
-    return Ours(one, weights_of(made, seeds), (x, y), seeds, pieces=sizes.updates, on_cpu=1)
+    return Ours(one, weights_of(model, made, seeds), (x, y), seeds, pieces=sizes.updates, on_cpu=1)
 
 
 def _ours_snr(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
-    network = network_of(sizes)
-    made = rule.make(network, rule.noise)
+    model = network_of(sizes)
+    made = rule.make(model, rule.noise)
+    moments = rule.moments(model, made, rule.noise)
     x, y = map(jax.numpy.asarray, examples(sizes.examples))
-    return Ours(partial(snr, network, made), weights_of(made, seeds), (x, y), seeds, on_cpu=1)
+    return Ours(partial(snr, moments), weights_of(model, made, seeds), (x, y), seeds, on_cpu=1)
 
 
 def _reference_parts(rule: Compared, sizes: Sizes, count: int) -> tuple[Any, ...]:
     """Rule, weights, examples and generator of the reference."""
-    params = weights_of(rule.make(network_of(sizes), rule.noise), 1)
+    model = network_of(sizes)
+    weights = weights_of(model, rule.make(model, rule.noise), 1)
     x, y = (each.T.astype(np.float64) for each in examples(count))
-    return reference.RULES[rule.reference], as_reference(params), x, y, np.random.default_rng(0)
+    return reference.RULES[rule.reference], as_reference(weights), x, y, np.random.default_rng(0)
 
 
 def _reference_update(rule: Compared, sizes: Sizes) -> Callable[[], object]:

@@ -23,8 +23,8 @@ from experiments import harness, memory
 from experiments.microlearning import report
 from experiments.microlearning.config import Config
 from experiments.microlearning.measures import RATES, evaluator, measurement, one_step_losses
-from experiments.microlearning.networks import make_problem, seen_by
-from experiments.microlearning.rules import RULES, SCALES
+from experiments.microlearning.networks import Problem, make_problem, seen_by
+from experiments.microlearning.rules import LEARNING_RATES, make_rule
 from experiments.running import Stage, run_stage, side_by_side
 
 NAME = "microlearning"
@@ -50,80 +50,75 @@ class Carry(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """One rule, ready to run: what is built from the configuration once."""
+    """One rule on one network, with the keys of all seeds."""
 
+    name: str
     config: Config
-    network: ll.Network
-    loss: ll.Loss
-    rule: ll.Rule
-    in_gradient_units: ll.Rule
+    problem: Problem
     updates_per_epoch: int
     keys: dict[str, jax.Array]
 
-    def make_train(self, learning_rate: float) -> ll.Train:
-        """A run of the rule with gradient descent."""
+    def optimizer(self, learning_rate: float) -> optax.GradientTransformation:
+        """Returns gradient descent with weight decay, momentum, and drops of the rate."""
+        config = self.config
+        drops = {epoch * self.updates_per_epoch: 0.1 for epoch in config.drops}
+        schedule = optax.piecewise_constant_schedule(learning_rate, drops)
+        decay = optax.add_decayed_weights(config.weight_decay)
+        return optax.chain(decay, optax.sgd(schedule, config.momentum or None))
+
+    def rule(self, learning_rate: float = 0.0) -> ll.Rule:
+        """Returns the rule. The rate is for Kolen-Pollack, whose feedback moves as its weights do."""
+        return make_rule(self.name, self.config, self.optimizer(learning_rate))
+
+    def make_train(self, learning_rate: float = 0.0) -> ll.Train:
+        """Returns a run of the rule with gradient descent."""
+        rule = self.rule(learning_rate)
         return ll.make_train(
-            self.rule,
-            make_optimizer(self.config, learning_rate, self.updates_per_epoch),
+            rule,
+            self.optimizer(learning_rate),
+            init=self.problem.model.init,
             num_updates=self.config.epochs * self.updates_per_epoch,
             batch_size=self.config.batch_size,
-            evaluate=evaluator(self.network, self.loss, self.rule),
+            evaluate=evaluator(self.problem, rule),
             every=self.updates_per_epoch,
         )
 
 
-def make_optimizer(
-    config: Config, learning_rate: float, updates_per_epoch: int
-) -> optax.GradientTransformation:
-    """Gradient descent with decay of the weights that are no feedback, momentum, and drops of the rate."""
-    drops = {epoch * updates_per_epoch: 0.1 for epoch in config.drops}
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, ll.forward_mask),
-        optax.sgd(optax.piecewise_constant_schedule(learning_rate, drops), config.momentum or None),
-    )
-
-
 def make_setting(name: str, config: Config, data: ll.data.Splits) -> Setting:
-    """Builds a rule by its name, and the keys of all seeds, which are the same for every rule."""
-    network, loss, _ = make_problem(config)
+    """Returns the setting of a rule; the keys of all seeds are the same for every rule."""
     _, *keys = jax.random.split(jax.random.key(config.seed), 5)
+    purposes = zip(("train", "test", "measure", "search"), keys, strict=True)
     return Setting(
+        name,
         config,
-        network,
-        loss,
-        RULES[name](network, loss, config, SCALES[config.scale].sums),
-        RULES[name](network, loss, config, "gradient"),
+        make_problem(config),
         data.train.x.shape[0] // config.batch_size,
-        {
-            purpose: jax.random.split(key, config.seeds)
-            for purpose, key in zip(("train", "test", "measure", "search"), keys, strict=True)
-        },
+        {purpose: jax.random.split(key, config.seeds) for purpose, key in purposes},
     )
 
 
 def find_rate(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> float:
     """The learning rate asked for, or the matched one: the best first step in the mean over seeds."""
-    asked = setting.config.learning_rate or SCALES[setting.config.scale].learning_rate
+    asked = setting.config.learning_rate or LEARNING_RATES[setting.config.scale]
     if asked is not None:
         return asked
-    losses = one_step_losses(setting.network, setting.loss, setting.rule, setting.config)
-    of_seeds = of_all_seeds(losses, (0, 0, None))(setting.keys["search"], state.params, data)
+    losses = one_step_losses(setting.problem, setting.rule(), setting.config)
+    keys = setting.keys["search"]
+    of_seeds = of_all_seeds(losses, (0, 0, 0, None))(keys, state.params, state.rule_state, data)
     means = np.nan_to_num(ll.gather(of_seeds).mean(axis=0), nan=np.inf)
     return RATES[int(means.argmin())] * (1 - setting.config.momentum)
 
 
 def measure_start(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> dict[str, np.ndarray]:
     """SNR, bias and variance at initialisation."""
-    config = setting.config
-    measure = measurement(setting.network, setting.loss, setting.rule, setting.in_gradient_units, config)
+    config, keys = setting.config, setting.keys
+    measure = measurement(setting.name, config, setting.optimizer(0.0))
 
-    def of_seed(key: jax.Array, test_key: jax.Array, params: Any, data: ll.data.Splits) -> Any:
-        return measure(key, params, choose_test_images(test_key, data, config.test_images))
+    def of_seed(key: jax.Array, test_key: jax.Array, state: ll.TrainState, data: ll.data.Splits) -> Any:
+        data = choose_test_images(test_key, data, config.test_images)
+        return measure(key, state.params, state.rule_state, data)
 
-    keys = setting.keys
-    return ll.gather(
-        of_all_seeds(of_seed, (0, 0, 0, None))(keys["measure"], keys["test"], state.params, data)
-    )
+    return ll.gather(of_all_seeds(of_seed, (0, 0, 0, None))(keys["measure"], keys["test"], state, data))
 
 
 def train(
@@ -162,7 +157,7 @@ def run_rule(name: str, config: Config, data: ll.data.Splits, folder: Path, prog
     """Measures and trains one rule over all seeds."""
     progress.set_description(f"{name}: measuring")
     setting = make_setting(name, config, data)
-    state = of_all_seeds(setting.make_train(0.0).init, (0, None))(setting.keys["train"], data)
+    state = of_all_seeds(setting.make_train().init, (0, None))(setting.keys["train"], data)
     rate = find_rate(setting, state, data)
     measures = measure_start(setting, state, data)
     progress.set_description(name)
@@ -206,8 +201,7 @@ def as_dataset(
 
 def held(config: Config, num_images: int) -> harness.Held:
     """Weights, losses and keys of the noise of every seed."""
-    network, loss, _ = make_problem(config)
-    params = jax.eval_shape(ll.backprop(network, loss).init, jax.random.key(0))
+    params = jax.eval_shape(make_problem(config).model.init, jax.random.key(0))
     losses = memory.floats(config.epochs, num_images // config.batch_size)
     return harness.Held((params, losses, memory.floats(max(config.num_samples, config.draws), 2)))
 

@@ -60,7 +60,7 @@ class Config(Settings):
     momentum: Annotated[float, Limits(0, 1, open_at=(False, True))] = 0.0
     """Of gradient descent; matched learning rates are multiplied by 1 - momentum."""
     weight_decay: NotNegative = 0.0
-    """L2 decay, added to the gradients of all but the feedback weights."""
+    """L2 decay, added to the gradients; learned feedback decays too, other feedback does not."""
     sigma: Positive = 0.01
     """Standard deviation of the noise of the perturbation rules (the tutorial has 0.1)."""
     num_samples: Count = 1
@@ -87,6 +87,10 @@ class Config(Settings):
         self.expect("drops", "epochs in order", all(a < b for a, b in pairwise(self.drops)))
         before_the_end = f"epochs before the last, --epochs {self.epochs}"
         self.expect("drops", before_the_end, all(drop < self.epochs for drop in self.drops))
+        if self.scale == "tutorial" and "node_perturbation" in self.rules:
+            of_rule = "with node_perturbation and --scale tutorial"
+            self.expect("network", f"dense {of_rule}", self.network == "dense")
+            self.expect("num_samples", f"1 {of_rule}", self.num_samples == 1)
         if self.scale == "matched":
             self.expect("learning_rate", "none with --scale matched", self.learning_rate is None)
 

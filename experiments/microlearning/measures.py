@@ -5,16 +5,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 import lax_learning as ll
 from experiments.microlearning.config import Config
+from experiments.microlearning.networks import Problem, make_problem
+from experiments.microlearning.rules import make_rule, moments_over_examples
 from lax_learning.metrics import (
     Moments,
     bias_variance,
-    by_layer,
+    by_path,
     cosine_similarity,
     draw_moments,
-    example_moments,
     snr,
 )
 
@@ -27,23 +29,24 @@ Metrics = dict[str, jax.Array]
 
 def of_layers(metric: Callable[..., jax.Array], *gradients: Any) -> jax.Array:
     """A metric of the gradients of every layer, and of all layers together at the end."""
-    return jnp.stack([*by_layer(metric, *gradients), metric(*gradients)])
+    return jnp.stack([*by_path(metric, *gradients, depth=1).values(), metric(*gradients)])
 
 
 def of_moments(metric: Callable[[Moments], jax.Array], moments: Moments) -> jax.Array:
     """A metric of the moments of every layer, and of all layers together at the end."""
-    return jnp.stack([metric(each) for each in (*moments.layers(), moments)])
+    return jnp.stack([metric(each) for each in (*moments.parts(depth=1).values(), moments)])
 
 
-def evaluator(network: ll.Network, loss: ll.Loss, rule: ll.Rule) -> Callable[..., Metrics]:
+def evaluator(problem: Problem, rule: ll.Rule) -> Callable[..., Metrics]:
     """Accuracy and loss on the test images, and the cosine of the rule's update there to backprop's."""
-    exact = ll.backprop(network, loss)
+    model, loss, _ = problem
+    exact = ll.backprop(model, loss)
 
-    def evaluate(key: jax.Array, params: Any, data: ll.data.Splits) -> Metrics:
+    def evaluate(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> Metrics:
         x, y = data.test
-        output = network.apply(params, x)
-        grads = ll.without_feedback(rule.value_and_grad(key, params, x, y)[1])
-        reference = ll.without_feedback(exact.value_and_grad(key, params, x, y)[1])
+        output = model.apply(params, x)
+        _, grads, _ = rule.value_and_grad(key, params, state, x, y)
+        _, reference, _ = exact.value_and_grad(key, params, (), x, y)
         return {
             "test_accuracy": ll.accuracy(output, y),
             "test_loss": jnp.mean(loss(output, jnp.asarray(y))),
@@ -53,19 +56,18 @@ def evaluator(network: ll.Network, loss: ll.Loss, rule: ll.Rule) -> Callable[...
     return evaluate
 
 
-def measurement(
-    network: ll.Network, loss: ll.Loss, rule: ll.Rule, in_gradient_units: ll.Rule, config: Config
-) -> Callable[..., Metrics]:
+def measurement(name: str, config: Config, optimizer: optax.GradientTransformation) -> Callable[..., Metrics]:
     """SNR across examples at one draw each, and bias and variance across draws on one batch."""
-    exact = ll.backprop(network, loss)
+    exact = ll.backprop(*make_problem(config)[:2])
+    moments = moments_over_examples(name, config, make_rule(name, config, optimizer))
+    in_gradient_units = make_rule(name, config, optimizer, in_gradient_units=True)
 
-    def measure(key: jax.Array, params: Any, data: ll.data.Splits) -> Metrics:
+    def measure(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> Metrics:
         example_key, draw_key = jax.random.split(key)
-        x, y = (a[: config.snr_images] for a in data.test)
-        examples = example_moments(network, rule, example_key, params, x, y)
+        examples = moments(example_key, params, state, *(a[: config.snr_images] for a in data.test))
         x, y = (a[: config.batch_size] for a in data.train)
-        _, reference = exact.value_and_grad(key, params, x, y)
-        draws = draw_moments(in_gradient_units, draw_key, params, x, y, reference, config.draws)
+        _, reference, _ = exact.value_and_grad(key, params, (), x, y)
+        draws = draw_moments(in_gradient_units, draw_key, params, state, x, y, reference, config.draws)
         return {
             "snr": of_moments(lambda m: snr(m).total.value, examples),
             "snr_tutorial": of_moments(lambda m: snr(m, variant="tutorial").total.value, examples),
@@ -76,19 +78,18 @@ def measurement(
     return measure
 
 
-def one_step_losses(
-    network: ll.Network, loss: ll.Loss, rule: ll.Rule, config: Config
-) -> Callable[..., jax.Array]:
+def one_step_losses(problem: Problem, rule: ll.Rule, config: Config) -> Callable[..., jax.Array]:
     """The loss on the validation images after one step of each of `RATES`."""
+    model, loss, _ = problem
 
-    def losses(key: jax.Array, params: Any, data: ll.data.Splits) -> jax.Array:
+    def losses(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> jax.Array:
         x, y = (a[: config.batch_size] for a in data.train)
-        _, grads = rule.value_and_grad(key, params, x, y)
+        _, grads, _ = rule.value_and_grad(key, params, state, x, y)
         x, y = (a[: min(config.test_images, RATED_IMAGES)] for a in data.validation)
 
         def after(rate: jax.Array) -> jax.Array:
             stepped = jax.tree.map(lambda w, g: w - rate * g, params, grads)
-            return jnp.mean(loss(network.apply(stepped, x), jnp.asarray(y)))
+            return jnp.mean(loss(model.apply(stepped, x), jnp.asarray(y)))
 
         return jax.lax.map(after, jnp.asarray(RATES))
 

@@ -17,26 +17,22 @@ class Problem(NamedTuple):
     """A network and what it learns.
 
     Fields:
-      network: the network.
+      model: the network.
       loss: per-example loss.
-      see: images `[batch, 784]` in 0..1 as the network takes them, `[batch, *network.input_shape]`.
+      see: images `[batch, 784]` in 0..1 as the network takes them.
     """
 
-    network: ll.Network
+    model: ll.Model
     loss: ll.Loss
     see: Callable[[jax.Array], jax.Array]
 
 
 def _dense(hidden: tuple[int, ...]) -> Problem:
     """The tutorial's: sigmoid on every layer, weights and biases from N(0, 0.1^2)."""
-    network = ll.mlp(
-        (784, *hidden, 10),
-        activation=jax.nn.sigmoid,
-        output_activation=jax.nn.sigmoid,
-        w_init=TUTORIAL_INIT,
-        b_init=TUTORIAL_INIT,
-    )
-    return Problem(network, ll.squared_error, lambda images: images)
+    sigmoid, init = jax.nn.sigmoid, TUTORIAL_INIT
+    widths = (784, *hidden, 10)
+    model = ll.mlp(widths, activation=sigmoid, output_activation=sigmoid, w_init=init, b_init=init)
+    return Problem(model, ll.squared_error, lambda images: images)
 
 
 def _standardised(images: jax.Array) -> jax.Array:
@@ -44,38 +40,24 @@ def _standardised(images: jax.Array) -> jax.Array:
     return (images - 0.1307) / 0.3081
 
 
-def _pooled_relu(z: jax.Array) -> jax.Array:
-    return ll.max_pool(jax.nn.relu(z))
-
-
-def _flat_relu(z: jax.Array) -> jax.Array:
-    return ll.flatten(jax.nn.relu(z))
-
-
 def _convolutional(hidden: tuple[int, ...]) -> Problem:
     """BioTorch's LeNet: three kernels of 5 x 5, two of them pooled, and dense layers on top."""
-    first, second, third, *dense = hidden
-    widths = (third, *dense, 10)
-    top = ll.mlp(widths, w_init=glorot_uniform()).layers
-    layers = (
-        ll.convolution(1, first, 5, _pooled_relu, padding="VALID", w_init=glorot_uniform()),
-        ll.convolution(first, second, 5, _pooled_relu, padding="VALID", w_init=glorot_uniform()),
-        ll.convolution(second, third, 5, _flat_relu, padding="VALID", w_init=glorot_uniform()),
-    )
+    model = ll.convnet(
+        (32, 32, 1), hidden[:3], (*hidden[3:], 10),
+        kernel=5, pool=(2, 2, 1), padding="VALID", w_init=glorot_uniform(),
+    )  # fmt: skip
 
     def see(images: jax.Array) -> jax.Array:
         images = _standardised(images).reshape(-1, 28, 28, 1)
         return jax.image.resize(images, (len(images), 32, 32, 1), "bilinear")
 
-    return Problem(ll.Network((*layers, *top), (32, 32, 1)), ll.softmax_cross_entropy, see)
+    return Problem(model, ll.softmax_cross_entropy, see)
 
 
 def _recurrent(hidden: tuple[int, ...]) -> Problem:
     """Recurrent layers that read an image row by row, and classify it from their last state."""
-    network = ll.rnn((28, *hidden, 10), steps=28)
-    return Problem(
-        network, ll.softmax_cross_entropy, lambda images: _standardised(images).reshape(-1, 28, 28)
-    )
+    model = ll.rnn((28, *hidden, 10))
+    return Problem(model, ll.softmax_cross_entropy, lambda images: _standardised(images).reshape(-1, 28, 28))
 
 
 PROBLEMS: dict[str, Callable[[tuple[int, ...]], Problem]] = {

@@ -72,10 +72,16 @@ def kolen_pollack(
       loss: per-example loss.
       optimizer: that of the weights.
       decay: lambda, in the notebook's units.
+
+    Returns:
+      The rule, with the state of `ll.kolen_pollack`.
     """
 
     def of_batch(size: int) -> ll.Rule:
-        in_units = optax.chain(optax.scale(size / 2), optimizer)
+        def update(moves: Any, state: Any, feedback: Any = None) -> Any:
+            return optimizer.update(_times(size / 2, moves), state, feedback)
+
+        in_units = optax.GradientTransformation(optimizer.init, update)
         rule = ll.kolen_pollack(model, loss, optimizer=in_units, decay=2 * decay / size)
         return in_notebook_units(with_bias_decay(rule, 2 * decay / size))
 

@@ -1,61 +1,110 @@
 """The rules that the microlearning experiment compares, each in one line."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+import jax
+import optax
+from jax.typing import ArrayLike
+
 import lax_learning as ll
+from experiments.microlearning import notebook
 from experiments.microlearning.config import Config
-from experiments.microlearning.networks import TUTORIAL_INIT
+from experiments.microlearning.networks import TUTORIAL_INIT, make_problem
+from lax_learning.metrics import Moments, example_moments
+
+LEARNING_RATES = {"tutorial": 1e-3, "gradient": 1e-1, "matched": None}
+"""Default learning rate at a choice of `--scale`; None where it is searched."""
 
 
-class Scale(NamedTuple):
-    """Meaning of a choice of `--scale` for the rules.
+class Options(NamedTuple):
+    """Options of the rules.
 
     Fields:
-      sums: the `scale` of the rules that the tutorial sums over the batch.
-      variant: of node perturbation.
-      learning_rate: of every rule; None where it is searched.
+      optimizer: that of the weights, which Kolen-Pollack gives to its feedback too.
+      sigma: standard deviation of the noise.
+      num_samples: number of draws that are averaged.
+      noise: its distribution.
+      decay: of Kolen-Pollack, in the units of the gradient.
     """
 
-    sums: str
-    variant: str
-    learning_rate: float | None
+    optimizer: optax.GradientTransformation
+    sigma: ArrayLike
+    num_samples: int = 1
+    noise: str = "rademacher"
+    decay: ArrayLike = 0.0
 
 
-SCALES = {
-    "tutorial": Scale("tutorial", "tutorial", 1e-3),
-    "gradient": Scale("gradient", "unbiased", 1e-1),
-    "matched": Scale("gradient", "unbiased", None),
-}
-
-
-Build = Callable[[ll.Network, ll.Loss, Config, str], ll.Rule]
+Build = Callable[[ll.Model, ll.Loss, Options], ll.Rule]
 
 
 def _sign_symmetry(magnitude: str, gain: float) -> Build:
-    return lambda n, l, c, sums: ll.sign_symmetry(n, l, magnitude=magnitude, gain=gain, scale=sums)
+    return lambda m, l, o: ll.sign_symmetry(m, l, magnitude=magnitude, gain=gain)
 
 
 RULES: dict[str, Build] = {
-    "backprop": lambda n, l, c, sums: ll.backprop(n, l, scale=sums),
-    # The tutorial's decay is 0.1 in its own units, in which a step is batch / 2 times the gradient's.
-    "kolen_pollack": lambda n, l, c, sums: ll.kolen_pollack(
-        n, l, scale=sums, decay=0.1 * {"tutorial": 1.0, "gradient": 2 / c.batch_size}[sums], decay_bias=True
+    "backprop": lambda m, l, o: ll.backprop(m, l),
+    "kolen_pollack": lambda m, l, o: notebook.with_bias_decay(
+        ll.kolen_pollack(m, l, optimizer=o.optimizer, decay=o.decay), o.decay
     ),
-    "feedback_alignment": lambda n, l, c, sums: ll.feedback_alignment(n, l, scale=sums),
-    "direct_feedback_alignment": lambda n, l, c, sums: ll.direct_feedback_alignment(
-        n, l, feedback_init=TUTORIAL_INIT, scale=sums
+    "feedback_alignment": lambda m, l, o: ll.feedback_alignment(m, l),
+    "direct_feedback_alignment": lambda m, l, o: ll.direct_feedback_alignment(
+        m, l, feedback_init=lambda key, like: TUTORIAL_INIT(key, like.shape, like.dtype)
     ),
     "sign_symmetry_unit": _sign_symmetry("unit", 0.1),  # the size of a typical initial weight
     "sign_symmetry_fixed": _sign_symmetry("fixed", 1.0),
     "sign_symmetry_redrawn": _sign_symmetry("redrawn", 1.0),
-    "node_perturbation": lambda n, l, c, sums: ll.node_perturbation(
-        n, l, sigma=c.sigma, num_samples=c.num_samples, noise=c.noise, variant=SCALES[c.scale].variant
+    "node_perturbation": lambda m, l, o: ll.node_perturbation(
+        m, l, sigma=o.sigma, num_samples=o.num_samples, noise=o.noise
     ),
-    "forward_gradient": lambda n, l, c, sums: ll.forward_gradient(
-        n, l, num_samples=c.num_samples, noise=c.noise
-    ),
-    "weight_perturbation": lambda n, l, c, sums: ll.weight_perturbation(
-        n, l, sigma=c.sigma, num_samples=c.num_samples, noise=c.noise
+    "forward_gradient": lambda m, l, o: ll.forward_gradient(m, l, num_samples=o.num_samples, noise=o.noise),
+    "weight_perturbation": lambda m, l, o: ll.weight_perturbation(
+        m, l, sigma=o.sigma, num_samples=o.num_samples, noise=o.noise
     ),
 }
+"""In the units of the gradient."""
+
+
+MEANS = ("node_perturbation", "forward_gradient", "weight_perturbation")
+"""Rules that take a mean over the batch in the tutorial too."""
+
+
+def _activations(config: Config) -> list[Callable[[jax.Array], jax.Array]]:
+    return [jax.nn.sigmoid] * (len(config.widths) + 1)
+
+
+def make_rule(
+    name: str, config: Config, optimizer: optax.GradientTransformation, *, in_gradient_units: bool = False
+) -> ll.Rule:
+    """Returns a rule in the form of `--scale`.
+
+    Args:
+      name: of the rule.
+      config: the configuration.
+      optimizer: that of the weights.
+      in_gradient_units: whether to leave out the tutorial's sums over the batch.
+    """
+    model, loss, _ = make_problem(config)
+    tutorial_decay = 0.1  # in units in which a step is batch / 2 times the gradient's
+    decay = tutorial_decay * 2 / config.batch_size
+    options = Options(optimizer, config.sigma, config.num_samples, config.noise, decay)
+    tutorial = config.scale == "tutorial"
+    if tutorial and name == "node_perturbation":
+        activations = _activations(config)
+        return notebook.node_perturbation(activations, loss, sigma=config.sigma, noise=config.noise)
+    if not tutorial or in_gradient_units or name in MEANS:
+        return RULES[name](model, loss, options)
+    if name == "kolen_pollack":
+        return notebook.kolen_pollack(model, loss, optimizer=optimizer, decay=tutorial_decay)
+    return notebook.in_notebook_units(RULES[name](model, loss, options))
+
+
+def moments_over_examples(name: str, config: Config, rule: ll.Rule) -> Callable[..., Moments]:
+    """Returns `(key, params, state, x, y) -> Moments` of a rule made by `make_rule`."""
+    model, loss, _ = make_problem(config)
+    if config.scale == "tutorial" and name == "node_perturbation":
+        factors = notebook.node_factors(_activations(config), loss, sigma=config.sigma, noise=config.noise)
+        moments = notebook.node_moments(factors)
+        return lambda key, params, state, x, y: moments(key, params, x, y)
+    return partial(example_moments, model, rule)

@@ -1,6 +1,6 @@
 """Sweeps of the microlearning experiment: its rules, by accuracy on the validation images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -10,24 +10,17 @@ import optax
 
 import lax_learning as ll
 from experiments.microlearning.config import Config
-from experiments.microlearning.networks import TUTORIAL_INIT, make_problem
+from experiments.microlearning.networks import make_problem
+from experiments.microlearning.rules import RULES, Options
 from experiments.settings import POSITIVE
 from experiments.sweeping import Program, Sweepable, check_at_most, while_finite
 
 Traced = dict[str, jax.Array]
 
-# With traced hyper-parameters in place of those of a Config.
-RULES: dict[str, Callable[[ll.Network, ll.Loss, Traced], ll.Rule]] = {
-    "backprop": lambda n, l, h: ll.backprop(n, l),
-    "kolen_pollack": lambda n, l, h: ll.kolen_pollack(n, l, decay=h["decay"], decay_bias=True),
-    "feedback_alignment": lambda n, l, h: ll.feedback_alignment(n, l),
-    "direct_feedback_alignment": lambda n, l, h: ll.direct_feedback_alignment(
-        n, l, feedback_init=TUTORIAL_INIT
-    ),
-    "node_perturbation": lambda n, l, h: ll.node_perturbation(n, l, sigma=h["sigma"], noise="rademacher"),
-    "weight_perturbation": lambda n, l, h: ll.weight_perturbation(n, l, sigma=h["sigma"], noise="rademacher"),
-    "forward_gradient": lambda n, l, h: ll.forward_gradient(n, l, noise="rademacher"),
-}
+SWEPT = (
+    "backprop", "kolen_pollack", "feedback_alignment", "direct_feedback_alignment", "node_perturbation",
+    "weight_perturbation", "forward_gradient",
+)  # fmt: skip
 
 
 @cache
@@ -39,19 +32,22 @@ def images(source: str) -> ll.data.Splits:
 def make(static: Mapping[str, Any]) -> Program:
     """A run of one rule; a chunk is an epoch."""
     data = images(static["data"])
-    network, loss, _ = make_problem(Config(hidden=(static["hidden"],)))
+    model, loss, _ = make_problem(Config(hidden=(static["hidden"],)))
     num_images = data.train.x.shape[0]
     check_at_most("batch_size", static["batch_size"], num_images, "images")
     per_epoch = num_images // static["batch_size"]
 
-    def accuracy(key: jax.Array, params: Any, data: ll.data.Splits) -> jax.Array:
+    def accuracy(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> jax.Array:
         x, y = data.validation
-        return ll.accuracy(network.apply(params, x), y)
+        return ll.accuracy(model.apply(params, x), y)
 
     def run(traced: Traced) -> ll.Train:
+        optimizer = optax.sgd(traced["learning_rate"])
+        options = Options(optimizer, sigma=traced["sigma"], decay=traced["decay"])
         return ll.make_train(
-            RULES[static["rule"]](network, loss, traced),
-            optax.sgd(traced["learning_rate"]),
+            RULES[static["rule"]](model, loss, options),
+            optimizer,
+            init=model.init,
             num_updates=static["epochs"] * per_epoch,
             batch_size=static["batch_size"],
             evaluate=accuracy,
@@ -74,7 +70,7 @@ SWEEPABLE = Sweepable(
     "accuracy on the validation images",
     "maximize",
     {"learning_rate": 0.1, "sigma": 0.01, "decay": 0.02},
-    {"rule": tuple(RULES), "hidden": 100, "batch_size": 100, "epochs": 5, "data": "sample"},
+    {"rule": SWEPT, "hidden": 100, "batch_size": 100, "epochs": 5, "data": "sample"},
     make,
     {"sigma": POSITIVE},
 )
