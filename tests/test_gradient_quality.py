@@ -245,7 +245,7 @@ def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere(bench):
         setting = replace(SMALL, network="convolutional")
         with patch.dict(bench._measured, {("backprop", setting): exact}):
             assert np.isnan(bench.measure("node_perturbation_tutorial", setting)["cosine"]).all()
-    with pytest.raises(ValueError, match="^--rules: expected none of dense networks alone"):
+    with pytest.raises(ValueError, match=r"^--rules: expected none of dense networks alone"):
         Config(setting=setting)
 
 

@@ -525,7 +525,7 @@ def test_draw_moments_are_those_of_stacked_draws(name):
 
 
 def test_product_moments():
-    """Of outer products with a part that is the same for all, also where their variance is lost in squares."""
+    """Of outer products, with a part that is the same for all, and where the variance is lost in squares."""
     x, d = jax.random.normal(KEY, (12, 3)), 2 + jax.random.normal(jax.random.key(1), (12, 4))
     rest = jnp.arange(12.0).reshape(3, 4)
     for spread in (1.0, 1e-3):
@@ -588,6 +588,21 @@ def test_example_moments_under_vmap():
     alone = [snr_of_linear(*pair) for pair in zip(x, y, strict=True)]
     # Noise of 1e-3 about 1 has lost 10 of 24 bits.
     assert_close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), rtol=1e-3, atol=1e-4)
+
+
+def test_example_moments_of_kolen_pollack_under_vmap():
+    """Its decay, the same for all examples, differs between seeds."""
+    model, _, x = on_mlp()
+    rule = RULES["kp"](model, squares)
+
+    def variance(key):
+        params = model.init(key)
+        state = rule.init(key, params, x)
+        return metrics.example_moments(model, rule, key, params, state, x, x[:, :3]).variance
+
+    keys = jax.random.split(KEY, 2)
+    alone = jax.jit(lambda keys: [variance(key) for key in keys])(keys)
+    assert_close(jax.jit(jax.vmap(variance))(keys), jax.tree.map(lambda *v: jnp.stack(v), *alone))
 
 
 def test_parts_of_moments():

@@ -210,16 +210,19 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
         jnp.zeros_like(along),
     )
 
-    def streamed(x: Array, d: Array, by_products: ScaledMoments) -> tuple[Array, ScaledMoments]:
-        moments = streamed_moments(
-            lambda factors: jnp.outer(*factors) + (0 if rest is None else rest), (x, d)
-        )
+    def streamed(
+        x: Array, d: Array, rest: Array | None, by_products: ScaledMoments
+    ) -> tuple[Array, ScaledMoments]:
+        def gradient(factors: tuple[Array, Array]) -> Array:
+            return jnp.outer(*factors) if rest is None else jnp.outer(*factors) + rest
+
+        moments = streamed_moments(gradient, (x, d))
         return moments.scale, moments.scaled
 
     ratio, scaled = lazily(
         jnp.any(spread < 2.0**-7 * second),
         streamed,
-        lambda x, d, by_products: (jnp.ones((), x.dtype), by_products),
-        x, d, by_products,
+        lambda x, d, rest, by_products: (jnp.ones((), x.dtype), by_products),
+        x, d, rest, by_products,
     )  # fmt: skip
     return Moments(scale * ratio, scaled, None)
