@@ -590,6 +590,21 @@ def test_example_moments_under_vmap():
     assert_close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), rtol=1e-3, atol=1e-4)
 
 
+def test_example_moments_of_kolen_pollack_under_vmap():
+    """Its decay, the same for all examples, differs between seeds."""
+    model, _, x = on_mlp()
+    rule = RULES["kp"](model, squares)
+
+    def variance(key):
+        params = model.init(key)
+        state = rule.init(key, params, x)
+        return metrics.example_moments(model, rule, key, params, state, x, x[:, :3]).variance
+
+    keys = jax.random.split(KEY, 2)
+    alone = jax.jit(lambda keys: [variance(key) for key in keys])(keys)
+    assert_close(jax.jit(jax.vmap(variance))(keys), jax.tree.map(lambda *v: jnp.stack(v), *alone))
+
+
 def test_parts_of_moments():
     rng = np.random.default_rng(3)
     shapes = {"0/b": (4,), "0/w": (2, 3), "1/w": (4, 1)}
