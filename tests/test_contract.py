@@ -163,7 +163,7 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
     compiled, keys = partial(jax.jit, compiler_options=QUICK), KEYS[1:3]
     state = make(name, model, loss).init(KEYS[0], start, x)
     before = jax.tree.map(np.array, (start, x, y))
-    one = compiled(chex.assert_max_traces(update, 1), donate_argnums=1)
+    one: Any = compiled(chex.assert_max_traces(update, 1), donate_argnums=1)
     rows = [
         one(key, jax.tree.map(jnp.copy, start), state, sigma) for key, sigma in zip(keys, sigmas, strict=True)
     ]
