@@ -171,10 +171,12 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
     chex.assert_tree_all_finite(stacked)
 
     @compiled
-    def together(*carry: Any) -> Any:
-        side_by_side = jax.vmap(update, (0, None, None, 0))(keys, *carry, sigmas)
+    def together(params: Any, state: Any) -> Any:
+        side_by_side = jax.vmap(update, (0, None, None, 0))(keys, params, state, sigmas)
         return side_by_side, lax.scan(
-            lambda carry, of: (carry, update(of[0], *carry, of[1])), carry, (keys, sigmas)
+            lambda carry, of: (carry, update(of[0], carry[0], carry[1], of[1])),
+            (params, state),
+            (keys, sigmas),
         )[1]
 
     side_by_side, scanned = together(start, state)
