@@ -163,7 +163,7 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
     compiled, keys = partial(jax.jit, compiler_options=QUICK), KEYS[1:3]
     state = make(name, model, loss).init(KEYS[0], start, x)
     before = jax.tree.map(np.array, (start, x, y))
-    one = compiled(chex.assert_max_traces(update, 1), donate_argnums=1)
+    one: Any = compiled(chex.assert_max_traces(update, 1), donate_argnums=1)
     rows = [
         one(key, jax.tree.map(jnp.copy, start), state, sigma) for key, sigma in zip(keys, sigmas, strict=True)
     ]
@@ -171,10 +171,12 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
     chex.assert_tree_all_finite(stacked)
 
     @compiled
-    def together(*carry: Any) -> Any:
-        side_by_side = jax.vmap(update, (0, None, None, 0))(keys, *carry, sigmas)
+    def together(params: Any, state: Any) -> Any:
+        side_by_side = jax.vmap(update, (0, None, None, 0))(keys, params, state, sigmas)
         return side_by_side, lax.scan(
-            lambda carry, of: (carry, update(of[0], *carry, of[1])), carry, (keys, sigmas)
+            lambda carry, of: (carry, update(of[0], carry[0], carry[1], of[1])),
+            (params, state),
+            (keys, sigmas),
         )[1]
 
     side_by_side, scanned = together(start, state)
