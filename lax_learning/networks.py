@@ -85,7 +85,7 @@ def dense_layers(layers: Sequence[_Shapes], activations: Sequence[Activation], d
 
     input_shape = layers[0]["w"][0][:1]
 
-    def apply(params: Params, x: Array) -> Array:
+    def apply(params: Params, x: Any) -> Array:
         params, x = _checked(params, x, layers, input_shape)
         for weights, activation in zip(params, activations, strict=True):
             x = activation(_affine(x, weights))
@@ -169,7 +169,7 @@ def convnet(
     dense = pairwise((height * width * num_inputs, *widths))
     layers += [_dense(n, m, w_init, b_init) for n, m in dense]
 
-    def apply(params: Params, x: Array) -> Array:
+    def apply(params: Params, x: Any) -> Array:
         params, x = _checked(params, x, layers, shape)
         for weights, phi, size, step, window in zip(params, activations, *sizes, strict=False):
             w = weights["w"]
@@ -242,7 +242,7 @@ def rnn(
     ]
     layers.append(_dense(sizes[-1], num_outputs, w_init, b_init))
 
-    def apply(params: Params, x: Array) -> Array:
+    def apply(params: Params, x: Any) -> Array:
         (*recurrent, last), x = _checked(params, x, layers, ("steps", widths[0]))
         x = jnp.swapaxes(x, 0, 1)
         for weights in recurrent:
