@@ -139,8 +139,8 @@ if jax.process_index() == 0:
 """
 
 
-# A sum of up to 50 numbers of float32 rounds by 50 eps; the differences of losses that node perturbation divides
-# by sigma = 0.1 make that 10 times as much, and five updates add up.
+# A sum of up to 50 numbers of float32 rounds by 50 eps; node perturbation divides differences of losses
+# by sigma = 0.1, which makes that 10 times as much; five updates add up.
 ROUNDING = 50 * 10 * 5 * float(np.finfo(np.float32).eps)
 
 

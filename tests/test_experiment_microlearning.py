@@ -16,7 +16,7 @@ from experiments import harness, reporting
 from experiments.microlearning import notebook, report
 from experiments.microlearning.__main__ import make_setting
 from experiments.microlearning.__main__ import run as run_experiment
-from experiments.microlearning.config import Config
+from experiments.microlearning.config import Config, NetworkName
 from experiments.microlearning.networks import make_problem
 from experiments.microlearning.rules import RULES
 from tests.command_line import call, kill_at_checkpoint, run
@@ -210,7 +210,11 @@ def test_another_network_and_other_steps(tmp_path):
 
 def test_images_as_networks_see_them():
     images = np.random.default_rng(0).random((2, 784), np.float32)
-    shapes = {"dense": (784,), "convolutional": (32, 32, 1), "recurrent": (28, 28)}
+    shapes: dict[NetworkName, tuple[int, ...]] = {
+        "dense": (784,),
+        "convolutional": (32, 32, 1),
+        "recurrent": (28, 28),
+    }
     for network, shape in shapes.items():
         problem = make_problem(Config(network=network))
         seen = np.asarray(problem.see(jnp.asarray(images)))
@@ -297,6 +301,7 @@ def test_signals_in_notebook_units_are_those_of_the_gradients():
     expected = jax.tree.map(
         lambda g, w, d: 0.5 * g + d * w, aligned, params, ({"w": 0, "b": 0}, {"w": 0.3, "b": 0.3})
     )
+    assert rule.signals is not None
     deltas, rest = rule.signals(key, params, state, x[:1], y[:1])
     pulled = jax.tree.map(jnp.add, ll.tapped(model).pull_back(params, x[:1], deltas), rest)
     for got in (grads, pulled):

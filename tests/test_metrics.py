@@ -615,6 +615,7 @@ def test_parts_of_moments():
     assert list(layers) == ["0", "1"] and list(moments.parts()) == list(drawn)
     for path, part in moments.parts().items():
         np.testing.assert_allclose(part.mean[path], drawn[path].mean(axis=0), rtol=1e-5, atol=1e-7)
+        assert part.reference is not None
         np.testing.assert_array_equal(part.reference[path], drawn[path][0])
         np.testing.assert_array_equal(layers[path[0]].variance[path], part.variance[path])
 

@@ -90,7 +90,7 @@ def start_of(run: Run, num_images: int, batch_size: int, key: jax.Array, rate: j
 def update(
     run: Run, batch_size: int, data: Images, carry: Carry, number: Any
 ) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
-    """One update, and the losses before it; the decorrelation loss of a layer without decorrelation is NaN."""
+    """One update, and the losses before it; the decorrelation loss of a layer without R is NaN."""
     order, chosen = ll.data.batches(carry.images.shape[0], batch_size).next(carry.order, number)
     rows, outputs = carry.images[chosen], widths(run)
     x, y = inputs(run, data.train.x[rows]), targets(data.train.y[rows], outputs[-1])
