@@ -78,8 +78,8 @@ def kolen_pollack(
     """
 
     def of_batch(size: int) -> ll.Rule:
-        def update(moves: Any, state: Any, feedback: Any = None) -> Any:
-            return optimizer.update(_times(size / 2, moves), state, feedback)
+        def update(updates: Any, state: Any, params: Any = None) -> Any:
+            return optimizer.update(_times(size / 2, updates), state, params)
 
         in_units = optax.GradientTransformation(optimizer.init, update)
         rule = ll.kolen_pollack(model, loss, optimizer=in_units, decay=2 * decay / size)
