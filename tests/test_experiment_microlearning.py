@@ -273,13 +273,13 @@ def test_feedback_of_kolen_pollack_moves_as_the_weights_do(scale):
 
 def test_node_perturbation_of_the_notebook_by_its_moments():
     """The mean over examples is the gradient of the batch, if they get the same noise."""
-    model, activations = make_problem(Config(hidden=(3,))).model, (jax.nn.sigmoid,) * 2
+    (model, of_output, _), activations = make_problem(Config(hidden=(3,))), (jax.nn.sigmoid,) * 2
     params, (x, y) = model.init(jax.random.key(0)), few_images().test
     options = {"sigma": 0.1, "noise": "rademacher"}
     key = jax.random.key(2)
     rule = notebook.node_perturbation(activations, ll.squared_error, **options)
     loss, grads, state = rule.value_and_grad(key, params, (), x, y)
-    assert state == () and loss == pytest.approx(np.mean(ll.squared_error(model.apply(params, x), y)))
+    assert state == () and loss == pytest.approx(np.mean(of_output(model.apply(params, x), y)))
     moments = notebook.node_moments(notebook.node_factors(activations, ll.squared_error, **options))
     mean = moments(key, params, x, y).mean
     for of_layer, both in zip(grads, mean, strict=True):

@@ -28,11 +28,13 @@ class Problem(NamedTuple):
 
 
 def _dense(hidden: tuple[int, ...]) -> Problem:
-    """The tutorial's: sigmoid on every layer, weights and biases from N(0, 0.1^2)."""
-    sigmoid, init = jax.nn.sigmoid, TUTORIAL_INIT
-    widths = (784, *hidden, 10)
-    model = ll.mlp(widths, activation=sigmoid, output_activation=sigmoid, w_init=init, b_init=init)
-    return Problem(model, ll.squared_error, lambda images: images)
+    """The tutorial's: sigmoid on every layer, weights and biases from N(0, 0.1^2).
+
+    The last sigmoid is part of the loss: direct feedback carries the error of the pre-activations, `dL/dz`.
+    """
+    init = TUTORIAL_INIT
+    model = ll.mlp((784, *hidden, 10), activation=jax.nn.sigmoid, w_init=init, b_init=init)
+    return Problem(model, lambda z, y: ll.squared_error(jax.nn.sigmoid(z), y), lambda images: images)
 
 
 def _standardised(images: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -70,8 +70,10 @@ MEANS = ("node_perturbation", "forward_gradient", "weight_perturbation")
 """Rules that take a mean over the batch in the tutorial too."""
 
 
-def _activations(config: Config) -> list[Callable[[jax.Array], jax.Array]]:
-    return [jax.nn.sigmoid] * (len(config.widths) + 1)
+def _of_notebook(make: Callable[..., Any], config: Config) -> Any:
+    """Makes the notebook's node perturbation, which has the last sigmoid in the network."""
+    activations = [jax.nn.sigmoid] * (len(config.widths) + 1)
+    return make(activations, ll.squared_error, sigma=config.sigma, noise=config.noise)
 
 
 def make_rule(
@@ -91,8 +93,7 @@ def make_rule(
     options = Options(optimizer, config.sigma, config.num_samples, config.noise, decay)
     tutorial = config.scale == "tutorial"
     if tutorial and name == "node_perturbation":
-        activations = _activations(config)
-        return notebook.node_perturbation(activations, loss, sigma=config.sigma, noise=config.noise)
+        return _of_notebook(notebook.node_perturbation, config)
     if not tutorial or in_gradient_units or name in MEANS:
         return RULES[name](model, loss, options)
     if name == "kolen_pollack":
@@ -102,9 +103,7 @@ def make_rule(
 
 def moments_over_examples(name: str, config: Config, rule: ll.Rule) -> Callable[..., Moments]:
     """Returns `(key, params, state, x, y) -> Moments` of a rule made by `make_rule`."""
-    model, loss, _ = make_problem(config)
     if config.scale == "tutorial" and name == "node_perturbation":
-        factors = notebook.node_factors(_activations(config), loss, sigma=config.sigma, noise=config.noise)
-        moments = notebook.node_moments(factors)
+        moments = notebook.node_moments(_of_notebook(notebook.node_factors, config))
         return lambda key, params, state, x, y: moments(key, params, x, y)
-    return partial(example_moments, model, rule)
+    return partial(example_moments, make_problem(config).model, rule)
