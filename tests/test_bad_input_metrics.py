@@ -302,7 +302,7 @@ def regularised(**options):
         "x of another shape": (
             lambda: m.example_moments(MODEL, RULE, KEY, PARAMS, (), jnp.ones((5, 4)), Y),
             ValueError,
-            r"^apply: expected params and x that fit the model, got .* and x float32\[1, 4\]",
+            r"^x: expected shape \[batch, 3\], got \[1, 4\]",
         ),
         "fewer targets": (
             lambda: m.example_moments(MODEL, RULE, KEY, PARAMS, (), X, Y[:4]),

@@ -230,7 +230,7 @@ def curves(key):
         "outputs": (
             lambda: PLAIN.apply({**PARAMS, "critic": two_outputs(PARAMS["critic"])}, CURVES),
             ValueError,
-            r"^params\['critic'\]: expected a last layer with 1 output, got 2",
+            r"^params\[1\]\['w'\]: expected shape \[3, 1\], got \[3, 2\]",
         ),
         "integer weights": (
             lambda: STEP(KEY, CriticState(jax.tree.map(jnp.int32, PARAMS), None), CURVES, CURVES),
@@ -299,7 +299,7 @@ def curves(key):
                 ONES((2, 1)),
             ),
             ValueError,
-            r"^params\['networks'\]: expected a last layer with 1 output, got 2",
+            r"^params\[1\]\['w'\]: expected shape \[3, 1\], got \[3, 2\]",
         ),
         "arguments of apply": (
             lambda: latent_jacobian(lambda x: x, {}, ONES((2, 1))),

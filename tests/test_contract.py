@@ -701,19 +701,3 @@ def test_ensemble_compiles_once_for_arguments_of_one_shape() -> None:
     first = len(traces)
     ensemble(KEYS[2:4], DATA)
     assert len(traces) == first
-
-
-@pytest.mark.parametrize("batch_size", [None, 1])
-@pytest.mark.parametrize("of", [np, jnp])
-def test_what_a_function_closes_over_is_no_constant_of_the_program(of: Any, batch_size: int | None) -> None:
-    held, key = of.linspace(0, 1, 21, dtype=of.float32).reshape(3, 7), jax.random.key(1)
-
-    @jax.jit
-    def inner(x: Any) -> Any:
-        return jnp.sin(held).sum() * x + jax.random.normal(key)
-
-    run = ll.ensemble(lambda x, y: (inner(x) + y, 2), batch_size=batch_size)
-    x = jnp.arange(3.0)
-    program = run.compile(x, 1.0).as_text() or ""
-    assert "f32[3,7]{1,0} parameter(" in program and "f32[3,7]{1,0} constant(" not in program
-    np.testing.assert_allclose(run(x, 1.0)[0], inner(x) + 1, rtol=1e-6)

@@ -75,8 +75,9 @@ def test_models_of_other_libraries_learn_by_feedback(namespace):
 
 
 def test_signals_of_ones_own_become_gradients(namespace):
-    changes, weights = namespace["changes"], namespace["weights"]
-    assert jax.tree.structure(changes) == jax.tree.structure(weights)
+    signals, weights = namespace["gradients_of_noise"], namespace["recurrent_weights"]
+    assert jax.tree.structure(signals) == jax.tree.structure(weights)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(signals))
 
 
 def test_recipe_of_dropout_and_statistics_moves_both(namespace):

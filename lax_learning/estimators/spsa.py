@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
@@ -88,7 +89,7 @@ def _as_count(count: Any) -> Array:
     array = as_array("count", count)
     if array.dtype == bool:
         raise TypeError(f"count: expected the number of updates done, got {describe(array)}")
-    if not isinstance(array, Tracer) and bool(jnp.any(array < 0)):
+    if not isinstance(array, Tracer) and bool(np.any(np.asarray(array) < 0)):
         raise ValueError(f"count: expected the number of updates done, at least 0, got {count!r}")
     return array
 

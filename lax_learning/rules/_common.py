@@ -24,8 +24,8 @@ from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, Split, check_model, selects
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
-Assign = Callable[..., tuple[Any, Params, Any, Signals]]
-"""`(key, params, state, x, y, opened) -> (loss, grads, state, signals)`, the signals for a batch of one."""
+Assign = Callable[..., tuple[Any, Params | None, Any, Signals]]
+"""`(key, params, state, x, y, opened) -> (loss, grads, state, signals)`: gradients, or signals if opened."""
 
 
 def delta_rule(

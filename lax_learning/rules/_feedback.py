@@ -104,7 +104,7 @@ def through_feedback(
     feedback: Callable[[Program, Sites], PyTree] | None,
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
     opened: bool = False,
-) -> tuple[Any, Params, dict[str, Array]]:
+) -> tuple[Any, Params | None, dict[str, Array]]:
     """Value and gradient with errors that pass through other weights.
 
     Args:
@@ -113,7 +113,7 @@ def through_feedback(
       feedback: `(program, sites) -> feedback`, a pytree with the structure of params; None for the params.
       transport: `(w, feedback) -> weights` for the errors of one product, from its operand and from that of
         the feedback.
-      opened: whether teaching signals are asked for.
+      opened: whether teaching signals are asked for, in the place of gradients.
 
     Returns:
       `(loss, grads, deltas)`, the first two as of `value_and_grad`.
@@ -128,17 +128,18 @@ def through_feedback(
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
         return linked(op, w, x, transport(w, partner)) if _has_feedback(site, sites) else op(w, x)
 
-    def mean_loss(parameters: list[Any], feeds: dict[int, Array]) -> tuple[Any, Any]:
+    def mean_loss(moved: Any) -> tuple[Any, Any]:
+        parameters, feeds = (split.parameters, moved) if opened else (moved, {})
         parameters = vary_as(parameters, varying)
         hooks = Hooks(product=product, end=add)
         output, aux, _ = program.run(parameters, x, hooks, feeds=feeds, feedback=mates)
         return jnp.mean(losses_of(loss, output, y, size)), aux
 
-    feeds = zeros_at(program.plan.all_taps) if opened else {}
-    (value, aux), (grads, deltas) = jax.value_and_grad(mean_loss, (0, 1), has_aux=True)(
-        split.parameters, feeds
-    )
-    return joined(value, aux, model), split.gradients(grads), named(deltas, program) if opened else {}
+    at = zeros_at(program.plan.all_taps) if opened else split.parameters
+    (value, aux), found = jax.value_and_grad(mean_loss, has_aux=True)(at)
+    if opened:
+        return joined(value, aux, model), None, named(found, program)
+    return joined(value, aux, model), split.gradients(found), {}
 
 
 def _has_feedback(site: Site, sites: Sites) -> bool:

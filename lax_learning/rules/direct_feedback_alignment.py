@@ -187,7 +187,7 @@ def direct_feedback_alignment(
 
     def assign(
         key: Key, params: Params, state: FeedbackState, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params, FeedbackState, Signals]:
+    ) -> tuple[Any, Params | None, FeedbackState, Signals]:
         check_state(state)
         check_key("key", key)
         x, size = as_batch(x)
@@ -204,22 +204,25 @@ def direct_feedback_alignment(
         def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, None]:
             return (z if feed is None else z + feed), None
 
-        def forward(parameters: list[Any], feeds: dict[int, Array]) -> tuple[Any, dict[int, Array]]:
+        def forward(moved: Any) -> tuple[Any, dict[int, Array]]:
+            parameters, feeds = (program.split.parameters, moved) if opened else (moved, {})
             return run(parameters, Hooks(product=blocked, end=end, reads=True), feeds)
 
-        feeds = {i: zero[None] for i, zero in zeros_at(program.plan.all_taps).items()} if opened else {}
-        (output, reads), pull_back = jax.vjp(forward, program.split.parameters, feeds)
+        zeros = {i: zero[None] for i, zero in zeros_at(program.plan.all_taps).items()}
+        (output, reads), pull_back = jax.vjp(forward, zeros if opened else program.split.parameters)
         losses, transpose = jax.vjp(lambda output: losses_of(loss, output, y, size), output)
         (error,) = transpose(jnp.full_like(losses, 1 / size))
         errors = jax.tree.leaves(error)
         signals = {index: jnp.zeros_like(value) for index, value in reads.items()}
         for name, (index, j, route) in ways.items():
             signals[index] += jax.vmap(route.signal, (None, 0))(state.feedback[name], errors[j])
-        grads, deltas = pull_back((error, signals))
+        (found,) = pull_back((error, signals))
         aux = model(params, x)[1] if model.has_aux else None
         value = joined(jnp.mean(losses), aux, model)
-        deltas = named({i: delta[0] for i, delta in deltas.items()}, program) if opened else {}
-        return value, program.split.gradients(masked(grads, sites)), state, Signals(deltas)
+        if opened:
+            deltas = named({i: delta[0] for i, delta in found.items()}, program)
+            return value, None, state, Signals(deltas)
+        return value, program.split.gradients(masked(found, sites)), state, Signals({})
 
     return delta_rule(model, init, assign, masks=where is not None)
 

@@ -67,7 +67,7 @@ def feedback_alignment(
 
     def assign(
         key: Key, params: Params, state: FeedbackState, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params, FeedbackState, Signals]:
+    ) -> tuple[Any, Params | None, FeedbackState, Signals]:
         check_state(state)
         check_key("key", key)
         value, grads, deltas = through_feedback(

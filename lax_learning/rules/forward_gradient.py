@@ -80,7 +80,7 @@ def forward_gradient(
 
     def along_activities(
         key: Key, params: Params, state: Any, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params, Any, Signals]:
+    ) -> tuple[Any, Params | None, Any, Signals]:
         check_key("key", key)
         units = at_units(model, loss, key, params, x, y, where=where, batch=batch)
 
@@ -91,8 +91,9 @@ def forward_gradient(
             return {i: times(units.weight * slopes, d) for i, d in direction.items()}
 
         deltas = mean_over_draws(draw, key, num_samples)
-        signals = Signals(units.signals(deltas) if opened else {})
-        return units.value, units.pull_back(deltas), state, signals
+        if opened:
+            return units.value, None, state, Signals(units.signals(deltas))
+        return units.value, units.pull_back(deltas), state, Signals({})
 
     if perturb == "activities":
         return delta_rule(model, stateless(model), along_activities, masks=where is not None)

@@ -102,7 +102,7 @@ def kolen_pollack(
 
     def assign(
         key: Key, params: Params, state: KolenPollackState, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params, KolenPollackState, Signals]:
+    ) -> tuple[Any, Params | None, KolenPollackState, Signals]:
         check_instance("state", state, KolenPollackState, "the state of the rule's init(key, params, x)")
         check_key("key", key)
         feedback = state.feedback
@@ -113,13 +113,15 @@ def kolen_pollack(
         def decayed(b: Any, g: Any, w: Any) -> Any:
             return g + jnp.asarray(decay, g.dtype) * w
 
+        if opened:
+            zeros = jax.tree.map(jnp.zeros_like, params)
+            rest = _by_feedback(decayed, lambda g, w: g, feedback, zeros, params)
+            return value, None, state, Signals(deltas, rest)
         moves = _by_feedback(lambda b, g: decayed(b, g, b).astype(b.dtype), lambda g: None, feedback, grads)
         updates, optimizer_state = optimizer.update(moves, state.optimizer_state, feedback)
         moved = KolenPollackState(optax.apply_updates(feedback, updates), optimizer_state)
-        zeros = jax.tree.map(jnp.zeros_like, grads)
-        rest = _by_feedback(decayed, lambda g, w: g, feedback, zeros, params)
-        grads = jax.tree.map(jnp.add, grads, rest)
-        return value, grads, moved, Signals(deltas, rest)
+        grads = _by_feedback(decayed, lambda g, w: g, feedback, grads, params)
+        return value, grads, moved, Signals({})
 
     return delta_rule(model, init, assign)
 

@@ -105,7 +105,7 @@ def node_perturbation(
 
     def assign(
         key: Key, params: Params, state: Any, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params, Any, Signals]:
+    ) -> tuple[Any, Params | None, Any, Signals]:
         check_key("key", key)
         units = at_units(model, loss, key, params, x, y, where=where, batch=batch)
         check_resolved("sigma", sigma, units.losses.dtype, *units.dtypes)
@@ -136,8 +136,9 @@ def node_perturbation(
             return deltas
 
         deltas = mean_over_draws(draw, key, num_samples)
-        signals = Signals(units.signals(deltas) if opened else {})
-        return units.value, units.pull_back(deltas), state, signals
+        if opened:
+            return units.value, None, state, Signals(units.signals(deltas))
+        return units.value, units.pull_back(deltas), state, Signals({})
 
     return delta_rule(model, stateless(model), assign, masks=where is not None)
 

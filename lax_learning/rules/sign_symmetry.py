@@ -98,7 +98,7 @@ def sign_symmetry(
 
     def assign(
         key: Key, params: Params, state: Any, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params, Any, Signals]:
+    ) -> tuple[Any, Params | None, Any, Signals]:
         check_key("key", key)
         if magnitude == "fixed":
             check_state(state)

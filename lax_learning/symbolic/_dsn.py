@@ -23,7 +23,7 @@ from lax_learning._checks import (
     describe,
 )
 from lax_learning._precision import promoted
-from lax_learning.symbolic._relu_network import relu_network, single_output, torch_uniform
+from lax_learning.symbolic._relu_network import relu_network, torch_uniform
 from lax_learning.types import Key, Params
 
 NORMS = ("none", "softmax")
@@ -132,7 +132,7 @@ def dsn_generator(
 
         def latent(weights: Params, row: Array) -> Array:
             outputs = network.apply(weights, jnp.multiply(*promoted(x, row)))
-            return single_output("params['networks']", outputs)
+            return outputs[:, 0]
 
         return jax.vmap(latent, out_axes=1)(params["networks"], mask)
 

@@ -28,13 +28,6 @@ def torch_uniform(fan_in: int) -> Initializer:
     return init
 
 
-def single_output(name: str, outputs: Array) -> Array:
-    """The only column of the outputs `[number, 1]`; raises unless the weights `name` have one output."""
-    if outputs.shape[1:] != (1,):
-        raise ValueError(f"{name}: expected a last layer with 1 output, got {outputs.shape[-1]}")
-    return outputs[:, 0]
-
-
 def relu_network(
     num_inputs: int,
     hidden: Sequence[int],

@@ -14,7 +14,7 @@ from lax_learning._checks import (
     check_count,
     check_key,
 )
-from lax_learning.symbolic._relu_network import relu_network, single_output, torch_uniform
+from lax_learning.symbolic._relu_network import relu_network, torch_uniform
 from lax_learning.types import Key, Params
 
 
@@ -93,8 +93,8 @@ def critic(
         params = as_params(params)
         if channels > 1:
             numbers = shared.apply(params["embedding"], curves.reshape(-1, channels))
-            curves = single_output("params['embedding']", numbers).reshape(-1, num_points)
-        return single_output("params['critic']", judge.apply(params["critic"], curves))
+            curves = numbers.reshape(-1, num_points)
+        return judge.apply(params["critic"], curves)[:, 0]
 
     return Critic(init, apply, curve_shape)
 
