@@ -205,13 +205,19 @@ def test_identities_in_single_precision(name):
     case = ZOO[name]()
     model, y = Model(case.apply), jax.random.normal(KEY, case.apply(case.params, case.x).shape)
     opened, rule = tapped(model), ll.feedback_alignment(model, squares)
+    white = ll.decorrelated_rule(lambda model: ll.backprop(model, squares), model, ll.decorrelation(0.1))
 
     @jax.jit
     def run(params, x):
         zeros = {name: jnp.zeros(tap.shape, tap.dtype) for name, tap in opened.shapes(params, x).items()}
         deltas = jax.grad(lambda taps: squares(opened.run(params, x, taps).output, y).mean())(zeros)
         state = rule.init(KEY, params, x)._replace(feedback=params)
-        return opened.pull_back(params, x, deltas), rule.value_and_grad(KEY, params, state, x, y)[1]
+        start = white.init(KEY, params, x)  # R is the identity
+        return (
+            opened.pull_back(params, x, deltas),
+            rule.value_and_grad(KEY, params, state, x, y)[1],
+            white.value_and_grad(KEY, params, start, x, y)[1],
+        )
 
     exact = jax.jit(jax.grad(lambda p: squares(case.apply(p, case.x), y).mean()))(case.params)
     for grads in run(case.params, case.x):
@@ -226,6 +232,11 @@ def test_every_rule_lowers_for_every_platform(name):
     rules = {**with_feedback(model), **with_noise(model, forward_mode=forward_mode)}
     rules["redrawn"] = ll.sign_symmetry(model, squares, magnitude="redrawn")
     rules["spsa"] = ll.spsa(model, squares, perturbation=lambda count: SIGMA)
+    rules["decorrelated"] = ll.decorrelated_rule(
+        lambda model: ll.node_perturbation(model, squares, sigma=SIGMA, variant="activity"),
+        model,
+        ll.decorrelation(0.1),
+    )
 
     def run(key_data, params, x):
         key = jax.random.wrap_key_data(key_data)
