@@ -15,7 +15,7 @@ from lax_learning._sites._batch import as_batch
 from lax_learning._sites._coupling import made_up
 from lax_learning._sites._plan import Site
 from lax_learning._sites._products import Layout
-from lax_learning._sites._program import Program
+from lax_learning._sites._program import Program, free_name
 from lax_learning._sites._run import Bilinear, Hooks
 from lax_learning.decorrelation import DecorrelationState
 from lax_learning.models import Model, check_model, check_where, selects
@@ -91,11 +91,17 @@ def _places(program: Program, where: Where) -> dict[str, _Place]:
                 f"x: expected floating-point numbers, which R can multiply, got others at {paths[0]!r}"
             )
         read = reads[site.reads[0]]
-        key = read.index, site.stacked, site.layout.groups, site.layout.size, site.layout.window
+        key = (
+            read.index,
+            site.stacked,
+            site.layout.groups,
+            site.layout.size,
+            site.layout.window,
+            site.layout.axes,
+        )
         if key not in found:
             lead = tuple(n for n, flag in zip(read.shape, site.stacked, strict=False) if flag)
-            number = sum(name.split("#")[0] == paths[0] for name in names)
-            names[f"{paths[0]}#{number + 1}" if number else paths[0]] = found[key] = _Place([], lead)
+            names[free_name(paths[0], names)] = found[key] = _Place([], lead)
         found[key].sites.append(site)
     if not names:
         raise ValueError(
@@ -375,6 +381,9 @@ def _operand(
         probes = [made_up(rng, like) for like in leaves]
         moved, pull = jax.vjp(at(probes), probes[leaf])
         same = jnp.array_equal(pull(moved)[0], probes[leaf])
+        same &= jnp.array_equal(
+            at(probes)(-probes[leaf]), -moved
+        )  # as a change of shape does, and `abs` does not
     if isinstance(same, Tracer):
         raise ValueError("params: expected weights with values, got traced ones; fold outside of jit")
     kept = bool(same)

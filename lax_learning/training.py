@@ -19,6 +19,7 @@ from lax_learning._checks import (
     check_same_structure,
     describe,
 )
+from lax_learning._optimizers import with_loss_support
 from lax_learning.data.batches import BatchState, batches
 from lax_learning.data.types import Dataset, Splits, check_splits
 from lax_learning.models import leaf_paths, selects
@@ -103,17 +104,6 @@ def _number(data: Dataset) -> int:
 
 def _no_evaluation(key: Key, params: Params, state: Any, data: Splits) -> PyTree:
     return ()
-
-
-def _with_loss(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-    """The optimizer as one that takes the loss, and makes nothing of it if it does not look at it."""
-    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
-        raise TypeError(
-            f"optimizer: expected an optimizer of optax, such as optax.sgd(0.1), got {describe(optimizer)}"
-        )
-    if hasattr(optimizer, "gradient_transformation"):  # optax.MultiSteps
-        return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
-    return optax.with_extra_args_support(optimizer)
 
 
 def _merged(params: Params, parameters: Params) -> Params:
@@ -205,7 +195,7 @@ def make_train(
     check_callable("evaluate", evaluate, expected, num_arguments=4)
     if absorb is not None:
         check_callable("absorb", absorb, "a function (params, aux) -> params", num_arguments=2)
-    with_loss = _with_loss(optimizer)
+    with_loss = with_loss_support(optimizer)
 
     def trained(params: Params) -> Params:
         """Params with None in place of what no optimizer moves."""

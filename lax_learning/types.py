@@ -16,7 +16,7 @@ Where: TypeAlias = str | Callable[[str], bool] | None
 
 @runtime_checkable
 class Loss(Protocol):
-    """Per-example loss `l(output, y) -> [batch]`; the loss of a batch is its mean."""
+    """Per-example loss `l(output, y) -> [batch]`, each of its own example alone; a batch has their mean."""
 
     def __call__(self, output: Any, y: Any, /) -> Float[Array, " batch"]: ...
 

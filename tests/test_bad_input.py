@@ -138,7 +138,11 @@ def test_feedback(name):
     {
         "decay": (lambda: kp(optimizer=optax.sgd(0.1), decay=-0.1), ValueError, "^decay: .*>= 0, got -0.1"),
         "decay nan": (lambda: kp(optimizer=optax.sgd(0.1), decay=float("nan")), ValueError, "^decay: .*nan"),
-        "optimizer": (lambda: kp(optimizer=0.1), TypeError, "^optimizer: expected an optax .*got 0.1"),
+        "optimizer": (
+            lambda: kp(optimizer=0.1),
+            TypeError,
+            "^optimizer: expected an optimizer .*got 0.1",
+        ),
         "gain 0": (lambda: signs(gain=0.0), ValueError, "^gain: .*> 0"),
         "gain": (lambda: signs(gain=-1), ValueError, "^gain: .*got -1"),
         "a": (lambda: estimators.spall_gains(a=0.0, c=1.0), ValueError, "^a: "),

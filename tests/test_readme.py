@@ -75,9 +75,10 @@ def test_models_of_other_libraries_learn_by_feedback(namespace):
 
 
 def test_signals_of_ones_own_become_gradients(namespace):
-    signals, weights = namespace["gradients_of_noise"], namespace["recurrent_weights"]
+    signals, weights = namespace["of_own_rule"], namespace["recurrent_weights"]
     assert jax.tree.structure(signals) == jax.tree.structure(weights)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(signals))
+    assert list(namespace["cosines"]) == ["0/b", "0/u", "0/w", "1/b", "1/w"] and len(namespace["ratios"]) == 2
 
 
 def test_recipe_of_dropout_and_statistics_moves_both(namespace):

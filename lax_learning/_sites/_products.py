@@ -19,6 +19,7 @@ class Layout(NamedTuple):
       groups: shape of products that stand side by side: `(groups,)` of a grouped convolution, batch axes of
         a matrix product; often `()`.
       window: of a convolution, what tells its patches from those of another one; None for a product.
+      axes: of x, that make up a vector of a product; `()` for a convolution.
       vectors: `x -> [*groups, vectors, size]`; patches of a convolution are (channel, row, column).
       matrix: `w -> [*groups, size, outputs]`.
       unmatrix: the inverse of `matrix`.
@@ -30,6 +31,7 @@ class Layout(NamedTuple):
     size: int
     groups: tuple[int, ...]
     window: Any
+    axes: tuple[int, ...]
     vectors: Callable[[Array], Array]
     matrix: Callable[[Array], Array]
     unmatrix: Callable[[Array], Array]
@@ -83,6 +85,7 @@ def _of_product(equation: Any, w_position: int, w_shape: tuple[int, ...], x_shap
         size,
         groups,
         None,
+        x_axes[1],
         vectors,
         matrix=lambda w: jnp.transpose(w, w_order).reshape(*groups, size, -1),
         unmatrix=lambda matrix: _restored(matrix, w_order, w_shape),
@@ -120,7 +123,7 @@ def _of_convolution(params: dict[str, Any], w_shape: tuple[int, ...]) -> Layout:
         shift = (b[..., None, :] @ rows).reshape(-1)
         return z + jnp.expand_dims(shift, [axis for axis in range(z.ndim) if axis != numbers.out_spec[1]])
 
-    return Layout(size, groups, tuple(sorted(window.items())), vectors, matrix, unmatrix, transformed)
+    return Layout(size, groups, tuple(sorted(window.items())), (), vectors, matrix, unmatrix, transformed)
 
 
 def _rest(shape: tuple[int, ...], axes: tuple[tuple[int, ...], ...]) -> list[int]:

@@ -1,5 +1,7 @@
 """A model traced at params and a batch, ready to run with taps, partners and cuts."""
 
+from collections.abc import Collection
+from itertools import count
 from typing import Any
 
 import jax
@@ -9,6 +11,12 @@ from lax_learning._sites import _equations as equations
 from lax_learning._sites._plan import Kind, Plan, Tap, make_plan
 from lax_learning._sites._run import Hooks, execute
 from lax_learning.models import Model, Split
+
+
+def free_name(path: str, taken: Collection[str]) -> str:
+    """Returns a path, numbered if it is taken."""
+    names = (f"{path}#{number}" if number > 1 else path for number in count(1))
+    return next(name for name in names if name not in taken)
 
 
 class Program:
@@ -58,9 +66,7 @@ class Program:
         named: dict[str, Tap] = {}
         for tap in self.plan.all_taps:
             first = min(tap.sites, key=lambda site: (not site.products, site.index))
-            path = self.split.paths[min(first.leaves)]
-            number = sum(name.split("#")[0] == path for name in named)
-            named[f"{path}#{number + 1}" if number else path] = tap
+            named[free_name(self.split.paths[min(first.leaves)], named)] = tap
         return named
 
     def run(

@@ -39,7 +39,8 @@ class Tapped(NamedTuple):
       shapes: `(params, x) -> shapes and types of the taps`, with axes of steps in front inside scans.
       run: `(params, x, taps=None) -> TappedRun`, with taps added to the pre-activations.
       pull_back: `(params, x, deltas) -> gradients`: of every parameter up to the taps before, by its own site
-        alone; nothing travels from site to site.
+        alone; nothing travels from site to site. Examples are summed: deltas of the mean loss, which hold the
+        factor 1 / batch, give gradients of the mean loss.
     """
 
     shapes: Callable[[Params, Any], dict[str, jax.ShapeDtypeStruct]]

@@ -4,12 +4,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from lax_learning._checks import check_key
 from lax_learning._sites._batch import as_batch
+from lax_learning._sites._program import Program
+from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, Split
-from lax_learning.rules._common import check_one, check_parts, joined, losses_of, stateless
-from lax_learning.rules._feedback import through_feedback
+from lax_learning.rules._common import (
+    add,
+    check_one,
+    check_parts,
+    joined,
+    losses_of,
+    named,
+    stateless,
+    zeros_at,
+)
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
 
@@ -54,10 +65,13 @@ def backprop(model: Model, loss: Loss) -> Rule:
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
         check_key("key", key)
         check_one(x)
-        own = through_feedback(
-            model, loss, None, params, x, y,
-            varying=(), feedback=None, transport=lambda w, _: w, opened=True,
-        )  # fmt: skip
-        return Signals(own[2])
+        x, size = as_batch(x)
+        program = Program(model, params, x)
+
+        def mean_loss(feeds: dict[int, Array]) -> Array:
+            output, _, _ = program.run(program.split.parameters, x, Hooks(end=add), feeds=feeds)
+            return jnp.mean(losses_of(loss, output, y, size))
+
+        return Signals(named(jax.grad(mean_loss)(zeros_at(program.plan.all_taps)), program))
 
     return Rule(stateless(model), value_and_grad, model.trainable, signals)

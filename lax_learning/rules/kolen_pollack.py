@@ -9,6 +9,7 @@ import optax
 from jaxtyping import ArrayLike, PyTree
 
 from lax_learning._checks import check_instance, check_key, check_not_negative, check_scalar
+from lax_learning._optimizers import with_loss_support
 from lax_learning.models import Model, check_where
 from lax_learning.rules._common import check_parts, delta_rule
 from lax_learning.rules._feedback import (
@@ -37,7 +38,7 @@ def kolen_pollack(
     model: Model,
     loss: Loss,
     *,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | optax.MultiSteps,
     decay: ArrayLike = 0.1,
     feedback_init: FeedbackInit = same_scale,
     where: Where = None,
@@ -55,7 +56,8 @@ def kolen_pollack(
     Args:
       model: any model.
       loss: per-example loss `(output, y) -> [batch]`.
-      optimizer: moves the feedback at every call of `value_and_grad`.
+      optimizer: moves the feedback at every call of `value_and_grad`; one that looks at the loss gets it, as
+        in `make_train`, but no `value_fn`.
       decay: lambda, >= 0; may be traced.
       feedback_init: `(key, parameter) -> feedback`.
       where: which parameters have feedback; the others pass errors through themselves.
@@ -88,9 +90,7 @@ def kolen_pollack(
       Akrout et al., Deep learning without weight transport, https://arxiv.org/abs/1904.05391, 2019.
     """
     check_parts(model, loss)
-    check_instance(
-        "optimizer", optimizer, optax.GradientTransformation, "an optax optimizer, such as sgd(0.1)"
-    )
+    with_loss = with_loss_support(optimizer)
     check_not_negative("decay", decay)
     check_scalar("decay", decay)
     check_feedback_init(feedback_init)
@@ -98,7 +98,7 @@ def kolen_pollack(
 
     def init(key: Key, params: Params, x: Any) -> KolenPollackState:
         feedback = initial_feedback(model, where, feedback_init, key, params, x)
-        return KolenPollackState(feedback, optimizer.init(feedback))
+        return KolenPollackState(feedback, with_loss.init(feedback))
 
     def assign(
         key: Key, params: Params, state: KolenPollackState, x: Any, y: Any, opened: bool
@@ -118,7 +118,9 @@ def kolen_pollack(
             rest = _by_feedback(decayed, lambda g, w: g, feedback, zeros, params)
             return value, None, state, Signals(deltas, rest)
         moves = _by_feedback(lambda b, g: decayed(b, g, b).astype(b.dtype), lambda g: None, feedback, grads)
-        updates, optimizer_state = optimizer.update(moves, state.optimizer_state, feedback)
+        updates, optimizer_state = with_loss.update(
+            moves, state.optimizer_state, feedback, value=value[0] if model.has_aux else value, grad=moves
+        )
         moved = KolenPollackState(optax.apply_updates(feedback, updates), optimizer_state)
         grads = _by_feedback(decayed, lambda g, w: g, feedback, grads, params)
         return value, grads, moved, Signals({})
