@@ -57,7 +57,7 @@ def test_products_over_other_axes_of_a_value_have_a_matrix_each():
 @pytest.mark.parametrize("function", [jnp.abs, lambda w: jnp.sort(w, axis=0), jax.nn.relu])
 def test_weights_behind_a_function_cannot_be_folded(function):
     model = ll.Model(lambda p, x: x @ function(p["w"]))
-    with pytest.raises(ValueError, match="^params: expected parameters that one product reads as they are"):
+    with pytest.raises(ValueError, match="params: expected parameters that one product reads as they are"):
         ll.fold(model, {"w": drawn(3, 4, 4)}, {"w": {"R": drawn(4, 4, 4)}}, drawn(1, 6, 4))
 
 
@@ -68,6 +68,7 @@ def test_signals_of_backprop_pass_what_feedback_cannot():
     model, params = ll.Model(apply), {"w": drawn(3, 2, 2), "v": drawn(4, 2, 2)}
     x, y = drawn(9, 1, 2), drawn(8, 1, 2)
     rule = ll.backprop(model, ll.squared_error)
+    assert rule.signals is not None
     pulled = ll.tapped(model).pull_back(params, x, rule.signals(KEY, params, (), x, y).deltas)
     exact = gradients_of_examples(model, params, x, y)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), pulled, exact)
