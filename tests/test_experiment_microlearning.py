@@ -240,7 +240,7 @@ def test_optimizer_by_hand():
     params = jnp.float32(3.0)
     for rate in (0.5, 0.5, 0.05):
         updates, state = optimizer.update(jnp.float32(1.0), state, params)
-        params = params + updates
+        params = jnp.asarray(optax.apply_updates(params, updates))
         velocity = 0.9 * velocity + 1 + 0.1 * w
         w -= rate * velocity
         assert params == pytest.approx(w, rel=1e-5)
