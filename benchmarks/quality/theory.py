@@ -47,7 +47,7 @@ from lax_learning.types import Key, Params
 
 
 class Exact(NamedTuple):
-    """What backprop makes of a batch: the gradient, and what it is made of at every layer.
+    """Gradient of a batch by backprop, with the inputs and teaching signals of every layer.
 
     Fields:
       grads: the gradient of the mean loss, a sequence of layers.

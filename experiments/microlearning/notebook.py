@@ -92,7 +92,7 @@ def kolen_pollack(
 
 
 class Factors(NamedTuple):
-    """What the notebook's node perturbation makes gradients of.
+    """Factors of the gradients of the notebook's node perturbation.
 
     Fields:
       losses: of every example, without noise.
