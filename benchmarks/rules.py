@@ -72,7 +72,7 @@ class Config(Options):
     """Some of: network zoo recurrent."""
     models: tuple[str, ...] = ()
     """Models of the zoo; by default all."""
-    scale: Count = 16
+    scale: Count = 64
     """Widths of the models are those of tests/zoo.py times this."""
     seconds: Positive = 0.4
     """Time that is spent on one ratio."""
