@@ -1,6 +1,9 @@
 """Credit assignment without backprop, as pure JAX functions."""
 
 from lax_learning import data, estimators, metrics, plasticity, symbolic
+from lax_learning._ensemble import ensemble
+from lax_learning._grid import Grid, grid
+from lax_learning._placement import gather, replicate
 from lax_learning._sites.table import sites
 from lax_learning._sites.tapped import Tapped, tapped
 from lax_learning.birth_death import BirthDeathState, Draws, Events, birth_death, uniform_draws
@@ -18,12 +21,10 @@ from lax_learning.decorrelation import (
     decorrelation,
     decorrelation_loss,
 )
-from lax_learning.ensemble import ensemble
 from lax_learning.follow import follow
 from lax_learning.losses import accuracy, balanced_accuracy, softmax_cross_entropy, squared_error
 from lax_learning.models import Model
 from lax_learning.networks import convnet, mlp, rnn
-from lax_learning.placement import gather, replicate
 from lax_learning.rules import (
     backprop,
     direct_feedback_alignment,
@@ -49,6 +50,7 @@ __all__ = [
     "Dynamics",
     "Estimator",
     "Events",
+    "Grid",
     "History",
     "Loss",
     "Model",
@@ -77,6 +79,7 @@ __all__ = [
     "follow",
     "forward_gradient",
     "gather",
+    "grid",
     "kolen_pollack",
     "make_train",
     "metrics",

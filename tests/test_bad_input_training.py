@@ -139,7 +139,7 @@ def double(*args):
     return jax.tree.map(lambda leaf: 2 * leaf, args)
 
 
-axes = r"^arguments: expected leading axes"
+axes = r"^args: expected leading axes"
 
 
 @parametrize_cases(
@@ -159,7 +159,7 @@ axes = r"^arguments: expected leading axes"
         "unequal": (
             lambda: ll.ensemble(double, in_axes=(0, 0))(jnp.ones(3), jnp.ones(4)),
             ValueError,
-            axes + r" of one size, got \[3, 4\]",
+            axes + r" of one size, at least one, got \{'args\[0\]': 3, 'args\[1\]': 4\}",
         ),
         "unequal leaves": (
             lambda: ll.ensemble(double)({"a": jnp.ones(3), "b": jnp.ones(4)}),
@@ -167,10 +167,17 @@ axes = r"^arguments: expected leading axes"
             axes,
         ),
         "no leaves": (lambda: ll.ensemble(double)({}), ValueError, axes),
+        "other structure": (
+            lambda: ll.ensemble(double, in_axes=({"a": 0},))({"b": jnp.ones(2)}),
+            ValueError,
+            "^in_axes: expected the structure of the arguments",
+        ),
+        "one axis of 1": (lambda: ll.ensemble(double, in_axes=1), ValueError, "^in_axes: expected 0 or None"),
+        "progress": (lambda: ll.ensemble(double, progress=True), TypeError, "^progress: expected a function"),
         "scalar": (
             lambda: ll.ensemble(double)(jnp.ones(())),
             ValueError,
-            "^argument 0: expected a leading axis of members, got a scalar",
+            "^args\\[0\\]: expected a leading axis of members, got a scalar",
         ),
         "no members": (
             lambda: ll.ensemble(double)(jnp.ones((0, 2))),

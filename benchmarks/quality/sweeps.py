@@ -25,7 +25,7 @@ from benchmarks.quality.rules import DENSE_ALONE, averaged, make_rule
 from benchmarks.quality.settings import Setting
 from benchmarks.quality.theory import Exact, exact_signals, predict
 from benchmarks.work import work_of
-from lax_learning.ensemble import Ensemble
+from lax_learning._ensemble import Ensemble
 from lax_learning.types import Key, Params
 
 

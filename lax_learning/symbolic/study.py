@@ -18,7 +18,7 @@ from lax_learning._checks import (
     check_sequence,
     describe,
 )
-from lax_learning.ensemble import ensemble
+from lax_learning._ensemble import ensemble
 from lax_learning.types import Key
 
 Configuration = Mapping[str, Any]

@@ -30,13 +30,6 @@ def replicate(arrays: Any, devices: Sequence[Any] | None = None) -> Any:
       >>> len(images.devices()) == jax.device_count()
       True
     """
-    if devices is not None:
-        check_sequence("devices", devices, "a sequence of devices, as jax.devices()")
-        for i, device in enumerate(devices):
-            if not isinstance(device, jax.Device):
-                raise TypeError(f"devices[{i}]: expected a device, as of jax.devices(), got {device!r}")
-        if len(set(devices)) != len(devices) or not devices:
-            raise ValueError(f"devices: expected different ones, at least one, got {list(devices)}")
 
     def as_whole(path: Any, leaf: Any) -> jax.Array:
         if isinstance(leaf, Tracer | str | bytes):
@@ -48,8 +41,20 @@ def replicate(arrays: Any, devices: Sequence[Any] | None = None) -> Any:
             got = describe(leaf)
             raise TypeError(f"arrays{jax.tree_util.keystr(path)}: expected an array, got {got}") from error
 
-    mesh = Mesh(tuple(jax.devices() if devices is None else devices), ("seed",))
+    mesh = mesh_of(devices)
     return place(jax.tree_util.tree_map_with_path(as_whole, arrays), NamedSharding(mesh, PartitionSpec()))
+
+
+def mesh_of(devices: Sequence[Any] | None) -> Mesh:
+    """Returns a mesh of devices, by default of all, along the axis `seed`; raises for other values."""
+    if devices is not None:
+        check_sequence("devices", devices, "a sequence of devices, as jax.devices()")
+        for i, device in enumerate(devices):
+            if not isinstance(device, jax.Device):
+                raise TypeError(f"devices[{i}]: expected a device, as of jax.devices(), got {device!r}")
+        if len(set(devices)) != len(devices) or not devices:
+            raise ValueError(f"devices: expected different ones, at least one, got {list(devices)}")
+    return Mesh(tuple(jax.devices() if devices is None else devices), ("seed",))
 
 
 def gather(results: Any) -> Any:
