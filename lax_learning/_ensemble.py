@@ -90,7 +90,7 @@ def ensemble(
     check_positive("memory_budget", memory_budget)
     if progress is not None:
         check_callable("progress", progress, "a function (done, total)", num_arguments=2)
-    axes = jax.tree.leaves(in_axes, is_leaf=lambda axis: axis is None)
+    axes = jax.tree.leaves(in_axes, is_leaf=_is_none)
     if in_axes is not None and (0 not in axes or any(axis is not None and axis != 0 for axis in axes)):
         raise ValueError(f"in_axes: expected 0 or None for each argument and 0 for one, got {in_axes}")
     if batch_size is not None:
@@ -188,18 +188,19 @@ class Ensemble:
         args = as_arrays("args", args)
         check_values("args", args)
         leaves, structure = jax.tree.flatten(args)
+        # -1 for None, which JAX takes for an empty pytree.
+        numbers = jax.tree.map(lambda axis: -1 if axis is None else axis, axes, is_leaf=_is_none)
         try:
-            axes = jax.tree.broadcast(axes, args, is_leaf=lambda axis: axis is None)
+            flat = jax.tree.leaves(jax.tree.broadcast(numbers, args))
         except ValueError as error:
             raise ValueError(f"in_axes: expected the structure of the arguments, got {axes}") from error
-        flat = jax.tree.leaves(axes, is_leaf=lambda axis: axis is None)
 
         def join(own: list[Any], shared: list[Any]) -> tuple[Any, ...]:
-            sources = {0: iter(own), None: iter(shared)}
+            sources = {0: iter(own), -1: iter(shared)}
             return jax.tree.unflatten(structure, [next(sources[axis]) for axis in flat])
 
         own = [leaf for axis, leaf in zip(flat, leaves, strict=True) if axis == 0]
-        shared = [leaf for axis, leaf in zip(flat, leaves, strict=True) if axis is None]
+        shared = [leaf for axis, leaf in zip(flat, leaves, strict=True) if axis == -1]
         named = zip(flat, jax.tree_util.tree_leaves_with_path(args), strict=True)
         check_members({f"args{keystr(path)}": leaf for axis, (path, leaf) in named if axis == 0})
         processes = len({device.process_index for device in self._mesh.devices.flat})
@@ -256,6 +257,10 @@ class Ensemble:
             members, mesh=self._mesh, in_specs=(MEMBERS, SHARED), out_specs=MEMBERS, check_vma=False
         )
         return jax.jit(sharded).lower(own, shared).compile()
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
 
 
 def _temporaries(program: jax.stages.Compiled) -> int:

@@ -155,6 +155,14 @@ def test_axes_of_a_pytree() -> None:
     np.testing.assert_array_equal(ll.ensemble(member, in_axes=axes)(KEYS, options, 2.0), right)
 
 
+def test_arguments_with_empty_parts() -> None:
+    def run(key: Any, options: Any) -> Any:
+        return {"key": jax.random.normal(key), "none": options["none"], "shift": options["shift"]}
+
+    found = ll.ensemble(run)(KEYS, {"none": None, "shift": jnp.ones(2)})
+    assert found["none"] is None and found["shift"].shape == (4, 2)
+
+
 @pytest.mark.parametrize(("batch_size", "told"), [(1, [1, 2, 3, 4]), (3, [3, 4]), (None, [4])])
 def test_progress_is_told_and_changes_nothing(batch_size: int | None, told: list[int]) -> None:
     calls: list[tuple[int, int]] = []

@@ -1,7 +1,10 @@
-"""The README's Python runs as written, and its rules exist."""
+"""The Python of the README and of the pages runs as written, and what they name exists."""
 
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,24 +12,43 @@ import pytest
 
 import lax_learning as ll
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def namespace():
+def names_of() -> Callable[[str], dict[str, Any]]:
+    """Runs the Python of a page once: `names_of("docs/rules.md")` are the names that it defines."""
     pytest.importorskip("mlxtend")
-    names: dict = {}
-    quick = jax.config.read("jax_disable_most_optimizations")
-    try:
-        for number, block in enumerate(re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)):
-            # The quickstart, which is the first, runs for longer than it compiles: see conftest.
-            jax.config.update("jax_disable_most_optimizations", quick and number > 0)
-            exec(compile(block, "README.md", "exec"), names)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", quick)
-    return names
+
+    @cache
+    def run(page: str) -> dict[str, Any]:
+        names: dict[str, Any] = {}
+        quick = jax.config.read("jax_disable_most_optimizations")
+        try:
+            # The quickstart runs for longer than it compiles: see conftest.
+            jax.config.update("jax_disable_most_optimizations", quick and page != "README.md")
+            for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL):
+                exec(compile(block, page, "exec"), names)
+        finally:
+            jax.config.update("jax_disable_most_optimizations", quick)
+        return names
+
+    return run
 
 
+@pytest.fixture
+def namespace(request: pytest.FixtureRequest, names_of: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Names that the page of a test defines."""
+    return names_of(request.param)
+
+
+def page(name: str) -> pytest.MarkDecorator:
+    """The page that a test reads."""
+    return pytest.mark.parametrize("namespace", [name], indirect=True)
+
+
+@page("README.md")
 def test_quickstart_runs_and_learns(namespace):
     history = namespace["history"]
     assert history.losses.shape == (8, 200) and history.evaluations.shape == (8, 3)
@@ -36,21 +58,24 @@ def test_quickstart_runs_and_learns(namespace):
     assert told is not None
     shown = np.array(list(map(float, told[1].split(", "))))
     np.testing.assert_allclose(history.evaluations.mean(axis=0), shown, atol=0.01)
-    assert jax.tree.structure(namespace["grads"]) == jax.tree.structure(namespace["params"])
+    assert jax.tree.structure(namespace["grads"]) == jax.tree.structure(namespace["own_params"])
 
 
+@page("docs/systems.md")
 def test_transferred_tables_learn_digits(namespace):
     correct = np.asarray(namespace["predictions"]) == np.asarray(namespace["labels"])
     # Over the last 1,000 of 4,000 samples; chance is 0.1 with a standard error of 0.0095.
     assert correct[-1000:].mean() > 0.1 + 5 * 0.0095
 
 
+@page("docs/systems.md")
 def test_population_learns_and_resamples_itself(namespace):
     losses = np.asarray(namespace["losses"])
     assert losses.shape == (100,) and losses[-20:].mean() < 0.5 * losses[:20].mean()
     assert (namespace["kills"] >= 0).all() and namespace["kills"].shape == (100,)
 
 
+@page("docs/systems.md")
 def test_critics_learn_to_tell_functions_from_networks(namespace):
     accuracy = np.asarray(namespace["found"].accuracy)
     assert accuracy.shape == (3, 200, 5)
@@ -58,15 +83,17 @@ def test_critics_learn_to_tell_functions_from_networks(namespace):
     assert accuracy[1:, -50:, 0].mean() > 0.5 + 5 * np.sqrt(0.25 / (2 * 50 * 10))
 
 
+@page("docs/rules.md")
 def test_feedback_of_kolen_pollack_moves_with_its_optimizer(namespace):
-    rule, model, params = (namespace[name] for name in ("kolen_pollack", "model", "params"))
-    x, y = np.ones((5, 16), "f"), np.ones((5, 2), "f")
+    rule, model = namespace["kolen_pollack"], namespace["model"]
+    params = model.init(jax.random.key(2))
+    x, y = np.ones((5, 784), "f"), np.ones((5, 10), "f")
     state = rule.init(jax.random.key(0), params, x)
     _, _, after = rule.value_and_grad(jax.random.key(1), params, state, x, y)
     assert np.any(after.feedback[1]["w"] != state.feedback[1]["w"]) and after.feedback[0]["w"] is None
-    assert jax.tree.structure(params) == jax.tree.structure(model.init(jax.random.key(0)))
 
 
+@page("docs/any_model.md")
 def test_models_of_other_libraries_learn_by_feedback(namespace):
     losses = namespace["losses_by_library"]
     assert set(losses) == {"linen", "nnx", "equinox", "haiku"}
@@ -74,6 +101,7 @@ def test_models_of_other_libraries_learn_by_feedback(namespace):
         assert values.shape == (20,) and values[-5:].mean() < values[:5].mean(), name
 
 
+@page("docs/rules.md")
 def test_signals_of_ones_own_become_gradients(namespace):
     signals, weights = namespace["of_own_rule"], namespace["recurrent_weights"]
     assert jax.tree.structure(signals) == jax.tree.structure(weights)
@@ -81,6 +109,7 @@ def test_signals_of_ones_own_become_gradients(namespace):
     assert list(namespace["cosines"]) == ["0/b", "0/u", "0/w", "1/b", "1/w"] and len(namespace["ratios"]) == 2
 
 
+@page("docs/any_model.md")
 def test_recipe_of_dropout_and_statistics_moves_both(namespace):
     first, second, third = namespace["losses_with_dropout"]
     assert len({float(first), float(second), float(third)}) == 3
@@ -88,8 +117,30 @@ def test_recipe_of_dropout_and_statistics_moves_both(namespace):
     assert np.any(mean) and np.isfinite(mean).all()
 
 
-def test_rules_of_the_table_exist():
-    named = set(re.findall(r"`ll\.(\w+)[(`]", README.split("## Rules")[1].split("`ll.estimators`")[0]))
-    named -= {"NAME", "estimators"}
+@page("docs/many_seeds.md")
+def test_grid_of_seeds_and_rates(namespace):
+    losses = namespace["losses"]
+    assert list(losses.axes) == ["seed", "learning_rate"] and losses.results.shape == (8, 5, 20)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/rules.md"])
+def test_rules_of_the_table_exist(page: str) -> None:
+    table = re.search(r"\n\| rule \|.*?\n\n", (ROOT / page).read_text(), flags=re.DOTALL)
+    assert table is not None
+    named = set(re.findall(r"`ll\.(\w+)[(`]", table[0]))
     assert {"backprop", "weight_perturbation", "kolen_pollack", "sign_symmetry"} <= named
     assert all(hasattr(ll, name) for name in named)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md"))),
+    ],
+)
+def test_links_within_the_project_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)\)", (ROOT / page).read_text())
+    missing = [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]
+    assert missing == []
