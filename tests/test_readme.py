@@ -123,6 +123,24 @@ def test_grid_of_seeds_and_rates(namespace):
     assert list(losses.axes) == ["seed", "learning_rate"] and losses.results.shape == (8, 5, 20)
 
 
+@page("docs/choose_a_rule.md")
+def test_best_rates_lie_within_the_grid(namespace):
+    rates = set(map(float, namespace["rates"]))
+    assert len(namespace["best"]) == 3 and set(namespace["best"].values()) <= rates - {min(rates)}
+
+
+@page("docs/your_loop.md")
+def test_own_loop_learns(namespace):
+    losses = namespace["losses"]
+    assert len(losses) == 200 and np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
+    assert namespace["best"] > 0.8
+
+
+@page("docs/sharp_bits.md")
+def test_sigmoid_moves_into_the_loss(namespace):
+    assert namespace["rule"].init is not None
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/rules.md"])
 def test_rules_of_the_table_exist(page: str) -> None:
     table = re.search(r"\n\| rule \|.*?\n\n", (ROOT / page).read_text(), flags=re.DOTALL)
