@@ -1,46 +1,17 @@
-"""A toy to sweep over, and workers on it in processes of their own."""
+"""A toy to sweep over: `python -m experiments.sweep --experiment tests.sweep_toy`."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
 
 from experiments.sweep.programs import Programs
-from experiments.sweep.registry import SWEEPABLES
 from experiments.sweeping import Program, Sweepable
-from tests.command_line import CACHE, ROOT, call
 
 CHUNKS = 3
-PROGRAM = """
-import sys
-import time
-from pathlib import Path
-from experiments.sweep import programs
-from experiments.sweep.__main__ import main
-from experiments.sweep.registry import SWEEPABLES
-from tests.sweep_toy import toy
-
-SWEEPABLES["microlearning"] = toy()
-run, calls = programs.Programs.run, []
-
-def slow_run(*arguments):
-    calls.append(1)
-    if len(calls) > {batches}:
-        Path({marker!r}).touch()
-        time.sleep({hanging})
-    time.sleep({delay})
-    return run(*arguments)
-
-programs.Programs.run = slow_run
-sys.exit(main())
-"""
 
 
 def toy(traced: Callable[[], None] = lambda: None) -> Sweepable:
@@ -69,37 +40,13 @@ def toy(traced: Callable[[], None] = lambda: None) -> Sweepable:
     )  # fmt: skip
 
 
-def start(
-    *arguments: object, marker: Path, batches: int = 0, delay: float = 0.0, hanging: float = 0.0
-) -> subprocess.Popen:
-    """Starts a worker on the toy; at a batch after so many it touches the marker and hangs for a while."""
-    program = PROGRAM.format(marker=str(marker), batches=batches, delay=delay, hanging=hanging)
-    return subprocess.Popen(
-        [sys.executable, "-c", program, "--experiment", "microlearning", *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, **CACHE, "COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+SWEEPABLE = toy()
 
-
-def wait_for(marker: Path, worker: subprocess.Popen) -> None:
-    """Waits until a worker has touched its marker."""
-    deadline = time.monotonic() + 120
-    while not marker.exists():
-        assert worker.poll() is None, worker.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def run_here(*arguments: object, delay: float) -> tuple[Any, str, str]:
-    """A worker on the toy in this process, to its end: exit code, output, errors."""
+if "SWEEP_TOY_PAUSE" in os.environ:  # seconds before every group of trials
     run = Programs.run
 
     def slow_run(*arguments: Any) -> Any:
-        time.sleep(delay)
+        time.sleep(float(os.environ["SWEEP_TOY_PAUSE"]))
         return run(*arguments)
 
-    with patch.dict(SWEEPABLES, microlearning=toy()), patch.object(Programs, "run", slow_run):
-        return call("sweep", "--experiment", "microlearning", *map(str, arguments))
+    setattr(Programs, "run", slow_run)  # noqa: B010

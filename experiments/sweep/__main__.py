@@ -9,11 +9,8 @@ import xarray as xr
 
 from experiments import harness
 from experiments.sweep import report
-from experiments.sweep.checks import check_space
 from experiments.sweep.config import Config
-from experiments.sweep.registry import SWEEPABLES
-from experiments.sweep.samplers import sampler_of
-from experiments.sweep.space import read_space
+from experiments.sweep.space import check_runs, read_space
 from experiments.sweep.study import open_study, run_study
 
 NAME = "sweep"
@@ -21,14 +18,13 @@ NAME = "sweep"
 
 def run(config: Config) -> xr.Dataset:
     """Runs this worker's share of a study until all its trials are finished, and returns them all."""
-    sweepable = SWEEPABLES[config.experiment]
-    space = read_space(config.space, sweepable)
-    sampler_of(config, space)
-    check_space(config, space, sweepable)
+    sweepable = config.sweepable()
+    space = read_space(config, sweepable)
+    check_runs(config, space, sweepable)
     deciding = {**config.deciding(), "space": space.given}
     harness.open_folder(config.out, deciding, resume=config.resume)
     harness.keep_compiled_programs(config.out / "checkpoints" / "compiled")
-    study = open_study(config, space, sweepable, deciding)
+    study = open_study(config, sweepable, deciding)
     run_study(config, study, space, sweepable)
     results = report.as_dataset(study, space, sweepable)
     harness.publish(config.out, NAME, deciding, results, report)

@@ -1,55 +1,70 @@
-"""The settings of a sweep, from which its command line is made."""
+"""Settings of a sweep, from which its command line is made."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from experiments.settings import Count, Limits, Options, Seed
+import tyro
 
-SamplerName = Literal["tpe", "random", "grid", "cmaes"]
-PrunerName = Literal["median", "halving", "none"]
-ExperimentName = Literal[
-    "microlearning", "birth_death", "decorrelation", "plasticity_transfer", "symbolic_discriminator"
-]
+from experiments.settings import Count, Limits, Options, Seed
+from experiments.sweeping import Sweepable
+
+OFFERED = sorted(path.parent.name for path in Path(__file__).parents[1].glob("*/sweep.py"))
+_EXPERIMENT = f"Experiment to sweep over: {', '.join(OFFERED)}; or a module that defines a SWEEPABLE."
 
 
 @dataclass(frozen=True)
 class Config(Options):
     """Sweep over the hyper-parameters of an experiment: many trials and seeds in one compiled program."""
 
-    experiment: ExperimentName
-    """Experiment that is swept over."""
+    experiment: Annotated[str, tyro.conf.arg(help=_EXPERIMENT)]
     space: Path
     """TOML file: for each hyper-parameter a value, { choices = [...] }, or { low = ..., high = ... } with
     log = true for a logarithmic scale and points = N for a grid."""
     trials: Count = 64
-    """Trials in all, of all workers together; with more of them a finished study goes on."""
+    """Total number of trials, of all workers together; a larger number extends a finished study."""
     seeds: Count = 4
     """Seeds of every trial, the same for all: the objective is the median over them."""
     seed: Seed = 0
-    """The seed of the seeds, and of the sampler."""
-    sampler: SamplerName = "tpe"
-    """Sampler that chooses trials."""
-    pruner: PrunerName = "median"
-    """Pruner that stops trials early: below the median of the finished ones at the same chunk; by successive
-    halving; or none but those that are not finite."""
+    """Base PRNG seed of the runs and of the sampler."""
+    sampler: Literal["tpe", "random", "grid", "cmaes"] = "tpe"
+    """Sampler that chooses the hyper-parameters of a trial."""
+    pruner: Literal["median", "halving", "none"] = "median"
+    """Pruner that stops trials early: those below the median of the finished ones at the same chunk, by
+    successive halving, or only those whose score is not finite."""
     batch: Count = 32
-    """Trials asked for at once, which then do not know of each other's scores."""
+    """Trials sampled at once, before any of their scores is known."""
     side_by_side: Count = 4
     """Trials in one program: an accelerator has room for a whole batch."""
     storage: str | None = None
-    """URL of a database, sqlite:///study.db for example, for many workers; by default a journal in --out,
-    which workers of one host can share."""
+    """URL of a database for workers on many hosts, for example sqlite:///study.db; by default a journal in
+    --out, for workers on one host."""
     study: str | None = None
     """Name of the study in the storage; by default the experiment's."""
     patience: Annotated[float, Limits(0, 1e9, open_at=(True, False))] = 60.0
-    """Seconds without a sign of life after which the trials of a worker are taken up by others."""
+    """Seconds without a heartbeat after which other workers repeat the trials of a worker."""
     out: Path = Path("results/sweep")
     """Folder for config.json, the journal, results.nc, summary.json and the figures."""
     resume: bool = False
-    """Go on with the study that stands in the folder, if there is one, also beside other workers."""
+    """Resume the study in --out, or join the workers that are running it."""
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide what a trial gives; the space is added as it was read."""
         names = ("experiment", "seeds", "seed", "sampler", "pruner")
         return {name: getattr(self, name) for name in names}
+
+    def sweepable(self) -> Sweepable:
+        """The `SWEEPABLE` of the experiment.
+
+        Raises:
+          ValueError: if there is no such module, or if it defines none.
+        """
+        name = f"experiments.{self.experiment}.sweep" if self.experiment in OFFERED else self.experiment
+        try:
+            return import_module(name).SWEEPABLE
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            expected = f"one of {', '.join(OFFERED)}, or a module that defines a SWEEPABLE"
+            raise ValueError(
+                f"--experiment: expected {expected}, got {self.experiment!r} ({error})"
+            ) from None

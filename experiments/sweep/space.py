@@ -1,25 +1,21 @@
-"""The space of a sweep: a TOML file, checked against what the experiment offers."""
+"""The space of a sweep: a TOML file, checked against what the experiment offers and the machine can hold."""
 
 import tomllib
-from collections.abc import Iterator, Mapping
-from itertools import product
-from math import prod
-from pathlib import Path
+from collections.abc import Mapping
+from itertools import count, product
+from math import gcd, prod
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from experiments.settings import Limits, at_least
-from experiments.sweeping import Sweepable
+from experiments import memory
+from experiments.settings import Limits, at_least, defaults_of
+from experiments.sweep.config import Config
+from experiments.sweeping import Program, Sweepable
 
-MOST_CORNERS, MOST_POINTS = 10_000, 1_000_000
-RANGE = {"low", "high", "log", "points"}
+MOST_POINTS = 1_000_000
 
 
 class Space(NamedTuple):
@@ -29,131 +25,175 @@ class Space(NamedTuple):
       given: the table as it was read.
       fixed: values of the hyper-parameters that stay; those the file does not name have their defaults.
       searched: a distribution for each of the others.
-      grid: values of each of these; none for a range without `points`.
-      bounds: all choices of each of these, or both ends of its range.
+      grid: values of each of these that has choices or `points`; empty unless the sampler is a grid.
     """
 
     given: dict[str, Any]
     fixed: dict[str, Any]
     searched: dict[str, BaseDistribution]
     grid: dict[str, list[Any]]
-    bounds: dict[str, list[Any]]
 
-    def corners(self, static: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """All values of the static hyper-parameters that can come together, of ranges the ends."""
-        values = [self.bounds.get(name, [self.fixed.get(name)]) for name in static]
-        if prod(map(len, values)) > MOST_CORNERS:
-            firsts = [of[0] for of in values]
-            for i, of in enumerate(values):
-                yield from (dict(zip(static, [*firsts[:i], v, *firsts[i + 1 :]], strict=True)) for v in of)
-        else:
-            yield from (dict(zip(static, corner, strict=True)) for corner in product(*values))
+    def point(self, index: int) -> dict[str, Any]:
+        """A point of the grid, each once, the first ones spread over all of it; empty without a grid."""
+        size = prod(map(len, self.grid.values()))
+        step = next(s for s in count(max(1, int(0.618 * size))) if gcd(s, size) == 1)
+        place, point = index * step % size, {}
+        for name, values in self.grid.items():
+            place, i = divmod(place, len(values))
+            point[name] = values[i]
+        return point
 
 
-def read_space(path: Path, sweepable: Sweepable) -> Space:
-    """Reads a space.
+def read_space(config: Config, sweepable: Sweepable) -> Space:
+    """Reads the space of a sweep.
 
     Raises:
       ValueError: if there is no such file, if it is no TOML, names a field that the experiment has not,
-        gives one of another type or outside of its range, or leaves nothing to search. The message names
-        field, what was expected and what came.
+        gives one of another type or outside of its range, leaves nothing to search, or does not go with the
+        sampler. The message names field, what was expected and what came.
     """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(config.space.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"--space: expected a TOML file, got {path} ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"--space: expected valid TOML, got {path} ({error})") from None
-    return parse_space(given, sweepable, "--space")
+        raise ValueError(f"--space: expected a TOML file, got {config.space} ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"--space: expected valid TOML, got {config.space} ({error})") from None
+    space = parse_space(given, sweepable)
+    if config.sampler != "grid":
+        return space._replace(grid={})
+    for name in space.searched:
+        expected = "points = N with --sampler grid"
+        _expect(name in space.grid, f"--space: {name}", expected, "a range without points")
+    size = prod(map(len, space.grid.values()))
+    _expect(config.trials <= size, "--trials", f"at most {size}, the points of the grid", config.trials)
+    return space
 
 
-def parse_space(given: Mapping[str, Any], sweepable: Sweepable, where: str) -> Space:
-    """The space that a table stands for; `where` begins the messages of errors."""
+def parse_space(given: Mapping[str, Any], sweepable: Sweepable) -> Space:
+    """The space that a table stands for."""
     kinds = {**sweepable.traced, **sweepable.static}
-    space = Space(dict(given), sweepable.defaults(), {}, {}, {})
+    space = Space(dict(given), sweepable.defaults(), {}, {})
     for name, value in given.items():
-        if name not in kinds:
-            raise ValueError(f"{where}: expected fields among {', '.join(kinds)}, got {name!r}")
-        field, kind = f"{where}: {name}", kinds[name]
-        limits = sweepable.limits.get(name, at_least(0))
+        _expect(name in kinds, "--space", f"fields among {', '.join(kinds)}", repr(name))
+        field, kind, limits = f"--space: {name}", kinds[name], sweepable.limits.get(name, at_least(0))
         if not isinstance(value, dict):
             space.fixed[name] = _checked(field, kind, value, limits)
             continue
         del space.fixed[name]
         if set(value) == {"choices"}:
-            space.bounds[name] = space.grid[name] = _choices(field, kind, value["choices"], limits)
-            space.searched[name] = CategoricalDistribution(tuple(space.grid[name]))
-        elif {"low", "high"} <= set(value) <= RANGE:
-            space.searched[name], space.grid[name] = _range(field, kind, value, limits)
-            space.bounds[name] = [value["low"], value["high"]]
+            choices = value["choices"]
+            some = isinstance(choices, list) and len(choices) > 0
+            _expect(some, field, "a list of at least one choice", repr(choices))
+            choices = [_checked(f"{field}: choices", kind, choice, limits) for choice in choices]
+            _expect(len(set(choices)) == len(choices), field, "each choice once", value["choices"])
+            space.searched[name], space.grid[name] = CategoricalDistribution(choices), choices
         else:
+            ranged = {"low", "high"} <= set(value) <= {"low", "high", "log", "points"}
             expected = "a value, { choices } or { low, high } with optional log and points"
-            raise ValueError(
-                f"{field}: expected {expected}, got a table with {', '.join(value) or 'nothing'}"
-            )
-    if not space.searched:
-        raise ValueError(f"{where}: expected at least one field with choices or a range, got none")
+            _expect(ranged, field, expected, f"a table with {', '.join(value) or 'nothing'}")
+            _add_range(space, name, kind, value, limits)
+    _expect(bool(space.searched), "--space", "at least one field with choices or a range", "none")
     return space
+
+
+def _expect(holds: bool, field: str, expected: str, got: Any) -> None:
+    if not holds:
+        raise ValueError(f"{field}: expected {expected}, got {got}")
 
 
 def _checked(field: str, kind: Any, value: Any, limits: Limits) -> Any:
     """The value, if it is of a kind: a traced number within limits, an int, text, or one of several texts."""
     match kind:
-        case float():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                try:
-                    number = float(value)
-                except OverflowError:  # of an integer
-                    number = float("inf")
-                limits.check(field, number)
-                return number
-            expected = "a finite number"
-        case int():
-            if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-                Limits(1).check(field, value)
-                return value
-            expected = "an integer of at least 1"
         case tuple():
-            if isinstance(value, str) and value in kind:
-                return value
-            expected = f"one of {', '.join(kind)}"
+            fits, expected = value in kind, f"one of {', '.join(kind)}"
+        case str():
+            fits, expected = isinstance(value, str), "text"
+        case int():
+            fits, expected, limits = (
+                type(value) is int and value >= 1,
+                "an integer of at least 1",
+                at_least(1),
+            )
         case _:
-            if isinstance(value, str):
-                return value
-            expected = "text"
-    raise ValueError(f"{field}: expected {expected}, got {value!r}")
+            fits, expected = type(value) in (int, float), "a finite number"
+            value = float(str(value)) if fits else value  # infinite for an integer beyond float64
+    _expect(fits, field, expected, repr(value))
+    if isinstance(kind, int | float):
+        limits.check(field, value)
+    return value
 
 
-def _choices(field: str, kind: Any, values: Any, limits: Limits) -> list[Any]:
-    if not isinstance(values, list) or not values:
-        raise ValueError(f"{field}: expected a list of at least one choice, got {values!r}")
-    checked = [_checked(f"{field}: choices", kind, value, limits) for value in values]
-    if len(set(checked)) != len(checked):
-        raise ValueError(f"{field}: expected each choice once, got {values!r}")
-    return checked
-
-
-def _range(
-    field: str, kind: Any, table: Mapping[str, Any], limits: Limits
-) -> tuple[BaseDistribution, list[Any]]:
-    if not isinstance(kind, int | float):
-        raise ValueError(f"{field}: expected {{ choices }}, since it is no number, got a range")
+def _add_range(space: Space, name: str, kind: Any, table: Mapping[str, Any], limits: Limits) -> None:
+    field, log, points = f"--space: {name}", table.get("log", False), table.get("points", 2)
+    _expect(isinstance(kind, int | float), field, "{ choices }, since it is no number", "a range")
     low, high = (_checked(f"{field}: {end}", kind, table[end], limits) for end in ("low", "high"))
-    log, points = table.get("log", False), table.get("points")
-    if not isinstance(log, bool):
-        raise ValueError(f"{field}: log: expected true or false, got {log!r}")
-    if not low < high:
-        raise ValueError(f"{field}: expected low below high, got {low} and {high}")
-    if log and low == 0:
-        raise ValueError(f"{field}: low: expected a number > 0 for a logarithmic scale, got 0")
-    if isinstance(kind, int):
-        distribution: BaseDistribution = IntDistribution(low, high, log=log)
-    else:
-        distribution = FloatDistribution(low, high, log=log)
-    if points is None:
-        return distribution, []
-    if not isinstance(points, int) or isinstance(points, bool) or not 2 <= points <= MOST_POINTS:
-        raise ValueError(f"{field}: points: expected an integer in 2..{MOST_POINTS}, got {points!r}")
-    spaced = (np.geomspace if log else np.linspace)(low, high, points).clip(low, high)
-    ints = isinstance(kind, int)
-    return distribution, list(dict.fromkeys(round(v) if ints else float(v) for v in spaced))
+    _expect(isinstance(log, bool), f"{field}: log", "true or false", repr(log))
+    _expect(low < high, field, "low below high", f"{low} and {high}")
+    _expect(low > 0 or not log, f"{field}: low", "a number > 0 for a logarithmic scale", low)
+    few = type(points) is int and 2 <= points <= MOST_POINTS
+    _expect(few, f"{field}: points", f"an integer in 2..{MOST_POINTS}", repr(points))
+    space.searched[name] = (IntDistribution if isinstance(kind, int) else FloatDistribution)(
+        low, high, log=log
+    )
+    if "points" in table:
+        spaced = (np.geomspace if log else np.linspace)(low, high, points).clip(low, high).tolist()
+        space.grid[name] = list(dict.fromkeys(map(round, spaced) if isinstance(kind, int) else spaced))
+
+
+def check_runs(config: Config, space: Space, sweepable: Sweepable) -> None:
+    """Makes the programs of all texts with the ends of all numbers, and shapes of what the largest hold.
+
+    Raises:
+      ValueError: names the hyper-parameter that cannot run, as the space has it, or the largest that does not
+        fit into memory.
+    """
+    largest: dict[tuple[str, ...], dict[str, Any]] = {}
+    for values in product(*(_ends(space, name) for name in sweepable.static)):
+        static = dict(zip(sweepable.static, values, strict=True))
+        largest[tuple(v for v in values if isinstance(v, str))] = static  # the last has the high ends
+        try:
+            _made(sweepable, static)
+        except ValueError as error:
+            if not memory.is_about_arrays(error):  # which are named by their size below
+                raise
+    for static in largest.values():
+        _check_fits(config, sweepable, static)
+
+
+def _ends(space: Space, name: str) -> list[Any]:
+    """All texts that a hyper-parameter may be, or the least and the largest number."""
+    if name in space.fixed:
+        return [space.fixed[name]]
+    offered: Any = space.searched[name]
+    values: Any = (
+        offered.choices if isinstance(offered, CategoricalDistribution) else (offered.low, offered.high)
+    )
+    return list(values) if isinstance(values[0], str) else [min(values), max(values)]
+
+
+def _made(sweepable: Sweepable, static: Mapping[str, Any]) -> Program:
+    """The program; errors about an option or an argument name the hyper-parameter that it comes from."""
+    try:
+        return sweepable.make(static)
+    except (ValueError, OSError, ImportError) as error:
+        name, _, rest = str(error).partition(": ")
+        name = name.removeprefix("--").replace("-", "_").removeprefix("rule_").replace("source", "data")
+        message = f"{name}: {rest}" if name in sweepable.defaults() else str(error)
+        raise ValueError(f"--space: {message}") from None
+
+
+def _check_fits(config: Config, sweepable: Sweepable, static: Mapping[str, Any]) -> None:
+    traced = dict.fromkeys(sweepable.traced, memory.floats())
+    numbers = {name: value for name, value in static.items() if not isinstance(value, str)}
+
+    def needed(sizes: Mapping[str, int]) -> int:
+        program = _made(sweepable, {**static, **{name: sizes[name] for name in numbers}})
+        carry = jax.eval_shape(program.init, jax.random.key(0), traced, program.shared)
+        return sizes["--seeds"] * sizes["--batch"] * memory.bytes_of(carry)
+
+    memory.check_fits(
+        needed,
+        {**numbers, "--seeds": config.seeds, "--batch": min(config.batch, config.trials)},
+        {**sweepable.defaults(), **{f"--{name}": value for name, value in defaults_of(Config).items()}},
+        lambda name: name if name.startswith("--") else f"--space: {name}",
+    )

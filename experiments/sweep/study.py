@@ -1,53 +1,116 @@
 """A study of Optuna in a journal or a database, and its trials in batches."""
 
 import json
+import os
 import time
+from collections.abc import Generator
 from typing import Any
 
 import jax
 import numpy as np
 import optuna
+from optuna import pruners, samplers
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.trial import Trial, TrialState
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from experiments import memory
-from experiments.reporting import median_interval
 from experiments.sweep.config import Config
-from experiments.sweep.journal import Journal
 from experiments.sweep.programs import Programs
-from experiments.sweep.samplers import PRUNERS, sampler_of
+from experiments.sweep.report import summary
 from experiments.sweep.space import Space
-from experiments.sweep.workers import Worker, finished
+from experiments.sweep.workers import Worker, finished, slot_of
 from experiments.sweeping import Sweepable
-from lax_learning import symbolic
+
+SAMPLERS = {
+    "tpe": lambda seed: samplers.TPESampler(seed=seed, constant_liar=True),
+    "random": lambda seed: samplers.RandomSampler(seed=seed),
+    "grid": lambda seed: samplers.RandomSampler(
+        seed=seed
+    ),  # never asked: trials are queued with their points
+    "cmaes": lambda seed: samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+}
+PRUNERS = {
+    "median": lambda: pruners.MedianPruner(n_startup_trials=8),
+    "halving": lambda: pruners.SuccessiveHalvingPruner(),
+    "none": lambda: pruners.NopPruner(),
+}
+
+
+class BySlot(samplers.BaseSampler):
+    """A sampler that is seeded anew for every trial by its slot, so that no two workers draw the same."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self._make, self._seed = SAMPLERS[name], seed
+        self._sampler: samplers.BaseSampler = self._make(seed)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler = self._make((self._seed * 1_000_003 + 7919 * slot_of(trial)) % 2**31)
+
+    def infer_relative_search_space(self, *arguments: Any, **named: Any) -> dict[str, Any]:
+        return self._sampler.infer_relative_search_space(*arguments, **named)
+
+    def sample_relative(self, *arguments: Any, **named: Any) -> dict[str, Any]:
+        return self._sampler.sample_relative(*arguments, **named)
+
+    def sample_independent(self, *arguments: Any, **named: Any) -> Any:
+        return self._sampler.sample_independent(*arguments, **named)
+
+
+class JournalLock(JournalFileSymlinkLock):
+    """Lock of a journal; whoever acquires it cuts off what a killed worker left of its last line."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._path = path
+
+    def acquire(self) -> bool:
+        held = super().acquire()
+        with open(self._path, "rb+") as journal:
+            journal.seek(max(0, journal.seek(0, os.SEEK_END) - 1))
+            if journal.read() not in (b"", b"\n"):
+                journal.seek(0)
+                journal.truncate(journal.read().rfind(b"\n") + 1)
+        return held
+
+
+class Journal(JournalFileBackend):
+    """Journal in the folder of a sweep, for workers on one host."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, JournalLock(path))
+        self._path = path
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            got = f"a damaged line in {self._path} ({error}); delete it to start again"
+            raise ValueError(f"--out: expected the journal of a study, got {got}") from None
 
 
 def storage_of(config: Config) -> BaseStorage:
     """The journal in the folder, or the database that was asked for.
 
     Raises:
-      ValueError: if there is no such database.
+      ValueError: if there is no such database, or if the journal is damaged.
     """
     url = config.storage
     if url is None:
-        return JournalStorage(Journal(config.out / "journal.log"))
-    patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    tries = 5
-    while True:  # two workers that make the tables at once hinder each other
+        return JournalStorage(Journal(str(config.out / "journal.log")))
+    failure: Exception | None = None
+    for _ in range(5):  # two workers that create the tables at once hinder each other
         try:
+            patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
             return RDBStorage(url, engine_kwargs=patient)
         except (SQLAlchemyError, ImportError) as error:
-            tries -= 1
-            if not tries or "://" not in url or isinstance(error, ImportError):
-                raise ValueError(
-                    f"--storage: expected the URL of a database, got {url!r} ({error})"
-                ) from None
+            failure = error
             time.sleep(0.2)
+    raise ValueError(f"--storage: expected the URL of a database, got {url!r} ({failure})")
 
 
-def open_study(config: Config, space: Space, sweepable: Sweepable, deciding: dict[str, Any]) -> optuna.Study:
+def open_study(config: Config, sweepable: Sweepable, deciding: dict[str, Any]) -> optuna.Study:
     """The study, new or as it stands.
 
     Raises:
@@ -56,7 +119,7 @@ def open_study(config: Config, space: Space, sweepable: Sweepable, deciding: dic
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=storage_of(config),
-        sampler=sampler_of(config, space),
+        sampler=BySlot(config.sampler, config.seed),
         pruner=PRUNERS[config.pruner](),
         study_name=config.study or config.experiment,
         direction=sweepable.direction,
@@ -64,22 +127,14 @@ def open_study(config: Config, space: Space, sweepable: Sweepable, deciding: dic
     )
     wanted = json.loads(json.dumps(deciding))
     held = study.user_attrs.get("config", wanted)
-    if held != wanted:
-        differing = [
-            f"{n}: {held.get(n)!r} there, {wanted[n]!r} here" for n in wanted if held.get(n) != wanted[n]
-        ]
-        raise ValueError(
-            f"--study: expected one of this configuration, got {study.study_name!r} ({'; '.join(differing)})"
-        )
+    differing = [
+        f"{n}: {held.get(n)!r} there, {wanted[n]!r} here" for n in wanted if held.get(n) != wanted[n]
+    ]
+    if differing:
+        got = f"{study.study_name!r} ({'; '.join(differing)})"
+        raise ValueError(f"--study: expected one of this configuration, got {got}")
     study.set_user_attr("config", wanted)
     return study
-
-
-def best_of(study: optuna.Study) -> float | None:
-    """The best value of a finished trial."""
-    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    values = [trial.value for trial in completed if trial.value is not None]
-    return (max if study.direction.name == "MAXIMIZE" else min)(values) if values else None
 
 
 def run_study(config: Config, study: optuna.Study, space: Space, sweepable: Sweepable) -> None:
@@ -88,72 +143,43 @@ def run_study(config: Config, study: optuna.Study, space: Space, sweepable: Swee
     programs = Programs(sweepable, keys, min(config.side_by_side, config.batch))
     progress = tqdm(total=config.trials, unit="trial", smoothing=0.05, desc=config.experiment)
     with progress, Worker(study, space, config.trials, config.patience) as worker:
-        while True:
-            trials = worker.claim(config.batch)
-            for group, of_group in groups_of(trials, space, sweepable):
-                run_group(worker, programs, group, of_group)
-                show(progress, study)
-            show(progress, study)
-            if not trials:
-                if len(finished(study)) >= config.trials:
-                    return
+        while _show(progress, study) < config.trials:
+            groups: dict[tuple[Any, ...], list[Trial]] = {}
+            for trial in worker.claim(config.batch):
+                values = {**space.fixed, **trial.params}
+                groups.setdefault(tuple(values[name] for name in sweepable.static), []).append(trial)
+            for trials in groups.values():
+                _run_group(worker, programs, space.fixed, trials)
+                _show(progress, study)
+            if not groups:
                 time.sleep(min(1.0, config.patience / 5))
 
 
-def show(progress: tqdm, study: optuna.Study) -> None:
-    """Moves the progress to what all workers have finished."""
-    best = best_of(study)
-    if best is not None:
+def _show(progress: tqdm, study: optuna.Study) -> int:
+    """Shows how many trials all workers have finished, and returns their number."""
+    done = finished(study)
+    values = [trial.value for trial in done if trial.state.name == "COMPLETE" and trial.value is not None]
+    if values:
+        best = (max if study.direction.name == "MAXIMIZE" else min)(values)
         progress.set_postfix(best=f"{best:.4g}", refresh=False)
-    progress.update(min(len(finished(study)), progress.total) - progress.n)
+    progress.update(min(len(done), progress.total) - progress.n)
+    return len(done)
 
 
-def groups_of(
-    trials: list[Trial], space: Space, sweepable: Sweepable
-) -> list[tuple[symbolic.Group, list[Trial]]]:
-    """Trials of the same static shape together."""
-    if not trials:
-        return []
-    configurations = [{**space.fixed, **trial.params} for trial in trials]
-    groups = symbolic.group_by_shape(configurations, list(sweepable.static))
-    return [(group, [trials[i] for i in group.members]) for group in groups]
-
-
-def run_group(worker: Worker, programs: Programs, group: symbolic.Group, trials: list[Trial]) -> None:
-    """Runs trials of one static shape and tells what came out.
+def _run_group(worker: Worker, programs: Programs, fixed: dict[str, Any], trials: list[Trial]) -> None:
+    """Runs trials of one static shape and tells the study what came out.
 
     The objective is the median over seeds; a trial whose median is not finite is pruned.
     """
-    pruned: set[int] = set()
 
     def hopeless(chunk: int, places: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        medians = np.median(scores, axis=1)
+        medians = np.array([summary(of_trial)[0] for of_trial in scores])
         finite = np.isfinite(medians)
-        for place, median in zip(places[finite], medians[finite], strict=True):
-            worker.report(trials[place], chunk, float(median))
-        given_up = [not ok or worker.hopeless(trials[i]) for i, ok in zip(places, finite, strict=True)]
-        pruned.update(places[given_up].tolist())
-        return np.array(given_up)
+        for place, median in zip(places[finite], medians[finite].tolist(), strict=True):
+            worker.report(trials[place], chunk, median)
+        return np.array([not ok or worker.stops(trials[i]) for i, ok in zip(places, finite, strict=True)])
 
-    try:
-        scores = programs.run(group.static, group.traced, hopeless)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not memory.out_of_memory(error):
-            raise
-        numbers = ", ".join(f"{n} = {v}" for n, v in group.static.items() if not isinstance(v, str))
-        raise ValueError(
-            f"--space: expected sizes that fit into memory, got {numbers} (out of memory); fewer --seeds or "
-            "a smaller --batch need less"
-        ) from None
-    for i, (trial, of_seeds) in enumerate(zip(trials, scores, strict=True)):
-        median, _, _ = summary(of_seeds)
-        given_up = i in pruned or not np.isfinite(median)
-        worker.tell(trial, None if given_up else median, of_seeds.tolist())
-
-
-def summary(scores: np.ndarray) -> tuple[float, float, float]:
-    """Median over seeds, and its 95 % interval by order statistics; NaN if one is NaN or there is none."""
-    if not scores.size or np.isnan(scores).any():
-        return float("nan"), float("nan"), float("nan")
-    _, low, high = median_interval(scores)
-    return float(np.median(scores)), low, high
+    scores, ended = programs.run([{**fixed, **trial.params} for trial in trials], hopeless)
+    for trial, of_seeds, whole in zip(trials, scores, ended, strict=True):
+        median = summary(of_seeds)[0]
+        worker.tell(trial, median if whole and np.isfinite(median) else None, of_seeds.tolist())

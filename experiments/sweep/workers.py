@@ -1,10 +1,9 @@
-"""Many workers on one study: no trial is lost, none is done twice, and no lock is needed.
+"""Many workers on one study, in which every slot `0 .. trials - 1` is to be filled by one finished trial.
 
-Every storage numbers trials one after another, and what a trial holds from its start is there for all who
-read later. So everybody can tell which trials count: of those that have not failed the first N, and of
-trials with the same origin the first. A worker that finds its own not to count drops it before it runs.
-A worker shows that it lives by a time in the study. Trials of one that does not are failed, and a failed
-trial that was not dropped is taken up again under a new number with the same origin.
+A worker puts slots that no trial holds into Optuna's queue and asks for as many trials. If two workers queue
+a slot at the same time, the trial with the lower number fills it and the other is dropped before it runs. A
+heartbeat in the study shows which trials are being run; those without one are failed, and their slots queued
+again with the same hyper-parameters.
 """
 
 import threading
@@ -15,26 +14,33 @@ from uuid import uuid4
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from experiments.sweep.space import Space
 
 ATTEMPTS = 3
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+UNLESS_TAKEN = suppress(UpdateFinishedTrialError)  # by another worker, which took this one for dead
 
 
-def origin(trial: FrozenTrial) -> int:
-    """The number under which a trial was first tried."""
-    return trial.user_attrs.get("origin", trial.number)
+def slot_of(trial: FrozenTrial | Trial) -> int:
+    """The slot of a trial; -1 if it has none."""
+    return trial.user_attrs.get("slot", -1)
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """All finished trials."""
-    return study.get_trials(deepcopy=False, states=FINISHED)
+    """The finished trial of every slot that has one, in the order of slots."""
+    done = _first(study.get_trials(deepcopy=False, states=FINISHED))
+    return [done[slot] for slot in sorted(done)]
+
+
+def _first(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """The trial with the lowest number in every slot."""
+    return {slot_of(trial): trial for trial in reversed(trials) if slot_of(trial) >= 0}
 
 
 class Worker:
-    """One of the workers on a study; a context that beats, and gives unfinished trials back at its end."""
+    """One of the workers on a study; a context that sends heartbeats, and gives unfinished trials back."""
 
     def __init__(self, study: optuna.Study, space: Space, num_trials: int, patience: float) -> None:
         self._study = study
@@ -44,7 +50,7 @@ class Worker:
         self._name = f"worker {uuid4()}"
         self._mine: dict[int, Trial] = {}
         self._ended = threading.Event()
-        self._beats = threading.Thread(target=self._beat, daemon=True)
+        self._beats = threading.Thread(target=self._keep_beating, daemon=True)
 
     def __enter__(self) -> "Worker":
         self._beats.start()
@@ -53,108 +59,73 @@ class Worker:
     def __exit__(self, *error: Any) -> None:
         self._ended.set()
         self._beats.join()
-        for trial in list(self._mine.values()):
-            self._fail(trial.number)
-
-    def _beat(self) -> None:
-        while True:
-            self._study.set_user_attr(self._name, time.time())
-            if self._ended.wait(self._patience / 5):
-                return
+        self._give_back(list(self._mine.values()))
 
     def claim(self, count: int) -> list[Trial]:
-        """Up to `count` trials to run: those of dead workers first; none if others run all that are left."""
+        """Returns up to `count` trials to run, none if other workers run all that are left."""
         self._fail_dead()
-        again = self._take_up(self._trials(), count)
-        held = sum(trial.state != TrialState.FAIL for trial in self._trials())
-        fresh = min(count - len(again), self._num_trials - held)
-        self._mine.update({trial.number: trial for trial in again})
-        for _ in range(fresh):
-            trial = self._study.ask(self._space.searched)
+        trials = self._study.get_trials(deepcopy=False)
+        held = _first([trial for trial in trials if trial.state != TrialState.FAIL])
+        tried = _first([trial for trial in trials if len(trial.params) == len(self._space.searched)])
+        free = [s for s in range(self._num_trials) if s not in held or held[s].state == TrialState.WAITING]
+        for slot in free[: count - len(self._mine)]:
+            if slot not in held:
+                params = tried[slot].params if slot in tried else self._space.point(slot)
+                self._study.enqueue_trial(params, user_attrs={"slot": slot})
+            trial = self._study.ask(self._space.searched)  # perhaps one that another worker put there
             self._mine[trial.number] = trial
-            trial.set_user_attr("worker", self._name)
-        trials = self._trials()
-        for trial in list(self._mine.values()):
-            if not counts(trials, trial.number, self._num_trials):
-                trial.set_user_attr("dropped", True)
-                self._fail(trial.number)
+        self._beat()
+        trials = self._study.get_trials(deepcopy=False)
+        fills = {t.number for t in _first([t for t in trials if t.state != TrialState.FAIL]).values()}
+        self._give_back([trial for number, trial in self._mine.items() if number not in fills])
         return list(self._mine.values())
 
     def report(self, trial: Trial, chunk: int, value: float) -> None:
-        """Tells the pruner how far a trial is, unless another worker has taken it."""
-        with suppress(UpdateFinishedTrialError):
+        """Reports the score of a trial after a chunk."""
+        with UNLESS_TAKEN:
             trial.report(value, chunk)
 
-    def hopeless(self, trial: Trial) -> bool:
-        """Returns whether the pruner gives a trial up."""
-        return trial.should_prune()
+    def stops(self, trial: Trial) -> bool:
+        """Returns whether the pruner stops a trial."""
+        with UNLESS_TAKEN:
+            return trial.should_prune()
+        return True
 
     def tell(self, trial: Trial, value: float | None, scores: list[float]) -> None:
-        """Finishes a trial, with no value if it was pruned, unless another worker has taken it."""
-        with suppress(UpdateFinishedTrialError):
+        """Finishes a trial, with no value if it was pruned."""
+        with UNLESS_TAKEN:
             trial.set_user_attr("scores", scores)
-            state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        self._finish(trial, TrialState.PRUNED if value is None else TrialState.COMPLETE, value)
+        del self._mine[trial.number]
+
+    def _finish(self, trial: Trial | int, state: TrialState, value: float | None = None) -> None:
+        with UNLESS_TAKEN:
             self._study.tell(trial, value, state=state, skip_if_finished=True)
-        self._mine.pop(trial.number)
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+    def _give_back(self, trials: list[Trial]) -> None:
+        for trial in trials:
+            with UNLESS_TAKEN:
+                trial.set_user_attr("given back", True)
+            self._finish(trial, TrialState.FAIL)
+            del self._mine[trial.number]
 
-    def _fail(self, number: int, state: TrialState = TrialState.FAIL) -> None:
-        with suppress(UpdateFinishedTrialError):
-            self._study.tell(number, state=state, skip_if_finished=True)
-        self._mine.pop(number, None)
+    def _beat(self) -> None:
+        self._study.set_user_attr(self._name, {"seen": time.time(), "trials": list(self._mine)})
+
+    def _keep_beating(self) -> None:
+        while not self._ended.wait(self._patience / 5):
+            self._beat()
 
     def _fail_dead(self) -> None:
-        """Fails the trials of workers without a sign of life; one that no worker survives is pruned."""
-        beats = self._study.user_attrs
-        for trial in self._trials():
-            if trial.state == TrialState.RUNNING and trial.number not in self._mine:
-                start = trial.datetime_start
-                began = start.timestamp() if start else 0.0
-                seen = max(beats.get(trial.user_attrs.get("worker", ""), 0.0), began)
-                if time.time() - seen > self._patience:
-                    hopeless = trial.user_attrs.get("attempt", 1) >= ATTEMPTS
-                    self._fail(trial.number, TrialState.PRUNED if hopeless else TrialState.FAIL)
-
-    def _take_up(self, trials: list[FrozenTrial], count: int) -> list[Trial]:
-        """New trials in place of failed ones that were not dropped and that nobody has taken up yet."""
-        kept = [trial for trial in trials if "dropped" not in trial.user_attrs]
-        latest = {origin(trial): trial for trial in kept}
-        failed = [trial for trial in latest.values() if trial.state == TrialState.FAIL]
-        if not failed:
-            return []
-        for trial in failed[:count]:
-            again = {
-                "origin": origin(trial),
-                "attempt": trial.user_attrs.get("attempt", 1) + 1,
-                "worker": self._name,
-            }
-            self._study.add_trial(
-                create_trial(
-                    state=TrialState.RUNNING,
-                    params=trial.params,
-                    distributions=trial.distributions,
-                    user_attrs=again,
-                    system_attrs=trial.system_attrs,
-                )
-            )
-        taken = [
-            trial
-            for trial in self._trials()
-            if trial.state == TrialState.RUNNING
-            and trial.number >= len(trials)
-            and trial.user_attrs.get("worker") == self._name
-        ]
-        made = [Trial(self._study, trial._trial_id) for trial in taken]
-        for trial in made:
-            for name, distribution in self._space.searched.items():
-                trial._suggest(name, distribution)  # as `ask` does; what was drawn before stays
-        return made
-
-
-def counts(trials: list[FrozenTrial], number: int, num_trials: int) -> bool:
-    """Returns whether a trial is to be run: the first `num_trials` that have not failed, no origin twice."""
-    before = [trial for trial in trials if trial.number < number and trial.state != TrialState.FAIL]
-    own = next(trial for trial in trials if trial.number == number)
-    return len(before) < num_trials and all(origin(trial) != origin(own) for trial in before)
+        """Fails the trials of workers without a heartbeat; one that killed `ATTEMPTS` workers is pruned."""
+        beats = [beat for name, beat in self._study.user_attrs.items() if name.startswith("worker ")]
+        recent = time.time() - self._patience
+        alive = {number for beat in beats if beat["seen"] > recent for number in beat["trials"]}
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
+            started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+            silent = trial.number not in self._mine.keys() | alive and started < recent
+            if trial.state == TrialState.RUNNING and silent:
+                before = [t for t in trials if slot_of(t) == slot_of(trial) and t.state == TrialState.FAIL]
+                deaths = 1 + sum("given back" not in t.user_attrs for t in before)
+                self._finish(trial.number, TrialState.PRUNED if deaths >= ATTEMPTS else TrialState.FAIL)
