@@ -20,7 +20,7 @@ from lax_learning._checks import (
     describe,
 )
 from lax_learning._optimizers import with_loss_support
-from lax_learning.data.batches import BatchState, batches
+from lax_learning.data._batches import BatchState, batches
 from lax_learning.data.types import Dataset, Splits, check_splits
 from lax_learning.models import leaf_paths, selects
 from lax_learning.types import Key, Params, Rule

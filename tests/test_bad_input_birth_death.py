@@ -25,7 +25,7 @@ def charges(params: Any) -> Any:
 
 def make(alpha: Any = 1.0, axes: Any = AXES, **options: Any) -> ll.Dynamics:
     options.setdefault("charges", charges)
-    return ll.birth_death(alpha, axes=axes, **options)
+    return ll.birth_death.dynamics(alpha, axes=axes, **options)
 
 
 STATE = make().init(PARAMS)
@@ -183,7 +183,7 @@ def test_gradients(gradients, pattern):
 @pytest.mark.parametrize("copies", ["unknown", "", "copy", None, True])
 def test_copies(copies):
     refuses(
-        lambda: ll.follow(PARAMS, jnp.arange(4), PARAMS, AXES, copies=copies),
+        lambda: ll.birth_death.follow(PARAMS, jnp.arange(4), PARAMS, AXES, copies=copies),
         ValueError,
         f"^copies: expected one of .*, got {copies!r}",
     )
@@ -192,12 +192,12 @@ def test_copies(copies):
 @parametrize_cases(
     {
         "origin of another length": (
-            lambda: ll.follow(PARAMS, jnp.arange(3), PARAMS, AXES),
+            lambda: ll.birth_death.follow(PARAMS, jnp.arange(3), PARAMS, AXES),
             ValueError,
             r"^origin: expected shape \[4\], got \[3\]",
         ),
         "axes of another structure": (
-            lambda: ll.follow(PARAMS, jnp.arange(4), PARAMS, {"w": 0}),
+            lambda: ll.birth_death.follow(PARAMS, jnp.arange(4), PARAMS, {"w": 0}),
             ValueError,
             "^axes: expected the structure of params",
         ),
@@ -207,7 +207,7 @@ def test_copies(copies):
             r"^gradients\['w'\]: expected a floating-point array, got int32",
         ),
         "draws of another length": (
-            update(rates=RATES, draws=lambda key, n: ll.uniform_draws(key, 3)),
+            update(rates=RATES, draws=lambda key, n: ll.birth_death.draws(key, 3)),
             ValueError,
             r"^draws.kill: expected shape \[4\], got \[3\]",
         ),
@@ -307,7 +307,7 @@ MANY = 10**12
         ),
         "alpha that is a key": (lambda: make(KEY), ValueError, "^alpha: expected a finite number"),
         "state of an optimizer": (
-            lambda: ll.follow("adam", np.zeros(4, np.int32), PARAMS, AXES),  # pyright: ignore
+            lambda: ll.birth_death.follow("adam", np.zeros(4, np.int32), PARAMS, AXES),  # pyright: ignore
             TypeError,
             "^optimizer_state: expected an array, got 'adam'",
         ),
@@ -317,7 +317,7 @@ MANY = 10**12
             "^draws: expected a function that returns Draws, got tuple",
         ),
         "huge population": (
-            lambda: ll.uniform_draws(KEY, MANY),
+            lambda: ll.birth_death.draws(KEY, MANY),
             ValueError,
             "^num_neurons: expected arrays of at most 2147483647 entries",
         ),
@@ -327,12 +327,12 @@ MANY = 10**12
             r"^axes\['d'\]: expected None, as params have no array there, got 0",
         ),
         "float origin": (
-            lambda: ll.follow(PARAMS, np.zeros(4, np.float32), PARAMS, AXES),  # pyright: ignore
+            lambda: ll.birth_death.follow(PARAMS, np.zeros(4, np.float32), PARAMS, AXES),  # pyright: ignore
             TypeError,
             "^origin: expected integers, got float32",
         ),
         "origin out of range": (
-            lambda: ll.follow(PARAMS, [0, 1, 2, 4], PARAMS, AXES),  # pyright: ignore
+            lambda: ll.birth_death.follow(PARAMS, [0, 1, 2, 4], PARAMS, AXES),  # pyright: ignore
             ValueError,
             r"^origin: expected neurons of 0 \.\. 3 or -1, got 4",
         ),

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 ll: Any = lax_learning
 
 KEY, ONES = jax.random.key(0), jnp.ones
-DYNAMICS = ll.decorrelation(0.1)
+DYNAMICS = ll.decorrelation.dynamics(0.1)
 STATE = DYNAMICS.init((3, 4))
 INPUTS = (ONES((5, 3)), ONES((5, 4)))
 SHARES = ["paper", "decorbp"]
@@ -23,11 +23,11 @@ VARIANTS = [*SHARES, "seed", "scaled"]
 
 
 def loss(**options):
-    return ll.decorrelation_loss(ONES((4, 3)), **options)
+    return ll.decorrelation.loss(ONES((4, 3)), **options)
 
 
 def dynamics(**options):
-    return ll.decorrelation(**{"eta": 0.1, **options})
+    return ll.decorrelation.dynamics(**{"eta": 0.1, **options})
 
 
 both = pytest.mark.parametrize("make", [dynamics, loss])
@@ -129,7 +129,7 @@ def update(inputs: Any = INPUTS, state: Any = STATE, **options: Any) -> Any:
             r"^state.layers\[0\]: expected \['R'\] as init with bias=False makes them, got \['R', 'b'\]",
         ),
         "R": (
-            lambda: ll.decorrelate({"R": ONES(3)}, ONES((5, 3))),
+            lambda: ll.decorrelation.apply({"R": ONES(3)}, ONES((5, 3))),
             ValueError,
             r"^layer\['R'\]: expected shape \[size, size\], got \[3\]",
         ),
@@ -142,10 +142,10 @@ def test_updates(call, error, pattern):
 def test_vectors_of_other_sizes():
     for x in (ONES((5, 4)), ONES(()), ONES((3, 5)), ONES(2)):
         pattern = r"^x: expected shape \[\.\.\., 3\], got \["
-        refuses(lambda x=x: ll.decorrelate(STATE.layers[0], x), ValueError, pattern)
+        refuses(lambda x=x: ll.decorrelation.apply(STATE.layers[0], x), ValueError, pattern)
     for z in (1.0, ONES(()), ONES(3)):
         refuses(
-            lambda z=z: ll.decorrelation_loss(z), ValueError, r"^z: expected shape \[\.\.\., size\] .*got"
+            lambda z=z: ll.decorrelation.loss(z), ValueError, r"^z: expected shape \[\.\.\., size\] .*got"
         )
 
 
@@ -158,7 +158,7 @@ LAYERS = {"w": {"R": jnp.eye(3)}}
 
 def rule_of(model: Any = MODEL, make_rule: Any = None, of: Any = DYNAMICS, **options: Any) -> Any:
     make_rule = make_rule or (lambda model: ll.backprop(model, ll.squared_error))
-    return ll.decorrelated_rule(make_rule, model, of, **options)
+    return ll.decorrelation.rule(make_rule, model, of, **options)
 
 
 def value_and_grad(state: Any, params: Any = W, x: Any = X) -> Any:
@@ -170,9 +170,9 @@ def with_layers(layers: Any) -> Any:
 
 
 USES: dict[str, Any] = {
-    "decorrelated": lambda layers: ll.decorrelated(MODEL, layers).apply(W, X),
-    "fold": lambda layers: ll.fold(MODEL, W, layers, X),
-    "decorrelation_inputs": lambda layers: ll.decorrelation_inputs(MODEL, W, layers, X),
+    "decorrelated": lambda layers: ll.decorrelation.wrap(MODEL, layers).apply(W, X),
+    "fold": lambda layers: ll.decorrelation.fold(MODEL, W, layers, X),
+    "decorrelation_inputs": lambda layers: ll.decorrelation.inputs(MODEL, W, layers, X),
     "rule": lambda layers: rule_of().value_and_grad(KEY, W, with_layers(layers), X, Y),
 }
 
@@ -197,7 +197,11 @@ read_as_they_are = r"^params: expected parameters that one product reads as they
 @parametrize_cases(
     {
         "model": (lambda: rule_of(3), TypeError, "^model: expected a Model, .*got 3"),
-        "model of fold": (lambda: ll.fold(3, W, LAYERS, X), TypeError, "^model: expected a Model, .*got 3"),
+        "model of fold": (
+            lambda: ll.decorrelation.fold(3, W, LAYERS, X),
+            TypeError,
+            "^model: expected a Model, .*got 3",
+        ),
         "rule": (lambda: rule_of(make_rule=3), TypeError, "^make_rule: expected a function .*got 3"),
         "rule of two": (
             lambda: rule_of(make_rule=lambda model, loss: None),
@@ -238,7 +242,7 @@ read_as_they_are = r"^params: expected parameters that one product reads as they
             "^where: 'w': expected arrays of at most",
         ),
         "a weight that is read twice": (
-            lambda: ll.fold(
+            lambda: ll.decorrelation.fold(
                 ll.Model(tied),
                 {"w": jnp.eye(3)},
                 rule_of(ll.Model(tied)).init(KEY, {"w": jnp.eye(3)}, X).layers,
@@ -248,12 +252,12 @@ read_as_they_are = r"^params: expected parameters that one product reads as they
             read_as_they_are,
         ),
         "a weight that is scaled": (
-            lambda: ll.fold(ll.Model(lambda p, x: x @ (2 * p["w"])), W, LAYERS, X),
+            lambda: ll.decorrelation.fold(ll.Model(lambda p, x: x @ (2 * p["w"])), W, LAYERS, X),
             ValueError,
             read_as_they_are,
         ),
         "a mean that is removed": (
-            lambda: ll.fold(MODEL, W, {"w": {"R": jnp.eye(3), "b": ONES(3)}}, X),
+            lambda: ll.decorrelation.fold(MODEL, W, {"w": {"R": jnp.eye(3), "b": ONES(3)}}, X),
             ValueError,
             r"^layers\['w'\]: expected no mean to remove",
         ),

@@ -15,7 +15,7 @@ from benchmarks.cases import plasticity as cases
 from benchmarks.floors import Floors
 from benchmarks.timing import compare
 from lax_learning import plasticity
-from lax_learning.data.batches import batches
+from lax_learning.data._batches import batches
 
 torch = pytest.importorskip("torch", reason="the reference loops need PyTorch")
 loops = importlib.import_module("benchmarks.reference.plasticity")

@@ -27,10 +27,10 @@ PARAMETER = {"paper": "kappa", "decorbp": "kappa", "seed": "variance", "scaled":
 
 
 def make(variant: str, eta: Any = 0.1, number: Any = None, **options: Any) -> ll.Dynamics:
-    return ll.decorrelation(eta, variant=variant, **{PARAMETER[variant]: number}, **options)
+    return ll.decorrelation.dynamics(eta, variant=variant, **{PARAMETER[variant]: number}, **options)
 
 
-def with_layers(state: ll.DecorrelationState, *layers: Any) -> ll.DecorrelationState:
+def with_layers(state: ll.decorrelation.State, *layers: Any) -> ll.decorrelation.State:
     return state._replace(layers=layers)
 
 
@@ -118,20 +118,22 @@ def test_default_options() -> None:
         numbered = make(variant, number=number)
         assert_same(make(variant).update(KEY, state, (x,)), numbered.update(KEY, state, (x,)))
         if variant == "paper":
-            assert_same(ll.decorrelation(0.1).update(KEY, state, (x,)), numbered.update(KEY, state, (x,)))
-    assert_same(ll.decorrelation_loss(x), ll.decorrelation_loss(x, kappa=0.5, variant="paper"))
+            assert_same(
+                ll.decorrelation.dynamics(0.1).update(KEY, state, (x,)), numbered.update(KEY, state, (x,))
+            )
+    assert_same(ll.decorrelation.loss(x), ll.decorrelation.loss(x, kappa=0.5, variant="paper"))
 
 
 def test_start_and_decorrelate() -> None:
-    state = ll.decorrelation(0.1, bias=True).init((6, 4))
+    state = ll.decorrelation.dynamics(0.1, bias=True).init((6, 4))
     assert_same([layer["R"] for layer in state.layers], [jnp.eye(6), jnp.eye(4)])
     assert_same([layer["b"] for layer in state.layers], [jnp.zeros(6), jnp.zeros(4)])
     assert state.step == 0
     r, b, x = normal(1, 4, 4), normal(2, 4), normal(3, 2, 3, 4)
     expected = np.einsum("ij,abj->abi", r, x)
-    assert_close(ll.decorrelate({"R": r}, x), expected, ulps=16)
-    assert_close(ll.decorrelate({"R": r, "b": b}, x), expected + b, ulps=16)
-    assert_close(ll.decorrelate({"R": r}, x[0, 0]), expected[0, 0], ulps=16)
+    assert_close(ll.decorrelation.apply({"R": r}, x), expected, ulps=16)
+    assert_close(ll.decorrelation.apply({"R": r, "b": b}, x), expected + b, ulps=16)
+    assert_close(ll.decorrelation.apply({"R": r}, x[0, 0]), expected[0, 0], ulps=16)
 
 
 @pytest.mark.usefixtures("x64")
@@ -143,7 +145,7 @@ def test_loss_is_the_formula(variant: str, shape: tuple[int, ...]) -> None:
     for number in (0.0, 0.3, 1.0):
         if number == 0 and PARAMETER[variant] == "variance":
             continue
-        got = ll.decorrelation_loss(z, variant=variant, **{PARAMETER[variant]: number})
+        got = ll.decorrelation.loss(z, variant=variant, **{PARAMETER[variant]: number})
         assert_close(got, np.asarray(explicit_loss(rows.T @ rows / len(rows), variant, number)), ulps=64)
 
 
@@ -191,8 +193,8 @@ def test_no_array_of_batch_times_weights_and_no_product_of_sizes_cubed_in_a_trai
     batch, model = 31, ll.mlp(WIDTHS, activation=jnp.tanh)
     data = ll.data.Splits(*[ll.data.Dataset(jnp.ones((40, WIDTHS[0])), jnp.ones((40, WIDTHS[-1])))] * 3)
     for name in ("kp", "np", "wp"):
-        dynamics = ll.decorrelation(0.1, bias=True, every=2, subsample=0.5)
-        rule = ll.decorrelated_rule(lambda m, f=RULES[name]: f(m, ll.squared_error), model, dynamics)
+        dynamics = ll.decorrelation.dynamics(0.1, bias=True, every=2, subsample=0.5)
+        rule = ll.decorrelation.rule(lambda m, f=RULES[name]: f(m, ll.squared_error), model, dynamics)
         train = ll.make_train(rule, optax.sgd(0.1), init=model.init, num_updates=2, batch_size=batch)
         state = jax.eval_shape(train.init, KEY, data)
         found = list(equations_of(jax.make_jaxpr(train.advance)(state, 0, data).jaxpr))
@@ -292,7 +294,7 @@ def test_bias_removes_the_mean() -> None:
     x = jnp.concatenate([EXACT, -EXACT]) + MEAN
     for bias in (True, False):  # without it white all the same, about 0
         state, _ = learn(make("paper", 0.05, bias=bias), lambda key: x, 1500)
-        z = np.asarray(ll.decorrelate(state.layers[0], x))
+        z = np.asarray(ll.decorrelation.apply(state.layers[0], x))
         np.testing.assert_allclose(z.T @ z / len(z), np.eye(SIZE), atol=1e-3)
         largest = np.abs(z.mean(axis=0)).max()
         assert largest < 1e-4 if bias else largest > 0.1
@@ -333,7 +335,7 @@ def test_zeros_teach_nothing_and_nan_reaches_every_row(variant: str) -> None:
 
 @jax.jit
 def run_lazily(start: Any, keys: Any, xs: Any, eta: Any) -> Any:
-    dynamics = ll.decorrelation(eta, every=3, subsample=0.5, bias=True)
+    dynamics = ll.decorrelation.dynamics(eta, every=3, subsample=0.5, bias=True)
 
     def step(state: Any, args: Any) -> Any:
         state, diagnostics = dynamics.update(args[0], state, (args[1],))
@@ -343,7 +345,7 @@ def run_lazily(start: Any, keys: Any, xs: Any, eta: Any) -> Any:
 
 
 def test_every_third_call() -> None:
-    always = ll.decorrelation(0.1, subsample=0.5, bias=True)
+    always = ll.decorrelation.dynamics(0.1, subsample=0.5, bias=True)
     keys, xs = jax.random.split(KEY, 8), normal(1, 8, 6, 4)
     before = always.init((4,))
     states, losses = run_lazily(before, keys, xs, 0.1)
@@ -363,7 +365,7 @@ def test_every_third_call() -> None:
 def test_every_third_call_under_vmap() -> None:
     keys = jax.random.split(KEY, (3, 8))
     xs, etas = normal(1, 3, 8, 6, 4), jnp.array([0.05, 0.1, 0.2])
-    start = ll.decorrelation(0.1, bias=True).init((4,))
+    start = ll.decorrelation.dynamics(0.1, bias=True).init((4,))
     steps = jnp.array([0, 1, 2], jnp.int32)  # members that are out of step
     starts = [start._replace(step=step) for step in steps]
     loop = [run_lazily(*args) for args in zip(starts, keys, xs, etas, strict=True)]
@@ -497,7 +499,9 @@ def squares(output: Any, y: Any) -> jax.Array:
 
 
 def rule_of(model: ll.Model, eta: Any = 0.1, make_rule: Any = ll.backprop, **options: Any) -> ll.Rule:
-    return ll.decorrelated_rule(lambda m: make_rule(m, squares), model, ll.decorrelation(eta, **options))
+    return ll.decorrelation.rule(
+        lambda m: make_rule(m, squares), model, ll.decorrelation.dynamics(eta, **options)
+    )
 
 
 INIT = jax.nn.initializers.uniform(1.0)
@@ -523,7 +527,7 @@ def test_the_identity_changes_nothing(kind: str, name: str) -> None:
         return rule.value_and_grad(KEY, params, rule.init(KEY, params, x), x, y)[:2]
 
     # Products with the identity are exact; sums may be fused in another order, and divided by sigma.
-    found = jax.jit(lambda layers: (run(model), run(ll.decorrelated(model, layers))))(layers)
+    found = jax.jit(lambda layers: (run(model), run(ll.decorrelation.wrap(model, layers))))(layers)
     assert_close(*found, ulps=256)
     assert all(bool(jnp.any(layer["w"] != 0)) for layer in found[1][1])
 
@@ -537,7 +541,7 @@ def explicit_output(params: Any, layers: Any, x: Any) -> Any:
 
 def test_backprop_on_decorrelated_inputs() -> None:
     assert list(LAYERS) == ["0/w", "1/w"]
-    model = ll.decorrelated(DENSE, LAYERS)
+    model = ll.decorrelation.wrap(DENSE, LAYERS)
     rule = ll.backprop(model, squares)
 
     @jax.jit
@@ -552,7 +556,7 @@ def test_backprop_on_decorrelated_inputs() -> None:
 
 
 def test_feedback_alignment_on_decorrelated_inputs() -> None:
-    rule = ll.feedback_alignment(ll.decorrelated(DENSE, LAYERS), squares)
+    rule = ll.feedback_alignment(ll.decorrelation.wrap(DENSE, LAYERS), squares)
     state = rule.init(KEY, PARAMS, X)
     credit = jax.jit(rule.value_and_grad)
     loss, grads, _ = credit(KEY, PARAMS, state, X, Y)
@@ -704,10 +708,10 @@ def test_inputs_become_white_at_no_cost_of_sizes_cubed(name: str) -> None:
         return lax.scan(update, state, jax.random.split(KEY, 600))
 
     state, losses = run(state)
-    vectors = jax.jit(partial(ll.decorrelation_inputs, model))(params, state.layers, x)
+    vectors = jax.jit(partial(ll.decorrelation.inputs, model))(params, state.layers, x)
     for layer, inputs in vectors.items():
         assert losses[layer][-1] < 0.2 * losses[layer][0] + 1e-4, layer
-        size, z = inputs.shape[-1], np.asarray(ll.decorrelate(state.layers[layer], inputs))
+        size, z = inputs.shape[-1], np.asarray(ll.decorrelation.apply(state.layers[layer], inputs))
         deviation = np.abs(z.T @ z / len(z) - np.eye(size)).max()
         assert deviation < 0.1, (layer, deviation)
         assert size**3 not in products(rule.value_and_grad, KEY, params, state, x, y), layer
@@ -737,10 +741,10 @@ def test_folded_weights_do_the_same(problem: Any) -> None:
     model, params, x = problem()
     apply = jax.jit(model.apply)
     start = rule_of(model).init(KEY, params, x).layers
-    assert_same(ll.fold(model, params, start, x), params)
+    assert_same(ll.decorrelation.fold(model, params, start, x), params)
     layers = moved(start)
-    folded = ll.fold(model, params, layers, x)
-    expected = jax.jit(ll.decorrelated(model, layers).apply)(params, x)
+    folded = ll.decorrelation.fold(model, params, layers, x)
+    expected = jax.jit(ll.decorrelation.wrap(model, layers).apply)(params, x)
     assert_close(apply(folded, x), expected, ulps=256)
     assert differs(apply(params, x), expected)
     assert jax.tree.map(jnp.shape, folded) == jax.tree.map(jnp.shape, params)
@@ -756,13 +760,13 @@ KEYS = jax.random.split(KEY, 3)
 
 
 def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
-    output = ll.decorrelated(DENSE, state.layers).apply(params, data.test.x)
+    output = ll.decorrelation.wrap(DENSE, state.layers).apply(params, data.test.x)
     return {"accuracy": ll.accuracy(output, data.test.y), "losses": state.losses}
 
 
 def trainer(eta: Any = 0.05, **options: Any) -> ll.Train:
-    dynamics = ll.decorrelation(eta, **{"bias": True, "subsample": 0.5, **options})
-    rule = ll.decorrelated_rule(BACKPROP, DENSE, dynamics)
+    dynamics = ll.decorrelation.dynamics(eta, **{"bias": True, "subsample": 0.5, **options})
+    rule = ll.decorrelation.rule(BACKPROP, DENSE, dynamics)
     return ll.make_train(
         rule,
         optax.sgd(0.3, momentum=0.5),
@@ -786,7 +790,7 @@ def test_a_training_run(history: ll.History) -> None:
     assert end.rule_state.step == 40 and jax.tree.all(
         jax.tree.map(lambda loss: bool(jnp.isnan(loss[0]) & (loss[-1] < loss[1])), evaluations["losses"])
     )
-    output = ll.decorrelated(DENSE, end.rule_state.layers).apply(end.params, INPUTS)
+    output = ll.decorrelation.wrap(DENSE, end.rule_state.layers).apply(end.params, INPUTS)
     assert_same(evaluations["accuracy"][-1], ll.accuracy(output, LABELS))
 
 
@@ -820,18 +824,18 @@ def test_step_sizes_may_be_traced() -> None:
 
 
 def test_a_step_is_the_rule_on_decorrelated_inputs_and_an_update() -> None:
-    dynamics = ll.decorrelation(0.1, bias=True)
-    opened, after = ll.decorrelated(DENSE, LAYERS), []
+    dynamics = ll.decorrelation.dynamics(0.1, bias=True)
+    opened, after = ll.decorrelation.wrap(DENSE, LAYERS), []
     for make_rule in (BACKPROP, lambda m: ll.node_perturbation(m, ll.softmax_cross_entropy, sigma=0.5)):
-        rule = ll.decorrelated_rule(make_rule, DENSE, dynamics)
+        rule = ll.decorrelation.rule(make_rule, DENSE, dynamics)
         start = rule.init(KEY, PARAMS, INPUTS)._replace(layers=LAYERS)
         loss, grads, state = rule.value_and_grad(KEY, PARAMS, start, INPUTS, LABELS)
         if make_rule is BACKPROP:
             expected = BACKPROP(opened).value_and_grad(KEY, PARAMS, (), INPUTS, LABELS)
             assert_close((loss, grads), expected[:2], ulps=8)
-        vectors = ll.decorrelation_inputs(DENSE, PARAMS, LAYERS, INPUTS)
+        vectors = ll.decorrelation.inputs(DENSE, PARAMS, LAYERS, INPUTS)
         assert_same(vectors["0/w"], INPUTS)
-        plain = ll.DecorrelationState(tuple(LAYERS.values()), jnp.zeros((), jnp.int32))
+        plain = ll.decorrelation.State(tuple(LAYERS.values()), jnp.zeros((), jnp.int32))
         learned, diagnostics = dynamics.update(KEY, plain, tuple(vectors.values()))
         found = (tuple(state.layers.values()), jnp.stack([*state.losses.values()]))
         assert_close(found, (learned.layers, diagnostics.loss), ulps=32)
@@ -856,20 +860,20 @@ def test_a_step_has_one_key_for_the_rule_and_one_for_each_layer() -> None:
         keys.append(key)
         return dynamics.update(key, state, *args)
 
-    dynamics = ll.decorrelation(0.1)
-    rule = ll.decorrelated_rule(make_rule, DENSE, dynamics._replace(update=update))
+    dynamics = ll.decorrelation.dynamics(0.1)
+    rule = ll.decorrelation.rule(make_rule, DENSE, dynamics._replace(update=update))
     rule.value_and_grad(KEY, PARAMS, rule.init(KEY, PARAMS, INPUTS), INPUTS, LABELS)
     assert len({tuple(np.asarray(jax.random.key_data(key))) for key in (*keys, KEY)}) == 4
 
 
 def test_where_leaves_the_other_inputs_alone() -> None:
-    rule = ll.decorrelated_rule(BACKPROP, DENSE, ll.decorrelation(0.1), where="1/*")
+    rule = ll.decorrelation.rule(BACKPROP, DENSE, ll.decorrelation.dynamics(0.1), where="1/*")
     state = rule.init(KEY, PARAMS, INPUTS)
     assert list(state.layers) == ["1/w"]
     layers = moved(state.layers)
     hidden = jnp.tanh(INPUTS @ PARAMS[0]["w"] + PARAMS[0]["b"])
-    expected = ll.decorrelate(layers["1/w"], hidden) @ PARAMS[1]["w"] + PARAMS[1]["b"]
-    assert_close(ll.decorrelated(DENSE, layers, where="1/*").apply(PARAMS, INPUTS), expected, ulps=32)
-    folded = ll.fold(DENSE, PARAMS, layers, INPUTS, where="1/*")
+    expected = ll.decorrelation.apply(layers["1/w"], hidden) @ PARAMS[1]["w"] + PARAMS[1]["b"]
+    assert_close(ll.decorrelation.wrap(DENSE, layers, where="1/*").apply(PARAMS, INPUTS), expected, ulps=32)
+    folded = ll.decorrelation.fold(DENSE, PARAMS, layers, INPUTS, where="1/*")
     assert_same(folded[0], PARAMS[0])
     assert_close(DENSE.apply(folded, INPUTS), expected, ulps=32)

@@ -29,7 +29,9 @@ def test_a_weight_used_twice_under_any_name(name):
     moments = metrics.example_moments(model, ll.backprop(model, ll.squared_error), KEY, params, (), x, y)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), moments.mean, exact)
     assert len(ll.tapped(model).shapes(params, x)) == 3
-    rule = ll.decorrelated_rule(lambda m: ll.backprop(m, ll.squared_error), model, ll.decorrelation(0.1))
+    rule = ll.decorrelation.rule(
+        lambda m: ll.backprop(m, ll.squared_error), model, ll.decorrelation.dynamics(0.1)
+    )
     assert len(rule.init(KEY, params, x).layers) == 3
 
 
@@ -41,8 +43,8 @@ def test_products_over_other_axes_of_a_value_have_a_matrix_each():
 
     model, params = ll.Model(mixer), {"a": drawn(3, 4, 4), "b": drawn(4, 4, 4)}
     x = drawn(1, 50, 4, 4) @ drawn(2, 4, 4)
-    rule = ll.decorrelated_rule(
-        lambda m: ll.backprop(m, ll.squared_error), model, ll.decorrelation(0.02, kappa=0.5)
+    rule = ll.decorrelation.rule(
+        lambda m: ll.backprop(m, ll.squared_error), model, ll.decorrelation.dynamics(0.02, kappa=0.5)
     )
     y = jnp.zeros((50, 16))
     state = rule.init(KEY, params, x)
@@ -58,7 +60,7 @@ def test_products_over_other_axes_of_a_value_have_a_matrix_each():
 def test_weights_behind_a_function_cannot_be_folded(function):
     model = ll.Model(lambda p, x: x @ function(p["w"]))
     with pytest.raises(ValueError, match="params: expected parameters that one product reads as they are"):
-        ll.fold(model, {"w": drawn(3, 4, 4)}, {"w": {"R": drawn(4, 4, 4)}}, drawn(1, 6, 4))
+        ll.decorrelation.fold(model, {"w": drawn(3, 4, 4)}, {"w": {"R": drawn(4, 4, 4)}}, drawn(1, 6, 4))
 
 
 def test_signals_of_backprop_pass_what_feedback_cannot():

@@ -56,7 +56,7 @@ def learned(dtype: Any) -> tuple[Any, Any]:
 
 def resampled(dtype: Any, **options: Any) -> tuple[Any, Any]:
     params = {"w": jnp.ones((5, 3), dtype), "c": jnp.linspace(-1, 1, 5).astype(dtype)}
-    dynamics = ll.birth_death(1.0, axes={"w": 0, "c": 0}, charges=lambda p: p["c"], **options)
+    dynamics = ll.birth_death.dynamics(1.0, axes={"w": 0, "c": 0}, charges=lambda p: p["c"], **options)
     state = dynamics.init(params)
 
     def call(gradients: Any, params: Any) -> Any:
@@ -67,7 +67,7 @@ def resampled(dtype: Any, **options: Any) -> tuple[Any, Any]:
 
 
 def decorrelated(dtype: Any, **options: Any) -> tuple[Any, Any]:
-    dynamics = ll.decorrelation(0.1, **options)
+    dynamics = ll.decorrelation.dynamics(0.1, **options)
     state = dynamics.init((3,))
     return lambda x, layers: dynamics.update(fresh(), state._replace(layers=layers), (x,)), (
         X.astype(dtype),
@@ -77,8 +77,10 @@ def decorrelated(dtype: Any, **options: Any) -> tuple[Any, Any]:
 
 def ruled(dtype: Any) -> tuple[Any, Any]:
     network = ll.mlp((3, 4, 2), dtype=dtype)
-    rule = ll.decorrelated_rule(
-        lambda network: ll.backprop(network, ll.squared_error), network, ll.decorrelation(0.1, bias=True)
+    rule = ll.decorrelation.rule(
+        lambda network: ll.backprop(network, ll.squared_error),
+        network,
+        ll.decorrelation.dynamics(0.1, bias=True),
     )
     params = network.init(KEY)
     state = rule.init(KEY_2, params, X)
@@ -187,17 +189,19 @@ CONTAINERS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_containers_stay(kind: str) -> None:
     contain = CONTAINERS[kind]
-    dynamics = ll.decorrelation(0.1, bias=True, every=2)
+    dynamics = ll.decorrelation.dynamics(0.1, bias=True, every=2)
     state = dynamics.init((3, 4))
     state = state._replace(layers=contain(state.layers))
     after, _ = dynamics.update(KEY, state, (X, jnp.ones((6, 4))))
     assert jax.tree.structure(after) == jax.tree.structure(state)
 
     network = ll.mlp((3, 4, 2))
-    rule = ll.decorrelated_rule(lambda m: ll.backprop(m, ll.squared_error), network, ll.decorrelation(0.1))
+    rule = ll.decorrelation.rule(
+        lambda m: ll.backprop(m, ll.squared_error), network, ll.decorrelation.dynamics(0.1)
+    )
     params = contain(network.init(KEY))
     layers = rule.init(KEY, params, X).layers
-    assert jax.tree.structure(ll.fold(network, params, layers, X)) == jax.tree.structure(params)
+    assert jax.tree.structure(ll.decorrelation.fold(network, params, layers, X)) == jax.tree.structure(params)
 
     k_cap = plasticity.k_cap_mlp((3, 6, 6, 2), 3)
     tables, synapses = k_cap.init_tables(KEY), contain(k_cap.init(KEY))
@@ -218,10 +222,10 @@ def test_none_leaves(scheme: str) -> None:
     axes = {"w": 0, "c": 0}
 
     def run(params: Any, axes: Any) -> Any:
-        dynamics = ll.birth_death(1.0, axes=axes, charges=lambda p: p["c"], scheme=scheme)
+        dynamics = ll.birth_death.dynamics(1.0, axes=axes, charges=lambda p: p["c"], scheme=scheme)
         after = dynamics.update(KEY, params, dynamics.init(params), jax.tree.map(jnp.ones_like, params))
         optimizer_state = optax.adam(0.1).init(params)
-        return after[0][0], ll.follow(optimizer_state, after[1].origin, params, axes)
+        return after[0][0], ll.birth_death.follow(optimizer_state, after[1].origin, params, axes)
 
     after, moments = run(full, axes)
     params, with_none = run({**full, "b": None}, {**axes, "b": None})
@@ -243,7 +247,7 @@ def test_decorrelation_loss_over_the_range(exponent: int, count: int, variant: s
     c = np.asarray(z.T, np.float64) @ np.asarray(z, np.float64) / count
     off, diagonal = np.sum((c - np.diag(np.diag(c))) ** 2), np.sum((np.diag(c) - 1) ** 2)
     expected = (0.5 * off + 0.5 * diagonal if variant == "paper" else off + diagonal) / 16
-    loss = float(ll.decorrelation_loss(z, variant=variant))
+    loss = float(ll.decorrelation.loss(z, variant=variant))
     assert loss >= 0
     with np.errstate(over="ignore"):
         np.testing.assert_allclose(loss, np.float32(expected), rtol=1e-4)
@@ -258,7 +262,7 @@ def test_decorrelation_loss_does_not_cancel() -> None:
     expected = np.sum((c - np.diag(np.diag(c))) ** 2) / 16
     # Every entry off the diagonal is a sum of 200 products of 1e6, each rounded.
     error = 2 * 12 / 16 * (0.06 + 200 * 2**-24 * 1e6 / 200) + 0.05
-    assert abs(float(ll.decorrelation_loss(z, kappa=0.0)) - expected) < error < expected
+    assert abs(float(ll.decorrelation.loss(z, kappa=0.0)) - expected) < error < expected
 
 
 @pytest.mark.parametrize("variant", ["paper", "decorbp", "seed", "scaled"])
@@ -267,7 +271,7 @@ def test_inputs_that_are_nearly_dead(variant: str, square: float) -> None:
     """An input with a mean square below 1e-8 is left alone; above, it is treated as any other."""
     x = np.float32(np.stack([np.ones(8), np.sqrt(square) * np.resize([1, -1], 8)], axis=1))
     number: Any = {"kappa": 1.0} if variant in ("paper", "decorbp") else {}
-    dynamics = ll.decorrelation(0.1, variant=variant, **number)
+    dynamics = ll.decorrelation.dynamics(0.1, variant=variant, **number)
     r = dynamics.update(KEY, dynamics.init((2,)), (x,))[0].layers[0]["R"][1, 1]
     alive = {"paper": 1 + 0.1 * (1 - square), "seed": 1 + 0.1 * (1 - square) / square}
     alive = {**alive, "decorbp": alive["paper"], "scaled": (1 - 0.1 * square) / square}[variant]
@@ -278,7 +282,7 @@ def test_inputs_that_are_nearly_dead(variant: str, square: float) -> None:
 def test_rates_in_float16() -> None:
     """A product that float16 cannot hold."""
     params = {"c": jnp.array([1e-4, -1e-4, 300, -300], jnp.float16)}
-    dynamics = ll.birth_death(1.0, axes={"c": 0}, charges=lambda p: p["c"])
+    dynamics = ll.birth_death.dynamics(1.0, axes={"c": 0}, charges=lambda p: p["c"])
     gradients = {"c": jnp.array([1e-4, 1e-4, 300, 300], jnp.float16)}
     events = dynamics.update(KEY, params, dynamics.init(params), gradients)[1]
     product = np.float32(params["c"]) * np.float32(gradients["c"])
@@ -287,7 +291,7 @@ def test_rates_in_float16() -> None:
 
 def test_the_mean_of_large_rates() -> None:
     params = {"c": jnp.ones(4)}
-    dynamics = ll.birth_death(1.0, axes={"c": 0}, charges=lambda p: p["c"], center="mean")
+    dynamics = ll.birth_death.dynamics(1.0, axes={"c": 0}, charges=lambda p: p["c"], center="mean")
     rates = np.full(4, 2e38, np.float32)
     events = dynamics.update(KEY, params, dynamics.init(params), rates=rates)[1]
     np.testing.assert_array_equal(events.rates, 0)

@@ -13,10 +13,11 @@ import lax_learning as ll
 from experiments.plasticity_transfer.config import Config
 from lax_learning import plasticity
 from lax_learning.plasticity import KCapNetwork, Scheme, State, TableRule, Tables
+from lax_learning.types import Estimator
 
 HIDDEN_STARTS = {"constant": constant(0.4), "normal": normal(1.0)}
 
-ESTIMATORS: dict[str, Callable[..., ll.Estimator]] = {
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "backprop": ll.estimators.backprop,
     "forward_gradient": partial(ll.estimators.forward_gradient, num_samples=8),
     "weight_perturbation": partial(

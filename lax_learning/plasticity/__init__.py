@@ -1,7 +1,8 @@
 """k-cap networks and plasticity tables that are meta-learned and transferred."""
 
+from lax_learning.plasticity._k_cap import k_cap, top_k_mask
+from lax_learning.plasticity._transfer import transfer
 from lax_learning.plasticity.feed_forward import k_cap_mlp
-from lax_learning.plasticity.k_cap import k_cap, top_k_mask
 from lax_learning.plasticity.meta_learning import (
     MetaParams,
     learn_episode,
@@ -23,7 +24,6 @@ from lax_learning.plasticity.tables import (
     pre_post_count,
     pre_post_percent,
 )
-from lax_learning.plasticity.transfer import transfer
 
 __all__ = [
     "Bins",

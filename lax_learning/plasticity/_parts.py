@@ -21,7 +21,7 @@ from lax_learning._checks import (
     check_scalar,
     describe,
 )
-from lax_learning.plasticity.k_cap import top_k_mask
+from lax_learning.plasticity._k_cap import top_k_mask
 from lax_learning.plasticity.networks import Fire, check_initialiser
 from lax_learning.plasticity.scheme import Scheme
 from lax_learning.plasticity.tables import BUILT_IN, Bins, TableRule

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from lax_learning import estimators
 from lax_learning._checks import check_choice, check_count, check_flag, check_key
 from lax_learning.estimators._draws import mean_over_draws
-from lax_learning.estimators.forward_gradient import directional_derivative
+from lax_learning.estimators._forward_gradient import directional_derivative
 from lax_learning.models import Model, check_where
 from lax_learning.noise import Noise, as_noise
 from lax_learning.rules._common import check_parts, delta_rule, stateless

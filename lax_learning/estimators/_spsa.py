@@ -21,7 +21,7 @@ from lax_learning._checks import (
     describe,
 )
 from lax_learning.estimators._draws import split_aux
-from lax_learning.estimators.weight_perturbation import perturbing
+from lax_learning.estimators._weight_perturbation import perturbing
 from lax_learning.types import Key, Params
 
 

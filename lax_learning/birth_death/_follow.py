@@ -8,7 +8,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
 from lax_learning._checks import as_array, check_choice, check_shapes, describe
-from lax_learning._population import along, leaf_axes, population_size
+from lax_learning.birth_death._population import along, leaf_axes, population_size
 from lax_learning.types import Params
 
 _COPIES = {"carry": lambda moments, kept: moments, "clear": lambda moments, kept: jnp.where(kept, moments, 0)}

@@ -22,7 +22,7 @@ from lax_learning._checks import (
     check_shapes,
 )
 from lax_learning._lazily import lazily
-from lax_learning._population import (
+from lax_learning.birth_death._population import (
     PICKS,
     as_params,
     birth_death_rates,
@@ -31,11 +31,11 @@ from lax_learning._population import (
     population_size,
     replace_neurons,
 )
-from lax_learning._selection import choose, overwrite_distinct, overwrite_independent
+from lax_learning.birth_death._selection import choose, overwrite_distinct, overwrite_independent
 from lax_learning.types import Dynamics, Key, Params
 
 
-class BirthDeathState(NamedTuple):
+class State(NamedTuple):
     """State of a population.
 
     Fields:
@@ -84,7 +84,7 @@ class Draws(NamedTuple):
     slot: Float[Array, " neurons"]
 
 
-def uniform_draws(key: Key, num_neurons: int) -> Draws:
+def draws(key: Key, num_neurons: int) -> Draws:
     """Draws of one update: `U(0, 1)`."""
     check_key("key", key)
     check_count("num_neurons", num_neurons)
@@ -114,7 +114,7 @@ _CHARGES = {"copy": jnp.ones_like, "split": lambda copies: copies}
 _SLOTS = {"distinct": overwrite_distinct, "independent": overwrite_independent}
 
 
-def birth_death(
+def dynamics(
     alpha: ArrayLike,
     *,
     axes: PyTree,
@@ -125,7 +125,7 @@ def birth_death(
     charge: str = "copy",
     slots: str = "distinct",
     prior: Callable[[Key, Params], Params] | None = None,
-    draws: Callable[[Key, int], Draws] = uniform_draws,
+    draws: Callable[[Key, int], Draws] = draws,
 ) -> Dynamics:
     """Kills neurons that raise the loss and clones those that lower it; their number never changes.
 
@@ -153,7 +153,7 @@ def birth_death(
       draws: `(key, n) -> Draws`, to put other random numbers in.
 
     Returns:
-      Dynamics: `init(params) -> BirthDeathState` and `update(key, params, state, gradients) ->
+      Dynamics: `init(params) -> State` and `update(key, params, state, gradients) ->
       ((params, state), Events)`, with the gradients of the loss by params. `update(key, params, state,
       rates=V)` takes the rates `[n]` as they are. Moments of an optimizer come along by `follow`.
 
@@ -162,13 +162,13 @@ def birth_death(
         neuron axis, with axes of different sizes, or with gradients that do not fit them.
 
     Example:
-      >>> from lax_learning.networks import mlp
-      >>> network = mlp((5, 8, 1), b_init=None)
-      >>> dynamics = birth_death(0.5, axes=({"w": 1}, {"w": 0}), charges=lambda params: params[1])
+      >>> import lax_learning as ll
+      >>> network = ll.mlp((5, 8, 1), b_init=None)
+      >>> resample = ll.birth_death.dynamics(0.5, axes=({"w": 1}, {"w": 0}), charges=lambda params: params[1])
       >>> params = network.init(jax.random.key(0))
-      >>> state = dynamics.init(params)
+      >>> state = resample.init(params)
       >>> gradients = jax.grad(lambda p: jnp.sum(network.apply(p, jnp.ones((3, 5)))))(params)
-      >>> (params, state), events = dynamics.update(jax.random.key(1), params, state, gradients)
+      >>> (params, state), events = resample.update(jax.random.key(1), params, state, gradients)
       >>> events.origin.shape
       (8,)
 
@@ -189,11 +189,11 @@ def birth_death(
     check_choice("slots", slots, _SLOTS)
     births, starts_afresh = _SCHEMES[scheme]
 
-    def init(params: Params) -> BirthDeathState:
+    def init(params: Params) -> State:
         num_neurons = population_size(params, axes)
         charge_leaves(charges, params, axes)
         none = jnp.zeros((), jnp.int32)
-        return BirthDeathState(jnp.arange(num_neurons, dtype=jnp.int32), none, none)
+        return State(jnp.arange(num_neurons, dtype=jnp.int32), none, none)
 
     def replace(
         key: Key, params: Params, u: Draws, killed: Array, cloned: Array
@@ -222,13 +222,13 @@ def birth_death(
     def update(
         key: Key,
         params: Params,
-        state: BirthDeathState,
+        state: State,
         gradients: Params | None = None,
         *,
         rates: ArrayLike | None = None,
-    ) -> tuple[tuple[Params, BirthDeathState], Events]:
+    ) -> tuple[tuple[Params, State], Events]:
         check_key("key", key)
-        check_instance("state", state, BirthDeathState, "a BirthDeathState, from init")
+        check_instance("state", state, State, "a State, from init")
         ancestor = as_array("state.ancestor", state.ancestor)
         check_counter("state.num_killed", state.num_killed)
         check_counter("state.num_cloned", state.num_cloned)
@@ -250,7 +250,7 @@ def birth_death(
         happens = jnp.any(killed | cloned)
         params, origin, cloned = lazily(happens, replace, keep, prior_key, params, u, killed, cloned)
         ancestor = jnp.where(origin < 0, -1, ancestor[origin])
-        count = BirthDeathState(
+        count = State(
             ancestor,
             state.num_killed + jnp.sum(killed, dtype=jnp.int32),
             state.num_cloned + jnp.sum(cloned, dtype=jnp.int32),
