@@ -28,7 +28,7 @@ CAP = cases.cap_of(SIZES)
 @pytest.fixture(autouse=True)
 def quick_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search within a cap in fewer and larger steps: the same result, compiled several times faster."""
-    monkeypatch.setattr(importlib.import_module("lax_learning.plasticity.k_cap"), "_BITS_A_ROUND", 8)
+    monkeypatch.setattr(importlib.import_module("lax_learning.plasticity._k_cap"), "_BITS_A_ROUND", 8)
 
 
 def close(got: Any, expected: Any, atol: float) -> None:

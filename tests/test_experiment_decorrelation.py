@@ -194,9 +194,9 @@ def test_an_update_is_that_of_the_library(small_data, dynamics):
     if dynamics is not None:
         layers, network = state.layers, ll.decorrelation.wrap(TINY, state.layers)
         for i, (name, read) in enumerate(ll.decorrelation.inputs(TINY, start.params, layers, x).items()):
-            learned, found = dynamics.update(jax.random.key(0), dynamics.init(read.shape[-1:]), (read,))
-            np.testing.assert_allclose(losses[i], found.loss[0], rtol=1e-6)
-            np.testing.assert_allclose(now.layers[name]["R"], learned.layers[0]["R"], rtol=1e-5, atol=1e-7)
+            learned, found = dynamics.update(jax.random.key(0), dynamics.init(read.shape[-1]), read)
+            np.testing.assert_allclose(losses[i], found.loss, rtol=1e-6)
+            np.testing.assert_allclose(now.layers[name].R, learned.R, rtol=1e-5, atol=1e-7)
         state, now = state.rule, now.rule
     else:
         assert np.isnan(losses).all()

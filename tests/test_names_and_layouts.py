@@ -60,7 +60,8 @@ def test_products_over_other_axes_of_a_value_have_a_matrix_each():
 def test_weights_behind_a_function_cannot_be_folded(function):
     model = ll.Model(lambda p, x: x @ function(p["w"]))
     with pytest.raises(ValueError, match="params: expected parameters that one product reads as they are"):
-        ll.decorrelation.fold(model, {"w": drawn(3, 4, 4)}, {"w": {"R": drawn(4, 4, 4)}}, drawn(1, 6, 4))
+        layers = {"w": ll.decorrelation.State(drawn(4, 4, 4))}
+        ll.decorrelation.fold(model, {"w": drawn(3, 4, 4)}, layers, drawn(1, 6, 4))
 
 
 def test_signals_of_backprop_pass_what_feedback_cannot():

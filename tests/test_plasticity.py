@@ -34,7 +34,7 @@ RULES = {
     "pre_post_percent": plasticity.pre_post_percent,
     "post_count": plasticity.post_count,
 }
-K_CAP: Any = importlib.import_module("lax_learning.plasticity.k_cap")
+K_CAP: Any = importlib.import_module("lax_learning.plasticity._k_cap")
 BITS_A_ROUND = K_CAP._BITS_A_ROUND
 
 

@@ -401,7 +401,7 @@ def _critic_epoch(key: Any) -> Any:
 
 def _decorrelation(key: Any) -> Any:
     dynamics = ll.decorrelation.dynamics(0.1, subsample=0.5)
-    return dynamics.update(key, dynamics.init((3, 2)), (X, Y))
+    return dynamics.update(key, dynamics.init(3), X)
 
 
 DRAWS: dict[str, Callable[[Any], Any]] = {

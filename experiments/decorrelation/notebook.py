@@ -41,7 +41,7 @@ def dynamics(eta: ArrayLike, *, variance: ArrayLike = 1.0, scaled: bool = False)
             r = n * (state.R - eta * product)
         else:
             r = state.R + eta * jnp.where(dead[:, None], 0, n * (state.R - product))
-        loss = 2 * variance**2 * ll.decorrelation.loss(z / jnp.sqrt(variance))
+        loss = 2 * jnp.square(variance) * ll.decorrelation.loss(z / jnp.sqrt(variance))
         return state._replace(R=r, step=state.step + 1), Diagnostics(loss)
 
     return ll.Dynamics(init, update)

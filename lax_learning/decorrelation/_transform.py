@@ -206,8 +206,11 @@ def apply(state: State, x: ArrayLike) -> Float[Array, "... size"]:
     x = as_array("x", x)
     check_vectors("x", x, check_state("state", state))
     b = getattr(state, "b", None)
-    x, r, *rest = promoted(x, state.R, *([] if b is None else [b]))
-    return _affine(r, *(rest or [None]), x)
+    if b is None:
+        x, r = promoted(x, state.R)
+    else:
+        x, r, b = promoted(x, state.R, b)
+    return _affine(r, b, x)
 
 
 def _affine(r: Array, b: Array | None, x: Array) -> Array:
@@ -251,9 +254,10 @@ def _loss(z: Array, kappa: Array) -> Array:
     for _ in range(4):
         off_diagonal = jnp.ldexp(off_diagonal, exponent)
     variances = jnp.ldexp(jnp.ldexp(jnp.mean(jnp.square(scaled), axis=0), exponent), exponent)
-    parts = (1 - kappa, off_diagonal), (kappa, jnp.sum(jnp.square(variances - 1)))
+    weights = jnp.stack([1 - kappa, kappa])
+    parts = jnp.stack([off_diagonal, jnp.sum(jnp.square(variances - 1))])
     # A part without weight is 0 also where its value is infinite.
-    return sum(jnp.where((w == 0) & jnp.isinf(v), 0, w * v) for w, v in parts) / z.shape[-1] ** 2
+    return jnp.sum(jnp.where((weights == 0) & jnp.isinf(parts), 0, weights * parts)) / z.shape[-1] ** 2
 
 
 def _off_diagonal_squares(z: Array) -> Array:
