@@ -14,6 +14,7 @@ from benchmarks.cases import Sizes
 from benchmarks.cases import plasticity as cases
 from benchmarks.floors import Floors
 from benchmarks.timing import compare
+from experiments.plasticity_transfer.models import double_softmax
 from lax_learning import plasticity
 from lax_learning.data._batches import batches
 
@@ -82,7 +83,7 @@ def test_gradients_agree() -> None:
     data, state, train = start()
     params = train.params._replace(tables=cases.learned_tables(jnp.float64))
     network = cases.network_of(SIZES, cases.FEATURES, cases.SIDES, jnp.float64)
-    rule = plasticity.meta_rule(network, state, double_softmax=True)
+    rule = plasticity.meta_rule(network, state, loss=double_softmax)
     loss, grads, _ = jax.jit(rule.value_and_grad)(jax.random.key(0), params, (), *data.train)
 
     theirs, tables = cases.as_reference(state, params.tables, CAP, requires_grad=True)

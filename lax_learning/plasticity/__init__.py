@@ -1,7 +1,6 @@
 """k-cap networks and plasticity tables that are meta-learned and transferred."""
 
 from lax_learning.plasticity._k_cap import k_cap, top_k_mask
-from lax_learning.plasticity._transfer import transfer
 from lax_learning.plasticity.feed_forward import k_cap_mlp
 from lax_learning.plasticity.meta_learning import (
     MetaParams,
@@ -11,7 +10,7 @@ from lax_learning.plasticity.meta_learning import (
     meta_rule,
     with_params,
 )
-from lax_learning.plasticity.networks import KCapNetwork, Response, State
+from lax_learning.plasticity.networks import KCapNetwork, Response, State, transfer
 from lax_learning.plasticity.passes import Diagnostics, plastic_pass, table_plasticity
 from lax_learning.plasticity.recurrent import k_cap_recurrent
 from lax_learning.plasticity.scheme import Scheme
