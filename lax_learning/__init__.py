@@ -1,4 +1,8 @@
-"""Credit assignment without backprop, as pure JAX functions."""
+"""Credit assignment without backprop, as pure JAX functions.
+
+Bad input is a TypeError or ValueError that names the argument, what was expected and what came, when a
+function is called or traced. Docstrings say under Raises only what the arguments do not say themselves.
+"""
 
 from lax_learning import birth_death, data, decorrelation, estimators, metrics, plasticity, symbolic
 from lax_learning._sites.table import sites

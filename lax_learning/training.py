@@ -165,11 +165,6 @@ def make_train(
       `train(key, data) -> History` on `Splits`, a pure function written for one seed: see `ensemble` for
       many. Nothing is compiled here.
 
-    Raises:
-      TypeError: for a rule, an optimizer or an `evaluate` of another kind, or data that are no `Splits`.
-      ValueError: for counts below 1, an `every` that does not divide num_updates, or, at trace time, data
-        without examples or with more or fewer targets, or a batch larger than the training data.
-
     Example:
       >>> import jax, optax
       >>> import lax_learning as ll

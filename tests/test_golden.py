@@ -266,7 +266,7 @@ class Case:
         expected = tuple(self.array(name).T for name in weights)
         found = [layer["w"] for layer in after[1:]]
         if non_edges:
-            # The public code changes pairs without a synapse by the first entry of the table, for every sample
+            # The public code changes pairs without a synapse by the first entry of the table, for each sample
             # that it learns from, and masks these weights in the forward pass.
             elsewhere = network.scheme.step_size * tables.hidden[0][0, 0] * jnp.sum(done.updated)
             found[0] = jnp.where(after[1]["mask"], found[0], elsewhere)

@@ -45,10 +45,6 @@ def batches(num_examples: int, batch_size: int) -> Batches:
         `Batches`: `init` takes a key; `next` takes the state and `step`, a scalar integer from 0 (may be
         traced), and returns the new state and int32 indices [batch_size] in 0 .. num_examples - 1.
 
-    Raises:
-        TypeError: an argument is not an int.
-        ValueError: num_examples or batch_size is below 1, or batch_size is above num_examples.
-
     >>> schedule = batches(num_examples=6, batch_size=2)
     >>> _, indices = jax.lax.scan(schedule.next, schedule.init(jax.random.key(0)), jnp.arange(6))
     >>> sorted(indices[:3].ravel().tolist()), sorted(indices[3:].ravel().tolist())

@@ -35,10 +35,6 @@ def half_space(
     Returns:
       Splits of `x [points, features]` and `y [points, 2]`.
 
-    Raises:
-      TypeError, ValueError: for a key or dtype of another kind, sizes that are no three ints >= 0, or fewer
-        than 1 feature.
-
     Example:
       >>> half_space(jax.random.key(0), 16, sizes=(30, 0, 10)).train.x.shape
       (30, 16)

@@ -49,10 +49,6 @@ def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = j
     Returns:
       The problem.
 
-    Raises:
-      TypeError, ValueError: for fewer than one feature, unit or example, a dtype that is not floating, or a
-        teacher of another problem.
-
     Example:
       >>> problem = planted(8, 3)
       >>> teacher = problem.init(jax.random.key(0))

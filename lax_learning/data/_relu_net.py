@@ -38,17 +38,9 @@ def relu_net(
     Returns:
       Splits of `x [points, features]` and `y [points, 2]`.
 
-    Raises:
-      TypeError, ValueError: for a key or dtype of another kind, sizes that are no three ints >= 0, or fewer
-        than 1 feature or unit.
-
     Example:
       >>> relu_net(jax.random.key(0), 16, num_units=50, sizes=(30, 0, 10)).test.y.shape
       (10, 2)
-
-    References:
-      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
-      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
     check_key("key", key)
     check_floating_dtype("dtype", dtype)

@@ -109,9 +109,6 @@ def wrap(model: Model, layers: Layers, *, where: Where = None) -> Model:
 
     Returns:
       A model with the same params. A convolution runs with one fused kernel, `w R` on its patches.
-
-    Raises:
-      ValueError: at trace time, for layers that are not those of the model.
     """
     check_model(model)
     check_where("where", where)

@@ -51,15 +51,11 @@ def rule(
       The rule, with a `RuleState`.
 
     Raises:
-      TypeError: for a make_rule or dynamics of other kinds.
-      ValueError: at trace time, for a where that selects no product, a product that reads integers, or a
-        state of another model.
+      ValueError: at trace time, for a product that reads integers.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> from lax_learning.models import Model
-      >>> model = Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
       >>> learn = ll.decorrelation.dynamics(0.1)
       >>> white = rule(lambda m: ll.backprop(m, ll.squared_error), model, learn)
       >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
@@ -67,11 +63,6 @@ def rule(
       >>> {name: layer.R.shape for name, layer in state.layers.items()}
       {'a': (3, 3), 'b': (3, 3)}
       >>> loss, grads, state = white.value_and_grad(key, params, state, x, x)
-
-    References:
-      Ahmad, Schrader, van Gerven, Constrained parameter inference as a principle for learning,
-      https://arxiv.org/abs/2203.13203, 2022; Dalm, Offergeld, Ahmad, van Gerven, Efficient deep learning with
-      decorrelated backpropagation, https://arxiv.org/abs/2405.02385, 2024.
     """
     check_model(model)
     check_function("make_rule", make_rule, "a function from a model to a rule", model)

@@ -91,10 +91,6 @@ def dynamics(
       Dynamics of one's own with these signatures serve in `rule` as well. Where nothing is updated the loss
       is NaN; it is infinite while `jax_debug_nans` is on.
 
-    Raises:
-      TypeError, ValueError: for a negative eta, kappa outside 0..1, a subsample outside (0, 1], an unknown
-        variant, or at the call vectors of another size.
-
     Example:
       >>> learn = dynamics(0.1, kappa=0.5)
       >>> x = jax.random.normal(jax.random.key(0), (20, 3))
@@ -196,9 +192,6 @@ def apply(state: State, x: ArrayLike) -> Float[Array, "... size"]:
     Returns:
       `[..., size]`.
 
-    Raises:
-      TypeError, ValueError: for vectors of another size, or a state that is none.
-
     Example:
       >>> apply(State(2 * jnp.eye(3)), jnp.ones((5, 3))).shape
       (5, 3)
@@ -229,9 +222,6 @@ def loss(z: ArrayLike, *, kappa: ArrayLike = 0.5) -> Float[Array, ""]:
 
     Returns:
       A scalar >= 0, in float32 or wider.
-
-    Raises:
-      TypeError, ValueError: for kappa outside 0..1, and for z without vectors.
 
     Example:
       >>> float(loss(jnp.array([[1.0, 1.0], [1.0, -1.0]])))

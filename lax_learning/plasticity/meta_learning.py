@@ -129,10 +129,6 @@ def meta_rule(
       A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`; a
       compiled program cannot tell other targets, of which it takes the largest entry for the label.
 
-    Raises:
-      TypeError, ValueError: if state or tables do not fit the network, flags and functions are none, or
-        targets that are not traced are not one-hot.
-
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
       >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
@@ -143,10 +139,6 @@ def meta_rule(
       >>> loss, grads, _ = rule.value_and_grad(jax.random.key(3), params, (), x, y)
       >>> grads.tables.output.shape, grads.w.shape
       ((2, 2), (8, 20))
-
-    References:
-      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
-      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
     check_network(network)
     network.check_state(state)
@@ -208,9 +200,6 @@ def meta_learn(
       `train(key, data) -> History`, as from `make_train`; the learned `MetaParams` are its
       `state.params`.
 
-    Raises:
-      TypeError, ValueError: as `make_train` and `meta_rule`.
-
     Example:
       >>> from lax_learning.data import half_space
       >>> from lax_learning.plasticity import k_cap_mlp
@@ -221,10 +210,6 @@ def meta_learn(
       ... )
       >>> jax.jit(train)(jax.random.key(2), data).losses.shape
       (3,)
-
-    References:
-      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
-      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
     run = {name: options.pop(name) for name in ("evaluate", "every") if name in options}
     of_rule = {name: options.pop(name) for name in ("estimator", "loss") if name in options}

@@ -131,10 +131,6 @@ class KCapNetwork:
 
         Returns:
           The tables.
-
-        Raises:
-          TypeError, ValueError: if a shared table is asked for and the layers need other shapes each, or for
-            a flag or an initialiser that is none.
         """
         check_key("key", key)
         check_flag("shared", shared)

@@ -131,11 +131,6 @@ def plastic_pass(
     Returns:
       The state after the pass, the predictions before each step `[samples]`, and the diagnostics.
 
-    Raises:
-      TypeError, ValueError: for an empty pass, arrays of other shapes or dtypes, a label out of range
-        (labels that are traced cannot be checked; they count as none of the labels), or tables or a state
-        that do not fit the network.
-
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
       >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
@@ -145,10 +140,6 @@ def plastic_pass(
       >>> state, predictions, _ = plastic_pass(network, tables, state, xs, jnp.array([0, 1, 1, 0, 1]))
       >>> predictions.shape
       (5,)
-
-    References:
-      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
-      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
     check_network(network)
     xs, ys = as_array("xs", xs), as_array("ys", ys)
@@ -190,9 +181,6 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
     Returns:
       `init(key) -> state` and `update(tables, state, x, y) -> (state, diagnostics)` with `x [inputs]` and
       `y` an integer label: what `plastic_pass` does with every sample.
-
-    Raises:
-      TypeError, ValueError: as `plastic_pass`, at the call of `update`.
 
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
