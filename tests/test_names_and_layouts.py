@@ -1,4 +1,9 @@
-"""Parameters with awkward names and uses: signals, taps and matrices of decorrelation stay apart."""
+"""Names: of modules and functions, and of parameters whose signals, taps and matrices stay apart."""
+
+import importlib
+import pkgutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -85,3 +90,25 @@ def test_feedback_moves_by_optimizers_that_look_at_the_loss():
         state = rule.init(KEY, params, x)
         _, _, after = rule.value_and_grad(KEY, params, state, x, y)
         assert np.any(after.feedback[1]["w"] != state.feedback[1]["w"])
+
+
+# Renamed by others at the same time.
+EXPECTED = {"lax_learning.ensemble", "lax_learning.symbolic.critic"}
+
+
+def test_no_module_is_hidden_by_what_its_package_calls_the_same():
+    packages = [ll, *(importlib.import_module(m.name)
+                      for m in pkgutil.walk_packages(ll.__path__, "lax_learning.") if m.ispkg)]  # fmt: skip
+    assert len(packages) > 8
+    hidden = {
+        f"{package.__name__}.{module.name}"
+        for package in packages
+        for module in pkgutil.iter_modules(package.__path__)
+        if not isinstance(getattr(package, module.name, sys), types.ModuleType)
+    }
+    assert hidden <= EXPECTED
+
+
+def test_flat_names_are_few():
+    flat = [name for name in ll.__all__ if not isinstance(getattr(ll, name), types.ModuleType)]
+    assert flat == sorted(flat) and len(flat) <= 30
