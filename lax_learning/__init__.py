@@ -1,27 +1,15 @@
-"""Credit assignment without backprop, as pure JAX functions."""
+"""Credit assignment without backprop, as pure JAX functions.
 
-from lax_learning import data, estimators, metrics, plasticity, symbolic
+Bad input is a TypeError or ValueError that names the argument, what was expected and what came, when a
+function is called or traced. Docstrings say under Raises only what the arguments do not say themselves.
+"""
+
+from lax_learning import birth_death, data, decorrelation, estimators, metrics, plasticity, symbolic
 from lax_learning._ensemble import ensemble
-from lax_learning._grid import Grid, grid
+from lax_learning._grid import grid
 from lax_learning._placement import gather, replicate
 from lax_learning._sites.table import sites
-from lax_learning._sites.tapped import Tapped, tapped
-from lax_learning.birth_death import BirthDeathState, Draws, Events, birth_death, uniform_draws
-from lax_learning.decorrelated import (
-    DecorrelatedState,
-    decorrelated,
-    decorrelated_rule,
-    decorrelation_inputs,
-    fold,
-)
-from lax_learning.decorrelation import (
-    Decorrelated,
-    DecorrelationState,
-    decorrelate,
-    decorrelation,
-    decorrelation_loss,
-)
-from lax_learning.follow import follow
+from lax_learning._sites.tapped import tapped
 from lax_learning.losses import accuracy, balanced_accuracy, softmax_cross_entropy, squared_error
 from lax_learning.models import Model
 from lax_learning.networks import convnet, mlp, rnn
@@ -36,27 +24,17 @@ from lax_learning.rules import (
     spsa,
     weight_perturbation,
 )
-from lax_learning.training import History, Train, TrainState, make_train
-from lax_learning.types import Dynamics, Estimator, Loss, Rule, Signals
+from lax_learning.training import Train, TrainState, make_train
+from lax_learning.types import Dynamics, Loss, Rule, Signals
 
 __version__ = "0.2.0"
 
 __all__ = [
-    "BirthDeathState",
-    "Decorrelated",
-    "DecorrelatedState",
-    "DecorrelationState",
-    "Draws",
     "Dynamics",
-    "Estimator",
-    "Events",
-    "Grid",
-    "History",
     "Loss",
     "Model",
     "Rule",
     "Signals",
-    "Tapped",
     "Train",
     "TrainState",
     "accuracy",
@@ -65,18 +43,11 @@ __all__ = [
     "birth_death",
     "convnet",
     "data",
-    "decorrelate",
-    "decorrelated",
-    "decorrelated_rule",
     "decorrelation",
-    "decorrelation_inputs",
-    "decorrelation_loss",
     "direct_feedback_alignment",
     "ensemble",
     "estimators",
     "feedback_alignment",
-    "fold",
-    "follow",
     "forward_gradient",
     "gather",
     "grid",
@@ -95,6 +66,5 @@ __all__ = [
     "squared_error",
     "symbolic",
     "tapped",
-    "uniform_draws",
     "weight_perturbation",
 ]

@@ -54,27 +54,25 @@ def _is_finite_number(value: Any) -> bool:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises ValueError unless `value` is a finite positive number; traced values pass."""
-    if isinstance(value, Tracer):
-        return check_scalar(name, value)
-    if not (_is_finite_number(value) and value > 0):
-        raise ValueError(f"{name}: expected a finite number > 0, got {_short(value)}")
+    """Raises ValueError unless `value` is a finite positive number, or traced."""
+    _check_number(name, value, "a finite number > 0", lambda value: value > 0)
 
 
 def check_not_negative(name: str, value: Any) -> None:
-    """Raises ValueError unless `value` is a finite number of at least 0; traced values pass."""
-    if isinstance(value, Tracer):
-        return check_scalar(name, value)
-    if not (_is_finite_number(value) and value >= 0):
-        raise ValueError(f"{name}: expected a finite number >= 0, got {_short(value)}")
+    """Raises ValueError unless `value` is a finite number of at least 0, or traced."""
+    _check_number(name, value, "a finite number >= 0", lambda value: value >= 0)
 
 
 def check_probability(name: str, value: Any) -> None:
-    """Raises ValueError unless `value` is a number in 0..1; traced values pass."""
+    """Raises ValueError unless `value` is a number in 0..1, or traced."""
+    _check_number(name, value, "a number in 0..1", lambda value: 0 <= value <= 1)
+
+
+def _check_number(name: str, value: Any, expected: str, holds: Callable[[Any], bool]) -> None:
     if isinstance(value, Tracer):
-        return check_scalar(name, value)
-    if not (_is_finite_number(value) and 0 <= value <= 1):
-        raise ValueError(f"{name}: expected a number in 0..1, got {_short(value)}")
+        check_scalar(name, value)
+    elif not (_is_finite_number(value) and holds(value)):
+        raise ValueError(f"{name}: expected {expected}, got {_short(value)}")
 
 
 def check_shapes(names: Sequence[str], arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
@@ -105,16 +103,8 @@ def check_callable(
     """Raises TypeError unless `value` can be called, with `num_arguments`; `expected` says of what kind."""
     if not callable(value):
         raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
-    if num_arguments is None:
-        return
-    try:
-        signature = inspect.signature(value)
-    except (TypeError, ValueError):  # written in C, or with a signature of its own making
-        return
-    try:
-        signature.bind(*range(num_arguments))
-    except TypeError:
-        raise TypeError(f"{name}: expected {expected}, got a function of {signature}") from None
+    if num_arguments is not None and (signature := _misfit(value, range(num_arguments))):
+        raise TypeError(f"{name}: expected {expected}, got a function of {signature}")
 
 
 def check_sequence(name: str, value: Any, expected: str = "a sequence") -> None:
@@ -377,21 +367,25 @@ def check_counter(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected one integer, got {describe(value)}")
 
 
-def check_function(name: str, value: Any, expected: str, *arguments: Any, **keywords: Any) -> None:
-    """Raises TypeError unless `value` can be called with such arguments; `expected` says of what kind it is.
-
-    Of what does not say which arguments it takes, only that it can be called is checked.
-    """
+def check_function(name: str, value: Any, expected: str, *arguments: Any) -> None:
+    """Raises TypeError unless `value` can be called with such arguments; `expected` says of what kind."""
     check_callable(name, value, expected)
-    try:
-        signature = inspect.signature(value)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*arguments, **keywords)
-    except TypeError as error:
+    if signature := _misfit(value, arguments):
         called = getattr(value, "__name__", type(value).__name__)
-        raise TypeError(f"{name}: expected {expected}, got {called}{signature}") from error
+        raise TypeError(f"{name}: expected {expected}, got {called}{signature}")
+
+
+def _misfit(function: Any, arguments: Sequence[Any]) -> inspect.Signature | None:
+    """Returns the signature of a function that does not take such arguments, if it has one that says so."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C, or with a signature of its own making
+        return None
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        return signature
+    return None
 
 
 def is_numbers(node: Any) -> bool:

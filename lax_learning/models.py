@@ -36,13 +36,9 @@ class Model:
       trainable: which leaves of params are parameters: a glob on their paths, such as `params/*`, a predicate
         `path -> bool`, or None for all. The others are constants for every rule and get zero gradients.
 
-    Raises:
-      TypeError: for an apply or init that cannot be called, or a has_aux that is no bool.
-
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> model = Model(lambda params, x: jnp.tanh(x @ params["w"]))
+      >>> model = ll.Model(lambda params, x: jnp.tanh(x @ params["w"]))
       >>> model.apply({"w": jnp.ones((3, 2))}, jnp.ones((5, 3))).shape
       (5, 2)
     """

@@ -59,12 +59,7 @@ def mlp(
     Returns:
       A model of `x [batch, in]`. Its params are a tuple with `{"w": [in, out], "b": [out]}` for each layer.
 
-    Raises:
-      TypeError, ValueError: for fewer than two widths, a width that is not a positive int, another number of
-        activations than hidden layers, or options of other kinds.
-
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> model = mlp((784, 500, 10), activation=jax.nn.sigmoid)
       >>> params = model.init(jax.random.key(0))
       >>> model.apply(params, jnp.zeros((32, 784))).shape
@@ -132,12 +127,7 @@ def convnet(
       A model of `x [batch, height, width, channels]`. Its params are a tuple with `{"w": ..., "b": [out]}`
       for each layer.
 
-    Raises:
-      TypeError, ValueError: for sizes that are not positive ints, kernels larger than the image, an unknown
-        padding, or options of other kinds.
-
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> model = convnet((28, 28, 1), (8, 16), (10,), kernel=5, stride=2)
       >>> params = model.init(jax.random.key(0))
       >>> params[2]["w"].shape, model.apply(params, jnp.zeros((2, 28, 28, 1))).shape
@@ -214,12 +204,7 @@ def rnn(
       A model of `x [batch, steps, in]`. Its params are a tuple with `{"w": ..., "u": ..., "b": ...}` for each
       recurrent layer and `{"w": ..., "b": ...}` for the last.
 
-    Raises:
-      TypeError, ValueError: for fewer than three widths, widths that are not positive ints, unknown outputs,
-        or options of other kinds.
-
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> model = rnn((28, 64, 10))  # the rows of an image, one after the other
       >>> params = model.init(jax.random.key(0))
       >>> params[0]["u"].shape, model.apply(params, jnp.zeros((5, 28, 28))).shape

@@ -50,7 +50,6 @@ def normal(key: Key, like: PyTree) -> PyTree:
     """Standard normal noise, `s ~ N(0, 1)`.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> normal(jax.random.key(0), {"w": jnp.zeros((2, 3))})["w"].shape
       (2, 3)
     """
@@ -85,7 +84,6 @@ def rademacher(key: Key, like: PyTree) -> PyTree:
     words, and never writes signs to memory.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> jnp.abs(rademacher(jax.random.key(0), {"w": jnp.zeros(3)})["w"]).tolist()
       [1.0, 1.0, 1.0]
     """

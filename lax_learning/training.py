@@ -20,7 +20,7 @@ from lax_learning._checks import (
     describe,
 )
 from lax_learning._optimizers import with_loss_support
-from lax_learning.data.batches import BatchState, batches
+from lax_learning.data._batches import BatchState, batches
 from lax_learning.data.types import Dataset, Splits, check_splits
 from lax_learning.models import leaf_paths, selects
 from lax_learning.types import Key, Params, Rule
@@ -164,11 +164,6 @@ def make_train(
     Returns:
       `train(key, data) -> History` on `Splits`, a pure function written for one seed: see `ensemble` for
       many. Nothing is compiled here.
-
-    Raises:
-      TypeError: for a rule, an optimizer or an `evaluate` of another kind, or data that are no `Splits`.
-      ValueError: for counts below 1, an `every` that does not divide num_updates, or, at trace time, data
-        without examples or with more or fewer targets, or a batch larger than the training data.
 
     Example:
       >>> import jax, optax

@@ -35,8 +35,8 @@ RULES: dict[str, Callable[..., ll.Rule]] = {
     "kp": lambda model, loss, sigma=0.1: ll.kolen_pollack(
         model, loss, optimizer=optax.sgd(0.1, momentum=0.9)
     ),
-    "decorrelated": lambda model, loss, sigma=0.1: ll.decorrelated_rule(
-        lambda model: ll.feedback_alignment(model, loss), model, ll.decorrelation(0.1)
+    "decorrelated": lambda model, loss, sigma=0.1: ll.decorrelation.rule(
+        lambda model: ll.feedback_alignment(model, loss), model, ll.decorrelation.dynamics(0.1)
     ),
 }
 

@@ -392,8 +392,8 @@ RULES: dict[str, Any] = {
     "dfa": ll.direct_feedback_alignment,
     "usf": ll.sign_symmetry,
     "kp": partial(ll.kolen_pollack, optimizer=optax.sgd(0.1)),
-    "decorrelated": lambda model, loss: ll.decorrelated_rule(
-        lambda m: ll.backprop(m, loss), model, ll.decorrelation(0.1)
+    "decorrelated": lambda model, loss: ll.decorrelation.rule(
+        lambda m: ll.backprop(m, loss), model, ll.decorrelation.dynamics(0.1)
     ),
 }
 all_rules = pytest.mark.parametrize("name", RULES)
@@ -487,8 +487,8 @@ MISFIT = "^apply: expected params and x that fit the model, got "
         ),
         # Said once, also through the model of a transformation.
         "decorrelated": (
-            lambda: ll.decorrelated_rule(
-                lambda m: ll.backprop(m, squared_error), MODEL, ll.decorrelation(0.1)
+            lambda: ll.decorrelation.rule(
+                lambda m: ll.backprop(m, squared_error), MODEL, ll.decorrelation.dynamics(0.1)
             ).value_and_grad(KEY, jnp.ones((4, 2)), DECORRELATED, X, Y),
             ValueError,
             MISFIT + "(?!.*" + MISFIT[1:] + ")",
@@ -534,8 +534,8 @@ def test_models(call, error, pattern):
     refuses(call, error, pattern)
 
 
-DECORRELATED = ll.decorrelated_rule(
-    lambda m: ll.backprop(m, squared_error), MODEL, ll.decorrelation(0.1)
+DECORRELATED = ll.decorrelation.rule(
+    lambda m: ll.backprop(m, squared_error), MODEL, ll.decorrelation.dynamics(0.1)
 ).init(KEY, jnp.ones((3, 2)), X)
 
 

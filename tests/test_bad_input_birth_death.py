@@ -7,336 +7,212 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import lax_learning as ll
-from lax_learning.data import planted
+import lax_learning
 from tests.refusal import parametrize_cases, refuses
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
+# What a type checker would refuse is asked for here.
+bd: Any = lax_learning.birth_death
+planted: Any = lax_learning.data.planted
+
 KEY = jax.random.key(0)
 PARAMS: Any = {"w": np.ones((4, 3), np.float32), "b": np.ones(3, np.float32), "c": np.ones(4, np.float32)}
 AXES: Any = {"w": 0, "b": None, "c": 0}
-RATES = np.ones(4, np.float32)
+RATES, FOUR = np.ones(4, np.float32), np.arange(4)
+NAN, INF = float("nan"), float("inf")
 
 
-def charges(params: Any) -> Any:
-    return params["c"]
-
-
-def make(alpha: Any = 1.0, axes: Any = AXES, **options: Any) -> ll.Dynamics:
-    options.setdefault("charges", charges)
-    return ll.birth_death(alpha, axes=axes, **options)
+def make(alpha: Any = 1.0, axes: Any = AXES, **options: Any) -> Any:
+    options.setdefault("charges", lambda params: params["c"])
+    return bd.dynamics(alpha, axes=axes, **options)
 
 
 STATE = make().init(PARAMS)
-OTHER_STATE = STATE._replace(ancestor=jnp.arange(3))
 
 
-def update(params: Any = PARAMS, gradients: Any = None, rates: Any = None, **options: Any):
-    return lambda: make(**options).update(KEY, params, STATE, gradients, rates=rates)
+def update(
+    params: Any = PARAMS, gradients: Any = None,
+    state: Any = STATE, key: Any = KEY, rates: Any = RATES, **of: Any
+):  # fmt: skip
+    return lambda: make(**of).update(key, params, state, gradients, rates=rates)
 
 
-# What the dynamics are made of.
+def init(params: Any = PARAMS, **options: Any):
+    return lambda: make(**options).init(params)
 
 
-@pytest.mark.parametrize(
-    "alpha", [-1, -0.1, float("nan"), float("inf"), -float("inf"), "1", None, True, np.ones(2)], ids=str
-)
-def test_alpha(alpha):
-    refuses(lambda: make(alpha), ValueError, "^alpha: expected a finite number >= 0, got")
+def follow(state: Any = PARAMS, origin: Any = FOUR, axes: Any = AXES, **options: Any):
+    return lambda: bd.follow(state, origin, PARAMS, axes, **options)
 
 
-@pytest.mark.parametrize("alpha", [0, 1, np.float32(0.5), jnp.array(2.0)], ids=str)
-def test_alphas_that_are_fine(alpha):
-    make(alpha)
+def by(**gradients: Any):
+    return update(gradients={**PARAMS, **gradients}, rates=None)
 
 
-@pytest.mark.parametrize("name", ["scheme", "center", "probability", "charge", "slots"])
-@pytest.mark.parametrize("value", ["unknown", "", None, True, ["clone"]], ids=str)
-def test_choices(name, value):
-    pattern = rf"^{name}: expected one of \[.*\], got"
-    refuses(lambda: make(**{name: value}), ValueError, pattern)
+def test_options():
+    for alpha in (-1, -0.1, NAN, INF, -INF, "1", None, True, np.ones(2), KEY):
+        refuses(lambda a=alpha: make(a), ValueError, "^alpha: expected a finite number >= 0, got")
+    for alpha in (0, 1, np.float32(0.5), jnp.array(2.0)):
+        make(alpha)
+    for value in ("unknown", "", None, True, ["clone"]):
+        for name in ("scheme", "center", "probability", "charge", "slots"):
+            refuses(
+                lambda n=name, v=value: make(**{n: v}), ValueError, rf"^{name}: expected one of \[.*\], got"
+            )
+        refuses(follow(copies=value), ValueError, r"^copies: expected one of \[.*\], got")
 
 
-# What they are called with. The same holds for `init`, where there are only params.
+ONE_SIZE = "^params: expected neuron axes of one size, got"
+STRUCTURE = "^axes: expected the structure of params, .*, got"
+AXIS_OF: dict[str, tuple[Any, type[Exception], str]] = {
+    "2": ({**AXES, "w": 2}, ValueError, r"^params\['w'\]: expected a neuron axis 2, got shape \[4, 3\]"),
+    "-3": ({**AXES, "w": -3}, ValueError, r"^params\['w'\]: expected a neuron axis -3, got shape \[4, 3\]"),
+    "1 of c": ({**AXES, "c": 1}, ValueError, r"^params\['c'\]: expected a neuron axis 1, got shape \[4\]"),
+    "text": ({**AXES, "w": "0"}, TypeError, r"^axes: expected an int or None for params\['w'\], got '0'"),
+    "float": ({**AXES, "w": 0.0}, TypeError, r"^axes: expected an int or None for params\['w'\], got 0.0"),
+    "flag": ({**AXES, "c": True}, TypeError, r"^axes: expected an int or None for params\['c'\], got True"),
+    "all None": (dict.fromkeys(AXES), ValueError, "^axes: expected a neuron axis for at least one.*got None"),
+    "other size": ({**AXES, "w": 1}, ValueError, ONE_SIZE + ".*'w'.*: 3"),
+    "b": ({**AXES, "b": 0}, ValueError, ONE_SIZE + ".*'b'.*: 3"),
+    "fewer": ({"w": 0, "c": 0}, ValueError, STRUCTURE),
+    "more": ({**AXES, "d": 0}, ValueError, STRUCTURE),
+    "tuple": ((0, None, 0), ValueError, STRUCTURE),
+    "nested": ({**AXES, "w": {"w": 0}}, ValueError, STRUCTURE),
+    "number": (0, ValueError, STRUCTURE),
+    "None": (None, ValueError, STRUCTURE),
+}
 
 
-@pytest.mark.parametrize("call", ["init", "update"])
-@pytest.mark.parametrize(
-    ("axes", "error", "pattern"),
-    [
-        ({**AXES, "w": 2}, ValueError, r"^params\['w'\]: expected a neuron axis 2, got shape \[4, 3\]"),
-        ({**AXES, "w": -3}, ValueError, r"^params\['w'\]: expected a neuron axis -3, got shape \[4, 3\]"),
-        ({**AXES, "c": 1}, ValueError, r"^params\['c'\]: expected a neuron axis 1, got shape \[4\]"),
-        ({**AXES, "w": "0"}, TypeError, r"^axes: expected an int or None for params\['w'\], got '0'"),
-        ({**AXES, "w": 0.0}, TypeError, r"^axes: expected an int or None for params\['w'\], got 0.0"),
-        ({**AXES, "c": True}, TypeError, r"^axes: expected an int or None for params\['c'\], got True"),
-        (dict.fromkeys(AXES), ValueError, "^axes: expected a neuron axis for at least one leaf, got None"),
-        ({**AXES, "w": 1}, ValueError, r"^params: expected neuron axes of one size, got .*'w'.*: 3"),
-        ({**AXES, "b": 0}, ValueError, r"^params: expected neuron axes of one size, got .*'b'.*: 3"),
-        ({"w": 0, "c": 0}, ValueError, "^axes: expected the structure of params, .*, got"),
-        ({**AXES, "d": 0}, ValueError, "^axes: expected the structure of params, .*, got"),
-        ((0, None, 0), ValueError, "^axes: expected the structure of params, .*, got"),
-        ({**AXES, "w": {"w": 0}}, ValueError, "^axes: expected the structure of params, .*, got"),
-        (0, ValueError, "^axes: expected the structure of params, .*, got"),
-        (None, ValueError, "^axes: expected the structure of params, .*, got"),
-    ],
-    ids=str,
-)
-def test_axes(call, axes, error, pattern):
-    if call == "init":
-        refuses(lambda: make(axes=axes).init(PARAMS), error, pattern)
-    else:
-        refuses(update(axes=axes, rates=RATES), error, pattern)
+@pytest.mark.parametrize("name", AXIS_OF)
+def test_axes(name):
+    axes, error, pattern = AXIS_OF[name]
+    for call in (init(axes=axes), update(axes=axes), follow(axes=axes)):
+        refuses(call, error, pattern)
 
 
-@pytest.mark.parametrize("call", ["init", "update"])
 @pytest.mark.parametrize("name", PARAMS)
 @pytest.mark.parametrize("dtype", [np.int32, bool])
-def test_params(call, name, dtype):
+def test_params(name, dtype):
     params = {**PARAMS, name: PARAMS[name].astype(dtype)}
-    pattern = rf"^params\['{name}'\]: expected a floating-point array, got"
-    if call == "init":
-        refuses(lambda: make().init(params), TypeError, pattern)
-    else:
-        refuses(update(params, rates=RATES), TypeError, pattern)
+    for call in (init(params), update(params)):
+        refuses(call, TypeError, rf"^params\['{name}'\]: expected a floating-point array, got")
+
+
+PICKS = "^charges: expected a function that picks leaves of params with a neuron axis, .*got "
+
+
+@pytest.mark.parametrize(
+    "picked", [lambda p: (), lambda p: None, lambda p: p["b"], lambda p: (p["c"], p["b"]), lambda p: p]
+)
+def test_charges(picked):
+    for call in (update(charges=picked), update(charges=picked, gradients=PARAMS, rates=None)):
+        refuses(call, ValueError, PICKS + "one that")
+
+
+GRADIENTS = "^gradients: expected the structure of params, .*, got"
+
+
+def prior(**leaves: Any):
+    return update(scheme="prior", prior=lambda key, params: {**params, **leaves})
 
 
 @parametrize_cases(
     {
         "scalar": (
-            lambda: make().init({**PARAMS, "c": np.float32(1)}),
-            ValueError,
+            init({**PARAMS, "c": np.float32(1)}), ValueError,
             r"^params\['c'\]: expected a neuron axis 0, got shape \[\]",
         ),
-        "fewer charges": (
-            lambda: make().init({**PARAMS, "c": np.ones(3, np.float32)}),
-            ValueError,
-            "^params: expected neuron axes of one size, got",
+        "fewer charges": (init({**PARAMS, "c": RATES[:3]}), ValueError, ONE_SIZE),
+        "nobody": (
+            init({"w": np.ones((0, 3)), "b": RATES, "c": RATES[:0]}), ValueError,
+            "^number of neurons: expected at least 1, got 0",
         ),
-        "other params": (
-            update({"w": PARAMS["w"], "c": PARAMS["c"]}, rates=RATES),
-            ValueError,
-            "^axes: expected the structure of params, .*, got",
+        "other params": (update({"w": PARAMS["w"], "c": RATES}), ValueError, STRUCTURE),
+        "axis of None": (
+            init({**PARAMS, "d": None}, axes={**AXES, "d": 0}), ValueError,
+            r"^axes\['d'\]: expected None, as params have no array there, got 0",
         ),
-        "other state": (
-            lambda: make().update(KEY, PARAMS, OTHER_STATE, rates=RATES),
-            ValueError,
-            r"^state.ancestor: expected shape \[4\], got \[3\]",
+        "computed charges": (
+            init(charges=lambda p: 2 * p["c"]), ValueError, PICKS + "one that computes with them"
         ),
-    }
-)
-def test_populations(call, error, pattern):
-    refuses(call, error, pattern)
-
-
-@pytest.mark.parametrize("how", ["gradients", "rates"])
-@pytest.mark.parametrize(
-    "picked", [lambda p: (), lambda p: None, lambda p: p["b"], lambda p: (p["c"], p["b"]), lambda p: p]
-)
-def test_charges(how, picked):
-    pattern = "^charges: expected a function that picks leaves of params with a neuron axis, .*got one that"
-    given: Any = {"gradients": PARAMS} if how == "gradients" else {"rates": RATES}
-    refuses(update(charges=picked, **given), ValueError, pattern)
-
-
-@parametrize_cases(
-    {
-        "neither": (update(), ValueError, "^gradients, rates: expected one of them, got none"),
-        "both": (update(gradients=PARAMS, rates=RATES), ValueError, "^gradients, rates: .*, got both"),
+        "charges": (lambda: make(charges=None), TypeError, PICKS + "None"),
+        "charges of nothing": (lambda: make(charges=lambda: 1), TypeError, PICKS + r"<lambda>\(\)"),
+        "charges that are not there": (
+            init(charges=lambda p: p["out"]), ValueError, PICKS + r"one that raises KeyError\('out'\)"
+        ),
+        "neither": (update(rates=None), ValueError, "^gradients, rates: expected one of them, got none"),
+        "both": (update(gradients=PARAMS), ValueError, "^gradients, rates: .*, got both"),
         "too few": (update(rates=RATES[:3]), ValueError, r"^rates: expected shape \[4\], got \[3\]"),
         "too many": (update(rates=np.ones(5)), ValueError, r"^rates: expected shape \[4\], got \[5\]"),
-        "scalar": (update(rates=1.0), ValueError, r"^rates: expected shape \[4\], got \[\]"),
+        "scalar rates": (update(rates=1.0), ValueError, r"^rates: expected shape \[4\], got \[\]"),
         "matrix": (update(rates=RATES[:, None]), ValueError, r"^rates: expected shape \[4\], got \[4, 1\]"),
         "integer": (update(rates=np.ones(4, int)), TypeError, "^rates: expected a floating.*, got int32"),
         "bool": (update(rates=np.ones(4, bool)), TypeError, "^rates: expected a floating.*, got bool"),
-    }
-)
-def test_rates(call, error, pattern):
-    refuses(call, error, pattern)
-
-
-STRUCTURE = "^gradients: expected the structure of params, .*, got"
-
-
-@pytest.mark.parametrize(
-    ("gradients", "pattern"),
-    [
-        ({"c": PARAMS["c"]}, STRUCTURE),
-        ({**PARAMS, "d": RATES}, STRUCTURE),
-        ({**PARAMS, "w": None}, STRUCTURE),
-        (tuple(PARAMS.values()), STRUCTURE),
-        (PARAMS["c"], STRUCTURE),
-        ({**PARAMS, "c": RATES[:, None]}, r"^gradients\['c'\]: expected shape \[4\], got \[4, 1\]"),
-        ({**PARAMS, "c": np.ones(())}, r"^gradients\['c'\]: expected shape \[4\], got \[\]"),
-        ({**PARAMS, "w": np.ones((3, 4))}, r"^gradients\['w'\]: expected shape \[4, 3\], got \[3, 4\]"),
-    ],
-    ids=["fewer", "more", "None", "tuple", "array", "column", "scalar", "turned"],
-)
-def test_gradients(gradients, pattern):
-    refuses(update(gradients=gradients), ValueError, pattern)
-
-
-# Moments.
-
-
-@pytest.mark.parametrize("copies", ["unknown", "", "copy", None, True])
-def test_copies(copies):
-    refuses(
-        lambda: ll.follow(PARAMS, jnp.arange(4), PARAMS, AXES, copies=copies),
-        ValueError,
-        f"^copies: expected one of .*, got {copies!r}",
-    )
-
-
-@parametrize_cases(
-    {
-        "origin of another length": (
-            lambda: ll.follow(PARAMS, jnp.arange(3), PARAMS, AXES),
-            ValueError,
-            r"^origin: expected shape \[4\], got \[3\]",
-        ),
-        "axes of another structure": (
-            lambda: ll.follow(PARAMS, jnp.arange(4), PARAMS, {"w": 0}),
-            ValueError,
-            "^axes: expected the structure of params",
-        ),
+        "fewer gradients": (update(gradients={"c": RATES}, rates=None), ValueError, GRADIENTS),
+        "more gradients": (by(d=RATES), ValueError, GRADIENTS),
+        "None of gradients": (by(w=None), ValueError, GRADIENTS),
+        "tuple of gradients": (update(gradients=(*PARAMS.values(),), rates=None), ValueError, GRADIENTS),
+        "array of gradients": (update(gradients=RATES, rates=None), ValueError, GRADIENTS),
+        "column": (by(c=RATES[:, None]), ValueError, r"^gradients\['c'\]: .* \[4\].*got \[4, 1\]"),
+        "scalar gradient": (by(c=np.ones(())), ValueError, r"^gradients\['c'\]: .* \[4\].*got \[\]"),
+        "turned": (by(w=np.ones((3, 4))), ValueError, r"^gradients\['w'\]: .* \[4, 3\].*got \[3, 4\]"),
         "integer gradients": (
-            update(gradients={**PARAMS, "w": np.ones((4, 3), np.int32)}),
-            TypeError,
-            r"^gradients\['w'\]: expected a floating-point array, got int32",
+            by(w=np.ones((4, 3), np.int32)), TypeError, r"^gradients\['w'\]: expected a floating.*got int32"
         ),
         "draws of another length": (
-            update(rates=RATES, draws=lambda key, n: ll.uniform_draws(key, 3)),
-            ValueError,
+            update(draws=lambda key, n: bd.draws(key, 3)), ValueError,
             r"^draws.kill: expected shape \[4\], got \[3\]",
         ),
-        "prior of another structure": (
-            update(rates=RATES, scheme="prior", prior=lambda key, params: {"w": params["w"]}),
-            ValueError,
-            "^prior: expected the structure of params",
-        ),
-        "prior of another shape": (
-            update(rates=RATES, scheme="prior", prior=lambda key, params: {**params, "b": jnp.ones(1)}),
-            ValueError,
-            r"^prior\['b'\]: expected shape \[3\], got \[1\]",
-        ),
-        "nobody": (
-            lambda: make().init({"w": np.ones((0, 3)), "b": np.ones(3), "c": np.ones(0)}),
-            ValueError,
-            "^number of neurons: expected at least 1, got 0",
-        ),
-    }
-)
-def test_what_comes_with_a_population(call, error, pattern):
-    refuses(call, error, pattern)
-
-
-# The planted problem.
-
-
-@pytest.mark.parametrize("name", ["num_features", "num_units", "num_examples"])
-@pytest.mark.parametrize(
-    ("count", "error", "pattern"),
-    [
-        (0, ValueError, "expected at least 1, got 0"),
-        (-1, ValueError, "expected at least 1, got -1"),
-        (2.0, TypeError, "expected an int, got 2.0"),
-        ("3", TypeError, "expected an int, got '3'"),
-        (None, TypeError, "expected an int, got None"),
-        (True, TypeError, "expected an int, got True"),
-    ],
-)
-def test_planted(name, count, error, pattern):
-    if name == "num_examples":
-        teacher = ({"w": jnp.ones((3, 2))}, {"w": jnp.ones((2, 1))})
-        refuses(lambda: planted(3, 2).sample(KEY, teacher, count), error, f"^{name}: {pattern}")
-    else:
-        refuses(lambda: planted(**{name: count}), error, f"^{name}: {pattern}")
-
-
-MANY = 10**12
-
-
-@parametrize_cases(
-    {
-        "key": (
-            lambda: make().update(0, PARAMS, STATE, rates=RATES),  # pyright: ignore
-            TypeError,
-            "^key: expected one key, such as jax.random.key.*got 0",
-        ),
-        "keys": (
-            lambda: make().update(jax.random.split(KEY, 3), PARAMS, STATE, rates=RATES),
-            ValueError,
-            "^key: expected one key, .*got",
-        ),
-        "state": (
-            lambda: make().update(KEY, PARAMS, None, rates=RATES),  # pyright: ignore
-            TypeError,
-            "^state: expected a BirthDeathState, from init, got None",
-        ),
-        "computed charges": (
-            lambda: make(charges=lambda p: 2 * p["c"]).init(PARAMS),
-            ValueError,
-            "^charges: expected a function that picks leaves of params .*got one that computes with them",
-        ),
-        "charges": (
-            lambda: make(charges=None),
-            TypeError,
-            "^charges: expected a function that picks leaves.*got None",
-        ),
-        "charges of nothing": (
-            lambda: make(charges=lambda: 1),
-            TypeError,
-            r"^charges: expected a function that picks .*got <lambda>\(\)",
-        ),
-        "charges that are not there": (
-            lambda: make(charges=lambda p: p["out"]).init(PARAMS),
-            ValueError,
-            r"^charges: expected a function that picks .*got one that raises KeyError\('out'\)",
-        ),
-        "arguments of draws": (
-            lambda: make(draws=lambda key: RATES),
-            TypeError,
-            r"^draws: expected a function of \(key, n\) .*got <lambda>\(key\)",
-        ),
-        "arguments of prior": (
-            lambda: make(scheme="prior", prior=lambda key: PARAMS),
-            TypeError,
-            r"^prior: expected a function of \(key, params\) .*got <lambda>\(key\)",
-        ),
-        "alpha that is a key": (lambda: make(KEY), ValueError, "^alpha: expected a finite number"),
-        "state of an optimizer": (
-            lambda: ll.follow("adam", np.zeros(4, np.int32), PARAMS, AXES),  # pyright: ignore
-            TypeError,
-            "^optimizer_state: expected an array, got 'adam'",
-        ),
         "draws": (
-            update(rates=RATES, draws=lambda key, n: (RATES,) * 4),
-            TypeError,
+            update(draws=lambda key, n: (RATES,) * 4), TypeError,
             "^draws: expected a function that returns Draws, got tuple",
         ),
+        "arguments of draws": (
+            lambda: make(draws=lambda key: RATES), TypeError,
+            r"^draws: expected a function of \(key, n\) .*got <lambda>\(key\)",
+        ),
         "huge population": (
-            lambda: ll.uniform_draws(KEY, MANY),
-            ValueError,
-            "^num_neurons: expected arrays of at most 2147483647 entries",
+            lambda: bd.draws(KEY, 10**12), ValueError, "^num_neurons: expected arrays of at most 2147483647"
         ),
-        "axis of None": (
-            lambda: make(axes={**AXES, "d": 0}).init({**PARAMS, "d": None}),
-            ValueError,
-            r"^axes\['d'\]: expected None, as params have no array there, got 0",
+        "structure of a prior": (prior(d=RATES), ValueError, "^prior: expected the structure of params"),
+        "shape of a prior": (prior(b=RATES[:1]), ValueError, r"^prior\['b'\]: .*shape \[3\].*got \[1\]"),
+        "arguments of prior": (
+            lambda: make(scheme="prior", prior=lambda key: PARAMS), TypeError,
+            r"^prior: expected a function of \(key, params\) .*got <lambda>\(key\)",
         ),
-        "float origin": (
-            lambda: ll.follow(PARAMS, np.zeros(4, np.float32), PARAMS, AXES),  # pyright: ignore
-            TypeError,
-            "^origin: expected integers, got float32",
+        "key": (update(key=0), TypeError, "^key: expected one key, such as jax.random.key.*got 0"),
+        "keys": (update(key=jax.random.split(KEY, 3)), ValueError, "^key: expected one key, .*got"),
+        "state": (update(state=None), TypeError, "^state: expected a State, from init, got None"),
+        "other state": (
+            update(state=STATE._replace(ancestor=jnp.arange(3))), ValueError,
+            r"^state.ancestor: expected shape \[4\], got \[3\]",
         ),
+        "origin of another length": (
+            follow(origin=FOUR[:3]), ValueError, r"^origin: expected shape \[4\], got \[3\]"
+        ),
+        "float origin": (follow(origin=RATES), TypeError, "^origin: expected integers, got float32"),
         "origin out of range": (
-            lambda: ll.follow(PARAMS, [0, 1, 2, 4], PARAMS, AXES),  # pyright: ignore
-            ValueError,
-            r"^origin: expected neurons of 0 \.\. 3 or -1, got 4",
+            follow(origin=[0, 1, 2, 4]), ValueError, r"^origin: expected neurons of 0 \.\. 3 or -1, got 4"
+        ),
+        "state of an optimizer": (
+            follow("adam"), TypeError, "^optimizer_state: expected an array, got 'adam'"
         ),
     }
-)
-def test_wrong_kinds(call, error, pattern):
+)  # fmt: skip
+def test_calls(call, error, pattern):
     refuses(call, error, pattern)
+
+
+def test_planted():
+    teacher = ({"w": jnp.ones((3, 2))}, {"w": jnp.ones((2, 1))})
+    uses = {
+        "num_features": lambda n: planted(num_features=n),
+        "num_units": lambda n: planted(num_units=n),
+        "num_examples": lambda n: planted(3, 2).sample(KEY, teacher, n),
+    }
+    for name, use in uses.items():
+        for count in (0, -1):
+            refuses(lambda c=count, u=use: u(c), ValueError, f"^{name}: expected at least 1, got {count}")
+        for count in (2.0, "3", None, True):
+            refuses(lambda c=count, u=use: u(c), TypeError, f"^{name}: expected an int, got {count!r}")

@@ -117,7 +117,6 @@ def graph(widths: Any = (3, 4, 2), cap: Any = 2, **options: Any):
             TypeError,
             r"^rule.bins.place: expected a function of \(count \[out\], num_inputs \[out\]\), got",
         ),
-        "flag": (lambda: Scheme(non_edges="no"), TypeError, "^non_edges: expected True or False, got 'no'"),
         "axis": (lambda: k_cap(XS, 1, axis=None), TypeError, "^axis: expected an int, got None"),
         "no mask": (
             lambda: NETWORK.apply(tuple({"w": layer["w"]} for layer in STATE), XS),
@@ -129,10 +128,10 @@ def graph(widths: Any = (3, 4, 2), cap: Any = 2, **options: Any):
             TypeError,
             "^tables.hidden for layer 1: expected a floating-point array, got int32",
         ),
-        "double_softmax": (
-            lambda: plasticity.meta_rule(NETWORK, STATE, double_softmax="no"),
+        "loss": (
+            lambda: plasticity.meta_rule(NETWORK, STATE, loss="mse"),
             TypeError,
-            "^double_softmax: expected True or False, got 'no'",
+            "^loss: expected a function .*got 'mse'",
         ),
         "shared": (
             lambda: plasticity.meta_init(NETWORK, STATE, shared=1),
@@ -286,7 +285,7 @@ def test_shared_tables_where_caps_differ(rule):
     network = k_cap_mlp((3, 4, 5, 6, 2), (2, 3, 4), rule=rule)
     pattern = "^shared: expected hidden layers with tables of one shape, got"
     refuses(lambda: network.init_tables(KEY), ValueError, pattern)
-    refuses(lambda: plasticity.meta_init(network, zeros(network))(KEY), ValueError, pattern)
+    refuses(lambda: plasticity.meta_init(network, zeros(network)), ValueError, pattern)
     assert [table.shape[-1] for table in network.init_tables(KEY, shared=False).hidden] == [3, 4]
 
 

@@ -29,7 +29,7 @@ def test_steps_agree(scale: float) -> None:
     network = birth_death.student_of(SIZES.neurons)
     carry = params, birth_death.dynamics_of().init(params)
 
-    def step(carry: birth_death.Carry, x: Any, y: Any, draws: ll.Draws) -> birth_death.Carry:
+    def step(carry: birth_death.Carry, x: Any, y: Any, draws: ll.birth_death.Draws) -> birth_death.Carry:
         dynamics = birth_death.dynamics_of(lambda key, n: draws)
         return birth_death.step(dynamics, network, jax.random.key(0), carry, x, y)
 
@@ -41,7 +41,7 @@ def test_steps_agree(scale: float) -> None:
         theirs = population.Draws(*torch.tensor(draws))
         examples = torch.tensor(x), torch.tensor(y)
         events += population.step(student, optimizer, *examples, theirs, birth_death.ALPHA)
-        carry = step(carry, x, y, ll.Draws(*map(jnp.asarray, draws)))
+        carry = step(carry, x, y, ll.birth_death.Draws(*map(jnp.asarray, draws)))
         assert carry[0][0]["w"].dtype == jnp.float64
         for got, expected in zip(birth_death.as_reference(carry[0]), (student.w, student.c), strict=True):
             np.testing.assert_allclose(got, expected.detach().numpy(), rtol=0, atol=1e-10)

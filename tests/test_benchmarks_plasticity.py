@@ -14,8 +14,9 @@ from benchmarks.cases import Sizes
 from benchmarks.cases import plasticity as cases
 from benchmarks.floors import Floors
 from benchmarks.timing import compare
+from experiments.plasticity_transfer.models import double_softmax
 from lax_learning import plasticity
-from lax_learning.data.batches import batches
+from lax_learning.data._batches import batches
 
 torch = pytest.importorskip("torch", reason="the reference loops need PyTorch")
 loops = importlib.import_module("benchmarks.reference.plasticity")
@@ -28,7 +29,7 @@ CAP = cases.cap_of(SIZES)
 @pytest.fixture(autouse=True)
 def quick_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search within a cap in fewer and larger steps: the same result, compiled several times faster."""
-    monkeypatch.setattr(importlib.import_module("lax_learning.plasticity.k_cap"), "_BITS_A_ROUND", 8)
+    monkeypatch.setattr(importlib.import_module("lax_learning.plasticity._k_cap"), "_BITS_A_ROUND", 8)
 
 
 def close(got: Any, expected: Any, atol: float) -> None:
@@ -82,7 +83,7 @@ def test_gradients_agree() -> None:
     data, state, train = start()
     params = train.params._replace(tables=cases.learned_tables(jnp.float64))
     network = cases.network_of(SIZES, cases.FEATURES, cases.SIDES, jnp.float64)
-    rule = plasticity.meta_rule(network, state, double_softmax=True)
+    rule = plasticity.meta_rule(network, state, loss=double_softmax)
     loss, grads, _ = jax.jit(rule.value_and_grad)(jax.random.key(0), params, (), *data.train)
 
     theirs, tables = cases.as_reference(state, params.tables, CAP, requires_grad=True)

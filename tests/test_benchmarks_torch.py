@@ -18,6 +18,7 @@ from benchmarks.cases import CASES, Case, Sizes, decorrelation, symbolic
 from benchmarks.floors import Floors
 from benchmarks.timing import Ours, compare
 from lax_learning import symbolic as sy
+from lax_learning.decorrelation import State
 from lax_learning.symbolic.critic_training import uniform_eps
 
 torch = pytest.importorskip("torch", reason="these reference loops need PyTorch: make torch")
@@ -102,7 +103,7 @@ def test_decorrelated_updates_agree(widths: tuple[int, ...]) -> None:
     alone = np.eye(widths[0])[3]
     mixed = [np.eye(size) + 0.3 * rng.standard_normal((size, size)) for size in widths[:-1]]
     mixed[0][3] = alone
-    layers = {f"{i}/w": {"R": jnp.asarray(r)} for i, r in enumerate(mixed)}
+    layers = {f"{i}/w": State(jnp.asarray(r)) for i, r in enumerate(mixed)}
     carry = carry._replace(state=carry.state._replace(layers=layers))
     theirs = decorrelation_loop.Learner(widths, decorrelation.LEARNING_RATE, decorrelation.ETA)
     load(theirs.network, carry.params)
@@ -121,7 +122,7 @@ def test_decorrelated_updates_agree(widths: tuple[int, ...]) -> None:
         for got, expected in zip(as_reference(carry.params), values(theirs.network), strict=True):
             close(got, expected)
         for got, expected in zip(carry.state.layers.values(), theirs.layers, strict=True):
-            close(got["R"], expected.R)
+            close(got.R, expected.R)
     moved = [np.abs(layer.R.numpy() - r) for layer, r in zip(theirs.layers, mixed, strict=True)]
     assert all(each.max() > 1e-6 for each in moved)  # it does something, visibly
     assert moved[0][3].max() == 0

@@ -43,7 +43,7 @@ def options(**choices: Any) -> Options:
 
 
 def make(choices: Options, alpha: Any = 1.0, **more: Any) -> ll.Dynamics:
-    return ll.birth_death(alpha, axes=AXES, charges=charges, **dict(choices), **more)
+    return ll.birth_death.dynamics(alpha, axes=AXES, charges=charges, **dict(choices), **more)
 
 
 PARAMS = population()
@@ -52,14 +52,14 @@ TRACES: list[Options] = []
 
 
 @partial(jax.jit, static_argnames="choices")
-def update(choices: Options, alpha: Any, params: Any, state: Any, rates: Any, u: ll.Draws) -> Any:
+def update(choices: Options, alpha: Any, params: Any, state: Any, rates: Any, u: ll.birth_death.Draws) -> Any:
     """One update by given rates and random numbers: compiled once for each variant."""
     TRACES.append(choices)
     return make(choices, alpha, draws=lambda key, n: u).update(KEY, params, state, rates=rates)
 
 
-def draws(kill: Any = 0.0, survivor: Any = 0.0, clone: Any = 0.0, slot: Any = 0.0) -> ll.Draws:
-    return ll.Draws(*(jnp.full(N, u, jnp.float32) for u in (kill, survivor, clone, slot)))
+def draws(kill: Any = 0.0, survivor: Any = 0.0, clone: Any = 0.0, slot: Any = 0.0) -> ll.birth_death.Draws:
+    return ll.birth_death.Draws(*(jnp.full(N, u, jnp.float32) for u in (kill, survivor, clone, slot)))
 
 
 def vector(*values: float) -> jax.Array:
@@ -127,7 +127,10 @@ def test_update_is_a_loop_over_neurons(
     name: str, rates: list[float], numbers: list[int], alpha: float
 ) -> None:
     choices = dict(VARIANTS[name])
-    v, u = np.array(rates, np.float32), ll.Draws(*(np.array(numbers, np.float32).reshape(4, N) / 64))
+    v, u = (
+        np.array(rates, np.float32),
+        ll.birth_death.Draws(*(np.array(numbers, np.float32).reshape(4, N) / 64)),
+    )
     (params, state), events = update(VARIANTS[name], jnp.float32(alpha), PARAMS, START, v, u)
     killed, cloned, origin = resample(choices, alpha, v, u)
     np.testing.assert_array_equal(events.rates, v)
@@ -198,7 +201,7 @@ def test_distinct_slots(num_clones: int) -> None:
     """Nobody is killed: as many are overwritten as there are clones or others, each clone at most once."""
     rates = vector(*[-3.0] * num_clones, *[0.0] * (N - num_clones))[jnp.array([3, 1, 5, 0, 6, 2, 4])]
     for seed in range(5):
-        u = ll.Draws(*jnp.asarray(np.random.default_rng(seed).uniform(0, 1, (4, N)), jnp.float32))
+        u = ll.birth_death.Draws(*jnp.asarray(np.random.default_rng(seed).uniform(0, 1, (4, N)), jnp.float32))
         (_, state), events = update(VARIANTS["default"], jnp.float32(1), PARAMS, START, rates, u)
         overwritten = np.asarray(events.origin) != np.arange(N)
         assert overwritten.sum() == min(num_clones, N - num_clones)
@@ -218,7 +221,7 @@ def respond(params: Any, x: np.ndarray) -> np.ndarray:
 def test_split_charges_keep_the_function(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rates = vector(*rng.permutation([-3.0, -3.0, -1.0, 0.0, 0.0, 2.0, 3.0]))
-    u = ll.Draws(*jnp.asarray(rng.uniform(0, 0.6, (4, N)), jnp.float32))
+    u = ll.birth_death.Draws(*jnp.asarray(rng.uniform(0, 0.6, (4, N)), jnp.float32))
     x = rng.normal(size=(20, INPUTS))
     (after, _), events = update(VARIANTS[name], jnp.float32(1), PARAMS, START, rates, u)
     origin = np.asarray(events.origin)
@@ -245,7 +248,7 @@ def test_ancestors_and_counts_of_two_updates(name: str) -> None:
     for seed in (0, 1):
         rng = np.random.default_rng(seed)
         rates = vector(*rng.permutation([-3.0, -3.0, 0.0, 0.0, 0.0, 3.0, 3.0]))
-        u = ll.Draws(*jnp.asarray(rng.uniform(size=(4, N)), jnp.float32))
+        u = ll.birth_death.Draws(*jnp.asarray(rng.uniform(size=(4, N)), jnp.float32))
         (params, state), events = update(VARIANTS[name], jnp.float32(1), params, state, rates, u)
         origins.append(np.asarray(events.origin))
         counts += np.array([int(events.killed.sum()), int(events.cloned.sum())])
@@ -634,10 +637,10 @@ def test_neurons_in_the_middle_of_a_network() -> None:
     params, gradients = random(), random()
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, jax.eval_shape(network.init, KEY))
     axes = ({"w": None, "b": None}, {"w": 1, "b": 0}, {"w": 0, "b": None})
-    u = ll.Draws(
+    u = ll.birth_death.Draws(
         vector(0, 0, 0, 0, 0), vector(0, 0.3, 0.5, 0.7, 0.9), vector(0, 0, 0, 0, 0), vector(5, 1, 4, 2, 3) / 9
     )
-    dynamics = ll.birth_death(
+    dynamics = ll.birth_death.dynamics(
         100.0, axes=axes, charges=lambda p: p[2]["w"], charge="split", draws=lambda key, n: u
     )
     state = dynamics.init(params)
@@ -663,7 +666,7 @@ def test_charges_of_several_leaves_and_axes_from_the_end() -> None:
     params = {"w": np.ones((3, N), np.float32), "c": (PARAMS["c"], PARAMS["w"].T)}
     gradients = {"w": np.ones((3, N), np.float32), "c": (vector(*V), population(2)["w"].T)}
     axes = {"w": -1, "c": (0, -1)}
-    dynamics = ll.birth_death(0.0, axes=axes, charges=charges)
+    dynamics = ll.birth_death.dynamics(0.0, axes=axes, charges=charges)
     _, events = dynamics.update(KEY, params, dynamics.init(params), gradients)
     expected = V * PARAMS["c"] + np.sum(PARAMS["w"] * population(2)["w"], axis=1)
     np.testing.assert_allclose(events.rates, expected, rtol=0, atol=1e-6)
@@ -673,7 +676,9 @@ def test_leaves_of_a_prior_are_drawn_independently() -> None:
     params = {"a": PARAMS["c"], "b": PARAMS["c"], "c": PARAMS["c"], "other": jnp.ones(N)}
     axes = {"a": 0, "b": 0, "c": 0, "other": None}
     u = draws(kill=jnp.arange(N) / N)
-    dynamics = ll.birth_death(0.5, axes=axes, charges=charges, scheme="prior", draws=lambda key, n: u)
+    dynamics = ll.birth_death.dynamics(
+        0.5, axes=axes, charges=charges, scheme="prior", draws=lambda key, n: u
+    )
     state = dynamics.init(params)
     step = jax.jit(dynamics.update)
     (after, _), events = step(KEY, params, state, rates=jnp.ones(N))
@@ -693,7 +698,7 @@ def test_a_prior_sees_the_params_and_a_key_of_its_own() -> None:
     def prior(key: Any, params: Any) -> Any:
         return {"w": 2 * params["w"] + jax.random.uniform(key), "c": params["c"] + 1}
 
-    def drawn(key: Any, n: int) -> ll.Draws:
+    def drawn(key: Any, n: int) -> ll.birth_death.Draws:
         seen.append(jax.random.uniform(key))
         return draws()
 
@@ -751,7 +756,7 @@ def numbered(state: Any) -> Any:
 def test_moments_follow(name: str, copies: str) -> None:
     optimizer, per_weight = OPTIMIZERS[name]
     state = numbered(jax.eval_shape(optimizer.init, NETWORK))
-    after = ll.follow(state, jnp.asarray(ORIGIN), NETWORK, MOMENT_AXES, copies=copies)
+    after = ll.birth_death.follow(state, jnp.asarray(ORIGIN), NETWORK, MOMENT_AXES, copies=copies)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     moved = 0
     for (path, old), new in zip(
@@ -775,10 +780,14 @@ def test_moments_follow(name: str, copies: str) -> None:
 def test_leaves_of_the_same_name_are_told_apart_by_their_paths() -> None:
     """The longest path that fits: `w` of the network is not the `w` of its part."""
     moments = {"w": vector(*range(N)), "part": {"w": vector(*range(N))}}
-    after = ll.follow(optax.TraceState(moments), jnp.asarray(ORIGIN), moments, {"w": None, "part": {"w": 0}})
+    after = ll.birth_death.follow(
+        optax.TraceState(moments), jnp.asarray(ORIGIN), moments, {"w": None, "part": {"w": 0}}
+    )
     np.testing.assert_array_equal(after.trace["w"], moments["w"])
     np.testing.assert_array_equal(after.trace["part"]["w"], [0, 0, 0, 3, 1, 5, 6])
-    after = ll.follow(optax.TraceState(moments), jnp.asarray(ORIGIN), moments, {"w": 0, "part": {"w": None}})
+    after = ll.birth_death.follow(
+        optax.TraceState(moments), jnp.asarray(ORIGIN), moments, {"w": 0, "part": {"w": None}}
+    )
     np.testing.assert_array_equal(after.trace["w"], [0, 0, 0, 3, 1, 5, 6])
     np.testing.assert_array_equal(after.trace["part"]["w"], moments["part"]["w"])
 
@@ -786,7 +795,7 @@ def test_leaves_of_the_same_name_are_told_apart_by_their_paths() -> None:
 def test_moments_stay_if_nothing_happened() -> None:
     state = numbered(jax.eval_shape(optax.adam(0.1).init, NETWORK))
     for copies in ("carry", "clear"):
-        assert_same(ll.follow(state, jnp.arange(N), NETWORK, MOMENT_AXES, copies=copies), state)
+        assert_same(ll.birth_death.follow(state, jnp.arange(N), NETWORK, MOMENT_AXES, copies=copies), state)
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
@@ -795,13 +804,13 @@ def test_factored_moments_stay(axis: int, size: int) -> None:
     """Also those of a square matrix, in which no length tells rows from columns."""
     params = {"w": jnp.ones((N, size) if axis == 0 else (size, N))}
     state = numbered(jax.eval_shape(optax.scale_by_factored_rms(min_dim_size_to_factor=2).init, params))
-    assert_same(ll.follow(state, jnp.asarray(ORIGIN), params, {"w": axis}), state)
+    assert_same(ll.birth_death.follow(state, jnp.asarray(ORIGIN), params, {"w": axis}), state)
 
 
 def test_training_goes_on() -> None:
     """A step, a birth-death update and the moments, in a scan over steps for several seeds."""
     optimizer, _ = OPTIMIZERS["chain"]
-    dynamics = ll.birth_death(5.0, axes=MOMENT_AXES, charges=lambda p: p["out"]["w"])
+    dynamics = ll.birth_death.dynamics(5.0, axes=MOMENT_AXES, charges=lambda p: p["out"]["w"])
     rng = np.random.default_rng(0)
     x, y = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((8, 3), (8, 2)))
 
@@ -815,7 +824,7 @@ def test_training_goes_on() -> None:
         change, moments = optimizer.update(gradients, moments, params)
         params = jax.tree.map(jnp.add, params, change)
         after, events = dynamics.update(key, params, population, gradients)
-        return (after, ll.follow(moments, events.origin, params, MOMENT_AXES)), (value, events)
+        return (after, ll.birth_death.follow(moments, events.origin, params, MOMENT_AXES)), (value, events)
 
     @jax.jit
     @jax.vmap

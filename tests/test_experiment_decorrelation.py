@@ -179,7 +179,7 @@ def small_data():
     return config, images(config)
 
 
-@pytest.mark.parametrize("dynamics", [None, ll.decorrelation(0.1)], ids=["plain", "decorrelated"])
+@pytest.mark.parametrize("dynamics", [None, ll.decorrelation.dynamics(0.1)], ids=["plain", "decorrelated"])
 def test_an_update_is_that_of_the_library(small_data, dynamics):
     """By its parts, with the same keys, batches and images; Kolen-Pollack's feedback moves as the weights."""
     _, data = small_data
@@ -192,11 +192,11 @@ def test_an_update_is_that_of_the_library(small_data, dynamics):
     x, y = (data.train.x[batch] - 0.1) / 0.3, data.train.y[batch]
     state, now, network = start.rule_state, after.rule_state, TINY
     if dynamics is not None:
-        layers, network = state.layers, ll.decorrelated(TINY, state.layers)
-        for i, (name, read) in enumerate(ll.decorrelation_inputs(TINY, start.params, layers, x).items()):
-            learned, found = dynamics.update(jax.random.key(0), dynamics.init(read.shape[-1:]), (read,))
-            np.testing.assert_allclose(losses[i], found.loss[0], rtol=1e-6)
-            np.testing.assert_allclose(now.layers[name]["R"], learned.layers[0]["R"], rtol=1e-5, atol=1e-7)
+        layers, network = state.layers, ll.decorrelation.wrap(TINY, state.layers)
+        for i, (name, read) in enumerate(ll.decorrelation.inputs(TINY, start.params, layers, x).items()):
+            learned, found = dynamics.update(jax.random.key(0), dynamics.init(read.shape[-1]), read)
+            np.testing.assert_allclose(losses[i], found.loss, rtol=1e-6)
+            np.testing.assert_allclose(now.layers[name].R, learned.R, rtol=1e-5, atol=1e-7)
         state, now = state.rule, now.rule
     else:
         assert np.isnan(losses).all()
@@ -224,7 +224,7 @@ def made(small_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whitening(made):
     """A whole run."""
-    return made("whitening", ll.decorrelation(0.1), tqdm(disable=True))
+    return made("whitening", ll.decorrelation.dynamics(0.1), tqdm(disable=True))
 
 
 def test_stopped_run_goes_on_to_the_same_results(made, whitening, monkeypatch):
@@ -239,8 +239,8 @@ def test_stopped_run_goes_on_to_the_same_results(made, whitening, monkeypatch):
             return None
 
     with pytest.raises(KeyboardInterrupt):
-        made("stopped", ll.decorrelation(0.1), Stopping(disable=True))
-    same = made("stopped", ll.decorrelation(0.1), Stopping(disable=True))
+        made("stopped", ll.decorrelation.dynamics(0.1), Stopping(disable=True))
+    same = made("stopped", ll.decorrelation.dynamics(0.1), Stopping(disable=True))
     assert steps == [0, 3, 3, 6, 3]  # two steps of three are done, of which the second run begins after
     xr.testing.assert_equal(
         same.drop_vars(["seconds", "run", "study"]).isel(run=0),
@@ -249,7 +249,7 @@ def test_stopped_run_goes_on_to_the_same_results(made, whitening, monkeypatch):
 
 
 def test_a_run_and_its_choices(made, whitening):
-    every_4th = made("every_4th_update", ll.decorrelation(0.1, every=4), tqdm(disable=True))
+    every_4th = made("every_4th_update", ll.decorrelation.dynamics(0.1, every=4), tqdm(disable=True))
     parts: list[xr.Dataset] = [whitening, every_4th]
     results = xr.merge(parts, join="outer", compat="no_conflicts")
     assert results.test_accuracy.shape == (2, 2, 2, 3) and np.isfinite(results.test_accuracy).all()

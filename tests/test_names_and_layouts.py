@@ -1,4 +1,9 @@
-"""Parameters with awkward names and uses: signals, taps and matrices of decorrelation stay apart."""
+"""Names: of modules and functions, and of parameters whose signals, taps and matrices stay apart."""
+
+import importlib
+import pkgutil
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +34,9 @@ def test_a_weight_used_twice_under_any_name(name):
     moments = metrics.example_moments(model, ll.backprop(model, ll.squared_error), KEY, params, (), x, y)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), moments.mean, exact)
     assert len(ll.tapped(model).shapes(params, x)) == 3
-    rule = ll.decorrelated_rule(lambda m: ll.backprop(m, ll.squared_error), model, ll.decorrelation(0.1))
+    rule = ll.decorrelation.rule(
+        lambda m: ll.backprop(m, ll.squared_error), model, ll.decorrelation.dynamics(0.1)
+    )
     assert len(rule.init(KEY, params, x).layers) == 3
 
 
@@ -41,8 +48,8 @@ def test_products_over_other_axes_of_a_value_have_a_matrix_each():
 
     model, params = ll.Model(mixer), {"a": drawn(3, 4, 4), "b": drawn(4, 4, 4)}
     x = drawn(1, 50, 4, 4) @ drawn(2, 4, 4)
-    rule = ll.decorrelated_rule(
-        lambda m: ll.backprop(m, ll.squared_error), model, ll.decorrelation(0.02, kappa=0.5)
+    rule = ll.decorrelation.rule(
+        lambda m: ll.backprop(m, ll.squared_error), model, ll.decorrelation.dynamics(0.02, kappa=0.5)
     )
     y = jnp.zeros((50, 16))
     state = rule.init(KEY, params, x)
@@ -58,7 +65,8 @@ def test_products_over_other_axes_of_a_value_have_a_matrix_each():
 def test_weights_behind_a_function_cannot_be_folded(function):
     model = ll.Model(lambda p, x: x @ function(p["w"]))
     with pytest.raises(ValueError, match="params: expected parameters that one product reads as they are"):
-        ll.fold(model, {"w": drawn(3, 4, 4)}, {"w": {"R": drawn(4, 4, 4)}}, drawn(1, 6, 4))
+        layers = {"w": ll.decorrelation.State(drawn(4, 4, 4))}
+        ll.decorrelation.fold(model, {"w": drawn(3, 4, 4)}, layers, drawn(1, 6, 4))
 
 
 def test_signals_of_backprop_pass_what_feedback_cannot():
@@ -82,3 +90,25 @@ def test_feedback_moves_by_optimizers_that_look_at_the_loss():
         state = rule.init(KEY, params, x)
         _, _, after = rule.value_and_grad(KEY, params, state, x, y)
         assert np.any(after.feedback[1]["w"] != state.feedback[1]["w"])
+
+
+# Renamed by others at the same time.
+EXPECTED = {"lax_learning.ensemble", "lax_learning.symbolic.critic"}
+
+
+def test_no_module_is_hidden_by_what_its_package_calls_the_same():
+    packages = [ll, *(importlib.import_module(m.name)
+                      for m in pkgutil.walk_packages(ll.__path__, "lax_learning.") if m.ispkg)]  # fmt: skip
+    assert len(packages) > 8
+    hidden = {
+        f"{package.__name__}.{module.name}"
+        for package in packages
+        for module in pkgutil.iter_modules(package.__path__)
+        if not isinstance(getattr(package, module.name, sys), types.ModuleType)
+    }
+    assert hidden <= EXPECTED
+
+
+def test_flat_names_are_few():
+    flat = [name for name in ll.__all__ if not isinstance(getattr(ll, name), types.ModuleType)]
+    assert flat == sorted(flat) and len(flat) <= 30

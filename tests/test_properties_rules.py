@@ -153,8 +153,8 @@ def test_a_variable_that_stands_in_two_places_of_an_nnx_model_is_refused() -> No
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_decorrelated_half_precision_under_strict_promotion(kind: str, dtype: Any) -> None:
     model = NETWORKS[kind](dtype)
-    rule = ll.decorrelated_rule(
-        lambda model: ll.backprop(model, ll.squared_error), model, ll.decorrelation(0.1, bias=True)
+    rule = ll.decorrelation.rule(
+        lambda model: ll.backprop(model, ll.squared_error), model, ll.decorrelation.dynamics(0.1, bias=True)
     )
     x = jnp.ones((4, *INPUT_SHAPES[kind]), dtype)
     params = jax.eval_shape(model.init, jax.random.key(0))
@@ -349,7 +349,7 @@ K_CAP = {
 }
 LIBRARY = symbolic.parse_library("5*N0*sin(3*U0*X[:,0])")
 JUDGE = symbolic.critic(5, hidden=(4, 4), channels=2, embedding=(4,))
-BIRTH_DEATH = ll.birth_death(0.5, axes=({"w": 1}, {"w": 0}), charges=lambda params: params[1])
+BIRTH_DEATH = ll.birth_death.dynamics(0.5, axes=({"w": 1}, {"w": 0}), charges=lambda params: params[1])
 TWO = ll.mlp((3, 4, 2), b_init=None)
 
 
@@ -400,8 +400,8 @@ def _critic_epoch(key: Any) -> Any:
 
 
 def _decorrelation(key: Any) -> Any:
-    dynamics = ll.decorrelation(0.1, subsample=0.5)
-    return dynamics.update(key, dynamics.init((3, 2)), (X, Y))
+    dynamics = ll.decorrelation.dynamics(0.1, subsample=0.5)
+    return dynamics.update(key, dynamics.init(3), X)
 
 
 DRAWS: dict[str, Callable[[Any], Any]] = {

@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from jax.flatten_util import ravel_pytree
 
 import lax_learning as ll
+from experiments.decorrelation import notebook
 from lax_learning import plasticity, symbolic
 from lax_learning.plasticity import passes as passes_module
 from lax_learning.symbolic import ExpressionError, parse_library
@@ -56,7 +58,7 @@ def learned(dtype: Any) -> tuple[Any, Any]:
 
 def resampled(dtype: Any, **options: Any) -> tuple[Any, Any]:
     params = {"w": jnp.ones((5, 3), dtype), "c": jnp.linspace(-1, 1, 5).astype(dtype)}
-    dynamics = ll.birth_death(1.0, axes={"w": 0, "c": 0}, charges=lambda p: p["c"], **options)
+    dynamics = ll.birth_death.dynamics(1.0, axes={"w": 0, "c": 0}, charges=lambda p: p["c"], **options)
     state = dynamics.init(params)
 
     def call(gradients: Any, params: Any) -> Any:
@@ -67,18 +69,17 @@ def resampled(dtype: Any, **options: Any) -> tuple[Any, Any]:
 
 
 def decorrelated(dtype: Any, **options: Any) -> tuple[Any, Any]:
-    dynamics = ll.decorrelation(0.1, **options)
-    state = dynamics.init((3,))
-    return lambda x, layers: dynamics.update(fresh(), state._replace(layers=layers), (x,)), (
-        X.astype(dtype),
-        state.layers,
-    )
+    dynamics = ll.decorrelation.dynamics(0.1, **options)
+    state = dynamics.init(3)
+    return lambda x, r: dynamics.update(fresh(), state._replace(R=r), x), (X.astype(dtype), state.R)
 
 
 def ruled(dtype: Any) -> tuple[Any, Any]:
     network = ll.mlp((3, 4, 2), dtype=dtype)
-    rule = ll.decorrelated_rule(
-        lambda network: ll.backprop(network, ll.squared_error), network, ll.decorrelation(0.1, bias=True)
+    rule = ll.decorrelation.rule(
+        lambda network: ll.backprop(network, ll.squared_error),
+        network,
+        ll.decorrelation.dynamics(0.1, bias=True),
     )
     params = network.init(KEY)
     state = rule.init(KEY_2, params, X)
@@ -112,7 +113,7 @@ UPDATES: dict[str, Any] = {
     "clone": resampled,
     "prior": partial(resampled, scheme="prior"),
     "decorrelation": decorrelated,
-    "scaled": partial(decorrelated, variant="scaled", bias=True),
+    "decorbp": partial(decorrelated, variant="decorbp", bias=True),
     "every": partial(decorrelated, every=2),
     "decorrelated_rule": ruled,
     "critic_step": criticised,
@@ -187,17 +188,13 @@ CONTAINERS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_containers_stay(kind: str) -> None:
     contain = CONTAINERS[kind]
-    dynamics = ll.decorrelation(0.1, bias=True, every=2)
-    state = dynamics.init((3, 4))
-    state = state._replace(layers=contain(state.layers))
-    after, _ = dynamics.update(KEY, state, (X, jnp.ones((6, 4))))
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-
     network = ll.mlp((3, 4, 2))
-    rule = ll.decorrelated_rule(lambda m: ll.backprop(m, ll.squared_error), network, ll.decorrelation(0.1))
+    rule = ll.decorrelation.rule(
+        lambda m: ll.backprop(m, ll.squared_error), network, ll.decorrelation.dynamics(0.1)
+    )
     params = contain(network.init(KEY))
     layers = rule.init(KEY, params, X).layers
-    assert jax.tree.structure(ll.fold(network, params, layers, X)) == jax.tree.structure(params)
+    assert jax.tree.structure(ll.decorrelation.fold(network, params, layers, X)) == jax.tree.structure(params)
 
     k_cap = plasticity.k_cap_mlp((3, 6, 6, 2), 3)
     tables, synapses = k_cap.init_tables(KEY), contain(k_cap.init(KEY))
@@ -218,10 +215,10 @@ def test_none_leaves(scheme: str) -> None:
     axes = {"w": 0, "c": 0}
 
     def run(params: Any, axes: Any) -> Any:
-        dynamics = ll.birth_death(1.0, axes=axes, charges=lambda p: p["c"], scheme=scheme)
+        dynamics = ll.birth_death.dynamics(1.0, axes=axes, charges=lambda p: p["c"], scheme=scheme)
         after = dynamics.update(KEY, params, dynamics.init(params), jax.tree.map(jnp.ones_like, params))
         optimizer_state = optax.adam(0.1).init(params)
-        return after[0][0], ll.follow(optimizer_state, after[1].origin, params, axes)
+        return after[0][0], ll.birth_death.follow(optimizer_state, after[1].origin, params, axes)
 
     after, moments = run(full, axes)
     params, with_none = run({**full, "b": None}, {**axes, "b": None})
@@ -234,16 +231,14 @@ def test_none_leaves(scheme: str) -> None:
 
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=25)
-@given(
-    exponent=st.integers(-30, 30), count=st.sampled_from([2, 12]), variant=st.sampled_from(["paper", "seed"])
-)
-def test_decorrelation_loss_over_the_range(exponent: int, count: int, variant: str) -> None:
+@given(exponent=st.integers(-30, 30), count=st.sampled_from([2, 12]))
+def test_decorrelation_loss_over_the_range(exponent: int, count: int) -> None:
     """As in double precision, where float32 has the number; never NaN or below 0."""
     z = np.asarray(np.asarray(jax.random.normal(KEY, (12, 4)))[:count] * 10.0**exponent, np.float32)
     c = np.asarray(z.T, np.float64) @ np.asarray(z, np.float64) / count
     off, diagonal = np.sum((c - np.diag(np.diag(c))) ** 2), np.sum((np.diag(c) - 1) ** 2)
-    expected = (0.5 * off + 0.5 * diagonal if variant == "paper" else off + diagonal) / 16
-    loss = float(ll.decorrelation_loss(z, variant=variant))
+    expected = (0.5 * off + 0.5 * diagonal) / 16
+    loss = float(ll.decorrelation.loss(z))
     assert loss >= 0
     with np.errstate(over="ignore"):
         np.testing.assert_allclose(loss, np.float32(expected), rtol=1e-4)
@@ -258,27 +253,40 @@ def test_decorrelation_loss_does_not_cancel() -> None:
     expected = np.sum((c - np.diag(np.diag(c))) ** 2) / 16
     # Every entry off the diagonal is a sum of 200 products of 1e6, each rounded.
     error = 2 * 12 / 16 * (0.06 + 200 * 2**-24 * 1e6 / 200) + 0.05
-    assert abs(float(ll.decorrelation_loss(z, kappa=0.0)) - expected) < error < expected
+    assert abs(float(ll.decorrelation.loss(z, kappa=0.0)) - expected) < error < expected
 
 
-@pytest.mark.parametrize("variant", ["paper", "decorbp", "seed", "scaled"])
+Entry = Callable[[float], float]
+NEARLY_DEAD: dict[str, tuple[Callable[[], ll.Dynamics], Entry, Entry]] = {
+    "paper": (
+        lambda: ll.decorrelation.dynamics(0.1, kappa=1.0), lambda s: 1 + 0.1 * (1 - s), lambda s: 1.0
+    ),
+    "decorbp": (
+        lambda: ll.decorrelation.dynamics(0.1, kappa=1.0, variant="decorbp"),
+        lambda s: 1 + 0.1 * (1 - s), lambda s: 1.0,
+    ),
+    "notebook": (lambda: notebook.dynamics(0.1), lambda s: 1 + 0.1 * (1 - s) / s, lambda s: 1.0),
+    "scaled": (
+        lambda: notebook.dynamics(0.1, scaled=True), lambda s: (1 - 0.1 * s) / s, lambda s: 1 - 0.1 * s
+    ),
+}  # fmt: skip
+"""Dynamics, and what becomes of an entry 1 of R by the mean square of a living and of a dead input."""
+
+
+@pytest.mark.parametrize("name", NEARLY_DEAD)
 @pytest.mark.parametrize("square", [0.5e-8, 2e-8])
-def test_inputs_that_are_nearly_dead(variant: str, square: float) -> None:
+def test_inputs_that_are_nearly_dead(name: str, square: float) -> None:
     """An input with a mean square below 1e-8 is left alone; above, it is treated as any other."""
+    make, alive, dead = NEARLY_DEAD[name]
     x = np.float32(np.stack([np.ones(8), np.sqrt(square) * np.resize([1, -1], 8)], axis=1))
-    number: Any = {"kappa": 1.0} if variant in ("paper", "decorbp") else {}
-    dynamics = ll.decorrelation(0.1, variant=variant, **number)
-    r = dynamics.update(KEY, dynamics.init((2,)), (x,))[0].layers[0]["R"][1, 1]
-    alive = {"paper": 1 + 0.1 * (1 - square), "seed": 1 + 0.1 * (1 - square) / square}
-    alive = {**alive, "decorbp": alive["paper"], "scaled": (1 - 0.1 * square) / square}[variant]
-    dead = 1 - 0.1 * square if variant == "scaled" else 1.0
-    np.testing.assert_allclose(r, alive if square > 1e-8 else dead, rtol=1e-6)
+    r = make().update(KEY, make().init(2), x)[0].R[1, 1]
+    np.testing.assert_allclose(r, (alive if square > 1e-8 else dead)(square), rtol=1e-6)
 
 
 def test_rates_in_float16() -> None:
     """A product that float16 cannot hold."""
     params = {"c": jnp.array([1e-4, -1e-4, 300, -300], jnp.float16)}
-    dynamics = ll.birth_death(1.0, axes={"c": 0}, charges=lambda p: p["c"])
+    dynamics = ll.birth_death.dynamics(1.0, axes={"c": 0}, charges=lambda p: p["c"])
     gradients = {"c": jnp.array([1e-4, 1e-4, 300, 300], jnp.float16)}
     events = dynamics.update(KEY, params, dynamics.init(params), gradients)[1]
     product = np.float32(params["c"]) * np.float32(gradients["c"])
@@ -287,7 +295,7 @@ def test_rates_in_float16() -> None:
 
 def test_the_mean_of_large_rates() -> None:
     params = {"c": jnp.ones(4)}
-    dynamics = ll.birth_death(1.0, axes={"c": 0}, charges=lambda p: p["c"], center="mean")
+    dynamics = ll.birth_death.dynamics(1.0, axes={"c": 0}, charges=lambda p: p["c"], center="mean")
     rates = np.full(4, 2e38, np.float32)
     events = dynamics.update(KEY, params, dynamics.init(params), rates=rates)[1]
     np.testing.assert_array_equal(events.rates, 0)

@@ -205,7 +205,9 @@ def test_identities_in_single_precision(name):
     case = ZOO[name]()
     model, y = Model(case.apply), jax.random.normal(KEY, case.apply(case.params, case.x).shape)
     opened, rule = tapped(model), ll.feedback_alignment(model, squares)
-    white = ll.decorrelated_rule(lambda model: ll.backprop(model, squares), model, ll.decorrelation(0.1))
+    white = ll.decorrelation.rule(
+        lambda model: ll.backprop(model, squares), model, ll.decorrelation.dynamics(0.1)
+    )
 
     @jax.jit
     def run(params, x):
@@ -232,10 +234,10 @@ def test_every_rule_lowers_for_every_platform(name):
     rules = {**with_feedback(model), **with_noise(model, forward_mode=forward_mode)}
     rules["redrawn"] = ll.sign_symmetry(model, squares, magnitude="redrawn")
     rules["spsa"] = ll.spsa(model, squares, perturbation=lambda count: SIGMA)
-    rules["decorrelated"] = ll.decorrelated_rule(
+    rules["decorrelated"] = ll.decorrelation.rule(
         lambda model: ll.node_perturbation(model, squares, sigma=SIGMA, variant="activity"),
         model,
-        ll.decorrelation(0.1),
+        ll.decorrelation.dynamics(0.1),
     )
 
     def run(key_data, params, x):

@@ -11,12 +11,11 @@ from jax.nn.initializers import normal
 import lax_learning as ll
 from benchmarks.cases.case import Case, Sizes, members
 from benchmarks.timing import Ours
-from lax_learning.birth_death import uniform_draws
 
 ALPHA, LEARNING_RATE = 1.0, 2e-2
 AHEAD = 10  # examples of so many steps are drawn at once: half the time of drawing in every step
 
-Carry = tuple[Any, ll.BirthDeathState]
+Carry = tuple[Any, ll.birth_death.State]
 
 
 def student_of(neurons: int) -> ll.Model:
@@ -24,10 +23,12 @@ def student_of(neurons: int) -> ll.Model:
     return ll.mlp((neurons, neurons, 1), activation=jax.nn.relu, w_init=normal(neurons**-0.5), b_init=None)
 
 
-def dynamics_of(draws: Callable[[jax.Array, int], ll.Draws] = uniform_draws) -> ll.Dynamics:
+def dynamics_of(
+    draws: Callable[..., ll.birth_death.Draws] = ll.birth_death.draws,
+) -> ll.Dynamics:
     """The clone scheme as published, where each clone draws its own slot."""
     axes = ({"w": 1}, {"w": 0})
-    return ll.birth_death(ALPHA, axes=axes, charges=lambda p: p[1], slots="independent", draws=draws)
+    return ll.birth_death.dynamics(ALPHA, axes=axes, charges=lambda p: p[1], slots="independent", draws=draws)
 
 
 def step(dynamics: ll.Dynamics, network: ll.Model, key: jax.Array, carry: Carry, x: Any, y: Any) -> Carry:

@@ -12,9 +12,10 @@ import optax
 import lax_learning as ll
 from benchmarks.cases.case import Case, Sizes, members
 from benchmarks.timing import Ours
+from experiments.decorrelation import notebook
 
 BATCH_SIZE, CLASSES = 64, 10
-LEARNING_RATE, ETA, VARIANT = 1e-4, 1e-5, "seed"
+LEARNING_RATE, ETA = 1e-4, 1e-5
 NETWORKS = {"784-100": (784, 100), "784-100-10": (784, 100, 10)}
 
 
@@ -22,7 +23,7 @@ class Carry(NamedTuple):
     """Parameters, R of every layer, and the state of Adam."""
 
     params: Any
-    state: ll.DecorrelatedState
+    state: ll.decorrelation.RuleState
     optimizer_state: optax.OptState
 
 
@@ -41,8 +42,8 @@ class Learner(NamedTuple):
 def learner(widths: tuple[int, ...]) -> Learner:
     """Leaky ReLU between the layers, cross-entropy."""
     network = ll.mlp(widths, activation=jax.nn.leaky_relu)
-    dynamics = ll.decorrelation(ETA, variant=VARIANT)
-    rule = ll.decorrelated_rule(lambda n: ll.backprop(n, ll.softmax_cross_entropy), network, dynamics)
+    dynamics = notebook.dynamics(ETA)
+    rule = ll.decorrelation.rule(lambda n: ll.backprop(n, ll.softmax_cross_entropy), network, dynamics)
     optimizer = optax.adam(LEARNING_RATE)
 
     def init(key: jax.Array) -> Carry:

@@ -13,6 +13,7 @@ import optax
 import lax_learning as ll
 from benchmarks.cases.case import Case, Sizes, members
 from benchmarks.timing import Ours
+from experiments.plasticity_transfer.models import double_softmax
 from lax_learning import plasticity
 from lax_learning.plasticity import KCapNetwork, State, Tables
 
@@ -59,7 +60,7 @@ def train_of(sizes: Sizes, network: KCapNetwork, state: State) -> ll.Train:
         optax.chain(optax.add_decayed_weights(1e-2), optax.adam(1e-2)),
         num_updates=sizes.rule_batches,
         batch_size=sizes.rule_batch_size,
-        double_softmax=True,
+        loss=double_softmax,
     )
 
 

@@ -32,14 +32,14 @@ class Carry(NamedTuple):
     key: jax.Array
     target: Any
     params: Any
-    population: ll.BirthDeathState
+    population: ll.birth_death.State
 
 
 def start_of(problem: Problem, key: jax.Array) -> Carry:
     """The start of a run: problem and student of a seed."""
     init_key, run_key = jax.random.split(key)
     target, params = problem.init(init_key)
-    population = ll.birth_death(0.0, axes=problem.axes, charges=problem.charges).init(params)
+    population = ll.birth_death.dynamics(0.0, axes=problem.axes, charges=problem.charges).init(params)
     return Carry(run_key, target, params, population)
 
 
@@ -68,7 +68,7 @@ def interval(
         gradients = problem.gradients(gradient_key, target, params)
         params = jax.tree.map(lambda p, g: p - problem.learning_rate * g, params, gradients)
         alpha = problem.alphas[scheme.scheme] * scheme.factor
-        dynamics = ll.birth_death(
+        dynamics = ll.birth_death.dynamics(
             jnp.where(number < last_event, alpha, 0.0),
             axes=problem.axes,
             charges=problem.charges,

@@ -61,14 +61,18 @@ def widths(run: Run) -> list[int]:
 
 def network_of(run: Run, carry: Carry) -> ll.Model:
     """The network as the rule sees it: without R, if the run is on plain inputs."""
-    return run.network if run.dynamics is None else ll.decorrelated(run.network, carry.rule_state.layers)
+    return (
+        run.network if run.dynamics is None else ll.decorrelation.wrap(run.network, carry.rule_state.layers)
+    )
 
 
-def layers_of(run: Run, carry: Carry, x: jax.Array) -> dict[str, dict[str, jax.Array]]:
+def layers_of(run: Run, carry: Carry, x: jax.Array) -> dict[str, ll.decorrelation.State]:
     """R of every layer in order of depth: the identity, if the run is on plain inputs."""
     state = carry.rule_state
     if run.dynamics is None:
-        state = run._replace(dynamics=ll.decorrelation(0.0)).rule(0.0).init(carry.key, carry.params, x)
+        state = (
+            run._replace(dynamics=ll.decorrelation.dynamics(0.0)).rule(0.0).init(carry.key, carry.params, x)
+        )
     return {name: state.layers[name] for name in in_depth(state.layers)}
 
 
@@ -114,16 +118,16 @@ def measure(run: Run, carry: Carry, number: Any, data: Images) -> dict[str, jax.
         return ll.accuracy(output, targets(jnp.asarray(images.y), output.shape[1]))
 
     def correlation() -> jax.Array:
-        read = ll.decorrelation_inputs(run.network, carry.params, layers, x)
-        white = [ll.decorrelate(layer, read[name]) for name, layer in layers.items()]
-        return jnp.stack([ll.decorrelation_loss(z, kappa=0.0) for z in white])
+        read = ll.decorrelation.inputs(run.network, carry.params, layers, x)
+        white = [ll.decorrelation.apply(layer, read[name]) for name, layer in layers.items()]
+        return jnp.stack([ll.decorrelation.loss(z, kappa=0.0) for z in white])
 
     nowhere = jnp.full(len(layers), jnp.nan)
     return {
         "correlation": jax.lax.cond(number == run.steps, correlation, lambda: nowhere),
         "validation_accuracy": accuracy(data.validation),
         "test_accuracy": accuracy(data.test),
-        "largest_r": jnp.stack([jnp.max(jnp.abs(layer["R"])) for layer in layers.values()]).max(),
+        "largest_r": jnp.stack([jnp.max(jnp.abs(layer.R)) for layer in layers.values()]).max(),
     }
 
 
@@ -194,7 +198,7 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
 
 def correlations(run: Run, state: Carry, data: Images) -> dict[str, np.ndarray]:
     """Second moments of the pixels in the centre before and after R, of the first seed."""
-    r = collect(state.rule_state.layers["0/w"]["R"], 1)[0]
+    r = collect(state.rule_state.layers["0/w"].R, 1)[0]
     x = np.asarray(inputs(run, jnp.asarray(data.test.x)))
     z = x @ r.T
     return {

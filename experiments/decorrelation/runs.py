@@ -10,6 +10,7 @@ import optax
 from jax.nn.initializers import Initializer, variance_scaling
 
 import lax_learning as ll
+from experiments.decorrelation import notebook
 from experiments.decorrelation.config import Config, InputsName, NetworkName, RuleName
 
 MakeRule = Callable[[ll.Model, optax.GradientTransformation], ll.Rule]
@@ -98,7 +99,7 @@ class Run(NamedTuple):
 
         if self.dynamics is None:
             return make(self.network)
-        return ll.decorrelated_rule(make, self.network, self.dynamics)
+        return ll.decorrelation.rule(make, self.network, self.dynamics)
 
 
 CHOICE_RATES = (0.03, 0.1)
@@ -111,7 +112,7 @@ def notebook_runs(config: Config) -> dict[str, Run]:
     """The notebook's runs; an epoch is a step. Targets of the single layer are among its 100 outputs."""
 
     def run(network: ll.Model, rate: float, eta: float, epochs: int) -> Run:
-        dynamics = ll.decorrelation(eta, variant="seed", variance=1.0)
+        dynamics = notebook.dynamics(eta)
         return Run(
             "notebook", network, RULES["backprop"].make, dynamics, optax.adam, (rate,), 1_000,
             PUBLISHED_SCALE, 1_000 // config.batch_size, epochs,
@@ -128,8 +129,8 @@ def notebook_runs(config: Config) -> dict[str, Run]:
 
 INPUTS: dict[InputsName, Callable[[float], ll.Dynamics | None]] = {
     "plain": lambda eta: None,
-    "decorrelated": ll.decorrelation,
-    "every_8th": partial(ll.decorrelation, every=8),
+    "decorrelated": ll.decorrelation.dynamics,
+    "every_8th": partial(ll.decorrelation.dynamics, every=8),
 }
 
 
@@ -145,7 +146,7 @@ def gain_runs(config: Config) -> dict[str, Run]:
 
 def choice_runs(config: Config) -> dict[str, Run]:
     """Backprop on decorrelated inputs, one choice changed at a time."""
-    learn = partial(ll.decorrelation, config.eta)
+    learn = partial(ll.decorrelation.dynamics, config.eta)
     choices = {
         "pure": (learn(kappa=0.0), STANDARD),
         "whitening": (learn(kappa=0.5), STANDARD),

@@ -13,16 +13,28 @@ import lax_learning as ll
 from experiments.plasticity_transfer.config import Config
 from lax_learning import plasticity
 from lax_learning.plasticity import KCapNetwork, Scheme, State, TableRule, Tables
+from lax_learning.types import Estimator
 
 HIDDEN_STARTS = {"constant": constant(0.4), "normal": normal(1.0)}
 
-ESTIMATORS: dict[str, Callable[..., ll.Estimator]] = {
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "backprop": ll.estimators.backprop,
     "forward_gradient": partial(ll.estimators.forward_gradient, num_samples=8),
     "weight_perturbation": partial(
         ll.estimators.weight_perturbation, sigma=0.01, difference="central", num_samples=8
     ),
 }
+
+
+def double_softmax(output: jax.Array, y: jax.Array) -> jax.Array:
+    """Published loss: cross-entropy of logits, applied to softmax outputs; >= log(1 + 1/e) = 0.3133."""
+    return ll.softmax_cross_entropy(jax.nn.softmax(output), y)
+
+
+def loss_of(config: Config) -> ll.Loss:
+    """Loss of the stage upstream and of gradient descent."""
+    return double_softmax if config.double_softmax else ll.softmax_cross_entropy
+
 
 Learned = tuple[Tables, ...]
 """Result of the stage upstream: tables, or nothing."""
@@ -96,10 +108,7 @@ def descent(network: KCapNetwork, config: Config) -> Downstream:
         return network.apply(tuple({"w": w, "mask": m} for w, m in zip(weights, masks, strict=True)), x)
 
     def loss(weights: Any, masks: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        output = apply((weights, masks, ()), x)
-        return jnp.mean(
-            ll.softmax_cross_entropy(jax.nn.softmax(output) if config.double_softmax else output, y)
-        )
+        return jnp.mean(loss_of(config)(apply((weights, masks, ()), x), y))
 
     def update(carry: Any, batch: Any) -> tuple[Any, None]:
         weights, masks, optimizer_state = carry
@@ -120,7 +129,7 @@ def _feed_forward(config: Config, num_hidden: int, rule: TableRule, ends: tuple[
 
 
 def _recurrent(config: Config, ends: tuple[int, int]) -> KCapNetwork:
-    scheme = Scheme(samples=config.setting.rnn_samples, rows=config.setting.rnn_rows, non_edges=True)
+    scheme = Scheme(samples=config.setting.rnn_samples, rows=config.setting.rnn_rows)
     return plasticity.k_cap_recurrent(
         (ends[0], config.width, ends[1]),
         config.cap,

@@ -10,7 +10,7 @@ import optax
 
 import lax_learning as ll
 from experiments.plasticity_transfer.config import Config
-from experiments.plasticity_transfer.models import ESTIMATORS, Downstream, Learned, Upstream
+from experiments.plasticity_transfer.models import ESTIMATORS, Downstream, Learned, Upstream, loss_of
 from lax_learning import plasticity
 from lax_learning.plasticity import MetaParams, State
 
@@ -54,7 +54,7 @@ def meta_learning(
             every=per_epoch,
             evaluate=lambda key, params, _, data: after_a_batch(structure, key, params, data),
             estimator=ESTIMATORS[config.estimator],
-            double_softmax=config.double_softmax,
+            loss=loss_of(config),
             hidden_init=upstream.hidden_start,
         )
 

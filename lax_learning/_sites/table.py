@@ -57,14 +57,10 @@ def sites(model: Model, params: Params, x: Any) -> SiteTable:
     Returns:
       One row a site, printed as a table.
 
-    Raises:
-      TypeError, ValueError: for no `Model`, params that hold no parameter, or one that is not floating, or an
-        x without arrays.
-
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from lax_learning.models import Model, check_model
-      >>> model = Model(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]))
+      >>> import lax_learning as ll
+      >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]))
       >>> sites(model, {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, jnp.ones((5, 3)))[0].shape
       (3, 2)
     """

@@ -59,14 +59,10 @@ def tapped(model: Model) -> Tapped:
     Returns:
       Functions of the model's params and a batch.
 
-    Raises:
-      TypeError: for no `Model`, or an x without arrays.
-      ValueError: at trace time, for taps of other names or shapes than `shapes` gives.
-
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from lax_learning.models import Model, check_model
-      >>> opened = tapped(Model(lambda w, x: jnp.tanh(x @ w)))
+      >>> import lax_learning as ll
+      >>> opened = tapped(ll.Model(lambda w, x: jnp.tanh(x @ w)))
       >>> w, x = jnp.ones((3, 2)), jnp.ones((5, 3))
       >>> opened.pull_back(w, x, jax.tree.map(lambda s: jnp.ones(s.shape), opened.shapes(w, x))).tolist()
       [[5.0, 5.0], [5.0, 5.0], [5.0, 5.0]]

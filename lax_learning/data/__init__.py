@@ -1,12 +1,10 @@
 """Data sets as NumPy arrays, and the order in which a run sees them."""
 
-from lax_learning.data.batches import Batches, BatchState, batches
-from lax_learning.data.half_space import half_space
+from lax_learning.data._batches import Batches, BatchState, batches
+from lax_learning.data._mnist import mnist
+from lax_learning.data._random import Planted, half_space, planted, relu_net
 from lax_learning.data.idx import read_idx
-from lax_learning.data.mnist import mnist
-from lax_learning.data.planted import Planted, planted
 from lax_learning.data.prepared import prepare_tfds
-from lax_learning.data.relu_net import relu_net
 from lax_learning.data.types import Dataset, Splits, one_hot
 
 __all__ = [

@@ -1,8 +1,8 @@
 """Gradient estimators on any `loss_fn(params, *args)`: `jax.value_and_grad` with a key in front."""
 
-from lax_learning.estimators.backprop import backprop
-from lax_learning.estimators.forward_gradient import forward_gradient
-from lax_learning.estimators.spsa import Gains, spall_gains, spsa
-from lax_learning.estimators.weight_perturbation import weight_perturbation
+from lax_learning.estimators._backprop import backprop
+from lax_learning.estimators._forward_gradient import forward_gradient
+from lax_learning.estimators._spsa import Gains, spall_gains, spsa
+from lax_learning.estimators._weight_perturbation import weight_perturbation
 
 __all__ = ["Gains", "backprop", "forward_gradient", "spall_gains", "spsa", "weight_perturbation"]

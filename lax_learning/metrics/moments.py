@@ -107,12 +107,7 @@ def stacked_moments(samples: PyTree, reference: PyTree | None = None) -> Moments
     Returns:
       Their moments.
 
-    Raises:
-      ValueError: for fewer than three gradients, unequal leading axes, or a reference of other shapes.
-      TypeError: for a leaf that is no array of real numbers, or an array of wide integers.
-
     Example:
-      >>> import jax.numpy as jnp
       >>> stacked_moments(jnp.array([1.0, 2.0, 6.0])).mean.tolist()
       3.0
     """
@@ -144,12 +139,7 @@ def streamed_moments(
     Returns:
       The moments.
 
-    Raises:
-      ValueError: for fewer than three gradients, unequal leading axes, or a reference of other shapes.
-      TypeError: for gradients with a leaf that is no array of real numbers, or an array of wide integers.
-
     Example:
-      >>> import jax
       >>> keys = jax.random.split(jax.random.key(0), 1000)
       >>> moments = streamed_moments(lambda key: jax.random.normal(key), keys)
       >>> bool(abs(moments.variance - 1) < 0.3)

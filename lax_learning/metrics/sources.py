@@ -44,10 +44,6 @@ def draw_moments(
 
     Returns:
       Moments of the gradients.
-
-    Raises:
-      ValueError: for fewer than three draws, or a reference of other shapes than the gradients.
-      TypeError: unless `rule` is a `Rule` and `key` a key.
     """
     check_instance("rule", rule, Rule, "a Rule")
     check_key("key", key)
@@ -92,10 +88,6 @@ def example_moments(
 
     Returns:
       Moments of the gradients.
-
-    Raises:
-      ValueError: for fewer than three examples, or another number of targets.
-      TypeError: unless `model` is a `Model`, `rule` a `Rule` and `key` a key.
     """
     check_instance("model", model, Model, "a Model")
     check_instance("rule", rule, Rule, "a Rule")
@@ -165,11 +157,7 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
     Returns:
       Moments of an array `[in, out]`.
 
-    Raises:
-      ValueError: for other shapes.
-
     Example:
-      >>> import jax
       >>> x, d = jax.random.normal(jax.random.key(0), (10, 3)), jax.random.normal(jax.random.key(1), (10, 2))
       >>> product_moments(x, d).variance.shape
       (3, 2)

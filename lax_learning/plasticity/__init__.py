@@ -1,7 +1,7 @@
 """k-cap networks and plasticity tables that are meta-learned and transferred."""
 
+from lax_learning.plasticity._k_cap import k_cap, top_k_mask
 from lax_learning.plasticity.feed_forward import k_cap_mlp
-from lax_learning.plasticity.k_cap import k_cap, top_k_mask
 from lax_learning.plasticity.meta_learning import (
     MetaParams,
     learn_episode,
@@ -10,7 +10,7 @@ from lax_learning.plasticity.meta_learning import (
     meta_rule,
     with_params,
 )
-from lax_learning.plasticity.networks import KCapNetwork, Response, State
+from lax_learning.plasticity.networks import KCapNetwork, Response, State, transfer
 from lax_learning.plasticity.passes import Diagnostics, plastic_pass, table_plasticity
 from lax_learning.plasticity.recurrent import k_cap_recurrent
 from lax_learning.plasticity.scheme import Scheme
@@ -23,7 +23,6 @@ from lax_learning.plasticity.tables import (
     pre_post_count,
     pre_post_percent,
 )
-from lax_learning.plasticity.transfer import transfer
 
 __all__ = [
     "Bins",

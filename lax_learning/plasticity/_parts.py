@@ -18,10 +18,9 @@ from lax_learning._checks import (
     check_instance,
     check_memory,
     check_probability,
-    check_scalar,
     describe,
 )
-from lax_learning.plasticity.k_cap import top_k_mask
+from lax_learning.plasticity._k_cap import top_k_mask
 from lax_learning.plasticity.networks import Fire, check_initialiser
 from lax_learning.plasticity.scheme import Scheme
 from lax_learning.plasticity.tables import BUILT_IN, Bins, TableRule
@@ -50,7 +49,6 @@ def firing(name: str, cap: int, width: int, fired: str) -> Fire:
 def random_mask(edge_probability: ArrayLike) -> Callable[[Key, tuple[int, int]], Array]:
     """`(key, shape) -> mask` with synapses of that probability."""
     check_probability("edge_probability", edge_probability)
-    check_scalar("edge_probability", edge_probability)
 
     def mask(key: Key, shape: tuple[int, int]) -> Array:
         probability = jnp.asarray(edge_probability)
@@ -96,7 +94,7 @@ def table_shape(rule: Any, num_pre: int, num_post: int, cap: int, num_inputs: in
 
 
 def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
-    """Raises if a bin lies outside of the table: an index would be clamped without a word."""
+    """Raises unless bins are integers within the table; others would be clamped without a word."""
     inputs = np.unique(np.linspace(0, num_inputs, _PLACES_TRIED).astype(np.int32))
     fired = np.unique(np.linspace(0, cap, 1000).astype(np.int32))
     count, of = (a.ravel() for a in np.meshgrid(fired, inputs))
@@ -108,22 +106,17 @@ def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
             raise TypeError(
                 f"rule.bins.place: expected a function of (count [out], num_inputs [out]), got {error}"
             ) from error
-    check_places(places, count.shape)
-    if not isinstance(places, Tracer):
-        places = np.asarray(places)
-        outside = np.flatnonzero((places < 0) | (places >= num_bins))
-        if outside.size:
-            i = outside[0]
-            raise ValueError(
-                f"rule.bins.place: expected bins in 0 .. {num_bins - 1}, got {places[i]} "
-                f"for {count[i]} of {of[i]} inputs that fired"
-            )
-
-
-def check_places(places: Any, shape: tuple[int, ...]) -> None:
-    """Raises unless bins are integers, one a unit."""
-    dtype = getattr(places, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+    if not jnp.issubdtype(getattr(places, "dtype", None), jnp.integer):
         raise TypeError(f"rule.bins.place: expected integer bins, got {describe(places)}")
-    if places.shape not in ((), shape):
-        raise ValueError(f"rule.bins.place: expected a bin a unit, {list(shape)}, got {list(places.shape)}")
+    if places.shape not in ((), count.shape):
+        raise ValueError(f"rule.bins.place: expected a bin a unit, {[count.size]}, got {list(places.shape)}")
+    if isinstance(places, Tracer):
+        return
+    places = np.broadcast_to(places, count.shape)
+    outside = np.flatnonzero((places < 0) | (places >= num_bins))
+    if outside.size:
+        i = outside[0]
+        raise ValueError(
+            f"rule.bins.place: expected bins in 0 .. {num_bins - 1}, got {places[i]} "
+            f"for {count[i]} of {of[i]} inputs that fired"
+        )

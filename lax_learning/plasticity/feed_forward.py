@@ -50,11 +50,6 @@ def k_cap_mlp(
     Returns:
       The network.
 
-    Raises:
-      TypeError, ValueError: for fewer than one hidden layer, sizes that are no positive ints, a cap larger
-        than its layer, a probability outside 0..1, an unknown `fired`, a rule or scheme that is none, bins
-        outside of their table, or weights that do not fit into memory.
-
     Example:
       >>> import jax
       >>> network = k_cap_mlp((784, 100, 100, 10), cap=50, rule=pre_post)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.nn.initializers import Initializer, constant, zeros
 from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning import estimators
@@ -14,7 +13,6 @@ from lax_learning._checks import (
     as_array,
     as_floating,
     check_callable,
-    check_flag,
     check_function,
     check_instance,
     check_key,
@@ -25,12 +23,13 @@ from lax_learning._checks import (
 )
 from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.losses import softmax_cross_entropy
-from lax_learning.plasticity.networks import KCapNetwork, State, check_initialiser, check_network
-from lax_learning.plasticity.passes import applied, changes_elsewhere, plastic_pass, read_changes
+from lax_learning.plasticity.networks import KCapNetwork, State, check_network
+from lax_learning.plasticity.passes import applied, plastic_pass, read_changes
 from lax_learning.plasticity.scheme import UPDATES
 from lax_learning.plasticity.tables import Tables
+from lax_learning.rules._common import check_loss, losses_of
 from lax_learning.training import Train, make_train
-from lax_learning.types import Estimator, Key, Rule
+from lax_learning.types import Estimator, Key, Loss, Rule
 
 
 class MetaParams(NamedTuple):
@@ -78,48 +77,32 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
 
     changes = jax.vmap(changes_of)(diagnostics.response, ys.astype(jnp.int32))
     update = UPDATES[network.scheme.update]
-    elsewhere = changes_elsewhere(network, tables, diagnostics.updated)
     learned = []
-    for layer, change, off_edges in zip(after[1:], changes, elsewhere, strict=True):
+    for layer, change in zip(after[1:], changes, strict=True):
         codes = jnp.arange(change.rows.shape[1], dtype=jnp.int32)[:, None]
         read = (change.pre[:, None, :] == codes).astype(change.rows.dtype)
-        on_edges = jnp.einsum("tci,tcj->ij", read, update.summand(change.rows))
-        total = jnp.where(layer["mask"], on_edges, jnp.sum(update.summand(off_edges)))
+        total = jnp.einsum("tci,tcj->ij", read, update.summand(change.rows))
+        total = jnp.where(layer["mask"], total, 0)
         w = applied(network, layer["w"], total - jax.lax.stop_gradient(total))
         learned.append(mapping_like(layer, w=w))
     return sequence_like(state, (state[0], *learned))
 
 
-def meta_init(
-    network: KCapNetwork,
-    state: State,
-    *,
-    shared: bool = True,
-    hidden_init: Initializer = constant(0.4),  # noqa: B008 (a pure function)
-    output_init: Initializer = zeros,
-) -> Callable[[Key], MetaParams]:
+def meta_init(network: KCapNetwork, state: State, **options: Any) -> Callable[[Key], MetaParams]:
     """Returns the initialiser `key -> MetaParams` of what `meta_rule` learns.
 
     Args:
       network: from `k_cap_mlp` or `k_cap_recurrent`.
       state: from `network.init`, with the first-layer weights to start from.
-      shared: one table for all plastic hidden layers, or else one a layer.
-      hidden_init: initialiser of the hidden tables.
-      output_init: of the output table.
-
-    Raises:
-      TypeError, ValueError: for a state of another network, or options of other kinds.
+      **options: of `network.init_tables`.
     """
     check_network(network)
     network.check_state(state)
-    check_flag("shared", shared)
-    check_initialiser("hidden_init", hidden_init)
-    check_initialiser("output_init", output_init)
 
     def init(key: Key) -> MetaParams:
-        tables = network.init_tables(key, shared=shared, hidden_init=hidden_init, output_init=output_init)
-        return MetaParams(tables, state[0]["w"])
+        return MetaParams(network.init_tables(key, **options), state[0]["w"])
 
+    jax.eval_shape(init, jax.random.key(0))  # options are refused here rather than in a run
     return init
 
 
@@ -128,11 +111,11 @@ def meta_rule(
     state: State,
     *,
     estimator: Callable[..., Estimator] = estimators.backprop,
-    double_softmax: bool = False,
+    loss: Loss = softmax_cross_entropy,
 ) -> Rule:
     """Learning of tables and first-layer weights as a rule under the contract of all others.
 
-    `L(tables, w) = mean cross-entropy on a batch after one pass over that batch from reset weights`
+    `L(tables, w) = mean loss on a batch after one pass over that batch from reset weights`
 
     Args:
       network: from `k_cap_mlp` or `k_cap_recurrent`.
@@ -140,16 +123,11 @@ def meta_rule(
       estimator: a factory over the loss; `estimators.backprop` for the exact gradient through the pass,
         or any other of `estimators`, for example
         `functools.partial(estimators.weight_perturbation, sigma=0.01)`.
-      double_softmax: applies the cross-entropy, softmax included, to softmax outputs, as the published
-        code does; the loss of two labels then stays above log(1 + 1/e) = 0.3133.
+      loss: per-example loss `(logits, y) -> [batch]`.
 
     Returns:
       A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`; a
       compiled program cannot tell other targets, of which it takes the largest entry for the label.
-
-    Raises:
-      TypeError, ValueError: if state or tables do not fit the network, flags and functions are none, or
-        targets that are not traced are not one-hot.
 
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
@@ -161,15 +139,11 @@ def meta_rule(
       >>> loss, grads, _ = rule.value_and_grad(jax.random.key(3), params, (), x, y)
       >>> grads.tables.output.shape, grads.w.shape
       ((2, 2), (8, 20))
-
-    References:
-      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
-      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
     check_network(network)
     network.check_state(state)
     check_function("estimator", estimator, "a factory of estimators such as estimators.backprop", None)
-    check_flag("double_softmax", double_softmax)
+    check_loss(loss)
 
     def as_batch(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
         x, y = as_array("x", x), as_array("y", y)
@@ -183,7 +157,7 @@ def meta_rule(
         labels = jnp.argmax(y, axis=-1).astype(jnp.int32)
         learned = learn_episode(network, params.tables, start, x, labels)
         output = network.apply(learned, x)
-        return softmax_cross_entropy(jax.nn.softmax(output) if double_softmax else output, y)
+        return losses_of(loss, output, y, len(x))
 
     estimate = estimator(loss_fn)
     check_callable("estimator", estimate, "a factory of estimators such as estimators.backprop")
@@ -226,9 +200,6 @@ def meta_learn(
       `train(key, data) -> History`, as from `make_train`; the learned `MetaParams` are its
       `state.params`.
 
-    Raises:
-      TypeError, ValueError: as `make_train` and `meta_rule`.
-
     Example:
       >>> from lax_learning.data import half_space
       >>> from lax_learning.plasticity import k_cap_mlp
@@ -239,13 +210,9 @@ def meta_learn(
       ... )
       >>> jax.jit(train)(jax.random.key(2), data).losses.shape
       (3,)
-
-    References:
-      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
-      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
     run = {name: options.pop(name) for name in ("evaluate", "every") if name in options}
-    of_rule = {name: options.pop(name) for name in ("estimator", "double_softmax") if name in options}
+    of_rule = {name: options.pop(name) for name in ("estimator", "loss") if name in options}
     return make_train(
         meta_rule(network, state, **of_rule), optimizer, init=meta_init(network, state, **options),
         num_updates=num_updates, batch_size=batch_size, **run,

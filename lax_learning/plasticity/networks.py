@@ -131,10 +131,6 @@ class KCapNetwork:
 
         Returns:
           The tables.
-
-        Raises:
-          TypeError, ValueError: if a shared table is asked for and the layers need other shapes each, or for
-            a flag or an initialiser that is none.
         """
         check_key("key", key)
         check_flag("shared", shared)
@@ -218,6 +214,38 @@ def check_network(network: Any) -> None:
     """Raises TypeError unless it is a `KCapNetwork`."""
     expected = "a KCapNetwork, from k_cap_mlp or k_cap_recurrent"
     check_instance("network", network, KCapNetwork, expected)
+
+
+def transfer(tables: Tables, network: KCapNetwork) -> Tables:
+    """Copies tables into a network of other width, depth, inputs or labels.
+
+    A table for all hidden layers goes into a network of any depth; tables one a layer only into one of
+    the same depth. What a table counts must fit: that of `pre_post_count` and `post_count` has an axis of
+    the length of the cap.
+
+    Args:
+      tables: as learned upstream.
+      network: the network they are for.
+
+    Returns:
+      The tables for that network.
+
+    Example:
+      >>> from lax_learning.plasticity import k_cap_mlp
+      >>> small = k_cap_mlp((16, 100, 100, 2), cap=50)
+      >>> large = k_cap_mlp((784, 300, 300, 300, 10), cap=100)
+      >>> tables = transfer(small.init_tables(jax.random.key(0)), large)
+      >>> len(tables.hidden), tables.output.shape
+      (1, (2, 2))
+
+    """
+    check_network(network)
+    check_instance("tables", tables, Tables, "Tables(hidden, output)")
+    check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
+    needs_hidden = len(network.table_shapes) > 1
+    fitting = Tables(tuple(tables.hidden) if needs_hidden else (), tables.output)
+    network.layer_tables(fitting)
+    return fitting
 
 
 def check_initialiser(name: str, init: Any) -> None:

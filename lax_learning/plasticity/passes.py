@@ -67,13 +67,6 @@ def read_changes(
     return prediction, learns, tuple(changes)
 
 
-def changes_elsewhere(network: KCapNetwork, tables: Tables, updated: Array) -> tuple[Array, ...]:
-    """By how much the pairs of every plastic layer that have no synapse change, where the network learns."""
-    scheme = network.scheme
-    entries = (jnp.asarray(scheme.step_size, t.dtype) * t.ravel()[0] for t in network.layer_tables(tables))
-    return tuple(jnp.where(updated & scheme.non_edges, entry, 0) for entry in entries)
-
-
 def applied(network: KCapNetwork, w: Array, change: Array) -> Array:
     """The weights after a change, which is added in float32 or wider, in their own dtype."""
     w = jnp.asarray(w)
@@ -108,14 +101,10 @@ def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tup
     return tuple(after)
 
 
-def _joined(network: KCapNetwork, tables: Tables, state: State, synapses: Synapses, updated: Array) -> State:
-    """The state with these synapses, and its other pairs after the samples at which the network learned."""
-    total = UPDATES[network.scheme.update].total
-    layers = zip(state[1:], synapses, changes_elsewhere(network, tables, updated), strict=True)
-    after = (
-        mapping_like(layer, w=jnp.where(layer["mask"], w, applied(network, layer["w"], total(changes))))
-        for layer, w, changes in layers
-    )
+def _joined(state: State, synapses: Synapses) -> State:
+    """The state with these synapses; other pairs stay as they are."""
+    layers = zip(state[1:], synapses, strict=True)
+    after = (mapping_like(layer, w=jnp.where(layer["mask"], w, layer["w"])) for layer, w in layers)
     return sequence_like(state, (state[0], *after))
 
 
@@ -142,11 +131,6 @@ def plastic_pass(
     Returns:
       The state after the pass, the predictions before each step `[samples]`, and the diagnostics.
 
-    Raises:
-      TypeError, ValueError: for an empty pass, arrays of other shapes or dtypes, a label out of range
-        (labels that are traced cannot be checked; they count as none of the labels), or tables or a state
-        that do not fit the network.
-
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
       >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
@@ -156,10 +140,6 @@ def plastic_pass(
       >>> state, predictions, _ = plastic_pass(network, tables, state, xs, jnp.array([0, 1, 1, 0, 1]))
       >>> predictions.shape
       (5,)
-
-    References:
-      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
-      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
     check_network(network)
     xs, ys = as_array("xs", xs), as_array("ys", ys)
@@ -176,8 +156,8 @@ def plastic_pass(
 
     # The change after a sample is made at the start of the next step. It comes from the carry then, as a few
     # vectors in memory; made at once, XLA would fuse the search for the cap and the tables into the expansion
-    # and repeat them for every synapse (twice to three times as slow on CPU). Pairs without a synapse stay at
-    # 0 in the scan, which masks no weights then; what they change by is the same for all, and comes after.
+    # and repeat them for every synapse (twice to three times as slow on CPU). In the scan, pairs without
+    # a synapse are 0, and no weights are masked.
     def step(carry: tuple[Synapses, Any], sample: tuple[Drive, Array]) -> tuple[tuple[Synapses, Any], Any]:
         synapses = _change(network, state, *carry)
         changes, diagnostics = _react(network, tables, state, synapses, *sample)
@@ -188,7 +168,7 @@ def plastic_pass(
     shapes = jax.eval_shape(lambda: _react(network, tables, state, start, first, ys[0])[0])
     none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     carry, diagnostics = jax.lax.scan(step, (start, none), (drives, ys))
-    after = _joined(network, tables, state, _change(network, state, *carry), diagnostics.updated)
+    after = _joined(state, _change(network, state, *carry))
     return after, diagnostics.prediction, diagnostics
 
 
@@ -201,9 +181,6 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
     Returns:
       `init(key) -> state` and `update(tables, state, x, y) -> (state, diagnostics)` with `x [inputs]` and
       `y` an integer label: what `plastic_pass` does with every sample.
-
-    Raises:
-      TypeError, ValueError: as `plastic_pass`, at the call of `update`.
 
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
@@ -226,7 +203,7 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
         synapses = network.synapses(state)
         changes, diagnostics = _react(network, tables, state, synapses, network.drive(state, x), y)
         synapses = _change(network, state, synapses, changes)
-        return _joined(network, tables, state, synapses, diagnostics.updated), diagnostics
+        return _joined(state, synapses), diagnostics
 
     return Dynamics(network.init, update)
 

@@ -53,19 +53,10 @@ def k_cap_recurrent(
     Returns:
       The network.
 
-    Raises:
-      TypeError, ValueError: for sizes that are no three positive ints, a cap larger than the graph, fewer
-        than 0 rounds or too many, a probability outside 0..1, an unknown `fired`, or weights and tables that
-        do not fit into memory.
-
     Example:
       >>> network = k_cap_recurrent((784, 100, 10), cap=50, rounds=2)
       >>> network.table_shapes
       ((8, 8), (8, 2))
-
-    References:
-      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
-      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
     sizes = as_sizes("widths", widths, "sizes of input, graph and output")
     if len(sizes) != 3:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import check_choice, check_flag, check_positive, check_scalar
+from lax_learning._checks import check_choice, check_positive
 
 
 class Update(NamedTuple):
@@ -18,13 +18,11 @@ class Update(NamedTuple):
       apply: `(w, change) -> w`.
       summand: `change -> ` what adds up over changes: changes whose summands differ by a small sum `d`
         leave `apply(w, d)` where they left `w`.
-      total: `changes [samples] -> ` the one change that does what they do one after another.
     """
 
     start: float
     apply: Callable[[Array, Array], Array]
     summand: Callable[[Array], Array]
-    total: Callable[[Array], Array]
 
 
 def _log_factor(factor: Array) -> Array:
@@ -33,18 +31,8 @@ def _log_factor(factor: Array) -> Array:
 
 
 UPDATES = {
-    "additive": Update(
-        start=0.0,
-        apply=lambda w, change: w + change,
-        summand=lambda change: change,
-        total=jnp.sum,
-    ),
-    "multiplicative": Update(
-        start=1.0,
-        apply=lambda w, change: w * (1 + change),
-        summand=lambda change: _log_factor(1 + change),
-        total=lambda changes: jnp.prod(1 + changes) - 1,
-    ),
+    "additive": Update(0.0, lambda w, change: w + change, lambda change: change),
+    "multiplicative": Update(1.0, lambda w, change: w * (1 + change), lambda change: _log_factor(1 + change)),
 }
 
 
@@ -59,23 +47,15 @@ class Scheme:
       update: "additive", weights start an episode at 0; or "multiplicative", they start at 1.
       samples: "every", or only the "misclassified" ones.
       rows: "all" output units, or "two", that of the predicted and that of the true label.
-      non_edges: whether pairs without a synapse change as well, by the first entry of the table; they play
-        no part in the forward pass. The published recurrent network does so.
-
-    Raises:
-      TypeError, ValueError: for a step size <= 0, an unknown choice, or a flag that is no bool.
     """
 
     step_size: Any = 0.01
     update: str = "additive"
     samples: str = "every"
     rows: str = "all"
-    non_edges: bool = False
 
     def __post_init__(self) -> None:
         check_positive("step_size", self.step_size)
-        check_scalar("step_size", self.step_size)
         check_choice("update", self.update, UPDATES)
         check_choice("samples", self.samples, ("every", "misclassified"))
         check_choice("rows", self.rows, ("all", "two"))
-        check_flag("non_edges", self.non_edges)

@@ -1,14 +1,14 @@
 """Rules on any model, one paper a file."""
 
-from lax_learning.rules.backprop import backprop
-from lax_learning.rules.direct_feedback_alignment import direct_feedback_alignment
-from lax_learning.rules.feedback_alignment import feedback_alignment
-from lax_learning.rules.forward_gradient import forward_gradient
-from lax_learning.rules.kolen_pollack import kolen_pollack
-from lax_learning.rules.node_perturbation import node_perturbation
-from lax_learning.rules.sign_symmetry import sign_symmetry
-from lax_learning.rules.spsa import spsa
-from lax_learning.rules.weight_perturbation import weight_perturbation
+from lax_learning.rules._backprop import backprop
+from lax_learning.rules._direct_feedback_alignment import direct_feedback_alignment
+from lax_learning.rules._feedback_alignment import feedback_alignment
+from lax_learning.rules._forward_gradient import forward_gradient
+from lax_learning.rules._kolen_pollack import kolen_pollack
+from lax_learning.rules._node_perturbation import node_perturbation
+from lax_learning.rules._sign_symmetry import sign_symmetry
+from lax_learning.rules._spsa import spsa
+from lax_learning.rules._weight_perturbation import weight_perturbation
 
 __all__ = [
     "backprop",

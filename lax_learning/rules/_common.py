@@ -61,6 +61,11 @@ def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
 def check_parts(model: Any, loss: Any) -> None:
     """Raises TypeError unless a rule gets a model and a loss."""
     check_model(model)
+    check_loss(loss)
+
+
+def check_loss(loss: Any) -> None:
+    """Raises TypeError unless a loss is a function of two arguments."""
     expected = "a function (output, y) -> losses, such as squared_error"
     check_callable("loss", loss, expected, num_arguments=2)
 

@@ -40,24 +40,15 @@ def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples:
     Returns:
       The rule, with a `SpsaState`: each call of `value_and_grad` counts as an update.
 
-    Raises:
-      ValueError: if K < 1; at trace time, if `c_t <= 0`.
-      TypeError: for a perturbation that cannot be called.
-
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> from lax_learning.models import Model
       >>> gains = ll.estimators.spall_gains(a=0.1, c=0.01, A=10.0)
-      >>> rule = spsa(Model(lambda w, x: x @ w), ll.squared_error, perturbation=gains.perturbation)
+      >>> rule = spsa(ll.Model(lambda w, x: x @ w), ll.squared_error, perturbation=gains.perturbation)
       >>> key, w, x = jax.random.key(0), jnp.ones((3, 2)), jnp.ones((5, 3))
       >>> loss, grads, state = rule.value_and_grad(key, w, rule.init(key, w, x), x, jnp.zeros((5, 2)))
       >>> int(state.num_updates)
       1
-
-    References:
-      Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient
-      approximation, https://doi.org/10.1109/9.119632, 1992.
     """
     check_parts(model, loss)
     estimate = on_model(

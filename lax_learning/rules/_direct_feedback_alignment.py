@@ -147,10 +147,8 @@ def direct_feedback_alignment(
         derivative of its own around several products.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> from lax_learning.models import Model
-      >>> model = Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
       >>> rule = direct_feedback_alignment(model, ll.squared_error)
       >>> key, params, x = jax.random.key(0), {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}, jnp.ones((5, 3))
       >>> state = rule.init(key, params, x)

@@ -51,12 +51,9 @@ def forward_gradient(
       `estimate(key, params, *args) -> (value, grads)`.
 
     Raises:
-      ValueError: if K < 1 or noise is unknown.
-      TypeError: for a `loss_fn` that is no function or a `has_aux` that is no bool; at trace time, if the
-        loss uses an op with a custom backward pass, or params, noise or losses are not floating.
+      TypeError: at trace time, if the loss uses an op with a custom backward pass.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> estimate = forward_gradient(lambda w: jnp.sum(w**2), num_samples=4096)
       >>> _, grads = estimate(jax.random.key(0), jnp.array([1.0, 2.0]))
       >>> bool(jnp.all(jnp.abs(grads - jnp.array([2.0, 4.0])) < 0.5))

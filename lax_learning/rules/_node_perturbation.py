@@ -68,16 +68,11 @@ def node_perturbation(
       The rule; its state is empty.
 
     Raises:
-      ValueError: if sigma <= 0, K < 1, variant or noise are unknown, or for shared noise with `batch=True`;
-        at trace time, for a model that couples
-        examples without `batch=True`.
-      TypeError: for flags that are no bools.
+      ValueError: at trace time, for a model that couples examples without `batch=True`.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> from lax_learning.models import Model
-      >>> rule = node_perturbation(Model(lambda w, x: x @ w), ll.squared_error, sigma=0.1, num_samples=4)
+      >>> rule = node_perturbation(ll.Model(lambda w, x: x @ w), ll.squared_error, sigma=0.1, num_samples=4)
       >>> key, w = jax.random.key(0), jnp.ones((3, 2))
       >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
       >>> grads.shape

@@ -45,8 +45,7 @@ def feedback_alignment(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> from lax_learning.models import Model
-      >>> model = Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
       >>> rule = feedback_alignment(model, ll.squared_error)
       >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
       >>> state = rule.init(key, params, x)

@@ -33,21 +33,13 @@ def batches(num_examples: int, batch_size: int) -> Batches:
 
     The last `num_examples % batch_size` examples of an epoch's permutation are left out of that epoch.
 
-    `next` is made for the body of a `lax.scan` whose xs are the steps, under `vmap` over seeds: `step` is not
-    batched then, and a permutation is drawn only on the first step of an epoch. `state` is the one that the
-    step before returned (`init`'s in the first epoch); a run can be resumed from it at any step.
+    `next` is made for the body of a `lax.scan` over steps, integers from 0, under `vmap` over seeds: leave
+    `step` unbatched, and a permutation is drawn only on the first step of an epoch. A run can be resumed at
+    any step from the state that the step before returned.
 
     Args:
         num_examples: size of the data set.
         batch_size: examples an update.
-
-    Returns:
-        `Batches`: `init` takes a key; `next` takes the state and `step`, a scalar integer from 0 (may be
-        traced), and returns the new state and int32 indices [batch_size] in 0 .. num_examples - 1.
-
-    Raises:
-        TypeError: an argument is not an int.
-        ValueError: num_examples or batch_size is below 1, or batch_size is above num_examples.
 
     >>> schedule = batches(num_examples=6, batch_size=2)
     >>> _, indices = jax.lax.scan(schedule.next, schedule.init(jax.random.key(0)), jnp.arange(6))

@@ -8,7 +8,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Int, PyTree
 
 from lax_learning._checks import as_array, check_choice, check_shapes, describe
-from lax_learning._population import along, leaf_axes, population_size
+from lax_learning.birth_death._population import Population, along
 from lax_learning.types import Params
 
 _COPIES = {"carry": lambda moments, kept: moments, "clear": lambda moments, kept: jnp.where(kept, moments, 0)}
@@ -41,24 +41,16 @@ def follow(
     Returns:
       The state with the moments in their new places.
 
-    Raises:
-      TypeError, ValueError: for an unknown variant, axes that do not fit params, a state that holds more than
-        arrays, or an origin of another
-        length or dtype, or of neurons that do not exist.
-
     Example:
       >>> import optax
       >>> params, axes = {"w": jnp.ones((2, 3)), "c": jnp.ones(3)}, {"w": 1, "c": 0}
       >>> state = optax.sgd(0.1, momentum=0.9).init(params)
       >>> state[0].trace["c"].shape, follow(state, jnp.array([0, 0, -1]), params, axes)[0].trace["w"].shape
       ((3,), (2, 3))
-
-    References:
-      Rotskoff, Jelassi, Bruna, Vanden-Eijnden, Global convergence of neuron birth-death dynamics,
-      https://arxiv.org/abs/1902.01843, 2019.
     """
     check_choice("copies", copies, _COPIES)
-    size = population_size(params, axes)
+    population = Population(params, axes)
+    size = population.size
     origin = as_array("origin", origin)
     if not jnp.issubdtype(origin.dtype, jnp.integer):
         raise TypeError(f"origin: expected integers, got {describe(origin)}")
@@ -67,8 +59,8 @@ def follow(
         outside = [i for i in origin.tolist() if not -1 <= i < size]
         if outside:
             raise ValueError(f"origin: expected neurons of 0 .. {size - 1} or -1, got {outside[0]}")
-    leaves = zip(jax.tree_util.tree_leaves_with_path(params), leaf_axes(params, axes), strict=True)
-    known = [(path, jnp.shape(leaf), axis) for (path, leaf), axis in leaves]
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    known = zip(paths, (leaf.shape for leaf in population.leaves), population.axes, strict=True)
     longest_first = sorted(known, key=lambda entry: -len(entry[0]))
 
     def moved(path: tuple[Any, ...], leaf: Any) -> Any:

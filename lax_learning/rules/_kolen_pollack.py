@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import ArrayLike, PyTree
 
-from lax_learning._checks import check_instance, check_key, check_not_negative, check_scalar
+from lax_learning._checks import check_instance, check_key, check_not_negative
 from lax_learning._optimizers import with_loss_support
 from lax_learning.models import Model, check_where
 from lax_learning.rules._common import check_parts, delta_rule
@@ -66,15 +66,10 @@ def kolen_pollack(
       The rule, with a `KolenPollackState`: the state that is returned holds the moved feedback. Calls whose
       state is not used, such as measurements, move nothing.
 
-    Raises:
-      ValueError: if decay < 0; at trace time, as `feedback_alignment` does.
-      TypeError: for an optimizer of another kind.
-
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> import lax_learning as ll
-      >>> from lax_learning.models import Model
-      >>> model = Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
       >>> rule = kolen_pollack(model, ll.squared_error, optimizer=optax.sgd(0.1), decay=0.5)
       >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
       >>> state = rule.init(key, params, x)
@@ -92,7 +87,6 @@ def kolen_pollack(
     check_parts(model, loss)
     with_loss = with_loss_support(optimizer)
     check_not_negative("decay", decay)
-    check_scalar("decay", decay)
     check_feedback_init(feedback_init)
     check_where("where", where)
 

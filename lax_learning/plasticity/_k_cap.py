@@ -23,10 +23,6 @@ def top_k_mask(x: ArrayLike, k: int, *, axis: int = -1) -> Bool[Array, "..."]:
     Returns:
       A mask of the shape of `x` with k entries set along the axis.
 
-    Raises:
-      TypeError: if `x` is not floating or k no int.
-      ValueError: if `x` is a scalar, or k < 1 or larger than the axis.
-
     Example:
       >>> top_k_mask(jnp.array([0.5, 2.0, 0.5, 1.0]), 3).tolist()
       [True, True, False, True]
@@ -59,10 +55,6 @@ def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
 
     Returns:
       An array of the shape and dtype of `x`.
-
-    Raises:
-      TypeError: if `x` is not floating or k no int.
-      ValueError: if `x` is a scalar, or k < 1 or larger than the axis.
 
     Example:
       >>> k_cap(jnp.array([0.5, 2.0, 0.0, 1.0]), 2).tolist()

@@ -1,7 +1,7 @@
 """Neuron birth-death: a population of neurons that resamples itself (Rotskoff et al., 2019)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,24 +18,15 @@ from lax_learning._checks import (
     check_key,
     check_memory,
     check_not_negative,
-    check_scalar,
     check_shapes,
 )
 from lax_learning._lazily import lazily
-from lax_learning._population import (
-    PICKS,
-    as_params,
-    birth_death_rates,
-    charge_leaves,
-    check_like_params,
-    population_size,
-    replace_neurons,
-)
-from lax_learning._selection import choose, overwrite_distinct, overwrite_independent
+from lax_learning.birth_death._population import PICKS, Population
+from lax_learning.birth_death._selection import choose, overwrite_distinct, overwrite_independent
 from lax_learning.types import Dynamics, Key, Params
 
 
-class BirthDeathState(NamedTuple):
+class State(NamedTuple):
     """State of a population.
 
     Fields:
@@ -84,22 +75,12 @@ class Draws(NamedTuple):
     slot: Float[Array, " neurons"]
 
 
-def uniform_draws(key: Key, num_neurons: int) -> Draws:
+def draws(key: Key, num_neurons: int) -> Draws:
     """Draws of one update: `U(0, 1)`."""
     check_key("key", key)
     check_count("num_neurons", num_neurons)
     check_memory("num_neurons", [(len(Draws._fields), num_neurons)])
     return Draws(*jax.random.uniform(key, (4, num_neurons)))
-
-
-class _Scheme(NamedTuple):
-    """Choice of clones, and of fresh neurons or copies of survivors in the place of killed ones."""
-
-    births: bool
-    fresh: bool
-
-
-_SCHEMES = {"clone": _Scheme(births=True, fresh=False), "prior": _Scheme(births=False, fresh=True)}
 
 
 def _mean(v: Array) -> Array:
@@ -108,13 +89,16 @@ def _mean(v: Array) -> Array:
     return jnp.where(jnp.isinf(mean), jnp.sum(v / v.size), mean)
 
 
-_CENTERS = {"none": lambda v: v, "mean": lambda v: v - _mean(v)}
-_PROBABILITIES = {"linear": lambda r: r, "exponential": lambda r: -jnp.expm1(-r)}
-_CHARGES = {"copy": jnp.ones_like, "split": lambda copies: copies}
-_SLOTS = {"distinct": overwrite_distinct, "independent": overwrite_independent}
+_CHOICES: dict[str, dict[str, Any]] = {
+    "scheme": {"clone": None, "prior": None},
+    "center": {"none": lambda v: v, "mean": lambda v: v - _mean(v)},
+    "probability": {"linear": lambda r: r, "exponential": lambda r: -jnp.expm1(-r)},
+    "charge": {"copy": jnp.ones_like, "split": lambda copies: copies},
+    "slots": {"distinct": overwrite_distinct, "independent": overwrite_independent},
+}
 
 
-def birth_death(
+def dynamics(
     alpha: ArrayLike,
     *,
     axes: PyTree,
@@ -125,7 +109,7 @@ def birth_death(
     charge: str = "copy",
     slots: str = "distinct",
     prior: Callable[[Key, Params], Params] | None = None,
-    draws: Callable[[Key, int], Draws] = uniform_draws,
+    draws: Callable[[Key, int], Draws] = draws,
 ) -> Dynamics:
     """Kills neurons that raise the loss and clones those that lower it; their number never changes.
 
@@ -153,22 +137,18 @@ def birth_death(
       draws: `(key, n) -> Draws`, to put other random numbers in.
 
     Returns:
-      Dynamics: `init(params) -> BirthDeathState` and `update(key, params, state, gradients) ->
+      Dynamics: `init(params) -> State` and `update(key, params, state, gradients) ->
       ((params, state), Events)`, with the gradients of the loss by params. `update(key, params, state,
       rates=V)` takes the rates `[n]` as they are. Moments of an optimizer come along by `follow`.
 
-    Raises:
-      TypeError, ValueError: for a negative alpha, an unknown variant, or at the call leaves without the
-        neuron axis, with axes of different sizes, or with gradients that do not fit them.
-
     Example:
-      >>> from lax_learning.networks import mlp
-      >>> network = mlp((5, 8, 1), b_init=None)
-      >>> dynamics = birth_death(0.5, axes=({"w": 1}, {"w": 0}), charges=lambda params: params[1])
+      >>> import lax_learning as ll
+      >>> network = ll.mlp((5, 8, 1), b_init=None)
+      >>> resample = ll.birth_death.dynamics(0.5, axes=({"w": 1}, {"w": 0}), charges=lambda params: params[1])
       >>> params = network.init(jax.random.key(0))
-      >>> state = dynamics.init(params)
+      >>> state = resample.init(params)
       >>> gradients = jax.grad(lambda p: jnp.sum(network.apply(p, jnp.ones((3, 5)))))(params)
-      >>> (params, state), events = dynamics.update(jax.random.key(1), params, state, gradients)
+      >>> (params, state), events = resample.update(jax.random.key(1), params, state, gradients)
       >>> events.origin.shape
       (8,)
 
@@ -177,116 +157,94 @@ def birth_death(
       https://arxiv.org/abs/1902.01843, 2019.
     """
     check_not_negative("alpha", alpha)
-    check_scalar("alpha", alpha)
     check_function("charges", charges, PICKS, None)
     check_function("draws", draws, "a function of (key, n) that returns Draws", None, 1)
     if prior is not None:
         check_function("prior", prior, "a function of (key, params) or None", None, None)
-    check_choice("scheme", scheme, _SCHEMES)
-    check_choice("center", center, _CENTERS)
-    check_choice("probability", probability, _PROBABILITIES)
-    check_choice("charge", charge, _CHARGES)
-    check_choice("slots", slots, _SLOTS)
-    births, starts_afresh = _SCHEMES[scheme]
+    chosen = {
+        "scheme": scheme,
+        "center": center,
+        "probability": probability,
+        "charge": charge,
+        "slots": slots,
+    }
+    for name, value in chosen.items():
+        check_choice(name, value, _CHOICES[name])
+    _, centred, odds_of, shares, overwrite = (_CHOICES[name][value] for name, value in chosen.items())
+    is_prior = scheme == "prior"
 
-    def init(params: Params) -> BirthDeathState:
-        num_neurons = population_size(params, axes)
-        charge_leaves(charges, params, axes)
+    def init(params: Params) -> State:
+        population = Population(params, axes)
+        population.charges(charges)
         none = jnp.zeros((), jnp.int32)
-        return BirthDeathState(jnp.arange(num_neurons, dtype=jnp.int32), none, none)
+        return State(jnp.arange(population.size, dtype=jnp.int32), none, none)
 
     def replace(
         key: Key, params: Params, u: Draws, killed: Array, cloned: Array
     ) -> tuple[Params, Array, Array]:
-        neurons = jnp.arange(killed.shape[0], dtype=jnp.int32)
-        origin = jnp.where(killed, -1 if starts_afresh else choose(u.survivor, ~killed), neurons)
-        source = _SLOTS[slots](u.slot, cloned) if births else neurons
+        population, neurons = Population(params, axes), jnp.arange(killed.size, dtype=jnp.int32)
+        origin = jnp.where(killed, -1 if is_prior else choose(u.survivor, ~killed), neurons)
+        source = neurons if is_prior else overwrite(u.slot, cloned)
         placed = source != neurons
         origin = jnp.where(placed, source, origin)
         if slots == "distinct":  # of the others a clone may be there no more, but was
             cloned = jnp.zeros_like(cloned).at[jnp.where(placed, source, neurons.size)].set(True, mode="drop")
-        copies = (
-            jnp.zeros(neurons.shape, jnp.float32)
-            .at[jnp.where(origin < 0, neurons.size, origin)]
-            .add(1, mode="drop")
-        )
-        share = _CHARGES[charge](copies)[origin]
-        fresh = (prior or _normal(neurons.size))(key, params) if starts_afresh else params
-        check_like_params("prior", fresh, params)
-        is_charge = charge_leaves(charges, params, axes)
-        return replace_neurons(params, axes, is_charge, origin, share, fresh), origin, cloned
+        not_fresh = jnp.where(origin < 0, neurons.size, origin)
+        copies = jnp.zeros(neurons.shape, jnp.float32).at[not_fresh].add(1, mode="drop")
+        fresh = (prior or _normal)(key, params) if is_prior else params
+        is_charge = population.charges(charges)
+        return population.replaced(is_charge, origin, shares(copies)[origin], fresh), origin, cloned
 
     def keep(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> tuple[Params, Array, Array]:
-        return params, jnp.arange(killed.shape[0], dtype=jnp.int32), cloned
+        return params, jnp.arange(killed.size, dtype=jnp.int32), cloned
 
     def update(
         key: Key,
         params: Params,
-        state: BirthDeathState,
+        state: State,
         gradients: Params | None = None,
         *,
         rates: ArrayLike | None = None,
-    ) -> tuple[tuple[Params, BirthDeathState], Events]:
+    ) -> tuple[tuple[Params, State], Events]:
         check_key("key", key)
-        check_instance("state", state, BirthDeathState, "a BirthDeathState, from init")
+        check_instance("state", state, State, "a State, from init")
         ancestor = as_array("state.ancestor", state.ancestor)
         check_counter("state.num_killed", state.num_killed)
         check_counter("state.num_cloned", state.num_cloned)
-        params = as_params(params)
-        num_neurons = population_size(params, axes)
-        v = _rates(params, gradients, rates, axes, charge_leaves(charges, params, axes))
-        check_shapes(["rates", "state.ancestor"], [v, ancestor], [(num_neurons,)] * 2)
-        v = _CENTERS[center](v)
+        population = Population(params, axes)
+        is_charge, shape = population.charges(charges), (population.size,)
+        if (gradients is None) == (rates is None):
+            got = "none" if gradients is None else "both"
+            raise ValueError(f"gradients, rates: expected one of them, got {got}")
+        v = population.rates(gradients, is_charge) if rates is None else as_floating("rates", rates)
+        check_shapes(["rates", "state.ancestor"], [v, ancestor], [shape] * 2)
+        v = centred(v)
         draw_key, prior_key = jax.random.split(key)
-        u = draws(draw_key, num_neurons)
+        u = draws(draw_key, population.size)
         check_instance("draws", u, Draws, "a function that returns Draws")
         u = Draws(*(as_floating(f"draws.{name}", each) for name, each in u._asdict().items()))
-        check_shapes([f"draws.{name}" for name in Draws._fields], u, [(num_neurons,)] * len(u))
-        odds = _PROBABILITIES[probability](jnp.asarray(alpha, v.dtype) * jnp.abs(v))
+        check_shapes([f"draws.{name}" for name in Draws._fields], u, [shape] * len(u))
+        odds = odds_of(jnp.asarray(alpha, v.dtype) * jnp.abs(v))
         killed = (v > 0) & (u.kill < odds)
         killed = killed & ~jnp.all(killed)
-        cloned = (v < 0) & (u.clone < odds) & births
+        cloned = (v < 0) & (u.clone < odds) & (not is_prior)
         cloned = cloned & ~jnp.all(cloned)
-        happens = jnp.any(killed | cloned)
-        params, origin, cloned = lazily(happens, replace, keep, prior_key, params, u, killed, cloned)
-        ancestor = jnp.where(origin < 0, -1, ancestor[origin])
-        count = BirthDeathState(
-            ancestor,
+        operands = prior_key, population.merged(population.leaves), u, killed, cloned
+        params, origin, cloned = lazily(jnp.any(killed | cloned), replace, keep, *operands)
+        after = State(
+            jnp.where(origin < 0, -1, ancestor[origin]),
             state.num_killed + jnp.sum(killed, dtype=jnp.int32),
             state.num_cloned + jnp.sum(cloned, dtype=jnp.int32),
         )
-        return (params, count), Events(v, killed, cloned, origin)
+        return (params, after), Events(v, killed, cloned, origin)
+
+    def _normal(key: Key, params: Params) -> Params:
+        """Fresh neurons: every entry from `N(0, 1) / n`."""
+        leaves, structure = jax.tree.flatten(params)
+        keys, size = jax.random.split(key, len(leaves)), Population(params, axes).size
+        return jax.tree.unflatten(
+            structure,
+            [jax.random.normal(k, a.shape, a.dtype) / size for k, a in zip(keys, leaves, strict=True)],
+        )
 
     return Dynamics(init, update)
-
-
-def _rates(
-    params: Params,
-    gradients: Params | None,
-    rates: ArrayLike | None,
-    axes: PyTree,
-    is_charge: tuple[bool, ...],
-) -> Array:
-    """The rates as they are given, or from the gradients."""
-    if rates is not None and gradients is None:
-        return as_floating("rates", rates)
-    if gradients is None or rates is not None:
-        raise ValueError(
-            f"gradients, rates: expected one of them, got {'none' if gradients is None else 'both'}"
-        )
-    check_like_params("gradients", gradients, params)
-    return birth_death_rates(params, gradients, axes, is_charge)
-
-
-def _normal(num_neurons: int) -> Callable[[Key, Params], Params]:
-    """Fresh neurons: every entry from `N(0, 1) / n`."""
-
-    def prior(key: Key, params: Params) -> Params:
-        leaves, structure = jax.tree.flatten(params)
-        keys = jax.random.split(key, len(leaves))
-        fresh = [
-            jax.random.normal(k, a.shape, a.dtype) / num_neurons for k, a in zip(keys, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(structure, fresh)
-
-    return prior

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from lax_learning import estimators
 from lax_learning._checks import check_choice, check_count, check_flag, check_key
 from lax_learning.estimators._draws import mean_over_draws
-from lax_learning.estimators.forward_gradient import directional_derivative
+from lax_learning.estimators._forward_gradient import directional_derivative
 from lax_learning.models import Model, check_where
 from lax_learning.noise import Noise, as_noise
 from lax_learning.rules._common import check_parts, delta_rule, stateless
@@ -48,16 +48,14 @@ def forward_gradient(
       The rule; its state is empty.
 
     Raises:
-      ValueError: if K < 1, or perturb or noise are unknown; at trace time, for activities of a model that
-        couples examples without `batch=True`.
+      ValueError: at trace time, for activities of a model that couples examples without `batch=True`.
       TypeError: at trace time, if the model has a function with a backward pass of its own (`custom_vjp`),
         which forward mode cannot pass.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> from lax_learning.models import Model
-      >>> rule = forward_gradient(Model(lambda w, x: x @ w), ll.squared_error, perturb="activities")
+      >>> rule = forward_gradient(ll.Model(lambda w, x: x @ w), ll.squared_error, perturb="activities")
       >>> key, w = jax.random.key(0), jnp.ones((3, 2))
       >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
       >>> grads.shape

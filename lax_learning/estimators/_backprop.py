@@ -24,20 +24,12 @@ def backprop(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Estimator
       `estimate(key, params, *args) -> (value, grads)`; the key is not used. With `has_aux` the value is
       `(value, aux)`.
 
-    Raises:
-      TypeError: for a `loss_fn` that is no function or a `has_aux` that is no bool; at trace time, for params
-        or losses that are not floating.
-
     Example:
       >>> import jax, jax.numpy as jnp
       >>> estimate = backprop(lambda w: jnp.sum(w**2))
       >>> value, grads = estimate(jax.random.key(0), jnp.array([1.0, 2.0]))
       >>> float(value), grads.tolist()
       (5.0, [2.0, 4.0])
-
-    References:
-      Rumelhart, Hinton, Williams, Learning representations by back-propagating errors,
-      https://doi.org/10.1038/323533a0, 1986.
     """
     checked = split_aux(loss_fn, has_aux)
 

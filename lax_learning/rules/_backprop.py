@@ -35,10 +35,8 @@ def backprop(model: Model, loss: Loss) -> Rule:
       The rule; its state is empty.
 
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> from lax_learning.models import Model
-      >>> rule = backprop(Model(lambda w, x: x @ w), ll.squared_error)
+      >>> rule = backprop(ll.Model(lambda w, x: x @ w), ll.squared_error)
       >>> key, w = jax.random.key(0), jnp.ones((3, 2))
       >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
       >>> float(loss), grads.shape

@@ -39,23 +39,17 @@ def weight_perturbation(
       The rule; its state is empty.
 
     Raises:
-      ValueError: if sigma <= 0, K < 1, or difference or noise are unknown; at trace time, for a sigma that is
-        0 or infinite in the dtype of the parameters.
       TypeError: at trace time, for a model that itself casts to half precision.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
       >>> from lax_learning.models import Model, Split
-      >>> rule = weight_perturbation(Model(lambda w, x: x @ w), ll.squared_error, sigma=0.1)
+      >>> rule = weight_perturbation(ll.Model(lambda w, x: x @ w), ll.squared_error, sigma=0.1)
       >>> key, w = jax.random.key(0), jnp.ones((3, 2))
       >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
       >>> grads.shape
       (3, 2)
-
-    References:
-      Jabri, Flower, Weight perturbation: an optimal architecture and learning technique for analog VLSI
-      feedforward and recurrent multilayer networks, https://doi.org/10.1109/72.105429, 1992.
     """
     check_parts(model, loss)
     estimate = on_model(

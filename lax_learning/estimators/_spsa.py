@@ -17,11 +17,10 @@ from lax_learning._checks import (
     check_positive,
     check_resolved,
     check_samples,
-    check_scalar,
     describe,
 )
 from lax_learning.estimators._draws import split_aux
-from lax_learning.estimators.weight_perturbation import perturbing
+from lax_learning.estimators._weight_perturbation import perturbing
 from lax_learning.types import Key, Params
 
 
@@ -55,9 +54,6 @@ def spall_gains(
     Returns:
       The two schedules.
 
-    Raises:
-      ValueError: if a or c <= 0, or 0 or infinite in the precision of JAX, or A, alpha or gamma < 0.
-
     Example:
       >>> gains = spall_gains(a=1.0, c=0.1, A=9.0)
       >>> round(float(gains.learning_rate(0)), 4), round(float(gains.perturbation(0)), 4)
@@ -71,8 +67,6 @@ def spall_gains(
     check_positive("c", c)
     for name, value in (("A", A), ("alpha", alpha), ("gamma", gamma)):
         check_not_negative(name, value)
-    for name, value in (("a", a), ("c", c), ("A", A), ("alpha", alpha), ("gamma", gamma)):
-        check_scalar(name, value)
     check_resolved("a", a, jnp.result_type(float))
     check_resolved("c", c, jnp.result_type(float))
 
@@ -114,9 +108,6 @@ def spsa(
     Returns:
       `estimate(key, params, *args, count) -> (value, grads)`, `count` the number of updates done, such
       as the one that optax keeps in its state; it may be traced.
-
-    Raises:
-      TypeError, ValueError: as `weight_perturbation`, c_k in the place of sigma.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax

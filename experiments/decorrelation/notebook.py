@@ -1,0 +1,47 @@
+"""Rules for R of the notebook and of its successor, as dynamics of one's own on the library's interface."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+import lax_learning as ll
+from lax_learning.decorrelation import Diagnostics, State
+
+DEAD = 1e-8
+"""Mean square below which an input counts as dead: a division by it is left out."""
+
+
+def dynamics(eta: ArrayLike, *, variance: ArrayLike = 1.0, scaled: bool = False) -> ll.Dynamics:
+    """Learns an R that gives its outputs a variance, with `n_i = variance / mean z_i^2` for every row.
+
+    notebook: `R <- R + eta (n R - n C R)`
+    scaled: `R <- n (R - eta C R)`, its successor. It divides by variances, not by standard deviations, so
+      that scales alternate between s and 1/s rather than settle.
+
+    Args:
+      eta: step size.
+      variance: of every output.
+      scaled: whether to use the successor.
+
+    Returns:
+      Dynamics as `ll.decorrelation.dynamics` returns them, with the loss `mean (C - variance I)^2`.
+    """
+
+    def init(size: int) -> State:
+        return State(jnp.eye(size), step=jnp.zeros((), jnp.int32))
+
+    def update(key: jax.Array, state: State, x: ArrayLike) -> tuple[State, Diagnostics]:
+        z = ll.decorrelation.apply(state, x)
+        z = z.reshape(-1, z.shape[-1])
+        variances = jnp.mean(jnp.square(z), axis=0)
+        dead = variances < DEAD
+        n = jnp.where(dead, 1, variance / jnp.where(dead, 1, variances))[:, None]
+        product = z.T @ (z @ state.R) / len(z)  # C R
+        if scaled:
+            r = n * (state.R - eta * product)
+        else:
+            r = state.R + eta * jnp.where(dead[:, None], 0, n * (state.R - product))
+        loss = 2 * jnp.square(variance) * ll.decorrelation.loss(z / jnp.sqrt(variance))
+        return state._replace(R=r, step=state.step + 1), Diagnostics(loss)
+
+    return ll.Dynamics(init, update)

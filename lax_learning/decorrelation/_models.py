@@ -1,0 +1,167 @@
+"""Models on decorrelated inputs: R before the weights of every product and convolution."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lax_learning._sites._batch import as_batch
+from lax_learning._sites._plan import Site
+from lax_learning._sites._products import Layout
+from lax_learning._sites._program import Program, free_name
+from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning.decorrelation._transform import State, check_state
+from lax_learning.models import Model, check_model, check_where, selects
+from lax_learning.types import Params, Where
+
+Layers = dict[str, State]
+"""States by the path of the first parameter that reads the data value."""
+
+
+class Place(NamedTuple):
+    """A data value with a matrix of its own.
+
+    Fields:
+      sites: the products that read it; all have the layout of the first.
+      lead: numbers of stacked layers.
+    """
+
+    sites: list[Site]
+    lead: tuple[int, ...]
+
+    @property
+    def layout(self) -> Layout:
+        layout = self.sites[0].layout
+        assert layout is not None
+        return layout
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the vectors without their number."""
+        return *self.lead, *self.layout.groups, self.layout.size
+
+    def vectors(self, x: Array) -> Array:
+        """Returns the vectors of the operands of all steps, `[*lead, *groups, vectors, size]`."""
+        stacked = self.sites[0].stacked
+        take = self.layout.vectors
+        for _ in stacked:
+            take = jax.vmap(take)
+        found = take(x)  # [*steps, *groups, vectors, size]
+        layers = [axis for axis, flag in enumerate(stacked) if flag]
+        times = [axis for axis, flag in enumerate(stacked) if not flag]
+        order = (*layers, *range(len(stacked), found.ndim - 2), *times, found.ndim - 2, found.ndim - 1)
+        return jnp.transpose(found, order).reshape(*self.shape[:-1], -1, self.shape[-1])
+
+
+def places_of(program: Program, where: Where) -> dict[str, Place]:
+    """Returns the data values that selected products and convolutions read, by name."""
+    reads = {read.index: read for read in program.plan.all_reads}
+    found: dict[Any, Place] = {}
+    names: dict[str, Place] = {}
+    for site in program.plan.all_sites:
+        paths = [program.split.paths[i] for i in sorted(site.leaves)]
+        if site.layout is None or not any(selects(where, path) for path in paths):
+            continue
+        if not site.reads:
+            raise ValueError(
+                f"x: expected floating-point numbers, which R can multiply, got others at {paths[0]!r}"
+            )
+        read = reads[site.reads[0]]
+        key = (
+            read.index,
+            site.stacked,
+            site.layout.groups,
+            site.layout.size,
+            site.layout.window,
+            site.layout.axes,
+        )
+        if key not in found:
+            lead = tuple(n for n, flag in zip(read.shape, site.stacked, strict=False) if flag)
+            names[free_name(paths[0], names)] = found[key] = Place([], lead)
+        found[key].sites.append(site)
+    if not names:
+        raise ValueError(
+            "where: expected to select a product or convolution of parameters with data, "
+            f"got {where!r}, which selects none of {program.split.parameter_paths}"
+        )
+    return names
+
+
+def checked_places(program: Program, where: Where, layers: Any) -> dict[str, Place]:
+    """Returns the places of a model, whose states are checked to fit."""
+    places = places_of(program, where)
+    if not isinstance(layers, dict) or layers.keys() != places.keys():
+        got = sorted(layers) if isinstance(layers, dict) else type(layers).__name__
+        raise ValueError(f"state.layers: expected the entries {sorted(places)}, see init, got {got}")
+    for name, place in places.items():
+        check_state(f"state.layers[{name!r}]", layers[name], (*place.shape, place.shape[-1]))
+    return places
+
+
+def wrap(model: Model, layers: Layers, *, where: Where = None) -> Model:
+    """Returns the model with decorrelated inputs: `op(w, R x)` in place of every product `op(w, x)`.
+
+    Args:
+      model: any model.
+      layers: of a `RuleState`; constants for every rule.
+      where: which parameters read decorrelated inputs.
+
+    Returns:
+      A model with the same params. A convolution runs with one fused kernel, `w R` on its patches.
+    """
+    check_model(model)
+    check_where("where", where)
+
+    def apply(params: Params, x: Any) -> Any:
+        output, aux, _ = _run(Program(model, params, x), where, layers, x)[0]
+        return (output, aux) if model.has_aux else output
+
+    return Model(apply, model.init, model.has_aux, model.trainable)
+
+
+def inputs(model: Model, params: Params, layers: Layers, x: Any, *, where: Where = None) -> dict[str, Array]:
+    """Returns the vectors that the products of a decorrelated model read, before R.
+
+    Args:
+      model: the model, not wrapped.
+      params: its parameters.
+      layers: of a `RuleState`.
+      x: a batch.
+      where: as of `rule`.
+
+    Returns:
+      `[..., vectors, size]` by the names of the layers; patches, for convolutions.
+    """
+    check_model(model)
+    x, _ = as_batch(x)
+    (_, _, emitted), places = _run(Program(model, params, x), where, layers, x, emit=True)
+    return {
+        name: jax.lax.stop_gradient(place.vectors(emitted[place.sites[0].index][1]))
+        for name, place in places.items()
+    }
+
+
+def _run(
+    program: Program, where: Where, layers: Layers, x: Any, emit: bool = False
+) -> tuple[tuple[Any, Any, dict[int, Any]], dict[str, Place]]:
+    """Runs a model on decorrelated inputs; emits what the first product of every place reads."""
+    places = checked_places(program, where, layers)
+    first = frozenset(place.sites[0].index for place in places.values())
+    hooks = Hooks(product=_product, operands=first if emit else frozenset())
+    feeds = {
+        site.index: (layers[name].R, getattr(layers[name], "b", None))
+        for name, place in places.items()
+        for site in place.sites
+    }
+    return program.run(program.split.parameters, x, hooks, feeds=feeds), places
+
+
+def _product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
+    if feed is None:
+        return op(w, x)
+    assert site.layout is not None
+    r, b = feed
+    # In the dtype of x: a model keeps its precision.
+    b = None if b is None else jnp.asarray(b, x.dtype)
+    return site.layout.transformed(op, w, x, jnp.asarray(r, x.dtype), b)

@@ -1,0 +1,113 @@
+"""Rules on decorrelated inputs, with the update of R in the same step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lax_learning._checks import check_function, check_instance, check_key, check_memory
+from lax_learning._sites._batch import as_batch
+from lax_learning._sites._program import Program
+from lax_learning.decorrelation._models import Layers, inputs, places_of, wrap
+from lax_learning.models import Model, check_model, check_where
+from lax_learning.types import Dynamics, Key, Params, Rule, Where
+
+
+class RuleState(NamedTuple):
+    """State of a rule on decorrelated inputs.
+
+    Fields:
+      layers: `State` by the path of the first parameter that reads the data value; leading axes of stacked
+        layers and of groups.
+      losses: `loss` of the inputs before the last update, by the same names; NaN where R was not updated.
+      rule: state of the rule.
+    """
+
+    layers: Layers
+    losses: dict[str, Array]
+    rule: Any
+
+
+def rule(
+    make_rule: Callable[[Model], Rule], model: Model, dynamics: Dynamics, *, where: Where = None
+) -> Rule:
+    """Puts any rule on decorrelated inputs, and updates R in the same step.
+
+    `op(w, R x)` in place of every product `op(w, x)`; R is learned from x without noise.
+
+    R belongs to a data value: query, key and value that read one x share one R. It is shared over the steps
+    of a scan over time; stacked layers have one each, and so have the groups of a grouped convolution. R is
+    no parameter: gradients have the structure of params, and errors flow on through `R^T`.
+
+    Args:
+      make_rule: `model -> rule`, for example `lambda model: feedback_alignment(model, loss)`.
+      model: any model.
+      dynamics: from `dynamics`, or one's own with the same signatures, whose state has a field R.
+      where: which parameters read decorrelated inputs; by default those of all products and convolutions.
+
+    Returns:
+      The rule, with a `RuleState`.
+
+    Raises:
+      ValueError: at trace time, for a product that reads integers.
+
+    Example:
+      >>> import lax_learning as ll
+      >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> learn = ll.decorrelation.dynamics(0.1)
+      >>> white = rule(lambda m: ll.backprop(m, ll.squared_error), model, learn)
+      >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
+      >>> state = white.init(key, params, x)
+      >>> {name: layer.R.shape for name, layer in state.layers.items()}
+      {'a': (3, 3), 'b': (3, 3)}
+      >>> loss, grads, state = white.value_and_grad(key, params, state, x, x)
+    """
+    check_model(model)
+    check_function("make_rule", make_rule, "a function from a model to a rule", model)
+    check_instance("dynamics", dynamics, Dynamics, "Dynamics, from decorrelation.dynamics")
+    check_where("where", where)
+
+    def rule_on(layers: Layers) -> Rule:
+        made = make_rule(wrap(model, layers, where=where))
+        check_instance("make_rule", made, Rule, "a function from a model to a rule on it")
+        return made
+
+    def init(key: Key, params: Params, x: Any) -> RuleState:
+        check_key("key", key)
+        program = Program(model, params, as_batch(x, only_shapes=True)[0])
+        layers: Layers = {}
+        for name, place in places_of(program, where).items():
+            check_memory(f"where: {name!r}", [(*place.shape, place.shape[-1])])
+            layers[name] = _with_axes(place.shape[:-1], dynamics.init(place.shape[-1]))
+        losses = {name: jnp.full(layer.R.shape[:-2], jnp.nan, jnp.float32) for name, layer in layers.items()}
+        return RuleState(layers, losses, rule_on(layers).init(key, params, x))
+
+    def value_and_grad(
+        key: Key, params: Params, state: RuleState, x: Any, y: Any
+    ) -> tuple[Any, Params, RuleState]:
+        check_instance("state", state, RuleState, "the state of the rule's init(key, params, x)")
+        check_key("key", key)
+        rule_key, update_key = jax.random.split(key)
+        value, grads, rule_state = rule_on(state.layers).value_and_grad(rule_key, params, state.rule, x, y)
+        read = inputs(model, params, state.layers, x, where=where)
+        layers: Layers = {}
+        losses: dict[str, Array] = {}
+        for k, (name, vectors) in zip(jax.random.split(update_key, len(read)), read.items(), strict=True):
+            update, lead = dynamics.update, vectors.shape[:-2]
+            for _ in lead:
+                update = jax.vmap(update)
+            layer = jax.tree.map(
+                lambda leaf, lead=lead: leaf if jnp.ndim(leaf) >= len(lead) else jnp.broadcast_to(leaf, lead),
+                state.layers[name],
+            )
+            layers[name], diagnostics = update(jax.random.split(k, lead), layer, vectors)
+            losses[name] = diagnostics.loss.astype(jnp.float32)
+        return value, grads, RuleState(layers, losses, rule_state)
+
+    return Rule(init, value_and_grad, model.trainable)
+
+
+def _with_axes(lead: tuple[int, ...], tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*lead, *jnp.shape(leaf))), tree)

@@ -1,0 +1,266 @@
+"""Decorrelation of one data value: how its matrix R is applied and learned (Ahmad et al., 2022)."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from lax_learning._checks import (
+    MAX_ENTRIES,
+    as_array,
+    as_floating,
+    check_choice,
+    check_count,
+    check_counter,
+    check_flag,
+    check_floating,
+    check_instance,
+    check_key,
+    check_memory,
+    check_not_negative,
+    check_positive,
+    check_probability,
+    check_shapes,
+    describe,
+)
+from lax_learning._lazily import lazily
+from lax_learning._precision import promoted, raised
+from lax_learning.types import Dynamics, Key
+
+DEAD = 1e-8
+"""Mean square below which an input counts as dead: its variance is left alone."""
+
+_SCALED = {"paper": lambda r, excess: excess[:, None] * r, "decorbp": lambda r, excess: r * excess}
+
+
+class State(NamedTuple):
+    """State of decorrelation, `z = R x + b`; leading axes for stacked layers and groups.
+
+    Fields:
+      R: decorrelation matrix.
+      b: bias that removes the mean, or None.
+      step: number of updates seen.
+    """
+
+    R: Float[Array, "... size size"]
+    b: Float[Array, "... size"] | None = None
+    step: Int[ArrayLike, "..."] = 0
+
+
+class Diagnostics(NamedTuple):
+    """Correlation before an update, as `loss`; NaN where R was not updated."""
+
+    loss: Float[Array, ""]
+
+
+def dynamics(
+    eta: ArrayLike,
+    *,
+    kappa: ArrayLike = 0.5,
+    variant: Literal["paper", "decorbp"] = "paper",
+    lower: bool = False,
+    bias: bool = False,
+    every: int = 1,
+    subsample: float = 1.0,
+) -> Dynamics:
+    """Learns a matrix R that makes vectors uncorrelated, and white if asked for.
+
+    `z = R x`, `C = mean z z^T` over a batch; with `C_off` off its diagonal and `V = diag(mean z_i^2 - 1)`
+
+    "paper": `R <- R - eta ((1 - kappa) C_off + kappa V) R`
+    "decorbp": the published class, `kappa R V` for `kappa V R`
+
+    `C R = z^T (z R) / batch`: three products of the size of the batch, none of `size^3`. Moments are not
+    centred. R starts as the identity, in the default precision; it is no parameter of the loss. Whatever the
+    dtype of R, changes are computed in float32 or wider. An output whose mean square is below 1e-8 counts as
+    dead: its excess V is left out.
+
+    Args:
+      eta: step size.
+      kappa: from 0, pure decorrelation, to 1, unit variances alone.
+      variant: "paper" or "decorbp".
+      lower: R stays lower triangular: only that part of the change is made.
+      bias: remove the mean as well: `z = R x + b`, `b <- b - eta mean z`.
+      every: update at every k-th call only.
+      subsample: share of the vectors that moments are taken from, drawn without replacement.
+
+    Returns:
+      Dynamics: `init(size) -> State` and `update(key, state, x) -> (state, Diagnostics)`, x `[..., size]`.
+      Dynamics of one's own with these signatures serve in `rule` as well. Where nothing is updated the loss
+      is NaN; it is infinite while `jax_debug_nans` is on.
+
+    Example:
+      >>> learn = dynamics(0.1, kappa=0.5)
+      >>> x = jax.random.normal(jax.random.key(0), (20, 3))
+      >>> state, diagnostics = learn.update(jax.random.key(1), learn.init(3), x)
+      >>> state.R.shape, diagnostics.loss.shape
+      ((3, 3), ())
+
+    References:
+      Ahmad, Schrader, van Gerven, Constrained parameter inference as a principle for learning,
+      https://arxiv.org/abs/2203.13203, 2022; Dalm, Offergeld, Ahmad, van Gerven, Efficient deep learning with
+      decorrelated backpropagation, https://arxiv.org/abs/2405.02385, 2024.
+    """
+    check_not_negative("eta", eta)
+    check_probability("kappa", kappa)
+    check_choice("variant", variant, _SCALED)
+    check_flag("lower", lower)
+    check_flag("bias", bias)
+    check_count("every", every, maximum=MAX_ENTRIES)
+    if isinstance(subsample, Tracer):
+        raise TypeError(f"subsample: expected a number that is not traced, got {describe(subsample)}")
+    check_positive("subsample", subsample)
+    check_probability("subsample", subsample)
+
+    def init(size: int) -> State:
+        check_count("size", size)
+        check_memory("size", [(size, size)])
+        return State(jnp.eye(size), jnp.zeros(size) if bias else None, jnp.zeros((), jnp.int32))
+
+    def learn(key: Key, state: State, x: Array, eta: Array, kappa: Array) -> tuple[State, Array]:
+        v = x.reshape(-1, x.shape[-1])
+        count = max(1, round(subsample * len(v)))
+        v = v if count == len(v) else v[jax.random.permutation(key, len(v))[:count]]
+        dtype = raised(state.R)
+        r, v, eta, kappa = (value.astype(dtype) for value in (state.R, v, eta, kappa))
+        b = None if state.b is None else state.b.astype(dtype)
+        z = _affine(r, b, v)
+        variances = jnp.mean(jnp.square(z), axis=0)
+        off_diagonal = z.T @ (z @ r) / count - variances[:, None] * r
+        excess = jnp.where(variances < DEAD, 0, variances - 1)
+        after = r - eta * ((1 - kappa) * off_diagonal + kappa * _SCALED[variant](r, excess))
+        after = (jnp.tril(after) if lower else after).astype(state.R.dtype)
+        if b is not None:
+            b = (b - eta * jnp.mean(z, axis=0)).astype(state.R.dtype)
+        return state._replace(R=after, b=b), _loss(z, kappa)
+
+    def update(key: Key, state: State, x: ArrayLike) -> tuple[State, Diagnostics]:
+        check_key("key", key)
+        check_instance("state", state, State, "a State, from init")
+        check_counter("state.step", state.step)
+        if (state.b is not None) != bias:
+            got = "none" if state.b is None else describe(state.b)
+            raise ValueError(f"state.b: expected what init makes with bias={bias}, got {got}")
+        x = as_floating("x", x)
+        check_vectors("x", x, check_state("state", state))
+
+        def wait(key: Key, state: State, *rest: Array) -> tuple[State, Array]:
+            none = jnp.inf if jax.config.jax_debug_nans else jnp.nan  # pyright: ignore[reportAttributeAccessIssue]
+            return state, jnp.full((), none, raised(state.R))
+
+        operands = (key, state, x, jnp.asarray(eta), jnp.asarray(kappa))
+        if every == 1:
+            after, value = learn(*operands)
+        else:
+            after, value = lazily(jnp.asarray(state.step) % every == 0, learn, wait, *operands)
+        return after._replace(step=state.step + 1), Diagnostics(value)
+
+    return Dynamics(init, update)
+
+
+def check_state(name: str, state: Any, shape: tuple[int, ...] | None = None) -> int:
+    """Returns the size of a state; raises unless it has an R of a shape, square by default, and b to fit."""
+    got = jnp.shape(state.R) if hasattr(state, "R") else None
+    if got is None or (got != shape if shape else len(got) != 2 or got[0] != got[1]):
+        expected = list(shape) if shape else "[size, size]"
+        raise ValueError(
+            f"{name}.R: expected shape {expected}, got {describe(state) if got is None else list(got)}"
+        )
+    check_floating(f"{name}.R", state.R)
+    b = getattr(state, "b", None)
+    if b is not None:
+        check_floating(f"{name}.b", b)
+        check_shapes([f"{name}.b"], [b], [got[:-1]])
+    return got[-1]
+
+
+def check_vectors(name: str, x: Array, size: int) -> None:
+    """Raises ValueError unless x holds vectors of a size, one or more."""
+    if x.ndim == 0 or x.shape[-1] != size or x.size == 0:
+        raise ValueError(f"{name}: expected shape [..., {size}] with an entry, got {list(x.shape)}")
+
+
+def apply(state: State, x: ArrayLike) -> Float[Array, "... size"]:
+    """Applies R to vectors: `z = R x`, or `R x + b`.
+
+    Args:
+      state: of one data value, without leading axes.
+      x: `[..., size]`.
+
+    Returns:
+      `[..., size]`.
+
+    Example:
+      >>> apply(State(2 * jnp.eye(3)), jnp.ones((5, 3))).shape
+      (5, 3)
+    """
+    x = as_array("x", x)
+    check_vectors("x", x, check_state("state", state))
+    b = getattr(state, "b", None)
+    if b is None:
+        x, r = promoted(x, state.R)
+    else:
+        x, r, b = promoted(x, state.R, b)
+    return _affine(r, b, x)
+
+
+def _affine(r: Array, b: Array | None, x: Array) -> Array:
+    z = x @ r.T
+    return z if b is None else z + b
+
+
+def loss(z: ArrayLike, *, kappa: ArrayLike = 0.5) -> Float[Array, ""]:
+    """Computes the distance of vectors from being uncorrelated, and white.
+
+    `((1 - kappa) sum C_off^2 + kappa sum V^2) / size^2`, `C = mean z z^T`, `V = diag(mean z_i^2 - 1)`
+
+    Args:
+      z: `[..., size]`.
+      kappa: as for `dynamics`; `2 loss(z)` is `mean (C - I)^2`.
+
+    Returns:
+      A scalar >= 0, in float32 or wider.
+
+    Example:
+      >>> float(loss(jnp.array([[1.0, 1.0], [1.0, -1.0]])))
+      0.0
+    """
+    check_probability("kappa", kappa)
+    z = as_array("z", z)
+    if z.ndim < 2 or z.size == 0:
+        raise ValueError(f"z: expected shape [..., size] with at least one entry, got {list(z.shape)}")
+    z = z.reshape(-1, z.shape[-1]).astype(raised(z))
+    return _loss(z, jnp.asarray(kappa, z.dtype))
+
+
+def _loss(z: Array, kappa: Array) -> Array:
+    # Scaled by a power of two, which is exact, so that squares overflow only where the loss does.
+    largest = jnp.max(jnp.abs(z))
+    exponent = jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
+    scaled = jnp.ldexp(z, -exponent)
+    off_diagonal = _off_diagonal_squares(scaled)
+    for _ in range(4):
+        off_diagonal = jnp.ldexp(off_diagonal, exponent)
+    variances = jnp.ldexp(jnp.ldexp(jnp.mean(jnp.square(scaled), axis=0), exponent), exponent)
+    weights = jnp.stack([1 - kappa, kappa])
+    parts = jnp.stack([off_diagonal, jnp.sum(jnp.square(variances - 1))])
+    # A part without weight is 0 also where its value is infinite.
+    return jnp.sum(jnp.where((weights == 0) & jnp.isinf(parts), 0, weights * parts)) / z.shape[-1] ** 2
+
+
+def _off_diagonal_squares(z: Array) -> Array:
+    """Returns `sum C_off^2`, by the smaller of the matrices `z^T z` and `z z^T`.
+
+    Entries off the diagonal of the first are summed. Of the second, only the sum of all squares is that of C,
+    and those of its diagonal are taken away; little is lost, since C then has a lower rank than size, and
+    cannot be diagonal with all variances alike.
+    """
+    count, size = z.shape
+    if count >= size:
+        moments = z.T @ z / count
+        return jnp.sum(jnp.square(jnp.where(jnp.eye(size, dtype=bool), 0, moments)))
+    every = jnp.sum(jnp.square(z @ z.T / count))
+    own = jnp.sum(jnp.square(jnp.mean(jnp.square(z), axis=0)))
+    return jnp.where(jnp.isinf(every), every, jnp.maximum(every - own, 0))
