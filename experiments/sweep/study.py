@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from experiments import memory
+from experiments.grouping import Group, group_by_shape
 from experiments.reporting import median_interval
 from experiments.sweep.config import Config
 from experiments.sweep.journal import Journal
@@ -21,7 +22,6 @@ from experiments.sweep.samplers import PRUNERS, sampler_of
 from experiments.sweep.space import Space
 from experiments.sweep.workers import Worker, finished
 from experiments.sweeping import Sweepable
-from lax_learning import symbolic
 
 
 def storage_of(config: Config) -> BaseStorage:
@@ -108,18 +108,16 @@ def show(progress: tqdm, study: optuna.Study) -> None:
     progress.update(min(len(finished(study)), progress.total) - progress.n)
 
 
-def groups_of(
-    trials: list[Trial], space: Space, sweepable: Sweepable
-) -> list[tuple[symbolic.Group, list[Trial]]]:
+def groups_of(trials: list[Trial], space: Space, sweepable: Sweepable) -> list[tuple[Group, list[Trial]]]:
     """Trials of the same static shape together."""
     if not trials:
         return []
     configurations = [{**space.fixed, **trial.params} for trial in trials]
-    groups = symbolic.group_by_shape(configurations, list(sweepable.static))
+    groups = group_by_shape(configurations, list(sweepable.static))
     return [(group, [trials[i] for i in group.members]) for group in groups]
 
 
-def run_group(worker: Worker, programs: Programs, group: symbolic.Group, trials: list[Trial]) -> None:
+def run_group(worker: Worker, programs: Programs, group: Group, trials: list[Trial]) -> None:
     """Runs trials of one static shape and tells what came out.
 
     The objective is the median over seeds; a trial whose median is not finite is pruned.
