@@ -15,7 +15,6 @@ import pytest
 
 import lax_learning as ll
 from lax_learning import metrics
-from lax_learning.symbolic import largest_correlations, regularised_loss
 from tests.refusal import parametrize_cases, refuses
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -132,12 +131,6 @@ def test_integer_labels(name, labels):
         ValueError,
         r"^y: expected one-hot labels of shape \[5, 2\] as output, got integer labels u?int\d+\[5\]; "
         r"use jax.nn.one_hot\(y, 2\)$",
-    )
-
-
-def regularised(**options):
-    return regularised_loss(
-        **{"predict": lambda p, x: Y, "judge": lambda p: X, "x": X, "target": Y, "weight": 0.1, **options}
     )
 
 
@@ -349,38 +342,6 @@ def regularised(**options):
             ValueError,
             r"^y: expected shape \[5, 1\] as output, got \[5\]",
         ),
-        "correlations of integers": (
-            lambda: largest_correlations(jnp.arange(5)[:, None], X),
-            TypeError,
-            r"^latents: expected a floating-point array, got int32\[5, 1\]",
-        ),
-        "correlations of nothing": (
-            lambda: largest_correlations(X, Y[:0]),
-            ValueError,
-            r"^components: expected shape \[points, columns\], got \[0, 2\]",
-        ),
-        "correlations of other points": (
-            lambda: largest_correlations(X, Y[1:]),
-            ValueError,
-            r"^components: expected shape .* with the 5 points of latents, got \[4, 2\]",
-        ),
-        "predict": (
-            lambda: regularised(predict=None),
-            TypeError,
-            "^predict: expected a function .*, got None",
-        ),
-        "judge": (lambda: regularised(judge=X), TypeError, r"^judge: expected a function .*, got float32\[5"),
-        "target": (lambda: regularised(target="t"), TypeError, "^target: expected an array .*, got 't'"),
-        "logits": (
-            lambda: regularised(judge=lambda p: None)(PARAMS),
-            TypeError,
-            r"^judge\(params\): expected an array of real numbers, got None",
-        ),
-        "predictions": (
-            lambda: regularised(predict=lambda p, x: X)(PARAMS),
-            ValueError,
-            r"^predict\(params, x\): expected shape \[5, 2\], got \[5, 3\]",
-        ),
     }
 )
 def test_bad_input(call, error, pattern):
@@ -392,5 +353,3 @@ def test_what_is_converted():
     assert metrics.inner_product(np.array([1, 2], np.float64), np.array([3, 4], np.int16)) == 11
     assert metrics.inner_product({"w": True, "b": None}, {"w": 0.5, "b": None}) == 0.5
     assert loss.accuracy([[0.2, 0.8]], [[0, 1]]) == 1
-    columns: Any = [[1], [2], [4]]
-    np.testing.assert_allclose(largest_correlations(columns, np.array(columns, np.float32)), 1, rtol=1e-6)

@@ -11,12 +11,12 @@ import pytest
 import xarray as xr
 from tqdm import tqdm
 
+from experiments.grouping import group_by_shape
 from experiments.symbolic_discriminator import activations, critics, reading, report, spaces
 from experiments.symbolic_discriminator.config import PRESETS, Config
 from experiments.symbolic_discriminator.critic_studies import of_each
 from experiments.symbolic_discriminator.points import LIBRARIES, library, points
-from experiments.symbolic_discriminator.report import figures, rows
-from experiments.symbolic_discriminator.studies import STUDIES
+from experiments.symbolic_discriminator.report import STUDIES, figures, rows
 from lax_learning import symbolic
 from tests.command_line import call, run
 from tests.diverged import check_report
@@ -158,16 +158,15 @@ def test_a_training_is_that_of_the_library(tmp_path):
     assert critics.schedule(11) == (1, 2)
     small = {**spaces.SMALL, "width": 8, "iterations": 2, "extension": "gradient_embedded"}
     configurations = [small, {**small, "learning_rate": 1e-2, "penalty": 0.1}]
-    (group,) = symbolic.group_by_shape(configurations, spaces.STATIC)
+    (group,) = group_by_shape(configurations, spaces.STATIC)
     found = critics.run_group(group, config, 2, tmp_path / "run", tqdm(disable=True))
     curves = critics.curves_of("quadratic", "gradient_embedded", 3, config)
     critic = symbolic.critic(10, hidden=(8, 8), channels=2)
-    adam = symbolic.adam_with_decay(1e-2, 1e-7)
+    adam = critics.adam(1e-2, 1e-7)
     step = symbolic.critic_step(critic, adam, penalty=0.1)
-    epoch = symbolic.critic_epoch(curves.fake, curves.real, step, 2)
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), 5), 2)[0]
     init_key, train_key = jax.random.split(key)
-    train = jax.jit(symbolic.train_critic(epoch, 20))
+    train = jax.jit(symbolic.train_critic(step, curves.real, curves.fake, num_epochs=20, iterations=2))
     state, metrics = train(train_key, symbolic.init_critic(init_key, critic, adam))
     one = found.isel(configuration=1, seed=0)
     np.testing.assert_allclose(one.accuracy, metrics.accuracy.mean(axis=1), rtol=1e-6)
@@ -192,7 +191,7 @@ def test_merged_results_are_in_the_order_of_the_configurations():
     config = Config(configurations=12, points=5)
     study, configurations = STUDIES["hyper_parameters"], spaces.hyper_parameters(config)
     found = []
-    for group in symbolic.group_by_shape(configurations, spaces.STATIC):
+    for group in group_by_shape(configurations, spaces.STATIC):
         rates = group.traced["learning_rate"][:, None, None]
         accuracy = (("configuration", "seed", "bin"), rates)
         found.append(xr.Dataset({"accuracy": accuracy}, {"configuration": list(group.members)}))
@@ -212,11 +211,30 @@ def test_schedule_has_at_least_the_epochs():
 
 
 def test_smoothed_is_a_trailing_mean():
-    ramp = np.arange(40.0)
-    found = reading.smoothed(ramp[None], 5 * np.arange(1, 41))[0]  # a horizon of 20 epochs: four bins
+    epochs = ("bin", 5 * np.arange(1, 41))  # a horizon of 20 epochs: four bins
+    results = xr.Dataset({"accuracy": ("bin", np.arange(40.0))}, {"epoch": epochs})
+    found = reading.smoothed(results)
     np.testing.assert_allclose(found[:4], [0, 0.5, 1, 1.5])
-    np.testing.assert_allclose(found[3:], ramp[3:] - 1.5)
+    np.testing.assert_allclose(found[3:], np.arange(3, 40) - 1.5)
     assert [reading.horizon(epochs) for epochs in (10, 500, 100_000)] == [1, 50, 500]
+
+
+def test_configurations_and_their_groups():
+    space = {"width": (2, 3), "rate": (0.1, 0.2, 0.3), "steps": (1, 2)}
+    found = spaces.drawn(Config(), space, 3_000, 9)
+    for name, values in space.items():
+        counts, share = np.array([sum(c[name] == value for c in found) for value in values]), 1 / len(values)
+        assert (abs(counts / 3_000 - share) < 5 * np.sqrt(share * (1 - share) / 3_000)).all()
+    pairs = np.mean([c["width"] == 2 and c["steps"] == 1 for c in found])
+    assert abs(pairs - 1 / 4) < 5 * np.sqrt(3 / 16 / 3_000)  # fields do not depend on each other
+    groups = group_by_shape([{name: c[name] for name in space} for c in found[:40]], ["width", "steps"])
+    assert sorted(i for group in groups for i in group.members) == list(range(40))
+    assert len({tuple(group.static.values()) for group in groups}) == len(groups) == 4
+    for group in groups:
+        for i, rate in zip(group.members, group.traced["rate"], strict=True):
+            assert {name: found[i][name] for name in space} == {**group.static, "rate": rate}
+    of_types = group_by_shape([{"n": n, "a": 1.0} for n in (1, 1.0, True)], ["n"])
+    assert [type(group.static["n"]) for group in of_types] == [int, float, bool]
 
 
 @pytest.mark.parametrize(

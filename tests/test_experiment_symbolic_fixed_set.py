@@ -2,7 +2,6 @@
 
 import io
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,14 @@ from tqdm import tqdm
 from experiments import checkpoints
 from experiments.symbolic_discriminator import fixed_set
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.fixed_set import STUDY, curves, curves_of, seeds_of
-from experiments.symbolic_discriminator.fixed_set_report import CLASSIFIERS, KINDS
+from experiments.symbolic_discriminator.fixed_set import (
+    CLASSIFIERS,
+    KINDS,
+    STUDY,
+    curves,
+    curves_of,
+    seeds_of,
+)
 from experiments.symbolic_discriminator.points import library, points
 from lax_learning import symbolic
 
@@ -148,35 +153,22 @@ def test_standard_classifiers_are_those_of_sklearn(tiny, finished):
         assert float(found.fresh_auc) == pytest.approx(auc, abs=1e-6)
 
 
-def test_where_the_curves_of_an_epoch_come_from(tiny, finished, monkeypatch):
+def test_fresh_curves_come_every_epoch(finished):
     result, *_ = finished["fixed_set-normal-bce_fresh"]
     assert np.isnan(result.seen_accuracy).all() and np.isfinite(result.fresh_accuracy).all()
-    given, starts = [], []
-    monkeypatch.setattr(symbolic, "critic_epoch", lambda *arguments: given.append(arguments))
-
-    def no_training(epoch, num_epochs):
-        def train(key, state, first):
-            starts.append(int(first))
-            return state, SimpleNamespace(accuracy=jnp.ones((num_epochs, 5)))
-
-        return train
-
-    monkeypatch.setattr(symbolic, "train_critic", no_training)
-    x = points("normal", 100, CONFIG.seed)
-    seen, fresh = jax.tree.map(lambda leaf: leaf[0], curves_of(CONFIG, "normal"))
-    start = fixed_set.Carry(seeds_of(CONFIG)[0], seen, fresh, symbolic.CriticState((), ()))
-    for training in (fixed_set.CRITICS["bce"], fixed_set.CRITICS["bce_fresh"]):
-        fixed_set.train(training, 2, start, jnp.array(3), x)
-    assert starts == [6, 6]  # epochs before the fourth call
-    (fixed_fake, fixed_real, *_), (fake, real, *_) = given
-    drawn = symbolic.curves_at(x, library("quadratic"), symbolic.mlp_generator(1, 5))
-    draw = jax.jit(
-        lambda key: [of(key) for of in (fixed_real, fixed_fake, real, fake, drawn.real, drawn.fake)]
+    x, key = points("normal", 100, CONFIG.seed), seeds_of(CONFIG)[1]
+    drawn, judge = (
+        symbolic.curves_at(x, library("quadratic"), symbolic.mlp_generator(1, 5)),
+        symbolic.critic(100),
     )
-    for key in jax.random.split(jax.random.key(0)):
-        found = draw(key)
-        for of, expected in zip(found, (*start.seen, *found[4:]), strict=False):
-            np.testing.assert_array_equal(of, expected)
+    optimizer = optax.adam(1e-3)
+    train = symbolic.train_critic(
+        symbolic.critic_step(judge, optimizer), drawn.real, drawn.fake, num_epochs=4, iterations=5
+    )
+    start = symbolic.init_critic(jax.random.fold_in(key, 1), judge, optimizer)
+    _, metrics = jax.jit(train)(jax.random.fold_in(key, 2), start)
+    # The last call made the last 2 of 4 epochs.
+    assert float(result.training_accuracy[0, 0, 1]) == pytest.approx(float(metrics.accuracy[2:, -1].mean()))
 
 
 def test_a_run_that_was_stopped_goes_on(tiny, finished, tmp_path, monkeypatch):

@@ -392,11 +392,9 @@ def _critic_epoch(key: Any) -> Any:
         return jax.random.normal(key, (4, 5))
 
     judge = symbolic.critic(5, hidden=(4,))
-    epoch = symbolic.critic_epoch(
-        draw, draw, symbolic.critic_step(judge, optimizer, penalty=0.1), iterations=2
-    )
+    step = symbolic.critic_step(judge, optimizer, penalty=0.1)
     state = symbolic.init_critic(jax.random.key(0, impl="threefry2x32"), judge, optimizer)
-    return symbolic.train_critic(epoch, num_epochs=2)(key, state)
+    return symbolic.train_critic(step, draw, draw, num_epochs=2, iterations=2)(key, state)
 
 
 def _decorrelation(key: Any) -> Any:
@@ -429,7 +427,6 @@ DRAWS: dict[str, Callable[[Any], Any]] = {
     ).init(key),
     "dsn_generator": lambda key: symbolic.dsn_generator(2, 3, norm="softmax").init(key),
     "draw_functions": lambda key: symbolic.draw_functions(key, LIBRARY, 4),
-    "random_configurations": lambda key: symbolic.random_configurations(key, {"a": [1, 2], "b": [3, 4]}, 3),
 }
 KEY = jax.random.key(0, impl="threefry2x32")
 

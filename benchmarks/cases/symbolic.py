@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 from benchmarks.cases.case import Case, Sizes, members
 from benchmarks.timing import Ours
@@ -25,6 +26,11 @@ class Member(NamedTuple):
     penalty: jax.Array
 
 
+def adam(learning_rate: jax.Array) -> optax.GradientTransformation:
+    """Adam as PyTorch has it: weight decay is part of the gradient."""
+    return optax.chain(optax.add_decayed_weights(DECAY), optax.adam(learning_rate))
+
+
 def critic_of(hidden: tuple[int, ...], sizes: Sizes) -> sy.Critic:
     """A critic of curves of these sizes."""
     return sy.critic(sizes.curve_points, hidden=hidden)
@@ -37,7 +43,7 @@ def init(judge: sy.Critic, key: jax.Array) -> Member:
         jax.numpy.exp(jax.random.uniform(k, minval=np.log(low), maxval=np.log(high)))
         for k, (low, high) in ((rate_key, LEARNING_RATES), (penalty_key, PENALTIES))
     )
-    optimizer = sy.adam_with_decay(learning_rate, decay=DECAY)
+    optimizer = adam(learning_rate)
     return Member(sy.init_critic(critic_key, judge, optimizer), learning_rate, penalty)
 
 
@@ -57,10 +63,9 @@ def train(
     judge: sy.Critic, curves: sy.Curves, epochs: int, key: jax.Array, member: Member
 ) -> tuple[sy.CriticState, sy.CriticMetrics]:
     """Some epochs; the member's learning rate and penalty may be traced."""
-    optimizer = sy.adam_with_decay(member.learning_rate, decay=DECAY)
-    step = sy.critic_step(judge, optimizer, objective="wgan", penalty=member.penalty)
-    epoch = sy.critic_epoch(curves.fake, curves.real, step, ITERATIONS)
-    return sy.train_critic(epoch, epochs)(key, member.state)
+    step = sy.critic_step(judge, adam(member.learning_rate), objective="wgan", penalty=member.penalty)
+    run = sy.train_critic(step, curves.real, curves.fake, num_epochs=epochs, iterations=ITERATIONS)
+    return run(key, member.state)
 
 
 def _ours(hidden: tuple[int, ...], sizes: Sizes, seeds: int) -> Ours:

@@ -13,7 +13,6 @@ from experiments import harness, memory
 from experiments.symbolic_discriminator import report, spaces
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critics import schedule
-from experiments.symbolic_discriminator.studies import STUDIES
 
 NAME = "symbolic_discriminator"
 
@@ -30,7 +29,7 @@ def run(config: Config) -> xr.DataTree:
     """Runs the studies into `config.out` and returns their results, a group for each."""
     harness.use_all_cores(compile_quickly=config.preset == "sample")
     harness.begin(config, held)
-    of_study = {name: STUDIES[name].parts(config) for name in config.studies}
+    of_study = {name: report.STUDIES[name].parts(config) for name in config.studies}
     parts = {name: part for found in of_study.values() for name, part in found.items()}
 
     found = harness.run_parts(
@@ -43,7 +42,7 @@ def run(config: Config) -> xr.DataTree:
     )
     by_name = dict(zip(parts, found, strict=True))
     merged = {
-        study: STUDIES[study].merge(config, [by_name[name] for name in names]).drop_encoding()
+        study: report.STUDIES[study].merge(config, [by_name[name] for name in names]).drop_encoding()
         for study, names in of_study.items()
     }
     results = xr.DataTree.from_dict(merged)

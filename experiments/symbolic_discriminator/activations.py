@@ -1,27 +1,23 @@
 """Steps 15.1 and 15.2: what curves of untrained networks and of a library look like."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 import xarray as xr
 from jax import Array
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from experiments.reporting import footnote, summary_rows
-from experiments.symbolic_discriminator import points
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.study import Part, Study
+from experiments.symbolic_discriminator.points import library, points
+from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study
 from lax_learning import symbolic
 
 CURVES = 200
 SHOWN = 10
 COST = 3_000
-LIBRARY = "quadratic"
 TITLES = {
     "dsn": "untrained DSN, no biases",
     "mlp": "untrained MLP",
@@ -30,16 +26,14 @@ TITLES = {
 }
 
 
-def run(config: Config, folder: Path, progress: tqdm) -> xr.Dataset:
+def run(config: Config, progress: tqdm) -> xr.Dataset:
     """Curves of every source at the same points, `[source, curve, point]`."""
-    x = points.points("normal", config.numbers.points, config.seed)
+    x, functions = points("normal", config.numbers.points, config.seed), library("quadratic")
     generators = {
         "dsn": symbolic.dsn_generator(1, 1),
         "mlp": symbolic.mlp_generator(1, 1),
         "gaussian_process": symbolic.gaussian_process_generator(1, 1, scale=0.3),
     }
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 6), CURVES)
-    library = points.library(LIBRARY)
 
     @jax.jit
     def draw(keys: Array) -> dict[str, Array]:
@@ -47,18 +41,14 @@ def run(config: Config, folder: Path, progress: tqdm) -> xr.Dataset:
             name: jax.vmap(lambda key, g=generator: g.apply(g.init(key), x)[:, 0])(keys)
             for name, generator in generators.items()
         }
-        draws = symbolic.draw_functions(keys[0], library, CURVES)
-        return {**curves, "library": symbolic.function_values(library, draws, x)}
+        draws = symbolic.draw_functions(keys[0], functions, CURVES)
+        return {**curves, "library": symbolic.function_values(functions, draws, x)}
 
-    curves = draw(keys)
+    curves = draw(jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 6), CURVES))
     progress.update(COST)
-    return xr.Dataset(
-        {
-            "value": (("source", "curve", "point"), np.stack([curves[name] for name in TITLES])),
-            "x": (("point",), np.asarray(x)[:, 0]),
-        },
-        {"source": list(TITLES)},
-    )
+    value = np.stack([curves[name] for name in TITLES])
+    variables = {"value": (("source", "curve", "point"), value), "x": ("point", np.asarray(x)[:, 0])}
+    return xr.Dataset(variables, {"source": list(TITLES)})
 
 
 def misfit(x: np.ndarray, curves: np.ndarray, columns: Sequence[np.ndarray]) -> np.ndarray:
@@ -68,7 +58,7 @@ def misfit(x: np.ndarray, curves: np.ndarray, columns: Sequence[np.ndarray]) -> 
     return left.std(axis=0) / curves.std(axis=1)
 
 
-def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+def rows(results: xr.Dataset) -> Rows:
     """Over curves: their spread, and how far they are from two lines that meet at 0, and from parabolas."""
     x, found = results.x.values, []
     for source in results.source.values:
@@ -82,13 +72,12 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     return found
 
 
-def figures(results: xr.Dataset) -> Mapping[str, Figure]:
+def figures(results: xr.Dataset) -> Figures:
     """Ten curves of every source."""
     figure, grid = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharex=True)
     figure.suptitle("Curves of untrained networks, and the functions they are to be told from")
     for number, (axes, source) in enumerate(zip(grid.flat, results.source.values, strict=True)):
-        for curve in results.value.sel(source=source).values[:SHOWN]:
-            axes.plot(results.x.values, curve, ".", markersize=3)
+        axes.plot(results.x.values, results.value.sel(source=source).values[:SHOWN].T, ".", markersize=3)
         axes.set(title=TITLES[str(source)], xlabel="x" if number > 1 else "")
         axes.set(ylabel="" if number % 2 else "value")
     footnote(figure, f"{SHOWN} draws each, {results.sizes['point']} points")
@@ -96,8 +85,8 @@ def figures(results: xr.Dataset) -> Mapping[str, Figure]:
 
 
 STUDY = Study(
-    parts=lambda config: {"activations": Part(lambda folder, progress: run(config, folder, progress), COST)},
-    merge=lambda config, found: found[0],
-    rows=rows,
-    figures=figures,
+    lambda config: {"activations": Part(lambda folder, progress: run(config, progress), COST)},
+    lambda config, found: found[0],
+    rows,
+    figures,
 )

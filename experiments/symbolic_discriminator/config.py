@@ -7,15 +7,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from experiments.settings import Count, Seed, Settings, at_least
 
 StudyName = Literal[
-    "activations",
-    "accuracy",
-    "libraries",
-    "hyper_parameters",
-    "depth",
-    "extensions",
-    "fixed_set",
-    "regularised",
-]
+    "activations", "accuracy", "libraries", "hyper_parameters",
+    "depth", "extensions", "fixed_set", "regularised",
+]  # fmt: skip
 
 
 class Preset(NamedTuple):
@@ -68,7 +62,7 @@ class Config(Settings):
     updates: Annotated[int, at_least(10)] | None = None
     """Updates of a network that fits a target; by default the preset's."""
     seed: Seed = 0
-    """The seed of the seeds."""
+    """Base PRNG seed."""
     out: Path = Path("results/symbolic_discriminator")
     """Folder for config.json, results.nc, summary.json and the figures."""
 

@@ -1,37 +1,52 @@
-"""Figures of the studies of critics: curves of accuracy, and which curves were told apart."""
+"""Figures of the studies of critics: curves of accuracy, which curves were told apart, and what decides."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib import colormaps
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from experiments.reporting import band, footnote
-from experiments.symbolic_discriminator.reading import CHANCE, final, horizon, smoothed
-from experiments.symbolic_discriminator.study_figures import deciding_figure, parallel, trend_figure
+from experiments.symbolic_discriminator.reading import (
+    CHANCE,
+    FIELDS,
+    TRENDS,
+    by_objective,
+    deciding,
+    final,
+    horizon,
+    smoothed,
+    trends,
+)
 
 SHOWN = 5  # curves of a kind, as in the notebook
-COLOURS = ("C0", "C1")  # of formulas and of networks, as there
-KINDS = ("formula", "untrained network")
+COLOURS = ("C0", "C1")  # of formulas and of networks, as there; of the objectives
 
 
 def accuracy(results: xr.Dataset) -> Mapping[str, Figure]:
     """Accuracy over training of the notebook's first critic, by objective."""
-    figure, axes = _axes("Accuracy of a critic of 6 hidden layers of 128", results)
-    _curves(axes, results, results.objective.values)
-    return {"accuracy": figure}
+    title = "Accuracy of a critic of 6 hidden layers of 128"
+    return {"accuracy": _over_training(title, results, results.objective.values)}
+
+
+def depth(results: xr.Dataset) -> Mapping[str, Figure]:
+    """Accuracy over training of the notebook's eight versions."""
+    each = zip(*(results[f].values for f in ("layers", "width", "learning_rate", "penalty")), strict=True)
+    labels = [f"v{i}: {n} x {m}, rate {rate:g}, penalty {gp:g}" for i, (n, m, rate, gp) in enumerate(each)]
+    return {"depth": _over_training("Depth: from a small critic, one change at a time", results, labels)}
 
 
 def libraries(results: xr.Dataset) -> Mapping[str, Figure]:
     """Accuracy over training and at its end, by library."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    figure.suptitle("Larger libraries are harder to tell from untrained networks")
-    _label(left, results)
-    _curves(left, results, results.library.values)
-    ends = final(results, "fresh_accuracy")
+    title = "Larger libraries are harder to tell from untrained networks"
+    figure = _over_training(title, results, results.library.values, panels=2)
+    ends, right = final(results, "fresh_accuracy"), figure.axes[1]
     places = np.arange(len(ends))
     right.plot(places, ends, ".", color="0.6", markersize=4)
     right.plot(places, ends.mean(axis=1), "o-", color="C0", label="mean over seeds; dots: seeds")
@@ -40,20 +55,45 @@ def libraries(results: xr.Dataset) -> Mapping[str, Figure]:
     right.set(xlabel="library, each with the formulas of the one before, but for the last", ylim=(0.4, 1.02))
     right.set(ylabel="accuracy on new curves at the end", title="until classification fails")
     right.legend()
-    footnote(figure, _note(results))
     return {"libraries": figure}
 
 
-def depth(results: xr.Dataset) -> Mapping[str, Figure]:
-    """Accuracy over training of the notebook's eight versions."""
-    figure, axes = _axes("Depth: from a small critic, one change at a time", results)
-    labels = [
-        f"v{i}: {int(c.layers)} x {int(c.width)}, rate {float(c.learning_rate):g}, "
-        f"penalty {float(c.penalty):g}"
-        for i, c in enumerate(_each(results))
-    ]
-    _curves(axes, results, labels)
-    return {"depth": figure}
+def extensions(results: xr.Dataset) -> Mapping[str, Figure]:
+    """Accuracy over training of the best configuration of every extension, and what the best judged."""
+    ends, names = final(results, "fresh_accuracy").mean(axis=1), results.extension.values
+    ends = np.nan_to_num(ends, nan=-1.0)  # one that diverged is the last choice
+    chosen = [int(np.where(names == name, ends, -2.0).argmax()) for name in dict.fromkeys(names.tolist())]
+    labels = [f"{names[i].replace('_', ', ')}, {results.objective.values[i]}" for i in chosen]
+    best, title = results.isel(configuration=chosen), "The best critic with every extension of a curve"
+    shown = predictions(best.isel(configuration=int(ends[chosen].argmax())))
+    return {"extensions": _over_training(title, best, labels), "predictions": shown}
+
+
+def predictions(critic: xr.Dataset) -> Figure:
+    """Curves that a critic judged rightly and wrongly, of its first seed."""
+    logits = critic.logits.values[0]
+    right = np.stack([logits[0] > 0, logits[1] <= 0])
+    figure, grid = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharex=True, sharey=True)
+    seen = critic.extension.item().replace("_", ", ")
+    figure.suptitle(f"What the best critic (extension: {seen}) judged rightly and wrongly")
+    order = np.argsort(critic.x.values)
+    for row, (kind, colour) in enumerate(zip(("formula", "untrained network"), COLOURS, strict=True)):
+        for axes, title, judged in zip(
+            grid[row], ("correct", "false"), (right[row], ~right[row]), strict=True
+        ):
+            places = np.flatnonzero(judged)[:SHOWN]
+            for place in places:
+                curve = critic.judged_curve.values[row, place]
+                label = f"logit {logits[row, place]:.2f}"
+                axes.plot(critic.x.values[order], curve[order], color=colour, alpha=0.3)
+                axes.plot(critic.x.values, curve, ".", markersize=3, label=label)
+            axes.set_title(f"{kind}: {title}, {len(places)} of {judged.sum()} (of {judged.size} curves)")
+            axes.set(xlabel="x" if row else "", ylabel="value" if title == "correct" else "")
+            if len(places):
+                axes.legend(fontsize="x-small")
+            else:
+                axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
+    return figure
 
 
 def hyper_parameters(results: xr.Dataset) -> Mapping[str, Figure]:
@@ -65,77 +105,107 @@ def hyper_parameters(results: xr.Dataset) -> Mapping[str, Figure]:
     }
 
 
-def extensions(results: xr.Dataset) -> Mapping[str, Figure]:
-    """Accuracy over training of the best configuration of every extension, and what the best judged."""
-    chosen = []
-    for name in dict.fromkeys(results.extension.values.tolist()):
-        places = np.flatnonzero(results.extension.values == name)
-        chosen.append(places[_best(final(results, "fresh_accuracy")[places].mean(axis=1))])
-    best = results.isel(configuration=chosen)
-    figure, axes = _axes("The best critic with every extension of a curve", results)
-    _curves(
-        axes, best, [f"{c.extension.item().replace('_', ', ')}, {c.objective.item()}" for c in _each(best)]
-    )
-    ends = final(best, "fresh_accuracy").mean(axis=1)
-    return {"extensions": figure, "predictions": predictions(best.isel(configuration=_best(ends)))}
-
-
-def predictions(critic: xr.Dataset) -> Figure:
-    """Curves that a critic judged rightly and wrongly, of its first seed."""
-    logits = critic.logits.values[0]
-    right = np.stack([logits[0] > 0, logits[1] <= 0])
-    figure, grid = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharex=True, sharey=True)
-    seen = critic.extension.item().replace("_", ", ")
-    figure.suptitle(f"What the best critic (extension: {seen}) judged rightly and wrongly")
-    order = np.argsort(critic.x.values)
-    for row, kind, colour in zip(range(2), KINDS, COLOURS, strict=True):
-        for column, (title, judged) in enumerate((("correct", right[row]), ("false", ~right[row]))):
-            places = np.flatnonzero(judged)[:SHOWN]
-            axes = grid[row, column]
-            for place in places:
-                curve = critic.judged_curve.values[row, place]
-                label = f"logit {logits[row, place]:.2f}"
-                axes.plot(critic.x.values[order], curve[order], color=colour, alpha=0.3)
-                axes.plot(critic.x.values, curve, ".", markersize=3, label=label)
-            axes.set_title(f"{kind}: {title}, {len(places)} of {judged.sum()} (of {judged.size} curves)")
-            axes.set(xlabel="x" if row else "", ylabel="" if column else "value")
-            if len(places):
-                axes.legend(fontsize="x-small")
-            else:
-                axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
+def trend_figure(results: xr.Dataset) -> Figure:
+    """Accuracy over training of all configurations, one panel for each of the notebook's trends."""
+    figure, grid = plt.subplots(2, 2, figsize=(11, 7), layout="constrained", sharex=True, sharey=True)
+    figure.suptitle(f"Trends of {results.sizes['configuration']} random configurations")
+    counts: dict[str, list[str]] = {trend: [] for trend in TRENDS}
+    for (objective, of), colour in zip(by_objective(results).items(), COLOURS, strict=False):
+        curves, followed = smoothed(of).mean(axis=1), np.array(trends(of))
+        for axes, trend in zip(grid.flat, TRENDS, strict=True):
+            chosen = curves[followed == trend]
+            counts[trend].append(f"{len(chosen)} {objective}")
+            if len(chosen):
+                lines = axes.plot(of.epoch.values, chosen.T, color=colour, alpha=0.35, linewidth=0.8)
+                lines[0].set_label(objective)
+    for number, (axes, trend) in enumerate(zip(grid.flat, TRENDS, strict=True)):
+        axes.axhline(CHANCE, color="0.3", linestyle=":")
+        axes.set(title=f"{number + 1}. {trend} ({', '.join(counts[trend])})", ylim=(0.3, 1.02))
+        axes.set(xlabel="epoch" if number > 1 else "", ylabel="" if number % 2 else "accuracy")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
+    averaged = f"averaged over {horizon(int(results.epoch.values[-1]))} epochs"
+    footnote(figure, f"one seed each; mean over the steps of an epoch, {averaged}")
     return figure
 
 
-def _best(accuracy: np.ndarray) -> int:
-    """The place of the largest; one that diverged is the last choice."""
-    return int(np.nan_to_num(accuracy, nan=-1.0).argmax())
+def deciding_figure(results: xr.Dataset) -> Figure:
+    """The share of the variance of final accuracy that every hyper-parameter explains, by objective."""
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(12, 4.8), layout="constrained", width_ratios=(1, 1.6), sharey=False
+    )
+    figure.suptitle(f"Which hyper-parameters decide: {results.sizes['configuration']} configurations")
+    levels = {field: np.unique(results[field].values) for field in FIELDS}
+    levels = {field: of for field, of in levels.items() if len(of) > 1}
+    starts = np.cumsum([0, *(1 + len(of) for of in levels.values())])
+    objectives = by_objective(results)
+    for number, ((objective, chosen), colour) in enumerate(zip(objectives.items(), COLOURS, strict=False)):
+        found, ends = deciding(chosen), final(chosen).mean(axis=1)
+        values = np.array([found.get(field, [np.nan] * 3) for field in levels])
+        heights = np.arange(len(levels)) + 0.36 * (number - (len(objectives) - 1) / 2)
+        errors = np.abs(values[:, 1:] - values[:, :1]).T
+        left.barh(heights, values[:, 0], 0.34, xerr=errors, color=colour, label=objective)
+        for start, (field, each) in zip(starts, levels.items(), strict=False):
+            of_level = [ends[chosen[field].values == level] for level in each]
+            means = np.array([a.mean() if a.size else np.nan for a in of_level])
+            spread = np.array([1.96 * a.std(ddof=1) / np.sqrt(a.size) if a.size > 1 else 0 for a in of_level])
+            right.errorbar(start + np.arange(len(each)), means, spread, marker="o", capsize=2, color=colour)
+    left.set_yticks(range(len(levels)), [field.replace("_", " ") for field in levels])
+    left.invert_yaxis()
+    left.set(xlabel="share of the variance of final accuracy", title="on its own, with 95 % of resamples")
+    left.legend(title="objective")
+    for start, (field, each) in zip(starts, levels.items(), strict=False):
+        above = {"ha": "center", "fontsize": "small", "transform": right.get_xaxis_transform()}
+        right.text(start + (len(each) - 1) / 2, 1.01, field.replace("_", " "), **above)
+    places = np.concatenate([s + np.arange(len(of)) for s, of in zip(starts, levels.values(), strict=False)])
+    texts = [f"{level:g}" for of in levels.values() for level in of]
+    right.set_xticks(places, texts, rotation=90, fontsize="small")
+    right.axhline(CHANCE, color="0.3", linestyle=":")
+    right.set(ylabel="final accuracy, mean and 95 % interval", xlabel="value")
+    return figure
 
 
-def _each(results: xr.Dataset) -> Iterable[xr.Dataset]:
-    return (results.isel(configuration=i) for i in range(results.sizes["configuration"]))
+def parallel(results: xr.Dataset) -> Figure:
+    """Parallel coordinates: every configuration a line through its values, coloured by its final accuracy."""
+    ends = final(results).mean(axis=1)
+    fields = [f for f in ("objective", *FIELDS) if len(np.unique(results[f].values)) > 1]
+    figure, axes = plt.subplots(figsize=(11, 5), layout="constrained")
+    figure.suptitle(f"{len(ends)} configurations and their final accuracy")
+    jitter = np.random.default_rng(0).uniform(-0.03, 0.03, (len(ends), len(fields)))
+    columns = []
+    for place, field in enumerate(fields):
+        levels, which = np.unique(results[field].values, return_inverse=True)
+        heights = np.linspace(0.05, 0.95, len(levels))
+        columns.append(heights[which] + jitter[:, place])
+        for level, height in zip(levels, heights, strict=True):
+            text = level if isinstance(level, str) else f"{level:g}"
+            axes.text(place - 0.03, height, text, ha="right", va="center", fontsize="small")
+    for value in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        axes.text(len(fields) + 0.03, (value - 0.3) / 0.7, f"{value:.1f}", va="center", fontsize="small")
+    lines = np.stack([*columns, (ends - 0.3) / 0.7], axis=1)
+    scale, colours = Normalize(0.5, 1), colormaps["viridis"]
+    for place in range(len(fields) + 1):
+        axes.axvline(place, color="0.3", linewidth=0.8)
+    for number in np.argsort(ends):
+        axes.plot(lines[number], color=colours(scale(ends[number])), alpha=0.5, linewidth=1)
+    axes.set_xticks(range(len(fields) + 1), [*(f.replace("_", " ") for f in fields), "accuracy"])
+    axes.set(title="each is a line through its values", yticks=[])
+    axes.set(xlim=(-0.4, len(fields) + 0.4), ylim=(0, 1.03))
+    figure.colorbar(ScalarMappable(scale, colours), ax=axes, label="final accuracy")
+    return figure
 
 
-def _axes(title: str, results: xr.Dataset) -> tuple[Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+def _over_training(title: str, results: xr.Dataset, labels: Iterable[Any], panels: int = 1) -> Figure:
+    """Accuracy on new curves over training of every configuration, in the first of some panels."""
+    size = (9, 5) if panels == 1 else (11, 4.5)
+    figure, grid = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
     figure.suptitle(title)
-    _label(axes, results)
-    footnote(figure, _note(results))
-    return figure, axes
-
-
-def _note(results: xr.Dataset) -> str:
-    seeds, epochs = results.sizes["seed"], int(results.epoch.values[-1])
-    return f"mean and 95 % interval over {seeds} seeds; averaged over {horizon(epochs)} epochs"
-
-
-def _label(axes: Axes, results: xr.Dataset) -> None:
+    axes: Axes = grid[0, 0]
     axes.set(xlabel="epoch", ylabel="accuracy on new curves", ylim=(0.4, 1.02))
     axes.axhline(CHANCE, color="0.3", linestyle=":", label="chance")
-
-
-def _curves(axes: Axes, results: xr.Dataset, labels: Iterable[Any]) -> None:
-    epochs = results.epoch.values
-    curves = smoothed(results.fresh_accuracy.values, epochs)
-    for curve, label in zip(curves, labels, strict=True):
-        band(axes, epochs, curve, label=str(label))
+    for curve, label in zip(smoothed(results, "fresh_accuracy"), labels, strict=True):
+        band(axes, results.epoch.values, curve, label=str(label))
     axes.legend(fontsize="small")
+    averaged = f"averaged over {horizon(int(results.epoch.values[-1]))} epochs"
+    footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} seeds; {averaged}")
+    return figure

@@ -8,20 +8,23 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
+import optax
 import xarray as xr
+from matplotlib.axes import Axes
 from tqdm import tqdm
 
 import lax_learning as ll
+from experiments import reporting
 from experiments.running import run_stage, side_by_side
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.fixed_set_report import CLASSIFIERS, KINDS, figures, rows
 from experiments.symbolic_discriminator.points import PointsName, library, points
-from experiments.symbolic_discriminator.study import Part, Study
+from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study, shares
 from lax_learning import symbolic
 
 NUM_SEEDS = 10
@@ -30,8 +33,22 @@ CURVES = 500  # of each class
 LATENTS = 5  # of the networks of critics that see fresh curves
 ITERATIONS = 5
 RUNS = 10  # calls that train a critic in turn
-STANDARD = ("mlp", "knn", "tree")
 METRICS = ("seen_accuracy", "fresh_accuracy", "fresh_auc", "training_accuracy")
+KINDS: dict[PointsName, str] = {
+    "normal": "100 draws from N(0, 1)", "grid": "100 points of a grid over -3 to 3",
+}  # fmt: skip
+CLASSIFIERS = {
+    "wgan": "wgan critic", "bce": "bce critic", "bce_fresh": "bce critic, fresh curves",
+    "mlp": "MLP", "knn": "kNN", "tree": "decision tree",
+}  # fmt: skip
+# Mean and standard deviation over 10 sets, of accuracy on the set itself; for critics that see fresh curves
+# of one run, before the last step of an epoch.
+PUBLISHED: dict[PointsName, dict[str, tuple[float, float | None]]] = {
+    "normal": {"wgan": (0.616, 0.054), "bce_fresh": (0.95, None), "mlp": (0.933, 0.008),
+               "knn": (0.823, 0.006), "tree": (1.0, 0.0)},
+    "grid": {"wgan": (0.707, 0.033), "bce_fresh": (0.98, None), "mlp": (0.960, 0.007),
+             "knn": (0.865, 0.004), "tree": (1.0, 0.0)},
+}  # fmt: skip
 
 
 class Training(NamedTuple):
@@ -47,6 +64,7 @@ CRITICS = {
     "bce": Training("bce", False, {"sample": 100, "study": 1_000, "seed": 1_000}),
     "bce_fresh": Training("bce", True, {"sample": 1_000, "study": 10_000, "seed": 10_000}),
 }
+CRITIC, ADAM = symbolic.critic(NUM_POINTS), optax.adam(1e-3)
 
 
 class Curves(NamedTuple):
@@ -98,30 +116,26 @@ def _draw_for_seeds(number: int) -> Callable[..., tuple[Curves, Curves]]:
 
 def start_of(key: jax.Array, seen: Curves, fresh: Curves) -> Carry:
     """A fresh critic."""
-    state = symbolic.init_critic(jax.random.fold_in(key, 1), _critic(), symbolic.adam_with_decay(1e-3))
-    return Carry(key, seen, fresh, state)
+    return Carry(key, seen, fresh, symbolic.init_critic(jax.random.fold_in(key, 1), CRITIC, ADAM))
 
 
 def train(
     training: Training, epochs: int, carry: Carry, number: jax.Array, x: jax.Array
 ) -> tuple[Carry, dict[str, jax.Array]]:
     """Some epochs, and the mean accuracy at the last iteration of each: what the notebook prints."""
-    step = symbolic.critic_step(_critic(), symbolic.adam_with_decay(1e-3), objective=training.objective)
+    step = symbolic.critic_step(CRITIC, ADAM, objective=training.objective)  # type: ignore[arg-type]
+    real, fake = ((lambda key, of=of: of) for of in carry.seen)
     if training.fresh:
         generator = symbolic.mlp_generator(x.shape[1], LATENTS)
-        drawn = symbolic.curves_at(x, library("quadratic"), generator)
-        epoch = symbolic.critic_epoch(drawn.fake, drawn.real, step, ITERATIONS)
-    else:
-        real, fake = carry.seen
-        epoch = symbolic.critic_epoch(lambda _: fake, lambda _: real, step, ITERATIONS)
-    key = jax.random.fold_in(carry.key, 2)
-    state, metrics = symbolic.train_critic(epoch, epochs)(key, carry.state, number * epochs)
+        real, fake, *_ = symbolic.curves_at(x, library("quadratic"), generator)
+    run = symbolic.train_critic(step, real, fake, num_epochs=epochs, iterations=ITERATIONS)
+    state, metrics = run(jax.random.fold_in(carry.key, 2), carry.state, number * epochs)
     return carry._replace(state=state), {"training_accuracy": jnp.mean(metrics.accuracy[:, -1])}
 
 
 def measure(training: Training, carry: Carry, number: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
     """Scores of a critic on the fixed set, if it was trained on that, and on curves drawn anew."""
-    seen, fresh = ([_critic().apply(carry.state.params, of) for of in drawn] for drawn in carry[1:3])
+    seen, fresh = ([CRITIC.apply(carry.state.params, of) for of in drawn] for drawn in carry[1:3])
     found = {
         "fresh_accuracy": symbolic.critic_accuracy(*fresh),
         "fresh_auc": symbolic.area_under_curve(*fresh),
@@ -134,40 +148,30 @@ def run_critic(
 ) -> xr.Dataset:
     """Trains a critic for every seed, side by side."""
     training = CRITICS[name]
+    epochs, shapes = training.epochs[config.preset] // RUNS, dict.fromkeys(METRICS, ())
+    x, members = points(kind, NUM_POINTS, config.seed), (seeds_of(config), *curves_of(config, kind))
     stage = run_stage(
-        folder,
-        (seeds_of(config), *curves_of(config, kind)),
-        start_of,
-        partial(train, training, training.epochs[config.preset] // RUNS),
-        dict.fromkeys(METRICS, ()),
-        _shares(cost, RUNS),
-        points(kind, NUM_POINTS, config.seed),
-        progress,
-        partial(measure, training),
-        on_cpu=2,
-    )
+        folder, members, start_of, partial(train, training, epochs), shapes, shares(cost, RUNS),
+        x, progress, partial(measure, training), on_cpu=2,
+    )  # fmt: skip
     return _dataset(kind, [name], {metric: values[None, :, -1] for metric, values in stage.metrics.items()})
 
 
-def run_standard(config: Config, kind: PointsName, cost: int, folder: Path, progress: tqdm) -> xr.Dataset:
+def run_standard(config: Config, kind: PointsName, cost: int, progress: tqdm) -> xr.Dataset:
     """Fits the classifiers of scikit-learn, as they come, to the set of every seed."""
     seen, fresh = (np.concatenate(of, axis=1) for of in curves_of(config, kind))
-    held = {metric: np.full((len(STANDARD), NUM_SEEDS), np.nan, np.float32) for metric in METRICS}
-    for seed, share in enumerate(_shares(cost, NUM_SEEDS)):
-        for i, found in enumerate(scores(seen[seed], fresh[seed], (config.seed * NUM_SEEDS + seed) % 2**32)):
-            for metric, value in found.items():
-                held[metric][i, seed] = value
+    found = []
+    for seed, share in enumerate(shares(cost, NUM_SEEDS)):
+        found.append(scores(seen[seed], fresh[seed], (config.seed * NUM_SEEDS + seed) % 2**32))
         progress.update(share)
-    return _dataset(kind, STANDARD, held)
+    values = {metric: np.array([of[metric] for of in found], np.float32).T for metric in METRICS}
+    return _dataset(kind, ("mlp", "knn", "tree"), values)
 
 
-def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> list[dict[str, float]]:
-    """Scores of the standard classifiers on the curves that they were fitted to, and on others.
+def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> dict[str, list[float]]:
+    """Scores of the standard classifiers on curves that they were fitted to, and on others.
 
-    Args:
-      seen: the former `[2 * CURVES, points]`, those of functions first.
-      fresh: the latter, likewise.
-      random_state: seed of classifiers that draw.
+    Both are `[2 * CURVES, points]`, those of functions first; `random_state` is for classifiers that draw.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import roc_auc_score
@@ -177,25 +181,25 @@ def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> list[dict[
     from threadpoolctl import threadpool_limits
 
     labels = np.repeat([1, 0], CURVES)
-    made = {
-        "mlp": MLPClassifier(random_state=random_state),
-        "knn": KNeighborsClassifier(),
-        "tree": DecisionTreeClassifier(random_state=random_state),
+    made: list[Any] = [MLPClassifier(random_state=random_state), KNeighborsClassifier()]
+    made.append(DecisionTreeClassifier(random_state=random_state))
+    # Threads wait for one another far longer than they compute. 200 epochs are the default.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = [classifier.fit(seen, labels) for classifier in made]
+    found = {
+        "seen_accuracy": [of.score(seen, labels) for of in fitted],
+        "fresh_accuracy": [of.score(fresh, labels) for of in fitted],
+        "fresh_auc": [roc_auc_score(labels, of.predict_proba(fresh)[:, 1]) for of in fitted],
     }
-    found = []
-    for name in STANDARD:
-        # Threads wait for one another far longer than they compute. 200 epochs are the default.
-        with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = made[name].fit(seen, labels)
-        found.append(
-            {
-                "seen_accuracy": fitted.score(seen, labels),
-                "fresh_accuracy": fitted.score(fresh, labels),
-                "fresh_auc": roc_auc_score(labels, fitted.predict_proba(fresh)[:, 1]),
-            }
-        )
-    return found
+    return {**found, "training_accuracy": [np.nan] * len(fitted)}
+
+
+def _dataset(kind: str, classifiers: Sequence[str], metrics: dict[str, np.ndarray]) -> xr.Dataset:
+    """Values `[classifier, seed]` with their names."""
+    dims = ("points", "classifier", "seed")
+    coords = {"points": [kind], "classifier": list(classifiers), "seed": range(NUM_SEEDS)}
+    return xr.Dataset({name: (dims, values[None]) for name, values in metrics.items()}, coords)
 
 
 def parts(config: Config) -> dict[str, Part]:
@@ -206,7 +210,8 @@ def parts(config: Config) -> dict[str, Part]:
             cost = training.epochs[config.preset] * (2 if training.fresh else 20)
             made[f"fixed_set-{kind}-{name}"] = Part(partial(run_critic, config, kind, name, cost), cost)
         cost = 600 * NUM_SEEDS
-        made[f"fixed_set-{kind}-standard"] = Part(partial(run_standard, config, kind, cost), cost)
+        run = partial(run_standard, config, kind, cost)
+        made[f"fixed_set-{kind}-standard"] = Part(lambda folder, progress, run=run: run(progress), cost)
     return made
 
 
@@ -216,20 +221,54 @@ def merge(config: Config, datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     return merged.sel(points=list(KINDS), classifier=list(CLASSIFIERS))
 
 
-def _critic() -> symbolic.Critic:
-    return symbolic.critic(NUM_POINTS)
+def rows(results: xr.Dataset) -> Rows:
+    """Shares of curves and areas under the curve, those that were measured."""
+    summary = []
+    for kind in results.points.values:
+        for name in results.classifier.values:
+            one = results.sel(points=kind, classifier=name)
+            metrics = {str(m): one[m].values for m in one if np.isfinite(one[m].values).any()}
+            summary += reporting.summary_rows(f"fixed_set: {kind}, {CLASSIFIERS[name]}", metrics, kind="part")
+    return summary
 
 
-def _shares(cost: int, number: int) -> list[int]:
-    """The cost in so many parts."""
-    return np.diff(np.linspace(0, cost, number + 1).astype(int)).tolist()
+def figures(results: xr.Dataset) -> Figures:
+    """The accuracy of every classifier on curves that it was trained on and on others."""
+    figure, every = plt.subplots(
+        1, len(KINDS), figsize=(15, 5.5), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, kind in zip(every[0], results.points.values, strict=True):
+        _panel(axes, kind, results.sel(points=kind))
+    every[0, 0].set_ylabel("accuracy, share of curves")
+    handles, labels = every[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
+    figure.suptitle("Functions or untrained networks: classifiers trained on a fixed set of 1,000 curves")
+    reporting.footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} sets, dots: the sets")
+    return {"fixed_set": figure}
 
 
-def _dataset(kind: str, classifiers: Sequence[str], metrics: dict[str, np.ndarray]) -> xr.Dataset:
-    """Values `[classifier, seed]` with their names."""
-    dims = ("points", "classifier", "seed")
-    coords = {"points": [kind], "classifier": list(classifiers), "seed": range(NUM_SEEDS)}
-    return xr.Dataset({name: (dims, values[None]) for name, values in metrics.items()}, coords)
+def _panel(axes: Axes, kind: PointsName, one: xr.Dataset) -> None:
+    names = one.classifier.values.tolist()
+    # Of a critic on the fixed set, accuracy in training tells no more than that on the set.
+    training = one.training_accuracy.where(one.classifier == "bce_fresh")
+    shown = {
+        "on the fixed set itself": one.seen_accuracy,
+        "on an epoch's curves, before its last step": training,
+        "on curves drawn anew": one.fresh_accuracy,
+    }
+    for i, (label, values) in enumerate(shown.items()):
+        x = np.arange(len(names)) + (0.15 if "anew" in label else -0.15)
+        mean, low, high, _ = np.array([reporting.interval(of_seeds) for of_seeds in values.values]).T
+        axes.errorbar(x, mean, [mean - low, high - mean], fmt="o", color=f"C{i}", capsize=4, label=label)
+        axes.plot(x[:, None] + 0.1, values.values, ".", color=f"C{i}", markersize=3, alpha=0.6)
+    for name, (mean, deviation) in PUBLISHED[kind].items():
+        label = "published, ± 1 sd over 10 sets" if name == "wgan" else None
+        place = names.index(name) - 0.3
+        axes.errorbar(place, mean, deviation, fmt="kx", capsize=2, elinewidth=0.8, label=label)
+    axes.axhline(0.5, color="0.5", linestyle=":", linewidth=1, label="chance")
+    axes.set_xticks(range(len(names)), [CLASSIFIERS[name].replace(", ", ",\n") for name in names])
+    axes.set(title=KINDS[kind], xlabel="classifier", ylim=(0.45, 1.02))
+    axes.grid(axis="y", alpha=0.3)
 
 
 STUDY = Study(parts, merge, rows, figures)

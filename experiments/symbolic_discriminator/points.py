@@ -10,20 +10,18 @@ from jaxtyping import Array, Float
 from lax_learning import symbolic
 
 PointsName = Literal["normal", "grid"]
-
-
-def points(kind: PointsName, number: int, seed: int) -> Float[Array, "points 1"]:
-    """Draws from N(0, 1), the same for a seed, or a grid over -3 to 3 without its end."""
-    if kind == "grid":
-        return jnp.linspace(-3, 3, number, endpoint=False)[:, None]
-    return jax.random.normal(jax.random.fold_in(jax.random.key(seed), 1), (number, 1))
-
-
 LIBRARIES = {
     path.stem.split("_", 1)[1]: path for path in sorted((Path(__file__).parent / "libraries").glob("*.lib"))
 }
 
 
+def points(kind: PointsName, number: int, seed: int) -> Float[Array, "points 1"]:
+    """Draws points from N(0, 1), the same for a seed, or makes a grid over -3 to 3 without its end."""
+    if kind == "grid":
+        return jnp.linspace(-3, 3, number, endpoint=False)[:, None]
+    return jax.random.normal(jax.random.fold_in(jax.random.key(seed), 1), (number, 1))
+
+
 def library(name: str) -> symbolic.Library:
-    """A library that stands in the folder `libraries`; the files are in the order of their size."""
+    """Loads a library from the folder `libraries`, whose files are in the order of their size."""
     return symbolic.load_library(LIBRARIES[name])

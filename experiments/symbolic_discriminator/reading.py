@@ -5,12 +5,15 @@ import xarray as xr
 
 CHANCE = 0.5
 LEARNED = 0.65
-TRENDS = (
-    "quick, then constant",
-    "quick, then dropping",
-    "slow, still improving",
-    "learns nothing",
-)
+TRENDS = ("quick, then constant", "quick, then dropping", "slow, still improving", "learns nothing")
+FIELDS = ("latents", "iterations", "penalty", "layers", "width", "learning_rate")
+
+
+def by_objective(results: xr.Dataset) -> dict[str, xr.Dataset]:
+    """The configurations of each objective, in the order in which they come."""
+    values = results.objective.values
+    names = dict.fromkeys(values.tolist())
+    return {name: results.isel(configuration=np.flatnonzero(values == name)) for name in names}
 
 
 def horizon(epochs: int) -> int:
@@ -18,13 +21,9 @@ def horizon(epochs: int) -> int:
     return min(500, max(1, epochs // 10))
 
 
-def smoothed(of_epochs: np.ndarray, epochs: np.ndarray) -> np.ndarray:
-    """Means over the bins of the last `horizon` epochs, or as many as there are, along the last axis.
-
-    Args:
-      of_epochs: means over bins of epochs, `[..., bin]`.
-      epochs: the last one of every bin.
-    """
+def smoothed(results: xr.Dataset, metric: str = "accuracy") -> np.ndarray:
+    """Means over the bins of the last `horizon` epochs, or as many as there are, `[..., bin]`."""
+    of_epochs, epochs = results[metric].values, results.epoch.values
     width = max(1, round(horizon(int(epochs[-1])) / epochs[0]))
     of_epochs = np.where(np.isfinite(of_epochs), of_epochs, np.nan)
     sums = np.cumsum(np.insert(of_epochs, 0, 0.0, axis=-1), axis=-1)
@@ -35,7 +34,14 @@ def smoothed(of_epochs: np.ndarray, epochs: np.ndarray) -> np.ndarray:
 
 def final(results: xr.Dataset, metric: str = "accuracy") -> np.ndarray:
     """A metric over the last epochs, `[configuration, seed]`."""
-    return smoothed(results[metric].values, results.epoch.values)[..., -1]
+    return smoothed(results, metric)[..., -1]
+
+
+def first_epoch_reaching(results: xr.Dataset, level: float) -> np.ndarray:
+    """The first epoch whose smoothed accuracy is at least `level`, NaN if none; `[configuration, seed]`."""
+    reached = smoothed(results, "fresh_accuracy") >= level
+    epochs = results.epoch.values[np.argmax(reached, axis=-1)].astype(float)
+    return np.where(reached.any(axis=-1), epochs, np.nan)
 
 
 def trend(curve: np.ndarray) -> str:
@@ -51,6 +57,11 @@ def trend(curve: np.ndarray) -> str:
         return TRENDS[1]
     early = gained[: max(1, len(curve) // 4)]
     return TRENDS[0] if np.nanmax(early) >= 0.8 * gained[-1] else TRENDS[2]
+
+
+def trends(results: xr.Dataset) -> list[str]:
+    """The trend of every configuration, of the mean over its seeds."""
+    return [trend(curve) for curve in smoothed(results).mean(axis=1)]
 
 
 def share_of_variance(values: np.ndarray, levels: np.ndarray) -> float:
@@ -78,27 +89,9 @@ def resampled_shares(values: np.ndarray, levels: np.ndarray, times: int = 500) -
     return np.array([share_of_variance(values[rows], levels[rows]) for rows in drawn])
 
 
-def first_epoch_reaching(results: xr.Dataset, level: float) -> np.ndarray:
-    """The first epoch whose smoothed accuracy is at least `level`, NaN if none; `[configuration, seed]`."""
-    curves = smoothed(results.fresh_accuracy.values, results.epoch.values)
-    reached = curves >= level
-    epochs = results.epoch.values[np.argmax(reached, axis=-1)].astype(float)
-    return np.where(reached.any(axis=-1), epochs, np.nan)
-
-
-def trends(results: xr.Dataset) -> list[str]:
-    """The trend of every configuration, of the mean over its seeds."""
-    curves = smoothed(results.accuracy.values, results.epoch.values).mean(axis=1)
-    return [trend(curve) for curve in curves]
-
-
-FIELDS = ("latents", "iterations", "penalty", "layers", "width", "learning_rate")
-
-
 def deciding(results: xr.Dataset) -> dict[str, tuple[float, float, float]]:
     """For every field that varies: its share of the variance of final accuracy, and 95 % of resamples."""
-    accuracy = final(results).mean(axis=1)
-    shares = {}
+    accuracy, shares = final(results).mean(axis=1), {}
     for field in FIELDS:
         levels = results[field].values
         if len(np.unique(levels)) > 1:

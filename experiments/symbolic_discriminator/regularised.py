@@ -7,6 +7,7 @@ a converged critic knows that their logits start below -80, where the gradient o
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,42 +19,101 @@ import xarray as xr
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from experiments.running import run_stage
+import lax_learning as ll
+from experiments.running import run_stage, side_by_side
 from experiments.symbolic_discriminator.config import Config
+from experiments.symbolic_discriminator.critics import adam
+from experiments.symbolic_discriminator.points import library, points
 from experiments.symbolic_discriminator.regularised_report import METRICS, figures, rows
-from experiments.symbolic_discriminator.study import Part, Study
-from experiments.symbolic_discriminator.target_fit import (
-    DECAY,
-    LATENTS,
-    Problem,
-    Start,
-    components,
-    critic_epochs,
-    problem_of,
-    starts,
-    target,
-)
+from experiments.symbolic_discriminator.study import Part, Study, shares
 from lax_learning import symbolic
 from lax_learning.types import Params
 
-
-class Run(NamedTuple):
-    """The critic's part of the loss: the cost of a logit, and its weight."""
-
-    cost: str
-    weight: float
-
-
+LATENTS, HIDDEN = 3, (32, 32)
 RUNS = {
-    "no_critic": {"no critic": Run("linear", 0.0)},
-    "linear": {"linear, 1e-4": Run("linear", 1e-4), "linear, 1e-2": Run("linear", 1e-2)},
-    "sigmoid": {"sigmoid, 1": Run("sigmoid", 1.0), "sigmoid, 100": Run("sigmoid", 100.0)},
-    "logsigmoid": {"logsigmoid, 0.1": Run("logsigmoid", 0.1)},
+    "no_critic": ("linear", {"no critic": 0.0}),
+    "linear": ("linear", {"linear, 1e-4": 1e-4, "linear, 1e-2": 1e-2}),
+    "sigmoid": ("sigmoid", {"sigmoid, 1": 1.0, "sigmoid, 100": 100.0}),
+    "logsigmoid": ("logsigmoid", {"logsigmoid, 0.1": 0.1}),
 }
-"""The runs of every part: those of one cost are one program."""
-
-LEARNING_RATE = 1e-3
+"""For every part the cost of a logit, which a program is made for, and the critic's weight in every run."""
+ADAM = adam(1e-3, 1e-7)
+CRITIC_EPOCHS = 10_000  # after which the notebook's critic is done
 MEASUREMENTS = 20
+
+
+def components(x: Float[Array, "points 1"]) -> Float[Array, "points 3"]:
+    """The quadratic functions that the target is made of."""
+    return jnp.hstack([
+        -0.08 * (x + 0.165) ** 2 - 0.21, 0.0785 * (x - 0.63) ** 2 - 0.252, 0.0895 * (x + 0.21) ** 2 - 0.0375
+    ])  # fmt: skip
+
+
+def target(x: Float[Array, "points 1"]) -> Float[Array, "points 1"]:
+    """`g0 g1 + sin(g2)` of the components."""
+    g = components(x)
+    return g[:, :1] * g[:, 1:2] + jnp.sin(g[:, 2:])
+
+
+def largest_correlations(a: Float[Array, "points m"], b: Float[Array, "points n"]) -> Float[Array, " m"]:
+    """For every column of a the largest |correlation| with one of b; 0 for one that is constant."""
+
+    def normalised(columns: Array) -> Array:
+        centred = columns - jnp.mean(columns, axis=0)
+        length, size = jnp.linalg.norm(centred, axis=0), jnp.linalg.norm(columns, axis=0)
+        flat = length <= 8 * jnp.finfo(columns.dtype).eps * size
+        return jnp.where(flat, 0, centred / jnp.where(flat, 1, length))
+
+    correlations = jnp.matmul(normalised(a).T, normalised(b), precision="highest")
+    return jnp.minimum(jnp.max(jnp.abs(correlations), axis=1), 1)
+
+
+class Problem(NamedTuple):
+    """What all members share: the points `[points, 1]`, the critic and its curves, and the two networks."""
+
+    x: Float[Array, "points 1"]
+    curves: symbolic.Curves
+    critic: symbolic.Critic
+    latents: symbolic.Generator
+    head: ll.Model
+
+
+def problem_of(config: Config) -> Problem:
+    """The points, the critic and the networks of a configuration."""
+    x = points("grid", config.numbers.points, config.seed)
+    return Problem(
+        x,
+        symbolic.curves_at(x, library("quadratic"), symbolic.mlp_generator(1, LATENTS, hidden=HIDDEN)),
+        symbolic.critic(config.numbers.points),
+        symbolic.dsn_generator(1, LATENTS, hidden=HIDDEN, alpha=jnp.ones((LATENTS, 1)), bias="zeros"),
+        ll.mlp((LATENTS, *HIDDEN, 1)),
+    )
+
+
+class Start(NamedTuple):
+    """What the runs of a seed share: the trained critic, its accuracy at the end, and fresh networks."""
+
+    critic: Params
+    accuracy: Float[Array, ""]
+    params: dict[str, Params]
+
+
+@lru_cache(maxsize=1)
+def starts(config: Config) -> Start:
+    """The trained critic and the fresh networks of every seed, the same for all parts."""
+    problem, epochs = problem_of(config), min(config.numbers.epochs, CRITIC_EPOCHS)
+    step = symbolic.critic_step(problem.critic, ADAM)
+    train = symbolic.train_critic(step, problem.curves.real, problem.curves.fake, num_epochs=epochs)
+
+    def start(seed: Array) -> Start:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), seed)
+        init_key, train_key, latents_key, head_key = jax.random.split(key, 4)
+        state, metrics = train(train_key, symbolic.init_critic(init_key, problem.critic, ADAM))
+        params = {"latents": problem.latents.init(latents_key), "head": problem.head.init(head_key)}
+        return Start(state.params, jnp.mean(metrics.accuracy[-max(epochs // 10, 1) :]), params)
+
+    program = ll.ensemble(start, batch_size=side_by_side(on_cpu=2))
+    return jax.tree.map(jnp.asarray, ll.gather(program(jnp.arange(config.numbers.seeds))))
 
 
 class Carry(NamedTuple):
@@ -65,132 +125,100 @@ class Carry(NamedTuple):
     optimizer_state: optax.OptState
 
 
-Loss = Callable[[dict[str, Params]], tuple[Array, symbolic.RegularisedLoss]]
-
-
-def loss_of(problem: Problem, cost: str, critic: Params, weight: Float[Array, ""]) -> Loss:
-    """The loss of `{"latents": ..., "head": ...}`; no gradient goes to the critic's own params."""
-
-    def predict(params: dict[str, Params], x: Array) -> Array:
-        return problem.head.apply(params["head"], problem.latents.apply(params["latents"], x))
-
-    def judge(params: dict[str, Params]) -> Array:
-        curves = problem.curves.latents(problem.latents.apply, params["latents"])
-        return problem.critic.apply(jax.lax.stop_gradient(critic), curves)
-
-    x = problem.x
-    return symbolic.regularised_loss(predict, judge, x, target(x), weight=weight, cost=cost)
+def loss_of(problem: Problem, cost: str, carry: Carry, params: dict[str, Params]) -> tuple[Array, Array]:
+    """The loss of `{"latents": ..., "head": ...}`, and its part that is due to the fit."""
+    latents = problem.latents.apply(params["latents"], problem.x)
+    fit = jnp.mean(jnp.square(problem.head.apply(params["head"], latents) - target(problem.x)))
+    logits = problem.critic.apply(carry.critic, latents.T)
+    return fit + carry.weight * symbolic.critic_cost(logits, cost=cost), fit  # type: ignore[arg-type]
 
 
 def fit(
     problem: Problem, cost: str, updates: int, num_steps: int
 ) -> tuple[Callable[..., Carry], Callable[..., tuple[Carry, dict[str, Array]]]]:
     """`init(start, weight)` and `step` of a fit: step 0 learns nothing, the others share the updates."""
-    adam = symbolic.adam_with_decay(LEARNING_RATE, decay=DECAY)
 
     def init(start: Start, weight: Float[Array, ""]) -> Carry:
-        return Carry(start.critic, weight, start.params, adam.init(start.params))
+        return Carry(start.critic, weight, start.params, ADAM.init(start.params))
 
     def step(carry: Carry, number: Array, shared: Any) -> tuple[Carry, dict[str, Array]]:
-        del shared
-        loss = loss_of(problem, cost, carry.critic, carry.weight)
+        loss = partial(loss_of, problem, cost, carry)
 
         def update(_: Array, held: tuple[Any, optax.OptState]) -> tuple[Any, optax.OptState]:
             params, state = held
-            moves, state = adam.update(jax.grad(loss, has_aux=True)(params)[0], state, params)
+            moves, state = ADAM.update(jax.grad(loss, has_aux=True)(params)[0], state, params)
             return optax.apply_updates(params, moves), state
 
         first, end = (jnp.maximum(n, 0) * updates // num_steps for n in (number - 1, number))
         params, state = jax.lax.fori_loop(first, end, update, (carry.params, carry.optimizer_state))
-        carry = carry._replace(params=params, optimizer_state=state)
-        return carry, _measured(problem, carry, loss)
+        latents = problem.latents.apply(params["latents"], problem.x)
+        logits, true = problem.critic.apply(carry.critic, latents.T), components(problem.x)
+        return carry._replace(params=params, optimizer_state=state), {
+            "fit_loss": loss(params)[1],
+            "mean_logit": jnp.mean(logits),
+            "judged_real": jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, logits > 0)),
+            "min_correlation": jnp.min(largest_correlations(latents, true)),
+            "components_found": jnp.min(largest_correlations(true, latents)),
+            "latents": latents.T,
+            "prediction": problem.head.apply(params["head"], latents)[:, 0],
+        }
 
     return init, step
 
 
-def _measured(problem: Problem, carry: Carry, loss: Loss) -> dict[str, Array]:
-    """Loss of the fit, verdict of the critic, likeness to the components, and the curves themselves."""
-    latents = problem.latents.apply(carry.params["latents"], problem.x)
-    logits = problem.critic.apply(carry.critic, latents.T)
-    true = components(problem.x)
-    return {
-        "fit_loss": loss(carry.params)[1].fit,
-        "mean_logit": jnp.mean(logits),
-        "judged_real": jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, logits > 0)),
-        "min_correlation": jnp.min(symbolic.largest_correlations(latents, true)),
-        "components_found": jnp.min(symbolic.largest_correlations(true, latents)),
-        "latents": latents.T,
-        "prediction": problem.head.apply(carry.params["head"], latents)[:, 0],
-    }
-
-
-def run_part(config: Config, runs: dict[str, Run], folder: Path, progress: tqdm) -> xr.Dataset:
+def run_part(config: Config, name: str, folder: Path, progress: tqdm) -> xr.Dataset:
     """All seeds of the runs of one cost side by side, and what came out by run, seed and step."""
+    numbers, (cost, runs) = config.numbers, RUNS[name]
     problem, of_seeds = problem_of(config), starts(config)
-    progress.update(_cost_of_critics(config))
-    numbers, (cost,) = config.numbers, {run.cost for run in runs.values()}
+    of_critics, of_fits = costs(config, name)
+    progress.update(of_critics)
     num_steps = min(MEASUREMENTS, numbers.updates)
-    costs = [0, *np.diff(np.arange(num_steps + 1) * _cost_of_fits(config, runs) // num_steps).tolist()]
-
-    for_every_run = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(runs)), of_seeds)
-    weights = jnp.repeat(jnp.array([run.weight for run in runs.values()]), numbers.seeds)
-    shapes = {
-        **dict.fromkeys(METRICS, ()),
-        "latents": (LATENTS, numbers.points),
-        "prediction": (numbers.points,),
-    }
     init, step = fit(problem, cost, numbers.updates, num_steps)
-    stage = run_stage(
-        folder, (for_every_run, weights), init, step, shapes, costs, None, progress,
-        on_cpu=2,
-    )  # fmt: skip
+    weights = jnp.repeat(jnp.array(list(runs.values())), numbers.seeds)
+    members = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(runs)), of_seeds), weights
+    shapes = {"latents": (LATENTS, numbers.points), "prediction": (numbers.points,)}
+    shapes |= dict.fromkeys(METRICS, ())
+    each = [0, *shares(of_fits, num_steps)]
+    stage = run_stage(folder, members, init, step, shapes, each, None, progress, on_cpu=2)
     found = {name: a.reshape(len(runs), numbers.seeds, *a.shape[1:]) for name, a in stage.metrics.items()}
-    over_time = {name: (("run", "seed", "step"), found[name]) for name in METRICS}
-    x = np.asarray(problem.x)
     curves = components(problem.x).T
     judged = jax.vmap(lambda critic: problem.critic.apply(critic, curves))(of_seeds.critic) > 0
     return xr.Dataset(
         {
-            **over_time,
+            **{name: (("run", "seed", "step"), found[name]) for name in METRICS},
             "latents": (("run", "seed", "latent", "point"), found["latents"][:, :, -1]),
             "prediction": (("run", "seed", "point"), found["prediction"][:, :, -1]),
             "components": (("component", "point"), np.asarray(curves)),
             "target": ("point", np.asarray(target(problem.x))[:, 0]),
-            "weight": ("run", [run.weight for run in runs.values()]),
+            "weight": ("run", np.asarray(list(runs.values()))),
             "critic_accuracy": ("seed", np.asarray(of_seeds.accuracy)),
             "components_judged_real": ("seed", np.asarray(judged).mean(axis=1)),
         },
         coords={
             "run": list(runs),
-            "x": ("point", x[:, 0]),
+            "x": ("point", np.asarray(problem.x)[:, 0]),
             "updates": ("step", np.arange(num_steps + 1) * numbers.updates // num_steps),
         },
     )
 
 
-def _cost_of_critics(config: Config) -> int:
-    """A share for each part, though the first one trains them."""
-    return config.numbers.seeds * critic_epochs(config) // (2 * len(RUNS))
-
-
-def _cost_of_fits(config: Config, runs: dict[str, Run]) -> int:
-    numbers = config.numbers
-    return len(runs) * numbers.seeds * numbers.updates * numbers.points // 500
+def costs(config: Config, name: str) -> tuple[int, int]:
+    """Milliseconds of the critics, a share for each part though the first trains them, and of the fits."""
+    numbers, (_, runs) = config.numbers, RUNS[name]
+    of_critics = numbers.seeds * min(numbers.epochs, CRITIC_EPOCHS) // (2 * len(RUNS))
+    return of_critics, len(runs) * numbers.seeds * numbers.updates * numbers.points // 500
 
 
 def parts(config: Config) -> dict[str, Part]:
     """A part for each cost."""
-
-    def part(runs: dict[str, Run]) -> Part:
-        cost = _cost_of_critics(config) + _cost_of_fits(config, runs)
-        return Part(lambda folder, progress: run_part(config, runs, folder, progress), cost)
-
-    return {f"regularised-{name}": part(runs) for name, runs in RUNS.items()}
+    return {
+        f"regularised-{name}": Part(partial(run_part, config, name), sum(costs(config, name)))
+        for name in RUNS
+    }
 
 
 def merge(config: Config, results: Sequence[xr.Dataset]) -> xr.Dataset:
     """The runs of all parts, one after another; what is common to them from the first."""
-    del config
     bare = [part.drop_encoding() for part in results]  # it holds how long the names in a file are
     return xr.concat(bare, "run", data_vars="minimal", coords="minimal", compat="override", join="exact")
 

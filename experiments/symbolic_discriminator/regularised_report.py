@@ -1,27 +1,29 @@
 """Report of networks that were regularised by a critic: rows of the summary and figures."""
 
-from typing import Any
-
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import reporting
+from experiments.symbolic_discriminator.study import Figures, Rows
 
 METRICS = ("fit_loss", "mean_logit", "judged_real", "min_correlation", "components_found")
 NO_CRITIC = "no critic"
 
 
-def rows(results: xr.Dataset) -> list[dict[str, Any]]:
-    """The rows of `summary.json`: every run at its end, paired with the one without a critic; the critics.
+def with_log(results: xr.Dataset) -> xr.Dataset:
+    """Adds `log10_fit_loss`, finite for 0 too: a loss that runs away decides the mean of `fit_loss`."""
+    floor = np.finfo(np.float32).tiny
+    return results.assign(log10_fit_loss=np.log10(results.fit_loss.clip(min=floor)))
 
-    `log10_fit_loss` is there because a loss that runs away in one seed decides the mean of `fit_loss`.
-    """
-    last = results.isel(step=-1).assign(log10_fit_loss=_log10(results.fit_loss.isel(step=-1)))
-    summary = []
+
+def rows(results: xr.Dataset) -> Rows:
+    """Every run at its end, paired with the one without a critic; the critics."""
+    last, summary = with_log(results).isel(step=-1), []
     for name in results.run.values.tolist():
-        metrics = {metric: last[metric].sel(run=name).values for metric in (*METRICS, "log10_fit_loss")}
+        one = last.sel(run=name)
+        metrics = {metric: one[metric].values for metric in (*METRICS, "log10_fit_loss")}
         if NO_CRITIC in results.run and name != NO_CRITIC:
             for metric in ("min_correlation", "components_found", "log10_fit_loss"):
                 metrics[f"{metric}_gain"] = metrics[metric] - last[metric].sel(run=NO_CRITIC).values
@@ -30,12 +32,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     return summary + reporting.summary_rows("regularised: critics", of_critics, kind="part")
 
 
-def _log10(loss: xr.DataArray) -> xr.DataArray:
-    """Finite for a loss of 0 too."""
-    return loss.copy(data=np.log10(np.maximum(loss.values, np.finfo(np.float32).tiny)))
-
-
-def figures(results: xr.Dataset) -> dict[str, Figure]:
+def figures(results: xr.Dataset) -> Figures:
     """Draws the figures of the study."""
     return {"regularised_latents": latents(results), "regularised_progress": progress(results)}
 
@@ -88,7 +85,7 @@ def progress(results: xr.Dataset) -> Figure:
         "min_correlation": ("Is every latent like a component?", "|r| of the least alike with its best"),
         "components_found": ("Is every component like a latent?", "|r| of the least alike with its best"),
     }
-    results = results.assign(log10_fit_loss=_log10(results.fit_loss))
+    results = with_log(results)
     for axes, (metric, (title, label)) in zip(every.flat, shown.items(), strict=True):
         for name in results.run.values.tolist():
             of_seeds = results[metric].sel(run=name).values

@@ -1,22 +1,27 @@
-"""The table and the figures of the symbolic discriminator, study by study."""
+"""All studies in the notebook's order, and the table and the figures of what they found."""
 
-from collections.abc import Mapping
 from itertools import groupby
-from typing import Any
 
 import xarray as xr
-from matplotlib.figure import Figure
 
 from experiments import reporting
-from experiments.symbolic_discriminator.studies import STUDIES
+from experiments.symbolic_discriminator import activations, critic_studies, fixed_set, regularised
+from experiments.symbolic_discriminator.study import Figures, Rows, Study
+
+STUDIES: dict[str, Study] = {
+    "activations": activations.STUDY,
+    **critic_studies.STUDIES,
+    "fixed_set": fixed_set.STUDY,
+    "regularised": regularised.STUDY,
+}
 
 
-def rows(results: xr.DataTree) -> list[dict[str, Any]]:
+def rows(results: xr.DataTree) -> Rows:
     """The rows of `summary.json`: means and 95 % intervals by part and metric."""
     return [row for name, node in results.children.items() for row in STUDIES[name].rows(node.to_dataset())]
 
 
-def table(summary: list[dict[str, Any]]) -> str:
+def table(summary: Rows) -> str:
     """A table for every group of parts with the same metrics."""
     tables = []
     for kind, of_kind in groupby(summary, key=lambda row: row["part"].partition(": ")[0]):
@@ -31,9 +36,7 @@ def table(summary: list[dict[str, Any]]) -> str:
     return "\n\n".join(tables)
 
 
-def figures(results: xr.DataTree) -> Mapping[str, Figure]:
+def figures(results: xr.DataTree) -> Figures:
     """All figures by name."""
-    found: dict[str, Figure] = {}
-    for name, node in results.children.items():
-        found |= STUDIES[name].figures(node.to_dataset())
-    return found
+    of_studies = [STUDIES[name].figures(node.to_dataset()) for name, node in results.children.items()]
+    return {name: figure for of_study in of_studies for name, figure in of_study.items()}

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.points import LIBRARIES
-from lax_learning import symbolic
 
 Configuration = dict[str, Any]
 Space = dict[str, Sequence[Any]]
@@ -16,7 +16,7 @@ Space = dict[str, Sequence[Any]]
 STATIC = ("objective", "library", "extension", "latents", "layers", "width", "iterations")
 
 # What a critic sees besides the values of a curve, and how.
-EXTENSIONS: dict[str, tuple[tuple[str, ...], str]] = {
+EXTENSIONS: dict[str, tuple[Any, Any]] = {
     "none": ((), "stack"),
     "input_stacked": (("input",), "stack"),
     "input_embedded": (("input",), "embed"),
@@ -55,6 +55,12 @@ EXTENSION_SPACES: dict[str, tuple[Space, int]] = {
 }
 
 
+def name_of(static: Configuration) -> str:
+    """Names a static shape by the fields that differ from study to study."""
+    form = "{objective}-{library}-{extension}-{layers}x{width}-{latents}_latents-{iterations}_iterations"
+    return form.format_map(static)
+
+
 def accuracy(config: Config) -> list[Configuration]:
     """The notebook's first critic, with its objective and with the one that was published later."""
     large = {"latents": 5, "layers": 6, "width": 128, "learning_rate": 1e-4, "decay": 1e-4}
@@ -68,7 +74,7 @@ def libraries(config: Config) -> list[Configuration]:
 
 def hyper_parameters(config: Config) -> list[Configuration]:
     """Random draws from the space of the preset."""
-    return _drawn(config, SPACES[config.preset], config.numbers.configurations, 2)
+    return drawn(config, SPACES[config.preset], config.numbers.configurations, 2)
 
 
 def depth(config: Config) -> list[Configuration]:
@@ -91,10 +97,18 @@ def depth(config: Config) -> list[Configuration]:
 
 def extensions(config: Config) -> list[Configuration]:
     """The same critics, one or many at random, with every extension."""
-    drawn = _drawn(config, *EXTENSION_SPACES[config.preset], 3)
-    return [{**configuration, "extension": name} for name in EXTENSIONS for configuration in drawn]
+    chosen = drawn(config, *EXTENSION_SPACES[config.preset], 3)
+    return [{**configuration, "extension": name} for name in EXTENSIONS for configuration in chosen]
 
 
-def _drawn(config: Config, space: Space, number: int, stream: int) -> list[Configuration]:
-    key = jax.random.fold_in(jax.random.key(config.seed), stream)
-    return [{**SMALL, **drawn} for drawn in symbolic.random_configurations(key, space, number)]
+def drawn(config: Config, space: Space, number: int, stream: int) -> list[Configuration]:
+    """Draws configurations, every field uniformly from its values, on its own and with replacement."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), stream), max(1, len(space)))
+    places = [
+        np.asarray(jax.random.randint(key, (number,), 0, len(values)))
+        for key, values in zip(keys, space.values(), strict=False)
+    ]
+    return [
+        {**SMALL, **{name: space[name][of[i]] for name, of in zip(space, places, strict=True)}}
+        for i in range(number)
+    ]

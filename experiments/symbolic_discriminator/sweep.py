@@ -16,13 +16,13 @@ from experiments.symbolic_discriminator.spaces import EXTENSIONS, SMALL
 def make(static: Mapping[str, Any]) -> Program:
     """Training of a critic for at least 10 epochs; a chunk is one of the steps in which they are cut."""
     config = Config(epochs=max(10, static["epochs"]))
-    trained = training(dict(static), config)
+    start, step, _ = training(dict(static), config)
 
     def init(key: jax.Array, traced: dict[str, jax.Array], shared: Any) -> Any:
-        return trained.init(key, traced)
+        return start(key, traced)
 
     def advance(carry: Any, number: Any, shared: Any) -> tuple[Any, jax.Array]:
-        carry, metrics = trained.step(carry, number, shared)
+        carry, metrics = step(carry, number, shared)
         return carry, jnp.mean(metrics["fresh_accuracy"])
 
     return Program(init, advance, schedule(config.numbers.epochs).steps)

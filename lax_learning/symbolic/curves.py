@@ -1,25 +1,20 @@
 """Curves for a critic: drawn functions and fresh generators at fixed points, and what extends them."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
-from jaxtyping import Array, ArrayLike
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import (
-    as_floating,
-    check_choice,
-    check_function,
-    check_instance,
-    check_sequence,
-)
-from lax_learning.symbolic.critic import embed, stack
-from lax_learning.symbolic.expressions import Library, draw_functions, function_gradients, function_values
-from lax_learning.symbolic.generators import Generator, latent_jacobian, latents_of
+from lax_learning._checks import as_floating, check_choice, check_function, check_instance, check_sequence
+from lax_learning.symbolic.generators import Generator
+from lax_learning.symbolic.libraries import Library, draw_functions, function_values
 from lax_learning.types import Key, Params
 
-METHODS = {"stack": stack, "embed": embed}
+Apply = Callable[[Params, Array], Array]
 EXTENSIONS = ("input", "gradient")
+METHODS = ("stack", "embed")
 
 
 class Curves(NamedTuple):
@@ -28,13 +23,14 @@ class Curves(NamedTuple):
     Fields:
       real: `key -> curves [latents, *curve_shape]` of functions drawn from the library.
       fake: `key -> curves [latents, *curve_shape]` of a fresh generator.
-      latents: `(apply, params) -> curves` of any network with latents, extended in the same way.
+      latents: `(apply, params) -> curves` of any network with latents, extended in the same way;
+        `apply(params, x)` gives `[points, latents]`, each point on its own.
       curve_shape: `(numbers,)` or `(points, channels)`, as a critic's.
     """
 
     real: Callable[[Key], Array]
     fake: Callable[[Key], Array]
-    latents: Callable[[Callable[[Params, Array], Array], Params], Array]
+    latents: Callable[[Apply, Params], Array]
     curve_shape: tuple[int, ...]
 
 
@@ -43,68 +39,81 @@ def curves_at(
     library: Library,
     generator: Generator,
     *,
-    extensions: Sequence[str] = (),
-    method: str = "embed",
+    extensions: Sequence[Literal["input", "gradient"]] = (),
+    method: Literal["stack", "embed"] = "embed",
 ) -> Curves:
-    """As many curves of functions as the generator has latents, and those of the generator.
+    """Makes as many curves of functions as the generator has latents, and those of the generator.
+
+    `stack: [f(x), extension_1[0, :], extension_1[1, :], ..., extension_2[0, :], ...]`
+    `embed: [p] -> [f(x_p), extension_1[p, :], extension_2[p, :], ...]`
 
     Args:
       x: the points, `[points, columns]`.
       library: that functions are drawn from.
       generator: a new one is drawn for every call.
       extensions: what a critic sees of a curve besides its values: "input", the points, and "gradient", the
-        derivatives by them, in the given order.
+        derivatives by them, in the given order. ReLU has derivative 0 at 0.
       method: "stack" makes curves longer, "embed" gives their points more channels.
 
     Returns:
       The sources of curves.
 
-    Raises:
-      TypeError, ValueError: for points that do not fit the library or the generator, or unknown or repeated
-        extensions.
-
     Example:
-      >>> import jax
-      >>> import jax.numpy as jnp
-      >>> from lax_learning.symbolic.expressions import parse_library
-      >>> from lax_learning.symbolic.generators import mlp_generator
-      >>> x, library = jnp.linspace(-1, 1, 20)[:, None], parse_library("N0 * X[:,0]**2")
-      >>> curves = curves_at(x, library, mlp_generator(1, 5), extensions=("input", "gradient"))
+      >>> from lax_learning import symbolic
+      >>> x, library = jnp.linspace(-1, 1, 20)[:, None], symbolic.parse_library("N0 * X[:,0]**2")
+      >>> curves = curves_at(x, library, symbolic.mlp_generator(1, 5), extensions=("input", "gradient"))
       >>> curves.real(jax.random.key(0)).shape, curves.fake(jax.random.key(1)).shape
       ((5, 20, 3), (5, 20, 3))
-
-    References:
-      https://github.com/fabxy/symrep, 2022.
     """
     check_choice("method", method, METHODS)
     check_instance("library", library, Library, "a Library, from parse_library")
     check_instance("generator", generator, Generator, "a Generator, such as mlp_generator(1, 5)")
     check_function("generator.init", generator.init, "a function of a key", None)
     check_sequence("extensions", extensions, f"a sequence of {sorted(EXTENSIONS)}")
-    extensions = tuple(extensions)
     for i, extension in enumerate(extensions):
         check_choice(f"extensions[{i}]", extension, EXTENSIONS)
     if len(set(extensions)) != len(extensions):
-        raise ValueError(f"extensions: expected each at most once, got {extensions}")
+        raise ValueError(f"extensions: expected each at most once, got {tuple(extensions)}")
     points = as_floating("x", x)
     if points.ndim != 2 or 0 in points.shape:
         raise ValueError(f"x: expected a non-empty [points, columns], got shape {list(points.shape)}")
 
-    def extended(values: Array, gradients: Callable[[], Array]) -> Array:
-        found = {"input": lambda: points, "gradient": gradients}
-        return METHODS[method](values, *(found[name]() for name in extensions)) if extensions else values
+    def extended(f: Callable[[Array], Array]) -> Array:
+        """Returns the curves of `f: x -> [number, points]`."""
+        values = f(points)
+        columns = [slopes(f) if name == "gradient" else points for name in extensions]
+        wide = [jnp.broadcast_to(of, (*values.shape, points.shape[1])).astype(values.dtype) for of in columns]
+        if method == "embed" and wide:
+            return jnp.concatenate([values[:, :, None], *wide], axis=2)
+        return jnp.concatenate([values, *(of.reshape(len(values), -1) for of in wide)], axis=1)
 
-    def latents(apply: Callable[[Params, Array], Array], params: Params) -> Array:
-        return extended(latents_of(apply, params, points).T, lambda: latent_jacobian(apply, params, points))
+    def slopes(f: Callable[[Array], Array]) -> Float[Array, "number points columns"]:
+        """Returns `d f_i(x_p) / d x_pj`, in forward mode: one pass a column."""
+
+        def by_column(column: Float[Array, " columns"]) -> Array:
+            return jax.jvp(f, (points,), (jnp.broadcast_to(column, points.shape),))[1]
+
+        return jax.vmap(by_column, out_axes=-1)(jnp.eye(points.shape[1], dtype=points.dtype))
+
+    def latents(apply: Apply, params: Params) -> Array:
+        return extended(lambda x: _latents(apply, params, x).T)
 
     def fake(key: Key) -> Array:
         return latents(generator.apply, generator.init(key))
 
     def real(key: Key) -> Array:
         draws = draw_functions(key, library, number, dtype=points.dtype)
-        values = function_values(library, draws, points)
-        return extended(values, lambda: function_gradients(library, draws, points))
+        return extended(lambda x: function_values(library, draws, x))
 
     number, *curve_shape = jax.eval_shape(fake, jax.random.key(0)).shape
     jax.eval_shape(real, jax.random.key(0))
     return Curves(real, fake, latents, tuple(curve_shape))
+
+
+def _latents(apply: Apply, params: Params, x: Array) -> Array:
+    """Returns `apply(params, x)`; raises unless it gives floating latents `[points, latents]`."""
+    check_function("apply", apply, "a function of (params, x)", params, x)
+    latents = as_floating("apply(params, x)", apply(params, x))
+    if latents.ndim != 2 or latents.shape[0] != x.shape[0]:
+        raise ValueError(f"apply: expected latents [{x.shape[0]}, latents], got shape {list(latents.shape)}")
+    return latents

@@ -1,32 +1,50 @@
-"""Generators of curves that are no symbolic functions: untrained networks and Gaussian processes."""
+"""Generators of curves that are no symbolic functions: untrained networks and Gaussian processes.
+
+All refuse sizes that are no positive ints and, when applied, x that is not floating `[points, num_inputs]` or
+has no points. After symrep, https://github.com/fabxy/symrep, 2022.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import variance_scaling, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning._checks import (
+    as_array,
     as_floating,
     as_params,
+    check_choice,
     check_count,
     check_floating_dtype,
-    check_function,
     check_inputs,
     check_key,
     check_memory,
+    check_not_negative,
     check_positive,
     check_scalar,
     check_shapes,
+    describe,
 )
 from lax_learning._precision import promoted
-from lax_learning.symbolic._dsn import Generator, check_entries, dsn_generator
-from lax_learning.symbolic._relu_network import relu_network, torch_uniform
+from lax_learning.symbolic.relu_networks import relu_network, torch_uniform
 from lax_learning.types import Key, Params
 
-__all__ = ["Generator", "dsn_generator", "gaussian_process_generator", "latent_jacobian", "mlp_generator"]
+
+class Generator(NamedTuple):
+    """A distribution of functions; many draws at once come from `jax.vmap` over the keys.
+
+    Fields:
+      init: `key -> params`, a fresh draw.
+      apply: `(params, x [points, columns]) -> latents [points, latents]`, each point on its own.
+    """
+
+    init: Callable[[Key], Params]
+    apply: Callable[[Params, ArrayLike], Array]
 
 
 def mlp_generator(
@@ -50,28 +68,99 @@ def mlp_generator(
     Returns:
       The generator; its params are those of an `mlp`.
 
-    Raises:
-      TypeError, ValueError: for sizes that are no positive ints; when applied, for x that is no
-        floating `[points, num_inputs]` or has no points.
-
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> generator = mlp_generator(1, 5)
       >>> generator.apply(generator.init(jax.random.key(0)), jnp.ones((20, 1))).shape
       (20, 5)
-
-    References:
-      symrep, https://github.com/fabxy/symrep, 2022.
     """
     check_count("num_latents", num_latents)
-    network = relu_network(num_inputs, hidden, num_latents, torch_uniform, torch_uniform, dtype)
+    network = relu_network(num_inputs, hidden, num_latents, dtype)
+    return Generator(network.init, lambda params, x: network.apply(params, _points(x, num_inputs)))
+
+
+def dsn_generator(
+    num_inputs: int,
+    num_latents: int,
+    *,
+    hidden: Sequence[int] = (32, 32),
+    alpha: ArrayLike | None = None,
+    norm: Literal["none", "softmax"] = "none",
+    prune: ArrayLike = 0.0,
+    bias: bool | Literal["zeros"] = False,
+    dtype: DTypeLike = jnp.float32,
+) -> Generator:
+    """A disentangled sparsity network: one ReLU network for each latent, on an input masked for it.
+
+    `latent_i = f_i(x * m_i)`, `m = prune(norm(alpha))`, `w ~ N(0, 6 / (fan_in + fan_out))`
+
+    The standard deviation is the published one, sqrt(3) times that of Xavier's weights. An untrained network
+    without biases, or with those that start at 0, is linear on each side of 0 along every line through it.
+
+    Args:
+      num_inputs: columns of `x [points, num_inputs]`.
+      num_latents: columns of the output `[points, num_latents]`.
+      hidden: widths of the hidden layers of each latent's network.
+      alpha: the mask `[num_latents, num_inputs]`, kept fixed; None for one drawn from N(0, 1) that is
+        part of the params and so is trained with them.
+      norm: "softmax" for `softmax(|alpha|)` over the inputs; "none" for alpha as it is.
+      prune: not negative; entries of the normalised mask below it become 0, also negative ones; at 0 none.
+      bias: False for no biases, True for `U(-r, r)` with `r = 1 / sqrt(fan_in)`, "zeros" for the
+        published ones, which start at 0 and are trained.
+      dtype: of the parameters.
+
+    Returns:
+      The generator. Its params are a dict of `networks`, those of an `mlp` with the latents as a
+      first axis, and of `alpha` unless it was given.
+
+    Example:
+      >>> generator = dsn_generator(2, 3, norm="softmax", prune=0.1)
+      >>> params = generator.init(jax.random.key(0))
+      >>> params["networks"][0]["w"].shape, params["alpha"].shape
+      ((3, 2, 32), (3, 2))
+    """
+    check_count("num_latents", num_latents)
+    check_choice("norm", norm, ("none", "softmax"))
+    check_not_negative("prune", prune)
+    check_scalar("prune", prune)
+    if not (isinstance(bias, bool) or (isinstance(bias, str) and bias == "zeros")):
+        raise ValueError(f"bias: expected one of [False, True, 'zeros'], got {bias!r}")
+    normal = variance_scaling(3.0, "fan_avg", "normal")
+    network = relu_network(
+        num_inputs, hidden, 1, dtype,
+        w_init=lambda fan_in: normal,
+        b_init={False: None, True: torch_uniform, "zeros": lambda fan_in: zeros}[bias],
+        copies=int(num_latents),
+    )  # fmt: skip
+    shape = (num_latents, num_inputs)
+    least = jnp.asarray(prune, dtype)
+    fixed = None
+    if alpha is not None:
+        fixed = as_array("alpha", alpha)
+        check_shapes(("alpha",), (fixed,), (shape,))
+        fixed = fixed.astype(dtype)
+
+    def init(key: Key) -> dict[str, Any]:
+        check_key("key", key)
+        network_key, alpha_key = jax.random.split(key)
+        networks = jax.vmap(network.init)(jax.random.split(network_key, num_latents))
+        drawn = {"alpha": jax.random.normal(alpha_key, shape, dtype)} if fixed is None else {}
+        return {"networks": networks, **drawn}
 
     def apply(params: Params, x: ArrayLike) -> Float[Array, "points latents"]:
-        x = as_floating("x", x)
-        check_inputs(x, (num_inputs,))
-        return network.apply(params, x)
+        x = _points(x, num_inputs)
+        params = as_entries(params, ("networks", "alpha") if fixed is None else ("networks",))
+        mask = params["alpha"] if fixed is None else fixed
+        if norm == "softmax":
+            mask = jax.nn.softmax(jnp.abs(mask), axis=1)
+        check_shapes(("params['alpha']",), (mask,), (shape,))
+        mask = jnp.where((least > 0) & (mask < least), 0, mask)
 
-    return Generator(network.init, apply)
+        def latent(weights: Params, row: Array) -> Array:
+            return network.apply(weights, jnp.multiply(*promoted(x, row)))[:, 0]
+
+        return jax.vmap(latent, out_axes=1)(params["networks"], mask)
+
+    return Generator(init, apply)
 
 
 def gaussian_process_generator(
@@ -88,27 +177,21 @@ def gaussian_process_generator(
     `f(x) = scale sqrt(2/M) sum_m a_m cos(w_m . x / length_scale + b_m)`, `a ~ N(0, 1)`, `w ~ N(0, I)`,
     `b ~ U(0, 2 pi)`: mean 0 and covariance `scale^2 exp(-|x - x'|^2 / (2 length_scale^2))`
 
-    A draw is a function, to be evaluated anywhere and differentiated. The latents of one draw have their
-    own `a` and share `w` and `b`: they are uncorrelated, and independent up to a share of `1/M`, which is
-    also how far f is from Gaussian.
+    The latents of a draw have their own `a` and share `w` and `b`: they are uncorrelated, and independent up
+    to a share of `1/M`, which is also how far f is from Gaussian.
 
     Args:
       num_inputs: columns of `x [points, num_inputs]`.
       num_latents: columns of the output `[points, num_latents]`.
-      length_scale: distance over which f changes, in units of x; may be traced.
-      scale: standard deviation of `f(x)`; may be traced.
+      length_scale: positive distance over which f changes, in units of x; may be traced.
+      scale: positive standard deviation of `f(x)`; may be traced.
       num_features: M, the number of cosines.
       dtype: of the parameters.
 
     Returns:
       The generator; its params are `a [M, num_latents]`, `w [num_inputs, M]` and `b [M]`.
 
-    Raises:
-      TypeError, ValueError: for sizes that are no positive ints, or a length_scale or scale that is not
-        positive; when applied, for x that is no floating `[points, num_inputs]` or has no points.
-
     Example:
-      >>> import jax, jax.numpy as jnp
       >>> generator = gaussian_process_generator(1, 5, length_scale=0.3)
       >>> generator.apply(generator.init(jax.random.key(0)), jnp.ones((20, 1))).shape
       (20, 5)
@@ -117,15 +200,12 @@ def gaussian_process_generator(
       Rahimi and Recht, Random features for large-scale kernel machines, NeurIPS 2007,
       https://papers.nips.cc/paper/2007/hash/013a006f03dbc5392effeb8f18fda755-Abstract.html.
     """
-    sizes = {"num_inputs": num_inputs, "num_latents": num_latents, "num_features": num_features}
-    for name, size in sizes.items():
-        check_count(name, size)
+    check_count("num_inputs", num_inputs)
+    check_count("num_latents", num_latents)
+    check_count("num_features", num_features)
     check_floating_dtype("dtype", dtype)
-    check_memory(
-        "num_inputs, num_latents and num_features",
-        [(num_features, num_latents), (num_inputs, num_features)],
-        dtype,
-    )
+    shapes = {"a": (num_features, num_latents), "w": (num_inputs, num_features), "b": (num_features,)}
+    check_memory("num_inputs, num_latents and num_features", list(shapes.values()), dtype)
     for name, value in (("length_scale", length_scale), ("scale", scale)):
         check_positive(name, value)
         check_scalar(name, value)
@@ -134,67 +214,33 @@ def gaussian_process_generator(
         check_key("key", key)
         a_key, w_key, b_key = jax.random.split(key, 3)
         return {
-            "a": jax.random.normal(a_key, (num_features, num_latents), dtype),
-            "w": jax.random.normal(w_key, (num_inputs, num_features), dtype),
-            "b": jax.random.uniform(b_key, (num_features,), dtype, 0, 2 * math.pi),
+            "a": jax.random.normal(a_key, shapes["a"], dtype),
+            "w": jax.random.normal(w_key, shapes["w"], dtype),
+            "b": jax.random.uniform(b_key, shapes["b"], dtype, 0, 2 * math.pi),
         }
 
     def apply(params: Params, x: ArrayLike) -> Float[Array, "points latents"]:
-        x = as_floating("x", x)
-        check_inputs(x, (num_inputs,))
-        check_entries(params, ("a", "w", "b"))
-        params = as_params(params)
+        x = _points(x, num_inputs)
+        params = as_entries(params, tuple(shapes))
+        check_shapes([f"params[{n!r}]" for n in shapes], [params[n] for n in shapes], list(shapes.values()))
         scales = jnp.asarray(length_scale, dtype), jnp.asarray(scale, dtype)
         x, a, w, b, length, height = promoted(x, params["a"], params["w"], params["b"], *scales)
-        shapes = [(num_features, num_latents), (num_inputs, num_features), (num_features,)]
-        check_shapes(("params['a']", "params['w']", "params['b']"), (a, w, b), shapes)
-        features = jnp.cos(x / length @ w + b)
-        return height * math.sqrt(2 / num_features) * (features @ a)
+        return height * math.sqrt(2 / num_features) * (jnp.cos(x / length @ w + b) @ a)
 
     return Generator(init, apply)
 
 
-def latent_jacobian(
-    apply: Callable[[Params, Array], Array], params: Params, x: ArrayLike
-) -> Float[Array, "latents points columns"]:
-    """The derivative of every latent by the input, point by point.
-
-    `J[i, p, j] = d latent_i(x_p) / d x_pj`, in forward mode: one pass a column. A latent at one point
-    must not depend on the other points. ReLU has derivative 0 at 0.
-
-    Args:
-      apply: `(params, x) -> latents [points, latents]`, as a generator's.
-      params: the parameters.
-      x: `[points, columns]`.
-
-    Returns:
-      The derivatives `[latents, points, columns]`.
-
-    Raises:
-      TypeError, ValueError: for x that is no floating, non-empty `[points, columns]`, or latents that are
-        not `[points, latents]`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> latent_jacobian(lambda params, x: params * x**2, 2.0, jnp.array([[1.0], [3.0]])).tolist()
-      [[[4.0], [12.0]]]
-    """
-    check_function("apply", apply, "a function of (params, x)", params, x)
-    x = as_floating("x", x)
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"x: expected a non-empty [points, columns], got shape {list(x.shape)}")
-
-    def derivative(column: Float[Array, " columns"]) -> Array:
-        return jax.jvp(lambda x: latents_of(apply, params, x), (x,), (jnp.broadcast_to(column, x.shape),))[1]
-
-    by_column = jax.vmap(derivative)(jnp.eye(x.shape[1], dtype=x.dtype))
-    return by_column.transpose(2, 1, 0)
+def _points(x: ArrayLike, num_inputs: int) -> Array:
+    """Returns x as an array; raises unless it is floating `[points, num_inputs]`, with a point."""
+    points = as_floating("x", x)
+    check_inputs(points, (num_inputs,))
+    return points
 
 
-def latents_of(apply: Callable[[Params, Array], Array], params: Params, x: Array) -> Array:
-    """`apply(params, x)`; raises unless it gives floating latents `[points, latents]`."""
-    check_function("apply", apply, "a function of (params, x)", params, x)
-    latents = as_floating("apply(params, x)", apply(params, x))
-    if latents.ndim != 2 or latents.shape[0] != x.shape[0]:
-        raise ValueError(f"apply: expected latents [{x.shape[0]}, latents], got shape {list(latents.shape)}")
-    return latents
+def as_entries(params: Any, entries: Sequence[str]) -> Any:
+    """Returns params as arrays; raises unless they are a dict with these entries."""
+    if not isinstance(params, Mapping) or any(params.get(e) is None for e in entries):
+        given = isinstance(params, Mapping)
+        got = sorted(name for name in params if params[name] is not None) if given else describe(params)
+        raise ValueError(f"params: expected a dict with the entries {list(entries)}, got {got}")
+    return as_params(params)

@@ -1,16 +1,21 @@
-"""From the text of a formula to a pure function: what is not on the list below is refused, nothing is run."""
+"""Formulas as pure functions: their text is parsed by a whitelist, and none of it is run.
+
+After the public notebooks of symrep, https://github.com/fabxy/symrep, 2022.
+"""
 
 import ast
 import math
 import operator
 import re
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike, Float
+
+from lax_learning._checks import as_floating, check_instance
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 100
@@ -27,17 +32,10 @@ OPERATORS: dict[type[ast.AST], Callable[[Array, Array], Array]] = {
 }
 SIGNS: dict[type[ast.AST], Callable[[Array], Array]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "sin": jnp.sin,
-    "cos": jnp.cos,
-    "tan": jnp.tan,
-    "exp": jnp.exp,
-    "log": jnp.log,
-    "sqrt": jnp.sqrt,
-    "abs": jnp.abs,
-    "tanh": jnp.tanh,
+    name: getattr(jnp, name) for name in ("sin", "cos", "tan", "exp", "log", "sqrt", "abs", "tanh")
 }
 
-Term: TypeAlias = Callable[[Array, Array, Array], Array]
+Term = Callable[[Array, Array, Array], Array]
 """`(normal [K], uniform [K], x [points, columns]) -> [] or [points]`, all of the dtype of `x`."""
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.+\-*/()\[\],: \t]")
@@ -50,48 +48,103 @@ _EXPECTED = (
 
 
 class ExpressionError(ValueError):
-    """A formula that cannot be read: `file:line:column: expected ..., got ...`.
-
-    Args:
-      problem: what was expected and what came.
-      file: where the formula stands.
-      line: counted from 1.
-      column: counted from 1.
-
-    Example:
-      >>> str(ExpressionError("expected a number, got 'x'", "functions.lib", 3, 7))
-      "functions.lib:3:7: expected a number, got 'x'"
-    """
+    """A formula that cannot be read: `file:line:column: expected ..., got ...`, counted from 1."""
 
     def __init__(self, problem: str, file: str = "<expression>", line: int = 1, column: int = 1):
         super().__init__(problem, file, line, column)
-        self.file = file
-        self.line = line
-        self.column = column
+        self.file, self.line, self.column = file, line, column
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}: {self.args[0]}"
 
 
-class Program(NamedTuple):
-    """A formula as a function, and how many coefficients and columns it reads: 1 + the highest index."""
+class Coefficients(NamedTuple):
+    """Random numbers in a function: `N_k` is `normal[..., k]` and `U_k` is `uniform[..., k]`."""
 
-    term: Term
+    normal: Float[Array, "*draws K"]
+    uniform: Float[Array, "*draws K"]
+
+
+class Expression(NamedTuple):
+    """A formula as a pure function.
+
+    Fields:
+      source: its text.
+      evaluate: `(coefficients of [K], x [points, columns]) -> [points]`, in the dtype of x.
+      num_coefficients: 1 + the highest index of a coefficient; 0 without.
+      num_columns: 1 + the highest index of a column; 0 without.
+    """
+
+    source: str
+    evaluate: Callable[[Coefficients, Array], Array]
     num_coefficients: int
     num_columns: int
 
 
-def compile_formula(source: str, file: str, line: int, column: int) -> Program:
-    """Reads one formula; numbers become arrays when the term is called: nothing is computed here.
+def parse_expression(source: str) -> Expression:
+    """Parses a formula.
+
+    It may hold `N0, N1, ..` and `U0, U1, ..` (`N` and `U` are `N0` and `U0`), input columns `X[:,0]` or
+    `X10[:,0]`, numbers, `+ - * / **`, and `sin cos tan exp log sqrt abs tanh`, also behind `np.` or `jnp.`
+
+    Args:
+      source: the formula, on one line.
+
+    Returns:
+      The expression, whose function can be compiled, vmapped and differentiated.
+
+    Raises:
+      ExpressionError: for anything else, with line and column.
 
     Example:
-      >>> compile_formula("N0 * X[:,1]**2", "<expression>", 1, 1)[1:]
-      (1, 2)
+      >>> square = parse_expression("N0 * X[:,0]**2 + 1")
+      >>> coefficients = Coefficients(jnp.array([3.0]), jnp.array([0.5]))
+      >>> square.evaluate(coefficients, jnp.array([[0.0], [2.0]])).tolist()
+      [1.0, 13.0]
     """
-    return _Compiler(source, file, line, column).program()
+    if not isinstance(source, str):
+        raise TypeError(f"source: expected a string, got {source!r}")
+    return expression_at(source)
 
 
-class _Compiler:
+def expression_at(source: str, file: str = "<expression>", line: int = 1, column: int = 1) -> Expression:
+    """Parses a formula whose first character stands at this place, for errors."""
+    formula = Formula(source, file, line, column)
+    term, num_coefficients, num_columns = formula.program()
+
+    def evaluate(coefficients: Coefficients, x: Float[Array, "points columns"]) -> Float[Array, " points"]:
+        x = as_points(x, num_columns)
+        coefficients = as_coefficients(coefficients, (), num_coefficients)
+        normal, uniform = (values.astype(x.dtype) for values in coefficients)
+        return jnp.broadcast_to(term(normal, uniform, x), x.shape[:1])
+
+    return Expression(source, evaluate, num_coefficients, num_columns)
+
+
+def as_points(x: ArrayLike, num_columns: int) -> Array:
+    """Returns points `[points, columns]`; raises unless they are floating, with the columns that are read."""
+    x = as_floating("x", x)
+    if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] < num_columns:
+        expected = f"shape [points, columns] of at least 1 point and {num_columns} columns"
+        raise ValueError(f"x: expected {expected}, got {list(x.shape)}")
+    return x
+
+
+def as_coefficients(coefficients: Coefficients, draws: Sequence[int], num_coefficients: int) -> Coefficients:
+    """Returns coefficients as arrays; raises unless there are enough floating ones for every draw."""
+    check_instance("coefficients", coefficients, Coefficients, "Coefficients(normal, uniform)")
+    found = Coefficients(*(as_floating(f"coefficients.{n}", v) for n, v in coefficients._asdict().items()))
+    for name, values in found._asdict().items():
+        shape = values.shape
+        if shape[:-1] != tuple(draws) or not shape or shape[-1] < num_coefficients:
+            expected = ", ".join([*map(str, draws), f"K >= {num_coefficients}"])
+            raise ValueError(f"coefficients.{name}: expected shape [{expected}], got {list(shape)}")
+    return found
+
+
+class Formula:
+    """A formula on its way from text to a term; nothing is computed before the term is called."""
+
     def __init__(self, source: str, file: str, line: int, column: int):
         stripped = source.lstrip(" \t")
         self.source = stripped.rstrip(" \t")
@@ -107,23 +160,22 @@ class _Compiler:
         text = self.source[node.col_offset : node.end_col_offset]
         return self.error(node.col_offset, expected, repr(text if len(text) <= 40 else text[:40] + "..."))
 
-    def program(self) -> Program:
+    def program(self) -> tuple[Term, int, int]:
         term = self.term(self.parse(), 1)
-        return Program(term, self.num_coefficients, self.num_columns)
+        return term, self.num_coefficients, self.num_columns
 
     def parse(self) -> ast.expr:
         if len(self.source) > MAX_LENGTH:
             raise self.error(0, f"at most {MAX_LENGTH} characters", str(len(self.source)))
         if foreign := _FOREIGN.search(self.source):
-            # Only ASCII passes, and no line break: the offsets of the tree are columns.
+            # Only ASCII passes, no line break: offsets of the tree are columns.
             expected = "letters, digits, spaces and _ . + - * / ( ) [ ] , :"
             raise self.error(foreign.start(), expected, repr(foreign.group()))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 return ast.parse(self.source, mode="eval").body
-        except SyntaxError as error:
-            # At the end of the text the offset is 0.
+        except SyntaxError as error:  # at the end of the text the offset is 0
             offset = min((error.offset or len(self.source) + 1) - 1, len(self.source))
             got = f"{self.source[offset : offset + 40]!r} ({error.msg})"
             raise self.error(offset, "a formula", got) from None
@@ -210,14 +262,13 @@ class _Compiler:
 
 
 def _constant(value: float, x: Array) -> Array:
-    """The number in the dtype of x; raises if that cannot hold it."""
     if value > float(jnp.finfo(x.dtype).max):
         raise ValueError(f"x: expected a dtype that holds the number {value:g}, got {x.dtype}")
     return jnp.asarray(value, x.dtype)
 
 
 def _integer(node: ast.expr) -> int | None:
-    """The integer that an exponent spells out, such as `2` or `-2`."""
+    """Returns the integer that an exponent spells out, such as `2` or `-2`."""
     sign = 1
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         sign, node = -1, node.operand

@@ -1,4 +1,4 @@
-"""The ReLU networks of generators and critics, and how PyTorch initialises them."""
+"""ReLU networks of generators and critics, started as PyTorch starts its linear layers."""
 
 import itertools
 import math
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jaxtyping import Array
 
-from lax_learning._checks import as_layers, as_sizes, check_count, check_floating_dtype, check_memory
+from lax_learning._checks import as_sizes, check_count, check_floating_dtype, check_memory
 from lax_learning.models import Model
 from lax_learning.networks import dense_layers, identity
-from lax_learning.types import Key, Params
+from lax_learning.types import Key
 
 MAX_LAYERS = 1000
 
@@ -32,9 +32,10 @@ def relu_network(
     num_inputs: int,
     hidden: Sequence[int],
     num_outputs: int,
-    w_init: Callable[[int], Initializer],
-    b_init: Callable[[int], Initializer] | None,
     dtype: Any,
+    *,
+    w_init: Callable[[int], Initializer] = torch_uniform,
+    b_init: Callable[[int], Initializer] | None = torch_uniform,
     name: str = "hidden",
     copies: int = 1,
 ) -> Model:
@@ -47,17 +48,9 @@ def relu_network(
     check_floating_dtype("dtype", dtype)
     if len(hidden) > MAX_LAYERS:
         raise ValueError(f"{name}: expected at most {MAX_LAYERS} layers, got {len(hidden)}")
-    widths = (num_inputs, *hidden, num_outputs)
-    shapes = [(copies, n, m) for n, m in itertools.pairwise(widths)]
-    check_memory(f"num_inputs, {name} and number of outputs", shapes, dtype)
-    activations = (*(jax.nn.relu for _ in hidden), identity)
+    pairs = list(itertools.pairwise((num_inputs, *hidden, num_outputs)))
+    check_memory(f"num_inputs, {name} and number of outputs", [(copies, *pair) for pair in pairs], dtype)
     layers = [
-        {"w": ((n, m), w_init(n)), "b": ((m,), None if b_init is None else b_init(n))}
-        for n, m in itertools.pairwise(widths)
+        {"w": ((n, m), w_init(n)), "b": ((m,), None if b_init is None else b_init(n))} for n, m in pairs
     ]
-    network = dense_layers(layers, activations, dtype)
-
-    def apply(params: Params, x: Array) -> Array:
-        return network(as_layers("params", params, len(layers)), x)[0]
-
-    return Model(apply, network.init)
+    return dense_layers(layers, (*(jax.nn.relu for _ in hidden), identity), dtype)

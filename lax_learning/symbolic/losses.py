@@ -1,4 +1,9 @@
-"""Objectives and scores of a critic: gradient penalty, accuracy, area under the curve."""
+"""Objectives and scores of a critic, and the cost of latents that it does not take for functions.
+
+After symrep, https://github.com/fabxy/symrep, 2022.
+"""
+
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -7,55 +12,51 @@ from jaxtyping import Array, ArrayLike, Float
 from lax_learning._checks import as_array, as_floating, check_choice, check_instance, check_shapes
 from lax_learning._precision import promoted, raised
 from lax_learning.networks import identity
-from lax_learning.symbolic.critic import Critic, check_curves
+from lax_learning.symbolic.critics import Critic, check_curves
 from lax_learning.types import Params
 
-# What is added up: a penalty on high logits of fake curves, and the same of minus the logits of real ones.
-_OBJECTIVES = {"bce": jax.nn.softplus, "wgan": identity}
-
-
-def check_objective(objective: str) -> None:
-    """Raises ValueError unless there is such an objective."""
-    check_choice("objective", objective, _OBJECTIVES)
+Objective = Literal["bce", "wgan"]
+Cost = Literal["linear", "sigmoid", "logsigmoid"]
+OBJECTIVES = {"bce": jax.nn.softplus, "wgan": identity}
+"""Penalties on high logits of fake curves, and on minus the logits of real ones."""
+COSTS = {
+    "linear": lambda logits: -logits,
+    "sigmoid": lambda logits: -jax.nn.sigmoid(logits),
+    "logsigmoid": lambda logits: -jax.nn.log_sigmoid(logits),
+}
 
 
 def critic_loss(
-    logits_real: ArrayLike, logits_fake: ArrayLike, *, objective: str = "bce"
+    logits_real: ArrayLike, logits_fake: ArrayLike, *, objective: Objective = "bce"
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Computes the losses of a critic on real and on fake curves; their sum is minimised.
 
     `mean(f(-real)), mean(f(fake))`, with `f(z) = log(1 + exp(z))` for "bce", `f(z) = z` for "wgan"
 
     Args:
-      logits_real: the critic's logits of real curves, `[number]`.
-      logits_fake: those of fake curves, `[number]`; the numbers may differ.
+      logits_real: the critic's logits of real curves, floating `[number]`, at least one.
+      logits_fake: those of fake curves; the numbers may differ.
       objective: "bce": cross-entropy of a sigmoid, real as 1 and fake as 0; "wgan": the difference of
         the means.
 
     Returns:
       `(loss_real, loss_fake)`, in float32 or wider.
 
-    Raises:
-      TypeError, ValueError: for an unknown objective, or logits that are not floating, `[number]`, at
-        least one.
-
     Example:
-      >>> import jax.numpy as jnp
       >>> [float(loss) for loss in critic_loss(jnp.ones(2), jnp.array([2.0, 3.0]), objective="wgan")]
       [-1.0, 2.5]
 
     References:
       Arjovsky et al., Wasserstein GAN, https://arxiv.org/abs/1701.07875, 2017.
-      https://github.com/fabxy/symrep, 2022.
     """
-    check_objective(objective)
+    check_choice("objective", objective, OBJECTIVES)
     real, fake = _logits(logits_real, logits_fake)
-    of = _OBJECTIVES[objective]
+    of = OBJECTIVES[objective]
     return jnp.mean(of(-real)), jnp.mean(of(fake))
 
 
 def _logits(logits_real: ArrayLike, logits_fake: ArrayLike) -> tuple[Array, Array]:
-    """Both as vectors, in float32 or wider."""
+    """Returns both as vectors, in float32 or wider."""
     real, fake = as_floating("logits_real", logits_real), as_floating("logits_fake", logits_fake)
     for name, logits in (("logits_real", real), ("logits_fake", fake)):
         if logits.ndim != 1 or logits.size == 0:
@@ -73,8 +74,7 @@ def gradient_penalty(
     `mean((|grad_x critic(eps real + (1 - eps) fake)| - 1)^2)`, the norm over points and channels
 
     Args:
-      critic: the critic.
-      params: its params.
+      critic, params: the critic and its params.
       eps: share of the real curve in each pair, `[number]`, to be drawn from `U(0, 1)`.
       real: real curves, `[number, points]` or `[number, points, channels]`.
       fake: as many fake ones.
@@ -82,13 +82,9 @@ def gradient_penalty(
     Returns:
       The penalty, in float32 or wider; its gradient by params is finite also where the slope is 0.
 
-    Raises:
-      TypeError, ValueError: for curves of another shape than the critic's, none, or different numbers.
-
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from lax_learning.symbolic.critic import critic
-      >>> judge = critic(2, hidden=())
+      >>> from lax_learning import symbolic
+      >>> judge = symbolic.critic(2, hidden=())
       >>> params = {"critic": ({"w": jnp.array([[3.0], [4.0]])},), "embedding": ()}
       >>> float(gradient_penalty(judge, params, jnp.full(5, 0.5), jnp.ones((5, 2)), jnp.zeros((5, 2))))
       16.0
@@ -117,23 +113,17 @@ def gradient_penalty(
 
 
 def critic_accuracy(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Array, ""]:
-    """The share of curves on the right side of 0.
+    """Computes the share of curves on the right side of 0.
 
     `(number of real > 0 + number of fake <= 0) / number of all`
 
-    Args:
-      logits_real: the critic's logits of real curves, `[number]`.
-      logits_fake: those of fake curves, `[number]`.
+    Arguments and errors are those of `critic_loss`.
 
     Returns:
-      A number in 0..1; not a number if any logit is none. For "wgan" the threshold means
-      little: see `area_under_curve`.
-
-    Raises:
-      TypeError, ValueError: for logits that are not floating, `[number]`, at least one.
+      A number in 0..1; NaN if any logit is. For "wgan" the threshold means little: see
+      `area_under_curve`.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> float(critic_accuracy(jnp.array([0.0, 0.1]), jnp.array([0.0, -0.1])))
       0.75
     """
@@ -144,22 +134,16 @@ def critic_accuracy(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Arr
 
 
 def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Array, ""]:
-    """The area under the receiver operating characteristic: how well logits rank, wherever their zero is.
+    """Computes the area under the receiver operating characteristic: how well logits rank curves.
 
     `P(real > fake) + P(real = fake) / 2`, over all pairs of a real and a fake curve
 
-    Args:
-      logits_real: the critic's logits of real curves, `[number]`.
-      logits_fake: those of fake curves, `[number]`.
+    Arguments and errors are those of `critic_loss`.
 
     Returns:
-      A number in 0..1, 1/2 at chance; not a number if any logit is none.
-
-    Raises:
-      TypeError, ValueError: as `critic_accuracy`.
+      A number in 0..1, 1/2 at chance; NaN if any logit is.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> float(area_under_curve(jnp.array([2.0, 3.0]), jnp.array([1.0, 2.0])))
       0.875
     """
@@ -168,8 +152,32 @@ def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Ar
     method = "compare_all" if real.size * fake.size <= 2**16 else "sort"
     fake = jnp.sort(fake)
     lower, not_higher = (
-        jnp.mean(jnp.searchsorted(fake, real, side=side, method=method), dtype=real.dtype)
+        jnp.sum(jnp.searchsorted(fake, real, side=side, method=method), dtype=real.dtype)
         for side in ("left", "right")
     )
     undefined = jnp.isnan(real).any() | jnp.isnan(fake).any()
-    return jnp.where(undefined, jnp.nan, (lower + not_higher) / (2 * fake.size))
+    share = jnp.minimum((lower + not_higher) / (2 * real.size * fake.size), 1)
+    return jnp.where(undefined, jnp.nan, share)
+
+
+def critic_cost(logits: ArrayLike, *, cost: Cost = "logsigmoid") -> Float[Array, ""]:
+    """Regularises a network by a trained critic: what its latents cost that are not taken for functions.
+
+    `mean cost(logit)`, to be added to the loss of the network with a weight; the critic stays as it is
+
+    Args:
+      logits: of the latents' curves, `critic.apply(critic_params, curves.latents(apply, params))`.
+      cost: of a logit, "linear" `-l`, "sigmoid" `-1 / (1 + exp(-l))` or "logsigmoid" `log(1 + exp(-l))`.
+
+    Returns:
+      The cost, in float32 or wider.
+
+    Example:
+      >>> round(float(critic_cost(jnp.zeros(3))), 4)
+      0.6931
+    """
+    check_choice("cost", cost, COSTS)
+    logits = as_floating("logits", logits)
+    if logits.size == 0:
+        raise ValueError(f"logits: expected at least one, got shape {list(logits.shape)}")
+    return jnp.mean(COSTS[cost](logits.astype(raised(logits))))

@@ -1,33 +1,47 @@
-"""Bad formulas, libraries and points: as in `test_bad_input`, the errors that a user sees; nothing is run."""
+"""Bad input to all of `symbolic`: as in `test_bad_input`, the errors that a user sees; no formula is run."""
 
 # pyright: reportArgumentType=false
 
 import builtins
 import re
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lax_learning.symbolic._parser import Program, compile_formula
-from lax_learning.symbolic.expressions import (
+from lax_learning.symbolic import (
     Coefficients,
+    CriticState,
     Expression,
     ExpressionError,
-    FunctionDraws,
     Library,
+    area_under_curve,
+    critic,
+    critic_accuracy,
+    critic_cost,
+    critic_loss,
+    critic_step,
+    curves_at,
     draw_functions,
-    function_gradients,
+    dsn_generator,
     function_values,
+    gaussian_process_generator,
+    gradient_penalty,
+    init_critic,
     load_library,
+    mlp_generator,
     parse_expression,
     parse_library,
+    train_critic,
 )
-from tests.refusal import parametrize_cases, refuses
+from lax_learning.symbolic.formulas import Formula
+from tests.refusal import refuses
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -159,24 +173,18 @@ REFUSED = {
 def test_formulas(source):
     column, expected, got = REFUSED[source]
     with pytest.raises(ExpressionError) as raised:
-        parse_expression(source, file="a.lib", line=7, column=11)
+        parse_expression(source)
     error = raised.value
-    assert str(error).startswith(f"a.lib:7:{error.column}: expected {expected}")
+    assert str(error).startswith(f"<expression>:1:{column}: expected {expected}")
     assert f", got {got}" in str(error)
-    assert (error.file, error.line, error.column) == ("a.lib", 7, column + 10)
+    assert (error.file, error.line, error.column) == ("<expression>", 1, column)
     assert isinstance(error, ValueError)
 
 
 def test_many_attributes():
     # Python 3.13 parses what is too deep for 3.11 and 3.12.
-    with pytest.raises(ExpressionError, match=rf"^a\.lib:7:11: expected ({DEEP}|a number, )"):
-        parse_expression("X" + ".a" * 4_900, file="a.lib", line=7, column=11)
-
-
-@pytest.mark.parametrize("source", [None, 1, b"N0", ["N0"]])
-def test_no_text(source):
-    refuses(lambda: parse_expression(source), TypeError, "^source: expected a string, got ")
-    refuses(lambda: parse_library(source), TypeError, "^text: expected a string, got ")
+    with pytest.raises(ExpressionError, match=rf"^<expression>:1:1: expected ({DEEP}|a number, )"):
+        parse_expression("X" + ".a" * 4_900)
 
 
 @pytest.mark.parametrize("source", ["+".join(["1"] * 100), "-" * 99 + "1", " " * 20_000 + "1" * 9 + " " * 9])
@@ -252,7 +260,7 @@ def test_nothing_is_run(monkeypatch, tmp_path):
     """Only syntax trees are made, also where the text would be valid Python."""
 
     def read(text):
-        return compile_formula(text, "<expression>", 1, 1)
+        return Formula(text, "<expression>", 1, 1).program()
 
     target = tmp_path / "made"
     attacks = [
@@ -277,7 +285,7 @@ def test_nothing_is_run(monkeypatch, tmp_path):
         for name in ("eval", "exec", "open"):
             patched.setattr(builtins, name, never)
         results = [outcome(read, text) for text in [*attacks, *VALID]]
-    assert [type(result) for result in results] == [ExpressionError] * 6 + [Program] * 3
+    assert [type(result) for result in results] == [ExpressionError] * 6 + [tuple] * 3
     assert made and all(flags & 0x400 for _, flags in made)  # ast.PyCF_ONLY_AST
     assert not target.exists()
 
@@ -349,97 +357,259 @@ def test_files(tmp_path):
         load_library(tmp_path / "none.lib")
 
 
-# Numbers and points.
+# Everything else.
+
+NOT_COUNTS = [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError), ("2", TypeError)]
+NOT_WEIGHTS = [-0.1, float("nan"), float("inf"), "0.1", None, True, ONES(2)]
+X = jnp.linspace(-1, 1, 5)[:, None]
+PLAIN, WIDE = critic(4, hidden=(3,)), critic(4, hidden=(3,), channels=2, embedding=(3,))
+PARAMS, CURVES, ADAM = PLAIN.init(KEY), ONES((2, 4)), optax.adam(0.1)
+STEP, STATE = critic_step(PLAIN, ADAM), init_critic(KEY, PLAIN, ADAM)
+GENERATOR = mlp_generator(1, 3, hidden=(4,))
+MAKERS = {"mlp": mlp_generator, "dsn": dsn_generator, "gaussian process": gaussian_process_generator}
 
 
-@pytest.mark.parametrize(
-    ("number", "error"),
-    [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError), ("2", TypeError)],
-)
-def test_number(number, error):
-    refuses(lambda: draw_functions(KEY, LIBRARY, number), error, "^number: expected .*got")
+def curves(key):
+    return CURVES
 
 
-CALLS = {
-    "values": lambda x, draws=DRAWS: function_values(LIBRARY, draws, x),
-    "gradients": lambda x, draws=DRAWS: function_gradients(LIBRARY, draws, x),
+def trained(step=STEP, real=curves, fake=curves, **options):
+    return train_critic(step, real, fake, **{"num_epochs": 1, "iterations": 1, **options})
+
+
+COUNTS = {
+    "number": lambda value: draw_functions(KEY, LIBRARY, value),
+    "num_points": lambda value: critic(value),
+    "channels": lambda value: critic(4, channels=value),
+    "hidden[1]": lambda value: critic(4, hidden=(3, value)),
+    "embedding[0]": lambda value: critic(4, embedding=(value,)),
+    "iterations": lambda value: trained(iterations=value),
+    "num_epochs": lambda value: trained(num_epochs=value),
+    "num_features": lambda value: gaussian_process_generator(2, 3, num_features=value),
 }
-SHAPE = r"^x: expected shape \[points, columns\] of at least 1 point and {} columns, got \["
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize(("value", "error"), NOT_COUNTS)
+def test_counts(value, error):
+    for name, call in COUNTS.items():
+        refuses(lambda call=call: call(value), error, f"^{re.escape(name)}: expected .*got")
+    for make in MAKERS.values():
+        refuses(lambda make=make: make(value, 3), error, "^num_inputs: expected .*got")
+        refuses(lambda make=make: make(2, value), error, "^num_latents: expected .*got")
+
+
+@pytest.mark.parametrize("value", NOT_WEIGHTS)
+def test_numbers(value):
+    at_least_0, positive = ": expected a finite number >= 0, got", ": expected a finite number > 0, got"
+    refuses(lambda: critic_step(PLAIN, ADAM, penalty=value), ValueError, "^penalty" + at_least_0)
+    refuses(lambda: dsn_generator(2, 3, prune=value), ValueError, "^prune" + at_least_0)
+    for options in ({"length_scale": value}, {"scale": value}, {"scale": 0}):
+        call = partial(gaussian_process_generator, 2, 3, **options)
+        refuses(call, ValueError, f"^{next(iter(options))}" + positive)
+
+
+CHOICES = {
+    "objective": lambda value: critic_loss(ONES(2), ONES(2), objective=value),
+    "objective of a step": lambda value: critic_step(PLAIN, ADAM, objective=value),
+    "cost": lambda value: critic_cost(ONES(2), cost=value),
+    "method": lambda value: curves_at(X, LIBRARY, GENERATOR, method=value),
+    "extensions[1]": lambda value: curves_at(X, LIBRARY, GENERATOR, extensions=("input", value)),
+    "norm": lambda value: dsn_generator(2, 3, norm=value),
+    "bias": lambda value: dsn_generator(2, 3, bias=value),
+}
+
+
+@pytest.mark.parametrize("value", ["BCE", "", None, 3, ONES(2)])
+def test_choices(value):
+    for name, call in CHOICES.items():
+        pattern = f"^{re.escape(name.partition(' ')[0])}: expected one of .*got"
+        refuses(lambda call=call: call(value), ValueError, pattern)
+
+
+def applied(make, x):
+    generator = make(2, 3)
+    return generator.apply(jax.eval_shape(generator.init, KEY), x)
+
+
+def latents(apply):
+    return curves_at(X, LIBRARY_1, GENERATOR).latents(apply, {})
+
+
+LIBRARY_1 = parse_library("X[:,0]")
+POINTS = {
+    "values": lambda x: function_values(LIBRARY, DRAWS, x),
+    "values in a program": lambda x: jax.jit(lambda x: function_values(LIBRARY, DRAWS, x))(x),
+    "one expression": lambda x: parse_expression("N1*X[:,1]").evaluate(Coefficients(ONES(2), ONES(2)), x),
+    "curves": lambda x: curves_at(x, LIBRARY_1, GENERATOR),
+    **{name: lambda x, make=make: applied(make, x) for name, make in MAKERS.items()},
+}
+
+
+@pytest.mark.parametrize("call", POINTS.values(), ids=POINTS)
 def test_points(call):
-    for shape in [(5, 1), (5,), (), (0, 2), (2, 5, 2), (5, 0)]:
-        refuses(lambda shape=shape: call(ONES(shape)), ValueError, SHAPE.format(2))
-        refuses(lambda shape=shape: jax.jit(call)(ONES(shape)), ValueError, SHAPE.format(2))
+    for shape in [(5,), (), (0, 2), (2, 5, 2), (5, 0)]:
+        refuses(lambda shape=shape: call(ONES(shape)), ValueError, r"^x: expected .*, got .*\[")
     for dtype in (int, bool, complex):
         pattern = "^x: expected (a floating-point array|an array of real numbers), got "
         refuses(lambda dtype=dtype: call(ONES((5, 2), dtype)), TypeError, pattern)
 
 
-def with_coefficients(normal, uniform):
-    draws = DRAWS._replace(coefficients=Coefficients(normal, uniform))
-    return lambda: [call(ONES((5, 2)), draws) for call in CALLS.values()]
+BAD_CURVES = [
+    (PLAIN, ONES((2, 5)), ValueError, r"expected shape \[number, 4\], got \[2, 5\]"),
+    (PLAIN, ONES(4), ValueError, r"expected shape \[number, 4\], got \[4\]"),
+    (PLAIN, ONES(()), ValueError, r"expected shape \[number, 4\], got \[\]"),
+    (PLAIN, ONES((2, 4, 1)), ValueError, r"expected shape \[number, 4\], got \[2, 4, 1\]"),
+    (PLAIN, ONES((0, 4)), ValueError, r"expected at least one curve, got shape \[0, 4\]"),
+    (PLAIN, ONES((2, 4), int), TypeError, "expected a floating-point array, got int32"),
+    (WIDE, ONES((2, 4, 3)), ValueError, r"expected shape \[number, 4, 2\], got \[2, 4, 3\]"),
+    (WIDE, CURVES, ValueError, r"expected shape \[number, 4, 2\], got \[2, 4\]"),
+]
 
 
-@parametrize_cases(
-    {
-        "too few": (
-            with_coefficients(ONES((3, 1)), ONES((3, 2))),
-            ValueError,
-            r"normal: .*>= 2\], got \[3, 1\]",
-        ),
-        "uniform": (with_coefficients(ONES((3, 2)), ONES((3, 0))), ValueError, r"uniform: .*, got \[3, 0\]"),
-        "draws": (with_coefficients(ONES((2, 2)), ONES((3, 2))), ValueError, r"normal: .*, got \[2, 2\]"),
-        "one": (with_coefficients(ONES(2), ONES(2)), ValueError, r"normal: .*\[3, K >= 2\], got \[2\]"),
-        "integers": (
-            with_coefficients(ONES((3, 2), int), ONES((3, 2))),
-            TypeError,
-            "normal: expected a float",
-        ),
-    }
+@pytest.mark.parametrize(("judge", "wrong", "error", "pattern"), BAD_CURVES)
+def test_curves(judge, wrong, error, pattern):
+    params, good = judge.init(KEY), ONES((2, *judge.curve_shape))
+    step, state = critic_step(judge, ADAM), init_critic(KEY, judge, ADAM)
+    refuses(lambda: judge.apply(params, wrong), error, "^curves: " + pattern)
+    for name, pair in (("real", (wrong, good)), ("fake", (good, wrong))):
+        message = f"^{name}: " + pattern
+        refuses(lambda pair=pair: step(KEY, state, *pair), error, message)
+        refuses(lambda pair=pair: gradient_penalty(judge, params, ONES(2), *pair), error, message)
+
+
+@pytest.mark.parametrize("score", [critic_loss, critic_accuracy, area_under_curve])
+@pytest.mark.parametrize(
+    ("logits", "error", "pattern"),
+    [
+        (ONES(()), ValueError, r"expected shape \[number\] .*got \[\]"),
+        (ONES((2, 1)), ValueError, r"expected shape \[number\] .*got \[2, 1\]"),
+        (ONES(0), ValueError, r"expected .* at least one entry, got \[0\]"),
+        (ONES(2, int), TypeError, "expected a floating-point array, got int32"),
+    ],
 )
-def test_coefficients(call, error, pattern):
-    refuses(call, error, "^coefficients." + pattern)
+def test_logits(score, logits, error, pattern):
+    refuses(lambda: score(logits, ONES(2)), error, "^logits_real: " + pattern)
+    refuses(lambda: score(ONES(2), logits), error, "^logits_fake: " + pattern)
 
 
-def test_entries():
-    def call(entries):
-        return lambda: function_values(LIBRARY, DRAWS._replace(entries=entries), ONES((5, 2)))
-
-    refuses(call(jnp.array([0, 1, 2])), ValueError, "^entries: expected indices of 0..1, got 2")
-    refuses(call(jnp.array([0, -1, 1])), ValueError, "^entries: expected indices of 0..1, got -1")
-    refuses(call(ONES(3)), TypeError, "^entries: expected integers, got float32")
-    refuses(call(jnp.array(0)), ValueError, r"^entries: expected shape \[number\], got \[\]")
+def values(**changed):
+    draws = DRAWS._replace(**changed)
+    return lambda: function_values(LIBRARY, draws, ONES((5, 2)))
 
 
-def test_one_expression():
-    expression = parse_expression("N1*X[:,2]")
-    enough = Coefficients(ONES(2), ONES(2))
-    refuses(lambda: expression.evaluate(enough, ONES((4, 2))), ValueError, SHAPE.format(3))
-    refuses(lambda: expression.evaluate(enough, ONES((4, 3), int)), TypeError, "^x: expected a floating")
-    for wrong in (ONES(1), ONES((2, 2)), ONES(())):
-        few = Coefficients(wrong, ONES(2))
-        pattern = r"^coefficients.normal: expected shape \[K >= 2\], got \["
-        refuses(lambda few=few: expression.evaluate(few, ONES((4, 3))), ValueError, pattern)
-    # An array of NumPy, in a precision that is switched off, is no bad input.
-    assert expression.evaluate(enough, np.ones((4, 3))).dtype == jnp.float32  # pyright: ignore
-    values = function_values(LIBRARY, FunctionDraws(*DRAWS), np.ones((4, 2)))  # pyright: ignore
-    assert values.dtype == jnp.float32
+def coefficients(normal, uniform):
+    return values(coefficients=Coefficients(normal, uniform))
 
 
-def test_lists_are_points():
-    expression = parse_expression("2*X[:,0]")
-    none = Coefficients(np.zeros(0, np.float32), np.zeros(0, np.float32))  # pyright: ignore
-    assert expression.evaluate(none, [[1.0], [2.0]]).tolist() == [2, 4]  # pyright: ignore
-    refuses(lambda: expression.evaluate(None, [[1.0]]), TypeError, "^coefficients: expected Coefficients")
-    refuses(
-        lambda: parse_expression("1e30").evaluate(none, ONES((2, 1), jnp.float16)),
-        ValueError,
-        "^x: .*1e\\+30",
-    )
-    refuses(lambda: draw_functions(KEY, LIBRARY, 10**12), ValueError, "^number: expected arrays of at most")
-    refuses(
-        lambda: draw_functions(KEY, LIBRARY, 2, dtype=int), TypeError, "^dtype: expected a floating-point"
-    )
-    refuses(lambda: load_library(None), TypeError, "^path: expected a path, got None")
+def two_outputs(layers):
+    return (*layers[:-1], {"w": ONES((3, 2)), "b": ONES(2)})
+
+
+NONE = Coefficients(np.zeros(0, np.float32), np.zeros(0, np.float32))
+FEW = r"^coefficients\."
+
+
+CALLS = [
+    (FEW + r"normal: .*>= 2\], got \[3, 1\]", coefficients(ONES((3, 1)), ONES((3, 2)))),
+    (FEW + r"uniform: .*, got \[3, 0\]", coefficients(ONES((3, 2)), ONES((3, 0)))),
+    (FEW + r"normal: .*, got \[2, 2\]", coefficients(ONES((2, 2)), ONES((3, 2)))),
+    (FEW + "normal: expected a fl", coefficients(ONES((3, 2), int), ONES((3, 2)))),
+    (
+        FEW + r"normal: expected shape \[K >= 2\], got \[1\]",
+        lambda: parse_expression("N1").evaluate(Coefficients(ONES(1), ONES(2)), X),
+    ),
+    ("^coefficients: expected Coefficients", lambda: parse_expression("1").evaluate(None, X)),
+    ("^entries: expected .* 0..1, got 2", values(entries=jnp.array([0, 1, 2]))),
+    ("^entries: expected .*, got -1", values(entries=jnp.array([0, -1, 1]))),
+    ("^entries: expected integers, got float32", values(entries=ONES(3))),
+    (r"^entries: expected shape \[number\], got", values(entries=jnp.array(0))),
+    (r"^x: .*1e\+30", lambda: parse_expression("1e30").evaluate(NONE, ONES((2, 1), jnp.float16))),
+    ("^number: expected arrays of at", lambda: draw_functions(KEY, LIBRARY, 10**12)),
+    ("^dtype: expected a float", lambda: draw_functions(KEY, LIBRARY, 2, dtype=int)),
+    ("^x: expected .* 2 columns, got", lambda: curves_at(X, LIBRARY, GENERATOR)),
+    (
+        "^extensions: expected each at most once",
+        lambda: curves_at(X, LIBRARY_1, GENERATOR, extensions=("input", "input")),
+    ),
+    (r"^apply: .* \[5, latents\], .*\[5\]", lambda: latents(lambda p, x: x[:, 0])),
+    (r"^apply\(params, x\): .*got None", lambda: latents(lambda p, x: None)),
+    (r"^apply: .* of \(params, x\), got <lambda>", lambda: latents(lambda x: x)),
+    ("^hidden: expected a sequence of wid", lambda: mlp_generator(2, 3, hidden=32)),
+    ("^embedding: expected a sequence of wid", lambda: critic(4, embedding="64")),
+    (r"^alpha: expected shape \[3, 2\], got \[2, 3\]", lambda: dsn_generator(2, 3, alpha=ONES((2, 3)))),
+    (
+        "^alpha: expected an array of real numbers, got complex",
+        lambda: dsn_generator(2, 3, alpha=ONES((3, 2), complex)),
+    ),
+    (
+        r"^params: expected a dict with the entries \['networks', 'alpha'\], got \['alpha'\]",
+        lambda: dsn_generator(1, 1).apply({"alpha": ONES((1, 1))}, X),
+    ),
+    (
+        r"^params\[1\]\['w'\]: expected shape \[3, 1\], got \[3, 2\]",
+        lambda: dsn_generator(1, 1, hidden=(3,)).apply(
+            {"networks": ({"w": ONES((1, 1, 3))}, {"w": ONES((1, 3, 2))}), "alpha": ONES((1, 1))}, X
+        ),
+    ),
+    (
+        r"^params\['a'\]: expected shape \[3, 2\], got \[3, 1\]",
+        lambda: gaussian_process_generator(1, 2, num_features=3).apply(
+            {"a": ONES((3, 1)), "w": ONES((1, 3)), "b": ONES(3)}, X
+        ),
+    ),
+    (r"^dtype: expected a floating-point dtype, got float32\[3\]", lambda: critic(4, dtype=ONES(3))),
+    (
+        "^params: expected 2 layers, got 1",
+        lambda: PLAIN.apply({**PARAMS, "critic": PARAMS["critic"][:1]}, CURVES),
+    ),
+    (
+        r"^params\[1\]\['w'\]: expected shape \[3, 1\], got \[3, 2\]",
+        lambda: PLAIN.apply({**PARAMS, "critic": two_outputs(PARAMS["critic"])}, CURVES),
+    ),
+    ("^params: .*got tuple", lambda: PLAIN.apply(PARAMS["critic"], CURVES)),
+    ("^params: expected 2 layers, got 0", lambda: WIDE.apply(PARAMS, ONES((2, 4, 2)))),
+    (
+        r"^fake: expected shape \[2, 4\], got \[3, 4\]",
+        lambda: gradient_penalty(PLAIN, PARAMS, ONES(2), CURVES, ONES((3, 4))),
+    ),
+    (
+        r"^eps: expected shape \[2\], got \[2, 4\]",
+        lambda: gradient_penalty(PLAIN, PARAMS, CURVES, CURVES, CURVES),
+    ),
+    (r"^logits: expected at least one, got shape", lambda: critic_cost(ONES(0))),
+    ("^logits: expected a floating", lambda: critic_cost(ONES(2, int))),
+    ("^optimizer: expected an optimizer of opt", lambda: critic_step(PLAIN, 0.1)),
+    (
+        r"^params\['critic'\]\[0\]\['b'\]: expected a floating-point array, got int32",
+        lambda: STEP(KEY, CriticState(jax.tree.map(jnp.int32, PARAMS), None), CURVES, CURVES),
+    ),
+    (
+        r"^state.optimizer_state: expected the structure of optimizer.init\(params\)",
+        lambda: STEP(KEY, init_critic(KEY, PLAIN, optax.sgd(0.1)), CURVES, CURVES),
+    ),
+    (r"^real: expected .*got \[2, 5\]", lambda: trained(real=lambda key: ONES((2, 5)))(KEY, STATE)),
+    (
+        r"^fake: expected a function of a key that returns curves, got <lambda>\(\)",
+        lambda: trained(fake=lambda: CURVES),
+    ),
+    (
+        r"^step: expected a function that returns \(CriticState, CriticMetrics\), got None",
+        lambda: trained(step=lambda *a: None)(KEY, STATE),
+    ),
+    ("^state: expected a CriticState, from init_critic, got 'state'", lambda: trained()(KEY, "state")),
+    ("^key: expected one key, such as jax.random.key", lambda: trained()(0, STATE)),
+    ("^first: expected at least 0, got -1", lambda: trained()(KEY, STATE, -1)),
+    ("^first: expected one integer", lambda: trained()(KEY, STATE, 0.5)),
+    ("^path: expected a path, got None", lambda: load_library(None)),
+]
+
+
+@pytest.mark.parametrize(("pattern", "call"), CALLS)
+def test_bad_input(pattern, call):
+    refuses(call, (TypeError, ValueError), pattern)
+
+
+def test_what_is_converted():
+    # An array of NumPy, in a precision that is switched off, and lists are no bad input.
+    assert parse_expression("2*X[:,0]").evaluate(NONE, [[1.0], [2.0]]).tolist() == [2, 4]
+    assert function_values(LIBRARY, DRAWS, np.ones((4, 2))).dtype == jnp.float32

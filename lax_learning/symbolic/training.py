@@ -1,0 +1,209 @@
+"""Training of a critic: a fresh generator and fresh functions every epoch, a few steps on their curves.
+
+After symrep, https://github.com/fabxy/symrep, 2022, whose Adam with weight decay in the gradient is
+`optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from lax_learning._checks import (
+    as_params,
+    check_choice,
+    check_count,
+    check_counter,
+    check_function,
+    check_instance,
+    check_key,
+    check_memory,
+    check_not_negative,
+    check_same_structure,
+    check_scalar,
+    describe,
+)
+from lax_learning.symbolic.critics import Critic, check_curves
+from lax_learning.symbolic.losses import (
+    OBJECTIVES,
+    Objective,
+    area_under_curve,
+    critic_accuracy,
+    critic_loss,
+    gradient_penalty,
+)
+from lax_learning.types import Key, Params
+
+
+class CriticState(NamedTuple):
+    """State of training: the critic's params and optax's state."""
+
+    params: Params
+    optimizer_state: optax.OptState
+
+
+class CriticMetrics(NamedTuple):
+    """Metrics of a step before it changed the params.
+
+    Fields:
+      loss_real: loss on real curves.
+      loss_fake: loss on fake curves.
+      penalty: the gradient penalty, without its weight; 0 where the weight is 0.
+      accuracy: share of curves on the right side of 0.
+      auc: area under the receiver operating characteristic.
+    """
+
+    loss_real: Float[Array, "..."]
+    loss_fake: Float[Array, "..."]
+    penalty: Float[Array, "..."]
+    accuracy: Float[Array, "..."]
+    auc: Float[Array, "..."]
+
+
+OPTIMIZER = "an optimizer of optax, such as optax.adam(1e-3)"
+Step = Callable[[Key, CriticState, ArrayLike, ArrayLike], tuple[CriticState, CriticMetrics]]
+
+
+def init_critic(key: Key, critic: Critic, optimizer: optax.GradientTransformation) -> CriticState:
+    """Initialises a critic and the state of its optimiser."""
+    check_instance("critic", critic, Critic, "a Critic")
+    check_instance("optimizer", optimizer, optax.GradientTransformation, OPTIMIZER)
+    params = critic.init(key)
+    return CriticState(params, optimizer.init(params))
+
+
+def critic_step(
+    critic: Critic,
+    optimizer: optax.GradientTransformation,
+    *,
+    objective: Objective = "bce",
+    penalty: ArrayLike = 0.0,
+) -> Step:
+    """One step of a critic's training.
+
+    `params <- params + optimizer(d/dparams (loss_real + loss_fake + penalty * gradient_penalty))`
+
+    Args:
+      critic: the critic.
+      optimizer: from optax; its hyper-parameters may be traced.
+      objective: "bce" or "wgan", as in `critic_loss`.
+      penalty: weight of the gradient penalty, whose `eps` are `jax.random.uniform(key, (number,))`; it is
+        not computed for a plain 0, and may be traced.
+
+    Returns:
+      `step(key, state, real, fake) -> (state, CriticMetrics)`, the curves `[number, points]` or
+      `[number, points, channels]`; with a penalty as many real as fake ones.
+    """
+    check_instance("critic", critic, Critic, "a Critic")
+    check_instance("optimizer", optimizer, optax.GradientTransformation, OPTIMIZER)
+    optimizer = optax.with_extra_args_support(optimizer)
+    check_choice("objective", objective, OBJECTIVES)
+    check_not_negative("penalty", penalty)
+    check_scalar("penalty", penalty)
+    weight = None if not isinstance(penalty, Tracer) and penalty == 0 else penalty
+
+    def step(
+        key: Key, state: CriticState, real: ArrayLike, fake: ArrayLike
+    ) -> tuple[CriticState, CriticMetrics]:
+        check_key("key", key)
+        check_instance("state", state, CriticState, "a CriticState, from init_critic")
+        real = check_curves("real", real, critic.curve_shape)
+        fake = check_curves("fake", fake, critic.curve_shape)
+        state = state._replace(params=as_params(state.params))
+        expected = jax.eval_shape(optimizer.init, state.params)
+        names = "state.optimizer_state", "optimizer.init(params)"
+        check_same_structure(names, (state.optimizer_state, expected))
+
+        def objective_of(params: Params) -> tuple[Array, Any]:
+            logits = critic.apply(params, real), critic.apply(params, fake)
+            loss_real, loss_fake = critic_loss(*logits, objective=objective)
+            total, slope = loss_real + loss_fake, jnp.zeros_like(loss_fake)
+            if weight is not None:
+                eps = jax.random.uniform(key, fake.shape[:1])
+                slope = gradient_penalty(critic, params, eps, real, fake)
+                slope = jnp.where(jnp.asarray(weight) != 0, slope, 0)
+                total = total + jnp.asarray(weight, slope.dtype) * slope
+            scores = critic_accuracy(*logits), area_under_curve(*logits)
+            return total, CriticMetrics(loss_real, loss_fake, slope, *scores)
+
+        (total, metrics), grads = jax.value_and_grad(objective_of, has_aux=True)(state.params)
+        seen = {"value": total, "grad": grads, "value_fn": lambda params: objective_of(params)[0]}
+        with jax.numpy_dtype_promotion("standard"):  # traced hyper-parameters have dtypes of their own
+            updates, after = optimizer.update(grads, state.optimizer_state, state.params, **seen)
+            params: Any = optax.apply_updates(state.params, updates)
+        # They may be wider than the moments, and what a scan carries keeps its dtypes.
+        after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, expected)
+        return CriticState(params, after), metrics
+
+    return step
+
+
+def train_critic(
+    step: Step,
+    real: Callable[[Key], Array],
+    fake: Callable[[Key], Array],
+    *,
+    num_epochs: int,
+    iterations: int = 5,
+) -> Callable[..., tuple[CriticState, CriticMetrics]]:
+    """Training as one scan over epochs: each draws a generator and functions, and takes some steps on them.
+
+    Args:
+      step: from `critic_step`.
+      real: `key -> real curves`, such as those of `curves_at`.
+      fake: `key -> fake curves` of a fresh generator.
+      num_epochs: how many epochs, epoch e with the key `fold_in(key, e)`.
+      iterations: steps an epoch.
+
+    Returns:
+      `train(key, state, first=0) -> (state, CriticMetrics)`, each metric `[num_epochs, iterations]`.
+      With `first`, the number of epochs done, a run goes on where another one ended.
+
+    Example:
+      >>> from lax_learning import symbolic
+      >>> judge, optimizer = symbolic.critic(30), optax.adam(1e-3)
+      >>> real = lambda key: 1 + jax.random.normal(key, (5, 30))
+      >>> fake = lambda key: jax.random.normal(key, (5, 30))
+      >>> train = train_critic(critic_step(judge, optimizer), real, fake, num_epochs=4, iterations=3)
+      >>> state = init_critic(jax.random.key(0), judge, optimizer)
+      >>> state, metrics = jax.jit(train)(jax.random.key(1), state)
+      >>> metrics.accuracy.shape
+      (4, 3)
+    """
+    check_function("step", step, "a step, from critic_step", *[None] * 4)
+    for name, draw in (("real", real), ("fake", fake)):
+        check_function(name, draw, "a function of a key that returns curves", None)
+    for name, count in (("num_epochs", num_epochs), ("iterations", iterations)):
+        check_count(name, count)
+        check_memory(name, [(count, 2)])
+
+    def epoch(state: CriticState, key: Key) -> tuple[CriticState, CriticMetrics]:
+        fake_key, real_key, step_key = jax.random.split(key, 3)
+        drawn = real(real_key), fake(fake_key)
+
+        def iteration(state: CriticState, key: Key) -> tuple[CriticState, CriticMetrics]:
+            found = step(key, state, *drawn)
+            is_pair = isinstance(found, tuple) and len(found) == 2
+            if not (is_pair and isinstance(found[0], CriticState) and isinstance(found[1], CriticMetrics)):
+                expected = "a function that returns (CriticState, CriticMetrics)"
+                raise TypeError(f"step: expected {expected}, got {describe(found)}")
+            return found
+
+        return jax.lax.scan(iteration, state, jax.random.split(step_key, iterations))
+
+    def train(
+        key: Key, state: CriticState, first: Int[Array, ""] | int = 0
+    ) -> tuple[CriticState, CriticMetrics]:
+        check_key("key", key)
+        check_instance("state", state, CriticState, "a CriticState, from init_critic")
+        check_counter("first", first)
+        if isinstance(first, int):
+            check_count("first", first, minimum=0)
+        epochs = jnp.asarray(first, jnp.int32) + jnp.arange(num_epochs, dtype=jnp.int32)
+        return jax.lax.scan(epoch, state, jax.vmap(lambda e: jax.random.fold_in(key, e))(epochs))
+
+    return train
