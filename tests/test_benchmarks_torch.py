@@ -18,11 +18,7 @@ from benchmarks.cases import CASES, Case, Sizes, decorrelation, symbolic
 from benchmarks.floors import Floors
 from benchmarks.timing import Ours, compare
 from lax_learning import symbolic as sy
-<<<<<<< HEAD
 from lax_learning.decorrelation import State
-from lax_learning.symbolic.critic_training import uniform_eps
-=======
->>>>>>> refs/heads/symb
 
 torch = pytest.importorskip("torch", reason="these reference loops need PyTorch: make torch")
 

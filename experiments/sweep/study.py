@@ -16,19 +16,12 @@ from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-<<<<<<< HEAD
-=======
-from experiments import memory
-from experiments.grouping import Group, group_by_shape
-from experiments.reporting import median_interval
->>>>>>> refs/heads/symb
 from experiments.sweep.config import Config
 from experiments.sweep.programs import Programs
 from experiments.sweep.report import summary
 from experiments.sweep.space import Space
 from experiments.sweep.workers import Worker, finished, slot_of
 from experiments.sweeping import Sweepable
-<<<<<<< HEAD
 
 SAMPLERS = {
     "tpe": lambda seed: samplers.TPESampler(seed=seed, constant_liar=True),
@@ -95,8 +88,6 @@ class Journal(JournalFileBackend):
         except ValueError as error:
             got = f"a damaged line in {self._path} ({error}); delete it to start again"
             raise ValueError(f"--out: expected the journal of a study, got {got}") from None
-=======
->>>>>>> refs/heads/symb
 
 
 def storage_of(config: Config) -> BaseStorage:
@@ -175,22 +166,8 @@ def _show(progress: tqdm, study: optuna.Study) -> int:
     return len(done)
 
 
-<<<<<<< HEAD
 def _run_group(worker: Worker, programs: Programs, fixed: dict[str, Any], trials: list[Trial]) -> None:
     """Runs trials of one static shape and tells the study what came out.
-=======
-def groups_of(trials: list[Trial], space: Space, sweepable: Sweepable) -> list[tuple[Group, list[Trial]]]:
-    """Trials of the same static shape together."""
-    if not trials:
-        return []
-    configurations = [{**space.fixed, **trial.params} for trial in trials]
-    groups = group_by_shape(configurations, list(sweepable.static))
-    return [(group, [trials[i] for i in group.members]) for group in groups]
-
-
-def run_group(worker: Worker, programs: Programs, group: Group, trials: list[Trial]) -> None:
-    """Runs trials of one static shape and tells what came out.
->>>>>>> refs/heads/symb
 
     The objective is the median over seeds; a trial whose median is not finite is pruned.
     """
