@@ -1,4 +1,4 @@
-"""The settings of the microlearning experiment, from which its command line is made."""
+"""Settings of the microlearning experiment, from which its command line is made."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,7 +38,7 @@ class Config(Settings):
     seeds: Count = 8
     """Number of seeds: initial weights, noise and order of the examples."""
     seed: Seed = 0
-    """The seed of the seeds."""
+    """Base PRNG seed."""
     epochs: Count = 20
     """Passes through the training images."""
     batch_size: Count = 100
