@@ -59,10 +59,10 @@ def pairs_of(a: FinishedRun, b: FinishedRun) -> dict[Key, Pair]:
 
 def overlap(pair: Pair) -> str:
     """Returns whether the 95 % intervals overlap; "" if one of the two has none."""
-    a, b = ((row or {}).get("ci95") or (None, None) for row in pair)
-    if None in (*a, *b):
+    ends = [end for row in pair for end in (row or {}).get("ci95") or (None, None)]
+    if None in ends:
         return ""
-    return "yes" if a[0] <= b[1] and b[0] <= a[1] else "no"
+    return "yes" if ends[0] <= ends[3] and ends[2] <= ends[1] else "no"
 
 
 def difference(pair: Pair) -> str:

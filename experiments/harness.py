@@ -60,6 +60,64 @@ class Held(NamedTuple):
     members: int = 1
 
 
+class Experiment(NamedTuple):
+    """An experiment whose parts run one after another, each with all its seeds.
+
+    Fields:
+      name: of the package.
+      config: class of its settings.
+      report: its module of tables and figures.
+      kind: what a part is, such as "rule"; parts lie in a folder of that name.
+      unit: of the progress.
+      parts: `config -> by how much each part moves the progress on`, by name.
+      load: `config -> data` of all parts; it raises a ValueError for settings that do not fit them.
+      held: `(config, data) -> Held`.
+      run_part: `(name, config, data, folder for checkpoints, progress) -> results`.
+      merge: `(config, results of all parts) -> results`.
+      compile_quickly: as of `use_all_cores`; None for one device on a CPU.
+    """
+
+    name: str
+    config: Callable[..., Any]
+    report: Report
+    kind: str
+    unit: str
+    parts: Callable[[Any], Mapping[str, int]]
+    load: Callable[[Any], Any]
+    held: Callable[[Any, Any], Held]
+    run_part: Callable[[str, Any, Any, Path, tqdm], xr.Dataset]
+    merge: Callable[[Any, list[xr.Dataset]], xr.Dataset]
+    compile_quickly: Callable[[Any], bool] | None = lambda config: False
+
+    def run(self, config: Any) -> xr.Dataset:
+        """Runs all parts into `config.out` and returns their results."""
+        if self.compile_quickly:
+            use_all_cores(compile_quickly=self.compile_quickly(config))
+        data, parts = self.load(config), self.parts(config)
+        begin(config, lambda config: self.held(config, data))
+        found = run_parts(
+            config.out,
+            self.kind,
+            list(parts),
+            lambda name, folder, progress: self.run_part(name, config, data, folder, progress),
+            steps=list(parts.values()),
+            unit=self.unit,
+        )
+        # Without the encoding of the parts, which would cut all names to the length of the first.
+        results = self.merge(config, found).drop_encoding()
+        publish(config.out, self.name, config.deciding(), results, self.report)
+        return results
+
+    def main(self) -> int:
+        """The command line."""
+        return command_line(self.name, self.config, self.run)
+
+
+def joined(parts: list[xr.Dataset], axis: str, names: Sequence[str]) -> xr.Dataset:
+    """Returns the results of all parts in one dataset, in the order of `names` along an axis."""
+    return xr.merge(parts, join="outer", compat="no_conflicts").sel({axis: list(names)})
+
+
 def begin(config: Settings, held: Callable[[Any], Held]) -> None:
     """Claims the folder of an experiment, for all processes.
 

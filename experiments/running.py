@@ -98,7 +98,7 @@ def run_members(
     costs = [1] * run.num_steps if costs is None else costs
     count, batch_size = len(jax.tree.leaves(members)[0]), side_by_side(on_cpu)
 
-    def many(function: Callable[..., Any], *in_axes: int | None) -> ll.Ensemble:
+    def many(function: Callable[..., Any], *in_axes: int | None) -> Any:
         return ll.ensemble(function, in_axes=in_axes, batch_size=batch_size)
 
     def start(*args: Any) -> tuple[Any, Any]:
@@ -122,7 +122,9 @@ def run_members(
 
     shared = ll.replicate(shared)  # once, and not at every step
     begin = many(start, *(0,) * len(members), None)
-    carry, held = jax.block_until_ready(begin(*spread(members), shared))  # or lack of memory is told by nobody
+    carry, held = jax.block_until_ready(
+        begin(*spread(members), shared)
+    )  # or lack of memory is told by nobody
     advance, look = many(run.step, 0, None, None), many(keep, 0, 0, 0, None, None)
     seconds = np.full(run.num_steps, np.nan)
     checkpoint = Checkpoint(folder)
@@ -138,3 +140,27 @@ def run_members(
         progress.update(costs[number])
     of_steps, measured = collect(held, count)
     return Stage({**of_steps, **measured}, carry, seconds)
+
+
+def run_stage(
+    folder: Path,
+    members: tuple[Any, ...],
+    init: Callable[..., Any],
+    step: Callable[[Any, Any, Any], tuple[Any, Metrics]],
+    metrics: Mapping[Any, tuple[int, ...]],
+    costs: Sequence[int],
+    shared: Any,
+    progress: tqdm,
+    measure: Callable[[Any, Any, Any], Metrics] = nothing,
+    on_cpu: int = 1,
+) -> Stage:
+    """Runs all members as `run_members` does, with an `init` of the members alone."""
+    del metrics
+    run = Run(
+        lambda *args: init(*args[:-1]),
+        step,
+        len(costs),
+        lambda carry, n, shared: measure(carry, n - 1, shared),
+    )
+    stage = run_members(run, members, shared, folder, progress, costs, on_cpu)
+    return stage._replace(metrics={k: v[:, v.shape[1] - len(costs) :] for k, v in stage.metrics.items()})

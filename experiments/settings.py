@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
@@ -155,11 +156,11 @@ def parse(config: Callable[..., Any], prog: str) -> Any:
       ValueError: for an option that the configuration refuses, on one line: tyro would frame it.
       SystemExit: after `--help`, and for what tyro itself cannot read.
     """
-    resumed = _resumed(config)
+    default: dict[str, Any] = {"default": resumed} if (resumed := _resumed(config)) else {}
     refused: list[ValueError] = []
     token = _refused.set(refused)
     try:
-        given = tyro.cli(config, prog=prog, default=resumed) if resumed else tyro.cli(config, prog=prog)
+        given = tyro.cli(config, prog=prog, **default)
     finally:
         _refused.reset(token)
     if refused:
@@ -181,6 +182,24 @@ def _resumed(config: Any) -> "Settings | None":
         return held and config.restored(held)  # pyright: ignore[reportReturnType]
     except (TypeError, ValueError, LookupError, AttributeError):
         return None  # the folder of another program, which is refused when it is claimed
+
+
+def imported(name: str, path: str) -> Callable[..., Any]:
+    """Imports `MODULE:FUNCTION`.
+
+    Raises:
+      ValueError: if there is no such function; it names the option `name`.
+    """
+    module, _, function = path.partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: expected MODULE:FUNCTION that can be imported, got {path} ({error})"
+        ) from None
+    if not callable(found):
+        raise ValueError(f"{name}: expected MODULE:FUNCTION, got {path}, which is {found!r}")
+    return found
 
 
 def as_option(config: Any, error: Exception) -> str:
@@ -235,7 +254,8 @@ class Settings(Options):
     @classmethod
     def restored(cls, held: Mapping[str, Any]) -> "Settings":
         """Makes the settings of which `deciding` was written as JSON."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in held.items()})
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in held.items()}
+        return cls(**values)
 
 
 def defaults_of(config: Any) -> dict[str, Any]:
