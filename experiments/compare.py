@@ -16,7 +16,7 @@ from experiments.finished import FinishedRun, in_float64, read_run
 from experiments.folders import FolderError, without_nan, write_whole
 from experiments.settings import Options
 
-VALUES = ("mean", "ci95", "n", "seeds", "reached", "seconds")
+VALUES = ("mean", "median", "importance", "ci95", "n", "seeds", "reached", "seconds")
 """Entries of a row that are results; the others say of what."""
 MOST_PANELS = 16
 
@@ -48,7 +48,12 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[list[str]]:
 def rows_of(run: FinishedRun) -> dict[Key, dict[str, Any]]:
     """Returns the rows of a run's summary by what they are of."""
     rows = without_nan(run.report.rows(in_float64(run.results)))
-    return {tuple((name, value) for name, value in row.items() if name not in VALUES): row for row in rows}
+    return {
+        tuple((name, value) for name, value in row.items() if name not in VALUES): {
+            "mean": row.get("median", row.get("importance")), "ci95": (None, None), "n": 1, **row
+        }
+        for row in rows
+    }  # fmt: skip
 
 
 def pairs_of(a: FinishedRun, b: FinishedRun) -> dict[Key, Pair]:
@@ -59,7 +64,7 @@ def pairs_of(a: FinishedRun, b: FinishedRun) -> dict[Key, Pair]:
 
 def overlap(pair: Pair) -> str:
     """Returns whether the 95 % intervals overlap; "" if one of the two has none."""
-    ends = [end for row in pair for end in (row or {}).get("ci95") or (None, None)]
+    ends: list[Any] = [end for row in pair for end in (row or {}).get("ci95") or (None, None)]
     if None in ends:
         return ""
     return "yes" if ends[0] <= ends[3] and ends[2] <= ends[1] else "no"
@@ -81,7 +86,7 @@ def table(pairs: dict[Key, Pair]) -> str:
     lines = [
         [
             f"{part_of(key)}: {dict(key).get('metric', '')}",
-            *("" if row is None or "mean" not in row else reporting.cell(_whole(row)) for row in pair),
+            *("" if row is None else reporting.cell(row) for row in pair),
             difference(pair),
             overlap(pair),
         ]
@@ -90,16 +95,12 @@ def table(pairs: dict[Key, Pair]) -> str:
     return reporting.table(["of", "A", "B", "B - A", "intervals overlap"], lines)
 
 
-def _whole(row: dict[str, Any]) -> dict[str, Any]:
-    return {"ci95": (None, None), "n": 1, **row}
-
-
 def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | None:
     """Draws means and intervals of both runs, a panel for each metric; None if there is none to draw."""
     by_metric: dict[str, dict[str, Pair]] = {}
     for key, pair in pairs.items():
         of = dict(key)
-        if "metric" in of and "epoch" not in of and any(_mean(row) is not None for row in pair):
+        if "metric" in of and "epoch" not in of and any((row or {}).get("mean") is not None for row in pair):
             by_metric.setdefault(str(of["metric"]), {})[part_of(key)] = pair
     metrics = list(by_metric)[:MOST_PANELS]
     if not metrics:
@@ -125,14 +126,10 @@ def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | N
     return drawn
 
 
-def _mean(row: dict[str, Any] | None) -> float | None:
-    return None if row is None else row.get("mean")
-
-
 def _points(axes: Any, rows: Iterable[tuple[float, dict[str, Any]]], label: str, colour: str) -> None:
     rows = list(rows)
     y = [at for at, _ in rows]
-    ends = [[np.nan if v is None else v for v in (row["mean"], *_whole(row)["ci95"])] for _, row in rows]
+    ends = [[np.nan if v is None else v for v in (row["mean"], *row["ci95"])] for _, row in rows]
     mean, low, high = reporting.drawable(np.array(ends, float).reshape(-1, 3)).T
     axes.errorbar(mean, y, xerr=[mean - low, high - mean], fmt="o", color=colour, label=label, capsize=3)
 

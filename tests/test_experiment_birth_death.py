@@ -16,6 +16,7 @@ from experiments.birth_death.problems import MEANS, PROBLEMS, SCHEMES, VARIANCES
 from experiments.birth_death.report import LABELS, median_interval, slopes, times_to
 from tests.command_line import call, run
 from tests.diverged import check_report
+from tests.finished import check_names, check_redrawn
 
 NAME = "birth_death"
 SMALL = [
@@ -58,11 +59,13 @@ def test_folder_holds_everything(finished):
     out, printed, errors = finished
     figures = {f"{p}_{f}.png" for p in ("planted", "mixture") for f in ("loss", "times", "events", "places")}
     assert {p.name for p in out.iterdir()} == {
-        "config.json", "results.nc", "summary.json", "parts", *figures,
+        "config.json", "results.nc", "summary.json", "parts", "params", *figures,
     }  # fmt: skip
     assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in figures)
     assert "planted teacher: GD + clone" in printed and "mixture of Gaussians: GD " in printed
     assert "120/120" in errors  # 2 problems x 2 schemes x 30 steps
+    check_names(out)
+    check_redrawn(out)
 
 
 def test_results_have_named_axes(finished):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -29,6 +30,7 @@ from experiments.decorrelation.report import figures, rows
 from experiments.decorrelation.runs import NETWORKS, RULES, STUDIES, Run, on_pixels, runs_of, targets
 from tests.command_line import call, run
 from tests.diverged import check_report
+from tests.finished import check_names
 
 NAME = "decorrelation"
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
@@ -51,10 +53,11 @@ def finished(tmp_path_factory):
 
 def test_folder_holds_everything(finished):
     out, printed, errors = finished
-    names = {"config.json", "results.nc", "summary.json", "runs", "notebook.png", "moments.png", "gain.png"}
-    assert {p.name for p in out.iterdir()} == names
+    names = {"config.json", "results.nc", "summary.json", "runs", "params"}
+    assert {p.name for p in out.iterdir()} == names | {"notebook.png", "moments.png", "gain.png"}
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in out.glob("*.png"))
     assert all(name in printed for name in (*NOTEBOOK.values(), *RUNS[4:]))
+    check_names(out)
     assert f"{(11 + 11 + 3 + 13) * 15 + 2 * 11}/" in errors  # updates
 
 
@@ -216,7 +219,8 @@ def made(small_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
 
     def make(name, dynamics, progress):
-        return run_one(name, tiny("backprop", dynamics), config, data, folder / name, progress)
+        in_folder = replace(config, out=folder)
+        return run_one(name, tiny("backprop", dynamics), in_folder, data, folder / name, progress)
 
     return make
 

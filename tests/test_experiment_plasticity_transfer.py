@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import harness
+from experiments import harness, load_params
 from experiments.plasticity_transfer import report
 from experiments.plasticity_transfer.config import PRESETS, Config
 from experiments.plasticity_transfer.models import MODELS
 from experiments.plasticity_transfer.report import LABELS
 from tests.command_line import call, kill_at_checkpoint, run
 from tests.diverged import check_report
+from tests.finished import check_names
 
 # Nobody reaches an accuracy of 1, so that every seed is repeated.
 NAME = "plasticity_transfer"
@@ -58,11 +59,16 @@ def test_folder_holds_everything(finished):
     out, printed, errors = finished
     figures = {"learning_curves.png", "comparison.png", "tables.png"}
     assert {p.name for p in out.iterdir()} == {
-        "config.json", "results.nc", "summary.json", "models", *figures,
+        "config.json", "results.nc", "summary.json", "models", "params", *figures,
     }  # fmt: skip
     assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in figures)
     assert "PrePost L2" in printed and "gradient descent L2" in printed and "down, balanced" in printed
     assert "2 of 2 seeds once more" in errors
+    check_names(out)
+    trained = load_params(out, model="pre_post_l2")
+    assert trained["learner"][1][0]["w"].shape[:2] == (2, 2)  # seeds, sub-seeds
+    table = harness.read_dataset(out / "results.nc").output_table_pre_post_l2.sel(selection="all")
+    np.testing.assert_array_equal(trained["tables"][0]["output"], table)
     assert "12/12" in errors  # 2 x (2 rule epochs + 3 evaluations), and 2 rule epochs once more
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from subprocess import TimeoutExpired
 
@@ -13,6 +14,7 @@ import pytest
 import xarray as xr
 
 from experiments import folders, harness
+from experiments.settings import parse
 from tests.command_line import PROGRAM, call, run, start, started
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -121,6 +123,35 @@ def test_run_that_cannot_read_its_images_leaves_no_claim(tmp_path):
         end = call("plasticity_transfer", "--data", tmp_path / folder, "--out", tmp_path / "out")
         assert_refused(end, str(tmp_path / folder))
         assert not (tmp_path / "out").exists()
+
+
+def test_resume_reads_the_configuration_of_the_run(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    before = (out / "config.json").read_bytes()
+    code, _, errors = run(NAME, "--resume", "--out", out, drawn=False)
+    assert code == 0 and (out / "config.json").read_bytes() == before, errors
+    end = call(NAME, "--resume", "--out", out, "--seeds", "2", "--units", "6")
+    assert_refused(end, "another configuration (seeds: 1 there, 2 here)")
+    assert_refused(call("microlearning", "--resume", "--out", out), "another configuration")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("birth_death", {}),
+        ("birth_death", {"steps": 30, "problems": ("planted",), "preset": "seed"}),
+        ("microlearning", {"rules": ("backprop",), "scale": "gradient", "drops": (2,)}),
+        ("plasticity_transfer", {"points": (300, 100), "preset": "seed", "data": "sample"}),
+        ("decorrelation", {"rules": ("backprop",), "updates": 10}),
+        ("symbolic_discriminator", {"seeds": 2}),
+    ],
+)
+def test_every_configuration_is_read_again(name, options, tmp_path, monkeypatch):
+    config_of = import_module(f"experiments.{name}.config").Config
+    config = config_of(out=tmp_path, **options)
+    folders.write_json(tmp_path / "config.json", config.deciding())
+    monkeypatch.setattr("sys.argv", ["command", "--resume", "--out", str(tmp_path)])
+    assert parse(config_of, "command").deciding() == config.deciding()
 
 
 KILLED = {
