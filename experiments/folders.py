@@ -119,30 +119,30 @@ def claims() -> Iterator[None]:
     finally:
         while _claims:
             out, claim = _claims.popitem()
-            with suppress(OSError):
+            with claim.lock, suppress(OSError):
                 _let_go(out, claim, failed)
 
 
 def _let_go(out: Path, claim: Claim, failed: bool) -> None:
     made_config, made_folder = claim.made
+    fcntl.flock(claim.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError if others share it
     parts = (path.relative_to(out).parts for path in out.rglob("*") if path.is_file())
     computed = any(not p[-1].startswith(".") and p != ("config.json",) and "compiled" not in p for p in parts)
     if failed and made_config and not computed:
         (out / "config.json").unlink()
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     (out / ".lock").unlink()
-    claim.lock.close()
     if failed and made_folder and not any(out.iterdir()):
         out.rmdir()
 
 
-def _lock(out: Path) -> Any:
+def _lock(out: Path, shared: bool) -> Any:
     """Takes the lock of a folder. A process that is killed loses its own."""
     path = out / ".lock"
     while True:
         lock = path.open("a+")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read() or "another process"
@@ -162,20 +162,21 @@ def _lock(out: Path) -> Any:
     return lock
 
 
-def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
+def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: bool = False) -> None:
     """Claims a folder for this process and a configuration, until the end of `claims` or of the process.
 
     Args:
       out: the folder; it is made if it does not exist.
       config: what decides the results, as JSON holds it.
       resume: whether to resume a run that the folder holds.
+      shared: whether other processes may run in it as well that say so too, as workers of a sweep do.
 
     Raises:
       FolderError: if another process runs in the folder, if it holds another configuration, a damaged one, or
         this one and `resume` is not set, or if it cannot be made or written to.
     """
     try:
-        _open_folder(out, json.loads(json.dumps(config)), resume=resume)
+        _open_folder(out, json.loads(json.dumps(config)), resume=resume, shared=shared)
     except OSError as error:
         raise _unwritable(out, error) from None
 
@@ -199,14 +200,14 @@ def _unwritable(out: Path, error: OSError) -> FolderError:
     return FolderError(f"--out: expected a folder that can be written, got {out} ({reason})")
 
 
-def _open_folder(out: Path, wanted: dict[str, Any], *, resume: bool) -> None:
+def _open_folder(out: Path, wanted: dict[str, Any], *, resume: bool, shared: bool) -> None:
     if out.exists() and not out.is_dir():
         raise FolderError(f"--out: expected a folder, got the file {out}")
     made_folder = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     key = out.resolve()
     if key not in _claims:
-        _claims[key] = Claim(_lock(out), (False, made_folder))
+        _claims[key] = Claim(_lock(out, shared), (False, made_folder))
     held = read_config(out)
     if held is None:
         if any(not path.name.startswith(".") for path in out.iterdir()):

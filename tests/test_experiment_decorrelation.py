@@ -1,7 +1,6 @@
 """Decorrelation from the command line: the published numbers, what it writes and refuses, and a stop."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import lax_learning as ll
 from experiments import checkpoints, harness
 from experiments.decorrelation import report
 from experiments.decorrelation.__main__ import Carry, images, run_one, start_of, update
-from experiments.decorrelation.config import PRESETS, Config
+from experiments.decorrelation.config import Config
 from experiments.decorrelation.reading import (
     NOTEBOOK,
     PUBLISHED,
@@ -27,8 +26,8 @@ from experiments.decorrelation.reading import (
     seconds_per_update,
 )
 from experiments.decorrelation.report import figures, rows
-from experiments.decorrelation.runs import NETWORKS, RULES, STUDIES, Run, on_pixels, runs_of, targets
-from tests.command_line import call, run
+from experiments.decorrelation.runs import RULES, Run, on_pixels, runs_of, targets
+from tests.command_line import run
 from tests.diverged import check_report
 from tests.finished import check_names
 
@@ -122,22 +121,9 @@ def test_summary_is_of_the_results(finished):
     assert "mean" in row("dense-backprop-decorrelated", "updates_share_of_plain")
 
 
-def test_folder_of_another_configuration_is_refused(finished):
-    code, _, errors = call(NAME, *SMALL, "--eta", "0.5", "--out", finished[0], "--resume")
-    assert code == 2 and "eta: 0.001 there, 0.5 here" in errors
-
-
 def test_a_report_tells_what_is_finite_and_no_more(finished):
     rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
     assert {row["metric"] for row in rows if row["mean"] is not None} == {"learning_rate", "ms_per_update"}
-
-
-def test_help_names_every_option():
-    code, printed, _ = call(NAME, "--help")
-    assert code == 0
-    for option in Config.__dataclass_fields__:
-        assert re.search(rf"--(\[?no-\]?)?{option.replace('_', '-')}\b", printed), option
-    assert all(name in printed for name in (*STUDIES, *PRESETS, *RULES, *NETWORKS))
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from subprocess import TimeoutExpired
 
 import pytest
 import xarray as xr
@@ -66,6 +66,29 @@ def test_lock_of_a_killed_process_is_taken_over(contended, tmp_path):
         harness.open_folder(out, folders.read_config(out) or {}, resume=True)
         assert str(os.getpid()) in (out / ".lock").read_text()
     assert not (out / ".lock").exists() and (out / "config.json").exists()
+
+
+SHARES = """
+import sys
+from pathlib import Path
+from experiments import folders
+with folders.claims():
+    folders.open_folder(Path(sys.argv[1]), {"seeds": 1}, resume=True, shared=True)
+"""
+
+
+def test_workers_share_a_folder_that_is_no_other_run_s(tmp_path):
+    def worker():
+        return start(SHARES, tmp_path, stderr=subprocess.PIPE)
+
+    with folders.claims():
+        harness.open_folder(tmp_path, {"seeds": 1}, resume=True, shared=True)
+        ended = worker()
+        assert ended.communicate()[1] == "" and ended.returncode == 0 and (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".lock").exists()
+    with folders.claims():
+        harness.open_folder(tmp_path, {"seeds": 1}, resume=True)
+        assert f"held by process {os.getpid()} on" in worker().communicate()[1]
 
 
 def test_checkpoint_that_is_damaged_is_named(contended, tmp_path):
@@ -178,7 +201,7 @@ def test_kills_and_interrupts_at_random_moments_change_nothing(tmp_path, name):
     seconds = time.monotonic() - began
     for stop in (signal.SIGKILL, signal.SIGINT) * 5:
         killed = process(out)
-        with suppress(TimeoutExpired):
+        with suppress(subprocess.TimeoutExpired):
             killed.wait(draw.uniform(0.0, seconds))
         killed.send_signal(stop)
         assert killed.wait(60) in (0, 130, -signal.SIGKILL, -signal.SIGINT)

@@ -26,7 +26,7 @@ def run(config: Config) -> xr.Dataset:
     sampler_of(config, space)
     check_space(config, space, sweepable)
     deciding = {**config.deciding(), "space": space.given}
-    harness.open_folder(config.out, deciding, resume=config.resume)
+    harness.open_folder(config.out, deciding, resume=config.resume, shared=True)
     harness.keep_compiled_programs(config.out / "checkpoints" / "compiled")
     study = open_study(config, space, sweepable, deciding)
     run_study(config, study, space, sweepable)
