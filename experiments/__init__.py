@@ -1,4 +1,4 @@
-"""Experiments, one file a system: `python -m experiments.NAME`."""
+"""Experiments, one package a system: `python -m experiments.NAME`."""
 
 import os
 import signal
@@ -19,6 +19,15 @@ def end_at_interrupt() -> None:
     """
     if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
+
+
+def __getattr__(name: str) -> Any:
+    """`experiments.load_params`, imported when it is used: orbax takes a second."""
+    if name == "load_params":
+        from experiments.checkpoints import load_params
+
+        return load_params
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 end_at_interrupt()

@@ -1,12 +1,14 @@
-"""Checkpoints of unfinished parts of a run, written by all processes together."""
+"""Checkpoints of unfinished parts of a run and trained weights, written by all processes together."""
 
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
 
 from experiments import processes
+from experiments.folders import named_if_damaged
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
@@ -21,7 +23,8 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        with self._named_if_damaged():
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._saved = time.monotonic()
 
     def save(self, step: int, tree: Any, *, now: bool = False) -> None:
@@ -32,8 +35,47 @@ class Checkpoint:
             self._saved = time.monotonic()
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
-        """The step and the tree that were saved last, with the structure of `like`; None if none were."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        return step, self._manager.restore(step, args=ocp.args.StandardRestore(like, strict=False))
+        """Returns the step and the tree saved last, with the structure of `like`; None if there are none."""
+        with self._named_if_damaged():
+            step = self._manager.latest_step()
+            if step is None:
+                return None
+            return step, self._manager.restore(step, args=ocp.args.StandardRestore(like, strict=False))
+
+    def _named_if_damaged(self) -> AbstractContextManager[None]:
+        remedy = f"delete {self._folder} to compute this part from its start"
+        return named_if_damaged(self._folder, "a checkpoint", remedy)
+
+
+def save_params(out: Path, part: str, params: Any) -> None:
+    """Saves what a part of a run has trained; every leaf has a leading axis of seeds."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((out / "params" / part).absolute(), params, force=True)
+
+
+def load_params(folder: str | Path, **part: str) -> Any:
+    """Loads what `python -m experiments.NAME` has trained, from its folder.
+
+    Args:
+      folder: of the run.
+      **part: what is wanted, such as `rule="backprop"` or `problem="planted", scheme="clone"`.
+
+    Returns:
+      Params, every leaf with a leading axis of seeds; named tuples come back as dicts.
+
+    Raises:
+      ValueError: if the folder has no such part.
+    """
+    params, name = Path(folder).absolute() / "params", "-".join(part.values())
+    found = sorted(path.name for path in params.iterdir()) if params.is_dir() else []
+    if name not in found:
+        what = ", ".join(part) or "part"
+        raise ValueError(f"{what}: expected one of {', '.join(found) or 'none'} in {folder}, got {name!r}")
+    with named_if_damaged(params / name, "params", "delete it"), ocp.StandardCheckpointer() as checkpointer:
+        return _with_tuples(checkpointer.restore(params / name))
+
+
+def _with_tuples(tree: Any) -> Any:
+    if isinstance(tree, list | tuple):
+        return tuple(map(_with_tuples, tree))
+    return {k: _with_tuples(v) for k, v in tree.items()} if isinstance(tree, dict) else tree

@@ -6,7 +6,6 @@ prints and writes; all of them checkpoint what they hold.
 """
 
 import json
-import math
 import os
 import platform
 import shutil
@@ -14,25 +13,30 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
-import matplotlib.pyplot as plt
 import xarray as xr
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from experiments import memory, processes, reporting, terminal, xla
+from experiments import memory, processes, terminal, xla
+from experiments.finished import Report, Results, described, draw_figures, in_float64
+from experiments.folders import (  # noqa: F401 (for programs beside the experiments too)
+    FolderError,
+    claims,
+    make_folder,
+    open_folder,
+    read_dataset,
+    without_nan,
+    write_dataset,
+    write_json,
+    write_whole,
+)
 from experiments.settings import Settings, as_option, defaults_of, parse
 
 EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
-
-
-class FolderError(ValueError):
-    """An output folder that does not fit the run."""
 
 
 def versions() -> dict[str, str]:
@@ -40,106 +44,6 @@ def versions() -> dict[str, str]:
     packages = {name: version(name) for name in ("lax_learning", "jax", "jaxlib", "optax", "numpy")}
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     return {"python": platform.python_version(), **packages, "devices": devices}
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` make a file beside `path` and puts it in place in one step."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    write(beside)
-    os.replace(beside, path)
-
-
-def without_nan(content: Any) -> Any:
-    """Makes nested dicts and lists fit for JSON: numbers that are not finite become None."""
-    if isinstance(content, Mapping):
-        return {name: without_nan(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Writes JSON in one step; numbers that are not finite as null."""
-    text = json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n"
-    write_whole(path, lambda p: p.write_text(text))
-
-
-def write_dataset(path: Path, dataset: xr.Dataset | xr.DataTree) -> None:
-    """Writes netCDF in one step."""
-    write_whole(path, lambda p: dataset.to_netcdf(p, engine="h5netcdf"))
-
-
-def read_dataset(path: Path) -> xr.Dataset:
-    """Reads a dataset whole and leaves the file closed."""
-    with xr.open_dataset(path, engine="h5netcdf") as dataset:
-        return dataset.load()
-
-
-def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
-    """Claims a folder for a configuration.
-
-    Args:
-      out: the folder; it is made if it does not exist.
-      config: what decides the results, as JSON holds it.
-      resume: whether a run that stands there is to go on.
-
-    Raises:
-      FolderError: if the folder holds another configuration, or this one and `resume` is not set, or if it
-        cannot be made or written to.
-    """
-    try:
-        _open_folder(out, config, resume=resume)
-    except OSError as error:
-        raise _unwritable(out, error) from None
-
-
-def make_folder(out: Path) -> None:
-    """Makes a folder that may be there already.
-
-    Raises:
-      FolderError: if it cannot be made or written to.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / ".writable", Path.touch)
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise _unwritable(out, error) from None
-
-
-def _unwritable(out: Path, error: OSError) -> FolderError:
-    reason = error.strerror or error
-    return FolderError(f"--out: expected a folder that can be written, got {out} ({reason})")
-
-
-def _open_folder(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
-    path = out / "config.json"
-    wanted = json.loads(json.dumps(config))
-    if path.exists():
-        try:
-            held = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise FolderError(
-                f"--out: expected a configuration in {path}, got damaged JSON ({error})"
-            ) from None
-        names = sorted(set(held) | set(wanted))
-        differing = [
-            f"{n}: {held.get(n)!r} there, {wanted.get(n)!r} here"
-            for n in names
-            if held.get(n) != wanted.get(n)
-        ]
-        if differing:
-            raise FolderError(f"--out: {out} holds a run of another configuration ({'; '.join(differing)})")
-        if not resume:
-            raise FolderError(
-                f"--out: {out} holds a run already; expected another folder, or --resume to go on"
-            )
-    elif out.exists() and not out.is_dir():
-        raise FolderError(f"--out: expected a folder, got the file {out}")
-    elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
-        raise FolderError(f"--out: expected an empty folder or one of an earlier run, got {out}")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, wanted)
 
 
 class Held(NamedTuple):
@@ -154,6 +58,64 @@ class Held(NamedTuple):
     each: Any
     once: Any = ()
     members: int = 1
+
+
+class Experiment(NamedTuple):
+    """An experiment whose parts run one after another, each with all its seeds.
+
+    Fields:
+      name: of the package.
+      config: class of its settings.
+      report: its module of tables and figures.
+      kind: what a part is, such as "rule"; parts lie in a folder of that name.
+      unit: of the progress.
+      parts: `config -> by how much each part moves the progress on`, by name.
+      load: `config -> data` of all parts; it raises a ValueError for settings that do not fit them.
+      held: `(config, data) -> Held`.
+      run_part: `(name, config, data, folder for checkpoints, progress) -> results`.
+      merge: `(config, results of all parts) -> results`.
+      compile_quickly: as of `use_all_cores`; None for one device on a CPU.
+    """
+
+    name: str
+    config: Callable[..., Any]
+    report: Report
+    kind: str
+    unit: str
+    parts: Callable[[Any], Mapping[str, int]]
+    load: Callable[[Any], Any]
+    held: Callable[[Any, Any], Held]
+    run_part: Callable[[str, Any, Any, Path, tqdm], xr.Dataset]
+    merge: Callable[[Any, list[xr.Dataset]], xr.Dataset]
+    compile_quickly: Callable[[Any], bool] | None = lambda config: False
+
+    def run(self, config: Any) -> xr.Dataset:
+        """Runs all parts into `config.out` and returns their results."""
+        if self.compile_quickly:
+            use_all_cores(compile_quickly=self.compile_quickly(config))
+        data, parts = self.load(config), self.parts(config)
+        begin(config, lambda config: self.held(config, data))
+        found = run_parts(
+            config.out,
+            self.kind,
+            list(parts),
+            lambda name, folder, progress: self.run_part(name, config, data, folder, progress),
+            steps=list(parts.values()),
+            unit=self.unit,
+        )
+        # Without the encoding of the parts, which would cut all names to the length of the first.
+        results = self.merge(config, found).drop_encoding()
+        publish(config.out, self.name, config.deciding(), results, self.report)
+        return results
+
+    def main(self) -> int:
+        """The command line."""
+        return command_line(self.name, self.config, self.run)
+
+
+def joined(parts: list[xr.Dataset], axis: str, names: Sequence[str]) -> xr.Dataset:
+    """Returns the results of all parts in one dataset, in the order of `names` along an axis."""
+    return xr.merge(parts, join="outer", compat="no_conflicts").sel({axis: list(names)})
 
 
 def begin(config: Settings, held: Callable[[Any], Held]) -> None:
@@ -198,14 +160,6 @@ def _claim(config: Settings) -> None:
     open_folder(config.out, deciding, resume=config.resume)
 
 
-class Report(Protocol):
-    """The module of an experiment that tells what came out."""
-
-    def rows(self, results: Any, /) -> list[dict[str, Any]]: ...
-    def table(self, summary: list[dict[str, Any]], /) -> str: ...
-    def figures(self, results: Any, /) -> Mapping[str, Figure]: ...
-
-
 def run_parts(
     out: Path,
     kind: str,
@@ -245,24 +199,12 @@ def run_parts(
     return parts
 
 
-def in_float64(results: Any) -> Any:
-    """Results whose floats are float64, in which no sum of what float32 holds overflows."""
-    if isinstance(results, xr.DataTree):
-        return results.map_over_datasets(in_float64)
-    floats = {name: v.astype(float) for name, v in results.data_vars.items() if v.dtype.kind == "f"}
-    return results.assign(floats)
-
-
-def publish(
-    out: Path,
-    experiment: str,
-    config: Mapping[str, Any],
-    results: xr.Dataset | xr.DataTree,
-    report: Report,
-) -> None:
+def publish(out: Path, experiment: str, config: Mapping[str, Any], results: Results, report: Report) -> None:
     """Writes results, summary and figures, prints the table, and clears the checkpoints away."""
     if not processes.is_first():
         return
+    results.attrs.update(experiment=experiment, config=json.dumps(config))
+    results = described(results, report)
     write_dataset(out / "results.nc", results)
     results = in_float64(results)
     rows = without_nan(report.rows(results))
@@ -276,9 +218,7 @@ def publish(
             "rows": rows,
         },
     )
-    for name, figure in report.figures(results).items():
-        write_whole(out / f"{name}.png", partial(reporting.draw, figure))
-        plt.close(figure)
+    draw_figures(out, report, results)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     print(report.table(rows))
     print(f"\nresults.nc, summary.json and figures: {out}")
@@ -303,7 +243,8 @@ def command_line(
             given = parse(config, f"python -m {package}.{name}")
             if isinstance(given, Settings) and given.meeting is not None:
                 processes.meet(name, given.meeting)
-            run(given)
+            with claims():
+                run(given)
             _flush()
             return 0
         except processes.ElsewhereError:

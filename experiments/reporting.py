@@ -98,14 +98,14 @@ def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, **style: Any) -> None:
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def draw(figure: Figure, path: Any, dpi: int = 150) -> None:
-    """Writes a figure as PNG; a logarithmic axis on which nothing can be drawn becomes linear."""
+def draw(figure: Figure, path: Any, dpi: int = 150, file_format: str = "png") -> None:
+    """Writes a figure; a logarithmic axis on which nothing can be drawn becomes linear."""
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
             if axis.get_scale() == "log" and not 0 < low <= high < np.inf:
                 axis.axes.set(**{f"{axis.axis_name}scale": "linear"})
-    figure.savefig(path, format="png", dpi=dpi)
+    figure.savefig(path, format=file_format, dpi=dpi)
 
 
 def footnote(figure: Figure, text: str) -> None:

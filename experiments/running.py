@@ -1,4 +1,4 @@
-"""One stage of an experiment: all members side by side, step by step, from its checkpoint if there is one."""
+"""Runs of many members side by side, step by step, each from its checkpoint if there is one."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,36 @@ from tqdm import tqdm
 import lax_learning as ll
 from experiments.checkpoints import Checkpoint
 
+Metrics = Mapping[Any, jax.Array]
 
-class Stage(NamedTuple):
-    """Result of a stage.
+
+def nothing(carry: Any, number: Any, shared: Any) -> Metrics:
+    """Measures nothing."""
+    del carry, number, shared
+    return {}
+
+
+class Run(NamedTuple):
+    """Computation of one member in steps: training, a pass over data, a population, a critic, a trial.
 
     Fields:
-      metrics: values `[member, step, ...]`.
+      init: `(*member, shared) -> carry`.
+      step: `(carry, number, shared) -> (carry, metrics)`, a dict of arrays of numbers.
+      num_steps: number of steps.
+      measure: `(carry, number, shared) -> more metrics`, after so many steps; from 0 on, and not timed.
+    """
+
+    init: Callable[..., Any]
+    step: Callable[[Any, Any, Any], tuple[Any, Metrics]]
+    num_steps: int
+    measure: Callable[[Any, Any, Any], Metrics] = nothing
+
+
+class Stage(NamedTuple):
+    """Result of a run of many members.
+
+    Fields:
+      metrics: of the steps `[member, step, ...]`, and measured `[member, 1 + step, ...]`.
       state: of all members, on their devices; see `collect`.
       seconds: that every step took for each member, compilation and measuring apart, `[step]`.
     """
@@ -47,61 +71,96 @@ def spread(members: Any) -> Any:
 
 
 def collect(spread_out: Any, count: int) -> Any:
-    """The first members as NumPy arrays, in every process."""
+    """Returns the first members as NumPy arrays, in every process."""
     return jax.tree.map(lambda leaf: leaf[:count], ll.gather(spread_out))
+
+
+def run_members(
+    run: Run,
+    members: tuple[Any, ...],
+    shared: Any,
+    folder: Path,
+    progress: tqdm,
+    costs: Sequence[int] | None = None,
+    on_cpu: int = 1,
+) -> Stage:
+    """Runs all members side by side, step by step, from their checkpoint if there is one.
+
+    Args:
+      run: of one member.
+      members: arguments of its `init`, each with a leading axis of members.
+      shared: what all members see.
+      folder: for checkpoints.
+      progress: moves on with every step.
+      costs: by how much each step moves it on; by default 1.
+      on_cpu: how many members a CPU's core computes side by side.
+    """
+    costs = [1] * run.num_steps if costs is None else costs
+    count, batch_size = len(jax.tree.leaves(members)[0]), side_by_side(on_cpu)
+
+    def many(function: Callable[..., Any], *in_axes: int | None) -> Any:
+        return ll.ensemble(function, in_axes=in_axes, batch_size=batch_size)
+
+    def start(*args: Any) -> tuple[Any, Any]:
+        *member, shared = args
+        carry = run.init(*member, shared)
+        found = jax.eval_shape(run.step, carry, 0, shared)[1]
+        held = {name: jnp.full((run.num_steps, *value.shape), jnp.nan) for name, value in found.items()}
+        measured = {
+            name: jnp.full((run.num_steps + 1, *jnp.shape(value)), jnp.nan).at[0].set(value)
+            for name, value in run.measure(carry, 0, shared).items()
+        }
+        return carry, (held, measured)
+
+    def keep(carry: Any, held: Any, found: Any, number: Any, shared: Any) -> tuple[Metrics, Metrics]:
+        of_steps, measured = held
+        later = run.measure(carry, number + 1, shared)
+        return (
+            {name: of_steps[name].at[number].set(value) for name, value in found.items()},
+            {name: measured[name].at[number + 1].set(value) for name, value in later.items()},
+        )
+
+    shared = ll.replicate(shared)  # once, and not at every step
+    begin = many(start, *(0,) * len(members), None)
+    carry, held = jax.block_until_ready(
+        begin(*spread(members), shared)
+    )  # or lack of memory is told by nobody
+    advance, look = many(run.step, 0, None, None), many(keep, 0, 0, 0, None, None)
+    seconds = np.full(run.num_steps, np.nan)
+    checkpoint = Checkpoint(folder)
+    first, (carry, held, seconds) = checkpoint.restore((carry, held, seconds)) or (0, (carry, held, seconds))
+    progress.update(sum(costs[:first]))
+    advance.compile(carry, first, shared)
+    for number in range(first, run.num_steps):
+        began = time.perf_counter()
+        carry, found = jax.block_until_ready(advance(carry, number, shared))
+        seconds[number] = (time.perf_counter() - began) / count
+        held = look(carry, held, found, number, shared)
+        checkpoint.save(number + 1, (carry, held, seconds), now=number + 1 == run.num_steps)
+        progress.update(costs[number])
+    of_steps, measured = collect(held, count)
+    return Stage({**of_steps, **measured}, carry, seconds)
 
 
 def run_stage(
     folder: Path,
     members: tuple[Any, ...],
     init: Callable[..., Any],
-    step: Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]],
+    step: Callable[[Any, Any, Any], tuple[Any, Metrics]],
     metrics: Mapping[Any, tuple[int, ...]],
     costs: Sequence[int],
     shared: Any,
     progress: tqdm,
-    measure: Callable[[Any, Any, Any], dict[str, jax.Array]] = lambda carry, number, shared: {},
+    measure: Callable[[Any, Any, Any], Metrics] = nothing,
     on_cpu: int = 1,
 ) -> Stage:
-    """Runs all members of a stage side by side, step by step, from its checkpoint if there is one.
-
-    Args:
-      folder: for checkpoints.
-      members: arguments of `init`, each with a leading axis of members.
-      init: `(*member) -> carry`.
-      step: `(carry, number, shared) -> (carry, metrics)`.
-      metrics: names and shapes of the metrics.
-      costs: one for each step: by how much it moves the progress on.
-      shared: what all members see.
-      progress: moves on with every step.
-      measure: `(carry, number, shared) -> more metrics`, after every step and not timed.
-      on_cpu: how many members a CPU's core computes side by side.
-    """
-
-    def start(*member: Any) -> tuple[Any, dict[str, jax.Array]]:
-        shapes = {name: (len(costs), *shape) for name, shape in metrics.items()}
-        return init(*member), {name: jnp.full(shape, jnp.nan) for name, shape in shapes.items()}
-
-    def keep(carry: Any, held: Any, found: Any, number: Any, shared: Any) -> dict[str, jax.Array]:
-        found = {**found, **measure(carry, number, shared)}
-        return {**held, **{name: held[name].at[number].set(value) for name, value in found.items()}}
-
-    count, batch_size = len(jax.tree.leaves(members)[0]), side_by_side(on_cpu)
-    begin = ll.ensemble(start, in_axes=(0,) * len(members), batch_size=batch_size)
-    carry, held = jax.block_until_ready(begin(*spread(members)))  # or lack of memory is told by nobody
-    shared = ll.replicate(shared)  # once, and not at every step
-    advance = ll.ensemble(step, in_axes=(0, None, None), batch_size=batch_size)
-    look = ll.ensemble(keep, in_axes=(0, 0, 0, None, None), batch_size=batch_size)
-    seconds = np.full(len(costs), np.nan)
-    checkpoint = Checkpoint(folder)
-    first, (carry, held, seconds) = checkpoint.restore((carry, held, seconds)) or (0, (carry, held, seconds))
-    progress.update(sum(costs[:first]))
-    advance.compile(carry, first, shared)
-    for number in range(first, len(costs)):
-        began = time.perf_counter()
-        carry, found = jax.block_until_ready(advance(carry, number, shared))
-        seconds[number] = (time.perf_counter() - began) / count
-        held = look(carry, held, found, number, shared)
-        checkpoint.save(number + 1, (carry, held, seconds), now=number + 1 == len(costs))
-        progress.update(costs[number])
-    return Stage(collect(held, count), carry, seconds)
+    """Runs all members as `run_members` does, with an `init` of the members alone."""
+    del metrics
+    run = Run(
+        lambda *args: init(*args[:-1]),
+        step,
+        len(costs),
+        lambda carry, n, shared: measure(carry, n - 1, shared),
+    )
+    stage = run_members(run, members, shared, folder, progress, costs, on_cpu)
+    return stage._replace(metrics={k: v[:, v.shape[1] - len(costs) :] for k, v in stage.metrics.items()})

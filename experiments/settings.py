@@ -1,17 +1,20 @@
 """Settings that all experiments have in common, and the checks of what is given on a command line."""
 
+import argparse
 import math
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import tyro
 
+from experiments.folders import read_config
 from experiments.processes import Meeting
 
 MOST = 2**31 - 1
@@ -147,19 +150,56 @@ def _check(name: str, hint: Any, value: Any) -> None:
 def parse(config: Callable[..., Any], prog: str) -> Any:
     """Reads a command line.
 
+    With `--resume`, options that are not given are those of the run in `--out`.
+
     Raises:
       ValueError: for an option that the configuration refuses, on one line: tyro would frame it.
       SystemExit: after `--help`, and for what tyro itself cannot read.
     """
+    default: dict[str, Any] = {"default": resumed} if (resumed := _resumed(config)) else {}
     refused: list[ValueError] = []
     token = _refused.set(refused)
     try:
-        given = tyro.cli(config, prog=prog)
+        given = tyro.cli(config, prog=prog, **default)
     finally:
         _refused.reset(token)
     if refused:
         raise refused[0]
     return given
+
+
+def _resumed(config: Any) -> "Settings | None":
+    """Reads the configuration of the run to resume; None if there is none, or none of this program."""
+    if not (isinstance(config, type) and issubclass(config, Settings)):
+        return None
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--resume", action="store_true")
+    options.add_argument("--out", nargs="?", type=Path)
+    told, _ = options.parse_known_args()
+    out = told.out or defaults_of(config).get("out")
+    held = read_config(out) if told.resume and out else None
+    try:
+        return held and config.restored(held)  # pyright: ignore[reportReturnType]
+    except (TypeError, ValueError, LookupError, AttributeError):
+        return None  # the folder of another program, which is refused when it is claimed
+
+
+def imported(name: str, path: str) -> Callable[..., Any]:
+    """Imports `MODULE:FUNCTION`.
+
+    Raises:
+      ValueError: if there is no such function; it names the option `name`.
+    """
+    module, _, function = path.partition(":")
+    try:
+        found = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{name}: expected MODULE:FUNCTION that can be imported, got {path} ({error})"
+        ) from None
+    if not callable(found):
+        raise ValueError(f"{name}: expected MODULE:FUNCTION, got {path}, which is {found!r}")
+    return found
 
 
 def as_option(config: Any, error: Exception) -> str:
@@ -177,7 +217,7 @@ class Settings(Options):
     out: Path
     """Folder for config.json, results.nc, summary.json and the figures."""
     resume: bool = False
-    """Go on with the run that stands in the folder, if there is one."""
+    """Resume the run in --out, if there is one; its options need not be given again."""
     distributed: bool = False
     """Run on all hosts of a job, one process each, which share the folder. SLURM, Open MPI and GKE say who is
     who; elsewhere the next three do."""
@@ -210,6 +250,12 @@ class Settings(Options):
         """The fields that decide the results."""
         common = {field.name for field in fields(Settings)}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in common}
+
+    @classmethod
+    def restored(cls, held: Mapping[str, Any]) -> "Settings":
+        """Makes the settings of which `deciding` was written as JSON."""
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in held.items()}
+        return cls(**values)
 
 
 def defaults_of(config: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.running import Run
 from experiments.settings import Limits
 
 
@@ -49,6 +50,33 @@ class Sweepable(NamedTuple):
         """All hyper-parameters as they are unless said otherwise."""
         first = {name: v[0] if isinstance(v, tuple) else v for name, v in self.static.items()}
         return {**self.traced, **first}
+
+
+def program_of(
+    run: Callable[[dict[str, jax.Array]], Run],
+    score: Callable[[Any, Any], jax.Array],
+    chunks: int,
+    shared: Any = (),
+) -> Program:
+    """Makes a program of the run of an experiment.
+
+    Args:
+      run: `traced -> Run` of a key; its steps are the chunks.
+      score: `(metrics of the step, what was measured after it) -> score`.
+      chunks: how many there are.
+      shared: what all trials see.
+    """
+
+    def init(key: jax.Array, traced: dict[str, jax.Array], shared: Any) -> Any:
+        return traced, run(traced).init(key, shared)
+
+    def advance(carry: Any, number: Any, shared: Any) -> tuple[Any, jax.Array]:
+        traced, state = carry
+        one = run(traced)
+        state, found = one.step(state, number, shared)
+        return (traced, state), jnp.asarray(score(found, one.measure(state, number + 1, shared)))
+
+    return Program(init, advance, chunks, shared)
 
 
 def while_finite(score: jax.Array, *losses: jax.Array) -> jax.Array:

@@ -4,12 +4,11 @@ import atexit
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from importlib import import_module
 from io import StringIO
@@ -55,7 +54,7 @@ answer(sys.stdin, sys.stdout)
 """
 
 
-def _start(program: str, *arguments: str | Path, **streams: Any) -> subprocess.Popen:
+def start(program: str, *arguments: str | Path, **streams: Any) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
         cwd=ROOT,
@@ -69,7 +68,7 @@ def _start(program: str, *arguments: str | Path, **streams: Any) -> subprocess.P
 @cache
 def _second() -> subprocess.Popen:
     """The second process: a command a line goes in, a result a line comes out."""
-    process = _start(SECOND, stdin=subprocess.PIPE)
+    process = start(SECOND, stdin=subprocess.PIPE)
     atexit.register(process.communicate)  # it ends with its input
     return process
 
@@ -152,14 +151,23 @@ def call_main(main: Callable[[], int], *arguments: object) -> tuple[Any, str, st
     return code, out.getvalue(), err.getvalue()
 
 
+@contextmanager
+def started(folder: Path, name: str, *arguments: str | Path) -> Iterator[subprocess.Popen]:
+    """Runs an experiment until a checkpoint is whole in `folder`; it is killed at the end."""
+    process = start(PROGRAM.format(name=name), *arguments, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 240
+        while not (folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())):
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def kill_at_checkpoint(folder: Path, name: str, *arguments: str | Path) -> None:
     """Runs an experiment and kills it as soon as a checkpoint is whole in `folder`."""
-    program = PROGRAM.format(name=name)
-    process = _start(program, *arguments, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 240
-    while not (folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with started(folder, name, *arguments):
+        pass

@@ -1,7 +1,9 @@
 """Bad options, files and terminals of all commands: one line, exit code 2, and no folder is claimed."""
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -208,6 +210,16 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path, name):
         code, _, errors = COMMANDS[name](*small, "--out", out)
         assert code == 2 and "--out: expected a folder" in errors and str(out) in errors, errors
         assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("name", [*EXPERIMENTS, "sweep"])
+def test_help_names_every_option_and_default(name):
+    code, printed, _ = COMMANDS[name]("--help")
+    assert code == 0
+    for field in dataclasses.fields(config_of(name)):
+        assert re.search(rf"--(\[?no-\]?)?{field.name.replace('_', '-')}\b", printed), field.name
+        named = field.default if isinstance(field.default, tuple) else ()
+        assert all(str(each) in printed for each in named)
 
 
 def test_errors_of_the_library_name_the_option():

@@ -1,7 +1,6 @@
 """Birth and death from the command line: what it writes and refuses, and that a kill loses nothing."""
 
 import json
-import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +10,12 @@ import xarray as xr
 from experiments import harness
 from experiments.birth_death import report
 from experiments.birth_death.__main__ import measured_at
-from experiments.birth_death.config import PRESETS, Config
+from experiments.birth_death.config import Config
 from experiments.birth_death.problems import MEANS, PROBLEMS, SCHEMES, VARIANCES, WEIGHTS, mixture_energy
 from experiments.birth_death.report import LABELS, median_interval, slopes, times_to
-from tests.command_line import call, run
+from tests.command_line import run
 from tests.diverged import check_report
+from tests.finished import check_names, check_redrawn
 
 NAME = "birth_death"
 SMALL = [
@@ -46,6 +46,7 @@ def finished(tmp_path_factory):
     return out, printed, errors
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on_to_the_same_results(resumed, finished):
     expected = harness.read_dataset(finished[0] / "results.nc").sel(scheme=["clone"])
     chosen = {"problems": ["planted"], "schemes": ["clone"], "steps": {"planted": 30}}
@@ -58,11 +59,13 @@ def test_folder_holds_everything(finished):
     out, printed, errors = finished
     figures = {f"{p}_{f}.png" for p in ("planted", "mixture") for f in ("loss", "times", "events", "places")}
     assert {p.name for p in out.iterdir()} == {
-        "config.json", "results.nc", "summary.json", "parts", *figures,
+        "config.json", "results.nc", "summary.json", "parts", "params", *figures,
     }  # fmt: skip
     assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in figures)
     assert "planted teacher: GD + clone" in printed and "mixture of Gaussians: GD " in printed
     assert "120/120" in errors  # 2 problems x 2 schemes x 30 steps
+    check_names(out)
+    check_redrawn(out)
 
 
 def test_results_have_named_axes(finished):
@@ -111,14 +114,6 @@ def test_summary_is_of_the_results(finished):
 def test_a_report_tells_what_is_finite_and_no_more(finished):
     rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
     assert {row["metric"] for row in rows if row["mean"] is not None} == set()
-
-
-def test_help_names_every_option():
-    code, printed, _ = call(NAME, "--help")
-    assert code == 0
-    for option in Config.__dataclass_fields__:
-        assert re.search(rf"--(\[?no-\]?)?{option.replace('_', '-')}\b", printed), option
-    assert all(name in printed for name in (*PROBLEMS, *SCHEMES, *PRESETS))
 
 
 @pytest.mark.parametrize(

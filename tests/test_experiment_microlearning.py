@@ -1,7 +1,6 @@
 """The main job from the command line: what it writes, what it refuses, and that a kill loses nothing."""
 
 import json
-import re
 from pathlib import Path
 
 import jax
@@ -12,15 +11,16 @@ import pytest
 import xarray as xr
 
 import lax_learning as ll
-from experiments import harness, reporting
+from experiments import compare, harness, load_params, plot, reporting
 from experiments.microlearning import notebook, report
-from experiments.microlearning.__main__ import make_setting
+from experiments.microlearning.__main__ import choose_test_images, load, make_setting
 from experiments.microlearning.__main__ import run as run_experiment
 from experiments.microlearning.config import Config, NetworkName
 from experiments.microlearning.networks import make_problem
-from experiments.microlearning.rules import RULES
-from tests.command_line import call, kill_at_checkpoint, run
+from experiments.microlearning.rules import RULES, make_rule
+from tests.command_line import call, call_main, kill_at_checkpoint, run
 from tests.diverged import check_report
+from tests.finished import check_names
 
 NAME = "microlearning"
 SMALL = [
@@ -65,12 +65,72 @@ def test_killed_run_goes_on_to_the_same_results(resumed, finished):
 
 def test_folder_holds_everything(finished):
     out, printed, errors = finished
-    names = {"config.json", "results.nc", "summary.json", "rules"}
+    names = {"config.json", "results.nc", "summary.json", "rules", "params"}
     figures = {f"{name}.png" for name in ("losses", "accuracy", "snr", "cosine", "bias_variance")}
     assert {path.name for path in out.iterdir()} == names | figures
     assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in figures)
     assert "backprop" in printed and "node perturbation" in printed and "accuracy" in printed
     assert "12/12" in errors  # the progress bar, in epochs of both rules
+    check_names(out)
+
+
+def test_trained_weights_are_those_of_the_results(finished):
+    params = load_params(finished[0], rule="node_perturbation")
+    config = Config(hidden=(6,), seeds=2, batch_size=500, test_images=50)
+    data, keys = load(config), make_setting("backprop", config, few_images()).keys["test"]
+    assert params[0]["w"].shape == (2, 784, 6)
+    results = harness.read_dataset(finished[0] / "results.nc").sel(rule="node_perturbation")
+    for i, accuracy in enumerate(results.test_accuracy.isel(evaluation=-1).values):
+        x, y = choose_test_images(keys[i], data, 50).test
+        output = make_problem(config).model.apply(jax.tree.map(lambda w, i=i: w[i], params), x)
+        assert ll.accuracy(output, y) == pytest.approx(accuracy)
+    with pytest.raises(ValueError, match=r"^rule: expected one of backprop, node_pert.* got 'x'"):
+        load_params(finished[0], rule="x")
+
+
+def test_two_runs_side_by_side(finished, resumed, tmp_path):
+    figure = tmp_path / "both.pdf"
+    code, printed, errors = call_main(compare.main, finished[0], resumed, "--figure", figure)
+    assert code == 0 and figure.read_bytes()[:4] == b"%PDF", errors
+    assert "The configurations are the same." in printed
+    (line,) = (line for line in printed.splitlines() if line.startswith("| backprop: test_accuracy "))
+    _, _, a, b, difference, overlap, _ = (cell.strip() for cell in line.split("|"))
+    assert a == b and float(difference) == 0 and overlap == "yes"
+    assert compare.differing({"x": 1, "y": 2}, {"x": 1, "z": 3}) == [["y", "2", "None"], ["z", "None", "3"]]
+    assert compare.overlap(({"ci95": [0, 1]}, {"ci95": [2, 3]})) == "no"
+    assert compare.overlap(({"ci95": [None, None]}, None)) == ""
+
+
+def test_plot_and_compare_refuse_what_is_no_finished_run(finished, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for main, folders in ((plot.main, [tmp_path]), (compare.main, [finished[0], tmp_path])):
+        code, _, errors = call_main(main, *folders)
+        assert code == 2 and "FOLDER: expected the folder of a finished run" in errors
+        assert str(tmp_path) in errors and "--resume" in errors and "Traceback" not in errors
+        code, printed, _ = call_main(main, "--help")
+        assert (code == 0 and "results.nc" in printed) or "finished runs" in printed
+
+
+def own(model, loss):
+    """A rule of one's own, by its import path."""
+    return ll.backprop(model, loss)
+
+
+def test_a_rule_of_one_s_own_needs_no_entry(tmp_path):
+    name = "tests.test_experiment_microlearning:own"
+    config = Config(rules=(name,), hidden=(2,), seeds=1, epochs=1, batch_size=2000, snr_images=3, draws=3,
+                    scale="gradient", test_images=20, out=tmp_path / "run")  # fmt: skip
+    results = run_experiment(config)
+    assert list(results.rule.values) == [name] and results.cosine.min() > 0.999
+    with pytest.raises(
+        ValueError, match=r"^--rules: expected some of backprop, .* or MODULE:FUNCTION, got mine"
+    ):
+        Config(rules=("mine",))
+    for path in ("no_module:rule", "json:no_rule", "json:"):
+        with pytest.raises(ValueError, match=f"^--rules: expected MODULE:FUNCTION, got {path}"):
+            Config(rules=(path,))
+    with pytest.raises(ValueError, match=r"^--rules: expected builtins:print.* return a Rule, got NoneType"):
+        make_rule("builtins:print", config, optax.sgd(1.0))
 
 
 def test_summary_has_its_rows(finished):
@@ -135,14 +195,6 @@ def test_folder_of_a_run_killed_at_its_start_is_taken(tmp_path):
 def test_a_report_tells_what_is_finite_and_no_more(finished):
     rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
     assert {row["metric"] for row in rows if row["mean"] is not None} == {"seconds_per_update"}
-
-
-def test_help_names_every_option():
-    code, printed, _ = call(NAME, "--help")
-    assert code == 0
-    for option in Config.__dataclass_fields__:
-        assert re.search(rf"--{option.replace('_', '-')}\b", printed)
-    assert all(rule in printed for rule in RULES)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ After the notebooks of the neuron birth-death paper (2019): does a population th
 minimum sooner than one that only follows its gradient?
 """
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,8 @@ from experiments import harness, memory
 from experiments.birth_death import report
 from experiments.birth_death.config import Config
 from experiments.birth_death.problems import PROBLEMS, SCHEMES, Problem, Scheme
-from experiments.running import run_stage, side_by_side
-
-NAME = "birth_death"
+from experiments.checkpoints import save_params
+from experiments.running import Run, collect, run_members, side_by_side
 
 
 class Carry(NamedTuple):
@@ -56,13 +54,12 @@ def measure(problem: Problem, carry: Carry) -> dict[str, jax.Array]:
     }
 
 
-def interval(
-    problem: Problem, scheme: Scheme, config: Config, carry: Carry, start: Any, stop: Any, end: int
-) -> Carry:
-    """All steps from one measurement to the next."""
+def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) -> Run:
+    """Birth and death of a seed's population; steps of the run lead from one of `times` to the next."""
+    end = int(times[-1])
     last_event = end - min(problem.quiet_steps, end // 3)
 
-    def step(number: jax.Array, carry: Carry) -> Carry:
+    def update(number: jax.Array, carry: Carry) -> Carry:
         key, target, params, population = carry
         gradient_key, event_key = jax.random.split(jax.random.fold_in(key, number + 1))
         gradients = problem.gradients(gradient_key, target, params)
@@ -82,7 +79,16 @@ def interval(
         (params, population), _ = dynamics.update(event_key, params, population, gradients)
         return Carry(key, target, params, population)
 
-    return jax.lax.fori_loop(start, stop, step, carry)
+    def step(carry: Carry, number: Any, shared: Any) -> tuple[Carry, dict[str, jax.Array]]:
+        start, stop = (jnp.asarray(times)[number + i] for i in (0, 1))
+        return jax.lax.fori_loop(start, stop, update, carry), {}
+
+    return Run(
+        lambda key, shared: start_of(problem, key),
+        step,
+        len(times) - 1,
+        lambda carry, number, shared: measure(problem, carry),
+    )
 
 
 def measured_at(num_steps: int, records: int) -> np.ndarray:
@@ -92,44 +98,33 @@ def measured_at(num_steps: int, records: int) -> np.ndarray:
     return np.unique(np.concatenate([logarithmic, linear]).clip(1)).astype(int)
 
 
-def run_scheme(
-    problem_name: Any, scheme_name: Any, config: Config, folder: Path, progress: tqdm
-) -> xr.Dataset:
+def run_scheme(name: str, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
     """One scheme on one problem, all seeds."""
-    problem, scheme = PROBLEMS[problem_name](config), SCHEMES[scheme_name]
-    end = config.num_steps(problem_name)
-    times = np.concatenate([[0], measured_at(end, config.records)])
-
-    def init(key: jax.Array) -> Carry:
-        return start_of(problem, key)
-
-    def advance(carry: Carry, number: Any, times: Any) -> tuple[Carry, dict[str, jax.Array]]:
-        carry = interval(problem, scheme, config, carry, times[number], times[number + 1], end)
-        return carry, measure(problem, carry)
-
-    def first(key: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-        carry = start_of(problem, key)
-        return measure(problem, carry), problem.targets(carry.target)
-
+    problem_name, scheme_name = PAIRS[name]
+    problem = PROBLEMS[problem_name](config)
+    times = np.concatenate([[0], measured_at(config.num_steps(problem_name), config.records)])
     progress.set_description(f"{problem_name}: {scheme_name}")
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    at_start, targets = ll.gather(ll.ensemble(first, batch_size=side_by_side())(keys))
-    shapes = {name: value.shape[1:] for name, value in at_start.items()}
-    stage = run_stage(folder, (keys,), init, advance, shapes, np.diff(times).tolist(), times, progress)
-    variables: dict[str, Any] = {
-        f"{problem_name}_targets": (("seed", f"{problem_name}_target", "coordinate"), targets)
-    }
+    run = run_of(problem, SCHEMES[scheme_name], config, times)
+    stage = run_members(run, (keys,), (), folder, progress, np.diff(times).tolist())
+    save_params(config.out, name, collect(stage.state.params, config.seeds))
+    target_of = ll.ensemble(lambda carry: problem.targets(carry.target), batch_size=side_by_side())
+    targets = collect(target_of(stage.state), config.seeds)
     units = {"places": (f"{problem_name}_unit", "coordinate")}
-    for name, values in stage.metrics.items():
-        whole = np.concatenate([at_start[name][:, None], values], axis=1)
-        axes = ("seed", f"{problem_name}_step", *units.get(name, ()))
-        variables[f"{problem_name}_{name}"] = (axes, whole.astype(np.float32))
+    variables = {
+        f"{problem_name}_{metric}": (
+            ("seed", f"{problem_name}_step", *units.get(metric, ())),
+            values.astype(np.float32),
+        )
+        for metric, values in stage.metrics.items()
+    }
     dataset = xr.Dataset(variables, {f"{problem_name}_step": times, "seed": np.arange(config.seeds)})
-    of_scheme = [name for name in dataset.data_vars if not str(name).endswith("_targets")]
-    return dataset.assign({v: dataset[v].expand_dims(scheme=[scheme_name]) for v in of_scheme})
+    dataset = dataset.expand_dims(scheme=[scheme_name])
+    of_target = "seed", f"{problem_name}_target", "coordinate"
+    return dataset.assign({f"{problem_name}_targets": (of_target, targets)})
 
 
-def held(config: Config) -> harness.Held:
+def held(config: Config, data: Any) -> harness.Held:
     """The populations of every seed; the test points of one and the differences of all units of a mixture."""
     each, once = [], [memory.floats(6, config.records)]  # as they are computed, in float64
     for name in config.problems:
@@ -143,32 +138,26 @@ def held(config: Config) -> harness.Held:
     return harness.Held(each, once)
 
 
-def run(config: Config) -> xr.Dataset:
-    """Runs the whole comparison into `config.out` and returns its results."""
-    harness.begin(config, held)
-    pairs = {
-        f"{problem}-{scheme}": (problem, scheme) for problem in config.problems for scheme in config.schemes
-    }
-    parts = harness.run_parts(
-        config.out,
-        "part",
-        list(pairs),
-        lambda name, folder, progress: run_scheme(*pairs[name], config, folder, progress),
-        steps=[config.num_steps(problem) for problem, _ in pairs.values()],
-        unit="step",
-    )
-    merged = xr.merge(parts, join="outer", compat="no_conflicts")
-    results = merged.sel(scheme=list(config.schemes)).drop_encoding()
-    results = results.assign_attrs(config=json.dumps(config.deciding()))
-    harness.publish(config.out, NAME, config.deciding(), results, report)
-    return results
-
-
-def main() -> int:
-    """The command line."""
-    harness.use_all_cores()
-    return harness.command_line(NAME, Config, run)
-
+PAIRS: dict[str, tuple[Any, Any]] = {
+    f"{problem}-{scheme}": (problem, scheme) for problem in PROBLEMS for scheme in SCHEMES
+}
+EXPERIMENT = harness.Experiment(
+    name="birth_death",
+    config=Config,
+    report=report,
+    kind="part",
+    unit="step",
+    parts=lambda config: {
+        f"{problem}-{scheme}": config.num_steps(problem)
+        for problem in config.problems
+        for scheme in config.schemes
+    },
+    load=lambda config: None,
+    held=held,
+    run_part=run_scheme,
+    merge=lambda config, parts: harness.joined(parts, "scheme", config.schemes),
+)
+run, main = EXPERIMENT.run, EXPERIMENT.main
 
 if __name__ == "__main__":
     sys.exit(main())

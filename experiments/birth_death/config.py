@@ -1,5 +1,6 @@
-"""The settings of the birth-death experiment, from which its command line is made."""
+"""Settings of the birth-death experiment, from which its command line is made."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -37,7 +38,7 @@ class Config(Settings):
     seeds: Count = 32
     """Number of seeds: teacher, student, data. All schemes see the same."""
     seed: Seed = 0
-    """The seed of the seeds."""
+    """Base PRNG seed."""
     steps: Annotated[int, at_least(10)] | None = None
     """Steps of all problems; by default the preset's."""
     learning_rate: Positive = 2e-2
@@ -81,3 +82,10 @@ class Config(Settings):
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
         return {**super().deciding(), "steps": {name: self.num_steps(name) for name in self.problems}}
+
+    @classmethod
+    def restored(cls, held: Mapping[str, Any]) -> Settings:
+        """Makes the settings of which `deciding` was written as JSON."""
+        preset = PRESETS[held["preset"]]
+        given = {steps for name, steps in held["steps"].items() if steps != getattr(preset, name)}
+        return super().restored({**held, "steps": given.pop() if given else None})

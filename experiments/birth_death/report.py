@@ -27,6 +27,19 @@ TITLES = {
 THRESHOLDS = (3e-2, 1e-2, 3e-3, 1e-3)
 EVENTS = ("killed", "cloned", "lineages")
 COLUMNS = ("loss", "slope", *(f"steps to {t:.0e}" for t in THRESHOLDS), "kills", "clones", "lineages")
+VARIABLES = {
+    "scheme": ("1", "scheme of birth and death"),
+    "coordinate": ("1", "coordinate in the plane"),
+    "*_step": ("1", "steps of gradient descent"),
+    "*_loss": ("1", "loss: mean squared error (planted), or squared distance of functions (mixture)"),
+    "*_killed": ("1", "units killed so far"),
+    "*_cloned": ("1", "units cloned so far"),
+    "*_lineages": ("1", "units of the start with descendants"),
+    "*_places": ("1", "place of a unit in the plane"),
+    "*_targets": ("1", "place where units should be in the plane"),
+    "*_unit": ("1", "number of the unit"),
+    "*_target": ("1", "number of the target"),
+}
 
 
 def problems_of(results: xr.Dataset) -> list[str]:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from experiments.birth_death.__main__ import Carry, interval, start_of
+from experiments.birth_death.__main__ import run_of
 from experiments.birth_death.config import Config
 from experiments.birth_death.problems import PROBLEMS, SCHEMES
-from experiments.sweeping import Program, Sweepable
+from experiments.running import Run
+from experiments.sweeping import Program, Sweepable, program_of
 
 CHUNKS = 5
 
@@ -18,21 +19,14 @@ def make(static: Mapping[str, Any]) -> Program:
     """A run of one scheme on one problem; a chunk is a fifth of its steps."""
     config = Config(units=static["units"], batch_size=static["batch_size"])
     problem, scheme = PROBLEMS[static["problem"]](config), SCHEMES[static["scheme"]]
-    steps = -(-static["steps"] // CHUNKS)
+    times = -(-static["steps"] // CHUNKS) * np.arange(CHUNKS + 1)
 
-    def init(key: jax.Array, traced: dict[str, jax.Array], shared: Any) -> tuple[Any, Carry]:
-        return traced, start_of(problem, key)
-
-    def advance(carry: tuple[Any, Carry], number: Any, shared: Any) -> tuple[Any, jax.Array]:
-        traced, of_run = carry
+    def run(traced: dict[str, jax.Array]) -> Run:
         alphas: Any = dict.fromkeys(problem.alphas, traced["alpha"])
         one = problem._replace(alphas=alphas, learning_rate=traced["learning_rate"])
-        start = number * steps
-        of_run = interval(one, scheme, config, of_run, start, start + steps, CHUNKS * steps)
-        loss = problem.loss(jax.random.fold_in(of_run.key, 0), of_run.target, of_run.params)
-        return (traced, of_run), jnp.asarray(loss)
+        return run_of(one, scheme, config, times)
 
-    return Program(init, advance, CHUNKS)
+    return program_of(run, lambda found, measured: measured["loss"], CHUNKS)
 
 
 SWEEPABLE = Sweepable(

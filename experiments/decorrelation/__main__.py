@@ -4,7 +4,6 @@ After the notebook on decorrelation and whitening of the decorrelated-backprop p
 the question whether there is a gain on all of MNIST and with convolutions.
 """
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,13 +17,13 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import harness, memory
+from experiments import harness, memory, running
+from experiments.checkpoints import save_params
 from experiments.decorrelation import report
 from experiments.decorrelation.config import Config
+from experiments.decorrelation.reading import best_rate
 from experiments.decorrelation.runs import Run, runs_of, targets
-from experiments.running import collect, run_stage
 
-NAME = "decorrelation"
 CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 pixels
 
 
@@ -124,26 +123,25 @@ def measure(run: Run, carry: Carry, number: Any, data: Images) -> dict[str, jax.
 
     nowhere = jnp.full(len(layers), jnp.nan)
     return {
-        "correlation": jax.lax.cond(number == run.steps, correlation, lambda: nowhere),
+        "correlation": jax.lax.cond(number == run.steps + 1, correlation, lambda: nowhere),
         "validation_accuracy": accuracy(data.validation),
         "test_accuracy": accuracy(data.test),
         "largest_r": jnp.stack([jnp.max(jnp.abs(layer.R)) for layer in layers.values()]).max(),
     }
 
 
-def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, progress: tqdm) -> xr.Dataset:
-    """One run, all seeds and learning rates side by side; step 0 is without learning."""
-    progress.set_description(name)
-    num_images, num_layers = data.train.x.shape[0], len(widths(run))
+def training(run: Run, num_images: int, batch_size: int) -> running.Run:
+    """Training of a seed at a learning rate. The first step looks at batches without learning from them."""
 
-    def init(key: jax.Array, rate: jax.Array) -> Carry:
-        return start_of(run, num_images, config.batch_size, key, rate)
+    def init(key: jax.Array, rate: jax.Array, data: Images) -> Carry:
+        del data
+        return start_of(run, num_images, batch_size, key, rate)
 
     def step(carry: Carry, number: Any, data: Images) -> tuple[Carry, dict[str, jax.Array]]:
         numbers = number * run.updates + jnp.arange(run.updates)
 
         def learn(carry: Carry, n: Any) -> tuple[Carry, Any]:
-            return update(run, config.batch_size, data, carry, n)
+            return update(run, batch_size, data, carry, n)
 
         def look(carry: Carry, n: Any) -> tuple[Carry, Any]:
             after, losses = learn(carry, n)
@@ -161,24 +159,24 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
         }
         return carry, means
 
+    return running.Run(init, step, run.steps + 1, partial(measure, run))
+
+
+def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, progress: tqdm) -> xr.Dataset:
+    """One run, all seeds and learning rates side by side; step 0 is without learning."""
+    progress.set_description(name)
+    num_images, num_layers = data.train.x.shape[0], len(widths(run))
     shape = (len(run.rates), config.seeds)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)[np.tile(np.arange(shape[1]), shape[0])]
     members = (keys, jnp.repeat(jnp.asarray(run.rates), config.seeds))
-    metrics = {
-        **dict.fromkeys(("loss", "validation_accuracy", "test_accuracy", "largest_r"), ()),
-        **dict.fromkeys(("decorrelation_loss", "correlation"), (num_layers,)),
-    }
-    costs = [run.updates] * (run.steps + 1)
-    stage = run_stage(
-        folder, members, init, step, metrics, costs, data, progress, measure=partial(measure, run)
-    )
-    variables: dict[str, Any] = {
-        metric: (
-            ("rate", "seed", "step", "layer")[: values.ndim + 1],
-            values.reshape(*shape, *values.shape[1:]),
-        )
-        for metric, values in stage.metrics.items()
-    }
+    stage = running.run_members(
+        training(run, num_images, config.batch_size), members, data, folder, progress,
+        [run.updates] * (run.steps + 1),
+    )  # fmt: skip
+    variables: dict[str, Any] = {}
+    for metric, values in stage.metrics.items():
+        of_steps = values[:, -run.steps - 1 :].reshape(*shape, run.steps + 1, *values.shape[2:])
+        variables[metric] = (("rate", "seed", "step", "layer")[: of_steps.ndim], of_steps)
     variables["seconds"] = (("step",), stage.seconds)
     variables["num_layers"] = ((), num_layers)
     variables["learning_rate"] = (("rate",), np.asarray(run.rates))
@@ -192,13 +190,29 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
         "step": np.arange(run.steps + 1),
         "layer": np.arange(num_layers),
     }
-    dataset = xr.Dataset(variables, coordinates).expand_dims(run=[name])
-    return dataset.assign_coords(study=("run", [run.study]))
+    results = xr.Dataset(variables, coordinates)
+    best = int(best_rate(results).rate)
+    of_best = slice(best * config.seeds, (best + 1) * config.seeds)
+    trained = jax.tree.map(lambda leaf: leaf[of_best], collect_trained(run, stage.state, shape[0] * shape[1]))
+    save_params(config.out, name, trained)
+    return results.expand_dims(run=[name]).assign_coords(study=("run", [run.study]))
+
+
+def collect_trained(run: Run, state: Carry, count: int) -> Any:
+    """Returns the params of all members, as those of the network without decorrelation."""
+
+    def plain(carry: Carry) -> Any:
+        layers = {} if run.dynamics is None else carry.rule_state.layers
+        if any("b" in layer for layer in layers.values()):  # weights cannot remove a mean
+            return {"params": carry.params, "layers": layers}
+        return ll.fold(run.network, carry.params, layers, jnp.zeros((1, 784))) if layers else carry.params
+
+    return running.collect(ll.ensemble(plain, batch_size=running.side_by_side())(state), count)
 
 
 def correlations(run: Run, state: Carry, data: Images) -> dict[str, np.ndarray]:
     """Second moments of the pixels in the centre before and after R, of the first seed."""
-    r = collect(state.rule_state.layers["0/w"].R, 1)[0]
+    r = running.collect(state.rule_state.layers["0/w"].R, 1)[0]
     x = np.asarray(inputs(run, jnp.asarray(data.test.x)))
     z = x @ r.T
     return {
@@ -208,50 +222,42 @@ def correlations(run: Run, state: Carry, data: Images) -> dict[str, np.ndarray]:
 
 
 def images(config: Config) -> Images:
-    """The images of all members."""
+    """Loads the images of all members."""
     splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.source or "")
+    num_images = splits.train.x.shape[0]
+    config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
     held_out = [tuple(a[: config.test_images] for a in part) for part in splits[1:]]
     held = Images(splits.train, *(ll.data.Dataset(*part) for part in held_out))
     return jax.tree.map(jnp.asarray, held)
 
 
-def held(config: Config, num_images: int) -> harness.Held:
+def held(config: Config, data: Images) -> harness.Held:
     """The largest run: networks, their R and the order of the images of every seed, at all learning rates."""
     runs, sizes = runs_of(config), []
     of_network = {id(run.network): run for run in sorted(runs.values(), key=lambda run: len(run.rates))}
     for run in of_network.values():
-        start = partial(start_of, run, num_images, config.batch_size)
+        start = partial(start_of, run, data.train.x.shape[0], config.batch_size)
         sizes.append((jax.eval_shape(start, jax.random.key(0), 0.1), len(run.rates)))
     each, members = max(sizes, key=lambda size: memory.bytes_of(size[0]) * size[1])
     return harness.Held(each, memory.floats(max(run.updates for run in runs.values())), members)
 
 
-def run(config: Config) -> xr.Dataset:
-    """Runs all studies into `config.out` and returns their results."""
-    harness.use_all_cores(compile_quickly=config.preset == "sample")
-    data, runs = images(config), runs_of(config)
-    num_images = data.train.x.shape[0]
-    config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
-    harness.begin(config, partial(held, num_images=num_images))
-    parts = harness.run_parts(
-        config.out,
-        "run",
-        list(runs),
-        lambda name, folder, progress: run_one(name, runs[name], config, data, folder, progress),
-        steps=[run.updates * (run.steps + 1) for run in runs.values()],
-        unit="update",
-    )
-    merged = xr.merge(parts, join="outer", compat="no_conflicts")
-    results = merged.sel(run=list(runs)).drop_encoding()
-    results = results.assign_attrs(config=json.dumps(config.deciding()), batch_size=config.batch_size)
-    harness.publish(config.out, NAME, config.deciding(), results, report)
-    return results
-
-
-def main() -> int:
-    """The command line."""
-    return harness.command_line(NAME, Config, run)
-
+EXPERIMENT = harness.Experiment(
+    name="decorrelation",
+    config=Config,
+    report=report,
+    kind="run",
+    unit="update",
+    parts=lambda config: {name: run.updates * (run.steps + 1) for name, run in runs_of(config).items()},
+    load=images,
+    held=held,
+    run_part=lambda name, config, data, folder, progress: run_one(
+        name, runs_of(config)[name], config, data, folder, progress
+    ),
+    merge=lambda config, parts: harness.joined(parts, "run", list(runs_of(config))),
+    compile_quickly=lambda config: config.preset == "sample",
+)
+run, main = EXPERIMENT.run, EXPERIMENT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The settings of the decorrelation experiment, from which its command line is made."""
+"""Settings of the decorrelation experiment, from which its command line is made."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ class Config(Settings):
     seeds: Count = 8
     """Number of seeds: weights, draw and order of the images."""
     seed: Seed = 0
-    """The seed of the seeds."""
+    """Base PRNG seed."""
     data: str | None = None
     """MNIST: sample, a folder of IDX files or of prepared tfds data, tfds, or download; by default the
     preset's."""

@@ -23,6 +23,22 @@ COLUMNS = (
     "rate", "test accuracy", "loss", "correlation left", "largest R", "ms / update",
     "updates to plain's end", "seconds to plain's end",
 )  # fmt: skip
+VARIABLES = {
+    "run": ("1", "run"),
+    "study": ("1", "study that the run belongs to"),
+    "rate": ("1", "number of the learning rate"),
+    "step": ("1", "number of the measurement"),
+    "layer": ("1", "number of the layer"),
+    "*pixel": ("1", "number of a pixel in the centre"),
+    "loss": ("nat", "cross-entropy since the last measurement"),
+    "decorrelation_loss": ("1", "decorrelation loss since the last measurement, mean over updates"),
+    "correlation": ("1", "squared correlations left in the inputs of a layer"),
+    "largest_r": ("1", "largest absolute entry of R"),
+    "num_layers": ("1", "number of layers"),
+    "updates": ("1", "updates before the measurement"),
+    "moments_*": ("1", "second moment of two pixels before or after R"),
+    "seconds": ("s", "time since the last measurement, of one seed"),
+}
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:

@@ -127,7 +127,7 @@ def notebook_runs(config: Config) -> dict[str, Run]:
     }
 
 
-INPUTS: dict[InputsName, Callable[[float], ll.Dynamics | None]] = {
+INPUTS: dict[InputsName, Callable[[Any], ll.Dynamics | None]] = {
     "plain": lambda eta: None,
     "decorrelated": ll.decorrelation.dynamics,
     "every_8th": partial(ll.decorrelation.dynamics, every=8),

@@ -1,7 +1,7 @@
 """Sweeps of the decorrelation experiment: step sizes of R and of the weights."""
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 
 import lax_learning as ll
+from experiments import running
 from experiments.decorrelation.__main__ import Carry, Images, images, inputs, network_of, start_of, update
 from experiments.decorrelation.config import Config
 from experiments.decorrelation.runs import INPUTS, NETWORKS, RULES, STANDARD, Run
-from experiments.sweeping import Program, Sweepable, check_at_most, while_finite
+from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
 CHUNKS = 5
 
@@ -28,32 +29,32 @@ def make(static: Mapping[str, Any]) -> Program:
     check_at_most("batch_size", batch_size, data.train.x.shape[0], "images")
     updates = -(-static["updates"] // CHUNKS)
 
-    def run(eta: Any) -> Run:
-        return Run(
-            "sweep", NETWORKS[static["network"]], RULES[static["rule"]].make, INPUTS[static["inputs"]](eta),
-            lambda rate: optax.sgd(rate, momentum=0.9), (), None, STANDARD, updates, CHUNKS,
+    def run(traced: dict[str, jax.Array]) -> running.Run:
+        one = Run(
+            "sweep", NETWORKS[static["network"]], RULES[static["rule"]].make,
+            INPUTS[static["inputs"]](traced["eta"]), lambda rate: optax.sgd(rate, momentum=0.9), (), None,
+            STANDARD, updates, CHUNKS,
         )  # fmt: skip
 
-    def init(key: jax.Array, traced: dict[str, jax.Array], data: Images) -> tuple[jax.Array, Carry]:
-        eta, rate = traced["eta"], traced["learning_rate"]
-        return eta, start_of(run(eta), data.train.x.shape[0], batch_size, key, rate)
+        def init(key: jax.Array, data: Images) -> Carry:
+            return start_of(one, data.train.x.shape[0], batch_size, key, traced["learning_rate"])
 
-    def advance(
-        carry: tuple[jax.Array, Carry], number: Any, data: Images
-    ) -> tuple[tuple[jax.Array, Carry], jax.Array]:
-        eta, of_run = carry
-        one = run(eta)
+        def step(carry: Carry, number: Any, data: Images) -> tuple[Carry, dict[str, jax.Array]]:
+            numbers = number * updates + jnp.arange(updates)
+            carry, (losses, _) = jax.lax.scan(partial(update, one, batch_size, data), carry, numbers)
+            return carry, {"loss": losses}
 
-        def learn(of_run: Carry, number: Any) -> tuple[Carry, jax.Array]:
-            of_run, (loss, _) = update(one, batch_size, data, of_run, number)
-            return of_run, loss
+        def accuracy(carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
+            x, y = data.validation
+            output = network_of(one, carry).apply(carry.params, inputs(one, jnp.asarray(x)))
+            return {"accuracy": ll.accuracy(output, y)}
 
-        of_run, losses = jax.lax.scan(learn, of_run, number * updates + jnp.arange(updates))
-        x, y = data.validation
-        output = network_of(one, of_run).apply(of_run.params, inputs(one, jnp.asarray(x)))
-        return (eta, of_run), while_finite(ll.accuracy(output, y), losses)
+        return running.Run(init, step, CHUNKS, accuracy)
 
-    return Program(init, advance, CHUNKS, data)
+    def score(found: Any, measured: Any) -> jax.Array:
+        return while_finite(measured["accuracy"], found["loss"])
+
+    return program_of(run, score, CHUNKS, data)
 
 
 SWEEPABLE = Sweepable(

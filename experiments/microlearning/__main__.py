@@ -4,10 +4,8 @@ After the microlearning tutorial of Neuromatch Academy (NeuroAI, week 2 day 3, 2
 noisy their gradients are, and how far they point from backprop's.
 """
 
-import json
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,20 +18,13 @@ from tqdm import tqdm
 
 import lax_learning as ll
 from experiments import harness, memory
+from experiments.checkpoints import save_params
 from experiments.microlearning import report
 from experiments.microlearning.config import Config
 from experiments.microlearning.measures import RATES, evaluator, measurement, one_step_losses
 from experiments.microlearning.networks import Problem, make_problem, seen_by
 from experiments.microlearning.rules import LEARNING_RATES, make_rule
-from experiments.running import Stage, run_stage, side_by_side
-
-NAME = "microlearning"
-
-
-def load(config: Config) -> ll.data.Splits:
-    """The images, the same for all seeds."""
-    data_key, *_ = jax.random.split(jax.random.key(config.seed), 5)
-    return ll.data.mnist(data_key, config.data)
+from experiments.running import Run, collect, run_members, side_by_side
 
 
 def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int) -> ll.data.Splits:
@@ -121,31 +112,23 @@ def measure_start(setting: Setting, state: ll.TrainState, data: ll.data.Splits) 
     return ll.gather(of_all_seeds(of_seed, (0, 0, 0, None))(keys["measure"], keys["test"], state, data))
 
 
-def train(
-    setting: Setting, rate: float, state: ll.TrainState, data: ll.data.Splits, folder: Path, progress: tqdm
-) -> tuple[dict[str, np.ndarray], Stage]:
-    """Trains all seeds epoch by epoch.
+def training(setting: Setting, rate: float) -> Run:
+    """Training of a seed; a step is an epoch. Members are keys of test images and states of training."""
+    per_epoch, train = setting.updates_per_epoch, setting.make_train(rate)
 
-    Returns:
-      What is evaluated before the first epoch, `[seed, ...]`, and the epochs.
-    """
-    config, per_epoch = setting.config, setting.updates_per_epoch
-    run = setting.make_train(rate)
-
-    def evaluate(carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
-        of_seed = choose_test_images(carry.test_key, data, config.test_images)
-        return run.evaluate(carry.state, (number + 1) * per_epoch, of_seed)
+    def init(test_key: jax.Array, state: ll.TrainState, data: ll.data.Splits) -> Carry:
+        del data
+        return Carry(test_key, state)
 
     def epoch(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
-        state, losses = run.advance(carry.state, number * per_epoch, data)
+        state, losses = train.advance(carry.state, number * per_epoch, data)
         return carry._replace(state=state), {"loss": losses}
 
-    members = (setting.keys["test"], state)
-    first = ll.gather(of_all_seeds(evaluate, (0, None, None))(Carry(*members), -1, data))
-    shapes = {"loss": (per_epoch,), **{name: value.shape[1:] for name, value in first.items()}}
-    costs = [1] * config.epochs
-    stage = run_stage(folder, members, Carry, epoch, shapes, costs, data, progress, evaluate)
-    return first, stage
+    def evaluate(carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+        of_seed = choose_test_images(carry.test_key, data, setting.config.test_images)
+        return train.evaluate(carry.state, number * per_epoch, of_seed)
+
+    return Run(init, epoch, setting.config.epochs, evaluate)
 
 
 def of_all_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
@@ -157,34 +140,22 @@ def run_rule(name: str, config: Config, data: ll.data.Splits, folder: Path, prog
     """Measures and trains one rule over all seeds."""
     progress.set_description(f"{name}: measuring")
     setting = make_setting(name, config, data)
+    per_epoch = setting.updates_per_epoch
     state = of_all_seeds(setting.make_train().init, (0, None))(setting.keys["train"], data)
     rate = find_rate(setting, state, data)
     measures = measure_start(setting, state, data)
     progress.set_description(name)
-    first, stage = train(setting, rate, state, data, folder, progress)
-    return as_dataset(config, setting.updates_per_epoch, rate, first, stage, measures).expand_dims(
-        rule=[name]
-    )
-
-
-def as_dataset(
-    config: Config,
-    per_epoch: int,
-    rate: float,
-    first: dict[str, np.ndarray],
-    stage: Stage,
-    measures: dict[str, Any],
-) -> xr.Dataset:
-    """The results of one rule with named axes."""
-    whole = {k: np.concatenate([v[:, None], stage.metrics[k]], axis=1) for k, v in first.items()}
-    evaluations = {k: (("seed", "evaluation", "layer")[: v.ndim], v) for k, v in whole.items()}
-    cosine = whole["cosine"]
-    layers = [*(f"layer {i + 1}" for i in range(cosine.shape[-1] - 1)), "total"]
-    return xr.Dataset(
+    stage = run_members(training(setting, rate), (setting.keys["test"], state), data, folder, progress)
+    save_params(config.out, name, collect(stage.state.state.params, config.seeds))
+    loss, evaluated = stage.metrics["loss"].reshape(config.seeds, -1), dict(stage.metrics)
+    del evaluated["loss"]
+    axes = {k: ("seed", "evaluation", "layer")[: v.ndim] for k, v in evaluated.items()}
+    cosine = evaluated["cosine"]
+    results = xr.Dataset(
         {
-            "loss": (("seed", "step"), stage.metrics["loss"].reshape(config.seeds, -1)),
-            **evaluations,
-            "angle_degrees": (evaluations["cosine"][0], np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
+            "loss": (("seed", "step"), loss),
+            **{k: (axes[k], v) for k, v in evaluated.items()},
+            "angle_degrees": (axes["cosine"], np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
             **{k: (("seed", "layer"), v) for k, v in measures.items()},
             "seconds_per_update": (("epoch",), stage.seconds / per_epoch),
             "learning_rate": ((), rate),
@@ -194,44 +165,42 @@ def as_dataset(
             "step": np.arange(config.epochs * per_epoch),
             "evaluation": np.arange(config.epochs + 1) * per_epoch,
             "epoch": np.arange(1, config.epochs + 1),
-            "layer": layers,
+            "layer": [*(f"layer {i + 1}" for i in range(cosine.shape[-1] - 1)), "total"],
         },
     )
+    return results.expand_dims(rule=[name])
 
 
-def held(config: Config, num_images: int) -> harness.Held:
+def load(config: Config) -> ll.data.Splits:
+    """Loads the images as the network takes them, the same for all seeds."""
+    data_key, *_ = jax.random.split(jax.random.key(config.seed), 5)
+    pixels = ll.data.mnist(data_key, config.data)
+    num_images = pixels.train.x.shape[0]
+    config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
+    return ll.replicate(seen_by(make_problem(config), pixels))
+
+
+def held(config: Config, data: ll.data.Splits) -> harness.Held:
     """Weights, losses and keys of the noise of every seed."""
     params = jax.eval_shape(make_problem(config).model.init, jax.random.key(0))
-    losses = memory.floats(config.epochs, num_images // config.batch_size)
+    losses = memory.floats(config.epochs, data.train.x.shape[0] // config.batch_size)
     return harness.Held((params, losses, memory.floats(max(config.num_samples, config.draws), 2)))
 
 
-def run(config: Config) -> xr.Dataset:
-    """Runs the whole comparison into `config.out` and returns its results."""
-    pixels = load(config)
-    num_images = pixels.train.x.shape[0]
-    config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
-    harness.begin(config, partial(held, num_images=num_images))
-    data = seen_by(make_problem(config), pixels)
-    data = ll.replicate(data)
-    parts = harness.run_parts(
-        config.out,
-        "rule",
-        config.rules,
-        lambda name, folder, progress: run_rule(name, config, data, folder, progress),
-        steps=[config.epochs] * len(config.rules),
-        unit="epoch",
-    )
-    # Without the encoding of the parts, which would cut all names to the length of the first.
-    results = xr.concat(parts, "rule").drop_encoding().assign_attrs(config=json.dumps(config.deciding()))
-    harness.publish(config.out, NAME, config.deciding(), results, report)
-    return results
-
-
-def main() -> int:
-    """The command line."""
-    return harness.command_line(NAME, Config, run)
-
+EXPERIMENT = harness.Experiment(
+    name="microlearning",
+    config=Config,
+    report=report,
+    kind="rule",
+    unit="epoch",
+    parts=lambda config: {name: config.epochs for name in config.rules},
+    load=load,
+    held=held,
+    run_part=run_rule,
+    merge=lambda config, parts: harness.joined(parts, "rule", config.rules),
+    compile_quickly=None,  # the weights of one seed fill the cache of a core
+)
+run, main = EXPERIMENT.run, EXPERIMENT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,11 +1,11 @@
-"""The settings of the microlearning experiment, from which its command line is made."""
+"""Settings of the microlearning experiment, from which its command line is made."""
 
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from experiments.settings import Count, Limits, NotNegative, Positive, Seed, Settings, at_least
+from experiments.settings import Count, Limits, NotNegative, Positive, Seed, Settings, at_least, imported
 
 NetworkName = Literal["dense", "convolutional", "recurrent"]
 HIDDEN: dict[NetworkName, tuple[int, ...]] = {
@@ -15,7 +15,7 @@ HIDDEN: dict[NetworkName, tuple[int, ...]] = {
 }
 """Widths of the hidden layers, if none are given."""
 
-RuleName = Literal[
+RULE_NAMES = (
     "backprop",
     "kolen_pollack",
     "feedback_alignment",
@@ -26,19 +26,19 @@ RuleName = Literal[
     "node_perturbation",
     "forward_gradient",
     "weight_perturbation",
-]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
     """Compare credit assignment rules on MNIST over many seeds: accuracy, SNR, cosine, bias and variance."""
 
-    rules: tuple[RuleName, ...] = RuleName.__args__  # type: ignore[attr-defined]
-    """Rules to compare."""
+    rules: tuple[str, ...] = RULE_NAMES
+    """Rules to compare: these, or one's own as MODULE:FUNCTION; FUNCTION(model, loss) returns the rule."""
     seeds: Count = 8
     """Number of seeds: initial weights, noise and order of the examples."""
     seed: Seed = 0
-    """The seed of the seeds."""
+    """Base PRNG seed."""
     epochs: Count = 20
     """Passes through the training images."""
     batch_size: Count = 100
@@ -81,6 +81,9 @@ class Config(Settings):
 
     def check(self) -> None:
         self.expect_distinct("rules")
+        for rule in set(self.rules) - set(RULE_NAMES):
+            self.expect("rules", f"some of {', '.join(RULE_NAMES)}, or MODULE:FUNCTION", ":" in rule)
+            imported(self.option("rules"), rule)
         least_layers = {"dense": 0, "recurrent": 1, "convolutional": 3}[self.network]
         least = f"at least {least_layers} widths with --network {self.network}"
         self.expect("hidden", least, len(self.widths) >= least_layers)

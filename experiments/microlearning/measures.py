@@ -59,7 +59,7 @@ def evaluator(problem: Problem, rule: ll.Rule) -> Callable[..., Metrics]:
 def measurement(name: str, config: Config, optimizer: optax.GradientTransformation) -> Callable[..., Metrics]:
     """SNR across examples at one draw each, and bias and variance across draws on one batch."""
     exact = ll.backprop(*make_problem(config)[:2])
-    moments = moments_over_examples(name, config, make_rule(name, config, optimizer))
+    moments = moments_over_examples(name, config, optimizer)
     in_gradient_units = make_rule(name, config, optimizer, in_gradient_units=True)
 
     def measure(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> Metrics:

@@ -25,9 +25,25 @@ LABELS = {
     "forward_gradient": "forward gradient",
     "weight_perturbation": "weight perturbation",
 }
-COLOURS = dict(zip(LABELS, plt.get_cmap("tab10").colors, strict=True))  # type: ignore[attr-defined]
-MARKERS = dict(zip(LABELS, "osD^v<>P*X", strict=True))
-STYLES = dict(zip(LABELS, ("-", "--", "-.", ":", "--", "-.", ":", "-", "--", ":"), strict=True))
+COLOURS = (*plt.get_cmap("tab10").colors, *plt.get_cmap("Dark2").colors)  # type: ignore[attr-defined]
+MARKERS = "osD^v<>P*X"
+LINES = ("-", "--", "-.", ":", "--", "-.", ":", "-", "--", ":")
+VARIABLES = {
+    "rule": ("1", "rule"),
+    "step": ("1", "updates"),
+    "evaluation": ("1", "updates before an evaluation"),
+    "epoch": ("1", "epoch"),
+    "layer": ("1", "layer of weights, or all of them"),
+    "loss": ("1", "loss of an example in the units of --network, mean over a batch"),
+    "test_loss": ("1", "loss of an example in the units of --network, mean over test images"),
+    "cosine": ("1", "cosine of the update to backprop's on test images"),
+    "angle_degrees": ("degree", "angle of the update to backprop's on test images"),
+    "snr": ("1", "signal-to-noise ratio of gradients over examples, debiased"),
+    "snr_tutorial": ("1", "signal-to-noise ratio of gradients over examples in the tutorial's form"),
+    "relative_bias": ("1", "squared bias of the gradient over the squared gradient"),
+    "relative_variance": ("1", "variance of the gradient over draws over the squared gradient"),
+    "seconds_per_update": ("s", "time of an update of one seed"),
+}
 COLUMNS = {
     "test_accuracy": "accuracy",
     "train_loss": "loss",
@@ -78,7 +94,7 @@ def table(summary: list[dict[str, Any]]) -> str:
     for row in summary:
         factor = 1e3 if row["metric"] == "seconds_per_update" else 1.0
         cells.setdefault(row["rule"], {})[row["metric"]] = reporting.cell(row, factor=factor)
-    lines = [[LABELS[rule], *(of_rule[c] for c in COLUMNS)] for rule, of_rule in cells.items()]
+    lines = [[LABELS.get(rule, rule), *(of_rule[c] for c in COLUMNS)] for rule, of_rule in cells.items()]
     return reporting.table(["rule", *COLUMNS.values()], lines)
 
 
@@ -88,13 +104,19 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
     return {draw.__name__: draw(results) for draw in drawn}
 
 
+def _style(results: xr.Dataset, name: str) -> dict[str, Any]:
+    """Colour, dashes and label of a rule; one's own come after those that are known."""
+    i = list(dict.fromkeys((*LABELS, *results.rule.values))).index(name)
+    dashes = LINES[i % len(LINES)]
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": dashes, "label": LABELS.get(name, name)}
+
+
 def _bands(
     axes: Axes, results: xr.Dataset, x: np.ndarray, values: Callable[[xr.Dataset], np.ndarray]
 ) -> None:
     """One line a rule: the mean over seeds, and its 95 % interval as a band; `values` gives [seed, x]."""
     for name in results.rule.values:
-        style = {"linestyle": STYLES[name], "color": COLOURS[name], "label": LABELS[name]}
-        reporting.band(axes, x, values(results.sel(rule=name)), **style)
+        reporting.band(axes, x, values(results.sel(rule=name)), **_style(results, name))
 
 
 def _lines(title: str, ylabel: str) -> tuple[Figure, Axes]:
@@ -161,13 +183,13 @@ def snr(results: xr.Dataset) -> Figure:
         values = [reporting.drawable(results[metric].sel(rule=n).isel(layer=0).values) for n in names]
         values = [reporting.interval(of_seeds) for of_seeds in values]
         mean, low, high, _ = np.array(values).T
-        axes.barh(range(len(names)), mean, color=[COLOURS[n] for n in names])
+        axes.barh(range(len(names)), mean, color=[_style(results, n)["color"] for n in names])
         axes.errorbar(
             mean, range(len(names)), xerr=[mean - low, high - mean], fmt="none", ecolor="0.2", capsize=3
         )
         axes.set(title=title, xlabel="signal-to-noise ratio")
         axes.grid(axis="x", alpha=0.3)
-    both[0].set_yticks(range(len(names)), [LABELS[n] for n in names])
+    both[0].set_yticks(range(len(names)), [LABELS.get(n, n) for n in names])
     both[0].set_ylim(len(names) - 0.4, -1.0)
     both[0].set_xscale("symlog", linthresh=1e-4)
     both[0].set_xlim(left=-1e-4)
@@ -187,7 +209,9 @@ def bias_variance(results: xr.Dataset) -> Figure:
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     total = results.sel(layer="total")
     floor = 1e-6
-    for name in results.rule.values:
+    for i, name in enumerate(dict.fromkeys((*LABELS, *results.rule.values))):
+        if name not in results.rule.values:
+            continue
         one = total.sel(rule=name)
         points = []
         for metric in ("relative_variance", "relative_bias"):
@@ -196,8 +220,8 @@ def bias_variance(results: xr.Dataset) -> Figure:
             points.append((centre, [[centre - low], [high - centre]]))
         (x, xerr), (y, yerr) = points
         axes.errorbar(
-            x, y, yerr, xerr, fmt=MARKERS[name], color=COLOURS[name], label=LABELS[name], capsize=3,
-            markersize=9, markerfacecolor="none", markeredgewidth=1.6,
+            x, y, yerr, xerr, marker=MARKERS[i % len(MARKERS)], capsize=3, markersize=9,
+            markerfacecolor="none", markeredgewidth=1.6, **{**_style(results, name), "linestyle": "none"},
         )  # fmt: skip
     axes.set(
         title="Bias against variance of the gradient estimate at initialisation",

@@ -12,8 +12,9 @@ import lax_learning as ll
 from experiments.microlearning.config import Config
 from experiments.microlearning.networks import make_problem
 from experiments.microlearning.rules import RULES, Options
+from experiments.running import Run
 from experiments.settings import POSITIVE
-from experiments.sweeping import Program, Sweepable, check_at_most, while_finite
+from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
 Traced = dict[str, jax.Array]
 
@@ -37,33 +38,32 @@ def make(static: Mapping[str, Any]) -> Program:
     check_at_most("batch_size", static["batch_size"], num_images, "images")
     per_epoch = num_images // static["batch_size"]
 
-    def accuracy(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> jax.Array:
-        x, y = data.validation
-        return ll.accuracy(model.apply(params, x), y)
-
-    def run(traced: Traced) -> ll.Train:
+    def run(traced: Traced) -> Run:
         optimizer = optax.sgd(traced["learning_rate"])
         options = Options(optimizer, sigma=traced["sigma"], decay=traced["decay"])
-        return ll.make_train(
+        train = ll.make_train(
             RULES[static["rule"]](model, loss, options),
             optimizer,
             init=model.init,
             num_updates=static["epochs"] * per_epoch,
             batch_size=static["batch_size"],
-            evaluate=accuracy,
             every=per_epoch,
         )
 
-    def init(key: jax.Array, traced: Traced, data: ll.data.Splits) -> tuple[Traced, ll.TrainState]:
-        return traced, run(traced).init(key, data)
+        def epoch(state: ll.TrainState, number: Any, data: ll.data.Splits) -> Any:
+            state, losses = train.advance(state, number * per_epoch, data)
+            return state, {"loss": losses}
 
-    def advance(carry: tuple[Traced, ll.TrainState], number: Any, data: ll.data.Splits) -> Any:
-        traced, state = carry
-        train, step = run(traced), number * per_epoch
-        state, losses = train.advance(state, step, data)
-        return (traced, state), while_finite(train.evaluate(state, step + per_epoch, data), losses)
+        def accuracy(state: ll.TrainState, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+            x, y = data.validation
+            return {"accuracy": ll.accuracy(model.apply(state.params, x), y)}
 
-    return Program(init, advance, static["epochs"], data)
+        return Run(train.init, epoch, static["epochs"], accuracy)
+
+    def score(found: Any, measured: Any) -> jax.Array:
+        return while_finite(measured["accuracy"], found["loss"])
+
+    return program_of(run, score, static["epochs"], data)
 
 
 SWEEPABLE = Sweepable(

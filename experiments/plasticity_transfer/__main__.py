@@ -4,7 +4,6 @@ After the k-cap notebooks of the assemblies project (2020): do rules that were l
 to read digits in one pass, without any gradient?
 """
 
-import json
 import sys
 from dataclasses import replace as with_changes
 from pathlib import Path
@@ -15,32 +14,20 @@ import numpy as np
 import xarray as xr
 from tqdm import tqdm
 
+import lax_learning as ll
 from experiments import harness, memory
+from experiments.checkpoints import save_params
 from experiments.plasticity_transfer import report
 from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import MODELS, Learned
-from experiments.plasticity_transfer.stages import (
-    DOWNSTREAM_METRICS,
-    UPSTREAM_METRICS,
-    images,
-    meta_learning,
-    one_pass,
-    piece_size,
-)
-from experiments.running import Stage, collect, run_stage
+from experiments.plasticity_transfer.stages import images, meta_learning, one_pass, piece_size
+from experiments.running import collect, run_members
 from lax_learning.plasticity import Tables
-
-NAME = "plasticity_transfer"
 
 
 def keys_of(config: Config, stage: int, number: int) -> jax.Array:
     """One key for each of `number` members of a stage, the same for every model."""
     return jax.random.split(jax.random.fold_in(jax.random.key(config.seed), stage), number)
-
-
-def learned_by(stage: Stage, count: int) -> Learned:
-    """Tables that a stage of meta-learning of so many seeds hands on."""
-    return (collect(stage.state.train.params.tables, count),)
 
 
 def replace_members(whole: Any, members: np.ndarray, part: Any) -> Any:
@@ -68,13 +55,12 @@ def run_upstream(
     if upstream is None:
         progress.update(config.epochs)
         return [({}, ())] * 2, attempts
-    init, step = meta_learning(upstream, config)
+    run = meta_learning(upstream, config)
 
     def attempt(number: int, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], Learned]:
         keys = keys_of(config, 2 * number + 1, config.seeds)[seeds]
-        metrics, costs = dict.fromkeys(UPSTREAM_METRICS, ()), [1] * config.epochs
-        stage = run_stage(folder / f"upstream_{number}", (keys,), init, step, metrics, costs, (), progress)
-        return stage.metrics, learned_by(stage, len(keys))
+        stage = run_members(run, (keys,), (), folder / f"upstream_{number}", progress)
+        return stage.metrics, (collect(stage.state.train.params.tables, len(keys)),)
 
     first = selected = attempt(0, np.arange(config.seeds))
     for number in range(1, config.attempts):
@@ -99,15 +85,17 @@ def run_downstream(
     progress: tqdm,
 ) -> list[dict[str, np.ndarray]]:
     """One pass over the images for all seeds and sub-seeds, without and with the selection."""
-    downstream = MODELS[name].downstream(config)
-    init, step = one_pass(downstream, config)
     repeated = np.flatnonzero(attempts > 1)
     seeds = np.concatenate([np.arange(config.seeds), repeated])
     tables = jax.tree.map(lambda a, b: np.concatenate([a, b[repeated]]), *learned)
     keys = keys_of(config, 0, config.seeds * config.subseeds).reshape(config.seeds, config.subseeds)[seeds]
     members = (keys.ravel(), jax.tree.map(lambda a: np.repeat(a, config.subseeds, axis=0), tables))
-    metrics, costs = dict.fromkeys(DOWNSTREAM_METRICS, ()), [1] * config.evaluations
-    stage = run_stage(folder / "downstream", members, init, step, metrics, costs, data, progress)
+    run = one_pass(MODELS[name].downstream(config), config)
+    stage = run_members(run, members, data, folder / "downstream", progress)
+    trained = collect(stage.state.learner, config.seeds * config.subseeds)
+    shape = config.seeds, config.subseeds
+    trained = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), trained)
+    save_params(config.out, name, {"tables": learned[0], "learner": trained})
     shaped = {k: v.reshape(len(seeds), config.subseeds, -1) for k, v in stage.metrics.items()}
     first = {k: v[: config.seeds] for k, v in shaped.items()}
     return [first, replace_members(first, repeated, {k: v[config.seeds :] for k, v in shaped.items()})]
@@ -163,7 +151,7 @@ def as_dataset(
     return dataset.assign({v: dataset[v].expand_dims(model=[name]) for v in of_model})
 
 
-def held(config: Config) -> harness.Held:
+def held(config: Config, data: Any) -> harness.Held:
     """The largest network of every seed and sub-seed, what is measured of it, and the points of one seed."""
     states = []
     for name in config.models:
@@ -171,45 +159,44 @@ def held(config: Config) -> harness.Held:
         if upstream is not None:
             states.append(jax.eval_shape(upstream.network.init, jax.random.key(0)))
     largest = max(states, key=memory.bytes_of, default=())
-    measured = memory.floats(config.epochs + config.evaluations, len(DOWNSTREAM_METRICS))
+    measured = memory.floats(config.epochs + config.evaluations, 3)
     points = memory.floats(sum(config.points), config.features)
     return harness.Held((largest, measured), points, config.subseeds)
 
 
-def run(config: Config) -> xr.Dataset:
-    """Runs the whole comparison into `config.out` and returns its results."""
+def load(config: Config) -> tuple[ll.data.Dataset, ll.data.Dataset]:
+    """Loads the images, if there are as many as the settings need."""
     samples = config.setting.train_samples
-    narrow = with_changes(config, width=config.cap)  # a width that does not fit into memory is refused below
+    narrow = with_changes(config, width=config.cap)  # a width that does not fit into memory is refused later
     most = samples // max(MODELS[name].downstream(narrow).multiple for name in config.models)
     config.expect("evaluations", f"at most {most}", config.evaluations <= most)
     data = images(config)
-    if data[0].x.shape[0] < config.setting.train_samples:
+    if data[0].x.shape[0] < samples:
         raise ValueError(
-            f"--data: expected at least {config.setting.train_samples} images to learn from with --preset "
-            f"{config.preset}, got {data[0].x.shape[0]}"
+            f"--data: expected at least {samples} images to learn from with --preset {config.preset}, "
+            f"got {data[0].x.shape[0]}"
         )
-    harness.begin(config, held)
-    parts = harness.run_parts(
-        config.out,
-        "model",
-        config.models,
-        lambda name, folder, progress: run_model(name, config, data, folder, progress),
-        steps=[config.epochs + config.evaluations] * len(config.models),
-        unit="step",
-    )
-    merged = xr.merge(parts, join="outer", compat="no_conflicts")
-    # Without the encoding of the parts, which would cut all names to the length of the first.
-    results = merged.sel(model=list(config.models)).drop_encoding()
-    results = results.assign_attrs(config=json.dumps(config.deciding()), points=config.points[0])
-    harness.publish(config.out, NAME, config.deciding(), results, report)
-    return results
+    return data
 
 
-def main() -> int:
-    """The command line."""
-    harness.use_all_cores()
-    return harness.command_line(NAME, Config, run)
+def merge(config: Config, parts: list[xr.Dataset]) -> xr.Dataset:
+    """Returns the results of all models in one dataset."""
+    return harness.joined(parts, "model", config.models).assign_attrs(points=config.points[0])
 
+
+EXPERIMENT = harness.Experiment(
+    name="plasticity_transfer",
+    config=Config,
+    report=report,
+    kind="model",
+    unit="step",
+    parts=lambda config: {name: config.epochs + config.evaluations for name in config.models},
+    load=load,
+    held=held,
+    run_part=run_model,
+    merge=merge,
+)
+run, main = EXPERIMENT.run, EXPERIMENT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The settings of the plasticity-transfer experiment, from which its command line is made."""
+"""Settings of the plasticity-transfer experiment, from which its command line is made."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ class Config(Settings):
     subseeds: Count = 2
     """Downstream networks and orders of the images for each of them."""
     seed: Seed = 0
-    """The seed of the seeds."""
+    """Base PRNG seed."""
     data: str | None = None
     """MNIST: sample, a folder of IDX files or of prepared tfds data, tfds, or download; by default the
     preset's."""

@@ -31,6 +31,21 @@ COLUMNS = {
     "downstream_test_accuracy_repeated": "down, test, selected",
     "attempts": "attempts",
 }
+VARIABLES = {
+    "model": ("1", "model"),
+    "selection": ("1", "whether seeds below the least accuracy upstream are repeated"),
+    "subseed": ("1", "number of the downstream network of a seed"),
+    "rule_epoch": ("1", "rule epochs of meta-learning"),
+    "evaluation": ("1", "number of the evaluation"),
+    "samples": ("1", "images seen downstream"),
+    "attempts": ("1", "upstream runs of a seed"),
+    "upstream_loss": ("nat", "cross-entropy after a pass over a batch"),
+    "downstream_test_loss": ("nat", "cross-entropy on test images"),
+    "upstream_*balanced_accuracy": ("1", "balanced accuracy on upstream points"),
+    "downstream_*balanced_accuracy": ("1", "balanced accuracy on test images"),
+    "*_table_*": ("1", "plasticity beta: change of a weight by activity"),
+    "*_axis_*": ("1", "entry of a plasticity table"),
+}
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The two stages of every model: meta-learning upstream, and one pass over MNIST downstream."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,13 +10,11 @@ import optax
 import lax_learning as ll
 from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import ESTIMATORS, Downstream, Learned, Upstream, loss_of
+from experiments.running import Run
 from lax_learning import plasticity
 from lax_learning.plasticity import MetaParams, State
 
 PROBLEMS = {"half_space": ll.data.half_space, "relu_net": ll.data.relu_net}
-
-UPSTREAM_METRICS = ("loss", "train_accuracy", "test_accuracy", "test_balanced_accuracy")
-DOWNSTREAM_METRICS = ("test_accuracy", "test_balanced_accuracy", "test_loss")
 
 Metrics = dict[str, jax.Array]
 
@@ -30,10 +27,8 @@ class MetaCarry(NamedTuple):
     data_key: jax.Array
 
 
-def meta_learning(
-    upstream: Upstream, config: Config, learning_rate: jax.Array | None = None
-) -> tuple[Callable[..., MetaCarry], Callable[..., Any]]:
-    """`init(key)` and `step` of meta-learning: a step is a rule epoch; by default at the config's rate."""
+def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array | None = None) -> Run:
+    """Meta-learning of a seed; a step is a rule epoch, by default at the config's rate."""
     network = upstream.network
     rate = config.learning_rate if learning_rate is None else learning_rate
     # torch's Adam with L2 decay
@@ -44,7 +39,7 @@ def meta_learning(
     def points(key: jax.Array) -> ll.data.Splits:
         return PROBLEMS[config.problem](key, config.features, sizes=(num_train, 0, num_test))
 
-    def run(structure: State) -> ll.Train:
+    def training(structure: State) -> ll.Train:
         return plasticity.meta_learn(
             network,
             structure,
@@ -73,19 +68,20 @@ def meta_learning(
             "test_balanced_accuracy": ll.balanced_accuracy(output[:num_test], y[:num_test]),
         }
 
-    def init(key: jax.Array) -> MetaCarry:
+    def init(key: jax.Array, shared: Any) -> MetaCarry:
+        del shared
         structure_key, data_key, train_key = jax.random.split(key, 3)
         structure = network.init(structure_key)
-        return MetaCarry(structure, run(structure).init(train_key, points(data_key)), data_key)
+        return MetaCarry(structure, training(structure).init(train_key, points(data_key)), data_key)
 
     def step(carry: MetaCarry, number: jax.Array, shared: Any) -> tuple[MetaCarry, Metrics]:
         del shared
-        train, first, data = run(carry.structure), number * per_epoch, points(carry.data_key)
+        train, first, data = training(carry.structure), number * per_epoch, points(carry.data_key)
         state, losses = train.advance(carry.train, first, data)
         evaluation = train.evaluate(state, first + per_epoch, data)
         return carry._replace(train=state), {"loss": jnp.mean(losses), **evaluation}
 
-    return init, step
+    return Run(init, step, config.epochs)
 
 
 class PassCarry(NamedTuple):
@@ -95,11 +91,12 @@ class PassCarry(NamedTuple):
     learner: Any
 
 
-def one_pass(downstream: Downstream, config: Config) -> tuple[Callable[..., PassCarry], Callable[..., Any]]:
-    """`init(key, learned)` and `step` of the downstream pass: a step is a piece of it."""
+def one_pass(downstream: Downstream, config: Config) -> Run:
+    """The downstream pass of a member, a key and what was learned; a step is a piece of the images."""
     samples = piece_size(downstream, config)
 
-    def init(key: jax.Array, learned: Learned) -> PassCarry:
+    def init(key: jax.Array, learned: Learned, data: Any) -> PassCarry:
+        del data
         order_key, learner_key = jax.random.split(key)
         return PassCarry(order_key, downstream.init(learner_key, learned))
 
@@ -118,7 +115,7 @@ def one_pass(downstream: Downstream, config: Config) -> tuple[Callable[..., Pass
         }
         return carry._replace(learner=learner), metrics
 
-    return init, step
+    return Run(init, step, config.evaluations)
 
 
 def piece_size(downstream: Downstream, config: Config) -> int:

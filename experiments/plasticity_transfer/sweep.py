@@ -7,8 +7,9 @@ import jax
 
 from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import MODELS
-from experiments.plasticity_transfer.stages import MetaCarry, meta_learning
-from experiments.sweeping import Program, Sweepable, while_finite
+from experiments.plasticity_transfer.stages import meta_learning
+from experiments.running import Run
+from experiments.sweeping import Program, Sweepable, program_of, while_finite
 
 
 def make(static: Mapping[str, Any]) -> Program:
@@ -19,18 +20,13 @@ def make(static: Mapping[str, Any]) -> Program:
     if upstream is None:
         raise ValueError(f"model: expected one that learns upstream, got {static['model']!r}")
 
-    def init(key: jax.Array, traced: dict[str, jax.Array], shared: Any) -> tuple[jax.Array, MetaCarry]:
-        rate = traced["learning_rate"]
-        return rate, meta_learning(upstream, config, rate)[0](key)
+    def run(traced: dict[str, jax.Array]) -> Run:
+        return meta_learning(upstream, config, traced["learning_rate"])
 
-    def advance(
-        carry: tuple[jax.Array, MetaCarry], number: Any, shared: Any
-    ) -> tuple[tuple[jax.Array, MetaCarry], jax.Array]:
-        rate, of_run = carry
-        of_run, metrics = meta_learning(upstream, config, rate)[1](of_run, number, shared)
-        return (rate, of_run), while_finite(metrics["test_balanced_accuracy"], metrics["loss"])
+    def score(found: Any, measured: Any) -> jax.Array:
+        return while_finite(found["test_balanced_accuracy"], found["loss"])
 
-    return Program(init, advance, static["epochs"])
+    return program_of(run, score, static["epochs"])
 
 
 SWEEPABLE = Sweepable(

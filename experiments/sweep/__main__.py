@@ -22,7 +22,7 @@ def run(config: Config) -> xr.Dataset:
     space = read_space(config, sweepable)
     check_runs(config, space, sweepable)
     deciding = {**config.deciding(), "space": space.given}
-    harness.open_folder(config.out, deciding, resume=config.resume)
+    harness.open_folder(config.out, deciding, resume=config.resume, shared=True)
     harness.keep_compiled_programs(config.out / "checkpoints" / "compiled")
     study = open_study(config, sweepable, deciding)
     run_study(config, study, space, sweepable)

@@ -1,0 +1,163 @@
+"""Shows two finished runs of an experiment side by side."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from tyro.conf import Positional
+
+from experiments import harness, reporting
+from experiments.finished import FinishedRun, in_float64, read_run
+from experiments.folders import FolderError, without_nan, write_whole
+from experiments.settings import Options
+
+VALUES = ("mean", "median", "importance", "ci95", "n", "seeds", "reached", "seconds")
+"""Entries of a row that are results; the others say of what."""
+MOST_PANELS = 16
+
+Key = tuple[tuple[str, Any], ...]
+Pair = tuple[dict[str, Any] | None, dict[str, Any] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Options):
+    """Compare two finished runs of one experiment: options that differ, and all rows of their summaries."""
+
+    a: Positional[Path]
+    """Folder of a run."""
+    b: Positional[Path]
+    """Folder of another run."""
+    figure: Path = Path("results/compare.png")
+    """File for a figure of both runs, *.png or *.pdf."""
+
+    def check(self) -> None:
+        self.expect("figure", "a file *.png or *.pdf", self.figure.suffix in (".png", ".pdf"))
+
+
+def differing(a: dict[str, Any], b: dict[str, Any]) -> list[list[str]]:
+    """Returns the options that differ, with both values."""
+    names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    return [[name, str(a.get(name)), str(b.get(name))] for name in names]
+
+
+def rows_of(run: FinishedRun) -> dict[Key, dict[str, Any]]:
+    """Returns the rows of a run's summary by what they are of."""
+    rows = without_nan(run.report.rows(in_float64(run.results)))
+    return {
+        tuple((name, value) for name, value in row.items() if name not in VALUES): {
+            "mean": row.get("median", row.get("importance")), "ci95": (None, None), "n": 1, **row
+        }
+        for row in rows
+    }  # fmt: skip
+
+
+def pairs_of(a: FinishedRun, b: FinishedRun) -> dict[Key, Pair]:
+    """Returns the rows of both runs beside each other."""
+    of_a, of_b = rows_of(a), rows_of(b)
+    return {key: (of_a.get(key), of_b.get(key)) for key in {**of_a, **of_b}}
+
+
+def overlap(pair: Pair) -> str:
+    """Returns whether the 95 % intervals overlap; "" if one of the two has none."""
+    ends: list[Any] = [end for row in pair for end in (row or {}).get("ci95") or (None, None)]
+    if None in ends:
+        return ""
+    return "yes" if ends[0] <= ends[3] and ends[2] <= ends[1] else "no"
+
+
+def difference(pair: Pair) -> str:
+    """Returns the mean of the second less that of the first; "" if one has none."""
+    means = [(row or {}).get("mean") for row in pair]
+    return "" if None in means else f"{means[1] - means[0]:+.3g}"  # type: ignore[operator]
+
+
+def part_of(key: Key) -> str:
+    """Returns what a row is of, without its metric."""
+    return " ".join(str(value) for name, value in key if name != "metric")
+
+
+def table(pairs: dict[Key, Pair]) -> str:
+    """Returns all rows of both runs as a table."""
+    lines = [
+        [
+            f"{part_of(key)}: {dict(key).get('metric', '')}",
+            *("" if row is None else reporting.cell(row) for row in pair),
+            difference(pair),
+            overlap(pair),
+        ]
+        for key, pair in pairs.items()
+    ]
+    return reporting.table(["of", "A", "B", "B - A", "intervals overlap"], lines)
+
+
+def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | None:
+    """Draws means and intervals of both runs, a panel for each metric; None if there is none to draw."""
+    by_metric: dict[str, dict[str, Pair]] = {}
+    for key, pair in pairs.items():
+        of = dict(key)
+        if "metric" in of and "epoch" not in of and any((row or {}).get("mean") is not None for row in pair):
+            by_metric.setdefault(str(of["metric"]), {})[part_of(key)] = pair
+    metrics = list(by_metric)[:MOST_PANELS]
+    if not metrics:
+        return None
+    parts = list(dict.fromkeys(part for metric in metrics for part in by_metric[metric]))
+    columns = min(4, len(metrics))
+    lines = -(-len(metrics) // columns)
+    drawn, axes = plt.subplots(
+        lines, columns, figsize=(4 * columns + 2, lines * (0.3 * len(parts) + 1.6)), sharey=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for panel, metric in zip(axes.flat, metrics, strict=False):
+        for i, (name, colour, shift) in enumerate((("A", "C0", -0.15), ("B", "C1", 0.15))):
+            found = [(parts.index(part), pair[i]) for part, pair in by_metric[metric].items()]
+            _points(panel, [(at + shift, row) for at, row in found if row is not None], name, colour)
+        panel.set(title=metric, ylim=(len(parts) - 0.5, -0.5))
+        panel.set_yticks(range(len(parts)), parts)
+        panel.grid(axis="x", alpha=0.3)
+    for panel in list(axes.flat)[len(metrics) :]:
+        panel.set_axis_off()
+    drawn.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    drawn.suptitle(f"Two runs of {a.experiment}: means and 95 % intervals")
+    return drawn
+
+
+def _points(axes: Any, rows: Iterable[tuple[float, dict[str, Any]]], label: str, colour: str) -> None:
+    rows = list(rows)
+    y = [at for at, _ in rows]
+    ends = [[np.nan if v is None else v for v in (row["mean"], *row["ci95"])] for _, row in rows]
+    mean, low, high = reporting.drawable(np.array(ends, float).reshape(-1, 3)).T
+    axes.errorbar(mean, y, xerr=[mean - low, high - mean], fmt="o", color=colour, label=label, capsize=3)
+
+
+def run(config: Config) -> None:
+    """Prints what differs, and draws both runs."""
+    a, b = read_run(config.a), read_run(config.b)
+    if a.experiment != b.experiment:
+        raise FolderError(f"B: expected a run of {a.experiment} as in {config.a}, got one of {b.experiment}")
+    print(f"A: {config.a}\nB: {config.b}\n")
+    options = differing(a.config, b.config)
+    print(
+        reporting.table(["option", "A", "B"], options) if options else "The same configuration.", end="\n\n"
+    )
+    pairs = pairs_of(a, b)
+    print(table(pairs))
+    drawn = figure(a, b, pairs)
+    if drawn is not None:
+        harness.make_folder(config.figure.parent)
+        form = config.figure.suffix[1:]
+        write_whole(config.figure, lambda path: reporting.draw(drawn, path, file_format=form))
+        print(f"\nfigure: {config.figure}")
+
+
+def main() -> int:
+    """The command line."""
+    return harness.command_line("compare", Config, run, stopped="nothing else is written")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Finished runs: results with units and long names, read again from their folders, and their figures."""
+
+import json
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import reporting
+from experiments.folders import FolderError, named_if_damaged, write_whole
+
+Results = xr.Dataset | xr.DataTree
+
+
+class Report(Protocol):
+    """The module of an experiment that tells what came out.
+
+    It may have `VARIABLES`: units and long names by variable, or by pattern as of `fnmatch`.
+    """
+
+    def rows(self, results: Any, /) -> list[dict[str, Any]]: ...
+    def table(self, summary: list[dict[str, Any]], /) -> str: ...
+    def figures(self, results: Any, /) -> Mapping[str, Figure]: ...
+
+
+class FinishedRun(NamedTuple):
+    """A finished run of an experiment, read from its folder."""
+
+    experiment: str
+    config: dict[str, Any]
+    results: Results
+    report: Report
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Reads the results of a finished run.
+
+    Raises:
+      FolderError: if the folder holds none.
+    """
+    path = folder / "results.nc"
+    if not path.is_file():
+        begun = (folder / "config.json").is_file()
+        got = f"{folder}, a run to be finished with --resume" if begun else folder
+        raise FolderError(f"FOLDER: expected the folder of a finished run, with results.nc, got {got}")
+    with named_if_damaged(path, "results", "run it again in another folder"):
+        with xr.open_datatree(path, engine="h5netcdf") as tree:
+            tree = tree.load()
+        attrs = tree.attrs
+        if "experiment" not in attrs:  # written before results named it
+            attrs = {**attrs, **json.loads((folder / "summary.json").read_text())}
+        name, config = str(attrs["experiment"]), attrs["config"]
+    if not (name.isidentifier() and find_spec(f"experiments.{name}")):
+        raise FolderError(f"FOLDER: expected the results of an experiment, got those of {name!r} in {folder}")
+    config = json.loads(config) if isinstance(config, str) else config
+    results = tree if tree.children else tree.to_dataset()
+    return FinishedRun(name, config, results, import_module(f"experiments.{name}.report"))  # type: ignore[arg-type]
+
+
+def in_float64(results: Any) -> Any:
+    """Returns results whose floats are float64, in which no sum of what float32 holds overflows."""
+    if isinstance(results, xr.DataTree):
+        return results.map_over_datasets(in_float64)
+    floats = {name: v.astype(float) for name, v in results.data_vars.items() if v.dtype.kind == "f"}
+    return results.assign(floats)
+
+
+def draw_figures(folder: Path, report: Report, results: Results, file_format: str = "png") -> list[Path]:
+    """Draws all figures of results in float64 into a folder, and returns their paths."""
+    paths = []
+    for name, figure in report.figures(results).items():
+        paths.append(folder / f"{name}.{file_format}")
+        write_whole(paths[-1], partial(reporting.draw, figure, file_format=file_format))
+        plt.close(figure)
+    return paths
+
+
+SHARED_VARIABLES = {
+    "*seconds*": ("s", "time"),
+    "*accuracy*": ("1", "share of samples that are classified correctly"),
+    "seed": ("1", "number of the seed"),
+    "learning_rate": ("1", "learning rate"),
+}
+"""Units and long names that experiments have in common."""
+
+
+def described(results: Any, report: Report) -> Any:
+    """Returns results in which every variable and axis has `units` and `long_name`.
+
+    Those that no table names are numbers without a unit, called what their variable is called.
+    """
+    if isinstance(results, xr.DataTree):
+        return results.map_over_datasets(partial(described, report=report))
+    table = {**getattr(report, "VARIABLES", {}), **SHARED_VARIABLES}
+    axes = {name: np.arange(size) for name, size in results.sizes.items() if name not in results.coords}
+    results = results.assign_coords(axes)
+    for name, variable in results.variables.items():
+        units, long_name = next(
+            (found for pattern, found in table.items() if fnmatchcase(str(name), pattern)),
+            ("1", str(name).replace("_", " ")),
+        )
+        variable.attrs = {"units": units, "long_name": long_name, **variable.attrs}
+    return results

@@ -1,0 +1,226 @@
+"""Output folders: held by one process, for one configuration, and with files written in one step."""
+
+import fcntl
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import xarray as xr
+
+from experiments import memory
+
+
+class FolderError(ValueError):
+    """An output folder that does not fit the run."""
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` make a file beside `path` and puts it in place in one step."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    write(beside)
+    os.replace(beside, path)
+
+
+def without_nan(content: Any) -> Any:
+    """Makes nested dicts and lists fit for JSON: numbers that are not finite become None."""
+    if isinstance(content, Mapping):
+        return {name: without_nan(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON in one step; numbers that are not finite as null."""
+    text = json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n"
+    write_whole(path, lambda p: p.write_text(text))
+
+
+def write_dataset(path: Path, dataset: xr.Dataset | xr.DataTree) -> None:
+    """Writes netCDF in one step."""
+    write_whole(path, lambda p: dataset.to_netcdf(p, engine="h5netcdf"))
+
+
+@contextmanager
+def named_if_damaged(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Turns any error in reading a file of a run into a `FolderError` that names it and says what to do."""
+    try:
+        yield
+    except Exception as error:
+        if memory.out_of_memory(error):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FolderError(
+            f"--out: expected {what} in {path}, got one that cannot be read ({reason}); {remedy}"
+        ) from None
+
+
+def read_dataset(path: Path) -> xr.Dataset:
+    """Reads a dataset whole and leaves the file closed."""
+    with (
+        named_if_damaged(path, "results", "delete it to compute them again"),
+        xr.open_dataset(path, engine="h5netcdf") as dataset,
+    ):
+        return dataset.load()
+
+
+def read_config(out: Path) -> dict[str, Any] | None:
+    """Reads the configuration that a folder belongs to; None if it belongs to none."""
+    path = out / "config.json"
+    try:
+        held = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        held = error
+    if isinstance(held, dict):
+        return held
+    reason = f"damaged JSON ({held})" if isinstance(held, ValueError) else json.dumps(held)[:50]
+    raise FolderError(
+        f"--out: expected a configuration in {path}, got {reason}; delete {out} to compute its results again"
+    )
+
+
+class Claim(NamedTuple):
+    """A folder held by this process.
+
+    Fields:
+      lock: open file with the lock, which the system drops when the process ends.
+      made: whether the claim made the configuration, and the folder.
+    """
+
+    lock: Any
+    made: tuple[bool, bool]
+
+
+_claims: dict[Path, Claim] = {}
+
+
+@contextmanager
+def claims() -> Iterator[None]:
+    """Lets go, at the end, of the folders claimed inside.
+
+    If an error ends it before anything was computed, a folder is left as it was found.
+    """
+    failed = False
+    try:
+        yield
+    except Exception:
+        failed = True
+        raise
+    finally:
+        while _claims:
+            out, claim = _claims.popitem()
+            with claim.lock, suppress(OSError):
+                _let_go(out, claim, failed)
+
+
+def _let_go(out: Path, claim: Claim, failed: bool) -> None:
+    made_config, made_folder = claim.made
+    fcntl.flock(claim.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError if others share it
+    parts = (path.relative_to(out).parts for path in out.rglob("*") if path.is_file())
+    computed = any(not p[-1].startswith(".") and p != ("config.json",) and "compiled" not in p for p in parts)
+    if failed and made_config and not computed:
+        (out / "config.json").unlink()
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    (out / ".lock").unlink()
+    if failed and made_folder and not any(out.iterdir()):
+        out.rmdir()
+
+
+def _lock(out: Path, shared: bool) -> Any:
+    """Takes the lock of a folder. A process that is killed loses its own."""
+    path = out / ".lock"
+    while True:
+        lock = path.open("a+")
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read() or "another process"
+            lock.close()
+            raise FolderError(
+                f"--out: expected a folder of no other run, got {out}, held by {holder}"
+            ) from None
+        except OSError as error:  # a file system without locks
+            print(f"warning: {out} cannot be locked ({error}); start no second run in it", file=sys.stderr)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                break
+        lock.close()  # that of a process which removed it in the meantime
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+    lock.flush()
+    return lock
+
+
+def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: bool = False) -> None:
+    """Claims a folder for this process and a configuration, until the end of `claims` or of the process.
+
+    Args:
+      out: the folder; it is made if it does not exist.
+      config: what decides the results, as JSON holds it.
+      resume: whether to resume a run that the folder holds.
+      shared: whether other processes may run in it as well that say so too, as workers of a sweep do.
+
+    Raises:
+      FolderError: if another process runs in the folder, if it holds another configuration, a damaged one, or
+        this one and `resume` is not set, or if it cannot be made or written to.
+    """
+    try:
+        _open_folder(out, json.loads(json.dumps(config)), resume=resume, shared=shared)
+    except OSError as error:
+        raise _unwritable(out, error) from None
+
+
+def make_folder(out: Path) -> None:
+    """Makes a folder that may be there already.
+
+    Raises:
+      FolderError: if it cannot be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / ".writable", Path.touch)
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise _unwritable(out, error) from None
+
+
+def _unwritable(out: Path, error: OSError) -> FolderError:
+    reason = error.strerror or error
+    return FolderError(f"--out: expected a folder that can be written, got {out} ({reason})")
+
+
+def _open_folder(out: Path, wanted: dict[str, Any], *, resume: bool, shared: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise FolderError(f"--out: expected a folder, got the file {out}")
+    made_folder = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    key = out.resolve()
+    if key not in _claims:
+        _claims[key] = Claim(_lock(out, shared), (False, made_folder))
+    held = read_config(out)
+    if held is None:
+        if any(not path.name.startswith(".") for path in out.iterdir()):
+            raise FolderError(f"--out: expected an empty folder or one of an earlier run, got {out}")
+        write_json(out / "config.json", wanted)
+        _claims[key] = _claims[key]._replace(made=(True, made_folder))
+        return
+    differing = [
+        f"{name}: {held.get(name)!r} there, {wanted.get(name)!r} here"
+        for name in sorted(held.keys() | wanted.keys())
+        if held.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise FolderError(f"--out: {out} holds a run of another configuration ({'; '.join(differing)})")
+    if not resume:
+        raise FolderError(f"--out: {out} holds a run already; expected another folder, or --resume")

@@ -1,0 +1,39 @@
+"""Draws the figures of a finished run again, from its results."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from experiments import harness
+from experiments.finished import draw_figures, in_float64, read_run
+from experiments.settings import Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Options):
+    """Draw every figure of a finished run again from its results.nc, without running anything."""
+
+    folder: Positional[Path]
+    """Folder of the run: what its --out was."""
+    format: Literal["png", "pdf"] = "png"
+    """Format of the figures."""
+
+
+def run(config: Config) -> None:
+    """Draws the figures into the folder of the run."""
+    found = read_run(config.folder)
+    harness.make_folder(config.folder)
+    for path in draw_figures(config.folder, found.report, in_float64(found.results), config.format):
+        print(path)
+
+
+def main() -> int:
+    """The command line."""
+    return harness.command_line("plot", Config, run, stopped="figures that are there are whole")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
