@@ -203,9 +203,11 @@ def collect_trained(run: Run, state: Carry, count: int) -> Any:
 
     def plain(carry: Carry) -> Any:
         layers = {} if run.dynamics is None else carry.rule_state.layers
-        if any("b" in layer for layer in layers.values()):  # weights cannot remove a mean
+        if any(layer.b is not None for layer in layers.values()):  # weights cannot remove a mean
             return {"params": carry.params, "layers": layers}
-        return ll.fold(run.network, carry.params, layers, jnp.zeros((1, 784))) if layers else carry.params
+        if not layers:
+            return carry.params
+        return ll.decorrelation.fold(run.network, carry.params, layers, jnp.zeros((1, 784)))
 
     return running.collect(ll.ensemble(plain, batch_size=running.side_by_side())(state), count)
 
