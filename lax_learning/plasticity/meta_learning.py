@@ -128,17 +128,6 @@ def meta_rule(
     Returns:
       A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`; a
       compiled program cannot tell other targets, of which it takes the largest entry for the label.
-
-    Example:
-      >>> from lax_learning.plasticity import k_cap_mlp
-      >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
-      >>> state = network.init(jax.random.key(0))
-      >>> rule, params = meta_rule(network, state), meta_init(network, state)(jax.random.key(1))
-      >>> x = jax.random.normal(jax.random.key(2), (6, 8))
-      >>> y = jax.nn.one_hot(jnp.arange(6) % 2, 2)
-      >>> loss, grads, _ = rule.value_and_grad(jax.random.key(3), params, (), x, y)
-      >>> grads.tables.output.shape, grads.w.shape
-      ((2, 2), (8, 20))
     """
     check_network(network)
     network.check_state(state)
