@@ -119,10 +119,8 @@ def convnet(
         taken; one int for all convolutions, or one for each.
       padding: "SAME" or "VALID".
       activation: of all layers but the last: one for all, or one for each.
-      output_activation: of the last layer; the identity gives logits.
       w_init: initialiser of every kernel `w [height, width, in, out]` and matrix `w [in, out]`.
-      b_init: initialiser of every `b [out]`; None for a network without biases.
-      dtype: of the parameters.
+      output_activation, b_init, dtype: as of `mlp`.
 
     Returns:
       A model of `x [batch, height, width, channels]`. Its params are a tuple with `{"w": ..., "b": [out]}`
@@ -195,11 +193,8 @@ def rnn(
       widths: sizes of the input at a step, of every recurrent layer and of the output.
       outputs: "last": `[batch, outputs]` from the last state; "every": `[batch, steps, outputs]`.
       activation: of the recurrent layers.
-      output_activation: of the last layer; the identity gives logits.
-      w_init: initialiser of every `w [in, units]` and of the last layer's `w`.
       recurrent_init: initialiser of every `u [units, units]`.
-      b_init: initialiser of every `b`; None for a network without biases.
-      dtype: of the parameters.
+      output_activation, w_init, b_init, dtype: as of `mlp`.
 
     Returns:
       A model of `x [batch, steps, in]`. Its params are a tuple with `{"w": ..., "u": ..., "b": ...}` for each

@@ -30,7 +30,7 @@ def half_space(
     sizes: Sequence[int] = (7_500, 0, 2_500),
     dtype: DTypeLike = jnp.float32,
 ) -> Splits:
-    """A random half-space: is a point on the positive side of a random vector?
+    """Draws a random half-space: is a point on the positive side of a random vector?
 
     `x, v ~ U(-1, 1)^d`, `y = one_hot(v . x > 0)`
 
@@ -67,7 +67,7 @@ def relu_net(
     sizes: Sequence[int] = (7_500, 0, 2_500),
     dtype: DTypeLike = jnp.float32,
 ) -> Splits:
-    """Points labelled by the larger of two random read-outs of random ReLU units.
+    """Draws points labelled by the larger of two random read-outs of random ReLU units.
 
     `x, W, V ~ U(-1, 1)`, `y = one_hot(argmax(relu(x W) V))`; the two classes are in general not equally
     frequent. Arguments and result are those of `half_space`, from the same paper.
