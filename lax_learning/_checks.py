@@ -321,14 +321,14 @@ def check_memory(name: str, shapes: Sequence[Sequence[int]], dtype: Any = jnp.fl
             )
 
 
-def as_sizes(name: str, value: Any, expected: str = "a sequence of sizes") -> tuple[int, ...]:
-    """Returns sizes as a tuple; raises unless all are positive ints."""
-    if isinstance(value, np.ndarray) and value.ndim == 1:
-        value = value.tolist()
-    check_sequence(name, value, expected)
-    for i, size in enumerate(value):
-        check_count(f"{name}[{i}]", size)
-    return tuple(int(size) for size in value)
+def as_sizes(
+    name: str, value: Any, expected: str = "a sequence of ints", minimum: int = 1
+) -> tuple[int, ...]:
+    """Returns sizes as a tuple; raises unless all are ints of at least `minimum`."""
+    sizes = as_tuple(name, value, expected)
+    for i, size in enumerate(sizes):
+        check_count(f"{name}[{i}]", size, minimum)
+    return tuple(map(int, sizes))
 
 
 def as_real(name: str, value: Any) -> Array:

@@ -1,4 +1,4 @@
-"""A condition that is still one under `vmap`: rare work is done only when some member needs it."""
+"""A `lax.cond` that skips work under `vmap` unless some member needs it."""
 
 from collections.abc import Callable
 from typing import Any

@@ -35,7 +35,7 @@ def _check_classes(output: Array) -> None:
 
 
 def squared_error(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
-    """The tutorial's loss: squares summed over the outputs, without a factor of 1/2 or 1/n.
+    """Squared error summed over the outputs, without a factor of 1/2 or 1/n.
 
     `l = sum_i (y_i - output_i)^2`
 
@@ -99,7 +99,7 @@ def _scores(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
 
 
 def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
-    """The share of examples whose largest output is the label's.
+    """Computes the share of examples whose largest output is the label's.
 
     Of equal outputs the first counts as the largest. NaN if any output is NaN, so that a model that diverged
     has no accuracy, or if a row of `y` has no single largest entry, for example where it is all zeros.
@@ -119,16 +119,10 @@ def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
 
 
 def balanced_accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
-    """The accuracy within each class, averaged over the classes that occur.
+    """Computes the accuracy within each class, averaged over the classes that occur.
 
-    `mean_c (correct examples of class c) / (examples of class c)`; NaN where `accuracy` is
-
-    Args:
-      output: `[batch, ..., classes]`, of at least two classes.
-      y: one-hot labels of the same shape, or numbers whose largest in a row is the label's.
-
-    Returns:
-      A number in 0..1.
+    `mean_c (correct examples of class c) / (examples of class c)`; arguments are those of `accuracy`, and it
+    is NaN where that is.
 
     Example:
       >>> y = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

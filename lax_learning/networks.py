@@ -14,6 +14,7 @@ from lax_learning._checks import (
     as_array,
     as_floating,
     as_layers,
+    as_sizes,
     as_tuple,
     check_callable,
     check_choice,
@@ -65,7 +66,7 @@ def mlp(
       >>> model.apply(params, jnp.zeros((32, 784))).shape
       (32, 10)
     """
-    widths = _widths("widths", widths)
+    widths = as_sizes("widths", widths)
     if len(widths) < 2:
         raise ValueError(f"widths: expected at least an input and an output size, got {widths}")
     _check_options(dtype, output_activation, w_init=w_init, b_init=b_init)
@@ -118,10 +119,8 @@ def convnet(
         taken; one int for all convolutions, or one for each.
       padding: "SAME" or "VALID".
       activation: of all layers but the last: one for all, or one for each.
-      output_activation: of the last layer; the identity gives logits.
       w_init: initialiser of every kernel `w [height, width, in, out]` and matrix `w [in, out]`.
-      b_init: initialiser of every `b [out]`; None for a network without biases.
-      dtype: of the parameters.
+      output_activation, b_init, dtype: as of `mlp`.
 
     Returns:
       A model of `x [batch, height, width, channels]`. Its params are a tuple with `{"w": ..., "b": [out]}`
@@ -133,10 +132,10 @@ def convnet(
       >>> params[2]["w"].shape, model.apply(params, jnp.zeros((2, 28, 28, 1))).shape
       ((784, 10), (2, 10))
     """
-    shape = _widths("input_shape", input_shape)
+    shape = as_sizes("input_shape", input_shape)
     if len(shape) != 3:
         raise ValueError(f"input_shape: expected (height, width, channels), got {shape}")
-    channels, widths = _widths("channels", channels), _widths("widths", widths)
+    channels, widths = as_sizes("channels", channels), as_sizes("widths", widths)
     if not channels or not widths:
         raise ValueError(f"channels, widths: expected at least one layer each, got {channels}, {widths}")
     options = {"kernel": kernel, "stride": stride, "pool": pool}
@@ -194,11 +193,8 @@ def rnn(
       widths: sizes of the input at a step, of every recurrent layer and of the output.
       outputs: "last": `[batch, outputs]` from the last state; "every": `[batch, steps, outputs]`.
       activation: of the recurrent layers.
-      output_activation: of the last layer; the identity gives logits.
-      w_init: initialiser of every `w [in, units]` and of the last layer's `w`.
       recurrent_init: initialiser of every `u [units, units]`.
-      b_init: initialiser of every `b`; None for a network without biases.
-      dtype: of the parameters.
+      output_activation, w_init, b_init, dtype: as of `mlp`.
 
     Returns:
       A model of `x [batch, steps, in]`. Its params are a tuple with `{"w": ..., "u": ..., "b": ...}` for each
@@ -214,7 +210,7 @@ def rnn(
       Werbos, Backpropagation through time: what it does and how to do it,
       https://doi.org/10.1109/5.58337, 1990.
     """
-    widths = _widths("widths", widths)
+    widths = as_sizes("widths", widths)
     if len(widths) < 3:
         raise ValueError(f"widths: expected at least an input, a recurrent and an output size, got {widths}")
     check_choice("outputs", outputs, ("last", "every"))
@@ -317,19 +313,12 @@ def _max_pool(x: Array, window: int) -> Array:
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, shape, shape, "VALID")
 
 
-def _widths(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    sizes = as_tuple(name, sizes, "a sequence of ints")
-    for i, size in enumerate(sizes):
-        check_count(f"{name}[{i}]", size)
-    return sizes
-
-
 def _sizes(name: str, value: int | Sequence[int], number: int) -> tuple[int, ...]:
     """Returns one size for each of a number of convolutions."""
     if not isinstance(value, Sequence):
         check_count(name, value)
         return (value,) * number
-    sizes = _widths(name, value)
+    sizes = as_sizes(name, value)
     if len(sizes) != number:
         raise ValueError(f"{name}: expected one int, or {number}, one a convolution, got {len(sizes)}")
     return sizes

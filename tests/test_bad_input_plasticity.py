@@ -80,9 +80,7 @@ def graph(widths: Any = (3, 4, 2), cap: Any = 2, **options: Any):
         "cap 0": (mlp(cap=0), ValueError, "^cap of hidden layer 1: expected at least 1, got 0"),
         "float cap": (mlp(cap=2.0), TypeError, "^cap of hidden layer 1: expected an int, got 2.0"),
         "caps": (
-            mlp(cap=(2, 2, 2)),
-            ValueError,
-            r"^cap: expected one .* of 2 hidden layers, got \(2, 2, 2\)",
+            mlp(cap=(2, 2, 2)), ValueError, r"^cap: expected one .* of 2 hidden layers, got \(2, 2, 2\)",
         ),
         "graph cap > width": (graph(cap=5), ValueError, "^cap: expected at most 4, the width.*got 5"),
         "graph cap 0": (graph(cap=0), ValueError, "^cap: expected at least 1, got 0"),
@@ -96,8 +94,7 @@ def graph(widths: Any = (3, 4, 2), cap: Any = 2, **options: Any):
         "31 rounds": (graph(rounds=31), ValueError, "^rounds: expected at most 14, .*got 31"),
         "huge rounds": (graph(rounds=10**9), ValueError, "^rounds: expected at most 14, "),
         "huge widths": (
-            mlp((10, 10**6, 10**6, 2)),
-            ValueError,
+            mlp((10, 10**6, 10**6, 2)), ValueError,
             r"^widths: expected arrays of at most 2147483647 entries, got one of shape \[1000000, 1000000\]",
         ),
         "huge graph": (graph((3, 10**5, 2)), ValueError, "^widths: expected arrays of at most 2147483647"),
@@ -109,48 +106,40 @@ def graph(widths: Any = (3, 4, 2), cap: Any = 2, **options: Any):
         "rule": (mlp(rule=lambda pre, post, w: w), TypeError, "^rule: expected a TableRule.*got function"),
         "bins": (
             mlp(rule=plasticity.TableRule(True, plasticity.Bins(lambda cap: 2, lambda count, n: 9 + count))),
-            ValueError,
-            r"^rule.bins.place: expected bins in 0 \.\. 1, got 9 for 0 of 0 inputs",
+            ValueError, r"^rule.bins.place: expected bins in 0 \.\. 1, got 9 for 0 of 0 inputs",
         ),
         "bins of one argument": (
             mlp(rule=plasticity.TableRule(True, plasticity.Bins(lambda cap: 2, lambda count: count))),
-            TypeError,
-            r"^rule.bins.place: expected a function of \(count \[out\], num_inputs \[out\]\), got",
+            TypeError, r"^rule.bins.place: expected a function of \(count \[out\], num_inputs \[out\]\), got",
         ),
         "axis": (lambda: k_cap(XS, 1, axis=None), TypeError, "^axis: expected an int, got None"),
         "no mask": (
-            lambda: NETWORK.apply(tuple({"w": layer["w"]} for layer in STATE), XS),
-            ValueError,
+            lambda: NETWORK.apply(tuple({"w": layer["w"]} for layer in STATE), XS), ValueError,
             r"^state\[0\]: expected a dict with the entries 'w' and 'mask', got \['w'\]",
         ),
         "integer tables": (
-            run(tables=Tables((jnp.zeros((2, 2), int),), SQUARE_OF_ZEROS)),
-            TypeError,
+            run(tables=Tables((jnp.zeros((2, 2), int),), SQUARE_OF_ZEROS)), TypeError,
             "^tables.hidden for layer 1: expected a floating-point array, got int32",
         ),
         "loss": (
-            lambda: plasticity.meta_rule(NETWORK, STATE, loss="mse"),
-            TypeError,
+            lambda: plasticity.meta_rule(NETWORK, STATE, loss="mse"), TypeError,
             "^loss: expected a function .*got 'mse'",
         ),
         "shared": (
-            lambda: plasticity.meta_init(NETWORK, STATE, shared=1),
-            TypeError,
+            lambda: plasticity.meta_init(NETWORK, STATE, shared=1), TypeError,
             "^shared: expected True or False, got 1",
         ),
         "float rounds": (graph(rounds=1.5), TypeError, "^rounds: expected an int, got 1.5"),
         "probabilities": (
-            mlp(edge_probability=(0.5,)),
-            ValueError,
+            mlp(edge_probability=(0.5,)), ValueError,
             r"^edge_probability: expected one .* each of 2 hidden layers, got \(0.5,\)",
         ),
         "second probability": (
-            mlp(edge_probability=(0.5, 1.5)),
-            ValueError,
+            mlp(edge_probability=(0.5, 1.5)), ValueError,
             "^edge_probability: expected a number in 0..1, got 1.5",
         ),
     }
-)
+)  # fmt: skip
 def test_networks(call, error, pattern):
     refuses(call, error, pattern)
 
@@ -235,7 +224,7 @@ SQUARE = jnp.zeros((2, 2))
         "x": (one(jnp.ones(4)), ValueError, r"^x: expected shape \[..., 3\], got \[4\]"),
         "integer x": (one(jnp.ones(3, int)), TypeError, "^x: expected a floating-point array, got int32"),
     }
-)
+)  # fmt: skip
 def test_samples(call, error, pattern):
     refuses(call, error, pattern)
 
@@ -248,34 +237,29 @@ def test_x_of_a_network(x):
 @parametrize_cases(
     {
         "hidden": (
-            run(tables=Tables((jnp.zeros((2, 3)),), SQUARE)),
-            ValueError,
+            run(tables=Tables((jnp.zeros((2, 3)),), SQUARE)), ValueError,
             r"^tables.hidden for layer 1: expected shape \[2, 2\], got \[2, 3\]",
         ),
         "output": (
-            run(tables=Tables((SQUARE,), jnp.zeros((2, 2, 21)))),
-            ValueError,
+            run(tables=Tables((SQUARE,), jnp.zeros((2, 2, 21)))), ValueError,
             r"^tables.output: expected shape \[2, 2\], got \[2, 2, 21\]",
         ),
         "no hidden": (run(tables=Tables((), SQUARE)), ValueError, "^tables.hidden: .* each of 1 .*got 0"),
         "too many": (run(tables=Tables((SQUARE,) * 2, SQUARE)), ValueError, "^tables.hidden: .*got 2"),
         "recurrent": (
-            run(network=RECURRENT),
-            ValueError,
+            run(network=RECURRENT), ValueError,
             r"^tables.hidden for layer 1: expected shape \[4, 4\], got \[2, 2\]",
         ),
         "online": (
-            one(tables=Tables((SQUARE,), jnp.zeros(2))),
-            ValueError,
+            one(tables=Tables((SQUARE,), jnp.zeros(2))), ValueError,
             r"^tables.output: expected shape \[2, 2\], got \[2\]",
         ),
         "transfer": (
-            lambda: plasticity.transfer(TABLES, RECURRENT),
-            ValueError,
+            lambda: plasticity.transfer(TABLES, RECURRENT), ValueError,
             r"^tables.hidden for layer 1: expected shape \[4, 4\], got \[2, 2\]",
         ),
     }
-)
+)  # fmt: skip
 def test_tables(call, error, pattern):
     refuses(call, error, pattern)
 
@@ -401,26 +385,21 @@ def test_what_initialisers_draw_has_the_dtype_of_the_network():
     {
         "size of bins": (
             lambda: k_cap_mlp((3, 4, 2), 2, rule=plasticity.TableRule(True, plasticity.Bins(lambda: 3, max))),
-            TypeError,
-            r"^rule.bins.size: expected a function of the cap, got <lambda>\(\)",
+            TypeError, r"^rule.bins.size: expected a function of the cap, got <lambda>\(\)",
         ),
         "estimator": (
-            lambda: plasticity.meta_rule(NETWORK, STATE, estimator=lambda: 3),
-            TypeError,
+            lambda: plasticity.meta_rule(NETWORK, STATE, estimator=lambda: 3), TypeError,
             r"^estimator: expected a factory of estimators .*got <lambda>\(\)",
         ),
         "state of a drive": (
-            lambda: NETWORK.drive(None, XS),
-            TypeError,
-            "^state: expected a tuple .*got None",
+            lambda: NETWORK.drive(None, XS), TypeError, "^state: expected a tuple .*got None",
         ),
         "drive": (lambda: NETWORK.respond(STATE, XS), TypeError, "^drive: expected a Drive, .*got float32"),
         "w of params": (
-            lambda: plasticity.with_params(STATE, MetaParams(TABLES, None)),
-            TypeError,
+            lambda: plasticity.with_params(STATE, MetaParams(TABLES, None)), TypeError,
             "^params.w: expected a floating-point array, got None",
         ),
     }
-)
+)  # fmt: skip
 def test_parts(call, error, pattern):
     refuses(call, error, pattern)

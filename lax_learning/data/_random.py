@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from lax_learning._checks import (
     as_layers,
-    as_tuple,
+    as_sizes,
     check_count,
     check_floating_dtype,
     check_key,
@@ -30,7 +30,7 @@ def half_space(
     sizes: Sequence[int] = (7_500, 0, 2_500),
     dtype: DTypeLike = jnp.float32,
 ) -> Splits:
-    """A random half-space: is a point on the positive side of a random vector?
+    """Draws a random half-space: is a point on the positive side of a random vector?
 
     `x, v ~ U(-1, 1)^d`, `y = one_hot(v . x > 0)`
 
@@ -67,7 +67,7 @@ def relu_net(
     sizes: Sequence[int] = (7_500, 0, 2_500),
     dtype: DTypeLike = jnp.float32,
 ) -> Splits:
-    """Points labelled by the larger of two random read-outs of random ReLU units.
+    """Draws points labelled by the larger of two random read-outs of random ReLU units.
 
     `x, W, V ~ U(-1, 1)`, `y = one_hot(argmax(relu(x W) V))`; the two classes are in general not equally
     frequent. Arguments and result are those of `half_space`, from the same paper.
@@ -102,11 +102,10 @@ def _uniform_splits(
     key: Key, num_features: int, label: Callable[[Array], Array], sizes: Sequence[int], dtype: DTypeLike
 ) -> Splits:
     """Points `x ~ U(-1, 1)^d` with `y = one_hot(label(x))` of two classes."""
-    sizes = as_tuple("sizes", sizes, "numbers of training, validation and test points")
+    expected = "numbers of training, validation and test points"
+    sizes = as_sizes("sizes", sizes, expected, minimum=0)
     if len(sizes) != 3:
-        raise ValueError(f"sizes: expected numbers of training, validation and test points, got {sizes}")
-    for i, size in enumerate(sizes):
-        check_count(f"sizes[{i}]", size, minimum=0)
+        raise ValueError(f"sizes: expected {expected}, got {sizes}")
     check_memory("sizes", [(sum(sizes), num_features)], dtype)
     x = jax.random.uniform(key, (sum(sizes), num_features), dtype, -1, 1)
     y = jax.nn.one_hot(label(widened(x)), 2, dtype=dtype)

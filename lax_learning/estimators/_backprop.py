@@ -11,7 +11,7 @@ from lax_learning.types import Estimator, Key, Params
 
 
 def backprop(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Estimator:
-    """The gradient by reverse-mode differentiation, to compare the others with.
+    """Computes the gradient by reverse-mode differentiation, to compare the others with.
 
     `g = dL/dparams`
 

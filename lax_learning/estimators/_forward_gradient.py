@@ -41,11 +41,9 @@ def forward_gradient(
     `g = 1/K sum_k (dL/dw . v_k) v_k`: unbiased, and the limit of weight perturbation for sigma -> 0.
 
     Args:
-      loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss an example, whose mean is
-        the loss; with `has_aux`, `(loss, aux)`.
+      loss_fn, has_aux: as of `backprop`.
       num_samples: number K of directions that are averaged, one in memory at a time.
       noise: "normal", "rademacher", or a function `(key, params) -> direction`.
-      has_aux: as in `jax.value_and_grad`.
 
     Returns:
       `estimate(key, params, *args) -> (value, grads)`.

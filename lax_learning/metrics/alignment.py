@@ -42,7 +42,7 @@ def _norm(leaves: list[Array]) -> Scalar:
 
 
 def inner_product(a: PyTree, b: PyTree) -> Scalar:
-    """`sum_i a_i b_i` over all leaves, in float32 or wider.
+    """Computes `sum_i a_i b_i` over all leaves, in float32 or wider.
 
     Args:
       a: any pytree of arrays, for example gradients.
@@ -59,7 +59,7 @@ def inner_product(a: PyTree, b: PyTree) -> Scalar:
 
 
 def cosine_similarity(a: PyTree, b: PyTree) -> Scalar:
-    """The cosine of the angle between two pytrees taken as vectors.
+    """Computes the cosine of the angle between two pytrees taken as vectors.
 
     `cos(a, b) = a . b / (|a| |b|)`; 0 where either is zero, NaN where either holds NaN or infinity.
 
@@ -83,7 +83,7 @@ def cosine_similarity(a: PyTree, b: PyTree) -> Scalar:
 
 
 def angle_degrees(a: PyTree, b: PyTree) -> Scalar:
-    """The angle between two pytrees taken as vectors, in degrees: `arccos cos(a, b)`, in 0..180.
+    """Computes the angle between two pytrees taken as vectors, in degrees: `arccos cos(a, b)`, in 0..180.
 
     90 where either is zero, NaN where either holds NaN or infinity; otherwise as `cosine_similarity`.
 
@@ -95,7 +95,7 @@ def angle_degrees(a: PyTree, b: PyTree) -> Scalar:
 
 
 def relative_norm(a: PyTree, b: PyTree) -> Scalar:
-    """The length of `a` in units of `b`: `|a| / |b|`.
+    """Computes the length of `a` in units of `b`: `|a| / |b|`.
 
     Infinite where only `b` is zero, NaN where both are or where either holds NaN. Arguments and errors are
     those of `cosine_similarity`.
@@ -111,7 +111,7 @@ def relative_norm(a: PyTree, b: PyTree) -> Scalar:
 
 
 def by_path(metric: Callable[..., Any], *trees: PyTree, depth: int | None = None) -> dict[str, Any]:
-    """The metric of every leaf, or of the leaves whose paths begin alike.
+    """Applies a metric to every leaf, or to groups of leaves whose paths begin alike.
 
     Args:
       metric: a function of as many pytrees.
@@ -142,7 +142,7 @@ def by_path(metric: Callable[..., Any], *trees: PyTree, depth: int | None = None
 
 
 def weight_alignment(params: PyTree, feedback: PyTree) -> dict[str, Scalar]:
-    """The cosine between every parameter and its feedback.
+    """Computes the cosine between every parameter and its feedback.
 
     Args:
       params: the parameters of a model.

@@ -106,7 +106,8 @@ def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
             raise TypeError(
                 f"rule.bins.place: expected a function of (count [out], num_inputs [out]), got {error}"
             ) from error
-    if not jnp.issubdtype(getattr(places, "dtype", None), jnp.integer):
+    dtype: Any = getattr(places, "dtype", jnp.float32)
+    if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"rule.bins.place: expected integer bins, got {describe(places)}")
     if places.shape not in ((), count.shape):
         raise ValueError(f"rule.bins.place: expected a bin a unit, {[count.size]}, got {list(places.shape)}")

@@ -57,7 +57,7 @@ def with_params(state: State, params: MetaParams) -> State:
 
 
 def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike) -> State:
-    """The state after one pass from reset weights, with a cheap derivative by the tables.
+    """Returns the state after one pass from reset weights, with a cheap derivative by the tables.
 
     Which entry a synapse reads is constant, so the final weights are a sum over samples of entries, in the
     multiplicative scheme of their logarithms: `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
@@ -113,7 +113,7 @@ def meta_rule(
     estimator: Callable[..., Estimator] = estimators.backprop,
     loss: Loss = softmax_cross_entropy,
 ) -> Rule:
-    """Learning of tables and first-layer weights as a rule under the contract of all others.
+    """Returns the rule that learns tables and first-layer weights.
 
     `L(tables, w) = mean loss on a batch after one pass over that batch from reset weights`
 
@@ -128,17 +128,6 @@ def meta_rule(
     Returns:
       A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`; a
       compiled program cannot tell other targets, of which it takes the largest entry for the label.
-
-    Example:
-      >>> from lax_learning.plasticity import k_cap_mlp
-      >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
-      >>> state = network.init(jax.random.key(0))
-      >>> rule, params = meta_rule(network, state), meta_init(network, state)(jax.random.key(1))
-      >>> x = jax.random.normal(jax.random.key(2), (6, 8))
-      >>> y = jax.nn.one_hot(jnp.arange(6) % 2, 2)
-      >>> loss, grads, _ = rule.value_and_grad(jax.random.key(3), params, (), x, y)
-      >>> grads.tables.output.shape, grads.w.shape
-      ((2, 2), (8, 20))
     """
     check_network(network)
     network.check_state(state)
@@ -185,7 +174,7 @@ def meta_learn(
     batch_size: int = 100,
     **options: Any,
 ) -> Train:
-    """A run of meta-learning: the outer optimiser on the loss after a pass over every batch.
+    """Makes a run of meta-learning: an outer optimiser on the loss after a pass over every batch.
 
     Args:
       network: from `k_cap_mlp` or `k_cap_recurrent`.
@@ -201,10 +190,9 @@ def meta_learn(
       `state.params`.
 
     Example:
-      >>> from lax_learning.data import half_space
-      >>> from lax_learning.plasticity import k_cap_mlp
-      >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
-      >>> data = half_space(jax.random.key(0), 8, sizes=(50, 0, 20))
+      >>> import lax_learning as ll
+      >>> network = ll.plasticity.k_cap_mlp((8, 20, 20, 2), cap=10)
+      >>> data = ll.data.half_space(jax.random.key(0), 8, sizes=(50, 0, 20))
       >>> train = meta_learn(
       ...     network, network.init(jax.random.key(1)), optax.adam(0.01), num_updates=3, batch_size=10
       ... )

@@ -132,8 +132,8 @@ def plastic_pass(
       The state after the pass, the predictions before each step `[samples]`, and the diagnostics.
 
     Example:
-      >>> from lax_learning.plasticity import k_cap_mlp
-      >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
+      >>> import lax_learning as ll
+      >>> network = ll.plasticity.k_cap_mlp((8, 20, 20, 2), cap=10)
       >>> state = network.init(jax.random.key(0))
       >>> tables = network.init_tables(jax.random.key(1))
       >>> xs = jax.random.normal(jax.random.key(2), (5, 8))
@@ -173,18 +173,15 @@ def plastic_pass(
 
 
 def table_plasticity(network: KCapNetwork) -> Dynamics:
-    """The plasticity of a network as dynamics, for online use: one sample at a time.
-
-    Args:
-      network: from `k_cap_mlp` or `k_cap_recurrent`.
+    """Returns the plasticity of a network as dynamics, for online use: one sample at a time.
 
     Returns:
       `init(key) -> state` and `update(tables, state, x, y) -> (state, diagnostics)` with `x [inputs]` and
       `y` an integer label: what `plastic_pass` does with every sample.
 
     Example:
-      >>> from lax_learning.plasticity import k_cap_mlp
-      >>> network = k_cap_mlp((8, 20, 20, 2), cap=10)
+      >>> import lax_learning as ll
+      >>> network = ll.plasticity.k_cap_mlp((8, 20, 20, 2), cap=10)
       >>> dynamics = table_plasticity(network)
       >>> state, tables = dynamics.init(jax.random.key(0)), network.init_tables(jax.random.key(1))
       >>> state, diagnostics = dynamics.update(tables, state, jnp.ones(8), 1)

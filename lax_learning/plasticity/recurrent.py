@@ -44,14 +44,7 @@ def k_cap_recurrent(
       cap: how many units may fire at a time.
       rounds: number T of rounds after the input's, at most 14: tables have 4^(T + 1) entries.
       edge_probability: of a synapse into or within the graph, 0 to 1; may be traced.
-      scheme: how synapses change by what they read.
-      fired: "value", a unit fired if its kept value is > 0; or "index", if it is one of the cap's k, even
-        at value 0, as in the published code.
-      w_init: initialiser of the input weights `A [inputs, width]`.
-      dtype: of all weights.
-
-    Returns:
-      The network.
+      scheme, fired, w_init, dtype: as of `k_cap_mlp`; the published code has `fired="index"`.
 
     Example:
       >>> network = k_cap_recurrent((784, 100, 10), cap=50, rounds=2)

@@ -25,7 +25,7 @@ from lax_learning.types import Key, Loss, Params, Rule, Signals
 
 
 def backprop(model: Model, loss: Loss) -> Rule:
-    """The gradient by reverse-mode differentiation, `g = dL/dparams`.
+    """Computes the gradient by reverse-mode differentiation, `g = dL/dparams`.
 
     Args:
       model: any model.

@@ -57,7 +57,6 @@ class _Route(NamedTuple):
       layers: its leading axes that stand for stacked layers; they come first after `_in_order`.
       order: its axes, those of layers first.
       by_position: whether errors go position by position.
-      positions: length of the axis of positions, or 1.
       repeats: number of time steps that share a signal.
       units: units a position.
       outputs: outputs a position.
@@ -66,7 +65,6 @@ class _Route(NamedTuple):
     read: Read
     order: tuple[int, ...]
     layers: tuple[int, ...]
-    positions: int
     by_position: bool
     repeats: int
     units: int
@@ -98,23 +96,19 @@ def _route(read: Read, output: Any) -> _Route:
     inside = list(range(depth, len(read.shape)))
     layers = tuple(read.shape[axis] for axis in stacked)
     output_positions = output.shape[1] if len(output.shape) >= 3 else None
-    size = math.prod(output.shape)
     # The axis of examples, of length 1 here, is the first of a value outside of scans, or behind its steps.
     candidates = times
     if not times and len(inside) >= 3:
         candidates = inside[1:2] if read.shape[inside[0]] == 1 else inside[:1]
-    place = next((axis for axis in candidates if read.shape[axis] == output_positions), None)
-    if place is not None and output_positions:
-        rest = [axis for axis in (*times, *inside) if axis != place]
-        time_rest = [axis for axis in times if axis != place]
-        order = (*stacked, *time_rest, place, *(axis for axis in rest if axis not in time_rest))
-        repeats = math.prod(read.shape[axis] for axis in time_rest)
-        units = math.prod(read.shape[axis] for axis in rest if axis not in time_rest)
-        return _Route(read, order, layers, output_positions, True, repeats, units, size // output_positions)
-    order = (*stacked, *times, *inside)
-    repeats = math.prod(read.shape[axis] for axis in times)
-    units = math.prod(read.shape[axis] for axis in inside)
-    return _Route(read, order, layers, 1, False, repeats, units, size // (output_positions or 1))
+    place = [axis for axis in candidates if output_positions and read.shape[axis] == output_positions][:1]
+    times, inside = ([axis for axis in axes if axis not in place] for axes in (times, inside))
+
+    def number(axes: list[int]) -> int:
+        return math.prod(read.shape[axis] for axis in axes)
+
+    outputs = math.prod(output.shape) // (output_positions or 1)
+    order = (*stacked, *times, *place, *inside)
+    return _Route(read, order, layers, bool(place), number(times), number(inside), outputs)
 
 
 def direct_feedback_alignment(

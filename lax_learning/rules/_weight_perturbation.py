@@ -44,7 +44,6 @@ def weight_perturbation(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> from lax_learning.models import Model, Split
       >>> rule = weight_perturbation(ll.Model(lambda w, x: x @ w), ll.squared_error, sigma=0.1)
       >>> key, w = jax.random.key(0), jnp.ones((3, 2))
       >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
