@@ -104,7 +104,7 @@ def test_help_names_every_option():
 def test_studies_are_given_once():
     for studies in ((), ("depth", "depth")):
         with pytest.raises(ValueError, match="--studies: expected at least one, and each at most once"):
-            Config(**{"studies": studies})
+            Config(studies=studies)  # pyright: ignore[reportArgumentType]
 
 
 def test_studies_are_the_notebooks():
