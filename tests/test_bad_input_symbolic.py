@@ -310,6 +310,7 @@ def test_nothing_is_run(monkeypatch, tmp_path):
         ("X[:,0]*X[:,1]; X[:,1];\t-X[:,0]", "1:24", "expected the derivative by column 1, "),
         ("X[:,0]*X[:,1]; X[:,0]; X[:,1]", "1:16", "expected the derivative by column 0, "),
         ("X[:,0];1;1e-9", "1:10", "expected the derivative by column 1, "),
+        ("2*X[:,0];2.000003", "1:10", "expected the derivative by column 0, "),
         (
             "1000*sin(U0*X[:,0]);1000*U0*cos(1.00001*U0*X[:,0])",
             "1:21",

@@ -101,21 +101,10 @@ def test_help_names_every_option():
     assert all(name in printed for name in (*STUDIES, *PRESETS))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"points": 2}, "--points: expected at least 3, got 2"),
-        ({"epochs": 9}, "--epochs: expected at least 10, got 9"),
-        ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
-        ({"configurations": 0}, "--configurations: expected at least 1, got 0"),
-        ({"updates": 9}, "--updates: expected at least 10, got 9"),
-        ({"studies": ()}, "--studies: expected at least one, and each at most once"),
-        ({"studies": ("depth", "depth")}, "--studies: expected at least one, and each at most once"),
-    ],
-)
-def test_bad_settings_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**arguments)
+def test_studies_are_given_once():
+    for studies in ((), ("depth", "depth")):
+        with pytest.raises(ValueError, match="--studies: expected at least one, and each at most once"):
+            Config(studies=studies)  # pyright: ignore[reportArgumentType]
 
 
 def test_studies_are_the_notebooks():
@@ -312,6 +301,20 @@ def test_what_decides_is_found(invented):
     deciding = {row["metric"]: row["mean"] for row in rows(invented) if row["part"] == "deciding: bce"}
     assert set(deciding) == {"latents", "iterations", "penalty", "layers", "learning_rate"}
     assert deciding["learning_rate"] > 0.9 > 0.4 > max(v for k, v in deciding.items() if k != "learning_rate")
+
+
+def test_a_field_may_vary_between_objectives_alone(invented):
+    """As it does among few configurations."""
+    results = invented["hyper_parameters"].to_dataset()
+    iterations = np.where(results.objective.values == "bce", 1, 5)
+    results = results.assign_coords(iterations=("configuration", iterations))
+    assert "iterations" not in {row["metric"] for row in STUDIES["hyper_parameters"].rows(results)}
+    left, _ = STUDIES["hyper_parameters"].figures(results)["deciding"].axes
+    texts = [label.get_text() for label in left.get_yticklabels()]
+    widths = np.array(
+        [[bar.get_width() for bar in bars] for bars in left.containers if len(bars) == len(texts)]
+    )
+    assert np.isnan(widths[:, texts.index("iterations")]).all() and np.isfinite(widths).sum() == 8
 
 
 def test_figures_of_every_study(invented):

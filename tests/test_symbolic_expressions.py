@@ -366,6 +366,7 @@ def test_lines_and_derivatives():
         "log(X[:,0]); 1/X[:,0]",  # not finite at half of the points
         "exp(exp(X[:,0])) + X[:,0]; exp(exp(X[:,0]) + X[:,0]) + 1",  # overflows at some
         "1; 0; 0",
+        "2*X[:,0]; 2.000001",  # within 1e-6 of its size
     ],
 )
 def test_derivatives_that_are_right(line):

@@ -108,6 +108,7 @@ def test_mlp(x64, hidden):
     ("given", "norm", "prune", "bias"),
     [
         (False, "none", 0.3, True),
+        (True, "none", 0.0, True),
         (True, "none", 0.3, False),
         (False, "softmax", 0.4, "zeros"),
         (True, "softmax", 0.0, True),

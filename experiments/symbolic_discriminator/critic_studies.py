@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
-from experiments.grouping import Group, group_by_shape
+from experiments.grouping import group_by_shape
 from experiments.reporting import summary_rows
 from experiments.symbolic_discriminator import critic_figures, spaces
 from experiments.symbolic_discriminator.config import Config
@@ -65,18 +65,12 @@ def extension_rows(results: xr.Dataset) -> Rows:
 def _study(name: str, rows: Callable[[xr.Dataset], Rows], figures: Callable[[xr.Dataset], Figures]) -> Study:
     configurations = getattr(spaces, name)
 
-    def seeds(config: Config) -> int:
-        return 1 if name == "hyper_parameters" else config.numbers.seeds
-
-    def part(config: Config, group: Group) -> Part:
-        def run(folder, progress):
-            return run_group(group, config, seeds(config), folder, progress)
-
-        return Part(run, sum(costs(group, config, seeds(config))))
-
     def parts(config: Config) -> dict[str, Part]:
-        groups = group_by_shape(configurations(config), spaces.STATIC)
-        return {f"{name}-{spaces.name_of(group.static)}": part(config, group) for group in groups}
+        made, seeds = {}, 1 if name == "hyper_parameters" else config.numbers.seeds
+        for group in group_by_shape(configurations(config), spaces.STATIC):
+            run = partial(run_group, group, config, seeds)
+            made[f"{name}-{spaces.name_of(group.static)}"] = Part(run, sum(costs(group, config, seeds)))
+        return made
 
     def merge(config: Config, found: Sequence[xr.Dataset]) -> xr.Dataset:
         results = xr.concat(found, "configuration", join="outer").sortby("configuration")

@@ -95,6 +95,7 @@ def deciding(results: xr.Dataset) -> dict[str, tuple[float, float, float]]:
     for field in FIELDS:
         levels = results[field].values
         if len(np.unique(levels)) > 1:
-            low, high = np.nanquantile(resampled_shares(accuracy, levels), (0.025, 0.975))
-            shares[field] = (share_of_variance(accuracy, levels), float(low), float(high))
+            drawn = resampled_shares(accuracy, levels)
+            ends = np.nanquantile(drawn, (0.025, 0.975)) if np.isfinite(drawn).any() else (np.nan, np.nan)
+            shares[field] = (share_of_variance(accuracy, levels), float(ends[0]), float(ends[1]))
     return shares

@@ -236,7 +236,7 @@ def _check_derivatives(entry: list[Expression], file: str, line: int, columns: l
         (exact, rounding), (written, more) = at_points(function, column), at_points(derivative)
         finite = np.isfinite(values) & np.isfinite(exact) & np.isfinite(written)
         with np.errstate(all="ignore"):
-            tolerance = 1e-6 * (np.abs(written) + np.abs(exact)) + rounding + more
+            tolerance = 1e-6 * np.maximum(np.abs(written), np.abs(exact)) + rounding + more
             wrong = finite & (np.abs(written - exact) > tolerance)
         place = file, line, columns[column] + len(derivative.source) - len(derivative.source.lstrip())
         expected = f"expected the derivative by column {column}"
