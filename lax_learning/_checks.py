@@ -367,22 +367,22 @@ def check_counter(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected one integer, got {describe(value)}")
 
 
-def check_function(name: str, value: Any, expected: str, *arguments: Any) -> None:
+def check_function(name: str, value: Any, expected: str, *arguments: Any, **keywords: Any) -> None:
     """Raises TypeError unless `value` can be called with such arguments; `expected` says of what kind."""
     check_callable(name, value, expected)
-    if signature := _misfit(value, arguments):
+    if signature := _misfit(value, arguments, **keywords):
         called = getattr(value, "__name__", type(value).__name__)
         raise TypeError(f"{name}: expected {expected}, got {called}{signature}")
 
 
-def _misfit(function: Any, arguments: Sequence[Any]) -> inspect.Signature | None:
+def _misfit(function: Any, arguments: Sequence[Any], **keywords: Any) -> inspect.Signature | None:
     """Returns the signature of a function that does not take such arguments, if it has one that says so."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # written in C, or with a signature of its own making
         return None
     try:
-        signature.bind(*arguments)
+        signature.bind(*arguments, **keywords)
     except TypeError:
         return signature
     return None
