@@ -1,10 +1,21 @@
-"""Comparison of pytrees, leaf by leaf, with the path of the leaf that differs."""
+"""Comparison of pytrees, leaf by leaf, with the path of the leaf that differs; cases that are slow."""
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+
+def slow_but(fast: Collection[Any], cases: Iterable[Any]) -> list[Any]:
+    """Cases of a parametrised test, those that are not in `fast` marked slow."""
+    packed = (case if isinstance(case, tuple) else (case,) for case in cases)
+    return [
+        pytest.param(*case, marks=() if (case if len(case) > 1 else case[0]) in fast else pytest.mark.slow)
+        for case in packed
+    ]
 
 
 def _pairs(a: Any, b: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:

@@ -15,7 +15,7 @@ import pytest
 from jax import lax
 
 import lax_learning as ll
-from tests.compare import assert_close, assert_same, differs
+from tests.compare import assert_close, assert_same, differs, slow_but
 from tests.refusal import refuses
 from tests.registry import INPUT_SHAPES, LEARNING, NETWORKS, RULES
 
@@ -39,17 +39,8 @@ TELLING = (
 )
 
 
-def grid(cases: Any, fast: Any) -> list[Any]:
-    """Cases of which those that are not in `fast` are slow."""
-    return [case if case in fast else pytest.param(*as_tuple(case), marks=pytest.mark.slow) for case in cases]
-
-
-def as_tuple(case: Any) -> tuple[Any, ...]:
-    return case if isinstance(case, tuple) else (case,)
-
-
 all_rules = pytest.mark.parametrize("name", RULES)
-telling_rules = pytest.mark.parametrize("name", grid(RULES, TELLING))
+telling_rules = pytest.mark.parametrize("name", slow_but(TELLING, RULES))
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
@@ -121,7 +112,7 @@ FAST_ON_OTHERS = [("convolutional", "np"), ("recurrent", "decorrelated")]
 def on_kinds(kind: str) -> Any:
     """All rules on one kind of model, and some on the others."""
     cases, fast = [[(kind, name) for name in names] for names in (RULES, TELLING)]
-    return pytest.mark.parametrize(("kind", "name"), grid(cases + ON_OTHERS, fast + FAST_ON_OTHERS))
+    return pytest.mark.parametrize(("kind", "name"), slow_but(fast + FAST_ON_OTHERS, cases + ON_OTHERS))
 
 
 def roundings(name: str) -> float:
@@ -148,7 +139,7 @@ OF_SHAPES = [
 
 @pytest.mark.parametrize(
     ("kind", "dtype", "has_aux"),
-    grid(OF_SHAPES, [("trees", "float64", True), ("recurrent", "bfloat16", False)]),
+    slow_but([("trees", "float64", True), ("recurrent", "bfloat16", False)], OF_SHAPES),
 )
 @all_rules
 def test_gradients_are_like_those_of_jax_grad(name: str, kind: str, dtype: str, has_aux: bool) -> None:
@@ -220,7 +211,7 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
         assert differs(rows[0][1], rows[1][1])
 
 
-@pytest.mark.parametrize("kind", grid(NETWORKS, ["dense"]))
+@pytest.mark.parametrize("kind", slow_but(["dense"], NETWORKS))
 def test_half_precision(kind: str) -> None:
     names = RULES if kind == "dense" else SEE_THE_MODEL
     model, loss, x, y = problem(kind, jnp.bfloat16)
@@ -328,7 +319,9 @@ def test_every_rule_goes_into_a_training_run(kind: str, name: str) -> None:
     assert history.state.params == jax.eval_shape(problem(kind).model.init, KEYS[0])
 
 
-@pytest.mark.parametrize("name", grid(["np-3", "backprop", "kp", "decorrelated"], ["np-3", "decorrelated"]))
+@pytest.mark.parametrize(
+    "name", slow_but(["np-3", "decorrelated"], ["np-3", "backprop", "kp", "decorrelated"])
+)
 def test_a_member_does_not_depend_on_how_many_run_beside_it(name: str) -> None:
     rule, optimizer, (model, _, x, y) = on("dense", name), optax.sgd(0.02, momentum=0.9), problem("dense")
 
@@ -374,7 +367,7 @@ def test_a_member_does_not_depend_on_how_many_run_beside_it(name: str) -> None:
         assert_same(of_two[2], member(of_two[0], slice(0, 3)))
 
 
-@pytest.mark.parametrize("name", grid(["np", "kp"], ["np"]))
+@pytest.mark.parametrize("name", slow_but(["np"], ["np", "kp"]))
 def test_runs_are_deterministic_and_the_same_in_pieces(name: str) -> None:
     train = trainer(name)
     run = jax.jit(train)
@@ -460,9 +453,9 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize(
     ("name", "optimizer"),
-    grid(
-        [("fa", "lbfgs"), *(("backprop", optimizer) for optimizer in OPTIMIZERS)],
+    slow_but(
         [("fa", "lbfgs"), ("backprop", "multi_steps_of_polyak"), ("backprop", "reduce_on_plateau")],
+        [("fa", "lbfgs"), *(("backprop", optimizer) for optimizer in OPTIMIZERS)],
     ),
 )
 def test_training_with_weights_of_examples_equals_its_loop(name: str, optimizer: str) -> None:
@@ -554,9 +547,9 @@ SCANNED: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     ("name", "learned"),
-    grid(
-        [(name, learned) for name in SCANNED for learned in (False, True)],
+    slow_but(
         [("fa", True), ("dfa", False), ("np", True), ("np-activity", False)],
+        [(name, learned) for name in SCANNED for learned in (False, True)],
     ),
 )
 def test_a_scan_equals_its_loop(name: str, learned: bool) -> None:

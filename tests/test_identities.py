@@ -84,22 +84,27 @@ WITH_FEEDBACK: dict[str, tuple[Callable[..., ll.Rule], Callable[[Any], Any]]] = 
 @pytest.mark.parametrize("kind", MODELS)
 def test_feedback_equal_to_the_weights_is_backprop(kind: str) -> None:
     model, x = MODELS[kind]
-    params = model.init(KEY)
-    exact = gradient(ll.backprop(model, ll.squared_error), params, x=x)
-    # the products are the same; the order of summation of patches and steps is the compiler's
-    same = assert_same if kind == "dense" else partial(assert_close, ulps=64)
-    for name, (factory, of) in WITH_FEEDBACK.items():
-        rule = factory(model, ll.squared_error)
-        state = rule.init(KEY, params, x)
-        for factor in (1.0, 0.5):
-            feedback = where_fed_back(
-                lambda _, w, of=of, factor=factor: factor * of(w), state.feedback, params
-            )
-            found = gradient(rule, params, state._replace(feedback=feedback), x)
-            if factor == 1:
-                same(found, exact)
-            else:
-                assert differs(found[1], exact[1]), name
+
+    @partial(jax.jit, compiler_options=QUICK)
+    def run(params: Any) -> Any:
+        found = {}
+        for name, (factory, of) in WITH_FEEDBACK.items():
+            rule = factory(model, ll.squared_error)
+            state = rule.init(KEY, params, x)
+            for factor in (1.0, 0.5):
+                feedback = where_fed_back(
+                    lambda _, w, of=of, factor=factor: factor * of(w), state.feedback, params
+                )
+                update = rule.value_and_grad(KEY, params, state._replace(feedback=feedback), x, Y)
+                found[name, factor] = update[:2]
+        return ll.backprop(model, ll.squared_error).value_and_grad(KEY, params, (), x, Y)[:2], found
+
+    exact, found = run(jax.jit(model.init)(KEY))
+    for (name, factor), value_and_grads in found.items():
+        if factor == 1:  # the order of summation is the compiler's
+            assert_close(value_and_grads, exact, ulps=64)
+        else:
+            assert differs(value_and_grads[1], exact[1]), name
 
 
 def test_feedback_is_another_wherever_errors_pass_through_weights() -> None:

@@ -14,6 +14,7 @@ from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning._sites.tapped import tapped
 from lax_learning.models import Model
+from tests.compare import slow_but
 from tests.zoo import ZOO
 
 pytest.importorskip("flax")
@@ -32,12 +33,6 @@ TELLING = ("tied_embedding", "linen_separable_strided_convolution")
 # Others are like these: recurrent, dense, with convolutions or attention.
 ALIKE = ("haiku_lstm", "equinox_mlp", "plain_mlp", "linen_residual_convolution", "nnx_causal_decoder")
 LOWERED = ("tied_embedding", "jitted_checkpointed_conditional")
-
-
-def zoo(fast: Any) -> Any:
-    """All models, those that are not in `fast` as slow tests."""
-    names = [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
-    return pytest.mark.parametrize("name", names)
 
 
 def squares(output: Any, y: Any) -> jax.Array:
@@ -140,7 +135,7 @@ def assert_equal_trees(found: Any, exact: Any, tolerance: float) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * largest(exact))
 
 
-@zoo(TELLING)
+@pytest.mark.parametrize("name", slow_but(TELLING, ZOO))
 def test_rules_on_models_of_other_libraries(name, x64):
     case = ZOO[name]()
     case = case._replace(params=as_float64(case.params), x=as_float64(case.x))
@@ -219,7 +214,7 @@ def test_rules_on_models_of_other_libraries(name, x64):
             assert (np.abs(m - g) <= slack).all(), (rule, path)
 
 
-@zoo([name for name in ZOO if name not in (*TELLING, *ALIKE)])
+@pytest.mark.parametrize("name", slow_but(ZOO.keys() - {*TELLING, *ALIKE}, ZOO))
 def test_identities_in_single_precision(name):
     case = ZOO[name]()
     model, y = (
@@ -274,7 +269,7 @@ def differ(found, exact):
     return any(not np.allclose(a, b, rtol=1e-3, atol=1e-4 * largest(exact)) for a, b in leaves)
 
 
-@zoo(LOWERED)
+@pytest.mark.parametrize("name", slow_but(LOWERED, ZOO))
 def test_every_rule_lowers_for_every_platform(name):
     case = ZOO[name]()
     model, y = Model(case.apply), jnp.zeros(jax.eval_shape(case.apply, case.params, case.x).shape)
