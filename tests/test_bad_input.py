@@ -380,6 +380,8 @@ def test_what_a_rule_gets(name):
     for call in (run, start):
         refuses(call(key=0), TypeError, r"^key: expected one key, such as jax.random.key\(0\), got 0")
         refuses(call(key=jax.random.split(KEY)), ValueError, r"^key: expected one key.*got key<fry>\[2\]")
+        for wrong in (None, jnp.zeros(2)):
+            refuses(call(key=wrong), TypeError, "^key: expected one key")
         refuses(call(params=None), ValueError, "^params: expected at least one parameter, got an empty")
         integers = jax.tree.map(lambda leaf: leaf.astype(int), PARAMS)
         refuses(

@@ -16,7 +16,6 @@ from jax import lax
 
 import lax_learning as ll
 from tests.compare import assert_close, assert_same, differs, slow_but
-from tests.refusal import refuses
 from tests.registry import INPUT_SHAPES, LEARNING, NETWORKS, RULES
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -231,17 +230,11 @@ def test_half_precision(kind: str) -> None:
         np.testing.assert_allclose(value, exact, rtol=0.05, err_msg=name)
 
 
-@all_rules
-def test_a_key_is_required(name: str) -> None:
-    rule = make(name)
-    state = rule.init(KEYS[0], PARAMS, X)
-    for bad, error in ((None, TypeError), (0, TypeError), (KEYS, ValueError), (jnp.zeros(2), TypeError)):
-        refuses(partial(rule.init, bad, PARAMS, X), error, "^key: expected one key")
-        refuses(partial(rule.value_and_grad, bad, PARAMS, state, X, Y), error, "^key: expected one key")
-    raw = jax.random.PRNGKey(0)
-    _, grads, _ = jax.eval_shape(
-        rule.value_and_grad, raw, PARAMS, jax.eval_shape(rule.init, raw, PARAMS, X), X, Y
-    )
+@telling_rules
+def test_a_raw_key_is_one_key(name: str) -> None:
+    rule, raw = make(name), jax.random.PRNGKey(0)
+    state = jax.eval_shape(rule.init, raw, PARAMS, X)
+    _, grads, _ = jax.eval_shape(rule.value_and_grad, raw, PARAMS, state, X, Y)
     chex.assert_trees_all_equal_shapes_and_dtypes(grads, PARAMS)
 
 

@@ -110,8 +110,9 @@ def test_feedback_equal_to_the_weights_is_backprop(kind: str) -> None:
 def test_feedback_is_another_wherever_errors_pass_through_weights() -> None:
     """Also between the steps of a recurrent layer; a first layer has none."""
     for model, x in MODELS.values():
-        params = model.init(KEY)
-        feedback = ll.feedback_alignment(model, ll.squared_error).init(KEY, params, x).feedback
+        params = jax.jit(model.init)(KEY)
+        rule = ll.feedback_alignment(model, ll.squared_error)
+        feedback = jax.jit(partial(rule.init, KEY))(params, x).feedback
         products = [path for path in leaf_paths(params) if not path.endswith("b")]
         assert leaf_paths(feedback) == [path for path in products if path != "0/w"]
         where_fed_back(lambda b, w: differs(b, w) or pytest.fail(), feedback, params)
@@ -413,6 +414,7 @@ def test_forward_gradient_refuses_what_only_reverse_mode_passes() -> None:
 # --- measuring
 
 
+@pytest.mark.slow
 def test_measuring_has_no_side_effect() -> None:
     rule, exact = RULES["kp"](MODEL, ll.squared_error), ll.backprop(MODEL, ll.squared_error)
     data = ll.data.Splits(*[ll.data.Dataset(X, Y)] * 3)

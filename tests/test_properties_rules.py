@@ -270,7 +270,8 @@ def test_noise_of_another_dtype_is_cast(dtype: Any) -> None:
         lambda noise: ll.forward_gradient(network, ll.squared_error, noise=noise, perturb="activities"),
     ):
         found, expected = (
-            maker(signs(t)).value_and_grad(key, params, (), X, Y)[1][0]["w"] for t in (dtype, jnp.float32)
+            jax.jit(maker(signs(t)).value_and_grad)(key, params, (), X, Y)[1][0]["w"]
+            for t in (dtype, jnp.float32)
         )
         np.testing.assert_array_equal(found, expected)
         assert np.all(found != 0)
@@ -279,8 +280,9 @@ def test_noise_of_another_dtype_is_cast(dtype: Any) -> None:
 # --- NaN, debugging flags, reverse mode
 
 
-def test_nan_in_nan_out_and_the_debugging_flags_pass() -> None:
-    rules, model = {name: make(name) for name in RULES}, NETWORKS["dense"](jnp.float32)
+@pytest.mark.parametrize("names", [TELLING, pytest.param(tuple(RULES), marks=pytest.mark.slow)], ids=len)
+def test_nan_in_nan_out_and_the_debugging_flags_pass(names: tuple[str, ...]) -> None:
+    rules, model = {name: make(name) for name in names}, NETWORKS["dense"](jnp.float32)
 
     @jax.jit
     def run(key: Any, params: Any, x: Any) -> Any:
