@@ -235,12 +235,21 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_first_of_two_processes_prints_and_writes(alone: Path, tmp_path: Path) -> None:
-    told = ("--distributed", "--out", tmp_path / "out")
+def test_first_of_two_processes_prints_and_writes(tmp_path: Path) -> None:
+    told = ("--rules", "backprop", "--distributed", "--out", tmp_path / "out")
     first, second = finish(start(EXPERIMENT, *SMALL, *told, devices=2, environments=jobs_of(2)))
     assert (first[0], second[0]) == (0, 0), (first, second)
-    assert "node perturbation" in first[1] and "epoch" in first[2]
+    assert "backprop" in first[1] and "epoch" in first[2]
     assert second[1] == "" and "epoch" not in second[2]
+    with xr.open_dataset(tmp_path / "out" / "results.nc") as found:
+        assert found.sizes["seed"] == 5
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(alone: Path, tmp_path: Path) -> None:
+    told = ("--distributed", "--out", tmp_path / "out")
+    ends = finish(start(EXPERIMENT, *SMALL, *told, devices=2, environments=jobs_of(2)))
+    assert [code for code, _, _ in ends] == [0, 0], ends
     same(tmp_path / "out", alone)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in alone.iterdir())
 
@@ -339,16 +348,19 @@ sys.exit(harness.command_line("test", Config, begin))
 """
 
 
-def test_first_refuses_for_both(alone: Path, tmp_path: Path) -> None:
-    for arguments, told in (
-        ((*SMALL, "--out", alone), "holds a run already"),
-        (
-            ("--seeds", "1", "--out", tmp_path / "out"),
-            "--seeds: expected at least one for each of 2 processes, got 1",
-        ),
-    ):
-        ends = finish(start(BEGINNING, *arguments, "--distributed", devices=1, environments=jobs_of(2)))
-        assert [code for code, _, _ in ends] == [2, 2]
-        assert told in ends[0][2]
-        assert told not in ends[1][2]
+def refused(told: str, *arguments: str | Path) -> None:
+    ends = finish(start(BEGINNING, *arguments, "--distributed", devices=1, environments=jobs_of(2)))
+    assert [code for code, _, _ in ends] == [2, 2]
+    assert told in ends[0][2]
+    assert told not in ends[1][2]
+
+
+def test_first_refuses_for_both(tmp_path: Path) -> None:
+    told = "--seeds: expected at least one for each of 2 processes, got 1"
+    refused(told, "--seeds", "1", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_first_refuses_a_folder_in_use_for_both(alone: Path) -> None:
+    refused("holds a run already", *SMALL, "--out", alone)
