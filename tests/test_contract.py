@@ -105,7 +105,7 @@ def on(kind: str, name: str, dtype: Any = jnp.float32) -> ll.Rule:
 # What sees the structure of a model; the others would cost a compilation for each kind and show nothing new.
 SEE_THE_MODEL = ("backprop", "fa", "dfa", "np", "wp", "decorrelated")
 ON_OTHERS = [(kind, name) for kind in ("convolutional", "recurrent") for name in SEE_THE_MODEL]
-FAST_ON_OTHERS = [("convolutional", "np"), ("recurrent", "decorrelated")]
+FAST_ON_OTHERS = [("convolutional", "np")]
 
 
 def on_kinds(kind: str) -> Any:
@@ -210,9 +210,19 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
         assert differs(rows[0][1], rows[1][1])
 
 
-@pytest.mark.parametrize("kind", slow_but(["dense"], NETWORKS))
-def test_half_precision(kind: str) -> None:
-    names = RULES if kind == "dense" else SEE_THE_MODEL
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("dense", TELLING),
+        pytest.param("dense", tuple(RULES), marks=pytest.mark.slow),
+        *(
+            pytest.param(kind, SEE_THE_MODEL, marks=pytest.mark.slow)
+            for kind in ("convolutional", "recurrent")
+        ),
+    ],
+    ids=str,
+)
+def test_half_precision(kind: str, names: tuple[str, ...]) -> None:
     model, loss, x, y = problem(kind, jnp.bfloat16)
     rules = {name: make(name, model, loss) for name in names}
 

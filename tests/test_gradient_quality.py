@@ -108,6 +108,7 @@ def test_signal_to_noise_is_the_library_s():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_draws():
     model = ll.mlp((40, 50))
     rule = make_rule("weight_perturbation_signs", model, ll.squared_error, 0.1)
@@ -218,7 +219,7 @@ def test_operations_are_those_counted_by_hand(bench):
         assert bench.flops(rule, SMALL) == expected, rule
 
 
-@pytest.mark.parametrize("name", slow_but(SWEEPS.keys() - {"sigma", "batch_size", "width"}, SWEEPS))
+@pytest.mark.parametrize("name", slow_but(["depth", "num_samples", "updates"], SWEEPS))
 def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
     value = {"network": "convolutional", "sigma": 0.1}.get(name, 2)
     settings = [SMALL, replace(SMALL, **{name: value})]
