@@ -330,7 +330,8 @@ def test_node_perturbation_forms_agree_on_what_they_share():
     size = 2 * change(1)[:, None] * noise / (sigma * 2)
     options: Any
     for options, delta in (({}, plain), ({"antithetic": True}, pair), ({"layerwise": True}, plain),
-                           ({"variant": "activity"}, size), ({"num_samples": 3}, plain)):  # fmt: skip
+                           ({"variant": "activity"}, size), ({"num_samples": 3}, plain),
+                           ({"variant": "activity", "antithetic": True}, pair)):  # fmt: skip
         rule = node_perturbation(linear, squares, sigma=sigma, noise=fixed_of(fixed, options), **options)
         grads = rule.value_and_grad(KEY, w, (), X, Y)[1]
         np.testing.assert_allclose(grads, X.T @ delta / 6, rtol=2e-3, err_msg=str(options))
