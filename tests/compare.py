@@ -11,10 +11,11 @@ import pytest
 
 def slow_but(fast: Collection[Any], cases: Iterable[Any]) -> list[Any]:
     """Cases of a parametrised test, those that are not in `fast` marked slow."""
-    packed = (case if isinstance(case, tuple) else (case,) for case in cases)
     return [
-        pytest.param(*case, marks=() if (case if len(case) > 1 else case[0]) in fast else pytest.mark.slow)
-        for case in packed
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)), marks=() if case in fast else pytest.mark.slow
+        )
+        for case in cases
     ]
 
 

@@ -370,47 +370,6 @@ def test_perturbation_never_calls_autodiff(activation: Callable[..., Any], names
         jax.grad(partial(mean_loss, model))(params, X, Y)
 
 
-@pytest.mark.parametrize(
-    "factory",
-    [
-        partial(ll.weight_perturbation, sigma=0.1),
-        partial(ll.weight_perturbation, sigma=0.1, difference="central"),
-        partial(ll.node_perturbation, sigma=0.1),
-        ll.forward_gradient,
-        partial(ll.forward_gradient, perturb="activities"),
-    ],
-    ids=["wp", "wp-central", "np", "fg-weights", "fg-activities"],
-)
-def test_the_mean_of_the_same_draw_is_that_draw(factory: Any) -> None:
-    def same(key: Any, like: Any) -> Any:
-        def draw(leaf: Any) -> Any:
-            return jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)
-
-        return jax.tree.map(draw, like)
-
-    one, three = (factory(MODEL, ll.squared_error, noise=same, num_samples=k) for k in (1, 3))
-    assert_close(gradient(three, PARAMS), gradient(one, PARAMS), ulps=640)  # / sigma, as in the contract
-
-
-@jax.custom_vjp
-def product(w: jax.Array, x: jax.Array) -> jax.Array:
-    return x @ w
-
-
-product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: (saved[1].T @ d, d @ saved[0].T))
-
-
-def test_forward_gradient_refuses_what_only_reverse_mode_passes() -> None:
-    params = [jax.random.normal(KEY, (5, 5)), jax.random.normal(KEY, (5, 3))]
-    model = ll.Model(lambda p, x: product(p[1], jnp.tanh(x @ p[0])))
-    estimate = ll.estimators.forward_gradient(lambda p: mean_loss(model, p, X, Y))
-    with pytest.raises(TypeError, match="forward-mode differentiation, which cannot pass"):
-        estimate(KEY, params)
-    rule = ll.forward_gradient(model, ll.squared_error)
-    with pytest.raises(TypeError, match="cannot pass"):
-        rule.value_and_grad(KEY, params, (), X, Y)
-
-
 # --- measuring
 
 

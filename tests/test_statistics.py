@@ -152,17 +152,6 @@ def test_forward_gradient_is_unbiased_on_any_loss(noise, num_samples):
     assert deviation(samples_of(estimate, PARAMS), flat(slope_of(waves))).max() < SIGMAS
 
 
-def test_draws_divide_the_variance():
-    # Var = Var_1 / K: the variances of both samples are compared at the standard error of either.
-    def samples(num_samples):
-        return samples_of(estimators.forward_gradient(waves, num_samples=num_samples), PARAMS)
-
-    single, mean_of_four = samples(1), samples(4)
-    # Both variances carry an error, that of the single one being the larger for its heavier tails.
-    assert variance_deviation(2 * mean_of_four, single.var(axis=0, ddof=1)).max() < SIGMAS * np.sqrt(2)
-    assert variance_deviation(mean_of_four, single.var(axis=0, ddof=1)).min() > SIGMAS
-
-
 # Rules on a model.
 
 X, Y, SEQUENCES = (

@@ -284,7 +284,8 @@ def nnx_transformed(scale: int = 1) -> Case:
             self.out = nnx.Linear(hidden, 3, rngs=rngs)
 
         def __call__(self, x):
-            x = nnx.remat(lambda layer, x: jnp.tanh(layer(x)))(self.remat, self.rnn(x)[:, -1])
+            states: Any = self.rnn(x)
+            x = nnx.remat(lambda layer, x: jnp.tanh(layer(x)))(self.remat, states[:, -1])
             x = self.tied(nnx.jit(lambda layer, x: jnp.tanh(layer(x)))(self.jit, x))
             return jax.vmap(lambda x: self.out(jnp.tanh(x)))(x)
 
