@@ -318,6 +318,29 @@ def test_feedback_rules_are_biased_below_the_output_and_exact_there(name):
         np.testing.assert_allclose(grads[1][entry][0], gradient[1][entry], rtol=1e-5, atol=1e-6)
 
 
+def test_initial_feedback_has_the_scale_that_is_documented():
+    normal = jax.nn.initializers.normal(0.3)
+    model = ll.mlp((4, 200, 100, 50), w_init=normal)
+    params = jax.jit(model.init)(KEY)
+    rules = (
+        ll.feedback_alignment(model, ll.squared_error),
+        ll.direct_feedback_alignment(model, ll.squared_error),
+    )
+
+    @jax.jit
+    def run(params):
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        aligned, direct = (rule.init(KEY, params, X).feedback for rule in rules)
+        return [layer["w"] for layer in aligned[1:]], rules[0].init(KEY, nothing, X).feedback[1]["w"], direct
+
+    aligned, of_zeros, direct = run(params)
+    expected = [(b, float(layer["w"].std())) for b, layer in zip(aligned, params[1:], strict=True)]
+    expected += [(of_zeros, 200**-0.5), *((b, 50**-0.5) for b in direct.values())]
+    assert len(expected) == 5
+    for feedback, spread in expected:  # a spread of n normal numbers has the relative error 1 / sqrt(2 n)
+        assert abs(feedback.std() / spread - 1) < SIGMAS / np.sqrt(2 * feedback.size)
+
+
 # Variances.
 
 
