@@ -5,6 +5,7 @@ PYTHON := $(PYTHON)
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS :=
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 LOCK := requirements.lock
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
@@ -31,10 +32,10 @@ endef
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup torch demo test lint format lock clean
+.PHONY: help setup torch demo test test-all lint format lock clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 setup: $(READY)  ## create .venv from the lock
 
@@ -43,9 +44,13 @@ torch: $(WITH_TORCH)  ## add PyTorch for CPUs, which some reference loops of the
 demo: $(READY)  ## run the main job, offline, into results/microlearning; again to go on
 	$(call run,$(BIN)/python -m experiments.microlearning --out results/microlearning --resume)
 
-test: lint  ## check style and types, run the tests and the examples in docstrings, or only TESTS
-	$(call run,$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TESTS),; TESTS=--capture=no may show more)
+test: lint  ## check style and types, run the tests but the slow ones and the examples in docstrings, or only TESTS
+	$(call run,$(PYTEST) -m "not slow" $(TESTS),; TESTS=--capture=no may show more)
 	@echo 'make test: style, types and tests are in order'
+
+test-all: lint  ## the same with the tests marked slow
+	$(call run,$(PYTEST) $(TESTS),; TESTS=--capture=no may show more)
+	@echo 'make test-all: style, types and tests are in order'
 
 lint: $(READY)  ## check style and types
 	$(call run,$(BIN)/ruff check)

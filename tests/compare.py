@@ -1,10 +1,22 @@
-"""Comparison of pytrees, leaf by leaf, with the path of the leaf that differs."""
+"""Comparison of pytrees, leaf by leaf, with the path of the leaf that differs; cases that are slow."""
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+
+
+def slow_but(fast: Collection[Any], cases: Iterable[Any]) -> list[Any]:
+    """Cases of a parametrised test, those that are not in `fast` marked slow."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)), marks=() if case in fast else pytest.mark.slow
+        )
+        for case in cases
+    ]
 
 
 def _pairs(a: Any, b: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:

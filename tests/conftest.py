@@ -62,6 +62,15 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
 
 
 @pytest.fixture
+def default_passes() -> Iterator[None]:
+    """Runs the test with the passes that XLA has by default, where bits count."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
 def x64() -> Iterator[None]:
     """Runs the test in float64."""
     with jax.enable_x64(True):

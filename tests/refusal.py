@@ -1,6 +1,11 @@
 """How bad input is refused."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+
+Call = Callable[[], Any]
 
 
 def parametrize_cases(cases):
@@ -8,7 +13,26 @@ def parametrize_cases(cases):
     return pytest.mark.parametrize(("call", "error", "pattern"), cases.values(), ids=cases.keys())
 
 
-def refuses(call, error, pattern):
+def refuses(call: Call, error: type[Exception], pattern: str) -> None:
     with pytest.raises(error, match=pattern) as raised:
         call()
     assert "expected" in str(raised.value) and "got" in str(raised.value)
+
+
+def refusals(
+    *, values: dict[str, Call | list[Call]] | None = None, types: dict[str, Call | list[Call]] | None = None
+) -> Any:
+    """A test of each row `pattern of the message: call, or calls`, refused by a ValueError or a TypeError."""
+    rows = [
+        pytest.param(call, error, pattern, id=pattern[:40])
+        for error, table in ((ValueError, values or {}), (TypeError, types or {}))
+        for pattern, calls in table.items()
+        for call in (calls if isinstance(calls, list) else [calls])
+    ]
+
+    @pytest.mark.usefixtures("as_a_user_sees_it")
+    @pytest.mark.parametrize(("call", "error", "pattern"), rows)
+    def test(call: Call, error: type[Exception], pattern: str) -> None:
+        refuses(call, error, pattern)
+
+    return test

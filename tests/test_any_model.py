@@ -1,4 +1,4 @@
-"""Estimators take a loss of any model as it stands: linen, NNX and Equinox agree with plain JAX."""
+"""Estimators take a loss of any model as it stands: its parameters may have any structure."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen, nnx
+from flax import nnx
 
 from lax_learning import estimators
+from tests.compare import slow_but
+from tests.zoo import ZOO
 
 KEY = jax.random.key(0)
 FACTORIES: dict[str, Callable[[Any], Any]] = {
@@ -41,13 +43,6 @@ def squares(output: Any, y: Any) -> Any:
     return jnp.sum((output - y) ** 2, axis=-1)
 
 
-def of_linen() -> Case:
-    model = linen.Sequential([linen.Dense(3, param_dtype=float), jnp.tanh, linen.Dense(1, param_dtype=float)])
-    return Case(
-        model.init(KEY, data()[0]), lambda params, x, y: squares(jnp.asarray(model.apply(params, x)), y)
-    )
-
-
 class OfNnx(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         self.hidden = nnx.Linear(2, 3, param_dtype=float, rngs=rngs)
@@ -57,62 +52,38 @@ class OfNnx(nnx.Module):
         return self.output(jnp.tanh(self.hidden(x)))
 
 
-def of_nnx() -> Case:
-    return Case(OfNnx(nnx.Rngs(0)), lambda model, x, y: squares(model(x), y))
+FOREIGN = ("linen_separable_strided_convolution", "nnx_layer_used_twice", "equinox_mlp", "haiku_lstm")
 
 
-class OfEquinox(eqx.Module):
-    hidden: eqx.nn.Linear
-    output: eqx.nn.Linear
-
-    def __init__(self, key: Any):
-        hidden, output = jax.random.split(key)
-        self.hidden = eqx.nn.Linear(2, 3, key=hidden)
-        self.output = eqx.nn.Linear(3, 1, key=output)
-
-    def __call__(self, x: Any) -> Any:
-        return self.output(jnp.tanh(self.hidden(x)))
-
-
-def of_equinox() -> Case:
-    return Case(OfEquinox(KEY), lambda model, x, y: squares(jax.vmap(model)(x), y))
-
-
-MODELS = {"linen": of_linen, "nnx": of_nnx, "equinox": of_equinox}
-
-
-def plain_losses(leaves: list[Any], x: Any, y: Any) -> Any:
-    """The same network on a list of arrays, in whatever order and with the kernels either way round."""
-    by_shape = {leaf.shape: leaf for leaf in leaves}
-    w1 = by_shape[2, 3] if (2, 3) in by_shape else by_shape[3, 2].T
-    w2 = by_shape[3, 1] if (3, 1) in by_shape else by_shape[1, 3].T
-    return squares(jnp.tanh(x @ w1 + by_shape[3,]) @ w2 + by_shape[1,], y)
-
-
-@pytest.mark.parametrize("name", FACTORIES)
-@pytest.mark.parametrize("of", MODELS)
-def test_estimators_agree_with_the_same_network_as_a_plain_pytree(of: str, name: str, x64: None) -> None:
-    case, (x, y) = MODELS[of](), data()
+@pytest.mark.parametrize("name", slow_but(FOREIGN[:3], FOREIGN))
+def test_estimators_take_parameters_of_any_structure(name: str) -> None:
+    """Noise and gradients are those of the same leaves in a list."""
+    case = ZOO[name]()
     leaves, structure = jax.tree.flatten(case.params)
-    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(jnp.float64)} and len(leaves) == 4
+
+    def loss(params: Any) -> Any:
+        return jnp.mean(jnp.square(case.apply(params, case.x)))
 
     @jax.jit
     def both(params: Any, leaves: Any) -> Any:
-        estimate, plain = FACTORIES[name](case.loss_fn), FACTORIES[name](plain_losses)
-        return estimate(KEY, params, x, y), plain(KEY, leaves, x, y)
+        in_list = {n: make(lambda leaves: loss(structure.unflatten(leaves))) for n, make in FACTORIES.items()}
+        pairs = {n: (make(loss)(KEY, params), in_list[n](KEY, leaves)) for n, make in FACTORIES.items()}
+        return loss(params), pairs
 
-    (value, grads), (expected, plain) = both(case.params, leaves)
-    assert jax.tree.structure(grads) == structure
-    np.testing.assert_allclose(value, expected, rtol=1e-12)
-    for grad, other in zip(jax.tree.leaves(grads), plain, strict=True):
-        np.testing.assert_allclose(grad, other, rtol=1e-9, atol=1e-12)
+    exact, found = both(case.params, leaves)
+    for of, ((value, grads), (expected, in_list)) in found.items():
+        assert jax.tree.structure(grads) == structure
+        np.testing.assert_allclose([value, expected], exact, rtol=1e-5, err_msg=of)
+        # Roundings of a loss of order 1 over sigma.
+        largest = max(np.abs(leaf).max() for leaf in in_list)
+        for grad, other in zip(jax.tree.leaves(grads), in_list, strict=True):
+            np.testing.assert_allclose(grad, other, rtol=1e-4, atol=1e-4 * largest, err_msg=of)
 
 
-@pytest.mark.parametrize("name", ["weight_perturbation", "forward_gradient"])
-def test_gradients_go_into_the_optimizer_of_nnx(name: str) -> None:
+def test_gradients_go_into_the_optimizer_of_nnx() -> None:
     model, (x, y) = OfNnx(nnx.Rngs(0)), data()
     optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
-    estimate = FACTORIES[name](lambda model, x, y: squares(model(x), y))
+    estimate = FACTORIES["weight_perturbation"](lambda model, x, y: squares(model(x), y))
 
     @nnx.jit
     def step(key: Any, model: Any, optimizer: Any) -> Any:

@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 import lax_learning
 from lax_learning.noise import normal
-from tests.refusal import parametrize_cases, refuses
+from tests.refusal import refusals, refuses
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -134,51 +134,35 @@ def test_feedback(name):
         refuses(run(state._replace(feedback=nothing)), ValueError, pattern)
 
 
-@parametrize_cases(
-    {
-        "decay": (lambda: kp(optimizer=optax.sgd(0.1), decay=-0.1), ValueError, "^decay: .*>= 0, got -0.1"),
-        "decay nan": (lambda: kp(optimizer=optax.sgd(0.1), decay=float("nan")), ValueError, "^decay: .*nan"),
-        "optimizer": (
-            lambda: kp(optimizer=0.1),
-            TypeError,
-            "^optimizer: expected an optimizer .*got 0.1",
+test_numbers = refusals(
+    values={
+        "^decay: .*>= 0, got -0.1": lambda: kp(optimizer=optax.sgd(0.1), decay=-0.1),
+        "^decay: .*nan": lambda: kp(optimizer=optax.sgd(0.1), decay=float("nan")),
+        "^gain: .*> 0": lambda: signs(gain=0.0),
+        "^gain: .*got -1": lambda: signs(gain=-1),
+        "^a: ": lambda: estimators.spall_gains(a=0.0, c=1.0),
+        "^c: ": lambda: estimators.spall_gains(a=1.0, c=-1.0),
+        "^A: .*>= 0": lambda: estimators.spall_gains(a=1.0, c=1.0, A=-1.0),
+        "^alpha: ": lambda: estimators.spall_gains(a=1.0, c=1.0, alpha=-1.0),
+        "^gamma: ": lambda: estimators.spall_gains(a=1.0, c=1.0, gamma=-1.0),
+        "^a: expected a number that float32 can tell from 0, got 1e-50": lambda: estimators.spall_gains(
+            1e-50, 0.1
         ),
-        "gain 0": (lambda: signs(gain=0.0), ValueError, "^gain: .*> 0"),
-        "gain": (lambda: signs(gain=-1), ValueError, "^gain: .*got -1"),
-        "a": (lambda: estimators.spall_gains(a=0.0, c=1.0), ValueError, "^a: "),
-        "c": (lambda: estimators.spall_gains(a=1.0, c=-1.0), ValueError, "^c: "),
-        "A": (lambda: estimators.spall_gains(a=1.0, c=1.0, A=-1.0), ValueError, "^A: .*>= 0"),
-        "alpha": (lambda: estimators.spall_gains(a=1.0, c=1.0, alpha=-1.0), ValueError, "^alpha: "),
-        "gamma": (lambda: estimators.spall_gains(a=1.0, c=1.0, gamma=-1.0), ValueError, "^gamma: "),
-        "a that is 0": (
-            lambda: estimators.spall_gains(1e-50, 0.1),
-            ValueError,
-            "^a: expected a number that float32 can tell from 0, got 1e-50",
+        "^c: expected a number that float32 can tell from infinity, got 1e[+]300": lambda: (
+            estimators.spall_gains(0.1, 1e300)
         ),
-        "c that is infinite": (
-            lambda: estimators.spall_gains(0.1, 1e300),
-            ValueError,
-            "^c: expected a number that float32 can tell from infinity, got 1e[+]300",
+        "^count: expected the number of updates done, at least 0, got -1": lambda: estimators.spall_gains(
+            1.0, 1.0
+        ).perturbation(-1),
+        "^share_noise: expected False with batch=True.*got True": lambda: node(
+            sigma=0.1, share_noise=True, batch=True
         ),
-        "negative count": (
-            lambda: estimators.spall_gains(1.0, 1.0).perturbation(-1),
-            ValueError,
-            "^count: expected the number of updates done, at least 0, got -1",
-        ),
-        "perturbation": (
-            lambda: estimators.spsa(jnp.sum, perturbation=0.1),
-            TypeError,
-            "^perturbation: expected a schedule, .*got 0.1",
-        ),
-        "shared noise of a batch": (
-            lambda: node(sigma=0.1, share_noise=True, batch=True),
-            ValueError,
-            "^share_noise: expected False with batch=True.*got True",
-        ),
-    }
+    },
+    types={
+        "^optimizer: expected an optimizer .*got 0.1": lambda: kp(optimizer=0.1),
+        "^perturbation: expected a schedule, .*got 0.1": lambda: estimators.spsa(jnp.sum, perturbation=0.1),
+    },
 )
-def test_numbers(call, error, pattern):
-    refuses(call, error, pattern)
 
 
 TINY = {jnp.float16: 1e-9, jnp.float32: 1e-40, jnp.bfloat16: 1e-40}
@@ -260,63 +244,36 @@ def test_options_of_networks(kind):
     refuses(lambda: make().init(0), TypeError, "^key: expected one key.*got 0")
 
 
-@parametrize_cases(
-    {
-        "one width": (lambda: ll.mlp((3,)), ValueError, "^widths: expected at least an input and an output"),
-        "long sizes": (lambda: ll.mlp((3, jnp.ones((9, 9)))), TypeError, r"^widths\[1\]: .*float32\[9, 9\]"),
-        "too few": (
-            lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh]),
-            ValueError,
-            "^activation: expected 2, one a hidden layer, got 1",
+test_networks = refusals(
+    values={
+        "^widths: expected at least an input and an output": lambda: ll.mlp((3,)),
+        "^activation: expected 2, one a hidden layer, got 1": lambda: ll.mlp(
+            (3, 4, 4, 2), activation=[jnp.tanh]
         ),
-        "too many": (lambda: ll.mlp((3, 2), activation=[jnp.tanh]), ValueError, "^activation: expected 0,"),
-        "no function": (
-            lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh, 3]),
-            TypeError,
-            r"^activation\[1\]: expected a function.*got 3",
+        "^activation: expected 0,": lambda: ll.mlp((3, 2), activation=[jnp.tanh]),
+        "^widths: expected at least an input, a recurrent": lambda: ll.rnn((3, 2)),
+        "^outputs: expected one of .*'all'": lambda: ll.rnn((3, 4, 2), outputs="all"),
+        r"^recurrent_init: expected shape \[4, 4\], got \[2\]": lambda: ll.rnn(
+            (3, 4, 2), recurrent_init=lambda key, shape, dtype: jnp.ones(2)
+        ).init(KEY),
+        "^channels, widths: expected at": lambda: ll.convnet((4, 4, 1), (), (2,)),
+        r"^input_shape: expected \(height, width, channels\), got \(4, 4\)": lambda: ll.convnet(
+            (4, 4), (2,), (2,)
         ),
-        "one layer": (lambda: ll.rnn((3, 2)), ValueError, "^widths: expected at least an input, a recurrent"),
-        "outputs": (
-            lambda: ll.rnn((3, 4, 2), outputs="all"),
-            ValueError,
-            "^outputs: expected one of .*'all'",
+        "^padding: expected one of .*, got 'same'": lambda: ll.convnet((4, 4, 1), (2,), (2,), padding="same"),
+        r"^kernel, pool: expected an image with room for layer 0, .*got input_shape \(2, 2, 1\)": lambda: (
+            ll.convnet((2, 2, 1), (2,), (2,), kernel=5, padding="VALID")
         ),
-        "recurrent_init": (
-            lambda: ll.rnn((3, 4, 2), recurrent_init=None),
-            TypeError,
-            "^recurrent_init: .*got None",
+    },
+    types={
+        r"^widths\[1\]: .*float32\[9, 9\]": lambda: ll.mlp((3, jnp.ones((9, 9)))),
+        r"^activation\[1\]: expected a function.*got 3": lambda: ll.mlp(
+            (3, 4, 4, 2), activation=[jnp.tanh, 3]
         ),
-        "recurrent_init shape": (
-            lambda: ll.rnn((3, 4, 2), recurrent_init=lambda key, shape, dtype: jnp.ones(2)).init(KEY),
-            ValueError,
-            r"^recurrent_init: expected shape \[4, 4\], got \[2\]",
-        ),
-        "no channels": (
-            lambda: ll.convnet((4, 4, 1), (), (2,)),
-            ValueError,
-            "^channels, widths: expected at",
-        ),
-        "channels": (lambda: ll.convnet((4, 4, 1), 2, (2,)), TypeError, "^channels: " + sequence + "2"),
-        "no image": (
-            lambda: ll.convnet((4, 4), (2,), (2,)),
-            ValueError,
-            r"^input_shape: expected \(height, width, channels\), got \(4, 4\)",
-        ),
-        "padding": (
-            lambda: ll.convnet((4, 4, 1), (2,), (2,), padding="same"),
-            ValueError,
-            "^padding: expected one of .*, got 'same'",
-        ),
-        # The numbers of places down and across are both negative: their product is not.
-        "large kernel": (
-            lambda: ll.convnet((2, 2, 1), (2,), (2,), kernel=5, padding="VALID"),
-            ValueError,
-            r"^kernel, pool: expected an image with room for layer 0, .*got input_shape \(2, 2, 1\)",
-        ),
-    }
+        "^recurrent_init: .*got None": lambda: ll.rnn((3, 4, 2), recurrent_init=None),
+        "^channels: " + sequence + "2": lambda: ll.convnet((4, 4, 1), 2, (2,)),
+    },
 )
-def test_networks(call, error, pattern):
-    refuses(call, error, pattern)
 
 
 @pytest.mark.parametrize("name", ["kernel", "stride", "pool"])
@@ -423,6 +380,8 @@ def test_what_a_rule_gets(name):
     for call in (run, start):
         refuses(call(key=0), TypeError, r"^key: expected one key, such as jax.random.key\(0\), got 0")
         refuses(call(key=jax.random.split(KEY)), ValueError, r"^key: expected one key.*got key<fry>\[2\]")
+        for wrong in (None, jnp.zeros(2)):
+            refuses(call(key=wrong), TypeError, "^key: expected one key")
         refuses(call(params=None), ValueError, "^params: expected at least one parameter, got an empty")
         integers = jax.tree.map(lambda leaf: leaf.astype(int), PARAMS)
         refuses(
@@ -464,74 +423,44 @@ def test_loss_of_a_rule(name):
 MISFIT = "^apply: expected params and x that fit the model, got "
 
 
-@parametrize_cases(
-    {
-        "sites": (lambda: ll.sites(3, W, X), TypeError, "^model: expected a Model, .*got 3"),
-        "tapped": (lambda: ll.tapped(jnp.tanh), TypeError, "^model: expected a Model, .*got PjitFunction"),
-        "text": (lambda: ll.sites(MODEL, W, "x"), TypeError, "^x: expected an array, got 'x'"),
-        "no x": (lambda: ll.tapped(MODEL).shapes(W, None), ValueError, "^x: expected arrays .*got none"),
-        "a key": (
-            lambda: ll.sites(MODEL, KEY, X),
-            TypeError,
-            r"^params: expected a floating-point parameter, got key<fry>\[\]",
+test_models = refusals(
+    values={
+        "^x: expected arrays .*got none": lambda: ll.tapped(MODEL).shapes(W, None),
+        MISFIT + r"params float32\[4, 2\] and x": lambda: ll.sites(MODEL, jnp.ones((4, 2)), X),
+        MISFIT
+        + r"params\['v'\] float32\[2\] and x float32\[1, 3\]: KeyError\('w'\) at .*test_bad_input": lambda: (
+            ll.sites(ll.Model(lambda p, x: x @ p["w"]), {"v": W}, X)
         ),
-        "w": (
-            lambda: ll.sites(MODEL, jnp.ones((4, 2)), X),
-            ValueError,
-            MISFIT + r"params float32\[4, 2\] and x",
+        MISFIT + "(?!.*" + MISFIT[1:] + ")": lambda: ll.decorrelation.rule(
+            lambda m: ll.backprop(m, squared_error), MODEL, ll.decorrelation.dynamics(0.1)
+        ).value_and_grad(KEY, jnp.ones((4, 2)), DECORRELATED, X, Y),
+        r"^trainable: expected to select a parameter out of .*got '2/\*', which selects none": lambda: (
+            ll.sites(ll.Model(MLP.apply, trainable="2/*"), PARAMS, X)
         ),
-        "no entry": (
-            lambda: ll.sites(ll.Model(lambda p, x: x @ p["w"]), {"v": W}, X),
-            ValueError,
-            MISFIT + r"params\['v'\] float32\[2\] and x float32\[1, 3\]: KeyError\('w'\) at .*test_bad_input",
-        ),
-        # Said once, also through the model of a transformation.
-        "decorrelated": (
-            lambda: ll.decorrelation.rule(
-                lambda m: ll.backprop(m, squared_error), MODEL, ll.decorrelation.dynamics(0.1)
-            ).value_and_grad(KEY, jnp.ones((4, 2)), DECORRELATED, X, Y),
-            ValueError,
-            MISFIT + "(?!.*" + MISFIT[1:] + ")",
-        ),
-        "apply": (lambda: ll.Model("apply"), TypeError, "^apply: expected a function .*got 'apply'"),
-        "apply of one": (lambda: ll.Model(lambda w: w), TypeError, r"^apply: .*got a function of \(w\)"),
-        "init": (lambda: ll.Model(jnp.dot, init=PARAMS), TypeError, "^init: expected a function .*got tuple"),
-        "no init": (
-            lambda: MODEL.init(KEY),
-            TypeError,
-            "^init: expected a model with an initialiser.*got one",
-        ),
-        "trainable": (
-            lambda: ll.Model(jnp.dot, trainable=3),
-            TypeError,
-            "^trainable: expected a glob .*got 3",
-        ),
-        "trains nothing": (
-            lambda: ll.sites(ll.Model(MLP.apply, trainable="2/*"), PARAMS, X),
-            ValueError,
-            r"^trainable: expected to select a parameter out of .*got '2/\*', which selects none",
-        ),
-        "where": (
-            lambda: node(sigma=0.1, where="2/*").value_and_grad(KEY, PARAMS, (), X, Y),
-            ValueError,
-            r"^where: expected to select a parameter out of .*got '2/\*', which selects none",
-        ),
-        "no pair": (
-            lambda: ll.sites(ll.Model(lambda w, x: x @ w, has_aux=True), X.T, X),
-            TypeError,
-            r"^apply: expected a pair \(output, aux\) because of has_aux=True, got ",
-        ),
-        "no batch": (
-            lambda: ll.backprop(ll.Model(lambda w, x: (x @ w).sum(0)), squared_error).value_and_grad(
+        r"^where: expected to select a parameter out of .*got '2/\*', which selects none": lambda: node(
+            sigma=0.1, where="2/*"
+        ).value_and_grad(KEY, PARAMS, (), X, Y),
+        r"^apply: expected an output with a leading axis of 5 examples as x, got float32\[2\]": lambda: (
+            ll.backprop(ll.Model(lambda w, x: (x @ w).sum(0)), squared_error).value_and_grad(
                 KEY, jnp.ones((3, 2)), (), X, Y
-            ),
-            ValueError,
-            r"^apply: expected an output with a leading axis of 5 examples as x, got float32\[2\]",
+            )
         ),
-    }
+    },
+    types={
+        "^model: expected a Model, .*got 3": lambda: ll.sites(3, W, X),
+        "^model: expected a Model, .*got PjitFunction": lambda: ll.tapped(jnp.tanh),
+        "^x: expected an array, got 'x'": lambda: ll.sites(MODEL, W, "x"),
+        r"^params: expected a floating-point parameter, got key<fry>\[\]": lambda: ll.sites(MODEL, KEY, X),
+        "^apply: expected a function .*got 'apply'": lambda: ll.Model("apply"),
+        r"^apply: .*got a function of \(w\)": lambda: ll.Model(lambda w: w),
+        "^init: expected a function .*got tuple": lambda: ll.Model(jnp.dot, init=PARAMS),
+        "^init: expected a model with an initialiser.*got one": lambda: MODEL.init(KEY),
+        "^trainable: expected a glob .*got 3": lambda: ll.Model(jnp.dot, trainable=3),
+        r"^apply: expected a pair \(output, aux\) because of has_aux=True, got ": lambda: ll.sites(
+            ll.Model(lambda w, x: x @ w, has_aux=True), X.T, X
+        ),
+    },
 )
-def test_models(call, error, pattern):
-    refuses(call, error, pattern)
 
 
 DECORRELATED = ll.decorrelation.rule(
@@ -636,41 +565,27 @@ real = "expected an array of real numbers, got "
 half_loss = r"^loss_fn: expected a loss in float32 or wider.*got "
 
 
-@parametrize_cases(
-    {
-        "scalar": (with_noise(1.0), ValueError, r"^noise: expected shape \[2\], got \[\]"),
-        "bool": (with_noise(W > 0), TypeError, "^noise: " + real + r"bool\[2\]"),
-        "complex": (with_noise(W + 1j), TypeError, "^noise: " + real + "complex"),
-        "text": (with_noise("signs"), TypeError, "^noise: " + real + "'signs'"),
-        "structure": (with_noise([W]), ValueError, "^noise: expected the structure of what it is added to"),
-        "leaf": (
-            with_noise({"a": W, "b": jnp.ones(3)}, {"a": W, "b": W}),
-            ValueError,
-            r"^noise\['b'\]: expected shape \[2\], got \[3\]",
+test_noise_and_estimators = refusals(
+    values={
+        r"^noise: expected shape \[2\], got \[\]": with_noise(1.0),
+        "^noise: expected the structure of what it is added to": with_noise([W]),
+        r"^noise\['b'\]: expected shape \[2\], got \[3\]": with_noise(
+            {"a": W, "b": jnp.ones(3)}, {"a": W, "b": W}
         ),
-        "normal of ints": (lambda: normal(KEY, {"a": jnp.arange(3)}), TypeError, r"^like\['a'\]: expected"),
-        "traced vector": (
-            lambda: jax.jit(lambda s: wp_estimator(sigma=s)(KEY, W))(W),
-            ValueError,
-            r"^sigma: expected a real number, got float32\[2\]",
+        r"^sigma: expected a real number, got float32\[2\]": lambda: jax.jit(
+            lambda s: wp_estimator(sigma=s)(KEY, W)
+        )(W),
+    },
+    types={
+        "^noise: " + real + r"bool\[2\]": with_noise(W > 0),
+        "^noise: " + real + "complex": with_noise(W + 1j),
+        "^noise: " + real + "'signs'": with_noise("signs"),
+        r"^like\['a'\]: expected": lambda: normal(KEY, {"a": jnp.arange(3)}),
+        half_loss + r"bfloat16\[\]": lambda: wp_estimator(sigma=0.1)(KEY, W.astype(jnp.bfloat16)),
+        half_loss + r"float16\[\]": lambda: spsa_estimator()(KEY, W.astype("half"), count=0),
+        "^count: expected .*got '3'": lambda: spsa_estimator()(KEY, W, count="3"),
+        "^state: expected the state of the rule's init.*got tuple": lambda: spsa_rule().value_and_grad(
+            KEY, PARAMS, (), X, Y
         ),
-        "half": (
-            lambda: wp_estimator(sigma=0.1)(KEY, W.astype(jnp.bfloat16)),
-            TypeError,
-            half_loss + r"bfloat16\[\]",
-        ),
-        "half of spsa": (
-            lambda: spsa_estimator()(KEY, W.astype("half"), count=0),
-            TypeError,
-            half_loss + r"float16\[\]",
-        ),
-        "count": (lambda: spsa_estimator()(KEY, W, count="3"), TypeError, "^count: expected .*got '3'"),
-        "state of spsa": (
-            lambda: spsa_rule().value_and_grad(KEY, PARAMS, (), X, Y),
-            TypeError,
-            "^state: expected the state of the rule's init.*got tuple",
-        ),
-    }
+    },
 )
-def test_noise_and_estimators(call, error, pattern):
-    refuses(call, error, pattern)

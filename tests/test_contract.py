@@ -2,12 +2,8 @@
 
 # pyright: reportArgumentType=false
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import chex
@@ -19,9 +15,7 @@ import pytest
 from jax import lax
 
 import lax_learning as ll
-from tests.command_line import CACHE
-from tests.compare import assert_close, assert_same, differs
-from tests.refusal import refuses
+from tests.compare import assert_close, assert_same, differs, slow_but
 from tests.registry import INPUT_SHAPES, LEARNING, NETWORKS, RULES
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -30,7 +24,22 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 KEYS = jax.random.split(jax.random.key(0), 8)
 SIZE = 6
+# Rules that have code of their own between them and the sites; the others are their options.
+TELLING = (
+    "dfa",
+    "np-antithetic",
+    "np-batch",
+    "wp-central",
+    "spsa",
+    "fg",
+    "fg-activities",
+    "kp",
+    "decorrelated",
+)
+
+
 all_rules = pytest.mark.parametrize("name", RULES)
+telling_rules = pytest.mark.parametrize("name", slow_but(TELLING, RULES))
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
@@ -95,10 +104,14 @@ def on(kind: str, name: str, dtype: Any = jnp.float32) -> ll.Rule:
 
 # What sees the structure of a model; the others would cost a compilation for each kind and show nothing new.
 SEE_THE_MODEL = ("backprop", "fa", "dfa", "np", "wp", "decorrelated")
-ON_KINDS = [("trees", name) for name in RULES] + [
-    (kind, name) for kind in ("convolutional", "recurrent") for name in SEE_THE_MODEL
-]
-on_kinds = pytest.mark.parametrize(("kind", "name"), ON_KINDS)
+ON_OTHERS = [(kind, name) for kind in ("convolutional", "recurrent") for name in SEE_THE_MODEL]
+FAST_ON_OTHERS = [("convolutional", "np")]
+
+
+def on_kinds(kind: str) -> Any:
+    """All rules on one kind of model, and some on the others."""
+    cases, fast = [[(kind, name) for name in names] for names in (RULES, TELLING)]
+    return pytest.mark.parametrize(("kind", "name"), slow_but(fast + FAST_ON_OTHERS, cases + ON_OTHERS))
 
 
 def roundings(name: str) -> float:
@@ -116,40 +129,43 @@ def exact_shapes(model: ll.Model, loss: Any, *args: Any) -> Any:
     )
 
 
+OF_SHAPES = [
+    (kind, dtype, has_aux)
+    for dtype in ("bfloat16", "float64", "float32", "float16")
+    for kind, has_aux in (("trees", False), ("trees", True), ("convolutional", False), ("recurrent", False))
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "has_aux"),
+    slow_but([("trees", "float64", True), ("recurrent", "bfloat16", False)], OF_SHAPES),
+)
 @all_rules
-def test_gradients_are_like_those_of_jax_grad(name: str) -> None:
-    kinds = ("trees", "trees", "recurrent", "trees")
-    for dtype, other in zip((jnp.float32, jnp.float64, jnp.bfloat16, jnp.float16), kinds, strict=True):
-        # single and double precision never mix with another dtype unasked; half is raised on purpose
-        wide = jnp.dtype(dtype).itemsize > 2
-        with (
-            jax.enable_x64(dtype == jnp.float64),
-            jax.numpy_dtype_promotion("strict" if wide else "standard"),
-        ):
-            for kind in {"trees", other, "convolutional" if dtype == jnp.float64 else "trees"}:
-                model, loss, x, y = problem(kind)
-                params = jax.eval_shape(model.init, KEYS[0])
-                args = jax.tree.map(
-                    lambda leaf, dtype=dtype: jax.ShapeDtypeStruct(leaf.shape, dtype), (params, x, y)
-                )
-                value, exact = exact_shapes(model, loss, *args)
-                for has_aux in (False, True) if kind == "trees" else (False,):
-                    rule = make(name, ll.Model(with_aux, has_aux=True) if has_aux else model, loss)
-                    state = jax.eval_shape(rule.init, KEYS[0], *args[:2])
-                    first, grads, after = jax.eval_shape(
-                        rule.value_and_grad, KEYS[0], args[0], state, *args[1:]
-                    )
-                    found, aux = first if has_aux else (first, {"mean": jax.ShapeDtypeStruct((2,), dtype)})
-                    chex.assert_trees_all_equal_shapes_and_dtypes(grads, exact)
-                    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
-                    chex.assert_shape(aux["mean"], (2,))
-                    chex.assert_type(aux["mean"], dtype)
-                    chex.assert_shape(found, ())
-                    # Losses are averaged in float32 or wider.
-                    chex.assert_type(found, value.dtype if wide else jnp.float32)
+def test_gradients_are_like_those_of_jax_grad(name: str, kind: str, dtype: str, has_aux: bool) -> None:
+    # single and double precision never mix with another dtype unasked; half is raised on purpose
+    wide = jnp.dtype(dtype).itemsize > 2
+    with (
+        jax.enable_x64(dtype == "float64"),
+        jax.numpy_dtype_promotion("strict" if wide else "standard"),
+    ):
+        model, loss, x, y = problem(kind)
+        params = jax.eval_shape(model.init, KEYS[0])
+        args = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), (params, x, y))
+        value, exact = exact_shapes(model, loss, *args)
+        rule = make(name, ll.Model(with_aux, has_aux=True) if has_aux else model, loss)
+        state = jax.eval_shape(rule.init, KEYS[0], *args[:2])
+        first, grads, after = jax.eval_shape(rule.value_and_grad, KEYS[0], args[0], state, *args[1:])
+        found, aux = first if has_aux else (first, {"mean": jax.ShapeDtypeStruct((2,), dtype)})
+        chex.assert_trees_all_equal_shapes_and_dtypes(grads, exact)
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+        chex.assert_shape(aux["mean"], (2,))
+        chex.assert_type(aux["mean"], dtype)
+        chex.assert_shape(found, ())
+        # Losses are averaged in float32 or wider.
+        chex.assert_type(found, value.dtype if wide else jnp.float32)
 
 
-@on_kinds
+@on_kinds("trees")
 def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None:
     model, loss, x, y = problem(kind)
     start, sigmas = model.init(KEYS[3]), jnp.array([0.1, 0.2])
@@ -182,7 +198,7 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
     side_by_side, scanned = together(start, state)
     close(side_by_side, stacked)
     close(scanned, stacked)
-    if kind == "trees":
+    if name in ("np-batch", "decorrelated"):
         close(update(keys[0], start, state, sigmas[0]), rows[0])
     assert_same((start, x, y), before)
     if name in LEARNING:
@@ -194,9 +210,19 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
         assert differs(rows[0][1], rows[1][1])
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_half_precision(kind: str) -> None:
-    names = RULES if kind == "dense" else SEE_THE_MODEL
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("dense", TELLING),
+        pytest.param("dense", tuple(RULES), marks=pytest.mark.slow),
+        *(
+            pytest.param(kind, SEE_THE_MODEL, marks=pytest.mark.slow)
+            for kind in ("convolutional", "recurrent")
+        ),
+    ],
+    ids=str,
+)
+def test_half_precision(kind: str, names: tuple[str, ...]) -> None:
     model, loss, x, y = problem(kind, jnp.bfloat16)
     rules = {name: make(name, model, loss) for name in names}
 
@@ -214,17 +240,11 @@ def test_half_precision(kind: str) -> None:
         np.testing.assert_allclose(value, exact, rtol=0.05, err_msg=name)
 
 
-@all_rules
-def test_a_key_is_required(name: str) -> None:
-    rule = make(name)
-    state = rule.init(KEYS[0], PARAMS, X)
-    for bad, error in ((None, TypeError), (0, TypeError), (KEYS, ValueError), (jnp.zeros(2), TypeError)):
-        refuses(partial(rule.init, bad, PARAMS, X), error, "^key: expected one key")
-        refuses(partial(rule.value_and_grad, bad, PARAMS, state, X, Y), error, "^key: expected one key")
-    raw = jax.random.PRNGKey(0)
-    _, grads, _ = jax.eval_shape(
-        rule.value_and_grad, raw, PARAMS, jax.eval_shape(rule.init, raw, PARAMS, X), X, Y
-    )
+@telling_rules
+def test_a_raw_key_is_one_key(name: str) -> None:
+    rule, raw = make(name), jax.random.PRNGKey(0)
+    state = jax.eval_shape(rule.init, raw, PARAMS, X)
+    _, grads, _ = jax.eval_shape(rule.value_and_grad, raw, PARAMS, state, X, Y)
     chex.assert_trees_all_equal_shapes_and_dtypes(grads, PARAMS)
 
 
@@ -294,7 +314,7 @@ def member(tree: Any, index: Any) -> Any:
     return jax.tree.map(of, tree)
 
 
-@pytest.mark.parametrize(("kind", "name"), [("dense", name) for name in RULES] + ON_KINDS[len(RULES) :])
+@on_kinds("dense")
 def test_every_rule_goes_into_a_training_run(kind: str, name: str) -> None:
     # the scan checks structure, shapes and dtypes
     history = jax.eval_shape(trainer(name, kind=kind), KEYS[0], splits(kind))
@@ -302,7 +322,10 @@ def test_every_rule_goes_into_a_training_run(kind: str, name: str) -> None:
     assert history.state.params == jax.eval_shape(problem(kind).model.init, KEYS[0])
 
 
-@pytest.mark.parametrize("name", ["backprop", "np-3", "kp", "decorrelated"])
+@pytest.mark.usefixtures("default_passes")
+@pytest.mark.parametrize(
+    "name", slow_but(["np-3", "decorrelated"], ["np-3", "backprop", "kp", "decorrelated"])
+)
 def test_a_member_does_not_depend_on_how_many_run_beside_it(name: str) -> None:
     rule, optimizer, (model, _, x, y) = on("dense", name), optax.sgd(0.02, momentum=0.9), problem("dense")
 
@@ -348,7 +371,8 @@ def test_a_member_does_not_depend_on_how_many_run_beside_it(name: str) -> None:
         assert_same(of_two[2], member(of_two[0], slice(0, 3)))
 
 
-@pytest.mark.parametrize("name", ["np", "kp"])
+@pytest.mark.usefixtures("default_passes")
+@pytest.mark.parametrize("name", slow_but(["np"], ["np", "kp"]))
 def test_runs_are_deterministic_and_the_same_in_pieces(name: str) -> None:
     train = trainer(name)
     run = jax.jit(train)
@@ -418,8 +442,9 @@ def test_traced_learning_rate() -> None:
 
     rates = jnp.asarray([0.01, 0.03])
     swept = ll.ensemble(run, in_axes=(0, 0))(KEYS[:2], rates)
-    assert_close(swept, jnp.stack([run(KEYS[0], 0.01), run(KEYS[1], 0.03)]), ulps=256)
-    assert differs(swept[0], run(KEYS[0], 0.03))
+    one = jax.jit(run)
+    assert_close(swept, jnp.stack([one(KEYS[0], 0.01), one(KEYS[1], 0.03)]), ulps=256)
+    assert differs(swept[0], one(KEYS[0], 0.03))
 
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
@@ -432,7 +457,11 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "optimizer"), [("fa", "lbfgs"), *(("backprop", optimizer) for optimizer in OPTIMIZERS)]
+    ("name", "optimizer"),
+    slow_but(
+        [("fa", "lbfgs"), ("backprop", "multi_steps_of_polyak"), ("backprop", "reduce_on_plateau")],
+        [("fa", "lbfgs"), *(("backprop", optimizer) for optimizer in OPTIMIZERS)],
+    ),
 )
 def test_training_with_weights_of_examples_equals_its_loop(name: str, optimizer: str) -> None:
     """Optimisers that ask for the loss get `value`, `grad` and `value_fn`; targets are any pytree."""
@@ -521,8 +550,13 @@ SCANNED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("learned", [False, True], ids=["zeros", "learned carry"])
-@pytest.mark.parametrize("name", SCANNED)
+@pytest.mark.parametrize(
+    ("name", "learned"),
+    slow_but(
+        [("fa", True), ("dfa", False), ("np", True), ("np-activity", False)],
+        [(name, learned) for name in SCANNED for learned in (False, True)],
+    ),
+)
 def test_a_scan_equals_its_loop(name: str, learned: bool) -> None:
     """A learned initial carry is data inside a scan, and in a loop it meets data one product later.
 
@@ -571,8 +605,8 @@ def in_scan(params: Any, x: Any) -> Any:
 SPLIT, WHOLE = jax.P("devices"), jax.P()
 
 
-@pytest.mark.parametrize("function", [apply, in_scan])
-@all_rules
+@pytest.mark.parametrize("function", [pytest.param(apply, marks=pytest.mark.slow), in_scan])
+@telling_rules
 def test_shard_map_with_its_default_check(name: str, function: Any) -> None:
     """Gradients of shared params are the same on all devices, those of params of seeds differ."""
     axis_types = (jax.sharding.AxisType.Auto,)
@@ -600,93 +634,6 @@ def test_shard_map_with_its_default_check(name: str, function: Any) -> None:
         lead = {"seeds": (4,), "keys": (2,)}.get(case, ())
         for grad, leaf in zip(jax.tree.leaves(shapes), jax.tree.leaves(PARAMS), strict=True):
             chex.assert_shape(grad, (*lead, *leaf.shape))
-
-
-ON_FOUR_DEVICES = """
-import jax
-import lax_learning as ll
-from tests.compare import assert_close, assert_same
-from tests.test_contract import DATA, KEYS, PARAMS, SIZE, SPLIT, WHOLE, X, Y
-from tests.test_contract import make, mean_loss, member, roundings, trainer
-
-assert jax.device_count() == 4
-train = trainer("kp")
-on_four = ll.ensemble(train)(KEYS[:5], DATA)  # two members a device, three of them padding
-on_one = ll.ensemble(train, devices=jax.devices()[:1])(KEYS[:5], DATA)
-assert on_four.losses.shape == (5, 4)
-# Two members a device are another program than five on one: sums over the batch and the layers may be
-# rounded otherwise, 32 terms long at most, in each of four updates.
-assert_close(on_four, on_one, ulps=4 * 32)
-chunked = ll.ensemble(train, memory_budget=1.0)(KEYS[:5], DATA)  # one a device, in two chunks
-assert_close(chunked, on_one, ulps=4 * 32)
-# Which device a member is on leaves no trace.
-assert_same(ll.ensemble(train)(KEYS[:5][::-1], DATA), member(on_four, slice(None, None, -1)))
-# Uneven members are put together on one device: to index arrays that are spread out, devices would exchange
-# messages, which can lock up on CPU. Members that fit stay where they are, and go into the next call.
-assert {len(leaf.devices()) for leaf in jax.tree.leaves(on_four)} == {1}
-four = ll.ensemble(train.init)(KEYS[:4], DATA)
-assert {len(leaf.devices()) for leaf in jax.tree.leaves(four)} == {4}
-advance = ll.ensemble(train.advance, in_axes=(0, None, None))
-after, losses = advance(four, 0, DATA)
-assert {len(leaf.devices()) for leaf in jax.tree.leaves(after)} == {4}
-assert_close(losses, on_four.losses[:4, :2], ulps=4 * 32)
-
-# Two devices, each with half of the batch or of the seeds.
-mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
-halves = [jax.tree.map(lambda leaf: leaf[i : i + SIZE // 2], (X, Y)) for i in (0, SIZE // 2)]
-keys = KEYS[:4]
-many = jax.tree.map(lambda leaf: jax.numpy.stack([leaf] * 4), PARAMS)
-
-def on_devices(function, *specs):
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs[:-1], out_specs=specs[-1]))
-
-for name in ("backprop", "fa", "dfa", "np-antithetic", "np-batch", "wp-central"):
-    rule = make(name)
-    state = rule.init(KEYS[0], PARAMS, X)
-    ulps = 4 * roundings(name)
-
-    def grads_of(key, params, state, x, y):
-        return rule.value_and_grad(key, params, state, x, y)[1]
-
-    def folded(key, *args):
-        return grads_of(jax.random.fold_in(key, jax.lax.axis_index("devices")), *args)
-
-    # Over the batch: gradients of shared params are summed over devices, as those of `jax.grad` are. The key
-    # of weight noise is the same everywhere, that of noise on units has the number of the device in it.
-    on_units = name.startswith("np")
-    folds = [jax.random.fold_in(KEYS[1], i) if on_units else KEYS[1] for i in (0, 1)]
-    first, second = (grads_of(key, PARAMS, state, *half) for key, half in zip(folds, halves))
-    expected = jax.tree.map(lambda a, b: a + b, first, second)
-    over_batch = on_devices(folded if on_units else grads_of, WHOLE, WHOLE, WHOLE, SPLIT, SPLIT, WHOLE)
-    found = over_batch(KEYS[1], PARAMS, state, X, Y)
-    assert_close(found, expected, ulps=ulps)
-    exact = on_devices(jax.grad(mean_loss), WHOLE, SPLIT, SPLIT, WHOLE)(PARAMS, X, Y)
-    if name == "fa":
-        found = over_batch(KEYS[1], PARAMS, state._replace(feedback=PARAMS), X, Y)
-    if name in ("backprop", "fa"):
-        assert_close(found, exact, ulps=ulps)
-    if name == "dfa":
-        assert_close(found["second"], exact["second"], ulps=ulps)
-
-    # Over seeds: each device has two, side by side.
-    seeds = jax.vmap(lambda key, params, x, y: grads_of(key, params, rule.init(key, params, x), x, y),
-                     (0, 0, None, None))
-    found = on_devices(seeds, SPLIT, SPLIT, WHOLE, WHOLE, SPLIT)(keys, many, X, Y)
-    assert_close(found, jax.jit(seeds)(keys, many, X, Y), ulps=ulps)
-print("same on all devices")
-"""
-
-
-def test_results_do_not_depend_on_the_number_of_devices() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ON_FOUR_DEVICES],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4", **CACHE},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert "same on all devices" in done.stdout, done.stderr
 
 
 def test_ensemble_compiles_once_for_arguments_of_one_shape() -> None:

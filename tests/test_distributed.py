@@ -94,7 +94,9 @@ if len(sys.argv) > 2:
     jax.distributed.initialize()
 
 import lax_learning as ll
-from tests.test_contract import DATA, KEYS, trainer
+from tests.compare import assert_close, assert_same
+from tests.test_contract import DATA, KEYS, PARAMS, SIZE, SPLIT, WHOLE, X, Y
+from tests.test_contract import make, mean_loss, member, roundings, trainer
 
 train, data = trainer("np"), ll.replicate(DATA)
 devices = jax.devices()
@@ -111,7 +113,7 @@ for number in (8, 5):
     run = ll.ensemble(train, batch_size=2)
     found[f"{number} members"] = arrays(run(KEYS[:number], data))
     if jax.process_count() == 1:
-        for some in (1, 2, 4):
+        for some in (1, 2, 4) if number == 8 else (1, 4):
             run = ll.ensemble(train, batch_size=2, devices=devices[:some])
             found[f"{number} members on {some}"] = arrays(run(KEYS[:number], DATA))
 
@@ -133,6 +135,44 @@ if jax.process_count() > 1:
         assert str(error) == "number of members: expected at least one for each of 2 processes, got 1", error
     else:
         raise AssertionError("one member on two processes")
+
+def check_shards(name):
+    "Two devices, each with half of the batch: gradients of shared params are summed, as by `jax.grad`."
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices[:2])
+    halves = [jax.tree.map(lambda leaf: leaf[i : i + SIZE // 2], (X, Y)) for i in (0, SIZE // 2)]
+    rule, ulps = make(name), 4 * roundings(name)
+    state = rule.init(KEYS[0], PARAMS, X)
+
+    @jax.jit
+    def grads_of(key, params, state, x, y):
+        return rule.value_and_grad(key, params, state, x, y)[1]
+
+    def folded(key, *args):
+        return grads_of(jax.random.fold_in(key, jax.lax.axis_index("devices")), *args)
+
+    def on_devices(function, *specs):
+        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs[:-1], out_specs=specs[-1]))
+
+    # The key of weight noise is the same everywhere, that of noise on units has the number of the device.
+    on_units = name.startswith("np")
+    folds = [jax.random.fold_in(KEYS[1], i) if on_units else KEYS[1] for i in (0, 1)]
+    first, second = (grads_of(key, PARAMS, state, *half) for key, half in zip(folds, halves))
+    expected = jax.tree.map(lambda a, b: a + b, first, second)
+    over_batch = on_devices(folded if on_units else grads_of, WHOLE, WHOLE, WHOLE, SPLIT, SPLIT, WHOLE)
+    assert_close(over_batch(KEYS[1], PARAMS, state, X, Y), expected, ulps=ulps)
+    if name == "fa":
+        exact = on_devices(jax.grad(mean_loss), WHOLE, SPLIT, SPLIT, WHOLE)(PARAMS, X, Y)
+        assert_close(over_batch(KEYS[1], PARAMS, state._replace(feedback=PARAMS), X, Y), exact, ulps=ulps)
+
+
+if jax.process_count() == 1:
+    # Which device a member is on leaves no trace, and uneven members are put together on one device.
+    uneven = ll.ensemble(train, batch_size=2)(KEYS[:5][::-1], data)
+    turned = jax.tree.leaves(member(uneven, slice(None, None, -1)))
+    assert_same([leaf for leaf in turned if isinstance(leaf, np.ndarray)], found["5 members"])
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(uneven)} == {1}
+    for name in ("fa", "dfa", "np-antithetic", "wp-central"):
+        check_shards(name)
 if jax.process_index() == 0:
     named = {f"{name}/{i}": leaf for name, leaves in found.items() for i, leaf in enumerate(leaves)}
     np.savez(sys.argv[1], **named)
@@ -163,7 +203,7 @@ def test_ensembles_agree_on_any_devices_of_any_process(tmp_path: Path) -> None:
             whole = found[f"8 members/{i}"]
             for some in (1, 2, 4):
                 agree(found[f"8 members on {some}/{i}"], whole, f"8 on {some}")
-                agree(found[f"5 members on {some}/{i}"], whole[:5], f"5 on {some}")
+            agree(found[f"5 members on 4/{i}"], whole[:5], "5 on 4")
             agree(found[f"5 members/{i}"], whole[:5], "5")
             # The same devices: what runs beside changes no bit.
             np.testing.assert_array_equal(found[f"5 members on 1/{i}"], found[f"8 members on 1/{i}"][:5])
@@ -195,16 +235,26 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_first_of_two_processes_prints_and_writes(alone: Path, tmp_path: Path) -> None:
-    told = ("--distributed", "--out", tmp_path / "out")
+def test_first_of_two_processes_prints_and_writes(tmp_path: Path) -> None:
+    told = ("--rules", "backprop", "--distributed", "--out", tmp_path / "out")
     first, second = finish(start(EXPERIMENT, *SMALL, *told, devices=2, environments=jobs_of(2)))
     assert (first[0], second[0]) == (0, 0), (first, second)
-    assert "node perturbation" in first[1] and "epoch" in first[2]
+    assert "backprop" in first[1] and "epoch" in first[2]
     assert second[1] == "" and "epoch" not in second[2]
+    with xr.open_dataset(tmp_path / "out" / "results.nc") as found:
+        assert found.sizes["seed"] == 5
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(alone: Path, tmp_path: Path) -> None:
+    told = ("--distributed", "--out", tmp_path / "out")
+    ends = finish(start(EXPERIMENT, *SMALL, *told, devices=2, environments=jobs_of(2)))
+    assert [code for code, _, _ in ends] == [0, 0], ends
     same(tmp_path / "out", alone)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in alone.iterdir())
 
 
+@pytest.mark.slow
 def test_killed_processes_go_on_as_one_with_other_devices(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     checkpoints = out / "checkpoints" / "node_perturbation"
@@ -238,12 +288,13 @@ print(processes.decided(lambda: [jax.process_index(), jax.process_count()]), pro
 """
 
 
+@pytest.mark.slow
 def test_open_mpi_says_who_is_who() -> None:
     ends = finish(start(MEETING, "120", devices=1, environments=jobs_of(2, cluster="open_mpi")))
     assert [(code, out) for code, out, _ in ends] == [(0, "[0, 2] True\n"), (0, "[0, 2] False\n")], ends
 
 
-@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize("process", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_processes_that_do_not_meet(process: int) -> None:
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
@@ -297,16 +348,19 @@ sys.exit(harness.command_line("test", Config, begin))
 """
 
 
-def test_first_refuses_for_both(alone: Path, tmp_path: Path) -> None:
-    for arguments, told in (
-        ((*SMALL, "--out", alone), "holds a run already"),
-        (
-            ("--seeds", "1", "--out", tmp_path / "out"),
-            "--seeds: expected at least one for each of 2 processes, got 1",
-        ),
-    ):
-        ends = finish(start(BEGINNING, *arguments, "--distributed", devices=1, environments=jobs_of(2)))
-        assert [code for code, _, _ in ends] == [2, 2]
-        assert told in ends[0][2]
-        assert told not in ends[1][2]
+def refused(told: str, *arguments: str | Path) -> None:
+    ends = finish(start(BEGINNING, *arguments, "--distributed", devices=1, environments=jobs_of(2)))
+    assert [code for code, _, _ in ends] == [2, 2]
+    assert told in ends[0][2]
+    assert told not in ends[1][2]
+
+
+def test_first_refuses_for_both(tmp_path: Path) -> None:
+    told = "--seeds: expected at least one for each of 2 processes, got 1"
+    refused(told, "--seeds", "1", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_first_refuses_a_folder_in_use_for_both(alone: Path) -> None:
+    refused("holds a run already", *SMALL, "--out", alone)

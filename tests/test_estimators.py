@@ -130,47 +130,6 @@ def test_draws_are_averaged_over_split_keys(name):
     assert_trees_close(grads, jax.tree.map(lambda *g: sum(g) / 3, *each), rtol=1e-4, atol=1e-5)
 
 
-@drawing_estimators
-def test_key_decides(name):
-    estimate = FACTORIES[name](mean_loss)
-    first, again, other = (as_vector(estimate(k, PARAMS, X, Y)[1]) for k in (KEY, KEY, jax.random.key(1)))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).all()
-
-
-def test_traced_sigma_sweeps_under_vmap():
-    def grads(sigma):
-        return estimators.weight_perturbation(mean_loss, sigma=sigma)(KEY, PARAMS, X, Y)[1]
-
-    swept = jax.vmap(grads)(jnp.array([0.01, 0.5]))
-    for i, sigma in enumerate((0.01, 0.5)):
-        # Rounding of losses over sigma = 0.01: 6e-8 / 0.01.
-        assert_trees_close(
-            jax.tree.map(lambda g, i=i: np.asarray(g)[i], swept), grads(sigma), rtol=1e-4, atol=3e-5
-        )
-    assert (as_vector(swept["layers"][0]["w"][0]) != as_vector(swept["layers"][0]["w"][1])).all()
-
-
-@jax.custom_jvp
-def black_box(w):
-    return jnp.sum(jnp.sin(w))
-
-
-@black_box.defjvp
-def _black_box_jvp(primals, tangents):
-    raise RuntimeError("differentiated")
-
-
-@pytest.mark.parametrize("name", ["weight_perturbation", "central", "spsa"])
-@pytest.mark.parametrize("num_samples", [1, 3])
-def test_perturbation_never_differentiates(name, num_samples):
-    w = jnp.arange(4.0)
-    estimate = jax.jit(FACTORIES[name](black_box, num_samples=num_samples))
-    assert jnp.isfinite(estimate(KEY, w)[1]).all()
-    with pytest.raises(RuntimeError, match="differentiated"):
-        FACTORIES["backprop"](black_box)(KEY, w)
-
-
 # Cost.
 
 

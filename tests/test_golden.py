@@ -1,6 +1,7 @@
 """The public code's arrays, reproduced to 1e-10 in float64 with the same draws."""
 
 import importlib
+import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -16,9 +17,9 @@ from experiments.decorrelation import notebook as notebook_decorrelation
 from experiments.microlearning import notebook
 from lax_learning import metrics, plasticity
 from lax_learning.plasticity import Scheme, Tables
-from tests.compare import assert_close
+from tests.compare import assert_close, slow_but
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "default_passes")
 
 KEY = 0
 Golden = Callable[[str], Mapping[str, np.ndarray]]
@@ -294,23 +295,20 @@ def check_feed_forward(arrays: Mapping[str, np.ndarray], table: str, choices: st
     case.check(network, tables, state, ["w1_after", "w2_after", "w_out_after"])
 
 
+CHOICES = ("add.all.every", "add.two.wrong", "mul.all.every", "mul.two.wrong")
+# Every table and every choice once.
+TELLING = list(zip(TABLE_RULES, CHOICES, strict=True))
+
+
 @pytest.mark.usefixtures("quick_caps")
-@pytest.mark.parametrize("choices", ["add.all.every", "add.two.wrong", "mul.all.every", "mul.two.wrong"])
-@pytest.mark.parametrize("table", TABLE_RULES)
+@pytest.mark.parametrize(("table", "choices"), slow_but(TELLING, itertools.product(TABLE_RULES, CHOICES)))
 def test_table_plasticity(golden: Golden, table: str, choices: str) -> None:
     check_feed_forward(golden("plasticity_ff"), table, choices, jnp.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_caps")
-@pytest.mark.parametrize(
-    ("table", "choices"),
-    [
-        ("prepost", "add.all.every"),
-        ("prepostcount", "add.two.wrong"),
-        ("prepostpercent", "mul.all.every"),
-        ("postcount", "mul.two.wrong"),
-    ],
-)
+@pytest.mark.parametrize(("table", "choices"), TELLING)
 def test_table_plasticity_in_single_precision(golden: Golden, table: str, choices: str) -> None:
     check_feed_forward(golden("plasticity_ff"), table, choices, jnp.float32)
 
@@ -427,7 +425,7 @@ DECORRELATION: dict[str, Callable[..., ll.Dynamics]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+@pytest.mark.parametrize("dtype", slow_but([jnp.float64], [jnp.float64, jnp.float32]))
 @pytest.mark.parametrize("name", DECORRELATION)
 def test_decorrelation(golden: Golden, name: str, dtype: Any) -> None:
     arrays = golden("decorrelation")
@@ -471,7 +469,7 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+@pytest.mark.parametrize("dtype", slow_but([jnp.float64], [jnp.float64, jnp.float32]))
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_decorrelated_convolution(golden: Golden, name: str, dtype: Any) -> None:
     arrays = {k.removeprefix("conv."): v for k, v in golden("decorrelation").items()}

@@ -32,6 +32,7 @@ from benchmarks.quality.rules import DENSE_ALONE
 from benchmarks.quality.settings import NETWORKS
 from benchmarks.quality.theory import Exact, exact_signals
 from tests.command_line import call_main
+from tests.compare import slow_but
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -107,6 +108,7 @@ def test_signal_to_noise_is_the_library_s():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_draws():
     model = ll.mlp((40, 50))
     rule = make_rule("weight_perturbation_signs", model, ll.squared_error, 0.1)
@@ -163,8 +165,8 @@ def test_one_layer_and_example_of_a_linear_loss_are_as_in_theory(of_averages, nu
     ("name", "batch_size"),
     [
         ("weight_perturbation_signs", 6),
-        ("forward_gradient_activities", 6),
-        ("forward_gradient_activities", 1),
+        pytest.param("forward_gradient_activities", 6, marks=pytest.mark.slow),
+        pytest.param("forward_gradient_activities", 1, marks=pytest.mark.slow),
         ("node_perturbation_layerwise", 1),
     ],
 )
@@ -217,7 +219,7 @@ def test_operations_are_those_counted_by_hand(bench):
         assert bench.flops(rule, SMALL) == expected, rule
 
 
-@pytest.mark.parametrize("name", list(SWEEPS))
+@pytest.mark.parametrize("name", slow_but(["depth", "num_samples", "updates"], SWEEPS))
 def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
     value = {"network": "convolutional", "sigma": 0.1}.get(name, 2)
     settings = [SMALL, replace(SMALL, **{name: value})]

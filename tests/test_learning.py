@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import lax_learning as ll
+from tests.compare import slow_but
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -68,12 +69,12 @@ def assert_learns(model, loss, factory, rate, data, num_updates):
     assert (end > 0.1 + 5 * 0.0134).all(), (start, end)
 
 
-@pytest.mark.parametrize("name", AT_ONCE)
+@pytest.mark.parametrize("name", slow_but(["kolen_pollack"], AT_ONCE))
 def test_rule_learns(name, data):
     assert_learns(DENSE, ll.squared_error, *AT_ONCE[name], data, 200)
 
 
-@pytest.mark.parametrize("name", THROUGH_TIME)
+@pytest.mark.parametrize("name", slow_but(["node_perturbation"], THROUGH_TIME))
 def test_rule_learns_through_time(name, data):
     # the rows of an image one after the other, each pixel the mean of four
     def see(x):

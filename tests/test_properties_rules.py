@@ -17,6 +17,7 @@ from jax.extend.random import define_prng_impl
 
 import lax_learning as ll
 from lax_learning import estimators, plasticity, symbolic
+from tests.compare import slow_but
 from tests.registry import INPUT_SHAPES, NETWORKS, RULES
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -32,7 +33,18 @@ ESTIMATORS: dict[str, Callable[..., Any]] = {
     "forward_gradient": estimators.forward_gradient,
     "spsa": lambda f, **o: with_count(estimators.spsa(f, perturbation=lambda count: 0.1, **o)),
 }
-all_rules = pytest.mark.parametrize("name", RULES)
+TELLING = (
+    "fa",
+    "np-antithetic",
+    "np-batch",
+    "wp-central",
+    "spsa",
+    "fg",
+    "fg-activities",
+    "kp",
+    "decorrelated",
+)
+telling_rules = pytest.mark.parametrize("name", slow_but(TELLING, RULES))
 all_estimators = pytest.mark.parametrize("name", ESTIMATORS)
 
 
@@ -83,11 +95,11 @@ CONTAINERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@all_rules
+@telling_rules
 def test_gradients_of_a_rule_have_the_structure_of_its_params(name: str) -> None:
     model, key = NETWORKS["dense"](jnp.float32), jax.random.key(0)
-    params = model.init(key)
-    for container in CONTAINERS.values():
+    params = jax.eval_shape(model.init, key)
+    for container in CONTAINERS.values() if name in ("fa", "np-batch") else [CONTAINERS["own mapping"]]:
         as_given = container(params)
 
         def apply(given: Any, x: Any) -> Any:
@@ -258,7 +270,8 @@ def test_noise_of_another_dtype_is_cast(dtype: Any) -> None:
         lambda noise: ll.forward_gradient(network, ll.squared_error, noise=noise, perturb="activities"),
     ):
         found, expected = (
-            maker(signs(t)).value_and_grad(key, params, (), X, Y)[1][0]["w"] for t in (dtype, jnp.float32)
+            jax.jit(maker(signs(t)).value_and_grad)(key, params, (), X, Y)[1][0]["w"]
+            for t in (dtype, jnp.float32)
         )
         np.testing.assert_array_equal(found, expected)
         assert np.all(found != 0)
@@ -267,8 +280,9 @@ def test_noise_of_another_dtype_is_cast(dtype: Any) -> None:
 # --- NaN, debugging flags, reverse mode
 
 
-def test_nan_in_nan_out_and_the_debugging_flags_pass() -> None:
-    rules, model = {name: make(name) for name in RULES}, NETWORKS["dense"](jnp.float32)
+@pytest.mark.parametrize("names", [TELLING, pytest.param(tuple(RULES), marks=pytest.mark.slow)], ids=len)
+def test_nan_in_nan_out_and_the_debugging_flags_pass(names: tuple[str, ...]) -> None:
+    rules, model = {name: make(name) for name in names}, NETWORKS["dense"](jnp.float32)
 
     @jax.jit
     def run(key: Any, params: Any, x: Any) -> Any:
@@ -292,7 +306,7 @@ def test_nan_in_nan_out_and_the_debugging_flags_pass() -> None:
                     assert np.isnan(layer["w"]).any() and np.isnan(layer["b"]).all(), name
 
 
-@all_rules
+@telling_rules
 def test_reverse_mode_passes_through_every_update(name: str) -> None:
     rule, params = make(name), NETWORKS["dense"](jnp.float32).init(jax.random.key(0))
     state = rule.init(jax.random.key(0), params, X)
@@ -431,7 +445,10 @@ DRAWS: dict[str, Callable[[Any], Any]] = {
 KEY = jax.random.key(0, impl="threefry2x32")
 
 
-@pytest.mark.parametrize("name", DRAWS)
+OF_OPTIONS = {f"update of {name}" for name in RULES if name not in ("np", "wp", "brsf", *TELLING)}
+
+
+@pytest.mark.parametrize("name", slow_but(DRAWS.keys() - OF_OPTIONS, DRAWS))
 def test_no_key_is_consumed_twice(name: str) -> None:
     used: list[bytes] = []
     key = jax.random.key(7, impl=_recording(used))

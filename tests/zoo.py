@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 KEY = jax.random.key(0)
 BATCH = 4
@@ -23,25 +24,34 @@ class Case(NamedTuple):
     x: Any
 
 
+def _drawn(number: int, *shape: int) -> np.ndarray:
+    """Normal numbers from NumPy, which compiles nothing."""
+    return np.random.default_rng(number).standard_normal(shape, np.float32)
+
+
 def _images(scale: int) -> jax.Array:
-    return jax.random.normal(KEY, (BATCH, 6, 6, 2 * scale))
+    return jnp.asarray(_drawn(0, BATCH, 6, 6, 2 * scale))
 
 
 def _sequences(scale: int, steps: int = 5) -> jax.Array:
-    return jax.random.normal(KEY, (BATCH, steps, 4 * scale))
+    return jnp.asarray(_drawn(0, BATCH, steps, 4 * scale))
 
 
 def _vectors(scale: int) -> jax.Array:
-    return jax.random.normal(KEY, (BATCH, 5 * scale))
+    return jnp.asarray(_drawn(0, BATCH, 5 * scale))
 
 
 def _normal(scale: int) -> Callable[..., jax.Array]:
     """`(number, *shape) -> parameter`, smaller as layers get wider."""
+    return lambda number, *shape: jnp.asarray(np.float32(0.5 * scale**-0.5) * _drawn(number, *shape))
 
-    def draw(number: int, *shape: int) -> jax.Array:
-        return 0.5 * scale**-0.5 * jax.random.normal(jax.random.fold_in(KEY, number), shape)
 
-    return draw
+def _of_nnx(make: Callable[[], Any], *filters: Any) -> Any:
+    """`nnx.split` of a module whose parameters are drawn in one program."""
+    from flax import nnx
+
+    graph = nnx.split(nnx.eval_shape(make), *filters)[0]
+    return graph, *jax.jit(lambda: nnx.split(make(), *filters)[1:])()
 
 
 def plain_mlp(scale: int = 1) -> Case:
@@ -69,7 +79,7 @@ def linen_residual_convolution(scale: int = 1) -> Case:
             return linen.Dense(3)(x.mean((1, 2)))
 
     net = Net()
-    return Case(net.apply, net.init(KEY, _images(scale)), _images(scale))
+    return Case(net.apply, jax.jit(net.init)(KEY, _images(scale)), _images(scale))
 
 
 def linen_separable_strided_convolution(scale: int = 1) -> Case:
@@ -83,7 +93,7 @@ def linen_separable_strided_convolution(scale: int = 1) -> Case:
             return linen.Dense(3)(x.reshape(x.shape[0], -1))
 
     net = Net()
-    return Case(net.apply, net.init(KEY, _images(scale)), _images(scale))
+    return Case(net.apply, jax.jit(net.init)(KEY, _images(scale)), _images(scale))
 
 
 def nnx_transposed_convolution(scale: int = 1) -> Case:
@@ -97,7 +107,7 @@ def nnx_transposed_convolution(scale: int = 1) -> Case:
         def __call__(self, x):
             return self.up(jnp.tanh(self.down(x)))
 
-    graph, params = nnx.split(Net(nnx.Rngs(0)))
+    graph, params = _of_nnx(lambda: Net(nnx.Rngs(0)))
     return Case(lambda params, x: nnx.merge(graph, params)(x), params, _images(scale))
 
 
@@ -117,7 +127,7 @@ def linen_attention_block(scale: int = 1) -> Case:
             return linen.Dense(3)(x.mean(1))
 
     net, tokens = Net(), jax.random.randint(KEY, (BATCH, 5), 0, 7)
-    return Case(net.apply, net.init(KEY, tokens), tokens)
+    return Case(net.apply, jax.jit(net.init)(KEY, tokens), tokens)
 
 
 def nnx_causal_decoder(scale: int = 1) -> Case:
@@ -137,7 +147,7 @@ def nnx_causal_decoder(scale: int = 1) -> Case:
             mask = nnx.make_causal_mask(batch["tokens"]) * batch["mask"][:, None, None, :]
             return self.out(self.norm(x + self.attention(x, mask=mask)))
 
-    graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
+    graph, params, rest = _of_nnx(lambda: Net(nnx.Rngs(0)), nnx.Param, ...)
     x = {
         "tokens": jax.random.randint(KEY, (BATCH, 5), 0, 7),
         "mask": jnp.ones((BATCH, 5)).at[0, 4].set(0.0),
@@ -154,15 +164,19 @@ def haiku_lstm(scale: int = 1) -> Case:
         return hk.Linear(3)(outputs[-1])
 
     transformed = hk.without_apply_rng(hk.transform(net))
-    return Case(transformed.apply, transformed.init(KEY, _sequences(scale)), _sequences(scale))
+    return Case(transformed.apply, jax.jit(transformed.init)(KEY, _sequences(scale)), _sequences(scale))
 
 
 def equinox_gru(scale: int = 1) -> Case:
     import equinox as eqx
 
     keys = jax.random.split(KEY)
-    model = eqx.nn.GRUCell(4 * scale, 5 * scale, key=keys[0]), eqx.nn.Linear(5 * scale, 3, key=keys[1])
-    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    @eqx.filter_jit
+    def drawn(keys):
+        return eqx.nn.GRUCell(4 * scale, 5 * scale, key=keys[0]), eqx.nn.Linear(5 * scale, 3, key=keys[1])
+
+    params, static = eqx.partition(drawn(keys), eqx.is_inexact_array)
 
     def apply(params, x):
         cell, out = eqx.combine(params, static)
@@ -221,7 +235,7 @@ def linen_stacked_remat_blocks(scale: int = 1) -> Case:
             return linen.Dense(3)(x)
 
     net = Net()
-    return Case(net.apply, net.init(KEY, _vectors(scale)), _vectors(scale))
+    return Case(net.apply, jax.jit(net.init)(KEY, _vectors(scale)), _vectors(scale))
 
 
 def layers_by_counter(scale: int = 1) -> Case:
@@ -252,8 +266,31 @@ def nnx_layer_used_twice(scale: int = 1) -> Case:
             x = jnp.tanh(self.first(x))
             return self.out(jnp.tanh(self.twice(jnp.tanh(self.twice(x)))))
 
-    graph, params = nnx.split(Net(nnx.Rngs(0)))
+    graph, params = _of_nnx(lambda: Net(nnx.Rngs(0)))
     return Case(lambda params, x: nnx.merge(graph, params)(x), params, _vectors(scale))
+
+
+def nnx_transformed(scale: int = 1) -> Case:
+    from flax import nnx
+
+    inputs, hidden = 4 * scale, 5 * scale
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.rnn = nnx.RNN(nnx.GRUCell(inputs, hidden, rngs=rngs))
+            self.remat, self.jit = (nnx.Linear(hidden, hidden, use_bias=False, rngs=rngs) for _ in range(2))
+            self.tied = nnx.Linear(hidden, hidden, use_bias=False, rngs=rngs)
+            self.tied.kernel = self.jit.kernel
+            self.out = nnx.Linear(hidden, 3, rngs=rngs)
+
+        def __call__(self, x):
+            states: Any = self.rnn(x)
+            x = nnx.remat(lambda layer, x: jnp.tanh(layer(x)))(self.remat, states[:, -1])
+            x = self.tied(nnx.jit(lambda layer, x: jnp.tanh(layer(x)))(self.jit, x))
+            return jax.vmap(lambda x: self.out(jnp.tanh(x)))(x)
+
+    graph, params, rest = _of_nnx(lambda: Net(nnx.Rngs(0)), nnx.Param, ...)
+    return Case(lambda params, x: nnx.merge(graph, params, rest, copy=True)(x), params, _sequences(scale, 3))
 
 
 def tied_embedding(scale: int = 1) -> Case:
@@ -368,7 +405,7 @@ def dropout_keys_in_x(scale: int = 1) -> Case:
             return linen.Dense(3)(x)
 
     net = Net()
-    params = net.init({"params": KEY, "dropout": KEY}, _vectors(scale)[0])
+    params = jax.jit(net.init)({"params": KEY, "dropout": KEY}, _vectors(scale)[0])
 
     def apply(params, batch):
         one = partial(net.apply, params)
@@ -402,7 +439,9 @@ def jitted_checkpointed_conditional(scale: int = 1) -> Case:
 def equinox_mlp(scale: int = 1) -> Case:
     import equinox as eqx
 
-    params, static = eqx.partition(eqx.nn.MLP(5 * scale, 3, 6 * scale, 2, key=KEY), eqx.is_inexact_array)
+    params, static = eqx.partition(
+        eqx.filter_jit(eqx.nn.MLP)(5 * scale, 3, 6 * scale, 2, key=KEY), eqx.is_inexact_array
+    )
     return Case(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, _vectors(scale))
 
 
@@ -421,6 +460,7 @@ ZOO: dict[str, Callable[..., Case]] = {
         linen_stacked_remat_blocks,
         layers_by_counter,
         nnx_layer_used_twice,
+        nnx_transformed,
         tied_embedding,
         weight_normalisation,
         mixture_of_experts,
