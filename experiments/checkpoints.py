@@ -16,8 +16,8 @@ SECONDS_BETWEEN_CHECKPOINTS = 5.0
 class Checkpoint:
     """The latest state of an unfinished part of a run: a step and a pytree of arrays.
 
-    Every process writes the members on its devices. A run that goes on may have another number of devices,
-    and with it other members that only fill them up: those are cut off, or start as zeros.
+    Every process writes the members on its devices. A resumed run may have another number of devices, and
+    with it other members that only fill them up: those are cut off, or start as zeros.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -142,7 +142,8 @@ def run(config: Config) -> None:
     print(f"A: {config.a}\nB: {config.b}\n")
     options = differing(a.config, b.config)
     print(
-        reporting.table(["option", "A", "B"], options) if options else "The same configuration.", end="\n\n"
+        reporting.table(["option", "A", "B"], options) if options else "The configurations are the same.",
+        end="\n\n",
     )
     pairs = pairs_of(a, b)
     print(table(pairs))

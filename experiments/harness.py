@@ -1,8 +1,7 @@
-"""Surroundings of a run: a folder, checkpoints, progress and a summary.
+"""Experiments: parts that run one after another into a folder, and the command line around them.
 
-An output folder belongs to one configuration. Finished parts are written whole or not at all, unfinished
-ones are checkpointed, so that a run killed at any moment goes on where it was. Of many processes the first
-prints and writes; all of them checkpoint what they hold.
+Finished parts are written whole or not at all, unfinished ones are checkpointed, so that a run killed at any
+moment can be resumed. Of many processes the first prints and writes; all of them checkpoint what they hold.
 """
 
 import json

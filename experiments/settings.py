@@ -194,9 +194,7 @@ def imported(name: str, path: str) -> Callable[..., Any]:
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{name}: expected MODULE:FUNCTION that can be imported, got {path} ({error})"
-        ) from None
+        raise ValueError(f"{name}: expected MODULE:FUNCTION, got {path} ({error})") from None
     if not callable(found):
         raise ValueError(f"{name}: expected MODULE:FUNCTION, got {path}, which is {found!r}")
     return found

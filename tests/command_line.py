@@ -156,7 +156,7 @@ def started(folder: Path, name: str, *arguments: str | Path) -> Iterator[subproc
     """Runs an experiment until a checkpoint is whole in `folder`; it is killed at the end."""
     process = start(PROGRAM.format(name=name), *arguments, stderr=subprocess.PIPE)
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 480
         while not (folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline

@@ -6,6 +6,7 @@ the question whether there is a gain on all of MNIST and with convolutions.
 
 import sys
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,23 +194,25 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
     results = xr.Dataset(variables, coordinates)
     best = int(best_rate(results).rate)
     of_best = slice(best * config.seeds, (best + 1) * config.seeds)
-    trained = jax.tree.map(lambda leaf: leaf[of_best], collect_trained(run, stage.state, shape[0] * shape[1]))
-    save_params(config.out, name, trained)
+    save_params(config.out, name, trained(run, stage.state, of_best))
     return results.expand_dims(run=[name]).assign_coords(study=("run", [run.study]))
 
 
-def collect_trained(run: Run, state: Carry, count: int) -> Any:
-    """Returns the params of all members, as those of the network without decorrelation."""
-
-    def plain(carry: Carry) -> Any:
-        layers = {} if run.dynamics is None else carry.rule_state.layers
-        if any(layer.b is not None for layer in layers.values()):  # weights cannot remove a mean
-            return {"params": carry.params, "layers": layers}
-        if not layers:
-            return carry.params
-        return ll.decorrelation.fold(run.network, carry.params, layers, jnp.zeros((1, 784)))
-
-    return running.collect(ll.ensemble(plain, batch_size=running.side_by_side())(state), count)
+def trained(run: Run, state: Carry, members: slice) -> Any:
+    """Returns the params of some members, as those of the network without decorrelation."""
+    layers = {} if run.dynamics is None else state.rule_state.layers
+    params, layers = running.collect((state.params, layers), members.stop)
+    params, layers = jax.tree.map(lambda leaf: leaf[members], (params, layers))
+    if any(layer.b is not None for layer in layers.values()):  # weights cannot remove a mean
+        return {"params": params, "layers": layers}
+    if not layers:
+        return params
+    x = jnp.zeros((1, 784))
+    folded = [
+        ll.decorrelation.fold(run.network, jax.tree.map(itemgetter(i), params), jax.tree.map(itemgetter(i), layers), x)
+        for i in range(members.stop - members.start)
+    ]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *folded)
 
 
 def correlations(run: Run, state: Carry, data: Images) -> dict[str, np.ndarray]:

@@ -197,7 +197,7 @@ EXPERIMENT = harness.Experiment(
     load=load,
     held=held,
     run_part=run_rule,
-    merge=lambda config, parts: harness.joined(parts, "rule", config.rules),
+    merge=lambda config, parts: xr.concat(parts, "rule"),
     compile_quickly=None,  # the weights of one seed fill the cache of a core
 )
 run, main = EXPERIMENT.run, EXPERIMENT.main
