@@ -8,6 +8,7 @@ again with the same hyper-parameters.
 
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -39,6 +40,11 @@ def _first(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
     return {slot_of(trial): trial for trial in reversed(trials) if slot_of(trial) >= 0}
 
 
+def _held(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """The trial that fills a slot, or is going to."""
+    return _first([trial for trial in trials if trial.state != TrialState.FAIL])
+
+
 class Worker:
     """One of the workers on a study; a context that sends heartbeats, and gives unfinished trials back."""
 
@@ -65,49 +71,41 @@ class Worker:
         """Returns up to `count` trials to run, none if other workers run all that are left."""
         self._fail_dead()
         trials = self._study.get_trials(deepcopy=False)
-        held = _first([trial for trial in trials if trial.state != TrialState.FAIL])
         tried = _first([trial for trial in trials if len(trial.params) == len(self._space.searched)])
+        held = _held(trials)
         free = [s for s in range(self._num_trials) if s not in held or held[s].state == TrialState.WAITING]
         for slot in free[: count - len(self._mine)]:
             if slot not in held:
                 params = tried[slot].params if slot in tried else self._space.point(slot)
                 self._study.enqueue_trial(params, user_attrs={"slot": slot})
-            trial = self._study.ask(self._space.searched)  # perhaps one that another worker put there
+            trial = self._study.ask(self._space.searched)  # perhaps one that another worker queued
             self._mine[trial.number] = trial
         self._beat()
-        trials = self._study.get_trials(deepcopy=False)
-        fills = {t.number for t in _first([t for t in trials if t.state != TrialState.FAIL]).values()}
-        self._give_back([trial for number, trial in self._mine.items() if number not in fills])
+        fills = {trial.number for trial in _held(self._study.get_trials(deepcopy=False)).values()}
+        self._give_back(trial for number, trial in list(self._mine.items()) if number not in fills)
         return list(self._mine.values())
 
-    def report(self, trial: Trial, chunk: int, value: float) -> None:
-        """Reports the score of a trial after a chunk."""
+    def report(self, trial: Trial, chunk: int, value: float) -> bool:
+        """Reports the score of a trial after a chunk; returns whether the pruner stops it."""
         with UNLESS_TAKEN:
             trial.report(value, chunk)
-
-    def stops(self, trial: Trial) -> bool:
-        """Returns whether the pruner stops a trial."""
-        with UNLESS_TAKEN:
             return trial.should_prune()
         return True
 
     def tell(self, trial: Trial, value: float | None, scores: list[float]) -> None:
         """Finishes a trial, with no value if it was pruned."""
+        self._end(trial, TrialState.PRUNED if value is None else TrialState.COMPLETE, value, scores=scores)
+
+    def _end(self, trial: Trial, state: TrialState, value: float | None = None, **attributes: Any) -> None:
         with UNLESS_TAKEN:
-            trial.set_user_attr("scores", scores)
-        self._finish(trial, TrialState.PRUNED if value is None else TrialState.COMPLETE, value)
+            for name, content in attributes.items():
+                trial.set_user_attr(name, content)
+            self._study.tell(trial, value, state=state, skip_if_finished=True)
         del self._mine[trial.number]
 
-    def _finish(self, trial: Trial | int, state: TrialState, value: float | None = None) -> None:
-        with UNLESS_TAKEN:
-            self._study.tell(trial, value, state=state, skip_if_finished=True)
-
-    def _give_back(self, trials: list[Trial]) -> None:
+    def _give_back(self, trials: Iterable[Trial]) -> None:
         for trial in trials:
-            with UNLESS_TAKEN:
-                trial.set_user_attr("given back", True)
-            self._finish(trial, TrialState.FAIL)
-            del self._mine[trial.number]
+            self._end(trial, TrialState.FAIL, given_back=True)
 
     def _beat(self) -> None:
         self._study.set_user_attr(self._name, {"seen": time.time(), "trials": list(self._mine)})
@@ -124,8 +122,10 @@ class Worker:
         trials = self._study.get_trials(deepcopy=False)
         for trial in trials:
             started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-            silent = trial.number not in self._mine.keys() | alive and started < recent
+            silent = started < recent and trial.number not in self._mine.keys() | alive
             if trial.state == TrialState.RUNNING and silent:
                 before = [t for t in trials if slot_of(t) == slot_of(trial) and t.state == TrialState.FAIL]
-                deaths = 1 + sum("given back" not in t.user_attrs for t in before)
-                self._finish(trial.number, TrialState.PRUNED if deaths >= ATTEMPTS else TrialState.FAIL)
+                deaths = 1 + sum("given_back" not in t.user_attrs for t in before)
+                state = TrialState.PRUNED if deaths >= ATTEMPTS else TrialState.FAIL
+                with UNLESS_TAKEN:
+                    self._study.tell(trial.number, state=state, skip_if_finished=True)
