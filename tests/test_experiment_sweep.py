@@ -21,7 +21,6 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 
 from experiments import harness
-from experiments.microlearning import sweep as microlearning_sweep
 from experiments.sweep import report, study
 from experiments.sweep.config import OFFERED, Config
 from experiments.sweep.programs import Programs
@@ -159,6 +158,10 @@ def test_command_names_options_and_experiments(tmp_path):
 # Programs
 
 
+def never(place, chunk, scores):
+    return False
+
+
 SMALL = {
     "birth_death": {"steps": 10, "units": 4, "batch_size": 5, "problem": "mixture"},
     "decorrelation": {"updates": 5, "batch_size": 4},
@@ -169,44 +172,28 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", OFFERED)
-def test_every_experiment_can_be_swept(tmp_path, name):
-    settings = config(tmp_path, "", name)
-    sweepable = settings.sweepable()
-    check_runs(
-        settings, parse_space({next(iter(sweepable.traced)): {"low": 0.1, "high": 1}}, sweepable), sweepable
-    )
-    usual = {**sweepable.defaults(), **SMALL.get(name, {})}
-    trials = [{**usual, **{n: factor * v for n, v in sweepable.traced.items()}} for factor in (1, 5, 1e30)]
-    programs = Programs(sweepable, jax.random.split(jax.random.key(0), 2), 2)
-    scores, ended = programs.run(trials, lambda chunk, trials, scores: np.zeros(len(trials), bool))
-    assert scores.shape == (3, 2) and np.isfinite(scores[:2]).all() and ended.all()
-    assert (scores[0] != scores[1]).any() or sweepable.direction == "maximize"
-    if name == "birth_death":  # the score is the loss
-        assert not np.isfinite(scores[2]).any()
-
-
-def test_256_learning_rates_compile_once(tmp_path, monkeypatch):
-    traces, offered = Counter(), microlearning_sweep.SWEEPABLE
+def test_every_experiment_can_be_swept_in_one_program(tmp_path, name):
+    settings, traces = config(tmp_path, "", name), []
+    offered = settings.sweepable()
+    some = {next(iter(offered.traced)): {"low": 0.1, "high": 1}}
+    check_runs(settings, parse_space(some, offered), offered)
 
     def make(static):
         program = offered.make(static)
+        return program._replace(advance=lambda *a: traces.append(1) or program.advance(*a))
 
-        def advance(*arguments):
-            traces[static["rule"]] += 1
-            return program.advance(*arguments)
-
-        return program._replace(advance=advance)
-
-    few = jax.tree.map(lambda a: a[:200], microlearning_sweep.images("sample"))
-    monkeypatch.setattr(microlearning_sweep, "images", lambda source: few)
-    monkeypatch.setattr(study, "storage_of", lambda config: optuna.storages.InMemoryStorage())
-    text = "learning_rate = { low = 1e-3, high = 100.0, log = true, points = 256 }\n"
-    text += "hidden = 10\nbatch_size = 20\nepochs = 2"
-    sizes = {"trials": 256, "batch": 100, "side_by_side": 8, "seeds": 1}  # batches of 100, 100 and 56
-    found = run(tmp_path, text, offered._replace(make=make), sampler="grid", **sizes)
-    assert traces == {"backprop": 1}
-    assert sorted(values_of(found)) == pytest.approx(np.geomspace(1e-3, 100, 256))
-    assert states_of(found)["PRUNED"] > 9
+    usual = {**offered.defaults(), **SMALL.get(name, {})}
+    trials = [{**usual, **{n: factor * v for n, v in offered.traced.items()}} for factor in (1, 5, 1e30)]
+    programs = Programs(offered._replace(make=make), jax.random.split(jax.random.key(0), 2), 2)
+    first, _ = programs.run(trials[:1], never)
+    traced = len(traces)
+    scores, ended = programs.run(trials, never)
+    assert len(traces) == traced  # nothing compiles again
+    assert scores.shape == (3, 2) and np.isfinite(scores[:2]).all() and ended.all()
+    np.testing.assert_array_equal(scores[:1], first)
+    assert (scores[0] != scores[1]).any() or offered.direction == "maximize"
+    if name == "birth_death":  # the score is the loss
+        assert not np.isfinite(scores[2]).any()
 
 
 def test_groups_of_one_shape_and_scores_by_hand(tmp_path):
@@ -228,7 +215,7 @@ def test_groups_of_one_shape_and_scores_by_hand(tmp_path):
 def test_stopped_trials_cost_nothing_and_disturb_no_others():
     programs = Programs(toy(), jax.random.split(jax.random.key(0), 2), 2)
     trials = [{**toy().defaults(), "learning_rate": float(rate)} for rate in np.geomspace(1e-4, 1, 10)]
-    whole, _ = programs.run(trials, lambda chunk, trials, scores: np.zeros(len(trials), bool))
+    whole, _ = programs.run(trials, never)
     seen, calls = [], []
     ((shape, program),) = programs._programs.items()
 
@@ -238,13 +225,14 @@ def test_stopped_trials_cost_nothing_and_disturb_no_others():
 
     programs._programs[shape] = program._replace(advance=advance)
 
-    def odd(chunk, trials, scores):
-        seen.append(trials.tolist())
-        assert scores.shape == (len(trials), 2)
-        return trials % 2 == 1 if chunk == 1 else trials > 2
+    def odd(place, chunk, scores):
+        seen.append((chunk, place))
+        np.testing.assert_allclose(scores, whole[place] * chunk / CHUNKS, rtol=1e-6)
+        return place % 2 == 1 if chunk == 1 else place > 2
 
     stopped, ended = programs.run(trials, odd)
-    assert seen == [list(range(10)), [0, 2, 4, 6, 8]] and np.flatnonzero(ended).tolist() == [0, 2]
+    assert seen == [*((1, i) for i in range(10)), *((2, i) for i in range(0, 10, 2))]
+    assert np.flatnonzero(ended).tolist() == [0, 2]
     np.testing.assert_allclose(stopped[[0, 2]], whole[[0, 2]], rtol=1e-6)
     np.testing.assert_allclose(stopped[1::2], whole[1::2] / CHUNKS, rtol=1e-6)
     np.testing.assert_allclose(stopped[4::2], whole[4::2] * 2 / CHUNKS, rtol=1e-6)
@@ -413,6 +401,7 @@ def test_trials_of_a_live_worker_are_left_alone(tmp_path):
 def test_slots_that_are_queued_twice_are_filled_once(tmp_path, monkeypatch):
     workers = Workers(tmp_path)
     one, other = workers.worker(), workers.worker()
+    one._study.enqueue_trial({}, user_attrs={"slot": 5})  # by a worker that died before it asked for it
     before, look = [one._study.get_trials()], other._study.get_trials
     assert len(one.claim(4)) == 4
     late = lambda *arguments, **named: before.pop() if before else look(*arguments, **named)  # noqa: E731
@@ -424,23 +413,11 @@ def test_slots_that_are_queued_twice_are_filled_once(tmp_path, monkeypatch):
     assert sorted({*one._mine, *other._mine}) == [
         t.number for t in found.get_trials() if t.state.name == "RUNNING"
     ]
-    found.enqueue_trial({}, user_attrs={"slot": 0})  # left by a worker that died before it asked
-    assert one.claim(6) and not other.claim(2)[2:]
-
-
-def test_a_trial_that_no_worker_survives_is_pruned(tmp_path):
-    workers = Workers(tmp_path)
-    for _ in range(3):
-        workers.worker(0.05).claim(6)  # and it is killed
-        time.sleep(0.1)
-    with workers.worker(0.05) as worker:
-        assert worker.claim(1) == []
-    assert states_of(workers.study()) == {"FAIL": 12, "PRUNED": 6}
 
 
 def test_workers_finish_what_a_killed_one_began(tmp_path):
     out, text = tmp_path / "out", RATES + "width = { choices = [1, 2] }"
-    options = {"trials": 24, "batch": 4, "seeds": 2, "sampler": "random", "pruner": "none", "patience": 3}
+    options = {"trials": 16, "batch": 4, "seeds": 2, "sampler": "random", "pruner": "none", "patience": 3}
     command = [sys.executable, "-m", "experiments.sweep", "--experiment", "tests.sweep_toy", "--resume"]
     command += ["--space", config(tmp_path, text).space, "--out", out]
     command += [each for name, value in options.items() for each in (f"--{name}", str(value))]
@@ -469,18 +446,18 @@ def test_workers_finish_what_a_killed_one_began(tmp_path):
 
     found = optuna.load_study(study_name=None, storage=storage)
     states = states_of(found)
-    assert states.keys() == {"COMPLETE", "FAIL"} and states["COMPLETE"] == 24  # no slot is filled twice
+    assert states.keys() == {"COMPLETE", "FAIL"} and states["COMPLETE"] == 16  # no slot is filled twice
     whole = run(tmp_path / "whole", text, **options)  # by one worker
     assert [trial.params for trial in finished(found)] == [trial.params for trial in finished(whole)]
     assert [trial.value for trial in finished(found)] == [trial.value for trial in finished(whole)]
     files = {"config.json", "journal.log", "results.nc", "summary.json"}
     files |= {f"{name}.png" for name in ("history", "importance", "parallel_coordinates", "slices")}
     assert {path.name for path in out.iterdir()} == files
-    assert all("24 trials" in output and "24/24" in errors for output, errors in printed)
+    assert all("16 trials" in output and "16/16" in errors for output, errors in printed)
     results = harness.read_dataset(out / "results.nc")
-    assert results.score.dims == ("trial", "seed") and results.score.shape == (24, 2)
+    assert results.score.dims == ("trial", "seed") and results.score.shape == (16, 2)
     np.testing.assert_allclose(results["median"], np.median(results.score, axis=1), rtol=1e-5)
     rows = json.loads((out / "summary.json").read_text())["rows"]
     assert rows[1]["median"] == pytest.approx(float(results["median"].max()))
     shares = {row["parameter"]: row["importance"] for row in rows if "parameter" in row}
-    assert shares["learning_rate"] > 0.5 and sum(shares.values()) == pytest.approx(1)
+    assert shares["learning_rate"] > 0.3 and sum(shares.values()) == pytest.approx(1)

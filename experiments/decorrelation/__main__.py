@@ -209,7 +209,9 @@ def trained(run: Run, state: Carry, members: slice) -> Any:
         return params
     x = jnp.zeros((1, 784))
     folded = [
-        ll.decorrelation.fold(run.network, jax.tree.map(itemgetter(i), params), jax.tree.map(itemgetter(i), layers), x)
+        ll.decorrelation.fold(
+            run.network, jax.tree.map(itemgetter(i), params), jax.tree.map(itemgetter(i), layers), x
+        )
         for i in range(members.stop - members.start)
     ]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *folded)

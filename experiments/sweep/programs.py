@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 import jax
@@ -11,8 +12,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import lax_learning as ll
 from experiments.sweeping import Program, Sweepable
-
-Hopeless = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Programs:
@@ -31,17 +30,16 @@ class Programs:
         mesh, devices = Mesh(jax.local_devices(), ("seed",)), jax.local_device_count()
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._spread = NamedSharding(mesh, PartitionSpec("seed"))
-        self._block = next(
-            n for n in range(side_by_side, 2 * side_by_side + devices) if n * keys.size % devices == 0
-        )
+        self._block = next(n for n in count(side_by_side) if n * keys.size % devices == 0)
 
-    def run(self, trials: Sequence[Mapping[str, Any]], hopeless: Hopeless) -> tuple[np.ndarray, np.ndarray]:
+    def run(
+        self, trials: Sequence[Mapping[str, Any]], hopeless: Callable[[int, int, np.ndarray], bool]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Runs trials of one static shape, and stops those that are hopeless.
 
         Args:
           trials: the hyper-parameters of each.
-          hopeless: `(chunks done, trials, scores [trials, seeds]) -> [trials]`, called between chunks with
-            the trials that still run.
+          hopeless: `(place in trials, chunks done, scores [seeds]) -> bool`, called between chunks.
 
         Returns:
           Last score of every trial, `[trials, seeds]`, and which trials ran to the end, `[trials]`.
@@ -51,18 +49,18 @@ class Programs:
         scores = np.full((len(trials), seeds), np.nan, np.float32)
         carries = [self._start(program, [trials[i] for i in block]) for block in self._blocks(running)]
         for number in range(program.chunks):
+            if not carries:
+                break
             fresh = []
             for i, carry in enumerate(carries):
                 carries[i], score = program.advance(carry, number, program.shared)
                 fresh.append(np.asarray(score))
             scores[running] = np.concatenate(fresh).reshape(-1, seeds)[: running.size]
             if number + 1 < program.chunks:
-                stay = ~hopeless(number + 1, running, scores[running])
+                stay = np.array([not hopeless(i, number + 1, scores[i]) for i in running.tolist()], bool)
                 if not stay.all():
                     carries = self._close_up(carries, np.flatnonzero(stay))
                     running = running[stay]
-                    if not running.size:
-                        break
         return scores, np.isin(np.arange(len(trials)), running)
 
     def _compiled(self, trial: Mapping[str, Any]) -> Program:

@@ -34,32 +34,23 @@ def summary(scores: np.ndarray) -> tuple[float, float, float]:
 def as_dataset(study: optuna.Study, space: Space, sweepable: Sweepable) -> xr.Dataset:
     """All finished trials with named axes; the number of a trial is that of its slot."""
     trials, names = finished(study), list(space.searched)
-    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     seeds = max(len(trial.user_attrs.get("scores", [])) for trial in trials)
     scores = np.array([trial.user_attrs.get("scores", [np.nan] * seeds) for trial in trials])
     median, low, high = np.array([summary(of_trial) for of_trial in scores]).T
     complete = np.array([trial.state == TrialState.COMPLETE for trial in trials])
-    shares: dict[str, float] = {}
-    if len({trial.value for trial in done}) > 1:
-        shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
+    decided = len(np.unique(median[complete])) > 1
+    shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)) if decided else {}
     variables: dict[str, Any] = {
         "score": (("trial", "seed"), scores, {"long_name": sweepable.objective}),
         "median": ("trial", np.where(complete, median, np.nan), {"long_name": "median over seeds"}),
         "low": ("trial", low, {"long_name": "lower end of the 95 % interval of the median"}),
         "high": ("trial", high, {"long_name": "upper end of the 95 % interval of the median"}),
         "complete": ("trial", complete, {"long_name": "not stopped early"}),
-        "importance": (
-            "parameter",
-            [shares.get(n, np.nan) for n in names],
-            {"long_name": "share of variance"},
-        ),
+        "importance": ("parameter", [shares.get(n, np.nan) for n in names], {"long_name": "variance share"}),
         **{name: ("trial", [trial.params[name] for trial in trials]) for name in names},
     }
-    coordinates = {
-        "trial": [slot_of(trial) for trial in trials],
-        "seed": np.arange(seeds),
-        "parameter": names,
-    }
+    slots = [slot_of(trial) for trial in trials]
+    coordinates = {"trial": slots, "seed": np.arange(seeds), "parameter": names}
     attributes = {
         "objective": sweepable.objective,
         "direction": sweepable.direction,
@@ -127,9 +118,8 @@ def _scatter(axes: Axes, results: xr.Dataset, name: str) -> PathCollection:
         x[done], median, [median - low, high - median], fmt="none", ecolor="0.7", linewidth=0.7,
         label="95 % interval over seeds",
     )  # fmt: skip
-    shown = axes.scatter(
-        x[done], median, c=results.trial.values[done], s=14, zorder=2, label="median over seeds"
-    )
+    numbers = results.trial.values[done]
+    shown = axes.scatter(x[done], median, c=numbers, s=14, zorder=2, label="median over seeds")
     stopped = reporting.drawable(np.median(results.score.values[~done], axis=1))
     axes.scatter(x[~done], stopped, marker="x", color="0.6", s=18, linewidths=0.8, label="stopped early")
     if np.isfinite(median).any():  # a few trials that diverged would hide all others
@@ -178,14 +168,12 @@ def importance(results: xr.Dataset) -> Figure:
 def slices(results: xr.Dataset) -> Figure:
     """Scores against each hyper-parameter."""
     names = [str(name) for name in results.parameter.values]
-    size = (1 + 4 * len(names), 4.4)
-    figure, every = plt.subplots(
-        1, len(names), figsize=size, sharey=True, layout="constrained", squeeze=False
-    )
-    shown = [_scatter(axes, results, name) for axes, name in zip(every[0], names, strict=True)]
-    every[0, 0].set_ylabel(results.objective)
-    every[0, 0].legend(frameon=False, fontsize="small")
-    figure.colorbar(shown[-1], ax=every[0, -1], label="trial")
+    figure = plt.figure(figsize=(1 + 4 * len(names), 4.4), layout="constrained")
+    every = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    shown = [_scatter(axes, results, name) for axes, name in zip(every, names, strict=True)]
+    every[0].set_ylabel(results.objective)
+    every[0].legend(frameon=False, fontsize="small")
+    figure.colorbar(shown[-1], ax=every[-1], label="trial")
     figure.suptitle("Scores against each hyper-parameter")
     return figure
 

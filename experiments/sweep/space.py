@@ -103,22 +103,16 @@ def _expect(holds: bool, field: str, expected: str, got: Any) -> None:
 
 def _checked(field: str, kind: Any, value: Any, limits: Limits) -> Any:
     """The value, if it is of a kind: a traced number within limits, an int, text, or one of several texts."""
-    match kind:
-        case tuple():
-            fits, expected = value in kind, f"one of {', '.join(kind)}"
-        case str():
-            fits, expected = isinstance(value, str), "text"
-        case int():
-            fits, expected, limits = (
-                type(value) is int and value >= 1,
-                "an integer of at least 1",
-                at_least(1),
-            )
-        case _:
-            fits, expected = type(value) in (int, float), "a finite number"
-            value = float(str(value)) if fits else value  # infinite for an integer beyond float64
-    _expect(fits, field, expected, repr(value))
-    if isinstance(kind, int | float):
+    if isinstance(kind, tuple):
+        _expect(value in kind, field, f"one of {', '.join(kind)}", repr(value))
+    elif isinstance(kind, str):
+        _expect(isinstance(value, str), field, "text", repr(value))
+    elif isinstance(kind, int):
+        _expect(type(value) is int and value >= 1, field, "an integer of at least 1", repr(value))
+        at_least(1).check(field, value)
+    else:
+        _expect(type(value) in (int, float), field, "a finite number", repr(value))
+        value = float(str(value))  # infinite for an integer beyond float64
         limits.check(field, value)
     return value
 
@@ -132,9 +126,8 @@ def _add_range(space: Space, name: str, kind: Any, table: Mapping[str, Any], lim
     _expect(low > 0 or not log, f"{field}: low", "a number > 0 for a logarithmic scale", low)
     few = type(points) is int and 2 <= points <= MOST_POINTS
     _expect(few, f"{field}: points", f"an integer in 2..{MOST_POINTS}", repr(points))
-    space.searched[name] = (IntDistribution if isinstance(kind, int) else FloatDistribution)(
-        low, high, log=log
-    )
+    distribution = IntDistribution if isinstance(kind, int) else FloatDistribution
+    space.searched[name] = distribution(low, high, log=log)
     if "points" in table:
         spaced = (np.geomspace if log else np.linspace)(low, high, points).clip(low, high).tolist()
         space.grid[name] = list(dict.fromkeys(map(round, spaced) if isinstance(kind, int) else spaced))
@@ -147,17 +140,16 @@ def check_runs(config: Config, space: Space, sweepable: Sweepable) -> None:
       ValueError: names the hyper-parameter that cannot run, as the space has it, or the largest that does not
         fit into memory.
     """
-    largest: dict[tuple[str, ...], dict[str, Any]] = {}
-    for values in product(*(_ends(space, name) for name in sweepable.static)):
-        static = dict(zip(sweepable.static, values, strict=True))
-        largest[tuple(v for v in values if isinstance(v, str))] = static  # the last has the high ends
+    ends = {name: _ends(space, name) for name in sweepable.static}
+    for values in product(*ends.values()):
+        static = dict(zip(ends, values, strict=True))
         try:
             _made(sweepable, static)
         except ValueError as error:
             if not memory.is_about_arrays(error):  # which are named by their size below
                 raise
-    for static in largest.values():
-        _check_fits(config, sweepable, static)
+        if all(isinstance(value, str) or value == ends[name][-1] for name, value in static.items()):
+            _check_fits(config, sweepable, static)
 
 
 def _ends(space: Space, name: str) -> list[Any]:
@@ -165,9 +157,7 @@ def _ends(space: Space, name: str) -> list[Any]:
     if name in space.fixed:
         return [space.fixed[name]]
     offered: Any = space.searched[name]
-    values: Any = (
-        offered.choices if isinstance(offered, CategoricalDistribution) else (offered.low, offered.high)
-    )
+    values = getattr(offered, "choices", None) or (offered.low, offered.high)
     return list(values) if isinstance(values[0], str) else [min(values), max(values)]
 
 

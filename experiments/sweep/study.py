@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -127,11 +128,9 @@ def open_study(config: Config, sweepable: Sweepable, deciding: dict[str, Any]) -
     )
     wanted = json.loads(json.dumps(deciding))
     held = study.user_attrs.get("config", wanted)
-    differing = [
-        f"{n}: {held.get(n)!r} there, {wanted[n]!r} here" for n in wanted if held.get(n) != wanted[n]
-    ]
-    if differing:
-        got = f"{study.study_name!r} ({'; '.join(differing)})"
+    if differing := [name for name in wanted if held.get(name) != wanted[name]]:
+        there = "; ".join(f"{n}: {held.get(n)!r} there, {wanted[n]!r} here" for n in differing)
+        got = f"{study.study_name!r} ({there})"
         raise ValueError(f"--study: expected one of this configuration, got {got}")
     study.set_user_attr("config", wanted)
     return study
@@ -157,13 +156,11 @@ def run_study(config: Config, study: optuna.Study, space: Space, sweepable: Swee
 
 def _show(progress: tqdm, study: optuna.Study) -> int:
     """Shows how many trials all workers have finished, and returns their number."""
-    done = finished(study)
-    values = [trial.value for trial in done if trial.state.name == "COMPLETE" and trial.value is not None]
-    if values:
-        best = (max if study.direction.name == "MAXIMIZE" else min)(values)
-        progress.set_postfix(best=f"{best:.4g}", refresh=False)
-    progress.update(min(len(done), progress.total) - progress.n)
-    return len(done)
+    done = len(finished(study))
+    with suppress(ValueError):  # no trial is complete
+        progress.set_postfix(best=f"{study.best_value:.4g}", refresh=False)
+    progress.update(min(done, progress.total) - progress.n)
+    return done
 
 
 def _run_group(worker: Worker, programs: Programs, fixed: dict[str, Any], trials: list[Trial]) -> None:
@@ -172,12 +169,9 @@ def _run_group(worker: Worker, programs: Programs, fixed: dict[str, Any], trials
     The objective is the median over seeds; a trial whose median is not finite is pruned.
     """
 
-    def hopeless(chunk: int, places: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        medians = np.array([summary(of_trial)[0] for of_trial in scores])
-        finite = np.isfinite(medians)
-        for place, median in zip(places[finite], medians[finite].tolist(), strict=True):
-            worker.report(trials[place], chunk, median)
-        return np.array([not ok or worker.stops(trials[i]) for i, ok in zip(places, finite, strict=True)])
+    def hopeless(place: int, chunk: int, scores: np.ndarray) -> bool:
+        median = summary(scores)[0]
+        return not np.isfinite(median) or worker.report(trials[place], chunk, median)
 
     scores, ended = programs.run([{**fixed, **trial.params} for trial in trials], hopeless)
     for trial, of_seeds, whole in zip(trials, scores, ended, strict=True):

@@ -3,7 +3,7 @@
 A worker puts slots that no trial holds into Optuna's queue and asks for as many trials. If two workers queue
 a slot at the same time, the trial with the lower number fills it and the other is dropped before it runs. A
 heartbeat in the study shows which trials are being run; those without one are failed, and their slots queued
-again with the same hyper-parameters.
+again. A slot seeds the sampler, so that a repeated trial draws the same unless the sampler has learned more.
 """
 
 import threading
@@ -18,7 +18,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from experiments.sweep.space import Space
 
-ATTEMPTS = 3
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 UNLESS_TAKEN = suppress(UpdateFinishedTrialError)  # by another worker, which took this one for dead
 
@@ -37,6 +36,12 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 def _first(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
     """The trial with the lowest number in every slot."""
     return {slot_of(trial): trial for trial in reversed(trials) if slot_of(trial) >= 0}
+
+
+def _held(study: optuna.Study) -> dict[int, FrozenTrial]:
+    """The trial that fills a slot, or is going to."""
+    trials = study.get_trials(deepcopy=False)
+    return _first([trial for trial in trials if trial.state != TrialState.FAIL])
 
 
 class Worker:
@@ -59,35 +64,29 @@ class Worker:
     def __exit__(self, *error: Any) -> None:
         self._ended.set()
         self._beats.join()
-        self._give_back(list(self._mine.values()))
+        for trial in list(self._mine.values()):
+            self._end(trial, TrialState.FAIL)
 
     def claim(self, count: int) -> list[Trial]:
         """Returns up to `count` trials to run, none if other workers run all that are left."""
         self._fail_dead()
-        trials = self._study.get_trials(deepcopy=False)
-        held = _first([trial for trial in trials if trial.state != TrialState.FAIL])
-        tried = _first([trial for trial in trials if len(trial.params) == len(self._space.searched)])
+        held = _held(self._study)
         free = [s for s in range(self._num_trials) if s not in held or held[s].state == TrialState.WAITING]
         for slot in free[: count - len(self._mine)]:
             if slot not in held:
-                params = tried[slot].params if slot in tried else self._space.point(slot)
-                self._study.enqueue_trial(params, user_attrs={"slot": slot})
-            trial = self._study.ask(self._space.searched)  # perhaps one that another worker put there
+                self._study.enqueue_trial(self._space.point(slot), user_attrs={"slot": slot})
+            trial = self._study.ask(self._space.searched)  # perhaps one that another worker queued
             self._mine[trial.number] = trial
         self._beat()
-        trials = self._study.get_trials(deepcopy=False)
-        fills = {t.number for t in _first([t for t in trials if t.state != TrialState.FAIL]).values()}
-        self._give_back([trial for number, trial in self._mine.items() if number not in fills])
+        fills = {trial.number for trial in _held(self._study).values()}
+        for trial in [trial for number, trial in self._mine.items() if number not in fills]:
+            self._end(trial, TrialState.FAIL)
         return list(self._mine.values())
 
-    def report(self, trial: Trial, chunk: int, value: float) -> None:
-        """Reports the score of a trial after a chunk."""
+    def report(self, trial: Trial, chunk: int, value: float) -> bool:
+        """Reports the score of a trial after a chunk; returns whether the pruner stops it."""
         with UNLESS_TAKEN:
             trial.report(value, chunk)
-
-    def stops(self, trial: Trial) -> bool:
-        """Returns whether the pruner stops a trial."""
-        with UNLESS_TAKEN:
             return trial.should_prune()
         return True
 
@@ -95,19 +94,12 @@ class Worker:
         """Finishes a trial, with no value if it was pruned."""
         with UNLESS_TAKEN:
             trial.set_user_attr("scores", scores)
-        self._finish(trial, TrialState.PRUNED if value is None else TrialState.COMPLETE, value)
-        del self._mine[trial.number]
+        self._end(trial, TrialState.PRUNED if value is None else TrialState.COMPLETE, value)
 
-    def _finish(self, trial: Trial | int, state: TrialState, value: float | None = None) -> None:
+    def _end(self, trial: Trial, state: TrialState, value: float | None = None) -> None:
         with UNLESS_TAKEN:
             self._study.tell(trial, value, state=state, skip_if_finished=True)
-
-    def _give_back(self, trials: list[Trial]) -> None:
-        for trial in trials:
-            with UNLESS_TAKEN:
-                trial.set_user_attr("given back", True)
-            self._finish(trial, TrialState.FAIL)
-            del self._mine[trial.number]
+        del self._mine[trial.number]
 
     def _beat(self) -> None:
         self._study.set_user_attr(self._name, {"seen": time.time(), "trials": list(self._mine)})
@@ -117,15 +109,12 @@ class Worker:
             self._beat()
 
     def _fail_dead(self) -> None:
-        """Fails the trials of workers without a heartbeat; one that killed `ATTEMPTS` workers is pruned."""
+        """Fails the trials of workers without a heartbeat."""
         beats = [beat for name, beat in self._study.user_attrs.items() if name.startswith("worker ")]
         recent = time.time() - self._patience
         alive = {number for beat in beats if beat["seen"] > recent for number in beat["trials"]}
-        trials = self._study.get_trials(deepcopy=False)
-        for trial in trials:
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             started = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-            silent = trial.number not in self._mine.keys() | alive and started < recent
-            if trial.state == TrialState.RUNNING and silent:
-                before = [t for t in trials if slot_of(t) == slot_of(trial) and t.state == TrialState.FAIL]
-                deaths = 1 + sum("given back" not in t.user_attrs for t in before)
-                self._finish(trial.number, TrialState.PRUNED if deaths >= ATTEMPTS else TrialState.FAIL)
+            if started < recent and trial.number not in self._mine.keys() | alive:
+                with UNLESS_TAKEN:
+                    self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
