@@ -235,7 +235,8 @@ def test_programs_do_the_work_that_they_count() -> None:
         return jax.vmap(lambda each: ours.one(*each, *ours.shared))((keys, ours.member))
 
     carry, losses = jax.jit(lambda: of_all(updates))()
-    assert carry.state.step.tolist() == [updates.pieces] * 3 == [SIZES.updates] * 3
+    for layer in carry.state.layers.values():
+        assert layer.step.tolist() == [updates.pieces] * 3 == [SIZES.updates] * 3
     assert {each.shape for each in jax.tree.leaves(losses)} == {(3, SIZES.updates)} and len(losses[1]) == 2
     assert len(np.unique(losses[0])) == losses[0].size  # other weights, other examples
     _, metrics = jax.eval_shape(lambda: of_all(epochs))

@@ -59,7 +59,7 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
                 f"params: expected parameters that one product reads as they are, got {names}, which are "
                 "read several times, normalised or scaled: they have no plain weights"
             )
-        leaves[leaf] = restore(_folded(site, layers[name].R, operand)).astype(leaves[leaf].dtype)
+        leaves[leaf] = restore(_folded(site, jnp.asarray(layers[name].R), operand)).astype(leaves[leaf].dtype)
     return jax.tree.unflatten(program.split.structure, leaves)
 
 
