@@ -73,7 +73,7 @@ class Experiment(NamedTuple):
       held: `(config, data) -> Held`.
       run_part: `(name, config, data, folder for checkpoints, progress) -> results`.
       merge: `(config, results of all parts) -> results`.
-      compile_quickly: as of `use_all_cores`; None for one device on a CPU.
+      compile_quickly: as of `use_all_cores`.
     """
 
     name: str
@@ -86,12 +86,11 @@ class Experiment(NamedTuple):
     held: Callable[[Any, Any], Held]
     run_part: Callable[[str, Any, Any, Path, tqdm], xr.Dataset]
     merge: Callable[[Any, list[xr.Dataset]], xr.Dataset]
-    compile_quickly: Callable[[Any], bool] | None = lambda config: False
+    compile_quickly: Callable[[Any], bool] = lambda config: False
 
     def run(self, config: Any) -> xr.Dataset:
         """Runs all parts into `config.out` and returns their results."""
-        if self.compile_quickly:
-            use_all_cores(compile_quickly=self.compile_quickly(config))
+        use_all_cores(compile_quickly=self.compile_quickly(config))
         data, parts = self.load(config), self.parts(config)
         begin(config, lambda config: self.held(config, data))
         found = run_parts(
@@ -288,7 +287,7 @@ def keep_compiled_programs(folder: Path) -> None:
 def use_all_cores(*, compile_quickly: bool = False) -> None:
     """Makes a device of every CPU core, so that an ensemble of small programs runs on all of them.
 
-    To be called before JAX first runs. Small programs take longer to compile than to run: LLVM does less. A
+    Without effect once JAX has run. Small programs take longer to compile than to run: LLVM does less. A
     number of devices in JAX_NUM_CPU_DEVICES or XLA_FLAGS stays as it is, as do other flags in XLA_FLAGS.
 
     Args:
@@ -301,4 +300,5 @@ def use_all_cores(*, compile_quickly: bool = False) -> None:
     xla.add_flags(*flags)
     chosen = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not chosen and jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+        with suppress(RuntimeError):  # JAX has run already, in a notebook: its devices stay
+            jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)

@@ -101,44 +101,43 @@ def run_members(
     def many(function: Callable[..., Any], *in_axes: int | None) -> Any:
         return ll.ensemble(function, in_axes=in_axes, batch_size=batch_size)
 
-    def start(*args: Any) -> tuple[Any, Any]:
+    def start(*args: Any) -> tuple[Any, Metrics, Metrics]:
         *member, shared = args
         carry = run.init(*member, shared)
-        found = jax.eval_shape(run.step, carry, 0, shared)[1]
-        held = {name: jnp.full((run.num_steps, *value.shape), jnp.nan) for name, value in found.items()}
-        measured = {
-            name: jnp.full((run.num_steps + 1, *jnp.shape(value)), jnp.nan).at[0].set(value)
-            for name, value in run.measure(carry, 0, shared).items()
-        }
-        return carry, (held, measured)
 
-    def keep(carry: Any, held: Any, found: Any, number: Any, shared: Any) -> tuple[Metrics, Metrics]:
-        of_steps, measured = held
-        later = run.measure(carry, number + 1, shared)
-        return (
-            {name: of_steps[name].at[number].set(value) for name, value in found.items()},
-            {name: measured[name].at[number + 1].set(value) for name, value in later.items()},
-        )
+        def room(metrics: Metrics, count: int) -> Metrics:
+            return {name: jnp.full((count, *jnp.shape(value)), jnp.nan) for name, value in metrics.items()}
+
+        of_steps, measured = (jax.eval_shape(f, carry, 0, shared) for f in (run.step, run.measure))
+        return carry, room(of_steps[1], run.num_steps), room(measured, run.num_steps + 1)
+
+    def advance(carry: Any, of_steps: Metrics, number: Any, shared: Any) -> tuple[Any, Metrics]:
+        carry, found = run.step(carry, number, shared)
+        return carry, {name: of_steps[name].at[number].set(value) for name, value in found.items()}
+
+    def measure(carry: Any, measured: Metrics, number: Any, shared: Any) -> Metrics:
+        found = run.measure(carry, number, shared)
+        return {name: measured[name].at[number].set(value) for name, value in found.items()}
 
     shared = ll.replicate(shared)  # once, and not at every step
     begin = many(start, *(0,) * len(members), None)
-    carry, held = jax.block_until_ready(
-        begin(*spread(members), shared)
-    )  # or lack of memory is told by nobody
-    advance, look = many(run.step, 0, None, None), many(keep, 0, 0, 0, None, None)
+    step, look = many(advance, 0, 0, None, None), many(measure, 0, 0, None, None)
+    carry, of_steps, measured = begin(*spread(members), shared)
+    measured = jax.block_until_ready(look(carry, measured, 0, shared))  # or nobody tells a lack of memory
     seconds = np.full(run.num_steps, np.nan)
     checkpoint = Checkpoint(folder)
-    first, (carry, held, seconds) = checkpoint.restore((carry, held, seconds)) or (0, (carry, held, seconds))
+    start_of_all = carry, (of_steps, measured), seconds
+    first, (carry, (of_steps, measured), seconds) = checkpoint.restore(start_of_all) or (0, start_of_all)
     progress.update(sum(costs[:first]))
-    advance.compile(carry, first, shared)
+    step.compile(carry, of_steps, first, shared)
     for number in range(first, run.num_steps):
         began = time.perf_counter()
-        carry, found = jax.block_until_ready(advance(carry, number, shared))
+        carry, of_steps = jax.block_until_ready(step(carry, of_steps, number, shared))
         seconds[number] = (time.perf_counter() - began) / count
-        held = look(carry, held, found, number, shared)
-        checkpoint.save(number + 1, (carry, held, seconds), now=number + 1 == run.num_steps)
+        measured = look(carry, measured, number + 1, shared)
+        checkpoint.save(number + 1, (carry, (of_steps, measured), seconds), now=number + 1 == run.num_steps)
         progress.update(costs[number])
-    of_steps, measured = collect(held, count)
+    of_steps, measured = collect((of_steps, measured), count)
     return Stage({**of_steps, **measured}, carry, seconds)
 
 

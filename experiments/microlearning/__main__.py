@@ -198,7 +198,6 @@ EXPERIMENT = harness.Experiment(
     held=held,
     run_part=run_rule,
     merge=lambda config, parts: xr.concat(parts, "rule"),
-    compile_quickly=None,  # the weights of one seed fill the cache of a core
 )
 run, main = EXPERIMENT.run, EXPERIMENT.main
 
