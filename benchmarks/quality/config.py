@@ -44,7 +44,7 @@ class Config(Options):
     seeds: Count = 8
     """Number of seeds: weights, feedback weights, examples and noise."""
     seed: Seed = 0
-    """The seed of the seeds."""
+    """Base PRNG seed, from which those of all runs come."""
     draws: Annotated[int, at_least(3)] = 128
     """Gradients over which moments are taken, for every seed; at least 3."""
     examples: Annotated[int, at_least(3)] = 128

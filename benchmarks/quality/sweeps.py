@@ -41,7 +41,7 @@ class Bench:
       seeds: number of seeds; each has its own weights, examples and noise, the same for every rule.
       draws: gradients over which moments are taken, for every seed.
       examples: examples over which SNR is taken, for every seed.
-      seed: the seed of the seeds.
+      seed: base PRNG seed.
       folder: for what is measured, from which it is read again; by default memory alone.
     """
 

@@ -73,7 +73,7 @@ def curves_of(library_name: str, extension: str, latents: int, config: Config) -
 
 
 def training(static: dict[str, Any], config: Config) -> tuple[Init, Step, Judge]:
-    """How critics of one static shape are made, trained for some bins of epochs, and shown judged curves."""
+    """Returns how critics of one static shape start, train for some bins of epochs, and judge curves."""
     curves = curves_of(static["library"], static["extension"], static["latents"], config)
     num_points, *channels = curves.curve_shape
     hidden = (static["width"],) * static["layers"]
