@@ -69,7 +69,7 @@ def largest_correlations(a: Float[Array, "points m"], b: Float[Array, "points n"
 
 
 class Problem(NamedTuple):
-    """Parts that all members share: the points `[points, 1]`, the critic and its curves, and the two networks."""
+    """Parts that all members share: points `[points, 1]`, critic and its curves, and the two networks."""
 
     x: Float[Array, "points 1"]
     curves: symbolic.Curves
@@ -91,7 +91,7 @@ def problem_of(config: Config) -> Problem:
 
 
 class Start(NamedTuple):
-    """Parts that the runs of a seed share: the trained critic, its accuracy at the end, and fresh networks."""
+    """Parts that the runs of a seed share: trained critic, its final accuracy, and fresh networks."""
 
     critic: Params
     accuracy: Float[Array, ""]
