@@ -138,7 +138,8 @@ def assert_equal_trees(found: Any, exact: Any, tolerance: float) -> None:
 @pytest.mark.parametrize("name", slow_but(TELLING, ZOO))
 def test_rules_on_models_of_other_libraries(name, x64):
     case = ZOO[name]()
-    case = case._replace(params=as_float64(case.params), x=as_float64(case.x))
+    if name != "nnx_transformed":  # its cell starts in float32
+        case = case._replace(params=as_float64(case.params), x=as_float64(case.x))
     output = case.apply(case.params, case.x)
     program = Program(Model(case.apply), case.params, case.x)
     same, _, _ = program.run(program.split.parameters, case.x, Hooks())
@@ -149,7 +150,7 @@ def test_rules_on_models_of_other_libraries(name, x64):
     # Flax's embedding keeps the float32 of its construction, and so all behind it.
     is_single = "f32[" in str(jax.make_jaxpr(case.apply)(case.params, case.x))
     tolerance = 1e-5 if is_single else 1e-10
-    assert is_single == (name == "nnx_causal_decoder")
+    assert is_single == (name in ("nnx_causal_decoder", "nnx_transformed"))
     found = everything(case, y, forward_mode=name not in WITHOUT_FORWARD_MODE)
     for loss in found["losses"]:
         np.testing.assert_allclose(loss, squares(output, y).mean(), rtol=tolerance / 10)
