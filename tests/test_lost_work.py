@@ -196,16 +196,20 @@ def test_kills_and_interrupts_at_random_moments_change_nothing(tmp_path, name):
     def process(folder: Path):
         return start(program, *KILLED[name], "--resume", "--out", folder)
 
+    def end(process: subprocess.Popen, timeout: float) -> int:
+        process.communicate(timeout=timeout)
+        return process.returncode
+
     began = time.monotonic()
-    assert process(whole).wait(600) == 0
+    assert end(process(whole), 600) == 0
     seconds = time.monotonic() - began
     for stop in (signal.SIGKILL, signal.SIGINT) * 5:
         killed = process(out)
         with suppress(subprocess.TimeoutExpired):
-            killed.wait(draw.uniform(0.0, seconds))
+            end(killed, draw.uniform(0.0, seconds))
         killed.send_signal(stop)
-        assert killed.wait(60) in (0, 130, -signal.SIGKILL, -signal.SIGINT)
-    assert process(out).wait(600) == 0
+        assert end(killed, 60) in (0, 130, -signal.SIGKILL, -signal.SIGINT)
+    assert end(process(out), 600) == 0
     same, expected = (harness.read_dataset(folder / "results.nc") for folder in (out, whole))
     timed = [name for name in expected.variables if "seconds" in str(name)]
     xr.testing.assert_identical(same.drop_vars(timed), expected.drop_vars(timed))
