@@ -64,7 +64,7 @@ def ensemble(
         computed in equal batches one after another.
       batch_size: number of members that a device computes side by side; the others come one after another.
         By default as many as the budget allows: right for an accelerator. On a CPU a few whose params and
-        moments stay in its cache can be twice as fast. Members with `rbg` keys run one after another, as
+        moments stay in its cache can be twice as fast. With `rbg` keys members run one after another, as
         they draw other numbers side by side.
       devices: by default all, of all processes.
       progress: called with the number of members that are done, and that of all, after every batch of all
@@ -227,7 +227,7 @@ class Ensemble:
         signature = given.structure, types, context
         if signature not in self._programs:
             each = own[0].shape[0] // self._mesh.size
-            fixed = 1 if any(map(_draws_by_batch, given.own)) else self._batch_size
+            fixed = 1 if any(map(_draws_by_batch, (*given.own, *given.shared))) else self._batch_size
             size = min(fixed or each, each)
             compiled = self._compile(given, own, shared, size)
             last = (0, 0)

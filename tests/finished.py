@@ -1,4 +1,4 @@
-"""What every finished run has to offer: units, long names, figures that can be drawn again, params."""
+"""Finished runs: units, long names, figures that can be drawn again, params."""
 
 from fnmatch import fnmatchcase
 from pathlib import Path

@@ -191,6 +191,13 @@ def test_grid_is_the_nested_loop() -> None:
         np.testing.assert_array_equal(found.results["a"], right)
 
 
+def test_grid_with_fast_keys_draws_the_same_whoever_is_beside() -> None:
+    keys = jax.random.split(jax.random.key(0, impl="rbg"), 4)
+    on_grid = ll.grid(lambda *, seed: draw(seed))
+    beside = on_grid({"seed": keys}).results
+    np.testing.assert_array_equal(on_grid({"seed": keys[2:3]}).results, beside[2:3])
+
+
 @pytest.mark.parametrize("axes", [[KEYS], {}, {0: KEYS}], ids=["list", "none", "numbers"])
 def test_grid_refuses_axes_without_names(axes: Any) -> None:
     with pytest.raises(TypeError, match=r"^axes: expected a dict of values by name, got "):
