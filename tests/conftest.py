@@ -20,6 +20,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 from experiments import xla
+from tests.passes import default_passes
 
 # Nearly all of the time goes into compiling. Without LLVM's optimisations it takes half as long, and without
 # MLIR between XLA and LLVM half of that; and programs are too small to be worth splitting over threads. What
@@ -62,12 +63,17 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
 
 
 @pytest.fixture
-def default_passes() -> Iterator[None]:
+def with_default_passes() -> Iterator[None]:
     """Runs the test with the passes that XLA has by default, where bits count."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with default_passes():
+        yield
+
+
+@pytest.fixture(scope="module")
+def always_default_passes() -> Iterator[None]:
+    """Runs all tests of a module with the passes that XLA has by default."""
+    with default_passes():
+        yield
 
 
 @pytest.fixture

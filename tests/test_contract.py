@@ -322,7 +322,7 @@ def test_every_rule_goes_into_a_training_run(kind: str, name: str) -> None:
     assert history.state.params == jax.eval_shape(problem(kind).model.init, KEYS[0])
 
 
-@pytest.mark.usefixtures("default_passes")
+@pytest.mark.usefixtures("with_default_passes")
 @pytest.mark.parametrize(
     "name", slow_but(["np-3", "decorrelated"], ["np-3", "backprop", "kp", "decorrelated"])
 )
@@ -371,7 +371,7 @@ def test_a_member_does_not_depend_on_how_many_run_beside_it(name: str) -> None:
         assert_same(of_two[2], member(of_two[0], slice(0, 3)))
 
 
-@pytest.mark.usefixtures("default_passes")
+@pytest.mark.usefixtures("with_default_passes")
 @pytest.mark.parametrize("name", slow_but(["np"], ["np", "kp"]))
 def test_runs_are_deterministic_and_the_same_in_pieces(name: str) -> None:
     train = trainer(name)

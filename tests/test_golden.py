@@ -19,7 +19,7 @@ from lax_learning import metrics, plasticity
 from lax_learning.plasticity import Scheme, Tables
 from tests.compare import assert_close, slow_but
 
-pytestmark = pytest.mark.usefixtures("x64", "default_passes")
+pytestmark = pytest.mark.usefixtures("x64", "always_default_passes")
 
 KEY = 0
 Golden = Callable[[str], Mapping[str, np.ndarray]]

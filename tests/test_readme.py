@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import lax_learning as ll
+from tests.passes import default_passes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,14 +26,10 @@ def names_of() -> Callable[[str], dict[str, Any]]:
     @cache
     def run(page: str) -> dict[str, Any]:
         names: dict[str, Any] = {}
-        quick = jax.config.read("jax_disable_most_optimizations")
-        try:
-            # The quickstart runs for longer than it compiles: see conftest.
-            jax.config.update("jax_disable_most_optimizations", quick and page != "README.md")
+        # The quickstart runs for longer than it compiles.
+        with default_passes() if page == "README.md" else nullcontext():
             for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL):
                 exec(compile(block, page, "exec"), names)
-        finally:
-            jax.config.update("jax_disable_most_optimizations", quick)
         return names
 
     return run

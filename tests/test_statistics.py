@@ -21,7 +21,7 @@ from tests.compare import slow_but
 from tests.test_golden import in_order
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
-pytestmark = pytest.mark.usefixtures("as_a_user_sees_it", "default_passes")
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it", "always_default_passes")
 
 KEY = jax.random.key(20)
 NUM_DRAWS = 20_000

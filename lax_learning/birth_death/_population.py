@@ -56,7 +56,7 @@ class Population:
         self.size = next(iter(sizes.values()))
         check_count("number of neurons", self.size)
 
-    def flat(self, name: str, tree: PyTree) -> list[Array]:
+    def flat(self, name: str, tree: PyTree) -> list[Any]:
         """Returns the leaves of a pytree; raises unless it has the structure and shapes of params."""
         check_same_structure((name, "params"), (tree, self.merged(self.leaves)))
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

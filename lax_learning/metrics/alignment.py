@@ -25,7 +25,7 @@ def _as_vectors(a: PyTree, b: PyTree) -> tuple[list[Array], list[Array]]:
     check_same_structure(("a", "b"), (a, b))
     a, b = jax.tree.leaves(a), jax.tree.leaves(b)
     dtype = raised(*a, *b)
-    return [leaf.astype(dtype) for leaf in a], [leaf.astype(dtype) for leaf in b]
+    return [jnp.asarray(leaf, dtype) for leaf in a], [jnp.asarray(leaf, dtype) for leaf in b]
 
 
 def _scaled(leaves: list[Array]) -> tuple[list[Array], Scalar]:
