@@ -37,6 +37,7 @@ import lax_learning as ll
 from benchmarks.pairs import Pairs, compare
 from benchmarks.reference import rules as by_hand
 from experiments import harness, reporting
+from experiments.registry import rule_of
 from experiments.settings import Count, Options, Positive
 from lax_learning.noise import normal
 from tests.zoo import ZOO, Case
@@ -50,16 +51,13 @@ BY_HAND_GOAL = 1.03
 DRAW = "noise alone"
 QUICK_ZOO = ("plain_mlp", "linen_attention_block", "equinox_gru")
 
-RULES: dict[str, Callable[..., ll.Rule]] = {
-    "backprop": ll.backprop,
-    "feedback_alignment": ll.feedback_alignment,
-    "direct_feedback_alignment": ll.direct_feedback_alignment,
-    "node_perturbation": lambda *args, **options: ll.node_perturbation(*args, sigma=SIGMA, **options),
-    "node_perturbation_activity": lambda *args, **options: ll.node_perturbation(
-        *args, sigma=SIGMA, variant="activity", **options
-    ),
-    "weight_perturbation": lambda *args, **options: ll.weight_perturbation(*args, sigma=SIGMA, **options),
-}
+RULES = {
+    name: rule_of(name, sigma=SIGMA)
+    for name in (
+        "backprop", "feedback_alignment", "direct_feedback_alignment", "node_perturbation",
+        "node_perturbation_activity", "weight_perturbation",
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

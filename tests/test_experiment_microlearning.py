@@ -17,7 +17,7 @@ from experiments.microlearning.__main__ import choose_test_images, load, make_se
 from experiments.microlearning.__main__ import run as run_experiment
 from experiments.microlearning.config import Config, NetworkName
 from experiments.microlearning.networks import make_problem
-from experiments.microlearning.rules import RULES, make_rule
+from experiments.microlearning.rules import make_rule
 from tests.command_line import call, call_main, kill_at_checkpoint, run
 from tests.diverged import check_report
 from tests.finished import check_names
@@ -221,10 +221,6 @@ def test_a_report_tells_what_is_finite_and_no_more(finished):
 def test_bad_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Config(**arguments)
-
-
-def test_every_rule_is_the_default():
-    assert Config().rules == tuple(RULES)
 
 
 def test_intervals_by_hand():

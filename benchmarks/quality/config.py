@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from benchmarks.quality.rules import DENSE_ALONE, RULES
 from benchmarks.quality.settings import SWEEPS, Setting
 from experiments import memory
+from experiments.registry import check_names
 from experiments.settings import Count, Options, Seed, at_least, defaults_of
 
 DEFAULT_RULES = (
@@ -38,7 +39,8 @@ class Config(Options):
     resume: bool = False
     """Go on where the run in --out was stopped: what it measured is kept."""
     rules: tuple[str, ...] = DEFAULT_RULES
-    """Rules to measure, names of `RULES`."""
+    """Rules to measure: names of `experiments/registry.py`, or one's own as MODULE:FUNCTION, where
+    FUNCTION(model, loss) or FUNCTION(model, loss, sigma) returns the rule."""
     sweeps: tuple[str, ...] = ()
     """Settings to vary; by default everything, and with --quick what needs no further programs."""
     seeds: Count = 8
@@ -60,11 +62,10 @@ class Config(Options):
 
     def check(self) -> None:
         self.expect("pooled", "a divisor of 28, at most 7", self.pooled in (1, 2, 4, 7))
-        for name, known in {"rules": RULES, "sweeps": SWEEPS}.items():
-            asked = getattr(self, name)
-            self.expect(name, f"names among {', '.join(known)}", set(asked) <= set(known))
-            self.expect(name, "each at most once", len(set(asked)) == len(asked))
-        self.expect("rules", "at least one", len(self.rules) > 0)
+        check_names(self, RULES.keys())
+        self.expect("sweeps", f"names among {', '.join(SWEEPS)}", set(self.sweeps) <= set(SWEEPS))
+        self.expect_distinct("rules")
+        self.expect("sweeps", "each at most once", len(set(self.sweeps)) == len(self.sweeps))
         if self.setting.network != "dense":
             of_dense = ", ".join(DENSE_ALONE)
             self.expect(

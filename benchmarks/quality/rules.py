@@ -1,12 +1,9 @@
-"""The rules whose gradients are measured, each in one line: `RULES[name](model, loss) -> Rule`.
+"""The rules whose gradients are measured: those of the registry, the notebook's, and one's own.
 
-A rule of your own: `RULES["mine"] = lambda model, loss: ...`. A factory with a required argument `sigma`
-is given that of the setting, and so takes part in the sweep over it.
+A rule of your own is `--rules MODULE:FUNCTION`, `FUNCTION(model, loss) -> Rule`. With an argument `sigma` the
+function is given that of the setting, and so takes part in the sweep over it.
 """
 
-import inspect
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,10 +12,10 @@ import optax
 from jaxtyping import Array, ArrayLike
 
 import lax_learning as ll
+from experiments import registry
 from experiments.microlearning import notebook
+from experiments.registry import Factory, rule_of
 from lax_learning.types import Key, Params
-
-Factory = Callable[..., ll.Rule]
 
 
 def tutorial(model: ll.Model, loss: ll.Loss, *, sigma: ArrayLike) -> ll.Rule:
@@ -34,32 +31,14 @@ def tutorial(model: ll.Model, loss: ll.Loss, *, sigma: ArrayLike) -> ll.Rule:
 DENSE_ALONE = ("node_perturbation_tutorial",)
 """Rules of dense networks alone; elsewhere their metrics are NaN."""
 
-RULES: dict[str, Factory] = {
-    "backprop": ll.backprop,
-    "weight_perturbation": ll.weight_perturbation,
-    "weight_perturbation_central": partial(ll.weight_perturbation, difference="central"),
-    "weight_perturbation_signs": partial(ll.weight_perturbation, noise="rademacher"),
-    "forward_gradient": ll.forward_gradient,
-    "node_perturbation": ll.node_perturbation,
-    "node_perturbation_layerwise": partial(ll.node_perturbation, layerwise=True),
-    "node_perturbation_activity": partial(ll.node_perturbation, variant="activity"),
-    "node_perturbation_tutorial": tutorial,
-    "forward_gradient_activities": partial(ll.forward_gradient, perturb="activities"),
-    "feedback_alignment": ll.feedback_alignment,
-    "direct_feedback_alignment": ll.direct_feedback_alignment,
-    "sign_symmetry_unit": partial(ll.sign_symmetry, gain=0.2),  # the size of a typical initial weight
-    "sign_symmetry_fixed": partial(ll.sign_symmetry, magnitude="fixed"),
-    "sign_symmetry_redrawn": partial(ll.sign_symmetry, magnitude="redrawn"),
-    # The decay is no part of the gradient, and the optimizer moves nothing that is measured.
-    "kolen_pollack": partial(ll.kolen_pollack, optimizer=optax.sgd(0.0), decay=0.0),
-}
+RULES: dict[str, Factory] = {**registry.RULES, "node_perturbation_tutorial": tutorial}
 
 
 def make_rule(name: str, model: ll.Model, loss: ll.Loss, sigma: ArrayLike) -> ll.Rule:
     """The rule of that name, with noise of that size if it asks for it.
 
     Args:
-      name: an entry of `RULES`.
+      name: an entry of `RULES`, or `MODULE:FUNCTION`.
       model: the model.
       loss: per-example loss.
       sigma: standard deviation of the noise, in the units of what is perturbed; may be traced.
@@ -70,13 +49,10 @@ def make_rule(name: str, model: ll.Model, loss: ll.Loss, sigma: ArrayLike) -> ll
     Raises:
       ValueError: for an unknown name.
     """
-    if name not in RULES:
-        raise ValueError(f"rules: expected names among {sorted(RULES)}, got {name!r}")
-    factory = RULES[name]
-    asked = inspect.signature(factory).parameters.get("sigma")
-    if asked is None or asked.default is not inspect.Parameter.empty:
-        return factory(model, loss)
-    return factory(model, loss, sigma=sigma)
+    # The decay of Kolen-Pollack is no part of the gradient, and the optimizer moves nothing that is measured.
+    # The gain of sign symmetry is the size of a typical initial weight.
+    made = rule_of(RULES.get(name, name), sigma=sigma, gain=0.2, optimizer=optax.sgd(0.0), decay=0.0)
+    return made(model, loss)
 
 
 def averaged(rule: ll.Rule, num_samples: ArrayLike) -> ll.Rule:

@@ -14,7 +14,7 @@ RuleName = Literal[
     "direct_feedback_alignment",
     "kolen_pollack",
     "node_perturbation",
-    "activity_perturbation",
+    "node_perturbation_activity",
     "weight_perturbation",
 ]
 InputsName = Literal["plain", "decorrelated", "every_8th"]

@@ -12,6 +12,7 @@ from jax.nn.initializers import Initializer, variance_scaling
 import lax_learning as ll
 from experiments.decorrelation import notebook
 from experiments.decorrelation.config import Config, InputsName, NetworkName, RuleName
+from experiments.registry import rule_of
 
 MakeRule = Callable[[ll.Model, optax.GradientTransformation], ll.Rule]
 """`(model, optimizer of its params) -> rule`."""
@@ -28,24 +29,25 @@ class Compared(NamedTuple):
 
 
 LOSS = ll.softmax_cross_entropy
-RULES: dict[RuleName, Compared] = {
-    "backprop": Compared(lambda n, _: ll.backprop(n, LOSS), (0.01, 0.03, 0.1)),
-    "feedback_alignment": Compared(lambda n, _: ll.feedback_alignment(n, LOSS), (0.003, 0.01, 0.03)),
-    "direct_feedback_alignment": Compared(
-        lambda n, _: ll.direct_feedback_alignment(n, LOSS), (0.001, 0.003, 0.01, 0.03)
-    ),
-    "kolen_pollack": Compared(lambda n, o: ll.kolen_pollack(n, LOSS, optimizer=o), (0.01, 0.03, 0.1)),
-    "node_perturbation": Compared(
-        lambda n, _: ll.node_perturbation(n, LOSS, sigma=0.01), (0.0001, 0.0003, 0.001, 0.003)
-    ),
-    "activity_perturbation": Compared(
-        lambda n, _: ll.node_perturbation(n, LOSS, sigma=0.01, variant="activity"),
-        (0.0001, 0.0003, 0.001, 0.003),
-    ),
-    "weight_perturbation": Compared(
-        lambda n, _: ll.weight_perturbation(n, LOSS, sigma=0.001), (0.00001, 0.00003, 0.0001, 0.0003)
-    ),
+RATES: dict[RuleName, tuple[float, ...]] = {
+    "backprop": (0.01, 0.03, 0.1),
+    "feedback_alignment": (0.003, 0.01, 0.03),
+    "direct_feedback_alignment": (0.001, 0.003, 0.01, 0.03),
+    "kolen_pollack": (0.01, 0.03, 0.1),
+    "node_perturbation": (0.0001, 0.0003, 0.001, 0.003),
+    "node_perturbation_activity": (0.0001, 0.0003, 0.001, 0.003),
+    "weight_perturbation": (0.00001, 0.00003, 0.0001, 0.0003),
 }
+SIGMAS = {"weight_perturbation": 0.001}
+"""Standard deviation of the noise where it is not 0.01."""
+
+
+def _made(name: RuleName) -> MakeRule:
+    sigma = SIGMAS.get(name, 0.01)
+    return lambda network, optimizer: rule_of(name, sigma=sigma, optimizer=optimizer)(network, LOSS)
+
+
+RULES: dict[RuleName, Compared] = {name: Compared(_made(name), rates) for name, rates in RATES.items()}
 
 
 def torch_mlp(widths: tuple[int, ...]) -> ll.Model:

@@ -5,7 +5,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from experiments.settings import Count, Limits, NotNegative, Positive, Seed, Settings, at_least, imported
+from experiments.registry import check_names
+from experiments.settings import Count, Limits, NotNegative, Positive, Seed, Settings, at_least
 
 NetworkName = Literal["dense", "convolutional", "recurrent"]
 HIDDEN: dict[NetworkName, tuple[int, ...]] = {
@@ -15,7 +16,7 @@ HIDDEN: dict[NetworkName, tuple[int, ...]] = {
 }
 """Widths of the hidden layers, if none are given."""
 
-RULE_NAMES = (
+DEFAULT_RULES = (
     "backprop",
     "kolen_pollack",
     "feedback_alignment",
@@ -33,8 +34,9 @@ RULE_NAMES = (
 class Config(Settings):
     """Compare credit assignment rules on MNIST over many seeds: accuracy, SNR, cosine, bias and variance."""
 
-    rules: tuple[str, ...] = RULE_NAMES
-    """Rules to compare: these, or one's own as MODULE:FUNCTION; FUNCTION(model, loss) returns the rule."""
+    rules: tuple[str, ...] = DEFAULT_RULES
+    """Rules to compare: names of `experiments/registry.py`, or one's own as MODULE:FUNCTION, where
+    FUNCTION(model, loss) returns the rule."""
     seeds: Count = 8
     """Number of seeds: initial weights, noise and order of the examples."""
     seed: Seed = 0
@@ -81,9 +83,7 @@ class Config(Settings):
 
     def check(self) -> None:
         self.expect_distinct("rules")
-        for rule in set(self.rules) - set(RULE_NAMES):
-            self.expect("rules", f"some of {', '.join(RULE_NAMES)}, or MODULE:FUNCTION", ":" in rule)
-            imported(self.option("rules"), rule)
+        check_names(self)
         least_layers = {"dense": 0, "recurrent": 1, "convolutional": 3}[self.network]
         least = f"at least {least_layers} widths with --network {self.network}"
         self.expect("hidden", least, len(self.widths) >= least_layers)

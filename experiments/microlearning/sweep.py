@@ -11,17 +11,13 @@ import optax
 import lax_learning as ll
 from experiments.microlearning.config import Config
 from experiments.microlearning.networks import make_problem
-from experiments.microlearning.rules import RULES, Options
+from experiments.microlearning.rules import FORMS, GAIN
+from experiments.registry import RULES, rule_of
 from experiments.running import Run
 from experiments.settings import POSITIVE
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
 Traced = dict[str, jax.Array]
-
-SWEPT = (
-    "backprop", "kolen_pollack", "feedback_alignment", "direct_feedback_alignment", "node_perturbation",
-    "weight_perturbation", "forward_gradient",
-)  # fmt: skip
 
 
 @cache
@@ -33,6 +29,7 @@ def images(source: str) -> ll.data.Splits:
 def make(static: Mapping[str, Any]) -> Program:
     """A run of one rule; a chunk is an epoch."""
     data = images(static["data"])
+    name: str = static["rule"]
     model, loss, _ = make_problem(Config(hidden=(static["hidden"],)))
     num_images = data.train.x.shape[0]
     check_at_most("batch_size", static["batch_size"], num_images, "images")
@@ -40,9 +37,12 @@ def make(static: Mapping[str, Any]) -> Program:
 
     def run(traced: Traced) -> Run:
         optimizer = optax.sgd(traced["learning_rate"])
-        options = Options(optimizer, sigma=traced["sigma"], decay=traced["decay"])
+        make_rule = rule_of(
+            FORMS.get(name, name), optimizer=optimizer, gain=GAIN, noise="rademacher",
+            sigma=traced["sigma"], decay=traced["decay"],
+        )  # fmt: skip
         train = ll.make_train(
-            RULES[static["rule"]](model, loss, options),
+            make_rule(model, loss),
             optimizer,
             init=model.init,
             num_updates=static["epochs"] * per_epoch,
@@ -70,7 +70,7 @@ SWEEPABLE = Sweepable(
     "accuracy on the validation images",
     "maximize",
     {"learning_rate": 0.1, "sigma": 0.01, "decay": 0.02},
-    {"rule": SWEPT, "hidden": 100, "batch_size": 100, "epochs": 5, "data": "sample"},
+    {"rule": tuple(RULES), "hidden": 100, "batch_size": 100, "epochs": 5, "data": "sample"},
     make,
     {"sigma": POSITIVE},
 )

@@ -1,0 +1,68 @@
+"""The one list of rules, each in one line. Experiments, sweeps, benchmarks and tests take them from here."""
+
+import inspect
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+import lax_learning as ll
+from experiments.settings import Options, imported
+
+Factory = Callable[..., ll.Rule]
+"""`(model, loss, **hyper-parameters) -> Rule`."""
+
+RULES: dict[str, Factory] = {
+    "backprop": ll.backprop,
+    "feedback_alignment": ll.feedback_alignment,
+    "direct_feedback_alignment": ll.direct_feedback_alignment,
+    "sign_symmetry_unit": partial(ll.sign_symmetry, magnitude="unit"),
+    "sign_symmetry_fixed": partial(ll.sign_symmetry, magnitude="fixed", gain=1.0),
+    "sign_symmetry_redrawn": partial(ll.sign_symmetry, magnitude="redrawn", gain=1.0),
+    "kolen_pollack": ll.kolen_pollack,
+    "node_perturbation": ll.node_perturbation,
+    "node_perturbation_activity": partial(ll.node_perturbation, variant="activity"),
+    "node_perturbation_antithetic": partial(ll.node_perturbation, antithetic=True),
+    "node_perturbation_layerwise": partial(ll.node_perturbation, layerwise=True),
+    "node_perturbation_batch": partial(ll.node_perturbation, batch=True),
+    "weight_perturbation": ll.weight_perturbation,
+    "weight_perturbation_central": partial(ll.weight_perturbation, difference="central"),
+    "weight_perturbation_signs": partial(ll.weight_perturbation, noise="rademacher"),
+    "spsa": lambda model, loss, *, sigma: ll.spsa(model, loss, perturbation=lambda count: sigma),
+    "forward_gradient": ll.forward_gradient,
+    "forward_gradient_activities": partial(ll.forward_gradient, perturb="activities"),
+    "decorrelated_feedback_alignment": lambda model, loss, *, rate=0.1: ll.decorrelation.rule(
+        lambda model: ll.feedback_alignment(model, loss), model, ll.decorrelation.dynamics(rate)
+    ),
+}
+"""By name; what a line sets is part of the rule."""
+
+
+def check_names(config: Options, known: Collection[str] = RULES.keys()) -> None:
+    """Raises ValueError unless `config.rules` are known names, or functions that can be imported."""
+    for name in set(config.rules).difference(known):  # pyright: ignore[reportAttributeAccessIssue]
+        config.expect("rules", f"some of {', '.join(known)}, or MODULE:FUNCTION", ":" in name)
+        imported(config.option("rules"), name)
+
+
+def rule_of(name: str | Factory, **hyper: Any) -> Factory:
+    """Returns a rule with values for its hyper-parameters.
+
+    Args:
+      name: of a rule, `MODULE:FUNCTION` for one's own, or the function `(model, loss, ...) -> Rule` itself.
+      hyper: values, also traced; the rule gets those that it has a keyword argument for and does not set
+        itself. One dict serves all rules.
+
+    Returns:
+      `(model, loss, **others) -> Rule`.
+
+    Raises:
+      ValueError: for an unknown name.
+
+    Example:
+      >>> model = ll.mlp((3, 2))
+      >>> rules = [rule_of(name, sigma=0.1)(model, ll.squared_error) for name in ("backprop", "spsa")]
+    """
+    factory = name if callable(name) else RULES.get(name) or imported("--rules", name)
+    fixed = factory.keywords if isinstance(factory, partial) else ()
+    asked = set(inspect.signature(factory).parameters).difference(fixed)
+    return partial(factory, **{name: value for name, value in hyper.items() if name in asked})
