@@ -24,8 +24,8 @@ from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, Split, check_model, selects
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
-Assign = Callable[..., tuple[Any, Params | None, Any, Signals]]
-"""`(key, params, state, x, y, opened) -> (loss, grads, state, signals)`: gradients, or signals if opened."""
+Assign = Callable[..., tuple[Any, Any, Any]]
+"""`(key, params, state, x, y, opened=False) -> (loss, grads, state)`, signals for gradients if opened."""
 
 
 def delta_rule(
@@ -36,14 +36,11 @@ def delta_rule(
     If it masks the gradients of some parameters, also at taps that have signals, it offers no signals.
     """
 
-    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
-        return assign(key, params, state, x, y, False)[:3]
-
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
         check_one(x)
-        return assign(key, params, state, x, y, True)[3]
+        return assign(key, params, state, x, y, opened=True)[1]
 
-    return Rule(init, value_and_grad, model.trainable, None if masks else signals)
+    return Rule(init, assign, model.trainable, None if masks else signals)
 
 
 def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:

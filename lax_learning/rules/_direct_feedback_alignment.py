@@ -178,8 +178,8 @@ def direct_feedback_alignment(
         return FeedbackState(feedback)
 
     def assign(
-        key: Key, params: Params, state: FeedbackState, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params | None, FeedbackState, Signals]:
+        key: Key, params: Params, state: FeedbackState, x: Any, y: Any, *, opened: bool = False
+    ) -> tuple[Any, Params | Signals, FeedbackState]:
         check_state(state)
         check_key("key", key)
         x, size = as_batch(x)
@@ -213,8 +213,8 @@ def direct_feedback_alignment(
         value = joined(jnp.mean(losses), aux, model)
         if opened:
             deltas = named({i: delta[0] for i, delta in found.items()}, program)
-            return value, None, state, Signals(deltas)
-        return value, program.split.gradients(masked(found, sites)), state, Signals({})
+            return value, Signals(deltas), state
+        return value, program.split.gradients(masked(found, sites)), state
 
     return delta_rule(model, init, assign, masks=where is not None)
 

@@ -16,7 +16,7 @@ from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
 from lax_learning.models import Model, Split
 from lax_learning.rules._common import Sites, add, is_selected, joined, losses_of, named, select, zeros_at
-from lax_learning.types import Key, Loss, Params, Where
+from lax_learning.types import Key, Loss, Params, Signals, Where
 
 FeedbackInit = Callable[[Key, Array], Array]
 """`(key, operand) -> feedback` of the shape and dtype of the operand."""
@@ -104,7 +104,7 @@ def through_feedback(
     feedback: Callable[[Program, Sites], PyTree] | None,
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
     opened: bool = False,
-) -> tuple[Any, Params | None, dict[str, Array]]:
+) -> tuple[Any, Params | Signals]:
     """Value and gradient with errors that pass through other weights.
 
     Args:
@@ -116,7 +116,7 @@ def through_feedback(
       opened: whether teaching signals are asked for, in the place of gradients.
 
     Returns:
-      `(loss, grads, deltas)`, the first two as of `value_and_grad`.
+      `(loss, grads)` as of `value_and_grad`, or `(loss, signals)` if opened.
     """
     x, size = as_batch(x)
     split, x = Split(model, params), vary_as(x, varying)
@@ -126,7 +126,11 @@ def through_feedback(
     check_products(program, sites)
 
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
-        return linked(op, w, x, transport(w, partner)) if _has_feedback(site, sites) else op(w, x)
+        if not _has_feedback(site, sites):
+            return op(w, x)
+        # Its gradient by w is ordinary differentiation, so that it stays one product under `vmap`.
+        z = op(w, jax.tree.map(jax.lax.stop_gradient, x))
+        return linked(op, z, x, transport(w, partner))
 
     def mean_loss(moved: Any) -> tuple[Any, Any]:
         parameters, feeds = (split.parameters, moved) if opened else (moved, {})
@@ -138,20 +142,16 @@ def through_feedback(
     at = zeros_at(program.plan.all_taps) if opened else split.parameters
     (value, aux), found = jax.value_and_grad(mean_loss, has_aux=True)(at)
     if opened:
-        return joined(value, aux, model), None, named(found, program)
-    return joined(value, aux, model), split.gradients(found), {}
+        return joined(value, aux, model), Signals(named(found, program))
+    return joined(value, aux, model), split.gradients(found)
 
 
 def _has_feedback(site: Site, sites: Sites) -> bool:
     return bool(site.products) and site.passes_error and is_selected(site, sites)
 
 
-def linked(op: Bilinear, w: Any, x: Any, partner: Any) -> Any:
-    """Returns `op(w, x)`, whose error travels to x as that of `op(partner, x)` and to w as it is.
-
-    The gradient of w is ordinary differentiation of `op(w, stop_gradient(x))`, so that it stays one product
-    under `vmap`.
-    """
+def linked(op: Bilinear, z: Any, x: Any, partner: Any) -> Any:
+    """Returns z, whose error travels to x as that of `op(partner, x)`, and on to z as it is."""
 
     @jax.custom_vjp
     def link(z: Any, x: Any, partner: Any) -> Any:
@@ -166,7 +166,7 @@ def linked(op: Bilinear, w: Any, x: Any, partner: Any) -> Any:
         return delta, error, jax.tree.map(jnp.zeros_like, partner)
 
     link.defvjp(forward, backward)
-    return link(op(w, jax.tree.map(jax.lax.stop_gradient, x)), x, partner)
+    return link(z, x, partner)
 
 
 def partners(program: Program, sites: Sites, feedback: PyTree) -> list[Any]:

@@ -65,13 +65,13 @@ def feedback_alignment(
         return FeedbackState(initial_feedback(model, where, feedback_init, key, params, x))
 
     def assign(
-        key: Key, params: Params, state: FeedbackState, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params | None, FeedbackState, Signals]:
+        key: Key, params: Params, state: FeedbackState, x: Any, y: Any, *, opened: bool = False
+    ) -> tuple[Any, Params | Signals, FeedbackState]:
         check_state(state)
         check_key("key", key)
-        value, grads, deltas = through_feedback(
+        value, found = through_feedback(
             model, loss, where, params, x, y, varying=state, feedback=lambda *_: state.feedback, opened=opened
         )
-        return value, grads, state, Signals(deltas)
+        return value, found, state
 
     return delta_rule(model, init, assign)

@@ -77,8 +77,8 @@ def forward_gradient(
         return *estimate(key, params, x, y), state
 
     def along_activities(
-        key: Key, params: Params, state: Any, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params | None, Any, Signals]:
+        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
+    ) -> tuple[Any, Params | Signals, Any]:
         check_key("key", key)
         units = at_units(model, loss, key, params, x, y, where=where, batch=batch)
 
@@ -89,9 +89,7 @@ def forward_gradient(
             return {i: times(units.weight * slopes, d) for i, d in direction.items()}
 
         deltas = mean_over_draws(draw, key, num_samples)
-        if opened:
-            return units.value, None, state, Signals(units.signals(deltas))
-        return units.value, units.pull_back(deltas), state, Signals({})
+        return units.value, units.signals(deltas) if opened else units.pull_back(deltas), state
 
     if perturb == "activities":
         return delta_rule(model, stateless(model), along_activities, masks=where is not None)

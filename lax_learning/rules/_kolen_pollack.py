@@ -95,29 +95,29 @@ def kolen_pollack(
         return KolenPollackState(feedback, with_loss.init(feedback))
 
     def assign(
-        key: Key, params: Params, state: KolenPollackState, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params | None, KolenPollackState, Signals]:
+        key: Key, params: Params, state: KolenPollackState, x: Any, y: Any, *, opened: bool = False
+    ) -> tuple[Any, Params | Signals, KolenPollackState]:
         check_instance("state", state, KolenPollackState, "the state of the rule's init(key, params, x)")
         check_key("key", key)
         feedback = state.feedback
-        value, grads, deltas = through_feedback(
+        value, found = through_feedback(
             model, loss, where, params, x, y, varying=state, feedback=lambda *_: feedback, opened=opened
         )
 
         def decayed(b: Any, g: Any, w: Any) -> Any:
             return g + jnp.asarray(decay, g.dtype) * w
 
-        if opened:
+        if isinstance(found, Signals):
             zeros = jax.tree.map(jnp.zeros_like, params)
             rest = _by_feedback(decayed, lambda g, w: g, feedback, zeros, params)
-            return value, None, state, Signals(deltas, rest)
-        moves = _by_feedback(lambda b, g: decayed(b, g, b).astype(b.dtype), lambda g: None, feedback, grads)
+            return value, found._replace(rest=rest), state
+        moves = _by_feedback(lambda b, g: decayed(b, g, b).astype(b.dtype), lambda g: None, feedback, found)
         updates, optimizer_state = with_loss.update(
             moves, state.optimizer_state, feedback, value=value[0] if model.has_aux else value, grad=moves
         )
         moved = KolenPollackState(optax.apply_updates(feedback, updates), optimizer_state)
-        grads = _by_feedback(decayed, lambda g, w: g, feedback, grads, params)
-        return value, grads, moved, Signals({})
+        grads = _by_feedback(decayed, lambda g, w: g, feedback, found, params)
+        return value, grads, moved
 
     return delta_rule(model, init, assign)
 

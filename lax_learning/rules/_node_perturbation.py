@@ -99,41 +99,36 @@ def node_perturbation(
     draw_noise = as_noise(noise)
 
     def assign(
-        key: Key, params: Params, state: Any, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params | None, Any, Signals]:
+        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
+    ) -> tuple[Any, Params | Signals, Any]:
         check_key("key", key)
         units = at_units(model, loss, key, params, x, y, where=where, batch=batch)
         check_resolved("sigma", sigma, units.losses.dtype, *units.dtypes)
         scale = jnp.asarray(sigma, units.losses.dtype)
         groups = [[tap] for tap in units.taps] if layerwise else [units.taps]
 
-        def perturb(feeds: Taps) -> Taps:
-            """The signals of some taps from noise at these alone."""
-            plus, moved = units.moved(feeds)
-            before, change = units.zs, plus - units.losses
-            if antithetic:
-                minus, before = units.moved(jax.tree.map(jnp.negative, feeds))
-                change = (plus - minus) / 2
-            if variant == "unbiased":
-                direction = _over(scale, feeds)
-            else:
-                half = 0.5 if antithetic else 1.0
-                moves = {i: half * (moved[i] - before[i]) for i in feeds}
-                direction = _normalised(_over(scale, moves), units.losses.ndim)
-            return {i: times(units.weight * (change / scale), d) for i, d in direction.items()}
-
         def draw(key: Key) -> Taps:
             unit = draw_noise(key, units.shapes(shared=share_noise))
-            feeds = units.placed({i: scaled(scale, n) for i, n in unit.items()})
+            noise = units.placed({i: scaled(scale, n) for i, n in unit.items()})
             deltas: Taps = {}
             for group in groups:
-                deltas |= perturb({tap.index: feeds[tap.index] for tap in group})
+                feeds = {tap.index: noise[tap.index] for tap in group}
+                plus, moved = units.moved(feeds)
+                before, change = units.zs, plus - units.losses
+                if antithetic:
+                    minus, before = units.moved(jax.tree.map(jnp.negative, feeds))
+                    change = (plus - minus) / 2
+                if variant == "unbiased":
+                    direction = _over(scale, feeds)
+                else:
+                    half = 0.5 if antithetic else 1.0
+                    moves = {i: half * (moved[i] - before[i]) for i in feeds}
+                    direction = _normalised(_over(scale, moves), units.losses.ndim)
+                deltas |= {i: times(units.weight * (change / scale), d) for i, d in direction.items()}
             return deltas
 
         deltas = mean_over_draws(draw, key, num_samples)
-        if opened:
-            return units.value, None, state, Signals(units.signals(deltas))
-        return units.value, units.pull_back(deltas), state, Signals({})
+        return units.value, units.signals(deltas) if opened else units.pull_back(deltas), state
 
     return delta_rule(model, stateless(model), assign, masks=where is not None)
 

@@ -91,8 +91,8 @@ def sign_symmetry(
         return FeedbackState(initial_feedback(model, where, feedback_init, key, params, x))
 
     def assign(
-        key: Key, params: Params, state: Any, x: Any, y: Any, opened: bool
-    ) -> tuple[Any, Params | None, Any, Signals]:
+        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
+    ) -> tuple[Any, Params | Signals, Any]:
         check_key("key", key)
         if magnitude == "fixed":
             check_state(state)
@@ -102,10 +102,10 @@ def sign_symmetry(
             "redrawn": lambda program, sites: draw_feedback(feedback_init, key, program, sites),
         }[magnitude]
         transport = unit if magnitude == "unit" else drawn
-        value, grads, deltas = through_feedback(
+        value, found = through_feedback(
             model, loss, where, params, x, y,
             varying=(key, state), feedback=feedback, transport=transport, opened=opened,
         )  # fmt: skip
-        return value, grads, state, Signals(deltas)
+        return value, found, state
 
     return delta_rule(model, init if magnitude == "fixed" else stateless(model), assign)

@@ -16,7 +16,7 @@ from lax_learning.estimators._draws import scaled
 from lax_learning.models import Model, Split
 from lax_learning.rules._common import Sites, add, cut, joined, losses_of, masked, named, select
 from lax_learning.rules._runs import by_batch, by_example, check_uncoupled
-from lax_learning.types import Key, Loss, Params, Where
+from lax_learning.types import Key, Loss, Params, Signals, Where
 
 Taps = dict[int, Array]
 """Values by the index of a tap, with an axis of examples in front where credit goes by example."""
@@ -34,7 +34,7 @@ class Units(NamedTuple):
       dtypes: of the parameters.
       moved: `feeds -> (losses, zs)` with something added to some of the pre-activations.
       pull_back: `deltas -> grads`.
-      signals: `deltas -> deltas` of a batch of one by the names of taps.
+      signals: `deltas -> signals` of a batch of one.
     """
 
     taps: list[Tap]
@@ -45,7 +45,7 @@ class Units(NamedTuple):
     dtypes: list[Any]
     moved: Callable[[Taps], tuple[Array, Taps]]
     pull_back: Callable[[Taps], Params]
-    signals: Callable[[Taps], dict[str, Array]]
+    signals: Callable[[Taps], Signals]
 
     def shapes(self, *, shared: bool = False) -> dict[int, jax.ShapeDtypeStruct]:
         """Shapes of noise: steps of scans first, as scans read it, then examples, one if `shared`."""
@@ -119,7 +119,7 @@ def at_units(
         dtypes=[leaf.dtype for leaf in split.parameters],
         moved=moved,
         pull_back=pull_back,
-        signals=lambda deltas: named({i: d if batch else d[0] for i, d in deltas.items()}, program),
+        signals=lambda deltas: Signals(named({i: d if batch else d[0] for i, d in deltas.items()}, program)),
     )
 
 
