@@ -27,6 +27,7 @@ RULES: dict[str, Factory] = {
     "weight_perturbation": ll.weight_perturbation,
     "weight_perturbation_central": partial(ll.weight_perturbation, difference="central"),
     "weight_perturbation_signs": partial(ll.weight_perturbation, noise="rademacher"),
+    "weight_perturbation_low_rank": partial(ll.weight_perturbation, rank=1),
     "spsa": lambda model, loss, *, sigma: ll.spsa(model, loss, perturbation=lambda count: sigma),
     "forward_gradient": ll.forward_gradient,
     "forward_gradient_activities": partial(ll.forward_gradient, perturb="activities"),

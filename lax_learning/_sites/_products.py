@@ -20,6 +20,9 @@ class Layout(NamedTuple):
         a matrix product; often `()`.
       window: of a convolution, what tells its patches from those of another one; None for a product.
       axes: of x, that make up a vector of a product; `()` for a convolution.
+      rows: axes of w that are summed over.
+      columns: the other axes of w.
+      place: first axis of the result that belongs to the columns.
       vectors: `x -> [*groups, vectors, size]`; patches of a convolution are (channel, row, column).
       matrix: `w -> [*groups, size, outputs]`.
       unmatrix: the inverse of `matrix`.
@@ -32,6 +35,9 @@ class Layout(NamedTuple):
     groups: tuple[int, ...]
     window: Any
     axes: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    place: int
     vectors: Callable[[Array], Array]
     matrix: Callable[[Array], Array]
     unmatrix: Callable[[Array], Array]
@@ -55,7 +61,8 @@ def _of_product(equation: Any, w_position: int, w_shape: tuple[int, ...], x_shap
     x_axes = batch[1 - w_position], contracting[1 - w_position]
     groups = tuple(x_shape[axis] for axis in x_axes[0])
     size = math.prod(x_shape[axis] for axis in x_axes[1])
-    w_order = (*w_axes[0], *w_axes[1], *_rest(w_shape, w_axes))
+    columns = tuple(_rest(w_shape, w_axes))
+    w_order = (*w_axes[0], *w_axes[1], *columns)
     x_order = (*x_axes[0], *_rest(x_shape, x_axes), *x_axes[1])
 
     def vectors(x: Array) -> Array:
@@ -86,6 +93,9 @@ def _of_product(equation: Any, w_position: int, w_shape: tuple[int, ...], x_shap
         groups,
         None,
         x_axes[1],
+        w_axes[1],
+        columns,
+        len(groups) + (0 if w_position == 0 else len(_rest(x_shape, x_axes))),
         vectors,
         matrix=lambda w: jnp.transpose(w, w_order).reshape(*groups, size, -1),
         unmatrix=lambda matrix: _restored(matrix, w_order, w_shape),
@@ -123,7 +133,19 @@ def _of_convolution(params: dict[str, Any], w_shape: tuple[int, ...]) -> Layout:
         shift = (b[..., None, :] @ rows).reshape(-1)
         return z + jnp.expand_dims(shift, [axis for axis in range(z.ndim) if axis != numbers.out_spec[1]])
 
-    return Layout(size, groups, tuple(sorted(window.items())), (), vectors, matrix, unmatrix, transformed)
+    return Layout(
+        size,
+        groups,
+        tuple(sorted(window.items())),
+        (),
+        w_order[:-1],
+        w_order[-1:],
+        numbers.out_spec[1],
+        vectors,
+        matrix,
+        unmatrix,
+        transformed,
+    )
 
 
 def _rest(shape: tuple[int, ...], axes: tuple[tuple[int, ...], ...]) -> list[int]:

@@ -21,6 +21,8 @@ def weight_perturbation(
     num_samples: int = 1,
     difference: str = "forward",
     noise: str | Noise = "normal",
+    rank: int | None = None,
+    fitness: str = "loss",
 ) -> Rule:
     """Perturbs all parameters at once and credits them with the change of the loss.
 
@@ -34,6 +36,7 @@ def weight_perturbation(
       num_samples: number K of draws that are averaged.
       difference: "forward" or "central".
       noise: "normal", "rademacher" or a function `(key, parameters) -> unit noise`.
+      rank, fitness: noise of low rank on matrices, all draws in one pass; see the estimator.
 
     Returns:
       The rule; its state is empty.
@@ -60,6 +63,8 @@ def weight_perturbation(
         num_samples=num_samples,
         difference=difference,
         noise=noise,
+        rank=rank,
+        fitness=fitness,
     )
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:

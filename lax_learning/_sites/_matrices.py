@@ -1,0 +1,76 @@
+"""Parameters that reach their products as they are, so that a change of low rank is never multiplied out."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from lax_learning._sites import _equations as equations
+from lax_learning._sites._plan import Operation, Plan
+from lax_learning._sites._program import Program
+
+
+class Matrix(NamedTuple):
+    """A parameter as its products read it.
+
+    Fields:
+      stacked: number of leading axes that are steps of scans.
+      rows: its axes behind them that products sum over.
+      columns: the other axes.
+    """
+
+    stacked: int
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+Held = dict[int, tuple[int, int]]
+"""By variable, the leaf that it is, and how many of its axes are steps of scans around the plan."""
+
+
+def direct_matrices(program: Program) -> dict[int, Matrix]:
+    """Returns the parameters that are used as one matrix by products and by nothing else.
+
+    A parameter that is reshaped, normalised or gathered from, or is used in two ways, is none of them.
+
+    Returns:
+      By the position of the parameter among the leaves.
+    """
+    found: dict[int, Matrix | None] = {}
+
+    def use(leaf: int, matrix: Matrix | None) -> None:
+        found[leaf] = matrix if found.get(leaf, matrix) == matrix else None
+
+    plan = program.plan
+    _walk(plan, {var: (i, 0) for i, var in enumerate(plan.ins) if plan.kinds[var].is_param}, use)
+    return {leaf: matrix for leaf, matrix in found.items() if matrix is not None}
+
+
+def _walk(plan: Plan, held: Held, use: Callable[[int, Matrix | None], None]) -> None:
+    """Reports every use of the variables that hold a parameter."""
+    for operation in plan.operations:
+        mine = {place: held[var] for place, var in enumerate(operation.ins) if var in held}
+        if operation.inner is None:
+            for place, (leaf, stacked) in mine.items():
+                use(leaf, _matrix(operation, place, stacked))
+            continue
+        carried, steps = [], []
+        if operation.equation.primitive.name == "scan":
+            _, carried, steps = equations.split_scan(operation.equation, range(len(operation.ins)))
+        inside: Held = {}
+        for place, (leaf, stacked) in mine.items():
+            if place in carried:
+                use(leaf, None)
+            else:
+                inside[operation.inner.ins[place]] = leaf, stacked + (place in steps)
+        _walk(operation.inner, inside, use)
+    for var in plan.outs:
+        if var in held:
+            use(held[var][0], None)
+
+
+def _matrix(operation: Operation, place: int, stacked: int) -> Matrix | None:
+    layout = operation.site.layout if operation.site is not None else None
+    if layout is None or place not in operation.params or layout.groups:
+        return None
+    if not (layout.rows and layout.columns):
+        return None
+    return Matrix(stacked, layout.rows, layout.columns)

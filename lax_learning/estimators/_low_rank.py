@@ -1,0 +1,170 @@
+"""Weight perturbation by matrices of low rank: many draws in one pass, in the memory of their factors."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lax_learning._checks import describe
+from lax_learning._precision import is_half
+from lax_learning._sites._matrices import Matrix, direct_matrices
+from lax_learning._sites._plan import Site
+from lax_learning._sites._program import Program
+from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning.models import Model
+from lax_learning.noise import Noise
+from lax_learning.types import Key, Params
+
+DRAWS_ON_CPU = 16
+"""Draws that run side by side on a CPU, while their activities are in its cache; an accelerator runs all."""
+
+
+class Factors(NamedTuple):
+    """Noise `a b^T / sqrt(rank)` on a parameter.
+
+    Fields:
+      a: the parameter's axes, with `rank` entries on its last column and one on its other columns.
+      b: its columns, and `rank` entries.
+    """
+
+    a: Any
+    b: Any
+
+
+def low_rank_mean(
+    loss_fn: Callable[..., Array],
+    params: Params,
+    args: Any,
+    clean: Array | None,
+    *,
+    key: Key,
+    step: Array,
+    rank: int,
+    num_samples: int,
+    noise: Noise,
+    fitness: str,
+) -> Params:
+    """Returns the mean over draws of the change of the fitness by `step` times the noise, times noise / step.
+
+    Args:
+      loss_fn: `(params, *args) -> loss`, a scalar or one an example.
+      params, args: its arguments; leaves of args that are no arrays are constants.
+      clean: the loss without noise, for the forward difference; None for the central one.
+      key, step, rank, num_samples, noise, fitness: of `weight_perturbation`, `step` is sigma.
+    """
+    program, arrays = _traced(loss_fn, params, args)
+    matrices, parameters = direct_matrices(program), program.split.parameters
+    likes = [_like(leaf, matrices.get(i), num_samples, rank) for i, leaf in enumerate(parameters)]
+    drawn = noise(key, likes)
+
+    def losses(step: Array) -> Array:
+        def of_draw(drawn: list[Any]) -> Array:
+            given = zip(parameters, drawn, strict=True)
+            moved = [w if isinstance(n, Factors) else w + step.astype(w.dtype) * n for w, n in given]
+            partners = [n if isinstance(n, Factors) else None for n in drawn]
+
+            def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
+                z = op(w, x)
+                is_low = isinstance(partner, Factors)
+                return z + step.astype(z.dtype) * _product(site, op, x, partner) if is_low else z
+
+            return program.run(moved, arrays, Hooks(product=product), feedback=partners)[0]
+
+        side_by_side = min(num_samples, DRAWS_ON_CPU) if jax.default_backend() == "cpu" else num_samples
+        return jax.lax.map(of_draw, drawn, batch_size=side_by_side)
+
+    plus = losses(step)
+    change = _changes(plus, clean, fitness) if clean is not None else _halves(plus, losses(-step), fitness)
+    credits = change / (step * num_samples)
+    return program.split.gradients([
+        _sum_of_products(credits, n, matrices[i], w.shape) if isinstance(n, Factors)
+        else jnp.tensordot(credits.astype(w.dtype), n, 1)
+        for i, (w, n) in enumerate(zip(parameters, drawn, strict=True))
+    ])  # fmt: skip
+
+
+def _traced(loss_fn: Callable[..., Array], params: Params, args: Any) -> tuple[Program, dict[int, Any]]:
+    """Returns the program of a loss, and the arrays among its arguments, which are its data."""
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if is_half(leaf.dtype):
+            at = f"params{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{at}: expected float32 or wider with a rank, got {describe(leaf)}")
+    leaves, structure = jax.tree.flatten(args)
+    arrays = {i: jnp.asarray(leaf) for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype")}
+
+    def apply(params: Params, arrays: dict[int, Any]) -> Array:
+        return loss_fn(params, *jax.tree.unflatten(structure, [*map(arrays.get, range(len(leaves)), leaves)]))
+
+    return Program(Model(apply), params, arrays), arrays
+
+
+def _like(leaf: Array, matrix: Matrix | None, number: int, rank: int) -> Any:
+    """Returns the shapes of the noise of some draws on a parameter."""
+    if matrix is None:
+        return jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype)
+    stacked, rows, columns = matrix
+    lead, shape = leaf.shape[:stacked], leaf.shape[stacked:]
+    a = [n if axis in rows else rank if axis == columns[-1] else 1 for axis, n in enumerate(shape)]
+    b = [*(shape[axis] for axis in columns), rank]
+    return Factors(*(jax.ShapeDtypeStruct((number, *lead, *of), leaf.dtype) for of in (a, b)))
+
+
+def _product(site: Site, op: Bilinear, x: Any, factors: Factors) -> Array:
+    """Returns `op(a b^T / sqrt(rank), x)` from its factors."""
+    assert site.layout is not None
+    place, number = site.layout.place, len(site.layout.columns)
+    of_a = jnp.squeeze(op(factors.a, x), tuple(range(place, place + number - 1)))
+    z = jnp.tensordot(of_a, factors.b * factors.b.shape[-1] ** -0.5, ((place,), (number,)))
+    return jnp.moveaxis(z, range(-number, 0), range(place, place + number))
+
+
+def _sum_of_products(credits: Array, factors: Factors, matrix: Matrix, shape: tuple[int, ...]) -> Array:
+    """Returns `sum_k c_k a_k b_k^T / sqrt(rank)` in the shape of the parameter, by one product."""
+    stacked, rows, columns = matrix
+    lead, inner = shape[:stacked], shape[stacked:]
+    draws, rank = len(credits), factors.b.shape[-1]
+    sizes = [math.prod(inner[axis] for axis in axes) for axes in (rows, columns)]
+    order = [*range(1 + stacked), *(1 + stacked + axis for axis in (*rows, *columns))]
+    a = jnp.transpose(factors.a, order).reshape(draws, -1, sizes[0], rank)
+    b = factors.b.reshape(draws, -1, sizes[1], rank)
+    weighted = (credits * rank**-0.5).astype(a.dtype)[:, None, None, None] * a
+    total = jnp.einsum("klnr,klmr->lnm", weighted, b)
+    total = total.reshape(*lead, *(inner[axis] for axis in (*rows, *columns)))
+    inverse = sorted(range(len(inner)), key=(*rows, *columns).__getitem__)
+    return jnp.transpose(total, [*range(stacked), *(stacked + axis for axis in inverse)])
+
+
+def _z_scored(losses: Array) -> Array:
+    spread = jnp.std(losses)
+    return (losses - jnp.mean(losses)) / jnp.where(spread > 0, spread, 1)
+
+
+def _ranked(losses: Array) -> Array:
+    ranks = jnp.argsort(jnp.argsort(losses))
+    return ranks.astype(losses.dtype) / (len(losses) - 1) - 0.5
+
+
+_SHAPED: dict[str, Callable[[Array], Array]] = {"z-scored": _z_scored, "ranked": _ranked}
+FITNESS = ("loss", *_SHAPED)
+
+
+def _changes(plus: Array, clean: Array, fitness: str) -> Array:
+    """Returns the fitness of every draw, or the change of its losses, `[draws, ...]`."""
+    if fitness == "loss":
+        return _mean(plus - clean.astype(plus.dtype))
+    return _SHAPED[fitness](_mean(plus))
+
+
+def _halves(plus: Array, minus: Array, fitness: str) -> Array:
+    """Returns half the difference of the fitness for every pair of draws."""
+    if fitness == "loss":
+        return _mean(plus - minus) / 2
+    shaped = _SHAPED[fitness](jnp.concatenate([_mean(plus), _mean(minus)]))
+    return (shaped[: len(plus)] - shaped[len(plus) :]) / 2
+
+
+def _mean(losses: Array) -> Array:
+    return jnp.mean(losses, axis=range(1, losses.ndim))
