@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
+import optax
+
 import lax_learning as ll
 from experiments.settings import Options, imported
 
@@ -15,6 +17,11 @@ RULES: dict[str, Factory] = {
     "backprop": ll.backprop,
     "feedback_alignment": ll.feedback_alignment,
     "direct_feedback_alignment": ll.direct_feedback_alignment,
+    "direct_random_target_projection": ll.direct_random_target_projection,
+    "direct_kolen_pollack": partial(ll.direct_kolen_pollack, decay=1e-6),
+    "forward_direct_feedback": lambda model, loss, *, beta=0.01: ll.forward_direct_feedback(
+        model, loss, optimizer=optax.sgd(beta)
+    ),
     "sign_symmetry_unit": partial(ll.sign_symmetry, magnitude="unit"),
     "sign_symmetry_fixed": partial(ll.sign_symmetry, magnitude="fixed", gain=1.0),
     "sign_symmetry_redrawn": partial(ll.sign_symmetry, magnitude="redrawn", gain=1.0),

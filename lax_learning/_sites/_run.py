@@ -19,13 +19,14 @@ class Hooks(NamedTuple):
         (and every opaque one around products, whose `w` and `x` are tuples); partner is w of the feedback,
         or w; feed is what was fed to the site, or None.
       end: `(tap, z, feed) -> (z, emitted)` at every tap, with what was fed to it, or None.
-      reads: whether the data values that sites read are emitted, too.
+      reads: "emit" for the data values that sites read to be emitted, too; "cut" for no gradient to pass
+        behind them besides; "" for neither.
       operands: indices of bilinear sites whose operands `(w, x)` are emitted, too.
     """
 
     product: Callable[[Site, Bilinear, Any, Any, Any, Any], Any] | None = None
     end: Callable[[Tap, Any, Any], tuple[Any, Any]] | None = None
-    reads: bool = False
+    reads: str = ""
     operands: frozenset[int] = frozenset()
 
 
@@ -39,8 +40,8 @@ def execute(
       args: values of its arguments.
       partners: for every argument the value that parameters have in the feedback, or None.
       hooks: what happens at sites.
-      feeds: by the index of a tap or site what is fed to it; inside scans, with leading axes of steps for a
-        tap, and of stacked layers for a site.
+      feeds: by the index of a tap, read or site what is fed to it; inside scans, with leading axes of steps
+        for a tap or read, and of stacked layers for a site.
 
     Returns:
       Results, their partners, and what the taps (and reads, and sites) emitted, by index.
@@ -55,9 +56,14 @@ def execute(
             value, emitted = hooks.end(tap, value, feeds.get(tap.index))
             if emitted is not None:
                 emits[tap.index] = emitted
+        if var in plan.reads:
+            index = plan.reads[var].index
+            value = value + feeds[index] if index in feeds else value
+            if hooks.reads:
+                emits[index] = value
+            if hooks.reads == "cut":
+                value = jax.lax.stop_gradient(value)
         env[var] = value
-        if hooks.reads and var in plan.reads:
-            emits[plan.reads[var].index] = value
 
     for var, value, mate in zip(plan.ins, args, partners, strict=True):
         define(var, value)
@@ -138,7 +144,7 @@ def _remat(
         return execute(inner, values, partners, hooks, feeds)
 
     rematerialised = jax.checkpoint(body, **equations.remat_options(operation.equation))
-    marks = {mark.index for mark in (*inner.all_taps, *inner.all_sites)}
+    marks = {mark.index for mark in (*inner.all_taps, *inner.all_reads, *inner.all_sites)}
     return rematerialised(values, partners, {i: feed for i, feed in feeds.items() if i in marks})
 
 
@@ -170,7 +176,7 @@ def _scan(
 
 def _split_feeds(plan: Plan, feeds: dict[int, Any]) -> tuple[dict[int, Any], dict[int, Any]]:
     """Splits feeds inside a scan into those with one value a step and those shared by all steps."""
-    by_step, same = {tap.index for tap in plan.all_taps}, set()
+    by_step, same = {mark.index for mark in (*plan.all_taps, *plan.all_reads)}, set()
     for site in plan.all_sites:
         (by_step if site.stacked[plan.depth - 1] else same).add(site.index)
     return (

@@ -88,7 +88,9 @@ def tapped(model: Model) -> Tapped:
             z = z if feed is None else z + feed
             return z, z
 
-        output, _, emitted = program.run(program.split.parameters, x, Hooks(end=end, reads=True), feeds=feeds)
+        output, _, emitted = program.run(
+            program.split.parameters, x, Hooks(end=end, reads="emit"), feeds=feeds
+        )
         inputs = {
             name: [emitted[index] for index in dict.fromkeys(i for site in tap.sites for i in site.reads)]
             for name, tap in named.items()

@@ -2,7 +2,10 @@
 
 from lax_learning.rules._backprop import backprop
 from lax_learning.rules._direct_feedback_alignment import direct_feedback_alignment
+from lax_learning.rules._direct_kolen_pollack import direct_kolen_pollack
+from lax_learning.rules._direct_random_target_projection import direct_random_target_projection
 from lax_learning.rules._feedback_alignment import feedback_alignment
+from lax_learning.rules._forward_direct_feedback import forward_direct_feedback
 from lax_learning.rules._forward_gradient import forward_gradient
 from lax_learning.rules._kolen_pollack import kolen_pollack
 from lax_learning.rules._node_perturbation import node_perturbation
@@ -13,7 +16,10 @@ from lax_learning.rules._weight_perturbation import weight_perturbation
 __all__ = [
     "backprop",
     "direct_feedback_alignment",
+    "direct_kolen_pollack",
+    "direct_random_target_projection",
     "feedback_alignment",
+    "forward_direct_feedback",
     "forward_gradient",
     "kolen_pollack",
     "node_perturbation",

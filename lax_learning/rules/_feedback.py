@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 from lax_learning._checks import as_floating, check_callable, check_instance, check_key, check_shapes
@@ -32,9 +33,21 @@ class FeedbackState(NamedTuple):
     feedback: PyTree
 
 
-def check_state(state: Any) -> None:
+class LearnedState(NamedTuple):
+    """State of a rule whose feedback learns.
+
+    Fields:
+      feedback: as the rule's init made it.
+      optimizer_state: of the optimizer that moves the feedback.
+    """
+
+    feedback: PyTree
+    optimizer_state: optax.OptState
+
+
+def check_state(state: Any, kind: type = FeedbackState) -> None:
     """Raises TypeError unless a rule gets the state that its init made."""
-    check_instance("state", state, FeedbackState, "the state of the rule's init(key, params, x)")
+    check_instance("state", state, kind, "the state of the rule's init(key, params, x)")
 
 
 def check_feedback_init(feedback_init: Any) -> None:

@@ -1,37 +1,27 @@
 """Kolen-Pollack on any model: parameters and their feedback receive one update, and decay makes them meet."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import ArrayLike, PyTree
 
-from lax_learning._checks import check_instance, check_key, check_not_negative
+from lax_learning._checks import check_key, check_not_negative
 from lax_learning._optimizers import with_loss_support
 from lax_learning.models import Model, check_where
 from lax_learning.rules._common import check_parts, delta_rule
 from lax_learning.rules._feedback import (
     FeedbackInit,
+    LearnedState,
     check_feedback_init,
+    check_state,
     initial_feedback,
     same_scale,
     through_feedback,
 )
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
-
-
-class KolenPollackState(NamedTuple):
-    """State of Kolen-Pollack.
-
-    Fields:
-      feedback: a pytree with the structure of params, None where no error passes.
-      optimizer_state: of the optimizer that moves the feedback.
-    """
-
-    feedback: PyTree
-    optimizer_state: optax.OptState
 
 
 def kolen_pollack(
@@ -63,7 +53,7 @@ def kolen_pollack(
       where: which parameters have feedback; the others pass errors through themselves.
 
     Returns:
-      The rule, with a `KolenPollackState`: the state that is returned holds the moved feedback. Calls whose
+      The rule, with a `LearnedState`: the state that is returned holds the moved feedback. Calls whose
       state is not used, such as measurements, move nothing.
 
     Example:
@@ -90,14 +80,14 @@ def kolen_pollack(
     check_feedback_init(feedback_init)
     check_where("where", where)
 
-    def init(key: Key, params: Params, x: Any) -> KolenPollackState:
+    def init(key: Key, params: Params, x: Any) -> LearnedState:
         feedback = initial_feedback(model, where, feedback_init, key, params, x)
-        return KolenPollackState(feedback, with_loss.init(feedback))
+        return LearnedState(feedback, with_loss.init(feedback))
 
     def assign(
-        key: Key, params: Params, state: KolenPollackState, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, KolenPollackState]:
-        check_instance("state", state, KolenPollackState, "the state of the rule's init(key, params, x)")
+        key: Key, params: Params, state: LearnedState, x: Any, y: Any, *, opened: bool = False
+    ) -> tuple[Any, Params | Signals, LearnedState]:
+        check_state(state, LearnedState)
         check_key("key", key)
         feedback = state.feedback
         value, found = through_feedback(
@@ -115,7 +105,7 @@ def kolen_pollack(
         updates, optimizer_state = with_loss.update(
             moves, state.optimizer_state, feedback, value=value[0] if model.has_aux else value, grad=moves
         )
-        moved = KolenPollackState(optax.apply_updates(feedback, updates), optimizer_state)
+        moved = LearnedState(optax.apply_updates(feedback, updates), optimizer_state)
         grads = _by_feedback(decayed, lambda g, w: g, feedback, found, params)
         return value, grads, moved
 

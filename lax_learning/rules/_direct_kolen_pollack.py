@@ -1,0 +1,68 @@
+"""Direct Kolen-Pollack on any model: direct feedback learns from the activities and the output error."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike
+
+from lax_learning._checks import check_not_negative
+from lax_learning.models import Model
+from lax_learning.rules._direct import DirectInit, Pass, direct_rule, keeps_variance
+from lax_learning.types import Key, Loss, Rule, Where
+
+
+def direct_kolen_pollack(
+    model: Model,
+    loss: Loss,
+    *,
+    optimizer: Any,
+    decay: ArrayLike = 1e-6,
+    feedback_init: DirectInit = keeps_variance,
+    where: Where = None,
+) -> Rule:
+    """Direct feedback alignment whose feedback moves by the product of activities and output errors.
+
+    `delta_l = (e B_l^T) phi'(z_l)`, `g_B = a_l^T e / batch + decay B_l`
+
+    The feedback of the last hidden layer receives the gradient of the read-out: with the same optimizer and
+    decay on both they meet, as in Kolen-Pollack. That of earlier layers receives what a read-out of their own
+    would, and comes to point where such a read-out would point. The decay is on the feedback alone; put the
+    same into the optimizer of the parameters (`optax.add_decayed_weights`) for the two to meet.
+
+    Args:
+      model: any model whose examples do not depend on each other.
+      loss: per-example loss `(output, y) -> [batch]`.
+      optimizer: moves the feedback at every call of `value_and_grad`.
+      decay: of the feedback, >= 0; may be traced. The public code recommends 1e-6.
+      feedback_init: `(key, like) -> feedback` of shape `[units, outputs]`, with leading axes of stacked
+        layers.
+      where: which parameters are trained; the gradients of the others are zero.
+
+    Returns:
+      The rule. Its state holds the feedback, as `direct_feedback_alignment` has it, and the state of the
+      optimizer; calls whose state is not used, such as measurements, move nothing.
+
+    Example:
+      >>> import optax
+      >>> import lax_learning as ll
+      >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> rule = direct_kolen_pollack(model, ll.squared_error, optimizer=optax.sgd(0.1), decay=0.0)
+      >>> key, params, x = jax.random.key(0), {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}, jnp.ones((5, 3))
+      >>> state = rule.init(key, params, x)
+      >>> loss, grads, after = rule.value_and_grad(key, params, state, x, jnp.ones((5, 2)))
+      >>> (before,), (moved,) = state.feedback.values(), after.feedback.values()
+      >>> bool(jnp.allclose(moved - before, -0.1 * grads["b"], atol=1e-6))
+      True
+
+    References:
+      Webster, Choi, Ahn, Learning the connections in direct feedback alignment,
+      https://openreview.net/forum?id=zgGmAx9ZcY, 2020.
+    """
+    check_not_negative("decay", decay)
+
+    def learn(key: Key, feedback: dict[str, Array], passed: Pass) -> dict[str, Array]:
+        taught = passed.paired(feedback, passed.errors, passed.reads)
+        return jax.tree.map(lambda g, b: g + jnp.asarray(decay, g.dtype) * b, taught, feedback)
+
+    return direct_rule(model, loss, feedback_init, where, learn=learn, optimizer=optimizer)

@@ -1,0 +1,61 @@
+"""Direct random target projection on any model: the target stands for the error."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lax_learning._checks import check_same_structure
+from lax_learning.models import Model
+from lax_learning.rules._direct import DirectInit, direct_rule, keeps_variance
+from lax_learning.types import Loss, Rule, Where
+
+
+def direct_random_target_projection(
+    model: Model, loss: Loss, *, feedback_init: DirectInit = keeps_variance, where: Where = None
+) -> Rule:
+    """Sends the target through fixed random weights to every data value that sites read.
+
+    `delta_l = (y B_l^T) phi'(z_l)` with one-hot targets y, and the read-out by its true error.
+
+    A layer can learn as soon as its own activity and the label are there, before the layers above have run.
+    For one-hot targets and outputs in 0..1 the target has the sign of the error everywhere, up to a common
+    minus, and B is symmetric about zero: only fixed points differ. The signal does not shrink as the error
+    does: hidden layers never stop moving, and learning rates below those of direct feedback alignment do
+    better. It needs targets in the shape of the output, so labels as numbers and regression to any value
+    are no use. The rest (positions, several outputs, stacked layers) is as in `direct_feedback_alignment`.
+
+    Args:
+      model: any model whose examples do not depend on each other.
+      loss: per-example loss `(output, y) -> [batch]`.
+      feedback_init: `(key, like) -> feedback` of shape `[units, outputs]`, with leading axes of stacked
+        layers; the public code draws it uniformly with a bound of `sqrt(6 / units)`.
+      where: which parameters are trained; the gradients of the others are zero.
+
+    Returns:
+      The rule, with the state of `direct_feedback_alignment`.
+
+    Raises:
+      ValueError: at trace time, for targets in another shape than the output.
+
+    Example:
+      >>> import lax_learning as ll
+      >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> rule = direct_random_target_projection(model, ll.softmax_cross_entropy)
+      >>> key, params, x = jax.random.key(0), {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}, jnp.ones((5, 3))
+      >>> y = jax.nn.one_hot(jnp.arange(5) % 2, 2)
+      >>> loss, grads, state = rule.value_and_grad(key, params, rule.init(key, params, x), x, y)
+      >>> grads["a"].shape
+      (3, 4)
+
+    References:
+      Frenkel, Lefebvre, Bol, Learning without feedback: fixed random learning signals allow for feedforward
+      training of deep neural networks, https://arxiv.org/abs/1909.01311, 2021; the sign is that of the
+      authors' code.
+    """
+    return direct_rule(model, loss, feedback_init, where, sent=_targets)
+
+
+def _targets(error: Any, y: Any, size: int) -> Any:
+    check_same_structure(("y", "the output"), (y, error))
+    return jax.tree.map(lambda target, error: jnp.asarray(target, error.dtype) / size, y, error)
