@@ -92,7 +92,7 @@ def table(pairs: dict[Key, Pair]) -> str:
         ]
         for key, pair in pairs.items()
     ]
-    return reporting.table(["of", "A", "B", "B - A", "intervals overlap"], lines)
+    return reporting.table(["part: metric", "A", "B", "B - A", "intervals overlap"], lines)
 
 
 def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | None:
@@ -113,7 +113,9 @@ def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | N
         layout="constrained", squeeze=False,
     )  # fmt: skip
     for panel, metric in zip(axes.flat, metrics, strict=False):
-        for i, (name, colour, shift) in enumerate((("A", "C0", -0.15), ("B", "C1", 0.15))):
+        for i, (name, colour, shift) in enumerate(
+            ((f"A: {a.folder}", "C0", -0.15), (f"B: {b.folder}", "C1", 0.15))
+        ):
             found = [(parts.index(part), pair[i]) for part, pair in by_metric[metric].items()]
             _points(panel, [(at + shift, row) for at, row in found if row is not None], name, colour)
         panel.set(title=metric, ylim=(len(parts) - 0.5, -0.5))

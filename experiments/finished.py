@@ -34,6 +34,7 @@ class Report(Protocol):
 class FinishedRun(NamedTuple):
     """A finished run of an experiment, read from its folder."""
 
+    folder: Path
     experiment: str
     config: dict[str, Any]
     results: Results
@@ -62,7 +63,8 @@ def read_run(folder: Path) -> FinishedRun:
         raise FolderError(f"FOLDER: expected the results of an experiment, got those of {name!r} in {folder}")
     config = json.loads(config) if isinstance(config, str) else config
     results = tree if tree.children else tree.to_dataset()
-    return FinishedRun(name, config, results, import_module(f"experiments.{name}.report"))  # type: ignore[arg-type]
+    report: Any = import_module(f"experiments.{name}.report")
+    return FinishedRun(folder, name, config, results, report)
 
 
 def in_float64(results: Any) -> Any:

@@ -221,6 +221,9 @@ def _open_folder(out: Path, wanted: dict[str, Any], *, resume: bool, shared: boo
         if held.get(name) != wanted.get(name)
     ]
     if differing:
-        raise FolderError(f"--out: {out} holds a run of another configuration ({'; '.join(differing)})")
+        raise FolderError(
+            f"--out: {out} holds a run of another configuration ({'; '.join(differing)}); "
+            "expected another folder, or --resume without these options"
+        )
     if not resume:
         raise FolderError(f"--out: {out} holds a run already; expected another folder, or --resume")

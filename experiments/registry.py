@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 import lax_learning as ll
-from experiments.settings import Options, imported
+from experiments.settings import imported
 
 Factory = Callable[..., ll.Rule]
 """`(model, loss, **hyper-parameters) -> Rule`."""
@@ -45,11 +45,12 @@ RULES: dict[str, Factory] = {
 """By name; what a line sets is part of the rule."""
 
 
-def check_names(config: Options, known: Collection[str] = RULES.keys()) -> None:
-    """Raises ValueError unless `config.rules` are known names, or functions that can be imported."""
-    for name in set(config.rules).difference(known):  # pyright: ignore[reportAttributeAccessIssue]
-        config.expect("rules", f"some of {', '.join(known)}, or MODULE:FUNCTION", ":" in name)
-        imported(config.option("rules"), name)
+def check_name(option: str, name: str, known: Collection[str] = RULES.keys()) -> None:
+    """Raises ValueError unless a rule is a known name, or a function that can be imported."""
+    if name not in known:
+        if ":" not in name:
+            raise ValueError(f"{option}: expected some of {', '.join(known)}, or MODULE:FUNCTION, got {name}")
+        imported(option, name)
 
 
 def rule_of(name: str | Factory, **hyper: Any) -> Factory:

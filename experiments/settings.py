@@ -194,7 +194,9 @@ def imported(name: str, path: str) -> Callable[..., Any]:
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{name}: expected MODULE:FUNCTION, got {path} ({error})") from None
+        raise ValueError(
+            f"{name}: expected MODULE:FUNCTION, got {path} ({error}; the module has to be on PYTHONPATH)"
+        ) from None
     if not callable(found):
         raise ValueError(f"{name}: expected MODULE:FUNCTION, got {path}, which is {found!r}")
     return found

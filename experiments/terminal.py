@@ -1,25 +1,40 @@
 """Terminals of commands: output that no encoding refuses, pipes that close, and Ctrl-C."""
 
+import _thread
 import codecs
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt; before, while modules were loading, it ended the process at once."""
+    """Ctrl-C raises KeyboardInterrupt; before, while modules were loading, it ended the process at once.
+
+    Python ignores what is raised in callbacks of the garbage collector, of which JAX has one: there the
+    interrupt is sent once more.
+    """
     handler = signal.getsignal(signal.SIGINT)
     if handler in (signal.SIG_IGN, signal.default_int_handler) or not callable(handler):
         yield
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    hook, sys.unraisablehook = sys.unraisablehook, _send_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGINT, handler)
+
+
+def _send_again(ignored: Any) -> None:
+    if issubclass(ignored.exc_type, KeyboardInterrupt):
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 SPELLED = {"±": "+-", "²": "^2", "σ": "sigma", "η": "eta", "…": "..."}

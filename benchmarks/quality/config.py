@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from benchmarks.quality.rules import DENSE_ALONE, RULES
 from benchmarks.quality.settings import SWEEPS, Setting
 from experiments import memory
-from experiments.registry import check_names
+from experiments.registry import check_name
 from experiments.settings import Count, Options, Seed, at_least, defaults_of
 
 DEFAULT_RULES = (
@@ -62,7 +62,8 @@ class Config(Options):
 
     def check(self) -> None:
         self.expect("pooled", "a divisor of 28, at most 7", self.pooled in (1, 2, 4, 7))
-        check_names(self, RULES.keys())
+        for rule in self.rules:
+            check_name(self.option("rules"), rule, RULES.keys())
         self.expect("sweeps", f"names among {', '.join(SWEEPS)}", set(self.sweeps) <= set(SWEEPS))
         self.expect_distinct("rules")
         self.expect("sweeps", "each at most once", len(set(self.sweeps)) == len(self.sweeps))

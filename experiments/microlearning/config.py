@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from experiments.registry import check_names
+from experiments.registry import check_name
 from experiments.settings import Count, Limits, NotNegative, Positive, Seed, Settings, at_least
 
 NetworkName = Literal["dense", "convolutional", "recurrent"]
@@ -35,8 +35,9 @@ class Config(Settings):
     """Compare credit assignment rules on MNIST over many seeds: accuracy, SNR, cosine, bias and variance."""
 
     rules: tuple[str, ...] = DEFAULT_RULES
-    """Rules to compare: names of `experiments/registry.py`, or one's own as MODULE:FUNCTION, where
-    FUNCTION(model, loss) returns the rule."""
+    """Rules to compare: any of experiments/registry.py (a wrong name lists them), or one's own as
+    MODULE:FUNCTION. FUNCTION(model, loss) returns the rule; sigma, num_samples, noise, optimizer, decay and
+    gain are given to it by name if it has such arguments."""
     seeds: Count = 8
     """Number of seeds: initial weights, noise and order of the examples."""
     seed: Seed = 0
@@ -83,7 +84,8 @@ class Config(Settings):
 
     def check(self) -> None:
         self.expect_distinct("rules")
-        check_names(self)
+        for rule in self.rules:
+            check_name(self.option("rules"), rule)
         least_layers = {"dense": 0, "recurrent": 1, "convolutional": 3}[self.network]
         least = f"at least {least_layers} widths with --network {self.network}"
         self.expect("hidden", least, len(self.widths) >= least_layers)

@@ -51,8 +51,8 @@ COLUMNS = {
     "snr": "SNR",
     "cosine": "cosine",
     "angle_degrees": "angle (deg)",
-    "relative_bias": "bias",
-    "relative_variance": "variance",
+    "relative_bias": "bias², rel.",
+    "relative_variance": "variance, rel.",
     "seconds_per_update": "ms / update",
 }
 
@@ -95,7 +95,8 @@ def table(summary: list[dict[str, Any]]) -> str:
         factor = 1e3 if row["metric"] == "seconds_per_update" else 1.0
         cells.setdefault(row["rule"], {})[row["metric"]] = reporting.cell(row, factor=factor)
     lines = [[LABELS.get(rule, rule), *(of_rule[c] for c in COLUMNS)] for rule, of_rule in cells.items()]
-    return reporting.table(["rule", *COLUMNS.values()], lines)
+    note = "mean ± half the 95 % interval over seeds; SNR to variance are those of the first layer"
+    return reporting.table(["rule", *COLUMNS.values()], lines) + f"\n\n{note}"
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
@@ -137,7 +138,7 @@ def losses(results: xr.Dataset) -> Figure:
     """Training loss, averaged over a hundredth of the run."""
     width = max(1, results.sizes["step"] // 100)
     bins = results.sizes["step"] // width
-    figure, axes = _lines("Training loss", "loss of an example")
+    figure, axes = _lines("Training loss", "mean loss per example")
     x = (np.arange(bins) + 0.5) * width
     _bands(
         axes,
@@ -171,6 +172,8 @@ def cosine(results: xr.Dataset) -> Figure:
     figure, axes = _lines("Cosine of the first layer's update to backprop's", "cosine")
     _bands(axes, results, results.evaluation.values, lambda one: one.cosine.isel(layer=0).values)
     axes.axhline(0, color="0.5", linewidth=0.8)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -1.05), min(high, 1.05))  # the interval of two seeds may be wider
     return _finish(figure, axes, results)
 
 
@@ -196,7 +199,10 @@ def snr(results: xr.Dataset) -> Figure:
     count = json.loads(results.attrs["config"])["snr_images"]
     floor = np.sqrt(2 / (np.pi * count))
     both[1].axvline(floor, color="0.3", linestyle=":")
-    both[1].text(floor, -0.7, f" pure noise over {count} examples", va="center", color="0.3")
+    noise = f"pure noise over {count} examples"
+    both[1].text(
+        0.98, -0.7, noise, ha="right", va="center", color="0.3", transform=both[1].get_yaxis_transform()
+    )
     figure.suptitle("Gradient SNR of the first layer across examples, at initialisation")
     figure.supxlabel(
         f"mean and 95 % interval over {results.sizes['seed']} seeds", fontsize="small", color="0.4"
@@ -224,7 +230,7 @@ def bias_variance(results: xr.Dataset) -> Figure:
             markerfacecolor="none", markeredgewidth=1.6, **{**_style(results, name), "linestyle": "none"},
         )  # fmt: skip
     axes.set(
-        title="Bias against variance of the gradient estimate at initialisation",
+        title="Bias against variance of the gradient estimate at initialisation, all layers",
         xlabel="variance over draws, tr Cov g / |gradient|²",
         ylabel="squared bias, |E g - gradient|² / |gradient|²",
         xscale="log",
@@ -234,7 +240,7 @@ def bias_variance(results: xr.Dataset) -> Figure:
     axes.text(
         0.01,
         0.01,
-        f" values below {floor:g}, zero and unresolved ones too, are drawn there",
+        f" values below {floor:g} (also zero or unresolved) are drawn at {floor:g}",
         transform=axes.transAxes,
         color="0.4",
     )

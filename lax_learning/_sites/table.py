@@ -34,7 +34,7 @@ class SiteTable(tuple[SiteRow, ...]):
     """Rows of all sites, in the order in which the model meets them; prints as a table."""
 
     def __repr__(self) -> str:
-        header = ("parameters", "operation", "shape", "units", "passes error", "source")
+        header = ("parameters", "operation", "shape", "units", "feedback", "source")
         rows = [
             (", ".join(row.paths), row.operation, "x".join(map(str, row.shape)) or "scalar", str(row.units),
              "yes" if row.passes_error else "no", row.source.rsplit("/", 1)[-1])
