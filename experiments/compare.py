@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tyro.conf import Positional
 
 from experiments import harness, reporting
@@ -118,7 +119,10 @@ def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | N
         ):
             found = [(parts.index(part), pair[i]) for part, pair in by_metric[metric].items()]
             _points(panel, [(at + shift, row) for at, row in found if row is not None], name, colour)
-        panel.set(title=metric, ylim=(len(parts) - 0.5, -0.5))
+        unit = getattr(a.report, "VARIABLES", {}).get(metric, ("1", ""))[0]
+        panel.set(title=metric.replace("_", " ") + f" ({unit})" * (unit != "1"))
+        panel.xaxis.set_major_locator(MaxNLocator(4))
+        panel.set(ylim=(len(parts) - 0.5, -0.5))
         panel.set_yticks(range(len(parts)), parts)
         panel.grid(axis="x", alpha=0.3)
     for panel in list(axes.flat)[len(metrics) :]:
