@@ -38,6 +38,9 @@ RULES: dict[str, Factory] = {
     "spsa": lambda model, loss, *, sigma: ll.spsa(model, loss, perturbation=lambda count: sigma),
     "forward_gradient": ll.forward_gradient,
     "forward_gradient_activities": partial(ll.forward_gradient, perturb="activities"),
+    "guided_by_feedback_alignment": lambda model, loss: ll.guided_gradient(
+        model, loss, ll.feedback_alignment(model, loss)
+    ),
     "decorrelated_feedback_alignment": lambda model, loss, *, rate=0.1: ll.decorrelation.rule(
         lambda model: ll.feedback_alignment(model, loss), model, ll.decorrelation.dynamics(rate)
     ),

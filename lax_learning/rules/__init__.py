@@ -7,6 +7,7 @@ from lax_learning.rules._direct_random_target_projection import direct_random_ta
 from lax_learning.rules._feedback_alignment import feedback_alignment
 from lax_learning.rules._forward_direct_feedback import forward_direct_feedback
 from lax_learning.rules._forward_gradient import forward_gradient
+from lax_learning.rules._guided_gradient import guided_gradient
 from lax_learning.rules._kolen_pollack import kolen_pollack
 from lax_learning.rules._node_perturbation import node_perturbation
 from lax_learning.rules._sign_symmetry import sign_symmetry
@@ -21,6 +22,7 @@ __all__ = [
     "feedback_alignment",
     "forward_direct_feedback",
     "forward_gradient",
+    "guided_gradient",
     "kolen_pollack",
     "node_perturbation",
     "sign_symmetry",

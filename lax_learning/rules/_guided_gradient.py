@@ -1,0 +1,110 @@
+"""Guided gradients on any model: the part of the gradient that lies in the span of guesses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lax_learning._checks import check_instance, check_key, check_sequence
+from lax_learning._precision import raised
+from lax_learning._sites._batch import as_batch
+from lax_learning._sites._equations import vary_as
+from lax_learning.estimators._forward_gradient import directional_derivative
+from lax_learning.models import Model, Split
+from lax_learning.rules._common import check_parts, joined, losses_of
+from lax_learning.types import Key, Loss, Params, Rule
+
+
+def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) -> Rule:
+    """Projects the gradient on the updates of other rules, by forward-mode differentiation along them.
+
+    `g = U (U^T U)^-1 U^T dL/dw` with the K guesses as columns of U; for one, `g = (dL/dw . u) u / |u|^2`.
+
+    The slope `u_k . dL/dw` is what a pass with a tangent measures, so no error is carried back. Whatever the
+    guesses are, the step never goes uphill: `g . dL/dw >= 0`. It is exact where the gradient lies in their
+    span, and a further guess never lowers its cosine. Random guesses in P dimensions have a cosine of about
+    `sqrt(K / P)`, a guess of a feedback rule that of the rule. Guesses that are zero or depend on each other
+    add nothing. The cost is that of the guesses, one forward pass and K passes with a tangent, in the memory
+    of K gradients.
+
+    Args:
+      model: any model that forward mode differentiates.
+      loss: per-example loss `(output, y) -> [batch]`.
+      guesses: rules on the same model, with a key each; for several draws name one several times.
+
+    Returns:
+      The rule; its state holds those of the guesses, in order.
+
+    Raises:
+      TypeError: at trace time, for a model with an op that forward mode cannot pass.
+
+    Example:
+      >>> import lax_learning as ll
+      >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> rule = guided_gradient(model, ll.squared_error, ll.feedback_alignment(model, ll.squared_error))
+      >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
+      >>> y, state = jnp.zeros((5, 3)), rule.init(key, params, x)
+      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, y)
+      >>> exact = jax.grad(lambda p: ll.squared_error(model.apply(p, x), y).mean())(params)
+      >>> bool(ll.metrics.cosine_similarity(grads, exact) > 0)
+      True
+
+    References:
+      Fournier et al., Can forward gradient match backpropagation?, https://arxiv.org/abs/2306.06968, 2023
+      (one guess; the projection on several is their natural extension).
+    """
+    check_parts(model, loss)
+    rules = (guesses,) if isinstance(guesses, Rule) else guesses
+    check_sequence("guesses", rules, "a rule, or a sequence of rules")
+    if not rules:
+        raise ValueError("guesses: expected at least one rule, got none")
+    for i, rule in enumerate(rules):
+        check_instance(f"guesses[{i}]", rule, Rule, "a Rule")
+
+    def init(key: Key, params: Params, x: Any) -> tuple[Any, ...]:
+        check_key("key", key)
+        keys = jax.random.split(key, len(rules))
+        return tuple(rule.init(k, params, x) for k, rule in zip(keys, rules, strict=True))
+
+    def value_and_grad(
+        key: Key, params: Params, state: tuple[Any, ...], x: Any, y: Any
+    ) -> tuple[Any, Params, tuple[Any, ...]]:
+        check_key("key", key)
+        check_instance("state", state, tuple, "the state of the rule's init(key, params, x)")
+        keys = jax.random.split(key, len(rules))
+        found = [r.value_and_grad(k, params, s, x, y) for r, k, s in zip(rules, keys, state, strict=True)]
+        x, size = as_batch(x)
+        split = Split(model, params)
+        own = [Split(model, grads).parameters for _, grads, _ in found]
+        directions = [jnp.stack(leaves) for leaves in zip(*own, strict=True)]
+        norms = jnp.sqrt(_overlaps(directions).diagonal())
+        directions = [_over_rows(u, norms) for u in directions]
+
+        def mean_loss(parameters: list[Array]) -> Array:
+            output, _ = model(split.merge(parameters), x)
+            return jnp.mean(losses_of(loss, output, y, size))
+
+        at = vary_as(split.parameters, directions)
+        slopes = jax.vmap(lambda u: directional_derivative(mean_loss, at, u)[1])(directions)
+        inverse = jnp.linalg.pinv(_overlaps(directions), rtol=1e-4, hermitian=True)
+        grads = [jnp.tensordot((inverse @ slopes).astype(u.dtype), u, 1) for u in directions]
+        aux = model(params, x)[1] if model.has_aux else None
+        value = joined(mean_loss(split.parameters), aux, model)
+        return value, split.gradients(grads), tuple(after for _, _, after in found)
+
+    return Rule(init, value_and_grad, model.trainable)
+
+
+def _overlaps(directions: list[Array]) -> Array:
+    """Returns `U^T U` of directions with a leading axis of K."""
+    dtype = raised(*directions)
+    rows = [u.reshape(len(u), -1).astype(dtype) for u in directions]
+    return sum((u @ u.T for u in rows), jnp.zeros((), dtype))
+
+
+def _over_rows(rows: Array, norms: Array) -> Array:
+    """Divides every row by its norm; rows of zeros stay."""
+    by = jnp.where(norms > 0, norms, 1).astype(rows.dtype)
+    return rows / by.reshape(-1, *(1,) * (rows.ndim - 1))
