@@ -1,6 +1,7 @@
 """Generators of curves: against loops written out, and the moments of what they draw."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax.typing import DTypeLike
 from numpy.testing import assert_allclose, assert_array_equal
 
 from lax_learning.symbolic import dsn_generator, gaussian_process_generator, mlp_generator
+from tests.compare import slow_but
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -24,7 +26,6 @@ GENERATORS = {
     "given alpha": lambda **options: dsn_generator(2, 3, hidden=(4,), alpha=ALPHA, **options),
     "gaussian process": lambda **options: gaussian_process_generator(2, 3, num_features=8, **options),
 }
-every_generator = pytest.mark.parametrize("make", GENERATORS.values(), ids=GENERATORS.keys())
 
 
 def points(number=7, dtype: DTypeLike = np.float32):
@@ -97,32 +98,48 @@ def dsn_by_loops(params, x, alpha, norm, prune):
 # Values.
 
 
-@pytest.mark.parametrize("hidden", [(4, 5), [6], ()])
+@pytest.mark.parametrize("hidden", slow_but([[4, 5]], [[4, 5], []]))
 def test_mlp(x64, hidden):
     x = points(dtype=np.float64)
     params, latents = draw(mlp_generator(2, 3, hidden=hidden, dtype=jnp.float64), x)
     assert_allclose(latents, [relu_by_loops(params, point) for point in x], rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize(
-    ("given", "norm", "prune", "bias"),
-    [
-        (False, "none", 0.3, True),
-        (True, "none", 0.0, True),
-        (True, "none", 0.3, False),
-        (False, "softmax", 0.4, "zeros"),
-        (True, "softmax", 0.0, True),
-    ],
-)
+MASKS = [
+    (False, "none", 0.3, True),
+    (True, "none", 0.0, True),
+    (True, "none", 0.3, False),
+    (False, "softmax", 0.4, "zeros"),
+    (True, "softmax", 0.0, True),
+]
+
+
+@pytest.mark.parametrize(("given", "norm", "prune", "bias"), MASKS)
 def test_dsn(x64, given, norm, prune, bias):
+    """And its gradient by alpha, against differences."""
     options = {"norm": norm, "prune": prune, "bias": bias, "alpha": ALPHA if given else None}
-    x = points(dtype=np.float64)
-    params, latents = draw(dsn_generator(2, 3, hidden=(4, 5), dtype=jnp.float64, **options), x)
+    x = points(3, dtype=np.float64)
+    generator = dsn_generator(2, 3, hidden=(4, 5), dtype=jnp.float64, **options)
+    params = some_params(generator)
     assert given == ("alpha" not in params)
     alpha = ALPHA if given else params["alpha"]
     if prune:
         assert 0 < np.sum(mask_by_loops(alpha, norm, prune) != mask_by_loops(alpha, norm, 0)) < 6
-    assert_allclose(latents, dsn_by_loops(params, x, alpha, norm, prune), rtol=1e-12, atol=1e-14)
+
+    def total(params, x):
+        latents = generator.apply(params, x)
+        return jnp.sum(latents**2), latents
+
+    (_, latents), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(params, x)
+    by_loops = partial(dsn_by_loops, params, x, norm=norm, prune=prune)
+    assert_allclose(latents, by_loops(alpha), rtol=1e-12, atol=1e-14)
+    # The squares of piecewise linear functions: what is left are third derivatives of the softmax.
+    step = 1e-5
+    for i, j in np.ndindex(*([0, 0] if given else [3, 2])):
+        change = np.zeros((3, 2))
+        change[i, j] = step
+        slope = (np.sum(by_loops(alpha + change) ** 2) - np.sum(by_loops(alpha - change) ** 2)) / (2 * step)
+        assert_allclose(np.asarray(gradient["alpha"])[i, j], slope, rtol=1e-6, atol=1e-7)
 
 
 def test_gaussian_process_by_loops(x64):
@@ -187,8 +204,8 @@ def test_dsn_starts_as_published():
         assert_uniform(layer["b"], 1 / math.sqrt(n))
     assert_normal(params["alpha"], 1.0)
     assert_no_two_are_the_same(params)
-    for layer, size in zip(draws(generators["zeros"], 2)["networks"], (6, 1), strict=True):
-        assert_array_equal(layer["b"], np.zeros((2, 3, size)))
+    zeros = jax.jit(generators["zeros"].init)(KEY)
+    assert all(not np.any(layer["b"]) for layer in zeros["networks"])
     without = jax.eval_shape(generators[False].init, KEY)
     assert [sorted(layer) for layer in without["networks"]] == [["w"], ["w"]]
 
@@ -201,6 +218,7 @@ def test_features_of_the_gaussian_process():
     assert_uniform(params["b"].astype(np.float64) - math.pi, math.pi + 1e-6)
 
 
+@pytest.mark.slow
 def test_a_given_alpha_leaves_the_weights_as_they_are():
     given, drawn = (draws(dsn_generator(2, 3, hidden=(), alpha=alpha), 2) for alpha in (ALPHA, None))
     jax.tree.map(assert_array_equal, given["networks"], drawn["networks"])
@@ -209,57 +227,11 @@ def test_a_given_alpha_leaves_the_weights_as_they_are():
 # The mask.
 
 
-def test_dsn_without_bias_is_positively_homogeneous(x64):
-    generator, x = dsn_generator(2, 3, dtype=jnp.float64), points(dtype=np.float64)
-    _, latents = draw(generator, np.concatenate([x, 0.01 * x, 3 * x, 0 * x]))
-    once, smaller, larger, none = np.split(latents, 4)
-    assert np.abs(once).min() > 0
-    assert_allclose(smaller, 0.01 * once, rtol=1e-10)
-    assert_allclose(larger, 3 * once, rtol=1e-10)
-    assert_array_equal(none, np.zeros((7, 3)))
-
-
 def test_a_masked_column_has_no_influence():
     generator, x = dsn_generator(2, 3, alpha=ALPHA, bias=True), points()
     _, jacobian = derivatives(generator, x)
     assert_array_equal(jacobian[1, :, 0], np.zeros(7))
     assert_array_equal(np.any(jacobian != 0, axis=1), ALPHA != 0)
-    (_, before), (_, after) = draw(generator, x), draw(generator, x + np.array([10, 0], np.float32))
-    assert_array_equal(before[:, 1], after[:, 1])
-    assert np.all(before[:, 0] != after[:, 0])
-
-
-def test_a_pruned_softmax_cuts_what_is_below():
-    # The derivative of a linear network is the mask times the weights.
-    alpha = np.array([[3.0, -1.0, 0.0], [0.1, 0.0, -0.2]])
-    masks = {}
-    for prune in (0.0, 0.3):
-        generator = dsn_generator(3, 2, hidden=(), alpha=alpha, norm="softmax", prune=prune)
-        params, jacobian = derivatives(generator, np.ones((1, 3), np.float32))
-        masks[prune] = jacobian[:, 0] / params["networks"][0]["w"][..., 0]
-    assert_allclose(masks[0.0].sum(axis=1), np.ones(2), rtol=1e-5)
-    assert_allclose(masks[0.0], mask_by_loops(alpha, "softmax", 0.0), rtol=1e-5)
-    assert_allclose(masks[0.3], np.where(masks[0.0] >= 0.3, masks[0.0], 0), rtol=1e-6)
-    assert_array_equal(masks[0.3] != 0, [[True, False, False], [True, True, True]])
-
-
-@pytest.mark.parametrize(("norm", "prune"), [("none", 0.0), ("softmax", 0.4)])
-def test_gradient_of_alpha(x64, norm, prune):
-    generator = dsn_generator(2, 3, hidden=(4,), norm=norm, prune=prune, dtype=jnp.float64)
-    x = points(dtype=np.float64)
-    params, _ = draw(generator, x)
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(generator.apply(p, x) ** 2)))(params)["alpha"]
-
-    def by_loops(alpha):
-        return np.sum(dsn_by_loops(params, x, alpha, norm, prune) ** 2)
-
-    # The squares of piecewise linear functions: what is left are third derivatives of the softmax.
-    step = 1e-5
-    for i, j in np.ndindex(3, 2):
-        change = np.zeros((3, 2))
-        change[i, j] = step
-        slope = (by_loops(params["alpha"] + change) - by_loops(params["alpha"] - change)) / (2 * step)
-        assert_allclose(np.asarray(gradient)[i, j], slope, rtol=1e-6, atol=1e-7)
 
 
 # The Gaussian process.
@@ -312,55 +284,37 @@ def test_slopes(process):
     assert_mean(slopes[:, 0] * slopes[:, 1], 0.0, 1 + (3.5 + 3) / NUM_FEATURES)
 
 
-def test_traced_options_are_compiled_once():
+def test_traced_options():
     params = {name: some_params(make()) for name, make in GENERATORS.items()}
-    compiled = []
-
-    def made(scale, prune):
-        process = gaussian_process_generator(2, 3, length_scale=scale, scale=prune + 1, num_features=8)
-        return {
-            "gaussian process": process,
-            "given alpha": dsn_generator(2, 3, hidden=(4,), alpha=ALPHA, prune=prune),
-        }
 
     def latents(scale, prune):
-        compiled.append(1)
-        return {name: of.apply(params[name], PLACES) for name, of in made(scale, prune).items()}
+        process = gaussian_process_generator(2, 3, length_scale=scale, scale=prune + 1, num_features=8)
+        masked = dsn_generator(2, 3, hidden=(4,), alpha=ALPHA, prune=prune)
+        return process.apply(params["gaussian process"], PLACES), masked.apply(params["given alpha"], PLACES)
 
     options = ((0.5, 0.0), (2.0, 0.3))
-    run = jax.jit(latents)
-    one_by_one = [run(*pair) for pair in options]
-    assert len(compiled) == 1
     several = jax.jit(jax.vmap(latents))(*np.array(options, np.float32).T)
     for i, pair in enumerate(options):
-        for name, plain in made(*pair).items():
-            expected = plain.apply(params[name], PLACES)
-            assert_allclose(one_by_one[i][name], expected, rtol=1e-5, atol=1e-5)
-            assert_allclose(several[name][i], expected, rtol=1e-5, atol=1e-5)
-    assert np.any(several["given alpha"][0] != several["given alpha"][1])
+        for found, expected in zip(several, jax.jit(partial(latents, *pair))(), strict=True):
+            assert_allclose(found[i], expected, rtol=1e-5, atol=1e-5)
+    assert np.any(several[1][0] != several[1][1])
 
 
 # How they are called.
 
 
-@every_generator
-def test_compiled_and_many_at_once(make):
-    generator, x, params = make(), points(), some_params(make())
-    both = jax.tree.map(lambda leaf: np.stack([leaf, -2 * leaf]), params)
-
-    def one(params):
-        return generator.apply(params, x), slopes_at(generator, params, x)
-
-    plain = one(jax.tree.map(jnp.asarray, params))
-    several, alone = jax.jit(jax.vmap(one))(both), jax.jit(one)
-    for i in range(2):
-        expected = alone(jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], both))
-        for found, value in zip(several, expected, strict=True):
-            assert_allclose(np.asarray(found)[i], value, rtol=1e-5, atol=1e-5)
-    for found, value in zip(several, plain, strict=True):
-        assert_allclose(np.asarray(found)[0], value, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("name", slow_but(["dsn"], GENERATORS))
+def test_compiled_and_many_at_once(name):
+    generator, x = GENERATORS[name](), points()
+    params = jax.tree.map(jnp.asarray, some_params(generator))
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, -2 * leaf]), params)
+    several = jax.jit(jax.vmap(generator.apply, (0, None)))(both, x)
+    assert_allclose(several[0], generator.apply(params, x), rtol=1e-5, atol=1e-5)
+    other = jax.tree.map(lambda leaf: leaf[1], both)
+    assert_allclose(several[1], jax.jit(generator.apply)(other, x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dsn", "gaussian process"])
 def test_many_draws_at_once(name):
     generator, keys = GENERATORS[name](), jax.random.split(KEY, 2)
@@ -368,10 +322,9 @@ def test_many_draws_at_once(name):
     for i, key in enumerate(keys):
         found = jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], several)
         jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-6), found, alone(key))
-        assert all(np.all(a[0] != a[1]) for a in map(np.asarray, jax.tree.leaves(several)))
 
 
-@every_generator
+@pytest.mark.parametrize("make", GENERATORS.values(), ids=GENERATORS.keys())
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
 def test_dtype(x64, make, dtype):
     generator, x = make(dtype=dtype), jax.ShapeDtypeStruct((7, 2), dtype)
