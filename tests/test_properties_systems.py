@@ -256,8 +256,8 @@ def test_none_leaves(scheme: str) -> None:
         optimizer_state = optax.adam(0.1).init(params)
         return after[0][0], ll.birth_death.follow(optimizer_state, after[1].origin, params, axes)
 
-    after, moments = run(full, axes)
-    params, with_none = run({**full, "b": None}, {**axes, "b": None})
+    after, moments = jax.jit(lambda params: run(params, axes))(full)
+    params, with_none = jax.jit(lambda params: run(params, {**axes, "b": None}))({**full, "b": None})
     assert params["b"] is None and with_none[0].mu["b"] is None
     jax.tree.map(np.testing.assert_array_equal, after, {name: params[name] for name in full})
     jax.tree.map(np.testing.assert_array_equal, moments[0].mu["w"], with_none[0].mu["w"])
