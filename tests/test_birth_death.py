@@ -564,8 +564,13 @@ def numbered(state: Any) -> Any:
     return jax.tree.unflatten(structure, filled)
 
 
-@pytest.mark.parametrize("copies", ["carry", "clear"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+FOLLOWING = [(name, copies) for name in OPTIMIZERS for copies in ("carry", "clear")]
+
+
+@pytest.mark.parametrize(
+    ("name", "copies"),
+    slow_but([("adam", "carry"), ("chain", "clear"), ("partition", "carry"), ("steps", "clear")], FOLLOWING),
+)
 def test_moments_follow(name: str, copies: str) -> None:
     optimizer, per_weight = OPTIMIZERS[name]
     state = numbered(jax.eval_shape(optimizer.init, NETWORK))

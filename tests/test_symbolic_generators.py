@@ -189,7 +189,8 @@ def test_dsn_starts_as_published():
         assert_normal(layer["w"], math.sqrt(6 / (n + m)))
         assert_uniform(layer["b"], 1 / math.sqrt(n))
     assert_normal(params["alpha"], 1.0)
-    assert all(not np.any(layer["b"]) for layer in jax.jit(make(bias="zeros").init)(KEY)["networks"])
+    zeros = dsn_generator(1, 1, hidden=(), bias="zeros")
+    assert all(not np.any(layer["b"]) for layer in jax.jit(zeros.init)(KEY)["networks"])
     without = jax.eval_shape(make(bias=False).init, KEY)
     assert [sorted(layer) for layer in without["networks"]] == [["w"], ["w"]]
 
