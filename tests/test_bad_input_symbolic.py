@@ -262,24 +262,26 @@ def at_x(**options):
 
 
 COUNTS = {
-    "number": lambda value: sy.draw_functions(KEY, LIBRARY, value),
-    "num_points": lambda value: sy.critic(value),
-    "channels": lambda value: sy.critic(4, channels=value),
-    "hidden[1]": lambda value: sy.critic(4, hidden=(3, value)),
-    "embedding[0]": lambda value: sy.critic(4, embedding=(value,)),
-    "iterations": lambda value: trained(iterations=value),
-    "num_epochs": lambda value: trained(num_epochs=value),
-    "num_features": lambda value: sy.gaussian_process_generator(2, 3, num_features=value),
-    "num_inputs": lambda value: [make(value, 3) for make in MAKERS],
-    "num_latents": lambda value: [make(2, value) for make in MAKERS],
+    "number": [lambda value: sy.draw_functions(KEY, LIBRARY, value)],
+    "num_points": [lambda value: sy.critic(value)],
+    "channels": [lambda value: sy.critic(4, channels=value)],
+    "hidden[1]": [lambda value: sy.critic(4, hidden=(3, value))],
+    "embedding[0]": [lambda value: sy.critic(4, embedding=(value,))],
+    "iterations": [lambda value: trained(iterations=value)],
+    "num_epochs": [lambda value: trained(num_epochs=value)],
+    "num_features": [lambda value: sy.gaussian_process_generator(2, 3, num_features=value)],
+    "num_inputs": [lambda value, make=make: make(value, 3) for make in MAKERS],
+    "num_latents": [lambda value, make=make: make(2, value) for make in MAKERS],
 }
 WEIGHTS = {
-    "penalty: expected a finite number >= 0": lambda value: sy.critic_step(PLAIN, ADAM, penalty=value),
-    "prune: expected a finite number >= 0": lambda value: sy.dsn_generator(2, 3, prune=value),
-    "length_scale: expected a finite number > 0": lambda value: sy.gaussian_process_generator(
-        2, 3, length_scale=value
-    ),
-    "scale: expected a finite number > 0": lambda value: sy.gaussian_process_generator(2, 3, scale=value),
+    "penalty: expected a finite number >=": [lambda value: sy.critic_step(PLAIN, ADAM, penalty=value)],
+    "prune: expected a finite number >=": [lambda value: sy.dsn_generator(2, 3, prune=value)],
+    **{
+        f"{name}: expected a finite number >": [
+            lambda value, name=name: sy.gaussian_process_generator(2, 3, **{name: value})
+        ]
+        for name in ("length_scale", "scale")
+    },
 }
 CHOICES = {
     "objective": [
@@ -294,26 +296,22 @@ CHOICES = {
 }
 
 
-def bound(use, *values):
-    return [lambda value=value: use(value) for value in values]
+def bound(table, pattern, *values):
+    """Rows of all uses in a table, with each of the values."""
+    return {
+        f"^{re.escape(name)}{pattern}": [lambda use=use, v=v: use(v) for use in uses for v in values]
+        for name, uses in table.items()
+    }
 
 
 test_numbers_and_choices = refusals(
     values={
-        **{f"^{re.escape(name)}: expected .*got [0-]": bound(use, 0, -1) for name, use in COUNTS.items()},
-        **{
-            f"^{name}, got": bound(use, -0.1, np.nan, np.inf, "0.1", None, True, ONES(2))
-            for name, use in WEIGHTS.items()
-        },
+        **bound(COUNTS, ": expected .*got [0-]", 0, -1),
+        **bound(WEIGHTS, " 0, got", -0.1, np.nan, np.inf, "0.1", None, True, ONES(2)),
         "^scale: expected a finite number > 0, got 0": lambda: sy.gaussian_process_generator(2, 3, scale=0),
-        **{
-            f"^{re.escape(name)}: expected one of .*got": [
-                call for use in uses for call in bound(use, "BCE", None, 3, ONES(2))
-            ]
-            for name, uses in CHOICES.items()
-        },
+        **bound(CHOICES, ": expected one of .*got", "BCE", None, 3, ONES(2)),
     },
-    types={f"^{re.escape(name)}: expected .*got": bound(use, 2.0, True, "2") for name, use in COUNTS.items()},
+    types=bound(COUNTS, ": expected .*got", 2.0, True, "2"),
 )
 
 # Arrays.

@@ -21,7 +21,6 @@ from tests.registry import INPUT_SHAPES, NETWORKS, RULES
 
 KEY = jax.random.key(0)
 SIGMAS = 5.0
-DEAD = 1e-8
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
@@ -594,9 +593,6 @@ def test_a_step_is_the_rule_on_decorrelated_inputs_and_an_update() -> None:
 def test_a_step_has_one_key_for_the_rule_and_one_for_each_layer() -> None:
     """And each of stacked layers has one of its own."""
 
-    def stored(key: Any, size: int) -> State:
-        return State(jnp.zeros((size, size)), None, jax.random.key_data(key)[0].astype(jnp.int32))
-
     def rule_key(model: ll.Model) -> ll.Rule:
         def value_and_grad(key: Any, params: Any, *_: Any) -> Any:
             return jnp.zeros(()), params, jax.random.key_data(key)[0]
@@ -604,13 +600,13 @@ def test_a_step_has_one_key_for_the_rule_and_one_for_each_layer() -> None:
         return BACKPROP(model)._replace(value_and_grad=value_and_grad)
 
     def update(key: Any, state: State, x: Any) -> Any:
-        return stored(key, len(state.R)), ll.decorrelation.loss(x)
+        taken = jax.random.key_data(key)[0].astype(jnp.int32)
+        return state._replace(step=taken), dynamics.update(key, state, x)[1]
 
     dynamics = ll.decorrelation.dynamics(0.1)
-    taking = dynamics._replace(update=lambda *args: (update(*args)[0], dynamics.update(*args)[1]))
     model, params, x = PROBLEMS["stacked"]()
     deep = ll.Model(lambda p, x: model.apply(p["stacked"], x @ p["one"]))
-    rule = ll.decorrelation.rule(rule_key, deep, taking)
+    rule = ll.decorrelation.rule(rule_key, deep, dynamics._replace(update=update))
 
     @jax.jit
     def run(params: Any) -> Any:

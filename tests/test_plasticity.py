@@ -592,11 +592,5 @@ def test_balanced_accuracy() -> None:
     # Always the same answer is worth one class.
     constant = np.tile(np.eye(4, dtype=np.float32)[0], (7, 1))
     np.testing.assert_allclose(ll.balanced_accuracy(constant, y), 1 / 3, rtol=1e-6)
-
-
-def test_balanced_accuracy_of_balanced_classes() -> None:
-    y, output = jnp.tile(jnp.eye(3), (8, 1)), uniform(60, (24, 3))
-    accuracy = ll.accuracy(output, y)
-    assert 0 < float(accuracy) < 1
-    assert_close(ll.balanced_accuracy(output, y), accuracy, ulps=4)
-    assert ll.balanced_accuracy(output.astype(jnp.bfloat16), y.astype(jnp.bfloat16)).dtype == jnp.float32
+    half = jax.eval_shape(ll.balanced_accuracy, *(jnp.bfloat16(a) for a in (output, y)))
+    assert half.dtype == jnp.float32

@@ -225,9 +225,7 @@ CONTAINERS: dict[str, Any] = {
 def test_containers_stay(kind: str) -> None:
     contain, network = CONTAINERS[kind], ll.mlp((3, 4, 2))
     params = contain(network.init(KEY))
-    layers = jax.tree.map(jnp.zeros_like, {
-        name: ll.decorrelation.State(jnp.eye(n)) for name, n in (("0/w", 3), ("1/w", 4))
-    })  # fmt: skip
+    layers = {name: ll.decorrelation.State(jnp.eye(n)) for name, n in (("0/w", 3), ("1/w", 4))}
     assert jax.tree.structure(ll.decorrelation.fold(network, params, layers, X)) == jax.tree.structure(params)
 
     k_cap = plasticity.k_cap_mlp((3, 6, 6, 2), 3)
@@ -277,7 +275,7 @@ def test_decorrelation_loss_over_the_range() -> None:
             found = np.array(loss(z))
             assert np.all(found >= 0)
             with np.errstate(over="ignore"):
-                expected = np.float32([(0.5 * off + 0.5 * diagonal) / 16, off / 16])
+                expected = np.array([(0.5 * off + 0.5 * diagonal) / 16, off / 16], np.float32)
             np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -293,7 +291,7 @@ def test_decorrelation_loss_does_not_cancel() -> None:
     assert abs(float(ll.decorrelation.loss(z, kappa=0.0)) - expected) < error < expected
 
 
-# --- numbers of the papers
+# --- defaults
 
 
 DEFAULTS: list[tuple[Callable[..., Any], dict[str, Any]]] = [

@@ -30,52 +30,32 @@ KEY = jax.random.key(0)
 N, U = np.array([0.7, -1.3, 0.4]), np.array([0.2, 0.9, 0.5])
 POINTS = np.array([[0.5, -0.3], [1.5, 2.0], [0.1, 0.7], [2.5, -1.1]])
 A, B = POINTS.T
-ZERO, ONE = np.zeros(4), np.ones(4)
-sin, cos, exp = np.sin, np.cos, np.exp
 
-# The formula, its values and its derivatives by the two columns. First, what occurs in published libraries.
+# The formula and its values. First, what occurs in published libraries.
 CASES = {
-    "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*N2": (
-        0.7 * 0.05 * (A - 0.65) ** 2 + 0.06,
-        2 * 0.7 * 0.05 * (A - 0.65),
-        ZERO,
-    ),
-    "2*N0*0.05*(X10[:,0] + 0.5*N1)": (0.07 * (A - 0.65), 0.07 * ONE, ZERO),
-    "0": (ZERO, ZERO, ZERO),
-    "X00[:,0]**2": (A * A, 2 * A, ZERO),
-    "X00[:,1]**5": (B * B * B * B * B, ZERO, 5 * B * B * B * B),
-    "X00[:,0] * X00[:,1]": (A * B, B, A),
-    "np.cos(X00[:,1])": (cos(B), ZERO, -sin(B)),
-    "X00[:,1] * np.sin(X00[:,1])": (B * sin(B), ZERO, sin(B) + B * cos(B)),
-    "5*N*np.sin(3*U*X07[:,0])": (3.5 * sin(0.6 * A), 2.1 * cos(0.6 * A), ZERO),
-    "-6*U0*5*N0*np.sin(6*U0*X07[:,1])": (-4.2 * sin(1.2 * B), ZERO, -4.2 * 1.2 * cos(1.2 * B)),
-    "0.45*N*X07[:,1]**3": (0.315 * B * B * B, ZERO, 0.945 * B * B),
-    "N0*X07[:,0]**3 * X07[:,1]": (0.7 * A * A * A * B, 2.1 * A * A * B, 0.7 * A * A * A),
-    "N0*X07[:,1]*np.exp(X07[:,1])": (0.7 * B * exp(B), ZERO, 0.7 * (1 + B) * exp(B)),
-    "N*3.0*X09[:,1]*np.cos(2*U*0.5*X09[:,1])": (
-        2.1 * B * cos(0.2 * B),
-        ZERO,
-        2.1 * (cos(0.2 * B) - 0.2 * B * sin(0.2 * B)),
-    ),
+    "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*N2": 0.7 * 0.05 * (A - 0.65) ** 2 + 0.06,
+    "0": 0 * A,
+    "X00[:,1]**5": B * B * B * B * B,
+    "X00[:,0] * X00[:,1]": A * B,
+    "-6*U0*5*N0*np.sin(6*U0*X07[:,1])": -4.2 * np.sin(1.2 * B),
+    "N*3.0*X09[:,1]*np.cos(2*U*0.5*X09[:,1])": 2.1 * B * np.cos(0.2 * B),
     # The other functions, and what binds more tightly.
-    "tan(X[:,0])": (sin(A) / cos(A), 1 / cos(A) ** 2, ZERO),
-    "log(X[:,0])": (np.log(A), 1 / A, ZERO),
-    "jnp.sqrt(X[:,0])": (np.sqrt(A), 0.5 / np.sqrt(A), ZERO),
-    "np.abs(X[:,1])": (np.abs(B), ZERO, np.sign(B)),
-    "tanh(X[:,0] - U2)": (np.tanh(A - 0.5), 1 - np.tanh(A - 0.5) ** 2, ZERO),
-    "X[:,1]/X[:,0]/2": (B / A / 2, -B / A / A / 2, 0.5 / A),
-    "-X[:,0]**2": (-(A * A), -2 * A, ZERO),
-    "(-X[:,0])**-2": (1 / (A * A), -2 / (A * A * A), ZERO),
-    "2**3**2 - 1 - 2 + 0*X[:,0]": (509 * ONE, ZERO, ZERO),
-    "2**X[:,1]": (np.power(2, B), ZERO, np.log(2) * np.power(2, B)),
-    "X[:,0]**0.5*X[:,1]**1": (np.sqrt(A) * B, 0.5 * B / np.sqrt(A), np.sqrt(A)),
-    "X[:,0]**+3": (A * A * A, 3 * A * A, ZERO),
-    "+ X[ : , 0 ] \t- - 1e-1*U1": (A + 0.09, ONE, ZERO),
-    "8 - X[:,0]*2 - (1 - X[:,1])": (7 - 2 * A + B, -2 * ONE, ONE),
-    "X[:,0]**100": (np.power(A, 100), 100 * np.power(A, 99), ZERO),
+    "tan(X[:,0])": np.sin(A) / np.cos(A),
+    "log(X[:,0])*exp(X[:,1])": np.log(A) * np.exp(B),
+    "jnp.sqrt(X[:,0])": np.sqrt(A),
+    "np.abs(X[:,1])": np.abs(B),
+    "tanh(X[:,0] - U2)": np.tanh(A - 0.5),
+    "X[:,1]/X[:,0]/2": B / A / 2,
+    "-X[:,0]**2": -(A * A),
+    "(-X[:,0])**-2": 1 / (A * A),
+    "2**3**2 - 1 - 2 + 0*X[:,0]": 509 + 0 * A,
+    "2**X[:,1]": np.power(2, B),
+    "X[:,0]**0.5*X[:,1]**1": np.sqrt(A) * B,
+    "+ X[ : , 0 ] \t- - 1e-1*U1": A + 0.09,
+    "8 - X[:,0]*2 - (1 - X[:,1])": 7 - 2 * A + B,
+    "X[:,0]**100": np.power(A, 100),
 }
 TEXT = "\n".join(CASES)
-
 SMALL = "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*U2\nX[:,0]*X[:,1]*sin(N0)\n0.5\nX[:,1]**1.5/exp(3*U)"
 
 
@@ -110,12 +90,9 @@ def test_all_of_them_in_one_program(x64):
     library, x = parse_library(TEXT), jnp.asarray(POINTS)
     assert library.num_coefficients == 3 and library.num_columns == 2
     draws = draws_of_all(library, jnp.float64)
-    values, gradients = values_and_gradients(library, draws, x)
-    assert values.shape == (len(CASES), 4) and gradients.shape == (len(CASES), 4, 2)
-    expected = np.array([value for value, _, _ in CASES.values()])
-    by_hand = np.array([np.stack(by_column, axis=-1) for _, *by_column in CASES.values()])
+    values = jax.jit(partial(function_values, library))(draws, x)
+    expected = np.array(list(CASES.values()))
     np.testing.assert_allclose(values, expected, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(gradients, by_hand, rtol=1e-12, atol=1e-14)
     assert [expression.source for expression in library.expressions] == list(CASES)
     alone = library.expressions[0].evaluate(coefficients(jnp.float64), x)
     assert alone.dtype == jnp.float64
@@ -129,7 +106,7 @@ def test_integer_powers_at_zero_and_below(power):
     def f(z):
         return evaluate(coefficients(), z[None, None])[0]
 
-    z = np.float32([-2.0] if power < 0 else [-2.0, 0.0])
+    z = np.array([-2.0] if power < 0 else [-2.0, 0.0], np.float32)
     found = jax.jit(jax.vmap(lambda z: (f(z), jax.grad(f)(z), jax.grad(jax.grad(f))(z))))(z)
     first = power * z ** (power - 1) if power else 0 * z
     second = power * (power - 1) * z ** (power - 2) if power not in (0, 1) else 0 * z
