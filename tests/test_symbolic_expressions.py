@@ -320,7 +320,7 @@ def test_lines_and_derivatives():
 
 RIGHT = [
     "sin(X[:,0])**2 + cos(X[:,0])**2 - 1; 0",  # cancels up to roundings
-    "1e6*(sin(X[:,0])**2 + cos(X[:,0])**2);0",  # what rounding leaves is no error
+    "1e9*(sin(X[:,0])**2 + cos(X[:,0])**2);0",  # what rounding leaves is no error
     "sin(1000*X[:,0]);1000*cos(1000*X[:,0])",
     "exp(exp(X[:,0])) + X[:,0]; exp(exp(X[:,0]) + X[:,0]) + 1",  # overflows at some points
     "log(X[:,0]); 1/X[:,0]",  # not finite at half of them
