@@ -424,7 +424,8 @@ def test_feedback_alignment_on_decorrelated_inputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "dtype"), [("dense", "np", jnp.bfloat16), ("recurrent", "kp", jnp.float64)]
+    ("kind", "name", "dtype"),
+    [("dense", "np", jnp.bfloat16), pytest.param("recurrent", "kp", jnp.float64, marks=pytest.mark.slow)],
 )
 def test_dtypes_and_structures(kind: str, name: str, dtype: Any) -> None:
     with jax.enable_x64(dtype == jnp.float64):
