@@ -24,59 +24,38 @@ from lax_learning.symbolic import (
     parse_expression,
     parse_library,
 )
-from tests.compare import assert_close, assert_same
+from tests.compare import assert_close, assert_same, slow_but
 
 KEY = jax.random.key(0)
 N, U = np.array([0.7, -1.3, 0.4]), np.array([0.2, 0.9, 0.5])
 POINTS = np.array([[0.5, -0.3], [1.5, 2.0], [0.1, 0.7], [2.5, -1.1]])
 A, B = POINTS.T
-ZERO, ONE = np.zeros(4), np.ones(4)
-sin, cos, exp = np.sin, np.cos, np.exp
 
-# The formula, its values and its derivatives by the two columns. First, what occurs in published libraries.
+# The formula and its values. First, what occurs in published libraries.
 CASES = {
-    "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*N2": (
-        0.7 * 0.05 * (A - 0.65) ** 2 + 0.06,
-        2 * 0.7 * 0.05 * (A - 0.65),
-        ZERO,
-    ),
-    "2*N0*0.05*(X10[:,0] + 0.5*N1)": (0.07 * (A - 0.65), 0.07 * ONE, ZERO),
-    "0": (ZERO, ZERO, ZERO),
-    "X00[:,0]**2": (A * A, 2 * A, ZERO),
-    "X00[:,1]**5": (B * B * B * B * B, ZERO, 5 * B * B * B * B),
-    "X00[:,0] * X00[:,1]": (A * B, B, A),
-    "np.cos(X00[:,1])": (cos(B), ZERO, -sin(B)),
-    "X00[:,1] * np.sin(X00[:,1])": (B * sin(B), ZERO, sin(B) + B * cos(B)),
-    "5*N*np.sin(3*U*X07[:,0])": (3.5 * sin(0.6 * A), 2.1 * cos(0.6 * A), ZERO),
-    "-6*U0*5*N0*np.sin(6*U0*X07[:,1])": (-4.2 * sin(1.2 * B), ZERO, -4.2 * 1.2 * cos(1.2 * B)),
-    "0.45*N*X07[:,1]**3": (0.315 * B * B * B, ZERO, 0.945 * B * B),
-    "N0*X07[:,0]**3 * X07[:,1]": (0.7 * A * A * A * B, 2.1 * A * A * B, 0.7 * A * A * A),
-    "N0*X07[:,1]*np.exp(X07[:,1])": (0.7 * B * exp(B), ZERO, 0.7 * (1 + B) * exp(B)),
-    "N*3.0*X09[:,1]*np.cos(2*U*0.5*X09[:,1])": (
-        2.1 * B * cos(0.2 * B),
-        ZERO,
-        2.1 * (cos(0.2 * B) - 0.2 * B * sin(0.2 * B)),
-    ),
+    "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*N2": 0.7 * 0.05 * (A - 0.65) ** 2 + 0.06,
+    "0": 0 * A,
+    "X00[:,1]**5": B * B * B * B * B,
+    "X00[:,0] * X00[:,1]": A * B,
+    "-6*U0*5*N0*np.sin(6*U0*X07[:,1])": -4.2 * np.sin(1.2 * B),
+    "N*3.0*X09[:,1]*np.cos(2*U*0.5*X09[:,1])": 2.1 * B * np.cos(0.2 * B),
     # The other functions, and what binds more tightly.
-    "tan(X[:,0])": (sin(A) / cos(A), 1 / cos(A) ** 2, ZERO),
-    "log(X[:,0])": (np.log(A), 1 / A, ZERO),
-    "jnp.sqrt(X[:,0])": (np.sqrt(A), 0.5 / np.sqrt(A), ZERO),
-    "np.abs(X[:,1])": (np.abs(B), ZERO, np.sign(B)),
-    "tanh(X[:,0] - U2)": (np.tanh(A - 0.5), 1 - np.tanh(A - 0.5) ** 2, ZERO),
-    "X[:,1]/X[:,0]/2": (B / A / 2, -B / A / A / 2, 0.5 / A),
-    "-X[:,0]**2": (-(A * A), -2 * A, ZERO),
-    "(-X[:,0])**-2": (1 / (A * A), -2 / (A * A * A), ZERO),
-    "2**3**2 - 1 - 2 + 0*X[:,0]": (509 * ONE, ZERO, ZERO),
-    "2**X[:,1]": (np.power(2, B), ZERO, np.log(2) * np.power(2, B)),
-    "X[:,0]**0.5*X[:,1]**1": (np.sqrt(A) * B, 0.5 * B / np.sqrt(A), np.sqrt(A)),
-    "X[:,0]**+3": (A * A * A, 3 * A * A, ZERO),
-    "+ X[ : , 0 ] \t- - 1e-1*U1": (A + 0.09, ONE, ZERO),
-    "8 - X[:,0]*2 - (1 - X[:,1])": (7 - 2 * A + B, -2 * ONE, ONE),
-    "X[:,0]**100": (np.power(A, 100), 100 * np.power(A, 99), ZERO),
+    "tan(X[:,0])": np.sin(A) / np.cos(A),
+    "log(X[:,0])*exp(X[:,1])": np.log(A) * np.exp(B),
+    "jnp.sqrt(X[:,0])": np.sqrt(A),
+    "np.abs(X[:,1])": np.abs(B),
+    "tanh(X[:,0] - U2)": np.tanh(A - 0.5),
+    "X[:,1]/X[:,0]/2": B / A / 2,
+    "-X[:,0]**2": -(A * A),
+    "(-X[:,0])**-2": 1 / (A * A),
+    "2**3**2 - 1 - 2 + 0*X[:,0]": 509 + 0 * A,
+    "2**X[:,1]": np.power(2, B),
+    "X[:,0]**0.5*X[:,1]**1": np.sqrt(A) * B,
+    "+ X[ : , 0 ] \t- - 1e-1*U1": A + 0.09,
+    "8 - X[:,0]*2 - (1 - X[:,1])": 7 - 2 * A + B,
+    "X[:,0]**100": np.power(A, 100),
 }
 TEXT = "\n".join(CASES)
-
-
 SMALL = "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*U2\nX[:,0]*X[:,1]*sin(N0)\n0.5\nX[:,1]**1.5/exp(3*U)"
 
 
@@ -111,30 +90,27 @@ def test_all_of_them_in_one_program(x64):
     library, x = parse_library(TEXT), jnp.asarray(POINTS)
     assert library.num_coefficients == 3 and library.num_columns == 2
     draws = draws_of_all(library, jnp.float64)
-    values, gradients = values_and_gradients(library, draws, x)
-    assert values.shape == (len(CASES), 4) and gradients.shape == (len(CASES), 4, 2)
-    expected = np.array([value for value, _, _ in CASES.values()])
-    by_hand = np.array([np.stack(by_column, axis=-1) for _, *by_column in CASES.values()])
+    values = jax.jit(partial(function_values, library))(draws, x)
+    expected = np.array(list(CASES.values()))
     np.testing.assert_allclose(values, expected, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(gradients, by_hand, rtol=1e-12, atol=1e-14)
     assert [expression.source for expression in library.expressions] == list(CASES)
     alone = library.expressions[0].evaluate(coefficients(jnp.float64), x)
     assert alone.dtype == jnp.float64
     np.testing.assert_allclose(alone, expected[0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("power", [-1, 0, 1, 2, 3])
+@pytest.mark.parametrize("power", slow_but([-1, 2], [-1, 0, 1, 2, 3]))
 def test_integer_powers_at_zero_and_below(power):
     evaluate = parse_expression(f"X[:,0]**{power}").evaluate
 
     def f(z):
         return evaluate(coefficients(), z[None, None])[0]
 
-    for z in (-2.0, 0.0) if power >= 0 else (-2.0,):
-        x = jnp.float32(z)
-        first = power * z ** (power - 1) if power else 0.0
-        second = power * (power - 1) * z ** (power - 2) if power not in (0, 1) else 0.0
-        assert [f(x), jax.grad(f)(x), jax.grad(jax.grad(f))(x)] == [z**power, first, second]
+    z = np.array([-2.0] if power < 0 else [-2.0, 0.0], np.float32)
+    found = jax.jit(jax.vmap(lambda z: (f(z), jax.grad(f)(z), jax.grad(jax.grad(f))(z))))(z)
+    first = power * z ** (power - 1) if power else 0 * z
+    second = power * (power - 1) * z ** (power - 2) if power not in (0, 1) else 0 * z
+    np.testing.assert_array_equal(found, [z**power, first, second])
 
 
 def test_numbers_are_not_computed_while_reading():
@@ -144,20 +120,19 @@ def test_numbers_are_not_computed_while_reading():
     assert expression.evaluate(coefficients(), jnp.ones((2, 1))).tolist() == [np.inf, np.inf]
 
 
-@pytest.mark.parametrize(
-    ("source", "num_coefficients", "num_columns"),
-    [
+def test_what_it_reads():
+    for source, *expected in [
         ("1", 0, 0),
         ("N", 1, 0),
-        ("U", 1, 0),
         ("N0 + U12*X3[:,4]", 13, 5),
         ("N999 * X[:,999]", 1000, 1000),
         ("U3 - N5", 6, 0),
-    ],
-)
-def test_what_it_reads(source, num_coefficients, num_columns):
-    expression = parse_expression(source)
-    assert (expression.num_coefficients, expression.num_columns) == (num_coefficients, num_columns)
+    ]:
+        expression = parse_expression(source)
+        assert [expression.num_coefficients, expression.num_columns] == expected
+    # Also what only a derivative names.
+    library = parse_library("X[:,0];1 + 0*N4")
+    assert (library.num_coefficients, library.num_columns) == (5, 1)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
@@ -165,12 +140,10 @@ def test_the_dtype_is_that_of_x(dtype, x64):
     library = parse_library(SMALL)
     x = jnp.asarray(POINTS, dtype)
     for own in ("float32", "float64"):
-        draws = draws_of_all(library, own)
-        shapes = jax.eval_shape(partial(values_and_gradients, library), draws, x)
+        shapes = jax.eval_shape(partial(values_and_gradients, library), draws_of_all(library, own), x)
         assert all(leaf.dtype == x.dtype for leaf in shapes)
-    value = parse_expression("2.0**X[:,0] * 1.5 + N0").evaluate(coefficients(), x)
-    tolerance = 4 * float(jnp.finfo(dtype).eps)
-    np.testing.assert_allclose(np.asarray(value, float), 1.5 * 2**A + 0.7, rtol=max(tolerance, 1e-7))
+    evaluate = parse_expression("2.0**X[:,0] * 1.5 + N0").evaluate
+    assert jax.eval_shape(evaluate, coefficients(), x).dtype == dtype
 
 
 OPERATORS: dict[type[ast.operator], Callable] = {
@@ -229,7 +202,7 @@ def by_numpy(tree, dtype):
     return getattr(np, function)(by_numpy(tree.args[0], dtype))
 
 
-@settings(deadline=None, derandomize=True, database=None, max_examples=50)
+@settings(deadline=None, derandomize=True, database=None, max_examples=20)
 @given(TREES)
 def test_printed_trees_come_back(tree):
     with jax.enable_x64(True):
@@ -255,30 +228,29 @@ def tricky(entries) -> tuple[Library, FunctionDraws, jax.Array]:
 
 
 def test_the_entries_that_were_not_drawn_leave_no_trace():
+    """Nor through the derivatives that a caller takes in reverse mode, of values or of slopes."""
     library, draws, x = tricky([1, 4, 1])
     squares, cubes = jnp.array([1.0, 0.0]), jnp.array([2.0, 0.0])
     d_squares, d_cubes = jnp.array([[-2.0, 0], [0, 0]]), jnp.array([[0.0, 3], [0, 0]])
-    values, slopes = values_and_gradients(library, draws, x)
+
+    @jax.jit
+    def run(draws, x):
+        both = partial(values_and_gradients, library)
+        of = [
+            jax.grad(lambda draws, x, i=i: jnp.sum(both(draws, x)[i]), (0, 1), allow_int=True)(draws, x)
+            for i in (0, 1)
+        ]
+        return both(draws, x), of
+
+    (values, slopes), (total, of_slopes) = run(draws, x)
     gradients = jnp.stack([d_squares, d_cubes, d_squares])
     assert_same((values, slopes), (jnp.stack([squares, cubes, squares]), gradients))
-
-    # Nor through the derivatives that a caller takes in reverse mode, of values or of slopes.
-    def derivatives_of(f):
-        def total(draws, x):
-            return jnp.sum(f(library, draws, x))
-
-        return jax.jit(jax.grad(total, (0, 1), allow_int=True))(draws, x)
-
-    total = derivatives_of(function_values)
-    slopes = derivatives_of(lambda *arguments: values_and_gradients(*arguments)[1])
     assert_same(total[1], gradients.sum(axis=0))
-    assert_same(slopes[1], jnp.array([[4.0, 3], [4, 0]]))
+    assert_same(of_slopes[1], jnp.array([[4.0, 3], [4, 0]]))
     assert_same(total[0].coefficients.uniform, jnp.array([[0.0], [8], [0]]))
-    assert_same(slopes[0].coefficients.uniform, jnp.array([[0.0], [12], [0]]))
+    assert_same(of_slopes[0].coefficients.uniform, jnp.array([[0.0], [12], [0]]))
     assert not np.any(total[0].coefficients.normal)
-
-
-def test_the_entries_that_were_drawn_do():
+    # Those that were drawn do.
     library, draws, x = tricky([0, 2])
     values, gradients = values_and_gradients(library, draws, x)
     assert np.isnan(values[0, 0]) and np.isnan(gradients[1, 0, 0]) and np.isinf(gradients[0, 1, 0])
@@ -286,30 +258,29 @@ def test_the_entries_that_were_drawn_do():
 
 def test_every_draw_is_the_expression_with_its_own_coefficients():
     library = parse_library("N0*X[:,0] + U1\nX[:,1]*U0 + N1\nX[:,0]")
-    x = jax.random.normal(KEY, (4, 2))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2)), jnp.float32)
 
     def run(key):
         draws = draw_functions(key, library, 12)
-        return draws, function_values(library, draws, x)
+        values = function_values(library, draws, x)
+        every = jax.vmap(lambda own: jnp.stack([e.evaluate(own, x) for e in library.expressions]))
+        # Numbers beyond those that the library reads, and columns likewise, change nothing.
+        more = Coefficients(*(jnp.pad(numbers, ((0, 0), (0, 2))) for numbers in draws.coefficients))
+        wide = jnp.pad(x, ((0, 0), (0, 1)), constant_values=jnp.nan)
+        padded = function_values(library, draws._replace(coefficients=more), wide)
+        return draws.entries, values, every(draws.coefficients), padded
 
-    draws, values = run(KEY)
-    assert_close(jax.jit(run)(KEY), (draws, values), ulps=4)
-    together = jax.jit(jax.vmap(run))(jax.random.split(KEY, 3)[1:])
-    alone = run(jax.random.split(KEY, 3)[2])
-    assert_close(jax.tree.map(lambda leaf: leaf[1], together), alone, ulps=4)
-    for i, entry in enumerate(draws.entries):
-        own = Coefficients(*(numbers[i] for numbers in draws.coefficients))
-        assert_close(values[i], library.expressions[int(entry)].evaluate(own, x), ulps=4)
-    assert len(set(draws.entries.tolist())) == 3
-    # Numbers beyond those that the library reads, and columns likewise, change nothing.
-    more = Coefficients(*(jnp.pad(numbers, ((0, 0), (0, 2))) for numbers in draws.coefficients))
-    wide = jnp.pad(x, ((0, 0), (0, 1)), constant_values=jnp.nan)
-    assert_same(function_values(library, draws._replace(coefficients=more), wide), values)
+    entries, values, every, padded = map(np.asarray, jax.jit(run)(KEY))
+    assert_close(values, every[np.arange(12), entries], ulps=4)
+    assert_close(padded, values, ulps=4)
+    assert set(entries.tolist()) == {0, 1, 2}
+    together = jax.jit(jax.vmap(run))(jnp.stack([jax.random.key(1), KEY]))
+    assert_close(together[1][1], jnp.asarray(values), ulps=4)
 
 
 def test_distributions():
     library, number = parse_library("N0 + U1\nX[:,0]\nN0\n1"), 20_000
-    draws = draw_functions(KEY, library, number)
+    draws = jax.jit(lambda key: draw_functions(key, library, number))(KEY)
     normal, uniform = (np.asarray(numbers, float) for numbers in draws.coefficients)
     assert normal.shape == uniform.shape == (number, 2)
     assert uniform.min() >= 0 and uniform.max() < 1 and draws.entries.dtype == jnp.int32
@@ -328,47 +299,38 @@ def test_distributions():
     everything = np.concatenate([normal, uniform, np.asarray(draws.entries)[:, None]], axis=1)
     correlation = np.corrcoef(everything.T) - np.eye(5)
     assert np.abs(correlation).max() < 5 / np.sqrt(number)
-    assert draw_functions(KEY, library, 2, dtype=jnp.bfloat16).coefficients.normal.dtype == jnp.bfloat16
-    assert not np.array_equal(draw_functions(jax.random.key(1), library, number).entries, draws.entries)
+    half = jax.eval_shape(lambda key: draw_functions(key, library, 2, dtype=jnp.bfloat16), KEY)
+    assert {leaf.dtype for leaf in half.coefficients} == {jnp.dtype(jnp.bfloat16)}
 
 
 # Libraries.
 
 
 def test_lines_and_derivatives():
-    library = parse_library(
-        "\n N0*X[:,0]**2 ; 2*N0*X[:,0];0\r\n\t\r\n3*U2\n\nX[:,1]*X[:,0] ;X[:,1]; X[:,0]; 0*X[:,2]",
-        file="a.lib",
-    )
-    assert [expression.source.strip() for expression in library.expressions] == [
-        "N0*X[:,0]**2",
-        "3*U2",
-        "X[:,1]*X[:,0]",
-    ]
-    assert [None if row is None else len(row) for row in library.derivatives] == [2, None, 3]
-    assert (library.num_coefficients, library.num_columns) == (3, 3)
-    x = jnp.asarray(POINTS, jnp.float32)
+    library = parse_library("\n N0*X[:,0]**2 ; 2*N0*X[:,0]\r\n\t\r\n3*U2\n\nX[:,1]*X[:,0]", file="a.lib")
+    sources = [expression.source.strip() for expression in library.expressions]
+    assert sources == ["N0*X[:,0]**2", "3*U2", "X[:,1]*X[:,0]"]
+    assert [None if row is None else len(row) for row in library.derivatives] == [1, None, None]
+    assert (library.num_coefficients, library.num_columns) == (3, 2)
     first = library.derivatives[0]
     assert first is not None
-    np.testing.assert_allclose(first[0].evaluate(coefficients(), x), 1.4 * A, rtol=1e-6)
-    np.testing.assert_array_equal(first[1].evaluate(coefficients(), x), ZERO)
+    slope = first[0].evaluate(coefficients(), jnp.asarray(POINTS, jnp.float32))
+    np.testing.assert_allclose(slope, 1.4 * A, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*N2;2*N0*0.05*(X10[:,0] + 0.5*N1)",
-        "5*N0*np.sin(3*U0*X07[:,1]);0;3*U0*5*N0*np.cos(3*U0*X07[:,1])",
-        "4.5*N0*X07[:,0] * X07[:,1];4.5*N0*X07[:,1];4.5*N0*X07[:,0]",
-        "sin(X[:,0])**2 + cos(X[:,0])**2; 0",  # cancels up to roundings
-        "sin(X[:,0])**2 + cos(X[:,0])**2 - 1; 0",
-        "abs(X[:,0]); X[:,0]/abs(X[:,0])",
-        "log(X[:,0]); 1/X[:,0]",  # not finite at half of the points
-        "exp(exp(X[:,0])) + X[:,0]; exp(exp(X[:,0]) + X[:,0]) + 1",  # overflows at some
-        "1; 0; 0",
-        "2*X[:,0]; 2.000001",  # within 1e-6 of its size
-    ],
-)
+RIGHT = [
+    "sin(X[:,0])**2 + cos(X[:,0])**2 - 1; 0",  # cancels up to roundings
+    "1e9*(sin(X[:,0])**2 + cos(X[:,0])**2);0",  # what rounding leaves is no error
+    "sin(1000*X[:,0]);1000*cos(1000*X[:,0])",
+    "exp(exp(X[:,0])) + X[:,0]; exp(exp(X[:,0]) + X[:,0]) + 1",  # overflows at some points
+    "log(X[:,0]); 1/X[:,0]",  # not finite at half of them
+    "2*X[:,0]; 2.000001",  # within 1e-6 of its size
+    "1; 0; 0",
+    "tanh(X[:,0]);1 - tanh(X[:,0])**2",
+]
+
+
+@pytest.mark.parametrize("line", slow_but(RIGHT[1:6], RIGHT))
 def test_derivatives_that_are_right(line):
     assert parse_library(line).derivatives[0] is not None
 
