@@ -56,3 +56,13 @@ def assert_close(a: Any, b: Any, *, ulps: float) -> None:
 def differs(a: Any, b: Any) -> bool:
     """Whether any entry of any leaf differs."""
     return any(not np.array_equal(u, v) for _, u, v in _pairs(a, b))
+
+
+def member(tree: Any, index: Any) -> Any:
+    """One member of a stacked pytree, or several."""
+
+    def of(leaf: Any) -> Any:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return leaf[index] if is_key else np.asarray(leaf)[index]
+
+    return jax.tree.map(of, tree)
