@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Options for programs that run once: half the time to compile."""
+
 
 def slow_but(fast: Collection[Any], cases: Iterable[Any]) -> list[Any]:
     """Cases of a parametrised test, those that are not in `fast` marked slow."""

@@ -13,7 +13,7 @@ import lax_learning as ll
 from lax_learning import metrics
 from lax_learning._sites._equations import all_equations
 from lax_learning._sites._factors import has_factors
-from tests.compare import slow_but
+from tests.compare import QUICK, slow_but
 from tests.registry import RULES
 from tests.zoo import ZOO
 
@@ -118,7 +118,7 @@ def test_snr_and_bias_and_variance_against_brute_force(num_samples):
     gradients = stacked(num_samples)
     samples, reference = rows(gradients), flat(REFERENCE)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def measured(gradients):
         return metrics.snr(gradients), metrics.bias_variance(gradients, REFERENCE)
 
@@ -172,7 +172,7 @@ def test_debiased_snr_of_few_samples_has_the_bias_of_a_ratio():
 def test_dead_entries_are_left_out_and_counted():
     num_samples = 13  # whose inverse is no power of two
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def measured(live, dead):
         return metrics.snr(live), metrics.snr({"live": live, "dead": dead}), metrics.snr(dead)
 
@@ -201,7 +201,8 @@ def test_standard_error_of_noise_that_one_gradient_holds_alone(shape):
     np.testing.assert_allclose(metrics.snr(samples).total.standard_error, expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("mean", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
+@pytest.mark.slow
+@pytest.mark.parametrize("mean", [0.0, 0.4])
 def test_standard_errors_cover(mean):
     # |m - r|^2 debiased is a U-statistic: its variance is L + D, a part 4 |mu|^2 / T linear in the samples
     # (mu = E g - r, unit noise) and a part 2 n / (T (T-1)) from their pairs. The jackknife gives
@@ -364,7 +365,7 @@ def test_example_moments_are_those_of_gradients_of_single_examples(kind):
     rules = {name: (RULES | MASKED)[name](model, squares) for name in names}
     assert has_factors(model, params, x) is (kind != "tied embedding")
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def measured(params):
         found = {}
         for name, rule in rules.items():
@@ -415,7 +416,7 @@ def test_draw_moments_are_those_of_stacked_draws(name, on):
     y = x[:, :3]
     rule = RULES[name](model, squares)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def measured(params):
         state, keys = rule.init(KEY, params, x), jax.random.split(KEY, 14)
         exact = ll.backprop(model, squares).value_and_grad(KEY, params, (), x, y)[1]

@@ -15,18 +15,16 @@ import numpy as np
 import pytest
 
 import lax_learning as ll
-from experiments.microlearning import notebook
 from lax_learning import estimators, metrics
-from tests.compare import slow_but
+from tests.compare import QUICK, slow_but
 from tests.test_golden import in_order
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
-pytestmark = pytest.mark.usefixtures("as_a_user_sees_it", "always_default_passes")
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 KEY = jax.random.key(20)
 NUM_DRAWS = 10_000
 SIGMAS = 5.0
-FAST_COMPILE = {"xla_backend_optimization_level": 0}  # each program runs once
 
 
 def flat(tree):
@@ -41,7 +39,7 @@ def drawn(seed, *shape):
 def samples_of(value_and_grad, *args, num_draws=NUM_DRAWS):
     """Gradients of many draws, `[draws, parameters]` in float64."""
     keys = jax.random.split(KEY, num_draws)
-    grads = jax.jit(jax.vmap(lambda key: value_and_grad(key, *args)[1]), compiler_options=FAST_COMPILE)(keys)
+    grads = jax.jit(jax.vmap(lambda key: value_and_grad(key, *args)[1]), compiler_options=QUICK)(keys)
     leaves = [np.asarray(leaf, np.float64).reshape(num_draws, -1) for leaf in jax.tree.leaves(grads)]
     return np.concatenate(leaves, axis=1)
 
@@ -234,22 +232,6 @@ def test_activity_node_perturbation_is_biased_in_two_layers():
     assert deviation(samples, exact(CURVED, ll.squared_error)).max() > SIGMAS
 
 
-@pytest.mark.slow
-def test_tutorial_node_perturbation_estimates_another_quantity():
-    network = make_network(jax.nn.sigmoid)
-    rule = notebook.node_perturbation((jax.nn.sigmoid, lambda z: z), ll.squared_error, sigma=0.01)
-    samples = samples_of(rule.value_and_grad, WEIGHTS, (), X, Y)
-    assert deviation(samples, exact(network, ll.squared_error)).max() > SIGMAS
-
-    def loss_of_hidden(h):
-        return jnp.mean(ll.squared_error(h @ WEIGHTS[1]["w"] + WEIGHTS[1]["b"], Y))
-
-    hidden = jax.nn.sigmoid(X @ WEIGHTS[0]["w"] + WEIGHTS[0]["b"])
-    signal = jax.grad(loss_of_hidden)(hidden)  # dL/dh, without the derivative of the activation
-    expected = flat({"w": X.T @ signal, "b": signal.sum(axis=0)})
-    assert deviation(samples[:, : expected.size], expected).max() < SIGMAS
-
-
 def test_redrawn_feedback_is_on_average_that_of_its_mean_magnitude():
     # E|B| = sd sqrt(2 / pi) of normal magnitudes, which have the standard deviation of the weights.
     gain = 0.5
@@ -335,48 +317,6 @@ def test_snr_of_weight_perturbation_on_a_linear_loss(num_samples, noise, own):
     expected = num_samples / (6 + own)  # SNR = S / (n + 1) for normal noise, S / (n - 1) for signs
     assert abs(value - expected) < SIGMAS * error
     assert error < 0.1 * expected  # so that S/n would not pass
-
-
-# Limits for sigma to 0, in float64.
-
-
-@pytest.mark.parametrize(
-    ("nodes", "even"), slow_but([(True, True), (False, False)], itertools.product((True, False), repeat=2))
-)
-def test_limit_of_perturbation_is_the_forward_gradient(x64, nodes, even):
-    # The error of a one-sided difference is of the order sigma, that of a two-sided one sigma^2: halving
-    # sigma divides it by 2 or 4, up to the next order, a share of about sigma = 1e-3.
-    del x64
-    network = ll.mlp((4, 3, 2), activation=jnp.tanh, dtype=jnp.float64)
-    params = jax.jit(network.init)(jax.random.key(8))
-    x, y = X.astype(jnp.float64), Y.astype(jnp.float64)
-    shapes = [(3, 3), (3, 2)]
-    if nodes:
-        noise = tuple(jnp.asarray(drawn(i, *s), jnp.float64) for i, s in enumerate(shapes))
-        rule = ll.forward_gradient(network, ll.squared_error, perturb="activities", noise=in_order(noise))
-    else:
-        noise = jax.tree.map(lambda leaf: jnp.asarray(drawn(0, *leaf.shape), leaf.dtype), params)
-        rule = ll.forward_gradient(network, ll.squared_error, noise=in_order(noise))
-    limit = jax.jit(rule.value_and_grad)(KEY, params, (), x, y)[1]
-
-    @jax.jit
-    def gradient(sigma):
-        if nodes:
-            rule = ll.node_perturbation(
-                network, ll.squared_error, sigma=sigma, antithetic=even, noise=in_order(noise)
-            )
-        else:
-            difference = "central" if even else "forward"
-            rule = ll.weight_perturbation(
-                network, ll.squared_error, sigma=sigma, difference=difference, noise=in_order(noise)
-            )
-        return rule.value_and_grad(KEY, params, (), x, y)[1]
-
-    def error(sigma):
-        return np.linalg.norm(flat(gradient(sigma)) - flat(limit)) / np.linalg.norm(flat(limit))
-
-    assert abs(error(1e-3) / error(5e-4) / (4 if even else 2) - 1) < 0.02
-    assert error(1e-6) < 1e-4
 
 
 # The activity form against NumPy.
