@@ -106,13 +106,12 @@ def on(kind: str, name: str, dtype: Any = jnp.float32) -> ll.Rule:
 # What sees the structure of a model; the others would cost a compilation for each kind and show nothing new.
 SEE_THE_MODEL = ("backprop", "fa", "dfa", "np", "wp", "decorrelated")
 ON_OTHERS = [(kind, name) for kind in ("convolutional", "recurrent") for name in SEE_THE_MODEL]
-FAST_ON_OTHERS = [("convolutional", "np")]
 
 
 def on_kinds(kind: str) -> Any:
     """All rules on one kind of model, and some on the others."""
     cases, fast = [[(kind, name) for name in names] for names in (RULES, ONE_OF_A_KIND)]
-    return pytest.mark.parametrize(("kind", "name"), slow_but(fast + FAST_ON_OTHERS, cases + ON_OTHERS))
+    return pytest.mark.parametrize(("kind", "name"), slow_but(fast, cases + ON_OTHERS))
 
 
 def roundings(name: str) -> float:
@@ -210,7 +209,7 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("dense", TELLING),
+        ("dense", ONE_OF_A_KIND),
         pytest.param("dense", tuple(RULES), marks=pytest.mark.slow),
         *(
             pytest.param(kind, SEE_THE_MODEL, marks=pytest.mark.slow)
@@ -520,7 +519,9 @@ def test_gradients_of_a_rule_have_the_structure_of_its_params(name: str) -> None
 # --- NaN, debugging flags, reverse mode
 
 
-@pytest.mark.parametrize("names", [TELLING, pytest.param(tuple(RULES), marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize(
+    "names", [ONE_OF_A_KIND, pytest.param(tuple(RULES), marks=pytest.mark.slow)], ids=len
+)
 def test_nan_in_nan_out_and_the_debugging_flags_pass(names: tuple[str, ...]) -> None:
     model, loss, x, y = problem("dense")
     rules = {name: make(name, model, loss) for name in names}

@@ -166,7 +166,8 @@ def test_gradients_have_the_structure_of_params(name):
 FOREIGN = ("linen_separable_strided_convolution", "nnx_layer_used_twice", "equinox_mlp", "haiku_lstm")
 
 
-@pytest.mark.parametrize("name", slow_but(["nnx_layer_used_twice"], FOREIGN))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOREIGN)
 def test_params_of_other_libraries_are_taken_as_the_same_leaves_in_a_list(name):
     case = ZOO[name]()
     leaves, structure = jax.tree.flatten(case.params)
@@ -194,6 +195,7 @@ def squares(output, y):
     return jnp.sum((output - y) ** 2, axis=-1)
 
 
+@pytest.mark.slow
 def test_gradients_go_into_the_optimizer_of_nnx():
     x, y = X, Y[:, None]
     model = nnx.Sequential(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), jnp.tanh, nnx.Linear(3, 1, rngs=nnx.Rngs(1)))
@@ -392,7 +394,7 @@ def test_spsa_beside_optax_finds_the_minimum_of_a_quadratic(loss_noise):
 # Precision.
 
 
-@pytest.mark.parametrize("name", slow_but(["central", "forward_gradient"], FACTORIES))
+@pytest.mark.parametrize("name", slow_but(["central"], FACTORIES))
 def test_bfloat16_params_keep_their_dtype_and_the_direction(name):
     w = jax.random.normal(jax.random.key(2), (30,)).astype(jnp.bfloat16)
 
