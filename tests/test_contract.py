@@ -319,9 +319,7 @@ def test_a_member_does_not_depend_on_how_many_run_beside_it(name: str) -> None:
     check_members(run, KEYS, ulps=8 * roundings(name))
 
 
-@pytest.mark.usefixtures("with_default_passes")
-@pytest.mark.parametrize("name", slow_but(["np"], ["np", "kp"]))
-def test_runs_are_deterministic_and_the_same_in_pieces(name: str) -> None:
+def check_pieces(name: str, same: Callable[[Any, Any], None]) -> None:
     train = trainer(name)
     run = jax.jit(train)
     whole = run(KEYS[0], DATA)
@@ -335,8 +333,19 @@ def test_runs_are_deterministic_and_the_same_in_pieces(name: str) -> None:
         state, of_piece = advance(state, jnp.asarray(step), DATA)
         losses.append(of_piece)
         evaluations.append(evaluate(state, jnp.asarray(step + train.every), DATA))
-    assert_same((jnp.concatenate(losses), state), (whole.losses, whole.state))
+    same((jnp.concatenate(losses), state), (whole.losses, whole.state))
     assert_same(jnp.stack(evaluations), whole.evaluations)
+
+
+def test_runs_are_deterministic_and_the_same_in_pieces() -> None:
+    check_pieces("np", partial(assert_close, ulps=4 * roundings("np")))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("with_default_passes")
+@pytest.mark.parametrize("name", ["np", "kp"])
+def test_runs_in_pieces_are_the_same_to_the_last_bit(name: str) -> None:
+    check_pieces(name, assert_same)
 
 
 def test_every_update_has_a_key_and_a_batch_of_its_own() -> None:

@@ -342,7 +342,7 @@ MASKED = {
 }
 WITH_SIGNALS = ["backprop", "fa", "dfa", "np", "usf", "kp"]
 EXAMPLES = {
-    "mlp": (on_mlp, ["np-3", "wp"]),
+    "mlp": (on_mlp, ["np-3"]),
     "mlp, all rules": (on_mlp, list(RULES)),
     "hard": (hard_model, ["kp of w"]),
     "hard, all rules": (hard_model, WITH_SIGNALS + list(MASKED)),

@@ -31,7 +31,7 @@ WITHOUT_FORWARD_MODE = {"custom_vjp_around_parameters"}
 # One of each kind: a product used twice, strides and groups, a derivative of the user's, random numbers among
 # the data; scans over time meet loops among the identities.
 FAST = [
-    ("tied_embedding", "float64"),
+    ("tied_embedding", "float32"),
     ("linen_separable_strided_convolution", "float32"),
     ("custom_vjp_around_parameters", "float32"),
     ("dropout_keys_in_x", "float32"),
