@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""Options for programs that run once: half the time to compile."""
+
 
 def slow_but(fast: Collection[Any], cases: Iterable[Any]) -> list[Any]:
     """Cases of a parametrised test, those that are not in `fast` marked slow."""
@@ -56,3 +59,13 @@ def assert_close(a: Any, b: Any, *, ulps: float) -> None:
 def differs(a: Any, b: Any) -> bool:
     """Whether any entry of any leaf differs."""
     return any(not np.array_equal(u, v) for _, u, v in _pairs(a, b))
+
+
+def member(tree: Any, index: Any) -> Any:
+    """One member of a stacked pytree, or several."""
+
+    def of(leaf: Any) -> Any:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return leaf[index] if is_key else np.asarray(leaf)[index]
+
+    return jax.tree.map(of, tree)

@@ -1,7 +1,7 @@
 """Memory of the rules: no program holds a tensor of shape (batch, in, out) for a weight, nor for a kernel."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import Any
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lax_learning._sites._equations import all_equations
 from lax_learning.models import Model
 from lax_learning.noise import normal
 from lax_learning.rules import (
@@ -20,7 +21,7 @@ from lax_learning.rules import (
     node_perturbation,
     weight_perturbation,
 )
-from tests.compare import slow_but
+from tests.compare import QUICK, slow_but
 from tests.zoo import ZOO, Case
 
 pytest.importorskip("flax")
@@ -29,7 +30,6 @@ pytest.importorskip("haiku")
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
-QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 BATCH = 97  # divides nothing else in the zoo
 Shape = tuple[int, ...]
 Shapes = set[Shape]
@@ -56,28 +56,10 @@ def normal_form(shape: Shape) -> Shape:
     return tuple(sorted(n for n in shape if n != 1))
 
 
-def traced_shapes(program: Any) -> Iterator[Shape]:
-    """Shapes of all values of a traced program, inside its calls too."""
-    for equation in program.eqns:
-        for value in (*equation.invars, *equation.outvars):
-            yield normal_form(value.aval.shape)
-        held = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns"))
-        for inner in held:
-            if hasattr(inner, "eqns"):
-                yield from traced_shapes(inner)
-
-
 def shapes_traced(function: Callable[..., Any], *args: Any) -> Shapes:
-    return set(traced_shapes(jax.make_jaxpr(function)(*args)))
-
-
-def shapes_compiled(function: Callable[..., Any], *args: Any) -> Shapes:
-    """Shapes of all values of a compiled program, inside fused loops too."""
-    text = jax.jit(function).lower(*args).compile(QUICK).as_text()
-    assert text is not None
-    found = re.findall(r"\b(?:pred|(?:bf|f|s|u|c)\d+)\[([\d,]*)\]", text)
-    assert len(found) > 10
-    return {normal_form(tuple(int(n) for n in shape.split(",") if n)) for shape in found}
+    """Shapes of all values of a traced program, inside its calls too."""
+    equations = all_equations(jax.make_jaxpr(function)(*args).jaxpr)
+    return {normal_form(v.aval.shape) for each in equations for v in (*each.invars, *each.outvars)}
 
 
 def per_weight_and_example(shapes: Shapes, own: Shapes, params: Any) -> Shapes:
@@ -118,10 +100,7 @@ def by_example(case: Case, params: Any, x: Any, y: Any) -> Any:
     return jax.tree.map(lambda g: jnp.square(g).sum(0), jax.vmap(one)(x, y))
 
 
-TELLING = ("plain_mlp", "linen_separable_strided_convolution", "equinox_gru", "mixture_of_experts")
-
-
-@pytest.mark.parametrize("name", slow_but(TELLING, ZOO))
+@pytest.mark.parametrize("name", slow_but(["equinox_gru"], ZOO))
 def test_no_traced_program_holds_a_weight_for_each_example(name):
     case, y = problem(name)
     args = case.params, case.x, y
@@ -133,28 +112,7 @@ def test_no_traced_program_holds_a_weight_for_each_example(name):
     assert per_weight_and_example(found, own, case.params)  # the search finds what it looks for
 
 
-@pytest.mark.parametrize(
-    "name",
-    slow_but(
-        ["custom_vjp_around_parameters"],
-        ["plain_mlp", "linen_residual_convolution", "equinox_gru", "custom_vjp_around_parameters"],
-    ),
-)
-def test_no_compiled_program_holds_a_weight_for_each_example(name):
-    case, y = problem(name)
-    args = case.params, case.x, y
-    own = shapes_compiled(partial(exact, case), *args)
-    rules = {rule: make(Model(case.apply), squares) for rule, make in RULES.items() if "," not in rule}
-
-    def run(*args: Any) -> Any:
-        return {name: by_rule(rule, *args) for name, rule in rules.items()}
-
-    assert not per_weight_and_example(shapes_compiled(run, *args), own, case.params)
-    found = shapes_compiled(partial(by_example, case), *args)
-    assert per_weight_and_example(found, own, case.params)
-
-
-@pytest.mark.parametrize("name", ["plain_mlp", "equinox_gru", "nnx_layer_used_twice", "layers_by_counter"])
+@pytest.mark.parametrize("name", ["plain_mlp", "layers_by_counter"])
 def test_gradients_of_weights_sum_over_one_axis(name):
     # XLA transposes both operands of a product that sums over two axes, in memory.
     case, y = problem(name)
@@ -190,26 +148,25 @@ BACKWARDS: dict[str, Callable[[Any, Any, Any], tuple[Any, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", BACKWARDS)
+@pytest.mark.parametrize("name", slow_but(["cut", "clipped", "with itself"], BACKWARDS))
 def test_derivatives_of_the_user_are_used_as_they_are(name, x64):
     # Each example has an input of its own, so that rows of the plain gradient are the errors of the examples.
     w, x, y = jax.random.normal(jax.random.key(0), (5, 3)), jnp.eye(5), jnp.ones((5, 3))
     key = jax.random.key(1)
 
-    @jax.jit
     def grads(w: Any) -> Any:
         models = Model(lambda w, x: x @ w), product_with(BACKWARDS[name])
         rules = [node_perturbation(model, squares, sigma=0.1) for model in models]
         return [rule.value_and_grad(key, w, (), x, y)[1] for rule in rules]
 
-    errors, found = grads(w)
+    errors, found = jax.jit(grads, compiler_options=QUICK)(w)
     each = [BACKWARDS[name](w, x[i : i + 1], errors[i : i + 1])[0] for i in range(5)]
     np.testing.assert_allclose(found, sum(each), rtol=1e-12)
     shapes = shapes_traced(grads, w)
     assert ((3, 5, 5) in shapes) == (name not in ("another scale", "cut"))
 
 
-@pytest.mark.parametrize("shape", [(341, 3), (300, 15, 1), (257, 1, 6), (11, 96)])
+@pytest.mark.parametrize("shape", [(341, 3), (300, 15, 1), (11, 96)])
 def test_noise_is_drawn_in_long_rows(shape):
     like, key = jax.ShapeDtypeStruct(shape, jnp.float32), jax.random.key(0)
     expected = jax.random.normal(jax.random.split(key, 1)[0], shape)
@@ -218,3 +175,33 @@ def test_noise_is_drawn_in_long_rows(shape):
     np.testing.assert_allclose(drawn, expected, rtol=10 * float(np.finfo(np.float32).eps))
     if prod(shape) >= 1024 and jax.default_backend() == "cpu":
         assert (prod(shape) // 2 + prod(shape) % 2,) in shapes_traced(lambda key: normal(key, like), key)
+
+
+def shapes_compiled(function: Callable[..., Any], *args: Any) -> Shapes:
+    """Shapes of all values of a compiled program, inside fused loops too."""
+    text = jax.jit(function).lower(*args).compile(QUICK).as_text()
+    assert text is not None
+    found = re.findall(r"\b(?:pred|(?:bf|f|s|u|c)\d+)\[([\d,]*)\]", text)
+    assert len(found) > 10
+    return {normal_form(tuple(int(n) for n in shape.split(",") if n)) for shape in found}
+
+
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        ["custom_vjp_around_parameters"],
+        ["plain_mlp", "linen_residual_convolution", "equinox_gru", "custom_vjp_around_parameters"],
+    ),
+)
+def test_no_compiled_program_holds_a_weight_for_each_example(name):
+    case, y = problem(name)
+    args = case.params, case.x, y
+    own = shapes_compiled(partial(exact, case), *args)
+    rules = {rule: make(Model(case.apply), squares) for rule, make in RULES.items() if "," not in rule}
+
+    def run(*args: Any) -> Any:
+        return {name: by_rule(rule, *args) for name, rule in rules.items()}
+
+    assert not per_weight_and_example(shapes_compiled(run, *args), own, case.params)
+    found = shapes_compiled(partial(by_example, case), *args)
+    assert per_weight_and_example(found, own, case.params)

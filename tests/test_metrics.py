@@ -1,6 +1,7 @@
 """Metrics against closed forms, brute force in NumPy, and each other."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import pytest
 
 import lax_learning as ll
 from lax_learning import metrics
+from lax_learning._sites._equations import all_equations
 from lax_learning._sites._factors import has_factors
-from tests.compare import slow_but
+from tests.compare import QUICK, slow_but
 from tests.registry import RULES
 from tests.zoo import ZOO
 
@@ -39,15 +41,15 @@ def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
 # Alignment.
 
 
-@pytest.mark.parametrize("degrees", [0.0, 30.0, 90.0, 120.0, 180.0])
-def test_cosine_and_angle_of_known_angles(degrees):
+def test_cosine_and_angle_of_known_angles():
     a = {"w": jnp.array([3.0, 0.0]), "b": [jnp.array(0.0)]}
-    radians = math.radians(degrees)
-    b = {"w": jnp.array([0.5 * math.cos(radians), 0.0]), "b": [jnp.array(0.5 * math.sin(radians))]}
-    np.testing.assert_allclose(metrics.cosine_similarity(a, b), math.cos(radians), atol=1e-6)
-    # At 0 and 180 degrees a rounding of 6e-8 in the cosine is sqrt(2 x 6e-8) = 3.5e-4 radians.
-    np.testing.assert_allclose(metrics.angle_degrees(a, b), degrees, atol=0.05)
-    np.testing.assert_allclose(metrics.relative_norm(a, b), 6.0, rtol=1e-6)
+    for degrees in (0.0, 30.0, 90.0, 120.0, 180.0):
+        radians = math.radians(degrees)
+        b = {"w": jnp.array([0.5 * math.cos(radians), 0.0]), "b": [jnp.array(0.5 * math.sin(radians))]}
+        np.testing.assert_allclose(metrics.cosine_similarity(a, b), math.cos(radians), atol=1e-6)
+        # At 0 and 180 degrees a rounding of 6e-8 in the cosine is sqrt(2 x 6e-8) = 3.5e-4 radians.
+        np.testing.assert_allclose(metrics.angle_degrees(a, b), degrees, atol=0.05)
+        np.testing.assert_allclose(metrics.relative_norm(a, b), 6.0, rtol=1e-6)
 
 
 def test_inner_product_and_zero_vectors():
@@ -112,43 +114,35 @@ def debiased_snr(samples):
 
 
 @pytest.mark.parametrize("num_samples", [3, 13])
-def test_snr_against_brute_force(num_samples):
-    gradients = stacked(num_samples)
-    samples = rows(gradients)
-    result = jax.jit(metrics.snr)(gradients)
-    np.testing.assert_allclose(result.total.value, debiased_snr(samples), rtol=1e-4)
-    np.testing.assert_allclose(result.total.standard_error, jackknife(debiased_snr, samples), rtol=1e-3)
-    mean, variance = samples.mean(axis=0), samples.var(axis=0, ddof=1)
-    expected = (mean**2 - variance / num_samples) / variance
-    np.testing.assert_allclose(flat(result.entries), expected, rtol=1e-3, atol=1e-4)
-    assert result.num_dead == 0
-
-
-@pytest.mark.parametrize("num_samples", [3, 13])
-def test_bias_variance_against_brute_force(num_samples):
+def test_snr_and_bias_and_variance_against_brute_force(num_samples):
     gradients = stacked(num_samples)
     samples, reference = rows(gradients), flat(REFERENCE)
 
-    def variance(g):
+    @partial(jax.jit, compiler_options=QUICK)
+    def measured(gradients):
+        return metrics.snr(gradients), metrics.bias_variance(gradients, REFERENCE)
+
+    snr, parts = measured(gradients)
+    mean, variance = samples.mean(axis=0), samples.var(axis=0, ddof=1)
+    expected = (mean**2 - variance / num_samples) / variance
+    np.testing.assert_allclose(flat(snr.entries), expected, rtol=1e-3, atol=1e-4)
+    assert snr.num_dead == 0
+
+    def noise(g):
         return g.var(axis=0, ddof=1).sum()
 
     def squared_bias(g):
-        return ((g.mean(axis=0) - reference) ** 2).sum() - variance(g) / len(g)
-
-    def error(g):
-        return ((g - reference) ** 2).sum(axis=1).mean()
+        return ((g.mean(axis=0) - reference) ** 2).sum() - noise(g) / len(g)
 
     square = (reference**2).sum()
-    expected = {
-        "squared_bias": squared_bias,
-        "variance": variance,
-        "mean_squared_error": error,
-        "relative_bias": lambda g: squared_bias(g) / square,
-        "relative_variance": lambda g: variance(g) / square,
-    }
-    result = jax.jit(metrics.bias_variance)(gradients, REFERENCE)
-    for name, statistic in expected.items():
-        value, standard_error = getattr(result, name)
+    for name, (value, standard_error), statistic in (
+        ("snr", snr.total, debiased_snr),
+        ("squared_bias", parts.squared_bias, squared_bias),
+        ("variance", parts.variance, noise),
+        ("mean_squared_error", parts.mean_squared_error, lambda g: ((g - reference) ** 2).sum(axis=1).mean()),
+        ("relative_bias", parts.relative_bias, lambda g: squared_bias(g) / square),
+        ("relative_variance", parts.relative_variance, lambda g: noise(g) / square),
+    ):
         np.testing.assert_allclose(value, statistic(samples), rtol=1e-4, err_msg=name)
         np.testing.assert_allclose(standard_error, jackknife(statistic, samples), rtol=1e-3, err_msg=name)
 
@@ -160,16 +154,6 @@ def test_tutorial_snr_against_brute_force():
     result = metrics.snr(gradients, variant="tutorial")
     np.testing.assert_allclose(result.total.value, expected, rtol=1e-5)
     assert jnp.isnan(result.total.standard_error)
-
-
-def test_debiased_snr_of_pure_noise_is_zero_on_average():
-    gradients = jax.random.normal(KEY, (400, 200, 8))  # repeats, T, entries
-    result = jax.jit(jax.vmap(metrics.snr))(gradients)
-    for values in (np.asarray(result.total.value), np.asarray(result.entries).mean(axis=1)):
-        # What is left of the bias, 2/T^2 = 5e-5 (see below), is a tenth of the tolerance.
-        assert abs(values.mean()) < 5 * values.std(ddof=1) / math.sqrt(len(values))
-        # Without the correction it would read 1/T = 0.005: the test can tell.
-        assert 5 * values.std(ddof=1) / math.sqrt(len(values)) < 1 / 200
 
 
 def test_debiased_snr_of_few_samples_has_the_bias_of_a_ratio():
@@ -185,67 +169,23 @@ def test_debiased_snr_of_few_samples_has_the_bias_of_a_ratio():
         assert abs(values.mean() - expected) < 5 * values.std(ddof=1) / math.sqrt(len(values))
 
 
-def test_debiased_snr_does_not_depend_on_the_scale_but_the_tutorials_does():
-    # Entries of mean m = 0.14 s, and s = 2.4e-3 as small as in the notebook's network: its epsilon takes
-    # s/(s + 1e-3) = 0.71 of the ratio, which a factor of 200 gives back.
-    num_samples = 2000
-    unit = 0.2 + jax.random.normal(KEY, (num_samples, 50))
-    small, large = 2.4e-3 * unit, 200 * 2.4e-3 * unit
-    np.testing.assert_allclose(metrics.snr(small).total.value, metrics.snr(large).total.value, rtol=1e-4)
-    readings = [float(metrics.snr(g, variant="tutorial").total.value) for g in (small, large)]
-    # The mean over 50 entries of |m|/s: a standard error of 1/sqrt(50 T).
-    tolerance = 5 / math.sqrt(50 * num_samples)
-    assert abs(readings[0] - 0.2 * 2.4 / 3.4) < tolerance  # 0.141
-    assert abs(readings[1] - 0.2 * 480 / 481) < tolerance  # 0.1996
+def test_dead_entries_are_left_out_and_counted():
+    num_samples = 13  # whose inverse is no power of two
+
+    @partial(jax.jit, compiler_options=QUICK)
+    def measured(live, dead):
+        return metrics.snr(live), metrics.snr({"live": live, "dead": dead}), metrics.snr(dead)
+
+    for constant in (0.0, 0.1, 1.7, -1e-3):
+        dead = np.full((num_samples, 5), constant, np.float32)
+        alone, together, nothing_but_dead = measured(stacked(num_samples), dead)
+        assert together.num_dead == 5
+        assert (flat(together.entries["dead"]) == 0).all()
+        assert_close(together.total, alone.total)
+        assert nothing_but_dead.total.value == 0 and nothing_but_dead.num_dead == 5
 
 
-def test_tutorial_snr_of_pure_noise_has_a_floor():
-    # E|m|/s = sqrt(2 / (pi T)); over n entries its standard error is sqrt((1 - 2/pi) / (T n)). The epsilon of
-    # 1e-3 against s = 1, and the estimated s, are of the order 1e-3 of the floor.
-    num_samples, entries = 1000, 2000
-    noise = jax.random.normal(KEY, (num_samples, entries))
-    reading = metrics.snr(noise, variant="tutorial").total.value
-    floor = math.sqrt(2 / (math.pi * num_samples))
-    assert abs(floor - 0.0252) < 5e-5
-    error = math.sqrt((1 - 2 / math.pi) / (num_samples * entries))
-    assert abs(reading - floor) < 5 * error + 2e-3 * floor
-
-
-@jax.jit
-def snr_with_and_without(live, dead):
-    return metrics.snr(live), metrics.snr({"live": live, "dead": dead}), metrics.snr(dead)
-
-
-@pytest.mark.parametrize("constant", [0.0, 0.1, 1.7, -1e-3])
-@pytest.mark.parametrize("num_samples", [8, 13, 30])
-def test_dead_entries_are_left_out_and_counted(constant, num_samples):
-    dead = np.full((num_samples, 5), constant, np.float32)
-    alone, together, nothing_but_dead = snr_with_and_without(stacked(num_samples), dead)
-    assert together.num_dead == 5
-    assert (flat(together.entries["dead"]) == 0).all()
-    assert_close(together.total, alone.total)
-    assert nothing_but_dead.total.value == 0 and nothing_but_dead.num_dead == 5
-
-
-def test_dead_entries_of_outer_products():
-    # Inputs and signals that never vary, as the bias of a linear output has under a linear loss.
-    network = ll.mlp((3, 4))
-    x = np.tile(np.array([0.1, 0.7, 0.0], np.float32), (30, 1))
-    x[:, 0] = np.random.default_rng(0).normal(size=30)
-    y = np.tile(np.array([0.1, 0.3, -0.7, 1.9], np.float32), (30, 1))
-    rule = ll.backprop(network, lambda output, y: jnp.sum(output * y, axis=-1))
-
-    @jax.jit
-    def measured(x, y):
-        moments = metrics.example_moments(network, rule, KEY, network.init(KEY), (), x, y)
-        return metrics.snr(moments), metrics.snr(x[:, :1, None] * y[:, None])
-
-    result, expected = measured(x, y)
-    assert result.num_dead == 4 + 2 * 4  # biases, and weights from the constant inputs
-    assert_close(result.total, expected.total, rtol=1e-3)
-
-
-@pytest.mark.parametrize("shape", [(3, 1), (5, 7), (100, 7)])
+@pytest.mark.parametrize("shape", [(3, 1), pytest.param((100, 7), marks=pytest.mark.slow)])
 def test_standard_error_of_noise_that_one_gradient_holds_alone(shape):
     """Without that gradient the ratio is 0: that of gradients that never vary."""
     rng = np.random.default_rng(0)
@@ -257,12 +197,11 @@ def test_standard_error_of_noise_that_one_gradient_holds_alone(shape):
         trace = kept.var(axis=0, ddof=1).sum() if (kept != kept[0]).any() else 0
         return (np.sum(kept.mean(axis=0) ** 2) - trace / len(kept)) / trace if trace else 0
 
-    count = shape[0]
-    left_out = np.array([ratio(np.delete(exact, i, 0)) for i in range(count)])
-    expected = np.sqrt((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2))
+    expected = jackknife(ratio, exact)
     np.testing.assert_allclose(metrics.snr(samples).total.standard_error, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mean", [0.0, 0.4])
 def test_standard_errors_cover(mean):
     # |m - r|^2 debiased is a U-statistic: its variance is L + D, a part 4 |mu|^2 / T linear in the samples
@@ -299,13 +238,7 @@ def test_standard_errors_cover(mean):
 
 
 def fields_of(moments):
-    return (
-        moments.mean,
-        moments.variance,
-        moments.distances,
-        moments.along_mean,
-        moments.along_reference,
-    )
+    return (moments.mean, moments.variance, moments.distances, moments.along_mean, moments.along_reference)
 
 
 def brute_moments(gradients, reference=None):
@@ -327,10 +260,7 @@ def brute_moments(gradients, reference=None):
     return tuple(structure.unflatten(field) for field in fields)
 
 
-@pytest.mark.parametrize(
-    ("num_samples", "chunk_size", "reference"),
-    [(3, 8, REFERENCE), (12, 1, None), (12, 5, REFERENCE), (12, 12, REFERENCE), (13, 8, None)],
-)
+@pytest.mark.parametrize(("num_samples", "chunk_size", "reference"), [(12, 5, REFERENCE), (13, 8, None)])
 def test_streamed_moments_against_brute_force(num_samples, chunk_size, reference):
     gradients = stacked(num_samples)
 
@@ -350,31 +280,12 @@ def test_streamed_moments_against_brute_force(num_samples, chunk_size, reference
     assert_close(fields_of(at_once), fields_of(moments))
 
 
-def test_moments_survive_a_large_mean():
-    # Sums of squares would lose everything: 1e4^2 has a rounding of 8 in float32. What is left is the
-    # rounding of the samples themselves, 5e-4, and of their mean.
-    gradients = 1e4 + jax.random.normal(KEY, (100, 20))
-    variance = metrics.stacked_moments(gradients).variance
-    expected = np.var(np.asarray(gradients, np.float64), axis=0, ddof=1)
-    np.testing.assert_allclose(variance, expected, rtol=2e-3)
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float64])
 def test_moments_under_x64_are_in_float32_or_wider(x64, dtype):
-    del x64
-    gradients = jax.tree.map(lambda leaf: leaf.astype(dtype), stacked(12))
-    reference = jax.tree.map(lambda r: r.astype(dtype), REFERENCE)
-
-    @jax.jit
-    def measured(gradients, reference):
-        moments = metrics.stacked_moments(gradients, reference)
-        return moments, (metrics.snr(moments).total, *metrics.bias_variance(moments))
-
-    moments, estimates = measured(gradients, reference)
+    cast = jax.tree.map(lambda leaf: leaf.astype(dtype), (stacked(12), REFERENCE))
     expected = jnp.float64 if dtype == jnp.float64 else jnp.float32
+    moments = jax.eval_shape(metrics.stacked_moments, *cast)
     assert {leaf.dtype for leaf in jax.tree.leaves(tuple(moments))} == {np.dtype(expected)}
-    for estimate in estimates:
-        assert jnp.isfinite(estimate.value) and estimate.standard_error > 0
 
 
 # Moments of rules.
@@ -406,11 +317,6 @@ def hard_model():
     return model, params, jax.random.normal(KEY, (7, 5))
 
 
-def of_zoo(name):
-    case = ZOO[name]()
-    return ll.Model(case.apply), case.params, case.x
-
-
 def on_mlp(dtype=jnp.float32):
     model = ll.mlp((5, 4, 3), activation=jnp.tanh, dtype=dtype)
     return model, model.init(KEY), jax.random.normal(KEY, (14, 5), dtype)
@@ -420,43 +326,46 @@ def squares(output, y):
     return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
 
 
-WITH_SIGNALS = ("backprop", "fa", "dfa", "np", "usf", "kp")
+def of_zoo(name):
+    def make():
+        case = ZOO[name]()
+        return ll.Model(case.apply), case.params, case.x
+
+    return make
+
+
 MASKED = {
     "dfa of w": lambda model, loss: ll.direct_feedback_alignment(model, loss, where="w"),
     "np of w": lambda model, loss: ll.node_perturbation(model, loss, sigma=0.1, where="w"),
     "activities of w": lambda model, loss: ll.forward_gradient(model, loss, perturb="activities", where="w"),
     "kp of w": lambda model, loss: ll.kolen_pollack(model, loss, optimizer=optax.sgd(0.1), where="[tw]*"),
 }
+WITH_SIGNALS = ["backprop", "fa", "dfa", "np", "usf", "kp"]
 EXAMPLES = {
-    "mlp": (on_mlp, {name: RULES[name] for name in ("backprop", "np-3", "wp", "kp", "decorrelated")}, True),
-    "mlp, all rules": (on_mlp, RULES, True),
-    "hard": (hard_model, {"np": RULES["np"], "kp of w": MASKED["kp of w"]}, True),
-    "hard, all rules": (hard_model, {name: RULES[name] for name in WITH_SIGNALS} | MASKED, True),
-    "half": (lambda: on_mlp(jnp.bfloat16), {name: RULES[name] for name in WITH_SIGNALS}, True),
-    **{
-        name: (lambda name=name: of_zoo(name), {rule: RULES[rule] for rule in rules}, by_factors)
-        for name, rules, by_factors in (
-            ("linen_separable_strided_convolution", ("backprop", "dfa", "np"), True),
-            ("bidirectional_learned_carry", ("fa", "dfa", "np"), True),
-            ("dropout_keys_in_x", ("fa", "np"), True),
-            ("tied_embedding", ("kp", "dfa"), False),
-        )
-    },
+    "mlp": (on_mlp, ["np-3"]),
+    "mlp, all rules": (on_mlp, list(RULES)),
+    "hard": (hard_model, ["kp of w"]),
+    "hard, all rules": (hard_model, WITH_SIGNALS + list(MASKED)),
+    "half": (partial(on_mlp, jnp.bfloat16), WITH_SIGNALS),
+    "strided": (of_zoo("linen_separable_strided_convolution"), ["backprop", "dfa", "np"]),
+    "bidirectional": (of_zoo("bidirectional_learned_carry"), ["fa", "dfa", "np"]),
+    "dropout": (of_zoo("dropout_keys_in_x"), ["fa", "np"]),
+    "tied embedding": (of_zoo("tied_embedding"), ["kp", "dfa"]),
 }
-"""By the kind of model: it, its params and a batch; its rules; and whether products are used."""
+"""By the kind of model: it, its params and a batch; its rules."""
 
 
-@pytest.mark.parametrize("kind", slow_but(["mlp", "hard", "tied_embedding"], EXAMPLES))
+@pytest.mark.parametrize("kind", slow_but(["mlp", "hard"], EXAMPLES))
 def test_example_moments_are_those_of_gradients_of_single_examples(kind):
-    make, factories, by_factors = EXAMPLES[kind]
+    make, names = EXAMPLES[kind]
     model, params, x = make()
     size = len(jax.tree.leaves(x)[0])
     output = jax.eval_shape(lambda params: model(params, x)[0], params)
     y = jax.random.normal(jax.random.key(2), output.shape, output.dtype)
-    rules = {name: factory(model, squares) for name, factory in factories.items()}
-    assert has_factors(model, params, x) is by_factors
+    rules = {name: (RULES | MASKED)[name](model, squares) for name in names}
+    assert has_factors(model, params, x) is (kind != "tied embedding")
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def measured(params):
         found = {}
         for name, rule in rules.items():
@@ -489,29 +398,25 @@ def test_example_moments_are_those_of_gradients_of_single_examples(kind):
 def test_signals_of_ones_own_are_checked():
     model, params, x = on_mlp()
     rule = ll.backprop(model, squares)
-
-    def moments(deltas):
-        own = rule._replace(signals=lambda *_: ll.Signals(deltas))
-        return metrics.example_moments(model, own, KEY, params, (), x, x[:, :3])
-
-    with pytest.raises(
-        ValueError, match=r"^signals.deltas: expected a dict with the entries \['0/w', '1/w'\]"
+    first = {"0/w": jnp.ones((1, 4))}
+    for deltas, pattern in (
+        (first, r": expected a dict with the entries \['0/w', '1/w'\]"),
+        ({**first, "1/w": jnp.ones((1, 4))}, r"\['1/w'\]: expected shape \[1, 3\], got"),
     ):
-        moments({"0/w": jnp.ones((1, 4))})
-    with pytest.raises(ValueError, match=r"^signals.deltas\['1/w'\]: expected shape \[1, 3\], got"):
-        moments({"0/w": jnp.ones((1, 4)), "1/w": jnp.ones((1, 4))})
+        own = rule._replace(signals=lambda *_, deltas=deltas: ll.Signals(deltas))
+        with pytest.raises(ValueError, match="^signals.deltas" + pattern):
+            metrics.example_moments(model, own, KEY, params, (), x, x[:, :3])
 
 
 @pytest.mark.parametrize(
-    ("name", "on"),
-    slow_but([("np", on_mlp)], [("np", on_mlp), *((name, hard_model) for name in ("fa", "np", "wp"))]),
+    ("name", "on"), slow_but([("np", on_mlp)], [("np", on_mlp), ("fa", hard_model), ("wp", hard_model)])
 )
 def test_draw_moments_are_those_of_stacked_draws(name, on):
     model, params, x = on()
     y = x[:, :3]
     rule = RULES[name](model, squares)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def measured(params):
         state, keys = rule.init(KEY, params, x), jax.random.split(KEY, 14)
         exact = ll.backprop(model, squares).value_and_grad(KEY, params, (), x, y)[1]
@@ -526,8 +431,7 @@ def test_draw_moments_are_those_of_stacked_draws(name, on):
     moments, (total, *parts), draws, exact = measured(params)
     assert_close(fields_of(moments), brute_moments(draws, exact), rtol=1e-3, atol=1e-3)
     expected = ((rows(draws) - flat(exact)) ** 2).sum(axis=1).mean()
-    np.testing.assert_allclose(total, expected, rtol=1e-3)
-    np.testing.assert_allclose(np.sum(parts), expected, rtol=1e-3)
+    np.testing.assert_allclose([total, np.sum(parts)], expected, rtol=1e-3)
 
 
 def test_product_moments():
@@ -554,7 +458,7 @@ def snr_of_linear(x, y):
     return fields_of(moments), metrics.snr(moments)
 
 
-@pytest.mark.parametrize("spread", [1.0, 0.1, 0.01, 1e-3, 1e-4])
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
 @pytest.mark.parametrize("of_signals", [0.0, 1e-4, 1.0])
 def test_example_moments_of_inputs_that_hardly_vary(spread, of_signals):
     # The last columns: never on, on once, constant, and products that hardly vary though both factors do.
@@ -596,6 +500,7 @@ def test_example_moments_under_vmap():
     assert_close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_example_moments_of_kolen_pollack_under_vmap():
     """Its decay, the same for all examples, differs between seeds."""
     model, _, x = on_mlp()
@@ -626,47 +531,68 @@ def test_parts_of_moments():
         np.testing.assert_array_equal(layers[path[0]].variance[path], part.variance[path])
 
 
-def shapes_in(jaxpr):
-    """Shapes of everything that a program computes, also in nested programs."""
-    for equation in jaxpr.eqns:
-        for variable in equation.outvars:
-            yield variable.aval.shape
-        for inner in jax.tree.leaves(equation.params):
-            if hasattr(inner, "eqns"):
-                yield from shapes_in(inner)
-            elif hasattr(inner, "jaxpr"):
-                yield from shapes_in(inner.jaxpr)
-
-
-@pytest.mark.parametrize(
-    "name",
-    slow_but(["node_perturbation"], ["weight_perturbation", "node_perturbation", "backprop"]),
-)
-def test_memory_of_example_moments_does_not_hold_the_gradients(name):
+@pytest.mark.parametrize("name", ["wp", "np", "backprop"])
+def test_example_moments_hold_no_gradients_of_all_examples(name):
     network = ll.mlp((100, 50, 10), activation=jnp.tanh)
-    rule = {
-        "weight_perturbation": ll.weight_perturbation(
-            network, ll.squared_error, sigma=0.1, noise="rademacher"
-        ),
-        "node_perturbation": ll.node_perturbation(network, ll.squared_error, sigma=0.1),
-        "backprop": ll.backprop(network, ll.squared_error),
-    }[name]
-    params = network.init(KEY)
+    rule, params = RULES[name](network, ll.squared_error), network.init(KEY)
 
     def statistics(x, y):
         moments = metrics.example_moments(network, rule, KEY, params, (), x, y)
         return metrics.snr(moments).total, moments.variance
 
-    def lowered(count):
-        return jax.jit(statistics).trace(jnp.zeros((count, 100)), jnp.zeros((count, 10)))
-
-    def temporaries(count):
-        memory = lowered(count).lower().compile().memory_analysis()
-        assert memory is not None
-        return memory.temp_size_in_bytes
-
-    # 448 more examples bring their activities and signals, of 2 x 160 numbers and some copies (and their
-    # keys and projections), not gradients of 5,560.
-    assert (temporaries(512) - temporaries(64)) / (448 * 4) < 10 * 160
-    largest = max(math.prod(shape) for shape in shapes_in(lowered(512).jaxpr.jaxpr))
+    program = jax.make_jaxpr(statistics)(jnp.zeros((512, 100)), jnp.zeros((512, 10)))
+    largest = max(out.aval.size for equation in all_equations(program.jaxpr) for out in equation.outvars)
     assert largest <= max(512 * 100, 8 * 100 * 50)  # the batch, or one chunk of the largest weight
+
+
+def test_moments_survive_a_large_mean():
+    # Sums of squares would lose everything: 1e4^2 has a rounding of 8 in float32. What is left is the
+    # rounding of the samples themselves, 5e-4, and of their mean.
+    gradients = 1e4 + jax.random.normal(KEY, (100, 20))
+    variance = metrics.stacked_moments(gradients).variance
+    expected = np.var(np.asarray(gradients, np.float64), axis=0, ddof=1)
+    np.testing.assert_allclose(variance, expected, rtol=2e-3)
+
+
+def test_debiased_snr_does_not_depend_on_the_scale_but_the_tutorials_does():
+    # Entries of mean m = 0.14 s, and s = 2.4e-3 as small as in the notebook's network: its epsilon takes
+    # s/(s + 1e-3) = 0.71 of the ratio, which a factor of 200 gives back.
+    num_samples = 2000
+    unit = 0.2 + jax.random.normal(KEY, (num_samples, 50))
+    small, large = 2.4e-3 * unit, 200 * 2.4e-3 * unit
+    np.testing.assert_allclose(metrics.snr(small).total.value, metrics.snr(large).total.value, rtol=1e-4)
+    readings = [float(metrics.snr(g, variant="tutorial").total.value) for g in (small, large)]
+    # The mean over 50 entries of |m|/s: a standard error of 1/sqrt(50 T).
+    tolerance = 5 / math.sqrt(50 * num_samples)
+    assert abs(readings[0] - 0.2 * 2.4 / 3.4) < tolerance  # 0.141
+    assert abs(readings[1] - 0.2 * 480 / 481) < tolerance  # 0.1996
+
+
+def test_dead_entries_of_outer_products():
+    # Inputs and signals that never vary, as the bias of a linear output has under a linear loss.
+    network = ll.mlp((3, 4))
+    x = np.tile(np.array([0.1, 0.7, 0.0], np.float32), (30, 1))
+    x[:, 0] = np.random.default_rng(0).normal(size=30)
+    y = np.tile(np.array([0.1, 0.3, -0.7, 1.9], np.float32), (30, 1))
+    rule = ll.backprop(network, lambda output, y: jnp.sum(output * y, axis=-1))
+
+    @jax.jit
+    def measured(x, y):
+        moments = metrics.example_moments(network, rule, KEY, network.init(KEY), (), x, y)
+        return metrics.snr(moments), metrics.snr(x[:, :1, None] * y[:, None])
+
+    result, expected = measured(x, y)
+    assert result.num_dead == 4 + 2 * 4  # biases, and weights from the constant inputs
+    assert_close(result.total, expected.total, rtol=1e-3)
+
+
+def test_tutorial_snr_of_pure_noise_has_a_floor():
+    # E|m|/s = sqrt(2 / (pi T)); over n entries its standard error is sqrt((1 - 2/pi) / (T n)). The epsilon of
+    # 1e-3 against s = 1, and the estimated s, are of the order 1e-3 of the floor.
+    num_samples, entries = 1000, 2000
+    noise = jax.random.normal(KEY, (num_samples, entries))
+    reading = metrics.snr(noise, variant="tutorial").total.value
+    floor = math.sqrt(2 / (math.pi * num_samples))
+    assert abs(floor - 0.0252) < 5e-5
+    error = math.sqrt((1 - 2 / math.pi) / (num_samples * entries))
+    assert abs(reading - floor) < 5 * error + 2e-3 * floor

@@ -1,4 +1,6 @@
-"""Properties that all metrics and losses share: scale invariance, NaN in NaN out, dtypes, ranges."""
+"""Properties that metrics and losses share: scales, NaN in NaN out, dtypes, ranges; losses in closed form."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +44,7 @@ def parts_of(a, b):
     return found.relative_bias, found.relative_variance
 
 
-# What does not depend on a common scale of a and b. The first does not depend on either scale.
+# What does not depend on a common scale of a and b.
 FREE_OF_SCALE = {
     "cosine_similarity": metrics.cosine_similarity,
     "angle_degrees": metrics.angle_degrees,
@@ -76,32 +78,20 @@ def entries_in_range():
 @pytest.mark.parametrize("name", FREE_OF_SCALE)
 def test_scale_does_not_change_a_bit(name, dtype):
     assert entries_in_range()
+    free_of_both = name in ("cosine_similarity", "angle_degrees", "by_path")
     with jax.enable_x64(dtype == jnp.float64):
         function = jax.jit(FREE_OF_SCALE[name])
         expected = jax.tree.map(np.asarray, function(cast(A, dtype), cast(B, dtype)))
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
 
         @FEW
-        @given(exponents(dtype))
-        def check(exponent):
-            found = function(cast(A, dtype, exponent), cast(B, dtype, exponent))
+        @given(exponents(dtype), exponents(dtype))
+        def check(one, other):
+            other = other if free_of_both else one
+            found = function(cast(A, dtype, one), cast(B, dtype, other))
             jax.tree.map(np.testing.assert_array_equal, found, expected)
 
         check()
-
-
-@pytest.mark.parametrize("name", ["cosine_similarity", "angle_degrees", "by_path"])
-def test_scales_of_both_do_not_matter_either(name):
-    function = jax.jit(FREE_OF_SCALE[name])
-    expected = jax.tree.map(np.asarray, function(cast(A, np.float32), cast(B, np.float32)))
-
-    @FEW
-    @given(exponents(jnp.float32), exponents(jnp.float32))
-    def check(one, other):
-        found = function(cast(A, np.float32, one), cast(B, np.float32, other))
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
-
-    check()
 
 
 def test_relative_norm_is_right_wherever_it_can_be_written():
@@ -162,29 +152,27 @@ def test_snr_of_products_at_scales_of_both_factors():
     np.testing.assert_allclose(expected.total.value, metrics.snr(outer).total.value, rtol=1e-4)
 
 
-def test_moments_are_in_the_units_of_the_gradient():
-    of_stacked = jax.jit(metrics.stacked_moments)
-    for exponent in (-50, 0, 50):
-        a = cast(A, np.float32, exponent)
-        moments = of_stacked(a, jax.tree.map(lambda leaf: leaf[0], a))
-        for name, leaf in a.items():
-            wide = leaf.astype(np.float64)
-            mean, d = wide.mean(axis=0), wide - wide.mean(axis=0)
-            for found, expected in (
-                (moments.mean, mean),
-                (moments.variance, wide.var(axis=0, ddof=1)),
-                (moments.distances, (d**2).sum(axis=1)),
-                (moments.along_mean, d @ mean),
-                (moments.along_reference, d @ wide[0]),
-            ):
-                atol = 1e-6 * np.abs(expected).max()
-                np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=atol)
+@pytest.mark.parametrize("exponent", [-50, 50])
+def test_moments_are_in_the_units_of_the_gradient(exponent):
+    a = cast(A, np.float32, exponent)
+    moments = jax.jit(metrics.stacked_moments)(a, jax.tree.map(lambda leaf: leaf[0], a))
+    for name, leaf in a.items():
+        wide = leaf.astype(np.float64)
+        mean, d = wide.mean(axis=0), wide - wide.mean(axis=0)
+        for found, expected in (
+            (moments.mean, mean),
+            (moments.variance, wide.var(axis=0, ddof=1)),
+            (moments.distances, (d**2).sum(axis=1)),
+            (moments.along_mean, d @ mean),
+            (moments.along_reference, d @ wide[0]),
+        ):
+            atol = 1e-6 * np.abs(expected).max()
+            np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=atol)
     held = jax.tree.map(np.asarray, moments)  # as a user keeps them
     jax.tree.map(np.testing.assert_allclose, held.variance, moments.variance)
     several = jax.jit(jax.vmap(metrics.stacked_moments))(jnp.stack([a["w"], 2 * a["w"]]))
-    np.testing.assert_allclose(
-        several.variance, [moments.variance["w"], 4 * moments.variance["w"]], rtol=1e-5
-    )
+    variance = moments.variance["w"]
+    np.testing.assert_allclose(several.variance, [variance, 4 * variance], rtol=1e-5)
 
 
 # NaN in, NaN out.
@@ -221,44 +209,32 @@ WITH_NAN = {
 }
 
 
+WITHOUT_DIRECTION = ("cosine_similarity", "angle_degrees", "weight_alignment", "snr", "snr of products")
+
+
 @pytest.mark.parametrize("name", WITH_NAN)
 def test_nan_in_nan_out(name):
     function = jax.jit(WITH_NAN[name])
     a, b = cast(A, np.float32), cast(B, np.float32)
-    finite = jax.tree.leaves(function(a, b))
     if name != "snr of tutorial":  # Its standard error is NaN by definition.
-        assert all(np.isfinite(leaf).all() for leaf in finite)
-    for leaf in jax.tree.leaves(function(spoiled(a, np.nan), b)):
-        assert np.isnan(leaf).all()
-    half = a["w"].copy()
-    half[1, 1] = np.nan
-    for leaf in jax.tree.leaves(function({**a, "w": half}, b)):
-        assert np.isnan(leaf).all()
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(function(a, b)))
+    one_entry = a["w"].copy()
+    one_entry[1, 1] = np.nan
+    spoilt = [spoiled(a, np.nan), {**a, "w": one_entry}]
+    if name in WITHOUT_DIRECTION:
+        spoilt.append(spoiled(a, np.inf))
+    for each in spoilt:
+        assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(function(each, b)))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "cosine_similarity",
-        "angle_degrees",
-        "weight_alignment",
-        "snr",
-        "snr of products",
-    ],
-)
-def test_infinity_has_no_direction(name):
-    for leaf in jax.tree.leaves(
-        jax.jit(WITH_NAN[name])(spoiled(cast(A, np.float32), np.inf), cast(B, np.float32))
-    ):
-        assert np.isnan(leaf).all()
-
-
-def test_zero_beside_what_is_not_finite():
+def test_what_has_no_direction():
     zero = jnp.zeros(3)
     for value in (jnp.nan, jnp.inf):
         assert jnp.isnan(metrics.cosine_similarity(zero, zero + value))
         assert jnp.isnan(metrics.cosine_similarity(zero + value, zero))
     assert metrics.cosine_similarity(zero, zero) == 0 and metrics.angle_degrees(zero, zero) == 90
+    for metric in (metrics.cosine_similarity, metrics.angle_degrees):
+        assert not np.any(jax.grad(metric, argnums=(0, 1))(zero, jnp.ones(3)))
 
 
 def test_entries_beside_one_that_is_nan_keep_their_ratio():
@@ -316,10 +292,62 @@ def test_accuracies_against_counting(guesses, labels):
         assert SCORES(output.reshape(like.shape), like) == expected
 
 
-def test_what_has_no_direction_has_no_slope():
-    def slopes(metric, a):
-        return jax.grad(metric, argnums=(0, 1))(a, jnp.ones(2))
+# Losses in closed form, at the ends of their range.
 
-    zero = jnp.zeros(2)
-    for metric in (metrics.cosine_similarity, metrics.angle_degrees):
-        assert not np.any(slopes(metric, zero))
+INF = jnp.inf
+LOGITS = jnp.array([[-INF, 0.0, 1.0], [2.0, -INF, -INF], [0.5, -1.0, 3.0]])
+LABELS = jnp.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.25, 0.75]])
+
+
+def test_cross_entropy_of_masked_classes():
+    # Two classes are left in the first row, one in the second.
+    normaliser = math.log(math.exp(0.5) + math.exp(-1) + math.exp(3))
+    expected = [math.log(1 + math.e), 0.0, normaliser - 0.25 * -1 - 0.75 * 3]
+    np.testing.assert_allclose(ll.softmax_cross_entropy(LOGITS, LABELS), expected, rtol=1e-6)
+    assert ll.softmax_cross_entropy(LOGITS[:1], LABELS[1:2]) == INF  # a label on a masked class
+
+
+def test_losses_sum_over_steps():
+    output, y = jnp.stack([LOGITS] * 2, axis=1), jnp.stack([LABELS, LABELS[::-1]], axis=1)
+    for loss in (ll.softmax_cross_entropy, ll.squared_error):
+        steps = loss(LOGITS[2:], LABELS[2:]), loss(LOGITS[2:], LABELS[:1])
+        np.testing.assert_allclose(loss(output, y)[2], sum(steps), rtol=1e-6)
+
+
+def test_derivatives_of_cross_entropy_of_masked_classes():
+    def loss(logits, y):
+        return jnp.sum(ll.softmax_cross_entropy(logits, y))
+
+    of_logits, of_targets = jax.jit(jax.grad(loss, (0, 1)))(LOGITS, LABELS)
+    np.testing.assert_allclose(of_logits, jax.nn.softmax(LOGITS) - LABELS, atol=1e-6)
+    # Of the targets it is -log softmax, but of a masked class the constant 0.
+    logs = jax.nn.log_softmax(LOGITS)
+    np.testing.assert_allclose(of_targets, jnp.where(logs == -INF, 0, -logs), rtol=1e-6)
+
+
+def test_cross_entropy_of_logits_far_apart():
+    # The difference of these logits has no float32; the probability of the second class is 0.
+    logits = jnp.array([[3e38, -3e38]])
+    assert ll.softmax_cross_entropy(logits, jnp.array([[1.0, 0.0]])) == 0
+    assert jnp.isnan(ll.softmax_cross_entropy(jnp.full((1, 2), -INF), jnp.array([[1.0, 0.0]])))
+    images = np.array([[200, 255]], np.uint8)  # integers that float32 holds
+    assert ll.squared_error(images, images - 1) == 2
+
+
+@pytest.mark.parametrize("score", [ll.accuracy, ll.balanced_accuracy])
+def test_scores_at_the_ends_of_their_range(score):
+    score, output = jax.jit(score), jnp.eye(3)
+    assert score(output, output) == 1
+    # Rows without a label or with several have no accuracy.
+    for row in (jnp.zeros(3), jnp.array([0.5, 0.5, 0.0]), jnp.full(3, jnp.nan)):
+        assert jnp.isnan(score(output, output.at[0].set(row)))
+    output = jnp.array([[INF, 0.0], [-INF, 0.0]])
+    assert score(output, jnp.eye(2)) == 1
+    assert score(output, 1 - jnp.eye(2)) == 0
+    assert score(jnp.array([[7, 3], [2**24, 2**24 + 1]]), jnp.eye(2)) == 1  # not equal, as in float32
+
+
+def test_float64_targets_keep_their_digits(x64):
+    del x64
+    loss = ll.squared_error(np.zeros((1, 1), np.float32), np.full((1, 1), 1 + 1e-12))
+    assert loss == (1 + 1e-12) ** 2 and loss.dtype == jnp.float64
