@@ -1,8 +1,8 @@
-"""Decorrelation from the command line: the published numbers, what it writes and refuses, and a stop."""
+"""Decorrelation from the command line: the published numbers, what it writes, its updates, and a stop."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +26,11 @@ from experiments.decorrelation.reading import (
     seconds_per_update,
 )
 from experiments.decorrelation.report import figures, rows
-from experiments.decorrelation.runs import RULES, Run, on_pixels, runs_of, targets
+from experiments.decorrelation.runs import RULES, STUDIES, Run, notebook_runs, on_pixels, runs_of, targets
 from tests.command_line import run
-from tests.diverged import check_report
-from tests.finished import check_names
+from tests.compare import slow_but
+from tests.finished import check_diverged, check_folder, row_of
 
-NAME = "decorrelation"
 MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
 DATA = MNIST if MNIST.is_dir() else "sample"
 SMALL = [
@@ -41,27 +40,37 @@ SMALL = [
 RUNS = [*NOTEBOOK, "dense-backprop-plain", "dense-backprop-decorrelated"]
 
 
+def short_runs(config: Config) -> dict[str, Run]:
+    """The notebook's runs, the longest cut where what it prints of them ends."""
+    steps = {"two_layers": 2, "two_layers_fixed": 12}
+    return {
+        name: run._replace(steps=steps.get(name, run.steps)) for name, run in notebook_runs(config).items()
+    }
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run of two studies, its folder and what it printed; on all of MNIST if it is there."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = run("tests.short_decorrelation", *SMALL, "--out", out)
+    with patch.dict(STUDIES, notebook=short_runs):
+        code, printed, errors = run("decorrelation", *SMALL, "--out", out, drawn=False)
     assert code == 0, errors
     return out, printed, errors
 
 
+@pytest.fixture(scope="module")
+def results(finished):
+    return harness.read_dataset(finished[0] / "results.nc")
+
+
 def test_folder_holds_everything(finished):
     out, printed, errors = finished
-    names = {"config.json", "results.nc", "summary.json", "runs", "params"}
-    assert {p.name for p in out.iterdir()} == names | {"notebook.png", "moments.png", "gain.png"}
-    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in out.glob("*.png"))
+    check_folder(out, parts=("runs", "params"), figures=("notebook", "moments", "gain"))
     assert all(name in printed for name in (*NOTEBOOK.values(), *RUNS[4:]))
-    check_names(out)
     assert f"{(11 + 11 + 3 + 13) * 15 + 2 * 11}/" in errors  # updates
 
 
-def test_results_have_named_axes(finished):
-    results = harness.read_dataset(finished[0] / "results.nc")
+def test_results_have_named_axes(results):
     assert list(results.run.values) == RUNS
     assert results.decorrelation_loss.dims == ("run", "rate", "seed", "step", "layer")
     assert list(results.study.values) == ["notebook"] * 4 + ["gain"] * 2
@@ -69,6 +78,7 @@ def test_results_have_named_axes(finished):
     assert (plain.largest_r == 1).all() and (decorrelated.largest_r.isel(step=slice(2, None)) != 1).all()
     assert np.isnan(plain.decorrelation_loss).all() and np.isfinite(decorrelated.decorrelation_loss).all()
     assert np.isfinite(plain.test_accuracy).all() and (plain.seconds > 0).all()
+    assert (plain.test_accuracy != plain.validation_accuracy).any()
     # The same members: before learning, plain and decorrelated are one network.
     np.testing.assert_array_equal(plain.loss.isel(step=0), decorrelated.loss.isel(step=0))
     assert len(np.unique(plain.loss.isel(step=10))) == plain.loss.isel(step=10).size
@@ -78,70 +88,43 @@ def test_results_have_named_axes(finished):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_decorrelation_losses(finished, name):
+def test_published_decorrelation_losses(results, name):
     # The notebook's is one more draw of 1,000 images: the difference from the mean over n draws has a
     # variance of (1 + 1/n) times that between draws. That one, in units of the mean, is about the same in
     # all epochs, and taken from all: a single epoch's has n - 1 degrees of freedom.
-    results = harness.read_dataset(finished[0] / "results.nc").sel(run=name).isel(rate=0)
-    ours = 15 * results.decorrelation_loss.sum("layer").values[:, : len(PUBLISHED[name])]
+    found = results.sel(run=name).isel(rate=0)
+    ours = 15 * found.decorrelation_loss.sum("layer").values[:, : len(PUBLISHED[name])]
     n = len(ours)
     mean = ours.mean(axis=0)
     deviation = np.sqrt((1 + 1 / n) * np.mean(ours.var(axis=0, ddof=1) / mean**2))
     assert (abs(PUBLISHED[name] / mean - 1) < 5 * deviation).all()
 
 
-def test_published_cross_entropy(finished):
-    results = harness.read_dataset(finished[0] / "results.nc").sel(run="one_layer").isel(rate=0)
-    ours = results.loss.values[:, [0, 10]] * 15 / 14  # it sums 15 batches and divides by 14
+def test_published_cross_entropy(results):
+    # The notebook sums 15 batches and divides by 14.
+    ours = results.sel(run="one_layer").isel(rate=0).loss.values[:, [0, 10]] * 15 / 14
     deviation = np.sqrt((1 + 1 / len(ours)) * ours.var(axis=0, ddof=1))
     assert (abs(ours.mean(axis=0) - [5.380835, 1.346510]) < 5 * deviation).all()
 
 
-def test_summary_is_of_the_results(finished):
-    out = finished[0]
-    results = harness.read_dataset(out / "results.nc")
-    summary = json.loads((out / "summary.json").read_text())["rows"]
-
-    def row(run_name, metric, **more):
-        wanted = {"run": run_name, "metric": metric, **more}
-        (found,) = (r for r in summary if all(r.get(k) == v for k, v in wanted.items()))
-        return found
-
-    alone = results.sel(run="alone").isel(rate=0)
-    found = row("alone", "decorrelation_loss", epoch=10)
+def test_summary_is_of_the_results(finished, results):
+    out, alone = finished[0], results.sel(run="alone").isel(rate=0)
+    found = row_of(out, run="alone", metric="decorrelation_loss", epoch=10)
     assert found["mean"] == pytest.approx(15 * alone.decorrelation_loss.values[:, 10, 0].mean(), rel=1e-6)
     assert found["n"] == 4
     plain = results.sel(run="dense-backprop-plain")
     best = int(np.argmax(plain.validation_accuracy.isel(step=10).mean("seed").values))
-    accuracy = plain.test_accuracy.isel(step=10, rate=best).mean()
-    assert row("dense-backprop-plain", "test_accuracy")["mean"] == pytest.approx(float(accuracy), rel=1e-6)
-    assert row("dense-backprop-plain", "learning_rate")["mean"] == pytest.approx(
-        float(plain.learning_rate.values[best])
-    )
-    assert "mean" in row("dense-backprop-decorrelated", "updates_share_of_plain")
+    for metric, expected in {
+        "test_accuracy": plain.test_accuracy.isel(step=10, rate=best).mean(),
+        "learning_rate": plain.learning_rate[best],
+    }.items():
+        told = row_of(out, run="dense-backprop-plain", metric=metric)["mean"]
+        assert told == pytest.approx(float(expected), rel=1e-6)
+    assert "mean" in row_of(out, run="dense-backprop-decorrelated", metric="updates_share_of_plain")
 
 
-def test_a_report_tells_what_is_finite_and_no_more(finished):
-    rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
-    assert {row["metric"] for row in rows if row["mean"] is not None} == {"learning_rate", "ms_per_update"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
-        ({"updates": 9}, "--updates: expected at least 10, got 9"),
-        ({"batch_size": 1001}, "--batch-size: expected at most 1000, got 1001"),
-        ({"eta": -1.0}, "--eta: expected a finite number >= 0, got -1.0"),
-        ({"studies": ()}, "--studies: expected"),
-        ({"rules": ("backprop", "backprop")}, "--rules: expected"),
-        ({"inputs": ("plain", "plain")}, "--inputs: expected"),
-        ({"preset": "full"}, "--data: expected a source of the whole MNIST with --preset full"),
-    ],
-)
-def test_bad_settings_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**arguments)
+def test_a_report_tells_what_is_finite_and_no_more(results):
+    assert check_diverged(report, results) == {"learning_rate", "ms_per_update"}
 
 
 def test_the_notebook_s_runs_have_its_epochs():
@@ -168,10 +151,11 @@ def small_data():
     return config, images(config)
 
 
-@pytest.mark.parametrize("dynamics", [None, ll.decorrelation.dynamics(0.1)], ids=["plain", "decorrelated"])
-def test_an_update_is_that_of_the_library(small_data, dynamics):
+@pytest.mark.parametrize("inputs", slow_but(["decorrelated"], ["decorrelated", "plain"]))
+def test_an_update_is_that_of_the_library(small_data, inputs):
     """By its parts, with the same keys, batches and images; Kolen-Pollack's feedback moves as the weights."""
     _, data = small_data
+    dynamics = ll.decorrelation.dynamics(0.1) if inputs == "decorrelated" else None
     one = tiny("kolen_pollack", dynamics)
     start: Carry = start_of(one, 4_000, 8, jax.random.key(3), jnp.float32(0.01))
     assert start.images.shape == (40,)
@@ -217,6 +201,7 @@ def whitening(made):
     return made("whitening", ll.decorrelation.dynamics(0.1), tqdm(disable=True))
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on_to_the_same_results(made, whitening, monkeypatch):
     monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     steps = []
