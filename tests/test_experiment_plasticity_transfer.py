@@ -1,6 +1,8 @@
 """Plasticity transfer from the command line: what it writes, and that a stop loses nothing."""
 
 import json
+from importlib import import_module
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -27,7 +29,9 @@ TWO = ["--models", "pre_post_l2", "gradient_descent_l2"]
 def finished(tmp_path_factory):
     """A whole run of two models, its folder and what it printed."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = run("plasticity_transfer", *SMALL, *TWO, "--out", out, drawn=False)
+    # The search within a cap in fewer and larger steps: the same result, compiled several times faster.
+    with patch.object(import_module("lax_learning.plasticity._k_cap"), "_BITS_A_ROUND", 8):
+        code, printed, errors = run("plasticity_transfer", *SMALL, *TWO, "--out", out, drawn=False)
     assert code == 0, errors
     return out, printed, errors
 

@@ -14,6 +14,10 @@ from experiments import harness
 from experiments.symbolic_discriminator import regularised
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.regularised import RUNS, STUDY
+from tests.compare import slow_but
+from tests.finished import row_of
+
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 CONFIG = Config(points=12, epochs=300, seeds=2, updates=30)
 COSTS = ("no_critic", "sigmoid")
@@ -113,7 +117,10 @@ def test_correlations_are_numpys():
     assert np.isnan(regularised.largest_correlations(jnp.full((3, 1), jnp.nan), jnp.eye(3))).all()
 
 
-@pytest.mark.parametrize(("name", "weight"), [("no critic", 0.0), ("sigmoid, 1", 1.0)])
+WEIGHTS = {"no critic": 0.0, "sigmoid, 1": 1.0}
+
+
+@pytest.mark.parametrize(("name", "weight"), slow_but([("sigmoid, 1", 1.0)], WEIGHTS.items()))
 def test_fit_is_the_one_by_hand(results, problem, start, name, weight):
     """One update after another, the loss written out, without a critic where its weight is 0."""
     adam = optax.chain(optax.add_decayed_weights(1e-7), optax.adam(1e-3))
@@ -143,6 +150,7 @@ def test_fit_is_the_one_by_hand(results, problem, start, name, weight):
     np.testing.assert_allclose(found.prediction, prediction[:, 0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_results_are_reproducible(results, tmp_path):
     regularised.starts.cache_clear()
     (again,), _ = run(["sigmoid"], tmp_path)
@@ -150,14 +158,14 @@ def test_results_are_reproducible(results, tmp_path):
 
 
 def test_rows_are_of_the_last_step(results):
-    found = {(row["part"], row["metric"]): row for row in STUDY.rows(results)}
-    last = results.sel(run="sigmoid, 1").isel(step=-1)
-    row = found["regularised: sigmoid, 1", "min_correlation"]
-    assert row["mean"] == pytest.approx(float(last.min_correlation.mean())) and row["n"] == 2
-    gain = last.min_correlation - results.sel(run="no critic").isel(step=-1).min_correlation
-    found_gain = found["regularised: sigmoid, 1", "min_correlation_gain"]
-    assert found_gain["mean"] == pytest.approx(float(gain.mean()))
-    assert found["regularised: critics", "critic_accuracy"]["n"] == 2
+    rows, last = STUDY.rows(results), results.isel(step=-1).min_correlation
+    row = row_of(rows, part="regularised: sigmoid, 1", metric="min_correlation")
+    assert row["mean"] == pytest.approx(float(last.sel(run="sigmoid, 1").mean())) and row["n"] == 2
+    gain = row_of(rows, part="regularised: sigmoid, 1", metric="min_correlation_gain")
+    assert gain["mean"] == pytest.approx(
+        float((last.sel(run="sigmoid, 1") - last.sel(run="no critic")).mean())
+    )
+    assert row_of(rows, part="regularised: critics", metric="critic_accuracy")["n"] == 2
 
 
 def test_figures_show_every_run(results):
