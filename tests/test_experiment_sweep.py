@@ -372,12 +372,15 @@ def test_trials_of_a_dead_worker_are_repeated(tmp_path, monkeypatch):
         assert len(worker.claim(10)) == 2  # what is left
         now = time.time
         monkeypatch.setattr(time, "time", lambda: now() + 61)
-        mine = worker.claim(10)
-        assert [trial.params for trial in mine][2:] == lost
-        assert len(worker.claim(10)) == 6  # the same, none twice
-        for trial in mine:
+        for trial in worker.claim(10):
             worker.tell(trial, 1.0, [1.0])
-        assert not worker.claim(10)
+        repeated = []
+        while mine := worker.claim(10):  # one at a time: it may be what killed the worker
+            assert worker.claim(10) == mine
+            repeated += [trial.params for trial in mine]
+            for trial in mine:
+                worker.tell(trial, 1.0, [1.0])
+        assert repeated == lost
     assert states_of(workers.study()) == {"COMPLETE": 6, "FAIL": 4}
     for trial in list(dead._mine.values()):  # it was not dead but slow: what it tells comes too late
         dead.report(trial, 1, 5.0)
@@ -385,11 +388,33 @@ def test_trials_of_a_dead_worker_are_repeated(tmp_path, monkeypatch):
     assert [trial.value for trial in finished(workers.study())] == [1.0] * 6
 
 
+def test_a_trial_that_kills_every_worker_is_given_up(tmp_path, monkeypatch, capsys):
+    workers, now = Workers(tmp_path), time.time
+    claimed = []
+    for number in range(6):
+        monkeypatch.setattr(time, "time", lambda number=number: now() + 61 * number)
+        worker = workers.worker()
+        while mine := worker.claim(4):
+            claimed.append([trial.user_attrs["slot"] for trial in mine])
+            if 2 in claimed[-1]:  # it dies, and of the others too none is told
+                break
+            for trial in mine:
+                worker.tell(trial, 1.0, [1.0])
+    assert claimed == [[0, 1, 2, 3], [4, 5], [0], [1], [2], [3], [2]]
+    found = workers.study()
+    done = finished(found)
+    assert [trial.state.name for trial in done] == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 3
+    assert "trial 2 is given up: 3 workers died with {'learning_rate': " in capsys.readouterr().err
+    results = report.as_dataset(found, workers.space, toy())
+    assert results.complete.values.tolist() == [True, True, False, True, True, True]
+    report.table(harness.without_nan(report.rows(results)))
+
+
 def test_trials_of_a_live_worker_are_left_alone(tmp_path):
     workers = Workers(tmp_path)
     with workers.worker(2.0) as one, workers.worker(2.0) as other:
         assert len(one.claim(4)) == 4
-        time.sleep(2.5)
+        time.sleep(2.1)
         assert len(other.claim(10)) == 2 and len(other.claim(10)) == 2
     assert states_of(workers.study()) == {"FAIL": 6}  # both gave back what they had
     with workers.worker() as third:

@@ -193,7 +193,7 @@ def test_theory_says_nothing_of_convolutions_and_other_rules():
         assert all(np.isnan(values).all() for values in predict(name, exact, 1).values())
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", slow_but(["dense"], NETWORKS))
 def test_every_rule_takes_every_network(network):
     problem = make_problem(replace(SMALL, network=network), *images())
     params = jax.eval_shape(problem.model.init, KEY)
@@ -325,44 +325,10 @@ def test_the_command_writes_json_and_figures(tmp_path):
     assert all(name.replace("_", " ") in printed for name in names)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (("--sweeps", "loudness"), "sweeps"),
-        (("--rules", "magic"), "rules"),
-        (("--setting.sigma", 0), "sigma"),
-        (("--setting.sigma", -1), "sigma"),
-        (("--setting.num-samples", 0), "num-samples"),
-        (("--draws", 0), "draws"),
-        (("--examples", 2), "examples"),
-        (("--seeds", 0), "seeds"),
-        (("--pooled", 3), "pooled"),
-    ],
-)
-def test_bad_input_is_refused_by_name(arguments, named, tmp_path):
-    code, _, err = call_main(gradient_quality.main, "--out", tmp_path / "out", *arguments)
-    assert code == 2 and f"{named}: expected" in err and arguments[0] in err
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("sigma", 0),
-        ("sigma", -1.0),
-        ("sigma", float("inf")),
-        ("width", 0),
-        ("updates", -1),
-        ("network", "deep"),
-    ],
-)
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=f"^--setting.{name}: expected"):
-        Setting(**{name: value})
-
-
 def test_bad_calls_are_refused_by_name(bench):
     with pytest.raises(ValueError, match="num_draws"):
         measured(ll.backprop, ll.mlp((5, 3)), 2, 0)
     with pytest.raises(ValueError, match="rules"):
         bench.measure("magic", SMALL)
+    with pytest.raises(ValueError, match=r"^--setting.network: expected"):
+        Setting(network="deep")  # pyright: ignore[reportArgumentType]
