@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,7 @@ def test_tutorial_times_every_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_tutorial_writes_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of runs that do nothing."""
+    monkeypatch.setattr(tutorial, "COMPARED", ("backprop", "weight perturbation"))
     nothing = {"accuracy": jnp.arange(3.0), "cosine": jnp.ones(3), "snr": jnp.ones(())}
     monkeypatch.setattr(tutorial, "comparison", lambda *_: lambda key, data: nothing)
     code, out, err = call_main(tutorial.main, *SMALL, "--out", tmp_path)
@@ -268,7 +270,7 @@ def test_it_trains_as_updates_by_hand_do() -> None:
     assert found["accuracy"].shape == (3,) and found["accuracy"][-1] == accuracy
     train_key, snr_key = jax.random.split(key)
     weights = Weights(train.init(train_key, data).params, ())
-    expected = snr(compared.moments(model, rule, "normal"), snr_key, weights, x, y)
+    expected = jax.jit(partial(snr, compared.moments(model, rule, "normal")))(snr_key, weights, x, y)
     np.testing.assert_allclose(found["snr"], expected, rtol=1e-4)  # sums of 6 in float32
 
 

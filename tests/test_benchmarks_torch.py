@@ -114,7 +114,7 @@ def values(module: Any) -> list[np.ndarray]:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("widths", [(12, 7), (12, 7, 5)], ids=["one_layer", "two_layers"])
+@pytest.mark.parametrize("widths", [pytest.param((12, 7), marks=pytest.mark.slow), (12, 7, 5)])
 def test_decorrelated_updates_agree(widths: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     made = decorrelation.learner(widths)
@@ -375,7 +375,9 @@ def test_meta_learning_agrees() -> None:
 
 
 @pytest.mark.parametrize(
-    "case", slow_but([birth_death.CASES[0]], CASES_WITH_TORCH), ids=lambda case: case.name
+    "case",
+    slow_but([(birth_death.CASES[0],)], [(case,) for case in CASES_WITH_TORCH]),
+    ids=lambda case: case.name,
 )
 def test_cases_can_be_timed(case: Case) -> None:
     assert case.can_run()

@@ -20,18 +20,11 @@ from lax_learning import symbolic
 from tests.command_line import run
 from tests.finished import check_diverged, check_folder, row_of
 
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
+
 NAME = "symbolic_discriminator"
-SMALL = ["--points", "12", "--epochs", "20", "--seeds", "2", "--studies", "activations", "accuracy"]
+SMALL = ["--points", "12", "--epochs", "20", "--seeds", "2", "--studies"]
 PARTS = [f"accuracy-{o}-quadratic-none-6x128-5_latents-5_iterations" for o in ("wgan", "bce")]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A whole run of two studies: its folder and what it printed."""
-    out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = run(NAME, *SMALL, "--out", out, drawn=False)
-    assert code == 0, errors
-    return out, printed
 
 
 def results_in(out: Path) -> xr.DataTree:
@@ -39,26 +32,31 @@ def results_in(out: Path) -> xr.DataTree:
         return tree.load()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of two studies."""
+    out = tmp_path_factory.mktemp("run") / "whole"
+    code, printed, errors = run(NAME, *SMALL, "activations", "accuracy", "--out", out, drawn=False)
+    assert code == 0 and all(name in printed for name in ("wgan", "bce", "fresh accuracy")), errors
+    return out
+
+
 @pytest.mark.slow
-def test_run_stopped_in_its_second_part_goes_on_to_the_same_results(finished, tmp_path):
+def test_run_stopped_in_its_second_part_goes_on_to_the_same_results(whole, tmp_path):
     """Of one study alone, which changes nothing either."""
-    one = (NAME, *SMALL[:-2], "accuracy", "--out", tmp_path)
+    one = (NAME, *SMALL, "accuracy", "--out", tmp_path)
     assert run(*one, interrupted_in=tmp_path / "checkpoints" / PARTS[1])[0] == 130
     assert (tmp_path / "parts" / f"{PARTS[0]}.nc").exists() and not (tmp_path / "results.nc").exists()
     assert run(*one, "--resume", drawn=False)[0] == 0
-    same, expected = (results_in(folder)["accuracy"].to_dataset() for folder in (tmp_path, finished[0]))
+    same, expected = (results_in(folder)["accuracy"].to_dataset() for folder in (tmp_path, whole))
     xr.testing.assert_equal(same.drop_vars("seconds"), expected.drop_vars("seconds"))
 
 
-def test_folder_holds_everything(finished):
-    out, printed = finished
-    check_folder(out, parts=("parts",), figures=("activations", "accuracy"))
-    assert {p.stem for p in (out / "parts").iterdir()} == {"activations", *PARTS}
-    assert all(name in printed for name in ("wgan", "bce", "gaussian_process", "fresh accuracy"))
-
-
-def test_results_have_named_axes(finished):
-    results = results_in(finished[0])
+@pytest.mark.slow
+def test_results_have_named_axes(whole):
+    check_folder(whole, parts=("parts",), figures=("activations", "accuracy"))
+    assert {p.stem for p in (whole / "parts").iterdir()} == {"activations", *PARTS}
+    results = results_in(whole)
     assert list(results.children) == ["activations", "accuracy"]
     accuracy = results["accuracy"].to_dataset()
     assert accuracy.accuracy.dims == ("configuration", "seed", "bin")
@@ -66,18 +64,21 @@ def test_results_have_named_axes(finished):
     assert accuracy.epoch.values.tolist() == list(range(1, 21))
     assert accuracy.logits.shape == (2, 2, 2, critics.JUDGED) and (accuracy.seconds > 0).all()
     assert ((accuracy.accuracy >= 0) & (accuracy.accuracy <= 1)).all()
-    found = row_of(finished[0], part="accuracy: bce", metric="fresh_auc")
+    found = row_of(whole, part="accuracy: bce", metric="fresh_auc")
     assert found["mean"] == pytest.approx(float(accuracy.fresh_auc[1, :, -2:].mean()), rel=1e-6)
     assert found["n"] == 2
+    check_diverged(report, results)
+
+
+def test_activations_are_told(tmp_path):
+    code, printed, errors = run(NAME, *SMALL, "activations", "--out", tmp_path, drawn=False)
+    assert code == 0 and "gaussian_process" in printed, errors
+    check_folder(tmp_path, parts=("parts",), figures=("activations",))
     lines, parabola = (
-        row_of(finished[0], part="activations: dsn", metric=metric)["mean"]
+        row_of(tmp_path, part="activations: dsn", metric=metric)["mean"]
         for metric in ("not_two_lines_through_0", "not_a_parabola")
     )
     assert lines < 1e-4 < parabola
-
-
-def test_a_report_tells_what_is_finite_and_no_more(finished):
-    check_diverged(report, results_in(finished[0]))
 
 
 def test_studies_are_the_notebooks():
@@ -268,6 +269,10 @@ def invented():
             },
         )
     return xr.DataTree.from_dict(found)
+
+
+def test_a_report_tells_what_is_finite_and_no_more(invented):
+    check_diverged(report, invented)
 
 
 def test_what_decides_is_found(invented):

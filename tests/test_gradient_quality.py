@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import lax_learning as ll
 from benchmarks import gradient_quality
@@ -71,12 +72,26 @@ def measured(make_rule, model, batch_size, num_draws, loss=linear_loss):
     return jax.jit(everything)(KEY)
 
 
-def test_backprop_is_exact():
-    found, _ = measured(ll.backprop, ll.mlp((5, 4, 3), activation=jnp.tanh), 4, 6, ll.squared_error)
+def half(model, loss):
+    """Backprop with half of its gradients."""
+    rule = ll.backprop(model, loss)
+
+    def value_and_grad(*args):
+        value, grads, state = rule.value_and_grad(*args)
+        return value, jax.tree.map(lambda g: g / 2, grads), state
+
+    return rule._replace(value_and_grad=value_and_grad)
+
+
+@pytest.mark.parametrize(
+    ("make", "bias"), [(half, 0.25), pytest.param(ll.backprop, 0, marks=pytest.mark.slow)]
+)
+def test_quality_of_what_draws_nothing(make, bias):
+    found, _ = measured(make, ll.mlp((5, 4, 3), activation=jnp.tanh), 4, 6, ll.squared_error)
     np.testing.assert_allclose(found["cosine"], np.ones(3), atol=1e-6)
     np.testing.assert_allclose(found["angle_degrees"], np.zeros(3), atol=0.1)
-    np.testing.assert_allclose(found["relative_bias"], np.zeros(3), atol=1e-10)
-    np.testing.assert_array_equal(found["relative_variance"], np.zeros(3))
+    np.testing.assert_allclose(found["relative_bias"], np.full(3, bias), rtol=1e-4, atol=1e-10)
+    np.testing.assert_allclose(found["relative_variance"], np.zeros(3), atol=1e-10)
     assert np.isnan(found["snr_draws"]).all()  # it draws nothing
 
 
@@ -219,7 +234,7 @@ def test_operations_are_those_counted_by_hand(bench):
         assert bench.flops(rule, SMALL) == expected, rule
 
 
-@pytest.mark.parametrize("name", slow_but(["depth", "num_samples", "updates"], SWEEPS))
+@pytest.mark.parametrize("name", slow_but(["num_samples", "updates"], SWEEPS))
 def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
     value = {"network": "convolutional", "sigma": 0.1}.get(name, 2)
     settings = [SMALL, replace(SMALL, **{name: value})]
@@ -251,16 +266,7 @@ def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere(bench):
         Config(setting=setting)
 
 
-def test_a_rule_of_ones_own(bench):
-    def half(model, loss):
-        rule = ll.backprop(model, loss)
-
-        def value_and_grad(*args):
-            value, grads, state = rule.value_and_grad(*args)
-            return value, jax.tree.map(lambda g: g / 2, grads), state
-
-        return rule._replace(value_and_grad=value_and_grad)
-
+def test_a_rule_of_ones_own():
     asked = []
 
     def noisy(model, loss, sigma):
@@ -268,40 +274,39 @@ def test_a_rule_of_ones_own(bench):
         return half(model, loss)
 
     with patch.dict(RULES, mine=half, noisy=noisy):
-        found = bench.measure("mine", SMALL)
-        np.testing.assert_allclose(found["cosine"], np.ones((2, 3)), atol=1e-6)
-        np.testing.assert_allclose(found["relative_bias"], np.full((2, 3), 0.25), rtol=1e-4)
         assert Config(rules=("mine",)).rules == ("mine",)
-        make_rule("noisy", ll.mlp((5, 3)), linear_loss, 0.1)
-        assert asked == [0.1]
+        for name in ("mine", "noisy"):
+            assert isinstance(make_rule(name, ll.mlp((5, 3)), linear_loss, 0.1), ll.Rule)
+    assert asked == [0.1]
 
 
 def test_the_command_writes_json_and_figures(tmp_path):
-    names = ["weight_perturbation_signs", "feedback_alignment"]
+    names = ["weight_perturbation_signs"]
     arguments = (
         "--quick", "--out", tmp_path, "--rules", *names, "--seeds", 2, "--draws", 4, "--examples", 3,
         "--sweeps", "num_samples", "--setting.width", SMALL.width, "--setting.batch-size", SMALL.batch_size,
     )  # fmt: skip
-    measured, numbers = [], itertools.count()  # by two threads
+    measured, numbers = [], itertools.count()
 
     def interrupted(bench, rule, setting):
-        if next(numbers) >= 2:
+        if next(numbers) >= 1:
             raise KeyboardInterrupt
         measured.append((rule, setting))
         return of_bench(bench, rule, setting)
 
     of_bench, of_program = Bench.measure, Bench._program
-    with patch.object(gradient_quality, "pooled_images", lambda *_: images()):
+    undrawn = patch.object(Figure, "savefig", lambda _, path, **how: path.touch())
+    with undrawn, patch.object(gradient_quality, "pooled_images", lambda *_: images()):
         with patch.object(Bench, "measure", interrupted):
             code, _, err = call_main(gradient_quality.main, *arguments)
         assert code == 130 and "--resume goes on" in err
         kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").iterdir()}
-        assert len(kept) == 2
+        assert len(kept) == 1
         programs = []
         with patch.object(Bench, "_program", lambda *got: programs.append(got[1:]) or of_program(*got)):
             code, printed, err = call_main(gradient_quality.main, *arguments, "--resume")
         assert code == 0, err
-    assert not set(measured) & set(programs) and len(programs) == 2  # of 2 rules at 2 settings
+    assert not set(measured) & set(programs) and len(programs) == 1  # of 2 settings
     assert {path.name for path in tmp_path.iterdir() if path.suffix != ".png"} == {
         "config.json", "gradient_quality.json",
     }  # fmt: skip
