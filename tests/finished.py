@@ -43,9 +43,8 @@ def check_redrawn(out: Path) -> None:
 
 def row_of(rows: Path | list[dict[str, Any]], **named: Any) -> dict[str, Any]:
     """The only row with these entries, of a report or of the summary in a folder."""
-    if isinstance(rows, Path):
-        rows = json.loads((rows / "summary.json").read_text())["rows"]
-    (found,) = (row for row in rows if named.items() <= row.items())
+    of_all = json.loads((rows / "summary.json").read_text())["rows"] if isinstance(rows, Path) else rows
+    (found,) = (row for row in of_all if named.items() <= row.items())
     return found
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -66,7 +67,7 @@ def refused(name, out, *arguments):
     return lines[0].removeprefix(f"{name}: ")
 
 
-def numbers_of(config):
+def numbers_of(config: Any) -> Iterator[tuple[str, Any, int | None]]:
     """Fields that are numbers, with their type and how many are given."""
     for field, hint in get_type_hints(config, include_extras=True).items():
         if field == "PREFIX":
@@ -84,17 +85,19 @@ def numbers_of(config):
 
 def test_numbers_out_of_range_are_refused(tmp_path):
     """Of every option that is a number, whatever its own limits are."""
-    found = set()
-    for config in (*map(config_of, COMMANDS), Sizes, Setting):
-        needed = {"out": tmp_path} if config not in (Sizes, Setting) else {}
+    configs: list[Any] = [*map(config_of, COMMANDS), Sizes, Setting]
+    found: set[tuple[Any, str]] = set()
+    for config in configs:
+        needed: dict[str, Any] = {"out": tmp_path} if config not in (Sizes, Setting) else {}
         if config is SweepConfig:
             needed |= {"experiment": "birth_death", "space": Path("space.toml")}
         for field, base, times in numbers_of(config):
             found.add((config, field))
             for text in ("inf", "nan", "-1", "1e39", "1e-50") if base is float else ("-1", 2**31, 10**30):
                 value = base(text)
+                given = {**needed, field: value if times is None else (value,) * times}
                 with pytest.raises(ValueError) as raised:
-                    config(**needed, **{field: value if times is None else (value,) * times})
+                    config(**given)
                 message = str(raised.value)
                 assert message.startswith(f"{config.option(field)}: expected "), message
                 assert message.endswith(f"got {value}"), message

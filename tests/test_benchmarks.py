@@ -253,6 +253,7 @@ def test_tutorial_writes_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert written["run_s"] == sum(row["run_s"] for row in written["rows"])
 
 
+@pytest.mark.slow
 def test_it_trains_as_updates_by_hand_do() -> None:
     """Six updates of backprop, in two epochs, in the tutorial's units, on the same batches."""
     x = np.random.default_rng(0).random((6, 784), np.float32)

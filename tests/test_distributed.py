@@ -233,6 +233,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_first_of_two_processes_prints_and_writes(tmp_path: Path) -> None:
     told = ("--steps", "10", "--distributed", "--out", tmp_path / "out")
     first, second = finish(start_all(PROGRAM, *SMALL, *told, devices=2, environments=jobs_of(2)))

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import folders, harness
+from experiments import folders, harness, processes
 from experiments.settings import parse
 from tests.command_line import EXPERIMENT, ended, run, start, started
 
@@ -79,6 +79,14 @@ def test_damaged_part_is_named(finished, tmp_path):
     path.write_bytes(b"garbage")
     end = run(*SHORT, "--out", out, "--resume", drawn=False)
     assert_refused(end, f"expected results in {path}", "delete")
+
+
+def test_all_processes_but_the_first_are_silent(finished, tmp_path, monkeypatch):
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / "results.nc").unlink()
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    code, printed, errors = run("birth_death", "--resume", "--out", out)
+    assert (code, printed, errors) == (0, "", "") and not (out / "results.nc").exists()
 
 
 @pytest.mark.parametrize("content", [b"null", b"\xff\xfe{", b""], ids=["null", "text", "empty"])
