@@ -1,12 +1,16 @@
 """Birth and death from the command line: what it writes, its report, and its problem by hand."""
 
+from types import SimpleNamespace
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lax_learning as ll
 from experiments import harness
 from experiments.birth_death import report
-from experiments.birth_death.__main__ import measured_at
+from experiments.birth_death.__main__ import Carry, measured_at, run_of
 from experiments.birth_death.config import Config
 from experiments.birth_death.problems import MEANS, PROBLEMS, SCHEMES, VARIANCES, WEIGHTS, mixture_energy
 from experiments.birth_death.report import LABELS, median_interval, slopes, times_to
@@ -87,6 +91,23 @@ def test_a_report_tells_what_is_finite_and_no_more(results):
 
 def test_every_scheme_is_the_default_and_has_a_label():
     assert Config().schemes == tuple(SCHEMES) == tuple(LABELS) and Config().problems == tuple(PROBLEMS)
+
+
+def test_gradients_and_events_have_keys_of_their_own(monkeypatch):
+    seen, params = [], {"w": jnp.zeros(3)}
+
+    def update(key, params, population, gradients):
+        seen.append(key)
+        return (params, population), None
+
+    problem = PROBLEMS["planted"](Config())._replace(
+        gradients=lambda key, target, params: seen.append(key) or params
+    )
+    monkeypatch.setattr(ll.birth_death, "dynamics", lambda *_, **__: SimpleNamespace(update=update))
+    run = run_of(problem, SCHEMES["clone"], Config(), np.array([0, 2]))
+    with jax.disable_jit():
+        run.step(Carry(jax.random.key(0), (), params, ()), 0, ())
+    assert len({jax.random.key_data(key).tobytes() for key in seen}) == len(seen) == 4
 
 
 def test_energy_of_the_mixture_is_half_the_squared_distance():

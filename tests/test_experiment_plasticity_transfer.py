@@ -4,12 +4,14 @@ import json
 from importlib import import_module
 from unittest.mock import patch
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
 from experiments import harness, load_params
-from experiments.plasticity_transfer import report
+from experiments.plasticity_transfer import report, stages
 from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import MODELS
 from experiments.plasticity_transfer.report import LABELS
@@ -103,3 +105,22 @@ def test_a_report_tells_what_is_finite_and_no_more(results):
 
 def test_every_model_is_the_default_and_has_a_label():
     assert Config().models == tuple(MODELS) == tuple(LABELS)
+
+
+def test_meta_learning_decays_weights_by_a_hundredth(monkeypatch):
+    """Then Adam sees no gradient where that of the loss is -0.01 of a weight."""
+    made = []
+
+    def stop(network, structure, optimizer, **options):
+        made.append(optimizer)
+        raise InterruptedError
+
+    monkeypatch.setattr(stages.plasticity, "meta_learn", stop)
+    config = Config(width=12, cap=6, features=4)
+    upstream = MODELS["pre_post_l2"].upstream(config)
+    assert upstream is not None
+    with pytest.raises(InterruptedError):
+        jax.eval_shape(stages.meta_learning(upstream, config).init, jax.random.key(0), ())
+    (optimizer,), weight = made, jnp.float32(2.0)
+    moves = [optimizer.update(g, optimizer.init(weight), weight)[0] for g in (-0.02, -0.03, -0.01)]
+    np.testing.assert_allclose(moves, [0, config.learning_rate, -config.learning_rate], rtol=1e-4, atol=1e-7)

@@ -306,6 +306,13 @@ def test_a_report_draws_what_is_finite(ends):
         plt.close(figure)
 
 
+def test_best_trials_come_first():
+    columns = {"median": [3.0, 1.0, 2.0, 0.0], "complete": [True, True, True, False]}
+    results = xr.Dataset({name: ("trial", column) for name, column in columns.items()})
+    for direction, order in {"minimize": [1, 2, 0], "maximize": [0, 2, 1]}.items():
+        assert report.best_first(results.assign_attrs(direction=direction)).tolist() == order
+
+
 def test_median_and_interval_by_hand():
     ten = np.array([5.0, 1, 3, 2, 4, 6, 8, 7, 9, 10])
     assert report.summary(ten) == (5.5, 2.0, 9.0)  # ranks 2 and 9 of 10

@@ -14,7 +14,7 @@ from experiments import harness
 from experiments.symbolic_discriminator import regularised
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.regularised import RUNS, STUDY
-from tests.compare import slow_but
+from tests.compare import assert_close, slow_but
 from tests.finished import row_of
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -90,6 +90,12 @@ def test_measurements_are_of_the_final_curves(results):
             np.testing.assert_allclose(last.components_found, likeness.max(axis=0).min(), rtol=1e-4)
             error = np.mean((last.prediction - last.target) ** 2)
             np.testing.assert_allclose(last.fit_loss, error, rtol=1e-4)
+
+
+def test_networks_have_keys_of_their_own(problem, start):
+    *_, latents, head = jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 2), 0), 4)
+    expected = {"latents": jax.jit(problem.latents.init)(latents), "head": jax.jit(problem.head.init)(head)}
+    assert_close(start.params, expected, ulps=10)
 
 
 def test_verdict_is_that_of_the_trained_critic(results, problem, start):

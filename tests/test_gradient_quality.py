@@ -256,6 +256,12 @@ def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
         )
 
 
+def test_examples_are_others_than_the_batch(bench):
+    stage = bench._stage(SMALL)
+    assert stage.examples_x.shape[:2] == (2, 3) and stage.x.shape[:2] == (2, 4)
+    assert (stage.examples_x != stage.x[:, :3]).any(axis=2).all(axis=1).all()
+
+
 def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere(bench):
     with patch.dict(RULES, backprop=None, node_perturbation_tutorial=None):  # neither is made
         exact = {"cosine": np.ones((2, 3))}
