@@ -92,14 +92,15 @@ def run(
       name: of the experiment.
       arguments: of the command.
       drawn: whether to draw the figures; if not, their files are empty.
-      interrupted_in: stopped as by Ctrl-C as soon as a checkpoint is whole in this folder.
+      interrupted_in: stopped as by Ctrl-C as soon as the second checkpoint is whole in this folder.
     """
     main, save = import_module(f"experiments.{name}.__main__").main, checkpoints.Checkpoint.save
-    checked = jaxtyping.config.jaxtyping_disable
+    checked, saved = jaxtyping.config.jaxtyping_disable, []
 
     def save_and_stop(*arguments: Any, **options: Any) -> None:
         save(*arguments, **options)
-        if has_checkpoint(interrupted_in):
+        saved.extend([interrupted_in] if has_checkpoint(interrupted_in) else [])
+        if len(saved) == 2:
             raise KeyboardInterrupt
 
     with ExitStack() as stack:

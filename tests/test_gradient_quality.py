@@ -123,27 +123,6 @@ def test_signal_to_noise_is_the_library_s():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_number_of_draws():
-    model = ll.mlp((40, 50))
-    rule = make_rule("weight_perturbation_signs", model, ll.squared_error, 0.1)
-    like = jax.eval_shape(model.init, KEY)
-    x, y = jnp.ones((3, 40)), jnp.ones((3, 50))
-
-    def temporaries(num_draws):
-        def program(key, params):
-            of_draws = measure_draws(rule, params, (), x, y, key, num_draws, reference=params)
-            return of_draws | measure_examples(model, rule, params, (), x, y, key)
-
-        analysis = jax.jit(program).lower(KEY, like).compile().memory_analysis()
-        assert analysis is not None
-        return analysis.temp_size_in_bytes
-
-    few, many = temporaries(32), temporaries(128)
-    gradient = 4 * sum(leaf.size for leaf in jax.tree.leaves(like))
-    assert many - few < gradient  # 96 more draws
-
-
 @pytest.fixture(scope="module", params=[("weight_perturbation", 18), ("node_perturbation", 3)], ids=str)
 def of_averages(request):
     """A rule, the size of its noise, and its metrics as a function of the number of gradients averaged."""

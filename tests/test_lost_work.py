@@ -17,7 +17,7 @@ import xarray as xr
 
 from experiments import folders, harness, processes
 from experiments.settings import parse
-from tests.command_line import EXPERIMENT, ended, run, start, started
+from tests.command_line import EXPERIMENT, ended, run, start
 
 SMALL = (
     *("--schemes", "gd", "--seeds", "1", "--records", "5", "--units", "6", "--alpha-clone", "20"),
@@ -252,15 +252,3 @@ def test_kills_and_interrupts_at_random_moments_change_nothing(tmp_path, name):
     same, expected = (harness.read_dataset(folder / "results.nc") for folder in (out, whole))
     timed = [name for name in expected.variables if "seconds" in str(name)]
     xr.testing.assert_identical(same.drop_vars(timed), expected.drop_vars(timed))
-
-
-@pytest.mark.slow
-def test_killed_process_is_taken_over(tmp_path):
-    arguments = (*SMALL, "--steps", "4000000", "--out", tmp_path)
-    with started(
-        tmp_path / "checkpoints" / "planted-gd", start(EXPERIMENT.format(name="birth_death"), *arguments)
-    ):
-        end = run("birth_death", *arguments, "--resume")
-        assert_refused(end, f"expected a folder of no other run, got {tmp_path}, held by process")
-    with folders.claims():
-        harness.open_folder(tmp_path, folders.read_config(tmp_path) or {}, resume=True)
