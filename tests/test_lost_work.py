@@ -129,12 +129,13 @@ def test_every_configuration_is_read_again(name, options, tmp_path, monkeypatch)
 
 HOLDS = """
 import sys
+import time
 from pathlib import Path
 from experiments import folders
 with folders.claims():
     folders.open_folder(Path(sys.argv[1]), {"seeds": 1}, resume=True, shared=sys.argv[2] == "shared")
     print("held", flush=True)
-    sys.stdin.read()
+    time.sleep(600)
 """
 
 
