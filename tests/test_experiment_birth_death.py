@@ -1,6 +1,7 @@
 """Birth and death from the command line: what it writes, its report, and its problem by hand."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +96,7 @@ def test_every_scheme_is_the_default_and_has_a_label():
 
 def test_gradients_and_events_have_keys_of_their_own(monkeypatch):
     seen, params = [], {"w": jnp.zeros(3)}
+    population: Any = ()
 
     def update(key, params, population, gradients):
         seen.append(key)
@@ -106,7 +108,7 @@ def test_gradients_and_events_have_keys_of_their_own(monkeypatch):
     monkeypatch.setattr(ll.birth_death, "dynamics", lambda *_, **__: SimpleNamespace(update=update))
     run = run_of(problem, SCHEMES["clone"], Config(), np.array([0, 2]))
     with jax.disable_jit():
-        run.step(Carry(jax.random.key(0), (), params, ()), 0, ())
+        run.step(Carry(jax.random.key(0), (), params, population), 0, ())
     assert len({jax.random.key_data(key).tobytes() for key in seen}) == len(seen) == 4
 
 
