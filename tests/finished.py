@@ -61,6 +61,7 @@ def _poisoned(dataset: xr.Dataset, values: Sequence[float]) -> xr.Dataset:
 
 def check_diverged(report: Any, results: xr.Dataset | xr.DataTree) -> set[str]:
     """Makes rows, table and figures of results that diverged; the metrics that are told where all did."""
+    plt.close("all")
     told = set()
     for values in ((np.nan,), (np.inf, 3e38), (np.nan,) * 10):
         if isinstance(results, xr.DataTree):

@@ -79,6 +79,7 @@ def test_activations_are_told(tmp_path):
         for metric in ("not_two_lines_through_0", "not_a_parabola")
     )
     assert lines < 1e-4 < parabola
+    check_diverged(report, results_in(tmp_path))
 
 
 def test_studies_are_the_notebooks():
@@ -269,10 +270,6 @@ def invented():
             },
         )
     return xr.DataTree.from_dict(found)
-
-
-def test_a_report_tells_what_is_finite_and_no_more(invented):
-    check_diverged(report, invented)
 
 
 def test_what_decides_is_found(invented):
