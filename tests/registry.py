@@ -1,8 +1,9 @@
-"""Every rule and its variants, `RULES[name](model, loss, sigma=0.1) -> Rule`, and every kind of network.
+"""Every rule of the registry with its hyper-parameters, rules with more options on, and kinds of network.
 
-What is added here is held to the whole contract; nothing else in the tests lists rules.
+All of them are held to the whole contract; nothing else in the tests lists rules.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,37 +13,46 @@ import jax.numpy as jnp
 import optax
 
 import lax_learning as ll
+from experiments import registry
 
-RULES: dict[str, Callable[..., ll.Rule]] = {
-    "backprop": lambda model, loss, sigma=0.1: ll.backprop(model, loss),
-    "fa": lambda model, loss, sigma=0.1: ll.feedback_alignment(model, loss),
-    "dfa": lambda model, loss, sigma=0.1: ll.direct_feedback_alignment(model, loss),
-    "np": partial(ll.node_perturbation, sigma=0.1),
-    "np-activity": partial(ll.node_perturbation, sigma=0.1, variant="activity"),
-    "np-antithetic": partial(ll.node_perturbation, sigma=0.1, antithetic=True, noise="rademacher"),
-    "np-layerwise": partial(ll.node_perturbation, sigma=0.1, layerwise=True, share_noise=True),
-    "np-3": partial(ll.node_perturbation, sigma=0.1, num_samples=3),
-    "np-batch": partial(ll.node_perturbation, sigma=0.1, batch=True),
-    "wp": partial(ll.weight_perturbation, sigma=0.1),
-    "wp-central": partial(ll.weight_perturbation, sigma=0.1, difference="central", noise="rademacher"),
-    "wp-3": partial(ll.weight_perturbation, sigma=0.1, num_samples=3),
-    "spsa": lambda model, loss, sigma=0.1: ll.spsa(model, loss, perturbation=lambda count: sigma),
-    "fg": lambda model, loss, sigma=0.1: ll.forward_gradient(model, loss, num_samples=2),
-    "fg-activities": lambda model, loss, sigma=0.1: ll.forward_gradient(model, loss, perturb="activities"),
-    "usf": lambda model, loss, sigma=0.1: ll.sign_symmetry(model, loss, gain=0.5),
-    "frsf": lambda model, loss, sigma=0.1: ll.sign_symmetry(model, loss, magnitude="fixed"),
-    "brsf": lambda model, loss, sigma=0.1: ll.sign_symmetry(model, loss, magnitude="redrawn"),
-    "kp": lambda model, loss, sigma=0.1: ll.kolen_pollack(
-        model, loss, optimizer=optax.sgd(0.1, momentum=0.9)
+
+def targets_of(y: Any) -> Any:
+    """Targets in the structure of the output of the contract's model of trees."""
+    return {"left": y["target"], "right": y["weight"]} if isinstance(y, dict) else y
+
+
+HYPER = {
+    "sigma": 0.1, "gain": 0.5, "optimizer": optax.sgd(0.1, momentum=0.9), "targets": targets_of
+}  # fmt: skip
+
+MORE: dict[str, Callable[..., ll.Rule]] = {
+    "node_perturbation_3": partial(ll.node_perturbation, num_samples=3),
+    "node_perturbation_signs": partial(ll.node_perturbation, antithetic=True, noise="rademacher"),
+    "node_perturbation_shared": partial(ll.node_perturbation, layerwise=True, share_noise=True),
+    "weight_perturbation_3": partial(ll.weight_perturbation, num_samples=3),
+    "weight_perturbation_central_signs": partial(
+        ll.weight_perturbation, difference="central", noise="rademacher"
     ),
-    "decorrelated": lambda model, loss, sigma=0.1: ll.decorrelation.rule(
-        lambda model: ll.feedback_alignment(model, loss), model, ll.decorrelation.dynamics(0.1)
-    ),
+    "forward_gradient_2": partial(ll.forward_gradient, num_samples=2),
 }
 
-LEARNING = ("decorrelated", "kp", "spsa")
-"""Rules whose state moves."""
 
+def _made(factory: Callable[..., ll.Rule], model: ll.Model, loss: Any, **options: Any) -> ll.Rule:
+    known = inspect.signature(factory).parameters
+    return factory(model, loss, **{name: value for name, value in options.items() if name in known})
+
+
+RULES: dict[str, Callable[..., ll.Rule]] = {
+    name: partial(_made, registry.rule_of(factory, **HYPER))
+    for name, factory in {**registry.RULES, **MORE}.items()
+}
+"""`RULES[name](model, loss, **options) -> Rule`, with the options that the rule has."""
+
+LEARNING = (
+    "decorrelated_feedback_alignment", "direct_kolen_pollack", "forward_direct_feedback", "kolen_pollack",
+    "spsa",
+)  # fmt: skip
+"""Rules whose state moves."""
 # Compiling normal draws takes longer than all the rest.
 UNIFORM = jax.nn.initializers.uniform(1.0)
 

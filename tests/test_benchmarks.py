@@ -1,4 +1,4 @@
-"""The benchmarks: reference loops do what the library does, and the command writes what it measured."""
+"""The benchmarks: work, time and their ratios, and what the commands write."""
 
 import itertools
 import json
@@ -6,116 +6,36 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import lax_learning as ll
-from benchmarks import throughput
-from benchmarks.cases import CASES, SYSTEMS, Sizes, microlearning
+from benchmarks import pairs, rules, throughput, tutorial
+from benchmarks.cases import CASES, Sizes, microlearning
+from benchmarks.cases.microlearning import LEARNING_RATE, RULES, Weights, network_of, snr
 from benchmarks.floors import Floors
-from benchmarks.reference import microlearning as loops
 from benchmarks.throughput_report import Result
 from benchmarks.timing import Comparison, Ours, compare
 from benchmarks.work import Work, work_of
 from tests.command_line import call_main
+
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 SIZES = Sizes(hidden=4, batch_size=6, updates=2, examples=5, neurons=8, points=7, steps=3)
 FLOORS = Floors(flops=2.0, bandwidth=3.0, normals=5.0, words=7.0)
 COLUMNS = ["system", "case", "seeds", "ours_s", "reference_s", "ratio", "floor_share", "compile_s", "peak_mb"]
 
 
-def close(got: Any, expected: Any) -> None:
-    """Equal in float64, whose roundings are 1e-16: sums have at most 785 terms of size 10, over sigma^2."""
-    assert np.asarray(got).dtype == np.float64
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
-
-
-# --- the tutorial's loops
-
-
-def library(name: str, noise: Any = "normal") -> tuple[ll.Rule, Any, microlearning.Weights]:
-    """A rule of a small network, its moments over examples, and its weights in float64."""
-    model, compared = microlearning.network_of(SIZES), microlearning.RULES[name]
-    rule = compared.make(model, noise)
-    weights = jax.tree.map(lambda w: w.astype(jnp.float64), microlearning.weights_of(model, rule, 1))
-    return rule, compared.moments(model, rule, noise), weights
-
-
-def in_float64(count: int) -> tuple[np.ndarray, np.ndarray]:
-    x, y = microlearning.examples(count)
-    return x.astype(np.float64), y.astype(np.float64)
-
-
-def as_library(name: str, noise: loops.Noise) -> Any:
-    """The reference's noise, of standard deviation sigma, as unit noise of the library."""
-    hidden, output = (each / microlearning.SIGMA for each in noise)
-    if name.startswith("weight"):
-        both = {f"{i}/w": n[:, :-1].T for i, n in enumerate((hidden, output))}
-        return {**both, "0/b": hidden[:, -1], "1/b": output[:, -1]}
-    return jnp.asarray(hidden.T), jnp.asarray(output.T)
-
-
-def drawn(name: str, weights: loops.Weights, batch_size: int, seed: int = 0) -> loops.Noise:
-    """The reference's noise of a batch; signs where the library draws signs."""
-    rule = microlearning.RULES[name]
-    noise = loops.RULES[rule.reference].draw(
-        np.random.default_rng(seed), weights, batch_size, microlearning.SIGMA
-    )
-    if rule.noise == "rademacher":
-        return np.sign(noise[0]) * microlearning.SIGMA, np.sign(noise[1]) * microlearning.SIGMA
-    return noise
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", microlearning.RULES)
-def test_updates_agree(name: str) -> None:
-    x, y = in_float64(SIZES.batch_size)
-    weights = microlearning.as_reference(library(name)[2])
-    noise = drawn(name, weights, len(x))
-    rule, _, ours = library(name, lambda key, like: as_library(name, noise))
-    after, loss = jax.jit(partial(microlearning.update, rule))(jax.random.key(0), ours, x, y)
-
-    close(loss, np.mean(loops.losses(loops.forward(weights, x.T)[1], y.T)))
-    change = loops.RULES[microlearning.RULES[name].reference].update(
-        weights, x.T, y.T, noise, microlearning.SIGMA
-    )
-    before = weights.hidden.copy()
-    loops.add(weights, change, microlearning.LEARNING_RATE)
-    for got, expected in zip(microlearning.as_reference(after), weights, strict=True):
-        close(got, expected)
-    assert np.abs(weights.hidden - before).max() > 1e-7  # it does something, visibly
-
-
-def whole_of(each: list[loops.Noise]) -> loops.Noise:
-    """The noise of batches of one as that of one batch."""
-    hidden, output = (np.concatenate(column, axis=1) for column in zip(*each, strict=True))
-    return hidden, output
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", microlearning.RULES)
-def test_snr_agrees(name: str) -> None:
-    x, y = in_float64(SIZES.examples)
-    weights = microlearning.as_reference(library(name)[2])
-    each = [drawn(name, weights, 1, seed) for seed in range(len(x))]
-    keys = jax.random.key_data(jax.random.split(jax.random.key(3), len(x)))
-
-    def noise(key: jax.Array, like: Any) -> Any:
-        if name.startswith("node"):  # all examples at once: the library draws for a batch
-            return as_library(name, whole_of(each))
-        # one example after another, each by a key of its own
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(as_library(name, n) for n in each))
-        mine = jnp.argmax(jnp.all(keys == jax.random.key_data(key), axis=-1))
-        return jax.tree.map(lambda leaves: leaves[mine], stacked)
-
-    _, moments, ours = library(name, noise)
-    got = jax.jit(partial(microlearning.snr, moments))(jax.random.key(3), ours, x, y)
-    theirs = loops.RULES[microlearning.RULES[name].reference]
-    close(got, loops.snr(theirs, weights, x.T, y.T, each.__getitem__, microlearning.SIGMA))
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
+    monkeypatch.setattr(throughput, "measured_floors", lambda: FLOORS)
 
 
 # --- work and time
@@ -131,6 +51,13 @@ def test_work_counts_rounds_of_loops_and_not_what_is_unused() -> None:
 
     work = work_of(jax.jit(program).trace(jax.random.key(0), jnp.ones((3, 3))))
     assert work == Work(flops=5 * 2 * 3**3, normals=9, words=9)
+
+
+def test_work_counts_the_costliest_branch() -> None:
+    def program(choice: jax.Array, a: jax.Array) -> jax.Array:
+        return jax.lax.cond(choice, lambda: a @ a, lambda: a)
+
+    assert work_of(jax.jit(program).trace(jnp.array(True), jnp.ones((3, 3)))) == Work(flops=2 * 3**3)
 
 
 def test_work_counts_once_what_is_written_twice() -> None:
@@ -155,8 +82,7 @@ def test_work_of_a_case_is_that_of_its_products() -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_an_ensemble_does_the_work_of_all_its_seeds(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
+def test_an_ensemble_does_the_work_of_all_its_seeds(seeds: int) -> None:
     floors = Floors(flops=1.0, bandwidth=1e30, normals=1e30, words=1e30)
     a = jnp.ones((4, 4)) if seeds == 1 else jnp.ones((seeds, 4, 4))
     ours = Ours(lambda key, a, b: a @ b, a, (jnp.ones((4, 4)),), seeds, pieces=5, on_cpu=1)
@@ -180,7 +106,6 @@ def test_a_second_trace_is_an_error(seeds: int, monkeypatch: pytest.MonkeyPatch)
     odd = jax.random.split(key, (seeds, 2))
     keys = itertools.chain([first], itertools.cycle([odd[0] if seeds == 1 else odd]))
     monkeypatch.setattr("benchmarks.timing.cycle", lambda _: keys)
-    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
     member = jnp.zeros(()) if seeds == 1 else jnp.zeros(seeds)
     with pytest.raises(RuntimeError, match="expected 1 traces of the program, got 2"):
         compare(Ours(lambda key, m: jax.random.key_data(key), member, (), seeds), lambda: None, 1, FLOORS)
@@ -202,7 +127,6 @@ def test_the_reference_gets_the_faster_number_of_threads(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("benchmarks.timing.threadpool_limits", limits)
     monkeypatch.setattr("benchmarks.timing.os.cpu_count", lambda: 3)
-    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
     ours = Ours(lambda key, m: m, jnp.zeros(()))
     for fast in (1, 3):
         reference = lambda fast=fast: time.sleep(0.0 if given == [fast] else 0.02)  # noqa: E731
@@ -218,15 +142,25 @@ def test_seeds_that_fit_are_memory_over_what_a_seed_takes(monkeypatch: pytest.Mo
     }  # fmt: skip
 
 
-# --- the command
+def test_ratio_of_pairs() -> None:
+    def busy(times: int) -> Any:
+        return lambda: [sum(range(20_000)) for _ in range(times)]
+
+    found = pairs.compare(busy(4), busy(1), seconds=0.2)
+    assert found.spread[0] <= found.ratio <= found.spread[1] and found.pairs >= 7
+    assert 3 < found.ratio < 5
+
+
+def test_no_repeats_are_refused() -> None:
+    with pytest.raises(ValueError, match="repeats: expected at least 1, got 0"):
+        compare(Ours(lambda key, m: m, jnp.zeros(())), lambda: None, 0, FLOORS)
+
+
+# --- the commands
 
 
 def test_command_writes_rows_and_figure(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(throughput, "measured_floors", lambda: FLOORS)
-    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
-    chosen = [
-        case for case in CASES if case.name in ("update: backprop", "SNR: backprop", "update: Kolen-Pollack")
-    ]
+    chosen = [case for case in CASES if case.name in ("update: backprop", "SNR: backprop")]
     chosen.append(chosen[0]._replace(name="never", requires="no_such_package"))
     monkeypatch.setattr(throughput, "CASES", chosen)
     sizes = [f"--sizes.{name.replace('_', '-')}={value}" for name, value in SIZES.__dict__.items()]
@@ -242,13 +176,12 @@ def test_command_writes_rows_and_figure(tmp_path, monkeypatch) -> None:
     ]  # fmt: skip
     assert all(list(row) == COLUMNS for row in written["rows"])
     assert [(row["case"], row["seeds"]) for row in written["rows"]] == [
-        ("update: backprop", 1), ("update: backprop", 2), ("update: Kolen-Pollack", 1),
-        ("update: Kolen-Pollack", 2), ("SNR: backprop", 1),
+        ("update: backprop", 1), ("update: backprop", 2), ("SNR: backprop", 1),
     ]  # fmt: skip
     for row in written["rows"]:
         assert row["ratio"] == row["reference_s"] / row["ours_s"]
         assert all(row[name] > 0 for name in COLUMNS[3:])
-    assert "device: 1 x cpu" in out and out.count("| microlearning: update: K") == 2 and "5/5" in err
+    assert "device: 1 x cpu" in out and out.count("| microlearning: update: b") == 2 and "3/3" in err
     assert "left out: microlearning, never: it needs no_such_package" in err
 
 
@@ -261,7 +194,6 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
         measured.append("case")
         return Comparison(0.5, 2.0, 0.1, 1.0, 24.0, 4.0, len(measured))
 
-    monkeypatch.setattr(throughput, "measured_floors", lambda: FLOORS)
     monkeypatch.setattr(throughput, "compare", compared)
     monkeypatch.setattr(throughput, "CASES", CASES[:3])
     arguments = ("--seeds", "1", "--systems", "microlearning", "--out", tmp_path)
@@ -291,22 +223,81 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
     assert code == 2 and "holds a run of another configuration (repeats: 7 there, 3 here)" in err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--systems", "birth"), f"--systems: expected some of {', '.join(SYSTEMS)}, got 'birth'"),
-        (("--repeats", "0"), "--repeats: expected at least 1, got 0"),
-        (("--seeds", "1", "0"), "--seeds: expected at least 1, got 0"),
-        (("--sizes.examples", "2"), "--sizes.examples: expected at least 3, got 2"),
-    ],
-    ids=["systems", "repeats", "seeds", "examples"],
-)
-def test_bad_input_is_refused_by_name(tmp_path, arguments, message) -> None:
-    code, _, err = call_main(throughput.main, *arguments, "--out", str(tmp_path / "never"))
-    assert code == 2 and message in err and "Traceback" not in err
-    assert not (tmp_path / "never").exists()
+SMALL = ("--seeds", "2", "--epochs", "2", "--hidden", "4", "--batch-size", "2000", "--examples", "5")
 
 
-def test_no_repeats_are_refused() -> None:
-    with pytest.raises(ValueError, match="repeats: expected at least 1, got 0"):
-        compare(Ours(lambda key, m: m, jnp.zeros(())), lambda: None, 0, FLOORS)
+@pytest.mark.slow
+def test_tutorial_times_every_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tutorial, "COMPARED", ("backprop", "weight perturbation"))
+    code, _, err = call_main(tutorial.main, *SMALL, "--out", tmp_path)
+    assert code == 0, err
+    written = json.loads((tmp_path / "tutorial.json").read_text())
+    backprop, weight = written["rows"]
+    assert (backprop["rule"], weight["rule"]) == ("backprop", "weight perturbation")
+    assert backprop["cosine"] == pytest.approx(1, abs=1e-5) and abs(weight["cosine"]) < 0.5
+    for row in written["rows"]:
+        assert 0 <= row["accuracy"] <= 1 and row["snr"] > 0 and row["run_s"] > 0 and row["compile_s"] > 0
+
+
+def test_tutorial_writes_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of runs that do nothing."""
+    monkeypatch.setattr(tutorial, "COMPARED", ("backprop", "weight perturbation"))
+    nothing = {"accuracy": jnp.arange(3.0), "cosine": jnp.ones(3), "snr": jnp.ones(())}
+    monkeypatch.setattr(tutorial, "comparison", lambda *_: lambda key, data: nothing)
+    code, out, err = call_main(tutorial.main, *SMALL, "--out", tmp_path)
+    assert code == 0, err
+    written = json.loads((tmp_path / "tutorial.json").read_text())
+    assert tuple(row["rule"] for row in written["rows"]) == tutorial.COMPARED
+    assert all((row["accuracy"], row["cosine"], row["snr"]) == (2, 1, 1) for row in written["rows"])
+    assert written["updates"] == 4 and written["config"]["seeds"] == 2 and "2 seeds in" in out
+    assert written["run_s"] == sum(row["run_s"] for row in written["rows"])
+
+
+@pytest.mark.slow
+def test_it_trains_as_updates_by_hand_do() -> None:
+    """Six updates of backprop, in two epochs, in the tutorial's units, on the same batches."""
+    x = np.random.default_rng(0).random((6, 784), np.float32)
+    y = np.eye(10, dtype=np.float32)[np.arange(6)]
+    data = ll.data.Splits(*[ll.data.Dataset(x, y)] * 3)
+    config = tutorial.Config(seeds=1, epochs=2, hidden=4, batch_size=2)
+    key = jax.random.key(5)
+    found = jax.jit(tutorial.comparison("backprop", config, 6))(key, data)
+
+    model, compared = network_of(Sizes(hidden=4)), RULES["backprop"]
+    rule = compared.make(model, "normal")
+    train = ll.make_train(rule, optax.sgd(LEARNING_RATE), init=model.init, num_updates=6, batch_size=2)
+    state = jax.jit(train)(jax.random.split(key)[0], data).state
+    accuracy = ll.accuracy(model.apply(state.params, x), y)
+    assert found["accuracy"].shape == (3,) and found["accuracy"][-1] == accuracy
+    train_key, snr_key = jax.random.split(key)
+    weights = Weights(train.init(train_key, data).params, ())
+    expected = jax.jit(partial(snr, compared.moments(model, rule, "normal")))(snr_key, weights, x, y)
+    np.testing.assert_allclose(found["snr"], expected, rtol=1e-4)  # sums of 6 in float32
+
+
+def test_a_row_has_means_over_seeds_at_the_end() -> None:
+    of_seeds = jax.numpy.array([[0.0, 0.25, 0.5], [0.0, 0.5, 1.0]])
+    found = {"accuracy": of_seeds, "cosine": of_seeds / 2, "snr": of_seeds[:, 1]}
+    assert tutorial._row("mine", 3.0, 4.0, found) == {
+        "rule": "mine", "compile_s": 3.0, "run_s": 4.0, "accuracy": 0.75, "cosine": 0.375, "snr": 0.375,
+    }  # fmt: skip
+
+
+def test_rules_write_what_they_measured(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("flax")
+    pytest.importorskip("equinox")
+    pytest.importorskip("haiku")
+    params = rules.network_params
+    for name in ("LEAST_S", "STEPS", "UPDATES", "BATCH"):
+        monkeypatch.setattr(rules, name, {"LEAST_S": 0.0}.get(name, 2))
+    monkeypatch.setattr(rules, "RULES", {"backprop": rules.RULES["backprop"]})
+    monkeypatch.setattr(rules, "network_params", lambda key: params(key, (784, 5, 10)))
+    options = "--models", "plain_mlp", "--scale", 2, "--seconds", 0.001, "--out", tmp_path
+    code, printed, _ = call_main(rules.main, *options)
+    assert code == 0
+    written = json.loads((tmp_path / "rules.json").read_text())
+    assert {"date", "machine", "versions"} < written.keys()
+    assert [row["part"] for row in written["rows"]] == ["network", "recurrent", "zoo", "zoo"]
+    assert all(row["ratio"] > 0 for row in written["rows"] if row["part"] != "recurrent")
+    assert [row["scale"] for row in written["rows"] if row["part"] == "zoo"] == [2] * 2
+    assert "goals missed" in printed

@@ -13,19 +13,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lax_learning as ll
 from benchmarks import throughput
-from benchmarks.cases import CASES, Case, Sizes, decorrelation, symbolic
+from benchmarks.cases import CASES, Case, Sizes, birth_death, decorrelation, symbolic
+from benchmarks.cases import plasticity as k_cap
 from benchmarks.floors import Floors
 from benchmarks.timing import Ours, compare
+from experiments.plasticity_transfer.models import double_softmax
+from lax_learning import plasticity
 from lax_learning import symbolic as sy
 from lax_learning.decorrelation import State
+from tests.compare import slow_but
 
-torch = pytest.importorskip("torch", reason="these reference loops need PyTorch: make torch")
+torch: Any = pytest.importorskip("torch", reason="these reference loops need PyTorch: make torch")
 
+from benchmarks.reference import birth_death as population  # noqa: E402
 from benchmarks.reference import decorrelation as decorrelation_loop  # noqa: E402
+from benchmarks.reference import plasticity as k_cap_loop  # noqa: E402
 from benchmarks.reference import symbolic as critic_loop  # noqa: E402
 
-SIZES = Sizes(neurons=4, points=5, steps=2, updates=3, curve_points=6, epochs=2)
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
+
+# Wide enough that no two units have the same synapses from those that fire: PyTorch breaks ties as it likes.
+SIZES = Sizes(
+    neurons=8, points=7, steps=3, updates=3, curve_points=6, epochs=2, width=41, samples=20,
+    rule_batch_size=6, rule_batches=4,
+)  # fmt: skip
 FLOORS = Floors(flops=1e11, bandwidth=1e10, normals=1e8, words=1e8)
 CASES_WITH_TORCH = [case for case in CASES if case.requires == "torch"]
 KEY = jax.random.key(0)
@@ -41,6 +54,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short measurements, and the search within a cap in fewer and larger steps: the same result."""
+    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
+    monkeypatch.setattr(importlib.import_module("lax_learning.plasticity._k_cap"), "_BITS_A_ROUND", 8)
+
+
 @pytest.fixture
 def float64(x64: None) -> Iterator[None]:
     """Runs the test in float64, PyTorch too."""
@@ -49,15 +69,16 @@ def float64(x64: None) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def close(got: Any, expected: Any) -> None:
+def close(got: Any, expected: Any, atol: float = 1e-10) -> None:
     """Equal in float64, whose roundings are 1e-16, of sums of less than 100 terms of size 10.
 
     Adam divides by `|g| + 1e-8`: a rounding of a gradient near 0 is 1e8 as large, times a learning rate of at
     most 1e-3.
     """
+    got, expected = (a.detach().numpy() if isinstance(a, torch.Tensor) else a for a in (got, expected))
     got, expected = np.asarray(got), np.asarray(expected)
-    assert got.dtype == np.float64 and got.shape == expected.shape
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
+    assert got.dtype == expected.dtype == np.float64 and got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=0, atol=atol)
 
 
 def in_float64(leaf: jax.Array) -> jax.Array:
@@ -93,7 +114,7 @@ def values(module: Any) -> list[np.ndarray]:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("widths", [(12, 7), (12, 7, 5)], ids=["one_layer", "two_layers"])
+@pytest.mark.parametrize("widths", [pytest.param((12, 7), marks=pytest.mark.slow), (12, 7, 5)])
 def test_decorrelated_updates_agree(widths: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     made = decorrelation.learner(widths)
@@ -216,12 +237,149 @@ def test_every_epoch_has_draws_of_its_own() -> None:
     assert abs(uniform.mean() - 0.5) < 5 / 12_000**0.5 and 0 <= uniform.min() < uniform.max() <= 1
 
 
+# --- birth and death
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("scale", slow_but([100.0], [3.0, 100.0]))
+def test_steps_agree(scale: float) -> None:
+    """In float64, whose roundings are 1e-16, over 6 steps of sums of at most 8 x 7 terms below 100."""
+    rng = np.random.default_rng(4)
+    w, c = rng.standard_normal((SIZES.neurons, SIZES.neurons)), rng.standard_normal((1, SIZES.neurons))
+    params = {"w": jnp.asarray(w.T)}, {"w": jnp.asarray(c.T)}
+    student = population.Student(torch.tensor(w), torch.tensor(c))
+    optimizer = torch.optim.SGD(student.parameters(), lr=birth_death.LEARNING_RATE)
+    network = birth_death.student_of(SIZES.neurons)
+    carry = params, birth_death.dynamics_of().init(params)
+
+    def step(carry: birth_death.Carry, x: Any, y: Any, draws: ll.birth_death.Draws) -> birth_death.Carry:
+        dynamics = birth_death.dynamics_of(lambda key, n: draws)
+        return birth_death.step(dynamics, network, jax.random.key(0), carry, x, y)
+
+    step, events = jax.jit(step), np.zeros(2, int)
+    for _ in range(6):
+        x = np.asarray(population.draw_inputs(SIZES.points, SIZES.neurons), np.float64)
+        y = 5 * rng.standard_normal((SIZES.points, 1))
+        draws = rng.random((4, SIZES.neurons)) / [[scale], [1], [scale], [1]]
+        theirs = population.Draws(*torch.tensor(draws))
+        examples = torch.tensor(x), torch.tensor(y)
+        events += population.step(student, optimizer, *examples, theirs, birth_death.ALPHA)
+        carry = step(carry, x, y, ll.birth_death.Draws(*map(jnp.asarray, draws)))
+        assert carry[0][0]["w"].dtype == jnp.float64
+        for got, expected in zip(birth_death.as_reference(carry[0]), (student.w, student.c), strict=True):
+            close(got, expected)
+    assert carry[1].num_killed == events[0] > 0
+    # The reference counts clones that were asked for, the library those that found a slot.
+    assert 0 < carry[1].num_cloned <= events[1]
+
+
+def test_nobody_survives_nobody_dies() -> None:
+    w = torch.arange(6.0).reshape(3, 2)
+    student = population.Student(w.clone(), torch.ones(1, 3))
+    always = population.Draws(*torch.zeros(4, 3))
+    assert population.resample(student, torch.ones(3), always, 1.0) == (0, 0)
+    assert population.resample(student, -torch.ones(3), always, 1.0) == (0, 3)  # and no slot is free
+    assert torch.equal(student.w, w)
+
+
+def test_inputs_are_on_the_unit_sphere() -> None:
+    x = population.draw_inputs(50, 7)
+    torch.testing.assert_close(torch.sum(x**2, dim=1), torch.ones(50))
+    assert len(torch.unique(x)) == 50 * 7
+
+
+# --- k-cap networks
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_pass_agrees() -> None:
+    """A weight is a sum of 20 changes of 0.01, and no cap is decided by less than its 1e-16."""
+    network = k_cap.network_of(SIZES, k_cap.INPUTS, k_cap.LABELS, jnp.float64)
+    state, tables = network.init(jax.random.key(1)), k_cap.learned_tables(jnp.float64)
+    x, labels = k_cap.images(SIZES.samples)
+    x = x.astype(np.float64)
+    after, predictions = jax.jit(partial(k_cap.learn, SIZES))(jax.random.key(0), tables, state, x, labels)
+
+    theirs, their_tables = k_cap.as_reference(state, tables, k_cap.cap_of(SIZES))
+    first = theirs.weights[0].clone()
+    chosen = []
+    for sample, label in zip(torch.from_numpy(x), torch.from_numpy(labels), strict=True):
+        chosen.append(int(k_cap_loop.forward(theirs, sample[None])[0].argmax()))
+        k_cap_loop.one_pass(theirs, their_tables, sample[None], label[None])
+    assert len(set(chosen)) > 1
+    np.testing.assert_array_equal(predictions, chosen)
+    assert torch.equal(theirs.weights[0], first)
+    for layer, *tensors in zip(after[1:], theirs.weights[1:], theirs.masks[1:], strict=True):
+        w, mask = (each.numpy().T for each in tensors)
+        close(layer["w"], w, 1e-14)
+        assert np.unique(np.round(w[mask > 0], 9)).size > 10  # other synapses learned other things
+        assert not w[mask == 0].any()
+    probs = k_cap_loop.forward(theirs, torch.from_numpy(x))[0]
+    close(jax.nn.softmax(network.apply(after, x)), probs, 1e-12)  # of logits of size 20
+
+
+def k_cap_start() -> tuple[ll.data.Splits, plasticity.State, ll.TrainState]:
+    """Points, a network and its meta-learning before the first batch, in float64."""
+    data = k_cap.points(SIZES, jnp.float64)
+    return data, *k_cap.start_of(SIZES, data, jax.random.key(1))
+
+
+def batch_of(data: ll.data.Dataset, chosen: Any) -> tuple[Any, Any]:
+    x, y = (np.asarray(a)[chosen] for a in data)
+    return torch.tensor(x), torch.from_numpy(np.argmax(y, axis=-1))
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradients_agree() -> None:
+    """Of the loss of a pass over a batch, by tables away from their start and by the first layer."""
+    data, state, train = k_cap_start()
+    params = train.params._replace(tables=k_cap.learned_tables(jnp.float64))
+    network = k_cap.network_of(SIZES, k_cap.FEATURES, k_cap.SIDES, jnp.float64)
+    rule = plasticity.meta_rule(network, state, loss=double_softmax)
+    loss, grads, _ = jax.jit(rule.value_and_grad)(jax.random.key(0), params, (), *data.train)
+
+    theirs, tables = k_cap.as_reference(state, params.tables, k_cap.cap_of(SIZES), requires_grad=True)
+    expected = k_cap_loop.one_pass(theirs, tables, *batch_of(data.train, slice(None)))
+    expected.backward()
+    close(loss, expected, 1e-13)
+    # Sums of some 1 000 terms of at most 1.
+    close(grads.tables.hidden[0], tables.hidden.grad, 1e-12)
+    close(grads.tables.output, tables.output.grad, 1e-12)
+    close(grads.w, theirs.weights[0].grad.T, 1e-12)
+    for gradient in jax.tree.leaves(grads):
+        assert np.abs(gradient).max() > 1e-4
+
+
+@pytest.mark.usefixtures("x64")
+def test_meta_learning_agrees() -> None:
+    """Batch after batch: Adam divides by no less than 1e-8, so that 1e-16 can become 1e-8 of its 0.01."""
+    data, state, train = k_cap_start()
+    after, losses = jax.jit(partial(k_cap.meta_learn, SIZES))(jax.random.key(0), (state, train), data)
+
+    schedule = ll.data.batches(len(data.train.x), SIZES.rule_batch_size)
+    theirs, tables = k_cap.as_reference(state, train.params.tables, k_cap.cap_of(SIZES), requires_grad=True)
+    adam = k_cap_loop.optimizer(theirs, tables)
+    order, expected = train.batches, []
+    for step in range(SIZES.rule_batches):
+        order, chosen = schedule.next(order, step)
+        expected.append(k_cap_loop.meta_update(theirs, tables, adam, *batch_of(data.train, chosen)))
+    close(losses, expected, 1e-9)
+    close(after.params.tables.hidden[0], tables.hidden, 1e-9)
+    close(after.params.tables.output, tables.output, 1e-9)
+    close(after.params.w, theirs.weights[0].T, 1e-9)
+    assert not any(w.any() for w in theirs.weights[1:])  # every batch starts from 0
+    assert np.abs(after.params.tables.output).min() > 1e-4  # 0 before
+
+
 # --- the cases
 
 
-@pytest.mark.parametrize("case", [decorrelation.CASES[1], symbolic.CASES[0]], ids=lambda case: case.name)
-def test_cases_can_be_timed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
+@pytest.mark.parametrize(
+    "case",
+    slow_but([(birth_death.CASES[0],)], [(case,) for case in CASES_WITH_TORCH]),
+    ids=lambda case: case.name,
+)
+def test_cases_can_be_timed(case: Case) -> None:
     assert case.can_run()
     comparison = compare(case.ours(SIZES, 1), case.reference(SIZES), 1, FLOORS)
     assert all(np.isfinite(value) and value > 0 for value in (*comparison, comparison.ratio))
@@ -266,6 +424,19 @@ def test_the_loops_get_the_settings_of_the_cases(monkeypatch: pytest.MonkeyPatch
     assert group["weight_decay"] == symbolic.DECAY and group["params"] == list(critic.parameters())
     for got, (low, high) in ((group["lr"], symbolic.LEARNING_RATES), (penalty, symbolic.PENALTIES)):
         assert low < got < high
+
+
+def test_k_cap_cases_have_the_pieces_of_their_loops() -> None:
+    for case, pieces in zip(k_cap.CASES, (SIZES.samples, SIZES.rule_batches), strict=True):
+        ours = case.ours(SIZES, 2)
+        assert ours.pieces == pieces
+        jax.eval_shape(
+            jax.vmap(ours.one, (0, 0, *(None,) * len(ours.shared))),
+            jax.random.split(KEY),
+            ours.member,
+            *ours.shared,
+        )
+        case.reference(SIZES)()
 
 
 def test_without_torch_the_cases_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -29,20 +29,31 @@ KEYS = jax.random.split(jax.random.key(0), 8)
 SIZE = 6
 # Rules that have code of their own between them and the sites; the others are their options.
 TELLING = (
-    "dfa",
-    "np-antithetic",
-    "np-batch",
-    "wp-central",
+    "direct_feedback_alignment",
+    "node_perturbation_signs",
+    "node_perturbation_batch",
+    "weight_perturbation_central_signs",
     "spsa",
-    "fg",
-    "fg-activities",
-    "kp",
-    "decorrelated",
+    "forward_gradient_2",
+    "forward_gradient_activities",
+    "kolen_pollack",
+    "decorrelated_feedback_alignment",
+    "direct_random_target_projection",
+    "forward_direct_feedback",
+    "guided_by_feedback_alignment",
+    "weight_perturbation_low_rank",
 )
 
 
 # What costs a program for each rule: one of each kind.
-ONE_OF_A_KIND = ("dfa", "np-batch", "wp-central", "fg", "kp", "decorrelated")
+ONE_OF_A_KIND = (
+    "direct_feedback_alignment",
+    "node_perturbation_batch",
+    "weight_perturbation_central_signs",
+    "forward_gradient_2",
+    "kolen_pollack",
+    "decorrelated_feedback_alignment",
+)
 telling_rules = pytest.mark.parametrize("name", slow_but(TELLING, RULES))
 
 
@@ -104,7 +115,14 @@ def on(kind: str, name: str, dtype: Any = jnp.float32) -> ll.Rule:
 
 
 # What sees the structure of a model; the others would cost a compilation for each kind and show nothing new.
-SEE_THE_MODEL = ("backprop", "fa", "dfa", "np", "wp", "decorrelated")
+SEE_THE_MODEL = (
+    "backprop",
+    "feedback_alignment",
+    "direct_feedback_alignment",
+    "node_perturbation",
+    "weight_perturbation",
+    "decorrelated_feedback_alignment",
+)
 ON_OTHERS = [(kind, name) for kind in ("convolutional", "recurrent") for name in SEE_THE_MODEL]
 
 
@@ -120,7 +138,7 @@ def roundings(name: str) -> float:
     Sums of a dozen terms in another order differ by less than 64. Perturbation rules divide a
     difference of losses of order 1 by sigma = 0.1 or 0.2, which multiplies that by 1 / sigma.
     """
-    return 640 if name.startswith(("wp", "np")) else 64
+    return 640 if name.startswith(("weight_perturbation", "node_perturbation")) else 64
 
 
 def exact_shapes(model: ll.Model, loss: Any, *args: Any) -> Any:
@@ -135,7 +153,10 @@ OF_SHAPES = [
     (name, kind, dtype, has_aux) for name, dtype, (kind, has_aux) in itertools.product(RULES, DTYPES, KINDS)
 ]
 FAST_SHAPES = [(name, "trees", "float64", True) for name in RULES]
-FAST_SHAPES += [(name, "recurrent", "bfloat16", False) for name in ("dfa", "np-batch", "spsa", "kp")]
+FAST_SHAPES += [
+    (name, "recurrent", "bfloat16", False)
+    for name in ("direct_feedback_alignment", "node_perturbation_batch", "spsa", "kolen_pollack")
+]
 
 
 @pytest.mark.parametrize(("name", "kind", "dtype", "has_aux"), slow_but(FAST_SHAPES, OF_SHAPES))
@@ -194,7 +215,7 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
     side_by_side, scanned = together(start, state)
     close(side_by_side, stacked)
     close(scanned, stacked)
-    if name == "np-batch":  # also without jit
+    if name == "node_perturbation_batch":  # also without jit
         close(update(keys[0], start, state, sigmas[0]), rows[0])
     assert_same((start, x, y), before)
     if name in LEARNING:
@@ -202,7 +223,7 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
     else:
         assert_same(rows[0][2], state)
     np.testing.assert_allclose(stacked[0], jnp.mean(loss(model.apply(start, x), y)), rtol=1e-5)
-    if name.startswith(("wp", "np")):  # key and sigma matter
+    if name.startswith(("weight_perturbation", "node_perturbation")):  # key and sigma matter
         assert differs(rows[0][1], rows[1][1])
 
 
@@ -239,7 +260,7 @@ def test_half_precision(kind: str, names: tuple[str, ...]) -> None:
 # --- weights of examples
 
 
-@pytest.mark.parametrize("name", ["fa", "dfa"])
+@pytest.mark.parametrize("name", ["feedback_alignment", "direct_feedback_alignment"])
 def test_examples_of_weight_zero_count_for_nothing(name: str) -> None:
     rule, kept = make(name), np.flatnonzero(Y["weight"])
     state = rule.init(KEYS[0], PARAMS, X)
@@ -247,7 +268,7 @@ def test_examples_of_weight_zero_count_for_nothing(name: str) -> None:
 
     @partial(jax.jit, compiler_options=QUICK)
     def run(params: Any, state: Any) -> Any:
-        own = state._replace(feedback=params) if name == "fa" else state
+        own = state._replace(feedback=params) if name == "feedback_alignment" else state
         update = partial(rule.value_and_grad, KEYS[1], params)
         of_all, of_kept = update(state, X, Y), update(state, kept_x, kept_y)
         return of_all[:2], of_kept[:2], update(own, X, Y)[1], jax.grad(mean_loss)(params)
@@ -255,11 +276,15 @@ def test_examples_of_weight_zero_count_for_nothing(name: str) -> None:
     found, of_kept, grads, exact = run(PARAMS, state)
     assert_close(found, jax.tree.map(lambda leaf: len(kept) / SIZE * leaf, of_kept), ulps=64)
     # By feedback through the weights all gradients are exact, by direct feedback that of the read-out.
-    assert_close(*(tree["second"] if name == "dfa" else tree for tree in (grads, exact)), ulps=64)
+    assert_close(
+        *(tree["second"] if name == "direct_feedback_alignment" else tree for tree in (grads, exact)), ulps=64
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["np-antithetic", "np-batch", "wp-central"])
+@pytest.mark.parametrize(
+    "name", ["node_perturbation_signs", "node_perturbation_batch", "weight_perturbation_central_signs"]
+)
 def test_estimates_follow_the_weights_of_examples(name: str) -> None:
     rule, number = make(name, sigma=1e-2), 4000
 
@@ -307,7 +332,9 @@ def test_every_rule_goes_into_a_training_run(kind: str, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("with_default_passes")
-@pytest.mark.parametrize("name", ["np-3", "backprop", "kp", "decorrelated"])
+@pytest.mark.parametrize(
+    "name", ["node_perturbation_3", "backprop", "kolen_pollack", "decorrelated_feedback_alignment"]
+)
 def test_a_member_does_not_depend_on_how_many_run_beside_it(name: str) -> None:
     train = trainer(name)
 
@@ -338,12 +365,12 @@ def check_pieces(name: str, same: Callable[[Any, Any], None]) -> None:
 
 
 def test_runs_are_deterministic_and_the_same_in_pieces() -> None:
-    check_pieces("np", partial(assert_close, ulps=4 * roundings("np")))
+    check_pieces("node_perturbation", partial(assert_close, ulps=4 * roundings("node_perturbation")))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("with_default_passes")
-@pytest.mark.parametrize("name", ["np", "kp"])
+@pytest.mark.parametrize("name", ["node_perturbation", "kolen_pollack"])
 def test_runs_in_pieces_are_the_same_to_the_last_bit(name: str) -> None:
     check_pieces(name, assert_same)
 
@@ -405,8 +432,8 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize(
     ("name", "optimizer"),
     slow_but(
-        [("fa", "lbfgs"), ("backprop", "multi_steps_of_polyak")],
-        [("fa", "lbfgs"), *(("backprop", optimizer) for optimizer in OPTIMIZERS)],
+        [("feedback_alignment", "lbfgs"), ("backprop", "multi_steps_of_polyak")],
+        [("feedback_alignment", "lbfgs"), *(("backprop", optimizer) for optimizer in OPTIMIZERS)],
     ),
 )
 def test_training_with_weights_of_examples_equals_its_loop(name: str, optimizer: str) -> None:
@@ -461,9 +488,11 @@ def same_at_every_step(key: Any, like: Any) -> Any:
 
 
 SCANNED: dict[str, Any] = {
-    **{name: RULES[name] for name in ("backprop", "fa", "wp-central")},
-    "np": partial(ll.node_perturbation, sigma=0.1, noise=same_at_every_step),
-    "np-activity": partial(ll.node_perturbation, sigma=0.1, noise=same_at_every_step, variant="activity"),
+    **{name: RULES[name] for name in ("backprop", "feedback_alignment", "weight_perturbation_central_signs")},
+    "node_perturbation": partial(ll.node_perturbation, sigma=0.1, noise=same_at_every_step),
+    "node_perturbation_activity": partial(
+        ll.node_perturbation, sigma=0.1, noise=same_at_every_step, variant="activity"
+    ),
 }
 
 
@@ -515,7 +544,11 @@ CONTAINERS: dict[str, Callable[[Any], Any]] = {
 def test_gradients_of_a_rule_have_the_structure_of_its_params(name: str) -> None:
     model, loss, x, y = problem("dense")
     params = jax.eval_shape(model.init, KEYS[0])
-    for container in CONTAINERS.values() if name in ("fa", "np-batch") else [CONTAINERS["own order"]]:
+    for container in (
+        CONTAINERS.values()
+        if name in ("feedback_alignment", "node_perturbation_batch")
+        else [CONTAINERS["own order"]]
+    ):
         as_given = container(params)
 
         def apply(given: Any, x: Any) -> Any:
@@ -525,7 +558,7 @@ def test_gradients_of_a_rule_have_the_structure_of_its_params(name: str) -> None
         rule = make(name, ll.Model(apply), loss)
         state = jax.eval_shape(rule.init, KEYS[0], as_given, x)
         grads = jax.eval_shape(rule.value_and_grad, KEYS[0], as_given, state, x, y)[1]
-        if name in ("fa", "frsf", "kp"):
+        if name in ("feedback_alignment", "sign_symmetry_fixed", "kolen_pollack"):
             held = jax.tree.structure(state.feedback, is_leaf=lambda leaf: leaf is None)
             assert held == jax.tree.structure(as_given)
         assert jax.tree.structure(grads) == jax.tree.structure(as_given)

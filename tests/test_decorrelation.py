@@ -138,7 +138,9 @@ def test_an_update_costs_three_products_of_the_size_of_the_batch() -> None:
 WIDTHS = (37, 41, 43)  # primes, so that no product is met by chance
 
 
-@pytest.mark.parametrize("name", slow_but(["np"], ["kp", "np", "wp"]))
+@pytest.mark.parametrize(
+    "name", slow_but(["node_perturbation"], ["kolen_pollack", "node_perturbation", "weight_perturbation"])
+)
 def test_no_array_of_batch_times_weights_and_no_product_of_sizes_cubed_in_a_training_step(name: str) -> None:
     batch, model = 31, ll.mlp(WIDTHS, activation=jnp.tanh)
     data = ll.data.Splits(*[ll.data.Dataset(jnp.ones((40, WIDTHS[0])), jnp.ones((40, WIDTHS[-1])))] * 3)
@@ -382,13 +384,15 @@ PARAMS, X, Y = DENSE.init(KEY), normal(10, 6, 5), normal(11, 6, 3)
 LAYERS = moved(rule_of(DENSE, bias=True).init(KEY, PARAMS, X).layers)
 
 
-ON_NETWORKS = [("dense", n) for n in RULES if not n.endswith(("-3", "-antithetic", "-layerwise"))] + [
-    (kind, name) for kind in ("convolutional", "recurrent") for name in ("dfa", "np")
+ON_NETWORKS = [("dense", n) for n in RULES if not n.endswith(("_2", "_3", "_signs", "_shared"))] + [
+    (kind, name)
+    for kind in ("convolutional", "recurrent")
+    for name in ("direct_feedback_alignment", "node_perturbation")
 ]
 """Every rule, but not every form of its noise, and not on every network: each costs a compilation."""
 
 
-@pytest.mark.parametrize(("kind", "name"), slow_but([("convolutional", "np")], ON_NETWORKS))
+@pytest.mark.parametrize(("kind", "name"), slow_but([("convolutional", "node_perturbation")], ON_NETWORKS))
 def test_the_identity_changes_nothing(kind: str, name: str) -> None:
     model = NETWORKS[kind](jnp.float32)
     params, x, y = model.init(KEY), normal(1, 3, *INPUT_SHAPES[kind]), normal(2, 3, 2)
@@ -425,7 +429,10 @@ def test_feedback_alignment_on_decorrelated_inputs() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name", "dtype"),
-    [("dense", "np", jnp.bfloat16), pytest.param("recurrent", "kp", jnp.float64, marks=pytest.mark.slow)],
+    [
+        ("dense", "node_perturbation", jnp.bfloat16),
+        pytest.param("recurrent", "kolen_pollack", jnp.float64, marks=pytest.mark.slow),
+    ],
 )
 def test_dtypes_and_structures(kind: str, name: str, dtype: Any) -> None:
     with jax.enable_x64(dtype == jnp.float64):

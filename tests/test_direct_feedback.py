@@ -163,7 +163,7 @@ def rule_with_targets(y: Any) -> Any:
 
 test_bad_input = refusals(
     values={
-        r"y: expected shape \[6, 2\] as in the output, got \[6\]": lambda: rule_with_targets(
+        r"targets: expected shape \[6, 2\] as in the output, got \[6\]": lambda: rule_with_targets(
             jnp.arange(BATCH)
         ),
         "decay: expected a finite number >= 0, got -1": lambda: ll.direct_kolen_pollack(

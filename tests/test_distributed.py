@@ -1,56 +1,41 @@
 """Many devices and many processes: the same results, one voice, and runs that go on elsewhere."""
 
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
 
-from tests.command_line import CACHE, PROGRAM, ROOT, call
+from experiments import processes
+from tests.command_line import EXPERIMENT, ended, start, started
 
-ALONE: list[dict[str, str]] = [{}]
 
-
-def start(
-    *arguments: str | Path, devices: int, environments: Sequence[dict[str, str]] = ALONE
-) -> list[subprocess.Popen]:
+def start_all(
+    *arguments: str | Path, devices: int, environments: Sequence[dict[str, str]] = ({},)
+) -> list[Popen[str]]:
     """Starts the same program in as many processes as environments, each with so many devices of the CPU.
 
     XLA cuts long sums by the number of threads: NPROC makes that the same for any number of devices.
     """
-    common = {**os.environ, **CACHE, "JAX_NUM_CPU_DEVICES": str(devices), "NPROC": "8", "COLUMNS": "200"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", *map(str, arguments)],
-            cwd=ROOT,
-            env={**common, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for environment in environments
-    ]
+    common = {"JAX_NUM_CPU_DEVICES": str(devices), "NPROC": "8"}
+    program, *others = map(str, arguments)
+    return [start(program, *others, **common, **environment) for environment in environments]
 
 
-def finish(processes: Sequence[subprocess.Popen]) -> list[tuple[int, str, str]]:
+def finish(processes: Sequence[Popen[str]]) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of every process, without what the transport between them says.
 
     Its threads may write into each other's lines, which leaves the count at the end of one on its own.
     """
-    ends = []
-    for process in processes:
-        out, errors = process.communicate(timeout=240)
-        ends.append((process.returncode, re.sub(r"(?m)^(\[Gloo\].*|\d*)\n", "", out), errors))
-    return ends
+    ends = [ended(process) for process in processes]
+    return [(code, re.sub(r"(?m)^(\[Gloo\].*|\d*)\n", "", out), errors) for code, out, errors in ends]
 
 
 def jobs_of(processes: int, *, cluster: str = "slurm") -> list[dict[str, str]]:
@@ -98,7 +83,7 @@ from tests.compare import assert_close, assert_same
 from tests.test_contract import DATA, KEYS, PARAMS, SIZE, SPLIT, WHOLE, X, Y
 from tests.test_contract import make, mean_loss, member, roundings, trainer
 
-train, data = trainer("np"), ll.replicate(DATA)
+train, data = trainer("node_perturbation"), ll.replicate(DATA)
 devices = jax.devices()
 assert len(devices) == 8 and len(jax.local_devices()) == 8 // jax.process_count()
 assert len(jax.tree.leaves(data)[0].devices()) == 8
@@ -154,13 +139,13 @@ def check_shards(name):
         return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs[:-1], out_specs=specs[-1]))
 
     # The key of weight noise is the same everywhere, that of noise on units has the number of the device.
-    on_units = name.startswith("np")
+    on_units = name.startswith("node_perturbation")
     folds = [jax.random.fold_in(KEYS[1], i) if on_units else KEYS[1] for i in (0, 1)]
     first, second = (grads_of(key, PARAMS, state, *half) for key, half in zip(folds, halves))
     expected = jax.tree.map(lambda a, b: a + b, first, second)
     over_batch = on_devices(folded if on_units else grads_of, WHOLE, WHOLE, WHOLE, SPLIT, SPLIT, WHOLE)
     assert_close(over_batch(KEYS[1], PARAMS, state, X, Y), expected, ulps=ulps)
-    if name == "fa":
+    if name == "feedback_alignment":
         exact = on_devices(jax.grad(mean_loss), WHOLE, SPLIT, SPLIT, WHOLE)(PARAMS, X, Y)
         assert_close(over_batch(KEYS[1], PARAMS, state._replace(feedback=PARAMS), X, Y), exact, ulps=ulps)
 
@@ -171,8 +156,10 @@ if jax.process_count() == 1:
     turned = jax.tree.leaves(member(uneven, slice(None, None, -1)))
     assert_same([leaf for leaf in turned if isinstance(leaf, np.ndarray)], found["5 members"])
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(uneven)} == {1}
-    for name in ("fa", "dfa", "np-antithetic", "wp-central"):
-        check_shards(name)
+    for kind in ("feedback_alignment", "direct_feedback_alignment"):
+        check_shards(kind)
+    for kind in ("node_perturbation_signs", "weight_perturbation_central_signs"):
+        check_shards(kind)
 if jax.process_index() == 0:
     named = {f"{name}/{i}": leaf for name, leaves in found.items() for i, leaf in enumerate(leaves)}
     np.savez(sys.argv[1], **named)
@@ -189,40 +176,53 @@ def agree(one: np.ndarray, other: np.ndarray, name: str) -> None:
     np.testing.assert_allclose(one, other, rtol=ROUNDING, atol=ROUNDING, err_msg=name)
 
 
-def test_ensembles_agree_on_any_devices_of_any_process(tmp_path: Path) -> None:
-    alone, two = tmp_path / "alone.npz", tmp_path / "two.npz"
-    ends = finish(start(ENSEMBLES, alone, devices=8))
-    ends += finish(start(ENSEMBLES, two, "many", devices=4, environments=jobs_of(2)))
-    assert [code for code, _, _ in ends] == [0] * 3, ends
-    with np.load(alone) as found, np.load(two) as of_two:
-        names = [name for name in of_two.files if name.startswith("8 members/")]
-        assert len(names) > 3
-        for name in of_two.files:
-            agree(of_two[name], found[name], name)
-        for i in range(len(names)):
-            whole = found[f"8 members/{i}"]
-            for some in (1, 2, 4):
-                agree(found[f"8 members on {some}/{i}"], whole, f"8 on {some}")
-            agree(found[f"5 members on 4/{i}"], whole[:5], "5 on 4")
-            agree(found[f"5 members/{i}"], whole[:5], "5")
-            # The same devices: what runs beside changes no bit.
-            np.testing.assert_array_equal(found[f"5 members on 1/{i}"], found[f"8 members on 1/{i}"][:5])
+@pytest.fixture(scope="module")
+def of_one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """What one process with 8 devices found."""
+    path = tmp_path_factory.mktemp("ensembles") / "alone.npz"
+    ((code, _, errors),) = finish(start_all(ENSEMBLES, path, devices=8))
+    assert code == 0, errors
+    with np.load(path) as found:
+        return dict(found)
+
+
+def test_ensembles_agree_on_any_number_of_devices(of_one_process: dict[str, np.ndarray]) -> None:
+    found, number = of_one_process, len([name for name in of_one_process if name.startswith("8 members/")])
+    assert number > 3
+    for i in range(number):
+        whole = found[f"8 members/{i}"]
+        for some in (1, 2, 4):
+            agree(found[f"8 members on {some}/{i}"], whole, f"8 on {some}")
+        agree(found[f"5 members on 4/{i}"], whole[:5], "5 on 4")
+        agree(found[f"5 members/{i}"], whole[:5], "5")
+        # The same devices: what runs beside changes no bit.
+        np.testing.assert_array_equal(found[f"5 members on 1/{i}"], found[f"8 members on 1/{i}"][:5])
+
+
+@pytest.mark.slow
+def test_ensembles_agree_on_two_processes(of_one_process: dict[str, np.ndarray], tmp_path: Path) -> None:
+    path = tmp_path / "two.npz"
+    ends = finish(start_all(ENSEMBLES, path, "many", devices=4, environments=jobs_of(2)))
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    with np.load(path) as found:
+        assert len(found.files) > 6
+        for name in found.files:
+            agree(found[name], of_one_process[name], name)
 
 
 # --- experiments
 
-NAME = "microlearning"
+PROGRAM = EXPERIMENT.format(name="birth_death")
 SMALL = [
-    *("--rules", "node_perturbation", "--scale", "gradient", "--seeds", "5", "--epochs", "5"),
-    *("--hidden", "4", "--test-images", "50", "--snr-images", "5", "--draws", "3"),
-]  # fmt: skip
-EXPERIMENT = PROGRAM.format(name=NAME)
+    *("--problems", "planted", "--schemes", "gd", "--seeds", "5", "--records", "5", "--units", "6"),
+    *("--teacher-units", "2", "--features", "4", "--batch-size", "10", "--test-points", "50"),
+]
+LONG = [*SMALL, "--steps", "20000"]
 
 
 def same(one: Path, other: Path) -> None:
-    """All results but the seconds are those of another run to rounding, by hundreds of updates."""
+    """All results are those of another run to rounding, by thousands of updates."""
     with xr.open_dataset(one / "results.nc") as a, xr.open_dataset(other / "results.nc") as b:
-        a, b = (found.drop_vars("seconds_per_update").load() for found in (a, b))
         xr.testing.assert_allclose(a, b, rtol=100 * ROUNDING, atol=100 * ROUNDING)
 
 
@@ -230,17 +230,18 @@ def same(one: Path, other: Path) -> None:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on one device."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    ((code, _, errors),) = finish(start(EXPERIMENT, *SMALL, "--out", out, devices=1))
+    ((code, _, errors),) = finish(start_all(PROGRAM, *LONG, "--out", out, devices=1))
     assert code == 0, errors
     return out
 
 
+@pytest.mark.slow
 def test_first_of_two_processes_prints_and_writes(tmp_path: Path) -> None:
-    told = ("--rules", "backprop", "--distributed", "--out", tmp_path / "out")
-    first, second = finish(start(EXPERIMENT, *SMALL, *told, devices=2, environments=jobs_of(2)))
+    told = ("--steps", "10", "--distributed", "--out", tmp_path / "out")
+    first, second = finish(start_all(PROGRAM, *SMALL, *told, devices=2, environments=jobs_of(2)))
     assert (first[0], second[0]) == (0, 0), (first, second)
-    assert "backprop" in first[1] and "epoch" in first[2]
-    assert second[1] == "" and "epoch" not in second[2]
+    assert "planted teacher: GD" in first[1] and "10/10" in first[2]
+    assert second[1] == "" and "10/10" not in second[2]
     with xr.open_dataset(tmp_path / "out" / "results.nc") as found:
         assert found.sizes["seed"] == 5
 
@@ -248,7 +249,7 @@ def test_first_of_two_processes_prints_and_writes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_find_what_one_does(alone: Path, tmp_path: Path) -> None:
     told = ("--distributed", "--out", tmp_path / "out")
-    ends = finish(start(EXPERIMENT, *SMALL, *told, devices=2, environments=jobs_of(2)))
+    ends = finish(start_all(PROGRAM, *LONG, *told, devices=2, environments=jobs_of(2)))
     assert [code for code, _, _ in ends] == [0, 0], ends
     same(tmp_path / "out", alone)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in alone.iterdir())
@@ -257,22 +258,49 @@ def test_two_processes_find_what_one_does(alone: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_processes_go_on_as_one_with_other_devices(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    checkpoints = out / "checkpoints" / "node_perturbation"
-    processes = start(EXPERIMENT, *SMALL, "--distributed", "--out", out, devices=1, environments=jobs_of(2))
-    deadline = time.monotonic() + 240
-    while not (checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())):
-        assert all(process.poll() is None for process in processes), finish(processes)
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    assert min(int(p.name) for p in checkpoints.iterdir() if p.name.isdigit()) < 5  # epochs
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-    finish(processes)
+    checkpoints = out / "checkpoints" / "planted-gd"
+    processes = start_all(PROGRAM, *LONG, "--distributed", "--out", out, devices=1, environments=jobs_of(2))
+    with started(checkpoints, *processes):
+        assert min(int(p.name) for p in checkpoints.iterdir() if p.name.isdigit()) < 50
     assert not (out / "results.nc").exists()
 
-    ((code, _, errors),) = finish(start(EXPERIMENT, *SMALL, "--out", out, "--resume", devices=8))
+    ((code, _, errors),) = finish(start_all(PROGRAM, *LONG, "--out", out, "--resume", devices=8))
     assert code == 0, errors
     same(out, alone)
+
+
+def test_all_processes_do_what_the_first_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them, one after the other in this one."""
+    sent: list[np.ndarray] = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+    def both(decide: Callable[[], Any]) -> list[Any]:
+        def first(value: np.ndarray) -> np.ndarray:
+            sent.append(np.asarray(value))
+            return value
+
+        def second(value: np.ndarray) -> np.ndarray:
+            assert np.shape(value) == sent[0].shape
+            return sent.pop(0)
+
+        found = []
+        for index, broadcast in enumerate((first, second)):
+            monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+            monkeypatch.setattr(processes, "broadcast_one_to_all", broadcast)
+            assert processes.is_first() == (index == 0)
+            try:
+                found.append(processes.decided(decide if index == 0 else pytest.fail))
+            except ValueError as error:
+                found.append(error)
+        return found
+
+    def refuse() -> None:
+        raise ValueError("--out: expected another, got one that is rather long")
+
+    assert both(lambda: {"a": [1, None]}) == [{"a": [1, None]}] * 2 and not sent
+    told, elsewhere = both(refuse)
+    assert type(told) is ValueError and type(elsewhere) is processes.ElsewhereError
+    assert str(told) == str(elsewhere)
 
 
 # --- how processes meet
@@ -290,7 +318,7 @@ print(processes.decided(lambda: [jax.process_index(), jax.process_count()]), pro
 
 @pytest.mark.slow
 def test_open_mpi_says_who_is_who() -> None:
-    ends = finish(start(MEETING, "120", devices=1, environments=jobs_of(2, cluster="open_mpi")))
+    ends = finish(start_all(MEETING, "120", devices=1, environments=jobs_of(2, cluster="open_mpi")))
     assert [(code, out) for code, out, _ in ends] == [(0, "[0, 2] True\n"), (0, "[0, 2] False\n")], ends
 
 
@@ -301,60 +329,28 @@ def test_processes_that_do_not_meet(process: int) -> None:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         taken.close()
         began = time.monotonic()
-        ((code, _, errors),) = finish(start(MEETING, "3", where, "2", str(process), devices=1))
+        ((code, _, errors),) = finish(start_all(MEETING, "3", where, "2", str(process), devices=1))
     assert code == 2 and time.monotonic() - began < 60
     assert f"test: --coordinator: expected 2 processes to meet at {where} within 3 s, got no answer" in errors
-
-
-@pytest.mark.parametrize(
-    ("arguments", "pattern"),
-    [
-        (["--distributed"], "--distributed: expected a job of SLURM, Open MPI or GKE, or --coordinator"),
-        (["--processes", "2"], "--distributed: expected to be given with --coordinator"),
-        (
-            ["--distributed", "--processes", "2"],
-            "--process: expected --coordinator, --processes and --process",
-        ),
-        (
-            ["--distributed", "--coordinator", "here:1", "--processes", "2", "--process", "2"],
-            r"--process: expected a number in 0\.\.1, got 2",
-        ),
-        (
-            ["--distributed", "--coordinator", "here:1", "--processes", "0", "--process", "0"],
-            "--processes: expected at least 1, got 0",
-        ),
-        (
-            ["--distributed", "--coordinator", "here", "--processes", "2", "--process", "0"],
-            "--coordinator: expected HOST:PORT, got here",
-        ),
-    ],
-)
-def test_bad_meetings(arguments: list[str], pattern: str, tmp_path: Path, monkeypatch: Any) -> None:
-    for name in os.environ:
-        if name.startswith(("SLURM_", "OMPI_", "JAX_COORDINATOR")):
-            monkeypatch.delenv(name)
-    code, out, errors = call(NAME, *arguments, "--out", tmp_path / "out")
-    assert code == 2 and out == ""
-    assert re.search(pattern, errors), errors
-    assert not (tmp_path / "out").exists()
 
 
 BEGINNING = """
 import sys
 from experiments import harness
-from experiments.microlearning.config import Config
+from experiments.birth_death.config import Config
 begin = lambda config: harness.begin(config, lambda config: harness.Held(each=()))
 sys.exit(harness.command_line("test", Config, begin))
 """
 
 
 def refused(told: str, *arguments: str | Path) -> None:
-    ends = finish(start(BEGINNING, *arguments, "--distributed", devices=1, environments=jobs_of(2)))
+    ends = finish(start_all(BEGINNING, *arguments, "--distributed", devices=1, environments=jobs_of(2)))
     assert [code for code, _, _ in ends] == [2, 2]
     assert told in ends[0][2]
     assert told not in ends[1][2]
 
 
+@pytest.mark.slow
 def test_first_refuses_for_both(tmp_path: Path) -> None:
     told = "--seeds: expected at least one for each of 2 processes, got 1"
     refused(told, "--seeds", "1", "--out", tmp_path / "out")
@@ -363,4 +359,4 @@ def test_first_refuses_for_both(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_first_refuses_a_folder_in_use_for_both(alone: Path) -> None:
-    refused("holds a run already", *SMALL, "--out", alone)
+    refused("holds a run already", *LONG, "--out", alone)

@@ -1,7 +1,6 @@
-"""The main job from the command line: what it writes, what it refuses, and that a kill loses nothing."""
+"""The main job from the command line: what it writes, what it refuses, and its forms by hand."""
 
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,22 +11,22 @@ import xarray as xr
 
 import lax_learning as ll
 from experiments import compare, harness, load_params, plot, reporting
-from experiments.microlearning import notebook, report
-from experiments.microlearning.__main__ import choose_test_images, load, make_setting
+from experiments.microlearning import measures, notebook, report
+from experiments.microlearning.__main__ import choose_test_images, find_rate, load, make_setting
 from experiments.microlearning.__main__ import run as run_experiment
 from experiments.microlearning.config import Config, NetworkName
 from experiments.microlearning.networks import make_problem
 from experiments.microlearning.rules import make_rule
-from tests.command_line import call, call_main, kill_at_checkpoint, run
-from tests.diverged import check_report
-from tests.finished import check_names
+from tests.command_line import call_main, run
+from tests.compare import assert_same, slow_but
+from tests.finished import check_diverged, check_folder, row_of
 
-NAME = "microlearning"
 SMALL = [
-    *("--hidden", "6", "--seeds", "2", "--batch-size", "500", "--epochs", "6"),
+    *("microlearning", "--hidden", "6", "--seeds", "2", "--batch-size", "500", "--epochs", "6"),
     *("--snr-images", "10", "--draws", "4", "--test-images", "50"),
 ]
-TWO = ["--rules", "backprop", "node_perturbation"]
+RULE = "node_perturbation"
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 METRICS = (
     "test_accuracy", "train_loss", "snr_tutorial", "snr", "cosine", "angle_degrees", "relative_bias",
     "relative_variance", "seconds_per_update",
@@ -35,65 +34,60 @@ METRICS = (
 
 
 @pytest.fixture(scope="module")
-def resumed(tmp_path_factory):
-    """The folder of a run that was killed in its second rule and went on in another process."""
-    out = tmp_path_factory.mktemp("run") / "killed"
-    kill_at_checkpoint(out / "checkpoints" / "node_perturbation", NAME, *SMALL, *TWO, "--out", out)
-    assert (out / "rules" / "backprop.nc").exists() and not (out / "results.nc").exists()
-    code, _, errors = call(NAME, *SMALL, *TWO, "--out", out)
-    assert code == 2 and "--resume" in errors
-    code, _, errors = run(NAME, *SMALL, *TWO, "--out", out, "--resume", drawn=False)
-    assert code == 0, errors
-    return out
-
-
-@pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A whole run of two rules, its folder and what it printed."""
+    """A whole run of one rule, its folder and what it printed."""
     out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = run(NAME, *SMALL, *TWO, "--out", out)
+    code, printed, errors = run(*SMALL, "--rules", RULE, "--out", out, drawn=False)
     assert code == 0, errors
     return out, printed, errors
 
 
-def test_killed_run_goes_on_to_the_same_results(resumed, finished):
-    same, expected = (harness.read_dataset(out / "results.nc") for out in (resumed, finished[0]))
-    xr.testing.assert_identical(
-        same.drop_vars("seconds_per_update"), expected.drop_vars("seconds_per_update")
-    )
+@pytest.fixture(scope="module")
+def results(finished):
+    return harness.read_dataset(finished[0] / "results.nc")
+
+
+@pytest.mark.slow
+def test_run_stopped_in_its_second_rule_goes_on_to_the_same_results(results, tmp_path):
+    """Another rule beside it changes nothing either."""
+    arguments = (*SMALL, "--rules", "backprop", RULE, "--out", tmp_path)
+    assert run(*arguments, interrupted_in=tmp_path / "checkpoints" / RULE)[0] == 130
+    assert (tmp_path / "rules" / "backprop.nc").exists() and not (tmp_path / "results.nc").exists()
+    assert run(*arguments, "--resume", drawn=False)[0] == 0
+    both = harness.read_dataset(tmp_path / "results.nc").drop_vars("seconds_per_update")
+    assert list(both.rule.values) == ["backprop", RULE]
+    same, expected = both.sel(rule=[RULE]), results.drop_vars("seconds_per_update")
+    xr.testing.assert_identical(same.assign_attrs(expected.attrs), expected)
 
 
 def test_folder_holds_everything(finished):
     out, printed, errors = finished
-    names = {"config.json", "results.nc", "summary.json", "rules", "params"}
-    figures = {f"{name}.png" for name in ("losses", "accuracy", "snr", "cosine", "bias_variance")}
-    assert {path.name for path in out.iterdir()} == names | figures
-    assert all((out / name).read_bytes()[:4] == b"\x89PNG" for name in figures)
-    assert "backprop" in printed and "node perturbation" in printed and "accuracy" in printed
-    assert "12/12" in errors  # the progress bar, in epochs of both rules
-    check_names(out)
+    figures = ("losses", "accuracy", "snr", "cosine", "bias_variance")
+    check_folder(out, parts=("rules", "params"), figures=figures)
+    assert "node perturbation" in printed and "accuracy" in printed
+    assert "6/6" in errors  # the progress bar, in epochs
 
 
-def test_trained_weights_are_those_of_the_results(finished):
-    params = load_params(finished[0], rule="node_perturbation")
+def test_trained_weights_are_those_of_the_results(finished, results):
+    params = load_params(finished[0], rule=RULE)
     config = Config(hidden=(6,), seeds=2, batch_size=500, test_images=50)
     data, keys = load(config), make_setting("backprop", config, few_images()).keys["test"]
     assert params[0]["w"].shape == (2, 784, 6)
-    results = harness.read_dataset(finished[0] / "results.nc").sel(rule="node_perturbation")
-    for i, accuracy in enumerate(results.test_accuracy.isel(evaluation=-1).values):
+    accuracies = results.test_accuracy.sel(rule=RULE).isel(evaluation=-1)
+    for i, accuracy in enumerate(accuracies.values):
         x, y = choose_test_images(keys[i], data, 50).test
         output = make_problem(config).model.apply(jax.tree.map(lambda w, i=i: w[i], params), x)
         assert ll.accuracy(output, y) == pytest.approx(accuracy)
-    with pytest.raises(ValueError, match=r"^rule: expected one of backprop, node_pert.* got 'x'"):
+    with pytest.raises(ValueError, match=r"^rule: expected one of node_pert.* got 'x'"):
         load_params(finished[0], rule="x")
 
 
-def test_two_runs_side_by_side(finished, resumed, tmp_path):
+def test_two_runs_side_by_side(finished, tmp_path):
     figure = tmp_path / "both.pdf"
-    code, printed, errors = call_main(compare.main, finished[0], resumed, "--figure", figure)
+    code, printed, errors = call_main(compare.main, finished[0], finished[0], "--figure", figure)
     assert code == 0 and figure.read_bytes()[:4] == b"%PDF", errors
     assert "The configurations are the same." in printed
-    (line,) = (line for line in printed.splitlines() if line.startswith("| backprop: test_accuracy "))
+    (line,) = (line for line in printed.splitlines() if line.startswith(f"| {RULE}: test_accuracy "))
     _, _, a, b, difference, overlap, _ = (cell.strip() for cell in line.split("|"))
     assert a == b and float(difference) == 0 and overlap == "yes"
     assert compare.differing({"x": 1, "y": 2}, {"x": 1, "z": 3}) == [["y", "2", "None"], ["z", "None", "3"]]
@@ -116,111 +110,81 @@ def own(model, loss):
     return ll.backprop(model, loss)
 
 
-def test_a_rule_of_one_s_own_needs_no_entry(tmp_path):
+def test_a_rule_of_one_s_own_has_its_import_path_for_a_name():
     name = "tests.test_experiment_microlearning:own"
-    config = Config(rules=(name,), hidden=(2,), seeds=1, epochs=1, batch_size=2000, snr_images=3, draws=3,
-                    scale="gradient", test_images=20, out=tmp_path / "run")  # fmt: skip
+    config = Config(rules=(name,), hidden=(2,), scale="gradient")
+    (model, loss, _), (x, y) = make_problem(config), few_images().test
+    params = model.init(jax.random.key(0))
+    found, expected = (
+        jax.jit(rule.value_and_grad)(jax.random.key(0), params, (), x, y)
+        for rule in (make_rule(name, config, optax.sgd(1.0)), own(model, loss))
+    )
+    assert_same(found, expected)
+
+
+@pytest.mark.slow
+def test_a_rule_of_one_s_own_on_another_network_in_other_steps(tmp_path):
+    name = "tests.test_experiment_microlearning:own"
+    config = Config(
+        rules=(name,), network="recurrent", hidden=(2,), seeds=1, epochs=2, batch_size=2000, momentum=0.9,
+        weight_decay=0.1, drops=(1,), scale="gradient", learning_rate=0.01, snr_images=3, draws=3,
+        test_images=20, out=tmp_path / "run",
+    )  # fmt: skip
     results = run_experiment(config)
     assert list(results.rule.values) == [name] and results.cosine.min() > 0.999
-    with pytest.raises(
-        ValueError, match=r"^--rules: expected some of backprop, .* or MODULE:FUNCTION, got mine"
-    ):
-        Config(rules=("mine",))
-    for path in ("no_module:rule", "json:no_rule", "json:"):
-        with pytest.raises(ValueError, match=f"^--rules: expected MODULE:FUNCTION, got {path}"):
+    assert results.sizes["layer"] == 3 and json.loads(results.attrs["config"])["hidden"] == [2]
+    assert all(np.isfinite(results[name]).all() for name in results.data_vars)
+
+
+def test_bad_rules_of_one_s_own_are_refused():
+    for path, pattern in {
+        "mine": "some of backprop, .* or MODULE:FUNCTION, got mine",
+        **{path: f"MODULE:FUNCTION, got {path}" for path in ("no_module:rule", "json:no_rule", "json:")},
+    }.items():
+        with pytest.raises(ValueError, match=f"^--rules: expected {pattern}"):
             Config(rules=(path,))
     with pytest.raises(ValueError, match=r"^--rules: expected builtins:print.* return a Rule, got NoneType"):
-        make_rule("builtins:print", config, optax.sgd(1.0))
+        make_rule("builtins:print", Config(), optax.sgd(1.0))
 
 
-def test_summary_has_its_rows(finished):
+def test_summary_is_of_the_results(finished, results):
     out, _, _ = finished
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary) == {"experiment", "versions", "config", "null", "rows"}
-    assert summary["experiment"] == "microlearning"
+    assert summary["experiment"] == "microlearning" and summary["config"]["seeds"] == 2
     assert {"jax", "numpy", "lax_learning", "python"} <= set(summary["versions"])
-    assert summary["config"]["seeds"] == 2 and summary["config"] == json.loads(
-        (out / "config.json").read_text()
-    )
-    rows = {(row["rule"], row["metric"]): row for row in summary["rows"]}
-    for rule in TWO[1:]:
-        for metric in METRICS:
-            row = rows[rule, metric]
-            assert set(row) == {"rule", "metric", "mean", "ci95", "n", "seeds"}
-            low, high = row["ci95"]
-            assert low <= row["mean"] <= high and row["n"] == (6 if metric == "seconds_per_update" else 2)
-
-
-def test_results_have_named_axes(finished):
-    out, _, _ = finished
-    results = harness.read_dataset(out / "results.nc")
-    assert results.loss.dims == ("rule", "seed", "step") and results.loss.shape == (2, 2, 48)
-    assert results.cosine.dims == ("rule", "seed", "evaluation", "layer")
-    assert list(results.rule.values) == TWO[1:]
-    assert list(results.layer.values) == ["layer 1", "layer 2", "total"]
-    assert all(np.isfinite(results[name]).all() for name in results.data_vars)
-    # The summary is of these numbers: the mean over seeds, the interval Student's t with one degree.
-    rows = json.loads((out / "summary.json").read_text())["rows"]
-    (row,) = (r for r in rows if (r["rule"], r["metric"]) == ("backprop", "cosine"))
-    values = results.cosine.sel(rule="backprop", layer="layer 1").isel(evaluation=-1).values
+    assert summary["config"] == json.loads((out / "config.json").read_text())
+    for metric in METRICS:
+        row = row_of(out, rule=RULE, metric=metric)
+        assert set(row) == {"rule", "metric", "mean", "ci95", "n", "seeds"}
+        low, high = row["ci95"]
+        assert low <= row["mean"] <= high and row["n"] == (6 if metric == "seconds_per_update" else 2)
+    # The mean over seeds, the interval Student's t with one degree.
+    row = row_of(out, rule=RULE, metric="cosine")
+    values = results.cosine.sel(rule=RULE, layer="layer 1").isel(evaluation=-1).values
     assert row["mean"] == pytest.approx(values.mean(), rel=1e-6)
     half = 12.706 * abs(values[0] - values[1]) / 2
     assert row["ci95"][1] - row["mean"] == pytest.approx(half, rel=1e-3)
 
 
+def test_results_have_named_axes(results):
+    assert results.loss.dims == ("rule", "seed", "step") and results.loss.shape == (1, 2, 48)
+    assert results.cosine.dims == ("rule", "seed", "evaluation", "layer")
+    assert list(results.rule.values) == [RULE]
+    assert list(results.layer.values) == ["layer 1", "layer 2", "total"]
+    assert all(np.isfinite(results[name]).all() for name in results.data_vars)
+
+
 def test_folder_of_another_configuration_is_refused(finished):
     out, _, _ = finished
     before = (out / "summary.json").read_bytes()
-    code, _, errors = call(NAME, *SMALL, *TWO, "--sigma", "0.5", "--out", out, "--resume")
-    assert code == 2
-    assert "another configuration" in errors and "sigma: 0.01 there, 0.5 here" in errors
+    code, _, errors = run(*SMALL, "--rules", RULE, "--sigma", "0.5", "--out", out, "--resume")
+    assert code == 2 and "another configuration" in errors and "sigma: 0.01 there, 0.5 here" in errors
     assert (out / "summary.json").read_bytes() == before
 
 
-def test_folder_with_other_files_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(harness.FolderError, match="expected an empty folder"):
-        harness.open_folder(tmp_path, {}, resume=True)
-    (tmp_path / "thesis.tex").rename(tmp_path / "config.json")
-    with pytest.raises(harness.FolderError, match="damaged JSON"):
-        harness.open_folder(tmp_path, {}, resume=True)
-
-
-def test_folder_of_a_run_killed_at_its_start_is_taken(tmp_path):
-    (tmp_path / ".config.json.123").write_text("{")
-    harness.open_folder(tmp_path, {"seeds": 2}, resume=True)
-    assert json.loads((tmp_path / "config.json").read_text()) == {"seeds": 2}
-
-
-def test_a_report_tells_what_is_finite_and_no_more(finished):
-    rows = check_report(report, harness.read_dataset(finished[0] / "results.nc"))
-    assert {row["metric"] for row in rows if row["mean"] is not None} == {"seconds_per_update"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"seeds": 0}, "--seeds: expected at least 1, got 0"),
-        ({"draws": 2}, "--draws: expected at least 3, got 2"),
-        ({"rules": ()}, "--rules: expected"),
-        ({"rules": ("backprop", "backprop")}, "--rules: expected"),
-        ({"learning_rate": 0.1}, "--learning-rate: expected none with --scale matched"),
-        ({"hidden": (5, 0)}, "--hidden: expected"),
-        ({"network": "recurrent", "hidden": ()}, "--hidden: expected at least 1 widths"),
-        ({"network": "convolutional", "hidden": (5, 6)}, "--hidden: expected at least 3 widths"),
-        ({"drops": (3, 2)}, "--drops: expected epochs in order"),
-        ({"drops": (0,)}, "--drops: expected at least 1, got 0"),
-        ({"momentum": 1.0}, r"--momentum: expected a number in \[0, 1\)"),
-        ({"weight_decay": -1.0}, "--weight-decay: expected a finite number >= 0"),
-        ({"sigma": 0.0}, "--sigma: expected"),
-        ({"scale": "tutorial", "network": "recurrent"}, "--network: expected dense with node_perturbation"),
-        ({"scale": "tutorial", "num_samples": 2}, "--num-samples: expected 1 with node_perturbation"),
-        ({"scale": "gradient", "learning_rate": -1.0}, "--learning-rate: expected"),
-    ],
-)
-def test_bad_settings_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Config(**arguments)
+def test_a_report_tells_what_is_finite_and_no_more(results):
+    assert check_diverged(report, results) == {"seconds_per_update"}
 
 
 def test_intervals_by_hand():
@@ -229,31 +193,6 @@ def test_intervals_by_hand():
     assert (mean, n) == (2.0, 3)
     assert high - mean == pytest.approx(4.302653 / np.sqrt(3), rel=1e-6) == mean - low
     assert np.isnan(reporting.interval(np.array([1.0]))[1])
-
-
-def test_half_written_files_are_never_in_place(tmp_path):
-    path = tmp_path / "file"
-    harness.write_json(path, [1])
-
-    def fail(beside: Path) -> None:
-        beside.write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        harness.write_whole(path, fail)
-    assert json.loads(path.read_text()) == [1]
-
-
-def test_another_network_and_other_steps(tmp_path):
-    config = Config(
-        rules=("feedback_alignment",), network="recurrent", hidden=(2,), seeds=1, epochs=2, batch_size=1000,
-        momentum=0.9, weight_decay=0.1, drops=(1,), scale="gradient", learning_rate=0.01, snr_images=3,
-        draws=3, test_images=20, out=tmp_path / "run",
-    )  # fmt: skip
-    results = run_experiment(config)
-    assert results.sizes["layer"] == 3
-    assert all(np.isfinite(results[name]).all() for name in results.data_vars)
-    assert json.loads(results.attrs["config"])["hidden"] == [2]
 
 
 def test_images_as_networks_see_them():
@@ -294,7 +233,41 @@ def test_optimizer_by_hand():
         assert params == pytest.approx(w, rel=1e-5)
 
 
-@pytest.mark.parametrize("scale", ["gradient", "tutorial"])
+def test_matched_rate_is_that_of_the_best_first_step():
+    """Of the mean over seeds; with momentum so much less, since steps add up."""
+    config = Config(rules=("backprop",), momentum=0.75, hidden=(2,), seeds=2, batch_size=4, test_images=8)
+    data, problem = few_images(), make_problem(config)
+    setting = make_setting("backprop", config, data)
+    state = jax.vmap(setting.make_train().init, (0, None))(setting.keys["train"], data)
+
+    def loss(params, number):
+        x, y = (a[:number] for a in data.train)
+        return jnp.mean(problem.loss(problem.model.apply(params, x), y))
+
+    @jax.jit
+    def after(params):
+        grads = jax.grad(loss)(params, 4)
+        return jax.vmap(lambda r: loss(jax.tree.map(lambda w, g: w - r * g, params, grads), 8))(rates)
+
+    rates = np.array(measures.RATES, np.float32)
+    means = np.mean([after(jax.tree.map(lambda w, i=i: w[i], state.params)) for i in range(2)], axis=0)
+    assert find_rate(setting, state, data) == pytest.approx(0.25 * rates[means.argmin()])
+
+
+def test_every_seed_and_purpose_has_a_key_of_its_own(monkeypatch):
+    config = Config(hidden=(2,), seeds=2, batch_size=4, snr_images=3)
+    setting = make_setting("backprop", config, few_images())
+    keys, seen = np.concatenate([jax.random.key_data(k) for k in setting.keys.values()]), []
+    assert set(setting.keys) == {"train", "test", "measure", "search"} and len(np.unique(keys, axis=0)) == 8
+    monkeypatch.setattr(measures, "moments_over_examples", lambda *_: lambda key, *_: seen.append(key))
+    monkeypatch.setattr(measures, "draw_moments", lambda rule, key, *_: seen.append(key))
+    monkeypatch.setattr(measures, "of_moments", lambda *_: None)
+    params = setting.problem.model.init(jax.random.key(0))
+    measures.measurement("backprop", config, optax.sgd(1.0))(jax.random.key(1), params, (), few_images())
+    assert len(seen) == 2 and (seen[0] != seen[1])
+
+
+@pytest.mark.parametrize("scale", slow_but(["tutorial"], ["gradient", "tutorial"]))
 def test_feedback_of_kolen_pollack_moves_as_the_weights_do(scale):
     """Their difference follows the optimizer on `(lambda + weight decay)` times itself, whatever the data."""
     config = Config(
@@ -326,10 +299,10 @@ def test_node_perturbation_of_the_notebook_by_its_moments():
     options = {"sigma": 0.1, "noise": "rademacher"}
     key = jax.random.key(2)
     rule = notebook.node_perturbation(activations, ll.squared_error, **options)
-    loss, grads, state = rule.value_and_grad(key, params, (), x, y)
+    loss, grads, state = jax.jit(rule.value_and_grad)(key, params, (), x, y)
     assert state == () and loss == pytest.approx(np.mean(of_output(model.apply(params, x), y)))
     moments = notebook.node_moments(notebook.node_factors(activations, ll.squared_error, **options))
-    mean = moments(key, params, x, y).mean
+    mean = jax.jit(moments)(key, params, x, y).mean
     for of_layer, both in zip(grads, mean, strict=True):
         whole = np.append(of_layer["w"], of_layer["b"][None], axis=0)
         np.testing.assert_allclose(both, whole, rtol=1e-4, atol=1e-5 * np.abs(whole).max())

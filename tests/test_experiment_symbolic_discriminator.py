@@ -1,6 +1,5 @@
-"""The symbolic discriminator from the command line: what it writes and refuses, a kill, and its readings."""
+"""The symbolic discriminator from the command line: what it writes, its critics, and its readings."""
 
-import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -13,39 +12,19 @@ from tqdm import tqdm
 
 from experiments.grouping import group_by_shape
 from experiments.symbolic_discriminator import activations, critics, reading, report, spaces
-from experiments.symbolic_discriminator.config import PRESETS, Config
+from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critic_studies import of_each
 from experiments.symbolic_discriminator.points import LIBRARIES, library, points
 from experiments.symbolic_discriminator.report import STUDIES, figures, rows
 from lax_learning import symbolic
-from tests.command_line import call, run
-from tests.diverged import check_report
+from tests.command_line import run
+from tests.finished import check_diverged, check_folder, row_of
+
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 NAME = "symbolic_discriminator"
-SMALL = ["--points", "12", "--epochs", "20", "--seeds", "2", "--studies", "activations", "accuracy"]
+SMALL = ["--points", "12", "--epochs", "20", "--seeds", "2", "--studies"]
 PARTS = [f"accuracy-{o}-quadratic-none-6x128-5_latents-5_iterations" for o in ("wgan", "bce")]
-
-
-@pytest.fixture(scope="module")
-def resumed(tmp_path_factory):
-    """The folder of one study that was stopped in its second part and went on."""
-    out = tmp_path_factory.mktemp("run") / "stopped"
-    one = [*SMALL[:-2], "accuracy", "--out", out]
-    code, _, errors = run(NAME, *one, interrupted_in=out / "checkpoints" / PARTS[1])
-    assert code == 130 and "--resume goes on" in errors
-    assert (out / "parts" / f"{PARTS[0]}.nc").exists() and not (out / "results.nc").exists()
-    code, _, errors = run(NAME, *one, "--resume", drawn=False)
-    assert code == 0, errors
-    return out
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A whole run of two studies: its folder and what it printed."""
-    out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = run(NAME, *SMALL, "--out", out)
-    assert code == 0, errors
-    return out, printed
 
 
 def results_in(out: Path) -> xr.DataTree:
@@ -53,22 +32,31 @@ def results_in(out: Path) -> xr.DataTree:
         return tree.load()
 
 
-def test_stopped_run_goes_on_to_the_same_results(resumed, finished):
-    same, expected = (results_in(folder)["accuracy"].to_dataset() for folder in (resumed, finished[0]))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of two studies."""
+    out = tmp_path_factory.mktemp("run") / "whole"
+    code, printed, errors = run(NAME, *SMALL, "activations", "accuracy", "--out", out, drawn=False)
+    assert code == 0 and all(name in printed for name in ("wgan", "bce", "fresh accuracy")), errors
+    return out
+
+
+@pytest.mark.slow
+def test_run_stopped_in_its_second_part_goes_on_to_the_same_results(whole, tmp_path):
+    """Of one study alone, which changes nothing either."""
+    one = (NAME, *SMALL, "accuracy", "--out", tmp_path)
+    assert run(*one, interrupted_in=tmp_path / "checkpoints" / PARTS[1])[0] == 130
+    assert (tmp_path / "parts" / f"{PARTS[0]}.nc").exists() and not (tmp_path / "results.nc").exists()
+    assert run(*one, "--resume", drawn=False)[0] == 0
+    same, expected = (results_in(folder)["accuracy"].to_dataset() for folder in (tmp_path, whole))
     xr.testing.assert_equal(same.drop_vars("seconds"), expected.drop_vars("seconds"))
 
 
-def test_folder_holds_everything(finished):
-    out, printed = finished
-    names = {"config.json", "results.nc", "summary.json", "parts", "activations.png", "accuracy.png"}
-    assert {p.name for p in out.iterdir()} == names
-    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in out.glob("*.png"))
-    assert {p.stem for p in (out / "parts").iterdir()} == {"activations", *PARTS}
-    assert all(name in printed for name in ("wgan", "bce", "gaussian_process", "fresh accuracy"))
-
-
-def test_results_have_named_axes(finished):
-    results = results_in(finished[0])
+@pytest.mark.slow
+def test_results_have_named_axes(whole):
+    check_folder(whole, parts=("parts",), figures=("activations", "accuracy"))
+    assert {p.stem for p in (whole / "parts").iterdir()} == {"activations", *PARTS}
+    results = results_in(whole)
     assert list(results.children) == ["activations", "accuracy"]
     accuracy = results["accuracy"].to_dataset()
     assert accuracy.accuracy.dims == ("configuration", "seed", "bin")
@@ -76,35 +64,22 @@ def test_results_have_named_axes(finished):
     assert accuracy.epoch.values.tolist() == list(range(1, 21))
     assert accuracy.logits.shape == (2, 2, 2, critics.JUDGED) and (accuracy.seconds > 0).all()
     assert ((accuracy.accuracy >= 0) & (accuracy.accuracy <= 1)).all()
-    summary = json.loads((finished[0] / "summary.json").read_text())["rows"]
-    (found,) = (r for r in summary if r["part"] == "accuracy: bce" and r["metric"] == "fresh_auc")
+    found = row_of(whole, part="accuracy: bce", metric="fresh_auc")
     assert found["mean"] == pytest.approx(float(accuracy.fresh_auc[1, :, -2:].mean()), rel=1e-6)
-    dsn = {r["metric"]: r["mean"] for r in summary if r["part"] == "activations: dsn"}
-    assert dsn["not_two_lines_through_0"] < 1e-4 < dsn["not_a_parabola"]
     assert found["n"] == 2
+    check_diverged(report, results)
 
 
-def test_folder_of_another_configuration_is_refused(finished):
-    code, _, errors = call(NAME, *SMALL, "--seed", "5", "--out", finished[0], "--resume")
-    assert code == 2 and "seed: 0 there, 5 here" in errors
-
-
-def test_a_report_tells_what_is_finite_and_no_more(finished):
-    check_report(report, results_in(finished[0]))
-
-
-def test_help_names_every_option():
-    code, printed, _ = call(NAME, "--help")
-    assert code == 0
-    for option in Config.__dataclass_fields__:
-        assert re.search(rf"--(\[?no-\]?)?{option}\b", printed), option
-    assert all(name in printed for name in (*STUDIES, *PRESETS))
-
-
-def test_studies_are_given_once():
-    for studies in ((), ("depth", "depth")):
-        with pytest.raises(ValueError, match="--studies: expected at least one, and each at most once"):
-            Config(studies=studies)  # pyright: ignore[reportArgumentType]
+def test_activations_are_told(tmp_path):
+    code, printed, errors = run(NAME, *SMALL, "activations", "--out", tmp_path, drawn=False)
+    assert code == 0 and "gaussian_process" in printed, errors
+    check_folder(tmp_path, parts=("parts",), figures=("activations",))
+    lines, parabola = (
+        row_of(tmp_path, part="activations: dsn", metric=metric)["mean"]
+        for metric in ("not_two_lines_through_0", "not_a_parabola")
+    )
+    assert lines < 1e-4 < parabola
+    check_diverged(report, results_in(tmp_path))
 
 
 def test_studies_are_the_notebooks():

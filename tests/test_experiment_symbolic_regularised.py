@@ -14,6 +14,10 @@ from experiments import harness
 from experiments.symbolic_discriminator import regularised
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.regularised import RUNS, STUDY
+from tests.compare import assert_close, slow_but
+from tests.finished import row_of
+
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 CONFIG = Config(points=12, epochs=300, seeds=2, updates=30)
 COSTS = ("no_critic", "sigmoid")
@@ -88,6 +92,12 @@ def test_measurements_are_of_the_final_curves(results):
             np.testing.assert_allclose(last.fit_loss, error, rtol=1e-4)
 
 
+def test_networks_have_keys_of_their_own(problem, start):
+    *_, latents, head = jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 2), 0), 4)
+    expected = {"latents": jax.jit(problem.latents.init)(latents), "head": jax.jit(problem.head.init)(head)}
+    assert_close(start.params, expected, ulps=10)
+
+
 def test_verdict_is_that_of_the_trained_critic(results, problem, start):
     """After learning: the critic is the one of before."""
     for name in results.run.values:
@@ -113,7 +123,10 @@ def test_correlations_are_numpys():
     assert np.isnan(regularised.largest_correlations(jnp.full((3, 1), jnp.nan), jnp.eye(3))).all()
 
 
-@pytest.mark.parametrize(("name", "weight"), [("no critic", 0.0), ("sigmoid, 1", 1.0)])
+WEIGHTS = {"no critic": 0.0, "sigmoid, 1": 1.0}
+
+
+@pytest.mark.parametrize(("name", "weight"), slow_but([("sigmoid, 1", 1.0)], WEIGHTS.items()))
 def test_fit_is_the_one_by_hand(results, problem, start, name, weight):
     """One update after another, the loss written out, without a critic where its weight is 0."""
     adam = optax.chain(optax.add_decayed_weights(1e-7), optax.adam(1e-3))
@@ -143,6 +156,7 @@ def test_fit_is_the_one_by_hand(results, problem, start, name, weight):
     np.testing.assert_allclose(found.prediction, prediction[:, 0], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_results_are_reproducible(results, tmp_path):
     regularised.starts.cache_clear()
     (again,), _ = run(["sigmoid"], tmp_path)
@@ -150,14 +164,14 @@ def test_results_are_reproducible(results, tmp_path):
 
 
 def test_rows_are_of_the_last_step(results):
-    found = {(row["part"], row["metric"]): row for row in STUDY.rows(results)}
-    last = results.sel(run="sigmoid, 1").isel(step=-1)
-    row = found["regularised: sigmoid, 1", "min_correlation"]
-    assert row["mean"] == pytest.approx(float(last.min_correlation.mean())) and row["n"] == 2
-    gain = last.min_correlation - results.sel(run="no critic").isel(step=-1).min_correlation
-    found_gain = found["regularised: sigmoid, 1", "min_correlation_gain"]
-    assert found_gain["mean"] == pytest.approx(float(gain.mean()))
-    assert found["regularised: critics", "critic_accuracy"]["n"] == 2
+    rows, last = STUDY.rows(results), results.isel(step=-1).min_correlation
+    row = row_of(rows, part="regularised: sigmoid, 1", metric="min_correlation")
+    assert row["mean"] == pytest.approx(float(last.sel(run="sigmoid, 1").mean())) and row["n"] == 2
+    gain = row_of(rows, part="regularised: sigmoid, 1", metric="min_correlation_gain")
+    assert gain["mean"] == pytest.approx(
+        float((last.sel(run="sigmoid, 1") - last.sel(run="no critic")).mean())
+    )
+    assert row_of(rows, part="regularised: critics", metric="critic_accuracy")["n"] == 2
 
 
 def test_figures_show_every_run(results):

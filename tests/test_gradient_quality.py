@@ -71,12 +71,26 @@ def measured(make_rule, model, batch_size, num_draws, loss=linear_loss):
     return jax.jit(everything)(KEY)
 
 
-def test_backprop_is_exact():
-    found, _ = measured(ll.backprop, ll.mlp((5, 4, 3), activation=jnp.tanh), 4, 6, ll.squared_error)
+def half(model, loss):
+    """Backprop with half of its gradients."""
+    rule = ll.backprop(model, loss)
+
+    def value_and_grad(*args):
+        value, grads, state = rule.value_and_grad(*args)
+        return value, jax.tree.map(lambda g: g / 2, grads), state
+
+    return rule._replace(value_and_grad=value_and_grad)
+
+
+@pytest.mark.parametrize(
+    ("make", "bias"), [(half, 0.25), pytest.param(ll.backprop, 0, marks=pytest.mark.slow)]
+)
+def test_quality_of_what_draws_nothing(make, bias):
+    found, _ = measured(make, ll.mlp((5, 4, 3), activation=jnp.tanh), 4, 6, ll.squared_error)
     np.testing.assert_allclose(found["cosine"], np.ones(3), atol=1e-6)
     np.testing.assert_allclose(found["angle_degrees"], np.zeros(3), atol=0.1)
-    np.testing.assert_allclose(found["relative_bias"], np.zeros(3), atol=1e-10)
-    np.testing.assert_array_equal(found["relative_variance"], np.zeros(3))
+    np.testing.assert_allclose(found["relative_bias"], np.full(3, bias), rtol=1e-4, atol=1e-10)
+    np.testing.assert_allclose(found["relative_variance"], np.zeros(3), atol=1e-10)
     assert np.isnan(found["snr_draws"]).all()  # it draws nothing
 
 
@@ -106,27 +120,6 @@ def test_signal_to_noise_is_the_library_s():
     assert set(METRICS) <= set(found)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_number_of_draws():
-    model = ll.mlp((40, 50))
-    rule = make_rule("weight_perturbation_signs", model, ll.squared_error, 0.1)
-    like = jax.eval_shape(model.init, KEY)
-    x, y = jnp.ones((3, 40)), jnp.ones((3, 50))
-
-    def temporaries(num_draws):
-        def program(key, params):
-            of_draws = measure_draws(rule, params, (), x, y, key, num_draws, reference=params)
-            return of_draws | measure_examples(model, rule, params, (), x, y, key)
-
-        analysis = jax.jit(program).lower(KEY, like).compile().memory_analysis()
-        assert analysis is not None
-        return analysis.temp_size_in_bytes
-
-    few, many = temporaries(32), temporaries(128)
-    gradient = 4 * sum(leaf.size for leaf in jax.tree.leaves(like))
-    assert many - few < gradient  # 96 more draws
 
 
 @pytest.fixture(scope="module", params=[("weight_perturbation", 18), ("node_perturbation", 3)], ids=str)
@@ -193,7 +186,7 @@ def test_theory_says_nothing_of_convolutions_and_other_rules():
         assert all(np.isnan(values).all() for values in predict(name, exact, 1).values())
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", slow_but(["dense"], NETWORKS))
 def test_every_rule_takes_every_network(network):
     problem = make_problem(replace(SMALL, network=network), *images())
     params = jax.eval_shape(problem.model.init, KEY)
@@ -219,7 +212,7 @@ def test_operations_are_those_counted_by_hand(bench):
         assert bench.flops(rule, SMALL) == expected, rule
 
 
-@pytest.mark.parametrize("name", slow_but(["depth", "num_samples", "updates"], SWEEPS))
+@pytest.mark.parametrize("name", slow_but(["num_samples", "updates"], SWEEPS))
 def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
     value = {"network": "convolutional", "sigma": 0.1}.get(name, 2)
     settings = [SMALL, replace(SMALL, **{name: value})]
@@ -241,6 +234,12 @@ def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
         )
 
 
+def test_examples_are_others_than_the_batch(bench):
+    stage = bench._stage(SMALL)
+    assert stage.examples_x.shape[:2] == (2, 3) and stage.x.shape[:2] == (2, 4)
+    assert (stage.examples_x != stage.x[:, :3]).any(axis=2).all(axis=1).all()
+
+
 def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere(bench):
     with patch.dict(RULES, backprop=None, node_perturbation_tutorial=None):  # neither is made
         exact = {"cosine": np.ones((2, 3))}
@@ -251,16 +250,7 @@ def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere(bench):
         Config(setting=setting)
 
 
-def test_a_rule_of_ones_own(bench):
-    def half(model, loss):
-        rule = ll.backprop(model, loss)
-
-        def value_and_grad(*args):
-            value, grads, state = rule.value_and_grad(*args)
-            return value, jax.tree.map(lambda g: g / 2, grads), state
-
-        return rule._replace(value_and_grad=value_and_grad)
-
+def test_a_rule_of_ones_own():
     asked = []
 
     def noisy(model, loss, sigma):
@@ -268,40 +258,39 @@ def test_a_rule_of_ones_own(bench):
         return half(model, loss)
 
     with patch.dict(RULES, mine=half, noisy=noisy):
-        found = bench.measure("mine", SMALL)
-        np.testing.assert_allclose(found["cosine"], np.ones((2, 3)), atol=1e-6)
-        np.testing.assert_allclose(found["relative_bias"], np.full((2, 3), 0.25), rtol=1e-4)
         assert Config(rules=("mine",)).rules == ("mine",)
-        make_rule("noisy", ll.mlp((5, 3)), linear_loss, 0.1)
-        assert asked == [0.1]
+        for name in ("mine", "noisy"):
+            assert isinstance(make_rule(name, ll.mlp((5, 3)), linear_loss, 0.1), ll.Rule)
+    assert asked == [0.1]
 
 
 def test_the_command_writes_json_and_figures(tmp_path):
-    names = ["weight_perturbation_signs", "feedback_alignment"]
+    names = ["weight_perturbation_signs"]
     arguments = (
         "--quick", "--out", tmp_path, "--rules", *names, "--seeds", 2, "--draws", 4, "--examples", 3,
         "--sweeps", "num_samples", "--setting.width", SMALL.width, "--setting.batch-size", SMALL.batch_size,
     )  # fmt: skip
-    measured, numbers = [], itertools.count()  # by two threads
+    measured, numbers = [], itertools.count()
 
     def interrupted(bench, rule, setting):
-        if next(numbers) >= 2:
+        if next(numbers) >= 1:
             raise KeyboardInterrupt
         measured.append((rule, setting))
         return of_bench(bench, rule, setting)
 
     of_bench, of_program = Bench.measure, Bench._program
-    with patch.object(gradient_quality, "pooled_images", lambda *_: images()):
+    undrawn = patch.object(gradient_quality, "_save", lambda path, figure: path.touch())
+    with undrawn, patch.object(gradient_quality, "pooled_images", lambda *_: images()):
         with patch.object(Bench, "measure", interrupted):
             code, _, err = call_main(gradient_quality.main, *arguments)
         assert code == 130 and "--resume goes on" in err
         kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").iterdir()}
-        assert len(kept) == 2
+        assert len(kept) == 1
         programs = []
         with patch.object(Bench, "_program", lambda *got: programs.append(got[1:]) or of_program(*got)):
             code, printed, err = call_main(gradient_quality.main, *arguments, "--resume")
         assert code == 0, err
-    assert not set(measured) & set(programs) and len(programs) == 2  # of 2 rules at 2 settings
+    assert not set(measured) & set(programs) and len(programs) == 1  # of 2 settings
     assert {path.name for path in tmp_path.iterdir() if path.suffix != ".png"} == {
         "config.json", "gradient_quality.json",
     }  # fmt: skip
@@ -325,44 +314,10 @@ def test_the_command_writes_json_and_figures(tmp_path):
     assert all(name.replace("_", " ") in printed for name in names)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "named"),
-    [
-        (("--sweeps", "loudness"), "sweeps"),
-        (("--rules", "magic"), "rules"),
-        (("--setting.sigma", 0), "sigma"),
-        (("--setting.sigma", -1), "sigma"),
-        (("--setting.num-samples", 0), "num-samples"),
-        (("--draws", 0), "draws"),
-        (("--examples", 2), "examples"),
-        (("--seeds", 0), "seeds"),
-        (("--pooled", 3), "pooled"),
-    ],
-)
-def test_bad_input_is_refused_by_name(arguments, named, tmp_path):
-    code, _, err = call_main(gradient_quality.main, "--out", tmp_path / "out", *arguments)
-    assert code == 2 and f"{named}: expected" in err and arguments[0] in err
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("sigma", 0),
-        ("sigma", -1.0),
-        ("sigma", float("inf")),
-        ("width", 0),
-        ("updates", -1),
-        ("network", "deep"),
-    ],
-)
-def test_bad_settings_are_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=f"^--setting.{name}: expected"):
-        Setting(**{name: value})
-
-
 def test_bad_calls_are_refused_by_name(bench):
     with pytest.raises(ValueError, match="num_draws"):
         measured(ll.backprop, ll.mlp((5, 3)), 2, 0)
     with pytest.raises(ValueError, match="rules"):
         bench.measure("magic", SMALL)
+    with pytest.raises(ValueError, match=r"^--setting.network: expected"):
+        Setting(network="deep")  # pyright: ignore[reportArgumentType]

@@ -71,8 +71,8 @@ def test_backprop_is_the_gradient_to_the_last_bit(compile: Callable[..., Any]) -
 
 
 WITH_FEEDBACK: dict[str, tuple[Callable[..., ll.Rule], Callable[[Any], Any]]] = {
-    "fa": (ll.feedback_alignment, lambda w: w),
-    "kp": (partial(ll.kolen_pollack, decay=0.0, optimizer=optax.sgd(0.1)), lambda w: w),
+    "feedback_alignment": (ll.feedback_alignment, lambda w: w),
+    "kolen_pollack": (partial(ll.kolen_pollack, decay=0.0, optimizer=optax.sgd(0.1)), lambda w: w),
     "frsf, whose feedback has no sign": (
         partial(ll.sign_symmetry, magnitude="fixed", gain=0.5),
         lambda w: -2 * jnp.abs(w),
@@ -197,23 +197,26 @@ def test_errors_go_back_in_time(outputs: str) -> None:
     def run(params: Any) -> Any:
         makers = {
             "backprop": ll.backprop,
-            "fa": ll.feedback_alignment,
-            "usf": partial(ll.sign_symmetry, gain=0.3),
-            "dfa": ll.direct_feedback_alignment,
+            "feedback_alignment": ll.feedback_alignment,
+            "sign_symmetry_unit": partial(ll.sign_symmetry, gain=0.3),
+            "direct_feedback_alignment": ll.direct_feedback_alignment,
         }
         rules = {name: make(model, ll.squared_error) for name, make in makers.items()}
         states = {name: rule.init(KEY, params, x) for name, rule in rules.items()}
         return states, {n: rule.value_and_grad(KEY, params, states[n], x, y)[:2] for n, rule in rules.items()}
 
     states, found = run(params)
-    fixed = states["fa"].feedback
-    direct = [np.asarray(states["dfa"].feedback[name]) for name in sorted(states["dfa"].feedback)]
+    fixed = states["feedback_alignment"].feedback
+    direct = [
+        np.asarray(states["direct_feedback_alignment"].feedback[name])
+        for name in sorted(states["direct_feedback_alignment"].feedback)
+    ]
     u, w = (np.asarray(leaf) for leaf in (params[0]["u"], params[1]["w"]))
     expected = {
         "backprop": loops.gradients(u, w),
-        "fa": loops.gradients(np.asarray(fixed[0]["u"]), np.asarray(fixed[1]["w"])),
-        "usf": loops.gradients(0.3 * np.sign(u), 0.3 * np.sign(w)),
-        "dfa": loops.gradients(None, None, direct),
+        "feedback_alignment": loops.gradients(np.asarray(fixed[0]["u"]), np.asarray(fixed[1]["w"])),
+        "sign_symmetry_unit": loops.gradients(0.3 * np.sign(u), 0.3 * np.sign(w)),
+        "direct_feedback_alignment": loops.gradients(None, None, direct),
     }
     for name, (loss, grads) in found.items():
         np.testing.assert_allclose(loss, loops.loss, rtol=1e-12)
@@ -326,15 +329,22 @@ def iterated(z: jax.Array) -> jax.Array:
     return jax.pure_callback(np.tanh, jax.ShapeDtypeStruct(z.shape, z.dtype), z, vmap_method="broadcast_all")
 
 
-ON_WEIGHTS = ("wp", "wp-central", "wp-3", "spsa")
-ON_UNITS = ("np", "np-activity", "np-antithetic", "np-layerwise", "np-3", "np-batch")
+ON_WEIGHTS = ("weight_perturbation", "weight_perturbation_central_signs", "weight_perturbation_3", "spsa")
+ON_UNITS = (
+    "node_perturbation",
+    "node_perturbation_activity",
+    "node_perturbation_signs",
+    "node_perturbation_shared",
+    "node_perturbation_3",
+    "node_perturbation_batch",
+)
 
 
 @pytest.mark.parametrize(
     ("activation", "names"),
     [
-        (opaque, ("np-antithetic", "np-batch")),
-        (iterated, ("wp-central", "spsa")),
+        (opaque, ("node_perturbation_signs", "node_perturbation_batch")),
+        (iterated, ("weight_perturbation_central_signs", "spsa")),
         pytest.param(opaque, ON_WEIGHTS + ON_UNITS, marks=pytest.mark.slow),
         pytest.param(iterated, ON_WEIGHTS, marks=pytest.mark.slow),
     ],
@@ -377,9 +387,12 @@ def test_spsa_is_its_estimator_at_the_number_of_updates() -> None:
 def test_no_optimiser_of_the_weights_touches_feedback() -> None:
     """Weight decay, clipping and moments of the user's optimiser act on params alone."""
     optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.add_decayed_weights(0.5), optax.adam(0.1))
-    rules = {name: RULES[name](MODEL, ll.squared_error) for name in ("fa", "dfa", "frsf")}
+    rules = {
+        name: RULES[name](MODEL, ll.squared_error)
+        for name in ("feedback_alignment", "direct_feedback_alignment", "sign_symmetry_fixed")
+    }
     # an optimiser of its own that stands still, and one that moves by what the rule gives it
-    for name, rate in (("kp, still", 0.0), ("kp", 1.0)):
+    for name, rate in (("kp, still", 0.0), ("kolen_pollack", 1.0)):
         rules[name] = ll.kolen_pollack(MODEL, ll.squared_error, decay=0.0, optimizer=optax.sgd(rate))
 
     @partial(jax.jit, compiler_options=QUICK)
@@ -393,20 +406,20 @@ def test_no_optimiser_of_the_weights_touches_feedback() -> None:
                 updates, of_optimizer = optimizer.update(grads, of_optimizer, own)
                 own = optax.apply_updates(own, updates)
             found[name] = own, state.feedback
-        first = rules["kp"].value_and_grad(KEY, params, states["kp"], X, Y)
+        first = rules["kolen_pollack"].value_and_grad(KEY, params, states["kolen_pollack"], X, Y)
         return {name: state.feedback for name, state in states.items()}, found, first
 
     before, found, (_, grads, after) = run(PARAMS)
     for name, (params, feedback) in found.items():
         assert differs(params, PARAMS)
-        if name != "kp":
+        if name != "kolen_pollack":
             assert_same(feedback, before[name])
-    assert_close(after.feedback, where_fed_back(lambda b, g: b - g, before["kp"], grads), ulps=2)
+    assert_close(after.feedback, where_fed_back(lambda b, g: b - g, before["kolen_pollack"], grads), ulps=2)
 
 
 @pytest.mark.slow
 def test_measuring_has_no_side_effect() -> None:
-    rule, exact = RULES["kp"](MODEL, ll.squared_error), ll.backprop(MODEL, ll.squared_error)
+    rule, exact = RULES["kolen_pollack"](MODEL, ll.squared_error), ll.backprop(MODEL, ll.squared_error)
     data = ll.data.Splits(*[ll.data.Dataset(X, Y)] * 3)
 
     def measure(key: Any, params: Any, state: Any, data: Any) -> Any:

@@ -74,7 +74,7 @@ def test_rule_learns(name, data):
     assert_learns(DENSE, ll.squared_error, *AT_ONCE[name], data, 200)
 
 
-@pytest.mark.parametrize("name", slow_but(["node_perturbation"], THROUGH_TIME))
+@pytest.mark.parametrize("name", slow_but([], THROUGH_TIME))
 def test_rule_learns_through_time(name, data):
     # the rows of an image one after the other, each pixel the mean of four
     def see(x):

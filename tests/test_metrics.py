@@ -340,17 +340,30 @@ MASKED = {
     "activities of w": lambda model, loss: ll.forward_gradient(model, loss, perturb="activities", where="w"),
     "kp of w": lambda model, loss: ll.kolen_pollack(model, loss, optimizer=optax.sgd(0.1), where="[tw]*"),
 }
-WITH_SIGNALS = ["backprop", "fa", "dfa", "np", "usf", "kp"]
+WITH_SIGNALS = [
+    "backprop",
+    "feedback_alignment",
+    "direct_feedback_alignment",
+    "node_perturbation",
+    "sign_symmetry_unit",
+    "kolen_pollack",
+]
 EXAMPLES = {
-    "mlp": (on_mlp, ["np-3"]),
+    "mlp": (on_mlp, ["node_perturbation_3"]),
     "mlp, all rules": (on_mlp, list(RULES)),
     "hard": (hard_model, ["kp of w"]),
     "hard, all rules": (hard_model, WITH_SIGNALS + list(MASKED)),
     "half": (partial(on_mlp, jnp.bfloat16), WITH_SIGNALS),
-    "strided": (of_zoo("linen_separable_strided_convolution"), ["backprop", "dfa", "np"]),
-    "bidirectional": (of_zoo("bidirectional_learned_carry"), ["fa", "dfa", "np"]),
-    "dropout": (of_zoo("dropout_keys_in_x"), ["fa", "np"]),
-    "tied embedding": (of_zoo("tied_embedding"), ["kp", "dfa"]),
+    "strided": (
+        of_zoo("linen_separable_strided_convolution"),
+        ["backprop", "direct_feedback_alignment", "node_perturbation"],
+    ),
+    "bidirectional": (
+        of_zoo("bidirectional_learned_carry"),
+        ["feedback_alignment", "direct_feedback_alignment", "node_perturbation"],
+    ),
+    "dropout": (of_zoo("dropout_keys_in_x"), ["feedback_alignment", "node_perturbation"]),
+    "tied embedding": (of_zoo("tied_embedding"), ["kolen_pollack", "direct_feedback_alignment"]),
 }
 """By the kind of model: it, its params and a batch; its rules."""
 
@@ -409,7 +422,15 @@ def test_signals_of_ones_own_are_checked():
 
 
 @pytest.mark.parametrize(
-    ("name", "on"), slow_but([("np", on_mlp)], [("np", on_mlp), ("fa", hard_model), ("wp", hard_model)])
+    ("name", "on"),
+    slow_but(
+        [("node_perturbation", on_mlp)],
+        [
+            ("node_perturbation", on_mlp),
+            ("feedback_alignment", hard_model),
+            ("weight_perturbation", hard_model),
+        ],
+    ),
 )
 def test_draw_moments_are_those_of_stacked_draws(name, on):
     model, params, x = on()
@@ -504,7 +525,7 @@ def test_example_moments_under_vmap():
 def test_example_moments_of_kolen_pollack_under_vmap():
     """Its decay, the same for all examples, differs between seeds."""
     model, _, x = on_mlp()
-    rule = RULES["kp"](model, squares)
+    rule = RULES["kolen_pollack"](model, squares)
 
     def variance(key):
         params = model.init(key)
@@ -531,7 +552,7 @@ def test_parts_of_moments():
         np.testing.assert_array_equal(layers[path[0]].variance[path], part.variance[path])
 
 
-@pytest.mark.parametrize("name", ["wp", "np", "backprop"])
+@pytest.mark.parametrize("name", ["weight_perturbation", "node_perturbation", "backprop"])
 def test_example_moments_hold_no_gradients_of_all_examples(name):
     network = ll.mlp((100, 50, 10), activation=jnp.tanh)
     rule, params = RULES[name](network, ll.squared_error), network.init(KEY)

@@ -13,6 +13,7 @@ import pytest
 from jax import lax
 
 import lax_learning as ll
+from lax_learning import rules
 from tests.compare import slow_but
 
 KEY = jax.random.key(0)
@@ -90,4 +91,4 @@ def test_no_module_is_hidden_by_what_its_package_calls_the_same():
 
 def test_flat_names_are_few():
     flat = [name for name in ll.__all__ if not isinstance(getattr(ll, name), types.ModuleType)]
-    assert flat == sorted(flat) and len(set(flat).difference(ll.rules.__all__)) <= 21
+    assert flat == sorted(flat) and len(set(flat).difference(rules.__all__)) <= 21

@@ -229,7 +229,16 @@ DRAWS: dict[str, Callable[[Any], Any]] = {
     "mlp": MLP.init,
     "rnn": RNN.init,
     "convolution": CNN.init,
-    **{f"init of {name}": partial(_init, name) for name in ("dfa", "fa", "frsf", "kp", "decorrelated")},
+    **{
+        f"init of {name}": partial(_init, name)
+        for name in (
+            "direct_feedback_alignment",
+            "feedback_alignment",
+            "sign_symmetry_fixed",
+            "kolen_pollack",
+            "decorrelated_feedback_alignment",
+        )
+    },
     **{f"update of {name}": partial(_update, name) for name in RULES},
     "decorrelation": _decorrelation,
     "half_space": lambda key: ll.data.half_space(key, 3, sizes=(4, 2, 2)),
@@ -255,7 +264,15 @@ KEY = jax.random.key(0, impl="threefry2x32")
 
 
 # Of the rules, those that draw most.
-FAST_UPDATES = ("np-3", "wp-3", "spsa", "fg", "fg-activities", "brsf", "decorrelated")
+FAST_UPDATES = (
+    "node_perturbation_3",
+    "weight_perturbation_3",
+    "spsa",
+    "forward_gradient_2",
+    "forward_gradient_activities",
+    "sign_symmetry_redrawn",
+    "decorrelated_feedback_alignment",
+)
 FAST = [
     name
     for name in DRAWS
@@ -269,6 +286,15 @@ def test_no_key_is_consumed_twice(name: str) -> None:
     key = jax.random.key(7, impl=_recording(used))
     jax.block_until_ready(DRAWS[name](key))
     jax.effects_barrier()
-    assert used or name.endswith(("backprop", "fa", "dfa", "usf", "frsf", "kp"))
+    assert used or name.endswith(
+        (
+            "backprop",
+            "feedback_alignment",
+            "direct_feedback_alignment",
+            "sign_symmetry_unit",
+            "sign_symmetry_fixed",
+            "kolen_pollack",
+        )
+    )
     twice = [data for data, count in collections.Counter(used).items() if count > 1]
     assert not twice, f"{len(twice)} of {len(used)} keys were consumed twice"

@@ -1,9 +1,9 @@
-"""The Python of the README and of the pages runs as written, and what they name exists."""
+"""The Python of the pages runs as written, and what they name exists."""
 
 import re
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import lax_learning as ll
-from tests.passes import default_passes
+
+pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +26,8 @@ def names_of() -> Callable[[str], dict[str, Any]]:
     @cache
     def run(page: str) -> dict[str, Any]:
         names: dict[str, Any] = {}
-        # The quickstart runs for longer than it compiles.
-        with default_passes() if page == "README.md" else nullcontext():
-            for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL):
-                exec(compile(block, page, "exec"), names)
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL):
+            exec(compile(block, page, "exec"), names)
         return names
 
     return run
@@ -46,19 +44,7 @@ def page(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("namespace", [name], indirect=True)
 
 
-@page("README.md")
-def test_quickstart_runs_and_learns(namespace):
-    history = namespace["history"]
-    assert history.losses.shape == (8, 200) and history.evaluations.shape == (8, 3)
-    # Each seed is right more often than after half the updates; a standard error of 2,500 points is 0.005.
-    assert (np.asarray(history.evaluations[:, -1]) > 0.93).all()
-    told = re.search(r"accuracy at updates .*: ([\d., ]+)\n", README)
-    assert told is not None
-    shown = np.array(list(map(float, told[1].split(", "))))
-    np.testing.assert_allclose(history.evaluations.mean(axis=0), shown, atol=0.01)
-    assert jax.tree.structure(namespace["grads"]) == jax.tree.structure(namespace["own_params"])
-
-
+@pytest.mark.slow
 @page("docs/systems.md")
 def test_transferred_tables_learn_digits(namespace):
     correct = np.asarray(namespace["predictions"]) == np.asarray(namespace["labels"])
@@ -66,6 +52,7 @@ def test_transferred_tables_learn_digits(namespace):
     assert correct[-1000:].mean() > 0.1 + 5 * 0.0095
 
 
+@pytest.mark.slow
 @page("docs/systems.md")
 def test_population_learns_and_resamples_itself(namespace):
     losses = np.asarray(namespace["losses"])
@@ -73,6 +60,7 @@ def test_population_learns_and_resamples_itself(namespace):
     assert (namespace["kills"] >= 0).all() and namespace["kills"].shape == (100,)
 
 
+@pytest.mark.slow
 @page("docs/systems.md")
 def test_critics_learn_to_tell_functions_from_networks(namespace):
     accuracy = np.asarray(namespace["found"].accuracy)
@@ -91,6 +79,7 @@ def test_feedback_of_kolen_pollack_moves_with_its_optimizer(namespace):
     assert np.any(after.feedback[1]["w"] != state.feedback[1]["w"]) and after.feedback[0]["w"] is None
 
 
+@pytest.mark.slow
 @page("docs/any_model.md")
 def test_models_of_other_libraries_learn_by_feedback(namespace):
     losses = namespace["losses_by_library"]
@@ -107,6 +96,7 @@ def test_signals_of_ones_own_become_gradients(namespace):
     assert list(namespace["cosines"]) == ["0/b", "0/u", "0/w", "1/b", "1/w"] and len(namespace["ratios"]) == 2
 
 
+@pytest.mark.slow
 @page("docs/any_model.md")
 def test_recipe_of_dropout_and_statistics_moves_both(namespace):
     first, second, third = namespace["losses_with_dropout"]
@@ -121,6 +111,7 @@ def test_grid_of_seeds_and_rates(namespace):
     assert list(losses.axes) == ["seed", "learning_rate"] and losses.results.shape == (8, 5, 20)
 
 
+@pytest.mark.slow
 @page("docs/choose_a_rule.md")
 def test_best_rates_lie_within_the_grid(namespace):
     rates = set(map(float, namespace["rates"]))
@@ -144,6 +135,24 @@ def test_sigmoid_moves_into_the_loss(namespace):
     np.testing.assert_allclose(grads[1]["w"], exact[1]["w"], rtol=1e-5)  # sums of 32 terms in float32
 
 
+PAGES = ["README.md", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md")))]
+
+
+def test_pages_name_what_exists() -> None:
+    """In their Python, which is slow to run on some of them."""
+    found = set()
+    for page in PAGES:
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL):
+            compile(block, page, "exec")
+            found |= {(page, name) for name in re.findall(r"\bll((?:\.[a-zA-Z_]\w*)+)", block)}
+    assert len(found) > 50
+    for page, name in sorted(found):
+        try:
+            attrgetter(name[1:])(ll)
+        except AttributeError as error:
+            raise AssertionError(f"{page}: ll{name}") from error
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/rules.md"])
 def test_rules_of_the_table_exist(page: str) -> None:
     table = re.search(r"\n\| rule \|.*?\n\n", (ROOT / page).read_text(), flags=re.DOTALL)
@@ -153,14 +162,7 @@ def test_rules_of_the_table_exist(page: str) -> None:
     assert all(hasattr(ll, name) for name in named)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/**/*.md"))),
-    ],
-)
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", *PAGES])
 def test_links_within_the_project_lead_somewhere(page: str) -> None:
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)\)", (ROOT / page).read_text())
     missing = [link for link in links if not (ROOT / page).parent.joinpath(link).exists()]

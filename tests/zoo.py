@@ -1,6 +1,7 @@
 """A zoo of models that were not written for this library: small, each with one thing that is hard.
 
-Every entry makes a `Case`: a function of parameters and a batch, as its own library writes it.
+Every entry makes a `Case`: a function of parameters and a batch, as its own library writes it. `scale`
+multiplies all widths: layers, channels, heads. Outputs, images, sequences and vocabularies stay as they are.
 """
 
 from collections.abc import Callable
@@ -28,14 +29,21 @@ def _drawn(number: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(number).standard_normal(shape, np.float32)
 
 
-def normal(number: int, *shape: int) -> jax.Array:
-    """A parameter."""
-    return jnp.asarray(np.float32(0.5) * _drawn(number, *shape))
+def _images(scale: int) -> jax.Array:
+    return jnp.asarray(_drawn(0, BATCH, 6, 6, 2 * scale))
 
 
-IMAGES = jnp.asarray(_drawn(0, BATCH, 6, 6, 2))
-SEQUENCES = jnp.asarray(_drawn(0, BATCH, 5, 4))
-VECTORS = jnp.asarray(_drawn(0, BATCH, 5))
+def _sequences(scale: int, steps: int = 5) -> jax.Array:
+    return jnp.asarray(_drawn(0, BATCH, steps, 4 * scale))
+
+
+def _vectors(scale: int) -> jax.Array:
+    return jnp.asarray(_drawn(0, BATCH, 5 * scale))
+
+
+def _normal(scale: int) -> Callable[..., jax.Array]:
+    """`(number, *shape) -> parameter`, smaller as layers get wider."""
+    return lambda number, *shape: jnp.asarray(np.float32(0.5 * scale**-0.5) * _drawn(number, *shape))
 
 
 def _of_nnx(make: Callable[[], Any], *filters: Any) -> Any:
@@ -46,77 +54,67 @@ def _of_nnx(make: Callable[[], Any], *filters: Any) -> Any:
     return graph, *jax.jit(lambda: nnx.split(make(), *filters)[1:])()
 
 
-ZOO: dict[str, Callable[[], Case]] = {}
-
-
-def zoo(make: Callable[[], Case]) -> Callable[[], Case]:
-    """Puts a model into the zoo."""
-    ZOO[make.__name__] = make
-    return make
-
-
-@zoo
-def plain_mlp() -> Case:
-    params = [{"w": normal(0, 5, 6), "b": normal(1, 6)}, {"w": normal(2, 6, 3), "b": normal(3, 3)}]
+def plain_mlp(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
+    params = [
+        {"w": normal(0, inputs, hidden), "b": normal(1, hidden)},
+        {"w": normal(2, hidden, 3), "b": normal(3, 3)},
+    ]
 
     def apply(params, x):
         hidden = jax.nn.relu(x @ params[0]["w"] + params[0]["b"])
         return hidden @ params[1]["w"] + params[1]["b"]
 
-    return Case(apply, params, VECTORS)
+    return Case(apply, params, _vectors(scale))
 
 
-@zoo
-def linen_residual_convolution() -> Case:
+def linen_residual_convolution(scale: int = 1) -> Case:
     from flax import linen
 
     class Net(linen.Module):
         @linen.compact
         def __call__(self, x):
-            x = linen.Conv(4, (3, 3))(x)
-            x = x + linen.Conv(4, (3, 3))(linen.relu(linen.GroupNorm(num_groups=2)(x)))
+            x = linen.Conv(4 * scale, (3, 3))(x)
+            x = x + linen.Conv(4 * scale, (3, 3))(linen.relu(linen.GroupNorm(num_groups=2)(x)))
             return linen.Dense(3)(x.mean((1, 2)))
 
     net = Net()
-    return Case(net.apply, jax.jit(net.init)(KEY, IMAGES), IMAGES)
+    return Case(net.apply, jax.jit(net.init)(KEY, _images(scale)), _images(scale))
 
 
-@zoo
-def linen_separable_strided_convolution() -> Case:
+def linen_separable_strided_convolution(scale: int = 1) -> Case:
     from flax import linen
 
     class Net(linen.Module):
         @linen.compact
         def __call__(self, x):
-            x = linen.Conv(4, (3, 3), strides=(2, 1), feature_group_count=2)(x)
-            x = linen.tanh(linen.Conv(3, (1, 1), use_bias=False)(linen.tanh(x)))
+            x = linen.Conv(4 * scale, (3, 3), strides=(2, 1), feature_group_count=2 * scale)(x)
+            x = linen.tanh(linen.Conv(3 * scale, (1, 1), use_bias=False)(linen.tanh(x)))
             return linen.Dense(3)(x.reshape(x.shape[0], -1))
 
     net = Net()
-    return Case(net.apply, jax.jit(net.init)(KEY, IMAGES), IMAGES)
+    return Case(net.apply, jax.jit(net.init)(KEY, _images(scale)), _images(scale))
 
 
-@zoo
-def nnx_transposed_convolution() -> Case:
+def nnx_transposed_convolution(scale: int = 1) -> Case:
     from flax import nnx
 
     class Net(nnx.Module):
         def __init__(self, rngs):
-            self.down = nnx.Conv(2, 3, (3, 3), strides=2, rngs=rngs)
-            self.up = nnx.ConvTranspose(3, 2, (3, 3), strides=(2, 2), rngs=rngs)
+            self.down = nnx.Conv(2 * scale, 3 * scale, (3, 3), strides=2, rngs=rngs)
+            self.up = nnx.ConvTranspose(3 * scale, 2 * scale, (3, 3), strides=(2, 2), rngs=rngs)
 
         def __call__(self, x):
             return self.up(jnp.tanh(self.down(x)))
 
     graph, params = _of_nnx(lambda: Net(nnx.Rngs(0)))
-    return Case(lambda params, x: nnx.merge(graph, params)(x), params, IMAGES)
+    return Case(lambda params, x: nnx.merge(graph, params)(x), params, _images(scale))
 
 
-@zoo
-def linen_attention_block() -> Case:
+def linen_attention_block(scale: int = 1) -> Case:
     from flax import linen
 
-    width = 8
+    width = 8 * scale
 
     class Net(linen.Module):
         @linen.compact
@@ -132,11 +130,10 @@ def linen_attention_block() -> Case:
     return Case(net.apply, jax.jit(net.init)(KEY, tokens), tokens)
 
 
-@zoo
-def nnx_causal_decoder() -> Case:
+def nnx_causal_decoder(scale: int = 1) -> Case:
     from flax import nnx
 
-    width = 8
+    width = 8 * scale
 
     class Net(nnx.Module):
         def __init__(self, rngs):
@@ -151,32 +148,33 @@ def nnx_causal_decoder() -> Case:
             return self.out(self.norm(x + self.attention(x, mask=mask)))
 
     graph, params, rest = _of_nnx(lambda: Net(nnx.Rngs(0)), nnx.Param, ...)
-    x = {"tokens": jax.random.randint(KEY, (BATCH, 5), 0, 7), "mask": jnp.ones((BATCH, 5)).at[0, 4].set(0.0)}
+    x = {
+        "tokens": jax.random.randint(KEY, (BATCH, 5), 0, 7),
+        "mask": jnp.ones((BATCH, 5)).at[0, 4].set(0.0),
+    }
     return Case(lambda params, x: nnx.merge(graph, params, rest)(x), params, x)
 
 
-@zoo
-def haiku_lstm() -> Case:
+def haiku_lstm(scale: int = 1) -> Case:
     import haiku as hk
 
     def net(x):
-        core = hk.LSTM(4)
+        core = hk.LSTM(4 * scale)
         outputs, _ = hk.dynamic_unroll(core, x.swapaxes(0, 1), core.initial_state(x.shape[0]))
         return hk.Linear(3)(outputs[-1])
 
     transformed = hk.without_apply_rng(hk.transform(net))
-    return Case(transformed.apply, jax.jit(transformed.init)(KEY, SEQUENCES), SEQUENCES)
+    return Case(transformed.apply, jax.jit(transformed.init)(KEY, _sequences(scale)), _sequences(scale))
 
 
-@zoo
-def equinox_gru() -> Case:
+def equinox_gru(scale: int = 1) -> Case:
     import equinox as eqx
 
     keys = jax.random.split(KEY)
 
     @eqx.filter_jit
     def drawn(keys):
-        return eqx.nn.GRUCell(4, 5, key=keys[0]), eqx.nn.Linear(5, 3, key=keys[1])
+        return eqx.nn.GRUCell(4 * scale, 5 * scale, key=keys[0]), eqx.nn.Linear(5 * scale, 3, key=keys[1])
 
     params, static = eqx.partition(drawn(keys), eqx.is_inexact_array)
 
@@ -184,29 +182,29 @@ def equinox_gru() -> Case:
         cell, out = eqx.combine(params, static)
 
         def one(x):
-            state, _ = jax.lax.scan(lambda h, x: (cell(x, h), None), jnp.zeros(5), x)
+            state, _ = jax.lax.scan(lambda h, x: (cell(x, h), None), jnp.zeros(5 * scale), x)
             return out(state)
 
         return jax.vmap(one)(x)
 
-    return Case(apply, params, jnp.asarray(_drawn(0, BATCH, 7, 4)))
+    return Case(apply, params, _sequences(scale, 7))
 
 
-@zoo
-def bidirectional_learned_carry() -> Case:
+def bidirectional_learned_carry(scale: int = 1) -> Case:
+    inputs, hidden, normal = 4 * scale, 5 * scale, _normal(scale)
 
     def draw(number):
-        parts = {"u": (4, 5), "v": (5, 5), "b": (5,), "start": (5,)}
+        parts = {"u": (inputs, hidden), "v": (hidden, hidden), "b": (hidden,), "start": (hidden,)}
         return {name: normal(number + i, *shape) for i, (name, shape) in enumerate(parts.items())}
 
-    params = {"forward": draw(0), "backward": draw(4), "out": normal(8, 2 * 5, 3)}
+    params = {"forward": draw(0), "backward": draw(4), "out": normal(8, 2 * hidden, 3)}
 
     def direction(p, x, reverse):
         def step(h, x):
             h = jnp.tanh(x @ p["u"] + h @ p["v"] + p["b"])
             return h, h
 
-        start = jnp.broadcast_to(p["start"], (x.shape[1], 5))
+        start = jnp.broadcast_to(p["start"], (x.shape[1], hidden))
         return jax.lax.scan(step, start, x, reverse=reverse, unroll=2)[1]
 
     def apply(params, x):
@@ -214,14 +212,13 @@ def bidirectional_learned_carry() -> Case:
         both = [direction(params[name], x, name == "backward") for name in ("forward", "backward")]
         return jnp.concatenate(both, -1).mean(0) @ params["out"]
 
-    return Case(apply, params, SEQUENCES)
+    return Case(apply, params, _sequences(scale))
 
 
-@zoo
-def linen_stacked_remat_blocks() -> Case:
+def linen_stacked_remat_blocks(scale: int = 1) -> Case:
     from flax import linen
 
-    width = 6
+    width = 6 * scale
 
     class Block(linen.Module):
         @linen.compact
@@ -238,12 +235,11 @@ def linen_stacked_remat_blocks() -> Case:
             return linen.Dense(3)(x)
 
     net = Net()
-    return Case(net.apply, jax.jit(net.init)(KEY, VECTORS), VECTORS)
+    return Case(net.apply, jax.jit(net.init)(KEY, _vectors(scale)), _vectors(scale))
 
 
-@zoo
-def layers_by_counter() -> Case:
-    width = 5
+def layers_by_counter(scale: int = 1) -> Case:
+    width, normal = 5 * scale, _normal(scale)
     params = {"stack": normal(0, 3, width, width), "bias": normal(1, 3, width), "out": normal(2, width, 3)}
 
     def apply(params, x):
@@ -252,18 +248,17 @@ def layers_by_counter() -> Case:
 
         return jax.lax.fori_loop(0, 3, layer, x) @ params["out"]
 
-    return Case(apply, params, VECTORS)
+    return Case(apply, params, _vectors(scale))
 
 
-@zoo
-def nnx_layer_used_twice() -> Case:
+def nnx_layer_used_twice(scale: int = 1) -> Case:
     from flax import nnx
 
-    hidden = 6
+    hidden = 6 * scale
 
     class Net(nnx.Module):
         def __init__(self, rngs):
-            self.first = nnx.Linear(5, hidden, rngs=rngs)
+            self.first = nnx.Linear(5 * scale, hidden, rngs=rngs)
             self.twice = nnx.Linear(hidden, hidden, rngs=rngs)
             self.out = nnx.Linear(hidden, 3, rngs=rngs)
 
@@ -272,20 +267,21 @@ def nnx_layer_used_twice() -> Case:
             return self.out(jnp.tanh(self.twice(jnp.tanh(self.twice(x)))))
 
     graph, params = _of_nnx(lambda: Net(nnx.Rngs(0)))
-    return Case(lambda params, x: nnx.merge(graph, params)(x), params, VECTORS)
+    return Case(lambda params, x: nnx.merge(graph, params)(x), params, _vectors(scale))
 
 
-@zoo
-def nnx_transformed() -> Case:
+def nnx_transformed(scale: int = 1) -> Case:
     from flax import nnx
+
+    inputs, hidden = 4 * scale, 5 * scale
 
     class Net(nnx.Module):
         def __init__(self, rngs):
-            self.rnn = nnx.RNN(nnx.GRUCell(4, 5, rngs=rngs))
-            self.remat, self.jit = (nnx.Linear(5, 5, use_bias=False, rngs=rngs) for _ in range(2))
-            self.tied = nnx.Linear(5, 5, use_bias=False, rngs=rngs)
+            self.rnn = nnx.RNN(nnx.GRUCell(inputs, hidden, rngs=rngs))
+            self.remat, self.jit = (nnx.Linear(hidden, hidden, use_bias=False, rngs=rngs) for _ in range(2))
+            self.tied = nnx.Linear(hidden, hidden, use_bias=False, rngs=rngs)
             self.tied.kernel = self.jit.kernel
-            self.out = nnx.Linear(5, 3, rngs=rngs)
+            self.out = nnx.Linear(hidden, 3, rngs=rngs)
 
         def __call__(self, x):
             states: Any = self.rnn(x)
@@ -294,16 +290,11 @@ def nnx_transformed() -> Case:
             return jax.vmap(lambda x: self.out(jnp.tanh(x)))(x)
 
     graph, params, rest = _of_nnx(lambda: Net(nnx.Rngs(0)), nnx.Param, ...)
-    return Case(
-        lambda params, x: nnx.merge(graph, params, rest, copy=True)(x),
-        params,
-        jnp.asarray(_drawn(0, BATCH, 3, 4)),
-    )
+    return Case(lambda params, x: nnx.merge(graph, params, rest, copy=True)(x), params, _sequences(scale, 3))
 
 
-@zoo
-def tied_embedding() -> Case:
-    hidden = 6
+def tied_embedding(scale: int = 1) -> Case:
+    hidden, normal = 6 * scale, _normal(scale)
     params = {"embedding": normal(0, 7, hidden), "w": normal(1, hidden, hidden)}
 
     def apply(params, tokens):
@@ -312,32 +303,46 @@ def tied_embedding() -> Case:
     return Case(apply, params, jnp.arange(BATCH) % 7)
 
 
-@zoo
-def weight_normalisation() -> Case:
-    params = {"v": normal(0, 5, 6), "g": 1 + normal(1, 6), "out": normal(2, 6, 3), "gain": 1 + normal(3, 3)}
+def weight_normalisation(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
+    params = {
+        "v": normal(0, inputs, hidden),
+        "g": 1 + normal(1, hidden),
+        "out": normal(2, hidden, 3),
+        "gain": 1 + normal(3, 3),
+    }
 
     def apply(params, x):
         w = params["g"] * params["v"] / jnp.linalg.norm(params["v"], axis=0)
         return (jnp.tanh(x @ w) @ params["out"]) * params["gain"]
 
-    return Case(apply, params, VECTORS)
+    return Case(apply, params, _vectors(scale))
 
 
-@zoo
-def mixture_of_experts() -> Case:
-    params = {"gate": normal(0, 5, 3), "experts": normal(1, 3, 5, 6), "out": normal(2, 3, 6, 2)}
+def mixture_of_experts(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
+    params = {
+        "gate": normal(0, inputs, 3),
+        "experts": normal(1, 3, inputs, hidden),
+        "out": normal(2, 3, hidden, 2),
+    }
 
     def apply(params, x):
         gate = jax.nn.softmax(x @ params["gate"])
         hidden = jax.nn.gelu(jnp.einsum("bi,eih->beh", x, params["experts"]))
         return jnp.einsum("be,beh,eho->bo", gate, hidden, params["out"])
 
-    return Case(apply, params, VECTORS)
+    return Case(apply, params, _vectors(scale))
 
 
-@zoo
-def diagonal_state_space() -> Case:
-    params = {"decay": normal(0, 6), "b": normal(1, 4, 6), "c": normal(2, 6, 3), "d": normal(3, 4, 3)}
+def diagonal_state_space(scale: int = 1) -> Case:
+    inputs, hidden, normal = 4 * scale, 6 * scale, _normal(scale)
+    params = {
+        "decay": normal(0, hidden),
+        "b": normal(1, inputs, hidden),
+        "c": normal(2, hidden, 3),
+        "d": normal(3, inputs, 3),
+    }
 
     def apply(params, x):
         drive = (x @ params["b"]).swapaxes(0, 1)
@@ -349,12 +354,12 @@ def diagonal_state_space() -> Case:
         _, states = jax.lax.associative_scan(join, (decay, drive))
         return (jnp.tanh(states) @ params["c"] + x.swapaxes(0, 1) @ params["d"]).mean(0)
 
-    return Case(apply, params, SEQUENCES)
+    return Case(apply, params, _sequences(scale))
 
 
-@zoo
-def custom_jvp_around_parameters() -> Case:
-    params = {"w": normal(0, 5, 6), "slope": 1 + normal(1, 6), "out": normal(2, 6, 3)}
+def custom_jvp_around_parameters(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
+    params = {"w": normal(0, inputs, hidden), "slope": 1 + normal(1, hidden), "out": normal(2, hidden, 3)}
 
     @jax.custom_jvp
     def scaled_softplus(slope, x):
@@ -369,12 +374,12 @@ def custom_jvp_around_parameters() -> Case:
     def apply(params, x):
         return scaled_softplus(params["slope"], x @ params["w"]) @ params["out"]
 
-    return Case(apply, params, VECTORS)
+    return Case(apply, params, _vectors(scale))
 
 
-@zoo
-def custom_vjp_around_parameters() -> Case:
-    params = {"w": normal(0, 5, 6), "v": normal(1, 6, 6), "out": normal(2, 6, 3)}
+def custom_vjp_around_parameters(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
+    params = {"w": normal(0, inputs, hidden), "v": normal(1, hidden, hidden), "out": normal(2, hidden, 3)}
 
     @jax.custom_vjp
     def product(w, x):
@@ -386,33 +391,37 @@ def custom_vjp_around_parameters() -> Case:
         hidden = jnp.tanh(product(params["w"], x))
         return jnp.tanh(product(params["v"], hidden)) @ params["out"]
 
-    return Case(apply, params, VECTORS)
+    return Case(apply, params, _vectors(scale))
 
 
-@zoo
-def dropout_keys_in_x() -> Case:
+def dropout_keys_in_x(scale: int = 1) -> Case:
     from flax import linen
 
     class Net(linen.Module):
         @linen.compact
         def __call__(self, x):
-            x = linen.tanh(linen.Dense(6)(x))
+            x = linen.tanh(linen.Dense(6 * scale)(x))
             x = linen.Dropout(0.5, deterministic=False)(x)
             return linen.Dense(3)(x)
 
     net = Net()
-    params = jax.jit(net.init)({"params": KEY, "dropout": KEY}, VECTORS[0])
+    params = jax.jit(net.init)({"params": KEY, "dropout": KEY}, _vectors(scale)[0])
 
     def apply(params, batch):
         one = partial(net.apply, params)
         return jax.vmap(lambda x, key: one(x, rngs={"dropout": key}))(batch["x"], batch["key"])
 
-    return Case(apply, params, {"x": VECTORS, "key": jax.random.split(KEY, BATCH)})
+    return Case(apply, params, {"x": _vectors(scale), "key": jax.random.split(KEY, BATCH)})
 
 
-@zoo
-def jitted_checkpointed_conditional() -> Case:
-    params = {"a": normal(0, 5, 6), "b": normal(1, 6), "c": normal(2, 6, 6), "out": normal(3, 6, 3)}
+def jitted_checkpointed_conditional(scale: int = 1) -> Case:
+    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
+    params = {
+        "a": normal(0, inputs, hidden),
+        "b": normal(1, hidden),
+        "c": normal(2, hidden, hidden),
+        "out": normal(3, hidden, 3),
+    }
 
     @jax.jit
     def dense(w, b, x):
@@ -424,12 +433,42 @@ def jitted_checkpointed_conditional() -> Case:
         hidden = jax.lax.cond(True, lambda h: h, lambda h: 2 * h, hidden)
         return hidden @ params["out"]
 
-    return Case(apply, params, VECTORS)
+    return Case(apply, params, _vectors(scale))
 
 
-@zoo
-def equinox_mlp() -> Case:
+def equinox_mlp(scale: int = 1) -> Case:
     import equinox as eqx
 
-    params, static = eqx.partition(eqx.filter_jit(eqx.nn.MLP)(5, 3, 6, 2, key=KEY), eqx.is_inexact_array)
-    return Case(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, VECTORS)
+    params, static = eqx.partition(
+        eqx.filter_jit(eqx.nn.MLP)(5 * scale, 3, 6 * scale, 2, key=KEY), eqx.is_inexact_array
+    )
+    return Case(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, _vectors(scale))
+
+
+ZOO: dict[str, Callable[..., Case]] = {
+    make.__name__: make
+    for make in (
+        plain_mlp,
+        linen_residual_convolution,
+        linen_separable_strided_convolution,
+        nnx_transposed_convolution,
+        linen_attention_block,
+        nnx_causal_decoder,
+        haiku_lstm,
+        equinox_gru,
+        bidirectional_learned_carry,
+        linen_stacked_remat_blocks,
+        layers_by_counter,
+        nnx_layer_used_twice,
+        nnx_transformed,
+        tied_embedding,
+        weight_normalisation,
+        mixture_of_experts,
+        diagonal_state_space,
+        custom_jvp_around_parameters,
+        custom_vjp_around_parameters,
+        dropout_keys_in_x,
+        jitted_checkpointed_conditional,
+        equinox_mlp,
+    )
+}

@@ -4,10 +4,15 @@ A worker puts slots that no trial holds into Optuna's queue and asks for as many
 a slot at the same time, the trial with the lower number fills it and the other is dropped before it runs. A
 heartbeat in the study shows which trials are being run; those without one are failed, and their slots queued
 again. A slot seeds the sampler, so that a repeated trial draws the same unless the sampler has learned more.
+
+A trial may be what kills its worker. The study counts the workers that died with a slot: of such slots ever
+fewer are run side by side, and after `MOST_DEATHS` the slot is given up, its trials stay failed.
 """
 
+import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -19,6 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from experiments.sweep.space import Space
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+MOST_DEATHS = 3
 UNLESS_TAKEN = suppress(UpdateFinishedTrialError)  # by another worker, which took this one for dead
 
 
@@ -28,9 +34,18 @@ def slot_of(trial: FrozenTrial | Trial) -> int:
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """The finished trial of every slot that has one, in the order of slots."""
+    """The finished trial of every slot that has one, or a failed one if it is given up, in order of slots."""
     done = _first(study.get_trials(deepcopy=False, states=FINISHED))
+    given_up = [slot for slot, times in deaths(study).items() if times >= MOST_DEATHS and slot not in done]
+    if given_up:
+        failed = _first(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
+        done |= {slot: failed[slot] for slot in given_up}
     return [done[slot] for slot in sorted(done)]
+
+
+def deaths(study: optuna.Study) -> Counter[int]:
+    """How many workers have died with a trial of each slot."""
+    return Counter(slot for name, slot in study.user_attrs.items() if name.startswith("dead "))
 
 
 def _first(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
@@ -72,7 +87,7 @@ class Worker:
         self._fail_dead()
         held = _held(self._study)
         free = [s for s in range(self._num_trials) if s not in held or held[s].state == TrialState.WAITING]
-        for slot in free[: count - len(self._mine)]:
+        for slot in self._chosen(free, count):
             if slot not in held:
                 self._study.enqueue_trial(self._space.point(slot), user_attrs={"slot": slot})
             trial = self._study.ask(self._space.searched)  # perhaps one that another worker queued
@@ -82,6 +97,15 @@ class Worker:
         for trial in [trial for number, trial in self._mine.items() if number not in fills]:
             self._end(trial, TrialState.FAIL)
         return list(self._mine.values())
+
+    def _chosen(self, free: list[int], count: int) -> list[int]:
+        """Slots to run next: first those with which no worker has died, then few of the others at a time."""
+        died = deaths(self._study)
+        for times in range(MOST_DEATHS):
+            if chosen := [slot for slot in free if died[slot] == times]:
+                most = count if times == 0 else max(count // 8**times, 1)
+                return chosen[: max(most - len(self._mine), 0)]
+        return []
 
     def report(self, trial: Trial, chunk: int, value: float) -> bool:
         """Reports the score of a trial after a chunk; returns whether the pruner stops it."""
@@ -118,3 +142,8 @@ class Worker:
             if started < recent and trial.number not in self._mine.keys() | alive:
                 with UNLESS_TAKEN:
                     self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                slot = slot_of(trial)
+                self._study.set_user_attr(f"dead {trial.number}", slot)
+                if deaths(self._study)[slot] == MOST_DEATHS:
+                    told = f"trial {slot} is given up: {MOST_DEATHS} workers died with {trial.params}"
+                    print(f"\nwarning: {told}", file=sys.stderr)

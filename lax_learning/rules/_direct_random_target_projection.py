@@ -1,18 +1,24 @@
 """Direct random target projection on any model: the target stands for the error."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lax_learning._checks import check_same_structure
+from lax_learning._checks import check_callable, check_same_structure
 from lax_learning.models import Model
 from lax_learning.rules._direct import DirectInit, direct_rule, keeps_variance
 from lax_learning.types import Loss, Rule, Where
 
 
 def direct_random_target_projection(
-    model: Model, loss: Loss, *, feedback_init: DirectInit = keeps_variance, where: Where = None
+    model: Model,
+    loss: Loss,
+    *,
+    targets: Callable[[Any], Any] = lambda y: y,
+    feedback_init: DirectInit = keeps_variance,
+    where: Where = None,
 ) -> Rule:
     """Sends the target through fixed random weights to every data value that sites read.
 
@@ -28,6 +34,7 @@ def direct_random_target_projection(
     Args:
       model: any model whose examples do not depend on each other.
       loss: per-example loss `(output, y) -> [batch]`.
+      targets: `y -> targets` with the structure and shapes of the output, where y holds more than these.
       feedback_init: `(key, like) -> feedback` of shape `[units, outputs]`, with leading axes of stacked
         layers; the public code draws it uniformly with a bound of `sqrt(6 / units)`.
       where: which parameters are trained; the gradients of the others are zero.
@@ -53,9 +60,11 @@ def direct_random_target_projection(
       training of deep neural networks, https://arxiv.org/abs/1909.01311, 2021; the sign is that of the
       authors' code.
     """
-    return direct_rule(model, loss, feedback_init, where, sent=_targets)
+    check_callable("targets", targets, "a function y -> targets", num_arguments=1)
 
+    def sent(error: Any, y: Any, size: int) -> Any:
+        found = targets(y)
+        check_same_structure(("targets", "the output"), (found, error))
+        return jax.tree.map(lambda target, e: jnp.asarray(target, e.dtype) / size, found, error)
 
-def _targets(error: Any, y: Any, size: int) -> Any:
-    check_same_structure(("y", "the output"), (y, error))
-    return jax.tree.map(lambda target, error: jnp.asarray(target, error.dtype) / size, y, error)
+    return direct_rule(model, loss, feedback_init, where, sent=sent)

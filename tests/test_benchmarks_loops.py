@@ -1,0 +1,151 @@
+"""The benchmarks' loops in NumPy and code by hand do what the library does."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lax_learning as ll
+from benchmarks import rules
+from benchmarks.cases import Sizes, microlearning
+from benchmarks.reference import microlearning as loops
+from benchmarks.reference import rules as by_hand
+from lax_learning.models import Model
+from tests.compare import assert_close, slow_but
+
+pytestmark = pytest.mark.usefixtures("x64", "as_a_user_sees_it")
+
+SIZES = Sizes(hidden=4, batch_size=6, examples=5)
+
+
+def close(got: Any, expected: Any) -> None:
+    """Equal in float64, whose roundings are 1e-16: sums have at most 785 terms of size 10, over sigma^2."""
+    assert np.asarray(got).dtype == np.float64
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
+
+
+# --- the tutorial's loops
+
+
+def library(name: str, noise: Any = "normal") -> tuple[ll.Rule, Any, microlearning.Weights]:
+    """A rule of a small network, its moments over examples, and its weights in float64."""
+    model, compared = microlearning.network_of(SIZES), microlearning.RULES[name]
+    rule = compared.make(model, noise)
+    weights = jax.tree.map(lambda w: w.astype(jnp.float64), microlearning.weights_of(model, rule, 1))
+    return rule, compared.moments(model, rule, noise), weights
+
+
+def in_float64(count: int) -> tuple[np.ndarray, np.ndarray]:
+    x, y = microlearning.examples(count)
+    return x.astype(np.float64), y.astype(np.float64)
+
+
+def as_library(name: str, noise: loops.Noise) -> Any:
+    """The reference's noise, of standard deviation sigma, as unit noise of the library."""
+    hidden, output = (each / microlearning.SIGMA for each in noise)
+    if name.startswith("weight"):
+        both = {f"{i}/w": n[:, :-1].T for i, n in enumerate((hidden, output))}
+        return {**both, "0/b": hidden[:, -1], "1/b": output[:, -1]}
+    return jnp.asarray(hidden.T), jnp.asarray(output.T)
+
+
+def drawn(name: str, weights: loops.Weights, batch_size: int, seed: int = 0) -> loops.Noise:
+    """The reference's noise of a batch; signs where the library draws signs."""
+    rule = microlearning.RULES[name]
+    noise = loops.RULES[rule.reference].draw(
+        np.random.default_rng(seed), weights, batch_size, microlearning.SIGMA
+    )
+    if rule.noise == "rademacher":
+        return np.sign(noise[0]) * microlearning.SIGMA, np.sign(noise[1]) * microlearning.SIGMA
+    return noise
+
+
+@pytest.mark.parametrize("name", microlearning.RULES)
+def test_updates_agree(name: str) -> None:
+    x, y = in_float64(SIZES.batch_size)
+    weights = microlearning.as_reference(library(name)[2])
+    noise = drawn(name, weights, len(x))
+    rule, _, ours = library(name, lambda key, like: as_library(name, noise))
+    after, loss = jax.jit(partial(microlearning.update, rule))(jax.random.key(0), ours, x, y)
+
+    close(loss, np.mean(loops.losses(loops.forward(weights, x.T)[1], y.T)))
+    change = loops.RULES[microlearning.RULES[name].reference].update(
+        weights, x.T, y.T, noise, microlearning.SIGMA
+    )
+    before = weights.hidden.copy()
+    loops.add(weights, change, microlearning.LEARNING_RATE)
+    for got, expected in zip(microlearning.as_reference(after), weights, strict=True):
+        close(got, expected)
+    assert np.abs(weights.hidden - before).max() > 1e-7  # it does something, visibly
+
+
+def whole_of(each: list[loops.Noise]) -> loops.Noise:
+    """The noise of batches of one as that of one batch."""
+    hidden, output = (np.concatenate(column, axis=1) for column in zip(*each, strict=True))
+    return hidden, output
+
+
+@pytest.mark.parametrize(
+    "name", slow_but(["weight perturbation", "node perturbation", "Kolen-Pollack"], microlearning.RULES)
+)
+def test_snr_agrees(name: str) -> None:
+    x, y = in_float64(SIZES.examples)
+    weights = microlearning.as_reference(library(name)[2])
+    each = [drawn(name, weights, 1, seed) for seed in range(len(x))]
+    keys = jax.random.key_data(jax.random.split(jax.random.key(3), len(x)))
+
+    def noise(key: jax.Array, like: Any) -> Any:
+        if name.startswith("node"):  # all examples at once: the library draws for a batch
+            return as_library(name, whole_of(each))
+        # one example after another, each by a key of its own
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(as_library(name, n) for n in each))
+        mine = jnp.argmax(jnp.all(keys == jax.random.key_data(key), axis=-1))
+        return jax.tree.map(lambda leaves: leaves[mine], stacked)
+
+    _, moments, ours = library(name, noise)
+    got = jax.jit(partial(microlearning.snr, moments))(jax.random.key(3), ours, x, y)
+    theirs = loops.RULES[microlearning.RULES[name].reference]
+    close(got, loops.snr(theirs, weights, x.T, y.T, each.__getitem__, microlearning.SIGMA))
+
+
+# --- code by hand
+
+
+def noise_of(key: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Numbers that depend on the shape alone: both sides draw the same whatever their keys."""
+    return jnp.asarray(np.random.default_rng(shape[-1]).normal(size=shape))
+
+
+@pytest.mark.parametrize("name", by_hand.RULES)
+def test_code_by_hand_agrees(name: str) -> None:
+    widths, batch = (7, 5, 3), 6
+    params, feedback = (
+        jax.tree.map(lambda w: w.astype(jnp.float64), rules.network_params(jax.random.key(seed), widths))
+        for seed in (0, 1)
+    )
+    x, y = noise_of(None, (batch, 7)), noise_of(None, (batch, 3))
+    options = {}
+    if "perturbation" in name:
+        options["noise"] = lambda key, like: jax.tree.map(
+            lambda leaf: noise_of(key, (batch, *leaf.shape[2:]) if leaf.ndim == 3 else leaf.shape), like
+        )
+    if "node" in name:  # the library's has an axis for the batch of one of every example
+        draw = options["noise"]
+        options["noise"] = lambda key, like: jax.tree.map(
+            lambda n, leaf: n.reshape(leaf.shape), draw(key, like), like
+        )
+    rule = rules.RULES[name](Model(rules.network), ll.squared_error, **options)
+    state = rule.init(jax.random.key(2), params, x)
+    if name == "feedback_alignment":
+        state = state._replace(feedback=[{"w": None, "b": None}, {"w": feedback[1]["w"], "b": None}])
+    if name == "direct_feedback_alignment":
+        state = state._replace(feedback={read: feedback[1]["w"] for read in state.feedback})
+    loss, grads, _ = jax.jit(rule.value_and_grad)(jax.random.key(3), params, state, x, y)
+    expected = jax.jit(by_hand.RULES[name], static_argnums=5)(
+        jax.random.key(3), params, feedback, x, y, noise_of
+    )
+    # Sums of at most 35 terms, and of the perturbations a difference of losses over sigma^2.
+    assert_close((loss, grads), expected, ulps=1e4)
