@@ -5,6 +5,7 @@ import codecs
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -32,7 +33,7 @@ def interruptible() -> Iterator[None]:
 
 def _send_again(ignored: Any) -> None:
     if issubclass(ignored.exc_type, KeyboardInterrupt):
-        _thread.interrupt_main()
+        threading.Timer(0.1, _thread.interrupt_main).start()  # not in here, where it would be ignored too
     else:
         sys.__unraisablehook__(ignored)
 

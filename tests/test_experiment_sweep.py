@@ -393,6 +393,7 @@ def test_trials_of_a_dead_worker_are_repeated(tmp_path, monkeypatch):
 
 
 def test_a_trial_that_kills_every_worker_is_given_up(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("experiments.sweep.workers.MOST_DEATHS", 3)
     workers, now = Workers(tmp_path), time.time
     claimed = []
     for number in range(6):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import folders, harness, processes
+from experiments import folders, harness, processes, terminal
 from experiments.settings import parse
 from tests.command_line import EXPERIMENT, ended, run, start
 
@@ -253,3 +253,21 @@ def test_kills_and_interrupts_at_random_moments_change_nothing(tmp_path, name):
     same, expected = (harness.read_dataset(folder / "results.nc") for folder in (out, whole))
     timed = [name for name in expected.variables if "seconds" in str(name)]
     xr.testing.assert_identical(same.drop_vars(timed), expected.drop_vars(timed))
+
+
+class KillsItself:
+    """Its end meets Ctrl-C, as callbacks of the garbage collector may."""
+
+    def __del__(self) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupt_that_python_ignores_is_sent_again():
+    handler = signal.signal(signal.SIGINT, lambda *_: None)  # a program's own
+    try:
+        with pytest.raises(KeyboardInterrupt), terminal.interruptible():
+            KillsItself()
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGINT, handler)

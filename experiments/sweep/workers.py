@@ -24,7 +24,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from experiments.sweep.space import Space
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-MOST_DEATHS = 3
+MOST_DEATHS = 10
+"""So many that a worker killed at random moments, again and again, is not taken for a trial's fault."""
 UNLESS_TAKEN = suppress(UpdateFinishedTrialError)  # by another worker, which took this one for dead
 
 
