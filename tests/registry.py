@@ -53,6 +53,9 @@ LEARNING = (
     "spsa",
 )  # fmt: skip
 """Rules whose state moves."""
+
+AT_REST = ("forward_direct_feedback",)
+"""Rules whose hidden layers are at rest at first, as their feedback starts from zeros."""
 # Compiling normal draws takes longer than all the rest.
 UNIFORM = jax.nn.initializers.uniform(1.0)
 

@@ -17,7 +17,7 @@ from experiments.decorrelation import notebook
 from lax_learning._sites._program import Program
 from lax_learning.decorrelation import State
 from tests.compare import assert_close, assert_same, differs, slow_but
-from tests.registry import INPUT_SHAPES, NETWORKS, RULES
+from tests.registry import AT_REST, INPUT_SHAPES, NETWORKS, RULES
 
 KEY = jax.random.key(0)
 SIGMAS = 5.0
@@ -405,7 +405,7 @@ def test_the_identity_changes_nothing(kind: str, name: str) -> None:
     # Products with the identity are exact; sums may be fused in another order, and divided by sigma.
     found = jax.jit(lambda layers: (run(model), run(ll.decorrelation.wrap(model, layers))))(layers)
     assert_close(*found, ulps=256)
-    assert all(bool(jnp.any(layer["w"] != 0)) for layer in found[1][1])
+    assert name in AT_REST or all(bool(jnp.any(layer["w"] != 0)) for layer in found[1][1])
 
 
 def test_feedback_alignment_on_decorrelated_inputs() -> None:

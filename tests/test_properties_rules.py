@@ -291,6 +291,7 @@ def test_no_key_is_consumed_twice(name: str) -> None:
             "backprop",
             "feedback_alignment",
             "direct_feedback_alignment",
+            "direct_random_target_projection",
             "sign_symmetry_unit",
             "sign_symmetry_fixed",
             "kolen_pollack",

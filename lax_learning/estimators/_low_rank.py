@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from lax_learning._checks import describe
 from lax_learning._precision import is_half
+from lax_learning._sites._equations import vary_as
 from lax_learning._sites._matrices import Matrix, direct_matrices
 from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
@@ -55,10 +56,12 @@ def low_rank_mean(
       clean: the loss without noise, for the forward difference; None for the central one.
       key, step, rank, num_samples, noise, fitness: of `weight_perturbation`, `step` is sigma.
     """
+    # The program is traced for params that differ between devices, in `jax.shard_map`, as the data do.
+    params = vary_as(params, args, key, step)
     program, arrays = _traced(loss_fn, params, args)
     matrices, parameters = direct_matrices(program), program.split.parameters
     likes = [_like(leaf, matrices.get(i), num_samples, rank) for i, leaf in enumerate(parameters)]
-    drawn = noise(key, likes)
+    drawn = vary_as(noise(key, likes), params)
 
     def losses(step: Array) -> Array:
         def of_draw(drawn: list[Any]) -> Array:

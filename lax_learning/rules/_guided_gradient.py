@@ -11,6 +11,7 @@ from lax_learning._checks import check_instance, check_key, check_sequence
 from lax_learning._precision import raised
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
+from lax_learning.estimators._draws import as_gradient
 from lax_learning.estimators._forward_gradient import directional_derivative
 from lax_learning.models import Model, Split
 from lax_learning.rules._common import check_parts, joined, losses_of
@@ -90,6 +91,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
         slopes = jax.vmap(lambda u: directional_derivative(mean_loss, at, u)[1])(directions)
         inverse = jnp.linalg.pinv(_overlaps(directions), rtol=1e-4, hermitian=True)
         grads = [jnp.tensordot((inverse @ slopes).astype(u.dtype), u, 1) for u in directions]
+        grads = as_gradient(grads, split.parameters)
         aux = model(params, x)[1] if model.has_aux else None
         value = joined(mean_loss(split.parameters), aux, model)
         return value, split.gradients(grads), tuple(after for _, _, after in found)
