@@ -153,6 +153,10 @@ def test_fitness_by_hand() -> None:
         )
         _, found = estimate(KEY, jnp.zeros(1))
         np.testing.assert_allclose(found[0], jnp.mean(shaped * s[:, 0]), rtol=1e-6)
+        diverged = estimators.weight_perturbation(
+            lambda w: jnp.log(w[0] - 1.5), sigma=1.0, num_samples=3, noise=noise, rank=1, fitness=fitness
+        )
+        assert jnp.isnan(diverged(KEY, jnp.zeros(1))[1]).all()
     central = estimators.weight_perturbation(
         lambda w: w[0], sigma=1.0, num_samples=3, noise=noise, rank=1, fitness="ranked", difference="central"
     )  # losses 1, 4, 2, -1, -4, -2: ranks 3, 5, 4, 2, 0, 1 of 5

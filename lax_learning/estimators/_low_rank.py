@@ -146,8 +146,8 @@ def _z_scored(losses: Array) -> Array:
 
 
 def _ranked(losses: Array) -> Array:
-    ranks = jnp.argsort(jnp.argsort(losses))
-    return ranks.astype(losses.dtype) / (len(losses) - 1) - 0.5
+    ranks = jnp.argsort(jnp.argsort(losses)).astype(losses.dtype)
+    return jnp.where(jnp.any(jnp.isnan(losses)), jnp.nan, ranks / (len(losses) - 1) - 0.5)
 
 
 _SHAPED: dict[str, Callable[[Array], Array]] = {"z-scored": _z_scored, "ranked": _ranked}
