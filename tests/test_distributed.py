@@ -178,7 +178,7 @@ def agree(one: np.ndarray, other: np.ndarray, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def of_one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """What one process with 8 devices found."""
+    """Results of one process with 8 devices."""
     path = tmp_path_factory.mktemp("ensembles") / "alone.npz"
     ((code, _, errors),) = finish(start_all(ENSEMBLES, path, devices=8))
     assert code == 0, errors

@@ -45,7 +45,7 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def deaths(study: optuna.Study) -> Counter[int]:
-    """How many workers have died with a trial of each slot."""
+    """Number of workers that have died with a trial of each slot."""
     return Counter(slot for name, slot in study.user_attrs.items() if name.startswith("dead "))
 
 

@@ -83,7 +83,7 @@ def weight_perturbation(
 
     Raises:
       ValueError: at trace time, for a sigma that is 0 or infinite in the dtype of the params or the loss.
-      TypeError: at trace time, for a loss of half precision.
+      TypeError: at trace time, for a loss of half precision, and with a rank for such params.
 
     Example:
       >>> estimate = weight_perturbation(lambda w: jnp.sum(w**2), sigma=0.01, num_samples=4096)

@@ -124,7 +124,7 @@ Ways = dict[str, tuple[int, int, _Route]]
 
 
 class Pass(NamedTuple):
-    """What feedback can be learned from.
+    """Forward pass of a direct rule, from which feedback can be learned.
 
     Fields:
       ways: routes by name.

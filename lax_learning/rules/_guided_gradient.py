@@ -89,6 +89,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
 
         at = vary_as(split.parameters, directions)
         slopes = jax.vmap(lambda u: directional_derivative(mean_loss, at, u)[1])(directions)
+        # Directions of unit length: what is below is rounding, which the inverse would blow up 1e4 times.
         inverse = jnp.linalg.pinv(_overlaps(directions), rtol=1e-4, hermitian=True)
         grads = [jnp.tensordot((inverse @ slopes).astype(u.dtype), u, 1) for u in directions]
         grads = as_gradient(grads, split.parameters)
