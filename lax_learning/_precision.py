@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lax_learning.types import Key
+
 
 def raised(*values: Any) -> jnp.dtype:
     """The dtype of the values taken together, float32 or wider, also under strict dtype promotion."""
@@ -66,6 +68,16 @@ def _round(value: Array, dtype: Any) -> Array:
     """`value` as the nearest number of a half-precision dtype, in its own dtype."""
     spacing = _spacing(jnp.abs(value), dtype)
     return jnp.round(value / spacing) * spacing
+
+
+def rounded_at_random(key: Key, value: Array, dtype: Any) -> Array:
+    """The value in a dtype; half precision goes up or down at random, so that its mean is the value."""
+    if not is_half(dtype):
+        return value.astype(dtype)
+    spacing = _spacing(jnp.abs(value), dtype)
+    below = jnp.floor(value / spacing)
+    goes_up = jax.random.uniform(key, value.shape, value.dtype) < value / spacing - below
+    return ((below + goes_up) * spacing).astype(dtype)
 
 
 def promoted(*values: Any) -> tuple[Array, ...]:

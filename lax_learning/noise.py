@@ -61,10 +61,25 @@ def normal(key: Key, like: PyTree) -> PyTree:
         # The same numbers in a loop of two long rows: programs that use them twice draw them once, and no
         # compiler puts them into the shape of the leaf, where short last axes make it slow.
         rows = _uniform(key, (2, -(-leaf.size // 2)), dtype)
-        drawn = jax.lax.map(lambda row: np.sqrt(2).astype(dtype) * jax.lax.erf_inv(row), rows)
+        drawn = jax.lax.map(_normal_of, rows)
         return drawn.reshape(-1)[: leaf.size].reshape(leaf.shape).astype(leaf.dtype)
 
     return _by_leaf(draw, key, like)
+
+
+def _normal_in_place(key: Key, like: PyTree) -> PyTree:
+    """The numbers of `normal` with no memory of a loop, for programs that use them in one place."""
+
+    def draw(key: Key, leaf: Any) -> Array:
+        row = _uniform(key, (leaf.size,), raised(leaf))
+        return _normal_of(row).reshape(leaf.shape).astype(leaf.dtype)
+
+    return _by_leaf(draw, key, like)
+
+
+def _normal_of(uniform: Array) -> Array:
+    """Returns normal numbers from those in (-1, 1), as `jax.random.normal` does."""
+    return np.sqrt(2).astype(uniform.dtype) * jax.lax.erf_inv(uniform)
 
 
 def _uniform(key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -102,8 +117,10 @@ def rademacher(key: Key, like: PyTree) -> PyTree:
 _NAMED: dict[str, Noise] = {"normal": normal, "rademacher": rademacher}
 
 
-def as_noise(noise: str | Noise) -> Noise:
+def as_noise(noise: str | Noise, *, in_place: bool = False) -> Noise:
     """The noise of that name, or `noise` itself if it is a function, what it draws checked.
+
+    The same numbers come in place, for programs that use each draw once and must not keep it.
 
     Real numbers of another dtype, such as the int32 of `jax.random.rademacher`, are cast to that of the
     leaf they are for: what is added and what gets the credit are the same numbers then.
@@ -115,7 +132,7 @@ def as_noise(noise: str | Noise) -> Noise:
     """
     if not callable(noise):
         check_choice("noise", noise, _NAMED)
-        return _NAMED[noise]
+        return _normal_in_place if in_place and noise == "normal" else _NAMED[noise]
     expected = "one of its names, or a function (key, like) -> unit noise"
     check_callable("noise", noise, expected, num_arguments=2)
 

@@ -2,7 +2,16 @@
 
 from lax_learning.estimators._backprop import backprop
 from lax_learning.estimators._forward_gradient import forward_gradient
+from lax_learning.estimators._in_place import in_place_step
 from lax_learning.estimators._spsa import Gains, spall_gains, spsa
 from lax_learning.estimators._weight_perturbation import weight_perturbation
 
-__all__ = ["Gains", "backprop", "forward_gradient", "spall_gains", "spsa", "weight_perturbation"]
+__all__ = [
+    "Gains",
+    "backprop",
+    "forward_gradient",
+    "in_place_step",
+    "spall_gains",
+    "spsa",
+    "weight_perturbation",
+]

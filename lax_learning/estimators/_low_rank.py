@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from lax_learning._checks import describe
 from lax_learning._precision import is_half
+from lax_learning._sites import _equations as equations
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._matrices import Matrix, direct_matrices
 from lax_learning._sites._plan import Site
@@ -58,9 +59,9 @@ def low_rank_mean(
     """
     # The program is traced for params that differ between devices, in `jax.shard_map`, as the data do.
     params = vary_as(params, args, key, step)
-    program, arrays = _traced(loss_fn, params, args)
+    program, arrays = traced(loss_fn, params, args)
     matrices, parameters = direct_matrices(program), program.split.parameters
-    likes = [_like(leaf, matrices.get(i), num_samples, rank) for i, leaf in enumerate(parameters)]
+    likes = [like_of(leaf, matrices.get(i), num_samples, rank) for i, leaf in enumerate(parameters)]
     drawn = vary_as(noise(key, likes), params)
 
     def losses(step: Array) -> Array:
@@ -72,7 +73,7 @@ def low_rank_mean(
             def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
                 z = op(w, x)
                 is_low = isinstance(partner, Factors)
-                return z + step.astype(z.dtype) * _product(site, op, x, partner) if is_low else z
+                return z + step.astype(z.dtype) * product_of(site, op, x, partner) if is_low else z
 
             return program.run(moved, arrays, Hooks(product=product), feedback=partners)[0]
 
@@ -83,14 +84,14 @@ def low_rank_mean(
     change = _changes(plus, clean, fitness) if clean is not None else _halves(plus, losses(-step), fitness)
     credits = change / (step * num_samples)
     return program.split.gradients([
-        _sum_of_products(credits, n, matrices[i], w.shape) if isinstance(n, Factors)
+        sum_of_products(credits, n, matrices[i], w.shape) if isinstance(n, Factors)
         else jnp.tensordot(credits.astype(w.dtype), n, 1)
         for i, (w, n) in enumerate(zip(parameters, drawn, strict=True))
     ])  # fmt: skip
 
 
-def _traced(loss_fn: Callable[..., Array], params: Params, args: Any) -> tuple[Program, dict[int, Any]]:
-    """Returns the program of a loss, and the arrays among its arguments, which are its data."""
+def traced(loss_fn: Callable[..., Array], params: Params, args: Any) -> tuple[Program, Any]:
+    """Returns the program of a loss, and its data: the arrays that it is given and closes over."""
     for path, leaf in jax.tree.leaves_with_path(params):
         if is_half(leaf.dtype):
             at = f"params{jax.tree_util.keystr(path)}"
@@ -101,10 +102,18 @@ def _traced(loss_fn: Callable[..., Array], params: Params, args: Any) -> tuple[P
     def apply(params: Params, arrays: dict[int, Any]) -> Array:
         return loss_fn(params, *jax.tree.unflatten(structure, [*map(arrays.get, range(len(leaves)), leaves)]))
 
-    return Program(Model(apply), params, arrays), arrays
+    body, _ = equations.trace(apply, params, arrays)
+
+    def opened(params: Params, data: Any) -> Array:
+        arrays, constants = data
+        (loss,) = equations.evaluate(body, constants, jax.tree.leaves((params, arrays)))
+        return loss
+
+    data = arrays, [jnp.asarray(constant) for constant in body.consts]
+    return Program(Model(opened), params, data), data
 
 
-def _like(leaf: Array, matrix: Matrix | None, number: int, rank: int) -> Any:
+def like_of(leaf: Array | jax.ShapeDtypeStruct, matrix: Matrix | None, number: int, rank: int) -> Any:
     """Returns the shapes of the noise of some draws on a parameter."""
     if matrix is None:
         return jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype)
@@ -115,7 +124,7 @@ def _like(leaf: Array, matrix: Matrix | None, number: int, rank: int) -> Any:
     return Factors(*(jax.ShapeDtypeStruct((number, *lead, *of), leaf.dtype) for of in (a, b)))
 
 
-def _product(site: Site, op: Bilinear, x: Any, factors: Factors) -> Array:
+def product_of(site: Site, op: Bilinear, x: Any, factors: Factors) -> Array:
     """Returns `op(a b^T / sqrt(rank), x)` from its factors."""
     assert site.layout is not None
     place, number = site.layout.place, len(site.layout.columns)
@@ -124,7 +133,7 @@ def _product(site: Site, op: Bilinear, x: Any, factors: Factors) -> Array:
     return jnp.moveaxis(z, range(-number, 0), range(place, place + number))
 
 
-def _sum_of_products(credits: Array, factors: Factors, matrix: Matrix, shape: tuple[int, ...]) -> Array:
+def sum_of_products(credits: Array, factors: Factors, matrix: Matrix, shape: tuple[int, ...]) -> Array:
     """Returns `sum_k c_k a_k b_k^T / sqrt(rank)` in the shape of the parameter, by one product."""
     stacked, rows, columns = matrix
     lead, inner = shape[:stacked], shape[stacked:]

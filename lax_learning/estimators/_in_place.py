@@ -1,0 +1,226 @@
+"""Steps of weight perturbation in the memory of inference: noise is drawn again wherever it is used."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike
+
+from lax_learning._checks import (
+    as_params,
+    check_count,
+    check_key,
+    check_not_negative,
+    check_positive,
+    check_resolved,
+    check_samples,
+    check_scalar,
+    describe,
+)
+from lax_learning._precision import is_half, raised, rounded_at_random, widened
+from lax_learning._sites._equations import vary_as
+from lax_learning._sites._matrices import Matrix, direct_matrices
+from lax_learning._sites._plan import Site
+from lax_learning._sites._program import Program
+from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning.estimators._draws import split_aux
+from lax_learning.estimators._low_rank import Factors, like_of, product_of, sum_of_products, traced
+from lax_learning.noise import Noise, as_noise
+from lax_learning.types import Key, Params
+
+
+def in_place_step(
+    loss_fn: Callable[..., Array],
+    *,
+    sigma: ArrayLike,
+    num_samples: int = 1,
+    noise: str | Noise = "normal",
+    rank: int | None = None,
+    weight_decay: ArrayLike = 0.0,
+) -> Callable[..., tuple[Array, Params]]:
+    """Moves parameters down a perturbation estimate that is never stored.
+
+    `c_k = (L(w + sigma s_k) - L(w - sigma s_k)) / (2 sigma)`,
+    `w <- (1 - eta decay) w - eta / K sum_k c_k s_k`
+
+    That is SGD on `weight_perturbation(difference="central")` with decoupled weight decay, in little more
+    memory than the loss itself takes. Noise is a function of its key: it is drawn where a product reads the
+    weights, dropped, and drawn again for the update, which is written over the weights. Besides the
+    activities a step holds one matrix and its noise, and with a rank two thin factors; layers stacked under a
+    `jax.lax.scan` count one by one. The price is the drawing, three times a step.
+
+    Parameters that products do not read as they are (embeddings, vectors, what is reshaped or normalised or
+    used twice) are perturbed before a pass and cost a copy. In half precision the sum of weights and noise
+    and all that follows from it are computed in float32, so the smallest sigma is seen, and the update is
+    rounded up or down at random so that its expectation is exact: updates below the spacing of the numbers
+    are not lost.
+
+    Args:
+      loss_fn: `(params, *args) -> loss`, a scalar, or one loss an example, whose mean is taken.
+      sigma: standard deviation of the noise, in the units of the parameters; may be traced.
+      num_samples: number K of draws, one after the other.
+      noise: "normal", "rademacher" or `(key, like) -> unit noise`, called for one matrix at a time; with a
+        rank for a pair `(a, b)`, with an axis of one draw in front.
+      rank: of the noise on matrices, `a b^T / sqrt(rank)`; None for full noise.
+      weight_decay: >= 0, per unit of the learning rate; may be traced.
+
+    Returns:
+      `step(key, params, *args, learning_rate) -> (value, params)`, compiled, with `value` the mean loss
+      of the 2 K passes. The params that it is given are DONATED: their memory holds the result, and the
+      arrays cannot be used again. In a larger compiled program, donate them there. In `jax.shard_map` let
+      `loss_fn` average over devices (`jax.lax.pmean`).
+
+    Raises:
+      ValueError: at trace time, for a sigma that is 0 or infinite in the dtype of the loss.
+      TypeError: at trace time, for a loss of half precision.
+
+    Example:
+      >>> step = in_place_step(lambda w, x: jnp.mean((x @ w) ** 2), sigma=1e-3, noise="rademacher")
+      >>> w, x = jnp.ones((3, 2)), jnp.eye(3)
+      >>> for i in range(200):
+      ...     value, w = step(jax.random.key(i), w, x, learning_rate=0.2)
+      >>> bool(value < 0.01)
+      True
+
+    References:
+      Malladi et al., Fine-tuning language models with just forward passes,
+      https://arxiv.org/abs/2305.17333, 2023.
+      Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient
+      approximation, https://doi.org/10.1109/9.119632, 1992.
+    """
+    check_positive("sigma", sigma)
+    check_samples("num_samples", num_samples)
+    check_not_negative("weight_decay", weight_decay)
+    if rank is not None:
+        check_count("rank", rank)
+    draw, checked = as_noise(noise, in_place=True), split_aux(loss_fn, False)
+
+    def step(key: Key, params: Params, *args: Any, learning_rate: ArrayLike) -> tuple[Array, Params]:
+        check_key("key", key)
+        check_scalar("learning_rate", learning_rate)
+        params = as_params(params)
+        wide = vary_as(widened(params), args, key)
+        program, arrays = traced(lambda params, args: checked(params, *args)[0], wide, (args,))
+        (losses,) = program.outputs
+        if is_half(losses.dtype):
+            raise TypeError(f"loss_fn: expected a loss in float32 or wider, got {describe(losses)}")
+        check_resolved("sigma", sigma, losses.dtype)
+        by, rate = jnp.asarray(sigma, losses.dtype), jnp.asarray(learning_rate, losses.dtype)
+        direct = direct_matrices(program)
+        leaves = [_Leaf(w, direct.get(i), draw, rank) for i, w in enumerate(jax.tree.leaves(params))]
+
+        def slope_and_value(keys: list[Array]) -> tuple[Array, Array]:
+            losses = jax.lax.map(partial(_loss, program, arrays, leaves, keys), jnp.stack([by, -by]))
+            return jnp.mean(losses[0] - losses[1]) / (2 * by), jnp.mean(losses)
+
+        for_noise, for_rounding = jax.random.split(key)
+        by_leaf = jax.random.split(for_noise, (len(leaves), num_samples))
+        keys = [leaf.keys(of_draws) for leaf, of_draws in zip(leaves, by_leaf, strict=True)]
+        slopes, values = jax.lax.map(slope_and_value, keys)
+        kept, credits = 1 - rate * weight_decay, -rate / num_samples * slopes
+        moved, before = [], slopes
+        for leaf, of_leaf, rounding in zip(
+            leaves, keys, jax.random.split(for_rounding, len(leaves)), strict=True
+        ):
+            before = leaf.moved(_after(of_leaf, before), rounding, kept, credits)
+            moved.append(before)
+        return jnp.mean(values), jax.tree.unflatten(jax.tree.structure(params), moved)
+
+    return jax.jit(step, donate_argnums=1)
+
+
+class _Seed(NamedTuple):
+    """Noise on a matrix, as the key that it is drawn from; stacked matrices have a key each."""
+
+    key: Array
+
+
+class _Leaf(NamedTuple):
+    """A leaf of the params and its noise.
+
+    Fields:
+      w: the leaf: matrices that are stacked along its first axes, or one piece that is perturbed as a whole.
+      matrix: how products read it; None for a leaf that is one piece.
+      draw, rank: of the noise.
+    """
+
+    w: Array
+    matrix: Matrix | None
+    draw: Noise
+    rank: int | None
+
+    @property
+    def stacked(self) -> tuple[int, ...]:
+        return self.w.shape[: self.matrix.stacked] if self.matrix else ()
+
+    def keys(self, draws: Array) -> Array:
+        """Returns a key for each draw and matrix, `[draws, *stacked]`."""
+        return jax.vmap(lambda key: jax.random.split(key, self.stacked))(draws) if self.stacked else draws
+
+    def noise(self, key: Key) -> Any:
+        """Returns noise on one matrix: an array, or the factors of one draw."""
+        like = jax.ShapeDtypeStruct(self.w.shape[len(self.stacked) :], raised(self.w))
+        if self.rank is None or self.matrix is None:
+            return self.draw(key, like)
+        return self.draw(key, like_of(like, self.matrix._replace(stacked=0), 1, self.rank))
+
+    def moved(self, keys: Array, rounding: Key, kept: Array, credits: Array) -> Array:
+        """Returns `kept w + sum_k credits_k noise_k`, computed one matrix after the other."""
+        number = math.prod(self.stacked)
+        keys, roundings = keys.reshape(len(credits), number), jax.random.split(rounding, number)
+
+        def add(total: Array, draw: tuple[Key, Array]) -> tuple[Array, None]:
+            key, credit = draw
+            noise: Any = self.noise(key)
+            if isinstance(noise, Factors) and self.matrix is not None:
+                flat = self.matrix._replace(stacked=0)
+                return total + sum_of_products(credit[None], noise, flat, total.shape), None
+            return total + credit.astype(total.dtype) * noise, None
+
+        def at(i: Array, ws: Array) -> Array:
+            wide = ws[i].astype(raised(ws))
+            after, _ = jax.lax.scan(add, kept.astype(wide.dtype) * wide, (keys[:, i], credits))
+            return ws.at[i].set(rounded_at_random(roundings[i], after, ws.dtype))
+
+        ws = self.w.reshape(number, *self.w.shape[len(self.stacked) :])
+        return jax.lax.fori_loop(0, number, at, ws).reshape(self.w.shape)
+
+
+def _loss(program: Program, arrays: Any, leaves: list[_Leaf], keys: list[Array], by: Array) -> Array:
+    """Returns the losses where the leaves are moved by a multiple of their noise."""
+
+    def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
+        if not isinstance(partner, _Seed):
+            return op(w, x)
+        (leaf,) = site.leaves
+        w, noise = w.astype(raised(w)), leaves[leaf].noise(_after(partner.key, x, by))
+        if isinstance(noise, Factors):
+            z, (a, b) = op(w, x), noise
+            return z + by.astype(z.dtype) * product_of(site, op, x, Factors(a[0], b[0]))
+        return op(w + by.astype(w.dtype) * noise, x)
+
+    given, seeds = [], []
+    for leaf, key in zip(leaves, keys, strict=True):
+        if leaf.matrix is None:
+            noise = leaf.noise(_after(key, by))
+            given.append(leaf.w.astype(noise.dtype) + by.astype(noise.dtype) * noise)
+        else:
+            given.append(leaf.w)
+        seeds.append(_Seed(key) if leaf.matrix else None)
+    return program.run(given, arrays, Hooks(product=product), feedback=seeds)[0]
+
+
+def _after(key: Array, *values: Array) -> Array:
+    """Returns the key, not to be used before the values are there.
+
+    The compiler moves draws about freely, and drops barriers before it plans the memory: it would draw the
+    noise of all layers at once and keep it. So a 0 is added to the key that is computed from the values.
+    """
+    total = sum(value.reshape(-1)[-1].astype(jnp.float32) for value in values)
+    bits = jax.lax.bitcast_convert_type(total, jnp.uint32)
+    zero = jax.lax.population_count(bits) >> np.uint32(6)  # counts of up to 32
+    return jax.random.wrap_key_data(jax.random.key_data(key) + zero, impl=jax.random.key_impl(key))
