@@ -175,11 +175,12 @@ class _Leaf(NamedTuple):
 
         def add(total: Array, draw: tuple[Key, Array]) -> tuple[Array, None]:
             key, credit = draw
-            noise: Any = self.noise(key)
-            if isinstance(noise, Factors) and self.matrix is not None:
-                flat = self.matrix._replace(stacked=0)
-                return total + sum_of_products(credit[None], noise, flat, total.shape), None
-            return total + credit.astype(total.dtype) * noise, None
+            noise = self.noise(key)
+            if not isinstance(noise, Factors):
+                return total + credit.astype(total.dtype) * noise, None
+            assert self.matrix is not None
+            flat = self.matrix._replace(stacked=0)
+            return total + sum_of_products(credit[None], noise, flat, total.shape), None
 
         def at(i: Array, ws: Array) -> Array:
             wide = ws[i].astype(raised(ws))
