@@ -26,6 +26,9 @@ RULES: dict[str, Factory] = {
     "sign_symmetry_fixed": partial(ll.sign_symmetry, magnitude="fixed", gain=1.0),
     "sign_symmetry_redrawn": partial(ll.sign_symmetry, magnitude="redrawn", gain=1.0),
     "kolen_pollack": ll.kolen_pollack,
+    "weight_mirror": lambda model, loss, *, beta=0.1: ll.weight_mirror(
+        model, loss, optimizer=optax.sgd(beta)
+    ),
     "node_perturbation": ll.node_perturbation,
     "node_perturbation_activity": partial(ll.node_perturbation, variant="activity"),
     "node_perturbation_antithetic": partial(ll.node_perturbation, antithetic=True),

@@ -26,6 +26,7 @@ from lax_learning.rules import (
     node_perturbation,
     sign_symmetry,
     spsa,
+    weight_mirror,
     weight_perturbation,
 )
 from lax_learning.training import Train, TrainState, make_train
@@ -74,5 +75,6 @@ __all__ = [
     "squared_error",
     "symbolic",
     "tapped",
+    "weight_mirror",
     "weight_perturbation",
 ]

@@ -50,7 +50,7 @@ RULES: dict[str, Callable[..., ll.Rule]] = {
 
 LEARNING = (
     "decorrelated_feedback_alignment", "direct_kolen_pollack", "forward_direct_feedback", "kolen_pollack",
-    "spsa",
+    "spsa", "weight_mirror",
 )  # fmt: skip
 """Rules whose state moves."""
 

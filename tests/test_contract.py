@@ -42,6 +42,7 @@ TELLING = (
     "forward_direct_feedback",
     "guided_by_feedback_alignment",
     "weight_perturbation_low_rank",
+    "weight_mirror",
 )
 
 

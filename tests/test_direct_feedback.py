@@ -214,4 +214,6 @@ def test_learned_feedback_points_along_the_gradient() -> None:
     direct = cosines(ll.direct_feedback_alignment(model, loss))
     learned = cosines(ll.forward_direct_feedback(model, loss, optimizer=optax.sgd(0.01)))
     assert ((direct > 0.5) & (direct < 0.75)).all()
+    mirrored = cosines(ll.weight_mirror(model, loss, optimizer=optax.sgd(0.1)))
     assert (learned > 0.9).all()
+    assert (mirrored > 0.9).all()

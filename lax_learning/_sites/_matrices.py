@@ -1,7 +1,11 @@
 """Parameters that reach their products as they are, so that a change of low rank is never multiplied out."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array
 
 from lax_learning._sites import _equations as equations
 from lax_learning._sites._plan import Operation, Plan
@@ -20,6 +24,13 @@ class Matrix(NamedTuple):
     stacked: int
     rows: tuple[int, ...]
     columns: tuple[int, ...]
+
+    def rows_of(self, w: Array) -> Array:
+        """Returns the parameter as `[matrices, rows, columns]`."""
+        lead, inner = w.shape[: self.stacked], w.shape[self.stacked :]
+        order = [*range(self.stacked), *(self.stacked + axis for axis in (*self.rows, *self.columns))]
+        size = math.prod(inner[axis] for axis in self.rows)
+        return jnp.transpose(w, order).reshape(math.prod(lead), size, -1)
 
 
 Held = dict[int, tuple[int, int]]

@@ -12,6 +12,7 @@ from lax_learning.rules._kolen_pollack import kolen_pollack
 from lax_learning.rules._node_perturbation import node_perturbation
 from lax_learning.rules._sign_symmetry import sign_symmetry
 from lax_learning.rules._spsa import spsa
+from lax_learning.rules._weight_mirror import weight_mirror
 from lax_learning.rules._weight_perturbation import weight_perturbation
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "node_perturbation",
     "sign_symmetry",
     "spsa",
+    "weight_mirror",
     "weight_perturbation",
 ]

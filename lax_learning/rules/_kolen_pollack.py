@@ -1,27 +1,16 @@
 """Kolen-Pollack on any model: parameters and their feedback receive one update, and decay makes them meet."""
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import ArrayLike, PyTree
 
-from lax_learning._checks import check_key, check_not_negative
-from lax_learning._optimizers import with_loss_support
-from lax_learning.models import Model, check_where
-from lax_learning.rules._common import check_parts, delta_rule
-from lax_learning.rules._feedback import (
-    FeedbackInit,
-    LearnedState,
-    check_feedback_init,
-    check_state,
-    initial_feedback,
-    same_scale,
-    through_feedback,
-)
-from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+from lax_learning._checks import check_not_negative
+from lax_learning.models import Model
+from lax_learning.rules._feedback import FeedbackInit, same_scale
+from lax_learning.rules._learned_feedback import by_feedback, learned_feedback_rule
+from lax_learning.types import Key, Loss, Params, Rule, Where
 
 
 def kolen_pollack(
@@ -74,51 +63,17 @@ def kolen_pollack(
       https://doi.org/10.1109/ICNN.1994.374486, 1994.
       Akrout et al., Deep learning without weight transport, https://arxiv.org/abs/1904.05391, 2019.
     """
-    check_parts(model, loss)
-    with_loss = with_loss_support(optimizer)
     check_not_negative("decay", decay)
-    check_feedback_init(feedback_init)
-    check_where("where", where)
 
-    def init(key: Key, params: Params, x: Any) -> LearnedState:
-        feedback = initial_feedback(model, where, feedback_init, key, params, x)
-        return LearnedState(feedback, with_loss.init(feedback))
+    def decayed(b: Any, leaf: Any) -> Any:
+        return jnp.asarray(decay, leaf.dtype) * leaf
 
-    def assign(
-        key: Key, params: Params, state: LearnedState, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, LearnedState]:
-        check_state(state, LearnedState)
-        check_key("key", key)
-        feedback = state.feedback
-        value, found = through_feedback(
-            model, loss, where, params, x, y, varying=state, feedback=lambda *_: feedback, opened=opened
-        )
+    def learn(key: Key, feedback: PyTree, grads: Params, params: Params, x: Any) -> PyTree:
+        return by_feedback(lambda b, g: (g + decayed(b, b)).astype(b.dtype), feedback, grads)
 
-        def decayed(b: Any, g: Any, w: Any) -> Any:
-            return g + jnp.asarray(decay, g.dtype) * w
+    def with_decay(feedback: PyTree, grads: Params, params: Params) -> Params:
+        return by_feedback(lambda b, g, w: g + decayed(b, w), feedback, grads, params, alone=lambda g, w: g)
 
-        if isinstance(found, Signals):
-            zeros = jax.tree.map(jnp.zeros_like, params)
-            rest = _by_feedback(decayed, lambda g, w: g, feedback, zeros, params)
-            return value, found._replace(rest=rest), state
-        moves = _by_feedback(lambda b, g: decayed(b, g, b).astype(b.dtype), lambda g: None, feedback, found)
-        updates, optimizer_state = with_loss.update(
-            moves, state.optimizer_state, feedback, value=value[0] if model.has_aux else value, grad=moves
-        )
-        moved = LearnedState(optax.apply_updates(feedback, updates), optimizer_state)
-        grads = _by_feedback(decayed, lambda g, w: g, feedback, found, params)
-        return value, grads, moved
-
-    return delta_rule(model, init, assign)
-
-
-def _by_feedback(
-    paired: Callable[..., Any], alone: Callable[..., Any], feedback: PyTree, *trees: PyTree
-) -> PyTree:
-    """`paired(feedback, *leaves)` of the parameters that have feedback, `alone(*leaves)` of the others."""
-    return jax.tree.map(
-        lambda b, *leaves: alone(*leaves) if b is None else paired(b, *leaves),
-        feedback,
-        *trees,
-        is_leaf=lambda leaf: leaf is None,
+    return learned_feedback_rule(
+        model, loss, where, feedback_init, learn=learn, optimizer=optimizer, complete=with_decay
     )

@@ -1,0 +1,101 @@
+"""Weight mirror on any model: feedback learns from noise that is sent through the products."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, PyTree
+
+from lax_learning._checks import check_not_negative
+from lax_learning._precision import raised
+from lax_learning._sites._batch import as_batch
+from lax_learning._sites._matrices import Matrix, direct_matrices
+from lax_learning._sites._program import Program
+from lax_learning.models import Model
+from lax_learning.rules._feedback import FeedbackInit, same_scale
+from lax_learning.rules._learned_feedback import by_feedback, learned_feedback_rule
+from lax_learning.types import Key, Loss, Params, Rule, Where
+
+
+def weight_mirror(
+    model: Model,
+    loss: Loss,
+    *,
+    optimizer: Any,
+    decay: ArrayLike = 1.0,
+    feedback_init: FeedbackInit = same_scale,
+    where: Where = None,
+) -> Rule:
+    """Feedback alignment whose feedback grows along the weights, by the response of products to noise.
+
+    `g_feedback = decay feedback - 1/N sum_n xi_n^T (xi_n w)`, `xi_n ~ N(0, 1)` on the inputs of the product
+
+    `E[xi^T (xi w)] = w`: under SGD with rate beta the feedback is a running mean that follows `w / decay`. A
+    synapse of the feedback sees the noise at one end and the response at the other, and no weight. One entry
+    of a sample has the variance `(|w_column|^2 + w^2) / N`, so beta should be small against `N / rows`. The
+    batch gives the number N of noise vectors and nothing else. The phase of its own that the paper gives to
+    mirroring is a part of every call here; the response is taken before the nonlinearity, which the paper
+    keeps in its linear range by a bias.
+
+    Every matrix has noise of its own. A parameter that products do not read as it is (normalised, reshaped,
+    used twice) is mirrored as the matrix of its last axis, a vector entry by entry: the feedback follows the
+    parameter, and what the model does to parameters is done to the feedback.
+
+    Args:
+      model: any model.
+      loss: per-example loss `(output, y) -> [batch]`.
+      optimizer: moves the feedback at every call of `value_and_grad`; `optax.sgd(beta)` for the form above.
+      decay: of the feedback, >= 0; may be traced. 1 makes it follow the weights themselves.
+      feedback_init: `(key, parameter) -> feedback`.
+      where: which parameters have feedback; the others pass errors through themselves.
+
+    Returns:
+      The rule, with a `LearnedState`. Calls whose state is not used, such as measurements, move nothing.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> import lax_learning as ll
+      >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> rule = weight_mirror(model, ll.squared_error, optimizer=optax.sgd(0.1))
+      >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((500, 3))
+      >>> state = rule.init(key, params, x)
+      >>> for i in range(50):
+      ...     loss, grads, state = rule.value_and_grad(jax.random.key(i), params, state, x, x)
+      >>> bool(jnp.abs(state.feedback["b"] - params["b"]).max() < 0.1)
+      True
+
+    References:
+      Akrout et al., Deep learning without weight transport, https://arxiv.org/abs/1904.05391, 2019.
+    """
+    check_not_negative("decay", decay)
+
+    def learn(key: Key, feedback: PyTree, grads: Params, params: Params, x: Any) -> PyTree:
+        x, size = as_batch(x)
+        program = Program(model, params, x)
+        split, found = program.split, direct_matrices(program)
+        number = {place: i for i, place in enumerate(np.flatnonzero(split.trained).tolist())}
+        matrices = [found.get(number[i]) if i in number else None for i in range(len(split.trained))]
+        keys = list(jax.random.split(key, len(matrices)))
+
+        def gradient(b: Array, key: Key, matrix: Matrix | None, w: Array) -> Array:
+            wide = b.astype(raised(b))
+            mean = _response(key, w.astype(wide.dtype), matrix, size)
+            return (jnp.asarray(decay, wide.dtype) * wide - mean).astype(b.dtype)
+
+        trees = map(split.structure.unflatten, (keys, matrices))
+        return by_feedback(gradient, feedback, *trees, params)
+
+    return learned_feedback_rule(model, loss, where, feedback_init, learn=learn, optimizer=optimizer)
+
+
+def _response(key: Key, w: Array, matrix: Matrix | None, number: int) -> Array:
+    """Returns the mean of `xi^T (xi w)` over noise vectors, in the shape of the parameter."""
+    matrix = matrix or Matrix(0, tuple(range(w.ndim - 1)), (w.ndim - 1,))
+    if not matrix.rows:
+        xi = jax.random.normal(key, (number, *w.shape), w.dtype)
+        return jnp.mean(xi**2, axis=0) * w
+    ws, back = jax.vjp(matrix.rows_of, w)
+    xi = jax.random.normal(key, (len(ws), number, ws.shape[1]), w.dtype)
+    (found,) = back(jnp.swapaxes(xi, 1, 2) @ (xi @ ws) / number)
+    return found
