@@ -1,0 +1,107 @@
+"""Losses of blocks: gradients are those of the blocks alone, under any rule."""
+
+import itertools
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import lax_learning as ll
+from tests.refusal import refusals
+
+KEY = jax.random.key(3)
+LOSS = ll.squared_error
+SIZES, OUTPUTS, BATCH = (4, 6, 5, 3), 2, 7
+
+
+def dense(p: Any, x: Any) -> Any:
+    return jnp.tanh(x @ p["w"] + p["b"])
+
+
+def read_out(w: Any, a: Any) -> Any:
+    return a @ w
+
+
+def initial(key: Any) -> Any:
+    pairs = itertools.pairwise(SIZES)
+    keys = jax.random.split(key, (len(SIZES) - 1, 2))
+    return [
+        ({"w": jax.random.normal(k, (m, n)), "b": jnp.zeros(n)}, jax.random.normal(l, (n, OUTPUTS)))
+        for (k, l), (m, n) in zip(keys, pairs, strict=True)
+    ]
+
+
+BLOCKS = [(dense, read_out)] * (len(SIZES) - 1)
+PARAMS, X = initial(KEY), jax.random.normal(KEY, (BATCH, SIZES[0]))
+Y = jax.random.normal(jax.random.key(4), (BATCH, OUTPUTS))
+
+
+def all_losses(params: Any) -> Any:
+    """Sum of the losses of all blocks, the flow cut between them."""
+    x, total = X, 0.0
+    for p, q in params:
+        x = dense(p, jax.lax.stop_gradient(x))
+        total += LOSS(read_out(q, x), Y).mean()
+    return total
+
+
+def test_gradients_are_those_of_the_blocks() -> None:
+    rule = ll.local_losses(lambda model: ll.backprop(model, LOSS), BLOCKS)
+    state = rule.init(KEY, PARAMS, X)
+    value, grads, _ = jax.jit(rule.value_and_grad)(KEY, PARAMS, state, X, Y)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), grads, jax.grad(all_losses)(PARAMS)
+    )
+    output = X
+    for p, _ in PARAMS:
+        output = dense(p, output)
+    np.testing.assert_allclose(value, LOSS(output @ PARAMS[-1][1], Y).mean(), rtol=1e-6)
+
+
+def test_forward_gradients_are_unbiased_with_the_variance_of_a_block() -> None:
+    make = partial(ll.forward_gradient, loss=LOSS, perturb="activities")
+    rule = ll.local_losses(make, BLOCKS)
+    state = rule.init(KEY, PARAMS, X)
+    keys = jax.random.split(KEY, 4_000)
+    draws = jax.jit(jax.vmap(lambda key: rule.value_and_grad(key, PARAMS, state, X, Y)[1]))(keys)
+    exact = jax.grad(all_losses)(PARAMS)
+    for found, expected in zip(jax.tree.leaves(draws), jax.tree.leaves(exact), strict=True):
+        error = np.asarray(found).std(axis=0) / len(keys) ** 0.5
+        np.testing.assert_array_less(np.abs(found.mean(axis=0) - expected), 5 * error)
+    # One key for all blocks would couple their draws: their correlation is 0 with an error of 1 / sqrt(K).
+    first, second = (np.asarray(draws[i][0]["b"])[:, 0] for i in range(2))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / len(keys) ** 0.5
+
+
+def test_learns_with_states_that_move() -> None:
+    def make(model: ll.Model) -> ll.Rule:
+        return ll.kolen_pollack(model, LOSS, optimizer=optax.sgd(0.05), decay=0.0)
+
+    rule = ll.local_losses(make, BLOCKS)
+    data = ll.data.Dataset(X, Y)
+    train = ll.make_train(rule, optax.sgd(0.05), init=initial, num_updates=300, batch_size=BATCH)
+    history = jax.jit(train)(KEY, ll.data.Splits(data, data, data))
+    assert float(history.losses[-1]) < 0.3 * float(history.losses[0])
+
+
+RULE = ll.local_losses(lambda model: ll.backprop(model, LOSS), BLOCKS)
+any_blocks: Any = ll.local_losses
+
+test_bad_input = refusals(
+    values={
+        "^blocks: expected at least one": lambda: any_blocks(lambda model: RULE, []),
+        r"^blocks\[0\]: expected a pair": lambda: any_blocks(lambda model: RULE, [(dense, read_out, dense)]),
+        "^params: expected a list of 3 pairs": [
+            lambda: RULE.init(KEY, PARAMS[:2], X),
+            lambda: RULE.value_and_grad(KEY, [1, 2, 3], ((), (), ()), X, Y),
+        ],
+    },
+    types={
+        "^make_rule: ": [lambda: any_blocks(3, BLOCKS), lambda: any_blocks(lambda model: None, BLOCKS)],
+        r"^blocks\[0\]: head: expected a function": lambda: any_blocks(lambda model: RULE, [(dense, 3)]),
+        "^state: ": lambda: RULE.value_and_grad(KEY, PARAMS, None, X, Y),
+    },
+)
