@@ -61,7 +61,7 @@ def test_gradients_are_those_of_the_blocks() -> None:
     np.testing.assert_allclose(value, LOSS(output @ PARAMS[-1][1], Y).mean(), rtol=1e-6)
 
 
-def test_forward_gradients_are_unbiased_with_the_variance_of_a_block() -> None:
+def test_forward_gradients_are_unbiased() -> None:
     make = partial(ll.forward_gradient, loss=LOSS, perturb="activities")
     rule = ll.local_losses(make, BLOCKS)
     state = rule.init(KEY, PARAMS, X)
