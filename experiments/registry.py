@@ -29,6 +29,7 @@ RULES: dict[str, Factory] = {
     "weight_mirror": lambda model, loss, *, beta=0.1: ll.weight_mirror(
         model, loss, optimizer=optax.sgd(beta)
     ),
+    "pepita": ll.pepita,
     "node_perturbation": ll.node_perturbation,
     "node_perturbation_activity": partial(ll.node_perturbation, variant="activity"),
     "node_perturbation_antithetic": partial(ll.node_perturbation, antithetic=True),

@@ -43,6 +43,7 @@ TELLING = (
     "guided_by_feedback_alignment",
     "weight_perturbation_low_rank",
     "weight_mirror",
+    "pepita",
 )
 
 

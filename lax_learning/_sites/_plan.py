@@ -156,6 +156,7 @@ class Plan:
       kinds: provenance of every variable.
       taps: by the variable that they stand at.
       reads: by variable.
+      activities: by variable, the index under which it is emitted; see `mark_activities`.
       depth: number of scans around it.
     """
 
@@ -166,6 +167,7 @@ class Plan:
     kinds: dict[int, Kind] = field(default_factory=dict)
     taps: dict[int, Tap] = field(default_factory=dict)
     reads: dict[int, Read] = field(default_factory=dict)
+    activities: dict[int, int] = field(default_factory=dict)
     depth: int = 0
 
     def all_plans(self) -> Iterator["Plan"]:

@@ -21,12 +21,14 @@ class Hooks(NamedTuple):
       end: `(tap, z, feed) -> (z, emitted)` at every tap, with what was fed to it, or None.
       reads: "emit" for the data values that sites read to be emitted, too; "cut" for no gradient to pass
         behind them besides; "" for neither.
+      activities: whether marked activities are emitted, too.
       operands: indices of bilinear sites whose operands `(w, x)` are emitted, too.
     """
 
     product: Callable[[Site, Bilinear, Any, Any, Any, Any], Any] | None = None
     end: Callable[[Tap, Any, Any], tuple[Any, Any]] | None = None
     reads: str = ""
+    activities: bool = False
     operands: frozenset[int] = frozenset()
 
 
@@ -63,6 +65,8 @@ def execute(
                 emits[index] = value
             if hooks.reads == "cut":
                 value = jax.lax.stop_gradient(value)
+        if hooks.activities and var in plan.activities:
+            emits[plan.activities[var]] = value
         env[var] = value
 
     for var, value, mate in zip(plan.ins, args, partners, strict=True):

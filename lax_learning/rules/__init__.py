@@ -11,6 +11,7 @@ from lax_learning.rules._guided_gradient import guided_gradient
 from lax_learning.rules._kolen_pollack import kolen_pollack
 from lax_learning.rules._local_losses import local_losses
 from lax_learning.rules._node_perturbation import node_perturbation
+from lax_learning.rules._pepita import pepita
 from lax_learning.rules._sign_symmetry import sign_symmetry
 from lax_learning.rules._spsa import spsa
 from lax_learning.rules._weight_mirror import weight_mirror
@@ -28,6 +29,7 @@ __all__ = [
     "kolen_pollack",
     "local_losses",
     "node_perturbation",
+    "pepita",
     "sign_symmetry",
     "spsa",
     "weight_mirror",

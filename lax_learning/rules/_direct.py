@@ -38,7 +38,7 @@ from lax_learning.rules._feedback import (
 from lax_learning.rules._runs import by_example, check_uncoupled
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
-_REMEDY = (
+REMEDY = (
     "use feedback_alignment, backprop or weight_perturbation, which take the batch as it is, "
     "node_perturbation with batch=True, or running statistics in the place of those of the batch"
 )
@@ -216,7 +216,7 @@ def direct_rule(
         check_key("key", key)
         x, size = as_batch(x)
         x = vary_as(x, state) if learn is None else vary_as(x, state, key)
-        check_uncoupled(model, params, x, _REMEDY)
+        check_uncoupled(model, params, x, REMEDY)
         program, run = by_example(model, params, x)
         sites, ways = select(program, where), routes(program)
         check_products(program, sites)

@@ -16,8 +16,8 @@ from lax_learning._sites._transposition import by_transposition
 from lax_learning.models import Model
 from lax_learning.types import Params
 
-Runner = Callable[[list[Any], Hooks, dict[int, Any] | None], tuple[Any, dict[int, Any]]]
-"""`(parameters, hooks, feeds) -> (output, emitted)`."""
+Runner = Callable[..., tuple[Any, dict[int, Any]]]
+"""`(parameters, hooks, feeds) -> (output, emitted)`, and of examples `x=` for others of the same shapes."""
 
 
 def by_example(model: Model, params: Params, x: Any) -> tuple[Program, Runner]:
@@ -28,7 +28,7 @@ def by_example(model: Model, params: Params, x: Any) -> tuple[Program, Runner]:
     one = jax.tree.map(lambda leaf: leaf[:1], x)
     program = Program(model, params, one)
 
-    def run(parameters: list[Any], hooks: Hooks, feeds: dict[int, Any] | None = None) -> Any:
+    def run(parameters: list[Any], hooks: Hooks, feeds: dict[int, Any] | None = None, x: Any = x) -> Any:
         def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
             if site.operation in equations.CUSTOM_VJP:
                 op = by_transposition(op)

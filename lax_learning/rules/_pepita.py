@@ -1,0 +1,171 @@
+"""PEPITA on any model: a second pass on an input that the error of the first has moved."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lax_learning._checks import check_key
+from lax_learning._sites._activities import mark_activities
+from lax_learning._sites._batch import as_batch, one_example
+from lax_learning._sites._equations import vary_as
+from lax_learning._sites._plan import Tap
+from lax_learning._sites._program import Program
+from lax_learning._sites._run import Hooks
+from lax_learning.models import Model, check_where
+from lax_learning.rules._common import (
+    check_parts,
+    delta_rule,
+    joined,
+    losses_of,
+    masked,
+    named,
+    select,
+    zeros_at,
+)
+from lax_learning.rules._direct import REMEDY
+from lax_learning.rules._feedback import FeedbackState, check_feedback_init, check_state, drawn_like
+from lax_learning.rules._runs import by_example, check_uncoupled
+from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+
+
+def small_uniform(key: Key, like: jax.ShapeDtypeStruct) -> Array:
+    """Uniform feedback within 0.05 of the limits of He's initialisation, `sqrt(6 / inputs)`."""
+    limit = 0.05 * (6 / np.prod(like.shape[1:], initial=1)) ** 0.5
+    return jax.random.uniform(key, like.shape, like.dtype, -limit, limit)
+
+
+def pepita(
+    model: Model,
+    loss: Loss,
+    *,
+    feedback_init: Callable[[Key, jax.ShapeDtypeStruct], Array] = small_uniform,
+    where: Where = None,
+) -> Rule:
+    """Compares the activities of two forward passes, the second on an input moved by the error.
+
+    `x'' = x + e F`, `delta_l = a_l - a''_l`, `delta_L = e''`, `dW_l = a''_{l-1}^T delta_l`
+
+    with `e = dL/doutput` of the first pass and `e''` of the second. No error goes back through a layer: it
+    enters at the input by fixed random weights F. Two forward passes and no derivative of a nonlinearity; the
+    update is no gradient of anything, weakens with depth, and needs an F so small that the second pass
+    resembles the first. The last layer takes e'', as in the authors' public code.
+
+    The activity of a site is what the model makes of its sum alone: after the nonlinearity, before the next
+    product. Where there is none of the shape of the sum (gates, sums that are read twice), the sum itself is
+    compared. The sites that make the output get its true error. What depends on no input, such as a learned
+    initial state, has no difference and does not learn. Leaves of x that are not floating-point stay as they
+    are.
+
+    Args:
+      model: any model whose examples do not depend on each other.
+      loss: per-example loss `(output, y) -> [batch]`.
+      feedback_init: `(key, like) -> F` of the shape `[outputs, *shape of an input]` of `like`.
+      where: which parameters are trained; the gradients of the others are zero.
+
+    Returns:
+      The rule. Its state holds F, a list with an array for every floating-point leaf of x.
+
+    Raises:
+      ValueError: at trace time, for an x without floating-point leaves.
+
+    Example:
+      >>> import lax_learning as ll
+      >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
+      >>> rule = pepita(model, ll.squared_error)
+      >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.ones((3, 2))}, jnp.ones((5, 3))
+      >>> state = rule.init(key, params, x)
+      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, jnp.zeros((5, 2)))
+      >>> [f.shape for f in state.feedback], grads["a"].shape
+      ([(2, 3)], (3, 3))
+
+    References:
+      Dellaferrera, Kreiman, Error-driven input modulation: solving the credit assignment problem without a
+      backward pass, https://proceedings.mlr.press/v162/dellaferrera22a.html, 2022.
+    """
+    check_parts(model, loss)
+    check_feedback_init(feedback_init)
+    check_where("where", where)
+
+    def init(key: Key, params: Params, x: Any) -> FeedbackState:
+        check_key("key", key)
+        one = one_example(as_batch(x, only_shapes=True)[0])
+        outputs = sum(np.prod(out.shape) for out in Program(model, params, one).outputs if _is_float(out))
+        likes = [_like(leaf, int(outputs)) for leaf in jax.tree.leaves(one) if _is_float(leaf)]
+        if not likes:
+            raise ValueError("x: expected a floating-point leaf that the error can move, got none")
+        keys = jax.random.split(key, len(likes))
+        return FeedbackState(
+            [drawn_like(feedback_init, k, like) for k, like in zip(keys, likes, strict=True)]
+        )
+
+    def assign(
+        key: Key, params: Params, state: FeedbackState, x: Any, y: Any, *, opened: bool = False
+    ) -> tuple[Any, Params | Signals, FeedbackState]:
+        check_state(state)
+        check_key("key", key)
+        x, size = as_batch(x)
+        x = vary_as(x, state)
+        check_uncoupled(model, params, x, REMEDY)
+        program, run = by_example(model, params, x)
+        sites = select(program, where)
+        activities = mark_activities(program.plan, len(program.outputs))
+
+        def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
+            z = z if feed is None else z + feed
+            return z if tap.index in activities.last else jax.lax.stop_gradient(z), z
+
+        hooks = Hooks(end=end, activities=True)
+        output, first = run(program.split.parameters, hooks)
+        losses, transpose = jax.vjp(lambda output: losses_of(loss, output, y, size), output)
+        (error,) = transpose(jnp.ones_like(losses))
+        moved_x = _moved(x, error, state.feedback)
+
+        def forward(moved: Any) -> Any:
+            parameters, feeds = (program.split.parameters, moved) if opened else (moved, {})
+            return run(parameters, hooks, feeds, x=moved_x)
+
+        zeros = {i: jnp.stack([zero] * size) for i, zero in zeros_at(program.plan.all_taps).items()}
+        (output, second), pull_back = jax.vjp(forward, zeros if opened else program.split.parameters)
+        losses_after, transpose = jax.vjp(lambda output: losses_of(loss, output, y, size), output)
+        (error,) = transpose(jnp.full_like(losses_after, 1 / size))
+        deltas = {index: jnp.zeros_like(value) for index, value in second.items()}
+        for tap in program.plan.all_taps:
+            at = activities.of_taps.get(tap.index, tap.index)
+            at = at if first[at].shape == first[tap.index].shape else tap.index
+            if tap.index not in activities.last:
+                deltas[tap.index] = (first[at] - second[at]) / size
+        (found,) = pull_back((error, deltas))
+        value = joined(jnp.mean(losses), model(params, x)[1] if model.has_aux else None, model)
+        if opened:
+            return value, Signals(named({i: delta[0] for i, delta in found.items()}, program)), state
+        return value, program.split.gradients(masked(found, sites)), state
+
+    return delta_rule(model, init, assign, masks=where is not None)
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _like(leaf: Any, outputs: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((outputs, *leaf.shape[1:]), leaf.dtype)
+
+
+def _moved(x: Any, error: Any, feedback: Any) -> Any:
+    """Returns `x + e F`."""
+    size = len(jax.tree.leaves(x)[0])
+    errors = [leaf.reshape(size, -1) for leaf in jax.tree.leaves(error) if _is_float(leaf)]
+    e = jnp.concatenate(errors, axis=1)
+    leaves, structure = jax.tree.flatten(x)
+    likes = [_like(leaf, e.shape[1]) for leaf in leaves if _is_float(leaf)]
+    got = [jnp.shape(f) for f in feedback] if isinstance(feedback, list) else type(feedback).__name__
+    if got != [like.shape for like in likes]:
+        raise ValueError(f"state.feedback: expected arrays of {[like.shape for like in likes]}, got {got}")
+    moves = (jnp.tensordot(e.astype(f.dtype), f, 1) for f in feedback)
+    return structure.unflatten(
+        [leaf + next(moves).astype(leaf.dtype) if _is_float(leaf) else leaf for leaf in leaves]
+    )
