@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import lax_learning as ll
-from benchmarks import pairs, rules, throughput, tutorial
+from benchmarks import equal_time, pairs, rules, throughput, tutorial
 from benchmarks.cases import CASES, Sizes, microlearning
 from benchmarks.cases.microlearning import LEARNING_RATE, RULES, Weights, network_of, snr
 from benchmarks.floors import Floors
@@ -301,3 +301,15 @@ def test_rules_write_what_they_measured(tmp_path, monkeypatch) -> None:
     assert all(row["ratio"] > 0 for row in written["rows"] if row["part"] != "recurrent")
     assert [row["scale"] for row in written["rows"] if row["part"] == "zoo"] == [2] * 2
     assert "goals missed" in printed
+
+
+def test_cosine_at_equal_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Averages of more draws point better; every rule is timed at every count."""
+    monkeypatch.setattr(equal_time, "RULES", ("node_perturbation",))
+    small = ("--hidden", 4, "--batch-size", 8, "--draws", 16, "--seeds", 2, "--repeats", 1)
+    code, out, _ = call_main(equal_time.main, *small, "--out", tmp_path)
+    assert code == 0 and "node_perturbation" in out and (tmp_path / "equal_time.png").exists()
+    rows = json.loads((tmp_path / "equal_time.json").read_text())["rows"]
+    assert [row["draws"] for row in rows] == [1, 4, 16]
+    assert np.mean(rows[-1]["cosines"]) > np.mean(rows[0]["cosines"])
+    assert all(row["seconds"] > 0 for row in rows)

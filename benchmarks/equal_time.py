@@ -1,0 +1,144 @@
+"""Cosine to the gradient against seconds: which perturbation estimates best at equal time.
+
+    python -m benchmarks.equal_time
+
+One batch of 784-500-10 with tanh at its initial weights, on the 5,000 images. Every rule averages more and
+more draws; each average is one compiled program, whose cosine to backprop is taken over seeds of weights and
+noise, and whose seconds are the median of several calls, all rules in turn.
+"""
+
+import datetime
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import lax_learning as ll
+from experiments import harness, reporting
+from experiments.registry import rule_of
+from experiments.settings import Count, Options, Positive
+
+RULES = (
+    "weight_perturbation", "weight_perturbation_signs", "weight_perturbation_low_rank", "node_perturbation",
+    "forward_gradient", "forward_gradient_activities",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Measure how well averages of estimates point along the gradient, and how long they take."""
+
+    batch_size: Count = 32
+    """Images in the batch."""
+    hidden: Count = 500
+    """Hidden units."""
+    sigma: Positive = 0.01
+    """Standard deviation of the noise."""
+    draws: Count = 1_024
+    """Largest number of draws that is averaged; 1, 4, 16, ... are the others."""
+    seeds: Count = 8
+    """Initial weights and noise."""
+    repeats: Count = 7
+    """Calls that are timed, of which the median counts."""
+    out: Path = Path("results/equal_time")
+    """Folder for equal_time.json and equal_time.png; what stands there under these names is replaced."""
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """Measures all rules, prints the table and writes its files."""
+    model = ll.mlp((784, config.hidden, 10), activation=jnp.tanh)
+    data = jax.tree.map(jnp.asarray, ll.data.mnist(jax.random.key(0), "sample")).train
+    config.expect("batch_size", f"at most {len(data.x)} images", config.batch_size <= len(data.x))
+    harness.make_folder(config.out)
+    x, y = data.x[: config.batch_size], data.y[: config.batch_size]
+    keys, noise_keys = jax.random.split(jax.random.key(1), (2, config.seeds))
+    weights = [model.init(key) for key in keys]
+    exact = ll.backprop(model, ll.softmax_cross_entropy)
+
+    def program_of(name: str, draws: int) -> Any:
+        rule = rule_of(name, sigma=config.sigma, num_samples=draws)(model, ll.softmax_cross_entropy)
+
+        def estimate(key: jax.Array, params: Any) -> Any:
+            return rule.value_and_grad(key, params, (), x, y)[1]
+
+        return jax.jit(estimate).lower(keys[0], weights[0]).compile()
+
+    counts = [4**power for power in range(64) if 4**power <= config.draws]
+    gradients = [exact.value_and_grad(keys[0], params, (), x, y)[1] for params in weights]
+    cosine = jax.jit(ll.metrics.cosine_similarity)
+    rows = []
+    for draws in tqdm(counts, unit="count"):
+        programs = {name: program_of(name, draws) for name in RULES}
+        given = list(zip(noise_keys, weights, strict=True))
+        cosines = {
+            name: [float(cosine(programs[name](*given[i]), gradients[i])) for i in range(config.seeds)]
+            for name in RULES
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in RULES}
+        for i in range(config.repeats):
+            for name in RULES:
+                began = time.perf_counter()
+                jax.block_until_ready(programs[name](*given[i % config.seeds]))
+                seconds[name].append(time.perf_counter() - began)
+        rows += [
+            {"rule": name, "draws": draws, "seconds": median(seconds[name]), "cosines": cosines[name]}
+            for name in RULES
+        ]
+    content = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": harness.versions(),
+        "config": {name: value for name, value in asdict(config).items() if name != "out"},
+        "rows": rows,
+    }
+    harness.write_json(config.out / "equal_time.json", content)
+    reporting.draw(figure(rows, config), config.out / "equal_time.png")
+    cells = [
+        (row["rule"], str(row["draws"]), f"{1e3 * row['seconds']:.3g}", f"{np.mean(row['cosines']):.3f}")
+        for row in rows
+    ]
+    print(reporting.table(("rule", "draws", "ms", "cosine"), cells))
+    return rows
+
+
+def figure(rows: list[dict[str, Any]], config: Config) -> Figure:
+    """Draws the cosine of every average against its seconds."""
+    drawn, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for name in RULES:
+        mine = [row for row in rows if row["rule"] == name]
+        seconds = np.array([row["seconds"] for row in mine])
+        of_seeds = np.array([row["cosines"] for row in mine]).T
+        reporting.band(axes, seconds, of_seeds, label=name.replace("_", " "), marker="o", markersize=4)
+    axes.set(
+        title=f"Cosine to the gradient at equal time: 784-{config.hidden}-10, {config.batch_size} images",
+        xlabel="seconds of an averaged estimate, compiled",
+        ylabel="cosine to backprop",
+        xscale="log",
+        yscale="log",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    reporting.footnote(
+        drawn,
+        f"mean and 95 % interval over {config.seeds} seeds; points: averages of 1, 4, 16, ... draws; "
+        f"median of {config.repeats} calls",
+    )
+    return drawn
+
+
+def main() -> int:
+    """The command line."""
+    return harness.command_line("equal_time", Config, run, package="benchmarks", stopped="nothing is written")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
