@@ -2,6 +2,7 @@
 
 from lax_learning.data._batches import Batches, BatchState, batches
 from lax_learning.data._mnist import mnist
+from lax_learning.data._mnist1d import mnist1d
 from lax_learning.data._random import Planted, half_space, planted, relu_net
 from lax_learning.data.idx import read_idx
 from lax_learning.data.prepared import prepare_tfds
@@ -16,6 +17,7 @@ __all__ = [
     "batches",
     "half_space",
     "mnist",
+    "mnist1d",
     "one_hot",
     "planted",
     "prepare_tfds",
