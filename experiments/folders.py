@@ -69,7 +69,7 @@ def read_dataset(path: Path) -> xr.Dataset:
         named_if_damaged(path, "results", "delete it to compute them again"),
         xr.open_dataset(path, engine="h5netcdf") as dataset,
     ):
-        return dataset.load()
+        return dataset.load().drop_encoding()  # it would cut names that are merged to the length of the first
 
 
 def read_config(out: Path) -> dict[str, Any] | None:

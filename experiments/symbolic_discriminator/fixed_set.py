@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import lax_learning as ll
 from experiments import reporting
-from experiments.running import run_stage, side_by_side
+from experiments.running import Run, run_members, side_by_side
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.points import PointsName, library, points
 from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study, shares
@@ -114,8 +114,9 @@ def _draw_for_seeds(number: int) -> Callable[..., tuple[Curves, Curves]]:
     return ll.ensemble(both, in_axes=(0, None), batch_size=side_by_side(on_cpu=2))
 
 
-def start_of(key: jax.Array, seen: Curves, fresh: Curves) -> Carry:
+def start_of(key: jax.Array, seen: Curves, fresh: Curves, x: jax.Array) -> Carry:
     """A fresh critic."""
+    del x
     return Carry(key, seen, fresh, symbolic.init_critic(jax.random.fold_in(key, 1), CRITIC, ADAM))
 
 
@@ -148,12 +149,10 @@ def run_critic(
 ) -> xr.Dataset:
     """Trains a critic for every seed, side by side."""
     training = CRITICS[name]
-    epochs, shapes = training.epochs[config.preset] // RUNS, dict.fromkeys(METRICS, ())
+    epochs = training.epochs[config.preset] // RUNS
     x, members = points(kind, NUM_POINTS, config.seed), (seeds_of(config), *curves_of(config, kind))
-    stage = run_stage(
-        folder, members, start_of, partial(train, training, epochs), shapes, shares(cost, RUNS),
-        x, progress, partial(measure, training), on_cpu=2,
-    )  # fmt: skip
+    run = Run(start_of, partial(train, training, epochs), RUNS, partial(measure, training))
+    stage = run_members(run, members, x, folder, progress, shares(cost, RUNS), on_cpu=2)
     return _dataset(kind, [name], {metric: values[None, :, -1] for metric, values in stage.metrics.items()})
 
 

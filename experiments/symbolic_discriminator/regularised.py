@@ -6,7 +6,7 @@ of 0 is linear on each side of 0, which is trivial to tell from a formula. The l
 a converged critic knows that their logits start below -80, where the gradient of a sigmoid is 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments.running import run_stage, side_by_side
+from experiments.running import Run, run_members, side_by_side
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critics import adam
 from experiments.symbolic_discriminator.points import library, points
@@ -133,12 +133,10 @@ def loss_of(problem: Problem, cost: str, carry: Carry, params: dict[str, Params]
     return fit + carry.weight * symbolic.critic_cost(logits, cost=cost), fit  # type: ignore[arg-type]
 
 
-def fit(
-    problem: Problem, cost: str, updates: int, num_steps: int
-) -> tuple[Callable[..., Carry], Callable[..., tuple[Carry, dict[str, Array]]]]:
-    """`init(start, weight)` and `step` of a fit: step 0 learns nothing, the others share the updates."""
+def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
+    """A fit from a `Start` with a weight: step 0 learns nothing, the others share the updates."""
 
-    def init(start: Start, weight: Float[Array, ""]) -> Carry:
+    def init(start: Start, weight: Float[Array, ""], shared: Any) -> Carry:
         return Carry(start.critic, weight, start.params, ADAM.init(start.params))
 
     def step(carry: Carry, number: Array, shared: Any) -> tuple[Carry, dict[str, Array]]:
@@ -163,7 +161,7 @@ def fit(
             "prediction": problem.head.apply(params["head"], latents)[:, 0],
         }
 
-    return init, step
+    return Run(init, step, num_steps + 1)
 
 
 def run_part(config: Config, name: str, folder: Path, progress: tqdm) -> xr.Dataset:
@@ -173,13 +171,11 @@ def run_part(config: Config, name: str, folder: Path, progress: tqdm) -> xr.Data
     of_critics, of_fits = costs(config, name)
     progress.update(of_critics)
     num_steps = min(MEASUREMENTS, numbers.updates)
-    init, step = fit(problem, cost, numbers.updates, num_steps)
+    run = fit(problem, cost, numbers.updates, num_steps)
     weights = jnp.repeat(jnp.array(list(runs.values())), numbers.seeds)
     members = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(runs)), of_seeds), weights
-    shapes = {"latents": (LATENTS, numbers.points), "prediction": (numbers.points,)}
-    shapes |= dict.fromkeys(METRICS, ())
     each = [0, *shares(of_fits, num_steps)]
-    stage = run_stage(folder, members, init, step, shapes, each, None, progress, on_cpu=2)
+    stage = run_members(run, members, (), folder, progress, each, on_cpu=2)
     found = {name: a.reshape(len(runs), numbers.seeds, *a.shape[1:]) for name, a in stage.metrics.items()}
     curves = components(problem.x).T
     judged = jax.vmap(lambda critic: problem.critic.apply(critic, curves))(of_seeds.critic) > 0
@@ -219,8 +215,7 @@ def parts(config: Config) -> dict[str, Part]:
 
 def merge(config: Config, results: Sequence[xr.Dataset]) -> xr.Dataset:
     """The runs of all parts, one after another; what is common to them from the first."""
-    bare = [part.drop_encoding() for part in results]  # it holds how long the names in a file are
-    return xr.concat(bare, "run", data_vars="minimal", coords="minimal", compat="override", join="exact")
+    return xr.concat(results, "run", data_vars="minimal", coords="minimal", compat="override", join="exact")
 
 
 STUDY = Study(parts, merge, rows, figures)
