@@ -38,6 +38,11 @@ def without_nan(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def file_name(part: str) -> str:
+    """Name of the file of a part; some file systems refuse the colon of MODULE:FUNCTION."""
+    return part.replace(":", "--")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON in one step; numbers that are not finite as null."""
     text = json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n"

@@ -16,7 +16,7 @@ import jax
 import xarray as xr
 from tqdm import tqdm
 
-from experiments import memory, processes, terminal
+from experiments import folders, memory, processes, terminal
 from experiments.finished import Report, Results, in_float64, publish, versions  # noqa: F401 (for other programs too)
 from experiments.folders import (  # noqa: F401 (for other programs too)
     FolderError,
@@ -167,22 +167,22 @@ def run_parts(
       unit: of these steps.
     """
     finished, unfinished = out / f"{kind}s", out / "checkpoints"
-    is_done = processes.decided(lambda: [(finished / f"{name}.nc").exists() for name in names])
+    paths = [finished / f"{folders.file_name(name)}.nc" for name in names]
+    is_done = processes.decided(lambda: [path.exists() for path in paths])
     keep_compiled_programs(unfinished / "compiled")
     parts: list[xr.Dataset] = []
     with tqdm(total=sum(steps), unit=unit, smoothing=0.05, disable=not processes.is_first()) as progress:
-        for name, cost, done in zip(names, steps, is_done, strict=True):
-            path = finished / f"{name}.nc"
+        for name, path, cost, done in zip(names, paths, steps, is_done, strict=True):
             if done:
                 progress.update(cost)
                 parts.append(read_dataset(path))
                 continue
-            parts.append(run_part(name, unfinished / name, progress))
+            parts.append(run_part(name, unfinished / path.stem, progress))
             if processes.is_first():
                 finished.mkdir(exist_ok=True)
                 write_dataset(path, parts[-1])
                 parts[-1] = read_dataset(path)
-                shutil.rmtree(unfinished / name, ignore_errors=True)
+                shutil.rmtree(unfinished / path.stem, ignore_errors=True)
     return parts
 
 

@@ -22,6 +22,18 @@ from experiments.sweeping import Sweepable
 
 SHOWN = 10
 BOX = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+VARIABLES = {
+    "trial": ("1", "number of the trial"),
+    "seed": ("1", "number of the seed"),
+    "parameter": ("1", "hyper-parameter"),
+    "score": ("1", "objective"),
+    "median": ("1", "median over seeds"),
+    "low": ("1", "lower end of the 95 % interval of the median"),
+    "high": ("1", "upper end of the 95 % interval of the median"),
+    "complete": ("1", "not stopped early"),
+    "importance": ("1", "share of the variance that a hyper-parameter explains"),
+    "*": ("1", "hyper-parameter of a trial"),
+}
 
 
 def summary(scores: np.ndarray) -> tuple[float, float, float]:
@@ -42,11 +54,11 @@ def as_dataset(study: optuna.Study, space: Space, sweepable: Sweepable) -> xr.Da
     shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)) if decided else {}
     variables: dict[str, Any] = {
         "score": (("trial", "seed"), scores, {"long_name": sweepable.objective}),
-        "median": ("trial", np.where(complete, median, np.nan), {"long_name": "median over seeds"}),
-        "low": ("trial", low, {"long_name": "lower end of the 95 % interval of the median"}),
-        "high": ("trial", high, {"long_name": "upper end of the 95 % interval of the median"}),
-        "complete": ("trial", complete, {"long_name": "not stopped early"}),
-        "importance": ("parameter", [shares.get(n, np.nan) for n in names], {"long_name": "variance share"}),
+        "median": ("trial", np.where(complete, median, np.nan)),
+        "low": ("trial", low),
+        "high": ("trial", high),
+        "complete": ("trial", complete),
+        "importance": ("parameter", [shares.get(n, np.nan) for n in names]),
         **{name: ("trial", [trial.params[name] for trial in trials]) for name in names},
     }
     slots = [slot_of(trial) for trial in trials]

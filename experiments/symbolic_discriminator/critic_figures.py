@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from experiments.reporting import band, footnote
+from experiments.reporting import band, footnote, note_seeds
 from experiments.symbolic_discriminator.reading import (
     CHANCE,
     FIELDS,
@@ -207,5 +207,5 @@ def _over_training(title: str, results: xr.Dataset, labels: Iterable[Any], panel
         band(axes, results.epoch.values, curve, label=str(label))
     axes.legend(fontsize="small")
     averaged = f"averaged over {horizon(int(results.epoch.values[-1]))} epochs"
-    footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} seeds; {averaged}")
+    note_seeds(figure, results, f"; {averaged}")
     return figure
