@@ -241,11 +241,8 @@ def places(results: xr.Dataset, problem: str) -> Figure:
     ends = reporting.drawable(results[f"{problem}_places"].isel(seed=0).values.reshape(-1, 2))
     ends = ends[np.isfinite(ends).all(axis=1)]
     spans = np.quantile(ends, (0.002, 0.998), axis=0) if len(ends) else ends
-    every[0, 0].set(
-        xlim=reporting.limits(spans[:, 0], 0.1),
-        ylim=reporting.limits(spans[:, 1], 0.1),
-        ylabel=r"$|c|\,w_2$" if planted else "charge c",
-    )
+    every[0, 0].set(xlim=reporting.limits(spans[:, 0], 0.1), ylim=reporting.limits(spans[:, 1], 0.1))
+    every[0, 0].set_ylabel(r"$|c|\,w_2$" if planted else "charge c")
     every[0, 0].legend(frameon=False, fontsize="small")
     figure.suptitle(f"Paths of the units, first seed: {TITLES[problem]}")
     return figure
