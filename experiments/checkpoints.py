@@ -27,10 +27,10 @@ class Checkpoint:
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._saved = time.monotonic()
 
-    def save(self, step: int, tree: Any, *, now: bool = False) -> None:
+    def save(self, step: int, tree: Any) -> None:
         """Saves, unless the last time is only seconds ago."""
         late = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
-        if now or processes.decided(lambda: late):
+        if processes.decided(lambda: late):
             self._manager.save(step, args=ocp.args.StandardSave(tree), force=True)
             self._saved = time.monotonic()
 

@@ -90,27 +90,32 @@ def update(
 
 
 def measure(form: Form, carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
-    """Accuracy, the largest entry of R, and at the end the correlations left in the inputs of the layers."""
+    """Accuracy and the largest entry of R; what the end alone is asked for is NaN before.
+
+    That is the accuracy by which the learning rate is chosen, and the correlations left in the inputs of the
+    layers.
+    """
     x = carry.numbers.inputs(jnp.asarray(data.test.x))
     layers = layers_of(form, carry, x)
-    # One pass, and so one program, for both.
-    both = jnp.concatenate([carry.numbers.inputs(jnp.asarray(data.validation.x)), x])
-    output = network_of(form, carry).apply(carry.params, both)
-    of_parts = jnp.split(output, [len(data.validation.x)])
 
-    def accuracy(output: jax.Array, labels: Any) -> jax.Array:
-        return ll.accuracy(output, targets(jnp.asarray(labels), output.shape[1]))
+    def accuracy(images: ll.data.Dataset) -> jax.Array:
+        output = network_of(form, carry).apply(carry.params, carry.numbers.inputs(jnp.asarray(images.x)))
+        return ll.accuracy(output, targets(jnp.asarray(images.y), output.shape[1]))
 
-    def correlation() -> jax.Array:
+    def at_the_end() -> tuple[jax.Array, jax.Array]:
         read = ll.decorrelation.inputs(form.network, carry.params, layers, x)
         white = [ll.decorrelation.apply(layer, read[name]) for name, layer in layers.items()]
-        return jnp.stack([ll.decorrelation.loss(z, kappa=0.0) for z in white])
+        left = [ll.decorrelation.loss(z, kappa=0.0) for z in white]
+        return jnp.stack(left), accuracy(data.validation)
 
-    nowhere = jnp.full(len(layers), jnp.nan)
+    def before() -> tuple[jax.Array, jax.Array]:
+        return jnp.full(len(layers), jnp.nan), jnp.full((), jnp.nan)
+
+    correlation, validation_accuracy = jax.lax.cond(number == form.steps + 1, at_the_end, before)
     return {
-        "correlation": jax.lax.cond(number == form.steps + 1, correlation, lambda: nowhere),
-        "validation_accuracy": accuracy(of_parts[0], data.validation.y),
-        "test_accuracy": accuracy(of_parts[1], data.test.y),
+        "correlation": correlation,
+        "validation_accuracy": validation_accuracy,
+        "test_accuracy": accuracy(data.test),
         "largest_r": jnp.stack([jnp.max(jnp.abs(layer.R)) for layer in layers.values()]).max(),
     }
 
