@@ -28,7 +28,7 @@ from experiments.decorrelation.reading import (
 )
 from experiments.decorrelation.report import figures, rows
 from experiments.decorrelation.runs import (
-    RULES,
+    RATES,
     STUDIES,
     Form,
     Numbers,
@@ -173,7 +173,7 @@ def test_the_notebook_s_runs_have_its_epochs():
 def test_runs_of_the_full_preset():
     names = list(runs_of(Config(preset="full", data="somewhere")))
     assert len(names) == len(set(names)) == 4 + 2 * 7 * 3 + 9
-    assert {name.split("-")[1] for name in names if "-" in name} == set(RULES)
+    assert {name.split("-")[1] for name in names if "-" in name} == set(RATES)
 
 
 TINY = on_pixels(ll.convnet((28, 28, 1), (2,), (10,), kernel=3, stride=7))
@@ -182,7 +182,7 @@ TINY = on_pixels(ll.convnet((28, 28, 1), (2,), (10,), kernel=3, stride=7))
 def tiny(name, dynamics, eta=0.1):
     of_dynamics = {} if dynamics is None else {"eta": eta}
     numbers = tuple(Numbers(rate, of_dynamics, 0.1, 0.3) for rate in (0.01, 0.02))
-    return Run("choices", Form(TINY, RULES[name].make, dynamics, optax.sgd, 40, 3, 2), numbers)
+    return Run("choices", Form(TINY, name, dynamics, optax.sgd, 40, 3, 2), numbers)
 
 
 @pytest.fixture(scope="module")

@@ -14,21 +14,10 @@ from experiments.decorrelation import notebook
 from experiments.decorrelation.config import Config, InputsName, NetworkName, RuleName
 from experiments.registry import rule_of
 
-MakeRule = Callable[[ll.Model, optax.GradientTransformation], ll.Rule]
-"""`(model, optimizer of its params) -> rule`."""
-
 # torch's initial weights: uniform within +-1 / sqrt(inputs)
 UNIFORM: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-class Compared(NamedTuple):
-    """A rule, and the learning rates of which its best is reported."""
-
-    make: MakeRule
-    rates: tuple[float, ...]
-
-
-LOSS = ll.softmax_cross_entropy
 RATES: dict[RuleName, tuple[float, ...]] = {
     "backprop": (0.01, 0.03, 0.1),
     "feedback_alignment": (0.003, 0.01, 0.03),
@@ -38,16 +27,9 @@ RATES: dict[RuleName, tuple[float, ...]] = {
     "node_perturbation_activity": (0.0001, 0.0003, 0.001, 0.003),
     "weight_perturbation": (0.00001, 0.00003, 0.0001, 0.0003),
 }
+"""Rules, and the learning rates of which the best is reported."""
 SIGMAS = {"weight_perturbation": 0.001}
 """Standard deviation of the noise where it is not 0.01."""
-
-
-def _made(name: RuleName) -> MakeRule:
-    sigma = SIGMAS.get(name, 0.01)
-    return lambda network, optimizer: rule_of(name, sigma=sigma, optimizer=optimizer)(network, LOSS)
-
-
-RULES: dict[RuleName, Compared] = {name: Compared(_made(name), rates) for name, rates in RATES.items()}
 
 
 def torch_mlp(widths: tuple[int, ...]) -> ll.Model:
@@ -90,7 +72,7 @@ class Form(NamedTuple):
 
     Fields:
       network: without decorrelation, of rows of 784 pixels.
-      make_rule: of the network or its decorrelated form.
+      rule_name: one of `RATES`.
       dynamics: of R, from its numbers; None for plain inputs.
       optimizer: `learning rate -> optimizer`.
       images: how many each seed draws; None for all.
@@ -99,7 +81,7 @@ class Form(NamedTuple):
     """
 
     network: ll.Model
-    make_rule: MakeRule
+    rule_name: RuleName
     dynamics: Callable[..., ll.Dynamics] | None
     optimizer: Callable[[Any], optax.GradientTransformation]
     images: int | None
@@ -109,8 +91,12 @@ class Form(NamedTuple):
     def rule(self, numbers: Numbers) -> ll.Rule:
         """The rule, on decorrelated inputs if there are dynamics."""
 
+        optimizer, sigma = self.optimizer(numbers.rate), SIGMAS.get(self.rule_name, 0.01)
+
         def make(network: ll.Model) -> ll.Rule:
-            return self.make_rule(network, self.optimizer(numbers.rate))
+            return rule_of(self.rule_name, sigma=sigma, optimizer=optimizer)(
+                network, ll.softmax_cross_entropy
+            )
 
         if self.dynamics is None:
             return make(self.network)
@@ -138,7 +124,7 @@ def notebook_runs(config: Config) -> dict[str, Run]:
 
     def run(network: ll.Model, rate: float, eta: float, epochs: int) -> Run:
         updates = 1_000 // config.batch_size
-        form = Form(network, RULES["backprop"].make, notebook.dynamics, optax.adam, 1_000, updates, epochs)
+        form = Form(network, "backprop", notebook.dynamics, optax.adam, 1_000, updates, epochs)
         return Run("notebook", form, (Numbers(rate, {"eta": eta}, *PUBLISHED_SCALE),))
 
     return {
@@ -197,11 +183,10 @@ def _compared(
     dynamics: Callable[..., ll.Dynamics] | None,
     *numbers: Numbers,
 ) -> Run:
-    make, rates = RULES[rule]
     updates = -(-config.num_updates // MEASUREMENTS)
-    form = Form(NETWORKS[network], make, dynamics, MOMENTUM, None, updates, MEASUREMENTS)
+    form = Form(NETWORKS[network], rule, dynamics, MOMENTUM, None, updates, MEASUREMENTS)
     of_dynamics = {} if dynamics is None else {"eta": config.eta, "kappa": 0.5}
-    return Run(study, form, numbers or tuple(Numbers(rate, of_dynamics, *STANDARD) for rate in rates))
+    return Run(study, form, numbers or tuple(Numbers(rate, of_dynamics, *STANDARD) for rate in RATES[rule]))
 
 
 STUDIES: dict[str, Callable[[Config], dict[str, Run]]] = {

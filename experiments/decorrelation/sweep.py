@@ -11,7 +11,7 @@ import lax_learning as ll
 from experiments import running
 from experiments.decorrelation.__main__ import images
 from experiments.decorrelation.config import Config
-from experiments.decorrelation.runs import INPUTS, MOMENTUM, NETWORKS, RULES, STANDARD, Form, Numbers
+from experiments.decorrelation.runs import INPUTS, MOMENTUM, NETWORKS, RATES, STANDARD, Form, Numbers
 from experiments.decorrelation.training import Carry, Images, network_of, start_of, update
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
@@ -29,7 +29,7 @@ def make(static: Mapping[str, Any]) -> Program:
     check_at_most("batch_size", batch_size, data.train.x.shape[0], "images")
     updates = -(-static["updates"] // CHUNKS)
     form = Form(
-        NETWORKS[static["network"]], RULES[static["rule"]].make, INPUTS[static["inputs"]], MOMENTUM, None,
+        NETWORKS[static["network"]], static["rule"], INPUTS[static["inputs"]], MOMENTUM, None,
         updates, CHUNKS,
     )  # fmt: skip
 
@@ -62,7 +62,7 @@ SWEEPABLE = Sweepable(
     "maximize",
     {"eta": 1e-3, "learning_rate": 0.03},
     {
-        "rule": tuple(RULES),
+        "rule": tuple(RATES),
         "network": tuple(NETWORKS),
         "inputs": ("decorrelated", *(name for name in INPUTS if name != "decorrelated")),
         "updates": 50,
