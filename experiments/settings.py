@@ -138,6 +138,9 @@ def as_option(config: Any, error: Exception) -> str:
 class Settings(Options):
     """The settings that all experiments have in common; none of them decides a result."""
 
+    PRESETS: ClassVar[Mapping[str, Any]] = {}
+    """A named tuple for every `--preset`, of fields whose default is the preset's and of others."""
+
     out: Path
     """Folder for config.json, results.nc, summary.json and the figures."""
     resume: bool = False
@@ -170,10 +173,18 @@ class Settings(Options):
             self.expect("process", f"a number in 0..{self.processes - 1}", 0 <= self.process < self.processes)
         return Meeting(*told)
 
+    @property
+    def chosen(self) -> Any:
+        """The preset, with what is given in the place of what it sets."""
+        preset: Any = self.PRESETS[getattr(self, "preset")]  # noqa: B009 (a field where there are presets)
+        given = {name: getattr(self, name, None) for name in preset._fields}
+        return preset._replace(**{name: value for name, value in given.items() if value is not None})
+
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
         common = {field.name for field in fields(Settings)}
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in common}
+        values = {**vars(self), **(self.chosen._asdict() if self.PRESETS else {})}
+        return {field.name: values[field.name] for field in fields(self) if field.name not in common}
 
     @classmethod
     def restored(cls, held: Mapping[str, Any]) -> "Settings":

@@ -131,6 +131,7 @@ def test_a_rule_of_one_s_own_on_another_network_in_other_steps(tmp_path):
         test_images=20, out=tmp_path / "run",
     )  # fmt: skip
     results = run_experiment(config)
+    assert isinstance(results, xr.Dataset)
     assert list(results.rule.values) == [name] and results.cosine.min() > 0.999
     assert results.sizes["layer"] == 3 and json.loads(results.attrs["config"])["hidden"] == [2]
     assert all(np.isfinite(results[name]).all() for name in results.data_vars)

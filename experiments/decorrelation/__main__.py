@@ -88,11 +88,11 @@ def correlations(numbers: Numbers, state: Carry, data: Images) -> dict[str, np.n
 
 def images(config: Config) -> Images:
     """Loads the images of all members."""
-    splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.source or "")
+    splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.chosen.data)
     num_images = splits.train.x.shape[0]
     config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
     most = min(part.x.shape[0] for part in splits[1:])
-    named = f"at most {most}, the test or validation images of --data {config.source}"
+    named = f"at most {most}, the test or validation images of --data {config.chosen.data}"
     config.expect("test_images", named, config.test_images <= most)
     held_out = [tuple(a[: config.test_images] for a in part) for part in splits[1:]]
     held = Images(splits.train, *(ll.data.Dataset(*part) for part in held_out))

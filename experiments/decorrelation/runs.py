@@ -148,8 +148,8 @@ def gain_runs(config: Config) -> dict[str, Run]:
     return {
         f"{network}-{rule}-{inputs}": _compared(config, "gain", network, rule, INPUTS[inputs])
         for network in config.networks
-        for rule in config.compared_rules
-        for inputs in config.compared_inputs
+        for rule in config.chosen.rules
+        for inputs in config.chosen.inputs
     }
 
 
@@ -183,7 +183,7 @@ def _compared(
     dynamics: Callable[..., ll.Dynamics] | None,
     *numbers: Numbers,
 ) -> Run:
-    updates = -(-config.num_updates // MEASUREMENTS)
+    updates = -(-config.chosen.updates // MEASUREMENTS)
     form = Form(NETWORKS[network], rule, dynamics, MOMENTUM, None, updates, MEASUREMENTS)
     of_dynamics = {} if dynamics is None else {"eta": config.eta, "kappa": 0.5}
     return Run(study, form, numbers or tuple(Numbers(rate, of_dynamics, *STANDARD) for rate in RATES[rule]))

@@ -19,7 +19,7 @@ from experiments.symbolic_discriminator.study import Part
 
 def held(config: Config, parts: Mapping[str, Part]) -> harness.Held:
     """The first layer of every critic that is drawn at random; what is measured over a step, and updates."""
-    numbers, cut = config.numbers, schedule(config.numbers.epochs)
+    numbers, cut = config.chosen, schedule(config.chosen.epochs)
     measured = memory.floats(3, cut.epochs // cut.steps, spaces.SMALL["iterations"])
     drawn = memory.floats(numbers.configurations, numbers.points, spaces.SMALL["width"])
     return harness.Held((memory.floats(numbers.points, spaces.SMALL["width"]), measured), drawn)

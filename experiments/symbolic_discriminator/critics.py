@@ -60,7 +60,7 @@ class Carry(NamedTuple):
 
 def curves_of(library_name: str, extension: str, latents: int, config: Config) -> symbolic.Curves:
     """Source of the curves of a critic."""
-    x = points("normal", config.numbers.points, config.seed)
+    x = points("normal", config.chosen.points, config.seed)
     seen, method = EXTENSIONS[extension]
     generator = symbolic.mlp_generator(1, latents)
     return symbolic.curves_at(x, library(library_name), generator, extensions=seen, method=method)
@@ -72,7 +72,7 @@ def training(static: dict[str, Any], config: Config) -> Run:
     num_points, *channels = curves.curve_shape
     hidden = (static["width"],) * static["layers"]
     critic = symbolic.critic(num_points, hidden=hidden, channels=channels[0] if channels else 1)
-    epochs_a_bin, num_steps = schedule(config.numbers.epochs)
+    epochs_a_bin, num_steps = schedule(config.chosen.epochs)
     sizes = {"num_epochs": epochs_a_bin * BINS_A_STEP, "iterations": static["iterations"]}
 
     def init(key: Array, traced: dict[str, Array], judged: Any) -> Carry:
@@ -118,7 +118,7 @@ def run_group(group: Group, config: Config, seeds: int, folder: Path, progress: 
       over the steps of an epoch; that of its first step, whose curves are new (`fresh_`); the logits of
       curves that are the same for all critics; and the seconds that one seed took, compilation apart.
     """
-    size, static, cut = len(group.members), group.static, schedule(config.numbers.epochs)
+    size, static, cut = len(group.members), group.static, schedule(config.chosen.epochs)
     of_seed = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 5), seeds)
     traced = {name: jnp.repeat(jnp.asarray(values), seeds) for name, values in group.traced.items()}
     stage = run_members(
@@ -149,9 +149,9 @@ FLOPS_A_MILLISECOND = 60e6
 
 def costs(group: Group, config: Config, seeds: int) -> list[int]:
     """Estimated milliseconds of every step of a group; those of compiling are in the first."""
-    s, cut = group.static, schedule(config.numbers.epochs)
+    s, cut = group.static, schedule(config.chosen.epochs)
     seen, method = EXTENSIONS[s["extension"]]
-    numbers = config.numbers.points * (2 if seen and method == "stack" else 1)
+    numbers = config.chosen.points * (2 if seen and method == "stack" else 1)
     products = numbers * s["width"] + (s["layers"] - 1) * s["width"] ** 2
     products += numbers * 64 * 66 if seen and method == "embed" else 0
     # Real and fake curves forward and backward, and twice through those between them: 2 * 3 + 6 times.

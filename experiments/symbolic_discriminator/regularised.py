@@ -80,11 +80,11 @@ class Problem(NamedTuple):
 
 def problem_of(config: Config) -> Problem:
     """The points, the critic and the networks of a configuration."""
-    x = points("grid", config.numbers.points, config.seed)
+    x = points("grid", config.chosen.points, config.seed)
     return Problem(
         x,
         symbolic.curves_at(x, library("quadratic"), symbolic.mlp_generator(1, LATENTS, hidden=HIDDEN)),
-        symbolic.critic(config.numbers.points),
+        symbolic.critic(config.chosen.points),
         symbolic.dsn_generator(1, LATENTS, hidden=HIDDEN, alpha=jnp.ones((LATENTS, 1)), bias="zeros"),
         ll.mlp((LATENTS, *HIDDEN, 1)),
     )
@@ -101,7 +101,7 @@ class Start(NamedTuple):
 @lru_cache(maxsize=1)
 def starts(config: Config) -> Start:
     """The trained critic and the fresh networks of every seed, the same for all parts."""
-    problem, epochs = problem_of(config), min(config.numbers.epochs, CRITIC_EPOCHS)
+    problem, epochs = problem_of(config), min(config.chosen.epochs, CRITIC_EPOCHS)
     step = symbolic.critic_step(problem.critic, ADAM)
     train = symbolic.train_critic(step, problem.curves.real, problem.curves.fake, num_epochs=epochs)
 
@@ -113,7 +113,7 @@ def starts(config: Config) -> Start:
         return Start(state.params, jnp.mean(metrics.accuracy[-max(epochs // 10, 1) :]), params)
 
     program = ll.ensemble(start, batch_size=side_by_side(on_cpu=2))
-    return jax.tree.map(jnp.asarray, ll.gather(program(jnp.arange(config.numbers.seeds))))
+    return jax.tree.map(jnp.asarray, ll.gather(program(jnp.arange(config.chosen.seeds))))
 
 
 class Carry(NamedTuple):
@@ -166,7 +166,7 @@ def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
 
 def run_part(config: Config, name: str, folder: Path, progress: tqdm) -> xr.Dataset:
     """All seeds of the runs of one cost side by side, and what came out by run, seed and step."""
-    numbers, (cost, runs) = config.numbers, RUNS[name]
+    numbers, (cost, runs) = config.chosen, RUNS[name]
     problem, of_seeds = problem_of(config), starts(config)
     of_critics, of_fits = costs(config, name)
     progress.update(of_critics)
@@ -200,7 +200,7 @@ def run_part(config: Config, name: str, folder: Path, progress: tqdm) -> xr.Data
 
 def costs(config: Config, name: str) -> tuple[int, int]:
     """Milliseconds of the critics, a share for each part though the first trains them, and of the fits."""
-    numbers, (_, runs) = config.numbers, RUNS[name]
+    numbers, (_, runs) = config.chosen, RUNS[name]
     of_critics = numbers.seeds * min(numbers.epochs, CRITIC_EPOCHS) // (2 * len(RUNS))
     return of_critics, len(runs) * numbers.seeds * numbers.updates * numbers.points // 500
 
