@@ -8,7 +8,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from experiments import processes
-from experiments.folders import named_if_damaged
+from experiments.folders import file_name, named_if_damaged
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
@@ -27,10 +27,10 @@ class Checkpoint:
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._saved = time.monotonic()
 
-    def save(self, step: int, tree: Any, *, now: bool = False) -> None:
+    def save(self, step: int, tree: Any) -> None:
         """Saves, unless the last time is only seconds ago."""
         late = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
-        if now or processes.decided(lambda: late):
+        if processes.decided(lambda: late):
             self._manager.save(step, args=ocp.args.StandardSave(tree), force=True)
             self._saved = time.monotonic()
 
@@ -50,7 +50,7 @@ class Checkpoint:
 def save_params(out: Path, part: str, params: Any) -> None:
     """Saves what a part of a run has trained; every leaf has a leading axis of seeds."""
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((out / "params" / part).absolute(), params, force=True)
+        checkpointer.save((out / "params" / file_name(part)).absolute(), params, force=True)
 
 
 def load_params(folder: str | Path, **part: str) -> Any:
@@ -66,7 +66,7 @@ def load_params(folder: str | Path, **part: str) -> Any:
     Raises:
       ValueError: if the folder has no such part.
     """
-    params, name = Path(folder).absolute() / "params", "-".join(part.values())
+    params, name = Path(folder).absolute() / "params", file_name("-".join(part.values()))
     found = sorted(path.name for path in params.iterdir()) if params.is_dir() else []
     if name not in found:
         what = ", ".join(part) or "part"

@@ -1,21 +1,32 @@
-"""Finished runs: results with units and long names, read again from their folders, and their figures."""
+"""Finished runs: written with units, long names and versions, read again from their folders, and drawn."""
 
 import json
+import platform
+import shutil
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import reporting
-from experiments.folders import FolderError, named_if_damaged, write_whole
+from experiments import processes, reporting
+from experiments.folders import (
+    FolderError,
+    named_if_damaged,
+    without_nan,
+    write_dataset,
+    write_json,
+    write_whole,
+)
 
 Results = xr.Dataset | xr.DataTree
 
@@ -111,3 +122,35 @@ def described(results: Any, report: Report) -> Any:
         )
         variable.attrs = {"units": units, "long_name": long_name, **variable.attrs}
     return results
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, and the kind of device it came from."""
+    packages = {name: version(name) for name in ("lax_learning", "jax", "jaxlib", "optax", "numpy")}
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return {"python": platform.python_version(), **packages, "devices": devices}
+
+
+def publish(out: Path, experiment: str, config: Mapping[str, Any], results: Results, report: Report) -> None:
+    """Writes results, summary and figures, prints the table, and clears the checkpoints away."""
+    if not processes.is_first():
+        return
+    results.attrs.update(experiment=experiment, config=json.dumps(config))
+    results = described(results, report)
+    write_dataset(out / "results.nc", results)
+    results = in_float64(results)
+    rows = without_nan(report.rows(results))
+    write_json(
+        out / "summary.json",
+        {
+            "experiment": experiment,
+            "versions": versions(),
+            "config": dict(config),
+            "null": "no seed has a finite value: all diverged, or there is none; n seeds of `seeds` have",
+            "rows": rows,
+        },
+    )
+    draw_figures(out, report, results)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    print(report.table(rows))
+    print(f"\nresults.nc, summary.json and figures: {out}")

@@ -38,6 +38,11 @@ def without_nan(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
+def file_name(part: str) -> str:
+    """Name of the file of a part; some file systems refuse the colon of MODULE:FUNCTION."""
+    return part.replace(":", "--")
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON in one step; numbers that are not finite as null."""
     text = json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n"
@@ -69,7 +74,7 @@ def read_dataset(path: Path) -> xr.Dataset:
         named_if_damaged(path, "results", "delete it to compute them again"),
         xr.open_dataset(path, engine="h5netcdf") as dataset,
     ):
-        return dataset.load()
+        return dataset.load().drop_encoding()  # it would cut names that are merged to the length of the first
 
 
 def read_config(out: Path) -> dict[str, Any] | None:

@@ -4,15 +4,11 @@ Finished parts are written whole or not at all, unfinished ones are checkpointed
 moment can be resumed. Of many processes the first prints and writes; all of them checkpoint what they hold.
 """
 
-import json
-import os
-import platform
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +16,9 @@ import jax
 import xarray as xr
 from tqdm import tqdm
 
-from experiments import memory, processes, terminal, xla
-from experiments.finished import Report, Results, described, draw_figures, in_float64
-from experiments.folders import (  # noqa: F401 (for programs beside the experiments too)
+from experiments import folders, memory, processes, terminal
+from experiments.finished import Report, Results, in_float64, publish, versions  # noqa: F401 (for other programs too)
+from experiments.folders import (  # noqa: F401 (for other programs too)
     FolderError,
     claims,
     make_folder,
@@ -34,15 +30,9 @@ from experiments.folders import (  # noqa: F401 (for programs beside the experim
     write_whole,
 )
 from experiments.settings import Settings, as_option, defaults_of, parse
+from experiments.xla import keep_compiled_programs, use_all_cores
 
 EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on, and the kind of device it came from."""
-    packages = {name: version(name) for name in ("lax_learning", "jax", "jaxlib", "optax", "numpy")}
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    return {"python": platform.python_version(), **packages, "devices": devices}
 
 
 class Held(NamedTuple):
@@ -85,10 +75,10 @@ class Experiment(NamedTuple):
     load: Callable[[Any], Any]
     held: Callable[[Any, Any], Held]
     run_part: Callable[[str, Any, Any, Path, tqdm], xr.Dataset]
-    merge: Callable[[Any, list[xr.Dataset]], xr.Dataset]
+    merge: Callable[[Any, list[xr.Dataset]], Results]
     compile_quickly: Callable[[Any], bool] = lambda config: False
 
-    def run(self, config: Any) -> xr.Dataset:
+    def run(self, config: Any) -> Results:
         """Runs all parts into `config.out` and returns their results."""
         use_all_cores(compile_quickly=self.compile_quickly(config))
         data, parts = self.load(config), self.parts(config)
@@ -101,8 +91,7 @@ class Experiment(NamedTuple):
             steps=list(parts.values()),
             unit=self.unit,
         )
-        # Without the encoding of the parts, which would cut all names to the length of the first.
-        results = self.merge(config, found).drop_encoding()
+        results = self.merge(config, found)
         publish(config.out, self.name, config.deciding(), results, self.report)
         return results
 
@@ -178,48 +167,23 @@ def run_parts(
       unit: of these steps.
     """
     finished, unfinished = out / f"{kind}s", out / "checkpoints"
-    is_done = processes.decided(lambda: [(finished / f"{name}.nc").exists() for name in names])
+    paths = [finished / f"{folders.file_name(name)}.nc" for name in names]
+    is_done = processes.decided(lambda: [path.exists() for path in paths])
     keep_compiled_programs(unfinished / "compiled")
     parts: list[xr.Dataset] = []
     with tqdm(total=sum(steps), unit=unit, smoothing=0.05, disable=not processes.is_first()) as progress:
-        for name, cost, done in zip(names, steps, is_done, strict=True):
-            path = finished / f"{name}.nc"
+        for name, path, cost, done in zip(names, paths, steps, is_done, strict=True):
             if done:
                 progress.update(cost)
                 parts.append(read_dataset(path))
                 continue
-            parts.append(run_part(name, unfinished / name, progress))
+            parts.append(run_part(name, unfinished / path.stem, progress))
             if processes.is_first():
                 finished.mkdir(exist_ok=True)
                 write_dataset(path, parts[-1])
                 parts[-1] = read_dataset(path)
-                shutil.rmtree(unfinished / name, ignore_errors=True)
+                shutil.rmtree(unfinished / path.stem, ignore_errors=True)
     return parts
-
-
-def publish(out: Path, experiment: str, config: Mapping[str, Any], results: Results, report: Report) -> None:
-    """Writes results, summary and figures, prints the table, and clears the checkpoints away."""
-    if not processes.is_first():
-        return
-    results.attrs.update(experiment=experiment, config=json.dumps(config))
-    results = described(results, report)
-    write_dataset(out / "results.nc", results)
-    results = in_float64(results)
-    rows = without_nan(report.rows(results))
-    write_json(
-        out / "summary.json",
-        {
-            "experiment": experiment,
-            "versions": versions(),
-            "config": dict(config),
-            "null": "no seed has a finite value: all diverged, or there is none; n seeds of `seeds` have",
-            "rows": rows,
-        },
-    )
-    draw_figures(out, report, results)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    print(report.table(rows))
-    print(f"\nresults.nc, summary.json and figures: {out}")
 
 
 def command_line(
@@ -272,33 +236,3 @@ def _refuse(name: str, message: str, code: int) -> int:
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-
-
-def keep_compiled_programs(folder: Path) -> None:
-    """Keeps what XLA compiles, in JAX's cache folder or else in this one.
-
-    A run that goes on, and parts of a run with the same program, need not compile again.
-    """
-    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def use_all_cores(*, compile_quickly: bool = False) -> None:
-    """Makes a device of every CPU core, so that an ensemble of small programs runs on all of them.
-
-    Without effect once JAX has run. Small programs take longer to compile than to run: LLVM does less. A
-    number of devices in JAX_NUM_CPU_DEVICES or XLA_FLAGS stays as it is, as do other flags in XLA_FLAGS.
-
-    Args:
-      compile_quickly: whether runs are so short that slower loops (Adam's take 6 times as long) are worth a
-        third less time for compiling, where jaxlib has the choice.
-    """
-    flags = ["--xla_llvm_disable_expensive_passes=true", "--xla_backend_optimization_level=1"]
-    if compile_quickly:
-        flags.append("--xla_cpu_use_fusion_emitters=false")
-    xla.add_flags(*flags)
-    chosen = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if not chosen and jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue]
-        with suppress(RuntimeError):  # JAX has run already, in a notebook: its devices stay
-            jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)

@@ -1,6 +1,6 @@
-"""Shared parts of all reports: intervals over seeds, tables, and bands in figures."""
+"""Shared parts of all reports: intervals over seeds, tables, bands, error bars and notes in figures."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import matplotlib
@@ -61,6 +61,14 @@ def cell(row: Mapping[str, Any], form: str = ".3g", of_half: str = ".1g", factor
     return text if row["n"] == seeds else f"{text} ({row['n']}/{seeds})"
 
 
+def by_part(summary: Iterable[Mapping[str, Any]], *kinds: str) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Rows of a summary by what they are of and by metric; `kinds` name what they are of."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in summary:
+        found.setdefault(tuple(row[kind] for kind in kinds), {})[row["metric"]] = row
+    return found
+
+
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table in Markdown, columns aligned, the first to the left and the others to the right."""
     lines = [list(header), *(list(row) for row in rows)]
@@ -98,6 +106,29 @@ def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, **style: Any) -> None:
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
+def bars(
+    axes: Axes, places: Any, of_seeds: Iterable[np.ndarray], along: str = "y", **style: Any
+) -> np.ndarray:
+    """Draws means over seeds, of one array for each place, with their 95 % intervals; returns the means."""
+    mean, low, high, _ = np.array([interval(drawable(values)) for values in of_seeds]).T
+    x, y = (places, mean) if along == "y" else (mean, places)
+    style = {"fmt": "o", "capsize": 3, f"{along}err": [mean - low, high - mean], **style}
+    axes.errorbar(x, y, **style)
+    return mean
+
+
+def drawn(draws: Iterable[Callable[..., Figure | None]], *arguments: Any) -> dict[str, Figure]:
+    """Figures by the names of the functions that draw them; those for which there is nothing are left out."""
+    made = {each.__name__: each(*arguments) for each in draws}
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def legend_beside(figure: Figure, axes: Axes) -> None:
+    """Puts the legend of some axes beside all of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
+
+
 def draw(figure: Figure, path: Any, dpi: int = 150, file_format: str = "png") -> None:
     """Writes a figure; a logarithmic axis on which nothing can be drawn becomes linear."""
     for axes in figure.axes:
@@ -111,3 +142,8 @@ def draw(figure: Figure, path: Any, dpi: int = 150, file_format: str = "png") ->
 def footnote(figure: Figure, text: str) -> None:
     """Writes a line below a figure."""
     figure.supxlabel(text, fontsize="small", color="0.4")
+
+
+def note_seeds(figure: Figure, results: Any, more: str = "") -> None:
+    """Writes below a figure what bands and error bars are."""
+    footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} seeds{more}")

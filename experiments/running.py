@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +76,40 @@ def collect(spread_out: Any, count: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[:count], ll.gather(spread_out))
 
 
+@lru_cache(maxsize=16)
+def _programs(run: Run, num_arguments: int, batch_size: int | None) -> tuple[Any, Any, Any]:
+    """Programs of the start, a step and a measurement of all members; parts with the same run share them."""
+    # As functions that are compiled they are traced once, though two programs need them.
+    step, measure = jax.jit(run.step), jax.jit(run.measure)
+
+    def many(function: Callable[..., Any], *in_axes: int | None) -> Any:
+        return ll.ensemble(function, in_axes=in_axes, batch_size=batch_size)
+
+    def start(*args: Any) -> tuple[Any, Metrics, Metrics]:
+        *member, shared = args
+        carry, number = run.init(*member, shared), jnp.zeros((), jnp.int32)
+
+        def room(metrics: Metrics, count: int) -> Metrics:
+            return {name: jnp.full((count, *jnp.shape(value)), jnp.nan) for name, value in metrics.items()}
+
+        of_steps, measured = (jax.eval_shape(f, carry, number, shared) for f in (step, measure))
+        return carry, room(of_steps[1], run.num_steps), room(measured, run.num_steps + 1)
+
+    def advance(carry: Any, of_steps: Metrics, number: Any, shared: Any) -> tuple[Any, Metrics]:
+        carry, found = step(carry, number, shared)
+        return carry, {name: of_steps[name].at[number].set(value) for name, value in found.items()}
+
+    def look(carry: Any, measured: Metrics, number: Any, shared: Any) -> Metrics:
+        found = measure(carry, number, shared)
+        return {name: measured[name].at[number].set(value) for name, value in found.items()}
+
+    return (
+        many(start, *(0,) * num_arguments, None),
+        many(advance, 0, 0, None, None),
+        many(look, 0, 0, None, None),
+    )
+
+
 def run_members(
     run: Run,
     members: tuple[Any, ...],
@@ -96,32 +131,9 @@ def run_members(
       on_cpu: how many members a CPU's core computes side by side.
     """
     costs = [1] * run.num_steps if costs is None else costs
-    count, batch_size = len(jax.tree.leaves(members)[0]), side_by_side(on_cpu)
-
-    def many(function: Callable[..., Any], *in_axes: int | None) -> Any:
-        return ll.ensemble(function, in_axes=in_axes, batch_size=batch_size)
-
-    def start(*args: Any) -> tuple[Any, Metrics, Metrics]:
-        *member, shared = args
-        carry = run.init(*member, shared)
-
-        def room(metrics: Metrics, count: int) -> Metrics:
-            return {name: jnp.full((count, *jnp.shape(value)), jnp.nan) for name, value in metrics.items()}
-
-        of_steps, measured = (jax.eval_shape(f, carry, 0, shared) for f in (run.step, run.measure))
-        return carry, room(of_steps[1], run.num_steps), room(measured, run.num_steps + 1)
-
-    def advance(carry: Any, of_steps: Metrics, number: Any, shared: Any) -> tuple[Any, Metrics]:
-        carry, found = run.step(carry, number, shared)
-        return carry, {name: of_steps[name].at[number].set(value) for name, value in found.items()}
-
-    def measure(carry: Any, measured: Metrics, number: Any, shared: Any) -> Metrics:
-        found = run.measure(carry, number, shared)
-        return {name: measured[name].at[number].set(value) for name, value in found.items()}
-
+    count = len(jax.tree.leaves(members)[0])
+    begin, step, look = _programs(run, len(members), side_by_side(on_cpu))
     shared = ll.replicate(shared)  # once, and not at every step
-    begin = many(start, *(0,) * len(members), None)
-    step, look = many(advance, 0, 0, None, None), many(measure, 0, 0, None, None)
     carry, of_steps, measured = begin(*spread(members), shared)
     measured = jax.block_until_ready(look(carry, measured, 0, shared))  # or nobody tells a lack of memory
     seconds = np.full(run.num_steps, np.nan)
@@ -135,31 +147,7 @@ def run_members(
         carry, of_steps = jax.block_until_ready(step(carry, of_steps, number, shared))
         seconds[number] = (time.perf_counter() - began) / count
         measured = look(carry, measured, number + 1, shared)
-        checkpoint.save(number + 1, (carry, (of_steps, measured), seconds), now=number + 1 == run.num_steps)
+        checkpoint.save(number + 1, (carry, (of_steps, measured), seconds))
         progress.update(costs[number])
     of_steps, measured = collect((of_steps, measured), count)
     return Stage({**of_steps, **measured}, carry, seconds)
-
-
-def run_stage(
-    folder: Path,
-    members: tuple[Any, ...],
-    init: Callable[..., Any],
-    step: Callable[[Any, Any, Any], tuple[Any, Metrics]],
-    metrics: Mapping[Any, tuple[int, ...]],
-    costs: Sequence[int],
-    shared: Any,
-    progress: tqdm,
-    measure: Callable[[Any, Any, Any], Metrics] = nothing,
-    on_cpu: int = 1,
-) -> Stage:
-    """Runs all members as `run_members` does, with an `init` of the members alone."""
-    del metrics
-    run = Run(
-        lambda *args: init(*args[:-1]),
-        step,
-        len(costs),
-        lambda carry, n, shared: measure(carry, n - 1, shared),
-    )
-    stage = run_members(run, members, shared, folder, progress, costs, on_cpu)
-    return stage._replace(metrics={k: v[:, v.shape[1] - len(costs) :] for k, v in stage.metrics.items()})

@@ -1,75 +1,19 @@
 """Settings that all experiments have in common, and the checks of what is given on a command line."""
 
 import argparse
-import math
 import re
-import types
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, get_type_hints
 
-import numpy as np
 import tyro
 
 from experiments.folders import read_config
+from experiments.limits import Limits, at_least, check_hint
 from experiments.processes import Meeting
-
-MOST = 2**31 - 1
-"""Largest integer that is accepted: that of int32."""
-SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The values that a number may have.
-
-    Attributes:
-      least: smallest value.
-      most: largest value; of integers at most that of int32.
-      open_at: whether `least` and `most` are left out.
-    """
-
-    least: float = -math.inf
-    most: float = math.inf
-    open_at: tuple[bool, bool] = (False, False)
-
-    def check(self, name: str, value: float) -> None:
-        """Raises ValueError unless `value` lies within the limits and int32 or float32 hold it."""
-        if isinstance(value, int):
-            most = int(min(self.most, MOST))
-            if value < self.least:
-                raise ValueError(f"{name}: expected at least {self.least:g}, got {value}")
-            if value > most:
-                raise ValueError(f"{name}: expected at most {most}, got {value}")
-            return
-        above, below = self.open_at
-        fits = (self.least < value if above else self.least <= value) and (
-            value < self.most if below else value <= self.most
-        )
-        if not (math.isfinite(value) and fits):
-            raise ValueError(f"{name}: expected {self._expected()}, got {value}")
-        if value and not SMALLEST <= abs(value) <= LARGEST:
-            raise ValueError(f"{name}: expected a number that float32 can hold, got {value}")
-
-    def _expected(self) -> str:
-        above, below = self.open_at
-        if math.isfinite(self.most):
-            ends = f"{self.least:g}", f"{self.most:g}"
-            if not (above or below):
-                return f"a number in {ends[0]}..{ends[1]}"
-            return f"a number in {'(' if above else '['}{', '.join(ends)}{')' if below else ']'}"
-        if math.isfinite(self.least):
-            return f"a finite number {'>' if above else '>='} {self.least:g}"
-        return "a finite number"
-
-
-def at_least(least: float) -> Limits:
-    """Limits without an upper end."""
-    return Limits(least)
-
 
 POSITIVE = Limits(0, open_at=(True, False))
 Count = Annotated[int, at_least(1)]
@@ -96,7 +40,7 @@ class Options:
         try:
             hints = get_type_hints(type(self), include_extras=True)
             for field in fields(self):  # pyright: ignore[reportArgumentType]
-                _check(self.option(field.name), hints[field.name], getattr(self, field.name))
+                check_hint(self.option(field.name), hints[field.name], getattr(self, field.name))
             self.check()
         except ValueError as error:
             refused = _refused.get()
@@ -125,26 +69,6 @@ class Options:
             given = getattr(self, name)
             distinct = given is None or len(set(given)) == len(given) > 0
             self.expect(name, "at least one, and each at most once", distinct)
-
-
-def _check(name: str, hint: Any, value: Any) -> None:
-    """Raises ValueError unless numbers are within the limits that their annotation gives them."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        base, *metadata = inner
-        limits = [each for each in metadata if isinstance(each, Limits)]
-        for each in limits:
-            each.check(name, float(value) if base is float else value)
-        if not limits:
-            _check(name, base, value)
-    elif origin in (Union, types.UnionType):
-        if value is not None:
-            _check(name, next(each for each in inner if each is not type(None)), value)
-    elif origin is tuple:
-        for i, each in enumerate(value):
-            _check(name, inner[0] if inner[-1] is Ellipsis else inner[i], each)
-    elif hint in (int, float):
-        Limits().check(name, hint(value))
 
 
 def parse(config: Callable[..., Any], prog: str) -> Any:
@@ -214,6 +138,9 @@ def as_option(config: Any, error: Exception) -> str:
 class Settings(Options):
     """The settings that all experiments have in common; none of them decides a result."""
 
+    PRESETS: ClassVar[Mapping[str, Any]] = {}
+    """A named tuple for every `--preset`, of fields whose default is the preset's and of others."""
+
     out: Path
     """Folder for config.json, results.nc, summary.json and the figures."""
     resume: bool = False
@@ -246,10 +173,18 @@ class Settings(Options):
             self.expect("process", f"a number in 0..{self.processes - 1}", 0 <= self.process < self.processes)
         return Meeting(*told)
 
+    @property
+    def chosen(self) -> Any:
+        """The preset, with what is given in the place of what it sets."""
+        preset: Any = self.PRESETS[getattr(self, "preset")]  # noqa: B009 (a field where there are presets)
+        given = {name: getattr(self, name, None) for name in preset._fields}
+        return preset._replace(**{name: value for name, value in given.items() if value is not None})
+
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
         common = {field.name for field in fields(Settings)}
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in common}
+        values = {**vars(self), **(self.chosen._asdict() if self.PRESETS else {})}
+        return {field.name: values[field.name] for field in fields(self) if field.name not in common}
 
     @classmethod
     def restored(cls, held: Mapping[str, Any]) -> "Settings":

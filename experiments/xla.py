@@ -1,4 +1,4 @@
-"""Flags of XLA, for the versions of jaxlib that know them.
+"""Settings of XLA: flags that this jaxlib knows, a device for every core, programs that are kept.
 
 XLA ends the process at a flag that it does not know, without a traceback, and flags come and go with jaxlib.
 """
@@ -7,7 +7,11 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
+
+import jax
 
 _PARSE_FLAGS = "from jaxlib import xla_client; xla_client.CompileOptions()"
 
@@ -42,3 +46,33 @@ def add_flags(*flags: str) -> None:
     known = [flag for flag in new if flag not in unknown]
     if known:
         os.environ["XLA_FLAGS"] = " ".join([*known, *given])
+
+
+def keep_compiled_programs(folder: Path) -> None:
+    """Keeps what XLA compiles, in JAX's cache folder or else in this one.
+
+    A run that goes on, and parts of a run with the same program, need not compile again.
+    """
+    if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def use_all_cores(*, compile_quickly: bool = False) -> None:
+    """Makes a device of every CPU core, so that an ensemble of small programs runs on all of them.
+
+    Without effect once JAX has run. Small programs take longer to compile than to run: LLVM does less. A
+    number of devices in JAX_NUM_CPU_DEVICES or XLA_FLAGS stays as it is, as do other flags in XLA_FLAGS.
+
+    Args:
+      compile_quickly: whether runs are so short that slower loops (Adam's take 6 times as long) are worth a
+        third less time for compiling, where jaxlib has the choice.
+    """
+    flags = ["--xla_llvm_disable_expensive_passes=true", "--xla_backend_optimization_level=1"]
+    if compile_quickly:
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    add_flags(*flags)
+    chosen = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen and jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue]
+        with suppress(RuntimeError):  # JAX has run already, in a notebook: its devices stay
+            jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)

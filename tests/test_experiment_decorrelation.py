@@ -14,9 +14,9 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import checkpoints, harness
+from experiments import checkpoints, harness, running
 from experiments.decorrelation import report
-from experiments.decorrelation.__main__ import Carry, images, run_one, start_of, update
+from experiments.decorrelation.__main__ import images, run_one
 from experiments.decorrelation.config import Config
 from experiments.decorrelation.reading import (
     NOTEBOOK,
@@ -27,7 +27,18 @@ from experiments.decorrelation.reading import (
     seconds_per_update,
 )
 from experiments.decorrelation.report import figures, rows
-from experiments.decorrelation.runs import RULES, STUDIES, Run, notebook_runs, on_pixels, runs_of, targets
+from experiments.decorrelation.runs import (
+    RATES,
+    STUDIES,
+    Form,
+    Numbers,
+    Run,
+    notebook_runs,
+    on_pixels,
+    runs_of,
+    targets,
+)
+from experiments.decorrelation.training import Carry, start_of, update
 from tests.command_line import run
 from tests.compare import slow_but
 from tests.finished import check_diverged, check_folder, row_of
@@ -48,7 +59,7 @@ def run_of(out: Path, *studies: str, **steps: int) -> tuple[str, str]:
 
     def some(config: Config) -> dict[str, Run]:
         return {
-            name: run._replace(steps=steps[name])
+            name: run._replace(form=run.form._replace(steps=steps[name]))
             for name, run in notebook_runs(config).items()
             if name in steps
         }
@@ -86,7 +97,10 @@ def test_results_have_named_axes(results):
     assert (plain.largest_r == 1).all() and (decorrelated.largest_r.isel(step=slice(2, None)) != 1).all()
     assert np.isnan(plain.decorrelation_loss).all() and np.isfinite(decorrelated.decorrelation_loss).all()
     assert np.isfinite(plain.test_accuracy).all() and (plain.seconds > 0).all()
-    assert (plain.test_accuracy != plain.validation_accuracy).any()
+    # The validation accuracy is measured at the end, where the learning rate is chosen by it.
+    assert np.isnan(plain.validation_accuracy.isel(step=slice(10))).all()
+    assert (plain.validation_accuracy.isel(step=10) >= 0).all()
+    assert (plain.test_accuracy != plain.validation_accuracy).isel(step=10).any()
     # The same members: before learning, plain and decorrelated are one network.
     np.testing.assert_array_equal(plain.loss.isel(step=0), decorrelated.loss.isel(step=0))
     assert len(np.unique(plain.loss.isel(step=10))) == plain.loss.isel(step=10).size
@@ -153,20 +167,22 @@ def test_a_report_tells_what_is_finite_and_no_more(results):
 
 
 def test_the_notebook_s_runs_have_its_epochs():
-    assert [run.steps for run in runs_of(Config(studies=("notebook",))).values()] == [10, 10, 20, 20]
+    assert [run.form.steps for run in runs_of(Config(studies=("notebook",))).values()] == [10, 10, 20, 20]
 
 
 def test_runs_of_the_full_preset():
     names = list(runs_of(Config(preset="full", data="somewhere")))
     assert len(names) == len(set(names)) == 4 + 2 * 7 * 3 + 9
-    assert {name.split("-")[1] for name in names if "-" in name} == set(RULES)
+    assert {name.split("-")[1] for name in names if "-" in name} == set(RATES)
 
 
 TINY = on_pixels(ll.convnet((28, 28, 1), (2,), (10,), kernel=3, stride=7))
 
 
-def tiny(name, dynamics):
-    return Run("choices", TINY, RULES[name].make, dynamics, optax.sgd, (0.01, 0.02), 40, (0.1, 0.3), 3, 2)
+def tiny(name, dynamics, eta=0.1):
+    of_dynamics = {} if dynamics is None else {"eta": eta}
+    numbers = tuple(Numbers(rate, of_dynamics, 0.1, 0.3) for rate in (0.01, 0.02))
+    return Run("choices", Form(TINY, name, dynamics, optax.sgd, 40, 3, 2), numbers)
 
 
 @pytest.fixture(scope="module")
@@ -176,20 +192,26 @@ def small_data():
     return config, images(config)
 
 
+def test_more_test_images_than_there_are_are_refused(small_data):
+    with pytest.raises(ValueError, match=r"^--test-images: expected at most 500, .* got 501"):
+        images(replace(small_data[0], test_images=501))
+
+
 @pytest.mark.parametrize("inputs", slow_but(["decorrelated"], ["decorrelated", "plain"]))
 def test_an_update_is_that_of_the_library(small_data, inputs):
     """By its parts, with the same keys, batches and images; Kolen-Pollack's feedback moves as the weights."""
     _, data = small_data
-    dynamics = ll.decorrelation.dynamics(0.1) if inputs == "decorrelated" else None
-    one = tiny("kolen_pollack", dynamics)
-    start: Carry = start_of(one, 4_000, 8, jax.random.key(3), jnp.float32(0.01))
+    make = ll.decorrelation.dynamics if inputs == "decorrelated" else None
+    one, numbers = tiny("kolen_pollack", make)[1:]
+    start: Carry = start_of(one, 4_000, 8, jax.random.key(3), jax.tree.map(jnp.float32, numbers[0]))
     assert start.images.shape == (40,)
     after, (loss, losses) = jax.jit(partial(update, one, 8))(data, start, 0)
     _, chosen = ll.data.batches(40, 8).next(start.order, 0)
     batch = start.images[chosen]
     x, y = (data.train.x[batch] - 0.1) / 0.3, data.train.y[batch]
     state, now, network = start.rule_state, after.rule_state, TINY
-    if dynamics is not None:
+    if make is not None:
+        dynamics = make(0.1)
         layers, network = state.layers, ll.decorrelation.wrap(TINY, state.layers)
         for i, (name, read) in enumerate(ll.decorrelation.inputs(TINY, start.params, layers, x).items()):
             learned, found = dynamics.update(jax.random.key(0), dynamics.init(read.shape[-1]), read)
@@ -213,9 +235,9 @@ def made(small_data, tmp_path_factory):
     config, data = small_data
     folder = tmp_path_factory.mktemp("runs")
 
-    def make(name, dynamics, progress):
-        in_folder = replace(config, out=folder)
-        return run_one(name, tiny("backprop", dynamics), in_folder, data, folder / name, progress)
+    def make(name, progress, dynamics=ll.decorrelation.dynamics, **numbers):
+        in_folder, run = replace(config, out=folder), tiny("backprop", dynamics, **numbers)
+        return run_one(name, run, in_folder, data, folder / name, progress)
 
     return make
 
@@ -223,7 +245,7 @@ def made(small_data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whitening(made):
     """A whole run."""
-    return made("whitening", ll.decorrelation.dynamics(0.1), tqdm(disable=True))
+    return made("whitening", tqdm(disable=True))
 
 
 @pytest.mark.slow
@@ -239,8 +261,8 @@ def test_stopped_run_goes_on_to_the_same_results(made, whitening, monkeypatch):
             return None
 
     with pytest.raises(KeyboardInterrupt):
-        made("stopped", ll.decorrelation.dynamics(0.1), Stopping(disable=True))
-    same = made("stopped", ll.decorrelation.dynamics(0.1), Stopping(disable=True))
+        made("stopped", Stopping(disable=True))
+    same = made("stopped", Stopping(disable=True))
     assert steps == [0, 3, 3, 6, 3]  # two steps of three are done, of which the second run begins after
     xr.testing.assert_equal(
         same.drop_vars(["seconds", "run", "study"]).isel(run=0),
@@ -259,9 +281,24 @@ def test_a_run_and_its_choices(whitening):
     assert results.isel(step=2).correlation.values.min() > 0
 
 
+def test_runs_of_one_form_share_programs_and_not_their_numbers(made, whitening):
+    runs = runs_of(Config())
+    for names in (("alone", "one_layer"), ("two_layers", "two_layers_fixed")):
+        assert len({runs[name].form for name in names}) == 1
+    assert runs["pure"].form == runs["whitening"].form == runs["dead_pixels"].form
+    assert len({run.form for run in runs.values()}) == len(runs) - 5
+    before = running._programs.cache_info()
+    slower = made("slower", tqdm(disable=True), eta=0.01)
+    after = running._programs.cache_info()
+    assert (after.hits, after.misses) == (before.hits + 1, before.misses)
+    last = [results.largest_r.isel(run=0, step=2).values for results in (whitening, slower)]
+    assert (np.abs(last[0] - 1) > 5 * np.abs(last[1] - 1)).all()
+    np.testing.assert_array_equal(*(results.loss.values[..., 0] for results in (slower, whitening)))
+
+
 @pytest.mark.slow
 def test_choices_are_merged_and_drawn(made, whitening):
-    every_4th = made("every_4th_update", ll.decorrelation.dynamics(0.1, every=4), tqdm(disable=True))
+    every_4th = made("every_4th_update", tqdm(disable=True), partial(ll.decorrelation.dynamics, every=4))
     results = harness.joined([whitening, every_4th], "run", ["whitening", "every_4th_update"])
     assert results.updates.values.tolist() == [[0, 3, 6]] * 2
     # The 4th call of decorrelation is the second that it acts on.

@@ -131,9 +131,21 @@ def test_a_rule_of_one_s_own_on_another_network_in_other_steps(tmp_path):
         test_images=20, out=tmp_path / "run",
     )  # fmt: skip
     results = run_experiment(config)
+    assert isinstance(results, xr.Dataset)
     assert list(results.rule.values) == [name] and results.cosine.min() > 0.999
     assert results.sizes["layer"] == 3 and json.loads(results.attrs["config"])["hidden"] == [2]
     assert all(np.isfinite(results[name]).all() for name in results.data_vars)
+    # A colon is refused by some file systems.
+    assert not [path for path in config.out.rglob("*") if ":" in path.name]
+    assert jax.tree.leaves(load_params(config.out, rule=name))[0].shape[0] == 1
+
+
+def test_more_test_images_than_there_are_are_refused():
+    with pytest.raises(
+        ValueError, match=r"^--test-images: expected at most the 500 test images of .* got 501"
+    ):
+        load(Config(test_images=501))
+    load(Config(test_images=500))
 
 
 def test_bad_rules_of_one_s_own_are_refused():

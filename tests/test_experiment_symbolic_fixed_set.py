@@ -216,7 +216,11 @@ def test_parts_merge_and_are_told_of(finished):
     assert (results.seen_accuracy.sel(classifier="tree", points="normal") == 1).all()
 
     rows = STUDY.rows(results)
-    assert len(rows) == 2 * 4 + 3 + 3 * 3
+    assert len(rows) == 2 * 4 + 3 + 3 * 3 + 10  # the last are the published ones
+    published = row_of(rows, part="fixed_set: grid, wgan critic", metric="published_accuracy")
+    assert published["mean"] == 0.707 and not any(
+        row["metric"] == "published_accuracy" for row in rows if row["part"].endswith(" bce critic")
+    )
     row = row_of(rows, part="fixed_set: normal, kNN", metric="fresh_accuracy")
     assert row["n"] == 2 and row["mean"] == pytest.approx(
         float(finished["fixed_set-normal-standard"][0].fresh_accuracy[0, 1].mean())

@@ -94,11 +94,8 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 def table(summary: list[dict[str, Any]]) -> str:
     """The printed table: geometric mean of the final loss with its interval, slopes, times and events."""
-    cells: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for row in summary:
-        cells.setdefault((row["problem"], row["scheme"]), {})[row["metric"]] = row
     lines = []
-    for (problem, scheme), of in cells.items():
+    for (problem, scheme), of in reporting.by_part(summary, "problem", "scheme").items():
         counts = [reporting.cell({**of[name], "ci95": (None, None)}, ".0f") for name in EVENTS]
         times = [row for metric, row in of.items() if metric.startswith("median_steps_to")]
         lines.append([
@@ -127,18 +124,14 @@ def _time(row: dict[str, Any]) -> str:
 def figures(results: xr.Dataset) -> dict[str, Figure]:
     """Draws all figures of every problem."""
     return {
-        f"{problem}_{draw.__name__}": draw(results, problem)
+        f"{problem}_{name}": figure
         for problem in problems_of(results)
-        for draw in (loss, times, events, places)
+        for name, figure in reporting.drawn((loss, times, events, places), results, problem).items()
     }
 
 
 def _style(scheme: str) -> dict[str, Any]:
     return {"linestyle": STYLES[scheme], "color": COLOURS[scheme], "label": LABELS[scheme]}
-
-
-def _footnote(results: xr.Dataset) -> str:
-    return f"{results.sizes['seed']} seeds; bands and intervals: 95 %"
 
 
 def loss(results: xr.Dataset, problem: str) -> Figure:
@@ -156,18 +149,10 @@ def loss(results: xr.Dataset, problem: str) -> Figure:
         curves.plot(steps[1:], mean, STYLES[scheme], color=COLOURS[scheme], label=LABELS[scheme])
         curves.fill_between(steps[1:], low, high, color=COLOURS[scheme], alpha=0.2, linewidth=0)
         of_seeds = slopes(steps, losses)
-        centre, low, high, _ = reporting.interval(of_seeds)
         fitted.plot(of_seeds, np.full(of_seeds.size, i + 0.2), "|", color=COLOURS[scheme], alpha=0.5)
-        fitted.errorbar(
-            centre, i, xerr=[[centre - low], [high - centre]], fmt="o", color=COLOURS[scheme], capsize=3
-        )
-        fitted.annotate(
-            f"{centre:.2f}" if np.isfinite(centre) else "",
-            (centre, i),
-            xytext=(0, 8),
-            textcoords="offset points",
-            ha="center",
-        )
+        (centre,) = reporting.bars(fitted, [i], [of_seeds], "x", color=COLOURS[scheme])
+        text, above = f"{centre:.2f}" if np.isfinite(centre) else "", {"textcoords": "offset points"}
+        fitted.annotate(text, (centre, i), xytext=(0, 8), ha="center", **above)
     curves.axvspan(steps[-1] / 10, steps[-1], color="0.93", zorder=0)
     curves.set(
         xscale="log", yscale="log", xlabel="steps", ylabel="loss (geometric mean)",
@@ -179,7 +164,7 @@ def loss(results: xr.Dataset, problem: str) -> Figure:
     fitted.set(title="Slope over the last decade (grey)", xlabel="d log loss / d log step")
     for axes in (curves, fitted):
         axes.grid(alpha=0.3)
-    reporting.footnote(figure, _footnote(results) + "; strokes: seeds")
+    reporting.note_seeds(figure, results, "; strokes: seeds")
     return figure
 
 
@@ -225,7 +210,7 @@ def events(results: xr.Dataset, problem: str) -> Figure:
         axes.grid(alpha=0.3)
     lineages.legend(frameon=False, fontsize="small")
     figure.suptitle(f"Events: {TITLES[problem]}")
-    reporting.footnote(figure, _footnote(results))
+    reporting.note_seeds(figure, results)
     return figure
 
 
@@ -256,11 +241,8 @@ def places(results: xr.Dataset, problem: str) -> Figure:
     ends = reporting.drawable(results[f"{problem}_places"].isel(seed=0).values.reshape(-1, 2))
     ends = ends[np.isfinite(ends).all(axis=1)]
     spans = np.quantile(ends, (0.002, 0.998), axis=0) if len(ends) else ends
-    every[0, 0].set(
-        xlim=reporting.limits(spans[:, 0], 0.1),
-        ylim=reporting.limits(spans[:, 1], 0.1),
-        ylabel=r"$|c|\,w_2$" if planted else "charge c",
-    )
+    every[0, 0].set(xlim=reporting.limits(spans[:, 0], 0.1), ylim=reporting.limits(spans[:, 1], 0.1))
+    every[0, 0].set_ylabel(r"$|c|\,w_2$" if planted else "charge c")
     every[0, 0].legend(frameon=False, fontsize="small")
     figure.suptitle(f"Paths of the units, first seed: {TITLES[problem]}")
     return figure

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from experiments.settings import Count, Limits, NotNegative, Seed, Settings, at_least
 
@@ -48,6 +48,8 @@ PRESETS = {
 class Config(Settings):
     """Decorrelation of the inputs of every layer: the notebook's runs, what it gains, and its choices."""
 
+    PRESETS = PRESETS
+
     studies: tuple[StudyName, ...] = StudyName.__args__  # type: ignore[attr-defined]
     """notebook: decorrelation alone, one decorrelated layer, two, and two without learning R; gain: rules on
     plain and on decorrelated inputs; choices: whitening, shares of the examples, updates, dead pixels."""
@@ -82,30 +84,5 @@ class Config(Settings):
     def check(self) -> None:
         self.expect_distinct("studies", "networks", "rules", "inputs")
         self.expect(
-            "data", f"a source of the whole MNIST with --preset {self.preset}", self.source is not None
+            "data", f"a source of the whole MNIST with --preset {self.preset}", self.chosen.data is not None
         )
-
-    @property
-    def source(self) -> str | None:
-        """Source of the images."""
-        return self.data or PRESETS[self.preset].data
-
-    @property
-    def compared_rules(self) -> tuple[RuleName, ...]:
-        """Rules to compare."""
-        return self.rules or PRESETS[self.preset].rules
-
-    @property
-    def compared_inputs(self) -> tuple[InputsName, ...]:
-        """Inputs that rules are compared on."""
-        return self.inputs or PRESETS[self.preset].inputs
-
-    @property
-    def num_updates(self) -> int:
-        """Updates of a run that is not the notebook's."""
-        return self.updates or PRESETS[self.preset].updates
-
-    def deciding(self) -> dict[str, Any]:
-        """The fields that decide the results."""
-        chosen = {"rules": self.compared_rules, "inputs": self.compared_inputs, "updates": self.num_updates}
-        return {**super().deciding(), "data": self.source, **chosen}

@@ -12,12 +12,7 @@ from experiments.decorrelation.reading import NOTEBOOK, PUBLISHED, elapsed, over
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
     """Draws the figures of all studies that were run."""
-    drawn = {draw.__name__: draw(results) for draw in (notebook, moments, gain, choices)}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
-
-
-def _footnote(results: xr.Dataset) -> str:
-    return f"mean and 95 % interval over {results.sizes['seed']} seeds"
+    return reporting.drawn((notebook, moments, gain, choices), results)
 
 
 def notebook(results: xr.Dataset) -> Figure | None:
@@ -44,7 +39,7 @@ def notebook(results: xr.Dataset) -> Figure | None:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="small")
     figure.suptitle("The notebook's runs on 1,000 images")
-    reporting.footnote(figure, _footnote(results))
+    reporting.note_seeds(figure, results)
     return figure
 
 
@@ -91,10 +86,9 @@ def gain(results: xr.Dataset) -> Figure | None:
         for axes, unit in zip(line, ("updates", "seconds of one seed, compilation apart"), strict=True):
             axes.set(title=f"{network} network", xlabel=unit, ylabel="accuracy on test images", ylim=(0, 1))
             axes.grid(alpha=0.3)
-    handles, labels = every[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
+    reporting.legend_beside(figure, every[0, 0])
     figure.suptitle("Rules on plain and on decorrelated inputs, each at its best learning rate")
-    reporting.footnote(figure, _footnote(results))
+    reporting.note_seeds(figure, results)
     return figure
 
 
@@ -107,10 +101,9 @@ def choices(results: xr.Dataset) -> Figure | None:
     for i, (name, one) in enumerate(runs.items()):
         x, label = updates_of(one), name.replace("_", " ")
         reporting.band(accuracy, x[1:], one.test_accuracy.values[:, 1:], label=label)
-        mean, low, high, _ = reporting.interval(
-            reporting.drawable(one.correlation.isel(step=-1, layer=0).values)
-        )
-        left.barh(label, mean, xerr=[[mean - low], [high - mean]], color=f"C{i}")
+        pixels = one.correlation.isel(step=-1, layer=0).values
+        mean = reporting.bars(left, [label], [pixels], "x", fmt="none", color="black", capsize=0)
+        left.barh([label], mean, color=f"C{i}")
         reporting.band(largest, x, one.largest_r.values, label=label)
     accuracy.set(title="Accuracy", ylabel="accuracy on test images")
     left.set(title="Correlation left in the pixels", xlabel="sum C_off^2 / size^2", xscale="log")
@@ -124,5 +117,5 @@ def choices(results: xr.Dataset) -> Figure | None:
         axes.grid(alpha=0.3)
     accuracy.legend(frameon=False, fontsize="small")
     figure.suptitle("Backprop, dense network: choices of the rule for R")
-    reporting.footnote(figure, _footnote(results))
+    reporting.note_seeds(figure, results)
     return figure

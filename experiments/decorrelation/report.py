@@ -117,12 +117,8 @@ def _notebook_table(summary: list[dict[str, Any]]) -> str:
 
 
 def _end_table(summary: list[dict[str, Any]]) -> str:
-    cells: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in summary:
-        if "epoch" not in row:
-            cells.setdefault(row["run"], {})[row["metric"]] = row
-    lines = []
-    for name, of in cells.items():
+    lines, at_the_end = [], (row for row in summary if "epoch" not in row)
+    for (name,), of in reporting.by_part(at_the_end, "run").items():
         shares = [of.get(f"{what}_share_of_plain") for what in ("updates", "seconds")]
         lines.append([
             NOTEBOOK.get(name, name), reporting.cell(of["learning_rate"], "g"),

@@ -1,4 +1,4 @@
-"""The runs of the decorrelation experiment, each in one line: network, rule, decorrelation and steps."""
+"""The runs of the decorrelation experiment, each in one line: a form and numbers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,21 +14,10 @@ from experiments.decorrelation import notebook
 from experiments.decorrelation.config import Config, InputsName, NetworkName, RuleName
 from experiments.registry import rule_of
 
-MakeRule = Callable[[ll.Model, optax.GradientTransformation], ll.Rule]
-"""`(model, optimizer of its params) -> rule`."""
-
 # torch's initial weights: uniform within +-1 / sqrt(inputs)
 UNIFORM: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-class Compared(NamedTuple):
-    """A rule, and the learning rates of which its best is reported."""
-
-    make: MakeRule
-    rates: tuple[float, ...]
-
-
-LOSS = ll.softmax_cross_entropy
 RATES: dict[RuleName, tuple[float, ...]] = {
     "backprop": (0.01, 0.03, 0.1),
     "feedback_alignment": (0.003, 0.01, 0.03),
@@ -38,16 +27,9 @@ RATES: dict[RuleName, tuple[float, ...]] = {
     "node_perturbation_activity": (0.0001, 0.0003, 0.001, 0.003),
     "weight_perturbation": (0.00001, 0.00003, 0.0001, 0.0003),
 }
+"""Rules, and the learning rates of which the best is reported."""
 SIGMAS = {"weight_perturbation": 0.001}
 """Standard deviation of the noise where it is not 0.01."""
-
-
-def _made(name: RuleName) -> MakeRule:
-    sigma = SIGMAS.get(name, 0.01)
-    return lambda network, optimizer: rule_of(name, sigma=sigma, optimizer=optimizer)(network, LOSS)
-
-
-RULES: dict[RuleName, Compared] = {name: Compared(_made(name), rates) for name, rates in RATES.items()}
 
 
 def torch_mlp(widths: tuple[int, ...]) -> ll.Model:
@@ -66,103 +48,130 @@ NETWORKS: dict[NetworkName, ll.Model] = {
 }
 
 
-class Run(NamedTuple):
-    """One run, over seeds and learning rates.
+class Numbers(NamedTuple):
+    """Numbers that a program takes as they come.
 
     Fields:
-      study: what it belongs to.
+      rate: learning rate.
+      of_dynamics: arguments of the dynamics of R, such as `eta`.
+      mean, width: by which pixels in 0..1 are made inputs.
+    """
+
+    rate: Any
+    of_dynamics: dict[str, Any]
+    mean: Any
+    width: Any
+
+    def inputs(self, pixels: jax.Array) -> jax.Array:
+        """Pixels as the network reads them."""
+        return (pixels - self.mean) / self.width
+
+
+class Form(NamedTuple):
+    """All that a program is made for; runs of the same form share it.
+
+    Fields:
       network: without decorrelation, of rows of 784 pixels.
-      make_rule: of the network or its decorrelated form.
-      dynamics: of R; None for plain inputs.
+      rule_name: one of `RATES`.
+      dynamics: of R, from its numbers; None for plain inputs.
       optimizer: `learning rate -> optimizer`.
-      rates: learning rates.
       images: how many each seed draws; None for all.
-      scale: `(mean, width)` by which pixels in 0..1 are made inputs.
       updates: between two measurements.
       steps: number of measurements.
     """
 
-    study: str
     network: ll.Model
-    make_rule: MakeRule
-    dynamics: ll.Dynamics | None
+    rule_name: RuleName
+    dynamics: Callable[..., ll.Dynamics] | None
     optimizer: Callable[[Any], optax.GradientTransformation]
-    rates: tuple[float, ...]
     images: int | None
-    scale: tuple[float, float]
     updates: int
     steps: int
 
-    def rule(self, rate: Any) -> ll.Rule:
+    def rule(self, numbers: Numbers) -> ll.Rule:
         """The rule, on decorrelated inputs if there are dynamics."""
 
+        optimizer, sigma = self.optimizer(numbers.rate), SIGMAS.get(self.rule_name, 0.01)
+
         def make(network: ll.Model) -> ll.Rule:
-            return self.make_rule(network, self.optimizer(rate))
+            return rule_of(self.rule_name, sigma=sigma, optimizer=optimizer)(
+                network, ll.softmax_cross_entropy
+            )
 
         if self.dynamics is None:
             return make(self.network)
-        return ll.decorrelation.rule(make, self.network, self.dynamics)
+        return ll.decorrelation.rule(make, self.network, self.dynamics(**numbers.of_dynamics))
+
+
+class Run(NamedTuple):
+    """One run over seeds: the study that it belongs to, its form, and the numbers of every learning rate."""
+
+    study: str
+    form: Form
+    numbers: tuple[Numbers, ...]
 
 
 CHOICE_RATES = (0.03, 0.1)
 STANDARD = (0.1307, 0.3081)
 PUBLISHED_SCALE = (0.5, 0.25)
 MEASUREMENTS = 10
+ONE_LAYER, TWO_LAYERS = torch_mlp((784, 100)), torch_mlp((784, 100, 10))
+MOMENTUM = partial(optax.sgd, momentum=0.9)
 
 
 def notebook_runs(config: Config) -> dict[str, Run]:
     """The notebook's runs; an epoch is a step. Targets of the single layer are among its 100 outputs."""
 
     def run(network: ll.Model, rate: float, eta: float, epochs: int) -> Run:
-        dynamics = notebook.dynamics(eta)
-        return Run(
-            "notebook", network, RULES["backprop"].make, dynamics, optax.adam, (rate,), 1_000,
-            PUBLISHED_SCALE, 1_000 // config.batch_size, epochs,
-        )  # fmt: skip
+        updates = 1_000 // config.batch_size
+        form = Form(network, "backprop", notebook.dynamics, optax.adam, 1_000, updates, epochs)
+        return Run("notebook", form, (Numbers(rate, {"eta": eta}, *PUBLISHED_SCALE),))
 
-    one, two = torch_mlp((784, 100)), torch_mlp((784, 100, 10))
     return {
-        "alone": run(one, 0.0, 1e-5, 10),
-        "one_layer": run(one, 1e-4, 1e-5, 10),
-        "two_layers": run(two, 1e-5, 1e-5, 20),
-        "two_layers_fixed": run(two, 1e-5, 0.0, 20),
+        "alone": run(ONE_LAYER, 0.0, 1e-5, 10),
+        "one_layer": run(ONE_LAYER, 1e-4, 1e-5, 10),
+        "two_layers": run(TWO_LAYERS, 1e-5, 1e-5, 20),
+        "two_layers_fixed": run(TWO_LAYERS, 1e-5, 0.0, 20),
     }
 
 
-INPUTS: dict[InputsName, Callable[[Any], ll.Dynamics | None]] = {
-    "plain": lambda eta: None,
-    "decorrelated": ll.decorrelation.dynamics,
-    "every_8th": partial(ll.decorrelation.dynamics, every=8),
+LEARN = ll.decorrelation.dynamics
+INPUTS: dict[InputsName, Callable[..., ll.Dynamics] | None] = {
+    "plain": None,
+    "decorrelated": LEARN,
+    "every_8th": partial(LEARN, every=8),
 }
 
 
 def gain_runs(config: Config) -> dict[str, Run]:
     """Every rule on every network, on plain and on decorrelated inputs."""
     return {
-        f"{network}-{rule}-{inputs}": _compared(config, "gain", network, rule, INPUTS[inputs](config.eta))
+        f"{network}-{rule}-{inputs}": _compared(config, "gain", network, rule, INPUTS[inputs])
         for network in config.networks
-        for rule in config.compared_rules
-        for inputs in config.compared_inputs
+        for rule in config.chosen.rules
+        for inputs in config.chosen.inputs
     }
 
 
 def choice_runs(config: Config) -> dict[str, Run]:
     """Backprop on decorrelated inputs, one choice changed at a time."""
-    learn = partial(ll.decorrelation.dynamics, config.eta)
-    choices = {
-        "pure": (learn(kappa=0.0), STANDARD),
-        "whitening": (learn(kappa=0.5), STANDARD),
-        "lower_triangular": (learn(kappa=0.5, lower=True), STANDARD),
-        "with_mean": (learn(kappa=0.5, bias=True), STANDARD),
-        "every_4th_update": (learn(kappa=0.5, every=4), STANDARD),
-        "every_16th_update": (learn(kappa=0.5, every=16), STANDARD),
-        "quarter_of_examples": (learn(kappa=0.5, subsample=1 / 4), STANDARD),
-        "sixteenth_of_examples": (learn(kappa=0.5, subsample=1 / 16), STANDARD),
-        "dead_pixels": (learn(kappa=0.5), (0.0, 0.3081)),
-    }
+
+    def run(kappa: float = 0.5, mean: float = STANDARD[0], **options: Any) -> Run:
+        dynamics = partial(LEARN, **options) if options else LEARN
+        of_dynamics = {"eta": config.eta, "kappa": kappa}
+        numbers = (Numbers(rate, of_dynamics, mean, STANDARD[1]) for rate in CHOICE_RATES)
+        return _compared(config, "choices", "dense", "backprop", dynamics, *numbers)
+
     return {
-        name: _compared(config, "choices", "dense", "backprop", dynamics, scale)._replace(rates=CHOICE_RATES)
-        for name, (dynamics, scale) in choices.items()
+        "pure": run(kappa=0.0),
+        "whitening": run(),
+        "lower_triangular": run(lower=True),
+        "with_mean": run(bias=True),
+        "every_4th_update": run(every=4),
+        "every_16th_update": run(every=16),
+        "quarter_of_examples": run(subsample=1 / 4),
+        "sixteenth_of_examples": run(subsample=1 / 16),
+        "dead_pixels": run(mean=0.0),
     }
 
 
@@ -171,14 +180,13 @@ def _compared(
     study: str,
     network: NetworkName,
     rule: RuleName,
-    dynamics: ll.Dynamics | None,
-    scale: tuple[float, float] = STANDARD,
+    dynamics: Callable[..., ll.Dynamics] | None,
+    *numbers: Numbers,
 ) -> Run:
-    make, rates = RULES[rule]
-    return Run(
-        study, NETWORKS[network], make, dynamics, partial(optax.sgd, momentum=0.9), rates, None,
-        scale, -(-config.num_updates // MEASUREMENTS), MEASUREMENTS,
-    )  # fmt: skip
+    updates = -(-config.chosen.updates // MEASUREMENTS)
+    form = Form(NETWORKS[network], rule, dynamics, MOMENTUM, None, updates, MEASUREMENTS)
+    of_dynamics = {} if dynamics is None else {"eta": config.eta, "kappa": 0.5}
+    return Run(study, form, numbers or tuple(Numbers(rate, of_dynamics, *STANDARD) for rate in RATES[rule]))
 
 
 STUDIES: dict[str, Callable[[Config], dict[str, Run]]] = {

@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import lax_learning as ll
 from experiments import running
-from experiments.decorrelation.__main__ import Carry, Images, images, inputs, network_of, start_of, update
+from experiments.decorrelation.__main__ import images
 from experiments.decorrelation.config import Config
-from experiments.decorrelation.runs import INPUTS, NETWORKS, RULES, STANDARD, Run
+from experiments.decorrelation.runs import INPUTS, MOMENTUM, NETWORKS, RATES, STANDARD, Form, Numbers
+from experiments.decorrelation.training import Carry, Images, network_of, start_of, update
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
 CHUNKS = 5
@@ -28,25 +28,25 @@ def make(static: Mapping[str, Any]) -> Program:
     data, batch_size = _images(static["data"]), static["batch_size"]
     check_at_most("batch_size", batch_size, data.train.x.shape[0], "images")
     updates = -(-static["updates"] // CHUNKS)
+    form = Form(
+        NETWORKS[static["network"]], static["rule"], INPUTS[static["inputs"]], MOMENTUM, None,
+        updates, CHUNKS,
+    )  # fmt: skip
 
     def run(traced: dict[str, jax.Array]) -> running.Run:
-        one = Run(
-            "sweep", NETWORKS[static["network"]], RULES[static["rule"]].make,
-            INPUTS[static["inputs"]](traced["eta"]), lambda rate: optax.sgd(rate, momentum=0.9), (), None,
-            STANDARD, updates, CHUNKS,
-        )  # fmt: skip
+        numbers = Numbers(traced["learning_rate"], {"eta": traced["eta"]}, *STANDARD)
 
         def init(key: jax.Array, data: Images) -> Carry:
-            return start_of(one, data.train.x.shape[0], batch_size, key, traced["learning_rate"])
+            return start_of(form, data.train.x.shape[0], batch_size, key, numbers)
 
         def step(carry: Carry, number: Any, data: Images) -> tuple[Carry, dict[str, jax.Array]]:
-            numbers = number * updates + jnp.arange(updates)
-            carry, (losses, _) = jax.lax.scan(partial(update, one, batch_size, data), carry, numbers)
+            of_updates = number * updates + jnp.arange(updates)
+            carry, (losses, _) = jax.lax.scan(partial(update, form, batch_size, data), carry, of_updates)
             return carry, {"loss": losses}
 
         def accuracy(carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
             x, y = data.validation
-            output = network_of(one, carry).apply(carry.params, inputs(one, jnp.asarray(x)))
+            output = network_of(form, carry).apply(carry.params, numbers.inputs(jnp.asarray(x)))
             return {"accuracy": ll.accuracy(output, y)}
 
         return running.Run(init, step, CHUNKS, accuracy)
@@ -62,7 +62,7 @@ SWEEPABLE = Sweepable(
     "maximize",
     {"eta": 1e-3, "learning_rate": 0.03},
     {
-        "rule": tuple(RULES),
+        "rule": tuple(RATES),
         "network": tuple(NETWORKS),
         "inputs": ("decorrelated", *(name for name in INPUTS if name != "decorrelated")),
         "updates": 50,

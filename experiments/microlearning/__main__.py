@@ -26,10 +26,13 @@ from experiments.microlearning.networks import Problem, make_problem, seen_by
 from experiments.microlearning.rules import LEARNING_RATES, make_rule
 from experiments.running import Run, collect, run_members, side_by_side
 
+TEST_IMAGES = 1000
+"""Images to test on, where no number is given."""
 
-def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int) -> ll.data.Splits:
+
+def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int | None) -> ll.data.Splits:
     """Replaces the test images by `count` of them, or all if there are fewer: each seed's own."""
-    chosen = jax.random.permutation(key, data.test.x.shape[0])[:count]
+    chosen = jax.random.permutation(key, data.test.x.shape[0])[: count or TEST_IMAGES]
     return data._replace(test=ll.data.Dataset(*(jnp.asarray(a)[chosen] for a in data.test)))
 
 
@@ -175,8 +178,10 @@ def load(config: Config) -> ll.data.Splits:
     """Loads the images as the network takes them, the same for all seeds."""
     data_key, *_ = jax.random.split(jax.random.key(config.seed), 5)
     pixels = ll.data.mnist(data_key, config.data)
-    num_images = pixels.train.x.shape[0]
+    num_images, num_test = (part.x.shape[0] for part in (pixels.train, pixels.test))
     config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
+    fits = config.test_images is None or config.test_images <= num_test
+    config.expect("test_images", f"at most the {num_test} test images of --data {config.data}", fits)
     return ll.replicate(seen_by(make_problem(config), pixels))
 
 

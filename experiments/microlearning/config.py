@@ -73,8 +73,9 @@ class Config(Settings):
     data: str = "sample"
     """sample: 5,000 MNIST images, offline; a folder of IDX files or of prepared tfds data; tfds: the prepared
     default folder of tensorflow-datasets; download: fetch the IDX files."""
-    test_images: Count = 1000
-    """Images to test and measure on, drawn for each seed (the sample has 500)."""
+    test_images: Count | None = None
+    """Images to test and measure on, drawn for each seed; by default 1000, or all if there are fewer (the
+    sample has 500)."""
     snr_images: Annotated[int, at_least(3)] = 250
     """Images over which the gradient SNR at initialisation is taken (the tutorial has 1000)."""
     draws: Annotated[int, at_least(3)] = 32

@@ -85,7 +85,7 @@ def one_step_losses(problem: Problem, rule: ll.Rule, config: Config) -> Callable
     def losses(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> jax.Array:
         x, y = (a[: config.batch_size] for a in data.train)
         _, grads, _ = rule.value_and_grad(key, params, state, x, y)
-        x, y = (a[: min(config.test_images, RATED_IMAGES)] for a in data.validation)
+        x, y = (a[: min(config.test_images or RATED_IMAGES, RATED_IMAGES)] for a in data.validation)
 
         def after(rate: jax.Array) -> jax.Array:
             stepped = jax.tree.map(lambda w, g: w - rate * g, params, grads)

@@ -55,6 +55,10 @@ COLUMNS = {
     "relative_variance": "variance, rel.",
     "seconds_per_update": "ms / update",
 }
+FACTORS = {"seconds_per_update": 1e3}
+
+
+OF_GRADIENTS = ("snr_tutorial", "snr", "cosine", "angle_degrees", "relative_bias", "relative_variance")
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
@@ -74,14 +78,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
             "train_loss": one.loss.isel(step=slice(-per_epoch, None)).mean("step", skipna=False),
             "seconds_per_update": one.seconds_per_update,
         }
-        for metric in (
-            "snr_tutorial",
-            "snr",
-            "cosine",
-            "angle_degrees",
-            "relative_bias",
-            "relative_variance",
-        ):
+        for metric in OF_GRADIENTS:
             metrics[metric] = last[metric].isel(layer=0)
             metrics[f"{metric}_all_layers"] = last[metric].sel(layer="total")
         summary += reporting.summary_rows(str(name), {k: v.values for k, v in metrics.items()})
@@ -90,19 +87,17 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 def table(summary: list[dict[str, Any]]) -> str:
     """The printed table: mean and half the width of the 95 % interval over seeds."""
-    cells: dict[str, dict[str, str]] = {}
-    for row in summary:
-        factor = 1e3 if row["metric"] == "seconds_per_update" else 1.0
-        cells.setdefault(row["rule"], {})[row["metric"]] = reporting.cell(row, factor=factor)
-    lines = [[LABELS.get(rule, rule), *(of_rule[c] for c in COLUMNS)] for rule, of_rule in cells.items()]
+    lines = [
+        [LABELS.get(rule, rule), *(reporting.cell(of[c], factor=FACTORS.get(c, 1.0)) for c in COLUMNS)]
+        for (rule,), of in reporting.by_part(summary, "rule").items()
+    ]
     note = "mean ± half the 95 % interval over seeds; SNR to variance are those of the first layer"
     return reporting.table(["rule", *COLUMNS.values()], lines) + f"\n\n{note}"
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
     """Draws all figures."""
-    drawn = (losses, accuracy, snr, cosine, bias_variance)
-    return {draw.__name__: draw(results) for draw in drawn}
+    return reporting.drawn((losses, accuracy, snr, cosine, bias_variance), results)
 
 
 def _style(results: xr.Dataset, name: str) -> dict[str, Any]:
@@ -129,8 +124,7 @@ def _lines(title: str, ylabel: str) -> tuple[Figure, Axes]:
 
 def _finish(figure: Figure, axes: Axes, results: xr.Dataset) -> Figure:
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    seeds = results.sizes["seed"]
-    reporting.footnote(figure, f"mean and 95 % interval over {seeds} seeds")
+    reporting.note_seeds(figure, results)
     return figure
 
 
@@ -140,12 +134,7 @@ def losses(results: xr.Dataset) -> Figure:
     bins = results.sizes["step"] // width
     figure, axes = _lines("Training loss", "mean loss per example")
     x = (np.arange(bins) + 0.5) * width
-    _bands(
-        axes,
-        results,
-        x,
-        lambda one: one.loss.values[:, : bins * width].reshape(-1, bins, width).mean(axis=2),
-    )
+    _bands(axes, results, x, lambda one: one.loss.values[:, : bins * width].reshape(-1, bins, width).mean(2))
     axes.set_yscale("log")
     limits = axes.get_ylim()
     axes.set_yticks([0.1, 0.2, 0.3, 0.5, 1, 2, 3])
@@ -183,13 +172,9 @@ def snr(results: xr.Dataset) -> Figure:
     figure, both = plt.subplots(1, 2, figsize=(11, 5), sharey=True, layout="constrained")
     titles = {"snr": "debiased: |E g|² / tr Cov g", "snr_tutorial": "tutorial's: mean |m| / (s + 0.001)"}
     for axes, (metric, title) in zip(both, titles.items(), strict=True):
-        values = [reporting.drawable(results[metric].sel(rule=n).isel(layer=0).values) for n in names]
-        values = [reporting.interval(of_seeds) for of_seeds in values]
-        mean, low, high, _ = np.array(values).T
+        values = [results[metric].sel(rule=n).isel(layer=0).values for n in names]
+        mean = reporting.bars(axes, range(len(names)), values, "x", fmt="none", ecolor="0.2")
         axes.barh(range(len(names)), mean, color=[_style(results, n)["color"] for n in names])
-        axes.errorbar(
-            mean, range(len(names)), xerr=[mean - low, high - mean], fmt="none", ecolor="0.2", capsize=3
-        )
         axes.set(title=title, xlabel="signal-to-noise ratio")
         axes.grid(axis="x", alpha=0.3)
     both[0].set_yticks(range(len(names)), [LABELS.get(n, n) for n in names])
@@ -204,9 +189,7 @@ def snr(results: xr.Dataset) -> Figure:
         0.98, -0.7, noise, ha="right", va="center", color="0.3", transform=both[1].get_yaxis_transform()
     )
     figure.suptitle("Gradient SNR of the first layer across examples, at initialisation")
-    figure.supxlabel(
-        f"mean and 95 % interval over {results.sizes['seed']} seeds", fontsize="small", color="0.4"
-    )
+    reporting.note_seeds(figure, results)
     return figure
 
 
@@ -237,11 +220,6 @@ def bias_variance(results: xr.Dataset) -> Figure:
         yscale="log",
     )
     axes.grid(alpha=0.3)
-    axes.text(
-        0.01,
-        0.01,
-        f" values below {floor:g} (also zero or unresolved) are drawn at {floor:g}",
-        transform=axes.transAxes,
-        color="0.4",
-    )
+    note = f" values below {floor:g} (also zero or unresolved) are drawn at {floor:g}"
+    axes.text(0.01, 0.01, note, transform=axes.transAxes, color="0.4")
     return _finish(figure, axes, results)

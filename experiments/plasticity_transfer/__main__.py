@@ -53,7 +53,7 @@ def run_upstream(
     upstream = MODELS[name].upstream(config)
     attempts = np.ones(config.seeds, int)
     if upstream is None:
-        progress.update(config.epochs)
+        progress.update(config.chosen.rule_epochs)
         return [({}, ())] * 2, attempts
     run = meta_learning(upstream, config)
 
@@ -69,7 +69,7 @@ def run_upstream(
         if failed.size == 0:
             break
         progress.set_description(f"{name}: {failed.size} of {config.seeds} seeds once more")
-        progress.total += config.epochs
+        progress.total += config.chosen.rule_epochs
         selected = replace_members(selected, failed, attempt(number, failed))
         attempts[failed] += 1
     return [first, selected], attempts
@@ -142,7 +142,7 @@ def as_dataset(
             "selection": ["all", "repeated"],
             "seed": np.arange(config.seeds),
             "subseed": np.arange(config.subseeds),
-            "rule_epoch": np.arange(1, config.epochs + 1),
+            "rule_epoch": np.arange(1, config.chosen.rule_epochs + 1),
             "evaluation": np.arange(1, config.evaluations + 1),
         },
     )
@@ -159,14 +159,14 @@ def held(config: Config, data: Any) -> harness.Held:
         if upstream is not None:
             states.append(jax.eval_shape(upstream.network.init, jax.random.key(0)))
     largest = max(states, key=memory.bytes_of, default=())
-    measured = memory.floats(config.epochs + config.evaluations, 3)
+    measured = memory.floats(config.chosen.rule_epochs + config.evaluations, 3)
     points = memory.floats(sum(config.points), config.features)
     return harness.Held((largest, measured), points, config.subseeds)
 
 
 def load(config: Config) -> tuple[ll.data.Dataset, ll.data.Dataset]:
     """Loads the images, if there are as many as the settings need."""
-    samples = config.setting.train_samples
+    samples = config.chosen.train_samples
     narrow = with_changes(config, width=config.cap)  # a width that does not fit into memory is refused later
     most = samples // max(MODELS[name].downstream(narrow).multiple for name in config.models)
     config.expect("evaluations", f"at most {most}", config.evaluations <= most)
@@ -190,7 +190,7 @@ EXPERIMENT = harness.Experiment(
     report=report,
     kind="model",
     unit="step",
-    parts=lambda config: {name: config.epochs + config.evaluations for name in config.models},
+    parts=lambda config: {name: config.chosen.rule_epochs + config.evaluations for name in config.models},
     load=load,
     held=held,
     run_part=run_model,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from experiments.settings import Count, Positive, Seed, Settings, Share
 
@@ -54,6 +54,8 @@ PRESETS = {
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
     """Meta-learn plasticity tables on half-spaces, transfer them to MNIST, compare rules over many seeds."""
+
+    PRESETS = PRESETS
 
     models: tuple[ModelName, ...] = ModelName.__args__  # type: ignore[attr-defined]
     """Models to compare; l2 to l4 is the number of hidden layers."""
@@ -110,24 +112,5 @@ class Config(Settings):
         self.expect("width", f"at least the cap of {self.cap}", self.width >= self.cap)
         self.expect("points", f"at least a batch of {self.batch_size}", self.points[0] >= self.batch_size)
         self.expect(
-            "data", f"a source of the whole MNIST with --preset {self.preset}", self.source is not None
+            "data", f"a source of the whole MNIST with --preset {self.preset}", self.chosen.data is not None
         )
-
-    @property
-    def setting(self) -> Preset:
-        """Settings of the preset."""
-        return PRESETS[self.preset]
-
-    @property
-    def source(self) -> str | None:
-        """Source of the images."""
-        return self.data or self.setting.data
-
-    @property
-    def epochs(self) -> int:
-        """Number of rule epochs."""
-        return self.rule_epochs or self.setting.rule_epochs
-
-    def deciding(self) -> dict[str, Any]:
-        """The fields that decide the results."""
-        return {**super().deciding(), "data": self.source, "rule_epochs": self.epochs}

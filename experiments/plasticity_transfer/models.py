@@ -90,7 +90,7 @@ def plastic(network: KCapNetwork) -> Downstream:
 
 def descent(network: KCapNetwork, config: Config) -> Downstream:
     """Learns all weights by gradient descent with Adam, from weights uniform in -0.5..0.5."""
-    optimizer, batch_size = optax.adam(config.setting.descent_rate), config.setting.descent_batch
+    optimizer, batch_size = optax.adam(config.chosen.descent_rate), config.chosen.descent_batch
 
     def init(key: jax.Array, learned: Learned) -> Any:
         del learned
@@ -129,7 +129,7 @@ def _feed_forward(config: Config, num_hidden: int, rule: TableRule, ends: tuple[
 
 
 def _recurrent(config: Config, ends: tuple[int, int]) -> KCapNetwork:
-    scheme = Scheme(samples=config.setting.rnn_samples, rows=config.setting.rnn_rows)
+    scheme = Scheme(samples=config.chosen.rnn_samples, rows=config.chosen.rnn_rows)
     return plasticity.k_cap_recurrent(
         (ends[0], config.width, ends[1]),
         config.cap,

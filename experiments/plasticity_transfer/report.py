@@ -70,26 +70,25 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 def table(summary: list[dict[str, Any]]) -> str:
     """The printed table: mean and half the width of the 95 % interval over seeds."""
-    cells: dict[str, dict[str, str]] = {}
-    for row in summary:
-        cells.setdefault(row["model"], {})[row["metric"]] = reporting.cell(row, ".3f", ".3f")
-    lines = [[LABELS[model], *(of_model.get(c, "-") for c in COLUMNS)] for model, of_model in cells.items()]
+    lines = [
+        [LABELS[model], *(reporting.cell(of[c], ".3f", ".3f") if c in of else "-" for c in COLUMNS)]
+        for (model,), of in reporting.by_part(summary, "model").items()
+    ]
     return reporting.table(["model", *COLUMNS.values()], lines)
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
     """Draws all figures for which there are results."""
-    drawn = {draw.__name__: draw(results) for draw in (learning_curves, comparison, tables)}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+    return reporting.drawn((learning_curves, comparison, tables), results)
 
 
 def _style(name: str) -> dict[str, Any]:
     return {"linestyle": STYLES[name], "color": COLOURS[name], "label": LABELS[name]}
 
 
-def _footnote(results: xr.Dataset) -> str:
-    seeds, subseeds = results.sizes["seed"], results.sizes["subseed"]
-    return f"mean and 95 % interval over {seeds} seeds, downstream {subseeds} networks for each; no selection"
+def _note(figure: Figure, results: xr.Dataset, more: str) -> None:
+    networks = f", downstream {results.sizes['subseed']} networks for each"
+    reporting.note_seeds(figure, results, networks + more)
 
 
 def learning_curves(results: xr.Dataset) -> Figure:
@@ -112,9 +111,8 @@ def learning_curves(results: xr.Dataset) -> Figure:
         axes.set_xlabel("training samples seen")
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
-    handles, labels = down.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
-    reporting.footnote(figure, _footnote(results) + "; dotted: chance")
+    reporting.legend_beside(figure, down)
+    _note(figure, results, "; no selection; dotted: chance")
     return figure
 
 
@@ -138,19 +136,17 @@ def comparison(results: xr.Dataset) -> Figure:
                 of_seeds = values.sel(model=name).values
                 if not np.isfinite(of_seeds).any():
                     continue
-                mean, low, high, _ = reporting.interval(of_seeds)
                 axes.plot(of_seeds, np.full(of_seeds.size, i + shift), "|", color=COLOURS[name], alpha=0.5)
-                axes.errorbar(
-                    mean, i + shift, xerr=[[mean - low], [high - mean]], fmt=marker, color=COLOURS[name],
-                    markerfacecolor=COLOURS[name] if selection == "all" else "white", capsize=3,
-                )  # fmt: skip
+                face = COLOURS[name] if selection == "all" else "white"
+                style = {"fmt": marker, "color": COLOURS[name], "markerfacecolor": face}
+                reporting.bars(axes, [i + shift], [of_seeds], "x", **style)
         axes.set(title=title, xlabel="accuracy on test samples")
         axes.grid(axis="x", alpha=0.3)
         axes.set_xlim(0, 1)
     both[0].set_yticks(y, [LABELS[name] for name in names])
     both[0].set_ylim(len(names) - 0.5, -0.5)
-    note = "filled: all seeds, open: seeds below the least upstream accuracy repeated, strokes: seeds"
-    reporting.footnote(figure, f"{note}; {_footnote(results).split(';')[0]}")
+    selected = "open: seeds below the least upstream accuracy repeated"
+    _note(figure, results, f"; filled: all seeds, {selected}, strokes: seeds")
     return figure
 
 

@@ -44,7 +44,7 @@ def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array |
             network,
             structure,
             optimizer,
-            num_updates=config.epochs * per_epoch,
+            num_updates=config.chosen.rule_epochs * per_epoch,
             batch_size=config.batch_size,
             every=per_epoch,
             evaluate=lambda key, params, _, data: after_a_batch(structure, key, params, data),
@@ -81,7 +81,7 @@ def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array |
         evaluation = train.evaluate(state, first + per_epoch, data)
         return carry._replace(train=state), {"loss": jnp.mean(losses), **evaluation}
 
-    return Run(init, step, config.epochs)
+    return Run(init, step, config.chosen.rule_epochs)
 
 
 class PassCarry(NamedTuple):
@@ -120,12 +120,12 @@ def one_pass(downstream: Downstream, config: Config) -> Run:
 
 def piece_size(downstream: Downstream, config: Config) -> int:
     """Images between two evaluations."""
-    return config.setting.train_samples // config.evaluations // downstream.multiple * downstream.multiple
+    return config.chosen.train_samples // config.evaluations // downstream.multiple * downstream.multiple
 
 
 def images(config: Config) -> tuple[ll.data.Dataset, ll.data.Dataset]:
     """Images to learn from and to test on, the same for all members."""
-    splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.source or "")
+    splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.chosen.data)
     train = [np.concatenate(pair) for pair in zip(splits.train, splits.validation, strict=True)]
-    test = [a[: config.setting.test_samples] for a in splits.test]
+    test = [a[: config.chosen.test_samples] for a in splits.test]
     return jax.tree.map(jnp.asarray, (ll.data.Dataset(*train), ll.data.Dataset(*test)))

@@ -8,20 +8,29 @@ import numpy as np
 import optuna
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PathCollection
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from experiments import reporting
+from experiments import parallel, reporting
 from experiments.sweep.space import Space
 from experiments.sweep.workers import finished, slot_of
 from experiments.sweeping import Sweepable
 
 SHOWN = 10
-BOX = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+VARIABLES = {
+    "trial": ("1", "number of the trial"),
+    "seed": ("1", "number of the seed"),
+    "parameter": ("1", "hyper-parameter"),
+    "score": ("1", "objective"),
+    "median": ("1", "median over seeds"),
+    "low": ("1", "lower end of the 95 % interval of the median"),
+    "high": ("1", "upper end of the 95 % interval of the median"),
+    "complete": ("1", "not stopped early"),
+    "importance": ("1", "share of the variance that a hyper-parameter explains"),
+    "*": ("1", "hyper-parameter of a trial"),
+}
 
 
 def summary(scores: np.ndarray) -> tuple[float, float, float]:
@@ -42,11 +51,11 @@ def as_dataset(study: optuna.Study, space: Space, sweepable: Sweepable) -> xr.Da
     shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)) if decided else {}
     variables: dict[str, Any] = {
         "score": (("trial", "seed"), scores, {"long_name": sweepable.objective}),
-        "median": ("trial", np.where(complete, median, np.nan), {"long_name": "median over seeds"}),
-        "low": ("trial", low, {"long_name": "lower end of the 95 % interval of the median"}),
-        "high": ("trial", high, {"long_name": "upper end of the 95 % interval of the median"}),
-        "complete": ("trial", complete, {"long_name": "not stopped early"}),
-        "importance": ("parameter", [shares.get(n, np.nan) for n in names], {"long_name": "variance share"}),
+        "median": ("trial", np.where(complete, median, np.nan)),
+        "low": ("trial", low),
+        "high": ("trial", high),
+        "complete": ("trial", complete),
+        "importance": ("parameter", [shares.get(n, np.nan) for n in names]),
         **{name: ("trial", [trial.params[name] for trial in trials]) for name in names},
     }
     slots = [slot_of(trial) for trial in trials]
@@ -112,7 +121,9 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
 
 def _scatter(axes: Axes, results: xr.Dataset, name: str) -> PathCollection:
     """Scores against the number of the trial or a hyper-parameter."""
-    done, x, labels = results.complete.values, *_places(results, name)
+    done, x = results.complete.values, results[name].values
+    labels = [] if x.dtype.kind in "fi" else sorted(set(x.tolist()))
+    x = np.array([labels.index(value) for value in x] if labels else x, float)
     median, low, high = (reporting.drawable(results[n].values[done]) for n in ("median", "low", "high"))
     axes.errorbar(
         x[done], median, [median - low, high - median], fmt="none", ecolor="0.7", linewidth=0.7,
@@ -132,13 +143,6 @@ def _scatter(axes: Axes, results: xr.Dataset, name: str) -> PathCollection:
     axes.set_xlabel(name)
     axes.grid(alpha=0.3)
     return shown
-
-
-def _places(results: xr.Dataset, name: str) -> tuple[np.ndarray, list[str]]:
-    """Positions of values on an axis, and the labels if they are texts."""
-    values = results[name].values
-    labels = [] if values.dtype.kind in "fi" else sorted(set(values.tolist()))
-    return np.array([labels.index(value) for value in values] if labels else values, float), labels
 
 
 def history(results: xr.Dataset) -> Figure:
@@ -180,29 +184,9 @@ def slices(results: xr.Dataset) -> Figure:
 
 def parallel_coordinates(results: xr.Dataset) -> Figure:
     """One line a completed trial through its hyper-parameters to its score, the best on top."""
-    names = [str(name) for name in results.parameter.values]
-    figure, axes = plt.subplots(figsize=(3 + 2.2 * len(names), 5.5), layout="constrained")
-    heights = []
-    for i, name in enumerate(names):
-        values, labels = _places(results, name)
-        log = name in json.loads(results.logarithmic)
-        values = np.log10(values) if log else values
-        low, span = values.min(), np.ptp(values) or 1.0
-        heights.append((values - low) / span)
-        axes.axvline(i, color="0.3", linewidth=1)
-        for mark in range(len(labels)) if labels else np.linspace(low, low + np.ptp(values), 5):
-            text = labels[int(mark)] if labels else f"{10**mark if log else mark:.2g}"
-            at = {"xytext": (4, 0), "textcoords": "offset points", "fontsize": "small", "va": "center"}
-            axes.annotate(text, (i, (mark - low) / span), bbox=BOX, **at)
-    score, most = reporting.drawable(results["median"].values), results.direction == "maximize"
-    order = [place for place in best_first(results)[::-1] if np.isfinite(score[place])]
-    low, high = np.percentile(score[order], (10, 100) if most else (0, 90)) if order else (0.0, 1.0)
-    norm = Normalize(float(low), float(high))
-    mappable = ScalarMappable(norm, "viridis" if most else "viridis_r")
-    for place in order:
-        line = [height[place] for height in heights]
-        axes.plot(line, color=mappable.to_rgba(score[place]), linewidth=0.9, alpha=0.7)
-    axes.set_xticks(range(len(names)), names)
-    axes.set(title="Hyper-parameters of the completed trials", xlim=(-0.1, len(names) - 0.6), yticks=[])
-    figure.colorbar(mappable, ax=axes, label=results.objective, extend="min" if most else "max")
-    return figure
+    chosen, best = results.isel(trial=results.complete.values), 1 if results.direction == "maximize" else -1
+    columns = {str(name): chosen[name].values for name in results.parameter.values}
+    logarithmic = json.loads(results.logarithmic)
+    return parallel.parallel_coordinates(
+        columns, chosen["median"].values, results.objective, logarithmic, best
+    )

@@ -4,8 +4,8 @@ After the notebook on studying the symbolic discriminator without training the g
 project (2022), which ends on the wish to analyse which hyper-parameters decide.
 """
 
-import json
 import sys
+from collections.abc import Mapping
 
 import xarray as xr
 
@@ -13,48 +13,46 @@ from experiments import harness, memory
 from experiments.symbolic_discriminator import report, spaces
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critics import schedule
+from experiments.symbolic_discriminator.report import STUDIES
+from experiments.symbolic_discriminator.study import Part
 
-NAME = "symbolic_discriminator"
 
-
-def held(config: Config) -> harness.Held:
+def held(config: Config, parts: Mapping[str, Part]) -> harness.Held:
     """The first layer of every critic that is drawn at random; what is measured over a step, and updates."""
-    numbers, cut = config.numbers, schedule(config.numbers.epochs)
+    numbers, cut = config.chosen, schedule(config.chosen.epochs)
     measured = memory.floats(3, cut.epochs // cut.steps, spaces.SMALL["iterations"])
     drawn = memory.floats(numbers.configurations, numbers.points, spaces.SMALL["width"])
     return harness.Held((memory.floats(numbers.points, spaces.SMALL["width"]), measured), drawn)
 
 
-def run(config: Config) -> xr.DataTree:
-    """Runs the studies into `config.out` and returns their results, a group for each."""
-    harness.use_all_cores(compile_quickly=config.preset == "sample")
-    harness.begin(config, held)
-    of_study = {name: report.STUDIES[name].parts(config) for name in config.studies}
-    parts = {name: part for found in of_study.values() for name, part in found.items()}
-
-    found = harness.run_parts(
-        config.out,
-        "part",
-        list(parts),
-        lambda name, folder, progress: parts[name].run(folder, progress),
-        steps=[part.cost for part in parts.values()],
-        unit="ms (estimated)",
-    )
-    by_name = dict(zip(parts, found, strict=True))
-    merged = {
-        study: report.STUDIES[study].merge(config, [by_name[name] for name in names]).drop_encoding()
-        for study, names in of_study.items()
-    }
-    results = xr.DataTree.from_dict(merged)
-    results.attrs["config"] = json.dumps(config.deciding())
-    harness.publish(config.out, NAME, config.deciding(), results, report)
-    return results
+def parts_of(config: Config) -> dict[str, Part]:
+    """The parts of all studies that are asked for, one study after another."""
+    return {name: part for study in config.studies for name, part in STUDIES[study].parts(config).items()}
 
 
-def main() -> int:
-    """The command line."""
-    return harness.command_line(NAME, Config, run)
+def merge(config: Config, found: list[xr.Dataset]) -> xr.DataTree:
+    """The results of every study, a group for each."""
+    left, of_studies = iter(found), {}
+    for name in config.studies:
+        of_study = [next(left) for _ in STUDIES[name].parts(config)]
+        of_studies[name] = STUDIES[name].merge(config, of_study)
+    return xr.DataTree.from_dict(of_studies)
 
+
+EXPERIMENT = harness.Experiment(
+    name="symbolic_discriminator",
+    config=Config,
+    report=report,
+    kind="part",
+    unit="ms (estimated)",
+    parts=lambda config: {name: part.cost for name, part in parts_of(config).items()},
+    load=parts_of,
+    held=held,
+    run_part=lambda name, config, parts, folder, progress: parts[name].run(folder, progress),
+    merge=merge,
+    compile_quickly=lambda config: config.preset == "sample",
+)
+run, main = EXPERIMENT.run, EXPERIMENT.main
 
 if __name__ == "__main__":
     sys.exit(main())

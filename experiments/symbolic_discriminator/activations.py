@@ -28,7 +28,7 @@ TITLES = {
 
 def run(config: Config, progress: tqdm) -> xr.Dataset:
     """Curves of every source at the same points, `[source, curve, point]`."""
-    x, functions = points("normal", config.numbers.points, config.seed), library("quadratic")
+    x, functions = points("normal", config.chosen.points, config.seed), library("quadratic")
     generators = {
         "dsn": symbolic.dsn_generator(1, 1),
         "mlp": symbolic.mlp_generator(1, 1),

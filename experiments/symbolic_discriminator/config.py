@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from experiments.settings import Count, Seed, Settings, at_least
 
@@ -41,6 +41,8 @@ PRESETS = {
 class Config(Settings):
     """Critics that tell curves of formulas from those of untrained networks: the notebook's steps."""
 
+    PRESETS = PRESETS
+
     studies: tuple[StudyName, ...] = StudyName.__args__  # type: ignore[attr-defined]
     """activations: curves of untrained networks and of the library (steps 15.1 and 15.2); accuracy: over
     training (15.3); libraries: ever larger ones (15.4); hyper_parameters: random configurations; depth: the
@@ -68,14 +70,3 @@ class Config(Settings):
 
     def check(self) -> None:
         self.expect_distinct("studies")
-
-    @property
-    def numbers(self) -> Preset:
-        """The preset's numbers, where no others are given."""
-        preset = PRESETS[self.preset]
-        given = {name: getattr(self, name) for name in preset._fields}
-        return preset._replace(**{name: value for name, value in given.items() if value is not None})
-
-    def deciding(self) -> dict[str, Any]:
-        """The fields that decide the results."""
-        return {**super().deciding(), **self.numbers._asdict()}

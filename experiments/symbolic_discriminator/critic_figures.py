@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib import colormaps
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from experiments.reporting import band, footnote
+from experiments.parallel import parallel_coordinates
+from experiments.reporting import band, footnote, note_seeds
 from experiments.symbolic_discriminator.reading import (
     CHANCE,
     FIELDS,
@@ -101,7 +99,7 @@ def hyper_parameters(results: xr.Dataset) -> Mapping[str, Figure]:
     return {
         "trends": trend_figure(results),
         "deciding": deciding_figure(results),
-        "configurations": parallel(results),
+        "configurations": configurations(results),
     }
 
 
@@ -165,34 +163,11 @@ def deciding_figure(results: xr.Dataset) -> Figure:
     return figure
 
 
-def parallel(results: xr.Dataset) -> Figure:
-    """Parallel coordinates: every configuration a line through its values, coloured by its final accuracy."""
-    ends = final(results).mean(axis=1)
-    fields = [f for f in ("objective", *FIELDS) if len(np.unique(results[f].values)) > 1]
-    figure, axes = plt.subplots(figsize=(11, 5), layout="constrained")
-    figure.suptitle(f"{len(ends)} configurations and their final accuracy")
-    jitter = np.random.default_rng(0).uniform(-0.03, 0.03, (len(ends), len(fields)))
-    columns = []
-    for place, field in enumerate(fields):
-        levels, which = np.unique(results[field].values, return_inverse=True)
-        heights = np.linspace(0.05, 0.95, len(levels))
-        columns.append(heights[which] + jitter[:, place])
-        for level, height in zip(levels, heights, strict=True):
-            text = level if isinstance(level, str) else f"{level:g}"
-            axes.text(place - 0.03, height, text, ha="right", va="center", fontsize="small")
-    for value in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
-        axes.text(len(fields) + 0.03, (value - 0.3) / 0.7, f"{value:.1f}", va="center", fontsize="small")
-    lines = np.stack([*columns, (ends - 0.3) / 0.7], axis=1)
-    scale, colours = Normalize(0.5, 1), colormaps["viridis"]
-    for place in range(len(fields) + 1):
-        axes.axvline(place, color="0.3", linewidth=0.8)
-    for number in np.argsort(ends):
-        axes.plot(lines[number], color=colours(scale(ends[number])), alpha=0.5, linewidth=1)
-    axes.set_xticks(range(len(fields) + 1), [*(f.replace("_", " ") for f in fields), "accuracy"])
-    axes.set(title="each is a line through its values", yticks=[])
-    axes.set(xlim=(-0.4, len(fields) + 0.4), ylim=(0, 1.03))
-    figure.colorbar(ScalarMappable(scale, colours), ax=axes, label="final accuracy")
-    return figure
+def configurations(results: xr.Dataset) -> Figure:
+    """Parallel coordinates of all configurations, and their final accuracy."""
+    fields = [field for field in ("objective", *FIELDS) if len(np.unique(results[field].values)) > 1]
+    columns = {field: results[field].values for field in fields}
+    return parallel_coordinates(columns, final(results).mean(axis=1), "final accuracy", (), 1)
 
 
 def _over_training(title: str, results: xr.Dataset, labels: Iterable[Any], panels: int = 1) -> Figure:
@@ -207,5 +182,5 @@ def _over_training(title: str, results: xr.Dataset, labels: Iterable[Any], panel
         band(axes, results.epoch.values, curve, label=str(label))
     axes.legend(fontsize="small")
     averaged = f"averaged over {horizon(int(results.epoch.values[-1]))} epochs"
-    footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} seeds; {averaged}")
+    note_seeds(figure, results, f"; {averaged}")
     return figure

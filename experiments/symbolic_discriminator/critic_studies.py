@@ -66,7 +66,7 @@ def _study(name: str, rows: Callable[[xr.Dataset], Rows], figures: Callable[[xr.
     configurations = getattr(spaces, name)
 
     def parts(config: Config) -> dict[str, Part]:
-        made, seeds = {}, 1 if name == "hyper_parameters" else config.numbers.seeds
+        made, seeds = {}, 1 if name == "hyper_parameters" else config.chosen.seeds
         for group in group_by_shape(configurations(config), spaces.STATIC):
             run = partial(run_group, group, config, seeds)
             made[f"{name}-{spaces.name_of(group.static)}"] = Part(run, sum(costs(group, config, seeds)))
@@ -76,7 +76,7 @@ def _study(name: str, rows: Callable[[xr.Dataset], Rows], figures: Callable[[xr.
         results = xr.concat(found, "configuration", join="outer").sortby("configuration")
         chosen = configurations(config)
         fields = {field: ("configuration", [c[field] for c in chosen]) for field in chosen[0]}
-        x = np.asarray(points("normal", config.numbers.points, config.seed))[:, 0]
+        x = np.asarray(points("normal", config.chosen.points, config.seed))[:, 0]
         shown = np.asarray(judged_curves("quadratic", "none", config))
         variables = {"judged_curve": (("kind", "curve", "point"), shown), "x": ("point", x)}
         return results.assign_coords(fields).assign(variables)

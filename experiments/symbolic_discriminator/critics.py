@@ -1,7 +1,6 @@
 """Training of critics: all configurations of one static shape and all seeds in one program."""
 
 import math
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from jaxtyping import ArrayLike
 from tqdm import tqdm
 
 from experiments.grouping import Group
-from experiments.running import run_stage
+from experiments.running import Run, run_members
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.points import library, points
 from experiments.symbolic_discriminator.spaces import EXTENSIONS
@@ -59,34 +58,30 @@ class Carry(NamedTuple):
     state: symbolic.CriticState
 
 
-Init = Callable[[Array, dict[str, Array]], Carry]
-Step = Callable[[Carry, Any, Any], tuple[Carry, dict[str, Array]]]
-Judge = Callable[[Carry, Any, Array], dict[str, Array]]
-
-
 def curves_of(library_name: str, extension: str, latents: int, config: Config) -> symbolic.Curves:
     """Source of the curves of a critic."""
-    x = points("normal", config.numbers.points, config.seed)
+    x = points("normal", config.chosen.points, config.seed)
     seen, method = EXTENSIONS[extension]
     generator = symbolic.mlp_generator(1, latents)
     return symbolic.curves_at(x, library(library_name), generator, extensions=seen, method=method)
 
 
-def training(static: dict[str, Any], config: Config) -> tuple[Init, Step, Judge]:
-    """Returns how critics of one static shape start, train for some bins of epochs, and judge curves."""
+def training(static: dict[str, Any], config: Config) -> Run:
+    """Training of critics of one static shape; a step is ten bins of epochs, then they judge curves."""
     curves = curves_of(static["library"], static["extension"], static["latents"], config)
     num_points, *channels = curves.curve_shape
     hidden = (static["width"],) * static["layers"]
     critic = symbolic.critic(num_points, hidden=hidden, channels=channels[0] if channels else 1)
-    epochs_a_bin = schedule(config.numbers.epochs).epochs_a_bin
+    epochs_a_bin, num_steps = schedule(config.chosen.epochs)
     sizes = {"num_epochs": epochs_a_bin * BINS_A_STEP, "iterations": static["iterations"]}
 
-    def init(key: Array, traced: dict[str, Array]) -> Carry:
+    def init(key: Array, traced: dict[str, Array], judged: Any) -> Carry:
+        del judged
         init_key, train_key = jax.random.split(key)
         optimizer = adam(traced["learning_rate"], traced["decay"])
         return Carry(train_key, traced, symbolic.init_critic(init_key, critic, optimizer))
 
-    def step(carry: Carry, number: Any, shared: Any) -> tuple[Carry, dict[str, Array]]:
+    def step(carry: Carry, number: Any, judged: Any) -> tuple[Carry, dict[str, Array]]:
         optimizer = adam(carry.traced["learning_rate"], carry.traced["decay"])
         options = {"objective": static["objective"], "penalty": carry.traced["penalty"]}
         one = symbolic.critic_step(critic, optimizer, **options)
@@ -103,7 +98,7 @@ def training(static: dict[str, Any], config: Config) -> tuple[Init, Step, Judge]
         logits = critic.apply(carry.state.params, judged.reshape(-1, *critic.curve_shape))
         return {"logits": logits.reshape(judged.shape[:2])}
 
-    return init, step, judge
+    return Run(init, step, num_steps, judge)
 
 
 @cache
@@ -123,15 +118,13 @@ def run_group(group: Group, config: Config, seeds: int, folder: Path, progress: 
       over the steps of an epoch; that of its first step, whose curves are new (`fresh_`); the logits of
       curves that are the same for all critics; and the seconds that one seed took, compilation apart.
     """
-    size, static, cut = len(group.members), group.static, schedule(config.numbers.epochs)
+    size, static, cut = len(group.members), group.static, schedule(config.chosen.epochs)
     of_seed = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 5), seeds)
     traced = {name: jnp.repeat(jnp.asarray(values), seeds) for name, values in group.traced.items()}
-    init, step, judge = training(static, config)
-    shapes = {**dict.fromkeys(METRICS, (BINS_A_STEP,)), "logits": (2, JUDGED)}
-    judged = judged_curves(static["library"], static["extension"], config)
-    stage = run_stage(
-        folder, (jnp.tile(of_seed, size), traced), init, step, shapes, costs(group, config, seeds),
-        judged, progress, judge, on_cpu=2,  # their moments stay in a core's cache
+    stage = run_members(
+        training(static, config), (jnp.tile(of_seed, size), traced),
+        judged_curves(static["library"], static["extension"], config), folder, progress,
+        costs(group, config, seeds), on_cpu=2,  # their moments stay in a core's cache
     )  # fmt: skip
     binned = {name: stage.metrics[name].reshape(size, seeds, -1) for name in METRICS}
     logits = stage.metrics["logits"][:, -1].reshape(size, seeds, 2, JUDGED)
@@ -156,9 +149,9 @@ FLOPS_A_MILLISECOND = 60e6
 
 def costs(group: Group, config: Config, seeds: int) -> list[int]:
     """Estimated milliseconds of every step of a group; those of compiling are in the first."""
-    s, cut = group.static, schedule(config.numbers.epochs)
+    s, cut = group.static, schedule(config.chosen.epochs)
     seen, method = EXTENSIONS[s["extension"]]
-    numbers = config.numbers.points * (2 if seen and method == "stack" else 1)
+    numbers = config.chosen.points * (2 if seen and method == "stack" else 1)
     products = numbers * s["width"] + (s["layers"] - 1) * s["width"] ** 2
     products += numbers * 64 * 66 if seen and method == "embed" else 0
     # Real and fake curves forward and backward, and twice through those between them: 2 * 3 + 6 times.

@@ -12,19 +12,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import xarray as xr
-from matplotlib.axes import Axes
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import reporting
-from experiments.running import run_stage, side_by_side
+from experiments.running import Run, run_members, side_by_side
 from experiments.symbolic_discriminator.config import Config
+from experiments.symbolic_discriminator.fixed_set_report import CLASSIFIERS, KINDS, figures, rows
 from experiments.symbolic_discriminator.points import PointsName, library, points
-from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study, shares
+from experiments.symbolic_discriminator.study import Part, Study, shares
 from lax_learning import symbolic
 
 NUM_SEEDS = 10
@@ -34,21 +32,6 @@ LATENTS = 5  # of the networks of critics that see fresh curves
 ITERATIONS = 5
 RUNS = 10  # calls that train a critic in turn
 METRICS = ("seen_accuracy", "fresh_accuracy", "fresh_auc", "training_accuracy")
-KINDS: dict[PointsName, str] = {
-    "normal": "100 draws from N(0, 1)", "grid": "100 points of a grid over -3 to 3",
-}  # fmt: skip
-CLASSIFIERS = {
-    "wgan": "wgan critic", "bce": "bce critic", "bce_fresh": "bce critic, fresh curves",
-    "mlp": "MLP", "knn": "kNN", "tree": "decision tree",
-}  # fmt: skip
-# Mean and standard deviation over 10 sets, of accuracy on the set itself; for critics that see fresh curves
-# of one run, before the last step of an epoch.
-PUBLISHED: dict[PointsName, dict[str, tuple[float, float | None]]] = {
-    "normal": {"wgan": (0.616, 0.054), "bce_fresh": (0.95, None), "mlp": (0.933, 0.008),
-               "knn": (0.823, 0.006), "tree": (1.0, 0.0)},
-    "grid": {"wgan": (0.707, 0.033), "bce_fresh": (0.98, None), "mlp": (0.960, 0.007),
-             "knn": (0.865, 0.004), "tree": (1.0, 0.0)},
-}  # fmt: skip
 
 
 class Training(NamedTuple):
@@ -114,8 +97,9 @@ def _draw_for_seeds(number: int) -> Callable[..., tuple[Curves, Curves]]:
     return ll.ensemble(both, in_axes=(0, None), batch_size=side_by_side(on_cpu=2))
 
 
-def start_of(key: jax.Array, seen: Curves, fresh: Curves) -> Carry:
+def start_of(key: jax.Array, seen: Curves, fresh: Curves, x: jax.Array) -> Carry:
     """A fresh critic."""
+    del x
     return Carry(key, seen, fresh, symbolic.init_critic(jax.random.fold_in(key, 1), CRITIC, ADAM))
 
 
@@ -148,12 +132,10 @@ def run_critic(
 ) -> xr.Dataset:
     """Trains a critic for every seed, side by side."""
     training = CRITICS[name]
-    epochs, shapes = training.epochs[config.preset] // RUNS, dict.fromkeys(METRICS, ())
+    epochs = training.epochs[config.preset] // RUNS
     x, members = points(kind, NUM_POINTS, config.seed), (seeds_of(config), *curves_of(config, kind))
-    stage = run_stage(
-        folder, members, start_of, partial(train, training, epochs), shapes, shares(cost, RUNS),
-        x, progress, partial(measure, training), on_cpu=2,
-    )  # fmt: skip
+    run = Run(start_of, partial(train, training, epochs), RUNS, partial(measure, training))
+    stage = run_members(run, members, x, folder, progress, shares(cost, RUNS), on_cpu=2)
     return _dataset(kind, [name], {metric: values[None, :, -1] for metric, values in stage.metrics.items()})
 
 
@@ -219,56 +201,6 @@ def merge(config: Config, datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     """All classifiers at all points, in the order of the figure."""
     merged = xr.merge(datasets, join="outer", compat="no_conflicts")
     return merged.sel(points=list(KINDS), classifier=list(CLASSIFIERS))
-
-
-def rows(results: xr.Dataset) -> Rows:
-    """Shares of curves and areas under the curve, those that were measured."""
-    summary = []
-    for kind in results.points.values:
-        for name in results.classifier.values:
-            one = results.sel(points=kind, classifier=name)
-            metrics = {str(m): one[m].values for m in one if np.isfinite(one[m].values).any()}
-            summary += reporting.summary_rows(f"fixed_set: {kind}, {CLASSIFIERS[name]}", metrics, kind="part")
-    return summary
-
-
-def figures(results: xr.Dataset) -> Figures:
-    """The accuracy of every classifier on curves that it was trained on and on others."""
-    figure, every = plt.subplots(
-        1, len(KINDS), figsize=(15, 5.5), layout="constrained", sharey=True, squeeze=False
-    )
-    for axes, kind in zip(every[0], results.points.values, strict=True):
-        _panel(axes, kind, results.sel(points=kind))
-    every[0, 0].set_ylabel("accuracy, share of curves")
-    handles, labels = every[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
-    figure.suptitle("Functions or untrained networks: classifiers trained on a fixed set of 1,000 curves")
-    reporting.footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} sets, dots: the sets")
-    return {"fixed_set": figure}
-
-
-def _panel(axes: Axes, kind: PointsName, one: xr.Dataset) -> None:
-    names = one.classifier.values.tolist()
-    # Of a critic on the fixed set, accuracy in training tells no more than that on the set.
-    training = one.training_accuracy.where(one.classifier == "bce_fresh")
-    shown = {
-        "on the fixed set itself": one.seen_accuracy,
-        "on an epoch's curves, before its last step": training,
-        "on curves drawn anew": one.fresh_accuracy,
-    }
-    for i, (label, values) in enumerate(shown.items()):
-        x = np.arange(len(names)) + (0.15 if "anew" in label else -0.15)
-        mean, low, high, _ = np.array([reporting.interval(of_seeds) for of_seeds in values.values]).T
-        axes.errorbar(x, mean, [mean - low, high - mean], fmt="o", color=f"C{i}", capsize=4, label=label)
-        axes.plot(x[:, None] + 0.1, values.values, ".", color=f"C{i}", markersize=3, alpha=0.6)
-    for name, (mean, deviation) in PUBLISHED[kind].items():
-        label = "published, ± 1 sd over 10 sets" if name == "wgan" else None
-        place = names.index(name) - 0.3
-        axes.errorbar(place, mean, deviation, fmt="kx", capsize=2, elinewidth=0.8, label=label)
-    axes.axhline(0.5, color="0.5", linestyle=":", linewidth=1, label="chance")
-    axes.set_xticks(range(len(names)), [CLASSIFIERS[name].replace(", ", ",\n") for name in names])
-    axes.set(title=KINDS[kind], xlabel="classifier", ylim=(0.45, 1.02))
-    axes.grid(axis="y", alpha=0.3)
 
 
 STUDY = Study(parts, merge, rows, figures)

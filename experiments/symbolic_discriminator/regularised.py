@@ -6,7 +6,7 @@ of 0 is linear on each side of 0, which is trivial to tell from a formula. The l
 a converged critic knows that their logits start below -80, where the gradient of a sigmoid is 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments.running import run_stage, side_by_side
+from experiments.running import Run, run_members, side_by_side
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critics import adam
 from experiments.symbolic_discriminator.points import library, points
@@ -80,11 +80,11 @@ class Problem(NamedTuple):
 
 def problem_of(config: Config) -> Problem:
     """The points, the critic and the networks of a configuration."""
-    x = points("grid", config.numbers.points, config.seed)
+    x = points("grid", config.chosen.points, config.seed)
     return Problem(
         x,
         symbolic.curves_at(x, library("quadratic"), symbolic.mlp_generator(1, LATENTS, hidden=HIDDEN)),
-        symbolic.critic(config.numbers.points),
+        symbolic.critic(config.chosen.points),
         symbolic.dsn_generator(1, LATENTS, hidden=HIDDEN, alpha=jnp.ones((LATENTS, 1)), bias="zeros"),
         ll.mlp((LATENTS, *HIDDEN, 1)),
     )
@@ -101,7 +101,7 @@ class Start(NamedTuple):
 @lru_cache(maxsize=1)
 def starts(config: Config) -> Start:
     """The trained critic and the fresh networks of every seed, the same for all parts."""
-    problem, epochs = problem_of(config), min(config.numbers.epochs, CRITIC_EPOCHS)
+    problem, epochs = problem_of(config), min(config.chosen.epochs, CRITIC_EPOCHS)
     step = symbolic.critic_step(problem.critic, ADAM)
     train = symbolic.train_critic(step, problem.curves.real, problem.curves.fake, num_epochs=epochs)
 
@@ -113,7 +113,7 @@ def starts(config: Config) -> Start:
         return Start(state.params, jnp.mean(metrics.accuracy[-max(epochs // 10, 1) :]), params)
 
     program = ll.ensemble(start, batch_size=side_by_side(on_cpu=2))
-    return jax.tree.map(jnp.asarray, ll.gather(program(jnp.arange(config.numbers.seeds))))
+    return jax.tree.map(jnp.asarray, ll.gather(program(jnp.arange(config.chosen.seeds))))
 
 
 class Carry(NamedTuple):
@@ -133,12 +133,10 @@ def loss_of(problem: Problem, cost: str, carry: Carry, params: dict[str, Params]
     return fit + carry.weight * symbolic.critic_cost(logits, cost=cost), fit  # type: ignore[arg-type]
 
 
-def fit(
-    problem: Problem, cost: str, updates: int, num_steps: int
-) -> tuple[Callable[..., Carry], Callable[..., tuple[Carry, dict[str, Array]]]]:
-    """`init(start, weight)` and `step` of a fit: step 0 learns nothing, the others share the updates."""
+def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
+    """A fit from a `Start` with a weight: step 0 learns nothing, the others share the updates."""
 
-    def init(start: Start, weight: Float[Array, ""]) -> Carry:
+    def init(start: Start, weight: Float[Array, ""], shared: Any) -> Carry:
         return Carry(start.critic, weight, start.params, ADAM.init(start.params))
 
     def step(carry: Carry, number: Array, shared: Any) -> tuple[Carry, dict[str, Array]]:
@@ -163,23 +161,21 @@ def fit(
             "prediction": problem.head.apply(params["head"], latents)[:, 0],
         }
 
-    return init, step
+    return Run(init, step, num_steps + 1)
 
 
 def run_part(config: Config, name: str, folder: Path, progress: tqdm) -> xr.Dataset:
     """All seeds of the runs of one cost side by side, and what came out by run, seed and step."""
-    numbers, (cost, runs) = config.numbers, RUNS[name]
+    numbers, (cost, runs) = config.chosen, RUNS[name]
     problem, of_seeds = problem_of(config), starts(config)
     of_critics, of_fits = costs(config, name)
     progress.update(of_critics)
     num_steps = min(MEASUREMENTS, numbers.updates)
-    init, step = fit(problem, cost, numbers.updates, num_steps)
+    run = fit(problem, cost, numbers.updates, num_steps)
     weights = jnp.repeat(jnp.array(list(runs.values())), numbers.seeds)
     members = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(runs)), of_seeds), weights
-    shapes = {"latents": (LATENTS, numbers.points), "prediction": (numbers.points,)}
-    shapes |= dict.fromkeys(METRICS, ())
     each = [0, *shares(of_fits, num_steps)]
-    stage = run_stage(folder, members, init, step, shapes, each, None, progress, on_cpu=2)
+    stage = run_members(run, members, (), folder, progress, each, on_cpu=2)
     found = {name: a.reshape(len(runs), numbers.seeds, *a.shape[1:]) for name, a in stage.metrics.items()}
     curves = components(problem.x).T
     judged = jax.vmap(lambda critic: problem.critic.apply(critic, curves))(of_seeds.critic) > 0
@@ -204,7 +200,7 @@ def run_part(config: Config, name: str, folder: Path, progress: tqdm) -> xr.Data
 
 def costs(config: Config, name: str) -> tuple[int, int]:
     """Milliseconds of the critics, a share for each part though the first trains them, and of the fits."""
-    numbers, (_, runs) = config.numbers, RUNS[name]
+    numbers, (_, runs) = config.chosen, RUNS[name]
     of_critics = numbers.seeds * min(numbers.epochs, CRITIC_EPOCHS) // (2 * len(RUNS))
     return of_critics, len(runs) * numbers.seeds * numbers.updates * numbers.points // 500
 
@@ -219,8 +215,7 @@ def parts(config: Config) -> dict[str, Part]:
 
 def merge(config: Config, results: Sequence[xr.Dataset]) -> xr.Dataset:
     """The runs of all parts, one after another; what is common to them from the first."""
-    bare = [part.drop_encoding() for part in results]  # it holds how long the names in a file are
-    return xr.concat(bare, "run", data_vars="minimal", coords="minimal", compat="override", join="exact")
+    return xr.concat(results, "run", data_vars="minimal", coords="minimal", compat="override", join="exact")
 
 
 STUDY = Study(parts, merge, rows, figures)

@@ -95,8 +95,7 @@ def progress(results: xr.Dataset) -> Figure:
         if metric != "log10_fit_loss":
             axes.set_ylim(top=1.02)
     every[0, 1].set_ylim(bottom=-0.02)
-    handles, labels = every[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
+    reporting.legend_beside(figure, every[0, 0])
     figure.suptitle("A network that fits a target, its latents judged by a critic")
-    reporting.footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} seeds")
+    reporting.note_seeds(figure, results)
     return figure

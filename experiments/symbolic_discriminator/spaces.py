@@ -74,7 +74,7 @@ def libraries(config: Config) -> list[Configuration]:
 
 def hyper_parameters(config: Config) -> list[Configuration]:
     """Random draws from the space of the preset."""
-    return drawn(config, SPACES[config.preset], config.numbers.configurations, 2)
+    return drawn(config, SPACES[config.preset], config.chosen.configurations, 2)
 
 
 def depth(config: Config) -> list[Configuration]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from experiments.sweeping import Program, Sweepable
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.critics import schedule, training
+from experiments.symbolic_discriminator.critics import training
 from experiments.symbolic_discriminator.points import LIBRARIES
 from experiments.symbolic_discriminator.spaces import EXTENSIONS, SMALL
 
@@ -16,16 +16,13 @@ from experiments.symbolic_discriminator.spaces import EXTENSIONS, SMALL
 def make(static: Mapping[str, Any]) -> Program:
     """Training of a critic for at least 10 epochs; a chunk is one of the steps in which they are cut."""
     config = Config(epochs=max(10, static["epochs"]))
-    start, step, _ = training(dict(static), config)
-
-    def init(key: jax.Array, traced: dict[str, jax.Array], shared: Any) -> Any:
-        return start(key, traced)
+    run = training(dict(static), config)
 
     def advance(carry: Any, number: Any, shared: Any) -> tuple[Any, jax.Array]:
-        carry, metrics = step(carry, number, shared)
+        carry, metrics = run.step(carry, number, shared)
         return carry, jnp.mean(metrics["fresh_accuracy"])
 
-    return Program(init, advance, schedule(config.numbers.epochs).steps)
+    return Program(run.init, advance, run.num_steps)
 
 
 SWEEPABLE = Sweepable(

@@ -1,0 +1,148 @@
+"""Training of a seed at a learning rate: its start, updates and measurements."""
+
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import lax_learning as ll
+from experiments import running
+from experiments.decorrelation.runs import Form, Numbers, targets
+
+
+class Carry(NamedTuple):
+    """State of a run between two measurements; the rule's holds R, unless inputs are plain."""
+
+    key: jax.Array
+    numbers: Numbers
+    images: jax.Array
+    params: Any
+    rule_state: Any
+    optimizer_state: Any
+    order: ll.data.BatchState
+
+
+class Images(NamedTuple):
+    """Data of all members: pixels in 0..1 and one-hot labels."""
+
+    train: ll.data.Dataset
+    validation: ll.data.Dataset
+    test: ll.data.Dataset
+
+
+def widths(form: Form) -> list[int]:
+    """Outputs of every layer, the last of which may be more than labels."""
+    return [layer["w"].shape[-1] for layer in jax.eval_shape(form.network.init, jax.random.key(0))]
+
+
+def network_of(form: Form, carry: Carry) -> ll.Model:
+    """The network as the rule sees it: without R, if the run is on plain inputs."""
+    return (
+        form.network
+        if form.dynamics is None
+        else ll.decorrelation.wrap(form.network, carry.rule_state.layers)
+    )
+
+
+def layers_of(form: Form, carry: Carry, x: jax.Array) -> dict[str, ll.decorrelation.State]:
+    """R of every layer in order of depth: the identity, if the run is on plain inputs."""
+    state = carry.rule_state
+    if form.dynamics is None:
+        on_identity = form._replace(dynamics=lambda: ll.decorrelation.dynamics(0.0))
+        state = on_identity.rule(carry.numbers).init(carry.key, carry.params, x)
+    return {name: state.layers[name] for name in in_depth(state.layers)}
+
+
+def in_depth(layers: dict[str, Any]) -> list[str]:
+    """Names of layers, such as `0/w`, in order of depth."""
+    return sorted(layers, key=lambda name: int(name.split("/")[0]))
+
+
+def start_of(form: Form, num_images: int, batch_size: int, key: jax.Array, numbers: Numbers) -> Carry:
+    """The start of a run: weights and the draw of the images of a seed."""
+    draw_key, params_key, rule_key, order_key, run_key = jax.random.split(key, 5)
+    drawn = jax.random.permutation(draw_key, num_images)[: form.images or num_images]
+    params = form.network.init(params_key)
+    state = form.rule(numbers).init(rule_key, params, jnp.zeros((1, 784)))
+    order = ll.data.batches(drawn.shape[0], batch_size).init(order_key)
+    return Carry(run_key, numbers, drawn, params, state, form.optimizer(numbers.rate).init(params), order)
+
+
+def update(
+    form: Form, batch_size: int, data: Images, carry: Carry, number: Any
+) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+    """One update, and the losses before it; the decorrelation loss of a layer without R is NaN."""
+    order, chosen = ll.data.batches(carry.images.shape[0], batch_size).next(carry.order, number)
+    rows, outputs, numbers = carry.images[chosen], widths(form), carry.numbers
+    x, y = numbers.inputs(data.train.x[rows]), targets(data.train.y[rows], outputs[-1])
+    key = jax.random.fold_in(carry.key, number)
+    loss, grads, state = form.rule(numbers).value_and_grad(key, carry.params, carry.rule_state, x, y)
+    nowhere = jnp.full(len(outputs), jnp.nan)
+    losses = (
+        nowhere if form.dynamics is None else jnp.stack([state.losses[n] for n in in_depth(state.losses)])
+    )
+    updates, optimizer_state = form.optimizer(numbers.rate).update(grads, carry.optimizer_state, carry.params)
+    params = optax.apply_updates(carry.params, updates)
+    carry = carry._replace(params=params, rule_state=state, optimizer_state=optimizer_state, order=order)
+    return carry, (loss, losses)
+
+
+def measure(form: Form, carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
+    """Accuracy and the largest entry of R; what the end alone is asked for is NaN before.
+
+    That is the accuracy by which the learning rate is chosen, and the correlations left in the inputs of the
+    layers.
+    """
+    x = carry.numbers.inputs(jnp.asarray(data.test.x))
+    layers = layers_of(form, carry, x)
+
+    def accuracy(images: ll.data.Dataset) -> jax.Array:
+        output = network_of(form, carry).apply(carry.params, carry.numbers.inputs(jnp.asarray(images.x)))
+        return ll.accuracy(output, targets(jnp.asarray(images.y), output.shape[1]))
+
+    def at_the_end() -> tuple[jax.Array, jax.Array]:
+        read = ll.decorrelation.inputs(form.network, carry.params, layers, x)
+        white = [ll.decorrelation.apply(layer, read[name]) for name, layer in layers.items()]
+        left = [ll.decorrelation.loss(z, kappa=0.0) for z in white]
+        return jnp.stack(left), accuracy(data.validation)
+
+    def before() -> tuple[jax.Array, jax.Array]:
+        return jnp.full(len(layers), jnp.nan), jnp.full((), jnp.nan)
+
+    correlation, validation_accuracy = jax.lax.cond(number == form.steps + 1, at_the_end, before)
+    return {
+        "correlation": correlation,
+        "validation_accuracy": validation_accuracy,
+        "test_accuracy": accuracy(data.test),
+        "largest_r": jnp.stack([jnp.max(jnp.abs(layer.R)) for layer in layers.values()]).max(),
+    }
+
+
+@cache
+def training(form: Form, num_images: int, batch_size: int) -> running.Run:
+    """Training of a seed, one run for one form; its first step looks at batches and learns nothing."""
+
+    def init(key: jax.Array, numbers: Numbers, data: Images) -> Carry:
+        del data
+        return start_of(form, num_images, batch_size, key, numbers)
+
+    def step(carry: Carry, number: Any, data: Images) -> tuple[Carry, dict[str, jax.Array]]:
+        def learn(carry: Carry, n: Any) -> tuple[Carry, Any]:
+            after, losses = update(form, batch_size, data, carry, n)
+            kept = jax.tree.map(lambda new, old: jnp.where(number > 0, new, old), after, carry)
+            return kept._replace(order=after.order), losses
+
+        numbers = number * form.updates + jnp.arange(form.updates)
+        carry, (losses, decorrelation_losses) = jax.lax.scan(learn, carry, numbers)
+        means = {
+            "loss": jnp.mean(losses),
+            # NaN at updates that leave R alone, and after the loss has become NaN
+            "decorrelation_loss": jnp.where(
+                jnp.all(jnp.isfinite(losses)), jnp.nanmean(decorrelation_losses, axis=0), jnp.nan
+            ),
+        }
+        return carry, means
+
+    return running.Run(init, step, form.steps + 1, partial(measure, form))
