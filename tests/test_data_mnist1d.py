@@ -104,7 +104,7 @@ def perceptron(params: Any, x: Any) -> Any:
 
 MODELS = {
     "logistic": (logistic, [(40, 10)], 0.32),
-    "perceptron": (perceptron, [(40, 100), (100, 100), (100, 10)], 0.68),
+    "perceptron": (perceptron, [(40, 256), (256, 256), (256, 10)], 0.68),
     "convolutional": (convolutional, [(5, 1, 25), (3, 25, 25), (3, 25, 25), (125, 10)], 0.94),
 }
 
