@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import (
+    as_arrays,
     as_floating,
     as_sizes,
     check_callable,
@@ -81,7 +82,8 @@ class Recurrent(Model):
         """Returns `h` before the first step, in the types that the cell returns, from `x` of one step."""
         _, size = as_batch(x, only_shapes=True)
         h = jax.tree.map(jnp.asarray, self.start(size))
-        like = jax.eval_shape(self.cell, _parts(params)["cell"], h, x)
+        cell = Model(lambda params, inputs: self.cell(params, *inputs))
+        like, _ = jax.eval_shape(cell, _parts(params)["cell"], (h, x))
         check_same_structure(("start", "the state that cell returns"), (h, like))
         h = jax.tree.map(lambda leaf, after: leaf.astype(after.dtype), h, like)
         return vary_as(h, params, x)
@@ -113,6 +115,15 @@ def steps_first(name: str, sequences: Any) -> Any:
         shapes = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(sequences)]
         raise ValueError(f"{name}: expected arrays [batch, steps, ...] of one number of steps, got {shapes}")
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), sequences)
+
+
+def as_steps(x: Any, y: Any) -> tuple[Any, Any]:
+    """Returns inputs and targets of sequences as steps; raises unless both have the same number."""
+    xs, ys = steps_first("x", as_batch(x)[0]), steps_first("y", as_arrays("y", y))
+    number, targets = (jax.tree.leaves(steps)[0].shape[0] for steps in (xs, ys))
+    if number != targets:
+        raise ValueError(f"y: expected {number} steps as in x, got {targets}")
+    return xs, ys
 
 
 def leaky_rnn(

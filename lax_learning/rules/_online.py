@@ -12,7 +12,7 @@ from lax_learning._precision import raised, widened
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
 from lax_learning.models import Model, Split
-from lax_learning.recurrent import Recurrent, steps_first
+from lax_learning.recurrent import Recurrent, as_steps
 from lax_learning.rules._common import losses_of
 from lax_learning.rules._runs import check_uncoupled
 from lax_learning.types import Key, Loss, Online, Params
@@ -64,8 +64,10 @@ def through_steps(
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_key("key", key)
-        xs, ys = steps_first("x", x), steps_first("y", y)
+        xs, ys = as_steps(x, y)
         memory = online.start(params, jax.tree.map(lambda leaf: leaf[0], xs))
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        begin = vary_as((memory, zeros), params, x, y, state, key)
         keys = jax.random.split(key, jax.tree.leaves(xs)[0].shape[0])
 
         def step(carry: Any, inputs: Any) -> tuple[Any, Array]:
@@ -74,8 +76,7 @@ def through_steps(
             loss, found, memory = online.step(step_key, params, state, memory, x, y)
             return (memory, jax.tree.map(jnp.add, grads, found)), loss
 
-        zeros = vary_as(jax.tree.map(jnp.zeros_like, params), params, x, y, state, key)
-        (_, grads), losses = jax.lax.scan(step, (memory, zeros), (keys, xs, ys))
+        (_, grads), losses = jax.lax.scan(step, begin, (keys, xs, ys))
         return losses.sum(), grads, after(state, losses)
 
     return value_and_grad
@@ -130,7 +131,8 @@ def online(
                 return {**direct, "cell": jax.tree.map(jnp.add, direct["cell"], by_past)}
 
             nothing = jnp.zeros_like(value)
-            moved = jax.vmap(lambda at: through((at, nothing))["cell"])(entries.directions(after))
+            directions = vary_as(entries.directions(after), after)
+            moved = jax.vmap(lambda at: through((at, nothing))["cell"])(directions)
             grads = through((jax.tree.map(jnp.zeros_like, after), jnp.ones_like(value)))
             return jax.tree.map(lambda leaf: leaf[0], after), moved, value, grads
 

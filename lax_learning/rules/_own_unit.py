@@ -12,13 +12,12 @@ from jaxtyping import Array, PyTree
 from lax_learning._checks import check_key
 from lax_learning._precision import widened
 from lax_learning._sites import _equations as equations
-from lax_learning._sites._batch import as_batch
 from lax_learning._sites._coupling import made_up
 from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
 from lax_learning.models import Model
-from lax_learning.recurrent import Recurrent, check_recurrent, steps_first
+from lax_learning.recurrent import Recurrent, as_steps, check_recurrent
 from lax_learning.rules._common import check_loss, cut, delta_rule, select
 from lax_learning.rules._feedback import (
     FeedbackInit,
@@ -30,7 +29,7 @@ from lax_learning.rules._feedback import (
     partners,
     through_feedback,
 )
-from lax_learning.rules._online import OWN, Step, as_model, online
+from lax_learning.rules._online import OWN, Step, as_model, check_examples, first, online
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
 
@@ -68,11 +67,12 @@ def own_unit_rule(
     ) -> tuple[Any, Params | Signals, FeedbackState]:
         check_state(state)
         check_key("key", key)
-        first = jax.tree.map(lambda leaf: leaf[0], steps_first("x", as_batch(x)[0]))
-        steps_first("y", y)
+        x_1 = jax.tree.map(lambda leaf: leaf[0], as_steps(x, y)[0])
 
         def through(*_: Any) -> Params:
-            return feedback(params, state, net.carry(params, first), first)
+            h = net.carry(params, x_1)
+            check_examples(net, params, h, x_1)
+            return feedback(params, state, h, x_1)
 
         value, found = through_feedback(
             net, summed, None, params, x, y, varying=state, feedback=through, opened=opened
@@ -110,7 +110,8 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
       ValueError: unless units act on each other through products of the weights with x and h alone, and
         every weight belongs to one unit.
     """
-    params, h, x = widened((params, *jax.tree.map(lambda leaf: leaf[:1], (h, x))))
+    given = widened((params, *first((h, x))))
+    params, h, x = equations.vary_as(given, given)
     program = Program(Model(lambda params, inputs: net.cell(params, *inputs)), params, (h, x))
     for site in program.plan.all_sites:
         if site.products > 1 or (site.products and site.passes_error):
@@ -122,8 +123,12 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
     number = _number_of_units(params, h)
     scale = np.linspace(1, 2, number)
 
-    def scaled(tree: Any, factor: Any = 1.0) -> Any:
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(factor, leaf.shape).astype(leaf.dtype), tree)
+    def scaled(state: Any, factor: Any = 1.0) -> Any:
+        """An irrational number for each leaf, so that no differences of leaves cancel, times a factor."""
+        leaves, structure = jax.tree.flatten(state)
+        numbers = [jnp.full_like(leaf, (2 + i) ** 0.5) for i, leaf in enumerate(leaves)]
+        factors = [(number * factor).astype(number.dtype) for number in numbers]
+        return jax.tree.unflatten(structure, factors)
 
     def probe(params: Params, h: Any, x: Any) -> tuple[Any, Any, Any, Any]:
         parameters = jax.tree.leaves(params)

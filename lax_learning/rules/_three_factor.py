@@ -132,7 +132,8 @@ def three_factor(
         x, size = as_batch(x)
         params, x = widened((params, x))
         eligibility = jax.tree.map(lambda w: jnp.zeros((size, *w.shape), w.dtype), params)
-        return ThreeFactorMemory(net.carry(params, x), vary_as(eligibility, params, x), jnp.zeros((), int))
+        memory = ThreeFactorMemory(net.carry(params, x), eligibility, jnp.zeros((), int))
+        return vary_as(memory, params, x)
 
     def step(
         key: Key, params: Params, state: ThreeFactorState, memory: ThreeFactorMemory, x: Any, y: Any
@@ -166,9 +167,8 @@ def three_factor(
             )
             return after, output, moved
 
-        after, output, eligibility = jax.vmap(example)(
-            memory.h, memory.eligibility, x, draw_noise(key, shapes)
-        )
+        unit = vary_as(draw_noise(key, shapes), x)
+        after, output, eligibility = jax.vmap(example)(memory.h, memory.eligibility, x, unit)
         losses = losses_of(loss, output, y, size)
         # Beyond the steps of the baseline everything is NaN, not credited by the baseline of another step.
         baseline = state.baseline.at[memory.t].get(mode="fill", fill_value=jnp.nan)
