@@ -33,7 +33,7 @@ TASKS: dict[str, tuple[Callable[..., ll.data.Sequences], float]] = {  # and chan
 }
 
 
-def readout_alone(net: ll.Recurrent, loss: ll.Loss) -> ll.Rule:
+def readout_alone(net: ll.online.Recurrent, loss: ll.Loss) -> ll.Rule:
     """Backprop that leaves the cell as it is."""
     exact = ll.backprop(net, loss)
 
@@ -47,10 +47,10 @@ def readout_alone(net: ll.Recurrent, loss: ll.Loss) -> ll.Rule:
 RULES: dict[str, tuple[Callable[..., ll.Rule], float]] = {  # and the rate of Adam
     "readout alone": (readout_alone, 0.01),
     "backprop": (ll.backprop, 0.01),
-    "rflo": (ll.rflo, 0.01),
-    "rflo, symmetric": (partial(ll.rflo, feedback_init=None), 0.01),
-    "eprop": (ll.eprop, 0.01),
-    "three_factor": (partial(ll.three_factor, sigma=0.3, decay=0.9), 0.003),
+    "rflo": (ll.online.rflo, 0.01),
+    "rflo, symmetric": (partial(ll.online.rflo, feedback_init=None), 0.01),
+    "eprop": (ll.online.eprop, 0.01),
+    "three_factor": (partial(ll.online.three_factor, sigma=0.3, decay=0.9), 0.003),
 }
 
 
@@ -88,7 +88,7 @@ def curves(config: Config, task: str, rule: str) -> np.ndarray:
     (draw, _), (make, rate) = TASKS[task], RULES[rule]
     train, test = draw(train_key, TRAIN), draw(test_key, TEST)
     counts = np.asarray(test.mask[0])
-    net = ll.leaky_rnn((train.x.shape[-1], config.units, train.y.shape[-1]), alpha=ALPHA)
+    net = ll.online.leaky_rnn((train.x.shape[-1], config.units, train.y.shape[-1]), alpha=ALPHA)
 
     def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
         return ll.accuracy(net.apply(params, data.test.x)[:, counts], data.test.y[:, counts])

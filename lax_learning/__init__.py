@@ -4,7 +4,7 @@ Bad input is a TypeError or ValueError that names the argument, what was expecte
 function is called or traced. Docstrings say under Raises only what the arguments do not say themselves.
 """
 
-from lax_learning import birth_death, data, decorrelation, estimators, metrics, plasticity, symbolic
+from lax_learning import birth_death, data, decorrelation, estimators, metrics, online, plasticity, symbolic
 from lax_learning._ensemble import ensemble
 from lax_learning._grid import grid
 from lax_learning._placement import gather, replicate
@@ -13,28 +13,23 @@ from lax_learning._sites.tapped import tapped
 from lax_learning.losses import accuracy, balanced_accuracy, softmax_cross_entropy, squared_error
 from lax_learning.models import Model
 from lax_learning.networks import convnet, mlp, rnn
-from lax_learning.recurrent import Recurrent, leaky_rnn
 from lax_learning.rules import (
     backprop,
     direct_feedback_alignment,
     direct_kolen_pollack,
     direct_random_target_projection,
-    eprop,
     feedback_alignment,
     forward_direct_feedback,
     forward_gradient,
     guided_gradient,
     kolen_pollack,
     node_perturbation,
-    rflo,
-    rtrl,
     sign_symmetry,
     spsa,
-    three_factor,
     weight_perturbation,
 )
 from lax_learning.training import Train, TrainState, make_train
-from lax_learning.types import Dynamics, Loss, Online, Rule, Signals
+from lax_learning.types import Dynamics, Loss, Rule, Signals
 
 __version__ = "0.2.0"
 
@@ -42,8 +37,6 @@ __all__ = [
     "Dynamics",
     "Loss",
     "Model",
-    "Online",
-    "Recurrent",
     "Rule",
     "Signals",
     "Train",
@@ -59,7 +52,6 @@ __all__ = [
     "direct_kolen_pollack",
     "direct_random_target_projection",
     "ensemble",
-    "eprop",
     "estimators",
     "feedback_alignment",
     "forward_direct_feedback",
@@ -68,16 +60,14 @@ __all__ = [
     "grid",
     "guided_gradient",
     "kolen_pollack",
-    "leaky_rnn",
     "make_train",
     "metrics",
     "mlp",
     "node_perturbation",
+    "online",
     "plasticity",
     "replicate",
-    "rflo",
     "rnn",
-    "rtrl",
     "sign_symmetry",
     "sites",
     "softmax_cross_entropy",
@@ -85,6 +75,5 @@ __all__ = [
     "squared_error",
     "symbolic",
     "tapped",
-    "three_factor",
     "weight_perturbation",
 ]

@@ -59,9 +59,10 @@ def delayed_match(
       Miller, Erickson, Desimone, Neural mechanisms of visual working memory in prefrontal cortex of the
       macaque, https://doi.org/10.1523/JNEUROSCI.16-16-05154.1996, 1996.
     """
-    _check(key, num_examples, dtype, num_symbols=num_symbols, duration=duration)
     check_count("num_symbols", num_symbols, 2)
+    check_count("duration", duration)
     check_count("delay", delay, 0)
+    _check(key, num_examples, 2 * duration + delay, num_symbols, dtype)
     first_key, match_key, other_key = jax.random.split(key, 3)
     first = jax.random.randint(first_key, (num_examples,), 0, num_symbols)
     match = jax.random.bernoulli(match_key, shape=(num_examples,))
@@ -105,9 +106,10 @@ def copy_memory(
       Arjovsky, Shah, Bengio, Unitary evolution recurrent neural networks,
       https://arxiv.org/abs/1511.06464, 2016 (this form).
     """
-    _check(key, num_examples, dtype, num_symbols=num_symbols, length=length)
     check_count("num_symbols", num_symbols, 2)
+    check_count("length", length)
     check_count("delay", delay, 0)
+    _check(key, num_examples, 2 * length + delay, num_symbols, dtype)
     symbols = jax.random.randint(key, (num_examples, length), 0, num_symbols)
     blank = jnp.full((num_examples, delay), num_symbols + 1)
     go = jnp.full((num_examples, length), num_symbols)
@@ -153,12 +155,14 @@ def cue_accumulation(
       Bellec et al., A solution to the learning dilemma for recurrent networks of spiking neurons,
       https://doi.org/10.1038/s41467-020-17236-y, 2020.
     """
-    _check(key, num_examples, dtype, num_cues=num_cues, duration=duration)
+    for name, count in {"num_cues": num_cues, "duration": duration}.items():
+        check_count(name, count)
     if num_cues % 2 == 0:
         raise ValueError(f"num_cues: expected an odd number, so that one side has more, got {num_cues}")
     for name, count in {"pause": pause, "delay": delay}.items():
         check_count(name, count, 0)
     check_probability("bias", bias)
+    _check(key, num_examples, (duration + pause) * num_cues + delay + duration, 3, dtype)
     side_key, cue_key = jax.random.split(key)
     likely = jax.random.bernoulli(side_key, shape=(num_examples, 1))
     cues = (likely ^ ~jax.random.bernoulli(cue_key, bias, (num_examples, num_cues))).astype(int)
@@ -169,11 +173,11 @@ def cue_accumulation(
     return _sequences(x, label[:, None], 3, 2, dtype)
 
 
-def _check(key: Key, num_examples: int, dtype: DTypeLike, **counts: int) -> None:
+def _check(key: Key, num_examples: int, steps: int, num_features: int, dtype: DTypeLike) -> None:
     check_key("key", key)
     check_floating_dtype("dtype", dtype)
-    for name, count in {"num_examples": num_examples, **counts}.items():
-        check_count(name, count)
+    check_count("num_examples", num_examples)
+    check_memory("num_examples, steps", [(num_examples, steps, num_features)], dtype)
 
 
 def _sequences(
@@ -185,7 +189,6 @@ def _sequences(
 ) -> Sequences:
     """One-hot symbols, zeros where one is `num_features` or more, and labels at the last steps."""
     number, steps = symbols.shape
-    check_memory("num_examples", [(number, steps, num_features + num_classes)], dtype)
     x = jax.nn.one_hot(symbols, num_features, dtype=dtype)
     before = steps - labels.shape[1]
     y = jnp.pad(jax.nn.one_hot(labels, num_classes, dtype=dtype), ((0, 0), (before, 0), (0, 0)))

@@ -4,18 +4,14 @@ from lax_learning.rules._backprop import backprop
 from lax_learning.rules._direct_feedback_alignment import direct_feedback_alignment
 from lax_learning.rules._direct_kolen_pollack import direct_kolen_pollack
 from lax_learning.rules._direct_random_target_projection import direct_random_target_projection
-from lax_learning.rules._eprop import eprop
 from lax_learning.rules._feedback_alignment import feedback_alignment
 from lax_learning.rules._forward_direct_feedback import forward_direct_feedback
 from lax_learning.rules._forward_gradient import forward_gradient
 from lax_learning.rules._guided_gradient import guided_gradient
 from lax_learning.rules._kolen_pollack import kolen_pollack
 from lax_learning.rules._node_perturbation import node_perturbation
-from lax_learning.rules._rflo import rflo
-from lax_learning.rules._rtrl import rtrl
 from lax_learning.rules._sign_symmetry import sign_symmetry
 from lax_learning.rules._spsa import spsa
-from lax_learning.rules._three_factor import three_factor
 from lax_learning.rules._weight_perturbation import weight_perturbation
 
 __all__ = [
@@ -23,17 +19,13 @@ __all__ = [
     "direct_feedback_alignment",
     "direct_kolen_pollack",
     "direct_random_target_projection",
-    "eprop",
     "feedback_alignment",
     "forward_direct_feedback",
     "forward_gradient",
     "guided_gradient",
     "kolen_pollack",
     "node_perturbation",
-    "rflo",
-    "rtrl",
     "sign_symmetry",
     "spsa",
-    "three_factor",
     "weight_perturbation",
 ]

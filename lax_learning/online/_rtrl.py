@@ -1,8 +1,8 @@
 """Real-time recurrent learning: the exact gradient, forwards in time."""
 
-from lax_learning.recurrent import Recurrent, check_recurrent
+from lax_learning.online._influence import EVERY, online, through_steps
+from lax_learning.online._recurrent import Recurrent, check_recurrent
 from lax_learning.rules._common import check_loss, stateless
-from lax_learning.rules._online import EVERY, online, through_steps
 from lax_learning.types import Loss, Rule
 
 
@@ -29,7 +29,7 @@ def rtrl(net: Recurrent, loss: Loss) -> Rule:
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> net = ll.leaky_rnn((3, 4, 2), alpha=0.2)
+      >>> net = ll.online.leaky_rnn((3, 4, 2), alpha=0.2)
       >>> rule, key = rtrl(net, ll.squared_error), jax.random.key(0)
       >>> params, x, y = net.init(key), jnp.ones((5, 20, 3)), jnp.ones((5, 20, 2))
       >>> loss, grads, state = rule.value_and_grad(key, params, (), x, y)

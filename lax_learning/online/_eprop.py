@@ -1,8 +1,8 @@
 """E-prop: the trace of a weight follows the state of its unit."""
 
-from lax_learning.recurrent import Recurrent
+from lax_learning.online._own_unit import own_unit_rule
+from lax_learning.online._recurrent import Recurrent
 from lax_learning.rules._feedback import FeedbackInit, same_scale
-from lax_learning.rules._own_unit import own_unit_rule
 from lax_learning.types import Loss, Rule
 
 
@@ -32,7 +32,7 @@ def eprop(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = sa
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> net = ll.leaky_rnn((3, 64, 2), alpha=0.2)
+      >>> net = ll.online.leaky_rnn((3, 64, 2), alpha=0.2)
       >>> rule, key = eprop(net, ll.squared_error, feedback_init=None), jax.random.key(0)
       >>> params, x, y = net.init(key), jnp.ones((5, 20, 3)), jnp.ones((5, 20, 2))
       >>> loss, grads, state = rule.value_and_grad(key, params, rule.init(key, params, x), x, y)

@@ -17,7 +17,8 @@ from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
 from lax_learning.models import Model
-from lax_learning.recurrent import Recurrent, as_steps, check_recurrent
+from lax_learning.online._influence import OWN, Step, as_model, check_examples, first, online
+from lax_learning.online._recurrent import Recurrent, as_steps, check_recurrent
 from lax_learning.rules._common import check_loss, cut, delta_rule, select
 from lax_learning.rules._feedback import (
     FeedbackInit,
@@ -29,7 +30,6 @@ from lax_learning.rules._feedback import (
     partners,
     through_feedback,
 )
-from lax_learning.rules._online import OWN, Step, as_model, check_examples, first, online
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
 

@@ -1,8 +1,8 @@
 """Random feedback local online learning: the trace of a weight decays with the leak of its unit."""
 
-from lax_learning.recurrent import Recurrent
+from lax_learning.online._own_unit import own_unit_rule
+from lax_learning.online._recurrent import Recurrent
 from lax_learning.rules._feedback import FeedbackInit, same_scale
-from lax_learning.rules._own_unit import own_unit_rule
 from lax_learning.types import Loss, Rule
 
 
@@ -44,7 +44,7 @@ def rflo(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = sam
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
-      >>> net = ll.leaky_rnn((3, 64, 2), alpha=0.2)
+      >>> net = ll.online.leaky_rnn((3, 64, 2), alpha=0.2)
       >>> rule, key = rflo(net, ll.squared_error), jax.random.key(0)
       >>> params, x, y = net.init(key), jnp.ones((5, 20, 3)), jnp.ones((5, 20, 2))
       >>> state = rule.init(key, params, x)

@@ -24,9 +24,9 @@ from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning.noise import Noise, as_noise
-from lax_learning.recurrent import Recurrent, check_recurrent, steps_first
+from lax_learning.online._influence import as_model, check_examples, first, through_steps
+from lax_learning.online._recurrent import Recurrent, check_recurrent, steps_first
 from lax_learning.rules._common import check_loss, check_wide, losses_of, stateless
-from lax_learning.rules._online import as_model, check_examples, first, through_steps
 from lax_learning.types import Key, Loss, Online, Params, Rule
 
 
@@ -101,7 +101,7 @@ def three_factor(
 
     Example:
       >>> import lax_learning as ll
-      >>> net = ll.leaky_rnn((3, 16, 2), alpha=0.2)
+      >>> net = ll.online.leaky_rnn((3, 16, 2), alpha=0.2)
       >>> rule, key = three_factor(net, ll.squared_error, sigma=0.1, decay=0.9), jax.random.key(0)
       >>> params, x, y = net.init(key), jnp.ones((5, 20, 3)), jnp.ones((5, 20, 2))
       >>> state = rule.init(key, params, x)

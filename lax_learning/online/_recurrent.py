@@ -105,7 +105,7 @@ def _parts(params: Any) -> Params:
 
 def check_recurrent(net: Any) -> None:
     """Raises TypeError unless a rule gets a recurrent network as its step."""
-    check_instance("net", net, Recurrent, "a Recurrent, such as leaky_rnn((3, 64, 2), alpha=0.1)")
+    check_instance("net", net, Recurrent, "a Recurrent, such as online.leaky_rnn((3, 64, 2), alpha=0.1)")
 
 
 def steps_first(name: str, sequences: Any) -> Any:
