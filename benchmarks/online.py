@@ -136,7 +136,7 @@ def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
             "task": task, "chance": TASKS[task][1], "rule": rule, "rate": RULES[rule][1],
             "mean": [round(point["mean"], 4) for point in points],
             "ci95": [[None if end is None else round(end, 4) for end in point["ci95"]] for point in points],
-            "last": np.round(accuracies[:, -1], 3).tolist(),
+            "last": np.round(accuracies[:, -1].astype(float), 3).tolist(),
         })  # fmt: skip
     head = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
