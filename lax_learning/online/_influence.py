@@ -121,7 +121,7 @@ def online(
 
             def forward(params: Params, h: Any) -> tuple[Any, Array]:
                 h, output = run(params, h, x)
-                return h, losses_of(loss, output, y, 1)[0] / size
+                return h, losses_of(loss, output, y, 1)[0]
 
             (after, value), pull_back = jax.vjp(forward, wide, h)
 
@@ -137,8 +137,11 @@ def online(
             return jax.tree.map(lambda leaf: leaf[0], after), moved, value, grads
 
         after, moved, values, grads = jax.vmap(example)(*memory, x, y)
-        grads = jax.tree.map(lambda g, w: g.sum(axis=0).astype(w.dtype), grads, params)
-        return values.sum(), grads, Memory(after, moved)
+        # The mean over examples as a product: on CPUs XLA takes six times as long for a sum over their axis.
+        grads = jax.tree.map(
+            lambda g, w: jnp.tensordot(jnp.full(size, 1 / size, g.dtype), g, 1).astype(w.dtype), grads, params
+        )
+        return jnp.mean(values), grads, Memory(after, moved)
 
     return Online(start, step)
 
