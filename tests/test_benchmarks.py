@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import lax_learning as ll
-from benchmarks import equal_time, pairs, rules, throughput, tutorial
+from benchmarks import equal_time, online, pairs, rules, throughput, tutorial
 from benchmarks.cases import CASES, Sizes, microlearning
 from benchmarks.cases.microlearning import LEARNING_RATE, RULES, Weights, network_of, snr
 from benchmarks.floors import Floors
@@ -313,3 +313,16 @@ def test_cosine_at_equal_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [row["draws"] for row in rows] == [1, 4, 16]
     assert np.mean(rows[-1]["cosines"]) > np.mean(rows[0]["cosines"])
     assert all(row["seconds"] > 0 for row in rows)
+
+
+# --- learning curves online
+
+
+def test_online_writes_curves_of_all_seeds_and_a_figure(tmp_path: Path) -> None:
+    options = ["--seeds", "2", "--units", "3", "--updates", "2", "--points", "1", "--tasks", "copy"]
+    code, printed, _ = call_main(online.main, *options, "--rules", "rflo", "--out", tmp_path)
+    assert code == 0 and "| rflo |" in printed
+    (row,) = json.loads((tmp_path / "online.json").read_text())["rows"]
+    assert (row["task"], row["rule"], row["chance"]) == ("copy", "rflo", 0.25)
+    assert len(row["mean"]) == 2 and len(row["last"]) == 2 and all(0 <= value <= 1 for value in row["mean"])
+    assert (tmp_path / "online.png").stat().st_size > 1000

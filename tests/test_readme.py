@@ -125,6 +125,14 @@ def test_own_loop_learns(namespace):
     assert namespace["best"] > 0.8
 
 
+@pytest.mark.slow
+@page("docs/online.md")
+def test_weights_that_move_within_sequences_learn(namespace):
+    losses = np.asarray(namespace["losses"])
+    assert len(losses) == 300 and losses[-20:].mean() < 0.5 * losses[:20].mean()
+    assert np.isfinite(namespace["own_loss"])
+
+
 @page("docs/sharp_bits.md")
 def test_sigmoid_moves_into_the_loss(namespace):
     rule, model, loss = (namespace[name] for name in ("rule", "logits", "squared_error_of_sigmoid"))
