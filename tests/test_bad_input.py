@@ -128,12 +128,6 @@ test_options_of_rules_and_estimators = refusals(
 )
 
 
-def test_numbers_of_any_type_are_a_sigma():
-    for sigma in (1, np.float32(0.1), jnp.bfloat16(0.1), jnp.array(0.1)):
-        for make in with_sigma:
-            make(sigma=sigma)
-
-
 @pytest.mark.parametrize("name", FEEDBACK)
 def test_feedback(name):
     rule = FEEDBACK[name]()

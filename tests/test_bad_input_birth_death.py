@@ -176,8 +176,3 @@ test_updates = refusals(
         **{f"^{name}: expected an int, got 2.0": lambda use=use: use(2.0) for name, use in COUNTS.items()},
     },
 )
-
-
-def test_step_sizes_of_any_kind() -> None:
-    for alpha in (0, 1, np.float32(0.5), jnp.array(2.0)):
-        make(alpha)

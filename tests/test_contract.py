@@ -281,26 +281,6 @@ def test_examples_of_weight_zero_count_for_nothing(name: str) -> None:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["node_perturbation_signs", "node_perturbation_batch", "weight_perturbation_central_signs"]
-)
-def test_estimates_follow_the_weights_of_examples(name: str) -> None:
-    rule, number = make(name, sigma=1e-2), 4000
-
-    @jax.jit
-    def moments(keys: Any) -> Any:
-        grads = jax.vmap(lambda key: rule.value_and_grad(key, PARAMS, (), X, Y)[1])(keys)
-        return jax.tree.map(lambda g: (g.mean(0), g.std(0)), grads)
-
-    found, exact = moments(jax.random.split(KEYS[0], number)), jax.grad(mean_loss)(PARAMS)
-    for layer, entry in (("first", "w"), ("first", "b"), ("second", "w")):
-        mean, deviation = found[layer][entry]
-        # 5 standard errors; sigma^2 = 1e-4 of the curvature's scale for the bias.
-        slack = 5 * deviation / number**0.5 + 1e-3 * np.abs(exact[layer][entry]).max()
-        assert (np.abs(mean - exact[layer][entry]) <= slack).all()
-
-
 # --- training
 
 

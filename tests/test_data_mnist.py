@@ -203,11 +203,6 @@ def test_unknown_source(source, error, got, tmp_path, monkeypatch, no_network):
         mnist(KEY, source)
 
 
-def test_source_of_wrong_type():
-    with pytest.raises(TypeError, match="source"):
-        mnist(KEY, 7)  # pyright: ignore[reportArgumentType]
-
-
 def test_folder_without_mnist(tmp_path, tiny):
     with pytest.raises(FileNotFoundError, match=r"expected 'sample'.*no MNIST in"):
         mnist(KEY, tmp_path)
@@ -256,13 +251,6 @@ def test_damaged_gzip(stored, tmp_path):
     (tmp_path / "file.gz").write_bytes(stored)
     with pytest.raises(ValueError, match=r"file.gz: expected a whole gzip file"):
         read_idx(tmp_path / "file.gz")
-
-
-def test_read_idx_reads(tmp_path):
-    (tmp_path / "file").write_bytes(GOOD)
-    np.testing.assert_array_equal(
-        read_idx(tmp_path / "file", hashlib.md5(GOOD).hexdigest()), [[0, 1, 2], [3, 4, 5]]
-    )
 
 
 def digits(images: tuple[int, ...], labels: list[int]) -> Callable[[], Digits]:

@@ -245,20 +245,6 @@ def test_every_third_call() -> None:
         before = after
 
 
-@pytest.mark.slow
-def test_every_third_call_of_members_that_are_out_of_step() -> None:
-    keys, xs = jax.random.split(KEY, 5), normal(1, 5, 6, 4)
-    start = ll.decorrelation.dynamics(0.1, bias=True).init(4)
-    starts = [start._replace(step=jnp.int32(step)) for step in range(3)]
-    etas = jnp.array([0.05, 0.1, 0.2])
-    loop = [run_lazily(one, keys, xs, eta) for one, eta in zip(starts, etas, strict=True)]
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
-    states, losses = jax.vmap(run_lazily, (0, None, None, 0))(stacked, keys, xs, etas)
-    expected, expected_losses = jax.tree.map(lambda *leaves: np.stack(leaves), *loop)
-    assert np.array_equal(np.isnan(losses), np.isnan(expected_losses))
-    assert_close((states, jnp.nan_to_num(losses)), (expected, jnp.nan_to_num(expected_losses)), ulps=64)
-
-
 @pytest.mark.parametrize(
     ("subsample", "count"),
     slow_but([(1e-9, 1), (0.97, 19), (0.99, 20)], [(1e-9, 1), (0.26, 5), (0.5, 10), (0.97, 19), (0.99, 20)]),
@@ -425,27 +411,6 @@ def test_feedback_alignment_on_decorrelated_inputs() -> None:
     assert_close(loss, np.mean(np.sum(error**2, axis=1)), ulps=32)
     expected = ({"w": u.T @ hidden, "b": hidden.sum(0)}, {"w": v.T @ delta, "b": delta.sum(0)})
     assert_close(grads, expected, ulps=64)
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "dtype"),
-    [
-        ("dense", "node_perturbation", jnp.bfloat16),
-        pytest.param("recurrent", "kolen_pollack", jnp.float64, marks=pytest.mark.slow),
-    ],
-)
-def test_dtypes_and_structures(kind: str, name: str, dtype: Any) -> None:
-    with jax.enable_x64(dtype == jnp.float64):
-        model, key = NETWORKS[kind](dtype), jax.random.key(0)
-        params, x = jax.eval_shape(model.init, key), jnp.ones((3, *INPUT_SHAPES[kind]), dtype)
-        rule = rule_of(model, make_rule=RULES[name], bias=True, subsample=0.5)
-        start = jax.eval_shape(rule.init, key, params, x)
-        expected = jnp.float64 if dtype == jnp.float64 else jnp.float32
-        assert {layer.R.dtype for layer in start.layers.values()} == {jnp.dtype(expected)}
-        y = jnp.ones((3, 2), dtype)
-        loss, grads, state = jax.eval_shape(rule.value_and_grad, key, params, start, x, y)
-        assert loss.dtype == expected
-        assert (grads, state) == (params, start)
 
 
 # --- sharing

@@ -136,21 +136,6 @@ def test_rules_of_the_tutorial(tutorial: Tutorial, name: str) -> None:
         close(moved, tutorial.arrays["kp_delta_feedback"])
 
 
-@pytest.mark.parametrize(("sign", "name"), [(1, "wp_loss_plus"), (-1, "wp_loss_minus")])
-def test_perturbed_losses(tutorial: Tutorial, sign: int, name: str) -> None:
-    noise = tutorial.layers("wp_noise_", sign)
-
-    def losses_at(step: Any) -> Any:
-        perturbed = jax.tree.map(lambda w, n: w + step * n, tutorial.params, noise)
-        return ll.squared_error(tutorial.model.apply(perturbed, tutorial.x), tutorial.y)
-
-    close(jnp.mean(losses_at(1.0)), tutorial.arrays[name])
-    # and the estimator sees this loss: along a unit direction it returns the difference quotient
-    estimate = ll.estimators.weight_perturbation(losses_at, sigma=1.0, noise=in_order(jnp.ones(())))
-    value, change = estimate(tutorial.key, jnp.zeros(()))
-    close(value + change, tutorial.arrays[name])
-
-
 def test_per_example_gradients_and_their_signal_to_noise_ratio(tutorial: Tutorial) -> None:
     expected = tutorial.arrays["per_sample_delta_hidden"]
     rule = notebook.in_notebook_units(ll.backprop(tutorial.model, ll.squared_error))
@@ -304,13 +289,6 @@ TELLING = list(zip(TABLE_RULES, CHOICES, strict=True))
 @pytest.mark.parametrize(("table", "choices"), slow_but(TELLING, itertools.product(TABLE_RULES, CHOICES)))
 def test_table_plasticity(golden: Golden, table: str, choices: str) -> None:
     check_feed_forward(golden("plasticity_ff"), table, choices, jnp.float64)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("quick_caps")
-@pytest.mark.parametrize(("table", "choices"), TELLING)
-def test_table_plasticity_in_single_precision(golden: Golden, table: str, choices: str) -> None:
-    check_feed_forward(golden("plasticity_ff"), table, choices, jnp.float32)
 
 
 @pytest.mark.usefixtures("quick_caps")

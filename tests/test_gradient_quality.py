@@ -20,7 +20,6 @@ from benchmarks.quality import (
     Bench,
     Config,
     Setting,
-    averaged,
     make_problem,
     make_rule,
     measure_draws,
@@ -122,38 +121,6 @@ def test_signal_to_noise_is_the_library_s():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
 
 
-@pytest.fixture(scope="module", params=[("weight_perturbation", 18), ("node_perturbation", 3)], ids=str)
-def of_averages(request):
-    """A rule, the size of its noise, and its metrics as a function of the number of gradients averaged."""
-    name, size = request.param
-
-    def of_number(num_samples):
-        def make_averaged(model, loss):
-            return averaged(make_rule(name, model, loss, 0.5), num_samples)
-
-        return measured(make_averaged, ll.mlp((5, 3)), 1, 2000)
-
-    return name, size, jax.jit(of_number)
-
-
-@pytest.mark.parametrize("num_samples", [1, 5])
-def test_one_layer_and_example_of_a_linear_loss_are_as_in_theory(of_averages, num_samples):
-    """Of K gradients of n = D weights and biases, or M units: variance (n + 1) / K, and so on."""
-    name, size, of_number = of_averages
-    found, exact = of_number(num_samples)
-    theory = predict(name, exact, num_samples)
-    for metric, expected in {
-        "relative_variance": (size + 1) / num_samples,
-        "snr_draws": num_samples / (size + 1),
-        "cosine_squared": num_samples / (num_samples + size - 1),  # the mean of a Beta distribution
-    }.items():
-        np.testing.assert_allclose(theory[metric], expected, rtol=1e-4, err_msg=metric)
-    for metric, expected in {**theory, "relative_bias": 0.0}.items():
-        deviation = (found[metric] - expected) / found[f"{metric}_error"]
-        assert (np.abs(deviation) < 5).all(), (metric, found[metric], expected)
-    assert (found["relative_variance_error"] < 0.1 * found["relative_variance"]).all()
-
-
 @pytest.mark.parametrize(
     ("name", "batch_size"),
     [
@@ -177,13 +144,6 @@ def test_variance_of_random_signs_is_less_by_two():
     exact = Exact(({"w": jnp.ones((5, 3)), "b": jnp.ones(3)},), [], [])
     for name, expected in {"weight_perturbation": 18 + 1, "weight_perturbation_signs": 18 - 1}.items():
         np.testing.assert_allclose(predict(name, exact, 1)["relative_variance"], expected)
-
-
-def test_theory_says_nothing_of_convolutions_and_other_rules():
-    maps = jnp.ones((2, 3, 3, 1))
-    exact = Exact(({"w": jnp.ones((3, 3, 1, 1))},), [maps], [maps[:, None]])
-    for name in ("node_perturbation", "feedback_alignment"):
-        assert all(np.isnan(values).all() for values in predict(name, exact, 1).values())
 
 
 @pytest.mark.parametrize("network", slow_but(["dense"], NETWORKS))
@@ -250,20 +210,6 @@ def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere(bench):
         Config(setting=setting)
 
 
-def test_a_rule_of_ones_own():
-    asked = []
-
-    def noisy(model, loss, sigma):
-        asked.append(sigma)
-        return half(model, loss)
-
-    with patch.dict(RULES, mine=half, noisy=noisy):
-        assert Config(rules=("mine",)).rules == ("mine",)
-        for name in ("mine", "noisy"):
-            assert isinstance(make_rule(name, ll.mlp((5, 3)), linear_loss, 0.1), ll.Rule)
-    assert asked == [0.1]
-
-
 def test_the_command_writes_json_and_figures(tmp_path):
     names = ["weight_perturbation_signs"]
     arguments = (
@@ -312,12 +258,3 @@ def test_the_command_writes_json_and_figures(tmp_path):
     drawn = {"by_layer", "bias_against_variance", "error_against_compute"}
     assert figures == {"against_num_samples", *drawn}
     assert all(name.replace("_", " ") in printed for name in names)
-
-
-def test_bad_calls_are_refused_by_name(bench):
-    with pytest.raises(ValueError, match="num_draws"):
-        measured(ll.backprop, ll.mlp((5, 3)), 2, 0)
-    with pytest.raises(ValueError, match="rules"):
-        bench.measure("magic", SMALL)
-    with pytest.raises(ValueError, match=r"^--setting.network: expected"):
-        Setting(network="deep")  # pyright: ignore[reportArgumentType]

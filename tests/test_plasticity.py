@@ -185,10 +185,6 @@ def in_double(state: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.asarray(layer["w"], np.float64), np.asarray(layer["mask"])) for layer in state]
 
 
-def in_tables(network: plasticity.KCapNetwork, tables: Tables) -> list[np.ndarray]:
-    return [np.asarray(table, np.float64) for table in network.layer_tables(tables)]
-
-
 SCHEMES = list(product(("additive", "multiplicative"), ("all", "two"), ("every", "misclassified")))
 REFERENCES = [
     *(("pre_post", *scheme, "value") for scheme in SCHEMES),
@@ -579,18 +575,3 @@ def test_data(make: Any) -> None:
 
 
 # --- accuracy, balanced over classes
-
-
-def test_balanced_accuracy() -> None:
-    labels = np.array([0, 0, 0, 0, 1, 1, 3])  # class 2 does not occur
-    predictions = np.array([0, 0, 0, 2, 1, 0, 3])
-    y, output = np.eye(4, dtype=np.float32)[labels], 0.5 * np.eye(4, dtype=np.float32)[predictions] - 3
-    np.testing.assert_allclose(ll.balanced_accuracy(output, y), (3 / 4 + 1 / 2 + 1) / 3, rtol=1e-6)
-    np.testing.assert_allclose(ll.accuracy(output, y), 5 / 7, rtol=1e-6)
-    assert float(ll.balanced_accuracy(y, y)) == 1
-    assert float(ll.balanced_accuracy(np.roll(y, 1, axis=1), y)) == 0
-    # Always the same answer is worth one class.
-    constant = np.tile(np.eye(4, dtype=np.float32)[0], (7, 1))
-    np.testing.assert_allclose(ll.balanced_accuracy(constant, y), 1 / 3, rtol=1e-6)
-    half = jax.eval_shape(ll.balanced_accuracy, *(jnp.bfloat16(a) for a in (output, y)))
-    assert half.dtype == jnp.float32

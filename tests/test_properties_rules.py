@@ -20,7 +20,6 @@ from tests.registry import INPUT_SHAPES, NETWORKS, RULES
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
-DTYPES = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 HALVES = (jnp.float16, jnp.bfloat16)
 X = jnp.asarray(np.random.default_rng(1).normal(size=(4, 3)), jnp.float32)
 Y = jnp.asarray(np.random.default_rng(2).normal(size=(4, 2)), jnp.float32)

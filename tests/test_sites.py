@@ -118,35 +118,6 @@ def test_a_parameter_passed_through_a_carry_is_one_layer():
     assert site.stacked == (False,)
 
 
-@pytest.mark.parametrize(("reverse", "unroll"), [(False, 1), (True, 2)])
-def test_a_scan_over_time_equals_its_loop(reverse, unroll):
-    params = {"u": drawn(3, 3, 4), "v": jnp.eye(4) / 2, "o": jnp.ones((4, 2))}
-    x = drawn(1, 6, 5, 3)
-
-    def step(p, h, x):
-        return jnp.tanh(x @ p["u"] + h @ p["v"]), None
-
-    def scanned(p, x):
-        start, steps = jnp.zeros((len(x), 4)), x.swapaxes(0, 1)
-        h, _ = jax.lax.scan(partial(step, p), start, steps, reverse=reverse, unroll=unroll)
-        return h @ p["o"]
-
-    def looped(p, x):
-        h = jnp.zeros((len(x), 4))
-        for t in reversed(range(5)) if reverse else range(5):
-            h, _ = step(p, h, x[:, t])
-        return h @ p["o"]
-
-    rules = [feedback_alignment(Model(apply), squares) for apply in (scanned, looped)]
-    state = rules[0].init(KEY, params, x)
-    assert state.feedback["u"] is None and state.feedback["v"] is not None
-    first, second = jax.jit(
-        lambda params: [rule.value_and_grad(KEY, params, state, x, Y)[1] for rule in rules]
-    )(params)
-    for name in params:
-        np.testing.assert_allclose(first[name], second[name], rtol=1e-5, atol=1e-5, err_msg=name)
-
-
 # The table.
 
 

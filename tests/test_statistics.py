@@ -309,16 +309,6 @@ def test_variance_of_node_perturbation(noise):
     assert variance_deviation(samples, np.concatenate(expected)).max() < SIGMAS
 
 
-@pytest.mark.parametrize(("num_samples", "noise", "own"), [(1, "normal", 1), (4, "rademacher", -1)])
-def test_snr_of_weight_perturbation_on_a_linear_loss(num_samples, noise, own):
-    estimate = estimators.weight_perturbation(linear, sigma=1.0, num_samples=num_samples, noise=noise)
-    samples = samples_of(estimate, PARAMS).astype(np.float32)
-    value, error = jax.jit(lambda: metrics.snr(samples).total)()
-    expected = num_samples / (6 + own)  # SNR = S / (n + 1) for normal noise, S / (n - 1) for signs
-    assert abs(value - expected) < SIGMAS * error
-    assert error < 0.1 * expected  # so that S/n would not pass
-
-
 # The activity form against NumPy.
 
 
