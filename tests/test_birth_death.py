@@ -297,14 +297,10 @@ NEEDED = np.array([[True, False, True], [False, False, False]])  # needed in one
 XS, YS = (np.random.default_rng(i).normal(size=(2, 3, 5)).astype(np.float32) for i in range(2))
 WRAPPED: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "vmap": (jax.vmap, (NEEDED[0], XS[0], YS[0])),
-    "vmap of none": (jax.vmap, (NEEDED[1], XS[1], YS[1])),
-    "one condition": (partial(jax.vmap, in_axes=(None, 0, 0)), (NEEDED[0, 0], XS[0], YS[0])),
-    "axes": (partial(jax.vmap, in_axes=(0, 1, None), out_axes=1), (NEEDED[0], XS[0].T, YS[0, 0])),
     "nested, shared": (
         lambda f: jax.vmap(jax.vmap(f, (0, None, 0)), (None, 0, 0)),
         (NEEDED[0], XS[:, 0], YS),
     ),
-    "vmap of scan": (lambda f: jax.vmap(scanned(f)), (NEEDED, XS, YS[:, 0])),
     "scan of vmap": (lambda f: scanned(jax.vmap(f)), (NEEDED, XS, YS[0])),
 }
 

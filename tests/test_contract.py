@@ -456,8 +456,11 @@ def recurrent(scan: Any, params: Any, x: Any) -> Any:
     return {"left": h @ params["out"], "right": jnp.zeros(len(x))}
 
 
+backwards = partial(jax.lax.scan, reverse=True, unroll=2)
+
+
 def loop(step: Any, carry: Any, xs: Any) -> Any:
-    for x in xs:
+    for x in xs[::-1]:
         carry, _ = step(carry, x)
     return carry, None
 
@@ -484,7 +487,7 @@ def test_a_scan_equals_its_loop(name: str) -> None:
 
     @partial(jax.jit, compiler_options=QUICK)
     def run(params: Any) -> Any:
-        models = [ll.Model(partial(recurrent, scan)) for scan in (jax.lax.scan, loop)]
+        models = [ll.Model(partial(recurrent, scan)) for scan in (backwards, loop)]
         rules = [SCANNED[name](model, weighted) for model in models]
         state = rules[0].init(KEYS[0], params, rows)
         return [rule.value_and_grad(KEYS[1], params, state, rows, targets)[:2] for rule in rules]

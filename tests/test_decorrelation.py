@@ -492,9 +492,8 @@ def test_layers_and_steps_are_those_of_a_loop() -> None:
 # --- learning on models, and plain weights
 
 
-@pytest.mark.parametrize("name", slow_but(["attention"], ["attention", "recurrent"]))
-def test_inputs_become_white_at_no_cost_of_sizes_cubed(name: str) -> None:
-    model, params, x = PROBLEMS[name]()
+def test_inputs_become_white_at_no_cost_of_sizes_cubed() -> None:
+    model, params, x = PROBLEMS["attention"]()
     y = jnp.zeros(jax.eval_shape(model.apply, params, x).shape)
     rule = rule_of(model, 0.05, kappa=0.5)
     state = rule.init(KEY, params, x)

@@ -310,14 +310,13 @@ def test_perturbation_schedule_is_used():
         np.testing.assert_allclose(estimate(KEY, jnp.array(0.0), count=count)[1], 0.25**count)
 
 
-@pytest.mark.parametrize("loss_noise", [pytest.param(0.0, marks=pytest.mark.slow), 0.1])
-def test_spsa_beside_optax_finds_the_minimum_of_a_quadratic(loss_noise):
+def test_spsa_beside_optax_finds_the_minimum_of_a_quadratic():
     curvature, target = jnp.array([1.0, 2.0, 0.5]), jnp.array([1.0, -2.0, 0.5])
 
     def loss_fn(w, key):
         # Both passes of a difference get noise of their own, as a measurement would.
         measured = jax.random.normal(jax.random.fold_in(key, jnp.int32(1e4 * w[0])))
-        return jnp.sum(curvature * jnp.square(w - target)) + loss_noise * measured
+        return jnp.sum(curvature * jnp.square(w - target)) + 0.1 * measured
 
     gains = estimators.spall_gains(a=0.5, c=0.1, A=50.0)
     estimate = estimators.spsa(loss_fn, perturbation=gains.perturbation)
@@ -335,24 +334,21 @@ def test_spsa_beside_optax_finds_the_minimum_of_a_quadratic(loss_noise):
     keys = jax.random.split(KEY, 1000)
     (w, state), _ = jax.jit(lambda: jax.lax.scan(update, (start, optimizer.init(start)), keys))()
     assert optax.tree.get(state, "count") == 1000
-    # The noise of a slope, loss_noise / (sqrt(2) c_k) with c_k = 0.05, is 1.4; with steps a_k = 0.0076 and
+    # The noise of a slope, 0.1 / (sqrt(2) c_k) with c_k = 0.05, is 1.4; with steps a_k = 0.0076 and
     # contraction 1 - 2 a_k h an entry's stationary variance is a_k 1.4^2 / (4 h), at most 0.0075 (h = 0.5).
-    tolerance = 5 * math.sqrt(0.0075) if loss_noise else 1e-3
-    np.testing.assert_allclose(w, target, atol=tolerance)
+    np.testing.assert_allclose(w, target, atol=5 * math.sqrt(0.0075))
 
 
 # Precision.
 
 
-@pytest.mark.parametrize("name", slow_but(["central"], FACTORIES))
-def test_bfloat16_params_keep_their_dtype_and_the_direction(name):
+def test_bfloat16_params_keep_their_dtype_and_the_direction():
     w = jax.random.normal(jax.random.key(2), (30,)).astype(jnp.bfloat16)
 
     def loss_fn(w):  # in float32, as the library's losses
         return jnp.square(w.astype(jnp.float32) - 0.5)
 
-    options = {} if name == "backprop" else {"num_samples": 300}
-    _, grads = jax.jit(FACTORIES[name](loss_fn, **options))(KEY, w)
+    _, grads = jax.jit(FACTORIES["central"](loss_fn, num_samples=300))(KEY, w)
     assert grads.dtype == jnp.bfloat16
     # sqrt(300 / 331) = 0.952 for the draws; bfloat16 rounds w by up to 2^-8, a perturbation of 0.025 by a
     # tenth of itself, independently of it.

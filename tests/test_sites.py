@@ -437,16 +437,9 @@ def test_products_over_other_axes_of_a_value_have_a_matrix_each():
         return mixed.reshape(len(x), -1)
 
     model, params = Model(mixer), {"a": drawn(3, 4, 4), "b": drawn(4, 4, 4)}
-    x, y = drawn(1, 50, 4, 4) @ drawn(2, 4, 4), jnp.zeros((50, 16))
-    dynamics = ll.decorrelation.dynamics(0.02, kappa=0.5)
-    rule = ll.decorrelation.rule(lambda m: backprop(m, squares), model, dynamics)
-    state = rule.init(KEY, params, x)
-    assert list(state.layers) == ["a", "b"]
-    step = jax.jit(lambda state: rule.value_and_grad(KEY, params, state, x, y)[2])
-    first = step(state).losses
-    for _ in range(50):
-        state = step(state)
-    assert all(state.losses[name] < 0.2 * first[name] for name in ("a", "b"))
+    x = drawn(1, 6, 4, 4)
+    rule = ll.decorrelation.rule(lambda m: backprop(m, squares), model, ll.decorrelation.dynamics(0.1))
+    assert list(jax.eval_shape(rule.init, KEY, params, x).layers) == ["a", "b"]
 
 
 @pytest.mark.parametrize("function", [jnp.abs, lambda w: jnp.sort(w, axis=0)])

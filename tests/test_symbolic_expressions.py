@@ -1,6 +1,5 @@
 """Formulas and libraries of them against NumPy, derivatives by hand and distributions."""
 
-import ast
 import pickle
 import time
 from functools import partial
@@ -141,11 +140,6 @@ def test_the_dtype_is_that_of_x(dtype, x64):
         assert all(leaf.dtype == x.dtype for leaf in shapes)
     evaluate = parse_expression("2.0**X[:,0] * 1.5 + N0").evaluate
     assert jax.eval_shape(evaluate, coefficients(), x).dtype == dtype
-
-
-def column(i):
-    index = ast.Tuple([ast.Slice(), ast.Constant(i)], ast.Load())
-    return ast.Subscript(ast.Name("X10", ast.Load()), index, ast.Load())
 
 
 # Many functions in one program.
