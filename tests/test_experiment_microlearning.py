@@ -292,22 +292,6 @@ def test_feedback_of_kolen_pollack_moves_as_the_weights_do(scale):
     assert np.abs(difference(start)).max() > 0.05
 
 
-def test_node_perturbation_of_the_notebook_by_its_moments():
-    """The mean over examples is the gradient of the batch, if they get the same noise."""
-    (model, of_output, _), activations = make_problem(Config(hidden=(3,))), (jax.nn.sigmoid,) * 2
-    params, (x, y) = model.init(jax.random.key(0)), few_images().test
-    options = {"sigma": 0.1, "noise": "rademacher"}
-    key = jax.random.key(2)
-    rule = notebook.node_perturbation(activations, ll.squared_error, **options)
-    loss, grads, state = jax.jit(rule.value_and_grad)(key, params, (), x, y)
-    assert state == () and loss == pytest.approx(np.mean(of_output(model.apply(params, x), y)))
-    moments = notebook.node_moments(notebook.node_factors(activations, ll.squared_error, **options))
-    mean = jax.jit(moments)(key, params, x, y).mean
-    for of_layer, both in zip(grads, mean, strict=True):
-        whole = np.append(of_layer["w"], of_layer["b"][None], axis=0)
-        np.testing.assert_allclose(both, whole, rtol=1e-4, atol=1e-5 * np.abs(whole).max())
-
-
 def test_signals_in_notebook_units_are_those_of_the_gradients():
     """A batch of one: half the gradient, and the whole decay, of the bias too."""
     model, (x, y) = make_problem(Config(hidden=(3,))).model, few_images().test

@@ -267,27 +267,6 @@ def test_area_under_curve_against_all_pairs(sizes: tuple[int, int]) -> None:
 # --- training
 
 
-def test_a_step_written_out() -> None:
-    optimizer = optax.sgd(0.1, momentum=0.9)
-    step = critic_step(SMALL, optimizer, objective="wgan", penalty=0.3)
-
-    @jax.jit
-    def both(params: Any) -> Any:
-        def loss(params: Any) -> jax.Array:
-            losses = critic_loss(SMALL.apply(params, REAL), SMALL.apply(params, FAKE), objective="wgan")
-            slope = gradient_penalty(SMALL, params, jax.random.uniform(KEYS[2], (3,)), REAL, FAKE)
-            return losses[0] + losses[1] + 0.3 * slope
-
-        logits = SMALL.apply(params, REAL), SMALL.apply(params, FAKE)
-        updates, optimizer_state = optimizer.update(jax.grad(loss)(params), optimizer.init(params), params)
-        expected = CriticState(optax.apply_updates(params, updates), optimizer_state)
-        scores = critic_accuracy(*logits), area_under_curve(*logits)
-        state, metrics = step(KEYS[2], CriticState(params, optimizer.init(params)), REAL, FAKE)
-        return (state, (metrics.accuracy, metrics.auc)), (expected, scores)
-
-    assert_close(*both(jax.jit(SMALL.init)(KEY)), ulps=64)
-
-
 def test_metrics_are_those_before_the_step() -> None:
     judge, params = linear([0.0, 0.0])
     params["critic"][0]["b"] = jnp.zeros(1)
