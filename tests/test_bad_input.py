@@ -304,7 +304,7 @@ RULES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", slow_but(["np", "spsa", "dfa", "decorrelated"], RULES))
 def test_what_a_rule_gets(name):
     make = RULES[name]
     for wrong, got in (((3, 2), "tuple"), (None, "None"), (jnp.tanh, ".*")):

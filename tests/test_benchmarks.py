@@ -186,6 +186,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
 SMALL = ("--seeds", "2", "--epochs", "2", "--hidden", "4", "--batch-size", "2000", "--examples", "5")
 
 
+@pytest.mark.slow
 def test_tutorial_writes_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of runs that do nothing."""
     monkeypatch.setattr(tutorial, "COMPARED", ("backprop", "weight perturbation"))
@@ -200,6 +201,7 @@ def test_tutorial_writes_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert written["run_s"] == sum(row["run_s"] for row in written["rows"])
 
 
+@pytest.mark.slow
 def test_rules_write_what_they_measured(tmp_path, monkeypatch) -> None:
     pytest.importorskip("flax")
     pytest.importorskip("equinox")

@@ -112,6 +112,7 @@ def values(module: Any) -> list[np.ndarray]:
 # --- decorrelation
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_decorrelated_updates_agree() -> None:
     widths = (12, 7, 5)
@@ -167,6 +168,7 @@ def drawn_by_the_library(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_critic_epochs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(symbolic, "DECAY", 0.1)  # so large that it shows
@@ -195,6 +197,7 @@ def test_critic_epochs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(np.unique(found[..., 3])) > 1  # accuracies differ
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_curves_agree() -> None:
     rng = np.random.default_rng(1)
@@ -297,6 +300,7 @@ def batch_of(data: ll.data.Dataset, chosen: Any) -> tuple[Any, Any]:
     return torch.tensor(x), torch.from_numpy(np.argmax(y, axis=-1))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_meta_learning_agrees() -> None:
     """Batch after batch: Adam divides by no less than 1e-8, so that 1e-16 can become 1e-8 of its 0.01."""

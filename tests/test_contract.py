@@ -49,10 +49,8 @@ TELLING = (
 ONE_OF_A_KIND = (
     "direct_feedback_alignment",
     "node_perturbation_batch",
-    "weight_perturbation_central_signs",
     "forward_gradient_2",
     "kolen_pollack",
-    "decorrelated_feedback_alignment",
 )
 telling_rules = pytest.mark.parametrize("name", slow_but(TELLING, RULES))
 

@@ -130,7 +130,7 @@ def test_feedback_shared_over_time_is_the_mean_of_its_jacobians() -> None:
     assert abs(found.mean() - np.mean([0.5**3, 0.5**2, 0.5])) < 5 * error
 
 
-@pytest.mark.parametrize("name", slow_but(("linen_attention_block", "equinox_gru"), ZOO))
+@pytest.mark.parametrize("name", slow_but(("layers_by_counter",), ZOO))
 def test_on_models_of_other_libraries(name: str) -> None:
     """Gradients in the shape of params; learned feedback moves, and differs from that of zeros."""
     case = ZOO[name]()

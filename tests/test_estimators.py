@@ -84,7 +84,7 @@ def as_vector(tree):
 # Contract.
 
 
-@all_estimators
+@pytest.mark.parametrize("name", slow_but(["backprop", "central", "spsa"], FACTORIES))
 def test_values_and_gradients_are_those_of_a_mean_of_losses(name):
     make = FACTORIES[name]
 

@@ -81,9 +81,8 @@ def half(model, loss):
     return rule._replace(value_and_grad=value_and_grad)
 
 
-@pytest.mark.parametrize(
-    ("make", "bias"), [(half, 0.25), pytest.param(ll.backprop, 0, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "bias"), [(half, 0.25), (ll.backprop, 0)])
 def test_quality_of_what_draws_nothing(make, bias):
     found, _ = measured(make, ll.mlp((5, 4, 3), activation=jnp.tanh), 4, 6, ll.squared_error)
     np.testing.assert_allclose(found["cosine"], np.ones(3), atol=1e-6)
@@ -93,6 +92,7 @@ def test_quality_of_what_draws_nothing(make, bias):
     assert np.isnan(found["snr_draws"]).all()  # it draws nothing
 
 
+@pytest.mark.slow
 def test_signal_to_noise_is_the_library_s():
     """Over draws on the batch and over its examples, of every layer and in total, in both forms."""
     model = ll.mlp((5, 4, 3))
@@ -123,12 +123,15 @@ def test_signal_to_noise_is_the_library_s():
 
 @pytest.mark.parametrize(
     ("name", "batch_size"),
-    [
-        ("weight_perturbation_signs", 6),
-        pytest.param("forward_gradient_activities", 6, marks=pytest.mark.slow),
-        pytest.param("forward_gradient_activities", 1, marks=pytest.mark.slow),
-        ("node_perturbation_layerwise", 1),
-    ],
+    slow_but(
+        [("node_perturbation_layerwise", 1)],
+        [
+            ("node_perturbation_layerwise", 1),
+            ("weight_perturbation_signs", 6),
+            ("forward_gradient_activities", 6),
+            ("forward_gradient_activities", 1),
+        ],
+    ),
 )
 def test_theory_of_two_layers(name, batch_size):
     """Against many draws of small noise, layers apart; the squared cosine is a ratio of means."""
@@ -146,7 +149,8 @@ def test_variance_of_random_signs_is_less_by_two():
         np.testing.assert_allclose(predict(name, exact, 1)["relative_variance"], expected)
 
 
-@pytest.mark.parametrize("network", slow_but(["dense"], NETWORKS))
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
 def test_every_rule_takes_every_network(network):
     problem = make_problem(replace(SMALL, network=network), *images())
     params = jax.eval_shape(problem.model.init, KEY)
@@ -172,7 +176,7 @@ def test_operations_are_those_counted_by_hand(bench):
         assert bench.flops(rule, SMALL) == expected, rule
 
 
-@pytest.mark.parametrize("name", slow_but(["num_samples", "updates"], SWEEPS))
+@pytest.mark.parametrize("name", slow_but(["updates"], SWEEPS))
 def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
     value = {"network": "convolutional", "sigma": 0.1}.get(name, 2)
     settings = [SMALL, replace(SMALL, **{name: value})]

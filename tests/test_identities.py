@@ -57,7 +57,9 @@ def where_fed_back(function: Callable[..., Any], feedback: Any, *trees: Any) -> 
 # --- identities with backprop
 
 
-@pytest.mark.parametrize("compile", [jax.jit, lambda f: f], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    "compile", [jax.jit, pytest.param(lambda f: f, marks=pytest.mark.slow)], ids=["jit", "eager"]
+)
 def test_backprop_is_the_gradient_to_the_last_bit(compile: Callable[..., Any]) -> None:
     rule = ll.backprop(MODEL, ll.squared_error)
     exact = compile(jax.value_and_grad(partial(mean_loss, MODEL)))(PARAMS, X, Y)
@@ -74,7 +76,7 @@ WITH_FEEDBACK: dict[str, tuple[Callable[..., ll.Rule], Callable[[Any], Any]]] = 
 }
 
 
-@pytest.mark.parametrize("kind", slow_but(["dense", "convolutional"], MODELS))
+@pytest.mark.parametrize("kind", slow_but(["dense"], MODELS))
 def test_feedback_equal_to_the_weights_is_backprop(kind: str) -> None:
     model, x = MODELS[kind]
 
@@ -322,7 +324,7 @@ ON_UNITS = (
 @pytest.mark.parametrize(
     ("activation", "names"),
     [
-        (opaque, ("node_perturbation_signs", "node_perturbation_batch")),
+        (opaque, ("node_perturbation_batch",)),
         (iterated, ("weight_perturbation_central_signs", "spsa")),
         pytest.param(opaque, ON_WEIGHTS + ON_UNITS, marks=pytest.mark.slow),
         pytest.param(iterated, ON_WEIGHTS, marks=pytest.mark.slow),
@@ -353,7 +355,7 @@ def test_spsa_is_its_estimator_at_the_number_of_updates() -> None:
     @partial(jax.jit, compiler_options=QUICK)
     def run(params: Any) -> Any:
         state, found, expected = rule.init(KEY, params, X), [], []
-        for count in range(3):
+        for count in range(2):
             loss, grads, state = rule.value_and_grad(KEY, params, state, X, Y)
             found.append((loss, grads))
             expected.append(estimate(KEY, params, count=count))
@@ -368,7 +370,7 @@ def test_no_optimiser_of_the_weights_touches_feedback() -> None:
     optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.add_decayed_weights(0.5), optax.adam(0.1))
     rules = {
         name: RULES[name](MODEL, ll.squared_error)
-        for name in ("feedback_alignment", "direct_feedback_alignment", "sign_symmetry_fixed")
+        for name in ("direct_feedback_alignment", "sign_symmetry_fixed")
     }
     # an optimiser of its own that stands still, and one that moves by what the rule gives it
     for name, rate in (("kp, still", 0.0), ("kolen_pollack", 1.0)):

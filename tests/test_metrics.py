@@ -307,7 +307,7 @@ EXAMPLES = {
 """By the kind of model: it, its params and a batch; its rules."""
 
 
-@pytest.mark.parametrize("kind", slow_but(["mlp", "hard"], EXAMPLES))
+@pytest.mark.parametrize("kind", slow_but(["hard"], EXAMPLES))
 def test_example_moments_are_those_of_gradients_of_single_examples(kind):
     make, names = EXAMPLES[kind]
     model, params, x = make()
@@ -449,6 +449,7 @@ def test_example_moments_of_inputs_that_hardly_vary(spread, of_signals):
     assert constant <= result.num_dead <= constant + (~above).sum()
 
 
+@pytest.mark.slow
 def test_example_moments_under_vmap():
     # The second member hardly varies: its products are streamed, and not those of the first.
     spread = jnp.array([1.0, 1e-3])[:, None, None]
@@ -475,7 +476,9 @@ def test_parts_of_moments():
         np.testing.assert_array_equal(layers[path[0]].variance[path], part.variance[path])
 
 
-@pytest.mark.parametrize("name", ["weight_perturbation", "node_perturbation", "backprop"])
+@pytest.mark.parametrize(
+    "name", slow_but(["node_perturbation"], ["weight_perturbation", "node_perturbation", "backprop"])
+)
 def test_example_moments_hold_no_gradients_of_all_examples(name):
     network = ll.mlp((100, 50, 10), activation=jnp.tanh)
     rule, params = RULES[name](network, ll.squared_error), network.init(KEY)

@@ -130,11 +130,9 @@ ESTIMATES = {
 }  # fmt: skip
 """An estimate, the loss whose gradient it has on average, and one whose gradient it has not."""
 FAST_ESTIMATES = (
-    "forward, normal, 3",
     "central, rademacher, 1",
     "smoothed, forward",
     "cubes, normal",
-    "cubes, rademacher",
     "spsa",
     "forward gradient, rademacher, 3",
 )
@@ -207,8 +205,6 @@ UNBIASED: dict[str, tuple[ll.Model, Any]] = {
 }  # fmt: skip
 FAST_RULES = (
     "wp, 3 draws",
-    "np",
-    "np, all options",
     "np, linear, all options",
     "np, activity, one layer",
     "np through time",
