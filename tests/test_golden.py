@@ -17,9 +17,9 @@ from experiments.decorrelation import notebook as notebook_decorrelation
 from experiments.microlearning import notebook
 from lax_learning import metrics, plasticity
 from lax_learning.plasticity import Scheme, Tables
-from tests.compare import assert_close, slow_but
+from tests.compare import QUICK, assert_close, slow_but
 
-pytestmark = pytest.mark.usefixtures("x64", "always_default_passes")
+pytestmark = pytest.mark.usefixtures("x64")
 
 KEY = 0
 Golden = Callable[[str], Mapping[str, np.ndarray]]
@@ -71,11 +71,15 @@ class Tutorial:
 
     def update(self, rule: ll.Rule) -> Any:
         """`(loss, grads, state)` of the rule, with the tutorial's feedback."""
-        state = rule.init(self.key, self.params, self.x)
-        if hasattr(state, "feedback"):
-            feedback = jnp.asarray(self.arrays["feedback"])
-            state = state._replace(feedback=({"w": None, "b": None}, {"w": feedback, "b": None}))
-        return rule.value_and_grad(self.key, self.params, state, self.x, self.y)
+
+        def run(params: Any, x: Any, y: Any) -> Any:
+            state = rule.init(self.key, params, x)
+            if hasattr(state, "feedback"):
+                feedback = jnp.asarray(self.arrays["feedback"])
+                state = state._replace(feedback=({"w": None, "b": None}, {"w": feedback, "b": None}))
+            return rule.value_and_grad(self.key, params, state, x, y)
+
+        return jax.jit(run, compiler_options=QUICK)(self.params, self.x, self.y)
 
 
 @pytest.fixture
@@ -143,7 +147,7 @@ def test_per_example_gradients_and_their_signal_to_noise_ratio(tutorial: Tutoria
     def alone(x: jax.Array, y: jax.Array) -> Any:
         return rule.value_and_grad(tutorial.key, tutorial.params, (), x[None], y[None])[1][0]
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def both(x: jax.Array, y: jax.Array) -> Any:
         moments = metrics.example_moments(tutorial.model, rule, tutorial.key, tutorial.params, (), x, y)
         return jax.vmap(alone)(x, y), moments
@@ -183,7 +187,7 @@ def test_deep_network(golden: Golden, name: str) -> None:
     params = tuple({"w": jnp.asarray(arrays[f"w{i}"])} for i in range(3))
     rule = DEEP[name](ll.mlp((9, 8, 6, 5), activation=jnp.tanh, b_init=None), ll.squared_error)
     x, t = jnp.asarray(arrays["x"]), jnp.asarray(arrays["t"])
-    state = rule.init(jax.random.key(KEY), params, x)
+    state = jax.jit(rule.init)(jax.random.key(KEY), params, x)
     if name == "fa":
         feedback = ({"w": None}, *({"w": jnp.asarray(arrays[f"feedback{i}"])} for i in (1, 2)))
         assert jax.tree.structure(state.feedback) == jax.tree.structure(feedback)
@@ -191,7 +195,8 @@ def test_deep_network(golden: Golden, name: str) -> None:
     if name == "dfa":
         direct = (jnp.asarray(arrays[f"direct{i}"]) for i in (0, 1))
         state = state._replace(feedback=dict(zip(sorted(state.feedback), direct, strict=True)))
-    loss, grads, _ = rule.value_and_grad(jax.random.key(KEY), params, state, x, t)
+    update = jax.jit(rule.value_and_grad, compiler_options=QUICK)
+    loss, grads, _ = update(jax.random.key(KEY), params, state, x, t)
     close(loss, arrays["loss"])
     for i, layer in enumerate(grads):
         close(layer["w"], arrays[f"{name}_grad_w{i}"])
