@@ -8,8 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lax_learning as ll
+
 QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Options for programs that run once: half the time to compile."""
+
+
+def jitted(rule: ll.Rule) -> ll.Rule:
+    """The same rule as two programs: compiled at once and not operation by operation."""
+    run = jax.jit(rule.value_and_grad, compiler_options=QUICK)
+    return rule._replace(init=jax.jit(rule.init), value_and_grad=run)
 
 
 def slow_but(fast: Collection[Any], cases: Iterable[Any]) -> list[Any]:

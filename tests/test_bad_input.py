@@ -15,6 +15,7 @@ from jax.core import Tracer
 
 import lax_learning
 from lax_learning.noise import normal
+from tests.compare import slow_but
 from tests.refusal import refusals, refuses
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")

@@ -124,9 +124,9 @@ SEE_THE_MODEL = (
 ON_OTHERS = [(kind, name) for kind in ("convolutional", "recurrent") for name in SEE_THE_MODEL]
 
 
-def on_kinds(kind: str) -> Any:
+def on_kinds(kind: str, fast_rules: Any = ONE_OF_A_KIND) -> Any:
     """All rules on one kind of model, and some on the others."""
-    cases, fast = [[(kind, name) for name in names] for names in (RULES, ONE_OF_A_KIND)]
+    cases, fast = [[(kind, name) for name in names] for names in (RULES, fast_rules)]
     return pytest.mark.parametrize(("kind", "name"), slow_but(fast, cases + ON_OTHERS))
 
 
@@ -300,7 +300,7 @@ def trainer(name: str, optimizer: Any = None, kind: str = "dense") -> Any:
     )
 
 
-@on_kinds("dense")
+@on_kinds("dense", RULES)
 def test_every_rule_goes_into_a_training_run(kind: str, name: str) -> None:
     # the scan checks structure, shapes and dtypes
     history = jax.eval_shape(trainer(name, kind=kind), KEYS[0], splits(kind))

@@ -13,7 +13,7 @@ from jax import lax
 
 import lax_learning as ll
 from lax_learning.models import leaf_paths
-from tests.compare import QUICK, assert_close, assert_same, differs, slow_but
+from tests.compare import QUICK, assert_close, assert_same, differs, jitted, slow_but
 from tests.registry import RULES
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -268,7 +268,7 @@ def test_kolen_pollack_decays_what_has_feedback() -> None:
     by_decay: dict[Any, Any] = {}
     for decay in (0.0, 0.3, None):
         options: Any = {} if decay is None else {"decay": decay}
-        rule = ll.kolen_pollack(MODEL, ll.squared_error, optimizer=optax.sgd(1.0), **options)
+        rule = jitted(ll.kolen_pollack(MODEL, ll.squared_error, optimizer=optax.sgd(1.0), **options))
         state = rule.init(KEY, PARAMS, X)
         by_decay[decay] = rule.value_and_grad(KEY, PARAMS, state, X, Y)[1:]
     plain, _ = by_decay.pop(0.0)

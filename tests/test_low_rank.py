@@ -1,5 +1,6 @@
 """Noise of low rank does what its factors multiplied out do, on any model, in the memory of the factors."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from lax_learning._sites import _equations as equations
 from lax_learning._sites._matrices import Matrix, direct_matrices
 from lax_learning._sites._program import Program
 from lax_learning.estimators._low_rank import Factors
-from tests.compare import slow_but
+from tests.compare import QUICK, jitted, slow_but
 from tests.refusal import refusals
 from tests.zoo import ZOO
 
@@ -76,14 +77,14 @@ def test_losses_and_gradients_on_models_of_other_libraries(name: str, x64: None)
         ll.Model(case.apply), squares, sigma=SIGMA, num_samples=DRAWS, difference="central", noise=drawn,
         rank=RANK,
     )  # fmt: skip
-    _, grads, _ = jax.jit(rule.value_and_grad)(KEY, params, (), x, y)
+    _, grads, _ = jitted(rule).value_and_grad(KEY, params, (), x, y)
 
     matrices = direct_matrices(Program(ll.Model(case.apply), params, x))
     leaves, structure = jax.tree.flatten(params)
     noise = drawn(KEY, [likes_of(leaf, matrices.get(i)) for i, leaf in enumerate(leaves)])
     full = [multiplied_out(n, matrices.get(i)) for i, n in enumerate(noise)]
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def expected(full: list[Any]) -> Any:
         def credited(moves: list[Any]) -> Any:
             plus, minus = (

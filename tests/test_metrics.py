@@ -449,33 +449,6 @@ def test_example_moments_of_inputs_that_hardly_vary(spread, of_signals):
     assert constant <= result.num_dead <= constant + (~above).sum()
 
 
-@pytest.mark.slow
-def test_example_moments_under_vmap():
-    # The second member hardly varies: its products are streamed, and not those of the first.
-    spread = jnp.array([1.0, 1e-3])[:, None, None]
-    x = 1 + spread * jax.random.normal(KEY, (2, 50, 6))
-    y = 1 + spread * jax.random.normal(KEY, (2, 50, 5))
-    together = jax.jit(jax.vmap(snr_of_linear))(x, y)
-    alone = [snr_of_linear(*pair) for pair in zip(x, y, strict=True)]
-    # Noise of 1e-3 about 1 has lost 10 of 24 bits.
-    assert_close(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), rtol=1e-3, atol=1e-4)
-
-
-def test_parts_of_moments():
-    rng = np.random.default_rng(3)
-    shapes = {"0/b": (4,), "0/w": (2, 3), "1/w": (4, 1)}
-    drawn = {path: rng.normal(size=(5, *shape)).astype(np.float32) for path, shape in shapes.items()}
-    tree = ({"w": drawn["0/w"], "b": drawn["0/b"]}, {"w": drawn["1/w"]})
-    moments = metrics.stacked_moments(tree, jax.tree.map(lambda leaf: leaf[0], tree))
-    layers = moments.parts(depth=1)
-    assert list(layers) == ["0", "1"] and list(moments.parts()) == list(drawn)
-    for path, part in moments.parts().items():
-        np.testing.assert_allclose(part.mean[path], drawn[path].mean(axis=0), rtol=1e-5, atol=1e-7)
-        assert part.reference is not None
-        np.testing.assert_array_equal(part.reference[path], drawn[path][0])
-        np.testing.assert_array_equal(layers[path[0]].variance[path], part.variance[path])
-
-
 @pytest.mark.parametrize(
     "name", slow_but(["node_perturbation"], ["weight_perturbation", "node_perturbation", "backprop"])
 )

@@ -121,7 +121,7 @@ def test_units_fire_by_value_or_because_they_were_chosen(fired: Any) -> None:
     """With caps larger than the number of values above 0, in every layer; a cap of all units chooses all."""
     network = plasticity.k_cap_mlp((2, 4, 3, 2), (4, 3), fired=fired)
     state, tables = random_state(network), random_tables(network)
-    x = uniform(30, (2,))
+    x = uniform(31, (2,))
     _, diagnostics = jax.jit(plasticity.table_plasticity(network).update)(tables, state, x, 0)
     values = np.asarray(x)
     for layer, codes in zip(state[:2], diagnostics.response.pre, strict=True):

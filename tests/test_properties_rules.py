@@ -16,7 +16,7 @@ from jax.extend.random import define_prng_impl
 import lax_learning as ll
 from lax_learning import estimators, plasticity, symbolic
 from tests.compare import slow_but
-from tests.registry import INPUT_SHAPES, NETWORKS, RULES
+from tests.registry import NETWORKS, RULES
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -30,23 +30,6 @@ def make(name: str, dtype: Any = jnp.float32) -> ll.Rule:
 
 
 # --- dtypes
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_decorrelated_half_precision_under_strict_promotion(kind: str, dtype: Any) -> None:
-    model = NETWORKS[kind](dtype)
-    rule = ll.decorrelation.rule(
-        lambda model: ll.backprop(model, ll.squared_error), model, ll.decorrelation.dynamics(0.1, bias=True)
-    )
-    x = jnp.ones((4, *INPUT_SHAPES[kind]), dtype)
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    with jax.numpy_dtype_promotion("strict"):
-        state = jax.eval_shape(rule.init, jax.random.key(0), params, x)
-        _, grads, after = jax.eval_shape(
-            rule.value_and_grad, jax.random.key(0), params, state, x, Y.astype(dtype)
-        )
-    assert grads == params and after == state
 
 
 def test_a_recurrent_state_has_the_dtype_of_its_activation() -> None:
