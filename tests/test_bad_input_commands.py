@@ -131,6 +131,7 @@ def test_sizes_beyond_memory_are_refused(tmp_path, monkeypatch, name, option):
     assert message.startswith(f"{option}: expected a size that fits into 20 GB of memory, got 2000000000")
 
 
+@pytest.mark.slow
 def test_defaults_fit_into_memory(monkeypatch, tmp_path):
     """Of a small machine: a run that fits is never refused."""
     monkeypatch.setattr(memory, "total_bytes", lambda: 4e9)

@@ -52,7 +52,6 @@ ONE_OF_A_KIND = (
     "forward_gradient_2",
     "kolen_pollack",
 )
-telling_rules = pytest.mark.parametrize("name", slow_but(TELLING, RULES))
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
@@ -378,8 +377,13 @@ def test_every_update_has_a_key_and_a_batch_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("factory", "values"),
     [
-        (lambda value: ll.sign_symmetry(MODEL, weighted, gain=value), (0.3, 1.5)),
-        (lambda value: ll.kolen_pollack(MODEL, weighted, optimizer=optax.sgd(value)), (0.1, 0.2)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (lambda value: ll.sign_symmetry(MODEL, weighted, gain=value), (0.3, 1.5)),
+                (lambda value: ll.kolen_pollack(MODEL, weighted, optimizer=optax.sgd(value)), (0.1, 0.2)),
+            )
+        ),
         (lambda value: ll.kolen_pollack(MODEL, weighted, decay=value, optimizer=optax.sgd(0.1)), (0.0, 0.5)),
     ],
     ids=["gain", "rate", "decay"],
@@ -410,7 +414,7 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize(
     ("name", "optimizer"),
     slow_but(
-        [("feedback_alignment", "lbfgs"), ("backprop", "multi_steps_of_polyak")],
+        [("feedback_alignment", "lbfgs")],
         [("feedback_alignment", "lbfgs"), *(("backprop", optimizer) for optimizer in OPTIMIZERS)],
     ),
 )
@@ -477,7 +481,7 @@ SCANNED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", SCANNED)
+@pytest.mark.parametrize("name", slow_but(["feedback_alignment", "node_perturbation_activity"], SCANNED))
 def test_a_scan_equals_its_loop(name: str) -> None:
     """Direct feedback meets loops in NumPy among the identities."""
     params = {"u": normal(9, 3, 5) / 2, "v": normal(10, 5, 5) / 2, "out": normal(12, 5, 2)}
@@ -521,13 +525,13 @@ CONTAINERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@telling_rules
+@pytest.mark.parametrize("name", slow_but(ONE_OF_A_KIND, TELLING))
 def test_gradients_of_a_rule_have_the_structure_of_its_params(name: str) -> None:
     model, loss, x, y = problem("dense")
     params = jax.eval_shape(model.init, KEYS[0])
     for container in (
         CONTAINERS.values()
-        if name in ("feedback_alignment", "node_perturbation_batch")
+        if name in ("direct_feedback_alignment", "node_perturbation_batch")
         else [CONTAINERS["own order"]]
     ):
         as_given = container(params)
@@ -578,7 +582,7 @@ def test_nan_in_nan_out_and_the_debugging_flags_pass(names: tuple[str, ...]) -> 
                     assert np.isnan(layer["w"]).any() and np.isnan(layer["b"]).all(), name
 
 
-@telling_rules
+@pytest.mark.parametrize("name", slow_but(ONE_OF_A_KIND, RULES))
 def test_reverse_mode_passes_through_every_update(name: str) -> None:
     rule = make(name)
     state = jax.eval_shape(rule.init, KEYS[0], PARAMS, X)

@@ -96,6 +96,7 @@ def test_sample_is_stratified_complete_and_keyed(no_network):
 # --- the whole set
 
 
+@pytest.mark.slow
 @needs_files
 def test_whole_set_from_idx_files(no_network):
     splits = mnist(KEY, FOLDER)

@@ -233,7 +233,7 @@ def test_entries_beside_one_that_is_nan_keep_their_ratio():
 # Types of results.
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+@pytest.mark.parametrize("dtype", slow_but([jnp.bfloat16], DTYPES.values()), ids=DTYPES.keys())
 @pytest.mark.parametrize("name", WITH_NAN)
 def test_results_are_in_float32_or_wider(name, dtype):
     promotion = "standard" if name == "snr of products" else "strict"

@@ -29,10 +29,8 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 KEY = jax.random.key(1)
 SIGMA = 1e-3
 WITHOUT_FORWARD_MODE = {"custom_vjp_around_parameters"}
-# One of each kind: a product used twice, strides and groups, a derivative of the user's; scans over time meet
-# loops among the identities.
+# One of each kind: strides and groups, a derivative of the user's; scans meet loops in the contract.
 FAST = [
-    ("tied_embedding", "float32"),
     ("linen_separable_strided_convolution", "float32"),
     ("custom_vjp_around_parameters", "float32"),
 ]
