@@ -62,6 +62,7 @@ def test_work_counts_once_what_is_written_twice() -> None:
     assert work_of(jax.jit(program).trace(a, a)) == Work(flops=4 * 2 * 3**3)
 
 
+@pytest.mark.slow
 def test_work_of_a_case_is_that_of_its_products() -> None:
     def flops(case: Any) -> float:
         ours = case.ours(SIZES, 1)

@@ -63,7 +63,7 @@ def drawn(name: str, weights: loops.Weights, batch_size: int, seed: int = 0) -> 
     return noise
 
 
-@pytest.mark.parametrize("name", microlearning.RULES)
+@pytest.mark.parametrize("name", slow_but(["backprop", "node perturbation"], microlearning.RULES))
 def test_updates_agree(name: str) -> None:
     x, y = in_float64(SIZES.batch_size)
     weights = microlearning.as_reference(library(name)[2])

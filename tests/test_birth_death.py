@@ -225,7 +225,7 @@ def deviation(samples: np.ndarray, expected: Any) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("name", slow_but(["independent"], SAMPLED))
 def test_copies_are_as_many_as_by_other_draws(name: str) -> None:
     """In the mean over the library's own draws, and over those of the loop."""
     choices, rng = dict(SAMPLED[name]), np.random.default_rng(0)

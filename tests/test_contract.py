@@ -46,12 +46,7 @@ TELLING = (
 
 
 # What costs a program for each rule: one of each kind.
-ONE_OF_A_KIND = (
-    "direct_feedback_alignment",
-    "node_perturbation_batch",
-    "forward_gradient_2",
-    "kolen_pollack",
-)
+ONE_OF_A_KIND = ("direct_feedback_alignment", "node_perturbation_batch", "kolen_pollack")
 
 
 def normal(seed: int, *shape: int) -> jax.Array:

@@ -435,7 +435,7 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("name", slow_but(["convnet"], CONVOLUTIONS))
 def test_decorrelated_convolution(golden: Golden, name: str) -> None:
     arrays = {k.removeprefix("conv."): v for k, v in golden("decorrelation").items()}
     assert (arrays["stride"], arrays["padding"]) == (2, 1)
