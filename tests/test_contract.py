@@ -347,7 +347,7 @@ def test_runs_in_pieces_are_the_same_to_the_last_bit(name: str) -> None:
     check_pieces(name, assert_same)
 
 
-def test_every_update_has_a_key_and_a_batch_of_its_own() -> None:
+def test_every_update_and_evaluation_has_a_key_of_its_own_and_every_update_a_batch() -> None:
     def value_and_grad(key: Any, params: Any, state: Any, x: Any, y: Any) -> Any:
         return jax.random.uniform(key) + 0 * x[0, 0], {"seen": -x[0, 0] * jnp.ones(1)}, state
 
@@ -358,11 +358,12 @@ def test_every_update_has_a_key_and_a_batch_of_its_own() -> None:
         num_updates=3,
         batch_size=4,
         every=1,
-        evaluate=lambda key, params, state, data: params,
+        evaluate=lambda key, params, state, data: (params["seen"][0], jax.random.uniform(key)),
     )
     history = jax.jit(train)(KEYS[0], DATA)  # three batches of 4 are the epoch of 12 examples
-    assert len(set(history.losses.tolist())) == 3
-    seen = jnp.diff(history.evaluations["seen"][:, 0])
+    weights, drawn = history.evaluations
+    assert len({*history.losses.tolist(), *drawn.tolist()}) == 3 + 4
+    seen = jnp.diff(weights)
     assert len({int(jnp.argmin(jnp.abs(DATA.train.x[:, 0] - value))) for value in seen}) == 3
 
 
