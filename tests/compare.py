@@ -1,6 +1,6 @@
 """Comparison of pytrees, leaf by leaf, with the path of the leaf that differs; cases that are slow."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -12,6 +12,33 @@ import lax_learning as ll
 
 QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Options for programs that run once: half the time to compile."""
+
+
+def squares(output: Any, y: Any) -> jax.Array:
+    """Loss of each example."""
+    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    """Normal numbers from NumPy, which compiles nothing."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def flat(tree: Any) -> np.ndarray:
+    """All numbers of a pytree, in double precision."""
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def uses(jaxpr: Any, primitive: str, within: bool = False) -> Iterator[bool]:
+    """For each use of a primitive, in nested programs too, whether it is inside of a condition."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == primitive:
+            yield within
+        inside = within or equation.primitive.name == "cond"
+        for leaf in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda a: hasattr(a, "eqns")):
+            inner = getattr(leaf, "jaxpr", leaf)
+            if hasattr(inner, "eqns"):
+                yield from uses(inner, primitive, inside)
 
 
 def jitted(rule: ll.Rule) -> ll.Rule:

@@ -1,6 +1,6 @@
 """Neuron birth-death against a loop over neurons, against exact expectations and against itself."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from jax import lax
 import lax_learning as ll
 from lax_learning._lazily import lazily
 from lax_learning.data import planted
-from tests.compare import assert_close, assert_same, slow_but
+from tests.compare import assert_close, assert_same, slow_but, uses
 
 KEY = jax.random.key(0)
 N, INPUTS = 7, 3  # neurons; a size that no other axis has
@@ -305,27 +305,15 @@ WRAPPED: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 }
 
 
-def where(jaxpr: Any, primitive: str, within: bool = False) -> Iterator[bool]:
-    """For each use of the primitive whether it is inside of a condition."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == primitive:
-            yield within
-        inside = within or equation.primitive.name == "cond"
-        for leaf in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda a: hasattr(a, "eqns")):
-            inner = getattr(leaf, "jaxpr", leaf)
-            if hasattr(inner, "eqns"):
-                yield from where(inner, primitive, inside)
-
-
 @pytest.mark.parametrize("name", slow_but(("vmap", "scan of vmap"), WRAPPED))
 def test_lazily_is_and_stays_a_condition_of_every_member(name: str) -> None:
     wrap, operands = WRAPPED[name]
     assert_same(*jax.jit(lambda *operands: (wrap(lazy)(*operands), wrap(plain)(*operands)))(*operands))
-    uses = list(where(jax.make_jaxpr(wrap(lazy))(*operands).jaxpr, "sort"))
-    assert uses and all(uses)
+    found = list(uses(jax.make_jaxpr(wrap(lazy))(*operands).jaxpr, "sort"))
+    assert found and all(found)
     if name == "vmap":  # the plain condition does not
-        uses = list(where(jax.make_jaxpr(wrap(plain))(*operands).jaxpr, "sort"))
-        assert uses and not any(uses)
+        found = list(uses(jax.make_jaxpr(wrap(plain))(*operands).jaxpr, "sort"))
+        assert found and not any(found)
 
 
 @pytest.mark.parametrize("name", ["default", "prior"])
@@ -336,8 +324,8 @@ def test_replacing_neurons_stays_conditional(name: str) -> None:
 
     jaxpr = jax.make_jaxpr(members)(jax.random.split(KEY, 3), vector(*V)).jaxpr
     for primitive in ("sort", "scatter-add") if name == "default" else ("erf_inv", "scatter-add"):
-        uses = list(where(jaxpr, primitive))
-        assert uses and all(uses), primitive
+        found = list(uses(jaxpr, primitive))
+        assert found and all(found), primitive
 
 
 # --- the contract

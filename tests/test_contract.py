@@ -18,7 +18,7 @@ from flax.core import FrozenDict
 from jax import lax
 
 import lax_learning as ll
-from tests.compare import QUICK, assert_close, assert_same, differs, member, slow_but
+from tests.compare import QUICK, assert_close, assert_same, differs, member, normal, slow_but
 from tests.registry import AT_REST, INPUT_SHAPES, LEARNING, NETWORKS, RULES
 from tests.test_ensemble import check_members
 
@@ -47,10 +47,6 @@ TELLING = (
 
 # What costs a program for each rule: one of each kind.
 ONE_OF_A_KIND = ("direct_feedback_alignment", "node_perturbation_batch", "kolen_pollack")
-
-
-def normal(seed: int, *shape: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 X = {"rows": normal(1, SIZE, 3), "gain": normal(2, SIZE)}

@@ -21,7 +21,7 @@ from lax_learning.rules import (
     node_perturbation,
     weight_perturbation,
 )
-from tests.compare import QUICK, slow_but
+from tests.compare import QUICK, slow_but, squares
 from tests.zoo import ZOO, Case
 
 pytest.importorskip("flax")
@@ -44,11 +44,6 @@ RULES: dict[str, Callable[..., Any]] = {
     "node perturbation, layerwise": partial(node_perturbation, sigma=0.1, layerwise=True, share_noise=True),
     "weight perturbation": partial(weight_perturbation, sigma=0.1, difference="central", num_samples=2),
 }
-
-
-def squares(output: Any, y: Any) -> jax.Array:
-    """Loss of each example."""
-    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
 
 
 def normal_form(shape: Shape) -> Shape:

@@ -1,7 +1,7 @@
 """Decorrelation against matrices written out, under every rule, and on models of any library."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -14,17 +14,14 @@ from jax import lax
 
 import lax_learning as ll
 from experiments.decorrelation import notebook
+from lax_learning._sites._equations import all_equations
 from lax_learning._sites._program import Program
 from lax_learning.decorrelation import State
-from tests.compare import assert_close, assert_same, differs, slow_but
+from tests.compare import assert_close, assert_same, differs, normal, slow_but, squares
 from tests.registry import AT_REST, INPUT_SHAPES, NETWORKS, RULES
 
 KEY = jax.random.key(0)
 SIGMAS = 5.0
-
-
-def normal(seed: int, *shape: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
 def moved(layers: Any) -> Any:
@@ -100,16 +97,6 @@ def test_start_and_apply() -> None:
 # --- what is computed, and what never is
 
 
-def equations_of(jaxpr: Any) -> Iterator[Any]:
-    """All that is computed, in loops, branches and functions within too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from equations_of(inner)
-
-
 def multiply_adds(equations: Iterable[Any]) -> list[int]:
     """Of every matrix product."""
     found = []
@@ -122,7 +109,7 @@ def multiply_adds(equations: Iterable[Any]) -> list[int]:
 
 
 def products(function: Callable[..., Any], *args: Any) -> list[int]:
-    return multiply_adds(equations_of(jax.make_jaxpr(function)(*args).jaxpr))
+    return multiply_adds(all_equations(jax.make_jaxpr(function)(*args).jaxpr))
 
 
 def test_an_update_costs_three_products_of_the_size_of_the_batch() -> None:
@@ -147,7 +134,7 @@ def test_no_array_of_batch_times_weights_and_no_product_of_sizes_cubed_in_a_trai
     rule = rule_of(model, make_rule=RULES[name], bias=True, every=2, subsample=0.5)
     train = ll.make_train(rule, optax.sgd(0.1), init=model.init, num_updates=2, batch_size=batch)
     state = jax.eval_shape(train.init, KEY, data)
-    found = list(equations_of(jax.make_jaxpr(train.advance)(state, 0, data).jaxpr))
+    found = list(all_equations(jax.make_jaxpr(train.advance)(state, 0, data).jaxpr))
     sizes = [math.prod(v.aval.shape) for e in found for v in e.outvars if hasattr(v.aval, "shape")]
     assert batch * max(WIDTHS) <= max(sizes) < batch * WIDTHS[0] * WIDTHS[1]
     assert max(multiply_adds(found)) <= batch * WIDTHS[1] * WIDTHS[2]
@@ -352,10 +339,6 @@ def test_layout(name: str) -> None:
 
 
 # --- models on decorrelated inputs
-
-
-def squares(output: Any, y: Any) -> jax.Array:
-    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
 
 
 def rule_of(model: ll.Model, eta: Any = 0.1, make_rule: Any = ll.backprop, **options: Any) -> ll.Rule:

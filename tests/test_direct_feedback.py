@@ -10,7 +10,7 @@ import pytest
 
 import lax_learning as ll
 from experiments.registry import rule_of
-from tests.compare import assert_close, jitted, slow_but
+from tests.compare import assert_close, jitted, slow_but, squares
 from tests.refusal import refusals
 from tests.zoo import ZOO
 
@@ -136,9 +136,6 @@ def test_on_models_of_other_libraries(name: str) -> None:
     case = ZOO[name]()
     output = jax.eval_shape(case.apply, case.params, case.x)
     y = jax.random.uniform(KEY, output.shape, output.dtype)
-
-    def squares(output: Any, y: Any) -> jax.Array:
-        return jnp.sum(jnp.square(output - y).reshape(len(output), -1), axis=1)
 
     for rule_name in RULES:
         rule = rule_of(rule_name, optimizer=optax.sgd(0.1))(ll.Model(case.apply), squares)

@@ -456,6 +456,7 @@ def command_of(tmp_path):
     return ("--experiment", "tests.sweep_toy", "--resume", *space, "--out", out, *options), out
 
 
+@pytest.mark.slow
 def test_command_writes_what_a_study_found(tmp_path):
     command, out = command_of(tmp_path)
     code, printed, errors = run("sweep", *command)

@@ -14,9 +14,9 @@ from lax_learning._sites import _equations as equations
 from lax_learning._sites._matrices import Matrix, direct_matrices
 from lax_learning._sites._program import Program
 from lax_learning.estimators._low_rank import Factors
-from tests.compare import QUICK, jitted, slow_but
+from tests.compare import QUICK, jitted, slow_but, squares
 from tests.refusal import refusals
-from tests.zoo import ZOO
+from tests.zoo import ZOO, as_float64
 
 KEY = jax.random.key(7)
 DRAWS, RANK, SIGMA = 3, 2, 0.1
@@ -56,21 +56,12 @@ def multiplied_out(noise: Any, matrix: Matrix | None) -> jax.Array:
     return product / RANK**0.5
 
 
-def squares(output: Any, y: Any) -> jax.Array:
-    return jnp.sum(jnp.square(output - y).reshape(len(output), -1), axis=1)
-
-
 @pytest.mark.parametrize("name", slow_but(FAST, ZOO))
 def test_losses_and_gradients_on_models_of_other_libraries(name: str, x64: None) -> None:
     case = ZOO[name]()
-    params, x = (
-        jax.tree.map(
-            lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-            (case.params, case.x),
-        )
-        if name != "nnx_transformed"
-        else (case.params, case.x)
-    )  # its cell starts in float32
+    params, x = case.params, case.x
+    if name != "nnx_transformed":  # its cell starts in float32
+        params, x = as_float64((params, x))
     is_single = "f32[" in str(jax.make_jaxpr(case.apply)(params, x))
     y = jax.random.normal(KEY, jax.eval_shape(case.apply, params, x).shape)
     rule = ll.weight_perturbation(

@@ -13,7 +13,7 @@ import lax_learning as ll
 from lax_learning import metrics
 from lax_learning._sites._equations import all_equations
 from lax_learning._sites._factors import has_factors
-from tests.compare import QUICK, slow_but
+from tests.compare import QUICK, flat, slow_but, squares
 from tests.registry import RULES
 from tests.zoo import ZOO
 
@@ -21,10 +21,6 @@ from tests.zoo import ZOO
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 KEY = jax.random.key(40)
-
-
-def flat(tree):
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def rows(tree):
@@ -259,10 +255,6 @@ def hard_model():
 def on_mlp(dtype=jnp.float32):
     model = ll.mlp((5, 4, 3), activation=jnp.tanh, dtype=dtype)
     return model, model.init(KEY), jax.random.normal(KEY, (14, 5), dtype)
-
-
-def squares(output, y):
-    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
 
 
 def of_zoo(name):

@@ -20,7 +20,7 @@ from experiments.plasticity_transfer.models import double_softmax
 from lax_learning import estimators, plasticity
 from lax_learning.data import half_space, relu_net
 from lax_learning.plasticity import MetaParams, Scheme, Tables, k_cap, passes, plastic_pass, top_k_mask
-from tests.compare import assert_close, assert_same, differs, slow_but
+from tests.compare import assert_close, assert_same, differs, member, slow_but
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -158,10 +158,6 @@ def recurrent(dtype: Any = jnp.float32, **scheme: Any) -> plasticity.KCapNetwork
 KINDS = {"feed-forward": feed_forward, "recurrent": recurrent}
 # Two programs for one pass: six changes of a weight, each of a product and a sum of two roundings.
 PASS_ULPS = 4 * len(YS)
-
-
-def member(tree: Any, i: Any) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[i], tree)
 
 
 @pytest.mark.parametrize("kind", slow_but(["feed-forward"], KINDS))

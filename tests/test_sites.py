@@ -26,7 +26,7 @@ from lax_learning.rules import (
     weight_perturbation,
 )
 from lax_learning.rules._feedback import FeedbackState
-from tests.compare import QUICK, jitted
+from tests.compare import QUICK, jitted, squares
 from tests.refusal import refusals
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -39,10 +39,6 @@ W = {"a": jax.random.normal(KEY, (3, 4)), "b": jax.random.normal(KEY, (4, 2))}
 
 def drawn(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
-
-
-def squares(output: Any, y: Any) -> jax.Array:
-    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
 
 
 def two_layers(params, x):

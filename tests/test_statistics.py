@@ -16,7 +16,7 @@ import pytest
 
 import lax_learning as ll
 from lax_learning import estimators, metrics
-from tests.compare import QUICK, slow_but
+from tests.compare import QUICK, flat, slow_but
 from tests.test_golden import in_order
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -25,10 +25,6 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 KEY = jax.random.key(20)
 NUM_DRAWS = 10_000
 SIGMAS = 5.0
-
-
-def flat(tree):
-    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def drawn(seed, *shape):

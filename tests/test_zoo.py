@@ -16,8 +16,8 @@ from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning._sites.tapped import tapped
 from lax_learning.models import Model
-from tests.compare import QUICK, slow_but
-from tests.zoo import ZOO
+from tests.compare import QUICK, slow_but, squares
+from tests.zoo import ZOO, as_float64
 
 pytest.importorskip("flax")
 pytest.importorskip("equinox")
@@ -35,11 +35,6 @@ FAST = [
     ("custom_vjp_around_parameters", "float32"),
 ]
 DECORRELATED = ("custom_vjp_around_parameters", "layers_by_counter", "linen_attention_block")
-
-
-def squares(output: Any, y: Any) -> jax.Array:
-    """Loss of each example."""
-    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
 
 
 def with_feedback(model: Model) -> dict[str, Any]:
@@ -123,12 +118,6 @@ def everything(case: Any, y: Any, noisy: dict[str, Any], num_draws: int, white: 
 def targets(case: Any) -> jax.Array:
     shape = jax.eval_shape(case.apply, case.params, case.x).shape
     return jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
-
-
-def as_float64(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
-    )
 
 
 def largest(tree: Any) -> float:
