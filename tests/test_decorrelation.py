@@ -475,6 +475,7 @@ def test_layers_and_steps_are_those_of_a_loop() -> None:
 # --- learning on models, and plain weights
 
 
+@pytest.mark.slow
 def test_inputs_become_white_at_no_cost_of_sizes_cubed() -> None:
     model, params, x = PROBLEMS["attention"]()
     y = jnp.zeros(jax.eval_shape(model.apply, params, x).shape)

@@ -130,7 +130,7 @@ def test_feedback_shared_over_time_is_the_mean_of_its_jacobians() -> None:
     assert abs(found.mean() - np.mean([0.5**3, 0.5**2, 0.5])) < 5 * error
 
 
-@pytest.mark.parametrize("name", slow_but(("layers_by_counter",), ZOO))
+@pytest.mark.parametrize("name", slow_but((), ZOO))
 def test_on_models_of_other_libraries(name: str) -> None:
     """Gradients in the shape of params; learned feedback moves, and differs from that of zeros."""
     case = ZOO[name]()

@@ -342,6 +342,7 @@ def test_spsa_beside_optax_finds_the_minimum_of_a_quadratic():
 # Precision.
 
 
+@pytest.mark.slow
 def test_bfloat16_params_keep_their_dtype_and_the_direction():
     w = jax.random.normal(jax.random.key(2), (30,)).astype(jnp.bfloat16)
 

@@ -29,7 +29,6 @@ from experiments.decorrelation.reading import (
 from experiments.decorrelation.report import figures, rows
 from experiments.decorrelation.runs import RULES, STUDIES, Run, notebook_runs, on_pixels, runs_of, targets
 from tests.command_line import run
-from tests.compare import slow_but
 from tests.finished import check_diverged, check_folder, row_of
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -181,7 +180,8 @@ def small_data():
     return config, images(config)
 
 
-@pytest.mark.parametrize("inputs", slow_but(["decorrelated"], ["decorrelated", "plain"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("inputs", ["decorrelated", "plain"])
 def test_an_update_is_that_of_the_library(small_data, inputs):
     """By its parts, with the same keys, batches and images; Kolen-Pollack's feedback moves as the weights."""
     _, data = small_data

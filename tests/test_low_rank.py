@@ -20,7 +20,7 @@ from tests.zoo import ZOO, as_float64
 
 KEY = jax.random.key(7)
 DRAWS, RANK, SIGMA = 3, 2, 0.1
-FAST = ("linen_stacked_remat_blocks", "tied_embedding")
+FAST = ("tied_embedding",)
 
 
 def drawn(key: Any, like: Any) -> Any:
