@@ -69,6 +69,7 @@ def test_critics_learn_to_tell_functions_from_networks(namespace):
     assert accuracy[1:, -50:, 0].mean() > 0.5 + 5 * np.sqrt(0.25 / (2 * 50 * 10))
 
 
+@pytest.mark.slow
 @page("docs/rules.md")
 def test_feedback_of_kolen_pollack_moves_with_its_optimizer(namespace):
     rule, model = namespace["kolen_pollack"], namespace["model"]
@@ -88,6 +89,7 @@ def test_models_of_other_libraries_learn_by_feedback(namespace):
         assert values.shape == (20,) and values[-5:].mean() < values[:5].mean(), name
 
 
+@pytest.mark.slow
 @page("docs/rules.md")
 def test_signals_of_ones_own_become_gradients(namespace):
     signals, weights = namespace["of_own_rule"], namespace["recurrent_weights"]
@@ -105,6 +107,7 @@ def test_recipe_of_dropout_and_statistics_moves_both(namespace):
     assert np.any(mean) and np.isfinite(mean).all()
 
 
+@pytest.mark.slow
 @page("docs/many_seeds.md")
 def test_grid_of_seeds_and_rates(namespace):
     losses = namespace["losses"]
@@ -118,6 +121,7 @@ def test_best_rates_lie_within_the_grid(namespace):
     assert len(namespace["best"]) == 3 and set(namespace["best"].values()) <= rates - {min(rates)}
 
 
+@pytest.mark.slow
 @page("docs/your_loop.md")
 def test_own_loop_learns(namespace):
     losses = namespace["losses"]

@@ -16,8 +16,8 @@ from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning._sites.tapped import tapped
 from lax_learning.models import Model
-from tests.compare import QUICK, slow_but
-from tests.zoo import ZOO
+from tests.compare import QUICK, slow_but, squares
+from tests.zoo import ZOO, as_float64
 
 pytest.importorskip("flax")
 pytest.importorskip("equinox")
@@ -29,20 +29,12 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 KEY = jax.random.key(1)
 SIGMA = 1e-3
 WITHOUT_FORWARD_MODE = {"custom_vjp_around_parameters"}
-# One of each kind: a product used twice, strides and groups, a derivative of the user's, random numbers among
-# the data; scans over time meet loops among the identities.
+# One of each kind: strides and groups, a derivative of the user's; scans meet loops in the contract.
 FAST = [
-    ("tied_embedding", "float32"),
     ("linen_separable_strided_convolution", "float32"),
     ("custom_vjp_around_parameters", "float32"),
-    ("dropout_keys_in_x", "float32"),
 ]
 DECORRELATED = ("custom_vjp_around_parameters", "layers_by_counter", "linen_attention_block")
-
-
-def squares(output: Any, y: Any) -> jax.Array:
-    """Loss of each example."""
-    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
 
 
 def with_feedback(model: Model) -> dict[str, Any]:
@@ -126,12 +118,6 @@ def everything(case: Any, y: Any, noisy: dict[str, Any], num_draws: int, white: 
 def targets(case: Any) -> jax.Array:
     shape = jax.eval_shape(case.apply, case.params, case.x).shape
     return jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
-
-
-def as_float64(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
-    )
 
 
 def largest(tree: Any) -> float:
@@ -231,6 +217,18 @@ def check_rules(name, *, wide):
     for rule, (mean, deviation) in found["draws"].items():
         for path, m, s, g in zip(paths, *map(jax.tree.leaves, (mean, deviation, exact)), strict=True):
             assert (np.abs(m - g) <= 5 * s / num_draws**0.5 + rounding).all(), (rule, path)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_model_is_taken(name):
+    """With noise on its units and feedback through its products, traced alone: the others run them."""
+    case = ZOO[name]()
+    y = jnp.zeros(jax.eval_shape(case.apply, case.params, case.x).shape)
+    for make in (partial(ll.node_perturbation, sigma=SIGMA), ll.feedback_alignment):
+        rule = make(Model(case.apply), squares)
+        state = jax.eval_shape(rule.init, KEY, case.params, case.x)
+        _, grads, _ = jax.eval_shape(rule.value_and_grad, KEY, case.params, state, case.x, y)
+        assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, case.params)
 
 
 @pytest.mark.parametrize("name", slow_but(["jitted_checkpointed_conditional"], ZOO))
