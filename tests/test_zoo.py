@@ -17,6 +17,7 @@ from lax_learning._sites._run import Hooks
 from lax_learning._sites.tapped import tapped
 from lax_learning.models import Model
 from tests.compare import QUICK, slow_but, squares
+from tests.registry import RULES
 from tests.zoo import ZOO, as_float64
 
 pytest.importorskip("flax")
@@ -231,19 +232,18 @@ def test_every_model_is_taken(name):
         assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, case.params)
 
 
+FORWARD_MODE = {name for name in RULES if name.startswith(("forward_", "guided_"))}
+
+
 @pytest.mark.parametrize("name", slow_but(["jitted_checkpointed_conditional"], ZOO))
 def test_every_rule_lowers_for_every_platform(name):
     case = ZOO[name]()
     model, y = Model(case.apply), jnp.zeros(jax.eval_shape(case.apply, case.params, case.x).shape)
-    forward_mode = name not in WITHOUT_FORWARD_MODE
-    rules = {**with_feedback(model), **with_noise(model, forward_mode=forward_mode)}
-    rules["redrawn"] = ll.sign_symmetry(model, squares, magnitude="redrawn")
-    rules["spsa"] = ll.spsa(model, squares, perturbation=lambda count: SIGMA)
-    rules["decorrelated"] = ll.decorrelation.rule(
-        lambda model: ll.node_perturbation(model, squares, sigma=SIGMA, variant="activity"),
-        model,
-        ll.decorrelation.dynamics(0.1),
+    has_tokens = any(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(case.x))
+    left_out = (FORWARD_MODE if name in WITHOUT_FORWARD_MODE else set()) | (
+        {"pepita"} if has_tokens else set()
     )
+    rules = {rule: make(model, squares) for rule, make in RULES.items() if rule not in left_out}
 
     def run(key_data, params, x):
         key = jax.random.wrap_key_data(key_data)
