@@ -60,8 +60,9 @@ def weight_mirror(
       >>> rule = weight_mirror(model, ll.squared_error, optimizer=optax.sgd(0.1))
       >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((500, 3))
       >>> state = rule.init(key, params, x)
+      >>> step = jax.jit(rule.value_and_grad)
       >>> for i in range(50):
-      ...     loss, grads, state = rule.value_and_grad(jax.random.key(i), params, state, x, x)
+      ...     loss, grads, state = step(jax.random.key(i), params, state, x, x)
       >>> bool(jnp.abs(state.feedback["b"] - params["b"]).max() < 0.1)
       True
 
