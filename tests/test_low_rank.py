@@ -173,6 +173,13 @@ def estimate_with(**options: Any) -> Any:
     return estimators.weight_perturbation(jnp.sum, **{"sigma": 0.1, "rank": 1, **options})
 
 
+def test_equal_losses_have_equal_ranks() -> None:
+    estimate = estimators.weight_perturbation(
+        lambda w: 0.0 * w[0], sigma=0.1, num_samples=8, rank=1, fitness="ranked", difference="central"
+    )
+    np.testing.assert_array_equal(estimate(KEY, jnp.ones(3))[1], np.zeros(3))
+
+
 test_bad_input = refusals(
     values={
         "rank: expected at least 1, got 0": lambda: estimate_with(rank=0),
