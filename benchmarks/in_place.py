@@ -1,0 +1,170 @@
+"""Memory and time of steps in place, on large models.
+
+    python -m benchmarks.in_place
+
+An MLP and a transformer of ten layers, 42 million weights each, their layers as a list and stacked under a
+scan. Temporaries are those that the compiler plans beside parameters and data. The time of a step is set
+against two passes and three drawings of the noise, which is what it does, timed in turn on their own.
+"""
+
+import datetime
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+import lax_learning as ll
+from experiments import harness, reporting
+from experiments.settings import Count, Options
+
+NOISE: dict[str, dict[str, Any]] = {"rank 4": {"rank": 4}, "signs": {"noise": "rademacher"}, "normal": {}}
+HEADS = 8
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Measure memory and time of steps of weight perturbation in place."""
+
+    width: Count = 2_048
+    """Units of a layer of the MLP; the transformer's layers have as many weights."""
+    layers: Count = 10
+    """Layers of both models."""
+    examples: Count = 32
+    """Examples of the MLP; the transformer has two sequences of this length."""
+    repeats: Count = 5
+    """Steps that are timed, of which the median counts."""
+    out: Path = Path("results/in_place")
+    """Folder for in_place.json; what stands there under this name is replaced."""
+
+
+def dense(h: Any, p: Any) -> Any:
+    """A layer of the MLP."""
+    return jnp.tanh(h @ p["w"] + p["b"])
+
+
+def block(h: Any, p: Any) -> Any:
+    """A layer of the transformer: attention and a perceptron, with normalised inputs."""
+    batch, length, width = h.shape
+    qkv = _normalised(h) @ p["qkv"]
+    q, k, v = jnp.moveaxis(qkv.reshape(batch, length, 3, HEADS, width // HEADS), 2, 0)
+    scores = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k) * (width // HEADS) ** -0.5)
+    h = h + jnp.einsum("bhts,bshd->bthd", scores, v).reshape(h.shape) @ p["out"]
+    return h + jax.nn.gelu(_normalised(h) @ p["up"]) @ p["down"]
+
+
+def _normalised(h: Any) -> Any:
+    return h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + 1e-6)
+
+
+def models(config: Config) -> dict[str, tuple[Callable[[Any, Any], Any], dict[str, tuple[int, ...]], Any]]:
+    """By name, a layer, the shapes of its parameters, and a batch."""
+    n = config.width
+    d = max(round(n / 12**0.5) // HEADS, 1) * HEADS
+    x = jax.random.normal(jax.random.key(0), (config.examples, n))
+    tokens = jax.random.normal(jax.random.key(0), (2, config.examples, d))
+    shapes = {"qkv": (d, 3 * d), "out": (d, d), "up": (d, 4 * d), "down": (4 * d, d)}
+    return {"MLP": (dense, {"w": (n, n), "b": (n,)}, x), "transformer": (block, shapes, tokens)}
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """Measures all cases, prints the table and writes the file."""
+    harness.make_folder(config.out)
+    rows = []
+    cases = [(name, stacked) for name in models(config) for stacked in (False, True)]
+    for name, stacked in tqdm(cases, unit="model"):
+        layer, shapes, x = models(config)[name]
+        keys = jax.random.split(jax.random.key(1), config.layers)
+        params: Any = [
+            {n: shape[0] ** -0.5 * jax.random.normal(key, shape) for n, shape in shapes.items()}
+            for key in keys
+        ]
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params) if stacked else params
+
+        def loss(params: Any, x: Any, layer: Any = layer, stacked: bool = stacked) -> Any:
+            if stacked:
+                x = jax.lax.scan(lambda h, p: (layer(h, p), None), x, params)[0]
+            else:
+                for p in params:
+                    x = layer(x, p)
+            return jnp.mean(x**2, axis=range(1, x.ndim))
+
+        for noise, options in NOISE.items():
+            row, params = _measured(config, loss, params, x, options)
+            rows.append({"model": name, "layers": "stacked" if stacked else "list", "noise": noise, **row})
+    content = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": harness.versions(),
+        "config": {name: value for name, value in asdict(config).items() if name != "out"},
+        "rows": rows,
+    }
+    harness.write_json(config.out / "in_place.json", content)
+    header = tuple(rows[0])
+    print(reporting.table(header, [tuple(_text(value) for value in row.values()) for row in rows]))
+    return rows
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
+def _measured(config: Config, loss: Any, params: Any, x: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Returns a row, and the params: a step takes those that it is given."""
+    step = ll.estimators.in_place_step(loss, sigma=1e-3, **options)
+    key = jax.random.key(2)
+    began = time.perf_counter()
+    compiled = step.lower(key, params, x, learning_rate=1e-9).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    compile_s = time.perf_counter() - began
+    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    sizes = [leaf.nbytes for leaf in jax.tree.leaves(params)]
+    draw = {"normal": ll.noise.normal, "rademacher": ll.noise.rademacher}[options.get("noise", "normal")]
+
+    @jax.jit
+    def passes(params: Any, x: Any) -> Any:
+        return jax.lax.map(lambda by: loss(params, x + by), jnp.arange(2.0))
+
+    @jax.jit
+    def drawing(key: Any) -> Any:
+        drawn = draw(key, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params))
+        return jax.tree.map(jnp.sum, drawn)
+
+    seconds: dict[str, list[float]] = {"step": [], "passes": [], "drawing": []}
+
+    def timed(name: str, function: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = jax.block_until_ready(function())
+        seconds[name].append(time.perf_counter() - began)
+        return result
+
+    low_rank = "rank" in options
+    for _ in range(1 + config.repeats):  # the first compiles
+        _, params = timed("step", lambda given=params: step(key, given, x, learning_rate=1e-9))
+        timed("passes", lambda given=params: passes(given, x))
+        timed("drawing", lambda: None if low_rank else drawing(key))
+    step_s, passes_s, drawing_s = (median(times[1:]) for times in seconds.values())
+    row = {
+        "temporaries / weights": temporaries / sum(sizes),
+        "temporaries / largest leaf": temporaries / max(sizes),
+        "step (s)": step_s,
+        "two passes (s)": passes_s,
+        "one drawing (s)": drawing_s,
+        "step / (passes + 3 drawings)": step_s / (passes_s + 3 * drawing_s),
+        "compile (s)": compile_s,
+    }
+    return row, params
+
+
+def main() -> int:
+    """The command line."""
+    return harness.command_line("in_place", Config, run, package="benchmarks", stopped="nothing is written")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
