@@ -23,6 +23,7 @@ from tqdm import tqdm
 import lax_learning as ll
 from experiments import harness, reporting
 from experiments.settings import Count, Options
+from lax_learning.noise import normal, rademacher
 
 NOISE: dict[str, dict[str, Any]] = {"rank 4": {"rank": 4}, "signs": {"noise": "rademacher"}, "normal": {}}
 HEADS = 8
@@ -124,7 +125,7 @@ def _measured(config: Config, loss: Any, params: Any, x: Any, options: dict[str,
     compile_s = time.perf_counter() - began
     temporaries = compiled.memory_analysis().temp_size_in_bytes
     sizes = [leaf.nbytes for leaf in jax.tree.leaves(params)]
-    draw = {"normal": ll.noise.normal, "rademacher": ll.noise.rademacher}[options.get("noise", "normal")]
+    draw = {"normal": normal, "rademacher": rademacher}[options.get("noise", "normal")]
 
     @jax.jit
     def passes(params: Any, x: Any) -> Any:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import equal_time, online, pairs, rules, throughput, tutorial
+from benchmarks import equal_time, in_place, online, pairs, rules, throughput, tutorial
 from benchmarks.cases import CASES, Sizes, microlearning
 from benchmarks.floors import Floors
 from benchmarks.timing import Comparison, Ours, compare
@@ -247,3 +247,12 @@ def test_online_writes_curves_of_all_seeds_and_a_figure(tmp_path: Path) -> None:
     assert (row["task"], row["rule"], row["chance"]) == ("copy", "rflo", 0.25)
     assert len(row["mean"]) == 2 and len(row["last"]) == 2 and all(0 <= value <= 1 for value in row["mean"])
     assert (tmp_path / "online.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_steps_in_place_are_measured_on_every_model(tmp_path: Path) -> None:
+    small = ("--width", 32, "--layers", 2, "--examples", 4, "--repeats", 1)
+    code, printed, _ = call_main(in_place.main, *small, "--out", tmp_path)
+    rows = json.loads((tmp_path / "in_place.json").read_text())["rows"]
+    assert code == 0 and "transformer" in printed and len(rows) == 12
+    assert all(row["temporaries / weights"] > 0 and row["step (s)"] > 0 for row in rows)
