@@ -63,13 +63,13 @@ format: $(READY)  ## format the code, sort the imports
 	$(BIN)/ruff check --select I --fix
 	$(BIN)/ruff format
 
-SPHINX = $(BIN)/python -m sphinx --fail-on-warning --quiet --jobs auto
+SPHINX = $(BIN)/python -m sphinx --fail-on-warning --quiet
 
 docs: $(WITH_DOCS)  ## build the site into docs/_build/html, offline; its scripts run where they changed
 	$(call run,$(SPHINX) docs docs/_build/html)
 
 docs-check: $(WITH_DOCS)  ## the same without running the scripts, into docs/_build/check
-	$(call run,$(SPHINX) -D plot_gallery=0 -D rule_figures=0 docs docs/_build/check)
+	$(call run,$(SPHINX) -D plot_gallery=0 -D draw_rule_figures=0 docs docs/_build/check)
 
 lock: $(INSTALLED)  ## resolve the newest versions into the locks
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==$(UV_VERSION)

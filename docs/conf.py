@@ -5,9 +5,11 @@ import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
-os.environ |= {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "Agg"}
+# Programs run once here: compiling them quickly saves more than running them quickly.
+os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "MPLBACKEND": "Agg"}
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
+import hooks  # noqa: E402
 import reference  # noqa: E402
 import rule_figures  # noqa: E402
 
@@ -79,9 +81,9 @@ html_theme_options = {
 
 
 def setup(app):
-    app.add_config_value("rule_figures", True, "env", bool)
+    app.add_config_value("draw_rule_figures", True, "env", bool)
     app.add_directive("rule-figure", rule_figures.RuleFigure)
     app.connect("config-inited", lambda app, config: reference.write(Path(app.srcdir, "api")))
-    app.connect("autodoc-skip-member", reference.skip_field)
-    app.connect("doctree-read", reference.unlink)
-    app.connect("build-finished", reference.check_offline)
+    app.connect("autodoc-skip-member", hooks.skip_field)
+    app.connect("doctree-read", hooks.unlink)
+    app.connect("build-finished", hooks.check_offline)

@@ -1,14 +1,8 @@
 """Writes the pages of the API reference, one a topic, from what the packages export."""
 
 import inspect
-import re
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-from docutils import nodes
-from sphinx import addnodes
-from sphinx.errors import ExtensionError
 
 import lax_learning as ll
 
@@ -80,41 +74,3 @@ def _page(title: str, module: str, names: list[str]) -> str:
         kind = "autoclass" if inspect.isclass(value) else "autofunction" if callable(value) else "autodata"
         lines.append(f".. {kind}:: {name}\n{'   :members:' if kind == 'autoclass' else ''}\n\n")
     return "".join(lines)
-
-
-def skip_field(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
-    """Skips fields of named tuples, which `Fields:` describes."""
-    return True if type(value).__name__ in ("_tuplegetter", "member_descriptor") else None
-
-
-def unlink(app: Any, doctree: nodes.document) -> None:
-    """Leaves the text of links to files and folders of the project that are no pages of the site."""
-    root = Path(app.srcdir).parent
-    folder = Path(app.env.doc2path(app.env.docname)).parent
-    for node in list(doctree.findall(addnodes.pending_xref)):
-        if node["reftype"] not in ("myst", "doc"):
-            continue
-        target = node["reftarget"]
-        outside = [p for p in (folder / target, folder / f"{target}.md", root / target) if p.exists()]
-        if (
-            node["reftype"] in ("myst", "doc")
-            and outside
-            and not outside[0].resolve().is_relative_to(app.srcdir)
-        ):
-            node.replace_self(node.children)
-
-
-def check_offline(app: Any, error: Exception | None) -> None:
-    """Raises ExtensionError if a page loads a script, style, image or frame from elsewhere."""
-    if error is not None or app.builder.format != "html":
-        return
-    loads = re.compile(
-        r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["'](?:https?:)?//[^>]*>"""
-    )
-    found = {
-        f"{page.relative_to(app.outdir)}: {tag}"
-        for page in Path(app.outdir).rglob("*.html")
-        for tag in loads.findall(page.read_text())
-    }
-    if found:
-        raise ExtensionError("pages load from elsewhere:\n" + "\n".join(sorted(found)))

@@ -84,8 +84,8 @@ def _line(axes: Any, of_seeds: np.ndarray, label: str | None, marker: str) -> No
 CAPTION = (
     f"MNIST-1D, 40-{WIDTH}-{WIDTH}-10 tanh network, batches of {BATCH}, gradient descent at a rate of "
     f"{{rate:g}}. Left: squared bias and variance of a gradient over {DRAWS} draws; what is below {FLOOR:g} "
-    f"is drawn there. Lines are means over {SEEDS} seeds, bands reach from the least to the greatest. "
-    "Dotted: chance."
+    f"is drawn there, and that of an unbiased rule scatters around 0 by its variance / {DRAWS}. Lines: means "
+    f"over {SEEDS} seeds; bands: from the least to the greatest. Dotted: chance."
 )
 
 
@@ -99,7 +99,7 @@ class RuleFigure(Directive):
         env = self.state.document.settings.env
         env.note_dependency(__file__)
         name, rate = self.arguments[0], float(self.arguments[1])
-        if not env.config.rule_figures:
+        if not env.config.draw_rule_figures:
             return []
         version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
         path = Path(env.app.srcdir, "_build", "figures", f"{name}-{rate:g}-{version}.png")
