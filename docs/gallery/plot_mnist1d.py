@@ -22,7 +22,7 @@ rules = {
     "Kolen-Pollack": (ll.kolen_pollack(model, loss, decay=1e-3, optimizer=optax.sgd(0.3)), 0.3),
     "feedback alignment": (ll.feedback_alignment(model, loss), 0.3),
     "direct feedback alignment": (ll.direct_feedback_alignment(model, loss), 0.1),
-    "node perturbation": (ll.node_perturbation(model, loss, sigma=0.01), 0.05),
+    "node perturbation": (ll.node_perturbation(model, loss, sigma=0.01), 0.015),
     "weight perturbation": (ll.weight_perturbation(model, loss, sigma=0.01), 0.003),
 }
 
@@ -51,5 +51,5 @@ for name, (rule, rate) in rules.items():
     accuracy = jax.jit(jax.vmap(train, in_axes=(0, None)))(jax.random.split(key, 3), data).evaluations
     right.plot(jnp.arange(0, updates + 1, every), accuracy.mean(axis=0), label=name)
 right.set(xlabel="updates", ylabel="accuracy on test data", ylim=(0, 0.8))
-right.legend(loc="upper left", fontsize="small")
+right.legend(loc="lower right", fontsize="small", ncols=2)
 plt.show()
