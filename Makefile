@@ -82,7 +82,7 @@ lock: $(INSTALLED)  ## resolve the newest versions into the locks
 	mv $(DOCS_LOCK).new $(DOCS_LOCK)
 
 clean:  ## remove the environment and the caches, keep the results
-	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .hypothesis .jax_cache dist docs/_build docs/api docs/auto_gallery
+	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .hypothesis .jax_cache dist docs/_build docs/api docs/auto_gallery docs/auto_tutorials
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment whose interpreter is gone is made anew.

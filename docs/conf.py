@@ -30,7 +30,7 @@ extensions = [
     "sphinx-mathjax-offline",
     "sphinxcontrib.bibtex",
 ]
-exclude_patterns = ["_build", "gallery", "auto_gallery/*.ipynb", "auto_gallery/*.py.md5"]
+exclude_patterns = ["_build", "gallery", "tutorials"]
 default_role = "code"
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
@@ -52,8 +52,8 @@ copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 sphinx_gallery_conf = {
-    "examples_dirs": "gallery",
-    "gallery_dirs": "auto_gallery",
+    "examples_dirs": ["gallery", "tutorials"],
+    "gallery_dirs": ["auto_gallery", "auto_tutorials"],
     "filename_pattern": r"\.py$",
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,

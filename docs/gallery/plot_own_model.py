@@ -42,6 +42,11 @@ rules = {
 }
 
 # %%
+# Credit is assigned where parameters meet data:
+
+print(ll.sites(model, model.init(key), x))
+
+# %%
 # The same call for all of them: a key, parameters, the rule's state, a batch.
 
 
