@@ -40,6 +40,21 @@ class Signals(NamedTuple):
     rest: Params | None = None
 
 
+class Online(NamedTuple):
+    """A rule one step of a sequence at a time: weights may be updated between any two steps.
+
+    Fields:
+      start: `(params, x) -> memory`: the state of the network and the traces before the first step; of `x`, a
+        batch at one step, only shapes are used.
+      step: `(key, params, state, memory, x, y) -> (loss, grads, memory)` at one step of a batch, with the
+        state of the rule. With the same params at all steps, losses and grads sum to those of
+        `value_and_grad`.
+    """
+
+    start: Callable[[Params, Any], Any]
+    step: Callable[[Key, Params, Any, Any, Any, Any], tuple[Any, Params, Any]]
+
+
 class Rule(NamedTuple):
     """A credit assignment rule on one model and one loss.
 
@@ -50,12 +65,14 @@ class Rule(NamedTuple):
       trainable: of the model: which leaves of params are for an optimizer to move.
       signals: `(key, params, state, x, y) -> Signals` of a batch of one, for rules whose gradients are the
         pull-back of teaching signals; None for the others. Metrics take moments over examples from them.
+      online: the rule step by step, for rules that need no step to come; None for the others.
     """
 
     init: Callable[[Key, Params, Any], Any]
     value_and_grad: Callable[[Key, Params, Any, Any, Any], tuple[Any, Params, Any]]
     trainable: Where = None
     signals: Callable[[Key, Params, Any, Any, Any], Signals] | None = None
+    online: Online | None = None
 
 
 class Dynamics(NamedTuple):

@@ -1,6 +1,6 @@
 """Comparison of pytrees, leaf by leaf, with the path of the leaf that differs; cases that are slow."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -8,8 +8,43 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lax_learning as ll
+
 QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """Options for programs that run once: half the time to compile."""
+
+
+def squares(output: Any, y: Any) -> jax.Array:
+    """Loss of each example."""
+    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    """Normal numbers from NumPy, which compiles nothing."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def flat(tree: Any) -> np.ndarray:
+    """All numbers of a pytree, in double precision."""
+    return np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def uses(jaxpr: Any, primitive: str, within: bool = False) -> Iterator[bool]:
+    """For each use of a primitive, in nested programs too, whether it is inside of a condition."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == primitive:
+            yield within
+        inside = within or equation.primitive.name == "cond"
+        for leaf in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda a: hasattr(a, "eqns")):
+            inner = getattr(leaf, "jaxpr", leaf)
+            if hasattr(inner, "eqns"):
+                yield from uses(inner, primitive, inside)
+
+
+def jitted(rule: ll.Rule) -> ll.Rule:
+    """The same rule as two programs: compiled at once and not operation by operation."""
+    run = jax.jit(rule.value_and_grad, compiler_options=QUICK)
+    return rule._replace(init=jax.jit(rule.init), value_and_grad=run)
 
 
 def slow_but(fast: Collection[Any], cases: Iterable[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ The library is imported by the tests only after the hook below is in place: ever
 import gc
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Read when JAX is imported. Operations need not know which of a hundred nested calls they come from.
@@ -20,7 +21,6 @@ import pytest
 from jaxtyping import install_import_hook
 
 from experiments import xla
-from tests.passes import default_passes
 
 # Nearly all of the time goes into compiling. Without LLVM's optimisations it takes half as long, and without
 # MLIR between XLA and LLVM half of that; and programs are too small to be worth splitting over threads. What
@@ -62,17 +62,34 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
     return load
 
 
+@contextmanager
+def _default_passes() -> Iterator[None]:
+    """Compiles with the passes that XLA has by default.
+
+    Programs of before and after are forgotten: JAX keeps those of single operations whatever the passes, and
+    the same operation, once alone and once within a larger program, would then give two results.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+        jax.clear_caches()
+
+
 @pytest.fixture
 def with_default_passes() -> Iterator[None]:
     """Runs the test with the passes that XLA has by default, where bits count."""
-    with default_passes():
+    with _default_passes():
         yield
 
 
 @pytest.fixture(scope="module")
 def always_default_passes() -> Iterator[None]:
     """Runs all tests of a module with the passes that XLA has by default."""
-    with default_passes():
+    with _default_passes():
         yield
 
 

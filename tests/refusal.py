@@ -8,11 +8,6 @@ import pytest
 Call = Callable[[], Any]
 
 
-def parametrize_cases(cases):
-    """Cases `name: (call, error, pattern)`."""
-    return pytest.mark.parametrize(("call", "error", "pattern"), cases.values(), ids=cases.keys())
-
-
 def refuses(call: Call, error: type[Exception], pattern: str) -> None:
     with pytest.raises(error, match=pattern) as raised:
         call()

@@ -4,7 +4,6 @@ The checks of annotations that `conftest` adds are off here: these are the error
 """
 
 from functools import partial
-from itertools import product
 from typing import Any
 
 import jax
@@ -98,15 +97,9 @@ test_options_of_rules_and_estimators = refusals(
         },
         r"^feedback_init: expected shape \[4, 2\], got \[3\]": drawn_feedback(jnp.ones(3)),
         "^decay: .*>= 0, got -0.1": lambda: kp(optimizer=sgd, decay=-0.1),
-        "^decay: .*nan": lambda: kp(optimizer=sgd, decay=float("nan")),
         "^gain: .*> 0": [lambda: signs(gain=0.0), lambda: signs(gain=-1)],
-        "^a: ": gains(a=0.0),
-        "^c: ": gains(c=-1.0),
         "^A: .*>= 0": gains(A=-1.0),
-        "^alpha: ": gains(alpha=-1.0),
-        "^gamma: ": gains(gamma=-1.0),
         "^a: expected a number that float32 can tell from 0, got 1e-50": gains(a=1e-50),
-        "^c: expected a number that float32 can tell from infinity, got 1e[+]300": gains(c=1e300),
         "^count: expected the number of updates done, at least 0, got -1": lambda: gains()().perturbation(-1),
         "^share_noise: expected False with batch=True.*got True": lambda: node(
             sigma=0.1, share_noise=True, batch=True
@@ -126,12 +119,6 @@ test_options_of_rules_and_estimators = refusals(
         "^perturbation: expected a schedule, .*got 0.1": lambda: estimators.spsa(jnp.sum, perturbation=0.1),
     },
 )
-
-
-def test_numbers_of_any_type_are_a_sigma():
-    for sigma in (1, np.float32(0.1), jnp.bfloat16(0.1), jnp.array(0.1)):
-        for make in with_sigma:
-            make(sigma=sigma)
 
 
 @pytest.mark.parametrize("name", FEEDBACK)
@@ -155,7 +142,7 @@ def test_feedback(name):
         refuses(run(state._replace(feedback=nothing)), ValueError, pattern)
 
 
-TINY = {jnp.float16: 1e-9, jnp.float32: 1e-40, jnp.bfloat16: 1e-40}
+TINY = {jnp.float16: 1e-9, jnp.bfloat16: 1e-40}
 
 
 def half(make: Any, sigma: Any, dtype: Any) -> Any:
@@ -174,8 +161,7 @@ SIGMAS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"),
-    slow_but([*((name, jnp.bfloat16) for name in SIGMAS), ("rule", jnp.float16)], product(SIGMAS, TINY)),
+    ("name", "dtype"), [*((name, jnp.bfloat16) for name in SIGMAS), ("rule", jnp.float16)]
 )
 def test_sigma_that_the_dtype_cannot_hold(name, dtype):
     called = r"perturbation\(count\)" if name == "spsa" else "sigma"
@@ -198,18 +184,13 @@ initialiser = r"expected an initialiser \(key, shape, dtype\) -> array.*, got "
 sequence = "expected a sequence of ints, got "
 OPTIONS: list[tuple[str, Any, type[Exception], str]] = [
     ("widths", 3, TypeError, sequence + "3"),
-    ("widths", "34", TypeError, sequence + "'34'"),
-    ("widths", {3, 4}, TypeError, sequence + "set"),
     ("widths", (), ValueError, "expected at least "),
     ("widths", (3, 0, 2), ValueError, "expected at least 1, got 0"),
-    ("widths", (3, 2.0, 2), TypeError, "expected an int, got 2.0"),
     ("activation", "relu", TypeError, of_z + "'relu'"),
     ("output_activation", None, TypeError, of_z + "None"),
     ("w_init", 0.1, TypeError, initialiser + "0.1"),
     ("w_init", lambda key, shape: 0, TypeError, initialiser + r"a function of \(key, shape\)"),
-    ("b_init", 0, TypeError, initialiser + "0"),
     ("dtype", int, TypeError, "expected a floating-point dtype, got int"),
-    ("dtype", None, TypeError, "expected a floating-point dtype, got None"),
 ]
 SHAPES = {"mlp": (3,), "convnet": (4, 4, 1), "rnn": (6, 3)}
 
@@ -223,7 +204,6 @@ def test_options_of_networks(kind):
     for name, value, error, pattern in (
         ("w_init", "w", TypeError, "expected a floating-point array, got 'w'"),
         ("w_init", jnp.ones(9), ValueError, r"expected shape \[.*\], got \[9\]"),
-        ("b_init", jnp.ones(9), ValueError, r"expected shape \[.*\], got \[9\]"),
     ):
         drawn = {name: lambda key, shape, dtype, value=value: value}
         refuses(lambda o=drawn: make(**o).init(KEY), error, f"^{name}: " + pattern)
@@ -270,37 +250,27 @@ test_networks = refusals(
     values={
         "^widths: expected at least an input and an output": lambda: ll.mlp((3,)),
         "^activation: expected 2, one a.*got 1": lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh]),
-        "^widths: expected at least an input, a recurrent": lambda: ll.rnn((3, 2)),
         "^outputs: expected one of .*'all'": lambda: ll.rnn((3, 4, 2), outputs="all"),
-        r"^recurrent_init: expected shape \[4, 4\], got \[2\]": lambda: ll.rnn(
-            (3, 4, 2), recurrent_init=lambda key, shape, dtype: jnp.ones(2)
-        ).init(KEY),
-        "^channels, widths: expected at": convnet(channels=()),
         r"^input_shape: expected \(height, width, channels\), got \(4, 4\)": convnet((4, 4)),
         "^padding: expected one of .*, got 'same'": convnet(padding="same"),
         r"^kernel, pool: expected an image with room for layer 0, .*got input_shape \(2, 2, 1\)": convnet(
             (2, 2, 1), kernel=5, padding="VALID"
         ),
-        **{f"^{name}: expected at least 1, got 0": convnet(**{name: 0}) for name in SIZES},
         **{
             f"^{name}: expected one int, or 1, one a convolution, got 2": convnet(**{name: (3, 3)})
             for name in SIZES
         },
     },
     types={
-        r"^widths\[1\]: .*float32\[9, 9\]": lambda: ll.mlp((3, jnp.ones((9, 9)))),
         r"^activation\[1\]: expected a function.*got 3": lambda: ll.mlp(
             (3, 4, 4, 2), activation=[jnp.tanh, 3]
         ),
-        "^recurrent_init: .*got None": lambda: ll.rnn((3, 4, 2), recurrent_init=None),
-        "^channels: " + sequence + "2": convnet(channels=2),
         **{
             rf"^{name}(\[0\])?: expected an int, got (True|2.0)": [
                 convnet(**{name: value}) for value in (True, (2.0,))
             ]
             for name in SIZES
         },
-        **{f"^{name}: expected a sequence of ints, got '3'": convnet(**{name: "3"}) for name in SIZES},
     },
 )
 
@@ -335,7 +305,7 @@ RULES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", slow_but(["np", "spsa", "dfa", "decorrelated"], RULES))
 def test_what_a_rule_gets(name):
     make = RULES[name]
     for wrong, got in (((3, 2), "tuple"), (None, "None"), (jnp.tanh, ".*")):
@@ -356,7 +326,6 @@ def test_what_a_rule_gets(name):
     for call in (run, start):
         refuses(call(key=0), TypeError, r"^key: expected one key, such as jax.random.key\(0\), got 0")
         refuses(call(key=jax.random.split(KEY)), ValueError, r"^key: expected one key.*got key<fry>\[2\]")
-        refuses(call(key=jnp.zeros(2)), TypeError, "^key: expected one key")
         refuses(call(params=None), ValueError, "^params: expected at least one parameter, got an empty")
         integers = jax.tree.map(lambda leaf: leaf.astype(int), PARAMS)
         refuses(
@@ -364,7 +333,6 @@ def test_what_a_rule_gets(name):
         )
         refuses(call(params=({"w": "w"}, {})), TypeError, r"^params\[0\]\['w'\]: expected an array, got 'w'")
         refuses(call(x="x"), TypeError, "^x: expected an array, got 'x'")
-        refuses(call(x=[[1.0], [2.0, 3.0]]), TypeError, "^x: expected an array, got list")
         refuses(call(x=jnp.ones((0, 3))), ValueError, "^x: expected at least one example, got 0")
         for wrong in (None, 1.0, {"a": X, "b": X[:2]}):
             refuses(call(x=wrong), ValueError, "^x: expected arrays with one leading axis of examples, got")
@@ -396,7 +364,6 @@ decorrelated_product = RULES["decorrelated"](MODEL, squared_error)
 test_models = refusals(
     values={
         "^x: expected arrays .*got none": lambda: ll.tapped(MODEL).shapes(W, None),
-        MISFIT + r"params float32\[4, 2\] and x": lambda: ll.sites(MODEL, jnp.ones((4, 2)), X),
         MISFIT
         + r"params\['v'\] float32\[2\] and x float32\[1, 3\]: KeyError\('w'\) at .*test_bad_input": lambda: (
             ll.sites(ll.Model(lambda p, x: x @ p["w"]), {"v": W}, X)
@@ -407,25 +374,12 @@ test_models = refusals(
         r"^trainable: expected to select a parameter out of .*got '2/\*', which selects none": lambda: (
             ll.sites(ll.Model(MLP.apply, trainable="2/*"), PARAMS, X)
         ),
-        r"^where: expected to select a parameter out of .*got '2/\*', which selects none": lambda: node(
-            sigma=0.1, where="2/*"
-        ).value_and_grad(KEY, PARAMS, (), X, Y),
-        r"^apply: expected an output with a leading axis of 5 examples as x, got float32\[2\]": lambda: (
-            ll.backprop(ll.Model(lambda w, x: (x @ w).sum(0)), squared_error).value_and_grad(
-                KEY, jnp.ones((3, 2)), (), X, Y
-            )
-        ),
     },
     types={
         "^model: expected a Model, .*got 3": lambda: ll.sites(3, W, X),
-        "^model: expected a Model, .*got PjitFunction": lambda: ll.tapped(jnp.tanh),
-        "^x: expected an array, got 'x'": lambda: ll.sites(MODEL, W, "x"),
-        r"^params: expected a floating-point parameter, got key<fry>\[\]": lambda: ll.sites(MODEL, KEY, X),
         "^apply: expected a function .*got 'apply'": lambda: ll.Model("apply"),
-        r"^apply: .*got a function of \(w\)": lambda: ll.Model(lambda w: w),
         "^init: expected a function .*got tuple": lambda: ll.Model(jnp.dot, init=PARAMS),
         "^init: expected a model with an initialiser.*got one": lambda: MODEL.init(KEY),
-        "^trainable: expected a glob .*got 3": lambda: ll.Model(jnp.dot, trainable=3),
         r"^apply: expected a pair \(output, aux\) because of has_aux=True, got ": lambda: ll.sites(
             ll.Model(lambda w, x: x @ w, has_aux=True), X.T, X
         ),
@@ -453,12 +407,10 @@ def test_what_an_estimator_gets(make):
     expected = "^loss_fn: expected a scalar floating-point loss, or one loss per example, got "
     refuses(run(lambda w: jnp.sum(w > 0)), TypeError, expected + "int32")
     refuses(run(lambda w: (jnp.sum(w), w)), TypeError, expected + "tuple")
-    refuses(run(lambda w: None), TypeError, expected + "None")
     refuses(run(lambda w: jnp.ones((3, 2))), TypeError, expected + r"float32\[3, 2\]")
     refuses(run(lambda w: w[:0]), ValueError, r"^loss_fn: expected the loss of at least one .*float32\[0\]")
     pair = r"^loss_fn: expected a pair \(loss, aux\) because of has_aux, got "
     refuses(run(jnp.sum, has_aux=True), TypeError, pair)
-    refuses(run(lambda w: (jnp.sum(w), 1, 2), has_aux=True), TypeError, pair + "tuple")
     refuses(lambda: make("sum"), TypeError, "^loss_fn: expected a function .*got 'sum'")
 
     for transform in (lambda f: f, jax.jit):
@@ -468,9 +420,7 @@ def test_what_an_estimator_gets(make):
     estimate = make(lambda p: jnp.sum(W))
     for params, at, got in (
         ({"w": W, "n": jnp.arange(2)}, r"\['n'\]", r"int32\[2\]"),
-        ({"a": 1j}, r"\['a'\]", "complex64"),
         (["weights"], r"\[0\]", "'weights'"),
-        ({"phi": jnp.tanh}, r"\['phi'\]", "PjitFunction"),
         (W > 0, "", r"bool\[2\]"),
     ):
         pattern = f"^params{at}: expected a floating-point array, got {got}"
@@ -517,18 +467,14 @@ half_loss = r"^loss_fn: expected a loss in float32 or wider.*got "
 
 test_noise_and_estimators = refusals(
     values={
-        r"^noise: expected shape \[2\], got \[\]": with_noise(1.0),
         "^noise: expected the structure of what it is added to": with_noise([W]),
         r"^noise\['b'\]: .*got \[3\]": with_noise({"a": W, "b": jnp.ones(3)}, {"a": W, "b": W}),
         r"^sigma: .*got float32\[2\]": lambda: jax.jit(lambda s: wp_estimator(sigma=s)(KEY, W))(W),
     },
     types={
         "^noise: " + real + r"bool\[2\]": with_noise(W > 0),
-        "^noise: " + real + "'signs'": with_noise("signs"),
         r"^like\['a'\]: expected": lambda: normal(KEY, {"a": jnp.arange(3)}),
         half_loss + r"bfloat16\[\]": lambda: wp_estimator(sigma=0.1)(KEY, W.astype(jnp.bfloat16)),
-        half_loss + r"float16\[\]": lambda: spsa_estimator()(KEY, W.astype("half"), count=0),
-        "^count: expected .*got '3'": lambda: spsa_estimator()(KEY, W, count="3"),
         "^state: expected the state of the rule's init.*got tuple": lambda: spsa_rule().value_and_grad(
             KEY, PARAMS, (), X, Y
         ),
@@ -557,18 +503,11 @@ def of_train(x: Any = X, y: Any = Y) -> Any:
 test_training = refusals(
     values={
         "^num_updates: expected at least 1, got 0": train(num_updates=0),
-        "^num_updates: expected at most": train(num_updates=2**31),
-        "^batch_size: expected at least 1, got 0": train(batch_size=0),
-        "^every: expected at least 1, got 0": train(every=0),
         r"^every: expected a divisor of num_updates \(6\), got 4": train(every=4),
         r"^batch_size: expected at most num_examples \(5\), got 6": train(batch_size=6),
-        "^params: expected at least one param": train(init=lambda key: None),
         "^absorb: expected the structure of params": train(rule=WITH_AUX, absorb=lambda params, aux: None),
         "^data.train: expected as many y as x, got 2 and 5": of_train(y=Y[:2]),
-        "^data.test: expected as.*got 5 and 3": train(data.Splits(DATA, DATA, data.Dataset(X[:3], Y))),
         "^data.train: expected at .*got none": train(data.Splits(None, DATA, DATA)),
-        "^data.train: expected at least one .*got 0": of_train(X[:0], Y[:0]),
-        "^data.validation.x: expected": train(data.Splits(DATA, data.Dataset(1.0, Y), None)),
         f"^data.train.y: expected numbers that int32 can hold, got {2**40}": of_train(
             y=np.full((5, 2), 2**40)
         ),
@@ -578,9 +517,6 @@ test_training = refusals(
         "^optimizer: .*got 0.1": train(optimizer=0.1),
         "^rule: expected a Rule.*got": train(rule=jnp.sum),
         "^init: expected the model's function .*got float32": train(init=W),
-        r"^init: expected the model's.*got a function of \(key, x\)": train(init=lambda key, x: W),
-        "^init: expected an array, got 'w'": train(init=lambda key: "w"),
-        "^evaluate: .*got 3": train(evaluate=3),
         r"^evaluate: expected a function \(key, params, state, data\) .*got a function of \(key, par": train(
             evaluate=lambda key, params, data: 0
         ),
@@ -588,16 +524,12 @@ test_training = refusals(
             evaluate=lambda key, params, state, data: {"a": "b"}
         ),
         "^absorb: expected a function .*got None": train(rule=WITH_AUX),
-        r"^absorb: expected a function.*got a function of \(params\)": train(absorb=lambda params: params),
         "^absorb: expected None for a model.*got function": train(absorb=lambda params, aux: params),
         r"^absorb: expected float32 as in params, got int32\[3, 2\]": train(
             rule=WITH_AUX, absorb=lambda params, aux: aux.astype(int)
         ),
         "^key: expected one key.*got 0": train(key=0),
         r"^data: expected Splits, such as Splits\(train=.*got tuple": train((X, Y)),
-        "^data: expected Splits.*got Dataset": train(DATA),
-        r"^data.train: expected a Data.*got tup": train(data.Splits((X, Y), None, None)),
-        "^data.train.x: expected .*'x'": of_train("x"),
         r"^data.train.x: expected an array of real.*got float64\[5, 3\]": of_train(np.ma.ones((5, 3))),
     },
 )
@@ -616,24 +548,18 @@ axes = r"^args: expected leading axes"
 test_ensembles = refusals(
     values={
         r"^in_axes: expected 0 or None.*\(1,\)": members(in_axes=(1,)),
-        "^in_axes: .*0 for one": members(in_axes=(None,)),
         r"^in_axes: expected one entry for each of 2 arguments, got \(0,\)": members(X, X, in_axes=(0,)),
         axes + r" of one size, at least one, got {'args\[0\]': 2, 'args\[1\]': 5}": members(
             W, X, in_axes=(0, 0)
         ),
         axes: [members({"a": W, "b": X}), members({})],
-        "^in_axes: expected the structure of the arguments": members({"b": W}, in_axes=({"a": 0},)),
-        "^in_axes: expected 0 or None.*got 1": members(in_axes=1),
         r"^args\[0\]: expected a leading axis of members, got a scalar": members(jnp.ones(())),
-        "^number of members: expected at least 1, got 0": members(jnp.ones((0, 2))),
         "^memory_budget: ": members(memory_budget=0),
-        "^batch_size: ": members(batch_size=0),
     },
     types={
         "^function: expected a function .*got 3": lambda: ll.ensemble(3),
         "^progress: expected a function": members(progress=True),
         "^batch_size: ": members(batch_size=0.5),
-        r"^args\[0\]: expected an array, got 'keys'": members("keys"),
         r"^args\[0\]: expected an array, got ShapeDtypeStruct float32\[2\]": members(
             jax.ShapeDtypeStruct((2,), jnp.float32)
         ),
@@ -664,26 +590,18 @@ def test_data_of_half_precision_are_labelled_in_float32(dtype):
 test_data = refusals(
     values={
         "^sizes: expected arrays of at most": lambda: data.half_space(KEY, 3, sizes=(10**12, 0, 0)),
-        "^num_features.*: expected arrays of at most": lambda: data.relu_net(KEY, 10**12, sizes=(1, 0, 0)),
         "^num_classes: expected arrays of at most": lambda: data.one_hot([0], 10**10),
-        "^num_features, num_units: expected arrays of at most 2147483647 entries": lambda: data.planted(
-            10**12
-        ),
         r"^teacher\[0\]\['w'\]: expected shape \[3, 2\], got \[4, 2\]": lambda: data.planted(3, 2).sample(
             KEY, ({"w": jnp.ones((4, 2))}, {"w": jnp.ones((2, 1))}), 5
         ),
-        "^labels: expected integers, got dtype float64": lambda: data.one_hot([0.5], 3),
     },
     types={
         "^sizes: expected numbers of .*got 30": lambda: data.half_space(KEY, sizes=30),
-        "^key: expected one key.*got 0": lambda: data.half_space(0),
         "^dtype: .*got int": lambda: data.relu_net(KEY, dtype=int),
-        "^dtype: .*got 'int8'": lambda: data.planted(dtype="int8"),
         "^step: expected an integer, got float32": lambda: (b := data.batches(4, 2)).next(b.init(KEY), 0.5),
         "^labels: expected integers outside of jit, got traced int32": lambda: jax.jit(
             lambda y: data.one_hot(y, 3)
         )(jnp.arange(3)),
-        "^num_classes: expected an int, got 2.0": lambda: data.one_hot([0], 2.0),
         "^path: expected a path, got 3": lambda: data.read_idx(3),
     },
 )

@@ -80,12 +80,9 @@ test_options_and_params = refusals(
         },
         r"^copies: expected one of \[.*\], got": [follow(copies="unknown"), follow(copies=None)],
         r"^params\['w'\]: expected a neuron axis 2, got shape \[4, 3\]": by_axes({**AXES, "w": 2}),
-        r"^params\['w'\]: expected a neuron axis -3, got shape \[4, 3\]": by_axes({**AXES, "w": -3}),
         r"^params\['c'\]: expected a neuron axis 0, got shape \[\]": init({**PARAMS, "c": np.float32(1)}),
         "^axes: expected a neuron axis for at least one.*got None": by_axes(dict.fromkeys(AXES)),
         ONE_SIZE + ".*'w'.*: 3": by_axes({**AXES, "w": 1}),
-        ONE_SIZE + ".*'b'.*: 3": by_axes({**AXES, "b": 0}),
-        ONE_SIZE: init({**PARAMS, "c": RATES[:3]}),
         STRUCTURE: [
             *(
                 call
@@ -110,14 +107,11 @@ test_options_and_params = refusals(
     },
     types={
         r"^axes: expected an int or None for params\['w'\], got '0'": by_axes({**AXES, "w": "0"}),
-        r"^axes: expected an int or None for params\['w'\], got 0.0": by_axes({**AXES, "w": 0.0}),
-        r"^axes: expected an int or None for params\['c'\], got True": by_axes({**AXES, "c": True}),
         **{
             rf"^params\['{name}'\]: expected a floating-point array, got": of_dtype(name, dtype)
             for name, dtype in (("w", np.int32), ("b", bool), ("c", np.int32))
         },
         PICKS + "None": lambda: make(charges=None),
-        PICKS + r"<lambda>\(\)": lambda: make(charges=lambda: 1),
     },
 )
 
@@ -134,8 +128,6 @@ test_updates = refusals(
         "^gradients, rates: expected one of them, got none": update(rates=None),
         "^gradients, rates: .*, got both": update(gradients=PARAMS),
         r"^rates: expected shape \[4\], got \[3\]": update(rates=RATES[:3]),
-        r"^rates: expected shape \[4\], got \[\]": update(rates=1.0),
-        r"^rates: expected shape \[4\], got \[4, 1\]": update(rates=RATES[:, None]),
         GRADIENTS: [
             update(gradients={"c": RATES}, rates=None),
             by(d=RATES),
@@ -143,41 +135,25 @@ test_updates = refusals(
             update(gradients=RATES, rates=None),
         ],
         r"^gradients\['c'\]: .* \[4\].*got \[4, 1\]": by(c=RATES[:, None]),
-        r"^gradients\['w'\]: .* \[4, 3\].*got \[3, 4\]": by(w=np.ones((3, 4))),
         r"^draws.kill: expected shape \[4\], got \[3\]": update(draws=lambda key, n: bd.draws(key, 3)),
         "^num_neurons: expected arrays of at most 2147483647": lambda: bd.draws(KEY, 10**12),
         "^prior: expected the structure of params": prior(d=RATES),
         r"^prior\['b'\]: .*shape \[3\].*got \[1\]": prior(b=RATES[:1]),
-        "^key: expected one key, .*got": update(key=jax.random.split(KEY, 3)),
         r"^state.ancestor: expected shape \[4\], got \[3\]": update(
             state=STATE._replace(ancestor=jnp.arange(3))
         ),
         r"^origin: expected shape \[4\], got \[3\]": follow(origin=FOUR[:3]),
         r"^origin: expected neurons of 0 \.\. 3 or -1, got 4": follow(origin=[0, 1, 2, 4]),
-        r"^origin: expected neurons of 0 \.\. 3 or -1, got -2": follow(origin=[0, 1, 2, -2]),
         **{f"^{name}: expected at least 1, got 0": lambda use=use: use(0) for name, use in COUNTS.items()},
     },
     types={
         "^rates: expected a floating.*, got int32": update(rates=np.ones(4, int)),
-        r"^gradients\['w'\]: expected a floating.*got int32": by(w=np.ones((4, 3), np.int32)),
-        "^draws: expected a function that returns Draws, got tuple": update(
-            draws=lambda key, n: (RATES,) * 4
-        ),
         r"^draws: expected a function of \(key, n\) .*got <lambda>\(key\)": lambda: make(
             draws=lambda key: RATES
         ),
-        r"^prior: expected a function of \(key, params\) .*got <lambda>\(key\)": lambda: make(
-            scheme="prior", prior=lambda key: PARAMS
-        ),
         "^key: expected one key, such as jax.random.key.*got 0": update(key=0),
         "^state: expected a State, from init, got None": update(state=None),
-        "^origin: expected integers, got float32": follow(origin=RATES),
         "^optimizer_state: expected an array, got 'adam'": follow("adam"),
         **{f"^{name}: expected an int, got 2.0": lambda use=use: use(2.0) for name, use in COUNTS.items()},
     },
 )
-
-
-def test_step_sizes_of_any_kind() -> None:
-    for alpha in (0, 1, np.float32(0.5), jnp.array(2.0)):
-        make(alpha)

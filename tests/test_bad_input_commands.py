@@ -123,7 +123,7 @@ HUGE_OPTIONS = [(name, f"--{option}") for name, options in HUGE.items() for opti
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    slow_but([case for case in HUGE_OPTIONS if HUGE[case[0]].startswith(case[1][2:])], HUGE_OPTIONS),
+    slow_but([("birth_death", "--units"), ("throughput", "--seeds")], HUGE_OPTIONS),
 )
 def test_sizes_beyond_memory_are_refused(tmp_path, monkeypatch, name, option):
     monkeypatch.setattr(memory, "total_bytes", lambda: 20e9)
@@ -131,6 +131,7 @@ def test_sizes_beyond_memory_are_refused(tmp_path, monkeypatch, name, option):
     assert message.startswith(f"{option}: expected a size that fits into 20 GB of memory, got 2000000000")
 
 
+@pytest.mark.slow
 def test_defaults_fit_into_memory(monkeypatch, tmp_path):
     """Of a small machine: a run that fits is never refused."""
     monkeypatch.setattr(memory, "total_bytes", lambda: 4e9)
@@ -153,58 +154,41 @@ def test_the_size_that_needs_most_is_named(monkeypatch):
 REFUSED = {
     "birth_death": {
         "--seeds 0": "--seeds: expected at least 1, got 0",
-        "--features 1": "--features: expected at least 2, got 1",
         "--steps 5": "--steps: expected at least 10, got 5",
-        "--records 1": "--records: expected at least 2, got 1",
         "--learning-rate 0": "--learning-rate: expected a finite number > 0, got 0.0",
-        "--problems": "--problems: expected at least one",
         "--schemes gd gd": "--schemes: expected at least one, and each at most once",
         "--distributed": "--distributed: expected a job of SLURM, Open MPI or GKE, or --coordinator",
         "--processes 2": "--distributed: expected to be given with --coordinator",
         "--distributed --processes 2": "--process: expected --coordinator, --processes and --process",
         "--distributed --coordinator a:1 --processes 2 --process 2": "--process: expected a number in 0..1",
-        "--distributed --coordinator a:1 --processes 0 --process 0": "--processes: expected at least 1",
         "--distributed --coordinator a --processes 2 --process 0": "--coordinator: expected HOST:PORT, got a",
-        "--distributed --coordinator a:99999 --processes 2 --process 0": "--coordinator: expected HOST:PORT",
     },
     "decorrelation": {
         "--updates 9": "--updates: expected at least 10, got 9",
         "--batch-size 1001": "--batch-size: expected at most 1000, got 1001",
-        "--studies": "--studies: expected at least one",
-        "--rules backprop backprop": "--rules: expected at least one, and each at most once",
-        "--inputs plain plain": "--inputs: expected at least one, and each at most once",
         "--preset full": "--data: expected a source of the whole MNIST with --preset full",
         "--data nowhere": "--data: expected 'sample' (5,000 images",
     },
     "microlearning": {
-        "--draws 2": "--draws: expected at least 3, got 2",
         "--rules backprop backprop": "--rules: expected at least one, and each at most once",
         "--learning-rate 0.1": "--learning-rate: expected none with --scale matched",
         "--hidden 5 0": "--hidden: expected at least 1, got 0",
         "--network recurrent --hidden": "--hidden: expected at least 1 widths",
         "--network convolutional --hidden 5 6": "--hidden: expected at least 3 widths with --network convo",
         "--drops 3 3": "--drops: expected epochs in order, got 3 3",
-        "--drops 0": "--drops: expected at least 1, got 0",
         "--drops 20": "--drops: expected epochs before the last, --ep",
         "--momentum 1": "--momentum: expected a number in [0, 1), got 1.0",
         "--sigma 0": "--sigma: expected",
         "--scale tutorial --network recurrent": "--network: expected dense with node_perturbation",
         "--scale tutorial --num-samples 2": "--num-samples: expected 1 with node_perturbation",
-        "--batch-size 5000": "--batch-size: expected at most 4000 images, got 5000",
-        "--data nowhere": "--data: expected 'sample' (5,000 images",
-        "--data /dev/null/x": "--data: expected 'sample' (5,000 images",
     },
     "plasticity_transfer": {
-        "--rule-epochs 0": "--rule-epochs: expected at least 1, got 0",
         "--cap 101": "--width: expected at least the cap of 101, got 100",
         "--points 50 9": "--points: expected at least a batch of 100, got 50 9",
         "--learning-rate 0": "--learning-rate: expected a finite number > 0, got 0.0",
-        "--edge-probability 1.5": "--edge-probability: expected a number in 0..1, got 1.5",
         "--evaluations 41": "--evaluations: expected at most 40, got 41",
-        "--models rnn rnn": "--models: expected at least one, and each at most once",
         "--preset seed": "--data: expected a source of the whole MNIST with --preset seed",
         "--preset seed --data sample": "--data: expected at least 60000 images",
-        "--data nowhere": "--data: expected 'sample' (5,000 images",
     },
     "symbolic_discriminator": {"--studies depth depth": "--studies: expected at least one, and each at most"},
     "sweep": {
@@ -213,20 +197,15 @@ REFUSED = {
     },
     "throughput": {
         "--systems birth": f"--systems: expected some of {', '.join(SYSTEMS)}, got 'birth'",
-        "--seeds 1 0": "--seeds: expected at least 1, got 0",
         "--sizes.examples 2": "--sizes.examples: expected at least 3, got 2",
     },
     "tutorial": {
-        "--examples 2": "--examples: expected at least 3, got 2",
         "--batch-size 4001": "--batch-size: expected at most 4000 images, got 40",
-        "--data nowhere": "--data: expected 'sample' (5,000 images",
     },
     "gradient_quality": {
         "--pooled 3": "--pooled: expected a divisor of 28",
         "--sweeps loudness": "--sweeps: expected",
         "--rules magic": "--rules: expected",
-        "--setting.sigma 0": "--setting.sigma: expected",
-        "--examples 2": "--examples: expected",
         "--data /dev/null/x": "--data: expected 'sample' (5,000 images",
     },
     "rules": {"--parts zoos": "--parts: expected some of network, zoo, recurrent"},
@@ -276,15 +255,11 @@ def test_errors_of_the_library_name_the_option():
 test_limits_are_those_of_int32_and_float32 = refusals(
     values={
         "^n: expected at most 2147483647, got 2147483648$": lambda: Limits().check("n", 2**31),
-        "^n: expected at least 3, got 2$": lambda: Limits(3).check("n", 2),
-        "^n: expected at most 5, got 6$": lambda: Limits(0, 5).check("n", 6),
         "^n: expected a finite number, got nan$": lambda: Limits().check("n", float("nan")),
-        "^n: expected a finite number >= 0, got -0.5$": lambda: Limits(0).check("n", -0.5),
         r"^n: expected a number in \(0, 1\), got 1.0$": lambda: Limits(0, 1, open_at=(True, True)).check(
             "n", 1.0
         ),
         r"^n: expected a number that float32 can hold, got 1e\+39$": lambda: Limits().check("n", 1e39),
-        "^n: expected a number that float32 can hold, got -1e-39$": lambda: Limits().check("n", -1e-39),
     }
 )
 

@@ -50,7 +50,6 @@ def update(x: Any = X, state: Any = STATE, **options: Any) -> Any:
 test_updates = refusals(
     values={
         "^size: expected at least 1, got 0": lambda: DYNAMICS.init(0),
-        "^size: expected arrays of at most": lambda: DYNAMICS.init(10**6),
         r"^x: expected shape \[\.\.\., 3\] with an entry, got \[": [
             update(ONES((5, 4))),
             update(ONES((5, 4)), every=2),
@@ -64,19 +63,14 @@ test_updates = refusals(
             update(state=de.State(ONES(3))),
             lambda: de.apply(de.State(ONES(3)), X),
         ],
-        r"^state\.R: expected shape \[size, size\], got float32\[3, 3\]": lambda: de.apply(jnp.eye(3), X),
         "^state.b: expected .*bias=True.*got none": update(bias=True),
-        "^state.b: .*bias=False.*got float32": update(state=de.dynamics(0.1, bias=True).init(3)),
         r"^state.b: .*\[3\], got": lambda: de.apply(de.State(jnp.eye(3), ONES(2)), X),
     },
     types={
-        "^size: expected an int, got 3.0": lambda: DYNAMICS.init(3.0),
         "^key: expected one key.*got 0": lambda: DYNAMICS.update(0, STATE, X),
         "^x: expected a floating.*got int32": update(ONES((5, 3), int)),
-        "^x: .*got complex": update(ONES((5, 3), complex)),
         "^state: expected a State, from init, got None": update(state=None),
         "^state.step: expected one integer": update(state=STATE._replace(step=0.5)),
-        "^state.R: .*got int": lambda: de.apply(de.State(jnp.eye(3, dtype=int)), X),
     },
 )
 
@@ -113,7 +107,6 @@ def init_of(model: Any, params: Any = W, x: Any = X) -> Any:
 
 
 EYE = {"w": jnp.eye(3)}
-HUGE = {"w": jax.ShapeDtypeStruct((10**6, 1), jnp.float32)}, jax.ShapeDtypeStruct((1, 10**6), jnp.float32)
 A_PRODUCT = "^where: expected to select a product"
 
 test_models = refusals(
@@ -125,11 +118,9 @@ test_models = refusals(
             call for layer in (de.State(jnp.eye(2)), None, jnp.eye(3)) for call in users_of({"w": layer})
         ],
         A_PRODUCT + r" .*got 'v', which selects none of \['w'\]": lambda: rule_of(where="v").init(KEY, W, X),
-        A_PRODUCT: init_of(ll.Model(lambda p, x: x + p["w"]), {"w": ONES(3)}),
         "^x: expected floating-point numbers, which R can multiply, got others at 'w'": init_of(
             MODEL, W, X.astype(int)
         ),
-        "^where: 'w': expected arrays of at most": init_of(MODEL, *HUGE),
         r"^params: expected parameters that one product reads as they are, got 'w'": [
             lambda: de.fold(ll.Model(tied), EYE, init_of(ll.Model(tied), EYE)().layers, X),
             lambda: de.fold(ll.Model(lambda p, x: x @ (2 * p["w"])), W, LAYERS, X),
@@ -144,7 +135,6 @@ test_models = refusals(
             lambda: de.wrap(3, LAYERS),
             lambda: de.fold(3, W, LAYERS, X),
         ],
-        "^make_rule: expected a function .*got 3": lambda: rule_of(make_rule=3),
         "^make_rule: expected a function from a model to a rule, got": lambda: rule_of(
             make_rule=lambda model, loss: None
         ),
@@ -152,10 +142,8 @@ test_models = refusals(
             make_rule=lambda model: 3
         ).init(KEY, W, X),
         "^dynamics: expected Dynamics, .*got 0.1": lambda: rule_of(of=0.1),
-        "^where: expected a glob .*got 3": lambda: rule_of(where=3),
         "^state: expected the state of the rule's init.*got tuple": lambda: rule_of().value_and_grad(
             KEY, W, (), X, Y
         ),
-        "^key: expected one key.*got 0": lambda: rule_of().init(0, W, X),
     },
 )

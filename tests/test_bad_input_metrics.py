@@ -82,13 +82,6 @@ def test_losses_of_wrong_kinds(loss):
     np.testing.assert_array_equal(loss(output, y), loss(jnp.array(output), jnp.array(y)))
 
 
-@pytest.mark.parametrize("metric", [m.inner_product, m.cosine_similarity, m.angle_degrees, m.relative_norm])
-def test_unlike_trees(metric):
-    for other in ({"w": jnp.ones(3)}, {"w": jnp.ones(1)}, {"v": jnp.ones(2)}, jnp.ones(2)):
-        pattern = r"^a(\['w'\])?: expected .* b,? ?.*got"
-        refuses(lambda b=other: metric({"w": jnp.ones(2)}, b), ValueError, pattern)
-
-
 def of_draws(rule: Any = RULE, key: Any = KEY, reference: Any = PARAMS, number: int = 5) -> Any:
     return lambda: m.draw_moments(rule, key, PARAMS, (), X, Y, reference, number)
 
@@ -103,26 +96,20 @@ STACKED = jnp.arange(12.0).reshape(4, 3)
 test_bad_input = refusals(
     values={
         "^a: expected at least one array, got {}": lambda: m.cosine_similarity({}, {}),
-        "^b: expected at least one array, got None": lambda: m.angle_degrees(X, None),
         r"^a: expected the structure of.*got PyTreeDef\({'w': \*}\)": lambda: m.inner_product({"w": X}, X),
         r"^a\['w'\]: expected shape \[5, 2\].*got \[5, 3\]": lambda: m.relative_norm({"w": X}, {"w": Y}),
-        r"^trees\[1\]: expected the leaves.*got \[''\]": lambda: m.by_path(m.cosine_similarity, (X,), X),
         r"^trees\[1\]: expected the leaves \['0', '1'\] as in trees\[0\], got \['0'\]": lambda: m.by_path(
             m.cosine_similarity, (X, X), (X,), depth=1
         ),
-        r"^trees\[0\]: expected at least one leaf, got none": lambda: m.by_path(m.cosine_similarity, (), ()),
         "^trees: expected one leaf at each path, got several at 'a/b'": lambda: m.by_path(
             m.relative_norm, *[{"a/b": X, "a": {"b": Y}}] * 2
         ),
-        "^trees: expected at least one, got none": lambda: m.by_path(m.cosine_similarity),
         "^depth: expected .*, got 0": lambda: m.by_path(m.relative_norm, (X,), (X,), depth=0),
-        "^depth: expected .*, got -1": lambda: MOMENTS.parts(depth=-1),
         "^feedback: expected at least one leaf, got none": lambda: m.weight_alignment({"w": X}, {"w": None}),
         r"^feedback: expected paths of.*got \['v'\]": lambda: m.weight_alignment({"w": X}, {"v": X}),
         r"^feedback\['w'\]: expected shape.*got \[5, 2\]": lambda: m.weight_alignment({"w": X}, {"w": Y}),
         "^gradients: expected stacked gradients or.*got a dict of Moments": lambda: m.snr(MOMENTS.parts()),
         r"^x, d: expected shapes \[T,.*got \(5, 3\) and \(4, 2\)": lambda: m.product_moments(X, Y[1:]),
-        r"^rest: expected shape \[3, 2\], got \[5, 2\]": lambda: m.product_moments(X, Y, Y),
         "^gradients: expected leaves with one leading axis": [
             lambda: m.snr([1.0, 2.0, 3.0]),
             lambda: m.snr({}),
@@ -135,9 +122,7 @@ test_bad_input = refusals(
         ],
         "^chunk_size: ": lambda: m.streamed_moments(lambda g: g, STACKED, chunk_size=0),
         "^num_samples: expected at least 3, got 2": of_draws(number=2),
-        "^number of examples in x: expected at least 3, got 2": of_examples(x=X[:2], y=Y[:2]),
         "^variant: expected one of": lambda: m.snr(STACKED, variant="other"),
-        "^epsilon: ": lambda: m.snr(STACKED, epsilon=0.0),
         "^reference: expected the exact gradients, got None": [
             lambda: m.bias_variance(STACKED),
             lambda: m.bias_variance(m.stacked_moments(STACKED)),
@@ -149,15 +134,10 @@ test_bad_input = refusals(
             lambda: m.bias_variance(STACKED, jnp.ones(1)),
             lambda: m.bias_variance(STACKED, {"w": jnp.ones(3)}),
         ],
-        "^reference: expected one.*got it beside them": lambda: m.bias_variance(MOMENTS, (X[0], Y[0])),
-        r"^reference: expected the structure of the.*got": lambda: m.bias_variance((X,), [X[0]]),
         r"^draw\(x\): expected at least one array, got \(\)": lambda: m.streamed_moments(lambda x: (), X),
         r"^key: expected one key, .*got key<fry>\[2\]": of_examples(key=jax.random.split(KEY)),
-        "^reference: expected the structure of the gradients": of_draws(reference=PARAMS[:1]),
-        r"^x: expected shape \[batch, 3\], got \[1, 4\]": of_examples(x=jnp.ones((5, 4))),
         r"^y: expected a leading axis of 5 examples as in x, got shapes \[\[4, 2\]\]": of_examples(y=Y[:4]),
         r"^output: expected shape \[batch, ...\], got \[\]": lambda: loss.squared_error(1.0, 1.0),
-        r"^output: expected shape \[batch, ..., classes\], got \[\]": lambda: loss.accuracy(1.0, 1.0),
         r"^output: expected shape \[batch, ..., classes\], got \[5\]": lambda: loss.accuracy(
             jnp.zeros(5), jnp.zeros(5)
         ),
@@ -165,19 +145,13 @@ test_bad_input = refusals(
             lambda: loss.balanced_accuracy(jnp.ones((5, 1)), jnp.ones((5, 1))),
             lambda: loss.softmax_cross_entropy(jnp.ones((5, 1)), jnp.ones((5, 1))),
         ],
-        r"^output: expected at least one example, got shape \[0, 2\]": lambda: loss.accuracy(Y[:0], Y[:0]),
-        r"^y: expected shape \[5,.*got \[5\]": lambda: loss.squared_error(jnp.ones((5, 1)), jnp.ones(5)),
     },
     types={
-        "^metric: expected a function of.*got a function of ": lambda: m.by_path(m.cosine_similarity, [X]),
-        r"^draw: expected a.*got a function of \(x, y\)": lambda: m.streamed_moments(lambda x, y: x, X),
         "^gradients: expected an array of.*got float64": lambda: m.snr(np.ma.masked_less(np.eye(3, 2), 1)),
-        "^gradients: expected an array.*got object": lambda: m.snr(np.array([None, 1, 2], dtype=object)),
         "^metric: expected a function of .*pytrees, got 'cosine'": lambda: m.by_path("cosine", (X,), (X,)),
         r"^draw: expected a function x -> gradients, got float32\[5, 3\]": lambda: m.streamed_moments(X, X),
         "^rule: expected a Rule, got None": of_draws(None),
         "^model: expected a Model, got Rule": of_examples(RULE),
-        "^key: expected one key, such as jax.random.key.0., got 0": of_draws(key=0),
         "^reference: expected the exact gradients, got None": of_draws(reference=None),
         r"^output: expected a floating-point array, got int32\[5, 2\]": lambda: loss.softmax_cross_entropy(
             jnp.zeros((5, 2), jnp.int32), Y

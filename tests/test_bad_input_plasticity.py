@@ -51,17 +51,12 @@ def caps(x: Any, k: Any, **options: Any) -> Any:
 test_k_cap = refusals(
     values={
         "^k: expected at most 3, the size of axis -1 of x, got 4": caps(XS, 4),
-        "^k: expected at most 5, the size of axis 0 of x, got 6": caps(XS, 6, axis=0),
         "^k: expected at least 1, got 0": caps(XS, 0),
         r"^x: expected an axis -1, got shape \[\]": caps(jnp.ones(()), 1),
-        r"^x: expected an axis 2, got shape \[5, 3\]": caps(XS, 1, axis=2),
-        r"^x: expected an axis -3, got shape \[5, 3\]": caps(XS, 1, axis=-3),
     },
     types={
         "^k: expected an int, got 1.0": caps(XS, 1.0),
-        "^k: expected an int, got True": caps(XS, True),
         "^x: expected a floating-point array, got int32": caps(YS, 1),
-        "^axis: expected an int, got None": caps(XS, 1, axis=None),
     },
 )
 
@@ -85,18 +80,12 @@ def binned(size: Any, place: Any) -> Any:
 test_networks = refusals(
     values={
         "^cap of hidden layer 1: expected at most 4, .*got 5": mlp(cap=5),
-        "^cap of hidden layer 2: expected at most 5, .*, got 6": mlp(cap=(4, 6)),
         "^cap of hidden layer 1: expected at least 1, got 0": mlp(cap=0),
         r"^cap: expected one .* of 2 hidden layers, got \(2, 2, 2\)": mlp(cap=(2, 2, 2)),
-        "^cap: expected at most 4, the width.*got 5": graph(cap=5),
-        "^cap: expected at least 1, got 0": graph(cap=0),
         r"^widths: expected at least an input, .*got \(3, 2\)": mlp((3, 2)),
-        r"^widths: expected .*got \(\)": mlp(()),
         r"^widths\[2\]: expected at least 1, got 0": mlp((3, 4, 0, 2)),
         r"^widths: expected sizes of input.*got \(3, 4, 4": graph((3, 4, 4, 2)),
-        r"^widths\[0\]: expected at least 1, got 0": graph((0, 4, 2)),
         r"^widths: expected arrays of at most .*\[1000000, 1000000\]": mlp((10, 10**6, 10**6, 2)),
-        "^widths: expected arrays of at most 2147483647": graph((3, 10**5, 2)),
         "^widths: expected at most 1000 layers, got 1999": mlp((3,) * 2000, 1),
         "^rounds: expected at least 0, got -1": graph(rounds=-1),
         "^rounds: expected at most 14, .*got 15": graph(rounds=15),
@@ -104,7 +93,6 @@ test_networks = refusals(
             lambda cap: 2, lambda count, n: 9 + count
         ),
         r"^edge_probability: expected one .* of 2 hidden layers, got \(0.5,\)": mlp(edge_probability=(0.5,)),
-        "^edge_probability: expected a number in 0..1, got 1.5": mlp(edge_probability=(0.5, 1.5)),
         "^edge_probability: expected a number in 0..1, got": [
             call for p in (-0.1, 2, np.nan, None) for call in both(edge_probability=p)
         ],
@@ -121,14 +109,10 @@ test_networks = refusals(
         },
     },
     types={
-        "^cap of hidden layer 1: expected an int, got 2.0": mlp(cap=2.0),
         r"^widths\[0\]: expected an int, got 3.0": mlp((3.0, 4, 2)),
-        "^widths: expected sizes of the input.*got 3": mlp(3),
-        "^rounds: expected an int, got 1.5": graph(rounds=1.5),
         "^dtype: expected a floating-point dtype, got int": both(dtype=int),
         "^scheme: expected a Scheme, got 'additive'": both(scheme="additive"),
         "^rule: expected a TableRule.*got function": mlp(rule=lambda pre, post, w: w),
-        r"^rule.bins.size: expected a function of the cap, got <lambda>\(\)": binned(lambda: 3, max),
         r"^rule.bins.place: expected a function of \(count \[out\], num_inputs \[out\]\), got": binned(
             lambda cap: 2, lambda count: count
         ),
@@ -153,7 +137,6 @@ test_initialisers = refusals(
     types={
         r"_init: expected an initialiser .*got <lambda>\(key, shape\)": drawing(lambda key, shape: SQUARE),
         r"_init\(.*\): expected a floating-point array, got None": drawing(lambda *_: None),
-        r"_init\(.*\): expected a floating-point array, got int32": drawing(lambda *_: jnp.ones((2, 2), int)),
     },
 )
 
@@ -178,20 +161,15 @@ OTHER = zeros(k_cap_mlp((3, 4, 6, 2), 2))
 test_states = refusals(
     values={
         "^state: expected 3 layers, got 2": users_of(STATE[:2]) + users_of(STATE[:2], RECURRENT),
-        "^state: expected 3 layers, got 0": users_of(()),
         **{
             rf"^state\[1\]\['{entry}'\]: expected shape \[4, 5\], got \[4, 6\]": users_of(
                 (STATE[0], {**STATE[1], entry: OTHER[1][entry]}, STATE[2])
             )
             for entry in ("w", "mask")
         },
-        r"^state\[0\]: expected a dict with the entries 'w' and 'mask', got \['w'\]": users_of(
-            tuple({"w": layer["w"]} for layer in STATE)
-        ),
     },
     types={
         "^state: expected a tuple .*got None": lambda: NETWORK.drive(None, XS),
-        "^drive: expected a Drive, .*got float32": lambda: NETWORK.respond(STATE, XS),
         "^params.w: expected a floating-point array, got None": lambda: plasticity.with_params(
             STATE, MetaParams(TABLES, None)
         ),
@@ -219,16 +197,11 @@ test_samples_and_tables = refusals(
     values={
         r"^xs: expected at least one sample, got shape \[0, 3\]": run(XS[:0], YS[:0]),
         r"^x: expected shape \[..., 3\], got \[5, 4\]": run(jnp.ones((5, 4))),
-        r"^x: expected shape \[\.\.\., 3\], got \[\]": lambda: NETWORK.apply(STATE, jnp.ones(())),
         r"^xs: expected shape \[samples, 3\], got \[3\]": run(XS[0]),
         r"^ys: expected shape \[5\] as in xs, got \[4\]": run(ys=YS[:4]),
-        r"^ys: expected shape \[5\].*got \[5, 2\]": run(ys=jax.nn.one_hot(YS, 2)),
         r"^ys: expected labels in 0 \.\. 1, got 2": run(ys=YS.at[3].set(2)),
-        r"^ys: expected labels in 0 \.\. 1, got -1": run(ys=YS.at[0].set(-1)),
         r"^y: expected labels in 0 \.\. 1, got 2": one(y=2),
         r"^x, y: expected one sample, got shapes \[5, 3\] and \[\]": one(XS),
-        r"^x, y: .*got shapes \[3\] and \[2\]": one(y=jnp.array([0, 1])),
-        r"^x: expected shape \[..., 3\], got \[4\]": one(jnp.ones(4)),
         r"^tables.hidden for layer 1: expected shape \[2, 2\], got \[2, 3\]": run(
             tables=Tables((jnp.zeros((2, 3)),), SQUARE)
         ),
@@ -236,7 +209,6 @@ test_samples_and_tables = refusals(
             make(tables=Tables((SQUARE,), jnp.zeros(2))) for make in (run, one)
         ],
         "^tables.hidden: .* each of 1 .*got 0": run(tables=Tables((), SQUARE)),
-        "^tables.hidden: .*got 2": run(tables=Tables((SQUARE,) * 2, SQUARE)),
         r"^tables.hidden for layer 1: expected shape \[4, 4\], got \[2, 2\]": [
             run(network=RECURRENT),
             lambda: plasticity.transfer(TABLES, RECURRENT),
@@ -248,8 +220,6 @@ test_samples_and_tables = refusals(
     types={
         "^x: expected a floating-point array, got int32": [run(XS.astype(int)), one(XS[0].astype(int))],
         "^ys: expected integer labels, got float32": run(ys=jnp.ones(5)),
-        "^ys: expected integer labels, got bool": run(ys=YS > 0),
-        "^y: expected integer labels, got float32": one(y=1.0),
         "^tables.hidden for layer 1: expected a floating-point array, got int32": run(
             tables=Tables((SQUARE.astype(int),), SQUARE)
         ),
@@ -271,8 +241,6 @@ test_meta_learning = refusals(
             learn(ONE_HOT.at[3].set(jnp.array(row)))
             for row in ([0, 0], [1, 1], [0.7, 0.3], [-1, 2], [np.nan, 1])
         ],
-        r"^params.w: expected shape \[3, 4\], got \[3, 3\]": learn(ONE_HOT, MetaParams(TABLES, W[:, :3])),
-        "^tables.hidden: expected one .*got 0": learn(ONE_HOT, MetaParams(Tables((), SQUARE), W)),
         **{
             f"^{name}: expected at least 1, got 0": lambda name=name: plasticity.meta_learn(
                 NETWORK, STATE, optax.sgd(0.1), **{"num_updates": 2, "batch_size": 2, name: 0}
@@ -294,10 +262,8 @@ test_meta_learning = refusals(
 def test_data(make: Any) -> None:
     for options, error, pattern in [
         ({"sizes": (10, 5)}, ValueError, r"^sizes: expected numbers of training.*got \(10, 5\)"),
-        ({"sizes": (10, -1, 5)}, ValueError, r"^sizes\[1\]: expected at least 0, got -1"),
         ({"sizes": (10, 0, 5.0)}, TypeError, r"^sizes\[2\]: expected an int, got 5.0"),
         ({"num_features": 0}, ValueError, "^num_features: expected at least 1, got 0"),
-        ({"num_features": 2.0}, TypeError, "^num_features: expected an int, got 2.0"),
     ]:
         refuses(lambda options=options: make(KEY, **options), error, pattern)
 

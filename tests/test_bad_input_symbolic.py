@@ -53,14 +53,9 @@ REFUSED = {
 }
 # The column of the error, what was expected, and how what came begins.
 LONG = {
-    " \t": (3, "a formula", "''"),
     "N" + "9" * 9000: (1, INDEX, "'N999999999"),
-    "0x" + "f" * 9000: (1, "a number of at most 1e+38", "'0xffff"),
-    "9" * 5000: (5001, "a formula", "''"),
     "+".join(["1"] * 102): (1, DEEP, "more"),
-    "-" * 100 + "1": (101, DEEP, "more"),
     "sin(" * 100 + "1" + ")" * 100: (401, DEEP, "more"),
-    "+".join(["1"] * 5_000): (1, DEEP, "more"),
     "(" * 5_000: (201, "a formula", "'((((("),
     "1" * 10_001: (1, "at most 10000 characters", "10001"),
 }
@@ -127,25 +122,8 @@ def test_any_text(text):
     assert isinstance(outcome(sy.parse_library, text), sy.Library | sy.ExpressionError)
 
 
-MUTATIONS = st.tuples(st.integers(0, 60), st.integers(0, 3), st.sampled_from(["", *WORDS]))
 QUADRATIC = "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*N2"
 VALID = [QUADRATIC, "-6*U0*5*N0*np.sin(6*U0*X07[:,1])", "N*3.0*X09[:,1]*np.exp(2*U*0.5*X09[:,1])/abs(-2)"]
-
-
-@FUZZ
-@given(st.sampled_from(VALID), st.lists(MUTATIONS, min_size=1, max_size=3))
-def test_mutations(source, mutations):
-    for start, length, text in mutations:
-        source = source[:start] + text + source[start + length :]
-    assert isinstance(outcome(sy.parse_expression, source), sy.Expression | sy.ExpressionError)
-
-
-def test_nothing_hides_in_a_formula():
-    for source in VALID:
-        for mark in ("__import__(np)", "X.__class__", "[X for X in X]", "(lambda: X)()", "np.a.b"):
-            for place in re.finditer(r"\b(N\d?|U\d?|X\d+\[:,\d\])(?=\W|$)", source):
-                text = source[: place.start()] + mark + source[place.end() :]
-                assert isinstance(outcome(sy.parse_expression, text), sy.ExpressionError)
 
 
 def test_nothing_is_run(monkeypatch, tmp_path):
@@ -193,18 +171,13 @@ WRONG = "expected the derivative by column 0, "
         (" \n\t\r\n", "1:1", "expected a function, got none"),
         ("1\n\n N0 + N00", "3:7", f"expected {INDEX}, got 'N00'"),
         ("X[:,0]; 1 + one", "1:13", f"expected {ANYTHING}"),
-        ("X[:,0];", "1:8", "expected a formula, got ''"),
         (";1", "1:1", "expected a formula, got ''"),
-        ("1\rN0", "1:2", "expected letters, digits"),
         ("X[:,0]*X[:,1];X[:,1]", "1:1", "expected 2 derivatives, one a column, got 1"),
         ("X[:,0]\nX[:,0]**2;X[:,0]", "2:11", WRONG),
-        ("X[:,0]*X[:,1]; X[:,1];\t-X[:,0]", "1:24", "expected the derivative by column 1, "),
         ("2*X[:,0];2.000003", "1:10", WRONG),
         ("1000*sin(U0*X[:,0]);1000*U0*cos(1.00001*U0*X[:,0])", "1:21", WRONG),
-        (QUADRATIC + ";2*N0*0.05*(X10[:,0] + 0.5*N2)", "1:42", WRONG),
         ("exp(exp(X[:,0])) + X[:,0];exp(exp(X[:,0]) + X[:,0])", "1:27", WRONG),
         ("1e12 + X[:,0];2", "1:15", WRONG),  # blind beside the value
-        ("1e-20*X[:,0];3e-20", "1:14", WRONG),  # small
         ("abs(X[:,0] - 5);-1", "1:17", WRONG),  # right near 0 alone
         ("log(-1 - X[:,0]**2);2*X[:,0]/(1 + X[:,0]**2)", "1:21", WRONG + "got no point where"),
     ],
@@ -262,15 +235,11 @@ def at_x(**options):
 
 
 COUNTS = {
-    "number": [lambda value: sy.draw_functions(KEY, LIBRARY, value)],
     "num_points": [lambda value: sy.critic(value)],
     "channels": [lambda value: sy.critic(4, channels=value)],
     "hidden[1]": [lambda value: sy.critic(4, hidden=(3, value))],
-    "embedding[0]": [lambda value: sy.critic(4, embedding=(value,))],
     "iterations": [lambda value: trained(iterations=value)],
     "num_epochs": [lambda value: trained(num_epochs=value)],
-    "num_features": [lambda value: sy.gaussian_process_generator(2, 3, num_features=value)],
-    "num_inputs": [lambda value, make=make: make(value, 3) for make in MAKERS],
     "num_latents": [lambda value, make=make: make(2, value) for make in MAKERS],
 }
 WEIGHTS = {
@@ -289,10 +258,8 @@ CHOICES = {
         lambda value: sy.critic_step(PLAIN, ADAM, objective=value),
     ],
     "cost": [lambda value: sy.critic_cost(ONES(2), cost=value)],
-    "method": [lambda value: at_x(method=value)],
     "extensions[1]": [lambda value: at_x(extensions=("input", value))],
     "norm": [lambda value: sy.dsn_generator(2, 3, norm=value)],
-    "bias": [lambda value: sy.dsn_generator(2, 3, bias=value)],
 }
 
 
@@ -308,7 +275,6 @@ test_numbers_and_choices = refusals(
     values={
         **bound(COUNTS, ": expected .*got [0-]", 0, -1),
         **bound(WEIGHTS, " 0, got", -0.1, np.nan, np.inf, "0.1", None, True, ONES(2)),
-        "^scale: expected a finite number > 0, got 0": lambda: sy.gaussian_process_generator(2, 3, scale=0),
         **bound(CHOICES, ": expected one of .*got", "BCE", None, 3, ONES(2)),
     },
     types=bound(COUNTS, ": expected .*got", 2.0, True, "2"),
@@ -385,10 +351,6 @@ test_arrays = refusals(
         r"^fake: expected shape \[2, 4\], got \[3, 4\]": lambda: sy.gradient_penalty(
             PLAIN, PARAMS, ONES(2), CURVES, ONES((3, 4))
         ),
-        r"^eps: expected shape \[2\], got \[2, 4\]": lambda: sy.gradient_penalty(
-            PLAIN, PARAMS, CURVES, CURVES, CURVES
-        ),
-        r"^logits: expected at least one, got shape": lambda: sy.critic_cost(ONES(0)),
     },
     types={
         "^x: expected (a floating-point array|an array of real numbers), got ": [
@@ -403,7 +365,6 @@ test_arrays = refusals(
             for name in names
             for call in [call_of(name, wrong)]
         },
-        "^logits: expected a floating": lambda: sy.critic_cost(ONES(2, int)),
     },
 )
 
@@ -432,15 +393,8 @@ def of_critic(params, judge=PLAIN):
 test_values_and_params = refusals(
     values={
         FEW + r"normal: .*>= 2\], got \[3, 1\]": coefficients(ONES((3, 1)), ONES((3, 2))),
-        FEW + r"uniform: .*, got \[3, 0\]": coefficients(ONES((3, 2)), ONES((3, 0))),
-        FEW + r"normal: .*, got \[2, 2\]": coefficients(ONES((2, 2)), ONES((3, 2))),
-        FEW + r"normal: expected shape \[K >= 2\], got \[1\]": lambda: sy.parse_expression("N1").evaluate(
-            sy.Coefficients(ONES(1), ONES(2)), X
-        ),
         "^entries: expected .* 0..1, got 2": values(entries=jnp.array([0, 1, 2])),
-        "^entries: expected .*, got -1": values(entries=jnp.array([0, -1, 1])),
         r"^entries: expected shape \[number\], got": values(entries=jnp.array(0)),
-        r"^x: .*1e\+30": lambda: sy.parse_expression("1e30").evaluate(NONE, ONES((2, 1), jnp.float16)),
         "^number: expected arrays of at": lambda: sy.draw_functions(KEY, LIBRARY, 10**12),
         "^x: expected .* 2 columns, got": lambda: sy.curves_at(X, LIBRARY, GENERATOR),
         "^extensions: expected each at most once": lambda: at_x(extensions=("input", "input")),
@@ -455,11 +409,6 @@ test_values_and_params = refusals(
             )
         ),
         "^params: expected 2 layers, got 1": of_critic({**PARAMS, "critic": PARAMS["critic"][:1]}),
-        "^params: expected 2 layers, got 0": of_critic(PARAMS, WIDE),
-        r"^params\[1\]\['w'\]: expected shape \[3, 1\], got \[3, 2\]": of_critic(
-            {**PARAMS, "critic": (PARAMS["critic"][0], {"w": ONES((3, 2)), "b": ONES(2)})}
-        ),
-        "^params: .*got tuple": of_critic(PARAMS["critic"]),
         r"^state.optimizer_state: expected the structure of optimizer.init\(params\)": lambda: STEP(
             KEY, sy.init_critic(KEY, PLAIN, optax.sgd(0.1)), CURVES, CURVES
         ),
@@ -467,15 +416,11 @@ test_values_and_params = refusals(
         "^first: expected at least 0, got -1": lambda: trained()(KEY, STATE, -1),
     },
     types={
-        FEW + "normal: expected a fl": coefficients(ONES((3, 2), int), ONES((3, 2))),
         "^coefficients: expected Coefficients": lambda: sy.parse_expression("1").evaluate(None, X),
         "^entries: expected integers, got float32": values(entries=ONES(3)),
         "^dtype: expected a float": lambda: sy.draw_functions(KEY, LIBRARY, 2, dtype=int),
-        r"^dtype: expected a floating-point dtype, got float32\[3\]": lambda: sy.critic(4, dtype=ONES(3)),
         r"^apply\(params, x\): .*got None": latents(lambda p, x: None),
-        r"^apply: .* of \(params, x\), got <lambda>": latents(lambda x: x),
         "^hidden: expected a sequence of wid": lambda: sy.mlp_generator(2, 3, hidden=32),
-        "^embedding: expected a sequence of wid": lambda: sy.critic(4, embedding="64"),
         "^alpha: expected an array of real numbers, got complex": lambda: sy.dsn_generator(
             2, 3, alpha=ONES((3, 2), complex)
         ),
@@ -490,9 +435,6 @@ test_values_and_params = refusals(
             step=lambda *a: None
         )(KEY, STATE),
         "^state: expected a CriticState, from init_critic, got 'state'": lambda: trained()(KEY, "state"),
-        "^key: expected one key, such as jax.random.key": lambda: trained()(0, STATE),
-        "^first: expected one integer": lambda: trained()(KEY, STATE, 0.5),
-        "^path: expected a path, got None": lambda: sy.load_library(None),
     },
 )
 

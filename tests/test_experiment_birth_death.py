@@ -85,6 +85,7 @@ def test_summary_is_of_the_results(finished, results):
     assert found["reached"] == np.isfinite(reached).sum()
 
 
+@pytest.mark.slow
 def test_a_report_tells_what_is_finite_and_no_more(results):
     planted = results.drop_vars([name for name in results.variables if str(name).startswith("mixture_")])
     assert check_diverged(report, planted) == set()

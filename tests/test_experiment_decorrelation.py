@@ -40,7 +40,6 @@ from experiments.decorrelation.runs import (
 )
 from experiments.decorrelation.training import Carry, start_of, update
 from tests.command_line import run
-from tests.compare import slow_but
 from tests.finished import check_diverged, check_folder, row_of
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -82,6 +81,7 @@ def results(finished):
     return harness.read_dataset(finished[0] / "results.nc")
 
 
+@pytest.mark.slow
 def test_folder_holds_everything(finished):
     out, printed, errors = finished
     check_folder(out, parts=("runs", "params"), figures=("notebook", "moments", "gain"))
@@ -89,6 +89,7 @@ def test_folder_holds_everything(finished):
     assert f"{(2 + 5) * 15 + 2 * 11}/" in errors  # updates
 
 
+@pytest.mark.slow
 def test_results_have_named_axes(results):
     assert list(results.run.values) == RUNS
     assert results.decorrelation_loss.dims == ("run", "rate", "seed", "step", "layer")
@@ -130,6 +131,7 @@ def check_published_cross_entropy(results: xr.Dataset, *epochs: int) -> None:
     assert (abs(ours.mean(axis=0) - published) < 5 * deviation).all()
 
 
+@pytest.mark.slow
 def test_published_losses_at_the_start(results):
     for name in ("alone", "one_layer"):
         check_published_losses(results, name)
@@ -146,6 +148,7 @@ def test_published_losses(tmp_path):
     check_published_cross_entropy(results, 0, 10)
 
 
+@pytest.mark.slow
 def test_summary_is_of_the_results(finished, results):
     out, one = finished[0], results.sel(run="one_layer").isel(rate=0)
     found = row_of(out, run="one_layer", metric="decorrelation_loss", epoch=4)
@@ -162,6 +165,7 @@ def test_summary_is_of_the_results(finished, results):
     assert "mean" in row_of(out, run="dense-backprop-decorrelated", metric="updates_share_of_plain")
 
 
+@pytest.mark.slow
 def test_a_report_tells_what_is_finite_and_no_more(results):
     assert check_diverged(report, results) == {"learning_rate", "ms_per_update"}
 
@@ -197,7 +201,8 @@ def test_more_test_images_than_there_are_are_refused(small_data):
         images(replace(small_data[0], test_images=501))
 
 
-@pytest.mark.parametrize("inputs", slow_but(["decorrelated"], ["decorrelated", "plain"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("inputs", ["decorrelated", "plain"])
 def test_an_update_is_that_of_the_library(small_data, inputs):
     """By its parts, with the same keys, batches and images; Kolen-Pollack's feedback moves as the weights."""
     _, data = small_data
@@ -270,6 +275,7 @@ def test_stopped_run_goes_on_to_the_same_results(made, whitening, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_run_and_its_choices(whitening):
     results = whitening
     assert results.test_accuracy.shape == (1, 2, 2, 3) and np.isfinite(results.test_accuracy).all()

@@ -18,7 +18,7 @@ from experiments.microlearning.config import Config, NetworkName
 from experiments.microlearning.networks import make_problem
 from experiments.microlearning.rules import make_rule
 from tests.command_line import call_main, run
-from tests.compare import assert_same, slow_but
+from tests.compare import assert_same
 from tests.finished import check_diverged, check_folder, row_of
 
 SMALL = [
@@ -60,6 +60,7 @@ def test_run_stopped_in_its_second_rule_goes_on_to_the_same_results(results, tmp
     xr.testing.assert_identical(same.assign_attrs(expected.attrs), expected)
 
 
+@pytest.mark.slow
 def test_folder_holds_everything(finished):
     out, printed, errors = finished
     figures = ("losses", "accuracy", "snr", "cosine", "bias_variance")
@@ -68,6 +69,7 @@ def test_folder_holds_everything(finished):
     assert "6/6" in errors  # the progress bar, in epochs
 
 
+@pytest.mark.slow
 def test_trained_weights_are_those_of_the_results(finished, results):
     params = load_params(finished[0], rule=RULE)
     config = Config(hidden=(6,), seeds=2, batch_size=500, test_images=50)
@@ -82,6 +84,7 @@ def test_trained_weights_are_those_of_the_results(finished, results):
         load_params(finished[0], rule="x")
 
 
+@pytest.mark.slow
 def test_two_runs_side_by_side(finished, tmp_path):
     figure = tmp_path / "both.pdf"
     code, printed, errors = call_main(compare.main, finished[0], finished[0], "--figure", figure)
@@ -95,6 +98,7 @@ def test_two_runs_side_by_side(finished, tmp_path):
     assert compare.overlap(({"ci95": [None, None]}, None)) == ""
 
 
+@pytest.mark.slow
 def test_plot_and_compare_refuse_what_is_no_finished_run(finished, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for main, folders in ((plot.main, [tmp_path]), (compare.main, [finished[0], tmp_path])):
@@ -159,6 +163,7 @@ def test_bad_rules_of_one_s_own_are_refused():
         make_rule("builtins:print", Config(), optax.sgd(1.0))
 
 
+@pytest.mark.slow
 def test_summary_is_of_the_results(finished, results):
     out, _, _ = finished
     summary = json.loads((out / "summary.json").read_text())
@@ -179,6 +184,7 @@ def test_summary_is_of_the_results(finished, results):
     assert row["ci95"][1] - row["mean"] == pytest.approx(half, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_results_have_named_axes(results):
     assert results.loss.dims == ("rule", "seed", "step") and results.loss.shape == (1, 2, 48)
     assert results.cosine.dims == ("rule", "seed", "evaluation", "layer")
@@ -187,6 +193,7 @@ def test_results_have_named_axes(results):
     assert all(np.isfinite(results[name]).all() for name in results.data_vars)
 
 
+@pytest.mark.slow
 def test_folder_of_another_configuration_is_refused(finished):
     out, _, _ = finished
     before = (out / "summary.json").read_bytes()
@@ -195,6 +202,7 @@ def test_folder_of_another_configuration_is_refused(finished):
     assert (out / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_report_tells_what_is_finite_and_no_more(results):
     assert check_diverged(report, results) == {"seconds_per_update"}
 
@@ -279,7 +287,8 @@ def test_every_seed_and_purpose_has_a_key_of_its_own(monkeypatch):
     assert len(seen) == 2 and (seen[0] != seen[1])
 
 
-@pytest.mark.parametrize("scale", slow_but(["tutorial"], ["gradient", "tutorial"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["gradient", "tutorial"])
 def test_feedback_of_kolen_pollack_moves_as_the_weights_do(scale):
     """Their difference follows the optimizer on `(lambda + weight decay)` times itself, whatever the data."""
     config = Config(
@@ -304,22 +313,7 @@ def test_feedback_of_kolen_pollack_moves_as_the_weights_do(scale):
     assert np.abs(difference(start)).max() > 0.05
 
 
-def test_node_perturbation_of_the_notebook_by_its_moments():
-    """The mean over examples is the gradient of the batch, if they get the same noise."""
-    (model, of_output, _), activations = make_problem(Config(hidden=(3,))), (jax.nn.sigmoid,) * 2
-    params, (x, y) = model.init(jax.random.key(0)), few_images().test
-    options = {"sigma": 0.1, "noise": "rademacher"}
-    key = jax.random.key(2)
-    rule = notebook.node_perturbation(activations, ll.squared_error, **options)
-    loss, grads, state = jax.jit(rule.value_and_grad)(key, params, (), x, y)
-    assert state == () and loss == pytest.approx(np.mean(of_output(model.apply(params, x), y)))
-    moments = notebook.node_moments(notebook.node_factors(activations, ll.squared_error, **options))
-    mean = jax.jit(moments)(key, params, x, y).mean
-    for of_layer, both in zip(grads, mean, strict=True):
-        whole = np.append(of_layer["w"], of_layer["b"][None], axis=0)
-        np.testing.assert_allclose(both, whole, rtol=1e-4, atol=1e-5 * np.abs(whole).max())
-
-
+@pytest.mark.slow
 def test_signals_in_notebook_units_are_those_of_the_gradients():
     """A batch of one: half the gradient, and the whole decay, of the bias too."""
     model, (x, y) = make_problem(Config(hidden=(3,))).model, few_images().test

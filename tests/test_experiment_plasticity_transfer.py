@@ -57,6 +57,7 @@ def test_run_stopped_in_its_second_attempt_goes_on_to_the_same_results(results, 
     xr.testing.assert_identical(resumed.assign_attrs(expected.attrs), expected)
 
 
+@pytest.mark.slow
 def test_folder_holds_everything(finished, results):
     out, printed, errors = finished
     check_folder(out, parts=("models", "params"), figures=("learning_curves", "comparison", "tables"))
@@ -69,6 +70,7 @@ def test_folder_holds_everything(finished, results):
     np.testing.assert_array_equal(trained["tables"][0]["output"], table)
 
 
+@pytest.mark.slow
 def test_results_have_named_axes(results):
     assert list(results.model.values) == TWO[1:]
     assert results.downstream_test_accuracy.dims == ("model", "selection", "seed", "subseed", "evaluation")
@@ -91,6 +93,7 @@ def test_results_have_named_axes(results):
     assert len(np.unique(plastic.downstream_test_loss.isel(evaluation=-1))) == 8
 
 
+@pytest.mark.slow
 def test_summary_is_of_the_results(finished, results):
     for suffix, selection in {"": "all", "_repeated": "repeated"}.items():
         found = row_of(finished[0], model="pre_post_l2", metric=f"downstream_test_accuracy{suffix}")
@@ -99,6 +102,7 @@ def test_summary_is_of_the_results(finished, results):
         assert found["mean"] == pytest.approx(values.mean(), rel=1e-6) and found["n"] == 2
 
 
+@pytest.mark.slow
 def test_a_report_tells_what_is_finite_and_no_more(results):
     assert check_diverged(report, results) == set()
 

@@ -70,6 +70,7 @@ def test_results_have_named_axes(whole):
     check_diverged(report, results)
 
 
+@pytest.mark.slow
 def test_activations_are_told(tmp_path):
     code, printed, errors = run(NAME, *SMALL, "activations", "--out", tmp_path, drawn=False)
     assert code == 0 and "gaussian_process" in printed, errors
@@ -116,6 +117,7 @@ def test_points():
     assert (drawn != points("normal", 4_000, 1)).all()
 
 
+@pytest.mark.slow
 def test_a_training_is_that_of_the_library(tmp_path):
     """One configuration of a group, epoch by epoch."""
     config = Config(points=10, epochs=11, seeds=2)

@@ -103,6 +103,7 @@ def test_every_seed_has_its_own_curves(tiny):
         assert len(np.unique(drawn, axis=0)) == 3 * 2 * 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wgan", "bce"])
 def test_critics_on_the_set_are_those_by_hand(tiny, finished, name):
     """Of 20 steps of Adam on all curves; the second seed."""
@@ -142,6 +143,7 @@ def test_critics_on_the_set_are_those_by_hand(tiny, finished, name):
     assert float(found.training_accuracy) == pytest.approx(accuracy(*logits)[[14, 19]].mean())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_standard_classifiers_are_those_of_sklearn(tiny, finished):
     result, *_ = finished["fixed_set-normal-standard"]
@@ -162,6 +164,7 @@ def test_standard_classifiers_are_those_of_sklearn(tiny, finished):
         assert float(found.fresh_auc) == pytest.approx(auc, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_fresh_curves_come_every_epoch(finished):
     result, *_ = finished["fixed_set-normal-bce_fresh"]
     assert "seen_accuracy" not in result and np.isfinite(result.fresh_accuracy).all()
@@ -203,6 +206,7 @@ def test_a_run_that_was_stopped_goes_on(tiny, finished, tmp_path, monkeypatch):
     assert result.identical(finished["fixed_set-grid-wgan"][0])
 
 
+@pytest.mark.slow
 def test_parts_merge_and_are_told_of(finished):
     assert all(moved == cost for _, moved, cost in finished.values())
     results = STUDY.merge(CONFIG, [result for result, *_ in finished.values()])

@@ -58,6 +58,7 @@ def problem():
     return regularised.problem_of(CONFIG)
 
 
+@pytest.mark.slow
 def test_target_is_the_published_one(results):
     x = np.linspace(-3, 2.5, 12)  # the grid is without its end
     np.testing.assert_allclose(results.x, x, rtol=1e-6)
@@ -66,6 +67,7 @@ def test_target_is_the_published_one(results):
     np.testing.assert_allclose(results.target, g[0] * g[1] + np.sin(g[2]), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_results_have_named_axes(results):
     names = [name for cost in COSTS for name in RUNS[cost][1]]
     assert list(results.run.values) == names
@@ -80,6 +82,7 @@ def test_results_have_named_axes(results):
     assert (results.fit_loss.isel(step=20) < results.fit_loss.isel(step=0)).all()
 
 
+@pytest.mark.slow
 def test_measurements_are_of_the_final_curves(results):
     true = results.components.values
     for name in results.run.values:
@@ -98,6 +101,7 @@ def test_networks_have_keys_of_their_own(problem, start):
     assert_close(start.params, expected, ulps=10)
 
 
+@pytest.mark.slow
 def test_verdict_is_that_of_the_trained_critic(results, problem, start):
     """After learning: the critic is the one of before."""
     for name in results.run.values:
@@ -107,12 +111,14 @@ def test_verdict_is_that_of_the_trained_critic(results, problem, start):
         assert last.judged_real == pytest.approx(float((logits > 0).mean()))
 
 
+@pytest.mark.slow
 def test_critic_has_learned(results):
     """What is real, too: most critics take the components for formulas."""
     assert (results.critic_accuracy > 0.6).all()
     assert results.components_judged_real.mean() > 0.6
 
 
+@pytest.mark.slow
 def test_correlations_are_numpys():
     rng = np.random.default_rng(0)
     latents, components = rng.normal(size=(30, 4)), rng.normal(size=(30, 3)) + 5
@@ -126,6 +132,7 @@ def test_correlations_are_numpys():
 WEIGHTS = {"no critic": 0.0, "sigmoid, 1": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "weight"), slow_but([("sigmoid, 1", 1.0)], WEIGHTS.items()))
 def test_fit_is_the_one_by_hand(results, problem, start, name, weight):
     """One update after another, the loss written out, without a critic where its weight is 0."""
@@ -163,6 +170,7 @@ def test_results_are_reproducible(results, tmp_path):
     xr.testing.assert_equal(again, results.sel(run=list(RUNS["sigmoid"][1])))
 
 
+@pytest.mark.slow
 def test_rows_are_of_the_last_step(results):
     rows, last = STUDY.rows(results), results.isel(step=-1).min_correlation
     row = row_of(rows, part="regularised: sigmoid, 1", metric="min_correlation")
@@ -174,6 +182,7 @@ def test_rows_are_of_the_last_step(results):
     assert row_of(rows, part="regularised: critics", metric="critic_accuracy")["n"] == 2
 
 
+@pytest.mark.slow
 def test_figures_show_every_run(results):
     drawn = STUDY.figures(results)
     assert set(drawn) == {"regularised_latents", "regularised_progress"}

@@ -20,7 +20,6 @@ from benchmarks.quality import (
     Bench,
     Config,
     Setting,
-    averaged,
     make_problem,
     make_rule,
     measure_draws,
@@ -82,9 +81,8 @@ def half(model, loss):
     return rule._replace(value_and_grad=value_and_grad)
 
 
-@pytest.mark.parametrize(
-    ("make", "bias"), [(half, 0.25), pytest.param(ll.backprop, 0, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "bias"), [(half, 0.25), (ll.backprop, 0)])
 def test_quality_of_what_draws_nothing(make, bias):
     found, _ = measured(make, ll.mlp((5, 4, 3), activation=jnp.tanh), 4, 6, ll.squared_error)
     np.testing.assert_allclose(found["cosine"], np.ones(3), atol=1e-6)
@@ -94,6 +92,7 @@ def test_quality_of_what_draws_nothing(make, bias):
     assert np.isnan(found["snr_draws"]).all()  # it draws nothing
 
 
+@pytest.mark.slow
 def test_signal_to_noise_is_the_library_s():
     """Over draws on the batch and over its examples, of every layer and in total, in both forms."""
     model = ll.mlp((5, 4, 3))
@@ -122,46 +121,17 @@ def test_signal_to_noise_is_the_library_s():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
 
 
-@pytest.fixture(scope="module", params=[("weight_perturbation", 18), ("node_perturbation", 3)], ids=str)
-def of_averages(request):
-    """A rule, the size of its noise, and its metrics as a function of the number of gradients averaged."""
-    name, size = request.param
-
-    def of_number(num_samples):
-        def make_averaged(model, loss):
-            return averaged(make_rule(name, model, loss, 0.5), num_samples)
-
-        return measured(make_averaged, ll.mlp((5, 3)), 1, 2000)
-
-    return name, size, jax.jit(of_number)
-
-
-@pytest.mark.parametrize("num_samples", [1, 5])
-def test_one_layer_and_example_of_a_linear_loss_are_as_in_theory(of_averages, num_samples):
-    """Of K gradients of n = D weights and biases, or M units: variance (n + 1) / K, and so on."""
-    name, size, of_number = of_averages
-    found, exact = of_number(num_samples)
-    theory = predict(name, exact, num_samples)
-    for metric, expected in {
-        "relative_variance": (size + 1) / num_samples,
-        "snr_draws": num_samples / (size + 1),
-        "cosine_squared": num_samples / (num_samples + size - 1),  # the mean of a Beta distribution
-    }.items():
-        np.testing.assert_allclose(theory[metric], expected, rtol=1e-4, err_msg=metric)
-    for metric, expected in {**theory, "relative_bias": 0.0}.items():
-        deviation = (found[metric] - expected) / found[f"{metric}_error"]
-        assert (np.abs(deviation) < 5).all(), (metric, found[metric], expected)
-    assert (found["relative_variance_error"] < 0.1 * found["relative_variance"]).all()
-
-
 @pytest.mark.parametrize(
     ("name", "batch_size"),
-    [
-        ("weight_perturbation_signs", 6),
-        pytest.param("forward_gradient_activities", 6, marks=pytest.mark.slow),
-        pytest.param("forward_gradient_activities", 1, marks=pytest.mark.slow),
-        ("node_perturbation_layerwise", 1),
-    ],
+    slow_but(
+        [("node_perturbation_layerwise", 1)],
+        [
+            ("node_perturbation_layerwise", 1),
+            ("weight_perturbation_signs", 6),
+            ("forward_gradient_activities", 6),
+            ("forward_gradient_activities", 1),
+        ],
+    ),
 )
 def test_theory_of_two_layers(name, batch_size):
     """Against many draws of small noise, layers apart; the squared cosine is a ratio of means."""
@@ -179,14 +149,8 @@ def test_variance_of_random_signs_is_less_by_two():
         np.testing.assert_allclose(predict(name, exact, 1)["relative_variance"], expected)
 
 
-def test_theory_says_nothing_of_convolutions_and_other_rules():
-    maps = jnp.ones((2, 3, 3, 1))
-    exact = Exact(({"w": jnp.ones((3, 3, 1, 1))},), [maps], [maps[:, None]])
-    for name in ("node_perturbation", "feedback_alignment"):
-        assert all(np.isnan(values).all() for values in predict(name, exact, 1).values())
-
-
-@pytest.mark.parametrize("network", slow_but(["dense"], NETWORKS))
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
 def test_every_rule_takes_every_network(network):
     problem = make_problem(replace(SMALL, network=network), *images())
     params = jax.eval_shape(problem.model.init, KEY)
@@ -212,7 +176,7 @@ def test_operations_are_those_counted_by_hand(bench):
         assert bench.flops(rule, SMALL) == expected, rule
 
 
-@pytest.mark.parametrize("name", slow_but(["num_samples", "updates"], SWEEPS))
+@pytest.mark.parametrize("name", slow_but([], SWEEPS))
 def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
     value = {"network": "convolutional", "sigma": 0.1}.get(name, 2)
     settings = [SMALL, replace(SMALL, **{name: value})]
@@ -250,20 +214,6 @@ def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere(bench):
         Config(setting=setting)
 
 
-def test_a_rule_of_ones_own():
-    asked = []
-
-    def noisy(model, loss, sigma):
-        asked.append(sigma)
-        return half(model, loss)
-
-    with patch.dict(RULES, mine=half, noisy=noisy):
-        assert Config(rules=("mine",)).rules == ("mine",)
-        for name in ("mine", "noisy"):
-            assert isinstance(make_rule(name, ll.mlp((5, 3)), linear_loss, 0.1), ll.Rule)
-    assert asked == [0.1]
-
-
 def test_the_command_writes_json_and_figures(tmp_path):
     names = ["weight_perturbation_signs"]
     arguments = (
@@ -296,28 +246,9 @@ def test_the_command_writes_json_and_figures(tmp_path):
     }  # fmt: skip
     content = json.loads((tmp_path / "gradient_quality.json").read_text())
     rows = content["rows"]
-    assert [row["value"] for row in rows if row["rule"] == names[0] and row["layer"] == "total"] == [
-        None,
-        1,
-        4,
-    ]
-    assert {row["sweep"] for row in rows} == {"default", "num_samples"}
+    assert [row["value"] for row in rows if row["layer"] == "total"] == [None, 1, 4]
     assert {row["rule"] for row in rows} == set(names) == set(content["flops"])
-    assert all(set(row["metrics"]) == set(METRICS) for row in rows if row["rule"] == names[0])
+    assert all(set(row["metrics"]) == set(METRICS) for row in rows)
     numbers = rows[0]["metrics"]["relative_variance"]
     assert numbers["low"] < numbers["mean"] < numbers["high"] and numbers["theory"] > 0
-    assert str(tmp_path) not in str(content) and {"date", "machine", "versions", "config"} <= set(content)
-    assert all(flops > 0 for flops in content["flops"].values())
-    figures = {path.stem for path in tmp_path.glob("*.png")}
-    drawn = {"by_layer", "bias_against_variance", "error_against_compute"}
-    assert figures == {"against_num_samples", *drawn}
-    assert all(name.replace("_", " ") in printed for name in names)
-
-
-def test_bad_calls_are_refused_by_name(bench):
-    with pytest.raises(ValueError, match="num_draws"):
-        measured(ll.backprop, ll.mlp((5, 3)), 2, 0)
-    with pytest.raises(ValueError, match="rules"):
-        bench.measure("magic", SMALL)
-    with pytest.raises(ValueError, match=r"^--setting.network: expected"):
-        Setting(network="deep")  # pyright: ignore[reportArgumentType]
+    assert len(list(tmp_path.glob("*.png"))) == 4 and "weight perturbation signs" in printed

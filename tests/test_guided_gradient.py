@@ -5,29 +5,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import lax_learning as ll
 from lax_learning.metrics import cosine_similarity, inner_product
-from tests.compare import assert_close
+from tests.compare import assert_close, jitted
 from tests.refusal import refusals
 
 KEY = jax.random.key(5)
 MODEL = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
-PARAMS = {"a": jax.random.normal(KEY, (3, 2)), "b": jax.random.normal(jax.random.key(6), (2, 2))}
-X, Y = jax.random.normal(KEY, (6, 3)), jnp.ones((6, 2))
+PARAMS = {"a": jax.random.normal(KEY, (2, 1)), "b": jax.random.normal(jax.random.key(6), (1, 2))}
+X, Y = jax.random.normal(KEY, (6, 2)), jnp.ones((6, 2))
 EXACT = jax.grad(lambda p: ll.squared_error(MODEL.apply(p, X), Y).mean())(PARAMS)
 FORWARD = ll.forward_gradient(MODEL, ll.squared_error)
 
 
 def guided(*guesses: ll.Rule) -> Any:
-    rule = ll.guided_gradient(MODEL, ll.squared_error, guesses)
-    state = rule.init(KEY, PARAMS, X)
-    return jax.jit(rule.value_and_grad)(KEY, PARAMS, state, X, Y)
+    rule = jitted(ll.guided_gradient(MODEL, ll.squared_error, guesses))
+    return rule.value_and_grad(KEY, PARAMS, rule.init(KEY, PARAMS, X), X, Y)
 
 
 def test_exact_if_the_gradient_is_in_the_span() -> None:
     # The inverse of the overlaps multiplies roundings of 6e-8 by at most 1e4.
-    for guesses in ([ll.backprop(MODEL, ll.squared_error)], [FORWARD] * 10):  # of 10 parameters
+    for guesses in ([ll.backprop(MODEL, ll.squared_error)], [FORWARD] * 4):  # of 4 parameters
         loss, grads, _ = guided(*guesses)
         np.testing.assert_allclose(loss, ll.squared_error(MODEL.apply(PARAMS, X), Y).mean(), rtol=1e-6)
         for found, exact in zip(jax.tree.leaves(grads), jax.tree.leaves(EXACT), strict=True):
@@ -38,7 +38,7 @@ def test_one_guess_by_hand() -> None:
     """`(dL/dw . u) u / |u|^2`; guesses that say the same, or nothing, change nothing."""
     rule = ll.feedback_alignment(MODEL, ll.squared_error)
     _, grads, (state,) = guided(rule)
-    u = rule.value_and_grad(KEY, PARAMS, state, X, Y)[1]
+    u = jitted(rule).value_and_grad(KEY, PARAMS, state, X, Y)[1]
     share = inner_product(u, EXACT) / inner_product(u, u)
     expected = jax.tree.map(lambda leaf: share * leaf, u)
     assert_close(grads, expected, ulps=100)
@@ -62,10 +62,10 @@ def test_never_uphill_and_better_with_every_guess() -> None:
     assert cosine_similarity(guided(uphill)[1], EXACT) > 0.999
     directions = [
         jax.tree.map(lambda leaf, i=i: jax.random.normal(jax.random.key(i), leaf.shape), PARAMS)
-        for i in range(9)
+        for i in range(3)
     ]
     rules = [ll.Rule(uphill.init, lambda key, params, state, x, y, u=u: (0.0, u, state)) for u in directions]
-    cosines = [float(cosine_similarity(guided(*rules[:number])[1], EXACT)) for number in (1, 3, 6, 9)]
+    cosines = [float(cosine_similarity(guided(*rules[:number])[1], EXACT)) for number in (1, 3)]
     assert cosines[0] >= 0 and (np.diff(cosines) > -1e-4).all() and cosines[-1] > cosines[0]
 
 
@@ -79,3 +79,21 @@ test_bad_input = refusals(
         ),
     },
 )
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_guesses_of_any_length_and_nearly_alike(scale: float) -> None:
+    """Two guesses 0.01 apart, one of them many times, still span the gradient between them."""
+
+    def of(share: float) -> ll.Rule:
+        other = jax.tree.map(jnp.ones_like, EXACT)
+
+        def value_and_grad(key: Any, params: Any, state: Any, x: Any, y: Any) -> Any:
+            guess = jax.tree.map(lambda g, o: scale * (o + share * g), EXACT, other)
+            return 0.0, guess, state
+
+        return ll.Rule(lambda key, params, x: (), value_and_grad)
+
+    _, grads, _ = guided(*[of(0.0)] * 20, of(0.01))
+    # Of the difference of the guesses, 1 % of them, roundings are 1e-5.
+    assert cosine_similarity(grads, EXACT) > 1 - 1e-6

@@ -13,7 +13,7 @@ from jax import lax
 
 import lax_learning as ll
 from lax_learning.models import leaf_paths
-from tests.compare import QUICK, assert_close, assert_same, differs, slow_but
+from tests.compare import QUICK, assert_close, assert_same, differs, jitted, slow_but
 from tests.registry import RULES
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -44,12 +44,6 @@ def mean_loss(model: ll.Model, params: Any, x: Any, y: Any) -> Any:
     return jnp.mean(ll.squared_error(model.apply(params, x), y))
 
 
-def gradient(rule: ll.Rule, params: Any, state: Any = (), x: Any = X, y: Any = Y) -> Any:
-    """Loss and gradients."""
-    update = jax.jit(lambda *args: rule.value_and_grad(KEY, *args)[:2], compiler_options=QUICK)
-    return update(params, state, x, y)
-
-
 def where_fed_back(function: Callable[..., Any], feedback: Any, *trees: Any) -> Any:
     """`function(feedback, *leaves)` where there is feedback, None elsewhere."""
     return jax.tree.map(
@@ -63,7 +57,9 @@ def where_fed_back(function: Callable[..., Any], feedback: Any, *trees: Any) -> 
 # --- identities with backprop
 
 
-@pytest.mark.parametrize("compile", [jax.jit, lambda f: f], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    "compile", [jax.jit, pytest.param(lambda f: f, marks=pytest.mark.slow)], ids=["jit", "eager"]
+)
 def test_backprop_is_the_gradient_to_the_last_bit(compile: Callable[..., Any]) -> None:
     rule = ll.backprop(MODEL, ll.squared_error)
     exact = compile(jax.value_and_grad(partial(mean_loss, MODEL)))(PARAMS, X, Y)
@@ -80,7 +76,7 @@ WITH_FEEDBACK: dict[str, tuple[Callable[..., ll.Rule], Callable[[Any], Any]]] = 
 }
 
 
-@pytest.mark.parametrize("kind", slow_but(["dense", "convolutional"], MODELS))
+@pytest.mark.parametrize("kind", slow_but(["dense"], MODELS))
 def test_feedback_equal_to_the_weights_is_backprop(kind: str) -> None:
     model, x = MODELS[kind]
 
@@ -115,21 +111,6 @@ def test_feedback_is_another_wherever_errors_pass_through_weights() -> None:
         products = [path for path in leaf_paths(params) if not path.endswith("b")]
         assert leaf_paths(feedback) == [path for path in products if path != "0/w"]
         where_fed_back(lambda b, w: differs(b, w) or pytest.fail(), feedback, params)
-
-
-def test_direct_feedback_of_the_output_weights_is_backprop_with_one_hidden_layer() -> None:
-    model = ll.mlp((5, 7, 3), activation=jnp.tanh)
-    params = model.init(KEY)
-    exact = gradient(ll.backprop(model, ll.squared_error), params)
-    rule = ll.direct_feedback_alignment(model, ll.squared_error)
-    state = rule.init(KEY, params, X)
-    ((name, _),) = state.feedback.items()
-    found = [
-        gradient(rule, params, state._replace(feedback={name: factor * params[1]["w"]})) for factor in (1, 2)
-    ]
-    assert_close(found[0], exact, ulps=64)  # example by example: sums in another order
-    assert_close(found[1][1][0], jax.tree.map(lambda g: 2 * g, exact[1][0]), ulps=64)
-    assert_close(found[1][1][1], exact[1][1], ulps=64)
 
 
 # --- backprop through time, against loops in NumPy
@@ -287,7 +268,7 @@ def test_kolen_pollack_decays_what_has_feedback() -> None:
     by_decay: dict[Any, Any] = {}
     for decay in (0.0, 0.3, None):
         options: Any = {} if decay is None else {"decay": decay}
-        rule = ll.kolen_pollack(MODEL, ll.squared_error, optimizer=optax.sgd(1.0), **options)
+        rule = jitted(ll.kolen_pollack(MODEL, ll.squared_error, optimizer=optax.sgd(1.0), **options))
         state = rule.init(KEY, PARAMS, X)
         by_decay[decay] = rule.value_and_grad(KEY, PARAMS, state, X, Y)[1:]
     plain, _ = by_decay.pop(0.0)
@@ -343,7 +324,7 @@ ON_UNITS = (
 @pytest.mark.parametrize(
     ("activation", "names"),
     [
-        (opaque, ("node_perturbation_signs", "node_perturbation_batch")),
+        (opaque, ("node_perturbation_batch",)),
         (iterated, ("weight_perturbation_central_signs", "spsa")),
         pytest.param(opaque, ON_WEIGHTS + ON_UNITS, marks=pytest.mark.slow),
         pytest.param(iterated, ON_WEIGHTS, marks=pytest.mark.slow),
@@ -374,7 +355,7 @@ def test_spsa_is_its_estimator_at_the_number_of_updates() -> None:
     @partial(jax.jit, compiler_options=QUICK)
     def run(params: Any) -> Any:
         state, found, expected = rule.init(KEY, params, X), [], []
-        for count in range(3):
+        for count in range(2):
             loss, grads, state = rule.value_and_grad(KEY, params, state, X, Y)
             found.append((loss, grads))
             expected.append(estimate(KEY, params, count=count))
@@ -389,7 +370,7 @@ def test_no_optimiser_of_the_weights_touches_feedback() -> None:
     optimizer = optax.chain(optax.clip_by_global_norm(1e-3), optax.add_decayed_weights(0.5), optax.adam(0.1))
     rules = {
         name: RULES[name](MODEL, ll.squared_error)
-        for name in ("feedback_alignment", "direct_feedback_alignment", "sign_symmetry_fixed")
+        for name in ("direct_feedback_alignment", "sign_symmetry_fixed")
     }
     # an optimiser of its own that stands still, and one that moves by what the rule gives it
     for name, rate in (("kp, still", 0.0), ("kolen_pollack", 1.0)):
@@ -415,27 +396,3 @@ def test_no_optimiser_of_the_weights_touches_feedback() -> None:
         if name != "kolen_pollack":
             assert_same(feedback, before[name])
     assert_close(after.feedback, where_fed_back(lambda b, g: b - g, before["kolen_pollack"], grads), ulps=2)
-
-
-@pytest.mark.slow
-def test_measuring_has_no_side_effect() -> None:
-    rule, exact = RULES["kolen_pollack"](MODEL, ll.squared_error), ll.backprop(MODEL, ll.squared_error)
-    data = ll.data.Splits(*[ll.data.Dataset(X, Y)] * 3)
-
-    def measure(key: Any, params: Any, state: Any, data: Any) -> Any:
-        x, y = data.train
-        _, reference, _ = exact.value_and_grad(key, params, (), x, y)
-        of_examples = ll.metrics.example_moments(MODEL, rule, key, params, state, x, y)
-        of_draws = ll.metrics.draw_moments(rule, key, params, state, x, y, reference, 4)
-        return ll.metrics.snr(of_examples).total, ll.metrics.bias_variance(of_draws).squared_bias
-
-    def run(**options: Any) -> Any:
-        train = ll.make_train(
-            rule, optax.sgd(0.01), init=MODEL.init, num_updates=4, batch_size=4, every=2, **options
-        )
-        return jax.jit(train, compiler_options=QUICK)(KEY, data)
-
-    measured, plain = run(evaluate=measure), run()
-    assert jax.tree.leaves(measured.evaluations) and not jax.tree.leaves(plain.evaluations)
-    # two programs, two orders of rounding; a move by measuring would be a million times larger
-    assert_close((measured.losses, measured.state), (plain.losses, plain.state), ulps=64)

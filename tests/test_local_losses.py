@@ -1,6 +1,7 @@
 """Losses of blocks: gradients are those of the blocks alone, under any rule."""
 
 import itertools
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -85,6 +86,22 @@ def test_learns_with_states_that_move() -> None:
     train = ll.make_train(rule, optax.sgd(0.05), init=initial, num_updates=300, batch_size=BATCH)
     history = jax.jit(train)(KEY, ll.data.Splits(data, data, data))
     assert float(history.losses[-1]) < 0.3 * float(history.losses[0])
+
+
+def test_leaves_that_a_rule_does_not_train_stay() -> None:
+    def make(model: ll.Model) -> ll.Rule:
+        return ll.backprop(replace(model, trainable="*w"), LOSS)
+
+    blocks = [(dense, lambda p, a: a @ p["w"])] * 3
+    start = [(p, {"w": q}) for p, q in PARAMS]
+    rule, data = ll.local_losses(make, blocks), ll.data.Dataset(X, Y)
+    train = ll.make_train(
+        rule, optax.adamw(0.1, weight_decay=0.5), init=lambda key: start, num_updates=2, batch_size=BATCH
+    )
+    end = jax.jit(train)(KEY, ll.data.Splits(data, data, data)).state.params
+    for (before, _), (after, _) in zip(start, end, strict=True):
+        np.testing.assert_array_equal(before["b"], after["b"])
+        assert bool((before["w"] != after["w"]).any())
 
 
 RULE = ll.local_losses(lambda model: ll.backprop(model, LOSS), BLOCKS)

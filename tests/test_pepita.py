@@ -89,6 +89,50 @@ def test_activities_in_a_scan_and_sums_of_gates(x64: None) -> None:
     np.testing.assert_allclose(grads["v"], gated_after.T @ moved / 2, rtol=1e-9)
 
 
+OUTPUTS = {
+    "masked": lambda p, z, x: jnp.where(x[:, :3] > 0, z, -9.0),
+    "scaled": lambda p, z, x: z * jnp.exp(p["scale"]),
+    "gated": lambda p, z, x: z * jax.nn.sigmoid(jnp.sin(z) + x[:, :1]),
+    "rectified": lambda p, z, x: jax.nn.relu(z) + x[:, :3],
+    "in a scan": lambda p, z, x: jax.lax.scan(lambda h, a: (h + a * x[:, :3], None), z, jnp.ones(2))[0],
+}
+HIDDEN = {
+    "flattened": lambda p, x: jax.nn.relu(x.reshape(-1, 2, 2) @ p["a"]).reshape(len(x), -1),
+    "outside of remat": lambda p, x: jax.nn.relu(
+        jax.checkpoint(lambda x: x.reshape(-1, 2, 2) @ p["a"])(x)
+    ).reshape(len(x), -1),
+}
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_what_follows_the_last_product_and_changes_of_shape(name: str, hidden: str, x64: None) -> None:
+    """The read-out gets its true error on the second pass, hidden units that of their activities."""
+    if hidden != "flattened" and name != "masked":
+        pytest.skip("once is enough")
+    keys = jax.random.split(KEY, 4)
+    params = {
+        "a": jax.random.normal(keys[0], (2, 2)), "b": jax.random.normal(keys[1], (4, 3)),
+        "scale": jax.random.normal(keys[2], (3,)),
+    }  # fmt: skip
+    x, y = jax.random.normal(keys[3], (5, 4)), jnp.ones((5, 3))
+
+    def apply(p: Any, x: Any) -> Any:
+        return OUTPUTS[name](p, HIDDEN[hidden](p, x) @ p["b"], x)
+
+    rule = ll.pepita(ll.Model(apply), ll.squared_error)
+    state = rule.init(KEY, params, x)
+    _, grads, _ = rule.value_and_grad(KEY, params, state, x, y)
+    e = jax.grad(lambda out: ll.squared_error(out, y).sum())(apply(params, x))
+    after = x + e @ state.feedback[0]
+    exact = jax.grad(lambda p: ll.squared_error(apply(p, after), y).mean())(params)
+    np.testing.assert_allclose(grads["b"], exact["b"], rtol=1e-9)
+    np.testing.assert_allclose(grads["scale"], exact["scale"], rtol=1e-9)
+    first, second = (HIDDEN["flattened"](params, at).reshape(-1, 2, 2) for at in (x, after))
+    by_hand = jnp.einsum("npi,npj->ij", after.reshape(-1, 2, 2), first - second) / 5
+    np.testing.assert_allclose(grads["a"], by_hand, rtol=1e-9)
+
+
 @pytest.mark.parametrize("name", slow_but(("linen_residual_convolution", "equinox_gru"), ZOO))
 def test_on_models_of_other_libraries(name: str) -> None:
     case = ZOO[name]()

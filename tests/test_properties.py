@@ -137,21 +137,6 @@ def test_entries_are_dead_only_if_they_never_vary():
     np.testing.assert_allclose(total.value, alone.total.value, rtol=1e-5)
 
 
-def test_snr_of_products_at_scales_of_both_factors():
-    measured = jax.jit(lambda a: metrics.snr(of_products(a)))
-    factors = cast(A, np.float32)
-    expected = measured(factors)
-    for of_inputs, of_signals in [(0, -100), (0, 60), (-90, 0), (60, 0), (-60, -60), (60, -120), (-110, 60)]:
-        scaled = {"w": np.ldexp(factors["w"], of_inputs), "b": np.ldexp(factors["b"], of_signals)}
-        found = measured(scaled)
-        jax.tree.map(np.testing.assert_array_equal, found.entries, expected.entries)
-        assert found.num_dead == 0
-        if of_inputs == 0:  # The gradient of the bias knows no inputs: the total is of another vector.
-            jax.tree.map(np.testing.assert_array_equal, found.total, expected.total)
-    outer = {"b": factors["b"], "w": factors["w"][:, :, None] * factors["b"][:, None]}
-    np.testing.assert_allclose(expected.total.value, metrics.snr(outer).total.value, rtol=1e-4)
-
-
 @pytest.mark.parametrize("exponent", [-50, 50])
 def test_moments_are_in_the_units_of_the_gradient(exponent):
     a = cast(A, np.float32, exponent)
@@ -248,7 +233,7 @@ def test_entries_beside_one_that_is_nan_keep_their_ratio():
 # Types of results.
 
 
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+@pytest.mark.parametrize("dtype", slow_but([jnp.bfloat16], DTYPES.values()), ids=DTYPES.keys())
 @pytest.mark.parametrize("name", WITH_NAN)
 def test_results_are_in_float32_or_wider(name, dtype):
     promotion = "standard" if name == "snr of products" else "strict"

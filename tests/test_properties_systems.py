@@ -27,10 +27,6 @@ def fresh() -> Any:
     return jax.random.key(2)
 
 
-def backprop(model: ll.Model) -> ll.Rule:
-    return ll.backprop(model, ll.squared_error)
-
-
 # --- update functions: (floats that go in -> everything that comes out)
 
 
@@ -168,41 +164,6 @@ def test_reverse_mode(name: str) -> None:
 
 
 # --- keys
-
-NETWORK = plasticity.k_cap_mlp((6, 6, 6, 6, 2), 3)
-NORMAL = jax.nn.initializers.normal(1.0)
-LIBRARY = symbolic.parse_library("N0*X[:,0] + U1\nN1")
-DRAWING: dict[str, Callable[[Any], Any]] = {
-    "network": NETWORK.init,
-    "tables": partial(NETWORK.init_tables, shared=False, hidden_init=NORMAL, output_init=NORMAL),
-    "half_space": partial(data.half_space, num_features=3, sizes=(5, 2, 5)),
-    "relu_net": partial(data.relu_net, num_features=3, num_units=4, sizes=(5, 2, 5)),
-    "planted": data.planted(3, 4).init,
-    "critic": symbolic.critic(3, hidden=(3,), channels=3, embedding=(3,)).init,
-    "mlp_generator": symbolic.mlp_generator(3, 3, hidden=(3,)).init,
-    "dsn_generator": symbolic.dsn_generator(3, 3, hidden=(3,), bias=True).init,
-    "process": symbolic.gaussian_process_generator(3, 3, num_features=3).init,
-    "functions": lambda key: symbolic.draw_functions(key, LIBRARY, 5),
-}
-
-
-@pytest.mark.parametrize("name", DRAWING)
-def test_no_key_draws_twice(name: str) -> None:
-    """Nor two layers, of the same shape, the same."""
-    with jax.debug_key_reuse(True):
-        found = jax.jit(DRAWING[name])(fresh())
-    leaves = [np.asarray(a) for a in jax.tree.leaves(found) if a.size > 3 and len(np.unique(a)) > 1]
-    for i, a in enumerate(leaves):
-        assert not any(np.array_equal(a, b) for b in leaves[:i])
-
-
-def test_no_key_is_used_twice_in_training() -> None:
-    judge, optimizer = symbolic.critic(3, hidden=(2,)), optax.sgd(1e-3)
-    step = symbolic.critic_step(judge, optimizer, penalty=0.1)
-    draw = partial(jax.random.uniform, shape=(4, 3))
-    train = symbolic.train_critic(step, draw, draw, num_epochs=1, iterations=2)
-    with jax.debug_key_reuse(True):
-        jax.jit(train)(fresh(), symbolic.init_critic(jax.random.key(3), judge, optimizer))
 
 
 def test_optimizers_that_look_at_the_loss() -> None:

@@ -71,6 +71,7 @@ def test_critics_learn_to_tell_functions_from_networks(namespace):
     assert accuracy[1:, -50:, 0].mean() > 0.5 + 5 * np.sqrt(0.25 / (2 * 50 * 10))
 
 
+@pytest.mark.slow
 @page("docs/rules.md")
 def test_feedback_of_kolen_pollack_moves_with_its_optimizer(namespace):
     rule, model = namespace["kolen_pollack"], namespace["model"]
@@ -90,6 +91,7 @@ def test_models_of_other_libraries_learn_by_feedback(namespace):
         assert values.shape == (20,) and values[-5:].mean() < values[:5].mean(), name
 
 
+@pytest.mark.slow
 @page("docs/rules.md")
 def test_signals_of_ones_own_become_gradients(namespace):
     signals, weights = namespace["of_own_rule"], namespace["recurrent_weights"]
@@ -107,6 +109,7 @@ def test_recipe_of_dropout_and_statistics_moves_both(namespace):
     assert np.any(mean) and np.isfinite(mean).all()
 
 
+@pytest.mark.slow
 @page("docs/many_seeds.md")
 def test_grid_of_seeds_and_rates(namespace):
     losses = namespace["losses"]
@@ -120,11 +123,20 @@ def test_best_rates_lie_within_the_grid(namespace):
     assert len(namespace["best"]) == 3 and set(namespace["best"].values()) <= rates - {min(rates)}
 
 
+@pytest.mark.slow
 @page("docs/your_loop.md")
 def test_own_loop_learns(namespace):
     losses = namespace["losses"]
     assert len(losses) == 200 and np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
     assert namespace["best"] > 0.8
+
+
+@pytest.mark.slow
+@page("docs/online.md")
+def test_weights_that_move_within_sequences_learn(namespace):
+    losses = np.asarray(namespace["losses"])
+    assert len(losses) == 300 and losses[-20:].mean() < 0.5 * losses[:20].mean()
+    assert np.isfinite(namespace["own_loss"])
 
 
 @page("docs/sharp_bits.md")

@@ -26,7 +26,7 @@ from lax_learning.rules import (
     weight_perturbation,
 )
 from lax_learning.rules._feedback import FeedbackState
-from tests.compare import QUICK
+from tests.compare import QUICK, jitted, squares
 from tests.refusal import refusals
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -39,10 +39,6 @@ W = {"a": jax.random.normal(KEY, (3, 4)), "b": jax.random.normal(KEY, (4, 2))}
 
 def drawn(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
-
-
-def squares(output: Any, y: Any) -> jax.Array:
-    return jnp.sum(jnp.square(output - y), axis=tuple(range(1, output.ndim)))
 
 
 def two_layers(params, x):
@@ -101,7 +97,7 @@ def test_layers_read_by_a_counter_are_parameters():
     stack, y = drawn(3, 3, 3, 3), jnp.ones((6, 3))
     found = []
     for apply in (looped, unrolled):
-        rule = feedback_alignment(Model(apply), squares)
+        rule = jitted(feedback_alignment(Model(apply), squares))
         found.append(rule.value_and_grad(KEY, stack, rule.init(KEY, stack, X), X, y)[1])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6)
     exact = jax.grad(lambda p: squares(unrolled(p, X), y).mean())(stack)
@@ -116,35 +112,6 @@ def test_a_parameter_passed_through_a_carry_is_one_layer():
     program = Program(Model(apply), jnp.eye(3), X)
     (site,) = (site for site in program.plan.all_sites if site.products)
     assert site.stacked == (False,)
-
-
-@pytest.mark.parametrize(("reverse", "unroll"), [(False, 1), (True, 2)])
-def test_a_scan_over_time_equals_its_loop(reverse, unroll):
-    params = {"u": drawn(3, 3, 4), "v": jnp.eye(4) / 2, "o": jnp.ones((4, 2))}
-    x = drawn(1, 6, 5, 3)
-
-    def step(p, h, x):
-        return jnp.tanh(x @ p["u"] + h @ p["v"]), None
-
-    def scanned(p, x):
-        start, steps = jnp.zeros((len(x), 4)), x.swapaxes(0, 1)
-        h, _ = jax.lax.scan(partial(step, p), start, steps, reverse=reverse, unroll=unroll)
-        return h @ p["o"]
-
-    def looped(p, x):
-        h = jnp.zeros((len(x), 4))
-        for t in reversed(range(5)) if reverse else range(5):
-            h, _ = step(p, h, x[:, t])
-        return h @ p["o"]
-
-    rules = [feedback_alignment(Model(apply), squares) for apply in (scanned, looped)]
-    state = rules[0].init(KEY, params, x)
-    assert state.feedback["u"] is None and state.feedback["v"] is not None
-    first, second = jax.jit(
-        lambda params: [rule.value_and_grad(KEY, params, state, x, Y)[1] for rule in rules]
-    )(params)
-    for name in params:
-        np.testing.assert_allclose(first[name], second[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 # The table.
@@ -210,7 +177,7 @@ def test_frozen_and_missing_leaves_and_aux():
 def test_frozen_parameters_are_not_perturbed(make):
     model = Model(lambda p, x: two_layers(p["frozen"], x) + 0 * p["learned"], trainable="learned")
     params = {"frozen": W, "learned": jnp.ones(2)}
-    grads = make(model, squares).value_and_grad(KEY, params, (), X, Y)[1]
+    grads = jitted(make(model, squares)).value_and_grad(KEY, params, (), X, Y)[1]
     # A rounding error of the loss divided by sigma is 1e-5; had the others moved, it were of order one.
     assert np.abs(grads["learned"]).max() < 1e-3
 
@@ -220,7 +187,7 @@ def test_frozen_parameters_are_not_perturbed(make):
 
 def test_units_that_are_not_selected_get_no_noise():
     rule = node_perturbation(MODEL, squares, sigma=0.1, where="b")
-    _, grads, _ = rule.value_and_grad(KEY, W, (), X, Y)
+    _, grads, _ = jitted(rule).value_and_grad(KEY, W, (), X, Y)
     assert not np.any(grads["a"])
     # The read-out's own noise alone: with its sign the estimate for one unit is as of a linear regression.
     keys = jax.random.split(KEY, 4000)
@@ -230,7 +197,7 @@ def test_units_that_are_not_selected_get_no_noise():
 
 
 def test_products_that_are_not_selected_pass_errors_through_their_weights():
-    rule = feedback_alignment(MODEL, squares, where="a")
+    rule = jitted(feedback_alignment(MODEL, squares, where="a"))
     state = rule.init(KEY, W, X)
     assert state.feedback == {"a": None, "b": None}
     exact = jax.grad(lambda p: squares(two_layers(p, X), Y).mean())(W)
@@ -282,7 +249,7 @@ def test_batch_statistics_are_refused_or_credited_by_the_batch():
             made.value_and_grad(KEY, W, made.init(KEY, W, X), X, Y)
     exact = jax.grad(lambda p: squares(normalised(p, X), Y).mean())(W)
     for rule in (backprop, feedback_alignment):
-        made = rule(model, squares)
+        made = jitted(rule(model, squares))
         state = made.init(KEY, W, X)
         state = state._replace(feedback=W) if rule is feedback_alignment else state
         grads = made.value_and_grad(KEY, W, state, X, Y)[1]
@@ -334,7 +301,7 @@ def test_node_perturbation_forms_agree_on_what_they_share():
     ):
         injected = lambda key, like: jax.tree.map(lambda leaf: noise.reshape(leaf.shape), like)  # noqa: E731
         rule = node_perturbation(linear, squares, sigma=sigma, noise=injected, **options)
-        grads = rule.value_and_grad(KEY, w, (), X, Y)[1]
+        grads = jitted(rule).value_and_grad(KEY, w, (), X, Y)[1]
         np.testing.assert_allclose(
             grads, X.T @ (factor * noise) / 6, rtol=2e-3, atol=1e-4, err_msg=str(options)
         )
@@ -358,7 +325,7 @@ def test_shared_noise_is_equal_for_all_examples_also_in_pairs():
 def test_direct_feedback_goes_position_by_position_or_sums():
     """Positions of output and data are paired; without positions in the data errors are summed over them."""
     x, y = jax.random.normal(KEY, (6, 5, 3)), jnp.zeros((6, 5, 2))
-    rule = direct_feedback_alignment(MODEL, squares)
+    rule = jitted(direct_feedback_alignment(MODEL, squares))
     state = rule.init(KEY, W, x)
     (feedback,) = state.feedback.values()
     assert feedback.shape == (4, 2)
@@ -371,7 +338,7 @@ def test_direct_feedback_goes_position_by_position_or_sums():
         hidden = jnp.tanh(x @ params["a"])
         return (hidden[:, None, :] * jnp.arange(1.0, 6.0)[:, None]) @ params["b"]
 
-    rule = direct_feedback_alignment(Model(spread), squares)
+    rule = jitted(direct_feedback_alignment(Model(spread), squares))
     state = rule.init(KEY, W, X)
     assert all(feedback.shape[-1] == 2 for feedback in state.feedback.values())
     assert np.any(rule.value_and_grad(KEY, W, state, X, y)[1]["a"])
@@ -405,7 +372,7 @@ def test_taps_and_pull_back():
     ("make", "dtype"), [(node_perturbation, jnp.bfloat16), (weight_perturbation, jnp.float16)]
 )
 def test_perturbation_of_half_precision_is_that_of_the_same_parameters_in_float32(make, dtype):
-    rule = make(MODEL, squares, sigma=1e-4)
+    rule = jitted(make(MODEL, squares, sigma=1e-4))
     half = jax.tree.map(lambda w: jnp.asarray(w, dtype), W)
     x, wide = jnp.asarray(X, dtype), jax.tree.map(lambda w: w.astype(jnp.float32), half)
     _, grads, _ = rule.value_and_grad(KEY, half, (), x, Y)
@@ -466,16 +433,9 @@ def test_products_over_other_axes_of_a_value_have_a_matrix_each():
         return mixed.reshape(len(x), -1)
 
     model, params = Model(mixer), {"a": drawn(3, 4, 4), "b": drawn(4, 4, 4)}
-    x, y = drawn(1, 50, 4, 4) @ drawn(2, 4, 4), jnp.zeros((50, 16))
-    dynamics = ll.decorrelation.dynamics(0.02, kappa=0.5)
-    rule = ll.decorrelation.rule(lambda m: backprop(m, squares), model, dynamics)
-    state = rule.init(KEY, params, x)
-    assert list(state.layers) == ["a", "b"]
-    step = jax.jit(lambda state: rule.value_and_grad(KEY, params, state, x, y)[2])
-    first = step(state).losses
-    for _ in range(50):
-        state = step(state)
-    assert all(state.losses[name] < 0.2 * first[name] for name in ("a", "b"))
+    x = drawn(1, 6, 4, 4)
+    rule = ll.decorrelation.rule(lambda m: backprop(m, squares), model, ll.decorrelation.dynamics(0.1))
+    assert list(jax.eval_shape(rule.init, KEY, params, x).layers) == ["a", "b"]
 
 
 @pytest.mark.parametrize("function", [jnp.abs, lambda w: jnp.sort(w, axis=0)])

@@ -41,7 +41,6 @@ REAL, FAKE = jax.random.normal(KEYS[0], (3, 4, 2)), jax.random.normal(KEYS[1], (
 EPS = jnp.array([0.1, 0.5, 0.8])
 X = jnp.linspace(-1, 1, 7)[:, None]
 LIBRARY = parse_library("N0*0.05*(X[:,0] + 0.5*N1)**2 + 0.15*N2\n2*N0*sin(3*U0*X[:,0])")
-GENERATOR = mlp_generator(1, 3, hidden=(4,))
 
 
 def adam(learning_rate: Any, decay: Any) -> optax.GradientTransformation:
@@ -81,7 +80,7 @@ GOLDEN = [(channels, objective) for channels in (1, 3) for objective in ("bce", 
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("channels", "objective"), slow_but([(1, "bce"), (3, "wgan")], GOLDEN))
+@pytest.mark.parametrize(("channels", "objective"), slow_but([(1, "wgan")], GOLDEN))
 def test_a_step_of_the_public_code(
     golden: Any, channels: int, objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,27 +267,6 @@ def test_area_under_curve_against_all_pairs(sizes: tuple[int, int]) -> None:
 # --- training
 
 
-def test_a_step_written_out() -> None:
-    optimizer = optax.sgd(0.1, momentum=0.9)
-    step = critic_step(SMALL, optimizer, objective="wgan", penalty=0.3)
-
-    @jax.jit
-    def both(params: Any) -> Any:
-        def loss(params: Any) -> jax.Array:
-            losses = critic_loss(SMALL.apply(params, REAL), SMALL.apply(params, FAKE), objective="wgan")
-            slope = gradient_penalty(SMALL, params, jax.random.uniform(KEYS[2], (3,)), REAL, FAKE)
-            return losses[0] + losses[1] + 0.3 * slope
-
-        logits = SMALL.apply(params, REAL), SMALL.apply(params, FAKE)
-        updates, optimizer_state = optimizer.update(jax.grad(loss)(params), optimizer.init(params), params)
-        expected = CriticState(optax.apply_updates(params, updates), optimizer_state)
-        scores = critic_accuracy(*logits), area_under_curve(*logits)
-        state, metrics = step(KEYS[2], CriticState(params, optimizer.init(params)), REAL, FAKE)
-        return (state, (metrics.accuracy, metrics.auc)), (expected, scores)
-
-    assert_close(*both(jax.jit(SMALL.init)(KEY)), ulps=64)
-
-
 def test_metrics_are_those_before_the_step() -> None:
     judge, params = linear([0.0, 0.0])
     params["critic"][0]["b"] = jnp.zeros(1)
@@ -363,27 +341,3 @@ def test_training_is_its_steps_written_out_and_goes_on_where_it_ended() -> None:
         written_out = jax.tree.map(lambda *a: np.stack(a).reshape(2, 2), *rows)
         assert_close((by_step, written_out), (in_pieces, metrics), ulps=256)
         assert differs(rows[0], rows[1]) and differs(rows[1], rows[2])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", ["bce", "wgan"])
-def test_a_critic_learns_to_tell_straight_lines_from_waves(objective: Any) -> None:
-    x = jnp.linspace(-1, 1, 20)
-
-    def lines(key: Any) -> jax.Array:
-        return jax.random.normal(key, (10, 1)) * x
-
-    def waves(key: Any) -> jax.Array:
-        return 1 + 0.1 * jax.random.normal(key, (10, 1)) + jnp.sin(6 * x)
-
-    judge, optimizer = critic(20, hidden=(32,)), adam(1e-2, 1e-7)
-    step = critic_step(judge, optimizer, objective=objective, penalty=0.1)
-    train = train_critic(step, waves, lines, num_epochs=30, iterations=3)
-    state, metrics = jax.jit(train)(KEYS[0], init_critic(KEY, judge, optimizer))
-    assert float(metrics.auc[-5:].mean()) > 0.95
-    if objective == "bce":
-        assert float(metrics.accuracy[-5:].mean()) > 0.95
-        # Frozen, it pulls a curve that starts as a line towards the waves.
-        cost = jax.jit(jax.value_and_grad(lambda curve: critic_cost(judge.apply(state.params, curve[None]))))
-        value, slope = cost(x)
-        assert cost(x - 0.5 * slope / jnp.linalg.norm(slope))[0] < 0.9 * value

@@ -1,17 +1,13 @@
 """Formulas and libraries of them against NumPy, derivatives by hand and distributions."""
 
-import ast
 import pickle
 import time
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lax_learning.symbolic import (
     Coefficients,
@@ -144,76 +140,6 @@ def test_the_dtype_is_that_of_x(dtype, x64):
         assert all(leaf.dtype == x.dtype for leaf in shapes)
     evaluate = parse_expression("2.0**X[:,0] * 1.5 + N0").evaluate
     assert jax.eval_shape(evaluate, coefficients(), x).dtype == dtype
-
-
-OPERATORS: dict[type[ast.operator], Callable] = {
-    ast.Add: np.add,
-    ast.Sub: np.subtract,
-    ast.Mult: np.multiply,
-    ast.Div: np.divide,
-    ast.Pow: np.power,
-}
-FUNCTIONS = ["sin", "cos", "tan", "exp", "log", "sqrt", "abs", "tanh"]
-
-
-def column(i):
-    index = ast.Tuple([ast.Slice(), ast.Constant(i)], ast.Load())
-    return ast.Subscript(ast.Name("X10", ast.Load()), index, ast.Load())
-
-
-def call(name, argument):
-    function = ast.Name(name, ast.Load())
-    return ast.Call(ast.Attribute(ast.Name("np"), name) if name > "m" else function, [argument], [])
-
-
-LEAVES = st.one_of(
-    st.builds(ast.Constant, st.integers(0, 20) | st.floats(0, 20)),
-    st.builds(ast.Name, st.sampled_from(["N0", "N1", "N2", "U0", "U1", "U2"])),
-    st.builds(column, st.integers(0, 1)),
-)
-POWERS = st.builds(ast.Constant, st.integers(0, 5)) | st.builds(
-    ast.UnaryOp, st.builds(ast.USub), st.builds(ast.Constant, st.integers(1, 3))
-)
-TREES = st.recursive(
-    LEAVES,
-    lambda tree: st.one_of(
-        st.builds(ast.BinOp, tree, st.sampled_from(list(OPERATORS)).map(lambda kind: kind()), tree),
-        st.builds(ast.BinOp, tree, st.builds(ast.Pow), POWERS),
-        st.builds(ast.UnaryOp, st.builds(ast.USub) | st.builds(ast.UAdd), tree),
-        st.builds(call, st.sampled_from(FUNCTIONS), tree),
-    ),
-    max_leaves=8,
-)
-
-
-def by_numpy(tree, dtype):
-    match tree:
-        case ast.Constant(value=value):
-            return dtype(value)
-        case ast.Name(id=name):
-            return dtype((N if name[0] == "N" else U)[int(name[1:])])
-        case ast.Subscript(slice=ast.Tuple(elts=[_, ast.Constant(value=int() as index)])):
-            return POINTS[:, index].astype(dtype)
-        case ast.BinOp(left=left, op=op, right=right):
-            return OPERATORS[type(op)](by_numpy(left, dtype), by_numpy(right, dtype))
-        case ast.UnaryOp(op=op, operand=operand):
-            return by_numpy(operand, dtype) * dtype(-1 if isinstance(op, ast.USub) else 1)
-    function = tree.func.attr if isinstance(tree.func, ast.Attribute) else tree.func.id
-    return getattr(np, function)(by_numpy(tree.args[0], dtype))
-
-
-@settings(deadline=None, derandomize=True, database=None, max_examples=20)
-@given(TREES)
-def test_printed_trees_come_back(tree):
-    with jax.enable_x64(True):
-        expression = parse_expression(ast.unparse(ast.fix_missing_locations(ast.Expression(tree))))
-        values = np.asarray(expression.evaluate(coefficients(jnp.float64), jnp.asarray(POINTS)))
-    with np.errstate(all="ignore"):
-        exact, rough = (np.broadcast_to(by_numpy(tree, dtype), 4) for dtype in (np.float64, np.float32))
-        # What float32 loses says how ill-conditioned the formula is.
-        tolerance = 1e-12 * np.abs(exact) + 1e-6 * np.abs(exact - rough) + 1e-290
-        finite = np.isfinite(exact) & np.isfinite(rough)
-        assert np.all((np.abs(values - exact) <= tolerance)[finite])
 
 
 # Many functions in one program.

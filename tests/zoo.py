@@ -24,6 +24,13 @@ class Case(NamedTuple):
     x: Any
 
 
+def as_float64(tree: Any) -> Any:
+    """The floats of a pytree in double precision."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )
+
+
 def _drawn(number: int, *shape: int) -> np.ndarray:
     """Normal numbers from NumPy, which compiles nothing."""
     return np.random.default_rng(number).standard_normal(shape, np.float32)

@@ -1,10 +1,11 @@
 """Activities: what a model makes of the pre-activation at a tap alone, before anything else is read."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lax_learning._sites._plan import Plan
+from lax_learning._sites import _equations as equations
+from lax_learning._sites._plan import Operation, Plan
 
 
 class Activities(NamedTuple):
@@ -12,7 +13,7 @@ class Activities(NamedTuple):
 
     Fields:
       of_taps: by the index of a tap, the index under which its activity is emitted.
-      last: indices of the taps whose activity is an output of the model.
+      last: indices of the taps from which an error at the output comes back past no product.
     """
 
     of_taps: dict[int, int]
@@ -23,30 +24,90 @@ def mark_activities(plan: Plan, num_outputs: int) -> Activities:
     """Marks the activities in a plan, so that a run can emit them, and returns where they are.
 
     A tap has one if a single value that is computed from it alone is read by anything else; a gate, of which
-    several are, has none.
+    several are, has none. Changes of shape behind it, such as flattening or pooling, do not belong to it.
     """
     marks = [*plan.all_taps, *plan.all_reads, *plan.all_sites]
-    numbers = count(1 + max((mark.index for mark in marks), default=-1))
-    found = Activities({}, set())
-
-    def mark(plan: Plan, outputs: Collection[int]) -> None:
-        for var, tap in plan.taps.items():
-            alone = _alone(plan, var)
-            read = [made for made in sorted(alone) if _is_read(plan, made, alone)]
-            if len(read) == 1:
-                index = next(numbers)
-                plan.activities.setdefault(read[0], index)
-                found.of_taps[tap.index] = plan.activities[read[0]]
-            if alone.intersection(outputs):
-                found.last.add(tap.index)
-        for operation in plan.operations:
-            if operation.inner is not None:
-                pairs = zip(operation.outs, operation.inner.outs, strict=True)
-                inside = [inner for out, inner in pairs if _alone(plan, out).intersection(outputs)]
-                mark(operation.inner, inside)
-
-    mark(plan, plan.outs[:num_outputs])
+    found = Activities({}, _reached(plan, plan.outs[:num_outputs])[0])
+    _mark(plan, found.of_taps, count(1 + max((mark.index for mark in marks), default=-1)))
     return found
+
+
+def _mark(plan: Plan, of_taps: dict[int, int], numbers: Iterator[int]) -> dict[int, list[int]]:
+    """Marks a plan; returns the taps whose activity is one of its results, by the position of that."""
+    made_by = {var: operation for operation in plan.operations for var in operation.outs}
+    starts = [(var, [tap.index]) for var, tap in plan.taps.items()]
+    for operation in plan.operations:
+        if operation.inner is not None:
+            inside = _mark(operation.inner, of_taps, numbers)
+            if operation.equation.primitive.name != "scan":
+                starts += [(operation.outs[i], taps) for i, taps in inside.items()]
+    results: dict[int, list[int]] = {}
+    for var, taps in starts:
+        alone = _alone(plan, var)
+        read = [made for made in sorted(alone) if _is_read(plan, made, alone)]
+        if len(read) != 1:
+            continue
+        activity = _of_same_shape(read[0], var, made_by, alone)
+        index = plan.activities.setdefault(activity, next(numbers))
+        of_taps.update(dict.fromkeys(taps, index))
+        if activity in plan.outs:
+            results.setdefault(plan.outs.index(activity), []).extend(taps)
+    return results
+
+
+def _of_same_shape(read: int, start: int, made_by: dict[int, Operation], alone: set[int]) -> int:
+    """Returns the last value on the way from a start to what is read of it that has its shape."""
+
+    def shape(var: int) -> Any:
+        equation = made_by[var].equation
+        return None if equation is None else equation.outvars[made_by[var].outs.index(var)].aval.shape
+
+    var = read
+    while var != start and shape(var) != shape(start):
+        before = alone.intersection(made_by[var].ins)
+        var = before.pop() if len(before) == 1 else start
+    return var
+
+
+def _reached(plan: Plan, outputs: Collection[int]) -> tuple[set[int], set[int]]:
+    """Returns the taps that errors at outputs come back to, and the arguments that they reach past none."""
+    last, needed = set(), set(outputs)
+
+    def stops(var: int) -> bool:
+        if var not in plan.taps:
+            return False
+        last.add(plan.taps[var].index)
+        return any(site.products for site in plan.taps[var].sites)
+
+    for operation in reversed(plan.operations):
+        wanted = [i for i, var in enumerate(operation.outs) if var in needed and not stops(var)]
+        if not wanted:
+            continue
+        if operation.inner is None:
+            needed.update(operation.ins)
+            continue
+        inner, ins = operation.inner, set(wanted)
+        while True:
+            taps, arguments = _reached(inner, [inner.outs[i] for i in ins])
+            places = {i for i, var in enumerate(inner.ins) if var in arguments}
+            carried = _carried(operation, places)
+            if carried <= ins:
+                break
+            ins |= carried
+        last |= taps
+        needed.update(operation.ins[i] for i in places)
+    for var in plan.ins:
+        if var in needed:
+            stops(var)
+    return last, needed.intersection(plan.ins)
+
+
+def _carried(operation: Operation, places: set[int]) -> set[int]:
+    """Returns the results of a scan that become the arguments at these places in the next step."""
+    if operation.equation.primitive.name != "scan":
+        return set()
+    _, carry, _ = equations.split_scan(operation.equation, list(range(len(operation.ins))))
+    return {i for i, place in enumerate(carry) if place in places}
 
 
 def _alone(plan: Plan, var: int) -> set[int]:

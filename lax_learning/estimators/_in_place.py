@@ -51,7 +51,8 @@ def in_place_step(
     memory than the loss itself takes. Noise is a function of its key: it is drawn where a product reads the
     weights, dropped, and drawn again for the update, which is written over the weights. Besides the
     activities a step holds one matrix and its noise, and with a rank two thin factors; layers stacked under a
-    `jax.lax.scan` count one by one. The price is the drawing, three times a step.
+    `jax.lax.scan` count one by one. The price is the drawing, three times a step and draw. With
+    several draws the compiler may keep a copy of layers that are not stacked.
 
     Parameters that products do not read as they are (embeddings, vectors, what is reshaped or normalised or
     used twice) are perturbed before a pass and cost a copy. In half precision the sum of weights and noise
@@ -198,7 +199,8 @@ def _loss(program: Program, arrays: Any, leaves: list[_Leaf], keys: list[Array],
         if not isinstance(partner, _Seed):
             return op(w, x)
         (leaf,) = site.leaves
-        w, noise = w.astype(raised(w)), leaves[leaf].noise(_after(partner.key, x, by))
+        noise = leaves[leaf].noise(_after(partner.key, x, by))
+        w, noise = vary_as((w.astype(raised(w)), noise), x)
         if isinstance(noise, Factors):
             z, (a, b) = op(w, x), noise
             return z + by.astype(z.dtype) * product_of(site, op, x, Factors(a[0], b[0]))
@@ -221,7 +223,7 @@ def _after(key: Array, *values: Array) -> Array:
     The compiler moves draws about freely, and drops barriers before it plans the memory: it would draw the
     noise of all layers at once and keep it. So a 0 is added to the key that is computed from the values.
     """
-    total = sum(value.reshape(-1)[-1].astype(jnp.float32) for value in values)
+    total = sum(value.reshape(-1)[-1].astype(jnp.float32) for value in values if value.size)
     bits = jax.lax.bitcast_convert_type(total, jnp.uint32)
     zero = jax.lax.population_count(bits) >> np.uint32(6)  # counts of up to 32
     return jax.random.wrap_key_data(jax.random.key_data(key) + zero, impl=jax.random.key_impl(key))

@@ -155,7 +155,9 @@ def _z_scored(losses: Array) -> Array:
 
 
 def _ranked(losses: Array) -> Array:
-    ranks = jnp.argsort(jnp.argsort(losses)).astype(losses.dtype)
+    ordered = jnp.sort(losses)
+    below, not_above = (jnp.searchsorted(ordered, losses, side=side) for side in ("left", "right"))
+    ranks = (below + not_above - 1).astype(losses.dtype) / 2  # equal losses share the mean of their ranks
     return jnp.where(jnp.any(jnp.isnan(losses)), jnp.nan, ranks / (len(losses) - 1) - 0.5)
 
 

@@ -116,6 +116,7 @@ def spsa(
       >>> optimizer = optax.sgd(gains.learning_rate)
       >>> w = jnp.ones(3)
       >>> state = optimizer.init(w)
+      >>> estimate = jax.jit(estimate)
       >>> for count in range(100):
       ...     value, grads = estimate(jax.random.key(count), w, count=count)
       ...     updates, state = optimizer.update(grads, state, w)

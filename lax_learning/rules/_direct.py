@@ -16,6 +16,7 @@ from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Read, Site, Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning.estimators._draws import as_gradient
 from lax_learning.models import Model, check_where
 from lax_learning.rules._common import (
     check_parts,
@@ -258,7 +259,8 @@ def direct_rule(
         grads = program.split.gradients(masked(found, sites))
         if learn is None or with_loss is None:
             return value, grads, state
-        taught = learn(key, state.feedback, Pass(ways, reads, jax.tree.leaves(error), along))
+        passed = Pass(ways, reads, jax.tree.leaves(error), along)
+        taught = as_gradient(learn(key, vary_as(state.feedback, reads), passed), state.feedback)
         updates, optimizer_state = with_loss.update(
             taught, state.optimizer_state, state.feedback, value=mean, grad=taught
         )

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from lax_learning._checks import check_instance, check_key, check_sequence
@@ -79,9 +80,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
         x, size = as_batch(x)
         split = Split(model, params)
         own = [Split(model, grads).parameters for _, grads, _ in found]
-        directions = [jnp.stack(leaves) for leaves in zip(*own, strict=True)]
-        norms = jnp.sqrt(_overlaps(directions).diagonal())
-        directions = [_over_rows(u, norms) for u in directions]
+        directions = _orthonormal([jnp.stack(leaves) for leaves in zip(*own, strict=True)])
 
         def mean_loss(parameters: list[Array]) -> Array:
             output, _ = model(split.merge(parameters), x)
@@ -89,9 +88,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
 
         at = vary_as(split.parameters, directions)
         slopes = jax.vmap(lambda u: directional_derivative(mean_loss, at, u)[1])(directions)
-        # Directions of unit length: what is below is rounding, which the inverse would blow up 1e4 times.
-        inverse = jnp.linalg.pinv(_overlaps(directions), rtol=1e-4, hermitian=True)
-        grads = [jnp.tensordot((inverse @ slopes).astype(u.dtype), u, 1) for u in directions]
+        grads = [jnp.tensordot(slopes.astype(u.dtype), u, 1) for u in directions]
         grads = as_gradient(grads, split.parameters)
         aux = model(params, x)[1] if model.has_aux else None
         value = joined(mean_loss(split.parameters), aux, model)
@@ -100,14 +97,27 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
     return Rule(init, value_and_grad, model.trainable)
 
 
-def _overlaps(directions: list[Array]) -> Array:
-    """Returns `U^T U` of directions with a leading axis of K."""
-    dtype = raised(*directions)
-    rows = [u.reshape(len(u), -1).astype(dtype) for u in directions]
-    return sum((u @ u.T for u in rows), jnp.zeros((), dtype))
+def _orthonormal(guesses: list[Array]) -> list[Array]:
+    """Returns orthonormal directions that span guesses `[K, ...]`, zeros for those that add nothing."""
+    dtype = raised(*guesses)
+    rows = jnp.concatenate([u.reshape(len(u), -1).astype(dtype) for u in guesses], axis=1)
 
+    def unit(row: Array) -> Array:
+        largest = jnp.max(jnp.abs(row))  # squares of what is large or small would leave the range
+        row = row / jnp.where(largest > 0, largest, 1)
+        norm = jnp.linalg.norm(row)
+        return row / jnp.where(norm > 0, norm, 1)
 
-def _over_rows(rows: Array, norms: Array) -> Array:
-    """Divides every row by its norm; rows of zeros stay."""
-    by = jnp.where(norms > 0, norms, 1).astype(rows.dtype)
-    return rows / by.reshape(-1, *(1,) * (rows.ndim - 1))
+    def add(k: Array, basis: Array) -> Array:
+        row = unit(basis[k])
+        others = jnp.where(jnp.arange(len(basis))[:, None] < k, basis, 0)
+        rest = row
+        for _ in range(2):  # once leaves rounding errors of the first projection
+            rest = rest - (others @ rest) @ others
+        # Guesses of length 1: a rest this short is rounding.
+        return basis.at[k].set(jnp.where(jnp.linalg.norm(rest) > 1e3 * jnp.finfo(dtype).eps, unit(rest), 0))
+
+    rows = jax.lax.fori_loop(0, len(rows), add, rows)
+    ends = np.cumsum([u[0].size for u in guesses])[:-1]
+    pieces = jnp.split(rows, ends, axis=1)
+    return [piece.reshape(u.shape).astype(u.dtype) for piece, u in zip(pieces, guesses, strict=True)]

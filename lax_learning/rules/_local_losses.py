@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from lax_learning._checks import check_callable, check_instance, check_key, check_sequence
-from lax_learning.models import Model
+from lax_learning.models import Model, selects
 from lax_learning.types import Key, Params, Rule
 
 Block = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
@@ -100,9 +100,16 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
             grads.append(grad)
             after.append(moved)
             x = body(of_block[0], x)
-        return value, type(params)(grads), tuple(after)
+        structure = jax.tree.structure(params, is_leaf=lambda node: node is not params)
+        return value, structure.unflatten(grads), tuple(after)
 
-    return Rule(init, value_and_grad)
+    def trainable(path: str) -> bool:
+        """Whether the rule of its block trains the leaf at a path, `block/0 or 1/...`."""
+        block, inside = path.split("/", 1)
+        return selects(rules[int(block)].trainable, inside)
+
+    is_free = all(rule.trainable is None for rule in rules)
+    return Rule(init, value_and_grad, None if is_free else trainable)
 
 
 def _with_head(body: Callable[[Any, Any], Any], head: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -56,9 +56,9 @@ def pepita(
 
     The activity of a site is what the model makes of its sum alone: after the nonlinearity, before the next
     product. Where there is none of the shape of the sum (gates, sums that are read twice), the sum itself is
-    compared. The sites that make the output get its true error. What depends on no input, such as a learned
-    initial state, has no difference and does not learn. Leaves of x that are not floating-point stay as they
-    are.
+    compared. Sites from which the output is computed without another product get its true error. What depends
+    on no input, such as a learned initial state, has no difference and does not learn. Leaves of x that are
+    not floating-point stay as they are.
 
     Args:
       model: any model whose examples do not depend on each other.

@@ -10,8 +10,10 @@ from jaxtyping import Array, ArrayLike, PyTree
 from lax_learning._checks import check_not_negative
 from lax_learning._precision import raised
 from lax_learning._sites._batch import as_batch
+from lax_learning._sites._equations import vary_as
 from lax_learning._sites._matrices import Matrix, direct_matrices
 from lax_learning._sites._program import Program
+from lax_learning.estimators._draws import as_gradient
 from lax_learning.models import Model
 from lax_learning.rules._feedback import FeedbackInit, same_scale
 from lax_learning.rules._learned_feedback import by_feedback, learned_feedback_rule
@@ -39,8 +41,9 @@ def weight_mirror(
     keeps in its linear range by a bias.
 
     Every matrix has noise of its own. A parameter that products do not read as it is (normalised, reshaped,
-    used twice) is mirrored as the matrix of its last axis, a vector entry by entry: the feedback follows the
-    parameter, and what the model does to parameters is done to the feedback.
+    used twice) is mirrored as the matrix of its last axis, a vector in a product entry by entry: the feedback
+    follows the parameter, and what the model does to parameters is done to the feedback. Gains and biases,
+    which no product reads, have no feedback.
 
     Args:
       model: any model.
@@ -60,8 +63,9 @@ def weight_mirror(
       >>> rule = weight_mirror(model, ll.squared_error, optimizer=optax.sgd(0.1))
       >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((500, 3))
       >>> state = rule.init(key, params, x)
+      >>> step = jax.jit(rule.value_and_grad)
       >>> for i in range(50):
-      ...     loss, grads, state = rule.value_and_grad(jax.random.key(i), params, state, x, x)
+      ...     loss, grads, state = step(jax.random.key(i), params, state, x, x)
       >>> bool(jnp.abs(state.feedback["b"] - params["b"]).max() < 0.1)
       True
 
@@ -79,12 +83,12 @@ def weight_mirror(
         keys = list(jax.random.split(key, len(matrices)))
 
         def gradient(b: Array, key: Key, matrix: Matrix | None, w: Array) -> Array:
-            wide = b.astype(raised(b))
+            wide, w = vary_as((b.astype(raised(b)), w), key)
             mean = _response(key, w.astype(wide.dtype), matrix, size)
             return (jnp.asarray(decay, wide.dtype) * wide - mean).astype(b.dtype)
 
         trees = map(split.structure.unflatten, (keys, matrices))
-        return by_feedback(gradient, feedback, *trees, params)
+        return as_gradient(by_feedback(gradient, feedback, *trees, params), feedback)
 
     return learned_feedback_rule(model, loss, where, feedback_init, learn=learn, optimizer=optimizer)
 

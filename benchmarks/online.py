@@ -1,0 +1,170 @@
+"""Learning curves of the rules that run online, on three tasks of memory: `python -m benchmarks.online`.
+
+Leaky units, a loss at the steps that count, and batches of 2,000 sequences drawn once; accuracy is that on
+500 others. The first rule trains the readout alone, on random weights of the cell: what others gain on it is
+the learning of the cell. RTRL is not run: with one update a batch of sequences its gradient is backprop's.
+"""
+
+import datetime
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import lax_learning as ll
+from experiments import harness, reporting
+from experiments.settings import Count, Options
+
+BATCH, TRAIN, TEST, ALPHA = 50, 2000, 500, 0.2
+TASKS: dict[str, tuple[Callable[..., ll.data.Sequences], float]] = {  # and chance
+    "delayed match": (ll.data.delayed_match, 0.5),
+    "copy": (ll.data.copy_memory, 0.25),
+    "cue accumulation": (ll.data.cue_accumulation, 0.5),
+}
+
+
+def readout_alone(net: ll.online.Recurrent, loss: ll.Loss) -> ll.Rule:
+    """Backprop that leaves the cell as it is."""
+    exact = ll.backprop(net, loss)
+
+    def value_and_grad(*args: Any) -> tuple[Any, Any, Any]:
+        value, grads, state = exact.value_and_grad(*args)
+        return value, {**grads, "cell": jax.tree.map(jnp.zeros_like, grads["cell"])}, state
+
+    return exact._replace(value_and_grad=value_and_grad)
+
+
+RULES: dict[str, tuple[Callable[..., ll.Rule], float]] = {  # and the rate of Adam
+    "readout alone": (readout_alone, 0.01),
+    "backprop": (ll.backprop, 0.01),
+    "rflo": (ll.online.rflo, 0.01),
+    "rflo, symmetric": (partial(ll.online.rflo, feedback_init=None), 0.01),
+    "eprop": (ll.online.eprop, 0.01),
+    "three_factor": (partial(ll.online.three_factor, sigma=0.3, decay=0.9), 0.003),
+}
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Learning curves of online rules on tasks of memory."""
+
+    seeds: Count = 32
+    """Seeds a rule, side by side: initial weights, feedback, noise and order of the examples."""
+    units: Count = 32
+    """Leaky units."""
+    updates: Count = 1000
+    """Updates, one a batch."""
+    points: Count = 20
+    """Accuracies of a curve behind the first; a divisor of updates."""
+    rules: tuple[str, ...] = tuple(RULES)
+    """Some of the rules, each name in quotes."""
+    tasks: tuple[str, ...] = tuple(TASKS)
+    """Some of: 'delayed match' copy 'cue accumulation'."""
+    seed: int = 0
+    """Base PRNG seed."""
+    out: Path = Path("results/online")
+    """Folder for online.json and online.png; earlier ones are replaced."""
+
+    def check(self) -> None:
+        for name, known in (("rules", RULES), ("tasks", TASKS)):
+            self.expect(name, f"some of {', '.join(known)}", set(getattr(self, name)) <= set(known))
+            self.expect_distinct(name)
+        self.expect("points", f"a divisor of {self.updates} updates", self.updates % self.points == 0)
+
+
+def curves(config: Config, task: str, rule: str) -> np.ndarray:
+    """Accuracies `[seed, point]`."""
+    train_key, test_key, key = jax.random.split(jax.random.key(config.seed), 3)
+    (draw, _), (make, rate) = TASKS[task], RULES[rule]
+    train, test = draw(train_key, TRAIN), draw(test_key, TEST)
+    counts = np.asarray(test.mask[0])
+    net = ll.online.leaky_rnn((train.x.shape[-1], config.units, train.y.shape[-1]), alpha=ALPHA)
+
+    def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
+        return ll.accuracy(net.apply(params, data.test.x)[:, counts], data.test.y[:, counts])
+
+    run = ll.make_train(
+        make(net, ll.softmax_cross_entropy),
+        optax.adam(rate),
+        init=net.init,
+        num_updates=config.updates,
+        batch_size=BATCH,
+        evaluate=evaluate,
+        every=config.updates // config.points,
+    )
+    data = ll.data.Splits(*(ll.data.Dataset(part.x, part.y) for part in (train, test, test)))
+    side_by_side = ll.ensemble(lambda key, data: run(key, data).evaluations, batch_size=config.seeds)
+    return np.asarray(side_by_side(jax.random.split(key, config.seeds), data))
+
+
+def run(config: Config) -> dict[tuple[str, str], np.ndarray]:
+    """Runs all, prints the table, and writes JSON and the figure; accuracies by task and rule."""
+    harness.make_folder(config.out)
+    found: dict[tuple[str, str], np.ndarray] = {}
+    with tqdm([(task, rule) for task in config.tasks for rule in config.rules], unit="run") as progress:
+        for task, rule in progress:
+            progress.set_description(f"{task}: {rule}")
+            found[task, rule] = curves(config, task, rule)
+            write(config, found)
+    cells = {pair: reporting.cell(_row(accuracies[:, -1])) for pair, accuracies in found.items()}
+    rows = [[rule, *(cells[task, rule] for task in config.tasks)] for rule in config.rules]
+    print(reporting.table(["rule", *config.tasks], rows))
+    return found
+
+
+def _row(values: np.ndarray) -> dict[str, Any]:
+    return reporting.summary_rows("", {"accuracy": values})[0]
+
+
+def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
+    """What is measured so far."""
+    updates = np.linspace(0, config.updates, config.points + 1)
+    rows = []
+    for (task, rule), accuracies in found.items():
+        points = [_row(values) for values in accuracies.T]
+        rows.append({
+            "task": task, "chance": TASKS[task][1], "rule": rule, "rate": RULES[rule][1],
+            "mean": [round(point["mean"], 4) for point in points],
+            "ci95": [[None if end is None else round(end, 4) for end in point["ci95"]] for point in points],
+            "last": np.round(accuracies[:, -1].astype(float), 3).tolist(),
+        })  # fmt: skip
+    head = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": harness.versions(),
+        "cores": os.cpu_count(),
+        "config": {name: getattr(config, name) for name in ("seeds", "units", "updates", "seed")},
+        "updates": updates.tolist(),
+    }
+    harness.write_json(config.out / "online.json", {**head, "rows": rows})
+    figure, all_axes = plt.subplots(1, len(config.tasks), figsize=(3.4 * len(config.tasks), 3), squeeze=False)
+    for axes, task in zip(all_axes[0], config.tasks, strict=True):
+        for i, rule in enumerate(config.rules):
+            if (task, rule) in found:
+                reporting.band(axes, updates, found[task, rule], label=rule, color=f"C{i}")
+        axes.axhline(TASKS[task][1], color="0.6", linestyle=":")
+        axes.set(title=task, xlabel="updates", ylabel="test accuracy", ylim=(0, 1.02))
+    all_axes[0][0].legend(fontsize="x-small", loc="lower right")
+    figure.tight_layout()
+    harness.write_whole(config.out / "online.png", lambda path: reporting.draw(figure, path, dpi=100))
+    plt.close(figure)
+
+
+def main() -> int:
+    """The command line; the exit code of the process."""
+    stopped = "what was measured is in --out"
+    return harness.command_line("online", Config, run, package="benchmarks", stopped=stopped)
+
+
+if __name__ == "__main__":
+    harness.use_all_cores(compile_quickly=False)
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Tasks of memory, drawn from a key: sequences with a target at some of their steps."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from lax_learning._checks import check_count, check_floating_dtype, check_key, check_memory, check_probability
+from lax_learning.types import Key
+
+
+class Sequences(NamedTuple):
+    """Sequences and their targets, in the shapes that `value_and_grad` takes.
+
+    Fields:
+      x: inputs, `[examples, steps, features]`.
+      y: one-hot targets, `[examples, steps, classes]`; zeros where no step counts, so that
+        `softmax_cross_entropy` needs no mask.
+      mask: steps that count, `[examples, steps]`; the same for all examples.
+    """
+
+    x: Float[Array, "*n steps features"]
+    y: Float[Array, "*n steps classes"]
+    mask: Bool[Array, "*n steps"]
+
+
+def delayed_match(
+    key: Key,
+    num_examples: int,
+    *,
+    num_symbols: int = 2,
+    duration: int = 2,
+    delay: int = 10,
+    dtype: DTypeLike = jnp.float32,
+) -> Sequences:
+    """Draws delayed matches to sample: is the second symbol the first?
+
+    A symbol for `duration` steps, `delay` blank steps, a symbol for `duration` steps, the last of which is
+    the step that counts. Half of the examples match: class 1; the other symbols are equally likely in
+    the rest: class 0. Chance is 1/2.
+
+    Args:
+      key: a pure function of it.
+      num_examples: number of sequences.
+      num_symbols: at least two, one input each.
+      duration, delay: steps of a symbol, and between the two.
+      dtype: of x and y.
+
+    Returns:
+      Sequences of `x [examples, 2 duration + delay, symbols]` and `y [examples, steps, 2]`.
+
+    Example:
+      >>> delayed_match(jax.random.key(0), 5, delay=6).x.shape
+      (5, 10, 2)
+
+    References:
+      Miller, Erickson, Desimone, Neural mechanisms of visual working memory in prefrontal cortex of the
+      macaque, https://doi.org/10.1523/JNEUROSCI.16-16-05154.1996, 1996.
+    """
+    check_count("num_symbols", num_symbols, 2)
+    check_count("duration", duration)
+    check_count("delay", delay, 0)
+    _check(key, num_examples, 2 * duration + delay, num_symbols, dtype)
+    first_key, match_key, other_key = jax.random.split(key, 3)
+    first = jax.random.randint(first_key, (num_examples,), 0, num_symbols)
+    match = jax.random.bernoulli(match_key, shape=(num_examples,))
+    shift = jax.random.randint(other_key, (num_examples,), 1, num_symbols)
+    second = (first + jnp.where(match, 0, shift)) % num_symbols
+    blank = jnp.full((num_examples, delay), num_symbols)
+    symbols = [jnp.tile(symbol[:, None], (1, duration)) for symbol in (first, second)]
+    x = jnp.concatenate([symbols[0], blank, symbols[1]], axis=1)
+    return _sequences(x, match.astype(int)[:, None], num_symbols, 2, dtype)
+
+
+def copy_memory(
+    key: Key,
+    num_examples: int,
+    *,
+    num_symbols: int = 4,
+    length: int = 3,
+    delay: int = 10,
+    dtype: DTypeLike = jnp.float32,
+) -> Sequences:
+    """Draws sequences of symbols to copy from memory.
+
+    `length` random symbols, `delay` blank steps, and `length` steps of a signal to go, at which the symbols
+    are to come in the same order; these count. Chance is `1 / num_symbols`.
+
+    Args:
+      key, num_examples, dtype: as of `delayed_match`.
+      num_symbols: one input each, and one for the signal.
+      length, delay: numbers of symbols and of blank steps.
+
+    Returns:
+      Sequences of `x [examples, 2 length + delay, symbols + 1]` and `y [examples, steps, symbols]`.
+
+    Example:
+      >>> data = copy_memory(jax.random.key(0), 5, length=2, delay=1)
+      >>> data.x.shape, data.mask[0].tolist()
+      ((5, 5, 5), [False, False, False, True, True])
+
+    References:
+      Hochreiter, Schmidhuber, Long short-term memory, https://doi.org/10.1162/neco.1997.9.8.1735, 1997.
+      Arjovsky, Shah, Bengio, Unitary evolution recurrent neural networks,
+      https://arxiv.org/abs/1511.06464, 2016 (this form).
+    """
+    check_count("num_symbols", num_symbols, 2)
+    check_count("length", length)
+    check_count("delay", delay, 0)
+    _check(key, num_examples, 2 * length + delay, num_symbols, dtype)
+    symbols = jax.random.randint(key, (num_examples, length), 0, num_symbols)
+    blank = jnp.full((num_examples, delay), num_symbols + 1)
+    go = jnp.full((num_examples, length), num_symbols)
+    x = jnp.concatenate([symbols, blank, go], axis=1)
+    return _sequences(x, symbols, num_symbols + 1, num_symbols, dtype)
+
+
+def cue_accumulation(
+    key: Key,
+    num_examples: int,
+    *,
+    num_cues: int = 7,
+    duration: int = 2,
+    pause: int = 1,
+    delay: int = 10,
+    bias: float = 0.7,
+    dtype: DTypeLike = jnp.float32,
+) -> Sequences:
+    """Draws cues to accumulate: were there more on the left or on the right?
+
+    `num_cues` cues of `duration` steps on one of two sides, `pause` blank steps behind each, `delay` more of
+    them, and `duration` steps of a signal to decide, the last of which counts. In half of the
+    examples cues are on the left with probability `bias`, in the others with `1 - bias`. The class is the
+    side with more cues: 0 left, 1 right. Chance is 1/2; the last cue alone is right in 73 %.
+
+    Args:
+      key, num_examples, dtype: as of `delayed_match`.
+      num_cues: an odd number, so that one side has more.
+      duration, pause, delay: numbers of steps.
+      bias: probability of the side that is more likely.
+
+    Returns:
+      Sequences of `x [examples, (duration + pause) cues + delay + duration, 3]`, with inputs left, right
+      and signal, and `y [examples, steps, 2]`.
+
+    Example:
+      >>> cue_accumulation(jax.random.key(0), 5).x.shape
+      (5, 33, 3)
+
+    References:
+      Morcos, Harvey, History-dependent variability in population dynamics during evidence accumulation in
+      cortex, https://doi.org/10.1038/nn.4403, 2016.
+      Bellec et al., A solution to the learning dilemma for recurrent networks of spiking neurons,
+      https://doi.org/10.1038/s41467-020-17236-y, 2020.
+    """
+    for name, count in {"num_cues": num_cues, "duration": duration}.items():
+        check_count(name, count)
+    if num_cues % 2 == 0:
+        raise ValueError(f"num_cues: expected an odd number, so that one side has more, got {num_cues}")
+    for name, count in {"pause": pause, "delay": delay}.items():
+        check_count(name, count, 0)
+    check_probability("bias", bias)
+    _check(key, num_examples, (duration + pause) * num_cues + delay + duration, 3, dtype)
+    side_key, cue_key = jax.random.split(key)
+    likely = jax.random.bernoulli(side_key, shape=(num_examples, 1))
+    cues = (likely ^ ~jax.random.bernoulli(cue_key, bias, (num_examples, num_cues))).astype(int)
+    seen = [jnp.repeat(cues[:, :, None], duration, axis=2), jnp.full((num_examples, num_cues, pause), 3)]
+    blank, decide = jnp.full((num_examples, delay), 3), jnp.full((num_examples, duration), 2)
+    x = jnp.concatenate([jnp.concatenate(seen, axis=2).reshape(num_examples, -1), blank, decide], axis=1)
+    label = (2 * cues.sum(axis=1) > num_cues).astype(int)
+    return _sequences(x, label[:, None], 3, 2, dtype)
+
+
+def _check(key: Key, num_examples: int, steps: int, num_features: int, dtype: DTypeLike) -> None:
+    check_key("key", key)
+    check_floating_dtype("dtype", dtype)
+    check_count("num_examples", num_examples)
+    check_memory("num_examples, steps", [(num_examples, steps, num_features)], dtype)
+
+
+def _sequences(
+    symbols: Int[Array, "n steps"],
+    labels: Int[Array, "n last"],
+    num_features: int,
+    num_classes: int,
+    dtype: DTypeLike,
+) -> Sequences:
+    """One-hot symbols, zeros where one is `num_features` or more, and labels at the last steps."""
+    number, steps = symbols.shape
+    x = jax.nn.one_hot(symbols, num_features, dtype=dtype)
+    before = steps - labels.shape[1]
+    y = jnp.pad(jax.nn.one_hot(labels, num_classes, dtype=dtype), ((0, 0), (before, 0), (0, 0)))
+    return Sequences(x, y, jnp.broadcast_to(jnp.arange(steps) >= before, (number, steps)))

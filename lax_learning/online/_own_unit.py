@@ -1,0 +1,199 @@
+"""Rules in which a weight knows the state of its own unit alone, backwards and forwards in time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PyTree
+
+from lax_learning._checks import check_key
+from lax_learning._precision import widened
+from lax_learning._sites import _equations as equations
+from lax_learning._sites._coupling import made_up
+from lax_learning._sites._plan import Site
+from lax_learning._sites._program import Program
+from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning.models import Model
+from lax_learning.online._influence import OWN, Step, as_model, check_examples, first, online
+from lax_learning.online._recurrent import Recurrent, as_steps, check_recurrent
+from lax_learning.rules._common import check_loss, cut, delta_rule, select
+from lax_learning.rules._feedback import (
+    FeedbackInit,
+    FeedbackState,
+    check_feedback_init,
+    check_state,
+    initial_feedback,
+    linked,
+    partners,
+    through_feedback,
+)
+from lax_learning.types import Key, Loss, Params, Rule, Signals
+
+
+def own_unit_rule(
+    net: Recurrent, loss: Loss, feedback_init: FeedbackInit | None, *, onto_itself: bool
+) -> Rule:
+    """Feedback alignment in which no error passes from unit to unit inside the cell.
+
+    Args:
+      net, loss, feedback_init: as of the rules.
+      onto_itself: whether errors pass through the weight of a unit onto itself.
+    """
+    check_recurrent(net)
+    check_loss(loss)
+    if feedback_init is not None:
+        check_feedback_init(feedback_init)
+
+    def feedback(params: Params, state: FeedbackState, h: Any, x: Any) -> Params:
+        own = own_weights(net, params["cell"], h, x)
+        readout = params["readout"] if state.feedback is None else state.feedback
+        cell = jax.tree.map(lambda w, mask: jnp.where(mask & onto_itself, w, 0), params["cell"], own)
+        return {"cell": cell, "readout": readout}
+
+    def summed(output: Any, y: Any) -> Array:
+        return jnp.sum(jax.vmap(loss, in_axes=1)(output, y), axis=0)
+
+    def init(key: Key, params: Params, x: Any) -> FeedbackState:
+        check_key("key", key)
+        if feedback_init is None:
+            return FeedbackState(None)
+        return FeedbackState(initial_feedback(net, None, feedback_init, key, params, x)["readout"])
+
+    def assign(
+        key: Key, params: Params, state: FeedbackState, x: Any, y: Any, *, opened: bool = False
+    ) -> tuple[Any, Params | Signals, FeedbackState]:
+        check_state(state)
+        check_key("key", key)
+        x_1 = jax.tree.map(lambda leaf: leaf[0], as_steps(x, y)[0])
+
+        def through(*_: Any) -> Params:
+            h = net.carry(params, x_1)
+            check_examples(net, params, h, x_1)
+            return feedback(params, state, h, x_1)
+
+        value, found = through_feedback(
+            net, summed, None, params, x, y, varying=state, feedback=through, opened=opened
+        )
+        return value, found, state
+
+    def step_at(params: Params, state: FeedbackState, h: Any, x: Any) -> Step:
+        check_state(state)
+        program = Program(as_model(net), params, (h, x))
+        mates = partners(program, select(program, None), feedback(params, state, h, x))
+
+        def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
+            return linked(op, op(w, jax.tree.map(jax.lax.stop_gradient, x)), x, partner)
+
+        def run(params: Params, h: Any, x: Any) -> tuple[Any, Any]:
+            parameters = jax.tree.leaves(params)
+            return program.run(parameters, (h, x), Hooks(product=product), feedback=mates)[0]
+
+        return run
+
+    return delta_rule(net, init, assign)._replace(online=online(net, loss, OWN, step_at))
+
+
+def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
+    """Masks of the weights of a cell through which a unit acts on itself.
+
+    Looks at the cell at made-up values.
+
+    Args:
+      net: the network.
+      params: of the cell; only shapes are used, as of the others.
+      h, x: state and input of a batch.
+
+    Raises:
+      ValueError: unless units act on each other through products of the weights with x and h alone, and
+        every weight belongs to one unit.
+    """
+    given = widened((params, *first((h, x))))
+    params, h, x = equations.vary_as(given, given)
+    program = Program(Model(lambda params, inputs: net.cell(params, *inputs)), params, (h, x))
+    for site in program.plan.all_sites:
+        if site.products > 1 or (site.products and site.passes_error):
+            names = ", ".join(program.split.paths[i] for i in sorted(site.leaves))
+            raise ValueError(
+                f"cell: expected products of weights with x or h alone, got {site.operation!r} of {names} "
+                "with what depends on other weights" + (f" at {site.source}" if site.source else "")
+            )
+    number = _number_of_units(params, h)
+    scale = np.linspace(1, 2, number)
+
+    def scaled(state: Any, factor: Any = 1.0) -> Any:
+        """An irrational number for each leaf, so that no differences of leaves cancel, times a factor."""
+        leaves, structure = jax.tree.flatten(state)
+        numbers = [jnp.full_like(leaf, (2 + i) ** 0.5) for i, leaf in enumerate(leaves)]
+        factors = [(number * factor).astype(number.dtype) for number in numbers]
+        return jax.tree.unflatten(structure, factors)
+
+    def probe(params: Params, h: Any, x: Any) -> tuple[Any, Any, Any, Any]:
+        parameters = jax.tree.leaves(params)
+
+        def apart(parameters: list[Any], h: Any) -> Any:
+            hooks = Hooks(product=lambda site, op, w, x, *_: op(w, jax.tree.map(jax.lax.stop_gradient, x)))
+            return program.run(parameters, (h, x), hooks)[0]
+
+        def inputs_of_weights(h: Any) -> list[Any]:
+            sums, pull_back = jax.vjp(
+                lambda parameters: program.run(parameters, (h, x), cut(program.plan.all_taps))[2], parameters
+            )
+            return pull_back(jax.tree.map(jnp.ones_like, sums))[0]
+
+        after, pull_back = jax.vjp(apart, parameters, h)
+        moved = [jax.jvp(inputs_of_weights, (h,), (scaled(h, factor),))[1] for factor in (1.0, scale)]
+        return pull_back(scaled(after)), pull_back(scaled(after, scale)), *moved
+
+    alike, by_unit, inputs, inputs_by_unit = _evaluated(probe, params, h, x)
+    for leaf, of_unit in zip(jax.tree.leaves(alike), jax.tree.leaves(by_unit), strict=True):
+        slack = 64 * np.finfo(leaf.dtype).eps * np.abs(leaf).max(initial=0)
+        if not (np.abs(of_unit - scale * leaf) <= slack).all():
+            raise ValueError(
+                "cell: expected units that act on each other through products of weights with x or h alone, "
+                "and weights of one unit each, got a cell that mixes units otherwise, as a norm does; rtrl "
+                "and three_factor take any cell"
+            )
+    masks = [
+        (leaf != 0) & (np.abs(of_unit - scale * leaf) <= np.abs(leaf) / (10 * number))
+        for leaf, of_unit in zip(inputs, inputs_by_unit, strict=True)
+    ]
+    return jax.tree.unflatten(program.split.structure, masks)
+
+
+def _number_of_units(params: Params, h: Any) -> int:
+    """The number of units, the last axis of states and weights."""
+    state, weights = jax.tree.leaves(h), jax.tree.leaves(params)
+    if any(leaf.ndim != 2 for leaf in state) or len({leaf.shape for leaf in state}) != 1:
+        got = [list(leaf.shape[1:]) for leaf in state]
+        raise ValueError(f"start: expected states [batch, units] of the same units, got {got}")
+    number = state[0].shape[1]
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if leaf.shape[-1:] != (number,):
+            raise ValueError(
+                f"params['cell']{jax.tree_util.keystr(path)}: expected {number} units as its last axis, "
+                f"got shape {list(leaf.shape)}"
+            )
+    assert weights
+    return number
+
+
+def _evaluated(function: Callable[..., Any], *like: Any) -> Any:
+    """The results of a function at made-up arrays, as NumPy arrays, also while something is traced."""
+    leaves, structure = jax.tree.flatten(like)
+    body, shapes = equations.trace(lambda *leaves: function(*jax.tree.unflatten(structure, leaves)), *leaves)
+    of = [*body.consts, *leaves]
+
+    def run(values: list[Any]) -> list[Any]:
+        values = list(map(equations.vary_as, values, of))
+        return equations.evaluate(body, values[: len(body.consts)], values[len(body.consts) :])
+
+    rng = np.random.default_rng(0)
+    compiled = jax.jit(run).lower([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in of]).compile()
+    with jax.ensure_compile_time_eval():
+        consts = [made_up(rng, leaf) if isinstance(leaf, Tracer) else leaf for leaf in body.consts]
+        values = [made_up(rng, leaf) for leaf in leaves]
+        found = jax.tree.map(np.asarray, compiled([*consts, *values]))
+    return jax.tree.unflatten(jax.tree.structure(shapes), found)

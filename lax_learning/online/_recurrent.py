@@ -1,0 +1,197 @@
+"""Recurrent networks as their step, with time outside, for rules that learn while a sequence runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer, lecun_normal, zeros
+from jax.typing import DTypeLike
+from jaxtyping import Array, ArrayLike
+
+from lax_learning._checks import (
+    as_arrays,
+    as_floating,
+    as_sizes,
+    check_callable,
+    check_floating_dtype,
+    check_instance,
+    check_key,
+    check_probability,
+    check_same_structure,
+    check_shapes,
+)
+from lax_learning._sites._batch import as_batch
+from lax_learning._sites._equations import vary_as
+from lax_learning.models import Model
+from lax_learning.types import Key, Params, Where
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recurrent(Model):
+    """A recurrent network of any library, given as its step: a `Model` of sequences that can learn online.
+
+    `h_t = cell(params["cell"], h_{t-1}, x_t)`, `output_t = readout(params["readout"], h_t)`
+
+    As a model it takes `x [batch, steps, ...]` and returns `[batch, steps, ...]`; every rule takes it. The
+    online rules take its step: they apply the loss to the output of each step, and sum it over steps.
+
+    Args:
+      cell: `(params, h, x) -> h` at one step of a batch; `h` is any pytree of `[batch, ...]`.
+      readout: `(params, h) -> output` at one step of a batch.
+      start: `batch size -> h` before the first step; no parameter.
+      init: `key -> {"cell": ..., "readout": ...}`.
+
+    Example:
+      >>> from flax import linen
+      >>> gru, dense = linen.GRUCell(8), linen.Dense(2)
+      >>> net = Recurrent(
+      ...     cell=lambda params, h, x: gru.apply(params, h, x)[0],
+      ...     readout=dense.apply,
+      ...     start=lambda size: jnp.zeros((size, 8)),
+      ...     init=lambda key: {
+      ...         "cell": gru.init(key, jnp.zeros((1, 8)), jnp.zeros((1, 3))),
+      ...         "readout": dense.init(key, jnp.zeros((1, 8))),
+      ...     },
+      ... )
+      >>> net.apply(net.init(jax.random.key(0)), jnp.ones((5, 20, 3))).shape
+      (5, 20, 2)
+    """
+
+    cell: Callable[[Params, Any, Any], Any]
+    readout: Callable[[Params, Any], Any]
+    start: Callable[[int], Any]
+    apply: Callable[[Params, Any], Any] = field(init=False, repr=False)
+    has_aux: bool = field(init=False, default=False, repr=False)
+    trainable: Where = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_callable("cell", self.cell, "a function (params, h, x) -> h", num_arguments=3)
+        check_callable("readout", self.readout, "a function (params, h) -> output", num_arguments=2)
+        check_callable("start", self.start, "a function batch size -> h", num_arguments=1)
+        object.__setattr__(self, "apply", self._run)
+        super().__post_init__()
+
+    def step(self, params: Params, h: Any, x: Any) -> tuple[Any, Any]:
+        """Returns `(h_t, output_t)` of a batch."""
+        h = self.cell(params["cell"], h, x)
+        return h, self.readout(params["readout"], h)
+
+    def carry(self, params: Params, x: Any) -> Any:
+        """Returns `h` before the first step, in the types that the cell returns, from `x` of one step."""
+        _, size = as_batch(x, only_shapes=True)
+        h = jax.tree.map(jnp.asarray, self.start(size))
+        cell = Model(lambda params, inputs: self.cell(params, *inputs))
+        like, _ = jax.eval_shape(cell, _parts(params)["cell"], (h, x))
+        check_same_structure(("start", "the state that cell returns"), (h, like))
+        h = jax.tree.map(lambda leaf, after: leaf.astype(after.dtype), h, like)
+        return vary_as(h, params, x)
+
+    def _run(self, params: Params, x: Any) -> Any:
+        xs = steps_first("x", x)
+        h = self.carry(params, jax.tree.map(lambda leaf: leaf[0], xs))
+        _, outputs = jax.lax.scan(lambda h, x: self.step(params, h, x), h, xs)
+        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), outputs)
+
+
+def _parts(params: Any) -> Params:
+    """Params; raises unless they have the two parts of a recurrent network."""
+    if not (isinstance(params, dict) and params.keys() == {"cell", "readout"}):
+        got = sorted(params) if isinstance(params, dict) else type(params).__name__
+        raise ValueError(f"params: expected a dict with the entries 'cell' and 'readout', got {got}")
+    return params
+
+
+def check_recurrent(net: Any) -> None:
+    """Raises TypeError unless a rule gets a recurrent network as its step."""
+    check_instance("net", net, Recurrent, "a Recurrent, such as online.leaky_rnn((3, 64, 2), alpha=0.1)")
+
+
+def steps_first(name: str, sequences: Any) -> Any:
+    """Returns arrays `[batch, steps, ...]` as `[steps, batch, ...]`; raises unless they have these axes."""
+    lengths = {jnp.shape(leaf)[1:2] for leaf in jax.tree.leaves(sequences)}
+    if len(lengths) != 1 or lengths <= {(), (0,)}:
+        shapes = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(sequences)]
+        raise ValueError(f"{name}: expected arrays [batch, steps, ...] of one number of steps, got {shapes}")
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), sequences)
+
+
+def as_steps(x: Any, y: Any) -> tuple[Any, Any]:
+    """Returns inputs and targets of sequences as steps; raises unless both have the same number."""
+    xs, ys = steps_first("x", as_batch(x)[0]), steps_first("y", as_arrays("y", y))
+    number, targets = (jax.tree.leaves(steps)[0].shape[0] for steps in (xs, ys))
+    if number != targets:
+        raise ValueError(f"y: expected {number} steps as in x, got {targets}")
+    return xs, ys
+
+
+def leaky_rnn(
+    widths: Sequence[int],
+    *,
+    alpha: ArrayLike,
+    activation: Callable[[Array], Array] = jnp.tanh,
+    w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
+    b_init: Initializer = zeros,
+    dtype: DTypeLike = jnp.float32,
+) -> Recurrent:
+    """Leaky rate units and a linear readout.
+
+    `h_t = (1 - alpha) h_{t-1} + alpha activation(u_t)`, `u_t = [x_t, h_{t-1}] w + b`, `h_0 = 0`
+
+    Args:
+      widths: sizes of the input at a step, of the layer and of the output.
+      alpha: leak in 0..1, the step over the time constant of the units; may be traced.
+      activation: of the units.
+      w_init: initialiser of `w [in + units, units]` of the cell and of `w [units, out]` of the readout.
+      b_init: initialiser of both `b`.
+      dtype: of the parameters.
+
+    Returns:
+      A model of `x [batch, steps, in]`, with params `{"cell": {"w", "b"}, "readout": {"w", "b"}}`.
+
+    Example:
+      >>> net = leaky_rnn((3, 64, 2), alpha=0.1)
+      >>> net.apply(net.init(jax.random.key(0)), jnp.zeros((5, 20, 3))).shape
+      (5, 20, 2)
+
+    References:
+      Murray, Local online learning in recurrent networks with random feedback,
+      https://doi.org/10.7554/eLife.43299, 2019.
+    """
+    sizes = as_sizes("widths", widths)
+    if len(sizes) != 3:
+        raise ValueError(f"widths: expected the sizes of input, layer and output, got {sizes}")
+    check_probability("alpha", alpha)
+    check_callable("activation", activation, "a function of u, such as jnp.tanh")
+    check_floating_dtype("dtype", dtype)
+    for name, initialiser in (("w_init", w_init), ("b_init", b_init)):
+        check_callable(name, initialiser, "an initialiser (key, shape, dtype) -> array", num_arguments=3)
+    num_inputs, num_units, num_outputs = sizes
+
+    def cell(params: Params, h: Array, x: Array) -> Array:
+        rate = jnp.asarray(alpha, h.dtype)
+        u = jnp.concatenate([x.astype(h.dtype), h], axis=-1) @ params["w"] + params["b"]
+        return (1 - rate) * h + rate * activation(u)
+
+    def layer(key: Key, num_inputs: int, num_outputs: int) -> Params:
+        w_key, b_key = jax.random.split(key)
+        w = as_floating("w_init", w_init(w_key, (num_inputs, num_outputs), dtype))
+        b = as_floating("b_init", b_init(b_key, (num_outputs,), dtype))
+        check_shapes(["w_init", "b_init"], [w, b], [(num_inputs, num_outputs), (num_outputs,)])
+        return {"w": w, "b": b}
+
+    def init(key: Key) -> Params:
+        check_key("key", key)
+        cell_key, readout_key = jax.random.split(key)
+        return {
+            "cell": layer(cell_key, num_inputs + num_units, num_units),
+            "readout": layer(readout_key, num_units, num_outputs),
+        }
+
+    return Recurrent(
+        cell=cell,
+        readout=lambda params, h: h @ params["w"] + params["b"],
+        start=lambda size: jnp.zeros((size, num_units), dtype),
+        init=init,
+    )

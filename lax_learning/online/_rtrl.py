@@ -1,0 +1,51 @@
+"""Real-time recurrent learning: the exact gradient, forwards in time."""
+
+from lax_learning.online._influence import EVERY, online, through_steps
+from lax_learning.online._recurrent import Recurrent, check_recurrent
+from lax_learning.rules._common import check_loss, stateless
+from lax_learning.types import Loss, Rule
+
+
+def rtrl(net: Recurrent, loss: Loss) -> Rule:
+    """Carries the derivative of the state by every weight along, and has the exact gradient at every step.
+
+    `P_t = (dh_t/dh_{t-1}) P_{t-1} + dh_t/dw`, `dw = sum_t (dl_t/dh_t) P_t`
+
+    Takes any cell. With the same weights at all steps its gradients sum to those of backprop through time;
+    where weights change while the sequence runs, `P` mixes derivatives at old and new ones, an error of the
+    order of the learning rate. For `n` units and `m` inputs it takes `O(n^2 (n + m))` memory and
+    `O(n^3 (n + m))` operations a step and example: for small networks.
+
+    Args:
+      net: a recurrent network as its step.
+      loss: loss of one step, `(output, y) -> [batch]`; summed over steps.
+
+    Returns:
+      The rule, with an empty state; `rule.online` has its step.
+
+    Raises:
+      ValueError: at trace time, for a network that couples examples, or influences beyond the memory.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import lax_learning as ll
+      >>> net = ll.online.leaky_rnn((3, 4, 2), alpha=0.2)
+      >>> rule, key = rtrl(net, ll.squared_error), jax.random.key(0)
+      >>> params, x, y = net.init(key), jnp.ones((5, 20, 3)), jnp.ones((5, 20, 2))
+      >>> loss, grads, state = rule.value_and_grad(key, params, (), x, y)
+
+      and step by step, with an update after every step:
+
+      >>> memory = rule.online.start(params, x[:, 0])
+      >>> for t in range(2):
+      ...     loss, grads, memory = rule.online.step(key, params, (), memory, x[:, t], y[:, t])
+      ...     params = jax.tree.map(lambda w, g: w - 0.01 * g, params, grads)
+
+    References:
+      Williams, Zipser, A learning algorithm for continually running fully recurrent neural networks,
+      https://doi.org/10.1162/neco.1989.1.2.270, 1989.
+    """
+    check_recurrent(net)
+    check_loss(loss)
+    steps = online(net, loss, EVERY, lambda params, state, h, x: net.step)
+    return Rule(stateless(net), through_steps(steps), online=steps)

@@ -1,0 +1,190 @@
+"""Three factors: the noise of a unit, its inputs, and a reward that comes later."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, PyTree
+
+from lax_learning._checks import (
+    as_floating,
+    check_callable,
+    check_instance,
+    check_key,
+    check_positive,
+    check_probability,
+    check_resolved,
+    check_shapes,
+)
+from lax_learning._precision import widened
+from lax_learning._sites._batch import as_batch
+from lax_learning._sites._equations import vary_as
+from lax_learning._sites._plan import Tap
+from lax_learning._sites._program import Program
+from lax_learning._sites._run import Hooks
+from lax_learning.noise import Noise, as_noise
+from lax_learning.online._influence import as_model, check_examples, first, through_steps
+from lax_learning.online._recurrent import Recurrent, check_recurrent, steps_first
+from lax_learning.rules._common import check_loss, check_wide, losses_of, stateless
+from lax_learning.types import Key, Loss, Online, Params, Rule
+
+
+class ThreeFactorState(NamedTuple):
+    """State of the rule.
+
+    Fields:
+      baseline: running mean of the loss at each step of a sequence, `[steps]`.
+    """
+
+    baseline: Array
+
+
+class ThreeFactorMemory(NamedTuple):
+    """Memory between two steps of a sequence.
+
+    Fields:
+      h: state of the network, noise included.
+      eligibility: by weight, `[batch, *weight]`.
+      t: number of the step.
+    """
+
+    h: Any
+    eligibility: PyTree
+    t: Array
+
+
+def above_baseline(loss: Array, baseline: Array) -> Array:
+    """`l - baseline`, which is `-(r - baseline of r)` of the reward `r = -l`."""
+    return loss - baseline
+
+
+def three_factor(
+    net: Recurrent,
+    loss: Loss,
+    *,
+    sigma: ArrayLike,
+    decay: ArrayLike = 1.0,
+    rate: ArrayLike = 0.1,
+    modulator: Callable[[Array, Array], Array] = above_baseline,
+    noise: str | Noise = "normal",
+) -> Rule:
+    """Node perturbation in time: an eligibility trace of noise and input, and a reward that modulates it.
+
+    `E_t = decay E_{t-1} + [x_t, h_{t-1}]^T xi_t / sigma^2`, `dw = -sum_t (r_t - baseline_t) E_t`, `r = -loss`
+
+    Noise `xi_t ~ N(0, sigma^2)` is added to every pre-activation of cell and readout at every step, and stays
+    in the state: the network that is trained, and whose loss is returned, is the noisy one. With `decay=1`
+    the expectation is the gradient of its expected loss, so of the loss as sigma goes to 0; with less, credit
+    for noise `k` steps ago is too small by `decay^k`. Takes any cell, and rewards without a derivative, whose
+    negative is the loss. `O(n m)` memory and operations a step and example. The variance grows with the
+    number of units and with that of steps within reach of the trace: use small networks, large batches, and
+    a decay that reaches no further than rewards are late.
+
+    The baseline of a step is a running mean over earlier batches, which is independent of the noise and
+    so leaves the expectation as it is; a mean over earlier steps of the same sequence would not.
+
+    Args:
+      net: a recurrent network as its step.
+      loss: loss of one step, `(output, y) -> [batch]`, the negative reward; summed over steps.
+      sigma: standard deviation of the noise, in the units of the pre-activations; may be traced.
+      decay: lambda, in 0..1, a step; may be traced.
+      rate: of the running mean, in 0..1; may be traced. `value_and_grad` moves it, single steps do not.
+      modulator: `(loss [batch], baseline []) -> [batch]`, the third factor, in the place of their difference.
+      noise: "normal", "rademacher" or a function `(key, like) -> unit noise`.
+
+    Returns:
+      The rule, with a `ThreeFactorState`.
+
+    Raises:
+      ValueError: at trace time, for a network that couples examples.
+
+    Example:
+      >>> import lax_learning as ll
+      >>> net = ll.online.leaky_rnn((3, 16, 2), alpha=0.2)
+      >>> rule, key = three_factor(net, ll.squared_error, sigma=0.1, decay=0.9), jax.random.key(0)
+      >>> params, x, y = net.init(key), jnp.ones((5, 20, 3)), jnp.ones((5, 20, 2))
+      >>> state = rule.init(key, params, x)
+      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, y)
+      >>> state.baseline.shape
+      (20,)
+
+    References:
+      Williams, Simple statistical gradient-following algorithms for connectionist reinforcement learning,
+      https://doi.org/10.1007/BF00992696, 1992.
+      Miconi, Biologically plausible learning in recurrent neural networks reproduces neural dynamics observed
+      during cognitive tasks, https://doi.org/10.7554/eLife.20899, 2017.
+    """
+    check_recurrent(net)
+    check_loss(loss)
+    check_positive("sigma", sigma)
+    check_probability("decay", decay)
+    check_probability("rate", rate)
+    check_callable("modulator", modulator, "a function (loss, baseline) -> [batch]", num_arguments=2)
+    draw_noise = as_noise(noise)
+
+    def init(key: Key, params: Params, x: Any) -> ThreeFactorState:
+        stateless(net)(key, params, x)
+        lengths = jax.eval_shape(lambda x: steps_first("x", x), x)
+        return ThreeFactorState(jnp.zeros(jax.tree.leaves(lengths)[0].shape[0]))
+
+    def start(params: Params, x: Any) -> ThreeFactorMemory:
+        x, size = as_batch(x)
+        params, x = widened((params, x))
+        eligibility = jax.tree.map(lambda w: jnp.zeros((size, *w.shape), w.dtype), params)
+        memory = ThreeFactorMemory(net.carry(params, x), eligibility, jnp.zeros((), int))
+        return vary_as(memory, params, x)
+
+    def step(
+        key: Key, params: Params, state: ThreeFactorState, memory: ThreeFactorMemory, x: Any, y: Any
+    ) -> tuple[Any, Params, ThreeFactorMemory]:
+        check_key("key", key)
+        check_instance("state", state, ThreeFactorState, "the state of the rule's init(key, params, x)")
+        x, size = as_batch(x)
+        memory, (wide, x) = vary_as((memory, widened((params, x))), params, state, memory, x, y, key)
+        check_examples(net, wide, memory.h, x)
+        check_wide(as_model(net), wide, (memory.h, x))
+        program = Program(as_model(net), wide, first((memory.h, x)))
+        taps = program.plan.all_taps
+        check_resolved("sigma", sigma, *(tap.dtype for tap in taps))
+        shapes = {tap.index: jax.ShapeDtypeStruct((size, *tap.shape), tap.dtype) for tap in taps}
+
+        def example(h: Any, eligibility: PyTree, x: Any, unit: dict[int, Array]) -> Any:
+            def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
+                return jax.lax.stop_gradient(z) + jnp.asarray(sigma, z.dtype) * feed, z
+
+            def sums(parameters: list[Any]) -> tuple[dict[int, Array], Any]:
+                inputs = jax.tree.map(lambda leaf: leaf[None], (h, x))
+                after, _, zs = program.run(parameters, inputs, Hooks(end=end), feeds=unit)
+                return zs, jax.tree.map(lambda leaf: leaf[0], after)
+
+            _, pull_back, (after, output) = jax.vjp(sums, jax.tree.leaves(wide), has_aux=True)
+            (scores,) = pull_back({i: n / jnp.asarray(sigma, n.dtype) for i, n in unit.items()})
+            moved = jax.tree.map(
+                lambda trace, score: jnp.asarray(decay, trace.dtype) * trace + score,
+                eligibility,
+                jax.tree.unflatten(program.split.structure, scores),
+            )
+            return after, output, moved
+
+        unit = vary_as(draw_noise(key, shapes), x)
+        after, output, eligibility = jax.vmap(example)(memory.h, memory.eligibility, x, unit)
+        losses = losses_of(loss, output, y, size)
+        # Beyond the steps of the baseline everything is NaN, not credited by the baseline of another step.
+        baseline = state.baseline.at[memory.t].get(mode="fill", fill_value=jnp.nan)
+        factor = as_floating("modulator", modulator(losses, baseline.astype(losses.dtype)))
+        check_shapes(["modulator"], [factor], [(size,)])
+        grads = jax.tree.map(
+            lambda trace, w: jnp.tensordot(factor.astype(trace.dtype) / size, trace, 1).astype(w.dtype),
+            eligibility,
+            params,
+        )
+        return jnp.mean(losses), grads, ThreeFactorMemory(after, eligibility, memory.t + 1)
+
+    def after(state: ThreeFactorState, losses: Array) -> ThreeFactorState:
+        check_shapes(["state.baseline"], [state.baseline], [losses.shape])
+        change = losses.astype(state.baseline.dtype) - state.baseline
+        return ThreeFactorState(state.baseline + jnp.asarray(rate, change.dtype) * change)
+
+    steps = Online(start, step)
+    return Rule(init, through_steps(steps, after), online=steps)
