@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 TESTS :=
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 LOCK := requirements.lock
+DOCS_LOCK := requirements-docs.lock
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
 
@@ -16,6 +17,7 @@ VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%s-%d.%d" % (
 INSTALLED := $(VENV)/.installed-$(VERSION)
 READY := $(INSTALLED)-project
 WITH_TORCH := $(READY)-torch
+WITH_DOCS := $(READY)-docs
 
 # What has no wheel (promise, below tensorflow-datasets) is built with the setuptools of the lock.
 # The second name is for pip >= 25.3.
@@ -32,10 +34,10 @@ endef
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup torch demo test test-all lint format lock clean
+.PHONY: help setup torch demo test test-all lint format docs docs-check lock clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(READY)  ## create .venv from the lock
 
@@ -61,15 +63,26 @@ format: $(READY)  ## format the code, sort the imports
 	$(BIN)/ruff check --select I --fix
 	$(BIN)/ruff format
 
-lock: $(INSTALLED)  ## resolve the newest versions into the lock
+SPHINX = $(BIN)/python -m sphinx --fail-on-warning --quiet
+
+docs: $(WITH_DOCS)  ## build the site into docs/_build/html, offline; its scripts run where they changed
+	$(call run,$(SPHINX) docs docs/_build/html)
+
+docs-check: $(WITH_DOCS)  ## the same without running the scripts, into docs/_build/check
+	$(call run,$(SPHINX) -D plot_gallery=0 -D draw_rule_figures=0 docs docs/_build/check)
+
+lock: $(INSTALLED)  ## resolve the newest versions into the locks
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==$(UV_VERSION)
 	$(BIN)/uv lock --quiet --upgrade --system-certs
 	$(BIN)/uv export --quiet --frozen --no-emit-project --no-header --format requirements.txt \
 	    --extra experiments --extra flax --extra test --group build --output-file $(LOCK).new
 	mv $(LOCK).new $(LOCK)
+	$(BIN)/uv export --quiet --frozen --no-emit-project --no-header --format requirements.txt \
+	    --only-group docs --output-file $(DOCS_LOCK).new
+	mv $(DOCS_LOCK).new $(DOCS_LOCK)
 
 clean:  ## remove the environment and the caches, keep the results
-	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .hypothesis .jax_cache dist
+	rm -rf $(VENV) .venv-* .pytest_cache .ruff_cache .hypothesis .jax_cache dist docs/_build docs/api docs/auto_gallery docs/auto_tutorials
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment whose interpreter is gone is made anew.
@@ -87,6 +100,10 @@ $(INSTALLED): $(LOCK)
 $(WITH_TORCH): $(READY)
 	$(install) --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu torch==$(TORCH_VERSION)
 	$(install) torch==$(TORCH_VERSION)
+	@touch $@
+
+$(WITH_DOCS): $(READY) $(DOCS_LOCK)
+	$(install) --require-hashes --requirement $(DOCS_LOCK)
 	@touch $@
 
 $(READY): $(INSTALLED) pyproject.toml

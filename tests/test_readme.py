@@ -1,10 +1,12 @@
 """The Python of the pages runs as written, and what they name exists."""
 
+import importlib.util
 import re
 from collections.abc import Callable
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -163,6 +165,23 @@ def test_pages_name_what_exists() -> None:
             attrgetter(name[1:])(ll)
         except AttributeError as error:
             raise AssertionError(f"{page}: ll{name}") from error
+
+
+def test_every_public_name_has_a_topic_of_the_reference() -> None:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs/reference.py")
+    assert spec is not None and spec.loader is not None
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    listed = {f"{module}.{name}" for module, names in reference.topics().values() for name in names}
+    packages = [name for name in ll.__all__ if isinstance(getattr(ll, name), ModuleType)]
+    public = {f"lax_learning.{name}" for name in ll.__all__ if name not in packages}
+    public |= {
+        f"lax_learning.{package}.{name}" for package in packages for name in getattr(ll, package).__all__
+    }
+    assert listed == public
+    assert [
+        name for name in reference.TOPICS["Rules"].split() if not (ROOT / f"docs/rules/{name}.md").exists()
+    ] == []
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/rules.md"])

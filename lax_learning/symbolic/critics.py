@@ -46,7 +46,7 @@ def critic(
     Weights and biases start uniform in `+-1 / sqrt(inputs of the layer)`, as PyTorch's do.
 
     Args:
-      num_points: numbers in a curve; for `stack`ed ones points times (1 + columns).
+      num_points: numbers in a curve; after `stack` points times (1 + columns).
       hidden: widths of the hidden layers; none for a linear critic.
       channels: numbers at a point, 1 + columns for curves that `embed` extended. With more than one a
         multilayer perceptron, shared by all points, maps them to one number.

@@ -62,10 +62,11 @@ class FunctionDraws(NamedTuple):
 
 
 def parse_library(text: str, *, file: str = "<library>") -> Library:
-    """Parses one function a line: `function` or `function; derivative by column 0; .. by column 1; ..`
+    """Parses one function a line, with its derivatives behind semicolons if they are given.
 
-    Derivatives written by hand are only checked, against `jax.grad` in float64 at fixed random points: what
-    differs by less than 1e-6 of their size, or by less than rounding explains, passes.
+    A line is `function` or `function; derivative by column 0; derivative by column 1`, a derivative for every
+    column. Derivatives written by hand are only checked, against `jax.grad` in float64 at fixed random
+    points: what differs by less than 1e-6 of their size, or by less than rounding explains, passes.
 
     Args:
       text: the lines; blank ones are skipped.

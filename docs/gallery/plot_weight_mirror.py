@@ -1,0 +1,42 @@
+"""
+Weight mirror: noise shows the feedback its weights
+===================================================
+
+Noise goes through each product, and the feedback correlates it with the response. Small rates of the mirror
+are slow and exact, large ones fast and noisy. The weights learn meanwhile.
+"""
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import optax
+
+import lax_learning as ll
+
+key = jax.random.key(0)
+data = ll.data.half_space(key, 16)
+model = ll.mlp((16, 64, 64, 2), activation=jnp.tanh)
+betas = jnp.array([0.003, 0.01, 0.1])
+
+
+def alignment(key, beta):
+    rule = ll.weight_mirror(model, ll.softmax_cross_entropy, optimizer=optax.sgd(beta))
+
+    def evaluate(key, params, state, data):
+        return ll.metrics.cosine_similarity(params[1]["w"], state.feedback[1]["w"])
+
+    train = ll.make_train(
+        rule, optax.sgd(0.1), init=model.init, num_updates=600, batch_size=32, evaluate=evaluate, every=20
+    )
+    return train(key, data).evaluations
+
+
+# %%
+# One program for all rates of the mirror.
+cosines = jax.jit(jax.vmap(alignment, in_axes=(None, 0)))(key, betas)
+figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
+for beta, cosine in zip(betas, cosines, strict=True):
+    axes.plot(jnp.arange(0, 601, 20), cosine, label=f"beta = {beta:g}")
+axes.set(xlabel="updates", ylabel="cosine of weights and feedback", ylim=(-0.1, 1.05))
+axes.legend()
+plt.show()

@@ -1,0 +1,41 @@
+"""What Sphinx calls while it builds the site."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.errors import ExtensionError
+
+
+def skip_field(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
+    """Skips fields of named tuples, which `Fields:` describes."""
+    return True if type(value).__name__ in ("_tuplegetter", "member_descriptor") else None
+
+
+def unlink(app: Any, doctree: nodes.document) -> None:
+    """Leaves the text of links to files and folders of the project that are no pages of the site."""
+    folder = Path(app.env.doc2path(app.env.docname)).parent
+    for node in list(doctree.findall(addnodes.pending_xref)):
+        target = node["reftarget"]
+        if node["reftype"] == "myst" and target not in app.env.found_docs:
+            outside = (folder / target, folder / f"{target}.md", Path(app.srcdir).parent / target)
+            if any(path.exists() for path in outside):
+                node.replace_self(node.children)
+
+
+def check_offline(app: Any, error: Exception | None) -> None:
+    """Raises ExtensionError if a page loads a script, style, image or frame from elsewhere."""
+    if error is not None or app.builder.format != "html":
+        return
+    loads = re.compile(
+        r"""<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=["'](?:https?:)?//[^>]*>"""
+    )
+    found = {
+        f"{page.relative_to(app.outdir)}: {tag}"
+        for page in Path(app.outdir).rglob("*.html")
+        for tag in loads.findall(page.read_text())
+    }
+    if found:
+        raise ExtensionError("pages load from elsewhere:\n" + "\n".join(sorted(found)))

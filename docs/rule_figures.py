@@ -1,0 +1,112 @@
+"""Draws the figure of a rule's page, measured while the site is built: bias, variance, cosine."""
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
+import lax_learning as ll
+from benchmarks.quality import make_rule, measure_draws
+
+WIDTH, SEEDS, DRAWS, BATCH, SIGMA = 32, 4, 32, 32, 0.01
+UPDATES, EVERY = 1500, 150
+FLOOR = 1e-3
+
+
+@functools.cache
+def problem() -> ll.data.Splits:
+    """MNIST-1D: 40 inputs, 10 classes."""
+    return ll.data.mnist1d(jax.random.key(0))
+
+
+def measure(name: str, rate: float) -> dict[str, np.ndarray]:
+    """Quality of the gradients and test accuracy while the rule itself trains: `[seed, evaluation]`."""
+    model, loss = ll.mlp((40, WIDTH, WIDTH, 10), activation=jnp.tanh), ll.softmax_cross_entropy
+    rule, exact = make_rule(name, model, loss, SIGMA), ll.backprop(model, loss)
+
+    def evaluate(key: jax.Array, params: Any, state: Any, data: Any) -> dict[str, jax.Array]:
+        x, y = data.train.x[:BATCH], data.train.y[:BATCH]
+        _, reference, _ = exact.value_and_grad(key, params, (), x, y)
+        found = measure_draws(rule, params, state, x, y, key, DRAWS, reference=reference)
+        accuracy = ll.accuracy(model.apply(params, data.test.x), data.test.y)
+        return {name: value[-1] for name, value in found.items()} | {"accuracy": accuracy}
+
+    train = ll.make_train(
+        rule,
+        optax.sgd(rate),
+        init=model.init,
+        num_updates=UPDATES,
+        batch_size=BATCH,
+        evaluate=evaluate,
+        every=EVERY,
+    )
+    keys = jax.random.split(jax.random.key(2), SEEDS)
+    found = jax.jit(jax.vmap(train, in_axes=(0, None)))(keys, problem()).evaluations
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def draw(name: str, rate: float, path: Path) -> None:
+    """Writes the figure of a rule."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained")
+    found = measure(name, rate)
+    for metric, label, marker in (
+        ("relative_bias", "squared bias", "o"),
+        ("relative_variance", "variance", "s"),
+    ):
+        _line(left, np.maximum(found[metric], FLOOR), label, marker)
+    left.set(yscale="log", ylim=(0.7 * FLOOR, max(10, left.get_ylim()[1])), title="over |gradient|²")
+    left.legend()
+    _line(middle, found["cosine"], None, ".")
+    middle.set(ylim=(min(-0.05, middle.get_ylim()[0]), 1.05), title="cosine to backprop, one draw")
+    _line(right, found["accuracy"], None, ".")
+    right.set(ylim=(0, 0.8), title="test accuracy")
+    right.axhline(0.1, color="0.6", linestyle=":")
+    figure.supxlabel("updates by the rule", fontsize="medium")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _line(axes: Any, of_seeds: np.ndarray, label: str | None, marker: str) -> None:
+    updates = np.arange(0, UPDATES + 1, EVERY)
+    (line,) = axes.plot(updates, of_seeds.mean(axis=0), marker=marker, label=label)
+    axes.fill_between(updates, of_seeds.min(axis=0), of_seeds.max(axis=0), color=line.get_color(), alpha=0.2)
+    axes.grid(alpha=0.3)
+
+
+CAPTION = (
+    f"MNIST-1D, 40-{WIDTH}-{WIDTH}-10 tanh network, batches of {BATCH}, gradient descent at a rate of "
+    f"{{rate:g}}. Left: squared bias and variance of a gradient over {DRAWS} draws; what is below {FLOOR:g} "
+    f"is drawn there, and that of an unbiased rule scatters around 0 by its variance / {DRAWS}. Lines: means "
+    f"over {SEEDS} seeds; bands: from the least to the greatest. Dotted: chance."
+)
+
+
+class RuleFigure(Directive):
+    """`{rule-figure} NAME RATE` with a name of `experiments/registry.py` and a learning rate."""
+
+    required_arguments = 2
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        env = self.state.document.settings.env
+        env.note_dependency(__file__)
+        name, rate = self.arguments[0], float(self.arguments[1])
+        if not env.config.draw_rule_figures:
+            return []
+        version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+        path = Path(env.app.srcdir, "_build", "figures", f"{name}-{rate:g}-{version}.png")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw(name, rate, path)
+        figure = nodes.figure()
+        figure += nodes.image(uri=f"/_build/figures/{path.name}", alt=f"Bias, variance and cosine of {name}")
+        figure += nodes.caption("", CAPTION.format(rate=rate))
+        return [figure]
