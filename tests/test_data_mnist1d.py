@@ -82,15 +82,6 @@ test_bad_input = refusals(
 )
 
 
-def convolutional(params: Any, x: Any) -> Any:
-    x = x[:, :, None]
-    for w, b in params[:-1]:
-        x = jax.lax.conv_general_dilated(x, w, (2,), [(1, 1)], dimension_numbers=("NWC", "WIO", "NWC"))
-        x = jax.nn.relu(x + b)
-    w, b = params[-1]
-    return x.reshape(len(x), -1) @ w + b
-
-
 def logistic(params: Any, x: Any) -> Any:
     ((w, b),) = params
     return x @ w + b
@@ -105,7 +96,6 @@ def perceptron(params: Any, x: Any) -> Any:
 MODELS = {
     "logistic": (logistic, [(40, 10)], 0.32),
     "perceptron": (perceptron, [(40, 256), (256, 256), (256, 10)], 0.68),
-    "convolutional": (convolutional, [(5, 1, 25), (3, 25, 25), (3, 25, 25), (125, 10)], 0.94),
 }
 
 
