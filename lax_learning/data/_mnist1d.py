@@ -48,10 +48,9 @@ def mnist1d(key: Key, *, sizes: Sequence[int] = (4_000, 0, 1_000)) -> Splits:
 
     Ten curves of 12 points are padded, stretched to 72 points, scaled, moved around, given smooth noise where
     they are 0 and rough noise everywhere, sheared, and sampled at 40 points; the inputs of all splits have
-    mean 0 and standard deviation 1. Over all splits
-    together, classes are as even as their number allows. A logistic regression gets about
-    32 % of the test examples right, a perceptron 68, a convolutional network 94 and a recurrent one 91. The
-    distribution is that of the public generator; its random numbers are not.
+    mean 0 and standard deviation 1. Over all splits together, classes are as even as their number allows. In
+    the paper a logistic regression gets 32 % of the test examples right, a perceptron 68, a convolutional
+    network 94 and a recurrent one 91. The recipe is that of the public generator; its random numbers are not.
 
     A pure function of the key: data of many seeds come from `jax.vmap`.
 
