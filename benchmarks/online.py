@@ -127,7 +127,7 @@ def _row(values: np.ndarray) -> dict[str, Any]:
 
 
 def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
-    """What is measured so far."""
+    """The measurements so far."""
     updates = np.linspace(0, config.updates, config.points + 1)
     rows = []
     for (task, rule), accuracies in found.items():

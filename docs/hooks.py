@@ -1,4 +1,4 @@
-"""What Sphinx calls while it builds the site."""
+"""Functions that Sphinx calls while it builds the site."""
 
 import re
 from pathlib import Path

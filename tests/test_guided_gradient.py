@@ -26,7 +26,7 @@ def guided(*guesses: ll.Rule) -> Any:
 
 
 def test_exact_if_the_gradient_is_in_the_span() -> None:
-    # The inverse of the overlaps multiplies roundings of 6e-8 by at most 1e4.
+    # Roundings of 6e-8 are multiplied by the length of a guess over what it adds, about 1e3 at most here.
     for guesses in ([ll.backprop(MODEL, ll.squared_error)], [FORWARD] * 4):  # of 4 parameters
         loss, grads, _ = guided(*guesses)
         np.testing.assert_allclose(loss, ll.squared_error(MODEL.apply(PARAMS, X), Y).mean(), rtol=1e-6)

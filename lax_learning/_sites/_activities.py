@@ -9,7 +9,7 @@ from lax_learning._sites._plan import Operation, Plan
 
 
 class Activities(NamedTuple):
-    """What follows the taps of a plan.
+    """The activities and the last taps of a plan.
 
     Fields:
       of_taps: by the index of a tap, the index under which its activity is emitted.

@@ -26,7 +26,7 @@ EXPECTED = "numbers of training, validation and test examples"
 
 
 class Draws(NamedTuple):
-    """What makes one example out of a curve.
+    """Random numbers that make one example out of a curve.
 
     Fields:
       padding: zeros behind the curve before it is stretched to 72 points.

@@ -39,7 +39,7 @@ class Memory(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """Which entries of the state an influence is kept of.
+    """The entries of the state whose influence is kept.
 
     Fields:
       number: `h -> int`, of a batch of one.
