@@ -14,6 +14,7 @@ import pytest
 
 import lax_learning as ll
 from lax_learning._sites import _equations as equations
+from lax_learning._sites._coupling import is_coupled
 from lax_learning._sites._program import Program
 from lax_learning._sites.table import sites
 from lax_learning._sites.tapped import tapped
@@ -564,3 +565,15 @@ test_bad_input = refusals(
         ),
     },
 )
+
+
+def test_batch_normalisation_before_units_that_may_be_silent_is_found() -> None:
+    """With two examples, normalised to +1 and -1, or one draw of weights, some of these pass unseen."""
+
+    def normalised(p: Any, x: Any) -> Any:
+        z = x @ p["a"]
+        return jax.nn.relu((z - z.mean(axis=0)) / jnp.sqrt(z.var(axis=0) + 1e-5)) @ p["b"]
+
+    for inputs, units in ((4, 2), (7, 4), (6, 5)):
+        params = {"a": jnp.ones((inputs, units)), "b": jnp.ones((units, 3))}
+        assert is_coupled(ll.Model(normalised), params, jnp.ones((4, inputs)))

@@ -12,7 +12,7 @@ from lax_learning._sites import _equations as equations
 from lax_learning.models import Model, Split
 
 EXAMPLES = 4
-TRIALS = 2
+TRIALS = 4
 """Draws of parameters: units may be silent for one."""
 
 
