@@ -48,3 +48,9 @@ def norm(array: Float[Array, "..."], axis: int | None = None) -> Float[Array, ".
     """`sqrt(sum_i a_i^2)` of numbers whose squares stay in range; its derivative at 0 is 0."""
     square = jnp.sum(jnp.square(array), axis=axis)
     return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+
+
+def root_mean_square(array: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
+    """`sqrt(mean a^2)` over some axes, also of numbers whose squares leave the range of their type."""
+    scale = scale_of(array)
+    return jnp.sqrt(jnp.mean(jnp.square(divided(array, scale)), axis=axes)) * scale

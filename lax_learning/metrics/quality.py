@@ -90,7 +90,7 @@ def _square_norms(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.sum(jnp.square(leaf)), tree)
 
 
-def _jackknife(value: Array, left_out: Array) -> Estimate:
+def jackknife(value: Array, left_out: Array) -> Estimate:
     """`SE^2 = (T-1)/T sum_t (value without t - their mean)^2`."""
     count = left_out.shape[0]
     differences = left_out - jnp.mean(left_out)
@@ -174,7 +174,7 @@ def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float 
         total(_square_norms(live_mean)),
         total(scaled.along_mean),
     )
-    ratio = _jackknife(_ratio(parts.signal, parts.noise), _ratio(parts.signals, parts.noises))
+    ratio = jackknife(_ratio(parts.signal, parts.noise), _ratio(parts.signals, parts.noises))
     return SNR(ratio, entries, num_dead)
 
 
@@ -221,9 +221,9 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
         total(scaled.along_mean) - total(scaled.along_reference),
     )
     square_norm = total(_square_norms(r))
-    squared_bias = _jackknife(parts.signal, parts.signals)
-    variance = _jackknife(parts.noise, parts.noises)
-    error = _jackknife(parts.signal + parts.noise, parts.signals + parts.noises)
+    squared_bias = jackknife(parts.signal, parts.signals)
+    variance = jackknife(parts.noise, parts.noises)
+    error = jackknife(parts.signal + parts.noise, parts.signals + parts.noises)
 
     def absolute(estimate: Estimate) -> Estimate:
         return Estimate(*(each * scale * scale for each in estimate))

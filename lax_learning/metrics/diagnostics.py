@@ -1,0 +1,205 @@
+"""Diagnostics beside the cosine: scales by depth, agreement of batches, frozen blocks, equal decrease."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from lax_learning._checks import (
+    as_arrays,
+    as_real,
+    as_real_leaves,
+    check_count,
+    check_instance,
+    check_key,
+    check_positive,
+    check_same_structure,
+    is_numbers,
+)
+from lax_learning._precision import raised, widened
+from lax_learning._scaling import divided, norm, root_mean_square, scale_of
+from lax_learning._sites._batch import as_batch
+from lax_learning._sites._program import Program
+from lax_learning._sites.tapped import tapped
+from lax_learning.metrics.quality import Estimate, jackknife
+from lax_learning.models import Model, check_model, check_where, selects
+from lax_learning.types import Key, Params, Rule, Where
+
+
+class Scales(NamedTuple):
+    """Root mean squares over examples and units, by the names of taps; `[steps]` inside a scan.
+
+    Fields:
+      activity: of the pre-activations `z`.
+      signal: of the teaching signals of single examples, what the rule has in the place of `dL/dz`.
+    """
+
+    activity: dict[str, Array]
+    signal: dict[str, Array]
+
+
+def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any, x: Any, y: Any) -> Scales:
+    """Measures how large activities and teaching signals are at every depth of a model.
+
+    `sqrt(mean z^2)` and `sqrt(mean delta^2)`. Where the former grow from block to block of a residual
+    network, the gradient of what comes before a norm shrinks as much; signals that do not know of it, such as
+    those of direct feedback, go on to drive the growth. One forward pass, and signals example by example.
+
+    Args:
+      model: the rule's model.
+      rule: any rule with teaching signals (`rule.signals`).
+      key: for the rule's draws.
+      params: of the model.
+      state: of the rule.
+      x: a batch.
+      y: its targets.
+
+    Returns:
+      Scales by tap, of each step of a scan apart: of stacked layers these are depths. The order of depth of
+      taps is that of `ll.tapped(model).shapes(params, x)`.
+
+    Raises:
+      ValueError: for a rule without teaching signals, such as weight perturbation, or of another model.
+
+    Example:
+      >>> import lax_learning as ll
+      >>> model = ll.Model(lambda w, x: 4 * (x @ w))
+      >>> rule, key, x = ll.backprop(model, ll.squared_error), jax.random.key(0), jnp.ones((3, 2))
+      >>> scales = depth_scales(model, rule, key, jnp.eye(2), (), x, 3 * x)
+      >>> float(scales.activity[""]), float(scales.signal[""])  # z = 1, and 2 (4 z - 3) 4
+      (1.0, 8.0)
+    """
+    check_model(model)
+    check_instance("rule", rule, Rule, "a Rule")
+    check_key("key", key)
+    if rule.signals is None:
+        raise ValueError("rule: expected one with teaching signals, got one without")
+    signals = rule.signals
+    x, size = as_batch(x)
+    y = as_arrays("y", y, is_numbers)
+
+    def of_example(example: Any) -> dict[str, Array]:
+        key, x, y = example
+        x, y = jax.tree.map(lambda leaf: leaf[None], (x, y))
+        return signals(key, params, state, x, y).deltas
+
+    deltas = jax.vmap(of_example, out_axes=-1)((jax.random.split(key, size), x, y))
+    activities = tapped(model).run(params, x).pre_activations
+    steps = {name: tap.steps for name, tap in Program(model, params, x).named_taps.items()}
+    if deltas.keys() != steps.keys():
+        raise ValueError(f"rule: expected signals at the taps of model, {list(steps)}, got {list(deltas)}")
+    return Scales(*(
+        {name: root_mean_square(z, tuple(range(steps[name], z.ndim))) for name, z in values.items()}
+        for values in widened((activities, deltas))
+    ))  # fmt: skip
+
+
+def pairwise_cosine(samples: PyTree) -> Estimate:
+    """Computes the mean cosine between any two of many gradients: how stable their direction is.
+
+    `sum_{s != t} cos(g_s, g_t) / (T (T - 1))`, 1 where all batches ask for the same and about 0 where each
+    asks for its own, with the standard error of the jackknife. Of gradients that differ from their mean in
+    many directions it is about `S / (1 + S)`, with the signal to noise `S = |E g|^2 / tr Cov g`.
+
+    Args:
+      samples: a pytree whose leaves have a leading axis of T >= 3 gradients, for example of T batches.
+
+    Returns:
+      The cosine, and its standard error. Gradients that are zero have the cosine 0 with all others.
+
+    Example:
+      >>> gradients = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+      >>> round(float(pairwise_cosine(gradients).value), 3)
+      0.333
+    """
+    samples = as_real_leaves("gradients", samples)
+    counts = {leaf.shape[:1] for leaf in jax.tree.leaves(samples)}
+    if len(counts) != 1 or () in counts:
+        got = [list(leaf.shape) for leaf in jax.tree.leaves(samples)]
+        raise ValueError(f"gradients: expected leaves with one leading axis of T, got shapes {got}")
+    ((count,),) = counts
+    check_count("number of gradients", count, 3)
+    units = jax.vmap(_unit)(samples)
+    total = jnp.sum(units, axis=0)
+    squares, along = jnp.sum(jnp.square(units), axis=1), units @ total
+    pairs = jnp.sum(squares) - squares, jnp.sum(jnp.square(total)) - 2 * along + squares
+    left_out = (pairs[1] - pairs[0]) / ((count - 1) * (count - 2))
+    value = (jnp.sum(jnp.square(total)) - jnp.sum(squares)) / (count * (count - 1))
+    return jackknife(jnp.clip(value, -1, 1), left_out)
+
+
+def _unit(tree: PyTree) -> Array:
+    """All numbers of a pytree as one vector of length 1, or of zeros."""
+    leaves = jax.tree.leaves(tree)
+    vector = jnp.concatenate([leaf.astype(raised(*leaves)).ravel() for leaf in leaves])
+    vector = divided(vector, scale_of(vector))
+    length = norm(vector)
+    return vector / jnp.where(length == 0, 1, length)
+
+
+def train_only(model: Model, where: Where) -> Model:
+    """Returns the model with all parameters but some held constant: the baseline of frozen random blocks.
+
+    Any rule on it, `backprop` for one, learns a read-out of random features. A rule that trains all of the
+    model has gained something from its blocks only where it does better than this.
+
+    Args:
+      model: any model.
+      where: what is still trained, such as `"readout/*"`: a glob on paths, or a predicate `path -> bool`.
+        What the model does not train stays constant too.
+
+    Returns:
+      The same model, with `trainable` of its own; rules made of it give zero gradients to the rest.
+
+    Example:
+      >>> import lax_learning as ll
+      >>> model = train_only(ll.mlp((3, 4, 2)), "1/*")
+      >>> rule, key = ll.backprop(model, ll.squared_error), jax.random.key(0)
+      >>> params = model.init(key)
+      >>> _, grads, _ = rule.value_and_grad(key, params, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> bool(grads[0]["w"].any()), bool(grads[1]["w"].any())
+      (False, True)
+    """
+    check_model(model)
+    check_where("where", where)
+    return replace(
+        model, trainable=lambda path: selects(where, path) and selects(model.trainable, path, "trainable")
+    )
+
+
+def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
+    """Finds after how many steps a loss has first fallen by a given amount.
+
+    The first crossing of `losses[0] - decrease`, linear between the points. Two rules are compared at equal
+    decrease by the ratio of their steps, along training; or two directions by the ratio of the lengths
+    `t |g|`, along a line `params - t g`, which for short steps is `1 / cos(g, gradient)`.
+
+    Args:
+      losses: `[n]`, on examples that stay the same.
+      decrease: how far the loss falls, > 0.
+      steps: `[n]`, increasing, at which the losses were taken: updates or lengths. By default 0, 1, 2, ...
+
+    Returns:
+      Number of steps; infinite if the loss never falls that far, NaN if it is NaN before.
+
+    Example:
+      >>> float(steps_to_decrease([2.0, 1.75, 1.25, 1.0], 0.5))
+      1.5
+    """
+    losses = as_real("losses", losses)
+    check_positive("decrease", decrease)
+    if losses.ndim != 1 or losses.size < 2:
+        raise ValueError(f"losses: expected shape [n] with n >= 2, got {list(losses.shape)}")
+    steps = jnp.arange(losses.size, dtype=losses.dtype) if steps is None else as_real("steps", steps)
+    check_same_structure(("steps", "losses"), (steps, losses))
+    level = losses[0] - decrease
+    reached = losses <= level
+    after = jnp.argmax(reached)  # 0 if never
+    before = jnp.maximum(after - 1, 0)
+    share = (losses[before] - level) / (losses[before] - losses[after])
+    crossing = steps[before] + share * (steps[after] - steps[before])
+    never = jnp.where(jnp.any(jnp.isnan(losses)), jnp.nan, jnp.inf)
+    unknown = jnp.any(jnp.isnan(losses) & (jnp.arange(losses.size) < after))
+    return jnp.where(jnp.any(reached), jnp.where(unknown, jnp.nan, crossing), never)

@@ -1,0 +1,95 @@
+"""Gradients that are rounding, and cosines to them, which say nothing."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from lax_learning._checks import as_arrays, as_real_leaves, check_callable, check_key, check_same_structure
+from lax_learning._scaling import root_mean_square
+from lax_learning.metrics.alignment import cosine_similarity, relative_norm
+from lax_learning.types import Key, Params
+
+DRAWS = 4
+"""Signs that parameters are moved by: one may leave a single number where it is."""
+
+
+def rounding_error(gradient: Callable[[Params], PyTree], key: Key, params: Params) -> PyTree:
+    """Measures how far a gradient moves when every parameter moves by one rounding.
+
+    `g(params (1 + eps s)) - g(params)` with random signs `s` and `eps` of the type of each parameter, root
+    mean square over four draws of signs. A part of a gradient that is no larger than this is rounding: one
+    that is zero but for cancellation, for example, or an estimate whose sigma is too small for the precision
+    of the loss. Costs five gradients.
+
+    Args:
+      gradient: `params -> gradients`, the same function each time: a rule with draws keeps its key.
+      key: for the signs.
+      params: of the model; leaves that are not floating stay as they are.
+
+    Returns:
+      The distance of every entry, a pytree as the gradient; `by_path(relative_norm, error, gradients)` is its
+      share of the gradient.
+
+    Example:
+      >>> from lax_learning.metrics import by_path
+      >>> def loss(p):  # a shift of all is taken out again
+      ...     z = p["slope"] * jnp.array([0.1, 0.7, 0.6]) + p["shift"]
+      ...     return jnp.sum(jnp.tanh(z - jnp.mean(z)))
+      >>> p = {"slope": jnp.array(1.3), "shift": jnp.array(0.2)}
+      >>> grads, error = jax.grad(loss)(p), rounding_error(jax.grad(loss), jax.random.key(0), p)
+      >>> cosines = by_path(resolved_cosine, grads, grads, error)
+      >>> round(float(cosines["slope"]), 3), float(cosines["shift"])
+      (1.0, nan)
+    """
+    check_callable("gradient", gradient, "a function params -> gradients", num_arguments=1)
+    check_key("key", key)
+    params = as_arrays("params", params)
+
+    def gradient_at(params: Params) -> PyTree:
+        return as_real_leaves("gradient(params)", gradient(params))
+
+    def moved(key: Key) -> Params:
+        leaves, structure = jax.tree.flatten(params)
+        keys = jax.random.split(key, max(len(leaves), 1))
+        pairs = zip(leaves, keys, strict=False)
+        return jax.tree.unflatten(structure, [_one_rounding_off(leaf, own) for leaf, own in pairs])
+
+    at = gradient_at(params)
+    distances = jax.lax.map(
+        lambda key: jax.tree.map(jnp.subtract, gradient_at(moved(key)), at), jax.random.split(key, DRAWS)
+    )
+    return jax.tree.map(partial(root_mean_square, axes=(0,)), distances)
+
+
+def _one_rounding_off(leaf: Array, key: Key) -> Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    signs = jax.random.rademacher(key, leaf.shape, leaf.dtype)
+    return leaf * (1 + signs * float(jnp.finfo(leaf.dtype).eps)).astype(leaf.dtype)
+
+
+def resolved_cosine(a: PyTree, b: PyTree, error: PyTree) -> Array:
+    """Computes `cosine_similarity(a, b)` where rounding leaves `b` a direction, NaN where it does not.
+
+    NaN unless `|error| < |b| / 2`: beyond that rounding may turn `b` by 30 degrees, and its cosine with
+    anything says nothing. So it is for a `b` of zeros.
+
+    Args:
+      a: any pytree of arrays, for example gradients.
+      b: the reference, of the same structure and shapes.
+      error: of the reference, as by `rounding_error`.
+
+    Returns:
+      A number in -1..1, or NaN. By layer it is `by_path(resolved_cosine, a, b, error, depth=1)`.
+
+    Example:
+      >>> b = jnp.array([1e-9, 0.0])
+      >>> [float(resolved_cosine(b, b, jnp.array([error, 0.0]))) for error in (1e-14, 1e-9)]
+      [1.0, nan]
+    """
+    check_same_structure(("error", "b"), (error, b))
+    cosine = cosine_similarity(a, b)
+    return jnp.where(relative_norm(error, b) < 0.5, cosine, jnp.nan)
