@@ -39,9 +39,14 @@ def memory_mb() -> float | None:
     return None if found is None else found / 1e6
 
 
+def measured_floors(repeats: int = 3) -> Floors:
+    """Measures what this machine can do now: the fastest of a few calls each."""
+    return Floors(*(amount / min(_seconds(call) for _ in range(repeats)) for amount, call in _programs()))
+
+
 @cache
-def measured_floors() -> Floors:
-    """Measures what this machine can do; once a process."""
+def _programs() -> tuple[tuple[float, Callable[[], Any]], ...]:
+    """Amounts of work and compiled programs that do them, in the order of the fields of `Floors`."""
     on_cpu = jax.default_backend() == "cpu"
     side, size, drawn, rounds = (1_536, 1 << 23, 1 << 19, 8) if on_cpu else (8_192, 1 << 27, 1 << 27, 8)
     matrix, vector, key = jnp.ones((side, side)), jnp.ones(size), jax.random.key(0)
@@ -50,21 +55,20 @@ def measured_floors() -> Floors:
         """Reads and writes in place: a new result every time would measure how fast pages are given out."""
         return jax.lax.fori_loop(0, rounds, lambda _, a: 0.5 * a + 1, a)
 
-    return Floors(
-        flops=2.0 * side**3 / _fastest(lambda a: a @ a, matrix),
-        bandwidth=rounds * 2.0 * vector.nbytes / _fastest(passes, vector),
-        normals=drawn / _fastest(lambda key: jax.random.normal(key, (drawn,)), key),
-        words=drawn / _fastest(lambda key: jax.random.bits(key, (drawn,)), key),
+    def compiled(function: Callable[[Any], Any], argument: Any) -> Callable[[], Any]:
+        program = jax.jit(function)
+        jax.block_until_ready(program(argument))
+        return lambda: program(argument)
+
+    return (
+        (2.0 * side**3, compiled(lambda a: a @ a, matrix)),
+        (rounds * 2.0 * vector.nbytes, compiled(passes, vector)),
+        (drawn, compiled(lambda key: jax.random.normal(key, (drawn,)), key)),
+        (drawn, compiled(lambda key: jax.random.bits(key, (drawn,)), key)),
     )
 
 
-def _fastest(function: Callable[[Any], Any], argument: Any, repeats: int = 15) -> float:
-    """Seconds of the fastest call."""
-    program = jax.jit(function)
-    jax.block_until_ready(program(argument))
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        jax.block_until_ready(program(argument))
-        times.append(time.perf_counter() - began)
-    return min(times)
+def _seconds(call: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 import lax_learning as ll
 from benchmarks.pairs import Pairs, compare
-from benchmarks.reference import rules as by_hand
+from benchmarks.reference import jax_by_hand as by_hand
 from experiments import harness, reporting
 from experiments.registry import rule_of
 from experiments.settings import Count, Options, Positive

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.cases import Case
 from benchmarks.floors import memory_mb
-from benchmarks.timing import Comparison
+from benchmarks.timing import MOST_SPREAD, Comparison
 from experiments import reporting
 
 COLUMNS = (
@@ -38,6 +38,7 @@ class Result(NamedTuple):
             "system": self.case.system, "case": self.case.name, "seeds": self.seeds,
             "goal": self.case.goal_at(self.seeds), "seeds_that_fit": self.seeds_that_fit(),
             "seed_mb": self.comparison.seed_mb, "reference_threads": self.comparison.reference_threads,
+            "spread": self.comparison.spread, "doubtful": self.comparison.is_doubtful,
         }  # fmt: skip
 
     def seeds_that_fit(self) -> int | None:
@@ -53,18 +54,20 @@ def comparison_of(row: dict[str, Any], details: dict[str, Any]) -> Comparison:
 
 
 def table(results: Sequence[Result]) -> str:
-    """All rows, with the goals."""
+    """All rows, with the goals; what stayed doubtful has a mark."""
     header = (
-        "case", "seeds", "ours (ms)", "reference (ms)", "ratio", "goal", "share of floor", "compile (s)",
+        "case", "seeds", "ours (ms)", "reference (ms)", "ratio", "spread", "goal", "share", "compile (s)",
         "peak (MB)", "seeds that fit",
     )  # fmt: skip
     rows = []
     for result in results:
         case, seeds, c = result
         goal, fit = case.goal_at(seeds), result.seeds_that_fit()
+        spread = f"{c.spread:.0%}{' !' * (c.spread > MOST_SPREAD)}"
         rows.append((
             f"{case.system}: {case.name}", str(seeds), f"{1e3 * c.ours_s:.3g}", f"{1e3 * c.reference_s:.3g}",
-            f"{c.ratio:.1f}", "" if goal is None else f"{goal:g}", f"{c.floor_share:.0%}",
+            f"{c.ratio:.2f}" if c.ratio < 10 else f"{c.ratio:.0f}", spread,
+            "" if goal is None else f"{goal:g}", f"{c.floor_share:.0%}{' !' * (c.floor_share > 1)}",
             f"{c.compile_s:.1f}", f"{c.peak_mb:.1f}", "" if fit is None else f"{fit:,}",
         ))  # fmt: skip
     return reporting.table(header, rows)

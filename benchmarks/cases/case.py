@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 
-from benchmarks.timing import Ours
+from benchmarks.timing import Ours, Reference
 from experiments.settings import Count, Options, at_least
 
 
@@ -73,7 +73,7 @@ class Case(NamedTuple):
       goal: how many times as fast as the reference one seed should be.
       ensemble_goal: the same for each of many seeds; None if the case is for one seed only.
       ours: `(sizes, seeds) -> Ours`.
-      reference: `sizes -> call`, one piece of work for one seed.
+      reference: `sizes -> reference`, a call or a program.
       requires: the package that the reference needs beside NumPy; without it the case is left out.
     """
 
@@ -82,7 +82,7 @@ class Case(NamedTuple):
     goal: float
     ensemble_goal: float | None
     ours: Callable[[Sizes, int], Ours]
-    reference: Callable[[Sizes], Callable[[], object]]
+    reference: Callable[[Sizes], Reference]
     requires: str | None = None
 
     def goal_at(self, seeds: int) -> float | None:

@@ -113,3 +113,31 @@ RULES: dict[str, Callable[..., tuple[Any, Layers]]] = {
         weight_perturbation,
     )
 }
+
+
+def training(rule: Callable[..., Any], draw: Any, draws: int, learning_rate: float) -> Callable[..., Any]:
+    """Updates in a scan, each along the mean of so many draws.
+
+    Returns:
+      `(keys, params, feedback, x, y) -> (params, losses)`.
+    """
+
+    def train(keys: Any, params: Layers, feedback: Layers, x: Any, y: Any) -> tuple[Layers, Any]:
+        def one(params: Layers, key: Any) -> tuple[Any, Layers]:
+            if draws == 1:
+                return rule(key, params, feedback, x, y, draw)
+
+            def add(total: Any, key: Any) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, total, rule(key, params, feedback, x, y, draw)), None
+
+            zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+            total, _ = jax.lax.scan(add, zeros, jax.random.split(key, draws))
+            return jax.tree.map(lambda each: each / draws, total)
+
+        def update(params: Layers, key: Any) -> tuple[Layers, Any]:
+            loss, grads = one(params, key)
+            return jax.tree.map(lambda w, g: w - learning_rate * g, params, grads), loss
+
+        return jax.lax.scan(update, params, keys)
+
+    return train

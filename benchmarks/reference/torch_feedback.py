@@ -1,0 +1,45 @@
+"""Feedback alignment in PyTorch: a linear layer whose backward pass has weights of its own."""
+
+from typing import Any
+
+import torch  # pyright: ignore[reportMissingImports]
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Any, weight: Any, bias: Any, feedback: Any) -> Any:
+        context.save_for_backward(x, feedback)
+        return torch.addmm(bias, x, weight.T)
+
+    @staticmethod
+    def backward(context: Any, *errors: Any) -> Any:
+        x, feedback = context.saved_tensors
+        (error,) = errors
+        sent = error @ feedback if context.needs_input_grad[0] else None
+        return sent, error.T @ x, error.sum(0), None
+
+
+class FeedbackLinear(torch.nn.Linear):
+    """A linear layer with a fixed `feedback` of the shape of its weights."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("feedback", torch.randn(outputs, inputs) * 0.1)
+
+    def forward(self, x: Any) -> Any:
+        return _Product.apply(x, self.weight, self.bias, self.feedback)
+
+
+def network(inputs: int, hidden: int, outputs: int) -> Any:
+    """Sigmoid on both layers."""
+    layers = FeedbackLinear(inputs, hidden), FeedbackLinear(hidden, outputs)
+    return torch.nn.Sequential(layers[0], torch.nn.Sigmoid(), layers[1], torch.nn.Sigmoid())
+
+
+def update(net: Any, optimizer: Any, x: Any, y: Any) -> Any:
+    """One step along the mean of squared errors, which it returns."""
+    optimizer.zero_grad()
+    loss = ((net(x) - y) ** 2).sum(1).mean()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
