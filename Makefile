@@ -10,13 +10,14 @@ LOCK := requirements.lock
 DOCS_LOCK := requirements-docs.lock
 UV_VERSION := 0.13.9
 TORCH_VERSION := 2.13.0
+EVOSAX_VERSION := 0.3.2
 
 # Empty files touched last, so that an interrupted set-up starts again. The first is named after the
 # interpreter: another PYTHON makes a new environment.
 VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%s-%d.%d" % (sys.implementation.name, *sys.version_info[:2]))' 2>/dev/null))
 INSTALLED := $(VENV)/.installed-$(VERSION)
 READY := $(INSTALLED)-project
-WITH_TORCH := $(READY)-torch
+WITH_PEERS := $(READY)-peers
 WITH_DOCS := $(READY)-docs
 
 # What has no wheel (promise, below tensorflow-datasets) is built with the setuptools of the lock.
@@ -34,14 +35,14 @@ endef
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup torch demo test test-all lint format docs docs-check lock clean
+.PHONY: help setup peers demo test test-all lint format docs docs-check lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: $(READY)  ## create .venv from the lock
 
-torch: $(WITH_TORCH)  ## add PyTorch for CPUs, which some reference loops of the benchmarks need
+peers: $(WITH_PEERS)  ## add PyTorch for CPUs and evosax, beside which the benchmarks time the library
 
 demo: $(READY)  ## run the main job, offline, into results/microlearning; again to go on
 	$(call run,$(BIN)/python -m experiments.microlearning --out results/microlearning --resume)
@@ -97,9 +98,9 @@ $(INSTALLED): $(LOCK)
 	@touch $@
 
 # PyTorch's own registry has builds without CUDA; they come first in the order of versions.
-$(WITH_TORCH): $(READY)
+$(WITH_PEERS): $(READY)
 	$(install) --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu torch==$(TORCH_VERSION)
-	$(install) torch==$(TORCH_VERSION)
+	$(install) torch==$(TORCH_VERSION) evosax==$(EVOSAX_VERSION)
 	@touch $@
 
 $(WITH_DOCS): $(READY) $(DOCS_LOCK)

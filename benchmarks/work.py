@@ -4,6 +4,7 @@ XLA's own count of a compiled program takes the body of a loop once, however oft
 into library calls. Here the traced program is counted, without what nobody uses, loops as often as they run.
 """
 
+from itertools import count
 from math import prod
 from typing import Any, NamedTuple
 
@@ -31,30 +32,70 @@ class Work(NamedTuple):
 
 
 def work_of(traced: jax.stages.Traced) -> Work:
-    """The work of `jax.jit(f).trace(*args)`: of branches the costliest, of unbounded loops one round."""
+    """The work of `jax.jit(f).trace(*args)`: of branches the costliest, of unbounded loops one round.
+
+    What does not change from round to round counts once, and so does what is written twice: XLA does it once.
+    """
     jaxpr = traced.jaxpr.jaxpr
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    total = _of_jaxpr(used)
+    values = [_Value(next(_NUMBERS), 0) for _ in used.invars]
+    total, _ = _of_jaxpr(used, values, {}, ())
     return total._replace(words=max(0.0, total.words - total.normals))
 
 
-def _of_jaxpr(jaxpr: Any) -> Work:
-    total, first, same = Work(), {}, {}
+class _Value(NamedTuple):
+    """A value of a program by its number, and the depth of the innermost loop in which it changes."""
+
+    number: int
+    depth: int
+
+
+_NUMBERS = count()
+
+
+def _of_jaxpr(
+    jaxpr: Any, given: list[_Value], seen: dict[Any, list[_Value]], rounds: tuple[int, ...]
+) -> tuple[Work, list[_Value]]:
+    """Work and results, in loops of so many rounds; `seen` has the results of all equations so far."""
+    values = {v: _Value(next(_NUMBERS), 0) for v in jaxpr.constvars}
+    values |= zip(jaxpr.invars, given, strict=True)
+
+    def value(v: Any) -> _Value:
+        return _Value(-1, 0) if isinstance(v, core.Literal) else values[v]
+
+    total = Work()
     for equation in jaxpr.eqns:
-        operands = tuple(str(v) if isinstance(v, core.Literal) else same.get(v, v) for v in equation.invars)
-        what = equation.primitive.name, str(equation.params), operands
-        if what in first:  # XLA does once what is written twice
-            same.update(zip(equation.outvars, first[what], strict=True))
-            continue
-        first[what] = [same.get(v, v) for v in equation.outvars]
-        total = total.plus(_of_equation(equation))
-        inner = [_of_jaxpr(each) for each in _inner(equation.params)]
-        if equation.primitive.name == "cond" and inner:
-            inner = [max(inner)]
-        times = equation.params["length"] if equation.primitive.name == "scan" else 1
-        for each in inner:
-            total = total.plus(each, times)
-    return total
+        operands = [value(v) for v in equation.invars]
+        literals = tuple(str(v) for v in equation.invars if isinstance(v, core.Literal))
+        key = equation.primitive.name, str(equation.params), tuple(operands), literals
+        if key not in seen:
+            depth = max((operand.depth for operand in operands), default=0)
+            total = total.plus(_of_equation(equation), prod(rounds[:depth]))
+            seen[key] = [_Value(next(_NUMBERS), depth) for _ in equation.outvars]
+            inner = [_of_inner(equation, each, operands, seen, rounds) for each in _inner(equation.params)]
+            if equation.primitive.name == "cond" and inner:
+                total = total.plus(max(work for work, _ in inner))
+            else:
+                total = Work(*map(sum, zip(total, *(work for work, _ in inner), strict=True)))
+            if equation.primitive.name == "jit" and inner:
+                seen[key] = inner[0][1]
+        values.update(zip(equation.outvars, seen[key], strict=True))
+    return total, [value(v) for v in jaxpr.outvars]
+
+
+def _of_inner(
+    equation: Any, inner: Any, operands: list[_Value], seen: dict[Any, list[_Value]], rounds: tuple[int, ...]
+) -> tuple[Work, list[_Value]]:
+    """Work of a program within an equation, and its results."""
+    depth = max((operand.depth for operand in operands), default=0)
+    if equation.primitive.name in ("scan", "while"):
+        rounds = (*rounds[:depth], equation.params.get("length", 1))
+        held = equation.params.get("num_consts", 0)  # what the rounds share
+        changing = [_Value(next(_NUMBERS), depth + 1) for _ in inner.invars[held:]]
+        return _of_jaxpr(inner, [*operands[:held], *changing], seen, rounds)
+    if len(inner.invars) == len(operands):
+        return _of_jaxpr(inner, operands, seen, rounds)
+    return _of_jaxpr(inner, [_Value(next(_NUMBERS), depth) for _ in inner.invars], dict(seen), rounds)
 
 
 def _of_equation(equation: Any) -> Work:

@@ -16,6 +16,7 @@ import pytest
 from benchmarks import equal_time, in_place, online, pairs, rules, throughput, tutorial
 from benchmarks.cases import CASES, Sizes, microlearning
 from benchmarks.floors import Floors
+from benchmarks.throughput_report import Result, table
 from benchmarks.timing import Comparison, Ours, compare
 from benchmarks.work import Work, work_of
 from tests.command_line import call_main
@@ -42,7 +43,7 @@ def test_work_counts_rounds_of_loops_and_not_what_is_unused() -> None:
             return carry @ a, carry @ a @ a
 
         last, _ = jax.lax.scan(body, a, None, length=5)
-        return last + jax.random.normal(key, (3, 3)) + jax.random.bits(key, (3, 3)) % 2
+        return last + jax.random.normal(key, (3, 3)) + jax.random.bits(jax.random.fold_in(key, 1), (3, 3)) % 2
 
     work = work_of(jax.jit(program).trace(jax.random.key(0), jnp.ones((3, 3))))
     assert work == Work(flops=5 * 2 * 3**3, normals=9, words=9)
@@ -61,6 +62,26 @@ def test_work_counts_once_what_is_written_twice() -> None:
 
     a = jnp.ones((3, 3))
     assert work_of(jax.jit(program).trace(a, a)) == Work(flops=4 * 2 * 3**3)
+
+
+def test_work_counts_once_what_does_not_change_in_a_loop() -> None:
+    """Also where several loops, and what is outside, need the same; of branches the costliest."""
+
+    def program(a: jax.Array, b: jax.Array) -> jax.Array:
+        def body(carry: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
+            inner = jax.lax.fori_loop(0, 4, lambda _, c: c @ x, carry)  # x changes with the outer loop alone
+            held = jax.jit(jnp.matmul)(a, b)
+            carry = jax.lax.cond(x[0, 0] > 0, lambda: inner @ held @ held, lambda: inner @ a)
+            return carry + jax.lax.map(lambda y: y + x @ x, jnp.ones((7, 3, 3))).sum(0), None
+
+        once, _ = jax.lax.scan(body, a, jnp.ones((5, 3, 3)))
+        twice, _ = jax.lax.scan(body, b, jnp.ones((6, 3, 3)))
+        return once + twice + a @ b
+
+    # a @ b once; in each of 11 rounds c @ x four times, x @ x once and the longer branch.
+    assert work_of(jax.jit(program).trace(*jnp.ones((2, 3, 3)))) == Work(
+        flops=(1 + 11 * (4 + 1 + 2)) * 2 * 3**3
+    )
 
 
 @pytest.mark.slow
@@ -82,7 +103,7 @@ def test_an_ensemble_does_the_work_of_all_its_seeds(seeds: int) -> None:
     floors = Floors(flops=1.0, bandwidth=1e30, normals=1e30, words=1e30)
     a = jnp.ones((4, 4)) if seeds == 1 else jnp.ones((seeds, 4, 4))
     ours = Ours(lambda key, a, b: a @ b, a, (jnp.ones((4, 4)),), seeds, pieces=5, on_cpu=1)
-    found = compare(ours, lambda: None, 1, floors)
+    found = compare(ours, lambda: None, 1, lambda: floors)
     of_call = found.ours_s * 5 * seeds
     assert found.floor_share * of_call == pytest.approx(seeds * 2 * 4**3)
     assert found.peak_mb >= seeds * 64e-6
@@ -98,7 +119,9 @@ def test_a_second_trace_is_an_error(seeds: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("benchmarks.timing.cycle", lambda _: keys)
     member = jnp.zeros(()) if seeds == 1 else jnp.zeros(seeds)
     with pytest.raises(RuntimeError, match="expected 1 traces of the program, got 2"):
-        compare(Ours(lambda key, m: jax.random.key_data(key), member, (), seeds), lambda: None, 1, FLOORS)
+        compare(
+            Ours(lambda key, m: jax.random.key_data(key), member, (), seeds), lambda: None, 1, lambda: FLOORS
+        )
 
 
 def test_the_reference_gets_the_faster_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +138,49 @@ def test_the_reference_gets_the_faster_number_of_threads(monkeypatch: pytest.Mon
     ours = Ours(lambda key, m: m, jnp.zeros(()))
     for fast in (1, 3):
         reference = lambda fast=fast: time.sleep(0.0 if given == [fast] else 0.02)  # noqa: E731
-        assert compare(ours, reference, 1, FLOORS).reference_threads == fast
+        assert compare(ours, reference, 1, lambda: FLOORS).reference_threads == fast
+
+
+def test_a_program_as_reference_is_timed_by_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settled(function: Any, calls: int) -> float:
+        function()
+        return 1.0
+
+    monkeypatch.setattr("benchmarks.timing._settled", settled)
+    ours = Ours(lambda key, a: a @ a, jnp.ones((2, 2)), pieces=3)
+    assert compare(ours, ours._replace(pieces=2), 2, lambda: FLOORS).ratio == pytest.approx(3 / 2)
+
+
+def test_what_is_doubtful_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In turn; what has a share above 1 or spreads is measured again, twice at most."""
+    seconds: list[float] = []
+    turns: list[str] = []
+
+    def settled(function: Any, calls: int) -> float:
+        turns.append("call")
+        return seconds.pop(0) if len(turns) % 3 == 1 else 1.0
+
+    def floors() -> Floors:
+        turns.append("floor")
+        return Floors(flops=1e30, bandwidth=8 / 0.5, normals=1e30, words=1e30)  # 8 bytes in half a second
+
+    monkeypatch.setattr("benchmarks.timing._settled", settled)
+    monkeypatch.setattr("benchmarks.timing._calls", lambda function: 1)
+    ours = Ours(lambda key, m: 2 * m, jnp.zeros(()))
+    for times, share, spread, taken in (
+        ([1, 1, 1], 0.5, 0.0, 1),
+        ([1, 1, 9, 1, 1, 1.1], 0.5, 0.09, 2),  # the first spreads
+        ([0.25] * 9, 2.0, 0.0, 3),  # faster than possible, and so again
+        ([1, 2, 9, 1, 2, 3, 1, 2, 8], 0.25, 4 / 3, 3),  # the least that was seen
+    ):
+        seconds[:], turns[:] = times, []
+        found = compare(ours, lambda: None, 3, floors)
+        assert turns == ["call", "call", "floor"] * 3 * taken and not seconds
+        assert found.floor_share == pytest.approx(share)
+        assert found.spread == pytest.approx(spread, rel=0.02)
+        assert found.is_doubtful == (share > 1 or spread > 0.2)
+        marks = table([Result(CASES[0], 1, found)])
+        assert ("! |" in marks) == found.is_doubtful
 
 
 def test_ratio_of_pairs() -> None:
@@ -129,14 +194,14 @@ def test_ratio_of_pairs() -> None:
 
 def test_no_repeats_are_refused() -> None:
     with pytest.raises(ValueError, match="repeats: expected at least 1, got 0"):
-        compare(Ours(lambda key, m: m, jnp.zeros(())), lambda: None, 0, FLOORS)
+        compare(Ours(lambda key, m: m, jnp.zeros(())), lambda: None, 0, lambda: FLOORS)
 
 
 # --- the commands
 
 
 def test_command_writes_rows_and_figure(tmp_path, monkeypatch) -> None:
-    chosen = [case for case in CASES if case.name in ("update: backprop", "SNR: backprop")]
+    chosen = [case for case in microlearning.CASES if case.name in ("update: backprop", "SNR: backprop")]
     chosen.append(chosen[0]._replace(name="never", requires="no_such_package"))
     monkeypatch.setattr(throughput, "CASES", chosen)
     sizes = [f"--sizes.{name.replace('_', '-')}={value}" for name, value in SIZES.__dict__.items()]
@@ -165,7 +230,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
         if len(measured) == 2:
             raise KeyboardInterrupt
         measured.append("case")
-        return Comparison(0.5, 2.0, 0.1, 1.0, 24.0, 4.0, len(measured))
+        return Comparison(0.5, 2.0, 0.1, 1.0, 24.0, 4.0, len(measured), 0.1)
 
     monkeypatch.setattr(throughput, "compare", compared)
     monkeypatch.setattr(throughput, "CASES", CASES[:3])

@@ -11,8 +11,8 @@ import pytest
 import lax_learning as ll
 from benchmarks import rules
 from benchmarks.cases import Sizes, microlearning
-from benchmarks.reference import microlearning as loops
 from benchmarks.reference import jax_by_hand as by_hand
+from benchmarks.reference import microlearning as loops
 from lax_learning.models import Model
 from tests.compare import assert_close, slow_but
 

@@ -1,11 +1,10 @@
-"""Updates of the tutorial's network beside what experts run: plain JAX by hand, evosax, a layer in PyTorch."""
+"""Updates of the tutorial's network beside those of experts: plain JAX by hand, evosax and PyTorch."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
-import optax
 
 import lax_learning as ll
 from benchmarks.cases.case import Case, Sizes

@@ -7,15 +7,15 @@ import torch  # pyright: ignore[reportMissingImports]
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, x: Any, weight: Any, bias: Any, feedback: Any) -> Any:
-        context.save_for_backward(x, feedback)
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, feedback: Any) -> Any:
+        ctx.save_for_backward(x, feedback)
         return torch.addmm(bias, x, weight.T)
 
     @staticmethod
-    def backward(context: Any, *errors: Any) -> Any:
-        x, feedback = context.saved_tensors
+    def backward(ctx: Any, *errors: Any) -> Any:
+        x, feedback = ctx.saved_tensors
         (error,) = errors
-        sent = error @ feedback if context.needs_input_grad[0] else None
+        sent = error @ feedback if ctx.needs_input_grad[0] else None
         return sent, error.T @ x, error.sum(0), None
 
 
@@ -26,8 +26,8 @@ class FeedbackLinear(torch.nn.Linear):
         super().__init__(inputs, outputs)
         self.register_buffer("feedback", torch.randn(outputs, inputs) * 0.1)
 
-    def forward(self, x: Any) -> Any:
-        return _Product.apply(x, self.weight, self.bias, self.feedback)
+    def forward(self, input: Any) -> Any:
+        return _Product.apply(input, self.weight, self.bias, self.feedback)
 
 
 def network(inputs: int, hidden: int, outputs: int) -> Any:
