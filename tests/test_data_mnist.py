@@ -229,7 +229,8 @@ GOOD = to_idx(np.arange(6).reshape(2, 3))
     [
         (GOOD[:-1], r"expected 18 bytes for shape \(2, 3\), got 17"),
         (GOOD[:9], "expected .* bytes for shape .*, got 9"),
-        (b"\0\0\x0d" + GOOD[3:], "expected an IDX magic number.*got 00000d02"),
+        (b"\0\0\x0a" + GOOD[3:], "expected an IDX magic number.*got 00000a02"),
+        (b"\0\0\x0d" + GOOD[3:], r"expected 36 bytes for shape \(2, 3\), got 18"),
     ],
 )
 def test_damaged_idx(contents, message, tmp_path):

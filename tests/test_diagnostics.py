@@ -235,6 +235,7 @@ def test_steps_to_the_first_crossing() -> None:
     steps = jax.jit(jax.vmap(metrics.steps_to_decrease, in_axes=(None, 0)))
     losses = jnp.array([4.0, 5.0, 3.0, 3.5, 1.0])
     np.testing.assert_allclose(steps(losses, jnp.array([0.5, 1.0, 2.0, 3.0, 3.1])), [1.75, 2, 3.6, 4, np.inf])
+    assert np.isnan(metrics.steps_to_decrease([4.0, np.nan, 3.5, 1.0], 2.0))
     nan = losses.at[3].set(jnp.nan)
     np.testing.assert_allclose(steps(nan, jnp.array([1.0, 2.0, 9.0])), [2, np.nan, np.nan])
 

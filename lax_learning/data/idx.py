@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
 from lax_learning.data.digits import Digits, check_digits
 
@@ -24,16 +24,19 @@ MNIST_MD5 = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 
+TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+"""NumPy's names of the types that a magic number may have: all big-endian."""
 
-def read_idx(path: str | Path, md5: str | None = None) -> UInt8[np.ndarray, "*shape"]:
-    """The array in an IDX file of unsigned bytes; a name that ends in `.gz` is unzipped.
+
+def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*shape"]:
+    """The array in an IDX file of any type; a name that ends in `.gz` is unzipped.
 
     Args:
         path: the file.
         md5: hex digest that the unzipped contents must have; unchecked if None.
 
     Returns:
-        Read-only array of the shape that the file declares.
+        Array of the shape and type that the file declares; one of unsigned bytes is read-only.
 
     Raises:
         TypeError: path is neither a string nor a path.
@@ -59,19 +62,23 @@ def read_idx(path: str | Path, md5: str | None = None) -> UInt8[np.ndarray, "*sh
     digest = hashlib.md5(contents, usedforsecurity=False).hexdigest()
     if md5 is not None and digest != md5:
         raise ValueError(f"{path}: expected contents with md5 {md5}, got {digest}")
-    if len(contents) < 4 or contents[:3] != b"\x00\x00\x08":
+    if len(contents) < 4 or contents[:2] != b"\x00\x00" or contents[2] not in TYPES:
+        types = ", ".join(f"{code:02x}" for code in TYPES)
         raise ValueError(
-            f"{path}: expected an IDX magic number, 000008 and the number of axes, got {contents[:4].hex()}"
+            f"{path}: expected an IDX magic number: 0000, a type of {types} and the number of axes, got "
+            f"{contents[:4].hex()}"
         )
+    stored = np.dtype(TYPES[contents[2]])
     header = 4 + 4 * contents[3]
     shape = [int.from_bytes(contents[i : i + 4]) for i in range(4, header, 4)]
-    expected = header + math.prod(shape)
+    expected = header + math.prod(shape) * stored.itemsize
     if len(contents) != expected:
         raise ValueError(f"{path}: expected {expected} bytes for shape {tuple(shape)}, got {len(contents)}")
     try:
-        return np.frombuffer(contents, np.uint8, offset=header).reshape(shape)
+        values = np.frombuffer(contents, stored, offset=header).reshape(shape)
     except ValueError as error:
         raise ValueError(f"{path}: expected axes that NumPy can hold, got {len(shape)}: {error}") from error
+    return values.astype(stored.newbyteorder("="), copy=False)
 
 
 def find_idx_folder(folder: Path) -> Path | None:

@@ -1,0 +1,43 @@
+"""Digits that come with scikit-learn: small enough for tests on real images."""
+
+import jax
+import numpy as np
+
+from lax_learning._checks import check_key
+from lax_learning.data.types import Dataset, Splits, one_hot
+from lax_learning.types import Key
+
+NUM_VALIDATION = NUM_TEST = 297
+
+
+def sklearn_digits(key: Key) -> Splits:
+    """The 1,797 digits of 8 x 8 pixels that come with scikit-learn: 1,203 to train on, 297 and 297 others.
+
+        x = pixels / 16        y = one_hot(label)
+
+    Args:
+        key: chooses the splits and the order of their examples.
+
+    Returns:
+        Splits of `x` float32 [n, 64] in 0 .. 1 and `y` float32 [n, 10].
+
+    Raises:
+        ImportError: scikit-learn is not installed; it comes with `pip install 'lax_learning[experiments]'`.
+
+    >>> splits = sklearn_digits(jax.random.key(0))
+    >>> splits.train.x.shape, splits.test.y.shape
+    ((1203, 64), (297, 10))
+    """
+    check_key("key", key)
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            f"sklearn_digits: expected the package scikit-learn, got none ({error}); "
+            "pip install 'lax_learning[experiments]'"
+        ) from error
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
+    x, y = (images / 16).astype(np.float32), one_hot(labels, 10)
+    order = np.asarray(jax.random.permutation(key, len(x)))
+    validation, test, train = np.split(order, [NUM_VALIDATION, NUM_VALIDATION + NUM_TEST])
+    return Splits(*(Dataset(x[chosen], y[chosen]) for chosen in (train, validation, test)))
