@@ -38,7 +38,8 @@ class Result(NamedTuple):
             "system": self.case.system, "case": self.case.name, "seeds": self.seeds,
             "goal": self.case.goal_at(self.seeds), "seeds_that_fit": self.seeds_that_fit(),
             "seed_mb": self.comparison.seed_mb, "reference_threads": self.comparison.reference_threads,
-            "spread": self.comparison.spread, "doubtful": self.comparison.is_doubtful,
+            "spread": self.comparison.spread, "kernels_share": self.comparison.kernels_share,
+            "doubtful": self.comparison.is_doubtful,
         }  # fmt: skip
 
     def seeds_that_fit(self) -> int | None:
@@ -56,18 +57,20 @@ def comparison_of(row: dict[str, Any], details: dict[str, Any]) -> Comparison:
 def table(results: Sequence[Result]) -> str:
     """All rows, with the goals; what stayed doubtful has a mark."""
     header = (
-        "case", "seeds", "ours (ms)", "reference (ms)", "ratio", "spread", "goal", "share", "compile (s)",
+        "case", "seeds", "ours (ms)", "reference (ms)", "ratio", "spread", "goal", "share", "kernels",
+        "compile (s)",
         "peak (MB)", "seeds that fit",
     )  # fmt: skip
     rows = []
     for result in results:
         case, seeds, c = result
         goal, fit = case.goal_at(seeds), result.seeds_that_fit()
-        spread = f"{c.spread:.0%}{' !' * (c.spread > MOST_SPREAD)}"
         rows.append((
             f"{case.system}: {case.name}", str(seeds), f"{1e3 * c.ours_s:.3g}", f"{1e3 * c.reference_s:.3g}",
-            f"{c.ratio:.2f}" if c.ratio < 10 else f"{c.ratio:.0f}", spread,
+            f"{c.ratio:.2f}" if c.ratio < 10 else f"{c.ratio:.0f}",
+            f"{c.spread:.0%}{' !' * (c.spread > MOST_SPREAD)}",
             "" if goal is None else f"{goal:g}", f"{c.floor_share:.0%}{' !' * (c.floor_share > 1)}",
+            "" if c.kernels_share is None else f"{c.kernels_share:.0%}",
             f"{c.compile_s:.1f}", f"{c.peak_mb:.1f}", "" if fit is None else f"{fit:,}",
         ))  # fmt: skip
     return reporting.table(header, rows)

@@ -4,7 +4,7 @@ XLA's own count of a compiled program takes the body of a loop once, however oft
 into library calls. Here the traced program is counted, without what nobody uses, loops as often as they run.
 """
 
-from itertools import count
+import itertools
 from math import prod
 from typing import Any, NamedTuple
 
@@ -36,11 +36,23 @@ def work_of(traced: jax.stages.Traced) -> Work:
 
     What does not change from round to round counts once, and so does what is written twice: XLA does it once.
     """
+    total = _sum(equations_of(traced))
+    return total._replace(words=max(0.0, total.words - total.normals))
+
+
+def equations_of(traced: jax.stages.Traced) -> list[tuple[Any, float]]:
+    """The equations that do this work, each with how often it is run."""
     jaxpr = traced.jaxpr.jaxpr
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    values = [_Value(next(_NUMBERS), 0) for _ in used.invars]
-    total, _ = _of_jaxpr(used, values, {}, ())
-    return total._replace(words=max(0.0, total.words - total.normals))
+    found, _ = _of_jaxpr(used, [_Value(next(_NUMBERS), 0) for _ in used.invars], {}, ())
+    return found
+
+
+def _sum(equations: list[tuple[Any, float]]) -> Work:
+    total = Work()
+    for equation, times in equations:
+        total = total.plus(work_of_equation(equation), times)
+    return total
 
 
 class _Value(NamedTuple):
@@ -50,43 +62,43 @@ class _Value(NamedTuple):
     depth: int
 
 
-_NUMBERS = count()
+_NUMBERS = itertools.count()
 
 
 def _of_jaxpr(
     jaxpr: Any, given: list[_Value], seen: dict[Any, list[_Value]], rounds: tuple[int, ...]
-) -> tuple[Work, list[_Value]]:
-    """Work and results, in loops of so many rounds; `seen` has the results of all equations so far."""
+) -> tuple[list[tuple[Any, float]], list[_Value]]:
+    """Equations and results, in loops of so many rounds; `seen` has the results of all equations so far."""
     values = {v: _Value(next(_NUMBERS), 0) for v in jaxpr.constvars}
     values |= zip(jaxpr.invars, given, strict=True)
 
     def value(v: Any) -> _Value:
         return _Value(-1, 0) if isinstance(v, core.Literal) else values[v]
 
-    total = Work()
+    found: list[tuple[Any, float]] = []
     for equation in jaxpr.eqns:
         operands = [value(v) for v in equation.invars]
         literals = tuple(str(v) for v in equation.invars if isinstance(v, core.Literal))
         key = equation.primitive.name, str(equation.params), tuple(operands), literals
         if key not in seen:
             depth = max((operand.depth for operand in operands), default=0)
-            total = total.plus(_of_equation(equation), prod(rounds[:depth]))
+            if any(work_of_equation(equation)):
+                found.append((equation, prod(rounds[:depth])))
             seen[key] = [_Value(next(_NUMBERS), depth) for _ in equation.outvars]
             inner = [_of_inner(equation, each, operands, seen, rounds) for each in _inner(equation.params)]
             if equation.primitive.name == "cond" and inner:
-                total = total.plus(max(work for work, _ in inner))
-            else:
-                total = Work(*map(sum, zip(total, *(work for work, _ in inner), strict=True)))
+                inner = [max(inner, key=lambda each: _sum(each[0]))]
+            found += itertools.chain.from_iterable(each for each, _ in inner)
             if equation.primitive.name == "jit" and inner:
                 seen[key] = inner[0][1]
         values.update(zip(equation.outvars, seen[key], strict=True))
-    return total, [value(v) for v in jaxpr.outvars]
+    return found, [value(v) for v in jaxpr.outvars]
 
 
 def _of_inner(
     equation: Any, inner: Any, operands: list[_Value], seen: dict[Any, list[_Value]], rounds: tuple[int, ...]
-) -> tuple[Work, list[_Value]]:
-    """Work of a program within an equation, and its results."""
+) -> tuple[list[tuple[Any, float]], list[_Value]]:
+    """Equations of a program within an equation, and its results."""
     depth = max((operand.depth for operand in operands), default=0)
     if equation.primitive.name in ("scan", "while"):
         rounds = (*rounds[:depth], equation.params.get("length", 1))
@@ -98,7 +110,8 @@ def _of_inner(
     return _of_jaxpr(inner, [_Value(next(_NUMBERS), depth) for _ in inner.invars], dict(seen), rounds)
 
 
-def _of_equation(equation: Any) -> Work:
+def work_of_equation(equation: Any) -> Work:
+    """The work of one equation, without what is within it."""
     if not equation.outvars:
         return Work()
     out: Any = equation.outvars[0].aval

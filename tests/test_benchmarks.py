@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import equal_time, in_place, online, pairs, rules, throughput, tutorial
+from benchmarks import equal_time, in_place, kernels, online, pairs, rules, throughput, tutorial
 from benchmarks.cases import CASES, Sizes, microlearning
 from benchmarks.floors import Floors
 from benchmarks.throughput_report import Result, table
 from benchmarks.timing import Comparison, Ours, compare
-from benchmarks.work import Work, work_of
+from benchmarks.work import Work, equations_of, work_of
 from tests.command_line import call_main
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 SIZES = Sizes(hidden=4, batch_size=6, updates=2, examples=5, neurons=8, points=7, steps=3)
+KEY = jax.random.key(0)
 FLOORS = Floors(flops=2.0, bandwidth=3.0, normals=5.0, words=7.0)
 COLUMNS = ["system", "case", "seeds", "ours_s", "reference_s", "ratio", "floor_share", "compile_s", "peak_mb"]
 
@@ -151,6 +152,31 @@ def test_a_program_as_reference_is_timed_by_its_pieces(monkeypatch: pytest.Monke
     assert compare(ours, ours._replace(pieces=2), 2, lambda: FLOORS).ratio == pytest.approx(3 / 2)
 
 
+def test_kernels_are_counted_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as often as it is run, and draws at the rate of many."""
+    shapes: list[Any] = []
+    monkeypatch.setattr(
+        kernels, "_seconds", lambda equation: shapes.append(equation.outvars[0].aval.shape) or 1
+    )
+
+    def program(key: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+        c, _ = jax.lax.scan(lambda c, _: (c @ a @ a, None), b, length=5)
+        return (c.T @ c) @ jax.random.normal(key, (3, 3))
+
+    traced = jax.jit(program).trace(KEY, jnp.ones((3, 3)), jnp.ones((2, 3)))
+    assert kernels.kernel_seconds(traced, Floors(1.0, 1.0, normals=18.0, words=1.0)) == 5 * 2 + 2 + 9 / 18
+    assert sorted(shapes) == [(2, 3), (3, 3), (3, 3)]
+
+
+def test_a_larger_product_takes_longer() -> None:
+    def seconds(size: int) -> float:
+        a = jnp.ones((size, size))
+        ((equation, _),) = equations_of(jax.jit(lambda a: a @ a).trace(a))
+        return kernels._seconds(equation)
+
+    assert 0 < seconds(8) < seconds(512)  # 262,144 times as much work
+
+
 def test_what_is_doubtful_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """In turn; what has a share above 1 or spreads is measured again, twice at most."""
     seconds: list[float] = []
@@ -175,7 +201,8 @@ def test_what_is_doubtful_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> 
     ):
         seconds[:], turns[:] = times, []
         found = compare(ours, lambda: None, 3, floors)
-        assert turns == ["call", "call", "floor"] * 3 * taken and not seconds
+        explained = ["floor"] * (share < 0.5)  # kernels are measured, with floors of their own
+        assert turns == ["call", "call", "floor"] * 3 * taken + explained and not seconds
         assert found.floor_share == pytest.approx(share)
         assert found.spread == pytest.approx(spread, rel=0.02)
         assert found.is_doubtful == (share > 1 or spread > 0.2)
