@@ -58,6 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short measurements, and the search within a cap in fewer and larger steps: the same result."""
     monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
     monkeypatch.setattr("benchmarks.timing.EXPLAINED", 0.0)
+    monkeypatch.setattr("benchmarks.timing.TIMES", 1)
     monkeypatch.setattr(importlib.import_module("lax_learning.plasticity._k_cap"), "_BITS_A_ROUND", 8)
 
 
