@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from statistics import median, quantiles
 from typing import Any, NamedTuple
@@ -149,11 +149,16 @@ def compare(
             found.append(measured())
     if program.traces() != traces:
         raise RuntimeError(f"expected {traces} traces of the program, got {program.traces()}")
-    best = min(found, key=lambda each: (each.is_doubtful, each.spread))
+    best = least_doubtful(found)
     if best.floor_share >= EXPLAINED:
         return best
     kernels = kernel_seconds(traced, floors()) / (ours.pieces * best.ours_s)
     return best._replace(kernels_share=kernels)
+
+
+def least_doubtful(found: Sequence[Comparison]) -> Comparison:
+    """The one with the least spread of those that are not doubtful, or of all."""
+    return min(found, key=lambda each: (each.is_doubtful, each.spread))
 
 
 def _spread(values: list[float]) -> float:

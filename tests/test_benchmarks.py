@@ -279,6 +279,13 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
     assert len(measured) == 1 and written["rows"][:2] == before
     assert [each["reference_threads"] for each in written["details"]] == [1, 2, 1]
 
+    monkeypatch.setattr(throughput, "compare", lambda *_: Comparison(0.5, 1.0, 0.1, 1.0, 24.0, 4.0, 1, 0.05))
+    written["details"][1]["spread"] = 0.3  # which has a mark
+    (tmp_path / "throughput.json").write_text(json.dumps(written))
+    code, _, err = call_main(throughput.main, *arguments, "--resume")
+    again = json.loads((tmp_path / "throughput.json").read_text())
+    assert code == 0 and [row["ratio"] for row in again["rows"]] == [4, 2, 4]  # that one alone
+
     code, _, err = call_main(throughput.main, *arguments, "--resume", "--repeats", "3")
     assert code == 2 and "holds a run of another configuration (repeats: 7 there, 3 here)" in err
 
