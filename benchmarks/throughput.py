@@ -48,7 +48,7 @@ class Config(Options):
     out: Path = Path("results/throughput")
     """Folder for throughput.json, written after every case, and throughput.png."""
     resume: bool = False
-    """Go on where the run in --out was stopped: what it measured is kept, and what is marked measured again."""
+    """Go on where the run in --out was stopped: what it measured is kept, what has a mark measured again."""
     sizes: Sizes = field(default_factory=Sizes)
 
     def check(self) -> None:
