@@ -12,6 +12,8 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from lax_learning._sites._equations import split_scan
+
 
 class Work(NamedTuple):
     """Amounts of work.
@@ -102,9 +104,9 @@ def _of_inner(
     depth = max((operand.depth for operand in operands), default=0)
     if equation.primitive.name in ("scan", "while"):
         rounds = (*rounds[:depth], equation.params.get("length", 1))
-        held = equation.params.get("num_consts", 0)  # what the rounds share
-        changing = [_Value(next(_NUMBERS), depth + 1) for _ in inner.invars[held:]]
-        return _of_jaxpr(inner, [*operands[:held], *changing], seen, rounds)
+        held = split_scan(equation, operands)[0] if equation.primitive.name == "scan" else []
+        changing = [_Value(next(_NUMBERS), depth + 1) for _ in inner.invars[len(held) :]]
+        return _of_jaxpr(inner, [*held, *changing], seen, rounds)
     if len(inner.invars) == len(operands):
         return _of_jaxpr(inner, operands, seen, rounds)
     return _of_jaxpr(inner, [_Value(next(_NUMBERS), depth) for _ in inner.invars], dict(seen), rounds)
