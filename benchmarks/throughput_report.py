@@ -86,7 +86,10 @@ def figure(results: Sequence[Result], device: str) -> Figure:
         of_number = [result for result in results if result.seeds == seeds]
         heights = [cases.index(result.case) + shift for result in of_number]
         ratios = [result.comparison.ratio for result in of_number]
-        axes.plot(ratios, heights, "o", label=f"{seeds} seed{'s' * (seeds > 1)}")
+        (dots,) = axes.plot(ratios, heights, "o", label=f"{seeds} seed{'s' * (seeds > 1)}")
+        for result, height in zip(of_number, heights, strict=True):
+            if result.comparison.is_doubtful:  # a hole in the dot
+                axes.plot(result.comparison.ratio, height, "o", mfc="white", mec=dots.get_color())
         goals = [(r.case.goal_at(seeds), h) for r, h in zip(of_number, heights, strict=True)]
         met = [(goal, height) for goal, height in goals if goal is not None]
         label = "goal" if place == 0 else None
@@ -97,9 +100,9 @@ def figure(results: Sequence[Result], device: str) -> Figure:
     axes.set_xscale("log")
     axes.set_yticks(range(len(cases)), [f"{case.system}: {case.name}" for case in cases])
     axes.set_ylim(len(cases) - 0.5, -0.5)
-    axes.set_xlabel("times as fast as the reference loop (one seed), per seed")
+    axes.set_xlabel("times as fast as the reference (one seed), per seed")
     axes.grid(axis="x", alpha=0.3)
-    axes.set_title("Throughput against the loops people run today")
+    axes.set_title("Throughput against what people run today (hollow: doubtful)")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     reporting.footnote(figure, device)
     return figure
