@@ -14,6 +14,7 @@ import pytest
 from flax import linen
 
 import lax_learning as ll
+from experiments import registry
 from lax_learning import online
 from tests.compare import QUICK, assert_close, differs, member, slow_but
 from tests.refusal import refusals
@@ -24,12 +25,9 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 KEY = jax.random.key(0)
 BATCH, STEPS, IN, UNITS, OUT, ALPHA = 3, 6, 2, 4, 2, 0.3
 RULES: dict[str, Any] = {
-    "rflo": online.rflo,
+    **{name: registry.rule_of(name, sigma=0.1) for name in registry.ONLINE},
     "rflo_symmetric": partial(online.rflo, feedback_init=None),
-    "eprop": online.eprop,
     "eprop_symmetric": partial(online.eprop, feedback_init=None),
-    "rtrl": online.rtrl,
-    "three_factor": partial(online.three_factor, sigma=0.1, decay=0.8),
 }
 BY_UNIT = ("rflo", "rflo_symmetric", "eprop", "eprop_symmetric")
 quickly = partial(jax.jit, compiler_options=QUICK)
