@@ -117,7 +117,8 @@ def own(model, loss):
 def test_a_rule_of_one_s_own_has_its_import_path_for_a_name():
     name = "tests.test_experiment_microlearning:own"
     config = Config(rules=(name,), hidden=(2,), scale="gradient")
-    (model, loss, _), (x, y) = make_problem(config), few_images().test
+    problem, (x, y) = make_problem(config), few_images().test
+    model, loss = problem.model, problem.loss
     params = model.init(jax.random.key(0))
     found, expected = (
         jax.jit(rule.value_and_grad)(jax.random.key(0), params, (), x, y)
