@@ -28,7 +28,7 @@ from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
 from lax_learning.estimators._draws import split_aux
-from lax_learning.estimators._low_rank import Factors, like_of, matrix_of, product_of, traced
+from lax_learning.estimators._low_rank import Factors, like_of, product_of, sum_of_products, traced
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Key, Params
 
@@ -177,10 +177,11 @@ class _Leaf(NamedTuple):
         def add(total: Array, draw: tuple[Key, Array]) -> tuple[Array, None]:
             key, credit = draw
             noise = self.noise(key)
-            if isinstance(noise, Factors):
-                assert self.matrix is not None
-                noise = matrix_of(jax.tree.map(lambda of_draws: of_draws[0], noise), self.matrix)
-            return total + credit.astype(total.dtype) * noise, None
+            if not isinstance(noise, Factors):
+                return total + credit.astype(total.dtype) * noise, None
+            assert self.matrix is not None
+            flat = self.matrix._replace(stacked=0)
+            return total + sum_of_products(credit[None], noise, flat, total.shape), None
 
         def at(i: Array, ws: Array) -> Array:
             wide = ws[i].astype(raised(ws))

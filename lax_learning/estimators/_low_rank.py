@@ -149,15 +149,6 @@ def sum_of_products(credits: Array, factors: Factors, matrix: Matrix, shape: tup
     return jnp.transpose(total, [*range(stacked), *(stacked + axis for axis in inverse)])
 
 
-def matrix_of(factors: Factors, matrix: Matrix) -> Array:
-    """Returns `a b^T / sqrt(rank)` of one draw on one matrix, as sums that are fused into what reads them."""
-    _, rows, columns = matrix
-    a = jnp.expand_dims(jnp.moveaxis(factors.a, columns[-1], -1), columns[-1])
-    order = sorted(range(len(columns)), key=columns.__getitem__)
-    b = jnp.expand_dims(jnp.transpose(factors.b, (*order, len(columns))), sorted(rows))
-    return jnp.sum(a * (b * b.shape[-1] ** -0.5), axis=-1)
-
-
 def _z_scored(losses: Array) -> Array:
     spread = jnp.std(losses)
     return (losses - jnp.mean(losses)) / jnp.where(spread > 0, spread, 1)
