@@ -2,6 +2,7 @@
 
 # pyright: reportArgumentType=false
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -408,8 +409,12 @@ def test_three_factors_are_unbiased_as_far_as_the_trace_reaches(x64, decay):
 # --- the contract
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("name", RULES)
+IN_FULL = [("rflo", "float64"), ("eprop", "bfloat16"), ("rtrl", "bfloat16"), ("three_factor", "bfloat16")]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), slow_but(IN_FULL, itertools.product(RULES, ["float32", "float64", "bfloat16"]))
+)
 def test_gradients_are_like_those_of_jax_grad(name, dtype):
     wide = jnp.dtype(dtype).itemsize > 2
     with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict" if wide else "standard"):
@@ -454,7 +459,7 @@ def test_jit_vmap_and_scan_change_nothing(name):
         assert_close(found, rows, ulps=640)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", slow_but(["rtrl"], RULES))
 def test_every_rule_goes_into_a_training_run(name):
     net = leaky(jnp.float32)
     x, y = jnp.ones((12, STEPS, IN)), jnp.ones((12, STEPS, OUT))
@@ -485,7 +490,7 @@ def test_every_rule_exports_for_accelerators():
     assert exported.platforms == platforms
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", slow_but(["eprop", "three_factor"], RULES))
 def test_shard_map_with_its_default_check(name):
     axis_types = (jax.sharding.AxisType.Auto,)
     mesh = jax.sharding.AbstractMesh((2,), ("devices",), axis_types=axis_types)
