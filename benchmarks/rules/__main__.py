@@ -8,10 +8,10 @@ import datetime
 import os
 import platform
 import sys
-from functools import partial
-from pathlib import Path
+from typing import cast
 
 import jax
+import numpy as np
 import xarray as xr
 
 from benchmarks.rules import report
@@ -36,7 +36,7 @@ EXPERIMENT = harness.Experiment(
     report=report,
     kind="part",
     unit="run",
-    parts=lambda config: dict.fromkeys(config.parts(), config.runs),
+    parts=lambda config: {name: config.runs for name in config.parts()},
     load=load,
     held=held,
     run_part=lambda name, config, data, folder, progress: run_part(name, config, data, progress),
@@ -47,17 +47,13 @@ EXPERIMENT = harness.Experiment(
 
 def run(config: Config) -> xr.Dataset:
     """Runs all parts, and writes the table beside the results."""
-    results = EXPERIMENT.run(config)
-    machine = f"{platform.platform()}, {os.cpu_count()} cores, {harness.versions()}"
-    load = f"load {float(results.load.min()):.1f} to {float(results.load.max()):.1f}"
-    head = f"{datetime.date.today()}; {machine}; {load}"
+    results = cast(xr.Dataset, EXPERIMENT.run(config))
+    low, high = (float(of(results.machine_load)) for of in (np.min, np.max))
+    machine = f"{platform.platform()}, {os.cpu_count()} cores, load {low:.1f} to {high:.1f}"
+    head = f"{datetime.date.today()}; {machine}; {harness.versions()}"
     text = f"{head}\n\n{report.table(report.rows(harness.in_float64(results)))}\n"
-    harness.write_whole(config.out / "table.md", partial(_write, text))
+    harness.write_whole(config.out / "table.md", lambda path: path.write_text(text))
     return results
-
-
-def _write(text: str, path: Path) -> None:
-    path.write_text(text)
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ VARIABLES = {
     "snr": ("1", "signal to noise of the update over batches and draws, debiased"),
     "relative_seconds": ("1", "time of an update over that of backprop's, median of pairs"),
     "refused": ("", "message of a rule that the model refuses"),
-    "load": ("1", "load of the machine when the part was done"),
+    "machine_load": ("1", "load of the machine when the part was done"),
 }
 COLUMNS = {
     "equal updates": "accuracy",
@@ -71,7 +71,8 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
             if row["n"]:
                 found.append({**named, **row})
         ends = part.rate.values[[0, -1]]
-        found.append({**named, "metric": "at an end of the rates", "value": float(part.learning_rate) in ends})
+        is_end = float(part.learning_rate) in ends
+        found.append({**named, "metric": "at an end of the rates", "value": is_end})
     return found
 
 
