@@ -154,12 +154,8 @@ def run_part(name: str, config: Config, data: dict[str, ll.data.Splits], progres
         found = xr.Dataset({"refused": str(error)})
     else:
         found = compete(contest, splits, progress)
-    of_part = {
-        "problem": ("part", [problem]),
-        "rule": ("part", [rule]),
-        "load": ("part", [os.getloadavg()[0]]),
-    }
-    return found.expand_dims(part=[name]).assign(of_part)
+    found = found.assign(problem=problem, rule=rule, machine_load=os.getloadavg()[0])
+    return found.expand_dims(part=[name])
 
 
 def compete(contest: Contest, data: ll.data.Splits, progress: tqdm) -> xr.Dataset:
