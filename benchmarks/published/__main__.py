@@ -7,7 +7,7 @@ by `--resume` at its last epochs.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from tqdm import tqdm
 import lax_learning as ll
 from benchmarks.published import report
 from benchmarks.published.entries import ENTRIES, Entry, make_rule
+from benchmarks.tables import write_table
 from experiments import harness, memory
 from experiments.running import Run, run_members
 from experiments.settings import Count, Seed, Settings
@@ -38,7 +39,7 @@ class Config(Settings):
     data: str = "sample"
     """A folder of MNIST's IDX files, tfds or download; with sample, 5,000 images, nothing is comparable."""
     out: Path = Path("results/published")
-    """Folder for config.json, results.nc, summary.json and the figure."""
+    """Folder for config.json, results.nc, summary.json, table.md and the figure."""
 
     def check(self) -> None:
         self.expect_distinct("rows")
@@ -123,9 +124,16 @@ EXPERIMENT = harness.Experiment(
 )
 
 
+def run(config: Config) -> xr.Dataset:
+    """Runs all rows, and writes the table beside the results."""
+    results = cast(xr.Dataset, EXPERIMENT.run(config))
+    write_table(config.out, report.table(report.rows(harness.in_float64(results))))
+    return results
+
+
 def main() -> int:
     """The command line."""
-    return harness.command_line("published", Config, EXPERIMENT.run, package="benchmarks")
+    return harness.command_line("published", Config, run, package="benchmarks")
 
 
 if __name__ == "__main__":

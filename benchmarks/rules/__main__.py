@@ -4,20 +4,17 @@ All rules of the registry on all problems, each with the best of the same learni
 a problem; finished parts are kept, and `--resume` goes on.
 """
 
-import datetime
-import os
-import platform
 import sys
 from typing import cast
 
 import jax
-import numpy as np
 import xarray as xr
 
 from benchmarks.rules import report
 from benchmarks.rules.config import Config
 from benchmarks.rules.problems import PROBLEMS
 from benchmarks.rules.runs import load, run_part
+from benchmarks.tables import write_table
 from experiments import harness
 
 
@@ -46,13 +43,9 @@ EXPERIMENT = harness.Experiment(
 
 
 def run(config: Config) -> xr.Dataset:
-    """Runs all parts, and writes the table beside the results."""
+    """Runs all parts, and writes the tables beside the results."""
     results = cast(xr.Dataset, EXPERIMENT.run(config))
-    low, high = (float(of(results.machine_load)) for of in (np.min, np.max))
-    machine = f"{platform.platform()}, {os.cpu_count()} cores, load {low:.1f} to {high:.1f}"
-    head = f"{datetime.date.today()}; {machine}; {harness.versions()}"
-    text = f"{head}\n\n{report.table(report.rows(harness.in_float64(results)))}\n"
-    harness.write_whole(config.out / "table.md", lambda path: path.write_text(text))
+    write_table(config.out, report.table(report.rows(harness.in_float64(results))))
     return results
 
 
