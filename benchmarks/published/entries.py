@@ -166,8 +166,8 @@ BIOTORCH = partial(
     Entry, "BioTorch 2021", "https://github.com/jsalbert/biotorch/blob/main/Benchmarks.md",
     "LeNet, 32 x 32, batch 64, momentum 0.9, decay 0.001, rate / 10 after 50 and 75 of 100 epochs, the best "
     "epoch on the test images, rate not published",
-    why="12 epochs, falls after 6 and 9; feedback rules at 0.01 with gradients clipped to a norm of 1, without "
-    "which they diverge at this rate; the last epoch, not the best on the test images",
+    why="12 epochs, falls after 6 and 9; feedback rules at 0.01 with gradients clipped to a norm of 1, "
+    "without which they diverge at this rate; the last epoch, not the best on the test images",
 )  # fmt: skip
 PEPITA = partial(
     Entry, "Dellaferrera & Kreiman 2022", "https://proceedings.mlr.press/v162/dellaferrera22a.html",
