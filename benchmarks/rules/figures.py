@@ -22,20 +22,23 @@ def curves(problem: str, parts: Sequence[xr.Dataset]) -> Figure:
     """Test accuracy against updates and against seconds, nine rules a column; a dashed line is backprop."""
     groups = [parts[i : i + IN_A_PANEL] for i in range(0, len(parts), IN_A_PANEL)]
     drawn, grid = plt.subplots(
-        2, len(groups), figsize=(4.2 * len(groups), 8), layout="constrained", sharey=True, squeeze=False
+        2, len(groups), figsize=(4.2 * len(groups), 9), layout="constrained", sharey=True, squeeze=False
     )
     of_backprop = float(np.median([part.backprop_seconds for part in parts]))
     exact = [part for part in parts if name_of(part) == "backprop"]
     for column, group in zip(grid.T, groups, strict=True):
+        others = [part for part in group if name_of(part) != "backprop"]
         for axes, unit in zip(column, (None, of_backprop), strict=True):
-            for part in [*(exact if group[0] is not parts[0] else []), *group]:
+            for part in [*exact, *others]:
                 x = part.step.values * (1 if unit is None else unit * float(part.relative_seconds))
-                style = {"color": "0.3", "linestyle": "--"} if part not in group else {}
+                style = {"color": "0.3", "linestyle": "--"} if any(part is one for one in exact) else {}
                 reporting.band(axes, x, part.test_accuracy.values, label=name_of(part), **style)
             axes.grid(alpha=0.3)
             axes.set_xlabel("updates" if unit is None else "seconds of updates, compiled, one seed")
         column[1].set_xlim(0, 1.5 * of_backprop * float(parts[0].step[-1]))
-        column[0].legend(frameon=False, fontsize="small")
+        column[1].legend(
+            frameon=False, fontsize="x-small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15)
+        )
     for axes in grid[:, 0]:
         axes.set_ylabel("test accuracy")
     drawn.suptitle(f"{problem}: every rule at its own best learning rate", fontsize="large")
@@ -62,8 +65,10 @@ def layers(problem: str, parts: Sequence[xr.Dataset], metric: str, label: str) -
         axes.set(title=layer if layer == "total" else f"layer {layer}", xlabel=metric)
         axes.grid(alpha=0.3, axis="x")
         axes.axvline(0, color="0.5", linewidth=0.8)
+        axes.set_ylim(-0.7, len(parts) - 0.3)
         if metric == "snr":
             axes.set_xscale("symlog", linthresh=1e-3)
+            axes.set_xticks([-1e-2, 0, 1e-2, 1], ["-0.01", "0", "0.01", "1"])
     grid[0, 0].set_yticks(places, [name_of(part) for part in parts])
     reporting.legend_beside(drawn, grid[0, 0])
     drawn.suptitle(f"{problem}: {label} by layer, at the start and the end of training", fontsize="large")

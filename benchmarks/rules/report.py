@@ -79,19 +79,17 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 def table(summary: list[dict[str, Any]]) -> str:
     """One table for every problem, and the refusals below it."""
     found = reporting.by_part(summary, "problem", "rule")
+    header = ("rule", "learning rate", *COLUMNS.values(), "time / backprop's")
     texts = []
     for problem in dict.fromkeys(row["problem"] for row in summary):
         mine = {rule: metrics for (of, rule), metrics in found.items() if of == problem}
         lines = [_line(rule, metrics) for rule, metrics in mine.items() if "refused" not in metrics]
-        header = ("rule", "learning rate", *COLUMNS.values(), "time / backprop's")
-        refused = [
-            f"- {rule} is refused: {metrics['refused']['message']}"
-            for rule, metrics in mine.items()
-            if "refused" in metrics
-        ]
-        texts.append(
-            "\n".join([f"{problem}\n", reporting.table(header, lines), *([""] if refused else []), *refused])
-        )
+        refused: dict[str, list[str]] = {}
+        for rule, metrics in mine.items():
+            if "refused" in metrics:
+                refused.setdefault(metrics["refused"]["message"], []).append(rule)
+        below = [f"Refused: {', '.join(rules)}: {message}" for message, rules in refused.items()]
+        texts += [problem, reporting.table(header, lines), *below]
     return "\n\n".join(texts)
 
 
