@@ -75,7 +75,7 @@ class Config(Settings):
     """Weight decay of Kolen-Pollack, by which its feedback meets the weights."""
     gain: Positive = 0.2
     """Size of the feedback weights of sign symmetry with unit magnitude."""
-    seconds: Positive = 1.0
+    seconds: Positive = 0.5
     """Seconds that are spent on timing a rule beside backprop."""
     data: str = "sample"
     """The digits: sample, 5,000 MNIST images offline; a folder of IDX files; tfds; or download."""
