@@ -32,13 +32,15 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(harness, "use_all_cores", lambda **_: None)
-    half_space = DATA["half_space"]
-    few = lambda key, source: ll.data.half_space(key, 16, sizes=(40, 20, 20))  # noqa: E731
-    monkeypatch.setitem(DATA, "half_space", half_space._replace(load=few))
-    yield
+@pytest.fixture(autouse=True, scope="module")
+def few_examples() -> Iterator[pytest.MonkeyPatch]:
+    def load(key: Any, source: str) -> ll.data.Splits:
+        return ll.data.half_space(key, 16, sizes=(40, 20, 20))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness, "use_all_cores", lambda **_: None)  # JAX has run here already
+        patch.setitem(DATA, "half_space", DATA["half_space"]._replace(load=load))
+        yield patch
 
 
 def options(**more: Any) -> list[str]:
@@ -55,9 +57,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run of the command that was stopped after its first part, and resumed."""
     out = tmp_path_factory.mktemp("rules") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(harness, "use_all_cores", lambda **_: None)
-        few = lambda key, source: ll.data.half_space(key, 16, sizes=(40, 20, 20))  # noqa: E731
-        patch.setitem(DATA, "half_space", DATA["half_space"]._replace(load=few))
         run_part, done = runs.run_part, []
 
         def stopped(name: str, *args: Any) -> xr.Dataset:
@@ -193,6 +192,6 @@ def test_every_published_row_can_be_trained(name: str) -> None:
 def test_biases_of_akrout_step_by_the_batch_less() -> None:
     optimizer = ENTRIES["akrout-backprop"].recipe.optimizer(1, 1)
     params = ({"w": jnp.ones((2, 2)), "b": jnp.ones(2)},)
-    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    updates: Any = optimizer.update(params, optimizer.init(params), params)[0]
     np.testing.assert_allclose(updates[0]["w"], -0.2, rtol=1e-6)
     np.testing.assert_allclose(updates[0]["b"], -0.2 / 128, rtol=1e-6)
