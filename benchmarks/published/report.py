@@ -68,8 +68,10 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
             reporting.band(axes, errors.epoch.values, errors.values, label=label, marker=".")
             at = [epoch or int(errors.epoch[-1]) for epoch in entry.errors]
             axes.plot(at, list(entry.errors.values()), "x", color=axes.lines[-1].get_color())
-        ticks = np.array([0.5, 1, 2, 5, 10, 20, 50])
-        axes.set(title=source, xlabel="epochs", ylabel="error on test images (%)", yscale="log")
+        ticks = np.array([0.5, 1, 2, 5, 10, 20, 50, 100])
+        axes.set(
+            title=source, xlabel="epochs", ylabel="error on test images (%)", yscale="log", ylim=(0.4, 100)
+        )
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="small")
