@@ -167,8 +167,8 @@ BIOTORCH = partial(
     "LeNet, 32 x 32, batch 64, momentum 0.9, decay 0.001, rate / 10 after 50 and 75 of 100 epochs, the best "
     "epoch on the test images, rate not published",
     why="12 epochs, falls after 6 and 9; feedback rules at 0.01 with gradients clipped to a norm of 1, "
-    "without which they diverge at this rate, chosen by error on 2,000 test images; the last epoch, not the best "
-    "on the test images",
+    "without which they diverge at this rate, chosen by error on 2,000 test images; the last epoch, not the "
+    "best on the test images",
 )  # fmt: skip
 PEPITA = partial(
     Entry, "Dellaferrera & Kreiman 2022", "https://proceedings.mlr.press/v162/dellaferrera22a.html",
