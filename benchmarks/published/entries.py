@@ -166,8 +166,8 @@ BIOTORCH = partial(
     Entry, "BioTorch 2021", "https://github.com/jsalbert/biotorch/blob/main/Benchmarks.md",
     "LeNet, 32 x 32, batch 64, momentum 0.9, decay 0.001, rate / 10 after 50 and 75 of 100 epochs, the best "
     "epoch on the test images, rate not published",
-    why="12 epochs, falls after 6 and 9; feedback rules at 0.01 with gradients clipped to a norm of 1, "
-    "without which they diverge at this rate, chosen by error on 2,000 test images; the last epoch, not the "
+    why="12 epochs, falls after 6 and 9; feedback alignment at 0.01 with gradients clipped to a norm of 1, "
+    "without which it diverges at this rate, chosen by error on 2,000 test images; the last epoch, not the "
     "best on the test images",
 )  # fmt: skip
 PEPITA = partial(
@@ -195,7 +195,7 @@ ENTRIES: dict[str, Entry] = {
         errors={100: 1.7}, rule="feedback_alignment", recipe=_lenet(0.01, clip=1.0)
     ),
     "biotorch-kolen_pollack": BIOTORCH(
-        errors={}, rule="kolen_pollack", recipe=_lenet(0.01, clip=1.0, decay=0.0)
+        errors={}, rule="kolen_pollack", recipe=_lenet(0.003, decay=0.003)
     ),
     "pepita-pepita": PEPITA(errors={100: 1.99}, rule="pepita", recipe=_momentum(0.1, 100)),
     "pepita-backprop": PEPITA(errors={100: 1.37}, rule="backprop", recipe=_momentum(0.1, 100)),
