@@ -194,9 +194,7 @@ ENTRIES: dict[str, Entry] = {
     "biotorch-feedback_alignment": BIOTORCH(
         errors={100: 1.7}, rule="feedback_alignment", recipe=_lenet(0.01, clip=1.0)
     ),
-    "biotorch-kolen_pollack": BIOTORCH(
-        errors={}, rule="kolen_pollack", recipe=_lenet(0.003, decay=0.003)
-    ),
+    "biotorch-kolen_pollack": BIOTORCH(errors={}, rule="kolen_pollack", recipe=_lenet(0.003, decay=0.003)),
     "pepita-pepita": PEPITA(errors={100: 1.99}, rule="pepita", recipe=_momentum(0.1, 100)),
     "pepita-backprop": PEPITA(errors={100: 1.37}, rule="backprop", recipe=_momentum(0.1, 100)),
     "ren-backprop": REN(errors={0: 2.66}, rule="backprop", recipe=_ren(0.1, 20)),
