@@ -3,11 +3,13 @@
     python -m benchmarks.in_place
 
 An MLP and a transformer of ten layers, 42 million weights each, their layers as a list and stacked under a
-scan. Temporaries are those that the compiler plans beside parameters and data. The time of a step is set
-against two passes and three drawings of the noise, which is what it does, timed in turn on their own.
+scan. Temporaries are those that the compiler plans beside parameters and data; the peak is what the process
+holds at most during a step, more than before it (Linux alone tells). The time of a step is set against two
+passes and three drawings of the noise, which is what it does, timed in turn on their own.
 """
 
 import datetime
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -37,8 +39,8 @@ class Config(Options):
     """Units of a layer of the MLP; the transformer's layers have as many weights."""
     layers: Count = 10
     """Layers of both models."""
-    examples: Count = 32
-    """Examples of the MLP; the transformer has two sequences of this length."""
+    examples: tuple[Count, ...] = (32, 256)
+    """Examples of the MLP; the transformer has two sequences of this length. Each number has its rows."""
     repeats: Count = 5
     """Steps that are timed, of which the median counts."""
     out: Path = Path("results/in_place")
@@ -64,12 +66,14 @@ def _normalised(h: Any) -> Any:
     return h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + 1e-6)
 
 
-def models(config: Config) -> dict[str, tuple[Callable[[Any, Any], Any], dict[str, tuple[int, ...]], Any]]:
+def models(
+    config: Config, examples: int
+) -> dict[str, tuple[Callable[[Any, Any], Any], dict[str, tuple[int, ...]], Any]]:
     """By name, a layer, the shapes of its parameters, and a batch."""
     n = config.width
     d = max(round(n / 12**0.5) // HEADS, 1) * HEADS
-    x = jax.random.normal(jax.random.key(0), (config.examples, n))
-    tokens = jax.random.normal(jax.random.key(0), (2, config.examples, d))
+    x = jax.random.normal(jax.random.key(0), (examples, n))
+    tokens = jax.random.normal(jax.random.key(0), (2, examples, d))
     shapes = {"qkv": (d, 3 * d), "out": (d, d), "up": (d, 4 * d), "down": (4 * d, d)}
     return {"MLP": (dense, {"w": (n, n), "b": (n,)}, x), "transformer": (block, shapes, tokens)}
 
@@ -78,9 +82,9 @@ def run(config: Config) -> list[dict[str, Any]]:
     """Measures all cases, prints the table and writes the file."""
     harness.make_folder(config.out)
     rows = []
-    cases = [(name, stacked) for name in models(config) for stacked in (False, True)]
-    for name, stacked in tqdm(cases, unit="model"):
-        layer, shapes, x = models(config)[name]
+    cases = itertools.product(config.examples, ("MLP", "transformer"), (False, True))
+    for examples, name, stacked in tqdm(list(cases), unit="model"):
+        layer, shapes, x = models(config, examples)[name]
         keys = jax.random.split(jax.random.key(1), config.layers)
         params: Any = [
             {n: shape[0] ** -0.5 * jax.random.normal(key, shape) for n, shape in shapes.items()}
@@ -98,7 +102,8 @@ def run(config: Config) -> list[dict[str, Any]]:
 
         for noise, options in NOISE.items():
             row, params = _measured(config, loss, params, x, options)
-            rows.append({"model": name, "layers": "stacked" if stacked else "list", "noise": noise, **row})
+            case = {"model": name, "layers": "stacked" if stacked else "list", "examples": examples}
+            rows.append({**case, "noise": noise, **row})
     content = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -113,7 +118,24 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _resident(field: str) -> int:
+    """Bytes of the process in memory, VmRSS, or at most until now, VmHWM."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def _peak(call: Callable[[], Any]) -> tuple[int | None, Any]:
+    """Returns how many bytes the process held at most during a call more than before it, and its result."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the most until now
+    except OSError:
+        return None, call()
+    before = _resident("VmRSS")
+    result = call()
+    return _resident("VmHWM") - before, result
 
 
 def _measured(config: Config, loss: Any, params: Any, x: Any, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -144,15 +166,19 @@ def _measured(config: Config, loss: Any, params: Any, x: Any, options: dict[str,
         seconds[name].append(time.perf_counter() - began)
         return result
 
-    low_rank = "rank" in options
+    low_rank, peaks = "rank" in options, []
     for _ in range(1 + config.repeats):  # the first compiles
-        _, params = timed("step", lambda given=params: step(key, given, x, learning_rate=1e-9))
+        peak, (_, params) = _peak(
+            lambda given=params: timed("step", lambda: step(key, given, x, learning_rate=1e-9))
+        )
+        peaks.append(peak)
         timed("passes", lambda given=params: passes(given, x))
         timed("drawing", lambda: None if low_rank else drawing(key))
     step_s, passes_s, drawing_s = (median(times[1:]) for times in seconds.values())
     row = {
         "temporaries / weights": temporaries / sum(sizes),
         "temporaries / largest leaf": temporaries / max(sizes),
+        "peak / weights": None if None in peaks else max(peaks[1:]) / sum(sizes),
         "step (s)": step_s,
         "two passes (s)": passes_s,
         "one drawing (s)": drawing_s,

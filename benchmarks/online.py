@@ -22,7 +22,7 @@ import optax
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import harness, reporting
+from experiments import harness, registry, reporting
 from experiments.settings import Count, Options
 
 BATCH, TRAIN, TEST, ALPHA = 50, 2000, 500, 0.2
@@ -44,14 +44,15 @@ def readout_alone(net: ll.online.Recurrent, loss: ll.Loss) -> ll.Rule:
     return exact._replace(value_and_grad=value_and_grad)
 
 
-RULES: dict[str, tuple[Callable[..., ll.Rule], float]] = {  # and the rate of Adam
-    "readout alone": (readout_alone, 0.01),
-    "backprop": (ll.backprop, 0.01),
-    "rflo": (ll.online.rflo, 0.01),
-    "rflo, symmetric": (partial(ll.online.rflo, feedback_init=None), 0.01),
-    "eprop": (ll.online.eprop, 0.01),
-    "three_factor": (partial(ll.online.three_factor, sigma=0.3, decay=0.9), 0.003),
+OWN: dict[str, Callable[..., ll.Rule]] = {
+    "readout alone": readout_alone,
+    "rflo, symmetric": partial(ll.online.rflo, feedback_init=None),
 }
+"""Rules of this benchmark, beside those of the registry."""
+NAMES = (*OWN, *registry.RULES, *registry.ONLINE)
+SIGMA, RATES = 0.3, {"three_factor": 0.003}
+RATE = 0.01
+"""Of Adam, unless `RATES` has one."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Config(Options):
     """Updates, one a batch."""
     points: Count = 20
     """Accuracies of a curve behind the first; a divisor of updates."""
-    rules: tuple[str, ...] = tuple(RULES)
-    """Some of the rules, each name in quotes."""
+    rules: tuple[str, ...] = ("readout alone", "backprop", "rflo", "rflo, symmetric", "eprop", "three_factor")
+    """Rules of experiments/registry.py (a wrong name lists them), 'readout alone' or 'rflo, symmetric'."""
     tasks: tuple[str, ...] = tuple(TASKS)
     """Some of: 'delayed match' copy 'cue accumulation'."""
     seed: int = 0
@@ -76,7 +77,7 @@ class Config(Options):
     """Folder for online.json and online.png; earlier ones are replaced."""
 
     def check(self) -> None:
-        for name, known in (("rules", RULES), ("tasks", TASKS)):
+        for name, known in (("rules", NAMES), ("tasks", TASKS)):
             self.expect(name, f"some of {', '.join(known)}", set(getattr(self, name)) <= set(known))
             self.expect_distinct(name)
         self.expect("points", f"a divisor of {self.updates} updates", self.updates % self.points == 0)
@@ -85,7 +86,8 @@ class Config(Options):
 def curves(config: Config, task: str, rule: str) -> np.ndarray:
     """Accuracies `[seed, point]`."""
     train_key, test_key, key = jax.random.split(jax.random.key(config.seed), 3)
-    (draw, _), (make, rate) = TASKS[task], RULES[rule]
+    draw, _ = TASKS[task]
+    make = registry.rule_of(OWN.get(rule, rule), sigma=SIGMA)
     train, test = draw(train_key, TRAIN), draw(test_key, TEST)
     counts = np.asarray(test.mask[0])
     net = ll.online.leaky_rnn((train.x.shape[-1], config.units, train.y.shape[-1]), alpha=ALPHA)
@@ -95,7 +97,7 @@ def curves(config: Config, task: str, rule: str) -> np.ndarray:
 
     run = ll.make_train(
         make(net, ll.softmax_cross_entropy),
-        optax.adam(rate),
+        optax.adam(RATES.get(rule, RATE)),
         init=net.init,
         num_updates=config.updates,
         batch_size=BATCH,
@@ -133,7 +135,7 @@ def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
     for (task, rule), accuracies in found.items():
         points = [_row(values) for values in accuracies.T]
         rows.append({
-            "task": task, "chance": TASKS[task][1], "rule": rule, "rate": RULES[rule][1],
+            "task": task, "chance": TASKS[task][1], "rule": rule, "rate": RATES.get(rule, RATE),
             "mean": [round(point["mean"], 4) for point in points],
             "ci95": [[None if end is None else round(end, 4) for end in point["ci95"]] for point in points],
             "last": np.round(accuracies[:, -1].astype(float), 3).tolist(),

@@ -81,8 +81,9 @@ class Experiment(NamedTuple):
     def run(self, config: Any) -> Results:
         """Runs all parts into `config.out` and returns their results."""
         use_all_cores(compile_quickly=self.compile_quickly(config))
-        data, parts = self.load(config), self.parts(config)
+        data = self.load(config)
         begin(config, lambda config: self.held(config, data))
+        parts = self.parts(config)
         found = run_parts(
             config.out,
             self.kind,

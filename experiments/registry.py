@@ -49,10 +49,18 @@ RULES: dict[str, Factory] = {
         lambda model: ll.feedback_alignment(model, loss), model, ll.decorrelation.dynamics(rate)
     ),
 }
-"""By name; what a line sets is part of the rule."""
+"""Rules of any model, by name; what a line sets is part of the rule."""
+
+ONLINE: dict[str, Factory] = {
+    "rflo": ll.online.rflo,
+    "eprop": ll.online.eprop,
+    "rtrl": ll.online.rtrl,
+    "three_factor": partial(ll.online.three_factor, decay=0.9),
+}
+"""Rules of an `ll.online.Recurrent`, with losses of single steps."""
 
 
-def check_name(option: str, name: str, known: Collection[str] = RULES.keys()) -> None:
+def check_name(option: str, name: str, known: Collection[str] = (*RULES, *ONLINE)) -> None:
     """Raises ValueError unless a rule is a known name, or a function that can be imported."""
     if name not in known:
         if ":" not in name:
@@ -78,7 +86,7 @@ def rule_of(name: str | Factory, **hyper: Any) -> Factory:
       >>> model = ll.mlp((3, 2))
       >>> rules = [rule_of(name, sigma=0.1)(model, ll.squared_error) for name in ("backprop", "spsa")]
     """
-    factory = name if callable(name) else RULES.get(name) or imported("--rules", name)
+    factory = name if callable(name) else {**RULES, **ONLINE}.get(name) or imported("--rules", name)
     fixed = factory.keywords if isinstance(factory, partial) else ()
     asked = set(inspect.signature(factory).parameters).difference(fixed)
     return partial(factory, **{name: value for name, value in hyper.items() if name in asked})

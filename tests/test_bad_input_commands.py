@@ -174,6 +174,8 @@ REFUSED = {
         "--learning-rate 0.1": "--learning-rate: expected none with --scale matched",
         "--hidden 5 0": "--hidden: expected at least 1, got 0",
         "--network recurrent --hidden": "--hidden: expected at least 1 widths",
+        "--network leaky --hidden 3 4": "--hidden: expected one width with --network leaky, got 3 4",
+        "--rules rflo": "--rules: expected rules that take a --network dense; rflo, eprop, rtrl, three",
         "--network convolutional --hidden 5 6": "--hidden: expected at least 3 widths with --network convo",
         "--drops 3 3": "--drops: expected epochs in order, got 3 3",
         "--drops 20": "--drops: expected epochs before the last, --ep",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import equal_time, in_place, online, pairs, rules, throughput, tutorial
+from benchmarks import cost_of_rules, cost_parts, equal_time, in_place, online, pairs, throughput, tutorial
 from benchmarks.cases import CASES, Sizes, microlearning
 from benchmarks.floors import Floors
 from benchmarks.kernels import _seconds, kernel_seconds
@@ -309,19 +309,20 @@ def test_tutorial_writes_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_rules_write_what_they_measured(tmp_path, monkeypatch) -> None:
+def test_costs_of_rules_are_written(tmp_path, monkeypatch) -> None:
     pytest.importorskip("flax")
     pytest.importorskip("equinox")
     pytest.importorskip("haiku")
-    params = rules.network_params
+    params = cost_parts.network_params
     for name in ("LEAST_S", "STEPS", "UPDATES", "BATCH"):
-        monkeypatch.setattr(rules, name, {"LEAST_S": 0.0}.get(name, 2))
-    monkeypatch.setattr(rules, "RULES", {"backprop": rules.RULES["backprop"]})
-    monkeypatch.setattr(rules, "network_params", lambda key: params(key, (784, 5, 10)))
+        monkeypatch.setattr(cost_parts, name, {"LEAST_S": 0.0}.get(name, 2))
+    monkeypatch.setattr(cost_of_rules, "RULES", ("backprop",))
+    monkeypatch.setattr(cost_parts, "RULES", {"backprop": cost_parts.RULES["backprop"]})
+    monkeypatch.setattr(cost_parts, "network_params", lambda key: params(key, (784, 5, 10)))
     options = "--models", "plain_mlp", "--scale", 2, "--seconds", 0.001, "--out", tmp_path
-    code, printed, _ = call_main(rules.main, *options)
+    code, printed, _ = call_main(cost_of_rules.main, *options)
     assert code == 0
-    written = json.loads((tmp_path / "rules.json").read_text())
+    written = json.loads((tmp_path / "cost_of_rules.json").read_text())
     assert {"date", "machine", "versions"} < written.keys()
     assert [row["part"] for row in written["rows"]] == ["network", "recurrent", "zoo", "zoo"]
     assert all(row["ratio"] > 0 for row in written["rows"] if row["part"] != "recurrent")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lax_learning as ll
-from benchmarks import rules
+from benchmarks import cost_parts
 from benchmarks.cases import Sizes, microlearning
 from benchmarks.reference import jax_by_hand as by_hand
 from benchmarks.reference import microlearning as loops
@@ -121,7 +121,7 @@ def noise_of(key: Any, shape: tuple[int, ...]) -> jax.Array:
 def test_code_by_hand_agrees(name: str) -> None:
     widths, batch = (7, 5, 3), 6
     params, feedback = (
-        jax.tree.map(lambda w: w.astype(jnp.float64), rules.network_params(jax.random.key(seed), widths))
+        jax.tree.map(lambda w: w.astype(jnp.float64), cost_parts.network_params(jax.random.key(seed), widths))
         for seed in (0, 1)
     )
     x, y = noise_of(None, (batch, 7)), noise_of(None, (batch, 3))
@@ -135,7 +135,7 @@ def test_code_by_hand_agrees(name: str) -> None:
         options["noise"] = lambda key, like: jax.tree.map(
             lambda n, leaf: n.reshape(leaf.shape), draw(key, like), like
         )
-    rule = rules.RULES[name](Model(rules.network), ll.squared_error, **options)
+    rule = cost_parts.RULES[name](Model(cost_parts.network), ll.squared_error, **options)
     state = rule.init(jax.random.key(2), params, x)
     if name == "feedback_alignment":
         state = state._replace(feedback=[{"w": None, "b": None}, {"w": feedback[1]["w"], "b": None}])

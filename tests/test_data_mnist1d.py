@@ -1,5 +1,6 @@
 """MNIST-1D against its recipe in NumPy and SciPy, and the accuracies of its paper."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen
 from scipy.interpolate import interp1d
 from scipy.ndimage import gaussian_filter1d
 
@@ -82,49 +84,63 @@ test_bad_input = refusals(
 )
 
 
-def logistic(params: Any, x: Any) -> Any:
-    ((w, b),) = params
-    return x @ w + b
+class Perceptron(linen.Module):
+    """Two hidden layers, the second beside a path around it."""
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        h = linen.relu(Dense(256)(x))
+        return Dense(10)(h + linen.relu(Dense(256)(h)))
 
 
-def perceptron(params: Any, x: Any) -> Any:
-    (u, a), (v, c), (w, b) = params
-    h = jax.nn.relu(x @ u + a)
-    return (h + jax.nn.relu(h @ v + c)) @ w + b
+class Convolutional(linen.Module):
+    """Three strided convolutions."""
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        h = x[..., None]
+        for kernel in (5, 3, 3):
+            h = linen.relu(Conv(25, (kernel,), 2, padding=1)(h))
+        return Dense(10)(h.reshape(len(x), -1))
 
 
-MODELS = {
-    "logistic": (logistic, [(40, 10)], 0.32),
-    "perceptron": (perceptron, [(40, 256), (256, 256), (256, 10)], 0.68),
+class Gated(linen.Module):
+    """Six gated units each way, and a readout of all steps."""
+
+    @linen.compact
+    def __call__(self, x: Any) -> Any:
+        forth, back = (linen.RNN(linen.GRUCell(6)) for _ in range(2))
+        return Dense(10)(linen.Bidirectional(forth, back)(x[..., None]).reshape(len(x), -1))
+
+
+# As PyTorch draws them: uniform within one over the root of the number of inputs.
+UNIFORM = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+Dense, Conv = partial(linen.Dense, kernel_init=UNIFORM), partial(linen.Conv, kernel_init=UNIFORM)
+MODELS: dict[str, tuple[linen.Module, float]] = {
+    "logistic": (Dense(10), 0.32),
+    "perceptron": (Perceptron(), 0.68),
+    "convolutional": (Convolutional(), 0.94),
+    "gated": (Gated(), 0.91),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_accuracies_of_the_paper(name: str) -> None:
-    """Adam, 6,000 updates of 100 examples, mean over 4 seeds of data and weights: within 3 points."""
-    apply, shapes, published = MODELS[name]
-
-    def init(key: Any) -> Any:
-        drawn = []
-        for k, shape in zip(jax.random.split(key, len(shapes)), shapes, strict=True):
-            limit = np.prod(shape[:-1]) ** -0.5
-            w, b = (jax.random.uniform(k, s, minval=-limit, maxval=limit) for s in (shape, shape[-1:]))
-            drawn.append((w, b))
-        return drawn
+    """Its Adam, 4,000 updates of 100 examples, mean over 4 seeds of data and weights: within 3 points."""
+    net, published = MODELS[name]
 
     def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
-        return ll.accuracy(apply(params, data.test.x), data.test.y)
+        return ll.accuracy(net.apply(params, data.test.x), data.test.y)
 
     def run(key: Any) -> Any:
-        rule = ll.backprop(ll.Model(apply), ll.softmax_cross_entropy)
         train = ll.make_train(
-            rule, optax.adam(1e-2 if name == "logistic" else 5e-3), init=init, num_updates=6_000,
-            batch_size=100, evaluate=evaluate, every=1_000,
+            ll.backprop(ll.Model(net.apply), ll.softmax_cross_entropy), optax.adam(1e-2),
+            init=lambda key: net.init(key, jnp.zeros((1, 40))), num_updates=4_000, batch_size=100,
+            evaluate=evaluate, every=250,
         )  # fmt: skip
         data_key, key = jax.random.split(key)
         return jnp.max(train(key, ll.data.mnist1d(data_key)).evaluations)
 
     accuracy = np.asarray(jax.lax.map(run, jax.random.split(KEY, 4)))
-    print(accuracy)
     np.testing.assert_allclose(accuracy.mean(), published, atol=0.03)

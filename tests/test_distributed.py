@@ -122,7 +122,7 @@ if jax.process_count() > 1:
         raise AssertionError("one member on two processes")
 
 def check_shards(name):
-    "Two devices, each with half of the batch: gradients of shared params are summed, as by `jax.grad`."
+    "Two devices, each with half of the batch: gradients, of feedback too, are summed, as by `jax.grad`."
     mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices[:2])
     halves = [jax.tree.map(lambda leaf: leaf[i : i + SIZE // 2], (X, Y)) for i in (0, SIZE // 2)]
     rule, ulps = make(name), 4 * roundings(name)
@@ -130,7 +130,8 @@ def check_shards(name):
 
     @jax.jit
     def grads_of(key, params, state, x, y):
-        return rule.value_and_grad(key, params, state, x, y)[1]
+        _, grads, after = rule.value_and_grad(key, params, state, x, y)
+        return grads, getattr(after, "feedback", ())
 
     def folded(key, *args):
         return grads_of(jax.random.fold_in(key, jax.lax.axis_index("devices")), *args)
@@ -141,13 +142,17 @@ def check_shards(name):
     # The key of weight noise is the same everywhere, that of noise on units has the number of the device.
     on_units = name.startswith("node_perturbation")
     folds = [jax.random.fold_in(KEYS[1], i) if on_units else KEYS[1] for i in (0, 1)]
-    first, second = (grads_of(key, PARAMS, state, *half) for key, half in zip(folds, halves))
-    expected = jax.tree.map(lambda a, b: a + b, first, second)
+    of_halves = [grads_of(key, PARAMS, state, *half) for key, half in zip(folds, halves)]
+    (first, one), (second, other) = of_halves
+    grads = jax.tree.map(lambda a, b: a + b, first, second)
+    moves = name in ("direct_kolen_pollack", "forward_direct_feedback")  # by what comes from the data
+    feedback = jax.tree.map(lambda a, b, start: a + b - start, one, other, state.feedback) if moves else one
     over_batch = on_devices(folded if on_units else grads_of, WHOLE, WHOLE, WHOLE, SPLIT, SPLIT, WHOLE)
-    assert_close(over_batch(KEYS[1], PARAMS, state, X, Y), expected, ulps=ulps)
+    assert_close(over_batch(KEYS[1], PARAMS, state, X, Y), (grads, feedback), ulps=ulps)
     if name == "feedback_alignment":
         exact = on_devices(jax.grad(mean_loss), WHOLE, SPLIT, SPLIT, WHOLE)(PARAMS, X, Y)
-        assert_close(over_batch(KEYS[1], PARAMS, state._replace(feedback=PARAMS), X, Y), exact, ulps=ulps)
+        grads, _ = over_batch(KEYS[1], PARAMS, state._replace(feedback=PARAMS), X, Y)
+        assert_close(grads, exact, ulps=ulps)
 
 
 if jax.process_count() == 1:
@@ -156,7 +161,8 @@ if jax.process_count() == 1:
     turned = jax.tree.leaves(member(uneven, slice(None, None, -1)))
     assert_same([leaf for leaf in turned if isinstance(leaf, np.ndarray)], found["5 members"])
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(uneven)} == {1}
-    for kind in ("feedback_alignment", "node_perturbation_signs"):
+    learned = "direct_kolen_pollack", "forward_direct_feedback", "weight_mirror"
+    for kind in ("feedback_alignment", "node_perturbation_signs", *learned):
         check_shards(kind)
 if jax.process_index() == 0:
     named = {f"{name}/{i}": leaf for name, leaves in found.items() for i, leaf in enumerate(leaves)}

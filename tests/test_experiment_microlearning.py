@@ -18,7 +18,7 @@ from experiments.microlearning.config import Config, NetworkName
 from experiments.microlearning.networks import make_problem
 from experiments.microlearning.rules import make_rule
 from tests.command_line import call_main, run
-from tests.compare import assert_same
+from tests.compare import assert_close, assert_same
 from tests.finished import check_diverged, check_folder, row_of
 
 SMALL = [
@@ -117,7 +117,8 @@ def own(model, loss):
 def test_a_rule_of_one_s_own_has_its_import_path_for_a_name():
     name = "tests.test_experiment_microlearning:own"
     config = Config(rules=(name,), hidden=(2,), scale="gradient")
-    (model, loss, _), (x, y) = make_problem(config), few_images().test
+    problem, (x, y) = make_problem(config), few_images().test
+    model, loss = problem.model, problem.loss
     params = model.init(jax.random.key(0))
     found, expected = (
         jax.jit(rule.value_and_grad)(jax.random.key(0), params, (), x, y)
@@ -130,13 +131,15 @@ def test_a_rule_of_one_s_own_has_its_import_path_for_a_name():
 def test_a_rule_of_one_s_own_on_another_network_in_other_steps(tmp_path):
     name = "tests.test_experiment_microlearning:own"
     config = Config(
-        rules=(name,), network="recurrent", hidden=(2,), seeds=1, epochs=2, batch_size=2000, momentum=0.9,
+        rules=(name, "eprop"), network="leaky", hidden=(2,), seeds=1, epochs=2, batch_size=2000, momentum=0.9,
         weight_decay=0.1, drops=(1,), scale="gradient", learning_rate=0.01, snr_images=3, draws=3,
         test_images=20, out=tmp_path / "run",
     )  # fmt: skip
     results = run_experiment(config)
     assert isinstance(results, xr.Dataset)
-    assert list(results.rule.values) == [name] and results.cosine.min() > 0.999
+    assert list(results.rule.values) == [name, "eprop"] and results.cosine.sel(rule=name).min() > 0.999
+    readout = results.cosine.sel(rule="eprop", layer="layer 2")  # its gradients are exact
+    assert readout.min() > 0.999 > results.cosine.sel(rule="eprop", layer="layer 1").max()
     assert results.sizes["layer"] == 3 and json.loads(results.attrs["config"])["hidden"] == [2]
     assert all(np.isfinite(results[name]).all() for name in results.data_vars)
     # A colon is refused by some file systems.
@@ -221,16 +224,29 @@ def test_images_as_networks_see_them():
         "dense": (784,),
         "convolutional": (32, 32, 1),
         "recurrent": (28, 28),
+        "leaky": (28, 28),
     }
     for network, shape in shapes.items():
         problem = make_problem(Config(network=network))
         seen = np.asarray(problem.see(jnp.asarray(images)))
         assert seen.shape == (2, *shape)
         params = jax.eval_shape(problem.model.init, jax.random.key(0))
-        assert jax.eval_shape(problem.model.apply, params, seen).shape == (2, 10)
-        assert len(params) == {"dense": 2, "convolutional": 5, "recurrent": 2}[network]
-        if network == "recurrent":
+        output = jax.eval_shape(problem.model.apply, params, seen)
+        assert output.shape == jax.eval_shape(problem.targets, np.eye(10)[:2]).shape
+        assert output.shape == ((2, 28, 10) if network == "leaky" else (2, 10))
+        assert len(params) == {"dense": 2, "convolutional": 5, "recurrent": 2, "leaky": 2}[network]
+        if network in ("recurrent", "leaky"):
             np.testing.assert_allclose(seen[1, 3], (images[1, 84:112] - 0.1307) / 0.3081, rtol=1e-5)
+
+
+def test_a_leaky_network_is_judged_by_its_last_output():
+    problem, labels = make_problem(Config(network="leaky")), jnp.eye(10)[jnp.array([3, 7])]
+    output = jnp.zeros((2, 28, 10)).at[:, -1, 3].set(1.0)
+    y = problem.targets(labels)
+    assert problem.accuracy(output, y) == 0.5
+    assert_close(problem.loss(output, y), ll.softmax_cross_entropy(output[:, -1], labels), ulps=8)
+    wrong_before = jnp.ones_like(output).at[:, -1].set(output[:, -1]).at[:, 0, 5].set(9.0)
+    assert_same(problem.loss(wrong_before, y), problem.loss(output, y))
 
 
 def few_images():

@@ -2,6 +2,7 @@
 
 # pyright: reportArgumentType=false
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from flax import linen
 
 import lax_learning as ll
+from experiments import registry
 from lax_learning import online
 from tests.compare import QUICK, assert_close, differs, member, slow_but
 from tests.refusal import refusals
@@ -24,12 +26,9 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 KEY = jax.random.key(0)
 BATCH, STEPS, IN, UNITS, OUT, ALPHA = 3, 6, 2, 4, 2, 0.3
 RULES: dict[str, Any] = {
-    "rflo": online.rflo,
+    **{name: registry.rule_of(name, sigma=0.1) for name in registry.ONLINE},
     "rflo_symmetric": partial(online.rflo, feedback_init=None),
-    "eprop": online.eprop,
     "eprop_symmetric": partial(online.eprop, feedback_init=None),
-    "rtrl": online.rtrl,
-    "three_factor": partial(online.three_factor, sigma=0.1, decay=0.8),
 }
 BY_UNIT = ("rflo", "rflo_symmetric", "eprop", "eprop_symmetric")
 quickly = partial(jax.jit, compiler_options=QUICK)
@@ -410,8 +409,12 @@ def test_three_factors_are_unbiased_as_far_as_the_trace_reaches(x64, decay):
 # --- the contract
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("name", RULES)
+IN_FULL = [("rflo", "float64"), ("eprop", "bfloat16"), ("rtrl", "bfloat16"), ("three_factor", "bfloat16")]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), slow_but(IN_FULL, itertools.product(RULES, ["float32", "float64", "bfloat16"]))
+)
 def test_gradients_are_like_those_of_jax_grad(name, dtype):
     wide = jnp.dtype(dtype).itemsize > 2
     with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict" if wide else "standard"):
@@ -456,7 +459,7 @@ def test_jit_vmap_and_scan_change_nothing(name):
         assert_close(found, rows, ulps=640)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", slow_but(["rtrl"], RULES))
 def test_every_rule_goes_into_a_training_run(name):
     net = leaky(jnp.float32)
     x, y = jnp.ones((12, STEPS, IN)), jnp.ones((12, STEPS, OUT))
@@ -487,7 +490,7 @@ def test_every_rule_exports_for_accelerators():
     assert exported.platforms == platforms
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", slow_but(["eprop", "three_factor"], RULES))
 def test_shard_map_with_its_default_check(name):
     axis_types = (jax.sharding.AxisType.Auto,)
     mesh = jax.sharding.AbstractMesh((2,), ("devices",), axis_types=axis_types)

@@ -5,14 +5,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from experiments.registry import check_name
+from experiments.registry import ONLINE, check_name
 from experiments.settings import Count, Limits, NotNegative, Positive, Seed, Settings, at_least
 
-NetworkName = Literal["dense", "convolutional", "recurrent"]
+NetworkName = Literal["dense", "convolutional", "recurrent", "leaky"]
 HIDDEN: dict[NetworkName, tuple[int, ...]] = {
     "dense": (500,),
     "convolutional": (6, 16, 120, 84),
     "recurrent": (64,),
+    "leaky": (64,),
 }
 """Widths of the hidden layers, if none are given."""
 
@@ -48,10 +49,11 @@ class Config(Settings):
     """Images an update."""
     network: NetworkName = "dense"
     """dense: the tutorial's, with squared error; convolutional: BioTorch's LeNet on images of 32 x 32;
-    recurrent: reads images row by row; both with cross-entropy."""
+    recurrent: reads images row by row; leaky: the same with one layer of leaky units, given as its step, for
+    the rules that learn online; all but the first with cross-entropy."""
     hidden: tuple[Count, ...] | None = None
-    """Widths of the hidden layers; by default 500 (dense), 64 (recurrent), or 6 16 120 84 (convolutional:
-    three numbers of channels, and widths of dense layers)."""
+    """Widths of the hidden layers; by default 500 (dense), 64 (recurrent, leaky), or 6 16 120 84
+    (convolutional: three numbers of channels, and widths of dense layers)."""
     scale: Literal["tutorial", "gradient", "matched"] = "matched"
     """tutorial: the notebook's sums over the batch, with its form of node perturbation; gradient: all rules
     in the units of the gradient; matched: the same, each rule with the step that lowers the loss most at
@@ -87,9 +89,14 @@ class Config(Settings):
         self.expect_distinct("rules")
         for rule in self.rules:
             check_name(self.option("rules"), rule)
-        least_layers = {"dense": 0, "recurrent": 1, "convolutional": 3}[self.network]
+        least_layers = {"dense": 0, "recurrent": 1, "leaky": 1, "convolutional": 3}[self.network]
         least = f"at least {least_layers} widths with --network {self.network}"
         self.expect("hidden", least, len(self.widths) >= least_layers)
+        if self.network == "leaky":
+            self.expect("hidden", "one width with --network leaky", len(self.widths) == 1)
+        else:
+            others = f"rules that take a --network {self.network}; {', '.join(ONLINE)} take leaky"
+            self.expect("rules", others, not ONLINE.keys() & set(self.rules))
         self.expect("drops", "epochs in order", all(a < b for a, b in pairwise(self.drops)))
         before_the_end = f"epochs before the last, --epochs {self.epochs}"
         self.expect("drops", before_the_end, all(drop < self.epochs for drop in self.drops))

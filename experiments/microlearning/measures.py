@@ -39,7 +39,7 @@ def of_moments(metric: Callable[[Moments], jax.Array], moments: Moments) -> jax.
 
 def evaluator(problem: Problem, rule: ll.Rule) -> Callable[..., Metrics]:
     """Accuracy and loss on the test images, and the cosine of the rule's update there to backprop's."""
-    model, loss, _ = problem
+    model, loss = problem.model, problem.loss
     exact = ll.backprop(model, loss)
 
     def evaluate(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> Metrics:
@@ -48,7 +48,7 @@ def evaluator(problem: Problem, rule: ll.Rule) -> Callable[..., Metrics]:
         _, grads, _ = rule.value_and_grad(key, params, state, x, y)
         _, reference, _ = exact.value_and_grad(key, params, (), x, y)
         return {
-            "test_accuracy": ll.accuracy(output, y),
+            "test_accuracy": problem.accuracy(output, y),
             "test_loss": jnp.mean(loss(output, jnp.asarray(y))),
             "cosine": of_layers(cosine_similarity, grads, reference),
         }
@@ -80,7 +80,7 @@ def measurement(name: str, config: Config, optimizer: optax.GradientTransformati
 
 def one_step_losses(problem: Problem, rule: ll.Rule, config: Config) -> Callable[..., jax.Array]:
     """The loss on the validation images after one step of each of `RATES`."""
-    model, loss, _ = problem
+    model, loss = problem.model, problem.loss
 
     def losses(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> jax.Array:
         x, y = (a[: config.batch_size] for a in data.train)

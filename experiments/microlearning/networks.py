@@ -6,11 +6,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import glorot_uniform
+from jaxtyping import Array
 
 import lax_learning as ll
 from experiments.microlearning.config import Config
 
 TUTORIAL_INIT = jax.nn.initializers.normal(0.1)
+LEAK = 0.2
 
 
 class Problem(NamedTuple):
@@ -20,11 +22,15 @@ class Problem(NamedTuple):
       model: the network.
       loss: per-example loss.
       see: images `[batch, 784]` in 0..1 as the network takes them.
+      targets: labels `[batch, 10]` as the loss takes them.
+      accuracy: of an output, `(output, y) -> scalar`.
     """
 
     model: ll.Model
     loss: ll.Loss
-    see: Callable[[jax.Array], jax.Array]
+    see: Callable[[Array], Array]
+    targets: Callable[[Array], Array] = lambda labels: labels
+    accuracy: Callable[[Array, Array], Array] = ll.accuracy
 
 
 def _dense(hidden: tuple[int, ...]) -> Problem:
@@ -37,9 +43,14 @@ def _dense(hidden: tuple[int, ...]) -> Problem:
     return Problem(model, lambda z, y: ll.squared_error(jax.nn.sigmoid(z), y), lambda images: images)
 
 
-def _standardised(images: jax.Array) -> jax.Array:
+def _standardised(images: Array) -> Array:
     """Of mean 0 and variance 1 over the pixels of MNIST."""
     return (images - 0.1307) / 0.3081
+
+
+def _rows(images: Array) -> Array:
+    """Images as sequences of their rows, `[batch, 28, 28]`."""
+    return _standardised(images).reshape(-1, 28, 28)
 
 
 def _convolutional(hidden: tuple[int, ...]) -> Problem:
@@ -49,7 +60,7 @@ def _convolutional(hidden: tuple[int, ...]) -> Problem:
         kernel=5, pool=(2, 2, 1), padding="VALID", w_init=glorot_uniform(),
     )  # fmt: skip
 
-    def see(images: jax.Array) -> jax.Array:
+    def see(images: Array) -> Array:
         images = _standardised(images).reshape(-1, 28, 28, 1)
         return jax.image.resize(images, (len(images), 32, 32, 1), "bilinear")
 
@@ -59,13 +70,29 @@ def _convolutional(hidden: tuple[int, ...]) -> Problem:
 def _recurrent(hidden: tuple[int, ...]) -> Problem:
     """Recurrent layers that read an image row by row, and classify it from their last state."""
     model = ll.rnn((28, *hidden, 10))
-    return Problem(model, ll.softmax_cross_entropy, lambda images: _standardised(images).reshape(-1, 28, 28))
+    return Problem(model, ll.softmax_cross_entropy, _rows)
+
+
+def _leaky(hidden: tuple[int, ...]) -> Problem:
+    """A layer of leaky units that reads an image row by row, as its step; the loss counts at the last row."""
+    (units,) = hidden
+    model = ll.online.leaky_rnn((28, units, 10), alpha=LEAK)
+
+    def targets(labels: Array) -> Array:
+        # Cross-entropy to targets of zeros is zero, and so is its derivative.
+        return jnp.zeros((len(labels), 28, 10), labels.dtype).at[:, -1].set(labels)
+
+    def accuracy(output: Array, y: Array) -> Array:
+        return ll.accuracy(output[:, -1], y[:, -1])
+
+    return Problem(model, ll.softmax_cross_entropy, _rows, targets, accuracy)
 
 
 PROBLEMS: dict[str, Callable[[tuple[int, ...]], Problem]] = {
     "dense": _dense,
     "convolutional": _convolutional,
     "recurrent": _recurrent,
+    "leaky": _leaky,
 }
 
 
@@ -75,5 +102,6 @@ def make_problem(config: Config) -> Problem:
 
 
 def seen_by(problem: Problem, data: ll.data.Splits) -> ll.data.Splits:
-    """All images as the network takes them."""
-    return ll.data.Splits(*(ll.data.Dataset(problem.see(jnp.asarray(x)), jnp.asarray(y)) for x, y in data))
+    """All images as the network takes them, and labels as the loss does."""
+    parts = (tuple(map(jnp.asarray, part)) for part in data)
+    return ll.data.Splits(*(ll.data.Dataset(problem.see(x), problem.targets(y)) for x, y in parts))

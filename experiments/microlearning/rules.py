@@ -62,7 +62,7 @@ def _of_notebook(rule: ll.Rule, config: Config, optimizer: optax.GradientTransfo
 
 
 def _with_own_decay(rule: ll.Rule, config: Config, optimizer: optax.GradientTransformation) -> Forms:
-    model, loss, _ = make_problem(config)
+    model, loss = make_problem(config)[:2]
     return Forms(notebook.kolen_pollack(model, loss, optimizer=optimizer, decay=TUTORIAL_DECAY), rule)
 
 
@@ -93,7 +93,7 @@ def make_rule(
       optimizer: that of the weights.
       in_gradient_units: whether to leave out the tutorial's sums over the batch.
     """
-    model, loss, _ = make_problem(config)
+    model, loss = make_problem(config)[:2]
     rule = rule_of(
         FORMS.get(name, name), optimizer=optimizer, sigma=config.sigma, num_samples=config.num_samples,
         noise=config.noise, decay=TUTORIAL_DECAY * 2 / config.batch_size, gain=GAIN,

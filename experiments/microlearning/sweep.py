@@ -5,14 +5,13 @@ from functools import cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 import lax_learning as ll
 from experiments.microlearning.config import Config
-from experiments.microlearning.networks import make_problem
+from experiments.microlearning.networks import make_problem, seen_by
 from experiments.microlearning.rules import FORMS, GAIN
-from experiments.registry import check_name, rule_of
+from experiments.registry import rule_of
 from experiments.running import Run
 from experiments.settings import POSITIVE
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
@@ -23,15 +22,15 @@ Traced = dict[str, jax.Array]
 @cache
 def images(source: str) -> ll.data.Splits:
     """The images, the same for all trials."""
-    return jax.tree.map(jnp.asarray, ll.data.mnist(jax.random.key(0), source))
+    return ll.data.mnist(jax.random.key(0), source)
 
 
 def make(static: Mapping[str, Any]) -> Program:
     """A run of one rule; a chunk is an epoch."""
-    data = images(static["data"])
     name: str = static["rule"]
-    check_name("rule", name)
-    model, loss, _ = make_problem(Config(hidden=(static["hidden"],)))
+    problem = make_problem(Config(rules=(name,), network=static["network"], hidden=(static["hidden"],)))
+    model, loss = problem.model, problem.loss
+    data = seen_by(problem, images(static["data"]))
     num_images = data.train.x.shape[0]
     check_at_most("batch_size", static["batch_size"], num_images, "images")
     per_epoch = num_images // static["batch_size"]
@@ -57,7 +56,7 @@ def make(static: Mapping[str, Any]) -> Program:
 
         def accuracy(state: ll.TrainState, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
             x, y = data.validation
-            return {"accuracy": ll.accuracy(model.apply(state.params, x), y)}
+            return {"accuracy": problem.accuracy(model.apply(state.params, x), y)}
 
         return Run(train.init, epoch, static["epochs"], accuracy)
 
@@ -71,7 +70,7 @@ SWEEPABLE = Sweepable(
     "accuracy on the validation images",
     "maximize",
     {"learning_rate": 0.1, "sigma": 0.01, "decay": 0.02},
-    {"rule": "backprop", "hidden": 100, "batch_size": 100, "epochs": 5, "data": "sample"},
+    {"rule": "backprop", "network": "dense", "hidden": 100, "batch_size": 100, "epochs": 5, "data": "sample"},
     make,
     {"sigma": POSITIVE},
 )

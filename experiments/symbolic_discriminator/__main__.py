@@ -5,7 +5,6 @@ project (2022), which ends on the wish to analyse which hyper-parameters decide.
 """
 
 import sys
-from collections.abc import Mapping
 
 import xarray as xr
 
@@ -17,7 +16,7 @@ from experiments.symbolic_discriminator.report import STUDIES
 from experiments.symbolic_discriminator.study import Part
 
 
-def held(config: Config, parts: Mapping[str, Part]) -> harness.Held:
+def held(config: Config, data: None) -> harness.Held:
     """The first layer of every critic that is drawn at random; what is measured over a step, and updates."""
     numbers, cut = config.chosen, schedule(config.chosen.epochs)
     measured = memory.floats(3, cut.epochs // cut.steps, spaces.SMALL["iterations"])
@@ -46,9 +45,9 @@ EXPERIMENT = harness.Experiment(
     kind="part",
     unit="ms (estimated)",
     parts=lambda config: {name: part.cost for name, part in parts_of(config).items()},
-    load=parts_of,
+    load=lambda config: None,
     held=held,
-    run_part=lambda name, config, parts, folder, progress: parts[name].run(folder, progress),
+    run_part=lambda name, config, data, folder, progress: parts_of(config)[name].run(folder, progress),
     merge=merge,
     compile_quickly=lambda config: config.preset == "sample",
 )

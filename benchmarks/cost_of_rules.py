@@ -1,0 +1,135 @@
+"""Cost of the rules on models: against code by hand, against `jax.value_and_grad`, and to compile.
+
+    python -m benchmarks.cost_of_rules --quick
+
+network: 784-500-10 with sigmoids, batch 200. An expert's functions for that network, in plain JAX, against
+the rules of the library. Both are one program of 20 updates in a scan, as in training: what a call costs is
+none of a rule's.
+
+zoo: the models of `tests/zoo.py`, each rule against `jax.value_and_grad` of the mean loss of the same model,
+one call each. As tests have them their layers are of 3 to 16 units, on which normal numbers cost more than
+products: here all widths are `scale` times as large, and the batch is as large as makes `value_and_grad` take
+2 ms, so that work outweighs what a call costs. Drawing a unit normal number for every pre-activation is
+timed on its own.
+
+recurrent: 1,000 steps, the time to trace and to compile.
+
+All programs are compiled beforehand; ratios are medians over short measurements of both in turn, in one
+process.
+"""
+
+import datetime
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from benchmarks.cost_parts import RULES, run_network, run_recurrent, run_zoo
+from experiments import harness, reporting
+from experiments.settings import Count, Options, Positive
+from tests.zoo import ZOO
+
+PARTS = ("network", "zoo", "recurrent")
+QUICK_ZOO = ("plain_mlp", "linen_attention_block", "equinox_gru")
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Time the rules against code by hand and against jax.value_and_grad, and their compilation."""
+
+    quick: bool = False
+    """Under 90 seconds: three models of the zoo, and shorter measurements."""
+    parts: tuple[str, ...] = PARTS
+    """Some of: network zoo recurrent."""
+    models: tuple[str, ...] = ()
+    """Models of the zoo; by default all."""
+    scale: Count = 64
+    """Widths of the models are those of tests/zoo.py times this."""
+    seconds: Positive = 0.4
+    """Time that is spent on one ratio."""
+    out: Path = Path("results/cost_of_rules")
+    """Folder for cost_of_rules.json; an earlier one is replaced."""
+
+    def check(self) -> None:
+        self.expect_distinct("parts")
+        self.expect("parts", f"some of {', '.join(PARTS)}", set(self.parts) <= set(PARTS))
+        self.expect("models", "names of the zoo", set(self.models) <= set(ZOO))
+
+
+def is_met(row: dict[str, Any]) -> bool | None:
+    """Returns whether a row meets its goal; None without one."""
+    if row["goal"] is None:
+        return None
+    return row.get("ratio", row["trace_s"] + row["compile_s"]) <= row["goal"]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """All rows."""
+    header = ("part", "model", "scale", "rule", "examples", "ours (ms)", "reference (ms)", "ratio", "goal",
+              "met", "trace (s)", "compile (s)")  # fmt: skip
+    cells = []
+    for row in rows:
+        timed = (
+            (f"{1e3 * row['ours_s']:.3g}", f"{1e3 * row['reference_s']:.3g}", f"{row['ratio']:.2f}")
+            if "ratio" in row
+            else ("", "", "")
+        )
+        goal = "" if row["goal"] is None else f"{row['goal']:g}" + " s" * ("ratio" not in row)
+        met = {None: "", True: "yes", False: "no"}[is_met(row)]
+        cells.append((row["part"], row["model"], str(row.get("scale", "")), row["rule"], str(row["examples"]),
+                      *timed, goal, met, f"{row['trace_s']:.2f}", f"{row['compile_s']:.1f}"))  # fmt: skip
+    return reporting.table(header, cells)
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """Runs the benchmark, prints its table and writes cost_of_rules.json."""
+    harness.make_folder(config.out)
+    seconds = config.seconds * (0.5 if config.quick else 1)
+    models = config.models or (QUICK_ZOO if config.quick else tuple(ZOO))
+    work: list[tuple[str, str]] = [("network", rule) for rule in RULES if "network" in config.parts]
+    work += [("recurrent", rule) for rule in RULES if "recurrent" in config.parts]
+    work += [("zoo", name) for name in models if "zoo" in config.parts]
+    rows: list[dict[str, Any]] = []
+    with tqdm(work, unit="part") as progress:
+        for part, name in progress:
+            progress.set_description(f"{part}: {name}")
+            if part == "network":
+                rows.append(run_network(name, seconds))
+            elif part == "recurrent":
+                rows.append(run_recurrent(name))
+            else:
+                rows += run_zoo(name, config.scale, seconds, progress.set_postfix_str)
+            write(config, rows)
+    print(table(rows))
+    goals = [row for row in rows if row["goal"] is not None]
+    missed = [row for row in goals if not is_met(row)]
+    print(f"\n{len(missed)} of {len(goals)} goals missed; cost_of_rules.json: {config.out}")
+    return rows
+
+
+def write(config: Config, rows: list[dict[str, Any]]) -> None:
+    """All that is measured so far."""
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
+    content = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count(),
+                    "device": device, "load": os.getloadavg()[0]},
+        "versions": harness.versions(),
+        "seconds": config.seconds,
+        "rows": rows,
+    }  # fmt: skip
+    harness.write_json(config.out / "cost_of_rules.json", content)
+
+
+def main() -> int:
+    """The command line; the exit code of the process."""
+    return harness.command_line("cost_of_rules", Config, run, package="benchmarks")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

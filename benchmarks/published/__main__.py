@@ -1,0 +1,140 @@
+"""Published test errors beside ours: `python -m benchmarks.published --data FOLDER`.
+
+FOLDER holds MNIST's four IDX files. A row is one rule in one published setting; a run that is killed goes on
+by `--resume` at its last epochs.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from tqdm import tqdm
+
+import lax_learning as ll
+from benchmarks.published import report
+from benchmarks.published.entries import ENTRIES, Entry, make_rule
+from benchmarks.tables import write_table
+from experiments import harness, memory
+from experiments.running import Run, run_members
+from experiments.settings import Count, Seed, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
+    """Train in published settings, and print our test errors beside the published ones."""
+
+    rows: tuple[str, ...] = tuple(ENTRIES)
+    """Rows of benchmarks/published/entries.py; by default all."""
+    seeds: Count = 4
+    """Initial weights, feedback, noise and order of the images."""
+    seed: Seed = 0
+    """Base PRNG seed."""
+    epochs: Count | None = None
+    """Epochs of a run, over which its schedule is stretched; by default those of the row."""
+    data: str = "sample"
+    """A folder of MNIST's IDX files, tfds or download; with sample, 5,000 images, nothing is comparable."""
+    out: Path = Path("results/published")
+    """Folder for config.json, results.nc, summary.json, table.md and the figure."""
+
+    def check(self) -> None:
+        self.expect_distinct("rows")
+        self.expect("rows", f"some of {', '.join(ENTRIES)}", set(self.rows) <= ENTRIES.keys())
+
+    def epochs_of(self, row: str) -> int:
+        """Epochs of a row."""
+        return self.epochs or ENTRIES[row].recipe.epochs
+
+
+def load(config: Config) -> ll.data.Splits:
+    """All training images, also those set aside for validation, and the test images."""
+    train, validation, test = ll.data.mnist(jax.random.key(config.seed), config.data)
+    whole = ll.data.Dataset(*(np.concatenate(both) for both in zip(train, validation, strict=True)))
+    largest = max(ENTRIES[row].recipe.batch_size for row in config.rows)
+    config.expect("data", f"at least a batch of {largest} images", len(whole.x) >= largest)
+    return ll.data.Splits(whole, test, test)
+
+
+def training(entry: Entry, epochs: int, num_images: int) -> Run:
+    """Training of a seed; a step is an epoch, after which the error on the test images is taken."""
+    recipe = entry.recipe
+    per_epoch, model = num_images // recipe.batch_size, recipe.model()
+    optimizer = recipe.optimizer(per_epoch, epochs)
+    train = ll.make_train(
+        make_rule(entry, model, optimizer), optimizer, init=model.init, num_updates=epochs * per_epoch,
+        batch_size=recipe.batch_size, every=per_epoch,
+    )  # fmt: skip
+
+    def epoch(state: Any, number: Any, data: ll.data.Splits) -> tuple[Any, dict[str, jax.Array]]:
+        state, losses = train.advance(state, number * per_epoch, data)
+        return state, {"loss": losses.mean()}
+
+    def error(state: Any, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+        pieces = jax.tree.map(lambda leaf: leaf.reshape(-1, 100, *leaf.shape[1:]), data.test)
+        correct = jax.lax.map(lambda piece: ll.accuracy(model.apply(state.params, piece.x), piece.y), pieces)
+        return {"error": 100 * (1 - correct.mean())}
+
+    return Run(train.init, epoch, epochs, error)
+
+
+def run_row(name: str, config: Config, data: ll.data.Splits, folder: Path, progress: tqdm) -> xr.Dataset:
+    """Trains all seeds of a row."""
+    progress.set_description(name)
+    entry, epochs = ENTRIES[name], config.epochs_of(name)
+    see = jax.jit(entry.recipe.see)
+    seen = ll.data.Splits(*(part._replace(x=see(jnp.asarray(part.x))) for part in data))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), config.seeds)
+    stage = run_members(training(entry, epochs, len(data.train.x)), (keys,), seen, folder, progress)
+    return xr.Dataset(
+        {
+            "loss": (("seed", "trained"), stage.metrics["loss"]),
+            "error": (("seed", "epoch"), stage.metrics["error"]),
+            "seconds": (("trained",), stage.seconds),
+        },
+        {
+            "seed": np.arange(config.seeds),
+            "epoch": np.arange(epochs + 1),
+            "trained": np.arange(1, epochs + 1),
+        },
+    ).expand_dims(row=[name])
+
+
+def held(config: Config, data: ll.data.Splits) -> harness.Held:
+    """Weights and feedback of the largest network, and the images."""
+    models = [ENTRIES[row].recipe.model() for row in config.rows]
+    params = max((jax.eval_shape(model.init, jax.random.key(0)) for model in models), key=memory.bytes_of)
+    return harness.Held([params] * 3, data)
+
+
+EXPERIMENT = harness.Experiment(
+    name="published",
+    config=Config,
+    report=report,
+    kind="row",
+    unit="epoch",
+    parts=lambda config: {row: config.epochs_of(row) for row in config.rows},
+    load=load,
+    held=held,
+    run_part=run_row,
+    merge=lambda config, parts: xr.concat(parts, "row", join="outer"),
+)
+
+
+def run(config: Config) -> xr.Dataset:
+    """Runs all rows, and writes the table beside the results."""
+    results = cast(xr.Dataset, EXPERIMENT.run(config))
+    write_table(config.out, report.table(report.rows(harness.in_float64(results))))
+    return results
+
+
+def main() -> int:
+    """The command line."""
+    return harness.command_line("published", Config, run, package="benchmarks")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Report of the published numbers: rows of summary.json, the table, and errors by epoch."""
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from benchmarks.published.entries import ENTRIES
+from experiments import reporting
+
+VARIABLES = {
+    "error": ("%", "share of the test images that are classified wrongly"),
+    "loss": ("1", "mean loss of an epoch's batches"),
+}
+
+
+def rows(results: xr.Dataset) -> list[dict[str, Any]]:
+    """Ours at every published epoch that was reached, and at the end, each beside theirs at that epoch."""
+    found = []
+    for name in map(str, results.row.values):
+        entry, of_row = ENTRIES[name], results.error.sel(row=name).dropna("epoch", how="all")
+        last = int(of_row.epoch[-1])
+        for epoch in sorted({*(e for e in entry.errors if 0 < e < last), last}):
+            (row,) = reporting.summary_rows(name, {"error": of_row.sel(epoch=epoch).values}, kind="row")
+            found.append({**row, "epoch": epoch, "theirs": theirs(name, epoch, last)})
+    return found
+
+
+def theirs(name: str, epoch: int, last: int) -> str:
+    """The published error at an epoch; at our last one, beside that of their last."""
+    errors = ENTRIES[name].errors
+    if epoch in errors or not errors:
+        return f"{errors[epoch]:g}" if errors else "not published"
+    end = max(errors)
+    return f"{errors[end]:g} ({f'after {end}' if end else 'at the end'})" if epoch == last else "-"
+
+
+def table(summary: list[dict[str, Any]]) -> str:
+    """Errors side by side, and below them sources, settings and what differs."""
+    header = ("source", "rule", "epoch", "theirs (%)", "ours (%)", "seeds")
+    lines = [
+        (
+            ENTRIES[row["row"]].source, ENTRIES[row["row"]].rule.replace("_", " "), str(row["epoch"]),
+            row["theirs"], reporting.cell(row, ".3g"), str(row["seeds"]),
+        )
+        for row in summary
+    ]  # fmt: skip
+    entries = [ENTRIES[row["row"]] for row in summary]
+    notes = {f"- [{e.source}]({e.link}): {e.setting}. Ours: {e.why}." for e in entries}
+    return "\n".join([reporting.table(header, lines), "", *sorted(notes)])
+
+
+def figures(results: xr.Dataset) -> dict[str, Figure]:
+    """Test error by epoch, one panel a source; crosses are published."""
+    sources = dict.fromkeys(ENTRIES[str(name)].source for name in results.row.values)
+    drawn, grid = plt.subplots(
+        1, len(sources), figsize=(4.5 * len(sources), 4), layout="constrained", squeeze=False
+    )
+    for axes, source in zip(grid[0], sources, strict=True):
+        for name in map(str, results.row.values):
+            entry = ENTRIES[name]
+            if entry.source != source:
+                continue
+            errors = results.error.sel(row=name).dropna("epoch", how="all").isel(epoch=slice(1, None))
+            label = entry.rule.replace("_", " ")
+            reporting.band(axes, errors.epoch.values, errors.values, label=label, marker=".")
+            at = [epoch or int(errors.epoch[-1]) for epoch in entry.errors]
+            axes.plot(at, list(entry.errors.values()), "x", color=axes.lines[-1].get_color())
+        ticks = np.array([0.5, 1, 2, 5, 10, 20, 50, 100])
+        axes.set(
+            title=source, xlabel="epochs", ylabel="error on test images (%)", yscale="log", ylim=(0.4, 100)
+        )
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize="small")
+    reporting.note_seeds(drawn, results, "; crosses: published")
+    return {"errors": drawn}

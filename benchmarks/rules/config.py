@@ -1,0 +1,107 @@
+"""Settings of the benchmark of rules, from which its command line is made."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from benchmarks.rules.problems import PROBLEMS
+from experiments.registry import RULES, check_name
+from experiments.settings import Count, Positive, Seed, Settings, at_least
+
+RATES = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-10, 3))
+"""Half a decade apart, from 1e-5 to 10."""
+
+
+QUICK = ("digits-dense", "mnist1d-convolutional", "half_space-batch_norm")
+
+
+class Preset(NamedTuple):
+    """Settings with and without `--quick`.
+
+    Fields:
+      problems: names of data and model.
+      seeds: seeds of the test.
+      tuning_seeds: other seeds, on which every learning rate is tried.
+      updates: updates of a run.
+      rates: learning rates to try.
+    """
+
+    problems: tuple[str, ...]
+    seeds: int
+    tuning_seeds: int
+    updates: int
+    rates: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
+    """Compare all rules on equal terms: each with the best of the same learning rates, over many seeds.
+
+    Every learning rate is tried on a few seeds and judged on validation data; the best one then runs on fresh
+    seeds, which are judged on test data: in equal updates, and in the seconds that backprop takes.
+    """
+
+    PRESETS = {  # noqa: RUF012 (a constant of the class)
+        "full": Preset(tuple(PROBLEMS), 32, 4, 1_000, RATES),
+        "quick": Preset(QUICK, 8, 2, 200, RATES[::2]),
+    }
+
+    quick: bool = False
+    """Under 15 minutes on two cores: three problems, 8 seeds, 200 updates, seven trials of two seeds."""
+    rules: tuple[str, ...] = tuple(RULES)
+    """Rules to compare: any of experiments/registry.py, or one's own as MODULE:FUNCTION."""
+    problems: tuple[str, ...] | None = None
+    """DATA-MODEL, of digits mnist1d half_space and dense convolutional attention batch_norm; by default all
+    twelve, or three with --quick."""
+    seeds: Annotated[int, at_least(2)] | None = None
+    """Seeds of the test: initial weights, feedback, noise and order of the examples; by default 32."""
+    tuning_seeds: Count | None = None
+    """Other seeds, on which every learning rate is tried; by default 4."""
+    updates: Count | None = None
+    """Updates of a run; by default 1,000."""
+    seed: Seed = 0
+    """Base PRNG seed."""
+    rates: tuple[Positive, ...] | None = None
+    """Learning rates of gradient descent, the trials of every rule; by default 13 from 1e-5 to 10."""
+    batch_size: Count = 50
+    """Examples an update."""
+    evaluations: Count = 10
+    """Points of a learning curve, a divisor of the updates."""
+    batches: Annotated[int, at_least(3)] = 16
+    """Batches over which cosine and signal to noise are taken, before and after training."""
+    sigma: Positive = 0.01
+    """Standard deviation of the noise of perturbation rules."""
+    decay: Positive = 0.01
+    """Weight decay of Kolen-Pollack, by which its feedback meets the weights."""
+    gain: Positive = 0.2
+    """Size of the feedback weights of sign symmetry with unit magnitude."""
+    seconds: Positive = 0.5
+    """Seconds that are spent on timing a rule beside backprop."""
+    data: str = "sample"
+    """The digits: sample, 5,000 MNIST images offline; a folder of IDX files; tfds; or download."""
+    out: Path = Path("results/rules")
+    """Folder for config.json, results.nc, summary.json, table.md and the figures."""
+
+    @property
+    def preset(self) -> Literal["full", "quick"]:
+        """Name of the preset."""
+        return "quick" if self.quick else "full"
+
+    def check(self) -> None:
+        self.expect_distinct("rules", "problems", "rates")
+        for rule in self.rules:
+            check_name(self.option("rules"), rule)
+        known = set(self.chosen.problems) <= PROBLEMS.keys()
+        self.expect("problems", f"some of {', '.join(PROBLEMS)}", known)
+        divides = self.chosen.updates % self.evaluations == 0
+        self.expect("evaluations", f"a divisor of the {self.chosen.updates} updates", divides)
+
+    def parts(self) -> dict[str, tuple[str, str]]:
+        """Problem and rule of every part, by its name."""
+        problems = self.chosen.problems
+        return {f"{problem}-{rule}": (problem, rule) for problem in problems for rule in self.rules}
+
+    @property
+    def runs(self) -> int:
+        """Runs of a part: trials and test."""
+        return len(self.chosen.rates) * self.chosen.tuning_seeds + self.chosen.seeds

@@ -1,0 +1,104 @@
+"""The problems of the benchmark of rules: three data sets, and four models for each of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen
+
+import lax_learning as ll
+from lax_learning.types import Key
+
+LOSS = ll.softmax_cross_entropy
+
+
+class Data(NamedTuple):
+    """A data set, its examples as vectors.
+
+    Fields:
+      load: `(key, source of the digits) -> Splits`.
+      image: height and width that a convolution sees.
+      tokens: number and size of the tokens that attention sees.
+      classes: number of classes.
+    """
+
+    load: Callable[[Key, str], ll.data.Splits]
+    image: tuple[int, int]
+    tokens: tuple[int, int]
+    classes: int
+
+
+SIZES = (4_000, 1_000, 1_000)
+DATA = {
+    "digits": Data(ll.data.mnist, (28, 28), (28, 28), 10),
+    "mnist1d": Data(lambda key, source: ll.data.mnist1d(key, sizes=SIZES), (40, 1), (8, 5), 10),
+    "half_space": Data(lambda key, source: ll.data.half_space(key, 16, sizes=SIZES), (4, 4), (4, 4), 2),
+}
+
+
+class Attention(linen.Module):
+    """Attention over embedded tokens beside what it attends to, read out in the mean."""
+
+    classes: int
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        places = self.param("places", linen.initializers.normal(0.1), (x.shape[1], 32))
+        x = linen.Dense(32, name="embedding")(x) + places
+        x = x + linen.MultiHeadDotProductAttention(num_heads=1, name="attention")(x)
+        return linen.Dense(self.classes, name="readout")(linen.relu(x).mean(axis=1))
+
+
+class BatchNorm(linen.Module):
+    """A residual layer normalised over the batch, by the statistics of the batch in training and test."""
+
+    classes: int
+
+    @linen.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = linen.relu(linen.Dense(64, name="embedding")(x))
+        normed = (z := linen.Dense(64, name="hidden")(x)) - z.mean(axis=0)
+        x = x + linen.relu(normed * jax.lax.rsqrt(z.var(axis=0) + 1e-5))
+        return linen.Dense(self.classes, name="readout")(x)
+
+
+def _dense(data: Data) -> ll.Model:
+    return ll.mlp((data.image[0] * data.image[1], 100, data.classes), activation=jax.nn.relu)
+
+
+def _convolutional(data: Data) -> ll.Model:
+    net = ll.convnet((*data.image, 1), (8, 16), (data.classes,), kernel=5, stride=2)
+    return ll.Model(lambda params, x: net.apply(params, x.reshape(-1, *data.image, 1)), net.init)
+
+
+def _linen(module: linen.Module, shape: tuple[int, ...]) -> ll.Model:
+    """A Linen module on inputs of a shape, its params by the names of its layers."""
+
+    def init(key: Key) -> Any:
+        return module.init(key, jnp.zeros((2, *shape)))["params"]
+
+    return ll.Model(lambda params, x: module.apply({"params": params}, x.reshape(-1, *shape)), init)
+
+
+MODELS: dict[str, Callable[[Data], ll.Model]] = {
+    "dense": _dense,
+    "convolutional": _convolutional,
+    "attention": lambda data: _linen(Attention(data.classes), data.tokens),
+    "batch_norm": lambda data: _linen(BatchNorm(data.classes), (data.image[0] * data.image[1],)),
+}
+
+
+class Problem(NamedTuple):
+    """A data set and a model, by name."""
+
+    data: str
+    model: str
+
+    def make_model(self) -> ll.Model:
+        """Returns the model for the data."""
+        return MODELS[self.model](DATA[self.data])
+
+
+PROBLEMS = {f"{data}-{model}": Problem(data, model) for model in MODELS for data in DATA}
+"""All data sets with all models, by `DATA-MODEL`."""

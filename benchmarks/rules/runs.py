@@ -1,0 +1,199 @@
+"""One rule on one problem: the trials of its learning rate, the test at the best of them, and its cost."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+from tqdm import tqdm
+
+import lax_learning as ll
+from benchmarks import pairs
+from benchmarks.rules.config import Config
+from benchmarks.rules.problems import DATA, LOSS, PROBLEMS, Problem
+from experiments.microlearning.measures import of_layers
+from experiments.registry import rule_of
+from experiments.running import side_by_side
+from lax_learning.metrics import by_path, cosine_similarity, snr
+
+Member = tuple[jax.Array, jax.Array]
+"""Key and learning rate of a run."""
+
+
+class Trained(NamedTuple):
+    """Result of a run: accuracies `[1 + evaluations]`, and params and state of the rule at both ends."""
+
+    accuracies: dict[str, jax.Array]
+    start: tuple[Any, Any]
+    end: tuple[Any, Any]
+
+
+Batches = tuple[jax.Array, jax.Array]
+"""Inputs and targets, `[batches, examples, ...]`."""
+
+
+@jax.jit
+def compared(grads: Any, reference: Any) -> dict[str, jax.Array]:
+    """Cosine to the reference, mean over batches, and signal to noise over them: `[layers]`, in all last.
+
+    Compiled once a model, and not with every rule.
+    """
+    cosines = jax.vmap(partial(of_layers, cosine_similarity))(grads, reference)
+    return {"cosine": cosines.mean(axis=0), "snr": of_layers(lambda g: snr(g).total.value, grads)}
+
+
+class Contest(NamedTuple):
+    """A rule on a problem."""
+
+    rule: str
+    problem: Problem
+    config: Config
+
+    def make_rule(self, rate: Any) -> ll.Rule:
+        """Returns the rule; the rate is for feedback that moves as the weights do."""
+        c = self.config
+        made = rule_of(self.rule, sigma=c.sigma, decay=c.decay, gain=c.gain, optimizer=optax.sgd(rate))
+        return made(self.problem.make_model(), LOSS)
+
+    def make_train(self, rate: Any) -> ll.Train:
+        """Returns a run of gradient descent."""
+        model, updates = self.problem.make_model(), self.config.chosen.updates
+
+        def evaluate(key: Any, params: Any, state: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+            parts = {"validation": data.validation, "test": data.test}
+            return {name: ll.accuracy(model.apply(params, x), y) for name, (x, y) in parts.items()}
+
+        return ll.make_train(
+            self.make_rule(rate), optax.sgd(rate), init=model.init, num_updates=updates,
+            batch_size=self.config.batch_size, evaluate=evaluate, every=updates // self.config.evaluations,
+        )  # fmt: skip
+
+    def run(self, member: Member, data: ll.data.Splits) -> Trained:
+        """One run, a pure function of its key and learning rate: trials and test are the same program."""
+        key, rate = member
+        train = self.make_train(rate)
+        start, history = train.init(key, data), train(key, data)
+        ends = ((state.params, state.rule_state) for state in (start, history.state))
+        return Trained(history.evaluations, *ends)
+
+    def gradients(self, key: jax.Array, params: Any, state: Any, batches: Batches) -> Any:
+        """Gradients of every batch, along a leading axis."""
+        rule = self.make_rule(0.0)
+        keys = jax.random.split(key, self.config.batches)
+        return jax.lax.map(lambda of: rule.value_and_grad(of[0], params, state, *of[1])[1], (keys, batches))
+
+    def update(self, data: ll.data.Splits) -> Callable[[], object]:
+        """Compiles some updates of one seed; the length of a step costs nothing, so it is 0."""
+        train = self.make_train(0.0)
+        state = jax.jit(train.init)(jax.random.key(0), data)
+        program = jax.jit(lambda state, data: train.advance(state, 0, data)).lower(state, data).compile()
+        return lambda: program(state, data)
+
+
+def all_of(function: Callable[..., Any], members: Any, data: Any, progress: tqdm) -> Any:
+    """A function of all members, a fixed number side by side, so that any number is one program."""
+    before = progress.n
+
+    def advance(done: int, total: int) -> None:
+        progress.update(before + done - progress.n)
+
+    many = ll.ensemble(function, batch_size=side_by_side(), progress=advance)
+    return ll.gather(many(members, data))
+
+
+def measure(
+    contest: Contest, key: jax.Array, ends: tuple[Any, Any], data: ll.data.Splits
+) -> dict[str, np.ndarray]:
+    """Cosine and signal to noise of every seed before and after training, `[when, seed, layer]`."""
+    size, number, seeds = contest.config.batch_size, contest.config.batches, contest.config.chosen.seeds
+    batches = tuple(leaf[: size * number].reshape(number, size, *leaf.shape[1:]) for leaf in data.train)
+    of_rule = jax.jit(contest.gradients)
+    of_backprop = jax.jit(contest._replace(rule="backprop").gradients)
+
+    def of_seed(end: Any, seed: int) -> dict[str, jax.Array]:
+        params, state = jax.tree.map(lambda leaf: leaf[seed], end)
+        reference = of_backprop(key, params, (), batches)
+        return compared(of_rule(jax.random.fold_in(key, seed), params, state, batches), reference)
+
+    found = [[of_seed(end, seed) for seed in range(seeds)] for end in ends]
+    return {name: np.array([[one[name] for one in of_end] for of_end in found]) for name in found[0][0]}
+
+
+def best(validation: np.ndarray) -> int:
+    """Number of the best rate, of accuracies `[rate, seed]`; one at which a seed diverges never is."""
+    return int(np.nan_to_num(validation.mean(axis=1), nan=-1.0).argmax())
+
+
+def load(config: Config) -> dict[str, ll.data.Splits]:
+    """All data sets of the problems, the same for all seeds."""
+    key = jax.random.key(config.seed)
+    names = dict.fromkeys(PROBLEMS[problem].data for problem in config.chosen.problems)
+    data = {name: jax.tree.map(jnp.asarray, DATA[name].load(key, config.data)) for name in names}
+    least = config.batch_size * config.batches
+    for name, splits in data.items():
+        size = len(splits.train.x)
+        config.expect("batches", f"at most the {size} examples of {name} in all", least <= size)
+    return data
+
+
+def run_part(name: str, config: Config, data: dict[str, ll.data.Splits], progress: tqdm) -> xr.Dataset:
+    """Results of one rule on one problem; of a rule that the model refuses, its message."""
+    problem, rule = config.parts()[name]
+    contest, splits = Contest(rule, PROBLEMS[problem], config), data[PROBLEMS[problem].data]
+    progress.set_description(name)
+    key = jax.random.key(config.seed)
+    try:
+        jax.eval_shape(contest.run, (key, jnp.zeros(())), splits)
+    except (TypeError, ValueError) as error:
+        progress.update(config.runs)
+        found = xr.Dataset({"refused": str(error)})
+    else:
+        found = compete(contest, splits, progress)
+    found = found.assign(problem=problem, rule=rule, machine_load=os.getloadavg()[0])
+    return found.expand_dims(part=[name])
+
+
+def compete(contest: Contest, data: ll.data.Splits, progress: tqdm) -> xr.Dataset:
+    """Tries every rate on seeds of its own, and tests the best one on fresh seeds."""
+    config, chosen = contest.config, contest.config.chosen
+    tuning_key, test_key, measure_key = jax.random.split(
+        jax.random.fold_in(jax.random.key(config.seed), 1), 3
+    )
+    shape = len(chosen.rates), chosen.tuning_seeds
+    keys = jnp.tile(jax.random.split(tuning_key, shape[1]), shape[0])
+    rates = np.repeat(np.asarray(chosen.rates, np.float32), shape[1])
+    trials = all_of(contest.run, (keys, rates), data, progress)
+    tuning = np.asarray(trials.accuracies["validation"])[:, -1].reshape(shape)
+    rate = chosen.rates[best(tuning)]
+    rates = np.full(chosen.seeds, rate, np.float32)
+    tested = all_of(contest.run, (jax.random.split(test_key, chosen.seeds), rates), data, progress)
+
+    measured = measure(contest, measure_key, (tested.start, tested.end), data)
+    timed = pairs.compare(
+        contest.update(data), contest._replace(rule="backprop").update(data), seconds=config.seconds
+    )
+    every = chosen.updates // config.evaluations
+    layers = [*by_path(lambda leaves: 0.0, tested.end[0], depth=1), "total"]
+    return xr.Dataset(
+        {
+            "refused": "",
+            "tuning_accuracy": (("rate", "tuning_seed"), tuning),
+            "learning_rate": rate,
+            "test_accuracy": (("seed", "step"), np.asarray(tested.accuracies["test"])),
+            **{name: (("when", "seed", "layer"), values) for name, values in measured.items()},
+            "seconds": timed.ours_s / every,
+            "backprop_seconds": timed.reference_s / every,
+            "relative_seconds": timed.ratio,
+        },
+        {
+            "rate": list(chosen.rates),
+            "step": np.arange(config.evaluations + 1) * every,
+            "when": ["start", "end"],
+            "layer": layers,
+        },
+    )
