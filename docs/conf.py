@@ -85,5 +85,6 @@ def setup(app):
     app.add_directive("rule-figure", rule_figures.RuleFigure)
     app.connect("config-inited", lambda app, config: reference.write(Path(app.srcdir, "api")))
     app.connect("autodoc-skip-member", hooks.skip_field)
+    app.connect("autodoc-process-signature", hooks.name_functions)
     app.connect("doctree-read", hooks.unlink)
     app.connect("build-finished", hooks.check_offline)
