@@ -41,14 +41,14 @@ class Run(NamedTuple):
 
 
 RUNS = {
-    "backprop": Run(ll.backprop, 0.01, 128, 1200),
-    "weight mirror": Run(partial(ll.weight_mirror, optimizer=optax.sgd(0.1)), 0.01, 128, 1200),
+    "backprop": Run(ll.backprop, 0.01, 128, 1000),
+    "weight mirror": Run(partial(ll.weight_mirror, optimizer=optax.sgd(0.1)), 0.01, 128, 1000),
     "node perturbation": Run(
-        partial(ll.node_perturbation, sigma=0.02, noise="rademacher"), 0.003, 128, 2000
+        partial(ll.node_perturbation, sigma=0.02, noise="rademacher"), 0.003, 128, 1500
     ),
     "low-rank perturbation": Run(
         partial(ll.weight_perturbation, sigma=0.01, rank=1, num_samples=16, difference="central"),
-        0.012, 64, 600,
+        0.012, 64, 400,
     ),
 }  # fmt: skip
 
