@@ -41,12 +41,16 @@ TREE: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
             ("only the target can", ("direct_random_target_projection",)),
         ),
     ),
-    ("Otherwise", (("exact, and what all are measured by", ("backprop",)),)),
+    ("Otherwise", (("exact", ("backprop",)),)),
 )
 """Questions, asked in turn; behind each what decides among its rules, by the name of their page."""
 
-SHORT = {"rflo": "RFLO", "eprop": "e-prop", "rtrl": "RTRL", "spsa": "SPSA", "pepita": "PEPITA"}
-WIDTH, LEFT, MIDDLE, ROW, GAP = 760, 230, 285, 30, 26
+NAMES = {
+    "rflo": "RFLO", "eprop": "e-prop", "rtrl": "RTRL", "spsa": "SPSA", "pepita": "PEPITA",
+    "kolen_pollack": "Kolen-Pollack", "direct_kolen_pollack": "direct Kolen-Pollack",
+    "three_factor": "three factors",
+}  # fmt: skip
+WIDTH, LEFT, MIDDLE, RIGHT, ROW, GAP = 820, 230, 285, 500, 30, 26
 
 
 def _wrapped(text: str, width: int = 27) -> list[str]:
@@ -76,10 +80,10 @@ def draw(page: str = "rules/{}.html") -> str:
             )
             parts.append(f'<text x="{MIDDLE}" y="{y + 5}" class="condition">{escape(condition)}</text>')
             links = (
-                f'<a href="{page.format(rule)}">{SHORT.get(rule, rule.replace("_", " "))}</a>'
+                f'<a href="{page.format(rule)}">{NAMES.get(rule, rule.replace("_", " "))}</a>'
                 for rule in rules
             )
-            parts.append(f'<text x="{MIDDLE + 205}" y="{y + 5}">{", ".join(links)}</text>')
+            parts.append(f'<text x="{RIGHT}" y="{y + 5}">{", ".join(links)}</text>')
         bottom = top + height
         top = bottom + GAP
         if question != TREE[-1][0]:

@@ -68,7 +68,7 @@ def sequences() -> ll.data.Splits:
 def problem_of(name: str) -> Problem:
     """The problem of a rule by its name."""
     if name in ONLINE:
-        units = WIDTH // 2
+        units = WIDTH // 4
         net = ll.online.leaky_rnn((2, units, 2), alpha=0.2)
         caption = f"Delayed match to sample, {units} leaky units with alpha = 0.2"
         return Problem(net, sequences(), ONLINE[name], lambda steps: steps[:, -1], 0.5, caption)
