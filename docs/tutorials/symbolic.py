@@ -33,8 +33,8 @@ functions = symbolic.parse_library(quadratic)
 curves = symbolic.curves_at(x, functions, perceptron)
 
 # %%
-# Formulas are parsed, never run as Python: ``N0`` is normal, ``U0`` uniform, drawn anew for every function.
-# A parabola is what an untrained curve looks like most.
+# Formulas are parsed, never run as Python: ``N0`` is normal, ``U0`` would be uniform, drawn anew for every
+# function. An untrained curve looks most like a parabola, so parabolas are the first library.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 left.plot(x, disentangled.apply(disentangled.init(key), x), color="C1", alpha=0.7)
@@ -89,9 +89,9 @@ all_axes[0].legend(loc="lower right")
 plt.show()
 
 # %%
-# The notebook follows many configurations of the second objective and sees some that learn, some that forget
-# and some that do nothing. The first one, to which its authors changed later, decides more than anything
-# else; the learning rate comes next.
+# The notebook that this tutorial comes from tries many configurations of the second objective: some learn,
+# some forget, some do nothing. The first objective, to which its authors changed later, makes more of a
+# difference than anything else; the learning rate comes next.
 #
 # A library too large, and a second look
 # --------------------------------------
