@@ -36,7 +36,7 @@ def read_text() -> Text:
     paragraphs = [paragraph for paragraph in each_once if paragraph]
     train = "\n".join(paragraph for i, paragraph in enumerate(paragraphs) if i % 5)
     found, counts = np.unique(list(train), return_counts=True)
-    symbols = "".join(found[np.argsort(-counts, kind="stable")][: SYMBOLS - 1]) + "\N{REPLACEMENT CHARACTER}"
+    symbols = "".join(found[np.argsort(-counts, kind="stable")][: SYMBOLS - 1]) + "\N{MIDDLE DOT}"
     index = {symbol: i for i, symbol in enumerate(symbols)}
 
     def indices(part: str) -> np.ndarray:
