@@ -18,7 +18,7 @@ def name_functions(
     app: Any, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None] | None:
     """Gives defaults that are functions by name: those of dataclasses have no source to be read from."""
-    return signature and (re.sub(r"<function (\w+)>", r"\1", signature), returns)
+    return (re.sub(r"<function (\w+)>", r"\1", signature), returns) if signature else None
 
 
 def unlink(app: Any, doctree: nodes.document) -> None:
