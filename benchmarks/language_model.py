@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
 RUNS = {
     "backprop": Run(ll.backprop, 0.01, 128, 600),
-    "weight mirror": Run(partial(ll.weight_mirror, optimizer=optax.sgd(0.1)), 0.01, 128, 600),
+    "weight mirror": Run(partial(ll.weight_mirror, optimizer=optax.sgd(0.5)), 0.01, 128, 600),
     "node perturbation": Run(
         partial(ll.node_perturbation, sigma=0.02, noise="rademacher"), 0.003, 128, 1000
     ),
@@ -136,7 +136,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     for rule in tqdm(
         [rule for rule in config.rules if rule not in {row["rule"] for row in rows}], unit="rule"
     ):
-        rows.append(measure(config, rule, data))
+        rows = sorted([*rows, measure(config, rule, data)], key=lambda row: config.rules.index(row["rule"]))
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         harness.write_json(path, {"date": date, **head, "rows": rows})
     harness.write_whole(

@@ -99,9 +99,17 @@ def measure(problem: Problem, rate: float) -> dict[str, np.ndarray]:
         evaluate=evaluate,
         every=EVERY,
     )
-    keys = jax.random.split(jax.random.key(2), SEEDS)
-    found = jax.jit(jax.vmap(train, in_axes=(0, None)))(keys, problem.data).evaluations
-    return {name: np.asarray(value) for name, value in found.items()}
+    # In pieces, as an evaluation is then compiled once, and not at the start and in the scan.
+    init, advance, look = (
+        jax.jit(jax.vmap(piece, in_axes=(0, *shared)))
+        for piece, shared in ((train.init, [None]), (train.advance, [None] * 2), (train.evaluate, [None] * 2))
+    )
+    state = init(jax.random.split(jax.random.key(2), SEEDS), problem.data)
+    found = [look(state, 0, problem.data)]
+    for step in range(0, UPDATES, EVERY):
+        state, _ = advance(state, step, problem.data)
+        found.append(look(state, step + EVERY, problem.data))
+    return {name: np.stack([each[name] for each in found], axis=1) for name in found[0]}
 
 
 def draw(name: str, rate: float, path: Path) -> None:

@@ -57,7 +57,7 @@ runs = {  # alpha and scheme
 # what is left of the 50 lineages. Inputs are fresh points on the unit sphere; the loss is on 100 of them.
 # Alpha is traced, so gradient descent and clones are one program.
 
-steps, every, seeds = 6_000, 100, 2
+steps, every, seeds = 4_000, 100, 2
 
 
 def run(key, alpha, scheme):

@@ -48,7 +48,7 @@ print(f"{len(text.train)} characters; single characters {unigram:.3f} bits, pair
 
 model = language_model()
 data = windows(text.train)
-params = model.init(jax.random.key(0))
+params = jax.jit(model.init)(jax.random.key(0))
 print(sum(leaf.size for leaf in jax.tree.leaves(params)), "weights")
 
 # %%
@@ -61,7 +61,7 @@ print(sum(leaf.size for leaf in jax.tree.leaves(params)), "weights")
 
 rules = {  # and the first rate of Adam
     "backprop": (ll.backprop(model, bits), 0.01),
-    "weight mirror": (ll.weight_mirror(model, bits, optimizer=optax.sgd(0.1)), 0.01),
+    "weight mirror": (ll.weight_mirror(model, bits, optimizer=optax.sgd(0.5)), 0.01),
     "node perturbation": (ll.node_perturbation(model, bits, sigma=0.02, noise="rademacher"), 0.003),
     "low-rank perturbation": (
         ll.weight_perturbation(model, bits, sigma=0.01, rank=1, num_samples=16, difference="central"),
@@ -82,7 +82,7 @@ def train(rule, rate, num_updates, batch=64):
         return loss, params, state, opt_state
 
     key = jax.random.key(0)
-    params = model.init(key)
+    params = jax.jit(model.init)(key)
     state, opt_state, losses = rule.init(key, params, data.x), optimizer.init(params), []
     for step in range(num_updates):
         key = jax.random.fold_in(jax.random.key(1), step)
@@ -100,8 +100,9 @@ def train(rule, rate, num_updates, batch=64):
 # characters tell.
 
 held_out = windows(text.validation)
+evaluate = jax.jit(lambda params: bits(model.apply(params, held_out.x), held_out.y).mean())
 for name, (rule, rate) in rules.items():
-    num_updates = 30 if name == "low-rank perturbation" else 150
+    num_updates = 20 if name == "low-rank perturbation" else 100
     losses, params = train(rule, rate, num_updates)
     found = bits(model.apply(params, held_out.x), held_out.y).mean()
     print(
@@ -134,7 +135,7 @@ for row in measured["rows"]:
 # and the last layer of every block start near zero here: at first a loss then depends on few units, and the
 # others add little noise.
 
-units = ll.tapped(model).shapes(model.init(jax.random.key(0)), data.x[:1])
+units = ll.tapped(model).shapes(params, data.x[:1])
 print(sum(leaf.size for leaf in jax.tree.leaves(units)), "units in a window")
 
 # %%
