@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "MPLBACKEND": "Agg"}
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
+import decision_tree  # noqa: E402
 import hooks  # noqa: E402
 import reference  # noqa: E402
 import rule_figures  # noqa: E402
@@ -83,7 +84,9 @@ html_theme_options = {
 def setup(app):
     app.add_config_value("draw_rule_figures", True, "env", bool)
     app.add_directive("rule-figure", rule_figures.RuleFigure)
+    app.add_directive("decision-tree", decision_tree.DecisionTree)
     app.connect("config-inited", lambda app, config: reference.write(Path(app.srcdir, "api")))
     app.connect("autodoc-skip-member", hooks.skip_field)
+    app.connect("autodoc-process-signature", hooks.name_functions)
     app.connect("doctree-read", hooks.unlink)
     app.connect("build-finished", hooks.check_offline)

@@ -14,6 +14,13 @@ def skip_field(app: Any, what: str, name: str, value: Any, skip: bool, options: 
     return True if type(value).__name__ in ("_tuplegetter", "member_descriptor") else None
 
 
+def name_functions(
+    app: Any, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None] | None:
+    """Gives defaults that are functions by name: those of dataclasses have no source to be read from."""
+    return (re.sub(r"<function (\w+)>", r"\1", signature), returns) if signature else None
+
+
 def unlink(app: Any, doctree: nodes.document) -> None:
     """Leaves the text of links to files and folders of the project that are no pages of the site."""
     folder = Path(app.env.doc2path(app.env.docname)).parent

@@ -72,5 +72,6 @@ def _page(title: str, module: str, names: list[str]) -> str:
     for name in names:
         value = getattr(of_module, name)
         kind = "autoclass" if inspect.isclass(value) else "autofunction" if callable(value) else "autodata"
-        lines.append(f".. {kind}:: {name}\n{'   :members:' if kind == 'autoclass' else ''}\n\n")
+        option = {"autoclass": "   :members:\n", "autodata": "   :no-value:\n"}.get(kind, "")
+        lines.append(f".. {kind}:: {name}\n{option}\n")
     return "".join(lines)

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from benchmarks import cost_of_rules, cost_parts, equal_time, in_place, online, pairs, throughput, tutorial
+from benchmarks import language_model as language_model_benchmark
 from benchmarks.cases import CASES, Sizes, microlearning
+from benchmarks.characters import entropies, language_model
 from benchmarks.floors import Floors
 from benchmarks.kernels import _seconds, kernel_seconds
 from benchmarks.throughput_report import Result, table
@@ -362,3 +364,38 @@ def test_steps_in_place_are_measured_on_every_model(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "in_place.json").read_text())["rows"]
     assert code == 0 and "transformer" in printed and len(rows) == 12
     assert all(row["temporaries / weights"] > 0 and row["step (s)"] > 0 for row in rows)
+
+
+# --- a language model
+
+
+def test_entropies_of_pairs_that_are_certain_and_of_characters_that_are_not() -> None:
+    """Three characters in turn: log2(3) bits each on its own, none behind another but for the added count."""
+    in_turn = np.tile([0, 1, 2], 5000)
+    single, pairs = entropies(in_turn, in_turn[:1000])
+    assert single == pytest.approx(np.log2(3), abs=0.01) and 0 < pairs < 0.001
+
+
+def test_the_language_model_sees_no_later_character() -> None:
+    """Logits depend on what was read, and on nothing behind it."""
+    model = language_model()
+    params, key = model.init(jax.random.key(0)), jax.random.key(1)
+    params = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(key, leaf.shape), params)
+    x = jnp.arange(8)[None]
+    moved = np.abs(model.apply(params, x.at[0, 4].set(40)) - model.apply(params, x)).max(axis=(0, 2))
+    assert (moved[:4] == 0).all() and (moved[4:] > 1e-3).all()
+
+
+@pytest.mark.slow
+def test_language_model_goes_on_behind_rules_that_ended(tmp_path: Path) -> None:
+    """Backprop costs three passes; a second rule is added, and the first is not run again."""
+    options = ["--seeds", 2, "--points", 1, "--shorter", 2000, "--out", tmp_path]
+    code, printed, _ = call_main(language_model_benchmark.main, *options, "--rules", "backprop")
+    assert code == 0 and "| backprop |" in printed
+    (first,) = json.loads((tmp_path / "language_model.json").read_text())["rows"]
+    assert first["passes"] == 3 and np.shape(first["bits"]) == (2, 2)
+    rules = ["--rules", "backprop", "node perturbation"]
+    code, _, _ = call_main(language_model_benchmark.main, *options, *rules, "--resume")
+    rows = json.loads((tmp_path / "language_model.json").read_text())["rows"]
+    assert code == 0 and rows[0] == first and rows[1]["rule"] == "node perturbation"
+    assert (tmp_path / "language_model.png").stat().st_size > 1000

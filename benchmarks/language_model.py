@@ -1,0 +1,195 @@
+"""Bits per character of a small language model under four rules: `python -m benchmarks.language_model`.
+
+A transformer of characters on the licence and the documentation that ship with Python. Bits are those of
+held-out text, beside the entropies of single characters and of pairs. Passes of a rule are its matrix
+products over those of a forward pass. Rates were chosen among powers of two on one seed and the validation
+text.
+"""
+
+import datetime
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from tqdm import tqdm
+
+import lax_learning as ll
+from benchmarks.characters import CONTEXT, bits, entropies, language_model, read_text, windows
+from benchmarks.work import work_of
+from experiments import harness, reporting
+from experiments.settings import Count, Options
+
+
+class Run(NamedTuple):
+    """A rule, the first rate of Adam, which a cosine brings to 0, windows an update, and updates."""
+
+    make: Callable[[ll.Model, ll.Loss], ll.Rule]
+    rate: float
+    batch: int
+    updates: int
+
+
+RUNS = {
+    "backprop": Run(ll.backprop, 0.01, 128, 600),
+    "weight mirror": Run(partial(ll.weight_mirror, optimizer=optax.sgd(0.5)), 0.01, 128, 600),
+    "node perturbation": Run(
+        partial(ll.node_perturbation, sigma=0.02, noise="rademacher"), 0.003, 128, 1000
+    ),
+    "low-rank perturbation": Run(
+        partial(ll.weight_perturbation, sigma=0.01, rank=1, num_samples=16, difference="central"),
+        0.012, 64, 300,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Config(Options):
+    """Train a small language model by rules without backprop, and by backprop."""
+
+    seeds: Count = 4
+    """Seeds a rule: initial weights, feedback, noise and order of the windows."""
+    points: Count = 10
+    """Measurements of a curve behind the first."""
+    shorter: Count = 1
+    """Divides the updates of all rules."""
+    rules: tuple[str, ...] = tuple(RUNS)
+    """Some of the rules, each name in quotes."""
+    seed: int = 1
+    """Base PRNG seed."""
+    out: Path = Path("results/language_model")
+    """Folder for language_model.json, written after every rule, and language_model.png."""
+    resume: bool = False
+    """Keep the rules that stand in --out, measured with the same options."""
+
+    def check(self) -> None:
+        self.expect("rules", f"some of {', '.join(RUNS)}", set(self.rules) <= set(RUNS))
+        self.expect_distinct("rules")
+
+    def updates(self, rule: str) -> int:
+        """Updates of a rule, so that measurements divide them evenly."""
+        return max(1, RUNS[rule].updates // self.shorter // self.points) * self.points
+
+
+def passes(model: ll.Model, run: Run) -> float:
+    """Matrix products of an update over those of a forward pass of its batch."""
+    key, x = jax.random.key(0), jnp.zeros((run.batch, CONTEXT), int)
+    params, rule = model.init(key), run.make(model, bits)
+    update = jax.jit(rule.value_and_grad).trace(key, params, rule.init(key, params, x), x, x)
+    return work_of(update).flops / work_of(jax.jit(model.apply).trace(params, x)).flops
+
+
+def measure(config: Config, rule: str, data: ll.data.Splits) -> dict[str, Any]:
+    """The curve of a rule: bits of all held-out windows by seed."""
+    model, run, updates = language_model(), RUNS[rule], config.updates(rule)
+
+    def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
+        return bits(model.apply(params, data.test.x), data.test.y).mean()
+
+    train = ll.make_train(
+        run.make(model, bits),
+        optax.adam(optax.cosine_decay_schedule(run.rate, updates)),
+        init=model.init,
+        num_updates=updates,
+        batch_size=run.batch,
+        evaluate=evaluate,
+        every=updates // config.points,
+    )
+    side_by_side = ll.ensemble(lambda key, data: train(key, data).evaluations)
+    began = time.process_time()
+    found = np.asarray(side_by_side(jax.random.split(jax.random.key(config.seed), config.seeds), data))
+    return {
+        "rule": rule, "rate": run.rate, "batch": run.batch, "updates": updates,
+        "passes": round(passes(model, run), 2), "cpu_seconds": round(time.process_time() - began),
+        "bits": np.round(found.astype(float), 4).tolist(),
+    }  # fmt: skip
+
+
+def run(config: Config) -> list[dict[str, Any]]:
+    """Runs all rules that are not kept, prints the table, and writes JSON and the figure."""
+    harness.make_folder(config.out)
+    text, path = read_text(), config.out / "language_model.json"
+    unigram, bigram = entropies(text.train, text.test)
+    head = {
+        "config": {name: getattr(config, name) for name in ("seeds", "points", "shorter", "seed")},
+        "characters": {part: len(getattr(text, part)) for part in ("train", "validation", "test")},
+        "weights": sum(leaf.size for leaf in jax.tree.leaves(language_model().init(jax.random.key(0)))),
+        "unigram": round(unigram, 4),
+        "bigram": round(bigram, 4),
+        "versions": harness.versions(),
+        "cores": os.cpu_count(),
+    }
+    held = json.loads(path.read_text()) if config.resume and path.exists() else {}
+    same = all(held.get(name) == value for name, value in head.items())
+    rows = [row for row in held.get("rows", ()) if row["rule"] in config.rules] if same else []
+    data = ll.data.Splits(*map(windows, text[:3]))
+    for rule in tqdm(
+        [rule for rule in config.rules if rule not in {row["rule"] for row in rows}], unit="rule"
+    ):
+        rows = sorted([*rows, measure(config, rule, data)], key=lambda row: config.rules.index(row["rule"]))
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        harness.write_json(path, {"date": date, **head, "rows": rows})
+    harness.write_whole(
+        config.out / "language_model.png",
+        lambda path: reporting.draw(figure(rows, unigram, bigram), path, dpi=100),
+    )
+    print(f"single characters {unigram:.3f}, pairs {bigram:.3f} bits")
+    cells = [
+        (row["rule"], reporting.cell(reporting.summary_rows("", {"bits": last(row)})[0]),
+         f"{row['passes']:g}", str(row["updates"]), f"{millions(row)[-1]:.3g}", str(row["cpu_seconds"]))
+        for row in rows
+    ]  # fmt: skip
+    header = ("rule", "bits", "passes an update", "updates", "10^6 characters passed forward", "CPU seconds")
+    print(reporting.table(header, cells))
+    return rows
+
+
+def last(row: dict[str, Any]) -> np.ndarray:
+    """Bits of every seed at the end."""
+    return np.array(row["bits"])[:, -1]
+
+
+def millions(row: dict[str, Any]) -> np.ndarray:
+    """Characters times forward passes up to each measurement, in 10^6."""
+    each = row["passes"] * row["batch"] * CONTEXT / 1e6
+    return each * np.linspace(0, row["updates"], len(row["bits"][0]))
+
+
+def figure(rows: list[dict[str, Any]], unigram: float, bigram: float) -> Any:
+    """Draws bits against passes."""
+    drawn, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for row in rows:
+        reporting.band(axes, millions(row)[1:], np.array(row["bits"])[:, 1:], label=row["rule"], marker=".")
+    for name, value in (("single characters", unigram), ("pairs", bigram)):
+        axes.axhline(value, color="0.5", linestyle=":")
+        axes.text(
+            1, value, f"{name} ", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color="0.4"
+        )
+    axes.set(xlabel="characters passed forward (10⁶)", ylabel="bits per held-out character")
+    axes.set(title=f"A transformer on {CONTEXT} characters of Python's documentation")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    seeds = max((len(row["bits"]) for row in rows), default=0)
+    reporting.footnote(drawn, f"mean and 95 % interval over {seeds} seeds; dotted: entropies by counts")
+    return drawn
+
+
+def main() -> int:
+    """The command line; the exit code of the process."""
+    stopped = "the same command with --resume goes on behind the last rule that ended"
+    return harness.command_line("language_model", Config, run, package="benchmarks", stopped=stopped)
+
+
+if __name__ == "__main__":
+    harness.use_all_cores(compile_quickly=False)
+    sys.exit(main())
