@@ -18,7 +18,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 
-from benchmarks import gradient_quality, rules, throughput, tutorial
+from benchmarks import cost_of_rules, gradient_quality, throughput, tutorial
 from benchmarks.cases import SYSTEMS, Sizes
 from benchmarks.quality.settings import Setting
 from experiments import harness, memory, reporting
@@ -33,7 +33,8 @@ EXPERIMENTS = (
 )  # fmt: skip
 SWEEP = ("--experiment", "birth_death", "--space", "space.toml")
 BENCHMARKS = {
-    "throughput": throughput, "tutorial": tutorial, "gradient_quality": gradient_quality, "rules": rules,
+    "throughput": throughput, "tutorial": tutorial, "gradient_quality": gradient_quality,
+    "cost_of_rules": cost_of_rules,
 }  # fmt: skip
 COMMANDS = (*EXPERIMENTS, "sweep", *BENCHMARKS)
 
@@ -210,7 +211,7 @@ REFUSED = {
         "--rules magic": "--rules: expected",
         "--data /dev/null/x": "--data: expected 'sample' (5,000 images",
     },
-    "rules": {"--parts zoos": "--parts: expected some of network, zoo, recurrent"},
+    "cost_of_rules": {"--parts zoos": "--parts: expected some of network, zoo, recurrent"},
 }
 
 

@@ -110,7 +110,8 @@ class Gated(linen.Module):
     @linen.compact
     def __call__(self, x: Any) -> Any:
         forth, back = (linen.RNN(linen.GRUCell(6)) for _ in range(2))
-        return Dense(10)(linen.Bidirectional(forth, back)(x[..., None]).reshape(len(x), -1))
+        read: Any = linen.Bidirectional(forth, back)(x[..., None])
+        return Dense(10)(read.reshape(len(x), -1))
 
 
 # As PyTorch draws them: uniform within one over the root of the number of inputs.
@@ -126,9 +127,10 @@ MODELS: dict[str, tuple[linen.Module, float]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_accuracies_of_the_paper(name: str) -> None:
+def test_accuracies_of_the_paper(with_default_passes: None, name: str) -> None:
     """Its Adam, 4,000 updates of 100 examples, mean over 4 seeds of data and weights: within 3 points."""
-    net, published = MODELS[name]
+    module, published = MODELS[name]
+    net: Any = module
 
     def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
         return ll.accuracy(net.apply(params, data.test.x), data.test.y)
