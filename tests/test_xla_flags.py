@@ -53,6 +53,16 @@ def test_the_number_of_devices_in_the_environment_stays(given: str, monkeypatch:
 
 
 @pytest.mark.slow
+def test_products_with_constants_are_right() -> None:
+    program = (
+        "from experiments import harness; harness.use_all_cores(); import jax; import jax.numpy as jnp; "
+        "print(jax.jit(lambda x: jnp.square(x @ jnp.ones((48, 64))).max())(jnp.ones((600, 48))))"
+    )
+    code, out, errors = ended(start(program, JAX_PLATFORMS="cpu"))
+    assert code == 0 and out == "2304.0\n", errors
+
+
+@pytest.mark.slow
 def test_a_process_has_the_devices_of_the_environment() -> None:
     program = "import jax; from experiments import harness; harness.use_all_cores(); print(jax.devices())"
     code, out, errors = ended(start(program, JAX_PLATFORMS="cpu", XLA_FLAGS=COUNT))
