@@ -45,7 +45,7 @@ RULES: dict[str, Factory] = {
     "guided_by_feedback_alignment": lambda model, loss: ll.guided_gradient(
         model, loss, ll.feedback_alignment(model, loss)
     ),
-    "decorrelated_feedback_alignment": lambda model, loss, *, rate=0.1: ll.decorrelation.rule(
+    "decorrelated_feedback_alignment": lambda model, loss, *, rate=0.01: ll.decorrelation.rule(
         lambda model: ll.feedback_alignment(model, loss), model, ll.decorrelation.dynamics(rate)
     ),
 }

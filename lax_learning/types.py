@@ -66,6 +66,8 @@ class Rule(NamedTuple):
       signals: `(key, params, state, x, y) -> Signals` of a batch of one, for rules whose gradients are the
         pull-back of teaching signals; None for the others. Metrics take moments over examples from them.
       online: the rule step by step, for rules that need no step to come; None for the others.
+      wrapped: `state -> Model`, for rules that put something in front of the model, such as decorrelation;
+        None for the others. See `model_at`.
     """
 
     init: Callable[[Key, Params, Any], Any]
@@ -73,6 +75,14 @@ class Rule(NamedTuple):
     trainable: Where = None
     signals: Callable[[Key, Params, Any, Any, Any], Signals] | None = None
     online: Online | None = None
+    wrapped: Callable[[Any], Any] | None = None
+
+    def model_at(self, model: Any, state: Any) -> Any:
+        """Returns what the params are trained for: the model, or what the rule makes of it in a state.
+
+        To be used for predictions: `rule.model_at(model, state).apply(params, x)`.
+        """
+        return self.wrapped(state) if self.wrapped else model
 
 
 class Dynamics(NamedTuple):

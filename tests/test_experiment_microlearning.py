@@ -15,7 +15,7 @@ from experiments.microlearning import measures, notebook, report
 from experiments.microlearning.__main__ import choose_test_images, find_rate, load, make_setting
 from experiments.microlearning.__main__ import run as run_experiment
 from experiments.microlearning.config import Config, NetworkName
-from experiments.microlearning.networks import make_problem
+from experiments.microlearning.networks import make_problem, seen_by
 from experiments.microlearning.rules import make_rule
 from tests.command_line import call_main, run
 from tests.compare import assert_close, assert_same
@@ -237,6 +237,27 @@ def test_images_as_networks_see_them():
         assert len(params) == {"dense": 2, "convolutional": 5, "recurrent": 2, "leaky": 2}[network]
         if network in ("recurrent", "leaky"):
             np.testing.assert_allclose(seen[1, 3], (images[1, 84:112] - 0.1307) / 0.3081, rtol=1e-5)
+
+
+def test_a_rule_is_judged_by_the_network_that_it_trains():
+    """Decorrelated inputs, which are part of it; without them the loss is another."""
+    config = Config(network="recurrent", hidden=(3,))
+    problem, data = make_problem(config), few_images()
+    data = seen_by(problem, data)
+    rule = make_rule("decorrelated_feedback_alignment", config, optax.sgd(0.1))
+    key = jax.random.key(0)
+    params = problem.model.init(key)
+    state = rule.init(key, params, data.test.x)
+    state = state._replace(
+        layers={name: layer._replace(R=2.0 * layer.R) for name, layer in state.layers.items()}
+    )
+    found = jax.jit(measures.evaluator(problem, rule))(key, params, state, data)["test_loss"]
+    folded = ll.decorrelation.fold(problem.model, params, state.layers, data.test.x)
+    by_hand = [
+        jnp.mean(problem.loss(problem.model.apply(w, data.test.x), data.test.y)) for w in (folded, params)
+    ]
+    assert_close(found, by_hand[0], ulps=256)
+    assert abs(found - by_hand[1]) > 1e-3
 
 
 def test_a_leaky_network_is_judged_by_its_last_output():

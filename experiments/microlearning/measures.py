@@ -39,11 +39,12 @@ def of_moments(metric: Callable[[Moments], jax.Array], moments: Moments) -> jax.
 
 def evaluator(problem: Problem, rule: ll.Rule) -> Callable[..., Metrics]:
     """Accuracy and loss on the test images, and the cosine of the rule's update there to backprop's."""
-    model, loss = problem.model, problem.loss
-    exact = ll.backprop(model, loss)
+    loss = problem.loss
 
     def evaluate(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> Metrics:
         x, y = data.test
+        model = rule.model_at(problem.model, state)
+        exact = ll.backprop(model, loss)
         output = model.apply(params, x)
         _, grads, _ = rule.value_and_grad(key, params, state, x, y)
         _, reference, _ = exact.value_and_grad(key, params, (), x, y)
@@ -89,7 +90,7 @@ def one_step_losses(problem: Problem, rule: ll.Rule, config: Config) -> Callable
 
         def after(rate: jax.Array) -> jax.Array:
             stepped = jax.tree.map(lambda w, g: w - rate * g, params, grads)
-            return jnp.mean(loss(model.apply(stepped, x), jnp.asarray(y)))
+            return jnp.mean(loss(rule.model_at(model, state).apply(stepped, x), jnp.asarray(y)))
 
         return jax.lax.map(after, jnp.asarray(RATES))
 

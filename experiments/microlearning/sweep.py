@@ -41,8 +41,9 @@ def make(static: Mapping[str, Any]) -> Program:
             FORMS.get(name, name), optimizer=optimizer, gain=GAIN, noise="rademacher",
             sigma=traced["sigma"], decay=traced["decay"],
         )  # fmt: skip
+        rule = make_rule(model, loss)
         train = ll.make_train(
-            make_rule(model, loss),
+            rule,
             optimizer,
             init=model.init,
             num_updates=static["epochs"] * per_epoch,
@@ -56,7 +57,8 @@ def make(static: Mapping[str, Any]) -> Program:
 
         def accuracy(state: ll.TrainState, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
             x, y = data.validation
-            return {"accuracy": problem.accuracy(model.apply(state.params, x), y)}
+            output = rule.model_at(model, state.rule_state).apply(state.params, x)
+            return {"accuracy": problem.accuracy(output, y)}
 
         return Run(train.init, epoch, static["epochs"], accuracy)
 

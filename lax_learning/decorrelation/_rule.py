@@ -48,7 +48,8 @@ def rule(
       where: which parameters read decorrelated inputs; by default those of all products and convolutions.
 
     Returns:
-      The rule, with a `RuleState`.
+      The rule, with a `RuleState`. Its params predict by `rule.model_at(model, state)`, or by the plain model
+      after `fold`.
 
     Raises:
       ValueError: at trace time, for a product that reads integers.
@@ -106,7 +107,10 @@ def rule(
             losses[name] = diagnostics.loss.astype(jnp.float32)
         return value, grads, RuleState(layers, losses, rule_state)
 
-    return Rule(init, value_and_grad, model.trainable)
+    def wrapped(state: RuleState) -> Model:
+        return wrap(model, state.layers, where=where)
+
+    return Rule(init, value_and_grad, model.trainable, wrapped=wrapped)
 
 
 def _with_axes(lead: tuple[int, ...], tree: Any) -> Any:
