@@ -103,8 +103,32 @@ def test_letters_of_emnist_are_upright_and_count_from_zero(tmp_path: Path) -> No
     refuses(
         lambda: idx_images(KEY, tmp_path),
         ValueError,
-        r"name: expected part of the names of one set of \['emnist-digits-', 'emnist-letters-'\], got ''",
+        r"name: expected part of the paths of one set of \['emnist-digits-.*', 'emnist-letters-.*'\], got ''",
     )
+
+
+def test_a_set_is_not_put_together_from_two(tmp_path: Path) -> None:
+    parts, more = {"train": TRAIN, "t10k": TEST}, {"train": TEST, "t10k": TRAIN}
+    write(tmp_path / "FashionMNIST" / "raw", "{part}-{kind}-idx{ndim}-ubyte", parts)
+    write(tmp_path / "MNIST" / "raw", "{part}-{kind}-idx{ndim}-ubyte", more)
+    found = idx_images(KEY, tmp_path, "Fashion")
+    assert as_rows(found.test) == expected(TEST, 6)
+    # The names of one set may be part of another's, and files of other forms may lie beside it.
+    here = write(tmp_path / "here", "fashion-mnist-{part}-{kind}-idx{ndim}-ubyte", more)
+    write(here, "mnist-{part}-{kind}-idx{ndim}-ubyte", parts)
+    write(here, "._mnist-{part}-{kind}-idx{ndim}-ubyte", more)
+    (here / "mnist-train-images.idx3-ubyte").mkdir()
+    assert as_rows(idx_images(KEY, here, "mnist").test) == expected(TEST, 6)
+    one = write(tmp_path / "one", "{part}-{kind}-idx{ndim}-ubyte", parts)
+    (one / "train-images-idx3-ubyte").unlink()
+    write(one, "{part}-{kind}.idx{ndim}-ubyte", {"train": {"images": TEST["images"]}})
+    refuses(lambda: idx_images(KEY, one), ValueError, "name: expected part of the paths of one set of ")
+    two = write(tmp_path / "two", "{part}-{kind}-idx{ndim}-ubyte", {**parts, "test": TRAIN})
+    refuses(
+        lambda: idx_images(KEY, two), ValueError, "expected one file of a kind, got t10k-images.* and test-"
+    )
+    missing = r"expected files such as .* with 'no' \(name\) in their paths, got "
+    refuses(lambda: idx_images(KEY, here, "no"), FileNotFoundError, missing)
 
 
 def test_values_of_other_types_stay_as_they_are(tmp_path: Path) -> None:

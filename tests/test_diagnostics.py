@@ -126,6 +126,24 @@ def test_a_gradient_that_is_zero_by_construction_has_no_cosine() -> None:
         assert resolved[name] == cosines[name]
 
 
+def test_products_in_half_precision_round_as_it_does() -> None:
+    """Parameters are float32; a move by one rounding of theirs would be lost in the cast."""
+
+    x = normal(7, 20, 4).astype(jnp.bfloat16)
+
+    def half(params: dict[str, jax.Array]) -> jax.Array:
+        h = x @ params["w"].astype(jnp.bfloat16) + params["shift"].astype(jnp.bfloat16)
+        return jnp.sum(jnp.tanh(h - jnp.mean(h, axis=-1, keepdims=True)).astype(jnp.float32))
+
+    params, gradient = {"w": normal(5, 4, 8), "shift": jnp.array(0.3)}, jax.jit(jax.grad(half))
+    grads, error = gradient(params), metrics.rounding_error(gradient, KEY, params)
+    shares = metrics.by_path(metrics.relative_norm, error, grads)
+    assert (
+        2**-10 < shares["w"] < 2**-3 and shares["shift"] > 0.5
+    )  # one rounding is 2^-7, and 4 terms are summed
+    assert np.isnan(metrics.by_path(metrics.resolved_cosine, grads, grads, error)["shift"])
+
+
 def test_a_sigma_below_the_precision_of_the_loss_is_found() -> None:
     """Losses near 4 are resolved to 2e-7: a tenth of the changes by a sigma of 1e-7."""
     rule = partial(ll.weight_perturbation, ll.Model(lambda w, x: x @ w), ll.squared_error)
@@ -236,6 +254,11 @@ def test_steps_to_the_first_crossing() -> None:
     losses = jnp.array([4.0, 5.0, 3.0, 3.5, 1.0])
     np.testing.assert_allclose(steps(losses, jnp.array([0.5, 1.0, 2.0, 3.0, 3.1])), [1.75, 2, 3.6, 4, np.inf])
     assert np.isnan(metrics.steps_to_decrease([4.0, np.nan, 3.5, 1.0], 2.0))
+    assert metrics.steps_to_decrease([2.3, 2.2, 2.1], 1e-8, jnp.arange(0, 30, 10)) == pytest.approx(
+        0, abs=1e-5
+    )
+    assert metrics.steps_to_decrease([2.3, 2.3, 2.4], 1e-8) == np.inf
+    assert metrics.steps_to_decrease([np.inf, 2.0, 1.0], 0.5) == 1
     nan = losses.at[3].set(jnp.nan)
     np.testing.assert_allclose(steps(nan, jnp.array([1.0, 2.0, 9.0])), [2, np.nan, np.nan])
 

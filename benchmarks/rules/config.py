@@ -49,7 +49,7 @@ class Config(Settings):
     quick: bool = False
     """Under 15 minutes on two cores: three problems, 8 seeds, 200 updates, seven trials of two seeds."""
     rules: tuple[str, ...] = tuple(RULES)
-    """Rules to compare: any of experiments/registry.py, or one's own as MODULE:FUNCTION."""
+    """Rules to compare: rules of any model in experiments/registry.py, or one's own as MODULE:FUNCTION."""
     problems: tuple[str, ...] | None = None
     """DATA-MODEL, of digits mnist1d half_space and dense convolutional attention batch_norm; by default all
     twelve, or three with --quick."""
@@ -90,7 +90,7 @@ class Config(Settings):
     def check(self) -> None:
         self.expect_distinct("rules", "problems", "rates")
         for rule in self.rules:
-            check_name(self.option("rules"), rule)
+            check_name(self.option("rules"), rule, RULES)
         known = set(self.chosen.problems) <= PROBLEMS.keys()
         self.expect("problems", f"some of {', '.join(PROBLEMS)}", known)
         divides = self.chosen.updates % self.evaluations == 0

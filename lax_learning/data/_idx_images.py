@@ -15,7 +15,8 @@ from lax_learning.data.types import Dataset, Splits, one_hot
 from lax_learning.types import Key
 
 _FILE = re.compile(
-    r"(?P<set>.*?)(?P<part>train|t10k|test)[-_.](?P<kind>images|labels)[-_.]idx\d(-\w+)?(\.gz)?",
+    r"(?P<set>(?!\.).*?)(?P<part>train|t10k|test)(?P<form>[-_.])(?P<kind>images|labels)(?P<rest>[-_.]idx)\d"
+    r"(?P<end>(-\w+)?)(\.gz)?",
     re.IGNORECASE,
 )
 _EXPECTED = "files such as train-images-idx3-ubyte(.gz), with labels-idx1 and of t10k or test"
@@ -43,7 +44,8 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
     Args:
         key: chooses the validation set, a sixth of the training images, and the order of all splits.
         folder: with the four files.
-        name: part of the names of files that tells one set from the others in the folder, such as "letters".
+        name: part of the paths of files, below the folder, that tells one set from the others, such as
+            "letters" or "FashionMNIST"; of several sets with it, the one whose path starts with it.
 
     Returns:
         Splits of `x` float32 [n, pixels] and `y` float32 [n, classes].
@@ -51,8 +53,9 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
     Raises:
         TypeError: folder is no path, name no string, or key no key.
         FileNotFoundError: the folder is missing, or one of the four files.
-        ValueError: several sets have such names; a file is damaged; images and labels differ in number, or
-            test images in shape from training images; labels are no integers of at least 0.
+        ValueError: several sets have such names, or one has two files of a kind; a file is damaged; images
+            and labels differ in number, or test images in shape from training images; labels are no integers
+            of at least 0.
 
     Example:
 
@@ -93,20 +96,30 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
 
 
 def _find(folder: Path, name: str) -> list[dict[str, Path]]:
-    """Files of the training and of the test set, each with images and labels."""
+    """Files of the training and of the test set, each with images and labels.
+
+    A set is what is written in one place and one form; of a file and the same with .gz the first counts.
+    """
     found: dict[str, dict[tuple[bool, str], Path]] = {}
     for place in (folder, folder / "raw", *sorted(folder.glob("*/raw"))):
         for path in sorted(place.iterdir()) if place.is_dir() else ():
-            match = _FILE.fullmatch(path.name)
-            if match and name in path.name:
-                of_set = found.setdefault(str(place.relative_to(folder) / match["set"]), {})
-                of_set.setdefault((match["part"].lower() == "train", match["kind"].lower()), path)
+            match, below = _FILE.fullmatch(path.name), path.relative_to(folder).as_posix()
+            if not (match and path.is_file() and name in below):
+                continue
+            form = f"{match['set']}*{match['form']}*{match['rest']}*{match['end']}"
+            files = found.setdefault(str(place.relative_to(folder) / form), {})
+            kind = match["part"].lower() == "train", match["kind"].lower()
+            other = files.setdefault(kind, path)
+            if path.name not in (other.name, f"{other.name}.gz"):
+                raise ValueError(f"{place}: expected one file of a kind, got {other.name} and {path.name}")
     if not found:
+        asked = f" with {name!r} (name) in their paths" if name else ""
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
-        raise FileNotFoundError(f"{folder}: expected {_EXPECTED}, got {there}")
-    if len(found) > 1:
-        raise ValueError(f"name: expected part of the names of one set of {sorted(found)}, got {name!r}")
-    ((prefix, files),) = found.items()
+        raise FileNotFoundError(f"{folder}: expected {_EXPECTED}{asked}, got {there}")
+    chosen = [form for form in found if len(found) == 1 or (name and form.startswith(name))]
+    if len(chosen) != 1:
+        raise ValueError(f"name: expected part of the paths of one set of {sorted(found)}, got {name!r}")
+    files = found[chosen[0]]
     sets = [
         {kind: files[train, kind] for kind in ("images", "labels") if (train, kind) in files}
         for train in (True, False)
@@ -115,7 +128,7 @@ def _find(folder: Path, name: str) -> list[dict[str, Path]]:
         for kind in ("images", "labels"):
             if kind not in of_part:
                 got = f"no {part} {kind} in {sorted(path.name for path in files.values())}"
-                raise FileNotFoundError(f"{folder / prefix}: expected {_EXPECTED}, got {got}")
+                raise FileNotFoundError(f"{folder / chosen[0]}: expected {_EXPECTED}, got {got}")
     return sets
 
 

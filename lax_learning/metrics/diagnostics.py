@@ -182,7 +182,8 @@ def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
       steps: `[n]`, increasing, at which the losses were taken: updates or lengths. By default 0, 1, 2, ...
 
     Returns:
-      Number of steps; infinite if the loss never falls that far, NaN if it is NaN before.
+      Number of steps; infinite if the loss never falls that far, NaN if it is NaN before. From an infinite
+      loss it falls in whole steps.
 
     Example:
       >>> float(steps_to_decrease([2.0, 1.75, 1.25, 1.0], 0.5))
@@ -192,13 +193,18 @@ def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
     check_positive("decrease", decrease)
     if losses.ndim != 1 or losses.size < 2:
         raise ValueError(f"losses: expected shape [n] with n >= 2, got {list(losses.shape)}")
-    steps = jnp.arange(losses.size, dtype=losses.dtype) if steps is None else as_real("steps", steps)
+    steps = (
+        jnp.arange(losses.size, dtype=losses.dtype)
+        if steps is None
+        else as_real("steps", jnp.asarray(steps, losses.dtype))
+    )
     check_same_structure(("steps", "losses"), (steps, losses))
     level = losses[0] - decrease
-    reached = losses <= level
+    reached = (losses <= level) & (losses < losses[0])  # also where the decrease is below a rounding
     after = jnp.argmax(reached)  # 0 if never
     before = jnp.maximum(after - 1, 0)
     share = (losses[before] - level) / (losses[before] - losses[after])
+    share = jnp.where(jnp.isinf(losses[before]), 1, share)
     crossing = steps[before] + share * (steps[after] - steps[before])
     never = jnp.where(jnp.any(jnp.isnan(losses)), jnp.nan, jnp.inf)
     unknown = jnp.any(jnp.isnan(losses) & (jnp.arange(losses.size) < after))

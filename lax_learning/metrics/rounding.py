@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxtyping import Array, PyTree
 
 from lax_learning._checks import as_arrays, as_real_leaves, check_callable, check_key, check_same_structure
 from lax_learning._scaling import root_mean_square
+from lax_learning._sites import _equations as equations
 from lax_learning.metrics.alignment import cosine_similarity, relative_norm
 from lax_learning.types import Key, Params
 
@@ -19,15 +21,18 @@ DRAWS = 4
 def rounding_error(gradient: Callable[[Params], PyTree], key: Key, params: Params) -> PyTree:
     """Measures how far a gradient moves when every parameter moves by one rounding.
 
-    `g(params (1 + eps s)) - g(params)` with random signs `s` and `eps` of the type of each parameter, root
-    mean square over four draws of signs. A part of a gradient that is no larger than this is rounding: one
-    that is zero but for cancellation, for example, or an estimate whose sigma is too small for the precision
-    of the loss. Costs five gradients.
+    `g(params (1 + eps s)) - g(params)` with random signs `s`, root mean square over four draws of signs.
+    `eps` is that of the parameter's type, or of the coarsest floating type that occurs in the gradient's
+    program: bfloat16 for a model that casts float32 parameters to it.
+
+    A part of a gradient that is no larger than this is rounding: one that is zero but for cancellation, for
+    example, or an estimate whose sigma is too small for the precision of the loss. Costs five gradients.
 
     Args:
       gradient: `params -> gradients`, the same function each time: a rule with draws keeps its key.
       key: for the signs.
-      params: of the model; leaves that are not floating stay as they are.
+      params: of the model; leaves that are not floating stay as they are, and so do zeros, which have no
+        rounding of their own.
 
     Returns:
       The distance of every entry, a pytree as the gradient; `by_path(relative_norm, error, gradients)` is its
@@ -55,8 +60,11 @@ def rounding_error(gradient: Callable[[Params], PyTree], key: Key, params: Param
         leaves, structure = jax.tree.flatten(params)
         keys = jax.random.split(key, max(len(leaves), 1))
         pairs = zip(leaves, keys, strict=False)
-        return jax.tree.unflatten(structure, [_one_rounding_off(leaf, own) for leaf, own in pairs])
+        return jax.tree.unflatten(structure, [_one_rounding_off(leaf, own, coarsest) for leaf, own in pairs])
 
+    program, _ = equations.trace(gradient_at, params)
+    results = (var.aval.dtype for each in equations.all_equations(program.jaxpr) for var in each.outvars)
+    coarsest = max((_spacing(dtype) for dtype in results), default=0.0)
     at = gradient_at(params)
     distances = jax.lax.map(
         lambda key: jax.tree.map(jnp.subtract, gradient_at(moved(key)), at), jax.random.split(key, DRAWS)
@@ -64,11 +72,16 @@ def rounding_error(gradient: Callable[[Params], PyTree], key: Key, params: Param
     return jax.tree.map(partial(root_mean_square, axes=(0,)), distances)
 
 
-def _one_rounding_off(leaf: Array, key: Key) -> Array:
+def _spacing(dtype: Any) -> float:
+    """Returns the distance from 1 to the next number of a floating type, 0 for other types."""
+    return float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.floating) else 0.0
+
+
+def _one_rounding_off(leaf: Array, key: Key, coarsest: float) -> Array:
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         return leaf
     signs = jax.random.rademacher(key, leaf.shape, leaf.dtype)
-    return leaf * (1 + signs * float(jnp.finfo(leaf.dtype).eps)).astype(leaf.dtype)
+    return leaf * (1 + signs * max(_spacing(leaf.dtype), coarsest)).astype(leaf.dtype)
 
 
 def resolved_cosine(a: PyTree, b: PyTree, error: PyTree) -> Array:

@@ -78,8 +78,9 @@ def three_factor(
     the expectation is the gradient of its expected loss, so of the loss as sigma goes to 0; with less, credit
     for noise `k` steps ago is too small by `decay^k`. Takes any cell, and rewards without a derivative, whose
     negative is the loss. `O(n m)` memory and operations a step and example. The variance grows with the
-    number of units and with that of steps within reach of the trace: use small networks, large batches, and
-    a decay that reaches no further than rewards are late.
+    number of units and with that of steps within reach of the trace, and as `1 / sigma^2` with what the
+    baseline leaves of the losses, such as their spread over examples: use small networks, large batches, a
+    decay that reaches no further than rewards are late, and a sigma of 0.1 to 0.5 for units in -1..1.
 
     The baseline of a step is a running mean over earlier batches, which is independent of the noise and
     so leaves the expectation as it is; a mean over earlier steps of the same sequence would not.
