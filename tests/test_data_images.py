@@ -27,7 +27,7 @@ def to_idx(array: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".GZ"])
 def test_all_types(dtype: str, suffix: str, tmp_path: Path) -> None:
     values = np.array([[0, 1, 2], [120, 3, 100]]).astype(dtype)
     values = values if dtype == "uint8" else (values - 50).astype(dtype)

@@ -52,7 +52,7 @@ def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*s
         raise TypeError(f"path: expected a path, got {path!r}")
     path = Path(path)
     contents = path.read_bytes()
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         try:
             contents = gzip.decompress(contents)
         except (OSError, EOFError, zlib.error) as error:

@@ -143,7 +143,8 @@ def train_only(model: Model, where: Where) -> Model:
     """Returns the model with all parameters but some held constant: the baseline of frozen random blocks.
 
     Any rule on it, `backprop` for one, learns a read-out of random features. A rule that trains all of the
-    model has gained something from its blocks only where it does better than this.
+    model has gained something from its blocks only where it does better than this. Gradients of the rest are
+    zero; weight decay of an optimiser moves it all the same, unless `optax.masked` keeps it from that.
 
     Args:
       model: any model.
