@@ -1,4 +1,4 @@
-"""How bad input is refused."""
+"""Refusals of bad input, as tests list them."""
 
 from collections.abc import Callable
 from typing import Any

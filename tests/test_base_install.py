@@ -1,4 +1,4 @@
-"""What `pip install .` brings is enough for the quickstart, and is all that an import loads."""
+"""`pip install .` suffices for the quickstart, and an import loads nothing else."""
 
 import re
 from importlib import metadata

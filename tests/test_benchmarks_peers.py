@@ -1,4 +1,4 @@
-"""What experts run beside the library does the same: evosax and a layer in PyTorch, on the same draws."""
+"""Peers of the library do the same on the same draws: evosax and a layer in PyTorch."""
 
 import jax
 import jax.numpy as jnp

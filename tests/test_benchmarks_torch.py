@@ -156,7 +156,7 @@ def test_decorrelated_updates_agree() -> None:
 def drawn_by_the_library(
     curves: sy.Curves, epochs: int, key: jax.Array, state: sy.CriticState
 ) -> list[critic_loop.Draws]:
-    """What training draws, epoch by epoch: an epoch of the same keys whose steps only write down."""
+    """The draws of training, epoch by epoch: an epoch of the same keys whose steps only write down."""
 
     def write_down(key: jax.Array, state: Any, real: Any, fake: Any) -> Any:
         return state, sy.CriticMetrics(real, fake, jax.random.uniform(key, (len(fake),)), fake, fake)

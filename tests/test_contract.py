@@ -123,7 +123,7 @@ def on_kinds(kind: str, fast_rules: Any = ONE_OF_A_KIND) -> Any:
 
 
 def roundings(name: str) -> float:
-    """How many roundings of the largest entry two programs for one rule may differ by.
+    """Returns the roundings of the largest entry by which two programs for one rule may differ.
 
     Sums of a dozen terms in another order differ by less than 64. Perturbation rules divide a
     difference of losses of order 1 by sigma = 0.1 or 0.2, which multiplies that by 1 / sigma.

@@ -295,8 +295,8 @@ test_refused = refusals(
         ),
         "error: expected the structure of b": lambda: metrics.resolved_cosine([X], [X], X),
         "a: expected the structure of b": lambda: metrics.resolved_cosine(X, [X], [X]),
-        "number of gradients: expected at least 3, got 2": lambda: metrics.pairwise_cosine(X[:2]),
-        "gradients: expected leaves with one leading axis of T": [
+        "samples: number of gradients: expected at least 3, got 2": lambda: metrics.pairwise_cosine(X[:2]),
+        "samples: expected leaves with one leading axis of T": [
             lambda: metrics.pairwise_cosine([X, X[:4]]),
             lambda: metrics.pairwise_cosine(1.0),
         ],

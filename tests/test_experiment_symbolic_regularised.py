@@ -113,7 +113,7 @@ def test_verdict_is_that_of_the_trained_critic(results, problem, start):
 
 @pytest.mark.slow
 def test_critic_has_learned(results):
-    """What is real, too: most critics take the components for formulas."""
+    """Critics learn also on real curves: most take the components for formulas."""
     assert (results.critic_accuracy > 0.6).all()
     assert results.components_judged_real.mean() > 0.6
 

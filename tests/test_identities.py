@@ -1,4 +1,4 @@
-"""What holds exactly: identities with backprop, Kolen-Pollack's law, and what no rule may do."""
+"""Identities that hold exactly: with backprop, Kolen-Pollack's law, and limits that no rule may pass."""
 
 from collections.abc import Callable
 from functools import partial

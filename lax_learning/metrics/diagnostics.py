@@ -114,13 +114,13 @@ def pairwise_cosine(samples: PyTree) -> Estimate:
       >>> round(float(pairwise_cosine(gradients).value), 3)
       0.333
     """
-    samples = as_real_leaves("gradients", samples)
+    samples = as_real_leaves("samples", samples)
     counts = {leaf.shape[:1] for leaf in jax.tree.leaves(samples)}
     if len(counts) != 1 or () in counts:
         got = [list(leaf.shape) for leaf in jax.tree.leaves(samples)]
-        raise ValueError(f"gradients: expected leaves with one leading axis of T, got shapes {got}")
+        raise ValueError(f"samples: expected leaves with one leading axis of T, got shapes {got}")
     ((count,),) = counts
-    check_count("number of gradients", count, 3)
+    check_count("samples: number of gradients", count, 3)
     units = jax.vmap(_unit)(samples)
     total = jnp.sum(units, axis=0)
     squares, along = jnp.sum(jnp.square(units), axis=1), units @ total
