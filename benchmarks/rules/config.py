@@ -47,7 +47,7 @@ class Config(Settings):
     }
 
     quick: bool = False
-    """Under 15 minutes on two cores: three problems, 8 seeds, 200 updates, seven trials of two seeds."""
+    """The small form: three problems, 8 seeds, 200 updates, seven trials of two seeds."""
     rules: tuple[str, ...] = tuple(RULES)
     """Rules to compare: rules of any model in experiments/registry.py, or one's own as MODULE:FUNCTION."""
     problems: tuple[str, ...] | None = None
