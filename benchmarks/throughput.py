@@ -38,7 +38,7 @@ class Config(Options):
     """Time the library against the loops people run today, both in one run."""
 
     quick: bool = False
-    """Under three minutes: SNR over 50 examples, 3 repeats and, unless --seeds says more, 1 and 8 seeds."""
+    """The short form: SNR over 50 examples, 3 repeats and, unless --seeds says more, 1 and 8 seeds."""
     systems: tuple[str, ...] = SYSTEMS
     """Parts of the library."""
     seeds: tuple[Count, ...] | None = None

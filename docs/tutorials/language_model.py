@@ -114,7 +114,7 @@ for name, (rule, rate) in rules.items():
 # %%
 # The whole run
 # -------------
-# Four seeds and more updates, by ``python -m benchmarks.language_model``: three minutes of two cores. The
+# Four seeds and more updates, by ``python -m benchmarks.language_model``: five minutes of one core. The
 # figure counts what each rule spends: characters times forward passes, where a pass is as many matrix
 # products as a forward pass has. All four learn more than the frequencies of characters. The mirror, which
 # reads no weight to carry an error back, learns much more than pairs, and stays 0.2 bits behind backprop.
