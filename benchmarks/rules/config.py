@@ -42,7 +42,7 @@ class Config(Settings):
     """
 
     PRESETS = {  # noqa: RUF012 (a constant of the class)
-        "full": Preset(tuple(PROBLEMS), 32, 4, 1_000, RATES),
+        "full": Preset(tuple(PROBLEMS), 32, 2, 300, RATES),
         "quick": Preset(QUICK, 8, 2, 200, RATES[::2]),
     }
 
@@ -56,9 +56,9 @@ class Config(Settings):
     seeds: Annotated[int, at_least(2)] | None = None
     """Seeds of the test: initial weights, feedback, noise and order of the examples; by default 32."""
     tuning_seeds: Count | None = None
-    """Other seeds, on which every learning rate is tried; by default 4."""
+    """Other seeds, on which every learning rate is tried; by default 2."""
     updates: Count | None = None
-    """Updates of a run; by default 1,000."""
+    """Updates of a run; by default 300."""
     seed: Seed = 0
     """Base PRNG seed."""
     rates: tuple[Positive, ...] | None = None
