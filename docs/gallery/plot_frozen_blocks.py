@@ -16,7 +16,7 @@ import optax
 
 import lax_learning as ll
 
-WIDTH, DEPTH, UPDATES = 64, 6, 400
+WIDTH, DEPTH, UPDATES = 64, 6, 300
 key = jax.random.key(0)
 data, loss = ll.data.mnist1d(key, sizes=(2000, 0, 1000)), ll.softmax_cross_entropy
 batches = jax.tree.map(lambda a: a[:256].reshape(4, 64, -1), tuple(data.train))
@@ -60,30 +60,29 @@ rules = {
 # Every rule at four learning rates and three seeds, as one program. At the end the cosine of the update of
 # the blocks to their gradient (NaN where rounding leaves that no direction), the cosine between the updates
 # of four batches, and the scales of activities by depth.
+def measure(rule, model, state):
+    key, params, rule_state = jax.random.key(1), state.params, state.rule_state
+    batch = jax.tree.map(lambda a: a[0], batches)
+
+    def blocks(rule, params, batch):
+        _, grads, _ = rule.value_and_grad(key, params, rule_state, *batch)
+        return {name: grads[name] for name in ("up", "down")}
+
+    error = metrics.rounding_error(lambda params: blocks(exact, params, batch), key, params)
+    own, reference = blocks(rule, params, batch), blocks(exact, params, batch)
+    of_batches = jax.lax.map(lambda batch: blocks(rule, params, batch), batches)
+    return {
+        "accuracy": ll.accuracy(model.apply(params, data.test.x), data.test.y),
+        "cosine": metrics.resolved_cosine(own, reference, error),
+        "agreement": metrics.pairwise_cosine(of_batches).value,
+        "scales": metrics.depth_scales(model, rule, key, params, rule_state, *batch),
+    }
+
+
 def run(make, model, *, seed, rate):
     rule = make(model, loss)
-
-    def evaluate(key, params, state, data):
-        def blocks(rule, params, batch):
-            _, grads, _ = rule.value_and_grad(key, params, state, *batch)
-            return {name: grads[name] for name in ("up", "down")}
-
-        batch = jax.tree.map(lambda a: a[0], batches)
-        error = metrics.rounding_error(lambda params: blocks(exact, params, batch), key, params)
-        own, reference = blocks(rule, params, batch), blocks(exact, params, batch)
-        return {
-            "accuracy": ll.accuracy(model.apply(params, data.test.x), data.test.y),
-            "cosine": metrics.resolved_cosine(own, reference, error),
-            "agreement": metrics.pairwise_cosine(
-                jax.lax.map(lambda batch: blocks(rule, params, batch), batches)
-            ).value,
-            "scales": metrics.depth_scales(model, rule, key, params, state, *batch),
-        }
-
-    train = ll.make_train(
-        rule, optax.adam(rate), init=init, num_updates=UPDATES, batch_size=50, evaluate=evaluate
-    )
-    return jax.tree.map(lambda a: a[-1], train(seed, data).evaluations)
+    train = ll.make_train(rule, optax.adam(rate), init=init, num_updates=UPDATES, batch_size=50)
+    return measure(rule, model, train(seed, data).state)
 
 
 axes = {"seed": jax.random.split(key, 3), "rate": jnp.array([3e-4, 1e-3, 3e-3, 1e-2])}
