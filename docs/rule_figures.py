@@ -143,9 +143,9 @@ def _line(axes: Any, of_seeds: np.ndarray, label: str | None, marker: str) -> No
 
 CAPTION = (
     f"{{problem}}, batches of {BATCH}, gradient descent at a rate of {{rate:g}}. Left: squared bias and "
-    f"variance of a gradient over {DRAWS} draws; values below {FLOOR:g} are drawn at {FLOOR:g}. The squared bias "
-    f"of an unbiased rule scatters around 0 by its variance / {DRAWS}. Lines: means over {SEEDS} seeds; bands: "
-    "minimum and maximum. Dotted: chance."
+    f"variance of a gradient over {DRAWS} draws; values below {FLOOR:g} are drawn at {FLOOR:g}. The squared "
+    f"bias of an unbiased rule scatters around 0 by its variance / {DRAWS}. Lines: means over {SEEDS} seeds; "
+    "bands: minimum and maximum. Dotted: chance."
 )
 
 

@@ -183,8 +183,8 @@ plt.show()
 #
 # To try
 # ------
-# - ``method="embed"``: a small network first combines the value and slope at every point, which can give better
-#   critics.
+# - ``method="embed"``: a small network first combines the value and slope at every point, which can give
+#   better critics.
 # - The costs ``"sigmoid"`` and ``"linear"``: the first is flat when the critic is confident, and the second
 #   grows without bound.
 # - A Gaussian process instead of the untrained network:
