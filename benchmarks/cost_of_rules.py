@@ -18,17 +18,15 @@ All programs are compiled beforehand; ratios are medians over short measurements
 process.
 """
 
-import datetime
 import os
-import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
+from benchmarks import machine
 from benchmarks.cost_parts import RULES, run_network, run_recurrent, run_zoo
 from experiments import harness, reporting
 from experiments.settings import Count, Options, Positive
@@ -114,15 +112,12 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 def write(config: Config, rows: list[dict[str, Any]]) -> None:
     """All that is measured so far."""
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
     content = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count(),
-                    "device": device, "load": os.getloadavg()[0]},
-        "versions": harness.versions(),
+        **machine.head(),
+        "load": os.getloadavg()[0],
         "seconds": config.seconds,
         "rows": rows,
-    }  # fmt: skip
+    }
     harness.write_json(config.out / "cost_of_rules.json", content)
 
 

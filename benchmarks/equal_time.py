@@ -7,7 +7,6 @@ more draws; each average is one compiled program, whose cosine to backprop is ta
 noise, and whose seconds are the median of several calls, all rules in turn.
 """
 
-import datetime
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import lax_learning as ll
+from benchmarks.machine import head
 from experiments import harness, reporting
 from experiments.registry import rule_of
 from experiments.settings import Count, Options, Positive
@@ -94,9 +94,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             for name in RULES
         ]
     content = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": harness.versions(),
+        **head(),
         "config": {name: value for name, value in asdict(config).items() if name != "out"},
         "rows": rows,
     }

@@ -8,7 +8,6 @@ holds at most during a step, more than before it (Linux alone tells). The time o
 passes and three drawings of the noise, which is what it does, timed in turn on their own.
 """
 
-import datetime
 import itertools
 import sys
 import time
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 import lax_learning as ll
+from benchmarks.machine import head
 from experiments import harness, reporting
 from experiments.settings import Count, Options
 from lax_learning.noise import normal, rademacher
@@ -105,9 +105,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             case = {"model": name, "layers": "stacked" if stacked else "list", "examples": examples}
             rows.append({**case, "noise": noise, **row})
     content = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": harness.versions(),
+        **head(),
         "config": {name: value for name, value in asdict(config).items() if name != "out"},
         "rows": rows,
     }

@@ -5,8 +5,6 @@ Leaky units, a loss at the steps that count, and batches of 2,000 sequences draw
 the learning of the cell. RTRL is not run: with one update a batch of sequences its gradient is backprop's.
 """
 
-import datetime
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import optax
 from tqdm import tqdm
 
 import lax_learning as ll
+from benchmarks import machine
 from experiments import harness, registry, reporting
 from experiments.settings import Count, Options
 
@@ -141,9 +140,7 @@ def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
             "last": np.round(accuracies[:, -1].astype(float), 3).tolist(),
         })  # fmt: skip
     head = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": harness.versions(),
-        "cores": os.cpu_count(),
+        **machine.head(),
         "config": {name: getattr(config, name) for name in ("seeds", "units", "updates", "seed")},
         "updates": updates.tolist(),
     }

@@ -7,7 +7,7 @@ by `--resume` at its last epochs.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
+from benchmarks.machine import run_with_table
 from benchmarks.published import report
 from benchmarks.published.entries import ENTRIES, Entry, make_rule
-from benchmarks.tables import write_table
 from experiments import harness, memory
 from experiments.running import Run, run_members
 from experiments.settings import Count, Seed, Settings
@@ -126,9 +126,7 @@ EXPERIMENT = harness.Experiment(
 
 def run(config: Config) -> xr.Dataset:
     """Runs all rows, and writes the table beside the results."""
-    results = cast(xr.Dataset, EXPERIMENT.run(config))
-    write_table(config.out, report.table(report.rows(harness.in_float64(results))))
-    return results
+    return run_with_table(EXPERIMENT, config)
 
 
 def main() -> int:
