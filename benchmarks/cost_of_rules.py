@@ -38,20 +38,20 @@ QUICK_ZOO = ("plain_mlp", "linen_attention_block", "equinox_gru")
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Time the rules against code by hand and against jax.value_and_grad, and their compilation."""
+    """Time rules, including compilation, against hand-written code and jax.value_and_grad."""
 
     quick: bool = False
-    """Under 90 seconds: three models of the zoo, and shorter measurements."""
+    """Run three models of the zoo with shorter measurements, in less than 90 seconds."""
     parts: tuple[str, ...] = PARTS
-    """Some of: network zoo recurrent."""
+    """Parts to run: network, zoo, recurrent."""
     models: tuple[str, ...] = ()
-    """Models of the zoo; by default all."""
+    """Models of the zoo; default: all."""
     scale: Count = 64
-    """Widths of the models are those of tests/zoo.py times this."""
+    """Factor for the widths of the models in tests/zoo.py."""
     seconds: Positive = 0.4
-    """Time that is spent on one ratio."""
+    """Time spent on measuring one ratio, in seconds."""
     out: Path = Path("results/cost_of_rules")
-    """Folder for cost_of_rules.json; an earlier one is replaced."""
+    """Folder for cost_of_rules.json; an existing file is replaced."""
 
     def check(self) -> None:
         self.expect_distinct("parts")

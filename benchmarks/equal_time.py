@@ -35,7 +35,7 @@ RULES = (
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Measure how well averages of estimates point along the gradient, and how long they take."""
+    """Measure the cosine of averaged estimates to the gradient, and the time they take."""
 
     batch_size: Count = 32
     """Images in the batch."""
@@ -44,13 +44,13 @@ class Config(Options):
     sigma: Positive = 0.01
     """Standard deviation of the noise."""
     draws: Count = 1_024
-    """Largest number of draws that is averaged; 1, 4, 16, ... are the others."""
+    """Largest number of averaged draws; the others are 1, 4, 16, ..."""
     seeds: Count = 8
-    """Initial weights and noise."""
+    """Number of seeds for initial weights and noise."""
     repeats: Count = 7
-    """Calls that are timed, of which the median counts."""
+    """Number of timed calls; the median is reported."""
     out: Path = Path("results/equal_time")
-    """Folder for equal_time.json and equal_time.png; what stands there under these names is replaced."""
+    """Folder for equal_time.json and equal_time.png; existing files are replaced."""
 
 
 def run(config: Config) -> list[dict[str, Any]]:

@@ -33,18 +33,18 @@ HEADS = 8
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Measure memory and time of steps of weight perturbation in place."""
+    """Measure memory and time of in-place steps of weight perturbation."""
 
     width: Count = 2_048
-    """Units of a layer of the MLP; the transformer's layers have as many weights."""
+    """Units per layer of the MLP; the layers of the transformer have as many weights."""
     layers: Count = 10
-    """Layers of both models."""
+    """Number of layers of both models."""
     examples: tuple[Count, ...] = (32, 256)
-    """Examples of the MLP; the transformer has two sequences of this length. Each number has its rows."""
+    """Numbers of examples for the MLP; the transformer has two sequences of this length."""
     repeats: Count = 5
-    """Steps that are timed, of which the median counts."""
+    """Number of timed steps; the median is reported."""
     out: Path = Path("results/in_place")
-    """Folder for in_place.json; what stands there under this name is replaced."""
+    """Folder for in_place.json; an existing file is replaced."""
 
 
 def dense(h: Any, p: Any) -> Any:

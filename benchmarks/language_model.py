@@ -54,22 +54,22 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Train a small language model by rules without backprop, and by backprop."""
+    """Train a small language model with backprop and with rules that do without it."""
 
     seeds: Count = 4
-    """Seeds a rule: initial weights, feedback, noise and order of the windows."""
+    """Seeds per rule, for initial weights, feedback, noise and order of the windows."""
     points: Count = 10
-    """Measurements of a curve behind the first."""
+    """Measurements per learning curve after the first one."""
     shorter: Count = 1
-    """Divides the updates of all rules."""
+    """Factor by which the numbers of updates are divided."""
     rules: tuple[str, ...] = tuple(RUNS)
-    """Some of the rules, each name in quotes."""
+    """Rules to run, each name in quotes."""
     seed: int = 1
     """Base PRNG seed."""
     out: Path = Path("results/language_model")
     """Folder for language_model.json, written after every rule, and language_model.png."""
     resume: bool = False
-    """Keep the rules that stand in --out, measured with the same options."""
+    """Keep results in --out that were measured with the same options."""
 
     def check(self) -> None:
         self.expect("rules", f"some of {', '.join(RUNS)}", set(self.rules) <= set(RUNS))

@@ -34,20 +34,20 @@ QUICK_EXAMPLES, QUICK_REPEATS, QUICK_SEEDS = 50, 3, (1, 8)
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Time the library against the loops people run today, both in one run."""
+    """Time the library against commonly used loops."""
 
     quick: bool = False
-    """The short form: SNR over 50 examples, 3 repeats and, unless --seeds says more, 1 and 8 seeds."""
+    """Short form: SNR over 50 examples, 3 repeats, and 1 and 8 seeds unless --seeds is given."""
     systems: tuple[str, ...] = SYSTEMS
-    """Parts of the library."""
+    """Parts of the library to time."""
     seeds: tuple[Count, ...] | None = None
-    """Seeds in one program; by default 1 8 64, on an accelerator 512 too. Some cases are for one seed."""
+    """Numbers of seeds per program; default: 1 8 64, and 512 on an accelerator. Some cases use one seed."""
     repeats: Count = 7
-    """Measurements of each side, of which the median counts."""
+    """Number of measurements of each side; the median is reported."""
     out: Path = Path("results/throughput")
     """Folder for throughput.json, written after every case, and throughput.png."""
     resume: bool = False
-    """Go on where the run in --out was stopped: what it measured is kept, what has a mark measured again."""
+    """Resume the run in --out: keep its measurements, but repeat those that are marked."""
     sizes: Sizes = field(default_factory=Sizes)
 
     def check(self) -> None:

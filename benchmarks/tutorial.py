@@ -36,22 +36,22 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Time the tutorial's comparison of five rules, all seeds in one program a rule."""
+    """Time the tutorial's comparison of five rules, with all seeds of a rule in one program."""
 
     seeds: Count = 1_000
-    """Initial weights, noise and order of the images."""
+    """Number of seeds for initial weights, noise and order of the images."""
     epochs: Count = 3
-    """Passes through the training images."""
+    """Number of passes through the training images."""
     hidden: Count = 500
     """Hidden units."""
     batch_size: Count = 200
-    """Images an update."""
+    """Images per update."""
     examples: Annotated[int, at_least(3)] = 1_000
-    """Test images for accuracy, cosine and signal to noise."""
+    """Number of test images for accuracy, cosine and signal to noise."""
     data: str = "sample"
-    """sample: 5,000 MNIST images, offline; or a folder with MNIST's IDX files; or tfds; or download."""
+    """Source of images: sample (5,000 MNIST images, offline), a folder of IDX files, tfds or download."""
     out: Path = Path("results/tutorial_time")
-    """Folder for tutorial.json; what stands there under this name is replaced."""
+    """Folder for tutorial.json; an existing file is replaced."""
 
 
 def comparison(name: str, config: Config, num_images: int) -> Callable[..., dict[str, jax.Array]]:
