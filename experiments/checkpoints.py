@@ -54,17 +54,10 @@ def save_params(out: Path, part: str, params: Any) -> None:
 
 
 def load_params(folder: str | Path, **part: str) -> Any:
-    """Loads what `python -m experiments.NAME` has trained, from its folder.
+    """Loads what `python -m experiments.NAME` has trained, from the folder of its run.
 
-    Args:
-      folder: of the run.
-      **part: what is wanted, such as `rule="backprop"` or `problem="planted", scheme="clone"`.
-
-    Returns:
-      Params, every leaf with a leading axis of seeds; named tuples come back as dicts.
-
-    Raises:
-      ValueError: if the folder has no such part.
+    The part is named as in `rule="backprop"` or `problem="planted", scheme="clone"`; a ValueError tells which
+    there are. Every leaf has a leading axis of seeds; named tuples come back as dicts.
     """
     params, name = Path(folder).absolute() / "params", file_name("-".join(part.values()))
     found = sorted(path.name for path in params.iterdir()) if params.is_dir() else []

@@ -14,12 +14,9 @@ SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32)
 
 @dataclass(frozen=True)
 class Limits:
-    """The values that a number may have.
+    """The values that a number may have: from `least` to `most`, without the ends that `open_at` names.
 
-    Attributes:
-      least: smallest value.
-      most: largest value; of integers at most that of int32.
-      open_at: whether `least` and `most` are left out.
+    Integers have to fit into int32, other numbers into float32.
     """
 
     least: float = -math.inf
@@ -27,38 +24,36 @@ class Limits:
     open_at: tuple[bool, bool] = (False, False)
 
     def check(self, name: str, value: float) -> None:
-        """Raises ValueError unless `value` lies within the limits and int32 or float32 hold it."""
-        if isinstance(value, int):
-            most = int(min(self.most, MOST))
-            if value < self.least:
-                raise ValueError(f"{name}: expected at least {self.least:g}, got {value}")
-            if value > most:
-                raise ValueError(f"{name}: expected at most {most}, got {value}")
-            return
+        """Raises ValueError unless `value` lies within the limits."""
         above, below = self.open_at
-        fits = (self.least < value if above else self.least <= value) and (
-            value < self.most if below else value <= self.most
-        )
-        if not (math.isfinite(value) and fits):
-            raise ValueError(f"{name}: expected {self._expected()}, got {value}")
-        if value and not SMALLEST <= abs(value) <= LARGEST:
-            raise ValueError(f"{name}: expected a number that float32 can hold, got {value}")
+        expected = None
+        if isinstance(value, int):
+            if value < self.least:
+                expected = f"at least {self.least:g}"
+            elif value > min(self.most, MOST):
+                expected = f"at most {int(min(self.most, MOST))}"
+        elif not math.isfinite(value) or not (
+            self.least < value < self.most or value == (None if above else self.least)
+            or value == (None if below else self.most)
+        ):  # fmt: skip
+            expected = self._expected()
+        elif value and not SMALLEST <= abs(value) <= LARGEST:
+            expected = "a number that float32 can hold"
+        if expected is not None:
+            raise ValueError(f"{name}: expected {expected}, got {value}")
 
     def _expected(self) -> str:
         above, below = self.open_at
         if math.isfinite(self.most):
-            ends = f"{self.least:g}", f"{self.most:g}"
             if not (above or below):
-                return f"a number in {ends[0]}..{ends[1]}"
-            return f"a number in {'(' if above else '['}{', '.join(ends)}{')' if below else ']'}"
+                return f"a number in {self.least:g}..{self.most:g}"
+            return f"a number in {'(' if above else '['}{self.least:g}, {self.most:g}{')' if below else ']'}"
         if math.isfinite(self.least):
             return f"a finite number {'>' if above else '>='} {self.least:g}"
         return "a finite number"
 
 
-def at_least(least: float) -> Limits:
-    """Limits without an upper end."""
-    return Limits(least)
+at_least = Limits  # without an upper end
 
 
 def check_hint(name: str, hint: Any, value: Any) -> None:

@@ -36,13 +36,9 @@ def check_fits(
     defaults: Mapping[str, Any],
     name_of: Callable[[str], str],
 ) -> None:
-    """Raises ValueError unless a run fits into memory; it names the size that most of it is due to.
+    """Raises ValueError unless the bytes of a run, `needed(given)` by its sizes, fit into memory.
 
-    Args:
-      needed: `sizes -> bytes` that a run holds at least.
-      given: sizes by name.
-      defaults: a default of each of them.
-      name_of: a size as the user knows it.
+    It names, by `name_of`, the size without which, at its default, the run would need least.
     """
     memory = total_bytes()
     try:

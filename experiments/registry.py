@@ -69,18 +69,11 @@ def check_name(option: str, name: str, known: Collection[str] = (*RULES, *ONLINE
 
 
 def rule_of(name: str | Factory, **hyper: Any) -> Factory:
-    """Returns a rule with values for its hyper-parameters.
+    """Returns a rule, `(model, loss, **others) -> Rule`, with values for its hyper-parameters.
 
-    Args:
-      name: of a rule, `MODULE:FUNCTION` for one's own, or the function `(model, loss, ...) -> Rule` itself.
-      hyper: values, also traced; the rule gets those that it has a keyword argument for and does not set
-        itself. One dict serves all rules.
-
-    Returns:
-      `(model, loss, **others) -> Rule`.
-
-    Raises:
-      ValueError: for an unknown name.
+    The name is that of a rule, `MODULE:FUNCTION` for one's own, or such a function itself. Of the values,
+    which may be traced, a rule gets those that it has a keyword argument for and does not set itself: one
+    dict serves all rules.
 
     Example:
       >>> model = ll.mlp((3, 2))

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+matplotlib.rcParams["figure.constrained_layout.use"] = True
+
 
 def interval(values: np.ndarray) -> tuple[float, float, float, int]:
     """Mean and 95 % confidence interval over seeds by Student's t, and their number; NaNs left out."""
@@ -26,13 +28,9 @@ def interval(values: np.ndarray) -> tuple[float, float, float, int]:
 
 def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     """The median of values that may be inf, and its 95 % interval by order statistics."""
-    ordered = np.sort(values)
+    ordered, last = np.sort(values), np.size(values) - 1
     low = max(int(stats.binom.ppf(0.025, ordered.size, 0.5)) - 1, 0)
-    return (
-        float(ordered[(ordered.size - 1) // 2]),
-        float(ordered[low]),
-        float(ordered[ordered.size - 1 - low]),
-    )
+    return float(ordered[last // 2]), float(ordered[low]), float(ordered[last - low])
 
 
 def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "rule") -> list[dict[str, Any]]:
@@ -42,10 +40,17 @@ def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "r
     """
     rows = []
     for metric, values in metrics.items():
-        mean, low, high, n = interval(values)
-        numbers = [None if np.isnan(v) else v for v in (mean, low, high)]
-        rows.append({kind: part, "metric": metric, "mean": numbers[0], "ci95": numbers[1:], "n": n})
-        rows[-1]["seeds"] = int(np.size(values))
+        *numbers, n = interval(values)
+        mean, *ends = (None if np.isnan(v) else v for v in numbers)
+        row = {
+            kind: part,
+            "metric": metric,
+            "mean": mean,
+            "ci95": ends,
+            "n": n,
+            "seeds": int(np.size(values)),
+        }
+        rows.append(row)
     return rows
 
 
@@ -75,12 +80,9 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
 
-    def line(cells: list[str]) -> str:
-        first, *rest = cells
-        padded = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
-        return "| " + " | ".join(padded) + " |"
-
-    return "\n".join(line(cells) for cells in (lines[0], rule, *lines[1:]))
+    aligns = [str.ljust, *[str.rjust] * (len(widths) - 1)]
+    padded = [map(lambda f, *of: f(*of), aligns, cells, widths) for cells in (lines[0], rule, *lines[1:])]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in padded)
 
 
 def drawable(values: np.ndarray) -> np.ndarray:
@@ -102,6 +104,11 @@ def limits(values: np.ndarray, margin: float) -> tuple[float, float] | None:
 def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, **style: Any) -> None:
     """Draws the mean over seeds `[seed, x]` as a line, and its 95 % interval as a band."""
     mean, low, high, _ = np.array([interval(column) for column in drawable(of_seeds).T]).T
+    draw_band(axes, x, mean, low, high, **style)
+
+
+def draw_band(axes: Axes, x: Any, mean: np.ndarray, low: np.ndarray, high: np.ndarray, **style: Any) -> None:
+    """Draws a line in a band."""
     (line,) = axes.plot(x, mean, **style)
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
@@ -125,8 +132,8 @@ def drawn(draws: Iterable[Callable[..., Figure | None]], *arguments: Any) -> dic
 
 def legend_beside(figure: Figure, axes: Axes) -> None:
     """Puts the legend of some axes beside all of them."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
+    lines = axes.get_legend_handles_labels()
+    figure.legend(*lines, loc="outside right center", frameon=False, fontsize="small")
 
 
 def draw(figure: Figure, path: Any, dpi: int = 150, file_format: str = "png") -> None:
@@ -147,3 +154,15 @@ def footnote(figure: Figure, text: str) -> None:
 def note_seeds(figure: Figure, results: Any, more: str = "") -> None:
     """Writes below a figure what bands and error bars are."""
     footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} seeds{more}")
+
+
+def completed(
+    figure: Figure, results: Any, title: str | None = None, more: str = "", grid: Iterable[Axes] | None = None
+) -> Figure:
+    """The figure with a title, grids in some of its axes, by default all, and a note on its seeds."""
+    for axes in figure.axes if grid is None else grid:
+        axes.grid(alpha=0.3)
+    if title is not None:
+        figure.suptitle(title)
+    note_seeds(figure, results, more)
+    return figure

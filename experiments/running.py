@@ -17,40 +17,22 @@ from experiments.checkpoints import Checkpoint
 Metrics = Mapping[Any, jax.Array]
 
 
-def nothing(carry: Any, number: Any, shared: Any) -> Metrics:
-    """Measures nothing."""
-    del carry, number, shared
-    return {}
-
-
 class Run(NamedTuple):
-    """Computation of one member in steps: training, a pass over data, a population, a critic, a trial.
+    """Computation of one member in steps: training, a pass over data, a population, a critic, a trial."""
 
-    Fields:
-      init: `(*member, shared) -> carry`.
-      step: `(carry, number, shared) -> (carry, metrics)`, a dict of arrays of numbers.
-      num_steps: number of steps.
-      measure: `(carry, number, shared) -> more metrics`, after so many steps; from 0 on, and not timed.
-    """
-
-    init: Callable[..., Any]
-    step: Callable[[Any, Any, Any], tuple[Any, Metrics]]
+    init: Callable[..., Any]  # (*member, shared) -> carry
+    step: Callable[[Any, Any, Any], tuple[Any, Metrics]]  # (carry, number, shared) -> (carry, metrics)
     num_steps: int
-    measure: Callable[[Any, Any, Any], Metrics] = nothing
+    # (carry, number, shared) -> more metrics, after so many steps; from 0 on, and not timed
+    measure: Callable[[Any, Any, Any], Metrics] = lambda carry, number, shared: {}
 
 
 class Stage(NamedTuple):
-    """Result of a run of many members.
+    """Result of a run of many members."""
 
-    Fields:
-      metrics: of the steps `[member, step, ...]`, and measured `[member, 1 + step, ...]`.
-      state: of all members, on their devices; see `collect`.
-      seconds: that every step took for each member, compilation and measuring apart, `[step]`.
-    """
-
-    metrics: dict[str, np.ndarray]
-    state: Any
-    seconds: np.ndarray
+    metrics: dict[str, np.ndarray]  # of the steps [member, step, ...], and measured [member, 1 + step, ...]
+    state: Any  # of all members, on their devices; see `collect`
+    seconds: np.ndarray  # of every step for each member, compilation and measuring apart, [step]
 
 
 def side_by_side(on_cpu: int = 1) -> int | None:
@@ -103,22 +85,14 @@ def _programs(run: Run, num_arguments: int, batch_size: int | None) -> tuple[Any
         found = measure(carry, number, shared)
         return {name: measured[name].at[number].set(value) for name, value in found.items()}
 
-    return (
-        many(start, *(0,) * num_arguments, None),
-        many(advance, 0, 0, None, None),
-        many(look, 0, 0, None, None),
-    )
+    both = (0, 0, None, None)
+    return many(start, *(0,) * num_arguments, None), many(advance, *both), many(look, *both)
 
 
 def run_members(
-    run: Run,
-    members: tuple[Any, ...],
-    shared: Any,
-    folder: Path,
-    progress: tqdm,
-    costs: Sequence[int] | None = None,
-    on_cpu: int = 1,
-) -> Stage:
+    run: Run, members: tuple[Any, ...], shared: Any, folder: Path, progress: tqdm,
+    costs: Sequence[int] | None = None, on_cpu: int = 1,
+) -> Stage:  # fmt: skip
     """Runs all members side by side, step by step, from their checkpoint if there is one.
 
     Args:

@@ -21,8 +21,6 @@ Seed = Annotated[int, at_least(0)]
 Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, Limits(0, 1)]
-
-
 _refused: ContextVar[list[ValueError] | None] = ContextVar("refused", default=None)
 
 
@@ -109,11 +107,7 @@ def _resumed(config: Any) -> "Settings | None":
 
 
 def imported(name: str, path: str) -> Callable[..., Any]:
-    """Imports `MODULE:FUNCTION`.
-
-    Raises:
-      ValueError: if there is no such function; it names the option `name`.
-    """
+    """Imports `MODULE:FUNCTION`; a ValueError names the option `name` if there is no such function."""
     module, _, function = path.partition(":")
     try:
         found = getattr(import_module(module), function)
@@ -160,13 +154,11 @@ class Settings(Options):
         """Address where the processes meet; None for one process alone."""
         told = (self.coordinator, self.processes, self.process)
         if not self.distributed:
-            self.expect(
-                "distributed", "to be given with --coordinator, --processes, --process", told == (None,) * 3
-            )
+            with_them = "to be given with --coordinator, --processes, --process"
+            self.expect("distributed", with_them, told == (None,) * 3)
             return None
-        self.expect(
-            "process", "--coordinator, --processes and --process, or none", told.count(None) in (0, 3)
-        )
+        all_or_none = "--coordinator, --processes and --process, or none"
+        self.expect("process", all_or_none, told.count(None) in (0, 3))
         if self.coordinator is not None and self.processes is not None and self.process is not None:
             port = re.fullmatch(r".+:(\d{1,5})", self.coordinator)
             self.expect("coordinator", "HOST:PORT", port is not None and int(port[1]) < 2**16)

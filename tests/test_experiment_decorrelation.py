@@ -36,9 +36,8 @@ from experiments.decorrelation.runs import (
     notebook_runs,
     on_pixels,
     runs_of,
-    targets,
 )
-from experiments.decorrelation.training import Carry, start_of, update
+from experiments.decorrelation.training import Carry, start_of, targets, update
 from tests.command_line import run
 from tests.finished import check_diverged, check_folder, row_of
 

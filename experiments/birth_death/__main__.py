@@ -100,7 +100,7 @@ def measured_at(num_steps: int, records: int) -> np.ndarray:
 
 def run_scheme(name: str, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
     """One scheme on one problem, all seeds."""
-    problem_name, scheme_name = PAIRS[name]
+    problem_name, scheme_name = name.split("-")
     problem = PROBLEMS[problem_name](config)
     times = np.concatenate([[0], measured_at(config.num_steps(problem_name), config.records)])
     progress.set_description(f"{problem_name}: {scheme_name}")
@@ -109,19 +109,15 @@ def run_scheme(name: str, config: Config, data: Any, folder: Path, progress: tqd
     stage = run_members(run, (keys,), (), folder, progress, np.diff(times).tolist())
     save_params(config.out, name, collect(stage.state.params, config.seeds))
     target_of = ll.ensemble(lambda carry: problem.targets(carry.target), batch_size=side_by_side())
-    targets = collect(target_of(stage.state), config.seeds)
-    units = {"places": (f"{problem_name}_unit", "coordinate")}
-    variables = {
-        f"{problem_name}_{metric}": (
-            ("seed", f"{problem_name}_step", *units.get(metric, ())),
-            values.astype(np.float32),
-        )
+    axes = ("seed", f"{problem_name}_step", f"{problem_name}_unit", "coordinate")
+    variables: dict[str, Any] = {
+        f"{problem_name}_{metric}": (axes[: values.ndim], values.astype(np.float32))
         for metric, values in stage.metrics.items()
     }
     dataset = xr.Dataset(variables, {f"{problem_name}_step": times, "seed": np.arange(config.seeds)})
     dataset = dataset.expand_dims(scheme=[scheme_name])
-    of_target = "seed", f"{problem_name}_target", "coordinate"
-    return dataset.assign({f"{problem_name}_targets": (of_target, targets)})
+    targets = ("seed", f"{problem_name}_target", "coordinate"), collect(target_of(stage.state), config.seeds)
+    return dataset.assign({f"{problem_name}_targets": targets})
 
 
 def held(config: Config, data: Any) -> harness.Held:
@@ -138,9 +134,6 @@ def held(config: Config, data: Any) -> harness.Held:
     return harness.Held(each, once)
 
 
-PAIRS: dict[str, tuple[Any, Any]] = {
-    f"{problem}-{scheme}": (problem, scheme) for problem in PROBLEMS for scheme in SCHEMES
-}
 EXPERIMENT = harness.Experiment(
     name="birth_death",
     config=Config,
@@ -148,9 +141,7 @@ EXPERIMENT = harness.Experiment(
     kind="part",
     unit="step",
     parts=lambda config: {
-        f"{problem}-{scheme}": config.num_steps(problem)
-        for problem in config.problems
-        for scheme in config.schemes
+        f"{name}-{scheme}": config.num_steps(name) for name in config.problems for scheme in config.schemes
     },
     load=lambda config: None,
     held=held,

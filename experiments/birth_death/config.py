@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from experiments.settings import Count, NotNegative, Positive, Seed, Settings, at_least
 
@@ -11,15 +11,11 @@ ProblemName = Literal["planted", "mixture", "mixture_bad_start"]
 SchemeName = Literal["gd", "clone", "clone_centered", "prior", "prior_centered"]
 
 
-class Preset(NamedTuple):
-    """Settings of a `--preset`: steps of the planted problem, of the mixture, and of its bad start."""
-
-    planted: int
-    mixture: int
-    mixture_bad_start: int
-
-
-PRESETS = {"short": Preset(10_000, 1_500, 2_500), "seed": Preset(100_000, 3_000, 10_000)}
+PRESETS = {
+    "short": {"planted": 10_000, "mixture": 1_500, "mixture_bad_start": 2_500},
+    "seed": {"planted": 100_000, "mixture": 3_000, "mixture_bad_start": 10_000},
+}
+"""Steps of every problem at a choice of `--preset`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +73,7 @@ class Config(Settings):
 
     def num_steps(self, problem: str) -> int:
         """Length of the run on a problem."""
-        return self.steps or getattr(PRESETS[self.preset], problem)
+        return self.steps or PRESETS[self.preset][problem]
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
@@ -86,6 +82,5 @@ class Config(Settings):
     @classmethod
     def restored(cls, held: Mapping[str, Any]) -> Settings:
         """Makes the settings of which `deciding` was written as JSON."""
-        preset = PRESETS[held["preset"]]
-        given = {steps for name, steps in held["steps"].items() if steps != getattr(preset, name)}
-        return super().restored({**held, "steps": given.pop() if given else None})
+        given = dict(held["steps"].items() - PRESETS[held["preset"]].items()).values()
+        return super().restored({**held, "steps": next(iter(given), None)})

@@ -26,7 +26,7 @@ def make(static: Mapping[str, Any]) -> Program:
         one = problem._replace(alphas=alphas, learning_rate=traced["learning_rate"])
         return run_of(one, scheme, config, times)
 
-    return program_of(run, lambda found, measured: measured["loss"], CHUNKS)
+    return program_of(run, lambda found, measured: measured["loss"], CHUNKS, ())
 
 
 SWEEPABLE = Sweepable(

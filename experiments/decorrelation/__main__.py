@@ -34,28 +34,21 @@ def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, pro
     shape = (len(run.numbers), config.seeds)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)[np.tile(np.arange(shape[1]), shape[0])]
     numbers = jax.tree.map(lambda *of_rates: jnp.repeat(jnp.array(of_rates), config.seeds), *run.numbers)
-    stage = running.run_members(
-        training(form, data.train.x.shape[0], config.batch_size), (keys, numbers), data, folder, progress,
-        [form.updates] * (form.steps + 1),
-    )  # fmt: skip
+    train, costs = training(form, len(data.train.x), config.batch_size), [form.updates] * (form.steps + 1)
+    stage = running.run_members(train, (keys, numbers), data, folder, progress, costs)
     variables: dict[str, Any] = {}
+    axes = {"rate": len(run.numbers), "seed": config.seeds, "step": form.steps + 1, "layer": num_layers}
     for metric, values in stage.metrics.items():
         of_steps = values[:, -form.steps - 1 :].reshape(*shape, form.steps + 1, *values.shape[2:])
-        variables[metric] = (("rate", "seed", "step", "layer")[: of_steps.ndim], of_steps)
-    variables["seconds"] = (("step",), stage.seconds)
+        variables[metric] = (tuple(axes)[: of_steps.ndim], of_steps)
+    variables["seconds"] = ("step", stage.seconds)
     variables["num_layers"] = ((), num_layers)
-    variables["learning_rate"] = (("rate",), np.array([of_rate.rate for of_rate in run.numbers]))
-    variables["updates"] = (("step",), form.updates * np.arange(form.steps + 1.0))
+    variables["learning_rate"] = ("rate", np.array([of_rate.rate for of_rate in run.numbers]))
+    variables["updates"] = ("step", form.updates * np.arange(form.steps + 1.0))
     if run.study == "notebook":
         for moment, matrix in correlations(run.numbers[0], stage.state, data).items():
             variables[moment] = (("pixel", "other_pixel"), matrix)
-    coordinates = {
-        "rate": np.arange(shape[0]),
-        "seed": np.arange(shape[1]),
-        "step": np.arange(form.steps + 1),
-        "layer": np.arange(num_layers),
-    }
-    results = xr.Dataset(variables, coordinates)
+    results = xr.Dataset(variables, {name: np.arange(size) for name, size in axes.items()})
     best = int(best_rate(results).rate)
     of_best = slice(best * config.seeds, (best + 1) * config.seeds)
     save_params(config.out, name, trained(run, stage.state, of_best))
@@ -79,11 +72,8 @@ def correlations(numbers: Numbers, state: Carry, data: Images) -> dict[str, np.n
     """Second moments of the pixels in the centre before and after R, of the first seed."""
     r = running.collect(state.rule_state.layers["0/w"].R, 1)[0]
     x = np.asarray(numbers.inputs(jnp.asarray(data.test.x)))
-    z = x @ r.T
-    return {
-        "moments_before": (x.T @ x / len(x))[np.ix_(CENTRE, CENTRE)],
-        "moments_after": (z.T @ z / len(z))[np.ix_(CENTRE, CENTRE)],
-    }
+    both = {"moments_before": x, "moments_after": x @ r.T}
+    return {name: (z.T @ z / len(z))[np.ix_(CENTRE, CENTRE)] for name, z in both.items()}
 
 
 def images(config: Config) -> Images:
@@ -116,14 +106,10 @@ EXPERIMENT = harness.Experiment(
     report=report,
     kind="run",
     unit="update",
-    parts=lambda config: {
-        name: run.form.updates * (run.form.steps + 1) for name, run in runs_of(config).items()
-    },
+    parts=lambda config: {n: run.form.updates * (run.form.steps + 1) for n, run in runs_of(config).items()},
     load=images,
     held=held,
-    run_part=lambda name, config, data, folder, progress: run_one(
-        name, runs_of(config)[name], config, data, folder, progress
-    ),
+    run_part=lambda name, config, *others: run_one(name, runs_of(config)[name], config, *others),
     merge=lambda config, parts: harness.joined(parts, "run", list(runs_of(config))),
     compile_quickly=lambda config: config.preset == "sample",
 )

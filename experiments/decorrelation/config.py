@@ -21,19 +21,12 @@ InputsName = Literal["plain", "decorrelated", "every_8th"]
 
 
 class Preset(NamedTuple):
-    """Settings of a `--preset`.
+    """Settings of a `--preset`."""
 
-    Fields:
-      data: where the images come from; None if that must be said.
-      updates: of a run that is no epoch of the notebook's.
-      rules: that are compared.
-      inputs: on which they are compared.
-    """
-
-    data: str | None
-    updates: int
-    rules: tuple[RuleName, ...]
-    inputs: tuple[InputsName, ...]
+    data: str | None  # where the images come from; None if that must be said
+    updates: int  # of a run that is no epoch of the notebook's
+    rules: tuple[RuleName, ...]  # to compare
+    inputs: tuple[InputsName, ...]  # on which to compare them
 
 
 PRESETS = {
@@ -83,6 +76,5 @@ class Config(Settings):
 
     def check(self) -> None:
         self.expect_distinct("studies", "networks", "rules", "inputs")
-        self.expect(
-            "data", f"a source of the whole MNIST with --preset {self.preset}", self.chosen.data is not None
-        )
+        named = f"a source of the whole MNIST with --preset {self.preset}"
+        self.expect("data", named, self.chosen.data is not None)

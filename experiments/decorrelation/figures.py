@@ -20,7 +20,7 @@ def notebook(results: xr.Dataset) -> Figure | None:
     runs = runs_in(results, "notebook")
     if not runs:
         return None
-    figure, (loss, decorrelation) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
+    figure, (loss, decorrelation) = plt.subplots(1, 2, figsize=(13, 5))
     for i, (name, one) in enumerate(runs.items()):
         epochs, batches = np.arange(one.sizes["step"]), float(np.diff(updates_of(one))[0])
         if name != "alone":
@@ -31,16 +31,12 @@ def notebook(results: xr.Dataset) -> Figure | None:
         label = "printed by the notebook" if name == "alone" else None
         decorrelation.plot(range(len(printed)), printed, "kx", markersize=5, label=label)
     loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy in nats")
-    decorrelation.set(
-        title="Decorrelation loss", xlabel="epoch", ylabel="summed over layers and batches", yscale="log"
-    )
+    decorrelation.set(title="Decorrelation loss", xlabel="epoch", ylabel="summed over layers and batches")
+    decorrelation.set_yscale("log")
     for axes in (loss, decorrelation):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="small")
-    figure.suptitle("The notebook's runs on 1,000 images")
-    reporting.note_seeds(figure, results)
-    return figure
+    return reporting.completed(figure, results, "The notebook's runs on 1,000 images")
 
 
 def moments(results: xr.Dataset) -> Figure | None:
@@ -48,9 +44,7 @@ def moments(results: xr.Dataset) -> Figure | None:
     runs = runs_in(results, "notebook")
     if not runs:
         return None
-    figure, every = plt.subplots(
-        2, len(runs), figsize=(3.9 * len(runs), 7.4), layout="constrained", squeeze=False
-    )
+    figure, every = plt.subplots(2, len(runs), figsize=(3.9 * len(runs), 7.4), squeeze=False)
     for (name, one), column in zip(runs.items(), every.T, strict=True):
         limit = float(np.nanmax(np.abs(one.moments_before.values)))
         for axes, when in zip(column, ("before", "after"), strict=True):
@@ -70,9 +64,7 @@ def gain(results: xr.Dataset) -> Figure | None:
         return None
     networks = list(dict.fromkeys(name.split("-")[0] for name in runs))
     rules = list(dict.fromkeys(name.split("-")[1] for name in runs))
-    figure, every = plt.subplots(
-        len(networks), 2, figsize=(14, 4.8 * len(networks)), layout="constrained", squeeze=False
-    )
+    figure, every = plt.subplots(len(networks), 2, figsize=(14, 4.8 * len(networks)), squeeze=False)
     for name, one in runs.items():
         network, rule, kind = name.split("-")
         style = {
@@ -85,11 +77,9 @@ def gain(results: xr.Dataset) -> Figure | None:
     for network, line in zip(networks, every, strict=True):
         for axes, unit in zip(line, ("updates", "seconds of one seed, compilation apart"), strict=True):
             axes.set(title=f"{network} network", xlabel=unit, ylabel="accuracy on test images", ylim=(0, 1))
-            axes.grid(alpha=0.3)
     reporting.legend_beside(figure, every[0, 0])
-    figure.suptitle("Rules on plain and on decorrelated inputs, each at its best learning rate")
-    reporting.note_seeds(figure, results)
-    return figure
+    title = "Rules on plain and on decorrelated inputs, each at its best learning rate"
+    return reporting.completed(figure, results, title)
 
 
 def choices(results: xr.Dataset) -> Figure | None:
@@ -97,7 +87,7 @@ def choices(results: xr.Dataset) -> Figure | None:
     runs = runs_in(results, "choices")
     if not runs:
         return None
-    figure, (accuracy, left, largest) = plt.subplots(1, 3, figsize=(17, 5), layout="constrained")
+    figure, (accuracy, left, largest) = plt.subplots(1, 3, figsize=(17, 5))
     for i, (name, one) in enumerate(runs.items()):
         x, label = updates_of(one), name.replace("_", " ")
         reporting.band(accuracy, x[1:], one.test_accuracy.values[:, 1:], label=label)
@@ -112,10 +102,8 @@ def choices(results: xr.Dataset) -> Figure | None:
     left.xaxis.set_minor_formatter(NullFormatter())
     left.invert_yaxis()
     largest.set(title="Largest entry of R", ylabel="absolute value")
-    for axes in (accuracy, largest):
-        axes.set_xlabel("updates")
-        axes.grid(alpha=0.3)
+    accuracy.set_xlabel("updates")
+    largest.set_xlabel("updates")
     accuracy.legend(frameon=False, fontsize="small")
-    figure.suptitle("Backprop, dense network: choices of the rule for R")
-    reporting.note_seeds(figure, results)
-    return figure
+    title = "Backprop, dense network: choices of the rule for R"
+    return reporting.completed(figure, results, title, grid=(accuracy, largest))

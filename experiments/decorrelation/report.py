@@ -72,21 +72,13 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def _number(run: str, metric: str, value: float) -> dict[str, Any]:
-    return {
-        "run": run,
-        "metric": metric,
-        "mean": value if np.isfinite(value) else None,
-        "ci95": [None] * 2,
-        "n": 1,
-    }
+    mean = value if np.isfinite(value) else None
+    return {"run": run, "metric": metric, "mean": mean, "ci95": [None] * 2, "n": 1}
 
 
 def _by_epoch(name: str, one: xr.Dataset) -> list[dict[str, Any]]:
-    """Numbers that the notebook prints: the loss summed over batches, by one less than their number, and the
-    sum of the decorrelation losses.
-    """
-    found = []
-    batches = float(np.diff(updates_of(one))[0])
+    """Numbers that the notebook prints: sums over batches, that of the loss over one less than there are."""
+    found, batches = [], float(np.diff(updates_of(one))[0])
     sums = {
         "bp_loss": one.loss.values * batches / max(batches - 1, 1),
         "decorrelation_loss": over_layers(one.decorrelation_loss).values * batches,

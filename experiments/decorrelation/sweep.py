@@ -7,20 +7,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-import lax_learning as ll
 from experiments import running
 from experiments.decorrelation.__main__ import images
 from experiments.decorrelation.config import Config
 from experiments.decorrelation.runs import INPUTS, MOMENTUM, NETWORKS, RATES, STANDARD, Form, Numbers
-from experiments.decorrelation.training import Carry, Images, network_of, start_of, update
+from experiments.decorrelation.training import Carry, Images, accuracy, start_of, update
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
 CHUNKS = 5
 
 
-@cache
-def _images(source: str) -> Images:
-    return images(Config(preset="full", data=source))
+_images = cache(lambda source: images(Config(preset="full", data=source)))
 
 
 def make(static: Mapping[str, Any]) -> Program:
@@ -28,10 +25,8 @@ def make(static: Mapping[str, Any]) -> Program:
     data, batch_size = _images(static["data"]), static["batch_size"]
     check_at_most("batch_size", batch_size, data.train.x.shape[0], "images")
     updates = -(-static["updates"] // CHUNKS)
-    form = Form(
-        NETWORKS[static["network"]], static["rule"], INPUTS[static["inputs"]], MOMENTUM, None,
-        updates, CHUNKS,
-    )  # fmt: skip
+    network, inputs = NETWORKS[static["network"]], INPUTS[static["inputs"]]
+    form = Form(network, static["rule"], inputs, MOMENTUM, None, updates, CHUNKS)
 
     def run(traced: dict[str, jax.Array]) -> running.Run:
         numbers = Numbers(traced["learning_rate"], {"eta": traced["eta"]}, *STANDARD)
@@ -44,12 +39,10 @@ def make(static: Mapping[str, Any]) -> Program:
             carry, (losses, _) = jax.lax.scan(partial(update, form, batch_size, data), carry, of_updates)
             return carry, {"loss": losses}
 
-        def accuracy(carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
-            x, y = data.validation
-            output = network_of(form, carry).apply(carry.params, numbers.inputs(jnp.asarray(x)))
-            return {"accuracy": ll.accuracy(output, y)}
+        def measure(carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
+            return {"accuracy": accuracy(form, carry, data.validation)}
 
-        return running.Run(init, step, CHUNKS, accuracy)
+        return running.Run(init, step, CHUNKS, measure)
 
     def score(found: Any, measured: Any) -> jax.Array:
         return while_finite(measured["accuracy"], found["loss"])

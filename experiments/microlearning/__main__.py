@@ -54,11 +54,10 @@ class Setting(NamedTuple):
 
     def optimizer(self, learning_rate: float) -> optax.GradientTransformation:
         """Returns gradient descent with weight decay, momentum, and drops of the rate."""
-        config = self.config
-        drops = {epoch * self.updates_per_epoch: 0.1 for epoch in config.drops}
+        drops = {epoch * self.updates_per_epoch: 0.1 for epoch in self.config.drops}
         schedule = optax.piecewise_constant_schedule(learning_rate, drops)
-        decay = optax.add_decayed_weights(config.weight_decay)
-        return optax.chain(decay, optax.sgd(schedule, config.momentum or None))
+        descent = optax.sgd(schedule, self.config.momentum or None)
+        return optax.chain(optax.add_decayed_weights(self.config.weight_decay), descent)
 
     def rule(self, learning_rate: float = 0.0) -> ll.Rule:
         """Returns the rule. The rate is for Kolen-Pollack, whose feedback moves as its weights do."""
@@ -68,27 +67,18 @@ class Setting(NamedTuple):
         """Returns a run of the rule with gradient descent."""
         rule = self.rule(learning_rate)
         return ll.make_train(
-            rule,
-            self.optimizer(learning_rate),
-            init=self.problem.model.init,
-            num_updates=self.config.epochs * self.updates_per_epoch,
-            batch_size=self.config.batch_size,
-            evaluate=evaluator(self.problem, rule),
-            every=self.updates_per_epoch,
-        )
+            rule, self.optimizer(learning_rate), init=self.problem.model.init,
+            num_updates=self.config.epochs * self.updates_per_epoch, batch_size=self.config.batch_size,
+            evaluate=evaluator(self.problem, rule), every=self.updates_per_epoch,
+        )  # fmt: skip
 
 
 def make_setting(name: str, config: Config, data: ll.data.Splits) -> Setting:
     """Returns the setting of a rule; the keys of all seeds are the same for every rule."""
     _, *keys = jax.random.split(jax.random.key(config.seed), 5)
     purposes = zip(("train", "test", "measure", "search"), keys, strict=True)
-    return Setting(
-        name,
-        config,
-        make_problem(config),
-        data.train.x.shape[0] // config.batch_size,
-        {purpose: jax.random.split(key, config.seeds) for purpose, key in purposes},
-    )
+    of_seeds = {purpose: jax.random.split(key, config.seeds) for purpose, key in purposes}
+    return Setting(name, config, make_problem(config), len(data.train.x) // config.batch_size, of_seeds)
 
 
 def find_rate(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> float:
@@ -119,10 +109,6 @@ def training(setting: Setting, rate: float) -> Run:
     """Training of a seed; a step is an epoch. Members are keys of test images and states of training."""
     per_epoch, train = setting.updates_per_epoch, setting.make_train(rate)
 
-    def init(test_key: jax.Array, state: ll.TrainState, data: ll.data.Splits) -> Carry:
-        del data
-        return Carry(test_key, state)
-
     def epoch(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
         state, losses = train.advance(carry.state, number * per_epoch, data)
         return carry._replace(state=state), {"loss": losses}
@@ -131,7 +117,7 @@ def training(setting: Setting, rate: float) -> Run:
         of_seed = choose_test_images(carry.test_key, data, setting.config.test_images)
         return train.evaluate(carry.state, number * per_epoch, of_seed)
 
-    return Run(init, epoch, setting.config.epochs, evaluate)
+    return Run(lambda test_key, state, data: Carry(test_key, state), epoch, setting.config.epochs, evaluate)
 
 
 def of_all_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
@@ -150,15 +136,13 @@ def run_rule(name: str, config: Config, data: ll.data.Splits, folder: Path, prog
     progress.set_description(name)
     stage = run_members(training(setting, rate), (setting.keys["test"], state), data, folder, progress)
     save_params(config.out, name, collect(stage.state.state.params, config.seeds))
-    loss, evaluated = stage.metrics["loss"].reshape(config.seeds, -1), dict(stage.metrics)
-    del evaluated["loss"]
-    axes = {k: ("seed", "evaluation", "layer")[: v.ndim] for k, v in evaluated.items()}
-    cosine = evaluated["cosine"]
+    loss, cosine = stage.metrics["loss"].reshape(config.seeds, -1), stage.metrics["cosine"]
+    angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    evaluated = {name: v for name, v in stage.metrics.items() if name != "loss"} | {"angle_degrees": angle}
     results = xr.Dataset(
         {
             "loss": (("seed", "step"), loss),
-            **{k: (axes[k], v) for k, v in evaluated.items()},
-            "angle_degrees": (axes["cosine"], np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
+            **{k: (("seed", "evaluation", "layer")[: v.ndim], v) for k, v in evaluated.items()},
             **{k: (("seed", "layer"), v) for k, v in measures.items()},
             "seconds_per_update": (("epoch",), stage.seconds / per_epoch),
             "learning_rate": ((), rate),

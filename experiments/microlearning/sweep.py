@@ -16,13 +16,7 @@ from experiments.running import Run
 from experiments.settings import POSITIVE
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
-Traced = dict[str, jax.Array]
-
-
-@cache
-def images(source: str) -> ll.data.Splits:
-    """The images, the same for all trials."""
-    return ll.data.mnist(jax.random.key(0), source)
+images = cache(lambda source: ll.data.mnist(jax.random.key(0), source))
 
 
 def make(static: Mapping[str, Any]) -> Program:
@@ -35,21 +29,12 @@ def make(static: Mapping[str, Any]) -> Program:
     check_at_most("batch_size", static["batch_size"], num_images, "images")
     per_epoch = num_images // static["batch_size"]
 
-    def run(traced: Traced) -> Run:
+    def run(traced: dict[str, jax.Array]) -> Run:
         optimizer = optax.sgd(traced["learning_rate"])
-        make_rule = rule_of(
-            FORMS.get(name, name), optimizer=optimizer, gain=GAIN, noise="rademacher",
-            sigma=traced["sigma"], decay=traced["decay"],
-        )  # fmt: skip
-        rule = make_rule(model, loss)
-        train = ll.make_train(
-            rule,
-            optimizer,
-            init=model.init,
-            num_updates=static["epochs"] * per_epoch,
-            batch_size=static["batch_size"],
-            every=per_epoch,
-        )
+        hyper = {"sigma": traced["sigma"], "decay": traced["decay"], "gain": GAIN, "noise": "rademacher"}
+        rule = rule_of(FORMS.get(name, name), optimizer=optimizer, **hyper)(model, loss)
+        sizes = {"batch_size": static["batch_size"], "num_updates": static["epochs"] * per_epoch}
+        train = ll.make_train(rule, optimizer, init=model.init, every=per_epoch, **sizes)
 
         def epoch(state: ll.TrainState, number: Any, data: ll.data.Splits) -> Any:
             state, losses = train.advance(state, number * per_epoch, data)

@@ -21,27 +21,16 @@ ModelName = Literal[
 
 
 class Preset(NamedTuple):
-    """Settings of a `--preset`.
+    """Settings of a `--preset`."""
 
-    Fields:
-      data: where the images come from; None if that must be said.
-      train_samples: images of the downstream pass.
-      test_samples: images to test on.
-      rule_epochs: passes of meta-learning through the upstream points.
-      rnn_samples: from which samples the recurrent network learns.
-      rnn_rows: which output rows it changes.
-      descent_batch: batch size of plain gradient descent.
-      descent_rate: its learning rate.
-    """
-
-    data: str | None
-    train_samples: int
-    test_samples: int
-    rule_epochs: int
-    rnn_samples: str
-    rnn_rows: str
-    descent_batch: int
-    descent_rate: float
+    data: str | None  # where the images come from; None if that must be said
+    train_samples: int  # images of the downstream pass
+    test_samples: int  # images to test on
+    rule_epochs: int  # passes of meta-learning through the upstream points
+    rnn_samples: str  # samples from which the recurrent network learns
+    rnn_rows: str  # output rows that it changes
+    descent_batch: int  # batch size of plain gradient descent
+    descent_rate: float  # its learning rate
 
 
 PRESETS = {
@@ -111,6 +100,5 @@ class Config(Settings):
         self.expect_distinct("models")
         self.expect("width", f"at least the cap of {self.cap}", self.width >= self.cap)
         self.expect("points", f"at least a batch of {self.batch_size}", self.points[0] >= self.batch_size)
-        self.expect(
-            "data", f"a source of the whole MNIST with --preset {self.preset}", self.chosen.data is not None
-        )
+        named = f"a source of the whole MNIST with --preset {self.preset}"
+        self.expect("data", named, self.chosen.data is not None)

@@ -26,7 +26,7 @@ def make(static: Mapping[str, Any]) -> Program:
     def score(found: Any, measured: Any) -> jax.Array:
         return while_finite(found["test_balanced_accuracy"], found["loss"])
 
-    return program_of(run, score, static["epochs"])
+    return program_of(run, score, static["epochs"], ())
 
 
 SWEEPABLE = Sweepable(

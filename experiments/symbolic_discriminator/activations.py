@@ -74,7 +74,7 @@ def rows(results: xr.Dataset) -> Rows:
 
 def figures(results: xr.Dataset) -> Figures:
     """Ten curves of every source."""
-    figure, grid = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharex=True)
+    figure, grid = plt.subplots(2, 2, figsize=(10, 7), sharex=True)
     figure.suptitle("Curves of untrained networks, and the functions they are to be told from")
     for number, (axes, source) in enumerate(zip(grid.flat, results.source.values, strict=True)):
         axes.plot(results.x.values, results.value.sel(source=source).values[:SHOWN].T, ".", markersize=3)

@@ -13,21 +13,13 @@ StudyName = Literal[
 
 
 class Preset(NamedTuple):
-    """Settings of a `--preset`.
+    """Settings of a `--preset`."""
 
-    Fields:
-      points: of every curve.
-      epochs: of training a critic.
-      seeds: of every configuration outside of the study of hyper-parameters.
-      configurations: in that study.
-      updates: of a network that fits a target.
-    """
-
-    points: int
-    epochs: int
-    seeds: int
-    configurations: int
-    updates: int
+    points: int  # of every curve
+    epochs: int  # of training a critic
+    seeds: int  # of every configuration outside of the study of hyper-parameters
+    configurations: int  # in that study
+    updates: int  # of a network that fits a target
 
 
 PRESETS = {

@@ -11,17 +11,8 @@ from matplotlib.figure import Figure
 
 from experiments.parallel import parallel_coordinates
 from experiments.reporting import band, footnote, note_seeds
-from experiments.symbolic_discriminator.reading import (
-    CHANCE,
-    FIELDS,
-    TRENDS,
-    by_objective,
-    deciding,
-    final,
-    horizon,
-    smoothed,
-    trends,
-)
+from experiments.symbolic_discriminator import reading
+from experiments.symbolic_discriminator.reading import CHANCE, FIELDS, TRENDS, by_objective, final, smoothed
 
 SHOWN = 5  # curves of a kind, as in the notebook
 COLOURS = ("C0", "C1")  # of formulas and of networks, as there; of the objectives
@@ -71,7 +62,7 @@ def predictions(critic: xr.Dataset) -> Figure:
     """Curves that a critic judged rightly and wrongly, of its first seed."""
     logits = critic.logits.values[0]
     right = np.stack([logits[0] > 0, logits[1] <= 0])
-    figure, grid = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharex=True, sharey=True)
+    figure, grid = plt.subplots(2, 2, figsize=(10, 7), sharex=True, sharey=True)
     seen = critic.extension.item().replace("_", ", ")
     figure.suptitle(f"What the best critic (extension: {seen}) judged rightly and wrongly")
     order = np.argsort(critic.x.values)
@@ -96,20 +87,23 @@ def predictions(critic: xr.Dataset) -> Figure:
 
 def hyper_parameters(results: xr.Dataset) -> Mapping[str, Figure]:
     """The trends, what decides, and all configurations side by side."""
+    fields = [field for field in ("objective", *FIELDS) if len(np.unique(results[field].values)) > 1]
+    columns = {field: results[field].values for field in fields}
+    ends = final(results).mean(axis=1)
     return {
         "trends": trend_figure(results),
         "deciding": deciding_figure(results),
-        "configurations": configurations(results),
+        "configurations": parallel_coordinates(columns, ends, "final accuracy", (), 1),
     }
 
 
 def trend_figure(results: xr.Dataset) -> Figure:
     """Accuracy over training of all configurations, one panel for each of the notebook's trends."""
-    figure, grid = plt.subplots(2, 2, figsize=(11, 7), layout="constrained", sharex=True, sharey=True)
+    figure, grid = plt.subplots(2, 2, figsize=(11, 7), sharex=True, sharey=True)
     figure.suptitle(f"Trends of {results.sizes['configuration']} random configurations")
     counts: dict[str, list[str]] = {trend: [] for trend in TRENDS}
     for (objective, of), colour in zip(by_objective(results).items(), COLOURS, strict=False):
-        curves, followed = smoothed(of).mean(axis=1), np.array(trends(of))
+        curves, followed = smoothed(of).mean(axis=1), np.array(reading.trends(of))
         for axes, trend in zip(grid.flat, TRENDS, strict=True):
             chosen = curves[followed == trend]
             counts[trend].append(f"{len(chosen)} {objective}")
@@ -122,23 +116,20 @@ def trend_figure(results: xr.Dataset) -> Figure:
         axes.set(xlabel="epoch" if number > 1 else "", ylabel="" if number % 2 else "accuracy")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
-    averaged = f"averaged over {horizon(int(results.epoch.values[-1]))} epochs"
-    footnote(figure, f"one seed each; mean over the steps of an epoch, {averaged}")
+    footnote(figure, f"one seed each; mean over the steps of an epoch, {_averaged(results)}")
     return figure
 
 
 def deciding_figure(results: xr.Dataset) -> Figure:
     """The share of the variance of final accuracy that every hyper-parameter explains, by objective."""
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(12, 4.8), layout="constrained", width_ratios=(1, 1.6), sharey=False
-    )
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), width_ratios=(1, 1.6))
     figure.suptitle(f"Which hyper-parameters decide: {results.sizes['configuration']} configurations")
     levels = {field: np.unique(results[field].values) for field in FIELDS}
     levels = {field: of for field, of in levels.items() if len(of) > 1}
     starts = np.cumsum([0, *(1 + len(of) for of in levels.values())])
     objectives = by_objective(results)
     for number, ((objective, chosen), colour) in enumerate(zip(objectives.items(), COLOURS, strict=False)):
-        found, ends = deciding(chosen), final(chosen).mean(axis=1)
+        found, ends = reading.deciding(chosen), final(chosen).mean(axis=1)
         values = np.array([found.get(field, [np.nan] * 3) for field in levels])
         heights = np.arange(len(levels)) + 0.36 * (number - (len(objectives) - 1) / 2)
         errors = np.abs(values[:, 1:] - values[:, :1]).T
@@ -163,17 +154,10 @@ def deciding_figure(results: xr.Dataset) -> Figure:
     return figure
 
 
-def configurations(results: xr.Dataset) -> Figure:
-    """Parallel coordinates of all configurations, and their final accuracy."""
-    fields = [field for field in ("objective", *FIELDS) if len(np.unique(results[field].values)) > 1]
-    columns = {field: results[field].values for field in fields}
-    return parallel_coordinates(columns, final(results).mean(axis=1), "final accuracy", (), 1)
-
-
 def _over_training(title: str, results: xr.Dataset, labels: Iterable[Any], panels: int = 1) -> Figure:
     """Accuracy on new curves over training of every configuration, in the first of some panels."""
     size = (9, 5) if panels == 1 else (11, 4.5)
-    figure, grid = plt.subplots(1, panels, figsize=size, layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(1, panels, figsize=size, squeeze=False)
     figure.suptitle(title)
     axes: Axes = grid[0, 0]
     axes.set(xlabel="epoch", ylabel="accuracy on new curves", ylim=(0.4, 1.02))
@@ -181,6 +165,9 @@ def _over_training(title: str, results: xr.Dataset, labels: Iterable[Any], panel
     for curve, label in zip(smoothed(results, "fresh_accuracy"), labels, strict=True):
         band(axes, results.epoch.values, curve, label=str(label))
     axes.legend(fontsize="small")
-    averaged = f"averaged over {horizon(int(results.epoch.values[-1]))} epochs"
-    note_seeds(figure, results, f"; {averaged}")
+    note_seeds(figure, results, f"; {_averaged(results)}")
     return figure
+
+
+def _averaged(results: xr.Dataset) -> str:
+    return f"averaged over {reading.horizon(int(results.epoch.values[-1]))} epochs"

@@ -6,20 +6,12 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
-from experiments.grouping import group_by_shape
 from experiments.reporting import summary_rows
-from experiments.symbolic_discriminator import critic_figures, spaces
+from experiments.symbolic_discriminator import critic_figures, reading, spaces
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critics import METRICS, costs, judged_curves, run_group
 from experiments.symbolic_discriminator.points import points
-from experiments.symbolic_discriminator.reading import (
-    TRENDS,
-    by_objective,
-    deciding,
-    final,
-    first_epoch_reaching,
-    trends,
-)
+from experiments.symbolic_discriminator.reading import TRENDS, by_objective, deciding, final, trends
 from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study
 
 
@@ -29,7 +21,7 @@ def of_each(results: xr.Dataset, study: str, field: str) -> Rows:
     for value in dict.fromkeys(values.tolist()):
         chosen = results.isel(configuration=np.flatnonzero(values == value))
         metrics = {name: final(chosen, name).ravel() for name in METRICS}
-        metrics["epochs_to_0.9"] = first_epoch_reaching(chosen, 0.9).ravel()
+        metrics["epochs_to_0.9"] = reading.first_epoch_reaching(chosen, 0.9).ravel()
         metrics["seconds"] = chosen.seconds.values
         metrics["best"] = np.array([np.fmax.reduce(metrics["fresh_accuracy"])])
         rows += summary_rows(f"{study}: {value}", metrics, kind="part")
@@ -67,7 +59,7 @@ def _study(name: str, rows: Callable[[xr.Dataset], Rows], figures: Callable[[xr.
 
     def parts(config: Config) -> dict[str, Part]:
         made, seeds = {}, 1 if name == "hyper_parameters" else config.chosen.seeds
-        for group in group_by_shape(configurations(config), spaces.STATIC):
+        for group in spaces.group_by_shape(configurations(config), spaces.STATIC):
             run = partial(run_group, group, config, seeds)
             made[f"{name}-{spaces.name_of(group.static)}"] = Part(run, sum(costs(group, config, seeds)))
         return made

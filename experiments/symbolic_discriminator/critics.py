@@ -14,11 +14,10 @@ from jax import Array
 from jaxtyping import ArrayLike
 from tqdm import tqdm
 
-from experiments.grouping import Group
 from experiments.running import Run, run_members
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.points import library, points
-from experiments.symbolic_discriminator.spaces import EXTENSIONS
+from experiments.symbolic_discriminator.spaces import EXTENSIONS, Group
 from lax_learning import symbolic
 
 JUDGED = 64  # curves of formulas, and as many of untrained networks, that a trained critic is shown
@@ -76,7 +75,6 @@ def training(static: dict[str, Any], config: Config) -> Run:
     sizes = {"num_epochs": epochs_a_bin * BINS_A_STEP, "iterations": static["iterations"]}
 
     def init(key: Array, traced: dict[str, Array], judged: Any) -> Carry:
-        del judged
         init_key, train_key = jax.random.split(key)
         optimizer = adam(traced["learning_rate"], traced["decay"])
         return Carry(train_key, traced, symbolic.init_critic(init_key, critic, optimizer))
@@ -113,10 +111,9 @@ def judged_curves(library_name: str, extension: str, config: Config) -> Array:
 def run_group(group: Group, config: Config, seeds: int, folder: Path, progress: tqdm) -> xr.Dataset:
     """Trains the configurations of a group for all seeds.
 
-    Returns:
-      A dataset over `configuration`, `seed` and `bin` of epochs: `accuracy` as the notebook has it, mean
-      over the steps of an epoch; that of its first step, whose curves are new (`fresh_`); the logits of
-      curves that are the same for all critics; and the seconds that one seed took, compilation apart.
+    Accuracy is that of the notebook, the mean over the steps of an epoch; `fresh_` is that of its first step,
+    whose curves are new; logits are of curves that are the same for all critics; seconds those of one seed,
+    compilation apart.
     """
     size, static, cut = len(group.members), group.static, schedule(config.chosen.epochs)
     of_seed = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 5), seeds)
@@ -135,11 +132,7 @@ def run_group(group: Group, config: Config, seeds: int, folder: Path, progress: 
             "logits": (("configuration", "seed", "kind", "curve"), logits),
             "seconds": ("configuration", np.full(size, stage.seconds.sum())),
         },
-        {
-            "configuration": list(group.members),
-            "kind": ["formula", "network"],
-            "epoch": ("bin", epochs),
-        },
+        {"configuration": list(group.members), "kind": ["formula", "network"], "epoch": ("bin", epochs)},
     )
 
 

@@ -99,7 +99,6 @@ def _draw_for_seeds(number: int) -> Callable[..., tuple[Curves, Curves]]:
 
 def start_of(key: jax.Array, seen: Curves, fresh: Curves, x: jax.Array) -> Carry:
     """A fresh critic."""
-    del x
     return Carry(key, seen, fresh, symbolic.init_critic(jax.random.fold_in(key, 1), CRITIC, ADAM))
 
 
@@ -139,7 +138,7 @@ def run_critic(
     return _dataset(kind, [name], {metric: values[None, :, -1] for metric, values in stage.metrics.items()})
 
 
-def run_standard(config: Config, kind: PointsName, cost: int, progress: tqdm) -> xr.Dataset:
+def run_standard(config: Config, kind: PointsName, cost: int, folder: Path, progress: tqdm) -> xr.Dataset:
     """Fits the classifiers of scikit-learn, as they come, to the set of every seed."""
     seen, fresh = (np.concatenate(of, axis=1) for of in curves_of(config, kind))
     found = []
@@ -169,12 +168,12 @@ def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> dict[str, 
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = [classifier.fit(seen, labels) for classifier in made]
-    found = {
+    return {
         "seen_accuracy": [of.score(seen, labels) for of in fitted],
         "fresh_accuracy": [of.score(fresh, labels) for of in fitted],
         "fresh_auc": [roc_auc_score(labels, of.predict_proba(fresh)[:, 1]) for of in fitted],
+        "training_accuracy": [np.nan] * len(fitted),
     }
-    return {**found, "training_accuracy": [np.nan] * len(fitted)}
 
 
 def _dataset(kind: str, classifiers: Sequence[str], metrics: dict[str, np.ndarray]) -> xr.Dataset:
@@ -192,8 +191,7 @@ def parts(config: Config) -> dict[str, Part]:
             cost = training.epochs[config.preset] * (2 if training.fresh else 20)
             made[f"fixed_set-{kind}-{name}"] = Part(partial(run_critic, config, kind, name, cost), cost)
         cost = 600 * NUM_SEEDS
-        run = partial(run_standard, config, kind, cost)
-        made[f"fixed_set-{kind}-standard"] = Part(lambda folder, progress, run=run: run(progress), cost)
+        made[f"fixed_set-{kind}-standard"] = Part(partial(run_standard, config, kind, cost), cost)
     return made
 
 

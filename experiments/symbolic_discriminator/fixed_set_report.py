@@ -41,16 +41,14 @@ def rows(results: xr.Dataset) -> Rows:
 
 def figures(results: xr.Dataset) -> Figures:
     """The accuracy of every classifier on curves that it was trained on and on others."""
-    figure, every = plt.subplots(
-        1, len(KINDS), figsize=(15, 5.5), layout="constrained", sharey=True, squeeze=False
-    )
-    for axes, kind in zip(every[0], results.points.values, strict=True):
+    figure, every = plt.subplots(1, len(KINDS), figsize=(15, 5.5), sharey=True)
+    for axes, kind in zip(every, results.points.values, strict=True):
         _panel(axes, kind, results.sel(points=kind))
-    every[0, 0].set_ylabel("accuracy, share of curves")
-    reporting.legend_beside(figure, every[0, 0])
-    figure.suptitle("Functions or untrained networks: classifiers trained on a fixed set of 1,000 curves")
-    reporting.note_seeds(figure, results, ", each with its own set; dots: the sets")
-    return {"fixed_set": figure}
+    every[0].set_ylabel("accuracy, share of curves")
+    reporting.legend_beside(figure, every[0])
+    title = "Functions or untrained networks: classifiers trained on a fixed set of 1,000 curves"
+    note = ", each with its own set; dots: the sets"
+    return {"fixed_set": reporting.completed(figure, results, title, note, grid=())}
 
 
 def _panel(axes: Axes, kind: PointsName, one: xr.Dataset) -> None:

@@ -207,10 +207,7 @@ def costs(config: Config, name: str) -> tuple[int, int]:
 
 def parts(config: Config) -> dict[str, Part]:
     """A part for each cost."""
-    return {
-        f"regularised-{name}": Part(partial(run_part, config, name), sum(costs(config, name)))
-        for name in RUNS
-    }
+    return {f"regularised-{n}": Part(partial(run_part, config, n), sum(costs(config, n))) for n in RUNS}
 
 
 def merge(config: Config, results: Sequence[xr.Dataset]) -> xr.Dataset:

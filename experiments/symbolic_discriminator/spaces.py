@@ -1,7 +1,9 @@
-"""The configurations of every study of critics, and the spaces that they are drawn from."""
+"""The configurations of every study of critics, the spaces they are drawn from, and groups of one shape."""
 
-from collections.abc import Sequence
-from typing import Any
+import operator
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,10 +27,9 @@ EXTENSIONS: dict[str, tuple[Any, Any]] = {
 }
 
 SMALL: Configuration = {
-    **{"objective": "bce", "library": "quadratic", "extension": "none"},
-    **{"latents": 3, "layers": 2, "width": 64, "iterations": 5},
-    **{"learning_rate": 1e-3, "penalty": 1e-5, "decay": 1e-7},
-}
+    "objective": "bce", "library": "quadratic", "extension": "none", "latents": 3, "layers": 2, "width": 64,
+    "iterations": 5, "learning_rate": 1e-3, "penalty": 1e-5, "decay": 1e-7,
+}  # fmt: skip
 
 RATES = {"learning_rate": (1e-5, 1e-4, 1e-3, 1e-2), "penalty": (0.0, 1e-6, 1e-5, 1e-4, 1e-3)}
 OBJECTIVES = {"objective": ("wgan", "bce")}
@@ -36,23 +37,20 @@ SPACES: dict[str, Space] = {
     "sample": {**OBJECTIVES, **RATES, "latents": (1, 5), "layers": (2, 4), "iterations": (1, 5)},
     "study": {**OBJECTIVES, **RATES, "latents": (1, 3, 10), "layers": (2, 4, 8), "iterations": (1, 3, 10)},
     "seed": {
-        **{**OBJECTIVES, **RATES, "latents": (1, 3, 5, 10), "layers": (2, 4, 6, 8)},
-        **{"width": (64, 128, 256, 512), "iterations": (1, 3, 5, 10)},
+        **OBJECTIVES, **RATES, "latents": (1, 3, 5, 10), "layers": (2, 4, 6, 8),
+        "width": (64, 128, 256, 512), "iterations": (1, 3, 5, 10),
     },
-}
+}  # fmt: skip
 EXTENSION_RATES = {"learning_rate": (1e-5, 1e-4, 1e-3), "penalty": (1e-6, 1e-5, 1e-4)}
 # The critic and the spaces that extensions are compared with; one without choices is that critic itself.
 EXTENSION_SPACES: dict[str, tuple[Space, int]] = {
     "sample": ({}, 1),
     "study": ({**OBJECTIVES, **EXTENSION_RATES}, 12),
-    "seed": (
-        {
-            **{**OBJECTIVES, **EXTENSION_RATES, "latents": (1, 3, 5), "layers": (2, 4, 8, 16)},
-            **{"width": (64, 128, 256, 512), "iterations": (1, 3, 5)},
-        },
-        128,
-    ),
-}
+    "seed": ({
+        **OBJECTIVES, **EXTENSION_RATES, "latents": (1, 3, 5), "layers": (2, 4, 8, 16),
+        "width": (64, 128, 256, 512), "iterations": (1, 3, 5),
+    }, 128),
+}  # fmt: skip
 
 
 def name_of(static: Configuration) -> str:
@@ -79,20 +77,12 @@ def hyper_parameters(config: Config) -> list[Configuration]:
 
 def depth(config: Config) -> list[Configuration]:
     """The notebook's v0 to v7: each changes something of the one before."""
+    first = {"objective": "wgan", "learning_rate": 1e-5, "penalty": 1e-4}
     changes = (
-        {"objective": "wgan", "learning_rate": 1e-5, "penalty": 1e-4},
-        {"layers": 4},
-        {"layers": 8},
-        {"penalty": 1e-5},
-        {"learning_rate": 1e-4},
-        {"penalty": 1e-6},
-        {"width": 256},
-        {"layers": 16, "width": 64},
-    )
-    versions = [SMALL]
-    for change in changes:
-        versions.append({**versions[-1], **change})
-    return versions[1:]
+        first, {"layers": 4}, {"layers": 8}, {"penalty": 1e-5}, {"learning_rate": 1e-4}, {"penalty": 1e-6},
+        {"width": 256}, {"layers": 16, "width": 64},
+    )  # fmt: skip
+    return list(accumulate(changes, operator.or_, initial=SMALL))[1:]
 
 
 def extensions(config: Config) -> list[Configuration]:
@@ -104,11 +94,32 @@ def extensions(config: Config) -> list[Configuration]:
 def drawn(config: Config, space: Space, number: int, stream: int) -> list[Configuration]:
     """Draws configurations, every field uniformly from its values, on its own and with replacement."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), stream), max(1, len(space)))
-    places = [
-        np.asarray(jax.random.randint(key, (number,), 0, len(values)))
-        for key, values in zip(keys, space.values(), strict=False)
-    ]
-    return [
-        {**SMALL, **{name: space[name][of[i]] for name, of in zip(space, places, strict=True)}}
-        for i in range(number)
-    ]
+    places = {
+        name: np.asarray(jax.random.randint(key, (number,), 0, len(values)))
+        for key, (name, values) in zip(keys, space.items(), strict=False)
+    }
+    return [{**SMALL, **{name: space[name][of[i]] for name, of in places.items()}} for i in range(number)]
+
+
+class Group(NamedTuple):
+    """Configurations that one program can hold."""
+
+    static: dict[str, Any]  # what they have in common and a program is made for: sizes, numbers of steps
+    traced: dict[str, np.ndarray]  # what differs, each value [members]
+    members: tuple[int, ...]  # their places among all configurations
+
+
+def group_by_shape(configurations: Sequence[Mapping[str, Any]], static: Sequence[str]) -> list[Group]:
+    """Groups configurations of the same fields by the static ones, in the order of their first members."""
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for i, one in enumerate(configurations):
+        # 1, 1.0 and True are equal, and make different programs.
+        places.setdefault(tuple((type(one[name]), one[name]) for name in static), []).append(i)
+    traced = [name for name in configurations[0] if name not in static]
+    groups = []
+    for members in places.values():
+        varied = {name: np.array([configurations[i][name] for i in members]) for name in traced}
+        groups.append(
+            Group({name: configurations[members[0]][name] for name in static}, varied, tuple(members))
+        )
+    return groups
