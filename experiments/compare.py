@@ -1,7 +1,6 @@
 """Shows two finished runs of an experiment side by side."""
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,20 +108,17 @@ def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | N
     parts = list(dict.fromkeys(part for metric in metrics for part in by_metric[metric]))
     columns = min(4, len(metrics))
     lines = -(-len(metrics) // columns)
-    drawn, axes = plt.subplots(
-        lines, columns, figsize=(4 * columns + 2, lines * (0.3 * len(parts) + 1.6)), sharey=True,
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
+    size = (4 * columns + 2, lines * (0.3 * len(parts) + 1.6))
+    drawn, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
     for panel, metric in zip(axes.flat, metrics, strict=False):
-        for i, (name, colour, shift) in enumerate(
-            ((f"A: {a.folder}", "C0", -0.15), (f"B: {b.folder}", "C1", 0.15))
-        ):
+        for i, name in enumerate((f"A: {a.folder}", f"B: {b.folder}")):
             found = [(parts.index(part), pair[i]) for part, pair in by_metric[metric].items()]
-            _points(panel, [(at + shift, row) for at, row in found if row is not None], name, colour)
+            shift = 0.3 * i - 0.15
+            _points(panel, [(at + shift, row) for at, row in found if row is not None], name, f"C{i}")
         unit = getattr(a.report, "VARIABLES", {}).get(metric, ("1", ""))[0]
         panel.set(title=metric.replace("_", " ") + f" ({unit})" * (unit != "1"))
         panel.xaxis.set_major_locator(MaxNLocator(4))
-        panel.set(ylim=(len(parts) - 0.5, -0.5))
+        panel.set_ylim(len(parts) - 0.5, -0.5)
         panel.set_yticks(range(len(parts)), parts)
         panel.grid(axis="x", alpha=0.3)
     for panel in list(axes.flat)[len(metrics) :]:
@@ -132,8 +128,7 @@ def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | N
     return drawn
 
 
-def _points(axes: Any, rows: Iterable[tuple[float, dict[str, Any]]], label: str, colour: str) -> None:
-    rows = list(rows)
+def _points(axes: Any, rows: list[tuple[float, dict[str, Any]]], label: str, colour: str) -> None:
     y = [at for at, _ in rows]
     ends = [[np.nan if v is None else v for v in (row["mean"], *row["ci95"])] for _, row in rows]
     mean, low, high = reporting.drawable(np.array(ends, float).reshape(-1, 3)).T
@@ -146,13 +141,9 @@ def run(config: Config) -> None:
     if a.experiment != b.experiment:
         raise FolderError(f"B: expected a run of {a.experiment} as in {config.a}, got one of {b.experiment}")
     print(f"A: {config.a}\nB: {config.b}\n")
-    options = differing(a.config, b.config)
-    print(
-        reporting.table(["option", "A", "B"], options) if options else "The configurations are the same.",
-        end="\n\n",
-    )
-    pairs = pairs_of(a, b)
-    print(table(pairs))
+    options, pairs = differing(a.config, b.config), pairs_of(a, b)
+    same = "The configurations are the same."
+    print(reporting.table(["option", "A", "B"], options) if options else same, table(pairs), sep="\n\n")
     drawn = figure(a, b, pairs)
     if drawn is not None:
         harness.make_folder(config.figure.parent)

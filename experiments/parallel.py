@@ -30,7 +30,7 @@ def parallel_coordinates(
     score, random = drawable(score), np.random.default_rng(0)
     order = np.argsort(best * score, kind="stable")[: np.isfinite(score).sum()]  # NaN comes last
     score, lines = score[order], []
-    figure, axes = plt.subplots(figsize=(5 + 1.8 * len(columns), 5.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5 + 1.8 * len(columns), 5.5))
     of_all = {**{name: values[order] for name, values in columns.items()}, "score": score}
     for place, (name, at) in enumerate(of_all.items() if len(order) else ()):
         levels, log = np.unique(at), name in logarithmic

@@ -51,20 +51,14 @@ class Config(Options):
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide what a trial gives; the space is added as it was read."""
-        names = ("experiment", "seeds", "seed", "sampler", "pruner")
-        return {name: getattr(self, name) for name in names}
+        return {n: getattr(self, n) for n in ("experiment", "seeds", "seed", "sampler", "pruner")}
 
     def sweepable(self) -> Sweepable:
-        """The `SWEEPABLE` of the experiment.
-
-        Raises:
-          ValueError: if there is no such module, or if it defines none.
-        """
+        """The `SWEEPABLE` of the experiment; a ValueError if no such module defines one."""
         name = f"experiments.{self.experiment}.sweep" if self.experiment in OFFERED else self.experiment
         try:
             return import_module(name).SWEEPABLE
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             expected = f"one of {', '.join(OFFERED)}, or a module that defines a SWEEPABLE"
-            raise ValueError(
-                f"--experiment: expected {expected}, got {self.experiment!r} ({error})"
-            ) from None
+            got = f"{self.experiment!r} ({error})"
+            raise ValueError(f"--experiment: expected {expected}, got {got}") from None

@@ -15,12 +15,9 @@ from experiments.sweeping import Program, Sweepable
 
 
 class Programs:
-    """The compiled programs of a sweep, kept from batch to batch.
+    """The compiled programs of a sweep, kept from batch to batch; all trials have the same keys `[seeds]`.
 
-    Args:
-      sweepable: the experiment.
-      keys: `[seeds]`, the same for all trials.
-      side_by_side: least number of trials in a block; a few more if their seeds then fill the devices evenly.
+    A block holds at least `side_by_side` trials, a few more if their seeds then fill the devices evenly.
     """
 
     def __init__(self, sweepable: Sweepable, keys: jax.Array, side_by_side: int) -> None:
@@ -37,12 +34,8 @@ class Programs:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Runs trials of one static shape, and stops those that are hopeless.
 
-        Args:
-          trials: the hyper-parameters of each.
-          hopeless: `(place in trials, chunks done, scores [seeds]) -> bool`, called between chunks.
-
-        Returns:
-          Last score of every trial, `[trials, seeds]`, and which trials ran to the end, `[trials]`.
+        Between chunks that is asked of `(place in trials, chunks done, scores [seeds])`. Returns the last
+        score of every trial, `[trials, seeds]`, and which trials ran to the end, `[trials]`.
         """
         program, seeds = self._compiled(trials[0]), self._keys.size
         running = np.arange(len(trials))

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,17 +26,15 @@ from experiments.sweep.workers import Worker, finished, slot_of
 from experiments.sweeping import Sweepable
 
 SAMPLERS = {
-    "tpe": lambda seed: samplers.TPESampler(seed=seed, constant_liar=True),
-    "random": lambda seed: samplers.RandomSampler(seed=seed),
-    "grid": lambda seed: samplers.RandomSampler(
-        seed=seed
-    ),  # never asked: trials are queued with their points
-    "cmaes": lambda seed: samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "tpe": partial(samplers.TPESampler, constant_liar=True),
+    "random": samplers.RandomSampler,
+    "grid": samplers.RandomSampler,  # never asked: trials are queued with their points
+    "cmaes": partial(samplers.CmaEsSampler, warn_independent_sampling=False),
 }
 PRUNERS = {
-    "median": lambda: pruners.MedianPruner(n_startup_trials=8),
-    "halving": lambda: pruners.SuccessiveHalvingPruner(),
-    "none": lambda: pruners.NopPruner(),
+    "median": partial(pruners.MedianPruner, n_startup_trials=8),
+    "halving": pruners.SuccessiveHalvingPruner,
+    "none": pruners.NopPruner,
 }
 
 
@@ -44,10 +43,10 @@ class BySlot(samplers.BaseSampler):
 
     def __init__(self, name: str, seed: int) -> None:
         self._make, self._seed = SAMPLERS[name], seed
-        self._sampler: samplers.BaseSampler = self._make(seed)
+        self._sampler: samplers.BaseSampler = self._make(seed=seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._sampler = self._make((self._seed * 1_000_003 + 7919 * slot_of(trial)) % 2**31)
+        self._sampler = self._make(seed=(self._seed * 1_000_003 + 7919 * slot_of(trial)) % 2**31)
 
     def infer_relative_search_space(self, *arguments: Any, **named: Any) -> dict[str, Any]:
         return self._sampler.infer_relative_search_space(*arguments, **named)
@@ -92,11 +91,7 @@ class Journal(JournalFileBackend):
 
 
 def storage_of(config: Config) -> BaseStorage:
-    """The journal in the folder, or the database that was asked for.
-
-    Raises:
-      ValueError: if there is no such database, or if the journal is damaged.
-    """
+    """The journal in the folder, or the database that was asked for; a ValueError if there is no such one."""
     url = config.storage
     if url is None:
         return JournalStorage(Journal(str(config.out / "journal.log")))
@@ -112,11 +107,7 @@ def storage_of(config: Config) -> BaseStorage:
 
 
 def open_study(config: Config, sweepable: Sweepable, deciding: dict[str, Any]) -> optuna.Study:
-    """The study, new or as it stands.
-
-    Raises:
-      ValueError: if another configuration made it.
-    """
+    """The study, new or as it stands; a ValueError if another configuration made it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=storage_of(config),

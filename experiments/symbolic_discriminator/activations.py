@@ -11,13 +11,11 @@ from tqdm import tqdm
 
 from experiments.reporting import footnote, summary_rows
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.points import library, points
+from experiments.symbolic_discriminator.spaces import library, points
 from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study
 from lax_learning import symbolic
 
-CURVES = 200
-SHOWN = 10
-COST = 3_000
+CURVES, SHOWN, COST = 200, 10, 3_000
 TITLES = {
     "dsn": "untrained DSN, no biases",
     "mlp": "untrained MLP",

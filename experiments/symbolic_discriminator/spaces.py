@@ -1,18 +1,25 @@
-"""The configurations of every study of critics, the spaces they are drawn from, and groups of one shape."""
+"""Points, libraries and configurations of the studies of critics, and the spaces they are drawn from."""
 
 import operator
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.points import LIBRARIES
+from lax_learning import symbolic
 
 Configuration = dict[str, Any]
 Space = dict[str, Sequence[Any]]
+PointsName = Literal["normal", "grid"]
+LIBRARIES = {
+    path.stem.split("_", 1)[1]: path for path in sorted((Path(__file__).parent / "libraries").glob("*.lib"))
+}
 
 # What a program is made for; learning rate, penalty and decay are traced.
 STATIC = ("objective", "library", "extension", "latents", "layers", "width", "iterations")
@@ -51,6 +58,18 @@ EXTENSION_SPACES: dict[str, tuple[Space, int]] = {
         "width": (64, 128, 256, 512), "iterations": (1, 3, 5),
     }, 128),
 }  # fmt: skip
+
+
+def points(kind: PointsName, number: int, seed: int) -> Float[Array, "points 1"]:
+    """Draws points from N(0, 1), the same for a seed, or makes a grid over -3 to 3 without its end."""
+    if kind == "grid":
+        return jnp.linspace(-3, 3, number, endpoint=False)[:, None]
+    return jax.random.normal(jax.random.fold_in(jax.random.key(seed), 1), (number, 1))
+
+
+def library(name: str) -> symbolic.Library:
+    """Loads a library from the folder `libraries`, whose files are in the order of their size."""
+    return symbolic.load_library(LIBRARIES[name])
 
 
 def name_of(static: Configuration) -> str:

@@ -9,14 +9,12 @@ import jax.numpy as jnp
 from experiments.sweeping import Program, Sweepable
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critics import training
-from experiments.symbolic_discriminator.points import LIBRARIES
-from experiments.symbolic_discriminator.spaces import EXTENSIONS, SMALL
+from experiments.symbolic_discriminator.spaces import EXTENSIONS, LIBRARIES, SMALL
 
 
 def make(static: Mapping[str, Any]) -> Program:
     """Training of a critic for at least 10 epochs; a chunk is one of the steps in which they are cut."""
-    config = Config(epochs=max(10, static["epochs"]))
-    run = training(dict(static), config)
+    run = training(dict(static), Config(epochs=max(10, static["epochs"])))
 
     def advance(carry: Any, number: Any, shared: Any) -> tuple[Any, jax.Array]:
         carry, metrics = run.step(carry, number, shared)
