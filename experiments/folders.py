@@ -63,17 +63,14 @@ def named_if_damaged(path: Path, what: str, remedy: str) -> Iterator[None]:
         if memory.out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FolderError(
-            f"--out: expected {what} in {path}, got one that cannot be read ({reason}); {remedy}"
-        ) from None
+        got = f"one that cannot be read ({reason}); {remedy}"
+        raise FolderError(f"--out: expected {what} in {path}, got {got}") from None
 
 
 def read_dataset(path: Path) -> xr.Dataset:
     """Reads a dataset whole and leaves the file closed."""
-    with (
-        named_if_damaged(path, "results", "delete it to compute them again"),
-        xr.open_dataset(path, engine="h5netcdf") as dataset,
-    ):
+    readable = named_if_damaged(path, "results", "delete it to compute them again")
+    with readable, xr.open_dataset(path, engine="h5netcdf") as dataset:
         return dataset.load().drop_encoding()  # it would cut names that are merged to the length of the first
 
 
@@ -89,9 +86,8 @@ def read_config(out: Path) -> dict[str, Any] | None:
     if isinstance(held, dict):
         return held
     reason = f"damaged JSON ({held})" if isinstance(held, ValueError) else json.dumps(held)[:50]
-    raise FolderError(
-        f"--out: expected a configuration in {path}, got {reason}; delete {out} to compute its results again"
-    )
+    remedy = f"delete {out} to compute its results again"
+    raise FolderError(f"--out: expected a configuration in {path}, got {reason}; {remedy}")
 
 
 class Claim(NamedTuple):
@@ -145,11 +141,9 @@ def _lock(out: Path, shared: bool) -> Any:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            holder = lock.read() or "another process"
+            got = f"{out}, held by {lock.read() or 'another process'}"
             lock.close()
-            raise FolderError(
-                f"--out: expected a folder of no other run, got {out}, held by {holder}"
-            ) from None
+            raise FolderError(f"--out: expected a folder of no other run, got {got}") from None
         except OSError as error:  # a file system without locks
             print(f"warning: {out} cannot be locked ({error}); start no second run in it", file=sys.stderr)
         with suppress(FileNotFoundError):

@@ -1,13 +1,16 @@
 """Shared parts of all reports: intervals over seeds, tables, bands, error bars and notes in figures."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import numpy as np
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -42,15 +45,8 @@ def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "r
     for metric, values in metrics.items():
         *numbers, n = interval(values)
         mean, *ends = (None if np.isnan(v) else v for v in numbers)
-        row = {
-            kind: part,
-            "metric": metric,
-            "mean": mean,
-            "ci95": ends,
-            "n": n,
-            "seeds": int(np.size(values)),
-        }
-        rows.append(row)
+        found = {"mean": mean, "ci95": ends, "n": n, "seeds": int(np.size(values))}
+        rows.append({kind: part, "metric": metric, **found})
     return rows
 
 
@@ -156,13 +152,55 @@ def note_seeds(figure: Figure, results: Any, more: str = "") -> None:
     footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} seeds{more}")
 
 
-def completed(
-    figure: Figure, results: Any, title: str | None = None, more: str = "", grid: Iterable[Axes] | None = None
-) -> Figure:
+def completed(figure: Figure, results: Any, title: str = "", more: str = "", grid: Any = None) -> Figure:
     """The figure with a title, grids in some of its axes, by default all, and a note on its seeds."""
     for axes in figure.axes if grid is None else grid:
         axes.grid(alpha=0.3)
-    if title is not None:
+    if title:
         figure.suptitle(title)
     note_seeds(figure, results, more)
+    return figure
+
+
+BOX = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+MOST_LEVELS = 5
+"""Numbers with so few different values, and all texts, are spaced evenly, and their lines spread."""
+
+
+def parallel_coordinates(
+    columns: Mapping[str, np.ndarray], score: np.ndarray, label: str, logarithmic: Collection[str], best: int
+) -> Figure:
+    """Draws every configuration with a finite score as a line through its values to it, the best on top.
+
+    Columns have the values of all configurations, by hyper-parameter; those that are logarithmic have such an
+    axis. `best` is 1 if a larger score is better, -1 if a smaller one is.
+    """
+    score, random = drawable(score), np.random.default_rng(0)
+    order = np.argsort(best * score, kind="stable")[: np.isfinite(score).sum()]  # NaN comes last
+    score, lines = score[order], []
+    figure, axes = plt.subplots(figsize=(5 + 1.8 * len(columns), 5.5))
+    of_all = {**{name: values[order] for name, values in columns.items()}, "score": score}
+    for place, (name, at) in enumerate(of_all.items() if len(order) else ()):
+        levels, log = np.unique(at), name in logarithmic
+        if len(levels) <= MOST_LEVELS or at.dtype.kind not in "fiu":
+            at = np.searchsorted(levels, at) + random.uniform(-0.03, 0.03, len(at)) * len(levels)
+            marks, texts = np.arange(len(levels)), list(map(str, levels))
+        else:
+            at = np.log10(at) if log else at
+            marks = np.linspace(at.min(), at.max(), 5)
+            texts = [f"{10**mark if log else mark:.3g}" for mark in marks]
+        low, span = marks[0], np.ptp(marks) or 1.0
+        lines.append((at - low) / span)
+        axes.axvline(place, color="0.3", linewidth=1)
+        for height, text in zip((marks - low) / span, texts, strict=True):
+            near = {"xytext": (4, 0), "textcoords": "offset points", "fontsize": "small", "va": "center"}
+            axes.annotate(text, (place, height), bbox=BOX, **near)
+    low, high = np.percentile(score, (10, 100) if best > 0 else (0, 90)) if len(order) else (0.0, 1.0)
+    colours = ScalarMappable(Normalize(low, high), "viridis" if best > 0 else "viridis_r")
+    for line, of_line in zip(np.transpose(lines), score, strict=True):
+        axes.plot(line, color=colours.to_rgba(of_line), linewidth=0.9, alpha=0.7)
+    axes.set_xticks(range(len(of_all)), [name.replace("_", " ") for name in of_all])
+    axes.set(title="each is a line through its values", xlim=(-0.1, len(columns) + 0.4), yticks=[])
+    figure.suptitle(f"{len(order)} configurations and their scores")
+    figure.colorbar(colours, ax=axes, label=label, extend="min" if best > 0 else "max")
     return figure

@@ -1,20 +1,66 @@
 """Settings that all experiments have in common, and the checks of what is given on a command line."""
 
 import argparse
+import math
 import re
+import types
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
+from operator import le, lt
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import tyro
 
 from experiments.folders import read_config
-from experiments.limits import Limits, at_least, check_hint
 from experiments.processes import Meeting
 
+MOST = 2**31 - 1
+"""Largest integer that is accepted: that of int32."""
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The values that a number may have: from `least` to `most`, without the ends that `open_at` names.
+
+    Integers have to fit into int32, other numbers into float32.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    open_at: tuple[bool, bool] = (False, False)
+
+    def check(self, name: str, value: float) -> None:
+        """Raises ValueError unless `value` lies within the limits."""
+        above, below = (lt if is_open else le for is_open in self.open_at)
+        if isinstance(value, int):
+            most = int(min(self.most, MOST))
+            expected = f"at least {self.least:g}" if value < self.least else f"at most {most}"
+            fits = self.least <= value <= most
+        elif math.isfinite(value) and above(self.least, value) and below(value, self.most):
+            expected = "a number that float32 can hold"
+            fits = not value or SMALLEST <= abs(value) <= LARGEST
+        else:
+            expected, fits = self._expected(), False
+        if not fits:
+            raise ValueError(f"{name}: expected {expected}, got {value}")
+
+    def _expected(self) -> str:
+        above, below = self.open_at
+        if not math.isfinite(self.least):
+            return "a finite number"
+        if not math.isfinite(self.most):
+            return f"a finite number {'>' if above else '>='} {self.least:g}"
+        if not (above or below):
+            return f"a number in {self.least:g}..{self.most:g}"
+        return f"a number in {'(' if above else '['}{self.least:g}, {self.most:g}{')' if below else ']'}"
+
+
+at_least = Limits  # without an upper end
 POSITIVE = Limits(0, open_at=(True, False))
 Count = Annotated[int, at_least(1)]
 Seed = Annotated[int, at_least(0)]
@@ -24,11 +70,29 @@ Share = Annotated[float, Limits(0, 1)]
 _refused: ContextVar[list[ValueError] | None] = ContextVar("refused", default=None)
 
 
+def check_hint(name: str, hint: Any, value: Any) -> None:
+    """Raises ValueError unless numbers are within the limits that their annotation gives them."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        limits = [each for each in inner if isinstance(each, Limits)]
+        for each in limits:
+            each.check(name, float(value) if inner[0] is float else value)
+        if not limits:
+            check_hint(name, inner[0], value)
+    elif origin in (Union, types.UnionType):
+        if value is not None:
+            check_hint(name, next(each for each in inner if each is not type(None)), value)
+    elif origin is tuple:
+        for i, each in enumerate(value):
+            check_hint(name, inner[0] if inner[-1] is Ellipsis else inner[i], each)
+    elif hint in (int, float):
+        Limits().check(name, hint(value))
+
+
 class Options:
     """Base class of what is read from a command line: a dataclass whose fields are checked when it is made.
 
-    Numbers are annotated with their `Limits`; without them integers must fit int32 and floats must be finite.
-    `check` adds what concerns several fields.
+    Numbers are annotated with their `Limits`; `check` adds what concerns several fields.
     """
 
     PREFIX: ClassVar[str] = ""
@@ -70,9 +134,7 @@ class Options:
 
 
 def parse(config: Callable[..., Any], prog: str) -> Any:
-    """Reads a command line.
-
-    With `--resume`, options that are not given are those of the run in `--out`.
+    """Reads a command line. With `--resume`, options that are not given are those of the run in `--out`.
 
     Raises:
       ValueError: for an option that the configuration refuses, on one line: tyro would frame it.
@@ -112,9 +174,8 @@ def imported(name: str, path: str) -> Callable[..., Any]:
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{name}: expected MODULE:FUNCTION, got {path} ({error}; the module has to be on PYTHONPATH)"
-        ) from None
+        got = f"{path} ({error}; the module has to be on PYTHONPATH)"
+        raise ValueError(f"{name}: expected MODULE:FUNCTION, got {got}") from None
     if not callable(found):
         raise ValueError(f"{name}: expected MODULE:FUNCTION, got {path}, which is {found!r}")
     return found

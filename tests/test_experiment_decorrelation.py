@@ -18,7 +18,7 @@ from experiments import checkpoints, harness, running
 from experiments.decorrelation import report
 from experiments.decorrelation.__main__ import images, run_one
 from experiments.decorrelation.config import Config
-from experiments.decorrelation.reading import (
+from experiments.decorrelation.figures import (
     NOTEBOOK,
     PUBLISHED,
     best_rate,

@@ -5,6 +5,7 @@ minimum sooner than one that only follows its gradient?
 """
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from experiments.birth_death.config import Config
 from experiments.birth_death.problems import PROBLEMS, SCHEMES, Problem, Scheme
 from experiments.checkpoints import save_params
 from experiments.running import Run, collect, run_members, side_by_side
+from experiments.sweeping import Program, Sweepable, program_of
 
 
 class Carry(NamedTuple):
@@ -83,12 +85,10 @@ def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) 
         start, stop = (jnp.asarray(times)[number + i] for i in (0, 1))
         return jax.lax.fori_loop(start, stop, update, carry), {}
 
-    return Run(
-        lambda key, shared: start_of(problem, key),
-        step,
-        len(times) - 1,
-        lambda carry, number, shared: measure(problem, carry),
-    )
+    def init(key: jax.Array, shared: Any) -> Carry:
+        return start_of(problem, key)
+
+    return Run(init, step, len(times) - 1, lambda carry, number, shared: measure(problem, carry))
 
 
 def measured_at(num_steps: int, records: int) -> np.ndarray:
@@ -149,6 +149,38 @@ EXPERIMENT = harness.Experiment(
     merge=lambda config, parts: harness.joined(parts, "scheme", config.schemes),
 )
 run, main = EXPERIMENT.run, EXPERIMENT.main
+
+
+CHUNKS = 5
+
+
+def swept(static: Mapping[str, Any]) -> Program:
+    """A run of one scheme on one problem; a chunk is a fifth of its steps."""
+    config = Config(units=static["units"], batch_size=static["batch_size"])
+    problem, scheme = PROBLEMS[static["problem"]](config), SCHEMES[static["scheme"]]
+    times = -(-static["steps"] // CHUNKS) * np.arange(CHUNKS + 1)
+
+    def run(traced: dict[str, jax.Array]) -> Run:
+        alphas: Any = dict.fromkeys(problem.alphas, traced["alpha"])
+        one = problem._replace(alphas=alphas, learning_rate=traced["learning_rate"])
+        return run_of(one, scheme, config, times)
+
+    return program_of(run, lambda found, measured: measured["loss"], CHUNKS, ())
+
+
+SWEEPABLE = Sweepable(
+    "loss at the end",
+    "minimize",
+    {"alpha": 1.0, "learning_rate": 0.02},
+    {
+        "scheme": ("clone", *(name for name in SCHEMES if name != "clone")),
+        "problem": tuple(PROBLEMS),
+        "steps": 1_000,
+        "units": 50,
+        "batch_size": 100,
+    },
+    swept,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

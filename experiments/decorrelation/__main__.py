@@ -5,7 +5,8 @@ the question whether there is a gain on all of MNIST and with convolutions.
 """
 
 import sys
-from functools import partial
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from tqdm import tqdm
 import lax_learning as ll
 from experiments import harness, memory, running
 from experiments.checkpoints import save_params
-from experiments.decorrelation import report
+from experiments.decorrelation import report, runs
 from experiments.decorrelation.config import Config
-from experiments.decorrelation.reading import best_rate
-from experiments.decorrelation.runs import Numbers, Run, runs_of
-from experiments.decorrelation.training import Carry, Images, start_of, training, widths
+from experiments.decorrelation.figures import best_rate
+from experiments.decorrelation.runs import Form, Numbers, Run, runs_of
+from experiments.decorrelation.training import Carry, Images, accuracy, start_of, training, update, widths
+from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
 CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 pixels
 
@@ -91,13 +93,13 @@ def images(config: Config) -> Images:
 
 def held(config: Config, data: Images) -> harness.Held:
     """The largest run: networks, their R and the order of the images of every seed, at all learning rates."""
-    runs, sizes = runs_of(config), []
-    of_network = {run.form.network: run for run in sorted(runs.values(), key=lambda run: len(run.numbers))}
+    every, sizes = sorted(runs_of(config).values(), key=lambda run: len(run.numbers)), []
+    of_network = {run.form.network: run for run in every}
     for run in of_network.values():
         start = partial(start_of, run.form, data.train.x.shape[0], config.batch_size)
         sizes.append((jax.eval_shape(start, jax.random.key(0), run.numbers[0]), len(run.numbers)))
     each, members = max(sizes, key=lambda size: memory.bytes_of(size[0]) * size[1])
-    return harness.Held(each, memory.floats(max(run.form.updates for run in runs.values())), members)
+    return harness.Held(each, memory.floats(max(run.form.updates for run in every)), members)
 
 
 EXPERIMENT = harness.Experiment(
@@ -114,6 +116,58 @@ EXPERIMENT = harness.Experiment(
     compile_quickly=lambda config: config.preset == "sample",
 )
 run, main = EXPERIMENT.run, EXPERIMENT.main
+
+
+CHUNKS = 5
+
+
+_images = cache(lambda source: images(Config(preset="full", data=source)))
+
+
+def swept(static: Mapping[str, Any]) -> Program:
+    """A run of one rule on plain or decorrelated inputs; a chunk is a fifth of its updates."""
+    data, batch_size = _images(static["data"]), static["batch_size"]
+    check_at_most("batch_size", batch_size, data.train.x.shape[0], "images")
+    updates = -(-static["updates"] // CHUNKS)
+    network, inputs = runs.NETWORKS[static["network"]], runs.INPUTS[static["inputs"]]
+    form = Form(network, static["rule"], inputs, runs.MOMENTUM, None, updates, CHUNKS)
+
+    def run(traced: dict[str, jax.Array]) -> running.Run:
+        numbers = Numbers(traced["learning_rate"], {"eta": traced["eta"]}, *runs.STANDARD)
+
+        def init(key: jax.Array, data: Images) -> Carry:
+            return start_of(form, data.train.x.shape[0], batch_size, key, numbers)
+
+        def step(carry: Carry, number: Any, data: Images) -> tuple[Carry, dict[str, jax.Array]]:
+            of_updates = number * updates + jnp.arange(updates)
+            carry, (losses, _) = jax.lax.scan(partial(update, form, batch_size, data), carry, of_updates)
+            return carry, {"loss": losses}
+
+        def measure(carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
+            return {"accuracy": accuracy(form, carry, data.validation)}
+
+        return running.Run(init, step, CHUNKS, measure)
+
+    def score(found: Any, measured: Any) -> jax.Array:
+        return while_finite(measured["accuracy"], found["loss"])
+
+    return program_of(run, score, CHUNKS, data)
+
+
+SWEEPABLE = Sweepable(
+    "accuracy on the validation images",
+    "maximize",
+    {"eta": 1e-3, "learning_rate": 0.03},
+    {
+        "rule": tuple(runs.RATES),
+        "network": tuple(runs.NETWORKS),
+        "inputs": ("decorrelated", *(name for name in runs.INPUTS if name != "decorrelated")),
+        "updates": 50,
+        "batch_size": 64,
+        "data": "sample",
+    },
+    swept,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

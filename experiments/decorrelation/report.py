@@ -6,16 +6,8 @@ import numpy as np
 import xarray as xr
 
 from experiments import reporting
-from experiments.decorrelation.figures import figures
-from experiments.decorrelation.reading import (
-    NOTEBOOK,
-    elapsed,
-    first_reaching,
-    over_layers,
-    runs_in,
-    seconds_per_update,
-    updates_of,
-)
+from experiments.decorrelation import figures as reading
+from experiments.decorrelation.figures import NOTEBOOK, elapsed, figures, over_layers, runs_in, updates_of
 
 __all__ = ["figures", "rows", "table"]
 
@@ -56,13 +48,13 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
             }
             found = reporting.summary_rows(name, metrics, kind="run")
             found.append(_number(name, "learning_rate", float(one.learning_rate)))
-            found.append(_number(name, "ms_per_update", 1e3 * seconds_per_update(one)))
+            found.append(_number(name, "ms_per_update", 1e3 * reading.seconds_per_update(one)))
             plain = runs.get(f"{name.rpartition('-')[0]}-plain")
             if plain is not None and plain is not one:
                 level = float(plain.test_accuracy.isel(step=-1).mean(skipna=False))
                 for what, x in {"updates": updates_of, "seconds": elapsed}.items():
-                    needed = first_reaching(x(one), one.test_accuracy.values, level)
-                    needed_plain = first_reaching(x(plain), plain.test_accuracy.values, level)
+                    needed = reading.first_reaching(x(one), one.test_accuracy.values, level)
+                    needed_plain = reading.first_reaching(x(plain), plain.test_accuracy.values, level)
                     share = needed / needed_plain if needed_plain else np.nan  # plain inputs taught nothing
                     found.append(_number(name, f"{what}_share_of_plain", share))
             if study == "notebook":

@@ -74,9 +74,7 @@ def start_of(form: Form, num_images: int, batch_size: int, key: jax.Array, numbe
     return Carry(run_key, numbers, drawn, params, state, form.optimizer(numbers.rate).init(params), order)
 
 
-def update(
-    form: Form, batch_size: int, data: Images, carry: Carry, number: Any
-) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+def update(form: Form, batch_size: int, data: Images, carry: Carry, number: Any) -> tuple[Carry, Any]:
     """One update, and the losses before it; the decorrelation loss of a layer without R is NaN."""
     order, chosen = ll.data.batches(carry.images.shape[0], batch_size).next(carry.order, number)
     rows, outputs, numbers = carry.images[chosen], widths(form), carry.numbers

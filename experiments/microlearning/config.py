@@ -9,12 +9,8 @@ from experiments.registry import ONLINE, check_name
 from experiments.settings import Count, Limits, NotNegative, Positive, Seed, Settings, at_least
 
 NetworkName = Literal["dense", "convolutional", "recurrent", "leaky"]
-HIDDEN: dict[NetworkName, tuple[int, ...]] = {
-    "dense": (500,),
-    "convolutional": (6, 16, 120, 84),
-    "recurrent": (64,),
-    "leaky": (64,),
-}
+HIDDEN: dict[NetworkName, tuple[int, ...]]
+HIDDEN = {"dense": (500,), "convolutional": (6, 16, 120, 84), "recurrent": (64,), "leaky": (64,)}
 """Widths of the hidden layers, if none are given."""
 
 DEFAULT_RULES = (

@@ -48,13 +48,9 @@ def _activity_perturbation(make: Callable[..., Any], config: Config) -> Any:
 def make_rule(
     name: str, config: Config, optimizer: optax.GradientTransformation, *, in_gradient_units: bool = False
 ) -> ll.Rule:
-    """Returns a rule, or a `MODULE:FUNCTION`, in the form of `--scale`.
+    """Returns a rule, or a `MODULE:FUNCTION`, in the form of `--scale`; the optimizer is that of the weights.
 
-    Args:
-      name: of the rule.
-      config: the configuration.
-      optimizer: that of the weights.
-      in_gradient_units: whether to leave out the tutorial's sums over the batch.
+    In the units of the gradient the tutorial's sums over the batch are left out.
     """
     model, loss = make_problem(config)[:2]
     rule = rule_of(
@@ -74,9 +70,7 @@ def make_rule(
     return notebook.in_notebook_units(rule)
 
 
-def moments_over_examples(
-    name: str, config: Config, optimizer: optax.GradientTransformation
-) -> Callable[..., Moments]:
+def moments_over_examples(name: str, config: Config, optimizer: Any) -> Callable[..., Moments]:
     """Returns `(key, params, state, x, y) -> Moments` of a rule made by `make_rule`."""
     if config.scale == "tutorial" and name == "node_perturbation":
         moments = notebook.node_moments(_activity_perturbation(notebook.node_factors, config))

@@ -5,6 +5,7 @@ to read digits in one pass, without any gradient?
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from experiments.plasticity_transfer import report
 from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import MODELS, Learned
 from experiments.plasticity_transfer.stages import images, meta_learning, one_pass, piece_size
-from experiments.running import collect, run_members
+from experiments.running import Run, collect, run_members
+from experiments.sweeping import Program, Sweepable, program_of, while_finite
 from lax_learning.plasticity import Tables
 
 
@@ -42,9 +44,7 @@ Upstreamed = tuple[dict[str, np.ndarray], Learned]
 """Metrics of the stage upstream, and what was learned."""
 
 
-def run_upstream(
-    name: str, config: Config, folder: Path, progress: tqdm
-) -> tuple[list[Upstreamed], np.ndarray]:
+def run_upstream(name: str, config: Config, folder: Path, progress: tqdm) -> tuple[list[Upstreamed], Any]:
     """Meta-learns all seeds, first without and then with a selection, which repeats those that end below the
     least accuracy; and returns the number of attempts of every seed.
     """
@@ -178,6 +178,39 @@ EXPERIMENT = harness.Experiment(
     ),
 )
 run, main = EXPERIMENT.run, EXPERIMENT.main
+
+
+def swept(static: Mapping[str, Any]) -> Program:
+    """Meta-learning of one model; a chunk is a pass through the points."""
+    settings = {name: static[name] for name in ("width", "cap", "batch_size")}
+    config = Config(rule_epochs=static["epochs"], points=(static["points"], 500), **settings)
+    upstream = MODELS[static["model"]].upstream(config)
+    if upstream is None:
+        raise ValueError(f"model: expected one that learns upstream, got {static['model']!r}")
+
+    def run(traced: dict[str, jax.Array]) -> Run:
+        return meta_learning(upstream, config, traced["learning_rate"])
+
+    def score(found: Any, measured: Any) -> jax.Array:
+        return while_finite(found["test_balanced_accuracy"], found["loss"])
+
+    return program_of(run, score, static["epochs"], ())
+
+
+SWEEPABLE = Sweepable(
+    "balanced accuracy on new points of the half-space",
+    "maximize",
+    {"learning_rate": 0.01},
+    {
+        "model": tuple(name for name, model in MODELS.items() if model.upstream(Config()) is not None),
+        "epochs": 4,
+        "points": 2_500,
+        "batch_size": 100,
+        "width": 100,
+        "cap": 50,
+    },
+    swept,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

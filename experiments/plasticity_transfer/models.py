@@ -84,10 +84,8 @@ def descent(network: KCapNetwork, config: Config) -> Downstream:
         state_key, w_key = jax.random.split(key)
         state = network.init(state_key)
         weights, masks = ([layer[name] for layer in state] for name in ("w", "mask"))
-        keys = jax.random.split(w_key, len(state))
-        weights = [
-            jax.random.uniform(k, w.shape, w.dtype, -0.5, 0.5) for k, w in zip(keys, weights, strict=True)
-        ]
+        pairs = zip(jax.random.split(w_key, len(state)), weights, strict=True)
+        weights = [jax.random.uniform(k, w.shape, w.dtype, -0.5, 0.5) for k, w in pairs]
         return weights, masks, optimizer.init(weights)
 
     def apply(carry: Any, x: jax.Array) -> jax.Array:

@@ -118,19 +118,14 @@ def comparison(results: xr.Dataset) -> Figure:
     """Accuracy of all models at the end, upstream and downstream, with and without repetition."""
     names = [str(name) for name in results.model.values]
     figure, both = plt.subplots(1, 2, figsize=(12, 0.5 * len(names) + 2.2), sharey=True)
-    shown = {
-        "upstream_test_accuracy": "Upstream",
-        "downstream_test_accuracy": "Downstream: MNIST after one pass",
-    }
-    for axes, (metric, title) in zip(both, shown.items(), strict=True):
+    titles = {"upstream": "Upstream", "downstream": "Downstream: MNIST after one pass"}
+    for axes, (stage, title) in zip(both, titles.items(), strict=True):
+        metric = f"{stage}_test_accuracy"
         for selection, shift, marker in (("all", -0.12, "o"), ("repeated", 0.12, "D")):
             if metric not in results:
                 continue
-            values = (
-                results[metric]
-                .sel(selection=selection)
-                .isel(rule_epoch=-1, evaluation=-1, missing_dims="ignore")
-            )
+            values = results[metric].sel(selection=selection)
+            values = values.isel(rule_epoch=-1, evaluation=-1, missing_dims="ignore")
             values = values.mean("subseed", skipna=False) if "subseed" in values.dims else values
             for i, name in enumerate(names):
                 of_seeds = values.sel(model=name).values

@@ -10,7 +10,7 @@ import tyro
 from experiments.settings import Count, Limits, Options, Seed
 from experiments.sweeping import Sweepable
 
-OFFERED = sorted(path.parent.name for path in Path(__file__).parents[1].glob("*/sweep.py"))
+OFFERED = sorted({path.parent.name for path in Path(__file__).parents[1].glob("*/__main__.py")} - {"sweep"})
 _EXPERIMENT = f"Experiment to sweep over: {', '.join(OFFERED)}; or a module that defines a SWEEPABLE."
 
 
@@ -55,7 +55,7 @@ class Config(Options):
 
     def sweepable(self) -> Sweepable:
         """The `SWEEPABLE` of the experiment; a ValueError if no such module defines one."""
-        name = f"experiments.{self.experiment}.sweep" if self.experiment in OFFERED else self.experiment
+        name = f"experiments.{self.experiment}.__main__" if self.experiment in OFFERED else self.experiment
         try:
             return import_module(name).SWEEPABLE
         except (ImportError, AttributeError, TypeError, ValueError) as error:

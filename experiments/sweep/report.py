@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from experiments import parallel, reporting
+from experiments import reporting
 from experiments.sweep.space import Space
 from experiments.sweep.workers import finished, slot_of
 from experiments.sweeping import Sweepable
@@ -184,7 +184,5 @@ def parallel_coordinates(results: xr.Dataset) -> Figure:
     """One line a completed trial through its hyper-parameters to its score, the best on top."""
     chosen, best = results.isel(trial=results.complete.values), 1 if results.direction == "maximize" else -1
     columns = {str(name): chosen[name].values for name in results.parameter.values}
-    logarithmic = json.loads(results.logarithmic)
-    return parallel.parallel_coordinates(
-        columns, chosen["median"].values, results.objective, logarithmic, best
-    )
+    scores, logarithmic = chosen["median"].values, json.loads(results.logarithmic)
+    return reporting.parallel_coordinates(columns, scores, results.objective, logarithmic, best)

@@ -35,12 +35,10 @@ def run(config: Config, progress: tqdm) -> xr.Dataset:
 
     @jax.jit
     def draw(keys: Array) -> dict[str, Array]:
-        curves = {
-            name: jax.vmap(lambda key, g=generator: g.apply(g.init(key), x)[:, 0])(keys)
-            for name, generator in generators.items()
-        }
         draws = symbolic.draw_functions(keys[0], functions, CURVES)
-        return {**curves, "library": symbolic.function_values(functions, draws, x)}
+        of_library = symbolic.function_values(functions, draws, x)
+        drawn = {n: jax.vmap(lambda k, g=g: g.apply(g.init(k), x)[:, 0])(keys) for n, g in generators.items()}
+        return {**drawn, "library": of_library}
 
     curves = draw(jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 6), CURVES))
     progress.update(COST)

@@ -10,8 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.parallel import parallel_coordinates
-from experiments.reporting import band, footnote, note_seeds, summary_rows
+from experiments.reporting import band, footnote, note_seeds, parallel_coordinates, summary_rows
 from experiments.symbolic_discriminator import reading, spaces
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critics import METRICS, costs, judged_curves, run_group
@@ -111,9 +110,8 @@ def predictions(critic: xr.Dataset) -> Figure:
     figure.suptitle(f"What the best critic (extension: {seen}) judged rightly and wrongly")
     order = np.argsort(critic.x.values)
     for row, (kind, colour) in enumerate(zip(("formula", "untrained network"), COLOURS, strict=True)):
-        for axes, title, judged in zip(
-            grid[row], ("correct", "false"), (right[row], ~right[row]), strict=True
-        ):
+        verdicts = {"correct": right[row], "false": ~right[row]}
+        for axes, (title, judged) in zip(grid[row], verdicts.items(), strict=True):
             places = np.flatnonzero(judged)[:SHOWN]
             for place in places:
                 curve = critic.judged_curve.values[row, place]

@@ -127,13 +127,11 @@ def training(of: Training, epochs: int) -> Run:
     return Run(init, step, RUNS, measure)
 
 
-def run_critic(
-    config: Config, kind: PointsName, name: str, cost: int, folder: Path, progress: tqdm
-) -> xr.Dataset:
+def run_critic(config: Config, kind: PointsName, name: str, cost: int, *others: Any) -> xr.Dataset:
     """Trains a critic for every seed, side by side."""
     x, members = points(kind, NUM_POINTS, config.seed), (seeds_of(config), *curves_of(config, kind))
     run = training(CRITICS[name], CRITICS[name].epochs[config.preset] // RUNS)
-    stage = run_members(run, members, x, folder, progress, shares(cost, RUNS), on_cpu=2)
+    stage = run_members(run, members, x, *others, costs=shares(cost, RUNS), on_cpu=2)
     return _dataset(kind, [name], {metric: values[None, :, -1] for metric, values in stage.metrics.items()})
 
 
@@ -160,8 +158,9 @@ def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> dict[str, 
     from sklearn.tree import DecisionTreeClassifier
     from threadpoolctl import threadpool_limits
 
-    labels, drawing = np.repeat([1, 0], CURVES), {"random_state": random_state}
-    made: Any = (MLPClassifier(**drawing), KNeighborsClassifier(), DecisionTreeClassifier(**drawing))
+    labels = np.repeat([1, 0], CURVES)
+    made: list[Any] = [MLPClassifier(random_state=random_state), KNeighborsClassifier()]
+    made.append(DecisionTreeClassifier(random_state=random_state))
     # Threads wait for one another far longer than they compute. 200 epochs are the default.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

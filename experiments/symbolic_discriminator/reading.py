@@ -67,8 +67,8 @@ def trends(results: xr.Dataset) -> list[str]:
 def share_of_variance(values: np.ndarray, levels: np.ndarray) -> float:
     """Share of the variance of values that one factor explains on its own (Hays, Statistics, 1963).
 
-    `omega^2 = (SS_between - (k - 1) MS_within) / (SS_total + MS_within)` for k levels; by chance alone it is 0
-    in the mean. NaN for one level, values that are all the same, or no more of them than levels.
+    `omega^2 = (SS_between - (k - 1) MS_within) / (SS_total + MS_within)` for k levels; in the mean it is 0
+    by chance alone. NaN for one level, values that are all the same, or no more of them than levels.
     """
     kinds, which = np.unique(levels, return_inverse=True)
     n, k = len(values), len(kinds)

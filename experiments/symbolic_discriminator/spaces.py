@@ -17,9 +17,8 @@ from lax_learning import symbolic
 Configuration = dict[str, Any]
 Space = dict[str, Sequence[Any]]
 PointsName = Literal["normal", "grid"]
-LIBRARIES = {
-    path.stem.split("_", 1)[1]: path for path in sorted((Path(__file__).parent / "libraries").glob("*.lib"))
-}
+_FILES = sorted((Path(__file__).parent / "libraries").glob("*.lib"))
+LIBRARIES = {path.stem.split("_", 1)[1]: path for path in _FILES}
 
 # What a program is made for; learning rate, penalty and decay are traced.
 STATIC = ("objective", "library", "extension", "latents", "layers", "width", "iterations")
@@ -137,8 +136,7 @@ def group_by_shape(configurations: Sequence[Mapping[str, Any]], static: Sequence
     traced = [name for name in configurations[0] if name not in static]
     groups = []
     for members in places.values():
+        shared = {name: configurations[members[0]][name] for name in static}
         varied = {name: np.array([configurations[i][name] for i in members]) for name in traced}
-        groups.append(
-            Group({name: configurations[members[0]][name] for name in static}, varied, tuple(members))
-        )
+        groups.append(Group(shared, varied, tuple(members)))
     return groups
