@@ -47,19 +47,12 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[list[str]]:
 
 def rows_of(run: FinishedRun) -> dict[Key, dict[str, Any]]:
     """Returns the rows of a run's summary by what they are of."""
-    rows = without_nan(run.report.rows(in_float64(run.results)))
-    return {
-        tuple((name, value) for name, value in row.items() if name not in VALUES): {
-            "mean": row.get("median", row.get("importance")), "ci95": (None, None), "n": 1, **row
-        }
-        for row in rows
-    }  # fmt: skip
-
-
-def pairs_of(a: FinishedRun, b: FinishedRun) -> dict[Key, Pair]:
-    """Returns the rows of both runs beside each other."""
-    of_a, of_b = rows_of(a), rows_of(b)
-    return {key: (of_a.get(key), of_b.get(key)) for key in {**of_a, **of_b}}
+    found = {}
+    for row in without_nan(run.report.rows(in_float64(run.results))):
+        key = tuple((name, value) for name, value in row.items() if name not in VALUES)
+        mean = row.get("median", row.get("importance"))
+        found[key] = {"mean": mean, "ci95": (None, None), "n": 1, **row}
+    return found
 
 
 def overlap(pair: Pair) -> str:
@@ -83,15 +76,11 @@ def part_of(key: Key) -> str:
 
 def table(pairs: dict[Key, Pair]) -> str:
     """Returns all rows of both runs as a table."""
-    lines = [
-        [
-            f"{part_of(key)}: {dict(key).get('metric', '')}",
-            *("" if row is None else reporting.cell(row) for row in pair),
-            difference(pair),
-            overlap(pair),
-        ]
-        for key, pair in pairs.items()
-    ]
+    lines = []
+    for key, pair in pairs.items():
+        cells = ["" if row is None else reporting.cell(row) for row in pair]
+        part = f"{part_of(key)}: {dict(key).get('metric', '')}"
+        lines.append([part, *cells, difference(pair), overlap(pair)])
     return reporting.table(["part: metric", "A", "B", "B - A", "intervals overlap"], lines)
 
 
@@ -121,7 +110,7 @@ def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | N
         panel.set_ylim(len(parts) - 0.5, -0.5)
         panel.set_yticks(range(len(parts)), parts)
         panel.grid(axis="x", alpha=0.3)
-    for panel in list(axes.flat)[len(metrics) :]:
+    for panel in axes.flat[len(metrics) :]:
         panel.set_axis_off()
     drawn.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     drawn.suptitle(f"Two runs of {a.experiment}: means and 95 % intervals")
@@ -141,8 +130,9 @@ def run(config: Config) -> None:
     if a.experiment != b.experiment:
         raise FolderError(f"B: expected a run of {a.experiment} as in {config.a}, got one of {b.experiment}")
     print(f"A: {config.a}\nB: {config.b}\n")
-    options, pairs = differing(a.config, b.config), pairs_of(a, b)
-    same = "The configurations are the same."
+    of_a, of_b = rows_of(a), rows_of(b)
+    pairs = {key: (of_a.get(key), of_b.get(key)) for key in {**of_a, **of_b}}
+    options, same = differing(a.config, b.config), "The configurations are the same."
     print(reporting.table(["option", "A", "B"], options) if options else same, table(pairs), sep="\n\n")
     drawn = figure(a, b, pairs)
     if drawn is not None:

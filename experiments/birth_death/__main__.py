@@ -43,19 +43,6 @@ def start_of(problem: Problem, key: jax.Array) -> Carry:
     return Carry(run_key, target, params, population)
 
 
-def measure(problem: Problem, carry: Carry) -> dict[str, jax.Array]:
-    """The loss, events so far, lineages that are left, and where the units are."""
-    population = carry.population
-    slots = jnp.arange(population.ancestor.shape[0])
-    return {
-        "loss": problem.loss(jax.random.fold_in(carry.key, 0), carry.target, carry.params),
-        "killed": population.num_killed,
-        "cloned": population.num_cloned,
-        "lineages": jnp.sum(jnp.any(population.ancestor == slots[:, None], axis=1)),
-        "places": problem.places(carry.params),
-    }
-
-
 def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) -> Run:
     """Birth and death of a seed's population; steps of the run lead from one of `times` to the next."""
     end = int(times[-1])
@@ -68,16 +55,10 @@ def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) 
         params = jax.tree.map(lambda p, g: p - problem.learning_rate * g, params, gradients)
         alpha = problem.alphas[scheme.scheme] * scheme.factor
         dynamics = ll.birth_death.dynamics(
-            jnp.where(number < last_event, alpha, 0.0),
-            axes=problem.axes,
-            charges=problem.charges,
-            scheme=scheme.scheme,
-            center=scheme.center,
-            probability=config.probability,
-            charge=config.charge,
-            slots=config.slots,
-            prior=problem.prior,
-        )
+            jnp.where(number < last_event, alpha, 0.0), axes=problem.axes, charges=problem.charges,
+            scheme=scheme.scheme, center=scheme.center, probability=config.probability,
+            charge=config.charge, slots=config.slots, prior=problem.prior,
+        )  # fmt: skip
         (params, population), _ = dynamics.update(event_key, params, population, gradients)
         return Carry(key, target, params, population)
 
@@ -88,7 +69,19 @@ def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) 
     def init(key: jax.Array, shared: Any) -> Carry:
         return start_of(problem, key)
 
-    return Run(init, step, len(times) - 1, lambda carry, number, shared: measure(problem, carry))
+    def measure(carry: Carry, number: Any, shared: Any) -> dict[str, jax.Array]:
+        """The loss, events so far, lineages that are left, and where the units are."""
+        population = carry.population
+        slots = jnp.arange(population.ancestor.shape[0])
+        return {
+            "loss": problem.loss(jax.random.fold_in(carry.key, 0), carry.target, carry.params),
+            "killed": population.num_killed,
+            "cloned": population.num_cloned,
+            "lineages": jnp.sum(jnp.any(population.ancestor == slots[:, None], axis=1)),
+            "places": problem.places(carry.params),
+        }
+
+    return Run(init, step, len(times) - 1, measure)
 
 
 def measured_at(num_steps: int, records: int) -> np.ndarray:

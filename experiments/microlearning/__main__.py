@@ -40,13 +40,6 @@ def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int | None) 
     return data._replace(test=ll.data.Dataset(*(jnp.asarray(a)[chosen] for a in data.test)))
 
 
-class Carry(NamedTuple):
-    """State of a run between epochs."""
-
-    test_key: jax.Array
-    state: ll.TrainState
-
-
 class Setting(NamedTuple):
     """One rule on one network, with the keys of all seeds."""
 
@@ -113,15 +106,17 @@ def training(setting: Setting, rate: float) -> Run:
     """Training of a seed; a step is an epoch. Members are keys of test images and states of training."""
     per_epoch, train = setting.updates_per_epoch, setting.make_train(rate)
 
-    def epoch(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
-        state, losses = train.advance(carry.state, number * per_epoch, data)
-        return carry._replace(state=state), {"loss": losses}
+    def epoch(carry: Any, number: Any, data: ll.data.Splits) -> tuple[Any, dict[str, jax.Array]]:
+        test_key, state = carry
+        state, losses = train.advance(state, number * per_epoch, data)
+        return (test_key, state), {"loss": losses}
 
-    def evaluate(carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
-        of_seed = choose_test_images(carry.test_key, data, setting.config.test_images)
-        return train.evaluate(carry.state, number * per_epoch, of_seed)
+    def evaluate(carry: Any, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+        test_key, state = carry
+        of_seed = choose_test_images(test_key, data, setting.config.test_images)
+        return train.evaluate(state, number * per_epoch, of_seed)
 
-    return Run(lambda test_key, state, data: Carry(test_key, state), epoch, setting.config.epochs, evaluate)
+    return Run(lambda test_key, state, data: (test_key, state), epoch, setting.config.epochs, evaluate)
 
 
 def of_all_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
@@ -139,7 +134,7 @@ def run_rule(name: str, config: Config, data: ll.data.Splits, folder: Path, prog
     measures = measure_start(setting, state, data)
     progress.set_description(name)
     stage = run_members(training(setting, rate), (setting.keys["test"], state), data, folder, progress)
-    save_params(config.out, name, collect(stage.state.state.params, config.seeds))
+    save_params(config.out, name, collect(stage.state[1].params, config.seeds))
     loss, cosine = stage.metrics["loss"].reshape(config.seeds, -1), stage.metrics["cosine"]
     angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
     evaluated = {name: v for name, v in stage.metrics.items() if name != "loss"} | {"angle_degrees": angle}

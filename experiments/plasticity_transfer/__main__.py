@@ -83,7 +83,7 @@ def run_downstream(
     members = (keys.ravel(), jax.tree.map(lambda a: np.repeat(a, config.subseeds, axis=0), tables))
     run = one_pass(MODELS[name].downstream(config), config)
     stage = run_members(run, members, *others)
-    trained = collect(stage.state.learner, config.seeds * config.subseeds)
+    trained = collect(stage.state[1], config.seeds * config.subseeds)
     shape = config.seeds, config.subseeds
     trained = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), trained)
     save_params(config.out, name, {"tables": learned[0], "learner": trained})
@@ -93,25 +93,15 @@ def run_downstream(
 
 
 def run_model(name: str, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
-    """Both stages of one model."""
+    """Both stages of one model, with named axes."""
     progress.set_description(f"{name}: upstream")
     upstream, attempts = run_upstream(name, config, folder, progress)
     progress.set_description(f"{name}: downstream")
     learned, repeated = [of_selection for _, of_selection in upstream], np.flatnonzero(attempts > 1)
     downstream = run_downstream(name, config, learned, repeated, data, folder / "downstream", progress)
-    return as_dataset(name, config, upstream, downstream, attempts)
-
-
-def as_dataset(
-    name: str,
-    config: Config,
-    upstream: list[Upstreamed],
-    downstream: list[dict[str, np.ndarray]],
-    attempts: np.ndarray,
-) -> xr.Dataset:
-    """The results of one model with named axes."""
-    piece = piece_size(MODELS[name].downstream(config), config)
-    variables: dict[str, Any] = {"attempts": ("seed", attempts)}
+    evaluations = np.arange(1, config.evaluations + 1)
+    samples = piece_size(MODELS[name].downstream(config), config) * evaluations
+    variables: dict[str, Any] = {"attempts": ("seed", attempts), "samples": ("evaluation", samples)}
     for stage, both, axes in (
         ("upstream", [metrics for metrics, _ in upstream], ("rule_epoch",)),
         ("downstream", downstream, ("subseed", "evaluation")),
@@ -119,25 +109,21 @@ def as_dataset(
         for metric in both[0]:
             values = np.stack([metrics[metric] for metrics in both])
             variables[f"{stage}_{metric}"] = (("selection", "seed", *axes), values)
-    tables = [Tables(*of_selection) for _, learned in upstream for of_selection in learned]
+    coordinates = {
+        "selection": ["all", "repeated"],
+        "seed": np.arange(config.seeds),
+        "subseed": np.arange(config.subseeds),
+        "rule_epoch": np.arange(1, config.chosen.rule_epochs + 1),
+        "evaluation": evaluations,
+    }
+    results = xr.Dataset(variables, coordinates).expand_dims(model=[name])
+    tables = [Tables(*of_selection) for pair in learned for of_selection in pair]
     of_parts = {"hidden": [t.hidden[0] for t in tables if t.hidden], "output": [t.output for t in tables]}
     for part, pair in of_parts.items() if tables else ():
         values = np.stack(pair)
         axes = tuple(f"{name}_{part}_axis_{i}" for i in range(values.ndim - 2))
-        variables[f"{part}_table_{name}"] = (("selection", "seed", *axes), values)
-    dataset = xr.Dataset(
-        variables,
-        {
-            "selection": ["all", "repeated"],
-            "seed": np.arange(config.seeds),
-            "subseed": np.arange(config.subseeds),
-            "rule_epoch": np.arange(1, config.chosen.rule_epochs + 1),
-            "evaluation": np.arange(1, config.evaluations + 1),
-        },
-    )
-    dataset["samples"] = ("evaluation",), piece * np.arange(1, config.evaluations + 1)
-    of_model = [v for v in dataset.data_vars if not str(v).endswith(f"_table_{name}")]
-    return dataset.assign({v: dataset[v].expand_dims(model=[name]) for v in of_model})
+        results[f"{part}_table_{name}"] = (("selection", "seed", *axes), values)
+    return results
 
 
 def held(config: Config, data: Any) -> harness.Held:
