@@ -28,12 +28,9 @@ Pair = tuple[dict[str, Any] | None, dict[str, Any] | None]
 class Config(Options):
     """Compare two finished runs of one experiment: options that differ, and all rows of their summaries."""
 
-    a: Positional[Path]
-    """Folder of a run."""
-    b: Positional[Path]
-    """Folder of another run."""
-    figure: Path = Path("results/compare.png")
-    """File for a figure of both runs, *.png or *.pdf."""
+    a: Positional[Path]  # Folder of a run.
+    b: Positional[Path]  # Folder of another run.
+    figure: Path = Path("results/compare.png")  # File for a figure of both runs, *.png or *.pdf.
 
     def check(self) -> None:
         self.expect("figure", "a file *.png or *.pdf", self.figure.suffix in (".png", ".pdf"))

@@ -16,10 +16,8 @@ from experiments.settings import Options
 class Config(Options):
     """Draw every figure of a finished run again from its results.nc, without running anything."""
 
-    folder: Positional[Path]
-    """Folder of the run: what its --out was."""
-    format: Literal["png", "pdf"] = "png"
-    """Format of the figures."""
+    folder: Positional[Path]  # Folder of the run: what its --out was.
+    format: Literal["png", "pdf"] = "png"  # Format of the figures.
 
 
 def run(config: Config) -> None:

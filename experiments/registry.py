@@ -10,8 +10,7 @@ import optax
 import lax_learning as ll
 from experiments.settings import imported
 
-Factory = Callable[..., ll.Rule]
-"""`(model, loss, **hyper-parameters) -> Rule`."""
+Factory = Callable[..., ll.Rule]  # `(model, loss, **hyper-parameters) -> Rule`
 
 RULES: dict[str, Factory] = {
     "backprop": ll.backprop,

@@ -18,8 +18,7 @@ import tyro
 from experiments.folders import read_config
 from experiments.processes import Meeting
 
-MOST = 2**31 - 1
-"""Largest integer that is accepted: that of int32."""
+MOST = 2**31 - 1  # largest integer that is accepted: that of int32
 SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
@@ -95,8 +94,7 @@ class Options:
     Numbers are annotated with their `Limits`; `check` adds what concerns several fields.
     """
 
-    PREFIX: ClassVar[str] = ""
-    """Of its options: that of the field which holds it."""
+    PREFIX: ClassVar[str] = ""  # of its options: that of the field which holds it
 
     def __post_init__(self) -> None:
         try:
@@ -196,19 +194,14 @@ class Settings(Options):
     PRESETS: ClassVar[Mapping[str, Any]] = {}
     """A named tuple for every `--preset`, of fields whose default is the preset's and of others."""
 
-    out: Path
-    """Folder for config.json, results.nc, summary.json and the figures."""
-    resume: bool = False
-    """Resume the run in --out, if there is one; its options need not be given again."""
+    out: Path  # Folder for config.json, results.nc, summary.json and the figures.
+    resume: bool = False  # Resume the run in --out, if there is one; its options need not be given again.
     distributed: bool = False
     """Run on all hosts of a job, one process each, which share the folder. SLURM, Open MPI and GKE say who is
     who; elsewhere the next three do."""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, reachable from all hosts."""
-    processes: Count | None = None
-    """Number of processes."""
-    process: Annotated[int, at_least(0)] | None = None
-    """Number of this process, from 0."""
+    coordinator: str | None = None  # HOST:PORT of process 0, reachable from all hosts.
+    processes: Count | None = None  # Number of processes.
+    process: Annotated[int, at_least(0)] | None = None  # Number of this process, from 0.
 
     @property
     def meeting(self) -> Meeting | None:

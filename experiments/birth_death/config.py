@@ -31,38 +31,25 @@ class Config(Settings):
     preset: Literal["short", "seed"] = "short"
     """short: 10,000 steps of the planted problem; seed: the notebook's 100,000. Of the mixture 1,500 (from
     the bad start 2,500), or the published 3,000 (10,000)."""
-    seeds: Count = 32
-    """Number of seeds: teacher, student, data. All schemes see the same."""
-    seed: Seed = 0
-    """Base PRNG seed."""
-    steps: Annotated[int, at_least(10)] | None = None
-    """Steps of all problems; by default the preset's."""
-    learning_rate: Positive = 2e-2
-    """Learning rate of the planted problem."""
-    batch_size: Count = 100
-    """Fresh examples a step."""
-    units: Count = 50
-    """Units of the student."""
-    teacher_units: Count = 10
-    """Units of the teacher."""
-    features: Annotated[int, at_least(2)] = 50
-    """Dimension of the inputs."""
-    alpha_clone: NotNegative = 1.0
-    """Speed of birth and death by clones on the planted problem."""
-    alpha_prior: NotNegative = 0.01
-    """Speed of death and fresh starts on the planted problem."""
-    alpha_mixture: NotNegative = 0.05
-    """Speed of both on the mixture."""
-    mixture_units: Count = 200
-    """Units that learn the mixture."""
+    seeds: Count = 32  # Number of seeds: teacher, student, data. All schemes see the same.
+    seed: Seed = 0  # Base PRNG seed.
+    steps: Annotated[int, at_least(10)] | None = None  # Steps of all problems; by default the preset's.
+    learning_rate: Positive = 2e-2  # Learning rate of the planted problem.
+    batch_size: Count = 100  # Fresh examples a step.
+    units: Count = 50  # Units of the student.
+    teacher_units: Count = 10  # Units of the teacher.
+    features: Annotated[int, at_least(2)] = 50  # Dimension of the inputs.
+    alpha_clone: NotNegative = 1.0  # Speed of birth and death by clones on the planted problem.
+    alpha_prior: NotNegative = 0.01  # Speed of death and fresh starts on the planted problem.
+    alpha_mixture: NotNegative = 0.05  # Speed of both on the mixture.
+    mixture_units: Count = 200  # Units that learn the mixture.
     probability: Literal["linear", "exponential"] = "linear"
     """Probability of an event by its rate: the rate, as published, or 1 - exp(-rate), as in the paper."""
     charge: Literal["copy", "split"] = "copy"
     """Charge of a copy: that of its origin, as published, or half of it for both."""
     slots: Literal["distinct", "independent"] = "distinct"
     """Neurons that clones overwrite: different ones, or each its own draw, as published."""
-    test_points: Count = 2_000
-    """Points on which the loss of the planted problem is measured."""
+    test_points: Count = 2_000  # Points on which the loss of the planted problem is measured.
     records: Annotated[int, at_least(2)] = 60
     """Log-spaced measurements; between two of them at most a fiftieth of the run."""
     out: Path = Path("results/birth_death")

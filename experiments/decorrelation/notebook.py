@@ -7,8 +7,7 @@ from jax.typing import ArrayLike
 import lax_learning as ll
 from lax_learning.decorrelation import Diagnostics, State
 
-DEAD = 1e-8
-"""Mean square below which an input counts as dead: a division by it is left out."""
+DEAD = 1e-8  # mean square below which an input counts as dead: a division by it is left out
 
 
 def dynamics(eta: ArrayLike, *, variance: ArrayLike = 1.0, scaled: bool = False) -> ll.Dynamics:

@@ -23,8 +23,7 @@ RATES: dict[RuleName, tuple[float, ...]] = {
     "weight_perturbation": (0.00001, 0.00003, 0.0001, 0.0003),
 }
 """Rules, and the learning rates of which the best is reported."""
-SIGMAS = {"weight_perturbation": 0.001}
-"""Standard deviation of the noise where it is not 0.01."""
+SIGMAS = {"weight_perturbation": 0.001}  # standard deviation of the noise where it is not 0.01
 
 
 def torch_mlp(widths: tuple[int, ...]) -> ll.Model:

@@ -30,8 +30,7 @@ from experiments.running import Run, collect, run_members, side_by_side
 from experiments.settings import POSITIVE
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
-TEST_IMAGES = 1000
-"""Images to test on, where no number is given."""
+TEST_IMAGES = 1000  # images to test on, where no number is given
 
 
 def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int | None) -> ll.data.Splits:

@@ -35,14 +35,10 @@ class Config(Settings):
     """Rules to compare: any of experiments/registry.py (a wrong name lists them), or one's own as
     MODULE:FUNCTION. FUNCTION(model, loss) returns the rule; sigma, num_samples, noise, optimizer, decay and
     gain are given to it by name if it has such arguments."""
-    seeds: Count = 8
-    """Number of seeds: initial weights, noise and order of the examples."""
-    seed: Seed = 0
-    """Base PRNG seed."""
-    epochs: Count = 20
-    """Passes through the training images."""
-    batch_size: Count = 100
-    """Images an update."""
+    seeds: Count = 8  # Number of seeds: initial weights, noise and order of the examples.
+    seed: Seed = 0  # Base PRNG seed.
+    epochs: Count = 20  # Passes through the training images.
+    batch_size: Count = 100  # Images an update.
     network: NetworkName = "dense"
     """dense: the tutorial's, with squared error; convolutional: BioTorch's LeNet on images of 32 x 32;
     recurrent: reads images row by row; leaky: the same with one layer of leaky units, given as its step, for
@@ -56,16 +52,13 @@ class Config(Settings):
     initialisation."""
     learning_rate: Positive | None = None
     """Learning rate of all rules; by default 0.001 (tutorial) or 0.1 (gradient); none with matched."""
-    drops: tuple[Count, ...] = ()
-    """Epochs after which the learning rate is divided by 10."""
+    drops: tuple[Count, ...] = ()  # Epochs after which the learning rate is divided by 10.
     momentum: Annotated[float, Limits(0, 1, open_at=(False, True))] = 0.0
     """Of gradient descent; matched learning rates are multiplied by 1 - momentum."""
     weight_decay: NotNegative = 0.0
     """L2 decay, added to the gradients; learned feedback decays too, other feedback does not."""
-    sigma: Positive = 0.01
-    """Standard deviation of the noise of the perturbation rules (the tutorial has 0.1)."""
-    num_samples: Count = 1
-    """Noise draws an update, averaged."""
+    sigma: Positive = 0.01  # Standard deviation of the noise of the perturbation rules (the tutorial has 0.1)
+    num_samples: Count = 1  # Noise draws an update, averaged.
     noise: Literal["rademacher", "normal"] = "rademacher"
     """Distribution of the noise (the tutorial's is normal)."""
     data: str = "sample"

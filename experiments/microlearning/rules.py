@@ -18,8 +18,7 @@ from lax_learning.metrics import Moments, example_moments
 LEARNING_RATES = {"tutorial": 1e-3, "gradient": 1e-1, "matched": None}
 """Default learning rate at a choice of `--scale`; None where it is searched."""
 
-GAIN = 0.1
-"""Of sign symmetry with unit magnitudes: the size of a typical initial weight."""
+GAIN = 0.1  # of sign symmetry with unit magnitudes: the size of a typical initial weight
 
 TUTORIAL_DECAY = 0.1
 """Of Kolen-Pollack in the notebook's units, in which a step is batch / 2 times the gradient's."""

@@ -40,8 +40,7 @@ def replace_members(whole: Any, members: np.ndarray, part: Any) -> Any:
     return whole
 
 
-Upstreamed = tuple[dict[str, np.ndarray], Learned]
-"""Metrics of the stage upstream, and what was learned."""
+Upstreamed = tuple[dict[str, np.ndarray], Learned]  # metrics of the stage upstream, and what was learned
 
 
 def run_upstream(name: str, config: Config, folder: Path, progress: tqdm) -> tuple[list[Upstreamed], Any]:

@@ -51,48 +51,35 @@ class Config(Settings):
     preset: Literal["sample", "seed", "assemblies"] = "sample"
     """sample: 5,000 images, offline; seed: the notebook's 60,000 images and 50 rule epochs; assemblies: the
     later notebooks' 10,000 images and 70 rule epochs. The last two need --data."""
-    seeds: Count = 8
-    """Number of upstream seeds: half-space, network and order of the points."""
-    subseeds: Count = 2
-    """Downstream networks and orders of the images for each of them."""
-    seed: Seed = 0
-    """Base PRNG seed."""
+    seeds: Count = 8  # Number of upstream seeds: half-space, network and order of the points.
+    subseeds: Count = 2  # Downstream networks and orders of the images for each of them.
+    seed: Seed = 0  # Base PRNG seed.
     data: str | None = None
     """MNIST: sample, a folder of IDX files or of prepared tfds data, tfds, or download; by default the
     preset's."""
-    problem: Literal["half_space", "relu_net"] = "half_space"
-    """Parameters that are learned upstream."""
-    features: Count = 16
-    """Dimension of the upstream points."""
-    points: tuple[Count, Count] = (7_500, 2_500)
-    """Upstream points to learn from and to test on."""
-    batch_size: Count = 100
-    """Points of a pass upstream, after which the tables change."""
-    learning_rate: Positive = 0.01
-    """Learning rate of Adam upstream."""
+    problem: Literal["half_space", "relu_net"] = "half_space"  # Parameters that are learned upstream.
+    features: Count = 16  # Dimension of the upstream points.
+    points: tuple[Count, Count] = (7_500, 2_500)  # Upstream points to learn from and to test on.
+    batch_size: Count = 100  # Points of a pass upstream, after which the tables change.
+    learning_rate: Positive = 0.01  # Learning rate of Adam upstream.
     rule_epochs: Count | None = None
     """Passes of meta-learning through the 7,500 upstream points; by default the preset's."""
-    width: Count = 100
-    """Width of the hidden layers, or of the recurrent graph."""
-    cap: Count = 50
-    """Largest number of units of a layer that fire."""
-    edge_probability: Share = 0.5
-    """Probability of a synapse."""
+    width: Count = 100  # Width of the hidden layers, or of the recurrent graph.
+    cap: Count = 50  # Largest number of units of a layer that fire.
+    edge_probability: Share = 0.5  # Probability of a synapse.
     hidden_start: Literal["constant", "normal"] = "constant"
     """Hidden tables of feed-forward networks start at 0.4, as in the published code, or from N(0, 1), as in
     an earlier one."""
     estimator: Literal["backprop", "forward_gradient", "weight_perturbation"] = "backprop"
     """Estimator of the meta-gradient."""
-    double_softmax: bool = True
-    """Apply the cross-entropy to softmax outputs, as the published code does."""
+    double_softmax: bool = True  # Apply the cross-entropy to softmax outputs, as the published code does.
     attempts: Count = 2
     """Largest number of upstream runs of a seed until it reaches the accuracy below (the notebook has
     no limit, the later ones 3)."""
     least_accuracy: Share = 0.7
     """Balanced test accuracy below which the notebook repeats an upstream run. Results are given with and
     without that selection."""
-    evaluations: Count = 10
-    """Evaluations of the downstream pass."""
+    evaluations: Count = 10  # Evaluations of the downstream pass.
     out: Path = Path("results/plasticity_transfer")
     """Folder for config.json, results.nc, summary.json and the figures."""
 

@@ -36,8 +36,7 @@ def loss_of(config: Config) -> ll.Loss:
     return double_softmax if config.double_softmax else ll.softmax_cross_entropy
 
 
-Learned = tuple[Tables, ...]
-"""Result of the stage upstream: tables, or nothing."""
+Learned = tuple[Tables, ...]  # result of the stage upstream: tables, or nothing
 
 
 class Upstream(NamedTuple):

@@ -55,8 +55,7 @@ class Config(Settings):
     """Configurations drawn in the study of hyper-parameters; by default the preset's."""
     updates: Annotated[int, at_least(10)] | None = None
     """Updates of a network that fits a target; by default the preset's."""
-    seed: Seed = 0
-    """Base PRNG seed."""
+    seed: Seed = 0  # Base PRNG seed.
     out: Path = Path("results/symbolic_discriminator")
     """Folder for config.json, results.nc, summary.json and the figures."""
 
