@@ -156,6 +156,12 @@ def _lock(out: Path, shared: bool) -> Any:
     return lock
 
 
+def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Names what differs between two configurations; "" if nothing does."""
+    names = [name for name in sorted({**there, **here}) if there.get(name) != here.get(name)]
+    return "; ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
+
+
 @contextmanager
 def _written(out: Path) -> Iterator[None]:
     try:
@@ -204,14 +210,9 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: b
             write_json(out / "config.json", wanted)
             _claims[key] = _claims[key]._replace(made_config=True, made_folder=made_folder)
             return
-    differing = [
-        f"{name}: {held.get(name)!r} there, {wanted.get(name)!r} here"
-        for name in sorted(held.keys() | wanted.keys())
-        if held.get(name) != wanted.get(name)
-    ]
-    if differing:
+    if named := differing(held, wanted):
         raise FolderError(
-            f"--out: {out} holds a run of another configuration ({'; '.join(differing)}); "
+            f"--out: {out} holds a run of another configuration ({named}); "
             "expected another folder, or --resume without these options"
         )
     if not resume:

@@ -36,6 +36,30 @@ def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(ordered[last // 2]), float(ordered[low]), float(ordered[last - low])
 
 
+def share_of_variance(values: np.ndarray, levels: np.ndarray) -> float:
+    """Share of the variance of values that one factor explains on its own (Hays, Statistics, 1963).
+
+    `omega^2 = (SS_between - (k - 1) MS_within) / (SS_total + MS_within)` for k levels; in the mean it is 0
+    by chance alone. NaN for one level, values that are all the same, or no more of them than levels.
+    """
+    kinds, which = np.unique(levels, return_inverse=True)
+    n, k = len(values), len(kinds)
+    if k < 2 or n <= k or np.ptp(values) == 0:
+        return float("nan")
+    sizes = np.bincount(which)
+    means = np.bincount(which, values) / sizes
+    between = float(np.sum(sizes * (means - values.mean()) ** 2))
+    total = float(np.sum((values - values.mean()) ** 2))
+    within = (total - between) / (n - k)
+    return (between - (k - 1) * within) / (total + within)
+
+
+def resampled_shares(values: np.ndarray, levels: np.ndarray, times: int = 500) -> np.ndarray:
+    """`share_of_variance` of configurations drawn from these with replacement, `[times]`."""
+    drawn = np.random.default_rng(0).integers(0, len(values), (times, len(values)))
+    return np.array([share_of_variance(values[rows], levels[rows]) for rows in drawn])
+
+
 def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "rule") -> list[dict[str, Any]]:
     """Rows of `summary.json` for one part of an experiment, a rule for example, from values over seeds.
 

@@ -27,6 +27,29 @@ class Run(NamedTuple):
     measure: Callable[[Any, Any, Any], Metrics] = lambda carry, number, shared: {}
 
 
+class Group(NamedTuple):
+    """Configurations that one program can hold."""
+
+    static: dict[str, Any]  # what they have in common and a program is made for: sizes, numbers of steps
+    traced: dict[str, np.ndarray]  # what differs, each value [members]
+    members: tuple[int, ...]  # their places among all configurations
+
+
+def group_by_shape(configurations: Sequence[Mapping[str, Any]], static: Sequence[str]) -> list[Group]:
+    """Groups configurations of the same fields by the static ones, in the order of their first members."""
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for i, one in enumerate(configurations):
+        # 1, 1.0 and True are equal, and make different programs.
+        places.setdefault(tuple((type(one[name]), one[name]) for name in static), []).append(i)
+    traced = [name for name in next(iter(configurations), {}) if name not in static]
+    groups = []
+    for members in places.values():
+        shared = {name: configurations[members[0]][name] for name in static}
+        varied = {name: np.array([configurations[i][name] for i in members]) for name in traced}
+        groups.append(Group(shared, varied, tuple(members)))
+    return groups
+
+
 class Stage(NamedTuple):
     """Result of a run of many members."""
 

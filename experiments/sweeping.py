@@ -40,9 +40,7 @@ class Sweepable(NamedTuple):
         return {**self.traced, **first}
 
 
-def program_of(
-    run: Callable[[dict[str, jax.Array]], Run], score: Callable[[Any, Any], Any], chunks: int, shared: Any
-) -> Program:
+def program_of(run: Callable[[Any], Run], score: Callable[..., Any], chunks: int, shared: Any) -> Program:
     """Makes a program of the run of an experiment, `traced -> Run` of a key, whose steps are the chunks.
 
     The score is `(metrics of the step, what was measured after it) -> score`.

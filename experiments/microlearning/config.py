@@ -57,7 +57,8 @@ class Config(Settings):
     """Of gradient descent; matched learning rates are multiplied by 1 - momentum."""
     weight_decay: NotNegative = 0.0
     """L2 decay, added to the gradients; learned feedback decays too, other feedback does not."""
-    sigma: Positive = 0.01  # Standard deviation of the noise of the perturbation rules (the tutorial has 0.1)
+    sigma: Positive = 0.01
+    """Standard deviation of the noise of the perturbation rules (the tutorial has 0.1)."""
     num_samples: Count = 1  # Noise draws an update, averaged.
     noise: Literal["rademacher", "normal"] = "rademacher"
     """Distribution of the noise (the tutorial's is normal)."""

@@ -12,19 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from experiments import reporting
+from experiments.microlearning.config import DEFAULT_RULES
 
-LABELS = {
-    "backprop": "backprop",
-    "kolen_pollack": "Kolen-Pollack",
-    "feedback_alignment": "feedback alignment",
-    "direct_feedback_alignment": "direct feedback alignment",
-    "sign_symmetry_unit": "sign symmetry, unit",
-    "sign_symmetry_fixed": "sign symmetry, fixed",
-    "sign_symmetry_redrawn": "sign symmetry, redrawn",
-    "node_perturbation": "node perturbation",
-    "forward_gradient": "forward gradient",
-    "weight_perturbation": "weight perturbation",
-}
+LABELS = {name: name.replace("_", " ").replace("symmetry ", "symmetry, ") for name in DEFAULT_RULES}
+LABELS["kolen_pollack"] = "Kolen-Pollack"
 COLOURS = (*plt.get_cmap("tab10").colors, *plt.get_cmap("Dark2").colors)  # type: ignore[attr-defined]
 MARKERS, LINES = "osD^v<>P*X", ("-", "--", "-.", ":", "--", "-.", ":", "-", "--", ":")
 VARIABLES = {

@@ -18,6 +18,8 @@ from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
+from experiments.folders import differing
+from experiments.running import group_by_shape
 from experiments.sweep.config import Config
 from experiments.sweep.programs import Programs
 from experiments.sweep.report import summary
@@ -119,10 +121,8 @@ def open_study(config: Config, sweepable: Sweepable, deciding: dict[str, Any]) -
     )
     wanted = json.loads(json.dumps(deciding))
     held = study.user_attrs.get("config", wanted)
-    if differing := [name for name in wanted if held.get(name) != wanted[name]]:
-        there = "; ".join(f"{n}: {held.get(n)!r} there, {wanted[n]!r} here" for n in differing)
-        got = f"{study.study_name!r} ({there})"
-        raise ValueError(f"--study: expected one of this configuration, got {got}")
+    if named := differing(held, wanted):
+        raise ValueError(f"--study: expected one of this configuration, got {study.study_name!r} ({named})")
     study.set_user_attr("config", wanted)
     return study
 
@@ -134,14 +134,12 @@ def run_study(config: Config, study: optuna.Study, space: Space, sweepable: Swee
     progress = tqdm(total=config.trials, unit="trial", smoothing=0.05, desc=config.experiment)
     with progress, Worker(study, space, config.trials, config.patience) as worker:
         while _show(progress, study) < config.trials:
-            groups: dict[tuple[Any, ...], list[Trial]] = {}
-            for trial in worker.claim(config.batch):
-                values = {**space.fixed, **trial.params}
-                groups.setdefault(tuple(values[name] for name in sweepable.static), []).append(trial)
-            for trials in groups.values():
-                _run_group(worker, programs, space.fixed, trials)
+            trials = worker.claim(config.batch)
+            values = [{**space.fixed, **trial.params} for trial in trials]
+            for group in group_by_shape(values, list(sweepable.static)):
+                _run_group(worker, programs, space.fixed, [trials[i] for i in group.members])
                 _show(progress, study)
-            if not groups:
+            if not trials:
                 time.sleep(min(1.0, config.patience / 5))
 
 

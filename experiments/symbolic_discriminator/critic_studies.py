@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.reporting import band, footnote, note_seeds, parallel_coordinates, summary_rows
+from experiments.running import group_by_shape
 from experiments.symbolic_discriminator import reading, spaces
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critics import METRICS, costs, judged_curves, run_group
@@ -220,7 +221,7 @@ def _study(name: str, rows: Callable[[xr.Dataset], Rows], figures: Callable[[xr.
 
     def parts(config: Config) -> dict[str, Part]:
         made, seeds = {}, 1 if name == "hyper_parameters" else config.chosen.seeds
-        for group in spaces.group_by_shape(configurations(config), spaces.STATIC):
+        for group in group_by_shape(configurations(config), spaces.STATIC):
             run = partial(run_group, group, config, seeds)
             made[f"{name}-{spaces.name_of(group.static)}"] = Part(run, sum(costs(group, config, seeds)))
         return made

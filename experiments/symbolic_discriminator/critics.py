@@ -14,9 +14,9 @@ from jax import Array
 from jaxtyping import ArrayLike
 from tqdm import tqdm
 
-from experiments.running import Run, run_members
+from experiments.running import Group, Run, run_members
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.spaces import EXTENSIONS, Group, library, points
+from experiments.symbolic_discriminator.spaces import EXTENSIONS, library, points
 from lax_learning import symbolic
 
 JUDGED = 64  # curves of formulas, and as many of untrained networks, that a trained critic is shown

@@ -154,17 +154,15 @@ def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
     return Run(init, step, num_steps + 1)
 
 
-def run_part(
-    config: Config, name: str, of_critics: int, of_fits: int, folder: Path, progress: tqdm
-) -> xr.Dataset:
+def run_part(config: Config, name: str, costs: tuple[int, int], folder: Path, progress: tqdm) -> xr.Dataset:
     """All seeds of the runs of one cost side by side, and what came out by run, seed and step."""
     numbers, (cost, runs) = config.chosen, RUNS[name]
     problem, of_seeds, num_steps = problem_of(config), starts(config), min(MEASUREMENTS, numbers.updates)
-    progress.update(of_critics)
+    progress.update(costs[0])
     weights = jnp.array(list(runs.values()))
     members = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(runs)), of_seeds)
     members = members, jnp.repeat(weights, numbers.seeds)
-    run, each = fit(problem, cost, numbers.updates, num_steps), [0, *shares(of_fits, num_steps)]
+    run, each = fit(problem, cost, numbers.updates, num_steps), [0, *shares(costs[1], num_steps)]
     stage = run_members(run, members, (), folder, progress, each, on_cpu=2)
     found = {name: a.reshape(len(runs), numbers.seeds, *a.shape[1:]) for name, a in stage.metrics.items()}
     curves = components(problem.x).T
@@ -193,9 +191,8 @@ def parts(config: Config) -> dict[str, Part]:
     numbers, made = config.chosen, {}
     of_critics = numbers.seeds * min(numbers.epochs, CRITIC_EPOCHS) // (2 * len(RUNS))
     for name, (_, runs) in RUNS.items():
-        of_fits = len(runs) * numbers.seeds * numbers.updates * numbers.points // 500
-        run = partial(run_part, config, name, of_critics, of_fits)
-        made[f"regularised-{name}"] = Part(run, of_critics + of_fits)
+        costs = of_critics, len(runs) * numbers.seeds * numbers.updates * numbers.points // 500
+        made[f"regularised-{name}"] = Part(partial(run_part, config, name, costs), sum(costs))
     return made
 
 

@@ -1,10 +1,10 @@
 """Points, libraries and configurations of the studies of critics, and the spaces they are drawn from."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -117,26 +117,3 @@ def drawn(config: Config, space: Space, number: int, stream: int) -> list[Config
         for key, (name, values) in zip(keys, space.items(), strict=False)
     }
     return [{**SMALL, **{name: space[name][of[i]] for name, of in places.items()}} for i in range(number)]
-
-
-class Group(NamedTuple):
-    """Configurations that one program can hold."""
-
-    static: dict[str, Any]  # what they have in common and a program is made for: sizes, numbers of steps
-    traced: dict[str, np.ndarray]  # what differs, each value [members]
-    members: tuple[int, ...]  # their places among all configurations
-
-
-def group_by_shape(configurations: Sequence[Mapping[str, Any]], static: Sequence[str]) -> list[Group]:
-    """Groups configurations of the same fields by the static ones, in the order of their first members."""
-    places: dict[tuple[Any, ...], list[int]] = {}
-    for i, one in enumerate(configurations):
-        # 1, 1.0 and True are equal, and make different programs.
-        places.setdefault(tuple((type(one[name]), one[name]) for name in static), []).append(i)
-    traced = [name for name in configurations[0] if name not in static]
-    groups = []
-    for members in places.values():
-        shared = {name: configurations[members[0]][name] for name in static}
-        varied = {name: np.array([configurations[i][name] for i in members]) for name in traced}
-        groups.append(Group(shared, varied, tuple(members)))
-    return groups
