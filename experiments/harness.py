@@ -52,10 +52,11 @@ class Experiment(NamedTuple):
     kind: str  # what a part is, such as "rule"; parts lie in a folder of that name
     unit: str  # of the progress
     parts: Callable[[Any], Mapping[str, int]]  # config -> by how much each part moves the progress on
-    load: Callable[[Any], Any]  # config -> data of all parts; a ValueError if the settings do not fit them
     held: Callable[[Any, Any], Held]  # (config, data) -> the least that a run holds
     run_part: Callable[[str, Any, Any, Path, tqdm], xr.Dataset]  # name, config, data, checkpoints, progress
     merge: Callable[[Any, list[xr.Dataset]], Results]  # (config, results of all parts) -> results
+    # config -> data of all parts; a ValueError if the settings do not fit them
+    load: Callable[[Any], Any] = lambda config: None
     compile_quickly: Callable[[Any], bool] = lambda config: False  # as of `use_all_cores`
 
     def run(self, config: Any) -> Results:

@@ -118,14 +118,8 @@ def run_members(
 ) -> Stage:  # fmt: skip
     """Runs all members side by side, step by step, from their checkpoint if there is one.
 
-    Args:
-      run: of one member.
-      members: arguments of its `init`, each with a leading axis of members.
-      shared: what all members see.
-      folder: for checkpoints.
-      progress: moves on with every step.
-      costs: by how much each step moves it on; by default 1.
-      on_cpu: how many members a CPU's core computes side by side.
+    Members are arguments of `run.init`, each with a leading axis of members; `shared` is what they all see.
+    Each step moves the progress on by its cost, by default 1. A CPU's core computes `on_cpu` members at once.
     """
     costs = [1] * run.num_steps if costs is None else costs
     count = len(jax.tree.leaves(members)[0])

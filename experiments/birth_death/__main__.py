@@ -136,7 +136,6 @@ EXPERIMENT = harness.Experiment(
     parts=lambda config: {
         f"{name}-{scheme}": config.num_steps(name) for name in config.problems for scheme in config.schemes
     },
-    load=lambda config: None,
     held=held,
     run_part=run_scheme,
     merge=lambda config, parts: harness.joined(parts, "scheme", config.schemes),

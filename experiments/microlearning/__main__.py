@@ -24,8 +24,7 @@ from experiments.microlearning import report
 from experiments.microlearning.config import Config
 from experiments.microlearning.measures import RATES, evaluator, measurement, one_step_losses
 from experiments.microlearning.networks import Problem, make_problem, seen_by
-from experiments.microlearning.rules import FORMS, GAIN, LEARNING_RATES, make_rule
-from experiments.registry import rule_of
+from experiments.microlearning.rules import LEARNING_RATES, make_rule
 from experiments.running import Run, collect, run_members, side_by_side
 from experiments.settings import POSITIVE
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
@@ -195,8 +194,8 @@ images = cache(lambda source: ll.data.mnist(jax.random.key(0), source))
 def swept(static: Mapping[str, Any]) -> Program:
     """A run of one rule; a chunk is an epoch."""
     name: str = static["rule"]
-    problem = make_problem(Config(rules=(name,), network=static["network"], hidden=(static["hidden"],)))
-    model, loss = problem.model, problem.loss
+    config = Config(rules=(name,), network=static["network"], hidden=(static["hidden"],))
+    problem = make_problem(config)
     data = seen_by(problem, images(static["data"]))
     num_images = data.train.x.shape[0]
     check_at_most("batch_size", static["batch_size"], num_images, "images")
@@ -204,10 +203,9 @@ def swept(static: Mapping[str, Any]) -> Program:
 
     def run(traced: dict[str, jax.Array]) -> Run:
         optimizer = optax.sgd(traced["learning_rate"])
-        hyper = {"sigma": traced["sigma"], "decay": traced["decay"], "gain": GAIN, "noise": "rademacher"}
-        rule = rule_of(FORMS.get(name, name), optimizer=optimizer, **hyper)(model, loss)
+        rule = make_rule(name, config, optimizer, sigma=traced["sigma"], decay=traced["decay"])
         sizes = {"batch_size": static["batch_size"], "num_updates": static["epochs"] * per_epoch}
-        train = ll.make_train(rule, optimizer, init=model.init, every=per_epoch, **sizes)
+        train = ll.make_train(rule, optimizer, init=problem.model.init, every=per_epoch, **sizes)
 
         def epoch(state: ll.TrainState, number: Any, data: ll.data.Splits) -> Any:
             state, losses = train.advance(state, number * per_epoch, data)
@@ -215,7 +213,7 @@ def swept(static: Mapping[str, Any]) -> Program:
 
         def accuracy(state: ll.TrainState, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
             x, y = data.validation
-            output = rule.model_at(model, state.rule_state).apply(state.params, x)
+            output = rule.model_at(problem.model, state.rule_state).apply(state.params, x)
             return {"accuracy": problem.accuracy(output, y)}
 
         return Run(train.init, epoch, static["epochs"], accuracy)

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import optax
 from jax.typing import ArrayLike
 
 import lax_learning as ll
@@ -45,17 +44,17 @@ def _activity_perturbation(make: Callable[..., Any], config: Config) -> Any:
 
 
 def make_rule(
-    name: str, config: Config, optimizer: optax.GradientTransformation, *, in_gradient_units: bool = False
+    name: str, config: Config, optimizer: Any, *, in_gradient_units: bool = False, **hyper: Any
 ) -> ll.Rule:
     """Returns a rule, or a `MODULE:FUNCTION`, in the form of `--scale`; the optimizer is that of the weights.
 
-    In the units of the gradient the tutorial's sums over the batch are left out.
+    In the units of the gradient the tutorial's sums over the batch are left out. Hyper-parameters that are
+    given, which may be traced, replace those of the configuration.
     """
     model, loss = make_problem(config)[:2]
-    rule = rule_of(
-        FORMS.get(name, name), optimizer=optimizer, sigma=config.sigma, num_samples=config.num_samples,
-        noise=config.noise, decay=TUTORIAL_DECAY * 2 / config.batch_size, gain=GAIN,
-    )(model, loss)  # fmt: skip
+    usual = {"decay": TUTORIAL_DECAY * 2 / config.batch_size, "gain": GAIN, "optimizer": optimizer}
+    usual |= {name: getattr(config, name) for name in ("sigma", "num_samples", "noise")}
+    rule = rule_of(FORMS.get(name, name), **{**usual, **hyper})(model, loss)
     if not isinstance(rule, ll.Rule):
         raise ValueError(f"--rules: expected {name}(model, loss) to return a Rule, got {type(rule).__name__}")
     if config.scale != "tutorial" or name in ("forward_gradient", "weight_perturbation"):

@@ -50,7 +50,6 @@ EXPERIMENT = harness.Experiment(
     kind="part",
     unit="ms (estimated)",
     parts=lambda config: {name: part.cost for name, part in parts_of(config).items()},
-    load=lambda config: None,
     held=held,
     run_part=lambda name, config, data, folder, progress: parts_of(config)[name].run(folder, progress),
     merge=merge,
