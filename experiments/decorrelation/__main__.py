@@ -23,13 +23,13 @@ from experiments.decorrelation import report, runs
 from experiments.decorrelation.config import Config
 from experiments.decorrelation.figures import best_rate
 from experiments.decorrelation.runs import Form, Numbers, Run, runs_of
-from experiments.decorrelation.training import Carry, Images, accuracy, start_of, training, update, widths
+from experiments.decorrelation.training import Carry, accuracy, start_of, training, update, widths
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
 CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 pixels
 
 
-def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, progress: tqdm) -> xr.Dataset:
+def run_one(name: str, run: Run, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
     """One run, all seeds and learning rates side by side; step 0 is without learning."""
     progress.set_description(name)
     form, num_layers = run.form, len(widths(run.form))
@@ -70,7 +70,7 @@ def trained(run: Run, state: Carry, members: slice) -> Any:
     return jax.tree.map(np.asarray, jax.vmap(fold)(params, layers))
 
 
-def correlations(numbers: Numbers, state: Carry, data: Images) -> dict[str, np.ndarray]:
+def correlations(numbers: Numbers, state: Carry, data: ll.data.Splits) -> dict[str, np.ndarray]:
     """Second moments of the pixels in the centre before and after R, of the first seed."""
     r = running.collect(state.rule_state.layers["0/w"].R, 1)[0]
     x = np.asarray(numbers.inputs(jnp.asarray(data.test.x)))
@@ -78,20 +78,19 @@ def correlations(numbers: Numbers, state: Carry, data: Images) -> dict[str, np.n
     return {name: (z.T @ z / len(z))[np.ix_(CENTRE, CENTRE)] for name, z in both.items()}
 
 
-def images(config: Config) -> Images:
-    """Loads the images of all members."""
+def images(config: Config) -> ll.data.Splits:
+    """Loads the images of all members: pixels in 0..1 and one-hot labels."""
     splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.chosen.data)
     num_images = splits.train.x.shape[0]
     config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
     most = min(part.x.shape[0] for part in splits[1:])
     named = f"at most {most}, the test or validation images of --data {config.chosen.data}"
     config.expect("test_images", named, config.test_images <= most)
-    held_out = [tuple(a[: config.test_images] for a in part) for part in splits[1:]]
-    held = Images(splits.train, *(ll.data.Dataset(*part) for part in held_out))
-    return jax.tree.map(jnp.asarray, held)
+    held_out = (ll.data.Dataset(*(a[: config.test_images] for a in part)) for part in splits[1:])
+    return jax.tree.map(jnp.asarray, ll.data.Splits(splits.train, *held_out))
 
 
-def held(config: Config, data: Images) -> harness.Held:
+def held(config: Config, data: ll.data.Splits) -> harness.Held:
     """The largest run: networks, their R and the order of the images of every seed, at all learning rates."""
     every, sizes = sorted(runs_of(config).values(), key=lambda run: len(run.numbers)), []
     of_network = {run.form.network: run for run in every}
@@ -135,15 +134,15 @@ def swept(static: Mapping[str, Any]) -> Program:
     def run(traced: dict[str, jax.Array]) -> running.Run:
         numbers = Numbers(traced["learning_rate"], {"eta": traced["eta"]}, *runs.STANDARD)
 
-        def init(key: jax.Array, data: Images) -> Carry:
+        def init(key: jax.Array, data: ll.data.Splits) -> Carry:
             return start_of(form, data.train.x.shape[0], batch_size, key, numbers)
 
-        def step(carry: Carry, number: Any, data: Images) -> tuple[Carry, dict[str, jax.Array]]:
+        def step(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
             of_updates = number * updates + jnp.arange(updates)
             carry, (losses, _) = jax.lax.scan(partial(update, form, batch_size, data), carry, of_updates)
             return carry, {"loss": losses}
 
-        def measure(carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
+        def measure(carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
             return {"accuracy": accuracy(form, carry, data.validation)}
 
         return running.Run(init, step, CHUNKS, measure)

@@ -24,14 +24,6 @@ class Carry(NamedTuple):
     order: ll.data.BatchState
 
 
-class Images(NamedTuple):
-    """Data of all members: pixels in 0..1 and one-hot labels."""
-
-    train: ll.data.Dataset
-    validation: ll.data.Dataset
-    test: ll.data.Dataset
-
-
 def widths(form: Form) -> list[int]:
     """Outputs of every layer, the last of which may be more than labels."""
     return [layer["w"].shape[-1] for layer in jax.eval_shape(form.network.init, jax.random.key(0))]
@@ -74,7 +66,7 @@ def start_of(form: Form, num_images: int, batch_size: int, key: jax.Array, numbe
     return Carry(run_key, numbers, drawn, params, state, form.optimizer(numbers.rate).init(params), order)
 
 
-def update(form: Form, batch_size: int, data: Images, carry: Carry, number: Any) -> tuple[Carry, Any]:
+def update(form: Form, batch_size: int, data: ll.data.Splits, carry: Carry, number: Any) -> tuple[Carry, Any]:
     """One update, and the losses before it; the decorrelation loss of a layer without R is NaN."""
     order, chosen = ll.data.batches(carry.images.shape[0], batch_size).next(carry.order, number)
     rows, outputs, numbers = carry.images[chosen], widths(form), carry.numbers
@@ -90,7 +82,7 @@ def update(form: Form, batch_size: int, data: Images, carry: Carry, number: Any)
     return carry, (loss, losses)
 
 
-def measure(form: Form, carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
+def measure(form: Form, carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
     """Accuracy and the largest entry of R.
 
     At the end alone, and NaN before: the accuracy by which the learning rate is chosen, and the correlations
@@ -121,10 +113,10 @@ def measure(form: Form, carry: Carry, number: Any, data: Images) -> dict[str, ja
 def training(form: Form, num_images: int, batch_size: int) -> running.Run:
     """Training of a seed, one run for one form; its first step looks at batches and learns nothing."""
 
-    def init(key: jax.Array, numbers: Numbers, data: Images) -> Carry:
+    def init(key: jax.Array, numbers: Numbers, data: ll.data.Splits) -> Carry:
         return start_of(form, num_images, batch_size, key, numbers)
 
-    def step(carry: Carry, number: Any, data: Images) -> tuple[Carry, dict[str, jax.Array]]:
+    def step(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
         def learn(carry: Carry, n: Any) -> tuple[Carry, Any]:
             after, losses = update(form, batch_size, data, carry, n)
             kept = jax.tree.map(lambda new, old: jnp.where(number > 0, new, old), after, carry)
