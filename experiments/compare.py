@@ -43,7 +43,7 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[list[str]]:
 
 
 def rows_of(run: FinishedRun) -> dict[Key, dict[str, Any]]:
-    """Returns the rows of a run's summary by what they are of."""
+    """Returns the rows of a run's summary by the entries that are no results."""
     found = {}
     for row in without_nan(run.report.rows(in_float64(run.results))):
         key = tuple((name, value) for name, value in row.items() if name not in VALUES)

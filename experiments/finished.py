@@ -97,7 +97,7 @@ SHARED_VARIABLES = {
 def described(results: Any, report: Report) -> Any:
     """Returns results in which every variable and axis has `units` and `long_name`.
 
-    Those that no table names are numbers without a unit, called what their variable is called.
+    A variable that no table names has the unit 1, and its own name as long name.
     """
     if isinstance(results, xr.DataTree):
         return results.map_over_datasets(partial(described, report=report))

@@ -75,7 +75,7 @@ def read_dataset(path: Path) -> xr.Dataset:
 
 
 def read_config(out: Path) -> dict[str, Any] | None:
-    """Reads the configuration that a folder belongs to; None if it belongs to none."""
+    """Reads the configuration of the run in a folder; None if there is no run."""
     path = out / "config.json"
     try:
         held = json.loads(path.read_bytes())
@@ -103,7 +103,7 @@ _claims: dict[Path, Claim] = {}
 
 @contextmanager
 def claims() -> Iterator[None]:
-    """Lets go, at the end, of the folders claimed inside.
+    """Releases, at its end, the folders that were claimed inside.
 
     If an error ends it before anything was computed, a folder is left as it was found.
     """
@@ -185,8 +185,8 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: b
     Args:
       out: the folder; it is made if it does not exist.
       config: what decides the results, as JSON holds it.
-      resume: whether to resume a run that the folder holds; if it holds none, that is said.
-      shared: whether other processes may run in it as well that say so too, as workers of a sweep do.
+      resume: whether to resume the run in the folder; if it holds none, a note is printed.
+      shared: whether other processes that pass this too may run in it, as workers of a sweep do.
 
     Raises:
       FolderError: if another process runs in the folder, if it holds another configuration, a damaged one, or

@@ -36,7 +36,7 @@ EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
 
 
 class Held(NamedTuple):
-    """The least that a run holds, as shapes."""
+    """Lower bound of what a run holds in memory, as shapes."""
 
     each: Any  # of every seed
     once: Any = ()  # beside the seeds
@@ -52,7 +52,7 @@ class Experiment(NamedTuple):
     kind: str  # what a part is, such as "rule"; parts lie in a folder of that name
     unit: str  # of the progress
     parts: Callable[[Any], Mapping[str, int]]  # config -> by how much each part moves the progress on
-    held: Callable[[Any, Any], Held]  # (config, data) -> the least that a run holds
+    held: Callable[[Any, Any], Held]  # (config, data) -> lower bound of memory
     run_part: Callable[[str, Any, Any, Path, tqdm], xr.Dataset]  # name, config, data, checkpoints, progress
     merge: Callable[[Any, list[xr.Dataset]], Results]  # (config, results of all parts) -> results
     # config -> data of all parts; a ValueError if the settings do not fit them
@@ -137,7 +137,7 @@ def command_line(
     package: str = "experiments",
     stopped: str = "the same command with --resume goes on",
 ) -> int:
-    """Runs a program as its command line says; the exit code of the process.
+    """Runs a program as its command line says, and returns the exit code of the process.
 
     A mistake in the options, the files or the sizes that they name ends with one line and exit code 2, Ctrl-C
     with 130, and a closed pipe (`... | head -1`) silently with 141, as in other programs.

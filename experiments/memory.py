@@ -38,7 +38,7 @@ def check_fits(
 ) -> None:
     """Raises ValueError unless the bytes of a run, `needed(given)` by its sizes, fit into memory.
 
-    It names, by `name_of`, the size without which, at its default, the run would need least.
+    It names, by `name_of`, the size whose default would save most.
     """
     memory = total_bytes()
     try:
@@ -64,10 +64,10 @@ def check_fits(
 
 
 def is_about_arrays(error: ValueError) -> bool:
-    """Returns whether the library refuses arrays that cannot even be described."""
+    """Returns whether an error of the library refuses arrays that are too large to describe."""
     return ": expected arrays " in str(error)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that memory did not suffice."""
+    """Returns whether an error says that memory ran out."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

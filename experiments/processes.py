@@ -23,14 +23,14 @@ class Meeting(NamedTuple):
 
 
 class ElsewhereError(ValueError):
-    """An error that the first process tells."""
+    """An error that the first process reports."""
 
 
 def meet(name: str, meeting: Meeting) -> None:
     """Joins the other processes of a run. JAX must not have run before.
 
-    If nobody says where they meet that is a ValueError. If they have not all met in time, the process says so
-    and ends with exit code 2: JAX itself would abort it from a thread of its own, with a stack of C++ calls.
+    A ValueError if no meeting place is known. If they have not all met in time, the process says so and ends
+    with exit code 2: JAX itself would abort it from a thread of its own, with a stack of C++ calls.
     """
     where, seconds = meeting.coordinator or "the coordinator of the job", SECONDS_TO_MEET
 

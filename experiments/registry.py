@@ -1,4 +1,4 @@
-"""The one list of rules, each in one line. Experiments, sweeps, benchmarks and tests take them from here."""
+"""The list of all rules, one line each, for experiments, sweeps, benchmarks and tests."""
 
 import inspect
 from collections.abc import Callable, Collection

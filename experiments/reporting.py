@@ -75,7 +75,7 @@ def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "r
 
 
 def cell(row: Mapping[str, Any], form: str = ".3g", of_half: str = ".1g", factor: float = 1.0) -> str:
-    """Mean and half the 95 % interval of a row; "-" if no seed is finite, and how many are if not all."""
+    """Mean and half the 95 % interval of a row; "-" if no seed is finite, their number if only some are."""
     mean, (low, high) = row["mean"], row["ci95"]
     if mean is None:
         return "-"
@@ -87,7 +87,7 @@ def cell(row: Mapping[str, Any], form: str = ".3g", of_half: str = ".1g", factor
 
 
 def by_part(summary: Iterable[Mapping[str, Any]], *kinds: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Rows of a summary by what they are of and by metric; `kinds` name what they are of."""
+    """Rows of a summary by their entries `kinds`, such as "rule", and by metric."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in summary:
         found.setdefault(tuple(row[kind] for kind in kinds), {})[row["metric"]] = row
@@ -106,7 +106,7 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def drawable(values: np.ndarray) -> np.ndarray:
-    """Values with NaN for those that a figure has no room for: what is not finite, or beyond 1e30."""
+    """Values with NaN for those that cannot be drawn: not finite, or beyond 1e30."""
     values = np.asarray(values, float)
     return np.where(np.abs(values) < 1e30, values, np.nan)
 
@@ -145,7 +145,7 @@ def bars(
 
 
 def drawn(draws: Iterable[Callable[..., Figure | None]], *arguments: Any) -> dict[str, Figure]:
-    """Figures by the names of the functions that draw them; those for which there is nothing are left out."""
+    """Figures by the names of the functions that draw them, without those that return None."""
     made = {each.__name__: each(*arguments) for each in draws}
     return {name: figure for name, figure in made.items() if figure is not None}
 

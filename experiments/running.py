@@ -69,7 +69,7 @@ def side_by_side(on_cpu: int = 1) -> int | None:
 def spread(members: Any) -> Any:
     """Members so that they fill all devices evenly: the last is repeated.
 
-    Between calls of ensembles they then stay where they are, and no message is sent.
+    Between calls of ensembles they then stay on their devices, without communication.
     """
     count = len(jax.tree.leaves(members)[0])
     filled = np.minimum(np.arange(count + -count % jax.device_count()), count - 1)
@@ -126,7 +126,7 @@ def run_members(
     begin, step, look = _programs(run, len(members), side_by_side(on_cpu))
     shared = ll.replicate(shared)  # once, and not at every step
     carry, of_steps, measured = begin(*spread(members), shared)
-    measured = jax.block_until_ready(look(carry, measured, 0, shared))  # or nobody tells a lack of memory
+    measured = jax.block_until_ready(look(carry, measured, 0, shared))  # a lack of memory shows here
     seconds = np.full(run.num_steps, np.nan)
     checkpoint = Checkpoint(folder)
     start_of_all = carry, (of_steps, measured), seconds

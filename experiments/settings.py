@@ -1,4 +1,4 @@
-"""Settings that all experiments have in common, and the checks of what is given on a command line."""
+"""Settings that all experiments share, and checks of the options of command lines."""
 
 import argparse
 import math
@@ -70,7 +70,7 @@ _refused: ContextVar[list[ValueError] | None] = ContextVar("refused", default=No
 
 
 def check_hint(name: str, hint: Any, value: Any) -> None:
-    """Raises ValueError unless numbers are within the limits that their annotation gives them."""
+    """Raises ValueError unless numbers are within the limits of their annotation."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         limits = [each for each in inner if isinstance(each, Limits)]
@@ -89,12 +89,12 @@ def check_hint(name: str, hint: Any, value: Any) -> None:
 
 
 class Options:
-    """Base class of what is read from a command line: a dataclass whose fields are checked when it is made.
+    """Base class of command-line options: a dataclass whose fields are checked when it is made.
 
     Numbers are annotated with their `Limits`; `check` adds what concerns several fields.
     """
 
-    PREFIX: ClassVar[str] = ""  # of its options: that of the field which holds it
+    PREFIX: ClassVar[str] = ""  # of its options, where it is a field of another
 
     def __post_init__(self) -> None:
         try:
@@ -117,7 +117,7 @@ class Options:
         return f"--{cls.PREFIX}{name.replace('_', '-')}"
 
     def expect(self, name: str, expected: str, holds: bool) -> None:
-        """Raises ValueError that names the option of a field unless `holds`."""
+        """Raises ValueError, naming the option of the field, unless `holds`."""
         if not holds:
             got = getattr(self, name)
             got = " ".join(map(str, got)) or "none" if isinstance(got, tuple) else got
@@ -180,7 +180,7 @@ def imported(name: str, path: str) -> Callable[..., Any]:
 
 
 def as_option(config: Any, error: Exception) -> str:
-    """The message of an error; where it names an argument that is a field of `config`, with its option."""
+    """The message of an error, in which the name of a field of `config` becomes its option."""
     name, colon, rest = str(error).partition(": expected ")
     names = [field.name for field in fields(config)] if isinstance(config, Options) else []  # pyright: ignore[reportArgumentType]
     name = "data" if name == "source" else name
@@ -189,7 +189,7 @@ def as_option(config: Any, error: Exception) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Options):
-    """The settings that all experiments have in common; none of them decides a result."""
+    """Settings that all experiments share; none of them decides a result."""
 
     PRESETS: ClassVar[Mapping[str, Any]] = {}
     """A named tuple for every `--preset`, of fields whose default is the preset's and of others."""
@@ -221,7 +221,7 @@ class Settings(Options):
 
     @property
     def chosen(self) -> Any:
-        """The preset, with what is given in the place of what it sets."""
+        """The preset, in which options that are given replace its values."""
         preset: Any = self.PRESETS[getattr(self, "preset")]  # noqa: B009 (a field where there are presets)
         given = {name: getattr(self, name, None) for name in preset._fields}
         return preset._replace(**{name: value for name, value in given.items() if value is not None})

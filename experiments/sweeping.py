@@ -35,7 +35,7 @@ class Sweepable(NamedTuple):
     limits: Mapping[str, Limits] = {}  # of traced hyper-parameters whose values must not just be >= 0
 
     def defaults(self) -> dict[str, Any]:
-        """All hyper-parameters as they are unless said otherwise."""
+        """Default values of all hyper-parameters."""
         first = {name: v[0] if isinstance(v, tuple) else v for name, v in self.static.items()}
         return {**self.traced, **first}
 
@@ -59,12 +59,12 @@ def program_of(run: Callable[[Any], Run], score: Callable[..., Any], chunks: int
 
 
 def while_finite(score: jax.Array, *losses: jax.Array) -> jax.Array:
-    """The score, or NaN if a loss is not finite: a run that diverged, whatever its network still answers."""
+    """The score, or NaN if a loss is not finite: such a run has diverged."""
     finite = [jnp.all(jnp.isfinite(loss)) for loss in losses]
     return jnp.where(jnp.all(jnp.stack(finite)), score, jnp.nan)
 
 
 def check_at_most(name: str, value: int, most: int, unit: str) -> None:
-    """Raises ValueError unless a hyper-parameter is at most `most` of something."""
+    """Raises ValueError unless a hyper-parameter is at most `most`."""
     if value > most:
         raise ValueError(f"{name}: expected at most {most} {unit}, got {value}")

@@ -36,7 +36,7 @@ def best_rate(one: xr.Dataset) -> xr.Dataset:
 
 
 def over_layers(of_layers: xr.DataArray) -> xr.DataArray:
-    """The sum over the layers of a network: NaN if one is."""
+    """Sum over the layers of a network; NaN if one of them is NaN."""
     return of_layers.sum("layer", skipna=False)
 
 
@@ -63,7 +63,7 @@ def updates_of(one: xr.Dataset) -> np.ndarray:
 
 
 def first_reaching(x: np.ndarray, accuracy: np.ndarray, level: float) -> float:
-    """The x at which the mean over seeds of an accuracy `[seed, x]` first reaches a level; NaN if nowhere."""
+    """First x at which the mean over seeds of an accuracy `[seed, x]` reaches a level; NaN if none does."""
     reached = np.flatnonzero(accuracy.mean(axis=0) >= level)
     return float(x[reached[0]]) if reached.size else float("nan")
 
@@ -74,7 +74,7 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
 
 
 def notebook(results: xr.Dataset) -> Figure | None:
-    """Loss and decorrelation loss of the notebook's runs by epoch, with what it prints."""
+    """Loss and decorrelation loss of the notebook's runs by epoch, beside the published values."""
     runs = runs_in(results, "notebook")
     if not runs:
         return None
@@ -141,7 +141,7 @@ def gain(results: xr.Dataset) -> Figure | None:
 
 
 def choices(results: xr.Dataset) -> Figure | None:
-    """Accuracy, correlations left in the pixels and the size of R under choices of the rule for it."""
+    """Accuracy, correlations left in the pixels and size of R, for each choice of the update of R."""
     runs = runs_in(results, "choices")
     if not runs:
         return None

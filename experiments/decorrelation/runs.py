@@ -44,7 +44,7 @@ NETWORKS: dict[NetworkName, ll.Model] = {
 
 
 class Numbers(NamedTuple):
-    """Numbers that a program takes as they come."""
+    """Traced numbers of a run: a change of them needs no new program."""
 
     rate: Any  # learning rate
     of_dynamics: dict[str, Any]  # arguments of the dynamics of R, such as `eta`
@@ -57,7 +57,7 @@ class Numbers(NamedTuple):
 
 
 class Form(NamedTuple):
-    """All that a program is made for; runs of the same form share it."""
+    """Static settings of a run: runs of the same form share one program."""
 
     network: ll.Model  # without decorrelation, of rows of 784 pixels
     rule_name: RuleName

@@ -59,7 +59,7 @@ class Setting(NamedTuple):
         return make_rule(self.name, self.config, self.optimizer(learning_rate))
 
     def make_train(self, learning_rate: float = 0.0) -> ll.Train:
-        """Returns a run of the rule with gradient descent."""
+        """Returns training by the rule with gradient descent."""
         rule = self.rule(learning_rate)
         return ll.make_train(
             rule, self.optimizer(learning_rate), init=self.problem.model.init,

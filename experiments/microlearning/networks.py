@@ -1,4 +1,4 @@
-"""The networks of the microlearning experiment: each with its loss, and what it makes of an image."""
+"""The networks of the microlearning experiment, each with its loss and its form of images."""
 
 from collections.abc import Callable
 from typing import NamedTuple

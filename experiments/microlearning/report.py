@@ -89,7 +89,7 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
 
 
 def _style(results: xr.Dataset, name: str) -> dict[str, Any]:
-    """Colour, dashes and label of a rule; one's own come after those that are known."""
+    """Colour, dashes and label of a rule; rules of one's own come last."""
     i = list(dict.fromkeys((*LABELS, *results.rule.values))).index(name)
     dashes = LINES[i % len(LINES)]
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": dashes, "label": LABELS.get(name, name)}

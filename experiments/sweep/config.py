@@ -44,7 +44,7 @@ class Config(Options):
     resume: bool = False  # Resume the study in --out, or join the workers that are running it.
 
     def deciding(self) -> dict[str, Any]:
-        """The fields that decide what a trial gives; the space is added as it was read."""
+        """The fields that decide the result of a trial; the space is added as it was read."""
         return {n: getattr(self, n) for n in ("experiment", "seeds", "seed", "sampler", "pruner")}
 
     def sweepable(self) -> Sweepable:

@@ -34,7 +34,7 @@ class Programs:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Runs trials of one static shape, and stops those that are hopeless.
 
-        Between chunks that is asked of `(place in trials, chunks done, scores [seeds])`. Returns the last
+        `hopeless(place in trials, chunks done, scores [seeds])` is called between chunks. Returns the last
         score of every trial, `[trials, seeds]`, and which trials ran to the end, `[trials]`.
         """
         program, seeds = self._compiled(trials[0]), self._keys.size
@@ -82,7 +82,7 @@ class Programs:
         return jax.block_until_ready(program.init(jnp.tile(self._keys, self._block), values, program.shared))
 
     def _close_up(self, carries: list[Any], kept: np.ndarray) -> list[Any]:
-        """Blocks of the kept trials alone; nothing compiles again, however many there are."""
+        """Blocks of the kept trials alone; no program is compiled for their number."""
         device = jax.local_devices()[0]
         each = [one for carry in carries for one in _split(jax.device_put(carry, device), self._block)]
         blocks = [_join([each[i] for i in block]) for block in self._blocks(kept)]

@@ -62,7 +62,7 @@ def read_space(config: Config, sweepable: Sweepable) -> Space:
 
 
 def parse_space(given: Mapping[str, Any], sweepable: Sweepable) -> Space:
-    """The space that a table stands for."""
+    """Parses the table of a space."""
     kinds = {**sweepable.traced, **sweepable.static}
     space = Space(dict(given), sweepable.defaults(), {}, {})
     for name, value in given.items():

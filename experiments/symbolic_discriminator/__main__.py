@@ -22,7 +22,7 @@ from experiments.symbolic_discriminator.study import Part
 
 
 def held(config: Config, data: None) -> harness.Held:
-    """The first layer of every critic that is drawn at random; what is measured over a step, and updates."""
+    """First layers of the critics that are drawn at random, and what a step measures of each."""
     numbers, cut = config.chosen, schedule(config.chosen.epochs)
     measured = memory.floats(3, cut.epochs // cut.steps, spaces.SMALL["iterations"])
     drawn = memory.floats(numbers.configurations, numbers.points, spaces.SMALL["width"])

@@ -1,4 +1,4 @@
-"""Steps 15.1 and 15.2: what curves of untrained networks and of a library look like."""
+"""Steps 15.1 and 15.2: curves of untrained networks, and of a library of functions."""
 
 from collections.abc import Sequence
 

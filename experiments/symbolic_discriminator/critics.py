@@ -33,12 +33,12 @@ class Schedule(NamedTuple):
 
     @property
     def epochs(self) -> int:
-        """All of them."""
+        """Total number of epochs."""
         return self.epochs_a_bin * BINS_A_STEP * self.steps
 
 
 def schedule(epochs: int) -> Schedule:
-    """At least so many epochs, in at most about 200 bins."""
+    """Schedule of at least this number of epochs, in at most about 200 bins."""
     epochs_a_bin = math.ceil(epochs / MOST_BINS)
     return Schedule(epochs_a_bin, math.ceil(epochs / (epochs_a_bin * BINS_A_STEP)))
 

@@ -77,7 +77,7 @@ def seeds_of(config: Config) -> jax.Array:
 
 
 def curves(number: int, key: jax.Array, x: jax.Array) -> Curves:
-    """So many curves of functions, and of networks, each from a fresh one."""
+    """Draws `number` curves of functions, and as many of networks, each from a fresh network."""
     real_key, fake_key = jax.random.split(key)
     functions = library("quadratic")
     real = symbolic.function_values(functions, symbolic.draw_functions(real_key, functions, number), x)

@@ -13,7 +13,7 @@ NO_CRITIC = "no critic"
 
 
 def with_log(results: xr.Dataset) -> xr.Dataset:
-    """Adds `log10_fit_loss`, finite for 0 too: a loss that runs away decides the mean of `fit_loss`."""
+    """Adds `log10_fit_loss`, finite even at 0: a single diverging seed dominates the mean of `fit_loss`."""
     floor = np.finfo(np.float32).tiny
     return results.assign(log10_fit_loss=np.log10(results.fit_loss.clip(min=floor)))
 
