@@ -69,7 +69,7 @@ def _number(run: str, metric: str, value: float) -> dict[str, Any]:
 
 
 def _by_epoch(name: str, one: xr.Dataset) -> list[dict[str, Any]]:
-    """Sums over the batches of an epoch, as the notebook prints them: it divides the loss by one batch less."""
+    """Sums over the batches of an epoch, as the notebook prints them: the loss over one batch less."""
     found, batches = [], float(np.diff(updates_of(one))[0])
     sums = {
         "bp_loss": one.loss.values * batches / max(batches - 1, 1),
