@@ -105,10 +105,8 @@ def described(results: Any, report: Report) -> Any:
     axes = {name: np.arange(size) for name, size in results.sizes.items() if name not in results.coords}
     results = results.assign_coords(axes)
     for name, variable in results.variables.items():
-        units, long_name = next(
-            (found for pattern, found in table.items() if fnmatchcase(str(name), pattern)),
-            ("1", str(name).replace("_", " ")),
-        )
+        found = [told for pattern, told in table.items() if fnmatchcase(str(name), pattern)]
+        units, long_name = [*found, ("1", str(name).replace("_", " "))][0]
         variable.attrs = {"units": units, "long_name": long_name, **variable.attrs}
     return results
 

@@ -133,11 +133,9 @@ def draw_band(axes: Axes, x: Any, mean: np.ndarray, low: np.ndarray, high: np.nd
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def bars(
-    axes: Axes, places: Any, of_seeds: Iterable[np.ndarray], along: str = "y", **style: Any
-) -> np.ndarray:
+def bars(axes: Axes, places: Any, seeds: Iterable[np.ndarray], along: str = "y", **style: Any) -> np.ndarray:
     """Draws means over seeds, of one array for each place, with their 95 % intervals; returns the means."""
-    mean, low, high, _ = np.array([interval(drawable(values)) for values in of_seeds]).T
+    mean, low, high, _ = np.array([interval(drawable(values)) for values in seeds]).T
     x, y = (places, mean) if along == "y" else (mean, places)
     style = {"fmt": "o", "capsize": 3, f"{along}err": [mean - low, high - mean], **style}
     axes.errorbar(x, y, **style)

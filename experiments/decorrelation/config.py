@@ -9,14 +9,9 @@ from experiments.settings import Count, Limits, NotNegative, Seed, Settings, at_
 StudyName = Literal["notebook", "gain", "choices"]
 NetworkName = Literal["dense", "convolutional"]
 RuleName = Literal[
-    "backprop",
-    "feedback_alignment",
-    "direct_feedback_alignment",
-    "kolen_pollack",
-    "node_perturbation",
-    "node_perturbation_activity",
-    "weight_perturbation",
-]
+    "backprop", "feedback_alignment", "direct_feedback_alignment", "kolen_pollack", "node_perturbation",
+    "node_perturbation_activity", "weight_perturbation",
+]  # fmt: skip
 InputsName = Literal["plain", "decorrelated", "every_8th"]
 
 

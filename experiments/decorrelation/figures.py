@@ -70,14 +70,13 @@ def first_reaching(x: np.ndarray, accuracy: np.ndarray, level: float) -> float:
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
     """Draws the figures of all studies that were run."""
-    return reporting.drawn((notebook, moments, gain, choices), results)
+    studies = {notebook: "notebook", moments: "notebook", gain: "gain", choices: "choices"}
+    runs = {draw: runs_in(results, study) for draw, study in studies.items()}
+    return {draw.__name__: draw(results, of_study) for draw, of_study in runs.items() if of_study}
 
 
-def notebook(results: xr.Dataset) -> Figure | None:
+def notebook(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
     """Loss and decorrelation loss of the notebook's runs by epoch, beside the published values."""
-    runs = runs_in(results, "notebook")
-    if not runs:
-        return None
     figure, (loss, decorrelation) = plt.subplots(1, 2, figsize=(13, 5))
     for i, (name, one) in enumerate(runs.items()):
         epochs, batches = np.arange(one.sizes["step"]), float(np.diff(updates_of(one))[0])
@@ -97,11 +96,8 @@ def notebook(results: xr.Dataset) -> Figure | None:
     return reporting.completed(figure, results, "The notebook's runs on 1,000 images")
 
 
-def moments(results: xr.Dataset) -> Figure | None:
+def moments(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
     """Second moments of the pixels before and after decorrelation."""
-    runs = runs_in(results, "notebook")
-    if not runs:
-        return None
     figure, every = plt.subplots(2, len(runs), figsize=(3.9 * len(runs), 7.4), squeeze=False)
     for (name, one), column in zip(runs.items(), every.T, strict=True):
         limit = float(np.nanmax(np.abs(one.moments_before.values)))
@@ -115,11 +111,8 @@ def moments(results: xr.Dataset) -> Figure | None:
     return figure
 
 
-def gain(results: xr.Dataset) -> Figure | None:
+def gain(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
     """Accuracy of every rule against updates and against seconds, on plain and on decorrelated inputs."""
-    runs = runs_in(results, "gain")
-    if not runs:
-        return None
     networks = list(dict.fromkeys(name.split("-")[0] for name in runs))
     rules = list(dict.fromkeys(name.split("-")[1] for name in runs))
     figure, every = plt.subplots(len(networks), 2, figsize=(14, 4.8 * len(networks)), squeeze=False)
@@ -140,11 +133,8 @@ def gain(results: xr.Dataset) -> Figure | None:
     return reporting.completed(figure, results, title)
 
 
-def choices(results: xr.Dataset) -> Figure | None:
+def choices(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
     """Accuracy, correlations left in the pixels and size of R, for each choice of the update of R."""
-    runs = runs_in(results, "choices")
-    if not runs:
-        return None
     figure, (accuracy, left, largest) = plt.subplots(1, 3, figsize=(17, 5))
     for i, (name, one) in enumerate(runs.items()):
         x, label = updates_of(one), name.replace("_", " ")

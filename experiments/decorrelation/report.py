@@ -39,13 +39,8 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     for study in ("notebook", "gain", "choices"):
         runs = runs_in(results, study)
         for name, one in runs.items():
-            last = one.isel(step=-1)
-            metrics = {
-                "test_accuracy": last.test_accuracy.values,
-                "loss": last.loss.values,
-                "correlation": over_layers(last.correlation).values,
-                "largest_r": last.largest_r.values,
-            }
+            last = one.isel(step=-1).assign(correlation=over_layers(one.correlation.isel(step=-1)))
+            metrics = {m: last[m].values for m in ("test_accuracy", "loss", "correlation", "largest_r")}
             found = reporting.summary_rows(name, metrics, kind="run")
             found.append(_number(name, "learning_rate", float(one.learning_rate)))
             found.append(_number(name, "ms_per_update", 1e3 * reading.seconds_per_update(one)))

@@ -48,12 +48,7 @@ def layers_of(form: Form, carry: Carry, x: jax.Array) -> dict[str, ll.decorrelat
     if form.dynamics is None:
         on_identity = form._replace(dynamics=lambda: ll.decorrelation.dynamics(0.0))
         state = on_identity.rule(carry.numbers).init(carry.key, carry.params, x)
-    return {name: state.layers[name] for name in in_depth(state.layers)}
-
-
-def in_depth(layers: dict[str, Any]) -> list[str]:
-    """Names of layers, such as `0/w`, in order of depth."""
-    return sorted(layers, key=lambda name: int(name.split("/")[0]))
+    return {name: state.layers[name] for name in sorted(state.layers)}
 
 
 def start_of(form: Form, num_images: int, batch_size: int, key: jax.Array, numbers: Numbers) -> Carry:
@@ -75,7 +70,7 @@ def update(form: Form, batch_size: int, data: ll.data.Splits, carry: Carry, numb
     loss, grads, state = form.rule(numbers).value_and_grad(key, carry.params, carry.rule_state, x, y)
     losses = jnp.full(len(outputs), jnp.nan)
     if form.dynamics is not None:
-        losses = jnp.stack([state.losses[name] for name in in_depth(state.losses)])
+        losses = jnp.stack([state.losses[name] for name in sorted(state.losses)])  # 0/w, 1/w, ...
     updates, optimizer_state = form.optimizer(numbers.rate).update(grads, carry.optimizer_state, carry.params)
     params = optax.apply_updates(carry.params, updates)
     carry = carry._replace(params=params, rule_state=state, optimizer_state=optimizer_state, order=order)

@@ -14,17 +14,10 @@ HIDDEN = {"dense": (500,), "convolutional": (6, 16, 120, 84), "recurrent": (64,)
 """Widths of the hidden layers, if none are given."""
 
 DEFAULT_RULES = (
-    "backprop",
-    "kolen_pollack",
-    "feedback_alignment",
-    "direct_feedback_alignment",
-    "sign_symmetry_unit",
-    "sign_symmetry_fixed",
-    "sign_symmetry_redrawn",
-    "node_perturbation",
-    "forward_gradient",
+    "backprop", "kolen_pollack", "feedback_alignment", "direct_feedback_alignment", "sign_symmetry_unit",
+    "sign_symmetry_fixed", "sign_symmetry_redrawn", "node_perturbation", "forward_gradient",
     "weight_perturbation",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

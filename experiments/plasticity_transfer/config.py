@@ -7,17 +7,9 @@ from typing import Literal, NamedTuple
 from experiments.settings import Count, Positive, Seed, Settings, Share
 
 ModelName = Literal[
-    "rnn",
-    "pre_post_l2",
-    "pre_post_l3",
-    "pre_post_l4",
-    "pre_post_count_l2",
-    "pre_post_count_l3",
-    "pre_post_count_l4",
-    "pre_post_percent_l2",
-    "post_count_l2",
-    "gradient_descent_l2",
-]
+    "rnn", "pre_post_l2", "pre_post_l3", "pre_post_l4", "pre_post_count_l2", "pre_post_count_l3",
+    "pre_post_count_l4", "pre_post_percent_l2", "post_count_l2", "gradient_descent_l2",
+]  # fmt: skip
 
 
 class Preset(NamedTuple):

@@ -74,10 +74,8 @@ class Programs:
         return list(padded.reshape(-1, self._block))
 
     def _start(self, program: Program, trials: Sequence[Mapping[str, Any]]) -> Any:
-        values = {
-            name: jnp.repeat(jnp.array([trial[name] for trial in trials], jnp.float32), self._keys.size)
-            for name in self._sweepable.traced
-        }
+        values = {name: [trial[name] for trial in trials] for name in self._sweepable.traced}
+        values = {name: jnp.repeat(jnp.array(v, jnp.float32), self._keys.size) for name, v in values.items()}
         # A start that fails for lack of memory has to tell so here: XLA would wait for it for ever.
         return jax.block_until_ready(program.init(jnp.tile(self._keys, self._block), values, program.shared))
 
