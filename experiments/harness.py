@@ -105,7 +105,8 @@ def begin(config: Settings, held: Callable[[Any], Held]) -> None:
     """
     defaults = defaults_of(config)
     changed = {name: value for name, value in vars(config).items() if value != defaults.get(name, value)}
-    sizes = {name: value for name, value in changed.items() if _is_size(value)}
+    entries = {name: v if isinstance(v, tuple) else (v,) for name, v in changed.items()}
+    sizes = {name: changed[name] for name, of in entries.items() if all(type(each) is int for each in of)}
 
     def needed(sizes: Mapping[str, Any]) -> int:
         of = replace(config, **sizes)
@@ -115,10 +116,6 @@ def begin(config: Settings, held: Callable[[Any], Held]) -> None:
 
     memory.check_fits(needed, sizes or {"seeds": config.deciding()["seeds"]}, defaults, config.option)
     processes.decided(lambda: _claim(config))
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int or (isinstance(value, tuple) and all(type(each) is int for each in value))
 
 
 def _claim(config: Settings) -> None:

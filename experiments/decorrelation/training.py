@@ -42,15 +42,6 @@ def accuracy(form: Form, carry: Carry, images: ll.data.Dataset) -> jax.Array:
     return ll.accuracy(output, targets(jnp.asarray(images.y), output.shape[1]))
 
 
-def layers_of(form: Form, carry: Carry, x: jax.Array) -> dict[str, ll.decorrelation.State]:
-    """R of every layer in order of depth: the identity, if the run is on plain inputs."""
-    state = carry.rule_state
-    if form.dynamics is None:
-        on_identity = form._replace(dynamics=lambda: ll.decorrelation.dynamics(0.0))
-        state = on_identity.rule(carry.numbers).init(carry.key, carry.params, x)
-    return {name: state.layers[name] for name in sorted(state.layers)}
-
-
 def start_of(form: Form, num_images: int, batch_size: int, key: jax.Array, numbers: Numbers) -> Carry:
     """The start of a run: weights and the draw of the images of a seed."""
     draw_key, params_key, rule_key, order_key, run_key = jax.random.split(key, 5)
@@ -84,7 +75,11 @@ def measure(form: Form, carry: Carry, number: Any, data: ll.data.Splits) -> dict
     left in the inputs of the layers.
     """
     x = carry.numbers.inputs(jnp.asarray(data.test.x))
-    layers = layers_of(form, carry, x)
+    state = carry.rule_state
+    if form.dynamics is None:  # R is the identity
+        on_identity = form._replace(dynamics=lambda: ll.decorrelation.dynamics(0.0))
+        state = on_identity.rule(carry.numbers).init(carry.key, carry.params, x)
+    layers = {name: state.layers[name] for name in sorted(state.layers)}
 
     def at_the_end() -> tuple[jax.Array, jax.Array]:
         read = ll.decorrelation.inputs(form.network, carry.params, layers, x)
