@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,7 @@ def run(config: Config) -> None:
         print(f"\nfigure: {config.figure}")
 
 
-def main() -> int:
-    """The command line."""
-    return harness.command_line("compare", Config, run, stopped="nothing else is written")
-
+main = partial(harness.command_line, "compare", Config, run, stopped="nothing else is written")
 
 if __name__ == "__main__":
     sys.exit(main())

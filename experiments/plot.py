@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,10 +29,7 @@ def run(config: Config) -> None:
         print(path)
 
 
-def main() -> int:
-    """The command line."""
-    return harness.command_line("plot", Config, run, stopped="figures that are there are whole")
-
+main = partial(harness.command_line, "plot", Config, run, stopped="figures that are there are whole")
 
 if __name__ == "__main__":
     sys.exit(main())
