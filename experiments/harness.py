@@ -19,7 +19,6 @@ from tqdm import tqdm
 from experiments import folders, memory, processes, terminal
 from experiments.finished import Report, Results, in_float64, publish, versions  # noqa: F401 (for other programs too)
 from experiments.folders import (  # noqa: F401 (for other programs too)
-    FolderError,
     claims,
     make_folder,
     open_folder,
