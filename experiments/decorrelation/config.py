@@ -53,7 +53,7 @@ class Config(Settings):
     seeds: Count = 8  # Number of seeds: weights, draw and order of the images.
     seed: Seed = 0  # Base PRNG seed.
     data: str | None = None
-    """MNIST: sample, a folder of IDX files or prepared tfds data, tfds, or download; by default the preset's."""
+    """MNIST: sample, a folder of IDX files or tfds data, tfds, or download; by default the preset's."""
     updates: Annotated[int, at_least(10)] | None = None
     """Updates of the rules that are compared; by default the preset's."""
     batch_size: Annotated[int, Limits(1, 1_000)] = 64  # Images an update, at most the 1,000 of the notebook.

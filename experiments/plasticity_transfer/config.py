@@ -47,7 +47,7 @@ class Config(Settings):
     subseeds: Count = 2  # Downstream networks and orders of the images for each of them.
     seed: Seed = 0  # Base PRNG seed.
     data: str | None = None
-    """MNIST: sample, a folder of IDX files or prepared tfds data, tfds, or download; by default the preset's."""
+    """MNIST: sample, a folder of IDX files or tfds data, tfds, or download; by default the preset's."""
     problem: Literal["half_space", "relu_net"] = "half_space"  # Problem that is learned upstream.
     features: Count = 16  # Dimension of the upstream points.
     points: tuple[Count, Count] = (7_500, 2_500)  # Upstream points to learn from and to test on.
