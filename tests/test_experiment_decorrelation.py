@@ -18,7 +18,7 @@ from experiments import checkpoints, harness, running
 from experiments.decorrelation import report
 from experiments.decorrelation.__main__ import images, run_one
 from experiments.decorrelation.config import Config
-from experiments.decorrelation.reading import (
+from experiments.decorrelation.figures import (
     NOTEBOOK,
     PUBLISHED,
     best_rate,
@@ -36,9 +36,8 @@ from experiments.decorrelation.runs import (
     notebook_runs,
     on_pixels,
     runs_of,
-    targets,
 )
-from experiments.decorrelation.training import Carry, start_of, update
+from experiments.decorrelation.training import Carry, start_of, targets, update
 from tests.command_line import run
 from tests.finished import check_diverged, check_folder, row_of
 

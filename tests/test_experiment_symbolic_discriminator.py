@@ -10,12 +10,12 @@ import pytest
 import xarray as xr
 from tqdm import tqdm
 
-from experiments.grouping import group_by_shape
+from experiments.running import group_by_shape
 from experiments.symbolic_discriminator import activations, critics, reading, report, spaces
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critic_studies import of_each
-from experiments.symbolic_discriminator.points import LIBRARIES, library, points
 from experiments.symbolic_discriminator.report import STUDIES, figures, rows
+from experiments.symbolic_discriminator.spaces import LIBRARIES, library, points
 from lax_learning import symbolic
 from tests.command_line import run
 from tests.finished import check_diverged, check_folder, row_of
