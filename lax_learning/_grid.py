@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
-from lax_learning._checks import as_arrays, check_callable, describe
+from lax_learning._arrays import as_arrays
+from lax_learning._checks import check_callable, describe
 from lax_learning._ensemble import Ensemble, check_members, ensemble
 
 

@@ -4,18 +4,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import as_array, as_real, describe
+from lax_learning._arrays import as_real
+from lax_learning._checks import as_array, describe
 
 
 def _as_pair(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     """Both as arrays of real numbers; raises unless they have one shape."""
     output, y = as_array("output", output), as_array("y", y)
+    if y.shape == output.shape[:-1] != output.shape and jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(
+            f"y: expected one-hot labels of shape {list(output.shape)} as output, got integer labels "
+            f"{describe(y)}; use jax.nn.one_hot(y, {output.shape[-1]})"
+        )
     if y.shape != output.shape:
-        if y.shape == output.shape[:-1] and jnp.issubdtype(y.dtype, jnp.integer):
-            raise ValueError(
-                f"y: expected one-hot labels of shape {list(output.shape)} as output, got integer labels "
-                f"{describe(y)}; use jax.nn.one_hot(y, {output.shape[-1]})"
-            )
         raise ValueError(f"y: expected shape {list(output.shape)} as output, got {list(y.shape)}")
     return output, y
 

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from lax_learning._arrays import by_path
 from lax_learning._checks import (
     as_array,
-    as_floating,
     check_callable,
     check_choice,
     check_floating,
     check_key,
+    check_shapes,
     describe,
 )
 from lax_learning._precision import raised
@@ -28,22 +29,14 @@ Noise = Callable[[Key, PyTree], PyTree]
 def _by_leaf(draw: Callable[[Key, Any], Array], key: Key, like: PyTree) -> PyTree:
     """`draw(key, leaf)` for every leaf, with a key of its own."""
     check_key("key", key)
-    leaves, structure = jax.tree.flatten(_shapes("like", like))
-    keys = jax.random.split(key, max(len(leaves), 1))
-    return jax.tree.unflatten(structure, [draw(k, leaf) for k, leaf in zip(keys, leaves, strict=False)])
 
-
-def _shapes(name: str, like: PyTree) -> PyTree:
-    """The pytree with leaves that have a shape and a dtype."""
-
-    def leaf_of(path: Any, leaf: Any) -> Any:
-        at = f"{name}{jax.tree_util.keystr(path)}"
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return as_floating(at, leaf)
+    def floating(at: str, leaf: Any) -> Any:
         check_floating(at, leaf)
-        return leaf
+        return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
 
-    return jax.tree_util.tree_map_with_path(leaf_of, like)
+    leaves, structure = jax.tree.flatten(by_path("like", floating, like))
+    keys = jax.random.split(key, max(len(leaves), 1))
+    return structure.unflatten([draw(k, leaf) for k, leaf in zip(keys, leaves, strict=False)])
 
 
 def normal(key: Key, like: PyTree) -> PyTree:
@@ -118,17 +111,11 @@ _NAMED: dict[str, Noise] = {"normal": normal, "rademacher": rademacher}
 
 
 def as_noise(noise: str | Noise, *, in_place: bool = False) -> Noise:
-    """The noise of that name, or `noise` itself if it is a function, what it draws checked.
+    """Returns the noise of that name, or `noise` itself if it is a function, what it draws checked.
 
-    The same numbers come in place, for programs that use each draw once and must not keep it.
-
-    Real numbers of another dtype, such as the int32 of `jax.random.rademacher`, are cast to that of the
-    leaf they are for: what is added and what gets the credit are the same numbers then.
-
-    Raises:
-      ValueError: for an unknown name or, at trace time, noise of another structure or other shapes than
-        asked for.
-      TypeError: at trace time, for noise that is no array of real numbers.
+    Real numbers of another dtype, such as the int32 of `jax.random.rademacher`, are cast to that of the leaf
+    they are for: what is added and what gets the credit are the same numbers then. With `in_place` the same
+    numbers come without memory of their own, for programs that use each draw once.
     """
     if not callable(noise):
         check_choice("noise", noise, _NAMED)
@@ -138,21 +125,19 @@ def as_noise(noise: str | Noise, *, in_place: bool = False) -> Noise:
 
     def checked(key: Key, like: PyTree) -> PyTree:
         drawn = noise(key, like)
-        if jax.tree.structure(drawn) != jax.tree.structure(like):
+        structure, expected = jax.tree.structure(drawn), jax.tree.structure(like)
+        if structure != expected:
             raise ValueError(
-                f"noise: expected the structure of what it is added to, {jax.tree.structure(like)}, "
-                f"got {jax.tree.structure(drawn)}"
+                f"noise: expected the structure of what it is added to, {expected}, got {structure}"
             )
-        return jax.tree_util.tree_map_with_path(_cast, drawn, like)
+        return by_path("noise", _cast, drawn, like)
 
     return checked
 
 
-def _cast(path: Any, drawn: Any, leaf: Any) -> Array:
-    at = f"noise{jax.tree_util.keystr(path)}"
+def _cast(at: str, drawn: Any, leaf: Any) -> Array:
     drawn = as_array(at, drawn)
     if drawn.dtype == bool:
         raise TypeError(f"{at}: expected an array of real numbers, got {describe(drawn)}")
-    if drawn.shape != leaf.shape:
-        raise ValueError(f"{at}: expected shape {list(leaf.shape)}, got {list(drawn.shape)}")
+    check_shapes([at], [drawn], [leaf.shape])
     return drawn.astype(leaf.dtype)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,16 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from lax_learning._checks import (
-    MAX_ENTRIES,
-    as_arrays,
-    check_callable,
-    check_count,
-    check_instance,
-    check_key,
-    check_same_structure,
-    describe,
-)
+from lax_learning._arrays import as_arrays, check_same_structure
+from lax_learning._checks import MAX_ENTRIES, check_callable, check_count, check_instance, check_key, describe
 from lax_learning._optimizers import with_loss_support
 from lax_learning.data._batches import BatchState, batches
 from lax_learning.data.types import Dataset, Splits, check_splits
@@ -69,18 +62,26 @@ class Train:
 
     Fields:
       init: `(key, data) -> state`.
-      advance: `(state, step, data) -> (state, losses [every])`: the next `every` updates, the first of
-        which is number `step`. Under vmap leave `step` unbatched.
+      update: `(data, state, step) -> (state, loss)`: update number `step`.
       evaluate: `(state, step, data) -> evaluation` after `step` updates.
       num_updates: length of the run.
       every: updates between evaluations.
     """
 
     init: Callable[[Key, Splits], TrainState]
-    advance: Callable[[TrainState, Int[Array, ""] | int, Splits], tuple[TrainState, Array]]
+    update: Callable[[Splits, TrainState, Int[Array, ""] | int], tuple[TrainState, Array]]
     evaluate: Callable[[TrainState, Int[Array, ""] | int, Splits], PyTree]
     num_updates: int
     every: int
+
+    def advance(
+        self, state: TrainState, step: Int[Array, ""] | int, data: Splits
+    ) -> tuple[TrainState, Array]:
+        """Returns the state after the next `every` updates, and their losses.
+
+        The first of them is number `step`; leave it unbatched under vmap.
+        """
+        return jax.lax.scan(partial(self.update, data), state, step + jnp.arange(self.every))
 
     def __call__(self, key: Key, data: Splits) -> History:
         """Runs from `key` to the end."""
@@ -88,7 +89,7 @@ class Train:
         first = self.evaluate(start, 0, data)
 
         def interval(state: TrainState, step: Array) -> tuple[TrainState, tuple[Array, PyTree]]:
-            state, losses = self.advance(state, step, data)
+            state, losses = jax.lax.scan(partial(self.update, data), state, step + jnp.arange(self.every))
             return state, (losses, self.evaluate(state, step + self.every, data))
 
         steps = jnp.arange(0, self.num_updates, self.every)
@@ -212,34 +213,29 @@ def make_train(
         optimizer_state = with_loss.init(trained(params))
         return TrainState(params, rule_state, optimizer_state, order, update_key, evaluate_key)
 
-    def advance(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> tuple[TrainState, Array]:
+    def update(data: Splits, state: TrainState, step: Int[Array, ""] | int) -> tuple[TrainState, Array]:
         examples = check_splits(data)
-        schedule = batches(_number(examples), batch_size)
+        order, indices = batches(_number(examples), batch_size).next(state.batches, step)
+        key = jax.random.fold_in(state.update_key, step)
+        batch = jax.tree.map(lambda leaf: leaf[indices], tuple(examples))
+        value, grads, rule_state = rule.value_and_grad(key, state.params, state.rule_state, *batch)
+        loss, *aux = value if isinstance(value, tuple) else (value,)
+        grads, parameters = trained(grads), trained(state.params)
 
-        def update(state: TrainState, step: Array) -> tuple[TrainState, Array]:
-            order, indices = schedule.next(state.batches, step)
-            key = jax.random.fold_in(state.update_key, step)
-            batch = jax.tree.map(lambda leaf: leaf[indices], tuple(examples))
-            value, grads, rule_state = rule.value_and_grad(key, state.params, state.rule_state, *batch)
-            loss, *aux = value if isinstance(value, tuple) else (value,)
-            grads, parameters = trained(grads), trained(state.params)
+        def loss_at(parameters: Params) -> Array:
+            params = _merged(state.params, parameters)
+            value = rule.value_and_grad(key, params, state.rule_state, *batch)[0]
+            return value[0] if isinstance(value, tuple) else value
 
-            def loss_at(parameters: Params) -> Array:
-                params = _merged(state.params, parameters)
-                value = rule.value_and_grad(key, params, state.rule_state, *batch)[0]
-                return value[0] if isinstance(value, tuple) else value
-
-            updates, optimizer_state = with_loss.update(
-                grads, state.optimizer_state, parameters, value=loss, grad=grads, value_fn=loss_at
-            )
-            params = _merged(state.params, optax.apply_updates(parameters, updates))
-            params = _absorbed(absorb, params, aux)
-            return TrainState(params, rule_state, optimizer_state, order, *state[-2:]), loss
-
-        return jax.lax.scan(update, state, step + jnp.arange(every))
+        updates, optimizer_state = with_loss.update(
+            grads, state.optimizer_state, parameters, value=loss, grad=grads, value_fn=loss_at
+        )
+        params = _merged(state.params, optax.apply_updates(parameters, updates))
+        params = _absorbed(absorb, params, aux)
+        return TrainState(params, rule_state, optimizer_state, order, *state[-2:]), loss
 
     def evaluate_state(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> PyTree:
         key = jax.random.fold_in(state.evaluate_key, step)
         return as_arrays("evaluate", evaluate(key, state.params, state.rule_state, data))
 
-    return Train(start, advance, evaluate_state, num_updates, every)
+    return Train(start, update, evaluate_state, num_updates, every)

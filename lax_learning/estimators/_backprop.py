@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 
-from lax_learning._checks import as_params, check_key
+from lax_learning._arrays import as_params
+from lax_learning._checks import check_key
 from lax_learning.estimators._draws import join_aux, split_aux
 from lax_learning.types import Estimator, Key, Params
 

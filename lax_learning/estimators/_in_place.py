@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
+from lax_learning._arrays import as_params
 from lax_learning._checks import (
-    as_params,
     check_count,
     check_key,
     check_not_negative,

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from lax_learning._arrays import as_params
 from lax_learning._checks import (
-    as_params,
     check_choice,
     check_count,
     check_key,
@@ -18,7 +18,7 @@ from lax_learning._checks import (
     describe,
 )
 from lax_learning._precision import is_half, raised, shift
-from lax_learning.estimators._draws import as_gradient, join_aux, mean_over_draws, scaled, split_aux
+from lax_learning.estimators._draws import as_gradient, averaged, join_aux, scaled, split_aux
 from lax_learning.estimators._low_rank import FITNESS, low_rank_mean
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Estimator, Key, Params
@@ -161,7 +161,7 @@ def perturbing(
             return jax.tree.map(lambda s: scaled(slope, s), credited)
 
         if rank is None:
-            grads = mean_over_draws(draw, key, num_samples)
+            grads = averaged(draw, num_samples)(key)
         else:
             grads = low_rank_mean(
                 lambda params, args, kwargs: checked(params, *args, **kwargs)[0],

@@ -32,15 +32,11 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
     of K gradients.
 
     Args:
-      model: any model that forward mode differentiates.
-      loss: per-example loss `(output, y) -> [batch]`.
+      model: any model that forward mode differentiates; a TypeError at trace time for others.
       guesses: rules on the same model, with a key each; for several draws name one several times.
 
     Returns:
       The rule; its state holds those of the guesses, in order.
-
-    Raises:
-      TypeError: at trace time, for a model with an op that forward mode cannot pass.
 
     Example:
       >>> import lax_learning as ll
