@@ -64,13 +64,9 @@ def ensemble(
         devices (see `batch_size`).
 
     Returns:
-      A function of the same positional arguments; every leaf of its result has a leading axis of
-      members. It compiles for itself: call it outside of `jit`. Its method `compile` takes the same
-      arguments and compiles without running, to keep that out of timings; it returns the program.
-
-    Raises:
-      TypeError, ValueError: for arguments that are traced, of unequal leading axes, or fewer members than
-        processes.
+      A function of the same positional arguments; every leaf of its result has a leading axis of members. It
+      compiles for itself: call it outside of `jit`. Its method `compile` takes the same arguments and returns
+      the program without running it, to keep that out of timings.
 
     Example:
       >>> import jax, jax.numpy as jnp

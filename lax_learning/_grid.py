@@ -38,9 +38,6 @@ def grid(function: Callable[..., Any], **options: Any) -> Callable[..., Grid]:
       `(axes, *shared) -> Grid`: axes is a dict of arrays, or pytrees of arrays, each with a leading axis of
       values, such as `{"seed": keys, "learning_rate": rates}`.
 
-    Raises:
-      TypeError, ValueError: for axes that are no such dict, and as `ensemble` does.
-
     Example:
       >>> import jax, jax.numpy as jnp
       >>> draw = grid(lambda shift, *, seed, sigma: shift + sigma * jax.random.normal(seed))

@@ -18,10 +18,7 @@ def replicate(arrays: Any, devices: Sequence[Any] | None = None) -> Any:
 
     Args:
       arrays: a pytree of arrays, the same in every process.
-      devices: by default all, of all processes, as `ensemble` has it.
-
-    Returns:
-      The pytree, its leaves arrays on all devices.
+      devices: by default all, of all processes, as of `ensemble`.
 
     Example:
       >>> images = replicate(np.zeros((5, 3)))
@@ -56,12 +53,10 @@ def mesh_of(devices: Sequence[Any] | None) -> Mesh:
 
 
 def gather(results: Any) -> Any:
-    """Results of an ensemble as NumPy arrays, in every process.
+    """Results of an ensemble, a pytree of arrays, as NumPy arrays in every process.
 
-    To be called by all processes together; devices that are out of a process's reach send theirs.
-
-    Args:
-      results: a pytree of arrays; keys among them stay arrays of JAX.
+    To be called by all processes together; devices that are out of a process's reach send theirs. Keys among
+    the results stay arrays of JAX.
 
     Example:
       >>> import jax.numpy as jnp

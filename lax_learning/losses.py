@@ -38,14 +38,7 @@ def _check_classes(output: Array) -> None:
 def squared_error(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
     """Squared error summed over the outputs, without a factor of 1/2 or 1/n.
 
-    `l = sum_i (y_i - output_i)^2`
-
-    Args:
-      output: the network's output, `[batch, ...]`.
-      y: the targets, `[batch, ...]`.
-
-    Returns:
-      The loss of every example, `[batch]`, in float32 or wider.
+    `l = sum_i (y_i - output_i)^2` for outputs and targets `[batch, ...]`: `[batch]`, in float32 or wider.
 
     Example:
       >>> squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]])).tolist()
@@ -100,7 +93,7 @@ def _scores(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
 
 
 def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
-    """Computes the share of examples whose largest output is the label's.
+    """Computes the share of examples whose largest output is the label's, in 0..1.
 
     Of equal outputs the first counts as the largest. NaN if any output is NaN, so that a model that diverged
     has no accuracy, or if a row of `y` has no single largest entry, for example where it is all zeros.
@@ -108,9 +101,6 @@ def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
     Args:
       output: `[batch, ..., classes]`, of at least two classes.
       y: one-hot labels of the same shape, or numbers whose largest in a row is the label's.
-
-    Returns:
-      A number in 0..1.
 
     Example:
       >>> float(accuracy(jnp.array([[0.2, 0.8], [0.6, 0.4]]), jnp.array([[0.0, 1.0], [0.0, 1.0]])))

@@ -53,12 +53,6 @@ def tapped(model: Model) -> Tapped:
 
     A rule makes up a teaching signal `delta` for every tap and pulls it back: `delta = dL/dz` gives backprop.
 
-    Args:
-      model: any model.
-
-    Returns:
-      Functions of the model's params and a batch.
-
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll

@@ -39,15 +39,13 @@ def forward_gradient(
     `g = 1/K sum_k (dL/dw . v_k) v_k`: unbiased, and the limit of weight perturbation for sigma -> 0.
 
     Args:
-      loss_fn, has_aux: as of `backprop`.
+      loss_fn, has_aux: as of `backprop`; the loss must not use an op with a backward pass of its own, a
+        TypeError at trace time.
       num_samples: number K of directions that are averaged, one in memory at a time.
       noise: "normal", "rademacher", or a function `(key, params) -> direction`.
 
     Returns:
       `estimate(key, params, *args) -> (value, grads)`.
-
-    Raises:
-      TypeError: at trace time, if the loss uses an op with a custom backward pass.
 
     Example:
       >>> estimate = forward_gradient(lambda w: jnp.sum(w**2), num_samples=4096)

@@ -18,16 +18,15 @@ from lax_learning._sites._run import Feeds, Hooks
 from lax_learning.models import Model, Split, check_model, selects
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
-Assign = Callable[..., tuple[Any, Any, Any]]
-"""`(key, params, state, x, y, opened=False) -> (loss, grads, state)`, signals for gradients if opened."""
+Result = tuple[Any, Any, Any]
+"""`(loss, grads, state)`, or signals in the place of gradients if a rule is `opened`."""
 
 
-def delta_rule(
-    model: Model, init: Callable[[Key, Params, Any], Any], assign: Assign, *, masks: bool = False
-) -> Rule:
+def delta_rule(model: Model, init: Any, assign: Callable[..., Result], *, masks: bool = False) -> Rule:
     """Returns a rule whose gradients are the pull-back of teaching signals.
 
-    If it masks the gradients of some parameters, also at taps that have signals, it offers no signals.
+    Its `assign(key, params, state, x, y, opened=False)` gives signals if opened. If it masks the gradients of
+    some parameters, also at taps that have signals, it offers no signals.
     """
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:

@@ -21,8 +21,9 @@ from lax_learning.estimators._draws import as_gradient
 from lax_learning.models import Model, check_where
 from lax_learning.rules import _common as common
 from lax_learning.rules import _feedback as feedbacks
+from lax_learning.rules._common import Result
 from lax_learning.rules._feedback import FeedbackState, LearnedState
-from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+from lax_learning.types import Key, Loss, Params, Rule, Where
 
 REMEDY = (
     "use feedback_alignment, backprop or weight_perturbation, which take the batch as it is, "
@@ -170,9 +171,7 @@ def direct_rule(
         }
         return FeedbackState(feedback) if mover is None else LearnedState(feedback, mover.init(feedback))
 
-    def assign(
-        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, Any]:
+    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
         feedbacks.check_state(state, FeedbackState if learn is None else LearnedState)
         check_key("key", key)
         x, size = as_batch(x)

@@ -12,7 +12,7 @@ from lax_learning._optimizers import with_loss_support
 from lax_learning._sites._program import Program
 from lax_learning.models import Model, check_where
 from lax_learning.rules import _feedback as feedbacks
-from lax_learning.rules._common import Sites, check_parts, delta_rule, stateless
+from lax_learning.rules._common import Result, Sites, check_parts, delta_rule, stateless
 from lax_learning.rules._feedback import FeedbackInit, FeedbackState, LearnedState, Operand
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
@@ -53,9 +53,7 @@ def feedback_rule(
         feedback = feedbacks.initial_feedback(model, where, feedback_init, key, params, x)
         return FeedbackState(feedback) if mover is None else LearnedState(feedback, mover.init(feedback))
 
-    def assign(
-        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, Any]:
+    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
         check_key("key", key)
         if source is None:
             feedbacks.check_state(state, FeedbackState if mover is None else LearnedState)

@@ -15,7 +15,8 @@ from lax_learning._sites._equations import vary_as
 from lax_learning.estimators._draws import as_gradient
 from lax_learning.estimators._forward_gradient import directional_derivative
 from lax_learning.models import Model, Split
-from lax_learning.rules._common import check_parts, joined, losses_of
+from lax_learning.rules._common import check_parts, losses_of, value_of
+from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Params, Rule
 
 
@@ -70,7 +71,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
         key: Key, params: Params, state: tuple[Any, ...], x: Any, y: Any
     ) -> tuple[Any, Params, tuple[Any, ...]]:
         check_key("key", key)
-        check_instance("state", state, tuple, "the state of the rule's init(key, params, x)")
+        check_state(state, tuple)
         keys = jax.random.split(key, len(rules))
         found = [r.value_and_grad(k, params, s, x, y) for r, k, s in zip(rules, keys, state, strict=True)]
         x, size = as_batch(x)
@@ -86,8 +87,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
         slopes = jax.vmap(lambda u: directional_derivative(mean_loss, at, u)[1])(directions)
         grads = [jnp.tensordot(slopes.astype(u.dtype), u, 1) for u in directions]
         grads = as_gradient(grads, split.parameters)
-        aux = model(params, x)[1] if model.has_aux else None
-        value = joined(mean_loss(split.parameters), aux, model)
+        value = value_of(mean_loss(split.parameters), model, params, x)
         return value, split.gradients(grads), tuple(after for _, _, after in found)
 
     return Rule(init, value_and_grad, model.trainable)

@@ -7,6 +7,7 @@ import jax
 
 from lax_learning._checks import check_callable, check_instance, check_key, check_sequence
 from lax_learning.models import Model, selects
+from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Params, Rule
 
 Block = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
@@ -89,7 +90,7 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
     ) -> tuple[Any, Params, tuple[Any, ...]]:
         check_key("key", key)
         check_params(params)
-        check_instance("state", state, tuple, "the state of the rule's init(key, params, x)")
+        check_state(state, tuple)
         value, grads, after = None, [], []
         keys = jax.random.split(key, len(rules))
         for k, rule, (body, _), of_block, of_state in zip(keys, rules, blocks, params, state, strict=True):

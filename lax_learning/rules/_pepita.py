@@ -18,9 +18,10 @@ from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, check_where
 from lax_learning.rules import _common as common
+from lax_learning.rules._common import Result
 from lax_learning.rules._direct import REMEDY
 from lax_learning.rules._feedback import FeedbackState, check_feedback_init, check_state, drawn_like
-from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+from lax_learning.types import Key, Loss, Params, Rule, Where
 
 
 def small_uniform(key: Key, like: jax.ShapeDtypeStruct) -> Array:
@@ -92,9 +93,7 @@ def pepita(
             [drawn_like(feedback_init, k, like) for k, like in zip(keys, likes, strict=True)]
         )
 
-    def assign(
-        key: Key, params: Params, state: FeedbackState, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, FeedbackState]:
+    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
         check_state(state)
         check_key("key", key)
         x, size = as_batch(x)

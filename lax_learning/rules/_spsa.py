@@ -7,9 +7,9 @@ import optax
 from jaxtyping import Array, Int
 
 from lax_learning import estimators
-from lax_learning._checks import check_instance
 from lax_learning.models import Model
 from lax_learning.rules._estimates import estimator_rule
+from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Params, Rule
 
 
@@ -54,7 +54,7 @@ def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples:
     def value_and_grad(
         key: Key, params: Params, state: SpsaState, x: Any, y: Any
     ) -> tuple[Any, Params, SpsaState]:
-        check_instance("state", state, SpsaState, "the state of the rule's init(key, params, x)")
+        check_state(state, SpsaState)
         value_and_grad: Any = rule.value_and_grad
         value, grads, _ = value_and_grad(key, params, (), x, y, count=state.num_updates)
         return value, grads, SpsaState(state.num_updates + 1)

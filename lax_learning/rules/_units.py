@@ -19,6 +19,7 @@ from lax_learning._sites._run import Hooks
 from lax_learning.estimators._draws import averaged, scaled
 from lax_learning.models import Model, Split, check_where
 from lax_learning.rules import _common as common
+from lax_learning.rules._common import Result
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
 Taps = dict[int, Array]
@@ -70,9 +71,7 @@ def unit_rule(
     check_where("where", where)
     check_flag("batch", batch)
 
-    def assign(
-        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, Any]:
+    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
         check_key("key", key)
         x, size = as_batch(x)
         x = vary_as(x, key)
