@@ -22,11 +22,12 @@ def is_half(dtype: Any) -> bool:
 
 def widened(tree: Any) -> Any:
     """A pytree of arrays, those of half precision in float32."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if _is_narrow(leaf.dtype) else leaf, tree)
 
+    def of(leaf: Array) -> Array:
+        is_narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and is_half(leaf.dtype)
+        return leaf.astype(jnp.float32) if is_narrow else leaf
 
-def _is_narrow(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.floating) and is_half(dtype)
+    return jax.tree.map(of, tree)
 
 
 def shift(w: Array, step: Array, noise: Array) -> tuple[Array, Array, Array]:

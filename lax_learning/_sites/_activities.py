@@ -84,7 +84,10 @@ def _reached(plan: Plan, outputs: Collection[int]) -> tuple[set[int], set[int]]:
         while True:
             taps, arguments = _reached(inner, [inner.outs[i] for i in ins])
             places = {i for i, var in enumerate(inner.ins) if var in arguments}
-            carried = _carried(operation, places)
+            carry: list[int] = []
+            if operation.is_scan:  # its results become arguments of the next step
+                carry = equations.split_scan(operation.equation, range(len(operation.ins)))[1]
+            carried = {i for i, place in enumerate(carry) if place in places}
             if carried <= ins:
                 break
             ins |= carried
@@ -94,14 +97,6 @@ def _reached(plan: Plan, outputs: Collection[int]) -> tuple[set[int], set[int]]:
         if var in needed:
             stops(var)
     return last, needed.intersection(plan.ins)
-
-
-def _carried(operation: Operation, places: set[int]) -> set[int]:
-    """Returns the results of a scan that become the arguments at these places in the next step."""
-    if not operation.is_scan:
-        return set()
-    _, carry, _ = equations.split_scan(operation.equation, list(range(len(operation.ins))))
-    return {i for i, place in enumerate(carry) if place in places}
 
 
 def _alone(plan: Plan, var: int) -> set[int]:

@@ -137,7 +137,9 @@ def _scan(
     consts, carry, xs = equations.split_scan(equation, values)
     const_mates, carry_mates, x_mates = equations.split_scan(equation, mates)
     number = len(carry)
-    by_step, same = _split_feeds(inner, feeds)
+    shared = {site.index for site in inner.all_sites if not site.stacked[inner.depth - 1]}
+    inside = feeds.keys() & inner.indices()
+    by_step, same = {i: feeds[i] for i in inside - shared}, {i: feeds[i] for i in inside & shared}
 
     def step(carry: Any, inputs: Any) -> Any:
         (carried, carried_mates), (xs, x_mates, by_step) = carry, inputs
@@ -151,10 +153,3 @@ def _scan(
         step, (carry, carry_mates), (xs, x_mates, by_step), **equations.scan_options(equation)
     )
     return [*carried, *ys], [*carried_mates, *y_mates], emitted
-
-
-def _split_feeds(plan: Plan, feeds: Feeds) -> tuple[Feeds, Feeds]:
-    """Splits feeds inside a scan into those with one value a step and those shared by all steps."""
-    shared = {site.index for site in plan.all_sites if not site.stacked[plan.depth - 1]}
-    inside = feeds.keys() & plan.indices()
-    return {i: feeds[i] for i in inside - shared}, {i: feeds[i] for i in inside & shared}

@@ -43,15 +43,11 @@ def by_transposition(op: Bilinear) -> Bilinear:
         moving = [leaf for leaf, moved in zip(leaves, moves, strict=True) if moved]
         z, pull_back = jax.vjp(of, moving)
         floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(z))
-        is_linear = floats and _is_linear(jax.make_jaxpr(pull_back)(z).jaxpr)
+        program = jax.make_jaxpr(pull_back)(z).jaxpr
+        is_linear = floats and all(_linear_results(program, [True] * len(program.invars)))
         return (transposed if is_linear else of)(moving)
 
     return run
-
-
-def _is_linear(program: Any) -> bool:
-    """Returns whether every result of a program is linear in its arguments, as far as its operations tell."""
-    return all(_linear_results(program, [True] * len(program.invars)))
 
 
 def _linear_results(program: Any, args: Sequence[bool]) -> list[bool]:

@@ -55,9 +55,15 @@ def starting(program: Program, opened: bool) -> Any:
     return zeros if opened else program.split.parameters
 
 
-def arguments(program: Program, opened: bool, moved: Any) -> tuple[list[Array], Feeds]:
-    """Returns the parameters and the feeds of a run where `starting` is moved."""
-    return (program.split.parameters, moved) if opened else (moved, {})
+def forward_of(program: Program, run: Callable[..., Any], opened: bool, x: Any) -> Callable[[Any], Any]:
+    """Returns a run as a function of what `starting` gives, `moved -> (output, emitted)`."""
+
+    def forward(moved: Any) -> tuple[Any, Feeds]:
+        parameters, feeds = (program.split.parameters, moved) if opened else (moved, {})
+        output, _, emitted = run(parameters, x, feeds=feeds)
+        return output, emitted
+
+    return forward
 
 
 def result(program: Program, opened: bool, found: Any, sites: "Sites | None" = None) -> Params | Signals:

@@ -190,11 +190,6 @@ def direct_rule(
 
         run = program.runner(Hooks(product=blocked, end=end, reads="cut" if total else "emit"))
 
-        def forward(moved: Any) -> tuple[Any, Feeds]:
-            parameters, feeds = common.arguments(program, opened, moved)
-            output, _, reads = run(parameters, x, feeds=feeds)
-            return output, reads
-
         def along(noise: Feeds) -> list[Array]:
             def outputs(moved: Feeds) -> list[Array]:
                 return jax.tree.leaves(program.runner(Hooks())(program.split.parameters, x, feeds=moved)[0])
@@ -202,6 +197,7 @@ def direct_rule(
             still = jax.tree.map(jnp.zeros_like, noise)
             return jax.jvp(outputs, (still,), (noise,))[1]
 
+        forward = common.forward_of(program, run, opened, x)
         (output, reads), pull_back = jax.vjp(forward, common.starting(program, opened))
         losses, error = common.error_of(loss, output, y, size, 1 / size)
         arriving = jax.tree.leaves(sent(error, y, size))
@@ -209,10 +205,8 @@ def direct_rule(
         for name, (index, j, route) in ways.items():
             signals[index] += jax.vmap(route.signal, (None, 0))(state.feedback[name], arriving[j])
         (found,) = pull_back((error, signals))
-        value, derived = (
-            common.value_of(losses, model, params, x),
-            common.result(program, opened, found, sites),
-        )
+        value = common.value_of(losses, model, params, x)
+        derived = common.result(program, opened, found, sites)
         if opened or learn is None or mover is None:
             return value, derived, state
         passed = Pass(ways, reads, jax.tree.leaves(error), along)

@@ -19,12 +19,7 @@ def no_feedback(key: Key, like: jax.ShapeDtypeStruct) -> Array:
 
 
 def forward_direct_feedback(
-    model: Model,
-    loss: Loss,
-    *,
-    optimizer: Any,
-    feedback_init: DirectInit = no_feedback,
-    where: Where = None,
+    model: Model, loss: Loss, *, optimizer: Any, feedback_init: DirectInit = no_feedback, where: Where = None
 ) -> Rule:
     """Direct feedback that averages directional derivatives into the Jacobian of the layers above.
 
