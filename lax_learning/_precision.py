@@ -44,7 +44,7 @@ def shift(w: Array, step: Array, noise: Array) -> tuple[Array, Array, Array]:
     """
     dtype, noise = w.dtype, noise.astype(step.dtype)
     wide, exact = w.astype(step.dtype), step * noise
-    # Rounding has no derivative of use: what differentiates through an update sees the step without it.
+    # Rounding has no useful derivative: differentiation through an update sees the step without it.
     at, by = jax.lax.stop_gradient((wide, exact))
     size = jnp.abs(at)
     move = jnp.maximum(_round(size + jnp.abs(by), dtype) - size, _spacing(size, dtype))

@@ -1,4 +1,4 @@
-"""Unit noise for perturbation: what is drawn has mean 0 and variance 1 on every entry of a pytree."""
+"""Unit noise for perturbation, of mean 0 and variance 1 on every entry of a pytree."""
 
 import math
 from collections.abc import Callable
@@ -129,10 +129,10 @@ _NAMED: dict[str, Noise] = {"normal": normal, "rademacher": rademacher}
 
 
 def as_noise(noise: str | Noise, *, in_place: bool = False) -> Noise:
-    """Returns the noise of that name, or `noise` itself if it is a function, what it draws checked.
+    """Returns the noise of that name, or `noise` itself if it is a function, with checks.
 
     Real numbers of another dtype, such as the int32 of `jax.random.rademacher`, are cast to that of the leaf
-    they are for: what is added and what gets the credit are the same numbers then. With `in_place` the same
+    they are for, so that the same numbers are added and get the credit. With `in_place` the same
     numbers come without memory of their own, for programs that use each draw once.
     """
     if not callable(noise):

@@ -21,7 +21,7 @@ class Layout(NamedTuple):
       size: numbers in a vector.
       groups: shape of products that stand side by side: `(groups,)` of a grouped convolution, batch axes of
         a matrix product; often `()`.
-      window: of a convolution, what tells its patches from those of another one; None for a product.
+      window: of a convolution, the parameters that determine its patches; None for a product.
       axes: of x, that make up a vector of a product; `()` for a convolution.
       rows, columns: axes of w that are summed over, and the others.
       place: first axis of the result that belongs to the columns.

@@ -9,7 +9,7 @@ from lax_learning._sites import _equations as equations
 from lax_learning._sites._plan import Bilinear, Operation, Plan, Site, Tap
 
 Feeds = dict[int, Any]
-"""By the index of a tap, read or site what is fed to it, or emitted; inside scans, with leading axes of steps
+"""Values fed to taps, reads and sites, or emitted by them, by index; inside scans, with leading axes of steps
 for a tap or read, and of stacked layers for a site."""
 
 
@@ -45,10 +45,10 @@ def execute(
     Args:
       plan, args: the plan and the values of its arguments.
       partners: for every argument the value that parameters have in the feedback, or None.
-      hooks, feeds: what happens at sites, and what is fed to them.
+      hooks, feeds: functions called at sites, and values fed to them.
 
     Returns:
-      Results, their partners, and what the taps (and reads, and sites) emitted, by index.
+      Results, their partners, and the values that taps (and reads, and sites) emitted, by index.
     """
     env: dict[int, Any] = dict(plan.constants)
     mates: dict[int, Any] = {}

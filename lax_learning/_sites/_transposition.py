@@ -14,7 +14,7 @@ _LINEAR = equations.SHAPES | {"neg", "reduce_sum", "slice"}
 
 
 def by_transposition(op: Bilinear) -> Bilinear:
-    """A function with a `custom_vjp`, of which `vmap` makes no gradient of the parameters for each example.
+    """Returns a function with a `custom_vjp` in a form that `vmap` gives no gradient for each example.
 
     Where the user's derivative is linear in the error, `d -> (dw, dx)`, its transpose `(dw, dx) -> dz` says
     the same. Under `vmap` parameters and `dw` have no axis of examples, and differentiation of that sums over

@@ -39,11 +39,11 @@ def weight_perturbation(
     Every leaf of the params is perturbed and gets a gradient, also one behind `jax.lax.stop_gradient`, which
     only differentiation sees: to freeze parameters, leave them out of the pytree.
 
-    Half precision cannot hold most steps: they are rounded to what the parameters can store, and never to
-    nothing, and the credit is that of the step that was made. The loss itself has to be in float32 or wider,
-    and what `loss_fn` computes in half precision on the way rounds small differences away; the rules on
-    models compute all in float32. In wider dtypes sigma should be well above the spacing of numbers around
-    the parameters, 1e-7 times their size in float32.
+    Half precision cannot hold most steps: they are rounded to numbers that parameters can store, and never
+    to 0, and the credit is that of the step that was made. The loss itself has to be in float32 or wider, and
+    steps of `loss_fn` in half precision round small differences away; the rules on models compute all in
+    float32. In wider dtypes sigma should be well above the spacing of numbers around the parameters, 1e-7
+    times their size in float32.
 
     With `rank=r` the noise of an `n x m` matrix is `a b^T / sqrt(r)`, with unit noise in a and b. It has the
     mean and covariance of full noise and is never multiplied out: `x (w + sigma a b^T / sqrt(r))` is `x w`,

@@ -1,4 +1,4 @@
-"""Direct feedback on any model: what leaves the output goes straight to the data that sites read."""
+"""Direct feedback on any model: signals go straight from the output to the data that sites read."""
 
 import math
 from collections.abc import Callable
@@ -121,7 +121,7 @@ class Pass(NamedTuple):
 
 
 Sent = Callable[[Any, Any, int], Any]
-"""`(error, y, batch size) -> what goes through the feedback`, with the structure of the output."""
+"""`(error, y, batch size) -> signals` to send through the feedback, with the structure of the output."""
 
 Learn = Callable[[Key, dict[str, Array], Pass], dict[str, Array]]
 """`(key, feedback, pass) -> gradient of the feedback`."""
@@ -138,14 +138,14 @@ def direct_rule(
     optimizer: Any = None,
     total: bool = False,
 ) -> Rule:
-    """Returns a rule that sends something straight from the output to every data value that sites read.
+    """Returns a rule that sends signals straight from the output to every data value that sites read.
 
     Args:
       model, loss, feedback_init, where: of the rule.
-      sent: what goes through the feedback; by default the error `dL/doutput`.
+      sent: signals to send through the feedback; by default the error `dL/doutput`.
       learn, optimizer: how the feedback learns, if it does, and the optimizer that moves it.
-      total: whether what arrives is all of the error of a data value. By default what comes back past the
-        products that read it, through a residual connection for example, is added.
+      total: whether the signals are all of the error of a data value. By default errors that reach it past
+        the products that read it, through a residual connection for example, are added.
     """
     common.check_parts(model, loss)
     feedbacks.check_feedback_init(feedback_init)

@@ -31,7 +31,7 @@ class Units(NamedTuple):
 
     taps: list[Tap]  # in order
     zs: Taps  # the pre-activations
-    losses: Array  # what credit is given for: the loss of every example, or that of the batch
+    losses: Array  # that units are credited for: of every example, or of the batch
     weight: float  # derivative of the mean loss by one of `losses`
     dtypes: list[Any]  # of the parameters
     moved: Callable[[Taps], tuple[Array, Taps]]  # losses and zs with something added to some of the zs
