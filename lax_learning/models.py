@@ -139,8 +139,7 @@ class Split:
         if twice:
             raise ValueError(f"params: expected one leaf at each path, got several at {twice}")
         for path, leaf, trained in zip(self.paths, self.leaves, self.trained, strict=True):
-            is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
-            if trained and not (is_array and jnp.issubdtype(leaf.dtype, jnp.floating)):
+            if trained and not jnp.issubdtype(leaf.dtype, jnp.floating):
                 where = f" at {path!r}" if path else ""
                 raise TypeError(
                     f"params: expected a floating-point parameter{where}, got {describe(leaf)}; leave "
