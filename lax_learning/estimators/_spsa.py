@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -10,8 +11,9 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
 from lax_learning import _checks as checks
+from lax_learning._arrays import as_params
 from lax_learning.estimators._draws import split_aux
-from lax_learning.estimators._weight_perturbation import perturbing
+from lax_learning.estimators._weight_perturbation import weight_perturbation
 from lax_learning.types import Key, Params
 
 
@@ -119,9 +121,12 @@ def spsa(
         key: Key, params: Params, *args: Any, count: int | Array, **kwargs: Any
     ) -> tuple[Any, Params]:
         checks.check_key("key", key)
-        at_count = perturbing(
-            loss_fn, perturbation(_as_count(count)), "perturbation(count)", num_samples=num_samples,
-            difference="central", noise="rademacher", has_aux=has_aux,
+        params, by = as_params(params), perturbation(_as_count(count))
+        checks.check_positive("perturbation(count)", by)
+        checks.check_resolved("perturbation(count)", by, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+        at_count = weight_perturbation(
+            loss_fn, sigma=by, num_samples=num_samples, difference="central", noise="rademacher",
+            has_aux=has_aux,
         )  # fmt: skip
         return at_count(key, params, *args, **kwargs)
 

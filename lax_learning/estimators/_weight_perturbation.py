@@ -87,26 +87,7 @@ def weight_perturbation(
       Sarkar et al., Evolution strategies at the hyperscale,
       https://arxiv.org/abs/2511.16652, 2025 (noise of low rank).
     """
-    return perturbing(
-        loss_fn, sigma, num_samples=num_samples, difference=difference, noise=noise, has_aux=has_aux,
-        rank=rank, fitness=fitness,
-    )  # fmt: skip
-
-
-def perturbing(
-    loss_fn: Callable[..., Any],
-    sigma: ArrayLike,
-    name: str = "sigma",
-    *,
-    num_samples: int,
-    difference: str,
-    noise: str | Noise,
-    has_aux: bool,
-    rank: int | None = None,
-    fitness: str = "loss",
-) -> Estimator:
-    """Returns `weight_perturbation`; errors call sigma by the name that the caller gave it."""
-    checks.check_positive(name, sigma)
+    checks.check_positive("sigma", sigma)
     checks.check_samples("num_samples", num_samples)
     checks.check_choice("difference", difference, ("forward", "central"))
     draw_noise, central = as_noise(noise), difference == "central"
@@ -124,7 +105,7 @@ def perturbing(
         checks.check_key("key", key)
         params = as_params(params)
         loss, aux = checked(params, *args, **kwargs)
-        checks.check_resolved(name, sigma, loss.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+        checks.check_resolved("sigma", sigma, loss.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
         if is_half(loss.dtype):
             raise TypeError(
                 "loss_fn: expected a loss in float32 or wider, in which differences are not rounded away, "
