@@ -21,8 +21,13 @@ from lax_learning._checks import (
     check_shapes,
 )
 from lax_learning._lazily import lazily
-from lax_learning.birth_death._population import PICKS, Population
-from lax_learning.birth_death._selection import choose, overwrite_distinct, overwrite_independent
+from lax_learning.birth_death._population import (
+    PICKS,
+    Population,
+    choose,
+    overwrite_distinct,
+    overwrite_independent,
+)
 from lax_learning.types import Dynamics, Key, Params
 
 
@@ -30,9 +35,8 @@ class State(NamedTuple):
     """State of a population.
 
     Fields:
-      ancestor: which neuron of the start each one descends from; -1 if from a fresh one.
-      num_killed: kills so far, as in `Events`.
-      num_cloned: clones so far, as in `Events`.
+      ancestor: the neuron of the start that each one descends from; -1 if from a fresh one.
+      num_killed, num_cloned: kills and clones so far, as in `Events`.
     """
 
     ancestor: Int[Array, " neurons"]
@@ -45,12 +49,10 @@ class Events(NamedTuple):
 
     Fields:
       rates: `V` of every neuron, centred if asked for; one with a rate of NaN is neither killed nor cloned.
-      killed: who was killed: it was replaced by a survivor, a fresh neuron, or a clone. Nobody where nobody
-        would survive.
-      cloned: who was cloned: its copy overwrote another neuron. With `slots="distinct"` those that found a
-        slot; nobody where all would be cloned. With `slots="independent"` a later clone may have overwritten
-        the copy in the same update.
-      origin: which neuron each one is a copy of; itself where nothing happened, -1 where it is fresh.
+      killed: neurons that were replaced by a survivor, a fresh neuron, or a clone.
+      cloned: neurons whose copy overwrote another. With `slots="distinct"` those that found a slot; with
+        `slots="independent"` a later clone may have overwritten the copy in the same update.
+      origin: the neuron that each one is a copy of; itself where nothing happened, -1 where it is fresh.
     """
 
     rates: Float[Array, " neurons"]
@@ -75,6 +77,10 @@ class Draws(NamedTuple):
     slot: Float[Array, " neurons"]
 
 
+Replaced = tuple[Params, Int[Array, " neurons"], Bool[Array, " neurons"]]
+"""Params after an update, the origin of every neuron, and who was cloned."""
+
+
 def draws(key: Key, num_neurons: int) -> Draws:
     """Draws of one update: `U(0, 1)`."""
     check_key("key", key)
@@ -90,7 +96,7 @@ def _mean(v: Array) -> Array:
 
 
 _CHOICES: dict[str, dict[str, Any]] = {
-    "scheme": {"clone": None, "prior": None},
+    "scheme": {"clone": False, "prior": True},
     "center": {"none": lambda v: v, "mean": lambda v: v - _mean(v)},
     "probability": {"linear": lambda r: r, "exponential": lambda r: -jnp.expm1(-r)},
     "charge": {"copy": jnp.ones_like, "split": lambda copies: copies},
@@ -153,25 +159,18 @@ def dynamics(
       (8,)
 
     References:
-      Rotskoff, Jelassi, Bruna, Vanden-Eijnden, Global convergence of neuron birth-death dynamics,
-      https://arxiv.org/abs/1902.01843, 2019.
+      Rotskoff et al., Global convergence of neuron birth-death dynamics, https://arxiv.org/abs/1902.01843,
+      2019.
     """
     check_not_negative("alpha", alpha)
     check_function("charges", charges, PICKS, None)
     check_function("draws", draws, "a function of (key, n) that returns Draws", None, 1)
     if prior is not None:
         check_function("prior", prior, "a function of (key, params) or None", None, None)
-    chosen = {
-        "scheme": scheme,
-        "center": center,
-        "probability": probability,
-        "charge": charge,
-        "slots": slots,
-    }
-    for name, value in chosen.items():
+    given = {"scheme": scheme, "center": center, "probability": probability, "charge": charge, "slots": slots}
+    for name, value in given.items():
         check_choice(name, value, _CHOICES[name])
-    _, centred, odds_of, shares, overwrite = (_CHOICES[name][value] for name, value in chosen.items())
-    is_prior = scheme == "prior"
+    is_prior, centred, odds_of, shares, overwrite = (_CHOICES[name][value] for name, value in given.items())
 
     def init(params: Params) -> State:
         population = Population(params, axes)
@@ -179,9 +178,7 @@ def dynamics(
         none = jnp.zeros((), jnp.int32)
         return State(jnp.arange(population.size, dtype=jnp.int32), none, none)
 
-    def replace(
-        key: Key, params: Params, u: Draws, killed: Array, cloned: Array
-    ) -> tuple[Params, Array, Array]:
+    def replace(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> Replaced:
         population, neurons = Population(params, axes), jnp.arange(killed.size, dtype=jnp.int32)
         origin = jnp.where(killed, -1 if is_prior else choose(u.survivor, ~killed), neurons)
         source = neurons if is_prior else overwrite(u.slot, cloned)
@@ -195,7 +192,7 @@ def dynamics(
         is_charge = population.charges(charges)
         return population.replaced(is_charge, origin, shares(copies)[origin], fresh), origin, cloned
 
-    def keep(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> tuple[Params, Array, Array]:
+    def keep(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> Replaced:
         return params, jnp.arange(killed.size, dtype=jnp.int32), cloned
 
     def update(
@@ -242,9 +239,7 @@ def dynamics(
         """Fresh neurons: every entry from `N(0, 1) / n`."""
         leaves, structure = jax.tree.flatten(params)
         keys, size = jax.random.split(key, len(leaves)), Population(params, axes).size
-        return jax.tree.unflatten(
-            structure,
-            [jax.random.normal(k, a.shape, a.dtype) / size for k, a in zip(keys, leaves, strict=True)],
-        )
+        drawn = [jax.random.normal(k, a.shape, a.dtype) / size for k, a in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(structure, drawn)
 
     return Dynamics(init, update)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lax_learning._checks import as_sizes, check_key, check_memory
-from lax_learning.data.types import Dataset, Splits
+from lax_learning._checks import check_key
+from lax_learning.data.types import Splits, drawn_splits
 from lax_learning.types import Key
 
 TEMPLATES = np.array([
@@ -22,7 +22,6 @@ TEMPLATES = np.array([
 """Heights of the ten curves."""
 PADDING, LENGTH, POINTS, MOST_SHIFT = (36, 60), 72, 40, 48
 SCALE, SMOOTH_NOISE, NOISE, SHEAR = 0.4, 0.25, 0.02, 0.75
-EXPECTED = "numbers of training, validation and test examples"
 
 
 class Draws(NamedTuple):
@@ -56,7 +55,7 @@ def mnist1d(key: Key, *, sizes: Sequence[int] = (4_000, 0, 1_000)) -> Splits:
 
     Args:
       key: of all draws and of the order.
-      sizes: number of training, validation and test examples.
+      sizes: numbers of training, validation and test examples.
 
     Returns:
       Splits of `x [examples, 40]` and one-hot `y [examples, 10]`, float32.
@@ -69,19 +68,15 @@ def mnist1d(key: Key, *, sizes: Sequence[int] = (4_000, 0, 1_000)) -> Splits:
       Greydanus, Kobak, Scaling down deep learning with MNIST-1D, https://arxiv.org/abs/2011.14439, 2020.
     """
     check_key("key", key)
-    sizes = as_sizes("sizes", sizes, EXPECTED, minimum=0)
-    if len(sizes) != 3 or sum(sizes) == 0:
-        raise ValueError(f"sizes: expected {EXPECTED}, got {sizes}")
-    check_memory("sizes", [(sum(sizes), LENGTH)])
-    train, validation, test = sizes
-    number = train + validation + test
     order_key, key = jax.random.split(key)
-    labels = jax.random.permutation(order_key, jnp.arange(number) % len(TEMPLATES))
-    x = jax.vmap(lambda key, label: _example(_draws(key), label))(jax.random.split(key, number), labels)
-    x = ((x - jnp.mean(x)) / jnp.std(x)).astype(jnp.float32)
-    y = jax.nn.one_hot(labels, len(TEMPLATES), dtype=x.dtype)
-    cuts = [slice(0, train), slice(train, train + validation), slice(train + validation, number)]
-    return Splits(*(Dataset(x[cut], y[cut]) for cut in cuts))
+
+    def draw(number: int) -> tuple[Array, Array]:
+        labels = jax.random.permutation(order_key, jnp.arange(number) % len(TEMPLATES))
+        x = jax.vmap(lambda key, label: _example(_draws(key), label))(jax.random.split(key, number), labels)
+        x = ((x - jnp.mean(x)) / jnp.std(x)).astype(jnp.float32)
+        return x, jax.nn.one_hot(labels, len(TEMPLATES), dtype=x.dtype)
+
+    return drawn_splits(draw, sizes, LENGTH)
 
 
 def _draws(key: Key) -> Draws:

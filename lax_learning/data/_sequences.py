@@ -56,12 +56,9 @@ def delayed_match(
       (5, 10, 2)
 
     References:
-      Miller, Erickson, Desimone, Neural mechanisms of visual working memory in prefrontal cortex of the
-      macaque, https://doi.org/10.1523/JNEUROSCI.16-16-05154.1996, 1996.
+      Miller, Erickson, Desimone, https://doi.org/10.1523/JNEUROSCI.16-16-05154.1996, 1996.
     """
-    check_count("num_symbols", num_symbols, 2)
-    check_count("duration", duration)
-    check_count("delay", delay, 0)
+    _check_counts(num_symbols=(num_symbols, 2), duration=(duration, 1), delay=(delay, 0))
     _check(key, num_examples, 2 * duration + delay, num_symbols, dtype)
     first_key, match_key, other_key = jax.random.split(key, 3)
     first = jax.random.randint(first_key, (num_examples,), 0, num_symbols)
@@ -103,12 +100,9 @@ def copy_memory(
 
     References:
       Hochreiter, Schmidhuber, Long short-term memory, https://doi.org/10.1162/neco.1997.9.8.1735, 1997.
-      Arjovsky, Shah, Bengio, Unitary evolution recurrent neural networks,
-      https://arxiv.org/abs/1511.06464, 2016 (this form).
+      Arjovsky, Shah, Bengio, https://arxiv.org/abs/1511.06464, 2016 (this form).
     """
-    check_count("num_symbols", num_symbols, 2)
-    check_count("length", length)
-    check_count("delay", delay, 0)
+    _check_counts(num_symbols=(num_symbols, 2), length=(length, 1), delay=(delay, 0))
     _check(key, num_examples, 2 * length + delay, num_symbols, dtype)
     symbols = jax.random.randint(key, (num_examples, length), 0, num_symbols)
     blank = jnp.full((num_examples, delay), num_symbols + 1)
@@ -150,17 +144,12 @@ def cue_accumulation(
       (5, 33, 3)
 
     References:
-      Morcos, Harvey, History-dependent variability in population dynamics during evidence accumulation in
-      cortex, https://doi.org/10.1038/nn.4403, 2016.
-      Bellec et al., A solution to the learning dilemma for recurrent networks of spiking neurons,
-      https://doi.org/10.1038/s41467-020-17236-y, 2020.
+      Morcos, Harvey, https://doi.org/10.1038/nn.4403, 2016.
+      Bellec et al., https://doi.org/10.1038/s41467-020-17236-y, 2020.
     """
-    for name, count in {"num_cues": num_cues, "duration": duration}.items():
-        check_count(name, count)
+    _check_counts(num_cues=(num_cues, 1), duration=(duration, 1), pause=(pause, 0), delay=(delay, 0))
     if num_cues % 2 == 0:
         raise ValueError(f"num_cues: expected an odd number, so that one side has more, got {num_cues}")
-    for name, count in {"pause": pause, "delay": delay}.items():
-        check_count(name, count, 0)
     check_probability("bias", bias)
     _check(key, num_examples, (duration + pause) * num_cues + delay + duration, 3, dtype)
     side_key, cue_key = jax.random.split(key)
@@ -171,6 +160,12 @@ def cue_accumulation(
     x = jnp.concatenate([jnp.concatenate(seen, axis=2).reshape(num_examples, -1), blank, decide], axis=1)
     label = (2 * cues.sum(axis=1) > num_cues).astype(int)
     return _sequences(x, label[:, None], 3, 2, dtype)
+
+
+def _check_counts(**counts: tuple[int, int]) -> None:
+    """Raises unless every number is an int of at least its minimum."""
+    for name, (count, minimum) in counts.items():
+        check_count(name, count, minimum)
 
 
 def _check(key: Key, num_examples: int, steps: int, num_features: int, dtype: DTypeLike) -> None:

@@ -1,13 +1,10 @@
 """Digits that come with scikit-learn: small enough for tests on real images."""
 
-import jax
 import numpy as np
 
-from lax_learning._checks import check_key
+from lax_learning.data.digits import check_file_key, random_order
 from lax_learning.data.types import Dataset, Splits, one_hot
 from lax_learning.types import Key
-
-NUM_VALIDATION = NUM_TEST = 297
 
 
 def sklearn_digits(key: Key) -> Splits:
@@ -16,7 +13,7 @@ def sklearn_digits(key: Key) -> Splits:
         x = pixels / 16        y = one_hot(label)
 
     Args:
-        key: chooses the splits and the order of their examples.
+        key: chooses the splits and the order of their examples; not traced.
 
     Returns:
         Splits of `x` float32 [n, 64] in 0 .. 1 and `y` float32 [n, 10].
@@ -24,11 +21,12 @@ def sklearn_digits(key: Key) -> Splits:
     Raises:
         ImportError: scikit-learn is not installed; it comes with `pip install 'lax_learning[experiments]'`.
 
+    >>> import jax
     >>> splits = sklearn_digits(jax.random.key(0))
     >>> splits.train.x.shape, splits.test.y.shape
     ((1203, 64), (297, 10))
     """
-    check_key("key", key)
+    check_file_key(key)
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -38,6 +36,5 @@ def sklearn_digits(key: Key) -> Splits:
         ) from error
     images, labels = map(np.asarray, load_digits(return_X_y=True))
     x, y = (images / 16).astype(np.float32), one_hot(labels, 10)
-    order = np.asarray(jax.random.permutation(key, len(x)))
-    validation, test, train = np.split(order, [NUM_VALIDATION, NUM_VALIDATION + NUM_TEST])
+    validation, test, train = np.split(random_order(key, len(x)), [297, 594])
     return Splits(*(Dataset(x[chosen], y[chosen]) for chosen in (train, validation, test)))

@@ -38,19 +38,13 @@ def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*s
     Returns:
         Array of the shape and type that the file declares; one of unsigned bytes is read-only.
 
-    Raises:
-        TypeError: path is neither a string nor a path.
-        ValueError: the file is damaged (cannot be unzipped, wrong digest, magic number, axes or length).
-
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "three-labels-idx1-ubyte"
     >>> _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
     >>> read_idx(path)
     array([7, 2, 1], dtype=uint8)
     """
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path: expected a path, got {path!r}")
-    path = Path(path)
+    path = check_path("path", path)
     contents = path.read_bytes()
     if path.suffix.lower() == ".gz":
         try:
@@ -81,24 +75,24 @@ def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*s
     return values.astype(stored.newbyteorder("="), copy=False)
 
 
+def check_path(name: str, path: str | Path) -> Path:
+    """Returns a path; raises TypeError for what is neither a path nor a string."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name}: expected a path, got {path!r}")
+    return Path(path)
+
+
 def find_idx_folder(folder: Path) -> Path | None:
     """Finds MNIST's IDX files: in `folder` itself or torchvision's `MNIST/raw` in it; None if in neither."""
-    for candidate in (folder, folder / "MNIST" / "raw"):
-        if any(_find(candidate, name) for name in MNIST_MD5):
-            return candidate
-    return None
+    candidates = folder, folder / "MNIST" / "raw"
+    return next((at for at in candidates if any(_find(at, name) for name in MNIST_MD5)), None)
 
 
-def read_idx_folder(folder: str | Path) -> tuple[Digits, Digits]:
-    """MNIST's 60,000 training and 10,000 test digits from its four IDX files, unzipped or `.gz`, md5-checked.
-
-    Raises:
-        FileNotFoundError: one of the four is missing.
-        ValueError: one of the four is damaged, or they do not fit together.
-    """
+def read_idx_folder(folder: Path) -> tuple[Digits, Digits]:
+    """MNIST's training and test digits from its four IDX files, unzipped or `.gz`, md5-checked."""
 
     def read(name: str) -> UInt8[np.ndarray, "*shape"]:
-        path = _find(Path(folder), name)
+        path = _find(folder, name)
         if path is None:
             raise FileNotFoundError(f"{folder}: expected MNIST's four IDX files, got no {name} or {name}.gz")
         return read_idx(path, MNIST_MD5[name])

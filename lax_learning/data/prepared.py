@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lax_learning.data.digits import IMAGE_SHAPE, NUM_CLASSES, Digits, check_digits
-from lax_learning.data.idx import read_idx_folder
+from lax_learning.data.idx import check_path, read_idx_folder
 
 
 def default_data_dir() -> Path:
@@ -27,10 +27,8 @@ def find_prepared(data_dir: Path) -> Path | None:
 def read_prepared(folder: Path) -> tuple[Digits, Digits]:
     """Training and test digits from a prepared `mnist/<version>` folder, in tfds's shuffled order.
 
-    Raises:
-        ValueError: the folder is damaged or holds a format without random access (only array_record is read
-            without tensorflow).
-        ImportError: tensorflow-datasets is not installed.
+    Raises ValueError for a damaged folder, and for a format other than array_record, the only one that is
+    read without tensorflow.
     """
     tfds, _ = _import_tfds()
 
@@ -63,9 +61,6 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
         The folder of the prepared data set.
 
     Raises:
-        TypeError: idx_folder or data_dir is neither a string nor a path.
-        FileNotFoundError: an IDX file is missing.
-        ValueError: an IDX file is damaged.
         ImportError: tensorflow-datasets is not installed.
 
     Example:
@@ -73,11 +68,9 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
         prepare_tfds("mnist_idx", "~/tensorflow_datasets")
         splits = mnist(key, "tfds")
     """
-    for name, path in (("idx_folder", idx_folder), ("data_dir", data_dir)):
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"{name}: expected a path, got {path!r}")
+    source, target = check_path("idx_folder", idx_folder), check_path("data_dir", data_dir)
     tfds, image_from_array = _import_tfds()
-    train, test = read_idx_folder(Path(idx_folder).expanduser())
+    train, test = read_idx_folder(source.expanduser())
 
     with tfds.core.registered.skip_registration():  # tfds's own "mnist" stays the one its users get by name
 
@@ -100,7 +93,7 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
                 for index, (image, label) in enumerate(zip(*digits, strict=True)):
                     yield index, {"image": image_from_array(image), "label": int(label)}
 
-    builder = Mnist(data_dir=Path(data_dir).expanduser(), file_format="array_record")
+    builder = Mnist(data_dir=target.expanduser(), file_format="array_record")
     builder.download_and_prepare()
     return Path(builder.data_dir)
 

@@ -26,14 +26,10 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
     `w <- R^T w`, for the matrix w of every product and convolution that reads decorrelated inputs.
 
     Args:
-      model: the model, not wrapped.
-      params: learned on decorrelated inputs.
+      model, params: the model, not wrapped, and parameters that were learned on decorrelated inputs.
       layers: of a `RuleState`.
       x: a batch; only its shapes and types are used.
       where: as of `rule`.
-
-    Returns:
-      Params of the model.
 
     Raises:
       ValueError: for a parameter that several operations read, or that is normalised or scaled before its
@@ -45,9 +41,8 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
     leaves = list(program.split.leaves)
     for name, layer in layers.items():
         if getattr(layer, "b", None) is not None:
-            raise ValueError(
-                f"layers[{name!r}]: expected no mean to remove, which weights cannot do, got a bias b"
-            )
+            expected = "no mean to remove, which weights cannot do"
+            raise ValueError(f"layers[{name!r}]: expected {expected}, got a bias b")
     for site, name in ((site, name) for name, place in places.items() for site in place.sites):
         names = ", ".join(repr(program.split.paths[i]) for i in sorted(site.leaves))
         readers = [other for other in program.plan.all_sites if other.leaves & site.leaves]
@@ -81,7 +76,7 @@ def _folded(site: Site, r: Array, w: Array) -> Array:
 def _operand(
     program: Program, leaves: list[Array], leaf: int, site: Site
 ) -> tuple[Array, Callable[[Array], Array] | None]:
-    """Returns what a product makes of a parameter, `[*lead, ...]`, and the way back if there is one."""
+    """Returns a parameter as its product reads it, `[*lead, ...]`, and the way back if there is one."""
     rng = np.random.default_rng(0)
     x = [made_up(rng, like) for like in program.x]
 
@@ -101,10 +96,8 @@ def _operand(
         probes = [made_up(rng, like) for like in leaves]
         moved, pull = jax.vjp(at(probes), probes[leaf])
         same = jnp.array_equal(pull(moved)[0], probes[leaf])
-        same &= jnp.array_equal(
-            at(probes)(-probes[leaf]), -moved
-        )  # as a change of shape does, and `abs` does not
+        # Changes of shape are odd functions, and `abs` is none.
+        same &= jnp.array_equal(at(probes)(-probes[leaf]), -moved)
     if isinstance(same, Tracer):
         raise ValueError("params: expected weights with values, got traced ones; fold outside of jit")
-    kept = bool(same)
-    return found, (lambda w: back(w)[0]) if kept else None
+    return found, (lambda w: back(w)[0]) if same else None

@@ -67,15 +67,8 @@ def places_of(program: Program, where: Where) -> dict[str, Place]:
             raise ValueError(
                 f"x: expected floating-point numbers, which R can multiply, got others at {paths[0]!r}"
             )
-        read = reads[site.reads[0]]
-        key = (
-            read.index,
-            site.stacked,
-            site.layout.groups,
-            site.layout.size,
-            site.layout.window,
-            site.layout.axes,
-        )
+        read, layout = reads[site.reads[0]], site.layout
+        key = (read.index, site.stacked, layout.groups, layout.size, layout.window, layout.axes)
         if key not in found:
             lead = tuple(n for n, flag in zip(read.shape, site.stacked, strict=False) if flag)
             names[free_name(paths[0], names)] = found[key] = Place([], lead)
@@ -102,13 +95,8 @@ def checked_places(program: Program, where: Where, layers: Any) -> dict[str, Pla
 def wrap(model: Model, layers: Layers, *, where: Where = None) -> Model:
     """Returns the model with decorrelated inputs: `op(w, R x)` in place of every product `op(w, x)`.
 
-    Args:
-      model: any model.
-      layers: of a `RuleState`; constants for every rule.
-      where: which parameters read decorrelated inputs.
-
-    Returns:
-      A model with the same params. A convolution runs with one fused kernel, `w R` on its patches.
+    The model keeps its params; `layers`, of a `RuleState`, are constants for every rule, and `where` is as of
+    `rule`. A convolution runs with one fused kernel, `w R` on its patches.
     """
     check_model(model)
     check_where("where", where)
@@ -123,23 +111,19 @@ def wrap(model: Model, layers: Layers, *, where: Where = None) -> Model:
 def inputs(model: Model, params: Params, layers: Layers, x: Any, *, where: Where = None) -> dict[str, Array]:
     """Returns the vectors that the products of a decorrelated model read, before R.
 
+    They are `[..., vectors, size]` by the names of the layers; patches, for convolutions.
+
     Args:
-      model: the model, not wrapped.
-      params: its parameters.
+      model, params: the model, not wrapped, and its parameters.
       layers: of a `RuleState`.
       x: a batch.
       where: as of `rule`.
-
-    Returns:
-      `[..., vectors, size]` by the names of the layers; patches, for convolutions.
     """
     check_model(model)
     x, _ = as_batch(x)
     (_, _, emitted), places = _run(Program(model, params, x), where, layers, x, emit=True)
-    return {
-        name: jax.lax.stop_gradient(place.vectors(emitted[place.sites[0].index][1]))
-        for name, place in places.items()
-    }
+    read = {name: place.vectors(emitted[place.sites[0].index][1]) for name, place in places.items()}
+    return jax.lax.stop_gradient(read)
 
 
 def _run(

@@ -27,6 +27,7 @@ from lax_learning._checks import (
 )
 from lax_learning._lazily import lazily
 from lax_learning._precision import promoted, raised
+from lax_learning.decorrelation._loss import weighted_loss
 from lax_learning.types import Dynamics, Key
 
 DEAD = 1e-8
@@ -134,7 +135,7 @@ def dynamics(
         after = (jnp.tril(after) if lower else after).astype(state.R.dtype)
         if b is not None:
             b = (b - eta * jnp.mean(z, axis=0)).astype(state.R.dtype)
-        return state._replace(R=after, b=b), _loss(z, kappa)
+        return state._replace(R=after, b=b), weighted_loss(z, kappa)
 
     def update(key: Key, state: State, x: ArrayLike) -> tuple[State, Diagnostics]:
         check_key("key", key)
@@ -164,10 +165,11 @@ def check_state(name: str, state: Any, shape: tuple[int, ...] | None = None) -> 
     """Returns the size of a state; raises unless it has an R of a shape, square by default, and b to fit."""
     got = jnp.shape(state.R) if hasattr(state, "R") else None
     if got is None or (got != shape if shape else len(got) != 2 or got[0] != got[1]):
-        expected = list(shape) if shape else "[size, size]"
-        raise ValueError(
-            f"{name}.R: expected shape {expected}, got {describe(state) if got is None else list(got)}"
+        expected, came = (
+            list(shape) if shape else "[size, size]",
+            describe(state) if got is None else list(got),
         )
+        raise ValueError(f"{name}.R: expected shape {expected}, got {came}")
     check_floating(f"{name}.R", state.R)
     b = getattr(state, "b", None)
     if b is not None:
@@ -183,14 +185,7 @@ def check_vectors(name: str, x: Array, size: int) -> None:
 
 
 def apply(state: State, x: ArrayLike) -> Float[Array, "... size"]:
-    """Applies R to vectors: `z = R x`, or `R x + b`.
-
-    Args:
-      state: of one data value, without leading axes.
-      x: `[..., size]`.
-
-    Returns:
-      `[..., size]`.
+    """Applies R to vectors `x [..., size]`: `z = R x`, or `R x + b`; the state is without leading axes.
 
     Example:
       >>> apply(State(2 * jnp.eye(3)), jnp.ones((5, 3))).shape
@@ -199,68 +194,10 @@ def apply(state: State, x: ArrayLike) -> Float[Array, "... size"]:
     x = as_array("x", x)
     check_vectors("x", x, check_state("state", state))
     b = getattr(state, "b", None)
-    if b is None:
-        x, r = promoted(x, state.R)
-    else:
-        x, r, b = promoted(x, state.R, b)
-    return _affine(r, b, x)
+    x, r, *bias = promoted(x, state.R, *(() if b is None else (b,)))
+    return _affine(r, bias[0] if bias else None, x)
 
 
 def _affine(r: Array, b: Array | None, x: Array) -> Array:
     z = x @ r.T
     return z if b is None else z + b
-
-
-def loss(z: ArrayLike, *, kappa: ArrayLike = 0.5) -> Float[Array, ""]:
-    """Computes the distance of vectors from being uncorrelated, and white.
-
-    `((1 - kappa) sum C_off^2 + kappa sum V^2) / size^2`, `C = mean z z^T`, `V = diag(mean z_i^2 - 1)`
-
-    Args:
-      z: `[..., size]`.
-      kappa: as for `dynamics`; `2 loss(z)` is `mean (C - I)^2`.
-
-    Returns:
-      A scalar >= 0, in float32 or wider.
-
-    Example:
-      >>> float(loss(jnp.array([[1.0, 1.0], [1.0, -1.0]])))
-      0.0
-    """
-    check_probability("kappa", kappa)
-    z = as_array("z", z)
-    if z.ndim < 2 or z.size == 0:
-        raise ValueError(f"z: expected shape [..., size] with at least one entry, got {list(z.shape)}")
-    z = z.reshape(-1, z.shape[-1]).astype(raised(z))
-    return _loss(z, jnp.asarray(kappa, z.dtype))
-
-
-def _loss(z: Array, kappa: Array) -> Array:
-    # Scaled by a power of two, which is exact, so that squares overflow only where the loss does.
-    largest = jnp.max(jnp.abs(z))
-    exponent = jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
-    scaled = jnp.ldexp(z, -exponent)
-    off_diagonal = _off_diagonal_squares(scaled)
-    for _ in range(4):
-        off_diagonal = jnp.ldexp(off_diagonal, exponent)
-    variances = jnp.ldexp(jnp.ldexp(jnp.mean(jnp.square(scaled), axis=0), exponent), exponent)
-    weights = jnp.stack([1 - kappa, kappa])
-    parts = jnp.stack([off_diagonal, jnp.sum(jnp.square(variances - 1))])
-    # A part without weight is 0 also where its value is infinite.
-    return jnp.sum(jnp.where((weights == 0) & jnp.isinf(parts), 0, weights * parts)) / z.shape[-1] ** 2
-
-
-def _off_diagonal_squares(z: Array) -> Array:
-    """Returns `sum C_off^2`, by the smaller of the matrices `z^T z` and `z z^T`.
-
-    Entries off the diagonal of the first are summed. Of the second, only the sum of all squares is that of C,
-    and those of its diagonal are taken away; little is lost, since C then has a lower rank than size, and
-    cannot be diagonal with all variances alike.
-    """
-    count, size = z.shape
-    if count >= size:
-        moments = z.T @ z / count
-        return jnp.sum(jnp.square(jnp.where(jnp.eye(size, dtype=bool), 0, moments)))
-    every = jnp.sum(jnp.square(z @ z.T / count))
-    own = jnp.sum(jnp.square(jnp.mean(jnp.square(z), axis=0)))
-    return jnp.where(jnp.isinf(every), every, jnp.maximum(every - own, 0))

@@ -8,22 +8,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from lax_learning._checks import (
-    as_arrays,
     as_real,
     as_real_leaves,
-    check_count,
     check_instance,
     check_key,
     check_positive,
     check_same_structure,
-    is_numbers,
 )
 from lax_learning._precision import raised, widened
 from lax_learning._scaling import divided, norm, root_mean_square, scale_of
-from lax_learning._sites._batch import as_batch
 from lax_learning._sites._program import Program
 from lax_learning._sites.tapped import tapped
+from lax_learning.metrics.moments import count_of
 from lax_learning.metrics.quality import Estimate, jackknife
+from lax_learning.metrics.sources import as_batch_of_one, as_examples
 from lax_learning.models import Model, check_model, check_where, selects
 from lax_learning.types import Key, Params, Rule, Where
 
@@ -47,21 +45,16 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
     network, the gradient of what comes before a norm shrinks as much; signals that do not know of it, such as
     those of direct feedback, go on to drive the growth. One forward pass, and signals example by example.
 
+    Steps of a scan have a scale each: of stacked layers these are depths. The order of depth of taps is that
+    of `ll.tapped(model).shapes(params, x)`.
+
     Args:
-      model: the rule's model.
-      rule: any rule with teaching signals (`rule.signals`).
+      model: the rule's model; that of a rule with other taps is refused.
+      rule: any rule with teaching signals (`rule.signals`), so not weight perturbation.
       key: for the rule's draws.
       params: of the model.
       state: of the rule.
-      x: a batch.
-      y: its targets.
-
-    Returns:
-      Scales by tap, of each step of a scan apart: of stacked layers these are depths. The order of depth of
-      taps is that of `ll.tapped(model).shapes(params, x)`.
-
-    Raises:
-      ValueError: for a rule without teaching signals, such as weight perturbation, or of another model.
+      x, y: a batch and its targets.
 
     Example:
       >>> import lax_learning as ll
@@ -76,20 +69,13 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
     check_key("key", key)
     if rule.signals is None:
         raise ValueError("rule: expected one with teaching signals, got one without")
-    signals = rule.signals
-    x, size = as_batch(x)
-    y = as_arrays("y", y, is_numbers)
-
-    def of_example(example: Any) -> dict[str, Array]:
-        key, x, y = example
-        x, y = jax.tree.map(lambda leaf: leaf[None], (x, y))
-        return signals(key, params, state, x, y).deltas
-
-    deltas = jax.vmap(of_example, out_axes=-1)((jax.random.split(key, size), x, y))
-    activities = tapped(model).run(params, x).pre_activations
-    steps = {name: tap.steps for name, tap in Program(model, params, x).named_taps.items()}
-    if deltas.keys() != steps.keys():
-        raise ValueError(f"rule: expected signals at the taps of model, {list(steps)}, got {list(deltas)}")
+    signals, examples = rule.signals, as_examples(key, x, y)
+    deltas = jax.vmap(lambda one: signals(*as_batch_of_one(one, params, state)).deltas, out_axes=-1)(examples)
+    activities = tapped(model).run(params, examples[1]).pre_activations
+    steps = {name: tap.steps for name, tap in Program(model, params, examples[1]).named_taps.items()}
+    expected, got = ([f"{name} of {z.size}" for name, z in sorted(of.items())] for of in (activities, deltas))
+    if got != expected:
+        raise ValueError(f"rule: expected signals at the taps of model, {expected} numbers, got {got}")
     return Scales(*(
         {name: root_mean_square(z, tuple(range(steps[name], z.ndim))) for name, z in values.items()}
         for values in widened((activities, deltas))
@@ -105,9 +91,7 @@ def pairwise_cosine(samples: PyTree) -> Estimate:
 
     Args:
       samples: a pytree whose leaves have a leading axis of T >= 3 gradients, for example of T batches.
-
-    Returns:
-      The cosine, and its standard error. Gradients that are zero have the cosine 0 with all others.
+        Gradients that are zero have the cosine 0 with all others.
 
     Example:
       >>> gradients = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
@@ -115,12 +99,7 @@ def pairwise_cosine(samples: PyTree) -> Estimate:
       0.333
     """
     samples = as_real_leaves("samples", samples)
-    counts = {leaf.shape[:1] for leaf in jax.tree.leaves(samples)}
-    if len(counts) != 1 or () in counts:
-        got = [list(leaf.shape) for leaf in jax.tree.leaves(samples)]
-        raise ValueError(f"samples: expected leaves with one leading axis of T, got shapes {got}")
-    ((count,),) = counts
-    check_count("samples: number of gradients", count, 3)
+    count = count_of("samples", samples, "samples: number of gradients")
     units = jax.vmap(_unit)(samples)
     total = jnp.sum(units, axis=0)
     squares, along = jnp.sum(jnp.square(units), axis=1), units @ total
@@ -149,10 +128,7 @@ def train_only(model: Model, where: Where) -> Model:
     Args:
       model: any model.
       where: what is still trained, such as `"readout/*"`: a glob on paths, or a predicate `path -> bool`.
-        What the model does not train stays constant too.
-
-    Returns:
-      The same model, with `trainable` of its own; rules made of it give zero gradients to the rest.
+        Parameters that the model does not train stay constant too.
 
     Example:
       >>> import lax_learning as ll
@@ -183,8 +159,8 @@ def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
       steps: `[n]`, increasing, at which the losses were taken: updates or lengths. By default 0, 1, 2, ...
 
     Returns:
-      Number of steps; infinite if the loss never falls that far, NaN if it is NaN before. From an infinite
-      loss it falls in whole steps.
+      Number of steps; infinite if the loss never falls that far, NaN if it is NaN before that. An infinite
+      loss falls in whole steps.
 
     Example:
       >>> float(steps_to_decrease([2.0, 1.75, 1.25, 1.0], 0.5))
@@ -194,11 +170,7 @@ def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
     check_positive("decrease", decrease)
     if losses.ndim != 1 or losses.size < 2:
         raise ValueError(f"losses: expected shape [n] with n >= 2, got {list(losses.shape)}")
-    steps = (
-        jnp.arange(losses.size, dtype=losses.dtype)
-        if steps is None
-        else as_real("steps", jnp.asarray(steps, losses.dtype))
-    )
+    steps = as_real("steps", jnp.asarray(jnp.arange(losses.size) if steps is None else steps, losses.dtype))
     check_same_structure(("steps", "losses"), (steps, losses))
     level = losses[0] - decrease
     reached = (losses <= level) & (losses < losses[0])  # also where the decrease is below a rounding

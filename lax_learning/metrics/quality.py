@@ -1,7 +1,7 @@
 """The quality of gradient estimates: signal-to-noise ratio, bias and variance, with standard errors."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,15 +55,11 @@ class BiasVariance(NamedTuple):
 def _as_moments(samples: Moments | PyTree, reference: PyTree | None = None) -> Moments:
     if isinstance(samples, Moments):
         return samples
-    if any(isinstance(leaf, Moments) for leaf in jax.tree.leaves(samples, is_leaf=_is_moments)):
-        raise ValueError(
-            f"gradients: expected stacked gradients or one Moments, got a {type(samples).__name__} of Moments"
-        )
+    leaves = jax.tree.leaves(samples, is_leaf=lambda node: isinstance(node, Moments))
+    if any(isinstance(leaf, Moments) for leaf in leaves):
+        got = f"a {type(samples).__name__} of Moments"
+        raise ValueError(f"gradients: expected stacked gradients or one Moments, got {got}")
     return stacked_moments(samples, reference)
-
-
-def _is_moments(node: Any) -> bool:
-    return isinstance(node, Moments)
 
 
 def _in_one_scale(moments: Moments) -> tuple[Array, Callable[[PyTree], Array]]:
@@ -87,7 +83,7 @@ def _sums(tree: PyTree) -> PyTree:
 
 
 def _square_norms(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.sum(jnp.square(leaf)), tree)
+    return _sums(jax.tree.map(jnp.square, tree))
 
 
 def jackknife(value: Array, left_out: Array) -> Estimate:
@@ -142,9 +138,6 @@ def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float 
       variant: "debiased" or "tutorial".
       epsilon: the tutorial's, > 0, in the units of the gradient.
 
-    Returns:
-      The ratio in total and per entry, and the number of dead entries.
-
     Example:
       >>> result = snr(jnp.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
       >>> round(float(result.total.value), 3), int(result.num_dead)
@@ -192,23 +185,19 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
         T >= 3. For one leaf or layer, pass one of `moments.parts(...)`.
       reference: the exact gradient, with stacked estimates; moments hold their own.
 
-    Returns:
-      The parts, absolute and relative to the squared norm of the reference.
-
     Example:
       >>> parts = bias_variance(jnp.array([[1.0], [2.0], [3.0]]), jnp.array([2.0]))
       >>> float(parts.variance.value), round(float(parts.squared_bias.value), 3)
       (1.0, -0.333)
     """
     held = estimates.reference if isinstance(estimates, Moments) else None
-    if (held is None) == (reference is None):
-        if reference is None:
-            raise ValueError("reference: expected the exact gradients, got None")
-        raise ValueError("reference: expected None, as the moments hold one, got another beside them")
-    if isinstance(estimates, Moments) and held is None:
-        raise ValueError(
-            "reference: expected one given to the function that made the moments, got it beside them"
+    if held is None and reference is None:
+        raise ValueError("reference: expected the exact gradients, got None")
+    if isinstance(estimates, Moments) and reference is not None:
+        where = (
+            "one in the function that made the moments" if held is None else "None, as the moments hold one"
         )
+        raise ValueError(f"reference: expected {where}, got one beside the moments")
     moments = _as_moments(estimates, reference)
     scaled, count = moments.scaled, moments.num_samples
     scale, total = _in_one_scale(moments)
@@ -221,20 +210,8 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
         total(scaled.along_mean) - total(scaled.along_reference),
     )
     square_norm = total(_square_norms(r))
-    squared_bias = jackknife(parts.signal, parts.signals)
-    variance = jackknife(parts.noise, parts.noises)
     error = jackknife(parts.signal + parts.noise, parts.signals + parts.noises)
-
-    def absolute(estimate: Estimate) -> Estimate:
-        return Estimate(*(each * scale * scale for each in estimate))
-
-    def relative(estimate: Estimate) -> Estimate:
-        return Estimate(*(each / square_norm for each in estimate))
-
-    return BiasVariance(
-        absolute(squared_bias),
-        absolute(variance),
-        absolute(error),
-        relative(squared_bias),
-        relative(variance),
-    )
+    found = jackknife(parts.signal, parts.signals), jackknife(parts.noise, parts.noises), error
+    absolute = jax.tree.map(lambda each: each * scale * scale, found)
+    relative = jax.tree.map(lambda each: each / square_norm, found[:2])
+    return BiasVariance(*absolute, *relative)

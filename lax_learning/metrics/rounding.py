@@ -87,16 +87,14 @@ def _one_rounding_off(leaf: Array, key: Key, coarsest: float) -> Array:
 def resolved_cosine(a: PyTree, b: PyTree, error: PyTree) -> Array:
     """Computes `cosine_similarity(a, b)` where rounding leaves `b` a direction, NaN where it does not.
 
-    NaN unless `|error| < |b| / 2`: beyond that rounding may turn `b` by 30 degrees, and its cosine with
-    anything says nothing. So it is for a `b` of zeros.
+    NaN unless `|error| < |b| / 2`, so also for a `b` of zeros: beyond that rounding may turn `b` by 30
+    degrees, and its cosine with anything says nothing. By layer, use
+    `by_path(resolved_cosine, a, b, error, depth=1)`.
 
     Args:
       a: any pytree of arrays, for example gradients.
       b: the reference, of the same structure and shapes.
       error: of the reference, as by `rounding_error`.
-
-    Returns:
-      A number in -1..1, or NaN. By layer it is `by_path(resolved_cosine, a, b, error, depth=1)`.
 
     Example:
       >>> b = jnp.array([1e-9, 0.0])

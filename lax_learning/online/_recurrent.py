@@ -82,8 +82,11 @@ class Recurrent(Model):
         """Returns `h` before the first step, in the types that the cell returns, from `x` of one step."""
         _, size = as_batch(x, only_shapes=True)
         h = jax.tree.map(jnp.asarray, self.start(size))
+        if not (isinstance(params, dict) and params.keys() == {"cell", "readout"}):
+            got = sorted(params) if isinstance(params, dict) else type(params).__name__
+            raise ValueError(f"params: expected a dict with the entries 'cell' and 'readout', got {got}")
         cell = Model(lambda params, inputs: self.cell(params, *inputs))
-        like, _ = jax.eval_shape(cell, _parts(params)["cell"], (h, x))
+        like, _ = jax.eval_shape(cell, params["cell"], (h, x))
         check_same_structure(("start", "the state that cell returns"), (h, like))
         h = jax.tree.map(lambda leaf, after: leaf.astype(after.dtype), h, like)
         return vary_as(h, params, x)
@@ -93,14 +96,6 @@ class Recurrent(Model):
         h = self.carry(params, jax.tree.map(lambda leaf: leaf[0], xs))
         _, outputs = jax.lax.scan(lambda h, x: self.step(params, h, x), h, xs)
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), outputs)
-
-
-def _parts(params: Any) -> Params:
-    """Params; raises unless they have the two parts of a recurrent network."""
-    if not (isinstance(params, dict) and params.keys() == {"cell", "readout"}):
-        got = sorted(params) if isinstance(params, dict) else type(params).__name__
-        raise ValueError(f"params: expected a dict with the entries 'cell' and 'readout', got {got}")
-    return params
 
 
 def check_recurrent(net: Any) -> None:

@@ -1,7 +1,7 @@
 """k-cap networks and plasticity tables that are meta-learned and transferred."""
 
 from lax_learning.plasticity._k_cap import k_cap, top_k_mask
-from lax_learning.plasticity.feed_forward import k_cap_mlp
+from lax_learning.plasticity.factories import k_cap_mlp, k_cap_recurrent
 from lax_learning.plasticity.meta_learning import (
     MetaParams,
     learn_episode,
@@ -12,10 +12,9 @@ from lax_learning.plasticity.meta_learning import (
 )
 from lax_learning.plasticity.networks import KCapNetwork, Response, State, transfer
 from lax_learning.plasticity.passes import Diagnostics, plastic_pass, table_plasticity
-from lax_learning.plasticity.recurrent import k_cap_recurrent
-from lax_learning.plasticity.scheme import Scheme
 from lax_learning.plasticity.tables import (
     Bins,
+    Scheme,
     TableRule,
     Tables,
     post_count,

@@ -25,8 +25,7 @@ from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.losses import softmax_cross_entropy
 from lax_learning.plasticity.networks import KCapNetwork, State, check_network
 from lax_learning.plasticity.passes import applied, plastic_pass, read_changes
-from lax_learning.plasticity.scheme import UPDATES
-from lax_learning.plasticity.tables import Tables
+from lax_learning.plasticity.tables import UPDATES, Tables
 from lax_learning.rules._common import check_loss, losses_of
 from lax_learning.training import Train, make_train
 from lax_learning.types import Estimator, Key, Loss, Rule
@@ -73,7 +72,7 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
     after, _, diagnostics = plastic_pass(network, fixed_tables, fixed_state, xs, ys)
 
     def changes_of(response: Any, label: Array) -> Any:
-        return read_changes(network, tables, fixed_state, response, label)[2]
+        return read_changes(network, tables, fixed_state, response, label)[0]
 
     changes = jax.vmap(changes_of)(diagnostics.response, ys.astype(jnp.int32))
     update = UPDATES[network.scheme.update]
@@ -92,8 +91,7 @@ def meta_init(network: KCapNetwork, state: State, **options: Any) -> Callable[[K
     """Returns the initialiser `key -> MetaParams` of what `meta_rule` learns.
 
     Args:
-      network: from `k_cap_mlp` or `k_cap_recurrent`.
-      state: from `network.init`, with the first-layer weights to start from.
+      network, state: as of `meta_rule`.
       **options: of `network.init_tables`.
     """
     check_network(network)
@@ -134,13 +132,6 @@ def meta_rule(
     check_function("estimator", estimator, "a factory of estimators such as estimators.backprop", None)
     check_loss(loss)
 
-    def as_batch(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-        x, y = as_array("x", x), as_array("y", y)
-        if x.ndim != 2:
-            raise ValueError(f"x: expected shape [batch, {network.shapes[0][0]}], got {list(x.shape)}")
-        check_shapes(["y"], [y], [(x.shape[0], network.shapes[-1][1])])
-        return x, y
-
     def loss_fn(params: MetaParams, x: Array, y: Array) -> Array:
         start = with_params(state, params)
         labels = jnp.argmax(y, axis=-1).astype(jnp.int32)
@@ -158,7 +149,10 @@ def meta_rule(
         check_instance("params", params, MetaParams, "MetaParams(tables, w)")
         network.layer_tables(params.tables)
         as_floating("params.w", params.w)
-        x, y = as_batch(x, y)
+        x, y = as_array("x", x), as_array("y", y)
+        if x.ndim != 2:
+            raise ValueError(f"x: expected shape [batch, {network.shapes[0][0]}], got {list(x.shape)}")
+        check_shapes(["y"], [y], [(x.shape[0], network.shapes[-1][1])])
         check_one_hot("y", y)
         return *estimate(key, params, x, y), rule_state
 
@@ -177,8 +171,7 @@ def meta_learn(
     """Makes a run of meta-learning: an outer optimiser on the loss after a pass over every batch.
 
     Args:
-      network: from `k_cap_mlp` or `k_cap_recurrent`.
-      state: from `network.init`.
+      network, state: as of `meta_rule`.
       optimizer: from optax, for tables and first-layer weights. The published code's is torch's Adam with L2
         decay in the gradient: `optax.chain(optax.add_decayed_weights(0.01), optax.adam(0.01))`.
       num_updates: number of batches.

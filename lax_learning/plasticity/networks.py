@@ -23,12 +23,10 @@ from lax_learning._checks import (
 )
 from lax_learning._precision import promoted
 from lax_learning._structure import mapping_like, sequence_like
-from lax_learning.plasticity.scheme import UPDATES, Scheme
-from lax_learning.plasticity.tables import TableRule, Tables
+from lax_learning.plasticity.tables import UPDATES, Scheme, TableRule, Tables
 from lax_learning.types import Key
 
 State = tuple[dict[str, Array], ...]
-"""One dict a layer: `w [in, out]`, and `mask [in, out]`, true where there is a synapse."""
 
 
 class Response(NamedTuple):
@@ -128,9 +126,6 @@ class KCapNetwork:
           hidden_init: of the hidden tables, as in `jax.nn.initializers`; the published code starts at 0.4,
             an earlier one at N(0, 1).
           output_init: of the output table.
-
-        Returns:
-          The tables.
         """
         check_key("key", key)
         check_flag("shared", shared)
@@ -143,28 +138,23 @@ class KCapNetwork:
             hidden = hidden[:1]
         hidden_key, output_key = jax.random.split(key)
         keys = jax.random.split(hidden_key, max(len(hidden), 1))
-        tables = [
+        tables = tuple(
             drawn("hidden_init", hidden_init, k, shape, self.dtype)
             for k, shape in zip(keys, hidden, strict=False)
-        ]
-        return Tables(tuple(tables), drawn("output_init", output_init, output_key, output, self.dtype))
+        )
+        return Tables(tables, drawn("output_init", output_init, output_key, output, self.dtype))
 
     def layer_tables(self, tables: Tables) -> tuple[Array, ...]:
         """The table of every plastic layer, the output layer's at last; checks that they fit."""
         check_instance("tables", tables, Tables, "Tables(hidden, output)")
         check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
-        num_hidden = len(self.table_shapes) - 1
-        hidden = tuple(tables.hidden) * num_hidden if len(tables.hidden) == 1 else tuple(tables.hidden)
-        if len(hidden) != num_hidden:
-            raise ValueError(
-                f"tables.hidden: expected one table for all or one for each of {num_hidden} plastic hidden "
-                f"layers, got {len(tables.hidden)}"
-            )
-        names = [f"tables.hidden for layer {i + 1}" for i in range(num_hidden)]
-        names = [*names, "tables.output"]
-        found = tuple(
-            as_floating(name, table) for name, table in zip(names, (*hidden, tables.output), strict=True)
-        )
+        number = len(self.table_shapes) - 1
+        hidden = tuple(tables.hidden) * (number if len(tables.hidden) == 1 else 1)
+        if len(hidden) != number:
+            expected = f"one table for all or one for each of {number} plastic hidden layers"
+            raise ValueError(f"tables.hidden: expected {expected}, got {len(tables.hidden)}")
+        names = [*(f"tables.hidden for layer {i + 1}" for i in range(number)), "tables.output"]
+        found = tuple(map(as_floating, names, (*hidden, tables.output)))
         check_shapes(names, found, self.table_shapes)
         return found
 
@@ -217,18 +207,11 @@ def check_network(network: Any) -> None:
 
 
 def transfer(tables: Tables, network: KCapNetwork) -> Tables:
-    """Copies tables into a network of other width, depth, inputs or labels.
+    """Copies tables, learned upstream, into a network of other width, depth, inputs or labels.
 
     A table for all hidden layers goes into a network of any depth; tables one a layer only into one of
     the same depth. What a table counts must fit: that of `pre_post_count` and `post_count` has an axis of
     the length of the cap.
-
-    Args:
-      tables: as learned upstream.
-      network: the network they are for.
-
-    Returns:
-      The tables for that network.
 
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
@@ -237,13 +220,11 @@ def transfer(tables: Tables, network: KCapNetwork) -> Tables:
       >>> tables = transfer(small.init_tables(jax.random.key(0)), large)
       >>> len(tables.hidden), tables.output.shape
       (1, (2, 2))
-
     """
     check_network(network)
     check_instance("tables", tables, Tables, "Tables(hidden, output)")
     check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
-    needs_hidden = len(network.table_shapes) > 1
-    fitting = Tables(tuple(tables.hidden) if needs_hidden else (), tables.output)
+    fitting = Tables(tuple(tables.hidden) if len(network.table_shapes) > 1 else (), tables.output)
     network.layer_tables(fitting)
     return fitting
 

@@ -12,8 +12,7 @@ from lax_learning._checks import as_array
 from lax_learning._precision import raised
 from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.plasticity.networks import Drive, KCapNetwork, Response, State, check_network
-from lax_learning.plasticity.scheme import UPDATES
-from lax_learning.plasticity.tables import Tables
+from lax_learning.plasticity.tables import UPDATES, Tables
 from lax_learning.types import Dynamics
 
 MAX_SELECTS = 64
@@ -48,8 +47,8 @@ class Change(NamedTuple):
 
 def read_changes(
     network: KCapNetwork, tables: Tables, state: State, response: Response, label: Array
-) -> tuple[Array, Array, tuple[Change, ...]]:
-    """The prediction for a sample, whether to learn from it, and the change of every plastic layer."""
+) -> tuple[tuple[Change, ...], Diagnostics]:
+    """The changes of the plastic layers that a response to a sample asks for, and its diagnostics."""
     rule, scheme = network.rule, network.scheme
     undefined = jnp.isnan(response.logits).any()
     prediction = jnp.where(undefined, -1, jnp.argmax(response.logits).astype(jnp.int32))
@@ -64,7 +63,7 @@ def read_changes(
         steps = jnp.asarray(scheme.step_size, table.dtype) * table
         rows = jnp.where(gate, rule.rows(steps, pre, code, layer["mask"]), 0)
         changes.append(Change(pre if rule.reads_pre else jnp.zeros_like(pre), rows))
-    return prediction, learns, tuple(changes)
+    return tuple(changes), Diagnostics(prediction, learns, response)
 
 
 def applied(network: KCapNetwork, w: Array, change: Array) -> Array:
@@ -76,15 +75,6 @@ def applied(network: KCapNetwork, w: Array, change: Array) -> Array:
 
 Synapses = tuple[Array, ...]
 """The weights of the plastic layers, 0 where there is no synapse."""
-
-
-def _react(
-    network: KCapNetwork, tables: Tables, state: State, synapses: Synapses, drive: Drive, label: Array
-) -> tuple[tuple[Change, ...], Diagnostics]:
-    """Runs one sample, from the drive of the first layer on, and reads how the synapses are to change."""
-    response = network.respond_to(synapses, drive)
-    prediction, learns, changes = read_changes(network, tables, state, response, label)
-    return changes, Diagnostics(prediction, learns, response)
 
 
 def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tuple[Change, ...]) -> Synapses:
@@ -123,7 +113,7 @@ def plastic_pass(
 
     Args:
       network: from `k_cap_mlp` or `k_cap_recurrent`.
-      tables: from `network.init_tables`, learned or transferred.
+      tables: from `network.init_tables`, or learned, or transferred.
       state: from `network.init`, or what an earlier pass returned.
       xs: samples in order, `[samples, inputs]`.
       ys: their labels, integers `[samples]`.
@@ -154,18 +144,21 @@ def plastic_pass(
 
     drives = network.drive(state, xs)
 
+    def react(synapses: Synapses, drive: Drive, label: Array) -> tuple[tuple[Change, ...], Diagnostics]:
+        return read_changes(network, tables, state, network.respond_to(synapses, drive), label)
+
     # The change after a sample is made at the start of the next step. It comes from the carry then, as a few
     # vectors in memory; made at once, XLA would fuse the search for the cap and the tables into the expansion
     # and repeat them for every synapse (twice to three times as slow on CPU). In the scan, pairs without
     # a synapse are 0, and no weights are masked.
     def step(carry: tuple[Synapses, Any], sample: tuple[Drive, Array]) -> tuple[tuple[Synapses, Any], Any]:
         synapses = _change(network, state, *carry)
-        changes, diagnostics = _react(network, tables, state, synapses, *sample)
+        changes, diagnostics = react(synapses, *sample)
         return (synapses, changes), diagnostics
 
     start = network.synapses(state)
     first = jax.tree.map(lambda a: a[0], drives)
-    shapes = jax.eval_shape(lambda: _react(network, tables, state, start, first, ys[0])[0])
+    shapes = jax.eval_shape(lambda: react(start, first, ys[0])[0])
     none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     carry, diagnostics = jax.lax.scan(step, (start, none), (drives, ys))
     after = _joined(state, _change(network, state, *carry))
@@ -177,7 +170,7 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
 
     Returns:
       `init(key) -> state` and `update(tables, state, x, y) -> (state, diagnostics)` with `x [inputs]` and
-      `y` an integer label: what `plastic_pass` does with every sample.
+      `y` an integer label; the update does what `plastic_pass` does with every sample.
 
     Example:
       >>> import lax_learning as ll
@@ -188,7 +181,6 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
       >>> diagnostics.prediction.shape
       ()
     """
-
     check_network(network)
 
     def update(tables: Tables, state: State, x: ArrayLike, y: ArrayLike) -> tuple[State, Diagnostics]:
@@ -197,10 +189,9 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
             raise ValueError(f"x, y: expected one sample, got shapes {list(x.shape)} and {list(y.shape)}")
         y = _as_labels("y", y, network.shapes[-1][1])
         network.check_state(state)
-        synapses = network.synapses(state)
-        changes, diagnostics = _react(network, tables, state, synapses, network.drive(state, x), y)
-        synapses = _change(network, state, synapses, changes)
-        return _joined(state, synapses), diagnostics
+        response = network.respond(state, network.drive(state, x))
+        changes, diagnostics = read_changes(network, tables, state, response, y)
+        return _joined(state, _change(network, state, network.synapses(state), changes)), diagnostics
 
     return Dynamics(network.init, update)
 

@@ -1,10 +1,27 @@
-"""Plasticity tables: a rule says which entry of its table a synapse reads (Cristian et al., 2020)."""
+"""Plasticity tables: which entry of its table a synapse reads, and how it changes by what it reads."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
+
+from lax_learning._checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_function,
+    check_instance,
+    check_memory,
+    check_positive,
+    describe,
+)
+
+_PLACES_TRIED = 65
 
 
 class Tables(NamedTuple):
@@ -67,8 +84,8 @@ class TableRule(NamedTuple):
 
         Example:
           >>> table = jnp.array([[0.0, 0.1], [1.0, 1.1]])
-          >>> pre_post.rows(table, jnp.array([1, 0]), jnp.array([0, 1, 1]), jnp.ones((2, 3), bool)).tolist()
-          [[0.0, 0.10000000149011612, 0.10000000149011612], [1.0, 1.100000023841858, 1.100000023841858]]
+          >>> pre_post.rows(table, jnp.array([1, 0]), jnp.array([1, 1, 0]), jnp.ones((2, 3), bool)).shape
+          (2, 3)
         """
         index = post
         if self.bins is not None:
@@ -97,4 +114,102 @@ pre_post_percent = TableRule(True, _PERCENT)
 post_count = TableRule(False, _COUNT)
 """`table[post fired?, number of connected presynaptic units that fired]`: 2 x (cap + 1)."""
 
-BUILT_IN = (pre_post, pre_post_count, pre_post_percent, post_count)
+
+def table_shape(rule: Any, cap: int, num_inputs: int) -> tuple[int, ...]:
+    """The shape of the table of a feed-forward layer; raises for a rule that does not fit its table."""
+    check_instance(
+        "rule", rule, TableRule, "a TableRule, which says what to read from a table, such as pre_post"
+    )
+    check_flag("rule.reads_pre", rule.reads_pre)
+    if not any(rule.bins is known for known in (None, _COUNT, _PERCENT)):
+        check_instance("rule.bins", rule.bins, Bins, "Bins or None")
+        check_function("rule.bins.size", rule.bins.size, "a function of the cap", 1)
+        check_function("rule.bins.place", rule.bins.place, _PLACE, None, None)
+        num_bins = rule.bins.size(cap)
+        check_count(f"rule.bins.size({cap})", num_bins)
+        _check_places(rule.bins, int(num_bins), cap, num_inputs)
+    shape = rule.shape(2, 2, cap)
+    check_memory("rule", [shape])
+    return shape
+
+
+_PLACE = "a function of (count [out], num_inputs [out])"
+
+
+def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
+    """Raises unless bins are integers within the table; others would be clamped without a word."""
+    inputs = np.unique(np.linspace(0, num_inputs, _PLACES_TRIED).astype(np.int32))
+    fired = np.unique(np.linspace(0, cap, 1000).astype(np.int32))
+    count, of = (a.ravel() for a in np.meshgrid(fired, inputs))
+    count, of = count[count <= of], of[count <= of]
+    with jax.ensure_compile_time_eval():
+        try:
+            places = bins.place(jnp.asarray(count), jnp.asarray(of))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"rule.bins.place: expected {_PLACE}, got {error}") from error
+    dtype: Any = getattr(places, "dtype", jnp.float32)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"rule.bins.place: expected integer bins, got {describe(places)}")
+    if places.shape not in ((), count.shape):
+        raise ValueError(f"rule.bins.place: expected a bin a unit, {[count.size]}, got {list(places.shape)}")
+    if isinstance(places, Tracer):
+        return
+    places = np.broadcast_to(places, count.shape)
+    outside = np.flatnonzero((places < 0) | (places >= num_bins))
+    if outside.size:
+        i = outside[0]
+        raise ValueError(
+            f"rule.bins.place: expected bins in 0 .. {num_bins - 1}, got {places[i]} "
+            f"for {count[i]} of {of[i]} inputs that fired"
+        )
+
+
+class Update(NamedTuple):
+    """Effect of a change on a weight.
+
+    Fields:
+      start: the weight at the start of an episode.
+      apply: `(w, change) -> w`.
+      summand: `change -> ` what adds up over changes: changes whose summands differ by a small sum `d`
+        leave `apply(w, d)` where they left `w`.
+    """
+
+    start: float
+    apply: Callable[[Array, Array], Array]
+    summand: Callable[[Array], Array]
+
+
+def _log_factor(factor: Array) -> Array:
+    """`log |factor|`; 0 for a factor of 0, after which the weight stays at 0."""
+    return jnp.log(jnp.abs(jnp.where(factor == 0, 1, factor)))
+
+
+UPDATES = {
+    "additive": Update(0.0, lambda w, change: w + change, lambda change: change),
+    "multiplicative": Update(1.0, lambda w, change: w * (1 + change), lambda change: _log_factor(1 + change)),
+}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Change of synapses by the entry `beta` of their table that they read.
+
+    additive: `w <- w + step_size beta mask`; multiplicative: `w <- w (1 + step_size beta mask)`
+
+    Fields:
+      step_size: > 0; may be traced.
+      update: "additive", weights start an episode at 0; or "multiplicative", they start at 1.
+      samples: "every", or only the "misclassified" ones.
+      rows: "all" output units, or "two", that of the predicted and that of the true label.
+    """
+
+    step_size: Any = 0.01
+    update: str = "additive"
+    samples: str = "every"
+    rows: str = "all"
+
+    def __post_init__(self) -> None:
+        check_positive("step_size", self.step_size)
+        check_choice("update", self.update, UPDATES)
+        check_choice("samples", self.samples, ("every", "misclassified"))
+        check_choice("rows", self.rows, ("all", "two"))

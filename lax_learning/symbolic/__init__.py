@@ -24,13 +24,7 @@ from lax_learning.symbolic.losses import (
     critic_loss,
     gradient_penalty,
 )
-from lax_learning.symbolic.training import (
-    CriticMetrics,
-    CriticState,
-    critic_step,
-    init_critic,
-    train_critic,
-)
+from lax_learning.symbolic.training import CriticMetrics, CriticState, critic_step, init_critic, train_critic
 
 __all__ = [
     "Coefficients",

@@ -14,7 +14,6 @@ from lax_learning.types import Key, Params
 
 Apply = Callable[[Params, Array], Array]
 EXTENSIONS = ("input", "gradient")
-METHODS = ("stack", "embed")
 
 
 class Curves(NamedTuple):
@@ -42,7 +41,7 @@ def curves_at(
     extensions: Sequence[Literal["input", "gradient"]] = (),
     method: Literal["stack", "embed"] = "embed",
 ) -> Curves:
-    """Makes as many curves of functions as the generator has latents, and those of the generator.
+    """Makes sources of curves: as many of functions as the generator has latents, and the generator's.
 
     `stack: [f(x), extension_1[0, :], extension_1[1, :], ..., extension_2[0, :], ...]`
     `embed: [p] -> [f(x_p), extension_1[p, :], extension_2[p, :], ...]`
@@ -55,9 +54,6 @@ def curves_at(
         derivatives by them, in the given order. ReLU has derivative 0 at 0.
       method: "stack" makes curves longer, "embed" gives their points more channels.
 
-    Returns:
-      The sources of curves.
-
     Example:
       >>> from lax_learning import symbolic
       >>> x, library = jnp.linspace(-1, 1, 20)[:, None], symbolic.parse_library("N0 * X[:,0]**2")
@@ -65,7 +61,7 @@ def curves_at(
       >>> curves.real(jax.random.key(0)).shape, curves.fake(jax.random.key(1)).shape
       ((5, 20, 3), (5, 20, 3))
     """
-    check_choice("method", method, METHODS)
+    check_choice("method", method, ("stack", "embed"))
     check_instance("library", library, Library, "a Library, from parse_library")
     check_instance("generator", generator, Generator, "a Generator, such as mlp_generator(1, 5)")
     check_function("generator.init", generator.init, "a function of a key", None)

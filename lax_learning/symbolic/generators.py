@@ -5,7 +5,7 @@ has no points. After symrep, https://github.com/fabxy/symrep, 2022.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,7 +17,6 @@ from jaxtyping import Array, ArrayLike, Float
 from lax_learning._checks import (
     as_array,
     as_floating,
-    as_params,
     check_choice,
     check_count,
     check_floating_dtype,
@@ -28,10 +27,9 @@ from lax_learning._checks import (
     check_positive,
     check_scalar,
     check_shapes,
-    describe,
 )
 from lax_learning._precision import promoted
-from lax_learning.symbolic.relu_networks import relu_network, torch_uniform
+from lax_learning.symbolic.critics import as_entries, relu_network, torch_uniform
 from lax_learning.types import Key, Params
 
 
@@ -48,11 +46,7 @@ class Generator(NamedTuple):
 
 
 def mlp_generator(
-    num_inputs: int,
-    num_latents: int,
-    *,
-    hidden: Sequence[int] = (32, 32),
-    dtype: DTypeLike = jnp.float32,
+    num_inputs: int, num_latents: int, *, hidden: Sequence[int] = (32, 32), dtype: DTypeLike = jnp.float32
 ) -> Generator:
     """An untrained ReLU network whose latents share the hidden layers.
 
@@ -63,10 +57,7 @@ def mlp_generator(
       num_inputs: columns of `x [points, num_inputs]`.
       num_latents: columns of the output `[points, num_latents]`.
       hidden: widths of the hidden layers; none gives a linear function.
-      dtype: of the parameters.
-
-    Returns:
-      The generator; its params are those of an `mlp`.
+      dtype: of the parameters, which are those of an `mlp`.
 
     Example:
       >>> generator = mlp_generator(1, 5)
@@ -97,8 +88,7 @@ def dsn_generator(
     without biases, or with those that start at 0, is linear on each side of 0 along every line through it.
 
     Args:
-      num_inputs: columns of `x [points, num_inputs]`.
-      num_latents: columns of the output `[points, num_latents]`.
+      num_inputs, num_latents, dtype: as of `mlp_generator`.
       hidden: widths of the hidden layers of each latent's network.
       alpha: the mask `[num_latents, num_inputs]`, kept fixed; None for one drawn from N(0, 1) that is
         part of the params and so is trained with them.
@@ -106,7 +96,6 @@ def dsn_generator(
       prune: not negative; entries of the normalised mask below it become 0, also negative ones; at 0 none.
       bias: False for no biases, True for `U(-r, r)` with `r = 1 / sqrt(fan_in)`, "zeros" for the
         published ones, which start at 0 and are trained.
-      dtype: of the parameters.
 
     Returns:
       The generator. Its params are a dict of `networks`, those of an `mlp` with the latents as a
@@ -133,11 +122,9 @@ def dsn_generator(
     )  # fmt: skip
     shape = (num_latents, num_inputs)
     least = jnp.asarray(prune, dtype)
-    fixed = None
-    if alpha is not None:
-        fixed = as_array("alpha", alpha)
+    fixed = None if alpha is None else as_array("alpha", alpha).astype(dtype)
+    if fixed is not None:
         check_shapes(("alpha",), (fixed,), (shape,))
-        fixed = fixed.astype(dtype)
 
     def init(key: Key) -> dict[str, Any]:
         check_key("key", key)
@@ -181,12 +168,10 @@ def gaussian_process_generator(
     to a share of `1/M`, which is also how far f is from Gaussian.
 
     Args:
-      num_inputs: columns of `x [points, num_inputs]`.
-      num_latents: columns of the output `[points, num_latents]`.
+      num_inputs, num_latents, dtype: as of `mlp_generator`.
       length_scale: positive distance over which f changes, in units of x; may be traced.
       scale: positive standard deviation of `f(x)`; may be traced.
       num_features: M, the number of cosines.
-      dtype: of the parameters.
 
     Returns:
       The generator; its params are `a [M, num_latents]`, `w [num_inputs, M]` and `b [M]`.
@@ -197,15 +182,15 @@ def gaussian_process_generator(
       (20, 5)
 
     References:
-      Rahimi and Recht, Random features for large-scale kernel machines, NeurIPS 2007,
-      https://papers.nips.cc/paper/2007/hash/013a006f03dbc5392effeb8f18fda755-Abstract.html.
+      Rahimi, Recht, Random features for large-scale kernel machines,
+      https://papers.nips.cc/paper/2007/hash/013a006f03dbc5392effeb8f18fda755-Abstract.html, 2007.
     """
-    check_count("num_inputs", num_inputs)
-    check_count("num_latents", num_latents)
-    check_count("num_features", num_features)
+    counts = {"num_inputs": num_inputs, "num_latents": num_latents, "num_features": num_features}
+    for name, count in counts.items():
+        check_count(name, count)
     check_floating_dtype("dtype", dtype)
     shapes = {"a": (num_features, num_latents), "w": (num_inputs, num_features), "b": (num_features,)}
-    check_memory("num_inputs, num_latents and num_features", list(shapes.values()), dtype)
+    check_memory(", ".join(counts), list(shapes.values()), dtype)
     for name, value in (("length_scale", length_scale), ("scale", scale)):
         check_positive(name, value)
         check_scalar(name, value)
@@ -235,12 +220,3 @@ def _points(x: ArrayLike, num_inputs: int) -> Array:
     points = as_floating("x", x)
     check_inputs(points, (num_inputs,))
     return points
-
-
-def as_entries(params: Any, entries: Sequence[str]) -> Any:
-    """Returns params as arrays; raises unless they are a dict with these entries."""
-    if not isinstance(params, Mapping) or any(params.get(e) is None for e in entries):
-        given = isinstance(params, Mapping)
-        got = sorted(name for name in params if params[name] is not None) if given else describe(params)
-        raise ValueError(f"params: expected a dict with the entries {list(entries)}, got {got}")
-    return as_params(params)

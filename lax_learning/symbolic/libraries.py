@@ -72,9 +72,6 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
       text: the lines; blank ones are skipped.
       file: where they stand, for errors.
 
-    Returns:
-      The library, an entry a line.
-
     Raises:
       ExpressionError: for a formula that cannot be read, a derivative that is missing or wrong, or no
         function at all.
@@ -103,13 +100,10 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
             raise ExpressionError(f"expected at most {MAX_FUNCTIONS} functions, got more", file, number, 1)
     if not entries:
         raise ExpressionError("expected a function, got none", file)
-    everything = [expression for entry in entries for expression in entry]
-    return Library(
-        tuple(entry[0] for entry in entries),
-        tuple(tuple(entry[1:]) or None for entry in entries),
-        max(expression.num_coefficients for expression in everything),
-        max(expression.num_columns for expression in everything),
-    )
+    every = [expression for entry in entries for expression in entry]
+    num_coefficients, num_columns = (max(sizes) for sizes in zip(*(e[2:] for e in every), strict=True))
+    derivatives = tuple(tuple(entry[1:]) or None for entry in entries)
+    return Library(tuple(entry[0] for entry in entries), derivatives, num_coefficients, num_columns)
 
 
 def load_library(path: str | os.PathLike[str]) -> Library:
@@ -126,12 +120,12 @@ def load_library(path: str | os.PathLike[str]) -> Library:
 def draw_functions(
     key: Key, library: Library, number: int, *, dtype: DTypeLike = jnp.float32
 ) -> FunctionDraws:
-    """Draws functions and their coefficients: the entry uniformly, `N_k ~ N(0, 1)`, `U_k ~ U(0, 1)`.
+    """Draws functions, with replacement: `N_k ~ N(0, 1)` and `U_k ~ U(0, 1)` anew for each.
 
     Args:
-      key: chooses the entries, with replacement, and the coefficients.
+      key: chooses the entries, uniformly, and the coefficients.
       library: what to draw from.
-      number: of functions, each with coefficients of its own.
+      number: of functions.
       dtype: of the coefficients.
 
     Example:
@@ -199,9 +193,8 @@ def function_values(
 def _check_derivatives(entry: list[Expression], file: str, line: int, columns: list[int]) -> None:
     """Compares derivatives written by hand with those of `jax.grad`, in float64 at fixed random points.
 
-    They may differ by 1e-6 of their size, and by what rounding adds: as much as it adds in float32, at the
-    points near 0 or at the others, times the ratio of the precisions. Constants that a function adds play no
-    part in that.
+    They may differ by 1e-6 of their size, and by what rounding adds: as much as in float32, at the points
+    near 0 or at the others, times the ratio of the precisions. Added constants play no part in that.
     """
     function, *derivatives = entry
     if not derivatives:

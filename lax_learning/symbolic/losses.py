@@ -62,8 +62,12 @@ def _logits(logits_real: ArrayLike, logits_fake: ArrayLike) -> tuple[Array, Arra
         if logits.ndim != 1 or logits.size == 0:
             expected = "shape [number] with at least one entry"
             raise ValueError(f"{name}: expected {expected}, got {list(logits.shape)}")
-    dtype = raised(real, fake)
-    return real.astype(dtype), fake.astype(dtype)
+    return real.astype(raised(real, fake)), fake.astype(raised(real, fake))
+
+
+def _defined(share: Array, *logits: Array) -> Array:
+    """The share, or NaN if any logit is."""
+    return jnp.where(jnp.isnan(jnp.concatenate(logits)).any(), jnp.nan, share)
 
 
 def gradient_penalty(
@@ -115,22 +119,16 @@ def gradient_penalty(
 def critic_accuracy(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Array, ""]:
     """Computes the share of curves on the right side of 0.
 
-    `(number of real > 0 + number of fake <= 0) / number of all`
+    `(number of real > 0 + number of fake <= 0) / number of all`; NaN if any logit is
 
-    Arguments and errors are those of `critic_loss`.
-
-    Returns:
-      A number in 0..1; NaN if any logit is. For "wgan" the threshold means little: see
-      `area_under_curve`.
+    Arguments are those of `critic_loss`. For "wgan" the threshold means little: see `area_under_curve`.
 
     Example:
       >>> float(critic_accuracy(jnp.array([0.0, 0.1]), jnp.array([0.0, -0.1])))
       0.75
     """
     real, fake = _logits(logits_real, logits_fake)
-    undefined = jnp.isnan(real).any() | jnp.isnan(fake).any()
-    share = jnp.mean(jnp.concatenate([real > 0, fake <= 0]), dtype=real.dtype)
-    return jnp.where(undefined, jnp.nan, share)
+    return _defined(jnp.mean(jnp.concatenate([real > 0, fake <= 0]), dtype=real.dtype), real, fake)
 
 
 def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Array, ""]:
@@ -138,10 +136,7 @@ def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Ar
 
     `P(real > fake) + P(real = fake) / 2`, over all pairs of a real and a fake curve
 
-    Arguments and errors are those of `critic_loss`.
-
-    Returns:
-      A number in 0..1, 1/2 at chance; NaN if any logit is.
+    In 0..1, 1/2 at chance; NaN if any logit is. Arguments are those of `critic_loss`.
 
     Example:
       >>> float(area_under_curve(jnp.array([2.0, 3.0]), jnp.array([1.0, 2.0])))
@@ -155,22 +150,18 @@ def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Ar
         jnp.sum(jnp.searchsorted(fake, real, side=side, method=method), dtype=real.dtype)
         for side in ("left", "right")
     )
-    undefined = jnp.isnan(real).any() | jnp.isnan(fake).any()
-    share = jnp.minimum((lower + not_higher) / (2 * real.size * fake.size), 1)
-    return jnp.where(undefined, jnp.nan, share)
+    return _defined(jnp.minimum((lower + not_higher) / (2 * real.size * fake.size), 1), real, fake)
 
 
 def critic_cost(logits: ArrayLike, *, cost: Cost = "logsigmoid") -> Float[Array, ""]:
-    """Regularises a network by a trained critic: what its latents cost that are not taken for functions.
+    """Regularises a network by a trained critic: a cost of latents that it does not take for functions.
 
     `mean cost(logit)`, to be added to the loss of the network with a weight; the critic stays as it is
 
     Args:
       logits: of the latents' curves, `critic.apply(critic_params, curves.latents(apply, params))`.
-      cost: of a logit, "linear" `-l`, "sigmoid" `-1 / (1 + exp(-l))` or "logsigmoid" `log(1 + exp(-l))`.
-
-    Returns:
-      The cost, in float32 or wider.
+      cost: of a logit, "linear" `-l`, "sigmoid" `-1 / (1 + exp(-l))` or "logsigmoid" `log(1 + exp(-l))`;
+        computed in float32 or wider.
 
     Example:
       >>> round(float(critic_cost(jnp.zeros(3))), 4)

@@ -27,6 +27,7 @@ from lax_learning._checks import (
     check_scalar,
     describe,
 )
+from lax_learning._optimizers import with_loss_support
 from lax_learning.symbolic.critics import Critic, check_curves
 from lax_learning.symbolic.losses import (
     OBJECTIVES,
@@ -40,18 +41,17 @@ from lax_learning.types import Key, Params
 
 
 class CriticState(NamedTuple):
-    """State of training: the critic's params and optax's state."""
+    """State of training: the critic's params, and the state of its optimiser."""
 
     params: Params
     optimizer_state: optax.OptState
 
 
 class CriticMetrics(NamedTuple):
-    """Metrics of a step before it changed the params.
+    """Metrics of a step before it changed the params, each as of the function of its name.
 
     Fields:
-      loss_real: loss on real curves.
-      loss_fake: loss on fake curves.
+      loss_real, loss_fake: loss on real and on fake curves.
       penalty: the gradient penalty, without its weight; 0 where the weight is 0.
       accuracy: share of curves on the right side of 0.
       auc: area under the receiver operating characteristic.
@@ -64,16 +64,15 @@ class CriticMetrics(NamedTuple):
     auc: Float[Array, "..."]
 
 
-OPTIMIZER = "an optimizer of optax, such as optax.adam(1e-3)"
-Step = Callable[[Key, CriticState, ArrayLike, ArrayLike], tuple[CriticState, CriticMetrics]]
+Result = tuple[CriticState, CriticMetrics]
+Step = Callable[[Key, CriticState, ArrayLike, ArrayLike], Result]
 
 
 def init_critic(key: Key, critic: Critic, optimizer: optax.GradientTransformation) -> CriticState:
     """Initialises a critic and the state of its optimiser."""
     check_instance("critic", critic, Critic, "a Critic")
-    check_instance("optimizer", optimizer, optax.GradientTransformation, OPTIMIZER)
     params = critic.init(key)
-    return CriticState(params, optimizer.init(params))
+    return CriticState(params, with_loss_support(optimizer).init(params))
 
 
 def critic_step(
@@ -88,7 +87,7 @@ def critic_step(
     `params <- params + optimizer(d/dparams (loss_real + loss_fake + penalty * gradient_penalty))`
 
     Args:
-      critic: the critic.
+      critic: from `critic`.
       optimizer: from optax; its hyper-parameters may be traced.
       objective: "bce" or "wgan", as in `critic_loss`.
       penalty: weight of the gradient penalty, whose `eps` are `jax.random.uniform(key, (number,))`; it is
@@ -99,22 +98,19 @@ def critic_step(
       `[number, points, channels]`; with a penalty as many real as fake ones.
     """
     check_instance("critic", critic, Critic, "a Critic")
-    check_instance("optimizer", optimizer, optax.GradientTransformation, OPTIMIZER)
-    optimizer = optax.with_extra_args_support(optimizer)
+    with_loss = with_loss_support(optimizer)
     check_choice("objective", objective, OBJECTIVES)
     check_not_negative("penalty", penalty)
     check_scalar("penalty", penalty)
     weight = None if not isinstance(penalty, Tracer) and penalty == 0 else penalty
 
-    def step(
-        key: Key, state: CriticState, real: ArrayLike, fake: ArrayLike
-    ) -> tuple[CriticState, CriticMetrics]:
+    def step(key: Key, state: CriticState, real: ArrayLike, fake: ArrayLike) -> Result:
         check_key("key", key)
         check_instance("state", state, CriticState, "a CriticState, from init_critic")
         real = check_curves("real", real, critic.curve_shape)
         fake = check_curves("fake", fake, critic.curve_shape)
         state = state._replace(params=as_params(state.params))
-        expected = jax.eval_shape(optimizer.init, state.params)
+        expected = jax.eval_shape(with_loss.init, state.params)
         names = "state.optimizer_state", "optimizer.init(params)"
         check_same_structure(names, (state.optimizer_state, expected))
 
@@ -133,7 +129,7 @@ def critic_step(
         (total, metrics), grads = jax.value_and_grad(objective_of, has_aux=True)(state.params)
         seen = {"value": total, "grad": grads, "value_fn": lambda params: objective_of(params)[0]}
         with jax.numpy_dtype_promotion("standard"):  # traced hyper-parameters have dtypes of their own
-            updates, after = optimizer.update(grads, state.optimizer_state, state.params, **seen)
+            updates, after = with_loss.update(grads, state.optimizer_state, state.params, **seen)
             params: Any = optax.apply_updates(state.params, updates)
         # They may be wider than the moments, and what a scan carries keeps its dtypes.
         after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, expected)
@@ -149,7 +145,7 @@ def train_critic(
     *,
     num_epochs: int,
     iterations: int = 5,
-) -> Callable[..., tuple[CriticState, CriticMetrics]]:
+) -> Callable[..., Result]:
     """Training as one scan over epochs: each draws a generator and functions, and takes some steps on them.
 
     Args:
@@ -181,23 +177,21 @@ def train_critic(
         check_count(name, count)
         check_memory(name, [(count, 2)])
 
-    def epoch(state: CriticState, key: Key) -> tuple[CriticState, CriticMetrics]:
+    def epoch(state: CriticState, key: Key) -> Result:
         fake_key, real_key, step_key = jax.random.split(key, 3)
         drawn = real(real_key), fake(fake_key)
 
-        def iteration(state: CriticState, key: Key) -> tuple[CriticState, CriticMetrics]:
+        def iteration(state: CriticState, key: Key) -> Result:
             found = step(key, state, *drawn)
-            is_pair = isinstance(found, tuple) and len(found) == 2
-            if not (is_pair and isinstance(found[0], CriticState) and isinstance(found[1], CriticMetrics)):
+            kinds = tuple(map(type, found)) if isinstance(found, tuple) else None
+            if kinds != (CriticState, CriticMetrics):
                 expected = "a function that returns (CriticState, CriticMetrics)"
                 raise TypeError(f"step: expected {expected}, got {describe(found)}")
             return found
 
         return jax.lax.scan(iteration, state, jax.random.split(step_key, iterations))
 
-    def train(
-        key: Key, state: CriticState, first: Int[Array, ""] | int = 0
-    ) -> tuple[CriticState, CriticMetrics]:
+    def train(key: Key, state: CriticState, first: Int[Array, ""] | int = 0) -> Result:
         check_key("key", key)
         check_instance("state", state, CriticState, "a CriticState, from init_critic")
         check_counter("first", first)
