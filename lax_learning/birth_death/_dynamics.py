@@ -66,9 +66,9 @@ class Draws(NamedTuple):
 
     Fields:
       kill: a neuron is killed if this is below its probability.
-      survivor: chooses whom a killed neuron becomes a copy of.
+      survivor: chooses the survivor that a killed neuron becomes a copy of.
       clone: a neuron is cloned if this is below its probability.
-      slot: chooses whom a clone overwrites.
+      slot: chooses the neuron that a clone overwrites.
     """
 
     kill: Float[Array, " neurons"]
@@ -139,7 +139,7 @@ def dynamics(
       slots: "distinct": clones overwrite different neurons, as long as there are any. "independent": as
         published, each draws its own, and of two on the same one the last stays.
       prior: `(key, params) -> params` of fresh neurons, a pure function of its arguments; by default every
-        entry is `N(0, 1) / n`. It plays no part in scheme "clone".
+        entry is `N(0, 1) / n`. Unused in scheme "clone".
       draws: `(key, n) -> Draws`, to put other random numbers in.
 
     Returns:
@@ -184,7 +184,7 @@ def dynamics(
         source = neurons if is_prior else overwrite(u.slot, cloned)
         placed = source != neurons
         origin = jnp.where(placed, source, origin)
-        if slots == "distinct":  # of the others a clone may be there no more, but was
+        if slots == "distinct":  # with "independent" slots also clones that were overwritten count
             cloned = jnp.zeros_like(cloned).at[jnp.where(placed, source, neurons.size)].set(True, mode="drop")
         not_fresh = jnp.where(origin < 0, neurons.size, origin)
         copies = jnp.zeros(neurons.shape, jnp.float32).at[not_fresh].add(1, mode="drop")

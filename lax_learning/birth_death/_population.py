@@ -1,4 +1,4 @@
-"""Populations of neurons in pytrees: what their axes are, which neurons replace which, and how."""
+"""Populations of neurons in pytrees: their axes, and the replacement of some neurons by others."""
 
 from collections.abc import Callable
 from typing import Any

@@ -11,25 +11,7 @@ from lax_learning.data.idx import read_idx
 from lax_learning.data.prepared import prepare_tfds
 from lax_learning.data.types import Dataset, Splits, one_hot
 
-__all__ = [
-    "BatchState",
-    "Batches",
-    "Dataset",
-    "Planted",
-    "Sequences",
-    "Splits",
-    "batches",
-    "copy_memory",
-    "cue_accumulation",
-    "delayed_match",
-    "half_space",
-    "idx_images",
-    "mnist",
-    "mnist1d",
-    "one_hot",
-    "planted",
-    "prepare_tfds",
-    "read_idx",
-    "relu_net",
-    "sklearn_digits",
-]
+__all__ = ["BatchState", "Batches", "Dataset", "Splits", "batches", "one_hot"]
+__all__ += ["idx_images", "mnist", "prepare_tfds", "read_idx", "sklearn_digits"]
+__all__ += ["Planted", "half_space", "mnist1d", "planted", "relu_net"]
+__all__ += ["Sequences", "copy_memory", "cue_accumulation", "delayed_match"]

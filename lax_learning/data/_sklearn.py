@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lax_learning.data.digits import check_file_key, random_order
+from lax_learning.data.digits import check_file_key, from_extra, random_order
 from lax_learning.data.types import Dataset, Splits, one_hot
 from lax_learning.types import Key
 
@@ -27,13 +27,7 @@ def sklearn_digits(key: Key) -> Splits:
     ((1203, 64), (297, 10))
     """
     check_file_key(key)
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            f"sklearn_digits: expected the package scikit-learn, got none ({error}); "
-            "pip install 'lax_learning[experiments]'"
-        ) from error
+    load_digits = from_extra("sklearn_digits", "sklearn.datasets").load_digits
     images, labels = map(np.asarray, load_digits(return_X_y=True))
     x, y = (images / 16).astype(np.float32), one_hot(labels, 10)
     validation, test, train = np.split(random_order(key, len(x)), [297, 594])

@@ -1,5 +1,6 @@
 """Labelled images as they are stored, and how they become splits of scaled inputs and one-hot targets."""
 
+import importlib
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,18 @@ class Digits(NamedTuple):
 
     images: Shaped[np.ndarray, "n ..."]
     labels: Shaped[np.ndarray, " n"]
+
+
+def from_extra(name: str, module: str) -> Any:
+    """Imports a module that comes with the extra `experiments`; raises ImportError that says so."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ImportError(
+            f"{name}: expected the package {package}, got none ({error}); "
+            "pip install 'lax_learning[experiments]'"
+        ) from error
 
 
 def check_pairs(digits: Digits, images_at: Any, labels_at: Any, image: str = "image") -> Digits:

@@ -16,7 +16,7 @@ from jaxtyping import Shaped, UInt8
 
 from lax_learning.data.digits import Digits, check_digits
 
-# Of the unzipped contents, so that a file is recognised whether or not, and by whom, it was compressed.
+# Of the unzipped contents: compression makes no difference.
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -50,18 +50,14 @@ def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*s
         try:
             contents = gzip.decompress(contents)
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(
-                f"{path}: expected a whole gzip file, got one that does not unzip: {error}"
-            ) from error
+            got = f"one that does not unzip: {error}"
+            raise ValueError(f"{path}: expected a whole gzip file, got {got}") from error
     digest = hashlib.md5(contents, usedforsecurity=False).hexdigest()
     if md5 is not None and digest != md5:
         raise ValueError(f"{path}: expected contents with md5 {md5}, got {digest}")
     if len(contents) < 4 or contents[:2] != b"\x00\x00" or contents[2] not in TYPES:
-        types = ", ".join(f"{code:02x}" for code in TYPES)
-        raise ValueError(
-            f"{path}: expected an IDX magic number: 0000, a type of {types} and the number of axes, got "
-            f"{contents[:4].hex()}"
-        )
+        expected = f"0000, a type of {', '.join(f'{code:02x}' for code in TYPES)} and the number of axes"
+        raise ValueError(f"{path}: expected an IDX magic number: {expected}, got {contents[:4].hex()}")
     stored = np.dtype(TYPES[contents[2]])
     header = 4 + 4 * contents[3]
     shape = [int.from_bytes(contents[i : i + 4]) for i in range(4, header, 4)]
@@ -76,7 +72,7 @@ def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*s
 
 
 def check_path(name: str, path: str | Path) -> Path:
-    """Returns a path; raises TypeError for what is neither a path nor a string."""
+    """Returns a path; raises TypeError unless it is one, or a string."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{name}: expected a path, got {path!r}")
     return Path(path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lax_learning.data.digits import IMAGE_SHAPE, NUM_CLASSES, Digits, check_digits
+from lax_learning.data.digits import IMAGE_SHAPE, NUM_CLASSES, Digits, check_digits, from_extra
 from lax_learning.data.idx import check_path, read_idx_folder
 
 
@@ -30,12 +30,13 @@ def read_prepared(folder: Path) -> tuple[Digits, Digits]:
     Raises ValueError for a damaged folder, and for a format other than array_record, the only one that is
     read without tensorflow.
     """
-    tfds, _ = _import_tfds()
+    tfds = from_extra("tfds", "tensorflow_datasets")
+    from_extra("tfds", "PIL.Image")  # decodes the images
 
     def digits(split: str) -> Digits:
         try:
             examples = list(tfds.builder_from_directory(folder).as_data_source(split))
-        # What tfds, protobuf, array_record and Pillow raise for a damaged folder has no other base class.
+        # Errors of tfds, protobuf, array_record and Pillow for a damaged folder have no other base class.
         except Exception as error:
             expected = f"expected array_record files of split {split!r}"
             raise ValueError(f"{folder}: {expected}, got {error!r}") from error
@@ -49,8 +50,8 @@ def read_prepared(folder: Path) -> tuple[Digits, Digits]:
 def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
     """Writes MNIST's IDX files as the prepared data set `mnist` of a tfds data dir, without tensorflow.
 
-    tfds's own builder needs tensorflow to unzip and to encode. What this writes is read by
-    `mnist(key, data_dir)` and by `tfds.data_source("mnist", data_dir=data_dir)`. What was prepared earlier is
+    tfds's own builder needs tensorflow to unzip and to encode. The folder can be read by
+    `mnist(key, data_dir)` and by `tfds.data_source("mnist", data_dir=data_dir)`. A set prepared earlier is
     kept.
 
     Args:
@@ -69,7 +70,8 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
         splits = mnist(key, "tfds")
     """
     source, target = check_path("idx_folder", idx_folder), check_path("data_dir", data_dir)
-    tfds, image_from_array = _import_tfds()
+    tfds = from_extra("prepare_tfds", "tensorflow_datasets")
+    image_from_array = from_extra("prepare_tfds", "PIL.Image").fromarray
     train, test = read_idx_folder(source.expanduser())
 
     with tfds.core.registered.skip_registration():  # tfds's own "mnist" stays the one its users get by name
@@ -96,14 +98,3 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
     builder = Mnist(data_dir=target.expanduser(), file_format="array_record")
     builder.download_and_prepare()
     return Path(builder.data_dir)
-
-
-def _import_tfds() -> tuple[Any, Any]:
-    try:
-        import tensorflow_datasets as tfds
-        from PIL import Image  # with which tfds encodes and decodes images where there is no tensorflow
-    except ImportError as error:
-        raise ImportError(
-            f"prepared tfds folders need pip install 'lax_learning[experiments]': {error}"
-        ) from error
-    return tfds, Image.fromarray

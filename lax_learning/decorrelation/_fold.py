@@ -1,4 +1,4 @@
-"""Plain weights that do what weights on decorrelated inputs do."""
+"""Plain weights in place of weights on decorrelated inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ from lax_learning.types import Params, Where
 
 
 def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where = None) -> Params:
-    """Returns plain weights, with which the model itself does what it does on decorrelated inputs.
+    """Returns plain weights: with them the model itself gives the output it gave on decorrelated inputs.
 
     `w <- R^T w`, for the matrix w of every product and convolution that reads decorrelated inputs.
 
@@ -96,7 +96,7 @@ def _operand(
         probes = [made_up(rng, like) for like in leaves]
         moved, pull = jax.vjp(at(probes), probes[leaf])
         same = jnp.array_equal(pull(moved)[0], probes[leaf])
-        # Changes of shape are odd functions, and `abs` is none.
+        # A change of shape is an odd function; `abs` is not.
         same &= jnp.array_equal(at(probes)(-probes[leaf]), -moved)
     if isinstance(same, Tracer):
         raise ValueError("params: expected weights with values, got traced ones; fold outside of jit")

@@ -20,12 +20,7 @@ Layers = dict[str, State]
 
 
 class Place(NamedTuple):
-    """A data value with a matrix of its own.
-
-    Fields:
-      sites: the products that read it; all have the layout of the first.
-      lead: numbers of stacked layers.
-    """
+    """A data value with a matrix of its own: the products that read it, in one layout, and stacked layers."""
 
     sites: list[Site]
     lead: tuple[int, ...]
@@ -129,7 +124,7 @@ def inputs(model: Model, params: Params, layers: Layers, x: Any, *, where: Where
 def _run(
     program: Program, where: Where, layers: Layers, x: Any, emit: bool = False
 ) -> tuple[tuple[Any, Any, dict[int, Any]], dict[str, Place]]:
-    """Runs a model on decorrelated inputs; emits what the first product of every place reads."""
+    """Runs a model on decorrelated inputs; with `emit`, first products emit their operands."""
     places = checked_places(program, where, layers)
     first = frozenset(place.sites[0].index for place in places.values())
     hooks = Hooks(product=_product, operands=first if emit else frozenset())

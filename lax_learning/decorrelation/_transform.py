@@ -143,7 +143,7 @@ def dynamics(
         check_counter("state.step", state.step)
         if (state.b is not None) != bias:
             got = "none" if state.b is None else describe(state.b)
-            raise ValueError(f"state.b: expected what init makes with bias={bias}, got {got}")
+            raise ValueError(f"state.b: expected that of init with bias={bias}, got {got}")
         x = as_floating("x", x)
         check_vectors("x", x, check_state("state", state))
 

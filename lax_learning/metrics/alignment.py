@@ -11,10 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lax_learning._checks import as_real, as_real_leaves, check_callable, check_same_structure
+from lax_learning._checks import as_real, as_real_leaves, check_callable, check_count, check_same_structure
 from lax_learning._precision import raised
 from lax_learning._scaling import divided, norm, scale_of
-from lax_learning.metrics._paths import by_prefix
 
 Scalar = Float[Array, ""]
 
@@ -69,7 +68,7 @@ def cosine_similarity(a: PyTree, b: PyTree) -> Scalar:
     (a, _), (b, _) = map(_scaled, _as_vectors(a, b))
     norm_a, norm_b = _norm(a), _norm(b)
     cosine = _dot(a, b) / jnp.where(norm_a == 0, 1, norm_a) / jnp.where(norm_b == 0, 1, norm_b)
-    # A direction of its own has only what is not zero: there, the constant 0 has the derivative 0.
+    # A vector of zeros has no direction: there the cosine is the constant 0, with derivative 0.
     cosine = jnp.where((norm_a == 0) | (norm_b == 0), jax.lax.stop_gradient(cosine), cosine)
     return jnp.clip(cosine, -1, 1)
 
@@ -100,6 +99,23 @@ def relative_norm(a: PyTree, b: PyTree) -> Scalar:
     # Scales are powers of four. Their ratio may leave the range where the result does not; its root does not.
     root = jnp.sqrt(scale_a) / jnp.sqrt(scale_b)
     return _norm(a) / _norm(b) * root * root
+
+
+def by_prefix(tree: Any, depth: int | None) -> dict[str, dict[str, Any]]:
+    """The leaves by the first `depth` parts of their path, or all; each group is a dict by the whole path.
+
+    Raises ValueError for several leaves at one path, as of `{"a/b": x, "a": {"b": y}}`.
+    """
+    if depth is not None:
+        check_count("depth", depth)
+    groups: dict[str, dict[str, Any]] = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        prefix, whole = (jax.tree_util.keystr(p, simple=True, separator="/") for p in (path[:depth], path))
+        group = groups.setdefault(prefix, {})
+        if whole in group:
+            raise ValueError(f"trees: expected one leaf at each path, got several at {whole!r}")
+        group[whole] = leaf
+    return groups
 
 
 def by_path(metric: Callable[..., Any], *trees: PyTree, depth: int | None = None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Scales(NamedTuple):
 
     Fields:
       activity: of the pre-activations `z`.
-      signal: of the teaching signals of single examples, what the rule has in the place of `dL/dz`.
+      signal: of the teaching signals of single examples, which take the place of `dL/dz`.
     """
 
     activity: dict[str, Array]
@@ -42,8 +42,8 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
     """Measures how large activities and teaching signals are at every depth of a model.
 
     `sqrt(mean z^2)` and `sqrt(mean delta^2)`. Where the former grow from block to block of a residual
-    network, the gradient of what comes before a norm shrinks as much; signals that do not know of it, such as
-    those of direct feedback, go on to drive the growth. One forward pass, and signals example by example.
+    network, gradients before a norm shrink as much; signals that do not depend on it, such as those of direct
+    feedback, keep driving the growth. One forward pass, and signals example by example.
 
     Steps of a scan have a scale each: of stacked layers these are depths. The order of depth of taps is that
     of `ll.tapped(model).shapes(params, x)`.
@@ -127,7 +127,7 @@ def train_only(model: Model, where: Where) -> Model:
 
     Args:
       model: any model.
-      where: what is still trained, such as `"readout/*"`: a glob on paths, or a predicate `path -> bool`.
+      where: the part still trained, such as `"readout/*"`: a glob on paths, or a predicate `path -> bool`.
         Parameters that the model does not train stay constant too.
 
     Example:

@@ -5,19 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import (
-    as_array,
-    as_real_leaves,
-    check_callable,
-    check_count,
-    check_integers,
-    check_same_structure,
-)
+from lax_learning._checks import as_array, as_real_leaves, check_callable, check_count, check_same_structure
 from lax_learning._scaling import divided, scale_of
-from lax_learning.metrics._paths import by_prefix
+from lax_learning.metrics.alignment import by_prefix
 
 
 class ScaledMoments(NamedTuple):
@@ -31,7 +23,7 @@ class ScaledMoments(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Mean and variance of T gradients `g_t`, leaf by leaf, and what standard errors are made of.
+    """Mean and variance of T gradients `g_t`, leaf by leaf, and the numbers that standard errors need.
 
     The squares of a gradient may leave the range of its type where the gradient does not. Kept are therefore
     the moments of `g / scale`; the properties give those of `g`.
@@ -39,7 +31,7 @@ class Moments(NamedTuple):
     Fields:
       scale: a power of two for every leaf.
       scaled: the moments of `g / scale`.
-      reference: `r`, what `g` estimates, or None.
+      reference: `r`, the gradient that `g` estimates, or None.
     """
 
     scale: PyTree
@@ -210,14 +202,11 @@ def _streamed(
 
 
 def _as_arrays(xs: PyTree) -> PyTree:
-    """Numbers as arrays; what is one, also of keys, passes."""
+    """Numbers and NumPy arrays as arrays of JAX; those pass, also keys."""
 
     def of_leaf(path: Any, leaf: Any) -> Any:
-        is_plain = type(leaf) is np.ndarray and leaf.dtype.kind in "biuf"
-        check_integers(f"gradients{jax.tree_util.keystr(path)}", leaf)
-        if is_plain or isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-            return leaf
-        return as_array(f"gradients{jax.tree_util.keystr(path)}", leaf)
+        is_array = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+        return leaf if is_array else as_array(f"gradients{jax.tree_util.keystr(path)}", leaf)
 
     return jax.tree_util.tree_map_with_path(of_leaf, xs)
 

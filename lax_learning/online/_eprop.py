@@ -13,8 +13,8 @@ def eprop(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = sa
 
     For leaky units `D_t = 1 - alpha + alpha phi'(u_t) w_jj`: RFLO, and the weight of a unit onto itself.
     Where a state has several leaves, `D_t` is a matrix for each unit. Bellec et al. treat the weight of a
-    unit onto itself as one between units: what they call e-prop is `rflo` on such cells, and `eprop` is the
-    sparse approximation of one step of Menick et al. (SnAp-1).
+    unit onto itself as one between units: on such cells their e-prop is `rflo`, and `eprop` is the sparse
+    approximation of one step of Menick et al. (SnAp-1).
 
     Exact for units that are connected with themselves alone, with `feedback_init=None`; otherwise biased, by
     all credit that passes through other units. Arguments, state, cost, offline and online form, and cells are

@@ -37,12 +37,10 @@ class Memory(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """The entries of the state whose influence is kept.
+    """The entries of the state, a batch of one, whose influence is kept.
 
-    Fields:
-      number: `h -> int`, of a batch of one.
-      directions: `h -> cotangents of h`, with a leading axis of entries.
-      mix: `(cotangent of h, influence) -> cotangent of the weight`, by the influence of the weight on h.
+    Their number, a cotangent of h for each along a leading axis, and
+    `mix(cotangent of h, influence of a weight on h) -> cotangent of the weight`.
     """
 
     number: Callable[[Any], int]

@@ -12,20 +12,18 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._checks import (
     as_arrays,
-    as_floating,
     as_sizes,
     check_callable,
     check_floating_dtype,
     check_instance,
-    check_key,
     check_probability,
     check_same_structure,
-    check_shapes,
 )
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
 from lax_learning.models import Model
-from lax_learning.types import Key, Params, Where
+from lax_learning.networks import dense_layers, identity
+from lax_learning.types import Params, Where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,24 +167,12 @@ def leaky_rnn(
         u = jnp.concatenate([x.astype(h.dtype), h], axis=-1) @ params["w"] + params["b"]
         return (1 - rate) * h + rate * activation(u)
 
-    def layer(key: Key, num_inputs: int, num_outputs: int) -> Params:
-        w_key, b_key = jax.random.split(key)
-        w = as_floating("w_init", w_init(w_key, (num_inputs, num_outputs), dtype))
-        b = as_floating("b_init", b_init(b_key, (num_outputs,), dtype))
-        check_shapes(["w_init", "b_init"], [w, b], [(num_inputs, num_outputs), (num_outputs,)])
-        return {"w": w, "b": b}
-
-    def init(key: Key) -> Params:
-        check_key("key", key)
-        cell_key, readout_key = jax.random.split(key)
-        return {
-            "cell": layer(cell_key, num_inputs + num_units, num_units),
-            "readout": layer(readout_key, num_units, num_outputs),
-        }
-
+    shapes = (num_inputs + num_units, num_units), (num_units, num_outputs)
+    layers = [{"w": (shape, w_init), "b": (shape[1:], b_init)} for shape in shapes]
+    weights = dense_layers(layers, (activation, identity), dtype).init
     return Recurrent(
         cell=cell,
         readout=lambda params, h: h @ params["w"] + params["b"],
         start=lambda size: jnp.zeros((size, num_units), dtype),
-        init=init,
+        init=lambda key: dict(zip(("cell", "readout"), weights(key), strict=True)),
     )

@@ -23,30 +23,7 @@ from lax_learning.plasticity.tables import (
     pre_post_percent,
 )
 
-__all__ = [
-    "Bins",
-    "Diagnostics",
-    "KCapNetwork",
-    "MetaParams",
-    "Response",
-    "Scheme",
-    "State",
-    "TableRule",
-    "Tables",
-    "k_cap",
-    "k_cap_mlp",
-    "k_cap_recurrent",
-    "learn_episode",
-    "meta_init",
-    "meta_learn",
-    "meta_rule",
-    "plastic_pass",
-    "post_count",
-    "pre_post",
-    "pre_post_count",
-    "pre_post_percent",
-    "table_plasticity",
-    "top_k_mask",
-    "transfer",
-    "with_params",
-]
+__all__ = ["KCapNetwork", "Response", "State", "k_cap", "k_cap_mlp", "k_cap_recurrent", "top_k_mask"]
+__all__ += ["Bins", "TableRule", "Tables", "post_count", "pre_post", "pre_post_count", "pre_post_percent"]
+__all__ += ["Diagnostics", "Scheme", "plastic_pass", "table_plasticity"]
+__all__ += ["MetaParams", "learn_episode", "meta_init", "meta_learn", "meta_rule", "transfer", "with_params"]

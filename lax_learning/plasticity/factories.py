@@ -55,9 +55,9 @@ def k_cap_mlp(
       cap: how many units of a hidden layer may fire: one number for all, or one a layer.
       edge_probability: of a synapse into a hidden layer, 0 to 1: one for all, or one a layer; may be
         traced.
-      rule: which entry of its table a synapse reads: `pre_post`, `pre_post_count`, `pre_post_percent`,
-        `post_count`, or another `TableRule`.
-      scheme: how synapses change by what they read.
+      rule: selects the entry of its table that a synapse reads: `pre_post`, `pre_post_count`,
+        `pre_post_percent`, `post_count`, or another `TableRule`.
+      scheme: how synapses change by the entry they read.
       fired: "value", a unit fired if its kept value is > 0; or "index", if it is one of the cap's k, even
         at value 0.
       w_init: initialiser of the first layer's weights.

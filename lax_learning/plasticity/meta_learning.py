@@ -58,15 +58,13 @@ def with_params(state: State, params: MetaParams) -> State:
 def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike) -> State:
     """Returns the state after one pass from reset weights, with a cheap derivative by the tables.
 
-    Which entry a synapse reads is constant, so the final weights are a sum over samples of entries, in the
-    multiplicative scheme of their logarithms: `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
-    value comes from the scan and the derivative from that product: nothing is stored for the way back but
-    the codes, and forward and reverse mode, and perturbation, all go through. The derivative by a
-    multiplicative factor that is exactly 0 counts as 0.
+    The entries that synapses read are constants, so the final weights are a sum of entries over samples, in
+    the multiplicative scheme of their logarithms: `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
+    value comes from the scan and the derivative from that product: only codes are stored for the backward
+    pass, and forward mode, reverse mode and perturbation all work. The derivative by a multiplicative factor
+    that is exactly 0 counts as 0.
     """
     check_network(network)
-    xs, ys = as_array("xs", xs), as_array("ys", ys)
-    network.layer_tables(tables)
     state = network.reset(state)
     fixed_tables, fixed_state = jax.lax.stop_gradient((tables, state))
     after, _, diagnostics = plastic_pass(network, fixed_tables, fixed_state, xs, ys)
@@ -74,7 +72,7 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
     def changes_of(response: Any, label: Array) -> Any:
         return read_changes(network, tables, fixed_state, response, label)[0]
 
-    changes = jax.vmap(changes_of)(diagnostics.response, ys.astype(jnp.int32))
+    changes = jax.vmap(changes_of)(diagnostics.response, jnp.asarray(ys, jnp.int32))
     update = UPDATES[network.scheme.update]
     learned = []
     for layer, change in zip(after[1:], changes, strict=True):
@@ -88,7 +86,7 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
 
 
 def meta_init(network: KCapNetwork, state: State, **options: Any) -> Callable[[Key], MetaParams]:
-    """Returns the initialiser `key -> MetaParams` of what `meta_rule` learns.
+    """Returns the initialiser `key -> MetaParams` for `meta_rule`.
 
     Args:
       network, state: as of `meta_rule`.
@@ -124,8 +122,8 @@ def meta_rule(
       loss: per-example loss `(logits, y) -> [batch]`.
 
     Returns:
-      A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`; a
-      compiled program cannot tell other targets, of which it takes the largest entry for the label.
+      A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`. Under
+      `jit` other targets are not noticed, and their largest entry counts as the label.
     """
     check_network(network)
     network.check_state(state)
@@ -133,11 +131,9 @@ def meta_rule(
     check_loss(loss)
 
     def loss_fn(params: MetaParams, x: Array, y: Array) -> Array:
-        start = with_params(state, params)
         labels = jnp.argmax(y, axis=-1).astype(jnp.int32)
-        learned = learn_episode(network, params.tables, start, x, labels)
-        output = network.apply(learned, x)
-        return losses_of(loss, output, y, len(x))
+        learned = learn_episode(network, params.tables, with_params(state, params), x, labels)
+        return losses_of(loss, network.apply(learned, x), y, len(x))
 
     estimate = estimator(loss_fn)
     check_callable("estimator", estimate, "a factory of estimators such as estimators.backprop")
@@ -147,8 +143,6 @@ def meta_rule(
     ) -> tuple[Array, MetaParams, Any]:
         check_key("key", key)
         check_instance("params", params, MetaParams, "MetaParams(tables, w)")
-        network.layer_tables(params.tables)
-        as_floating("params.w", params.w)
         x, y = as_array("x", x), as_array("y", y)
         if x.ndim != 2:
             raise ValueError(f"x: expected shape [batch, {network.shapes[0][0]}], got {list(x.shape)}")
@@ -179,8 +173,7 @@ def meta_learn(
       **options: `evaluate` and `every` as in `make_train`, all others as in `meta_rule` and `meta_init`.
 
     Returns:
-      `train(key, data) -> History`, as from `make_train`; the learned `MetaParams` are its
-      `state.params`.
+      `train(key, data) -> History`, as from `make_train`; the learned `MetaParams` are its `state.params`.
 
     Example:
       >>> import lax_learning as ll

@@ -44,13 +44,7 @@ class Response(NamedTuple):
 
 
 class Drive(NamedTuple):
-    """Output of the fixed first layer: of one sample, or of a batch with a leading axis.
-
-    Fields:
-      z: pre-activations `[width]`.
-      values: what is left of them behind the cap, `[width]`.
-      code: who fired, `[width]`.
-    """
+    """Output of the fixed first layer: pre-activations, kept values and who fired, `[*batch, width]` each."""
 
     z: Array
     values: Array
@@ -63,7 +57,7 @@ Respond = Callable[[tuple[Array, ...], Drive], Response]
 
 @dataclass(frozen=True)
 class KCapNetwork:
-    """A network of layers of which the first is fixed during a pass and the others are plastic.
+    """A network whose first layer is fixed during a pass and whose other layers are plastic.
 
     Made by `k_cap_mlp` and `k_cap_recurrent`. Its state is a tuple with one dict a layer: `w [in, out]`
     and `mask [in, out]`, true where there is a synapse.
@@ -73,9 +67,9 @@ class KCapNetwork:
       masks: draws the mask of every layer, `(key, shape) -> mask`.
       fire: the first layer's cap, `z -> (values, who fired)`.
       respond_to: `(masked weights of the plastic layers, Drive) -> Response`.
-      rule: which entry of its table a synapse reads.
-      scheme: how it changes by what it reads.
-      table_shapes: the shapes of the tables that every plastic layer reads, the output layer's at last.
+      rule: selects the entry of its table that a synapse reads.
+      scheme: how a synapse changes by that entry.
+      table_shapes: the shapes of the tables that every plastic layer reads, the output layer's last.
       label_code: the code of the output unit that is the label; the others have `1 - label_code`.
       w_init: initialiser of the first layer.
       dtype: of all weights.
@@ -145,7 +139,7 @@ class KCapNetwork:
         return Tables(tables, drawn("output_init", output_init, output_key, output, self.dtype))
 
     def layer_tables(self, tables: Tables) -> tuple[Array, ...]:
-        """The table of every plastic layer, the output layer's at last; checks that they fit."""
+        """The table of every plastic layer, the output layer's last; raises unless they fit."""
         check_instance("tables", tables, Tables, "Tables(hidden, output)")
         check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
         number = len(self.table_shapes) - 1

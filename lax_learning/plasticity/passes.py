@@ -1,4 +1,4 @@
-"""One online pass: every sample is seen once, and synapses change after it by what their table says."""
+"""One online pass: every sample is seen once, and synapses change after it by the entries of their tables."""
 
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ class Diagnostics(NamedTuple):
     Fields:
       prediction: the label it chose, -1 where a logit is NaN: wrong whatever the label.
       updated: whether its synapses changed.
-      response: the codes of all units, and the logits. Under `jit`, what is not used of it costs nothing.
+      response: the codes of all units, and the logits. Under `jit`, unused parts cost nothing.
     """
 
     prediction: Int[Array, "*samples"]
@@ -34,12 +34,7 @@ class Diagnostics(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Change of the synapses of a layer: `change_ij = rows[pre_i, j]`.
-
-    Fields:
-      pre: presynaptic codes `[in]`, 0 where the table does not read them.
-      rows: `[codes, out]`.
-    """
+    """Changes `rows[pre_i, j]` of the synapses of a layer: codes `[in]`, 0 if unread, and `[codes, out]`."""
 
     pre: Array
     rows: Array
@@ -48,7 +43,7 @@ class Change(NamedTuple):
 def read_changes(
     network: KCapNetwork, tables: Tables, state: State, response: Response, label: Array
 ) -> tuple[tuple[Change, ...], Diagnostics]:
-    """The changes of the plastic layers that a response to a sample asks for, and its diagnostics."""
+    """The changes of the plastic layers after the response to a sample, and its diagnostics."""
     rule, scheme = network.rule, network.scheme
     undefined = jnp.isnan(response.logits).any()
     prediction = jnp.where(undefined, -1, jnp.argmax(response.logits).astype(jnp.int32))
@@ -92,7 +87,7 @@ def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tup
 
 
 def _joined(state: State, synapses: Synapses) -> State:
-    """The state with these synapses; other pairs stay as they are."""
+    """The state with these synapses; weights of pairs without one are kept."""
     layers = zip(state[1:], synapses, strict=True)
     after = (mapping_like(layer, w=jnp.where(layer["mask"], w, layer["w"])) for layer, w in layers)
     return sequence_like(state, (state[0], *after))
@@ -107,14 +102,12 @@ def plastic_pass(
 
     One scan. The first layer is fixed during the pass: its part, the cap included, is done for all samples at
     once, in memory for some numbers a sample and unit; longer streams go through in pieces, which gives the
-    same.
-
-    The pass can be differentiated as it stands; `meta_learn` has a cheaper way to the same gradient.
+    same. The pass can be differentiated as it stands; `meta_learn` has a cheaper way to the same gradient.
 
     Args:
       network: from `k_cap_mlp` or `k_cap_recurrent`.
       tables: from `network.init_tables`, or learned, or transferred.
-      state: from `network.init`, or what an earlier pass returned.
+      state: from `network.init` or an earlier pass.
       xs: samples in order, `[samples, inputs]`.
       ys: their labels, integers `[samples]`.
 
@@ -140,8 +133,6 @@ def plastic_pass(
     if ys.shape != xs.shape[:1]:
         raise ValueError(f"ys: expected shape [{xs.shape[0]}] as in xs, got {list(ys.shape)}")
     ys = _as_labels("ys", ys, network.shapes[-1][1])
-    network.check_state(state)
-
     drives = network.drive(state, xs)
 
     def react(synapses: Synapses, drive: Drive, label: Array) -> tuple[tuple[Change, ...], Diagnostics]:
@@ -168,9 +159,8 @@ def plastic_pass(
 def table_plasticity(network: KCapNetwork) -> Dynamics:
     """Returns the plasticity of a network as dynamics, for online use: one sample at a time.
 
-    Returns:
-      `init(key) -> state` and `update(tables, state, x, y) -> (state, diagnostics)` with `x [inputs]` and
-      `y` an integer label; the update does what `plastic_pass` does with every sample.
+    `init(key) -> state` and `update(tables, state, x, y) -> (state, diagnostics)`, with `x [inputs]` and an
+    integer label `y`; the update does what `plastic_pass` does with every sample.
 
     Example:
       >>> import lax_learning as ll
@@ -188,7 +178,6 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
         if x.ndim != 1 or y.ndim != 0:
             raise ValueError(f"x, y: expected one sample, got shapes {list(x.shape)} and {list(y.shape)}")
         y = _as_labels("y", y, network.shapes[-1][1])
-        network.check_state(state)
         response = network.respond(state, network.drive(state, x))
         changes, diagnostics = read_changes(network, tables, state, response, y)
         return _joined(state, _change(network, state, network.synapses(state), changes)), diagnostics

@@ -1,4 +1,4 @@
-"""Plasticity tables: which entry of its table a synapse reads, and how it changes by what it reads."""
+"""Plasticity tables: the entry of its table that a synapse reads, and its change by that entry."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _PLACES_TRIED = 65
 
 
 class Tables(NamedTuple):
-    """The tables of a network: what meta-learning learns and transfer carries over.
+    """The tables of a network, learned by meta-learning and carried over by transfer.
 
     Fields:
       hidden: one table for all plastic hidden layers, or one a layer; none where there is no such layer.
@@ -59,7 +59,7 @@ class TableRule(NamedTuple):
 
     Fields:
       reads_pre: whether the table has an axis for the presynaptic code.
-      bins: the axis behind that of the postsynaptic code; None for a table without.
+      bins: the axis after that of the postsynaptic code; None for a table without.
     """
 
     reads_pre: bool
@@ -78,7 +78,7 @@ class TableRule(NamedTuple):
         post: Int[Array, " out"],
         mask: Bool[Array, "in out"],
     ) -> Float[Array, "codes out"]:
-        """`rows[p, j]`: what the synapses onto unit `j` read whose presynaptic code is `p`.
+        """`rows[p, j]`: the entry that synapses from presynaptic code `p` onto unit `j` read.
 
         A rule that does not read the presynaptic code has one row.
 
@@ -117,9 +117,7 @@ post_count = TableRule(False, _COUNT)
 
 def table_shape(rule: Any, cap: int, num_inputs: int) -> tuple[int, ...]:
     """The shape of the table of a feed-forward layer; raises for a rule that does not fit its table."""
-    check_instance(
-        "rule", rule, TableRule, "a TableRule, which says what to read from a table, such as pre_post"
-    )
+    check_instance("rule", rule, TableRule, "a TableRule, such as pre_post")
     check_flag("rule.reads_pre", rule.reads_pre)
     if not any(rule.bins is known for known in (None, _COUNT, _PERCENT)):
         check_instance("rule.bins", rule.bins, Bins, "Bins or None")
@@ -165,13 +163,9 @@ def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
 
 
 class Update(NamedTuple):
-    """Effect of a change on a weight.
+    """The weight at the start of an episode, `(w, change) -> w`, and the summand of a change.
 
-    Fields:
-      start: the weight at the start of an episode.
-      apply: `(w, change) -> w`.
-      summand: `change -> ` what adds up over changes: changes whose summands differ by a small sum `d`
-        leave `apply(w, d)` where they left `w`.
+    If a small `d` is added to the sum of the summands, the final weight is `apply(w, d)` in place of `w`.
     """
 
     start: float

@@ -64,7 +64,7 @@ def critic(
       hidden: widths of the hidden layers; none for a linear critic.
       channels: numbers at a point, 1 + columns for curves extended by "embed". With more than one a
         multilayer perceptron, shared by all points, maps them to one number.
-      embedding: widths of its hidden layers; plays no part with one channel.
+      embedding: widths of its hidden layers; ignored with one channel.
       dtype: of the parameters.
 
     Returns:
@@ -102,7 +102,7 @@ def critic(
 def check_curves(name: str, curves: ArrayLike, curve_shape: tuple[int, ...]) -> Array:
     """Returns curves as an array; raises unless they are floating, `[number, *curve_shape]`, at least one."""
     curves = as_floating(name, curves)
-    if curves.shape[1:] != curve_shape or curves.ndim == 0:
+    if curves.ndim == 0 or curves.shape[1:] != curve_shape:
         expected = ", ".join(["number", *map(str, curve_shape)])
         raise ValueError(f"{name}: expected shape [{expected}], got {list(curves.shape)}")
     if curves.shape[0] == 0:
@@ -125,9 +125,9 @@ def relu_network(
     hidden: Sequence[int],
     num_outputs: int,
     dtype: Any,
-    *,
     w_init: Callable[[int], Initializer] = torch_uniform,
     b_init: Callable[[int], Initializer] | None = torch_uniform,
+    *,
     name: str = "hidden",
     copies: int = 1,
 ) -> Model:
@@ -142,9 +142,7 @@ def relu_network(
         raise ValueError(f"{name}: expected at most {MAX_LAYERS} layers, got {len(hidden)}")
     pairs = list(itertools.pairwise((num_inputs, *hidden, num_outputs)))
     check_memory(f"num_inputs, {name} and number of outputs", [(copies, *pair) for pair in pairs], dtype)
-    layers = [
-        {"w": ((n, m), w_init(n)), "b": ((m,), None if b_init is None else b_init(n))} for n, m in pairs
-    ]
+    layers = [{"w": ((n, m), w_init(n)), "b": ((m,), b_init and b_init(n))} for n, m in pairs]
     return dense_layers(layers, (*(jax.nn.relu for _ in hidden), identity), dtype)
 
 

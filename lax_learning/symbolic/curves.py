@@ -1,4 +1,4 @@
-"""Curves for a critic: drawn functions and fresh generators at fixed points, and what extends them."""
+"""Curves for a critic: drawn functions and fresh generators at fixed points, with extensions."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -50,8 +50,8 @@ def curves_at(
       x: the points, `[points, columns]`.
       library: that functions are drawn from.
       generator: a new one is drawn for every call.
-      extensions: what a critic sees of a curve besides its values: "input", the points, and "gradient", the
-        derivatives by them, in the given order. ReLU has derivative 0 at 0.
+      extensions: shown to the critic besides the values, in this order: "input", the points, and "gradient",
+        the derivatives by them. ReLU has derivative 0 at 0.
       method: "stack" makes curves longer, "embed" gives their points more channels.
 
     Example:
@@ -92,7 +92,15 @@ def curves_at(
         return jax.vmap(by_column, out_axes=-1)(jnp.eye(points.shape[1], dtype=points.dtype))
 
     def latents(apply: Apply, params: Params) -> Array:
-        return extended(lambda x: _latents(apply, params, x).T)
+        def f(x: Array) -> Array:
+            check_function("apply", apply, "a function of (params, x)", params, x)
+            latents = as_floating("apply(params, x)", apply(params, x))
+            if latents.ndim != 2 or latents.shape[0] != x.shape[0]:
+                got = f"shape {list(latents.shape)}"
+                raise ValueError(f"apply: expected latents [{x.shape[0]}, latents], got {got}")
+            return latents.T
+
+        return extended(f)
 
     def fake(key: Key) -> Array:
         return latents(generator.apply, generator.init(key))
@@ -104,12 +112,3 @@ def curves_at(
     number, *curve_shape = jax.eval_shape(fake, jax.random.key(0)).shape
     jax.eval_shape(real, jax.random.key(0))
     return Curves(real, fake, latents, tuple(curve_shape))
-
-
-def _latents(apply: Apply, params: Params, x: Array) -> Array:
-    """Returns `apply(params, x)`; raises unless it gives floating latents `[points, latents]`."""
-    check_function("apply", apply, "a function of (params, x)", params, x)
-    latents = as_floating("apply(params, x)", apply(params, x))
-    if latents.ndim != 2 or latents.shape[0] != x.shape[0]:
-        raise ValueError(f"apply: expected latents [{x.shape[0]}, latents], got shape {list(latents.shape)}")
-    return latents

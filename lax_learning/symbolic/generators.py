@@ -25,7 +25,6 @@ from lax_learning._checks import (
     check_memory,
     check_not_negative,
     check_positive,
-    check_scalar,
     check_shapes,
 )
 from lax_learning._precision import promoted
@@ -110,16 +109,11 @@ def dsn_generator(
     check_count("num_latents", num_latents)
     check_choice("norm", norm, ("none", "softmax"))
     check_not_negative("prune", prune)
-    check_scalar("prune", prune)
     if not (isinstance(bias, bool) or (isinstance(bias, str) and bias == "zeros")):
         raise ValueError(f"bias: expected one of [False, True, 'zeros'], got {bias!r}")
     normal = variance_scaling(3.0, "fan_avg", "normal")
-    network = relu_network(
-        num_inputs, hidden, 1, dtype,
-        w_init=lambda fan_in: normal,
-        b_init={False: None, True: torch_uniform, "zeros": lambda fan_in: zeros}[bias],
-        copies=int(num_latents),
-    )  # fmt: skip
+    inits = (lambda fan_in: normal), {False: None, True: torch_uniform, "zeros": lambda fan_in: zeros}[bias]
+    network = relu_network(num_inputs, hidden, 1, dtype, *inits, copies=int(num_latents))
     shape = (num_latents, num_inputs)
     least = jnp.asarray(prune, dtype)
     fixed = None if alpha is None else as_array("alpha", alpha).astype(dtype)
@@ -191,9 +185,8 @@ def gaussian_process_generator(
     check_floating_dtype("dtype", dtype)
     shapes = {"a": (num_features, num_latents), "w": (num_inputs, num_features), "b": (num_features,)}
     check_memory(", ".join(counts), list(shapes.values()), dtype)
-    for name, value in (("length_scale", length_scale), ("scale", scale)):
-        check_positive(name, value)
-        check_scalar(name, value)
+    check_positive("length_scale", length_scale)
+    check_positive("scale", scale)
 
     def init(key: Key) -> dict[str, Array]:
         check_key("key", key)

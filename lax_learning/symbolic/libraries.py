@@ -62,11 +62,11 @@ class FunctionDraws(NamedTuple):
 
 
 def parse_library(text: str, *, file: str = "<library>") -> Library:
-    """Parses one function a line, with its derivatives behind semicolons if they are given.
+    """Parses one function a line, with its derivatives after semicolons if they are given.
 
     A line is `function` or `function; derivative by column 0; derivative by column 1`, a derivative for every
     column. Derivatives written by hand are only checked, against `jax.grad` in float64 at fixed random
-    points: what differs by less than 1e-6 of their size, or by less than rounding explains, passes.
+    points: differences below 1e-6 of their size, or below the rounding error, pass.
 
     Args:
       text: the lines; blank ones are skipped.
@@ -124,7 +124,7 @@ def draw_functions(
 
     Args:
       key: chooses the entries, uniformly, and the coefficients.
-      library: what to draw from.
+      library: to draw from.
       number: of functions.
       dtype: of the coefficients.
 
@@ -151,7 +151,7 @@ def function_values(
 ) -> Float[Array, "number points"]:
     """Evaluates drawn functions at the same points: `f_i(x)`.
 
-    Every draw evaluates every entry and keeps its own: that is what one program for all of them costs. The
+    Every draw evaluates every entry and keeps its own, which is the price of one program for all of them. The
     derivative of all functions by a column is one `jax.jvp` in its direction.
 
     Args:
@@ -193,8 +193,8 @@ def function_values(
 def _check_derivatives(entry: list[Expression], file: str, line: int, columns: list[int]) -> None:
     """Compares derivatives written by hand with those of `jax.grad`, in float64 at fixed random points.
 
-    They may differ by 1e-6 of their size, and by what rounding adds: as much as in float32, at the points
-    near 0 or at the others, times the ratio of the precisions. Added constants play no part in that.
+    They may differ by 1e-6 of their size and by the rounding error: that in float32, at the points near 0 or
+    at the others, times the ratio of the precisions. Added constants do not count towards it.
     """
     function, *derivatives = entry
     if not derivatives:
@@ -208,7 +208,7 @@ def _check_derivatives(entry: list[Expression], file: str, line: int, columns: l
     points[::2] *= 10
 
     def at_points(expression: Expression, column: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns values, or derivatives by a column, and what rounding may have added to them."""
+        """Returns values, or derivatives by a column, and their rounding errors."""
 
         def at_point(point: Array, normal: Array, uniform: Array) -> Array:
             return expression.evaluate(Coefficients(normal, uniform), point[None])[0]

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning._checks import as_array, as_floating, check_choice, check_instance, check_shapes
 from lax_learning._precision import promoted, raised
+from lax_learning._scaling import norm
 from lax_learning.networks import identity
 from lax_learning.symbolic.critics import Critic, check_curves
 from lax_learning.types import Params
@@ -109,10 +110,7 @@ def gradient_penalty(
     slopes = slopes.astype(raised(slopes)).reshape(slopes.shape[0], -1)
     # In units of its largest entry no slope is too small or too large to be squared.
     unit = jax.lax.stop_gradient(jnp.max(jnp.abs(slopes), axis=1, keepdims=True))
-    flat = unit == 0
-    squares = jnp.sum(jnp.square(slopes / jnp.where(flat, 1, unit)), axis=1)
-    # The root has no derivative at 0, and a derivative that is not taken must be finite too.
-    norms = jnp.where(flat[:, 0], 0, unit[:, 0] * jnp.sqrt(jnp.where(flat[:, 0], 1, squares)))
+    norms = unit[:, 0] * norm(slopes / jnp.where(unit == 0, 1, unit), axis=1)
     return jnp.mean(jnp.square(norms - 1))
 
 
@@ -156,7 +154,7 @@ def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Ar
 def critic_cost(logits: ArrayLike, *, cost: Cost = "logsigmoid") -> Float[Array, ""]:
     """Regularises a network by a trained critic: a cost of latents that it does not take for functions.
 
-    `mean cost(logit)`, to be added to the loss of the network with a weight; the critic stays as it is
+    `mean cost(logit)`, to be added to the loss of the network with a weight; the critic is not trained
 
     Args:
       logits: of the latents' curves, `critic.apply(critic_params, curves.latents(apply, params))`.

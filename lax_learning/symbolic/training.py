@@ -24,7 +24,6 @@ from lax_learning._checks import (
     check_memory,
     check_not_negative,
     check_same_structure,
-    check_scalar,
     describe,
 )
 from lax_learning._optimizers import with_loss_support
@@ -101,7 +100,6 @@ def critic_step(
     with_loss = with_loss_support(optimizer)
     check_choice("objective", objective, OBJECTIVES)
     check_not_negative("penalty", penalty)
-    check_scalar("penalty", penalty)
     weight = None if not isinstance(penalty, Tracer) and penalty == 0 else penalty
 
     def step(key: Key, state: CriticState, real: ArrayLike, fake: ArrayLike) -> Result:
@@ -131,7 +129,7 @@ def critic_step(
         with jax.numpy_dtype_promotion("standard"):  # traced hyper-parameters have dtypes of their own
             updates, after = with_loss.update(grads, state.optimizer_state, state.params, **seen)
             params: Any = optax.apply_updates(state.params, updates)
-        # They may be wider than the moments, and what a scan carries keeps its dtypes.
+        # They may be wider than the moments, and the carry of a scan keeps its dtypes.
         after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, expected)
         return CriticState(params, after), metrics
 
@@ -150,8 +148,7 @@ def train_critic(
 
     Args:
       step: from `critic_step`.
-      real: `key -> real curves`, such as those of `curves_at`.
-      fake: `key -> fake curves` of a fresh generator.
+      real, fake: `key -> curves` of functions, such as those of `curves_at`, and of a fresh generator.
       num_epochs: how many epochs, epoch e with the key `fold_in(key, e)`.
       iterations: steps an epoch.
 
@@ -183,8 +180,7 @@ def train_critic(
 
         def iteration(state: CriticState, key: Key) -> Result:
             found = step(key, state, *drawn)
-            kinds = tuple(map(type, found)) if isinstance(found, tuple) else None
-            if kinds != (CriticState, CriticMetrics):
+            if not isinstance(found, tuple) or [*map(type, found)] != [CriticState, CriticMetrics]:
                 expected = "a function that returns (CriticState, CriticMetrics)"
                 raise TypeError(f"step: expected {expected}, got {describe(found)}")
             return found
@@ -194,9 +190,7 @@ def train_critic(
     def train(key: Key, state: CriticState, first: Int[Array, ""] | int = 0) -> Result:
         check_key("key", key)
         check_instance("state", state, CriticState, "a CriticState, from init_critic")
-        check_counter("first", first)
-        if isinstance(first, int):
-            check_count("first", first, minimum=0)
+        check_count("first", first, 0) if isinstance(first, int) else check_counter("first", first)
         epochs = jnp.asarray(first, jnp.int32) + jnp.arange(num_epochs, dtype=jnp.int32)
         return jax.lax.scan(epoch, state, jax.vmap(lambda e: jax.random.fold_in(key, e))(epochs))
 
