@@ -1,4 +1,4 @@
-"""MNIST handwritten digits from any source (LeCun et al., "Gradient-based learning applied to ...", 1998)."""
+"""Handwritten digits: MNIST from any source (LeCun et al., 1998), and those of scikit-learn."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from lax_learning.data.digits import (
 from lax_learning.data.download import download_mnist
 from lax_learning.data.idx import find_idx_folder, read_idx_folder
 from lax_learning.data.prepared import default_data_dir, find_prepared, read_prepared
-from lax_learning.data.types import Splits
+from lax_learning.data.types import Dataset, Splits, one_hot
 from lax_learning.types import Key
 
 _CHOICES = (
@@ -87,3 +87,30 @@ def _read_whole(source: str | Path) -> tuple[Digits, Digits]:
     bare_word = isinstance(source, str) and source != "tfds" and Path(source).name == source
     error = ValueError if bare_word and not folder.exists() else FileNotFoundError
     raise error(f"source: expected {_CHOICES}, got {got}")
+
+
+def sklearn_digits(key: Key) -> Splits:
+    """The 1,797 digits of 8 x 8 pixels that come with scikit-learn: 1,203 to train on, 297 and 297 others.
+
+        x = pixels / 16        y = one_hot(label)
+
+    Args:
+        key: chooses the splits and the order of their examples; not traced.
+
+    Returns:
+        Splits of `x` float32 [n, 64] in 0 .. 1 and `y` float32 [n, 10].
+
+    Raises:
+        ImportError: scikit-learn is not installed; it comes with `pip install 'lax_learning[experiments]'`.
+
+    >>> import jax
+    >>> splits = sklearn_digits(jax.random.key(0))
+    >>> splits.train.x.shape, splits.test.y.shape
+    ((1203, 64), (297, 10))
+    """
+    check_file_key(key)
+    load_digits = from_extra("sklearn_digits", "sklearn.datasets").load_digits
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
+    x, y = (images / 16).astype(np.float32), one_hot(labels, 10)
+    validation, test, train = np.split(random_order(key, len(x)), [297, 594])
+    return Splits(*(Dataset(x[chosen], y[chosen]) for chosen in (train, validation, test)))

@@ -27,7 +27,6 @@ from lax_learning._checks import (
 )
 from lax_learning._lazily import lazily
 from lax_learning._precision import promoted, raised
-from lax_learning.decorrelation._loss import weighted_loss
 from lax_learning.types import Dynamics, Key
 
 DEAD = 1e-8
@@ -74,9 +73,8 @@ def dynamics(
     "decorbp": the published class, `kappa R V` for `kappa V R`
 
     `C R = z^T (z R) / batch`: three products of the size of the batch, none of `size^3`. Moments are not
-    centred. R starts as the identity, in the default precision; it is no parameter of the loss. Whatever the
-    dtype of R, changes are computed in float32 or wider. An output whose mean square is below 1e-8 counts as
-    dead: its excess V is left out.
+    centred. R starts as the identity, in the default precision, and its changes are computed in float32 or
+    wider. An output whose mean square is below 1e-8 counts as dead: its excess V is left out.
 
     Args:
       eta: step size.
@@ -100,9 +98,8 @@ def dynamics(
       ((3, 3), ())
 
     References:
-      Ahmad, Schrader, van Gerven, Constrained parameter inference as a principle for learning,
-      https://arxiv.org/abs/2203.13203, 2022; Dalm, Offergeld, Ahmad, van Gerven, Efficient deep learning with
-      decorrelated backpropagation, https://arxiv.org/abs/2405.02385, 2024.
+      Ahmad et al., Constrained parameter inference, https://arxiv.org/abs/2203.13203, 2022.
+      Dalm et al., Decorrelated backpropagation, https://arxiv.org/abs/2405.02385, 2024 ("decorbp").
     """
     check_not_negative("eta", eta)
     check_probability("kappa", kappa)
@@ -135,7 +132,7 @@ def dynamics(
         after = (jnp.tril(after) if lower else after).astype(state.R.dtype)
         if b is not None:
             b = (b - eta * jnp.mean(z, axis=0)).astype(state.R.dtype)
-        return state._replace(R=after, b=b), weighted_loss(z, kappa)
+        return state._replace(R=after, b=b), _loss(z, kappa)
 
     def update(key: Key, state: State, x: ArrayLike) -> tuple[State, Diagnostics]:
         check_key("key", key)
@@ -165,11 +162,8 @@ def check_state(name: str, state: Any, shape: tuple[int, ...] | None = None) -> 
     """Returns the size of a state; raises unless it has an R of a shape, square by default, and b to fit."""
     got = jnp.shape(state.R) if hasattr(state, "R") else None
     if got is None or (got != shape if shape else len(got) != 2 or got[0] != got[1]):
-        expected, came = (
-            list(shape) if shape else "[size, size]",
-            describe(state) if got is None else list(got),
-        )
-        raise ValueError(f"{name}.R: expected shape {expected}, got {came}")
+        came = describe(state) if got is None else list(got)
+        raise ValueError(f"{name}.R: expected shape {list(shape) if shape else '[size, size]'}, got {came}")
     check_floating(f"{name}.R", state.R)
     b = getattr(state, "b", None)
     if b is not None:
@@ -201,3 +195,55 @@ def apply(state: State, x: ArrayLike) -> Float[Array, "... size"]:
 def _affine(r: Array, b: Array | None, x: Array) -> Array:
     z = x @ r.T
     return z if b is None else z + b
+
+
+def loss(z: ArrayLike, *, kappa: ArrayLike = 0.5) -> Float[Array, ""]:
+    """Computes the distance of vectors from being uncorrelated, and white.
+
+    `((1 - kappa) sum C_off^2 + kappa sum V^2) / size^2`, `C = mean z z^T`, `V = diag(mean z_i^2 - 1)`
+
+    Args:
+      z: `[..., size]`.
+      kappa: as for `dynamics`; `2 loss(z)` is `mean (C - I)^2` at 1/2.
+
+    Example:
+      >>> float(loss(jnp.array([[1.0, 1.0], [1.0, -1.0]])))
+      0.0
+    """
+    check_probability("kappa", kappa)
+    z = as_array("z", z)
+    if z.ndim < 2 or z.size == 0:
+        raise ValueError(f"z: expected shape [..., size] with at least one entry, got {list(z.shape)}")
+    z = z.reshape(-1, z.shape[-1]).astype(raised(z))
+    return _loss(z, jnp.asarray(kappa, z.dtype))
+
+
+def _loss(z: Array, kappa: Array) -> Array:
+    """Returns `loss` of vectors `[number, size]`."""
+    # Scaled by a power of two, which is exact, so that squares overflow only where the loss does.
+    largest = jnp.max(jnp.abs(z))
+    exponent = jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
+    scaled = jnp.ldexp(z, -exponent)
+    off_diagonal = _off_diagonal_squares(scaled)
+    for _ in range(4):
+        off_diagonal = jnp.ldexp(off_diagonal, exponent)
+    variances = jnp.ldexp(jnp.ldexp(jnp.mean(jnp.square(scaled), axis=0), exponent), exponent)
+    weights = jnp.stack([1 - kappa, kappa])
+    parts = jnp.stack([off_diagonal, jnp.sum(jnp.square(variances - 1))])
+    # A part without weight is 0 also where its value is infinite.
+    return jnp.sum(jnp.where((weights == 0) & jnp.isinf(parts), 0, weights * parts)) / z.shape[-1] ** 2
+
+
+def _off_diagonal_squares(z: Array) -> Array:
+    """Returns `sum C_off^2`, by the smaller of the matrices `z^T z` and `z z^T`.
+
+    The second has the same sum of all squares, from which those on the diagonal of C are taken. Little is
+    lost: the rank of C is then below its size, so that it is not close to a diagonal with equal variances.
+    """
+    count, size = z.shape
+    if count >= size:
+        moments = z.T @ z / count
+        return jnp.sum(jnp.square(jnp.where(jnp.eye(size, dtype=bool), 0, moments)))
+    every = jnp.sum(jnp.square(z @ z.T / count))
+    own = jnp.sum(jnp.square(jnp.mean(jnp.square(z), axis=0)))
+    return jnp.where(jnp.isinf(every), every, jnp.maximum(every - own, 0))

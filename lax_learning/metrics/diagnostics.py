@@ -85,9 +85,9 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
 def pairwise_cosine(samples: PyTree) -> Estimate:
     """Computes the mean cosine between any two of many gradients: how stable their direction is.
 
-    `sum_{s != t} cos(g_s, g_t) / (T (T - 1))`, 1 where all batches ask for the same and about 0 where each
-    asks for its own, with the standard error of the jackknife. Of gradients that differ from their mean in
-    many directions it is about `S / (1 + S)`, with the signal to noise `S = |E g|^2 / tr Cov g`.
+    `sum_{s != t} cos(g_s, g_t) / (T (T - 1))`, 1 where all batches ask for the same change and about 0 where
+    each asks for its own, with the standard error of the jackknife. Of gradients that differ from their mean
+    in many directions it is about `S / (1 + S)`, with the signal to noise `S = |E g|^2 / tr Cov g`.
 
     Args:
       samples: a pytree whose leaves have a leading axis of T >= 3 gradients, for example of T batches.
@@ -121,9 +121,9 @@ def _unit(tree: PyTree) -> Array:
 def train_only(model: Model, where: Where) -> Model:
     """Returns the model with all parameters but some held constant: the baseline of frozen random blocks.
 
-    Any rule on it, `backprop` for one, learns a read-out of random features. A rule that trains all of the
-    model has gained something from its blocks only where it does better than this. Gradients of the rest are
-    zero; weight decay of an optimiser moves it all the same, unless `optax.masked` keeps it from that.
+    Any rule on it, such as `backprop`, learns a read-out of random features. A rule that trains the whole
+    model gains from its blocks only where it does better than this. Gradients of the rest are zero; weight
+    decay of an optimiser moves it all the same, unless `optax.masked` keeps it from that.
 
     Args:
       model: any model.

@@ -118,7 +118,7 @@ def _moments_of_factors(
         found = signals(*args)
         return factors(model, params, args[3], found.deltas), found.rest
 
-    # What is the same for all examples has no axis of examples.
+    # The rest is the same for all examples, without an axis of them.
     (every, rest) = jax.vmap(pulled, out_axes=(0, None))(examples)
     leaves, structure = jax.tree.flatten(params)
     size = examples[0].shape[0]
@@ -133,9 +133,9 @@ def _moments_of_factors(
         else:  # a constant
             shape = jnp.shape(leaf)
             moments.append(streamed_moments(lambda _, shape=shape: jnp.zeros(shape), jnp.arange(size)))
-    scales = jax.tree.unflatten(structure, [each.scale for each in moments])
-    fields = zip(*(each.scaled for each in moments), strict=True)
-    return Moments(scales, ScaledMoments(*(jax.tree.unflatten(structure, list(f)) for f in fields)), None)
+    rows = zip(*((each.scale, *each.scaled) for each in moments), strict=True)
+    scales, *fields = (jax.tree.unflatten(structure, row) for row in rows)
+    return Moments(scales, ScaledMoments(*fields), None)
 
 
 def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
@@ -181,13 +181,8 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
         rest = divided(rest, scale)
         whole = mean + rest
         along_mean += jnp.sum(product(x, rest) * d, axis=1) - jnp.sum(mean * rest)
-    by_products = ScaledMoments(
-        whole,
-        spread * (count / (count - 1)),
-        jnp.maximum(lengths - 2 * along + square_norm, 0),
-        along_mean,
-        jnp.zeros_like(along),
-    )
+    variance, distances = spread * (count / (count - 1)), jnp.maximum(lengths - 2 * along + square_norm, 0)
+    by_products = ScaledMoments(whole, variance, distances, along_mean, jnp.zeros_like(along))
 
     def streamed(x: Array, d: Array, rest: Array | None, _: Any) -> tuple[Array, ScaledMoments]:
         def gradient(factors: tuple[Array, Array]) -> Array:
