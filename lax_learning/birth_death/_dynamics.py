@@ -21,13 +21,7 @@ from lax_learning._checks import (
     check_shapes,
 )
 from lax_learning._lazily import lazily
-from lax_learning.birth_death._population import (
-    PICKS,
-    Population,
-    choose,
-    overwrite_distinct,
-    overwrite_independent,
-)
+from lax_learning.birth_death._population import PICKS, Population, choose, distinct_slots, independent_slots
 from lax_learning.types import Dynamics, Key, Params
 
 
@@ -100,7 +94,7 @@ _CHOICES: dict[str, dict[str, Any]] = {
     "center": {"none": lambda v: v, "mean": lambda v: v - _mean(v)},
     "probability": {"linear": lambda r: r, "exponential": lambda r: -jnp.expm1(-r)},
     "charge": {"copy": jnp.ones_like, "split": lambda copies: copies},
-    "slots": {"distinct": overwrite_distinct, "independent": overwrite_independent},
+    "slots": {"distinct": distinct_slots, "independent": independent_slots},
 }
 
 

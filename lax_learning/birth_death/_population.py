@@ -152,7 +152,7 @@ def choose(u: Float[Array, " choices"], mask: Bool[Array, " neurons"]) -> Int[Ar
     return jnp.searchsorted(place, rank + 1, method="scan_unrolled").astype(jnp.int32)
 
 
-def overwrite_distinct(u: Array, mask: Bool[Array, " neurons"]) -> Int[Array, " neurons"]:
+def distinct_slots(u: Array, mask: Bool[Array, " neurons"]) -> Int[Array, " neurons"]:
     """For every neuron the one that overwrites it, or itself: each in the mask goes over another outside."""
     size, inside = u.shape[0], jnp.sum(mask, dtype=jnp.int32)
     order = jnp.argsort(jnp.where(mask, 1 + u, u))  # those outside and then those inside, at random
@@ -161,7 +161,7 @@ def overwrite_distinct(u: Array, mask: Bool[Array, " neurons"]) -> Int[Array, " 
     return turn.at[to].set(order[(turn + size - inside) % size].astype(jnp.int32), mode="drop")
 
 
-def overwrite_independent(u: Array, mask: Bool[Array, " neurons"]) -> Int[Array, " neurons"]:
+def independent_slots(u: Array, mask: Bool[Array, " neurons"]) -> Int[Array, " neurons"]:
     """The same with replacement: of copies that fall on one neuron that of the last one stays."""
     neurons = jnp.arange(u.shape[0], dtype=jnp.int32)
     to = jnp.where(mask & ~jnp.all(mask), choose(u, ~mask), u.shape[0])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lax_learning._checks import check_instance
 from lax_learning.data.digits import Digits, check_file_key, check_pairs, random_splits
 from lax_learning.data.idx import check_path, read_idx
 from lax_learning.data.types import Splits
@@ -52,8 +53,7 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
     """
     check_file_key(key)
     path = check_path("folder", folder).expanduser()
-    if not isinstance(name, str):
-        raise TypeError(f"name: expected a string, got {name!r}")
+    check_instance("name", name, str, "a string")
     if not path.is_dir():
         raise FileNotFoundError(f"folder: expected a folder with IDX files, got {path}, not a folder")
     files = _find(path, name)

@@ -94,14 +94,11 @@ def sklearn_digits(key: Key) -> Splits:
 
         x = pixels / 16        y = one_hot(label)
 
-    Args:
-        key: chooses the splits and the order of their examples; not traced.
+    The key chooses the splits and the order of their examples; it must not be traced. scikit-learn comes with
+    `pip install 'lax_learning[experiments]'`.
 
     Returns:
         Splits of `x` float32 [n, 64] in 0 .. 1 and `y` float32 [n, 10].
-
-    Raises:
-        ImportError: scikit-learn is not installed; it comes with `pip install 'lax_learning[experiments]'`.
 
     >>> import jax
     >>> splits = sklearn_digits(jax.random.key(0))

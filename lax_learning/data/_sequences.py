@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lax_learning._checks import check_count, check_floating_dtype, check_key, check_memory, check_probability
+from lax_learning._checks import check_count, check_probability
+from lax_learning.data._random import check_drawn
 from lax_learning.types import Key
 
 
@@ -59,7 +60,8 @@ def delayed_match(
       Miller, Erickson, Desimone, https://doi.org/10.1523/JNEUROSCI.16-16-05154.1996, 1996.
     """
     _check_counts(num_symbols=(num_symbols, 2), duration=(duration, 1), delay=(delay, 0))
-    _check(key, num_examples, 2 * duration + delay, num_symbols, dtype)
+    steps = 2 * duration + delay
+    check_drawn(key, dtype, num_examples=num_examples, steps=steps, num_symbols=num_symbols)
     first_key, match_key, other_key = jax.random.split(key, 3)
     first = jax.random.randint(first_key, (num_examples,), 0, num_symbols)
     match = jax.random.bernoulli(match_key, shape=(num_examples,))
@@ -103,7 +105,8 @@ def copy_memory(
       Arjovsky, Shah, Bengio, https://arxiv.org/abs/1511.06464, 2016 (this form).
     """
     _check_counts(num_symbols=(num_symbols, 2), length=(length, 1), delay=(delay, 0))
-    _check(key, num_examples, 2 * length + delay, num_symbols, dtype)
+    steps = 2 * length + delay
+    check_drawn(key, dtype, num_examples=num_examples, steps=steps, num_symbols=num_symbols)
     symbols = jax.random.randint(key, (num_examples, length), 0, num_symbols)
     blank = jnp.full((num_examples, delay), num_symbols + 1)
     go = jnp.full((num_examples, length), num_symbols)
@@ -151,7 +154,8 @@ def cue_accumulation(
     if num_cues % 2 == 0:
         raise ValueError(f"num_cues: expected an odd number, so that one side has more, got {num_cues}")
     check_probability("bias", bias)
-    _check(key, num_examples, (duration + pause) * num_cues + delay + duration, 3, dtype)
+    steps = (duration + pause) * num_cues + delay + duration
+    check_drawn(key, dtype, num_examples=num_examples, steps=steps, num_inputs=3)
     side_key, cue_key = jax.random.split(key)
     likely = jax.random.bernoulli(side_key, shape=(num_examples, 1))
     cues = (likely ^ ~jax.random.bernoulli(cue_key, bias, (num_examples, num_cues))).astype(int)
@@ -166,13 +170,6 @@ def _check_counts(**counts: tuple[int, int]) -> None:
     """Raises unless every number is an int of at least its minimum."""
     for name, (count, minimum) in counts.items():
         check_count(name, count, minimum)
-
-
-def _check(key: Key, num_examples: int, steps: int, num_features: int, dtype: DTypeLike) -> None:
-    check_key("key", key)
-    check_floating_dtype("dtype", dtype)
-    check_count("num_examples", num_examples)
-    check_memory("num_examples, steps", [(num_examples, steps, num_features)], dtype)
 
 
 def _sequences(

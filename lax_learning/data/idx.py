@@ -29,14 +29,11 @@ TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 
 
 def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*shape"]:
-    """The array in an IDX file of any type; a name that ends in `.gz` is unzipped.
+    """The array in an IDX file, of the shape and type that it declares; unsigned bytes are read-only.
 
     Args:
-        path: the file.
+        path: the file; one whose name ends in `.gz` is unzipped.
         md5: hex digest that the unzipped contents must have; unchecked if None.
-
-    Returns:
-        Array of the shape and type that the file declares; one of unsigned bytes is read-only.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "three-labels-idx1-ubyte"

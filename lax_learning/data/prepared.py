@@ -48,7 +48,7 @@ def read_prepared(folder: Path) -> tuple[Digits, Digits]:
 
 
 def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
-    """Writes MNIST's IDX files as the prepared data set `mnist` of a tfds data dir, without tensorflow.
+    """Writes MNIST's IDX files as the set `mnist` of a tfds data dir, without tensorflow; returns its folder.
 
     tfds's own builder needs tensorflow to unzip and to encode. The folder can be read by
     `mnist(key, data_dir)` and by `tfds.data_source("mnist", data_dir=data_dir)`. A set prepared earlier is
@@ -57,12 +57,6 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
     Args:
         idx_folder: folder that holds the four IDX files.
         data_dir: tfds data dir to write `mnist/<version>` in.
-
-    Returns:
-        The folder of the prepared data set.
-
-    Raises:
-        ImportError: tensorflow-datasets is not installed.
 
     Example:
 

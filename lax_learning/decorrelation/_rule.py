@@ -48,9 +48,7 @@ def rule(
       dynamics: from `dynamics`, or one's own with the same signatures, whose state has a field R.
       where: which parameters read decorrelated inputs; by default those of all products and convolutions.
 
-    Returns:
-      The rule, with a `RuleState`. Its params predict by `rule.model_at(model, state)`, or by the plain model
-      after `fold`.
+    The params predict by `rule.model_at(model, state)`, or by the plain model after `fold`.
 
     Example:
       >>> import lax_learning as ll

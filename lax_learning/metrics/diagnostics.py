@@ -7,14 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import (
-    as_real,
-    as_real_leaves,
-    check_instance,
-    check_key,
-    check_positive,
-    check_same_structure,
-)
+from lax_learning._checks import as_real, as_real_leaves, check_instance, check_positive, check_same_structure
 from lax_learning._precision import raised, widened
 from lax_learning._scaling import divided, norm, root_mean_square, scale_of
 from lax_learning._sites._program import Program
@@ -66,7 +59,6 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
     """
     check_model(model)
     check_instance("rule", rule, Rule, "a Rule")
-    check_key("key", key)
     if rule.signals is None:
         raise ValueError("rule: expected one with teaching signals, got one without")
     signals, examples = rule.signals, as_examples(key, x, y)

@@ -81,7 +81,6 @@ def example_moments(
     """
     check_instance("model", model, Model, "a Model")
     check_instance("rule", rule, Rule, "a Rule")
-    check_key("key", key)
     examples = as_examples(key, x, y)
     check_count("number of examples in x", examples[0].shape[0], 3)
 
@@ -95,6 +94,7 @@ def example_moments(
 
 def as_examples(key: Key, x: Any, y: Any) -> tuple[Array, Any, Any]:
     """Returns a key, the input and the target of every example; raises unless y has as many as x."""
+    check_key("key", key)
     x, size = as_batch(x)
     y = as_arrays("y", y, is_numbers)
     if any(jnp.shape(leaf)[:1] != (size,) for leaf in jax.tree.leaves(y)):

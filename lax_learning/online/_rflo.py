@@ -34,10 +34,7 @@ def rflo(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = sam
         units otherwise are refused.
       loss: loss of one step, `(output, y) -> [batch]`; summed over steps.
       feedback_init: `(key, weight) -> feedback` of the readout, by default normal with its standard
-        deviation; None for errors through the readout's own weights.
-
-    Returns:
-      The rule, with a `FeedbackState` whose feedback has the structure of `params["readout"]`.
+        deviation, in the structure of `params["readout"]`; None for errors through the readout's own weights.
 
     Example:
       >>> import jax, jax.numpy as jnp

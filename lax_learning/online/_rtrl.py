@@ -20,9 +20,6 @@ def rtrl(net: Recurrent, loss: Loss) -> Rule:
       net: a recurrent network as its step, which couples no examples.
       loss: loss of one step, `(output, y) -> [batch]`; summed over steps.
 
-    Returns:
-      The rule, with an empty state; `rule.online` has its step.
-
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll

@@ -65,11 +65,8 @@ def critic(
       channels: numbers at a point, 1 + columns for curves extended by "embed". With more than one a
         multilayer perceptron, shared by all points, maps them to one number.
       embedding: widths of its hidden layers; ignored with one channel.
-      dtype: of the parameters.
-
-    Returns:
-      The critic. Its params are `{"critic": ..., "embedding": ...}`, each those of an `mlp`, the latter
-      empty with one channel.
+      dtype: of the params, `{"critic": ..., "embedding": ...}`, each those of an `mlp`, the latter empty with
+        one channel.
 
     Example:
       >>> judge = critic(30, hidden=(16, 16), channels=2, embedding=(8,))

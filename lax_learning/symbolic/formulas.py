@@ -94,8 +94,7 @@ def parse_expression(source: str) -> Expression:
       >>> square.evaluate(coefficients, jnp.array([[0.0], [2.0]])).tolist()
       [1.0, 13.0]
     """
-    if not isinstance(source, str):
-        raise TypeError(f"source: expected a string, got {source!r}")
+    check_instance("source", source, str, "a string")
     return expression_at(source)
 
 

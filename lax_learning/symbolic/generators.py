@@ -96,9 +96,8 @@ def dsn_generator(
       bias: False for no biases, True for `U(-r, r)` with `r = 1 / sqrt(fan_in)`, "zeros" for the
         published ones, which start at 0 and are trained.
 
-    Returns:
-      The generator. Its params are a dict of `networks`, those of an `mlp` with the latents as a
-      first axis, and of `alpha` unless it was given.
+    Its params are a dict of `networks`, those of an `mlp` with the latents as a first axis, and of `alpha`
+    unless it was given.
 
     Example:
       >>> generator = dsn_generator(2, 3, norm="softmax", prune=0.1)
@@ -158,17 +157,15 @@ def gaussian_process_generator(
     `f(x) = scale sqrt(2/M) sum_m a_m cos(w_m . x / length_scale + b_m)`, `a ~ N(0, 1)`, `w ~ N(0, I)`,
     `b ~ U(0, 2 pi)`: mean 0 and covariance `scale^2 exp(-|x - x'|^2 / (2 length_scale^2))`
 
-    The latents of a draw have their own `a` and share `w` and `b`: they are uncorrelated, and independent up
-    to a share of `1/M`, which is also how far f is from Gaussian.
+    The params are `a [M, num_latents]`, `w [num_inputs, M]` and `b [M]`. The latents of a draw have their own
+    `a` and share `w` and `b`: they are uncorrelated, and independent up to a share of `1/M`, which is also
+    the distance of f from Gaussian.
 
     Args:
       num_inputs, num_latents, dtype: as of `mlp_generator`.
       length_scale: positive distance over which f changes, in units of x; may be traced.
       scale: positive standard deviation of `f(x)`; may be traced.
       num_features: M, the number of cosines.
-
-    Returns:
-      The generator; its params are `a [M, num_latents]`, `w [num_inputs, M]` and `b [M]`.
 
     Example:
       >>> generator = gaussian_process_generator(1, 5, length_scale=0.3)

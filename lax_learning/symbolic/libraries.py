@@ -80,9 +80,8 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
       >>> parse_library("N0 * X[:,0]**2; 2 * N0 * X[:,0]").num_columns
       1
     """
-    for name, given in (("text", text), ("file", file)):
-        if not isinstance(given, str):
-            raise TypeError(f"{name}: expected a string, got {given!r}")
+    check_instance("text", text, str, "a string")
+    check_instance("file", file, str, "a string")
     entries: list[list[Expression]] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip(" \t\r"):
@@ -149,7 +148,7 @@ def draw_functions(
 def function_values(
     library: Library, draws: FunctionDraws, x: Float[Array, "points columns"]
 ) -> Float[Array, "number points"]:
-    """Evaluates drawn functions at the same points: `f_i(x)`.
+    """Evaluates drawn functions at the same points: `f_i(x)`, in the dtype of x.
 
     Every draw evaluates every entry and keeps its own, which is the price of one program for all of them. The
     derivative of all functions by a column is one `jax.jvp` in its direction.
@@ -158,9 +157,6 @@ def function_values(
       library: that the functions were drawn from.
       draws: from `draw_functions`. Entries that are traced cannot be checked, and count as the nearest.
       x: floating points `[points, columns]`, with the columns that the library reads.
-
-    Returns:
-      `[number, points]`, in the dtype of x.
 
     Example:
       >>> library, x = parse_library("X[:,0]**2"), jnp.array([[1.0], [3.0]])

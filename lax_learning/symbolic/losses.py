@@ -30,18 +30,15 @@ COSTS = {
 def critic_loss(
     logits_real: ArrayLike, logits_fake: ArrayLike, *, objective: Objective = "bce"
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Computes the losses of a critic on real and on fake curves; their sum is minimised.
+    """Computes the losses of a critic on real and on fake curves, whose sum is minimised.
 
-    `mean(f(-real)), mean(f(fake))`, with `f(z) = log(1 + exp(z))` for "bce", `f(z) = z` for "wgan"
+    `mean(f(-real)), mean(f(fake))` in float32 or wider, `f(z) = log(1 + exp(z))` for "bce", `z` for "wgan"
 
     Args:
       logits_real: the critic's logits of real curves, floating `[number]`, at least one.
       logits_fake: those of fake curves; the numbers may differ.
       objective: "bce": cross-entropy of a sigmoid, real as 1 and fake as 0; "wgan": the difference of
         the means.
-
-    Returns:
-      `(loss_real, loss_fake)`, in float32 or wider.
 
     Example:
       >>> [float(loss) for loss in critic_loss(jnp.ones(2), jnp.array([2.0, 3.0]), objective="wgan")]
@@ -78,14 +75,12 @@ def gradient_penalty(
 
     `mean((|grad_x critic(eps real + (1 - eps) fake)| - 1)^2)`, the norm over points and channels
 
+    Computed in float32 or wider; its gradient by params is finite also where the slope is 0.
+
     Args:
       critic, params: the critic and its params.
       eps: share of the real curve in each pair, `[number]`, to be drawn from `U(0, 1)`.
-      real: real curves, `[number, points]` or `[number, points, channels]`.
-      fake: as many fake ones.
-
-    Returns:
-      The penalty, in float32 or wider; its gradient by params is finite also where the slope is 0.
+      real, fake: as many of both, `[number, points]` or `[number, points, channels]`.
 
     Example:
       >>> from lax_learning import symbolic
