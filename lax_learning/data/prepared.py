@@ -11,6 +11,8 @@ import numpy as np
 from lax_learning.data.digits import IMAGE_SHAPE, NUM_CLASSES, Digits, check_digits, from_extra
 from lax_learning.data.idx import check_path, read_idx_folder
 
+_EXPECTED = "prepared folders: expected the packages tensorflow-datasets and pillow"
+
 
 def default_data_dir() -> Path:
     """Returns the folder of tfds' data sets: `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`."""
@@ -30,8 +32,8 @@ def read_prepared(folder: Path) -> tuple[Digits, Digits]:
     Raises ValueError for a damaged folder, and for a format other than array_record, the only one that is
     read without tensorflow.
     """
-    tfds = from_extra("tfds", "tensorflow_datasets")
-    from_extra("tfds", "PIL.Image")  # decodes the images
+    tfds = from_extra("tensorflow_datasets", _EXPECTED)
+    from_extra("PIL.Image", _EXPECTED)  # decodes the images
 
     def digits(split: str) -> Digits:
         try:
@@ -64,8 +66,8 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
         splits = mnist(key, "tfds")
     """
     source, target = check_path("idx_folder", idx_folder), check_path("data_dir", data_dir)
-    tfds = from_extra("prepare_tfds", "tensorflow_datasets")
-    image_from_array = from_extra("prepare_tfds", "PIL.Image").fromarray
+    tfds = from_extra("tensorflow_datasets", _EXPECTED)
+    image_from_array = from_extra("PIL.Image", _EXPECTED).fromarray
     train, test = read_idx_folder(source.expanduser())
 
     with tfds.core.registered.skip_registration():  # tfds's own "mnist" stays the one its users get by name

@@ -1,4 +1,4 @@
-"""Decorrelation of one data value: how its matrix R is applied and learned (Ahmad et al., 2022)."""
+"""Decorrelation of one data value: its matrix R is applied and learned (Ahmad et al., 2022)."""
 
 from typing import Any, Literal, NamedTuple
 

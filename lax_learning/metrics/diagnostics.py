@@ -1,4 +1,4 @@
-"""Diagnostics beside the cosine: scales by depth, agreement of batches, frozen blocks, equal decrease."""
+"""Diagnostics: scales by depth, agreement of batches, frozen blocks, steps to an equal decrease."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple

@@ -133,7 +133,7 @@ def streamed_moments(
       https://doi.org/10.1080/00031305.1983.10483115, 1983.
     """
     check_callable("draw", draw, "a function x -> gradients", num_arguments=1)
-    # What XLA computes is never below the smallest normal number where XLA takes such numbers for 0.
+    # Where XLA flushes numbers below the smallest normal one to 0, its results hold none of them.
     return _streamed("draw(x)", draw, xs, reference, chunk_size, lambda g, scale: g * (1 / scale))
 
 

@@ -1,4 +1,4 @@
-"""The two sources of noise in a gradient, apart: across a rule's own draws, and across examples."""
+"""Moments of gradients by source of noise: over a rule's own draws, and over examples."""
 
 import functools
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def draw_moments(
 
 
 def _of_constants(params: Params, grads: Params) -> Params:
-    """The gradients, with zeros in float32 for leaves of params that are no numbers to differentiate by."""
+    """The gradients, with zeros in float32 for leaves of params that are not floating."""
     leaves, structure = jax.tree.flatten(params)
     constant = [not jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
     if not any(constant) or jax.tree.structure(grads) != structure:
@@ -141,8 +141,8 @@ def _moments_of_factors(
 def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
     """The moments of outer products `g_t = x_t d_t^T + rest`, from two matrix products.
 
-    `E g^2 - m^2` loses as many digits as the variance is smaller than `E g^2`. If any entry loses more than 7
-    of 24 bits, for example where both factors hardly vary, the products are streamed instead.
+    `E g^2 - m^2` loses digits where the variance is small beside `E g^2`. If any entry loses more than 7 of
+    24 bits, for example where both factors hardly vary, the products are streamed instead.
 
     Args:
       x, d: `[T, in]` and `[T, out]`, T >= 3.

@@ -1,4 +1,4 @@
-"""Rules in which a weight knows the state of its own unit alone, backwards and forwards in time."""
+"""Rules whose traces hold the state of the unit of a weight alone, backwards and forwards in time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -153,7 +153,7 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
 
 def _number_of_units(params: Params, h: Any) -> int:
     """The number of units, the last axis of states and weights."""
-    state, weights = jax.tree.leaves(h), jax.tree.leaves(params)
+    state = jax.tree.leaves(h)
     if any(leaf.ndim != 2 for leaf in state) or len({leaf.shape for leaf in state}) != 1:
         got = [list(leaf.shape[1:]) for leaf in state]
         raise ValueError(f"start: expected states [batch, units] of the same units, got {got}")
@@ -164,7 +164,6 @@ def _number_of_units(params: Params, h: Any) -> int:
                 f"params['cell']{jax.tree_util.keystr(path)}: expected {number} units as its last axis, "
                 f"got shape {list(leaf.shape)}"
             )
-    assert weights
     return number
 
 
