@@ -46,11 +46,8 @@ def mnist1d(key: Key, *, sizes: Sequence[int] = (4_000, 0, 1_000)) -> Splits:
     the paper a logistic regression gets 32 % of the test examples right, a perceptron 68, a convolutional
     network 94 and a recurrent one 91. The recipe is that of the public generator; its random numbers are not.
 
-    A pure function of the key: data of many seeds come from `jax.vmap`.
-
-    Args:
-      key: of all draws and of the order.
-      sizes: numbers of training, validation and test examples.
+    A pure function of the key: data of many seeds come from `jax.vmap`. `sizes` are the numbers of training,
+    validation and test examples.
 
     Returns:
       Splits of `x [examples, 40]` and one-hot `y [examples, 10]`, float32.

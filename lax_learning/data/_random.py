@@ -62,13 +62,10 @@ def relu_net(
     sizes: Sequence[int] = SIZES,
     dtype: DTypeLike = jnp.float32,
 ) -> Splits:
-    """Draws points labelled by the larger of two random read-outs of random ReLU units.
+    """Draws points labelled by the larger of two random read-outs of `num_units` random ReLU units.
 
     `x, W, V ~ U(-1, 1)`, `y = one_hot(argmax(relu(x W) V))`; the two classes are in general not equally
-    frequent. Arguments and result are those of `half_space`, from the same paper.
-
-    Args:
-      num_units: number of ReLU units.
+    frequent. Other arguments and the result are those of `half_space`, from the same paper.
 
     Example:
       >>> relu_net(jax.random.key(0), 16, num_units=50, sizes=(30, 0, 10)).test.y.shape

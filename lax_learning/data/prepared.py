@@ -50,15 +50,10 @@ def read_prepared(folder: Path) -> tuple[Digits, Digits]:
 
 
 def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
-    """Writes MNIST's IDX files as the set `mnist` of a tfds data dir, without tensorflow; returns its folder.
+    """Writes MNIST's four IDX files as `mnist/<version>` in a tfds data dir, and returns that folder.
 
-    tfds's own builder needs tensorflow to unzip and to encode. The folder can be read by
-    `mnist(key, data_dir)` and by `tfds.data_source("mnist", data_dir=data_dir)`. A set prepared earlier is
-    kept.
-
-    Args:
-        idx_folder: folder that holds the four IDX files.
-        data_dir: tfds data dir to write `mnist/<version>` in.
+    Needs no tensorflow, unlike tfds's own builder. The folder can be read by `mnist(key, data_dir)` and by
+    `tfds.data_source("mnist", data_dir=data_dir)`. A set prepared earlier is kept.
 
     Example:
 

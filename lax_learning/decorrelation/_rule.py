@@ -40,15 +40,14 @@ def rule(
     R belongs to a data value: query, key and value that read one x share one R. It is shared over the steps
     of a scan over time; stacked layers have one each, and so have the groups of a grouped convolution. R is
     no parameter: gradients have the structure of params, and errors flow on through `R^T`. Products that read
-    integers are refused.
+    integers are refused. The params predict by `rule.model_at(model, state)`, or by the plain model after
+    `fold`.
 
     Args:
       make_rule: `model -> rule`, for example `lambda model: feedback_alignment(model, loss)`.
       model: any model.
       dynamics: from `dynamics`, or one's own with the same signatures, whose state has a field R.
       where: which parameters read decorrelated inputs; by default those of all products and convolutions.
-
-    The params predict by `rule.model_at(model, state)`, or by the plain model after `fold`.
 
     Example:
       >>> import lax_learning as ll

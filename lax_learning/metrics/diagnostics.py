@@ -81,9 +81,8 @@ def pairwise_cosine(samples: PyTree) -> Estimate:
     each asks for its own, with the standard error of the jackknife. Of gradients that differ from their mean
     in many directions it is about `S / (1 + S)`, with the signal to noise `S = |E g|^2 / tr Cov g`.
 
-    Args:
-      samples: a pytree whose leaves have a leading axis of T >= 3 gradients, for example of T batches.
-        Gradients that are zero have the cosine 0 with all others.
+    `samples` is a pytree whose leaves have a leading axis of T >= 3 gradients, for example of T batches.
+    Gradients that are zero have the cosine 0 with all others.
 
     Example:
       >>> gradients = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])

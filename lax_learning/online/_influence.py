@@ -23,13 +23,9 @@ Step = Callable[[Params, Any, Any], tuple[Any, Any]]
 
 
 class Memory(NamedTuple):
-    """Memory of an online rule between two steps of a sequence.
+    """The state of the network, and its derivatives by weights of the cell, `[batch, entries, *weight]`.
 
-    Fields:
-      h: state of the network, `[batch, ...]`.
-      influence: by weight of the cell, `[batch, entries of the state, *weight]`: the derivative of the state
-        by the weight. For rules that follow a unit's own state alone, the entries are those of the unit that
-        the weight belongs to: one, or as many as the state has leaves.
+    The entries are all of the state; or those of the weight's own unit, one for each leaf of the state.
     """
 
     h: Any

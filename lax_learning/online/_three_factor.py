@@ -32,23 +32,13 @@ from lax_learning.types import Key, Loss, Online, Params, Rule
 
 
 class ThreeFactorState(NamedTuple):
-    """State of the rule.
-
-    Fields:
-      baseline: running mean of the loss at each step of a sequence, `[steps]`.
-    """
+    """State of the rule: the running mean of the loss at each step of a sequence, `[steps]`."""
 
     baseline: Array
 
 
 class ThreeFactorMemory(NamedTuple):
-    """Memory between two steps of a sequence.
-
-    Fields:
-      h: state of the network, noise included.
-      eligibility: by weight, `[batch, *weight]`.
-      t: number of the step.
-    """
+    """Memory between two steps: the noisy state, eligibilities `[batch, *weight]`, and the time."""
 
     h: Any
     eligibility: PyTree

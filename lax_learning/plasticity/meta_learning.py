@@ -86,12 +86,7 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
 
 
 def meta_init(network: KCapNetwork, state: State, **options: Any) -> Callable[[Key], MetaParams]:
-    """Returns the initialiser `key -> MetaParams` for `meta_rule`.
-
-    Args:
-      network, state: as of `meta_rule`.
-      **options: of `network.init_tables`.
-    """
+    """Returns the initialiser `key -> MetaParams` for `meta_rule`, with options of `network.init_tables`."""
     check_network(network)
     network.check_state(state)
 

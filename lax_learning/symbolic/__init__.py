@@ -1,4 +1,7 @@
-"""Critics that tell curves of symbolic functions from those of untrained networks."""
+"""Critics that tell curves of symbolic functions from those of untrained networks.
+
+After symrep and its public notebooks, https://github.com/fabxy/symrep, 2022.
+"""
 
 from lax_learning.symbolic.critics import Critic, critic
 from lax_learning.symbolic.curves import Curves, curves_at

@@ -1,7 +1,4 @@
-"""Critics of curves, and the ReLU networks that critics and generators are made of.
-
-After symrep, https://github.com/fabxy/symrep, 2022.
-"""
+"""Critics of curves, and the ReLU networks that critics and generators are made of."""
 
 import itertools
 import math

@@ -1,7 +1,4 @@
-"""Formulas as pure functions: their text is parsed by a whitelist, and none of it is run.
-
-After the public notebooks of symrep, https://github.com/fabxy/symrep, 2022.
-"""
+"""Formulas as pure functions: their text is parsed by a whitelist, and none of it is run."""
 
 import ast
 import operator

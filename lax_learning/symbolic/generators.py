@@ -1,8 +1,4 @@
-"""Generators of curves that are no symbolic functions: untrained networks and Gaussian processes.
-
-All refuse sizes that are no positive ints and, when applied, x that is not floating `[points, num_inputs]` or
-has no points. After symrep, https://github.com/fabxy/symrep, 2022.
-"""
+"""Generators of curves that are no symbolic functions: untrained networks and Gaussian processes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -84,7 +80,8 @@ def dsn_generator(
     `latent_i = f_i(x * m_i)`, `m = prune(norm(alpha))`, `w ~ N(0, 6 / (fan_in + fan_out))`
 
     The standard deviation is the published one, sqrt(3) times that of Xavier's weights. An untrained network
-    without biases, or with those that start at 0, is linear on each side of 0 along every line through it.
+    whose biases are 0 is linear on each side of 0 along every line through it. The params are a dict of
+    `networks`, those of an `mlp` with the latents as a first axis, and of `alpha` unless it was given.
 
     Args:
       num_inputs, num_latents, dtype: as of `mlp_generator`.
@@ -95,9 +92,6 @@ def dsn_generator(
       prune: not negative; entries of the normalised mask below it become 0, also negative ones; at 0 none.
       bias: False for no biases, True for `U(-r, r)` with `r = 1 / sqrt(fan_in)`, "zeros" for the
         published ones, which start at 0 and are trained.
-
-    Its params are a dict of `networks`, those of an `mlp` with the latents as a first axis, and of `alpha`
-    unless it was given.
 
     Example:
       >>> generator = dsn_generator(2, 3, norm="softmax", prune=0.1)

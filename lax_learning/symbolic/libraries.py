@@ -1,7 +1,4 @@
-"""Libraries of formulas, and functions drawn from them with random coefficients.
-
-After the public notebooks of symrep, https://github.com/fabxy/symrep, 2022.
-"""
+"""Libraries of formulas, and functions drawn from them with random coefficients."""
 
 import os
 from pathlib import Path
@@ -44,8 +41,7 @@ class Library(NamedTuple):
     Fields:
       expressions: one an entry.
       derivatives: those written by hand, by column; None for an entry without.
-      num_coefficients: that fit every entry.
-      num_columns: that fit every entry.
+      num_coefficients, num_columns: that fit every entry.
     """
 
     expressions: tuple[Expression, ...]

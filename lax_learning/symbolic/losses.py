@@ -1,7 +1,4 @@
-"""Objectives and scores of a critic, and the cost of latents that it does not take for functions.
-
-After symrep, https://github.com/fabxy/symrep, 2022.
-"""
+"""Objectives and scores of a critic, and the cost of latents that it does not take for functions."""
 
 from typing import Literal
 

@@ -1,8 +1,4 @@
-"""Training of a critic: a fresh generator and fresh functions every epoch, a few steps on their curves.
-
-After symrep, https://github.com/fabxy/symrep, 2022, whose Adam with weight decay in the gradient is
-`optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))`.
-"""
+"""Training of a critic: a fresh generator and fresh functions every epoch, a few steps on their curves."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -87,7 +83,8 @@ def critic_step(
 
     Args:
       critic: from `critic`.
-      optimizer: from optax; its hyper-parameters may be traced.
+      optimizer: from optax; its hyper-parameters may be traced. That of symrep, with weight decay in the
+        gradient, is `optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))`.
       objective: "bce" or "wgan", as in `critic_loss`.
       penalty: weight of the gradient penalty, whose `eps` are `jax.random.uniform(key, (number,))`; it is
         not computed for a plain 0, and may be traced.
