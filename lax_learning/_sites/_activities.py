@@ -9,15 +9,10 @@ from lax_learning._sites._plan import Operation, Plan
 
 
 class Activities(NamedTuple):
-    """The activities and the last taps of a plan.
+    """The activities and the last taps of a plan."""
 
-    Fields:
-      of_taps: by the index of a tap, the index under which its activity is emitted.
-      last: indices of the taps from which an error at the output comes back past no product.
-    """
-
-    of_taps: dict[int, int]
-    last: set[int]
+    of_taps: dict[int, int]  # by the index of a tap, the index under which its activity is emitted
+    last: set[int]  # indices of the taps that an error at the output comes back to past no product
 
 
 def mark_activities(plan: Plan, num_outputs: int) -> Activities:
@@ -26,9 +21,8 @@ def mark_activities(plan: Plan, num_outputs: int) -> Activities:
     A tap has one if a single value that is computed from it alone is read by anything else; a gate, of which
     several are, has none. Changes of shape behind it, such as flattening or pooling, do not belong to it.
     """
-    marks = [*plan.all_taps, *plan.all_reads, *plan.all_sites]
     found = Activities({}, _reached(plan, plan.outs[:num_outputs])[0])
-    _mark(plan, found.of_taps, count(1 + max((mark.index for mark in marks), default=-1)))
+    _mark(plan, found.of_taps, count(1 + max(plan.indices(), default=-1)))
     return found
 
 
@@ -39,7 +33,7 @@ def _mark(plan: Plan, of_taps: dict[int, int], numbers: Iterator[int]) -> dict[i
     for operation in plan.operations:
         if operation.inner is not None:
             inside = _mark(operation.inner, of_taps, numbers)
-            if operation.equation.primitive.name != "scan":
+            if not operation.is_scan:
                 starts += [(operation.outs[i], taps) for i, taps in inside.items()]
     results: dict[int, list[int]] = {}
     for var, taps in starts:
@@ -104,7 +98,7 @@ def _reached(plan: Plan, outputs: Collection[int]) -> tuple[set[int], set[int]]:
 
 def _carried(operation: Operation, places: set[int]) -> set[int]:
     """Returns the results of a scan that become the arguments at these places in the next step."""
-    if operation.equation.primitive.name != "scan":
+    if not operation.is_scan:
         return set()
     _, carry, _ = equations.split_scan(operation.equation, list(range(len(operation.ins))))
     return {i for i, place in enumerate(carry) if place in places}

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lax_learning._sites import _equations as equations
-from lax_learning._sites._run import Bilinear
+from lax_learning._sites._products import Bilinear
 
 _LINEAR = equations.SHAPES | {"neg", "reduce_sum", "slice"}
 """Operations that are linear in their one operand."""

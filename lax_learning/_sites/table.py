@@ -49,13 +49,7 @@ class SiteTable(tuple[SiteRow, ...]):
 def sites(model: Model, params: Params, x: Any) -> SiteTable:
     """Finds where the parameters of a model meet data: credit is assigned there and nowhere else.
 
-    Args:
-      model: any model.
-      params: its parameters.
-      x: a batch; only shapes and types are used.
-
-    Returns:
-      One row a site, printed as a table.
+    Returns one row a site, printed as a table; of params and x, a batch, only shapes and types are used.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -16,6 +16,7 @@ from lax_learning._checks import (
     check_memory,
     check_shapes,
 )
+from lax_learning._layers import as_layers
 from lax_learning._precision import raised, widened
 from lax_learning.data.types import Dataset, Splits, drawn_splits
 from lax_learning.types import Key, Params

@@ -48,11 +48,7 @@ def spall_gains(
       c: first perturbation, in the units of the parameters; about the standard deviation of the loss's
         own noise.
       A: stability constant in updates; Spall advises a tenth of the number of updates.
-      alpha: decay exponent of the step.
-      gamma: decay exponent of the perturbation.
-
-    Returns:
-      The two schedules.
+      alpha, gamma: decay exponents of the step and of the perturbation.
 
     Example:
       >>> gains = spall_gains(a=1.0, c=0.1, A=9.0)
@@ -100,10 +96,9 @@ def spsa(
     `g = 1/K sum_k (L(w + c_k s) - L(w - c_k s)) s / (2 c_k)`, `s = +-1`
 
     Args:
-      loss_fn: as in `weight_perturbation`.
+      loss_fn, has_aux: as of `weight_perturbation`.
       perturbation: `count -> c_k`, for example `spall_gains(...).perturbation`.
       num_samples: number of draws that are averaged.
-      has_aux: as in `jax.value_and_grad`.
 
     Returns:
       `estimate(key, params, *args, count) -> (value, grads)`, `count` the number of updates done, such
@@ -112,11 +107,10 @@ def spsa(
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> gains = spall_gains(a=0.1, c=0.01, A=10.0)
-      >>> estimate = spsa(lambda w: jnp.sum(w**2), perturbation=gains.perturbation)
+      >>> estimate = jax.jit(spsa(lambda w: jnp.sum(w**2), perturbation=gains.perturbation))
       >>> optimizer = optax.sgd(gains.learning_rate)
       >>> w = jnp.ones(3)
       >>> state = optimizer.init(w)
-      >>> estimate = jax.jit(estimate)
       >>> for count in range(100):
       ...     value, grads = estimate(jax.random.key(count), w, count=count)
       ...     updates, state = optimizer.update(grads, state, w)
@@ -128,7 +122,6 @@ def spsa(
       Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient
       approximation, https://doi.org/10.1109/9.119632, 1992.
     """
-
     check_callable("perturbation", perturbation, "a schedule, such as spall_gains(0.1, 0.1).perturbation")
     check_samples("num_samples", num_samples)
     split_aux(loss_fn, has_aux)
@@ -138,14 +131,9 @@ def spsa(
     ) -> tuple[Any, Params]:
         check_key("key", key)
         at_count = perturbing(
-            loss_fn,
-            "perturbation(count)",
-            perturbation(_as_count(count)),
-            num_samples=num_samples,
-            difference="central",
-            noise="rademacher",
-            has_aux=has_aux,
-        )
+            loss_fn, perturbation(_as_count(count)), "perturbation(count)", num_samples=num_samples,
+            difference="central", noise="rademacher", has_aux=has_aux,
+        )  # fmt: skip
         return at_count(key, params, *args, **kwargs)
 
     return estimate

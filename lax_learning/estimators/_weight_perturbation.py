@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from lax_learning._arrays import as_params
 from lax_learning._checks import (
-    as_params,
     check_choice,
     check_count,
     check_key,
@@ -18,7 +18,7 @@ from lax_learning._checks import (
     describe,
 )
 from lax_learning._precision import is_half, raised, shift
-from lax_learning.estimators._draws import as_gradient, join_aux, mean_over_draws, scaled, split_aux
+from lax_learning.estimators._draws import as_gradient, averaged, join_aux, scaled, split_aux
 from lax_learning.estimators._low_rank import FITNESS, low_rank_mean
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Estimator, Key, Params
@@ -50,8 +50,8 @@ def weight_perturbation(
     Half precision cannot hold most steps: they are rounded to what the parameters can store, and never to
     nothing, and the credit is that of the step that was made. The loss itself has to be in float32 or wider,
     and what `loss_fn` computes in half precision on the way rounds small differences away; the rules on
-    networks and models compute all in float32. In wider dtypes sigma should be well above the spacing of
-    numbers around the parameters, 1e-7 times their size in float32.
+    models compute all in float32. In wider dtypes sigma should be well above the spacing of numbers around
+    the parameters, 1e-7 times their size in float32.
 
     With `rank=r` the noise of an `n x m` matrix is `a b^T / sqrt(r)`, with unit noise in a and b. It has the
     mean and covariance of full noise and is never multiplied out: `x (w + sigma a b^T / sqrt(r))` is `x w`,
@@ -71,7 +71,7 @@ def weight_perturbation(
         function `(key, params) -> unit noise`, which is how draws are injected; integers are cast. With a
         rank it is given a list of the leaves, pairs `(a, b)` for those of low rank, all with a leading
         axis of draws.
-      rank: of the noise on matrices; None for full noise.
+      rank: of the noise on matrices, in float32 or wider; None for full noise.
       fitness: with a rank, what stands for the losses of the draws: "loss"; "z-scored", the losses minus
         their mean over their standard deviation; or "ranked", their ranks from -1/2 to 1/2. The last two
         give a direction and not a gradient; losses of one example are averaged first.
@@ -80,10 +80,6 @@ def weight_perturbation(
     Returns:
       `estimate(key, params, *args) -> (value, grads)`, `value` the loss of the unperturbed parameters
       (a compiled program that does not use it does not compute it, if the difference is central).
-
-    Raises:
-      ValueError: at trace time, for a sigma that is 0 or infinite in the dtype of the params or the loss.
-      TypeError: at trace time, for a loss of half precision, and with a rank for such params.
 
     Example:
       >>> estimate = weight_perturbation(lambda w: jnp.sum(w**2), sigma=0.01, num_samples=4096)
@@ -94,21 +90,21 @@ def weight_perturbation(
     References:
       Jabri, Flower, Weight perturbation: an optimal architecture and learning technique for analog VLSI
       feedforward and recurrent multilayer networks, https://doi.org/10.1109/72.105429, 1992.
-      Sarkar et al., Evolution strategies at the hyperscale,
-      https://arxiv.org/abs/2511.16652, 2025 (noise of low rank).
       Cauwenberghs, A fast stochastic error-descent algorithm for supervised learning and optimization,
       https://proceedings.neurips.cc/paper/1992/hash/c3e878e27f52e2a57ace4d9a76fd9acf-Abstract.html, 1992.
+      Sarkar et al., Evolution strategies at the hyperscale,
+      https://arxiv.org/abs/2511.16652, 2025 (noise of low rank).
     """
     return perturbing(
-        loss_fn, "sigma", sigma, num_samples=num_samples, difference=difference, noise=noise, has_aux=has_aux,
+        loss_fn, sigma, num_samples=num_samples, difference=difference, noise=noise, has_aux=has_aux,
         rank=rank, fitness=fitness,
     )  # fmt: skip
 
 
 def perturbing(
     loss_fn: Callable[..., Any],
-    name: str,
     sigma: ArrayLike,
+    name: str = "sigma",
     *,
     num_samples: int,
     difference: str,
@@ -117,7 +113,7 @@ def perturbing(
     rank: int | None = None,
     fitness: str = "loss",
 ) -> Estimator:
-    """`weight_perturbation`; errors call sigma by the name that the caller gave it."""
+    """Returns `weight_perturbation`; errors call sigma by the name that the caller gave it."""
     check_positive(name, sigma)
     check_samples("num_samples", num_samples)
     check_choice("difference", difference, ("forward", "central"))
@@ -161,7 +157,7 @@ def perturbing(
             return jax.tree.map(lambda s: scaled(slope, s), credited)
 
         if rank is None:
-            grads = mean_over_draws(draw, key, num_samples)
+            grads = averaged(draw, num_samples)(key)
         else:
             grads = low_rank_mean(
                 lambda params, args, kwargs: checked(params, *args, **kwargs)[0],

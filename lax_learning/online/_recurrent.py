@@ -10,6 +10,7 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike
 
+from lax_learning._arrays import as_arrays, check_same_structure
 from lax_learning._checks import (
     as_arrays,
     as_sizes,

@@ -39,16 +39,13 @@ def forward_direct_feedback(
     alone. Positions and steps that share feedback learn the mean of their Jacobians.
 
     Args:
-      model: any model whose examples do not depend on each other, and that forward mode differentiates.
-      loss: per-example loss `(output, y) -> [batch]`.
+      model: any model that forward mode differentiates.
       optimizer: moves the feedback at every call of `value_and_grad`; `optax.sgd(beta)` for the form above.
-      feedback_init: `(key, like) -> feedback` of shape `[units, outputs]`, with leading axes of stacked
-        layers; by default zeros.
-      where: which parameters are trained; the gradients of the others are zero.
+      feedback_init, where: as of `direct_feedback_alignment`; by default feedback is zero.
 
     Returns:
-      The rule. Its state holds the feedback, as `direct_feedback_alignment` has it, and the state of the
-      optimizer; calls whose state is not used, such as measurements, move nothing.
+      The rule, with a `LearnedState`; feedback as of `direct_feedback_alignment`. Calls whose state is not
+      used, such as measurements, move nothing.
 
     Example:
       >>> import optax

@@ -15,7 +15,8 @@ from lax_learning._sites._equations import vary_as
 from lax_learning.estimators._draws import as_gradient
 from lax_learning.estimators._forward_gradient import directional_derivative
 from lax_learning.models import Model, Split
-from lax_learning.rules._common import check_parts, joined, losses_of
+from lax_learning.rules._common import check_parts, losses_of, value_of
+from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Params, Rule
 
 
@@ -32,15 +33,11 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
     of K gradients.
 
     Args:
-      model: any model that forward mode differentiates.
-      loss: per-example loss `(output, y) -> [batch]`.
+      model: any model that forward mode differentiates; a TypeError at trace time for others.
       guesses: rules on the same model, with a key each; for several draws name one several times.
 
     Returns:
       The rule; its state holds those of the guesses, in order.
-
-    Raises:
-      TypeError: at trace time, for a model with an op that forward mode cannot pass.
 
     Example:
       >>> import lax_learning as ll
@@ -74,7 +71,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
         key: Key, params: Params, state: tuple[Any, ...], x: Any, y: Any
     ) -> tuple[Any, Params, tuple[Any, ...]]:
         check_key("key", key)
-        check_instance("state", state, tuple, "the state of the rule's init(key, params, x)")
+        check_state(state, tuple)
         keys = jax.random.split(key, len(rules))
         found = [r.value_and_grad(k, params, s, x, y) for r, k, s in zip(rules, keys, state, strict=True)]
         x, size = as_batch(x)
@@ -90,8 +87,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
         slopes = jax.vmap(lambda u: directional_derivative(mean_loss, at, u)[1])(directions)
         grads = [jnp.tensordot(slopes.astype(u.dtype), u, 1) for u in directions]
         grads = as_gradient(grads, split.parameters)
-        aux = model(params, x)[1] if model.has_aux else None
-        value = joined(mean_loss(split.parameters), aux, model)
+        value = value_of(mean_loss(split.parameters), model, params, x)
         return value, split.gradients(grads), tuple(after for _, _, after in found)
 
     return Rule(init, value_and_grad, model.trainable)

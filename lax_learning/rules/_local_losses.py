@@ -7,6 +7,7 @@ import jax
 
 from lax_learning._checks import check_callable, check_instance, check_key, check_sequence
 from lax_learning.models import Model, selects
+from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Params, Rule
 
 Block = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
@@ -19,9 +20,9 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
     `a_l = body_l(p_l, a_{l-1})`, `g_l = rule on L(head_l(q_l, body_l(p_l, a_{l-1})), y)` with `a_{l-1}` held
 
     Credit has the depth of a block: perturbations of one block do not disturb what another learns, so the
-    variance of forward gradients and node perturbation is that of a block and not of the network. What is
-    learned is greedy: no block learns what only later ones could use. A pass costs one of the network and the
-    heads, times what the rule costs; the heads are thrown away after training, except the last.
+    variance of forward gradients and node perturbation is that of a block and not of the network. Learning is
+    greedy: no block learns what only later ones could use. A pass costs one of the network and the heads,
+    times what the rule costs; the heads are thrown away after training, except the last.
 
     Args:
       make_rule: `model -> Rule`, called for every block, for example
@@ -31,9 +32,6 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
     Returns:
       The rule for params `[(p_1, q_1), ..., (p_L, q_L)]`, a list or tuple. Its state holds those of the
       blocks, and its loss is that of the last block.
-
-    Raises:
-      ValueError: at trace time, for params that are not a pair for each block.
 
     Example:
       >>> import jax.numpy as jnp
@@ -92,7 +90,7 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
     ) -> tuple[Any, Params, tuple[Any, ...]]:
         check_key("key", key)
         check_params(params)
-        check_instance("state", state, tuple, "the state of the rule's init(key, params, x)")
+        check_state(state, tuple)
         value, grads, after = None, [], []
         keys = jax.random.split(key, len(rules))
         for k, rule, (body, _), of_block, of_state in zip(keys, rules, blocks, params, state, strict=True):

@@ -9,11 +9,10 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from lax_learning._arrays import as_params, check_counter, check_same_structure
 from lax_learning._checks import (
-    as_params,
     check_choice,
     check_count,
-    check_counter,
     check_function,
     check_instance,
     check_key,
