@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from lax_learning._arrays import check_same_structure
 from lax_learning._checks import (
     as_array,
     as_floating,
     check_choice,
     check_count,
     check_floating,
-    check_same_structure,
     check_shapes,
     describe,
 )

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Int32
 
-from lax_learning._checks import check_count, check_counter, check_key
+from lax_learning._arrays import check_counter
+from lax_learning._checks import check_count, check_key
 from lax_learning.types import Key
 
 

@@ -8,14 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from lax_learning._checks import (
-    as_layers,
-    check_count,
-    check_floating_dtype,
-    check_key,
-    check_memory,
-    check_shapes,
-)
+from lax_learning._checks import check_count, check_floating_dtype, check_key, check_memory, check_shapes
 from lax_learning._layers import as_layers
 from lax_learning._precision import raised, widened
 from lax_learning.data.types import Dataset, Splits, drawn_splits

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import as_real, as_real_leaves, check_instance, check_positive, check_same_structure
+from lax_learning._arrays import as_real, as_real_leaves, check_same_structure
+from lax_learning._checks import check_instance, check_positive
 from lax_learning._precision import raised, widened
 from lax_learning._scaling import divided, norm, root_mean_square, scale_of
 from lax_learning._sites._program import Program

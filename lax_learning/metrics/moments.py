@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import as_array, as_real_leaves, check_callable, check_count, check_same_structure
+from lax_learning._arrays import as_real_leaves, check_same_structure
+from lax_learning._checks import as_array, check_callable, check_count
 from lax_learning._scaling import divided, scale_of
 from lax_learning.metrics.alignment import by_prefix
 

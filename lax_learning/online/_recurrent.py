@@ -12,13 +12,11 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._arrays import as_arrays, check_same_structure
 from lax_learning._checks import (
-    as_arrays,
     as_sizes,
     check_callable,
     check_floating_dtype,
     check_instance,
     check_probability,
-    check_same_structure,
 )
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as

@@ -11,9 +11,9 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
+from lax_learning._arrays import as_params
 from lax_learning._checks import (
     as_floating,
-    as_params,
     as_sizes,
     check_count,
     check_floating_dtype,

@@ -10,7 +10,7 @@ from jax.nn.initializers import variance_scaling, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._arrays import as_params, check_inputs
+from lax_learning._arrays import check_inputs
 from lax_learning._checks import (
     as_array,
     as_floating,

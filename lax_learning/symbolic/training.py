@@ -18,7 +18,6 @@ from lax_learning._checks import (
     check_key,
     check_memory,
     check_not_negative,
-    check_same_structure,
     describe,
 )
 from lax_learning._optimizers import with_loss_support
