@@ -4,17 +4,8 @@ Bad input is a TypeError or ValueError that names the argument, what was expecte
 function is called or traced. Docstrings say under Raises only what the arguments do not say themselves.
 """
 
-from lax_learning import (
-    birth_death,
-    data,
-    decorrelation,
-    estimators,
-    metrics,
-    online,
-    plasticity,
-    rules,
-    symbolic,
-)
+import lax_learning.rules as rules
+from lax_learning import birth_death, data, decorrelation, estimators, metrics, online, plasticity, symbolic
 from lax_learning._ensemble import ensemble
 from lax_learning._grid import grid
 from lax_learning._placement import gather, replicate

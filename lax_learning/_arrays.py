@@ -85,7 +85,7 @@ def as_real(name: str, value: Any) -> Array:
     """Returns `value` as an array of float32, or of float64 where it is one, if nothing is lost.
 
     Numbers and lists of them, booleans and integers of up to 16 bits are converted; arrays of wider integers,
-    which float32 rounds, are a TypeError, as is what is no array of real numbers.
+    which float32 rounds, are a TypeError, as is everything else.
     """
     array = as_array(name, value)
     is_wide = jnp.issubdtype(array.dtype, jnp.integer) and array.dtype.itemsize > 2

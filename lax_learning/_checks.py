@@ -1,4 +1,4 @@
-"""Checks of what users pass in: each names the argument, what was expected and what came."""
+"""Checks of arguments: errors name the argument, the expected value and the given one."""
 
 import inspect
 import math
@@ -102,7 +102,7 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def check_instance(name: str, value: Any, kind: Any, expected: str) -> None:
-    """Raises TypeError unless `value` is of a type; `expected` says what makes one."""
+    """Raises TypeError unless `value` is of a type; `expected` describes it."""
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
 
@@ -110,14 +110,14 @@ def check_instance(name: str, value: Any, kind: Any, expected: str) -> None:
 def check_callable(
     name: str, value: Any, expected: str = "a function", num_arguments: int | None = None
 ) -> None:
-    """Raises TypeError unless `value` can be called, with `num_arguments`; `expected` says of what kind."""
+    """Raises TypeError unless `value` can be called, with `num_arguments`; `expected` describes it."""
     check_instance(name, value, Callable, expected)
     if num_arguments is not None and (signature := _misfit(value, range(num_arguments))):
         raise TypeError(f"{name}: expected {expected}, got a function of {signature}")
 
 
 def check_function(name: str, value: Any, expected: str, *arguments: Any, **keywords: Any) -> None:
-    """Raises TypeError unless `value` can be called with such arguments; `expected` says of what kind."""
+    """Raises TypeError unless `value` can be called with such arguments; `expected` describes it."""
     check_callable(name, value, expected)
     if signature := _misfit(value, arguments, **keywords):
         called = getattr(value, "__name__", type(value).__name__)

@@ -170,7 +170,7 @@ class Ensemble:
         return structure, members
 
     def _placed(self, members: _Members) -> _Members:
-        """Spreads the members over the devices, and what they share on all of them."""
+        """Spreads the members over the devices, and copies shared leaves to all of them."""
         rows = repeating_the_last(members.number, self._mesh.size)
         own = place(members.own, NamedSharding(self._mesh, MEMBERS), rows)
         return _Members(own, place(members.shared, NamedSharding(self._mesh, SHARED)))

@@ -9,16 +9,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from lax_learning._checks import (
-    as_array,
-    as_floating,
-    as_tuple,
-    check_callable,
-    check_floating_dtype,
-    check_key,
-    check_shapes,
-    describe,
-)
+from lax_learning import _checks as checks
 from lax_learning.types import Key, Params, Weights
 
 ACTIVATION = "a function of z, such as jax.nn.relu"
@@ -72,12 +63,12 @@ def initialiser(layers: Sequence[Shapes], dtype: DTypeLike) -> Callable[[Key], P
         for k, (name, (shape, init)) in zip(jax.random.split(key, len(shapes)), shapes.items(), strict=True):
             if init is not None:
                 at = "recurrent_init" if name == "u" else f"{name}_init"
-                drawn[name] = as_floating(at, init(k, shape, dtype))
-                check_shapes([at], [drawn[name]], [shape])
+                drawn[name] = checks.as_floating(at, init(k, shape, dtype))
+                checks.check_shapes([at], [drawn[name]], [shape])
         return drawn
 
     def init(key: Key) -> Params:
-        check_key("key", key)
+        checks.check_key("key", key)
         keys = jax.random.split(key, len(layers))
         return tuple(weights(k, shapes) for k, shapes in zip(keys, layers, strict=True))
 
@@ -86,7 +77,7 @@ def initialiser(layers: Sequence[Shapes], dtype: DTypeLike) -> Callable[[Key], P
 
 def as_layers(name: str, params: Any, num_layers: int) -> tuple[dict[str, Any], ...]:
     """Returns the weights of each layer as dicts of floating-point arrays; each has a `w`."""
-    layers = as_tuple(name, params, "a sequence with the weights of each layer")
+    layers = checks.as_tuple(name, params, "a sequence with the weights of each layer")
     if len(layers) != num_layers:
         raise ValueError(f"{name}: expected {num_layers} layers, got {len(layers)}")
     return tuple(_as_weights(f"{name}[{i}]", weights) for i, weights in enumerate(layers))
@@ -94,19 +85,17 @@ def as_layers(name: str, params: Any, num_layers: int) -> tuple[dict[str, Any], 
 
 def _as_weights(name: str, weights: Any) -> dict[str, Any]:
     if not isinstance(weights, Mapping) or weights.get("w") is None:
-        got = sorted(weights) if isinstance(weights, Mapping) else describe(weights)
+        got = sorted(weights) if isinstance(weights, Mapping) else checks.describe(weights)
         raise ValueError(f"{name}: expected a dict with the entry 'w', got {got}")
-    used = ("w", "u", "b")
-    return {
-        k: as_floating(f"{name}[{k!r}]", v) if k in used else v for k, v in weights.items() if v is not None
-    }
+    given = {k: v for k, v in weights.items() if v is not None}
+    return given | {k: checks.as_floating(f"{name}[{k!r}]", given[k]) for k in ("w", "u", "b") if k in given}
 
 
 def checked(
     params: Params, x: Any, layers: Sequence[Shapes], input_shape: Sequence[int | str]
 ) -> tuple[tuple[Weights, ...], Array]:
     """Returns the weights of each layer and a batch; raises unless they have the shapes of the network."""
-    params, x = as_layers("params", params, len(layers)), as_array("x", x)
+    params, x = as_layers("params", params, len(layers)), checks.as_array("x", x)
     sizes = zip(x.shape[1:], input_shape, strict=False)
     if x.ndim != 1 + len(input_shape) or any(n != m for n, m in sizes if m != "steps"):
         expected = ", ".join(["batch", *map(str, input_shape)])
@@ -114,15 +103,15 @@ def checked(
     for i, (weights, shapes) in enumerate(zip(params, layers, strict=True)):
         for name, (shape, _) in shapes.items():
             if name in weights or name != "b":
-                check_shapes([f"params[{i}][{name!r}]"], [weights.get(name)], [shape])
+                checks.check_shapes([f"params[{i}][{name!r}]"], [weights.get(name)], [shape])
     return params, x
 
 
 def for_each(name: str, value: Any, number: int, of: str) -> tuple[Callable[[Array], Array], ...]:
     """Returns an activation for each of a number of layers, given as one or as a sequence."""
-    each: tuple[Any, ...] = (value,) * number if callable(value) else as_tuple(name, value, ACTIVATION)
+    each: tuple[Any, ...] = (value,) * number if callable(value) else checks.as_tuple(name, value, ACTIVATION)
     for i, function in enumerate(each):
-        check_callable(name if callable(value) else f"{name}[{i}]", function, ACTIVATION)
+        checks.check_callable(name if callable(value) else f"{name}[{i}]", function, ACTIVATION)
     if len(each) != number:
         raise ValueError(f"{name}: expected {number}, one a {of}, got {len(each)}")
     return each
@@ -130,8 +119,8 @@ def for_each(name: str, value: Any, number: int, of: str) -> tuple[Callable[[Arr
 
 def check_options(dtype: Any, output_activation: Any, **inits: Any) -> None:
     """Raises unless the options that networks share are right."""
-    check_callable("output_activation", output_activation, ACTIVATION)
-    check_floating_dtype("dtype", dtype)
+    checks.check_callable("output_activation", output_activation, ACTIVATION)
+    checks.check_floating_dtype("dtype", dtype)
     for name, init in inits.items():
         if not (name == "b_init" and init is None):
-            check_callable(name, init, INITIALISER, num_arguments=3)
+            checks.check_callable(name, init, INITIALISER, num_arguments=3)

@@ -14,7 +14,7 @@ from lax_learning._checks import check_sequence, describe
 
 
 def replicate(arrays: Any, devices: Sequence[Any] | None = None) -> Any:
-    """Copies on all devices: what members of an ensemble share is then not copied at every call.
+    """Copies arrays to all devices, so that an ensemble does not copy shared ones at every call.
 
     Args:
       arrays: a pytree of arrays, the same in every process.
@@ -81,7 +81,7 @@ def within_reach(leaf: Any) -> Any:
 
 
 def place(arrays: Any, sharding: NamedSharding, chosen: Any = ...) -> Any:
-    """Puts the chosen rows on devices; every process puts what belongs to its own."""
+    """Puts the chosen rows on devices; every process puts the shards of its own."""
     mesh = cast(Mesh, sharding.mesh)
     local = tuple(mesh.local_mesh.devices.flat)
 

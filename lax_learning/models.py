@@ -79,7 +79,7 @@ _SAYS_WHAT_IS_WRONG = re.compile(r"\S+: expected .*, got ", re.DOTALL)
 
 
 def _misfit(error: Exception, params: Params, x: Any) -> ValueError:
-    """An error of apply that names what it got, and the line of the user's code."""
+    """Returns an error of apply that names its arguments, and the line of the user's code."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames[1:] if "/jax/" not in f.filename and "/site-packages/" not in f.filename]
     line = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
@@ -139,8 +139,7 @@ class Split:
         if twice:
             raise ValueError(f"params: expected one leaf at each path, got several at {twice}")
         for path, leaf, trained in zip(self.paths, self.leaves, self.trained, strict=True):
-            is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
-            if trained and not (is_array and jnp.issubdtype(leaf.dtype, jnp.floating)):
+            if trained and not jnp.issubdtype(leaf.dtype, jnp.floating):
                 where = f" at {path!r}" if path else ""
                 raise TypeError(
                     f"params: expected a floating-point parameter{where}, got {describe(leaf)}; leave "

@@ -1,7 +1,8 @@
-"""Unit noise for perturbation: what is drawn has mean 0 and variance 1 on every entry of a pytree."""
+"""Unit noise for perturbation, of mean 0 and variance 1 on every entry of a pytree."""
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,16 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from lax_learning import _checks as checks
 from lax_learning._arrays import by_path
-from lax_learning._checks import (
-    as_array,
-    check_callable,
-    check_choice,
-    check_floating,
-    check_key,
-    check_shapes,
-    describe,
-)
 from lax_learning._precision import raised
 from lax_learning.types import Key
 
@@ -28,10 +21,10 @@ Noise = Callable[[Key, PyTree], PyTree]
 
 def _by_leaf(draw: Callable[[Key, Any], Array], key: Key, like: PyTree) -> PyTree:
     """`draw(key, leaf)` for every leaf, with a key of its own."""
-    check_key("key", key)
+    checks.check_key("key", key)
 
     def floating(at: str, leaf: Any) -> Any:
-        check_floating(at, leaf)
+        checks.check_floating(at, leaf)
         return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)
 
     leaves, structure = jax.tree.flatten(by_path("like", floating, like))
@@ -47,25 +40,24 @@ def normal(key: Key, like: PyTree) -> PyTree:
       (2, 3)
     """
 
+    return _normal(key, like, in_place=False)
+
+
+def _normal(key: Key, like: PyTree, *, in_place: bool) -> PyTree:
+    """The numbers of `normal`; in place with no memory of a loop, for programs that use them once."""
+
     def draw(key: Key, leaf: Any) -> Array:
         dtype = raised(leaf)
-        if leaf.size < 1024 or jax.default_backend() != "cpu":
-            return jax.random.normal(key, leaf.shape, dtype).astype(leaf.dtype)
-        # The same numbers in a loop of two long rows: programs that use them twice draw them once, and no
-        # compiler puts them into the shape of the leaf, where short last axes make it slow.
-        rows = _uniform(key, (2, -(-leaf.size // 2)), dtype)
-        drawn = jax.lax.map(_normal_of, rows)
-        return drawn.reshape(-1)[: leaf.size].reshape(leaf.shape).astype(leaf.dtype)
-
-    return _by_leaf(draw, key, like)
-
-
-def _normal_in_place(key: Key, like: PyTree) -> PyTree:
-    """The numbers of `normal` with no memory of a loop, for programs that use them in one place."""
-
-    def draw(key: Key, leaf: Any) -> Array:
-        row = _uniform(key, (leaf.size,), raised(leaf))
-        return _normal_of(row).reshape(leaf.shape).astype(leaf.dtype)
+        if in_place:
+            drawn = _normal_of(_uniform(key, (leaf.size,), dtype))
+        elif leaf.size < 1024 or jax.default_backend() != "cpu":
+            drawn = jax.random.normal(key, leaf.shape, dtype)
+        else:
+            # The same numbers in a loop of two long rows: programs that use them twice draw them once, and no
+            # compiler puts them into the shape of the leaf, where short last axes make it slow.
+            rows = _uniform(key, (2, -(-leaf.size // 2)), dtype)
+            drawn = jax.lax.map(_normal_of, rows).reshape(-1)[: leaf.size]
+        return drawn.reshape(leaf.shape).astype(leaf.dtype)
 
     return _by_leaf(draw, key, like)
 
@@ -137,17 +129,17 @@ _NAMED: dict[str, Noise] = {"normal": normal, "rademacher": rademacher}
 
 
 def as_noise(noise: str | Noise, *, in_place: bool = False) -> Noise:
-    """Returns the noise of that name, or `noise` itself if it is a function, what it draws checked.
+    """Returns the noise of that name, or `noise` itself if it is a function, with checks.
 
     Real numbers of another dtype, such as the int32 of `jax.random.rademacher`, are cast to that of the leaf
-    they are for: what is added and what gets the credit are the same numbers then. With `in_place` the same
+    they are for, so that the same numbers are added and get the credit. With `in_place` the same
     numbers come without memory of their own, for programs that use each draw once.
     """
     if not callable(noise):
-        check_choice("noise", noise, _NAMED)
-        return _normal_in_place if in_place and noise == "normal" else _NAMED[noise]
+        checks.check_choice("noise", noise, _NAMED)
+        return partial(_normal, in_place=True) if in_place and noise == "normal" else _NAMED[noise]
     expected = "one of its names, or a function (key, like) -> unit noise"
-    check_callable("noise", noise, expected, num_arguments=2)
+    checks.check_callable("noise", noise, expected, num_arguments=2)
 
     def checked(key: Key, like: PyTree) -> PyTree:
         drawn = noise(key, like)
@@ -162,8 +154,8 @@ def as_noise(noise: str | Noise, *, in_place: bool = False) -> Noise:
 
 
 def _cast(at: str, drawn: Any, leaf: Any) -> Array:
-    drawn = as_array(at, drawn)
+    drawn = checks.as_array(at, drawn)
     if drawn.dtype == bool:
-        raise TypeError(f"{at}: expected an array of real numbers, got {describe(drawn)}")
-    check_shapes([at], [drawn], [leaf.shape])
+        raise TypeError(f"{at}: expected an array of real numbers, got {checks.describe(drawn)}")
+    checks.check_shapes([at], [drawn], [leaf.shape])
     return drawn.astype(leaf.dtype)

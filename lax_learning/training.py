@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
 
     Fields:
       params: the rule's params.
-      rule_state: what else the rule remembers; empty for most.
+      rule_state: state of the rule; empty for most.
       optimizer_state: optax's.
       batches: order of the examples.
       update_key: the key of update t is `fold_in(update_key, t)`.
@@ -46,7 +46,7 @@ class History(NamedTuple):
 
     Fields:
       losses: loss of the batch before each update, `[num_updates]`.
-      evaluations: what `evaluate` returned at the start and after every `every` updates, each leaf with
+      evaluations: results of `evaluate` at the start and after every `every` updates, each leaf with
         a leading axis `[1 + num_updates / every]`.
       state: the state at the end.
     """
@@ -111,7 +111,7 @@ def _absorbed(absorb: Callable[[Params, Any], Params] | None, params: Params, au
     """Params after an update; `aux` is empty for a model without one."""
     if absorb is None and aux:
         raise TypeError(
-            "absorb: expected a function (params, aux) -> params, which says what becomes of the model's "
+            "absorb: expected a function (params, aux) -> params, which decides what becomes of the model's "
             "aux, got None; lambda params, aux: params drops it"
         )
     if absorb is None:
@@ -189,7 +189,7 @@ def make_train(
     with_loss = with_loss_support(optimizer)
 
     def trained(params: Params) -> Params:
-        """Params with None in place of what no optimizer moves."""
+        """Params with None for leaves that no optimizer moves."""
         if rule.trainable is None:
             return params
         paths = iter(leaf_paths(params))

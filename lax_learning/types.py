@@ -61,7 +61,7 @@ class Rule(NamedTuple):
     Functions of any `Model` and of a per-example loss `(output, y) -> [batch]` return one.
 
     Fields:
-      init: `(key, params, x) -> state`: what the rule remembers, `()` for most; of x only shapes are used.
+      init: `(key, params, x) -> state`: memory of the rule, `()` for most; of x only shapes are used.
       value_and_grad: `(key, params, state, x, y) -> (loss, grads, state)`. `grads` has the structure, shapes,
         dtypes and units of `jax.grad` of the mean loss; for a model with aux the first is `(loss, aux)`.
       trainable: of the model: which leaves of params are for an optimizer to move.
@@ -80,7 +80,7 @@ class Rule(NamedTuple):
     wrapped: Callable[[Any], Any] | None = None
 
     def model_at(self, model: Any, state: Any) -> Any:
-        """Returns the model to predict with: `model`, or what the rule puts around it in a state."""
+        """Returns the model to predict with: `model`, or the one that the rule wraps around it in a state."""
         return self.wrapped(state) if self.wrapped else model
 
 

@@ -1,4 +1,4 @@
-"""Coupling: do the examples of a batch depend on each other, found when a model is traced."""
+"""Coupling: models in which the examples of a batch depend on each other, found when they are traced."""
 
 from typing import Any
 

@@ -28,7 +28,7 @@ def has_factors(model: Model, params: Params, x: Any) -> bool:
     """Returns whether the factors of all gradients are no larger than the pre-activations of the model.
 
     A gradient is an outer product if one matrix product reads the parameter as it is, outside of scans, and
-    one vector an example. Any other must be smaller than what its sites compute, as that of a bias is.
+    one vector an example. Any other must be smaller than the pre-activations of its sites, as of a bias.
     """
     program = Program(model, params, one_example(x))
     products = _products(program)

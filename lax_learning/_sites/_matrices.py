@@ -34,8 +34,8 @@ Held = dict[int, tuple[int, int]]
 def direct_matrices(program: Program) -> dict[int, Matrix]:
     """Returns the parameters that are used as one matrix by products and by nothing else.
 
-    They stand by their position among the leaves. A parameter that is reshaped, normalised or gathered from,
-    or is used in two ways, is none of them.
+    Keys are positions among the leaves. Parameters that are reshaped, normalised or gathered from, or used in
+    two ways, are left out.
     """
     found: dict[int, Matrix | None] = {}
 

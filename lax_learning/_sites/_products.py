@@ -21,7 +21,7 @@ class Layout(NamedTuple):
       size: numbers in a vector.
       groups: shape of products that stand side by side: `(groups,)` of a grouped convolution, batch axes of
         a matrix product; often `()`.
-      window: of a convolution, what tells its patches from those of another one; None for a product.
+      window: of a convolution, the parameters that determine its patches; None for a product.
       axes: of x, that make up a vector of a product; `()` for a convolution.
       rows, columns: axes of w that are summed over, and the others.
       place: first axis of the result that belongs to the columns.
@@ -89,20 +89,15 @@ def _of_product(equation: Any, w_position: int, w_shape: tuple[int, ...], x_shap
         z = vectors(x) @ jnp.swapaxes(r, -1, -2)
         return op(w, _restored(z if b is None else z + b[..., None, :], x_order, x_shape))
 
-    return Layout(
-        size,
-        groups,
-        None,
-        axes,
-        rows,
-        columns,
-        len(groups) + (0 if w_position == 0 else len(kept)),
-        vectors,
-        lambda w: jnp.transpose(w, w_order).reshape(*groups, size, -1),
-        lambda matrix: _restored(matrix, w_order, w_shape),
-        transformed,
-        alone,
-    )
+    def matrix(w: Array) -> Array:
+        return jnp.transpose(w, w_order).reshape(*groups, size, -1)
+
+    def unmatrix(matrix: Array) -> Array:
+        return _restored(matrix, w_order, w_shape)
+
+    place = len(groups) + (0 if w_position == 0 else len(kept))
+    functions = vectors, matrix, unmatrix, transformed, alone
+    return Layout(size, groups, None, axes, rows, columns, place, *functions)
 
 
 def _of_convolution(params: dict[str, Any], w_shape: tuple[int, ...]) -> Layout:
@@ -133,19 +128,9 @@ def _of_convolution(params: dict[str, Any], w_shape: tuple[int, ...]) -> Layout:
         shift = (b[..., None, :] @ rows).reshape(-1)
         return z + jnp.expand_dims(shift, [axis for axis in range(z.ndim) if axis != numbers.out_spec[1]])
 
-    return Layout(
-        size,
-        groups,
-        tuple(sorted(window.items())),
-        (),
-        w_order[:-1],
-        w_order[-1:],
-        numbers.out_spec[1],
-        vectors,
-        matrix,
-        unmatrix,
-        transformed,
-    )
+    axes, patches = (w_order[:-1], w_order[-1:]), tuple(sorted(window.items()))
+    functions = vectors, matrix, unmatrix, transformed
+    return Layout(size, groups, patches, (), *axes, numbers.out_spec[1], *functions)
 
 
 def _restored(value: Array, order: tuple[int, ...], shape: tuple[int, ...]) -> Array:

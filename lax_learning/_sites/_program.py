@@ -79,7 +79,7 @@ class Program:
     def runner(self, hooks: Hooks) -> Callable[..., tuple[Any, Any, Feeds]]:
         """Returns `run` with these hooks on a batch, `(parameters, x, feeds={}) -> (output, aux, emitted)`.
 
-        Example by example, feeds and what is emitted have a leading axis of examples, and there is no aux.
+        Example by example, feeds and emitted values have a leading axis of examples, and there is no aux.
         """
         run = partial(self.run, hooks=hooks._replace(by_example=self.by_example))
         return jax.vmap(run, in_axes=(None, 0)) if self.by_example else run
@@ -98,11 +98,11 @@ class Program:
         Args:
           parameters: the trained leaves.
           x: a batch of the shapes that were traced; by example, one without the axis of examples.
-          hooks, feeds: what happens at sites, and what is fed to them, by index.
+          hooks, feeds: functions called at sites, and values fed to them, by index.
           feedback: partners of the trained leaves; None where a parameter is its own.
 
         Returns:
-          Output, aux, and what taps and reads emitted, by index.
+          Output, aux, and the values that taps and reads emitted, by index.
         """
         params = self.split.merge(parameters)
         check_values("params", params)

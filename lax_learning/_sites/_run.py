@@ -9,7 +9,7 @@ from lax_learning._sites import _equations as equations
 from lax_learning._sites._plan import Bilinear, Operation, Plan, Site, Tap
 
 Feeds = dict[int, Any]
-"""By the index of a tap, read or site what is fed to it, or emitted; inside scans, with leading axes of steps
+"""Values fed to taps, reads and sites, or emitted by them, by index; inside scans, with leading axes of steps
 for a tap or read, and of stacked layers for a site."""
 
 
@@ -45,10 +45,10 @@ def execute(
     Args:
       plan, args: the plan and the values of its arguments.
       partners: for every argument the value that parameters have in the feedback, or None.
-      hooks, feeds: what happens at sites, and what is fed to them.
+      hooks, feeds: functions called at sites, and values fed to them.
 
     Returns:
-      Results, their partners, and what the taps (and reads, and sites) emitted, by index.
+      Results, their partners, and the values that taps (and reads, and sites) emitted, by index.
     """
     env: dict[int, Any] = dict(plan.constants)
     mates: dict[int, Any] = {}
@@ -137,7 +137,9 @@ def _scan(
     consts, carry, xs = equations.split_scan(equation, values)
     const_mates, carry_mates, x_mates = equations.split_scan(equation, mates)
     number = len(carry)
-    by_step, same = _split_feeds(inner, feeds)
+    shared = {site.index for site in inner.all_sites if not site.stacked[inner.depth - 1]}
+    inside = feeds.keys() & inner.indices()
+    by_step, same = {i: feeds[i] for i in inside - shared}, {i: feeds[i] for i in inside & shared}
 
     def step(carry: Any, inputs: Any) -> Any:
         (carried, carried_mates), (xs, x_mates, by_step) = carry, inputs
@@ -151,10 +153,3 @@ def _scan(
         step, (carry, carry_mates), (xs, x_mates, by_step), **equations.scan_options(equation)
     )
     return [*carried, *ys], [*carried_mates, *y_mates], emitted
-
-
-def _split_feeds(plan: Plan, feeds: Feeds) -> tuple[Feeds, Feeds]:
-    """Splits feeds inside a scan into those with one value a step and those shared by all steps."""
-    shared = {site.index for site in plan.all_sites if not site.stacked[plan.depth - 1]}
-    inside = feeds.keys() & plan.indices()
-    return {i: feeds[i] for i in inside - shared}, {i: feeds[i] for i in inside & shared}

@@ -1,4 +1,4 @@
-"""Taps on any model: what a rule of one's own is made of."""
+"""Taps on any model, for rules of one's own."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,6 +1,7 @@
 """Forward gradient: the directional derivative along a random direction, times that direction."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from lax_learning._arrays import as_params
 from lax_learning._checks import check_key, check_samples
-from lax_learning._sites._equations import all_equations, trace, vary_as
+from lax_learning._sites._equations import all_equations, vary_as
 from lax_learning.estimators._draws import as_gradient, averaged, join_aux, scaled, split_aux
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Estimator, Key, Params
@@ -18,7 +19,7 @@ def directional_derivative(function: Callable[[Any], Any], primal: Any, tangent:
     """`jax.jvp` of one argument, with a clear error where forward mode cannot pass."""
 
     # JAX itself notices only when it lowers the program, outside of the reach of any handler.
-    program, _ = trace(lambda at, by: jax.jvp(function, (at,), (by,)), primal, tangent)
+    program = jax.make_jaxpr(partial(jax.jvp, function))((primal,), (tangent,))
     if any(equation.primitive.name == "custom_lin" for equation in all_equations(program.jaxpr)):
         raise TypeError(
             "loss_fn: forward gradients need forward-mode differentiation, which cannot pass through an op "
@@ -28,11 +29,7 @@ def directional_derivative(function: Callable[[Any], Any], primal: Any, tangent:
 
 
 def forward_gradient(
-    loss_fn: Callable[..., Any],
-    *,
-    num_samples: int = 1,
-    noise: str | Noise = "normal",
-    has_aux: bool = False,
+    loss_fn: Callable[..., Any], *, num_samples: int = 1, noise: str | Noise = "normal", has_aux: bool = False
 ) -> Estimator:
     """Estimates the gradient of any loss of any pytree in forward mode, without a backward pass.
 

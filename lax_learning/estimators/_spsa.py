@@ -9,16 +9,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import (
-    as_array,
-    check_callable,
-    check_key,
-    check_not_negative,
-    check_positive,
-    check_resolved,
-    check_samples,
-    describe,
-)
+from lax_learning import _checks as checks
 from lax_learning.estimators._draws import split_aux
 from lax_learning.estimators._weight_perturbation import perturbing
 from lax_learning.types import Key, Params
@@ -59,12 +50,12 @@ def spall_gains(
       Spall, Implementation of the simultaneous perturbation algorithm for stochastic optimization,
       https://doi.org/10.1109/7.705889, 1998.
     """
-    check_positive("a", a)
-    check_positive("c", c)
+    checks.check_positive("a", a)
+    checks.check_positive("c", c)
     for name, value in (("A", A), ("alpha", alpha), ("gamma", gamma)):
-        check_not_negative(name, value)
-    check_resolved("a", a, jnp.result_type(float))
-    check_resolved("c", c, jnp.result_type(float))
+        checks.check_not_negative(name, value)
+    checks.check_resolved("a", a, jnp.result_type(float))
+    checks.check_resolved("c", c, jnp.result_type(float))
 
     def number(count: ArrayLike) -> Array:
         return _as_count(count).astype(jnp.result_type(float)) + 1
@@ -76,20 +67,16 @@ def spall_gains(
 
 
 def _as_count(count: Any) -> Array:
-    array = as_array("count", count)
+    array = checks.as_array("count", count)
     if array.dtype == bool:
-        raise TypeError(f"count: expected the number of updates done, got {describe(array)}")
+        raise TypeError(f"count: expected the number of updates done, got {checks.describe(array)}")
     if not isinstance(array, Tracer) and bool(np.any(np.asarray(array) < 0)):
         raise ValueError(f"count: expected the number of updates done, at least 0, got {count!r}")
     return array
 
 
 def spsa(
-    loss_fn: Callable[..., Any],
-    *,
-    perturbation: optax.Schedule,
-    num_samples: int = 1,
-    has_aux: bool = False,
+    loss_fn: Callable[..., Any], *, perturbation: optax.Schedule, num_samples: int = 1, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Params]]:
     """SPSA's gradient estimate: weight perturbation with signs and a central difference.
 
@@ -122,14 +109,16 @@ def spsa(
       Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient
       approximation, https://doi.org/10.1109/9.119632, 1992.
     """
-    check_callable("perturbation", perturbation, "a schedule, such as spall_gains(0.1, 0.1).perturbation")
-    check_samples("num_samples", num_samples)
+    checks.check_callable(
+        "perturbation", perturbation, "a schedule, such as spall_gains(0.1, 0.1).perturbation"
+    )
+    checks.check_samples("num_samples", num_samples)
     split_aux(loss_fn, has_aux)
 
     def estimate(
         key: Key, params: Params, *args: Any, count: int | Array, **kwargs: Any
     ) -> tuple[Any, Params]:
-        check_key("key", key)
+        checks.check_key("key", key)
         at_count = perturbing(
             loss_fn, perturbation(_as_count(count)), "perturbation(count)", num_samples=num_samples,
             difference="central", noise="rademacher", has_aux=has_aux,

@@ -1,22 +1,14 @@
 """Weight perturbation: the change of the loss times the noise that caused it. No autodiff."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
+from lax_learning import _checks as checks
 from lax_learning._arrays import as_params
-from lax_learning._checks import (
-    check_choice,
-    check_count,
-    check_key,
-    check_positive,
-    check_resolved,
-    check_samples,
-    describe,
-)
 from lax_learning._precision import is_half, raised, shift
 from lax_learning.estimators._draws import as_gradient, averaged, join_aux, scaled, split_aux
 from lax_learning.estimators._low_rank import FITNESS, low_rank_mean
@@ -47,11 +39,11 @@ def weight_perturbation(
     Every leaf of the params is perturbed and gets a gradient, also one behind `jax.lax.stop_gradient`, which
     only differentiation sees: to freeze parameters, leave them out of the pytree.
 
-    Half precision cannot hold most steps: they are rounded to what the parameters can store, and never to
-    nothing, and the credit is that of the step that was made. The loss itself has to be in float32 or wider,
-    and what `loss_fn` computes in half precision on the way rounds small differences away; the rules on
-    models compute all in float32. In wider dtypes sigma should be well above the spacing of numbers around
-    the parameters, 1e-7 times their size in float32.
+    Half precision cannot hold most steps: they are rounded to numbers that parameters can store, and never
+    to 0, and the credit is that of the step that was made. The loss itself has to be in float32 or wider, and
+    steps of `loss_fn` in half precision round small differences away; the rules on models compute all in
+    float32. In wider dtypes sigma should be well above the spacing of numbers around the parameters, 1e-7
+    times their size in float32.
 
     With `rank=r` the noise of an `n x m` matrix is `a b^T / sqrt(r)`, with unit noise in a and b. It has the
     mean and covariance of full noise and is never multiplied out: `x (w + sigma a b^T / sqrt(r))` is `x w`,
@@ -114,14 +106,14 @@ def perturbing(
     fitness: str = "loss",
 ) -> Estimator:
     """Returns `weight_perturbation`; errors call sigma by the name that the caller gave it."""
-    check_positive(name, sigma)
-    check_samples("num_samples", num_samples)
-    check_choice("difference", difference, ("forward", "central"))
+    checks.check_positive(name, sigma)
+    checks.check_samples("num_samples", num_samples)
+    checks.check_choice("difference", difference, ("forward", "central"))
     draw_noise, central = as_noise(noise), difference == "central"
     checked = split_aux(loss_fn, has_aux)
-    check_choice("fitness", fitness, FITNESS)
+    checks.check_choice("fitness", fitness, FITNESS)
     if rank is not None:
-        check_count("rank", rank)
+        checks.check_count("rank", rank)
     if fitness != "loss" and (rank is None or num_samples < 2):
         raise ValueError(
             f"fitness: expected 'loss' without a rank or with one draw, got {fitness!r} with rank={rank} and "
@@ -129,14 +121,14 @@ def perturbing(
         )
 
     def estimate(key: Key, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
-        check_key("key", key)
+        checks.check_key("key", key)
         params = as_params(params)
         loss, aux = checked(params, *args, **kwargs)
-        check_resolved(name, sigma, loss.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+        checks.check_resolved(name, sigma, loss.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
         if is_half(loss.dtype):
             raise TypeError(
                 "loss_fn: expected a loss in float32 or wider, in which differences are not rounded away, "
-                f"got {describe(loss)}; cast what it is computed from, as in output.astype(jnp.float32)"
+                f"got {checks.describe(loss)}; cast what it is computed from: output.astype(jnp.float32)"
             )
 
         def perturbed(params: Params) -> Array:
@@ -145,11 +137,10 @@ def perturbing(
         step = jnp.asarray(sigma, raised(loss))
 
         def draw(key: Key) -> Params:
-            moved = jax.tree.map(lambda w, s: _moved(w, step, s), params, draw_noise(key, params))
-            plus, minus, credited = (
-                jax.tree.map(lambda m, i=i: m[i], moved, is_leaf=lambda m: isinstance(m, _Moved))
-                for i in range(3)
-            )
+            leaves, structure = jax.tree.flatten(params)
+            noise = jax.tree.leaves(draw_noise(key, params))
+            moved = [_moved(w, step, s) for w, s in zip(leaves, noise, strict=True)]
+            plus, minus, credited = (structure.unflatten([m[i] for m in moved]) for i in range(3))
             if central:
                 slope = jnp.mean(perturbed(plus) - perturbed(minus)) / (2 * step)
             else:
@@ -169,16 +160,9 @@ def perturbing(
     return estimate
 
 
-class _Moved(NamedTuple):
-    """A leaf of the params with noise added and subtracted, and the noise that gets the credit."""
-
-    plus: Array
-    minus: Array
-    credited: Array
-
-
-def _moved(w: Array, step: Array, noise: Array) -> _Moved:
+def _moved(w: Array, step: Array, noise: Array) -> tuple[Array, Array, Array]:
+    """Returns `w +- step noise` and the noise that gets the credit."""
     if is_half(w.dtype):
-        return _Moved(*shift(w, step, noise))
+        return shift(w, step, noise)
     plus, minus = (w + scaled(by, noise).astype(w.dtype) for by in (step, -step))
-    return _Moved(plus, minus, noise)
+    return plus, minus, noise

@@ -1,4 +1,4 @@
-"""Shared parts of the rules: losses, selection of sites, and what a rule differentiates by."""
+"""Shared parts of the rules: losses, selection of sites, gradients and teaching signals."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -49,19 +49,25 @@ def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
 
 
 def starting(program: Program, opened: bool) -> Any:
-    """Returns what a rule differentiates by: parameters, or zeros fed to taps if signals are asked for."""
+    """Returns the variables to differentiate by: parameters, or zeros fed to taps if signals are wanted."""
     lead = (1,) if program.by_example else ()
     zeros = {tap.index: jnp.zeros((*lead, *tap.shape), tap.dtype) for tap in program.plan.all_taps}
     return zeros if opened else program.split.parameters
 
 
-def arguments(program: Program, opened: bool, moved: Any) -> tuple[list[Array], Feeds]:
-    """Returns the parameters and the feeds of a run where `starting` is moved."""
-    return (program.split.parameters, moved) if opened else (moved, {})
+def forward_of(program: Program, run: Callable[..., Any], opened: bool, x: Any) -> Callable[[Any], Any]:
+    """Returns a run as a function of the variables of `starting`, `moved -> (output, emitted)`."""
+
+    def forward(moved: Any) -> tuple[Any, Feeds]:
+        parameters, feeds = (program.split.parameters, moved) if opened else (moved, {})
+        output, _, emitted = run(parameters, x, feeds=feeds)
+        return output, emitted
+
+    return forward
 
 
 def result(program: Program, opened: bool, found: Any, sites: "Sites | None" = None) -> Params | Signals:
-    """Returns derivatives by `starting` as gradients, zero for what is not selected, or as signals."""
+    """Returns derivatives by `starting` as signals, or as gradients, zero where nothing is selected."""
     if not opened:
         return program.split.gradients(found if sites is None else masked(found, sites))
     return Signals(named({i: d[0] if program.by_example else d for i, d in found.items()}, program))
@@ -130,7 +136,7 @@ def value_of(losses: Array, model: Model, params: Params, x: Any) -> Any:
 
 
 class Sites(NamedTuple):
-    """A program and what `where=` selects of it."""
+    """A program, and its taps and parameters that `where=` selects."""
 
     program: Program
     taps: list[Tap]  # in order
@@ -194,5 +200,5 @@ def cut(taps: list[Tap]) -> Hooks:
 
 
 def add(tap: Tap, z: Array, feed: Any) -> tuple[Array, Any]:
-    """Adds what is fed to a tap, and emits the sum."""
+    """Adds a feed to a tap, and emits the sum."""
     return (z, None) if feed is None else (z + feed, z + feed)

@@ -1,4 +1,4 @@
-"""Direct feedback on any model: what leaves the output goes straight to the data that sites read."""
+"""Direct feedback on any model: signals go straight from the output to the data that sites read."""
 
 import math
 from collections.abc import Callable
@@ -121,7 +121,7 @@ class Pass(NamedTuple):
 
 
 Sent = Callable[[Any, Any, int], Any]
-"""`(error, y, batch size) -> what goes through the feedback`, with the structure of the output."""
+"""`(error, y, batch size) -> signals` to send through the feedback, with the structure of the output."""
 
 Learn = Callable[[Key, dict[str, Array], Pass], dict[str, Array]]
 """`(key, feedback, pass) -> gradient of the feedback`."""
@@ -138,14 +138,14 @@ def direct_rule(
     optimizer: Any = None,
     total: bool = False,
 ) -> Rule:
-    """Returns a rule that sends something straight from the output to every data value that sites read.
+    """Returns a rule that sends signals straight from the output to every data value that sites read.
 
     Args:
       model, loss, feedback_init, where: of the rule.
-      sent: what goes through the feedback; by default the error `dL/doutput`.
+      sent: signals to send through the feedback; by default the error `dL/doutput`.
       learn, optimizer: how the feedback learns, if it does, and the optimizer that moves it.
-      total: whether what arrives is all of the error of a data value. By default what comes back past the
-        products that read it, through a residual connection for example, is added.
+      total: whether the signals are all of the error of a data value. By default errors that reach it past
+        the products that read it, through a residual connection for example, are added.
     """
     common.check_parts(model, loss)
     feedbacks.check_feedback_init(feedback_init)
@@ -190,11 +190,6 @@ def direct_rule(
 
         run = program.runner(Hooks(product=blocked, end=end, reads="cut" if total else "emit"))
 
-        def forward(moved: Any) -> tuple[Any, Feeds]:
-            parameters, feeds = common.arguments(program, opened, moved)
-            output, _, reads = run(parameters, x, feeds=feeds)
-            return output, reads
-
         def along(noise: Feeds) -> list[Array]:
             def outputs(moved: Feeds) -> list[Array]:
                 return jax.tree.leaves(program.runner(Hooks())(program.split.parameters, x, feeds=moved)[0])
@@ -202,6 +197,7 @@ def direct_rule(
             still = jax.tree.map(jnp.zeros_like, noise)
             return jax.jvp(outputs, (still,), (noise,))[1]
 
+        forward = common.forward_of(program, run, opened, x)
         (output, reads), pull_back = jax.vjp(forward, common.starting(program, opened))
         losses, error = common.error_of(loss, output, y, size, 1 / size)
         arriving = jax.tree.leaves(sent(error, y, size))
@@ -209,10 +205,8 @@ def direct_rule(
         for name, (index, j, route) in ways.items():
             signals[index] += jax.vmap(route.signal, (None, 0))(state.feedback[name], arriving[j])
         (found,) = pull_back((error, signals))
-        value, derived = (
-            common.value_of(losses, model, params, x),
-            common.result(program, opened, found, sites),
-        )
+        value = common.value_of(losses, model, params, x)
+        derived = common.result(program, opened, found, sites)
         if opened or learn is None or mover is None:
             return value, derived, state
         passed = Pass(ways, reads, jax.tree.leaves(error), along)

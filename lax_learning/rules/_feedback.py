@@ -137,7 +137,7 @@ def through_feedback(
 
     Args:
       model, loss, where, params, x, y: as of a rule.
-      varying: what the feedback is made of; inside `jax.shard_map` it may differ between devices.
+      varying: values that feedback depends on; inside `jax.shard_map` they may differ between devices.
       feedback: `(program, sites) -> feedback`, a pytree with the structure of params, or `WEIGHTS`.
       transport: `(w, feedback) -> weights` for the errors of one product, from its operand and from that of
         the feedback.

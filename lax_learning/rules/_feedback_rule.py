@@ -42,7 +42,7 @@ def feedback_rule(
       source: of the feedback at a call, for a rule without state; by default its init draws it.
       transport: as of `through_feedback`.
       learn, optimizer: how the feedback learns, if it does, and the optimizer that moves it.
-      complete: `(feedback, grads, params) -> grads`, which adds what does not depend on data.
+      complete: `(feedback, grads, params) -> grads`, which adds terms that do not depend on data.
     """
     check_parts(model, loss)
     feedbacks.check_feedback_init(feedback_init)

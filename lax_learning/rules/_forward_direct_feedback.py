@@ -19,12 +19,7 @@ def no_feedback(key: Key, like: jax.ShapeDtypeStruct) -> Array:
 
 
 def forward_direct_feedback(
-    model: Model,
-    loss: Loss,
-    *,
-    optimizer: Any,
-    feedback_init: DirectInit = no_feedback,
-    where: Where = None,
+    model: Model, loss: Loss, *, optimizer: Any, feedback_init: DirectInit = no_feedback, where: Where = None
 ) -> Rule:
     """Direct feedback that averages directional derivatives into the Jacobian of the layers above.
 
@@ -33,8 +28,8 @@ def forward_direct_feedback(
     with unit noise `p_l` on all hidden activities at once, in one pass of forward-mode differentiation, and
     `J p` the derivative of the output along it. `E[p_l^T (J p)] = (dy/da_l)^T`: under SGD with rate beta the
     feedback is a running mean, `B_l <- (1 - beta) B_l + beta p_l^T (J p)`, and its expectation the transposed
-    Jacobian. `e B_l^T` is then all of the error of an activity, and what would come back past a product,
-    through a residual connection for example, is left out. The variance of a sample grows with the number of
+    Jacobian. `e B_l^T` is then all of the error of an activity: errors that would come back past a product,
+    through a residual connection for example, are left out. The variance of a sample grows with the number of
     units, so beta has to be small (0.01), and the first updates, from feedback of zeros, train the read-out
     alone. Positions and steps that share feedback learn the mean of their Jacobians.
 

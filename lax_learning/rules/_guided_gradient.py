@@ -25,7 +25,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
 
     `g = U (U^T U)^-1 U^T dL/dw` with the K guesses as columns of U; for one, `g = (dL/dw . u) u / |u|^2`.
 
-    The slope `u_k . dL/dw` is what a pass with a tangent measures, so no error is carried back. Whatever the
+    A forward pass with a tangent measures the slope `u_k . dL/dw`, so no error is carried back. Whatever the
     guesses are, the step never goes uphill: `g . dL/dw >= 0`. It is exact where the gradient lies in their
     span, and a further guess never lowers its cosine. Random guesses in P dimensions have a cosine of about
     `sqrt(K / P)`, a guess of a feedback rule that of the rule. Guesses that are zero or depend on each other
@@ -99,7 +99,7 @@ def _orthonormal(guesses: list[Array]) -> list[Array]:
     rows = jnp.concatenate([u.reshape(len(u), -1).astype(dtype) for u in guesses], axis=1)
 
     def unit(row: Array) -> Array:
-        largest = jnp.max(jnp.abs(row))  # squares of what is large or small would leave the range
+        largest = jnp.max(jnp.abs(row))  # squares of large or small numbers would leave the range
         row = row / jnp.where(largest > 0, largest, 1)
         norm = jnp.linalg.norm(row)
         return row / jnp.where(norm > 0, norm, 1)

@@ -1,6 +1,7 @@
 """Losses of blocks: each learns by a rule from a loss of its own, and no credit passes between them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -63,7 +64,7 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
             raise ValueError(f"blocks[{i}]: expected a pair (body, head), got {len(block)} entries")
         for name, function in zip(("body", "head"), block, strict=True):
             check_callable(f"blocks[{i}]: {name}", function, "a function (params, x)", num_arguments=2)
-        rule = make_rule(Model(_with_head(*block)))
+        rule = make_rule(Model(partial(_with_head, *block)))
         check_instance("make_rule", rule, Rule, "a function that returns a Rule")
         rules.append(rule)
 
@@ -110,9 +111,5 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
     return Rule(init, value_and_grad, None if is_free else trainable)
 
 
-def _with_head(body: Callable[[Any, Any], Any], head: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def apply(params: Any, x: Any) -> Any:
-        of_body, of_head = params
-        return head(of_head, body(of_body, x))
-
-    return apply
+def _with_head(body: Callable[..., Any], head: Callable[..., Any], params: Any, x: Any) -> Any:
+    return head(params[1], body(params[0], x))

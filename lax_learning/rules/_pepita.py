@@ -111,12 +111,7 @@ def pepita(
         output, _, first = run(program.split.parameters, x)
         losses, error = common.error_of(loss, output, y, size, 1.0)
         moved_x = _moved(x, error, state.feedback)
-
-        def forward(moved: Any) -> Any:
-            parameters, feeds = common.arguments(program, opened, moved)
-            output, _, emitted = run(parameters, moved_x, feeds=feeds)
-            return output, emitted
-
+        forward = common.forward_of(program, run, opened, moved_x)
         (output, second), pull_back = jax.vjp(forward, common.starting(program, opened))
         _, error = common.error_of(loss, output, y, size, 1 / size)
         deltas = {index: jnp.zeros_like(value) for index, value in second.items()}

@@ -31,7 +31,7 @@ class Units(NamedTuple):
 
     taps: list[Tap]  # in order
     zs: Taps  # the pre-activations
-    losses: Array  # what credit is given for: the loss of every example, or that of the batch
+    losses: Array  # that units are credited for: of every example, or of the batch
     weight: float  # derivative of the mean loss by one of `losses`
     dtypes: list[Any]  # of the parameters
     moved: Callable[[Taps], tuple[Array, Taps]]  # losses and zs with something added to some of the zs
@@ -82,7 +82,13 @@ def unit_rule(
         wide_params, wide_x = widened((split.merge(split.parameters), x))
         program = Program(model, wide_params, wide_x, by_example=not batch)
         sites = common.select(program, where)
-        _check_taps(sites)
+        for tap in sites.taps:
+            if is_half(tap.dtype):
+                got = f"{jnp.dtype(tap.dtype).name} at {program.names(*tap.sites)}"
+                raise TypeError(
+                    "apply: expected pre-activations in float32 or wider, in which noise is not rounded "
+                    f"away, got {got}; leave the casts of the model out"
+                )
         parameters = program.split.parameters
         run, clean = program.runner(Hooks(end=common.add)), program.runner(common.cut(sites.taps))
 
@@ -116,14 +122,3 @@ def unit_rule(
 def times(factors: Array, value: Array) -> Array:
     """Multiplies the values of every example by its factor, or all by one."""
     return scaled(factors.reshape(*factors.shape, *(1,) * (value.ndim - factors.ndim)), value)
-
-
-def _check_taps(sites: common.Sites) -> None:
-    """Raises TypeError if the model itself casts pre-activations to half precision."""
-    for tap in sites.taps:
-        if is_half(tap.dtype):
-            got = f"{jnp.dtype(tap.dtype).name} at {sites.program.names(*tap.sites)}"
-            raise TypeError(
-                "apply: expected pre-activations in float32 or wider, in which noise is not rounded away, "
-                f"got {got}; leave the casts of the model out"
-            )

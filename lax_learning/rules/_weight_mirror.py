@@ -42,7 +42,7 @@ def weight_mirror(
 
     Every matrix has noise of its own. A parameter that products do not read as it is (normalised, reshaped,
     used twice) is mirrored as the matrix of its last axis, a vector in a product entry by entry: the feedback
-    follows the parameter, and what the model does to parameters is done to the feedback. Gains and biases,
+    follows the parameter, and goes through the same operations of the model. Gains and biases,
     which no product reads, have no feedback.
 
     Args:
