@@ -7,19 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
+from lax_learning import _checks as checks
 from lax_learning._arrays import check_counter
-from lax_learning._checks import (
-    as_array,
-    as_floating,
-    check_choice,
-    check_count,
-    check_function,
-    check_instance,
-    check_key,
-    check_memory,
-    check_not_negative,
-    check_shapes,
-)
 from lax_learning._lazily import lazily
 from lax_learning.birth_death._population import PICKS, Population, choose, distinct_slots, independent_slots
 from lax_learning.types import Dynamics, Key, Params
@@ -77,9 +66,9 @@ Replaced = tuple[Params, Int[Array, " neurons"], Bool[Array, " neurons"]]
 
 def draws(key: Key, num_neurons: int) -> Draws:
     """Draws of one update: `U(0, 1)`."""
-    check_key("key", key)
-    check_count("num_neurons", num_neurons)
-    check_memory("num_neurons", [(len(Draws._fields), num_neurons)])
+    checks.check_key("key", key)
+    checks.check_count("num_neurons", num_neurons)
+    checks.check_memory("num_neurons", [(len(Draws._fields), num_neurons)])
     return Draws(*jax.random.uniform(key, (4, num_neurons)))
 
 
@@ -156,14 +145,14 @@ def dynamics(
       Rotskoff et al., Global convergence of neuron birth-death dynamics, https://arxiv.org/abs/1902.01843,
       2019.
     """
-    check_not_negative("alpha", alpha)
-    check_function("charges", charges, PICKS, None)
-    check_function("draws", draws, "a function of (key, n) that returns Draws", None, 1)
+    checks.check_not_negative("alpha", alpha)
+    checks.check_function("charges", charges, PICKS, None)
+    checks.check_function("draws", draws, "a function of (key, n) that returns Draws", None, 1)
     if prior is not None:
-        check_function("prior", prior, "a function of (key, params) or None", None, None)
+        checks.check_function("prior", prior, "a function of (key, params) or None", None, None)
     given = {"scheme": scheme, "center": center, "probability": probability, "charge": charge, "slots": slots}
     for name, value in given.items():
-        check_choice(name, value, _CHOICES[name])
+        checks.check_choice(name, value, _CHOICES[name])
     is_prior, centred, odds_of, shares, overwrite = (_CHOICES[name][value] for name, value in given.items())
 
     def init(params: Params) -> State:
@@ -197,9 +186,9 @@ def dynamics(
         *,
         rates: ArrayLike | None = None,
     ) -> tuple[tuple[Params, State], Events]:
-        check_key("key", key)
-        check_instance("state", state, State, "a State, from init")
-        ancestor = as_array("state.ancestor", state.ancestor)
+        checks.check_key("key", key)
+        checks.check_instance("state", state, State, "a State, from init")
+        ancestor = checks.as_array("state.ancestor", state.ancestor)
         check_counter("state.num_killed", state.num_killed)
         check_counter("state.num_cloned", state.num_cloned)
         population = Population(params, axes)
@@ -207,14 +196,14 @@ def dynamics(
         if (gradients is None) == (rates is None):
             got = "none" if gradients is None else "both"
             raise ValueError(f"gradients, rates: expected one of them, got {got}")
-        v = population.rates(gradients, is_charge) if rates is None else as_floating("rates", rates)
-        check_shapes(["rates", "state.ancestor"], [v, ancestor], [shape] * 2)
+        v = population.rates(gradients, is_charge) if rates is None else checks.as_floating("rates", rates)
+        checks.check_shapes(["rates", "state.ancestor"], [v, ancestor], [shape] * 2)
         v = centred(v)
         draw_key, prior_key = jax.random.split(key)
         u = draws(draw_key, population.size)
-        check_instance("draws", u, Draws, "a function that returns Draws")
-        u = Draws(*(as_floating(f"draws.{name}", each) for name, each in u._asdict().items()))
-        check_shapes([f"draws.{name}" for name in Draws._fields], u, [shape] * len(u))
+        checks.check_instance("draws", u, Draws, "a function that returns Draws")
+        u = Draws(*(checks.as_floating(f"draws.{name}", each) for name, each in u._asdict().items()))
+        checks.check_shapes([f"draws.{name}" for name in Draws._fields], u, [shape] * len(u))
         odds = odds_of(jnp.asarray(alpha, v.dtype) * jnp.abs(v))
         killed = (v > 0) & (u.kill < odds)
         killed = killed & ~jnp.all(killed)

@@ -7,24 +7,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from lax_learning import _checks as checks
 from lax_learning._arrays import check_counter
-from lax_learning._checks import (
-    MAX_ENTRIES,
-    as_array,
-    as_floating,
-    check_choice,
-    check_count,
-    check_flag,
-    check_floating,
-    check_instance,
-    check_key,
-    check_memory,
-    check_not_negative,
-    check_positive,
-    check_probability,
-    check_shapes,
-    describe,
-)
 from lax_learning._lazily import lazily
 from lax_learning._precision import promoted, raised
 from lax_learning.types import Dynamics, Key
@@ -101,20 +85,20 @@ def dynamics(
       Ahmad et al., Constrained parameter inference, https://arxiv.org/abs/2203.13203, 2022.
       Dalm et al., Decorrelated backpropagation, https://arxiv.org/abs/2405.02385, 2024 ("decorbp").
     """
-    check_not_negative("eta", eta)
-    check_probability("kappa", kappa)
-    check_choice("variant", variant, _SCALED)
-    check_flag("lower", lower)
-    check_flag("bias", bias)
-    check_count("every", every, maximum=MAX_ENTRIES)
+    checks.check_not_negative("eta", eta)
+    checks.check_probability("kappa", kappa)
+    checks.check_choice("variant", variant, _SCALED)
+    checks.check_flag("lower", lower)
+    checks.check_flag("bias", bias)
+    checks.check_count("every", every, maximum=checks.MAX_ENTRIES)
     if isinstance(subsample, Tracer):
-        raise TypeError(f"subsample: expected a number that is not traced, got {describe(subsample)}")
-    check_positive("subsample", subsample)
-    check_probability("subsample", subsample)
+        raise TypeError(f"subsample: expected a number that is not traced, got {checks.describe(subsample)}")
+    checks.check_positive("subsample", subsample)
+    checks.check_probability("subsample", subsample)
 
     def init(size: int) -> State:
-        check_count("size", size)
-        check_memory("size", [(size, size)])
+        checks.check_count("size", size)
+        checks.check_memory("size", [(size, size)])
         return State(jnp.eye(size), jnp.zeros(size) if bias else None, jnp.zeros((), jnp.int32))
 
     def learn(key: Key, state: State, x: Array, eta: Array, kappa: Array) -> tuple[State, Array]:
@@ -135,13 +119,13 @@ def dynamics(
         return state._replace(R=after, b=b), _loss(z, kappa)
 
     def update(key: Key, state: State, x: ArrayLike) -> tuple[State, Diagnostics]:
-        check_key("key", key)
-        check_instance("state", state, State, "a State, from init")
+        checks.check_key("key", key)
+        checks.check_instance("state", state, State, "a State, from init")
         check_counter("state.step", state.step)
         if (state.b is not None) != bias:
-            got = "none" if state.b is None else describe(state.b)
+            got = "none" if state.b is None else checks.describe(state.b)
             raise ValueError(f"state.b: expected that of init with bias={bias}, got {got}")
-        x = as_floating("x", x)
+        x = checks.as_floating("x", x)
         check_vectors("x", x, check_state("state", state))
 
         def wait(key: Key, state: State, *rest: Array) -> tuple[State, Array]:
@@ -162,13 +146,13 @@ def check_state(name: str, state: Any, shape: tuple[int, ...] | None = None) -> 
     """Returns the size of a state; raises unless it has an R of a shape, square by default, and b to fit."""
     got = jnp.shape(state.R) if hasattr(state, "R") else None
     if got is None or (got != shape if shape else len(got) != 2 or got[0] != got[1]):
-        came = describe(state) if got is None else list(got)
+        came = checks.describe(state) if got is None else list(got)
         raise ValueError(f"{name}.R: expected shape {list(shape) if shape else '[size, size]'}, got {came}")
-    check_floating(f"{name}.R", state.R)
+    checks.check_floating(f"{name}.R", state.R)
     b = getattr(state, "b", None)
     if b is not None:
-        check_floating(f"{name}.b", b)
-        check_shapes([f"{name}.b"], [b], [got[:-1]])
+        checks.check_floating(f"{name}.b", b)
+        checks.check_shapes([f"{name}.b"], [b], [got[:-1]])
     return got[-1]
 
 
@@ -185,7 +169,7 @@ def apply(state: State, x: ArrayLike) -> Float[Array, "... size"]:
       >>> apply(State(2 * jnp.eye(3)), jnp.ones((5, 3))).shape
       (5, 3)
     """
-    x = as_array("x", x)
+    x = checks.as_array("x", x)
     check_vectors("x", x, check_state("state", state))
     b = getattr(state, "b", None)
     x, r, *bias = promoted(x, state.R, *(() if b is None else (b,)))
@@ -210,8 +194,8 @@ def loss(z: ArrayLike, *, kappa: ArrayLike = 0.5) -> Float[Array, ""]:
       >>> float(loss(jnp.array([[1.0, 1.0], [1.0, -1.0]])))
       0.0
     """
-    check_probability("kappa", kappa)
-    z = as_array("z", z)
+    checks.check_probability("kappa", kappa)
+    z = checks.as_array("z", z)
     if z.ndim < 2 or z.size == 0:
         raise ValueError(f"z: expected shape [..., size] with at least one entry, got {list(z.shape)}")
     z = z.reshape(-1, z.shape[-1]).astype(raised(z))

@@ -8,16 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
-from lax_learning._checks import (
-    as_floating,
-    check_callable,
-    check_instance,
-    check_key,
-    check_positive,
-    check_probability,
-    check_resolved,
-    check_shapes,
-)
+from lax_learning import _checks as checks
 from lax_learning._precision import widened
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
@@ -98,10 +89,10 @@ def three_factor(
     """
     check_recurrent(net)
     check_loss(loss)
-    check_positive("sigma", sigma)
-    check_probability("decay", decay)
-    check_probability("rate", rate)
-    check_callable("modulator", modulator, "a function (loss, baseline) -> [batch]", num_arguments=2)
+    checks.check_positive("sigma", sigma)
+    checks.check_probability("decay", decay)
+    checks.check_probability("rate", rate)
+    checks.check_callable("modulator", modulator, "a function (loss, baseline) -> [batch]", num_arguments=2)
     draw_noise = as_noise(noise)
 
     def init(key: Key, params: Params, x: Any) -> ThreeFactorState:
@@ -119,15 +110,17 @@ def three_factor(
     def step(
         key: Key, params: Params, state: ThreeFactorState, memory: ThreeFactorMemory, x: Any, y: Any
     ) -> tuple[Any, Params, ThreeFactorMemory]:
-        check_key("key", key)
-        check_instance("state", state, ThreeFactorState, "the state of the rule's init(key, params, x)")
+        checks.check_key("key", key)
+        checks.check_instance(
+            "state", state, ThreeFactorState, "the state of the rule's init(key, params, x)"
+        )
         x, size = as_batch(x)
         memory, (wide, x) = vary_as((memory, widened((params, x))), params, state, memory, x, y, key)
         check_examples(net, wide, memory.h, x)
         check_wide(as_model(net.step), wide, (memory.h, x))
         program = Program(as_model(net.step), wide, first((memory.h, x)))
         taps = program.plan.all_taps
-        check_resolved("sigma", sigma, *(tap.dtype for tap in taps))
+        checks.check_resolved("sigma", sigma, *(tap.dtype for tap in taps))
         shapes = {tap.index: jax.ShapeDtypeStruct((size, *tap.shape), tap.dtype) for tap in taps}
 
         def example(h: Any, eligibility: PyTree, x: Any, unit: dict[int, Array]) -> Any:
@@ -153,8 +146,8 @@ def three_factor(
         losses = losses_of(loss, output, y, size)
         # Beyond the steps of the baseline everything is NaN, not credited by the baseline of another step.
         baseline = state.baseline.at[memory.t].get(mode="fill", fill_value=jnp.nan)
-        factor = as_floating("modulator", modulator(losses, baseline.astype(losses.dtype)))
-        check_shapes(["modulator"], [factor], [(size,)])
+        factor = checks.as_floating("modulator", modulator(losses, baseline.astype(losses.dtype)))
+        checks.check_shapes(["modulator"], [factor], [(size,)])
         grads = jax.tree.map(
             lambda trace, w: jnp.tensordot(factor.astype(trace.dtype) / size, trace, 1).astype(w.dtype),
             eligibility,
@@ -163,7 +156,7 @@ def three_factor(
         return jnp.mean(losses), grads, ThreeFactorMemory(after, eligibility, memory.t + 1)
 
     def after(state: ThreeFactorState, losses: Array) -> ThreeFactorState:
-        check_shapes(["state.baseline"], [state.baseline], [losses.shape])
+        checks.check_shapes(["state.baseline"], [state.baseline], [losses.shape])
         change = losses.astype(state.baseline.dtype) - state.baseline
         return ThreeFactorState(state.baseline + jnp.asarray(rate, change.dtype) * change)
 

@@ -11,16 +11,7 @@ from jax.nn.initializers import Initializer, normal
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import (
-    MAX_ENTRIES,
-    as_sizes,
-    check_choice,
-    check_count,
-    check_floating_dtype,
-    check_instance,
-    check_memory,
-    check_probability,
-)
+from lax_learning import _checks as checks
 from lax_learning._precision import promoted
 from lax_learning.plasticity._k_cap import top_k_mask
 from lax_learning.plasticity.networks import Drive, Fire, KCapNetwork, Response, check_initialiser
@@ -28,7 +19,7 @@ from lax_learning.plasticity.tables import Scheme, TableRule, pre_post, table_sh
 from lax_learning.types import Key
 
 MAX_LAYERS = 1000
-MAX_ROUNDS = math.isqrt(MAX_ENTRIES).bit_length() - 2
+MAX_ROUNDS = math.isqrt(checks.MAX_ENTRIES).bit_length() - 2
 """With one more, tables of `4^(rounds + 1)` entries could not be indexed."""
 
 
@@ -74,7 +65,7 @@ def k_cap_mlp(
       Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
       robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
-    widths = as_sizes("widths", widths, "sizes of the input, every hidden layer and the output")
+    widths = checks.as_sizes("widths", widths, "sizes of the input, every hidden layer and the output")
     if len(widths) < 3:
         raise ValueError(f"widths: expected at least an input, a hidden and an output size, got {widths}")
     shapes = tuple(itertools.pairwise(widths))
@@ -130,13 +121,13 @@ def k_cap_recurrent(
       >>> network.table_shapes
       ((8, 8), (8, 2))
     """
-    sizes = as_sizes("widths", widths, "sizes of input, graph and output")
+    sizes = checks.as_sizes("widths", widths, "sizes of input, graph and output")
     if len(sizes) != 3:
         raise ValueError(f"widths: expected sizes of input, graph and output, got {sizes}")
     num_inputs, width, num_labels = sizes
     shapes = ((num_inputs, width), (width, width), (width, num_labels))
     _check_options(scheme, w_init, dtype, shapes)
-    check_count("rounds", rounds, minimum=0)
+    checks.check_count("rounds", rounds, minimum=0)
     if rounds > MAX_ROUNDS:
         raise ValueError(
             f"rounds: expected at most {MAX_ROUNDS}, whose tables of 2^(rounds + 1) x 2^(rounds + 1) can be "
@@ -144,7 +135,7 @@ def k_cap_recurrent(
         )
     fire, num_codes = _firing("cap", cap, width, fired), 2 ** (int(rounds) + 1)
     table_shapes = ((num_codes, num_codes), (num_codes, 2))
-    check_memory("rounds", table_shapes, dtype)
+    checks.check_memory("rounds", table_shapes, dtype)
     some = _random_mask(edge_probability)
 
     def respond(weights: tuple[Array, ...], drive: Drive) -> Response:
@@ -164,12 +155,12 @@ def k_cap_recurrent(
 
 def _check_options(scheme: Any, w_init: Any, dtype: Any, shapes: Sequence[tuple[int, int]]) -> None:
     """Raises for options of the wrong kind, and for weights that do not fit into memory."""
-    check_instance("scheme", scheme, Scheme, "a Scheme")
+    checks.check_instance("scheme", scheme, Scheme, "a Scheme")
     check_initialiser("w_init", w_init)
-    check_floating_dtype("dtype", dtype)
+    checks.check_floating_dtype("dtype", dtype)
     if len(shapes) > MAX_LAYERS:
         raise ValueError(f"widths: expected at most {MAX_LAYERS} layers, got {len(shapes)}")
-    check_memory("widths", shapes, dtype)
+    checks.check_memory("widths", shapes, dtype)
 
 
 def _each(name: str, value: object, count: int) -> tuple:
@@ -185,10 +176,10 @@ def _each(name: str, value: object, count: int) -> tuple:
 
 def _firing(name: str, cap: int, width: int, fired: str) -> Fire:
     """`z -> (cap(relu(z)), who fired)` for a layer of `width` units; `name` is that of the argument `cap`."""
-    check_count(name, cap)
+    checks.check_count(name, cap)
     if cap > width:
         raise ValueError(f"{name}: expected at most {width}, the width of its layer, got {cap}")
-    check_choice("fired", fired, ("value", "index"))
+    checks.check_choice("fired", fired, ("value", "index"))
 
     def fire(z: Array) -> tuple[Array, Array]:
         values = jax.nn.relu(z)
@@ -201,7 +192,7 @@ def _firing(name: str, cap: int, width: int, fired: str) -> Fire:
 
 def _random_mask(edge_probability: ArrayLike) -> Callable[[Key, tuple[int, int]], Array]:
     """`(key, shape) -> mask` with synapses of that probability."""
-    check_probability("edge_probability", edge_probability)
+    checks.check_probability("edge_probability", edge_probability)
 
     def mask(key: Key, shape: tuple[int, int]) -> Array:
         probability = jnp.asarray(edge_probability)

@@ -8,19 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
+from lax_learning import _checks as checks
 from lax_learning import estimators
 from lax_learning._arrays import check_one_hot
-from lax_learning._checks import (
-    as_array,
-    as_floating,
-    check_callable,
-    check_function,
-    check_instance,
-    check_key,
-    check_sequence,
-    check_shapes,
-    describe,
-)
 from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.losses import softmax_cross_entropy
 from lax_learning.plasticity.networks import KCapNetwork, State, check_network
@@ -45,13 +35,14 @@ class MetaParams(NamedTuple):
 
 def with_params(state: State, params: MetaParams) -> State:
     """The state with the first-layer weights of `params`."""
-    check_instance("params", params, MetaParams, "MetaParams(tables, w)")
-    check_sequence("state", state, "a tuple with a dict a layer")
+    checks.check_instance("params", params, MetaParams, "MetaParams(tables, w)")
+    checks.check_sequence("state", state, "a tuple with a dict a layer")
     if not state or not isinstance(state[0], Mapping):
-        raise ValueError(f"state: expected a dict for the first layer, got {describe(state and state[0])}")
-    w = as_floating("params.w", params.w)
+        got = checks.describe(state and state[0])
+        raise ValueError(f"state: expected a dict for the first layer, got {got}")
+    w = checks.as_floating("params.w", params.w)
     if "w" in state[0]:
-        check_shapes(["params.w"], [w], [jnp.shape(state[0]["w"])])
+        checks.check_shapes(["params.w"], [w], [jnp.shape(state[0]["w"])])
     return sequence_like(state, (mapping_like(state[0], w=w), *state[1:]))
 
 
@@ -122,7 +113,7 @@ def meta_rule(
     """
     check_network(network)
     network.check_state(state)
-    check_function("estimator", estimator, "a factory of estimators such as estimators.backprop", None)
+    checks.check_function("estimator", estimator, "a factory of estimators such as estimators.backprop", None)
     check_loss(loss)
 
     def loss_fn(params: MetaParams, x: Array, y: Array) -> Array:
@@ -131,17 +122,17 @@ def meta_rule(
         return losses_of(loss, network.apply(learned, x), y, len(x))
 
     estimate = estimator(loss_fn)
-    check_callable("estimator", estimate, "a factory of estimators such as estimators.backprop")
+    checks.check_callable("estimator", estimate, "a factory of estimators such as estimators.backprop")
 
     def value_and_grad(
         key: Key, params: MetaParams, rule_state: Any, x: ArrayLike, y: ArrayLike
     ) -> tuple[Array, MetaParams, Any]:
-        check_key("key", key)
-        check_instance("params", params, MetaParams, "MetaParams(tables, w)")
-        x, y = as_array("x", x), as_array("y", y)
+        checks.check_key("key", key)
+        checks.check_instance("params", params, MetaParams, "MetaParams(tables, w)")
+        x, y = checks.as_array("x", x), checks.as_array("y", y)
         if x.ndim != 2:
             raise ValueError(f"x: expected shape [batch, {network.shapes[0][0]}], got {list(x.shape)}")
-        check_shapes(["y"], [y], [(x.shape[0], network.shapes[-1][1])])
+        checks.check_shapes(["y"], [y], [(x.shape[0], network.shapes[-1][1])])
         check_one_hot("y", y)
         return *estimate(key, params, x, y), rule_state
 

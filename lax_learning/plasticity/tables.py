@@ -10,16 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from lax_learning._checks import (
-    check_choice,
-    check_count,
-    check_flag,
-    check_function,
-    check_instance,
-    check_memory,
-    check_positive,
-    describe,
-)
+from lax_learning import _checks as checks
 
 _PLACES_TRIED = 65
 
@@ -117,17 +108,17 @@ post_count = TableRule(False, _COUNT)
 
 def table_shape(rule: Any, cap: int, num_inputs: int) -> tuple[int, ...]:
     """The shape of the table of a feed-forward layer; raises for a rule that does not fit its table."""
-    check_instance("rule", rule, TableRule, "a TableRule, such as pre_post")
-    check_flag("rule.reads_pre", rule.reads_pre)
+    checks.check_instance("rule", rule, TableRule, "a TableRule, such as pre_post")
+    checks.check_flag("rule.reads_pre", rule.reads_pre)
     if not any(rule.bins is known for known in (None, _COUNT, _PERCENT)):
-        check_instance("rule.bins", rule.bins, Bins, "Bins or None")
-        check_function("rule.bins.size", rule.bins.size, "a function of the cap", 1)
-        check_function("rule.bins.place", rule.bins.place, _PLACE, None, None)
+        checks.check_instance("rule.bins", rule.bins, Bins, "Bins or None")
+        checks.check_function("rule.bins.size", rule.bins.size, "a function of the cap", 1)
+        checks.check_function("rule.bins.place", rule.bins.place, _PLACE, None, None)
         num_bins = rule.bins.size(cap)
-        check_count(f"rule.bins.size({cap})", num_bins)
+        checks.check_count(f"rule.bins.size({cap})", num_bins)
         _check_places(rule.bins, int(num_bins), cap, num_inputs)
     shape = rule.shape(2, 2, cap)
-    check_memory("rule", [shape])
+    checks.check_memory("rule", [shape])
     return shape
 
 
@@ -147,7 +138,7 @@ def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
             raise TypeError(f"rule.bins.place: expected {_PLACE}, got {error}") from error
     dtype: Any = getattr(places, "dtype", jnp.float32)
     if not jnp.issubdtype(dtype, jnp.integer):
-        raise TypeError(f"rule.bins.place: expected integer bins, got {describe(places)}")
+        raise TypeError(f"rule.bins.place: expected integer bins, got {checks.describe(places)}")
     if places.shape not in ((), count.shape):
         raise ValueError(f"rule.bins.place: expected a bin a unit, {[count.size]}, got {list(places.shape)}")
     if isinstance(places, Tracer):
@@ -203,7 +194,7 @@ class Scheme:
     rows: str = "all"
 
     def __post_init__(self) -> None:
-        check_positive("step_size", self.step_size)
-        check_choice("update", self.update, UPDATES)
-        check_choice("samples", self.samples, ("every", "misclassified"))
-        check_choice("rows", self.rows, ("all", "two"))
+        checks.check_positive("step_size", self.step_size)
+        checks.check_choice("update", self.update, UPDATES)
+        checks.check_choice("samples", self.samples, ("every", "misclassified"))
+        checks.check_choice("rows", self.rows, ("all", "two"))

@@ -10,19 +10,8 @@ from jax.nn.initializers import variance_scaling, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
+from lax_learning import _checks as checks
 from lax_learning._arrays import check_inputs
-from lax_learning._checks import (
-    as_array,
-    as_floating,
-    check_choice,
-    check_count,
-    check_floating_dtype,
-    check_key,
-    check_memory,
-    check_not_negative,
-    check_positive,
-    check_shapes,
-)
 from lax_learning._precision import promoted
 from lax_learning.symbolic.critics import as_entries, relu_network, torch_uniform
 from lax_learning.types import Key, Params
@@ -59,7 +48,7 @@ def mlp_generator(
       >>> generator.apply(generator.init(jax.random.key(0)), jnp.ones((20, 1))).shape
       (20, 5)
     """
-    check_count("num_latents", num_latents)
+    checks.check_count("num_latents", num_latents)
     network = relu_network(num_inputs, hidden, num_latents, dtype)
     return Generator(network.init, lambda params, x: network.apply(params, _points(x, num_inputs)))
 
@@ -99,9 +88,9 @@ def dsn_generator(
       >>> params["networks"][0]["w"].shape, params["alpha"].shape
       ((3, 2, 32), (3, 2))
     """
-    check_count("num_latents", num_latents)
-    check_choice("norm", norm, ("none", "softmax"))
-    check_not_negative("prune", prune)
+    checks.check_count("num_latents", num_latents)
+    checks.check_choice("norm", norm, ("none", "softmax"))
+    checks.check_not_negative("prune", prune)
     if not (isinstance(bias, bool) or (isinstance(bias, str) and bias == "zeros")):
         raise ValueError(f"bias: expected one of [False, True, 'zeros'], got {bias!r}")
     normal = variance_scaling(3.0, "fan_avg", "normal")
@@ -109,12 +98,12 @@ def dsn_generator(
     network = relu_network(num_inputs, hidden, 1, dtype, *inits, copies=int(num_latents))
     shape = (num_latents, num_inputs)
     least = jnp.asarray(prune, dtype)
-    fixed = None if alpha is None else as_array("alpha", alpha).astype(dtype)
+    fixed = None if alpha is None else checks.as_array("alpha", alpha).astype(dtype)
     if fixed is not None:
-        check_shapes(("alpha",), (fixed,), (shape,))
+        checks.check_shapes(("alpha",), (fixed,), (shape,))
 
     def init(key: Key) -> dict[str, Any]:
-        check_key("key", key)
+        checks.check_key("key", key)
         network_key, alpha_key = jax.random.split(key)
         networks = jax.vmap(network.init)(jax.random.split(network_key, num_latents))
         drawn = {"alpha": jax.random.normal(alpha_key, shape, dtype)} if fixed is None else {}
@@ -126,7 +115,7 @@ def dsn_generator(
         mask = params["alpha"] if fixed is None else fixed
         if norm == "softmax":
             mask = jax.nn.softmax(jnp.abs(mask), axis=1)
-        check_shapes(("params['alpha']",), (mask,), (shape,))
+        checks.check_shapes(("params['alpha']",), (mask,), (shape,))
         mask = jnp.where((least > 0) & (mask < least), 0, mask)
 
         def latent(weights: Params, row: Array) -> Array:
@@ -172,15 +161,15 @@ def gaussian_process_generator(
     """
     counts = {"num_inputs": num_inputs, "num_latents": num_latents, "num_features": num_features}
     for name, count in counts.items():
-        check_count(name, count)
-    check_floating_dtype("dtype", dtype)
+        checks.check_count(name, count)
+    checks.check_floating_dtype("dtype", dtype)
     shapes = {"a": (num_features, num_latents), "w": (num_inputs, num_features), "b": (num_features,)}
-    check_memory(", ".join(counts), list(shapes.values()), dtype)
-    check_positive("length_scale", length_scale)
-    check_positive("scale", scale)
+    checks.check_memory(", ".join(counts), list(shapes.values()), dtype)
+    checks.check_positive("length_scale", length_scale)
+    checks.check_positive("scale", scale)
 
     def init(key: Key) -> dict[str, Array]:
-        check_key("key", key)
+        checks.check_key("key", key)
         a_key, w_key, b_key = jax.random.split(key, 3)
         return {
             "a": jax.random.normal(a_key, shapes["a"], dtype),
@@ -191,7 +180,9 @@ def gaussian_process_generator(
     def apply(params: Params, x: ArrayLike) -> Float[Array, "points latents"]:
         x = _points(x, num_inputs)
         params = as_entries(params, tuple(shapes))
-        check_shapes([f"params[{n!r}]" for n in shapes], [params[n] for n in shapes], list(shapes.values()))
+        checks.check_shapes(
+            [f"params[{n!r}]" for n in shapes], [params[n] for n in shapes], list(shapes.values())
+        )
         scales = jnp.asarray(length_scale, dtype), jnp.asarray(scale, dtype)
         x, a, w, b, length, height = promoted(x, params["a"], params["w"], params["b"], *scales)
         return height * math.sqrt(2 / num_features) * (jnp.cos(x / length @ w + b) @ a)
@@ -201,6 +192,6 @@ def gaussian_process_generator(
 
 def _points(x: ArrayLike, num_inputs: int) -> Array:
     """Returns x as an array; raises unless it is floating `[points, num_inputs]`, with a point."""
-    points = as_floating("x", x)
+    points = checks.as_floating("x", x)
     check_inputs(points, (num_inputs,))
     return points

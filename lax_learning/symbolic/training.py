@@ -9,17 +9,8 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from lax_learning import _checks as checks
 from lax_learning._arrays import as_params, check_counter, check_same_structure
-from lax_learning._checks import (
-    check_choice,
-    check_count,
-    check_function,
-    check_instance,
-    check_key,
-    check_memory,
-    check_not_negative,
-    describe,
-)
 from lax_learning._optimizers import with_loss_support
 from lax_learning.symbolic.critics import Critic, check_curves
 from lax_learning.symbolic.losses import (
@@ -63,7 +54,7 @@ Step = Callable[[Key, CriticState, ArrayLike, ArrayLike], Result]
 
 def init_critic(key: Key, critic: Critic, optimizer: optax.GradientTransformation) -> CriticState:
     """Initialises a critic and the state of its optimiser."""
-    check_instance("critic", critic, Critic, "a Critic")
+    checks.check_instance("critic", critic, Critic, "a Critic")
     params = critic.init(key)
     return CriticState(params, with_loss_support(optimizer).init(params))
 
@@ -91,15 +82,15 @@ def critic_step(
       `step(key, state, real, fake) -> (state, CriticMetrics)`, the curves `[number, points]` or
       `[number, points, channels]`; with a penalty as many real as fake ones.
     """
-    check_instance("critic", critic, Critic, "a Critic")
+    checks.check_instance("critic", critic, Critic, "a Critic")
     with_loss = with_loss_support(optimizer)
-    check_choice("objective", objective, OBJECTIVES)
-    check_not_negative("penalty", penalty)
+    checks.check_choice("objective", objective, OBJECTIVES)
+    checks.check_not_negative("penalty", penalty)
     weight = None if not isinstance(penalty, Tracer) and penalty == 0 else penalty
 
     def step(key: Key, state: CriticState, real: ArrayLike, fake: ArrayLike) -> Result:
-        check_key("key", key)
-        check_instance("state", state, CriticState, "a CriticState, from init_critic")
+        checks.check_key("key", key)
+        checks.check_instance("state", state, CriticState, "a CriticState, from init_critic")
         real = check_curves("real", real, critic.curve_shape)
         fake = check_curves("fake", fake, critic.curve_shape)
         state = state._replace(params=as_params(state.params))
@@ -162,12 +153,12 @@ def train_critic(
       >>> metrics.accuracy.shape
       (4, 3)
     """
-    check_function("step", step, "a step, from critic_step", *[None] * 4)
+    checks.check_function("step", step, "a step, from critic_step", *[None] * 4)
     for name, draw in (("real", real), ("fake", fake)):
-        check_function(name, draw, "a function of a key that returns curves", None)
+        checks.check_function(name, draw, "a function of a key that returns curves", None)
     for name, count in (("num_epochs", num_epochs), ("iterations", iterations)):
-        check_count(name, count)
-        check_memory(name, [(count, 2)])
+        checks.check_count(name, count)
+        checks.check_memory(name, [(count, 2)])
 
     def epoch(state: CriticState, key: Key) -> Result:
         fake_key, real_key, step_key = jax.random.split(key, 3)
@@ -177,15 +168,15 @@ def train_critic(
             found = step(key, state, *drawn)
             if not isinstance(found, tuple) or [*map(type, found)] != [CriticState, CriticMetrics]:
                 expected = "a function that returns (CriticState, CriticMetrics)"
-                raise TypeError(f"step: expected {expected}, got {describe(found)}")
+                raise TypeError(f"step: expected {expected}, got {checks.describe(found)}")
             return found
 
         return jax.lax.scan(iteration, state, jax.random.split(step_key, iterations))
 
     def train(key: Key, state: CriticState, first: Int[Array, ""] | int = 0) -> Result:
-        check_key("key", key)
-        check_instance("state", state, CriticState, "a CriticState, from init_critic")
-        check_count("first", first, 0) if isinstance(first, int) else check_counter("first", first)
+        checks.check_key("key", key)
+        checks.check_instance("state", state, CriticState, "a CriticState, from init_critic")
+        checks.check_count("first", first, 0) if isinstance(first, int) else check_counter("first", first)
         epochs = jnp.asarray(first, jnp.int32) + jnp.arange(num_epochs, dtype=jnp.int32)
         return jax.lax.scan(epoch, state, jax.vmap(lambda e: jax.random.fold_in(key, e))(epochs))
 
