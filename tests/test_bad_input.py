@@ -598,7 +598,7 @@ test_data = refusals(
     types={
         "^sizes: expected numbers of .*got 30": lambda: data.half_space(KEY, sizes=30),
         "^dtype: .*got int": lambda: data.relu_net(KEY, dtype=int),
-        "^step: expected an integer, got float32": lambda: (b := data.batches(4, 2)).next(b.init(KEY), 0.5),
+        "^step: expected one integer, got 0.5": lambda: (b := data.batches(4, 2)).next(b.init(KEY), 0.5),
         "^labels: expected integers outside of jit, got traced int32": lambda: jax.jit(
             lambda y: data.one_hot(y, 3)
         )(jnp.arange(3)),

@@ -293,6 +293,9 @@ test_refused = refusals(
         r"rule: expected signals at the taps of model, .*, got \[": lambda: metrics.depth_scales(
             MODEL, LESS, KEY, PARAMS, (), X, Y
         ),
+        r"y: expected a leading axis of 5 examples as in x, got shapes \[\[3, 2\]\]": lambda: (
+            metrics.depth_scales(MODEL, BACKPROP, KEY, PARAMS, (), X, Y[:3])
+        ),
         "error: expected the structure of b": lambda: metrics.resolved_cosine([X], [X], X),
         "a: expected the structure of b": lambda: metrics.resolved_cosine(X, [X], [X]),
         "samples: number of gradients: expected at least 3, got 2": lambda: metrics.pairwise_cosine(X[:2]),
