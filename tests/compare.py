@@ -65,14 +65,14 @@ def draws_of(function: Any, key: Any, number: int) -> Any:
     return jax.jit(jax.vmap(function))(jax.random.split(key, number))
 
 
-def assert_mean(draws: Any, expected: Any, *, slack: float = 0.0) -> None:
-    """The mean over draws is within 5 standard errors of what is expected, and `slack` of the largest entry.
+def assert_mean(draws: Any, expected: Any, *, atol: float = 0.0) -> None:
+    """The mean over draws is within 5 standard errors of what is expected, and `atol` where both have a bias.
 
     A right estimator fails a given coordinate with odds of 6e-7.
     """
     for path, found, exact in _pairs(draws, expected):
         found, exact = np.asarray(found, np.float64), np.asarray(exact, np.float64)
-        allowed = 5 * found.std(axis=0, ddof=1) / len(found) ** 0.5 + slack * np.abs(exact).max()
+        allowed = 5 * found.std(axis=0, ddof=1) / len(found) ** 0.5 + atol
         off = np.abs(found.mean(axis=0) - exact)
         assert (off <= allowed).all(), f"{path}: off by up to {off.max()}, {allowed.max()} allowed"
 

@@ -440,10 +440,11 @@ def jitted_checkpointed_conditional(scale: int = 1) -> Case:
 ZOO: dict[str, Callable[..., Case]] = {
     make.__name__: make
     for make in (
-        plain_mlp, linen_residual_convolution, linen_separable_strided_convolution, nnx_transposed_convolution,
-        linen_attention_block, nnx_causal_decoder, haiku_lstm, equinox_gru, bidirectional_learned_carry,
-        linen_stacked_remat_blocks, layers_by_counter, nnx_layer_used_twice, nnx_transformed, tied_embedding,
-        weight_normalisation, mixture_of_experts, diagonal_state_space, custom_jvp_around_parameters,
-        custom_vjp_around_parameters, dropout_keys_in_x, jitted_checkpointed_conditional, equinox_mlp,
+        plain_mlp, linen_residual_convolution, linen_separable_strided_convolution,
+        nnx_transposed_convolution, linen_attention_block, nnx_causal_decoder, haiku_lstm, equinox_gru,
+        bidirectional_learned_carry, linen_stacked_remat_blocks, layers_by_counter, nnx_layer_used_twice,
+        nnx_transformed, tied_embedding, weight_normalisation, mixture_of_experts, diagonal_state_space,
+        custom_jvp_around_parameters, custom_vjp_around_parameters, dropout_keys_in_x,
+        jitted_checkpointed_conditional, equinox_mlp,
     )
 }  # fmt: skip
