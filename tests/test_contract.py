@@ -19,7 +19,7 @@ from jax import lax
 
 import lax_learning as ll
 from tests.compare import assert_close, assert_near, assert_same, differs, member, normal, slow_but
-from tests.registry import AT_REST, INPUT_SHAPES, LEARNING, NETWORKS, RULES
+from tests.registry import AT_REST, INPUT_SHAPES, LEARNING, NETWORKS, ONLINE, RULES
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -70,15 +70,18 @@ class Problem(NamedTuple):
 
 
 def problem(kind: str, dtype: Any = jnp.float32) -> Problem:
-    """Trees in and out, or one of the library's own networks."""
+    """Trees in and out, a network with a loss at every step, or one of the library's own networks."""
     if kind == "trees":
         return Problem(MODEL, weighted, X, Y)
+    if kind == "online":
+        net, x = ll.online.leaky_rnn((2, 4, 2), alpha=0.3, dtype=dtype), normal(1, SIZE, 3, 2).astype(dtype)
+        return Problem(net, ll.squared_error, x, x[..., ::-1])
     x = jnp.tanh(normal(1, 12, *INPUT_SHAPES[kind])).astype(dtype)
     return Problem(NETWORKS[kind](dtype), ll.squared_error, x, normal(2, 12, 2).astype(dtype))
 
 
 def make(name: str, model: ll.Model = MODEL, loss: Any = weighted, **options: Any) -> ll.Rule:
-    return RULES[name](model, loss, **options)
+    return (RULES | ONLINE)[name](model, loss, **options)
 
 
 def roundings(name: str) -> float:
@@ -87,26 +90,24 @@ def roundings(name: str) -> float:
     Sums of a dozen terms in another order differ by less than 64. Perturbation rules divide a
     difference of losses of order 1 by sigma = 0.1 or 0.2, which multiplies that by 1 / sigma.
     """
-    return 640 if name.startswith(("weight_perturbation", "node_perturbation")) else 64
+    return 640 if name.startswith(("weight_perturbation", "node_perturbation", "three_factor")) else 64
 
 
 KINDS = (("trees", False), ("trees", True), ("convolutional", False), ("recurrent", False))
-OF_SHAPES = [
-    (name, kind, dtype, has_aux)
-    for name, dtype, (kind, has_aux) in itertools.product(
-        RULES, ("bfloat16", "float64", "float32", "float16"), KINDS
-    )
-]
-FAST_SHAPES = [(name, "trees", "float64", True) for name in RULES]
-FAST_SHAPES += [(name, "recurrent", "bfloat16", False) for name in (*ONE_OF_A_KIND, "spsa")]
+DTYPES = ("bfloat16", "float64", "float32", "float16")
+OF_SHAPES = [(name, *kind, dtype) for name, kind, dtype in itertools.product(RULES, KINDS, DTYPES)]
+OF_SHAPES += [(name, "online", False, dtype) for name, dtype in itertools.product(ONLINE, DTYPES[:3])]
+FAST_SHAPES = [(name, "trees", True, "float64") for name in RULES]
+FAST_SHAPES += [(name, "recurrent", False, "bfloat16") for name in (*ONE_OF_A_KIND, "spsa")]
+FAST_SHAPES += [(name, "online", False, "bfloat16") for name in ("eprop", "rtrl", "three_factor")]
 
 
-@pytest.mark.parametrize(("name", "kind", "dtype", "has_aux"), slow_but(FAST_SHAPES, OF_SHAPES))
-def test_gradients_are_like_those_of_jax_grad(name: str, kind: str, dtype: str, has_aux: bool) -> None:
+@pytest.mark.parametrize(("name", "kind", "has_aux", "dtype"), slow_but(FAST_SHAPES, OF_SHAPES))
+def test_gradients_are_like_those_of_jax_grad(name: str, kind: str, has_aux: bool, dtype: str) -> None:
     # single and double precision never mix with another dtype unasked; half is raised on purpose
     wide = jnp.dtype(dtype).itemsize > 2
     with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict" if wide else "standard"):
-        model, loss, x, y = problem(kind)
+        model, loss, x, y = problem(kind, dtype)
         params = jax.eval_shape(model.init, KEYS[0])
         args = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), (params, x, y))
         exact_loss = jax.value_and_grad(lambda params, x, y: jnp.mean(loss(model.apply(params, x), y)))
@@ -133,9 +134,11 @@ SEE_THE_MODEL = (
 )  # fmt: skip
 ON_KINDS = [("trees", name) for name in RULES]
 ON_KINDS += [(kind, name) for kind in ("convolutional", "recurrent") for name in SEE_THE_MODEL]
+ON_KINDS += [("online", name) for name in ONLINE]
+FAST_KINDS = [*(("trees", name) for name in ONE_OF_A_KIND), ("online", "three_factor")]
 
 
-@pytest.mark.parametrize(("kind", "name"), slow_but([("trees", name) for name in ONE_OF_A_KIND], ON_KINDS))
+@pytest.mark.parametrize(("kind", "name"), slow_but(FAST_KINDS, ON_KINDS))
 def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None:
     model, loss, x, y = problem(kind)
     start, sigmas = model.init(KEYS[3]), jnp.array([0.1, 0.2])
@@ -169,7 +172,7 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
     if name == "node_perturbation_batch":  # also without jit
         close(update(keys[0], start, state, sigmas[0]), rows[0])
     assert_same((start, x, y), before)
-    if name not in LEARNING:
+    if name not in (*LEARNING, "three_factor"):
         assert_same(rows[0][2], state)
     np.testing.assert_allclose(stacked[0], jnp.mean(loss(model.apply(start, x), y)), rtol=1e-5)
     if name.startswith(("weight_perturbation", "node_perturbation")):  # key and sigma matter
@@ -320,9 +323,7 @@ def test_traced_hyper_parameters_of_rules(name: str) -> None:
 
 OPTIMIZERS: dict[str, Callable[[], Any]] = {
     "lbfgs": optax.lbfgs,
-    "polyak_sgd": lambda: optax.polyak_sgd(max_learning_rate=0.05),
     "multi_steps_of_polyak": lambda: optax.MultiSteps(optax.polyak_sgd(max_learning_rate=0.05), 2),
-    "reduce_on_plateau": lambda: optax.chain(optax.sgd(0.05), optax.contrib.reduce_on_plateau(patience=1)),
 }
 
 
@@ -475,12 +476,13 @@ def in_scan(params: Any, x: Any) -> Any:
 SPLIT, WHOLE = jax.P("devices"), jax.P()
 
 
-@pytest.mark.parametrize("name", slow_but(ONE_OF_A_KIND, RULES))
+@pytest.mark.parametrize("name", slow_but((*ONE_OF_A_KIND, "eprop"), [*RULES, *ONLINE]))
 def test_shard_map_with_its_default_check(name: str) -> None:
     """Gradients of shared params are the same on all devices, those of params of seeds differ."""
     axis_types = (jax.sharding.AxisType.Auto,)
     mesh = jax.sharding.AbstractMesh((2,), ("devices",), axis_types=axis_types)
-    rule = make(name, ll.Model(in_scan))
+    model, loss, x, y = problem("online") if name in ONLINE else Problem(ll.Model(in_scan), weighted, X, Y)
+    rule, params = make(name, model, loss), PARAMS if name in RULES else model.init(KEYS[0])
 
     def grads_of(key: Any, params: Any, x: Any, y: Any) -> Any:
         return rule.value_and_grad(key, params, rule.init(key, params, x), x, y)[1]
@@ -490,13 +492,13 @@ def test_shard_map_with_its_default_check(name: str) -> None:
 
     seeds = jax.vmap(grads_of, (0, 0, None, None))
     noisy = jax.vmap(grads_of, (0, None, None, None))
-    many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), PARAMS)
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), params)
     for of, args, ins, out, lead in (
-        (grads_of, (KEYS[0], PARAMS, X, Y), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()),
-        (folded, (KEYS[0], PARAMS, X, Y), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()),  # a key for each device
-        (seeds, (KEYS[:4], many, X, Y), (SPLIT, SPLIT, WHOLE, WHOLE), SPLIT, (4,)),
-        (noisy, (KEYS[:4], PARAMS, X, Y), (SPLIT, WHOLE, WHOLE, WHOLE), WHOLE, (2,)),
+        (grads_of, (KEYS[0], params, x, y), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()),
+        (folded, (KEYS[0], params, x, y), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()),  # a key for each device
+        (seeds, (KEYS[:4], many, x, y), (SPLIT, SPLIT, WHOLE, WHOLE), SPLIT, (4,)),
+        (noisy, (KEYS[:4], params, x, y), (SPLIT, WHOLE, WHOLE, WHOLE), WHOLE, (2,)),
     ):
         shapes = jax.eval_shape(jax.shard_map(of, mesh=mesh, in_specs=ins, out_specs=out), *args)
-        for grad, leaf in zip(jax.tree.leaves(shapes), jax.tree.leaves(PARAMS), strict=True):
+        for grad, leaf in zip(jax.tree.leaves(shapes), jax.tree.leaves(params), strict=True):
             assert grad.shape == (*lead, *leaf.shape)

@@ -101,7 +101,7 @@ def test_signal_to_noise_is_the_library_s():
 )
 def test_theory_of_two_layers(name, batch_size):
     """Against many draws of small noise, layers apart; the squared cosine is a ratio of means."""
-    make, model = partial(make_rule, name, sigma=1e-2), ll.mlp((10, 20, 10), activation=jnp.tanh)
+    make, model = partial(make_rule, name, sigma=1e-2), ll.mlp((5, 8, 4), activation=jnp.tanh)
     found, exact = measured(make, model, batch_size, 1000, ll.squared_error)
     theory = predict(name, exact, 1)
     for metric, tolerance in {"relative_variance": 0.0, "snr_draws": 0.0, "cosine_squared": 0.05}.items():

@@ -27,6 +27,7 @@ from lax_learning.rules import (
     weight_perturbation,
 )
 from lax_learning.rules._feedback import FeedbackState
+from tests import registry
 from tests.compare import assert_mean, assert_near, draws_of, normal, squares, update
 from tests.refusal import refusals
 
@@ -126,17 +127,10 @@ def test_table_names_every_parameter():
 # Models: aux, frozen leaves, None leaves.
 
 
-RULES = {
-    "backprop": backprop,
-    "feedback_alignment": feedback_alignment,
-    "direct_feedback_alignment": direct_feedback_alignment,
-    "sign_symmetry": ll.sign_symmetry,
-    "kolen_pollack": partial(ll.kolen_pollack, optimizer=optax.sgd(0.1)),
-    "node_perturbation": partial(node_perturbation, sigma=0.1),
-    "weight_perturbation": partial(weight_perturbation, sigma=0.1),
-    "forward_gradient": ll.forward_gradient,
-    "activities": partial(ll.forward_gradient, perturb="activities"),
-}
+RULES = (
+    "backprop", "feedback_alignment", "direct_feedback_alignment", "sign_symmetry_unit", "kolen_pollack",
+    "node_perturbation", "weight_perturbation", "forward_gradient", "forward_gradient_activities",
+)  # fmt: skip
 
 
 def test_frozen_and_missing_leaves_and_aux():
@@ -151,7 +145,7 @@ def test_frozen_and_missing_leaves_and_aux():
     }
     model = Model(apply, has_aux=True, trainable="net/*")
     output, expected = apply(params, X)
-    rules = {name: make(model, squares) for name, make in RULES.items()}
+    rules = {name: registry.RULES[name](model, squares) for name in RULES}
 
     @jax.jit
     def run(params):
@@ -172,7 +166,7 @@ def test_frozen_parameters_are_not_perturbed():
     model = Model(lambda p, x: two_layers(p["frozen"], x) + 0 * p["learned"], trainable="learned")
     params = {"frozen": W, "learned": jnp.ones(2)}
     for name in ("weight_perturbation", "forward_gradient"):
-        grads = update(RULES[name](model, squares), KEY, params, X, Y)[2]
+        grads = update(registry.RULES[name](model, squares), KEY, params, X, Y)[2]
         # A rounding error of the loss divided by sigma is 1e-5; had the others moved, it were of order one.
         assert np.abs(grads["learned"]).max() < 1e-3
 
@@ -481,9 +475,12 @@ def test_an_equation_laid_out_in_another_way_is_refused_by_the_version_of_jax(re
     assert f"got parameters {sorted(params)}" in message and f"JAX {jax.__version__}" in message
 
 
-def value_and_grad(apply, params, rule=feedback_alignment, x=X, y=Y, loss=squares, **options):
-    made = rule(Model(apply), loss, **options)
-    return made.value_and_grad(KEY, params, made.init(KEY, params, x), x, y)
+def update_of(apply, params, rule=feedback_alignment, x=X, y=Y, **options):
+    def call():
+        made = rule(Model(apply), squares, **options)
+        return made.value_and_grad(KEY, params, made.init(KEY, params, x), x, y)
+
+    return call
 
 
 def looping(p, x):
@@ -500,60 +497,59 @@ def scaled_product(p, x):
     return x @ (p["a"] * p["g"])
 
 
+def in_bfloat16(p, x):
+    return x.astype("bfloat16") @ p["a"].astype("bfloat16")
+
+
 def with_feedback(feedback):
     rule = feedback_alignment(MODEL, squares)
-    return rule.value_and_grad(KEY, W, FeedbackState(feedback), X, Y)
+    return lambda: rule.value_and_grad(KEY, W, FeedbackState(feedback), X, Y)
+
+
+def run_with(a, x=X):
+    return lambda: tapped(MODEL).run(W, x, {"a": a, "b": jnp.ones((6, 2))})
 
 
 NODE: Any = partial(node_perturbation, sigma=0.1)
 WEIGHT: Any = partial(weight_perturbation, sigma=0.1)
-_NO_AXIS = "^apply: expected an output with a leading axis"
-
+GAINED, TOO_WIDE, COMPLEX = {**W, "g": jnp.ones(3)}, {**W, "a": jnp.ones((5, 4))}, jnp.ones((3, 4), complex)
+ONE_OF_TWO = {"a": W["a"][:, :2], "g": jnp.ones(2)}
+FIT = "^apply: expected params and x that fit the model, got params"
+FITTING = r"\['a'\] float32\[5, 4\], params\['b'\] .* and x float32\[6, 3\]: .*test_sites.py"
+ONE_PRODUCT = "^apply: expected at most one product.*a, b.*test_sites.py"
 
 test_bad_input = refusals(
     values={
-        "^apply: expected no parameter inside a while loop.*'w'.*test_sites.py": lambda: value_and_grad(
+        "^apply: expected no parameter inside a while loop.*'w'.*test_sites.py": update_of(
             looping, {"w": jnp.eye(3)}, x=X, y=X
         ),
-        "^apply: expected at most one product.*a, b.*test_sites.py": [
-            lambda: value_and_grad(branching, {**W, "g": jnp.ones(3)}),
-            lambda: value_and_grad(branching, {**W, "g": jnp.ones(3)}, direct_feedback_alignment),
+        ONE_PRODUCT: [update_of(branching, GAINED), update_of(branching, GAINED, direct_feedback_alignment)],
+        "^apply: expected an output with a leading axis": [
+            update_of(lambda p, x: two_layers(p, x).sum(0), W),
+            update_of(lambda p, x: two_layers(p, x)[0, 0], W, NODE),
         ],
-        _NO_AXIS: [
-            lambda: value_and_grad(lambda p, x: two_layers(p, x).sum(0), W),
-            lambda: value_and_grad(lambda p, x: two_layers(p, x)[0, 0], W, NODE),
-        ],
-        (
-            r"^apply: expected params and x that fit the model, got params\['a'\] float32\[5, 4\], "
-            r"params\['b'\] .* and x float32\[6, 3\]: .*test_sites.py"
-        ): lambda: value_and_grad(two_layers, {**W, "a": jnp.ones((5, 4))}),
-        r"^apply: expected params and x that fit the model, got params\['a'\] .* KeyError\('b'\)": lambda: (
-            value_and_grad(two_layers, {"a": W["a"]}, backprop)
+        FIT + FITTING: update_of(two_layers, TOO_WIDE),
+        FIT + r"\['a'\] .* KeyError\('b'\)": update_of(two_layers, {"a": W["a"]}, backprop),
+        "^where: expected all parameters of the site 'dot_general' or none, a, g, got 'a'": update_of(
+            scaled_product, ONE_OF_TWO, NODE, where="a"
         ),
-        "^where: expected all parameters of the site 'dot_general' or none, a, g, got 'a'.*t": lambda: (
-            value_and_grad(scaled_product, {"a": W["a"][:, :2], "g": jnp.ones(2)}, NODE, where="a")
-        ),
-        r"^state.feedback: expected shape \[4,.*got \[6, 3\]": lambda: with_feedback({"a": None, "b": X}),
-        r"^taps\['a'\]: expected shape \[6, 4\], got float32\[7, 6, 4\]": lambda: tapped(MODEL).run(
-            W, X, {"a": jnp.ones((7, 6, 4)), "b": jnp.ones((6, 2))}
-        ),
+        r"^state.feedback: expected shape \[4,.*got \[6, 3\]": with_feedback({"a": None, "b": X}),
+        r"^taps\['a'\]: expected shape \[6, 4\], got float32\[7, 6, 4\]": run_with(jnp.ones((7, 6, 4))),
         "^deltas: expected a dict with": lambda: tapped(MODEL).pull_back(W, X, {"a": X}),
     },
     types={
-        "^params: expected a floating-point parameter at 'a', got complex64": lambda: value_and_grad(
-            two_layers, {**W, "a": jnp.ones((3, 4), complex)}
+        "^params: expected a floating-point parameter at 'a', got complex64": update_of(
+            two_layers, {**W, "a": COMPLEX}
         ),
-        "^apply: expected an array, got 'tanh'": lambda: value_and_grad(lambda p, x: "tanh", W),
-        "^apply: expected pre-activations in float32 or wider.*got bfloat16 at a": lambda: value_and_grad(
-            lambda p, x: x.astype("bfloat16") @ p["a"].astype("bfloat16"), W, NODE
+        "^apply: expected an array, got 'tanh'": update_of(lambda p, x: "tanh", W),
+        "^apply: expected pre-activations in float32 or wider.*got bfloat16 at a": update_of(
+            in_bfloat16, W, NODE
         ),
-        r"^apply: expected products and an output in float32 or wider.*got bfloat16\[6, 4\]": lambda: (
-            value_and_grad(lambda p, x: x.astype("bfloat16") @ p["a"].astype("bfloat16"), W, WEIGHT)
+        "^apply: expected products and an output in float32 or wider.*got bfloat16": update_of(
+            in_bfloat16, W, WEIGHT
         ),
-        r"^taps\['a'\]: expected an array of real numbers, got complex64": lambda: tapped(MODEL).run(
-            W, X, {"a": jnp.ones((6, 4)) + 1j, "b": jnp.ones((6, 2))}
-        ),
-        r"^where: expected a function path -> True or False, got bool\[2\] for 'a'": lambda: value_and_grad(
+        r"^taps\['a'\]: expected an array of real numbers, got complex64": run_with(jnp.ones((6, 4)) + 1j),
+        r"^where: expected a function path -> True or False, got bool\[2\] for 'a'": update_of(
             two_layers, W, NODE, where=lambda path: jnp.array([True, False])
         ),
         "^trainable: expected a function path -> True or False, got 0 for 'a'": lambda: sites(
@@ -562,8 +558,8 @@ test_bad_input = refusals(
         r"^where: expected a glob .*, a function of a path, or None, got a .* \(path, leaf\)": lambda: (
             feedback_alignment(MODEL, squares, where=lambda path, leaf: True)
         ),
-        r"^x: expected an array, got ShapeDtypeStruct float32\[6, 3\]": lambda: tapped(MODEL).run(
-            W, jax.ShapeDtypeStruct((6, 3), jnp.float32)
+        r"^x: expected an array, got ShapeDtypeStruct float32\[6, 3\]": run_with(
+            jnp.ones((6, 4)), jax.ShapeDtypeStruct((6, 3), jnp.float32)
         ),
     },
 )
