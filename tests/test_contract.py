@@ -359,53 +359,6 @@ def test_training_with_weights_of_examples_equals_its_loop(name: str) -> None:
     assert losses[-1] < losses[0]
 
 
-# --- scans
-
-
-def recurrent(scan: Any, params: Any, x: Any) -> Any:
-    def step(h: Any, x: Any) -> Any:
-        return jnp.tanh(x @ params["u"] + h @ params["v"]), None
-
-    h, _ = scan(step, jnp.zeros((len(x), 5)), x.swapaxes(0, 1))
-    return {"left": h @ params["out"], "right": jnp.zeros(len(x))}
-
-
-def loop(step: Any, carry: Any, xs: Any) -> Any:
-    for x in xs[::-1]:
-        carry, _ = step(carry, x)
-    return carry, None
-
-
-def same_at_every_step(key: Any, like: Any) -> Any:
-    noise = {5: jnp.array([1.0, -1.0, 1.0, 1.0, -1.0]), 2: jnp.array([-1.0, 1.0])}
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(noise[leaf.shape[-1]], leaf.shape), like)
-
-
-with_steps: Any = partial(ll.node_perturbation, sigma=0.1, noise=same_at_every_step)
-SCANNED: dict[str, Any] = {
-    **{name: RULES[name] for name in ("backprop", "feedback_alignment", "weight_perturbation_central_signs")},
-    "node_perturbation": with_steps,
-    "node_perturbation_activity": partial(with_steps, variant="activity"),
-}
-
-
-@pytest.mark.parametrize("name", slow_but(["feedback_alignment", "node_perturbation_activity"], SCANNED))
-def test_a_scan_equals_its_loop(name: str) -> None:
-    """Backwards, two steps at a time. Direct feedback meets loops in NumPy among the identities."""
-    params = {"u": normal(9, 3, 5) / 2, "v": normal(10, 5, 5) / 2, "out": normal(12, 5, 2)}
-    rows, targets = normal(7, SIZE, 3, 3), {"target": normal(8, SIZE, 2), "weight": jnp.ones(SIZE)}
-
-    @jax.jit
-    def run(params: Any) -> Any:
-        backwards = partial(jax.lax.scan, reverse=True, unroll=2)
-        rules = [SCANNED[name](ll.Model(partial(recurrent, scan)), weighted) for scan in (backwards, loop)]
-        state = rules[0].init(KEYS[0], params, rows)
-        return [rule.value_and_grad(KEYS[1], params, state, rows, targets)[:2] for rule in rules]
-
-    # sums over 3 steps and 6 examples in another order
-    assert_close(*run(params), ulps=4 * roundings(name))
-
-
 # --- the structure of the params
 
 

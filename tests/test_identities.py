@@ -12,7 +12,7 @@ import pytest
 from jax import lax
 
 import lax_learning as ll
-from tests.compare import assert_close, assert_same, differs, normal, slow_but, update
+from tests.compare import assert_close, assert_same, normal, slow_but, update
 from tests.registry import RULES
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -25,16 +25,6 @@ INIT = jax.nn.initializers.normal(0.3)
 MODEL = ll.mlp((5, 7, 6, 3), activation=jnp.tanh, output_activation=jax.nn.sigmoid, b_init=INIT)
 X, Y = normal(1, BATCH, 5), normal(2, BATCH, 3)
 PARAMS = MODEL.init(KEY)
-MODELS: dict[str, tuple[ll.Model, Any]] = {
-    "dense": (MODEL, X),
-    "convolutional": (
-        ll.convnet((8, 8, 2), (3, 2), (3,), stride=2, activation=jnp.tanh, w_init=INIT),
-        normal(3, BATCH, 8, 8, 2),
-    ),
-    "recurrent": (
-        ll.rnn((3, 4, 3, 3), w_init=INIT, recurrent_init=INIT, b_init=INIT), normal(3, BATCH, 5, 3)
-    ),
-}  # fmt: skip
 
 
 def mean_loss(model: ll.Model, params: Any, x: Any, y: Any) -> Any:
@@ -57,42 +47,6 @@ def where_fed_back(function: Callable[..., Any], feedback: Any, *trees: Any) -> 
 def test_backprop_is_the_gradient_to_the_last_bit() -> None:
     exact = jax.jit(jax.value_and_grad(partial(mean_loss, MODEL)))(PARAMS, X, Y)
     assert_same(update(ll.backprop(MODEL, ll.squared_error), KEY, PARAMS, X, Y)[1:3], exact)
-
-
-WITH_FEEDBACK: dict[str, tuple[Callable[..., ll.Rule], Callable[[Any], Any]]] = {
-    "feedback_alignment": (ll.feedback_alignment, lambda w: w),
-    "kolen_pollack": (partial(ll.kolen_pollack, decay=0.0, optimizer=optax.sgd(0.1)), lambda w: w),
-    "frsf, whose feedback has no sign": (
-        partial(ll.sign_symmetry, magnitude="fixed", gain=0.5),
-        lambda w: -2 * jnp.abs(w),
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", slow_but(["dense"], MODELS))
-def test_feedback_equal_to_the_weights_is_backprop(kind: str) -> None:
-    model, x = MODELS[kind]
-
-    @jax.jit
-    def run(params: Any) -> Any:
-        found = {}
-        for name, (factory, of) in WITH_FEEDBACK.items():
-            rule = factory(model, ll.squared_error)
-            state = rule.init(KEY, params, x)
-            for factor in (1.0, 0.5):
-                feedback = where_fed_back(
-                    lambda _, w, of=of, factor=factor: factor * of(w), state.feedback, params
-                )
-                update = rule.value_and_grad(KEY, params, state._replace(feedback=feedback), x, Y)
-                found[name, factor] = update[:2]
-        return ll.backprop(model, ll.squared_error).value_and_grad(KEY, params, (), x, Y)[:2], found
-
-    exact, found = run(jax.jit(model.init)(KEY))
-    for (name, factor), value_and_grads in found.items():
-        if factor == 1:  # the order of summation is the compiler's
-            assert_close(value_and_grads, exact, ulps=64)
-        else:
-            assert differs(value_and_grads[1], exact[1]), name
 
 
 # --- backprop through time, against loops in NumPy
@@ -253,12 +207,8 @@ def test_kolen_pollack_decays_what_has_feedback() -> None:
                 assert_same(decayed[i]["w"], plain[i]["w"])
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [optax.polyak_sgd(), pytest.param(optax.MultiSteps(optax.sgd(0.1), 1), marks=pytest.mark.slow)],
-)
-def test_feedback_moves_by_optimizers_that_look_at_the_loss(optimizer: Any) -> None:
-    rule = ll.kolen_pollack(MODEL, ll.squared_error, optimizer=optimizer)
+def test_feedback_moves_by_an_optimizer_that_looks_at_the_loss() -> None:
+    rule = ll.kolen_pollack(MODEL, ll.squared_error, optimizer=optax.MultiSteps(optax.polyak_sgd(), 1))
     state, _, _, after = update(rule, KEY, PARAMS, X, Y)
     assert np.any(after.feedback[1]["w"] != state.feedback[1]["w"])
 

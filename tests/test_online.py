@@ -62,18 +62,6 @@ def by_steps(rule: ll.Rule, params: Any, state: Any, x: Any, y: Any, rate: float
 # --- closed forms in NumPy
 
 
-def test_leaky_units_are_those_of_the_equation(x64):
-    net = leaky()
-    params, x, _ = jax.tree.map(np.asarray, problem(net))
-    cell, readout = params["cell"], params["readout"]
-    h, outputs = np.zeros((BATCH, UNITS)), []
-    for t in range(STEPS):
-        u = np.concatenate([x[:, t], h], axis=1) @ cell["w"] + cell["b"]
-        h = (1 - ALPHA) * h + ALPHA * np.tanh(u)
-        outputs.append(h @ readout["w"] + readout["b"])
-    np.testing.assert_allclose(net.apply(params, x), np.stack(outputs, axis=1), rtol=1e-13)
-
-
 def written_out(params: Any, feedback: Any, x: Any, y: Any, rate: float, itself: bool) -> Any:
     """Gradients at every step, by the double sum over steps s <= t; weights move by `rate` in between.
 
@@ -377,24 +365,6 @@ def test_three_factors_are_unbiased_as_far_as_the_trace_reaches(x64, decay):
 
 
 # --- the contract, whose other clauses are those of all rules
-
-
-def test_every_rule_exports_for_accelerators():
-    net = leaky(jnp.float32)
-    params, x, y = jax.tree.map(jnp.float32, problem(net))
-
-    def run(key_data: Any, params: Any) -> Any:
-        key = jax.random.wrap_key_data(key_data)
-        found = {}
-        for name in ("eprop", "rtrl", "three_factor"):
-            rule = RULES[name](net, ll.squared_error)
-            given = params, rule.init(key, params, x), x, y
-            found[name] = rule.value_and_grad(key, *given), by_steps(rule, *given)
-        return found
-
-    platforms = ("cpu", "cuda", "tpu")
-    exported = jax.export.export(jax.jit(run), platforms=platforms)(jax.random.key_data(KEY), params)
-    assert exported.platforms == platforms
 
 
 def test_in_float32():

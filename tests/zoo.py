@@ -107,28 +107,22 @@ def linen_residual_convolution(scale: int = 1) -> Case:
 def linen_separable_strided_convolution(scale: int = 1) -> Case:
     from flax import linen
 
-    class Net(linen.Module):
-        @linen.compact
-        def __call__(self, x):
-            x = linen.Conv(4 * scale, (3, 3), strides=(2, 1), feature_group_count=2 * scale)(x)
-            x = linen.tanh(linen.Conv(3 * scale, (1, 1), use_bias=False)(linen.tanh(x)))
-            return linen.Dense(3)(x.reshape(x.shape[0], -1))
-
-    return _linen(scale, Net(), _images(scale))
+    first = linen.Conv(4 * scale, (3, 3), strides=(2, 1), feature_group_count=2 * scale)
+    second = linen.Conv(3 * scale, (1, 1), use_bias=False)
+    flatten, out = lambda x: x.reshape(x.shape[0], -1), linen.Dense(3)
+    net = linen.Sequential([first, linen.tanh, second, linen.tanh, flatten, out])
+    return _linen(scale, net, _images(scale))
 
 
 def nnx_transposed_convolution(scale: int = 1) -> Case:
     from flax import nnx
 
-    class Net(nnx.Module):
-        def __init__(self, rngs):
-            self.down = nnx.Conv(2 * scale, 3 * scale, (3, 3), strides=2, rngs=rngs)
-            self.up = nnx.ConvTranspose(3 * scale, 2 * scale, (3, 3), strides=(2, 2), rngs=rngs)
+    def net(rngs):
+        down = nnx.Conv(2 * scale, 3 * scale, (3, 3), strides=2, rngs=rngs)
+        up = nnx.ConvTranspose(3 * scale, 2 * scale, (3, 3), strides=(2, 2), rngs=rngs)
+        return nnx.Sequential(down, jnp.tanh, up)
 
-        def __call__(self, x):
-            return self.up(jnp.tanh(self.down(x)))
-
-    return _nnx(scale, Net, _images(scale))
+    return _nnx(scale, net, _images(scale))
 
 
 def linen_attention_block(scale: int = 1) -> Case:
@@ -403,14 +397,9 @@ def custom_vjp_around_parameters(scale: int = 1) -> Case:
 def dropout_keys_in_x(scale: int = 1) -> Case:
     from flax import linen
 
-    class Net(linen.Module):
-        @linen.compact
-        def __call__(self, x):
-            x = linen.tanh(linen.Dense(6 * scale)(x))
-            x = linen.Dropout(0.5, deterministic=False)(x)
-            return linen.Dense(3)(x)
-
-    net, x = Net(), _vectors(scale)
+    dropout = linen.Dropout(0.5, deterministic=False)
+    net = linen.Sequential([linen.Dense(6 * scale), linen.tanh, dropout, linen.Dense(3)])
+    x = _vectors(scale)
     params = _filled(scale, jax.eval_shape(net.init, {"params": KEY, "dropout": KEY}, x[0]))
 
     def apply(params, batch):
