@@ -557,7 +557,7 @@ test_ensembles = refusals(
 # Data.
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", slow_but([jnp.bfloat16], [jnp.float16, jnp.bfloat16]))
 def test_data_of_half_precision_are_labelled_in_float32(dtype):
     drawn = data.relu_net(KEY, 16, num_units=50, sizes=(4000, 0, 0), dtype=dtype).train
     pairs = zip(jax.random.split(KEY, 3), ((16, 50), (50, 2)), strict=False)

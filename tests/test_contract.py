@@ -174,7 +174,8 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
     assert_same((start, x, y), before)
     if name not in (*LEARNING, "three_factor"):
         assert_same(rows[0][2], state)
-    np.testing.assert_allclose(stacked[0], jnp.mean(loss(model.apply(start, x), y)), rtol=1e-5)
+    if name != "three_factor":  # whose loss is that of its noisy pass
+        np.testing.assert_allclose(stacked[0], jnp.mean(loss(model.apply(start, x), y)), rtol=1e-5)
     if name.startswith(("weight_perturbation", "node_perturbation")):  # key and sigma matter
         assert differs(rows[0][1], rows[1][1])
 
@@ -446,12 +447,14 @@ def test_shard_map_with_its_default_check(name: str) -> None:
     seeds = jax.vmap(grads_of, (0, 0, None, None))
     noisy = jax.vmap(grads_of, (0, None, None, None))
     many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 4), params)
-    for of, args, ins, out, lead in (
+    cases: Any = [
         (grads_of, (KEYS[0], params, x, y), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()),
-        (folded, (KEYS[0], params, x, y), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()),  # a key for each device
         (seeds, (KEYS[:4], many, x, y), (SPLIT, SPLIT, WHOLE, WHOLE), SPLIT, (4,)),
-        (noisy, (KEYS[:4], params, x, y), (SPLIT, WHOLE, WHOLE, WHOLE), WHOLE, (2,)),
-    ):
+    ]
+    if name in RULES:  # a key for each device
+        cases.append((folded, (KEYS[0], params, x, y), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()))
+        cases.append((noisy, (KEYS[:4], params, x, y), (SPLIT, WHOLE, WHOLE, WHOLE), WHOLE, (2,)))
+    for of, args, ins, out, lead in cases:
         shapes = jax.eval_shape(jax.shard_map(of, mesh=mesh, in_specs=ins, out_specs=out), *args)
         for grad, leaf in zip(jax.tree.leaves(shapes), jax.tree.leaves(params), strict=True):
             assert grad.shape == (*lead, *leaf.shape)
