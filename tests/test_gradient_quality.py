@@ -22,13 +22,12 @@ from benchmarks.quality import (
     Setting,
     make_rule,
     measure_draws,
-    measure_examples,
     predict,
     report,
 )
 from benchmarks.quality.theory import Exact, exact_signals
 from tests.command_line import call_main
-from tests.compare import normal, slow_but
+from tests.compare import slow_but
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -66,25 +65,6 @@ def measured(make_rule, model, batch_size, num_draws, loss=linear_loss):
         return measure_draws(rule, params, state, x, y, key, num_draws, reference=exact.grads), exact
 
     return jax.jit(everything)(KEY)
-
-
-@pytest.mark.slow
-def test_signal_to_noise_is_the_library_s():
-    """Over draws on the batch and over its examples, of every layer and in total."""
-    model = ll.mlp((5, 4, 3))
-    rule = make_rule("weight_perturbation_signs", model, ll.squared_error, 0.1)
-    params, x, y = model.init(KEY), normal(0, 6, 5), jnp.ones((6, 3))
-
-    def both(key):
-        found = measure_draws(rule, params, (), x, y, key, 4, reference=params)
-        found |= measure_examples(model, rule, params, (), x, y, key)
-        moments = ll.metrics.draw_moments(rule, key, params, (), x, y, params, 4)
-        parts = *moments.parts(depth=1).values(), moments
-        return found, jnp.stack([ll.metrics.snr(part).total.value for part in parts])
-
-    found, expected = jax.jit(both)(KEY)
-    assert set(METRICS) <= set(found)
-    np.testing.assert_allclose(found["snr_draws"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

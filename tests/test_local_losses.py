@@ -73,7 +73,7 @@ def trained(make: Any, blocks: Any, start: Any, optimizer: Any, num_updates: int
         ll.local_losses(make, blocks), optimizer, init=lambda key: start, num_updates=num_updates,
         batch_size=BATCH,
     )  # fmt: skip
-    return jax.jit(train)(KEY, ll.data.Splits(ll.data.Dataset(X, Y), None, None))
+    return jax.jit(train)(KEY, ll.data.Splits(*[ll.data.Dataset(X, Y)] * 3))
 
 
 def test_learns_with_states_that_move() -> None:

@@ -28,7 +28,7 @@ from lax_learning.rules import (
 )
 from lax_learning.rules._feedback import FeedbackState
 from tests import registry
-from tests.compare import assert_mean, assert_near, draws_of, normal, squares, update
+from tests.compare import assert_mean, assert_near, assert_same, draws_of, normal, squares, update
 from tests.refusal import refusals
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -356,11 +356,11 @@ def test_direct_feedback_has_one_matrix_a_stacked_layer_and_one_for_all_steps():
 
 def test_perturbation_of_half_precision_is_that_of_the_same_parameters_in_float32():
     for make, dtype in ((node_perturbation, jnp.bfloat16), (weight_perturbation, jnp.float16)):
+        half = jax.tree.map(lambda w, dtype=dtype: w.astype(dtype), (W, X))
+        wide = jax.tree.map(jnp.float32, half)
         rule = make(MODEL, squares, sigma=1e-4)
-        half, x = jax.tree.map(lambda w, dtype=dtype: w.astype(dtype), (W, X))
-        wide = jax.tree.map(jnp.float32, (half, x))
-        (grads, expected) = (update(rule, KEY, *given, Y)[2] for given in ((half, x), wide))
-        assert_near(grads, jax.tree.map(lambda e, dtype=dtype: e.astype(dtype), expected), rtol=0, atol=0)
+        grads, expected = (update(rule, KEY, params, x, Y)[2] for params, x in (half, wide))
+        assert_same(grads, jax.tree.map(lambda e, dtype=dtype: e.astype(dtype), expected))
 
 
 def test_sigma_has_no_scale_of_its_own():

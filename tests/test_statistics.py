@@ -281,39 +281,3 @@ def test_activity_node_perturbation_against_numpy(x64):
     np.testing.assert_allclose(flat(grads), flat(expected), rtol=1e-12, atol=1e-13)
     still = in_order(jax.tree.map(jnp.zeros_like, noise))
     assert (flat(update(make(noise=still), KEY, params, x, y)[2]) == 0).all()
-
-
-@pytest.mark.parametrize("nodes", [True, False])
-def test_limit_of_perturbation_is_the_forward_gradient(x64, nodes):
-    # The error of a one-sided difference is of the order sigma, that of a two-sided one sigma^2: halving
-    # sigma divides it by 2 or 4, up to the next order, a share of about sigma = 1e-3.
-    params, x, y = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (WEIGHTS, X, Y))
-    noise: Any = (
-        (normal(0, 3, 3), normal(1, 3, 2)) if nodes else jax.tree.map(lambda w: normal(0, *w.shape), params)
-    )
-    given: Any = {"model": CURVED, "loss": ll.squared_error, "noise": in_order(noise)}
-
-    @jax.jit
-    def run(params):
-        def grads_of(rule):
-            return jnp.concatenate(
-                [g.ravel() for g in jax.tree.leaves(rule.value_and_grad(KEY, params, (), x, y)[1])]
-            )
-
-        limit = grads_of(fg_(**given, **({"perturb": "activities"} if nodes else {})))
-
-        def error(sigma, even):
-            central = {"difference": "central"} if even else {}
-            rule = (
-                np_(**given, sigma=sigma, antithetic=even) if nodes else wp_(**given, sigma=sigma, **central)
-            )
-            return jnp.linalg.norm(grads_of(rule) - limit) / jnp.linalg.norm(limit)
-
-        return {
-            even: jax.lax.map(partial(error, even=even), jnp.array([1e-3, 5e-4, 1e-6]))
-            for even in (False, True)
-        }
-
-    for even, (far, nearer, near) in run(params).items():
-        assert abs(far / nearer / (4 if even else 2) - 1) < 0.02
-        assert near < 1e-4
