@@ -327,18 +327,18 @@ def test_shared_noise_is_equal_for_all_examples_also_in_pairs():
     assert all(shape[0] == 1 for shapes in seen for shape in shapes)
 
 
-def test_direct_feedback_sums_over_positions_that_the_data_lack():
-    """Where both have them they are paired, as loops in NumPy among the identities do."""
+def test_direct_feedback_goes_position_by_position():
+    """Also where a vector becomes five positions on the way, whose signals it sums."""
     y = jnp.zeros((6, 5, 2))
 
-    def spread(params, x):  # a vector becomes five positions
+    def spread(params, x):
         hidden = jnp.tanh(x @ params["a"])
         return (hidden[:, None, :] * jnp.arange(1.0, 6.0)[:, None]) @ params["b"]
 
     state, _, grads, _ = update(direct_feedback_alignment(Model(spread), squares), KEY, W, X, y)
     assert all(feedback.shape[-1] == 2 for feedback in state.feedback.values())
     hidden, (b,) = X @ W["a"], state.feedback.values()
-    error = 2 * spread(W, X).sum(1) / 6 @ b.T
+    error = jnp.einsum("bto,t->bo", 2 * spread(W, X) / 6, jnp.arange(1.0, 6.0)) @ b.T
     np.testing.assert_allclose(grads["a"], X.T @ (error * (1 - jnp.tanh(hidden) ** 2)), rtol=1e-4, atol=1e-5)
 
 
