@@ -140,14 +140,17 @@ def test_per_example_gradients_and_their_signal_to_noise_ratio(golden: Golden) -
 
     @jax.jit
     def measured(x: jax.Array, y: jax.Array) -> Any:
-        return metrics.example_moments(tutorial.model, rule, tutorial.key, tutorial.params, (), x, y)
+        of_model = metrics.example_moments(tutorial.model, rule, tutorial.key, tutorial.params, (), x, y)
+        hidden = of_model.parts(depth=1)["0"]
+        both = hidden, jnp.asarray(expected)
+        return hidden, [metrics.snr(samples, variant="tutorial").total.value for samples in both]
 
-    hidden = measured(tutorial.x, tutorial.y).parts(depth=1)["0"]
+    hidden, ratios = measured(tutorial.x, tutorial.y)
     for name, part in (("w", expected[:, :, :-1]), ("b", expected[:, :, -1])):
         close(-hidden.mean[f"0/{name}"].T, part.mean(0))
         close(hidden.variance[f"0/{name}"].T, part.var(0, ddof=1))
-    for samples in (hidden, jnp.asarray(expected)):
-        close(metrics.snr(samples, variant="tutorial").total.value, tutorial.arrays["snr_tutorial"])
+    for ratio in ratios:
+        close(ratio, tutorial.arrays["snr_tutorial"])
 
 
 def test_deep_network(golden: Golden) -> None:
@@ -421,17 +424,22 @@ def test_decorrelated_convolution(golden: Golden) -> None:
     rule = ll.decorrelation.rule(
         lambda m: ll.backprop(m, ll.squared_error), model, ll.decorrelation.dynamics(0.01), where="0/w"
     )
-    state = rule.init(jax.random.key(KEY), params, x)
+    state = jax.eval_shape(rule.init, jax.random.key(KEY), params, x)
     r = jnp.asarray(by_row(by_row(arrays["R"]).T).T)
     assert state.layers["0/w"].R.shape == r.shape
     layers = {"0/w": ll.decorrelation.State(r)}
-    patches = ll.decorrelation.inputs(model, params, layers, x, where="0/w")["0/w"]
+
+    @jax.jit
+    def run(params: Any, layers: Any) -> Any:
+        patches = ll.decorrelation.inputs(model, params, layers, x, where="0/w")["0/w"]
+        run = ll.tapped(ll.decorrelation.wrap(model, layers, where="0/w")).run(params, x)
+        return patches, run.pre_activations["0/w"], ll.decorrelation.apply(layers["0/w"], patches)
+
+    patches, wrapped, z = run(params, layers)
     expected = by_row(arrays["patches"].reshape(27, 18).T).T
     np.testing.assert_array_equal(patches, expected)
-    run = ll.tapped(ll.decorrelation.wrap(model, layers, where="0/w")).run(params, x)
-    z = ll.decorrelation.apply(layers["0/w"], patches)
     for got, wanted in (
-        (run.pre_activations["0/w"].reshape(3, 9, 5), arrays["output_nlo"]),
+        (wrapped.reshape(3, 9, 5), arrays["output_nlo"]),
         (z.T @ z / len(z), by_row(by_row(arrays["correlation"]).T).T),
     ):
         assert_close(got, jnp.asarray(wanted), ulps=2 * (18 + 27))

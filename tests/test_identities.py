@@ -49,6 +49,28 @@ def test_backprop_is_the_gradient_to_the_last_bit() -> None:
     assert_same(update(ll.backprop(MODEL, ll.squared_error), KEY, PARAMS, X, Y)[1:3], exact)
 
 
+def test_feedback_of_the_size_of_the_weights_is_backprop() -> None:
+    """Signs are those of the weights whatever the feedback's, and a gain multiplies it."""
+    rules = {
+        1: ll.kolen_pollack(MODEL, ll.squared_error, decay=0.0, optimizer=optax.sgd(0.1)),
+        -2: ll.sign_symmetry(MODEL, ll.squared_error, magnitude="fixed", gain=0.5),
+    }
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        found = []
+        for factor, rule in rules.items():
+            state = rule.init(KEY, params, X)
+            like = params if factor == 1 else jax.tree.map(lambda w, f=factor: f * jnp.abs(w), params)
+            size = where_fed_back(lambda _, w: w, state.feedback, like)
+            found.append(rule.value_and_grad(KEY, params, state._replace(feedback=size), X, Y)[:2])
+        return found, jax.value_and_grad(partial(mean_loss, MODEL))(params, X, Y)
+
+    found, exact = run(PARAMS)
+    for value_and_grads in found:  # the order of summation is the compiler's
+        assert_close(value_and_grads, exact, ulps=64)
+
+
 # --- backprop through time, against loops in NumPy
 
 STEPS, INPUTS, UNITS, OUTPUTS = 5, 3, 4, 2
