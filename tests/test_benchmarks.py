@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import cost_of_rules, cost_parts, equal_time, in_place, online, pairs, throughput, tutorial
+from benchmarks import cost_of_rules, cost_parts, equal_time, in_place, online, pairs, throughput
 from benchmarks import language_model as language_model_benchmark
 from benchmarks.cases import CASES, Sizes, microlearning
 from benchmarks.characters import entropies, language_model
@@ -54,13 +54,6 @@ def test_work_counts_rounds_of_loops_and_not_what_is_unused() -> None:
     assert work == Work(flops=5 * 2 * 3**3, normals=9, words=9)
 
 
-def test_work_counts_the_costliest_branch() -> None:
-    def program(choice: jax.Array, a: jax.Array) -> jax.Array:
-        return jax.lax.cond(choice, lambda: a @ a, lambda: a)
-
-    assert work_of(jax.jit(program).trace(jnp.array(True), jnp.ones((3, 3)))) == Work(flops=2 * 3**3)
-
-
 def test_work_counts_once_what_is_written_twice() -> None:
     def program(a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
         return jnp.tanh(a @ b) @ b, jnp.tanh(a @ b) @ b, jnp.tanh(a @ b) @ a, 2 * (b @ a)
@@ -87,20 +80,6 @@ def test_work_counts_once_what_does_not_change_in_a_loop() -> None:
     assert work_of(jax.jit(program).trace(*jnp.ones((2, 3, 3)))) == Work(
         flops=(1 + 11 * (4 + 1 + 2)) * 2 * 3**3
     )
-
-
-@pytest.mark.slow
-def test_work_of_a_case_is_that_of_its_products() -> None:
-    def flops(case: Any) -> float:
-        ours = case.ours(SIZES, 1)
-        return work_of(jax.jit(ours.one).trace(jax.random.key(0), ours.member, *ours.shared)).flops
-
-    update, step = CASES[0], next(case for case in CASES if case.system == "birth_death")
-    inputs, hidden, outputs = microlearning.INPUTS, SIZES.hidden, microlearning.OUTPUTS
-    of_pass = 2 * SIZES.batch_size * (inputs * hidden + hidden * outputs)
-    assert flops(update) == SIZES.updates * 2 * of_pass  # as they are, and perturbed
-    assert flops(step) % SIZES.steps == 0
-    assert [case.ours(SIZES, 2).pieces for case in (update, step)] == [SIZES.updates, SIZES.steps]
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -290,24 +269,6 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
 
     code, _, err = call_main(throughput.main, *arguments, "--resume", "--repeats", "3")
     assert code == 2 and "holds a run of another configuration (repeats: 7 there, 3 here)" in err
-
-
-SMALL = ("--seeds", "2", "--epochs", "2", "--hidden", "4", "--batch-size", "2000", "--examples", "5")
-
-
-@pytest.mark.slow
-def test_tutorial_writes_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of runs that do nothing."""
-    monkeypatch.setattr(tutorial, "COMPARED", ("backprop", "weight perturbation"))
-    nothing = {"accuracy": jnp.arange(3.0), "cosine": jnp.ones(3), "snr": jnp.ones(())}
-    monkeypatch.setattr(tutorial, "comparison", lambda *_: lambda key, data: nothing)
-    code, out, err = call_main(tutorial.main, *SMALL, "--out", tmp_path)
-    assert code == 0, err
-    written = json.loads((tmp_path / "tutorial.json").read_text())
-    assert tuple(row["rule"] for row in written["rows"]) == tutorial.COMPARED
-    assert all((row["accuracy"], row["cosine"], row["snr"]) == (2, 1, 1) for row in written["rows"])
-    assert written["updates"] == 4 and written["config"]["seeds"] == 2 and "2 seeds in" in out
-    assert written["run_s"] == sum(row["run_s"] for row in written["rows"])
 
 
 @pytest.mark.slow

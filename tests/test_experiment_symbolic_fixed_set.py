@@ -16,7 +16,6 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from experiments import checkpoints
 from experiments.symbolic_discriminator import fixed_set
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.fixed_set import (
@@ -181,29 +180,6 @@ def test_fresh_curves_come_every_epoch(finished):
     _, metrics = jax.jit(train)(jax.random.fold_in(key, 2), start)
     # The last call made the last 2 of 4 epochs.
     assert float(result.training_accuracy[0, 0, 1]) == pytest.approx(float(metrics.accuracy[2:, -1].mean()))
-
-
-@pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on(tiny, finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    part = STUDY.parts(CONFIG)["fixed_set-grid-wgan"]
-
-    class Stop(Exception):
-        pass
-
-    class Stopping(tqdm):
-        def update(self, n: float | None = 1) -> bool | None:
-            if n:
-                raise Stop
-            return None
-
-    with pytest.raises(Stop):
-        part.run(tmp_path, Stopping(disable=True))
-    assert (tmp_path / "1").is_dir()
-    with tqdm(file=io.StringIO()) as progress:
-        result = part.run(tmp_path, progress)
-        assert progress.n == part.cost
-    assert result.identical(finished["fixed_set-grid-wgan"][0])
 
 
 @pytest.mark.slow
