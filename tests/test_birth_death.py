@@ -328,19 +328,6 @@ def test_jit_vmap_and_scan_change_nothing(name: str) -> None:
     assert_close(run(alphas), loop, ulps=4)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-def test_dtypes(dtype: str) -> None:
-    with jax.enable_x64(dtype == "float64"):
-        params, gradients = population(0, dtype), population(3, dtype)
-        for choices in CONTRACT.values():
-            dynamics = make(choices, 2.0)
-            state = dynamics.init(params)
-            (after, then), events = jax.eval_shape(dynamics.update, KEY, params, state, gradients)
-            assert (after, then) == jax.eval_shape(lambda: (params, state))  # noqa: B023
-            assert events.rates.dtype == ("float32" if dtype == "bfloat16" else dtype)
-            assert [leaf.dtype for leaf in events[1:]] == [bool, bool, jnp.int32]
-
-
 def test_rates_are_taken_in_single_precision() -> None:
     """Products that float16 cannot hold, and sums that bfloat16 cannot; a mean of the largest numbers."""
 
@@ -495,10 +482,6 @@ def test_leaves_of_the_same_name_are_told_apart_by_their_paths() -> None:
         np.testing.assert_array_equal(after["part"]["w"], moments["w"] if part is None else followed)
 
 
-def test_moments_stay_if_nothing_happened() -> None:
-    state = numbered(jax.eval_shape(optax.adam(0.1).init, NETWORK))
-    for copies in ("carry", "clear"):
-        assert_same(ll.birth_death.follow(state, jnp.arange(N), NETWORK, MOMENT_AXES, copies=copies), state)
 
 
 @pytest.mark.parametrize(("axis", "size"), [(0, N), (-1, 5)])
@@ -548,14 +531,3 @@ def test_examples() -> None:
     # Of the sphere and not of a cube drawn onto it: E x^4 = 3 / (d (d + 2)).
     for values, expected in ((x, 0), (products, np.eye(D).ravel() / D), (x**4, 3 / (D * (D + 2)))):
         assert deviation(values, expected).max() < SIGMAS
-
-
-def test_dtypes_of_the_problem() -> None:
-    first, _ = jax.jit(jax.vmap(planted(D, M, dtype=jnp.bfloat16).init))(jax.random.split(KEY, 2000))
-    assert np.isfinite(np.asarray(first["w"], np.float32)).all()
-    for dtype in ("float32", "float64", "bfloat16"):
-        with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict"):
-            problem = planted(D, M, dtype=dtype)
-            teacher = jax.eval_shape(problem.init, KEY)
-            dataset = jax.eval_shape(lambda teacher: problem.sample(KEY, teacher, 5), teacher)  # noqa: B023
-        assert {leaf.dtype for leaf in jax.tree.leaves((teacher, dataset))} == {jnp.dtype(dtype)}

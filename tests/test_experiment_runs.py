@@ -14,6 +14,8 @@ import xarray as xr
 
 import lax_learning as ll
 from experiments import compare, load_params, plot
+from experiments.decorrelation.reading import NOTEBOOK, PUBLISHED
+from experiments.decorrelation.runs import STUDIES, notebook_runs
 from experiments.finished import read_run
 from experiments.microlearning.__main__ import choose_test_images, load, make_setting
 from experiments.microlearning.config import Config
@@ -23,6 +25,10 @@ from tests.command_line import call_main, run
 from tests.compare import slow_but
 from tests.finished import check_diverged, check_folder, row_of
 
+MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+DATA = MNIST if MNIST.is_dir() else "sample"
+EPOCHS = {"alone": 10, "one_layer": 10, "two_layers": 2, "two_layers_fixed": 12}
+GAIN = ["dense-backprop-plain", "dense-backprop-decorrelated"]
 BCE = "accuracy-bce-quadratic-none-6x128-5_latents-5_iterations"
 
 
@@ -37,7 +43,7 @@ class Case(NamedTuple):
     parts: tuple[str, ...]
     figures: tuple[str, ...]
     told: tuple[str, ...]
-    row: dict[str, str]
+    row: dict[str, Any]
     values: Callable[[Any], Any]  # of this row, one a seed
     finite: set[str] | None = None  # metrics that are told where all seeds diverged
 
@@ -58,6 +64,23 @@ CASES = {
         row={"problem": "planted", "scheme": "clone", "metric": "final_loss"},
         values=lambda found: found.planted_loss.sel(scheme="clone")[:, -1],
         finite=set(),
+    ),
+    "decorrelation": Case(
+        f"--networks dense --rules backprop --seeds 4 --updates 10 --test-images 20 --data {DATA}",
+        whole="--studies notebook gain",
+        other="--studies gain",
+        stop=GAIN[1],
+        common=lambda found: (
+            found[["loss", "test_accuracy", "validation_accuracy", "largest_r"]]
+            .sel(run=GAIN)
+            .isel(step=slice(11))
+        ),
+        parts=("runs", "params"),
+        figures=("notebook", "moments", "gain"),
+        told=(*NOTEBOOK.values(), *GAIN, f"{(4 + sum(EPOCHS.values())) * 15 + 2 * 11}/"),  # updates
+        row={"run": "one_layer", "metric": "decorrelation_loss", "epoch": 4},
+        values=lambda found: 15 * found.sel(run="one_layer", step=4).decorrelation_loss.isel(rate=0, layer=0),
+        finite={"learning_rate", "ms_per_update"},
     ),
     "microlearning": Case(
         "--hidden 6 --seeds 2 --batch-size 500 --epochs 6 --snr-images 10 --draws 4 --test-images 50",
@@ -107,10 +130,16 @@ Whole = Callable[[str], tuple[Path, str, Any]]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_caps():
-    """The search within a cap in fewer and larger steps: the same result, compiled several times faster."""
+def quick():
+    """Few epochs of the notebook on decorrelation; the search within a cap in fewer and larger steps."""
+
+    def few(config):
+        runs = notebook_runs(config).items()
+        return {name: run._replace(form=run.form._replace(steps=EPOCHS[name])) for name, run in runs}
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(import_module("lax_learning.plasticity._k_cap"), "_BITS_A_ROUND", 8)
+        patch.setitem(STUDIES, "notebook", few)
         yield
 
 
@@ -189,6 +218,54 @@ def test_birth_death_has_named_axes(whole):
     # The mixture's last third is without events.
     events_late = clone.mixture_killed.values[:, results.mixture_step.values >= 20]
     assert (events_late == events_late[:, :1]).all()
+
+
+@pytest.mark.slow
+def test_decorrelation_has_named_axes_and_chooses_its_rate(whole):
+    out, _, results = whole("decorrelation")
+    assert list(results.run.values) == [*EPOCHS, *GAIN]
+    assert results.decorrelation_loss.dims == ("run", "rate", "seed", "step", "layer")
+    assert list(results.study.values) == ["notebook"] * 4 + ["gain"] * 2
+    plain, decorrelated = (results.sel(run=name).isel(step=slice(11)) for name in GAIN)
+    assert (plain.largest_r == 1).all() and (decorrelated.largest_r.isel(step=slice(2, None)) != 1).all()
+    assert np.isnan(plain.decorrelation_loss).all() and np.isfinite(decorrelated.decorrelation_loss).all()
+    assert np.isfinite(plain.test_accuracy).all() and (plain.seconds > 0).all()
+    # The same members: before learning, plain and decorrelated are one network.
+    np.testing.assert_array_equal(plain.loss.isel(step=0), decorrelated.loss.isel(step=0))
+    assert len(np.unique(plain.loss.isel(step=10))) == plain.loss.isel(step=10).size
+    alone = results.sel(run="alone").isel(rate=0)
+    assert alone.moments_before.shape == alone.moments_after.shape == (196, 196)
+    np.testing.assert_allclose(alone.moments_before, alone.moments_before.T, rtol=1e-6)
+    # The validation accuracy is measured at the end, where the learning rate is chosen by it.
+    assert np.isnan(plain.validation_accuracy.isel(step=slice(10))).all()
+    best = int(np.argmax(plain.validation_accuracy.isel(step=10).mean("seed").values))
+    for metric, expected in {
+        "test_accuracy": plain.test_accuracy.isel(step=10, rate=best).mean(),
+        "learning_rate": plain.learning_rate[best],
+    }.items():
+        told = row_of(out, run=GAIN[0], metric=metric)["mean"]
+        assert told == pytest.approx(float(expected), rel=1e-6)
+    assert "mean" in row_of(out, run=GAIN[1], metric="updates_share_of_plain")
+
+
+@pytest.mark.slow
+def test_published_losses_of_decorrelation(whole):
+    # The notebook's is one more draw of 1,000 images: the difference from the mean over n draws has a
+    # variance of (1 + 1/n) times that between draws. That one, in units of the mean, is about the same in
+    # all epochs, and taken from all: a single epoch's has n - 1 degrees of freedom.
+    results = whole("decorrelation")[2]
+    for name, losses in PUBLISHED.items():
+        found = results.sel(run=name).isel(rate=0)
+        ours = 15 * found.decorrelation_loss.sum("layer", min_count=1).dropna("step").values
+        n, epochs = ours.shape
+        assert 1 < epochs <= len(losses)
+        mean = ours.mean(axis=0)
+        deviation = np.sqrt((1 + 1 / n) * np.mean(ours.var(axis=0, ddof=1) / mean**2))
+        assert (abs(losses[:epochs] / mean - 1) < 5 * deviation).all()
+    # Of the cross-entropy the notebook sums 15 batches and divides by 14.
+    ours = results.sel(run="one_layer").isel(rate=0).loss.values[:, [0, 10]] * 15 / 14
+    deviation = np.sqrt((1 + 1 / len(ours)) * ours.var(axis=0, ddof=1))
+    assert (abs(ours.mean(axis=0) - [5.380835, 1.346510]) < 5 * deviation).all()
 
 
 @pytest.mark.slow

@@ -9,11 +9,6 @@ import numpy as np
 import optax
 import pytest
 from matplotlib.container import ErrorbarContainer
-from sklearn.metrics import roc_auc_score
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.neural_network import MLPClassifier
-from sklearn.tree import DecisionTreeClassifier
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from experiments.symbolic_discriminator import fixed_set
@@ -140,46 +135,6 @@ def test_critics_on_the_set_are_those_by_hand(tiny, finished, name):
     assert float(found.fresh_auc) == pytest.approx(pairs.mean(), abs=1e-6)
     # The last call made the last 2 of 4 epochs; accuracy is that before each one's last step.
     assert float(found.training_accuracy) == pytest.approx(accuracy(*logits)[[14, 19]].mean())
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_standard_classifiers_are_those_of_sklearn(tiny, finished):
-    result, *_ = finished["fixed_set-normal-standard"]
-    seen, fresh = (np.concatenate([of.real[1], of.fake[1]]) for of in curves_of(CONFIG, "normal"))
-    labels = [1] * 20 + [0] * 20
-    made = {
-        "mlp": MLPClassifier(random_state=CONFIG.seed * 2 + 1),
-        "knn": KNeighborsClassifier(),
-        "tree": DecisionTreeClassifier(random_state=CONFIG.seed * 2 + 1),
-    }
-    for name, classifier in made.items():
-        with threadpool_limits(1):
-            fitted = classifier.fit(seen, labels)
-        found = result.sel(points="normal", classifier=name, seed=1)
-        assert float(found.seen_accuracy) == pytest.approx(np.mean(fitted.predict(seen) == labels))
-        assert float(found.fresh_accuracy) == pytest.approx(np.mean(fitted.predict(fresh) == labels))
-        auc = roc_auc_score(labels, fitted.predict_proba(fresh)[:, 1])
-        assert float(found.fresh_auc) == pytest.approx(auc, abs=1e-6)
-
-
-@pytest.mark.slow
-def test_fresh_curves_come_every_epoch(finished):
-    result, *_ = finished["fixed_set-normal-bce_fresh"]
-    assert "seen_accuracy" not in result and np.isfinite(result.fresh_accuracy).all()
-    x, key = points("normal", 100, CONFIG.seed), seeds_of(CONFIG)[1]
-    drawn, judge = (
-        symbolic.curves_at(x, library("quadratic"), symbolic.mlp_generator(1, 5)),
-        symbolic.critic(100),
-    )
-    optimizer = optax.adam(1e-3)
-    train = symbolic.train_critic(
-        symbolic.critic_step(judge, optimizer), drawn.real, drawn.fake, num_epochs=4, iterations=5
-    )
-    start = symbolic.init_critic(jax.random.fold_in(key, 1), judge, optimizer)
-    _, metrics = jax.jit(train)(jax.random.fold_in(key, 2), start)
-    # The last call made the last 2 of 4 epochs.
-    assert float(result.training_accuracy[0, 0, 1]) == pytest.approx(float(metrics.accuracy[2:, -1].mean()))
 
 
 @pytest.mark.slow

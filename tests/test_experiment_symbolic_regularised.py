@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import xarray as xr
 from tqdm import tqdm
 
 from experiments import harness
@@ -17,7 +16,6 @@ from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.regularised import RUNS, STUDY
 from lax_learning import symbolic
 from tests.compare import assert_close, slow_but
-from tests.finished import row_of
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -165,25 +163,6 @@ def test_fit_is_the_one_by_hand(results, problem, start, name, weight):
     found = results.sel(run=name).isel(seed=0)
     np.testing.assert_allclose(found.latents, latents.T, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.prediction, prediction[:, 0], rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_results_are_reproducible(results, tmp_path):
-    regularised.starts.cache_clear()
-    (again,), _ = run(["sigmoid"], tmp_path)
-    xr.testing.assert_equal(again, results.sel(run=list(RUNS["sigmoid"][1])))
-
-
-@pytest.mark.slow
-def test_rows_are_of_the_last_step(results):
-    rows, last = STUDY.rows(results), results.isel(step=-1).min_correlation
-    row = row_of(rows, part="regularised: sigmoid, 1", metric="min_correlation")
-    assert row["mean"] == pytest.approx(float(last.sel(run="sigmoid, 1").mean())) and row["n"] == 2
-    gain = row_of(rows, part="regularised: sigmoid, 1", metric="min_correlation_gain")
-    assert gain["mean"] == pytest.approx(
-        float((last.sel(run="sigmoid, 1") - last.sel(run="no critic")).mean())
-    )
-    assert row_of(rows, part="regularised: critics", metric="critic_accuracy")["n"] == 2
 
 
 @pytest.mark.slow

@@ -147,12 +147,6 @@ def test_extensions_come_in_the_given_order() -> None:
     assert_close(latents, found["fake"][2], ulps=32)
 
 
-def test_curves_have_the_dtype_of_their_points() -> None:
-    generator = mlp_generator(1, 3, dtype=jnp.bfloat16)
-    curves = curves_at(X.astype(jnp.bfloat16), LIBRARY, generator, extensions=("input", "gradient"))
-    assert {jax.eval_shape(f, KEY).dtype for f in (curves.real, curves.fake)} == {jnp.dtype(jnp.bfloat16)}
-
-
 # --- critics, losses and scores
 
 
@@ -298,24 +292,6 @@ def test_compiled_and_batched_steps_are_the_same_and_compiled_once() -> None:
     together = jax.jit(jax.vmap(one_step))(*values)
     assert_close(together, jax.tree.map(lambda *leaves: np.stack(leaves), *alone), ulps=256)
     assert (together[1].penalty > 0).tolist() == [False, True, True]
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_dtypes_are_kept_beside_wider_hyper_parameters(dtype: Any) -> None:
-    judge, curves = critic(4, hidden=(3,), dtype=dtype), jnp.ones((2, 4), dtype)
-
-    def run(learning_rate: jax.Array) -> Any:
-        optimizer = adam(learning_rate, 0.1 * learning_rate)
-        step = critic_step(judge, optimizer, penalty=0.1)
-        train = train_critic(step, lambda key: curves, lambda key: -curves, num_epochs=1, iterations=2)
-        state = init_critic(KEY, judge, optimizer)
-        return state, *train(KEY, state), judge.apply(state.params, curves)
-
-    before, after, metrics, logits = jax.eval_shape(run, jnp.float64(0.1))
-    assert logits.dtype == dtype and before == after
-    assert {leaf.dtype for leaf in jax.tree.leaves(after.params)} == {jnp.dtype(dtype)}
-    assert {leaf.dtype for leaf in metrics} == {jnp.dtype(jnp.float32)}
 
 
 def test_training_is_its_steps_written_out_and_goes_on_where_it_ended() -> None:
