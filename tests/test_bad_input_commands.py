@@ -166,13 +166,14 @@ REFUSED = {
     "decorrelation": {
         "--updates 9": "--updates: expected at least 10, got 9",
         "--batch-size 1001": "--batch-size: expected at most 1000, got 1001",
+        "--test-images 501": "--test-images: expected at most 500, the test or validation images of",
         "--preset full": "--data: expected a source of the whole MNIST with --preset full",
         "--data nowhere": "--data: expected 'sample' (5,000 images",
     },
     "microlearning": {
         "--rules backprop backprop": "--rules: expected at least one, and each at most once",
         "--learning-rate 0.1": "--learning-rate: expected none with --scale matched",
-        "--hidden 5 0": "--hidden: expected at least 1, got 0",
+        "--test-images 501": "--test-images: expected at most the 500 test images of ",
         "--network recurrent --hidden": "--hidden: expected at least 1 widths",
         "--network leaky --hidden 3 4": "--hidden: expected one width with --network leaky, got 3 4",
         "--rules rflo": "--rules: expected rules that take a --network dense; rflo, eprop, rtrl, three",

@@ -482,8 +482,6 @@ def test_leaves_of_the_same_name_are_told_apart_by_their_paths() -> None:
         np.testing.assert_array_equal(after["part"]["w"], moments["w"] if part is None else followed)
 
 
-
-
 @pytest.mark.parametrize(("axis", "size"), [(0, N), (-1, 5)])
 def test_factored_moments_stay(axis: int, size: int) -> None:
     """Also those of a square matrix, in which no length tells rows from columns."""

@@ -84,16 +84,6 @@ def test_an_update_is_that_of_the_matrices(variant: Any, options: dict[str, Any]
             assert after.step == 1
 
 
-def test_start_and_apply() -> None:
-    state = ll.decorrelation.dynamics(0.1, bias=True).init(6)
-    assert_same(state, State(jnp.eye(6), jnp.zeros(6), jnp.zeros((), jnp.int32)))
-    r, b, x = normal(1, 4, 4), normal(2, 4), normal(3, 2, 3, 4)
-    expected = np.einsum("ij,abj->abi", r, x)
-    assert_close(ll.decorrelation.apply(State(r), x), expected, ulps=16)
-    assert_close(ll.decorrelation.apply(State(r, b), x), expected + b, ulps=16)
-    assert_close(ll.decorrelation.apply(State(r), x[0, 0]), expected[0, 0], ulps=16)
-
-
 # --- what is computed, and what never is
 
 
@@ -258,24 +248,6 @@ def test_a_share_is_unbiased_and_drawn_without_replacement() -> None:
 
 
 # --- the contract of an update
-
-
-def test_jit_and_vmap_change_nothing() -> None:
-    traces = []
-
-    def update(key: Any, state: Any, x: Any, eta: Any, kappa: Any) -> Any:
-        traces.append(key)
-        dynamics = ll.decorrelation.dynamics(eta, kappa=kappa, bias=True, subsample=0.5)
-        return dynamics.update(key, state, x)
-
-    compiled = jax.jit(update)
-    state, keys = moved(ll.decorrelation.dynamics(0.1, bias=True).init(5)), jax.random.split(KEY, 3)
-    xs, etas, kappas = normal(1, 3, 8, 5), jnp.array([0.0, 0.1, 0.2]), jnp.array([0.2, 0.5, 1.0])
-    members = [(keys[i], state, xs[i], etas[i], kappas[i]) for i in range(3)]
-    one_by_one = [compiled(*args) for args in members]
-    assert len(traces) == 1, "a second call compiled again"
-    together = jax.jit(jax.vmap(update, (0, None, 0, 0, 0)))(keys, state, xs, etas, kappas)
-    assert_close(together, jax.tree.map(lambda *leaves: np.stack(leaves), *one_by_one), ulps=64)
 
 
 # --- products and convolutions as matrices, whatever their axes are called

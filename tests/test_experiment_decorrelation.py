@@ -59,11 +59,6 @@ def small_data():
     return config, images(config)
 
 
-def test_more_test_images_than_there_are_are_refused(small_data):
-    with pytest.raises(ValueError, match=r"^--test-images: expected at most 500, .* got 501"):
-        images(replace(small_data[0], test_images=501))
-
-
 def test_every_purpose_has_a_key_and_the_rate_is_chosen_by_images_that_are_not_of_the_test():
     network = ll.mlp((784, 10))
     form = Form(network, "backprop", None, optax.sgd, None, 3, 2)

@@ -12,7 +12,7 @@ import xarray as xr
 import lax_learning as ll
 from experiments import load_params, reporting
 from experiments.microlearning import measures, notebook
-from experiments.microlearning.__main__ import find_rate, load, make_setting
+from experiments.microlearning.__main__ import find_rate, make_setting
 from experiments.microlearning.__main__ import run as run_experiment
 from experiments.microlearning.config import Config, NetworkName
 from experiments.microlearning.networks import make_problem, seen_by
@@ -58,14 +58,6 @@ def test_a_rule_of_one_s_own_on_another_network_in_other_steps(tmp_path):
     # A colon is refused by some file systems.
     assert not [path for path in config.out.rglob("*") if ":" in path.name]
     assert jax.tree.leaves(load_params(config.out, rule=name))[0].shape[0] == 1
-
-
-def test_more_test_images_than_there_are_are_refused():
-    with pytest.raises(
-        ValueError, match=r"^--test-images: expected at most the 500 test images of .* got 501"
-    ):
-        load(Config(test_images=501))
-    load(Config(test_images=500))
 
 
 def test_bad_rules_of_one_s_own_are_refused():

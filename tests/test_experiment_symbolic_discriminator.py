@@ -234,20 +234,6 @@ def test_what_decides_is_found(invented):
     assert deciding["learning_rate"] > 0.9 > 0.4 > max(v for k, v in deciding.items() if k != "learning_rate")
 
 
-def test_a_field_may_vary_between_objectives_alone(invented):
-    """As it does among few configurations."""
-    results = invented["hyper_parameters"].to_dataset()
-    iterations = np.where(results.objective.values == "bce", 1, 5)
-    results = results.assign_coords(iterations=("configuration", iterations))
-    assert "iterations" not in {row["metric"] for row in STUDIES["hyper_parameters"].rows(results)}
-    left, _ = STUDIES["hyper_parameters"].figures(results)["deciding"].axes
-    texts = [label.get_text() for label in left.get_yticklabels()]
-    widths = np.array(
-        [[bar.get_width() for bar in bars] for bars in left.containers if len(bars) == len(texts)]
-    )
-    assert np.isnan(widths[:, texts.index("iterations")]).all() and np.isfinite(widths).sum() == 8
-
-
 def test_figures_of_every_study(invented):
     drawn = figures(invented)
     expected = {"libraries", "trends", "deciding", "configurations", "depth", "extensions", "predictions"}

@@ -165,16 +165,6 @@ def test_fit_is_the_one_by_hand(results, problem, start, name, weight):
     np.testing.assert_allclose(found.prediction, prediction[:, 0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_figures_show_every_run(results):
-    drawn = STUDY.figures(results)
-    assert set(drawn) == {"regularised_latents", "regularised_progress"}
-    titles = [axes.get_title() for axes in drawn["regularised_latents"].axes]
-    assert all(any(title.startswith(name) for title in titles) for name in results.run.values)
-    (legend,) = drawn["regularised_progress"].legends
-    assert [text.get_text() for text in legend.get_texts()] == list(results.run.values)
-
-
 def test_every_run_has_a_part():
     assert list(STUDY.parts(CONFIG)) == [f"regularised-{name}" for name in RUNS]
     assert len({name for _, runs in RUNS.values() for name in runs}) == 6
