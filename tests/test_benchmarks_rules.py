@@ -21,6 +21,7 @@ from benchmarks.rules.config import Config
 from benchmarks.rules.problems import DATA, PROBLEMS
 from experiments import harness
 from tests.command_line import call_main
+from tests.compare import slow_but
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -177,7 +178,7 @@ def test_numbers_stand_beside_their_own_epoch() -> None:
     assert theirs("biotorch-kolen_pollack", 20, 20) == "not published"
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", slow_but(("akrout-kolen_pollack", "pepita-pepita"), ENTRIES))
 def test_every_published_row_can_be_trained(name: str) -> None:
     recipe = ENTRIES[name].recipe
     model, optimizer = recipe.model(), recipe.optimizer(2, 2)
