@@ -19,6 +19,10 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 ROOT = Path(__file__).parents[1]
 
 
+def readme(of: Any) -> None:
+    assert jax.tree.structure(of.grads) == jax.tree.structure(of.own_params)
+
+
 def systems(of: Any) -> None:
     correct = np.asarray(of.predictions) == np.asarray(of.labels)
     # Over the last 1,000 of 4,000 samples; chance is 0.1 with a standard error of 0.0095.
@@ -80,14 +84,14 @@ def sharp_bits(of: Any) -> None:
     np.testing.assert_allclose(grads[1]["w"], exact[1]["w"], rtol=1e-5)  # sums of 32 terms in float32
 
 
-CHECKS = (systems, rules, any_model, many_seeds, choose_a_rule, your_loop, online, sharp_bits)
+CHECKS = (readme, systems, rules, any_model, many_seeds, choose_a_rule, your_loop, online, sharp_bits)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_python_of_a_page_runs_and_does_what_the_page_says(check: Callable[[Any], None]) -> None:
     pytest.importorskip("mlxtend")
-    page, names = f"docs/{check.__name__}.md", {}
+    page, names = "README.md" if check is readme else f"docs/{check.__name__}.md", {}
     for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL):
         exec(compile(block, page, "exec"), names)
     check(SimpleNamespace(**names))
