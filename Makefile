@@ -40,18 +40,18 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup: $(READY)  ## create .venv from the lock
+setup: $(READY)  ## create .venv from the lock file
 
-peers: $(WITH_PEERS)  ## add PyTorch for CPUs and evosax, beside which the benchmarks time the library
+peers: $(WITH_PEERS)  ## install PyTorch (CPU) and evosax, which benchmarks compare the library with
 
-demo: $(READY)  ## run the main job, offline, into results/microlearning; again to go on
+demo: $(READY)  ## train all rules on MNIST, offline, into results/microlearning; run again to resume
 	$(call run,$(BIN)/python -m experiments.microlearning --out results/microlearning --resume)
 
-test: lint  ## check style and types, run the tests but the slow ones and the examples in docstrings, or only TESTS
+test: lint  ## check style and types, run the fast tests and docstring examples, or only TESTS
 	$(call run,$(PYTEST) -m "not slow" $(TESTS),; TESTS=--capture=no may show more)
 	@echo 'make test: style, types and tests are in order'
 
-test-all: lint  ## the same with the tests marked slow
+test-all: lint  ## the same, including the slow tests
 	$(call run,$(PYTEST) $(TESTS),; TESTS=--capture=no may show more)
 	@echo 'make test-all: style, types and tests are in order'
 
@@ -66,13 +66,13 @@ format: $(READY)  ## format the code, sort the imports
 
 SPHINX = $(BIN)/python -m sphinx --fail-on-warning --quiet
 
-docs: $(WITH_DOCS)  ## build the site into docs/_build/html, offline; its scripts run where they changed
+docs: $(WITH_DOCS)  ## build the site into docs/_build/html, offline; only changed scripts run
 	$(call run,$(SPHINX) docs docs/_build/html)
 
 docs-check: $(WITH_DOCS)  ## the same without running the scripts, into docs/_build/check
 	$(call run,$(SPHINX) -D plot_gallery=0 -D draw_rule_figures=0 docs docs/_build/check)
 
-lock: $(INSTALLED)  ## resolve the newest versions into the locks
+lock: $(INSTALLED)  ## update the lock files to the newest versions
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==$(UV_VERSION)
 	$(BIN)/uv lock --quiet --upgrade --system-certs
 	$(BIN)/uv export --quiet --frozen --no-emit-project --no-header --format requirements.txt \

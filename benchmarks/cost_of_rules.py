@@ -18,17 +18,15 @@ All programs are compiled beforehand; ratios are medians over short measurements
 process.
 """
 
-import datetime
 import os
-import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
+from benchmarks import machine
 from benchmarks.cost_parts import RULES, run_network, run_recurrent, run_zoo
 from experiments import harness, reporting
 from experiments.settings import Count, Options, Positive
@@ -40,20 +38,20 @@ QUICK_ZOO = ("plain_mlp", "linen_attention_block", "equinox_gru")
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Time the rules against code by hand and against jax.value_and_grad, and their compilation."""
+    """Time rules, including compilation, against hand-written code and jax.value_and_grad."""
 
     quick: bool = False
-    """Under 90 seconds: three models of the zoo, and shorter measurements."""
+    """Run three models of the zoo with shorter measurements, in less than 90 seconds."""
     parts: tuple[str, ...] = PARTS
-    """Some of: network zoo recurrent."""
+    """Parts to run: network, zoo, recurrent."""
     models: tuple[str, ...] = ()
-    """Models of the zoo; by default all."""
+    """Models of the zoo; default: all."""
     scale: Count = 64
-    """Widths of the models are those of tests/zoo.py times this."""
+    """Factor for the widths of the models in tests/zoo.py."""
     seconds: Positive = 0.4
-    """Time that is spent on one ratio."""
+    """Time spent on measuring one ratio, in seconds."""
     out: Path = Path("results/cost_of_rules")
-    """Folder for cost_of_rules.json; an earlier one is replaced."""
+    """Folder for cost_of_rules.json; an existing file is replaced."""
 
     def check(self) -> None:
         self.expect_distinct("parts")
@@ -114,15 +112,12 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 def write(config: Config, rows: list[dict[str, Any]]) -> None:
     """All that is measured so far."""
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
     content = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count(),
-                    "device": device, "load": os.getloadavg()[0]},
-        "versions": harness.versions(),
+        **machine.head(),
+        "load": os.getloadavg()[0],
         "seconds": config.seconds,
         "rows": rows,
-    }  # fmt: skip
+    }
     harness.write_json(config.out / "cost_of_rules.json", content)
 
 

@@ -7,7 +7,6 @@ more draws; each average is one compiled program, whose cosine to backprop is ta
 noise, and whose seconds are the median of several calls, all rules in turn.
 """
 
-import datetime
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import lax_learning as ll
+from benchmarks.machine import head
 from experiments import harness, reporting
 from experiments.registry import rule_of
 from experiments.settings import Count, Options, Positive
@@ -35,7 +35,7 @@ RULES = (
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Measure how well averages of estimates point along the gradient, and how long they take."""
+    """Measure the cosine of averaged estimates to the gradient, and the time they take."""
 
     batch_size: Count = 32
     """Images in the batch."""
@@ -44,13 +44,13 @@ class Config(Options):
     sigma: Positive = 0.01
     """Standard deviation of the noise."""
     draws: Count = 1_024
-    """Largest number of draws that is averaged; 1, 4, 16, ... are the others."""
+    """Largest number of averaged draws; the others are 1, 4, 16, ..."""
     seeds: Count = 8
-    """Initial weights and noise."""
+    """Number of seeds for initial weights and noise."""
     repeats: Count = 7
-    """Calls that are timed, of which the median counts."""
+    """Number of timed calls; the median is reported."""
     out: Path = Path("results/equal_time")
-    """Folder for equal_time.json and equal_time.png; what stands there under these names is replaced."""
+    """Folder for equal_time.json and equal_time.png; existing files are replaced."""
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -94,9 +94,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             for name in RULES
         ]
     content = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": harness.versions(),
+        **head(),
         "config": {name: value for name, value in asdict(config).items() if name != "out"},
         "rows": rows,
     }

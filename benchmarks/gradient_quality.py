@@ -1,9 +1,6 @@
 """The quality of the rules' gradients: `python -m benchmarks.gradient_quality`."""
 
-import datetime
 import io
-import os
-import platform
 import shutil
 import sys
 from functools import partial
@@ -16,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
+from benchmarks import machine
 from benchmarks.quality import comparisons, figures, report
 from benchmarks.quality.config import Config
 from benchmarks.quality.problems import pooled_images
@@ -65,9 +63,7 @@ def publish(
     """Writes `gradient_quality.json` and the figures, and prints the table."""
     head = {
         "benchmark": "gradient_quality",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "versions": harness.versions(),
+        **machine.head(),
         "config": config.deciding(),
         "flops": flops,
     }

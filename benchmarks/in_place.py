@@ -8,7 +8,6 @@ holds at most during a step, more than before it (Linux alone tells). The time o
 passes and three drawings of the noise, which is what it does, timed in turn on their own.
 """
 
-import datetime
 import itertools
 import sys
 import time
@@ -23,6 +22,7 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 import lax_learning as ll
+from benchmarks.machine import head
 from experiments import harness, reporting
 from experiments.settings import Count, Options
 from lax_learning.noise import normal, rademacher
@@ -33,18 +33,18 @@ HEADS = 8
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Measure memory and time of steps of weight perturbation in place."""
+    """Measure memory and time of in-place steps of weight perturbation."""
 
     width: Count = 2_048
-    """Units of a layer of the MLP; the transformer's layers have as many weights."""
+    """Units per layer of the MLP; the layers of the transformer have as many weights."""
     layers: Count = 10
-    """Layers of both models."""
+    """Number of layers of both models."""
     examples: tuple[Count, ...] = (32, 256)
-    """Examples of the MLP; the transformer has two sequences of this length. Each number has its rows."""
+    """Numbers of examples for the MLP; the transformer has two sequences of this length."""
     repeats: Count = 5
-    """Steps that are timed, of which the median counts."""
+    """Number of timed steps; the median is reported."""
     out: Path = Path("results/in_place")
-    """Folder for in_place.json; what stands there under this name is replaced."""
+    """Folder for in_place.json; an existing file is replaced."""
 
 
 def dense(h: Any, p: Any) -> Any:
@@ -105,9 +105,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             case = {"model": name, "layers": "stacked" if stacked else "list", "examples": examples}
             rows.append({**case, "noise": noise, **row})
     content = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": harness.versions(),
+        **head(),
         "config": {name: value for name, value in asdict(config).items() if name != "out"},
         "rows": rows,
     }

@@ -6,9 +6,7 @@ products over those of a forward pass. Rates were chosen among powers of two on 
 text.
 """
 
-import datetime
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +23,7 @@ import optax
 from tqdm import tqdm
 
 import lax_learning as ll
+from benchmarks import machine
 from benchmarks.characters import CONTEXT, bits, entropies, language_model, read_text, windows
 from benchmarks.work import work_of
 from experiments import harness, reporting
@@ -55,22 +54,22 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Train a small language model by rules without backprop, and by backprop."""
+    """Train a small language model with backprop and with rules that do without it."""
 
     seeds: Count = 4
-    """Seeds a rule: initial weights, feedback, noise and order of the windows."""
+    """Seeds per rule, for initial weights, feedback, noise and order of the windows."""
     points: Count = 10
-    """Measurements of a curve behind the first."""
+    """Measurements per learning curve after the first one."""
     shorter: Count = 1
-    """Divides the updates of all rules."""
+    """Factor by which the numbers of updates are divided."""
     rules: tuple[str, ...] = tuple(RUNS)
-    """Some of the rules, each name in quotes."""
+    """Rules to run, each name in quotes."""
     seed: int = 1
     """Base PRNG seed."""
     out: Path = Path("results/language_model")
     """Folder for language_model.json, written after every rule, and language_model.png."""
     resume: bool = False
-    """Keep the rules that stand in --out, measured with the same options."""
+    """Keep results in --out that were measured with the same options."""
 
     def check(self) -> None:
         self.expect("rules", f"some of {', '.join(RUNS)}", set(self.rules) <= set(RUNS))
@@ -126,8 +125,8 @@ def run(config: Config) -> list[dict[str, Any]]:
         "weights": sum(leaf.size for leaf in jax.tree.leaves(language_model().init(jax.random.key(0)))),
         "unigram": round(unigram, 4),
         "bigram": round(bigram, 4),
+        "machine": machine.describe_machine(),
         "versions": harness.versions(),
-        "cores": os.cpu_count(),
     }
     held = json.loads(path.read_text()) if config.resume and path.exists() else {}
     same = all(held.get(name) == value for name, value in head.items())
@@ -137,8 +136,7 @@ def run(config: Config) -> list[dict[str, Any]]:
         [rule for rule in config.rules if rule not in {row["rule"] for row in rows}], unit="rule"
     ):
         rows = sorted([*rows, measure(config, rule, data)], key=lambda row: config.rules.index(row["rule"]))
-        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        harness.write_json(path, {"date": date, **head, "rows": rows})
+        harness.write_json(path, {"date": machine.now(), **head, "rows": rows})
     harness.write_whole(
         config.out / "language_model.png",
         lambda path: reporting.draw(figure(rows, unigram, bigram), path, dpi=100),

@@ -5,8 +5,6 @@ Leaky units, a loss at the steps that count, and batches of 2,000 sequences draw
 the learning of the cell. RTRL is not run: with one update a batch of sequences its gradient is backprop's.
 """
 
-import datetime
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import optax
 from tqdm import tqdm
 
 import lax_learning as ll
+from benchmarks import machine
 from experiments import harness, registry, reporting
 from experiments.settings import Count, Options
 
@@ -57,24 +56,24 @@ RATE = 0.01
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Learning curves of online rules on tasks of memory."""
+    """Measure learning curves of online rules on memory tasks."""
 
     seeds: Count = 32
-    """Seeds a rule, side by side: initial weights, feedback, noise and order of the examples."""
+    """Seeds per rule, for initial weights, feedback, noise and order of the examples."""
     units: Count = 32
-    """Leaky units."""
+    """Number of leaky units."""
     updates: Count = 1000
-    """Updates, one a batch."""
+    """Number of updates, one per batch."""
     points: Count = 20
-    """Accuracies of a curve behind the first; a divisor of updates."""
+    """Accuracies per learning curve after the first one; a divisor of updates."""
     rules: tuple[str, ...] = ("readout alone", "backprop", "rflo", "rflo, symmetric", "eprop", "three_factor")
     """Rules of experiments/registry.py (a wrong name lists them), 'readout alone' or 'rflo, symmetric'."""
     tasks: tuple[str, ...] = tuple(TASKS)
-    """Some of: 'delayed match' copy 'cue accumulation'."""
+    """Tasks to run: 'delayed match', copy, 'cue accumulation'."""
     seed: int = 0
     """Base PRNG seed."""
     out: Path = Path("results/online")
-    """Folder for online.json and online.png; earlier ones are replaced."""
+    """Folder for online.json and online.png; existing files are replaced."""
 
     def check(self) -> None:
         for name, known in (("rules", NAMES), ("tasks", TASKS)):
@@ -141,9 +140,7 @@ def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
             "last": np.round(accuracies[:, -1].astype(float), 3).tolist(),
         })  # fmt: skip
     head = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": harness.versions(),
-        "cores": os.cpu_count(),
+        **machine.head(),
         "config": {name: getattr(config, name) for name in ("seeds", "units", "updates", "seed")},
         "updates": updates.tolist(),
     }

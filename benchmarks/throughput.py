@@ -8,10 +8,8 @@ seeds are one program of `lax_learning.ensemble`, and its time is divided by the
 one thread or all, whichever is faster.
 """
 
-import datetime
 import json
 import os
-import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +21,7 @@ import jax
 import matplotlib.pyplot as plt
 from tqdm import tqdm
 
+from benchmarks import machine
 from benchmarks import throughput_report as report
 from benchmarks.cases import CASES, SYSTEMS, Case, Sizes
 from benchmarks.floors import Floors, measured_floors
@@ -35,20 +34,20 @@ QUICK_EXAMPLES, QUICK_REPEATS, QUICK_SEEDS = 50, 3, (1, 8)
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Time the library against the loops people run today, both in one run."""
+    """Time the library against commonly used loops."""
 
     quick: bool = False
-    """The short form: SNR over 50 examples, 3 repeats and, unless --seeds says more, 1 and 8 seeds."""
+    """Short form: SNR over 50 examples, 3 repeats, and 1 and 8 seeds unless --seeds is given."""
     systems: tuple[str, ...] = SYSTEMS
-    """Parts of the library."""
+    """Parts of the library to time."""
     seeds: tuple[Count, ...] | None = None
-    """Seeds in one program; by default 1 8 64, on an accelerator 512 too. Some cases are for one seed."""
+    """Numbers of seeds per program; default: 1 8 64, and 512 on an accelerator. Some cases use one seed."""
     repeats: Count = 7
-    """Measurements of each side, of which the median counts."""
+    """Number of measurements of each side; the median is reported."""
     out: Path = Path("results/throughput")
     """Folder for throughput.json, written after every case, and throughput.png."""
     resume: bool = False
-    """Go on where the run in --out was stopped: what it measured is kept, what has a mark measured again."""
+    """Resume the run in --out: keep its measurements, but repeat those that are marked."""
     sizes: Sizes = field(default_factory=Sizes)
 
     def check(self) -> None:
@@ -85,8 +84,8 @@ def run(config: Config) -> list[report.Result]:
     """Runs the benchmark, prints its table and writes its files."""
     config = config.shortened()
     _check_fits(config)
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
-    print(f"device: {device}")
+    described = machine.describe_machine()
+    print(f"device: {described['device']}")
     busy = load()
     if busy is not None and busy > 0.25 * (os.cpu_count() or 1):
         print(f"warning: other work runs here (load {busy:.1f}), and ratios may flatter", file=sys.stderr)
@@ -104,7 +103,7 @@ def run(config: Config) -> list[report.Result]:
         if case.can_run() and (seeds == 1 or case.ensemble_goal is not None)
     ]
     deciding = {
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "device": device},
+        "machine": described,
         "versions": harness.versions(),
         "sizes": asdict(config.sizes),
         "repeats": config.repeats,
@@ -123,7 +122,7 @@ def run(config: Config) -> list[report.Result]:
                 measured[case, seeds] = now if before is None else least_doubtful((before, now))
                 write(path, deciding, floors, measured)
     results = [report.Result(case, seeds, measured[case, seeds]) for case, seeds in work]
-    figure = report.figure(results, device)
+    figure = report.figure(results, described["device"])
     save = partial(figure.savefig, format="png", dpi=150)
     harness.write_whole(config.out / "throughput.png", save)
     plt.close(figure)
@@ -155,7 +154,7 @@ def write(path: Path, deciding: dict[str, Any], floors: Floors, measured: Measur
     order = sorted(measured, key=lambda each: (CASES.index(each[0]), each[1]))
     results = [report.Result(case, seeds, measured[case, seeds]) for case, seeds in order]
     content = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": machine.now(),
         **deciding,
         "floors": floors._asdict(),
         "load": load(),

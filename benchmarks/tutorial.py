@@ -7,7 +7,6 @@ its accuracy and its cosine to backprop after every epoch, and its signal to noi
 Seconds are those of one program a rule, compile time apart. All of MNIST makes 750 updates.
 """
 
-import datetime
 import os
 import sys
 import time
@@ -22,6 +21,7 @@ import optax
 from tqdm import tqdm
 
 import lax_learning as ll
+from benchmarks import machine
 from benchmarks.cases import Sizes
 from benchmarks.cases.microlearning import LEARNING_RATE, RULES, Weights, network_of, snr
 from benchmarks.floors import memory_mb
@@ -36,22 +36,22 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Time the tutorial's comparison of five rules, all seeds in one program a rule."""
+    """Time the tutorial's comparison of five rules, with all seeds of a rule in one program."""
 
     seeds: Count = 1_000
-    """Initial weights, noise and order of the images."""
+    """Number of seeds for initial weights, noise and order of the images."""
     epochs: Count = 3
-    """Passes through the training images."""
+    """Number of passes through the training images."""
     hidden: Count = 500
     """Hidden units."""
     batch_size: Count = 200
-    """Images an update."""
+    """Images per update."""
     examples: Annotated[int, at_least(3)] = 1_000
-    """Test images for accuracy, cosine and signal to noise."""
+    """Number of test images for accuracy, cosine and signal to noise."""
     data: str = "sample"
-    """sample: 5,000 MNIST images, offline; or a folder with MNIST's IDX files; or tfds; or download."""
+    """Source of images: sample (5,000 MNIST images, offline), a folder of IDX files, tfds or download."""
     out: Path = Path("results/tutorial_time")
-    """Folder for tutorial.json; what stands there under this name is replaced."""
+    """Folder for tutorial.json; an existing file is replaced."""
 
 
 def comparison(name: str, config: Config, num_images: int) -> Callable[..., dict[str, jax.Array]]:
@@ -94,8 +94,7 @@ def _check_fits(config: Config) -> None:
 
 def run(config: Config) -> list[dict[str, Any]]:
     """Runs and times the rules one after another, prints the table and writes its file."""
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
-    print(f"device: {device}")
+    print(f"device: {machine.describe_machine()['device']}")
     data_key, key = jax.random.split(jax.random.key(0))
     data = jax.tree.map(jax.numpy.asarray, ll.data.mnist(data_key, config.data))
     data = data._replace(test=ll.data.Dataset(*(a[: config.examples] for a in data.test)))
@@ -120,9 +119,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             rows.append(_row(name, compiled - began, time.perf_counter() - compiled, found))
     seconds = sum(row["run_s"] for row in rows)
     content = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": device,
-        "versions": harness.versions(),
+        **machine.head(),
         "config": {name: value for name, value in asdict(config).items() if name not in ("out", "data")},
         "updates": config.epochs * (num_images // config.batch_size),
         "run_s": seconds,

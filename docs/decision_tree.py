@@ -1,4 +1,4 @@
-"""Draws the decision tree of `choose_a_rule.md` into the page, in the colours of its theme."""
+"""Draws the decision tree of `choose_a_rule.md`, in the colours of the page's theme."""
 
 from html import escape
 
@@ -10,23 +10,23 @@ TREE: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
         "Must weights change while a sequence runs?",
         (
             ("an error at every step", ("rflo", "eprop")),
-            ("the same, a few dozen units", ("rtrl",)),
-            ("only a reward, and late", ("three_factor",)),
+            ("and a few dozen units", ("rtrl",)),
+            ("a delayed reward only", ("three_factor",)),
         ),
     ),
     (
-        "Is the loss all that can be measured?",
+        "Can only the loss be measured?",
         (
-            ("a loss of any parameters", ("weight_perturbation", "spsa")),
-            ("and a derivative forwards", ("forward_gradient",)),
+            ("no derivatives", ("weight_perturbation", "spsa")),
+            ("forward-mode derivatives", ("forward_gradient",)),
         ),
     ),
     (
-        "May no error be sent back, while units can be perturbed?",
-        (("one number an example", ("node_perturbation",)), ("a second pass instead", ("pepita",))),
+        "Can units be perturbed, but no errors be sent back?",
+        (("one number per example", ("node_perturbation",)), ("a second pass instead", ("pepita",))),
     ),
     (
-        "Can errors go back layer by layer, but not through the same weights?",
+        "Can errors go back layer by layer, but not through the forward weights?",
         (
             ("feedback may learn", ("weight_mirror", "kolen_pollack")),
             ("signs may be shared", ("sign_symmetry",)),
@@ -34,21 +34,21 @@ TREE: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
         ),
     ),
     (
-        "Can errors go straight from the output to every layer?",
+        "Can errors go directly from the output to every layer?",
         (
             ("feedback may learn", ("forward_direct_feedback", "direct_kolen_pollack")),
-            ("it may not", ("direct_feedback_alignment",)),
-            ("only the target can", ("direct_random_target_projection",)),
+            ("feedback is fixed", ("direct_feedback_alignment",)),
+            ("targets, not errors", ("direct_random_target_projection",)),
         ),
     ),
     ("Otherwise", (("exact", ("backprop",)),)),
 )
-"""Questions, asked in turn; behind each what decides among its rules, by the name of their page."""
+"""Questions in order; for each, the conditions that decide among its rules, and the names of their pages."""
 
 NAMES = {
     "rflo": "RFLO", "eprop": "e-prop", "rtrl": "RTRL", "spsa": "SPSA", "pepita": "PEPITA",
     "kolen_pollack": "Kolen-Pollack", "direct_kolen_pollack": "direct Kolen-Pollack",
-    "three_factor": "three factors",
+    "three_factor": "three-factor rule",
 }  # fmt: skip
 WIDTH, LEFT, MIDDLE, RIGHT, ROW, GAP = 820, 230, 285, 500, 30, 26
 
@@ -63,7 +63,7 @@ def _wrapped(text: str, width: int = 27) -> list[str]:
 
 
 def draw(page: str = "rules/{}.html") -> str:
-    """Returns the tree as SVG: colours of text and links are those of the page around it."""
+    """Returns the tree as SVG; text and links take the colours of the surrounding page."""
     parts, top = [], 1
     for question, answers in TREE:
         lines = _wrapped(question)
@@ -89,7 +89,7 @@ def draw(page: str = "rules/{}.html") -> str:
         if question != TREE[-1][0]:
             parts.append(f'<path d="M{LEFT / 2} {bottom} V{top}"/>')
             parts.append(f'<text x="{LEFT / 2 + 8}" y="{bottom + GAP - 8}" class="condition">no</text>')
-    title = "Which rule: questions from top to bottom, and the rules behind each"
+    title = "Decision tree: questions from top to bottom, and the rules that each leads to"
     size = f'viewBox="0 0 {WIDTH} {top - GAP + 2}" role="img" aria-label="{title}"'
     return f'<svg class="decision-tree" xmlns="http://www.w3.org/2000/svg" {size}>{"".join(parts)}</svg>'
 

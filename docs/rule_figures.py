@@ -1,4 +1,4 @@
-"""Draws the figure of a rule's page, measured while the site is built: bias, variance, cosine."""
+"""Measures and draws the figures of the rules' pages during the build: bias, variance, cosine, accuracy."""
 
 import functools
 import hashlib
@@ -23,14 +23,14 @@ FLOOR = 1e-3
 
 
 class Problem(NamedTuple):
-    """Problem that a rule learns while its figure is measured.
+    """Task that a rule learns while its figure is measured.
 
     Fields:
       model: the network.
       data: its examples.
-      make: the rule, of `(model, loss)`.
-      counted: picks what accuracy counts, of outputs and targets.
-      chance: the accuracy of guesses.
+      make: makes the rule from `(model, loss)`.
+      counted: selects the outputs and targets that count for accuracy.
+      chance: accuracy of guessing.
       caption: data and network.
     """
 
@@ -48,25 +48,25 @@ ONLINE: dict[str, Callable[..., ll.Rule]] = {
     "rtrl": ll.online.rtrl,
     "three_factor": functools.partial(ll.online.three_factor, sigma=0.3, decay=0.9),
 }
-"""Rules of recurrent networks; the others are those of the registry."""
+"""Rules for recurrent networks; all others come from the registry."""
 
 
 @functools.cache
 def images() -> ll.data.Splits:
-    """MNIST-1D: 40 inputs, 10 classes."""
+    """Returns MNIST-1D: 40 inputs, 10 classes."""
     return ll.data.mnist1d(jax.random.key(0))
 
 
 @functools.cache
 def sequences() -> ll.data.Splits:
-    """Delayed matches; whether two symbols are the same is asked at the last step."""
+    """Returns delayed matches: whether two symbols are the same is asked at the last step."""
     parts = [ll.data.delayed_match(key, 1000, delay=4) for key in jax.random.split(jax.random.key(0), 2)]
     train, test = (ll.data.Dataset(part.x, part.y) for part in parts)
     return ll.data.Splits(train, test, test)
 
 
 def problem_of(name: str) -> Problem:
-    """The problem of a rule by its name."""
+    """Returns the task of a rule by its name."""
     if name in ONLINE:
         units = WIDTH // 4
         net = ll.online.leaky_rnn((2, units, 2), alpha=0.2)
@@ -79,7 +79,7 @@ def problem_of(name: str) -> Problem:
 
 
 def measure(problem: Problem, rate: float) -> dict[str, np.ndarray]:
-    """Quality of the gradients and test accuracy while the rule itself trains: `[seed, evaluation]`."""
+    """Returns gradient quality and test accuracy while the rule trains the network: `[seed, evaluation]`."""
     model, loss = problem.model, ll.softmax_cross_entropy
     rule, exact = problem.make(model, loss), ll.backprop(model, loss)
 
@@ -99,7 +99,7 @@ def measure(problem: Problem, rate: float) -> dict[str, np.ndarray]:
         evaluate=evaluate,
         every=EVERY,
     )
-    # In pieces, as an evaluation is then compiled once, and not at the start and in the scan.
+    # In pieces, so that the evaluation is compiled once instead of twice, at the start and in the scan.
     init, advance, look = (
         jax.jit(jax.vmap(piece, in_axes=(0, *shared)))
         for piece, shared in ((train.init, [None]), (train.advance, [None] * 2), (train.evaluate, [None] * 2))
@@ -113,7 +113,7 @@ def measure(problem: Problem, rate: float) -> dict[str, np.ndarray]:
 
 
 def draw(name: str, rate: float, path: Path) -> None:
-    """Writes the figure of a rule."""
+    """Draws the figure of a rule into a file."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.1), layout="constrained")
     problem = problem_of(name)
     found = measure(problem, rate)
@@ -143,9 +143,9 @@ def _line(axes: Any, of_seeds: np.ndarray, label: str | None, marker: str) -> No
 
 CAPTION = (
     f"{{problem}}, batches of {BATCH}, gradient descent at a rate of {{rate:g}}. Left: squared bias and "
-    f"variance of a gradient over {DRAWS} draws; what is below {FLOOR:g} is drawn there, and that of an "
-    f"unbiased rule scatters around 0 by its variance / {DRAWS}. Lines: means over {SEEDS} seeds; bands: "
-    "from the least to the greatest. Dotted: chance."
+    f"variance of a gradient over {DRAWS} draws; values below {FLOOR:g} are drawn at {FLOOR:g}. The squared "
+    f"bias of an unbiased rule scatters around 0 by its variance / {DRAWS}. Lines: means over {SEEDS} seeds; "
+    "bands: minimum and maximum. Dotted: chance."
 )
 
 

@@ -16,8 +16,8 @@ SECONDS_BETWEEN_CHECKPOINTS = 5.0
 class Checkpoint:
     """The latest state of an unfinished part of a run: a step and a pytree of arrays.
 
-    Every process writes the members on its devices. A resumed run may have another number of devices, and
-    with it other members that only fill them up: those are cut off, or start as zeros.
+    Every process writes the members on its devices. A run resumed on another number of devices may pad its
+    members differently: the padding is cut off, or filled with zeros.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +28,7 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def save(self, step: int, tree: Any) -> None:
-        """Saves, unless the last time is only seconds ago."""
+        """Saves the state, unless it was saved in the last few seconds."""
         late = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
         if processes.decided(lambda: late):
             self._manager.save(step, args=ocp.args.StandardSave(tree), force=True)
@@ -54,17 +54,10 @@ def save_params(out: Path, part: str, params: Any) -> None:
 
 
 def load_params(folder: str | Path, **part: str) -> Any:
-    """Loads what `python -m experiments.NAME` has trained, from its folder.
+    """Loads what `python -m experiments.NAME` has trained, from the folder of its run.
 
-    Args:
-      folder: of the run.
-      **part: what is wanted, such as `rule="backprop"` or `problem="planted", scheme="clone"`.
-
-    Returns:
-      Params, every leaf with a leading axis of seeds; named tuples come back as dicts.
-
-    Raises:
-      ValueError: if the folder has no such part.
+    Name the part as in `rule="backprop"` or `problem="planted", scheme="clone"`; a ValueError lists the parts
+    of the run. Every leaf has a leading axis of seeds; named tuples come back as dicts.
     """
     params, name = Path(folder).absolute() / "params", file_name("-".join(part.values()))
     found = sorted(path.name for path in params.iterdir()) if params.is_dir() else []

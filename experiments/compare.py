@@ -1,8 +1,8 @@
 """Shows two finished runs of an experiment side by side."""
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,9 @@ Pair = tuple[dict[str, Any] | None, dict[str, Any] | None]
 class Config(Options):
     """Compare two finished runs of one experiment: options that differ, and all rows of their summaries."""
 
-    a: Positional[Path]
-    """Folder of a run."""
-    b: Positional[Path]
-    """Folder of another run."""
-    figure: Path = Path("results/compare.png")
-    """File for a figure of both runs, *.png or *.pdf."""
+    a: Positional[Path]  # Folder of a run.
+    b: Positional[Path]  # Folder of another run.
+    figure: Path = Path("results/compare.png")  # File for a figure of both runs, *.png or *.pdf.
 
     def check(self) -> None:
         self.expect("figure", "a file *.png or *.pdf", self.figure.suffix in (".png", ".pdf"))
@@ -47,20 +44,13 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[list[str]]:
 
 
 def rows_of(run: FinishedRun) -> dict[Key, dict[str, Any]]:
-    """Returns the rows of a run's summary by what they are of."""
-    rows = without_nan(run.report.rows(in_float64(run.results)))
-    return {
-        tuple((name, value) for name, value in row.items() if name not in VALUES): {
-            "mean": row.get("median", row.get("importance")), "ci95": (None, None), "n": 1, **row
-        }
-        for row in rows
-    }  # fmt: skip
-
-
-def pairs_of(a: FinishedRun, b: FinishedRun) -> dict[Key, Pair]:
-    """Returns the rows of both runs beside each other."""
-    of_a, of_b = rows_of(a), rows_of(b)
-    return {key: (of_a.get(key), of_b.get(key)) for key in {**of_a, **of_b}}
+    """Returns the rows of a run's summary by the entries that are no results."""
+    found = {}
+    for row in without_nan(run.report.rows(in_float64(run.results))):
+        key = tuple((name, value) for name, value in row.items() if name not in VALUES)
+        mean = row.get("median", row.get("importance"))
+        found[key] = {"mean": mean, "ci95": (None, None), "n": 1, **row}
+    return found
 
 
 def overlap(pair: Pair) -> str:
@@ -84,15 +74,11 @@ def part_of(key: Key) -> str:
 
 def table(pairs: dict[Key, Pair]) -> str:
     """Returns all rows of both runs as a table."""
-    lines = [
-        [
-            f"{part_of(key)}: {dict(key).get('metric', '')}",
-            *("" if row is None else reporting.cell(row) for row in pair),
-            difference(pair),
-            overlap(pair),
-        ]
-        for key, pair in pairs.items()
-    ]
+    lines = []
+    for key, pair in pairs.items():
+        cells = ["" if row is None else reporting.cell(row) for row in pair]
+        part = f"{part_of(key)}: {dict(key).get('metric', '')}"
+        lines.append([part, *cells, difference(pair), overlap(pair)])
     return reporting.table(["part: metric", "A", "B", "B - A", "intervals overlap"], lines)
 
 
@@ -109,31 +95,27 @@ def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | N
     parts = list(dict.fromkeys(part for metric in metrics for part in by_metric[metric]))
     columns = min(4, len(metrics))
     lines = -(-len(metrics) // columns)
-    drawn, axes = plt.subplots(
-        lines, columns, figsize=(4 * columns + 2, lines * (0.3 * len(parts) + 1.6)), sharey=True,
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
+    size = (4 * columns + 2, lines * (0.3 * len(parts) + 1.6))
+    drawn, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
     for panel, metric in zip(axes.flat, metrics, strict=False):
-        for i, (name, colour, shift) in enumerate(
-            ((f"A: {a.folder}", "C0", -0.15), (f"B: {b.folder}", "C1", 0.15))
-        ):
+        for i, name in enumerate((f"A: {a.folder}", f"B: {b.folder}")):
             found = [(parts.index(part), pair[i]) for part, pair in by_metric[metric].items()]
-            _points(panel, [(at + shift, row) for at, row in found if row is not None], name, colour)
+            shift = 0.3 * i - 0.15
+            _points(panel, [(at + shift, row) for at, row in found if row is not None], name, f"C{i}")
         unit = getattr(a.report, "VARIABLES", {}).get(metric, ("1", ""))[0]
         panel.set(title=metric.replace("_", " ") + f" ({unit})" * (unit != "1"))
         panel.xaxis.set_major_locator(MaxNLocator(4))
-        panel.set(ylim=(len(parts) - 0.5, -0.5))
+        panel.set_ylim(len(parts) - 0.5, -0.5)
         panel.set_yticks(range(len(parts)), parts)
         panel.grid(axis="x", alpha=0.3)
-    for panel in list(axes.flat)[len(metrics) :]:
+    for panel in axes.flat[len(metrics) :]:
         panel.set_axis_off()
     drawn.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     drawn.suptitle(f"Two runs of {a.experiment}: means and 95 % intervals")
     return drawn
 
 
-def _points(axes: Any, rows: Iterable[tuple[float, dict[str, Any]]], label: str, colour: str) -> None:
-    rows = list(rows)
+def _points(axes: Any, rows: list[tuple[float, dict[str, Any]]], label: str, colour: str) -> None:
     y = [at for at, _ in rows]
     ends = [[np.nan if v is None else v for v in (row["mean"], *row["ci95"])] for _, row in rows]
     mean, low, high = reporting.drawable(np.array(ends, float).reshape(-1, 3)).T
@@ -146,13 +128,10 @@ def run(config: Config) -> None:
     if a.experiment != b.experiment:
         raise FolderError(f"B: expected a run of {a.experiment} as in {config.a}, got one of {b.experiment}")
     print(f"A: {config.a}\nB: {config.b}\n")
-    options = differing(a.config, b.config)
-    print(
-        reporting.table(["option", "A", "B"], options) if options else "The configurations are the same.",
-        end="\n\n",
-    )
-    pairs = pairs_of(a, b)
-    print(table(pairs))
+    of_a, of_b = rows_of(a), rows_of(b)
+    pairs = {key: (of_a.get(key), of_b.get(key)) for key in {**of_a, **of_b}}
+    options, same = differing(a.config, b.config), "The configurations are the same."
+    print(reporting.table(["option", "A", "B"], options) if options else same, table(pairs), sep="\n\n")
     drawn = figure(a, b, pairs)
     if drawn is not None:
         harness.make_folder(config.figure.parent)
@@ -161,10 +140,7 @@ def run(config: Config) -> None:
         print(f"\nfigure: {config.figure}")
 
 
-def main() -> int:
-    """The command line."""
-    return harness.command_line("compare", Config, run, stopped="nothing else is written")
-
+main = partial(harness.command_line, "compare", Config, run, stopped="nothing else is written")
 
 if __name__ == "__main__":
     sys.exit(main())

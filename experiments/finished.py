@@ -18,15 +18,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import processes, reporting
-from experiments.folders import (
-    FolderError,
-    named_if_damaged,
-    without_nan,
-    write_dataset,
-    write_json,
-    write_whole,
-)
+from experiments import folders, processes, reporting
+from experiments.folders import FolderError, without_nan, write_whole
 
 Results = xr.Dataset | xr.DataTree
 
@@ -53,17 +46,13 @@ class FinishedRun(NamedTuple):
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """Reads the results of a finished run.
-
-    Raises:
-      FolderError: if the folder holds none.
-    """
+    """Reads the results of a finished run; a FolderError if the folder holds none."""
     path = folder / "results.nc"
     if not path.is_file():
         begun = (folder / "config.json").is_file()
         got = f"{folder}, a run to be finished with --resume" if begun else folder
         raise FolderError(f"FOLDER: expected the folder of a finished run, with results.nc, got {got}")
-    with named_if_damaged(path, "results", "run it again in another folder"):
+    with folders.named_if_damaged(path, "results", "run it again in another folder"):
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             tree = tree.load()
         attrs = tree.attrs
@@ -108,7 +97,7 @@ SHARED_VARIABLES = {
 def described(results: Any, report: Report) -> Any:
     """Returns results in which every variable and axis has `units` and `long_name`.
 
-    Those that no table names are numbers without a unit, called what their variable is called.
+    A variable that no table names has the unit 1, and its own name as long name.
     """
     if isinstance(results, xr.DataTree):
         return results.map_over_datasets(partial(described, report=report))
@@ -116,10 +105,8 @@ def described(results: Any, report: Report) -> Any:
     axes = {name: np.arange(size) for name, size in results.sizes.items() if name not in results.coords}
     results = results.assign_coords(axes)
     for name, variable in results.variables.items():
-        units, long_name = next(
-            (found for pattern, found in table.items() if fnmatchcase(str(name), pattern)),
-            ("1", str(name).replace("_", " ")),
-        )
+        found = [told for pattern, told in table.items() if fnmatchcase(str(name), pattern)]
+        units, long_name = [*found, ("1", str(name).replace("_", " "))][0]
         variable.attrs = {"units": units, "long_name": long_name, **variable.attrs}
     return results
 
@@ -137,19 +124,12 @@ def publish(out: Path, experiment: str, config: Mapping[str, Any], results: Resu
         return
     results.attrs.update(experiment=experiment, config=json.dumps(config))
     results = described(results, report)
-    write_dataset(out / "results.nc", results)
+    folders.write_dataset(out / "results.nc", results)
     results = in_float64(results)
     rows = without_nan(report.rows(results))
-    write_json(
-        out / "summary.json",
-        {
-            "experiment": experiment,
-            "versions": versions(),
-            "config": dict(config),
-            "null": "no seed has a finite value: all diverged, or there is none; n seeds of `seeds` have",
-            "rows": rows,
-        },
-    )
+    null = "no seed has a finite value: all diverged, or there is none; n seeds of `seeds` have"
+    told = {"experiment": experiment, "versions": versions(), "config": dict(config), "null": null}
+    folders.write_json(out / "summary.json", {**told, "rows": rows})
     draw_figures(out, report, results)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     print(report.table(rows))

@@ -63,22 +63,19 @@ def named_if_damaged(path: Path, what: str, remedy: str) -> Iterator[None]:
         if memory.out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FolderError(
-            f"--out: expected {what} in {path}, got one that cannot be read ({reason}); {remedy}"
-        ) from None
+        got = f"one that cannot be read ({reason}); {remedy}"
+        raise FolderError(f"--out: expected {what} in {path}, got {got}") from None
 
 
 def read_dataset(path: Path) -> xr.Dataset:
     """Reads a dataset whole and leaves the file closed."""
-    with (
-        named_if_damaged(path, "results", "delete it to compute them again"),
-        xr.open_dataset(path, engine="h5netcdf") as dataset,
-    ):
+    readable = named_if_damaged(path, "results", "delete it to compute them again")
+    with readable, xr.open_dataset(path, engine="h5netcdf") as dataset:
         return dataset.load().drop_encoding()  # it would cut names that are merged to the length of the first
 
 
 def read_config(out: Path) -> dict[str, Any] | None:
-    """Reads the configuration that a folder belongs to; None if it belongs to none."""
+    """Reads the configuration of the run in a folder; None if there is no run."""
     path = out / "config.json"
     try:
         held = json.loads(path.read_bytes())
@@ -89,21 +86,16 @@ def read_config(out: Path) -> dict[str, Any] | None:
     if isinstance(held, dict):
         return held
     reason = f"damaged JSON ({held})" if isinstance(held, ValueError) else json.dumps(held)[:50]
-    raise FolderError(
-        f"--out: expected a configuration in {path}, got {reason}; delete {out} to compute its results again"
-    )
+    remedy = f"delete {out} to compute its results again"
+    raise FolderError(f"--out: expected a configuration in {path}, got {reason}; {remedy}")
 
 
 class Claim(NamedTuple):
-    """A folder held by this process.
+    """A folder held by this process."""
 
-    Fields:
-      lock: open file with the lock, which the system drops when the process ends.
-      made: whether the claim made the configuration, and the folder.
-    """
-
-    lock: Any
-    made: tuple[bool, bool]
+    lock: Any  # open file with the lock, which the system drops when the process ends
+    made_config: bool  # whether the claim made the configuration
+    made_folder: bool
 
 
 _claims: dict[Path, Claim] = {}
@@ -111,7 +103,7 @@ _claims: dict[Path, Claim] = {}
 
 @contextmanager
 def claims() -> Iterator[None]:
-    """Lets go, at the end, of the folders claimed inside.
+    """Releases, at its end, the folders that were claimed inside.
 
     If an error ends it before anything was computed, a folder is left as it was found.
     """
@@ -129,15 +121,14 @@ def claims() -> Iterator[None]:
 
 
 def _let_go(out: Path, claim: Claim, failed: bool) -> None:
-    made_config, made_folder = claim.made
     fcntl.flock(claim.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError if others share it
     parts = (path.relative_to(out).parts for path in out.rglob("*") if path.is_file())
     computed = any(not p[-1].startswith(".") and p != ("config.json",) and "compiled" not in p for p in parts)
-    if failed and made_config and not computed:
+    if failed and claim.made_config and not computed:
         (out / "config.json").unlink()
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     (out / ".lock").unlink()
-    if failed and made_folder and not any(out.iterdir()):
+    if failed and claim.made_folder and not any(out.iterdir()):
         out.rmdir()
 
 
@@ -150,11 +141,9 @@ def _lock(out: Path, shared: bool) -> Any:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            holder = lock.read() or "another process"
+            got = f"{out}, held by {lock.read() or 'another process'}"
             lock.close()
-            raise FolderError(
-                f"--out: expected a folder of no other run, got {out}, held by {holder}"
-            ) from None
+            raise FolderError(f"--out: expected a folder of no other run, got {got}") from None
         except OSError as error:  # a file system without locks
             print(f"warning: {out} cannot be locked ({error}); start no second run in it", file=sys.stderr)
         with suppress(FileNotFoundError):
@@ -167,67 +156,63 @@ def _lock(out: Path, shared: bool) -> Any:
     return lock
 
 
+def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Names what differs between two configurations; "" if nothing does."""
+    names = [name for name in sorted({**there, **here}) if there.get(name) != here.get(name)]
+    return "; ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise FolderError(f"--out: expected a folder that can be written, got {out} ({reason})") from None
+
+
+def make_folder(out: Path) -> None:
+    """Makes a folder that may be there already; a `FolderError` if it cannot be made or written to."""
+    with _written(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / ".writable", Path.touch)
+        (out / ".writable").unlink()
+
+
 def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: bool = False) -> None:
     """Claims a folder for this process and a configuration, until the end of `claims` or of the process.
 
     Args:
       out: the folder; it is made if it does not exist.
       config: what decides the results, as JSON holds it.
-      resume: whether to resume a run that the folder holds.
-      shared: whether other processes may run in it as well that say so too, as workers of a sweep do.
+      resume: whether to resume the run in the folder; if it holds none, a note is printed.
+      shared: whether other processes that pass this too may run in it, as workers of a sweep do.
 
     Raises:
       FolderError: if another process runs in the folder, if it holds another configuration, a damaged one, or
         this one and `resume` is not set, or if it cannot be made or written to.
     """
-    try:
-        _open_folder(out, json.loads(json.dumps(config)), resume=resume, shared=shared)
-    except OSError as error:
-        raise _unwritable(out, error) from None
-
-
-def make_folder(out: Path) -> None:
-    """Makes a folder that may be there already.
-
-    Raises:
-      FolderError: if it cannot be made or written to.
-    """
-    try:
+    wanted = json.loads(json.dumps(config))
+    with _written(out):
+        if out.exists() and not out.is_dir():
+            raise FolderError(f"--out: expected a folder, got the file {out}")
+        made_folder = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / ".writable", Path.touch)
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise _unwritable(out, error) from None
-
-
-def _unwritable(out: Path, error: OSError) -> FolderError:
-    reason = error.strerror or error
-    return FolderError(f"--out: expected a folder that can be written, got {out} ({reason})")
-
-
-def _open_folder(out: Path, wanted: dict[str, Any], *, resume: bool, shared: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise FolderError(f"--out: expected a folder, got the file {out}")
-    made_folder = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    key = out.resolve()
-    if key not in _claims:
-        _claims[key] = Claim(_lock(out, shared), (False, made_folder))
-    held = read_config(out)
-    if held is None:
-        if any(not path.name.startswith(".") for path in out.iterdir()):
-            raise FolderError(f"--out: expected an empty folder or one of an earlier run, got {out}")
-        write_json(out / "config.json", wanted)
-        _claims[key] = _claims[key]._replace(made=(True, made_folder))
-        return
-    differing = [
-        f"{name}: {held.get(name)!r} there, {wanted.get(name)!r} here"
-        for name in sorted(held.keys() | wanted.keys())
-        if held.get(name) != wanted.get(name)
-    ]
-    if differing:
+        key = out.resolve()
+        if key not in _claims:
+            _claims[key] = Claim(_lock(out, shared), False, made_folder)
+        held = read_config(out)
+        if held is None:
+            if any(not path.name.startswith(".") for path in out.iterdir()):
+                raise FolderError(f"--out: expected an empty folder or one of an earlier run, got {out}")
+            if resume:
+                print(f"--resume: {out} holds no run; a new one is started", file=sys.stderr)
+            write_json(out / "config.json", wanted)
+            _claims[key] = _claims[key]._replace(made_config=True, made_folder=made_folder)
+            return
+    if named := differing(held, wanted):
         raise FolderError(
-            f"--out: {out} holds a run of another configuration ({'; '.join(differing)}); "
+            f"--out: {out} holds a run of another configuration ({named}); "
             "expected another folder, or --resume without these options"
         )
     if not resume:

@@ -19,7 +19,6 @@ from tqdm import tqdm
 from experiments import folders, memory, processes, terminal
 from experiments.finished import Report, Results, in_float64, publish, versions  # noqa: F401 (for other programs too)
 from experiments.folders import (  # noqa: F401 (for other programs too)
-    FolderError,
     claims,
     make_folder,
     open_folder,
@@ -36,62 +35,52 @@ EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
 
 
 class Held(NamedTuple):
-    """The least that a run holds, as shapes.
+    """Lower bound of what a run holds in memory, as shapes."""
 
-    Fields:
-      each: of every seed.
-      once: beside the seeds.
-      members: how many there are for each seed.
-    """
-
-    each: Any
-    once: Any = ()
-    members: int = 1
+    each: Any  # of every seed
+    once: Any = ()  # beside the seeds
+    members: int = 1  # how many there are for each seed
 
 
 class Experiment(NamedTuple):
-    """An experiment whose parts run one after another, each with all its seeds.
+    """An experiment whose parts run one after another, each with all its seeds."""
 
-    Fields:
-      name: of the package.
-      config: class of its settings.
-      report: its module of tables and figures.
-      kind: what a part is, such as "rule"; parts lie in a folder of that name.
-      unit: of the progress.
-      parts: `config -> by how much each part moves the progress on`, by name.
-      load: `config -> data` of all parts; it raises a ValueError for settings that do not fit them.
-      held: `(config, data) -> Held`.
-      run_part: `(name, config, data, folder for checkpoints, progress) -> results`.
-      merge: `(config, results of all parts) -> results`.
-      compile_quickly: as of `use_all_cores`.
-    """
-
-    name: str
-    config: Callable[..., Any]
-    report: Report
-    kind: str
-    unit: str
-    parts: Callable[[Any], Mapping[str, int]]
-    load: Callable[[Any], Any]
-    held: Callable[[Any, Any], Held]
-    run_part: Callable[[str, Any, Any, Path, tqdm], xr.Dataset]
-    merge: Callable[[Any, list[xr.Dataset]], Results]
-    compile_quickly: Callable[[Any], bool] = lambda config: False
+    name: str  # of the package
+    config: Callable[..., Any]  # class of its settings
+    report: Report  # its module of tables and figures
+    kind: str  # what a part is, such as "rule"; parts lie in a folder of that name
+    unit: str  # of the progress
+    parts: Callable[[Any], Mapping[str, int]]  # config -> by how much each part moves the progress on
+    held: Callable[[Any, Any], Held]  # (config, data) -> lower bound of memory
+    run_part: Callable[[str, Any, Any, Path, tqdm], xr.Dataset]  # name, config, data, checkpoints, progress
+    merge: Callable[[Any, list[xr.Dataset]], Results]  # (config, results of all parts) -> results
+    # config -> data of all parts; a ValueError if the settings do not fit them
+    load: Callable[[Any], Any] = lambda config: None
+    compile_quickly: Callable[[Any], bool] = lambda config: False  # as of `use_all_cores`
 
     def run(self, config: Any) -> Results:
-        """Runs all parts into `config.out` and returns their results."""
+        """Runs all parts into `config.out` and returns their results; parts that are finished are read."""
         use_all_cores(compile_quickly=self.compile_quickly(config))
         data = self.load(config)
         begin(config, lambda config: self.held(config, data))
-        parts = self.parts(config)
-        found = run_parts(
-            config.out,
-            self.kind,
-            list(parts),
-            lambda name, folder, progress: self.run_part(name, config, data, folder, progress),
-            steps=list(parts.values()),
-            unit=self.unit,
-        )
+        finished, unfinished = config.out / f"{self.kind}s", config.out / "checkpoints"
+        costs, found = self.parts(config), []
+        paths = {name: finished / f"{folders.file_name(name)}.nc" for name in costs}
+        is_done = processes.decided(lambda: [path.exists() for path in paths.values()])
+        keep_compiled_programs(unfinished / "compiled")
+        options = {"unit": self.unit, "smoothing": 0.05, "disable": not processes.is_first()}
+        with tqdm(total=sum(costs.values()), **options) as progress:
+            for (name, path), done in zip(paths.items(), is_done, strict=True):
+                if done:
+                    progress.update(costs[name])
+                    found.append(read_dataset(path))
+                    continue
+                found.append(self.run_part(name, config, data, unfinished / path.stem, progress))
+                if processes.is_first():
+                    finished.mkdir(exist_ok=True)
+                    write_dataset(path, found[-1])
+                    found[-1] = read_dataset(path)
+                    shutil.rmtree(unfinished / path.stem, ignore_errors=True)
         results = self.merge(config, found)
         publish(config.out, self.name, config.deciding(), results, self.report)
         return results
@@ -109,20 +98,14 @@ def joined(parts: list[xr.Dataset], axis: str, names: Sequence[str]) -> xr.Datas
 def begin(config: Settings, held: Callable[[Any], Held]) -> None:
     """Claims the folder of an experiment, for all processes.
 
-    Args:
-      config: of the experiment.
-      held: `config -> what a run holds`.
-
     Raises:
-      ValueError: as `open_folder` does, if there are fewer seeds than processes, or if the run does not fit
-        into memory.
+      ValueError: as `open_folder` does, if there are fewer seeds than processes, or if what a run holds,
+        `held(config)`, does not fit into memory.
     """
     defaults = defaults_of(config)
-    sizes = {
-        name: value
-        for name, value in vars(config).items()
-        if name in defaults and _is_size(value) and value != defaults[name]
-    }
+    changed = {name: value for name, value in vars(config).items() if value != defaults.get(name, value)}
+    entries = {name: v if isinstance(v, tuple) else (v,) for name, v in changed.items()}
+    sizes = {name: changed[name] for name, of in entries.items() if all(type(each) is int for each in of)}
 
     def needed(sizes: Mapping[str, Any]) -> int:
         of = replace(config, **sizes)
@@ -134,57 +117,12 @@ def begin(config: Settings, held: Callable[[Any], Held]) -> None:
     processes.decided(lambda: _claim(config))
 
 
-def _is_size(value: Any) -> bool:
-    return type(value) is int or (isinstance(value, tuple) and all(type(each) is int for each in value))
-
-
 def _claim(config: Settings) -> None:
-    deciding = config.deciding()
-    if deciding["seeds"] < jax.process_count():
-        raise ValueError(
-            f"--seeds: expected at least one for each of {jax.process_count()} processes, "
-            f"got {deciding['seeds']}"
-        )
+    deciding, least = config.deciding(), jax.process_count()
+    if deciding["seeds"] < least:
+        expected = f"at least one for each of {least} processes"
+        raise ValueError(f"--seeds: expected {expected}, got {deciding['seeds']}")
     open_folder(config.out, deciding, resume=config.resume)
-
-
-def run_parts(
-    out: Path,
-    kind: str,
-    names: Sequence[str],
-    run_part: Callable[[str, Path, tqdm], xr.Dataset],
-    *,
-    steps: Sequence[int],
-    unit: str,
-) -> list[xr.Dataset]:
-    """Runs the parts of an experiment one after another; those that are finished are read.
-
-    Args:
-      out: the experiment's folder, claimed by `open_folder`.
-      kind: what a part is: "rule", "model".
-      names: of the parts.
-      run_part: `(name, folder for checkpoints, progress) -> results`.
-      steps: by how much each part moves the progress on.
-      unit: of these steps.
-    """
-    finished, unfinished = out / f"{kind}s", out / "checkpoints"
-    paths = [finished / f"{folders.file_name(name)}.nc" for name in names]
-    is_done = processes.decided(lambda: [path.exists() for path in paths])
-    keep_compiled_programs(unfinished / "compiled")
-    parts: list[xr.Dataset] = []
-    with tqdm(total=sum(steps), unit=unit, smoothing=0.05, disable=not processes.is_first()) as progress:
-        for name, path, cost, done in zip(names, paths, steps, is_done, strict=True):
-            if done:
-                progress.update(cost)
-                parts.append(read_dataset(path))
-                continue
-            parts.append(run_part(name, unfinished / path.stem, progress))
-            if processes.is_first():
-                finished.mkdir(exist_ok=True)
-                write_dataset(path, parts[-1])
-                parts[-1] = read_dataset(path)
-                shutil.rmtree(unfinished / path.stem, ignore_errors=True)
-    return parts
 
 
 def command_line(
@@ -195,7 +133,7 @@ def command_line(
     package: str = "experiments",
     stopped: str = "the same command with --resume goes on",
 ) -> int:
-    """Runs a program as its command line says; the exit code of the process.
+    """Runs a program as its command line says, and returns the exit code of the process.
 
     A mistake in the options, the files or the sizes that they name ends with one line and exit code 2, Ctrl-C
     with 130, and a closed pipe (`... | head -1`) silently with 141, as in other programs.
@@ -208,7 +146,8 @@ def command_line(
                 processes.meet(name, given.meeting)
             with claims():
                 run(given)
-            _flush()
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
             return 0
         except processes.ElsewhereError:
             return EXIT_REFUSED
@@ -232,8 +171,3 @@ def _refuse(name: str, message: str, code: int) -> int:
     with suppress(OSError):
         print(f"{name}: {message}", file=sys.stderr, flush=True)
     return code
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()

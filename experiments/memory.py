@@ -36,13 +36,9 @@ def check_fits(
     defaults: Mapping[str, Any],
     name_of: Callable[[str], str],
 ) -> None:
-    """Raises ValueError unless a run fits into memory; it names the size that most of it is due to.
+    """Raises ValueError unless the bytes of a run, `needed(given)` by its sizes, fit into memory.
 
-    Args:
-      needed: `sizes -> bytes` that a run holds at least.
-      given: sizes by name.
-      defaults: a default of each of them.
-      name_of: a size as the user knows it.
+    It names, by `name_of`, the size whose default would save most.
     """
     memory = total_bytes()
     try:
@@ -68,10 +64,10 @@ def check_fits(
 
 
 def is_about_arrays(error: ValueError) -> bool:
-    """Returns whether the library refuses arrays that cannot even be described."""
+    """Returns whether an error of the library refuses arrays that are too large to describe."""
     return ": expected arrays " in str(error)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that memory did not suffice."""
+    """Returns whether an error says that memory ran out."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

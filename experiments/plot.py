@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +17,8 @@ from experiments.settings import Options
 class Config(Options):
     """Draw every figure of a finished run again from its results.nc, without running anything."""
 
-    folder: Positional[Path]
-    """Folder of the run: what its --out was."""
-    format: Literal["png", "pdf"] = "png"
-    """Format of the figures."""
+    folder: Positional[Path]  # Folder of the run: what its --out was.
+    format: Literal["png", "pdf"] = "png"  # Format of the figures.
 
 
 def run(config: Config) -> None:
@@ -30,10 +29,7 @@ def run(config: Config) -> None:
         print(path)
 
 
-def main() -> int:
-    """The command line."""
-    return harness.command_line("plot", Config, run, stopped="figures that are there are whole")
-
+main = partial(harness.command_line, "plot", Config, run, stopped="figures that are there are whole")
 
 if __name__ == "__main__":
     sys.exit(main())

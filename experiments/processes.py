@@ -15,31 +15,22 @@ SECONDS_TO_MEET = 120
 
 
 class Meeting(NamedTuple):
-    """Place where processes meet; what is None is found out from SLURM, Open MPI or GKE.
+    """Place where processes meet; what is None is found out from SLURM, Open MPI or GKE."""
 
-    Fields:
-      coordinator: `HOST:PORT` of process 0.
-      processes: how many there are.
-      process: which one this is.
-    """
-
-    coordinator: str | None = None
-    processes: int | None = None
-    process: int | None = None
+    coordinator: str | None = None  # HOST:PORT of process 0
+    processes: int | None = None  # how many there are
+    process: int | None = None  # which one this is
 
 
 class ElsewhereError(ValueError):
-    """An error that the first process tells."""
+    """An error that the first process reports."""
 
 
 def meet(name: str, meeting: Meeting) -> None:
     """Joins the other processes of a run. JAX must not have run before.
 
-    If they have not all met in time, the process says so and ends with exit code 2: JAX itself would abort it
-    from a thread of its own, with a stack of C++ calls.
-
-    Raises:
-      ValueError: if nobody says where they meet.
+    A ValueError if no meeting place is known. If they have not all met in time, the process says so and ends
+    with exit code 2: JAX itself would abort it from a thread of its own, with a stack of C++ calls.
     """
     where, seconds = meeting.coordinator or "the coordinator of the job", SECONDS_TO_MEET
 
@@ -47,9 +38,8 @@ def meet(name: str, meeting: Meeting) -> None:
         print(
             f"{name}: --coordinator: expected {meeting.processes or 'all'} processes to meet at {where} "
             f"within {seconds:g} s, got no answer; is it reachable, and does every process run?",
-            file=sys.stderr,
-            flush=True,
-        )
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
         os._exit(2)
 
     timer = Timer(seconds, give_up)

@@ -1,4 +1,4 @@
-"""The one list of rules, each in one line. Experiments, sweeps, benchmarks and tests take them from here."""
+"""The list of all rules, one line each, for experiments, sweeps, benchmarks and tests."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -10,8 +10,7 @@ import optax
 import lax_learning as ll
 from experiments.settings import imported
 
-Factory = Callable[..., ll.Rule]
-"""`(model, loss, **hyper-parameters) -> Rule`."""
+Factory = Callable[..., ll.Rule]  # `(model, loss, **hyper-parameters) -> Rule`
 
 RULES: dict[str, Factory] = {
     "backprop": ll.backprop,
@@ -69,18 +68,11 @@ def check_name(option: str, name: str, known: Collection[str] = (*RULES, *ONLINE
 
 
 def rule_of(name: str | Factory, **hyper: Any) -> Factory:
-    """Returns a rule with values for its hyper-parameters.
+    """Returns a rule, `(model, loss, **others) -> Rule`, with values for its hyper-parameters.
 
-    Args:
-      name: of a rule, `MODULE:FUNCTION` for one's own, or the function `(model, loss, ...) -> Rule` itself.
-      hyper: values, also traced; the rule gets those that it has a keyword argument for and does not set
-        itself. One dict serves all rules.
-
-    Returns:
-      `(model, loss, **others) -> Rule`.
-
-    Raises:
-      ValueError: for an unknown name.
+    The name is that of a rule, `MODULE:FUNCTION` for one's own, or such a function itself. Of the values,
+    which may be traced, a rule gets those that it has a keyword argument for and does not set itself: one
+    dict serves all rules.
 
     Example:
       >>> model = ll.mlp((3, 2))

@@ -1,15 +1,20 @@
 """Shared parts of all reports: intervals over seeds, tables, bands, error bars and notes in figures."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import numpy as np
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy import stats
+
+matplotlib.rcParams["figure.constrained_layout.use"] = True
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float, int]:
@@ -26,13 +31,33 @@ def interval(values: np.ndarray) -> tuple[float, float, float, int]:
 
 def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     """The median of values that may be inf, and its 95 % interval by order statistics."""
-    ordered = np.sort(values)
+    ordered, last = np.sort(values), np.size(values) - 1
     low = max(int(stats.binom.ppf(0.025, ordered.size, 0.5)) - 1, 0)
-    return (
-        float(ordered[(ordered.size - 1) // 2]),
-        float(ordered[low]),
-        float(ordered[ordered.size - 1 - low]),
-    )
+    return float(ordered[last // 2]), float(ordered[low]), float(ordered[last - low])
+
+
+def share_of_variance(values: np.ndarray, levels: np.ndarray) -> float:
+    """Share of the variance of values that one factor explains on its own (Hays, Statistics, 1963).
+
+    `omega^2 = (SS_between - (k - 1) MS_within) / (SS_total + MS_within)` for k levels; in the mean it is 0
+    by chance alone. NaN for one level, values that are all the same, or no more of them than levels.
+    """
+    kinds, which = np.unique(levels, return_inverse=True)
+    n, k = len(values), len(kinds)
+    if k < 2 or n <= k or np.ptp(values) == 0:
+        return float("nan")
+    sizes = np.bincount(which)
+    means = np.bincount(which, values) / sizes
+    between = float(np.sum(sizes * (means - values.mean()) ** 2))
+    total = float(np.sum((values - values.mean()) ** 2))
+    within = (total - between) / (n - k)
+    return (between - (k - 1) * within) / (total + within)
+
+
+def resampled_shares(values: np.ndarray, levels: np.ndarray, times: int = 500) -> np.ndarray:
+    """`share_of_variance` of configurations drawn from these with replacement, `[times]`."""
+    drawn = np.random.default_rng(0).integers(0, len(values), (times, len(values)))
+    return np.array([share_of_variance(values[rows], levels[rows]) for rows in drawn])
 
 
 def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "rule") -> list[dict[str, Any]]:
@@ -42,15 +67,15 @@ def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "r
     """
     rows = []
     for metric, values in metrics.items():
-        mean, low, high, n = interval(values)
-        numbers = [None if np.isnan(v) else v for v in (mean, low, high)]
-        rows.append({kind: part, "metric": metric, "mean": numbers[0], "ci95": numbers[1:], "n": n})
-        rows[-1]["seeds"] = int(np.size(values))
+        *numbers, n = interval(values)
+        mean, *ends = (None if np.isnan(v) else v for v in numbers)
+        found = {"mean": mean, "ci95": ends, "n": n, "seeds": int(np.size(values))}
+        rows.append({kind: part, "metric": metric, **found})
     return rows
 
 
 def cell(row: Mapping[str, Any], form: str = ".3g", of_half: str = ".1g", factor: float = 1.0) -> str:
-    """Mean and half the 95 % interval of a row; "-" if no seed is finite, and how many are if not all."""
+    """Mean and half the 95 % interval of a row; "-" if no seed is finite, their number if only some are."""
     mean, (low, high) = row["mean"], row["ci95"]
     if mean is None:
         return "-"
@@ -62,7 +87,7 @@ def cell(row: Mapping[str, Any], form: str = ".3g", of_half: str = ".1g", factor
 
 
 def by_part(summary: Iterable[Mapping[str, Any]], *kinds: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Rows of a summary by what they are of and by metric; `kinds` name what they are of."""
+    """Rows of a summary by their entries `kinds`, such as "rule", and by metric."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in summary:
         found.setdefault(tuple(row[kind] for kind in kinds), {})[row["metric"]] = row
@@ -75,16 +100,13 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
 
-    def line(cells: list[str]) -> str:
-        first, *rest = cells
-        padded = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
-        return "| " + " | ".join(padded) + " |"
-
-    return "\n".join(line(cells) for cells in (lines[0], rule, *lines[1:]))
+    aligns = [str.ljust, *[str.rjust] * (len(widths) - 1)]
+    padded = [map(lambda f, *of: f(*of), aligns, cells, widths) for cells in (lines[0], rule, *lines[1:])]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in padded)
 
 
 def drawable(values: np.ndarray) -> np.ndarray:
-    """Values with NaN for those that a figure has no room for: what is not finite, or beyond 1e30."""
+    """Values with NaN for those that cannot be drawn: not finite, or beyond 1e30."""
     values = np.asarray(values, float)
     return np.where(np.abs(values) < 1e30, values, np.nan)
 
@@ -102,15 +124,18 @@ def limits(values: np.ndarray, margin: float) -> tuple[float, float] | None:
 def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, **style: Any) -> None:
     """Draws the mean over seeds `[seed, x]` as a line, and its 95 % interval as a band."""
     mean, low, high, _ = np.array([interval(column) for column in drawable(of_seeds).T]).T
+    draw_band(axes, x, mean, low, high, **style)
+
+
+def draw_band(axes: Axes, x: Any, mean: np.ndarray, low: np.ndarray, high: np.ndarray, **style: Any) -> None:
+    """Draws a line in a band."""
     (line,) = axes.plot(x, mean, **style)
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
-def bars(
-    axes: Axes, places: Any, of_seeds: Iterable[np.ndarray], along: str = "y", **style: Any
-) -> np.ndarray:
+def bars(axes: Axes, places: Any, seeds: Iterable[np.ndarray], along: str = "y", **style: Any) -> np.ndarray:
     """Draws means over seeds, of one array for each place, with their 95 % intervals; returns the means."""
-    mean, low, high, _ = np.array([interval(drawable(values)) for values in of_seeds]).T
+    mean, low, high, _ = np.array([interval(drawable(values)) for values in seeds]).T
     x, y = (places, mean) if along == "y" else (mean, places)
     style = {"fmt": "o", "capsize": 3, f"{along}err": [mean - low, high - mean], **style}
     axes.errorbar(x, y, **style)
@@ -118,15 +143,15 @@ def bars(
 
 
 def drawn(draws: Iterable[Callable[..., Figure | None]], *arguments: Any) -> dict[str, Figure]:
-    """Figures by the names of the functions that draw them; those for which there is nothing are left out."""
+    """Figures by the names of the functions that draw them, without those that return None."""
     made = {each.__name__: each(*arguments) for each in draws}
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
 def legend_beside(figure: Figure, axes: Axes) -> None:
     """Puts the legend of some axes beside all of them."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
+    lines = axes.get_legend_handles_labels()
+    figure.legend(*lines, loc="outside right center", frameon=False, fontsize="small")
 
 
 def draw(figure: Figure, path: Any, dpi: int = 150, file_format: str = "png") -> None:
@@ -147,3 +172,57 @@ def footnote(figure: Figure, text: str) -> None:
 def note_seeds(figure: Figure, results: Any, more: str = "") -> None:
     """Writes below a figure what bands and error bars are."""
     footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} seeds{more}")
+
+
+def completed(figure: Figure, results: Any, title: str = "", more: str = "", grid: Any = None) -> Figure:
+    """The figure with a title, grids in some of its axes, by default all, and a note on its seeds."""
+    for axes in figure.axes if grid is None else grid:
+        axes.grid(alpha=0.3)
+    if title:
+        figure.suptitle(title)
+    note_seeds(figure, results, more)
+    return figure
+
+
+BOX = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+MOST_LEVELS = 5
+"""Numbers with so few different values, and all texts, are spaced evenly, and their lines spread."""
+
+
+def parallel_coordinates(
+    columns: Mapping[str, np.ndarray], score: np.ndarray, label: str, logarithmic: Collection[str], best: int
+) -> Figure:
+    """Draws every configuration with a finite score as a line through its values to it, the best on top.
+
+    Columns have the values of all configurations, by hyper-parameter; those that are logarithmic have such an
+    axis. `best` is 1 if a larger score is better, -1 if a smaller one is.
+    """
+    score, random = drawable(score), np.random.default_rng(0)
+    order = np.argsort(best * score, kind="stable")[: np.isfinite(score).sum()]  # NaN comes last
+    score, lines = score[order], []
+    figure, axes = plt.subplots(figsize=(5 + 1.8 * len(columns), 5.5))
+    of_all = {**{name: values[order] for name, values in columns.items()}, "score": score}
+    for place, (name, at) in enumerate(of_all.items() if len(order) else ()):
+        levels, log = np.unique(at), name in logarithmic
+        if len(levels) <= MOST_LEVELS or at.dtype.kind not in "fiu":
+            at = np.searchsorted(levels, at) + random.uniform(-0.03, 0.03, len(at)) * len(levels)
+            marks, texts = np.arange(len(levels)), list(map(str, levels))
+        else:
+            at = np.log10(at) if log else at
+            marks = np.linspace(at.min(), at.max(), 5)
+            texts = [f"{10**mark if log else mark:.3g}" for mark in marks]
+        low, span = marks[0], np.ptp(marks) or 1.0
+        lines.append((at - low) / span)
+        axes.axvline(place, color="0.3", linewidth=1)
+        for height, text in zip((marks - low) / span, texts, strict=True):
+            near = {"xytext": (4, 0), "textcoords": "offset points", "fontsize": "small", "va": "center"}
+            axes.annotate(text, (place, height), bbox=BOX, **near)
+    low, high = np.percentile(score, (10, 100) if best > 0 else (0, 90)) if len(order) else (0.0, 1.0)
+    colours = ScalarMappable(Normalize(low, high), "viridis" if best > 0 else "viridis_r")
+    for line, of_line in zip(np.transpose(lines), score, strict=True):
+        axes.plot(line, color=colours.to_rgba(of_line), linewidth=0.9, alpha=0.7)
+    axes.set_xticks(range(len(of_all)), [name.replace("_", " ") for name in of_all])
+    axes.set(title="each is a line through its values", xlim=(-0.1, len(columns) + 0.4), yticks=[])
+    figure.suptitle(f"{len(order)} configurations and their scores")
+    figure.colorbar(colours, ax=axes, label=label, extend="min" if best > 0 else "max")
+    return figure

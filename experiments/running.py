@@ -17,40 +17,45 @@ from experiments.checkpoints import Checkpoint
 Metrics = Mapping[Any, jax.Array]
 
 
-def nothing(carry: Any, number: Any, shared: Any) -> Metrics:
-    """Measures nothing."""
-    del carry, number, shared
-    return {}
-
-
 class Run(NamedTuple):
-    """Computation of one member in steps: training, a pass over data, a population, a critic, a trial.
+    """Computation of one member in steps: training, a pass over data, a population, a critic, a trial."""
 
-    Fields:
-      init: `(*member, shared) -> carry`.
-      step: `(carry, number, shared) -> (carry, metrics)`, a dict of arrays of numbers.
-      num_steps: number of steps.
-      measure: `(carry, number, shared) -> more metrics`, after so many steps; from 0 on, and not timed.
-    """
-
-    init: Callable[..., Any]
-    step: Callable[[Any, Any, Any], tuple[Any, Metrics]]
+    init: Callable[..., Any]  # (*member, shared) -> carry
+    step: Callable[[Any, Any, Any], tuple[Any, Metrics]]  # (carry, number, shared) -> (carry, metrics)
     num_steps: int
-    measure: Callable[[Any, Any, Any], Metrics] = nothing
+    # (carry, number, shared) -> more metrics, after so many steps; from 0 on, and not timed
+    measure: Callable[[Any, Any, Any], Metrics] = lambda carry, number, shared: {}
+
+
+class Group(NamedTuple):
+    """Configurations that one program can hold."""
+
+    static: dict[str, Any]  # what they have in common and a program is made for: sizes, numbers of steps
+    traced: dict[str, np.ndarray]  # what differs, each value [members]
+    members: tuple[int, ...]  # their places among all configurations
+
+
+def group_by_shape(configurations: Sequence[Mapping[str, Any]], static: Sequence[str]) -> list[Group]:
+    """Groups configurations of the same fields by the static ones, in the order of their first members."""
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for i, one in enumerate(configurations):
+        # 1, 1.0 and True are equal, and make different programs.
+        places.setdefault(tuple((type(one[name]), one[name]) for name in static), []).append(i)
+    traced = [name for name in next(iter(configurations), {}) if name not in static]
+    groups = []
+    for members in places.values():
+        shared = {name: configurations[members[0]][name] for name in static}
+        varied = {name: np.array([configurations[i][name] for i in members]) for name in traced}
+        groups.append(Group(shared, varied, tuple(members)))
+    return groups
 
 
 class Stage(NamedTuple):
-    """Result of a run of many members.
+    """Result of a run of many members."""
 
-    Fields:
-      metrics: of the steps `[member, step, ...]`, and measured `[member, 1 + step, ...]`.
-      state: of all members, on their devices; see `collect`.
-      seconds: that every step took for each member, compilation and measuring apart, `[step]`.
-    """
-
-    metrics: dict[str, np.ndarray]
-    state: Any
-    seconds: np.ndarray
+    metrics: dict[str, np.ndarray]  # of the steps [member, step, ...], and measured [member, 1 + step, ...]
+    state: Any  # of all members, on their devices; see `collect`
+    seconds: np.ndarray  # of every step for each member, compilation and measuring apart, [step]
 
 
 def side_by_side(on_cpu: int = 1) -> int | None:
@@ -64,7 +69,7 @@ def side_by_side(on_cpu: int = 1) -> int | None:
 def spread(members: Any) -> Any:
     """Members so that they fill all devices evenly: the last is repeated.
 
-    Between calls of ensembles they then stay where they are, and no message is sent.
+    Between calls of ensembles they then stay on their devices, without communication.
     """
     count = len(jax.tree.leaves(members)[0])
     filled = np.minimum(np.arange(count + -count % jax.device_count()), count - 1)
@@ -103,39 +108,25 @@ def _programs(run: Run, num_arguments: int, batch_size: int | None) -> tuple[Any
         found = measure(carry, number, shared)
         return {name: measured[name].at[number].set(value) for name, value in found.items()}
 
-    return (
-        many(start, *(0,) * num_arguments, None),
-        many(advance, 0, 0, None, None),
-        many(look, 0, 0, None, None),
-    )
+    both = (0, 0, None, None)
+    return many(start, *(0,) * num_arguments, None), many(advance, *both), many(look, *both)
 
 
 def run_members(
-    run: Run,
-    members: tuple[Any, ...],
-    shared: Any,
-    folder: Path,
-    progress: tqdm,
-    costs: Sequence[int] | None = None,
-    on_cpu: int = 1,
-) -> Stage:
+    run: Run, members: tuple[Any, ...], shared: Any, folder: Path, progress: tqdm,
+    costs: Sequence[int] | None = None, on_cpu: int = 1,
+) -> Stage:  # fmt: skip
     """Runs all members side by side, step by step, from their checkpoint if there is one.
 
-    Args:
-      run: of one member.
-      members: arguments of its `init`, each with a leading axis of members.
-      shared: what all members see.
-      folder: for checkpoints.
-      progress: moves on with every step.
-      costs: by how much each step moves it on; by default 1.
-      on_cpu: how many members a CPU's core computes side by side.
+    Members are arguments of `run.init`, each with a leading axis of members; `shared` is what they all see.
+    Each step moves the progress on by its cost, by default 1. A CPU's core computes `on_cpu` members at once.
     """
     costs = [1] * run.num_steps if costs is None else costs
     count = len(jax.tree.leaves(members)[0])
     begin, step, look = _programs(run, len(members), side_by_side(on_cpu))
     shared = ll.replicate(shared)  # once, and not at every step
     carry, of_steps, measured = begin(*spread(members), shared)
-    measured = jax.block_until_ready(look(carry, measured, 0, shared))  # or nobody tells a lack of memory
+    measured = jax.block_until_ready(look(carry, measured, 0, shared))  # a lack of memory shows here
     seconds = np.full(run.num_steps, np.nan)
     checkpoint = Checkpoint(folder)
     start_of_all = carry, (of_steps, measured), seconds

@@ -1,40 +1,100 @@
-"""Settings that all experiments have in common, and the checks of what is given on a command line."""
+"""Settings that all experiments share, and checks of the options of command lines."""
 
 import argparse
+import math
 import re
+import types
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
+from operator import le, lt
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import tyro
 
 from experiments.folders import read_config
-from experiments.limits import Limits, at_least, check_hint
 from experiments.processes import Meeting
 
+MOST = 2**31 - 1  # largest integer that is accepted: that of int32
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The values that a number may have: from `least` to `most`, without the ends that `open_at` names.
+
+    Integers have to fit into int32, other numbers into float32.
+    """
+
+    least: float = -math.inf
+    most: float = math.inf
+    open_at: tuple[bool, bool] = (False, False)
+
+    def check(self, name: str, value: float) -> None:
+        """Raises ValueError unless `value` lies within the limits."""
+        above, below = (lt if is_open else le for is_open in self.open_at)
+        if isinstance(value, int):
+            most = int(min(self.most, MOST))
+            expected = f"at least {self.least:g}" if value < self.least else f"at most {most}"
+            fits = self.least <= value <= most
+        elif math.isfinite(value) and above(self.least, value) and below(value, self.most):
+            expected = "a number that float32 can hold"
+            fits = not value or SMALLEST <= abs(value) <= LARGEST
+        else:
+            expected, fits = self._expected(), False
+        if not fits:
+            raise ValueError(f"{name}: expected {expected}, got {value}")
+
+    def _expected(self) -> str:
+        above, below = self.open_at
+        if not math.isfinite(self.least):
+            return "a finite number"
+        if not math.isfinite(self.most):
+            return f"a finite number {'>' if above else '>='} {self.least:g}"
+        if not (above or below):
+            return f"a number in {self.least:g}..{self.most:g}"
+        return f"a number in {'(' if above else '['}{self.least:g}, {self.most:g}{')' if below else ']'}"
+
+
+at_least = Limits  # without an upper end
 POSITIVE = Limits(0, open_at=(True, False))
 Count = Annotated[int, at_least(1)]
 Seed = Annotated[int, at_least(0)]
 Positive = Annotated[float, POSITIVE]
 NotNegative = Annotated[float, at_least(0)]
 Share = Annotated[float, Limits(0, 1)]
-
-
 _refused: ContextVar[list[ValueError] | None] = ContextVar("refused", default=None)
 
 
-class Options:
-    """Base class of what is read from a command line: a dataclass whose fields are checked when it is made.
+def check_hint(name: str, hint: Any, value: Any) -> None:
+    """Raises ValueError unless numbers are within the limits of their annotation."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        limits = [each for each in inner if isinstance(each, Limits)]
+        for each in limits:
+            each.check(name, float(value) if inner[0] is float else value)
+        if not limits:
+            check_hint(name, inner[0], value)
+    elif origin in (Union, types.UnionType):
+        if value is not None:
+            check_hint(name, next(each for each in inner if each is not type(None)), value)
+    elif origin is tuple:
+        for i, each in enumerate(value):
+            check_hint(name, inner[0] if inner[-1] is Ellipsis else inner[i], each)
+    elif hint in (int, float):
+        Limits().check(name, hint(value))
 
-    Numbers are annotated with their `Limits`; without them integers must fit int32 and floats must be finite.
-    `check` adds what concerns several fields.
+
+class Options:
+    """Base class of command-line options: a dataclass whose fields are checked when it is made.
+
+    Numbers are annotated with their `Limits`; `check` adds what concerns several fields.
     """
 
-    PREFIX: ClassVar[str] = ""
-    """Of its options: that of the field which holds it."""
+    PREFIX: ClassVar[str] = ""  # of its options, where it is a field of another
 
     def __post_init__(self) -> None:
         try:
@@ -57,7 +117,7 @@ class Options:
         return f"--{cls.PREFIX}{name.replace('_', '-')}"
 
     def expect(self, name: str, expected: str, holds: bool) -> None:
-        """Raises ValueError that names the option of a field unless `holds`."""
+        """Raises ValueError, naming the option of the field, unless `holds`."""
         if not holds:
             got = getattr(self, name)
             got = " ".join(map(str, got)) or "none" if isinstance(got, tuple) else got
@@ -72,9 +132,7 @@ class Options:
 
 
 def parse(config: Callable[..., Any], prog: str) -> Any:
-    """Reads a command line.
-
-    With `--resume`, options that are not given are those of the run in `--out`.
+    """Reads a command line. With `--resume`, options that are not given are those of the run in `--out`.
 
     Raises:
       ValueError: for an option that the configuration refuses, on one line: tyro would frame it.
@@ -109,25 +167,20 @@ def _resumed(config: Any) -> "Settings | None":
 
 
 def imported(name: str, path: str) -> Callable[..., Any]:
-    """Imports `MODULE:FUNCTION`.
-
-    Raises:
-      ValueError: if there is no such function; it names the option `name`.
-    """
+    """Imports `MODULE:FUNCTION`; a ValueError names the option `name` if there is no such function."""
     module, _, function = path.partition(":")
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{name}: expected MODULE:FUNCTION, got {path} ({error}; the module has to be on PYTHONPATH)"
-        ) from None
+        got = f"{path} ({error}; the module has to be on PYTHONPATH)"
+        raise ValueError(f"{name}: expected MODULE:FUNCTION, got {got}") from None
     if not callable(found):
         raise ValueError(f"{name}: expected MODULE:FUNCTION, got {path}, which is {found!r}")
     return found
 
 
 def as_option(config: Any, error: Exception) -> str:
-    """The message of an error; where it names an argument that is a field of `config`, with its option."""
+    """The message of an error, in which the name of a field of `config` becomes its option."""
     name, colon, rest = str(error).partition(": expected ")
     names = [field.name for field in fields(config)] if isinstance(config, Options) else []  # pyright: ignore[reportArgumentType]
     name = "data" if name == "source" else name
@@ -136,37 +189,30 @@ def as_option(config: Any, error: Exception) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Options):
-    """The settings that all experiments have in common; none of them decides a result."""
+    """Settings that all experiments share; none of them decides a result."""
 
     PRESETS: ClassVar[Mapping[str, Any]] = {}
     """A named tuple for every `--preset`, of fields whose default is the preset's and of others."""
 
-    out: Path
-    """Folder for config.json, results.nc, summary.json and the figures."""
-    resume: bool = False
-    """Resume the run in --out, if there is one; its options need not be given again."""
+    out: Path  # Folder for config.json, results.nc, summary.json and the figures.
+    resume: bool = False  # Resume the run in --out, if there is one; its options need not be given again.
     distributed: bool = False
     """Run on all hosts of a job, one process each, which share the folder. SLURM, Open MPI and GKE say who is
     who; elsewhere the next three do."""
-    coordinator: str | None = None
-    """HOST:PORT of process 0, reachable from all hosts."""
-    processes: Count | None = None
-    """Number of processes."""
-    process: Annotated[int, at_least(0)] | None = None
-    """Number of this process, from 0."""
+    coordinator: str | None = None  # HOST:PORT of process 0, reachable from all hosts.
+    processes: Count | None = None  # Number of processes.
+    process: Annotated[int, at_least(0)] | None = None  # Number of this process, from 0.
 
     @property
     def meeting(self) -> Meeting | None:
         """Address where the processes meet; None for one process alone."""
         told = (self.coordinator, self.processes, self.process)
         if not self.distributed:
-            self.expect(
-                "distributed", "to be given with --coordinator, --processes, --process", told == (None,) * 3
-            )
+            with_them = "to be given with --coordinator, --processes, --process"
+            self.expect("distributed", with_them, told == (None,) * 3)
             return None
-        self.expect(
-            "process", "--coordinator, --processes and --process, or none", told.count(None) in (0, 3)
-        )
+        all_or_none = "--coordinator, --processes and --process, or none"
+        self.expect("process", all_or_none, told.count(None) in (0, 3))
         if self.coordinator is not None and self.processes is not None and self.process is not None:
             port = re.fullmatch(r".+:(\d{1,5})", self.coordinator)
             self.expect("coordinator", "HOST:PORT", port is not None and int(port[1]) < 2**16)
@@ -175,7 +221,7 @@ class Settings(Options):
 
     @property
     def chosen(self) -> Any:
-        """The preset, with what is given in the place of what it sets."""
+        """The preset, in which options that are given replace its values."""
         preset: Any = self.PRESETS[getattr(self, "preset")]  # noqa: B009 (a field where there are presets)
         given = {name: getattr(self, name, None) for name in preset._fields}
         return preset._replace(**{name: value for name, value in given.items() if value is not None})

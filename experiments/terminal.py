@@ -1,4 +1,4 @@
-"""Terminals of commands: output that no encoding refuses, pipes that close, and Ctrl-C."""
+"""Terminals of commands: letters that an encoding lacks, pipes that close, and Ctrl-C."""
 
 import _thread
 import codecs
@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt; before, while modules were loading, it ended the process at once.
+    """Makes Ctrl-C raise KeyboardInterrupt; while modules are loading, it ends the process at once.
 
     Python ignores what is raised in callbacks of the garbage collector, of which JAX has one: there the
     interrupt is sent once more.
@@ -49,7 +49,7 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 
 @contextmanager
 def streams() -> Iterator[None]:
-    """Output that no terminal refuses: letters that its encoding lacks are spelled out, a pipe may close.
+    """Makes output safe for any terminal: letters that its encoding lacks are spelled out, a pipe may close.
 
     A stream that is closed from the start takes everything and shows nothing.
     """

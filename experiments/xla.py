@@ -23,14 +23,8 @@ _PARSE_FLAGS = "from jaxlib import xla_client; xla_client.CompileOptions()"
 def add_flags(*flags: str) -> None:
     """Adds those flags to XLA_FLAGS that this jaxlib knows; a second process tries them, in 0.15 s.
 
-    To be called before JAX first runs. Flags of the environment come last and win. A path in XLA_FLAGS, to a
-    file of flags, stays as it is.
-
-    Args:
-      *flags: such as `--xla_backend_optimization_level=1`.
-
-    Raises:
-      SystemExit: if this jaxlib does not know a flag of the environment.
+    To be called before JAX first runs. Flags of the environment come last and win; one that this jaxlib does
+    not know ends the program. A path in XLA_FLAGS, to a file of flags, stays as it is.
     """
     given = os.environ.get("XLA_FLAGS", "").split()
     new = [flag for flag in flags if flag not in given]
@@ -39,10 +33,8 @@ def add_flags(*flags: str) -> None:
     tried = subprocess.run(
         [sys.executable, "-c", _PARSE_FLAGS],
         env={**os.environ, "XLA_FLAGS": " ".join([*new, *given])},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    )  # fmt: skip
     named = re.search(r"Unknown flags? in XLA_FLAGS: (.*)", tried.stderr)
     unknown = named[1].split() if named else new if tried.returncode else []
     if wrong := [flag for flag in given if flag in unknown]:
@@ -67,10 +59,8 @@ def use_all_cores(*, compile_quickly: bool = False) -> None:
 
     Without effect once JAX has run. Small programs take longer to compile than to run: LLVM does less. A
     number of devices in JAX_NUM_CPU_DEVICES or XLA_FLAGS stays as it is, as do other flags in XLA_FLAGS.
-
-    Args:
-      compile_quickly: whether runs are so short that slower loops (Adam's take 6 times as long) are worth a
-        third less time for compiling, where jaxlib has the choice.
+    Compiling quickly takes a third less time, where jaxlib has the choice, but loops are slower (Adam's take
+    6 times as long): it is for short runs.
     """
     flags = ["--xla_llvm_disable_expensive_passes=true", "--xla_backend_optimization_level=1", NO_YNN]
     if compile_quickly:

@@ -1,23 +1,17 @@
 """Many seeds and many hyper-parameters on all devices of all hosts, in one compiled program."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 
-from lax_learning._checks import (
-    as_arrays,
-    check_callable,
-    check_count,
-    check_positive,
-    check_values,
-    describe,
-)
-from lax_learning._placement import mesh_of, place, repeating_the_last, within_reach
+from lax_learning._arrays import as_arrays
+from lax_learning._checks import check_callable, check_count, check_positive
+from lax_learning._placement import as_values, mesh_of, place, repeating_the_last, within_reach
 
 MEMBERS, SHARED = PartitionSpec("seed"), PartitionSpec()
 
@@ -62,23 +56,17 @@ def ensemble(
         and None for the others.
       memory_budget: bytes a device may use for temporaries; if members side by side need more, they are
         computed in equal batches one after another.
-      batch_size: number of members that a device computes side by side; the others come one after another.
-        By default as many as the budget allows: right for an accelerator. On a CPU a few whose params and
-        moments stay in its cache can be twice as fast. With `rbg` keys members run one after another, as
-        they draw other numbers side by side.
+      batch_size: number of members that a device computes side by side; by default as many as the budget
+        allows: right for an accelerator. On a CPU a few whose params and moments stay in its cache can be
+        twice as fast. With `rbg` keys members run one after another, as they draw other numbers side by side.
       devices: by default all, of all processes.
       progress: called with the number of members that are done, and that of all, after every batch of all
         devices (see `batch_size`).
 
     Returns:
-      A function of the same positional arguments; every leaf of its result has a leading axis of
-      members. It compiles for itself: call it outside of `jit`. Its method `compile` takes the same
-      arguments and compiles without running, to keep that out of timings; it returns the program.
-
-    Raises:
-      TypeError, ValueError: for axes other than 0 and None, none at 0, arguments that are traced or of
-        unequal leading axes or with fewer members than processes, a budget <= 0, or a batch_size that is no
-        int of at least 1.
+      A function of the same positional arguments; every leaf of its result has a leading axis of members. It
+      compiles for itself: call it outside of `jit`. Its method `compile` takes the same arguments and returns
+      the program without running it, to keep that out of timings.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -98,165 +86,139 @@ def ensemble(
     return Ensemble(function, in_axes, float(memory_budget), batch_size, mesh_of(devices), progress)
 
 
-class _Arguments(NamedTuple):
-    """Arguments of a call.
+class _Members(NamedTuple):
+    """Arguments of a call."""
 
-    Fields:
-      own: leaves with an axis of members.
-      shared: the other leaves.
-      join: `(own, shared) -> args`.
-      structure: of the arguments, with the axes.
-    """
-
-    own: list[Any]
-    shared: list[Any]
-    join: Callable[[list[Any], list[Any]], tuple[Any, ...]]
-    structure: Any
+    own: list[Any]  # leaves with an axis of members, None in the place of the others
+    shared: list[Any]  # the others, None in the place of those
 
     @property
     def number(self) -> int:
-        """Number of members."""
-        return self.own[0].shape[0]
+        return jax.tree.leaves(self.own)[0].shape[0]
 
-    def part(self, rows: Any) -> "_Arguments":
+    def some(self, rows: Any) -> "_Members":
         """These arguments for some of the members."""
-        return self._replace(own=[leaf[rows] for leaf in self.own])
+        return self._replace(own=jax.tree.map(lambda leaf: leaf[rows], self.own))
 
 
+@dataclass(eq=False)
 class Ensemble:
     """A function of many members at once; made by `ensemble`."""
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        in_axes: Any,
-        memory_budget: float,
-        batch_size: int | None,
-        mesh: Mesh,
-        progress: Progress | None,
-    ) -> None:
-        self._function = function
-        self._in_axes = in_axes
-        self._memory_budget = memory_budget
-        self._batch_size = batch_size
-        self._mesh = mesh
-        self._progress = progress
-        self._programs: dict[Any, tuple[jax.stages.Compiled, int]] = {}
+    _function: Callable[..., Any]
+    _in_axes: Any
+    _memory_budget: float
+    _batch_size: int | None
+    _mesh: Mesh
+    _progress: Progress | None
+    _programs: dict[Any, tuple[jax.stages.Compiled, int]] = field(default_factory=dict)
 
     def __call__(self, *args: Any) -> Any:
         """Runs all members."""
-        given = self._prepare(args)
+        structure, members = self._split(args)
         if self._progress is None:
-            return self._run(given)
-        count = given.number
-        each = self._batch_size or self._program(given, *self._place(given))[1]
+            return self._run(structure, members)
+        count = members.number
+        each = self._batch_size or self._program(structure, members)[1]
         size = min(each * self._mesh.size, count)
-        given = given._replace(shared=self._place(given)[1]).part(repeating_the_last(count, size))
-        found = []
+        whole = members._replace(shared=place(members.shared, NamedSharding(self._mesh, SHARED)))
+        whole, found = whole.some(repeating_the_last(count, size)), []
         for start in range(0, count, size):
-            found.append(jax.block_until_ready(self._run(given.part(slice(start, start + size)))))
+            results = self._run(structure, whole.some(slice(start, start + size)))
+            found.append(jax.tree.map(within_reach, jax.block_until_ready(results)))
             self._progress(min(start + size, count), count)
-        found = jax.tree.map(within_reach, found)
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *found)
 
     def compile(self, *args: Any) -> jax.stages.Compiled:
         """Compiles for arguments of these shapes; the result tells costs and memory of a device."""
-        given = self._prepare(args)
-        return self._program(given, *self._place(given))[0]
+        return self._program(*self._split(args))[0]
 
-    def _run(self, given: _Arguments) -> Any:
-        own, shared = self._place(given)
-        program, _ = self._program(given, own, shared)
-        found = program(own, shared)
-        if given.number % self._mesh.size == 0:
+    def _run(self, structure: Any, members: _Members) -> Any:
+        placed = self._placed(members)
+        found = self._program(structure, members, placed)[0](*placed)
+        if members.number % self._mesh.size == 0:
             return found
         found = jax.device_put(jax.tree.map(within_reach, found), self._mesh.local_mesh.devices.flat[0])
-        return jax.tree.map(lambda leaf: leaf[: given.number], found)
+        return jax.tree.map(lambda leaf: leaf[: members.number], found)
 
-    def _prepare(self, args: tuple[Any, ...]) -> _Arguments:
-        """Checks the arguments and splits them."""
+    def _split(self, args: tuple[Any, ...]) -> tuple[Any, _Members]:
+        """Checks the arguments; returns their structure, and the leaves with an axis of members apart."""
         axes = (0, *(None,) * (len(args) - 1)) if self._in_axes is None else self._in_axes
         axes = (axes,) * len(args) if isinstance(axes, int) else tuple(axes)
         if len(axes) != len(args):
             raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
-        for i, leaf in enumerate(jax.tree.leaves(args)):
-            if isinstance(leaf, Tracer):
-                raise TypeError(
-                    f"args: expected arrays with values, got {describe(leaf)} that is traced as leaf {i}; an "
-                    "ensemble compiles for itself: call it outside of jit, vmap and grad"
-                )
-        args = as_arrays("args", args)
-        check_values("args", args)
-        leaves, structure = jax.tree.flatten(args)
-        # -1 for None, which JAX takes for an empty pytree.
-        numbers = jax.tree.map(lambda axis: -1 if axis is None else axis, axes, is_leaf=_is_none)
+        hint = "; an ensemble compiles for itself: call it outside of jit, vmap and grad"
+        leaves, structure = jax.tree.flatten_with_path(as_values("args", args, hint))
+        # False for None, which JAX takes for an empty pytree.
+        is_own = jax.tree.map(lambda axis: axis == 0, axes, is_leaf=_is_none)
         try:
-            flat = jax.tree.leaves(jax.tree.broadcast(numbers, args))
+            flat = jax.tree.leaves(jax.tree.broadcast(is_own, args))
         except ValueError as error:
             raise ValueError(f"in_axes: expected the structure of the arguments, got {axes}") from error
-
-        def join(own: list[Any], shared: list[Any]) -> tuple[Any, ...]:
-            sources = {0: iter(own), -1: iter(shared)}
-            return jax.tree.unflatten(structure, [next(sources[axis]) for axis in flat])
-
-        own = [leaf for axis, leaf in zip(flat, leaves, strict=True) if axis == 0]
-        shared = [leaf for axis, leaf in zip(flat, leaves, strict=True) if axis == -1]
-        named = zip(flat, jax.tree_util.tree_leaves_with_path(args), strict=True)
-        check_members({f"args{keystr(path)}": leaf for axis, (path, leaf) in named if axis == 0})
+        marked = list(zip(leaves, flat, strict=True))
+        check_members({f"args{keystr(path)}": leaf for (path, leaf), own in marked if own})
+        members = _Members(
+            [leaf if own else None for (_, leaf), own in marked],
+            [None if own else leaf for (_, leaf), own in marked],
+        )
         processes = len({device.process_index for device in self._mesh.devices.flat})
-        if len(own[0]) < processes:
+        if members.number < processes:
             raise ValueError(
                 f"number of members: expected at least one for each of {processes} processes, "
-                f"got {len(own[0])}"
+                f"got {members.number}"
             )
-        return _Arguments(own, shared, join, (structure, tuple(flat)))
+        return structure, members
 
-    def _place(self, given: _Arguments) -> tuple[list[Any], list[Any]]:
-        """Spreads the members over the devices, and what they share on all of them."""
-        rows = repeating_the_last(given.number, self._mesh.size)
-        own = place(given.own, NamedSharding(self._mesh, MEMBERS), rows)
-        return own, place(given.shared, NamedSharding(self._mesh, SHARED))
+    def _placed(self, members: _Members) -> _Members:
+        """Spreads the members over the devices, and copies shared leaves to all of them."""
+        rows = repeating_the_last(members.number, self._mesh.size)
+        own = place(members.own, NamedSharding(self._mesh, MEMBERS), rows)
+        return _Members(own, place(members.shared, NamedSharding(self._mesh, SHARED)))
 
-    def _program(self, given: _Arguments, own: Any, shared: Any) -> tuple[jax.stages.Compiled, int]:
-        """The program of these shapes, and how many members it computes side by side.
+    def _program(
+        self, structure: Any, members: _Members, placed: _Members | None = None
+    ) -> tuple[jax.stages.Compiled, int]:
+        """Returns the program of these shapes, and how many members it computes side by side.
 
         These are `batch_size`, or the largest number whose temporaries the budget holds.
         """
-        types = tuple(map(jax.typeof, (*own, *shared)))
+        placed = placed or self._placed(members)
         context = tuple(getattr(jax.config, name, None) for name in _CONTEXT)
-        signature = given.structure, types, context
+        types, form = jax.tree.flatten(jax.tree.map(jax.typeof, placed))
+        signature = structure, form, tuple(types), context
         if signature not in self._programs:
-            each = own[0].shape[0] // self._mesh.size
-            fixed = 1 if any(map(_draws_by_batch, (*given.own, *given.shared))) else self._batch_size
+            each = placed.number // self._mesh.size
+            fixed = 1 if any(map(_draws_by_batch, jax.tree.leaves(members))) else self._batch_size
             size = min(fixed or each, each)
-            compiled = self._compile(given, own, shared, size)
+            compiled = self._compiled(structure, placed, size)
             last = (0, 0)
             while fixed is None and (used := _temporaries(compiled)) > self._memory_budget and size > 1:
                 slope = max((used - last[1]) / (size - last[0]), 1.0)  # bytes that each member adds
                 last = size, used
                 fitting = max(int(size - (used - self._memory_budget) / slope), 1)
                 size = -(-each // -(-each // min(fitting, size - 1)))  # batches of equal sizes
-                compiled = self._compile(given, own, shared, size)
+                compiled = self._compiled(structure, placed, size)
             self._programs[signature] = compiled, size
         return self._programs[signature]
 
-    def _compile(self, given: _Arguments, own: Any, shared: Any, size: int) -> jax.stages.Compiled:
+    def _compiled(self, structure: Any, placed: _Members, size: int) -> jax.stages.Compiled:
         def members(own: list[Any], shared: list[Any]) -> Any:
             def one(own: list[Any]) -> Any:
-                return as_arrays("function", self._function(*given.join(own, shared)))
+                leaves = [a if b is None else b for a, b in zip(own, shared, strict=True)]
+                return as_arrays("function", self._function(*structure.unflatten(leaves)))
 
-            count = own[0].shape[0]
+            count = _Members(own, shared).number
             if size == count and self._batch_size is None:
                 return jax.vmap(one)(own)
             # Whole batches: a smaller last one would be another program, with other bits.
-            rows = repeating_the_last(count, size)
-            found = jax.lax.map(one, [leaf[rows] for leaf in own], batch_size=size)
+            rows = _Members(own, shared).some(repeating_the_last(count, size)).own
+            found = jax.lax.map(one, rows, batch_size=size)
             return jax.tree.map(lambda leaf: leaf[:count], found)
 
         sharded = jax.shard_map(
             members, mesh=self._mesh, in_specs=(MEMBERS, SHARED), out_specs=MEMBERS, check_vma=False
         )
-        return jax.jit(sharded).lower(own, shared).compile()
+        return jax.jit(sharded).lower(*placed).compile()
 
 
 def _is_none(node: Any) -> bool:

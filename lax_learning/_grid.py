@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
-from lax_learning._checks import as_arrays, check_callable, describe
+from lax_learning._arrays import as_arrays
+from lax_learning._checks import check_callable, describe
 from lax_learning._ensemble import Ensemble, check_members, ensemble
 
 
@@ -36,9 +37,6 @@ def grid(function: Callable[..., Any], **options: Any) -> Callable[..., Grid]:
     Returns:
       `(axes, *shared) -> Grid`: axes is a dict of arrays, or pytrees of arrays, each with a leading axis of
       values, such as `{"seed": keys, "learning_rate": rates}`.
-
-    Raises:
-      TypeError, ValueError: for axes that are no such dict, and as `ensemble` does.
 
     Example:
       >>> import jax, jax.numpy as jnp

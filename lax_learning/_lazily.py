@@ -12,26 +12,20 @@ from jaxtyping import Array, Bool
 def lazily(
     needed: Bool[Array, ""], compute: Callable[..., Any], otherwise: Callable[..., Any], *operands: Any
 ) -> Any:
-    """`compute(*operands)` if needed, else `otherwise(*operands)`.
+    """Returns `compute(*operands)` if needed, else `otherwise(*operands)`.
 
     `lax.cond` becomes a select under `vmap`, which always computes both. Here both are computed for all
     members only if some member needs it, so that rare work stays rare. Differentiated it is `lax.cond`.
 
-    Args:
-      needed: a scalar.
-      compute: `(*operands) -> result`; it must not close over traced values.
-      otherwise: the same, cheap, with a result of the same structure, shapes and dtypes.
-      *operands: pytrees of arrays.
+    `compute` must not close over traced values; `otherwise` is cheap, with a result of the same type.
     """
     leaves, structure = jax.tree.flatten(operands)
 
+    def opened(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *leaves: function(*jax.tree.unflatten(structure, leaves))
+
     def choose(needed: Any, *leaves: Any) -> Any:
-        return jax.lax.cond(
-            needed,
-            lambda *leaves: compute(*jax.tree.unflatten(structure, leaves)),
-            lambda *leaves: otherwise(*jax.tree.unflatten(structure, leaves)),
-            *leaves,
-        )
+        return jax.lax.cond(needed, opened(compute), opened(otherwise), *leaves)
 
     run = custom_vmap(choose)
 
@@ -41,14 +35,11 @@ def lazily(
         in_axes = tuple(0 if b else None for b in batched)
 
         def each(needed: Any, *leaves: Any) -> Any:
-            operands = jax.tree.unflatten(structure, leaves)
-            return jax.tree.map(
-                lambda a, b: jnp.where(needed, a, b), compute(*operands), otherwise(*operands)
-            )
+            both = opened(compute)(*leaves), opened(otherwise)(*leaves)
+            return jax.tree.map(lambda a, b: jnp.where(needed, a, b), *both)
 
         def none(needed: Any, *leaves: Any) -> Any:
-            del needed
-            return otherwise(*jax.tree.unflatten(structure, leaves))
+            return opened(otherwise)(*leaves)
 
         result = lazily(jnp.any(needed), jax.vmap(each, in_axes), jax.vmap(none, in_axes), needed, *leaves)
         return result, jax.tree.map(lambda _: True, result)

@@ -9,21 +9,16 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lax_learning._arrays import as_arrays, check_values
 from lax_learning._checks import check_sequence, describe
 
 
 def replicate(arrays: Any, devices: Sequence[Any] | None = None) -> Any:
-    """Copies on all devices: what members of an ensemble share is then not copied at every call.
+    """Copies arrays to all devices, so that an ensemble does not copy shared ones at every call.
 
     Args:
       arrays: a pytree of arrays, the same in every process.
-      devices: by default all, of all processes, as `ensemble` has it.
-
-    Returns:
-      The pytree, its leaves arrays on all devices.
-
-    Raises:
-      TypeError, ValueError: for leaves that are no arrays or are traced, and devices that are none.
+      devices: by default all, of all processes, as of `ensemble`.
 
     Example:
       >>> images = replicate(np.zeros((5, 3)))
@@ -31,18 +26,18 @@ def replicate(arrays: Any, devices: Sequence[Any] | None = None) -> Any:
       True
     """
 
-    def as_whole(path: Any, leaf: Any) -> jax.Array:
-        if isinstance(leaf, Tracer | str | bytes):
-            got = describe(leaf) + " that is traced" * isinstance(leaf, Tracer)
-            raise TypeError(f"arrays{jax.tree_util.keystr(path)}: expected an array, got {got}")
-        try:
-            return jnp.asarray(leaf)
-        except (TypeError, ValueError, OverflowError) as error:
-            got = describe(leaf)
-            raise TypeError(f"arrays{jax.tree_util.keystr(path)}: expected an array, got {got}") from error
+    return place(as_values("arrays", arrays), NamedSharding(mesh_of(devices), PartitionSpec()))
 
-    mesh = mesh_of(devices)
-    return place(jax.tree_util.tree_map_with_path(as_whole, arrays), NamedSharding(mesh, PartitionSpec()))
+
+def as_values(name: str, tree: Any, hint: str = "") -> Any:
+    """Returns a pytree of arrays with values; raises TypeError, with a hint, if one is traced."""
+    tree = as_arrays(name, tree)
+    check_values(name, tree)
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if isinstance(leaf, Tracer):
+            at = f"{name}{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{at}: expected an array, got {describe(leaf)} that is traced{hint}")
+    return tree
 
 
 def mesh_of(devices: Sequence[Any] | None) -> Mesh:
@@ -58,12 +53,10 @@ def mesh_of(devices: Sequence[Any] | None) -> Mesh:
 
 
 def gather(results: Any) -> Any:
-    """Results of an ensemble as NumPy arrays, in every process.
+    """Results of an ensemble, a pytree of arrays, as NumPy arrays in every process.
 
-    To be called by all processes together; devices that are out of a process's reach send theirs.
-
-    Args:
-      results: a pytree of arrays; keys among them stay arrays of JAX.
+    To be called by all processes together; devices that are out of a process's reach send theirs. Keys among
+    the results stay arrays of JAX.
 
     Example:
       >>> import jax.numpy as jnp
@@ -71,18 +64,12 @@ def gather(results: Any) -> Any:
       {'losses': array([0, 1, 2], dtype=int32)}
     """
 
-    def in_memory(path: Any, leaf: Any) -> Any:
-        if isinstance(leaf, Tracer):
-            at = f"results{jax.tree_util.keystr(path)}"
-            raise TypeError(f"{at}: expected an array, got {describe(leaf)} that is traced")
+    def in_memory(leaf: Any) -> Any:
         is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        found = within_reach(leaf) if is_key else np.asarray(within_reach(leaf))
-        if found.dtype == object or isinstance(leaf, str | bytes):
-            at = f"results{jax.tree_util.keystr(path)}"
-            raise TypeError(f"{at}: expected an array, got {describe(leaf)}")
-        return found
+        return within_reach(leaf) if is_key else np.asarray(within_reach(leaf))
 
-    return jax.tree_util.tree_map_with_path(in_memory, results)
+    as_values("results", results)
+    return jax.tree.map(in_memory, results)
 
 
 def within_reach(leaf: Any) -> Any:
@@ -94,7 +81,7 @@ def within_reach(leaf: Any) -> Any:
 
 
 def place(arrays: Any, sharding: NamedSharding, chosen: Any = ...) -> Any:
-    """Puts the chosen rows on devices; every process puts what belongs to its own."""
+    """Puts the chosen rows on devices; every process puts the shards of its own."""
     mesh = cast(Mesh, sharding.mesh)
     local = tuple(mesh.local_mesh.devices.flat)
 

@@ -22,11 +22,12 @@ def is_half(dtype: Any) -> bool:
 
 def widened(tree: Any) -> Any:
     """A pytree of arrays, those of half precision in float32."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if _is_narrow(leaf.dtype) else leaf, tree)
 
+    def of(leaf: Array) -> Array:
+        is_narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and is_half(leaf.dtype)
+        return leaf.astype(jnp.float32) if is_narrow else leaf
 
-def _is_narrow(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.floating) and is_half(dtype)
+    return jax.tree.map(of, tree)
 
 
 def shift(w: Array, step: Array, noise: Array) -> tuple[Array, Array, Array]:
@@ -43,7 +44,7 @@ def shift(w: Array, step: Array, noise: Array) -> tuple[Array, Array, Array]:
     """
     dtype, noise = w.dtype, noise.astype(step.dtype)
     wide, exact = w.astype(step.dtype), step * noise
-    # Rounding has no derivative of use: what differentiates through an update sees the step without it.
+    # Rounding has no useful derivative: differentiation through an update sees the step without it.
     at, by = jax.lax.stop_gradient((wide, exact))
     size = jnp.abs(at)
     move = jnp.maximum(_round(size + jnp.abs(by), dtype) - size, _spacing(size, dtype))

@@ -1,4 +1,4 @@
-"""Containers of the kind that came in: lists stay lists, and frozen dicts frozen."""
+"""Containers of the same kind as the input: lists stay lists, and frozen dicts frozen."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -4,18 +4,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import as_array, as_real, describe
+from lax_learning._arrays import as_real
+from lax_learning._checks import as_array, describe
 
 
 def _as_pair(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     """Both as arrays of real numbers; raises unless they have one shape."""
     output, y = as_array("output", output), as_array("y", y)
+    if y.shape == output.shape[:-1] != output.shape and jnp.issubdtype(y.dtype, jnp.integer):
+        raise ValueError(
+            f"y: expected one-hot labels of shape {list(output.shape)} as output, got integer labels "
+            f"{describe(y)}; use jax.nn.one_hot(y, {output.shape[-1]})"
+        )
     if y.shape != output.shape:
-        if y.shape == output.shape[:-1] and jnp.issubdtype(y.dtype, jnp.integer):
-            raise ValueError(
-                f"y: expected one-hot labels of shape {list(output.shape)} as output, got integer labels "
-                f"{describe(y)}; use jax.nn.one_hot(y, {output.shape[-1]})"
-            )
         raise ValueError(f"y: expected shape {list(output.shape)} as output, got {list(y.shape)}")
     return output, y
 
@@ -37,14 +38,7 @@ def _check_classes(output: Array) -> None:
 def squared_error(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
     """Squared error summed over the outputs, without a factor of 1/2 or 1/n.
 
-    `l = sum_i (y_i - output_i)^2`
-
-    Args:
-      output: the network's output, `[batch, ...]`.
-      y: the targets, `[batch, ...]`.
-
-    Returns:
-      The loss of every example, `[batch]`, in float32 or wider.
+    `l = sum_i (y_i - output_i)^2` for outputs and targets `[batch, ...]`: `[batch]`, in float32 or wider.
 
     Example:
       >>> squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]])).tolist()
@@ -99,7 +93,7 @@ def _scores(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
 
 
 def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
-    """Computes the share of examples whose largest output is the label's.
+    """Computes the share of examples whose largest output is the label's, in 0..1.
 
     Of equal outputs the first counts as the largest. NaN if any output is NaN, so that a model that diverged
     has no accuracy, or if a row of `y` has no single largest entry, for example where it is all zeros.
@@ -107,9 +101,6 @@ def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
     Args:
       output: `[batch, ..., classes]`, of at least two classes.
       y: one-hot labels of the same shape, or numbers whose largest in a row is the label's.
-
-    Returns:
-      A number in 0..1.
 
     Example:
       >>> float(accuracy(jnp.array([[0.2, 0.8], [0.6, 0.4]]), jnp.array([[0.0, 1.0], [0.0, 1.0]])))

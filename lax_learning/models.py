@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import as_arrays, check_callable, check_flag, describe
+from lax_learning._arrays import as_arrays
+from lax_learning._checks import check_callable, check_flag, check_instance, describe
 from lax_learning.types import Key, Params, Where
 
 
@@ -77,28 +79,22 @@ _SAYS_WHAT_IS_WRONG = re.compile(r"\S+: expected .*, got ", re.DOTALL)
 
 
 def _misfit(error: Exception, params: Params, x: Any) -> ValueError:
-    """An error of apply that names what it got, and the line of the user's code."""
+    """Returns an error of apply that names its arguments, and the line of the user's code."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames[1:] if "/jax/" not in f.filename and "/site-packages/" not in f.filename]
     line = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
-    got = [
-        ", ".join(f"{name}{jax.tree_util.keystr(path)} {describe(leaf)}" for path, leaf in leaves[:20])
-        + (f" and {len(leaves) - 20} more" if len(leaves) > 20 else "")
-        for name, leaves in (
-            ("params", jax.tree.leaves_with_path(params)),
-            ("x", jax.tree.leaves_with_path(x)),
-        )
-    ]
-    return ValueError(
-        f"apply: expected params and x that fit the model, got {got[0]} and {got[1]}: {error!r}{line}"
-    )
+
+    def listed(name: str, tree: Any) -> str:
+        leaves = [f"{name}{keystr(path)} {describe(leaf)}" for path, leaf in jax.tree.leaves_with_path(tree)]
+        return ", ".join(leaves[:20]) + f" and {len(leaves) - 20} more" * (len(leaves) > 20)
+
+    got = f"{listed('params', params)} and {listed('x', x)}"
+    return ValueError(f"apply: expected params and x that fit the model, got {got}: {error!r}{line}")
 
 
 def check_model(model: Any) -> None:
     """Raises TypeError unless `model` is a `Model`."""
-    if not isinstance(model, Model):
-        expected = "a Model, such as Model(lambda params, x: output)"
-        raise TypeError(f"model: expected {expected}, got {describe(model)}")
+    check_instance("model", model, Model, "a Model, such as Model(lambda params, x: output)")
 
 
 def check_where(name: str, where: Any) -> None:
@@ -110,9 +106,7 @@ def check_where(name: str, where: Any) -> None:
 
 def leaf_paths(tree: PyTree) -> list[str]:
     """Paths of the leaves of a pytree, such as `params/Dense_0/kernel`."""
-    return [
-        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(tree)
-    ]
+    return [keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(tree)]
 
 
 def selects(where: Where, path: str, name: str = "where") -> bool:
@@ -121,27 +115,22 @@ def selects(where: Where, path: str, name: str = "where") -> bool:
         return where is None or fnmatch.fnmatchcase(path, where)
     selected = where(path)
     if not isinstance(selected, bool | np.bool_ | re.Match | None):
-        raise TypeError(f"{name}: expected a function path -> True or False, got {describe(selected)} "
-                        f"for {path!r}")  # fmt: skip
+        expected = "a function path -> True or False"
+        raise TypeError(f"{name}: expected {expected}, got {describe(selected)} for {path!r}")
     return bool(selected)
 
 
 class Split:
-    """The leaves of params that a model trains, apart from the others.
-
-    Attributes:
-      paths: of all leaves.
-      trained: whether each leaf is a parameter.
-    """
+    """The leaves of params, their paths, and whether each is a parameter that the model trains."""
 
     def __init__(self, model: Model, params: Params) -> None:
         self.paths = leaf_paths(params)
         leaves, self.structure = jax.tree.flatten(as_arrays("params", params))
         self.leaves: list[Any] = leaves
         self.trained = [selects(model.trainable, path, "trainable") for path in self.paths]
+        if not leaves:
+            raise ValueError("params: expected at least one parameter, got an empty pytree")
         if not any(self.trained):
-            if not leaves:
-                raise ValueError("params: expected at least one parameter, got an empty pytree")
             raise ValueError(
                 f"trainable: expected to select a parameter out of {self.paths}, got {model.trainable!r}, "
                 "which selects none"
@@ -150,8 +139,7 @@ class Split:
         if twice:
             raise ValueError(f"params: expected one leaf at each path, got several at {twice}")
         for path, leaf, trained in zip(self.paths, self.leaves, self.trained, strict=True):
-            is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
-            if trained and not (is_array and jnp.issubdtype(leaf.dtype, jnp.floating)):
+            if trained and not jnp.issubdtype(leaf.dtype, jnp.floating):
                 where = f" at {path!r}" if path else ""
                 raise TypeError(
                     f"params: expected a floating-point parameter{where}, got {describe(leaf)}; leave "
@@ -170,17 +158,12 @@ class Split:
 
     def merge(self, parameters: list[Any]) -> Params:
         """Params with other values of the trained leaves."""
-        values = iter(parameters)
-        leaves = [
-            next(values) if trained else leaf for leaf, trained in zip(self.leaves, self.trained, strict=True)
-        ]
-        return jax.tree.unflatten(self.structure, leaves)
+        return self._filled(parameters, lambda leaf: leaf)
 
     def gradients(self, parameters: list[Any]) -> Params:
         """Gradients with the structure of params: zero for the leaves that are not trained."""
-        values = iter(parameters)
-        leaves = [
-            next(values) if trained else jnp.zeros_like(leaf)
-            for leaf, trained in zip(self.leaves, self.trained, strict=True)
-        ]
-        return jax.tree.unflatten(self.structure, leaves)
+        return self._filled(parameters, jnp.zeros_like)
+
+    def _filled(self, parameters: list[Any], of_constant: Callable[[Any], Any]) -> Params:
+        values, marked = iter(parameters), zip(self.leaves, self.trained, strict=True)
+        return self.structure.unflatten([next(values) if own else of_constant(leaf) for leaf, own in marked])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,18 +10,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from lax_learning._checks import (
-    MAX_ENTRIES,
-    as_arrays,
-    check_callable,
-    check_count,
-    check_instance,
-    check_key,
-    check_same_structure,
-    describe,
-)
+from lax_learning._arrays import as_arrays, by_path, check_same_structure
+from lax_learning._checks import MAX_ENTRIES, check_callable, check_count, check_instance, check_key, describe
 from lax_learning._optimizers import with_loss_support
-from lax_learning.data._batches import BatchState, batches
+from lax_learning.data._batches import Batches, BatchState, batches
 from lax_learning.data.types import Dataset, Splits, check_splits
 from lax_learning.models import leaf_paths, selects
 from lax_learning.types import Key, Params, Rule
@@ -33,7 +26,7 @@ class TrainState(NamedTuple):
 
     Fields:
       params: the rule's params.
-      rule_state: what else the rule remembers; empty for most.
+      rule_state: state of the rule; empty for most.
       optimizer_state: optax's.
       batches: order of the examples.
       update_key: the key of update t is `fold_in(update_key, t)`.
@@ -53,7 +46,7 @@ class History(NamedTuple):
 
     Fields:
       losses: loss of the batch before each update, `[num_updates]`.
-      evaluations: what `evaluate` returned at the start and after every `every` updates, each leaf with
+      evaluations: results of `evaluate` at the start and after every `every` updates, each leaf with
         a leading axis `[1 + num_updates / every]`.
       state: the state at the end.
     """
@@ -69,18 +62,26 @@ class Train:
 
     Fields:
       init: `(key, data) -> state`.
-      advance: `(state, step, data) -> (state, losses [every])`: the next `every` updates, the first of
-        which is number `step`. Under vmap leave `step` unbatched.
+      update: `(data, state, step) -> (state, loss)`: update number `step`.
       evaluate: `(state, step, data) -> evaluation` after `step` updates.
       num_updates: length of the run.
       every: updates between evaluations.
     """
 
     init: Callable[[Key, Splits], TrainState]
-    advance: Callable[[TrainState, Int[Array, ""] | int, Splits], tuple[TrainState, Array]]
+    update: Callable[[Splits, TrainState, Int[Array, ""] | int], tuple[TrainState, Array]]
     evaluate: Callable[[TrainState, Int[Array, ""] | int, Splits], PyTree]
     num_updates: int
     every: int
+
+    def advance(
+        self, state: TrainState, step: Int[Array, ""] | int, data: Splits
+    ) -> tuple[TrainState, Array]:
+        """Returns the state after the next `every` updates, and their losses.
+
+        The first of them is number `step`; leave it unbatched under vmap.
+        """
+        return jax.lax.scan(partial(self.update, data), state, step + jnp.arange(self.every))
 
     def __call__(self, key: Key, data: Splits) -> History:
         """Runs from `key` to the end."""
@@ -88,7 +89,7 @@ class Train:
         first = self.evaluate(start, 0, data)
 
         def interval(state: TrainState, step: Array) -> tuple[TrainState, tuple[Array, PyTree]]:
-            state, losses = self.advance(state, step, data)
+            state, losses = jax.lax.scan(partial(self.update, data), state, step + jnp.arange(self.every))
             return state, (losses, self.evaluate(state, step + self.every, data))
 
         steps = jnp.arange(0, self.num_updates, self.every)
@@ -97,27 +98,20 @@ class Train:
         return History(losses.reshape(self.num_updates), evaluations, state)
 
 
-def _number(data: Dataset) -> int:
-    """Number of examples."""
-    return jax.tree.leaves(data)[0].shape[0]
-
-
-def _no_evaluation(key: Key, params: Params, state: Any, data: Splits) -> PyTree:
-    return ()
-
-
 def _merged(params: Params, parameters: Params) -> Params:
     """Params with other values where `parameters` holds one."""
-    return jax.tree.map(
-        lambda new, old: old if new is None else new, parameters, params, is_leaf=lambda node: node is None
-    )
+
+    def newer(new: Any, old: Any) -> Any:
+        return old if new is None else new
+
+    return jax.tree.map(newer, parameters, params, is_leaf=lambda node: node is None)
 
 
 def _absorbed(absorb: Callable[[Params, Any], Params] | None, params: Params, aux: list[Any]) -> Params:
     """Params after an update; `aux` is empty for a model without one."""
     if absorb is None and aux:
         raise TypeError(
-            "absorb: expected a function (params, aux) -> params, which says what becomes of the model's "
+            "absorb: expected a function (params, aux) -> params, which decides what becomes of the model's "
             "aux, got None; lambda params, aux: params drops it"
         )
     if absorb is None:
@@ -126,10 +120,12 @@ def _absorbed(absorb: Callable[[Params, Any], Params] | None, params: Params, au
         raise TypeError(f"absorb: expected None for a model without aux, got {describe(absorb)}")
     new = as_arrays("absorb", absorb(params, *aux))
     check_same_structure(("absorb", "params"), (new, params))
-    for (path, leaf), old in zip(jax.tree.leaves_with_path(new), jax.tree.leaves(params), strict=True):
+
+    def check(at: str, leaf: Any, old: Any) -> None:
         if leaf.dtype != old.dtype:
-            at = f"absorb{jax.tree_util.keystr(path)}"
             raise TypeError(f"{at}: expected {old.dtype} as in params, got {describe(leaf)}")
+
+    by_path("absorb", check, new, params)
     return new
 
 
@@ -141,7 +137,7 @@ def make_train(
     num_updates: int,
     batch_size: int,
     absorb: Callable[[Params, Any], Params] | None = None,
-    evaluate: Evaluate = _no_evaluation,
+    evaluate: Evaluate = lambda key, params, state, data: (),
     every: int | None = None,
 ) -> Train:
     """Makes a training run out of any rule and any optimiser.
@@ -158,8 +154,8 @@ def make_train(
       absorb: for a model with aux, `(params, aux) -> params` after an update: puts new running statistics
         back among the leaves of params that are not trained.
       evaluate: `(key, params, state, data) -> pytree` of metrics, with the state of the rule.
-      every: updates between evaluations, a divisor of num_updates; by default all of them, so that the
-        run is evaluated at its start and its end.
+      every: updates between evaluations, a divisor of num_updates; by default the run is evaluated at its
+        start and its end alone.
 
     Returns:
       `train(key, data) -> History` on `Splits`, a pure function written for one seed: see `ensemble` for
@@ -193,13 +189,16 @@ def make_train(
     with_loss = with_loss_support(optimizer)
 
     def trained(params: Params) -> Params:
-        """Params with None in place of what no optimizer moves."""
+        """Params with None for leaves that no optimizer moves."""
         if rule.trainable is None:
             return params
         paths = iter(leaf_paths(params))
         return jax.tree.map(
             lambda leaf: leaf if selects(rule.trainable, next(paths), "trainable") else None, params
         )
+
+    def schedule(examples: Dataset) -> Batches:
+        return batches(len(jax.tree.leaves(examples)[0]), batch_size)
 
     def start(key: Key, data: Splits) -> TrainState:
         check_key("key", key)
@@ -208,38 +207,33 @@ def make_train(
         params_key, state_key = jax.random.split(params_key)
         params = as_arrays("init", init(params_key))
         rule_state = rule.init(state_key, params, jax.tree.map(lambda leaf: leaf[:1], train_data.x))
-        order = batches(_number(train_data), batch_size).init(batch_key)
+        order = schedule(train_data).init(batch_key)
         optimizer_state = with_loss.init(trained(params))
         return TrainState(params, rule_state, optimizer_state, order, update_key, evaluate_key)
 
-    def advance(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> tuple[TrainState, Array]:
+    def update(data: Splits, state: TrainState, step: Int[Array, ""] | int) -> tuple[TrainState, Array]:
         examples = check_splits(data)
-        schedule = batches(_number(examples), batch_size)
+        order, indices = schedule(examples).next(state.batches, step)
+        key = jax.random.fold_in(state.update_key, step)
+        batch = jax.tree.map(lambda leaf: leaf[indices], tuple(examples))
+        value, grads, rule_state = rule.value_and_grad(key, state.params, state.rule_state, *batch)
+        loss, *aux = value if isinstance(value, tuple) else (value,)
+        grads, parameters = trained(grads), trained(state.params)
 
-        def update(state: TrainState, step: Array) -> tuple[TrainState, Array]:
-            order, indices = schedule.next(state.batches, step)
-            key = jax.random.fold_in(state.update_key, step)
-            batch = jax.tree.map(lambda leaf: leaf[indices], tuple(examples))
-            value, grads, rule_state = rule.value_and_grad(key, state.params, state.rule_state, *batch)
-            loss, *aux = value if isinstance(value, tuple) else (value,)
-            grads, parameters = trained(grads), trained(state.params)
+        def loss_at(parameters: Params) -> Array:
+            params = _merged(state.params, parameters)
+            value = rule.value_and_grad(key, params, state.rule_state, *batch)[0]
+            return value[0] if isinstance(value, tuple) else value
 
-            def loss_at(parameters: Params) -> Array:
-                params = _merged(state.params, parameters)
-                value = rule.value_and_grad(key, params, state.rule_state, *batch)[0]
-                return value[0] if isinstance(value, tuple) else value
-
-            updates, optimizer_state = with_loss.update(
-                grads, state.optimizer_state, parameters, value=loss, grad=grads, value_fn=loss_at
-            )
-            params = _merged(state.params, optax.apply_updates(parameters, updates))
-            params = _absorbed(absorb, params, aux)
-            return TrainState(params, rule_state, optimizer_state, order, *state[-2:]), loss
-
-        return jax.lax.scan(update, state, step + jnp.arange(every))
+        updates, optimizer_state = with_loss.update(
+            grads, state.optimizer_state, parameters, value=loss, grad=grads, value_fn=loss_at
+        )
+        params = _merged(state.params, optax.apply_updates(parameters, updates))
+        params = _absorbed(absorb, params, aux)
+        return TrainState(params, rule_state, optimizer_state, order, *state[-2:]), loss
 
     def evaluate_state(state: TrainState, step: Int[Array, ""] | int, data: Splits) -> PyTree:
         key = jax.random.fold_in(state.evaluate_key, step)
         return as_arrays("evaluate", evaluate(key, state.params, state.rule_state, data))
 
-    return Train(start, advance, evaluate_state, num_updates, every)
+    return Train(start, update, evaluate_state, num_updates, every)

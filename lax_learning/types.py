@@ -58,8 +58,10 @@ class Online(NamedTuple):
 class Rule(NamedTuple):
     """A credit assignment rule on one model and one loss.
 
+    Functions of any `Model` and of a per-example loss `(output, y) -> [batch]` return one.
+
     Fields:
-      init: `(key, params, x) -> state`: what the rule remembers, `()` for most; of x only shapes are used.
+      init: `(key, params, x) -> state`: memory of the rule, `()` for most; of x only shapes are used.
       value_and_grad: `(key, params, state, x, y) -> (loss, grads, state)`. `grads` has the structure, shapes,
         dtypes and units of `jax.grad` of the mean loss; for a model with aux the first is `(loss, aux)`.
       trainable: of the model: which leaves of params are for an optimizer to move.
@@ -78,10 +80,7 @@ class Rule(NamedTuple):
     wrapped: Callable[[Any], Any] | None = None
 
     def model_at(self, model: Any, state: Any) -> Any:
-        """Returns what the params are trained for: the model, or what the rule makes of it in a state.
-
-        To be used for predictions: `rule.model_at(model, state).apply(params, x)`.
-        """
+        """Returns the model to predict with: `model`, or the one that the rule wraps around it in a state."""
         return self.wrapped(state) if self.wrapped else model
 
 

@@ -15,8 +15,8 @@ from flax.core import FrozenDict
 
 from lax_learning import estimators, noise
 from lax_learning._sites._equations import all_equations
-from lax_learning._threefry import words
 from lax_learning.metrics import cosine_similarity
+from lax_learning.noise import words
 from tests.compare import QUICK, slow_but
 
 KEY = jax.random.key(30)

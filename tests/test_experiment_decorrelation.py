@@ -15,7 +15,7 @@ import lax_learning as ll
 from experiments import harness, running
 from experiments.decorrelation.__main__ import images, run_one
 from experiments.decorrelation.config import Config
-from experiments.decorrelation.reading import (
+from experiments.decorrelation.figures import (
     best_rate,
     elapsed,
     first_reaching,
@@ -29,9 +29,8 @@ from experiments.decorrelation.runs import (
     Run,
     on_pixels,
     runs_of,
-    targets,
 )
-from experiments.decorrelation.training import Carry, Images, measure, start_of, update
+from experiments.decorrelation.training import Carry, measure, start_of, targets, update
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -69,7 +68,7 @@ def test_every_purpose_has_a_key_and_the_rate_is_chosen_by_images_that_are_not_o
     x = jnp.eye(784)[:6]
     right = jax.nn.one_hot(jnp.argmax(network.apply(start.params, x), axis=1), 10)
     sets = (ll.data.Dataset(x, y) for y in (right, jnp.roll(right, 1, axis=1), right))
-    found = measure(form, start, form.steps + 1, Images(*sets))
+    found = measure(form, start, form.steps + 1, ll.data.Splits(*sets))
     assert (found["test_accuracy"], found["validation_accuracy"]) == (1, 0)
 
 

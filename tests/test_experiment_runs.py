@@ -14,7 +14,7 @@ import xarray as xr
 
 import lax_learning as ll
 from experiments import compare, load_params, plot
-from experiments.decorrelation.reading import NOTEBOOK, PUBLISHED
+from experiments.decorrelation.figures import NOTEBOOK, PUBLISHED
 from experiments.decorrelation.runs import STUDIES, notebook_runs
 from experiments.finished import read_run
 from experiments.microlearning.__main__ import choose_test_images, load, make_setting

@@ -9,12 +9,12 @@ import pytest
 import xarray as xr
 from tqdm import tqdm
 
-from experiments.grouping import group_by_shape
+from experiments.running import group_by_shape
 from experiments.symbolic_discriminator import activations, critics, reading, spaces
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critic_studies import of_each
-from experiments.symbolic_discriminator.points import LIBRARIES, library, points
 from experiments.symbolic_discriminator.report import STUDIES, figures, rows
+from experiments.symbolic_discriminator.spaces import LIBRARIES, library, points
 from lax_learning import symbolic
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -86,7 +86,7 @@ def test_metrics_of_epochs_are_over_all_steps_or_of_the_first(monkeypatch):
     monkeypatch.setattr(symbolic, "train_critic", lambda *_, **__: lambda key, state, first: (state, made))
     run = critics.training({name: spaces.SMALL[name] for name in spaces.STATIC}, config)
     traced = {"learning_rate": np.float32(0.1), "penalty": np.float32(0.1), "decay": np.float32(0.1)}
-    _, found = run.step(critics.Carry(jax.random.key(0), traced, ()), 0, None)  # pyright: ignore[reportArgumentType]
+    _, found = run.step((jax.random.key(0), traced, ()), 0, None)
     assert critics.schedule(400).epochs_a_bin == 2
     by_hand = {
         "accuracy": made.accuracy.mean(axis=1),

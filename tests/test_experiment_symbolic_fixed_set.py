@@ -20,7 +20,7 @@ from experiments.symbolic_discriminator.fixed_set import (
     curves_of,
     seeds_of,
 )
-from experiments.symbolic_discriminator.points import library, points
+from experiments.symbolic_discriminator.spaces import library, points
 from lax_learning import symbolic
 from tests.finished import row_of
 

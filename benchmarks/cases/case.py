@@ -13,34 +13,34 @@ from experiments.settings import Count, Options, at_least
 
 @dataclass(frozen=True)
 class Sizes(Options):
-    """Sizes of the problems; those of the published experiments by default."""
+    """Sizes of the problems; the defaults are those of the published experiments."""
 
     hidden: Count = 500
     """Hidden units of the tutorial's network."""
     batch_size: Count = 200
-    """Examples an update of the tutorial."""
+    """Examples per update in the tutorial."""
     updates: Count = 20
-    """Updates in a call, the tutorial's and decorrelated ones."""
+    """Updates per call, for the tutorial and for decorrelation."""
     examples: Annotated[int, at_least(3)] = 1_000
-    """Examples of the SNR; the reference holds 3.1 MB for each."""
+    """Examples for the SNR; the reference needs 3.1 MB for each."""
     neurons: Count = 50
-    """Neurons, and dimension of the inputs, of the birth-death step."""
+    """Number of neurons and of input dimensions in the birth-death step."""
     points: Count = 100
-    """Fresh examples a birth-death step."""
+    """New examples per birth-death step."""
     steps: Count = 1_000
-    """Birth-death steps in a call."""
+    """Birth-death steps per call."""
     curve_points: Count = 700
-    """Points of every curve that a critic sees."""
+    """Points of each curve that a critic sees."""
     epochs: Count = 5
-    """Epochs of a critic in a call."""
+    """Epochs of a critic per call."""
     width: Count = 100
     """Units of a hidden k-cap layer, half of which may fire."""
     samples: Count = 1_000
-    """Samples of a k-cap network's pass."""
+    """Samples in a pass of the k-cap network."""
     rule_batch_size: Count = 100
-    """Samples of a batch of meta-learning: of the pass that its gradient goes through."""
+    """Samples per meta-learning batch, the pass that is differentiated."""
     rule_batches: Count = 10
-    """Batches of meta-learning in a call, of the 75 of a rule epoch."""
+    """Meta-learning batches per call; a rule epoch has 75."""
 
     PREFIX: ClassVar[str] = "sizes."
 

@@ -7,7 +7,7 @@ by `--resume` at its last epochs.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
+from benchmarks.machine import run_with_table
 from benchmarks.published import report
 from benchmarks.published.entries import ENTRIES, Entry, make_rule
-from benchmarks.tables import write_table
 from experiments import harness, memory
 from experiments.running import Run, run_members
 from experiments.settings import Count, Seed, Settings
@@ -26,18 +26,18 @@ from experiments.settings import Count, Seed, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Train in published settings, and print our test errors beside the published ones."""
+    """Train in published settings, and print our test errors next to the published ones."""
 
     rows: tuple[str, ...] = tuple(ENTRIES)
-    """Rows of benchmarks/published/entries.py; by default all."""
+    """Rows of benchmarks/published/entries.py; default: all."""
     seeds: Count = 4
-    """Initial weights, feedback, noise and order of the images."""
+    """Number of seeds for initial weights, feedback, noise and order of the images."""
     seed: Seed = 0
     """Base PRNG seed."""
     epochs: Count | None = None
-    """Epochs of a run, over which its schedule is stretched; by default those of the row."""
+    """Epochs per run; the schedule is rescaled to them. Default: those of the row."""
     data: str = "sample"
-    """A folder of MNIST's IDX files, tfds or download; with sample, 5,000 images, nothing is comparable."""
+    """Folder of MNIST's IDX files, tfds or download. Results on sample (5,000 images) are not comparable."""
     out: Path = Path("results/published")
     """Folder for config.json, results.nc, summary.json, table.md and the figure."""
 
@@ -126,9 +126,7 @@ EXPERIMENT = harness.Experiment(
 
 def run(config: Config) -> xr.Dataset:
     """Runs all rows, and writes the table beside the results."""
-    results = cast(xr.Dataset, EXPERIMENT.run(config))
-    write_table(config.out, report.table(report.rows(harness.in_float64(results))))
-    return results
+    return run_with_table(EXPERIMENT, config)
 
 
 def main() -> int:

@@ -28,37 +28,37 @@ DEFAULT_RULES = (
 
 @dataclass(frozen=True)
 class Config(Options):
-    """Measure the gradients of all rules against backprop's: cosine, SNR, bias and variance, and their cost.
+    """Compare the gradients of all rules with backprop: cosine, SNR, bias, variance and cost.
 
-    One axis is varied at a time, the others stay at their defaults. Prints a table, and writes
-    `gradient_quality.json` and one figure a sweep, besides bias against variance and error against compute.
+    Varies one setting at a time, with the others at their defaults. Prints a table, and writes
+    `gradient_quality.json`, a figure per sweep, bias against variance, and error against compute.
     """
 
     out: Path = Path("results/gradient_quality")
     """Folder for the JSON and the figures."""
     resume: bool = False
-    """Go on where the run in --out was stopped: what it measured is kept."""
+    """Resume the run in --out and keep its measurements."""
     rules: tuple[str, ...] = DEFAULT_RULES
-    """Rules to measure: names of `experiments/registry.py`, or one's own as MODULE:FUNCTION, where
+    """Rules to measure: names in `experiments/registry.py`, or your own as MODULE:FUNCTION, where
     FUNCTION(model, loss) or FUNCTION(model, loss, sigma) returns the rule."""
     sweeps: tuple[str, ...] = ()
-    """Settings to vary; by default everything, and with --quick what needs no further programs."""
+    """Settings to vary; default: all, or with --quick those that need no further programs."""
     seeds: Count = 8
-    """Number of seeds: weights, feedback weights, examples and noise."""
+    """Number of seeds, for weights, feedback weights, examples and noise."""
     seed: Seed = 0
-    """Base PRNG seed, from which those of all runs come."""
+    """Base PRNG seed."""
     draws: Annotated[int, at_least(3)] = 128
-    """Gradients over which moments are taken, for every seed; at least 3."""
+    """Number of gradients per seed from which moments are computed; at least 3."""
     examples: Annotated[int, at_least(3)] = 128
-    """Examples over which SNR is taken, for every seed; at least 3."""
+    """Number of examples per seed from which the SNR is computed; at least 3."""
     data: str = "sample"
-    """MNIST: "sample" (offline), or a source of `ll.data.mnist`."""
+    """Source of MNIST: "sample" (offline), or another source of `ll.data.mnist`."""
     pooled: int = 4
-    """Pixels, across and down, that are averaged into one: 28 x 28 become 7 x 7 by default."""
+    """Size of the squares of pixels averaged into one; by default 28 x 28 pixels become 7 x 7."""
     quick: bool = False
-    """Less of everything: 4 seeds, 16 draws, 32 examples, at most three values a sweep, and fewer sweeps."""
+    """Short form: 4 seeds, 16 draws, 32 examples, at most three values per sweep, and fewer sweeps."""
     setting: Setting = Setting()  # noqa: RUF009 (frozen)
-    """The defaults of what is varied."""
+    """Default values of the settings."""
 
     def check(self) -> None:
         self.expect("pooled", "a divisor of 28, at most 7", self.pooled in (1, 2, 4, 7))

@@ -10,22 +10,22 @@ NETWORKS = ("dense", "convolutional")
 
 @dataclass(frozen=True)
 class Setting(Options):
-    """Setting of a measurement; a sweep varies one of these and leaves the others."""
+    """Settings of a measurement; a sweep varies one of them."""
 
     sigma: Positive = 1e-3
     """Standard deviation of the noise, in the units of the weights or of the pre-activations."""
     num_samples: Count = 1
-    """Gradients that are averaged into one."""
+    """Number of gradients that are averaged."""
     width: Count = 32
-    """Units of every hidden layer; channels of a convolutional one are an eighth."""
+    """Units per hidden layer; convolutional layers have an eighth as many channels."""
     depth: Count = 1
-    """Hidden layers."""
+    """Number of hidden layers."""
     batch_size: Count = 32
-    """Examples a gradient."""
+    """Examples per gradient."""
     updates: Annotated[int, at_least(0)] = 0
-    """Updates of the forward weights by backprop before measuring; feedback weights stay as drawn."""
+    """Backprop updates of the forward weights before measuring; feedback weights are not changed."""
     network: Literal["dense", "convolutional"] = "dense"
-    """Dense layers, or convolutional ones of 3 x 3 with a stride of 2 below a dense output."""
+    """Dense layers, or 3 x 3 convolutions with a stride of 2 and a dense output."""
 
     PREFIX: ClassVar[str] = "setting."
 

@@ -5,16 +5,15 @@ a problem; finished parts are kept, and `--resume` goes on.
 """
 
 import sys
-from typing import cast
 
 import jax
 import xarray as xr
 
+from benchmarks.machine import run_with_table
 from benchmarks.rules import report
 from benchmarks.rules.config import Config
 from benchmarks.rules.problems import PROBLEMS
 from benchmarks.rules.runs import load, run_part
-from benchmarks.tables import write_table
 from experiments import harness
 
 
@@ -44,9 +43,7 @@ EXPERIMENT = harness.Experiment(
 
 def run(config: Config) -> xr.Dataset:
     """Runs all parts, and writes the tables beside the results."""
-    results = cast(xr.Dataset, EXPERIMENT.run(config))
-    write_table(config.out, report.table(report.rows(harness.in_float64(results))))
-    return results
+    return run_with_table(EXPERIMENT, config)
 
 
 def main() -> int:

@@ -35,50 +35,50 @@ class Preset(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Compare all rules on equal terms: each with the best of the same learning rates, over many seeds.
+    """Compare all rules, each at the best of the same learning rates, over many seeds.
 
-    Every learning rate is tried on a few seeds and judged on validation data; the best one then runs on fresh
-    seeds, which are judged on test data: in equal updates, and in the seconds that backprop takes.
+    Tries every learning rate with a few seeds on validation data, and runs the best one with new seeds on
+    test data: at equal numbers of updates, and in the time that backprop takes.
     """
 
     PRESETS = {  # noqa: RUF012 (a constant of the class)
-        "full": Preset(tuple(PROBLEMS), 32, 4, 1_000, RATES),
+        "full": Preset(tuple(PROBLEMS), 32, 2, 300, RATES),
         "quick": Preset(QUICK, 8, 2, 200, RATES[::2]),
     }
 
     quick: bool = False
-    """The small form: three problems, 8 seeds, 200 updates, seven trials of two seeds."""
+    """Short form: three problems, 8 seeds, 200 updates, and seven learning rates with two seeds each."""
     rules: tuple[str, ...] = tuple(RULES)
-    """Rules to compare: rules of any model in experiments/registry.py, or one's own as MODULE:FUNCTION."""
+    """Rules to compare: names in experiments/registry.py, or your own as MODULE:FUNCTION."""
     problems: tuple[str, ...] | None = None
-    """DATA-MODEL, of digits mnist1d half_space and dense convolutional attention batch_norm; by default all
-    twelve, or three with --quick."""
+    """Problems as DATA-MODEL, from digits, mnist1d, half_space and dense, convolutional, attention,
+    batch_norm; default: all twelve, or three with --quick."""
     seeds: Annotated[int, at_least(2)] | None = None
-    """Seeds of the test: initial weights, feedback, noise and order of the examples; by default 32."""
+    """Number of test seeds, for initial weights, feedback, noise and order of examples; default: 32."""
     tuning_seeds: Count | None = None
-    """Other seeds, on which every learning rate is tried; by default 4."""
+    """Number of other seeds with which each learning rate is tried; default: 2."""
     updates: Count | None = None
-    """Updates of a run; by default 1,000."""
+    """Updates per run; default: 300."""
     seed: Seed = 0
     """Base PRNG seed."""
     rates: tuple[Positive, ...] | None = None
-    """Learning rates of gradient descent, the trials of every rule; by default 13 from 1e-5 to 10."""
+    """Learning rates of gradient descent to try for each rule; default: 13 from 1e-5 to 10."""
     batch_size: Count = 50
-    """Examples an update."""
+    """Examples per update."""
     evaluations: Count = 10
-    """Points of a learning curve, a divisor of the updates."""
+    """Points per learning curve; a divisor of the updates."""
     batches: Annotated[int, at_least(3)] = 16
-    """Batches over which cosine and signal to noise are taken, before and after training."""
+    """Number of batches for cosine and signal to noise, before and after training."""
     sigma: Positive = 0.01
     """Standard deviation of the noise of perturbation rules."""
     decay: Positive = 0.01
-    """Weight decay of Kolen-Pollack, by which its feedback meets the weights."""
+    """Weight decay of Kolen-Pollack."""
     gain: Positive = 0.2
-    """Size of the feedback weights of sign symmetry with unit magnitude."""
+    """Size of the feedback weights in sign symmetry with unit magnitudes."""
     seconds: Positive = 0.5
-    """Seconds that are spent on timing a rule beside backprop."""
+    """Seconds spent on timing each rule against backprop."""
     data: str = "sample"
-    """The digits: sample, 5,000 MNIST images offline; a folder of IDX files; tfds; or download."""
+    """Source of digits: sample (5,000 MNIST images, offline), a folder of IDX files, tfds or download."""
     out: Path = Path("results/rules")
     """Folder for config.json, results.nc, summary.json, table.md and the figures."""
 

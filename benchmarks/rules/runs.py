@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -26,11 +26,11 @@ Member = tuple[jax.Array, jax.Array]
 
 
 class Trained(NamedTuple):
-    """Result of a run: accuracies `[1 + evaluations]`, and params and state of the rule at both ends."""
+    """Result of a run: accuracies `[1 + evaluations]`, and its state at both ends."""
 
     accuracies: dict[str, jax.Array]
-    start: tuple[Any, Any]
-    end: tuple[Any, Any]
+    start: ll.TrainState
+    end: ll.TrainState
 
 
 Batches = tuple[jax.Array, jax.Array]
@@ -77,9 +77,8 @@ class Contest(NamedTuple):
         """One run, a pure function of its key and learning rate: trials and test are the same program."""
         key, rate = member
         train = self.make_train(rate)
-        start, history = train.init(key, data), train(key, data)
-        ends = ((state.params, state.rule_state) for state in (start, history.state))
-        return Trained(history.evaluations, *ends)
+        history = train(key, data)
+        return Trained(history.evaluations, train.init(key, data), history.state)
 
     def gradients(self, key: jax.Array, params: Any, state: Any, batches: Batches) -> Any:
         """Gradients of every batch, along a leading axis."""
@@ -87,18 +86,26 @@ class Contest(NamedTuple):
         keys = jax.random.split(key, self.config.batches)
         return jax.lax.map(lambda of: rule.value_and_grad(of[0], params, state, *of[1])[1], (keys, batches))
 
+    @property
+    def reference(self) -> "Contest":
+        """Backprop on the same problem; for a rule that wraps the model, the rule itself."""
+        return self if self.make_rule(0.0).wrapped else self._replace(rule="backprop")
+
     def exact(self, params: Any, state: Any, batches: Batches) -> Any:
-        """Backprop's gradients of every batch, on what the rule makes of the model."""
+        """Backprop's gradients of every batch, on the model as the rule wraps it."""
         rule = ll.backprop(self.make_rule(0.0).model_at(self.problem.make_model(), state), LOSS)
-        key = jax.random.key(0)  # which backprop does not use
+        key = jax.random.key(0)  # backprop draws nothing
         return jax.lax.map(lambda of: rule.value_and_grad(key, params, (), *of)[1], batches)
 
-    def update(self, data: ll.data.Splits) -> Callable[[], object]:
-        """Compiles some updates of one seed; the length of a step costs nothing, so it is 0."""
-        train = self.make_train(0.0)
-        state = jax.jit(train.init)(jax.random.key(0), data)
-        program = jax.jit(lambda state, data: train.advance(state, 0, data)).lower(state, data).compile()
-        return lambda: program(state, data)
+    def update(self, state: ll.TrainState, data: ll.data.Splits) -> Any:
+        """Updates of one seed between two evaluations, with steps of length 0: they take as long."""
+        return self.make_train(0.0).advance(state, 0, data)
+
+
+@lru_cache(maxsize=4)
+def programs(contest: Contest) -> tuple[Any, Any]:
+    """Compiled `exact` and `update`, which all rules on a problem share for backprop."""
+    return jax.jit(contest.exact), jax.jit(contest.update)
 
 
 def all_of(function: Callable[..., Any], members: Any, data: Any, progress: tqdm) -> Any:
@@ -113,20 +120,31 @@ def all_of(function: Callable[..., Any], members: Any, data: Any, progress: tqdm
 
 
 def measure(
-    contest: Contest, key: jax.Array, ends: tuple[Any, Any], data: ll.data.Splits
+    contest: Contest, key: jax.Array, ends: tuple[ll.TrainState, ...], data: ll.data.Splits
 ) -> dict[str, np.ndarray]:
     """Cosine and signal to noise of every seed before and after training, `[when, seed, layer]`."""
     size, number, seeds = contest.config.batch_size, contest.config.batches, contest.config.chosen.seeds
     batches = tuple(leaf[: size * number].reshape(number, size, *leaf.shape[1:]) for leaf in data.train)
-    of_rule, of_backprop = jax.jit(contest.gradients), jax.jit(contest.exact)
+    of_rule, (exact, _) = jax.jit(contest.gradients), programs(contest.reference)
+    shared = contest.reference is not contest
 
-    def of_seed(end: Any, seed: int) -> dict[str, jax.Array]:
-        params, state = jax.tree.map(lambda leaf: leaf[seed], end)
-        reference = of_backprop(params, state, batches)
+    def of_seed(end: ll.TrainState, seed: int) -> dict[str, jax.Array]:
+        params, state = jax.tree.map(lambda leaf: leaf[seed], (end.params, end.rule_state))
+        reference = exact(params, () if shared else state, batches)
         return compared(of_rule(jax.random.fold_in(key, seed), params, state, batches), reference)
 
     found = [[of_seed(end, seed) for seed in range(seeds)] for end in ends]
     return {name: np.array([[one[name] for one in of_end] for of_end in found]) for name in found[0][0]}
+
+
+def compare_times(contest: Contest, state: ll.TrainState, data: ll.data.Splits) -> pairs.Pairs:
+    """Times updates of one seed beside backprop's."""
+    _, ours = programs(contest)
+    _, backprops = programs(contest._replace(rule="backprop"))
+    plain = state._replace(rule_state=())
+    return pairs.compare(
+        lambda: ours(state, data), lambda: backprops(plain, data), seconds=contest.config.seconds
+    )
 
 
 def best(validation: np.ndarray) -> int:
@@ -179,11 +197,9 @@ def compete(contest: Contest, data: ll.data.Splits, progress: tqdm) -> xr.Datase
     tested = all_of(contest.run, (jax.random.split(test_key, chosen.seeds), rates), data, progress)
 
     measured = measure(contest, measure_key, (tested.start, tested.end), data)
-    timed = pairs.compare(
-        contest.update(data), contest._replace(rule="backprop").update(data), seconds=config.seconds
-    )
+    timed = compare_times(contest, jax.tree.map(lambda leaf: leaf[0], tested.start), data)
     every = chosen.updates // config.evaluations
-    layers = [*by_path(lambda leaves: 0.0, tested.end[0], depth=1), "total"]
+    layers = [*by_path(lambda leaves: 0.0, tested.end.params, depth=1), "total"]
     return xr.Dataset(
         {
             "refused": "",

@@ -1,9 +1,9 @@
 """
-Feedback alignment: the signal turns towards the gradient
-=========================================================
+Feedback alignment: updates turn towards the gradient
+=====================================================
 
-The feedback is fixed and random; it is the forward weights that come to align with it, and the update of a
-layer with its gradient. Kolen-Pollack, whose feedback learns, comes close to it.
+The feedback is fixed and random. During training, the forward weights align with it, and the updates with the
+gradient. Kolen-Pollack, whose feedback learns, comes close to the gradient.
 """
 
 import jax
@@ -30,7 +30,7 @@ def angles(rule, key):
         x, y = data.train.x[:200], data.train.y[:200]
         _, grads, _ = rule.value_and_grad(key, params, state, x, y)
         _, reference, _ = exact.value_and_grad(key, params, (), x, y)
-        return ll.metrics.angle_degrees(grads[:-1], reference[:-1])  # without the read-out, which is exact
+        return ll.metrics.angle_degrees(grads[:-1], reference[:-1])  # not the read-out, which is exact
 
     train = ll.make_train(
         rule, optax.sgd(rate), init=model.init, num_updates=1500, batch_size=50, evaluate=evaluate, every=75
@@ -39,7 +39,7 @@ def angles(rule, key):
 
 
 # %%
-# Four seeds a rule; bands reach from the least to the greatest.
+# Means over four seeds; bands show minimum and maximum.
 figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
 updates = jnp.arange(0, 1501, 75)
 for name, rule in rules.items():

@@ -2,10 +2,10 @@
 Birth and death of neurons
 ==========================
 
-A student of 40 units learns a planted teacher of 5. Units whose charge raises the loss are killed, those that
-lower it are cloned, and their number never changes. On this problem that is no help: after a while most units
-are copies of a few, and the loss stops falling. On a mixture of Gaussians it is: see
-:doc:`/results/birth_death`.
+A student network of 40 units learns from a teacher of 5. Units whose charge increases the loss are killed,
+units whose charge decreases it are cloned, and the number of units stays the same. On this problem, birth and
+death do not help: eventually most units are copies of a few, and the loss stops falling. On a mixture of
+Gaussians they do help: see :doc:`/results/birth_death`.
 """
 
 import jax
@@ -40,7 +40,7 @@ def train(key, alpha):
 
 
 # %%
-# Six seeds with and without events: alpha = 0 is gradient descent.
+# Six seeds with and without events; alpha = 0 is gradient descent.
 keys, alphas = jax.random.split(jax.random.key(1), 6), jnp.array([0.0, 1.0])
 over_seeds = jax.vmap(train, in_axes=(0, None))
 losses, lineages = jax.jit(jax.vmap(over_seeds, in_axes=(None, 0)))(keys, alphas)
@@ -51,5 +51,5 @@ for alpha, of_alpha in zip(alphas, losses, strict=True):
 left.set(xlabel="updates", ylabel="squared error")
 left.legend()
 right.plot(lineages[1].T, color="C1", alpha=0.5)
-right.set(xlabel="updates", ylabel="lineages left, alpha = 1", ylim=(0, units))
+right.set(xlabel="updates", ylabel="surviving lineages, alpha = 1", ylim=(0, units))
 plt.show()

@@ -2,8 +2,8 @@
 A critic that tells functions from networks
 ===========================================
 
-Curves of symbolic functions with random coefficients, and latents of untrained networks: fresh ones in every
-epoch. A small critic learns to tell them apart; one program trains it at three learning rates.
+A small critic learns to distinguish curves of symbolic functions with random coefficients from latents of
+untrained networks, with new curves in every epoch. One program trains it at three learning rates.
 """
 
 import jax
@@ -32,7 +32,7 @@ def train(key, rate):
 accuracy = ll.ensemble(train, in_axes=(0, 0))(jax.random.split(jax.random.key(0), 3), rates)
 
 # %%
-# Accuracy is that of the first step of each epoch, on curves never seen before.
+# Accuracy is measured at the first step of each epoch, on curves not seen before.
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 for name, curve, color in (("functions", curves.real, "C0"), ("networks", curves.fake, "C1")):
     drawn = jnp.concatenate([curve(key).reshape(-1, 60) for key in jax.random.split(jax.random.key(1), 3)])

@@ -2,8 +2,8 @@
 Decorrelation: whitening the inputs online
 ==========================================
 
-A matrix R in front of a layer learns from its own outputs, by three products a batch, until they are
-uncorrelated and of unit variance. Left and middle: the moments of 24 correlated inputs before and after.
+A matrix R before a layer learns from its own outputs, with three products per batch, until the outputs are
+uncorrelated and have unit variance. Left and middle: second moments of 24 inputs before and after R.
 """
 
 import jax
@@ -15,7 +15,7 @@ import lax_learning as ll
 key = jax.random.key(0)
 size, batch = 24, 128
 position = jnp.arange(size)
-covariance = jnp.exp(-jnp.abs(position[:, None] - position) / 4)  # neighbours are alike
+covariance = jnp.exp(-jnp.abs(position[:, None] - position) / 4)  # neighbours are correlated
 root = jnp.linalg.cholesky(covariance)
 kappas = jnp.array([0.1, 0.5, 0.9])
 
@@ -32,7 +32,7 @@ def run(kappa):
 
 
 # %%
-# kappa weighs unit variances against correlations.
+# kappa trades off unit variances against decorrelation.
 states, losses = jax.jit(jax.vmap(run))(kappas)
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
 after = states.R[1] @ covariance @ states.R[1].T

@@ -1,9 +1,10 @@
 """
-Guided gradient: the more guesses, the better
-=============================================
+Guided gradient: more guesses are better
+========================================
 
-The gradient is projected on the span of guesses by one pass with a tangent for each. Random guesses get a
-cosine of about the root of K / D; guesses by feedback alignment, each with its own feedback, do better.
+The guided gradient projects the gradient onto the span of K guesses, with one forward-mode pass per guess.
+Random guesses reach a cosine of about the square root of K / D. Guesses by feedback alignment, each with its
+own feedback, do better.
 """
 
 import jax
@@ -32,7 +33,7 @@ def cosine(rule, key):
 
 
 # %%
-# Dotted: the root of K / D for the D parameters of the network.
+# Dotted: the square root of K / D, for the D parameters of the network.
 figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
 for name, guess in guesses.items():
     sizes = []

@@ -2,8 +2,9 @@
 Learning in the memory of inference
 ===================================
 
-A step of weight perturbation needs no gradient in memory: noise is drawn again wherever it is used, and the
-update is written over the parameters. The compiler's count of temporaries shows it, for a stack of layers.
+A step of weight perturbation does not need to store a gradient: the noise is regenerated wherever it is
+needed, and the update overwrites the parameters. The temporary memory reported by the compiler shows this for
+a stack of layers.
 """
 
 import jax
@@ -13,7 +14,7 @@ import matplotlib.pyplot as plt
 import lax_learning as ll
 
 # sphinx_gallery_start_ignore
-jax.config.update("jax_disable_most_optimizations", False)  # the site is built with fewer
+jax.config.update("jax_disable_most_optimizations", False)  # the site is built with fewer optimizations
 # sphinx_gallery_end_ignore
 width, batch = 256, 16
 depths = (2, 4, 8, 16)
@@ -45,7 +46,7 @@ def megabytes(function, *arguments, **options):
 
 
 # %%
-# Temporaries besides the parameters themselves, whose memory is donated.
+# Temporary memory, in addition to the parameters, whose buffers are donated.
 found = {"in place": [], "weight perturbation, then SGD": [], "backprop, then SGD": []}
 for depth in depths:
     key, layers = jax.random.key(0), jnp.ones((depth, width, width)) / width**0.5

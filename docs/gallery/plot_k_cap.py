@@ -1,10 +1,10 @@
 """
-A k-cap assembly forms
-======================
+Formation of a k-cap assembly
+=============================
 
-Of 200 units the 20 with the largest input fire. They are connected at random, and synapses between units that
-fire one after the other are strengthened. While one stimulus is shown again and again, the set of units that
-fire settles: an assembly. With the stimulus gone, a part of it brings back the rest.
+Of 200 randomly connected units, the 20 with the largest inputs fire. Synapses between units that fire in
+succession are strengthened. While one stimulus is shown repeatedly, the set of units that fire converges to
+an assembly. Without the stimulus, activating a part of the assembly recalls the rest.
 """
 
 import jax
@@ -16,7 +16,7 @@ from lax_learning import plasticity
 units, cap, rounds, gain = 200, 20, 30, 0.1
 key = jax.random.key(0)
 drive_key, graph_key = jax.random.split(key)
-drive = jax.random.binomial(drive_key, 20, 0.1, (units,)) / 2.0  # what the stimulus gives to each unit
+drive = jax.random.binomial(drive_key, 20, 0.1, (units,)) / 2.0  # input from the stimulus to each unit
 graph = jax.random.bernoulli(graph_key, 0.1, (units, units)).astype(float)
 
 
@@ -27,14 +27,14 @@ def fire(drive, fired, weights):
 def show(carry, _):
     fired, weights = carry
     after = fire(drive, fired, weights)
-    weights = weights * (1 + gain * jnp.outer(fired, after))  # between units that fired in turn
+    weights = weights * (1 + gain * jnp.outer(fired, after))  # between units that fired in succession
     return (after, weights), after
 
 
 (assembly, weights), history = jax.lax.scan(show, (jnp.zeros(units), graph), length=rounds)
 
 # %%
-# Recall without the stimulus, from growing parts of the assembly.
+# Recall without the stimulus, starting from larger and larger parts of the assembly.
 members = jnp.flatnonzero(assembly)
 shares, recalled = jnp.linspace(0.1, 1, 10), []
 for share in shares:
@@ -49,7 +49,5 @@ left.imshow(history[:, order[:80]].T, aspect="auto", cmap="Greys", interpolation
 left.set(xlabel="round", ylabel="units that fired, most frequent first")
 right.plot(shares, recalled, marker="o")
 right.plot(shares, shares, ":", color="0.6")
-right.set(
-    xlabel="share of the assembly that is given", ylabel="share that fires after 5 rounds", ylim=(0, 1.05)
-)
+right.set(xlabel="share of the assembly activated", ylabel="share that fires after 5 rounds", ylim=(0, 1.05))
 plt.show()

@@ -1,9 +1,9 @@
 """
-Kolen-Pollack: weights and feedback meet
-========================================
+Kolen-Pollack: weights and feedback converge
+============================================
 
 Weights and feedback receive the same updates, and both decay. Under gradient descent with rate
-:math:`\\eta` their difference shrinks by :math:`1 - \\eta \\lambda` an update, whatever the data are.
+:math:`\\eta`, their difference shrinks by a factor of :math:`1 - \\eta \\lambda` per update, for any data.
 """
 
 import jax
@@ -33,7 +33,7 @@ def differences(key, decay):
 
 
 # %%
-# One program for all decays. Dashed lines are the law.
+# One program runs all decays. Dashed lines show the theory.
 distance, cosine = jax.jit(jax.vmap(differences, in_axes=(None, 0)))(key, decays)
 updates = jnp.arange(0, 1001, 50)
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")

@@ -2,9 +2,9 @@
 A grid of learning rates in one program
 =======================================
 
-Learning rates and seeds are traced, so all combinations train side by side in one compiled program:
-:func:`lax_learning.grid` names its axes. The best rate of a perturbation rule is about 1 / (1 + V) of
-backprop's, with V its relative variance.
+Learning rates and seeds are traced, so one compiled program trains all combinations side by side;
+:func:`lax_learning.grid` names the axes of the results. The best learning rate of a perturbation rule is
+about 1 / (1 + V) times that of backprop, where V is the rule's relative variance.
 """
 
 import jax

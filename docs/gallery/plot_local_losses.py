@@ -1,10 +1,10 @@
 """
-Local losses: variance of a block, not of the network
-=====================================================
+Local losses: the variance of a block
+=====================================
 
-Forward gradients on activities are credited with the loss at the head of their own block. The more blocks the
-same layers are cut into, the fewer units share a loss, and the better a single gradient points along that of
-its own loss.
+Forward gradients on activities are computed from the loss at the head of their own block. The more blocks the
+same layers are divided into, the fewer units share a loss, and the closer a single gradient estimate is to
+the gradient of its own loss.
 """
 
 from itertools import pairwise
@@ -54,7 +54,7 @@ def cosine(key, num_blocks):
 
 
 # %%
-# Eight layers of 32 units, cut into 1 to 8 blocks.
+# Eight layers of 32 units, divided into 1 to 8 blocks.
 counts = (1, 2, 4, 8)
 keys = jax.random.split(key, 16)
 found = jnp.stack([jax.jit(jax.vmap(lambda key, n=n: cosine(key, n)))(keys) for n in counts])

@@ -1,9 +1,10 @@
 """
-Noise of low rank: many draws in one pass
-=========================================
+Low-rank noise: many draws in one pass
+======================================
 
-With noise :math:`a b^\\top` on each matrix, all draws run side by side as thin products. A draw is hardly
-worse than one of full noise, and hundreds of them cost little: the cosine grows with the number of draws.
+With noise :math:`a b^\\top` on each matrix, all draws are batched into products of thin matrices. A draw is
+hardly worse than a draw of full noise, and hundreds of draws are cheap. The cosine grows with the number of
+draws.
 """
 
 import jax
@@ -29,7 +30,7 @@ def cosine(key, count, rank):
 
 
 # %%
-# Dashed: the root of K / (K + D - 1), the law of full normal noise.
+# Dashed: the square root of K / (K + D - 1), the theory for full normal noise and D parameters.
 figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
 keys = jax.random.split(key, 8)
 for rank in (None, 1):

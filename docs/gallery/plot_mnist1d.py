@@ -2,8 +2,8 @@
 Learning curves on MNIST-1D
 ===========================
 
-Ten classes of curves of 40 points, drawn from a key: harder than half-spaces, and a run takes seconds. Three
-seeds a rule train side by side.
+MNIST-1D has ten classes of curves with 40 points, generated from a key. It is harder than half-spaces, but a
+run takes only seconds. Three seeds of each rule train side by side.
 """
 
 import jax
@@ -32,7 +32,7 @@ def evaluate(key, params, state, data):
 
 
 # %%
-# The examples of three curves, and accuracy on test data.
+# Examples of three classes, and accuracy on test data.
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", width_ratios=(1, 2))
 classes = data.train.y.argmax(axis=1)
 for digit in (0, 3, 8):

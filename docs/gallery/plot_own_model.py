@@ -2,10 +2,10 @@
 Every rule on your own Flax model
 =================================
 
-A model of Flax is a function of parameters and a batch, so every rule takes it as it is. Here a network with
-a layer norm and a residual connection gets its gradient from eight rules; bars show the cosine of a single
-gradient to backprop's, averaged over 8 keys; the read-out, which feedback
-rules credit exactly, is a part of it.
+A Flax model is a function of parameters and a batch, so every rule accepts it unmodified. Here eight rules
+compute the gradient of a network with a layer norm and a residual connection. Bars show the cosine of a
+single gradient to that of backprop, averaged over 8 keys. It includes the read-out, whose gradient is exact
+in feedback rules.
 """
 
 import jax
@@ -34,7 +34,7 @@ rules = {
     "backprop": ll.backprop(model, loss),
     "sign symmetry": ll.sign_symmetry(model, loss, magnitude="fixed"),
     "feedback alignment": feedback_alignment,
-    "guided by it": ll.guided_gradient(model, loss, feedback_alignment),
+    "guided gradient": ll.guided_gradient(model, loss, feedback_alignment),
     "direct feedback alignment": ll.direct_feedback_alignment(model, loss),
     "PEPITA": ll.pepita(model, loss),
     "node perturbation": ll.node_perturbation(model, loss, sigma=0.01),
@@ -47,7 +47,7 @@ rules = {
 print(ll.sites(model, model.init(key), x))
 
 # %%
-# The same call for all of them: a key, parameters, the rule's state, a batch.
+# All rules are called in the same way: with a key, parameters, the rule's state and a batch.
 
 
 def cosine(rule, key):

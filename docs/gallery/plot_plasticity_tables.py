@@ -2,9 +2,10 @@
 Meta-learned plasticity tables
 ==============================
 
-A synapse changes by an entry of a table, read off by whether the units on its two sides fired. The tables are
-meta-learned on half-spaces, by gradient descent through the pass over a batch. In the output layer, whose
-post side is the label, synapses come to grow where both sides agree and to shrink where they differ.
+The change of a synapse is an entry of a table, indexed by whether its presynaptic and postsynaptic units
+fired. The tables are meta-learned on half-spaces by gradient descent through a pass over a batch. In the
+output layer the postsynaptic side is the label. There, synapses learn to grow where both sides agree and
+shrink where they differ.
 """
 
 import jax
@@ -23,7 +24,7 @@ meta = plasticity.meta_learn(network, network.init(key), adam, num_updates=300)
 history = jax.jit(meta)(key, points)
 
 # %%
-# The tables after 300 batches: of the hidden layers, and of the output.
+# The tables of the hidden layers and of the output layer after 300 batches.
 tables = jax.tree.leaves(history.state.params.tables)
 figure, axes = plt.subplots(
     1,

@@ -1,9 +1,9 @@
 """
-The variance of perturbation: weights against units
-===================================================
+Variance of perturbation rules: weights and units
+=================================================
 
-For one example and one linear layer, weight perturbation has a relative variance of D + 1 for D weights, node
-perturbation of n + 1 for n units. The points are measured over 1,000 draws, the lines are the laws.
+For one example and one linear layer, the relative variance is D + 1 for weight perturbation of D weights, and
+n + 1 for node perturbation of n units. Points are measured over 1,000 draws, and lines show the theory.
 """
 
 import jax
@@ -33,12 +33,12 @@ signs = ll.weight_perturbation(model, linear, sigma=0.1, noise="rademacher")
 node = ll.node_perturbation(model, linear, sigma=0.1)
 laws = {
     "weight perturbation: 20 n + 1": (weight, lambda n: inputs * n + 1),
-    "the same with signs: 20 n - 1": (signs, lambda n: inputs * n - 1),
+    "weight perturbation, signs: 20 n - 1": (signs, lambda n: inputs * n - 1),
     "node perturbation: n + 1": (node, lambda n: n + 1),
 }
 
 # %%
-# Bars are two standard errors.
+# Error bars are two standard errors.
 figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
 for name, (rule, law) in laws.items():
     found = [relative_variance(rule, n) for n in units]

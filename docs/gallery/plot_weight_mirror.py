@@ -1,9 +1,9 @@
 """
-Weight mirror: noise shows the feedback its weights
-===================================================
+Weight mirror: feedback learned from noise
+==========================================
 
-Noise goes through each product, and the feedback correlates it with the response. Small rates of the mirror
-are slow and exact, large ones fast and noisy. The weights learn meanwhile.
+Noise is sent through each product, and the feedback learns from its correlation with the response. Small
+mirror rates are slow and accurate, large ones fast and noisy. The weights learn at the same time.
 """
 
 import jax
@@ -32,7 +32,7 @@ def alignment(key, beta):
 
 
 # %%
-# One program for all rates of the mirror.
+# One program runs all mirror rates.
 cosines = jax.jit(jax.vmap(alignment, in_axes=(None, 0)))(key, betas)
 figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
 for beta, cosine in zip(betas, cosines, strict=True):

@@ -2,9 +2,9 @@
 Birth and death of neurons
 ==========================
 
-A small network has planted the answer: a teacher of 10 ReLU units in 50 dimensions. A student of 50 units is
-to find it by gradient descent. Would it find it sooner if units that do harm were killed, and units that do
-good were copied? That is neuron birth-death. The student's size never changes.
+A teacher network of 10 ReLU units in 50 dimensions generates the targets. A student of 50 units learns them
+by gradient descent. Does it learn faster if harmful units are killed and useful units are copied? This is
+neuron birth-death. The size of the student stays the same.
 """
 
 import jax
@@ -22,9 +22,10 @@ exact = ll.backprop(student, ll.squared_error)
 # %%
 # A unit is a weight vector and a charge
 # --------------------------------------
-# The network is ``f(x) = sum_i c_i relu(w_i . x)``: unit i looks along ``w_i`` and speaks with the charge
-# ``c_i``. The library is told where units are in the params: they are columns of the first matrix and rows
-# of the second, whose entries are the charges. Nothing else about the model is known to it.
+# The network is ``f(x) = sum_i c_i relu(w_i . x)``: unit i has the direction ``w_i`` and the output weight,
+# or charge, ``c_i``. The library needs to know where the units are in the params: here they are columns of
+# the first matrix and rows of the second, whose entries are the charges. It needs no other information about
+# the model.
 
 axes_of_units = ({"w": 1}, {"w": 0})
 
@@ -34,14 +35,14 @@ def charges(params):
 
 
 # %%
-# Who is killed, who is copied
-# ----------------------------
-# The rate of a unit is ``V_i = c_i dL/dc_i``: how fast the loss grows when the unit speaks louder. Every
-# step a unit has an event with probability ``alpha |V_i|``. Two schemes differ in what the event is:
+# Which units are killed and copied
+# ---------------------------------
+# The rate of a unit is ``V_i = c_i dL/dc_i``: how fast the loss grows when its charge is scaled up. At every
+# step, a unit has an event with probability ``alpha |V_i|``. There are two schemes:
 #
-# - *clone*: a unit with V > 0 is overwritten by a copy of another, one with V < 0 has a copy of itself
-#   written over another;
-# - *prior*: a unit with V > 0 starts afresh with charge 0; nobody is copied.
+# - *clone*: a unit with V > 0 is overwritten by a copy of another unit, and a unit with V < 0 overwrites
+#   another unit with a copy of itself;
+# - *prior*: a unit with V > 0 is replaced by a new one with charge 0, and no unit is copied.
 
 runs = {  # alpha and scheme
     "gradient descent": (0.0, "clone"),
@@ -52,10 +53,10 @@ runs = {  # alpha and scheme
 # %%
 # Training
 # --------
-# An event may follow every step of gradient descent. ``events.origin`` says which unit each one is a copy of
-# now, and ``state.ancestor`` which unit of the start it descends from: the number of different ancestors is
-# what is left of the 50 lineages. Inputs are fresh points on the unit sphere; the loss is on 100 of them.
-# Alpha is traced, so gradient descent and clones are one program.
+# Events can follow every step of gradient descent. ``events.origin`` gives the unit that each unit was copied
+# from, and ``state.ancestor`` the initial unit that it descends from, so the number of different ancestors is
+# the number of the 50 lineages that survive. Each batch has 100 new points on the unit sphere. Alpha is
+# traced, so gradient descent and clones share one program.
 
 steps, every, seeds = 4_000, 100, 2
 
@@ -85,7 +86,7 @@ def run(key, alpha, scheme):
 
 
 def weighted(params):
-    """``|c_i| w_i`` in the first two of the dimensions: where a unit looks, and how loud it is."""
+    """Returns ``|c_i| w_i`` of every unit in the first two dimensions."""
     return (params[0]["w"][:2] * jnp.abs(params[1]["w"][:, 0])).T
 
 
@@ -94,12 +95,13 @@ over_seeds = jax.jit(jax.vmap(run, in_axes=(0, None, None)), static_argnums=2)
 found = {name: over_seeds(keys, *of_run) for name, of_run in runs.items()}
 
 # %%
-# Where units go
-# --------------
-# Each line is the way of one unit of the first seed, each dot its end; dashed rays are the teacher's units,
-# seen in two of 50 dimensions. Under gradient descent every unit goes its own way. With clones straight
-# lines are jumps, of a unit overwritten by another, and dots lie on top of each other. Fresh starts are so
-# rare at their alpha that hardly anything differs from gradient descent.
+# Trajectories of the units
+# -------------------------
+# Each line is the trajectory of one unit of the first seed, and each dot its end. Dashed rays are the
+# teacher's units, in two of the 50 dimensions. Under gradient descent, all units follow separate
+# trajectories. With clones, straight lines are jumps of units that were overwritten, and several dots
+# coincide. With this alpha, fresh starts are so rare that there is almost no difference from gradient
+# descent.
 
 figure, all_axes = plt.subplots(1, 3, figsize=(10, 3.6), sharex=True, sharey=True, layout="constrained")
 for axes, (name, (_, _, ways, teacher)) in zip(all_axes, found.items(), strict=True):
@@ -113,13 +115,13 @@ all_axes[0].set(ylabel="second coordinate")
 plt.show()
 
 # %%
-# What becomes of the loss
-# ------------------------
-# Means over two seeds. Clones are ahead for a few hundred steps and then fall behind, and the right panel
-# says why. Even where all units are equally good, the noise of a batch kills some and copies others, and a
-# lineage that is lost does not come back. The teacher has 10 units; after the 100,000 steps of
-# :doc:`/results/birth_death` three lineages are left, and three directions cannot do the work of ten. What
-# the paper proves is the limit of many units, in which none dies out by chance.
+# Loss and lineages
+# -----------------
+# Means over two seeds. Clones are ahead for a few hundred steps and then fall behind. The right panel shows
+# why: even if all units are equally good, the noise of a batch kills some and copies others, and lost
+# lineages do not come back. The teacher has 10 units. After the 100,000 steps of :doc:`/results/birth_death`,
+# three lineages are left, and three directions cannot represent ten. The paper's proof is for the limit of
+# many units, in which no lineage dies out by chance.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 updates = jnp.arange(every, steps + 1, every)
@@ -129,7 +131,7 @@ for name, (losses, lineages, _, _) in found.items():
 left.set(xlabel="steps", ylabel="squared error of the batch")
 left.legend()
 right.axhline(10, color="0.6", linestyle=":")
-right.set(xlabel="steps", ylabel="lineages left (dotted: teacher's units)", ylim=(0, units + 1))
+right.set(xlabel="steps", ylabel="surviving lineages (dotted: teacher's units)", ylim=(0, units + 1))
 plt.show()
 for name, (losses, lineages, _, _) in found.items():
     print(f"{name:18} loss {losses[:, -10:].mean():.4f}   lineages {lineages[:, -1].mean():4.1f}")
@@ -137,10 +139,10 @@ for name, (losses, lineages, _, _) in found.items():
 # %%
 # Where it helps: a bad start
 # ---------------------------
-# Charged Gaussians are to add up to a function of two hills and a valley, and all of them start at one
-# place, far from the second hill. Gradient descent needs a slope, and there is none that far away. A copy is
-# of no use either, since all are alike. A fresh unit, drawn at random, lands where it is needed. Params are
-# a dict now: any pytree will do.
+# A sum of charged Gaussians is fitted to a function with two hills and a valley. All Gaussians start at the
+# same place, far from the second hill, where gradients are nearly zero. Copies do not help either, because
+# all units are alike. New units, drawn at random, can land where they are needed. The params are now a dict;
+# any pytree works.
 
 grid = jnp.linspace(-5, 5, 100)[:, None]
 
@@ -174,7 +176,7 @@ def learn(key, alpha, scheme):
     def step(carry, key):
         params, state = carry
         loss, grads, _ = of_grid.value_and_grad(key, params, (), grid, target)
-        grads = jax.tree.map(lambda g: 100 * g, grads)  # by unit, whose share is 1 / 100
+        grads = jax.tree.map(lambda g: 100 * g, grads)  # per unit: each contributes 1 / 100
         params = optax.apply_updates(params, jax.tree.map(lambda g: -0.05 * g, grads))
         return population.update(key, params, state, grads)[0], loss
 
@@ -200,7 +202,7 @@ plt.show()
 # %%
 # To try
 # ------
-# - ``charge="split"``: copies share the charge of their origin, and the function does not jump.
-# - A smaller ``alpha`` for clones: fewer events, and more lineages that live.
-# - Momentum: :func:`lax_learning.birth_death.follow` moves the optimiser's memory along with the units.
-# - :doc:`/results/birth_death` has 32 seeds and 100,000 steps, and which changes hurt least.
+# - ``charge="split"``: copies share the charge of the unit they come from, so the function does not jump.
+# - A smaller ``alpha`` for clones: fewer events, and more surviving lineages.
+# - Momentum: :func:`lax_learning.birth_death.follow` applies the same resampling to the optimiser's state.
+# - :doc:`/results/birth_death` has 32 seeds and 100,000 steps, and compares variants.

@@ -1,10 +1,10 @@
 """
-Decorrelation under any rule
-============================
+Decorrelation with any rule
+===========================
 
-Pixels of a digit are correlated: neighbours are alike. A step of gradient descent then moves mostly along a
-few directions that all images share. A matrix R in front of each layer, learned without any gradient, takes
-the correlations out, and any rule learns from what is left.
+Neighbouring pixels of a digit are correlated, so a step of gradient descent moves mostly along a few
+directions that all images share. A matrix R before each layer, learned without gradients, removes the
+correlations, and any rule can then learn from the decorrelated inputs.
 """
 
 import jax
@@ -28,10 +28,10 @@ data = data._replace(test=digits.test._replace(x=pooled(digits.test.x)))
 model, loss = ll.mlp((196, 64, 10), activation=jnp.tanh), ll.softmax_cross_entropy
 
 # %%
-# What R is told
-# --------------
-# Its own outputs ``z = R x``, and nothing else: ``R <- R - eta ((1 - kappa) C_off + kappa V) R``, with
-# ``C_off`` the moments of z off the diagonal and ``V`` what the mean squares of z exceed 1 by.
+# How R learns
+# ------------
+# R learns only from its own outputs ``z = R x``: ``R <- R - eta ((1 - kappa) C_off + kappa V) R``, where
+# ``C_off`` contains the off-diagonal second moments of z, and ``V`` the mean squares of z minus 1.
 
 dynamics = ll.decorrelation.dynamics(3e-3, kappa=0.5)
 
@@ -46,8 +46,8 @@ decorrelated = ll.decorrelation.rule(make_rule, model, dynamics)
 # %%
 # Training
 # --------
-# The wrapped rule is a rule like any other; R lives in its state. What was trained is the model with R in it:
-# :func:`lax_learning.decorrelation.wrap` gives that model back, for evaluation.
+# The wrapped rule is a rule like any other, with R in its state. The trained model includes R; use
+# :func:`lax_learning.decorrelation.wrap` to get it for evaluation.
 
 updates, every = 600, 50
 
@@ -98,12 +98,12 @@ right.legend()
 plt.show()
 
 # %%
-# Moments of pairs are gone. The gain in accuracy is small on these images: a faster start at the small rate,
-# and none at the larger one.
+# R removes the moments of pairs. The gain in accuracy is small on these images: a faster start at the small
+# rate, and none at the larger one.
 #
-# Weights that need no R
-# ----------------------
-# For export, R is folded into the weights: the same function, without any trace of how it was learned.
+# Weights without R
+# -----------------
+# For export, fold R into the weights: with these weights, the original model computes the same function.
 
 params = ll.decorrelation.fold(model, of_decorrelated.state.params, layers, data.test.x)
 difference = model.apply(params, data.test.x) - ll.decorrelation.wrap(model, layers).apply(
@@ -114,6 +114,6 @@ print(f"largest difference of an output: {jnp.abs(difference).max():.1e}")
 # %%
 # To try
 # ------
-# - Node perturbation in ``make_rule``: its noise is on pre-activations, and R changes what they read.
-# - ``kappa=0`` takes correlations out and leaves variances alone; dead pixels then do not matter.
-# - :doc:`/results/decorrelation` has the gain on all of MNIST, with convolutions, and what it costs.
+# - Node perturbation in ``make_rule``: its noise is on the pre-activations, and R changes their inputs.
+# - ``kappa=0`` removes correlations but does not change variances, so dead pixels do not matter.
+# - :doc:`/results/decorrelation` has the gain and cost on all of MNIST, also with convolutions.

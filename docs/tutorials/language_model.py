@@ -2,10 +2,10 @@
 A language model without backprop
 =================================
 
-A small transformer reads the documentation that ships with Python and predicts the next character. It was
-written in Linen, for no library of rules in particular. Four rules train it: backprop; a rule whose feedback
-learns from noise; one that perturbs its units; and one that perturbs its weights. In code they differ by
-one line, and by their rates and numbers of updates.
+A small transformer reads the documentation that ships with Python and predicts the next character. It is an
+ordinary Linen module. Four rules train it: backprop; a rule whose feedback learns from noise; one that
+perturbs units; and one that perturbs weights. In code, they differ by one line, and by their learning rates
+and numbers of updates.
 """
 
 import json
@@ -24,10 +24,11 @@ from benchmarks.language_model import figure
 # %%
 # The text
 # --------
-# Python's licence and the pages that ``help()`` shows, in lower case, every paragraph once, a dot for
-# characters that are rare. One paragraph of ten is held out for the results, and one for the choice of
-# learning rates. Counts in the rest say what is easy: so many bits for a held-out character by the frequency
-# of each, and so many by the frequency of each behind the one before.
+# The text is Python's licence and the pages that ``help()`` shows, in lower case, without repeated
+# paragraphs, and with a dot in place of rare characters. One paragraph in ten is held out for the results,
+# and another one in ten for choosing learning rates. As baselines, we compute the bits per held-out character
+# from the frequencies of single characters, and from the frequencies of pairs of characters, in the training
+# text.
 
 text = read_text()
 print("".join(text.symbols[i] for i in text.train[:300]), "\n")
@@ -37,8 +38,8 @@ print(f"{len(text.train)} characters; single characters {unigram:.3f} bits, pair
 # %%
 # The model
 # ---------
-# Attention to earlier characters and a perceptron, two layers of each under a ``scan``: 62,752 weights, on
-# windows of 8 characters.
+# Two layers of causal attention and a multilayer perceptron, under a ``scan``: 62,752 weights, on windows of
+# 8 characters.
 #
 # .. literalinclude:: ../../benchmarks/characters.py
 #    :pyobject: Block
@@ -54,12 +55,13 @@ print(sum(leaf.size for leaf in jax.tree.leaves(params)), "weights")
 # %%
 # Four rules, four lines
 # ----------------------
-# A rule takes the place of ``jax.value_and_grad``; the four lines in ``update`` are the same for all. Weight
-# mirrors learn the transposed weights from noise that is sent through every product, so that no weight has
-# to be read to carry an error back. Node perturbation disturbs every unit, and credits it with the change of
-# the loss of its window. Perturbation of low rank disturbs all weights, sixteen times forth and back.
+# A rule replaces ``jax.value_and_grad``; the four lines in ``update`` are the same for all rules. The weight
+# mirror learns the transposed weights from noise that is sent through every product, so errors can be carried
+# back without reading any weights. Node perturbation perturbs every unit and credits it with the change in
+# the loss of its window. Low-rank perturbation perturbs all weights, with sixteen draws and central
+# differences.
 
-rules = {  # and the first rate of Adam
+rules = {  # rules and initial learning rates of Adam
     "backprop": (ll.backprop(model, bits), 0.01),
     "weight mirror": (ll.weight_mirror(model, bits, optimizer=optax.sgd(0.5)), 0.01),
     "node perturbation": (ll.node_perturbation(model, bits, sigma=0.02, noise="rademacher"), 0.003),
@@ -71,7 +73,7 @@ rules = {  # and the first rate of Adam
 
 
 def train(rule, rate, num_updates, batch=64):
-    """Bits of the windows of every update."""
+    """Returns the mean bits per character at every update, and the trained parameters."""
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, num_updates))
 
     @jax.jit
@@ -97,9 +99,9 @@ def train(rule, rate, num_updates, batch=64):
 # %%
 # A short run
 # -----------
-# A few updates of each, for a first look. All begin near 6 bits, one of 64 characters. Rules that carry
-# errors back soon come near to what pairs tell; those that perturb are on their way to what single
-# characters tell.
+# A few updates of each rule, for a first look. All start near 6 bits, the entropy of 64 equally likely
+# characters. Rules that carry errors back soon get close to the bits of pairs. Perturbation rules approach
+# the bits of single characters.
 
 held_out = windows(text.validation)
 evaluate = jax.jit(lambda params: bits(model.apply(params, held_out.x), held_out.y).mean())
@@ -114,11 +116,11 @@ for name, (rule, rate) in rules.items():
 # %%
 # The whole run
 # -------------
-# Four seeds and more updates, by ``python -m benchmarks.language_model``: five minutes of one core. The
-# figure counts what each rule spends: characters times forward passes, where a pass is as many matrix
-# products as a forward pass has. All four learn more than the frequencies of characters. The mirror, which
-# reads no weight to carry an error back, learns much more than pairs, and stays 0.2 bits behind backprop.
-# What perturbs ends 0.8 bits above pairs.
+# ``python -m benchmarks.language_model`` runs four seeds and more updates, in five minutes on one core. The
+# figure shows the cost of each rule: characters times forward passes, where a pass is the number of matrix
+# products in a forward pass. All four rules learn more than the frequencies of characters. The weight mirror,
+# which reads no weights to carry errors back, learns much more than pairs of characters and ends 0.2 bits
+# behind backprop. The perturbation rules end 0.8 bits above pairs.
 
 path = Path(benchmarks.__file__).parent / "results" / "language_model" / "language_model.json"
 measured = json.loads(path.read_text())
@@ -131,11 +133,11 @@ for row in measured["rows"]:
 # %%
 # Why perturbation is slow
 # ------------------------
-# One number says how good a draw was, and all that was drawn shares it: the units of a window under node
-# perturbation, and all 62,752 weights under noise of low rank. The variance grows with how many share, so
-# steps have to be small, and sixteen draws forth and back cost 34 passes. That is also why the output layer
-# and the last layer of every block start near zero here: at first a loss then depends on few units, and the
-# others add little noise.
+# The change in loss is a single number that evaluates all perturbations of a draw: those of the units in a
+# window for node perturbation, and those of all 62,752 weights for low-rank perturbation. The variance grows
+# with the number of units or weights that share it, so steps must be small, and sixteen draws with central
+# differences cost 34 passes. This is also why the output layer and the last layer of every block start near
+# zero here: the loss then depends on few units at first, and the others add little noise.
 
 units = ll.tapped(model).shapes(params, data.x[:1])
 print(sum(leaf.size for leaf in jax.tree.leaves(units)), "units in a window")
@@ -143,6 +145,7 @@ print(sum(leaf.size for leaf in jax.tree.leaves(units)), "units in a window")
 # %%
 # To try
 # ------
-# - Longer windows: backprop and the mirror gain, node perturbation has more units that share a number.
-# - ``ll.kolen_pollack`` or ``ll.feedback_alignment`` in the place of the mirror.
+# - Longer windows: backprop and the weight mirror improve, but with node perturbation more units share
+#   a loss.
+# - ``ll.kolen_pollack`` or ``ll.feedback_alignment`` instead of the weight mirror.
 # - A model of your own, in any library: :doc:`/any_model`.

@@ -2,9 +2,9 @@
 Microlearning: five rules on MNIST
 ==================================
 
-How do synapses learn whether they did well? Five rules answer in five ways, on a network of one hidden layer
-and 5,000 digits: perturb every weight, perturb every unit, carry errors back through the weights, through
-random weights, or through weights that learn.
+How does a synapse find out how it should change? This tutorial compares five rules on 5,000 digits and a
+network with one hidden layer: perturb every weight; perturb every unit; or propagate errors back through the
+forward weights, through random weights, or through learned weights.
 """
 
 import jax
@@ -20,16 +20,16 @@ model = ll.mlp((784, 64, 10), activation=jax.nn.sigmoid)
 loss = ll.softmax_cross_entropy
 
 # %%
-# A rule per answer
-# -----------------
-# All rules have one signature, that of :func:`jax.value_and_grad` with a key in front and a state through it.
-# What differs is what has to reach a synapse:
+# Five rules
+# ----------
+# All rules have the same signature: that of :func:`jax.value_and_grad` plus a key and a state. They differ in
+# the information that each synapse needs:
 #
-# - *weight perturbation*: its own noise, and one number for all;
-# - *node perturbation*: the noise of its unit, and one number an example;
+# - *weight perturbation*: its own noise, and one number shared by all synapses;
+# - *node perturbation*: the noise of its unit, and one number per example;
 # - *backprop*: the error, through the transposed weights of the layer above;
 # - *feedback alignment*: the error, through fixed random weights;
-# - *Kolen-Pollack*: the error, through weights that receive the same updates as the forward ones.
+# - *Kolen-Pollack*: the error, through weights that receive the same updates as the forward weights.
 
 rates = {
     "weight perturbation": 0.005,
@@ -49,9 +49,10 @@ rules = {
 # %%
 # One gradient
 # ------------
-# Before any training: the cosine of a gradient to that of backprop, by layer. The read-out is exact for
-# feedback rules, since its error is at hand. Perturbation is right on average alone: one draw points almost
-# across the gradient, and the more weights or units share a number, the more so.
+# We first compare single gradients with backprop, before training: the cosine by layer. For feedback rules,
+# the read-out's gradient is exact, because its error is directly available. Perturbation rules are correct
+# only on average: a single draw is almost orthogonal to the gradient, the more so the more weights or units
+# share one number.
 
 params = model.init(key)
 x, y = data.train.x[:200], data.train.y[:200]
@@ -64,8 +65,8 @@ for name, rule in rules.items():
 # %%
 # Bias and variance
 # -----------------
-# Two ways to be wrong: on average (bias), or from draw to draw (variance). Averages of K draws divide the
-# variance by K and leave the bias as it is.
+# A rule can be wrong on average (bias) or from draw to draw (variance). Averaging K draws divides the
+# variance by K, but does not change the bias.
 
 for name in ("weight perturbation", "node perturbation", "feedback alignment"):
     rule = rules[name]
@@ -81,8 +82,8 @@ for name in ("weight perturbation", "node perturbation", "feedback alignment"):
 # %%
 # Training
 # --------
-# A run is a function of a key, and three seeds of it are one program. Each rule has a rate of its own: one
-# that suits backprop makes perturbation diverge, by its variance.
+# A training run is a function of a key, and one program trains three seeds. Each rule has its own learning
+# rate: because of their variance, perturbation rules diverge at a rate that suits backprop.
 
 
 def evaluate(key, params, state, data):
@@ -114,12 +115,12 @@ left.legend(fontsize="small")
 plt.show()
 
 # %%
-# Feedback alignment earns its name: its cosine starts near 0 and grows while the weights align with the
-# feedback. Kolen-Pollack ends closer to backprop, since its feedback comes to equal the weights.
+# The cosine of feedback alignment starts near 0 and grows while the weights align with the feedback, hence
+# the name. Kolen-Pollack ends closer to backprop, because its feedback converges to the weights.
 #
 # To try
 # ------
-# - Give node perturbation ``num_samples=16`` and a larger rate.
-# - Replace the model by one of your own: ``ll.Model(apply)``, see :doc:`/any_model`.
-# - Ask :doc:`/results/microlearning` what 32 seeds and the full network say, and how the notebook that this
-#   tutorial comes from compares the rules.
+# - Give node perturbation ``num_samples=16`` and a larger learning rate.
+# - Use your own model: ``ll.Model(apply)``, see :doc:`/any_model`.
+# - :doc:`/results/microlearning` has the results for 32 seeds and the full network, and those of the notebook
+#   that this tutorial is based on.

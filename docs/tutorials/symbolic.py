@@ -1,11 +1,11 @@
 """
-Functions or untrained networks: a critic decides
-=================================================
+A critic that tells functions from untrained networks
+=====================================================
 
-The first layers of a network that fits a formula might come to compute parts of that formula, or anything
-else. A critic that knows what curves of functions look like could tell which. It needs no trained network to
-learn from: on one side it is shown curves of functions with random coefficients, on the other curves of
-networks that have learned nothing.
+The first layers of a network that fits a formula may compute parts of that formula, or something unrelated. A
+critic that knows what curves of simple functions look like could tell the difference. It can be trained
+without any trained network: its examples are curves of functions with random coefficients, and curves of
+untrained networks.
 """
 
 import jax
@@ -22,10 +22,10 @@ x = jnp.linspace(-3, 3, 60)[:, None]
 # %%
 # Untrained networks
 # ------------------
-# A latent of a network is a curve over the input. In a disentangled network every latent has a network of
-# its own, whose weights start as normal numbers without biases: then all its kinks are at 0, and the curve
-# is two straight lines. That would be told at a glance. A perceptron with uniform weights and biases, on the
-# right, bends elsewhere too; it is what the critic has to beat.
+# A latent of a network is a curve over the input. In a disentangled network, every latent has a separate
+# network. With normal initial weights and no biases, all kinks are at 0, and each curve consists of two
+# straight lines, which would be too easy to recognise. A perceptron with uniform weights and biases, on the
+# right, also bends elsewhere. Its curves are the ones that the critic has to recognise.
 
 disentangled, perceptron = symbolic.dsn_generator(1, 10), symbolic.mlp_generator(1, 5)
 quadratic = "N0*0.05*(X[:,0] + 0.5*N1)**2 + 0.15*N2"
@@ -33,8 +33,9 @@ functions = symbolic.parse_library(quadratic)
 curves = symbolic.curves_at(x, functions, perceptron)
 
 # %%
-# Formulas are parsed, never run as Python: ``N0`` is normal, ``U0`` would be uniform, drawn anew for every
-# function. An untrained curve looks most like a parabola, so parabolas are the first library.
+# Formulas are parsed, never executed as Python. ``N0`` is a normal coefficient and ``U0`` a uniform one,
+# drawn for every function. Curves of untrained networks look most like parabolas, so the first library
+# contains parabolas.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
 left.plot(x, disentangled.apply(disentangled.init(key), x), color="C1", alpha=0.7)
@@ -50,16 +51,16 @@ plt.show()
 # %%
 # A critic
 # --------
-# A perceptron reads the 60 points of a curve and gives one number: above 0 is for a function. Every epoch
-# draws five functions and a new network of five latents, and takes five steps of Adam on them. The accuracy
-# is that of the first of these steps, on curves that nothing has been learned from. Seeds and learning rates
-# are an ensemble, one program.
+# A perceptron reads the 60 points of a curve and returns one number; positive numbers mean "function". Every
+# epoch draws five functions and a new network with five latents, and takes five Adam steps on them. The
+# accuracy is measured at the first of these steps, before the critic has learned from these curves. One
+# program trains all seeds and learning rates.
 
 epochs, rates = 300, jnp.array([1e-4, 1e-3, 1e-2])
 
 
 def train(curves, objective="bce"):
-    """Critics and their accuracies `[rate, seed, epoch]`."""
+    """Returns critics and their accuracies `[rate, seed, epoch]`."""
     judge = symbolic.critic(*curves.curve_shape)
 
     def one(key, rate):
@@ -89,15 +90,15 @@ all_axes[0].legend(loc="lower right")
 plt.show()
 
 # %%
-# The notebook that this tutorial comes from tries many configurations of the second objective: some learn,
-# some forget, some do nothing. The first objective, to which its authors changed later, makes more of a
-# difference than anything else; the learning rate comes next.
+# The notebook that this tutorial is based on tries many configurations of the second objective: some learn,
+# some learn and then forget, and some learn nothing. Its authors later changed to the first objective, which
+# matters more than any other choice; the learning rate comes next.
 #
-# A library too large, and a second look
+# Larger libraries and additional inputs
 # --------------------------------------
-# How far can the library grow before a critic fails? Sums of kinks are what an untrained network of one
-# layer computes, and there should be next to nothing to tell them by. What helps with other functions is to
-# show the critic more: the slope of each curve beside its values. The slope of a network is a staircase.
+# How large can the library become before the critic fails? An untrained one-layer network computes sums of
+# kinks, so these should be almost impossible to distinguish. For other functions, it helps to show the critic
+# the slope of each curve along with its values: the slope of a network is piecewise constant.
 
 kinks = "0.12*N0 + 0.05*N1*X[:,0] + 0.05*N2*abs(X[:,0] + N3) + 0.05*N4*abs(X[:,0] + 2*N5)"
 figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
@@ -117,10 +118,10 @@ plt.show()
 # %%
 # The critic at work
 # ------------------
-# Last, a trained critic is frozen and judges the latents of a network that learns. The target is made of
-# three parabolas, ``g0 g1 + sin(g2)``; the network has three latents and a head that puts them together.
-# Without a critic any three curves do from which the head can compute the target. With one, the loss has a
-# further term: what a latent costs that does not look like a function.
+# Finally, a trained critic is frozen and judges the latents of another network during training. The target
+# combines three parabolas, ``g0 g1 + sin(g2)``; the network has three latents and a head that combines them.
+# Without a critic, the latents can be any three curves from which the head can compute the target. With the
+# critic, the loss has another term, which penalises latents that do not look like functions.
 
 parabolas = jnp.hstack([
     -0.08 * (x + 0.165) ** 2 - 0.21,
@@ -154,7 +155,7 @@ def fit(key, weight):
 
 
 def correlations(found):
-    """The mean over latents of the largest correlation with a parabola, and the other way round."""
+    """Returns each latent's largest correlation with a parabola, averaged, and the converse."""
     pairs = jnp.abs(jnp.corrcoef(found.T, parabolas.T)[:3, 3:])
     return jnp.array([pairs.max(axis=1).mean(), pairs.max(axis=0).mean()])
 
@@ -175,15 +176,17 @@ for axes, of_seeds, error, title in zip(
 plt.show()
 
 # %%
-# The fit is as good, each latent looks like a parabola, and each parabola of the target has a latent like
-# it. That says less than it seems, since parabolas are like each other: the three latents of the first seed
-# are alike. Nobody asked the critic for different ones.
+# With the critic, the fit is as good, each latent looks like a parabola, and each parabola of the target
+# correlates with a latent. This means less than it seems, because parabolas correlate with each other: the
+# three latents of the first seed are nearly the same. Nothing in the critic's cost asks for different
+# latents.
 #
 # To try
 # ------
-# - ``method="embed"``: a small network reads value and slope of every point first, and finds more in them.
-# - The costs ``"sigmoid"`` and ``"linear"``: the first is flat under a critic that is sure, the second runs
-#   away.
-# - A Gaussian process in place of the untrained network:
+# - ``method="embed"``: a small network first combines the value and slope at every point, which can give
+#   better critics.
+# - The costs ``"sigmoid"`` and ``"linear"``: the first is flat when the critic is confident, and the second
+#   grows without bound.
+# - A Gaussian process instead of the untrained network:
 #   :func:`lax_learning.symbolic.gaussian_process_generator`.
 # - :doc:`/results/symbolic` has random search over 512 configurations, depth, and classifiers on fixed sets.

@@ -5,6 +5,7 @@ minimum sooner than one that only follows its gradient?
 """
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from experiments.birth_death.config import Config
 from experiments.birth_death.problems import PROBLEMS, SCHEMES, Problem, Scheme
 from experiments.checkpoints import save_params
 from experiments.running import Run, collect, run_members, side_by_side
+from experiments.sweeping import Program, Sweepable, program_of
 
 
 class Carry(NamedTuple):
@@ -41,19 +43,6 @@ def start_of(problem: Problem, key: jax.Array) -> Carry:
     return Carry(run_key, target, params, population)
 
 
-def measure(problem: Problem, carry: Carry) -> dict[str, jax.Array]:
-    """The loss, events so far, lineages that are left, and where the units are."""
-    population = carry.population
-    slots = jnp.arange(population.ancestor.shape[0])
-    return {
-        "loss": problem.loss(jax.random.fold_in(carry.key, 0), carry.target, carry.params),
-        "killed": population.num_killed,
-        "cloned": population.num_cloned,
-        "lineages": jnp.sum(jnp.any(population.ancestor == slots[:, None], axis=1)),
-        "places": problem.places(carry.params),
-    }
-
-
 def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) -> Run:
     """Birth and death of a seed's population; steps of the run lead from one of `times` to the next."""
     end = int(times[-1])
@@ -66,16 +55,10 @@ def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) 
         params = jax.tree.map(lambda p, g: p - problem.learning_rate * g, params, gradients)
         alpha = problem.alphas[scheme.scheme] * scheme.factor
         dynamics = ll.birth_death.dynamics(
-            jnp.where(number < last_event, alpha, 0.0),
-            axes=problem.axes,
-            charges=problem.charges,
-            scheme=scheme.scheme,
-            center=scheme.center,
-            probability=config.probability,
-            charge=config.charge,
-            slots=config.slots,
-            prior=problem.prior,
-        )
+            jnp.where(number < last_event, alpha, 0.0), axes=problem.axes, charges=problem.charges,
+            scheme=scheme.scheme, center=scheme.center, probability=config.probability,
+            charge=config.charge, slots=config.slots, prior=problem.prior,
+        )  # fmt: skip
         (params, population), _ = dynamics.update(event_key, params, population, gradients)
         return Carry(key, target, params, population)
 
@@ -83,12 +66,22 @@ def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) 
         start, stop = (jnp.asarray(times)[number + i] for i in (0, 1))
         return jax.lax.fori_loop(start, stop, update, carry), {}
 
-    return Run(
-        lambda key, shared: start_of(problem, key),
-        step,
-        len(times) - 1,
-        lambda carry, number, shared: measure(problem, carry),
-    )
+    def init(key: jax.Array, shared: Any) -> Carry:
+        return start_of(problem, key)
+
+    def measure(carry: Carry, number: Any, shared: Any) -> dict[str, jax.Array]:
+        """The loss, events so far, lineages that are left, and where the units are."""
+        population = carry.population
+        slots = jnp.arange(population.ancestor.shape[0])
+        return {
+            "loss": problem.loss(jax.random.fold_in(carry.key, 0), carry.target, carry.params),
+            "killed": population.num_killed,
+            "cloned": population.num_cloned,
+            "lineages": jnp.sum(jnp.any(population.ancestor == slots[:, None], axis=1)),
+            "places": problem.places(carry.params),
+        }
+
+    return Run(init, step, len(times) - 1, measure)
 
 
 def measured_at(num_steps: int, records: int) -> np.ndarray:
@@ -100,7 +93,7 @@ def measured_at(num_steps: int, records: int) -> np.ndarray:
 
 def run_scheme(name: str, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
     """One scheme on one problem, all seeds."""
-    problem_name, scheme_name = PAIRS[name]
+    problem_name, scheme_name = name.split("-")
     problem = PROBLEMS[problem_name](config)
     times = np.concatenate([[0], measured_at(config.num_steps(problem_name), config.records)])
     progress.set_description(f"{problem_name}: {scheme_name}")
@@ -109,19 +102,15 @@ def run_scheme(name: str, config: Config, data: Any, folder: Path, progress: tqd
     stage = run_members(run, (keys,), (), folder, progress, np.diff(times).tolist())
     save_params(config.out, name, collect(stage.state.params, config.seeds))
     target_of = ll.ensemble(lambda carry: problem.targets(carry.target), batch_size=side_by_side())
-    targets = collect(target_of(stage.state), config.seeds)
-    units = {"places": (f"{problem_name}_unit", "coordinate")}
-    variables = {
-        f"{problem_name}_{metric}": (
-            ("seed", f"{problem_name}_step", *units.get(metric, ())),
-            values.astype(np.float32),
-        )
+    axes = ("seed", f"{problem_name}_step", f"{problem_name}_unit", "coordinate")
+    variables: dict[str, Any] = {
+        f"{problem_name}_{metric}": (axes[: values.ndim], values.astype(np.float32))
         for metric, values in stage.metrics.items()
     }
     dataset = xr.Dataset(variables, {f"{problem_name}_step": times, "seed": np.arange(config.seeds)})
     dataset = dataset.expand_dims(scheme=[scheme_name])
-    of_target = "seed", f"{problem_name}_target", "coordinate"
-    return dataset.assign({f"{problem_name}_targets": (of_target, targets)})
+    targets = ("seed", f"{problem_name}_target", "coordinate"), collect(target_of(stage.state), config.seeds)
+    return dataset.assign({f"{problem_name}_targets": targets})
 
 
 def held(config: Config, data: Any) -> harness.Held:
@@ -138,9 +127,6 @@ def held(config: Config, data: Any) -> harness.Held:
     return harness.Held(each, once)
 
 
-PAIRS: dict[str, tuple[Any, Any]] = {
-    f"{problem}-{scheme}": (problem, scheme) for problem in PROBLEMS for scheme in SCHEMES
-}
 EXPERIMENT = harness.Experiment(
     name="birth_death",
     config=Config,
@@ -148,16 +134,45 @@ EXPERIMENT = harness.Experiment(
     kind="part",
     unit="step",
     parts=lambda config: {
-        f"{problem}-{scheme}": config.num_steps(problem)
-        for problem in config.problems
-        for scheme in config.schemes
+        f"{name}-{scheme}": config.num_steps(name) for name in config.problems for scheme in config.schemes
     },
-    load=lambda config: None,
     held=held,
     run_part=run_scheme,
     merge=lambda config, parts: harness.joined(parts, "scheme", config.schemes),
 )
 run, main = EXPERIMENT.run, EXPERIMENT.main
+
+
+CHUNKS = 5
+
+
+def swept(static: Mapping[str, Any]) -> Program:
+    """A run of one scheme on one problem; a chunk is a fifth of its steps."""
+    config = Config(units=static["units"], batch_size=static["batch_size"])
+    problem, scheme = PROBLEMS[static["problem"]](config), SCHEMES[static["scheme"]]
+    times = -(-static["steps"] // CHUNKS) * np.arange(CHUNKS + 1)
+
+    def run(traced: dict[str, jax.Array]) -> Run:
+        alphas: Any = dict.fromkeys(problem.alphas, traced["alpha"])
+        one = problem._replace(alphas=alphas, learning_rate=traced["learning_rate"])
+        return run_of(one, scheme, config, times)
+
+    return program_of(run, lambda found, measured: measured["loss"], CHUNKS, ())
+
+
+SWEEPABLE = Sweepable(
+    "loss at the end",
+    "minimize",
+    {"alpha": 1.0, "learning_rate": 0.02},
+    {
+        "scheme": ("clone", *(name for name in SCHEMES if name != "clone")),
+        "problem": tuple(PROBLEMS),
+        "steps": 1_000,
+        "units": 50,
+        "batch_size": 100,
+    },
+    swept,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from experiments.settings import Count, NotNegative, Positive, Seed, Settings, at_least
 
@@ -11,15 +11,11 @@ ProblemName = Literal["planted", "mixture", "mixture_bad_start"]
 SchemeName = Literal["gd", "clone", "clone_centered", "prior", "prior_centered"]
 
 
-class Preset(NamedTuple):
-    """Settings of a `--preset`: steps of the planted problem, of the mixture, and of its bad start."""
-
-    planted: int
-    mixture: int
-    mixture_bad_start: int
-
-
-PRESETS = {"short": Preset(10_000, 1_500, 2_500), "seed": Preset(100_000, 3_000, 10_000)}
+PRESETS = {
+    "short": {"planted": 10_000, "mixture": 1_500, "mixture_bad_start": 2_500},
+    "seed": {"planted": 100_000, "mixture": 3_000, "mixture_bad_start": 10_000},
+}
+"""Steps of every problem at a choice of `--preset`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,38 +31,25 @@ class Config(Settings):
     preset: Literal["short", "seed"] = "short"
     """short: 10,000 steps of the planted problem; seed: the notebook's 100,000. Of the mixture 1,500 (from
     the bad start 2,500), or the published 3,000 (10,000)."""
-    seeds: Count = 32
-    """Number of seeds: teacher, student, data. All schemes see the same."""
-    seed: Seed = 0
-    """Base PRNG seed."""
-    steps: Annotated[int, at_least(10)] | None = None
-    """Steps of all problems; by default the preset's."""
-    learning_rate: Positive = 2e-2
-    """Learning rate of the planted problem."""
-    batch_size: Count = 100
-    """Fresh examples a step."""
-    units: Count = 50
-    """Units of the student."""
-    teacher_units: Count = 10
-    """Units of the teacher."""
-    features: Annotated[int, at_least(2)] = 50
-    """Dimension of the inputs."""
-    alpha_clone: NotNegative = 1.0
-    """Speed of birth and death by clones on the planted problem."""
-    alpha_prior: NotNegative = 0.01
-    """Speed of death and fresh starts on the planted problem."""
-    alpha_mixture: NotNegative = 0.05
-    """Speed of both on the mixture."""
-    mixture_units: Count = 200
-    """Units that learn the mixture."""
+    seeds: Count = 32  # Number of seeds: teacher, student, data. All schemes see the same.
+    seed: Seed = 0  # Base PRNG seed.
+    steps: Annotated[int, at_least(10)] | None = None  # Steps of all problems; by default the preset's.
+    learning_rate: Positive = 2e-2  # Learning rate of the planted problem.
+    batch_size: Count = 100  # Fresh examples a step.
+    units: Count = 50  # Units of the student.
+    teacher_units: Count = 10  # Units of the teacher.
+    features: Annotated[int, at_least(2)] = 50  # Dimension of the inputs.
+    alpha_clone: NotNegative = 1.0  # Speed of birth and death by clones on the planted problem.
+    alpha_prior: NotNegative = 0.01  # Speed of death and fresh starts on the planted problem.
+    alpha_mixture: NotNegative = 0.05  # Speed of both on the mixture.
+    mixture_units: Count = 200  # Units that learn the mixture.
     probability: Literal["linear", "exponential"] = "linear"
     """Probability of an event by its rate: the rate, as published, or 1 - exp(-rate), as in the paper."""
     charge: Literal["copy", "split"] = "copy"
     """Charge of a copy: that of its origin, as published, or half of it for both."""
     slots: Literal["distinct", "independent"] = "distinct"
     """Neurons that clones overwrite: different ones, or each its own draw, as published."""
-    test_points: Count = 2_000
-    """Points on which the loss of the planted problem is measured."""
+    test_points: Count = 2_000  # Points on which the loss of the planted problem is measured.
     records: Annotated[int, at_least(2)] = 60
     """Log-spaced measurements; between two of them at most a fiftieth of the run."""
     out: Path = Path("results/birth_death")
@@ -77,7 +60,7 @@ class Config(Settings):
 
     def num_steps(self, problem: str) -> int:
         """Length of the run on a problem."""
-        return self.steps or getattr(PRESETS[self.preset], problem)
+        return self.steps or PRESETS[self.preset][problem]
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide the results."""
@@ -86,6 +69,5 @@ class Config(Settings):
     @classmethod
     def restored(cls, held: Mapping[str, Any]) -> Settings:
         """Makes the settings of which `deciding` was written as JSON."""
-        preset = PRESETS[held["preset"]]
-        given = {steps for name, steps in held["steps"].items() if steps != getattr(preset, name)}
-        return super().restored({**held, "steps": given.pop() if given else None})
+        given = dict(held["steps"].items() - PRESETS[held["preset"]].items()).values()
+        return super().restored({**held, "steps": next(iter(given), None)})

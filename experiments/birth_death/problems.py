@@ -9,37 +9,23 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 import lax_learning as ll
-from experiments.birth_death.config import Config, ProblemName, SchemeName
+from experiments.birth_death.config import Config
 
 
 class Problem(NamedTuple):
-    """Problem of a population, and how it is learned.
+    """Problem of a population, and how it is learned."""
 
-    Fields:
-      init: `key -> (target, params)`.
-      gradients: `(key, target, params) -> gradients` of one step.
-      loss: `(key, target, params) -> loss`, measured.
-      places: `params -> [units, 2]`, where the units are.
-      targets: `target -> [targets, 2]`, where they should be.
-      axes: of the neurons, as `birth_death` takes them.
-      charges: picks the charges, as `birth_death` takes it.
-      prior: draws fresh neurons; None for the default.
-      alphas: speed of birth and death, by scheme of `birth_death`.
-      learning_rate: of gradient descent.
-      quiet_steps: at the end, without events, though at most a third of the run.
-    """
-
-    init: Callable[[jax.Array], tuple[Any, Any]]
-    gradients: Callable[[jax.Array, Any, Any], Any]
-    loss: Callable[[jax.Array, Any, Any], jax.Array]
-    places: Callable[[Any], jax.Array]
-    targets: Callable[[Any], jax.Array]
-    axes: Any
+    init: Callable[[jax.Array], tuple[Any, Any]]  # key -> (target, params)
+    gradients: Callable[[jax.Array, Any, Any], Any]  # (key, target, params) -> gradients of one step
+    loss: Callable[[jax.Array, Any, Any], jax.Array]  # (key, target, params) -> loss, measured
+    places: Callable[[Any], jax.Array]  # params -> [units, 2], where the units are
+    targets: Callable[[Any], jax.Array]  # target -> [targets, 2], where they should be
+    axes: Any  # of the neurons, as `ll.birth_death` takes them, as it does the next two
     charges: Callable[[Any], Any]
     prior: Callable[[jax.Array, Any], Any] | None
-    alphas: dict[str, float]
+    alphas: dict[str, float]  # speed of birth and death, by scheme of `ll.birth_death`
     learning_rate: float
-    quiet_steps: int
+    quiet_steps: int  # steps at the end without events, though at most a third of the run
 
 
 class Scheme(NamedTuple):
@@ -50,7 +36,7 @@ class Scheme(NamedTuple):
     factor: float
 
 
-SCHEMES: dict[SchemeName, Scheme] = {
+SCHEMES: dict[str, Scheme] = {
     "gd": Scheme("clone", "none", 0.0),
     "clone": Scheme("clone", "none", 1.0),
     "clone_centered": Scheme("clone", "mean", 1.0),
@@ -92,13 +78,8 @@ def planted(config: Config) -> Problem:
     )  # fmt: skip
 
 
-MEANS, VARIANCES, WEIGHTS = (
-    np.array([-2, 0, 2], "f4"),
-    np.array([0.5, 1, 0.5], "f4"),
-    np.array([1, -2, 1], "f4"),
-)
+MEANS, VARIANCES, WEIGHTS = np.array([[-2, 0, 2], [0.5, 1, 0.5], [1, -2, 1]], "f4")
 UNIT_VARIANCE = 0.5
-QUIET_STEPS = 1_000
 
 
 def gaussian(difference: ArrayLike, variance: ArrayLike) -> jax.Array:
@@ -108,14 +89,9 @@ def gaussian(difference: ArrayLike, variance: ArrayLike) -> jax.Array:
 
 
 def mixture_energy(c: jax.Array, y: jax.Array) -> jax.Array:
-    """`1/2 int (f - f_n)^2` of a mixture f and `f_n = mean_i c_i N(x; y_i, 1/2)`, in closed form.
-
-    The mixture has three Gaussians, with weights 1, -2, 1 over 3.
-    """
+    """`1/2 int (f - f_n)^2` of a mixture f of three and `f_n = mean_i c_i N(x; y_i, 1/2)`, in closed form."""
     weights = jnp.asarray(WEIGHTS / WEIGHTS.size)
-    own = (
-        weights @ gaussian(jnp.asarray(MEANS[:, None] - MEANS), VARIANCES[:, None] + VARIANCES) @ weights / 2
-    )
+    own = weights @ gaussian(MEANS[:, None] - MEANS, VARIANCES[:, None] + VARIANCES) @ weights / 2
     overlap = gaussian(y[:, None] - MEANS, VARIANCES + UNIT_VARIANCE) @ weights
     interaction = gaussian(y[:, None] - y, 2 * UNIT_VARIANCE) @ c
     return own - jnp.mean(c * overlap) + jnp.mean(c * interaction) / (2 * c.size)
@@ -134,27 +110,24 @@ def mixture(config: Config, start: Callable[[jax.Array, tuple[int]], jax.Array])
 
     def gradients(key: jax.Array, target: Any, params: Any) -> Any:
         """The mean-field gradient: that of one unit, not of its share."""
-        del key, target
         return jax.tree.map(lambda g: units * g, jax.grad(energy)(params))
 
-    def places(params: Any) -> jax.Array:
-        return jnp.stack([params["y"], params["c"]], axis=-1)
-
-    def targets(target: Any) -> jax.Array:
-        del target
-        return jnp.stack([jnp.asarray(MEANS), jnp.asarray(WEIGHTS)], axis=-1)
-
-    def prior(key: jax.Array, params: Any) -> Any:
-        return {**params, "y": jax.random.normal(key, (units,))}
-
     return Problem(
-        init, gradients, lambda key, target, params: energy(params), places, targets, {"y": 0, "c": 0},
-        lambda params: params["c"], prior,
-        {"clone": config.alpha_mixture, "prior": config.alpha_mixture}, 1e-2, QUIET_STEPS,
-    )  # fmt: skip
+        init,
+        gradients,
+        loss=lambda key, target, params: energy(params),
+        places=lambda params: jnp.stack([params["y"], params["c"]], axis=-1),
+        targets=lambda target: jnp.stack([jnp.asarray(MEANS), jnp.asarray(WEIGHTS)], axis=-1),
+        axes={"y": 0, "c": 0},
+        charges=lambda params: params["c"],
+        prior=lambda key, params: {**params, "y": jax.random.normal(key, (units,))},
+        alphas={"clone": config.alpha_mixture, "prior": config.alpha_mixture},
+        learning_rate=1e-2,
+        quiet_steps=1_000,
+    )
 
 
-PROBLEMS: dict[ProblemName, Callable[[Config], Problem]] = {
+PROBLEMS: dict[str, Callable[[Config], Problem]] = {
     "planted": planted,
     "mixture": lambda c: mixture(c, lambda key, shape: jax.random.uniform(key, shape, minval=-2, maxval=2)),
     "mixture_bad_start": lambda c: mixture(c, lambda key, shape: 0.1 * jax.random.normal(key, shape) - 2),

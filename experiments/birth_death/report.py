@@ -18,7 +18,10 @@ LABELS = {
     "prior_centered": "GD + prior, centred",
 }
 COLOURS = dict(zip(LABELS, ("black", "tab:blue", "tab:cyan", "tab:red", "tab:orange"), strict=True))
-STYLES = dict(zip(LABELS, ("-", "-", "--", "-", "--"), strict=True))
+STYLES = {
+    scheme: {"linestyle": dashes, "color": COLOURS[scheme], "label": LABELS[scheme]}
+    for scheme, dashes in zip(LABELS, ("-", "-", "--", "-", "--"), strict=True)
+}
 TITLES = {
     "planted": "planted teacher",
     "mixture": "mixture of Gaussians",
@@ -71,7 +74,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     summary = []
     for problem in problems_of(results):
         steps = results[f"{problem}_step"].values
-        for scheme in results.scheme.values:
+        for scheme in results.scheme.values.tolist():
             one = results.sel(scheme=scheme)
             losses = one[f"{problem}_loss"].values
             metrics = {
@@ -80,13 +83,13 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
                 "slope": slopes(steps, losses),
                 **{n: one[f"{problem}_{n}"].values[:, -1] for n in EVENTS},
             }
-            found = reporting.summary_rows(str(scheme), metrics, kind="scheme")
+            found = reporting.summary_rows(scheme, metrics, kind="scheme")
             for threshold in THRESHOLDS:
                 times = times_to(steps, losses, threshold)
-                ends = [None if np.isinf(v) else v for v in median_interval(times)]
+                mean, *ends = (None if np.isinf(v) else v for v in median_interval(times))
                 found.append({
-                    "scheme": str(scheme), "metric": f"median_steps_to_{threshold:.0e}", "mean": ends[0],
-                    "ci95": ends[1:], "n": len(times), "reached": int(np.isfinite(times).sum()),
+                    "scheme": scheme, "metric": f"median_steps_to_{threshold:.0e}", "mean": mean,
+                    "ci95": ends, "n": len(times), "reached": int(np.isfinite(times).sum()),
                 })  # fmt: skip
             summary += [{"problem": problem, **row} for row in found]
     return summary
@@ -96,12 +99,11 @@ def table(summary: list[dict[str, Any]]) -> str:
     """The printed table: geometric mean of the final loss with its interval, slopes, times and events."""
     lines = []
     for (problem, scheme), of in reporting.by_part(summary, "problem", "scheme").items():
-        counts = [reporting.cell({**of[name], "ci95": (None, None)}, ".0f") for name in EVENTS]
-        times = [row for metric, row in of.items() if metric.startswith("median_steps_to")]
         lines.append([
             f"{TITLES[problem]}: {LABELS[scheme]}", _geometric(of["log10_final_loss"]),
             reporting.cell(of["slope"], ".2f", ".2f"),
-            *(_time(row) for row in times), *counts,
+            *(_time(row) for metric, row in of.items() if metric.startswith("median_steps_to")),
+            *(reporting.cell({**of[name], "ci95": (None, None)}, ".0f") for name in EVENTS),
         ])  # fmt: skip
     return reporting.table(["problem and scheme", *COLUMNS], lines)
 
@@ -130,55 +132,40 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
     }
 
 
-def _style(scheme: str) -> dict[str, Any]:
-    return {"linestyle": STYLES[scheme], "color": COLOURS[scheme], "label": LABELS[scheme]}
-
-
 def loss(results: xr.Dataset, problem: str) -> Figure:
     """Loss against steps on logarithmic axes, with fitted slopes."""
-    figure, (curves, fitted) = plt.subplots(
-        1, 2, figsize=(13, 5.2), layout="constrained", width_ratios=(3, 2)
-    )
-    steps = results[f"{problem}_step"].values
-    for i, scheme in enumerate(results.scheme.values):
-        losses = results[f"{problem}_loss"].sel(scheme=scheme).values
+    figure, (curves, fitted) = plt.subplots(1, 2, figsize=(13, 5.2), width_ratios=(3, 2))
+    steps, schemes = results[f"{problem}_step"].values, results.scheme.values.tolist()
+    for i, scheme in enumerate(schemes):
+        losses, colour = results[f"{problem}_loss"].sel(scheme=scheme).values, COLOURS[scheme]
         mean, low, high, _ = np.array([reporting.interval(_log(column)) for column in losses.T[1:]]).T
         with np.errstate(over="ignore"):  # intervals of logarithms are wide where a seed diverged
             mean, low, high = reporting.drawable(np.exp([mean, low, high]))
         low = np.where(low > 1e-30, low, np.nan)
-        curves.plot(steps[1:], mean, STYLES[scheme], color=COLOURS[scheme], label=LABELS[scheme])
-        curves.fill_between(steps[1:], low, high, color=COLOURS[scheme], alpha=0.2, linewidth=0)
+        reporting.draw_band(curves, steps[1:], mean, low, high, **STYLES[scheme])
         of_seeds = slopes(steps, losses)
-        fitted.plot(of_seeds, np.full(of_seeds.size, i + 0.2), "|", color=COLOURS[scheme], alpha=0.5)
-        (centre,) = reporting.bars(fitted, [i], [of_seeds], "x", color=COLOURS[scheme])
+        fitted.plot(of_seeds, np.full(of_seeds.size, i + 0.2), "|", color=colour, alpha=0.5)
+        (centre,) = reporting.bars(fitted, [i], [of_seeds], "x", color=colour)
         text, above = f"{centre:.2f}" if np.isfinite(centre) else "", {"textcoords": "offset points"}
         fitted.annotate(text, (centre, i), xytext=(0, 8), ha="center", **above)
     curves.axvspan(steps[-1] / 10, steps[-1], color="0.93", zorder=0)
-    curves.set(
-        xscale="log", yscale="log", xlabel="steps", ylabel="loss (geometric mean)",
-        title=f"Loss: {TITLES[problem]}",
-    )  # fmt: skip
+    curves.set(xscale="log", yscale="log", xlabel="steps", ylabel="loss (geometric mean)")
+    curves.set_title(f"Loss: {TITLES[problem]}")
     curves.legend(frameon=False)
-    fitted.set_yticks(range(results.sizes["scheme"]), [LABELS[s] for s in results.scheme.values])
-    fitted.set_ylim(results.sizes["scheme"] - 0.5, -0.6)
+    fitted.set_yticks(range(len(schemes)), [LABELS[s] for s in schemes])
     fitted.set(title="Slope over the last decade (grey)", xlabel="d log loss / d log step")
-    for axes in (curves, fitted):
-        axes.grid(alpha=0.3)
-    reporting.note_seeds(figure, results, "; strokes: seeds")
-    return figure
+    fitted.set_ylim(len(schemes) - 0.5, -0.6)
+    return reporting.completed(figure, results, more="; strokes: seeds")
 
 
 def times(results: xr.Dataset, problem: str) -> Figure:
     """Share of the seeds that is still above a loss, against steps."""
-    figure, every = plt.subplots(
-        1, len(THRESHOLDS), figsize=(4.2 * len(THRESHOLDS), 4.4), sharey=True, layout="constrained"
-    )
+    figure, every = plt.subplots(1, len(THRESHOLDS), figsize=(4.2 * len(THRESHOLDS), 4.4), sharey=True)
     steps = results[f"{problem}_step"].values
     for axes, level in zip(every, THRESHOLDS, strict=True):
         for scheme in results.scheme.values:
             reached = times_to(steps, results[f"{problem}_loss"].sel(scheme=scheme).values, level)
-            above = (reached[:, None] > steps).mean(axis=0)
-            axes.step(steps, above, STYLES[scheme], where="post", color=COLOURS[scheme], label=LABELS[scheme])
+            axes.step(steps, (reached[:, None] > steps).mean(axis=0), where="post", **STYLES[scheme])
         axes.set(title=f"loss above {level:.0e}", xlabel="steps", xscale="log", ylim=(-0.03, 1.03))
         axes.set_xlim(1, steps[-1])
         axes.grid(alpha=0.3)
@@ -191,58 +178,48 @@ def times(results: xr.Dataset, problem: str) -> Figure:
 
 def events(results: xr.Dataset, problem: str) -> Figure:
     """Events a step, and how many of the first units still have descendants."""
-    figure, (kills, clones, lineages) = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+    figure, (kills, clones, lineages) = plt.subplots(1, 3, figsize=(15, 4.6))
     steps = results[f"{problem}_step"].values
     for scheme in results.scheme.values:
         one = results.sel(scheme=scheme)
         for axes, metric in ((kills, "killed"), (clones, "cloned")):
             rate = np.diff(reporting.drawable(one[f"{problem}_{metric}"].values), axis=1) / np.diff(steps)
             if rate.any():
-                reporting.band(axes, steps[1:], rate, **_style(scheme))
-        left = one[f"{problem}_lineages"].values[:, 1:]
-        reporting.band(lineages, steps[1:], left, **_style(scheme))
+                reporting.band(axes, steps[1:], rate, **STYLES[scheme])
+        reporting.band(lineages, steps[1:], one[f"{problem}_lineages"].values[:, 1:], **STYLES[scheme])
     kills.set(title="Killed", ylabel="units a step")
     clones.set(title="Cloned", ylabel="units a step")
     lineages.set(title="Units of the start with descendants", ylabel="units")
-    for axes in (kills, clones, lineages):
+    for axes in figure.axes:
         axes.set(xscale="log", xlabel="steps")
         axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
     lineages.legend(frameon=False, fontsize="small")
-    figure.suptitle(f"Events: {TITLES[problem]}")
-    reporting.note_seeds(figure, results)
-    return figure
+    return reporting.completed(figure, results, f"Events: {TITLES[problem]}")
 
 
 def places(results: xr.Dataset, problem: str) -> Figure:
     """Positions of the units of the first seed, and where they should be."""
-    schemes = results.scheme.values
-    figure, every = plt.subplots(
-        1, len(schemes), figsize=(4 * len(schemes), 4.3), sharex=True, sharey=True, layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
-    targets = results[f"{problem}_targets"].isel(seed=0).values
-    planted = problem == "planted"
-    for axes, scheme in zip(every[0], schemes, strict=True):
-        paths = results[f"{problem}_places"].sel(scheme=scheme).isel(seed=0).values
-        paths = reporting.drawable(paths)
-        axes.plot(paths[:, :, 0], paths[:, :, 1], color=COLOURS[scheme], linewidth=0.6, alpha=0.5)
-        axes.plot(paths[-1, :, 0], paths[-1, :, 1], "o", color=COLOURS[scheme], markersize=3.5, label="end")
+    schemes, planted = results.scheme.values, problem == "planted"
+    size = (4 * len(schemes), 4.3)
+    figure, (every,) = plt.subplots(1, len(schemes), figsize=size, sharex=True, sharey=True, squeeze=False)
+    first = results.isel(seed=0)
+    targets = first[f"{problem}_targets"].values
+    for axes, scheme in zip(every, schemes, strict=True):
+        x, y = reporting.drawable(first[f"{problem}_places"].sel(scheme=scheme).values).transpose(2, 0, 1)
+        axes.plot(x, y, color=COLOURS[scheme], linewidth=0.6, alpha=0.5)
+        axes.plot(x[-1], y[-1], "o", color=COLOURS[scheme], markersize=3.5, label="end")
         if planted:
-            for i, (x, y) in enumerate(targets):
-                axes.axline(
-                    (0, 0), (x, y), color="0.5", linestyle="--", linewidth=0.8,
-                    label=None if i else "ray of a teacher's unit",
-                )  # fmt: skip
+            for i, target in enumerate(targets):
+                label = None if i else "ray of a teacher's unit"
+                axes.axline((0, 0), target, color="0.5", linestyle="--", linewidth=0.8, label=label)
         else:
             axes.plot(*targets.T, "k+", markersize=10, label="Gaussian of the target")
-        axes.set_title(LABELS[scheme])
-        axes.set_xlabel(r"$|c|\,w_1$" if planted else "place y")
-    ends = reporting.drawable(results[f"{problem}_places"].isel(seed=0).values.reshape(-1, 2))
+        axes.set(title=LABELS[scheme], xlabel=r"$|c|\,w_1$" if planted else "place y")
+    ends = reporting.drawable(first[f"{problem}_places"].values.reshape(-1, 2))
     ends = ends[np.isfinite(ends).all(axis=1)]
     spans = np.quantile(ends, (0.002, 0.998), axis=0) if len(ends) else ends
-    every[0, 0].set(xlim=reporting.limits(spans[:, 0], 0.1), ylim=reporting.limits(spans[:, 1], 0.1))
-    every[0, 0].set_ylabel(r"$|c|\,w_2$" if planted else "charge c")
-    every[0, 0].legend(frameon=False, fontsize="small")
+    every[0].set(xlim=reporting.limits(spans[:, 0], 0.1), ylim=reporting.limits(spans[:, 1], 0.1))
+    every[0].set_ylabel(r"$|c|\,w_2$" if planted else "charge c")
+    every[0].legend(frameon=False, fontsize="small")
     figure.suptitle(f"Paths of the units, first seed: {TITLES[problem]}")
     return figure

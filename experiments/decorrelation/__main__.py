@@ -5,7 +5,8 @@ the question whether there is a gain on all of MNIST and with convolutions.
 """
 
 import sys
-from functools import partial
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +19,38 @@ from tqdm import tqdm
 import lax_learning as ll
 from experiments import harness, memory, running
 from experiments.checkpoints import save_params
-from experiments.decorrelation import report
+from experiments.decorrelation import report, runs
 from experiments.decorrelation.config import Config
-from experiments.decorrelation.reading import best_rate
-from experiments.decorrelation.runs import Numbers, Run, runs_of
-from experiments.decorrelation.training import Carry, Images, start_of, training, widths
+from experiments.decorrelation.figures import best_rate
+from experiments.decorrelation.runs import Form, Numbers, Run, runs_of
+from experiments.decorrelation.training import Carry, accuracy, start_of, training, update, widths
+from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
 CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 pixels
 
 
-def run_one(name: str, run: Run, config: Config, data: Images, folder: Path, progress: tqdm) -> xr.Dataset:
+def run_one(name: str, run: Run, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
     """One run, all seeds and learning rates side by side; step 0 is without learning."""
     progress.set_description(name)
     form, num_layers = run.form, len(widths(run.form))
     shape = (len(run.numbers), config.seeds)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)[np.tile(np.arange(shape[1]), shape[0])]
     numbers = jax.tree.map(lambda *of_rates: jnp.repeat(jnp.array(of_rates), config.seeds), *run.numbers)
-    stage = running.run_members(
-        training(form, data.train.x.shape[0], config.batch_size), (keys, numbers), data, folder, progress,
-        [form.updates] * (form.steps + 1),
-    )  # fmt: skip
+    train, costs = training(form, len(data.train.x), config.batch_size), [form.updates] * (form.steps + 1)
+    stage = running.run_members(train, (keys, numbers), data, folder, progress, costs)
     variables: dict[str, Any] = {}
+    axes = {"rate": len(run.numbers), "seed": config.seeds, "step": form.steps + 1, "layer": num_layers}
     for metric, values in stage.metrics.items():
         of_steps = values[:, -form.steps - 1 :].reshape(*shape, form.steps + 1, *values.shape[2:])
-        variables[metric] = (("rate", "seed", "step", "layer")[: of_steps.ndim], of_steps)
-    variables["seconds"] = (("step",), stage.seconds)
+        variables[metric] = (tuple(axes)[: of_steps.ndim], of_steps)
+    variables["seconds"] = ("step", stage.seconds)
     variables["num_layers"] = ((), num_layers)
-    variables["learning_rate"] = (("rate",), np.array([of_rate.rate for of_rate in run.numbers]))
-    variables["updates"] = (("step",), form.updates * np.arange(form.steps + 1.0))
+    variables["learning_rate"] = ("rate", np.array([of_rate.rate for of_rate in run.numbers]))
+    variables["updates"] = ("step", form.updates * np.arange(form.steps + 1.0))
     if run.study == "notebook":
         for moment, matrix in correlations(run.numbers[0], stage.state, data).items():
             variables[moment] = (("pixel", "other_pixel"), matrix)
-    coordinates = {
-        "rate": np.arange(shape[0]),
-        "seed": np.arange(shape[1]),
-        "step": np.arange(form.steps + 1),
-        "layer": np.arange(num_layers),
-    }
-    results = xr.Dataset(variables, coordinates)
+    results = xr.Dataset(variables, {name: np.arange(size) for name, size in axes.items()})
     best = int(best_rate(results).rate)
     of_best = slice(best * config.seeds, (best + 1) * config.seeds)
     save_params(config.out, name, trained(run, stage.state, of_best))
@@ -75,39 +70,35 @@ def trained(run: Run, state: Carry, members: slice) -> Any:
     return jax.tree.map(np.asarray, jax.vmap(fold)(params, layers))
 
 
-def correlations(numbers: Numbers, state: Carry, data: Images) -> dict[str, np.ndarray]:
+def correlations(numbers: Numbers, state: Carry, data: ll.data.Splits) -> dict[str, np.ndarray]:
     """Second moments of the pixels in the centre before and after R, of the first seed."""
     r = running.collect(state.rule_state.layers["0/w"].R, 1)[0]
     x = np.asarray(numbers.inputs(jnp.asarray(data.test.x)))
-    z = x @ r.T
-    return {
-        "moments_before": (x.T @ x / len(x))[np.ix_(CENTRE, CENTRE)],
-        "moments_after": (z.T @ z / len(z))[np.ix_(CENTRE, CENTRE)],
-    }
+    both = {"moments_before": x, "moments_after": x @ r.T}
+    return {name: (z.T @ z / len(z))[np.ix_(CENTRE, CENTRE)] for name, z in both.items()}
 
 
-def images(config: Config) -> Images:
-    """Loads the images of all members."""
+def images(config: Config) -> ll.data.Splits:
+    """Loads the images of all members: pixels in 0..1 and one-hot labels."""
     splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.chosen.data)
     num_images = splits.train.x.shape[0]
     config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
     most = min(part.x.shape[0] for part in splits[1:])
     named = f"at most {most}, the test or validation images of --data {config.chosen.data}"
     config.expect("test_images", named, config.test_images <= most)
-    held_out = [tuple(a[: config.test_images] for a in part) for part in splits[1:]]
-    held = Images(splits.train, *(ll.data.Dataset(*part) for part in held_out))
-    return jax.tree.map(jnp.asarray, held)
+    held_out = (ll.data.Dataset(*(a[: config.test_images] for a in part)) for part in splits[1:])
+    return jax.tree.map(jnp.asarray, ll.data.Splits(splits.train, *held_out))
 
 
-def held(config: Config, data: Images) -> harness.Held:
+def held(config: Config, data: ll.data.Splits) -> harness.Held:
     """The largest run: networks, their R and the order of the images of every seed, at all learning rates."""
-    runs, sizes = runs_of(config), []
-    of_network = {run.form.network: run for run in sorted(runs.values(), key=lambda run: len(run.numbers))}
+    every, sizes = sorted(runs_of(config).values(), key=lambda run: len(run.numbers)), []
+    of_network = {run.form.network: run for run in every}
     for run in of_network.values():
         start = partial(start_of, run.form, data.train.x.shape[0], config.batch_size)
         sizes.append((jax.eval_shape(start, jax.random.key(0), run.numbers[0]), len(run.numbers)))
     each, members = max(sizes, key=lambda size: memory.bytes_of(size[0]) * size[1])
-    return harness.Held(each, memory.floats(max(run.form.updates for run in runs.values())), members)
+    return harness.Held(each, memory.floats(max(run.form.updates for run in every)), members)
 
 
 EXPERIMENT = harness.Experiment(
@@ -116,18 +107,66 @@ EXPERIMENT = harness.Experiment(
     report=report,
     kind="run",
     unit="update",
-    parts=lambda config: {
-        name: run.form.updates * (run.form.steps + 1) for name, run in runs_of(config).items()
-    },
+    parts=lambda config: {n: run.form.updates * (run.form.steps + 1) for n, run in runs_of(config).items()},
     load=images,
     held=held,
-    run_part=lambda name, config, data, folder, progress: run_one(
-        name, runs_of(config)[name], config, data, folder, progress
-    ),
+    run_part=lambda name, config, *others: run_one(name, runs_of(config)[name], config, *others),
     merge=lambda config, parts: harness.joined(parts, "run", list(runs_of(config))),
     compile_quickly=lambda config: config.preset == "sample",
 )
 run, main = EXPERIMENT.run, EXPERIMENT.main
+
+
+CHUNKS = 5
+
+
+_images = cache(lambda source: images(Config(preset="full", data=source)))
+
+
+def swept(static: Mapping[str, Any]) -> Program:
+    """A run of one rule on plain or decorrelated inputs; a chunk is a fifth of its updates."""
+    data, batch_size = _images(static["data"]), static["batch_size"]
+    check_at_most("batch_size", batch_size, data.train.x.shape[0], "images")
+    updates = -(-static["updates"] // CHUNKS)
+    network, inputs = runs.NETWORKS[static["network"]], runs.INPUTS[static["inputs"]]
+    form = Form(network, static["rule"], inputs, runs.MOMENTUM, None, updates, CHUNKS)
+
+    def run(traced: dict[str, jax.Array]) -> running.Run:
+        numbers = Numbers(traced["learning_rate"], {"eta": traced["eta"]}, *runs.STANDARD)
+
+        def init(key: jax.Array, data: ll.data.Splits) -> Carry:
+            return start_of(form, data.train.x.shape[0], batch_size, key, numbers)
+
+        def step(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
+            of_updates = number * updates + jnp.arange(updates)
+            carry, (losses, _) = jax.lax.scan(partial(update, form, batch_size, data), carry, of_updates)
+            return carry, {"loss": losses}
+
+        def measure(carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+            return {"accuracy": accuracy(form, carry, data.validation)}
+
+        return running.Run(init, step, CHUNKS, measure)
+
+    def score(found: Any, measured: Any) -> jax.Array:
+        return while_finite(measured["accuracy"], found["loss"])
+
+    return program_of(run, score, CHUNKS, data)
+
+
+SWEEPABLE = Sweepable(
+    "accuracy on the validation images",
+    "maximize",
+    {"eta": 1e-3, "learning_rate": 0.03},
+    {
+        "rule": tuple(runs.RATES),
+        "network": tuple(runs.NETWORKS),
+        "inputs": ("decorrelated", *(name for name in runs.INPUTS if name != "decorrelated")),
+        "updates": 50,
+        "batch_size": 64,
+        "data": "sample",
+    },
+    swept,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

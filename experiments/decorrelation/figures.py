@@ -1,4 +1,4 @@
-"""The figures of the decorrelation experiment."""
+"""The runs of the decorrelation experiment as its report reads them, and its figures."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,20 +7,77 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from experiments import reporting
-from experiments.decorrelation.reading import NOTEBOOK, PUBLISHED, elapsed, over_layers, runs_in, updates_of
+
+NOTEBOOK = {
+    "alone": "decorrelation alone",
+    "one_layer": "one decorrelated layer",
+    "two_layers": "two decorrelated layers",
+    "two_layers_fixed": "two layers, R held at the identity",
+}
+PUBLISHED = {
+    "alone": [106.560814, 92.458618, 67.835510, 49.946434, 37.211742, 27.915833, 20.952473, 15.865977,
+              12.110641, 9.355850, 7.313002],
+    "one_layer": [106.638420, 92.378510, 67.550423, 50.074562, 37.256287, 27.816923, 20.886711, 15.840314,
+                  12.159686, 9.431981, 7.337277],
+    "two_layers_fixed": [111.116158, 110.478119, 110.325562, 110.372955, 110.450310, 110.519104, 110.553780,
+                         110.941040, 110.781067, 111.277313, 111.346657, 111.523827, 112.008949],
+}  # fmt: skip
+"""Decorrelation losses that the notebook prints, summed over the batches of an epoch. It names the last of
+these a run with R learned at 1e-5."""
+
+
+def best_rate(one: xr.Dataset) -> xr.Dataset:
+    """A run at the learning rate with the best mean accuracy on the validation images at the end."""
+    finished = one.isel(step=np.flatnonzero(np.isfinite(one.updates.values)))
+    finished = finished.isel(rate=np.flatnonzero(np.isfinite(finished.learning_rate.values)))
+    accuracy = finished.validation_accuracy.isel(step=-1).mean("seed", skipna=False)
+    final = np.nan_to_num(accuracy.values, nan=-1.0)  # a rate at which a seed diverged is the last choice
+    return finished.isel(rate=int(final.argmax()))
+
+
+def over_layers(of_layers: xr.DataArray) -> xr.DataArray:
+    """Sum over the layers of a network; NaN if one of them is NaN."""
+    return of_layers.sum("layer", skipna=False)
+
+
+def runs_in(results: xr.Dataset, study: str) -> dict[str, xr.Dataset]:
+    """The runs of a study, each at its best learning rate."""
+    names = results.run.values[results.study.values == study]
+    best = {str(name): best_rate(results.sel(run=name)) for name in names}
+    return {name: one.isel(layer=slice(0, int(one.num_layers))) for name, one in best.items()}
+
+
+def elapsed(one: xr.Dataset) -> np.ndarray:
+    """Seconds of one seed up to every measurement, at the median pace."""
+    return updates_of(one) * seconds_per_update(one)
+
+
+def seconds_per_update(one: xr.Dataset) -> float:
+    """The median over the intervals between measurements, of one seed, compilation apart."""
+    return float(np.median(one.seconds.values[1:] / np.diff(updates_of(one))))
+
+
+def updates_of(one: xr.Dataset) -> np.ndarray:
+    """Updates up to every measurement: step 0 is without learning."""
+    return one.updates.values
+
+
+def first_reaching(x: np.ndarray, accuracy: np.ndarray, level: float) -> float:
+    """First x at which the mean over seeds of an accuracy `[seed, x]` reaches a level; NaN if none does."""
+    reached = np.flatnonzero(accuracy.mean(axis=0) >= level)
+    return float(x[reached[0]]) if reached.size else float("nan")
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
     """Draws the figures of all studies that were run."""
-    return reporting.drawn((notebook, moments, gain, choices), results)
+    studies = {notebook: "notebook", moments: "notebook", gain: "gain", choices: "choices"}
+    runs = {draw: runs_in(results, study) for draw, study in studies.items()}
+    return {draw.__name__: draw(results, of_study) for draw, of_study in runs.items() if of_study}
 
 
-def notebook(results: xr.Dataset) -> Figure | None:
-    """Loss and decorrelation loss of the notebook's runs by epoch, with what it prints."""
-    runs = runs_in(results, "notebook")
-    if not runs:
-        return None
-    figure, (loss, decorrelation) = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
+def notebook(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
+    """Loss and decorrelation loss of the notebook's runs by epoch, beside the published values."""
+    figure, (loss, decorrelation) = plt.subplots(1, 2, figsize=(13, 5))
     for i, (name, one) in enumerate(runs.items()):
         epochs, batches = np.arange(one.sizes["step"]), float(np.diff(updates_of(one))[0])
         if name != "alone":
@@ -31,26 +88,17 @@ def notebook(results: xr.Dataset) -> Figure | None:
         label = "printed by the notebook" if name == "alone" else None
         decorrelation.plot(range(len(printed)), printed, "kx", markersize=5, label=label)
     loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy in nats")
-    decorrelation.set(
-        title="Decorrelation loss", xlabel="epoch", ylabel="summed over layers and batches", yscale="log"
-    )
+    decorrelation.set(title="Decorrelation loss", xlabel="epoch", ylabel="summed over layers and batches")
+    decorrelation.set_yscale("log")
     for axes in (loss, decorrelation):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="small")
-    figure.suptitle("The notebook's runs on 1,000 images")
-    reporting.note_seeds(figure, results)
-    return figure
+    return reporting.completed(figure, results, "The notebook's runs on 1,000 images")
 
 
-def moments(results: xr.Dataset) -> Figure | None:
+def moments(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
     """Second moments of the pixels before and after decorrelation."""
-    runs = runs_in(results, "notebook")
-    if not runs:
-        return None
-    figure, every = plt.subplots(
-        2, len(runs), figsize=(3.9 * len(runs), 7.4), layout="constrained", squeeze=False
-    )
+    figure, every = plt.subplots(2, len(runs), figsize=(3.9 * len(runs), 7.4), squeeze=False)
     for (name, one), column in zip(runs.items(), every.T, strict=True):
         limit = float(np.nanmax(np.abs(one.moments_before.values)))
         for axes, when in zip(column, ("before", "after"), strict=True):
@@ -63,16 +111,11 @@ def moments(results: xr.Dataset) -> Figure | None:
     return figure
 
 
-def gain(results: xr.Dataset) -> Figure | None:
+def gain(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
     """Accuracy of every rule against updates and against seconds, on plain and on decorrelated inputs."""
-    runs = runs_in(results, "gain")
-    if not runs:
-        return None
     networks = list(dict.fromkeys(name.split("-")[0] for name in runs))
     rules = list(dict.fromkeys(name.split("-")[1] for name in runs))
-    figure, every = plt.subplots(
-        len(networks), 2, figsize=(14, 4.8 * len(networks)), layout="constrained", squeeze=False
-    )
+    figure, every = plt.subplots(len(networks), 2, figsize=(14, 4.8 * len(networks)), squeeze=False)
     for name, one in runs.items():
         network, rule, kind = name.split("-")
         style = {
@@ -85,19 +128,14 @@ def gain(results: xr.Dataset) -> Figure | None:
     for network, line in zip(networks, every, strict=True):
         for axes, unit in zip(line, ("updates", "seconds of one seed, compilation apart"), strict=True):
             axes.set(title=f"{network} network", xlabel=unit, ylabel="accuracy on test images", ylim=(0, 1))
-            axes.grid(alpha=0.3)
     reporting.legend_beside(figure, every[0, 0])
-    figure.suptitle("Rules on plain and on decorrelated inputs, each at its best learning rate")
-    reporting.note_seeds(figure, results)
-    return figure
+    title = "Rules on plain and on decorrelated inputs, each at its best learning rate"
+    return reporting.completed(figure, results, title)
 
 
-def choices(results: xr.Dataset) -> Figure | None:
-    """Accuracy, correlations left in the pixels and the size of R under choices of the rule for it."""
-    runs = runs_in(results, "choices")
-    if not runs:
-        return None
-    figure, (accuracy, left, largest) = plt.subplots(1, 3, figsize=(17, 5), layout="constrained")
+def choices(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
+    """Accuracy, correlations left in the pixels and size of R, for each choice of the update of R."""
+    figure, (accuracy, left, largest) = plt.subplots(1, 3, figsize=(17, 5))
     for i, (name, one) in enumerate(runs.items()):
         x, label = updates_of(one), name.replace("_", " ")
         reporting.band(accuracy, x[1:], one.test_accuracy.values[:, 1:], label=label)
@@ -112,10 +150,8 @@ def choices(results: xr.Dataset) -> Figure | None:
     left.xaxis.set_minor_formatter(NullFormatter())
     left.invert_yaxis()
     largest.set(title="Largest entry of R", ylabel="absolute value")
-    for axes in (accuracy, largest):
-        axes.set_xlabel("updates")
-        axes.grid(alpha=0.3)
+    accuracy.set_xlabel("updates")
+    largest.set_xlabel("updates")
     accuracy.legend(frameon=False, fontsize="small")
-    figure.suptitle("Backprop, dense network: choices of the rule for R")
-    reporting.note_seeds(figure, results)
-    return figure
+    title = "Backprop, dense network: choices of the rule for R"
+    return reporting.completed(figure, results, title, grid=(accuracy, largest))

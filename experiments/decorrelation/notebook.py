@@ -7,12 +7,11 @@ from jax.typing import ArrayLike
 import lax_learning as ll
 from lax_learning.decorrelation import Diagnostics, State
 
-DEAD = 1e-8
-"""Mean square below which an input counts as dead: a division by it is left out."""
+DEAD = 1e-8  # mean square below which an input counts as dead: a division by it is left out
 
 
 def dynamics(eta: ArrayLike, *, variance: ArrayLike = 1.0, scaled: bool = False) -> ll.Dynamics:
-    """Learns an R that gives its outputs a variance, with `n_i = variance / mean z_i^2` for every row.
+    """Learns an R whose outputs have a given variance, with `n_i = variance / mean z_i^2` for every row.
 
     notebook: `R <- R + eta (n R - n C R)`
     scaled: `R <- n (R - eta C R)`, its successor. It divides by variances, not by standard deviations, so

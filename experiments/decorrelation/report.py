@@ -6,16 +6,8 @@ import numpy as np
 import xarray as xr
 
 from experiments import reporting
-from experiments.decorrelation.figures import figures
-from experiments.decorrelation.reading import (
-    NOTEBOOK,
-    elapsed,
-    first_reaching,
-    over_layers,
-    runs_in,
-    seconds_per_update,
-    updates_of,
-)
+from experiments.decorrelation import figures as reading
+from experiments.decorrelation.figures import NOTEBOOK, elapsed, figures, over_layers, runs_in, updates_of
 
 __all__ = ["figures", "rows", "table"]
 
@@ -47,22 +39,17 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     for study in ("notebook", "gain", "choices"):
         runs = runs_in(results, study)
         for name, one in runs.items():
-            last = one.isel(step=-1)
-            metrics = {
-                "test_accuracy": last.test_accuracy.values,
-                "loss": last.loss.values,
-                "correlation": over_layers(last.correlation).values,
-                "largest_r": last.largest_r.values,
-            }
+            last = one.isel(step=-1).assign(correlation=over_layers(one.correlation.isel(step=-1)))
+            metrics = {m: last[m].values for m in ("test_accuracy", "loss", "correlation", "largest_r")}
             found = reporting.summary_rows(name, metrics, kind="run")
             found.append(_number(name, "learning_rate", float(one.learning_rate)))
-            found.append(_number(name, "ms_per_update", 1e3 * seconds_per_update(one)))
+            found.append(_number(name, "ms_per_update", 1e3 * reading.seconds_per_update(one)))
             plain = runs.get(f"{name.rpartition('-')[0]}-plain")
             if plain is not None and plain is not one:
                 level = float(plain.test_accuracy.isel(step=-1).mean(skipna=False))
                 for what, x in {"updates": updates_of, "seconds": elapsed}.items():
-                    needed = first_reaching(x(one), one.test_accuracy.values, level)
-                    needed_plain = first_reaching(x(plain), plain.test_accuracy.values, level)
+                    needed = reading.first_reaching(x(one), one.test_accuracy.values, level)
+                    needed_plain = reading.first_reaching(x(plain), plain.test_accuracy.values, level)
                     share = needed / needed_plain if needed_plain else np.nan  # plain inputs taught nothing
                     found.append(_number(name, f"{what}_share_of_plain", share))
             if study == "notebook":
@@ -72,21 +59,13 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def _number(run: str, metric: str, value: float) -> dict[str, Any]:
-    return {
-        "run": run,
-        "metric": metric,
-        "mean": value if np.isfinite(value) else None,
-        "ci95": [None] * 2,
-        "n": 1,
-    }
+    mean = value if np.isfinite(value) else None
+    return {"run": run, "metric": metric, "mean": mean, "ci95": [None] * 2, "n": 1}
 
 
 def _by_epoch(name: str, one: xr.Dataset) -> list[dict[str, Any]]:
-    """Numbers that the notebook prints: the loss summed over batches, by one less than their number, and the
-    sum of the decorrelation losses.
-    """
-    found = []
-    batches = float(np.diff(updates_of(one))[0])
+    """Sums over the batches of an epoch, as the notebook prints them: the loss over one batch less."""
+    found, batches = [], float(np.diff(updates_of(one))[0])
     sums = {
         "bp_loss": one.loss.values * batches / max(batches - 1, 1),
         "decorrelation_loss": over_layers(one.decorrelation_loss).values * batches,

@@ -5,18 +5,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
-from jax.nn.initializers import Initializer, variance_scaling
+from jax.nn.initializers import variance_scaling
 
 import lax_learning as ll
 from experiments.decorrelation import notebook
 from experiments.decorrelation.config import Config, InputsName, NetworkName, RuleName
 from experiments.registry import rule_of
-
-# torch's initial weights: uniform within +-1 / sqrt(inputs)
-UNIFORM: Initializer = variance_scaling(1 / 3, "fan_in", "uniform")
-
 
 RATES: dict[RuleName, tuple[float, ...]] = {
     "backprop": (0.01, 0.03, 0.1),
@@ -28,13 +23,13 @@ RATES: dict[RuleName, tuple[float, ...]] = {
     "weight_perturbation": (0.00001, 0.00003, 0.0001, 0.0003),
 }
 """Rules, and the learning rates of which the best is reported."""
-SIGMAS = {"weight_perturbation": 0.001}
-"""Standard deviation of the noise where it is not 0.01."""
+SIGMAS = {"weight_perturbation": 0.001}  # standard deviation of the noise where it is not 0.01
 
 
 def torch_mlp(widths: tuple[int, ...]) -> ll.Model:
-    """Dense layers with leaky units and the published initial weights."""
-    return ll.mlp(widths, activation=jax.nn.leaky_relu, w_init=UNIFORM)
+    """Dense layers with leaky units and torch's initial weights: uniform within +-1 / sqrt(inputs)."""
+    uniform = variance_scaling(1 / 3, "fan_in", "uniform")
+    return ll.mlp(widths, activation=jax.nn.leaky_relu, w_init=uniform)
 
 
 def on_pixels(network: ll.Model) -> ll.Model:
@@ -49,17 +44,11 @@ NETWORKS: dict[NetworkName, ll.Model] = {
 
 
 class Numbers(NamedTuple):
-    """Numbers that a program takes as they come.
+    """Traced numbers of a run: a change of them needs no new program."""
 
-    Fields:
-      rate: learning rate.
-      of_dynamics: arguments of the dynamics of R, such as `eta`.
-      mean, width: by which pixels in 0..1 are made inputs.
-    """
-
-    rate: Any
-    of_dynamics: dict[str, Any]
-    mean: Any
+    rate: Any  # learning rate
+    of_dynamics: dict[str, Any]  # arguments of the dynamics of R, such as `eta`
+    mean: Any  # of pixels in 0..1, and their width: both standardise the inputs
     width: Any
 
     def inputs(self, pixels: jax.Array) -> jax.Array:
@@ -68,47 +57,32 @@ class Numbers(NamedTuple):
 
 
 class Form(NamedTuple):
-    """All that a program is made for; runs of the same form share it.
+    """Static settings of a run: runs of the same form share one program."""
 
-    Fields:
-      network: without decorrelation, of rows of 784 pixels.
-      rule_name: one of `RATES`.
-      dynamics: of R, from its numbers; None for plain inputs.
-      optimizer: `learning rate -> optimizer`.
-      images: how many each seed draws; None for all.
-      updates: between two measurements.
-      steps: number of measurements.
-    """
-
-    network: ll.Model
+    network: ll.Model  # without decorrelation, of rows of 784 pixels
     rule_name: RuleName
-    dynamics: Callable[..., ll.Dynamics] | None
-    optimizer: Callable[[Any], optax.GradientTransformation]
-    images: int | None
-    updates: int
-    steps: int
+    dynamics: Callable[..., ll.Dynamics] | None  # of R, from its numbers; None for plain inputs
+    optimizer: Callable[[Any], optax.GradientTransformation]  # by learning rate
+    images: int | None  # how many each seed draws; None for all
+    updates: int  # between two measurements
+    steps: int  # number of measurements
 
     def rule(self, numbers: Numbers) -> ll.Rule:
         """The rule, on decorrelated inputs if there are dynamics."""
-
         optimizer, sigma = self.optimizer(numbers.rate), SIGMAS.get(self.rule_name, 0.01)
-
-        def make(network: ll.Model) -> ll.Rule:
-            return rule_of(self.rule_name, sigma=sigma, optimizer=optimizer)(
-                network, ll.softmax_cross_entropy
-            )
-
+        factory = rule_of(self.rule_name, sigma=sigma, optimizer=optimizer)
+        make = partial(factory, loss=ll.softmax_cross_entropy)
         if self.dynamics is None:
             return make(self.network)
         return ll.decorrelation.rule(make, self.network, self.dynamics(**numbers.of_dynamics))
 
 
 class Run(NamedTuple):
-    """One run over seeds: the study that it belongs to, its form, and the numbers of every learning rate."""
+    """One run over seeds."""
 
     study: str
     form: Form
-    numbers: tuple[Numbers, ...]
+    numbers: tuple[Numbers, ...]  # of every learning rate
 
 
 CHOICE_RATES = (0.03, 0.1)
@@ -136,11 +110,8 @@ def notebook_runs(config: Config) -> dict[str, Run]:
 
 
 LEARN = ll.decorrelation.dynamics
-INPUTS: dict[InputsName, Callable[..., ll.Dynamics] | None] = {
-    "plain": None,
-    "decorrelated": LEARN,
-    "every_8th": partial(LEARN, every=8),
-}
+INPUTS: dict[InputsName, Callable[..., ll.Dynamics] | None]
+INPUTS = {"plain": None, "decorrelated": LEARN, "every_8th": partial(LEARN, every=8)}
 
 
 def gain_runs(config: Config) -> dict[str, Run]:
@@ -176,12 +147,7 @@ def choice_runs(config: Config) -> dict[str, Run]:
 
 
 def _compared(
-    config: Config,
-    study: str,
-    network: NetworkName,
-    rule: RuleName,
-    dynamics: Callable[..., ll.Dynamics] | None,
-    *numbers: Numbers,
+    config: Config, study: str, network: NetworkName, rule: RuleName, dynamics: Any, *numbers: Numbers
 ) -> Run:
     updates = -(-config.chosen.updates // MEASUREMENTS)
     form = Form(NETWORKS[network], rule, dynamics, MOMENTUM, None, updates, MEASUREMENTS)
@@ -189,18 +155,9 @@ def _compared(
     return Run(study, form, numbers or tuple(Numbers(rate, of_dynamics, *STANDARD) for rate in RATES[rule]))
 
 
-STUDIES: dict[str, Callable[[Config], dict[str, Run]]] = {
-    "notebook": notebook_runs,
-    "gain": gain_runs,
-    "choices": choice_runs,
-}
+STUDIES = {"notebook": notebook_runs, "gain": gain_runs, "choices": choice_runs}
 
 
 def runs_of(config: Config) -> dict[str, Run]:
     """All runs of the chosen studies, by name."""
     return {name: run for study in config.studies for name, run in STUDIES[study](config).items()}
-
-
-def targets(labels: jax.Array, outputs: int) -> jax.Array:
-    """One-hot labels with a column for every output of the network."""
-    return jnp.pad(labels, ((0, 0), (0, outputs - labels.shape[1])))

@@ -9,7 +9,7 @@ import optax
 
 import lax_learning as ll
 from experiments import running
-from experiments.decorrelation.runs import Form, Numbers, targets
+from experiments.decorrelation.runs import Form, Numbers
 
 
 class Carry(NamedTuple):
@@ -24,40 +24,22 @@ class Carry(NamedTuple):
     order: ll.data.BatchState
 
 
-class Images(NamedTuple):
-    """Data of all members: pixels in 0..1 and one-hot labels."""
-
-    train: ll.data.Dataset
-    validation: ll.data.Dataset
-    test: ll.data.Dataset
-
-
 def widths(form: Form) -> list[int]:
     """Outputs of every layer, the last of which may be more than labels."""
     return [layer["w"].shape[-1] for layer in jax.eval_shape(form.network.init, jax.random.key(0))]
 
 
-def network_of(form: Form, carry: Carry) -> ll.Model:
-    """The network as the rule sees it: without R, if the run is on plain inputs."""
-    return (
-        form.network
-        if form.dynamics is None
-        else ll.decorrelation.wrap(form.network, carry.rule_state.layers)
-    )
+def targets(labels: jax.Array, outputs: int) -> jax.Array:
+    """One-hot labels with a column for every output of the network."""
+    return jnp.pad(labels, ((0, 0), (0, outputs - labels.shape[1])))
 
 
-def layers_of(form: Form, carry: Carry, x: jax.Array) -> dict[str, ll.decorrelation.State]:
-    """R of every layer in order of depth: the identity, if the run is on plain inputs."""
-    state = carry.rule_state
-    if form.dynamics is None:
-        on_identity = form._replace(dynamics=lambda: ll.decorrelation.dynamics(0.0))
-        state = on_identity.rule(carry.numbers).init(carry.key, carry.params, x)
-    return {name: state.layers[name] for name in in_depth(state.layers)}
-
-
-def in_depth(layers: dict[str, Any]) -> list[str]:
-    """Names of layers, such as `0/w`, in order of depth."""
-    return sorted(layers, key=lambda name: int(name.split("/")[0]))
+def accuracy(form: Form, carry: Carry, images: ll.data.Dataset) -> jax.Array:
+    """Accuracy of the network as the rule sees it: without R, if the run is on plain inputs."""
+    plain, numbers = form.network, carry.numbers
+    network = plain if form.dynamics is None else ll.decorrelation.wrap(plain, carry.rule_state.layers)
+    output = network.apply(carry.params, numbers.inputs(jnp.asarray(images.x)))
+    return ll.accuracy(output, targets(jnp.asarray(images.y), output.shape[1]))
 
 
 def start_of(form: Form, num_images: int, batch_size: int, key: jax.Array, numbers: Numbers) -> Carry:
@@ -70,43 +52,40 @@ def start_of(form: Form, num_images: int, batch_size: int, key: jax.Array, numbe
     return Carry(run_key, numbers, drawn, params, state, form.optimizer(numbers.rate).init(params), order)
 
 
-def update(
-    form: Form, batch_size: int, data: Images, carry: Carry, number: Any
-) -> tuple[Carry, tuple[jax.Array, jax.Array]]:
+def update(form: Form, batch_size: int, data: ll.data.Splits, carry: Carry, number: Any) -> tuple[Carry, Any]:
     """One update, and the losses before it; the decorrelation loss of a layer without R is NaN."""
     order, chosen = ll.data.batches(carry.images.shape[0], batch_size).next(carry.order, number)
     rows, outputs, numbers = carry.images[chosen], widths(form), carry.numbers
     x, y = numbers.inputs(data.train.x[rows]), targets(data.train.y[rows], outputs[-1])
     key = jax.random.fold_in(carry.key, number)
     loss, grads, state = form.rule(numbers).value_and_grad(key, carry.params, carry.rule_state, x, y)
-    nowhere = jnp.full(len(outputs), jnp.nan)
-    losses = (
-        nowhere if form.dynamics is None else jnp.stack([state.losses[n] for n in in_depth(state.losses)])
-    )
+    losses = jnp.full(len(outputs), jnp.nan)
+    if form.dynamics is not None:
+        losses = jnp.stack([state.losses[name] for name in sorted(state.losses)])  # 0/w, 1/w, ...
     updates, optimizer_state = form.optimizer(numbers.rate).update(grads, carry.optimizer_state, carry.params)
     params = optax.apply_updates(carry.params, updates)
     carry = carry._replace(params=params, rule_state=state, optimizer_state=optimizer_state, order=order)
     return carry, (loss, losses)
 
 
-def measure(form: Form, carry: Carry, number: Any, data: Images) -> dict[str, jax.Array]:
-    """Accuracy and the largest entry of R; what the end alone is asked for is NaN before.
+def measure(form: Form, carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+    """Accuracy and the largest entry of R.
 
-    That is the accuracy by which the learning rate is chosen, and the correlations left in the inputs of the
-    layers.
+    At the end alone, and NaN before: the accuracy by which the learning rate is chosen, and the correlations
+    left in the inputs of the layers.
     """
     x = carry.numbers.inputs(jnp.asarray(data.test.x))
-    layers = layers_of(form, carry, x)
-
-    def accuracy(images: ll.data.Dataset) -> jax.Array:
-        output = network_of(form, carry).apply(carry.params, carry.numbers.inputs(jnp.asarray(images.x)))
-        return ll.accuracy(output, targets(jnp.asarray(images.y), output.shape[1]))
+    state = carry.rule_state
+    if form.dynamics is None:  # R is the identity
+        on_identity = form._replace(dynamics=lambda: ll.decorrelation.dynamics(0.0))
+        state = on_identity.rule(carry.numbers).init(carry.key, carry.params, x)
+    layers = {name: state.layers[name] for name in sorted(state.layers)}
 
     def at_the_end() -> tuple[jax.Array, jax.Array]:
         read = ll.decorrelation.inputs(form.network, carry.params, layers, x)
         white = [ll.decorrelation.apply(layer, read[name]) for name, layer in layers.items()]
         left = [ll.decorrelation.loss(z, kappa=0.0) for z in white]
-        return jnp.stack(left), accuracy(data.validation)
+        return jnp.stack(left), accuracy(form, carry, data.validation)
 
     def before() -> tuple[jax.Array, jax.Array]:
         return jnp.full(len(layers), jnp.nan), jnp.full((), jnp.nan)
@@ -115,7 +94,7 @@ def measure(form: Form, carry: Carry, number: Any, data: Images) -> dict[str, ja
     return {
         "correlation": correlation,
         "validation_accuracy": validation_accuracy,
-        "test_accuracy": accuracy(data.test),
+        "test_accuracy": accuracy(form, carry, data.test),
         "largest_r": jnp.stack([jnp.max(jnp.abs(layer.R)) for layer in layers.values()]).max(),
     }
 
@@ -124,25 +103,20 @@ def measure(form: Form, carry: Carry, number: Any, data: Images) -> dict[str, ja
 def training(form: Form, num_images: int, batch_size: int) -> running.Run:
     """Training of a seed, one run for one form; its first step looks at batches and learns nothing."""
 
-    def init(key: jax.Array, numbers: Numbers, data: Images) -> Carry:
-        del data
+    def init(key: jax.Array, numbers: Numbers, data: ll.data.Splits) -> Carry:
         return start_of(form, num_images, batch_size, key, numbers)
 
-    def step(carry: Carry, number: Any, data: Images) -> tuple[Carry, dict[str, jax.Array]]:
+    def step(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
         def learn(carry: Carry, n: Any) -> tuple[Carry, Any]:
             after, losses = update(form, batch_size, data, carry, n)
             kept = jax.tree.map(lambda new, old: jnp.where(number > 0, new, old), after, carry)
             return kept._replace(order=after.order), losses
 
         numbers = number * form.updates + jnp.arange(form.updates)
-        carry, (losses, decorrelation_losses) = jax.lax.scan(learn, carry, numbers)
-        means = {
-            "loss": jnp.mean(losses),
-            # NaN at updates that leave R alone, and after the loss has become NaN
-            "decorrelation_loss": jnp.where(
-                jnp.all(jnp.isfinite(losses)), jnp.nanmean(decorrelation_losses, axis=0), jnp.nan
-            ),
-        }
-        return carry, means
+        carry, (losses, of_layers) = jax.lax.scan(learn, carry, numbers)
+        finite = jnp.all(jnp.isfinite(losses))
+        # NaN at updates that leave R alone, and after the loss has become NaN
+        decorrelation_loss = jnp.where(finite, jnp.nanmean(of_layers, axis=0), jnp.nan)
+        return carry, {"loss": jnp.mean(losses), "decorrelation_loss": decorrelation_loss}
 
     return running.Run(init, step, form.steps + 1, partial(measure, form))

@@ -5,7 +5,8 @@ noisy their gradients are, and how far they point from backprop's.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,22 +26,16 @@ from experiments.microlearning.measures import RATES, evaluator, measurement, on
 from experiments.microlearning.networks import Problem, make_problem, seen_by
 from experiments.microlearning.rules import LEARNING_RATES, make_rule
 from experiments.running import Run, collect, run_members, side_by_side
+from experiments.settings import POSITIVE
+from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
-TEST_IMAGES = 1000
-"""Images to test on, where no number is given."""
+TEST_IMAGES = 1000  # images to test on, where no number is given
 
 
 def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int | None) -> ll.data.Splits:
     """Replaces the test images by `count` of them, or all if there are fewer: each seed's own."""
     chosen = jax.random.permutation(key, data.test.x.shape[0])[: count or TEST_IMAGES]
     return data._replace(test=ll.data.Dataset(*(jnp.asarray(a)[chosen] for a in data.test)))
-
-
-class Carry(NamedTuple):
-    """State of a run between epochs."""
-
-    test_key: jax.Array
-    state: ll.TrainState
 
 
 class Setting(NamedTuple):
@@ -54,41 +49,31 @@ class Setting(NamedTuple):
 
     def optimizer(self, learning_rate: float) -> optax.GradientTransformation:
         """Returns gradient descent with weight decay, momentum, and drops of the rate."""
-        config = self.config
-        drops = {epoch * self.updates_per_epoch: 0.1 for epoch in config.drops}
+        drops = {epoch * self.updates_per_epoch: 0.1 for epoch in self.config.drops}
         schedule = optax.piecewise_constant_schedule(learning_rate, drops)
-        decay = optax.add_decayed_weights(config.weight_decay)
-        return optax.chain(decay, optax.sgd(schedule, config.momentum or None))
+        descent = optax.sgd(schedule, self.config.momentum or None)
+        return optax.chain(optax.add_decayed_weights(self.config.weight_decay), descent)
 
     def rule(self, learning_rate: float = 0.0) -> ll.Rule:
         """Returns the rule. The rate is for Kolen-Pollack, whose feedback moves as its weights do."""
         return make_rule(self.name, self.config, self.optimizer(learning_rate))
 
     def make_train(self, learning_rate: float = 0.0) -> ll.Train:
-        """Returns a run of the rule with gradient descent."""
+        """Returns training by the rule with gradient descent."""
         rule = self.rule(learning_rate)
         return ll.make_train(
-            rule,
-            self.optimizer(learning_rate),
-            init=self.problem.model.init,
-            num_updates=self.config.epochs * self.updates_per_epoch,
-            batch_size=self.config.batch_size,
-            evaluate=evaluator(self.problem, rule),
-            every=self.updates_per_epoch,
-        )
+            rule, self.optimizer(learning_rate), init=self.problem.model.init,
+            num_updates=self.config.epochs * self.updates_per_epoch, batch_size=self.config.batch_size,
+            evaluate=evaluator(self.problem, rule), every=self.updates_per_epoch,
+        )  # fmt: skip
 
 
 def make_setting(name: str, config: Config, data: ll.data.Splits) -> Setting:
     """Returns the setting of a rule; the keys of all seeds are the same for every rule."""
     _, *keys = jax.random.split(jax.random.key(config.seed), 5)
     purposes = zip(("train", "test", "measure", "search"), keys, strict=True)
-    return Setting(
-        name,
-        config,
-        make_problem(config),
-        data.train.x.shape[0] // config.batch_size,
-        {purpose: jax.random.split(key, config.seeds) for purpose, key in purposes},
-    )
+    of_seeds = {purpose: jax.random.split(key, config.seeds) for purpose, key in purposes}
+    return Setting(name, config, make_problem(config), len(data.train.x) // config.batch_size, of_seeds)
 
 
 def find_rate(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> float:
@@ -119,19 +104,17 @@ def training(setting: Setting, rate: float) -> Run:
     """Training of a seed; a step is an epoch. Members are keys of test images and states of training."""
     per_epoch, train = setting.updates_per_epoch, setting.make_train(rate)
 
-    def init(test_key: jax.Array, state: ll.TrainState, data: ll.data.Splits) -> Carry:
-        del data
-        return Carry(test_key, state)
+    def epoch(carry: Any, number: Any, data: ll.data.Splits) -> tuple[Any, dict[str, jax.Array]]:
+        test_key, state = carry
+        state, losses = train.advance(state, number * per_epoch, data)
+        return (test_key, state), {"loss": losses}
 
-    def epoch(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
-        state, losses = train.advance(carry.state, number * per_epoch, data)
-        return carry._replace(state=state), {"loss": losses}
+    def evaluate(carry: Any, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+        test_key, state = carry
+        of_seed = choose_test_images(test_key, data, setting.config.test_images)
+        return train.evaluate(state, number * per_epoch, of_seed)
 
-    def evaluate(carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
-        of_seed = choose_test_images(carry.test_key, data, setting.config.test_images)
-        return train.evaluate(carry.state, number * per_epoch, of_seed)
-
-    return Run(init, epoch, setting.config.epochs, evaluate)
+    return Run(lambda test_key, state, data: (test_key, state), epoch, setting.config.epochs, evaluate)
 
 
 def of_all_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
@@ -149,16 +132,14 @@ def run_rule(name: str, config: Config, data: ll.data.Splits, folder: Path, prog
     measures = measure_start(setting, state, data)
     progress.set_description(name)
     stage = run_members(training(setting, rate), (setting.keys["test"], state), data, folder, progress)
-    save_params(config.out, name, collect(stage.state.state.params, config.seeds))
-    loss, evaluated = stage.metrics["loss"].reshape(config.seeds, -1), dict(stage.metrics)
-    del evaluated["loss"]
-    axes = {k: ("seed", "evaluation", "layer")[: v.ndim] for k, v in evaluated.items()}
-    cosine = evaluated["cosine"]
+    save_params(config.out, name, collect(stage.state[1].params, config.seeds))
+    loss, cosine = stage.metrics["loss"].reshape(config.seeds, -1), stage.metrics["cosine"]
+    angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    evaluated = {name: v for name, v in stage.metrics.items() if name != "loss"} | {"angle_degrees": angle}
     results = xr.Dataset(
         {
             "loss": (("seed", "step"), loss),
-            **{k: (axes[k], v) for k, v in evaluated.items()},
-            "angle_degrees": (axes["cosine"], np.degrees(np.arccos(np.clip(cosine, -1, 1)))),
+            **{k: (("seed", "evaluation", "layer")[: v.ndim], v) for k, v in evaluated.items()},
             **{k: (("seed", "layer"), v) for k, v in measures.items()},
             "seconds_per_update": (("epoch",), stage.seconds / per_epoch),
             "learning_rate": ((), rate),
@@ -205,6 +186,52 @@ EXPERIMENT = harness.Experiment(
     merge=lambda config, parts: xr.concat(parts, "rule"),
 )
 run, main = EXPERIMENT.run, EXPERIMENT.main
+
+
+images = cache(lambda source: ll.data.mnist(jax.random.key(0), source))
+
+
+def swept(static: Mapping[str, Any]) -> Program:
+    """A run of one rule; a chunk is an epoch."""
+    name: str = static["rule"]
+    config = Config(rules=(name,), network=static["network"], hidden=(static["hidden"],))
+    problem = make_problem(config)
+    data = seen_by(problem, images(static["data"]))
+    num_images = data.train.x.shape[0]
+    check_at_most("batch_size", static["batch_size"], num_images, "images")
+    per_epoch = num_images // static["batch_size"]
+
+    def run(traced: dict[str, jax.Array]) -> Run:
+        optimizer = optax.sgd(traced["learning_rate"])
+        rule = make_rule(name, config, optimizer, sigma=traced["sigma"], decay=traced["decay"])
+        sizes = {"batch_size": static["batch_size"], "num_updates": static["epochs"] * per_epoch}
+        train = ll.make_train(rule, optimizer, init=problem.model.init, every=per_epoch, **sizes)
+
+        def epoch(state: ll.TrainState, number: Any, data: ll.data.Splits) -> Any:
+            state, losses = train.advance(state, number * per_epoch, data)
+            return state, {"loss": losses}
+
+        def accuracy(state: ll.TrainState, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
+            x, y = data.validation
+            output = rule.model_at(problem.model, state.rule_state).apply(state.params, x)
+            return {"accuracy": problem.accuracy(output, y)}
+
+        return Run(train.init, epoch, static["epochs"], accuracy)
+
+    def score(found: Any, measured: Any) -> jax.Array:
+        return while_finite(measured["accuracy"], found["loss"])
+
+    return program_of(run, score, static["epochs"], data)
+
+
+SWEEPABLE = Sweepable(
+    "accuracy on the validation images",
+    "maximize",
+    {"learning_rate": 0.1, "sigma": 0.01, "decay": 0.02},
+    {"rule": "backprop", "network": "dense", "hidden": 100, "batch_size": 100, "epochs": 5, "data": "sample"},
+    swept,
+    {"sigma": POSITIVE},
+)
 
 if __name__ == "__main__":
     sys.exit(main())

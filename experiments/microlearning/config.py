@@ -9,26 +9,15 @@ from experiments.registry import ONLINE, check_name
 from experiments.settings import Count, Limits, NotNegative, Positive, Seed, Settings, at_least
 
 NetworkName = Literal["dense", "convolutional", "recurrent", "leaky"]
-HIDDEN: dict[NetworkName, tuple[int, ...]] = {
-    "dense": (500,),
-    "convolutional": (6, 16, 120, 84),
-    "recurrent": (64,),
-    "leaky": (64,),
-}
+HIDDEN: dict[NetworkName, tuple[int, ...]]
+HIDDEN = {"dense": (500,), "convolutional": (6, 16, 120, 84), "recurrent": (64,), "leaky": (64,)}
 """Widths of the hidden layers, if none are given."""
 
 DEFAULT_RULES = (
-    "backprop",
-    "kolen_pollack",
-    "feedback_alignment",
-    "direct_feedback_alignment",
-    "sign_symmetry_unit",
-    "sign_symmetry_fixed",
-    "sign_symmetry_redrawn",
-    "node_perturbation",
-    "forward_gradient",
+    "backprop", "kolen_pollack", "feedback_alignment", "direct_feedback_alignment", "sign_symmetry_unit",
+    "sign_symmetry_fixed", "sign_symmetry_redrawn", "node_perturbation", "forward_gradient",
     "weight_perturbation",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +28,10 @@ class Config(Settings):
     """Rules to compare: any of experiments/registry.py (a wrong name lists them), or one's own as
     MODULE:FUNCTION. FUNCTION(model, loss) returns the rule; sigma, num_samples, noise, optimizer, decay and
     gain are given to it by name if it has such arguments."""
-    seeds: Count = 8
-    """Number of seeds: initial weights, noise and order of the examples."""
-    seed: Seed = 0
-    """Base PRNG seed."""
-    epochs: Count = 20
-    """Passes through the training images."""
-    batch_size: Count = 100
-    """Images an update."""
+    seeds: Count = 8  # Number of seeds: initial weights, noise and order of the examples.
+    seed: Seed = 0  # Base PRNG seed.
+    epochs: Count = 20  # Passes through the training images.
+    batch_size: Count = 100  # Images an update.
     network: NetworkName = "dense"
     """dense: the tutorial's, with squared error; convolutional: BioTorch's LeNet on images of 32 x 32;
     recurrent: reads images row by row; leaky: the same with one layer of leaky units, given as its step, for
@@ -60,16 +45,14 @@ class Config(Settings):
     initialisation."""
     learning_rate: Positive | None = None
     """Learning rate of all rules; by default 0.001 (tutorial) or 0.1 (gradient); none with matched."""
-    drops: tuple[Count, ...] = ()
-    """Epochs after which the learning rate is divided by 10."""
+    drops: tuple[Count, ...] = ()  # Epochs after which the learning rate is divided by 10.
     momentum: Annotated[float, Limits(0, 1, open_at=(False, True))] = 0.0
     """Of gradient descent; matched learning rates are multiplied by 1 - momentum."""
     weight_decay: NotNegative = 0.0
     """L2 decay, added to the gradients; learned feedback decays too, other feedback does not."""
     sigma: Positive = 0.01
     """Standard deviation of the noise of the perturbation rules (the tutorial has 0.1)."""
-    num_samples: Count = 1
-    """Noise draws an update, averaged."""
+    num_samples: Count = 1  # Noise draws an update, averaged.
     noise: Literal["rademacher", "normal"] = "rademacher"
     """Distribution of the noise (the tutorial's is normal)."""
     data: str = "sample"

@@ -11,14 +11,7 @@ import lax_learning as ll
 from experiments.microlearning.config import Config
 from experiments.microlearning.networks import Problem, make_problem
 from experiments.microlearning.rules import make_rule, moments_over_examples
-from lax_learning.metrics import (
-    Moments,
-    bias_variance,
-    by_path,
-    cosine_similarity,
-    draw_moments,
-    snr,
-)
+from lax_learning.metrics import Moments, bias_variance, by_path, cosine_similarity, draw_moments, snr
 
 RATED_IMAGES = 1000
 RATES = tuple(2.0 ** (i / 2) for i in range(-40, 13))
@@ -39,18 +32,16 @@ def of_moments(metric: Callable[[Moments], jax.Array], moments: Moments) -> jax.
 
 def evaluator(problem: Problem, rule: ll.Rule) -> Callable[..., Metrics]:
     """Accuracy and loss on the test images, and the cosine of the rule's update there to backprop's."""
-    loss = problem.loss
 
     def evaluate(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> Metrics:
         x, y = data.test
         model = rule.model_at(problem.model, state)
-        exact = ll.backprop(model, loss)
-        output = model.apply(params, x)
+        exact, output = ll.backprop(model, problem.loss), model.apply(params, x)
         _, grads, _ = rule.value_and_grad(key, params, state, x, y)
         _, reference, _ = exact.value_and_grad(key, params, (), x, y)
         return {
             "test_accuracy": problem.accuracy(output, y),
-            "test_loss": jnp.mean(loss(output, jnp.asarray(y))),
+            "test_loss": jnp.mean(problem.loss(output, jnp.asarray(y))),
             "cosine": of_layers(cosine_similarity, grads, reference),
         }
 

@@ -1,4 +1,4 @@
-"""The networks of the microlearning experiment: each with its loss, and what it makes of an image."""
+"""The networks of the microlearning experiment, each with its loss and its form of images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,19 +12,10 @@ import lax_learning as ll
 from experiments.microlearning.config import Config
 
 TUTORIAL_INIT = jax.nn.initializers.normal(0.1)
-LEAK = 0.2
 
 
 class Problem(NamedTuple):
-    """A network and what it learns.
-
-    Fields:
-      model: the network.
-      loss: per-example loss.
-      see: images `[batch, 784]` in 0..1 as the network takes them.
-      targets: labels `[batch, 10]` as the loss takes them.
-      accuracy: of an output, `(output, y) -> scalar`.
-    """
+    """A network, its loss, and how it takes images `[batch, 784]` in 0..1 and labels `[batch, 10]`."""
 
     model: ll.Model
     loss: ll.Loss
@@ -43,40 +34,30 @@ def _dense(hidden: tuple[int, ...]) -> Problem:
     return Problem(model, lambda z, y: ll.squared_error(jax.nn.sigmoid(z), y), lambda images: images)
 
 
-def _standardised(images: Array) -> Array:
-    """Of mean 0 and variance 1 over the pixels of MNIST."""
-    return (images - 0.1307) / 0.3081
-
-
 def _rows(images: Array) -> Array:
-    """Images as sequences of their rows, `[batch, 28, 28]`."""
-    return _standardised(images).reshape(-1, 28, 28)
+    """Images `[batch, 28, 28]` of mean 0 and variance 1 over the pixels of MNIST, as sequences of rows."""
+    return ((images - 0.1307) / 0.3081).reshape(-1, 28, 28)
 
 
 def _convolutional(hidden: tuple[int, ...]) -> Problem:
     """BioTorch's LeNet: three kernels of 5 x 5, two of them pooled, and dense layers on top."""
-    model = ll.convnet(
-        (32, 32, 1), hidden[:3], (*hidden[3:], 10),
-        kernel=5, pool=(2, 2, 1), padding="VALID", w_init=glorot_uniform(),
-    )  # fmt: skip
+    options = {"kernel": 5, "pool": (2, 2, 1), "padding": "VALID", "w_init": glorot_uniform()}
+    model = ll.convnet((32, 32, 1), hidden[:3], (*hidden[3:], 10), **options)
 
     def see(images: Array) -> Array:
-        images = _standardised(images).reshape(-1, 28, 28, 1)
-        return jax.image.resize(images, (len(images), 32, 32, 1), "bilinear")
+        return jax.image.resize(_rows(images)[..., None], (len(images), 32, 32, 1), "bilinear")
 
     return Problem(model, ll.softmax_cross_entropy, see)
 
 
 def _recurrent(hidden: tuple[int, ...]) -> Problem:
     """Recurrent layers that read an image row by row, and classify it from their last state."""
-    model = ll.rnn((28, *hidden, 10))
-    return Problem(model, ll.softmax_cross_entropy, _rows)
+    return Problem(ll.rnn((28, *hidden, 10)), ll.softmax_cross_entropy, _rows)
 
 
 def _leaky(hidden: tuple[int, ...]) -> Problem:
     """A layer of leaky units that reads an image row by row, as its step; the loss counts at the last row."""
-    (units,) = hidden
-    model = ll.online.leaky_rnn((28, units, 10), alpha=LEAK)
+    model = ll.online.leaky_rnn((28, *hidden, 10), alpha=0.2)
 
     def targets(labels: Array) -> Array:
         # Cross-entropy to targets of zeros is zero, and so is its derivative.
@@ -89,11 +70,8 @@ def _leaky(hidden: tuple[int, ...]) -> Problem:
 
 
 PROBLEMS: dict[str, Callable[[tuple[int, ...]], Problem]] = {
-    "dense": _dense,
-    "convolutional": _convolutional,
-    "recurrent": _recurrent,
-    "leaky": _leaky,
-}
+    "dense": _dense, "convolutional": _convolutional, "recurrent": _recurrent, "leaky": _leaky,
+}  # fmt: skip
 
 
 def make_problem(config: Config) -> Problem:

@@ -65,16 +65,9 @@ def with_bias_decay(rule: ll.Rule, decay: ArrayLike) -> ll.Rule:
 def kolen_pollack(
     model: ll.Model, loss: ll.Loss, *, optimizer: optax.GradientTransformation, decay: float = 0.1
 ) -> ll.Rule:
-    """Returns Kolen-Pollack in the notebook's units, with a decay that does not depend on the batch size.
+    """Returns `ll.kolen_pollack` in the notebook's units, with a decay that no batch size changes.
 
-    Args:
-      model: one whose params are a sequence of layers, dicts with an entry `b`.
-      loss: per-example loss.
-      optimizer: that of the weights.
-      decay: lambda, in the notebook's units.
-
-    Returns:
-      The rule, with the state of `ll.kolen_pollack`.
+    Params are a sequence of layers, dicts with an entry `b`; the optimizer is that of the weights.
     """
 
     def of_batch(size: int) -> ll.Rule:
@@ -92,17 +85,11 @@ def kolen_pollack(
 
 
 class Factors(NamedTuple):
-    """Factors of the gradients of the notebook's node perturbation.
+    """Factors of the gradients of the notebook's node perturbation."""
 
-    Fields:
-      losses: of every example, without noise.
-      inputs: of every layer with noise, `[batch, in]`.
-      deltas: teaching signals of every layer, `[batch, out]`.
-    """
-
-    losses: jax.Array
-    inputs: tuple[jax.Array, ...]
-    deltas: tuple[jax.Array, ...]
+    losses: jax.Array  # of every example, without noise
+    inputs: tuple[jax.Array, ...]  # of every layer with noise, [batch, in]
+    deltas: tuple[jax.Array, ...]  # teaching signals of every layer, [batch, out]
 
 
 def node_factors(
@@ -175,10 +162,8 @@ def node_moments(factors: Callable[..., Factors]) -> Callable[..., Moments]:
 
     def moments(key: jax.Array, params: Params, x: jax.Array, y: jax.Array) -> Moments:
         _, inputs, deltas = factors(key, params, x, y)
-        ones = jnp.ones((len(x), 1), x.dtype)
-        layers = [
-            product_moments(jnp.concatenate([i, ones], 1), d) for i, d in zip(inputs, deltas, strict=True)
-        ]
+        with_bias = [jnp.concatenate([i, jnp.ones((len(x), 1), x.dtype)], axis=1) for i in inputs]
+        layers = map(product_moments, with_bias, deltas)
         return jax.tree.map(lambda *leaves: leaves, *layers)
 
     return moments

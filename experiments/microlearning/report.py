@@ -12,22 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from experiments import reporting
+from experiments.microlearning.config import DEFAULT_RULES
 
-LABELS = {
-    "backprop": "backprop",
-    "kolen_pollack": "Kolen-Pollack",
-    "feedback_alignment": "feedback alignment",
-    "direct_feedback_alignment": "direct feedback alignment",
-    "sign_symmetry_unit": "sign symmetry, unit",
-    "sign_symmetry_fixed": "sign symmetry, fixed",
-    "sign_symmetry_redrawn": "sign symmetry, redrawn",
-    "node_perturbation": "node perturbation",
-    "forward_gradient": "forward gradient",
-    "weight_perturbation": "weight perturbation",
-}
+LABELS = {name: name.replace("_", " ").replace("symmetry ", "symmetry, ") for name in DEFAULT_RULES}
+LABELS["kolen_pollack"] = "Kolen-Pollack"
 COLOURS = (*plt.get_cmap("tab10").colors, *plt.get_cmap("Dark2").colors)  # type: ignore[attr-defined]
-MARKERS = "osD^v<>P*X"
-LINES = ("-", "--", "-.", ":", "--", "-.", ":", "-", "--", ":")
+MARKERS, LINES = "osD^v<>P*X", ("-", "--", "-.", ":", "--", "-.", ":", "-", "--", ":")
 VARIABLES = {
     "rule": ("1", "rule"),
     "step": ("1", "updates"),
@@ -56,8 +46,6 @@ COLUMNS = {
     "seconds_per_update": "ms / update",
 }
 FACTORS = {"seconds_per_update": 1e3}
-
-
 OF_GRADIENTS = ("snr_tutorial", "snr", "cosine", "angle_degrees", "relative_bias", "relative_variance")
 
 
@@ -101,40 +89,33 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
 
 
 def _style(results: xr.Dataset, name: str) -> dict[str, Any]:
-    """Colour, dashes and label of a rule; one's own come after those that are known."""
+    """Colour, dashes and label of a rule; rules of one's own come last."""
     i = list(dict.fromkeys((*LABELS, *results.rule.values))).index(name)
     dashes = LINES[i % len(LINES)]
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": dashes, "label": LABELS.get(name, name)}
 
 
-def _bands(
-    axes: Axes, results: xr.Dataset, x: np.ndarray, values: Callable[[xr.Dataset], np.ndarray]
-) -> None:
+def _lines(results: xr.Dataset, x: np.ndarray, values: Callable[[xr.Dataset], np.ndarray]) -> Axes:
     """One line a rule: the mean over seeds, and its 95 % interval as a band; `values` gives [seed, x]."""
+    axes = plt.subplots(figsize=(9, 5))[1]
     for name in results.rule.values:
         reporting.band(axes, x, values(results.sel(rule=name)), **_style(results, name))
+    return axes
 
 
-def _lines(title: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    axes.set(title=title, xlabel="updates", ylabel=ylabel)
-    axes.grid(alpha=0.3)
-    return figure, axes
-
-
-def _finish(figure: Figure, axes: Axes, results: xr.Dataset) -> Figure:
+def _finish(axes: Axes, results: xr.Dataset, title: str, xlabel: str, ylabel: str) -> Figure:
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    reporting.note_seeds(figure, results)
-    return figure
+    figure: Any = axes.figure
+    return reporting.completed(figure, results)
 
 
 def losses(results: xr.Dataset) -> Figure:
     """Training loss, averaged over a hundredth of the run."""
     width = max(1, results.sizes["step"] // 100)
     bins = results.sizes["step"] // width
-    figure, axes = _lines("Training loss", "mean loss per example")
     x = (np.arange(bins) + 0.5) * width
-    _bands(axes, results, x, lambda one: one.loss.values[:, : bins * width].reshape(-1, bins, width).mean(2))
+    axes = _lines(results, x, lambda o: o.loss.values[:, : bins * width].reshape(-1, bins, width).mean(2))
     axes.set_yscale("log")
     limits = axes.get_ylim()
     axes.set_yticks([0.1, 0.2, 0.3, 0.5, 1, 2, 3])
@@ -142,34 +123,32 @@ def losses(results: xr.Dataset) -> Figure:
     axes.yaxis.set_minor_formatter(NullFormatter())
     if limits[0] > 0:
         axes.set_ylim(limits)
-    return _finish(figure, axes, results)
+    return _finish(axes, results, "Training loss", "updates", "mean loss per example")
 
 
 def accuracy(results: xr.Dataset) -> Figure:
     """Accuracy on the test images."""
-    figure, axes = _lines("Accuracy on the test images", "accuracy")
-    _bands(axes, results, results.evaluation.values, lambda one: one.test_accuracy.values)
+    axes = _lines(results, results.evaluation.values, lambda one: one.test_accuracy.values)
     axes.axhline(0.1, color="0.5", linewidth=0.8, linestyle=(0, (1, 3)))
     of_height = axes.get_yaxis_transform()
     axes.text(0.99, 0.1, "chance", ha="right", va="bottom", color="0.4", transform=of_height)
     axes.set_ylim(0, 1)
-    return _finish(figure, axes, results)
+    return _finish(axes, results, "Accuracy on the test images", "updates", "accuracy")
 
 
 def cosine(results: xr.Dataset) -> Figure:
     """Cosine of the first layer's update to backprop's, on the test images."""
-    figure, axes = _lines("Cosine of the first layer's update to backprop's", "cosine")
-    _bands(axes, results, results.evaluation.values, lambda one: one.cosine.isel(layer=0).values)
+    axes = _lines(results, results.evaluation.values, lambda one: one.cosine.isel(layer=0).values)
     axes.axhline(0, color="0.5", linewidth=0.8)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -1.05), min(high, 1.05))  # the interval of two seeds may be wider
-    return _finish(figure, axes, results)
+    return _finish(axes, results, "Cosine of the first layer's update to backprop's", "updates", "cosine")
 
 
 def snr(results: xr.Dataset) -> Figure:
     """SNR at initialisation of the first layer, debiased and in the tutorial's form."""
     names = [str(name) for name in results.rule.values]
-    figure, both = plt.subplots(1, 2, figsize=(11, 5), sharey=True, layout="constrained")
+    figure, both = plt.subplots(1, 2, figsize=(11, 5), sharey=True)
     titles = {"snr": "debiased: |E g|² / tr Cov g", "snr_tutorial": "tutorial's: mean |m| / (s + 0.001)"}
     for axes, (metric, title) in zip(both, titles.items(), strict=True):
         values = [results[metric].sel(rule=n).isel(layer=0).values for n in names]
@@ -182,22 +161,16 @@ def snr(results: xr.Dataset) -> Figure:
     both[0].set_xscale("symlog", linthresh=1e-4)
     both[0].set_xlim(left=-1e-4)
     count = json.loads(results.attrs["config"])["snr_images"]
-    floor = np.sqrt(2 / (np.pi * count))
-    both[1].axvline(floor, color="0.3", linestyle=":")
-    noise = f"pure noise over {count} examples"
-    both[1].text(
-        0.98, -0.7, noise, ha="right", va="center", color="0.3", transform=both[1].get_yaxis_transform()
-    )
-    figure.suptitle("Gradient SNR of the first layer across examples, at initialisation")
-    reporting.note_seeds(figure, results)
-    return figure
+    both[1].axvline(np.sqrt(2 / (np.pi * count)), color="0.3", linestyle=":")
+    style = {"ha": "right", "va": "center", "color": "0.3", "transform": both[1].get_yaxis_transform()}
+    both[1].text(0.98, -0.7, f"pure noise over {count} examples", **style)
+    title = "Gradient SNR of the first layer across examples, at initialisation"
+    return reporting.completed(figure, results, title, grid=())
 
 
 def bias_variance(results: xr.Dataset) -> Figure:
     """Squared bias against variance of the whole gradient at initialisation, one point a rule."""
-    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    total = results.sel(layer="total")
-    floor = 1e-6
+    axes, total, floor = plt.subplots(figsize=(9, 5.5))[1], results.sel(layer="total"), 1e-6
     for i, name in enumerate(dict.fromkeys((*LABELS, *results.rule.values))):
         if name not in results.rule.values:
             continue
@@ -212,14 +185,9 @@ def bias_variance(results: xr.Dataset) -> Figure:
             x, y, yerr, xerr, marker=MARKERS[i % len(MARKERS)], capsize=3, markersize=9,
             markerfacecolor="none", markeredgewidth=1.6, **{**_style(results, name), "linestyle": "none"},
         )  # fmt: skip
-    axes.set(
-        title="Bias against variance of the gradient estimate at initialisation, all layers",
-        xlabel="variance over draws, tr Cov g / |gradient|²",
-        ylabel="squared bias, |E g - gradient|² / |gradient|²",
-        xscale="log",
-        yscale="log",
-    )
-    axes.grid(alpha=0.3)
+    axes.set(xscale="log", yscale="log")
     note = f" values below {floor:g} (also zero or unresolved) are drawn at {floor:g}"
     axes.text(0.01, 0.01, note, transform=axes.transAxes, color="0.4")
-    return _finish(figure, axes, results)
+    title = "Bias against variance of the gradient estimate at initialisation, all layers"
+    x, y = "variance over draws, tr Cov g / |gradient|²", "squared bias, |E g - gradient|² / |gradient|²"
+    return _finish(axes, results, title, x, y)

@@ -5,6 +5,7 @@ to read digits in one pass, without any gradient?
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from experiments.plasticity_transfer import report
 from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import MODELS, Learned
 from experiments.plasticity_transfer.stages import images, meta_learning, one_pass, piece_size
-from experiments.running import collect, run_members
+from experiments.running import Run, collect, run_members
+from experiments.sweeping import Program, Sweepable, program_of, while_finite
 from lax_learning.plasticity import Tables
 
 
@@ -32,23 +34,18 @@ def keys_of(config: Config, stage: int, number: int) -> jax.Array:
 
 def replace_members(whole: Any, members: np.ndarray, part: Any) -> Any:
     """The pytree `whole` with some of its members replaced."""
-
-    def replace(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        a = np.array(a)
+    whole = jax.tree.map(np.array, whole)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
         a[members] = b
-        return a
-
-    return jax.tree.map(replace, whole, part)
+    return whole
 
 
-def run_upstream(
-    name: str, config: Config, folder: Path, progress: tqdm
-) -> tuple[list[tuple[dict[str, np.ndarray], Learned]], np.ndarray]:
-    """Meta-learns all seeds, and again those that end below the least accuracy.
+Upstreamed = tuple[dict[str, np.ndarray], Learned]  # metrics of the stage upstream, and what was learned
 
-    Returns:
-      Metrics and what was learned, first without and then with the selection, and the number of attempts
-      of every seed.
+
+def run_upstream(name: str, config: Config, folder: Path, progress: tqdm) -> tuple[list[Upstreamed], Any]:
+    """Meta-learns all seeds, first without and then with a selection, which repeats those that end below the
+    least accuracy; and returns the number of attempts of every seed.
     """
     upstream = MODELS[name].upstream(config)
     attempts = np.ones(config.seeds, int)
@@ -57,7 +54,7 @@ def run_upstream(
         return [({}, ())] * 2, attempts
     run = meta_learning(upstream, config)
 
-    def attempt(number: int, seeds: np.ndarray) -> tuple[dict[str, np.ndarray], Learned]:
+    def attempt(number: int, seeds: np.ndarray) -> Upstreamed:
         keys = keys_of(config, 2 * number + 1, config.seeds)[seeds]
         stage = run_members(run, (keys,), (), folder / f"upstream_{number}", progress)
         return stage.metrics, (collect(stage.state.train.params.tables, len(keys)),)
@@ -76,23 +73,16 @@ def run_upstream(
 
 
 def run_downstream(
-    name: str,
-    config: Config,
-    learned: list[Learned],
-    attempts: np.ndarray,
-    folder: Path,
-    data: Any,
-    progress: tqdm,
+    name: str, config: Config, learned: list[Learned], repeated: np.ndarray, *others: Any
 ) -> list[dict[str, np.ndarray]]:
     """One pass over the images for all seeds and sub-seeds, without and with the selection."""
-    repeated = np.flatnonzero(attempts > 1)
     seeds = np.concatenate([np.arange(config.seeds), repeated])
     tables = jax.tree.map(lambda a, b: np.concatenate([a, b[repeated]]), *learned)
     keys = keys_of(config, 0, config.seeds * config.subseeds).reshape(config.seeds, config.subseeds)[seeds]
     members = (keys.ravel(), jax.tree.map(lambda a: np.repeat(a, config.subseeds, axis=0), tables))
     run = one_pass(MODELS[name].downstream(config), config)
-    stage = run_members(run, members, data, folder / "downstream", progress)
-    trained = collect(stage.state.learner, config.seeds * config.subseeds)
+    stage = run_members(run, members, *others)
+    trained = collect(stage.state[1], config.seeds * config.subseeds)
     shape = config.seeds, config.subseeds
     trained = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), trained)
     save_params(config.out, name, {"tables": learned[0], "learner": trained})
@@ -102,62 +92,43 @@ def run_downstream(
 
 
 def run_model(name: str, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
-    """Both stages of one model."""
+    """Both stages of one model, with named axes."""
     progress.set_description(f"{name}: upstream")
     upstream, attempts = run_upstream(name, config, folder, progress)
     progress.set_description(f"{name}: downstream")
-    learned = [of_selection for _, of_selection in upstream]
-    downstream = run_downstream(name, config, learned, attempts, folder, data, progress)
-    return as_dataset(name, config, upstream, downstream, attempts)
-
-
-def as_dataset(
-    name: str,
-    config: Config,
-    upstream: list[tuple[dict[str, np.ndarray], Learned]],
-    downstream: list[dict[str, np.ndarray]],
-    attempts: np.ndarray,
-) -> xr.Dataset:
-    """The results of one model with named axes."""
-    piece = piece_size(MODELS[name].downstream(config), config)
-    variables: dict[str, Any] = {"attempts": (("seed",), attempts)}
-    for metric in upstream[0][0]:
-        values = np.stack([metrics[metric] for metrics, _ in upstream])
-        variables[f"upstream_{metric}"] = (("selection", "seed", "rule_epoch"), values)
-    for metric in downstream[0]:
-        values = np.stack([metrics[metric] for metrics in downstream])
-        variables[f"downstream_{metric}"] = (("selection", "seed", "subseed", "evaluation"), values)
-    tables = [Tables(*of_selection) for _, learned in upstream for of_selection in learned]
-    if tables:
-        for part, pair in {
-            "hidden": [t.hidden[0] for t in tables if t.hidden],
-            "output": [t.output for t in tables],
-        }.items():
-            values = np.stack(pair)
-            axes = tuple(f"{name}_{part}_axis_{i}" for i in range(values.ndim - 2))
-            variables[f"{part}_table_{name}"] = (("selection", "seed", *axes), values)
-    dataset = xr.Dataset(
-        variables,
-        {
-            "selection": ["all", "repeated"],
-            "seed": np.arange(config.seeds),
-            "subseed": np.arange(config.subseeds),
-            "rule_epoch": np.arange(1, config.chosen.rule_epochs + 1),
-            "evaluation": np.arange(1, config.evaluations + 1),
-        },
-    )
-    dataset["samples"] = ("evaluation",), piece * np.arange(1, config.evaluations + 1)
-    of_model = [v for v in dataset.data_vars if not str(v).endswith(f"_table_{name}")]
-    return dataset.assign({v: dataset[v].expand_dims(model=[name]) for v in of_model})
+    learned, repeated = [of_selection for _, of_selection in upstream], np.flatnonzero(attempts > 1)
+    downstream = run_downstream(name, config, learned, repeated, data, folder / "downstream", progress)
+    evaluations = np.arange(1, config.evaluations + 1)
+    samples = piece_size(MODELS[name].downstream(config), config) * evaluations
+    variables: dict[str, Any] = {"attempts": ("seed", attempts), "samples": ("evaluation", samples)}
+    for stage, both, axes in (
+        ("upstream", [metrics for metrics, _ in upstream], ("rule_epoch",)),
+        ("downstream", downstream, ("subseed", "evaluation")),
+    ):
+        for metric in both[0]:
+            values = np.stack([metrics[metric] for metrics in both])
+            variables[f"{stage}_{metric}"] = (("selection", "seed", *axes), values)
+    coordinates = {
+        "selection": ["all", "repeated"],
+        "seed": np.arange(config.seeds),
+        "subseed": np.arange(config.subseeds),
+        "rule_epoch": np.arange(1, config.chosen.rule_epochs + 1),
+        "evaluation": evaluations,
+    }
+    results = xr.Dataset(variables, coordinates).expand_dims(model=[name])
+    tables = [Tables(*of_selection) for pair in learned for of_selection in pair]
+    of_parts = {"hidden": [t.hidden[0] for t in tables if t.hidden], "output": [t.output for t in tables]}
+    for part, pair in of_parts.items() if tables else ():
+        values = np.stack(pair)
+        axes = tuple(f"{name}_{part}_axis_{i}" for i in range(values.ndim - 2))
+        results[f"{part}_table_{name}"] = (("selection", "seed", *axes), values)
+    return results
 
 
 def held(config: Config, data: Any) -> harness.Held:
     """The largest network of every seed and sub-seed, what is measured of it, and the points of one seed."""
-    states = []
-    for name in config.models:
-        upstream = MODELS[name].upstream(config)
-        if upstream is not None:
-            states.append(jax.eval_shape(upstream.network.init, jax.random.key(0)))
+    upstream = filter(None, (MODELS[name].upstream(config) for name in config.models))
+    states = [jax.eval_shape(one.network.init, jax.random.key(0)) for one in upstream]
     largest = max(states, key=memory.bytes_of, default=())
     measured = memory.floats(config.chosen.rule_epochs + config.evaluations, 3)
     points = memory.floats(sum(config.points), config.features)
@@ -171,17 +142,10 @@ def load(config: Config) -> tuple[ll.data.Dataset, ll.data.Dataset]:
     most = samples // max(MODELS[name].downstream(narrow).multiple for name in config.models)
     config.expect("evaluations", f"at most {most}", config.evaluations <= most)
     data = images(config)
-    if data[0].x.shape[0] < samples:
-        raise ValueError(
-            f"--data: expected at least {samples} images to learn from with --preset {config.preset}, "
-            f"got {data[0].x.shape[0]}"
-        )
+    if (got := len(data[0].x)) < samples:
+        expected = f"at least {samples} images to learn from with --preset {config.preset}"
+        raise ValueError(f"--data: expected {expected}, got {got}")
     return data
-
-
-def merge(config: Config, parts: list[xr.Dataset]) -> xr.Dataset:
-    """Returns the results of all models in one dataset."""
-    return harness.joined(parts, "model", config.models).assign_attrs(points=config.points[0])
 
 
 EXPERIMENT = harness.Experiment(
@@ -194,9 +158,44 @@ EXPERIMENT = harness.Experiment(
     load=load,
     held=held,
     run_part=run_model,
-    merge=merge,
+    merge=lambda config, parts: harness.joined(parts, "model", config.models).assign_attrs(
+        points=config.points[0]
+    ),
 )
 run, main = EXPERIMENT.run, EXPERIMENT.main
+
+
+def swept(static: Mapping[str, Any]) -> Program:
+    """Meta-learning of one model; a chunk is a pass through the points."""
+    settings = {name: static[name] for name in ("width", "cap", "batch_size")}
+    config = Config(rule_epochs=static["epochs"], points=(static["points"], 500), **settings)
+    upstream = MODELS[static["model"]].upstream(config)
+    if upstream is None:
+        raise ValueError(f"model: expected one that learns upstream, got {static['model']!r}")
+
+    def run(traced: dict[str, jax.Array]) -> Run:
+        return meta_learning(upstream, config, traced["learning_rate"])
+
+    def score(found: Any, measured: Any) -> jax.Array:
+        return while_finite(found["test_balanced_accuracy"], found["loss"])
+
+    return program_of(run, score, static["epochs"], ())
+
+
+SWEEPABLE = Sweepable(
+    "balanced accuracy on new points of the half-space",
+    "maximize",
+    {"learning_rate": 0.01},
+    {
+        "model": tuple(name for name, model in MODELS.items() if model.upstream(Config()) is not None),
+        "epochs": 4,
+        "points": 2_500,
+        "batch_size": 100,
+        "width": 100,
+        "cap": 50,
+    },
+    swept,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

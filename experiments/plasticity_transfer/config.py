@@ -7,41 +7,22 @@ from typing import Literal, NamedTuple
 from experiments.settings import Count, Positive, Seed, Settings, Share
 
 ModelName = Literal[
-    "rnn",
-    "pre_post_l2",
-    "pre_post_l3",
-    "pre_post_l4",
-    "pre_post_count_l2",
-    "pre_post_count_l3",
-    "pre_post_count_l4",
-    "pre_post_percent_l2",
-    "post_count_l2",
-    "gradient_descent_l2",
-]
+    "rnn", "pre_post_l2", "pre_post_l3", "pre_post_l4", "pre_post_count_l2", "pre_post_count_l3",
+    "pre_post_count_l4", "pre_post_percent_l2", "post_count_l2", "gradient_descent_l2",
+]  # fmt: skip
 
 
 class Preset(NamedTuple):
-    """Settings of a `--preset`.
+    """Settings of a `--preset`."""
 
-    Fields:
-      data: where the images come from; None if that must be said.
-      train_samples: images of the downstream pass.
-      test_samples: images to test on.
-      rule_epochs: passes of meta-learning through the upstream points.
-      rnn_samples: from which samples the recurrent network learns.
-      rnn_rows: which output rows it changes.
-      descent_batch: batch size of plain gradient descent.
-      descent_rate: its learning rate.
-    """
-
-    data: str | None
-    train_samples: int
-    test_samples: int
-    rule_epochs: int
-    rnn_samples: str
-    rnn_rows: str
-    descent_batch: int
-    descent_rate: float
+    data: str | None  # where the images come from; None if that must be said
+    train_samples: int  # images of the downstream pass
+    test_samples: int  # images to test on
+    rule_epochs: int  # passes of meta-learning through the upstream points
+    rnn_samples: str  # samples from which the recurrent network learns
+    rnn_rows: str  # output rows that it changes
+    descent_batch: int  # batch size of plain gradient descent
+    descent_rate: float  # its learning rate
 
 
 PRESETS = {
@@ -62,48 +43,34 @@ class Config(Settings):
     preset: Literal["sample", "seed", "assemblies"] = "sample"
     """sample: 5,000 images, offline; seed: the notebook's 60,000 images and 50 rule epochs; assemblies: the
     later notebooks' 10,000 images and 70 rule epochs. The last two need --data."""
-    seeds: Count = 8
-    """Number of upstream seeds: half-space, network and order of the points."""
-    subseeds: Count = 2
-    """Downstream networks and orders of the images for each of them."""
-    seed: Seed = 0
-    """Base PRNG seed."""
+    seeds: Count = 8  # Number of upstream seeds: half-space, network and order of the points.
+    subseeds: Count = 2  # Downstream networks and orders of the images for each of them.
+    seed: Seed = 0  # Base PRNG seed.
     data: str | None = None
-    """MNIST: sample, a folder of IDX files or of prepared tfds data, tfds, or download; by default the
-    preset's."""
-    problem: Literal["half_space", "relu_net"] = "half_space"
-    """Parameters that are learned upstream."""
-    features: Count = 16
-    """Dimension of the upstream points."""
-    points: tuple[Count, Count] = (7_500, 2_500)
-    """Upstream points to learn from and to test on."""
-    batch_size: Count = 100
-    """Points of a pass upstream, after which the tables change."""
-    learning_rate: Positive = 0.01
-    """Learning rate of Adam upstream."""
+    """MNIST: sample, a folder of IDX files or tfds data, tfds, or download; by default the preset's."""
+    problem: Literal["half_space", "relu_net"] = "half_space"  # Problem that is learned upstream.
+    features: Count = 16  # Dimension of the upstream points.
+    points: tuple[Count, Count] = (7_500, 2_500)  # Upstream points to learn from and to test on.
+    batch_size: Count = 100  # Points of a pass upstream, after which the tables change.
+    learning_rate: Positive = 0.01  # Learning rate of Adam upstream.
     rule_epochs: Count | None = None
     """Passes of meta-learning through the 7,500 upstream points; by default the preset's."""
-    width: Count = 100
-    """Width of the hidden layers, or of the recurrent graph."""
-    cap: Count = 50
-    """Largest number of units of a layer that fire."""
-    edge_probability: Share = 0.5
-    """Probability of a synapse."""
+    width: Count = 100  # Width of the hidden layers, or of the recurrent graph.
+    cap: Count = 50  # Largest number of units of a layer that fire.
+    edge_probability: Share = 0.5  # Probability of a synapse.
     hidden_start: Literal["constant", "normal"] = "constant"
     """Hidden tables of feed-forward networks start at 0.4, as in the published code, or from N(0, 1), as in
     an earlier one."""
     estimator: Literal["backprop", "forward_gradient", "weight_perturbation"] = "backprop"
     """Estimator of the meta-gradient."""
-    double_softmax: bool = True
-    """Apply the cross-entropy to softmax outputs, as the published code does."""
+    double_softmax: bool = True  # Apply the cross-entropy to softmax outputs, as the published code does.
     attempts: Count = 2
     """Largest number of upstream runs of a seed until it reaches the accuracy below (the notebook has
     no limit, the later ones 3)."""
     least_accuracy: Share = 0.7
     """Balanced test accuracy below which the notebook repeats an upstream run. Results are given with and
     without that selection."""
-    evaluations: Count = 10
-    """Evaluations of the downstream pass."""
+    evaluations: Count = 10  # Evaluations of the downstream pass.
     out: Path = Path("results/plasticity_transfer")
     """Folder for config.json, results.nc, summary.json and the figures."""
 
@@ -111,6 +78,5 @@ class Config(Settings):
         self.expect_distinct("models")
         self.expect("width", f"at least the cap of {self.cap}", self.width >= self.cap)
         self.expect("points", f"at least a batch of {self.batch_size}", self.points[0] >= self.batch_size)
-        self.expect(
-            "data", f"a source of the whole MNIST with --preset {self.preset}", self.chosen.data is not None
-        )
+        named = f"a source of the whole MNIST with --preset {self.preset}"
+        self.expect("data", named, self.chosen.data is not None)

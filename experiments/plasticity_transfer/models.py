@@ -36,36 +36,23 @@ def loss_of(config: Config) -> ll.Loss:
     return double_softmax if config.double_softmax else ll.softmax_cross_entropy
 
 
-Learned = tuple[Tables, ...]
-"""Result of the stage upstream: tables, or nothing."""
+Learned = tuple[Tables, ...]  # result of the stage upstream: tables, or nothing
 
 
 class Upstream(NamedTuple):
-    """A network whose tables are meta-learned.
-
-    Fields:
-      network: its architecture for the upstream problem.
-      hidden_start: initialiser of its hidden tables.
-    """
+    """A network whose tables are meta-learned, and the initialiser of its hidden tables."""
 
     network: KCapNetwork
     hidden_start: jax.nn.initializers.Initializer
 
 
 class Downstream(NamedTuple):
-    """A learner that sees every image once.
+    """A learner that sees every image once."""
 
-    Fields:
-      init: `(key, learned upstream) -> carry`.
-      advance: `(carry, x [samples, inputs], y [samples, labels]) -> carry`.
-      apply: `(carry, x) -> output [samples, labels]`.
-      multiple: of how many samples the pieces of its pass must be.
-    """
-
-    init: Callable[[jax.Array, Learned], Any]
-    advance: Callable[[Any, jax.Array, jax.Array], Any]
-    apply: Callable[[Any, jax.Array], jax.Array]
-    multiple: int
+    init: Callable[[jax.Array, Learned], Any]  # (key, learned upstream) -> carry
+    advance: Callable[[Any, jax.Array, jax.Array], Any]  # (carry, x, y [samples, labels]) -> carry
+    apply: Callable[[Any, jax.Array], jax.Array]  # (carry, x [samples, inputs]) -> output [samples, labels]
+    multiple: int  # the pieces of its pass are multiples of so many samples
 
 
 class Model(NamedTuple):
@@ -93,15 +80,12 @@ def descent(network: KCapNetwork, config: Config) -> Downstream:
     optimizer, batch_size = optax.adam(config.chosen.descent_rate), config.chosen.descent_batch
 
     def init(key: jax.Array, learned: Learned) -> Any:
-        del learned
         state_key, w_key = jax.random.split(key)
         state = network.init(state_key)
-        keys = jax.random.split(w_key, len(state))
-        weights = [
-            jax.random.uniform(k, layer["w"].shape, layer["w"].dtype, -0.5, 0.5)
-            for k, layer in zip(keys, state, strict=True)
-        ]
-        return weights, [layer["mask"] for layer in state], optimizer.init(weights)
+        weights, masks = ([layer[name] for layer in state] for name in ("w", "mask"))
+        pairs = zip(jax.random.split(w_key, len(state)), weights, strict=True)
+        weights = [jax.random.uniform(k, w.shape, w.dtype, -0.5, 0.5) for k, w in pairs]
+        return weights, masks, optimizer.init(weights)
 
     def apply(carry: Any, x: jax.Array) -> jax.Array:
         weights, masks, _ = carry
@@ -130,13 +114,8 @@ def _feed_forward(config: Config, num_hidden: int, rule: TableRule, ends: tuple[
 
 def _recurrent(config: Config, ends: tuple[int, int]) -> KCapNetwork:
     scheme = Scheme(samples=config.chosen.rnn_samples, rows=config.chosen.rnn_rows)
-    return plasticity.k_cap_recurrent(
-        (ends[0], config.width, ends[1]),
-        config.cap,
-        edge_probability=config.edge_probability,
-        scheme=scheme,
-        fired="index",
-    )
+    options = {"edge_probability": config.edge_probability, "scheme": scheme}
+    return plasticity.k_cap_recurrent((ends[0], config.width, ends[1]), config.cap, fired="index", **options)
 
 
 def _by_tables(network: Callable[[Config, tuple[int, int]], KCapNetwork], start: str | None = None) -> Model:
@@ -161,7 +140,6 @@ MODELS: dict[str, Model] = {
     "pre_post_percent_l2": _table(2, plasticity.pre_post_percent),
     "post_count_l2": _table(2, plasticity.post_count),
     "gradient_descent_l2": Model(
-        lambda c: None,
-        lambda c: descent(_feed_forward(c, 2, plasticity.pre_post, (784, 10)), c),
+        lambda c: None, lambda c: descent(_feed_forward(c, 2, plasticity.pre_post, (784, 10)), c)
     ),
 }

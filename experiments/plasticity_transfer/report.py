@@ -23,7 +23,11 @@ LABELS = {
     "gradient_descent_l2": "gradient descent L2",
 }
 COLOURS = dict(zip(LABELS, plt.get_cmap("tab10").colors, strict=True))  # type: ignore[attr-defined]
-STYLES = dict(zip(LABELS, ("-", "-", "--", ":", "-", "--", ":", "-.", "-.", "-"), strict=True))
+DASHES = ("-", "-", "--", ":", "-", "--", ":", "-.", "-.", "-")
+STYLES = {
+    name: {"linestyle": dashes, "color": COLOURS[name], "label": LABELS[name]}
+    for name, dashes in zip(LABELS, DASHES, strict=True)
+}
 COLUMNS = {
     "upstream_test_accuracy": "up, test",
     "downstream_test_accuracy": "down, test",
@@ -82,27 +86,23 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
     return reporting.drawn((learning_curves, comparison, tables), results)
 
 
-def _style(name: str) -> dict[str, Any]:
-    return {"linestyle": STYLES[name], "color": COLOURS[name], "label": LABELS[name]}
-
-
-def _note(figure: Figure, results: xr.Dataset, more: str) -> None:
+def _completed(figure: Figure, results: xr.Dataset, more: str, grid: list[Axes] | None = None) -> Figure:
     networks = f", downstream {results.sizes['subseed']} networks for each"
-    reporting.note_seeds(figure, results, networks + more)
+    return reporting.completed(figure, results, more=networks + more, grid=grid)
 
 
 def learning_curves(results: xr.Dataset) -> Figure:
     """Loss and accuracy of all models upstream, and accuracy downstream, against samples seen."""
-    figure, (loss, up, down) = plt.subplots(1, 3, figsize=(17, 5.5), layout="constrained")
+    figure, (loss, up, down) = plt.subplots(1, 3, figsize=(17, 5.5))
     every = results.sel(selection="all")
     for name in results.model.values:
         one = every.sel(model=name)
         points = one.rule_epoch.values * results.attrs["points"]
         for axes, metric in ((loss, "upstream_loss"), (up, "upstream_test_balanced_accuracy")):
             if metric in one and np.isfinite(one[metric]).any():
-                reporting.band(axes, points, one[metric].values, **_style(name))
+                reporting.band(axes, points, one[metric].values, **STYLES[name])
         of_seeds = one.downstream_test_balanced_accuracy.mean("subseed", skipna=False)
-        reporting.band(down, one.samples.values, of_seeds.values, **_style(name))
+        reporting.band(down, one.samples.values, of_seeds.values, **STYLES[name])
     loss.set(title="Upstream: loss after a pass over a batch", ylabel="cross-entropy in nats")
     up.set(title="Upstream: meta-learning", ylabel="balanced accuracy on test points", ylim=(0, 1))
     down.set(title="Downstream: one pass over MNIST", ylabel="balanced accuracy on test images", ylim=(0, 1))
@@ -110,27 +110,22 @@ def learning_curves(results: xr.Dataset) -> Figure:
         axes.axhline(chance, color="0.5", linewidth=0.8, linestyle=(0, (1, 3)))
         axes.set_xlabel("training samples seen")
         axes.set_xlim(left=0)
-        axes.grid(alpha=0.3)
     reporting.legend_beside(figure, down)
-    _note(figure, results, "; no selection; dotted: chance")
-    return figure
+    return _completed(figure, results, "; no selection; dotted: chance")
 
 
 def comparison(results: xr.Dataset) -> Figure:
     """Accuracy of all models at the end, upstream and downstream, with and without repetition."""
     names = [str(name) for name in results.model.values]
-    figure, both = plt.subplots(1, 2, figsize=(12, 0.5 * len(names) + 2.2), sharey=True, layout="constrained")
-    y = np.arange(len(names))
-    for axes, stage, title in (
-        (both[0], "upstream", "Upstream"),
-        (both[1], "downstream", "Downstream: MNIST after one pass"),
-    ):
+    figure, both = plt.subplots(1, 2, figsize=(12, 0.5 * len(names) + 2.2), sharey=True)
+    titles = {"upstream": "Upstream", "downstream": "Downstream: MNIST after one pass"}
+    for axes, (stage, title) in zip(both, titles.items(), strict=True):
         metric = f"{stage}_test_accuracy"
         for selection, shift, marker in (("all", -0.12, "o"), ("repeated", 0.12, "D")):
             if metric not in results:
                 continue
             values = results[metric].sel(selection=selection)
-            values = values.isel({"rule_epoch" if stage == "upstream" else "evaluation": -1})
+            values = values.isel(rule_epoch=-1, evaluation=-1, missing_dims="ignore")
             values = values.mean("subseed", skipna=False) if "subseed" in values.dims else values
             for i, name in enumerate(names):
                 of_seeds = values.sel(model=name).values
@@ -143,11 +138,10 @@ def comparison(results: xr.Dataset) -> Figure:
         axes.set(title=title, xlabel="accuracy on test samples")
         axes.grid(axis="x", alpha=0.3)
         axes.set_xlim(0, 1)
-    both[0].set_yticks(y, [LABELS[name] for name in names])
+    both[0].set_yticks(range(len(names)), [LABELS[name] for name in names])
     both[0].set_ylim(len(names) - 0.5, -0.5)
     selected = "open: seeds below the least upstream accuracy repeated"
-    _note(figure, results, f"; filled: all seeds, {selected}, strokes: seeds")
-    return figure
+    return _completed(figure, results, f"; filled: all seeds, {selected}, strokes: seeds", grid=[])
 
 
 def tables(results: xr.Dataset) -> Figure | None:
@@ -155,9 +149,7 @@ def tables(results: xr.Dataset) -> Figure | None:
     names = [str(n) for n in results.model.values if f"output_table_{n}" in results]
     if not names:
         return None
-    figure, grid = plt.subplots(
-        len(names), 2, figsize=(11, 2.1 * len(names)), layout="constrained", squeeze=False
-    )
+    figure, grid = plt.subplots(len(names), 2, figsize=(11, 2.1 * len(names)), squeeze=False)
     for name, line in zip(names, grid, strict=True):
         for part, axes in zip(("hidden", "output"), line, strict=True):
             _heat_map(axes, results, name, part)
@@ -172,8 +164,7 @@ def _heat_map(axes: Axes, results: xr.Dataset, name: str, part: str) -> None:
         axes.set_axis_off()
         return
     values = results[variable].sel(selection="all").mean("seed").values
-    rows_of = values if values.ndim == 2 else values.reshape(-1, values.shape[-1])
-    rows_of = reporting.drawable(rows_of)
+    rows_of = reporting.drawable(values.reshape(-1, values.shape[-1]))
     limit = float(np.max(np.abs(rows_of), where=np.isfinite(rows_of), initial=0.0)) or 1.0
     image = axes.imshow(rows_of, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
     axes.figure.colorbar(image, ax=axes, label="beta")

@@ -41,17 +41,11 @@ def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array |
 
     def training(structure: State) -> ll.Train:
         return plasticity.meta_learn(
-            network,
-            structure,
-            optimizer,
-            num_updates=config.chosen.rule_epochs * per_epoch,
-            batch_size=config.batch_size,
-            every=per_epoch,
+            network, structure, optimizer, num_updates=config.chosen.rule_epochs * per_epoch,
+            batch_size=config.batch_size, every=per_epoch,
             evaluate=lambda key, params, _, data: after_a_batch(structure, key, params, data),
-            estimator=ESTIMATORS[config.estimator],
-            loss=loss_of(config),
-            hidden_init=upstream.hidden_start,
-        )
+            estimator=ESTIMATORS[config.estimator], loss=loss_of(config), hidden_init=upstream.hidden_start,
+        )  # fmt: skip
 
     def after_a_batch(structure: State, key: jax.Array, params: MetaParams, data: ll.data.Splits) -> Metrics:
         """Accuracy of the network that has learned from one batch, on training and test points."""
@@ -69,13 +63,11 @@ def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array |
         }
 
     def init(key: jax.Array, shared: Any) -> MetaCarry:
-        del shared
         structure_key, data_key, train_key = jax.random.split(key, 3)
         structure = network.init(structure_key)
         return MetaCarry(structure, training(structure).init(train_key, points(data_key)), data_key)
 
     def step(carry: MetaCarry, number: jax.Array, shared: Any) -> tuple[MetaCarry, Metrics]:
-        del shared
         train, first, data = training(carry.structure), number * per_epoch, points(carry.data_key)
         state, losses = train.advance(carry.train, first, data)
         evaluation = train.evaluate(state, first + per_epoch, data)
@@ -84,36 +76,26 @@ def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array |
     return Run(init, step, config.chosen.rule_epochs)
 
 
-class PassCarry(NamedTuple):
-    """State of a learner between the pieces of its pass."""
-
-    key: jax.Array
-    learner: Any
-
-
 def one_pass(downstream: Downstream, config: Config) -> Run:
     """The downstream pass of a member, a key and what was learned; a step is a piece of the images."""
     samples = piece_size(downstream, config)
 
-    def init(key: jax.Array, learned: Learned, data: Any) -> PassCarry:
-        del data
+    def init(key: jax.Array, learned: Learned, data: Any) -> tuple[jax.Array, Any]:
         order_key, learner_key = jax.random.split(key)
-        return PassCarry(order_key, downstream.init(learner_key, learned))
+        return order_key, downstream.init(learner_key, learned)
 
-    def step(
-        carry: PassCarry, number: jax.Array, data: tuple[ll.data.Dataset, ll.data.Dataset]
-    ) -> tuple[PassCarry, Metrics]:
-        train, test = data
-        order = jax.random.permutation(carry.key, train.x.shape[0])
+    def step(carry: tuple[jax.Array, Any], number: jax.Array, data: Any) -> tuple[Any, Metrics]:
+        (key, learner), (train, test) = carry, data
+        order = jax.random.permutation(key, train.x.shape[0])
         piece = jax.lax.dynamic_slice_in_dim(order, number * samples, samples)
-        learner = downstream.advance(carry.learner, *(jnp.asarray(a)[piece] for a in train))
+        learner = downstream.advance(learner, *(jnp.asarray(a)[piece] for a in train))
         output = downstream.apply(learner, jnp.asarray(test.x))
         metrics = {
             "test_accuracy": ll.accuracy(output, test.y),
             "test_balanced_accuracy": ll.balanced_accuracy(output, test.y),
             "test_loss": jnp.mean(ll.softmax_cross_entropy(output, test.y)),
         }
-        return carry._replace(learner=learner), metrics
+        return (key, learner), metrics
 
     return Run(init, step, config.evaluations)
 

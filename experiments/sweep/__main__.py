@@ -1,4 +1,4 @@
-"""Sweeps over the hyper-parameters of an experiment: trials x seeds in one program, Optuna asks and is told.
+"""Sweeps over the hyper-parameters of an experiment with Optuna: trials x seeds in one program.
 
 Any number of workers can share a study; one that is killed loses nothing that was finished.
 """

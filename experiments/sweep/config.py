@@ -10,7 +10,7 @@ import tyro
 from experiments.settings import Count, Limits, Options, Seed
 from experiments.sweeping import Sweepable
 
-OFFERED = sorted(path.parent.name for path in Path(__file__).parents[1].glob("*/sweep.py"))
+OFFERED = sorted({path.parent.name for path in Path(__file__).parents[1].glob("*/__main__.py")} - {"sweep"})
 _EXPERIMENT = f"Experiment to sweep over: {', '.join(OFFERED)}; or a module that defines a SWEEPABLE."
 
 
@@ -24,47 +24,35 @@ class Config(Options):
     log = true for a logarithmic scale and points = N for a grid."""
     trials: Count = 64
     """Total number of trials, of all workers together; a larger number extends a finished study."""
-    seeds: Count = 4
-    """Seeds of every trial, the same for all: the objective is the median over them."""
-    seed: Seed = 0
-    """Base PRNG seed of the runs and of the sampler."""
+    seeds: Count = 4  # Seeds of every trial, the same for all: the objective is the median over them.
+    seed: Seed = 0  # Base PRNG seed of the runs and of the sampler.
     sampler: Literal["tpe", "random", "grid", "cmaes"] = "tpe"
     """Sampler that chooses the hyper-parameters of a trial."""
     pruner: Literal["median", "halving", "none"] = "median"
     """Pruner that stops trials early: those below the median of the finished ones at the same chunk, by
     successive halving, or only those whose score is not finite."""
-    batch: Count = 32
-    """Trials sampled at once, before any of their scores is known."""
-    side_by_side: Count = 4
-    """Trials in one program: an accelerator has room for a whole batch."""
+    batch: Count = 32  # Trials sampled at once, before any of their scores is known.
+    side_by_side: Count = 4  # Trials in one program: an accelerator has room for a whole batch.
     storage: str | None = None
     """URL of a database for workers on many hosts, for example sqlite:///study.db; by default a journal in
     --out, for workers on one host."""
-    study: str | None = None
-    """Name of the study in the storage; by default the experiment's."""
+    study: str | None = None  # Name of the study in the storage; by default the experiment's.
     patience: Annotated[float, Limits(0, 1e9, open_at=(True, False))] = 60.0
     """Seconds without a heartbeat after which other workers repeat the trials of a worker."""
     out: Path = Path("results/sweep")
     """Folder for config.json, the journal, results.nc, summary.json and the figures."""
-    resume: bool = False
-    """Resume the study in --out, or join the workers that are running it."""
+    resume: bool = False  # Resume the study in --out, or join the workers that are running it.
 
     def deciding(self) -> dict[str, Any]:
-        """The fields that decide what a trial gives; the space is added as it was read."""
-        names = ("experiment", "seeds", "seed", "sampler", "pruner")
-        return {name: getattr(self, name) for name in names}
+        """The fields that decide the result of a trial; the space is added as it was read."""
+        return {n: getattr(self, n) for n in ("experiment", "seeds", "seed", "sampler", "pruner")}
 
     def sweepable(self) -> Sweepable:
-        """The `SWEEPABLE` of the experiment.
-
-        Raises:
-          ValueError: if there is no such module, or if it defines none.
-        """
-        name = f"experiments.{self.experiment}.sweep" if self.experiment in OFFERED else self.experiment
+        """The `SWEEPABLE` of the experiment; a ValueError if no such module defines one."""
+        name = f"experiments.{self.experiment}.__main__" if self.experiment in OFFERED else self.experiment
         try:
             return import_module(name).SWEEPABLE
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             expected = f"one of {', '.join(OFFERED)}, or a module that defines a SWEEPABLE"
-            raise ValueError(
-                f"--experiment: expected {expected}, got {self.experiment!r} ({error})"
-            ) from None
+            got = f"{self.experiment!r} ({error})"
+            raise ValueError(f"--experiment: expected {expected}, got {got}") from None

@@ -15,12 +15,9 @@ from experiments.sweeping import Program, Sweepable
 
 
 class Programs:
-    """The compiled programs of a sweep, kept from batch to batch.
+    """The compiled programs of a sweep, kept from batch to batch; all trials have the same keys `[seeds]`.
 
-    Args:
-      sweepable: the experiment.
-      keys: `[seeds]`, the same for all trials.
-      side_by_side: least number of trials in a block; a few more if their seeds then fill the devices evenly.
+    A block holds at least `side_by_side` trials, a few more if their seeds then fill the devices evenly.
     """
 
     def __init__(self, sweepable: Sweepable, keys: jax.Array, side_by_side: int) -> None:
@@ -37,12 +34,8 @@ class Programs:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Runs trials of one static shape, and stops those that are hopeless.
 
-        Args:
-          trials: the hyper-parameters of each.
-          hopeless: `(place in trials, chunks done, scores [seeds]) -> bool`, called between chunks.
-
-        Returns:
-          Last score of every trial, `[trials, seeds]`, and which trials ran to the end, `[trials]`.
+        `hopeless(place in trials, chunks done, scores [seeds])` is called between chunks. Returns the last
+        score of every trial, `[trials, seeds]`, and which trials ran to the end, `[trials]`.
         """
         program, seeds = self._compiled(trials[0]), self._keys.size
         running = np.arange(len(trials))
@@ -81,15 +74,13 @@ class Programs:
         return list(padded.reshape(-1, self._block))
 
     def _start(self, program: Program, trials: Sequence[Mapping[str, Any]]) -> Any:
-        values = {
-            name: jnp.repeat(jnp.array([trial[name] for trial in trials], jnp.float32), self._keys.size)
-            for name in self._sweepable.traced
-        }
+        values = {name: [trial[name] for trial in trials] for name in self._sweepable.traced}
+        values = {name: jnp.repeat(jnp.array(v, jnp.float32), self._keys.size) for name, v in values.items()}
         # A start that fails for lack of memory has to tell so here: XLA would wait for it for ever.
         return jax.block_until_ready(program.init(jnp.tile(self._keys, self._block), values, program.shared))
 
     def _close_up(self, carries: list[Any], kept: np.ndarray) -> list[Any]:
-        """Blocks of the kept trials alone; nothing compiles again, however many there are."""
+        """Blocks of the kept trials alone; no program is compiled for their number."""
         device = jax.local_devices()[0]
         each = [one for carry in carries for one in _split(jax.device_put(carry, device), self._block)]
         blocks = [_join([each[i] for i in block]) for block in self._blocks(kept)]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from experiments import parallel, reporting
+from experiments import reporting
 from experiments.sweep.space import Space
 from experiments.sweep.workers import finished, slot_of
 from experiments.sweeping import Sweepable
@@ -125,10 +125,8 @@ def _scatter(axes: Axes, results: xr.Dataset, name: str) -> PathCollection:
     labels = [] if x.dtype.kind in "fi" else sorted(set(x.tolist()))
     x = np.array([labels.index(value) for value in x] if labels else x, float)
     median, low, high = (reporting.drawable(results[n].values[done]) for n in ("median", "low", "high"))
-    axes.errorbar(
-        x[done], median, [median - low, high - median], fmt="none", ecolor="0.7", linewidth=0.7,
-        label="95 % interval over seeds",
-    )  # fmt: skip
+    style = {"fmt": "none", "ecolor": "0.7", "linewidth": 0.7, "label": "95 % interval over seeds"}
+    axes.errorbar(x[done], median, [median - low, high - median], **style)
     numbers = results.trial.values[done]
     shown = axes.scatter(x[done], median, c=numbers, s=14, zorder=2, label="median over seeds")
     stopped = reporting.drawable(np.median(results.score.values[~done], axis=1))
@@ -147,7 +145,7 @@ def _scatter(axes: Axes, results: xr.Dataset, name: str) -> PathCollection:
 
 def history(results: xr.Dataset) -> Figure:
     """Scores in the order of the trials, with their intervals, and the best so far."""
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 5))
     _scatter(axes, results, "trial")
     done = results.complete.values
     best = np.fmax if results.direction == "maximize" else np.fmin
@@ -161,7 +159,7 @@ def history(results: xr.Dataset) -> Figure:
 def importance(results: xr.Dataset) -> Figure:
     """Importance of hyper-parameters: shares of the variance of the completed trials."""
     shares = results.importance.sortby(results.importance)
-    figure, axes = plt.subplots(figsize=(8, 1.6 + 0.5 * shares.size), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 1.6 + 0.5 * shares.size))
     axes.bar_label(axes.barh(shares.parameter.values.astype(str), shares.values), fmt="%.2f", padding=3)
     axes.set(title=f"What decides: {results.objective}", xlim=(0, 1.1))
     axes.set(xlabel="share of the variance (functional ANOVA)")
@@ -172,7 +170,7 @@ def importance(results: xr.Dataset) -> Figure:
 def slices(results: xr.Dataset) -> Figure:
     """Scores against each hyper-parameter."""
     names = [str(name) for name in results.parameter.values]
-    figure = plt.figure(figsize=(1 + 4 * len(names), 4.4), layout="constrained")
+    figure = plt.figure(figsize=(1 + 4 * len(names), 4.4))
     every = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     shown = [_scatter(axes, results, name) for axes, name in zip(every, names, strict=True)]
     every[0].set_ylabel(results.objective)
@@ -186,7 +184,5 @@ def parallel_coordinates(results: xr.Dataset) -> Figure:
     """One line a completed trial through its hyper-parameters to its score, the best on top."""
     chosen, best = results.isel(trial=results.complete.values), 1 if results.direction == "maximize" else -1
     columns = {str(name): chosen[name].values for name in results.parameter.values}
-    logarithmic = json.loads(results.logarithmic)
-    return parallel.parallel_coordinates(
-        columns, chosen["median"].values, results.objective, logarithmic, best
-    )
+    scores, logarithmic = chosen["median"].values, json.loads(results.logarithmic)
+    return reporting.parallel_coordinates(columns, scores, results.objective, logarithmic, best)

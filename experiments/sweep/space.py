@@ -19,19 +19,12 @@ MOST_POINTS = 1_000_000
 
 
 class Space(NamedTuple):
-    """Space that is searched, and values that are fixed.
+    """Space that is searched, and values that are fixed."""
 
-    Fields:
-      given: the table as it was read.
-      fixed: values of the hyper-parameters that stay; those the file does not name have their defaults.
-      searched: a distribution for each of the others.
-      grid: values of each of these that has choices or `points`; empty unless the sampler is a grid.
-    """
-
-    given: dict[str, Any]
-    fixed: dict[str, Any]
-    searched: dict[str, BaseDistribution]
-    grid: dict[str, list[Any]]
+    given: dict[str, Any]  # the table as it was read
+    fixed: dict[str, Any]  # of hyper-parameters that stay; those the file does not name have their defaults
+    searched: dict[str, BaseDistribution]  # of each of the others
+    grid: dict[str, list[Any]]  # values of those with choices or `points`; empty without a grid sampler
 
     def point(self, index: int) -> dict[str, Any]:
         """A point of the grid, each once, the first ones spread over all of it; empty without a grid."""
@@ -48,9 +41,8 @@ def read_space(config: Config, sweepable: Sweepable) -> Space:
     """Reads the space of a sweep.
 
     Raises:
-      ValueError: if there is no such file, if it is no TOML, names a field that the experiment has not,
-        gives one of another type or outside of its range, leaves nothing to search, or does not go with the
-        sampler. The message names field, what was expected and what came.
+      ValueError: for a file that is no TOML, a field that the experiment does not have, a value of another
+        type or outside of its range, nothing to search, or a space that does not go with the sampler.
     """
     try:
         given = tomllib.loads(config.space.read_text(encoding="utf-8"))
@@ -62,15 +54,15 @@ def read_space(config: Config, sweepable: Sweepable) -> Space:
     if config.sampler != "grid":
         return space._replace(grid={})
     for name in space.searched:
-        expected = "points = N with --sampler grid"
-        _expect(name in space.grid, f"--space: {name}", expected, "a range without points")
+        with_points = "points = N with --sampler grid"
+        _expect(name in space.grid, f"--space: {name}", with_points, "a range without points")
     size = prod(map(len, space.grid.values()))
     _expect(config.trials <= size, "--trials", f"at most {size}, the points of the grid", config.trials)
     return space
 
 
 def parse_space(given: Mapping[str, Any], sweepable: Sweepable) -> Space:
-    """The space that a table stands for."""
+    """Parses the table of a space."""
     kinds = {**sweepable.traced, **sweepable.static}
     space = Space(dict(given), sweepable.defaults(), {}, {})
     for name, value in given.items():
@@ -136,9 +128,7 @@ def _add_range(space: Space, name: str, kind: Any, table: Mapping[str, Any], lim
 def check_runs(config: Config, space: Space, sweepable: Sweepable) -> None:
     """Makes the programs of all texts with the ends of all numbers, and shapes of what the largest hold.
 
-    Raises:
-      ValueError: names the hyper-parameter that cannot run, as the space has it, or the largest that does not
-        fit into memory.
+    A ValueError names the hyper-parameter that cannot run, or the largest that does not fit into memory.
     """
     ends = {name: _ends(space, name) for name in sweepable.static}
     for values in product(*ends.values()):
@@ -181,9 +171,7 @@ def _check_fits(config: Config, sweepable: Sweepable, static: Mapping[str, Any])
         carry = jax.eval_shape(program.init, jax.random.key(0), traced, program.shared)
         return sizes["--seeds"] * sizes["--batch"] * memory.bytes_of(carry)
 
-    memory.check_fits(
-        needed,
-        {**numbers, "--seeds": config.seeds, "--batch": min(config.batch, config.trials)},
-        {**sweepable.defaults(), **{f"--{name}": value for name, value in defaults_of(Config).items()}},
-        lambda name: name if name.startswith("--") else f"--space: {name}",
-    )
+    sizes = {**numbers, "--seeds": config.seeds, "--batch": min(config.batch, config.trials)}
+    options = {f"--{name}": value for name, value in defaults_of(Config).items()}
+    names = {name: name if name.startswith("--") else f"--space: {name}" for name in sizes}
+    memory.check_fits(needed, sizes, {**sweepable.defaults(), **options}, names.__getitem__)

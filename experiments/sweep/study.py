@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
+from experiments.folders import differing
+from experiments.running import group_by_shape
 from experiments.sweep.config import Config
 from experiments.sweep.programs import Programs
 from experiments.sweep.report import summary
@@ -25,17 +28,15 @@ from experiments.sweep.workers import Worker, finished, slot_of
 from experiments.sweeping import Sweepable
 
 SAMPLERS = {
-    "tpe": lambda seed: samplers.TPESampler(seed=seed, constant_liar=True),
-    "random": lambda seed: samplers.RandomSampler(seed=seed),
-    "grid": lambda seed: samplers.RandomSampler(
-        seed=seed
-    ),  # never asked: trials are queued with their points
-    "cmaes": lambda seed: samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "tpe": partial(samplers.TPESampler, constant_liar=True),
+    "random": samplers.RandomSampler,
+    "grid": samplers.RandomSampler,  # never asked: trials are queued with their points
+    "cmaes": partial(samplers.CmaEsSampler, warn_independent_sampling=False),
 }
 PRUNERS = {
-    "median": lambda: pruners.MedianPruner(n_startup_trials=8),
-    "halving": lambda: pruners.SuccessiveHalvingPruner(),
-    "none": lambda: pruners.NopPruner(),
+    "median": partial(pruners.MedianPruner, n_startup_trials=8),
+    "halving": pruners.SuccessiveHalvingPruner,
+    "none": pruners.NopPruner,
 }
 
 
@@ -44,10 +45,10 @@ class BySlot(samplers.BaseSampler):
 
     def __init__(self, name: str, seed: int) -> None:
         self._make, self._seed = SAMPLERS[name], seed
-        self._sampler: samplers.BaseSampler = self._make(seed)
+        self._sampler: samplers.BaseSampler = self._make(seed=seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._sampler = self._make((self._seed * 1_000_003 + 7919 * slot_of(trial)) % 2**31)
+        self._sampler = self._make(seed=(self._seed * 1_000_003 + 7919 * slot_of(trial)) % 2**31)
 
     def infer_relative_search_space(self, *arguments: Any, **named: Any) -> dict[str, Any]:
         return self._sampler.infer_relative_search_space(*arguments, **named)
@@ -92,11 +93,7 @@ class Journal(JournalFileBackend):
 
 
 def storage_of(config: Config) -> BaseStorage:
-    """The journal in the folder, or the database that was asked for.
-
-    Raises:
-      ValueError: if there is no such database, or if the journal is damaged.
-    """
+    """The journal in the folder, or the database that was asked for; a ValueError if there is no such one."""
     url = config.storage
     if url is None:
         return JournalStorage(Journal(str(config.out / "journal.log")))
@@ -112,11 +109,7 @@ def storage_of(config: Config) -> BaseStorage:
 
 
 def open_study(config: Config, sweepable: Sweepable, deciding: dict[str, Any]) -> optuna.Study:
-    """The study, new or as it stands.
-
-    Raises:
-      ValueError: if another configuration made it.
-    """
+    """The study, new or as it stands; a ValueError if another configuration made it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=storage_of(config),
@@ -128,10 +121,8 @@ def open_study(config: Config, sweepable: Sweepable, deciding: dict[str, Any]) -
     )
     wanted = json.loads(json.dumps(deciding))
     held = study.user_attrs.get("config", wanted)
-    if differing := [name for name in wanted if held.get(name) != wanted[name]]:
-        there = "; ".join(f"{n}: {held.get(n)!r} there, {wanted[n]!r} here" for n in differing)
-        got = f"{study.study_name!r} ({there})"
-        raise ValueError(f"--study: expected one of this configuration, got {got}")
+    if named := differing(held, wanted):
+        raise ValueError(f"--study: expected one of this configuration, got {study.study_name!r} ({named})")
     study.set_user_attr("config", wanted)
     return study
 
@@ -143,14 +134,12 @@ def run_study(config: Config, study: optuna.Study, space: Space, sweepable: Swee
     progress = tqdm(total=config.trials, unit="trial", smoothing=0.05, desc=config.experiment)
     with progress, Worker(study, space, config.trials, config.patience) as worker:
         while _show(progress, study) < config.trials:
-            groups: dict[tuple[Any, ...], list[Trial]] = {}
-            for trial in worker.claim(config.batch):
-                values = {**space.fixed, **trial.params}
-                groups.setdefault(tuple(values[name] for name in sweepable.static), []).append(trial)
-            for trials in groups.values():
-                _run_group(worker, programs, space.fixed, trials)
+            trials = worker.claim(config.batch)
+            values = [{**space.fixed, **trial.params} for trial in trials]
+            for group in group_by_shape(values, list(sweepable.static)):
+                _run_group(worker, programs, space.fixed, [trials[i] for i in group.members])
                 _show(progress, study)
-            if not groups:
+            if not trials:
                 time.sleep(min(1.0, config.patience / 5))
 
 

@@ -5,8 +5,8 @@ a slot at the same time, the trial with the lower number fills it and the other 
 heartbeat in the study shows which trials are being run; those without one are failed, and their slots queued
 again. A slot seeds the sampler, so that a repeated trial draws the same unless the sampler has learned more.
 
-A trial may be what kills its worker. The study counts the workers that died with a slot: of such slots ever
-fewer are run side by side, and after `MOST_DEATHS` the slot is given up, its trials stay failed.
+A trial may kill its worker. The study counts the workers that died with a slot: fewer and fewer of such slots
+are run side by side, and after `MOST_DEATHS` the slot is given up and its trials stay failed.
 """
 
 import sys
@@ -25,7 +25,7 @@ from experiments.sweep.space import Space
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 MOST_DEATHS = 10
-"""So many that a worker killed at random moments, again and again, is not taken for a trial's fault."""
+"""High enough that workers that are killed at random moments are not blamed on a trial."""
 UNLESS_TAKEN = suppress(UpdateFinishedTrialError)  # by another worker, which took this one for dead
 
 

@@ -1,1 +1,1 @@
-"""The symbolic discriminator: what tells curves of formulas from those of untrained networks."""
+"""The symbolic discriminator: critics that tell curves of formulas from those of untrained networks."""

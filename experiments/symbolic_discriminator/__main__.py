@@ -5,19 +5,24 @@ project (2022), which ends on the wish to analyse which hyper-parameters decide.
 """
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import xarray as xr
 
 from experiments import harness, memory
+from experiments.sweeping import Program, Sweepable
 from experiments.symbolic_discriminator import report, spaces
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.critics import schedule
+from experiments.symbolic_discriminator.critics import schedule, training
 from experiments.symbolic_discriminator.report import STUDIES
 from experiments.symbolic_discriminator.study import Part
 
 
 def held(config: Config, data: None) -> harness.Held:
-    """The first layer of every critic that is drawn at random; what is measured over a step, and updates."""
+    """First layers of the critics that are drawn at random, and what a step measures of each."""
     numbers, cut = config.chosen, schedule(config.chosen.epochs)
     measured = memory.floats(3, cut.epochs // cut.steps, spaces.SMALL["iterations"])
     drawn = memory.floats(numbers.configurations, numbers.points, spaces.SMALL["width"])
@@ -45,13 +50,38 @@ EXPERIMENT = harness.Experiment(
     kind="part",
     unit="ms (estimated)",
     parts=lambda config: {name: part.cost for name, part in parts_of(config).items()},
-    load=lambda config: None,
     held=held,
     run_part=lambda name, config, data, folder, progress: parts_of(config)[name].run(folder, progress),
     merge=merge,
     compile_quickly=lambda config: config.preset == "sample",
 )
 run, main = EXPERIMENT.run, EXPERIMENT.main
+
+
+def swept(static: Mapping[str, Any]) -> Program:
+    """Training of a critic for at least 10 epochs; a chunk is one of the steps in which they are cut."""
+    run = training(dict(static), Config(epochs=max(10, static["epochs"])))
+
+    def advance(carry: Any, number: Any, shared: Any) -> tuple[Any, jax.Array]:
+        carry, metrics = run.step(carry, number, shared)
+        return carry, jnp.mean(metrics["fresh_accuracy"])
+
+    return Program(run.init, advance, run.num_steps)
+
+
+SWEEPABLE = Sweepable(
+    "accuracy on new curves",
+    "maximize",
+    {name: spaces.SMALL[name] for name in ("learning_rate", "penalty", "decay")},
+    {
+        "objective": ("bce", "wgan"),
+        "library": ("quadratic", *(name for name in spaces.LIBRARIES if name != "quadratic")),
+        "extension": tuple(spaces.EXTENSIONS),
+        **{name: spaces.SMALL[name] for name in ("latents", "layers", "width", "iterations")},
+        "epochs": 200,
+    },
+    swept,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

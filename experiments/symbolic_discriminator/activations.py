@@ -1,4 +1,4 @@
-"""Steps 15.1 and 15.2: what curves of untrained networks and of a library look like."""
+"""Steps 15.1 and 15.2: curves of untrained networks, and of a library of functions."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,11 @@ from tqdm import tqdm
 
 from experiments.reporting import footnote, summary_rows
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.points import library, points
+from experiments.symbolic_discriminator.spaces import library, points
 from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study
 from lax_learning import symbolic
 
-CURVES = 200
-SHOWN = 10
-COST = 3_000
+CURVES, SHOWN, COST = 200, 10, 3_000
 TITLES = {
     "dsn": "untrained DSN, no biases",
     "mlp": "untrained MLP",
@@ -37,12 +35,10 @@ def run(config: Config, progress: tqdm) -> xr.Dataset:
 
     @jax.jit
     def draw(keys: Array) -> dict[str, Array]:
-        curves = {
-            name: jax.vmap(lambda key, g=generator: g.apply(g.init(key), x)[:, 0])(keys)
-            for name, generator in generators.items()
-        }
         draws = symbolic.draw_functions(keys[0], functions, CURVES)
-        return {**curves, "library": symbolic.function_values(functions, draws, x)}
+        of_library = symbolic.function_values(functions, draws, x)
+        drawn = {n: jax.vmap(lambda k, g=g: g.apply(g.init(k), x)[:, 0])(keys) for n, g in generators.items()}
+        return {**drawn, "library": of_library}
 
     curves = draw(jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 6), CURVES))
     progress.update(COST)
@@ -74,7 +70,7 @@ def rows(results: xr.Dataset) -> Rows:
 
 def figures(results: xr.Dataset) -> Figures:
     """Ten curves of every source."""
-    figure, grid = plt.subplots(2, 2, figsize=(10, 7), layout="constrained", sharex=True)
+    figure, grid = plt.subplots(2, 2, figsize=(10, 7), sharex=True)
     figure.suptitle("Curves of untrained networks, and the functions they are to be told from")
     for number, (axes, source) in enumerate(zip(grid.flat, results.source.values, strict=True)):
         axes.plot(results.x.values, results.value.sel(source=source).values[:SHOWN].T, ".", markersize=3)

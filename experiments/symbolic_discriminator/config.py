@@ -13,21 +13,13 @@ StudyName = Literal[
 
 
 class Preset(NamedTuple):
-    """Settings of a `--preset`.
+    """Settings of a `--preset`."""
 
-    Fields:
-      points: of every curve.
-      epochs: of training a critic.
-      seeds: of every configuration outside of the study of hyper-parameters.
-      configurations: in that study.
-      updates: of a network that fits a target.
-    """
-
-    points: int
-    epochs: int
-    seeds: int
-    configurations: int
-    updates: int
+    points: int  # of every curve
+    epochs: int  # of training a critic
+    seeds: int  # of every configuration outside of the study of hyper-parameters
+    configurations: int  # in that study
+    updates: int  # of a network that fits a target
 
 
 PRESETS = {
@@ -63,8 +55,7 @@ class Config(Settings):
     """Configurations drawn in the study of hyper-parameters; by default the preset's."""
     updates: Annotated[int, at_least(10)] | None = None
     """Updates of a network that fits a target; by default the preset's."""
-    seed: Seed = 0
-    """Base PRNG seed."""
+    seed: Seed = 0  # Base PRNG seed.
     out: Path = Path("results/symbolic_discriminator")
     """Folder for config.json, results.nc, summary.json and the figures."""
 

@@ -1,26 +1,26 @@
 """The studies of critics: accuracy, libraries, hyper-parameters, depth and extensions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from experiments.grouping import group_by_shape
-from experiments.reporting import summary_rows
-from experiments.symbolic_discriminator import critic_figures, spaces
+from experiments.reporting import band, footnote, note_seeds, parallel_coordinates, summary_rows
+from experiments.running import group_by_shape
+from experiments.symbolic_discriminator import reading, spaces
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critics import METRICS, costs, judged_curves, run_group
-from experiments.symbolic_discriminator.points import points
-from experiments.symbolic_discriminator.reading import (
-    TRENDS,
-    by_objective,
-    deciding,
-    final,
-    first_epoch_reaching,
-    trends,
-)
+from experiments.symbolic_discriminator.reading import CHANCE, FIELDS, TRENDS, by_objective, final, smoothed
+from experiments.symbolic_discriminator.spaces import points
 from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study
+
+SHOWN = 5  # curves of a kind, as in the notebook
+COLOURS = ("C0", "C1")  # of formulas and of networks, as there; of the objectives
 
 
 def of_each(results: xr.Dataset, study: str, field: str) -> Rows:
@@ -29,7 +29,7 @@ def of_each(results: xr.Dataset, study: str, field: str) -> Rows:
     for value in dict.fromkeys(values.tolist()):
         chosen = results.isel(configuration=np.flatnonzero(values == value))
         metrics = {name: final(chosen, name).ravel() for name in METRICS}
-        metrics["epochs_to_0.9"] = first_epoch_reaching(chosen, 0.9).ravel()
+        metrics["epochs_to_0.9"] = reading.first_epoch_reaching(chosen, 0.9).ravel()
         metrics["seconds"] = chosen.seconds.values
         metrics["best"] = np.array([np.fmax.reduce(metrics["fresh_accuracy"])])
         rows += summary_rows(f"{study}: {value}", metrics, kind="part")
@@ -46,10 +46,10 @@ def hyper_parameter_rows(results: xr.Dataset) -> Rows:
     """For each objective: accuracies, how many configurations follow which trend, and what decides."""
     rows, shares = of_each(results, "hyper_parameters", "objective"), []
     for objective, chosen in by_objective(results).items():
-        followed = trends(chosen)
+        followed = reading.trends(chosen)
         counts = {trend: np.array([followed.count(trend) / len(followed)]) for trend in TRENDS}
         rows += summary_rows(f"trends: {objective}", counts, kind="part")
-        for field, found in deciding(chosen).items():
+        for field, found in reading.deciding(chosen).items():
             mean, *ends = (None if np.isnan(v) else v for v in found)
             row = {"part": f"deciding: {objective}", "metric": field, "mean": mean, "ci95": ends}
             shares.append({**row, "n": chosen.sizes["configuration"]})
@@ -60,6 +60,160 @@ def extension_rows(results: xr.Dataset) -> Rows:
     """Accuracies of every extension, for each objective if there are more."""
     chosen = by_objective(results).items()
     return [row for name, of in chosen for row in of_each(of, f"extensions: {name}", "extension")]
+
+
+def accuracy_figures(results: xr.Dataset) -> Figures:
+    """Accuracy over training of the notebook's first critic, by objective."""
+    title = "Accuracy of a critic of 6 hidden layers of 128"
+    return {"accuracy": _over_training(title, results, results.objective.values)}
+
+
+def depth_figures(results: xr.Dataset) -> Figures:
+    """Accuracy over training of the notebook's eight versions."""
+    each = zip(*(results[f].values for f in ("layers", "width", "learning_rate", "penalty")), strict=True)
+    labels = [f"v{i}: {n} x {m}, rate {rate:g}, penalty {gp:g}" for i, (n, m, rate, gp) in enumerate(each)]
+    return {"depth": _over_training("Depth: from a small critic, one change at a time", results, labels)}
+
+
+def libraries_figures(results: xr.Dataset) -> Figures:
+    """Accuracy over training and at its end, by library."""
+    title = "Larger libraries are harder to tell from untrained networks"
+    figure = _over_training(title, results, results.library.values, panels=2)
+    ends, right = final(results, "fresh_accuracy"), figure.axes[1]
+    places = np.arange(len(ends))
+    right.plot(places, ends, ".", color="0.6", markersize=4)
+    right.plot(places, ends.mean(axis=1), "o-", color="C0", label="mean over seeds; dots: seeds")
+    right.axhline(CHANCE, color="0.3", linestyle=":", label="chance")
+    right.set_xticks(places, results.library.values, rotation=30, ha="right")
+    right.set(xlabel="library, each with the formulas of the one before, but for the last", ylim=(0.4, 1.02))
+    right.set(ylabel="accuracy on new curves at the end", title="until classification fails")
+    right.legend()
+    return {"libraries": figure}
+
+
+def extensions_figures(results: xr.Dataset) -> Figures:
+    """Accuracy over training of the best configuration of every extension, and what the best judged."""
+    ends, names = final(results, "fresh_accuracy").mean(axis=1), results.extension.values
+    ends = np.nan_to_num(ends, nan=-1.0)  # one that diverged is the last choice
+    chosen = [int(np.where(names == name, ends, -2.0).argmax()) for name in dict.fromkeys(names.tolist())]
+    labels = [f"{names[i].replace('_', ', ')}, {results.objective.values[i]}" for i in chosen]
+    best, title = results.isel(configuration=chosen), "The best critic with every extension of a curve"
+    shown = predictions(best.isel(configuration=int(ends[chosen].argmax())))
+    return {"extensions": _over_training(title, best, labels), "predictions": shown}
+
+
+def predictions(critic: xr.Dataset) -> Figure:
+    """Curves that a critic judged rightly and wrongly, of its first seed."""
+    logits = critic.logits.values[0]
+    right = np.stack([logits[0] > 0, logits[1] <= 0])
+    figure, grid = plt.subplots(2, 2, figsize=(10, 7), sharex=True, sharey=True)
+    seen = critic.extension.item().replace("_", ", ")
+    figure.suptitle(f"What the best critic (extension: {seen}) judged rightly and wrongly")
+    order = np.argsort(critic.x.values)
+    for row, (kind, colour) in enumerate(zip(("formula", "untrained network"), COLOURS, strict=True)):
+        verdicts = {"correct": right[row], "false": ~right[row]}
+        for axes, (title, judged) in zip(grid[row], verdicts.items(), strict=True):
+            places = np.flatnonzero(judged)[:SHOWN]
+            for place in places:
+                curve = critic.judged_curve.values[row, place]
+                label = f"logit {logits[row, place]:.2f}"
+                axes.plot(critic.x.values[order], curve[order], color=colour, alpha=0.3)
+                axes.plot(critic.x.values, curve, ".", markersize=3, label=label)
+            axes.set_title(f"{kind}: {title}, {len(places)} of {judged.sum()} (of {judged.size} curves)")
+            axes.set(xlabel="x" if row else "", ylabel="value" if title == "correct" else "")
+            if len(places):
+                axes.legend(fontsize="x-small")
+            else:
+                axes.text(0.5, 0.5, "none", transform=axes.transAxes, ha="center")
+    return figure
+
+
+def hyper_parameters_figures(results: xr.Dataset) -> Figures:
+    """The trends, what decides, and all configurations side by side."""
+    fields = [field for field in ("objective", *FIELDS) if len(np.unique(results[field].values)) > 1]
+    columns = {field: results[field].values for field in fields}
+    ends = final(results).mean(axis=1)
+    return {
+        "trends": trend_figure(results),
+        "deciding": deciding_figure(results),
+        "configurations": parallel_coordinates(columns, ends, "final accuracy", (), 1),
+    }
+
+
+def trend_figure(results: xr.Dataset) -> Figure:
+    """Accuracy over training of all configurations, one panel for each of the notebook's trends."""
+    figure, grid = plt.subplots(2, 2, figsize=(11, 7), sharex=True, sharey=True)
+    figure.suptitle(f"Trends of {results.sizes['configuration']} random configurations")
+    counts: dict[str, list[str]] = {trend: [] for trend in TRENDS}
+    for (objective, of), colour in zip(by_objective(results).items(), COLOURS, strict=False):
+        curves, followed = smoothed(of).mean(axis=1), np.array(reading.trends(of))
+        for axes, trend in zip(grid.flat, TRENDS, strict=True):
+            chosen = curves[followed == trend]
+            counts[trend].append(f"{len(chosen)} {objective}")
+            if len(chosen):
+                lines = axes.plot(of.epoch.values, chosen.T, color=colour, alpha=0.35, linewidth=0.8)
+                lines[0].set_label(objective)
+    for number, (axes, trend) in enumerate(zip(grid.flat, TRENDS, strict=True)):
+        axes.axhline(CHANCE, color="0.3", linestyle=":")
+        axes.set(title=f"{number + 1}. {trend} ({', '.join(counts[trend])})", ylim=(0.3, 1.02))
+        axes.set(xlabel="epoch" if number > 1 else "", ylabel="" if number % 2 else "accuracy")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
+    footnote(figure, f"one seed each; mean over the steps of an epoch, {_averaged(results)}")
+    return figure
+
+
+def deciding_figure(results: xr.Dataset) -> Figure:
+    """The share of the variance of final accuracy that every hyper-parameter explains, by objective."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), width_ratios=(1, 1.6))
+    figure.suptitle(f"Which hyper-parameters decide: {results.sizes['configuration']} configurations")
+    levels = {field: np.unique(results[field].values) for field in FIELDS}
+    levels = {field: of for field, of in levels.items() if len(of) > 1}
+    starts = np.cumsum([0, *(1 + len(of) for of in levels.values())])
+    objectives = by_objective(results)
+    for number, ((objective, chosen), colour) in enumerate(zip(objectives.items(), COLOURS, strict=False)):
+        found, ends = reading.deciding(chosen), final(chosen).mean(axis=1)
+        values = np.array([found.get(field, [np.nan] * 3) for field in levels])
+        heights = np.arange(len(levels)) + 0.36 * (number - (len(objectives) - 1) / 2)
+        errors = np.abs(values[:, 1:] - values[:, :1]).T
+        left.barh(heights, values[:, 0], 0.34, xerr=errors, color=colour, label=objective)
+        for start, (field, each) in zip(starts, levels.items(), strict=False):
+            of_level = [ends[chosen[field].values == level] for level in each]
+            means = np.array([a.mean() if a.size else np.nan for a in of_level])
+            spread = np.array([1.96 * a.std(ddof=1) / np.sqrt(a.size) if a.size > 1 else 0 for a in of_level])
+            right.errorbar(start + np.arange(len(each)), means, spread, marker="o", capsize=2, color=colour)
+    left.set_yticks(range(len(levels)), [field.replace("_", " ") for field in levels])
+    left.invert_yaxis()
+    left.set(xlabel="share of the variance of final accuracy", title="on its own, with 95 % of resamples")
+    left.legend(title="objective")
+    for start, (field, each) in zip(starts, levels.items(), strict=False):
+        above = {"ha": "center", "fontsize": "small", "transform": right.get_xaxis_transform()}
+        right.text(start + (len(each) - 1) / 2, 1.01, field.replace("_", " "), **above)
+    places = np.concatenate([s + np.arange(len(of)) for s, of in zip(starts, levels.values(), strict=False)])
+    texts = [f"{level:g}" for of in levels.values() for level in of]
+    right.set_xticks(places, texts, rotation=90, fontsize="small")
+    right.axhline(CHANCE, color="0.3", linestyle=":")
+    right.set(ylabel="final accuracy, mean and 95 % interval", xlabel="value")
+    return figure
+
+
+def _over_training(title: str, results: xr.Dataset, labels: Iterable[Any], panels: int = 1) -> Figure:
+    """Accuracy on new curves over training of every configuration, in the first of some panels."""
+    size = (9, 5) if panels == 1 else (11, 4.5)
+    figure, grid = plt.subplots(1, panels, figsize=size, squeeze=False)
+    figure.suptitle(title)
+    axes: Axes = grid[0, 0]
+    axes.set(xlabel="epoch", ylabel="accuracy on new curves", ylim=(0.4, 1.02))
+    axes.axhline(CHANCE, color="0.3", linestyle=":", label="chance")
+    for curve, label in zip(smoothed(results, "fresh_accuracy"), labels, strict=True):
+        band(axes, results.epoch.values, curve, label=str(label))
+    axes.legend(fontsize="small")
+    note_seeds(figure, results, f"; {_averaged(results)}")
+    return figure
+
+
+def _averaged(results: xr.Dataset) -> str:
+    return f"averaged over {reading.horizon(int(results.epoch.values[-1]))} epochs"
 
 
 def _study(name: str, rows: Callable[[xr.Dataset], Rows], figures: Callable[[xr.Dataset], Figures]) -> Study:
@@ -84,11 +238,10 @@ def _study(name: str, rows: Callable[[xr.Dataset], Rows], figures: Callable[[xr.
     return Study(parts, merge, rows, figures)
 
 
-_ROWS = {
-    "accuracy": partial(of_each, study="accuracy", field="objective"),
-    "libraries": partial(of_each, study="libraries", field="library"),
-    "hyper_parameters": hyper_parameter_rows,
-    "depth": depth_rows,
-    "extensions": extension_rows,
+STUDIES = {
+    "accuracy": _study("accuracy", partial(of_each, study="accuracy", field="objective"), accuracy_figures),
+    "libraries": _study("libraries", partial(of_each, study="libraries", field="library"), libraries_figures),
+    "hyper_parameters": _study("hyper_parameters", hyper_parameter_rows, hyper_parameters_figures),
+    "depth": _study("depth", depth_rows, depth_figures),
+    "extensions": _study("extensions", extension_rows, extensions_figures),
 }
-STUDIES = {name: _study(name, rows, getattr(critic_figures, name)) for name, rows in _ROWS.items()}

@@ -14,11 +14,9 @@ from jax import Array
 from jaxtyping import ArrayLike
 from tqdm import tqdm
 
-from experiments.grouping import Group
-from experiments.running import Run, run_members
+from experiments.running import Group, Run, run_members
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.points import library, points
-from experiments.symbolic_discriminator.spaces import EXTENSIONS
+from experiments.symbolic_discriminator.spaces import EXTENSIONS, library, points
 from lax_learning import symbolic
 
 JUDGED = 64  # curves of formulas, and as many of untrained networks, that a trained critic is shown
@@ -35,12 +33,12 @@ class Schedule(NamedTuple):
 
     @property
     def epochs(self) -> int:
-        """All of them."""
+        """Total number of epochs."""
         return self.epochs_a_bin * BINS_A_STEP * self.steps
 
 
 def schedule(epochs: int) -> Schedule:
-    """At least so many epochs, in at most about 200 bins."""
+    """Schedule of at least this number of epochs, in at most about 200 bins."""
     epochs_a_bin = math.ceil(epochs / MOST_BINS)
     return Schedule(epochs_a_bin, math.ceil(epochs / (epochs_a_bin * BINS_A_STEP)))
 
@@ -48,14 +46,6 @@ def schedule(epochs: int) -> Schedule:
 def adam(learning_rate: ArrayLike, decay: ArrayLike) -> optax.GradientTransformation:
     """Adam as PyTorch has it: weight decay is part of the gradient."""
     return optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))  # type: ignore[arg-type]
-
-
-class Carry(NamedTuple):
-    """State of a critic's training between two steps."""
-
-    key: Array
-    traced: dict[str, Array]
-    state: symbolic.CriticState
 
 
 def curves_of(library_name: str, extension: str, latents: int, config: Config) -> symbolic.Curves:
@@ -75,27 +65,27 @@ def training(static: dict[str, Any], config: Config) -> Run:
     epochs_a_bin, num_steps = schedule(config.chosen.epochs)
     sizes = {"num_epochs": epochs_a_bin * BINS_A_STEP, "iterations": static["iterations"]}
 
-    def init(key: Array, traced: dict[str, Array], judged: Any) -> Carry:
-        del judged
+    def init(key: Array, traced: dict[str, Array], judged: Any) -> Any:
         init_key, train_key = jax.random.split(key)
         optimizer = adam(traced["learning_rate"], traced["decay"])
-        return Carry(train_key, traced, symbolic.init_critic(init_key, critic, optimizer))
+        return train_key, traced, symbolic.init_critic(init_key, critic, optimizer)
 
-    def step(carry: Carry, number: Any, judged: Any) -> tuple[Carry, dict[str, Array]]:
-        optimizer = adam(carry.traced["learning_rate"], carry.traced["decay"])
-        options = {"objective": static["objective"], "penalty": carry.traced["penalty"]}
+    def step(carry: Any, number: Any, judged: Any) -> tuple[Any, dict[str, Array]]:
+        key, traced, state = carry
+        optimizer = adam(traced["learning_rate"], traced["decay"])
+        options = {"objective": static["objective"], "penalty": traced["penalty"]}
         one = symbolic.critic_step(critic, optimizer, **options)
         train = symbolic.train_critic(one, curves.real, curves.fake, **sizes)
-        state, found = train(carry.key, carry.state, number * sizes["num_epochs"])
+        state, found = train(key, state, number * sizes["num_epochs"])
         binned = jax.tree.map(lambda m: m.reshape(BINS_A_STEP, epochs_a_bin, -1), found)
         finite = jnp.isfinite(binned.loss_real + binned.loss_fake)
         accuracy, auc = (jnp.where(finite, of, jnp.nan) for of in (binned.accuracy, binned.auc))
         of_epochs = jnp.mean(accuracy, axis=2), accuracy[..., 0], auc[..., 0]
         metrics = {name: jnp.mean(of, axis=1) for name, of in zip(METRICS, of_epochs, strict=True)}
-        return carry._replace(state=state), metrics
+        return (key, traced, state), metrics
 
-    def judge(carry: Carry, number: Any, judged: Array) -> dict[str, Array]:
-        logits = critic.apply(carry.state.params, judged.reshape(-1, *critic.curve_shape))
+    def judge(carry: Any, number: Any, judged: Array) -> dict[str, Array]:
+        logits = critic.apply(carry[-1].params, judged.reshape(-1, *critic.curve_shape))
         return {"logits": logits.reshape(judged.shape[:2])}
 
     return Run(init, step, num_steps, judge)
@@ -113,10 +103,9 @@ def judged_curves(library_name: str, extension: str, config: Config) -> Array:
 def run_group(group: Group, config: Config, seeds: int, folder: Path, progress: tqdm) -> xr.Dataset:
     """Trains the configurations of a group for all seeds.
 
-    Returns:
-      A dataset over `configuration`, `seed` and `bin` of epochs: `accuracy` as the notebook has it, mean
-      over the steps of an epoch; that of its first step, whose curves are new (`fresh_`); the logits of
-      curves that are the same for all critics; and the seconds that one seed took, compilation apart.
+    Accuracy is that of the notebook, the mean over the steps of an epoch; `fresh_` is that of its first step,
+    whose curves are new; logits are of curves that are the same for all critics; seconds those of one seed,
+    compilation apart.
     """
     size, static, cut = len(group.members), group.static, schedule(config.chosen.epochs)
     of_seed = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 5), seeds)
@@ -135,11 +124,7 @@ def run_group(group: Group, config: Config, seeds: int, folder: Path, progress: 
             "logits": (("configuration", "seed", "kind", "curve"), logits),
             "seconds": ("configuration", np.full(size, stage.seconds.sum())),
         },
-        {
-            "configuration": list(group.members),
-            "kind": ["formula", "network"],
-            "epoch": ("bin", epochs),
-        },
+        {"configuration": list(group.members), "kind": ["formula", "network"], "epoch": ("bin", epochs)},
     )
 
 

@@ -5,41 +5,55 @@ less of the set than classifiers of scikit-learn do, and one with cross-entropy 
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import xarray as xr
+from matplotlib.axes import Axes
 from tqdm import tqdm
 
 import lax_learning as ll
+from experiments import reporting
 from experiments.running import Run, run_members, side_by_side
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.fixed_set_report import CLASSIFIERS, KINDS, figures, rows
-from experiments.symbolic_discriminator.points import PointsName, library, points
-from experiments.symbolic_discriminator.study import Part, Study, shares
+from experiments.symbolic_discriminator.spaces import PointsName, library, points
+from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study, shares
 from lax_learning import symbolic
 
-NUM_SEEDS = 10
-NUM_POINTS = 100
+NUM_SEEDS, NUM_POINTS, ITERATIONS = 10, 100, 5
 CURVES = 500  # of each class
 LATENTS = 5  # of the networks of critics that see fresh curves
-ITERATIONS = 5
 RUNS = 10  # calls that train a critic in turn
 METRICS = ("seen_accuracy", "fresh_accuracy", "fresh_auc", "training_accuracy")
+KINDS: dict[PointsName, str]
+KINDS = {"normal": "100 draws from N(0, 1)", "grid": "100 points of a grid over -3 to 3"}
+CLASSIFIERS = {
+    "wgan": "wgan critic", "bce": "bce critic", "bce_fresh": "bce critic, fresh curves",
+    "mlp": "MLP", "knn": "kNN", "tree": "decision tree",
+}  # fmt: skip
+# Mean and standard deviation over 10 sets, of accuracy on the set itself; for critics that see fresh curves
+# of one run, before the last step of an epoch.
+PUBLISHED: dict[PointsName, dict[str, tuple[float, float | None]]] = {
+    "normal": {"wgan": (0.616, 0.054), "bce_fresh": (0.95, None), "mlp": (0.933, 0.008),
+               "knn": (0.823, 0.006), "tree": (1.0, 0.0)},
+    "grid": {"wgan": (0.707, 0.033), "bce_fresh": (0.98, None), "mlp": (0.960, 0.007),
+             "knn": (0.865, 0.004), "tree": (1.0, 0.0)},
+}  # fmt: skip
 
 
 class Training(NamedTuple):
-    """Training of a critic: its objective, whether every epoch has fresh curves, and epochs by preset."""
+    """Training of a critic."""
 
     objective: str
-    fresh: bool
-    epochs: dict[str, int]
+    fresh: bool  # whether every epoch has fresh curves
+    epochs: dict[str, int]  # by preset
 
 
 CRITICS = {
@@ -57,22 +71,13 @@ class Curves(NamedTuple):
     fake: jax.Array
 
 
-class Carry(NamedTuple):
-    """State of a critic's training between two calls: its seed's key and curves, and the critic."""
-
-    key: jax.Array
-    seen: Curves
-    fresh: Curves
-    state: symbolic.CriticState
-
-
 def seeds_of(config: Config) -> jax.Array:
     """A key for every seed, the same for all points and classifiers."""
     return jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 16), NUM_SEEDS)
 
 
 def curves(number: int, key: jax.Array, x: jax.Array) -> Curves:
-    """So many curves of functions, and of networks, each from a fresh one."""
+    """Draws `number` curves of functions, and as many of networks, each from a fresh network."""
     real_key, fake_key = jax.random.split(key)
     functions = library("quadratic")
     real = symbolic.function_values(functions, symbolic.draw_functions(real_key, functions, number), x)
@@ -80,66 +85,57 @@ def curves(number: int, key: jax.Array, x: jax.Array) -> Curves:
     return Curves(real, jax.vmap(one.fake)(jax.random.split(fake_key, number))[:, 0])
 
 
+@cache
 def curves_of(config: Config, kind: PointsName) -> tuple[Curves, Curves]:
     """The fixed set of every seed, and as many curves drawn anew; each `[seed, CURVES, points]`."""
-    return ll.gather(_draw_for_seeds(CURVES)(seeds_of(config), points(kind, NUM_POINTS, config.seed)))
-
-
-@cache
-def _draw_for_seeds(number: int) -> Callable[..., tuple[Curves, Curves]]:
-    """One program for all parts."""
 
     def both(key: jax.Array, x: jax.Array) -> tuple[Curves, Curves]:
         keys = jax.random.split(jax.random.fold_in(key, 0))
-        drawn = jax.vmap(partial(curves, number), (0, None))(keys, x)
+        drawn = jax.vmap(partial(curves, CURVES), (0, None))(keys, x)
         return Curves(*(of[0] for of in drawn)), Curves(*(of[1] for of in drawn))
 
-    return ll.ensemble(both, in_axes=(0, None), batch_size=side_by_side(on_cpu=2))
+    draw = ll.ensemble(both, in_axes=(0, None), batch_size=side_by_side(on_cpu=2))
+    return ll.gather(draw(seeds_of(config), points(kind, NUM_POINTS, config.seed)))
 
 
-def start_of(key: jax.Array, seen: Curves, fresh: Curves, x: jax.Array) -> Carry:
-    """A fresh critic."""
-    del x
-    return Carry(key, seen, fresh, symbolic.init_critic(jax.random.fold_in(key, 1), CRITIC, ADAM))
+def training(of: Training, epochs: int) -> Run:
+    """Training of a critic, so many epochs in each of `RUNS` steps, and its scores."""
+
+    def init(key: jax.Array, seen: Curves, fresh: Curves, x: jax.Array) -> Any:
+        return key, seen, fresh, symbolic.init_critic(jax.random.fold_in(key, 1), CRITIC, ADAM)
+
+    def step(carry: Any, number: jax.Array, x: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        """Also gives the mean accuracy at the last iteration of each epoch: what the notebook prints."""
+        key, seen, fresh, state = carry
+        one = symbolic.critic_step(CRITIC, ADAM, objective=of.objective)  # type: ignore[arg-type]
+        real, fake = ((lambda key, curves=curves: curves) for curves in seen)
+        if of.fresh:
+            generator = symbolic.mlp_generator(x.shape[1], LATENTS)
+            real, fake, *_ = symbolic.curves_at(x, library("quadratic"), generator)
+        train = symbolic.train_critic(one, real, fake, num_epochs=epochs, iterations=ITERATIONS)
+        state, metrics = train(jax.random.fold_in(key, 2), state, number * epochs)
+        return (key, seen, fresh, state), {"training_accuracy": jnp.mean(metrics.accuracy[:, -1])}
+
+    def measure(carry: Any, number: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
+        """Scores on the fixed set, if the critic was trained on that, and on curves drawn anew."""
+        _, *both, state = carry
+        seen, fresh = ([CRITIC.apply(state.params, of) for of in drawn] for drawn in both)
+        accuracy, auc = symbolic.critic_accuracy(*fresh), symbolic.area_under_curve(*fresh)
+        found = {"fresh_accuracy": accuracy, "fresh_auc": auc}
+        return found if of.fresh else {"seen_accuracy": symbolic.critic_accuracy(*seen), **found}
+
+    return Run(init, step, RUNS, measure)
 
 
-def train(
-    training: Training, epochs: int, carry: Carry, number: jax.Array, x: jax.Array
-) -> tuple[Carry, dict[str, jax.Array]]:
-    """Some epochs, and the mean accuracy at the last iteration of each: what the notebook prints."""
-    step = symbolic.critic_step(CRITIC, ADAM, objective=training.objective)  # type: ignore[arg-type]
-    real, fake = ((lambda key, of=of: of) for of in carry.seen)
-    if training.fresh:
-        generator = symbolic.mlp_generator(x.shape[1], LATENTS)
-        real, fake, *_ = symbolic.curves_at(x, library("quadratic"), generator)
-    run = symbolic.train_critic(step, real, fake, num_epochs=epochs, iterations=ITERATIONS)
-    state, metrics = run(jax.random.fold_in(carry.key, 2), carry.state, number * epochs)
-    return carry._replace(state=state), {"training_accuracy": jnp.mean(metrics.accuracy[:, -1])}
-
-
-def measure(training: Training, carry: Carry, number: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
-    """Scores of a critic on the fixed set, if it was trained on that, and on curves drawn anew."""
-    seen, fresh = ([CRITIC.apply(carry.state.params, of) for of in drawn] for drawn in carry[1:3])
-    found = {
-        "fresh_accuracy": symbolic.critic_accuracy(*fresh),
-        "fresh_auc": symbolic.area_under_curve(*fresh),
-    }
-    return found if training.fresh else {"seen_accuracy": symbolic.critic_accuracy(*seen), **found}
-
-
-def run_critic(
-    config: Config, kind: PointsName, name: str, cost: int, folder: Path, progress: tqdm
-) -> xr.Dataset:
+def run_critic(config: Config, kind: PointsName, name: str, cost: int, *others: Any) -> xr.Dataset:
     """Trains a critic for every seed, side by side."""
-    training = CRITICS[name]
-    epochs = training.epochs[config.preset] // RUNS
     x, members = points(kind, NUM_POINTS, config.seed), (seeds_of(config), *curves_of(config, kind))
-    run = Run(start_of, partial(train, training, epochs), RUNS, partial(measure, training))
-    stage = run_members(run, members, x, folder, progress, shares(cost, RUNS), on_cpu=2)
+    run = training(CRITICS[name], CRITICS[name].epochs[config.preset] // RUNS)
+    stage = run_members(run, members, x, *others, costs=shares(cost, RUNS), on_cpu=2)
     return _dataset(kind, [name], {metric: values[None, :, -1] for metric, values in stage.metrics.items()})
 
 
-def run_standard(config: Config, kind: PointsName, cost: int, progress: tqdm) -> xr.Dataset:
+def run_standard(config: Config, kind: PointsName, cost: int, folder: Path, progress: tqdm) -> xr.Dataset:
     """Fits the classifiers of scikit-learn, as they come, to the set of every seed."""
     seen, fresh = (np.concatenate(of, axis=1) for of in curves_of(config, kind))
     found = []
@@ -169,12 +165,12 @@ def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> dict[str, 
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = [classifier.fit(seen, labels) for classifier in made]
-    found = {
+    return {
         "seen_accuracy": [of.score(seen, labels) for of in fitted],
         "fresh_accuracy": [of.score(fresh, labels) for of in fitted],
         "fresh_auc": [roc_auc_score(labels, of.predict_proba(fresh)[:, 1]) for of in fitted],
+        "training_accuracy": [np.nan] * len(fitted),
     }
-    return {**found, "training_accuracy": [np.nan] * len(fitted)}
 
 
 def _dataset(kind: str, classifiers: Sequence[str], metrics: dict[str, np.ndarray]) -> xr.Dataset:
@@ -192,8 +188,7 @@ def parts(config: Config) -> dict[str, Part]:
             cost = training.epochs[config.preset] * (2 if training.fresh else 20)
             made[f"fixed_set-{kind}-{name}"] = Part(partial(run_critic, config, kind, name, cost), cost)
         cost = 600 * NUM_SEEDS
-        run = partial(run_standard, config, kind, cost)
-        made[f"fixed_set-{kind}-standard"] = Part(lambda folder, progress, run=run: run(progress), cost)
+        made[f"fixed_set-{kind}-standard"] = Part(partial(run_standard, config, kind, cost), cost)
     return made
 
 
@@ -201,6 +196,54 @@ def merge(config: Config, datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     """All classifiers at all points, in the order of the figure."""
     merged = xr.merge(datasets, join="outer", compat="no_conflicts")
     return merged.sel(points=list(KINDS), classifier=list(CLASSIFIERS))
+
+
+def rows(results: xr.Dataset) -> Rows:
+    """Shares of curves and areas under the curve, those that were measured, and what was published."""
+    summary = []
+    for kind in results.points.values:
+        for name in results.classifier.values:
+            one = results.sel(points=kind, classifier=name)
+            metrics = {str(m): one[m].values for m in one if np.isfinite(one[m].values).any()}
+            if name in PUBLISHED[kind]:
+                metrics["published_accuracy"] = np.array(PUBLISHED[kind][name][0])
+            summary += reporting.summary_rows(f"fixed_set: {kind}, {CLASSIFIERS[name]}", metrics, kind="part")
+    return summary
+
+
+def figures(results: xr.Dataset) -> Figures:
+    """The accuracy of every classifier on curves that it was trained on and on others."""
+    figure, every = plt.subplots(1, len(KINDS), figsize=(15, 5.5), sharey=True)
+    for axes, kind in zip(every, results.points.values, strict=True):
+        _panel(axes, kind, results.sel(points=kind))
+    every[0].set_ylabel("accuracy, share of curves")
+    reporting.legend_beside(figure, every[0])
+    title = "Functions or untrained networks: classifiers trained on a fixed set of 1,000 curves"
+    note = ", each with its own set; dots: the sets"
+    return {"fixed_set": reporting.completed(figure, results, title, note, grid=())}
+
+
+def _panel(axes: Axes, kind: PointsName, one: xr.Dataset) -> None:
+    names = one.classifier.values.tolist()
+    # Of a critic on the fixed set, accuracy in training tells no more than that on the set.
+    training = one.training_accuracy.where(one.classifier == "bce_fresh")
+    shown = {
+        "on the fixed set itself": one.seen_accuracy,
+        "on an epoch's curves, before its last step": training,
+        "on curves drawn anew": one.fresh_accuracy,
+    }
+    for i, (label, values) in enumerate(shown.items()):
+        x = np.arange(len(names)) + (0.15 if "anew" in label else -0.15)
+        reporting.bars(axes, x, values.values, color=f"C{i}", capsize=4, label=label)
+        axes.plot(x[:, None] + 0.1, values.values, ".", color=f"C{i}", markersize=3, alpha=0.6)
+    for name, (mean, deviation) in PUBLISHED[kind].items():
+        label = "published, ± 1 sd over 10 sets" if name == "wgan" else None
+        place = names.index(name) - 0.3
+        axes.errorbar(place, mean, deviation, fmt="kx", capsize=2, elinewidth=0.8, label=label)
+    axes.axhline(0.5, color="0.5", linestyle=":", linewidth=1, label="chance")
+    axes.set_xticks(range(len(names)), [CLASSIFIERS[name].replace(", ", ",\n") for name in names])
+    axes.set(title=KINDS[kind], xlabel="classifier", ylim=(0.45, 1.02))
+    axes.grid(axis="y", alpha=0.3)
 
 
 STUDY = Study(parts, merge, rows, figures)

@@ -3,6 +3,8 @@
 import numpy as np
 import xarray as xr
 
+from experiments.reporting import resampled_shares, share_of_variance
+
 CHANCE = 0.5
 LEARNED = 0.65
 TRENDS = ("quick, then constant", "quick, then dropping", "slow, still improving", "learns nothing")
@@ -62,31 +64,6 @@ def trend(curve: np.ndarray) -> str:
 def trends(results: xr.Dataset) -> list[str]:
     """The trend of every configuration, of the mean over its seeds."""
     return [trend(curve) for curve in smoothed(results).mean(axis=1)]
-
-
-def share_of_variance(values: np.ndarray, levels: np.ndarray) -> float:
-    """Share of the variance of values that one factor explains on its own, in 0..1 in the mean.
-
-    `omega^2 = (SS_between - (k - 1) MS_within) / (SS_total + MS_within)` for k levels: unlike
-    `SS_between / SS_total` it is not above 0 by chance alone. NaN for one level, values
-    that are all the same, or no more of them than levels. (Hays, Statistics, 1963.)
-    """
-    kinds, which = np.unique(levels, return_inverse=True)
-    n, k = len(values), len(kinds)
-    if k < 2 or n <= k or np.ptp(values) == 0:
-        return float("nan")
-    sizes = np.bincount(which)
-    means = np.bincount(which, values) / sizes
-    between = float(np.sum(sizes * (means - values.mean()) ** 2))
-    total = float(np.sum((values - values.mean()) ** 2))
-    within = (total - between) / (n - k)
-    return (between - (k - 1) * within) / (total + within)
-
-
-def resampled_shares(values: np.ndarray, levels: np.ndarray, times: int = 500) -> np.ndarray:
-    """`share_of_variance` of configurations drawn from these with replacement, `[times]`."""
-    drawn = np.random.default_rng(0).integers(0, len(values), (times, len(values)))
-    return np.array([share_of_variance(values[rows], levels[rows]) for rows in drawn])
 
 
 def deciding(results: xr.Dataset) -> dict[str, tuple[float, float, float]]:

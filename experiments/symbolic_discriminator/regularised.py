@@ -23,8 +23,8 @@ import lax_learning as ll
 from experiments.running import Run, run_members, side_by_side
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critics import adam
-from experiments.symbolic_discriminator.points import library, points
 from experiments.symbolic_discriminator.regularised_report import METRICS, figures, rows
+from experiments.symbolic_discriminator.spaces import library, points
 from experiments.symbolic_discriminator.study import Part, Study, shares
 from lax_learning import symbolic
 from lax_learning.types import Params
@@ -116,31 +116,21 @@ def starts(config: Config) -> Start:
     return jax.tree.map(jnp.asarray, ll.gather(program(jnp.arange(config.chosen.seeds))))
 
 
-class Carry(NamedTuple):
-    """State of a fit between steps; critic and weight stay as they are."""
-
-    critic: Params
-    weight: Float[Array, ""]
-    params: dict[str, Params]
-    optimizer_state: optax.OptState
-
-
-def loss_of(problem: Problem, cost: str, carry: Carry, params: dict[str, Params]) -> tuple[Array, Array]:
-    """The loss of `{"latents": ..., "head": ...}`, and its part that is due to the fit."""
-    latents = problem.latents.apply(params["latents"], problem.x)
-    fit = jnp.mean(jnp.square(problem.head.apply(params["head"], latents) - target(problem.x)))
-    logits = problem.critic.apply(carry.critic, latents.T)
-    return fit + carry.weight * symbolic.critic_cost(logits, cost=cost), fit  # type: ignore[arg-type]
-
-
 def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
     """A fit from a `Start` with a weight: step 0 learns nothing, the others share the updates."""
 
-    def init(start: Start, weight: Float[Array, ""], shared: Any) -> Carry:
-        return Carry(start.critic, weight, start.params, ADAM.init(start.params))
+    def init(start: Start, weight: Float[Array, ""], shared: Any) -> Any:
+        return start.critic, weight, start.params, ADAM.init(start.params)
 
-    def step(carry: Carry, number: Array, shared: Any) -> tuple[Carry, dict[str, Array]]:
-        loss = partial(loss_of, problem, cost, carry)
+    def step(carry: Any, number: Array, shared: Any) -> tuple[Any, dict[str, Array]]:
+        critic, weight, params, state = carry
+
+        def loss(params: dict[str, Params]) -> tuple[Array, Array]:
+            """The loss, and its part that is due to the fit."""
+            latents = problem.latents.apply(params["latents"], problem.x)
+            fit = jnp.mean(jnp.square(problem.head.apply(params["head"], latents) - target(problem.x)))
+            logits = problem.critic.apply(critic, latents.T)
+            return fit + weight * symbolic.critic_cost(logits, cost=cost), fit  # type: ignore[arg-type]
 
         def update(_: Array, held: tuple[Any, optax.OptState]) -> tuple[Any, optax.OptState]:
             params, state = held
@@ -148,10 +138,10 @@ def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
             return optax.apply_updates(params, moves), state
 
         first, end = (jnp.maximum(n, 0) * updates // num_steps for n in (number - 1, number))
-        params, state = jax.lax.fori_loop(first, end, update, (carry.params, carry.optimizer_state))
+        params, state = jax.lax.fori_loop(first, end, update, (params, state))
         latents = problem.latents.apply(params["latents"], problem.x)
-        logits, true = problem.critic.apply(carry.critic, latents.T), components(problem.x)
-        return carry._replace(params=params, optimizer_state=state), {
+        logits, true = problem.critic.apply(critic, latents.T), components(problem.x)
+        return (critic, weight, params, state), {
             "fit_loss": loss(params)[1],
             "mean_logit": jnp.mean(logits),
             "judged_real": jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, logits > 0)),
@@ -164,17 +154,15 @@ def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
     return Run(init, step, num_steps + 1)
 
 
-def run_part(config: Config, name: str, folder: Path, progress: tqdm) -> xr.Dataset:
+def run_part(config: Config, name: str, costs: tuple[int, int], folder: Path, progress: tqdm) -> xr.Dataset:
     """All seeds of the runs of one cost side by side, and what came out by run, seed and step."""
     numbers, (cost, runs) = config.chosen, RUNS[name]
-    problem, of_seeds = problem_of(config), starts(config)
-    of_critics, of_fits = costs(config, name)
-    progress.update(of_critics)
-    num_steps = min(MEASUREMENTS, numbers.updates)
-    run = fit(problem, cost, numbers.updates, num_steps)
-    weights = jnp.repeat(jnp.array(list(runs.values())), numbers.seeds)
-    members = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(runs)), of_seeds), weights
-    each = [0, *shares(of_fits, num_steps)]
+    problem, of_seeds, num_steps = problem_of(config), starts(config), min(MEASUREMENTS, numbers.updates)
+    progress.update(costs[0])
+    weights = jnp.array(list(runs.values()))
+    members = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(runs)), of_seeds)
+    members = members, jnp.repeat(weights, numbers.seeds)
+    run, each = fit(problem, cost, numbers.updates, num_steps), [0, *shares(costs[1], num_steps)]
     stage = run_members(run, members, (), folder, progress, each, on_cpu=2)
     found = {name: a.reshape(len(runs), numbers.seeds, *a.shape[1:]) for name, a in stage.metrics.items()}
     curves = components(problem.x).T
@@ -190,7 +178,7 @@ def run_part(config: Config, name: str, folder: Path, progress: tqdm) -> xr.Data
             "critic_accuracy": ("seed", np.asarray(of_seeds.accuracy)),
             "components_judged_real": ("seed", np.asarray(judged).mean(axis=1)),
         },
-        coords={
+        {
             "run": list(runs),
             "x": ("point", np.asarray(problem.x)[:, 0]),
             "updates": ("step", np.arange(num_steps + 1) * numbers.updates // num_steps),
@@ -198,19 +186,14 @@ def run_part(config: Config, name: str, folder: Path, progress: tqdm) -> xr.Data
     )
 
 
-def costs(config: Config, name: str) -> tuple[int, int]:
-    """Milliseconds of the critics, a share for each part though the first trains them, and of the fits."""
-    numbers, (_, runs) = config.chosen, RUNS[name]
-    of_critics = numbers.seeds * min(numbers.epochs, CRITIC_EPOCHS) // (2 * len(RUNS))
-    return of_critics, len(runs) * numbers.seeds * numbers.updates * numbers.points // 500
-
-
 def parts(config: Config) -> dict[str, Part]:
-    """A part for each cost."""
-    return {
-        f"regularised-{name}": Part(partial(run_part, config, name), sum(costs(config, name)))
-        for name in RUNS
-    }
+    """A part for each cost. The first trains the critics for all, whose milliseconds are shared."""
+    numbers, made = config.chosen, {}
+    of_critics = numbers.seeds * min(numbers.epochs, CRITIC_EPOCHS) // (2 * len(RUNS))
+    for name, (_, runs) in RUNS.items():
+        costs = of_critics, len(runs) * numbers.seeds * numbers.updates * numbers.points // 500
+        made[f"regularised-{name}"] = Part(partial(run_part, config, name, costs), sum(costs))
+    return made
 
 
 def merge(config: Config, results: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -13,7 +13,7 @@ NO_CRITIC = "no critic"
 
 
 def with_log(results: xr.Dataset) -> xr.Dataset:
-    """Adds `log10_fit_loss`, finite for 0 too: a loss that runs away decides the mean of `fit_loss`."""
+    """Adds `log10_fit_loss`, finite even at 0: a single diverging seed dominates the mean of `fit_loss`."""
     floor = np.finfo(np.float32).tiny
     return results.assign(log10_fit_loss=np.log10(results.fit_loss.clip(min=floor)))
 
@@ -40,10 +40,9 @@ def figures(results: xr.Dataset) -> Figures:
 def latents(results: xr.Dataset) -> Figure:
     """Latents of the first seed at the end of every run, each mapped to the component most like it."""
     names = results.run.values.tolist()
-    figure, every = plt.subplots(
-        2, -(-len(names) // 2), figsize=(4.4 * -(-len(names) // 2), 8), layout="constrained",
-        sharex=True, sharey=True, squeeze=False,
-    )  # fmt: skip
+    columns = -(-len(names) // 2)
+    size = (4.4 * columns, 8)
+    figure, every = plt.subplots(2, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     x, true = results.x.values, results.components.values
     for name, axes in zip(names, every.flat, strict=False):
         one = results.sel(run=name).isel(seed=0)
@@ -78,7 +77,7 @@ def _mapped(latent: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, int, floa
 
 def progress(results: xr.Dataset) -> Figure:
     """Loss of the fit, the critic's verdict and likeness to the components against updates."""
-    figure, every = plt.subplots(2, 2, figsize=(14, 9), layout="constrained")
+    figure, every = plt.subplots(2, 2, figsize=(14, 9))
     shown = {
         "log10_fit_loss": ("Fit", "log10 of the mean squared error"),
         "judged_real": ("What the critic takes for formulas", "share of latents"),
@@ -91,11 +90,9 @@ def progress(results: xr.Dataset) -> Figure:
             of_seeds = results[metric].sel(run=name).values
             reporting.band(axes, results.updates.values, of_seeds, label=name)
         axes.set(title=title, xlabel="updates", ylabel=label)
-        axes.grid(alpha=0.3)
         if metric != "log10_fit_loss":
             axes.set_ylim(top=1.02)
     every[0, 1].set_ylim(bottom=-0.02)
     reporting.legend_beside(figure, every[0, 0])
-    figure.suptitle("A network that fits a target, its latents judged by a critic")
-    reporting.note_seeds(figure, results)
-    return figure
+    title = "A network that fits a target, its latents judged by a critic"
+    return reporting.completed(figure, results, title)

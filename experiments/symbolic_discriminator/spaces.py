@@ -1,16 +1,24 @@
-"""The configurations of every study of critics, and the spaces that they are drawn from."""
+"""Points, libraries and configurations of the studies of critics, and the spaces they are drawn from."""
 
+import operator
 from collections.abc import Sequence
-from typing import Any
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.points import LIBRARIES
+from lax_learning import symbolic
 
 Configuration = dict[str, Any]
 Space = dict[str, Sequence[Any]]
+PointsName = Literal["normal", "grid"]
+_FILES = sorted((Path(__file__).parent / "libraries").glob("*.lib"))
+LIBRARIES = {path.stem.split("_", 1)[1]: path for path in _FILES}
 
 # What a program is made for; learning rate, penalty and decay are traced.
 STATIC = ("objective", "library", "extension", "latents", "layers", "width", "iterations")
@@ -25,10 +33,9 @@ EXTENSIONS: dict[str, tuple[Any, Any]] = {
 }
 
 SMALL: Configuration = {
-    **{"objective": "bce", "library": "quadratic", "extension": "none"},
-    **{"latents": 3, "layers": 2, "width": 64, "iterations": 5},
-    **{"learning_rate": 1e-3, "penalty": 1e-5, "decay": 1e-7},
-}
+    "objective": "bce", "library": "quadratic", "extension": "none", "latents": 3, "layers": 2, "width": 64,
+    "iterations": 5, "learning_rate": 1e-3, "penalty": 1e-5, "decay": 1e-7,
+}  # fmt: skip
 
 RATES = {"learning_rate": (1e-5, 1e-4, 1e-3, 1e-2), "penalty": (0.0, 1e-6, 1e-5, 1e-4, 1e-3)}
 OBJECTIVES = {"objective": ("wgan", "bce")}
@@ -36,23 +43,32 @@ SPACES: dict[str, Space] = {
     "sample": {**OBJECTIVES, **RATES, "latents": (1, 5), "layers": (2, 4), "iterations": (1, 5)},
     "study": {**OBJECTIVES, **RATES, "latents": (1, 3, 10), "layers": (2, 4, 8), "iterations": (1, 3, 10)},
     "seed": {
-        **{**OBJECTIVES, **RATES, "latents": (1, 3, 5, 10), "layers": (2, 4, 6, 8)},
-        **{"width": (64, 128, 256, 512), "iterations": (1, 3, 5, 10)},
+        **OBJECTIVES, **RATES, "latents": (1, 3, 5, 10), "layers": (2, 4, 6, 8),
+        "width": (64, 128, 256, 512), "iterations": (1, 3, 5, 10),
     },
-}
+}  # fmt: skip
 EXTENSION_RATES = {"learning_rate": (1e-5, 1e-4, 1e-3), "penalty": (1e-6, 1e-5, 1e-4)}
 # The critic and the spaces that extensions are compared with; one without choices is that critic itself.
 EXTENSION_SPACES: dict[str, tuple[Space, int]] = {
     "sample": ({}, 1),
     "study": ({**OBJECTIVES, **EXTENSION_RATES}, 12),
-    "seed": (
-        {
-            **{**OBJECTIVES, **EXTENSION_RATES, "latents": (1, 3, 5), "layers": (2, 4, 8, 16)},
-            **{"width": (64, 128, 256, 512), "iterations": (1, 3, 5)},
-        },
-        128,
-    ),
-}
+    "seed": ({
+        **OBJECTIVES, **EXTENSION_RATES, "latents": (1, 3, 5), "layers": (2, 4, 8, 16),
+        "width": (64, 128, 256, 512), "iterations": (1, 3, 5),
+    }, 128),
+}  # fmt: skip
+
+
+def points(kind: PointsName, number: int, seed: int) -> Float[Array, "points 1"]:
+    """Draws points from N(0, 1), the same for a seed, or makes a grid over -3 to 3 without its end."""
+    if kind == "grid":
+        return jnp.linspace(-3, 3, number, endpoint=False)[:, None]
+    return jax.random.normal(jax.random.fold_in(jax.random.key(seed), 1), (number, 1))
+
+
+def library(name: str) -> symbolic.Library:
+    """Loads a library from the folder `libraries`, whose files are in the order of their size."""
+    return symbolic.load_library(LIBRARIES[name])
 
 
 def name_of(static: Configuration) -> str:
@@ -79,20 +95,12 @@ def hyper_parameters(config: Config) -> list[Configuration]:
 
 def depth(config: Config) -> list[Configuration]:
     """The notebook's v0 to v7: each changes something of the one before."""
+    first = {"objective": "wgan", "learning_rate": 1e-5, "penalty": 1e-4}
     changes = (
-        {"objective": "wgan", "learning_rate": 1e-5, "penalty": 1e-4},
-        {"layers": 4},
-        {"layers": 8},
-        {"penalty": 1e-5},
-        {"learning_rate": 1e-4},
-        {"penalty": 1e-6},
-        {"width": 256},
-        {"layers": 16, "width": 64},
-    )
-    versions = [SMALL]
-    for change in changes:
-        versions.append({**versions[-1], **change})
-    return versions[1:]
+        first, {"layers": 4}, {"layers": 8}, {"penalty": 1e-5}, {"learning_rate": 1e-4}, {"penalty": 1e-6},
+        {"width": 256}, {"layers": 16, "width": 64},
+    )  # fmt: skip
+    return list(accumulate(changes, operator.or_, initial=SMALL))[1:]
 
 
 def extensions(config: Config) -> list[Configuration]:
@@ -104,11 +112,8 @@ def extensions(config: Config) -> list[Configuration]:
 def drawn(config: Config, space: Space, number: int, stream: int) -> list[Configuration]:
     """Draws configurations, every field uniformly from its values, on its own and with replacement."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), stream), max(1, len(space)))
-    places = [
-        np.asarray(jax.random.randint(key, (number,), 0, len(values)))
-        for key, values in zip(keys, space.values(), strict=False)
-    ]
-    return [
-        {**SMALL, **{name: space[name][of[i]] for name, of in zip(space, places, strict=True)}}
-        for i in range(number)
-    ]
+    places = {
+        name: np.asarray(jax.random.randint(key, (number,), 0, len(values)))
+        for key, (name, values) in zip(keys, space.items(), strict=False)
+    }
+    return [{**SMALL, **{name: space[name][of[i]] for name, of in places.items()}} for i in range(number)]

@@ -32,5 +32,5 @@ class Study(NamedTuple):
 
 
 def shares(cost: int, number: int) -> list[int]:
-    """Cuts a cost into so many parts."""
+    """Splits a cost into `number` almost equal integers."""
     return np.diff(np.linspace(0, cost, number + 1).astype(int)).tolist()

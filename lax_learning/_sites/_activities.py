@@ -1,4 +1,4 @@
-"""Activities: what a model makes of the pre-activation at a tap alone, before anything else is read."""
+"""Activities: values that a model computes from the pre-activation at one tap, such as `relu(z)`."""
 
 from collections.abc import Collection, Iterator
 from itertools import count
@@ -9,26 +9,20 @@ from lax_learning._sites._plan import Operation, Plan
 
 
 class Activities(NamedTuple):
-    """The activities and the last taps of a plan.
+    """The activities and the last taps of a plan."""
 
-    Fields:
-      of_taps: by the index of a tap, the index under which its activity is emitted.
-      last: indices of the taps from which an error at the output comes back past no product.
-    """
-
-    of_taps: dict[int, int]
-    last: set[int]
+    of_taps: dict[int, int]  # by the index of a tap, the index under which its activity is emitted
+    last: set[int]  # indices of the taps that an error at the output comes back to past no product
 
 
 def mark_activities(plan: Plan, num_outputs: int) -> Activities:
     """Marks the activities in a plan, so that a run can emit them, and returns where they are.
 
-    A tap has one if a single value that is computed from it alone is read by anything else; a gate, of which
-    several are, has none. Changes of shape behind it, such as flattening or pooling, do not belong to it.
+    A tap has one if the rest of the model reads a single value that is computed from it alone; a gate, of
+    which it reads several, has none. Changes of shape behind it, such as flattening or pooling, do not count.
     """
-    marks = [*plan.all_taps, *plan.all_reads, *plan.all_sites]
     found = Activities({}, _reached(plan, plan.outs[:num_outputs])[0])
-    _mark(plan, found.of_taps, count(1 + max((mark.index for mark in marks), default=-1)))
+    _mark(plan, found.of_taps, count(1 + max(plan.indices(), default=-1)))
     return found
 
 
@@ -39,7 +33,7 @@ def _mark(plan: Plan, of_taps: dict[int, int], numbers: Iterator[int]) -> dict[i
     for operation in plan.operations:
         if operation.inner is not None:
             inside = _mark(operation.inner, of_taps, numbers)
-            if operation.equation.primitive.name != "scan":
+            if not operation.is_scan:
                 starts += [(operation.outs[i], taps) for i, taps in inside.items()]
     results: dict[int, list[int]] = {}
     for var, taps in starts:
@@ -56,7 +50,7 @@ def _mark(plan: Plan, of_taps: dict[int, int], numbers: Iterator[int]) -> dict[i
 
 
 def _of_same_shape(read: int, start: int, made_by: dict[int, Operation], alone: set[int]) -> int:
-    """Returns the last value on the way from a start to what is read of it that has its shape."""
+    """Returns the last value of the shape of `start` on the way from there to `read`."""
 
     def shape(var: int) -> Any:
         equation = made_by[var].equation
@@ -90,7 +84,10 @@ def _reached(plan: Plan, outputs: Collection[int]) -> tuple[set[int], set[int]]:
         while True:
             taps, arguments = _reached(inner, [inner.outs[i] for i in ins])
             places = {i for i, var in enumerate(inner.ins) if var in arguments}
-            carried = _carried(operation, places)
+            carry: list[int] = []
+            if operation.is_scan:  # its results become arguments of the next step
+                carry = equations.split_scan(operation.equation, range(len(operation.ins)))[1]
+            carried = {i for i, place in enumerate(carry) if place in places}
             if carried <= ins:
                 break
             ins |= carried
@@ -100,14 +97,6 @@ def _reached(plan: Plan, outputs: Collection[int]) -> tuple[set[int], set[int]]:
         if var in needed:
             stops(var)
     return last, needed.intersection(plan.ins)
-
-
-def _carried(operation: Operation, places: set[int]) -> set[int]:
-    """Returns the results of a scan that become the arguments at these places in the next step."""
-    if operation.equation.primitive.name != "scan":
-        return set()
-    _, carry, _ = equations.split_scan(operation.equation, list(range(len(operation.ins))))
-    return {i for i, place in enumerate(carry) if place in places}
 
 
 def _alone(plan: Plan, var: int) -> set[int]:
@@ -122,6 +111,6 @@ def _alone(plan: Plan, var: int) -> set[int]:
 
 
 def _is_read(plan: Plan, var: int, alone: set[int]) -> bool:
-    """Returns whether anything reads a variable but what computes others from it alone."""
+    """Returns whether an operation outside of `alone`, or the result, reads a variable."""
     readers = (operation for operation in plan.operations if var in operation.ins)
     return var in plan.outs or any(not alone.issuperset(reader.outs) for reader in readers)

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lax_learning._checks import as_arrays, check_values, describe, is_numbers
+from lax_learning._arrays import as_arrays, check_values, is_numbers
+from lax_learning._checks import describe
 
 
 def as_batch(x: Any, *, only_shapes: bool = False) -> tuple[Any, int]:

@@ -1,4 +1,4 @@
-"""Coupling: do the examples of a batch depend on each other, found when a model is traced."""
+"""Coupling: models in which the examples of a batch depend on each other, found when they are traced."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lax_learning._checks import as_arrays, describe
+from lax_learning._arrays import as_arrays
+from lax_learning._checks import describe
 from lax_learning._sites import _equations as equations
 from lax_learning.models import Model, Split
 
@@ -16,27 +17,32 @@ TRIALS = 4
 """Draws of parameters: units may be silent for one."""
 
 
+def check_uncoupled(model: Model, params: Any, x: Any, remedy: str) -> None:
+    """Raises ValueError if the examples of a batch depend on each other."""
+    if is_coupled(model, params, x):
+        raise ValueError(
+            "apply: expected a model in which each output depends on its own example alone, as credit by "
+            "example needs, got one that couples the examples of a batch, as BatchNorm in training does; "
+            f"{remedy}"
+        )
+
+
 def is_coupled(model: Model, params: Any, x: Any) -> bool:
     """Returns whether output 0 changes when other inputs do, as under batch normalisation.
 
     Runs the model on made-up parameters and a few made-up examples (two would not do: normalised, they are
-    +1 and -1 whatever they were); values that are traced are not looked at.
-
-    Args:
-      model: the model.
-      params: its parameters; only shapes and types matter.
-      x: a batch; only shapes and types matter.
+    +1 and -1 whatever they were). Of params and x only shapes and types matter: they may be traced.
     """
     split = Split(model, params)
     leaves, structure = jax.tree.flatten((jax.tree.unflatten(split.structure, split.leaves), x))
-    num_params = len(split.leaves)
-    examples = [equations.resized(leaf, (EXAMPLES, *leaf.shape[1:])) for leaf in leaves[num_params:]]
+    weights, examples = leaves[: len(split.leaves)], leaves[len(split.leaves) :]
+    examples = [equations.resized(leaf, (EXAMPLES, *leaf.shape[1:])) for leaf in examples]
 
     def outputs(leaves: list[Any]) -> list[Any]:
         output, _ = model(*jax.tree.unflatten(structure, leaves))
         return jax.tree.leaves(as_arrays("apply", output))
 
-    body, shapes = equations.trace(outputs, [*leaves[:num_params], *examples])
+    body, shapes = jax.make_jaxpr(outputs, return_shape=True)([*weights, *examples])
     for shape in shapes:
         if shape.shape[:1] != (EXAMPLES,):
             raise ValueError(
@@ -45,23 +51,22 @@ def is_coupled(model: Model, params: Any, x: Any) -> bool:
             )
     if equations.crosses_devices(body.jaxpr):
         return True
-    like = [*body.consts, *leaves[:num_params], *examples]
+    like = [*body.consts, *weights, *examples]
 
-    @jax.jit
     def run(values: list[Any]) -> list[Any]:
         values = list(map(equations.vary_as, values, like))
         return equations.evaluate(body, values[: len(body.consts)], values[len(body.consts) :])
 
     # Compiled before anything is evaluated: constants of `jax.shard_map` are not for single values.
-    compiled = run.lower([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in like]).compile()
+    compiled = jax.jit(run).lower([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in like]).compile()
     rng = np.random.default_rng(0)
 
     def trial() -> bool:
-        consts = [made_up(rng, leaf) if isinstance(leaf, Tracer) else leaf for leaf in body.consts]
-        weights = [made_up(rng, leaf) for leaf in leaves[:num_params]]
+        fixed = [made_up(rng, leaf) if isinstance(leaf, Tracer) else leaf for leaf in body.consts]
+        fixed += [made_up(rng, leaf) for leaf in weights]
         kept, changed = ([made_up(rng, leaf, number) for leaf in examples] for number in (0, 1))
         mixed = [jnp.concatenate([a[:1], b[1:]]) for a, b in zip(kept, changed, strict=True)]
-        first, second = (compiled([*consts, *weights, *values]) for values in (kept, mixed))
+        first, second = (compiled([*fixed, *values]) for values in (kept, mixed))
         return any(not np.array_equal(_bits(a)[0], _bits(b)[0]) for a, b in zip(first, second, strict=True))
 
     with jax.ensure_compile_time_eval():

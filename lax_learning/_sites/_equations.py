@@ -4,10 +4,10 @@ The parameters of equations differ between versions of JAX. Nothing else in the 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from jax.extend.core import Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
 BILINEAR = frozenset({"dot_general", "conv_general_dilated"})
 """Operations that are linear in each of two operands."""
@@ -27,7 +27,6 @@ CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
 REMAT = frozenset({"remat2", "remat", "checkpoint"})
 """Calls that compute their body again in the backward pass."""
 
-
 CUSTOM_VJP = frozenset({"custom_vjp_call", "custom_vjp_call_jaxpr"})
 """Calls whose derivative is a function of the user's."""
 
@@ -43,32 +42,24 @@ class UnknownLayoutError(TypeError):
         )
 
 
-class Body(NamedTuple):
-    """Inner program of an equation: equations in `jaxpr`, and values of its constants."""
-
-    jaxpr: Any
-    consts: Sequence[Any]
-
-
-def trace(function: Callable[..., Any], *args: Any) -> tuple[Body, Any]:
+def trace(function: Callable[..., Any], *args: Any) -> tuple[ClosedJaxpr, Any]:
     """Traces `function` and returns its program and the structure of its result."""
-    program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
-    return Body(program.jaxpr, program.consts), shapes
+    return jax.make_jaxpr(function, return_shape=True)(*args)
 
 
-def body(equation: Any) -> Body:
+def body(equation: Any) -> ClosedJaxpr:
     """Returns the inner program of a call, remat or scan."""
     for name in ("jaxpr", "call_jaxpr"):
         inner = equation.params.get(name)
         if hasattr(inner, "eqns"):
-            return Body(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()))
+            return inner if hasattr(inner, "consts") else ClosedJaxpr(inner, ())
     raise UnknownLayoutError(equation, "a parameter 'jaxpr' or 'call_jaxpr'")
 
 
 def inner_programs(equation: Any) -> list[Any]:
     """Returns every program that an equation holds, such as the branches of a `cond`."""
     held = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns"))
-    return [program for program in held if hasattr(program, "eqns")]
+    return [getattr(program, "jaxpr", program) for program in held if hasattr(program, "eqns")]
 
 
 def all_equations(program: Any) -> Iterator[Any]:
@@ -76,7 +67,7 @@ def all_equations(program: Any) -> Iterator[Any]:
     for equation in program.eqns:
         yield equation
         for inner in inner_programs(equation):
-            yield from all_equations(getattr(inner, "jaxpr", inner))
+            yield from all_equations(inner)
 
 
 def crosses_devices(program: Any) -> bool:
@@ -103,18 +94,18 @@ def split_scan(equation: Any, values: Sequence[Any]) -> tuple[list[Any], list[An
 
 def scan_options(equation: Any) -> dict[str, Any]:
     """Returns the options of a scan, as `jax.lax.scan` takes them."""
-    try:
-        return {name: equation.params[name] for name in ("length", "reverse", "unroll")}
-    except KeyError:
-        raise UnknownLayoutError(equation, "the parameters 'length', 'reverse' and 'unroll'") from None
+    return _options(equation, "length", "reverse", "unroll")
 
 
 def remat_options(equation: Any) -> dict[str, Any]:
     """Returns the options of a remat, as `jax.checkpoint` takes them."""
-    try:
-        return {name: equation.params[name] for name in ("policy", "prevent_cse")}
-    except KeyError:
-        raise UnknownLayoutError(equation, "the parameters 'policy' and 'prevent_cse'") from None
+    return _options(equation, "policy", "prevent_cse")
+
+
+def _options(equation: Any, *names: str) -> dict[str, Any]:
+    if not equation.params.keys() >= set(names):
+        raise UnknownLayoutError(equation, f"the parameters {', '.join(map(repr, names))}")
+    return {name: equation.params[name] for name in names}
 
 
 def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
@@ -123,6 +114,25 @@ def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
     with equation.ctx.manager:
         result = equation.primitive.bind(*values, **params)
     return list(result) if equation.primitive.multiple_results else [result]
+
+
+def operation(equation: Any, params: Sequence[int], single: bool) -> Callable[[Any, Any], Any]:
+    """Returns an equation as `(w, x) -> z`, of two operands with one result, or of two tuples with a list.
+
+    The operands in w stand at the positions `params`.
+    """
+    number = len(equation.invars)
+    joined = [*params, *(i for i in range(number) if i not in params)]
+    order = [joined.index(i) for i in range(number)]
+
+    def op(w: Any, x: Any) -> Any:
+        values, primitive = ((w, x) if single else (*w, *x)), equation.primitive
+        bound = primitive.get_bind_params(equation.params)
+        with equation.ctx.manager:
+            result = primitive.bind(*(values[i] for i in order), **bound)
+        return result if single or primitive.multiple_results else [result]
+
+    return op
 
 
 def vary_as(tree: Any, *others: Any) -> Any:
@@ -165,10 +175,9 @@ def source_line(equation: Any) -> str:
     return ""
 
 
-def evaluate(program: Body, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+def evaluate(program: ClosedJaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     """Evaluates a whole program with other values of its constants."""
-    env = dict(zip(program.jaxpr.constvars, consts, strict=True))
-    env.update(zip(program.jaxpr.invars, args, strict=True))
+    env = dict(zip((*program.jaxpr.constvars, *program.jaxpr.invars), (*consts, *args), strict=True))
 
     def read(atom: Any) -> Any:
         return atom.val if is_literal(atom) else env[atom]

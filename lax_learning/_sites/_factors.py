@@ -8,31 +8,27 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lax_learning._sites._batch import one_example
-from lax_learning._sites._plan import Site, Tap
+from lax_learning._sites._plan import Site
+from lax_learning._sites._products import Bilinear
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Bilinear, Hooks
-from lax_learning._sites.tapped import checked_taps
+from lax_learning._sites._run import Hooks
+from lax_learning._sites.tapped import Taps, by_index, cut
 from lax_learning.models import Model
 from lax_learning.types import Params
 
 
 class Factors(NamedTuple):
-    """The gradient of one example, leaf by leaf.
+    """The gradient of one example, by the position of a leaf of params."""
 
-    Fields:
-      products: `(v, delta)` with the gradient `v delta^T`, by the position of a leaf of params.
-      others: the gradients of all other leaves.
-    """
-
-    products: dict[int, tuple[Array, Array]]
-    others: dict[int, Array]
+    products: dict[int, tuple[Array, Array]]  # `(v, delta)` of a gradient `v delta^T`
+    others: dict[int, Array]  # the gradients of all other leaves
 
 
 def has_factors(model: Model, params: Params, x: Any) -> bool:
     """Returns whether the factors of all gradients are no larger than the pre-activations of the model.
 
     A gradient is an outer product if one matrix product reads the parameter as it is, outside of scans, and
-    one vector an example. Any other must be smaller than what its sites compute, as that of a bias is.
+    one vector an example. Any other must be smaller than the pre-activations of its sites, as of a bias.
     """
     program = Program(model, params, one_example(x))
     products = _products(program)
@@ -46,28 +42,18 @@ def has_factors(model: Model, params: Params, x: Any) -> bool:
     )
 
 
-def factors(model: Model, params: Params, x: Any, deltas: dict[str, Array]) -> Factors:
-    """Pulls the teaching signals of one example back, and leaves outer products as factors.
-
-    Args:
-      model, params: as of a rule.
-      x: a batch of one.
-      deltas: by the names of taps.
-    """
+def factors(model: Model, params: Params, x: Any, deltas: Taps) -> Factors:
+    """Pulls the teaching signals of one example, a batch of one, back; leaves outer products as factors."""
     program = Program(model, params, x)
     products = _products(program)
-    named = program.named_taps
-    wanted = {named[name].index: d for name, d in checked_taps("signals.deltas", deltas, named).items()}
+    wanted = by_index("signals.deltas", deltas, program.named_taps)
     own = [i for i, trained in enumerate(program.split.trained) if trained]
     parameters = dict(zip(own, program.split.parameters, strict=True))
-
-    def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
-        return jax.lax.stop_gradient(z), z
 
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
         return op(w, x) if feed is None else op(w, x) + feed
 
-    hooks = Hooks(product, end, operands=frozenset(site.index for site, _ in products.values()))
+    hooks = Hooks(product, cut, operands=frozenset(site.index for site, _ in products.values()))
 
     def run(others: dict[int, Array], offsets: dict[int, Array]) -> tuple[dict[int, Array], Any]:
         emitted = program.run(list((parameters | others).values()), x, hooks, feeds=offsets)[2]

@@ -13,17 +13,11 @@ from lax_learning._sites._program import Program
 
 
 class Matrix(NamedTuple):
-    """A parameter as its products read it.
+    """A parameter as its products read it."""
 
-    Fields:
-      stacked: number of leading axes that are steps of scans.
-      rows: its axes behind them that products sum over.
-      columns: the other axes.
-    """
-
-    stacked: int
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
+    stacked: int  # number of leading axes that are steps of scans
+    rows: tuple[int, ...]  # its axes behind them that products sum over
+    columns: tuple[int, ...]  # the other axes
 
     def rows_of(self, w: Array) -> Array:
         """Returns the parameter as `[matrices, rows, columns]`."""
@@ -40,10 +34,8 @@ Held = dict[int, tuple[int, int]]
 def direct_matrices(program: Program) -> dict[int, Matrix]:
     """Returns the parameters that are used as one matrix by products and by nothing else.
 
-    A parameter that is reshaped, normalised or gathered from, or is used in two ways, is none of them.
-
-    Returns:
-      By the position of the parameter among the leaves.
+    Keys are positions among the leaves. Parameters that are reshaped, normalised or gathered from, or used in
+    two ways, are left out.
     """
     found: dict[int, Matrix | None] = {}
 
@@ -64,7 +56,7 @@ def _walk(plan: Plan, held: Held, use: Callable[[int, Matrix | None], None]) -> 
                 use(leaf, _matrix(operation, place, stacked))
             continue
         carried, steps = [], []
-        if operation.equation.primitive.name == "scan":
+        if operation.is_scan:
             _, carried, steps = equations.split_scan(operation.equation, range(len(operation.ins)))
         inside: Held = {}
         for place, (leaf, stacked) in mine.items():
@@ -82,6 +74,4 @@ def _matrix(operation: Operation, place: int, stacked: int) -> Matrix | None:
     layout = operation.site.layout if operation.site is not None else None
     if layout is None or place not in operation.params or layout.groups:
         return None
-    if not (layout.rows and layout.columns):
-        return None
-    return Matrix(stacked, layout.rows, layout.columns)
+    return Matrix(stacked, layout.rows, layout.columns) if layout.rows and layout.columns else None

@@ -10,6 +10,9 @@ from jaxtyping import Array
 
 from lax_learning._sites import _equations as equations
 
+Bilinear = Callable[[Any, Any], Any]
+"""`(w, x) -> z`."""
+
 
 class Layout(NamedTuple):
     """A matrix product or a convolution, as `vectors(x) @ matrix(w)` up to the order of its numbers.
@@ -18,10 +21,9 @@ class Layout(NamedTuple):
       size: numbers in a vector.
       groups: shape of products that stand side by side: `(groups,)` of a grouped convolution, batch axes of
         a matrix product; often `()`.
-      window: of a convolution, what tells its patches from those of another one; None for a product.
+      window: of a convolution, the parameters that determine its patches; None for a product.
       axes: of x, that make up a vector of a product; `()` for a convolution.
-      rows: axes of w that are summed over.
-      columns: the other axes of w.
+      rows, columns: axes of w that are summed over, and the others.
       place: first axis of the result that belongs to the columns.
       vectors: `x -> [*groups, vectors, size]`; patches of a convolution are (channel, row, column).
       matrix: `w -> [*groups, size, outputs]`.
@@ -41,8 +43,8 @@ class Layout(NamedTuple):
     vectors: Callable[[Array], Array]
     matrix: Callable[[Array], Array]
     unmatrix: Callable[[Array], Array]
-    transformed: Callable[[Callable[[Array, Array], Array], Array, Array, Array, Array | None], Array]
-    alone: Callable[[Array, Array], Array] | None = None
+    transformed: Callable[[Bilinear, Array, Array, Array, Array | None], Array]
+    alone: Bilinear | None = None
 
 
 def layout_of(equation: Any, w_position: int) -> Layout | None:
@@ -57,51 +59,45 @@ def layout_of(equation: Any, w_position: int) -> Layout | None:
 
 def _of_product(equation: Any, w_position: int, w_shape: tuple[int, ...], x_shape: tuple[int, ...]) -> Layout:
     contracting, batch = (tuple(map(tuple, pair)) for pair in equation.params["dimension_numbers"])
-    w_axes = batch[w_position], contracting[w_position]
-    x_axes = batch[1 - w_position], contracting[1 - w_position]
-    groups = tuple(x_shape[axis] for axis in x_axes[0])
-    size = math.prod(x_shape[axis] for axis in x_axes[1])
-    columns = tuple(_rest(w_shape, w_axes))
-    w_order = (*w_axes[0], *w_axes[1], *columns)
-    x_order = (*x_axes[0], *_rest(x_shape, x_axes), *x_axes[1])
+    rows, w_batch = contracting[w_position], batch[w_position]
+    axes, x_batch = contracting[1 - w_position], batch[1 - w_position]
+    groups = tuple(x_shape[axis] for axis in x_batch)
+    size = math.prod(x_shape[axis] for axis in axes)
+    columns = tuple(axis for axis in range(len(w_shape)) if axis not in rows + w_batch)
+    kept = tuple(axis for axis in range(len(x_shape)) if axis not in axes + x_batch)
+    w_order, x_order = (*w_batch, *rows, *columns), (*x_batch, *kept, *axes)
 
     def vectors(x: Array) -> Array:
         return jnp.transpose(x, x_order).reshape(*groups, -1, size)
 
     is_placed = equation.params.get("out_sharding") is not None  # names the axes of the result
-    ones = [axis for axis in _rest(x_shape, x_axes) if x_shape[axis] == 1 and not is_placed]
+    ones = [axis for axis in kept if x_shape[axis] == 1 and not is_placed]
 
     def renumbered(pair: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
         of_x = tuple(axis - sum(one < axis for one in ones) for axis in pair[1 - w_position])
         return (pair[0], of_x) if w_position == 0 else (of_x, pair[1])
 
     numbers = {"dimension_numbers": (renumbered(contracting), renumbered(batch))}
-    small = equation.replace(params=equation.params | numbers)
+    small = equations.operation(
+        equation.replace(params=equation.params | numbers), (w_position,), single=True
+    )
 
     def alone(w: Array, x: Array) -> Array:
-        x = jnp.squeeze(x, ones)
-        (z,) = equations.bind(small, (w, x) if w_position == 0 else (x, w))
-        return z.reshape(equation.outvars[0].aval.shape)
+        return small(w, jnp.squeeze(x, ones)).reshape(equation.outvars[0].aval.shape)
 
-    def transformed(op: Any, w: Array, x: Array, r: Array, b: Array | None) -> Array:
+    def transformed(op: Bilinear, w: Array, x: Array, r: Array, b: Array | None) -> Array:
         z = vectors(x) @ jnp.swapaxes(r, -1, -2)
-        z = z if b is None else z + b[..., None, :]
-        return op(w, _restored(z, x_order, x_shape))
+        return op(w, _restored(z if b is None else z + b[..., None, :], x_order, x_shape))
 
-    return Layout(
-        size,
-        groups,
-        None,
-        x_axes[1],
-        w_axes[1],
-        columns,
-        len(groups) + (0 if w_position == 0 else len(_rest(x_shape, x_axes))),
-        vectors,
-        matrix=lambda w: jnp.transpose(w, w_order).reshape(*groups, size, -1),
-        unmatrix=lambda matrix: _restored(matrix, w_order, w_shape),
-        transformed=transformed,
-        alone=alone,
-    )
+    def matrix(w: Array) -> Array:
+        return jnp.transpose(w, w_order).reshape(*groups, size, -1)
+
+    def unmatrix(matrix: Array) -> Array:
+        return _restored(matrix, w_order, w_shape)
+
+    place = len(groups) + (0 if w_position == 0 else len(kept))
+    functions = vectors, matrix, unmatrix, transformed, alone
+    return Layout(size, groups, None, axes, rows, columns, place, *functions)
 
 
 def _of_convolution(params: dict[str, Any], w_shape: tuple[int, ...]) -> Layout:
@@ -119,13 +115,12 @@ def _of_convolution(params: dict[str, Any], w_shape: tuple[int, ...]) -> Layout:
         return jnp.moveaxis(rows, 0, -2)
 
     def matrix(w: Array) -> Array:
-        rows = jnp.transpose(w, w_order).reshape(size, *groups, -1)
-        return jnp.moveaxis(rows, 0, -2)
+        return jnp.moveaxis(jnp.transpose(w, w_order).reshape(size, *groups, -1), 0, -2)
 
     def unmatrix(matrix: Array) -> Array:
         return _restored(jnp.moveaxis(matrix, -2, 0), w_order, w_shape)
 
-    def transformed(op: Any, w: Array, x: Array, r: Array, b: Array | None) -> Array:
+    def transformed(op: Bilinear, w: Array, x: Array, r: Array, b: Array | None) -> Array:
         rows = matrix(w)
         z = op(unmatrix(jnp.swapaxes(r, -1, -2) @ rows), x)
         if b is None:
@@ -133,23 +128,9 @@ def _of_convolution(params: dict[str, Any], w_shape: tuple[int, ...]) -> Layout:
         shift = (b[..., None, :] @ rows).reshape(-1)
         return z + jnp.expand_dims(shift, [axis for axis in range(z.ndim) if axis != numbers.out_spec[1]])
 
-    return Layout(
-        size,
-        groups,
-        tuple(sorted(window.items())),
-        (),
-        w_order[:-1],
-        w_order[-1:],
-        numbers.out_spec[1],
-        vectors,
-        matrix,
-        unmatrix,
-        transformed,
-    )
-
-
-def _rest(shape: tuple[int, ...], axes: tuple[tuple[int, ...], ...]) -> list[int]:
-    return [axis for axis in range(len(shape)) if axis not in axes[0] + axes[1]]
+    axes, patches = (w_order[:-1], w_order[-1:]), tuple(sorted(window.items()))
+    functions = vectors, matrix, unmatrix, transformed
+    return Layout(size, groups, patches, (), *axes, numbers.out_spec[1], *functions)
 
 
 def _restored(value: Array, order: tuple[int, ...], shape: tuple[int, ...]) -> Array:

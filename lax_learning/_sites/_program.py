@@ -1,15 +1,17 @@
 """A model traced at params and a batch, ready to run with taps, partners and cuts."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from itertools import count
 from typing import Any
 
 import jax
 
-from lax_learning._checks import as_arrays, check_values
-from lax_learning._sites import _equations as equations
-from lax_learning._sites._plan import Kind, Plan, Tap, make_plan
-from lax_learning._sites._run import Hooks, execute
+from lax_learning._arrays import as_arrays, check_values
+from lax_learning._checks import describe
+from lax_learning._sites._plan import Kind, Plan, Site, Tap
+from lax_learning._sites._planner import make_plan
+from lax_learning._sites._run import Feeds, Hooks, execute
 from lax_learning.models import Model, Split
 
 
@@ -27,10 +29,13 @@ class Program:
       x: shapes and types of the leaves of x.
       plan: sites, taps and reads.
       outputs: shapes and types of the outputs.
+      by_example: whether it is traced on one example of a batch, as a batch of one, to run on each.
     """
 
-    def __init__(self, model: Model, params: Any, x: Any) -> None:
+    def __init__(self, model: Model, params: Any, x: Any, *, by_example: bool = False) -> None:
         self.split = Split(model, params)
+        self.by_example = by_example
+        x = jax.tree.map(lambda leaf: leaf[:1], x) if by_example else x
         leaves, self._x = jax.tree.flatten(x)
         self.x = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
         kinds = [Kind(frozenset({i})) if trained else Kind() for i, trained in enumerate(self.split.trained)]
@@ -41,24 +46,26 @@ class Program:
             return as_arrays("apply", output), as_arrays("aux", aux)
 
         try:
-            body, (output, aux) = equations.trace(flat, self.split.leaves, leaves)
+            body, (output, aux) = jax.make_jaxpr(flat, return_shape=True)(self.split.leaves, leaves)
         except (TypeError, ValueError) as error:
             if all(leaf.ndim == 1 for leaf in leaves):
                 error.add_note("x: its first axis is that of examples; each has the shape [] here")
             raise
-        self.outputs = jax.tree.leaves(output)
+        self.outputs: list[jax.ShapeDtypeStruct] = jax.tree.leaves(output)
         self._output, self._aux = jax.tree.structure(output), jax.tree.structure(aux)
-        self.plan: Plan = make_plan(
-            body, [*kinds, *[Kind(data=True)] * len(leaves)], num_outputs=self._output.num_leaves
-        )
+        kinds += [Kind(data=True)] * len(leaves)
+        self.plan: Plan = make_plan(body, kinds, self._output.num_leaves)
         for site in self.plan.all_sites:
             if site.operation == "while":
-                names = ", ".join(repr(self.split.paths[i]) for i in sorted(site.leaves))
+                got = f"{self.names(site)!r}{site.at_source}"
                 raise ValueError(
-                    f"apply: expected no parameter inside a while loop, got {names} at "
-                    f"{site.source or 'an unknown line'}: no credit comes back through a loop of unknown "
-                    "length; use a scan, or a fori_loop of fixed length"
+                    f"apply: expected no parameter inside a while loop, got {got}: no credit comes back "
+                    "through a loop of unknown length; use a scan, or a fori_loop of fixed length"
                 )
+
+    def names(self, *sites: Site) -> str:
+        """The paths of the parameters of some sites, for an error."""
+        return ", ".join(self.split.paths[i] for site in sites for i in sorted(site.leaves))
 
     @property
     def named_taps(self) -> dict[str, Tap]:
@@ -69,31 +76,38 @@ class Program:
             named[free_name(self.split.paths[min(first.leaves)], named)] = tap
         return named
 
+    def runner(self, hooks: Hooks) -> Callable[..., tuple[Any, Any, Feeds]]:
+        """Returns `run` with these hooks on a batch, `(parameters, x, feeds={}) -> (output, aux, emitted)`.
+
+        Example by example, feeds and emitted values have a leading axis of examples, and there is no aux.
+        """
+        run = partial(self.run, hooks=hooks._replace(by_example=self.by_example))
+        return jax.vmap(run, in_axes=(None, 0)) if self.by_example else run
+
     def run(
         self,
         parameters: list[Any],
         x: Any,
         hooks: Hooks,
         *,
-        feeds: dict[int, Any] | None = None,
+        feeds: Feeds | None = None,
         feedback: list[Any] | None = None,
-    ) -> tuple[Any, Any, dict[int, Any]]:
+    ) -> tuple[Any, Any, Feeds]:
         """Runs the model on other values of its parameters.
 
         Args:
           parameters: the trained leaves.
-          x: a batch of the shapes that were traced.
-          hooks: what happens at sites.
-          feeds: what is fed to taps, by index.
+          x: a batch of the shapes that were traced; by example, one without the axis of examples.
+          hooks, feeds: functions called at sites, and values fed to them, by index.
           feedback: partners of the trained leaves; None where a parameter is its own.
 
         Returns:
-          Output, aux, and what taps and reads emitted, by index.
+          Output, aux, and the values that taps and reads emitted, by index.
         """
         params = self.split.merge(parameters)
         check_values("params", params)
-        leaves = jax.tree.leaves(params)
-        inputs = jax.tree.leaves(x)
+        leaves, inputs = jax.tree.leaves(params), jax.tree.leaves(x)
+        inputs = [leaf[None] for leaf in inputs] if self.by_example else inputs
         partners: list[Any] = [None] * (len(leaves) + len(inputs))
         if feedback is not None:
             own = zip(parameters, feedback, strict=True)
@@ -101,5 +115,15 @@ class Program:
             partners[: len(leaves)] = [next(values) if trained else None for trained in self.split.trained]
         results, _, emitted = execute(self.plan, [*leaves, *inputs], partners, hooks, feeds or {})
         number = self._output.num_leaves
-        output = jax.tree.unflatten(self._output, results[:number])
-        return output, jax.tree.unflatten(self._aux, results[number:]), emitted
+        outputs, aux = results[:number], self._aux.unflatten(results[number:])
+        if self.by_example:
+            outputs, aux = [_only(leaf) for leaf in outputs], None
+        return self._output.unflatten(outputs), aux, emitted
+
+
+def _only(leaf: jax.Array) -> jax.Array:
+    if leaf.shape[:1] != (1,):
+        raise ValueError(
+            f"apply: expected an output with a leading axis of examples as x, got {describe(leaf)}"
+        )
+    return leaf[0]

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from lax_learning._sites import _equations as equations
-from lax_learning._sites._run import Bilinear
+from lax_learning._sites._products import Bilinear
 
 _LINEAR = equations.SHAPES | {"neg", "reduce_sum", "slice"}
 """Operations that are linear in their one operand."""
 
 
 def by_transposition(op: Bilinear) -> Bilinear:
-    """A function with a `custom_vjp`, of which `vmap` makes no gradient of the parameters for each example.
+    """Returns a function with a `custom_vjp` in a form that `vmap` gives no gradient for each example.
 
     Where the user's derivative is linear in the error, `d -> (dw, dx)`, its transpose `(dw, dx) -> dz` says
     the same. Under `vmap` parameters and `dw` have no axis of examples, and differentiation of that sums over
@@ -43,15 +43,11 @@ def by_transposition(op: Bilinear) -> Bilinear:
         moving = [leaf for leaf, moved in zip(leaves, moves, strict=True) if moved]
         z, pull_back = jax.vjp(of, moving)
         floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(z))
-        is_linear = floats and _is_linear(jax.make_jaxpr(pull_back)(z).jaxpr)
+        program = jax.make_jaxpr(pull_back)(z).jaxpr
+        is_linear = floats and all(_linear_results(program, [True] * len(program.invars)))
         return (transposed if is_linear else of)(moving)
 
     return run
-
-
-def _is_linear(program: Any) -> bool:
-    """Returns whether every result of a program is linear in its arguments, as far as its operations tell."""
-    return all(_linear_results(program, [True] * len(program.invars)))
 
 
 def _linear_results(program: Any, args: Sequence[bool]) -> list[bool]:

@@ -40,22 +40,16 @@ class SiteTable(tuple[SiteRow, ...]):
              "yes" if row.passes_error else "no", row.source.rsplit("/", 1)[-1])
             for row in self
         ]  # fmt: skip
-        widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-                 for line in [header, *rows]]  # fmt: skip
-        return "\n".join(lines)
+        lines = [header, *rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        padded = ([cell.ljust(n) for cell, n in zip(line, widths, strict=True)] for line in lines)
+        return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def sites(model: Model, params: Params, x: Any) -> SiteTable:
     """Finds where the parameters of a model meet data: credit is assigned there and nowhere else.
 
-    Args:
-      model: any model.
-      params: its parameters.
-      x: a batch; only shapes and types are used.
-
-    Returns:
-      One row a site, printed as a table.
+    Returns one row a site, printed as a table; of params and x, a batch, only shapes and types are used.
 
     Example:
       >>> import jax, jax.numpy as jnp

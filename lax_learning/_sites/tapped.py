@@ -1,4 +1,4 @@
-"""Taps on any model: what a rule of one's own is made of."""
+"""Taps on any model, for rules of one's own."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from lax_learning._checks import as_array, describe
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Hooks
+from lax_learning._sites._run import Feeds, Hooks
 from lax_learning.models import Model, check_model
 from lax_learning.types import Params
 
@@ -53,12 +53,6 @@ def tapped(model: Model) -> Tapped:
 
     A rule makes up a teaching signal `delta` for every tap and pulls it back: `delta = dL/dz` gives backprop.
 
-    Args:
-      model: any model.
-
-    Returns:
-      Functions of the model's params and a batch.
-
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lax_learning as ll
@@ -67,7 +61,6 @@ def tapped(model: Model) -> Tapped:
       >>> opened.pull_back(w, x, jax.tree.map(lambda s: jnp.ones(s.shape), opened.shapes(w, x))).tolist()
       [[5.0, 5.0], [5.0, 5.0], [5.0, 5.0]]
     """
-
     check_model(model)
 
     def shapes(params: Params, x: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -78,19 +71,14 @@ def tapped(model: Model) -> Tapped:
         x, _ = as_batch(x)
         program = Program(model, params, x)
         named = program.named_taps
-        feeds = (
-            {}
-            if taps is None
-            else {named[name].index: tap for name, tap in checked_taps("taps", taps, named).items()}
-        )
+        feeds = {} if taps is None else by_index("taps", taps, named)
 
         def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
             z = z if feed is None else z + feed
             return z, z
 
-        output, _, emitted = program.run(
-            program.split.parameters, x, Hooks(end=end, reads="emit"), feeds=feeds
-        )
+        hooks = Hooks(end=end, reads="emit")
+        output, _, emitted = program.run(program.split.parameters, x, hooks, feeds=feeds)
         inputs = {
             name: [emitted[index] for index in dict.fromkeys(i for site in tap.sites for i in site.reads)]
             for name, tap in named.items()
@@ -100,13 +88,9 @@ def tapped(model: Model) -> Tapped:
     def pull_back(params: Params, x: Any, deltas: Taps) -> Params:
         x, _ = as_batch(x)
         program = Program(model, params, x)
-        named = program.named_taps
-        wanted = {named[name].index: delta for name, delta in checked_taps("deltas", deltas, named).items()}
+        wanted = by_index("deltas", deltas, program.named_taps)
 
-        def cut(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
-            return jax.lax.stop_gradient(z), z
-
-        def pre_activations(parameters: list[Any]) -> dict[int, Array]:
+        def pre_activations(parameters: list[Any]) -> Feeds:
             return program.run(parameters, x, Hooks(end=cut))[2]
 
         zs, transpose = jax.vjp(pre_activations, program.split.parameters)
@@ -116,8 +100,13 @@ def tapped(model: Model) -> Tapped:
     return Tapped(shapes, run, pull_back)
 
 
-def checked_taps(name: str, values: Any, named: dict[str, Tap]) -> Taps:
-    """Returns values as arrays of the dtypes of their taps; raises unless each tap has one of its shape."""
+def cut(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
+    """Emits z and lets no gradient pass behind it."""
+    return jax.lax.stop_gradient(z), z
+
+
+def by_index(name: str, values: Any, named: dict[str, Tap]) -> Feeds:
+    """Returns values by the index of their tap; raises unless each tap has an array of its shape."""
     if not isinstance(values, dict) or values.keys() != named.keys():
         got = list(values) if isinstance(values, dict) else type(values).__name__
         raise ValueError(f"{name}: expected a dict with the entries {sorted(named)}, got {got}")
@@ -126,5 +115,5 @@ def checked_taps(name: str, values: Any, named: dict[str, Tap]) -> Taps:
         value = as_array(f"{name}[{path!r}]", values[path])
         if value.shape != tap.shape:
             raise ValueError(f"{name}[{path!r}]: expected shape {list(tap.shape)}, got {describe(value)}")
-        checked[path] = value.astype(tap.dtype)
+        checked[tap.index] = value.astype(tap.dtype)
     return checked

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
+from lax_learning._arrays import check_counter
 from lax_learning._checks import (
     as_array,
     as_floating,
     check_choice,
     check_count,
-    check_counter,
     check_function,
     check_instance,
     check_key,

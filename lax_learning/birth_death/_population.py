@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from lax_learning._checks import as_floating, check_count, check_floating, check_same_structure, describe
+from lax_learning._arrays import check_same_structure
+from lax_learning._checks import as_floating, check_count, check_floating, describe
 from lax_learning._precision import raised
 
 PICKS = "a function that picks leaves of params with a neuron axis, such as lambda params: params['out']['w']"

@@ -10,7 +10,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from lax_learning._checks import (
-    as_layers,
     as_sizes,
     check_count,
     check_floating_dtype,
@@ -18,6 +17,7 @@ from lax_learning._checks import (
     check_memory,
     check_shapes,
 )
+from lax_learning._layers import as_layers
 from lax_learning._precision import raised, widened
 from lax_learning.data.types import Dataset, Splits
 from lax_learning.types import Key, Params

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from lax_learning._arrays import check_counter
 from lax_learning._checks import (
     MAX_ENTRIES,
     as_array,
     as_floating,
     check_choice,
     check_count,
-    check_counter,
     check_flag,
     check_floating,
     check_instance,

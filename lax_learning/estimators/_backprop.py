@@ -5,24 +5,21 @@ from typing import Any
 
 import jax
 
-from lax_learning._checks import as_params, check_key
+from lax_learning._arrays import as_params
+from lax_learning._checks import check_key
 from lax_learning.estimators._draws import join_aux, split_aux
 from lax_learning.types import Estimator, Key, Params
 
 
 def backprop(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Estimator:
-    """Computes the gradient by reverse-mode differentiation, to compare the others with.
-
-    `g = dL/dparams`
+    """Computes the gradient by reverse-mode differentiation, `g = dL/dparams`, to compare the others with.
 
     Args:
-      loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss an example, whose mean is
-        the loss; with `has_aux`, `(loss, aux)`.
-      has_aux: as in `jax.value_and_grad`.
+      loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss an example, whose mean is the
+        loss; with `has_aux`, `(loss, aux)`, as in `jax.value_and_grad`.
 
     Returns:
-      `estimate(key, params, *args) -> (value, grads)`; the key is not used. With `has_aux` the value is
-      `(value, aux)`.
+      `estimate(key, params, *args) -> (value, grads)`, or `((value, aux), grads)`; the key is not used.
 
     Example:
       >>> import jax, jax.numpy as jnp

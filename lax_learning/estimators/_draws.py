@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import as_floating, check_callable, check_flag, check_key, describe
+from lax_learning._checks import as_floating, check_callable, check_flag, describe
 from lax_learning._precision import raised
 from lax_learning.types import Key, Params
 
@@ -48,22 +48,22 @@ def scaled(factor: Array, leaf: Array) -> Array:
     return (factor.astype(dtype) * leaf.astype(dtype)).astype(leaf.dtype)
 
 
-def mean_over_draws(draw: Callable[[Key], PyTree], key: Key, num_samples: int) -> PyTree:
-    """`1/K sum_k draw(key_k)`, one draw in memory at a time, summed in float32 or wider."""
-    check_key("key", key)
-    if num_samples == 1:
-        return draw(key)
+def averaged(draw: Callable[[Key], PyTree], num_samples: int) -> Callable[[Key], PyTree]:
+    """Returns `key -> 1/K sum_k draw(key_k)`, one draw in memory at a time, summed in float32 or wider."""
 
-    def widen(leaf: Array) -> Array:
-        return leaf.astype(raised(leaf))
+    def mean(key: Key) -> PyTree:
+        def widen(leaf: Array) -> Array:
+            return leaf.astype(raised(leaf))
 
-    def add(total: PyTree, key: Key) -> tuple[PyTree, None]:
-        return jax.tree.map(lambda t, g: t + widen(g), total, draw(key)), None
+        def add(total: PyTree, key: Key) -> tuple[PyTree, None]:
+            return jax.tree.map(lambda t, g: t + widen(g), total, draw(key)), None
 
-    shapes = jax.eval_shape(draw, key)
-    zeros = jax.tree.map(lambda s: widen(jnp.zeros_like(s)), shapes)
-    total, _ = jax.lax.scan(add, zeros, jax.random.split(key, num_samples))
-    return jax.tree.map(lambda t, s: (t / num_samples).astype(s.dtype), total, shapes)
+        shapes = jax.eval_shape(draw, key)
+        zeros = jax.tree.map(lambda s: widen(jnp.zeros_like(s)), shapes)
+        total, _ = jax.lax.scan(add, zeros, jax.random.split(key, num_samples))
+        return jax.tree.map(lambda t, s: (t / num_samples).astype(s.dtype), total, shapes)
+
+    return draw if num_samples == 1 else mean
 
 
 def as_gradient(grads: Params, params: Params) -> Params:

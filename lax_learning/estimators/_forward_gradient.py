@@ -1,14 +1,16 @@
 """Forward gradient: the directional derivative along a random direction, times that direction."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lax_learning._checks import as_params, check_key, check_samples
-from lax_learning._sites._equations import all_equations, trace, vary_as
-from lax_learning.estimators._draws import as_gradient, join_aux, mean_over_draws, scaled, split_aux
+from lax_learning._arrays import as_params
+from lax_learning._checks import check_key, check_samples
+from lax_learning._sites._equations import all_equations, vary_as
+from lax_learning.estimators._draws import as_gradient, averaged, join_aux, scaled, split_aux
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Estimator, Key, Params
 
@@ -16,40 +18,31 @@ from lax_learning.types import Estimator, Key, Params
 def directional_derivative(function: Callable[[Any], Any], primal: Any, tangent: Any) -> tuple[Any, Any]:
     """`jax.jvp` of one argument, with a clear error where forward mode cannot pass."""
 
-    def derivative(primal: Any, tangent: Any) -> tuple[Any, Any]:
-        return jax.jvp(function, (primal,), (tangent,))
-
     # JAX itself notices only when it lowers the program, outside of the reach of any handler.
-    program, _ = trace(derivative, primal, tangent)
+    program = jax.make_jaxpr(partial(jax.jvp, function))((primal,), (tangent,))
     if any(equation.primitive.name == "custom_lin" for equation in all_equations(program.jaxpr)):
         raise TypeError(
             "loss_fn: forward gradients need forward-mode differentiation, which cannot pass through an op "
             "with a backward pass of its own; expected the plain op, got a custom_vjp"
         )
-    return derivative(primal, tangent)
+    return jax.jvp(function, (primal,), (tangent,))
 
 
 def forward_gradient(
-    loss_fn: Callable[..., Any],
-    *,
-    num_samples: int = 1,
-    noise: str | Noise = "normal",
-    has_aux: bool = False,
+    loss_fn: Callable[..., Any], *, num_samples: int = 1, noise: str | Noise = "normal", has_aux: bool = False
 ) -> Estimator:
     """Estimates the gradient of any loss of any pytree in forward mode, without a backward pass.
 
     `g = 1/K sum_k (dL/dw . v_k) v_k`: unbiased, and the limit of weight perturbation for sigma -> 0.
 
     Args:
-      loss_fn, has_aux: as of `backprop`.
+      loss_fn, has_aux: as of `backprop`; the loss must not use an op with a backward pass of its own, a
+        TypeError at trace time.
       num_samples: number K of directions that are averaged, one in memory at a time.
       noise: "normal", "rademacher", or a function `(key, params) -> direction`.
 
     Returns:
       `estimate(key, params, *args) -> (value, grads)`.
-
-    Raises:
-      TypeError: at trace time, if the loss uses an op with a custom backward pass.
 
     Example:
       >>> estimate = forward_gradient(lambda w: jnp.sum(w**2), num_samples=4096)
@@ -76,7 +69,7 @@ def forward_gradient(
             slope = jnp.mean(change)
             return jax.tree.map(lambda v: scaled(slope, v), direction)
 
-        grads = mean_over_draws(draw, key, num_samples)
+        grads = averaged(draw, num_samples)(key)
         return join_aux(loss, aux, has_aux), as_gradient(grads, params)
 
     return estimate

@@ -10,23 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import (
-    as_params,
-    check_count,
-    check_key,
-    check_not_negative,
-    check_positive,
-    check_resolved,
-    check_samples,
-    check_scalar,
-    describe,
-)
+from lax_learning import _checks as checks
+from lax_learning._arrays import as_params
 from lax_learning._precision import is_half, raised, rounded_at_random, widened
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._matrices import Matrix, direct_matrices
 from lax_learning._sites._plan import Site
+from lax_learning._sites._products import Bilinear
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning._sites._run import Hooks
 from lax_learning.estimators._draws import split_aux
 from lax_learning.estimators._low_rank import Factors, like_of, product_of, sum_of_products, traced
 from lax_learning.noise import Noise, as_noise
@@ -51,17 +43,17 @@ def in_place_step(
     memory than the loss itself takes. Noise is a function of its key: it is drawn where a product reads the
     weights, dropped, and drawn again for the update, which is written over the weights. Besides the
     activities a step holds one matrix and its noise, and with a rank two thin factors; layers stacked under a
-    `jax.lax.scan` count one by one. The price is the drawing, three times a step and draw. With
-    several draws the compiler may keep a copy of layers that are not stacked.
+    `jax.lax.scan` count one by one. The price is the drawing, three times a step and draw. With several draws
+    the compiler may keep a copy of layers that are not stacked.
 
     Parameters that products do not read as they are (embeddings, vectors, what is reshaped or normalised or
-    used twice) are perturbed before a pass and cost a copy. In half precision the sum of weights and noise
-    and all that follows from it are computed in float32, so the smallest sigma is seen, and the update is
-    rounded up or down at random so that its expectation is exact: updates below the spacing of the numbers
-    are not lost.
+    used twice) are perturbed before a pass and cost a copy. In half precision the sum of weights and noise is
+    computed in float32, so the smallest sigma is seen, and the update is rounded up or down at random so that
+    its expectation is exact: updates below the spacing of the numbers are not lost.
 
     Args:
-      loss_fn: `(params, *args) -> loss`, a scalar, or one loss an example, whose mean is taken.
+      loss_fn: `(params, *args) -> loss`, a scalar, or one loss an example, whose mean is taken; float32 or
+        wider.
       sigma: standard deviation of the noise, in the units of the parameters; may be traced.
       num_samples: number K of draws, one after the other.
       noise: "normal", "rademacher" or `(key, like) -> unit noise`, called for one matrix at a time; with a
@@ -75,10 +67,6 @@ def in_place_step(
       arrays cannot be used again. In a larger compiled program, donate them there. In `jax.shard_map` let
       `loss_fn` average over devices (`jax.lax.pmean`).
 
-    Raises:
-      ValueError: at trace time, for a sigma that is 0 or infinite in the dtype of the loss.
-      TypeError: at trace time, for a loss of half precision.
-
     Example:
       >>> step = in_place_step(lambda w, x: jnp.mean((x @ w) ** 2), sigma=1e-3, noise="rademacher")
       >>> w, x = jnp.ones((3, 2)), jnp.eye(3)
@@ -89,27 +77,25 @@ def in_place_step(
 
     References:
       Malladi et al., Fine-tuning language models with just forward passes,
-      https://arxiv.org/abs/2305.17333, 2023.
-      Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient
-      approximation, https://doi.org/10.1109/9.119632, 1992.
+      https://arxiv.org/abs/2305.17333, 2023; and the paper of `spsa`.
     """
-    check_positive("sigma", sigma)
-    check_samples("num_samples", num_samples)
-    check_not_negative("weight_decay", weight_decay)
+    checks.check_positive("sigma", sigma)
+    checks.check_samples("num_samples", num_samples)
+    checks.check_not_negative("weight_decay", weight_decay)
     if rank is not None:
-        check_count("rank", rank)
+        checks.check_count("rank", rank)
     draw, checked = as_noise(noise, in_place=True), split_aux(loss_fn, False)
 
     def step(key: Key, params: Params, *args: Any, learning_rate: ArrayLike) -> tuple[Array, Params]:
-        check_key("key", key)
-        check_scalar("learning_rate", learning_rate)
+        checks.check_key("key", key)
+        checks.check_scalar("learning_rate", learning_rate)
         params = as_params(params)
         wide = vary_as(widened(params), args, key)
         program, arrays = traced(lambda params, args: checked(params, *args)[0], wide, (args,))
         (losses,) = program.outputs
         if is_half(losses.dtype):
-            raise TypeError(f"loss_fn: expected a loss in float32 or wider, got {describe(losses)}")
-        check_resolved("sigma", sigma, losses.dtype)
+            raise TypeError(f"loss_fn: expected a loss in float32 or wider, got {checks.describe(losses)}")
+        checks.check_resolved("sigma", sigma, losses.dtype)
         by, rate = jnp.asarray(sigma, losses.dtype), jnp.asarray(learning_rate, losses.dtype)
         direct = direct_matrices(program)
         leaves = [_Leaf(w, direct.get(i), draw, rank) for i, w in enumerate(jax.tree.leaves(params))]
@@ -123,10 +109,8 @@ def in_place_step(
         keys = [leaf.keys(of_draws) for leaf, of_draws in zip(leaves, by_leaf, strict=True)]
         slopes, values = jax.lax.map(slope_and_value, keys)
         kept, credits = 1 - rate * weight_decay, -rate / num_samples * slopes
-        moved, before = [], slopes
-        for leaf, of_leaf, rounding in zip(
-            leaves, keys, jax.random.split(for_rounding, len(leaves)), strict=True
-        ):
+        moved, before, roundings = [], slopes, jax.random.split(for_rounding, len(leaves))
+        for leaf, of_leaf, rounding in zip(leaves, keys, roundings, strict=True):
             before = leaf.moved(_after(of_leaf, before), rounding, kept, credits)
             moved.append(before)
         return jnp.mean(values), jax.tree.unflatten(jax.tree.structure(params), moved)
@@ -141,16 +125,10 @@ class _Seed(NamedTuple):
 
 
 class _Leaf(NamedTuple):
-    """A leaf of the params and its noise.
-
-    Fields:
-      w: the leaf: matrices that are stacked along its first axes, or one piece that is perturbed as a whole.
-      matrix: how products read it; None for a leaf that is one piece.
-      draw, rank: of the noise.
-    """
+    """A leaf of the params and its noise: matrices stacked along its first axes, or one piece."""
 
     w: Array
-    matrix: Matrix | None
+    matrix: Matrix | None  # how products read it; None for one piece, which is perturbed as a whole
     draw: Noise
     rank: int | None
 

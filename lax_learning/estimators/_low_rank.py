@@ -14,8 +14,9 @@ from lax_learning._sites import _equations as equations
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._matrices import Matrix, direct_matrices
 from lax_learning._sites._plan import Site
+from lax_learning._sites._products import Bilinear
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning._sites._run import Hooks
 from lax_learning.models import Model
 from lax_learning.noise import Noise
 from lax_learning.types import Key, Params
@@ -25,15 +26,10 @@ DRAWS_ON_CPU = 16
 
 
 class Factors(NamedTuple):
-    """Noise `a b^T / sqrt(rank)` on a parameter.
+    """Noise `a b^T / sqrt(rank)` on a parameter."""
 
-    Fields:
-      a: the parameter's axes, with `rank` entries on its last column and one on its other columns.
-      b: its columns, and `rank` entries.
-    """
-
-    a: Any
-    b: Any
+    a: Any  # the parameter's axes, with `rank` entries on its last column and one on its other columns
+    b: Any  # its columns, and `rank` entries
 
 
 def low_rank_mean(
@@ -52,8 +48,7 @@ def low_rank_mean(
     """Returns the mean over draws of the change of the fitness by `step` times the noise, times noise / step.
 
     Args:
-      loss_fn: `(params, *args) -> loss`, a scalar or one an example.
-      params, args: its arguments; leaves of args that are no arrays are constants.
+      loss_fn, params, args: of an estimator; leaves of args that are no arrays are constants.
       clean: the loss without noise, for the forward difference; None for the central one.
       key, step, rank, num_samples, noise, fitness: of `weight_perturbation`, `step` is sigma.
     """
@@ -80,8 +75,8 @@ def low_rank_mean(
         side_by_side = min(num_samples, DRAWS_ON_CPU) if jax.default_backend() == "cpu" else num_samples
         return jax.lax.map(of_draw, drawn, batch_size=side_by_side)
 
-    plus = losses(step)
-    change = _changes(plus, clean, fitness) if clean is not None else _halves(plus, losses(-step), fitness)
+    other = losses(-step) if clean is None else clean
+    change = _changes(losses(step), other, fitness, central=clean is None)
     credits = change / (step * num_samples)
     return program.split.gradients([
         sum_of_products(credits, n, matrices[i], w.shape) if isinstance(n, Factors)
@@ -165,19 +160,15 @@ _SHAPED: dict[str, Callable[[Array], Array]] = {"z-scored": _z_scored, "ranked":
 FITNESS = ("loss", *_SHAPED)
 
 
-def _changes(plus: Array, clean: Array, fitness: str) -> Array:
-    """Returns the fitness of every draw, or the change of its losses, `[draws, ...]`."""
+def _changes(plus: Array, other: Array, fitness: str, *, central: bool) -> Array:
+    """Returns the fitness of every draw, or the change of its losses; half of that between pairs of draws."""
+    half = 0.5 if central else 1.0
     if fitness == "loss":
-        return _mean(plus - clean.astype(plus.dtype))
-    return _SHAPED[fitness](_mean(plus))
-
-
-def _halves(plus: Array, minus: Array, fitness: str) -> Array:
-    """Returns half the difference of the fitness for every pair of draws."""
-    if fitness == "loss":
-        return _mean(plus - minus) / 2
-    shaped = _SHAPED[fitness](jnp.concatenate([_mean(plus), _mean(minus)]))
-    return (shaped[: len(plus)] - shaped[len(plus) :]) / 2
+        return half * _mean(plus - other.astype(plus.dtype))
+    if not central:
+        return _SHAPED[fitness](_mean(plus))
+    shaped = _SHAPED[fitness](jnp.concatenate([_mean(plus), _mean(other)]))
+    return half * (shaped[: len(plus)] - shaped[len(plus) :])
 
 
 def _mean(losses: Array) -> Array:

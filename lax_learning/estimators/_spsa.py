@@ -3,24 +3,17 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import (
-    as_array,
-    check_callable,
-    check_key,
-    check_not_negative,
-    check_positive,
-    check_resolved,
-    check_samples,
-    describe,
-)
+from lax_learning import _checks as checks
+from lax_learning._arrays import as_params
 from lax_learning.estimators._draws import split_aux
-from lax_learning.estimators._weight_perturbation import perturbing
+from lax_learning.estimators._weight_perturbation import weight_perturbation
 from lax_learning.types import Key, Params
 
 
@@ -48,11 +41,7 @@ def spall_gains(
       c: first perturbation, in the units of the parameters; about the standard deviation of the loss's
         own noise.
       A: stability constant in updates; Spall advises a tenth of the number of updates.
-      alpha: decay exponent of the step.
-      gamma: decay exponent of the perturbation.
-
-    Returns:
-      The two schedules.
+      alpha, gamma: decay exponents of the step and of the perturbation.
 
     Example:
       >>> gains = spall_gains(a=1.0, c=0.1, A=9.0)
@@ -63,12 +52,12 @@ def spall_gains(
       Spall, Implementation of the simultaneous perturbation algorithm for stochastic optimization,
       https://doi.org/10.1109/7.705889, 1998.
     """
-    check_positive("a", a)
-    check_positive("c", c)
+    checks.check_positive("a", a)
+    checks.check_positive("c", c)
     for name, value in (("A", A), ("alpha", alpha), ("gamma", gamma)):
-        check_not_negative(name, value)
-    check_resolved("a", a, jnp.result_type(float))
-    check_resolved("c", c, jnp.result_type(float))
+        checks.check_not_negative(name, value)
+    checks.check_resolved("a", a, jnp.result_type(float))
+    checks.check_resolved("c", c, jnp.result_type(float))
 
     def number(count: ArrayLike) -> Array:
         return _as_count(count).astype(jnp.result_type(float)) + 1
@@ -80,30 +69,25 @@ def spall_gains(
 
 
 def _as_count(count: Any) -> Array:
-    array = as_array("count", count)
+    array = checks.as_array("count", count)
     if array.dtype == bool:
-        raise TypeError(f"count: expected the number of updates done, got {describe(array)}")
+        raise TypeError(f"count: expected the number of updates done, got {checks.describe(array)}")
     if not isinstance(array, Tracer) and bool(np.any(np.asarray(array) < 0)):
         raise ValueError(f"count: expected the number of updates done, at least 0, got {count!r}")
     return array
 
 
 def spsa(
-    loss_fn: Callable[..., Any],
-    *,
-    perturbation: optax.Schedule,
-    num_samples: int = 1,
-    has_aux: bool = False,
+    loss_fn: Callable[..., Any], *, perturbation: optax.Schedule, num_samples: int = 1, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Params]]:
     """SPSA's gradient estimate: weight perturbation with signs and a central difference.
 
     `g = 1/K sum_k (L(w + c_k s) - L(w - c_k s)) s / (2 c_k)`, `s = +-1`
 
     Args:
-      loss_fn: as in `weight_perturbation`.
+      loss_fn, has_aux: as of `weight_perturbation`.
       perturbation: `count -> c_k`, for example `spall_gains(...).perturbation`.
       num_samples: number of draws that are averaged.
-      has_aux: as in `jax.value_and_grad`.
 
     Returns:
       `estimate(key, params, *args, count) -> (value, grads)`, `count` the number of updates done, such
@@ -112,11 +96,10 @@ def spsa(
     Example:
       >>> import jax, jax.numpy as jnp, optax
       >>> gains = spall_gains(a=0.1, c=0.01, A=10.0)
-      >>> estimate = spsa(lambda w: jnp.sum(w**2), perturbation=gains.perturbation)
+      >>> estimate = jax.jit(spsa(lambda w: jnp.sum(w**2), perturbation=gains.perturbation))
       >>> optimizer = optax.sgd(gains.learning_rate)
       >>> w = jnp.ones(3)
       >>> state = optimizer.init(w)
-      >>> estimate = jax.jit(estimate)
       >>> for count in range(100):
       ...     value, grads = estimate(jax.random.key(count), w, count=count)
       ...     updates, state = optimizer.update(grads, state, w)
@@ -128,24 +111,23 @@ def spsa(
       Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient
       approximation, https://doi.org/10.1109/9.119632, 1992.
     """
-
-    check_callable("perturbation", perturbation, "a schedule, such as spall_gains(0.1, 0.1).perturbation")
-    check_samples("num_samples", num_samples)
+    checks.check_callable(
+        "perturbation", perturbation, "a schedule, such as spall_gains(0.1, 0.1).perturbation"
+    )
+    checks.check_samples("num_samples", num_samples)
     split_aux(loss_fn, has_aux)
 
     def estimate(
         key: Key, params: Params, *args: Any, count: int | Array, **kwargs: Any
     ) -> tuple[Any, Params]:
-        check_key("key", key)
-        at_count = perturbing(
-            loss_fn,
-            "perturbation(count)",
-            perturbation(_as_count(count)),
-            num_samples=num_samples,
-            difference="central",
-            noise="rademacher",
+        checks.check_key("key", key)
+        params, by = as_params(params), perturbation(_as_count(count))
+        checks.check_positive("perturbation(count)", by)
+        checks.check_resolved("perturbation(count)", by, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+        at_count = weight_perturbation(
+            loss_fn, sigma=by, num_samples=num_samples, difference="central", noise="rademacher",
             has_aux=has_aux,
-        )
+        )  # fmt: skip
         return at_count(key, params, *args, **kwargs)
 
     return estimate

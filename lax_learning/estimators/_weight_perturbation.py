@@ -1,24 +1,16 @@
 """Weight perturbation: the change of the loss times the noise that caused it. No autodiff."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import (
-    as_params,
-    check_choice,
-    check_count,
-    check_key,
-    check_positive,
-    check_resolved,
-    check_samples,
-    describe,
-)
+from lax_learning import _checks as checks
+from lax_learning._arrays import as_params
 from lax_learning._precision import is_half, raised, shift
-from lax_learning.estimators._draws import as_gradient, join_aux, mean_over_draws, scaled, split_aux
+from lax_learning.estimators._draws import as_gradient, averaged, join_aux, scaled, split_aux
 from lax_learning.estimators._low_rank import FITNESS, low_rank_mean
 from lax_learning.noise import Noise, as_noise
 from lax_learning.types import Estimator, Key, Params
@@ -47,11 +39,11 @@ def weight_perturbation(
     Every leaf of the params is perturbed and gets a gradient, also one behind `jax.lax.stop_gradient`, which
     only differentiation sees: to freeze parameters, leave them out of the pytree.
 
-    Half precision cannot hold most steps: they are rounded to what the parameters can store, and never to
-    nothing, and the credit is that of the step that was made. The loss itself has to be in float32 or wider,
-    and what `loss_fn` computes in half precision on the way rounds small differences away; the rules on
-    networks and models compute all in float32. In wider dtypes sigma should be well above the spacing of
-    numbers around the parameters, 1e-7 times their size in float32.
+    Half precision cannot hold most steps: they are rounded to numbers that parameters can store, and never
+    to 0, and the credit is that of the step that was made. The loss itself has to be in float32 or wider, and
+    steps of `loss_fn` in half precision round small differences away; the rules on models compute all in
+    float32. In wider dtypes sigma should be well above the spacing of numbers around the parameters, 1e-7
+    times their size in float32.
 
     With `rank=r` the noise of an `n x m` matrix is `a b^T / sqrt(r)`, with unit noise in a and b. It has the
     mean and covariance of full noise and is never multiplied out: `x (w + sigma a b^T / sqrt(r))` is `x w`,
@@ -71,7 +63,7 @@ def weight_perturbation(
         function `(key, params) -> unit noise`, which is how draws are injected; integers are cast. With a
         rank it is given a list of the leaves, pairs `(a, b)` for those of low rank, all with a leading
         axis of draws.
-      rank: of the noise on matrices; None for full noise.
+      rank: of the noise on matrices, in float32 or wider; None for full noise.
       fitness: with a rank, what stands for the losses of the draws: "loss"; "z-scored", the losses minus
         their mean over their standard deviation; or "ranked", their ranks from -1/2 to 1/2. The last two
         give a direction and not a gradient; losses of one example are averaged first.
@@ -80,10 +72,6 @@ def weight_perturbation(
     Returns:
       `estimate(key, params, *args) -> (value, grads)`, `value` the loss of the unperturbed parameters
       (a compiled program that does not use it does not compute it, if the difference is central).
-
-    Raises:
-      ValueError: at trace time, for a sigma that is 0 or infinite in the dtype of the params or the loss.
-      TypeError: at trace time, for a loss of half precision, and with a rank for such params.
 
     Example:
       >>> estimate = weight_perturbation(lambda w: jnp.sum(w**2), sigma=0.01, num_samples=4096)
@@ -94,38 +82,19 @@ def weight_perturbation(
     References:
       Jabri, Flower, Weight perturbation: an optimal architecture and learning technique for analog VLSI
       feedforward and recurrent multilayer networks, https://doi.org/10.1109/72.105429, 1992.
-      Sarkar et al., Evolution strategies at the hyperscale,
-      https://arxiv.org/abs/2511.16652, 2025 (noise of low rank).
       Cauwenberghs, A fast stochastic error-descent algorithm for supervised learning and optimization,
       https://proceedings.neurips.cc/paper/1992/hash/c3e878e27f52e2a57ace4d9a76fd9acf-Abstract.html, 1992.
+      Sarkar et al., Evolution strategies at the hyperscale,
+      https://arxiv.org/abs/2511.16652, 2025 (noise of low rank).
     """
-    return perturbing(
-        loss_fn, "sigma", sigma, num_samples=num_samples, difference=difference, noise=noise, has_aux=has_aux,
-        rank=rank, fitness=fitness,
-    )  # fmt: skip
-
-
-def perturbing(
-    loss_fn: Callable[..., Any],
-    name: str,
-    sigma: ArrayLike,
-    *,
-    num_samples: int,
-    difference: str,
-    noise: str | Noise,
-    has_aux: bool,
-    rank: int | None = None,
-    fitness: str = "loss",
-) -> Estimator:
-    """`weight_perturbation`; errors call sigma by the name that the caller gave it."""
-    check_positive(name, sigma)
-    check_samples("num_samples", num_samples)
-    check_choice("difference", difference, ("forward", "central"))
+    checks.check_positive("sigma", sigma)
+    checks.check_samples("num_samples", num_samples)
+    checks.check_choice("difference", difference, ("forward", "central"))
     draw_noise, central = as_noise(noise), difference == "central"
     checked = split_aux(loss_fn, has_aux)
-    check_choice("fitness", fitness, FITNESS)
+    checks.check_choice("fitness", fitness, FITNESS)
     if rank is not None:
-        check_count("rank", rank)
+        checks.check_count("rank", rank)
     if fitness != "loss" and (rank is None or num_samples < 2):
         raise ValueError(
             f"fitness: expected 'loss' without a rank or with one draw, got {fitness!r} with rank={rank} and "
@@ -133,14 +102,14 @@ def perturbing(
         )
 
     def estimate(key: Key, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
-        check_key("key", key)
+        checks.check_key("key", key)
         params = as_params(params)
         loss, aux = checked(params, *args, **kwargs)
-        check_resolved(name, sigma, loss.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
+        checks.check_resolved("sigma", sigma, loss.dtype, *(leaf.dtype for leaf in jax.tree.leaves(params)))
         if is_half(loss.dtype):
             raise TypeError(
                 "loss_fn: expected a loss in float32 or wider, in which differences are not rounded away, "
-                f"got {describe(loss)}; cast what it is computed from, as in output.astype(jnp.float32)"
+                f"got {checks.describe(loss)}; cast what it is computed from: output.astype(jnp.float32)"
             )
 
         def perturbed(params: Params) -> Array:
@@ -149,11 +118,10 @@ def perturbing(
         step = jnp.asarray(sigma, raised(loss))
 
         def draw(key: Key) -> Params:
-            moved = jax.tree.map(lambda w, s: _moved(w, step, s), params, draw_noise(key, params))
-            plus, minus, credited = (
-                jax.tree.map(lambda m, i=i: m[i], moved, is_leaf=lambda m: isinstance(m, _Moved))
-                for i in range(3)
-            )
+            leaves, structure = jax.tree.flatten(params)
+            noise = jax.tree.leaves(draw_noise(key, params))
+            moved = [_moved(w, step, s) for w, s in zip(leaves, noise, strict=True)]
+            plus, minus, credited = (structure.unflatten([m[i] for m in moved]) for i in range(3))
             if central:
                 slope = jnp.mean(perturbed(plus) - perturbed(minus)) / (2 * step)
             else:
@@ -161,7 +129,7 @@ def perturbing(
             return jax.tree.map(lambda s: scaled(slope, s), credited)
 
         if rank is None:
-            grads = mean_over_draws(draw, key, num_samples)
+            grads = averaged(draw, num_samples)(key)
         else:
             grads = low_rank_mean(
                 lambda params, args, kwargs: checked(params, *args, **kwargs)[0],
@@ -173,16 +141,9 @@ def perturbing(
     return estimate
 
 
-class _Moved(NamedTuple):
-    """A leaf of the params with noise added and subtracted, and the noise that gets the credit."""
-
-    plus: Array
-    minus: Array
-    credited: Array
-
-
-def _moved(w: Array, step: Array, noise: Array) -> _Moved:
+def _moved(w: Array, step: Array, noise: Array) -> tuple[Array, Array, Array]:
+    """Returns `w +- step noise` and the noise that gets the credit."""
     if is_half(w.dtype):
-        return _Moved(*shift(w, step, noise))
+        return shift(w, step, noise)
     plus, minus = (w + scaled(by, noise).astype(w.dtype) for by in (step, -step))
-    return _Moved(plus, minus, noise)
+    return plus, minus, noise

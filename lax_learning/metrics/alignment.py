@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lax_learning._checks import as_real, as_real_leaves, check_callable, check_same_structure
+from lax_learning._arrays import as_real, as_real_leaves, check_same_structure
+from lax_learning._checks import check_callable
 from lax_learning._precision import raised
 from lax_learning._scaling import divided, norm, scale_of
 from lax_learning.metrics._paths import by_prefix

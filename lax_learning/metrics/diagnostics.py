@@ -7,17 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import (
-    as_arrays,
-    as_real,
-    as_real_leaves,
-    check_count,
-    check_instance,
-    check_key,
-    check_positive,
-    check_same_structure,
-    is_numbers,
-)
+from lax_learning._arrays import as_arrays, as_real, as_real_leaves, check_same_structure, is_numbers
+from lax_learning._checks import check_count, check_instance, check_key, check_positive
 from lax_learning._precision import raised, widened
 from lax_learning._scaling import divided, norm, root_mean_square, scale_of
 from lax_learning._sites._batch import as_batch

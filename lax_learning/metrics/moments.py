@@ -8,14 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import (
-    as_array,
-    as_real_leaves,
-    check_callable,
-    check_count,
-    check_integers,
-    check_same_structure,
-)
+from lax_learning._arrays import as_real_leaves, check_same_structure
+from lax_learning._checks import as_array, check_callable, check_count, check_integers
 from lax_learning._scaling import divided, scale_of
 from lax_learning.metrics._paths import by_prefix
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._checks import as_arrays, as_real_leaves, check_callable, check_key, check_same_structure
+from lax_learning._arrays import as_arrays, as_real_leaves, check_same_structure
+from lax_learning._checks import check_callable, check_key
 from lax_learning._scaling import root_mean_square
 from lax_learning._sites import _equations as equations
 from lax_learning.metrics.alignment import cosine_similarity, relative_norm

@@ -8,16 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import (
-    as_arrays,
-    as_real,
-    check_count,
-    check_instance,
-    check_key,
-    check_samples,
-    check_shapes,
-    is_numbers,
-)
+from lax_learning._arrays import as_arrays, as_real, is_numbers
+from lax_learning._checks import check_count, check_instance, check_key, check_samples, check_shapes
 from lax_learning._lazily import lazily
 from lax_learning._scaling import HEADROOM, divided, largest_magnitude, scale_for, scale_of
 from lax_learning._sites._batch import as_batch

@@ -10,11 +10,11 @@ from jaxtyping import Array, PyTree
 from lax_learning._checks import check_key, check_memory
 from lax_learning._precision import raised, widened
 from lax_learning._sites._batch import as_batch
+from lax_learning._sites._coupling import check_uncoupled
 from lax_learning._sites._equations import vary_as
 from lax_learning.models import Model, Split
 from lax_learning.online._recurrent import Recurrent, as_steps
 from lax_learning.rules._common import losses_of
-from lax_learning.rules._runs import check_uncoupled
 from lax_learning.types import Key, Loss, Online, Params
 
 Step = Callable[[Params, Any, Any], tuple[Any, Any]]

@@ -10,8 +10,8 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike
 
+from lax_learning._arrays import as_arrays, check_same_structure
 from lax_learning._checks import (
-    as_arrays,
     as_floating,
     as_sizes,
     check_callable,
@@ -19,7 +19,6 @@ from lax_learning._checks import (
     check_instance,
     check_key,
     check_probability,
-    check_same_structure,
     check_shapes,
 )
 from lax_learning._sites._batch import as_batch

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning import estimators
+from lax_learning._arrays import check_one_hot
 from lax_learning._checks import (
     as_array,
     as_floating,
@@ -16,7 +17,6 @@ from lax_learning._checks import (
     check_function,
     check_instance,
     check_key,
-    check_one_hot,
     check_sequence,
     check_shapes,
     describe,

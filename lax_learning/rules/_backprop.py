@@ -11,28 +11,12 @@ from lax_learning._sites._batch import as_batch
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, Split
-from lax_learning.rules._common import (
-    add,
-    check_one,
-    check_parts,
-    joined,
-    losses_of,
-    named,
-    stateless,
-    zeros_at,
-)
+from lax_learning.rules import _common as common
 from lax_learning.types import Key, Loss, Params, Rule, Signals
 
 
 def backprop(model: Model, loss: Loss) -> Rule:
     """Computes the gradient by reverse-mode differentiation, `g = dL/dparams`.
-
-    Args:
-      model: any model.
-      loss: per-example loss `(output, y) -> [batch]`.
-
-    Returns:
-      The rule; its state is empty.
 
     Example:
       >>> import lax_learning as ll
@@ -46,7 +30,7 @@ def backprop(model: Model, loss: Loss) -> Rule:
       Rumelhart, Hinton, Williams, Learning representations by back-propagating errors,
       https://doi.org/10.1038/323533a0, 1986.
     """
-    check_parts(model, loss)
+    common.check_parts(model, loss)
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_key("key", key)
@@ -55,21 +39,21 @@ def backprop(model: Model, loss: Loss) -> Rule:
 
         def mean_loss(parameters: list[Any]) -> tuple[Any, Any]:
             output, aux = model(split.merge(parameters), x)
-            return jnp.mean(losses_of(loss, output, y, size)), aux
+            return jnp.mean(common.losses_of(loss, output, y, size)), aux
 
         (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(split.parameters)
-        return joined(value, aux, model), split.gradients(grads), state
+        return common.joined(value, aux, model), split.gradients(grads), state
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
         check_key("key", key)
-        check_one(x)
+        common.check_one(x)
         x, size = as_batch(x)
         program = Program(model, params, x)
 
         def mean_loss(feeds: dict[int, Array]) -> Array:
-            output, _, _ = program.run(program.split.parameters, x, Hooks(end=add), feeds=feeds)
-            return jnp.mean(losses_of(loss, output, y, size))
+            output, _, _ = program.run(program.split.parameters, x, Hooks(end=common.add), feeds=feeds)
+            return jnp.mean(common.losses_of(loss, output, y, size))
 
-        return Signals(named(jax.grad(mean_loss)(zeros_at(program.plan.all_taps)), program))
+        return Signals(common.named(jax.grad(mean_loss)(common.starting(program, True)), program))
 
-    return Rule(stateless(model), value_and_grad, model.trainable, signals)
+    return Rule(common.stateless(model), value_and_grad, model.trainable, signals)

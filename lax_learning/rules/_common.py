@@ -1,4 +1,4 @@
-"""Shared parts of the rules: losses, selection of sites, and the cut run."""
+"""Shared parts of the rules: losses, selection of sites, gradients and teaching signals."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,33 +7,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import (
-    as_arrays,
-    check_callable,
-    check_floating,
-    check_key,
-    describe,
-    is_numbers,
-)
+from lax_learning._arrays import as_arrays, by_path, is_numbers
+from lax_learning._checks import check_callable, check_floating, check_key, describe
 from lax_learning._precision import is_half, raised
 from lax_learning._sites import _equations as equations
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._plan import Site, Tap
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Hooks
+from lax_learning._sites._run import Feeds, Hooks
 from lax_learning.models import Model, Split, check_model, selects
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
-Assign = Callable[..., tuple[Any, Any, Any]]
-"""`(key, params, state, x, y, opened=False) -> (loss, grads, state)`, signals for gradients if opened."""
+Result = tuple[Any, Any, Any]
+"""`(loss, grads, state)`, or signals in the place of gradients if a rule is `opened`."""
 
 
-def delta_rule(
-    model: Model, init: Callable[[Key, Params, Any], Any], assign: Assign, *, masks: bool = False
-) -> Rule:
+def delta_rule(model: Model, init: Any, assign: Callable[..., Result], *, masks: bool = False) -> Rule:
     """Returns a rule whose gradients are the pull-back of teaching signals.
 
-    If it masks the gradients of some parameters, also at taps that have signals, it offers no signals.
+    Its `assign(key, params, state, x, y, opened=False)` gives signals if opened. If it masks the gradients of
+    some parameters, also at taps that have signals, it offers no signals.
     """
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
@@ -44,7 +37,7 @@ def delta_rule(
 
 
 def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
-    """The init of a rule that remembers nothing: only checks what it gets."""
+    """Returns the init of a rule that remembers nothing: it only checks its arguments."""
 
     def init(key: Key, params: Params, x: Any) -> tuple[()]:
         check_key("key", key)
@@ -53,6 +46,37 @@ def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
         return ()
 
     return init
+
+
+def starting(program: Program, opened: bool) -> Any:
+    """Returns the variables to differentiate by: parameters, or zeros fed to taps if signals are wanted."""
+    lead = (1,) if program.by_example else ()
+    zeros = {tap.index: jnp.zeros((*lead, *tap.shape), tap.dtype) for tap in program.plan.all_taps}
+    return zeros if opened else program.split.parameters
+
+
+def forward_of(program: Program, run: Callable[..., Any], opened: bool, x: Any) -> Callable[[Any], Any]:
+    """Returns a run as a function of the variables of `starting`, `moved -> (output, emitted)`."""
+
+    def forward(moved: Any) -> tuple[Any, Feeds]:
+        parameters, feeds = (program.split.parameters, moved) if opened else (moved, {})
+        output, _, emitted = run(parameters, x, feeds=feeds)
+        return output, emitted
+
+    return forward
+
+
+def result(program: Program, opened: bool, found: Any, sites: "Sites | None" = None) -> Params | Signals:
+    """Returns derivatives by `starting` as signals, or as gradients, zero where nothing is selected."""
+    if not opened:
+        return program.split.gradients(found if sites is None else masked(found, sites))
+    return Signals(named({i: d[0] if program.by_example else d for i, d in found.items()}, program))
+
+
+def named(deltas: Feeds, program: Program) -> dict[str, Array]:
+    """Returns teaching signals by the names of taps; zeros at taps that have none."""
+    taps = program.named_taps.items()
+    return {name: deltas.get(tap.index, jnp.zeros(tap.shape, tap.dtype)) for name, tap in taps}
 
 
 def check_parts(model: Any, loss: Any) -> None:
@@ -76,77 +100,67 @@ def check_one(x: Any) -> None:
 
 def losses_of(loss: Loss, output: Any, y: Any, size: int) -> Array:
     """Returns `loss(output, y)` in float32 or wider, checked to be one number an example."""
+
+    def check_axis(at: str, leaf: Any, expected: str) -> None:
+        if jnp.shape(leaf)[:1] != (size,):
+            raise ValueError(f"{at}: expected {expected} as in x, got {describe(leaf)}")
+
     for leaf in jax.tree.leaves(output):
-        if jnp.shape(leaf)[:1] != (size,):
-            raise ValueError(
-                f"apply: expected an output with a leading axis of {size} examples as x, got {describe(leaf)}"
-            )
+        check_axis("apply", leaf, f"an output with a leading axis of {size} examples")
     y = as_arrays("y", y, is_numbers)
-    for path, leaf in jax.tree.leaves_with_path(y):
-        if jnp.shape(leaf)[:1] != (size,):
-            raise ValueError(
-                f"y{jax.tree_util.keystr(path)}: expected {size} examples as in x, got {describe(leaf)}"
-            )
+    by_path("y", lambda at, leaf: check_axis(at, leaf, f"{size} examples"), y)
     losses = loss(output, y)
     check_floating("loss", losses)
     losses = jnp.asarray(losses)
     if losses.shape != (size,):
-        raise ValueError(
-            f"loss: expected one number an example, shape [{size}], got {describe(losses)}; the rule itself "
-            "takes the mean"
-        )
+        expected = f"one number an example, shape [{size}]"
+        raise ValueError(f"loss: expected {expected}, got {describe(losses)}; the rule itself takes the mean")
     return losses.astype(raised(losses))
 
 
+def error_of(loss: Loss, output: Any, y: Any, size: int, weight: float) -> tuple[Array, Any]:
+    """Returns the losses of all examples, and the derivative of `weight` times their sum by the output."""
+    losses, transpose = jax.vjp(lambda output: losses_of(loss, output, y, size), output)
+    (error,) = transpose(jnp.full_like(losses, weight))
+    return losses, error
+
+
 def joined(loss: Array, aux: Any, model: Model) -> Any:
-    """The first result of `value_and_grad`."""
+    """Returns the first result of `value_and_grad`."""
     return (loss, aux) if model.has_aux else loss
 
 
-class Sites(NamedTuple):
-    """A program and what `where=` selects of it.
+def value_of(losses: Array, model: Model, params: Params, x: Any) -> Any:
+    """Returns the first result of `value_and_grad` where no run on the batch has given an aux."""
+    return joined(jnp.mean(losses), model(params, x)[1] if model.has_aux else None, model)
 
-    Fields:
-      program: the traced model.
-      taps: the selected taps, in order.
-      paths: of the selected parameters.
-    """
+
+class Sites(NamedTuple):
+    """A program, and its taps and parameters that `where=` selects."""
 
     program: Program
-    taps: list[Tap]
-    paths: list[str]
+    taps: list[Tap]  # in order
+    paths: list[str]  # of the parameters
 
 
 def select_paths(where: Where, split: Split) -> list[str]:
-    """Returns the paths of the parameters that are selected.
-
-    Raises:
-      ValueError: if there is none.
-    """
+    """Returns the paths of the parameters that are selected; raises ValueError if there is none."""
     paths = [path for path in split.parameter_paths if selects(where, path)]
     if not paths:
-        raise ValueError(
-            f"where: expected to select a parameter out of {split.parameter_paths}, got {where!r}, "
-            "which selects none"
-        )
+        expected = f"to select a parameter out of {split.parameter_paths}"
+        raise ValueError(f"where: expected {expected}, got {where!r}, which selects none")
     return paths
 
 
 def select(program: Program, where: Where) -> Sites:
-    """Selects parameters by path, and the taps of their sites.
-
-    Raises:
-      ValueError: if nothing is selected, or if a site mixes parameters that are and are not.
-    """
+    """Selects parameters by path, and the taps of their sites; raises ValueError if a site is split."""
     paths = select_paths(where, program.split)
     chosen = {i for i, path in enumerate(program.split.paths) if path in paths}
     for site in program.plan.all_sites:
         if site.leaves & chosen and site.leaves - chosen:
-            names = [program.split.paths[i] for i in sorted(site.leaves)]
             raise ValueError(
                 f"where: expected all parameters of the site {site.operation!r} or none, "
-                f"{', '.join(names)}, got {where!r}, which splits them"
-                + (f" at {site.source}" if site.source else "")
+                f"{program.names(site)}, got {where!r}, which splits them{site.at_source}"
             )
     taps = [tap for tap in program.plan.all_taps if any(site.leaves & chosen for site in tap.sites)]
     return Sites(program, taps, paths)
@@ -157,16 +171,21 @@ def is_selected(site: Site, sites: Sites) -> bool:
     return any(sites.program.split.paths[i] in sites.paths for i in site.leaves)
 
 
+def masked(grads: list[Array], sites: Sites) -> list[Array]:
+    """Returns gradients, zero where a parameter is not selected."""
+    pairs = zip(sites.program.split.parameter_paths, grads, strict=True)
+    return [g if path in sites.paths else jnp.zeros_like(g) for path, g in pairs]
+
+
 def check_wide(model: Model, params: Params, x: Any) -> None:
     """Raises TypeError if a model casts to half precision before or at its products or its output."""
     body, _ = equations.trace(lambda params, x: model(params, x)[0], params, x)
     products = (e for e in equations.all_equations(body.jaxpr) if e.primitive.name in equations.BILINEAR)
-    results = [var.aval for var in (*body.jaxpr.outvars, *(var for e in products for var in e.outvars))]
-    for aval in results:
-        if jnp.issubdtype(aval.dtype, jnp.floating) and is_half(aval.dtype):
+    for var in (*body.jaxpr.outvars, *(var for equation in products for var in equation.outvars)):
+        if jnp.issubdtype(var.aval.dtype, jnp.floating) and is_half(var.aval.dtype):
             raise TypeError(
                 "apply: expected products and an output in float32 or wider, in which differences are not "
-                f"rounded away, got {describe(aval)}; leave the casts of the model out"
+                f"rounded away, got {describe(var.aval)}; leave the casts of the model out"
             )
 
 
@@ -181,24 +200,5 @@ def cut(taps: list[Tap]) -> Hooks:
 
 
 def add(tap: Tap, z: Array, feed: Any) -> tuple[Array, Any]:
-    """Adds what is fed to a tap, and emits the sum."""
+    """Adds a feed to a tap, and emits the sum."""
     return (z, None) if feed is None else (z + feed, z + feed)
-
-
-def zeros_at(taps: list[Tap]) -> dict[int, Array]:
-    """Zeros to feed to taps; the gradient by them is the teaching signal."""
-    return {tap.index: jnp.zeros(tap.shape, tap.dtype) for tap in taps}
-
-
-def named(deltas: dict[int, Array], program: Program) -> dict[str, Array]:
-    """Teaching signals by the names of taps; zeros at taps that have none."""
-    return {
-        name: deltas.get(tap.index, jnp.zeros(tap.shape, tap.dtype))
-        for name, tap in program.named_taps.items()
-    }
-
-
-def masked(grads: list[Array], sites: Sites) -> list[Array]:
-    """Gradients, zero where a parameter is not selected."""
-    named = zip(sites.program.split.parameter_paths, grads, strict=True)
-    return [g if path in sites.paths else jnp.zeros_like(g) for path, g in named]

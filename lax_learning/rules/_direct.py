@@ -1,4 +1,4 @@
-"""Direct feedback on any model: what leaves the output goes straight to the data that sites read."""
+"""Direct feedback on any model: signals go straight from the output to the data that sites read."""
 
 import math
 from collections.abc import Callable
@@ -6,38 +6,24 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array
 
-from lax_learning._checks import check_key
+from lax_learning._checks import check_key, check_shapes
 from lax_learning._optimizers import with_loss_support
 from lax_learning._sites._batch import as_batch, one_example
+from lax_learning._sites._coupling import check_uncoupled
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Read, Site, Tap
+from lax_learning._sites._products import Bilinear
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning._sites._run import Feeds, Hooks
 from lax_learning.estimators._draws import as_gradient
 from lax_learning.models import Model, check_where
-from lax_learning.rules._common import (
-    check_parts,
-    delta_rule,
-    joined,
-    losses_of,
-    masked,
-    named,
-    select,
-    zeros_at,
-)
-from lax_learning.rules._feedback import (
-    FeedbackState,
-    LearnedState,
-    check_feedback_init,
-    check_products,
-    check_state,
-    drawn_like,
-)
-from lax_learning.rules._runs import by_example, check_uncoupled
-from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+from lax_learning.rules import _common as common
+from lax_learning.rules import _feedback as feedbacks
+from lax_learning.rules._common import Result
+from lax_learning.rules._feedback import FeedbackState, LearnedState
+from lax_learning.types import Key, Loss, Params, Rule, Where
 
 REMEDY = (
     "use feedback_alignment, backprop or weight_perturbation, which take the batch as it is, "
@@ -54,25 +40,15 @@ def keeps_variance(key: Key, like: jax.ShapeDtypeStruct) -> Array:
 
 
 class _Route(NamedTuple):
-    """The way from an output to a data value that sites read, both of one example.
+    """The way from an output to a data value that sites read, both of one example."""
 
-    Fields:
-      read: the data value, `[steps of its scans, ...]`.
-      layers: its leading axes that stand for stacked layers; they come first after `_in_order`.
-      order: its axes, those of layers first.
-      by_position: whether errors go position by position.
-      repeats: number of time steps that share a signal.
-      units: units a position.
-      outputs: outputs a position.
-    """
-
-    read: Read
-    order: tuple[int, ...]
-    layers: tuple[int, ...]
-    by_position: bool
-    repeats: int
-    units: int
-    outputs: int
+    read: Read  # the data value, `[steps of its scans, ...]`
+    order: tuple[int, ...]  # its axes, those of layers first
+    layers: tuple[int, ...]  # lengths of the axes that stand for stacked layers
+    by_position: bool  # whether errors go position by position
+    repeats: int  # number of time steps that share a signal
+    units: int  # units a position
+    outputs: int  # outputs a position
 
     @property
     def like(self) -> jax.ShapeDtypeStruct:
@@ -90,11 +66,8 @@ class _Route(NamedTuple):
         sent = jnp.einsum("po,...uo->...pu", errors.astype(feedback.dtype), feedback)
         sent = jnp.broadcast_to(sent[..., None, :, :], (*self.layers, self.repeats, *sent.shape[-2:]))
         shape = [self.read.shape[axis] for axis in self.order]
-        return jnp.transpose(sent.reshape(shape), _inverse(self.order)).astype(self.read.dtype)
-
-
-def _inverse(order: tuple[int, ...]) -> list[int]:
-    return sorted(range(len(order)), key=lambda axis: order[axis])
+        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return jnp.transpose(sent.reshape(shape), inverse).astype(self.read.dtype)
 
 
 def _route(read: Read, output: Any) -> _Route:
@@ -125,23 +98,14 @@ Ways = dict[str, tuple[int, int, _Route]]
 
 
 class Pass(NamedTuple):
-    """Forward pass of a direct rule, from which feedback can be learned.
-
-    Fields:
-      ways: routes by name.
-      reads: data values that sites read, by index, with an axis of examples in front.
-      errors: derivative of the mean loss by every output.
-      along: `noise -> derivatives of the outputs` along noise on the reads, all at once.
-    """
+    """Forward pass of a direct rule, from which feedback can be learned."""
 
     ways: Ways
-    reads: dict[int, Array]
-    errors: list[Array]
-    along: Callable[[dict[int, Array]], list[Array]]
+    reads: Feeds  # data values that sites read, by index, with an axis of examples in front
+    errors: list[Array]  # derivative of the mean loss by every output
+    along: Callable[[Feeds], list[Array]]  # derivatives of the outputs along noise on the reads, all at once
 
-    def paired(
-        self, feedback: dict[str, Array], sent: list[Array], units: dict[int, Array]
-    ) -> dict[str, Array]:
+    def paired(self, feedback: dict[str, Array], sent: list[Array], units: Feeds) -> dict[str, Array]:
         """`units^T sent`, summed over examples, positions and steps, in the shape of every feedback."""
 
         def at(name: str) -> Array:
@@ -157,7 +121,7 @@ class Pass(NamedTuple):
 
 
 Sent = Callable[[Any, Any, int], Any]
-"""`(error, y, batch size) -> what goes through the feedback`, with the structure of the output."""
+"""`(error, y, batch size) -> signals` to send through the feedback, with the structure of the output."""
 
 Learn = Callable[[Key, dict[str, Array], Pass], dict[str, Array]]
 """`(key, feedback, pass) -> gradient of the feedback`."""
@@ -174,20 +138,19 @@ def direct_rule(
     optimizer: Any = None,
     total: bool = False,
 ) -> Rule:
-    """Returns a rule that sends something straight from the output to every data value that sites read.
+    """Returns a rule that sends signals straight from the output to every data value that sites read.
 
     Args:
       model, loss, feedback_init, where: of the rule.
-      sent: what goes through the feedback; by default the error `dL/doutput`.
-      learn: how the feedback learns, if it does.
-      optimizer: that moves the feedback.
-      total: whether what arrives is all of the error of a data value. By default what comes back past the
-        products that read it, through a residual connection for example, is added.
+      sent: signals to send through the feedback; by default the error `dL/doutput`.
+      learn, optimizer: how the feedback learns, if it does, and the optimizer that moves it.
+      total: whether the signals are all of the error of a data value. By default errors that reach it past
+        the products that read it, through a residual connection for example, are added.
     """
-    check_parts(model, loss)
-    check_feedback_init(feedback_init)
+    common.check_parts(model, loss)
+    feedbacks.check_feedback_init(feedback_init)
     check_where("where", where)
-    with_loss = None if learn is None else with_loss_support(optimizer)
+    mover = None if learn is None else with_loss_support(optimizer)
 
     def routes(program: Program) -> Ways:
         return {
@@ -203,24 +166,20 @@ def direct_rule(
         ways = routes(Program(model, params, one))
         keys = jax.random.split(key, max(len(ways), 1))
         feedback = {
-            name: drawn_like(feedback_init, k, route.like)
+            name: feedbacks.drawn_like(feedback_init, k, route.like)
             for k, (name, (_, _, route)) in zip(keys, ways.items(), strict=False)
         }
-        return (
-            FeedbackState(feedback) if with_loss is None else LearnedState(feedback, with_loss.init(feedback))
-        )
+        return FeedbackState(feedback) if mover is None else LearnedState(feedback, mover.init(feedback))
 
-    def assign(
-        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, Any]:
-        check_state(state, FeedbackState if learn is None else LearnedState)
+    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
+        feedbacks.check_state(state, FeedbackState if learn is None else LearnedState)
         check_key("key", key)
         x, size = as_batch(x)
         x = vary_as(x, state) if learn is None else vary_as(x, state, key)
         check_uncoupled(model, params, x, REMEDY)
-        program, run = by_example(model, params, x)
-        sites, ways = select(program, where), routes(program)
-        check_products(program, sites)
+        program = Program(model, params, x, by_example=True)
+        sites, ways = common.select(program, where), routes(program)
+        feedbacks.check_products(program, sites)
         _check_feedback(state.feedback, ways)
 
         def blocked(site: Site, op: Bilinear, w: Any, x: Any, *_: Any) -> Any:
@@ -229,55 +188,39 @@ def direct_rule(
         def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, None]:
             return (z if feed is None else z + feed), None
 
-        def forward(moved: Any) -> tuple[Any, dict[int, Array]]:
-            parameters, feeds = (program.split.parameters, moved) if opened else (moved, {})
-            hooks = Hooks(product=blocked, end=end, reads="cut" if total else "emit")
-            return run(parameters, hooks, feeds)
+        run = program.runner(Hooks(product=blocked, end=end, reads="cut" if total else "emit"))
 
-        def along(noise: dict[int, Array]) -> list[Array]:
-            def outputs(moved: dict[int, Array]) -> list[Array]:
-                return jax.tree.leaves(run(program.split.parameters, Hooks(), moved)[0])
+        def along(noise: Feeds) -> list[Array]:
+            def outputs(moved: Feeds) -> list[Array]:
+                return jax.tree.leaves(program.runner(Hooks())(program.split.parameters, x, feeds=moved)[0])
 
             still = jax.tree.map(jnp.zeros_like, noise)
             return jax.jvp(outputs, (still,), (noise,))[1]
 
-        zeros = {i: zero[None] for i, zero in zeros_at(program.plan.all_taps).items()}
-        (output, reads), pull_back = jax.vjp(forward, zeros if opened else program.split.parameters)
-        losses, transpose = jax.vjp(lambda output: losses_of(loss, output, y, size), output)
-        (error,) = transpose(jnp.full_like(losses, 1 / size))
+        forward = common.forward_of(program, run, opened, x)
+        (output, reads), pull_back = jax.vjp(forward, common.starting(program, opened))
+        losses, error = common.error_of(loss, output, y, size, 1 / size)
         arriving = jax.tree.leaves(sent(error, y, size))
         signals = {index: jnp.zeros_like(value) for index, value in reads.items()}
         for name, (index, j, route) in ways.items():
             signals[index] += jax.vmap(route.signal, (None, 0))(state.feedback[name], arriving[j])
         (found,) = pull_back((error, signals))
-        aux = model(params, x)[1] if model.has_aux else None
-        mean = jnp.mean(losses)
-        value = joined(mean, aux, model)
-        if opened:
-            deltas = named({i: delta[0] for i, delta in found.items()}, program)
-            return value, Signals(deltas), state
-        grads = program.split.gradients(masked(found, sites))
-        if learn is None or with_loss is None:
-            return value, grads, state
+        value = common.value_of(losses, model, params, x)
+        derived = common.result(program, opened, found, sites)
+        if opened or learn is None or mover is None:
+            return value, derived, state
         passed = Pass(ways, reads, jax.tree.leaves(error), along)
         taught = as_gradient(learn(key, vary_as(state.feedback, reads), passed), state.feedback)
-        updates, optimizer_state = with_loss.update(
-            taught, state.optimizer_state, state.feedback, value=mean, grad=taught
-        )
-        return value, grads, LearnedState(optax.apply_updates(state.feedback, updates), optimizer_state)
+        return value, derived, feedbacks.moved_feedback(mover, state, taught, jnp.mean(losses))
 
-    return delta_rule(model, init, assign, masks=where is not None)
+    return common.delta_rule(model, init, assign, masks=where is not None)
 
 
-def _check_feedback(feedback: Any, ways: dict[str, tuple[int, int, _Route]]) -> None:
+def _check_feedback(feedback: Any, ways: Ways) -> None:
     if not isinstance(feedback, dict) or feedback.keys() != ways.keys():
         got = sorted(feedback) if isinstance(feedback, dict) else type(feedback).__name__
         raise ValueError(
             f"state.feedback: expected a dict with the entries {sorted(ways)}, see init, got {got}"
         )
-    for name, (_, _, route) in ways.items():
-        if jnp.shape(feedback[name]) != route.like.shape:
-            raise ValueError(
-                f"state.feedback[{name!r}]: expected shape {list(route.like.shape)}, "
-                f"got {list(jnp.shape(feedback[name]))}"
-            )
+    names = [f"state.feedback[{name!r}]" for name in ways]
+    check_shapes(names, list(map(feedback.get, ways)), [route.like.shape for _, _, route in ways.values()])

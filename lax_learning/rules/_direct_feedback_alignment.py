@@ -10,9 +10,9 @@ def direct_feedback_alignment(
 ) -> Rule:
     """Sends the output error through fixed random weights to every data value that sites read.
 
-    `x_l` receives `e B_l^T` with `e = dL/doutput`, in the place of the error that would come back through
-    the product that reads it; the rest is differentiated as it is, `delta = (e B_l^T) phi'(z)`. The read-out
-    gets its exact gradient.
+    `x_l` receives `e B_l^T` with `e = dL/doutput`, in place of the error that would come back through the
+    product that reads it; the rest is differentiated as it is, `delta = (e B_l^T) phi'(z)`. The read-out gets
+    its exact gradient.
 
     Several products that read one value, such as query, key and value, share one B. If the output and `x_l`
     both have positions (the first axis within an example, or the steps of a scan, of equal length), the
@@ -21,10 +21,8 @@ def direct_feedback_alignment(
     signals add up, as do those of later layers in a residual stream.
 
     Args:
-      model: any model whose examples do not depend on each other.
-      loss: per-example loss `(output, y) -> [batch]`.
       feedback_init: `(key, like) -> feedback` of shape `[units, outputs]`, with leading axes of stacked
-        layers.
+        layers; by default normal with variance `1 / outputs`.
       where: which parameters are trained; the gradients of the others are zero.
 
     Returns:

@@ -31,17 +31,13 @@ def direct_kolen_pollack(
     same into the optimizer of the parameters (`optax.add_decayed_weights`) for the two to meet.
 
     Args:
-      model: any model whose examples do not depend on each other.
-      loss: per-example loss `(output, y) -> [batch]`.
       optimizer: moves the feedback at every call of `value_and_grad`.
       decay: of the feedback, >= 0; may be traced. The public code recommends 1e-6.
-      feedback_init: `(key, like) -> feedback` of shape `[units, outputs]`, with leading axes of stacked
-        layers.
-      where: which parameters are trained; the gradients of the others are zero.
+      feedback_init, where: as of `direct_feedback_alignment`.
 
     Returns:
-      The rule. Its state holds the feedback, as `direct_feedback_alignment` has it, and the state of the
-      optimizer; calls whose state is not used, such as measurements, move nothing.
+      The rule, with a `LearnedState`; feedback as of `direct_feedback_alignment`. Calls whose state is not
+      used, such as measurements, move nothing.
 
     Example:
       >>> import optax

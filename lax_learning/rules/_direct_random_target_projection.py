@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lax_learning._checks import check_callable, check_same_structure
+from lax_learning._arrays import check_same_structure
+from lax_learning._checks import check_callable
 from lax_learning.models import Model
 from lax_learning.rules._direct import DirectInit, direct_rule, keeps_variance
 from lax_learning.types import Loss, Rule, Where
@@ -28,22 +29,16 @@ def direct_random_target_projection(
     For one-hot targets and outputs in 0..1 the target has the sign of the error everywhere, up to a common
     minus, and B is symmetric about zero: only fixed points differ. The signal does not shrink as the error
     does: hidden layers never stop moving, and learning rates below those of direct feedback alignment do
-    better. It needs targets in the shape of the output, so labels as numbers and regression to any value
-    are no use. The rest (positions, several outputs, stacked layers) is as in `direct_feedback_alignment`.
+    better. It needs targets in the shape of the output: labels as numbers and regression to any value are no
+    use. Positions, several outputs and stacked layers are as in `direct_feedback_alignment`.
 
     Args:
-      model: any model whose examples do not depend on each other.
-      loss: per-example loss `(output, y) -> [batch]`.
       targets: `y -> targets` with the structure and shapes of the output, where y holds more than these.
-      feedback_init: `(key, like) -> feedback` of shape `[units, outputs]`, with leading axes of stacked
-        layers; the public code draws it uniformly with a bound of `sqrt(6 / units)`.
-      where: which parameters are trained; the gradients of the others are zero.
+      feedback_init, where: as of `direct_feedback_alignment`; the public code draws feedback uniformly with a
+        bound of `sqrt(6 / units)`.
 
     Returns:
       The rule, with the state of `direct_feedback_alignment`.
-
-    Raises:
-      ValueError: at trace time, for targets in another shape than the output.
 
     Example:
       >>> import lax_learning as ll

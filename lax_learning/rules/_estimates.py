@@ -1,4 +1,4 @@
-"""Estimators of plain loss functions on the loss of a model."""
+"""Rules that apply an estimator of plain loss functions to the loss of a model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,31 +11,32 @@ from lax_learning._checks import check_key
 from lax_learning._precision import widened
 from lax_learning._sites._batch import as_batch
 from lax_learning.models import Model, Split
-from lax_learning.rules._common import check_wide, losses_of, select_paths
-from lax_learning.types import Estimator, Key, Loss, Params, Where
+from lax_learning.rules._common import check_parts, check_wide, losses_of, select_paths, stateless
+from lax_learning.types import Estimator, Key, Loss, Params, Rule, Where
 
 
-def on_model(
+def estimator_rule(
     make_estimator: Callable[..., Estimator],
     model: Model,
     loss: Loss,
     where: Where = None,
     *,
     differences: bool = False,
+    check: Callable[[list[Array]], None] = lambda parameters: None,
     **options: Any,
-) -> Callable[..., tuple[Any, Params]]:
-    """Applies an estimator to the parameters of a model.
+) -> Rule:
+    """Returns the rule of an estimator; its state is empty.
+
+    Keyword arguments of its `value_and_grad` are those of the estimator.
 
     Args:
       make_estimator: `(loss_fn, *, has_aux, **options) -> estimator`.
       model, loss: as of a rule.
       where: which parameters it is applied to; the gradients of the others are zero.
       differences: whether it takes differences of losses, which half precision rounds away.
-      options: of the estimator.
-
-    Returns:
-      `(key, params, x, y, **arguments) -> (loss, grads)`; the arguments are those of the estimator.
+      check: raises for parameters that do not fit.
     """
+    check_parts(model, loss)
 
     def losses(moved: dict[str, Array], split: Split, x: Any, y: Any, size: int) -> Any:
         paths = zip(split.parameter_paths, split.parameters, strict=True)
@@ -45,10 +46,13 @@ def on_model(
 
     estimate = make_estimator(losses, has_aux=model.has_aux, **options)
 
-    def value_and_grad(key: Key, params: Params, x: Any, y: Any, **arguments: Any) -> tuple[Any, Params]:
+    def value_and_grad(
+        key: Key, params: Params, state: Any, x: Any, y: Any, **arguments: Any
+    ) -> tuple[Any, Params, Any]:
         check_key("key", key)
         x, size = as_batch(x)
         split = Split(model, params)
+        check(split.parameters)
         # Half precision would round differences away: the passes run in float32, on the same parameters.
         params = split.merge(split.parameters)
         wide, wide_x = widened((params, x))
@@ -63,9 +67,9 @@ def on_model(
             value = value[0], jax.tree.map(_narrowed, value[1], like)
         every = [grads.get(path, jnp.zeros_like(leaf)) for path, leaf in own.items()]
         every = [g.astype(w.dtype) for g, w in zip(every, split.parameters, strict=True)]
-        return value, split.gradients(every)
+        return value, split.gradients(every), state
 
-    return value_and_grad
+    return Rule(stateless(model), value_and_grad, model.trainable)
 
 
 def _narrowed(leaf: Any, like: jax.ShapeDtypeStruct) -> Any:

@@ -13,10 +13,11 @@ from lax_learning._precision import raised
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Site
+from lax_learning._sites._products import Bilinear
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Bilinear, Hooks
+from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, Split
-from lax_learning.rules._common import Sites, add, is_selected, joined, losses_of, named, select, zeros_at
+from lax_learning.rules._common import Sites, add, is_selected, joined, losses_of, result, select, starting
 from lax_learning.types import Key, Loss, Params, Signals, Where
 
 FeedbackInit = Callable[[Key, Array], Array]
@@ -43,6 +44,16 @@ class LearnedState(NamedTuple):
 
     feedback: PyTree
     optimizer_state: optax.OptState
+
+
+def moved_feedback(
+    optimizer: optax.GradientTransformationExtraArgs, state: LearnedState, moves: PyTree, loss: Any
+) -> LearnedState:
+    """Returns the state after an update of the feedback."""
+    updates, optimizer_state = optimizer.update(
+        moves, state.optimizer_state, state.feedback, value=loss, grad=moves
+    )
+    return LearnedState(optax.apply_updates(state.feedback, updates), optimizer_state)
 
 
 def check_state(state: Any, kind: type = FeedbackState) -> None:
@@ -81,9 +92,10 @@ def draw_feedback(feedback_init: FeedbackInit, key: Key, program: Program, sites
     """Returns feedback with the structure of params, None where no error passes."""
     needed, split = _needed(program, sites), program.split
     keys = jax.random.split(key, len(split.leaves))
-    leaves = [drawn_like(feedback_init, k, leaf) if i in needed else None
-              for i, (k, leaf) in enumerate(zip(keys, split.leaves, strict=True))]  # fmt: skip
-    return jax.tree.unflatten(split.structure, leaves)
+    pairs = enumerate(zip(keys, split.leaves, strict=True))
+    return split.structure.unflatten(
+        [drawn_like(feedback_init, k, leaf) if i in needed else None for i, (k, leaf) in pairs]
+    )
 
 
 def _needed(program: Program, sites: Sites) -> frozenset[int]:
@@ -104,6 +116,9 @@ def initial_feedback(
 Operand = Any
 """Operand of a product: an array, or a tuple of arrays for a function with a derivative of its own."""
 
+WEIGHTS = object()
+"""In the place of feedback: errors pass through the weights themselves."""
+
 
 def through_feedback(
     model: Model,
@@ -114,7 +129,7 @@ def through_feedback(
     y: Any,
     *,
     varying: Any,
-    feedback: Callable[[Program, Sites], PyTree] | None,
+    feedback: Callable[[Program, Sites], PyTree],
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
     opened: bool = False,
 ) -> tuple[Any, Params | Signals]:
@@ -122,20 +137,18 @@ def through_feedback(
 
     Args:
       model, loss, where, params, x, y: as of a rule.
-      varying: what the feedback is made of; inside `jax.shard_map` it may differ between devices.
-      feedback: `(program, sites) -> feedback`, a pytree with the structure of params; None for the params.
+      varying: values that feedback depends on; inside `jax.shard_map` they may differ between devices.
+      feedback: `(program, sites) -> feedback`, a pytree with the structure of params, or `WEIGHTS`.
       transport: `(w, feedback) -> weights` for the errors of one product, from its operand and from that of
         the feedback.
       opened: whether teaching signals are asked for, in the place of gradients.
-
-    Returns:
-      `(loss, grads)` as of `value_and_grad`, or `(loss, signals)` if opened.
     """
     x, size = as_batch(x)
     split, x = Split(model, params), vary_as(x, varying)
     program = Program(model, vary_as(split.merge(split.parameters), varying), x)
     sites = select(program, where)
-    mates = None if feedback is None else partners(program, sites, feedback(program, sites))
+    tree = feedback(program, sites)
+    mates = None if tree is WEIGHTS else partners(program, sites, tree)
     check_products(program, sites)
 
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
@@ -147,16 +160,13 @@ def through_feedback(
 
     def mean_loss(moved: Any) -> tuple[Any, Any]:
         parameters, feeds = (split.parameters, moved) if opened else (moved, {})
-        parameters = vary_as(parameters, varying)
         hooks = Hooks(product=product, end=add)
-        output, aux, _ = program.run(parameters, x, hooks, feeds=feeds, feedback=mates)
+        output, aux, _ = program.run(vary_as(parameters, varying), x, hooks, feeds=feeds, feedback=mates)
         return jnp.mean(losses_of(loss, output, y, size)), aux
 
-    at = zeros_at(program.plan.all_taps) if opened else split.parameters
+    at = starting(program, True) if opened else split.parameters
     (value, aux), found = jax.value_and_grad(mean_loss, has_aux=True)(at)
-    if opened:
-        return joined(value, aux, model), Signals(named(found, program))
-    return joined(value, aux, model), split.gradients(found)
+    return joined(value, aux, model), result(program, opened, found)
 
 
 def _has_feedback(site: Site, sites: Sites) -> bool:
@@ -183,44 +193,37 @@ def linked(op: Bilinear, z: Any, x: Any, partner: Any) -> Any:
 
 
 def partners(program: Program, sites: Sites, feedback: PyTree) -> list[Any]:
-    """Returns the feedback of every parameter, or None, checked against params.
-
-    Raises:
-      ValueError: for another structure or other shapes, or None where an error passes.
-    """
+    """Returns the feedback of every parameter, or None; raises ValueError unless it fits params."""
     split = program.split
-    leaves, structure = jax.tree.flatten(feedback, is_leaf=lambda leaf: leaf is None)
+    leaves, structure = jax.tree.flatten(feedback, is_leaf=_is_none)
     expected = jax.tree.unflatten(split.structure, range(len(split.leaves)))
-    if structure != jax.tree.structure(expected, is_leaf=lambda leaf: leaf is None):
-        raise ValueError(
-            f"state.feedback: expected the structure of params, {split.structure}, "
-            f"got {jax.tree.structure(feedback)}"
-        )
-    places = jax.tree.leaves(expected, is_leaf=lambda leaf: leaf is None)
+    if structure != jax.tree.structure(expected, is_leaf=_is_none):
+        got = jax.tree.structure(feedback)
+        raise ValueError(f"state.feedback: expected the structure of params, {split.structure}, got {got}")
+    places = jax.tree.leaves(expected, is_leaf=_is_none)
     found = {place: leaf for place, leaf in zip(places, leaves, strict=True) if place is not None}
     needed = _needed(program, sites)
     for place, leaf in found.items():
         own = split.leaves[place]
+        at, path = "state.feedback: expected", split.paths[place]
         if leaf is None and place in needed:
-            raise ValueError(
-                f"state.feedback: expected an array at {split.paths[place]!r}, which an error passes, "
-                "got None"
-            )
+            raise ValueError(f"{at} an array at {path!r}, which an error passes, got None")
         if leaf is not None and jnp.shape(leaf) != jnp.shape(own):
-            raise ValueError(
-                f"state.feedback: expected shape {list(jnp.shape(own))} at {split.paths[place]!r}, "
-                f"got {list(jnp.shape(leaf))}"
-            )
+            shapes = list(jnp.shape(own)), list(jnp.shape(leaf))
+            raise ValueError(f"{at} shape {shapes[0]} at {path!r}, got {shapes[1]}")
     return [found[i] for i, trained in enumerate(split.trained) if trained]
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
 
 
 def check_products(program: Program, sites: Sites) -> None:
     """Raises ValueError where an error would have to pass through several products at once."""
     for site in program.plan.all_sites:
         if site.products > 1 and is_selected(site, sites):
-            names = ", ".join(program.split.paths[i] for i in sorted(site.leaves))
             raise ValueError(
                 f"apply: expected at most one product of parameters inside a {site.operation!r}, so that its "
-                f"error can pass through the feedback, got {site.products} with the parameters {names}"
-                + (f" at {site.source}" if site.source else "")
+                f"error can pass through the feedback, got {site.products} with the parameters "
+                f"{program.names(site)}{site.at_source}"
             )

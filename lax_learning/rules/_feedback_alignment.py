@@ -1,20 +1,9 @@
 """Feedback alignment on any model: errors pass through fixed random weights."""
 
-from typing import Any
-
-from lax_learning._checks import check_key
-from lax_learning.models import Model, check_where
-from lax_learning.rules._common import check_parts, delta_rule
-from lax_learning.rules._feedback import (
-    FeedbackInit,
-    FeedbackState,
-    check_feedback_init,
-    check_state,
-    initial_feedback,
-    same_scale,
-    through_feedback,
-)
-from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+from lax_learning.models import Model
+from lax_learning.rules._feedback import FeedbackInit, same_scale
+from lax_learning.rules._feedback_rule import feedback_rule
+from lax_learning.types import Loss, Rule, Where
 
 
 def feedback_alignment(
@@ -29,8 +18,6 @@ def feedback_alignment(
     attention scores) passes its true derivative.
 
     Args:
-      model: any model.
-      loss: per-example loss `(output, y) -> [batch]`.
       feedback_init: `(key, parameter) -> feedback`; by default normal with the standard deviation of the
         parameter.
       where: which parameters have feedback of their own; the others pass errors through themselves.
@@ -57,21 +44,4 @@ def feedback_alignment(
       Lillicrap et al., Random synaptic feedback weights support error backpropagation for deep learning,
       https://doi.org/10.1038/ncomms13276, 2016.
     """
-    check_parts(model, loss)
-    check_feedback_init(feedback_init)
-    check_where("where", where)
-
-    def init(key: Key, params: Params, x: Any) -> FeedbackState:
-        return FeedbackState(initial_feedback(model, where, feedback_init, key, params, x))
-
-    def assign(
-        key: Key, params: Params, state: FeedbackState, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, FeedbackState]:
-        check_state(state)
-        check_key("key", key)
-        value, found = through_feedback(
-            model, loss, where, params, x, y, varying=state, feedback=lambda *_: state.feedback, opened=opened
-        )
-        return value, found, state
-
-    return delta_rule(model, init, assign)
+    return feedback_rule(model, loss, where, feedback_init)

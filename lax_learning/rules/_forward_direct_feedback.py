@@ -19,12 +19,7 @@ def no_feedback(key: Key, like: jax.ShapeDtypeStruct) -> Array:
 
 
 def forward_direct_feedback(
-    model: Model,
-    loss: Loss,
-    *,
-    optimizer: Any,
-    feedback_init: DirectInit = no_feedback,
-    where: Where = None,
+    model: Model, loss: Loss, *, optimizer: Any, feedback_init: DirectInit = no_feedback, where: Where = None
 ) -> Rule:
     """Direct feedback that averages directional derivatives into the Jacobian of the layers above.
 
@@ -33,22 +28,19 @@ def forward_direct_feedback(
     with unit noise `p_l` on all hidden activities at once, in one pass of forward-mode differentiation, and
     `J p` the derivative of the output along it. `E[p_l^T (J p)] = (dy/da_l)^T`: under SGD with rate beta the
     feedback is a running mean, `B_l <- (1 - beta) B_l + beta p_l^T (J p)`, and its expectation the transposed
-    Jacobian. `e B_l^T` is then all of the error of an activity, and what would come back past a product,
-    through a residual connection for example, is left out. The variance of a sample grows with the number of
+    Jacobian. `e B_l^T` is then all of the error of an activity: errors that would come back past a product,
+    through a residual connection for example, are left out. The variance of a sample grows with the number of
     units, so beta has to be small (0.01), and the first updates, from feedback of zeros, train the read-out
     alone. Positions and steps that share feedback learn the mean of their Jacobians.
 
     Args:
-      model: any model whose examples do not depend on each other, and that forward mode differentiates.
-      loss: per-example loss `(output, y) -> [batch]`.
+      model: any model that forward mode differentiates.
       optimizer: moves the feedback at every call of `value_and_grad`; `optax.sgd(beta)` for the form above.
-      feedback_init: `(key, like) -> feedback` of shape `[units, outputs]`, with leading axes of stacked
-        layers; by default zeros.
-      where: which parameters are trained; the gradients of the others are zero.
+      feedback_init, where: as of `direct_feedback_alignment`; by default feedback is zero.
 
     Returns:
-      The rule. Its state holds the feedback, as `direct_feedback_alignment` has it, and the state of the
-      optimizer; calls whose state is not used, such as measurements, move nothing.
+      The rule, with a `LearnedState`; feedback as of `direct_feedback_alignment`. Calls whose state is not
+      used, such as measurements, move nothing.
 
     Example:
       >>> import optax

@@ -1,19 +1,15 @@
 """Forward gradient on any model, along random directions in parameters or in activities."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from lax_learning import estimators
-from lax_learning._checks import check_choice, check_count, check_flag, check_key
-from lax_learning.estimators._draws import mean_over_draws
+from lax_learning._checks import check_choice, check_flag, check_samples
 from lax_learning.estimators._forward_gradient import directional_derivative
 from lax_learning.models import Model, check_where
 from lax_learning.noise import Noise, as_noise
-from lax_learning.rules._common import check_parts, delta_rule, stateless
-from lax_learning.rules._estimates import on_model
-from lax_learning.rules._units import Taps, at_units, times
-from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+from lax_learning.rules._estimates import estimator_rule
+from lax_learning.rules._units import Taps, Units, times, unit_rule
+from lax_learning.types import Key, Loss, Rule, Where
 
 
 def forward_gradient(
@@ -28,24 +24,16 @@ def forward_gradient(
 ) -> Rule:
     """Unbiased gradients in forward mode: the limits of weight and node perturbation for sigma -> 0.
 
-    Variants:
-      "weights": `dw = 1/K sum_k (dL/dw . v_k) v_k`, one direction a batch.
-      "activities": `delta_l = 1/K sum_k (dl/dz . v_k) v_kl`, one direction an example over all
-        pre-activations, and gradients by the local pull-back, `dw_l = x_l^T delta_l / batch` for a dense
-        layer: far less variance, since units are fewer than weights.
-
     Args:
-      model: any model.
-      loss: per-example loss `(output, y) -> [batch]`.
-      perturb: "weights" or "activities".
+      perturb: "weights": `dw = 1/K sum_k (dL/dw . v_k) v_k`, one direction a batch; "activities":
+        `delta_l = 1/K sum_k (dl/dz . v_k) v_kl`, one direction an example over all pre-activations, and
+        gradients by the local pull-back, `dw_l = x_l^T delta_l / batch` for a dense layer: far less variance,
+        since units are fewer than weights.
       num_samples: number K of directions that are averaged.
       noise: "normal", "rademacher" or a function `(key, like) -> direction`.
       where: which parameters are trained; the gradients of the others are zero.
       batch: for activities, credit by the mean loss of the batch, as in `node_perturbation`; weights are
         always credited by it.
-
-    Returns:
-      The rule; its state is empty.
 
     Raises:
       ValueError: at trace time, for activities of a model that couples examples without `batch=True`.
@@ -65,32 +53,20 @@ def forward_gradient(
       Baydin et al., Gradients without backpropagation, https://arxiv.org/abs/2202.08587, 2022.
       Ren et al., Scaling forward gradient with local losses, https://arxiv.org/abs/2210.03310, 2023.
     """
-    check_parts(model, loss)
     check_choice("perturb", perturb, ("weights", "activities"))
-    check_count("num_samples", num_samples)
+    check_samples("num_samples", num_samples)
     check_where("where", where)
     check_flag("batch", batch)
     draw_noise = as_noise(noise)
-    estimate = on_model(estimators.forward_gradient, model, loss, where, num_samples=num_samples, noise=noise)
 
-    def along_weights(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
-        return *estimate(key, params, x, y), state
-
-    def along_activities(
-        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, Any]:
-        check_key("key", key)
-        units = at_units(model, loss, key, params, x, y, where=where, batch=batch)
-
-        def draw(key: Key) -> Taps:
-            direction = units.placed(draw_noise(key, units.shapes()))
-            still = {i: jnp.zeros_like(d) for i, d in direction.items()}
-            _, slopes = directional_derivative(lambda feeds: units.moved(feeds)[0], still, direction)
-            return {i: times(units.weight * slopes, d) for i, d in direction.items()}
-
-        deltas = mean_over_draws(draw, key, num_samples)
-        return units.value, units.signals(deltas) if opened else units.pull_back(deltas), state
+    def draw(units: Units, key: Key) -> Taps:
+        direction = units.placed(draw_noise(key, units.shapes()))
+        still = {i: jnp.zeros_like(d) for i, d in direction.items()}
+        (_, (slopes, _)) = directional_derivative(units.moved, still, direction)
+        return {i: times(units.weight * slopes, d) for i, d in direction.items()}
 
     if perturb == "activities":
-        return delta_rule(model, stateless(model), along_activities, masks=where is not None)
-    return Rule(stateless(model), along_weights, model.trainable)
+        return unit_rule(model, loss, draw, num_samples=num_samples, where=where, batch=batch)
+    return estimator_rule(
+        estimators.forward_gradient, model, loss, where, num_samples=num_samples, noise=noise
+    )

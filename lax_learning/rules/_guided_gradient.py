@@ -15,7 +15,8 @@ from lax_learning._sites._equations import vary_as
 from lax_learning.estimators._draws import as_gradient
 from lax_learning.estimators._forward_gradient import directional_derivative
 from lax_learning.models import Model, Split
-from lax_learning.rules._common import check_parts, joined, losses_of
+from lax_learning.rules._common import check_parts, losses_of, value_of
+from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Params, Rule
 
 
@@ -24,7 +25,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
 
     `g = U (U^T U)^-1 U^T dL/dw` with the K guesses as columns of U; for one, `g = (dL/dw . u) u / |u|^2`.
 
-    The slope `u_k . dL/dw` is what a pass with a tangent measures, so no error is carried back. Whatever the
+    A forward pass with a tangent measures the slope `u_k . dL/dw`, so no error is carried back. Whatever the
     guesses are, the step never goes uphill: `g . dL/dw >= 0`. It is exact where the gradient lies in their
     span, and a further guess never lowers its cosine. Random guesses in P dimensions have a cosine of about
     `sqrt(K / P)`, a guess of a feedback rule that of the rule. Guesses that are zero or depend on each other
@@ -32,15 +33,11 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
     of K gradients.
 
     Args:
-      model: any model that forward mode differentiates.
-      loss: per-example loss `(output, y) -> [batch]`.
+      model: any model that forward mode differentiates; a TypeError at trace time for others.
       guesses: rules on the same model, with a key each; for several draws name one several times.
 
     Returns:
       The rule; its state holds those of the guesses, in order.
-
-    Raises:
-      TypeError: at trace time, for a model with an op that forward mode cannot pass.
 
     Example:
       >>> import lax_learning as ll
@@ -74,7 +71,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
         key: Key, params: Params, state: tuple[Any, ...], x: Any, y: Any
     ) -> tuple[Any, Params, tuple[Any, ...]]:
         check_key("key", key)
-        check_instance("state", state, tuple, "the state of the rule's init(key, params, x)")
+        check_state(state, tuple)
         keys = jax.random.split(key, len(rules))
         found = [r.value_and_grad(k, params, s, x, y) for r, k, s in zip(rules, keys, state, strict=True)]
         x, size = as_batch(x)
@@ -90,8 +87,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
         slopes = jax.vmap(lambda u: directional_derivative(mean_loss, at, u)[1])(directions)
         grads = [jnp.tensordot(slopes.astype(u.dtype), u, 1) for u in directions]
         grads = as_gradient(grads, split.parameters)
-        aux = model(params, x)[1] if model.has_aux else None
-        value = joined(mean_loss(split.parameters), aux, model)
+        value = value_of(mean_loss(split.parameters), model, params, x)
         return value, split.gradients(grads), tuple(after for _, _, after in found)
 
     return Rule(init, value_and_grad, model.trainable)
@@ -103,7 +99,7 @@ def _orthonormal(guesses: list[Array]) -> list[Array]:
     rows = jnp.concatenate([u.reshape(len(u), -1).astype(dtype) for u in guesses], axis=1)
 
     def unit(row: Array) -> Array:
-        largest = jnp.max(jnp.abs(row))  # squares of what is large or small would leave the range
+        largest = jnp.max(jnp.abs(row))  # squares of large or small numbers would leave the range
         row = row / jnp.where(largest > 0, largest, 1)
         norm = jnp.linalg.norm(row)
         return row / jnp.where(norm > 0, norm, 1)

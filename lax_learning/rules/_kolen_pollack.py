@@ -9,7 +9,7 @@ from jaxtyping import ArrayLike, PyTree
 from lax_learning._checks import check_not_negative
 from lax_learning.models import Model
 from lax_learning.rules._feedback import FeedbackInit, same_scale
-from lax_learning.rules._learned_feedback import by_feedback, learned_feedback_rule
+from lax_learning.rules._feedback_rule import by_feedback, feedback_rule
 from lax_learning.types import Key, Loss, Params, Rule, Where
 
 
@@ -33,13 +33,10 @@ def kolen_pollack(
     without feedback, such as biases and a first layer, do not decay.
 
     Args:
-      model: any model.
-      loss: per-example loss `(output, y) -> [batch]`.
       optimizer: moves the feedback at every call of `value_and_grad`; one that looks at the loss gets it, as
         in `make_train`, but no `value_fn`.
       decay: lambda, >= 0; may be traced.
-      feedback_init: `(key, parameter) -> feedback`.
-      where: which parameters have feedback; the others pass errors through themselves.
+      feedback_init, where: as of `feedback_alignment`.
 
     Returns:
       The rule, with a `LearnedState`: the state that is returned holds the moved feedback. Calls whose
@@ -74,6 +71,6 @@ def kolen_pollack(
     def with_decay(feedback: PyTree, grads: Params, params: Params) -> Params:
         return by_feedback(lambda b, g, w: g + decayed(b, w), feedback, grads, params, alone=lambda g, w: g)
 
-    return learned_feedback_rule(
+    return feedback_rule(
         model, loss, where, feedback_init, learn=learn, optimizer=optimizer, complete=with_decay
     )

@@ -1,12 +1,14 @@
 """Losses of blocks: each learns by a rule from a loss of its own, and no credit passes between them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 
 from lax_learning._checks import check_callable, check_instance, check_key, check_sequence
 from lax_learning.models import Model, selects
+from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Params, Rule
 
 Block = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
@@ -19,9 +21,9 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
     `a_l = body_l(p_l, a_{l-1})`, `g_l = rule on L(head_l(q_l, body_l(p_l, a_{l-1})), y)` with `a_{l-1}` held
 
     Credit has the depth of a block: perturbations of one block do not disturb what another learns, so the
-    variance of forward gradients and node perturbation is that of a block and not of the network. What is
-    learned is greedy: no block learns what only later ones could use. A pass costs one of the network and the
-    heads, times what the rule costs; the heads are thrown away after training, except the last.
+    variance of forward gradients and node perturbation is that of a block and not of the network. Learning is
+    greedy: no block learns what only later ones could use. A pass costs one of the network and the heads,
+    times what the rule costs; the heads are thrown away after training, except the last.
 
     Args:
       make_rule: `model -> Rule`, called for every block, for example
@@ -31,9 +33,6 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
     Returns:
       The rule for params `[(p_1, q_1), ..., (p_L, q_L)]`, a list or tuple. Its state holds those of the
       blocks, and its loss is that of the last block.
-
-    Raises:
-      ValueError: at trace time, for params that are not a pair for each block.
 
     Example:
       >>> import jax.numpy as jnp
@@ -65,7 +64,7 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
             raise ValueError(f"blocks[{i}]: expected a pair (body, head), got {len(block)} entries")
         for name, function in zip(("body", "head"), block, strict=True):
             check_callable(f"blocks[{i}]: {name}", function, "a function (params, x)", num_arguments=2)
-        rule = make_rule(Model(_with_head(*block)))
+        rule = make_rule(Model(partial(_with_head, *block)))
         check_instance("make_rule", rule, Rule, "a function that returns a Rule")
         rules.append(rule)
 
@@ -92,7 +91,7 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
     ) -> tuple[Any, Params, tuple[Any, ...]]:
         check_key("key", key)
         check_params(params)
-        check_instance("state", state, tuple, "the state of the rule's init(key, params, x)")
+        check_state(state, tuple)
         value, grads, after = None, [], []
         keys = jax.random.split(key, len(rules))
         for k, rule, (body, _), of_block, of_state in zip(keys, rules, blocks, params, state, strict=True):
@@ -112,9 +111,5 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
     return Rule(init, value_and_grad, None if is_free else trainable)
 
 
-def _with_head(body: Callable[[Any, Any], Any], head: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def apply(params: Any, x: Any) -> Any:
-        of_body, of_head = params
-        return head(of_head, body(of_body, x))
-
-    return apply
+def _with_head(body: Callable[..., Any], head: Callable[..., Any], params: Any, x: Any) -> Any:
+    return head(params[1], body(params[0], x))

@@ -1,26 +1,16 @@
 """Node perturbation on any model: the change of the loss times the noise on the units."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
-from lax_learning._checks import (
-    check_choice,
-    check_flag,
-    check_key,
-    check_positive,
-    check_resolved,
-    check_samples,
-)
+from lax_learning._checks import check_choice, check_flag, check_positive, check_resolved, check_samples
 from lax_learning._precision import raised
-from lax_learning.estimators._draws import mean_over_draws, scaled
-from lax_learning.models import Model, check_where
+from lax_learning.estimators._draws import scaled
+from lax_learning.models import Model
 from lax_learning.noise import Noise, as_noise
-from lax_learning.rules._common import check_parts, delta_rule, stateless
-from lax_learning.rules._units import Taps, at_units, times
-from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+from lax_learning.rules._units import Taps, Units, times, unit_rule
+from lax_learning.types import Key, Loss, Rule, Where
 
 
 def node_perturbation(
@@ -44,28 +34,19 @@ def node_perturbation(
     clean `x_l`. The variance grows with the number of units: `delta_i^2 x_j^2 + x_j^2 |delta|^2` for one
     example of a linear network.
 
-    Variants:
-      "unbiased": the form above.
-      "activity": `delta = N dl dz / |dz|^2`, with `dz` the measured change of the pre-activations of all N
-        units; needs no knowledge of sigma, and is biased.
-
     Args:
-      model: any model.
-      loss: per-example loss `(output, y) -> [batch]`.
       sigma: standard deviation of the noise, in the units of the pre-activations; may be traced.
       num_samples: number K of draws; their signals are averaged, one draw in memory at a time, and pulled
         back once.
       antithetic: use the pair xi, -xi and half their difference: one more pass, no even error terms.
       layerwise: perturb one tap at a time, with a pass for each (iterative node perturbation).
       share_noise: use the same noise for all examples of a batch.
-      variant: "unbiased" or "activity".
+      variant: "unbiased": the form above; "activity": `delta = N dl dz / |dz|^2`, with `dz` the measured
+        change of the pre-activations of all N units; needs no knowledge of sigma, and is biased.
       noise: "normal", "rademacher" or a function `(key, like) -> unit noise`.
       where: which parameters are trained; the units of the others get no noise, their gradients are zero.
       batch: credit by the mean loss of the batch instead of each example's own, for models that couple the
         examples of a batch, such as BatchNorm in training; its variance is as many times larger.
-
-    Returns:
-      The rule; its state is empty.
 
     Raises:
       ValueError: at trace time, for a model that couples examples without `batch=True`.
@@ -84,12 +65,10 @@ def node_perturbation(
       Dalm et al., Effective learning with node perturbation in multi-layer neural networks,
       https://arxiv.org/abs/2310.00965, 2023 (activity-based and iterative forms).
     """
-    check_parts(model, loss)
     check_positive("sigma", sigma)
     check_samples("num_samples", num_samples)
     check_choice("variant", variant, ("unbiased", "activity"))
-    check_where("where", where)
-    flags = {"antithetic": antithetic, "layerwise": layerwise, "share_noise": share_noise, "batch": batch}
+    flags = {"antithetic": antithetic, "layerwise": layerwise, "share_noise": share_noise}
     for name, flag in flags.items():
         check_flag(name, flag)
     if share_noise and batch:
@@ -98,39 +77,29 @@ def node_perturbation(
         )
     draw_noise = as_noise(noise)
 
-    def assign(
-        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, Any]:
-        check_key("key", key)
-        units = at_units(model, loss, key, params, x, y, where=where, batch=batch)
+    def draw(units: Units, key: Key) -> Taps:
         check_resolved("sigma", sigma, units.losses.dtype, *units.dtypes)
         scale = jnp.asarray(sigma, units.losses.dtype)
-        groups = [[tap] for tap in units.taps] if layerwise else [units.taps]
+        unit = draw_noise(key, units.shapes(shared=share_noise))
+        noise = units.placed({i: scaled(scale, n) for i, n in unit.items()})
+        deltas: Taps = {}
+        for group in [[tap] for tap in units.taps] if layerwise else [units.taps]:
+            feeds = {tap.index: noise[tap.index] for tap in group}
+            plus, moved = units.moved(feeds)
+            before, change = units.zs, plus - units.losses
+            if antithetic:
+                minus, before = units.moved(jax.tree.map(jnp.negative, feeds))
+                change = (plus - minus) / 2
+            if variant == "unbiased":
+                direction = _over(scale, feeds)
+            else:
+                half = 0.5 if antithetic else 1.0
+                moves = {i: half * (moved[i] - before[i]) for i in feeds}
+                direction = _normalised(_over(scale, moves), units.losses.ndim)
+            deltas |= {i: times(units.weight * (change / scale), d) for i, d in direction.items()}
+        return deltas
 
-        def draw(key: Key) -> Taps:
-            unit = draw_noise(key, units.shapes(shared=share_noise))
-            noise = units.placed({i: scaled(scale, n) for i, n in unit.items()})
-            deltas: Taps = {}
-            for group in groups:
-                feeds = {tap.index: noise[tap.index] for tap in group}
-                plus, moved = units.moved(feeds)
-                before, change = units.zs, plus - units.losses
-                if antithetic:
-                    minus, before = units.moved(jax.tree.map(jnp.negative, feeds))
-                    change = (plus - minus) / 2
-                if variant == "unbiased":
-                    direction = _over(scale, feeds)
-                else:
-                    half = 0.5 if antithetic else 1.0
-                    moves = {i: half * (moved[i] - before[i]) for i in feeds}
-                    direction = _normalised(_over(scale, moves), units.losses.ndim)
-                deltas |= {i: times(units.weight * (change / scale), d) for i, d in direction.items()}
-            return deltas
-
-        deltas = mean_over_draws(draw, key, num_samples)
-        return units.value, units.signals(deltas) if opened else units.pull_back(deltas), state
-
-    return delta_rule(model, stateless(model), assign, masks=where is not None)
+    return unit_rule(model, loss, draw, num_samples=num_samples, where=where, batch=batch)
 
 
 def _over(scale: Array, values: Taps) -> Taps:

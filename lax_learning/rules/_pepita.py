@@ -11,25 +11,17 @@ from jaxtyping import Array
 from lax_learning._checks import check_key
 from lax_learning._sites._activities import mark_activities
 from lax_learning._sites._batch import as_batch, one_example
+from lax_learning._sites._coupling import check_uncoupled
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, check_where
-from lax_learning.rules._common import (
-    check_parts,
-    delta_rule,
-    joined,
-    losses_of,
-    masked,
-    named,
-    select,
-    zeros_at,
-)
+from lax_learning.rules import _common as common
+from lax_learning.rules._common import Result
 from lax_learning.rules._direct import REMEDY
 from lax_learning.rules._feedback import FeedbackState, check_feedback_init, check_state, drawn_like
-from lax_learning.rules._runs import by_example, check_uncoupled
-from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+from lax_learning.types import Key, Loss, Params, Rule, Where
 
 
 def small_uniform(key: Key, like: jax.ShapeDtypeStruct) -> Array:
@@ -54,23 +46,22 @@ def pepita(
     update is no gradient of anything, weakens with depth, and needs an F so small that the second pass
     resembles the first. The last layer takes e'', as in the authors' public code.
 
-    The activity of a site is what the model makes of its sum alone: after the nonlinearity, before the next
-    product. Where there is none of the shape of the sum (gates, sums that are read twice), the sum itself is
-    compared. Sites from which the output is computed without another product get its true error. What depends
-    on no input, such as a learned initial state, has no difference and does not learn. Leaves of x that are
-    not floating-point stay as they are.
+    The activity of a site is what the model computes from its sum alone: after the nonlinearity, before the
+    next product. Where there is none of the shape of the sum (gates, sums that are read twice), the sum is
+    compared. Sites from which the output is computed without another product get its true error. What
+    depends on no input, such as a learned initial state, has no difference and does not learn. Leaves of x
+    that are not floating-point stay as they are.
 
     Args:
-      model: any model whose examples do not depend on each other.
-      loss: per-example loss `(output, y) -> [batch]`.
-      feedback_init: `(key, like) -> F` of the shape `[outputs, *shape of an input]` of `like`.
+      feedback_init: `(key, like) -> F` of the shape `[outputs, *shape of an input]` of `like`; by default
+        uniform within 0.05 of the limits of He's initialisation.
       where: which parameters are trained; the gradients of the others are zero.
 
     Returns:
       The rule. Its state holds F, a list with an array for every floating-point leaf of x.
 
     Raises:
-      ValueError: at trace time, for an x without floating-point leaves.
+      ValueError: at trace time, for a model that couples examples, or an x without floating-point leaves.
 
     Example:
       >>> import lax_learning as ll
@@ -86,7 +77,7 @@ def pepita(
       Dellaferrera, Kreiman, Error-driven input modulation: solving the credit assignment problem without a
       backward pass, https://proceedings.mlr.press/v162/dellaferrera22a.html, 2022.
     """
-    check_parts(model, loss)
+    common.check_parts(model, loss)
     check_feedback_init(feedback_init)
     check_where("where", where)
 
@@ -102,36 +93,27 @@ def pepita(
             [drawn_like(feedback_init, k, like) for k, like in zip(keys, likes, strict=True)]
         )
 
-    def assign(
-        key: Key, params: Params, state: FeedbackState, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, FeedbackState]:
+    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
         check_state(state)
         check_key("key", key)
         x, size = as_batch(x)
         x = vary_as(x, state)
         check_uncoupled(model, params, x, REMEDY)
-        program, run = by_example(model, params, x)
-        sites = select(program, where)
+        program = Program(model, params, x, by_example=True)
+        sites = common.select(program, where)
         activities = mark_activities(program.plan, len(program.outputs))
 
         def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
             z = z if feed is None else z + feed
             return z if tap.index in activities.last else jax.lax.stop_gradient(z), z
 
-        hooks = Hooks(end=end, activities=True)
-        output, first = run(program.split.parameters, hooks)
-        losses, transpose = jax.vjp(lambda output: losses_of(loss, output, y, size), output)
-        (error,) = transpose(jnp.ones_like(losses))
+        run = program.runner(Hooks(end=end, activities=True))
+        output, _, first = run(program.split.parameters, x)
+        losses, error = common.error_of(loss, output, y, size, 1.0)
         moved_x = _moved(x, error, state.feedback)
-
-        def forward(moved: Any) -> Any:
-            parameters, feeds = (program.split.parameters, moved) if opened else (moved, {})
-            return run(parameters, hooks, feeds, x=moved_x)
-
-        zeros = {i: jnp.stack([zero] * size) for i, zero in zeros_at(program.plan.all_taps).items()}
-        (output, second), pull_back = jax.vjp(forward, zeros if opened else program.split.parameters)
-        losses_after, transpose = jax.vjp(lambda output: losses_of(loss, output, y, size), output)
-        (error,) = transpose(jnp.full_like(losses_after, 1 / size))
+        forward = common.forward_of(program, run, opened, moved_x)
+        (output, second), pull_back = jax.vjp(forward, common.starting(program, opened))
+        _, error = common.error_of(loss, output, y, size, 1 / size)
         deltas = {index: jnp.zeros_like(value) for index, value in second.items()}
         for tap in program.plan.all_taps:
             at = activities.of_taps.get(tap.index, tap.index)
@@ -139,12 +121,9 @@ def pepita(
             if tap.index not in activities.last:
                 deltas[tap.index] = (first[at] - second[at]) / size
         (found,) = pull_back((error, deltas))
-        value = joined(jnp.mean(losses), model(params, x)[1] if model.has_aux else None, model)
-        if opened:
-            return value, Signals(named({i: delta[0] for i, delta in found.items()}, program)), state
-        return value, program.split.gradients(masked(found, sites)), state
+        return common.value_of(losses, model, params, x), common.result(program, opened, found, sites), state
 
-    return delta_rule(model, init, assign, masks=where is not None)
+    return common.delta_rule(model, init, assign, masks=where is not None)
 
 
 def _is_float(leaf: Any) -> bool:

@@ -1,27 +1,18 @@
 """Sign-symmetric feedback on any model: the weights of the errors share only their signs with the model's."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike, PyTree
 
-from lax_learning._checks import check_choice, check_key, check_positive
-from lax_learning.models import Model, check_where
-from lax_learning.rules._common import check_parts, delta_rule, stateless
-from lax_learning.rules._feedback import (
-    FeedbackInit,
-    FeedbackState,
-    Operand,
-    check_feedback_init,
-    check_state,
-    draw_feedback,
-    initial_feedback,
-    same_scale,
-    through_feedback,
-)
-from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
+from lax_learning._checks import check_choice, check_positive
+from lax_learning._sites._program import Program
+from lax_learning.models import Model
+from lax_learning.rules._common import Sites
+from lax_learning.rules._feedback import WEIGHTS, FeedbackInit, Operand, draw_feedback, same_scale
+from lax_learning.rules._feedback_rule import feedback_rule
+from lax_learning.types import Key, Loss, Rule, Where
 
 
 def sign_symmetry(
@@ -39,15 +30,9 @@ def sign_symmetry(
 
     The sign is that of the operand of each product: of a weight after its normalisation, for example.
 
-    Variants:
-      "unit": `|B| = 1` (uniform sign-concordant feedback, uSF).
-      "fixed": `|B|` from `feedback_init`, drawn once (frSF).
-      "redrawn": `|B|` from `feedback_init`, drawn anew at every call (brSF).
-
     Args:
-      model: any model.
-      loss: per-example loss `(output, y) -> [batch]`.
-      magnitude: "unit", "fixed" or "redrawn".
+      magnitude: "unit": `|B| = 1` (uniform sign-concordant feedback, uSF); "fixed": `|B|` from
+        `feedback_init`, drawn once (frSF); "redrawn": the same, drawn anew at every call (brSF).
       gain: factor on the magnitudes, > 0; may be traced. With unit magnitudes the size of a typical weight
         keeps the steps of the layers in proportion.
       feedback_init: `(key, parameter) -> feedback`, whose magnitudes are used.
@@ -72,40 +57,18 @@ def sign_symmetry(
       Moskovitz, Litwin-Kumar, Abbott, Feedback alignment in deep convolutional networks,
       https://arxiv.org/abs/1812.06488, 2018.
     """
-    check_parts(model, loss)
     check_choice("magnitude", magnitude, ("unit", "fixed", "redrawn"))
     check_positive("gain", gain)
-    check_feedback_init(feedback_init)
-    check_where("where", where)
 
-    def signed(w: Operand, size: Callable[[Any, Any], Any], feedback: Operand) -> Operand:
-        return jax.tree.map(lambda w, b: jnp.asarray(gain, w.dtype) * size(w, b) * jnp.sign(w), w, feedback)
+    def signed(w: Operand, feedback: Operand) -> Operand:
+        def of(w: Array, b: Array) -> Array:
+            size = jnp.ones_like(w) if magnitude == "unit" else jnp.abs(b)
+            return jnp.asarray(gain, w.dtype) * size * jnp.sign(w)
 
-    def unit(w: Operand, feedback: Operand) -> Operand:
-        return signed(w, lambda w, b: jnp.ones_like(w), feedback)
+        return jax.tree.map(of, w, feedback)
 
-    def drawn(w: Operand, feedback: Operand) -> Operand:
-        return signed(w, lambda w, b: jnp.abs(b), feedback)
+    def drawn(key: Key, state: Any, program: Program, sites: Sites) -> PyTree:
+        return draw_feedback(feedback_init, key, program, sites)
 
-    def init(key: Key, params: Params, x: Any) -> FeedbackState:
-        return FeedbackState(initial_feedback(model, where, feedback_init, key, params, x))
-
-    def assign(
-        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
-    ) -> tuple[Any, Params | Signals, Any]:
-        check_key("key", key)
-        if magnitude == "fixed":
-            check_state(state)
-        feedback = {
-            "unit": None,
-            "fixed": lambda program, sites: state.feedback,
-            "redrawn": lambda program, sites: draw_feedback(feedback_init, key, program, sites),
-        }[magnitude]
-        transport = unit if magnitude == "unit" else drawn
-        value, found = through_feedback(
-            model, loss, where, params, x, y,
-            varying=(key, state), feedback=feedback, transport=transport, opened=opened,
-        )  # fmt: skip
-        return value, found, state
-
-    return delta_rule(model, init if magnitude == "fixed" else stateless(model), assign)
+    source = {"unit": lambda *_: WEIGHTS, "fixed": None, "redrawn": drawn}[magnitude]
+    return feedback_rule(model, loss, where, feedback_init, source=source, transport=signed)

@@ -7,19 +7,14 @@ import optax
 from jaxtyping import Array, Int
 
 from lax_learning import estimators
-from lax_learning._checks import check_instance
 from lax_learning.models import Model
-from lax_learning.rules._common import check_parts, stateless
-from lax_learning.rules._estimates import on_model
+from lax_learning.rules._estimates import estimator_rule
+from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Params, Rule
 
 
 class SpsaState(NamedTuple):
-    """State of SPSA.
-
-    Fields:
-      num_updates: number of updates done.
-    """
+    """State of SPSA: the number of updates done."""
 
     num_updates: Int[Array, ""]
 
@@ -31,8 +26,6 @@ def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples:
     `estimators.spsa`.
 
     Args:
-      model: any model.
-      loss: per-example loss `(output, y) -> [batch]`.
       perturbation: `count -> c_t`, in the units of the parameters, for example
         `estimators.spall_gains(...).perturbation`.
       num_samples: number K of draws that are averaged.
@@ -50,20 +43,20 @@ def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples:
       >>> int(state.num_updates)
       1
     """
-    check_parts(model, loss)
-    estimate = on_model(
+    rule = estimator_rule(
         estimators.spsa, model, loss, differences=True, perturbation=perturbation, num_samples=num_samples
     )
 
     def init(key: Key, params: Params, x: Any) -> SpsaState:
-        stateless(model)(key, params, x)
+        rule.init(key, params, x)
         return SpsaState(jnp.zeros((), jnp.int32))
 
     def value_and_grad(
         key: Key, params: Params, state: SpsaState, x: Any, y: Any
     ) -> tuple[Any, Params, SpsaState]:
-        check_instance("state", state, SpsaState, "the state of the rule's init(key, params, x)")
-        value, grads = estimate(key, params, x, y, count=state.num_updates)
+        check_state(state, SpsaState)
+        value_and_grad: Any = rule.value_and_grad
+        value, grads, _ = value_and_grad(key, params, (), x, y, count=state.num_updates)
         return value, grads, SpsaState(state.num_updates + 1)
 
-    return Rule(init, value_and_grad, model.trainable)
+    return rule._replace(init=init, value_and_grad=value_and_grad)

@@ -1,61 +1,50 @@
-"""Noise on units: a model at a batch, whose pre-activations can be moved."""
+"""Rules with noise on units: a model at a batch, whose pre-activations can be moved."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from lax_learning._checks import check_flag, check_key
 from lax_learning._precision import is_half, widened
 from lax_learning._sites._batch import as_batch
+from lax_learning._sites._coupling import check_uncoupled
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Tap
+from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
-from lax_learning.estimators._draws import scaled
-from lax_learning.models import Model, Split
-from lax_learning.rules._common import Sites, add, cut, joined, losses_of, masked, named, select
-from lax_learning.rules._runs import by_batch, by_example, check_uncoupled
-from lax_learning.types import Key, Loss, Params, Signals, Where
+from lax_learning.estimators._draws import averaged, scaled
+from lax_learning.models import Model, Split, check_where
+from lax_learning.rules import _common as common
+from lax_learning.rules._common import Result
+from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
 Taps = dict[int, Array]
 """Values by the index of a tap, with an axis of examples in front where credit goes by example."""
 
 
 class Units(NamedTuple):
-    """The selected pre-activations of a model at a batch.
+    """The selected pre-activations of a model at a batch."""
 
-    Fields:
-      taps: in order.
-      zs: the pre-activations.
-      losses: what credit is given for: the loss of every example, or that of the batch.
-      weight: derivative of the mean loss by one of `losses`.
-      value: first result of `value_and_grad`.
-      dtypes: of the parameters.
-      moved: `feeds -> (losses, zs)` with something added to some of the pre-activations.
-      pull_back: `deltas -> grads`.
-      signals: `deltas -> signals` of a batch of one.
-    """
-
-    taps: list[Tap]
-    zs: Taps
-    losses: Array
-    weight: float
-    value: Any
-    dtypes: list[Any]
-    moved: Callable[[Taps], tuple[Array, Taps]]
-    pull_back: Callable[[Taps], Params]
-    signals: Callable[[Taps], Signals]
+    taps: list[Tap]  # in order
+    zs: Taps  # the pre-activations
+    losses: Array  # that units are credited for: of every example, or of the batch
+    weight: float  # derivative of the mean loss by one of `losses`
+    dtypes: list[Any]  # of the parameters
+    moved: Callable[[Taps], tuple[Array, Taps]]  # losses and zs with something added to some of the zs
 
     def shapes(self, *, shared: bool = False) -> dict[int, jax.ShapeDtypeStruct]:
         """Shapes of noise: steps of scans first, as scans read it, then examples, one if `shared`."""
         lead = [1 if shared else length for length in self.losses.shape]
-        return {
-            tap.index: jax.ShapeDtypeStruct(
-                (*tap.shape[: tap.steps], *lead, *tap.shape[tap.steps :]), tap.dtype
-            )
-            for tap in self.taps
-        }
+
+        def of(tap: Tap) -> jax.ShapeDtypeStruct:
+            shape = *tap.shape[: tap.steps], *lead, *tap.shape[tap.steps :]
+            return jax.ShapeDtypeStruct(shape, tap.dtype)
+
+        return {tap.index: of(tap) for tap in self.taps}
 
     def placed(self, noise: Taps) -> Taps:
         """Returns noise of these shapes in the shape of the pre-activations."""
@@ -68,72 +57,68 @@ class Units(NamedTuple):
         return {tap.index: of(tap) for tap in self.taps}
 
 
-def at_units(
-    model: Model, loss: Loss, key: Key, params: Params, x: Any, y: Any, *, where: Where, batch: bool
-) -> Units:
-    """Runs a model on a batch and opens its pre-activations.
+def unit_rule(
+    model: Model,
+    loss: Loss,
+    draw: Callable[[Units, Key], Taps],
+    *,
+    num_samples: int,
+    where: Where,
+    batch: bool,
+) -> Rule:
+    """Returns a rule whose teaching signals are the mean of `draw(units, key)` over a number of draws."""
+    common.check_parts(model, loss)
+    check_where("where", where)
+    check_flag("batch", batch)
 
-    Args:
-      model, loss, key, params, x, y: as of a rule.
-      where: which parameters' units are opened.
-      batch: whether credit is for the mean loss of the batch.
-    """
-    x, size = as_batch(x)
-    x = vary_as(x, key)
-    if not batch:
-        check_uncoupled(model, params, x, "pass batch=True for credit by the loss of the batch")
-    split = Split(model, params)
-    # Half precision would round the noise away: the passes run in float32, on the same parameters.
-    wide_params, wide_x = widened((split.merge(split.parameters), x))
-    program, run = (by_batch if batch else by_example)(model, wide_params, wide_x)
-    sites = select(program, where)
-    _check_taps(sites)
-    parameters = program.split.parameters
+    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
+        check_key("key", key)
+        x, size = as_batch(x)
+        x = vary_as(x, key)
+        if not batch:
+            check_uncoupled(model, params, x, "pass batch=True for credit by the loss of the batch")
+        split = Split(model, params)
+        # Half precision would round the noise away: the passes run in float32, on the same parameters.
+        wide_params, wide_x = widened((split.merge(split.parameters), x))
+        program = Program(model, wide_params, wide_x, by_example=not batch)
+        sites = common.select(program, where)
+        for tap in sites.taps:
+            if is_half(tap.dtype):
+                got = f"{jnp.dtype(tap.dtype).name} at {program.names(*tap.sites)}"
+                raise TypeError(
+                    "apply: expected pre-activations in float32 or wider, in which noise is not rounded "
+                    f"away, got {got}; leave the casts of the model out"
+                )
+        parameters = program.split.parameters
+        run, clean = program.runner(Hooks(end=common.add)), program.runner(common.cut(sites.taps))
 
-    def credited(output: Any) -> tuple[Array, Array]:
-        losses = losses_of(loss, output, y, size)
-        mean = jnp.mean(losses)
-        return (mean if batch else losses), mean
+        def credited(output: Any) -> Array:
+            losses = common.losses_of(loss, output, y, size)
+            return jnp.mean(losses) if batch else losses
 
-    def clean(parameters: list[Any]) -> tuple[Taps, Any]:
-        output, zs = run(parameters, cut(sites.taps), None)
-        return zs, output
+        def clean_run(parameters: list[Any]) -> tuple[Taps, Any]:
+            output, _, zs = clean(parameters, wide_x)
+            return zs, output
 
-    def moved(feeds: Taps) -> tuple[Array, Taps]:
-        output, zs = run(parameters, Hooks(end=add), feeds)
-        return credited(output)[0], zs
+        def moved(feeds: Taps) -> tuple[Array, Taps]:
+            output, _, zs = run(parameters, wide_x, feeds=feeds)
+            return credited(output), zs
 
-    def pull_back(deltas: Taps) -> Params:
-        (grads,) = transpose({i: delta.astype(zs[i].dtype) for i, delta in deltas.items()})
-        grads = [g.astype(w.dtype) for g, w in zip(grads, split.parameters, strict=True)]
-        return split.gradients(masked(grads, sites))
+        zs, pull_back, output = jax.vjp(clean_run, parameters, has_aux=True)
+        losses, dtypes = credited(output), [leaf.dtype for leaf in split.parameters]
+        units = Units(sites.taps, zs, losses, 1.0 if batch else 1 / size, dtypes, moved)
+        deltas = averaged(partial(draw, units), num_samples)(key)
+        value = common.value_of(losses, model, params, x)
+        if opened:
+            deltas = deltas if batch else {i: delta[0] for i, delta in deltas.items()}
+            return value, Signals(common.named(deltas, program)), state
+        (grads,) = pull_back({i: delta.astype(zs[i].dtype) for i, delta in deltas.items()})
+        grads = [g.astype(dtype) for g, dtype in zip(grads, dtypes, strict=True)]
+        return value, split.gradients(common.masked(grads, sites)), state
 
-    zs, transpose, output = jax.vjp(clean, parameters, has_aux=True)
-    losses, mean = credited(output)
-    return Units(
-        taps=sites.taps,
-        zs=zs,
-        losses=losses,
-        weight=1.0 if batch else 1 / size,
-        value=joined(mean, model(params, x)[1] if model.has_aux else None, model),
-        dtypes=[leaf.dtype for leaf in split.parameters],
-        moved=moved,
-        pull_back=pull_back,
-        signals=lambda deltas: Signals(named({i: d if batch else d[0] for i, d in deltas.items()}, program)),
-    )
+    return common.delta_rule(model, common.stateless(model), assign, masks=where is not None)
 
 
 def times(factors: Array, value: Array) -> Array:
     """Multiplies the values of every example by its factor, or all by one."""
     return scaled(factors.reshape(*factors.shape, *(1,) * (value.ndim - factors.ndim)), value)
-
-
-def _check_taps(sites: Sites) -> None:
-    """Raises TypeError if the model itself casts pre-activations to half precision."""
-    for tap in sites.taps:
-        if is_half(tap.dtype):
-            names = ", ".join(sites.program.split.paths[i] for site in tap.sites for i in sorted(site.leaves))
-            raise TypeError(
-                "apply: expected pre-activations in float32 or wider, in which noise is not rounded away, "
-                f"got {jnp.dtype(tap.dtype).name} at {names}; leave the casts of the model out"
-            )

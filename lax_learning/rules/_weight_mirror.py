@@ -16,7 +16,7 @@ from lax_learning._sites._program import Program
 from lax_learning.estimators._draws import as_gradient
 from lax_learning.models import Model
 from lax_learning.rules._feedback import FeedbackInit, same_scale
-from lax_learning.rules._learned_feedback import by_feedback, learned_feedback_rule
+from lax_learning.rules._feedback_rule import by_feedback, feedback_rule
 from lax_learning.types import Key, Loss, Params, Rule, Where
 
 
@@ -35,23 +35,20 @@ def weight_mirror(
 
     `E[xi^T (xi w)] = w`: under SGD with rate beta the feedback is a running mean that follows `w / decay`. A
     synapse of the feedback sees the noise at one end and the response at the other, and no weight. One entry
-    of a sample has the variance `(|w_column|^2 + w^2) / N`, so beta should be small against `N / rows`. The
-    batch gives the number N of noise vectors and nothing else. The phase of its own that the paper gives to
-    mirroring is a part of every call here; the response is taken before the nonlinearity, which the paper
-    keeps in its linear range by a bias.
+    of a sample has the variance `(|w_column|^2 + w^2) / N`, so beta should be small against `N / rows`. N is
+    the batch size; the examples themselves are not used. Mirroring, a phase of its own in the paper, is part
+    of every call here, and the response is taken before the nonlinearity, which the paper keeps in its linear
+    range by a bias.
 
     Every matrix has noise of its own. A parameter that products do not read as it is (normalised, reshaped,
     used twice) is mirrored as the matrix of its last axis, a vector in a product entry by entry: the feedback
-    follows the parameter, and what the model does to parameters is done to the feedback. Gains and biases,
+    follows the parameter, and goes through the same operations of the model. Gains and biases,
     which no product reads, have no feedback.
 
     Args:
-      model: any model.
-      loss: per-example loss `(output, y) -> [batch]`.
       optimizer: moves the feedback at every call of `value_and_grad`; `optax.sgd(beta)` for the form above.
       decay: of the feedback, >= 0; may be traced. 1 makes it follow the weights themselves.
-      feedback_init: `(key, parameter) -> feedback`.
-      where: which parameters have feedback; the others pass errors through themselves.
+      feedback_init, where: as of `feedback_alignment`.
 
     Returns:
       The rule, with a `LearnedState`. Calls whose state is not used, such as measurements, move nothing.
@@ -90,7 +87,7 @@ def weight_mirror(
         trees = map(split.structure.unflatten, (keys, matrices))
         return as_gradient(by_feedback(gradient, feedback, *trees, params), feedback)
 
-    return learned_feedback_rule(model, loss, where, feedback_init, learn=learn, optimizer=optimizer)
+    return feedback_rule(model, loss, where, feedback_init, learn=learn, optimizer=optimizer)
 
 
 def _response(key: Key, w: Array, matrix: Matrix | None, number: int) -> Array:

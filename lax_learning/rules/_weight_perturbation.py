@@ -1,16 +1,13 @@
 """Weight perturbation on any model: the estimator on the model's losses."""
 
-from typing import Any
-
-from jaxtyping import ArrayLike
+from jaxtyping import Array, ArrayLike
 
 from lax_learning import estimators
 from lax_learning._checks import check_resolved
-from lax_learning.models import Model, Split
+from lax_learning.models import Model
 from lax_learning.noise import Noise
-from lax_learning.rules._common import check_parts, stateless
-from lax_learning.rules._estimates import on_model
-from lax_learning.types import Key, Loss, Params, Rule
+from lax_learning.rules._estimates import estimator_rule
+from lax_learning.types import Loss, Rule
 
 
 def weight_perturbation(
@@ -26,20 +23,8 @@ def weight_perturbation(
 ) -> Rule:
     """Perturbs all parameters at once and credits them with the change of the loss.
 
-    `dw = 1/K sum_k (L(w + sigma s_k) - L(w)) s_k / sigma`, one draw for a whole batch; see
-    `estimators.weight_perturbation`.
-
-    Args:
-      model: any model.
-      loss: per-example loss `(output, y) -> [batch]`.
-      sigma: standard deviation of the noise, in the units of the parameters; may be traced.
-      num_samples: number K of draws that are averaged.
-      difference: "forward" or "central".
-      noise: "normal", "rademacher" or a function `(key, parameters) -> unit noise`.
-      rank, fitness: noise of low rank on matrices, all draws in one pass; see the estimator.
-
-    Returns:
-      The rule; its state is empty.
+    `dw = 1/K sum_k (L(w + sigma s_k) - L(w)) s_k / sigma`, one draw for a whole batch. Options are those of
+    `estimators.weight_perturbation`; here the passes run in float32 or wider.
 
     Raises:
       TypeError: at trace time, for a model that itself casts to half precision.
@@ -53,22 +38,11 @@ def weight_perturbation(
       >>> grads.shape
       (3, 2)
     """
-    check_parts(model, loss)
-    estimate = on_model(
-        estimators.weight_perturbation,
-        model,
-        loss,
-        differences=True,
-        sigma=sigma,
-        num_samples=num_samples,
-        difference=difference,
-        noise=noise,
-        rank=rank,
-        fitness=fitness,
-    )
 
-    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
-        check_resolved("sigma", sigma, *(leaf.dtype for leaf in Split(model, params).parameters))
-        return *estimate(key, params, x, y), state
+    def check(parameters: list[Array]) -> None:
+        check_resolved("sigma", sigma, *(leaf.dtype for leaf in parameters))
 
-    return Rule(stateless(model), value_and_grad, model.trainable)
+    return estimator_rule(
+        estimators.weight_perturbation, model, loss, differences=True, check=check, sigma=sigma,
+        num_samples=num_samples, difference=difference, noise=noise, rank=rank, fitness=fitness,
+    )  # fmt: skip

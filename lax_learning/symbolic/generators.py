@@ -14,14 +14,13 @@ from jax.nn.initializers import variance_scaling, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
+from lax_learning._arrays import as_params, check_inputs
 from lax_learning._checks import (
     as_array,
     as_floating,
-    as_params,
     check_choice,
     check_count,
     check_floating_dtype,
-    check_inputs,
     check_key,
     check_memory,
     check_not_negative,

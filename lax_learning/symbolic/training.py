@@ -13,17 +13,15 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from lax_learning._arrays import as_params, check_counter, check_same_structure
 from lax_learning._checks import (
-    as_params,
     check_choice,
     check_count,
-    check_counter,
     check_function,
     check_instance,
     check_key,
     check_memory,
     check_not_negative,
-    check_same_structure,
     check_scalar,
     describe,
 )

@@ -1,0 +1,126 @@
+"""Layers of networks: weights by name, with their shapes and initialisers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from lax_learning import _checks as checks
+from lax_learning.types import Key, Params, Weights
+
+ACTIVATION = "a function of z, such as jax.nn.relu"
+INITIALISER = "an initialiser (key, shape, dtype) -> array, such as jax.nn.initializers.zeros"
+
+Shapes = dict[str, tuple[tuple[int, ...], Initializer | None]]
+"""Shape and initialiser of every weight of a layer; without an initialiser it is left out."""
+
+
+def dense(num_inputs: int, num_outputs: int, w_init: Any, b_init: Any) -> Shapes:
+    """Returns the weights of a dense layer."""
+    return {"w": ((num_inputs, num_outputs), w_init), "b": ((num_outputs,), b_init)}
+
+
+def affine(x: Array, weights: Weights) -> Array:
+    """Returns `x w + b`."""
+    z = x @ weights["w"]
+    return z + weights["b"] if "b" in weights else z
+
+
+def places(length: int, size: int, step: int, padding: str) -> int:
+    """Returns the number of places of a kernel along an axis."""
+    return -(-length // step) if padding == "SAME" else (length - size) // step + 1
+
+
+def patches(x: Array, size: int, step: int, padding: str) -> Array:
+    """Returns all patches, `[batch, down, across, size * size * channels]`, by one slice a point."""
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (step, step), padding)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    down, across = (places(n, size, step, "VALID") for n in x.shape[1:3])
+    points = [
+        x[:, i : i + (down - 1) * step + 1 : step, j : j + (across - 1) * step + 1 : step]
+        for i in range(size)
+        for j in range(size)
+    ]
+    return jnp.stack(points, axis=-2).reshape(*points[0].shape[:3], -1)
+
+
+def max_pool(x: Array, window: int) -> Array:
+    if window == 1:
+        return x
+    shape = (1, window, window, 1)
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, shape, shape, "VALID")
+
+
+def initialiser(layers: Sequence[Shapes], dtype: DTypeLike) -> Callable[[Key], Params]:
+    """Returns the function of a key that draws the weights of all layers."""
+
+    def weights(key: Key, shapes: Shapes) -> Weights:
+        drawn = {}
+        for k, (name, (shape, init)) in zip(jax.random.split(key, len(shapes)), shapes.items(), strict=True):
+            if init is not None:
+                at = "recurrent_init" if name == "u" else f"{name}_init"
+                drawn[name] = checks.as_floating(at, init(k, shape, dtype))
+                checks.check_shapes([at], [drawn[name]], [shape])
+        return drawn
+
+    def init(key: Key) -> Params:
+        checks.check_key("key", key)
+        keys = jax.random.split(key, len(layers))
+        return tuple(weights(k, shapes) for k, shapes in zip(keys, layers, strict=True))
+
+    return init
+
+
+def as_layers(name: str, params: Any, num_layers: int) -> tuple[dict[str, Any], ...]:
+    """Returns the weights of each layer as dicts of floating-point arrays; each has a `w`."""
+    layers = checks.as_tuple(name, params, "a sequence with the weights of each layer")
+    if len(layers) != num_layers:
+        raise ValueError(f"{name}: expected {num_layers} layers, got {len(layers)}")
+    return tuple(_as_weights(f"{name}[{i}]", weights) for i, weights in enumerate(layers))
+
+
+def _as_weights(name: str, weights: Any) -> dict[str, Any]:
+    if not isinstance(weights, Mapping) or weights.get("w") is None:
+        got = sorted(weights) if isinstance(weights, Mapping) else checks.describe(weights)
+        raise ValueError(f"{name}: expected a dict with the entry 'w', got {got}")
+    given = {k: v for k, v in weights.items() if v is not None}
+    return given | {k: checks.as_floating(f"{name}[{k!r}]", given[k]) for k in ("w", "u", "b") if k in given}
+
+
+def checked(
+    params: Params, x: Any, layers: Sequence[Shapes], input_shape: Sequence[int | str]
+) -> tuple[tuple[Weights, ...], Array]:
+    """Returns the weights of each layer and a batch; raises unless they have the shapes of the network."""
+    params, x = as_layers("params", params, len(layers)), checks.as_array("x", x)
+    sizes = zip(x.shape[1:], input_shape, strict=False)
+    if x.ndim != 1 + len(input_shape) or any(n != m for n, m in sizes if m != "steps"):
+        expected = ", ".join(["batch", *map(str, input_shape)])
+        raise ValueError(f"x: expected shape [{expected}], got {list(x.shape)}")
+    for i, (weights, shapes) in enumerate(zip(params, layers, strict=True)):
+        for name, (shape, _) in shapes.items():
+            if name in weights or name != "b":
+                checks.check_shapes([f"params[{i}][{name!r}]"], [weights.get(name)], [shape])
+    return params, x
+
+
+def for_each(name: str, value: Any, number: int, of: str) -> tuple[Callable[[Array], Array], ...]:
+    """Returns an activation for each of a number of layers, given as one or as a sequence."""
+    each: tuple[Any, ...] = (value,) * number if callable(value) else checks.as_tuple(name, value, ACTIVATION)
+    for i, function in enumerate(each):
+        checks.check_callable(name if callable(value) else f"{name}[{i}]", function, ACTIVATION)
+    if len(each) != number:
+        raise ValueError(f"{name}: expected {number}, one a {of}, got {len(each)}")
+    return each
+
+
+def check_options(dtype: Any, output_activation: Any, **inits: Any) -> None:
+    """Raises unless the options that networks share are right."""
+    checks.check_callable("output_activation", output_activation, ACTIVATION)
+    checks.check_floating_dtype("dtype", dtype)
+    for name, init in inits.items():
+        if not (name == "b_init" and init is None):
+            checks.check_callable(name, init, INITIALISER, num_arguments=3)
