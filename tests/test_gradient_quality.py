@@ -26,7 +26,7 @@ from benchmarks.quality import (
 )
 from benchmarks.quality.theory import Exact, exact_signals
 from tests.command_line import call_main
-from tests.compare import normal, slow_but
+from tests.compare import differs, normal, slow_but
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -116,6 +116,9 @@ def test_examples_are_others_than_the_batch(bench):
     stage = bench._stage(SMALL)
     assert stage.examples_x.shape[:2] == (2, 3) and stage.x.shape[:2] == (2, 4)
     assert (stage.examples_x != stage.x[:, :3]).any(axis=2).all(axis=1).all()
+    later = bench._stage(replace(SMALL, updates=2))  # in the same program
+    moved = [(w != v).any() for w, v in zip(*map(jax.tree.leaves, (later.params, later.start)), strict=True)]
+    assert any(moved) and not differs(later.start, stage.params)
 
 
 def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere(bench):
