@@ -1,4 +1,4 @@
-"""The figures that compare rules: bias against variance, and error against compute."""
+"""Figures that compare rules: bias against variance, and error against compute."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.quality.figures import band, styles
@@ -18,10 +17,10 @@ FLOOR = 1e-3
 
 
 def bias_against_variance(baseline: xr.Dataset) -> Figure:
-    """One point a rule: squared bias against variance of the whole gradient; contours of equal error.
+    """Draws squared bias against variance of the whole gradient, one point per rule; contours: equal error.
 
-    A bias that its 95 % interval does not tell from zero is drawn as an arrow down from the interval's upper
-    end, and what is zero at the lower end of the axis.
+    A bias whose 95 % interval includes zero is drawn as an arrow down from the upper end of the interval;
+    zeros are drawn at `FLOOR`.
     """
     figure, axes = plt.subplots(figsize=(10.5, 6), layout="constrained")
     total = baseline.isel({axis_of(baseline): 0}).sel(layer="total")
@@ -36,7 +35,11 @@ def bias_against_variance(baseline: xr.Dataset) -> Figure:
     axes.set(xscale="log", yscale="log")
     axes.set_xlim(FLOOR * 0.6, max(axes.get_xlim()[1], 10))
     axes.set_ylim(FLOOR * 0.6, max(axes.get_ylim()[1], 10))
-    _error_contours(axes)
+    grid = [np.geomspace(*limits, 200) for limits in (axes.get_xlim(), axes.get_ylim())]
+    errors = grid[0][None] + grid[1][:, None]
+    levels = 10.0 ** np.arange(-2, np.ceil(np.log10(errors.max())))
+    lines = axes.contour(*grid, errors, levels=levels, colors="0.75", linewidths=0.8, zorder=0)
+    axes.clabel(lines, fmt=lambda level: f"{level:g}", fontsize="small")
     axes.set(
         title="Bias against variance of the whole gradient",
         xlabel="variance over draws, tr Cov g / |gradient|²",
@@ -45,14 +48,14 @@ def bias_against_variance(baseline: xr.Dataset) -> Figure:
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     reporting.footnote(
         figure,
-        f"mean and 95 % interval over {total.sizes['seed']} seeds; arrows: upper ends of biases not told from"
-        f" zero; at {FLOOR:g}: zero; grey: equal mean squared error",
+        f"mean and 95 % interval over {total.sizes['seed']} seeds; arrows: upper ends of intervals that"
+        f" include zero; zeros at {FLOOR:g}; grey: equal mean squared error",
     )
     return figure
 
 
 def _point(of_seeds: np.ndarray) -> tuple[float, list[list[float]], bool]:
-    """Position of a mean over seeds, its error bars, and whether it is but an upper limit."""
+    """Position of a mean over seeds, its error bars, and whether it is only an upper limit."""
     mean, low, high, _ = reporting.interval(of_seeds)
     if not np.any(of_seeds):
         return FLOOR, [[0.0], [0.0]], False
@@ -63,19 +66,11 @@ def _point(of_seeds: np.ndarray) -> tuple[float, list[list[float]], bool]:
     return mean, [[max(each, 0.0)] for each in spread], False
 
 
-def _error_contours(axes: Axes) -> None:
-    grid = [np.geomspace(*limits, 200) for limits in (axes.get_xlim(), axes.get_ylim())]
-    errors = grid[0][None] + grid[1][:, None]
-    levels = 10.0 ** np.arange(-2, np.ceil(np.log10(errors.max())))
-    lines = axes.contour(*grid, errors, levels=levels, colors="0.75", linewidths=0.8, zorder=0)
-    axes.clabel(lines, fmt=lambda level: f"{level:g}", fontsize="small")
-
-
 def error_against_compute(sweep: xr.Dataset, flops: Mapping[str, float]) -> Figure:
-    """Mean squared error of the whole gradient against the operations of an average of K, one line a rule.
+    """Draws mean squared error of the whole gradient against operations, for averages of K gradients.
 
-    Dotted: bias + variance / K for larger averages, from the variance at the smallest K and the bias at the
-    largest, if its 95 % interval leaves out 0.
+    Dotted: extrapolation bias + variance / K, with the variance at the smallest K, and the bias at the
+    largest K if its 95 % interval excludes 0.
     """
     figure, axes = plt.subplots(figsize=(10.5, 6), layout="constrained")
     total = sweep.sel(layer="total")
@@ -84,11 +79,15 @@ def error_against_compute(sweep: xr.Dataset, flops: Mapping[str, float]) -> Figu
         one = total.sel(rule=rule).transpose("seed", "num_samples")
         errors = np.maximum((one.relative_bias + one.relative_variance).values, FLOOR)
         varies = bool((one.relative_variance.values > 0).any())
-        shown = slice(None) if varies else slice(0, 1)  # averaging what does not vary only costs
+        shown = slice(None) if varies else slice(0, 1)  # averages do not change a deterministic gradient
         band(axes, counts[shown] * flops[rule], errors[:, shown], style, positive=False)
         if varies:
             more = np.geomspace(counts[-1], 1e5, 100)
-            _extrapolation(axes, more * flops[rule], _expected(one, counts[0], more), style["color"])
+            bias, low, *_ = reporting.interval(one.relative_bias.isel(num_samples=-1).values)
+            variance = one.relative_variance.isel(num_samples=0).mean().item() * counts[0]
+            expected = (bias if low > 0 else 0.0) + variance / more
+            expected[expected <= FLOOR] = np.nan
+            axes.plot(more * flops[rule], expected, color=style["color"], linestyle=(0, (1, 2)), linewidth=1)
     axes.set(
         title="Error of the gradient against compute: averages of K",
         xlabel="floating-point operations of the matrix products of an averaged gradient",
@@ -102,16 +101,6 @@ def error_against_compute(sweep: xr.Dataset, flops: Mapping[str, float]) -> Figu
     reporting.footnote(
         figure,
         f"mean and 95 % interval over {total.sizes['seed']} seeds; dotted: bias + variance / K;"
-        f" errors below {FLOOR:g}, zero too, are drawn there",
+        f" errors below {FLOOR:g} are drawn at {FLOOR:g}",
     )
     return figure
-
-
-def _expected(one: xr.Dataset, smallest: float, counts: np.ndarray) -> np.ndarray:
-    bias, low, *_ = reporting.interval(one.relative_bias.isel(num_samples=-1).values)
-    variance = one.relative_variance.isel(num_samples=0).mean().item() * smallest
-    return (bias if low > 0 else 0.0) + variance / counts
-
-
-def _extrapolation(axes: Axes, x: np.ndarray, errors: np.ndarray, color: Any) -> None:
-    axes.plot(x, np.where(errors > FLOOR, errors, np.nan), color=color, linestyle=(0, (1, 2)), linewidth=1)

@@ -1,4 +1,4 @@
-"""The figures of sweeps: every metric against what is varied, with the curves of theory."""
+"""Figures of sweeps: every metric against the varied setting, with theoretical curves."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,14 +24,14 @@ LOG_PANELS = (
     "snr_examples",
     "snr_examples_tutorial",
 )
-"""Drawn with a logarithmic axis, and only what a 95 % interval tells from zero."""
+"""Metrics drawn with a logarithmic axis, and only where their 95 % interval excludes zero."""
 ROUNDING = 1e-10
-"""Numbers below this are zero but for rounding in float32."""
+"""Threshold below which values are rounding errors of float32."""
 THEORY_STYLE: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.4}
 
 
 def styles(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of every rule; hollow and ever smaller, so that points that coincide are all seen."""
+    """Returns colours and markers by rule, with sizes that keep coinciding points visible."""
     colours = plt.get_cmap("tab20")(np.arange(20))[[*range(0, 20, 2), *range(1, 20, 2)]]
     markers = "osD^v<>P*Xhd8p"
     return {
@@ -44,11 +44,11 @@ def styles(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def sweep_figure(sweep: xr.Dataset, axis: str | None = None) -> Figure:
-    """All metrics against what is varied, one panel a metric, one line a rule; dashed: theory.
+    """Draws all metrics against the varied setting, one panel per metric, one line per rule; dashed: theory.
 
     Args:
-      sweep: with the dimensions rule, an axis, seed and layer; drawn are all layers together.
-      axis: "layer" for the layers of a sweep of one value in place of its axis.
+      sweep: dataset with the dimensions rule, seed, layer and the varied setting.
+      axis: "layer" to draw the layers at a single value; by default the varied setting, for all layers.
     """
     if axis == "layer":
         sweep, label, scale = sweep.isel({axis_of(sweep): 0}), "layer", "names"
@@ -67,25 +67,28 @@ def sweep_figure(sweep: xr.Dataset, axis: str | None = None) -> Figure:
             band(panel, x, one[metric].values, style | line, positive=metric in LOG_PANELS)
             if f"theory_{metric}" in one:
                 theory = one[f"theory_{metric}"].mean("seed").values
-                _theory(panel, x, theory, style["color"], half_width=0.05 if names else None)
+                if names:
+                    panel.hlines(theory, x - 0.05, x + 0.05, color=style["color"], zorder=5, linewidth=2)
+                else:
+                    panel.plot(x, theory, color=style["color"], zorder=5, **THEORY_STYLE)
     pure_noise: dict[str, Any] = {"color": "0.4", "linestyle": ":"}
     panels.flat[-1].axhline((2 / np.pi / sweep.attrs["examples"]) ** 0.5, **pure_noise)
     theory_style: dict[str, Any] = {"linewidth": 2} if names else THEORY_STYLE
     handles, labels = panels[0, 0].get_legend_handles_labels()
     handles += [Line2D([], [], color="0.3", **theory_style), Line2D([], [], **pure_noise)]
-    labels += ["theory, small noise", "pure noise, tutorial's SNR"]
+    labels += ["theory, small noise", "pure noise, tutorial SNR"]
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     figure.suptitle(f"Gradient quality against {label}")
     note = (
-        f"mean and 95 % interval over {sweep.sizes['seed']} seeds; logarithmic panels leave out what is zero"
-        " or not told from it; theory: weight perturbation, and node perturbation in dense layers"
+        f"mean and 95 % interval over {sweep.sizes['seed']} seeds; logarithmic panels omit intervals that"
+        " include zero; theory: weight perturbation, and node perturbation in dense layers"
     )
     reporting.footnote(figure, f"{label}\n\n{note}")
     return figure
 
 
 def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, style: dict[str, Any], *, positive: bool) -> None:
-    """Mean over seeds and 95 % interval of `of_seeds [seed, x]`; `positive`: only where that is above 0."""
+    """Draws mean and 95 % interval of `of_seeds [seed, x]`; `positive`: only intervals above 0."""
     mean, low, high, _ = np.array([reporting.interval(column) for column in of_seeds.T]).T
     if positive:
         resolved = np.where(np.isfinite(low), low, mean) > ROUNDING
@@ -95,14 +98,6 @@ def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, style: dict[str, Any],
         axes.vlines(x, low, high, color=style["color"], linewidth=1.2)
     else:
         axes.fill_between(x, low, high, color=style["color"], alpha=0.1, linewidth=0)
-
-
-def _theory(panel: Axes, x: np.ndarray, theory: np.ndarray, color: Any, *, half_width: float | None) -> None:
-    """A curve, or of names a bar as wide as a marker for each."""
-    if half_width is None:
-        panel.plot(x, theory, color=color, zorder=5, **THEORY_STYLE)
-    else:
-        panel.hlines(theory, x - half_width, x + half_width, color=color, zorder=5, linewidth=2)
 
 
 def _set_axes(panel: Axes, metric: str, values: np.ndarray, scale: str) -> None:

@@ -1,4 +1,4 @@
-"""Figures of the benchmark of rules: learning curves in updates and seconds, and bars by layer."""
+"""Figures of the comparison of rules: learning curves against updates and time, and bars by layer."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from experiments import reporting
 
 IN_A_PANEL = 9
-"""Rules that a panel of curves has room for."""
+"""Maximum number of rules per panel of curves."""
 
 
 def name_of(part: xr.Dataset) -> str:
-    """The rule of a part, as figures call it."""
+    """Returns the rule of a part as it is written in figures."""
     return str(part.rule.item()).replace("_", " ")
 
 
 def curves(problem: str, parts: Sequence[xr.Dataset]) -> Figure:
-    """Test accuracy against updates and against seconds, nine rules a column; a dashed line is backprop."""
+    """Draws test accuracy against updates and seconds, with nine rules per column; backprop is dashed."""
     groups = [parts[i : i + IN_A_PANEL] for i in range(0, len(parts), IN_A_PANEL)]
     drawn, grid = plt.subplots(
         2, len(groups), figsize=(4.2 * len(groups), 9), layout="constrained", sharey=True, squeeze=False
@@ -34,7 +34,7 @@ def curves(problem: str, parts: Sequence[xr.Dataset]) -> Figure:
                 style = {"color": "0.3", "linestyle": "--"} if any(part is one for one in exact) else {}
                 reporting.band(axes, x, part.test_accuracy.values, label=name_of(part), **style)
             axes.grid(alpha=0.3)
-            axes.set_xlabel("updates" if unit is None else "seconds of updates, compiled, one seed")
+            axes.set_xlabel("updates" if unit is None else "seconds (one seed, without compilation)")
         column[1].set_xlim(0, 1.5 * of_backprop * float(parts[0].step[-1]))
         column[1].legend(
             frameon=False, fontsize="x-small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15)
@@ -47,10 +47,8 @@ def curves(problem: str, parts: Sequence[xr.Dataset]) -> Figure:
 
 
 def layers(problem: str, parts: Sequence[xr.Dataset], metric: str, label: str) -> Figure:
-    """A metric of every layer and of all together before (light) and after training (dark), by rule."""
-    names = [
-        str(layer) for layer in parts[0].layer.values if parts[0][metric].sel(layer=layer).notnull().any()
-    ]
+    """Draws a metric of every layer, and in total, before (light) and after training (dark), by rule."""
+    names = [str(layer) for layer in parts[0][metric].dropna("layer", how="all").layer.values]
     drawn, grid = plt.subplots(
         1, len(names), figsize=(1.6 + 1.9 * len(names), 1.5 + 0.24 * len(parts)),
         layout="constrained", sharey=True, squeeze=False,
