@@ -12,19 +12,12 @@ from benchmarks.work import Work
 
 
 class Floors(NamedTuple):
-    """Measured limits of this machine.
+    """Measured limits of this machine."""
 
-    Fields:
-      flops: floating-point operations per second, in large float32 matrix products.
-      bandwidth: bytes read and written per second.
-      normals: normal random numbers per second.
-      words: random words of 32 bits per second.
-    """
-
-    flops: float
-    bandwidth: float
-    normals: float
-    words: float
+    flops: float  # floating-point operations per second, in large float32 matrix products
+    bandwidth: float  # bytes read and written per second
+    normals: float  # normal random numbers per second
+    words: float  # random words of 32 bits per second
 
     def seconds(self, work: Work, num_bytes: float) -> float:
         """Returns a lower bound on the time for this work."""

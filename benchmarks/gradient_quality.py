@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks import machine
-from benchmarks.quality import comparisons, figures, report
+from benchmarks.quality import figures, report
 from benchmarks.quality.config import Config
 from benchmarks.quality.problems import pooled_images
 from benchmarks.quality.settings import SWEEPS, Setting
@@ -67,8 +67,8 @@ def publish(
     harness.write_whole(config.out / "gradient_quality.json", lambda path: path.write_text(text))
     drawn = {f"against_{name}": figures.sweep_figure(sweep) for name, sweep in sweeps.items()}
     drawn["by_layer"] = figures.sweep_figure(baseline, "layer")
-    drawn["bias_against_variance"] = comparisons.bias_against_variance(baseline)
-    drawn["error_against_compute"] = comparisons.error_against_compute(sweeps.get(BASELINE, baseline), flops)
+    drawn["bias_against_variance"] = figures.bias_against_variance(baseline)
+    drawn["error_against_compute"] = figures.error_against_compute(sweeps.get(BASELINE, baseline), flops)
     for name, figure in drawn.items():
         _save(config.out / f"{name}.png", figure)
     print(report.table(baseline, flops))

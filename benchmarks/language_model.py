@@ -30,19 +30,12 @@ from experiments.settings import Count, Options
 
 
 class Run(NamedTuple):
-    """Training with one rule.
+    """Training with one rule."""
 
-    Fields:
-      make: `(model, loss) -> rule`.
-      rate: initial learning rate of Adam, with cosine decay to 0.
-      batch: windows per update.
-      updates: number of updates.
-    """
-
-    make: Callable[[ll.Model, ll.Loss], ll.Rule]
-    rate: float
-    batch: int
-    updates: int
+    make: Callable[[ll.Model, ll.Loss], ll.Rule]  # `(model, loss) -> rule`
+    rate: float  # initial learning rate of Adam, with cosine decay to 0
+    batch: int  # windows per update
+    updates: int  # number of updates
 
 
 RUNS = {

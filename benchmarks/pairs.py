@@ -12,21 +12,13 @@ SLICE = 0.01
 
 
 class Pairs(NamedTuple):
-    """Result of paired measurements.
+    """Result of paired measurements."""
 
-    Fields:
-      ours_s: median seconds per call of the library's program.
-      reference_s: the same for the reference.
-      ratio: median of ours / reference within pairs.
-      spread: quartiles of these ratios.
-      pairs: number of pairs.
-    """
-
-    ours_s: float
-    reference_s: float
-    ratio: float
-    spread: tuple[float, float]
-    pairs: int
+    ours_s: float  # median seconds per call of the library's program
+    reference_s: float  # the same for the reference
+    ratio: float  # median of ours / reference within pairs
+    spread: tuple[float, float]  # quartiles of these ratios
+    pairs: int  # number of pairs
 
 
 def compare(

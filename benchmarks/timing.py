@@ -85,14 +85,6 @@ class Comparison(NamedTuple):
         return self.reference_s / self.ours_s
 
 
-class _Program(NamedTuple):
-    """A compiled program: how to call it, and how often its function was traced."""
-
-    compiled: jax.stages.Compiled
-    call: Callable[[], Any]
-    traces: Callable[[], int]
-
-
 Reference = Callable[[], object] | Ours
 """A call that does one piece of work for one seed, or a JAX program for one seed."""
 
@@ -117,12 +109,12 @@ def compare(
     if repeats < 1:
         raise ValueError(f"repeats: expected at least 1, got {repeats}")
     began = time.perf_counter()
-    program = _compiled(ours)
+    compiled, call, count_traces = _compiled(ours)
     compile_s = time.perf_counter() - began
-    traces = program.traces()
+    traces = count_traces()
 
     if isinstance(reference, Ours):
-        theirs, pieces, threads = _blocking(_compiled(reference)), reference.pieces, os.cpu_count() or 1
+        theirs, pieces, threads = _compiled(reference)[1], reference.pieces, os.cpu_count() or 1
     else:
         theirs, pieces, threads = reference, 1, _fastest_threads(reference)
     start = 0 if ours.seeds == 1 else 1
@@ -133,7 +125,7 @@ def compare(
     # A program reads its arguments and writes its results at least once. XLA's `bytes accessed` is no lower
     # bound: it counts loop bodies once, and values passed between fused loops, which may stay in a cache.
     moved = bytes_of((ours.member, ours.shared)) + ours.seeds * bytes_of(results)
-    peak = peak_bytes(program.compiled)
+    peak = peak_bytes(compiled)
     of_seed = (peak + bytes_of(ours.member)) / ours.seeds
 
     def measured() -> Comparison:
@@ -149,12 +141,12 @@ def compare(
         )  # fmt: skip
 
     with threadpool_limits(threads):
-        pairs = [(function, _calls(function)) for function in (_blocking(program), theirs)]
+        pairs = [(function, _calls(function)) for function in (call, theirs)]
         found = [measured()]
         while found[-1].is_doubtful and len(found) < TIMES:
             found.append(measured())
-    if program.traces() != traces:
-        raise RuntimeError(f"expected {traces} traces of the program, got {program.traces()}")
+    if count_traces() != traces:
+        raise RuntimeError(f"expected {traces} traces of the program, got {count_traces()}")
     best = least_doubtful(found)
     if best.floor_share >= EXPLAINED:
         return best
@@ -174,11 +166,8 @@ def _spread(values: list[float]) -> float:
     return (three_quarters - quarter) / middle
 
 
-def _blocking(program: _Program) -> Callable[[], object]:
-    return lambda: jax.block_until_ready(program.call())
-
-
-def _compiled(ours: Ours) -> _Program:
+def _compiled(ours: Ours) -> tuple[jax.stages.Compiled, Callable[[], Any], Callable[[], int]]:
+    """A compiled program, a blocking call of it with new keys, and the number of times it was traced."""
     traces = 0
 
     def counted(each: tuple[Any, Any], *shared: Any) -> Any:
@@ -196,7 +185,11 @@ def _compiled(ours: Ours) -> _Program:
         on_cpu = jax.default_backend() == "cpu"
         program = ll.ensemble(counted, batch_size=ours.on_cpu if on_cpu else None)
         compiled = program.compile(first, *ours.shared)
-    return _Program(compiled, lambda: program((next(keys), ours.member), *ours.shared), lambda: traces)
+
+    def call() -> Any:
+        return jax.block_until_ready(program((next(keys), ours.member), *ours.shared))
+
+    return compiled, call, lambda: traces
 
 
 def _fastest_threads(reference: Callable[[], object]) -> int:

@@ -16,17 +16,11 @@ from lax_learning._sites._equations import split_scan
 
 
 class Work(NamedTuple):
-    """Amounts of work.
+    """Amounts of work."""
 
-    Fields:
-      flops: floating-point operations of matrix products and convolutions, two per multiply-add.
-      normals: normal random numbers.
-      words: other random numbers of 32 bits.
-    """
-
-    flops: float = 0.0
-    normals: float = 0.0
-    words: float = 0.0
+    flops: float = 0.0  # floating-point operations of matrix products and convolutions, two per multiply-add
+    normals: float = 0.0  # normal random numbers
+    words: float = 0.0  # other random numbers of 32 bits
 
     def plus(self, other: "Work", times: float = 1.0) -> "Work":
         """Returns `self + times * other`."""

@@ -54,25 +54,15 @@ class Sizes(Options):
 
 
 class Case(NamedTuple):
-    """One row of the benchmark.
+    """One row of the benchmark."""
 
-    Fields:
-      system: part of the library.
-      name: piece of work, with its variant.
-      goal: intended speed of one seed relative to the reference.
-      ensemble_goal: the same for each of many seeds; None if the case supports only one seed.
-      ours: `(sizes, seeds) -> Ours`.
-      reference: `sizes -> reference`, a call or a program.
-      requires: package that the reference needs in addition to NumPy; without it the case is skipped.
-    """
-
-    system: str
-    name: str
-    goal: float
-    ensemble_goal: float | None
-    ours: Callable[[Sizes, int], Ours]
-    reference: Callable[[Sizes], Reference]
-    requires: str | None = None
+    system: str  # part of the library
+    name: str  # piece of work, with its variant
+    goal: float  # intended speed of one seed relative to the reference
+    ensemble_goal: float | None  # the same for each of many seeds; None if the case supports only one seed
+    ours: Callable[[Sizes, int], Ours]  # `(sizes, seeds) -> Ours`
+    reference: Callable[[Sizes], Reference]  # `sizes -> reference`, a call or a program
+    requires: str | None = None  # package that the reference needs; without it, the case is skipped
 
     def goal_at(self, seeds: int) -> float | None:
         """Returns the goal for a number of seeds."""

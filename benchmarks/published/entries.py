@@ -17,47 +17,27 @@ from lax_learning.types import Key
 
 
 class Recipe(NamedTuple):
-    """Training setting.
+    """Training setting."""
 
-    Fields:
-      model: `() -> model`.
-      loss: per-example loss.
-      see: converts images `[examples, 784]` with pixels in 0..1 to inputs of the model.
-      optimizer: `(updates per epoch, epochs) -> optimizer`.
-      batch_size: images per update.
-      epochs: number of epochs.
-      options: options of the rule.
-    """
-
-    model: Callable[[], ll.Model]
-    loss: ll.Loss
-    see: Callable[[jax.Array], jax.Array]
-    optimizer: Callable[[int, int], optax.GradientTransformation]
-    batch_size: int
-    epochs: int
-    options: dict[str, Any] = {}  # noqa: RUF012 (not modified)
+    model: Callable[[], ll.Model]  # `() -> model`
+    loss: ll.Loss  # per-example loss
+    see: Callable[[jax.Array], jax.Array]  # converts images `[examples, 784]` to inputs
+    optimizer: Callable[[int, int], optax.GradientTransformation]  # of updates per epoch, epochs
+    batch_size: int  # images per update
+    epochs: int  # number of epochs
+    options: dict[str, Any] = {}  # noqa: RUF012 (not modified)  # options of the rule
 
 
 class Entry(NamedTuple):
-    """Published result, and our run in the same setting.
+    """Published result, and our run in the same setting."""
 
-    Fields:
-      source: authors and year.
-      link: address of the publication.
-      setting: the published setting, in words.
-      errors: published test errors in percent, by epoch; epoch 0 stands for an unknown number of epochs.
-      rule: name of the rule in the registry.
-      recipe: our setting.
-      why: differences between the two settings.
-    """
-
-    source: str
-    link: str
-    setting: str
-    errors: dict[int, float]
-    rule: str
-    recipe: Recipe
-    why: str
+    source: str  # authors and year
+    link: str  # address of the publication
+    setting: str  # the published setting, in words
+    errors: dict[int, float]  # test errors in percent by epoch; epoch 0: end of a run of unknown length
+    rule: str  # name of the rule in the registry
+    recipe: Recipe  # our setting
+    why: str  # differences between the two settings
 
 
 def _drops(rate: float, per_epoch: int, epochs: int, at: tuple[float, ...]) -> optax.Schedule:

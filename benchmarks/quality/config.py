@@ -12,18 +12,10 @@ from experiments.registry import check_name
 from experiments.settings import Count, Options, Seed, at_least, defaults_of
 
 DEFAULT_RULES = (
-    "backprop",
-    "weight_perturbation",
-    "forward_gradient",
-    "node_perturbation",
-    "node_perturbation_activity",
-    "node_perturbation_tutorial",
-    "forward_gradient_activities",
-    "feedback_alignment",
-    "direct_feedback_alignment",
-    "sign_symmetry_unit",
-    "kolen_pollack",
-)
+    "backprop", "weight_perturbation", "forward_gradient", "node_perturbation", "node_perturbation_activity",
+    "node_perturbation_tutorial", "forward_gradient_activities", "feedback_alignment",
+    "direct_feedback_alignment", "sign_symmetry_unit", "kolen_pollack",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -34,19 +34,12 @@ class Setting(Options):
 
 
 class Sweep(NamedTuple):
-    """Values of one field of the setting.
+    """Values of one field of the setting."""
 
-    Fields:
-      values: values of the field.
-      quick: fewer values, for `--quick`.
-      label: axis label, with units.
-      scale: axis scale: "log", "symlog" (with 0), or "names".
-    """
-
-    values: tuple[Any, ...]
-    quick: tuple[Any, ...]
-    label: str
-    scale: Literal["log", "symlog", "names"] = "log"
+    values: tuple[Any, ...]  # values of the field
+    quick: tuple[Any, ...]  # fewer values, for `--quick`
+    label: str  # axis label, with units
+    scale: Literal["log", "symlog", "names"] = "log"  # axis scale: "log", "symlog" (with 0), or "names"
 
     def settings(self, name: str, default: Setting, *, quick: bool) -> tuple[Setting, ...]:
         """Returns the default setting with each value of the field `name`."""

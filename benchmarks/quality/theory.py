@@ -48,17 +48,11 @@ from lax_learning.types import Key, Params
 
 
 class Exact(NamedTuple):
-    """Exact gradient of the mean loss of a batch, with inputs and teaching signals of every layer.
+    """Exact gradient of the mean loss of a batch, with inputs and teaching signals of every layer."""
 
-    Fields:
-      grads: gradient, a sequence of layers.
-      inputs: inputs of each layer's product, `[batch, ...]`.
-      deltas: teaching signals of single examples, each a batch of one, `[batch, 1, ...]`.
-    """
-
-    grads: Params
-    inputs: list[Array]
-    deltas: list[Array]
+    grads: Params  # gradient, a sequence of layers
+    inputs: list[Array]  # inputs of each layer's product, `[batch, ...]`
+    deltas: list[Array]  # teaching signals of single examples, each a batch of one, `[batch, 1, ...]`
 
 
 def exact_signals(model: ll.Model, loss: ll.Loss, key: Key, params: Params, x: Array, y: Array) -> Exact:
@@ -73,17 +67,11 @@ def exact_signals(model: ll.Model, loss: ll.Loss, key: Key, params: Params, x: A
 
 
 class Theory(NamedTuple):
-    """Moments of one estimate in units of `|gradient|^2`, by layer with the total at the end, `[layers + 1]`.
+    """Moments of one estimate in units of `|gradient|^2`, by layer and in total, `[layers + 1]`."""
 
-    Fields:
-      variance: `tr Cov ghat`.
-      along: residual variance along the gradient, A.
-      across: residual variance across the gradient, P.
-    """
-
-    variance: Array
-    along: Array
-    across: Array
+    variance: Array  # `tr Cov ghat`
+    along: Array  # residual variance along the gradient, A
+    across: Array  # residual variance across the gradient, P
 
 
 def _with_total(of_layers: Array) -> Array:

@@ -1,8 +1,8 @@
 """Decorrelated backprop in eager PyTorch.
 
 Every layer transforms its input by `z = R x`. With `C = mean z z^T` over a batch and
-`n_i = variance / mean z_i^2` for every row, `R <- R - eta n (C R - R)`; the decorrelation loss is `mean (C - variance I)^2`. In the same step,
-Adam updates the weights on the cross-entropy.
+`n_i = variance / mean z_i^2` for every row, `R <- R - eta n (C R - R)`; the decorrelation loss is
+`mean (C - variance I)^2`. In the same step, Adam updates the weights on the cross-entropy.
 
 As in the public class, C is formed, C R takes `2 inputs^3` operations, and every update of R computes its
 loss.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch  # pyright: ignore[reportMissingImports]
-from torch import nn  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 
 VARIANCE = 1.0
 DEAD = 1e-8
@@ -32,12 +32,12 @@ class DecorrelatedLinear(nn.Module):
         self.variance = torch.full((inputs,), VARIANCE)
         self.z = torch.empty(0, inputs)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Maps `x [batch, inputs]` to `[batch, outputs]`."""
         self.z = x @ self.R.T
         return self.linear(self.z)
 
-    def decorrelate(self) -> torch.Tensor:
+    def decorrelate(self) -> Tensor:
         """Sets the gradient of R from the latest z, and returns the loss."""
         with torch.no_grad():
             squares = torch.mean(self.z**2, dim=0)
@@ -58,7 +58,7 @@ class Learner:
         self.adam = torch.optim.Adam(weights, lr=learning_rate)
         self.descent = torch.optim.SGD([layer.R for layer in self.layers], lr=eta)
 
-    def update(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[float, list[float]]:
+    def update(self, x: Tensor, labels: Tensor) -> tuple[float, list[float]]:
         """Performs a step on `x [batch, inputs]` and `labels [batch]`; returns all losses before it."""
         self.adam.zero_grad()
         loss = nn.functional.cross_entropy(self.network(x), labels)

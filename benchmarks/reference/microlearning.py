@@ -13,18 +13,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+Array = np.ndarray
 DECAY = 0.1
 
 
 class Weights(NamedTuple):
     """Weights of the network, or an update of them."""
 
-    hidden: np.ndarray  # [hidden, inputs + 1]
-    output: np.ndarray  # [outputs, hidden + 1]
-    feedback: np.ndarray  # [hidden, outputs]
+    hidden: Array  # [hidden, inputs + 1]
+    output: Array  # [outputs, hidden + 1]
+    feedback: Array  # [hidden, outputs]
 
 
-Noise = tuple[np.ndarray, np.ndarray]
+Noise = tuple[Array, Array]
 """Noise for the hidden and for the output layer."""
 
 
@@ -37,20 +38,20 @@ class Rule(NamedTuple):
     """
 
     draw: Callable[[np.random.Generator, Weights, int, float], Noise]
-    update: Callable[[Weights, np.ndarray, np.ndarray, Noise, float], Weights]
+    update: Callable[[Weights, Array, Array, Noise, float], Weights]
 
 
-def with_bias(a: np.ndarray) -> np.ndarray:
+def with_bias(a: Array) -> Array:
     """Appends a unit that is always 1."""
     return np.append(a, np.ones((1, a.shape[1])), axis=0)
 
 
-def sigmoid(z: np.ndarray) -> np.ndarray:
+def sigmoid(z: Array) -> Array:
     """Returns `1 / (1 + exp(-z))`."""
     return 1 / (1 + np.exp(-z))
 
 
-def forward(weights: Weights, x: np.ndarray, noise: Noise | None = None) -> tuple[np.ndarray, np.ndarray]:
+def forward(weights: Weights, x: Array, noise: Noise | None = None) -> tuple[Array, Array]:
     """Returns hidden activities and output, with noise added to both."""
     hidden = sigmoid(weights.hidden @ with_bias(x))
     if noise is not None:
@@ -61,12 +62,12 @@ def forward(weights: Weights, x: np.ndarray, noise: Noise | None = None) -> tupl
     return hidden, output
 
 
-def losses(output: np.ndarray, t: np.ndarray) -> np.ndarray:
+def losses(output: Array, t: Array) -> Array:
     """Returns the squared error of every example, `[batch]`."""
     return np.sum((t - output) ** 2, axis=0)
 
 
-def _carried_back(weights: Weights, carrier: np.ndarray, x: np.ndarray, t: np.ndarray) -> Weights:
+def _carried_back(weights: Weights, carrier: Array, x: Array, t: Array) -> Weights:
     """The update when the output's error reaches the hidden units through `carrier [hidden, outputs]`."""
     hidden, output = forward(weights, x)
     delta = (t - output) * output * (1 - output)
@@ -74,26 +75,24 @@ def _carried_back(weights: Weights, carrier: np.ndarray, x: np.ndarray, t: np.nd
     return Weights(of_hidden, delta @ with_bias(hidden).T, np.zeros_like(weights.feedback))
 
 
-def backprop(weights: Weights, x: np.ndarray, t: np.ndarray, noise: Noise, sigma: float) -> Weights:
+def backprop(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
     """Summed over the batch, without the factor 2 of the square."""
     return _carried_back(weights, weights.output[:, :-1].T, x, t)
 
 
-def feedback_alignment(weights: Weights, x: np.ndarray, t: np.ndarray, noise: Noise, sigma: float) -> Weights:
+def feedback_alignment(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
     """Feedback alignment: the error passes back through fixed weights."""
     return _carried_back(weights, weights.feedback, x, t)
 
 
-def kolen_pollack(weights: Weights, x: np.ndarray, t: np.ndarray, noise: Noise, sigma: float) -> Weights:
+def kolen_pollack(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
     """Kolen-Pollack: the same update for output weights and feedback, with decay."""
     hidden, output, _ = _carried_back(weights, weights.feedback, x, t)
     feedback = output[:, :-1].T - DECAY * weights.feedback
     return Weights(hidden, output - DECAY * weights.output, feedback)
 
 
-def weight_perturbation(
-    weights: Weights, x: np.ndarray, t: np.ndarray, noise: Noise, sigma: float
-) -> Weights:
+def weight_perturbation(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
     """Weight perturbation: the change of the mean loss times the noise of the weights."""
     perturbed = Weights(weights.hidden + noise[0], weights.output + noise[1], weights.feedback)
     now = np.mean(losses(forward(weights, x)[1], t))
@@ -103,13 +102,13 @@ def weight_perturbation(
     return Weights(hidden, output, np.zeros_like(weights.feedback))
 
 
-def node_perturbation(weights: Weights, x: np.ndarray, t: np.ndarray, noise: Noise, sigma: float) -> Weights:
+def node_perturbation(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
     """Node perturbation: the change of each loss times that of the activities and times the inputs."""
     hidden, output = forward(weights, x)
     noisy_hidden, noisy_output = forward(weights, x, noise)
     change = losses(output, t) - losses(noisy_output, t)
 
-    def mean_product(moved: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    def mean_product(moved: Array, inputs: Array) -> Array:
         each = (moved / sigma**2)[:, None, :] * with_bias(inputs)[None, :, :]
         return np.mean(change * each, axis=2)
 
@@ -152,7 +151,7 @@ def add(weights: Weights, update: Weights, learning_rate: float) -> None:
 
 
 def snr(
-    rule: Rule, weights: Weights, x: np.ndarray, t: np.ndarray, draw: Callable[[int], Noise], sigma: float,
+    rule: Rule, weights: Weights, x: Array, t: Array, draw: Callable[[int], Noise], sigma: float,
     epsilon: float = 1e-3,
 ) -> float:  # fmt: skip
     """Returns `mean(|mean| / (std + epsilon))` over the updates of the hidden weights by single examples.

@@ -15,7 +15,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch  # pyright: ignore[reportMissingImports]
-from torch import nn  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+from torch.optim import Optimizer  # pyright: ignore[reportMissingImports]
 
 
 class Coefficients(NamedTuple):
@@ -34,15 +35,15 @@ class Formula(NamedTuple):
     """
 
     num_coefficients: int
-    evaluate: Callable[[Coefficients, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    evaluate: Callable[[Coefficients, Tensor], tuple[Tensor, Tensor]]
 
 
 class Draws(NamedTuple):
     """Curves of an epoch, each `[number, points]`, and `eps [iterations, number, 1]`."""
 
-    real: torch.Tensor
-    fake: torch.Tensor
-    eps: torch.Tensor
+    real: Tensor
+    fake: Tensor
+    eps: Tensor
 
 
 class Metrics(NamedTuple):
@@ -54,7 +55,7 @@ class Metrics(NamedTuple):
     accuracy: float
 
 
-def parabola(coefficients: Coefficients, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def parabola(coefficients: Coefficients, x: Tensor) -> tuple[Tensor, Tensor]:
     """Evaluates `N0*0.05*(x + 0.5*N1)**2 + 0.15*N2` and its derivative at the first column."""
     n = coefficients.normal
     values = n[0] * 0.05 * (x[:, 0] + 0.5 * n[1]) ** 2 + 0.15 * n[2]
@@ -69,7 +70,7 @@ def perceptron(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*[part for pair in pairwise(widths) for part in (nn.ReLU(), nn.Linear(*pair))][1:])
 
 
-def adam(critic: nn.Module, learning_rate: float, decay: float) -> torch.optim.Optimizer:
+def adam(critic: nn.Module, learning_rate: float, decay: float) -> Optimizer:
     """Returns the optimiser of the critic; weight decay is part of the gradient."""
     return torch.optim.Adam(critic.parameters(), lr=learning_rate, weight_decay=decay)
 
@@ -80,13 +81,13 @@ def draw_coefficients(number: int) -> Coefficients:
     return Coefficients([n for n, _ in pairs], [u for _, u in pairs])
 
 
-def curves(drawn: Sequence[tuple[Formula, Coefficients]], x: torch.Tensor) -> torch.Tensor:
+def curves(drawn: Sequence[tuple[Formula, Coefficients]], x: Tensor) -> Tensor:
     """Evaluates functions at `x [points, columns]`; returns `[number, points]`."""
     of_each = [torch.stack(formula.evaluate(coefficients, x)).T for formula, coefficients in drawn]
     return torch.stack(of_each)[..., 0]
 
 
-def draw(x: torch.Tensor, widths: Sequence[int], iterations: int) -> Draws:
+def draw(x: Tensor, widths: Sequence[int], iterations: int) -> Draws:
     """Draws a network, and as many functions as it has outputs, evaluated at `x [points, columns]`."""
     with torch.no_grad():
         fake = perceptron(widths)(x).T
@@ -95,9 +96,7 @@ def draw(x: torch.Tensor, widths: Sequence[int], iterations: int) -> Draws:
     return Draws(real, fake, torch.rand(iterations, len(fake), 1))
 
 
-def gradient_penalty(
-    critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, eps: torch.Tensor
-) -> torch.Tensor:
+def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     """Returns the mean of `(|grad critic| - 1)^2` between curves `[number, points]`; eps is `[number, 1]`."""
     between = (eps * real + (1 - eps) * fake).requires_grad_()
     logits = critic(between)
@@ -106,8 +105,8 @@ def gradient_penalty(
 
 
 def step(
-    critic: nn.Module, optimizer: torch.optim.Optimizer, real: torch.Tensor, fake: torch.Tensor, eps:
-      torch.Tensor,
+    critic: nn.Module, optimizer: Optimizer, real: Tensor, fake: Tensor, eps:
+      Tensor,
     penalty: float,
 ) -> Metrics:  # fmt: skip
     """Performs an Adam step on curves `[number, points]`; eps is `[number, 1]`."""
@@ -122,6 +121,6 @@ def step(
     return Metrics(loss_real.item(), loss_fake.item(), slope.item(), accuracy.item())
 
 
-def epoch(critic: nn.Module, optimizer: torch.optim.Optimizer, draws: Draws, penalty: float) -> list[Metrics]:
+def epoch(critic: nn.Module, optimizer: Optimizer, draws: Draws, penalty: float) -> list[Metrics]:
     """Performs a step for each eps, all on the same curves."""
     return [step(critic, optimizer, draws.real, draws.fake, eps, penalty) for eps in draws.eps]

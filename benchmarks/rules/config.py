@@ -15,21 +15,13 @@ QUICK = ("digits-dense", "mnist1d-convolutional", "half_space-batch_norm")
 
 
 class Preset(NamedTuple):
-    """Settings with and without `--quick`.
+    """Settings with and without `--quick`."""
 
-    Fields:
-      problems: names of problems, `DATA-MODEL`.
-      seeds: number of test seeds.
-      tuning_seeds: number of other seeds, with which every learning rate is tried.
-      updates: updates per run.
-      rates: learning rates to try.
-    """
-
-    problems: tuple[str, ...]
-    seeds: int
-    tuning_seeds: int
-    updates: int
-    rates: tuple[float, ...]
+    problems: tuple[str, ...]  # names of problems, `DATA-MODEL`
+    seeds: int  # number of test seeds
+    tuning_seeds: int  # number of other seeds, with which every learning rate is tried
+    updates: int  # updates per run
+    rates: tuple[float, ...]  # learning rates to try
 
 
 @dataclass(frozen=True, kw_only=True)

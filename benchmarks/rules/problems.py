@@ -14,19 +14,12 @@ LOSS = ll.softmax_cross_entropy
 
 
 class Data(NamedTuple):
-    """Data set whose examples are vectors.
+    """Data set whose examples are vectors."""
 
-    Fields:
-      load: `(key, source of the digits) -> Splits`.
-      image: height and width of an example as an image, for convolutions.
-      tokens: number and size of its tokens, for attention.
-      classes: number of classes.
-    """
-
-    load: Callable[[Key, str], ll.data.Splits]
-    image: tuple[int, int]
-    tokens: tuple[int, int]
-    classes: int
+    load: Callable[[Key, str], ll.data.Splits]  # `(key, source of the digits) -> Splits`
+    image: tuple[int, int]  # height and width of an example as an image, for convolutions
+    tokens: tuple[int, int]  # number and size of its tokens, for attention
+    classes: int  # number of classes
 
 
 SIZES = (4_000, 1_000, 1_000)
