@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import lax_learning as ll
 from benchmarks.machine import head
+from benchmarks.pairs import seconds_per_call
 from experiments import harness, reporting
 from experiments.settings import Count, Options
 from lax_learning.noise import normal, rademacher
@@ -148,27 +149,23 @@ def _measured(config: Config, loss: Any, params: Any, x: Any, options: dict[str,
         drawn = draw(key, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params))
         return jax.tree.map(jnp.sum, drawn)
 
-    seconds: dict[str, list[float]] = {"step": [], "passes": [], "drawing": []}
+    def one_step() -> Any:
+        nonlocal params
+        loss, params = step(key, params, x, learning_rate=1e-9)
+        return loss, params
 
-    def timed(name: str, function: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        result = jax.block_until_ready(function())
-        seconds[name].append(time.perf_counter() - began)
-        return result
-
-    low_rank, peaks = "rank" in options, []
-    for _ in range(1 + config.repeats):  # the first call compiles
-        peak, (_, params) = _peak(
-            lambda given=params: timed("step", lambda: step(key, given, x, learning_rate=1e-9))
-        )
-        peaks.append(peak)
-        timed("passes", lambda given=params: passes(given, x))
-        timed("drawing", lambda: None if low_rank else drawing(key))
-    step_s, passes_s, drawing_s = (median(times[1:]) for times in seconds.values())
+    turns = []
+    for _ in range(1 + config.repeats):  # the first calls compile
+        peak, step_s = _peak(lambda: seconds_per_call(one_step))
+        passes_s = seconds_per_call(partial(passes, params, x))
+        drawing_s = 0.0 if "rank" in options else seconds_per_call(partial(drawing, key))
+        turns.append((peak, step_s, passes_s, drawing_s))
+    peaks, *seconds = zip(*turns[1:], strict=True)
+    step_s, passes_s, drawing_s = map(median, seconds)
     row = {
         "temporaries / weights": temporaries / sum(sizes),
         "temporaries / largest leaf": temporaries / max(sizes),
-        "peak / weights": None if None in peaks else max(peaks[1:]) / sum(sizes),
+        "peak / weights": None if None in peaks else max(peaks) / sum(sizes),
         "step (s)": step_s,
         "two passes (s)": passes_s,
         "one drawing (s)": drawing_s,

@@ -114,7 +114,7 @@ def run(config: Config) -> list[dict[str, Any]]:
             found = jax.block_until_ready(program(keys, data))
             run_s = time.perf_counter() - compiled
             last = {**found, **{metric: found[metric][:, -1] for metric in ("accuracy", "cosine")}}
-            means = {metric: float(np.mean(last[metric])) for metric in ("accuracy", "cosine", "snr")}
+            means = {name: float(np.asarray(last[name]).mean()) for name in ("accuracy", "cosine", "snr")}
             rows.append({"rule": name, "compile_s": compiled - began, "run_s": run_s, **means})
     seconds = sum(row["run_s"] for row in rows)
     content = {

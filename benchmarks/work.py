@@ -12,7 +12,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from lax_learning._sites._equations import split_scan
+from lax_learning._sites._equations import inner_programs, split_scan
 
 
 class Work(NamedTuple):
@@ -82,7 +82,8 @@ def _of_jaxpr(
             if any(work_of_equation(equation)):
                 found.append((equation, prod(rounds[:depth])))
             seen[key] = [_Value(next(_NUMBERS), depth) for _ in equation.outvars]
-            inner = [_of_inner(equation, each, operands, seen, rounds) for each in _inner(equation.params)]
+            programs = [getattr(each, "jaxpr", each) for each in inner_programs(equation)]
+            inner = [_of_inner(equation, each, operands, seen, rounds) for each in programs]
             if equation.primitive.name == "cond" and inner:
                 inner = [max(inner, key=lambda each: _sum(each[0]))]
             found += itertools.chain.from_iterable(each for each, _ in inner)
@@ -127,14 +128,3 @@ def work_of_equation(equation: Any) -> Work:
             return Work(words=prod(out.shape) * max(1.0, equation.params["bit_width"] / 32))
         case _:
             return Work()
-
-
-def _inner(params: dict[str, Any]) -> list[Any]:
-    found = []
-    for value in params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, core.ClosedJaxpr):  # pyright: ignore[reportPrivateImportUsage]
-                found.append(each.jaxpr)
-            elif isinstance(each, core.Jaxpr):
-                found.append(each)
-    return found

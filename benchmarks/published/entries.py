@@ -69,10 +69,8 @@ def _slow_biases(rate: float, batch_size: int) -> optax.GradientTransformation:
 
 
 def _akrout(rate: float, **options: Any) -> Recipe:
-    def optimizer(per_epoch: int, epochs: int) -> optax.GradientTransformation:
-        return _slow_biases(rate, 128)
-
-    return Recipe(_sigmoids, _logistic, lambda images: images, optimizer, 128, 10, options)
+    optimizer = _slow_biases(rate, 128)
+    return Recipe(_sigmoids, _logistic, lambda images: images, lambda *_: optimizer, 128, 10, options)
 
 
 # BioTorch.
@@ -86,8 +84,7 @@ def _lenet(rate: float, clip: float = jnp.inf, **options: Any) -> Recipe:
         descent = optax.sgd(_drops(rate, per_epoch, epochs, (0.5, 0.75)), 0.9)
         return optax.chain(optax.clip_by_global_norm(clip), optax.add_decayed_weights(1e-3), descent)
 
-    model, loss, see = (lambda: problem().model), problem().loss, problem().see
-    return Recipe(model, loss, see, optimizer, 64, 12, options)
+    return Recipe(lambda: problem().model, problem().loss, problem().see, optimizer, 64, 12, options)
 
 
 # PEPITA.
@@ -136,8 +133,15 @@ def _ren(rate: float, epochs: int, **options: Any) -> Recipe:
         schedule = optax.linear_schedule(rate, 0.0, per_epoch * epochs)
         return optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(schedule, 0.9))
 
-    see = lambda images: (images - 0.1307) / 0.3081  # noqa: E731
-    return Recipe(_mixer, ll.softmax_cross_entropy, see, optimizer, 100, epochs, options)
+    return Recipe(
+        _mixer,
+        ll.softmax_cross_entropy,
+        lambda images: (images - 0.1307) / 0.3081,
+        optimizer,
+        100,
+        epochs,
+        options,
+    )
 
 
 AKROUT = partial(

@@ -33,7 +33,7 @@ def pooled_images(key: Key, source: str, pooled: int) -> tuple[np.ndarray, np.nd
 
 
 def make_problem(setting: Setting, images: np.ndarray, labels: np.ndarray) -> Problem:
-    """Returns the classification of images `[images, side, side]` by the network of a setting.
+    """Returns the problem of classifying images `[images, side, side]` with the network of a setting.
 
     Labels are one-hot, `[images, classes]`.
     """
@@ -57,7 +57,7 @@ def choose_batch(key: Key, problem: Problem, batch_size: int) -> tuple[Array, Ar
 def weights_after(
     key: Key, problem: Problem, exact: ll.Rule, params: Params, updates: Array, batch_size: int
 ) -> Params:
-    """Returns params after a number of backprop updates, which may be traced; batches have replacement."""
+    """Returns params after backprop updates on batches drawn with replacement; their number may be traced."""
 
     def update(t: Array, params: Params) -> Params:
         chosen = jax.random.randint(jax.random.fold_in(key, t), (batch_size,), 0, problem.x.shape[0])

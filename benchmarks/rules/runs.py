@@ -23,6 +23,8 @@ from lax_learning.metrics import by_path, cosine_similarity, snr
 
 Member = tuple[jax.Array, jax.Array]
 """Key and learning rate of a run."""
+Batches = tuple[jax.Array, jax.Array]
+"""Inputs and targets, `[batches, examples, ...]`."""
 
 
 class Trained(NamedTuple):
@@ -31,10 +33,6 @@ class Trained(NamedTuple):
     accuracies: dict[str, jax.Array]
     start: ll.TrainState
     end: ll.TrainState
-
-
-Batches = tuple[jax.Array, jax.Array]
-"""Inputs and targets, `[batches, examples, ...]`."""
 
 
 @jax.jit
@@ -137,16 +135,6 @@ def measure(
     return {name: np.array([[one[name] for one in of_end] for of_end in found]) for name in found[0][0]}
 
 
-def compare_times(contest: Contest, state: ll.TrainState, data: ll.data.Splits) -> pairs.Pairs:
-    """Times the updates of one seed, paired with those of backprop."""
-    _, ours = programs(contest)
-    _, backprops = programs(contest._replace(rule="backprop"))
-    plain = state._replace(rule_state=())
-    return pairs.compare(
-        lambda: ours(state, data), lambda: backprops(plain, data), seconds=contest.config.seconds
-    )
-
-
 def best(validation: np.ndarray) -> int:
     """Returns the index of the best rate by accuracies `[rate, seed]`; rates with a NaN never win."""
     return int(np.nan_to_num(validation.mean(axis=1), nan=-1.0).argmax())
@@ -184,9 +172,8 @@ def run_part(name: str, config: Config, data: dict[str, ll.data.Splits], progres
 def compete(contest: Contest, data: ll.data.Splits, progress: tqdm) -> xr.Dataset:
     """Tries every learning rate with the tuning seeds, and tests the best one with the test seeds."""
     config, chosen = contest.config, contest.config.chosen
-    tuning_key, test_key, measure_key = jax.random.split(
-        jax.random.fold_in(jax.random.key(config.seed), 1), 3
-    )
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    tuning_key, test_key, measure_key = jax.random.split(key, 3)
     shape = len(chosen.rates), chosen.tuning_seeds
     keys = jnp.tile(jax.random.split(tuning_key, shape[1]), shape[0])
     rates = np.repeat(np.asarray(chosen.rates, np.float32), shape[1])
@@ -197,7 +184,10 @@ def compete(contest: Contest, data: ll.data.Splits, progress: tqdm) -> xr.Datase
     tested = all_of(contest.run, (jax.random.split(test_key, chosen.seeds), rates), data, progress)
 
     measured = measure(contest, measure_key, (tested.start, tested.end), data)
-    timed = compare_times(contest, jax.tree.map(lambda leaf: leaf[0], tested.start), data)
+    first = jax.tree.map(lambda leaf: leaf[0], tested.start)
+    ours = partial(programs(contest)[1], first, data)
+    backprops = partial(programs(contest._replace(rule="backprop"))[1], first._replace(rule_state=()), data)
+    timed = pairs.compare(ours, backprops, seconds=config.seconds)
     every = chosen.updates // config.evaluations
     layers = [*by_path(lambda leaves: 0.0, tested.end.params, depth=1), "total"]
     return xr.Dataset(
