@@ -165,7 +165,8 @@ def run_part(name: str, config: Config, data: dict[str, ll.data.Splits], progres
         found = xr.Dataset({"refused": str(error)})
     else:
         found = compete(contest, splits, progress)
-    found = found.assign(problem=problem, rule=rule, machine_load=load_average() or np.nan)
+    busy = load_average()
+    found = found.assign(problem=problem, rule=rule, machine_load=np.nan if busy is None else busy)
     return found.expand_dims(part=[name])
 
 
