@@ -143,6 +143,21 @@ def test_products_in_half_precision_round_as_it_does() -> None:
     assert np.isnan(metrics.by_path(metrics.resolved_cosine, grads, grads, error)["shift"])
 
 
+def test_a_sigma_below_the_precision_of_the_loss_is_found() -> None:
+    """Losses near 4 are resolved to 2e-7: a tenth of the changes by a sigma of 1e-7."""
+    rule = partial(ll.weight_perturbation, ll.Model(lambda w, x: x @ w), ll.squared_error)
+    w, x, y = normal(9, 3, 2), normal(10, 8, 3), normal(11, 8, 2)
+
+    def share(sigma: float) -> jax.Array:
+        def gradient(w: jax.Array) -> jax.Array:
+            return rule(sigma=sigma).value_and_grad(KEY, w, (), x, y)[1]
+
+        return metrics.relative_norm(metrics.rounding_error(gradient, KEY, w), gradient(w))
+
+    assert share(0.1) < 1e-3
+    assert share(1e-7) > 0.1
+
+
 def test_resolved_cosine_on_both_sides_of_the_limit() -> None:
     b = jnp.array([2.0, 0.0])
     for error, known in ((0.99, True), (1.01, False), (jnp.nan, False)):

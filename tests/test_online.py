@@ -516,3 +516,20 @@ test_bad_values = refusals(
         "state: expected the state of the rule's init": [with_state(m, ()) for m in (online.rflo, noisy)],
     },
 )
+
+
+def test_every_rule_exports_for_accelerators():
+    net, platforms = leaky(jnp.float32), ("cpu", "cuda", "tpu")
+    params, x, y = jax.tree.map(jnp.float32, problem(net))
+
+    def run(key_data: Any, params: Any) -> Any:
+        key = jax.random.wrap_key_data(key_data)
+        rules = [make(net, ll.squared_error) for make in RULES.values()]
+        given = [(params, rule.init(key, params, x), x, y) for rule in rules]
+        return [
+            (rule.value_and_grad(key, *args), by_steps(rule, *args))
+            for rule, args in zip(rules, given, strict=True)
+        ]
+
+    exported = jax.export.export(jax.jit(run), platforms=platforms)(jax.random.key_data(KEY), params)
+    assert exported.platforms == platforms
