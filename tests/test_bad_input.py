@@ -249,7 +249,7 @@ SIZES = ("kernel", "stride", "pool")
 test_networks = refusals(
     values={
         "^widths: expected at least an input and an output": lambda: ll.mlp((3,)),
-        "^activation: expected 2, one a.*got 1": lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh]),
+        "^activation: expected 2, one per.*got 1": lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh]),
         "^outputs: expected one of .*'all'": lambda: ll.rnn((3, 4, 2), outputs="all"),
         r"^input_shape: expected \(height, width, channels\), got \(4, 4\)": convnet((4, 4)),
         "^padding: expected one of .*, got 'same'": convnet(padding="same"),
@@ -257,7 +257,7 @@ test_networks = refusals(
             (2, 2, 1), kernel=5, padding="VALID"
         ),
         **{
-            f"^{name}: expected one int, or 1, one a convolution, got 2": convnet(**{name: (3, 3)})
+            f"^{name}: expected one int, or 1, one per convolution, got 2": convnet(**{name: (3, 3)})
             for name in SIZES
         },
     },
