@@ -93,7 +93,7 @@ test_bad_values = refusals(
         "num_cues: expected an odd number": lambda: data.cue_accumulation(KEY, 2, num_cues=4),
         "bias: expected a number in 0..1": lambda: data.cue_accumulation(KEY, 2, bias=1.2),
         "length: expected at least 1": lambda: data.copy_memory(KEY, 2, length=0),
-        "num_examples, steps: expected arrays": [partial(draw, KEY, 10**9) for draw in every],
+        "num_examples, steps, num_.*: expected arrays": [partial(draw, KEY, 10**9) for draw in every],
     },
     types={
         "key: expected one key": [partial(draw, 0, 2) for draw in every],
