@@ -134,7 +134,7 @@ def test_feedback(name):
     cases = [(other, r".*: expected shape .*got \[7,")]
     cases += [(wrong, f": expected {structure}") for wrong in (None, PARAMS[:1], "feedback")]
     if name != "dfa":
-        cases.append((nothing, ": expected an array at '1/w', which an error passes, got None"))
+        cases.append((nothing, ": expected an array at '1/w', through which errors pass, got None"))
     for wrong, expected in cases:
         refuses(run(state._replace(feedback=wrong)), ValueError, "^state.feedback" + expected)
 
@@ -328,8 +328,8 @@ def test_what_a_rule_gets(name):
         refuses(of_many, ValueError, "^x: expected a batch of one example, got 5")
 
     for loss, error, pattern in (
-        (lambda o, y: jnp.mean(o - y), ValueError, r"one number an example, shape \[5\], got float32\[\]"),
-        (optax.l2_loss, ValueError, r"one number an example, shape \[5\], got float32\[5, 2\]"),
+        (lambda o, y: jnp.mean(o - y), ValueError, r"one number per example, shape \[5\], got float32\[\]"),
+        (optax.l2_loss, ValueError, r"one number per example, shape \[5\], got float32\[5, 2\]"),
         (lambda o, y: jnp.argmax(o, axis=-1), TypeError, "a floating.*int32"),
         (lambda o, y: (o, {}), TypeError, "a floating.*got tuple"),
     ):
@@ -415,7 +415,7 @@ def test_forward_mode_through_a_function_without_one():
     function.defvjp(lambda w: (jnp.sum(w), None), lambda saved, d: (W * d,))
     for num_samples, transform in ((1, jax.jit), (2, lambda f: f)):
         estimate = transform(estimators.forward_gradient(function, num_samples=num_samples))
-        pattern = "^loss_fn: forward gradients need forward-mode.*expected .*got"
+        pattern = "^loss_fn: expected functions with a forward-mode derivative.*got a custom_vjp"
         refuses(lambda e=estimate: e(KEY, W), TypeError, pattern)
 
     def own_error(w):
