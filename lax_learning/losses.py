@@ -13,11 +13,11 @@ def _as_pair(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     output, y = as_array("output", output), as_array("y", y)
     if y.shape == output.shape[:-1] != output.shape and jnp.issubdtype(y.dtype, jnp.integer):
         raise ValueError(
-            f"y: expected one-hot labels of shape {list(output.shape)} as output, got integer labels "
+            f"y: expected one-hot labels of shape {list(output.shape)} as in output, got integer labels "
             f"{describe(y)}; use jax.nn.one_hot(y, {output.shape[-1]})"
         )
     if y.shape != output.shape:
-        raise ValueError(f"y: expected shape {list(output.shape)} as output, got {list(y.shape)}")
+        raise ValueError(f"y: expected shape {list(output.shape)} as in output, got {list(y.shape)}")
     return output, y
 
 

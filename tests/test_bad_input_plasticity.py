@@ -271,7 +271,7 @@ def test_data(make: Any) -> None:
 test_units_and_accuracy = refusals(
     values={
         "^num_units: expected at least 1, got 0": lambda: relu_net(KEY, num_units=0),
-        r"^y: expected shape \[5, 2\] as output": [
+        r"^y: expected shape \[5, 2\] as in output": [
             lambda y=y: ll.balanced_accuracy(jnp.ones((5, 2)), y) for y in (jnp.zeros(5), jnp.zeros((1, 2)))
         ],
     }

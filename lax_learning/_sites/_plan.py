@@ -112,7 +112,7 @@ class Operation:
         return (w[0], x[0]) if self.site and self.site.is_bilinear else (w, x)
 
     def product(self, by_example: bool) -> Bilinear:
-        """Returns a site's operation, `(w, x) -> z`, by example in a form that is fast under `vmap`."""
+        """Returns a site's operation `(w, x) -> z`; `by_example` selects a form that is fast under `vmap`."""
         site = self.site
         assert site is not None
         op = equations.operation(self.equation, self.params, single=site.is_bilinear)

@@ -49,7 +49,7 @@ def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
 
 
 def starting(program: Program, opened: bool) -> Any:
-    """Returns the variables to differentiate by: parameters, or zeros at the taps if signals are wanted."""
+    """Returns the variables of differentiation: parameters, or zeros at the taps if signals are wanted."""
     lead = (1,) if program.by_example else ()
     zeros = {tap.index: jnp.zeros((*lead, *tap.shape), tap.dtype) for tap in program.plan.all_taps}
     return zeros if opened else program.split.parameters
@@ -67,7 +67,7 @@ def forward_of(program: Program, run: Callable[..., Any], opened: bool, x: Any) 
 
 
 def result(program: Program, opened: bool, found: Any, sites: "Sites | None" = None) -> Params | Signals:
-    """Returns derivatives by the variables from `starting` as signals, or as (masked) gradients."""
+    """Returns derivatives with respect to the variables from `starting`, as signals or gradients."""
     if not opened:
         return program.split.gradients(found if sites is None else masked(found, sites))
     return Signals(named({i: d[0] if program.by_example else d for i, d in found.items()}, program))
@@ -119,7 +119,7 @@ def losses_of(loss: Loss, output: Any, y: Any, size: int) -> Array:
 
 
 def error_of(loss: Loss, output: Any, y: Any, size: int, weight: float) -> tuple[Array, Any]:
-    """Returns the losses of all examples, and the derivative of `weight * sum(losses)` by the output."""
+    """Returns the losses of all examples, and `weight` times the derivative of their sum at the output."""
     losses, transpose = jax.vjp(lambda output: losses_of(loss, output, y, size), output)
     (error,) = transpose(jnp.full_like(losses, weight))
     return losses, error
@@ -160,7 +160,7 @@ def select(program: Program, where: Where) -> Sites:
         if site.leaves & chosen and site.leaves - chosen:
             raise ValueError(
                 f"where: expected all parameters of the site {site.operation!r} or none, "
-                f"{program.names(site)}, got {where!r}, which splits them{site.at_source}"
+                f"{program.names(site)}, got {where!r}, which selects only some{site.at_source}"
             )
     taps = [tap for tap in program.plan.all_taps if any(site.leaves & chosen for site in tap.sites)]
     return Sites(program, taps, paths)

@@ -102,7 +102,7 @@ class Pass(NamedTuple):
 
     ways: Ways
     reads: Feeds  # data values that sites read, by index, with a leading axis of examples
-    errors: list[Array]  # derivative of the mean loss by every output
+    errors: list[Array]  # derivative of the mean loss with respect to every output
     along: Callable[[Feeds], list[Array]]  # derivatives of the outputs along noise on all reads at once
 
     def paired(self, feedback: dict[str, Array], sent: list[Array], units: Feeds) -> dict[str, Array]:
@@ -220,7 +220,7 @@ def _check_feedback(feedback: Any, ways: Ways) -> None:
     if not isinstance(feedback, dict) or feedback.keys() != ways.keys():
         got = sorted(feedback) if isinstance(feedback, dict) else type(feedback).__name__
         raise ValueError(
-            f"state.feedback: expected a dict with the entries {sorted(ways)}, see init, got {got}"
+            f"state.feedback: expected a dict with the entries {sorted(ways)}, as from init, got {got}"
         )
     names = [f"state.feedback[{name!r}]" for name in ways]
     check_shapes(names, list(map(feedback.get, ways)), [route.like.shape for _, _, route in ways.values()])

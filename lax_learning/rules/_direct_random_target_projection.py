@@ -27,10 +27,10 @@ def direct_random_target_projection(
 
     A layer can learn as soon as its own activity and the label are available, before the layers above have
     run. For one-hot targets and outputs in 0..1, the target encodes the sign of the error, but not its size.
-    Its overall sign does not matter, because B is symmetric about zero. The signal does not
-    shrink with the error, so hidden layers never stop changing, and learning rates should be smaller than for
-    direct feedback alignment. Targets must have the shape of the output; integer labels and regression to
-    arbitrary values do not work. Positions, outputs and stacked layers: as in `direct_feedback_alignment`.
+    Its overall sign does not matter, because B is symmetric about zero. The signal does not shrink with the
+    error, so hidden layers never stop changing, and learning rates should be smaller than for direct feedback
+    alignment. Targets must have the shape of the output; integer labels and regression to arbitrary values do
+    not work. Positions, several outputs and stacked layers are treated as in `direct_feedback_alignment`.
 
     Args:
       targets: `y -> targets` with the structure and shapes of the output, if y contains more than targets.

@@ -154,7 +154,7 @@ def through_feedback(
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
         if not _has_feedback(site, sites):
             return op(w, x)
-        # The gradient by w comes from ordinary differentiation, so it stays one product under `vmap`.
+        # The gradient of w comes from ordinary differentiation, so it stays one product under `vmap`.
         z = op(w, jax.tree.map(jax.lax.stop_gradient, x))
         return linked(op, z, x, transport(w, partner))
 

@@ -27,8 +27,8 @@ def forward_gradient(
     Args:
       perturb: "weights": `dw = 1/K sum_k (dL/dw . v_k) v_k`, with one direction per batch; "activities":
         `delta_l = 1/K sum_k (dl/dz . v_k) v_kl`, with one direction per example over all pre-activations, and
-        gradients by the local pull-back, `dw_l = x_l^T delta_l / batch` for a dense layer, which have far
-        less variance, because there are fewer units than weights.
+        gradients by the local pull-back, `dw_l = x_l^T delta_l / batch` for a dense layer. The variance is
+        far smaller than with "weights", because there are fewer units than weights.
       num_samples: number K of directions to average.
       noise: "normal", "rademacher" or a function `(key, like) -> direction`.
       where: which parameters are trained; the gradients of the others are zero.

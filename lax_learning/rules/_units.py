@@ -32,7 +32,7 @@ class Units(NamedTuple):
     taps: list[Tap]  # in order
     zs: Taps  # the pre-activations
     losses: Array  # losses that units get credit for: of every example, or of the batch
-    weight: float  # derivative of the mean loss by one of `losses`
+    weight: float  # derivative of the mean loss with respect to one of `losses`
     dtypes: list[Any]  # of the parameters
     moved: Callable[[Taps], tuple[Array, Taps]]  # losses and zs after adding values to some of the zs
 
