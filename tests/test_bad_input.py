@@ -447,7 +447,7 @@ half_loss = r"^loss_fn: expected a loss in float32 or wider.*got "
 
 test_noise_and_estimators = refusals(
     values={
-        "^noise: expected the structure of what it is added to": with_noise([W]),
+        "^noise: expected the structure of the values": with_noise([W]),
         r"^noise\['b'\]: .*got \[3\]": with_noise({"a": W, "b": jnp.ones(3)}, {"a": W, "b": W}),
         r"^sigma: .*got float32\[2\]": lambda: jax.jit(lambda s: wp_estimator(sigma=s)(KEY, W))(W),
     },
