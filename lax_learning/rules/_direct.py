@@ -143,7 +143,7 @@ def direct_rule(
     Args:
       model, loss, feedback_init, where: those of the rule.
       sent: signals to send through the feedback; by default the error `dL/doutput`.
-      learn, optimizer: gradient of learned feedback, and the optimizer that updates it.
+      learn, optimizer: gradient of learned feedback, and the optimiser that updates it.
       total: whether the signals are the whole error of a data value. By default, errors that reach it around
         the products that read it, for example through a residual connection, are added.
     """

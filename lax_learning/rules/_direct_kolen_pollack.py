@@ -25,10 +25,10 @@ def direct_kolen_pollack(
 
     `delta_l = (e B_l^T) phi'(z_l)`, `g_B = a_l^T e / batch + decay B_l`
 
-    The feedback of the last hidden layer receives the gradient of the readout, so with the same optimizer and
+    The feedback of the last hidden layer receives the gradient of the readout, so with the same optimiser and
     decay the two converge, as in Kolen-Pollack. The feedback of an earlier layer receives the gradient of a
     hypothetical readout of that layer, and aligns with such a readout. The decay applies only to the
-    feedback; for convergence, add the same decay to the parameters' optimizer (`optax.add_decayed_weights`).
+    feedback; for convergence, add the same decay to the parameters' optimiser (`optax.add_decayed_weights`).
 
     Args:
       optimizer: updates the feedback at every call of `value_and_grad`.

@@ -39,7 +39,7 @@ class LearnedState(NamedTuple):
 
     Fields:
       feedback: feedback weights, as returned by the rule's init.
-      optimizer_state: state of the optimizer that updates the feedback.
+      optimizer_state: state of the optimiser that updates the feedback.
     """
 
     feedback: PyTree

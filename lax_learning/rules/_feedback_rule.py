@@ -41,7 +41,7 @@ def feedback_rule(
       model, loss, where, feedback_init: those of the rule.
       source: feedback at every call, for a rule without state; by default, feedback is the state.
       transport: as in `through_feedback`.
-      learn, optimizer: gradient of learned feedback, and the optimizer that updates it.
+      learn, optimizer: gradient of learned feedback, and the optimiser that updates it.
       complete: `(feedback, grads, params) -> grads`, which adds terms that do not depend on data.
     """
     check_parts(model, loss)

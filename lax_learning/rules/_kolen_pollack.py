@@ -27,8 +27,8 @@ def kolen_pollack(
     `g_w = g + decay w`, `g_feedback = g + decay feedback`, with the gradient `g` by feedback alignment.
 
     Under gradient descent with learning rate eta on both, `w - feedback` shrinks by a factor of
-    `1 - eta decay` per step. Pass a second instance of the parameters' optimizer as `optimizer`. This law
-    needs an optimizer that is linear in the gradient and acts on every leaf separately: with momentum, the
+    `1 - eta decay` per step. Pass a second instance of the parameters' optimiser as `optimizer`. This law
+    needs an optimiser that is linear in the gradient and acts on every leaf separately: with momentum, the
     difference follows the recursion of the momentum; with Adam, it shrinks at a different rate; clipping by a
     global norm breaks the law. Parameters without feedback (biases, the first layer) do not decay.
 
