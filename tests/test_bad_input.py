@@ -134,7 +134,7 @@ def test_feedback(name):
     cases = [(other, r".*: expected shape .*got \[7,")]
     cases += [(wrong, f": expected {structure}") for wrong in (None, PARAMS[:1], "feedback")]
     if name != "dfa":
-        cases.append((nothing, ": expected an array at '1/w', which an error passes, got None"))
+        cases.append((nothing, ": expected an array at '1/w', through which errors pass, got None"))
     for wrong, expected in cases:
         refuses(run(state._replace(feedback=wrong)), ValueError, "^state.feedback" + expected)
 
@@ -244,14 +244,14 @@ def of_shape(shape: Any, **options: Any) -> Any:
 test_networks = refusals(
     values={
         "^widths: expected at least an input and an output": lambda: ll.mlp((3,)),
-        "^activation: expected 2, one a.*got 1": lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh]),
+        "^activation: expected 2, one per.*got 1": lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh]),
         "^outputs: expected one of .*'all'": lambda: ll.rnn((3, 4, 2), outputs="all"),
         r"^input_shape: expected \(height, width, channels\), got \(4, 4\)": of_shape((4, 4)),
         "^padding: expected one of .*, got 'same'": of_shape((4, 4, 1), padding="same"),
         "^kernel, pool: expected an image with room for layer 0, .*got input_shape": of_shape(
             (2, 2, 1), kernel=5, padding="VALID"
         ),
-        **{f"^{n}: expected one int, or 1, one a convol": each([convnet], n, (3, 3)) for n in SIZES},
+        **{f"^{n}: expected one int, or 1, one per convol": each([convnet], n, (3, 3)) for n in SIZES},
     },
     types={
         r"^activation\[1\]: expected a function": lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh, 3]),
@@ -328,8 +328,8 @@ def test_what_a_rule_gets(name):
         refuses(of_many, ValueError, "^x: expected a batch of one example, got 5")
 
     for loss, error, pattern in (
-        (lambda o, y: jnp.mean(o - y), ValueError, r"one number an example, shape \[5\], got float32\[\]"),
-        (optax.l2_loss, ValueError, r"one number an example, shape \[5\], got float32\[5, 2\]"),
+        (lambda o, y: jnp.mean(o - y), ValueError, r"one number per example, shape \[5\], got float32\[\]"),
+        (optax.l2_loss, ValueError, r"one number per example, shape \[5\], got float32\[5, 2\]"),
         (lambda o, y: jnp.argmax(o, axis=-1), TypeError, "a floating.*int32"),
         (lambda o, y: (o, {}), TypeError, "a floating.*got tuple"),
     ):
@@ -415,7 +415,7 @@ def test_forward_mode_through_a_function_without_one():
     function.defvjp(lambda w: (jnp.sum(w), None), lambda saved, d: (W * d,))
     for num_samples, transform in ((1, jax.jit), (2, lambda f: f)):
         estimate = transform(estimators.forward_gradient(function, num_samples=num_samples))
-        pattern = "^loss_fn: forward gradients need forward-mode.*expected .*got"
+        pattern = "^loss_fn: expected functions with a forward-mode derivative.*got a custom_vjp"
         refuses(lambda e=estimate: e(KEY, W), TypeError, pattern)
 
     def own_error(w):
@@ -447,7 +447,7 @@ half_loss = r"^loss_fn: expected a loss in float32 or wider.*got "
 
 test_noise_and_estimators = refusals(
     values={
-        "^noise: expected the structure of what it is added to": with_noise([W]),
+        "^noise: expected the structure of the values": with_noise([W]),
         r"^noise\['b'\]: .*got \[3\]": with_noise({"a": W, "b": jnp.ones(3)}, {"a": W, "b": W}),
         r"^sigma: .*got float32\[2\]": lambda: jax.jit(lambda s: wp_estimator(sigma=s)(KEY, W))(W),
     },

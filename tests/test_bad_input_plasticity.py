@@ -255,7 +255,7 @@ test_data = refusals(
 test_units_and_accuracy = refusals(
     values={
         "^num_units: expected at least 1, got 0": lambda: relu_net(KEY, num_units=0),
-        r"^y: expected shape \[5, 2\] as output": each(
+        r"^y: expected shape \[5, 2\] as in output": each(
             partial(ll.balanced_accuracy, jnp.ones((5, 2))), jnp.zeros(5), jnp.zeros((1, 2))
         ),
     }

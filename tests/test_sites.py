@@ -378,7 +378,7 @@ def test_sigma_has_no_scale_of_its_own():
 def test_an_x_without_an_axis_of_examples_is_named():
     with pytest.raises(ValueError, match=r"^apply: expected params and x that fit") as raised:
         sites(Model(lambda w, x: x @ w), jnp.ones((3, 2)), jnp.ones(3))
-    assert "x: its first axis is that of examples; each has the shape [] here" in raised.value.__notes__
+    assert "x: the first axis is that of examples; here, each example has shape []" in raised.value.__notes__
 
 
 # Names.
