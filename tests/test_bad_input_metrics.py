@@ -24,10 +24,10 @@ m: Any = metrics
 loss: Any = ll
 KEY = jax.random.key(0)
 MODEL = ll.mlp((3, 4, 2))
-PARAMS = MODEL.init(KEY)
+PARAMS = jax.jit(MODEL.init)(KEY)
 RULE = ll.backprop(MODEL, ll.squared_error)
 X, Y = jnp.ones((5, 3)), jnp.zeros((5, 2))
-MOMENTS = metrics.stacked_moments((X, Y))
+MOMENTS = jax.jit(metrics.stacked_moments)((X, Y))
 
 KINDS = (
     ("abc", "'abc'"),
