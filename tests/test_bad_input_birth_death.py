@@ -95,7 +95,7 @@ test_options_and_params = refusals(
             {**PARAMS, "d": None}, axes={**AXES, "d": 0}
         ),
         PICKS + "one that returns": [*picking(lambda p: ()), *picking(lambda p: (p["c"], p["b"]))],
-        PICKS + "one that computes with them": picking(lambda p: 2 * p["c"]),
+        PICKS + "one that computes with leaves": picking(lambda p: 2 * p["c"]),
         PICKS + r"one that raises KeyError\('out'\)": picking(lambda p: p["out"]),
     },
     types={

@@ -108,7 +108,7 @@ A_PRODUCT = "^where: expected to select a product"
 
 test_models = refusals(
     values={
-        r"^state\.layers: expected the entries \['w'\], see init, got ": [
+        r"^state\.layers: expected the entries \['w'\], as from init, got ": [
             call for layers in ({"v": LAYERS["w"]}, None, (LAYERS["w"],)) for call in users_of(layers)
         ],
         r"^state\.layers\['w'\]\.R: expected shape \[3, 3\], got ": [

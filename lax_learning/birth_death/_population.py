@@ -85,7 +85,7 @@ class Population:
             picked = jax.tree.leaves(pick(self.merged(leaves)))
         except (TypeError, LookupError, AttributeError) as error:
             computes = _Leaf.__name__ in str(error)
-            got = "one that computes with them" if computes else f"one that raises {error!r}"
+            got = "one that computes with leaves" if computes else f"one that raises {error!r}"
             raise ValueError(f"charges: expected {PICKS}, got {got}") from error
         with_axis = [leaf for leaf, axis in zip(leaves, self.axes, strict=True) if axis is not None]
         others = [leaf for leaf in picked if leaf not in with_axis]
@@ -153,7 +153,7 @@ def choose(u: Float[Array, " choices"], mask: Bool[Array, " neurons"]) -> Int[Ar
 
 
 def distinct_slots(u: Array, mask: Bool[Array, " neurons"]) -> Int[Array, " neurons"]:
-    """Returns for every neuron the one that overwrites it, or itself; distinct slots outside the mask."""
+    """Returns for every neuron its source: itself, or a neuron of the mask; these get different slots."""
     size, inside = u.shape[0], jnp.sum(mask, dtype=jnp.int32)
     order = jnp.argsort(jnp.where(mask, 1 + u, u))  # those outside first; both in random order
     turn = jnp.arange(size, dtype=jnp.int32)

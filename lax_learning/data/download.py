@@ -12,7 +12,7 @@ MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
 
 def download_mnist() -> Path:
-    """Downloads those of MNIST's four `.gz` files that are not in the cache, and returns the cache folder.
+    """Downloads MNIST's four `.gz` files unless they are cached, and returns the cache folder.
 
     The folder is `$XDG_CACHE_HOME/lax_learning/mnist`, by default `~/.cache/lax_learning/mnist`. Files are
     moved there only once they are complete and checked.

@@ -86,7 +86,7 @@ def checked_places(program: Program, where: Where, layers: Any) -> dict[str, Pla
     places = places_of(program, where)
     if not isinstance(layers, dict) or layers.keys() != places.keys():
         got = sorted(layers) if isinstance(layers, dict) else type(layers).__name__
-        raise ValueError(f"state.layers: expected the entries {sorted(places)}, see init, got {got}")
+        raise ValueError(f"state.layers: expected the entries {sorted(places)}, as from init, got {got}")
     for name, place in places.items():
         check_state(f"state.layers[{name!r}]", layers[name], (*place.shape, place.shape[-1]))
     return places
@@ -163,8 +163,8 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
       where: as for `rule`.
 
     Raises:
-      ValueError: if a parameter is used by several operations, or normalised or scaled before its product,
-        or if decorrelation also removes the mean (`bias=True`).
+      ValueError: if a parameter is used by several operations, or changed before its product, for example
+        normalised or scaled, or if decorrelation also removes the mean (`bias=True`).
     """
     check_model(model)
     program = Program(model, params, as_batch(x, only_shapes=True)[0])
@@ -183,7 +183,7 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
         if restore is None:
             raise ValueError(
                 f"params: expected parameters that a single product uses directly, got {names}, used several "
-                "times, or normalised or scaled before their product, so that R cannot be folded into them"
+                "times, or changed (such as normalised) before the product, so that R cannot be folded in"
             )
         leaves[leaf] = restore(_folded(site, jnp.asarray(layers[name].R), operand)).astype(leaves[leaf].dtype)
     return jax.tree.unflatten(program.split.structure, leaves)

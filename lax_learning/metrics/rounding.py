@@ -1,4 +1,4 @@
-"""Rounding errors of gradients, and cosines that are NaN if they are too large."""
+"""Rounding errors of gradients, and cosines that are NaN if the rounding error is too large."""
 
 from collections.abc import Callable
 from functools import partial

@@ -85,7 +85,7 @@ def example_moments(
 
 
 def as_examples(key: Key, x: Any, y: Any) -> tuple[Array, Any, Any]:
-    """Returns keys, inputs and targets of all examples; raises unless x and y have equally many."""
+    """Returns keys, inputs and targets of all examples; raises unless x and y have the same number."""
     check_key("key", key)
     x, size = as_batch(x)
     y = as_arrays("y", y, is_numbers)

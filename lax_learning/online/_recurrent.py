@@ -101,16 +101,16 @@ def check_recurrent(net: Any) -> None:
 
 
 def steps_first(name: str, sequences: Any) -> Any:
-    """Returns arrays `[batch, steps, ...]` as `[steps, batch, ...]`; raises unless they have these axes."""
+    """Transposes `[batch, steps, ...]` to `[steps, batch, ...]`; raises unless arrays have these axes."""
     lengths = {jnp.shape(leaf)[1:2] for leaf in jax.tree.leaves(sequences)}
     if len(lengths) != 1 or lengths <= {(), (0,)}:
         shapes = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(sequences)]
-        raise ValueError(f"{name}: expected arrays [batch, steps, ...] with equal steps, got shapes {shapes}")
+        raise ValueError(f"{name}: expected arrays [batch, steps, ...] of equal length > 0, got {shapes}")
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), sequences)
 
 
 def as_steps(x: Any, y: Any) -> tuple[Any, Any]:
-    """Returns inputs and targets with steps as the first axis; raises unless both have as many steps."""
+    """Returns inputs and targets with steps as the first axis; raises unless both have the same number."""
     xs, ys = steps_first("x", as_batch(x)[0]), steps_first("y", as_arrays("y", y))
     number, targets = (jax.tree.leaves(steps)[0].shape[0] for steps in (xs, ys))
     if number != targets:
@@ -137,7 +137,7 @@ def leaky_rnn(
       activation: activation function of the units.
       w_init: initialiser of `w [in + units, units]` of the cell and of `w [units, out]` of the readout.
       b_init: initialiser of both `b`.
-      dtype: of the parameters.
+      dtype: dtype of the parameters.
 
     Returns:
       A `Recurrent` for `x [batch, steps, in]`, with params `{"cell": {"w", "b"}, "readout": {"w", "b"}}`.

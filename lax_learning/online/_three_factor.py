@@ -29,7 +29,7 @@ class ThreeFactorState(NamedTuple):
 
 
 class ThreeFactorMemory(NamedTuple):
-    """Memory between two steps: the noisy state, eligibility traces `[batch, *weight]`, and the time step."""
+    """Memory between steps: the noisy state, eligibility traces `[batch, *weight]`, and the step number."""
 
     h: Any
     eligibility: PyTree

@@ -52,7 +52,7 @@ def k_cap_mlp(
       fired: "value", a unit fired if its kept value is > 0; or "index", if it is one of the k selected
         units, even with value 0.
       w_init: initialiser of the first layer's weights.
-      dtype: of all weights.
+      dtype: dtype of all weights.
 
     Example:
       >>> import jax

@@ -62,7 +62,7 @@ class KCapNetwork:
       table_shapes: the table shape of every plastic layer, the output layer last.
       label_code: the code of the output unit that is the label; all others have `1 - label_code`.
       w_init: initialiser of the first layer.
-      dtype: of all weights.
+      dtype: dtype of all weights.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -77,7 +77,7 @@ class KCapNetwork:
     dtype: DTypeLike
 
     def init(self, key: Key) -> State:
-        """Draws synapses and first-layer weights; plastic weights have their values before an episode."""
+        """Draws synapses and first-layer weights; plastic weights are those of `reset`."""
         checks.check_key("key", key)
         w_key, mask_key = jax.random.split(key)
         keys = jax.random.split(mask_key, len(self.shapes))
@@ -88,7 +88,7 @@ class KCapNetwork:
         return (first, *({"w": w, "mask": mask} for w, mask in zip(plastic, masks[1:], strict=True)))
 
     def reset(self, state: State) -> State:
-        """Resets plastic weights to their values before an episode: 0 (additive) or 1 (multiplicative)."""
+        """Resets plastic weights to the start of an episode: 0 (additive) or 1 (multiplicative)."""
         self.check_state(state)
         start = UPDATES[self.scheme.update].start
         reset = (mapping_like(layer, w=jnp.full_like(layer["w"], start)) for layer in state[1:])

@@ -177,7 +177,7 @@ UPDATES = {
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a table entry `beta` changes a synapse.
+    """Change of a synapse by its table entry `beta`.
 
     additive: `w <- w + step_size beta mask`; multiplicative: `w <- w (1 + step_size beta mask)`
 

@@ -68,7 +68,7 @@ def _defined(share: Array, *logits: Array) -> Array:
 def gradient_penalty(
     critic: Critic, params: Params, eps: ArrayLike, real: ArrayLike, fake: ArrayLike
 ) -> Float[Array, ""]:
-    """Penalises gradients of the critic, between real and fake curves, whose norm differs from 1.
+    """Penalises a critic's gradient norms other than 1, at points between real and fake curves.
 
     `mean((|grad_x critic(eps real + (1 - eps) fake)| - 1)^2)`, with the norm over points and channels
 
