@@ -62,7 +62,7 @@ def of_dtype(name: str, dtype: Any) -> Any:
     return [init(params), update(params)]
 
 
-ONE_SIZE = "^params: expected neuron axes of one size, got"
+ONE_SIZE = "^params: expected neuron axes of the same size, got"
 STRUCTURE = "^axes: expected the structure of params, .*, got"
 PICKS = "^charges: expected a function that picks leaves of params with a neuron axis, .*got "
 UNKNOWN = ("unknown", None, ["clone"])
@@ -95,7 +95,7 @@ test_options_and_params = refusals(
             {**PARAMS, "d": None}, axes={**AXES, "d": 0}
         ),
         PICKS + "one that returns": [*picking(lambda p: ()), *picking(lambda p: (p["c"], p["b"]))],
-        PICKS + "one that computes with them": picking(lambda p: 2 * p["c"]),
+        PICKS + "one that computes with leaves": picking(lambda p: 2 * p["c"]),
         PICKS + r"one that raises KeyError\('out'\)": picking(lambda p: p["out"]),
     },
     types={
@@ -131,7 +131,7 @@ test_updates = refusals(
             state=STATE._replace(ancestor=jnp.arange(3))
         ),
         r"^origin: expected shape \[4\], got \[3\]": follow(origin=FOUR[:3]),
-        r"^origin: expected neurons of 0 \.\. 3 or -1, got 4": follow(origin=[0, 1, 2, 4]),
+        r"^origin: expected neurons in 0 \.\. 3 or -1, got 4": follow(origin=[0, 1, 2, 4]),
         **{f"^{name}: expected at least 1, got 0": each(use, 0) for name, use in COUNTS.items()},
     },
     types={

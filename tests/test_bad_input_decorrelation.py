@@ -49,7 +49,7 @@ def update(x: Any = X, state: Any = STATE, **options: Any) -> Any:
 test_updates = refusals(
     values={
         "^size: expected at least 1, got 0": lambda: DYNAMICS.init(0),
-        r"^x: expected shape \[\.\.\., 3\] with an entry, got \[": [
+        r"^x: expected non-empty shape \[\.\.\., 3\], got \[": [
             update(ONES((5, 4))),
             update(ONES((5, 4)), every=2),
             update(ONES((0, 3))),
@@ -108,21 +108,21 @@ A_PRODUCT = "^where: expected to select a product"
 
 test_models = refusals(
     values={
-        r"^state\.layers: expected the entries \['w'\], see init, got ": [
+        r"^state\.layers: expected the entries \['w'\], as from init, got ": [
             call for layers in ({"v": LAYERS["w"]}, None, (LAYERS["w"],)) for call in users_of(layers)
         ],
         r"^state\.layers\['w'\]\.R: expected shape \[3, 3\], got ": [
             call for layer in (de.State(jnp.eye(2)), None, jnp.eye(3)) for call in users_of({"w": layer})
         ],
         A_PRODUCT + r" .*got 'v', which selects none of \['w'\]": lambda: rule_of(where="v").init(KEY, W, X),
-        "^x: expected floating-point numbers, which R can multiply, got others at 'w'": init_of(
+        "^x: expected floating-point numbers, for R to multiply, got another dtype at 'w'": init_of(
             MODEL, W, X.astype(int)
         ),
-        r"^params: expected parameters that one product reads as they are, got 'w'": [
+        r"^params: expected parameters that a single product uses directly, got 'w'": [
             lambda: de.fold(ll.Model(tied), EYE, init_of(ll.Model(tied), EYE)().layers, X),
             lambda: de.fold(ll.Model(lambda p, x: x @ (2 * p["w"])), W, LAYERS, X),
         ],
-        r"^layers\['w'\]: expected no mean to remove": lambda: de.fold(
+        r"^layers\['w'\]: expected no bias b": lambda: de.fold(
             MODEL, W, {"w": de.State(jnp.eye(3), ONES(3))}, X
         ),
     },

@@ -110,7 +110,7 @@ test_bad_input = refusals(
         r"^feedback\['w'\]: expected shape.*got \[5, 2\]": lambda: m.weight_alignment({"w": X}, {"w": Y}),
         "^gradients: expected stacked gradients or.*got a dict of Moments": lambda: m.snr(MOMENTS.parts()),
         r"^x, d: expected shapes \[T,.*got \(5, 3\) and \(4, 2\)": lambda: m.product_moments(X, Y[1:]),
-        "^gradients: expected leaves with one leading axis": [
+        "^gradients: expected leaves with the same leading axis": [
             lambda: m.snr([1.0, 2.0, 3.0]),
             lambda: m.snr({}),
             lambda: m.snr((STACKED, STACKED[:3])),
@@ -127,7 +127,7 @@ test_bad_input = refusals(
             lambda: m.bias_variance(STACKED),
             lambda: m.bias_variance(m.stacked_moments(STACKED)),
         ],
-        "^reference: expected None, as the moments hold one": lambda: m.bias_variance(
+        "^reference: expected None, as the moments have one": lambda: m.bias_variance(
             m.stacked_moments(STACKED, jnp.ones(3)), jnp.ones(3)
         ),
         "^reference: expected .*the gradients": [

@@ -88,7 +88,7 @@ test_networks = refusals(
         "^widths: expected at most 1000 layers, got 1999": mlp((3,) * 2000, 1),
         "^rounds: expected at least 0, got -1": graph(rounds=-1),
         "^rounds: expected at most 14, .*got 15": graph(rounds=15),
-        r"^rule.bins.place: expected bins in 0 \.\. 1, got 9 for 0 of 0 inputs": binned(
+        r"^rule.bins.place: expected bins in 0 \.\. 1, got 9 when 0 of 0 inputs": binned(
             lambda cap: 2, lambda count, n: 9 + count
         ),
         r"^edge_probability: expected one .* of 2 hidden layers, got \(0.5,\)": mlp(edge_probability=(0.5,)),
@@ -204,7 +204,7 @@ test_samples_and_tables = refusals(
             run(network=RECURRENT),
             lambda: plasticity.transfer(TABLES, RECURRENT),
         ],
-        "^shared: expected hidden layers with tables of one shape, got": [
+        "^shared: expected hidden tables of the same shape, got": [
             call for rule in (plasticity.pre_post_count, plasticity.post_count) for call in shared(rule)
         ],
     },

@@ -27,24 +27,24 @@ ONES = jnp.ones
 
 # Formulas.
 
-ANYTHING = "a number, N0, N1, .., U0, U1, .., a column as X[:,0], one of + - * / ** or one of the functions"
+ANYTHING = "a number, N0, N1, .., U0, U1, .., a column such as X[:,0], one of + - * / ** or one of the "
 CHARACTERS = "letters, digits, spaces and _ . + - * / ( ) [ ] , :"
 FUNCTION = "one of the functions sin cos tan exp log sqrt abs tanh"
-COLUMN = "a column as X[:,0]"
-INDEX = "an index of 0..999 without leading zeros"
+COLUMN = "a column such as X[:,0]"
+INDEX = "an index in 0..999 without leading zeros"
 DEEP = "at most 100 nested operations"
 
 # The part of a formula that an error shows, in «»: what was expected there. Formulas are two spaces apart.
 REFUSED = {
     ANYTHING: "«X»  1 + «y»  «sin»  «1j»  «True»  «...»  «1 // 2»  «N0 and U0»  «N0 if N1 else N2»  "
     "«lambda: 0»  2*«[N0 for N0 in X]»  «await X»  sin(«*X»)  «1, 2»  «N0.real»  «X.__class__»",
-    "sin of one argument": "«sin(**X)»  «sin()»",
-    "exp of one argument": "1+«exp(1, 2)»",
+    "sin with one argument": "«sin(**X)»  «sin()»",
+    "exp with one argument": "1+«exp(1, 2)»",
     FUNCTION: "«np.load»(X)  «X.sin»(1)  «np.sin.cos»(1)  «sin(1)»(2)  «__import__»(N0)  («lambda: 0»)()  "
     "sin(tan(«cot»(1)))",
     COLUMN: "«X[0]»  «X[0,:]»  «X[:,-1]»  «X[:,1.0]»  «X[1:,0]»  «X[:1,0]»  «X[::2,0]»  «X[:,0,0]»  "
     "«X[:,N0]»  «Y[:,0]»  «X_1[:,0]»  «().__class__.__bases__[0]»",
-    "a column of 0..999": "«X[:,1000]»",
+    "a column in 0..999": "«X[:,1000]»",
     INDEX: "«N1000»  2 + «U01»",
     "a number of at most 1e+38": "«1e999»  -«1e39»",
     CHARACTERS: "1 «%» 2  (N0 :«=» 1)  sin(x«=»1)  1 «#» one  1«\n»+ 1  1«\\»  «\x00»1  1 + «é»  "
@@ -163,7 +163,7 @@ def test_nothing_is_run(monkeypatch, tmp_path):
 
 # Libraries.
 
-WRONG = "expected the derivative by column 0, "
+WRONG = "expected the derivative w.r.t. column 0, "
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ WRONG = "expected the derivative by column 0, "
         ("1\n\n N0 + N00", "3:7", f"expected {INDEX}, got 'N00'"),
         ("X[:,0]; 1 + one", "1:13", f"expected {ANYTHING}"),
         (";1", "1:1", "expected a formula, got ''"),
-        ("X[:,0]*X[:,1];X[:,1]", "1:1", "expected 2 derivatives, one a column, got 1"),
+        ("X[:,0]*X[:,1];X[:,1]", "1:1", "expected 2 derivatives, one per column, got 1"),
         ("X[:,0]\nX[:,0]**2;X[:,0]", "2:11", WRONG),
         ("2*X[:,0];2.000003", "1:10", WRONG),
         ("1000*sin(U0*X[:,0]);1000*U0*cos(1.00001*U0*X[:,0])", "1:21", WRONG),
@@ -192,7 +192,7 @@ def test_libraries(text, place, problem):
 
 
 def test_values_of_a_wrong_derivative():
-    pattern = r"^<library>:1:11: expected the derivative by column 0, (\S+) at \[(\S+)\], got (\S+)$"
+    pattern = r"^<library>:1:11: expected the derivative w.r.t. column 0, (\S+) at \[(\S+)\], got (\S+)$"
     with pytest.raises(sy.ExpressionError, match=pattern) as raised:
         sy.parse_library("X[:,0]**2;-X[:,0]")
     match = re.match(pattern, str(raised.value))

@@ -125,7 +125,7 @@ def test_a_set_is_not_put_together_from_two(tmp_path: Path) -> None:
     refuses(lambda: idx_images(KEY, one), ValueError, "name: expected part of the paths of one set of ")
     two = write(tmp_path / "two", "{part}-{kind}-idx{ndim}-ubyte", {**parts, "test": TRAIN})
     refuses(
-        lambda: idx_images(KEY, two), ValueError, "expected one file of a kind, got t10k-images.* and test-"
+        lambda: idx_images(KEY, two), ValueError, "expected one file of each kind, got t10k-images.* and test"
     )
     missing = r"expected files such as .* with 'no' \(name\) in their paths, got "
     refuses(lambda: idx_images(KEY, here, "no"), FileNotFoundError, missing)
@@ -139,10 +139,10 @@ def test_values_of_other_types_stay_as_they_are(tmp_path: Path) -> None:
 
 
 BAD = {
-    "t10k-labels-idx1-ubyte: expected 2 labels, one an image of t10k-images-idx3-ubyte, got shape \\(3,\\)": {
+    "labels-idx1-ubyte: expected 2 labels, one per image of t10k-images-idx3-ubyte, got shape \\(3,\\)": {
         "t10k": {**TEST, "labels": TRAIN["labels"][:3]}
     },
-    "expected test images of shape \\(4, 3\\) as those to train on, got \\(3, 4\\)": {
+    "expected test images of shape \\(4, 3\\) as in training, got \\(3, 4\\)": {
         "t10k": stored([0, 1], (3, 4))
     },
     "expected at least 6 training images, got 2": {"train": TEST},
@@ -156,7 +156,7 @@ BAD = {
     "t10k-labels-idx1-ubyte: expected integers of at least 0, got float32": {
         "t10k": {**TEST, "labels": np.array([1, 0], "float32")}
     },
-    "t10k-images-idx3-ubyte: expected images, an axis of them first, got \\(2,\\)": {
+    "t10k-images-idx3-ubyte: expected images of shape \\(n, ...\\), got \\(2,\\)": {
         "t10k": {"images": TEST["labels"], "labels": TEST["labels"]}
     },
 }
@@ -186,7 +186,7 @@ test_refused = refusals(
     types={
         "folder: expected a path, got 3": lambda: idx_images(KEY, 3),  # pyright: ignore[reportArgumentType]
         "name: expected a string, got 3": lambda: idx_images(KEY, ".", 3),  # pyright: ignore[reportArgumentType]
-        "key: expected one with a value, got a traced one; read the images outside of jit and vmap": [
+        "key: expected a concrete key, got a traced one; read the images outside of jit and vmap": [
             lambda: jax.jit(sklearn_digits)(KEY),
             lambda: jax.vmap(lambda key: idx_images(key, "."))(jax.random.split(KEY)),
         ],

@@ -244,7 +244,7 @@ def digits(images: tuple[int, ...], labels: list[int]) -> Callable[[], Digits]:
 test_digits_that_are_not_mnist = refusals(
     values={
         "here: expected labels in 0 .. 9, got 12": digits((2, 28, 28), [3, 12]),
-        r"here: expected 2 labels, one an image, got shape \(1,\)": digits((2, 28, 28), [3]),
+        r"here: expected 2 labels, one per image, got shape \(1,\)": digits((2, 28, 28), [3]),
         "here: expected at least one image, got empty data": digits((0, 28, 28), []),
         r"here: expected images of shape \(n, 28, 28\), got \(2, 28, 27\)": digits((2, 28, 27), [3, 1]),
     }

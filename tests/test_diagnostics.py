@@ -249,7 +249,7 @@ WITHOUT = ll.weight_perturbation(MODEL, ll.squared_error, sigma=0.1)
 
 test_refused = refusals(
     values={
-        "rule: expected one with teaching signals, got one without": lambda: metrics.depth_scales(
+        "rule: expected a rule with teaching signals, got one without": lambda: metrics.depth_scales(
             MODEL, WITHOUT, KEY, PARAMS, (), X, Y
         ),
         r"rule: expected signals at the taps of model, .*, got \[": lambda: metrics.depth_scales(
@@ -261,7 +261,7 @@ test_refused = refusals(
         "error: expected the structure of b": lambda: metrics.resolved_cosine([X], [X], X),
         "a: expected the structure of b": lambda: metrics.resolved_cosine(X, [X], [X]),
         "samples: number of gradients: expected at least 3, got 2": lambda: metrics.pairwise_cosine(X[:2]),
-        "samples: expected leaves with one leading axis of T": [
+        "samples: expected leaves with the same leading axis of size T": [
             lambda: metrics.pairwise_cosine([X, X[:4]]),
             lambda: metrics.pairwise_cosine(1.0),
         ],

@@ -501,8 +501,8 @@ test_bad_values = refusals(
         r"state.baseline: expected shape \[5\], got \[4\]": with_state(
             noisy, noisy(SMALL, LOSS).init(KEY, P, X[:, 1:])
         ),
-        "cell: expected units that act on each other through products": mixing("normed"),
-        "cell: expected products of weights with x or h alone": mixing("layered"),
+        "cell: expected units that interact only through products": mixing("normed"),
+        "cell: expected products of weights with x or h only": mixing("layered"),
         "apply: expected params and x that fit the model, got": each(net=of_another),
         r"params\['cell'\]\['leak'\]: expected 3 units as its last": value(online.rflo, leaking, P | LEAK),
     },

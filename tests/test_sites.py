@@ -415,7 +415,7 @@ def test_weights_behind_a_function_cannot_be_folded():
     layers = {"w": ll.decorrelation.State(normal(4, 4, 4))}
     for function in (jnp.abs, lambda w: jnp.sort(w, axis=0)):
         model = Model(lambda p, x, f=function: x @ f(p["w"]))
-        with pytest.raises(ValueError, match="params: expected parameters that one product reads as they"):
+        with pytest.raises(ValueError, match="params: expected parameters that a single product"):
             ll.decorrelation.fold(model, {"w": normal(3, 4, 4)}, layers, normal(1, 6, 4))
 
 

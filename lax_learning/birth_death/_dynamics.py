@@ -1,4 +1,4 @@
-"""Neuron birth-death: a population of neurons that resamples itself (Rotskoff et al., 2019)."""
+"""Neuron birth-death: a population of neurons that is resampled in training (Rotskoff et al., 2019)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ class State(NamedTuple):
     """State of a population.
 
     Fields:
-      ancestor: the neuron of the start that each one descends from; -1 if from a fresh one.
-      num_killed, num_cloned: kills and clones so far, as in `Events`.
+      ancestor: the initial neuron from which each neuron descends; -1 for descendants of new neurons.
+      num_killed, num_cloned: numbers of kills and clones so far, as defined in `Events`.
     """
 
     ancestor: Int[Array, " neurons"]
@@ -31,11 +31,11 @@ class Events(NamedTuple):
     """Events of one update.
 
     Fields:
-      rates: `V` of every neuron, centred if asked for; one with a rate of NaN is neither killed nor cloned.
-      killed: neurons that were replaced by a survivor, a fresh neuron, or a clone.
-      cloned: neurons whose copy overwrote another. With `slots="distinct"` those that found a slot; with
-        `slots="independent"` a later clone may have overwritten the copy in the same update.
-      origin: the neuron that each one is a copy of; itself where nothing happened, -1 where it is fresh.
+      rates: `V` of every neuron, after centring; neurons with a rate of NaN are neither killed nor cloned.
+      killed: neurons that were replaced by a survivor, a new neuron, or a clone.
+      cloned: neurons whose copy overwrote another neuron. With `slots="independent"`, a later clone may
+        have overwritten this copy in the same update; with `slots="distinct"`, only clones with a slot count.
+      origin: the neuron of which each is a copy; its own index if unchanged, -1 for new neurons.
     """
 
     rates: Float[Array, " neurons"]
@@ -45,13 +45,13 @@ class Events(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The random numbers of one update, uniform in 0..1, one a neuron.
+    """The random numbers of one update, uniform in 0..1, one per neuron.
 
     Fields:
       kill: a neuron is killed if this is below its probability.
-      survivor: chooses the survivor that a killed neuron becomes a copy of.
+      survivor: selects the survivor that replaces a killed neuron.
       clone: a neuron is cloned if this is below its probability.
-      slot: chooses the neuron that a clone overwrites.
+      slot: selects the neuron that a clone overwrites.
     """
 
     kill: Float[Array, " neurons"]
@@ -61,11 +61,11 @@ class Draws(NamedTuple):
 
 
 Replaced = tuple[Params, Int[Array, " neurons"], Bool[Array, " neurons"]]
-"""Params after an update, the origin of every neuron, and who was cloned."""
+"""Params after an update, the origin of every neuron, and which neurons were cloned."""
 
 
 def draws(key: Key, num_neurons: int) -> Draws:
-    """Draws of one update: `U(0, 1)`."""
+    """Draws the random numbers of one update from `U(0, 1)`."""
     checks.check_key("key", key)
     checks.check_count("num_neurons", num_neurons)
     checks.check_memory("num_neurons", [(len(Draws._fields), num_neurons)])
@@ -73,7 +73,7 @@ def draws(key: Key, num_neurons: int) -> Draws:
 
 
 def _mean(v: Array) -> Array:
-    """The mean, also where the sum is beyond the largest number."""
+    """Returns the mean, even if the sum overflows."""
     mean = jnp.mean(v)
     return jnp.where(jnp.isinf(mean), jnp.sum(v / v.size), mean)
 
@@ -100,35 +100,35 @@ def dynamics(
     prior: Callable[[Key, Params], Params] | None = None,
     draws: Callable[[Key, int], Draws] = draws,
 ) -> Dynamics:
-    """Kills neurons that raise the loss and clones those that lower it; their number never changes.
+    """Kills neurons that raise the loss and clones those that lower it, at a constant population size.
 
-    `V_i = c_i dL/dc_i`, centred or not; `p_i = alpha |V_i|` or `1 - exp(-alpha |V_i|)`
+    `V_i = c_i dL/dc_i`, optionally centred; `p_i = alpha |V_i|` or `1 - exp(-alpha |V_i|)`
 
-    Each neuron with V > 0 is killed with probability p: it becomes a copy of a survivor, or starts afresh.
-    Then each neuron with V < 0 is cloned with probability p, by the same rates: its copy overwrites another
-    one that is not cloned itself. If nobody would survive, nobody is killed; if all would be cloned, none is.
+    Each neuron with V > 0 is killed with probability p, and replaced by a copy of a survivor or by a new
+    neuron. Then, at the same rates, each neuron with V < 0 is cloned with probability p: its copy overwrites
+    a neuron that is not cloned. If all neurons would be killed, none is; if all would be cloned, none is.
 
     Args:
-      alpha: how fast the population changes, per update; for the paper's `alpha dt` their product.
-      axes: the structure of params; for every leaf the axis that counts the neurons, or None. Where params
-        have None in place of an array, so do axes.
-      charges: picks the leaves of params that are charges c, the weights that read the neurons; with
-        several charges a neuron, V is summed over them.
-      scheme: "clone", as above, or "prior": the killed start afresh with charge 0, and none are cloned.
-      center: "none", or "mean": V less its mean over the population.
-      probability: "linear", as the published code has it, or "exponential", as the paper.
-      charge: "copy": a copy has the charge of its origin, and the function jumps. "split": all copies of a
-        neuron share its charge, so that the function only loses what the overwritten ones added to it.
-      slots: "distinct": clones overwrite different neurons, as long as there are any. "independent": as
-        published, each draws its own, and of two on the same one the last stays.
-      prior: `(key, params) -> params` of fresh neurons, a pure function of its arguments; by default every
-        entry is `N(0, 1) / n`. Unused in scheme "clone".
-      draws: `(key, n) -> Draws`, to put other random numbers in.
+      alpha: speed of the population's changes, per update; `alpha dt` in the paper.
+      axes: pytree with the structure of params: for every leaf, the axis that indexes the neurons, or None;
+        also None where params have None instead of an array.
+      charges: function that picks the leaves of params that are charges c, the outgoing weights of neurons;
+        if a neuron has several charges, V is summed over them.
+      scheme: "clone", as above, or "prior": killed neurons become new ones with charge 0; none is cloned.
+      center: "none", or "mean" to subtract the population mean from V.
+      probability: "linear", as in the published code, or "exponential", as in the paper.
+      charge: "copy": a copy has the charge of its origin, so the function jumps. "split": a neuron and its
+        copies share its charge, so the function loses only the contributions of overwritten neurons.
+      slots: "distinct": clones overwrite different neurons while there are any left. "independent", as
+        published: each clone draws a neuron; if several draw the same one, the last clone stays.
+      prior: `(key, params) -> params` of new neurons, a pure function of its arguments; by default, entries
+        are `N(0, 1) / n`. Unused with scheme "clone".
+      draws: `(key, n) -> Draws`, to supply other random numbers.
 
     Returns:
       Dynamics: `init(params) -> State` and `update(key, params, state, gradients) ->
-      ((params, state), Events)`, with the gradients of the loss by params. `update(key, params, state,
-      rates=V)` takes the rates `[n]` as they are. Moments of an optimizer come along by `follow`.
+      ((params, state), Events)`, with gradients of the loss w.r.t. params. `update(key, params, state,
+      rates=V)` uses given rates `[n]` instead. `follow` applies the events to an optimizer's moments.
 
     Example:
       >>> import lax_learning as ll
@@ -167,7 +167,7 @@ def dynamics(
         source = neurons if is_prior else overwrite(u.slot, cloned)
         placed = source != neurons
         origin = jnp.where(placed, source, origin)
-        if slots == "distinct":  # with "independent" slots also clones that were overwritten count
+        if slots == "distinct":  # with "independent" slots, overwritten clones count too
             cloned = jnp.zeros_like(cloned).at[jnp.where(placed, source, neurons.size)].set(True, mode="drop")
         not_fresh = jnp.where(origin < 0, neurons.size, origin)
         copies = jnp.zeros(neurons.shape, jnp.float32).at[not_fresh].add(1, mode="drop")
@@ -219,7 +219,7 @@ def dynamics(
         return (params, after), Events(v, killed, cloned, origin)
 
     def _normal(key: Key, params: Params) -> Params:
-        """Fresh neurons: every entry from `N(0, 1) / n`."""
+        """Draws new neurons, every entry from `N(0, 1) / n`."""
         leaves, structure = jax.tree.flatten(params)
         keys, size = jax.random.split(key, len(leaves)), Population(params, axes).size
         drawn = [jax.random.normal(k, a.shape, a.dtype) / size for k, a in zip(keys, leaves, strict=True)]

@@ -1,4 +1,4 @@
-"""Populations of neurons in pytrees: their axes, and the replacement of some neurons by others."""
+"""Populations of neurons in pytrees: neuron axes, and the replacement of neurons by others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,10 +25,10 @@ PICKS = "a function that picks leaves of params with a neuron axis, such as lamb
 
 
 class Population:
-    """Parameters leaf by leaf, without those that are None.
+    """The leaves of params, except those that are None.
 
     Attributes:
-      names, leaves, axes: path, array, and the axis that counts the neurons or None, of every leaf.
+      names, leaves, axes: of every leaf, the path, the array, and the neuron axis or None.
       size: number of neurons.
     """
 
@@ -63,7 +63,7 @@ class Population:
         if not sizes:
             raise ValueError("axes: expected a neuron axis for at least one leaf, got None for all")
         if len(set(sizes.values())) > 1:
-            raise ValueError(f"params: expected neuron axes of one size, got {sizes}")
+            raise ValueError(f"params: expected neuron axes of the same size, got {sizes}")
         self.size = next(iter(sizes.values()))
         check_count("number of neurons", self.size)
 
@@ -75,17 +75,17 @@ class Population:
         return jax.tree.leaves(tree)
 
     def merged(self, leaves: list[Any]) -> PyTree:
-        """Returns params with other leaves."""
+        """Returns a pytree like params with the given leaves."""
         return jax.tree.unflatten(self.structure, leaves)
 
     def charges(self, pick: Callable[[PyTree], PyTree]) -> list[bool]:
-        """Returns which leaves are charges; raises unless they have a neuron axis."""
+        """Returns for every leaf whether it is a charge; raises if a charge has no neuron axis."""
         leaves = [_Leaf(name) for name in self.names]
         try:
             picked = jax.tree.leaves(pick(self.merged(leaves)))
         except (TypeError, LookupError, AttributeError) as error:
             computes = _Leaf.__name__ in str(error)
-            got = "one that computes with them" if computes else f"one that raises {error!r}"
+            got = "one that computes with leaves" if computes else f"one that raises {error!r}"
             raise ValueError(f"charges: expected {PICKS}, got {got}") from error
         with_axis = [leaf for leaf, axis in zip(leaves, self.axes, strict=True) if axis is not None]
         others = [leaf for leaf in picked if leaf not in with_axis]
@@ -107,9 +107,9 @@ class Population:
     def replaced(
         self, is_charge: list[bool], origin: Int[Array, " neurons"], share: Array, fresh: PyTree
     ) -> PyTree:
-        """Returns params with every neuron as the one at its origin, its charges divided by its share.
+        """Returns params with every neuron replaced by its origin, and charges divided by `share`.
 
-        Where the origin is -1 neurons are those of `fresh`, with charges 0.
+        Neurons with origin -1 are taken from `fresh`, with charges 0.
         """
         after = []
         leaves = zip(self.leaves, self.axes, is_charge, self.flat("prior", fresh), strict=True)
@@ -131,7 +131,7 @@ def _is_none(leaf: Any) -> bool:
 
 
 class _Leaf:
-    """Stands for a leaf: it can be picked, but not be computed with."""
+    """Placeholder of a leaf, which can be picked but not used in computations."""
 
     def __init__(self, name: str):
         self.name = name
@@ -141,28 +141,28 @@ class _Leaf:
 
 
 def _along(values: Array, ndim: int, axis: int) -> Array:
-    """Returns a vector laid along one axis of `ndim`."""
+    """Returns a vector along one of `ndim` axes; all others have size 1."""
     return jnp.expand_dims(values, [i for i in range(ndim) if i != axis % ndim])
 
 
 def choose(u: Float[Array, " choices"], mask: Bool[Array, " neurons"]) -> Int[Array, " choices"]:
-    """For every u in 0..1 the neuron at that share of those in the mask: uniform u, uniform choices."""
+    """Maps each u in 0..1 to a neuron of the mask; uniform u give uniform choices."""
     place = jnp.cumsum(mask, dtype=jnp.int32)
     rank = jnp.minimum((u * place[-1].astype(u.dtype)).astype(jnp.int32), place[-1] - 1)
     return jnp.searchsorted(place, rank + 1, method="scan_unrolled").astype(jnp.int32)
 
 
 def distinct_slots(u: Array, mask: Bool[Array, " neurons"]) -> Int[Array, " neurons"]:
-    """For every neuron the one that overwrites it, or itself: each in the mask goes over another outside."""
+    """Returns for every neuron its source: itself, or a neuron of the mask; these get different slots."""
     size, inside = u.shape[0], jnp.sum(mask, dtype=jnp.int32)
-    order = jnp.argsort(jnp.where(mask, 1 + u, u))  # those outside and then those inside, at random
+    order = jnp.argsort(jnp.where(mask, 1 + u, u))  # those outside first; both in random order
     turn = jnp.arange(size, dtype=jnp.int32)
     to = jnp.where(turn < jnp.minimum(inside, size - inside), order, size)
     return turn.at[to].set(order[(turn + size - inside) % size].astype(jnp.int32), mode="drop")
 
 
 def independent_slots(u: Array, mask: Bool[Array, " neurons"]) -> Int[Array, " neurons"]:
-    """The same with replacement: of copies that fall on one neuron that of the last one stays."""
+    """As `distinct_slots`, but drawn with replacement: of several copies on one neuron, the last stays."""
     neurons = jnp.arange(u.shape[0], dtype=jnp.int32)
     to = jnp.where(mask & ~jnp.all(mask), choose(u, ~mask), u.shape[0])
     source = jnp.full_like(neurons, -1).at[to].max(neurons, mode="drop")
@@ -177,20 +177,20 @@ def follow(
     *,
     copies: str = "carry",
 ) -> PyTree:
-    """Carries the moments of replaced neurons along, or clears them, in the state of any optax optimizer.
+    """Copies or clears the moments of replaced neurons in the state of any optax optimizer.
 
-    `m_i <- m_origin(i)`, or 0; always 0 for fresh neurons
+    `m_i <- m_origin(i)`, or 0; always 0 for new neurons
 
-    A leaf of the state belongs to the leaf of params whose path ends its own, if it has its shape: the `mu`
-    and `nu` of Adam for example, also below chains, masks and schedules. Everything else stays: counts, and
-    factored moments.
+    A leaf of the state belongs to a leaf of params if its path ends with that leaf's path and the shapes are
+    equal, for example `mu` and `nu` of Adam, also inside chains, masks and schedules. Everything else, such
+    as counts and factored moments, is left unchanged.
 
     Args:
       optimizer_state: from `optimizer.init(params)` or an update.
-      origin: from the `Events` of birth-death: the neuron that each one is a copy of, -1 for fresh ones.
-      params: the parameters that the optimizer changes.
-      axes: as of `dynamics`.
-      copies: "carry": a copy has the moments of its origin; "clear": it starts with none.
+      origin: from `Events`: the neuron of which each is a copy, -1 for new neurons.
+      params: the parameters that the optimizer updates.
+      axes: as for `dynamics`.
+      copies: "carry": a copy gets the moments of its origin; "clear": its moments start at 0.
 
     Example:
       >>> import optax
@@ -209,7 +209,7 @@ def follow(
     if not isinstance(origin, Tracer):
         outside = [i for i in origin.tolist() if not -1 <= i < size]
         if outside:
-            raise ValueError(f"origin: expected neurons of 0 .. {size - 1} or -1, got {outside[0]}")
+            raise ValueError(f"origin: expected neurons in 0 .. {size - 1} or -1, got {outside[0]}")
     paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(params))
     known = zip(paths, (leaf.shape for leaf in population.leaves), population.axes, strict=True)
     longest_first = sorted(known, key=lambda entry: -len(entry[0]))

@@ -1,4 +1,4 @@
-"""Data sets as NumPy arrays, and the order in which a run sees them."""
+"""Data sets, problems drawn from a key, and the order of batches in a run."""
 
 from lax_learning.data._batches import Batches, BatchState, batches
 from lax_learning.data._idx_images import idx_images

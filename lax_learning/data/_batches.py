@@ -1,4 +1,4 @@
-"""Batches of a run: a fresh random order every epoch, cut into pieces."""
+"""Batches of a run: a new random order every epoch, split into batches."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,8 +15,8 @@ from lax_learning.types import Key
 class BatchState(NamedTuple):
     """State of the schedule."""
 
-    key: Key  # the run's, never consumed itself: epoch e draws from fold_in(key, e)
-    order: Int32[Array, "batches_per_epoch batch"]  # this epoch's batches
+    key: Key  # key of the run, never consumed directly: epoch e draws from fold_in(key, e)
+    order: Int32[Array, "batches_per_epoch batch"]  # batches of the current epoch
 
 
 class Batches(NamedTuple):
@@ -27,16 +27,16 @@ class Batches(NamedTuple):
 
 
 def batches(num_examples: int, batch_size: int) -> Batches:
-    """Batches without replacement, epoch after epoch.
+    """Makes a schedule of batches drawn without replacement, epoch by epoch.
 
         indices(step) = permutation(fold_in(key, e))[b * batch_size : (b + 1) * batch_size]
         e, b = divmod(step, num_examples // batch_size)
 
     The last `num_examples % batch_size` examples of an epoch's permutation are left out of that epoch.
 
-    `next` is made for the body of a `lax.scan` over steps, integers from 0, under `vmap` over seeds: leave
-    `step` unbatched, and a permutation is drawn only on the first step of an epoch. A run can be resumed at
-    any step from the state that the step before returned.
+    Use `next` in the body of a `lax.scan` over integer steps from 0, also under `vmap` over seeds: if `step`
+    is not batched, a permutation is drawn only on the first step of an epoch. A run can be resumed at any
+    step from the state that the previous step returned.
 
     >>> schedule = batches(num_examples=6, batch_size=2)
     >>> _, indices = jax.lax.scan(schedule.next, schedule.init(jax.random.key(0)), jnp.arange(6))
@@ -61,7 +61,7 @@ def batches(num_examples: int, batch_size: int) -> Batches:
     def next_batch(state: BatchState, step: Int[Array, ""] | int) -> tuple[BatchState, Array]:
         check_counter("step", step)
         epoch, batch = step // batches_per_epoch, step % batches_per_epoch
-        starts = (batch == 0) & (epoch > 0)  # init has drawn the first epoch
+        starts = (batch == 0) & (epoch > 0)  # init draws the first epoch
         order = jax.lax.cond(starts, lambda: draw(state.key, epoch), lambda: state.order)
         return BatchState(state.key, order), order[batch]
 

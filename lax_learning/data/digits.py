@@ -1,4 +1,4 @@
-"""Labelled images as they are stored, and how they become splits of scaled inputs and one-hot targets."""
+"""Labelled images as stored, and their conversion to splits of scaled inputs and one-hot targets."""
 
 import importlib
 from typing import Any, NamedTuple
@@ -17,14 +17,14 @@ NUM_CLASSES = 10
 
 
 class Digits(NamedTuple):
-    """Images and the class of each, as stored."""
+    """Images and their class labels, as stored."""
 
     images: Shaped[np.ndarray, "n ..."]
     labels: Shaped[np.ndarray, " n"]
 
 
 def from_extra(module: str, expected: str) -> Any:
-    """Imports a module that comes with the extra `experiments`, or raises an ImportError that says so."""
+    """Imports a module of the extra `experiments`; raises an ImportError that names the extra."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -33,10 +33,10 @@ def from_extra(module: str, expected: str) -> Any:
 
 
 def check_pairs(digits: Digits, images_at: Any, labels_at: Any, image: str = "image") -> Digits:
-    """Returns the digits; raises ValueError unless there is an image, and a label for each."""
+    """Returns the digits; raises ValueError unless there are images, and one label for each."""
     images, labels = digits
     if labels.shape != images.shape[:1]:
-        expected = f"expected {len(images)} labels, one an {image}"
+        expected = f"expected {len(images)} labels, one per {image}"
         raise ValueError(f"{labels_at}: {expected}, got shape {labels.shape}")
     if len(images) == 0:
         raise ValueError(f"{images_at}: expected at least one image, got empty data")
@@ -44,7 +44,7 @@ def check_pairs(digits: Digits, images_at: Any, labels_at: Any, image: str = "im
 
 
 def check_digits(digits: Digits, where: str) -> Digits:
-    """Returns the digits; raises ValueError unless they can be MNIST's.
+    """Returns the digits; raises ValueError unless shapes and labels are those of MNIST.
 
     >>> check_digits(Digits(np.zeros((2, 28, 28), np.uint8), np.array([3, 12], np.uint8)), "my folder")
     Traceback (most recent call last):
@@ -60,7 +60,7 @@ def check_digits(digits: Digits, where: str) -> Digits:
 
 
 def sort_digits(digits: Digits) -> Digits:
-    """Sorts digits by their pixels, then label: tfds stores them shuffled, and all sources are to agree.
+    """Sorts digits by pixels, then label, so that all sources agree (tfds stores them shuffled).
 
     >>> images = np.stack([np.full((28, 28), grey, np.uint8) for grey in (9, 0, 5)])
     >>> sort_digits(Digits(images, np.array([1, 2, 3], np.uint8))).labels
@@ -73,11 +73,11 @@ def sort_digits(digits: Digits) -> Digits:
 
 
 def check_file_key(key: Any) -> None:
-    """Raises unless `key` is a key with a value: files cannot be split by a traced one."""
+    """Raises unless `key` is a concrete key, as files cannot be split by a traced one."""
     check_key("key", key)
     if isinstance(key, Tracer):
         raise TypeError(
-            "key: expected one with a value, got a traced one; read the images outside of jit and vmap, and "
+            "key: expected a concrete key, got a traced one; read the images outside of jit and vmap, and "
             "pass the splits in as arguments"
         )
 
@@ -88,14 +88,14 @@ def random_order(key: Key, number: int) -> Integer[np.ndarray, " n"]:
 
 
 def dataset(digits: Digits, chosen: Integer[np.ndarray, " m"], num_classes: int = NUM_CLASSES) -> Dataset:
-    """Returns the chosen examples: bytes divided by 255, other values as they are, and one-hot labels."""
+    """Returns the chosen examples with one-hot labels; bytes are divided by 255, other values kept."""
     x = digits.images[chosen].reshape(len(chosen), -1)
     x = x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
     return Dataset(x, one_hot(digits.labels[chosen], num_classes))
 
 
 def random_splits(key: Key, train: Digits, test: Digits, num_classes: int, where: Any) -> Splits:
-    """Returns the splits, each in random order: a sixth of the training images is for validation."""
+    """Returns splits in random order; a sixth of the training images is for validation."""
     num_validation = len(train.labels) // 6
     if num_validation == 0:
         raise ValueError(f"{where}: expected at least 6 training images, got {len(train.labels)}")

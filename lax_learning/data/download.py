@@ -12,10 +12,10 @@ MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
 
 def download_mnist() -> Path:
-    """The cache folder with MNIST's four `.gz` files, after fetching those that are not there yet.
+    """Downloads MNIST's four `.gz` files unless they are cached, and returns the cache folder.
 
-    The folder is `$XDG_CACHE_HOME/lax_learning/mnist`, or else `~/.cache/lax_learning/mnist`. A file appears
-    in it whole and checked, or not at all.
+    The folder is `$XDG_CACHE_HOME/lax_learning/mnist`, by default `~/.cache/lax_learning/mnist`. Files are
+    moved there only once they are complete and checked.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lax_learning" / "mnist"
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from jaxtyping import Shaped, UInt8
 
 from lax_learning.data.digits import Digits, check_digits
 
-# Of the unzipped contents: compression makes no difference.
+# MD5 of the uncompressed contents.
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -25,15 +25,15 @@ MNIST_MD5 = {
 }
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-"""NumPy's names of the types that a magic number may have: all big-endian."""
+"""NumPy dtypes by type code in the magic number; all are big-endian."""
 
 
 def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*shape"]:
-    """The array in an IDX file, of the shape and type that it declares; unsigned bytes are read-only.
+    """Reads the array in an IDX file, in its shape and dtype; arrays of unsigned bytes are read-only.
 
     Args:
-        path: the file; one whose name ends in `.gz` is unzipped.
-        md5: hex digest that the unzipped contents must have; unchecked if None.
+        path: the file; decompressed if its name ends in `.gz`.
+        md5: expected hex digest of the decompressed contents; not checked if None.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "three-labels-idx1-ubyte"
@@ -47,7 +47,7 @@ def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*s
         try:
             contents = gzip.decompress(contents)
         except (OSError, EOFError, zlib.error) as error:
-            got = f"one that does not unzip: {error}"
+            got = f"one that cannot be decompressed: {error}"
             raise ValueError(f"{path}: expected a whole gzip file, got {got}") from error
     digest = hashlib.md5(contents, usedforsecurity=False).hexdigest()
     if md5 is not None and digest != md5:
@@ -69,20 +69,20 @@ def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*s
 
 
 def check_path(name: str, path: str | Path) -> Path:
-    """Returns a path; raises TypeError unless it is one, or a string."""
+    """Returns a `Path`; raises TypeError unless `path` is a path or a string."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{name}: expected a path, got {path!r}")
     return Path(path)
 
 
 def find_idx_folder(folder: Path) -> Path | None:
-    """Finds MNIST's IDX files: in `folder` itself or torchvision's `MNIST/raw` in it; None if in neither."""
+    """Finds the folder of MNIST's IDX files: `folder` or, as in torchvision, `MNIST/raw` in it, or None."""
     candidates = folder, folder / "MNIST" / "raw"
     return next((at for at in candidates if any(_find(at, name) for name in MNIST_MD5)), None)
 
 
 def read_idx_folder(folder: Path) -> tuple[Digits, Digits]:
-    """MNIST's training and test digits from its four IDX files, unzipped or `.gz`, md5-checked."""
+    """Reads MNIST's training and test digits from its four IDX files, plain or `.gz`; checks MD5 sums."""
 
     def read(name: str) -> UInt8[np.ndarray, "*shape"]:
         path = _find(folder, name)

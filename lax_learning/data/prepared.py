@@ -1,4 +1,4 @@
-"""MNIST as a prepared tensorflow-datasets folder, written and read without tensorflow and network."""
+"""MNIST as a prepared tensorflow-datasets folder, written and read without tensorflow or network access."""
 
 import os
 import re
@@ -15,21 +15,21 @@ _EXPECTED = "prepared folders: expected the packages tensorflow-datasets and pil
 
 
 def default_data_dir() -> Path:
-    """Returns the folder of tfds' data sets: `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`."""
+    """Returns the data dir of tfds: `TFDS_DATA_DIR`, by default `~/tensorflow_datasets`."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find_prepared(data_dir: Path) -> Path | None:
-    """The newest finished `mnist/<version>` in a tfds data dir; None if there is none."""
+    """Returns the newest complete `mnist/<version>` in a tfds data dir, or None."""
     folders = [path.parent for path in data_dir.glob("mnist/*/dataset_info.json")]
     versions = [folder for folder in folders if re.fullmatch(r"\d+\.\d+\.\d+", folder.name)]
     return max(versions, key=lambda folder: [int(number) for number in folder.name.split(".")], default=None)
 
 
 def read_prepared(folder: Path) -> tuple[Digits, Digits]:
-    """Training and test digits from a prepared `mnist/<version>` folder, in tfds's shuffled order.
+    """Reads training and test digits from a prepared `mnist/<version>` folder, in tfds's shuffled order.
 
-    Raises ValueError for a damaged folder, and for a format other than array_record, the only one that is
+    Raises ValueError for a damaged folder, and for formats other than array_record, the only one that can be
     read without tensorflow.
     """
     tfds = from_extra("tensorflow_datasets", _EXPECTED)
@@ -38,7 +38,7 @@ def read_prepared(folder: Path) -> tuple[Digits, Digits]:
     def digits(split: str) -> Digits:
         try:
             examples = list(tfds.builder_from_directory(folder).as_data_source(split))
-        # Errors of tfds, protobuf, array_record and Pillow for a damaged folder have no other base class.
+        # The errors of tfds, protobuf, array_record and Pillow have no other common base class.
         except Exception as error:
             expected = f"expected array_record files of split {split!r}"
             raise ValueError(f"{folder}: {expected}, got {error!r}") from error
@@ -52,8 +52,8 @@ def read_prepared(folder: Path) -> tuple[Digits, Digits]:
 def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
     """Writes MNIST's four IDX files as `mnist/<version>` in a tfds data dir, and returns that folder.
 
-    Needs no tensorflow, unlike tfds's own builder. The folder can be read by `mnist(key, data_dir)` and by
-    `tfds.data_source("mnist", data_dir=data_dir)`. A set prepared earlier is kept.
+    Unlike tfds's own builder, this does not need tensorflow. The folder can be read by `mnist(key, data_dir)`
+    and by `tfds.data_source("mnist", data_dir=data_dir)`. If it already exists, it is kept.
 
     Example:
 
@@ -65,11 +65,11 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
     image_from_array = from_extra("PIL.Image", _EXPECTED).fromarray
     train, test = read_idx_folder(source.expanduser())
 
-    with tfds.core.registered.skip_registration():  # tfds's own "mnist" stays the one its users get by name
+    with tfds.core.registered.skip_registration():  # "mnist" remains the name of tfds's own builder
 
         class Mnist(tfds.core.GeneratorBasedBuilder):
             name = "mnist"
-            VERSION = tfds.core.Version("3.0.1")  # of tfds's own builder, whose features these are
+            VERSION = tfds.core.Version("3.0.1")  # version and features are those of tfds's own builder
 
             def _info(self) -> Any:
                 image = tfds.features.Image(shape=(*IMAGE_SHAPE, 1))

@@ -1,4 +1,4 @@
-"""Labelled examples as the rules take them, and their three splits."""
+"""Labelled examples in the form that rules take, and their three splits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ from lax_learning._checks import as_array, as_sizes, check_count, check_integers
 
 
 class Dataset(NamedTuple):
-    """Inputs and their targets, example by example, in the shapes and types that `value_and_grad` takes.
+    """Inputs and targets, in the shapes and dtypes that `value_and_grad` takes.
 
     Fields:
       x: array or pytree of arrays with a leading axis of examples, such as `[n, features]`.
-      y: likewise, such as `[n, classes]`, or a dict of targets and weights of examples.
+      y: likewise, such as `[n, classes]`, or a dict of targets and example weights.
     """
 
     x: Any
@@ -25,7 +25,7 @@ class Dataset(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """Examples to learn from, to choose hyper-parameters on, and to report on; none is in two of them."""
+    """Disjoint sets of examples: for training, for the choice of hyper-parameters, and for final results."""
 
     train: Dataset
     validation: Dataset
@@ -35,7 +35,7 @@ class Splits(NamedTuple):
 def drawn_splits(
     draw: Callable[[int], tuple[Array, Array]], sizes: Sequence[int], length: int, dtype: Any = jnp.float32
 ) -> Splits:
-    """Cuts splits of given sizes from `draw(number) -> (x, y)`, whose examples have `length` numbers."""
+    """Draws splits of given sizes by `draw(number) -> (x, y)`, whose examples have `length` numbers."""
     expected = "numbers of training, validation and test examples"
     sizes = as_sizes("sizes", sizes, expected, minimum=0)
     if len(sizes) != 3 or sum(sizes) == 0:
@@ -47,7 +47,7 @@ def drawn_splits(
 
 
 def check_splits(data: Any) -> Dataset:
-    """Returns the training data as JAX arrays; raises unless `data` are `Splits` that fit.
+    """Returns the training data as JAX arrays; raises unless `data` are valid `Splits`.
 
     Validation and test may be None.
     """
@@ -76,7 +76,7 @@ def _check_dataset(name: str, data: Any) -> None:
             array = leaf if is_plain or is_key else as_array(at, leaf)
             check_integers(at, leaf)
             if array.ndim == 0:
-                raise ValueError(f"{at}: expected one row an example, got {describe(array)}")
+                raise ValueError(f"{at}: expected one row per example, got {describe(array)}")
             numbers[field].add(array.shape[0])
     if len(numbers["x"] | numbers["y"]) > 1:
         x, y = (", ".join(map(str, sorted(numbers[field]))) for field in ("x", "y"))
@@ -84,12 +84,12 @@ def _check_dataset(name: str, data: Any) -> None:
 
 
 def one_hot(labels: Shaped[ArrayLike, "*shape"], num_classes: int) -> Float32[np.ndarray, "*shape classes"]:
-    """Class numbers as one-hot targets.
+    """Converts class labels to one-hot targets.
 
         y[..., c] = 1 if labels[...] == c else 0
 
     Args:
-        labels: integers in 0 .. num_classes - 1, of any shape; under `jax.jit` take `jax.nn.one_hot`.
+        labels: integers in 0 .. num_classes - 1, of any shape; under `jax.jit`, use `jax.nn.one_hot`.
         num_classes: length of the new last axis.
 
     >>> one_hot(np.array([2, 0]), 3)

@@ -1,4 +1,4 @@
-"""Decorrelation: a matrix R before the weights makes their inputs uncorrelated, under any rule."""
+"""Decorrelation: a learned matrix R decorrelates the inputs of every layer, under any rule."""
 
 from lax_learning.decorrelation._models import fold, inputs, wrap
 from lax_learning.decorrelation._rule import RuleState, rule

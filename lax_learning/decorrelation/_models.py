@@ -1,4 +1,4 @@
-"""Models on decorrelated inputs, R before the weights of their products, and plain weights with R inside."""
+"""Models on decorrelated inputs, with R applied before their products, and weights with R folded in."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ from lax_learning.models import Model, check_model, check_where, selects
 from lax_learning.types import Params, Where
 
 Layers = dict[str, State]
-"""States by the path of the first parameter that reads the data value."""
+"""States of decorrelation, by the path of the first parameter that reads the data value."""
 
 
 class Place(NamedTuple):
-    """A data value with a matrix of its own: the products that read it, in one layout, and stacked layers."""
+    """A data value with its own R: the products that read it, with the same layout, and stacked layers."""
 
     sites: list[Site]
     lead: tuple[int, ...]
@@ -38,11 +38,11 @@ class Place(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the vectors without their number."""
+        """Shape of the vectors, without the axis that counts them."""
         return *self.lead, *self.layout.groups, self.layout.size
 
     def vectors(self, x: Array) -> Array:
-        """Returns the vectors of the operands of all steps, `[*lead, *groups, vectors, size]`."""
+        """Returns the operands of all steps as vectors, `[*lead, *groups, vectors, size]`."""
         stacked = self.sites[0].stacked
         take = self.layout.vectors
         for _ in stacked:
@@ -65,7 +65,7 @@ def places_of(program: Program, where: Where) -> dict[str, Place]:
             continue
         if not site.reads:
             raise ValueError(
-                f"x: expected floating-point numbers, which R can multiply, got others at {paths[0]!r}"
+                f"x: expected floating-point numbers, for R to multiply, got another dtype at {paths[0]!r}"
             )
         read, layout = reads[site.reads[0]], site.layout
         key = (read.index, site.stacked, layout.groups, layout.size, layout.window, layout.axes)
@@ -82,21 +82,21 @@ def places_of(program: Program, where: Where) -> dict[str, Place]:
 
 
 def checked_places(program: Program, where: Where, layers: Any) -> dict[str, Place]:
-    """Returns the places of a model, whose states are checked to fit."""
+    """Returns the places of a model; raises unless the states fit them."""
     places = places_of(program, where)
     if not isinstance(layers, dict) or layers.keys() != places.keys():
         got = sorted(layers) if isinstance(layers, dict) else type(layers).__name__
-        raise ValueError(f"state.layers: expected the entries {sorted(places)}, see init, got {got}")
+        raise ValueError(f"state.layers: expected the entries {sorted(places)}, as from init, got {got}")
     for name, place in places.items():
         check_state(f"state.layers[{name!r}]", layers[name], (*place.shape, place.shape[-1]))
     return places
 
 
 def wrap(model: Model, layers: Layers, *, where: Where = None) -> Model:
-    """Returns the model with decorrelated inputs: `op(w, R x)` in place of every product `op(w, x)`.
+    """Returns the model with decorrelated inputs: `op(w, R x)` instead of every product `op(w, x)`.
 
-    The model keeps its params; `layers`, of a `RuleState`, are constants for every rule, and `where` is as of
-    `rule`. A convolution runs with one fused kernel, `w R` on its patches.
+    The params of the model stay the same. `layers`, from a `RuleState`, are treated as constants; `where` is
+    as for `rule`. A convolution runs with one fused kernel, `w R` on its patches.
     """
     check_model(model)
     check_where("where", where)
@@ -109,15 +109,15 @@ def wrap(model: Model, layers: Layers, *, where: Where = None) -> Model:
 
 
 def inputs(model: Model, params: Params, layers: Layers, x: Any, *, where: Where = None) -> dict[str, Array]:
-    """Returns the vectors that the products of a decorrelated model read, before R.
+    """Returns the inputs of the products of a decorrelated model, before R is applied.
 
-    They are `[..., vectors, size]` by the names of the layers; patches, for convolutions.
+    They are `[..., vectors, size]` by the names of the layers; for convolutions, vectors are patches.
 
     Args:
       model, params: the model, not wrapped, and its parameters.
-      layers: of a `RuleState`.
+      layers: from a `RuleState`.
       x: a batch.
-      where: as of `rule`.
+      where: as for `rule`.
     """
     check_model(model)
     x, _ = as_batch(x)
@@ -129,7 +129,7 @@ def inputs(model: Model, params: Params, layers: Layers, x: Any, *, where: Where
 def _run(
     program: Program, where: Where, layers: Layers, x: Any, emit: bool = False
 ) -> tuple[tuple[Any, Any, dict[int, Any]], dict[str, Place]]:
-    """Runs a model on decorrelated inputs; with `emit`, first products emit their operands."""
+    """Runs a model on decorrelated inputs; with `emit`, each place's first product emits its operands."""
     places = checked_places(program, where, layers)
     first = frozenset(place.sites[0].index for place in places.values())
     hooks = Hooks(product=_product, operands=first if emit else frozenset())
@@ -146,25 +146,25 @@ def _product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) 
         return op(w, x)
     assert site.layout is not None
     r, b = feed
-    # In the dtype of x: a model keeps its precision.
+    # In the dtype of x, so that the model keeps its precision.
     b = None if b is None else jnp.asarray(b, x.dtype)
     return site.layout.transformed(op, w, x, jnp.asarray(r, x.dtype), b)
 
 
 def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where = None) -> Params:
-    """Returns plain weights: with them the model itself gives the output it gave on decorrelated inputs.
+    """Returns equivalent weights that do not need R: the plain model gives the same output with them.
 
-    `w <- R^T w`, for the matrix w of every product and convolution that reads decorrelated inputs.
+    `w <- R^T w`, for the matrix w of every product and convolution with decorrelated inputs.
 
     Args:
       model, params: the model, not wrapped, and parameters that were learned on decorrelated inputs.
-      layers: of a `RuleState`.
-      x: a batch; only its shapes and types are used.
-      where: as of `rule`.
+      layers: from a `RuleState`.
+      x: a batch; only its shapes and dtypes are used.
+      where: as for `rule`.
 
     Raises:
-      ValueError: for a parameter that several operations read, or that is normalised or scaled before its
-        product, or a mean that is removed (`bias=True`).
+      ValueError: if a parameter is used by several operations, or changed before its product, for example
+        normalised or scaled, or if decorrelation also removes the mean (`bias=True`).
     """
     check_model(model)
     program = Program(model, params, as_batch(x, only_shapes=True)[0])
@@ -172,8 +172,8 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
     leaves = list(program.split.leaves)
     for name, layer in layers.items():
         if getattr(layer, "b", None) is not None:
-            expected = "no mean to remove, which weights cannot do"
-            raise ValueError(f"layers[{name!r}]: expected {expected}, got a bias b")
+            expected = "no bias b, which cannot be folded into weights"
+            raise ValueError(f"layers[{name!r}]: expected {expected}, got one")
     for site, name in ((site, name) for name, place in places.items() for site in place.sites):
         names = ", ".join(repr(program.split.paths[i]) for i in sorted(site.leaves))
         readers = [other for other in program.plan.all_sites if other.leaves & site.leaves]
@@ -182,8 +182,8 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
         operand, restore = _operand(program, leaves, leaf, site) if alone else (leaves[leaf], None)
         if restore is None:
             raise ValueError(
-                f"params: expected parameters that one product reads as they are, got {names}, which are "
-                "read several times, normalised or scaled: they have no plain weights"
+                f"params: expected parameters that a single product uses directly, got {names}, used several "
+                "times, or changed (such as normalised) before the product, so that R cannot be folded in"
             )
         leaves[leaf] = restore(_folded(site, jnp.asarray(layers[name].R), operand)).astype(leaves[leaf].dtype)
     return jax.tree.unflatten(program.split.structure, leaves)
@@ -207,7 +207,7 @@ def _folded(site: Site, r: Array, w: Array) -> Array:
 def _operand(
     program: Program, leaves: list[Array], leaf: int, site: Site
 ) -> tuple[Array, Callable[[Array], Array] | None]:
-    """Returns a parameter as its product reads it, `[*lead, ...]`, and the way back if there is one."""
+    """Returns a parameter as its product reads it, `[*lead, ...]`, and the inverse map if there is one."""
     rng = np.random.default_rng(0)
     x = [made_up(rng, like) for like in program.x]
 
@@ -223,12 +223,12 @@ def _operand(
         return jax.jit(lambda value: operand([*others[:leaf], value, *others[leaf + 1 :]]))
 
     found, back = jax.vjp(at(leaves), leaves[leaf])
-    with jax.ensure_compile_time_eval():  # on made-up numbers: the weights may be traced
+    with jax.ensure_compile_time_eval():  # on random values, as the weights may be traced
         probes = [made_up(rng, like) for like in leaves]
         moved, pull = jax.vjp(at(probes), probes[leaf])
         same = jnp.array_equal(pull(moved)[0], probes[leaf])
-        # A change of shape is an odd function; `abs` is not.
+        # Reshapes and transposes are odd functions; `abs` is not.
         same &= jnp.array_equal(at(probes)(-probes[leaf]), -moved)
     if isinstance(same, Tracer):
-        raise ValueError("params: expected weights with values, got traced ones; fold outside of jit")
+        raise ValueError("params: expected concrete weights, got traced ones; fold outside of jit")
     return found, (lambda w: back(w)[0]) if same else None

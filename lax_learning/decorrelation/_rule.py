@@ -1,4 +1,4 @@
-"""Rules on decorrelated inputs, with the update of R in the same step."""
+"""Rules on decorrelated inputs, which update R in the same step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,10 +19,10 @@ class RuleState(NamedTuple):
     """State of a rule on decorrelated inputs.
 
     Fields:
-      layers: `State` by the path of the first parameter that reads the data value; leading axes of stacked
-        layers and of groups.
-      losses: `loss` of the inputs before the last update, by the same names; NaN where R was not updated.
-      rule: state of the rule.
+      layers: `State` by the path of the first parameter that reads the data value, with leading axes for
+        stacked layers and groups.
+      losses: `loss` of the inputs before the last update, by the same names; NaN if R was not updated.
+      rule: state of the wrapped rule.
     """
 
     layers: Layers
@@ -33,21 +33,21 @@ class RuleState(NamedTuple):
 def rule(
     make_rule: Callable[[Model], Rule], model: Model, dynamics: Dynamics, *, where: Where = None
 ) -> Rule:
-    """Puts any rule on decorrelated inputs, and updates R in the same step.
+    """Applies any rule to a model with decorrelated inputs, and updates R in the same step.
 
-    `op(w, R x)` in place of every product `op(w, x)`; R is learned from x without noise.
+    `op(w, R x)` instead of every product `op(w, x)`; R is learned from x of a forward pass without noise.
 
-    R belongs to a data value: query, key and value that read one x share one R. It is shared over the steps
-    of a scan over time; stacked layers have one each, and so have the groups of a grouped convolution. R is
-    no parameter: gradients have the structure of params, and errors flow on through `R^T`. Products that read
-    integers are refused. The params predict by `rule.model_at(model, state)`, or by the plain model after
-    `fold`.
+    Each data value has one R: query, key and value products of the same x share it, as do the steps of a scan
+    over time. Stacked layers, and the groups of a grouped convolution, have one R each. R is not a parameter:
+    gradients have the structure of params, and errors propagate through `R^T`. Products of integer inputs are
+    refused. To predict, use `rule.model_at(model, state)`, or the plain model with the weights of `fold`.
 
     Args:
       make_rule: `model -> rule`, for example `lambda model: feedback_alignment(model, loss)`.
       model: any model.
-      dynamics: from `dynamics`, or one's own with the same signatures, whose state has a field R.
-      where: which parameters read decorrelated inputs; by default those of all products and convolutions.
+      dynamics: from `dynamics`, or your own with the same signatures, whose state has a field R.
+      where: selects the parameters whose inputs are decorrelated; by default, those of all products and
+        convolutions.
 
     Example:
       >>> import lax_learning as ll

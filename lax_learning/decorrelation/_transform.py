@@ -1,4 +1,4 @@
-"""Decorrelation of one data value: its matrix R is applied and learned (Ahmad et al., 2022)."""
+"""Decorrelation of one data value: how its matrix R is applied and learned (Ahmad et al., 2022)."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -14,18 +14,18 @@ from lax_learning._precision import promoted, raised
 from lax_learning.types import Dynamics, Key
 
 DEAD = 1e-8
-"""Mean square below which an input counts as dead: its variance is left alone."""
+"""Mean square below which an output counts as dead, so that its variance is not rescaled."""
 
 _SCALED = {"paper": lambda r, excess: excess[:, None] * r, "decorbp": lambda r, excess: r * excess}
 
 
 class State(NamedTuple):
-    """State of decorrelation, `z = R x + b`; leading axes for stacked layers and groups.
+    """State of decorrelation, `z = R x + b`, with leading axes for stacked layers and groups.
 
     Fields:
       R: decorrelation matrix.
       b: bias that removes the mean, or None.
-      step: number of updates seen.
+      step: number of calls of `update` so far.
     """
 
     R: Float[Array, "... size size"]
@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 
 class Diagnostics(NamedTuple):
-    """Correlation before an update, as `loss`; NaN where R was not updated."""
+    """Value of `loss` before an update; NaN if R was not updated."""
 
     loss: Float[Array, ""]
 
@@ -49,30 +49,30 @@ def dynamics(
     every: int = 1,
     subsample: float = 1.0,
 ) -> Dynamics:
-    """Learns a matrix R that makes vectors uncorrelated, and white if asked for.
+    """Learns a matrix R that decorrelates vectors and, with kappa > 0, gives them unit variance.
 
-    `z = R x`, `C = mean z z^T` over a batch; with `C_off` off its diagonal and `V = diag(mean z_i^2 - 1)`
+    `z = R x`, `C = mean z z^T` over a batch, `C_off` = C without its diagonal, `V = diag(mean z_i^2 - 1)`
 
     "paper": `R <- R - eta ((1 - kappa) C_off + kappa V) R`
-    "decorbp": the published class, `kappa R V` for `kappa V R`
+    "decorbp": as in the published class, `kappa R V` instead of `kappa V R`
 
-    `C R = z^T (z R) / batch`: three products of the size of the batch, none of `size^3`. Moments are not
-    centred. R starts as the identity, in the default precision, and its changes are computed in float32 or
-    wider. An output whose mean square is below 1e-8 counts as dead: its excess V is left out.
+    As `C R = z^T (z R) / batch`, an update takes three products with the batch and none of cost `size^3`.
+    Moments are not centred. R starts as the identity in the default precision; its changes are computed in
+    float32 or wider. For dead outputs, with a mean square below 1e-8, V is set to 0.
 
     Args:
       eta: step size.
-      kappa: from 0, pure decorrelation, to 1, unit variances alone.
+      kappa: from 0, decorrelation only, to 1, unit variances only.
       variant: "paper" or "decorbp".
-      lower: R stays lower triangular: only that part of the change is made.
-      bias: remove the mean as well: `z = R x + b`, `b <- b - eta mean z`.
-      every: update at every k-th call only.
-      subsample: share of the vectors that moments are taken from, drawn without replacement.
+      lower: keep R lower triangular, by changing only that part.
+      bias: also remove the mean: `z = R x + b`, `b <- b - eta mean z`.
+      every: update only at every k-th call.
+      subsample: share of vectors that moments are computed from, drawn without replacement.
 
     Returns:
       Dynamics: `init(size) -> State` and `update(key, state, x) -> (state, Diagnostics)`, x `[..., size]`.
-      Dynamics of one's own with these signatures serve in `rule` as well. Where nothing is updated the loss
-      is NaN; it is infinite while `jax_debug_nans` is on.
+      `rule` also takes your own Dynamics with these signatures. At calls without an update, the loss is NaN,
+      or infinite if `jax_debug_nans` is on.
 
     Example:
       >>> learn = dynamics(0.1, kappa=0.5)
@@ -92,7 +92,7 @@ def dynamics(
     checks.check_flag("bias", bias)
     checks.check_count("every", every, maximum=checks.MAX_ENTRIES)
     if isinstance(subsample, Tracer):
-        raise TypeError(f"subsample: expected a number that is not traced, got {checks.describe(subsample)}")
+        raise TypeError(f"subsample: expected a concrete number, got {checks.describe(subsample)}")
     checks.check_positive("subsample", subsample)
     checks.check_probability("subsample", subsample)
 
@@ -124,7 +124,7 @@ def dynamics(
         check_counter("state.step", state.step)
         if (state.b is not None) != bias:
             got = "none" if state.b is None else checks.describe(state.b)
-            raise ValueError(f"state.b: expected that of init with bias={bias}, got {got}")
+            raise ValueError(f"state.b: expected b from init with bias={bias}, got {got}")
         x = checks.as_floating("x", x)
         check_vectors("x", x, check_state("state", state))
 
@@ -143,7 +143,7 @@ def dynamics(
 
 
 def check_state(name: str, state: Any, shape: tuple[int, ...] | None = None) -> int:
-    """Returns the size of a state; raises unless it has an R of a shape, square by default, and b to fit."""
+    """Returns the size of a state; raises unless R has the shape (by default square), and b fits."""
     got = jnp.shape(state.R) if hasattr(state, "R") else None
     if got is None or (got != shape if shape else len(got) != 2 or got[0] != got[1]):
         came = checks.describe(state) if got is None else list(got)
@@ -157,13 +157,13 @@ def check_state(name: str, state: Any, shape: tuple[int, ...] | None = None) -> 
 
 
 def check_vectors(name: str, x: Array, size: int) -> None:
-    """Raises ValueError unless x holds vectors of a size, one or more."""
+    """Raises ValueError unless x holds at least one vector of this size."""
     if x.ndim == 0 or x.shape[-1] != size or x.size == 0:
-        raise ValueError(f"{name}: expected shape [..., {size}] with an entry, got {list(x.shape)}")
+        raise ValueError(f"{name}: expected non-empty shape [..., {size}], got {list(x.shape)}")
 
 
 def apply(state: State, x: ArrayLike) -> Float[Array, "... size"]:
-    """Applies R to vectors `x [..., size]`: `z = R x`, or `R x + b`; the state is without leading axes.
+    """Applies R to vectors `x [..., size]`: `z = R x`, or `R x + b`; the state has no leading axes.
 
     Example:
       >>> apply(State(2 * jnp.eye(3)), jnp.ones((5, 3))).shape
@@ -182,13 +182,13 @@ def _affine(r: Array, b: Array | None, x: Array) -> Array:
 
 
 def loss(z: ArrayLike, *, kappa: ArrayLike = 0.5) -> Float[Array, ""]:
-    """Computes the distance of vectors from being uncorrelated, and white.
+    """Computes how far vectors are from being uncorrelated with unit variance.
 
     `((1 - kappa) sum C_off^2 + kappa sum V^2) / size^2`, `C = mean z z^T`, `V = diag(mean z_i^2 - 1)`
 
     Args:
       z: `[..., size]`.
-      kappa: as for `dynamics`; `2 loss(z)` is `mean (C - I)^2` at 1/2.
+      kappa: as for `dynamics`; with 1/2, `2 loss(z)` is `mean (C - I)^2`.
 
     Example:
       >>> float(loss(jnp.array([[1.0, 1.0], [1.0, -1.0]])))
@@ -204,7 +204,7 @@ def loss(z: ArrayLike, *, kappa: ArrayLike = 0.5) -> Float[Array, ""]:
 
 def _loss(z: Array, kappa: Array) -> Array:
     """Returns `loss` of vectors `[number, size]`."""
-    # Scaled by a power of two, which is exact, so that squares overflow only where the loss does.
+    # Scaling by a power of two is exact; squares then overflow only if the loss does.
     largest = jnp.max(jnp.abs(z))
     exponent = jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
     scaled = jnp.ldexp(z, -exponent)
@@ -214,15 +214,15 @@ def _loss(z: Array, kappa: Array) -> Array:
     variances = jnp.ldexp(jnp.ldexp(jnp.mean(jnp.square(scaled), axis=0), exponent), exponent)
     weights = jnp.stack([1 - kappa, kappa])
     parts = jnp.stack([off_diagonal, jnp.sum(jnp.square(variances - 1))])
-    # A part without weight is 0 also where its value is infinite.
+    # A part with weight 0 counts as 0 even if its value is infinite.
     return jnp.sum(jnp.where((weights == 0) & jnp.isinf(parts), 0, weights * parts)) / z.shape[-1] ** 2
 
 
 def _off_diagonal_squares(z: Array) -> Array:
-    """Returns `sum C_off^2`, by the smaller of the matrices `z^T z` and `z z^T`.
+    """Returns `sum C_off^2`, from the smaller of the matrices `z^T z` and `z z^T`.
 
-    The second has the same sum of all squares, from which those on the diagonal of C are taken. Little is
-    lost: the rank of C is then below its size, so that it is not close to a diagonal with equal variances.
+    Both have the same sum of squares; with `z z^T`, the squares on the diagonal of C are subtracted. Little
+    precision is lost: C then has a rank below its size, so it is far from a diagonal with equal variances.
     """
     count, size = z.shape
     if count >= size:

@@ -1,4 +1,4 @@
-"""Metrics: plain functions of gradients and weights, per layer and in total."""
+"""Metrics of gradients and weights, as plain functions; per layer or in total."""
 
 from lax_learning.metrics.alignment import (
     angle_degrees,

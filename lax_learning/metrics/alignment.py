@@ -1,7 +1,7 @@
 """Alignment of two gradients, or of forward and feedback weights: cosine, angle, relative norm.
 
-The result does not depend on the scale of the vectors, over the whole range of their type; NaN anywhere
-gives NaN. Leaves may be floating-point arrays, Python numbers and integers of up to 16 bits.
+Results do not depend on the scale of the vectors, over the whole range of their dtype; any NaN gives NaN.
+Leaves may be floating-point arrays, Python numbers and integers of up to 16 bits.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Scalar = Float[Array, ""]
 
 
 def _as_vectors(a: PyTree, b: PyTree) -> tuple[list[Array], list[Array]]:
-    """The leaves of both in one dtype, float32 or wider; raises unless they match."""
+    """Returns the leaves of both in a common dtype, float32 or wider; raises unless they match."""
     a, b = as_real_leaves("a", a), as_real_leaves("b", b)
     check_same_structure(("a", "b"), (a, b))
     a, b = jax.tree.leaves(a), jax.tree.leaves(b)
@@ -44,7 +44,7 @@ def _norm(leaves: list[Array]) -> Scalar:
 def inner_product(a: PyTree, b: PyTree) -> Scalar:
     """Computes `sum_i a_i b_i` over all leaves, in float32 or wider.
 
-    Arguments are those of `cosine_similarity`. Infinite or NaN where a product leaves the range of the type.
+    Takes the arguments of `cosine_similarity`. Infinite or NaN if a product overflows.
 
     Example:
       >>> float(inner_product([1.0, 2.0], [3.0, 4.0]))
@@ -54,13 +54,13 @@ def inner_product(a: PyTree, b: PyTree) -> Scalar:
 
 
 def cosine_similarity(a: PyTree, b: PyTree) -> Scalar:
-    """Computes the cosine of the angle between two pytrees taken as vectors.
+    """Computes the cosine of the angle between two pytrees, each taken as one vector.
 
-    `cos(a, b) = a . b / (|a| |b|)`, in -1..1; 0 where either is zero, NaN where either holds NaN or infinity.
+    `cos(a, b) = a . b / (|a| |b|)`, in -1..1; 0 if either is zero, NaN if either contains NaN or infinity.
 
     Args:
       a: any pytree of arrays, for example gradients.
-      b: another of the same structure and shapes.
+      b: another pytree of the same structure and shapes.
 
     Example:
       >>> float(cosine_similarity({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 2.0])}))
@@ -69,15 +69,15 @@ def cosine_similarity(a: PyTree, b: PyTree) -> Scalar:
     (a, _), (b, _) = map(_scaled, _as_vectors(a, b))
     norm_a, norm_b = _norm(a), _norm(b)
     cosine = _dot(a, b) / jnp.where(norm_a == 0, 1, norm_a) / jnp.where(norm_b == 0, 1, norm_b)
-    # A vector of zeros has no direction: there the cosine is the constant 0, with derivative 0.
+    # A vector of zeros has no direction: its cosine is the constant 0, with derivative 0.
     cosine = jnp.where((norm_a == 0) | (norm_b == 0), jax.lax.stop_gradient(cosine), cosine)
     return jnp.clip(cosine, -1, 1)
 
 
 def angle_degrees(a: PyTree, b: PyTree) -> Scalar:
-    """Computes the angle between two pytrees taken as vectors, in degrees: `arccos cos(a, b)`, in 0..180.
+    """Computes the angle between two pytrees in degrees: `arccos(cos(a, b))`, in 0..180.
 
-    90 where either is zero, NaN where either holds NaN or infinity; otherwise as `cosine_similarity`.
+    90 if either is zero, NaN if either contains NaN or infinity; otherwise as `cosine_similarity`.
 
     Example:
       >>> round(float(angle_degrees(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0]))), 3)
@@ -87,9 +87,9 @@ def angle_degrees(a: PyTree, b: PyTree) -> Scalar:
 
 
 def relative_norm(a: PyTree, b: PyTree) -> Scalar:
-    """Computes the length of `a` in units of `b`: `|a| / |b|`.
+    """Computes the norm of `a` relative to that of `b`: `|a| / |b|`.
 
-    Infinite where only `b` is zero, NaN where both are or where either holds NaN. Arguments are those of
+    Infinite if only `b` is zero; NaN if both are zero or either contains NaN. Takes the arguments of
     `cosine_similarity`.
 
     Example:
@@ -97,15 +97,15 @@ def relative_norm(a: PyTree, b: PyTree) -> Scalar:
       2.5
     """
     (a, scale_a), (b, scale_b) = map(_scaled, _as_vectors(a, b))
-    # Scales are powers of four. Their ratio may leave the range where the result does not; its root does not.
+    # Scales are powers of four. Their ratio may overflow even if the result does not; its root cannot.
     root = jnp.sqrt(scale_a) / jnp.sqrt(scale_b)
     return _norm(a) / _norm(b) * root * root
 
 
 def by_prefix(tree: Any, depth: int | None) -> dict[str, dict[str, Any]]:
-    """The leaves by the first `depth` parts of their path, or all; each group is a dict by the whole path.
+    """Groups leaves by the first `depth` parts of their paths (default: all); groups are dicts by full path.
 
-    Raises ValueError for several leaves at one path, as of `{"a/b": x, "a": {"b": y}}`.
+    Raises ValueError if several leaves have the same path, as in `{"a/b": x, "a": {"b": y}}`.
     """
     if depth is not None:
         check_count("depth", depth)
@@ -120,15 +120,15 @@ def by_prefix(tree: Any, depth: int | None) -> dict[str, dict[str, Any]]:
 
 
 def by_path(metric: Callable[..., Any], *trees: PyTree, depth: int | None = None) -> dict[str, Any]:
-    """Applies a metric to every leaf, or to groups of leaves whose paths begin alike.
+    """Applies a metric to every leaf, or to groups of leaves whose paths have the same prefix.
 
-    Results are by path, such as `params/Dense_0/kernel`, or by the first parts of it.
+    Returns results by path, such as `params/Dense_0/kernel`, or by prefix.
 
     Args:
-      metric: a function of as many pytrees.
-      trees: pytrees of one structure, for example two gradients.
-      depth: how many parts of its path tell a group; 1 gives the layers of a network whose params are a
-        sequence or a dict of layers. By default every leaf is a group of its own.
+      metric: a function of as many pytrees as there are `trees`.
+      trees: pytrees of the same structure, for example two gradients.
+      depth: number of path parts that define a group; 1 gives the layers of a network whose params are a
+        sequence or a dict of layers. By default, every leaf is its own group.
 
     Example:
       >>> a = ({"w": jnp.array([1.0])}, {"w": jnp.array([1.0])})
@@ -150,11 +150,11 @@ def by_path(metric: Callable[..., Any], *trees: PyTree, depth: int | None = None
 
 
 def weight_alignment(params: PyTree, feedback: PyTree) -> dict[str, Scalar]:
-    """Computes the cosine between every parameter and its feedback, by path.
+    """Computes the cosine between every parameter and its feedback weights, by path.
 
     Args:
       params: the parameters of a model.
-      feedback: of the state of a feedback rule: the structure of params, None where no error passes.
+      feedback: from the state of a feedback rule; has the structure of params, None where no error passes.
 
     Example:
       >>> w = jnp.array([[1.0, 2.0]])

@@ -1,4 +1,4 @@
-"""Diagnostics: scales by depth, agreement of batches, frozen blocks, steps to an equal decrease."""
+"""Diagnostics: scales by depth, agreement between batches, frozen blocks, steps to an equal decrease."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ from lax_learning.types import Key, Params, Rule, Where
 
 
 class Scales(NamedTuple):
-    """Root mean squares over examples and units, by the names of taps; `[steps]` inside a scan.
+    """Root mean squares over examples and units, by the name of the tap; `[steps]` inside a scan.
 
     Fields:
       activity: of the pre-activations `z`.
-      signal: of the teaching signals of single examples, which take the place of `dL/dz`.
+      signal: of the teaching signals of single examples, which replace `dL/dz`.
     """
 
     activity: dict[str, Array]
@@ -33,21 +33,21 @@ class Scales(NamedTuple):
 
 
 def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any, x: Any, y: Any) -> Scales:
-    """Measures how large activities and teaching signals are at every depth of a model.
+    """Measures the size of activities and teaching signals at every depth of a model.
 
-    `sqrt(mean z^2)` and `sqrt(mean delta^2)`. Where the former grow from block to block of a residual
-    network, gradients before a norm shrink as much; signals that do not depend on it, such as those of direct
-    feedback, keep driving the growth. One forward pass, and signals example by example.
+    `sqrt(mean z^2)` and `sqrt(mean delta^2)`. If activities grow from block to block of a residual network,
+    gradients before a norm shrink by the same factor; signals that do not depend on this growth, such as
+    those of direct feedback, keep driving it. One forward pass, plus the signals of each example.
 
-    Steps of a scan have a scale each: of stacked layers these are depths. The order of depth of taps is that
-    of `ll.tapped(model).shapes(params, x)`.
+    Each step of a scan has its own scale; for stacked layers, steps are depths. Taps are ordered by depth in
+    `ll.tapped(model).shapes(params, x)`.
 
     Args:
-      model: the rule's model; that of a rule with other taps is refused.
+      model: the model of the rule; raises ValueError if its taps are not those of the rule.
       rule: any rule with teaching signals (`rule.signals`), so not weight perturbation.
-      key: for the rule's draws.
-      params: of the model.
-      state: of the rule.
+      key: PRNG key for the draws of the rule.
+      params: parameters of the model.
+      state: state of the rule.
       x, y: a batch and its targets.
 
     Example:
@@ -61,7 +61,7 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
     check_model(model)
     check_instance("rule", rule, Rule, "a Rule")
     if rule.signals is None:
-        raise ValueError("rule: expected one with teaching signals, got one without")
+        raise ValueError("rule: expected a rule with teaching signals, got one without")
     signals, examples = rule.signals, as_examples(key, x, y)
     deltas = jax.vmap(lambda one: signals(*as_batch_of_one(one, params, state)).deltas, out_axes=-1)(examples)
     activities = tapped(model).run(params, examples[1]).pre_activations
@@ -76,14 +76,14 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
 
 
 def pairwise_cosine(samples: PyTree) -> Estimate:
-    """Computes the mean cosine between any two of many gradients: how stable their direction is.
+    """Computes the mean cosine over all pairs of gradients, which measures the stability of their direction.
 
-    `sum_{s != t} cos(g_s, g_t) / (T (T - 1))`, 1 where all batches ask for the same change and about 0 where
-    each asks for its own, with the standard error of the jackknife. Of gradients that differ from their mean
-    in many directions it is about `S / (1 + S)`, with the signal to noise `S = |E g|^2 / tr Cov g`.
+    `sum_{s != t} cos(g_s, g_t) / (T (T - 1))`, with a jackknife standard error: 1 if all gradients have the
+    same direction, about 0 if their directions are unrelated. For noise in many dimensions, it is about
+    `S / (1 + S)`, where `S = |E g|^2 / tr Cov g` is the signal-to-noise ratio.
 
     `samples` is a pytree whose leaves have a leading axis of T >= 3 gradients, for example of T batches.
-    Gradients that are zero have the cosine 0 with all others.
+    A gradient of zeros has cosine 0 with all others.
 
     Example:
       >>> gradients = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
@@ -102,7 +102,7 @@ def pairwise_cosine(samples: PyTree) -> Estimate:
 
 
 def _unit(tree: PyTree) -> Array:
-    """All numbers of a pytree as one vector of length 1, or of zeros."""
+    """Returns a pytree as one vector of length 1, or of zeros."""
     leaves = jax.tree.leaves(tree)
     vector = jnp.concatenate([leaf.astype(raised(*leaves)).ravel() for leaf in leaves])
     vector = divided(vector, scale_of(vector))
@@ -111,15 +111,15 @@ def _unit(tree: PyTree) -> Array:
 
 
 def train_only(model: Model, where: Where) -> Model:
-    """Returns the model with all parameters but some held constant: the baseline of frozen random blocks.
+    """Returns the model with all but some parameters held constant: a baseline with frozen random blocks.
 
-    Any rule on it, such as `backprop`, learns a read-out of random features. A rule that trains the whole
-    model gains from its blocks only where it does better than this. Gradients of the rest are zero; weight
-    decay of an optimiser moves it all the same, unless `optax.masked` keeps it from that.
+    With any rule, such as `backprop`, it learns a read-out of random features. A rule that trains the whole
+    model benefits from training its blocks only if it does better than this. The gradients of all other
+    parameters are zero; weight decay still changes them, unless the optimiser is wrapped in `optax.masked`.
 
     Args:
       model: any model.
-      where: the part still trained, such as `"readout/*"`: a glob on paths, or a predicate `path -> bool`.
+      where: the trained part, such as `"readout/*"`: a glob on paths, or a predicate `path -> bool`.
         Parameters that the model does not train stay constant too.
 
     Example:
@@ -139,20 +139,20 @@ def train_only(model: Model, where: Where) -> Model:
 
 
 def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
-    """Finds after how many steps a loss has first fallen by a given amount.
+    """Returns the number of steps after which a loss has first fallen by a given amount.
 
-    The first crossing of `losses[0] - decrease`, linear between the points. Two rules are compared at equal
-    decrease by the ratio of their steps, along training; or two directions by the ratio of the lengths
-    `t |g|`, along a line `params - t g`, which for short steps is `1 / cos(g, gradient)`.
+    The first crossing of `losses[0] - decrease`, with linear interpolation. To compare two rules at equal
+    decrease, take the ratio of their steps in training; to compare a direction `g` with the gradient, the
+    ratio of the lengths `t |g|` along `params - t g`, which is `1 / cos(g, gradient)` for short steps.
 
     Args:
-      losses: `[n]`, on examples that stay the same.
-      decrease: how far the loss falls, > 0.
-      steps: `[n]`, increasing, at which the losses were taken: updates or lengths. By default 0, 1, 2, ...
+      losses: `[n]`, always on the same examples.
+      decrease: amount by which the loss falls, > 0.
+      steps: `[n]`, increasing: the updates or lengths of the losses. By default 0, 1, 2, ...
 
     Returns:
-      Number of steps; infinite if the loss never falls that far, NaN if it is NaN before that. An infinite
-      loss falls in whole steps.
+      Number of steps; infinite if the loss never falls that far, NaN if it is NaN before that. There is no
+      interpolation from an infinite loss.
 
     Example:
       >>> float(steps_to_decrease([2.0, 1.75, 1.25, 1.0], 0.5))
@@ -165,7 +165,7 @@ def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
     steps = as_real("steps", jnp.asarray(jnp.arange(losses.size) if steps is None else steps, losses.dtype))
     check_same_structure(("steps", "losses"), (steps, losses))
     level = losses[0] - decrease
-    reached = (losses <= level) & (losses < losses[0])  # also where the decrease is below a rounding
+    reached = (losses <= level) & (losses < losses[0])  # even if the decrease is lost in rounding
     after = jnp.argmax(reached)  # 0 if never
     before = jnp.maximum(after - 1, 0)
     share = (losses[before] - level) / (losses[before] - losses[after])

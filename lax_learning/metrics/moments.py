@@ -1,4 +1,4 @@
-"""Mean and variance of many gradients in the memory of a few, whatever their number."""
+"""Mean and variance of any number of gradients, in the memory of a few."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from lax_learning.metrics.alignment import by_prefix
 
 
 class ScaledMoments(NamedTuple):
-    """The moments of `g / scale`, with the fields of `Moments`, all within range."""
+    """The moments of `g / scale`, as in `Moments`; none overflows."""
 
     mean: PyTree
     variance: PyTree
@@ -24,10 +24,10 @@ class ScaledMoments(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Mean and variance of T gradients `g_t`, leaf by leaf, and the numbers that standard errors need.
+    """Mean and variance of T gradients `g_t` for every leaf, and the sums needed for standard errors.
 
-    The squares of a gradient may leave the range of its type where the gradient does not. Kept are therefore
-    the moments of `g / scale`; the properties give those of `g`.
+    The square of a gradient may overflow or underflow even if the gradient does not. Therefore the moments of
+    `g / scale` are stored; the properties return those of `g`.
 
     Fields:
       scale: a power of two for every leaf.
@@ -41,27 +41,27 @@ class Moments(NamedTuple):
 
     @property
     def mean(self) -> PyTree:
-        """`m = 1/T sum_t g_t`, a pytree as `g`."""
+        """`m = 1/T sum_t g_t`, with the structure of `g`."""
         return jax.tree.map(_times, self.scaled.mean, self.scale)
 
     @property
     def variance(self) -> PyTree:
-        """`1/(T-1) sum_t (g_t - m)^2` of every entry, a pytree as `g`."""
+        """`1/(T-1) sum_t (g_t - m)^2` for every entry, with the structure of `g`."""
         return self._times_square(self.scaled.variance)
 
     @property
     def distances(self) -> PyTree:
-        """`|g_t - m|^2` of every leaf, `[T]`."""
+        """`|g_t - m|^2` for every leaf, `[T]`."""
         return self._times_square(self.scaled.distances)
 
     @property
     def along_mean(self) -> PyTree:
-        """`(g_t - m) . m` of every leaf, `[T]`."""
+        """`(g_t - m) . m` for every leaf, `[T]`."""
         return self._times_square(self.scaled.along_mean)
 
     @property
     def along_reference(self) -> PyTree:
-        """`(g_t - m) . r` of every leaf, `[T]`; zeros without a reference."""
+        """`(g_t - m) . r` for every leaf, `[T]`; zeros without a reference."""
         return self._times_square(self.scaled.along_reference)
 
     @property
@@ -70,7 +70,7 @@ class Moments(NamedTuple):
         return jax.tree.leaves(self.scaled.distances)[0].shape[-1]
 
     def parts(self, depth: int | None = None) -> dict[str, "Moments"]:
-        """The moments of every leaf by path, or of the leaves whose paths begin alike, as `by_path`."""
+        """Returns the moments of every leaf, or of groups of leaves, by path; `depth` is as for `by_path`."""
         scales, *fields = (by_prefix(field, depth) for field in (self.scale, *self.scaled))
         references = None if self.reference is None else by_prefix(self.reference, depth)
         return {
@@ -83,16 +83,16 @@ class Moments(NamedTuple):
 
 
 def _times(leaf: Any, scale: Any) -> Any:
-    """The product with a scalar, or after `vmap` with one scalar for each of the leading axes."""
+    """Multiplies by a scalar, or after `vmap` by one scalar for each entry of the leading axes."""
     return leaf * scale.reshape(scale.shape + (1,) * (leaf.ndim - scale.ndim))
 
 
 def stacked_moments(samples: PyTree, reference: PyTree | None = None) -> Moments:
-    """The moments of gradients that lie in memory, stacked along a leading axis.
+    """Computes the moments of gradients that are stacked along a leading axis.
 
     Args:
       samples: a pytree whose leaves have a leading axis of T >= 3 gradients.
-      reference: the gradient that they estimate, a pytree without that axis, or None.
+      reference: the gradient that they estimate, a pytree without this axis, or None.
 
     Example:
       >>> stacked_moments(jnp.array([1.0, 2.0, 6.0])).mean.tolist()
@@ -111,17 +111,17 @@ def streamed_moments(
     *,
     chunk_size: int | None = None,
 ) -> Moments:
-    """The moments of `draw(x)` over the leading axis of `xs`, in memory of `chunk_size` gradients.
+    """Computes the moments of `draw(x)` over the leading axis of `xs`, with `chunk_size` gradients in memory.
 
     Chunks are merged by the update of Chan, Golub and LeVeque. A second pass draws the same gradients
     again for the standard errors, if these are used.
 
     Args:
-      draw: `x -> gradients`, pure: it is called twice with every x.
+      draw: `x -> gradients`, a pure function: it is called twice with every x.
       xs: a pytree whose leaves have a leading axis of T >= 3, for example keys.
       reference: the gradient that they estimate, or None.
-      chunk_size: how many are drawn at once; the largest divisor of T up to it is taken. By default 1 on a
-        CPU, whose cache holds one gradient and not many, and 32 on an accelerator.
+      chunk_size: number of gradients drawn at once, rounded down to a divisor of T. By default 1 on a CPU,
+        whose cache has room for one gradient but not many, and 32 on an accelerator.
 
     Example:
       >>> keys = jax.random.split(jax.random.key(0), 1000)
@@ -134,7 +134,7 @@ def streamed_moments(
       https://doi.org/10.1080/00031305.1983.10483115, 1983.
     """
     check_callable("draw", draw, "a function x -> gradients", num_arguments=1)
-    # Where XLA flushes numbers below the smallest normal one to 0, its results hold none of them.
+    # If XLA flushes subnormal numbers to 0, the draws contain none, so a plain product suffices.
     return _streamed("draw(x)", draw, xs, reference, chunk_size, lambda g, scale: g * (1 / scale))
 
 
@@ -172,7 +172,7 @@ def _streamed(
         mean = jax.tree.map(jnp.multiply, mean, ratio)
         squares = jax.tree.map(lambda total, r: total * r * r, squares, ratio)
         share = size / (seen + size)
-        # Sums of differences from the first draw: entries that never vary get a variance of exactly 0.
+        # Differences from the first draw are summed, so that constant entries have a variance of exactly 0.
         means = jax.tree.map(lambda g: g[0] + jnp.mean(g - g[:1], axis=0), drawn)
         steps = jax.tree.map(jnp.subtract, means, mean)
         squares = jax.tree.map(
@@ -188,7 +188,7 @@ def _streamed(
     scaled_reference = None if reference is None else jax.tree.map(divided, reference, scale)
 
     def project(chunk: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-        """`|d_t|^2`, `d_t . m` and `d_t . r` of every leaf, for the deviations `d_t` of a chunk."""
+        """Returns `|d_t|^2`, `d_t . m` and `d_t . r` of every leaf, for the deviations `d_t` of a chunk."""
         deviations = jax.tree.map(lambda g, s, m: divide(g, s) - m[None], draws(chunk), scale, mean)
         distances = jax.tree.map(_dots, deviations, deviations)
         if scaled_reference is None:
@@ -203,7 +203,7 @@ def _streamed(
 
 
 def _as_arrays(xs: PyTree) -> PyTree:
-    """Numbers and NumPy arrays as arrays of JAX; those pass, also keys."""
+    """Converts numbers and NumPy arrays to JAX arrays; JAX arrays, including keys, are left unchanged."""
 
     def of_leaf(path: Any, leaf: Any) -> Any:
         is_array = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
@@ -213,17 +213,17 @@ def _as_arrays(xs: PyTree) -> PyTree:
 
 
 def count_of(name: str, xs: PyTree, number: str) -> int:
-    """The size T of the leading axes; raises unless all arrays have one of the same size, at least 3."""
+    """Returns the size T of the leading axes; raises unless it is the same for all arrays, and at least 3."""
     shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
     counts = {shape[:1] for shape in shapes}
     if len(counts) != 1 or () in counts:
         got = f"shapes {[list(shape) for shape in shapes]}" if shapes else repr(xs)
-        raise ValueError(f"{name}: expected leaves with one leading axis of T, got {got}")
+        raise ValueError(f"{name}: expected leaves with the same leading axis of size T, got {got}")
     ((count,),) = counts
     check_count(number, count, 3)
     return count
 
 
 def _dots(deviations: Array, v: Array) -> Array:
-    """Products of deviations with v, or with one of as many, over all axes but the first."""
+    """Sums deviations times v over all axes but the first; v may be one vector, or one per deviation."""
     return jnp.sum(deviations * v, axis=tuple(range(1, deviations.ndim)))

@@ -1,4 +1,4 @@
-"""The quality of gradient estimates: signal-to-noise ratio, bias and variance, with standard errors."""
+"""Quality of gradient estimates: signal-to-noise ratio, bias and variance, with standard errors."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from lax_learning.metrics.moments import Moments, stacked_moments
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error."""
+    """An estimate and its standard error."""
 
     value: Array
     standard_error: Array
@@ -24,9 +24,9 @@ class SNR(NamedTuple):
     """Signal-to-noise ratio.
 
     Fields:
-      total: of the whole gradient, an `Estimate`.
-      entries: of every entry, a pytree as the gradient; 0 at dead ones.
-      num_dead: number of entries that never vary, which are left out.
+      total: ratio of the whole gradient, an `Estimate`.
+      entries: ratio of every entry, with the structure of the gradient; 0 for dead entries.
+      num_dead: number of dead entries, which never vary; they are excluded from `total`.
     """
 
     total: Estimate
@@ -35,10 +35,10 @@ class SNR(NamedTuple):
 
 
 class BiasVariance(NamedTuple):
-    """The parts of the mean squared error of an estimator, each an `Estimate`.
+    """Decomposition of the mean squared error of an estimator; each field is an `Estimate`.
 
     Fields:
-      squared_bias: `|E g - r|^2`, debiased, so that it may come out below 0.
+      squared_bias: `|E g - r|^2`; its own bias is removed, so it may be negative.
       variance: `tr Cov g`.
       mean_squared_error: `E |g - r|^2 = squared_bias + variance`.
       relative_bias: `squared_bias / |r|^2`.
@@ -63,7 +63,7 @@ def _as_moments(samples: Moments | PyTree, reference: PyTree | None = None) -> M
 
 
 def _in_one_scale(moments: Moments) -> tuple[Array, Callable[[PyTree], Array]]:
-    """The largest scale of a leaf, and the sum over leaves of squares in units of that scale."""
+    """Returns the largest scale, and a function that sums squares over leaves in units of this scale."""
     scales = jax.tree.leaves(moments.scale)
     dtype = raised(*scales)
     largest = jnp.max(jnp.stack([scale.astype(dtype) for scale in scales]))
@@ -85,7 +85,7 @@ def _square_norms(tree: PyTree) -> PyTree:
 
 
 def jackknife(value: Array, left_out: Array) -> Estimate:
-    """`SE^2 = (T-1)/T sum_t (value without t - their mean)^2`."""
+    """Returns an estimate with `SE^2 = (T-1)/T sum_t (value without t - their mean)^2`."""
     count = left_out.shape[0]
     differences = left_out - jnp.mean(left_out)
     scale = scale_of(differences)
@@ -93,7 +93,7 @@ def jackknife(value: Array, left_out: Array) -> Estimate:
 
 
 class _Parts(NamedTuple):
-    """`|m - r|^2` debiased and `tr Cov`, of all T gradients and with each left out, `[T]`."""
+    """`|m - r|^2`, debiased, and `tr Cov`, for all T gradients and with each left out, `[T]`."""
 
     signal: Array
     noise: Array
@@ -102,40 +102,40 @@ class _Parts(NamedTuple):
 
 
 def _parts(moments: Moments, total: Callable[[PyTree], Array], offset: Array, along: Array) -> _Parts:
-    """From `offset = |m - r|^2` and `along = (g_t - m) . (m - r)`, in closed form."""
+    """Computes the parts from `offset = |m - r|^2` and `along = (g_t - m) . (m - r)`, in closed form."""
     count, distances = moments.num_samples, total(moments.scaled.distances)
     noise = total(_sums(moments.scaled.variance))
     offsets = offset - 2 * along / (count - 1) + distances / (count - 1) ** 2
     noises = (noise * (count - 1) - distances * count / (count - 1)) / (count - 2)
-    # Where one gradient holds all noise, nothing but rounding is left without it.
+    # If one gradient has all the noise, only rounding errors remain without it.
     noises = jnp.where(noises < 16 * jnp.finfo(noises.dtype).eps * noise, 0, noises)
     return _Parts(offset - noise / count, noise, offsets - noises / (count - 1), noises)
 
 
 def _ratio(signal: Array, noise: Array) -> Array:
-    """0 without noise; NaN if either is."""
+    """Returns signal / noise: 0 without noise, NaN if either is NaN."""
     nothing = noise <= 0
     return jnp.where(nothing, 0.0, signal / jnp.where(nothing, 1, noise))
 
 
 def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float = 1e-3) -> SNR:
-    """The signal-to-noise ratio of gradients, across examples or across draws.
+    """Computes the signal-to-noise ratio of gradients, across examples or across draws.
 
-    "debiased": per entry `(m^2 - s^2/T) / s^2` and in total `(|E g|^2 - tr Cov/T) / tr Cov`, so that pure
-    noise reads 0 on average and the scale of the gradient does not matter. The standard error is
-    the jackknife's: never too short, and up to sqrt(2) too long where noise hides the signal.
+    "debiased": `(m^2 - s^2/T) / s^2` per entry and `(|m|^2 - tr Cov/T) / tr Cov` in total, so that pure
+    noise gives 0 on average, and the scale of the gradient does not matter. The jackknife standard error is
+    never too small, and up to sqrt(2) times too large if noise hides the signal.
 
     "tutorial": `mean(|m| / (s + epsilon))` over all entries, as in the notebook, where epsilon is about as
-    large as s: it depends on the scale of the gradient, and pure noise reads `sqrt(2 / (pi T))`, 0.0252 at
-    T = 1000. It has no standard error from one set of gradients (NaN): take the spread over seeds.
+    large as s. Depends on the scale of the gradient; pure noise gives `sqrt(2 / (pi T))`, 0.0252 at
+    T = 1000. Its standard error is NaN: one set of gradients does not determine it; use several seeds.
 
-    An entry that is NaN or infinite in any of the gradients has the ratio NaN, and so has the total.
+    If an entry is NaN or infinite in any gradient, its ratio and the total are NaN.
 
     Args:
       samples: `Moments`, or a pytree of gradients stacked along a leading axis of T >= 3. For one layer,
         pass one of `moments.parts(...)`.
       variant: "debiased" or "tutorial".
-      epsilon: the tutorial's, > 0, in the units of the gradient.
+      epsilon: constant of the tutorial's ratio, > 0, in the units of the gradient.
 
     Example:
       >>> result = snr(jnp.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
@@ -165,16 +165,16 @@ def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float 
 
 
 def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) -> BiasVariance:
-    """Squared bias, variance and mean squared error of gradient estimates, with standard errors.
+    """Computes squared bias, variance and mean squared error of gradient estimates, with standard errors.
 
-    `|m - r|^2 - tr Cov/T`, `tr Cov` and `mean |g_t - r|^2`; the standard errors are the jackknife's: never
-    too short, and that of the bias up to sqrt(2) too long where noise hides it. In float32 a variance below
-    1e-57 times the squared norm of the reference reads 0.
+    `|m - r|^2 - tr Cov/T`, `tr Cov` and `mean |g_t - r|^2`. The jackknife standard errors are never too
+    small; that of the bias is up to sqrt(2) times too large if noise hides the bias. In float32, a variance
+    below 1e-57 times the squared norm of the reference is returned as 0.
 
     Args:
       estimates: `Moments` with a reference, or a pytree of estimates stacked along a leading axis of
         T >= 3. For one leaf or layer, pass one of `moments.parts(...)`.
-      reference: the exact gradient, with stacked estimates; moments hold their own.
+      reference: the exact gradient, if estimates are stacked; `Moments` contain their own.
 
     Example:
       >>> parts = bias_variance(jnp.array([[1.0], [2.0], [3.0]]), jnp.array([2.0]))
@@ -185,8 +185,8 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
     if held is None and reference is None:
         raise ValueError("reference: expected the exact gradients, got None")
     if isinstance(estimates, Moments) and reference is not None:
-        expected = "one in the call that makes moments" if held is None else "None, as the moments hold one"
-        raise ValueError(f"reference: expected {expected}, got one beside the moments")
+        expected = "one in the call that makes moments" if held is None else "None, as the moments have one"
+        raise ValueError(f"reference: expected {expected}, got one in addition to moments")
     moments = _as_moments(estimates, reference)
     scaled, (scale, total) = moments.scaled, _in_one_scale(moments)
     r = jax.tree.map(divided, moments.reference, moments.scale)

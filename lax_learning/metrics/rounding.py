@@ -1,4 +1,4 @@
-"""The rounding error of gradients, and cosines where it is small."""
+"""Rounding errors of gradients, and cosines that are NaN if the rounding error is too large."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,28 +16,28 @@ from lax_learning.metrics.alignment import cosine_similarity, relative_norm
 from lax_learning.types import Key, Params
 
 DRAWS = 4
-"""Draws of signs: with one draw a single number may keep its value."""
+"""Number of draws of signs; with only one, an entry may keep its value by chance."""
 
 
 def rounding_error(gradient: Callable[[Params], PyTree], key: Key, params: Params) -> PyTree:
-    """Measures how far a gradient moves when every parameter moves by one rounding.
+    """Measures how much a gradient changes if every parameter changes by one rounding error.
 
-    `g(params (1 + eps s)) - g(params)` with random signs `s`, root mean square over four draws of signs.
-    `eps` is that of the parameter's type, or of the coarsest floating type that occurs in the gradient's
-    program: bfloat16 for a model that casts float32 parameters to it.
+    `g(params (1 + eps s)) - g(params)` with random signs `s`; root mean square over four draws of signs.
+    `eps` is that of the parameter's dtype, or of the coarsest floating-point dtype in the program of the
+    gradient, for example bfloat16 if the model casts float32 parameters to it.
 
-    Parts of a gradient no larger than this are rounding errors, for example one that is zero after exact
-    cancellation, or an estimate whose sigma is too small for the precision of the loss. Costs five gradients.
+    Parts of a gradient no larger than this are rounding errors, for example a gradient that would be zero in
+    exact arithmetic, or an estimate whose sigma is too small for the precision of the loss. Costs five
+    gradients.
 
     Args:
-      gradient: `params -> gradients`, the same function each time: a rule with draws keeps its key.
-      key: for the signs.
-      params: of the model; leaves that are not floating stay as they are, and so do zeros, which have no
-        rounding of their own.
+      gradient: `params -> gradients`, a deterministic function: a rule with draws must use a fixed key.
+      key: PRNG key for the signs.
+      params: parameters of the model. Non-floating leaves and zeros are not changed.
 
     Returns:
-      The distance of every entry, a pytree as the gradient; its share of the gradient is
-      `by_path(relative_norm, error, gradients)`.
+      The change of every entry, with the structure of the gradient. For its size relative to the gradient,
+      use `by_path(relative_norm, error, gradients)`.
 
     Example:
       >>> from lax_learning.metrics import by_path
@@ -74,7 +74,7 @@ def rounding_error(gradient: Callable[[Params], PyTree], key: Key, params: Param
 
 
 def _spacing(dtype: Any) -> float:
-    """Returns the distance from 1 to the next number of a floating type, 0 for other types."""
+    """Returns the distance from 1 to the next number of a floating-point dtype, 0 for other dtypes."""
     return float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.floating) else 0.0
 
 
@@ -86,15 +86,15 @@ def _one_rounding_off(leaf: Array, key: Key, coarsest: float) -> Array:
 
 
 def resolved_cosine(a: PyTree, b: PyTree, error: PyTree) -> Array:
-    """Computes `cosine_similarity(a, b)` where `b` is larger than its rounding error, and NaN elsewhere.
+    """Computes `cosine_similarity(a, b)` if `b` is larger than its rounding error, else NaN.
 
-    NaN unless `|error| < |b| / 2`, so also for a `b` of zeros: a larger error may turn `b` by 30 degrees or
-    more. By layer, use `by_path(resolved_cosine, a, b, error, depth=1)`.
+    NaN unless `|error| < |b| / 2`, because a larger error may rotate `b` by 30 degrees or more; also NaN if
+    `b` is zero. For each layer, use `by_path(resolved_cosine, a, b, error, depth=1)`.
 
     Args:
       a: any pytree of arrays, for example gradients.
       b: the reference, of the same structure and shapes.
-      error: of the reference, as by `rounding_error`.
+      error: error of the reference, for example from `rounding_error`.
 
     Example:
       >>> b = jnp.array([1e-9, 0.0])

@@ -1,4 +1,4 @@
-"""Moments of gradients by source of noise: over a rule's own draws, and over examples."""
+"""Moments of gradients by source of noise: over the draws of a rule, and over examples."""
 
 import functools
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from lax_learning.types import Key, Params, Rule, Signals
 def draw_moments(
     rule: Rule, key: Key, params: Params, state: Any, x: Any, y: Any, reference: Params, num_samples: int
 ) -> Moments:
-    """The moments of a rule's gradients over its own draws, on one batch.
+    """Computes the moments of a rule's gradients over its random draws, on one batch.
 
     Args:
       rule: any rule.
-      key: split into one key a draw.
-      params: of the model.
-      state: of the rule; the states that its calls return are not used.
+      key: split into one key per draw.
+      params: parameters of the model.
+      state: state of the rule; the states returned by its calls are discarded.
       x, y: a batch and its targets.
       reference: the exact gradients, for `bias_variance`.
       num_samples: number T of draws, at least 3.
@@ -46,7 +46,7 @@ def draw_moments(
 
 
 def _of_constants(params: Params, grads: Params) -> Params:
-    """The gradients, with zeros in float32 for leaves of params that are not floating."""
+    """Returns the gradients, with float32 zeros for non-floating leaves of params."""
     leaves, structure = jax.tree.flatten(params)
     constant = [not jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
     if not any(constant) or jax.tree.structure(grads) != structure:
@@ -58,17 +58,17 @@ def _of_constants(params: Params, grads: Params) -> Params:
 def example_moments(
     model: Model, rule: Rule, key: Key, params: Params, state: Any, x: Any, y: Any
 ) -> Moments:
-    """The moments of a rule's gradients over examples, each as in a batch of one with draws of its own.
+    """Computes the moments of a rule's gradients over examples, each in a batch of one with its own draws.
 
-    For a rule with teaching signals, the moments of a matrix that one product reads once an example are
-    themselves products, `X^T D / T` and `(X*X)^T (D*D) / T`. They are used if every other parameter is small
-    beside the pre-activations, such as biases and kernels; otherwise the gradients are streamed, and so are
-    those of matrices whose inputs and signals vary so little that the variance is lost in their squares.
+    For a rule with teaching signals, the moments of a matrix that is used in one product per example are
+    themselves products, `X^T D / T` and `(X*X)^T (D*D) / T`. These are used if all other parameters, such as
+    biases and kernels, are small compared to the pre-activations; otherwise, gradients are streamed. They
+    are also streamed for matrices whose inputs and signals vary too little to resolve the variance.
 
     Args:
       model, rule: any rule, and its model.
-      key: for the rule's draws.
-      params, state: of the model and of the rule.
+      key: PRNG key for the draws of the rule.
+      params, state: parameters of the model, and state of the rule.
       x, y: a batch of T >= 3 examples and its targets.
     """
     check_instance("model", model, Model, "a Model")
@@ -85,7 +85,7 @@ def example_moments(
 
 
 def as_examples(key: Key, x: Any, y: Any) -> tuple[Array, Any, Any]:
-    """Returns a key, the input and the target of every example; raises unless y has as many as x."""
+    """Returns keys, inputs and targets of all examples; raises unless x and y have the same number."""
     check_key("key", key)
     x, size = as_batch(x)
     y = as_arrays("y", y, is_numbers)
@@ -96,7 +96,7 @@ def as_examples(key: Key, x: Any, y: Any) -> tuple[Array, Any, Any]:
 
 
 def as_batch_of_one(example: Any, params: Params, state: Any) -> tuple[Any, ...]:
-    """Returns the arguments of a rule for one of `as_examples`."""
+    """Returns the arguments of a rule for one example of `as_examples`."""
     key, x, y = example
     x, y = jax.tree.map(lambda leaf: leaf[None], (x, y))
     return key, params, state, x, y
@@ -110,7 +110,7 @@ def _moments_of_factors(
         found = signals(*args)
         return factors(model, params, args[3], found.deltas), found.rest
 
-    # The rest is the same for all examples, without an axis of them.
+    # The rest is the same for all examples, so it has no axis of examples.
     (every, rest) = jax.vmap(pulled, out_axes=(0, None))(examples)
     leaves, structure = jax.tree.flatten(params)
     size = examples[0].shape[0]
@@ -131,14 +131,14 @@ def _moments_of_factors(
 
 
 def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
-    """The moments of outer products `g_t = x_t d_t^T + rest`, from two matrix products.
+    """Computes the moments of outer products `g_t = x_t d_t^T + rest`, from two matrix products.
 
-    `E g^2 - m^2` loses digits where the variance is small beside `E g^2`. If any entry loses more than 7 of
-    24 bits, for example where both factors hardly vary, the products are streamed instead.
+    `E g^2 - m^2` loses digits if the variance is small compared to `E g^2`. If any entry loses more than 7 of
+    24 bits, for example because both factors hardly vary, the products are streamed instead.
 
     Args:
       x, d: `[T, in]` and `[T, out]`, T >= 3.
-      rest: `[in, out]`, the same for all t; None for none.
+      rest: `[in, out]`, the same for all t, or None.
 
     Example:
       >>> x, d = jax.random.normal(jax.random.key(0), (10, 3)), jax.random.normal(jax.random.key(1), (10, 2))
@@ -156,8 +156,8 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
     x_scale, largest = scale_of(x), largest_magnitude(x) * largest_magnitude(d)
     largest = largest if rest is None else largest + largest_magnitude(rest)
     scale = scale_for(jnp.minimum(largest, float(jnp.finfo(largest.dtype).max)))
-    # Both factors get half of the headroom of a scale, so that their product has all of it. The factor of d
-    # may leave the range of the type; its root does not, and is exact, since scales are powers of four.
+    # Each factor gets half of the headroom of a scale, so that their product has all of it. The factor of d
+    # may overflow; its root cannot, and is exact, because scales are powers of four.
     share = HEADROOM**0.5
     root = jnp.sqrt(x_scale * share) / jnp.sqrt(scale)
     x, d = divided(x, x_scale * share), d * root * root

@@ -1,6 +1,6 @@
-"""Rules that learn while a sequence runs, on recurrent networks given as their step, one paper a file.
+"""Rules that learn online, step by step, on recurrent networks defined by their single step.
 
-They are rules like any other, whose `value_and_grad` takes whole sequences; `rule.online` has their step.
+They are called like all other rules: `value_and_grad` takes whole sequences, `rule.online` single steps.
 """
 
 from lax_learning.online._eprop import eprop

@@ -1,4 +1,4 @@
-"""E-prop: the trace of a weight follows the state of its unit."""
+"""E-prop: eligibility traces that follow the dynamics of each unit's own state."""
 
 from lax_learning.online._own_unit import own_unit_rule
 from lax_learning.online._recurrent import Recurrent
@@ -7,18 +7,18 @@ from lax_learning.types import Loss, Rule
 
 
 def eprop(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = same_scale) -> Rule:
-    """Credits a weight with the output error, and with the trace of its input in the state of its unit.
+    """Multiplies eligibility traces, which follow each unit's own dynamics, by the output error.
 
     `p_t = D_t p_{t-1} + dh_t/dw`, `D_t = diag(dh_t/dh_{t-1})`, `dw = sum_t p_t (e_t feedback^T)`
 
-    For leaky units `D_t = 1 - alpha + alpha phi'(u_t) w_jj`: RFLO, and the weight of a unit onto itself.
-    Where a state has several leaves, `D_t` is a matrix for each unit. Bellec et al. treat the weight of a
-    unit onto itself as one between units: on such cells their e-prop is `rflo`, and `eprop` is the sparse
-    approximation of one step of Menick et al. (SnAp-1).
+    For leaky units `D_t = 1 - alpha + alpha phi'(u_t) w_jj`: RFLO plus the self-connection of each unit. If
+    the state has several leaves, `D_t` is a small matrix per unit. Bellec et al. treat self-connections as
+    connections between units: for cells that have them, their e-prop is `rflo`, and `eprop` is the one-step
+    sparse approximation (SnAp-1) of Menick et al.
 
-    Exact for units that are connected with themselves alone, with `feedback_init=None`; otherwise biased, by
-    all credit that passes through other units. Arguments, state, cost, offline and online form, and cells are
-    those of `rflo`.
+    With `feedback_init=None`, exact for units that are connected only to themselves; otherwise biased, as
+    all credit through other units is missing. Arguments, state, cost, offline and online forms, and the
+    supported cells are those of `rflo`.
 
     Example:
       >>> import jax, jax.numpy as jnp

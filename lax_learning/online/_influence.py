@@ -1,4 +1,4 @@
-"""Learning while a sequence runs: the influence of every weight on the state, carried forwards in time."""
+"""Online learning: the influence of every weight on the state, propagated forward in time."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,9 +23,9 @@ Step = Callable[[Params, Any, Any], tuple[Any, Any]]
 
 
 class Memory(NamedTuple):
-    """The state of the network, and its derivatives by weights of the cell, `[batch, entries, *weight]`.
+    """The state of the network, and its derivatives w.r.t. cell weights, `[batch, entries, *weight]`.
 
-    The entries are all of the state; or those of the weight's own unit, one for each leaf of the state.
+    The entries are the whole state, or only the state of the weight's own unit, one entry per leaf.
     """
 
     h: Any
@@ -33,10 +33,10 @@ class Memory(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """The entries of the state, a batch of one, whose influence is kept.
+    """The entries of the state (of one example) for which the influence of weights is kept.
 
-    Their number, a cotangent of h for each along a leading axis, and
-    `mix(cotangent of h, influence of a weight on h) -> cotangent of the weight`.
+    `number` counts them, `directions` has a cotangent of h for each along a leading axis, and
+    `mix(cotangent of h, influence of a weight on h)` returns the cotangent of the weight.
     """
 
     number: Callable[[Any], int]
@@ -47,7 +47,7 @@ class Entries(NamedTuple):
 def through_steps(
     online: Online, after: Callable[[Any, Array], Any] = lambda state, losses: state
 ) -> Callable[..., Any]:
-    """The `value_and_grad` that is a scan of the steps; `after(state, losses [steps])` is its state."""
+    """Returns a `value_and_grad` that scans over steps; `after(state, losses [steps])` is the new state."""
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_key("key", key)
@@ -72,11 +72,11 @@ def through_steps(
 def online(
     net: Recurrent, loss: Loss, entries: Entries, step_at: Callable[[Params, Any, Any, Any], Step]
 ) -> Online:
-    """Carries the influence of weights on the state forwards.
+    """Propagates the influence of weights on the state forward in time.
 
     `P_t = (dh_t/dh_{t-1}) P_{t-1} + dh_t/dw`, `dw_t = (dl_t/dh_{t-1}) P_{t-1} + dl_t/dw`
 
-    The derivatives are those of `step_at(params, state, h, x)`, where only shapes of h and x are used.
+    The derivatives are those of `step_at(params, state, h, x)`, which uses only the shapes of h and x.
     """
 
     def start(params: Params, x: Any) -> Memory:
@@ -118,7 +118,7 @@ def online(
             return jax.tree.map(lambda leaf: leaf[0], after), moved, value, grads
 
         after, moved, values, grads = jax.vmap(example)(*memory, x, y)
-        # The mean over examples as a product: on CPUs XLA takes six times as long for a sum over their axis.
+        # The mean over examples as a product: on CPUs, a sum over their axis takes XLA six times as long.
         grads = jax.tree.map(
             lambda g, w: jnp.tensordot(jnp.full(size, 1 / size, g.dtype), g, 1).astype(w.dtype), grads, params
         )
@@ -128,18 +128,18 @@ def online(
 
 
 def as_model(step: Callable[[Params, Any, Any], Any]) -> Model:
-    """The step of a network, or its cell, as a model of `(h, x)`."""
+    """Returns the step of a network, or its cell, as a model of `(h, x)`."""
     return Model(lambda params, inputs: step(params, *inputs))
 
 
 def check_examples(net: Recurrent, params: Params, h: Any, x: Any) -> None:
     """Raises ValueError if the examples of a batch depend on each other."""
-    remedy = "use running statistics in the place of those of the batch"
+    remedy = "use running statistics instead of those of the batch"
     check_uncoupled(as_model(net.step), params, (h, x), remedy)
 
 
 def first(batch: Any) -> Any:
-    """The first example, as a batch of one."""
+    """Returns the first example as a batch of one."""
     return jax.tree.map(lambda leaf: leaf[:1], batch)
 
 
@@ -158,7 +158,7 @@ EVERY = Entries(
     directions=_unit_vectors,
     mix=lambda at_h, influence: jnp.tensordot(_raveled(at_h)[0], influence, 1),
 )
-"""All entries of the state: exact, for any cell."""
+"""The influence on all entries of the state: exact for any cell."""
 
 
 def _one_leaf_each(h: Any) -> Any:
@@ -168,7 +168,7 @@ def _one_leaf_each(h: Any) -> Any:
 
 
 def _of_own_unit(at_h: Any, influence: Array) -> Array:
-    """Sums over the leaves of the state; units are the last axis of state and weights."""
+    """Sums over the leaves of the state; units are the last axis of the state and of weights."""
     return sum(
         (leaf.reshape(-1) * influence[i] for i, leaf in enumerate(jax.tree.leaves(at_h))),
         jnp.zeros(influence.shape[1:], influence.dtype),
@@ -176,4 +176,4 @@ def _of_own_unit(at_h: Any, influence: Array) -> Array:
 
 
 OWN = Entries(number=lambda h: len(jax.tree.leaves(h)), directions=_one_leaf_each, mix=_of_own_unit)
-"""For every weight the state of its own unit alone, where the step has no derivative to others."""
+"""The influence of each weight on its own unit only, for steps without derivatives between units."""

@@ -1,4 +1,4 @@
-"""Rules whose traces hold the state of the unit of a weight alone, backwards and forwards in time."""
+"""Rules with one trace per weight, for its own unit's state; offline (backward in time) and online."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,9 +35,9 @@ from lax_learning.types import Key, Loss, Params, Rule, Signals
 def own_unit_rule(
     net: Recurrent, loss: Loss, feedback_init: FeedbackInit | None, *, onto_itself: bool
 ) -> Rule:
-    """Feedback alignment in which no error passes from unit to unit inside the cell.
+    """Feedback alignment in which no error passes between different units of the cell.
 
-    Errors pass through the weight of a unit onto itself if `onto_itself`.
+    Errors pass through self-connections if `onto_itself`.
     """
     check_recurrent(net)
     check_loss(loss)
@@ -94,10 +94,10 @@ def own_unit_rule(
 
 
 def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
-    """Masks of the weights of a cell through which a unit acts on itself, found at made-up values.
+    """Returns masks of the weights that connect units of a cell to themselves, found on random values.
 
-    Raises unless units act on each other through products of the weights with x and h alone, and every weight
-    belongs to one unit. Only shapes of the arguments are used.
+    Raises unless units interact only through products of weights with x or h, and every weight belongs to
+    one unit. Uses only the shapes of the arguments.
     """
     given = widened((params, *first((h, x))))
     params, h, x = equations.vary_as(given, given)
@@ -106,14 +106,14 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
         if site.products > 1 or (site.products and site.passes_error):
             names = ", ".join(program.split.paths[i] for i in sorted(site.leaves))
             raise ValueError(
-                f"cell: expected products of weights with x or h alone, got {site.operation!r} of {names} "
-                "with what depends on other weights" + (f" at {site.source}" if site.source else "")
+                f"cell: expected products of weights with x or h only, got {site.operation!r} of {names} "
+                "with values that depend on other weights" + (f" at {site.source}" if site.source else "")
             )
     number = _number_of_units(params, h)
     scale = np.linspace(1, 2, number)
 
     def scaled(state: Any, factor: Any = 1.0) -> Any:
-        """An irrational number for each leaf, so that no differences of leaves cancel, times a factor."""
+        """Fills each leaf with its own irrational number, so that leaves do not cancel, times a factor."""
         leaves, structure = jax.tree.flatten(state)
         numbers = [jnp.full_like(leaf, (2 + i) ** 0.5) for i, leaf in enumerate(leaves)]
         return jax.tree.unflatten(structure, [(n * factor).astype(n.dtype) for n in numbers])
@@ -140,9 +140,9 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
         slack = 64 * np.finfo(leaf.dtype).eps * np.abs(leaf).max(initial=0)
         if not (np.abs(of_unit - scale * leaf) <= slack).all():
             raise ValueError(
-                "cell: expected units that act on each other through products of weights with x or h alone, "
-                "and weights of one unit each, got a cell that mixes units otherwise, as a norm does; rtrl "
-                "and three_factor take any cell"
+                "cell: expected units that interact only through products of weights with x or h, and "
+                "weights of one unit each, got a cell that mixes units in another way, for example by a "
+                "norm; rtrl and three_factor take any cell"
             )
     masks = [
         (leaf != 0) & (np.abs(of_unit - scale * leaf) <= np.abs(leaf) / (10 * number))
@@ -152,11 +152,11 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
 
 
 def _number_of_units(params: Params, h: Any) -> int:
-    """The number of units, the last axis of states and weights."""
+    """Returns the number of units, the last axis of states and weights."""
     state = jax.tree.leaves(h)
     if any(leaf.ndim != 2 for leaf in state) or len({leaf.shape for leaf in state}) != 1:
         got = [list(leaf.shape[1:]) for leaf in state]
-        raise ValueError(f"start: expected states [batch, units] of the same units, got {got}")
+        raise ValueError(f"start: expected states [batch, units] of equal shapes, got {got}")
     number = state[0].shape[1]
     for path, leaf in jax.tree.leaves_with_path(params):
         if leaf.shape[-1:] != (number,):
@@ -168,7 +168,7 @@ def _number_of_units(params: Params, h: Any) -> int:
 
 
 def _evaluated(function: Callable[..., Any], *like: Any) -> Any:
-    """The results of a function at made-up arrays, as NumPy arrays, also while something is traced."""
+    """Evaluates a function on random arrays, even under a trace; returns NumPy arrays."""
     leaves, structure = jax.tree.flatten(like)
     body, shapes = equations.trace(lambda *leaves: function(*jax.tree.unflatten(structure, leaves)), *leaves)
     of = [*body.consts, *leaves]

@@ -1,4 +1,4 @@
-"""Recurrent networks as their step, with time outside, for rules that learn while a sequence runs."""
+"""Recurrent networks defined by their single step, for rules that learn online."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,17 +27,17 @@ from lax_learning.types import Params, Where
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrent(Model):
-    """A recurrent network of any library, given as its step: a `Model` of sequences that can learn online.
+    """A recurrent network from any library, defined by its single step; a `Model` of whole sequences.
 
     `h_t = cell(params["cell"], h_{t-1}, x_t)`, `output_t = readout(params["readout"], h_t)`
 
-    As a model it takes `x [batch, steps, ...]` and returns `[batch, steps, ...]`; every rule takes it. The
-    online rules take its step: they apply the loss to the output of each step, and sum it over steps.
+    As a model, it maps `x [batch, steps, ...]` to outputs `[batch, steps, ...]` and works with every rule.
+    Online rules use its step: they apply the loss to the output of each step and sum it over steps.
 
     Args:
-      cell: `(params, h, x) -> h` at one step of a batch; `h` is any pytree of `[batch, ...]`.
-      readout: `(params, h) -> output` at one step of a batch.
-      start: `batch size -> h` before the first step; no parameter.
+      cell: `(params, h, x) -> h`, one step for a batch; `h` is any pytree of `[batch, ...]`.
+      readout: `(params, h) -> output`, one step for a batch.
+      start: `batch size -> h` before the first step; has no parameters.
       init: `key -> {"cell": ..., "readout": ...}`.
 
     Example:
@@ -71,12 +71,12 @@ class Recurrent(Model):
         super().__post_init__()
 
     def step(self, params: Params, h: Any, x: Any) -> tuple[Any, Any]:
-        """Returns `(h_t, output_t)` of a batch."""
+        """Returns `(h_t, output_t)` for a batch."""
         h = self.cell(params["cell"], h, x)
         return h, self.readout(params["readout"], h)
 
     def carry(self, params: Params, x: Any) -> Any:
-        """Returns `h` before the first step, in the types that the cell returns, from `x` of one step."""
+        """Returns `h` before the first step, in the dtypes that the cell returns, given `x` of one step."""
         _, size = as_batch(x, only_shapes=True)
         h = jax.tree.map(jnp.asarray, self.start(size))
         if not (isinstance(params, dict) and params.keys() == {"cell", "readout"}):
@@ -96,21 +96,21 @@ class Recurrent(Model):
 
 
 def check_recurrent(net: Any) -> None:
-    """Raises TypeError unless a rule gets a recurrent network as its step."""
+    """Raises TypeError unless `net` is a `Recurrent`."""
     check_instance("net", net, Recurrent, "a Recurrent, such as online.leaky_rnn((3, 64, 2), alpha=0.1)")
 
 
 def steps_first(name: str, sequences: Any) -> Any:
-    """Returns arrays `[batch, steps, ...]` as `[steps, batch, ...]`; raises unless they have these axes."""
+    """Transposes `[batch, steps, ...]` to `[steps, batch, ...]`; raises unless arrays have these axes."""
     lengths = {jnp.shape(leaf)[1:2] for leaf in jax.tree.leaves(sequences)}
     if len(lengths) != 1 or lengths <= {(), (0,)}:
         shapes = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(sequences)]
-        raise ValueError(f"{name}: expected arrays [batch, steps, ...] of one number of steps, got {shapes}")
+        raise ValueError(f"{name}: expected arrays [batch, steps, ...] of equal length > 0, got {shapes}")
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), sequences)
 
 
 def as_steps(x: Any, y: Any) -> tuple[Any, Any]:
-    """Returns inputs and targets of sequences as steps; raises unless both have the same number."""
+    """Returns inputs and targets with steps as the first axis; raises unless both have the same number."""
     xs, ys = steps_first("x", as_batch(x)[0]), steps_first("y", as_arrays("y", y))
     number, targets = (jax.tree.leaves(steps)[0].shape[0] for steps in (xs, ys))
     if number != targets:
@@ -127,20 +127,20 @@ def leaky_rnn(
     b_init: Initializer = zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Recurrent:
-    """Leaky rate units and a linear readout.
+    """A recurrent network of leaky rate units with a linear readout.
 
     `h_t = (1 - alpha) h_{t-1} + alpha activation(u_t)`, `u_t = [x_t, h_{t-1}] w + b`, `h_0 = 0`
 
     Args:
-      widths: sizes of the input at a step, of the layer and of the output.
-      alpha: leak in 0..1, the step over the time constant of the units; may be traced.
-      activation: of the units.
+      widths: sizes of the input per step, of the layer and of the output.
+      alpha: leak in 0..1, the time step divided by the time constant of the units; may be traced.
+      activation: activation function of the units.
       w_init: initialiser of `w [in + units, units]` of the cell and of `w [units, out]` of the readout.
       b_init: initialiser of both `b`.
-      dtype: of the parameters.
+      dtype: dtype of the parameters.
 
     Returns:
-      A model of `x [batch, steps, in]`, with params `{"cell": {"w", "b"}, "readout": {"w", "b"}}`.
+      A `Recurrent` for `x [batch, steps, in]`, with params `{"cell": {"w", "b"}, "readout": {"w", "b"}}`.
 
     Example:
       >>> net = leaky_rnn((3, 64, 2), alpha=0.1)

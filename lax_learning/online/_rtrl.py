@@ -1,4 +1,4 @@
-"""Real-time recurrent learning: the exact gradient, forwards in time."""
+"""Real-time recurrent learning: the exact gradient, computed forward in time."""
 
 from lax_learning.online._influence import EVERY, online, through_steps
 from lax_learning.online._recurrent import Recurrent, check_recurrent
@@ -7,17 +7,17 @@ from lax_learning.types import Loss, Rule
 
 
 def rtrl(net: Recurrent, loss: Loss) -> Rule:
-    """Carries the derivative of the state by every weight along, and has the exact gradient at every step.
+    """Computes the exact gradient at every step by propagating derivatives of the state forward in time.
 
     `P_t = (dh_t/dh_{t-1}) P_{t-1} + dh_t/dw`, `dw = sum_t (dl_t/dh_t) P_t`
 
-    Takes any cell. With the same weights at all steps its gradients sum to those of backprop through time;
-    where weights change while the sequence runs, `P` mixes derivatives at old and new ones, an error of the
-    order of the learning rate. For `n` units and `m` inputs it takes `O(n^2 (n + m))` memory and
-    `O(n^3 (n + m))` operations a step and example: for small networks.
+    Works with any cell. If the weights stay the same at all steps, its gradients sum to those of backprop
+    through time; if they change within a sequence, `P` mixes derivatives at old and new weights, an error of
+    the order of the learning rate. For `n` units and `m` inputs, `O(n^2 (n + m))` memory and
+    `O(n^3 (n + m))` operations per step and example, so only small networks are practical.
 
     Args:
-      net: a recurrent network as its step, which couples no examples.
+      net: a recurrent network defined by its step, whose examples do not depend on each other.
       loss: loss of one step, `(output, y) -> [batch]`; summed over steps.
 
     Example:
@@ -28,7 +28,7 @@ def rtrl(net: Recurrent, loss: Loss) -> Rule:
       >>> params, x, y = net.init(key), jnp.ones((5, 20, 3)), jnp.ones((5, 20, 2))
       >>> loss, grads, state = rule.value_and_grad(key, params, (), x, y)
 
-      and step by step, with an update after every step:
+      Or step by step, with an update after every step:
 
       >>> memory = rule.online.start(params, x[:, 0])
       >>> for t in range(2):

@@ -1,4 +1,4 @@
-"""Three factors: the noise of a unit, its inputs, and a reward that comes later."""
+"""Three-factor rule: the noise of a unit, its inputs, and a delayed reward."""
 
 import operator
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class ThreeFactorState(NamedTuple):
 
 
 class ThreeFactorMemory(NamedTuple):
-    """Memory between two steps: the noisy state, eligibilities `[batch, *weight]`, and the time."""
+    """Memory between steps: the noisy state, eligibility traces `[batch, *weight]`, and the step number."""
 
     h: Any
     eligibility: PyTree
@@ -46,30 +46,30 @@ def three_factor(
     modulator: Callable[[Array, Array], Array] = operator.sub,
     noise: str | Noise = "normal",
 ) -> Rule:
-    """Node perturbation in time: an eligibility trace of noise and input, and a reward that modulates it.
+    """Node perturbation over time: an eligibility trace of noise times input, modulated by a reward.
 
     `E_t = decay E_{t-1} + [x_t, h_{t-1}]^T xi_t / sigma^2`, `dw = -sum_t (r_t - baseline_t) E_t`, `r = -loss`
 
-    Noise `xi_t ~ N(0, sigma^2)` is added to every pre-activation of cell and readout at every step, and stays
-    in the state: the network that is trained, and whose loss is returned, is the noisy one. With `decay=1`
-    the expectation is the gradient of its expected loss, so of the loss as sigma goes to 0; with less, credit
-    for noise `k` steps ago is too small by `decay^k`. Takes any cell, and rewards without a derivative, whose
-    negative is the loss. `O(n m)` memory and operations a step and example. The variance grows with the
-    number of units and with that of steps within reach of the trace, and as `1 / sigma^2` with the losses
-    after the baseline is taken off, such as their spread over examples: use small networks, large batches, a
-    decay that reaches no further than rewards are late, and a sigma of 0.1 to 0.5 for units in -1..1.
+    Noise `xi_t ~ N(0, sigma^2)` is added to every pre-activation of cell and readout at every step. It
+    changes the state: the network that is trained, and whose loss is returned, is the noisy one. With
+    `decay=1`, the expectation is the gradient of its expected loss, hence that of the loss as sigma -> 0;
+    with less, credit for noise `k` steps ago is scaled by `decay^k`. Works with any cell, and with rewards
+    that have no derivative (the loss is the negative reward). `O(n m)` memory and operations per step and
+    example. The variance grows with the number of units and the number of steps that the trace spans; the
+    spread of losses around the baseline adds to it, scaled by `1 / sigma^2`. Use small networks, large
+    batches, a trace no longer than the delay of the reward, and sigma = 0.1 to 0.5 for units in -1..1.
 
-    The baseline of a step is a running mean over earlier batches, which is independent of the noise and
-    so leaves the expectation as it is; a mean over earlier steps of the same sequence would not.
+    The baseline of a step is a running mean over earlier batches. It is independent of the noise, so it adds
+    no bias; a mean over earlier steps of the same sequence would.
 
     Args:
-      net: a recurrent network as its step, which couples no examples.
+      net: a recurrent network defined by its step, whose examples do not depend on each other.
       loss: loss of one step, `(output, y) -> [batch]`, the negative reward; summed over steps.
       sigma: standard deviation of the noise, in the units of the pre-activations; may be traced.
-      decay: lambda, in 0..1, a step; may be traced.
-      rate: of the running mean, in 0..1; may be traced. `value_and_grad` moves it, single steps do not.
-      modulator: `(loss [batch], baseline []) -> [batch]`, the third factor; by default their difference,
-        which is that of the baseline and the reward.
+      decay: factor by which the trace decays per step, in 0..1; may be traced.
+      rate: rate of the running mean, in 0..1; may be traced. Only `value_and_grad` updates the mean, single
+        steps do not.
+      modulator: `(loss [batch], baseline []) -> [batch]`, the third factor; by default `loss - baseline`.
       noise: "normal", "rademacher" or a function `(key, like) -> unit noise`.
 
     Example:
@@ -144,7 +144,7 @@ def three_factor(
         unit = vary_as(draw_noise(key, shapes), x)
         after, output, eligibility = jax.vmap(example)(memory.h, memory.eligibility, x, unit)
         losses = losses_of(loss, output, y, size)
-        # Beyond the steps of the baseline everything is NaN, not credited by the baseline of another step.
+        # Steps beyond those of the baseline give NaN, rather than use the baseline of another step.
         baseline = state.baseline.at[memory.t].get(mode="fill", fill_value=jnp.nan)
         factor = checks.as_floating("modulator", modulator(losses, baseline.astype(losses.dtype)))
         checks.check_shapes(["modulator"], [factor], [(size,)])

@@ -1,4 +1,4 @@
-"""k-cap networks and plasticity tables that are meta-learned and transferred."""
+"""k-cap networks that learn by plasticity tables, which are meta-learned and can be transferred."""
 
 from lax_learning.plasticity._k_cap import k_cap, top_k_mask
 from lax_learning.plasticity.factories import k_cap_mlp, k_cap_recurrent

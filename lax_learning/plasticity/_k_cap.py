@@ -1,4 +1,4 @@
-"""The k-cap: of the units of a layer, the k with the largest values fire (Papadimitriou et al., 2020)."""
+"""The k-cap: the k units of a layer with the largest values fire (Papadimitriou et al., 2020)."""
 
 from functools import partial
 
@@ -9,16 +9,16 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from lax_learning._checks import as_floating, check_count
 
-_BITS_A_ROUND = 2  # 1, 2, 4 or 8, to divide 16: 3 candidates a pass over the units, the fastest in a scan
+_BITS_A_ROUND = 2  # 1, 2, 4 or 8, a divisor of 16; 2 (3 candidates per pass) is fastest in a scan
 
 
 def top_k_mask(x: ArrayLike, k: int, *, axis: int = -1) -> Bool[Array, "..."]:
-    """Marks the k largest entries along an axis, by a mask of the shape of `x`; of equal ones the first.
+    """Returns a mask of the k largest entries along an axis, with the shape of `x`; ties go to the first.
 
     Args:
-      x: floating values of any shape; NaN counts as larger than all numbers.
-      k: how many entries are marked, 1 to the size of the axis.
-      axis: the axis along which entries compete; all others are batched.
+      x: floating-point values of any shape; NaN counts as larger than any number.
+      k: number of entries to mark, from 1 to the size of the axis.
+      axis: the axis along which entries compete; all other axes are batched.
 
     Example:
       >>> top_k_mask(jnp.array([0.5, 2.0, 0.5, 1.0]), 3).tolist()
@@ -41,9 +41,9 @@ def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
 
     `cap(x)_i = x_i if x_i is one of the k largest else 0`
 
-    Arguments are those of `top_k_mask`, `x = relu(z)` in k-cap networks; NaN stays. The choice counts as
-    constant: gradients flow through the kept values. The cost is linear in the number of entries, without a
-    sort.
+    Takes the arguments of `top_k_mask`; k-cap networks use `x = relu(z)`. NaN is kept. The selection is
+    treated as constant: gradients flow through the kept values only. The cost is linear in the number of
+    entries; nothing is sorted.
 
     Example:
       >>> k_cap(jnp.array([0.5, 2.0, 0.0, 1.0]), 2).tolist()
@@ -57,13 +57,13 @@ def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
     return jnp.where(top_k_mask(x, k, axis=axis), x, 0)
 
 
-@partial(jax.jit, static_argnames="k")  # traced once, however many layers of a network it serves
+@partial(jax.jit, static_argnames="k")  # traced once for all layers of the same shape
 def _top_k_of_last(x: Array, k: int) -> Array:
     size = x.shape[-1]
     order = _as_ordered_bits(x)
     threshold = _kth_largest(order, jnp.asarray(k), order.dtype.itemsize * 8)
     above = order > threshold
-    # Of those at the threshold the first few that are missing: the same search on places from the end.
+    # Entries equal to the threshold fill the remaining places, first ones first: search reversed positions.
     missing = k - jnp.sum(above, axis=-1, keepdims=True, dtype=jnp.int32)
     places = jnp.where(order == threshold, jnp.arange(size, 0, -1, dtype=jnp.uint32), 0)
     last = _kth_largest(places, missing, size.bit_length())
@@ -71,7 +71,7 @@ def _top_k_of_last(x: Array, k: int) -> Array:
 
 
 def _as_ordered_bits(x: Array) -> Array:
-    """Unsigned integers in the order of the floats, in which -0 and 0 are equal, and NaN is the largest."""
+    """Maps floats to unsigned integers of the same order; -0 equals 0, and NaN is the largest."""
     signed = jnp.dtype(f"int{x.dtype.itemsize * 8}")
     x = jnp.where(x == 0, jnp.zeros_like(x), jnp.where(jnp.isnan(x), jnp.full_like(x, jnp.nan), x))
     bits = jax.lax.bitcast_convert_type(x, signed)
@@ -80,9 +80,9 @@ def _as_ordered_bits(x: Array) -> Array:
 
 
 def _kth_largest(order: Array, k: Array, num_bits: int) -> Array:
-    """The k-th largest of unsigned integers along the last axis, which stays: its bits, the highest first."""
-    # A loop, not its rounds written out: as fast in large batches, 1.3 times as fast in a scan, compiled in
-    # half the time.
+    """Finds the k-th largest unsigned integer along the last axis (kept), from the highest bits down."""
+    # A loop rather than unrolled rounds: as fast in large batches, 1.3 times as fast in a scan, and half the
+    # compile time.
     digits = jnp.arange(1, 2**_BITS_A_ROUND, dtype=order.dtype)[:, None]
     rounds = -(-num_bits // _BITS_A_ROUND)
 

@@ -20,7 +20,7 @@ from lax_learning.types import Key
 
 MAX_LAYERS = 1000
 MAX_ROUNDS = math.isqrt(checks.MAX_ENTRIES).bit_length() - 2
-"""With one more, tables of `4^(rounds + 1)` entries could not be indexed."""
+"""With one more round, tables of `4^(rounds + 1)` entries could not be indexed."""
 
 
 def k_cap_mlp(
@@ -38,21 +38,21 @@ def k_cap_mlp(
 
     `a_l = cap_l(relu(a_{l-1} (w_l * mask_l)))`, `logits = a_L w_out`, without biases
 
-    Every hidden layer has a random mask, the output layer is fully connected. The first hidden layer has
-    no table: its weights are learned upstream by gradient descent and random downstream.
+    Every hidden layer has a random mask; the output layer is fully connected. The first hidden layer has
+    no table: its weights are learned by gradient descent in meta-learning, and random after a transfer.
 
     Args:
       widths: sizes of the input, of every hidden layer and of the output.
-      cap: how many units of a hidden layer may fire: one number for all, or one a layer.
-      edge_probability: of a synapse into a hidden layer, 0 to 1: one for all, or one a layer; may be
-        traced.
-      rule: selects the entry of its table that a synapse reads: `pre_post`, `pre_post_count`,
+      cap: how many units of a hidden layer may fire: one number for all layers, or one per layer.
+      edge_probability: probability, 0 to 1, of each synapse into a hidden layer: one for all layers, or one
+        per layer; may be traced.
+      rule: the information that selects a synapse's table entry: `pre_post`, `pre_post_count`,
         `pre_post_percent`, `post_count`, or another `TableRule`.
-      scheme: how synapses change by the entry they read.
-      fired: "value", a unit fired if its kept value is > 0; or "index", if it is one of the cap's k, even
-        at value 0.
+      scheme: how the selected entry changes a synapse.
+      fired: "value", a unit fired if its kept value is > 0; or "index", if it is one of the k selected
+        units, even with value 0.
       w_init: initialiser of the first layer's weights.
-      dtype: of all weights.
+      dtype: dtype of all weights.
 
     Example:
       >>> import jax
@@ -100,21 +100,21 @@ def k_cap_recurrent(
     w_init: Initializer = normal(1.0),  # noqa: B008 (a pure function)
     dtype: DTypeLike = jnp.float32,
 ) -> KCapNetwork:
-    """A recurrent k-cap network whose synapses read the firing histories of their units.
+    """A recurrent k-cap network whose table entries are selected by the firing histories of units.
 
-    `h_0 = cap(relu(x A))`, then T rounds `h <- cap(relu((h + x A) W))`, `logits = h w_out`
+    `h_0 = cap(relu(x A))`, then T rounds of `h <- cap(relu((h + x A) W))`, `logits = h w_out`
 
-    A random graph `W` without self-loops; the drive `x A` passes through it too. The history of a unit
-    over the T + 1 caps is read as a binary number, the first cap its highest bit. The tables are
-    `[pre history, post history]`, and for the output `[pre history, 0 if it is the label, else 1]` (in
-    feed-forward networks index 1 is the label).
+    `W` is a random graph without self-loops; the drive `x A` also passes through it. The firing history of
+    a unit over the T + 1 caps is read as a binary number whose highest bit is the first cap. The tables are
+    `[pre history, post history]`, and for the output `[pre history, 0 for the label, 1 for other units]`
+    (in feed-forward networks, index 1 is the label).
 
     Args:
       widths: sizes of the input, of the graph and of the output.
-      cap: how many units may fire at a time.
-      rounds: number T of rounds after the input's, at most 14: tables have 4^(T + 1) entries.
-      edge_probability: of a synapse into or within the graph, 0 to 1; may be traced.
-      scheme, fired, w_init, dtype: as of `k_cap_mlp`; the published code has `fired="index"`.
+      cap: how many units may fire in each round.
+      rounds: number T of rounds after the first cap, at most 14: tables have 4^(T + 1) entries.
+      edge_probability: probability, 0 to 1, of each synapse into or within the graph; may be traced.
+      scheme, fired, w_init, dtype: as for `k_cap_mlp`; the published code uses `fired="index"`.
 
     Example:
       >>> network = k_cap_recurrent((784, 100, 10), cap=50, rounds=2)
@@ -130,8 +130,8 @@ def k_cap_recurrent(
     checks.check_count("rounds", rounds, minimum=0)
     if rounds > MAX_ROUNDS:
         raise ValueError(
-            f"rounds: expected at most {MAX_ROUNDS}, whose tables of 2^(rounds + 1) x 2^(rounds + 1) can be "
-            f"indexed, got {rounds}"
+            f"rounds: expected at most {MAX_ROUNDS}, so that tables of 2^(rounds + 1) x 2^(rounds + 1) "
+            f"entries can be indexed, got {rounds}"
         )
     fire, num_codes = _firing("cap", cap, width, fired), 2 ** (int(rounds) + 1)
     table_shapes = ((num_codes, num_codes), (num_codes, 2))
@@ -154,7 +154,7 @@ def k_cap_recurrent(
 
 
 def _check_options(scheme: Any, w_init: Any, dtype: Any, shapes: Sequence[tuple[int, int]]) -> None:
-    """Raises for options of the wrong kind, and for weights that do not fit into memory."""
+    """Raises for invalid options, and for weights that do not fit into memory."""
     checks.check_instance("scheme", scheme, Scheme, "a Scheme")
     check_initialiser("w_init", w_init)
     checks.check_floating_dtype("dtype", dtype)
@@ -164,18 +164,16 @@ def _check_options(scheme: Any, w_init: Any, dtype: Any, shapes: Sequence[tuple[
 
 
 def _each(name: str, value: object, count: int) -> tuple:
-    """`value` once for every layer, unless it is a sequence with one entry a layer."""
+    """Repeats `value` for every layer, unless it is a sequence with one entry per layer."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         return (value,) * count
     if len(value) != count:
-        raise ValueError(
-            f"{name}: expected one for all or one for each of {count} hidden layers, got {value}"
-        )
+        raise ValueError(f"{name}: expected one value, or one for each of {count} hidden layers, got {value}")
     return tuple(value)
 
 
 def _firing(name: str, cap: int, width: int, fired: str) -> Fire:
-    """`z -> (cap(relu(z)), who fired)` for a layer of `width` units; `name` is that of the argument `cap`."""
+    """Returns `z -> (cap(relu(z)), fired units)` for a layer; `name` labels `cap` in errors."""
     checks.check_count(name, cap)
     if cap > width:
         raise ValueError(f"{name}: expected at most {width}, the width of its layer, got {cap}")
@@ -191,7 +189,7 @@ def _firing(name: str, cap: int, width: int, fired: str) -> Fire:
 
 
 def _random_mask(edge_probability: ArrayLike) -> Callable[[Key, tuple[int, int]], Array]:
-    """`(key, shape) -> mask` with synapses of that probability."""
+    """Returns `(key, shape) -> mask`, in which each synapse is present with the given probability."""
     checks.check_probability("edge_probability", edge_probability)
 
     def mask(key: Key, shape: tuple[int, int]) -> Array:
@@ -208,6 +206,6 @@ def _full_mask(key: Key, shape: tuple[int, int]) -> Array:
 
 
 def _product(values: Array, w: Array) -> Array:
-    """`values w`, in the dtype that they have together."""
+    """Computes `values w` in the promoted dtype of both."""
     values, w = promoted(values, w)
     return values @ w

@@ -22,11 +22,11 @@ from lax_learning.types import Estimator, Key, Loss, Rule
 
 
 class MetaParams(NamedTuple):
-    """Parameters that are learned upstream.
+    """Parameters learned by meta-learning.
 
     Fields:
-      tables: of all plastic layers.
-      w: weights of the first layer, `[inputs, width]`.
+      tables: the tables of all plastic layers.
+      w: the weights of the first layer, `[inputs, width]`.
     """
 
     tables: Tables
@@ -34,9 +34,9 @@ class MetaParams(NamedTuple):
 
 
 def with_params(state: State, params: MetaParams) -> State:
-    """The state with the first-layer weights of `params`."""
+    """Returns the state with the first-layer weights of `params`."""
     checks.check_instance("params", params, MetaParams, "MetaParams(tables, w)")
-    checks.check_sequence("state", state, "a tuple with a dict a layer")
+    checks.check_sequence("state", state, "a tuple with one dict per layer")
     if not state or not isinstance(state[0], Mapping):
         got = checks.describe(state and state[0])
         raise ValueError(f"state: expected a dict for the first layer, got {got}")
@@ -47,13 +47,13 @@ def with_params(state: State, params: MetaParams) -> State:
 
 
 def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike) -> State:
-    """Returns the state after one pass from reset weights, with a cheap derivative by the tables.
+    """Returns the state after one pass from reset weights, with a cheap derivative w.r.t. the tables.
 
-    The entries that synapses read are constants, so the final weights are a sum of entries over samples, in
-    the multiplicative scheme of their logarithms: `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
-    value comes from the scan and the derivative from that product: only codes are stored for the backward
-    pass, and forward mode, reverse mode and perturbation all work. The derivative by a multiplicative factor
-    that is exactly 0 counts as 0.
+    The choice of entries is treated as constant, so the final weights are sums of entries over samples (of
+    logarithms in the multiplicative scheme): `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
+    value comes from the scan and the derivative from this product, so only codes are stored for the backward
+    pass; forward mode, reverse mode and perturbations all work. The derivative w.r.t. a multiplicative factor
+    of exactly 0 is taken as 0.
     """
     check_network(network)
     state = network.reset(state)
@@ -77,14 +77,14 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
 
 
 def meta_init(network: KCapNetwork, state: State, **options: Any) -> Callable[[Key], MetaParams]:
-    """Returns the initialiser `key -> MetaParams` for `meta_rule`, with options of `network.init_tables`."""
+    """Returns an initialiser `key -> MetaParams` for `meta_rule`; takes the options of `init_tables`."""
     check_network(network)
     network.check_state(state)
 
     def init(key: Key) -> MetaParams:
         return MetaParams(network.init_tables(key, **options), state[0]["w"])
 
-    jax.eval_shape(init, jax.random.key(0))  # options are refused here rather than in a run
+    jax.eval_shape(init, jax.random.key(0))  # raises for invalid options before a run
     return init
 
 
@@ -95,21 +95,21 @@ def meta_rule(
     estimator: Callable[..., Estimator] = estimators.backprop,
     loss: Loss = softmax_cross_entropy,
 ) -> Rule:
-    """Returns the rule that learns tables and first-layer weights.
+    """Returns a rule that learns tables and first-layer weights.
 
     `L(tables, w) = mean loss on a batch after one pass over that batch from reset weights`
 
     Args:
       network: from `k_cap_mlp` or `k_cap_recurrent`.
-      state: from `network.init`: its synapses, and the first-layer weights to start from.
-      estimator: a factory over the loss; `estimators.backprop` for the exact gradient through the pass,
-        or any other of `estimators`, for example
+      state: from `network.init`: the synapses, and the initial first-layer weights.
+      estimator: function `loss_fn -> Estimator`: `estimators.backprop` for the exact gradient through the
+        pass, or any other of `estimators`, for example
         `functools.partial(estimators.weight_perturbation, sigma=0.01)`.
       loss: per-example loss `(logits, y) -> [batch]`.
 
     Returns:
-      A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`. Under
-      `jit` other targets are not noticed, and their largest entry counts as the label.
+      A rule for `MetaParams` (from `meta_init`), `x [batch, inputs]` and one-hot `y [batch, labels]`. Under
+      `jit`, one-hot targets cannot be checked: the largest entry is taken as the label.
     """
     check_network(network)
     network.check_state(state)
@@ -148,18 +148,18 @@ def meta_learn(
     batch_size: int = 100,
     **options: Any,
 ) -> Train:
-    """Makes a run of meta-learning: an outer optimiser on the loss after a pass over every batch.
+    """Makes a meta-learning run: an outer optimiser minimises the loss after a pass over each batch.
 
     Args:
-      network, state: as of `meta_rule`.
-      optimizer: from optax, for tables and first-layer weights. The published code's is torch's Adam with L2
+      network, state: as for `meta_rule`.
+      optimizer: from optax, for tables and first-layer weights. The published code uses torch's Adam with L2
         decay in the gradient: `optax.chain(optax.add_decayed_weights(0.01), optax.adam(0.01))`.
       num_updates: number of batches.
-      batch_size: samples a pass.
-      **options: `evaluate` and `every` as in `make_train`, all others as in `meta_rule` and `meta_init`.
+      batch_size: samples per pass.
+      **options: `evaluate` and `every` as for `make_train`; all others as for `meta_rule` and `meta_init`.
 
     Returns:
-      `train(key, data) -> History`, as from `make_train`; the learned `MetaParams` are its `state.params`.
+      `train(key, data) -> History`, as from `make_train`; its `state.params` are the learned `MetaParams`.
 
     Example:
       >>> import lax_learning as ll

@@ -1,4 +1,4 @@
-"""k-cap networks whose synapses follow plasticity tables: feed-forward and recurrent."""
+"""Feed-forward and recurrent k-cap networks whose synapses change by plasticity tables."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ State = tuple[dict[str, Array], ...]
 
 
 class Response(NamedTuple):
-    """Response of a network to its input: one sample, or a batch with a leading axis.
+    """Response of a network to one sample, or to a batch with a leading axis.
 
     Fields:
-      pre: codes of the units before every plastic layer, `[in]` each.
-      post: codes of the units behind every plastic layer but the last, `[out]` each.
+      pre: codes of the presynaptic units of every plastic layer, `[in]` each.
+      post: codes of the postsynaptic units of every plastic layer except the last, `[out]` each.
       logits: `[labels]`.
     """
 
@@ -34,7 +34,7 @@ class Response(NamedTuple):
 
 
 class Drive(NamedTuple):
-    """Output of the fixed first layer: pre-activations, kept values and who fired, `[*batch, width]` each."""
+    """Output of the fixed first layer: pre-activations, kept values, fired units; `[*batch, width]` each."""
 
     z: Array
     values: Array
@@ -49,20 +49,20 @@ Respond = Callable[[tuple[Array, ...], Drive], Response]
 class KCapNetwork:
     """A network whose first layer is fixed during a pass and whose other layers are plastic.
 
-    Made by `k_cap_mlp` and `k_cap_recurrent`. Its state is a tuple with one dict a layer: `w [in, out]`
+    Made by `k_cap_mlp` and `k_cap_recurrent`. Its state is a tuple with one dict per layer: `w [in, out]`
     and `mask [in, out]`, true where there is a synapse.
 
     Fields:
       shapes: `(inputs, outputs)` of every layer.
-      masks: draws the mask of every layer, `(key, shape) -> mask`.
-      fire: the first layer's cap, `z -> (values, who fired)`.
+      masks: functions `(key, shape) -> mask` that draw the mask of each layer.
+      fire: the cap of the first layer, `z -> (values, fired units)`.
       respond_to: `(masked weights of the plastic layers, Drive) -> Response`.
-      rule: selects the entry of its table that a synapse reads.
-      scheme: how a synapse changes by that entry.
-      table_shapes: the shapes of the tables that every plastic layer reads, the output layer's last.
-      label_code: the code of the output unit that is the label; the others have `1 - label_code`.
+      rule: the information that selects a synapse's table entry.
+      scheme: how the selected entry changes a synapse.
+      table_shapes: the table shape of every plastic layer, the output layer last.
+      label_code: the code of the output unit that is the label; all others have `1 - label_code`.
       w_init: initialiser of the first layer.
-      dtype: of all weights.
+      dtype: dtype of all weights.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -77,7 +77,7 @@ class KCapNetwork:
     dtype: DTypeLike
 
     def init(self, key: Key) -> State:
-        """Draws synapses and first-layer weights; plastic weights are at the start of an episode."""
+        """Draws synapses and first-layer weights; plastic weights are those of `reset`."""
         checks.check_key("key", key)
         w_key, mask_key = jax.random.split(key)
         keys = jax.random.split(mask_key, len(self.shapes))
@@ -88,7 +88,7 @@ class KCapNetwork:
         return (first, *({"w": w, "mask": mask} for w, mask in zip(plastic, masks[1:], strict=True)))
 
     def reset(self, state: State) -> State:
-        """The state at the start of an episode: plastic weights at 0 (additive) or 1 (multiplicative)."""
+        """Resets plastic weights to the start of an episode: 0 (additive) or 1 (multiplicative)."""
         self.check_state(state)
         start = UPDATES[self.scheme.update].start
         reset = (mapping_like(layer, w=jnp.full_like(layer["w"], start)) for layer in state[1:])
@@ -105,11 +105,11 @@ class KCapNetwork:
         """Draws tables that fit the network.
 
         Args:
-          key: for the initialisers.
-          shared: one table for all plastic hidden layers, or else one a layer.
-          hidden_init: of the hidden tables, as in `jax.nn.initializers`; the published code starts at 0.4,
-            an earlier one at N(0, 1).
-          output_init: of the output table.
+          key: PRNG key for the initialisers.
+          shared: whether all plastic hidden layers share one table; otherwise each has its own.
+          hidden_init: initialiser of the hidden tables, as in `jax.nn.initializers`; the published code
+            starts at 0.4, an earlier version at N(0, 1).
+          output_init: initialiser of the output table.
         """
         checks.check_key("key", key)
         checks.check_flag("shared", shared)
@@ -118,7 +118,7 @@ class KCapNetwork:
         hidden, output = self.table_shapes[:-1], self.table_shapes[-1]
         if shared:
             if len(set(hidden)) > 1:
-                raise ValueError(f"shared: expected hidden layers with tables of one shape, got {hidden}")
+                raise ValueError(f"shared: expected hidden tables of the same shape, got {hidden}")
             hidden = hidden[:1]
         hidden_key, output_key = jax.random.split(key)
         keys = jax.random.split(hidden_key, max(len(hidden), 1))
@@ -129,13 +129,13 @@ class KCapNetwork:
         return Tables(tables, drawn("output_init", output_init, output_key, output, self.dtype))
 
     def layer_tables(self, tables: Tables) -> tuple[Array, ...]:
-        """The table of every plastic layer, the output layer's last; raises unless they fit."""
+        """Returns the table of every plastic layer, the output layer last; raises unless the shapes fit."""
         checks.check_instance("tables", tables, Tables, "Tables(hidden, output)")
         checks.check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
         number = len(self.table_shapes) - 1
         hidden = tuple(tables.hidden) * (number if len(tables.hidden) == 1 else 1)
         if len(hidden) != number:
-            expected = f"one table for all or one for each of {number} plastic hidden layers"
+            expected = f"one table, or one for each of {number} plastic hidden layers"
             raise ValueError(f"tables.hidden: expected {expected}, got {len(tables.hidden)}")
         names = [*(f"tables.hidden for layer {i + 1}" for i in range(number)), "tables.output"]
         found = tuple(map(checks.as_floating, names, (*hidden, tables.output)))
@@ -154,22 +154,22 @@ class KCapNetwork:
         return Drive(z, *self.fire(z))
 
     def respond(self, state: State, drive: Drive) -> Response:
-        """Runs the plastic layers on the drive of one sample or of many."""
+        """Runs the plastic layers on the drive of one sample or a batch."""
         self.check_state(state)
         checks.check_instance("drive", drive, Drive, "a Drive, from network.drive")
         return self.respond_to(self.synapses(state), drive)
 
     def synapses(self, state: State) -> tuple[Array, ...]:
-        """The weights of the plastic layers, 0 where there is no synapse."""
+        """Returns the weights of the plastic layers, 0 where there is no synapse."""
         return tuple(masked(layer) for layer in state[1:])
 
     def apply(self, state: State, x: ArrayLike) -> Float[Array, "*batch labels"]:
-        """The logits for `x [*batch, inputs]`, without any change; gradients flow through the kept values."""
+        """Returns logits for `x [*batch, inputs]` without learning; gradients flow through kept values."""
         return self.respond(state, self.drive(state, x)).logits
 
     def check_state(self, state: State) -> None:
-        """Raises unless the state has the entries, shapes and kinds of dtypes of this network."""
-        checks.check_sequence("state", state, "a tuple with a dict a layer")
+        """Raises unless the entries, shapes and dtypes of the state fit this network."""
+        checks.check_sequence("state", state, "a tuple with one dict per layer")
         if len(state) != len(self.shapes):
             raise ValueError(f"state: expected {len(self.shapes)} layers, got {len(state)}")
         for i, layer in enumerate(state):
@@ -187,17 +187,17 @@ class KCapNetwork:
 
 
 def check_network(network: Any) -> None:
-    """Raises TypeError unless it is a `KCapNetwork`."""
+    """Raises TypeError unless `network` is a `KCapNetwork`."""
     expected = "a KCapNetwork, from k_cap_mlp or k_cap_recurrent"
     checks.check_instance("network", network, KCapNetwork, expected)
 
 
 def transfer(tables: Tables, network: KCapNetwork) -> Tables:
-    """Copies tables, learned upstream, into a network of other width, depth, inputs or labels.
+    """Transfers learned tables to a network with other widths, depth, inputs or labels.
 
-    A table for all hidden layers goes into a network of any depth; tables one a layer only into one of
-    the same depth. What a table counts must fit: that of `pre_post_count` and `post_count` has an axis of
-    the length of the cap.
+    A table shared by all hidden layers fits a network of any depth; tables per layer fit the same depth
+    only. The length of a count axis must fit too: cap + 1 for `pre_post_count` and `post_count`. Raises
+    ValueError otherwise.
 
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
@@ -216,19 +216,19 @@ def transfer(tables: Tables, network: KCapNetwork) -> Tables:
 
 
 def check_initialiser(name: str, init: Any) -> None:
-    """Raises TypeError unless it is a function of a key, a shape and a dtype."""
+    """Raises TypeError unless `init` is a function of a key, a shape and a dtype."""
     checks.check_function(
         name, init, "an initialiser (key, shape, dtype), of jax.nn.initializers", *[None] * 3
     )
 
 
 def drawn(name: str, init: Initializer, key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Draws from an initialiser, in its dtype; raises unless that is a floating array of the shape."""
+    """Draws from an initialiser and casts to `dtype`; raises unless it returns floats of this shape."""
     values = checks.as_floating(f"{name}(key, shape, dtype)", init(key, shape, dtype))
     checks.check_shapes([f"{name}(key, shape, dtype)"], [values], [shape])
     return values.astype(dtype)
 
 
 def masked(layer: dict[str, Array]) -> Array:
-    """The weights of a layer, 0 where there is no synapse."""
+    """Returns the weights of a layer, 0 where there is no synapse."""
     return jnp.where(layer["mask"], layer["w"], 0)

@@ -1,4 +1,4 @@
-"""One online pass: every sample is seen once, and synapses change after it by the entries of their tables."""
+"""Online learning by plasticity tables: one pass over the samples, with a change after each."""
 
 from typing import Any, NamedTuple
 
@@ -16,15 +16,15 @@ from lax_learning.plasticity.tables import UPDATES, Tables
 from lax_learning.types import Dynamics
 
 MAX_SELECTS = 64
-"""Of rows with more codes the entries are gathered: the selects are compiled one by one."""
+"""With more codes, entries are gathered instead, because each select is compiled separately."""
 
 
 class Diagnostics(NamedTuple):
-    """Diagnostics of a sample before the network changed; stacked over samples by `plastic_pass`.
+    """Diagnostics of a sample before the network changes; `plastic_pass` stacks them over samples.
 
     Fields:
-      prediction: the label it chose, -1 where a logit is NaN: wrong whatever the label.
-      updated: whether its synapses changed.
+      prediction: the predicted label; -1, always wrong, if a logit is NaN.
+      updated: whether the sample changed the synapses.
       response: the codes of all units, and the logits. Under `jit`, unused parts cost nothing.
     """
 
@@ -34,7 +34,7 @@ class Diagnostics(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Changes `rows[pre_i, j]` of the synapses of a layer: codes `[in]`, 0 if unread, and `[codes, out]`."""
+    """Changes `rows[pre_i, j]` of a layer's synapses: `pre [in]`, 0 if unused, and `rows [codes, out]`."""
 
     pre: Array
     rows: Array
@@ -43,7 +43,7 @@ class Change(NamedTuple):
 def read_changes(
     network: KCapNetwork, tables: Tables, state: State, response: Response, label: Array
 ) -> tuple[tuple[Change, ...], Diagnostics]:
-    """The changes of the plastic layers after the response to a sample, and its diagnostics."""
+    """Returns the changes of the plastic layers for the response to a sample, and its diagnostics."""
     rule, scheme = network.rule, network.scheme
     undefined = jnp.isnan(response.logits).any()
     prediction = jnp.where(undefined, -1, jnp.argmax(response.logits).astype(jnp.int32))
@@ -62,7 +62,7 @@ def read_changes(
 
 
 def applied(network: KCapNetwork, w: Array, change: Array) -> Array:
-    """The weights after a change, which is added in float32 or wider, in their own dtype."""
+    """Applies a change in float32 or wider and returns weights in their own dtype."""
     w = jnp.asarray(w)
     wide = raised(w, change)
     return UPDATES[network.scheme.update].apply(w.astype(wide), change.astype(wide)).astype(w.dtype)
@@ -73,7 +73,7 @@ Synapses = tuple[Array, ...]
 
 
 def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tuple[Change, ...]) -> Synapses:
-    """The synapses after changes, each expanded by one select a code: no gather over the matrix for a few."""
+    """Applies changes, expanded by one select per code; with many codes, by a gather."""
     after = []
     for layer, w, change in zip(state[1:], synapses, changes, strict=True):
         if len(change.rows) > MAX_SELECTS:
@@ -87,7 +87,7 @@ def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tup
 
 
 def _joined(state: State, synapses: Synapses) -> State:
-    """The state with these synapses; weights of pairs without one are kept."""
+    """Returns the state with these synapses; weights where there is no synapse are kept."""
     layers = zip(state[1:], synapses, strict=True)
     after = (mapping_like(layer, w=jnp.where(layer["mask"], w, layer["w"])) for layer, w in layers)
     return sequence_like(state, (state[0], *after))
@@ -96,23 +96,23 @@ def _joined(state: State, synapses: Synapses) -> State:
 def plastic_pass(
     network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike
 ) -> tuple[State, Int[Array, " samples"], Diagnostics]:
-    """Learns from every sample once, in order: a forward pass, then the plasticity step.
+    """Learns from each sample once, in order: a forward pass followed by a plasticity update.
 
     `beta_ij = table[pre_i, post_j, ...]`, `w <- w + step_size beta mask` (see `Scheme`)
 
-    One scan. The first layer is fixed during the pass: its part, the cap included, is done for all samples at
-    once, in memory for some numbers a sample and unit; longer streams go through in pieces, which gives the
-    same. The pass can be differentiated as it stands; `meta_learn` has a cheaper way to the same gradient.
+    One scan. The first layer is fixed during the pass, so it is evaluated for all samples at once, which
+    takes memory for a few numbers per sample and unit; splitting a long stream into several passes gives the
+    same result. The pass is differentiable; `meta_learn` computes the same gradient at lower cost.
 
     Args:
       network: from `k_cap_mlp` or `k_cap_recurrent`.
-      tables: from `network.init_tables`, or learned, or transferred.
+      tables: from `network.init_tables`, `meta_learn` or `transfer`.
       state: from `network.init` or an earlier pass.
       xs: samples in order, `[samples, inputs]`.
-      ys: their labels, integers `[samples]`.
+      ys: integer labels, `[samples]`.
 
     Returns:
-      The state after the pass, the predictions before each step `[samples]`, and the diagnostics.
+      The state after the pass, the predictions before each update `[samples]`, and the diagnostics.
 
     Example:
       >>> import lax_learning as ll
@@ -138,10 +138,10 @@ def plastic_pass(
     def react(synapses: Synapses, drive: Drive, label: Array) -> tuple[tuple[Change, ...], Diagnostics]:
         return read_changes(network, tables, state, network.respond_to(synapses, drive), label)
 
-    # The change after a sample is made at the start of the next step. It comes from the carry then, as a few
-    # vectors in memory; made at once, XLA would fuse the search for the cap and the tables into the expansion
-    # and repeat them for every synapse (twice to three times as slow on CPU). In the scan, pairs without
-    # a synapse are 0, and no weights are masked.
+    # The change after a sample is applied at the start of the next step, when it comes from the carry as a
+    # few vectors in memory. If it were applied immediately, XLA would fuse the search for the cap and the
+    # table lookup into the expansion and repeat them for every synapse (two to three times as slow on CPU).
+    # Within the scan, weights without a synapse are 0, so no mask is needed.
     def step(carry: tuple[Synapses, Any], sample: tuple[Drive, Array]) -> tuple[tuple[Synapses, Any], Any]:
         synapses = _change(network, state, *carry)
         changes, diagnostics = react(synapses, *sample)
@@ -157,10 +157,10 @@ def plastic_pass(
 
 
 def table_plasticity(network: KCapNetwork) -> Dynamics:
-    """Returns the plasticity of a network as dynamics, for online use: one sample at a time.
+    """Returns the plasticity of a network as `Dynamics`, to learn from one sample per call.
 
     `init(key) -> state` and `update(tables, state, x, y) -> (state, diagnostics)`, with `x [inputs]` and an
-    integer label `y`; the update does what `plastic_pass` does with every sample.
+    integer label `y`. An update equals the step of `plastic_pass` for one sample.
 
     Example:
       >>> import lax_learning as ll
@@ -186,7 +186,7 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
 
 
 def _as_labels(name: str, labels: Array, num_labels: int) -> Int[Array, "*samples"]:
-    """The labels as int32; raises unless they are integers in range."""
+    """Returns labels as int32; raises unless they are integers in range."""
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"{name}: expected integer labels, got {labels.dtype}")
     if not isinstance(labels, Tracer):

@@ -1,4 +1,4 @@
-"""Plasticity tables: the entry of its table that a synapse reads, and its change by that entry."""
+"""Plasticity tables: the information that selects a synapse's entry, and the change by that entry."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ _PLACES_TRIED = 65
 
 
 class Tables(NamedTuple):
-    """The tables of a network, learned by meta-learning and carried over by transfer.
+    """The tables of a network; `meta_learn` learns them, and `transfer` fits them to another network.
 
     Fields:
-      hidden: one table for all plastic hidden layers, or one a layer; none where there is no such layer.
+      hidden: one table for all plastic hidden layers, or one per layer; empty without such layers.
       output: the table of the output layer.
     """
 
@@ -28,13 +28,13 @@ class Tables(NamedTuple):
 
 
 class Bins(NamedTuple):
-    """The last axis of a table: how many of its inputs a postsynaptic unit saw fire.
+    """Bins of the last axis of a table: how many inputs of a postsynaptic unit fired.
 
     Fields:
       size: `cap of the presynaptic layer -> number of bins`.
-      place: `(count [out], num_inputs [out]) -> bin [out]`: of the inputs of every postsynaptic unit, how
-        many fired and how many there are. A network tries counts up to its cap when it is made and refuses
-        bins outside of the table; one that shows up later is clamped to the nearest.
+      place: `(count [out], num_inputs [out]) -> bin [out]`, from the number of each postsynaptic unit's
+        inputs that fired and the number of its inputs. When a network is made, counts up to its cap are
+        tried, and bins outside the table raise an error; later ones are clamped to the nearest bin.
     """
 
     size: Callable[[int], int]
@@ -42,22 +42,22 @@ class Bins(NamedTuple):
 
 
 class TableRule(NamedTuple):
-    """Entry that a synapse reads: `beta = table[pre, post, bin]`, without the axes the rule does not read.
+    """The information that selects a synapse's entry: `beta = table[pre, post, bin]`, without unused axes.
 
-    `pre` and `post` are the codes of the units on either side: whether the unit fired, in a recurrent
-    network its firing history; for an output unit, whether it is the label. Every table rule is a value of
-    this type; a new one takes one line.
+    `pre` and `post` are the codes of the presynaptic and postsynaptic units: whether the unit fired, or in
+    a recurrent network its firing history; for an output unit, whether it is the label. To define a new
+    table rule, make another value of this type.
 
     Fields:
       reads_pre: whether the table has an axis for the presynaptic code.
-      bins: the axis after that of the postsynaptic code; None for a table without.
+      bins: the axis after the postsynaptic code; None for a table without it.
     """
 
     reads_pre: bool
     bins: Bins | None
 
     def shape(self, num_pre: int, num_post: int, cap: int) -> tuple[int, ...]:
-        """The shape of the table for so many codes on either side and the cap of the presynaptic layer."""
+        """Returns the table shape, given the numbers of codes and the cap of the presynaptic layer."""
         pre = (num_pre,) if self.reads_pre else ()
         bins = () if self.bins is None else (self.bins.size(cap),)
         return (*pre, num_post, *bins)
@@ -69,9 +69,9 @@ class TableRule(NamedTuple):
         post: Int[Array, " out"],
         mask: Bool[Array, "in out"],
     ) -> Float[Array, "codes out"]:
-        """`rows[p, j]`: the entry that synapses from presynaptic code `p` onto unit `j` read.
+        """Returns `rows[p, j]`, the entry for synapses from presynaptic code `p` to unit `j`.
 
-        A rule that does not read the presynaptic code has one row.
+        There is only one row if the rule does not read the presynaptic code.
 
         Example:
           >>> table = jnp.array([[0.0, 0.1], [1.0, 1.1]])
@@ -80,7 +80,7 @@ class TableRule(NamedTuple):
         """
         index = post
         if self.bins is not None:
-            # A product of zeros and ones in float32: exact below 2^24, and faster than one of integers.
+            # A float32 product of zeros and ones: exact below 2^24, and faster than with integers.
             count = (pre > 0).astype(jnp.float32) @ mask.astype(jnp.float32)
             num_inputs = jnp.sum(mask, axis=0, dtype=jnp.int32)
             size = table.shape[-1]
@@ -90,24 +90,24 @@ class TableRule(NamedTuple):
 
 
 _COUNT = Bins(lambda cap: cap + 1, lambda count, num_inputs: count)
-# 5 % bins, floor(20 count / num_inputs) in exact arithmetic; a unit without inputs has a share of 0.
+# 5 % bins, floor(20 count / num_inputs) in integers; a unit without inputs is in bin 0.
 _PERCENT = Bins(lambda cap: 21, lambda count, num_inputs: 20 * count // jnp.maximum(num_inputs, 1))
 
 pre_post = TableRule(True, None)
-"""`table[pre fired?, post fired?]`, in the output layer `[pre fired?, is it the label?]`: 2 x 2."""
+"""`table[pre fired, post fired]`; in the output layer, `table[pre fired, unit is the label]`: 2 x 2."""
 
 pre_post_count = TableRule(True, _COUNT)
-"""The same, and the number of connected presynaptic units that fired: 2 x 2 x (cap + 1)."""
+"""`table[pre fired, post fired, number of the unit's inputs that fired]`: 2 x 2 x (cap + 1)."""
 
 pre_post_percent = TableRule(True, _PERCENT)
-"""The same, with that number as a share of the unit's inputs, in bins of 5 %: 2 x 2 x 21."""
+"""As `pre_post_count`, with the count as a share of the unit's inputs, in bins of 5 %: 2 x 2 x 21."""
 
 post_count = TableRule(False, _COUNT)
-"""`table[post fired?, number of connected presynaptic units that fired]`: 2 x (cap + 1)."""
+"""`table[post fired, number of the unit's inputs that fired]`: 2 x (cap + 1)."""
 
 
 def table_shape(rule: Any, cap: int, num_inputs: int) -> tuple[int, ...]:
-    """The shape of the table of a feed-forward layer; raises for a rule that does not fit its table."""
+    """Returns the table shape of a feed-forward layer; raises for an invalid rule."""
     checks.check_instance("rule", rule, TableRule, "a TableRule, such as pre_post")
     checks.check_flag("rule.reads_pre", rule.reads_pre)
     if not any(rule.bins is known for known in (None, _COUNT, _PERCENT)):
@@ -126,7 +126,7 @@ _PLACE = "a function of (count [out], num_inputs [out])"
 
 
 def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
-    """Raises unless bins are integers within the table; others would be clamped without a word."""
+    """Raises unless bins are integers within the table; others would be clamped silently."""
     inputs = np.unique(np.linspace(0, num_inputs, _PLACES_TRIED).astype(np.int32))
     fired = np.unique(np.linspace(0, cap, 1000).astype(np.int32))
     count, of = (a.ravel() for a in np.meshgrid(fired, inputs))
@@ -140,7 +140,7 @@ def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"rule.bins.place: expected integer bins, got {checks.describe(places)}")
     if places.shape not in ((), count.shape):
-        raise ValueError(f"rule.bins.place: expected a bin a unit, {[count.size]}, got {list(places.shape)}")
+        raise ValueError(f"rule.bins.place: expected shape {[count.size]}, got {list(places.shape)}")
     if isinstance(places, Tracer):
         return
     places = np.broadcast_to(places, count.shape)
@@ -149,14 +149,14 @@ def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
         i = outside[0]
         raise ValueError(
             f"rule.bins.place: expected bins in 0 .. {num_bins - 1}, got {places[i]} "
-            f"for {count[i]} of {of[i]} inputs that fired"
+            f"when {count[i]} of {of[i]} inputs fired"
         )
 
 
 class Update(NamedTuple):
-    """The weight at the start of an episode, `(w, change) -> w`, and the summand of a change.
+    """The initial weight of an episode, `apply(w, change) -> w`, and the summand of a change.
 
-    If a small `d` is added to the sum of the summands, the final weight is `apply(w, d)` in place of `w`.
+    If a small `d` is added to the sum of the summands, the final weight becomes `apply(w, d)`.
     """
 
     start: float
@@ -165,7 +165,7 @@ class Update(NamedTuple):
 
 
 def _log_factor(factor: Array) -> Array:
-    """`log |factor|`; 0 for a factor of 0, after which the weight stays at 0."""
+    """Returns `log |factor|`, or 0 for a factor of 0, after which the weight stays at 0."""
     return jnp.log(jnp.abs(jnp.where(factor == 0, 1, factor)))
 
 
@@ -177,15 +177,15 @@ UPDATES = {
 
 @dataclass(frozen=True)
 class Scheme:
-    """Change of synapses by the entry `beta` of their table that they read.
+    """Change of a synapse by its table entry `beta`.
 
     additive: `w <- w + step_size beta mask`; multiplicative: `w <- w (1 + step_size beta mask)`
 
     Fields:
-      step_size: > 0; may be traced.
-      update: "additive", weights start an episode at 0; or "multiplicative", they start at 1.
-      samples: "every", or only the "misclassified" ones.
-      rows: "all" output units, or "two", that of the predicted and that of the true label.
+      step_size: size of the changes, > 0; may be traced.
+      update: "additive", with weights that start an episode at 0, or "multiplicative", at 1.
+      samples: update after "every" sample, or only after "misclassified" ones.
+      rows: update "all" output units, or only "two": the predicted and the true label.
     """
 
     step_size: Any = 0.01

@@ -1,4 +1,4 @@
-"""Critics that tell curves of symbolic functions from those of untrained networks.
+"""Critics that distinguish curves of symbolic functions from those of untrained networks.
 
 After symrep and its public notebooks, https://github.com/fabxy/symrep, 2022.
 """

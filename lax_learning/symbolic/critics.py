@@ -1,4 +1,4 @@
-"""Critics of curves, and the ReLU networks that critics and generators are made of."""
+"""Critics of curves, and the ReLU networks that critics and generators use."""
 
 import itertools
 import math
@@ -29,11 +29,11 @@ MAX_LAYERS = 1000
 
 
 class Critic(NamedTuple):
-    """Judge of curves, each sampled at the same ordered points.
+    """A classifier of curves, all sampled at the same ordered points.
 
     Fields:
       init: `key -> params`.
-      apply: `(params, curves [number, *curve_shape]) -> logits [number]`, above 0 for a real one.
+      apply: `(params, curves [number, *curve_shape]) -> logits [number]`; > 0 means real.
       curve_shape: `(points,)` or `(points, channels)`.
     """
 
@@ -50,20 +50,20 @@ def critic(
     embedding: Sequence[int] = (64, 64),
     dtype: DTypeLike = jnp.float32,
 ) -> Critic:
-    """A critic that is a ReLU multilayer perceptron on the points of a curve.
+    """A critic that applies a ReLU multilayer perceptron to the points of a curve.
 
     `logit = mlp(curve)`, or `logit = mlp(embedding(curve[0]), ..., embedding(curve[points - 1]))`
 
-    Weights and biases start uniform in `+-1 / sqrt(inputs of the layer)`, as PyTorch's do.
+    Weights and biases are initialised from `U(-r, r)` with `r = 1 / sqrt(fan_in)`, as in PyTorch.
 
     Args:
-      num_points: numbers in a curve; points times (1 + columns) for curves extended by "stack".
-      hidden: widths of the hidden layers; none for a linear critic.
-      channels: numbers at a point, 1 + columns for curves extended by "embed". With more than one a
+      num_points: numbers per curve; points times (1 + columns) for curves extended by "stack".
+      hidden: widths of the hidden layers; empty for a linear critic.
+      channels: numbers per point; 1 + columns for curves extended by "embed". If there is more than one, a
         multilayer perceptron, shared by all points, maps them to one number.
       embedding: widths of its hidden layers; ignored with one channel.
-      dtype: of the params, `{"critic": ..., "embedding": ...}`, each those of an `mlp`, the latter empty with
-        one channel.
+      dtype: dtype of the params, `{"critic": ..., "embedding": ...}`. Each entry has the params of an `mlp`;
+        the embedding is empty with one channel.
 
     Example:
       >>> judge = critic(30, hidden=(16, 16), channels=2, embedding=(8,))
@@ -94,7 +94,7 @@ def critic(
 
 
 def check_curves(name: str, curves: ArrayLike, curve_shape: tuple[int, ...]) -> Array:
-    """Returns curves as an array; raises unless they are floating, `[number, *curve_shape]`, at least one."""
+    """Returns curves as an array; raises unless they are floats `[number, *curve_shape]`, number > 0."""
     curves = as_floating(name, curves)
     if curves.ndim == 0 or curves.shape[1:] != curve_shape:
         expected = ", ".join(["number", *map(str, curve_shape)])
@@ -125,9 +125,9 @@ def relu_network(
     name: str = "hidden",
     copies: int = 1,
 ) -> Model:
-    """ReLU layers and a linear one, the initialisers made for each number of inputs.
+    """Builds ReLU layers and a linear output layer; initialisers are made for each number of inputs.
 
-    `name` is that of the widths in errors; `copies` such networks must fit into memory.
+    Errors refer to the widths by `name`; `copies` such networks must fit into memory.
     """
     check_count("num_inputs", num_inputs)
     hidden = as_sizes(name, hidden, "a sequence of widths")

@@ -1,4 +1,4 @@
-"""Curves for a critic: drawn functions and fresh generators at fixed points, with extensions."""
+"""Curves for a critic: drawn functions and new generators at fixed points, with extensions."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -17,14 +17,14 @@ EXTENSIONS = ("input", "gradient")
 
 
 class Curves(NamedTuple):
-    """Source of a critic's curves.
+    """Sources of curves for a critic.
 
     Fields:
       real: `key -> curves [latents, *curve_shape]` of functions drawn from the library.
-      fake: `key -> curves [latents, *curve_shape]` of a fresh generator.
+      fake: `key -> curves [latents, *curve_shape]` of a newly drawn generator.
       latents: `(apply, params) -> curves` of any network with latents, extended in the same way;
-        `apply(params, x)` gives `[points, latents]`, each point on its own.
-      curve_shape: `(numbers,)` or `(points, channels)`, as a critic's.
+        `apply(params, x)` returns `[points, latents]` and must treat points independently.
+      curve_shape: `(numbers,)` or `(points, channels)`, as for a critic.
     """
 
     real: Callable[[Key], Array]
@@ -41,18 +41,18 @@ def curves_at(
     extensions: Sequence[Literal["input", "gradient"]] = (),
     method: Literal["stack", "embed"] = "embed",
 ) -> Curves:
-    """Makes sources of curves: as many of functions as the generator has latents, and the generator's.
+    """Makes sources of curves: those of drawn functions, and as many latents of a generator.
 
     `stack: [f(x), extension_1[0, :], extension_1[1, :], ..., extension_2[0, :], ...]`
     `embed: [p] -> [f(x_p), extension_1[p, :], extension_2[p, :], ...]`
 
     Args:
       x: the points, `[points, columns]`.
-      library: that functions are drawn from.
-      generator: a new one is drawn for every call.
-      extensions: shown to the critic besides the values, in this order: "input", the points, and "gradient",
-        the derivatives by them. ReLU has derivative 0 at 0.
-      method: "stack" makes curves longer, "embed" gives their points more channels.
+      library: the formulas from which functions are drawn.
+      generator: drawn anew on every call.
+      extensions: additional inputs of the critic, in this order: "input", the points, and "gradient", the
+        derivatives w.r.t. them. The derivative of ReLU at 0 is 0.
+      method: "stack" makes curves longer; "embed" adds channels to their points.
 
     Example:
       >>> from lax_learning import symbolic
@@ -84,7 +84,7 @@ def curves_at(
         return jnp.concatenate([values, *(of.reshape(len(values), -1) for of in wide)], axis=1)
 
     def slopes(f: Callable[[Array], Array]) -> Float[Array, "number points columns"]:
-        """Returns `d f_i(x_p) / d x_pj`, in forward mode: one pass a column."""
+        """Returns `d f_i(x_p) / d x_pj` by forward mode, one pass per column."""
 
         def by_column(column: Float[Array, " columns"]) -> Array:
             return jax.jvp(f, (points,), (jnp.broadcast_to(column, points.shape),))[1]

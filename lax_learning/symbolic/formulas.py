@@ -1,4 +1,4 @@
-"""Formulas as pure functions: their text is parsed by a whitelist, and none of it is run."""
+"""Formulas as pure functions: the text is parsed against a whitelist and never executed as Python."""
 
 import ast
 import operator
@@ -35,13 +35,13 @@ _FOREIGN = re.compile(r"[^A-Za-z0-9_.+\-*/()\[\],: \t]")
 _COEFFICIENT = re.compile(r"[NU][0-9]*")
 _INPUT = re.compile(r"X[0-9]*")
 _EXPECTED = (
-    "a number, N0, N1, .., U0, U1, .., a column as X[:,0], one of + - * / ** or one of the functions "
+    "a number, N0, N1, .., U0, U1, .., a column such as X[:,0], one of + - * / ** or one of the functions "
     + " ".join(FUNCTIONS)
 )
 
 
 class ExpressionError(ValueError):
-    """A formula that cannot be read: `file:line:column: expected ..., got ...`, counted from 1."""
+    """Error of an invalid formula: `file:line:column: expected ..., got ...`, counted from 1."""
 
     def __init__(self, problem: str, file: str = "<expression>", line: int = 1, column: int = 1):
         super().__init__(problem, file, line, column)
@@ -52,24 +52,24 @@ class ExpressionError(ValueError):
 
 
 class Coefficients(NamedTuple):
-    """Random numbers in a function: `N_k` is `normal[..., k]` and `U_k` is `uniform[..., k]`."""
+    """Random coefficients of a function: `N_k` is `normal[..., k]` and `U_k` is `uniform[..., k]`."""
 
     normal: Float[Array, "*draws K"]
     uniform: Float[Array, "*draws K"]
 
 
 Term = Callable[[Coefficients, Array], Array]
-"""`(coefficients of [K], x [points, columns]) -> [] or [points]`, all of the dtype of `x`."""
+"""`(coefficients [K], x [points, columns]) -> [] or [points]`, all in the dtype of `x`."""
 
 
 class Expression(NamedTuple):
     """A formula as a pure function.
 
     Fields:
-      source: its text.
-      evaluate: `(coefficients of [K], x [points, columns]) -> [points]`, in the dtype of x.
-      num_coefficients: 1 + the highest index of a coefficient; 0 without.
-      num_columns: 1 + the highest index of a column; 0 without.
+      source: the text of the formula.
+      evaluate: `(coefficients [K], x [points, columns]) -> [points]`, in the dtype of x.
+      num_coefficients: 1 + the highest index of a coefficient; 0 without coefficients.
+      num_columns: 1 + the highest index of a column; 0 without columns.
     """
 
     source: str
@@ -79,11 +79,11 @@ class Expression(NamedTuple):
 
 
 def parse_expression(source: str) -> Expression:
-    """Parses a formula on one line into a function that can be compiled, vmapped and differentiated.
+    """Parses a one-line formula into a function that can be compiled, vmapped and differentiated.
 
-    It may hold `N0, N1, ..` and `U0, U1, ..` (`N` and `U` are `N0` and `U0`), input columns `X[:,0]` or
-    `X10[:,0]`, numbers, `+ - * / **`, and `sin cos tan exp log sqrt abs tanh`, also behind `np.` or `jnp.`
-    Anything else is an `ExpressionError` with line and column.
+    Formulas may contain `N0, N1, ..` and `U0, U1, ..` (`N` and `U` mean `N0` and `U0`), input columns such as
+    `X[:,0]` or `X10[:,0]`, numbers, `+ - * / **`, and `sin cos tan exp log sqrt abs tanh`, optionally with
+    the prefix `np.` or `jnp.`. Anything else raises an `ExpressionError` with line and column.
 
     Example:
       >>> square = parse_expression("N0 * X[:,0]**2 + 1")
@@ -96,7 +96,7 @@ def parse_expression(source: str) -> Expression:
 
 
 def expression_at(source: str, file: str = "<expression>", line: int = 1, column: int = 1) -> Expression:
-    """Parses a formula whose first character stands at this place, for errors."""
+    """Parses a formula; errors count positions from the given place of its first character."""
     term, num_coefficients, num_columns = Formula(source, file, line, column).program()
 
     def evaluate(coefficients: Coefficients, x: Float[Array, "points columns"]) -> Float[Array, " points"]:
@@ -109,16 +109,16 @@ def expression_at(source: str, file: str = "<expression>", line: int = 1, column
 
 
 def as_points(x: ArrayLike, num_columns: int) -> Array:
-    """Returns points `[points, columns]`; raises unless they are floating, with the columns that are read."""
+    """Returns points `[points, columns]`; raises unless they are floats with at least `num_columns`."""
     x = as_floating("x", x)
     if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] < num_columns:
-        expected = f"shape [points, columns] of at least 1 point and {num_columns} columns"
+        expected = f"shape [points, columns] with at least 1 point and {num_columns} columns"
         raise ValueError(f"x: expected {expected}, got {list(x.shape)}")
     return x
 
 
 def as_coefficients(coefficients: Coefficients, draws: Sequence[int], num_coefficients: int) -> Coefficients:
-    """Returns coefficients as arrays; raises unless there are enough floating ones for every draw."""
+    """Returns coefficients as arrays; raises unless they are floats, and enough for every draw."""
     check_instance("coefficients", coefficients, Coefficients, "Coefficients(normal, uniform)")
     found = Coefficients(*(as_floating(f"coefficients.{n}", v) for n, v in coefficients._asdict().items()))
     for name, values in found._asdict().items():
@@ -130,7 +130,7 @@ def as_coefficients(coefficients: Coefficients, draws: Sequence[int], num_coeffi
 
 
 class Formula:
-    """A formula on its way from text to a term; nothing is computed before the term is called."""
+    """Parser of a formula, from text to a term; nothing is computed before the term is called."""
 
     def __init__(self, source: str, file: str, line: int, column: int):
         stripped = source.lstrip(" \t")
@@ -154,14 +154,14 @@ class Formula:
         if len(self.source) > MAX_LENGTH:
             raise self.error(0, f"at most {MAX_LENGTH} characters", str(len(self.source)))
         if foreign := _FOREIGN.search(self.source):
-            # Only ASCII passes, no line break: offsets of the tree are columns.
+            # Only ASCII without line breaks is accepted, so offsets in the tree are columns.
             expected = "letters, digits, spaces and _ . + - * / ( ) [ ] , :"
             raise self.error(foreign.start(), expected, repr(foreign.group()))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 return ast.parse(self.source, mode="eval").body
-        except SyntaxError as error:  # at the end of the text the offset is 0
+        except SyntaxError as error:  # the offset is 0 at the end of the text
             offset = min((error.offset or len(self.source) + 1) - 1, len(self.source))
             got = f"{self.source[offset : offset + 40]!r} ({error.msg})"
             raise self.error(offset, "a formula", got) from None
@@ -183,11 +183,11 @@ class Formula:
                 slice=ast.Tuple(elts=[ast.Slice(None, None, None), ast.Constant(value=index)]),
             ) if _INPUT.fullmatch(name) and type(index) is int:
                 if index > MAX_INDEX:
-                    raise self.refusal(node, f"a column of 0..{MAX_INDEX}")
+                    raise self.refusal(node, f"a column in 0..{MAX_INDEX}")
                 self.num_columns = max(self.num_columns, index + 1)
                 return lambda c, x: x[:, index]
             case ast.Subscript():
-                raise self.refusal(node, "a column as X[:,0]")
+                raise self.refusal(node, "a column such as X[:,0]")
             case ast.Call():
                 return self.call(node, depth)
             case ast.UnaryOp() if type(node.op) in SIGNS:
@@ -210,7 +210,7 @@ class Formula:
     def coefficient(self, node: ast.Name, name: str) -> Term:
         digits = name[1:] or "0"
         if len(digits) > len(str(MAX_INDEX)) or str(int(digits)) != digits:
-            raise self.refusal(node, f"an index of 0..{MAX_INDEX} without leading zeros")
+            raise self.refusal(node, f"an index in 0..{MAX_INDEX} without leading zeros")
         index = int(digits)
         self.num_coefficients = max(self.num_coefficients, index + 1)
         of = operator.attrgetter("normal" if name.startswith("N") else "uniform")
@@ -224,7 +224,7 @@ class Formula:
         if name not in FUNCTIONS:
             raise self.refusal(node.func, f"one of the functions {' '.join(FUNCTIONS)}")
         if len(node.args) != 1 or node.keywords:
-            raise self.refusal(node, f"{name} of one argument")
+            raise self.refusal(node, f"{name} with one argument")
         function, argument = FUNCTIONS[name], self.term(node.args[0], depth + 1)
         return lambda c, x: function(argument(c, x))
 
@@ -236,7 +236,7 @@ def _constant(value: float, x: Array) -> Array:
 
 
 def _integer(node: ast.expr) -> int | None:
-    """Returns the integer that an exponent spells out, such as `2` or `-2`."""
+    """Returns the value of an integer literal, such as `2` or `-2`, or None."""
     match node:
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(value))):
             return -value

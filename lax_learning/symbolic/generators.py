@@ -1,4 +1,4 @@
-"""Generators of curves that are no symbolic functions: untrained networks and Gaussian processes."""
+"""Generators of curves that are not symbolic functions: untrained networks and Gaussian processes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ from lax_learning.types import Key, Params
 
 
 class Generator(NamedTuple):
-    """A distribution of functions; many draws at once come from `jax.vmap` over the keys.
+    """A distribution over functions; use `jax.vmap` over keys for several draws at once.
 
     Fields:
-      init: `key -> params`, a fresh draw.
-      apply: `(params, x [points, columns]) -> latents [points, latents]`, each point on its own.
+      init: `key -> params`, a new draw.
+      apply: `(params, x [points, columns]) -> latents [points, latents]`, independently for each point.
     """
 
     init: Callable[[Key], Params]
@@ -34,14 +34,14 @@ def mlp_generator(
 ) -> Generator:
     """An untrained ReLU network whose latents share the hidden layers.
 
-    `a_0 = x`, `a_l = relu(a_{l-1} w_l + b_l)`, the last layer linear; `w_l, b_l ~ U(-r, r)` with
-    `r = 1 / sqrt(fan_in)`, as torch's linear layers start.
+    `a_0 = x`, `a_l = relu(a_{l-1} w_l + b_l)` with a linear last layer; `w_l, b_l ~ U(-r, r)` with
+    `r = 1 / sqrt(fan_in)`, as in PyTorch's linear layers.
 
     Args:
       num_inputs: columns of `x [points, num_inputs]`.
       num_latents: columns of the output `[points, num_latents]`.
-      hidden: widths of the hidden layers; none gives a linear function.
-      dtype: of the parameters, which are those of an `mlp`.
+      hidden: widths of the hidden layers; empty for a linear function.
+      dtype: dtype of the params, which are those of an `mlp`.
 
     Example:
       >>> generator = mlp_generator(1, 5)
@@ -64,23 +64,24 @@ def dsn_generator(
     bias: bool | Literal["zeros"] = False,
     dtype: DTypeLike = jnp.float32,
 ) -> Generator:
-    """A disentangled sparsity network: one ReLU network for each latent, on an input masked for it.
+    """A disentangled sparsity network: a separate ReLU network for each latent, with a masked input.
 
     `latent_i = f_i(x * m_i)`, `m = prune(norm(alpha))`, `w ~ N(0, 6 / (fan_in + fan_out))`
 
-    The standard deviation is the published one, sqrt(3) times that of Xavier's weights. An untrained network
-    whose biases are 0 is linear on each side of 0 along every line through it. The params are a dict of
-    `networks`, those of an `mlp` with the latents as a first axis, and of `alpha` unless it was given.
+    The standard deviation is the published one, sqrt(3) times that of Xavier initialisation. An untrained
+    network with biases of 0 is linear on each side of the origin, along every line through it. The params are
+    a dict with `networks`, the params of an `mlp` with latents as the first axis, and `alpha` if not given.
 
     Args:
-      num_inputs, num_latents, dtype: as of `mlp_generator`.
+      num_inputs, num_latents, dtype: as for `mlp_generator`.
       hidden: widths of the hidden layers of each latent's network.
-      alpha: the mask `[num_latents, num_inputs]`, kept fixed; None for one drawn from N(0, 1) that is
-        part of the params and so is trained with them.
-      norm: "softmax" for `softmax(|alpha|)` over the inputs; "none" for alpha as it is.
-      prune: not negative; entries of the normalised mask below it become 0, also negative ones; at 0 none.
-      bias: False for no biases, True for `U(-r, r)` with `r = 1 / sqrt(fan_in)`, "zeros" for the
-        published ones, which start at 0 and are trained.
+      alpha: fixed mask `[num_latents, num_inputs]`; None draws it from N(0, 1) and makes it one of the
+        params, so that it is trained.
+      norm: "softmax" applies `softmax(|alpha|)` over the inputs; "none" uses alpha unchanged.
+      prune: threshold >= 0; smaller entries of the normalised mask, negative ones too, become 0. With 0,
+        nothing is pruned.
+      bias: False for no biases; True for `U(-r, r)` with `r = 1 / sqrt(fan_in)`; "zeros" for trainable
+        biases that start at 0, as published.
 
     Example:
       >>> generator = dsn_generator(2, 3, norm="softmax", prune=0.1)
@@ -140,12 +141,11 @@ def gaussian_process_generator(
     `f(x) = scale sqrt(2/M) sum_m a_m cos(w_m . x / length_scale + b_m)`, `a ~ N(0, 1)`, `w ~ N(0, I)`,
     `b ~ U(0, 2 pi)`: mean 0 and covariance `scale^2 exp(-|x - x'|^2 / (2 length_scale^2))`
 
-    The params are `a [M, num_latents]`, `w [num_inputs, M]` and `b [M]`. The latents of a draw have their own
-    `a` and share `w` and `b`: they are uncorrelated, and independent up to a share of `1/M`, which is also
-    the distance of f from Gaussian.
+    The params are `a [M, num_latents]`, `w [num_inputs, M]` and `b [M]`. The latents of a draw share `w` and
+    `b` but not `a`: they are uncorrelated, but Gaussian and independent only up to errors of order `1/M`.
 
     Args:
-      num_inputs, num_latents, dtype: as of `mlp_generator`.
+      num_inputs, num_latents, dtype: as for `mlp_generator`.
       length_scale: positive distance over which f changes, in units of x; may be traced.
       scale: positive standard deviation of `f(x)`; may be traced.
       num_features: M, the number of cosines.
@@ -191,7 +191,7 @@ def gaussian_process_generator(
 
 
 def _points(x: ArrayLike, num_inputs: int) -> Array:
-    """Returns x as an array; raises unless it is floating `[points, num_inputs]`, with a point."""
+    """Returns x as an array; raises unless it holds floats `[points, num_inputs]`, points > 0."""
     points = checks.as_floating("x", x)
     check_inputs(points, (num_inputs,))
     return points

@@ -32,16 +32,16 @@ from lax_learning.types import Key
 
 CHECKED_POINTS = 64
 MAX_FUNCTIONS = 10_000
-NOISE_RATIO = 2.0**-29 * 64  # of float64 to float32, and how much worse than its largest sample it may be
+NOISE_RATIO = 2.0**-29 * 64  # rounding of float64 relative to float32, with a margin of 64
 
 
 class Library(NamedTuple):
-    """Functions to draw from; `jax.jit` closes over it.
+    """Functions to draw from. Not a pytree of arrays: let jitted functions close over it.
 
     Fields:
-      expressions: one an entry.
-      derivatives: those written by hand, by column; None for an entry without.
-      num_coefficients, num_columns: that fit every entry.
+      expressions: the formula of each entry.
+      derivatives: the handwritten derivatives of each entry by column, or None.
+      num_coefficients, num_columns: enough for every entry.
     """
 
     expressions: tuple[Expression, ...]
@@ -51,26 +51,25 @@ class Library(NamedTuple):
 
 
 class FunctionDraws(NamedTuple):
-    """Entries that were drawn, and the coefficients of each, `[number, K]`."""
+    """The drawn entries, and the coefficients of each, `[number, K]`."""
 
     entries: Int[Array, " number"]
     coefficients: Coefficients
 
 
 def parse_library(text: str, *, file: str = "<library>") -> Library:
-    """Parses one function a line, with its derivatives after semicolons if they are given.
+    """Parses one function per line, optionally followed by its derivatives after semicolons.
 
-    A line is `function` or `function; derivative by column 0; derivative by column 1`, a derivative for every
-    column. Derivatives written by hand are only checked, against `jax.grad` in float64 at fixed random
-    points: differences below 1e-6 of their size, or below the rounding error, pass.
+    A line is `function` or `function; df/dX[:,0]; df/dX[:,1]`, with a derivative for every column.
+    Handwritten derivatives are only compared with `jax.grad`, in float64 at fixed random points: differences
+    below 1e-6 of their size, or below the rounding error, are accepted.
 
     Args:
-      text: the lines; blank ones are skipped.
-      file: where they stand, for errors.
+      text: the lines; blank lines are skipped.
+      file: name of the source, for errors.
 
     Raises:
-      ExpressionError: for a formula that cannot be read, a derivative that is missing or wrong, or no
-        function at all.
+      ExpressionError: for an invalid formula, a missing or wrong derivative, or if there is no function.
 
     Example:
       >>> parse_library("N0 * X[:,0]**2; 2 * N0 * X[:,0]").num_columns
@@ -87,7 +86,7 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
             entry.append(expression_at(part, file, number, columns[-1]))
             columns.append(columns[-1] + len(part) + 1)
         if 0 < len(entry) - 1 < entry[0].num_columns:
-            problem = f"expected {entry[0].num_columns} derivatives, one a column, got {len(entry) - 1}"
+            problem = f"expected {entry[0].num_columns} derivatives, one per column, got {len(entry) - 1}"
             raise ExpressionError(problem, file, number, 1)
         _check_derivatives(entry, file, number, columns[1:])
         entries.append(entry)
@@ -115,13 +114,13 @@ def load_library(path: str | os.PathLike[str]) -> Library:
 def draw_functions(
     key: Key, library: Library, number: int, *, dtype: DTypeLike = jnp.float32
 ) -> FunctionDraws:
-    """Draws functions, with replacement: `N_k ~ N(0, 1)` and `U_k ~ U(0, 1)` anew for each.
+    """Draws functions with replacement, each with its own coefficients `N_k ~ N(0, 1)`, `U_k ~ U(0, 1)`.
 
     Args:
-      key: chooses the entries, uniformly, and the coefficients.
-      library: to draw from.
-      number: of functions.
-      dtype: of the coefficients.
+      key: PRNG key for the entries, which are uniformly distributed, and the coefficients.
+      library: the formulas to draw from.
+      number: number of functions.
+      dtype: dtype of the coefficients.
 
     Example:
       >>> draws = draw_functions(jax.random.key(0), parse_library("5*N0*sin(3*U0*X[:,0])"), 4)
@@ -146,13 +145,13 @@ def function_values(
 ) -> Float[Array, "number points"]:
     """Evaluates drawn functions at the same points: `f_i(x)`, in the dtype of x.
 
-    Every draw evaluates every entry and keeps its own, which is the price of one program for all of them. The
-    derivative of all functions by a column is one `jax.jvp` in its direction.
+    Every entry is evaluated for every draw, so the cost grows with the size of the library. The derivatives
+    of all functions w.r.t. a column take one `jax.jvp` in its direction.
 
     Args:
-      library: that the functions were drawn from.
-      draws: from `draw_functions`. Entries that are traced cannot be checked, and count as the nearest.
-      x: floating points `[points, columns]`, with the columns that the library reads.
+      library: the library from which the functions were drawn.
+      draws: from `draw_functions`. Traced entries cannot be checked; they are clamped to valid ones.
+      x: floating-point `[points, columns]`, with all columns that the library uses.
 
     Example:
       >>> library, x = parse_library("X[:,0]**2"), jnp.array([[1.0], [3.0]])
@@ -171,11 +170,11 @@ def function_values(
         raise ValueError(f"entries: expected shape [number], got {list(entries.shape)}")
     outside = [] if isinstance(entries, Tracer) else [i for i in entries.tolist() if not 0 <= i < size]
     if outside:
-        raise ValueError(f"entries: expected indices of 0..{size - 1}, got {outside[0]}")
+        raise ValueError(f"entries: expected indices in 0..{size - 1}, got {outside[0]}")
     coefficients = as_coefficients(draws.coefficients, entries.shape, library.num_coefficients)
 
-    # Under vmap every entry is evaluated and one is selected, inputs included: no derivative that is not
-    # finite comes back from the others.
+    # Under vmap every entry is evaluated and one is selected. The inputs are selected too, so the other
+    # entries contribute no NaN or infinity to derivatives.
     branches = [expression.evaluate for expression in library.expressions]
     return jax.vmap(lambda entry, coefficients: lax.switch(entry, branches, coefficients, x))(
         entries.astype(jnp.int32), coefficients
@@ -183,10 +182,10 @@ def function_values(
 
 
 def _check_derivatives(entry: list[Expression], file: str, line: int, columns: list[int]) -> None:
-    """Compares derivatives written by hand with those of `jax.grad`, in float64 at fixed random points.
+    """Compares handwritten derivatives with those of `jax.grad`, in float64 at fixed random points.
 
-    They may differ by 1e-6 of their size and by the rounding error: that in float32, at the points near 0 or
-    at the others, times the ratio of the precisions. Added constants do not count towards it.
+    They may differ by 1e-6 of their size plus the rounding error, which is estimated as that in float32
+    (separately for points near 0 and the others) times the ratio of precisions. Added constants do not count.
     """
     function, *derivatives = entry
     if not derivatives:
@@ -200,7 +199,7 @@ def _check_derivatives(entry: list[Expression], file: str, line: int, columns: l
     points[::2] *= 10
 
     def at_points(expression: Expression, column: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns values, or derivatives by a column, and their rounding errors."""
+        """Returns values, or derivatives w.r.t. a column, and their rounding errors."""
 
         def at_point(point: Array, normal: Array, uniform: Array) -> Array:
             return expression.evaluate(Coefficients(normal, uniform), point[None])[0]
@@ -208,7 +207,7 @@ def _check_derivatives(entry: list[Expression], file: str, line: int, columns: l
         of_point = at_point if column is None else lambda *at: jax.grad(at_point)(*at)[column]
         found = []
         with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            for dtype in (jnp.float64, jnp.float32):  # numbers of float32 in either precision
+            for dtype in (jnp.float64, jnp.float32):  # the same float32 inputs in both precisions
                 arrays = [jnp.asarray(a.astype(np.float32), dtype) for a in (points, normal, uniform)]
                 found.append(np.asarray(jax.vmap(of_point)(*arrays), np.float64))
         exact, rough = found
@@ -225,7 +224,7 @@ def _check_derivatives(entry: list[Expression], file: str, line: int, columns: l
             tolerance = 1e-6 * np.maximum(np.abs(written), np.abs(exact)) + rounding + more
             wrong = finite & (np.abs(written - exact) > tolerance)
         place = file, line, columns[column] + len(derivative.source) - len(derivative.source.lstrip())
-        expected = f"expected the derivative by column {column}"
+        expected = f"expected the derivative w.r.t. column {column}"
         if not finite.any():
             raise ExpressionError(f"{expected}, got no point where it and the function are finite", *place)
         if wrong.any():

@@ -1,4 +1,4 @@
-"""Objectives and scores of a critic, and the cost of latents that it does not take for functions."""
+"""Losses and scores of a critic, and a critic's cost of latents that do not look like functions."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ from lax_learning.types import Params
 Objective = Literal["bce", "wgan"]
 Cost = Literal["linear", "sigmoid", "logsigmoid"]
 OBJECTIVES = {"bce": jax.nn.softplus, "wgan": identity}
-"""Penalties on high logits of fake curves, and on minus the logits of real ones."""
+"""Loss of the logits of fake curves, and of minus the logits of real curves."""
 COSTS = {
     "linear": lambda logits: -logits,
     "sigmoid": lambda logits: -jax.nn.sigmoid(logits),
@@ -27,15 +27,15 @@ COSTS = {
 def critic_loss(
     logits_real: ArrayLike, logits_fake: ArrayLike, *, objective: Objective = "bce"
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Computes the losses of a critic on real and on fake curves, whose sum is minimised.
+    """Computes a critic's losses on real and on fake curves; their sum is minimised.
 
     `mean(f(-real)), mean(f(fake))` in float32 or wider, `f(z) = log(1 + exp(z))` for "bce", `z` for "wgan"
 
     Args:
-      logits_real: the critic's logits of real curves, floating `[number]`, at least one.
-      logits_fake: those of fake curves; the numbers may differ.
-      objective: "bce": cross-entropy of a sigmoid, real as 1 and fake as 0; "wgan": the difference of
-        the means.
+      logits_real: logits of real curves, floating-point `[number]`, at least one.
+      logits_fake: logits of fake curves; their number may differ.
+      objective: "bce", sigmoid cross-entropy with labels 1 for real and 0 for fake; or "wgan", the
+        difference of the means.
 
     Example:
       >>> [float(loss) for loss in critic_loss(jnp.ones(2), jnp.array([2.0, 3.0]), objective="wgan")]
@@ -51,7 +51,7 @@ def critic_loss(
 
 
 def _logits(logits_real: ArrayLike, logits_fake: ArrayLike) -> tuple[Array, Array]:
-    """Returns both as vectors, in float32 or wider."""
+    """Returns both as vectors in float32 or wider."""
     real, fake = as_floating("logits_real", logits_real), as_floating("logits_fake", logits_fake)
     for name, logits in (("logits_real", real), ("logits_fake", fake)):
         if logits.ndim != 1 or logits.size == 0:
@@ -61,23 +61,23 @@ def _logits(logits_real: ArrayLike, logits_fake: ArrayLike) -> tuple[Array, Arra
 
 
 def _defined(share: Array, *logits: Array) -> Array:
-    """The share, or NaN if any logit is."""
+    """Returns the share, or NaN if any logit is NaN."""
     return jnp.where(jnp.isnan(jnp.concatenate(logits)).any(), jnp.nan, share)
 
 
 def gradient_penalty(
     critic: Critic, params: Params, eps: ArrayLike, real: ArrayLike, fake: ArrayLike
 ) -> Float[Array, ""]:
-    """Penalises slopes of the critic other than 1 between real and fake curves.
+    """Penalises a critic's gradient norms other than 1, at points between real and fake curves.
 
-    `mean((|grad_x critic(eps real + (1 - eps) fake)| - 1)^2)`, the norm over points and channels
+    `mean((|grad_x critic(eps real + (1 - eps) fake)| - 1)^2)`, with the norm over points and channels
 
-    Computed in float32 or wider; its gradient by params is finite also where the slope is 0.
+    Computed in float32 or wider; its gradient w.r.t. params is finite even where the norm is 0.
 
     Args:
       critic, params: the critic and its params.
-      eps: share of the real curve in each pair, `[number]`, to be drawn from `U(0, 1)`.
-      real, fake: as many of both, `[number, points]` or `[number, points, channels]`.
+      eps: weight of the real curve in each pair, `[number]`, to be drawn from `U(0, 1)`.
+      real, fake: equal numbers of curves, `[number, points]` or `[number, points, channels]`.
 
     Example:
       >>> from lax_learning import symbolic
@@ -97,21 +97,21 @@ def gradient_penalty(
     real, fake = promoted(real, fake)
     eps = jnp.asarray(eps, real.dtype).reshape(-1, *[1] * (real.ndim - 1))
     mixed = eps * real + (1 - eps) * fake
-    # A logit depends on its own curve only: the gradient of their sum holds that of each.
+    # Each logit depends on its own curve only, so the gradient of their sum contains that of each.
     slopes = jax.grad(lambda curves: jnp.sum(critic.apply(params, curves)))(mixed)
     slopes = slopes.astype(raised(slopes)).reshape(slopes.shape[0], -1)
-    # In units of its largest entry no slope is too small or too large to be squared.
+    # Scaled by the largest entry, so that squares neither underflow nor overflow.
     unit = jax.lax.stop_gradient(jnp.max(jnp.abs(slopes), axis=1, keepdims=True))
     norms = unit[:, 0] * norm(slopes / jnp.where(unit == 0, 1, unit), axis=1)
     return jnp.mean(jnp.square(norms - 1))
 
 
 def critic_accuracy(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Array, ""]:
-    """Computes the share of curves on the right side of 0.
+    """Computes the share of curves whose logit is on the correct side of 0.
 
-    `(number of real > 0 + number of fake <= 0) / number of all`; NaN if any logit is
+    `(number of real > 0 + number of fake <= 0) / number of all`; NaN if any logit is NaN.
 
-    Arguments are those of `critic_loss`. For "wgan" the threshold means little: see `area_under_curve`.
+    Takes the arguments of `critic_loss`. For "wgan", the threshold is arbitrary: use `area_under_curve`.
 
     Example:
       >>> float(critic_accuracy(jnp.array([0.0, 0.1]), jnp.array([0.0, -0.1])))
@@ -126,14 +126,14 @@ def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Ar
 
     `P(real > fake) + P(real = fake) / 2`, over all pairs of a real and a fake curve
 
-    In 0..1, 1/2 at chance; NaN if any logit is. Arguments are those of `critic_loss`.
+    In 0..1, with chance at 1/2; NaN if any logit is NaN. Takes the arguments of `critic_loss`.
 
     Example:
       >>> float(area_under_curve(jnp.array([2.0, 3.0]), jnp.array([1.0, 2.0])))
       0.875
     """
     real, fake = _logits(logits_real, logits_fake)
-    # A few curves are compared with one another in one go; of many, the ranks are found by sorting.
+    # Few curves are compared pair by pair; for many, ranks are found by sorting.
     method = "compare_all" if real.size * fake.size <= 2**16 else "sort"
     fake = jnp.sort(fake)
     lower, not_higher = (
@@ -144,14 +144,14 @@ def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Ar
 
 
 def critic_cost(logits: ArrayLike, *, cost: Cost = "logsigmoid") -> Float[Array, ""]:
-    """Regularises a network by a trained critic: a cost of latents that it does not take for functions.
+    """Regularises a network by a trained critic: penalises latents that do not look like functions.
 
-    `mean cost(logit)`, to be added to the loss of the network with a weight; the critic is not trained
+    `mean cost(logit)`, to be added to the loss of the network with a weight; the critic stays fixed.
 
     Args:
-      logits: of the latents' curves, `critic.apply(critic_params, curves.latents(apply, params))`.
-      cost: of a logit, "linear" `-l`, "sigmoid" `-1 / (1 + exp(-l))` or "logsigmoid" `log(1 + exp(-l))`;
-        computed in float32 or wider.
+      logits: logits of the latents' curves, `critic.apply(critic_params, curves.latents(apply, params))`.
+      cost: function of a logit `l`: "linear" `-l`, "sigmoid" `-1 / (1 + exp(-l))` or "logsigmoid"
+        `log(1 + exp(-l))`; computed in float32 or wider.
 
     Example:
       >>> round(float(critic_cost(jnp.zeros(3))), 4)

@@ -1,4 +1,4 @@
-"""Training of a critic: a fresh generator and fresh functions every epoch, a few steps on their curves."""
+"""Training of a critic: each epoch draws a generator and functions, and takes a few steps on their curves."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,19 +25,19 @@ from lax_learning.types import Key, Params
 
 
 class CriticState(NamedTuple):
-    """State of training: the critic's params, and the state of its optimiser."""
+    """Training state: the critic's params and the optimiser state."""
 
     params: Params
     optimizer_state: optax.OptState
 
 
 class CriticMetrics(NamedTuple):
-    """Metrics of a step before it changed the params, each as of the function of its name.
+    """Metrics of a step, at the params before its update.
 
     Fields:
-      loss_real, loss_fake: loss on real and on fake curves.
-      penalty: the gradient penalty, without its weight; 0 where the weight is 0.
-      accuracy: share of curves on the right side of 0.
+      loss_real, loss_fake: losses on real and on fake curves.
+      penalty: the gradient penalty without its weight; 0 if the weight is 0.
+      accuracy: share of curves whose logit is on the correct side of 0.
       auc: area under the receiver operating characteristic.
     """
 
@@ -53,7 +53,7 @@ Step = Callable[[Key, CriticState, ArrayLike, ArrayLike], Result]
 
 
 def init_critic(key: Key, critic: Critic, optimizer: optax.GradientTransformation) -> CriticState:
-    """Initialises a critic and the state of its optimiser."""
+    """Initialises a critic and its optimiser state."""
     checks.check_instance("critic", critic, Critic, "a Critic")
     params = critic.init(key)
     return CriticState(params, with_loss_support(optimizer).init(params))
@@ -66,21 +66,21 @@ def critic_step(
     objective: Objective = "bce",
     penalty: ArrayLike = 0.0,
 ) -> Step:
-    """One step of a critic's training.
+    """Makes a training step of a critic.
 
     `params <- params + optimizer(d/dparams (loss_real + loss_fake + penalty * gradient_penalty))`
 
     Args:
       critic: from `critic`.
-      optimizer: from optax; its hyper-parameters may be traced. That of symrep, with weight decay in the
-        gradient, is `optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))`.
+      optimizer: from optax; its hyper-parameters may be traced. symrep uses weight decay in the gradient:
+        `optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))`.
       objective: "bce" or "wgan", as in `critic_loss`.
-      penalty: weight of the gradient penalty, whose `eps` are `jax.random.uniform(key, (number,))`; it is
-        not computed for a plain 0, and may be traced.
+      penalty: weight of the gradient penalty, with `eps = jax.random.uniform(key, (number,))`; may be traced.
+        It is not computed for a concrete 0.
 
     Returns:
-      `step(key, state, real, fake) -> (state, CriticMetrics)`, the curves `[number, points]` or
-      `[number, points, channels]`; with a penalty as many real as fake ones.
+      `step(key, state, real, fake) -> (state, CriticMetrics)`, for curves `[number, points]` or
+      `[number, points, channels]`. With a penalty, the numbers of real and fake curves must be equal.
     """
     checks.check_instance("critic", critic, Critic, "a Critic")
     with_loss = with_loss_support(optimizer)
@@ -112,10 +112,10 @@ def critic_step(
 
         (total, metrics), grads = jax.value_and_grad(objective_of, has_aux=True)(state.params)
         seen = {"value": total, "grad": grads, "value_fn": lambda params: objective_of(params)[0]}
-        with jax.numpy_dtype_promotion("standard"):  # traced hyper-parameters have dtypes of their own
+        with jax.numpy_dtype_promotion("standard"):  # traced hyper-parameters may have other dtypes
             updates, after = with_loss.update(grads, state.optimizer_state, state.params, **seen)
             params: Any = optax.apply_updates(state.params, updates)
-        # They may be wider than the moments, and the carry of a scan keeps its dtypes.
+        # These dtypes may be wider than those of the moments, and the carry of a scan must keep its dtypes.
         after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, expected)
         return CriticState(params, after), metrics
 
@@ -130,17 +130,17 @@ def train_critic(
     num_epochs: int,
     iterations: int = 5,
 ) -> Callable[..., Result]:
-    """Training as one scan over epochs: each draws a generator and functions, and takes some steps on them.
+    """Makes a training run as one scan over epochs; each draws curves and takes some steps on them.
 
     Args:
       step: from `critic_step`.
-      real, fake: `key -> curves` of functions, such as those of `curves_at`, and of a fresh generator.
-      num_epochs: how many epochs, epoch e with the key `fold_in(key, e)`.
-      iterations: steps an epoch.
+      real, fake: `key -> curves` of functions and of a newly drawn generator, for example from `curves_at`.
+      num_epochs: number of epochs; epoch e uses the key `fold_in(key, e)`.
+      iterations: steps per epoch.
 
     Returns:
       `train(key, state, first=0) -> (state, CriticMetrics)`, each metric `[num_epochs, iterations]`.
-      With `first`, the number of epochs done, a run goes on where another one ended.
+      To resume a run, pass the number of epochs done as `first`.
 
     Example:
       >>> from lax_learning import symbolic
