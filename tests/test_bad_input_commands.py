@@ -159,7 +159,7 @@ REFUSED = {
         "--learning-rate 0": "--learning-rate: expected a finite number > 0, got 0.0",
         "--schemes gd gd": "--schemes: expected at least one, and each at most once",
         "--distributed": "--distributed: expected a job of SLURM, Open MPI or GKE, or --coordinator",
-        "--processes 2": "--distributed: expected to be given with --coordinator",
+        "--processes 2": "--distributed: expected True with --coordinator",
         "--distributed --processes 2": "--process: expected --coordinator, --processes and --process",
         "--distributed --coordinator a:1 --processes 2 --process 2": "--process: expected a number in 0..1",
         "--distributed --coordinator a --processes 2 --process 0": "--coordinator: expected HOST:PORT, got a",
@@ -346,7 +346,7 @@ def test_ctrl_c_in_a_run_is_one_line():
         time.sleep(5)
 
     code, _, errors = command(run)
-    assert code == 130 and errors == "\ntest: interrupted; the same command with --resume goes on\n"
+    assert code == 130 and errors == "\ntest: interrupted; run the same command with --resume to continue\n"
 
 
 def test_memory_that_runs_out_is_one_line():

@@ -157,7 +157,7 @@ def test_more_test_images_than_there_are_are_refused():
 
 def test_bad_rules_of_one_s_own_are_refused():
     for path, pattern in {
-        "mine": "some of backprop, .* or MODULE:FUNCTION, got mine",
+        "mine": "any of backprop, .* or MODULE:FUNCTION, got mine",
         **{path: f"MODULE:FUNCTION, got {path}" for path in ("no_module:rule", "json:no_rule", "json:")},
     }.items():
         with pytest.raises(ValueError, match=f"^--rules: expected {pattern}"):
@@ -201,7 +201,7 @@ def test_folder_of_another_configuration_is_refused(finished):
     out, _, _ = finished
     before = (out / "summary.json").read_bytes()
     code, _, errors = run(*SMALL, "--rules", RULE, "--sigma", "0.5", "--out", out, "--resume")
-    assert code == 2 and "another configuration" in errors and "sigma: 0.01 there, 0.5 here" in errors
+    assert code == 2 and "another configuration" in errors and "sigma: 0.01 before, 0.5 now" in errors
     assert (out / "summary.json").read_bytes() == before
 
 

@@ -321,7 +321,7 @@ def test_median_and_interval_by_hand():
 
 def test_another_configuration_of_a_study_is_refused(tmp_path):
     run_toy(tmp_path, RATES, trials=1)
-    with pytest.raises(ValueError, match=r"--study: expected one of this.*seeds: 2 there, 3 here"):
+    with pytest.raises(ValueError, match=r"--study: expected one of this.*seeds: 2 before, 3 now"):
         run_toy(tmp_path, RATES, trials=1, seeds=3)
 
 
