@@ -75,7 +75,7 @@ def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "r
 
 
 def cell(row: Mapping[str, Any], form: str = ".3g", of_half: str = ".1g", factor: float = 1.0) -> str:
-    """Formats mean ± half the 95 % interval, and the number of finite seeds if some are not; "-" if none is."""
+    """Formats mean ± half the 95 % interval, with the number of finite seeds if not all; "-" if none is."""
     mean, (low, high) = row["mean"], row["ci95"]
     if mean is None:
         return "-"
