@@ -240,7 +240,7 @@ def test_parts_merge_and_are_told_of(finished):
         if isinstance(bars, ErrorbarContainer)
     }  # the published ones but for the first have no label of their own
     np.testing.assert_allclose(
-        drawn["on curves drawn anew"], results.fresh_accuracy.sel(points="grid").mean("seed"), rtol=1e-6
+        drawn["on new curves"], results.fresh_accuracy.sel(points="grid").mean("seed"), rtol=1e-6
     )
     assert 0.707 in drawn["published, ± 1 sd over 10 sets"]
 
