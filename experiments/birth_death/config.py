@@ -23,11 +23,11 @@ class Config(Settings):
     """Compare gradient descent with and without birth and death of neurons, over many seeds."""
 
     problems: tuple[ProblemName, ...] = ProblemName.__args__  # type: ignore[attr-defined]
-    """planted: a ReLU student of a planted teacher; mixture: a mixture of Gaussians, from the paper's
-    repository; mixture_bad_start: the same, with all units starting near the same place."""
+    """planted: a ReLU student of a planted teacher; mixture: the paper's mixture of Gaussians;
+    mixture_bad_start: the same, with all units starting near one place."""
     schemes: tuple[SchemeName, ...] = SchemeName.__args__  # type: ignore[attr-defined]
-    """gd: no kills or clones; clone: killed neurons are replaced by copies of survivors, others are cloned;
-    prior: killed neurons are redrawn from a prior; centered: rates minus their mean."""
+    """gd: no kills or clones; clone: killed neurons become copies of survivors, others are cloned;
+    prior: killed neurons are redrawn from a prior; _centered: uses rates minus their mean."""
     preset: Literal["short", "seed"] = "short"
     """short: 10,000 steps of planted, 1,500 of mixture and 2,500 of mixture_bad_start;
     seed: 100,000, 3,000 and 10,000 steps, as published."""

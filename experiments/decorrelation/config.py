@@ -48,8 +48,8 @@ class Config(Settings):
     """Networks on which rules are compared."""
     rules: tuple[RuleName, ...] | None = None  # Rules to compare; by default those of --preset.
     inputs: tuple[InputsName, ...] | None = None
-    """Inputs on which rules are compared: plain, decorrelated, or decorrelated with an R that is updated
-    at every 8th update of the weights; by default those of --preset."""
+    """Inputs on which rules are compared; by default those of --preset.
+    every_8th: decorrelated, with R updated at every 8th update of the weights."""
     seeds: Count = 8  # Number of seeds, for weights, and choice and order of the images.
     seed: Seed = 0  # Base PRNG seed.
     data: str | None = None
@@ -64,5 +64,5 @@ class Config(Settings):
 
     def check(self) -> None:
         self.expect_distinct("studies", "networks", "rules", "inputs")
-        named = f"a source of the whole MNIST with --preset {self.preset}"
+        named = f"a source of all of MNIST with --preset {self.preset}"
         self.expect("data", named, self.chosen.data is not None)

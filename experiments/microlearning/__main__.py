@@ -39,7 +39,7 @@ def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int | None) 
 
 
 class Setting(NamedTuple):
-    """One rule on one network, with the keys of all seeds."""
+    """Setting of a run: one rule on one network, with the keys of all seeds."""
 
     name: str
     config: Config

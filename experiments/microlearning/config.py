@@ -25,9 +25,9 @@ class Config(Settings):
     """Compare credit assignment rules on MNIST over many seeds: accuracy, SNR, cosine, bias and variance."""
 
     rules: tuple[str, ...] = DEFAULT_RULES
-    """Rules to compare, from experiments/registry.py (an unknown name lists them), or custom rules as
-    MODULE:FUNCTION, where FUNCTION(model, loss) returns the rule; sigma, num_samples, noise, optimizer,
-    decay and gain are passed to it if it has keyword arguments of these names."""
+    """Rules to compare, from experiments/registry.py; an unknown name prints the list.
+    Custom rules are given as MODULE:FUNCTION, where FUNCTION(model, loss) returns the rule.
+    It gets sigma, num_samples, noise, optimizer, decay and gain if it has arguments of these names."""
     seeds: Count = 8  # Number of seeds, for initial weights, noise and the order of examples.
     seed: Seed = 0  # Base PRNG seed.
     epochs: Count = 20  # Passes through the training images.
@@ -37,8 +37,8 @@ class Config(Settings):
     convolutional: BioTorch's LeNet on images of 32 x 32; recurrent: reads images row by row;
     leaky: the same with one layer of leaky units, for rules that learn online."""
     hidden: tuple[Count, ...] | None = None
-    """Widths of the hidden layers; by default 500 (dense), 64 (recurrent, leaky), or 6 16 120 84
-    (convolutional: channels of three convolutional layers, then widths of dense layers)."""
+    """Widths of the hidden layers; by default 500 (dense) or 64 (recurrent, leaky).
+    convolutional: channels of three layers, then widths of dense layers; by default 6 16 120 84."""
     scale: Literal["tutorial", "gradient", "matched"] = "matched"
     """tutorial: sums over the batch and node perturbation as in the notebook;
     gradient: all rules in the units of the gradient;
@@ -77,9 +77,9 @@ class Config(Settings):
         if self.network == "leaky":
             self.expect("hidden", "one width with --network leaky", len(self.widths) == 1)
         else:
-            others = f"rules that take a --network {self.network}; {', '.join(ONLINE)} take leaky"
+            others = f"rules for --network {self.network}; {', '.join(ONLINE)} are for leaky"
             self.expect("rules", others, not ONLINE.keys() & set(self.rules))
-        self.expect("drops", "epochs in order", all(a < b for a, b in pairwise(self.drops)))
+        self.expect("drops", "increasing epochs", all(a < b for a, b in pairwise(self.drops)))
         before_the_end = f"epochs before the last, --epochs {self.epochs}"
         self.expect("drops", before_the_end, all(drop < self.epochs for drop in self.drops))
         if self.scale == "tutorial" and "node_perturbation" in self.rules:

@@ -54,7 +54,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
     Accuracy, loss (mean over the last epoch), cosine and angle are final values; SNR, bias and variance are
     measured at initialisation. Metrics of the gradient are for the first layer, whose errors depend on credit
-    assignment or, with the suffix `_all_layers`, for the whole gradient.
+    assignment; those with the suffix `_all_layers` are for the whole gradient.
     """
     summary = []
     for name in results.rule.values:

@@ -127,7 +127,7 @@ def run_model(name: str, config: Config, data: Any, folder: Path, progress: tqdm
 
 
 def held(config: Config, data: Any) -> harness.Held:
-    """The largest network and the metrics of every seed and sub-seed, and the points of one seed."""
+    """Largest network and metrics of every seed and sub-seed, and the points of one seed."""
     upstream = filter(None, (MODELS[name].upstream(config) for name in config.models))
     states = [jax.eval_shape(one.network.init, jax.random.key(0)) for one in upstream]
     largest = max(states, key=memory.bytes_of, default=())

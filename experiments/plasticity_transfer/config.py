@@ -41,8 +41,8 @@ class Config(Settings):
     models: tuple[ModelName, ...] = ModelName.__args__  # type: ignore[attr-defined]
     """Models to compare; l2 to l4 are networks with 2 to 4 hidden layers."""
     preset: Literal["sample", "seed", "assemblies"] = "sample"
-    """sample: 4,000 training images, offline; seed: the notebook's 60,000 images and 50 rule epochs;
-    assemblies: the later notebooks' 10,000 images and 70 rule epochs. The last two need --data."""
+    """sample: 4,000 images, 6 rule epochs, offline; seed: 60,000 images, 50 rule epochs, as in the notebook;
+    assemblies: 10,000 images, 70 rule epochs, as in the later notebooks. The last two need --data."""
     seeds: Count = 8  # Number of upstream seeds, for half-space, network and order of the points.
     subseeds: Count = 2  # Downstream seeds per upstream seed, for network and order of the images.
     seed: Seed = 0  # Base PRNG seed.
@@ -56,7 +56,7 @@ class Config(Settings):
     rule_epochs: Count | None = None
     """Passes of meta-learning through the upstream training points; by default that of --preset."""
     width: Count = 100  # Width of the hidden layers, or of the recurrent graph.
-    cap: Count = 50  # Number of units per layer that may fire.
+    cap: Count = 50  # Maximum number of units per layer that fire.
     edge_probability: Share = 0.5  # Probability of each synapse.
     hidden_start: Literal["constant", "normal"] = "constant"
     """Initial hidden tables of feed-forward networks.
@@ -78,5 +78,5 @@ class Config(Settings):
         self.expect_distinct("models")
         self.expect("width", f"at least the cap of {self.cap}", self.width >= self.cap)
         self.expect("points", f"at least a batch of {self.batch_size}", self.points[0] >= self.batch_size)
-        named = f"a source of the whole MNIST with --preset {self.preset}"
+        named = f"a source of all of MNIST with --preset {self.preset}"
         self.expect("data", named, self.chosen.data is not None)

@@ -21,7 +21,7 @@ from experiments.sweeping import Sweepable
 SHOWN = 10
 VARIABLES = {
     "trial": ("1", "index of the trial"),
-    "seed": ("1", "number of the seed"),
+    "seed": ("1", "index of the seed"),
     "parameter": ("1", "hyper-parameter"),
     "score": ("1", "objective"),
     "median": ("1", "median over seeds"),
@@ -109,7 +109,7 @@ def table(summary: list[dict[str, Any]]) -> str:
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
-    """Draws all figures; with no completed trial there is nothing to draw."""
+    """Draws all figures; returns none if no trial was completed."""
     if not results.complete.any():
         return {}
     drawn = {draw.__name__: draw(results) for draw in (history, importance, parallel_coordinates, slices)}

@@ -31,12 +31,12 @@ PRESETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Train critics that tell curves of formulas from those of untrained networks: the notebook's steps."""
+    """Train and study critics that tell curves of formulas from those of untrained networks."""
 
     PRESETS = PRESETS
 
     studies: tuple[StudyName, ...] = StudyName.__args__  # type: ignore[attr-defined]
-    """activations: curves of untrained networks and of the library (steps 15.1 and 15.2);
+    """activations: curves of untrained networks and of the library (steps 15.1 and 15.2 of the notebook);
     accuracy: accuracy during training (15.3); libraries: increasingly large libraries (15.4);
     hyper_parameters: random configurations; depth: v0 to v7 of the notebook;
     extensions: points x or gradients as additional input (15.5); fixed_set: a fixed set of 1,000 curves;

@@ -85,8 +85,8 @@ def libraries_figures(results: xr.Dataset) -> Figures:
     right.plot(places, ends.mean(axis=1), "o-", color="C0", label="mean over seeds; dots: seeds")
     right.axhline(CHANCE, color="0.3", linestyle=":", label="chance")
     right.set_xticks(places, results.library.values, rotation=30, ha="right")
-    right.set(xlabel="library (all but the last contain the previous one)", ylim=(0.4, 1.02))
-    right.set(ylabel="accuracy on new curves at the end", title="Final accuracy")
+    right.set(xlabel="library (each contains the previous one, except the last)", ylim=(0.4, 1.02))
+    right.set(ylabel="accuracy on new curves", title="Final accuracy")
     right.legend()
     return {"libraries": figure}
 
@@ -103,15 +103,15 @@ def extensions_figures(results: xr.Dataset) -> Figures:
 
 
 def predictions(critic: xr.Dataset) -> Figure:
-    """Curves that a critic judged rightly and wrongly, of its first seed."""
+    """Curves that a critic of the first seed classified correctly and incorrectly."""
     logits = critic.logits.values[0]
     right = np.stack([logits[0] > 0, logits[1] <= 0])
     figure, grid = plt.subplots(2, 2, figsize=(10, 7), sharex=True, sharey=True)
     seen = critic.extension.item().replace("_", ", ")
-    figure.suptitle(f"What the best critic (extension: {seen}) judged rightly and wrongly")
+    figure.suptitle(f"Curves classified correctly and incorrectly by the best critic (extension: {seen})")
     order = np.argsort(critic.x.values)
     for row, (kind, colour) in enumerate(zip(("formula", "untrained network"), COLOURS, strict=True)):
-        verdicts = {"correct": right[row], "false": ~right[row]}
+        verdicts = {"correct": right[row], "incorrect": ~right[row]}
         for axes, (title, judged) in zip(grid[row], verdicts.items(), strict=True):
             places = np.flatnonzero(judged)[:SHOWN]
             for place in places:
