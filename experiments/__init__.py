@@ -7,7 +7,7 @@ from typing import Any
 
 
 def _end(number: int, frame: Any) -> None:
-    os.write(2, b"\ninterrupted before a run started\n")
+    os.write(2, b"\ninterrupted; no run had started\n")
     os._exit(130)
 
 

@@ -211,7 +211,7 @@ class Settings(Options):
             with_them = "True with --coordinator, --processes or --process"
             self.expect("distributed", with_them, told == (None,) * 3)
             return None
-        all_or_none = "all of --coordinator, --processes and --process, or none"
+        all_or_none = "--coordinator, --processes and --process, or none of them"
         self.expect("process", all_or_none, told.count(None) in (0, 3))
         if self.coordinator is not None and self.processes is not None and self.process is not None:
             port = re.fullmatch(r".+:(\d{1,5})", self.coordinator)

@@ -191,7 +191,7 @@ REFUSED = {
         "--learning-rate 0": "--learning-rate: expected a finite number > 0, got 0.0",
         "--evaluations 41": "--evaluations: expected at most 40, got 41",
         "--preset seed": "--data: expected a source of all of MNIST with --preset seed",
-        "--preset seed --data sample": "--data: expected at least 60000 images",
+        "--preset seed --data sample": "--data: expected at least 60000 training images",
     },
     "symbolic_discriminator": {"--studies depth depth": "--studies: expected at least one, and each at most"},
     "sweep": {
