@@ -20,8 +20,8 @@ class Config(Options):
 
     experiment: Annotated[str, tyro.conf.arg(help=_EXPERIMENT)]
     space: Path
-    """TOML file: for each hyper-parameter a value, { choices = [...] }, or { low = ..., high = ... },
-    with log = true for a logarithmic scale and points = N for a grid."""
+    """TOML file: for each hyper-parameter a value, { choices = [...] } or { low = L, high = H };
+    add log = true for a logarithmic scale, and points = N for a grid."""
     trials: Count = 64
     """Total number of trials, over all workers. A larger number extends a finished study."""
     seeds: Count = 4  # Seeds per trial, the same for all trials; the objective is the median over seeds.
@@ -29,8 +29,8 @@ class Config(Options):
     sampler: Literal["tpe", "random", "grid", "cmaes"] = "tpe"
     """Optuna sampler that chooses the hyper-parameters of the trials."""
     pruner: Literal["median", "halving", "none"] = "median"
-    """Pruner that stops trials early. median: those worse than the median of finished trials at the
-    same chunk; halving: by successive halving; none: only those whose score is not finite."""
+    """Pruner that stops trials early. median: if worse than the median of finished trials so far;
+    halving: by successive halving; none: only if their score is not finite."""
     batch: Count = 32  # Trials sampled together, before any of their scores is known.
     side_by_side: Count = 4  # Trials run in one program; on an accelerator, up to a whole batch.
     storage: str | None = None
