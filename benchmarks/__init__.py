@@ -1,4 +1,4 @@
-"""Speed and quality of the library, against the loops people run today."""
+"""Speed and gradient quality of the library, compared with commonly used code."""
 
 from experiments import end_at_interrupt
 

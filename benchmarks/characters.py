@@ -1,6 +1,6 @@
-"""A language model of characters: the text that ships with Python, its entropies, and a small transformer.
+"""Character-level language modelling of the text that ships with Python, with a small transformer.
 
-The transformer is written in Linen, for no library of rules, and its layers are a scan.
+The transformer is ordinary Linen code, with its layers in a scan.
 """
 
 import os
@@ -20,7 +20,7 @@ CONTEXT, WIDTH, HEADS, LAYERS, SYMBOLS = 8, 48, 4, 2, 64
 
 
 class Text(NamedTuple):
-    """Characters as indices to `symbols`; the last symbol stands for all rarer ones."""
+    """Characters as indices into `symbols`; the last symbol stands for all rare characters."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -29,7 +29,10 @@ class Text(NamedTuple):
 
 
 def read_text() -> Text:
-    """Reads Python's licence and documentation: lower case, each paragraph once, two of ten held out."""
+    """Reads Python's licence and documentation in lower case, without repeated paragraphs.
+
+    One paragraph in ten is held out for validation, and one for testing.
+    """
     licences = [path.read_text() for path in sorted(Path(os.__file__).parent.glob("LICENSE*"))]
     pages = [*licences, *pydoc_data.topics.topics.values()]
     each_once = dict.fromkeys(" ".join(p.split()).lower() for page in pages for p in page.split("\n\n"))
@@ -47,10 +50,10 @@ def read_text() -> Text:
 
 
 def entropies(train: np.ndarray, held_out: np.ndarray) -> tuple[float, float]:
-    """Bits per held-out character by counts of single characters and of pairs in the training text.
+    """Returns bits per held-out character of unigram and bigram models of the training text.
 
-    One is added to every count of a character; the counts of the pairs of each get one character more, shared
-    out by the single ones.
+    One is added to the count of every character. The counts of the successors of a character are smoothed by
+    one more successor, distributed as in the unigram model.
     """
     counts = np.bincount(train, minlength=SYMBOLS) + 1.0
     single = counts / counts.sum()
@@ -62,14 +65,14 @@ def entropies(train: np.ndarray, held_out: np.ndarray) -> tuple[float, float]:
 
 
 def windows(characters: np.ndarray) -> ll.data.Dataset:
-    """Windows side by side, and the next character at every position of theirs."""
+    """Returns adjacent windows, and the next character at each of their positions."""
     number = (len(characters) - 1) // CONTEXT
     x, y = (jnp.asarray(characters[i : i + number * CONTEXT].reshape(number, CONTEXT)) for i in (0, 1))
     return ll.data.Dataset(x, y)
 
 
 class Block(linen.Module):
-    """Attention to earlier characters, then a perceptron; both start as nothing."""
+    """Causal attention and a perceptron, each a residual branch that is initially zero."""
 
     @linen.compact
     def __call__(self, x: Any, _: Any = None) -> tuple[Any, None]:
@@ -100,11 +103,11 @@ class Transformer(linen.Module):
 
 
 def bits(output: Any, y: Any) -> Any:
-    """Bits per character of every window: the loss."""
+    """Bits per character of every window, the loss."""
     return optax.softmax_cross_entropy_with_integer_labels(output, y).mean(axis=-1) / jnp.log(2)
 
 
 def language_model() -> ll.Model:
-    """The transformer; `init` needs a key alone."""
+    """The transformer as a model whose `init` takes only a key."""
     net = Transformer()
     return ll.Model(net.apply, lambda key: net.init(key, jnp.zeros((1, CONTEXT), int)))

@@ -1,26 +1,22 @@
-"""Cost of the rules on models: against code by hand, against `jax.value_and_grad`, and to compile.
+"""Cost of rules, relative to hand-written code and to `jax.value_and_grad`, and their compile time.
 
     python -m benchmarks.cost_of_rules --quick
 
-network: 784-500-10 with sigmoids, batch 200. An expert's functions for that network, in plain JAX, against
-the rules of the library. Both are one program of 20 updates in a scan, as in training: what a call costs is
-none of a rule's.
+- network: rules on 784-500-10 with sigmoids and batches of 200, compared with plain JAX functions written by
+  hand for that network. Each program is 20 updates in a scan, as in training, so that call overhead is
+  negligible.
+- zoo: rules on the models of `tests/zoo.py`, compared with `jax.value_and_grad` of the mean loss, one call
+  each. Widths are `scale` times those of the tests (3 to 16 units, where drawing noise costs more than the
+  products), and batches so large that `value_and_grad` takes 2 ms. Drawing one normal number per
+  pre-activation is timed separately.
+- recurrent: time to trace and to compile rules on a network with 1,000 steps.
 
-zoo: the models of `tests/zoo.py`, each rule against `jax.value_and_grad` of the mean loss of the same model,
-one call each. As tests have them their layers are of 3 to 16 units, on which normal numbers cost more than
-products: here all widths are `scale` times as large, and the batch is as large as makes `value_and_grad` take
-2 ms, so that work outweighs what a call costs. Drawing a unit normal number for every pre-activation is
-timed on its own.
-
-recurrent: 1,000 steps, the time to trace and to compile.
-
-All programs are compiled beforehand; ratios are medians over short measurements of both in turn, in one
-process.
+Ratios are medians over short, alternating measurements of compiled programs in one process.
 """
 
-import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +63,14 @@ def is_met(row: dict[str, Any]) -> bool | None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """All rows."""
+    """Formats all rows as a table in Markdown."""
     header = ("part", "model", "scale", "rule", "examples", "ours (ms)", "reference (ms)", "ratio", "goal",
               "met", "trace (s)", "compile (s)")  # fmt: skip
     cells = []
     for row in rows:
-        timed = (
-            (f"{1e3 * row['ours_s']:.3g}", f"{1e3 * row['reference_s']:.3g}", f"{row['ratio']:.2f}")
-            if "ratio" in row
-            else ("", "", "")
-        )
+        timed = ["", "", ""]
+        if "ratio" in row:
+            timed = [f"{1e3 * row['ours_s']:.3g}", f"{1e3 * row['reference_s']:.3g}", f"{row['ratio']:.2f}"]
         goal = "" if row["goal"] is None else f"{row['goal']:g}" + " s" * ("ratio" not in row)
         met = {None: "", True: "yes", False: "no"}[is_met(row)]
         cells.append((row["part"], row["model"], str(row.get("scale", "")), row["rule"], str(row["examples"]),
@@ -102,7 +96,8 @@ def run(config: Config) -> list[dict[str, Any]]:
                 rows.append(run_recurrent(name))
             else:
                 rows += run_zoo(name, config.scale, seconds, progress.set_postfix_str)
-            write(config, rows)
+            content = {**machine.head(), "load": machine.load(), "seconds": config.seconds, "rows": rows}
+            harness.write_json(config.out / "cost_of_rules.json", content)
     print(table(rows))
     goals = [row for row in rows if row["goal"] is not None]
     missed = [row for row in goals if not is_met(row)]
@@ -110,21 +105,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     return rows
 
 
-def write(config: Config, rows: list[dict[str, Any]]) -> None:
-    """All that is measured so far."""
-    content = {
-        **machine.head(),
-        "load": os.getloadavg()[0],
-        "seconds": config.seconds,
-        "rows": rows,
-    }
-    harness.write_json(config.out / "cost_of_rules.json", content)
-
-
-def main() -> int:
-    """The command line; the exit code of the process."""
-    return harness.command_line("cost_of_rules", Config, run, package="benchmarks")
-
+main = partial(harness.command_line, "cost_of_rules", Config, run, package="benchmarks")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Parts of the benchmark of what rules cost: programs compiled beforehand, and their times side by side."""
+"""Parts of the benchmark of the cost of rules: compiled programs, timed in pairs."""
 
 import math
 import time
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import lax_learning as ll
-from benchmarks.pairs import Pairs, compare
+from benchmarks.pairs import Pairs, compare, seconds_per_call
 from benchmarks.reference import jax_by_hand as by_hand
 from experiments.registry import rule_of
 from lax_learning.noise import normal
@@ -32,33 +32,20 @@ RULES = {
 
 
 def network(params: by_hand.Layers, x: Any) -> Any:
-    """784-500-10, as a function that knows nothing of the library."""
+    """784-500-10 in plain JAX."""
     hidden = jax.nn.sigmoid(x @ params[0]["w"] + params[0]["b"])
     return jax.nn.sigmoid(hidden @ params[1]["w"] + params[1]["b"])
 
 
 def network_params(key: Any, widths: tuple[int, ...] = (784, 500, 10)) -> by_hand.Layers:
-    """Normal weights of variance 1 / in, biases of zero."""
+    """Normal weights with variance 1 / inputs, and biases of zero."""
     keys = jax.random.split(key, len(widths) - 1)
     sizes = zip(keys, widths[:-1], widths[1:], strict=True)
     return [{"w": jax.random.normal(k, (i, o)) * i**-0.5, "b": jnp.zeros(o)} for k, i, o in sizes]
 
 
-def training(value_and_grad: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any], Any]:
-    """Updates in a scan: `(keys, params) -> (params, losses)` of `(key, params) -> (loss, grads)`."""
-
-    def train(keys: Any, params: Any) -> tuple[Any, Any]:
-        def update(params: Any, key: Any) -> tuple[Any, Any]:
-            loss, grads = value_and_grad(key, params)
-            return jax.tree.map(lambda w, g: w - LEARNING_RATE * g, params, grads), loss
-
-        return jax.lax.scan(update, params, keys)
-
-    return train
-
-
 def recurrent(params: dict[str, Any], x: Any) -> Any:
-    """A row of 1,000 steps, read at the end."""
+    """A recurrent network with a readout at the last step."""
 
     def step(h: Any, x: Any) -> tuple[Any, None]:
         return jnp.tanh(x @ params["u"] + h @ params["v"] + params["b"]), None
@@ -68,7 +55,7 @@ def recurrent(params: dict[str, Any], x: Any) -> Any:
 
 
 class Compiled:
-    """A compiled program and the seconds that it took to trace and to compile."""
+    """A compiled program with its arguments, and the seconds to trace and to compile it."""
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         began = time.perf_counter()
@@ -83,47 +70,32 @@ class Compiled:
 
 
 def rule_on(rule: ll.Rule, params: Any, x: Any, y: Any) -> Compiled:
-    """One call of a rule, `(loss, grads)`."""
+    """Compiles one call of a rule, with the results `(loss, grads)`."""
     key = jax.random.key(0)
     state = jax.jit(rule.init)(key, params, x)
-    return Compiled(
-        lambda key, params, state, x, y: rule.value_and_grad(key, params, state, x, y)[:2],
-        key, params, state, x, y,
-    )  # fmt: skip
-
-
-def tiled(tree: Any, size: int) -> Any:
-    """Examples over and over, `size` of them."""
-    return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * -(-size // len(leaf)))[:size], tree)
+    return Compiled(lambda *args: rule.value_and_grad(*args)[:2], key, params, state, x, y)
 
 
 def exact(case: Case) -> tuple[Compiled, Any, Any]:
-    """`jax.value_and_grad` on a batch that keeps it busy for `LEAST_S`, with the batch and its targets."""
+    """Compiles `jax.value_and_grad` for a batch so large that a call takes `LEAST_S`; also returns the batch.
+
+    Repeats the examples of the case.
+    """
 
     def mean_loss(params: Any, x: Any, y: Any) -> Any:
         return jnp.mean(ll.squared_error(case.apply(params, x), y))
 
     size = LEAST_EXAMPLES
     while True:
-        x = tiled(case.x, size)
+        x = jax.tree.map(lambda leaf: jnp.resize(leaf, (size, *leaf.shape[1:])), case.x)  # noqa: B023
         output = jax.eval_shape(case.apply, case.params, x)
         y = jax.random.normal(jax.random.key(1), output.shape)
         program = Compiled(jax.value_and_grad(mean_loss), case.params, x, y)
         jax.block_until_ready(program())
-        times = []
-        for _ in range(5):
-            began = time.perf_counter()
-            jax.block_until_ready(program())
-            times.append(time.perf_counter() - began)
-        if min(times) >= LEAST_S or size >= MOST_EXAMPLES:
+        seconds = min(seconds_per_call(program) for _ in range(5))
+        if seconds >= LEAST_S or size >= MOST_EXAMPLES:
             return program, x, y
-        size = min(MOST_EXAMPLES, size * 2 ** max(1, round(math.log2(LEAST_S / min(times)))))
-
-
-def has_scan(case: Case) -> bool:
-    """Returns whether a model holds a loop."""
-    text = str(jax.make_jaxpr(case.apply)(case.params, case.x))
-    return "scan[" in text or "while[" in text
+        size = min(MOST_EXAMPLES, size * 2 ** max(1, round(math.log2(LEAST_S / seconds))))
 
 
 def _row(part: str, model: str, rule: str, goal: float | None, ours: Compiled, **more: Any) -> dict[str, Any]:
@@ -137,7 +109,7 @@ def _ratio(pairs: Pairs, pieces: int = 1) -> dict[str, Any]:
 
 
 def run_network(rule: str, seconds: float) -> dict[str, Any]:
-    """A rule on 784-500-10 against what an expert writes."""
+    """Compares updates of a rule on 784-500-10 with code written by hand for that network."""
     key = jax.random.key(0)
     params, feedback = network_params(key), network_params(jax.random.key(1))
     x, y = jax.random.uniform(key, (BATCH, 784)), jax.nn.one_hot(jnp.arange(BATCH) % 10, 10)
@@ -145,20 +117,12 @@ def run_network(rule: str, seconds: float) -> dict[str, Any]:
     state = model_rule.init(key, params, x)
     keys = jax.random.split(key, UPDATES)
 
-    def ours(keys: Any, params: Any, state: Any, x: Any, y: Any) -> Any:
-        return training(lambda key, params: model_rule.value_and_grad(key, params, state, x, y)[:2])(
-            keys, params
-        )
-
-    def reference(keys: Any, params: Any, feedback: Any, x: Any, y: Any) -> Any:
-        update = by_hand.RULES[rule]
-        return training(lambda key, params: update(key, params, feedback, x, y, jax.random.normal))(
-            keys, params
-        )
+    def estimate(key: Any, params: Any, state: Any, x: Any, y: Any, draw: Any) -> Any:
+        return model_rule.value_and_grad(key, params, state, x, y)[:2]
 
     first, second = (
-        Compiled(ours, keys, params, state, x, y),
-        Compiled(reference, keys, params, feedback, x, y),
+        Compiled(by_hand.training(update, jax.random.normal, 1, LEARNING_RATE), keys, params, held, x, y)
+        for update, held in ((estimate, state), (by_hand.RULES[rule], feedback))
     )
     pairs = compare(first, second, seconds=3 * seconds)
     more = {"examples": BATCH, **_ratio(pairs, UPDATES), "reference_compile_s": second.compile_s}
@@ -166,10 +130,12 @@ def run_network(rule: str, seconds: float) -> dict[str, Any]:
 
 
 def run_zoo(name: str, scale: int, seconds: float, advance: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Every rule on a model of the zoo, and normal numbers alone, against `jax.value_and_grad`."""
+    """Compares every rule on a model of the zoo, and drawing its noise alone, with `jax.value_and_grad`."""
     case = ZOO[name](scale)
     reference, x, y = exact(case)
-    goals = {"feedback_alignment": 1.1, "node_perturbation": 2.5 if has_scan(case) else 2.0}
+    program = str(jax.make_jaxpr(case.apply)(case.params, case.x))
+    has_loop = "scan[" in program or "while[" in program
+    goals = {"feedback_alignment": 1.1, "node_perturbation": 2.5 if has_loop else 2.0}
     model = ll.Model(case.apply)
     units = ll.tapped(model).shapes(case.params, x)
 
@@ -189,12 +155,10 @@ def run_zoo(name: str, scale: int, seconds: float, advance: Callable[[str], None
 
 
 def run_recurrent(rule: str) -> dict[str, Any]:
-    """Seconds to trace and compile a rule on a network of 1,000 steps."""
-    names, sizes = ("u", "v", "out"), ((8, 32), (32, 32), (32, 4))
-    params = {
-        n: 0.1 * jax.random.normal(jax.random.key(i), s)
-        for i, (n, s) in enumerate(zip(names, sizes, strict=True))
-    }
+    """Measures the seconds to trace and to compile a rule on a recurrent network with 1,000 steps."""
+    sizes = {"u": (8, 32), "v": (32, 32), "out": (32, 4)}
+    keys = map(jax.random.key, range(3))
+    params = {name: 0.1 * jax.random.normal(next(keys), size) for name, size in sizes.items()}
     params["b"] = jnp.zeros(32)
     x, y = jax.random.normal(jax.random.key(3), (32, STEPS, 8)), jnp.zeros((32, 4))
     ours = rule_on(RULES[rule](ll.Model(recurrent), ll.squared_error), params, x, y)

@@ -1,4 +1,4 @@
-"""The quality of the rules' gradients: `python -m benchmarks.gradient_quality`."""
+"""Quality of the gradients of all rules: `python -m benchmarks.gradient_quality`."""
 
 import io
 import shutil
@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks import machine
-from benchmarks.quality import comparisons, figures, report
+from benchmarks.quality import figures, report
 from benchmarks.quality.config import Config
 from benchmarks.quality.problems import pooled_images
 from benchmarks.quality.settings import SWEEPS, Setting
@@ -22,11 +22,11 @@ from benchmarks.quality.sweeps import Bench
 from experiments import harness
 
 BASELINE = "num_samples"
-"""The field that the dataset of the default setting is said to vary: it has one value."""
+"""Axis of the dataset of the default setting, along which it has a single value."""
 
 
 def run(config: Config) -> dict[str, xr.Dataset]:
-    """Measures, prints the table, and writes JSON and figures; the dataset of every sweep by its name."""
+    """Measures all rules, prints the table, and writes JSON and figures; returns a dataset per sweep."""
     config.check_fits()
     data_key, _ = jax.random.split(jax.random.key(config.seed))
     images, labels = pooled_images(data_key, config.data, config.pooled)
@@ -61,19 +61,14 @@ def publish(
     config: Config, baseline: xr.Dataset, sweeps: dict[str, xr.Dataset], flops: dict[str, float]
 ) -> None:
     """Writes `gradient_quality.json` and the figures, and prints the table."""
-    head = {
-        "benchmark": "gradient_quality",
-        **machine.head(),
-        "config": config.deciding(),
-        "flops": flops,
-    }
+    head = {"benchmark": "gradient_quality", **machine.head(), "config": config.deciding(), "flops": flops}
     default = [{**row, "sweep": "default", "value": None} for row in report.rows(baseline)]
     text = report.as_json(head, default + [row for sweep in sweeps.values() for row in report.rows(sweep)])
     harness.write_whole(config.out / "gradient_quality.json", lambda path: path.write_text(text))
     drawn = {f"against_{name}": figures.sweep_figure(sweep) for name, sweep in sweeps.items()}
     drawn["by_layer"] = figures.sweep_figure(baseline, "layer")
-    drawn["bias_against_variance"] = comparisons.bias_against_variance(baseline)
-    drawn["error_against_compute"] = comparisons.error_against_compute(sweeps.get(BASELINE, baseline), flops)
+    drawn["bias_against_variance"] = figures.bias_against_variance(baseline)
+    drawn["error_against_compute"] = figures.error_against_compute(sweeps.get(BASELINE, baseline), flops)
     for name, figure in drawn.items():
         _save(config.out / f"{name}.png", figure)
     print(report.table(baseline, flops))
@@ -81,7 +76,7 @@ def publish(
 
 
 def _save(path: Path, figure: Figure) -> None:
-    """As a PNG of 256 colours, a third of the size."""
+    """Writes a PNG with 256 colours, a third of the usual size."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=100)
     plt.close(figure)
@@ -89,10 +84,7 @@ def _save(path: Path, figure: Figure) -> None:
     harness.write_whole(path, partial(picture.save, format="png", optimize=True))
 
 
-def main() -> int:
-    """The command line; the exit code of the process."""
-    return harness.command_line("gradient_quality", Config, run, package="benchmarks")
-
+main = partial(harness.command_line, "gradient_quality", Config, run, package="benchmarks")
 
 if __name__ == "__main__":
     harness.use_all_cores(compile_quickly=True)

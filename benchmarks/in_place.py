@@ -1,11 +1,11 @@
-"""Memory and time of steps in place, on large models.
+"""Memory and time of in-place steps of weight perturbation on large models.
 
     python -m benchmarks.in_place
 
-An MLP and a transformer of ten layers, 42 million weights each, their layers as a list and stacked under a
-scan. Temporaries are those that the compiler plans beside parameters and data; the peak is what the process
-holds at most during a step, more than before it (Linux alone tells). The time of a step is set against two
-passes and three drawings of the noise, which is what it does, timed in turn on their own.
+The models are an MLP and a transformer, each with ten layers and 42 million weights, with layers in a list or
+stacked under a scan. Temporaries are the compiler's plan, in addition to parameters and data; the peak is the
+largest increase of the process's memory during a step (Linux only). A step consists of two passes and three
+draws of the noise, which are also timed separately, alternating with the step.
 """
 
 import itertools
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 import lax_learning as ll
 from benchmarks.machine import head
+from benchmarks.pairs import seconds_per_call
 from experiments import harness, reporting
 from experiments.settings import Count, Options
 from lax_learning.noise import normal, rademacher
@@ -48,12 +50,12 @@ class Config(Options):
 
 
 def dense(h: Any, p: Any) -> Any:
-    """A layer of the MLP."""
+    """Layer of the MLP."""
     return jnp.tanh(h @ p["w"] + p["b"])
 
 
 def block(h: Any, p: Any) -> Any:
-    """A layer of the transformer: attention and a perceptron, with normalised inputs."""
+    """Layer of the transformer: attention and a perceptron, with normalised inputs."""
     batch, length, width = h.shape
     qkv = _normalised(h) @ p["qkv"]
     q, k, v = jnp.moveaxis(qkv.reshape(batch, length, 3, HEADS, width // HEADS), 2, 0)
@@ -69,7 +71,7 @@ def _normalised(h: Any) -> Any:
 def models(
     config: Config, examples: int
 ) -> dict[str, tuple[Callable[[Any, Any], Any], dict[str, tuple[int, ...]], Any]]:
-    """By name, a layer, the shapes of its parameters, and a batch."""
+    """Returns a layer, the shapes of its parameters, and a batch, by the name of the model."""
     n = config.width
     d = max(round(n / 12**0.5) // HEADS, 1) * HEADS
     x = jax.random.normal(jax.random.key(0), (examples, n))
@@ -79,7 +81,7 @@ def models(
 
 
 def run(config: Config) -> list[dict[str, Any]]:
-    """Measures all cases, prints the table and writes the file."""
+    """Measures all cases, prints the table, and writes in_place.json."""
     harness.make_folder(config.out)
     rows = []
     cases = itertools.product(config.examples, ("MLP", "transformer"), (False, True))
@@ -104,40 +106,31 @@ def run(config: Config) -> list[dict[str, Any]]:
             row, params = _measured(config, loss, params, x, options)
             case = {"model": name, "layers": "stacked" if stacked else "list", "examples": examples}
             rows.append({**case, "noise": noise, **row})
-    content = {
-        **head(),
-        "config": {name: value for name, value in asdict(config).items() if name != "out"},
-        "rows": rows,
-    }
-    harness.write_json(config.out / "in_place.json", content)
-    header = tuple(rows[0])
-    print(reporting.table(header, [tuple(_text(value) for value in row.values()) for row in rows]))
+    options = {name: value for name, value in asdict(config).items() if name != "out"}
+    harness.write_json(config.out / "in_place.json", {**head(), "config": options, "rows": rows})
+    cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    print(reporting.table(rows[0], cells))
     return rows
 
 
-def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _resident(field: str) -> int:
-    """Bytes of the process in memory, VmRSS, or at most until now, VmHWM."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
 def _peak(call: Callable[[], Any]) -> tuple[int | None, Any]:
-    """Returns how many bytes the process held at most during a call more than before it, and its result."""
+    """Returns the largest increase of the process's memory during a call, in bytes, and the call's result."""
+
+    def resident(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the most until now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak, VmHWM
     except OSError:
         return None, call()
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     result = call()
-    return _resident("VmHWM") - before, result
+    return resident("VmHWM") - before, result
 
 
 def _measured(config: Config, loss: Any, params: Any, x: Any, options: dict[str, Any]) -> tuple[Any, Any]:
-    """Returns a row, and the params: a step takes those that it is given."""
+    """Returns a row, and the updated params: a step donates its arguments."""
     step = ll.estimators.in_place_step(loss, sigma=1e-3, **options)
     key = jax.random.key(2)
     began = time.perf_counter()
@@ -156,27 +149,23 @@ def _measured(config: Config, loss: Any, params: Any, x: Any, options: dict[str,
         drawn = draw(key, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params))
         return jax.tree.map(jnp.sum, drawn)
 
-    seconds: dict[str, list[float]] = {"step": [], "passes": [], "drawing": []}
+    def one_step() -> Any:
+        nonlocal params
+        loss, params = step(key, params, x, learning_rate=1e-9)
+        return loss, params
 
-    def timed(name: str, function: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        result = jax.block_until_ready(function())
-        seconds[name].append(time.perf_counter() - began)
-        return result
-
-    low_rank, peaks = "rank" in options, []
-    for _ in range(1 + config.repeats):  # the first compiles
-        peak, (_, params) = _peak(
-            lambda given=params: timed("step", lambda: step(key, given, x, learning_rate=1e-9))
-        )
-        peaks.append(peak)
-        timed("passes", lambda given=params: passes(given, x))
-        timed("drawing", lambda: None if low_rank else drawing(key))
-    step_s, passes_s, drawing_s = (median(times[1:]) for times in seconds.values())
+    turns = []
+    for _ in range(1 + config.repeats):  # the first calls compile
+        peak, step_s = _peak(lambda: seconds_per_call(one_step))
+        passes_s = seconds_per_call(partial(passes, params, x))
+        drawing_s = 0.0 if "rank" in options else seconds_per_call(partial(drawing, key))
+        turns.append((peak, step_s, passes_s, drawing_s))
+    peaks, *seconds = zip(*turns[1:], strict=True)
+    step_s, passes_s, drawing_s = map(median, seconds)
     row = {
         "temporaries / weights": temporaries / sum(sizes),
         "temporaries / largest leaf": temporaries / max(sizes),
-        "peak / weights": None if None in peaks else max(peaks[1:]) / sum(sizes),
+        "peak / weights": None if None in peaks else max(peaks) / sum(sizes),
         "step (s)": step_s,
         "two passes (s)": passes_s,
         "one drawing (s)": drawing_s,
@@ -186,10 +175,9 @@ def _measured(config: Config, loss: Any, params: Any, x: Any, options: dict[str,
     return row, params
 
 
-def main() -> int:
-    """The command line."""
-    return harness.command_line("in_place", Config, run, package="benchmarks", stopped="nothing is written")
-
+main = partial(
+    harness.command_line, "in_place", Config, run, package="benchmarks", stopped="nothing is written"
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,6 @@
-"""Time of the products and draws of a program by themselves: what a low share of the floor is made of."""
+"""Separate timing of a program's matrix products and random draws, to explain a time far above the floor."""
 
 import math
-import time
 from collections import defaultdict
 from typing import Any
 
@@ -9,16 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.floors import Floors
+from benchmarks.pairs import seconds_per_call
 from benchmarks.work import Work, equations_of, work_of_equation
 
 FLOPS, CACHE, REPEATS = 1e8, 1e6, 5
-"""Operations of a measurement and bytes of its operands, about, and how often it is taken."""
+"""Approximate operations per measurement, bytes of all operands, and number of measurements."""
 
 
 def kernel_seconds(traced: jax.stages.Traced, floors: Floors) -> float:
-    """Seconds of all products at their own shapes, one after another, and then of all draws.
+    """Returns the seconds of all products at their own shapes, one after another, plus those of all draws.
 
-    The floor takes products at the rate of large square ones, and draws numbers meanwhile.
+    The floor instead assumes the rate of large square products, and draws that overlap with them.
     """
     products, drawn, of_shape = defaultdict[Any, float](float), Work(), dict[Any, Any]()
     for equation, times in equations_of(traced):
@@ -33,11 +33,11 @@ def kernel_seconds(traced: jax.stages.Traced, floors: Floors) -> float:
 
 
 def _seconds(equation: Any) -> float:
-    """Seconds of a product in a loop over many, as in training, so that a call costs nothing of it."""
+    """Seconds of one product, measured in a long loop so that the overhead of a call is negligible."""
     like = [v.aval for v in equation.invars]
     size = sum(aval.size * aval.dtype.itemsize for aval in like)
     rounds = math.ceil(FLOPS / work_of_equation(equation).flops)
-    others = max(2, int(CACHE / size))  # so that no round can be left out
+    others = max(2, int(CACHE / size))  # different operands, so that XLA cannot hoist the product
     operands = [jnp.ones((others, *aval.shape), aval.dtype) for aval in like]
 
     def product(i: Any, operands: list[jax.Array]) -> Any:
@@ -47,10 +47,6 @@ def _seconds(equation: Any) -> float:
         start = product(0, operands)
         return jax.lax.fori_loop(0, rounds, lambda i, _: product(i, operands), start)
 
-    program, times = jax.jit(run), []
+    program = jax.jit(run)
     jax.block_until_ready(program(operands))
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        jax.block_until_ready(program(operands))
-        times.append(time.perf_counter() - began)
-    return min(times) / (rounds + 1)
+    return min(seconds_per_call(lambda: program(operands)) for _ in range(REPEATS)) / (rounds + 1)

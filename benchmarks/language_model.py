@@ -1,9 +1,8 @@
 """Bits per character of a small language model under four rules: `python -m benchmarks.language_model`.
 
-A transformer of characters on the licence and the documentation that ship with Python. Bits are those of
-held-out text, beside the entropies of single characters and of pairs. Passes of a rule are its matrix
-products over those of a forward pass. Rates were chosen among powers of two on one seed and the validation
-text.
+Trains the transformer of `characters.py` and measures bits per character of held-out text, compared with
+unigram and bigram models. The passes of a rule are its matrix products relative to those of a forward pass.
+Learning rates were chosen a factor of two or three apart, with one seed, on the validation text.
 """
 
 import json
@@ -31,12 +30,12 @@ from experiments.settings import Count, Options
 
 
 class Run(NamedTuple):
-    """A rule, the first rate of Adam, which a cosine brings to 0, windows an update, and updates."""
+    """Training with one rule."""
 
-    make: Callable[[ll.Model, ll.Loss], ll.Rule]
-    rate: float
-    batch: int
-    updates: int
+    make: Callable[[ll.Model, ll.Loss], ll.Rule]  # `(model, loss) -> rule`
+    rate: float  # initial learning rate of Adam, with cosine decay to 0
+    batch: int  # windows per update
+    updates: int  # number of updates
 
 
 RUNS = {
@@ -76,12 +75,12 @@ class Config(Options):
         self.expect_distinct("rules")
 
     def updates(self, rule: str) -> int:
-        """Updates of a rule, so that measurements divide them evenly."""
+        """Number of updates of a rule, a multiple of the number of measurements."""
         return max(1, RUNS[rule].updates // self.shorter // self.points) * self.points
 
 
 def passes(model: ll.Model, run: Run) -> float:
-    """Matrix products of an update over those of a forward pass of its batch."""
+    """Returns the matrix products of an update, relative to those of a forward pass of its batch."""
     key, x = jax.random.key(0), jnp.zeros((run.batch, CONTEXT), int)
     params, rule = model.init(key), run.make(model, bits)
     update = jax.jit(rule.value_and_grad).trace(key, params, rule.init(key, params, x), x, x)
@@ -89,21 +88,17 @@ def passes(model: ll.Model, run: Run) -> float:
 
 
 def measure(config: Config, rule: str, data: ll.data.Splits) -> dict[str, Any]:
-    """The curve of a rule: bits of all held-out windows by seed."""
+    """Returns the results of a rule, with its learning curve of bits by seed."""
     model, run, updates = language_model(), RUNS[rule], config.updates(rule)
 
     def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
         return bits(model.apply(params, data.test.x), data.test.y).mean()
 
+    optimizer = optax.adam(optax.cosine_decay_schedule(run.rate, updates))
     train = ll.make_train(
-        run.make(model, bits),
-        optax.adam(optax.cosine_decay_schedule(run.rate, updates)),
-        init=model.init,
-        num_updates=updates,
-        batch_size=run.batch,
-        evaluate=evaluate,
-        every=updates // config.points,
-    )
+        run.make(model, bits), optimizer, init=model.init, num_updates=updates, batch_size=run.batch,
+        evaluate=evaluate, every=updates // config.points,
+    )  # fmt: skip
     side_by_side = ll.ensemble(lambda key, data: train(key, data).evaluations)
     began = time.process_time()
     found = np.asarray(side_by_side(jax.random.split(jax.random.key(config.seed), config.seeds), data))
@@ -115,7 +110,7 @@ def measure(config: Config, rule: str, data: ll.data.Splits) -> dict[str, Any]:
 
 
 def run(config: Config) -> list[dict[str, Any]]:
-    """Runs all rules that are not kept, prints the table, and writes JSON and the figure."""
+    """Runs all rules without kept results, prints the table, and writes JSON and figure."""
     harness.make_folder(config.out)
     text, path = read_text(), config.out / "language_model.json"
     unigram, bigram = entropies(text.train, text.test)
@@ -132,39 +127,31 @@ def run(config: Config) -> list[dict[str, Any]]:
     same = all(held.get(name) == value for name, value in head.items())
     rows = [row for row in held.get("rows", ()) if row["rule"] in config.rules] if same else []
     data = ll.data.Splits(*map(windows, text[:3]))
-    for rule in tqdm(
-        [rule for rule in config.rules if rule not in {row["rule"] for row in rows}], unit="rule"
-    ):
+    finished = {row["rule"] for row in rows}
+    for rule in tqdm([rule for rule in config.rules if rule not in finished], unit="rule"):
         rows = sorted([*rows, measure(config, rule, data)], key=lambda row: config.rules.index(row["rule"]))
         harness.write_json(path, {"date": machine.now(), **head, "rows": rows})
-    harness.write_whole(
-        config.out / "language_model.png",
-        lambda path: reporting.draw(figure(rows, unigram, bigram), path, dpi=100),
-    )
+    draw = partial(reporting.draw, figure(rows, unigram, bigram), dpi=100)
+    harness.write_whole(config.out / "language_model.png", draw)
     print(f"single characters {unigram:.3f}, pairs {bigram:.3f} bits")
     cells = [
-        (row["rule"], reporting.cell(reporting.summary_rows("", {"bits": last(row)})[0]),
+        (row["rule"], reporting.cell(reporting.summary_rows("", {"bits": np.array(row["bits"])[:, -1]})[0]),
          f"{row['passes']:g}", str(row["updates"]), f"{millions(row)[-1]:.3g}", str(row["cpu_seconds"]))
         for row in rows
     ]  # fmt: skip
-    header = ("rule", "bits", "passes an update", "updates", "10^6 characters passed forward", "CPU seconds")
+    header = ("rule", "bits", "passes per update", "updates", "10^6 characters passed forward", "CPU seconds")
     print(reporting.table(header, cells))
     return rows
 
 
-def last(row: dict[str, Any]) -> np.ndarray:
-    """Bits of every seed at the end."""
-    return np.array(row["bits"])[:, -1]
-
-
 def millions(row: dict[str, Any]) -> np.ndarray:
-    """Characters times forward passes up to each measurement, in 10^6."""
+    """Returns characters passed forward up to each measurement, in millions."""
     each = row["passes"] * row["batch"] * CONTEXT / 1e6
     return each * np.linspace(0, row["updates"], len(row["bits"][0]))
 
 
 def figure(rows: list[dict[str, Any]], unigram: float, bigram: float) -> Any:
-    """Draws bits against passes."""
+    """Draws bits against characters passed forward."""
     drawn, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for row in rows:
         reporting.band(axes, millions(row)[1:], np.array(row["bits"])[:, 1:], label=row["rule"], marker=".")
@@ -178,15 +165,12 @@ def figure(rows: list[dict[str, Any]], unigram: float, bigram: float) -> Any:
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     seeds = max((len(row["bits"]) for row in rows), default=0)
-    reporting.footnote(drawn, f"mean and 95 % interval over {seeds} seeds; dotted: entropies by counts")
+    reporting.footnote(drawn, f"mean and 95 % interval over {seeds} seeds; dotted: unigram and bigram models")
     return drawn
 
 
-def main() -> int:
-    """The command line; the exit code of the process."""
-    stopped = "the same command with --resume goes on behind the last rule that ended"
-    return harness.command_line("language_model", Config, run, package="benchmarks", stopped=stopped)
-
+STOPPED = "the same command with --resume continues after the last finished rule"
+main = partial(harness.command_line, "language_model", Config, run, package="benchmarks", stopped=STOPPED)
 
 if __name__ == "__main__":
     harness.use_all_cores(compile_quickly=False)

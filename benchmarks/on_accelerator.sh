@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# 1,000 seeds of the tutorial, the throughput table and the zoo of models on an accelerator, in under 10 minutes:
+# Runs the tutorial with 1,000 seeds, the throughput table and the zoo of models on an accelerator, in under 10 minutes:
 #
-#     benchmarks/on_accelerator.sh                   # sets up .venv, with JAX for CUDA beside an NVIDIA GPU
-#     PYTHON=python3 benchmarks/on_accelerator.sh    # in an environment that has all that is needed
-#     DRY_RUN=1 benchmarks/on_accelerator.sh         # small sizes on the CPU, to see that everything runs
+#     benchmarks/on_accelerator.sh                   # creates .venv, with JAX for CUDA if there is an NVIDIA GPU
+#     PYTHON=python3 benchmarks/on_accelerator.sh    # uses an existing environment
+#     DRY_RUN=1 benchmarks/on_accelerator.sh         # runs everything on the CPU at small sizes
 #
-# DATA may name a folder with the whole MNIST (by default its sample of 5,000); tables are printed, and logs and
-# JSON files written to OUT, results/accelerator by default. Setting up is not counted; called again, the script
-# goes on with the table.
+# Set DATA to a folder with all of MNIST (default: a sample of 5,000 images), and OUT to the folder for logs and JSON files
+# (default: results/accelerator). Tables are also printed. The 10 minutes exclude the setup. Run the script again to
+# resume the throughput table.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 out=${OUT:-results/accelerator} python=${PYTHON:-.venv/bin/python} dry=${DRY_RUN:-}
@@ -37,7 +37,7 @@ fi
 
 found=
 failed=0
-part() { # NAME SECONDS COMMAND...: runs it for so long at most
+part() { # NAME SECONDS MODULE ARGUMENTS...: runs a Python module with a time limit
     local name=$1 limit=${dry:+600} began=$SECONDS status
     limit=${limit:-$2}
     shift 2
@@ -51,7 +51,7 @@ part() { # NAME SECONDS COMMAND...: runs it for so long at most
 export TQDM_DISABLE=1 XLA_PYTHON_CLIENT_PREALLOCATE=false
 part tutorial 240 benchmarks.tutorial "${tutorial[@]}" --out "$out/tutorial"
 part throughput 200 benchmarks.throughput "${throughput[@]}" --resume --out "$out/throughput"
-# Identities with jax.grad need products of whole float32, which GPUs do not take by default.
+# Identities with jax.grad need full float32 products; GPUs use less precision by default.
 JAX_DEFAULT_MATMUL_PRECISION=highest part zoo 150 pytest -p no:cacheprovider tests/test_zoo.py -k "$models"
-printf '\n== found on %s\n%s' "$device" "$found"
+printf '\n== results on %s\n%s' "$device" "$found"
 exit "$failed"

@@ -1,8 +1,9 @@
-"""Learning curves of the rules that run online, on three tasks of memory: `python -m benchmarks.online`.
+"""Learning curves of online rules on three memory tasks: `python -m benchmarks.online`.
 
-Leaky units, a loss at the steps that count, and batches of 2,000 sequences drawn once; accuracy is that on
-500 others. The first rule trains the readout alone, on random weights of the cell: what others gain on it is
-the learning of the cell. RTRL is not run: with one update a batch of sequences its gradient is backprop's.
+Trains networks of leaky units on batches from 2,000 sequences, with a loss at the steps that have a target,
+and measures accuracy on 500 other sequences. As a baseline, `readout alone` trains only the readout, on
+random weights of the cell. RTRL is not included: with one update per batch of sequences, its gradient equals
+that of backprop.
 """
 
 import sys
@@ -25,7 +26,7 @@ from experiments import harness, registry, reporting
 from experiments.settings import Count, Options
 
 BATCH, TRAIN, TEST, ALPHA = 50, 2000, 500, 0.2
-TASKS: dict[str, tuple[Callable[..., ll.data.Sequences], float]] = {  # and chance
+TASKS: dict[str, tuple[Callable[..., ll.data.Sequences], float]] = {  # with the accuracy at chance
     "delayed match": (ll.data.delayed_match, 0.5),
     "copy": (ll.data.copy_memory, 0.25),
     "cue accumulation": (ll.data.cue_accumulation, 0.5),
@@ -33,7 +34,7 @@ TASKS: dict[str, tuple[Callable[..., ll.data.Sequences], float]] = {  # and chan
 
 
 def readout_alone(net: ll.online.Recurrent, loss: ll.Loss) -> ll.Rule:
-    """Backprop that leaves the cell as it is."""
+    """Backprop for the readout; gradients of the cell are zero."""
     exact = ll.backprop(net, loss)
 
     def value_and_grad(*args: Any) -> tuple[Any, Any, Any]:
@@ -47,11 +48,11 @@ OWN: dict[str, Callable[..., ll.Rule]] = {
     "readout alone": readout_alone,
     "rflo, symmetric": partial(ll.online.rflo, feedback_init=None),
 }
-"""Rules of this benchmark, beside those of the registry."""
+"""Rules of this benchmark, in addition to those of the registry."""
 NAMES = (*OWN, *registry.RULES, *registry.ONLINE)
-SIGMA, RATES = 0.3, {"three_factor": 0.003}
-RATE = 0.01
-"""Of Adam, unless `RATES` has one."""
+SIGMA = 0.3
+RATE, RATES = 0.01, {"three_factor": 0.003}
+"""Learning rate of Adam, and exceptions by rule."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Config(Options):
 
 
 def curves(config: Config, task: str, rule: str) -> np.ndarray:
-    """Accuracies `[seed, point]`."""
+    """Returns accuracies `[seed, point]`."""
     train_key, test_key, key = jax.random.split(jax.random.key(config.seed), 3)
     draw, _ = TASKS[task]
     make = registry.rule_of(OWN.get(rule, rule), sigma=SIGMA)
@@ -95,21 +96,17 @@ def curves(config: Config, task: str, rule: str) -> np.ndarray:
         return ll.accuracy(net.apply(params, data.test.x)[:, counts], data.test.y[:, counts])
 
     run = ll.make_train(
-        make(net, ll.softmax_cross_entropy),
-        optax.adam(RATES.get(rule, RATE)),
-        init=net.init,
-        num_updates=config.updates,
-        batch_size=BATCH,
-        evaluate=evaluate,
-        every=config.updates // config.points,
-    )
+        make(net, ll.softmax_cross_entropy), optax.adam(RATES.get(rule, RATE)), init=net.init,
+        num_updates=config.updates, batch_size=BATCH, evaluate=evaluate, every=config.updates //
+        config.points,
+    )  # fmt: skip
     data = ll.data.Splits(*(ll.data.Dataset(part.x, part.y) for part in (train, test, test)))
     side_by_side = ll.ensemble(lambda key, data: run(key, data).evaluations, batch_size=config.seeds)
     return np.asarray(side_by_side(jax.random.split(key, config.seeds), data))
 
 
 def run(config: Config) -> dict[tuple[str, str], np.ndarray]:
-    """Runs all, prints the table, and writes JSON and the figure; accuracies by task and rule."""
+    """Runs all rules on all tasks, prints the table, writes JSON and figure; returns accuracies by both."""
     harness.make_folder(config.out)
     found: dict[tuple[str, str], np.ndarray] = {}
     with tqdm([(task, rule) for task in config.tasks for rule in config.rules], unit="run") as progress:
@@ -128,7 +125,7 @@ def _row(values: np.ndarray) -> dict[str, Any]:
 
 
 def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
-    """The measurements so far."""
+    """Writes all measurements so far, and the figure."""
     updates = np.linspace(0, config.updates, config.points + 1)
     rows = []
     for (task, rule), accuracies in found.items():
@@ -139,12 +136,9 @@ def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
             "ci95": [[None if end is None else round(end, 4) for end in point["ci95"]] for point in points],
             "last": np.round(accuracies[:, -1].astype(float), 3).tolist(),
         })  # fmt: skip
-    head = {
-        **machine.head(),
-        "config": {name: getattr(config, name) for name in ("seeds", "units", "updates", "seed")},
-        "updates": updates.tolist(),
-    }
-    harness.write_json(config.out / "online.json", {**head, "rows": rows})
+    options = {name: getattr(config, name) for name in ("seeds", "units", "updates", "seed")}
+    content = {**machine.head(), "config": options, "updates": updates.tolist(), "rows": rows}
+    harness.write_json(config.out / "online.json", content)
     figure, all_axes = plt.subplots(1, len(config.tasks), figsize=(3.4 * len(config.tasks), 3), squeeze=False)
     for axes, task in zip(all_axes[0], config.tasks, strict=True):
         for i, rule in enumerate(config.rules):
@@ -158,11 +152,8 @@ def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
     plt.close(figure)
 
 
-def main() -> int:
-    """The command line; the exit code of the process."""
-    stopped = "what was measured is in --out"
-    return harness.command_line("online", Config, run, package="benchmarks", stopped=stopped)
-
+STOPPED = "measurements so far are in --out"
+main = partial(harness.command_line, "online", Config, run, package="benchmarks", stopped=STOPPED)
 
 if __name__ == "__main__":
     harness.use_all_cores(compile_quickly=False)

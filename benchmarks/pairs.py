@@ -1,4 +1,4 @@
-"""Ratio of the times of two compiled programs: many short measurements of both, taken in turn."""
+"""Ratio of the times of two compiled programs, from many short measurements of both in alternation."""
 
 import time
 from collections.abc import Callable
@@ -8,64 +8,48 @@ from typing import NamedTuple
 import jax
 
 SLICE = 0.01
-"""Seconds that one measurement of the faster program takes at least."""
+"""Minimum duration of a measurement of the reference, in seconds."""
 
 
 class Pairs(NamedTuple):
-    """Result of paired measurements.
+    """Result of paired measurements."""
 
-    Fields:
-      ours_s: median seconds a call of the library's program.
-      reference_s: the same of the other.
-      ratio: median of the ratios ours / reference within the pairs.
-      spread: quarter points of these ratios.
-      pairs: their number.
-    """
-
-    ours_s: float
-    reference_s: float
-    ratio: float
-    spread: tuple[float, float]
-    pairs: int
+    ours_s: float  # median seconds per call of the library's program
+    reference_s: float  # the same for the reference
+    ratio: float  # median of ours / reference within pairs
+    spread: tuple[float, float]  # quartiles of these ratios
+    pairs: int  # number of pairs
 
 
 def compare(
     ours: Callable[[], object], reference: Callable[[], object], *, seconds: float, least: int = 7
 ) -> Pairs:
-    """Times both in turn, first the one and then the other by turns.
-
-    Other work on the machine falls on both of a pair, and half of the pairs begin with either.
+    """Times two programs alternately, so that other load affects both; every second pair starts with `ours`.
 
     Args:
-      ours: a call of the library's compiled program.
-      reference: a call of the other.
-      seconds: that all pairs take together, about.
-      least: smallest number of pairs.
+      ours: calls the library's compiled program.
+      reference: calls the other.
+      seconds: total duration, approximately.
+      least: minimum number of pairs.
     """
     for function in (ours, reference):
         jax.block_until_ready(function())
-    calls = max(1, round(SLICE / max(min(_seconds(reference, 1) for _ in range(3)), 1e-9)))
+    calls = max(1, round(SLICE / max(min(seconds_per_call(reference) for _ in range(3)), 1e-9)))
     times: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < end:
         order = (ours, reference) if len(times) % 2 else (reference, ours)
-        taken = {function: _seconds(function, calls) for function in order}
+        taken = {function: seconds_per_call(function, calls) for function in order}
         times.append((taken[ours], taken[reference]))
     ratios = [a / b for a, b in times]
     quarter, _, three_quarters = quantiles(ratios, n=4)
-    return Pairs(
-        median(a for a, _ in times),
-        median(b for _, b in times),
-        median(ratios),
-        (quarter, three_quarters),
-        len(times),
-    )
+    of_ours, of_reference = (median(column) for column in zip(*times, strict=True))
+    return Pairs(of_ours, of_reference, median(ratios), (quarter, three_quarters), len(times))
 
 
-def _seconds(function: Callable[[], object], calls: int) -> float:
-    """Seconds a call."""
-    began = time.perf_counter()
-    result = None
+def seconds_per_call(function: Callable[[], object], calls: int = 1) -> float:
+    """Calls a function repeatedly, waits for its last result, and returns seconds per call."""
+    began, result = time.perf_counter(), None
     for _ in range(calls):
         result = function()
     jax.block_until_ready(result)

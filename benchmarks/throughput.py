@@ -1,11 +1,11 @@
-"""Speed relative to the loops people run today, and to what the machine can do.
+"""Speed relative to commonly used code, and to the limits of the machine.
 
     python -m benchmarks.throughput --quick
 
-Both sides, and what the machine can do, are timed in turn in one process; compile time is apart. A share of
-the floor above 1 or a ratio that spreads by more than 20 % is measured again, and marked if it stays. Several
-seeds are one program of `lax_learning.ensemble`, and its time is divided by their number. The reference gets
-one thread or all, whichever is faster.
+The library, the reference and the limits of the machine are timed alternately in one process, without compile
+time. A case with a floor share above 1, or a ratio that spreads by more than 20 %, is measured again, and
+marked if this persists. Several seeds run as one program of `lax_learning.ensemble`, whose time is divided by
+their number. The reference uses one thread or all, whichever is faster.
 """
 
 import json
@@ -57,38 +57,40 @@ class Config(Options):
         self.expect_distinct("systems", "seeds")
 
     def numbers_of_seeds(self) -> tuple[int, ...]:
-        """As given, or by default."""
-        if self.seeds is not None:
-            return self.seeds
-        return (
-            QUICK_SEEDS if self.quick else (1, 8, 64) if jax.default_backend() == "cpu" else (1, 8, 64, 512)
-        )
+        """Returns `seeds`, or its default on this device."""
+        on_cpu = jax.default_backend() == "cpu"
+        default = QUICK_SEEDS if self.quick else (1, 8, 64) if on_cpu else (1, 8, 64, 512)
+        return self.seeds or default
 
     def shortened(self) -> "Config":
-        """Itself, or what `quick` makes of it."""
+        """Returns the configuration with the sizes and repeats of `quick`, if that is set."""
         if not self.quick:
             return self
         sizes = replace(self.sizes, examples=min(self.sizes.examples, QUICK_EXAMPLES))
         return replace(self, sizes=sizes, repeats=min(self.repeats, QUICK_REPEATS))
 
+    def check_fits(self) -> None:
+        """Raises ValueError unless the sizes and the largest number of seeds fit into memory."""
 
-def load() -> float | None:
-    """Programs that want to run, the mean of the last minute; None where the system does not tell."""
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None
+        def needed(sizes: Mapping[str, int]) -> int:
+            return Sizes(**{n: v for n, v in sizes.items() if n != "seeds"}).num_bytes(sizes["seeds"])
+
+        given = {**vars(self.sizes), "seeds": max(self.numbers_of_seeds())}
+        defaults = {**vars(Sizes()), "seeds": 1}
+        memory.check_fits(
+            needed, given, defaults, lambda name: (Config if name == "seeds" else Sizes).option(name)
+        )
 
 
 def run(config: Config) -> list[report.Result]:
     """Runs the benchmark, prints its table and writes its files."""
     config = config.shortened()
-    _check_fits(config)
+    config.check_fits()
     described = machine.describe_machine()
     print(f"device: {described['device']}")
-    busy = load()
+    busy = machine.load()
     if busy is not None and busy > 0.25 * (os.cpu_count() or 1):
-        print(f"warning: other work runs here (load {busy:.1f}), and ratios may flatter", file=sys.stderr)
+        print(f"warning: the machine is busy (load {busy:.1f}); ratios may be too high", file=sys.stderr)
     chosen = [case for case in CASES if case.system in config.systems]
     if not any(case.can_run() for case in chosen):
         needs = ", ".join(sorted({case.requires or "" for case in chosen}))
@@ -102,12 +104,8 @@ def run(config: Config) -> list[report.Result]:
         for seeds in config.numbers_of_seeds()
         if case.can_run() and (seeds == 1 or case.ensemble_goal is not None)
     ]
-    deciding = {
-        "machine": described,
-        "versions": harness.versions(),
-        "sizes": asdict(config.sizes),
-        "repeats": config.repeats,
-    }
+    deciding = {"machine": described, "versions": harness.versions()}
+    deciding |= {"sizes": asdict(config.sizes), "repeats": config.repeats}
     harness.open_folder(config.out, deciding, resume=config.resume)
     path = config.out / "throughput.json"
     measured = read(path) if path.exists() else {}
@@ -131,33 +129,19 @@ def run(config: Config) -> list[report.Result]:
     return results
 
 
-def _check_fits(config: Config) -> None:
-    """Raises ValueError unless the sizes and the largest number of seeds fit into memory."""
-
-    def needed(sizes: Mapping[str, int]) -> int:
-        return Sizes(**{n: v for n, v in sizes.items() if n != "seeds"}).num_bytes(sizes["seeds"])
-
-    memory.check_fits(
-        needed,
-        {**vars(config.sizes), "seeds": max(config.numbers_of_seeds())},
-        {**vars(Sizes()), "seeds": 1},
-        lambda name: Config.option(name) if name == "seeds" else Sizes.option(name),
-    )
-
-
 Measured = dict[tuple[Case, int], Comparison]
-"""By case and number of seeds."""
+"""Measurements by case and number of seeds."""
 
 
 def write(path: Path, deciding: dict[str, Any], floors: Floors, measured: Measured) -> None:
-    """All that is measured so far; rows have the columns of the table, details what else there is."""
+    """Writes all measurements so far: `rows` with the times, `details` with the rest."""
     order = sorted(measured, key=lambda each: (CASES.index(each[0]), each[1]))
     results = [report.Result(case, seeds, measured[case, seeds]) for case, seeds in order]
     content = {
         "date": machine.now(),
         **deciding,
         "floors": floors._asdict(),
-        "load": load(),
+        "load": machine.load(),
         "rows": [result.row() for result in results],
         "details": [result.details() for result in results],
     }
@@ -165,7 +149,7 @@ def write(path: Path, deciding: dict[str, Any], floors: Floors, measured: Measur
 
 
 def read(path: Path) -> Measured:
-    """Reads what is measured already, of the cases that there are."""
+    """Reads the measurements of cases that still exist."""
     written, cases = json.loads(path.read_text()), {(case.system, case.name): case for case in CASES}
     return {
         (cases[row["system"], row["case"]], row["seeds"]): report.comparison_of(row, details)
@@ -174,11 +158,8 @@ def read(path: Path) -> Measured:
     }
 
 
-def main() -> int:
-    """The command line."""
-    return harness.command_line("throughput", Config, run, package="benchmarks")
-
+main = partial(harness.command_line, "throughput", Config, run, package="benchmarks")
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # an ensemble spreads its seeds over them
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # an ensemble uses all of them
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Times of a compiled program, of a reference and of what the machine can do, taken in turn."""
+"""Alternating time measurements of a compiled program, of a reference, and of the machine's limits."""
 
 import os
 import time
@@ -13,29 +13,31 @@ from threadpoolctl import threadpool_limits
 import lax_learning as ll
 from benchmarks.floors import Floors, measured_floors
 from benchmarks.kernels import kernel_seconds
+from benchmarks.pairs import seconds_per_call
 from benchmarks.work import Work, work_of
+from experiments.memory import bytes_of
 
 SHORTEST = 0.2
-"""Seconds that a measurement takes at least; shorter calls are repeated within it."""
+"""Minimum duration of a measurement in seconds; shorter calls are repeated."""
 PAUSE = 0.05
-"""Seconds before each measurement."""
+"""Pause before each measurement, in seconds."""
 EXPLAINED = 0.5
-"""A share of the floor below this has its kernels measured."""
+"""Floor share below which products and draws are also measured separately."""
 MOST_SPREAD, TIMES = 0.2, 3
-"""A measurement that spreads more, or has a share above 1, is taken again: so often in all."""
+"""Largest acceptable spread, and the maximum number of attempts to get below it with a share of at most 1."""
 
 
 class Ours(NamedTuple):
-    """A program in JAX, the library's or an expert's, for one seed or for many by `lax_learning.ensemble`.
+    """A JAX program for one seed, or for several seeds with `lax_learning.ensemble`.
 
     Fields:
-      one: `(key, member, *shared) -> results` of one seed; it is compiled here.
-      member: what a seed has of its own; with several seeds its leaves have a leading axis of seeds.
-      shared: what all seeds share.
-      seeds: their number.
-      pieces: pieces of work, an update for example, that one call does for each seed.
-      on_cpu: how many seeds run side by side on a core, `batch_size` of the ensemble, while their weights are
-        in its cache; by default all. An accelerator has all side by side.
+      one: `(key, member, *shared) -> results` for one seed, not yet compiled.
+      member: arguments of each seed; with several seeds, leaves have a leading axis of seeds.
+      shared: arguments common to all seeds.
+      seeds: number of seeds.
+      pieces: pieces of work per call and seed, for example updates.
+      on_cpu: seeds that run side by side on a CPU core, the `batch_size` of the ensemble, so that their
+        weights fit into its cache; by default all. On an accelerator all run side by side.
     """
 
     one: Callable[..., Any]
@@ -47,19 +49,19 @@ class Ours(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Result of a measurement; seconds are those of one piece of work, the medians over the repeats.
+    """Result of a measurement; times are medians over repeats, in seconds per piece of work.
 
     Fields:
-      ours_s: of the library, for one of its seeds.
-      reference_s: of the reference.
-      floor_share: of the time of the library's program that this machine needs at least.
-      compile_s: seconds to trace, lower and compile the program, apart from the others.
-      peak_mb: temporaries and results of the program, 10^6 bytes.
-      seed_mb: the same for one of its seeds, with what the seed has of its own.
-      reference_threads: threads of the reference; it gets as many as are fastest.
-      spread: distance of the quarter points of the ratio over the repeats, relative to its median.
-      kernels_share: of the time of the program that its products and draws take by themselves, if the share
-        of the floor is below `EXPLAINED`.
+      ours_s: time of the library, per seed.
+      reference_s: time of the reference.
+      floor_share: lower bound on the time on this machine, relative to the library's time.
+      compile_s: seconds to trace, lower and compile the program.
+      peak_mb: temporaries and results of the program, in 10^6 bytes.
+      seed_mb: the same per seed, including the arguments of the seed.
+      reference_threads: number of threads of the reference, the faster of one and all.
+      spread: interquartile range of the ratio over repeats, relative to its median.
+      kernels_share: time of the program's products and draws alone, relative to the library's time; measured
+        if `floor_share` is below `EXPLAINED`.
     """
 
     ours_s: float
@@ -74,7 +76,7 @@ class Comparison(NamedTuple):
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether the machine did other things meanwhile: no share is above 1."""
+        """Whether other load disturbed the measurement: a share above 1 is impossible."""
         return self.floor_share > 1 or self.spread > MOST_SPREAD
 
     @property
@@ -83,52 +85,48 @@ class Comparison(NamedTuple):
         return self.reference_s / self.ours_s
 
 
-class _Program(NamedTuple):
-    """The compiled program, how to call it, and how often its function was traced."""
-
-    compiled: jax.stages.Compiled
-    call: Callable[[], Any]
-    traces: Callable[[], int]
-
-
 Reference = Callable[[], object] | Ours
-"""A call that does one piece of work for one seed, or a program of one seed."""
+"""A call that does one piece of work for one seed, or a JAX program for one seed."""
 
 
 def compare(
     ours: Ours, reference: Reference, repeats: int, floors: Callable[[], Floors] = measured_floors
 ) -> Comparison:
-    """Times both and the floors in turn, so that what else the machine does falls on all.
+    """Times the program, the reference and the floors alternately, so that other load affects all of them.
 
-    What comes out doubtful is measured again, `TIMES` in all, and the least spread is kept.
+    Doubtful measurements are repeated, up to `TIMES` in all; the one with the least spread is returned.
 
     Args:
-      ours: the library's program. Every call gets keys of its own.
-      reference: what it is compared with.
-      repeats: measurements of each, at least 1.
-      floors: measures what this machine can do.
+      ours: the library's program; every call gets new keys.
+      reference: the program or call to compare with.
+      repeats: number of measurements of each, at least 1.
+      floors: measures the limits of this machine.
 
     Raises:
-      ValueError: for fewer than one repeat.
-      RuntimeError: if a further call traces the program again.
+      ValueError: if `repeats` is below 1.
+      RuntimeError: if a later call traces the program again.
     """
     if repeats < 1:
         raise ValueError(f"repeats: expected at least 1, got {repeats}")
     began = time.perf_counter()
-    program = _compiled(ours)
+    compiled, call, count_traces = _compiled(ours)
     compile_s = time.perf_counter() - began
-    traces = program.traces()
+    traces = count_traces()
 
     if isinstance(reference, Ours):
-        theirs, pieces, threads = _blocking(_compiled(reference)), reference.pieces, os.cpu_count() or 1
+        theirs, pieces, threads = _compiled(reference)[1], reference.pieces, os.cpu_count() or 1
     else:
         theirs, pieces, threads = reference, 1, _fastest_threads(reference)
-    traced = jax.jit(ours.one).trace(jax.random.key(0), _member(ours), *ours.shared)
+    start = 0 if ours.seeds == 1 else 1
+    member = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[start:], leaf.dtype), ours.member)
+    traced = jax.jit(ours.one).trace(jax.random.key(0), member, *ours.shared)
     work = Work().plus(work_of(traced), ours.seeds)
-    results = jax.eval_shape(ours.one, jax.random.key(0), _member(ours), *ours.shared)
-    moved = num_bytes((ours.member, ours.shared)) + ours.seeds * num_bytes(results)
-    peak = peak_bytes(program.compiled)
-    of_seed = (peak + num_bytes(ours.member)) / ours.seeds
+    results = jax.eval_shape(ours.one, jax.random.key(0), member, *ours.shared)
+    # A program reads its arguments and writes its results at least once. XLA's `bytes accessed` is no lower
+    # bound: it counts loop bodies once, and values passed between fused loops, which may stay in a cache.
+    moved = bytes_of((ours.member, ours.shared)) + ours.seeds * bytes_of(results)
+    peak = peak_bytes(compiled)
+    of_seed = (peak + bytes_of(ours.member)) / ours.seeds
 
     def measured() -> Comparison:
         turns = [
@@ -143,12 +141,12 @@ def compare(
         )  # fmt: skip
 
     with threadpool_limits(threads):
-        pairs = [(function, _calls(function)) for function in (_blocking(program), theirs)]
+        pairs = [(function, _calls(function)) for function in (call, theirs)]
         found = [measured()]
         while found[-1].is_doubtful and len(found) < TIMES:
             found.append(measured())
-    if program.traces() != traces:
-        raise RuntimeError(f"expected {traces} traces of the program, got {program.traces()}")
+    if count_traces() != traces:
+        raise RuntimeError(f"expected {traces} traces of the program, got {count_traces()}")
     best = least_doubtful(found)
     if best.floor_share >= EXPLAINED:
         return best
@@ -157,7 +155,7 @@ def compare(
 
 
 def least_doubtful(found: Sequence[Comparison]) -> Comparison:
-    """The one with the least spread of those that are not doubtful, or of all."""
+    """Returns the measurement with the least spread, preferring those that are not doubtful."""
     return min(found, key=lambda each: (each.is_doubtful, each.spread))
 
 
@@ -168,17 +166,8 @@ def _spread(values: list[float]) -> float:
     return (three_quarters - quarter) / middle
 
 
-def _blocking(program: _Program) -> Callable[[], object]:
-    return lambda: jax.block_until_ready(program.call())
-
-
-def _member(ours: Ours) -> Any:
-    """Shapes of what one seed has of its own."""
-    drop = 0 if ours.seeds == 1 else 1
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[drop:], leaf.dtype), ours.member)
-
-
-def _compiled(ours: Ours) -> _Program:
+def _compiled(ours: Ours) -> tuple[jax.stages.Compiled, Callable[[], Any], Callable[[], int]]:
+    """A compiled program, a blocking call of it with new keys, and the number of times it was traced."""
     traces = 0
 
     def counted(each: tuple[Any, Any], *shared: Any) -> Any:
@@ -196,58 +185,44 @@ def _compiled(ours: Ours) -> _Program:
         on_cpu = jax.default_backend() == "cpu"
         program = ll.ensemble(counted, batch_size=ours.on_cpu if on_cpu else None)
         compiled = program.compile(first, *ours.shared)
-    return _Program(compiled, lambda: program((next(keys), ours.member), *ours.shared), lambda: traces)
+
+    def call() -> Any:
+        return jax.block_until_ready(program((next(keys), ours.member), *ours.shared))
+
+    return compiled, call, lambda: traces
 
 
 def _fastest_threads(reference: Callable[[], object]) -> int:
-    """One or all cores: libraries that share work among threads lose by it where others use the machine."""
+    """The faster of one thread and all cores: on a busy machine, several threads can be slower than one."""
 
     def fastest(threads: int) -> float:
         with threadpool_limits(threads):
-            ends, times = time.perf_counter() + SHORTEST, [_seconds(reference, 1)]
+            ends, times = time.perf_counter() + SHORTEST, [seconds_per_call(reference)]
             while time.perf_counter() < ends:
-                times.append(_seconds(reference, 1))
+                times.append(seconds_per_call(reference))
         return min(times)
 
     return min((1, os.cpu_count() or 1), key=fastest)
 
 
 def _settled(function: Callable[[], object], calls: int) -> float:
-    """The same after a pause: threads of BLAS and OpenMP spin on for some 25 ms, and would take a core."""
+    """Seconds per call, after a pause: threads of BLAS and OpenMP spin for about 25 ms after their work."""
     time.sleep(PAUSE)
-    return _seconds(function, calls)
-
-
-def _seconds(function: Callable[[], object], calls: int) -> float:
-    """Seconds a call."""
-    began = time.perf_counter()
-    for _ in range(calls):
-        function()
-    return (time.perf_counter() - began) / calls
+    return seconds_per_call(function, calls)
 
 
 def _calls(function: Callable[[], object]) -> int:
-    """Number of calls that fill a measurement; 1 000 at most. Also warms up, unless a call is long."""
-    if _seconds(function, 1) > 5 * SHORTEST:
+    """Number of calls per measurement, at most 1,000; short functions are also warmed up."""
+    if seconds_per_call(function) > 5 * SHORTEST:
         return 1
-    return max(1, min(1_000, int(SHORTEST / max(_seconds(function, 1), 1e-9)) + 1))
-
-
-def num_bytes(tree: Any) -> int:
-    """Bytes of all leaves. What a program must move at least: its arguments once and its results once.
-
-    XLA's `bytes accessed` counts what goes from one fused loop to the next too, which a cache may hold (one
-    weight perturbation of 1.6 MB of weights: 92 MB on a CPU), and bodies of loops once: no bound.
-    """
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return max(1, min(1_000, int(SHORTEST / max(seconds_per_call(function), 1e-9)) + 1))
 
 
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
-    """Bytes of temporaries and results on all devices; 0 where the backend does not tell."""
+    """Bytes of temporaries and results on all devices; 0 where the backend does not report them."""
     memory = compiled.memory_analysis()
     if memory is None:
         return 0
-    devices = {
-        device for sharding in jax.tree.leaves(compiled.output_shardings) for device in sharding.device_set
-    }
+    shardings = jax.tree.leaves(compiled.output_shardings)
+    devices = {device for sharding in shardings for device in sharding.device_set}
     return len(devices) * (memory.temp_size_in_bytes + memory.output_size_in_bytes)

@@ -1,7 +1,7 @@
-"""Least work of a program: operations of its matrix products, and random numbers.
+"""Lower bound on the work of a program: operations of its matrix products, and random numbers.
 
-XLA's own count of a compiled program takes the body of a loop once, however often it runs, and does not see
-into library calls. Here the traced program is counted, without what nobody uses, loops as often as they run.
+Counts equations of the traced program, without dead code, loop bodies as often as they run. XLA's own count
+of a compiled program takes the body of a loop once and leaves out library calls.
 """
 
 import itertools
@@ -12,38 +12,33 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from lax_learning._sites._equations import split_scan
+from lax_learning._sites._equations import inner_programs, split_scan
 
 
 class Work(NamedTuple):
-    """Amounts of work.
+    """Amounts of work."""
 
-    Fields:
-      flops: floating-point operations of matrix products and convolutions, a product and a sum each.
-      normals: normal random numbers.
-      words: other random numbers of 32 bits.
-    """
-
-    flops: float = 0.0
-    normals: float = 0.0
-    words: float = 0.0
+    flops: float = 0.0  # floating-point operations of matrix products and convolutions, two per multiply-add
+    normals: float = 0.0  # normal random numbers
+    words: float = 0.0  # other random numbers of 32 bits
 
     def plus(self, other: "Work", times: float = 1.0) -> "Work":
-        """Both, the other so many times."""
+        """Returns `self + times * other`."""
         return Work(*(a + times * b for a, b in zip(self, other, strict=True)))
 
 
 def work_of(traced: jax.stages.Traced) -> Work:
-    """The work of `jax.jit(f).trace(*args)`: of branches the costliest, of unbounded loops one round.
+    """Returns the work of `jax.jit(f).trace(*args)`.
 
-    What does not change from round to round counts once, and so does what is written twice: XLA does it once.
+    Counts the costliest branch of a `cond`, one round of a `while`, and loop-invariant or repeated equations
+    once, as XLA computes them once.
     """
     total = _sum(equations_of(traced))
     return total._replace(words=max(0.0, total.words - total.normals))
 
 
 def equations_of(traced: jax.stages.Traced) -> list[tuple[Any, float]]:
-    """The equations that do this work, each with how often it is run."""
+    """Returns the equations that do this work, and how often each one runs."""
     jaxpr = traced.jaxpr.jaxpr
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     found, _ = _of_jaxpr(used, [_Value(next(_NUMBERS), 0) for _ in used.invars], {}, ())
@@ -58,7 +53,7 @@ def _sum(equations: list[tuple[Any, float]]) -> Work:
 
 
 class _Value(NamedTuple):
-    """A value of a program by its number, and the depth of the innermost loop in which it changes."""
+    """Number of a value, and depth of the innermost loop in which it changes."""
 
     number: int
     depth: int
@@ -70,7 +65,7 @@ _NUMBERS = itertools.count()
 def _of_jaxpr(
     jaxpr: Any, given: list[_Value], seen: dict[Any, list[_Value]], rounds: tuple[int, ...]
 ) -> tuple[list[tuple[Any, float]], list[_Value]]:
-    """Equations and results, in loops of so many rounds; `seen` has the results of all equations so far."""
+    """Equations and results within loops of `rounds`; `seen` holds the results of all equations so far."""
     values = {v: _Value(next(_NUMBERS), 0) for v in jaxpr.constvars}
     values |= zip(jaxpr.invars, given, strict=True)
 
@@ -87,7 +82,8 @@ def _of_jaxpr(
             if any(work_of_equation(equation)):
                 found.append((equation, prod(rounds[:depth])))
             seen[key] = [_Value(next(_NUMBERS), depth) for _ in equation.outvars]
-            inner = [_of_inner(equation, each, operands, seen, rounds) for each in _inner(equation.params)]
+            programs = [getattr(each, "jaxpr", each) for each in inner_programs(equation)]
+            inner = [_of_inner(equation, each, operands, seen, rounds) for each in programs]
             if equation.primitive.name == "cond" and inner:
                 inner = [max(inner, key=lambda each: _sum(each[0]))]
             found += itertools.chain.from_iterable(each for each, _ in inner)
@@ -100,7 +96,7 @@ def _of_jaxpr(
 def _of_inner(
     equation: Any, inner: Any, operands: list[_Value], seen: dict[Any, list[_Value]], rounds: tuple[int, ...]
 ) -> tuple[list[tuple[Any, float]], list[_Value]]:
-    """Equations of a program within an equation, and its results."""
+    """Equations and results of a jaxpr inside an equation."""
     depth = max((operand.depth for operand in operands), default=0)
     if equation.primitive.name in ("scan", "while"):
         rounds = (*rounds[:depth], equation.params.get("length", 1))
@@ -113,7 +109,7 @@ def _of_inner(
 
 
 def work_of_equation(equation: Any) -> Work:
-    """The work of one equation, without what is within it."""
+    """Returns the work of one equation, without the jaxprs inside it."""
     if not equation.outvars:
         return Work()
     out: Any = equation.outvars[0].aval
@@ -132,14 +128,3 @@ def work_of_equation(equation: Any) -> Work:
             return Work(words=prod(out.shape) * max(1.0, equation.params["bit_width"] / 32))
         case _:
             return Work()
-
-
-def _inner(params: dict[str, Any]) -> list[Any]:
-    found = []
-    for value in params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, core.ClosedJaxpr):  # pyright: ignore[reportPrivateImportUsage]
-                found.append(each.jaxpr)
-            elif isinstance(each, core.Jaxpr):
-                found.append(each)
-    return found

@@ -60,6 +60,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "min_reported_time": 1e9,
+    "parallel": os.cpu_count(),
     "remove_config_comments": True,
     "show_memory": False,
     "show_signature": False,
@@ -86,6 +87,7 @@ def setup(app):
     app.add_directive("rule-figure", rule_figures.RuleFigure)
     app.add_directive("decision-tree", decision_tree.DecisionTree)
     app.connect("config-inited", lambda app, config: reference.write(Path(app.srcdir, "api")))
+    app.connect("builder-inited", rule_figures.draw_missing)
     app.connect("autodoc-skip-member", hooks.skip_field)
     app.connect("autodoc-process-signature", hooks.name_functions)
     app.connect("doctree-read", hooks.unlink)

@@ -2,6 +2,8 @@
 
 import functools
 import hashlib
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +15,8 @@ import numpy as np
 import optax
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from joblib import Parallel, delayed
+from sphinx.application import Sphinx
 
 import lax_learning as ll
 from benchmarks.quality import make_rule, measure_draws
@@ -149,6 +153,26 @@ CAPTION = (
 )
 
 
+DIRECTIVE = re.compile(r"^```\{rule-figure\} (\S+) (\S+)$", re.MULTILINE)
+
+
+def path_of(folder: str, name: str, rate: float) -> Path:
+    """Returns the file of a figure; a change of this module gives another one."""
+    version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    return Path(folder, "_build", "figures", f"{name}-{rate:g}-{version}.png")
+
+
+def draw_missing(app: Sphinx) -> None:
+    """Draws all figures that pages ask for and that are not there, one on each core."""
+    if not app.config.draw_rule_figures:
+        return
+    pages = "\n".join(page.read_text() for page in Path(app.srcdir, "rules").glob("*.md"))
+    wanted = [(name, float(rate)) for name, rate in DIRECTIVE.findall(pages)]
+    missing = [(*each, path) for each in wanted if not (path := path_of(app.srcdir, *each)).exists()]
+    path_of(app.srcdir, "", 0).parent.mkdir(parents=True, exist_ok=True)
+    Parallel(n_jobs=os.cpu_count())(delayed(draw)(*each) for each in missing)
+
+
 class RuleFigure(Directive):
     """`{rule-figure} NAME RATE` with a name of `experiments/registry.py` or `ONLINE`, and a learning rate."""
 
@@ -161,11 +185,7 @@ class RuleFigure(Directive):
         name, rate = self.arguments[0], float(self.arguments[1])
         if not env.config.draw_rule_figures:
             return []
-        version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
-        path = Path(env.app.srcdir, "_build", "figures", f"{name}-{rate:g}-{version}.png")
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draw(name, rate, path)
+        path = path_of(env.app.srcdir, name, rate)
         figure = nodes.figure()
         figure += nodes.image(uri=f"/_build/figures/{path.name}", alt=f"Bias, variance and cosine of {name}")
         figure += nodes.caption("", CAPTION.format(problem=problem_of(name).caption, rate=rate))

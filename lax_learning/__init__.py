@@ -1,7 +1,7 @@
 """Credit assignment without backprop, as pure JAX functions.
 
-Bad input is a TypeError or ValueError that names the argument, what was expected and what came, when a
-function is called or traced. Docstrings say under Raises only what the arguments do not say themselves.
+Bad input raises a TypeError or ValueError when a function is called or traced, and the message names the
+argument, the expected value and the given one. Docstrings list only errors that are not obvious.
 """
 
 import lax_learning.rules as rules

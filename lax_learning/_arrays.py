@@ -1,4 +1,4 @@
-"""Pytrees of arrays that users pass in: converted, and checked leaf by leaf."""
+"""Conversion and checks of pytrees of arrays that users pass in, leaf by leaf."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from lax_learning._checks import as_array, as_floating, check_floating, describe
 def by_path(
     name: str, function: Callable[..., Any], *trees: Any, is_leaf: Callable[[Any], bool] | None = None
 ) -> Any:
-    """Returns the pytree of `function(name and path of a leaf, *leaves)`."""
+    """Maps `function(name + path, *leaves)` over the leaves of pytrees with the same structure."""
 
     def of_leaf(path: Any, *leaves: Any) -> Any:
         return function(f"{name}{jax.tree_util.keystr(path)}", *leaves)
@@ -24,10 +24,10 @@ def by_path(
 
 
 def as_arrays(name: str, tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Any:
-    """Returns a pytree with arrays for leaves: numbers and NumPy arrays of numbers are converted.
+    """Returns a pytree whose leaves are arrays: numbers and NumPy arrays of numbers are converted.
 
-    Arrays of JAX, also of keys, and `jax.ShapeDtypeStruct`s pass unchanged; other leaves are a TypeError.
-    `is_leaf` tells which nodes are leaves, too, for example `is_numbers`.
+    JAX arrays, including PRNG keys, and `jax.ShapeDtypeStruct`s pass unchanged; other leaves raise TypeError.
+    `is_leaf` marks further nodes as leaves, for example `is_numbers`.
     """
 
     def of_leaf(at: str, leaf: Any) -> Any:
@@ -40,13 +40,13 @@ def as_arrays(name: str, tree: Any, is_leaf: Callable[[Any], bool] | None = None
 
 
 def is_numbers(node: Any) -> bool:
-    """Returns whether a node of a pytree is a list of numbers, nested or not: an array."""
+    """Returns whether a node of a pytree is a (nested) list of numbers, to be converted to an array."""
     leaves = jax.tree.leaves(node) if isinstance(node, list | tuple) else ()
     return bool(leaves) and all(isinstance(leaf, bool | int | float) for leaf in leaves)
 
 
 def check_values(name: str, tree: Any) -> None:
-    """Raises TypeError if a pytree of arrays holds a shape and type in the place of an array."""
+    """Raises TypeError if a pytree of arrays contains a `jax.ShapeDtypeStruct` instead of an array."""
 
     def check(at: str, leaf: Any) -> None:
         if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -56,11 +56,11 @@ def check_values(name: str, tree: Any) -> None:
 
 
 def as_params(params: Any) -> Any:
-    """Returns the same pytree with leaves that are floating-point arrays; Python floats are converted.
+    """Returns params with floating-point arrays as leaves; Python floats are converted.
 
     Raises:
-      TypeError: for leaves of other kinds, with the path of the leaf.
-      ValueError: for an NNX module with a variable in two places, which would get two gradients.
+      TypeError: for any other leaf, with its path.
+      ValueError: for an NNX module that contains a variable twice, which would get two gradients.
     """
     places: dict[int, str] = {}
 
@@ -68,7 +68,7 @@ def as_params(params: Any) -> Any:
         if _is_variable(node) and places.setdefault(id(node), at) != at:
             raise ValueError(
                 f"params: expected each variable once, got one at {places[id(node)]} and {at}; pass the "
-                "state of nnx.split, which has it once"
+                "state from nnx.split, which contains it once"
             )
 
     by_path("params", check, params, is_leaf=_is_variable)
@@ -76,16 +76,16 @@ def as_params(params: Any) -> Any:
 
 
 def _is_variable(node: Any) -> bool:
-    """Returns whether a node of a pytree is a variable of Flax NNX, without importing it."""
+    """Returns whether a node of a pytree is a Flax NNX variable, without importing Flax."""
     kinds = type(node).mro()
     return any(kind.__module__.startswith("flax.nnx") and kind.__name__ == "Variable" for kind in kinds)
 
 
 def as_real(name: str, value: Any) -> Array:
-    """Returns `value` as an array of float32, or of float64 where it is one, if nothing is lost.
+    """Returns `value` as a float32 array, or unchanged if it is float64.
 
-    Numbers and lists of them, booleans and integers of up to 16 bits are converted; arrays of wider integers,
-    which float32 rounds, are a TypeError, as is everything else.
+    Converts numbers, lists of numbers, booleans, half precision and integer arrays of up to 16 bits. Raises
+    TypeError for arrays of wider integers, which float32 would round, and for anything else.
     """
     array = as_array(name, value)
     is_wide = jnp.issubdtype(array.dtype, jnp.integer) and array.dtype.itemsize > 2
@@ -95,14 +95,14 @@ def as_real(name: str, value: Any) -> Array:
 
 
 def as_real_leaves(name: str, tree: Any) -> Any:
-    """Returns a pytree with every leaf as `as_real` gives it; raises ValueError if there are no leaves."""
+    """Applies `as_real` to every leaf of a pytree; raises ValueError if there are no leaves."""
     if not jax.tree.leaves(tree):
         raise ValueError(f"{name}: expected at least one array, got {tree!r}")
     return by_path(name, as_real, tree)
 
 
 def check_same_structure(names: tuple[str, str], trees: tuple[Any, Any]) -> None:
-    """Raises ValueError unless both pytrees have one structure and leaves of the same shapes."""
+    """Raises ValueError unless both pytrees have the same structure and leaves of the same shapes."""
     (name, like), (tree, other) = names, trees
     structure, expected = jax.tree.structure(tree), jax.tree.structure(other)
     if structure != expected:
@@ -118,7 +118,7 @@ def check_same_structure(names: tuple[str, str], trees: tuple[Any, Any]) -> None
 
 
 def check_counter(name: str, value: Any) -> None:
-    """Raises unless a part of a state is one integer."""
+    """Raises TypeError unless a field of a state is a single integer."""
     if as_array(name, value).shape != () or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
         raise TypeError(f"{name}: expected one integer, got {describe(value)}")
 
@@ -134,7 +134,7 @@ def check_inputs(x: Array, input_shape: tuple[int, ...]) -> None:
 
 
 def check_one_hot(name: str, value: Any) -> None:
-    """Raises ValueError unless every row is 0 but for one 1; traced values pass."""
+    """Raises ValueError unless every row contains a single 1 and is 0 elsewhere; traced values pass."""
     if isinstance(value, Tracer):
         return
     rows = np.asarray(as_array(name, value)).astype(float)

@@ -1,4 +1,4 @@
-"""Checks of arguments: errors name the argument, the expected value and the given one."""
+"""Argument checks, whose errors name the argument, the expected value and the given one."""
 
 import inspect
 import math
@@ -12,11 +12,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-MAX_ENTRIES = 2**31 - 1  # of an array: indices are int32
+MAX_ENTRIES = 2**31 - 1  # per array, because indices are int32
 
 
 def describe(value: Any) -> str:
-    """Returns a short description of `value` for an error: an array by dtype and shape."""
+    """Returns a short description of `value` for an error message: dtype and shape for an array."""
     if value is None or isinstance(value, bool | int | float | complex | str):
         return repr(value)
     if hasattr(value, "dtype") and hasattr(value, "shape"):
@@ -25,7 +25,7 @@ def describe(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """Returns the repr of `value`, or a short description where that is long."""
+    """Returns the repr of `value`, or a short description if the repr is long."""
     text = repr(value)
     return describe(value) if len(text) > 80 or "\n" in text else text
 
@@ -37,7 +37,7 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 
 def check_count(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> None:
-    """Raises unless `value` is an int of at least `minimum`, and at most `maximum` if there is one."""
+    """Raises unless `value` is an int of at least `minimum`, and at most `maximum` if given."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected an int, got {short(value)}")
     if value < minimum:
@@ -47,23 +47,23 @@ def check_count(name: str, value: Any, minimum: int = 1, maximum: int | None = N
 
 
 def check_samples(name: str, value: Any, minimum: int = 1) -> None:
-    """Raises unless `value` is a number of draws, each of which has a key of its own in memory."""
+    """Raises unless `value` is a valid number of draws whose PRNG keys fit into memory."""
     check_count(name, value, minimum)
     check_memory(name, [(value, 2)], jnp.uint32)
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises ValueError unless `value` is a finite positive number, or traced."""
+    """Raises ValueError unless `value` is a finite positive number, or a traced real number."""
     _check_number(name, value, "a finite number > 0", lambda value: value > 0)
 
 
 def check_not_negative(name: str, value: Any) -> None:
-    """Raises ValueError unless `value` is a finite number of at least 0, or traced."""
+    """Raises ValueError unless `value` is a finite number of at least 0, or a traced real number."""
     _check_number(name, value, "a finite number >= 0", lambda value: value >= 0)
 
 
 def check_probability(name: str, value: Any) -> None:
-    """Raises ValueError unless `value` is a number in 0..1, or traced."""
+    """Raises ValueError unless `value` is a number in 0..1, or a traced real number."""
     _check_number(name, value, "a number in 0..1", lambda value: 0 <= value <= 1)
 
 
@@ -77,7 +77,7 @@ def _check_number(name: str, value: Any, expected: str, holds: Callable[[Any], b
 
 
 def check_scalar(name: str, value: Any) -> None:
-    """Raises unless a traced `value` is a real scalar; other values are for the checks above."""
+    """Raises ValueError if `value` is traced and not a real scalar; other values are checked above."""
     if isinstance(value, Tracer) and (value.shape != () or jnp.iscomplexobj(value) or value.dtype == bool):
         raise ValueError(f"{name}: expected a real number, got {describe(value)}")
 
@@ -85,7 +85,7 @@ def check_scalar(name: str, value: Any) -> None:
 def check_resolved(name: str, value: Any, *dtypes: Any) -> None:
     """Raises ValueError if a positive `value` is 0 or infinite in one of `dtypes`; traced values pass.
 
-    Numbers below the smallest normal one count as 0, as they do for XLA; half precision is raised to float32.
+    Subnormal numbers count as 0, as in XLA, except in float16, whose numbers are all normal in float32.
     """
     for dtype in () if isinstance(value, Tracer) else map(jnp.dtype, dtypes):
         with np.errstate(over="ignore", under="ignore"):
@@ -102,7 +102,7 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def check_instance(name: str, value: Any, kind: Any, expected: str) -> None:
-    """Raises TypeError unless `value` is of a type; `expected` describes it."""
+    """Raises TypeError unless `value` is an instance of `kind`; `expected` describes it."""
     if not isinstance(value, kind):
         raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
 
@@ -110,14 +110,14 @@ def check_instance(name: str, value: Any, kind: Any, expected: str) -> None:
 def check_callable(
     name: str, value: Any, expected: str = "a function", num_arguments: int | None = None
 ) -> None:
-    """Raises TypeError unless `value` can be called, with `num_arguments`; `expected` describes it."""
+    """Raises TypeError unless `value` can be called (with `num_arguments`); `expected` describes it."""
     check_instance(name, value, Callable, expected)
     if num_arguments is not None and (signature := _misfit(value, range(num_arguments))):
         raise TypeError(f"{name}: expected {expected}, got a function of {signature}")
 
 
 def check_function(name: str, value: Any, expected: str, *arguments: Any, **keywords: Any) -> None:
-    """Raises TypeError unless `value` can be called with such arguments; `expected` describes it."""
+    """Raises TypeError unless `value` can be called with these arguments; `expected` describes it."""
     check_callable(name, value, expected)
     if signature := _misfit(value, arguments, **keywords):
         called = getattr(value, "__name__", type(value).__name__)
@@ -125,10 +125,10 @@ def check_function(name: str, value: Any, expected: str, *arguments: Any, **keyw
 
 
 def _misfit(function: Any, arguments: Sequence[Any], **keywords: Any) -> inspect.Signature | None:
-    """Returns the signature of a function that does not take such arguments, if it has one that says so."""
+    """Returns the signature of a function if it is known and does not accept these arguments, else None."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # written in C, or with a signature of its own making
+    except (TypeError, ValueError):  # the signature is unknown, as for some functions written in C
         return None
     try:
         signature.bind(*arguments, **keywords)
@@ -138,13 +138,13 @@ def _misfit(function: Any, arguments: Sequence[Any], **keywords: Any) -> inspect
 
 
 def check_sequence(name: str, value: Any, expected: str = "a sequence") -> None:
-    """Raises TypeError unless `value` is a list, a tuple or another sequence that is not text."""
+    """Raises TypeError unless `value` is a list, a tuple or another sequence, but not text."""
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise TypeError(f"{name}: expected {expected}, got {describe(value)}")
 
 
 def as_tuple(name: str, value: Any, expected: str = "a sequence") -> tuple[Any, ...]:
-    """Returns the entries of a list, a tuple or anything else in order, except text and dicts."""
+    """Returns the entries of a list, a tuple or another iterable, but not of text, dicts or sets."""
     try:
         if not isinstance(value, str | bytes | Mapping | Set):
             return tuple(value)
@@ -164,7 +164,7 @@ def as_sizes(
 
 
 def check_memory(name: str, shapes: Sequence[Sequence[int]], dtype: Any = jnp.float32) -> None:
-    """Raises ValueError unless arrays of these shapes can be indexed, and fit into the machine's memory."""
+    """Raises ValueError unless arrays of these shapes can be indexed with int32 and fit into memory."""
     for shape in shapes:
         if math.prod(shape) > MAX_ENTRIES:
             expected = f"arrays of at most {MAX_ENTRIES} entries"
@@ -181,7 +181,7 @@ def _is_key(value: Any) -> bool:
 
 
 def check_key(name: str, value: Any) -> None:
-    """Raises unless `value` is one key of `jax.random`."""
+    """Raises unless `value` is a single PRNG key."""
     expected = "one key, such as jax.random.key(0)"
     is_raw = isinstance(value, jax.Array | np.ndarray) and value.dtype == np.uint32
     if _is_key(value) and value.shape != ():
@@ -191,7 +191,7 @@ def check_key(name: str, value: Any) -> None:
 
 
 def check_shapes(names: Sequence[str], arrays: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
-    """Raises ValueError unless every array has the shape it should have."""
+    """Raises ValueError unless every array has the expected shape."""
     for name, array, shape in zip(names, arrays, shapes, strict=True):
         if jnp.shape(array) != tuple(shape):
             raise ValueError(f"{name}: expected shape {list(shape)}, got {list(jnp.shape(array))}")
@@ -215,7 +215,7 @@ def as_array(name: str, value: Any, expected: str = "an array of real numbers") 
 
 
 def check_integers(name: str, value: Any) -> None:
-    """Raises ValueError for integers of NumPy beyond the widest ones of JAX, which would wrap around."""
+    """Raises ValueError for NumPy integers outside the range of JAX's integers, which would wrap around."""
     if isinstance(value, np.ndarray | np.integer) and value.dtype.kind in "iu" and value.size:
         limits = jnp.iinfo(jax.dtypes.canonicalize_dtype(value.dtype))
         for beyond in (int(value.min()), int(value.max())):
@@ -224,7 +224,7 @@ def check_integers(name: str, value: Any) -> None:
 
 
 def check_floating(name: str, value: Any) -> None:
-    """Raises TypeError unless `value` is a floating-point array, or the shape and dtype of one."""
+    """Raises TypeError unless `value` is a floating-point array, or a `jax.ShapeDtypeStruct` of one."""
     expected = "a floating-point array"
     array = value if isinstance(value, jax.ShapeDtypeStruct) else as_array(name, value, expected)
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -232,7 +232,7 @@ def check_floating(name: str, value: Any) -> None:
 
 
 def as_floating(name: str, value: Any) -> Array:
-    """Returns `value` as a floating-point array: Python numbers and lists of them are converted."""
+    """Returns `value` as a floating-point array; Python floats and lists of them are converted."""
     array = as_array(name, value, "a floating-point array")
     check_floating(name, array)
     return array

@@ -16,13 +16,13 @@ from lax_learning._placement import as_values, mesh_of, place, repeating_the_las
 MEMBERS, SHARED = PartitionSpec("seed"), PartitionSpec()
 
 Progress = Callable[[int, int], object]
-"""`(members done, members in all)`, called whenever more are done."""
+"""`(number of members done, total number)`, called after every batch."""
 
 _CONTEXT = (
     "jax_enable_x64", "jax_threefry_partitionable", "jax_default_prng_impl", "jax_default_matmul_precision",
     "jax_numpy_dtype_promotion", "jax_debug_nans", "jax_debug_infs", "jax_disable_jit",
 )  # fmt: skip
-"""Settings of JAX that change what a function computes."""
+"""JAX settings that change what a function computes."""
 
 
 def ensemble(
@@ -34,39 +34,38 @@ def ensemble(
     devices: Sequence[Any] | None = None,
     progress: Progress | None = None,
 ) -> "Ensemble":
-    """Runs a function written for one seed on many at once.
+    """Runs a function written for one seed on many seeds at once.
 
     `function` is vmapped, sharded over the devices along a mesh axis `seed`, and compiled once for all
-    calls with arguments of the same shapes. Devices do not exchange messages while it runs. Members that do
-    not fill the devices evenly are padded by repeating the last one.
+    calls with arguments of the same shapes. Devices do not communicate while it runs. Members that do not
+    divide evenly among the devices are padded by repeating the last one.
 
-    On the same devices a member's result is the same to the last bit whatever runs beside it and in whatever
-    order, as long as the number of members side by side is (`batch_size`); on another number of devices or
-    hosts it agrees to rounding.
+    On the same devices, a member's result is identical to the last bit, whichever other members run with it
+    and in whatever order, provided that the number of members computed side by side is the same
+    (`batch_size`). On a different number of devices or hosts, it agrees up to rounding.
 
-    With many processes (`jax.distributed`) each makes the same calls with the same arguments and computes
-    the members of its own devices. Results of as many members as fill the devices evenly stay where they
-    were computed, ready for a next call; `gather` brings them to every process. Others are gathered at once,
-    on the first device of each process.
+    With several processes (`jax.distributed`), every process makes the same calls with the same arguments and
+    computes the members of its own devices. If the members divide evenly among the devices, results stay
+    where they were computed, ready for the next call, and `gather` brings them to every process. Otherwise
+    they are gathered at once, on the first device of each process.
 
     Args:
-      function: a pure function, for example what `make_train` returns.
-      in_axes: as of `jax.vmap`, with axes 0 (one value a member) and None (shared by all): one for all
-        arguments, or a sequence with one, or a pytree of them, for each. By default 0 for the first argument
-        and None for the others.
-      memory_budget: bytes a device may use for temporaries; if members side by side need more, they are
-        computed in equal batches one after another.
+      function: a pure function, for example the result of `make_train`.
+      in_axes: as in `jax.vmap`, with axes 0 (one value per member) and None (shared by all): one axis for all
+        arguments, or a sequence with an axis, or a pytree of axes, per argument. By default 0 for the first
+        argument and None for the others.
+      memory_budget: bytes of temporaries that a device may use; if all members side by side need more, they
+        are computed in batches of equal size, one after another.
       batch_size: number of members that a device computes side by side; by default as many as the budget
-        allows: right for an accelerator. On a CPU a few whose params and moments stay in its cache can be
-        twice as fast. With `rbg` keys members run one after another, as they draw other numbers side by side.
-      devices: by default all, of all processes.
-      progress: called with the number of members that are done, and that of all, after every batch of all
-        devices (see `batch_size`).
+        allows, which suits an accelerator. On a CPU, a few members whose params and moments stay in cache can
+        be twice as fast. With `rbg` keys, which draw different numbers under vmap, members run one at a time.
+      devices: by default all devices of all processes.
+      progress: `(done, total)`, called with numbers of members after every batch of all devices.
 
     Returns:
       A function of the same positional arguments; every leaf of its result has a leading axis of members. It
-      compiles for itself: call it outside of `jit`. Its method `compile` takes the same arguments and returns
-      the program without running it, to keep that out of timings.
+      compiles itself, so call it outside of `jit`. Its method `compile` takes the same arguments and returns
+      the program without running it, for example to exclude compilation from timings.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -80,7 +79,7 @@ def ensemble(
         check_callable("progress", progress, "a function (done, total)", num_arguments=2)
     axes = jax.tree.leaves(in_axes, is_leaf=_is_none)
     if in_axes is not None and (0 not in axes or any(axis is not None and axis != 0 for axis in axes)):
-        raise ValueError(f"in_axes: expected 0 or None for each argument and 0 for one, got {in_axes}")
+        raise ValueError(f"in_axes: expected 0 or None for each argument and at least one 0, got {in_axes}")
     if batch_size is not None:
         check_count("batch_size", batch_size)
     return Ensemble(function, in_axes, float(memory_budget), batch_size, mesh_of(devices), progress)
@@ -89,21 +88,21 @@ def ensemble(
 class _Members(NamedTuple):
     """Arguments of a call."""
 
-    own: list[Any]  # leaves with an axis of members, None in the place of the others
-    shared: list[Any]  # the others, None in the place of those
+    own: list[Any]  # leaves with an axis of members, and None in place of shared leaves
+    shared: list[Any]  # the other leaves, and None in place of those with an axis of members
 
     @property
     def number(self) -> int:
         return jax.tree.leaves(self.own)[0].shape[0]
 
     def some(self, rows: Any) -> "_Members":
-        """These arguments for some of the members."""
+        """Returns the arguments of some of the members."""
         return self._replace(own=jax.tree.map(lambda leaf: leaf[rows], self.own))
 
 
 @dataclass(eq=False)
 class Ensemble:
-    """A function of many members at once; made by `ensemble`."""
+    """A function of many members at once, made by `ensemble`."""
 
     _function: Callable[..., Any]
     _in_axes: Any
@@ -130,7 +129,7 @@ class Ensemble:
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *found)
 
     def compile(self, *args: Any) -> jax.stages.Compiled:
-        """Compiles for arguments of these shapes; the result tells costs and memory of a device."""
+        """Compiles for arguments of these shapes; the result reports cost and memory per device."""
         return self._program(*self._split(args))[0]
 
     def _run(self, structure: Any, members: _Members) -> Any:
@@ -142,14 +141,14 @@ class Ensemble:
         return jax.tree.map(lambda leaf: leaf[: members.number], found)
 
     def _split(self, args: tuple[Any, ...]) -> tuple[Any, _Members]:
-        """Checks the arguments; returns their structure, and the leaves with an axis of members apart."""
+        """Checks the arguments; returns their structure, and their leaves split into own and shared."""
         axes = (0, *(None,) * (len(args) - 1)) if self._in_axes is None else self._in_axes
         axes = (axes,) * len(args) if isinstance(axes, int) else tuple(axes)
         if len(axes) != len(args):
             raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
-        hint = "; an ensemble compiles for itself: call it outside of jit, vmap and grad"
+        hint = "; an ensemble compiles itself: call it outside of jit, vmap and grad"
         leaves, structure = jax.tree.flatten_with_path(as_values("args", args, hint))
-        # False for None, which JAX takes for an empty pytree.
+        # Booleans, because JAX treats None as an empty pytree.
         is_own = jax.tree.map(lambda axis: axis == 0, axes, is_leaf=_is_none)
         try:
             flat = jax.tree.leaves(jax.tree.broadcast(is_own, args))
@@ -178,9 +177,9 @@ class Ensemble:
     def _program(
         self, structure: Any, members: _Members, placed: _Members | None = None
     ) -> tuple[jax.stages.Compiled, int]:
-        """Returns the program of these shapes, and how many members it computes side by side.
+        """Returns the program for these shapes, and the number of members it computes side by side.
 
-        These are `batch_size`, or the largest number whose temporaries the budget holds.
+        This number is `batch_size`, or the largest number whose temporaries fit into the budget.
         """
         placed = placed or self._placed(members)
         context = tuple(getattr(jax.config, name, None) for name in _CONTEXT)
@@ -196,7 +195,7 @@ class Ensemble:
                 slope = max((used - last[1]) / (size - last[0]), 1.0)  # bytes that each member adds
                 last = size, used
                 fitting = max(int(size - (used - self._memory_budget) / slope), 1)
-                size = -(-each // -(-each // min(fitting, size - 1)))  # batches of equal sizes
+                size = -(-each // -(-each // min(fitting, size - 1)))  # batches of equal size
                 compiled = self._compiled(structure, placed, size)
             self._programs[signature] = compiled, size
         return self._programs[signature]
@@ -210,7 +209,7 @@ class Ensemble:
             count = _Members(own, shared).number
             if size == count and self._batch_size is None:
                 return jax.vmap(one)(own)
-            # Whole batches: a smaller last one would be another program, with other bits.
+            # Padded to whole batches: a smaller last batch would be another program and round differently.
             rows = _Members(own, shared).some(repeating_the_last(count, size)).own
             found = jax.lax.map(one, rows, batch_size=size)
             return jax.tree.map(lambda leaf: leaf[:count], found)
@@ -226,18 +225,18 @@ def _is_none(node: Any) -> bool:
 
 
 def _temporaries(program: jax.stages.Compiled) -> int:
-    """Bytes that a program needs beside its arguments and results; 0 where a backend does not tell."""
+    """Returns the bytes that a program needs besides arguments and results; 0 if the backend reports none."""
     memory = program.memory_analysis()
     return 0 if memory is None else memory.temp_size_in_bytes
 
 
 def _draws_by_batch(leaf: Any) -> bool:
-    """Returns whether keys draw other numbers under vmap than alone."""
+    """Returns whether keys draw different numbers under vmap."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) and "rbg" in str(jax.random.key_impl(leaf))
 
 
 def check_members(named: dict[str, Any]) -> None:
-    """Raises ValueError unless all leaves have a leading axis of one size, at least 1."""
+    """Raises ValueError unless all leaves have a leading axis of the same size, at least 1."""
     for name, leaf in named.items():
         if leaf.ndim == 0:
             raise ValueError(f"{name}: expected a leading axis of members, got a scalar")

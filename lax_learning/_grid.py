@@ -19,8 +19,8 @@ class Grid(NamedTuple):
     """Results of a function on a grid.
 
     Fields:
-      axes: the values along each axis, by name, in the order of the axes of the results.
-      results: what the function returns, every leaf with these axes in front.
+      axes: values along each axis, by name, in the order of the axes of the results.
+      results: results of the function; every leaf has these axes in front.
     """
 
     axes: dict[str, Any]
@@ -31,12 +31,12 @@ def grid(function: Callable[..., Any], **options: Any) -> Callable[..., Grid]:
     """Runs a function on all combinations of named values, in one compiled program.
 
     Args:
-      function: a pure function of one point, `function(*shared, **point)`.
-      options: of `ensemble`: `memory_budget`, `batch_size`, `devices`, `progress`.
+      function: a pure function of one point of the grid, `function(*shared, **point)`.
+      options: those of `ensemble`: `memory_budget`, `batch_size`, `devices`, `progress`.
 
     Returns:
-      `(axes, *shared) -> Grid`: axes is a dict of arrays, or pytrees of arrays, each with a leading axis of
-      values, such as `{"seed": keys, "learning_rate": rates}`.
+      `(axes, *shared) -> Grid`, where `axes` is a dict of arrays, or of pytrees of arrays, with a leading
+      axis of values, such as `{"seed": keys, "learning_rate": rates}`.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Layers of networks: weights by name, with their shapes and initialisers."""
+"""Layers of networks: named weights, with their shapes and initialisers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ ACTIVATION = "a function of z, such as jax.nn.relu"
 INITIALISER = "an initialiser (key, shape, dtype) -> array, such as jax.nn.initializers.zeros"
 
 Shapes = dict[str, tuple[tuple[int, ...], Initializer | None]]
-"""Shape and initialiser of every weight of a layer; without an initialiser it is left out."""
+"""Shape and initialiser of every weight of a layer; weights without an initialiser are left out."""
 
 
 def dense(num_inputs: int, num_outputs: int, w_init: Any, b_init: Any) -> Shapes:
@@ -31,12 +31,12 @@ def affine(x: Array, weights: Weights) -> Array:
 
 
 def places(length: int, size: int, step: int, padding: str) -> int:
-    """Returns the number of places of a kernel along an axis."""
+    """Returns the number of positions of a kernel along an axis."""
     return -(-length // step) if padding == "SAME" else (length - size) // step + 1
 
 
 def patches(x: Array, size: int, step: int, padding: str) -> Array:
-    """Returns all patches, `[batch, down, across, size * size * channels]`, by one slice a point."""
+    """Returns all patches, `[batch, down, across, size * size * channels]`, by one slice per kernel entry."""
     pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (step, step), padding)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     down, across = (places(n, size, step, "VALID") for n in x.shape[1:3])
@@ -56,7 +56,7 @@ def max_pool(x: Array, window: int) -> Array:
 
 
 def initialiser(layers: Sequence[Shapes], dtype: DTypeLike) -> Callable[[Key], Params]:
-    """Returns the function of a key that draws the weights of all layers."""
+    """Returns a function `key -> params` that draws the weights of all layers."""
 
     def weights(key: Key, shapes: Shapes) -> Weights:
         drawn = {}
@@ -76,7 +76,7 @@ def initialiser(layers: Sequence[Shapes], dtype: DTypeLike) -> Callable[[Key], P
 
 
 def as_layers(name: str, params: Any, num_layers: int) -> tuple[dict[str, Any], ...]:
-    """Returns the weights of each layer as dicts of floating-point arrays; each has a `w`."""
+    """Returns the weights of each layer as a dict of floating-point arrays; every layer must have a `w`."""
     layers = checks.as_tuple(name, params, "a sequence with the weights of each layer")
     if len(layers) != num_layers:
         raise ValueError(f"{name}: expected {num_layers} layers, got {len(layers)}")
@@ -94,7 +94,7 @@ def _as_weights(name: str, weights: Any) -> dict[str, Any]:
 def checked(
     params: Params, x: Any, layers: Sequence[Shapes], input_shape: Sequence[int | str]
 ) -> tuple[tuple[Weights, ...], Array]:
-    """Returns the weights of each layer and a batch; raises unless they have the shapes of the network."""
+    """Returns the weights of each layer and a batch; raises if their shapes do not fit the network."""
     params, x = as_layers("params", params, len(layers)), checks.as_array("x", x)
     sizes = zip(x.shape[1:], input_shape, strict=False)
     if x.ndim != 1 + len(input_shape) or any(n != m for n, m in sizes if m != "steps"):
@@ -108,17 +108,17 @@ def checked(
 
 
 def for_each(name: str, value: Any, number: int, of: str) -> tuple[Callable[[Array], Array], ...]:
-    """Returns an activation for each of a number of layers, given as one or as a sequence."""
+    """Returns one activation per layer, from a single activation or a sequence."""
     each: tuple[Any, ...] = (value,) * number if callable(value) else checks.as_tuple(name, value, ACTIVATION)
     for i, function in enumerate(each):
         checks.check_callable(name if callable(value) else f"{name}[{i}]", function, ACTIVATION)
     if len(each) != number:
-        raise ValueError(f"{name}: expected {number}, one a {of}, got {len(each)}")
+        raise ValueError(f"{name}: expected {number}, one per {of}, got {len(each)}")
     return each
 
 
 def check_options(dtype: Any, output_activation: Any, **inits: Any) -> None:
-    """Raises unless the options that networks share are right."""
+    """Checks the options that all networks share."""
     checks.check_callable("output_activation", output_activation, ACTIVATION)
     checks.check_floating_dtype("dtype", dtype)
     for name, init in inits.items():

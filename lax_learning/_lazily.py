@@ -1,4 +1,4 @@
-"""A `lax.cond` that skips work under `vmap` unless some member needs it."""
+"""A `lax.cond` that skips work under `vmap` unless at least one member needs it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +14,10 @@ def lazily(
 ) -> Any:
     """Returns `compute(*operands)` if needed, else `otherwise(*operands)`.
 
-    `lax.cond` becomes a select under `vmap`, which always computes both. Here both are computed for all
-    members only if some member needs it, so that rare work stays rare. Differentiated it is `lax.cond`.
+    Under `vmap`, `lax.cond` becomes a select, which always computes both branches. Here, both are computed
+    for all members only if at least one needs `compute`. Under differentiation, this is a plain `lax.cond`.
 
-    `compute` must not close over traced values; `otherwise` is cheap, with a result of the same type.
+    `compute` must not close over traced values; `otherwise` should be cheap and return the same types.
     """
     leaves, structure = jax.tree.flatten(operands)
 
@@ -44,7 +44,7 @@ def lazily(
         result = lazily(jnp.any(needed), jax.vmap(each, in_axes), jax.vmap(none, in_axes), needed, *leaves)
         return result, jax.tree.map(lambda _: True, result)
 
-    # `custom_vmap` has no reverse mode: where it is differentiated it is a plain condition.
+    # `custom_vmap` has no reverse mode, so derivatives are those of a plain condition.
     differentiable = jax.custom_jvp(lambda needed, *leaves: run(needed, *leaves))
     differentiable.defjvp(lambda primals, tangents: jax.jvp(choose, primals, tangents))
     return differentiable(needed, *leaves)

@@ -1,4 +1,4 @@
-"""Optimizers of optax that may use the loss."""
+"""Optax optimisers that may use the loss."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lax_learning._checks import describe
 
 
 def with_loss_support(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-    """Returns the optimizer with an `update` that takes the loss, and ignores it if it has no use for it."""
+    """Returns the optimiser with an `update` that accepts the loss, and ignores it if it does not need it."""
     if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
         raise TypeError(
             f"optimizer: expected an optimizer of optax, such as optax.sgd(0.1), got {describe(optimizer)}"

@@ -1,4 +1,4 @@
-"""Placement of arrays: spread over the devices of all processes, copied to them, or gathered from them."""
+"""Placement of arrays on the devices of all processes: sharding, replication and gathering."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -14,11 +14,11 @@ from lax_learning._checks import check_sequence, describe
 
 
 def replicate(arrays: Any, devices: Sequence[Any] | None = None) -> Any:
-    """Copies arrays to all devices, so that an ensemble does not copy shared ones at every call.
+    """Copies arrays to all devices, so that an ensemble does not copy shared arguments at every call.
 
     Args:
       arrays: a pytree of arrays, the same in every process.
-      devices: by default all, of all processes, as of `ensemble`.
+      devices: as in `ensemble`; by default all devices of all processes.
 
     Example:
       >>> images = replicate(np.zeros((5, 3)))
@@ -30,33 +30,33 @@ def replicate(arrays: Any, devices: Sequence[Any] | None = None) -> Any:
 
 
 def as_values(name: str, tree: Any, hint: str = "") -> Any:
-    """Returns a pytree of arrays with values; raises TypeError, with a hint, if one is traced."""
+    """Returns a pytree of concrete arrays; raises TypeError, with a hint, if a leaf is traced."""
     tree = as_arrays(name, tree)
     check_values(name, tree)
     for path, leaf in jax.tree.leaves_with_path(tree):
         if isinstance(leaf, Tracer):
             at = f"{name}{jax.tree_util.keystr(path)}"
-            raise TypeError(f"{at}: expected an array, got {describe(leaf)} that is traced{hint}")
+            raise TypeError(f"{at}: expected a concrete array, got a traced {describe(leaf)}{hint}")
     return tree
 
 
 def mesh_of(devices: Sequence[Any] | None) -> Mesh:
-    """Returns a mesh of devices, by default of all, along the axis `seed`; raises for other values."""
+    """Returns a mesh of the given devices, by default all devices, along the axis `seed`."""
     if devices is not None:
-        check_sequence("devices", devices, "a sequence of devices, as jax.devices()")
+        check_sequence("devices", devices, "a sequence of devices, such as jax.devices()")
         for i, device in enumerate(devices):
             if not isinstance(device, jax.Device):
-                raise TypeError(f"devices[{i}]: expected a device, as of jax.devices(), got {device!r}")
+                raise TypeError(f"devices[{i}]: expected a device, as in jax.devices(), got {device!r}")
         if len(set(devices)) != len(devices) or not devices:
-            raise ValueError(f"devices: expected different ones, at least one, got {list(devices)}")
+            raise ValueError(f"devices: expected at least one, without duplicates, got {list(devices)}")
     return Mesh(tuple(jax.devices() if devices is None else devices), ("seed",))
 
 
 def gather(results: Any) -> Any:
-    """Results of an ensemble, a pytree of arrays, as NumPy arrays in every process.
+    """Gathers the results of an ensemble, a pytree of arrays, as NumPy arrays in every process.
 
-    To be called by all processes together; devices that are out of a process's reach send theirs. Keys among
-    the results stay arrays of JAX.
+    All processes must call it together; values on devices of other processes are communicated. PRNG keys
+    among the results stay JAX arrays.
 
     Example:
       >>> import jax.numpy as jnp
@@ -73,7 +73,7 @@ def gather(results: Any) -> Any:
 
 
 def within_reach(leaf: Any) -> Any:
-    """An array whole on devices of this process."""
+    """Returns an array as a complete copy on a device of this process."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
         return leaf
     everywhere = NamedSharding(cast(NamedSharding, leaf.sharding).mesh, PartitionSpec())
@@ -81,14 +81,14 @@ def within_reach(leaf: Any) -> Any:
 
 
 def place(arrays: Any, sharding: NamedSharding, chosen: Any = ...) -> Any:
-    """Puts the chosen rows on devices; every process puts the shards of its own."""
+    """Puts the chosen rows on devices; every process places the shards of its own devices."""
     mesh = cast(Mesh, sharding.mesh)
     local = tuple(mesh.local_mesh.devices.flat)
 
     def put(array: jax.Array) -> jax.Array:
         if array.sharding == sharding:
             return array
-        # On one device: to index an array that is spread out takes messages between devices.
+        # On one device, because indexing a sharded array needs communication.
         array = jax.device_put(array, local[0])[chosen]
         shares = sharding.devices_indices_map(array.shape)
         pieces = [jax.device_put(array[shares[device]], device) for device in local]
@@ -98,7 +98,7 @@ def place(arrays: Any, sharding: NamedSharding, chosen: Any = ...) -> Any:
 
 
 def repeating_the_last(count: int, multiple: int) -> Any:
-    """Returns rows to take so that they are a multiple of a number."""
+    """Returns the indices of rows that pad `count` rows to a multiple by repeating the last one."""
     if count % multiple == 0:
         return ...
     return np.minimum(np.arange(-(-count // multiple) * multiple), count - 1)

@@ -10,7 +10,7 @@ from lax_learning.types import Key
 
 
 def raised(*values: Any) -> jnp.dtype:
-    """The dtype of the values taken together, float32 or wider, also under strict dtype promotion."""
+    """Returns the common dtype of the values, float32 or wider, also under strict dtype promotion."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.promote_types(jnp.result_type(*values), jnp.float32)
 
@@ -21,7 +21,7 @@ def is_half(dtype: Any) -> bool:
 
 
 def widened(tree: Any) -> Any:
-    """A pytree of arrays, those of half precision in float32."""
+    """Returns a pytree of arrays with half precision cast to float32."""
 
     def of(leaf: Array) -> Array:
         is_narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and is_half(leaf.dtype)
@@ -31,20 +31,20 @@ def widened(tree: Any) -> Any:
 
 
 def shift(w: Array, step: Array, noise: Array) -> tuple[Array, Array, Array]:
-    """The weights `w +- step noise` of half precision as they can be stored, and the noise as it was added.
+    """Returns half-precision weights `w +- step noise` rounded so that no noise is lost, and noise to credit.
 
-    The step is made a multiple of the spacing of the numbers around `w`, and one spacing at least, so that
-    no noise is rounded away. `(w_plus - w_minus) / 2 = e` then differs from `step noise`, and the noise that
-    gets the credit is `noise (step noise / e)`: its product with `e` has the mean of `step noise^2`, whatever
-    the rounding. All of it is computed in float32, on values that half precision holds exactly: a compiler
-    that keeps more precision than asked for changes nothing.
+    Every step is rounded to a multiple of the spacing of numbers around `w`, and to at least one spacing. The
+    rounded step `e = (w_plus - w_minus) / 2` then differs from `step noise`, so credit goes to the noise
+    `noise (step noise / e)`, whose product with `e` is `step noise^2` whatever the rounding. Everything is
+    computed in float32 on values that half precision represents exactly, so a compiler that keeps excess
+    precision changes nothing.
 
     Returns:
-      `w_plus` and `w_minus` in the dtype of `w`, and the noise that gets the credit in float32.
+      `w_plus` and `w_minus` in the dtype of `w`, and the noise to credit in float32.
     """
     dtype, noise = w.dtype, noise.astype(step.dtype)
     wide, exact = w.astype(step.dtype), step * noise
-    # Rounding has no useful derivative: differentiation through an update sees the step without it.
+    # Rounding has no useful derivative, so differentiation through an update sees the step before rounding.
     at, by = jax.lax.stop_gradient((wide, exact))
     size = jnp.abs(at)
     move = jnp.maximum(_round(size + jnp.abs(by), dtype) - size, _spacing(size, dtype))
@@ -57,7 +57,7 @@ def shift(w: Array, step: Array, noise: Array) -> tuple[Array, Array, Array]:
 
 
 def _spacing(size: Array, dtype: Any) -> Array:
-    """The distance from `size >= 0` to the next larger number of a half-precision dtype."""
+    """Returns the distance from `size >= 0` to the next larger number of a half-precision dtype."""
     info = jnp.finfo(dtype)
     bits = jax.lax.bitcast_convert_type(size.astype(jnp.float32), jnp.uint32) & 0x7F800000
     power = jax.lax.bitcast_convert_type(bits, jnp.float32)
@@ -66,13 +66,13 @@ def _spacing(size: Array, dtype: Any) -> Array:
 
 
 def _round(value: Array, dtype: Any) -> Array:
-    """`value` as the nearest number of a half-precision dtype, in its own dtype."""
+    """Rounds to the nearest number of a half-precision dtype, without changing the dtype of the array."""
     spacing = _spacing(jnp.abs(value), dtype)
     return jnp.round(value / spacing) * spacing
 
 
 def rounded_at_random(key: Key, value: Array, dtype: Any) -> Array:
-    """The value in a dtype; half precision goes up or down at random, so that its mean is the value."""
+    """Casts to a dtype; half precision is rounded up or down at random, so that the mean is the value."""
     if not is_half(dtype):
         return value.astype(dtype)
     spacing = _spacing(jnp.abs(value), dtype)
@@ -82,7 +82,7 @@ def rounded_at_random(key: Key, value: Array, dtype: Any) -> Array:
 
 
 def promoted(*values: Any) -> tuple[Array, ...]:
-    """The values in the dtype that they have together, also under strict dtype promotion."""
+    """Returns the values in their common dtype, also under strict dtype promotion."""
     with jax.numpy_dtype_promotion("standard"):
         dtype = jnp.result_type(*values)
     return tuple(jnp.asarray(value, dtype) for value in values)

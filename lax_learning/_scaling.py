@@ -1,18 +1,18 @@
-"""Division by powers of two, which changes no digit, so that squares neither overflow nor underflow."""
+"""Exact scaling by powers of two, so that squares neither overflow nor underflow."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 HEADROOM = 2.0**32
-"""The largest magnitude of scaled numbers, up to a factor of 4."""
+"""Largest magnitude of scaled numbers, up to a factor of 4."""
 
 
 def scale_for(largest: Float[Array, ""]) -> Float[Array, ""]:
-    """The power of four that brings a magnitude to `HEADROOM`, up to a factor of 4.
+    """Returns the power of four by which to divide numbers, so that the largest is about `HEADROOM`.
 
-    Sums of `2^56` squares of such numbers stay finite, and squares of numbers `2^-95` as large are not 0.
-    Itself and its inverse are normal numbers, whatever the magnitude: 0 and infinities have a scale too.
+    Sums of `2^56` squares of scaled numbers stay finite, and squares of numbers `2^-95` times as large are
+    not 0. The scale and its inverse are normal numbers for any magnitude, including 0 and infinity.
     """
     tiny = float(jnp.finfo(largest.dtype).tiny)
     root = jnp.sqrt(jnp.clip(largest / HEADROOM, tiny, 1 / tiny))
@@ -21,19 +21,19 @@ def scale_for(largest: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def largest_magnitude(*arrays: Float[Array, "..."]) -> Float[Array, ""]:
-    """The largest finite magnitude in arrays of one dtype, without a gradient; 0 where there is none."""
+    """Returns the largest finite magnitude in arrays of one dtype, or 0, without a gradient."""
     arrays = jax.lax.stop_gradient(arrays)
     largest = [jnp.max(jnp.where(jnp.isfinite(a), jnp.abs(a), 0), initial=0) for a in arrays]
     return jnp.max(jnp.stack(largest))
 
 
 def scale_of(*arrays: Float[Array, "..."]) -> Float[Array, ""]:
-    """The scale of arrays of one dtype taken together: results that do not depend on it have no gradient."""
+    """Returns a common scale for arrays of one dtype, without a gradient."""
     return scale_for(largest_magnitude(*arrays))
 
 
 def divided(array: Float[Array, "..."], scale: Float[Array, ""]) -> Float[Array, "..."]:
-    """`array / scale`, also of numbers below the smallest normal one, which XLA takes for 0 on CPUs."""
+    """Returns `array / scale`, also for subnormal numbers, which XLA treats as 0 on CPUs."""
     info = jnp.finfo(array.dtype)
     bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(array), f"int{info.bits}")
     digits = (bits & ((1 << info.nmant) - 1)).astype(array.dtype)
@@ -45,12 +45,12 @@ def divided(array: Float[Array, "..."], scale: Float[Array, ""]) -> Float[Array,
 
 
 def norm(array: Float[Array, "..."], axis: int | None = None) -> Float[Array, "..."]:
-    """`sqrt(sum_i a_i^2)` of numbers whose squares stay in range; its derivative at 0 is 0."""
+    """Returns `sqrt(sum_i a_i^2)` of numbers whose squares stay in range, with derivative 0 at 0."""
     square = jnp.sum(jnp.square(array), axis=axis)
     return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
 
 def root_mean_square(array: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
-    """`sqrt(mean a^2)` over some axes, also of numbers whose squares leave the range of their type."""
+    """Returns `sqrt(mean a^2)` over some axes, also for numbers whose squares overflow or underflow."""
     scale = scale_of(array)
     return jnp.sqrt(jnp.mean(jnp.square(divided(array, scale)), axis=axes)) * scale

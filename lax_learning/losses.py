@@ -1,4 +1,4 @@
-"""Per-example losses. Half precision is raised to float32, so that loss differences survive."""
+"""Per-example losses. Half precision is raised to float32, so that differences are not rounded away."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,15 @@ from lax_learning._checks import as_array, describe
 
 
 def _as_pair(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    """Both as arrays of real numbers; raises unless they have one shape."""
+    """Returns both as arrays of real numbers; raises ValueError unless they have the same shape."""
     output, y = as_array("output", output), as_array("y", y)
     if y.shape == output.shape[:-1] != output.shape and jnp.issubdtype(y.dtype, jnp.integer):
         raise ValueError(
-            f"y: expected one-hot labels of shape {list(output.shape)} as output, got integer labels "
+            f"y: expected one-hot labels of shape {list(output.shape)} as in output, got integer labels "
             f"{describe(y)}; use jax.nn.one_hot(y, {output.shape[-1]})"
         )
     if y.shape != output.shape:
-        raise ValueError(f"y: expected shape {list(output.shape)} as output, got {list(y.shape)}")
+        raise ValueError(f"y: expected shape {list(output.shape)} as in output, got {list(y.shape)}")
     return output, y
 
 
@@ -28,7 +28,7 @@ def _raise_precision(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
 
 
 def _check_classes(output: Array) -> None:
-    """Raises unless there is an axis of classes, at least two, behind that of examples."""
+    """Raises ValueError unless the axis of examples is followed by an axis of at least two classes."""
     if output.ndim < 2:
         raise ValueError(f"output: expected shape [batch, ..., classes], got {list(output.shape)}")
     if output.shape[-1] < 2:
@@ -36,9 +36,9 @@ def _check_classes(output: Array) -> None:
 
 
 def squared_error(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
-    """Squared error summed over the outputs, without a factor of 1/2 or 1/n.
+    """Computes the squared error, summed over the outputs, without a factor of 1/2 or 1/n.
 
-    `l = sum_i (y_i - output_i)^2` for outputs and targets `[batch, ...]`: `[batch]`, in float32 or wider.
+    `l = sum_i (y_i - output_i)^2` for outputs and targets `[batch, ...]`; `[batch]`, in float32 or wider.
 
     Example:
       >>> squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 0.0]])).tolist()
@@ -51,11 +51,11 @@ def squared_error(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
 
 
 def softmax_cross_entropy(output: ArrayLike, y: ArrayLike) -> Float[Array, " batch"]:
-    """Cross-entropy of a softmax on logits.
+    """Computes the softmax cross-entropy of logits.
 
-    `l = - sum_i y_i log softmax(output)_i`, in nats; summed over steps where there are any
+    `l = - sum_i y_i log softmax(output)_i`, in nats, summed over time steps if there are any.
 
-    A logit of -infinity masks its class: `0 log 0` counts as 0, and the loss of a label there is infinite.
+    A logit of -infinity masks its class: `0 log 0` counts as 0, and the loss of a masked label is infinite.
 
     Args:
       output: logits, `[batch, ..., classes]`, of at least two classes.
@@ -76,9 +76,9 @@ def softmax_cross_entropy(output: ArrayLike, y: ArrayLike) -> Float[Array, " bat
 
 
 def _scores(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    """1 for every example that is right and 0 for the others, and the labels.
+    """Returns 1 for every correct example and 0 for the others, and the labels.
 
-    NaN where the output holds NaN, or y has no label: no single largest entry.
+    An example's score is NaN if its output contains NaN, or if its row of y has no unique largest entry.
     """
     output, y = _as_pair(output, y)
     _check_classes(output)
@@ -93,14 +93,14 @@ def _scores(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
 
 
 def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
-    """Computes the share of examples whose largest output is the label's, in 0..1.
+    """Computes the fraction of examples whose largest output is that of the label, in 0..1.
 
-    Of equal outputs the first counts as the largest. NaN if any output is NaN, so that a model that diverged
-    has no accuracy, or if a row of `y` has no single largest entry, for example where it is all zeros.
+    The first of several equal outputs counts as the largest. The result is NaN if any output is NaN, so a
+    diverged model has no accuracy, or if a row of `y` has no unique largest entry, such as a row of zeros.
 
     Args:
       output: `[batch, ..., classes]`, of at least two classes.
-      y: one-hot labels of the same shape, or numbers whose largest in a row is the label's.
+      y: one-hot labels of the same shape, or scores whose largest entry marks the label.
 
     Example:
       >>> float(accuracy(jnp.array([[0.2, 0.8], [0.6, 0.4]]), jnp.array([[0.0, 1.0], [0.0, 1.0]])))
@@ -112,8 +112,8 @@ def accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
 def balanced_accuracy(output: ArrayLike, y: ArrayLike) -> Float[Array, ""]:
     """Computes the accuracy within each class, averaged over the classes that occur.
 
-    `mean_c (correct examples of class c) / (examples of class c)`; arguments are those of `accuracy`, and it
-    is NaN where that is.
+    `mean_c (correct examples of class c) / (examples of class c)`. The arguments are those of `accuracy`, and
+    the result is NaN in the same cases.
 
     Example:
       >>> y = jnp.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

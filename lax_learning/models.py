@@ -25,18 +25,18 @@ def _no_init(key: Key) -> Params:
 
 @dataclass(frozen=True)
 class Model:
-    """A function of parameters and a batch, of any library.
+    """A function of parameters and a batch, written with any JAX library.
 
     `output = apply(params, x)`
 
     Args:
-      apply: `(params, x) -> output`. `params` is any pytree; `x` any pytree of arrays with a leading axis of
-        examples, such as tokens with a mask, or images with a dropout key each; so is `output`.
+      apply: `(params, x) -> output`. `params` is any pytree; `x` and `output` are any pytrees of arrays with
+        a leading axis of examples. For example, `x` may be tokens and a mask, or images and dropout keys.
       init: `key -> params`, for example `lambda key: module.init(key, x)`; rules do not need it.
-      has_aux: whether `apply` returns `(output, aux)`, as in `jax.value_and_grad`; aux may hold new running
-        statistics.
-      trainable: which leaves of params are parameters: a glob on their paths, such as `params/*`, a predicate
-        `path -> bool`, or None for all. The others are constants for every rule and get zero gradients.
+      has_aux: whether `apply` returns `(output, aux)`, as in `jax.value_and_grad`; aux may contain new
+        running statistics.
+      trainable: which leaves of params are trained: a glob pattern on their paths, such as `params/*`, a
+        function `path -> bool`, or None for all. Rules treat the others as constants with zero gradients.
 
     Example:
       >>> import lax_learning as ll
@@ -60,7 +60,7 @@ class Model:
         """Returns `(output, aux)`; aux is None for a model without one."""
         try:
             result = self.apply(params, x)
-        except jax.errors.JAXTypeError:  # says what the function does, such as `if` on a traced value
+        except jax.errors.JAXTypeError:  # already names the cause, such as `if` on a traced value
             raise
         except (TypeError, ValueError, LookupError, AttributeError) as error:
             if _SAYS_WHAT_IS_WRONG.match(str(error)):
@@ -79,7 +79,7 @@ _SAYS_WHAT_IS_WRONG = re.compile(r"\S+: expected .*, got ", re.DOTALL)
 
 
 def _misfit(error: Exception, params: Params, x: Any) -> ValueError:
-    """Returns an error of apply that names its arguments, and the line of the user's code."""
+    """Returns an error for `apply` that lists its arguments and the line of the user's code."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames[1:] if "/jax/" not in f.filename and "/site-packages/" not in f.filename]
     line = f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
@@ -98,14 +98,14 @@ def check_model(model: Any) -> None:
 
 
 def check_where(name: str, where: Any) -> None:
-    """Raises TypeError unless `where` selects by path."""
+    """Raises TypeError unless `where` is a selection by path."""
     if where is not None and not isinstance(where, str):
         expected = "a glob such as '*/kernel', a function of a path, or None"
         check_callable(name, where, expected, num_arguments=1)
 
 
 def leaf_paths(tree: PyTree) -> list[str]:
-    """Paths of the leaves of a pytree, such as `params/Dense_0/kernel`."""
+    """Returns the paths of the leaves of a pytree, such as `params/Dense_0/kernel`."""
     return [keystr(path, simple=True, separator="/") for path, _ in jax.tree.leaves_with_path(tree)]
 
 
@@ -121,7 +121,7 @@ def selects(where: Where, path: str, name: str = "where") -> bool:
 
 
 class Split:
-    """The leaves of params, their paths, and whether each is a parameter that the model trains."""
+    """Leaves of params, their paths, and whether each of them is trained."""
 
     def __init__(self, model: Model, params: Params) -> None:
         self.paths = leaf_paths(params)
@@ -142,8 +142,8 @@ class Split:
             if trained and not jnp.issubdtype(leaf.dtype, jnp.floating):
                 where = f" at {path!r}" if path else ""
                 raise TypeError(
-                    f"params: expected a floating-point parameter{where}, got {describe(leaf)}; leave "
-                    "leaves that are no parameters out of Model(trainable=...)"
+                    f"params: expected a floating-point parameter{where}, got {describe(leaf)}; use "
+                    "Model(trainable=...) to exclude leaves that are not parameters"
                 )
 
     @property
@@ -157,11 +157,11 @@ class Split:
         return [path for path, trained in zip(self.paths, self.trained, strict=True) if trained]
 
     def merge(self, parameters: list[Any]) -> Params:
-        """Params with other values of the trained leaves."""
+        """Returns params with new values of the trained leaves."""
         return self._filled(parameters, lambda leaf: leaf)
 
     def gradients(self, parameters: list[Any]) -> Params:
-        """Gradients with the structure of params: zero for the leaves that are not trained."""
+        """Returns gradients with the structure of params, zero for leaves that are not trained."""
         return self._filled(parameters, jnp.zeros_like)
 
     def _filled(self, parameters: list[Any], of_constant: Callable[[Any], Any]) -> Params:

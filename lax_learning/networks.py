@@ -1,4 +1,4 @@
-"""Models to start from: multilayer perceptrons, convolutional and recurrent networks, as plain functions."""
+"""Ready-made models: multilayer perceptrons, convolutional and recurrent networks, as plain functions."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -48,10 +48,10 @@ def mlp(
 
     Args:
       widths: sizes of the input, of every hidden layer and of the output.
-      activation: of the hidden layers: one for all, or one for each.
-      output_activation: of the last layer; the identity gives logits.
-      w_init, b_init: initialisers of every `w [in, out]` and `b [out]`; None for a network without biases.
-      dtype: of the parameters.
+      activation: activation of the hidden layers: one for all, or one per layer.
+      output_activation: activation of the last layer; the identity gives logits.
+      w_init, b_init: initialisers of every `w [in, out]` and `b [out]`; `b_init=None` leaves out the biases.
+      dtype: dtype of the parameters.
 
     Returns:
       A model of `x [batch, in]`. Its params are a tuple with `{"w": [in, out], "b": [out]}` for each layer.
@@ -73,7 +73,7 @@ def mlp(
 
 
 def dense_layers(layers: Sequence[Shapes], activations: Sequence[Activation], dtype: DTypeLike) -> Model:
-    """Returns the model of dense layers in a row."""
+    """Returns a model of successive dense layers."""
     input_shape = layers[0]["w"][0][:1]
 
     def apply(params: Params, x: Any) -> Array:
@@ -100,20 +100,20 @@ def convnet(
     b_init: Initializer | None = zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
-    """Convolutional network: convolutions on images, and dense layers on top.
+    """Convolutional network: convolutions on images, followed by dense layers.
 
     `a_l = pool(activation_l(patches(a_{l-1}) w_l + b_l))`, flattened before the first dense layer. A
-    convolution is one product of all patches with the kernel, which stays a batched product where many seeds
-    run side by side.
+    convolution is a single product of all patches with the kernel, which stays one batched product under
+    `vmap` over seeds.
 
     Args:
       input_shape: height, width and channels of an image.
-      channels, widths: output channels of the convolutions, and sizes of the dense layers up to the output.
-      kernel, stride, pool: height and width of the kernel, of its steps, and of the windows whose maximum is
-        taken; one int for all convolutions, or one for each.
+      channels, widths: output channels of the convolutions, and sizes of the dense layers and the output.
+      kernel, stride, pool: height and width of the kernel, its stride, and the size of the max-pooling
+        windows; one int for all convolutions, or one per convolution.
       padding: "SAME" or "VALID".
-      activation: of all layers but the last: one for all, or one for each.
-      w_init, output_activation, b_init, dtype: as of `mlp`; kernels are `w [height, width, in, out]`.
+      activation: activation of all layers except the last: one for all, or one per layer.
+      w_init, output_activation, b_init, dtype: as in `mlp`; kernels are `w [height, width, in, out]`.
 
     Returns:
       A model of `x [batch, height, width, channels]`. Its params are a tuple with `{"w": ..., "b": [out]}`
@@ -177,16 +177,16 @@ def rnn(
     b_init: Initializer | None = zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Model:
-    """Recurrent network: recurrent layers in a row, and a dense one that reads their states.
+    """Recurrent network: successive recurrent layers, and a dense layer that reads the last one's states.
 
     `h_t = activation(x_t w + h_{t-1} u + b)`, `h_0 = 0`, in every recurrent layer, and
     `y = output_activation(h_T w + b)`, or `y_t` from every `h_t`.
 
     Args:
-      widths: sizes of the input at a step, of every recurrent layer and of the output.
+      widths: sizes of the input at one step, of every recurrent layer and of the output.
       outputs: "last": `[batch, outputs]` from the last state; "every": `[batch, steps, outputs]`.
-      activation, recurrent_init: of the recurrent layers, and the initialiser of every `u [units, units]`.
-      output_activation, w_init, b_init, dtype: as of `mlp`.
+      activation, recurrent_init: activation of the recurrent layers, and initialiser of `u [units, units]`.
+      output_activation, w_init, b_init, dtype: as in `mlp`.
 
     Returns:
       A model of `x [batch, steps, in]`. Its params are a tuple with `{"w": ..., "u": ..., "b": ...}` for each
@@ -229,7 +229,7 @@ def rnn(
             return h, h
 
         start = jnp.zeros((x.shape[1], weights["u"].shape[0]), jnp.result_type(x, weights["w"]))
-        # In `jax.shard_map` the state varies over devices as soon as anything does that it is made of.
+        # In `jax.shard_map`, the state differs between devices if any value that it depends on does.
         start = jnp.zeros_like(jax.eval_shape(lambda h, x: step(h, x)[0], start, x[0]))
         return jax.lax.scan(step, start, x)[1]
 
@@ -237,11 +237,11 @@ def rnn(
 
 
 def _sizes(name: str, value: int | Sequence[int], number: int) -> tuple[int, ...]:
-    """Returns one size for each of a number of convolutions."""
+    """Returns one size per convolution."""
     if not isinstance(value, Sequence):
         check_count(name, value)
         return (value,) * number
     sizes = as_sizes(name, value)
     if len(sizes) != number:
-        raise ValueError(f"{name}: expected one int, or {number}, one a convolution, got {len(sizes)}")
+        raise ValueError(f"{name}: expected one int, or {number}, one per convolution, got {len(sizes)}")
     return sizes

@@ -1,4 +1,4 @@
-"""Unit noise for perturbation, of mean 0 and variance 1 on every entry of a pytree."""
+"""Unit noise for perturbations: mean 0 and variance 1 for every entry of a pytree."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Noise = Callable[[Key, PyTree], PyTree]
 
 
 def _by_leaf(draw: Callable[[Key, Any], Array], key: Key, like: PyTree) -> PyTree:
-    """`draw(key, leaf)` for every leaf, with a key of its own."""
+    """Returns `draw(key, leaf)` for every leaf, with a different key each."""
     checks.check_key("key", key)
 
     def floating(at: str, leaf: Any) -> Any:
@@ -33,7 +33,7 @@ def _by_leaf(draw: Callable[[Key, Any], Array], key: Key, like: PyTree) -> PyTre
 
 
 def normal(key: Key, like: PyTree) -> PyTree:
-    """Standard normal noise, `s ~ N(0, 1)`.
+    """Draws standard normal noise, `s ~ N(0, 1)`.
 
     Example:
       >>> normal(jax.random.key(0), {"w": jnp.zeros((2, 3))})["w"].shape
@@ -44,7 +44,7 @@ def normal(key: Key, like: PyTree) -> PyTree:
 
 
 def _normal(key: Key, like: PyTree, *, in_place: bool) -> PyTree:
-    """The numbers of `normal`; in place with no memory of a loop, for programs that use them once."""
+    """Draws the numbers of `normal`; `in_place` avoids a loop's buffers, for programs that use them once."""
 
     def draw(key: Key, leaf: Any) -> Array:
         dtype = raised(leaf)
@@ -53,8 +53,8 @@ def _normal(key: Key, like: PyTree, *, in_place: bool) -> PyTree:
         elif leaf.size < 1024 or jax.default_backend() != "cpu":
             drawn = jax.random.normal(key, leaf.shape, dtype)
         else:
-            # The same numbers in a loop of two long rows: programs that use them twice draw them once, and no
-            # compiler puts them into the shape of the leaf, where short last axes make it slow.
+            # The same numbers in a loop over two long rows. It keeps the compiler from drawing them again for
+            # a second use, and from drawing them in the shape of the leaf, where short last axes are slow.
             rows = _uniform(key, (2, -(-leaf.size // 2)), dtype)
             drawn = jax.lax.map(_normal_of, rows).reshape(-1)[: leaf.size]
         return drawn.reshape(leaf.shape).astype(leaf.dtype)
@@ -63,12 +63,12 @@ def _normal(key: Key, like: PyTree, *, in_place: bool) -> PyTree:
 
 
 def _normal_of(uniform: Array) -> Array:
-    """Returns normal numbers from those in (-1, 1), as `jax.random.normal` does."""
+    """Transforms uniform numbers in (-1, 1) into normal ones, as `jax.random.normal` does."""
     return np.sqrt(2).astype(uniform.dtype) * jax.lax.erf_inv(uniform)
 
 
 def _uniform(key: Key, shape: tuple[int, ...], dtype: Any) -> Array:
-    """Returns numbers in (-1, 1), as `jax.random.normal` draws them."""
+    """Draws uniform numbers in (-1, 1), as `jax.random.normal` does."""
     low = np.nextafter(np.asarray(-1, dtype), np.asarray(0, dtype))
     if dtype != jnp.float32:
         return jax.random.uniform(key, shape, dtype, minval=low, maxval=1)
@@ -81,10 +81,10 @@ _ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 
 
 def words(key: Key, shape: tuple[int, ...]) -> Array:
-    """Returns `jax.random.bits(key, shape, jnp.uint32)`, on CPUs four times as fast.
+    """Returns `jax.random.bits(key, shape, jnp.uint32)`, four times as fast on CPUs.
 
-    JAX writes the rounds of Threefry-2x32 as a loop there, which passes over memory five times; here all of
-    them are one pass.
+    On CPUs, JAX implements the rounds of Threefry-2x32 as a loop that passes over memory five times; here, a
+    single pass computes all of them.
     """
     size = math.prod(shape)
     by_index = getattr(jax.config, "jax_threefry_partitionable", True)
@@ -104,10 +104,10 @@ def words(key: Key, shape: tuple[int, ...]) -> Array:
 
 
 def rademacher(key: Key, like: PyTree) -> PyTree:
-    """Rademacher noise, `s = +-1` with equal odds, 32 signs from one random word.
+    """Draws Rademacher noise, `s = +-1` with equal probability, 32 signs from one random word.
 
-    Rows of signs come from rows of words, by one shift for all of a row: a program that uses the signs reads
-    words, and never writes signs to memory.
+    Rows of signs are computed from rows of words, with one shift for a whole row, so a program that uses the
+    signs only reads the words and never writes signs to memory.
 
     Example:
       >>> jnp.abs(rademacher(jax.random.key(0), {"w": jnp.zeros(3)})["w"]).tolist()
@@ -129,16 +129,16 @@ _NAMED: dict[str, Noise] = {"normal": normal, "rademacher": rademacher}
 
 
 def as_noise(noise: str | Noise, *, in_place: bool = False) -> Noise:
-    """Returns the noise of that name, or `noise` itself if it is a function, with checks.
+    """Returns the named noise function, or `noise` itself with checks if it is a function.
 
-    Real numbers of another dtype, such as the int32 of `jax.random.rademacher`, are cast to that of the leaf
-    they are for, so that the same numbers are added and get the credit. With `in_place` the same
-    numbers come without memory of their own, for programs that use each draw once.
+    Noise of another dtype, such as int32 from `jax.random.rademacher`, is cast to the dtype of its leaf, so
+    that the same numbers are added and credited. `in_place` draws the same numbers without buffers of their
+    own, for programs that use each draw once.
     """
     if not callable(noise):
         checks.check_choice("noise", noise, _NAMED)
         return partial(_normal, in_place=True) if in_place and noise == "normal" else _NAMED[noise]
-    expected = "one of its names, or a function (key, like) -> unit noise"
+    expected = "'normal', 'rademacher' or a function (key, like) -> unit noise"
     checks.check_callable("noise", noise, expected, num_arguments=2)
 
     def checked(key: Key, like: PyTree) -> PyTree:
@@ -146,7 +146,7 @@ def as_noise(noise: str | Noise, *, in_place: bool = False) -> Noise:
         structure, expected = jax.tree.structure(drawn), jax.tree.structure(like)
         if structure != expected:
             raise ValueError(
-                f"noise: expected the structure of what it is added to, {expected}, got {structure}"
+                f"noise: expected the structure of the values it is added to, {expected}, got {structure}"
             )
         return by_path("noise", _cast, drawn, like)
 

@@ -1,4 +1,4 @@
-"""A training run as one pure function of a key: one scan over updates, evaluated every so many."""
+"""Training runs as pure functions of a key: a scan over updates, with evaluations at regular intervals."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ Evaluate = Callable[[Key, Params, Any, Splits], PyTree]
 
 
 class TrainState(NamedTuple):
-    """Everything a run needs to go on: with the number of updates done, it fixes the rest of the run.
+    """State of a run; together with the number of updates done, it determines the rest of the run.
 
     Fields:
-      params: the rule's params.
-      rule_state: state of the rule; empty for most.
-      optimizer_state: optax's.
+      params: params of the model.
+      rule_state: state of the rule; empty for most rules.
+      optimizer_state: state of the optimiser.
       batches: order of the examples.
       update_key: the key of update t is `fold_in(update_key, t)`.
       evaluate_key: the key of an evaluation after t updates is `fold_in(evaluate_key, t)`.
@@ -46,9 +46,9 @@ class History(NamedTuple):
 
     Fields:
       losses: loss of the batch before each update, `[num_updates]`.
-      evaluations: results of `evaluate` at the start and after every `every` updates, each leaf with
-        a leading axis `[1 + num_updates / every]`.
-      state: the state at the end.
+      evaluations: results of `evaluate` at the start and then every `every` updates; every leaf has a
+        leading axis of length `1 + num_updates / every`.
+      state: final state.
     """
 
     losses: Float[Array, "... updates"]
@@ -58,14 +58,14 @@ class History(NamedTuple):
 
 @dataclass(frozen=True)
 class Train:
-    """A training run; calling it runs it as a whole, its functions run it in pieces.
+    """A training run; call it to run it as a whole, or call its functions to run it in pieces.
 
     Fields:
       init: `(key, data) -> state`.
-      update: `(data, state, step) -> (state, loss)`: update number `step`.
+      update: `(data, state, step) -> (state, loss)` for update number `step`, starting at 0.
       evaluate: `(state, step, data) -> evaluation` after `step` updates.
-      num_updates: length of the run.
-      every: updates between evaluations.
+      num_updates: number of updates in the run.
+      every: number of updates between evaluations.
     """
 
     init: Callable[[Key, Splits], TrainState]
@@ -79,12 +79,12 @@ class Train:
     ) -> tuple[TrainState, Array]:
         """Returns the state after the next `every` updates, and their losses.
 
-        The first of them is number `step`; leave it unbatched under vmap.
+        `step` is the number of the first of these updates; leave it unbatched under vmap.
         """
         return jax.lax.scan(partial(self.update, data), state, step + jnp.arange(self.every))
 
     def __call__(self, key: Key, data: Splits) -> History:
-        """Runs from `key` to the end."""
+        """Performs the whole run, starting from `key`."""
         start = self.init(key, data)
         first = self.evaluate(start, 0, data)
 
@@ -99,7 +99,7 @@ class Train:
 
 
 def _merged(params: Params, parameters: Params) -> Params:
-    """Params with other values where `parameters` holds one."""
+    """Returns params with the values of `parameters` wherever these are not None."""
 
     def newer(new: Any, old: Any) -> Any:
         return old if new is None else new
@@ -108,11 +108,11 @@ def _merged(params: Params, parameters: Params) -> Params:
 
 
 def _absorbed(absorb: Callable[[Params, Any], Params] | None, params: Params, aux: list[Any]) -> Params:
-    """Params after an update; `aux` is empty for a model without one."""
+    """Returns params after `absorb`; `aux` is empty for a model without aux."""
     if absorb is None and aux:
         raise TypeError(
-            "absorb: expected a function (params, aux) -> params, which decides what becomes of the model's "
-            "aux, got None; lambda params, aux: params drops it"
+            "absorb: expected a function (params, aux) -> params that uses the model's aux, got None; to "
+            "discard aux, pass lambda params, aux: params"
         )
     if absorb is None:
         return params
@@ -140,26 +140,26 @@ def make_train(
     evaluate: Evaluate = lambda key, params, state, data: (),
     every: int | None = None,
 ) -> Train:
-    """Makes a training run out of any rule and any optimiser.
+    """Combines any rule and any optimiser into a training run.
 
     `params <- params + optimizer(grads of a batch)`, on batches that are reshuffled every epoch.
 
     Args:
       rule: the rule that assigns credit.
-      optimizer: from optax; its learning rate may be traced. One that looks at the loss gets it: `value`, the
-        loss of the batch, `grad`, its gradients, and `value_fn`, the loss of the batch at other params.
+      optimizer: an optax optimiser; its learning rate may be traced. Optimisers that use the loss receive
+        `value`, the loss of the batch, `grad`, its gradients, and `value_fn`, a function `params -> loss`.
       init: `key -> params`, such as `model.init`.
-      num_updates: length of the run.
-      batch_size: examples an update.
-      absorb: for a model with aux, `(params, aux) -> params` after an update: puts new running statistics
-        back among the leaves of params that are not trained.
-      evaluate: `(key, params, state, data) -> pytree` of metrics, with the state of the rule.
-      every: updates between evaluations, a divisor of num_updates; by default the run is evaluated at its
-        start and its end alone.
+      num_updates: number of updates in the run.
+      batch_size: number of examples per update.
+      absorb: for a model with aux: `(params, aux) -> params`, applied after every update; writes new running
+        statistics back to the leaves of params that are not trained.
+      evaluate: `(key, params, state, data) -> pytree` of metrics, where `state` is that of the rule.
+      every: number of updates between evaluations, a divisor of num_updates; by default, the run is evaluated
+        only at the start and the end.
 
     Returns:
-      `train(key, data) -> History` on `Splits`, a pure function written for one seed: see `ensemble` for
-      many. Nothing is compiled here.
+      `train(key, data) -> History`, a pure function of a key and `Splits`, written for one seed and not
+      compiled; for many seeds, see `ensemble`.
 
     Example:
       >>> import jax, optax
@@ -189,7 +189,7 @@ def make_train(
     with_loss = with_loss_support(optimizer)
 
     def trained(params: Params) -> Params:
-        """Params with None for leaves that no optimizer moves."""
+        """Returns params with None in place of leaves that are not trained."""
         if rule.trainable is None:
             return params
         paths = iter(leaf_paths(params))

@@ -1,4 +1,4 @@
-"""The contracts: losses, estimators, rules and dynamics."""
+"""Interfaces of losses, estimators, rules and dynamics."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -11,12 +11,12 @@ Weights: TypeAlias = dict[str, Array]
 """Parameters of one layer."""
 
 Where: TypeAlias = str | Callable[[str], bool] | None
-"""Selection of parameters by path: a glob such as `*/kernel`, a predicate on the path, or None for all."""
+"""Selection of parameters by path: a glob such as `*/kernel`, a function `path -> bool`, or None for all."""
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """Per-example loss `l(output, y) -> [batch]`, each of its own example alone; a batch has their mean."""
+    """Per-example loss `l(output, y) -> [batch]`; each entry depends only on its own example."""
 
     def __call__(self, output: Any, y: Any, /) -> Float[Array, " batch"]: ...
 
@@ -29,11 +29,11 @@ class Estimator(Protocol):
 
 
 class Signals(NamedTuple):
-    """Teaching signals of one example: the gradients are `tapped(model).pull_back` of deltas, plus the rest.
+    """Teaching signals for one example: its gradients are `tapped(model).pull_back` of `deltas`, plus `rest`.
 
     Fields:
-      deltas: by the names of taps.
-      rest: part of the gradients that is the same for all examples, such as a decay; None for none.
+      deltas: teaching signal at every tap, by name.
+      rest: part of the gradients that is the same for all examples, such as a decay, or None.
     """
 
     deltas: dict[str, Array]
@@ -41,13 +41,13 @@ class Signals(NamedTuple):
 
 
 class Online(NamedTuple):
-    """A rule one step of a sequence at a time: weights may be updated between any two steps.
+    """A rule applied one step of a sequence at a time, so that weights may be updated between steps.
 
     Fields:
-      start: `(params, x) -> memory`: the state of the network and the traces before the first step; of `x`, a
-        batch at one step, only shapes are used.
-      step: `(key, params, state, memory, x, y) -> (loss, grads, memory)` at one step of a batch, with the
-        state of the rule. With the same params at all steps, losses and grads sum to those of
+      start: `(params, x) -> memory`, the state of the network and the traces before the first step; only the
+        shapes of `x`, a batch at one step, are used.
+      step: `(key, params, state, memory, x, y) -> (loss, grads, memory)` for one step of a batch, with the
+        state of the rule. If params are the same at all steps, losses and grads sum to those of
         `value_and_grad`.
     """
 
@@ -56,20 +56,20 @@ class Online(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A credit assignment rule on one model and one loss.
+    """A credit assignment rule for one model and one loss.
 
-    Functions of any `Model` and of a per-example loss `(output, y) -> [batch]` return one.
+    Functions such as `feedback_alignment(model, loss)` return rules.
 
     Fields:
-      init: `(key, params, x) -> state`: memory of the rule, `()` for most; of x only shapes are used.
+      init: `(key, params, x) -> state`, such as feedback weights, or `()`; of x, only shapes are used.
       value_and_grad: `(key, params, state, x, y) -> (loss, grads, state)`. `grads` has the structure, shapes,
-        dtypes and units of `jax.grad` of the mean loss; for a model with aux the first is `(loss, aux)`.
-      trainable: of the model: which leaves of params are for an optimizer to move.
-      signals: `(key, params, state, x, y) -> Signals` of a batch of one, for rules whose gradients are the
-        pull-back of teaching signals; None for the others. Metrics take moments over examples from them.
-      online: the rule step by step, for rules that need no step to come; None for the others.
-      wrapped: `state -> Model`, for rules that put something in front of the model, such as decorrelation;
-        None for the others. See `model_at`.
+        dtypes and units of `jax.grad` of the mean loss. With aux, the first result is `(loss, aux)`.
+      trainable: selection of the trained leaves of params, as in `Model`.
+      signals: `(key, params, state, x, y) -> Signals` for a batch of one, if gradients are the pull-back of
+        teaching signals, else None. Metrics compute moments over examples from them.
+      online: the rule step by step, if it needs no future steps, else None.
+      wrapped: `state -> Model`, for rules that add something to the model, such as decorrelation, else None.
+        See `model_at`.
     """
 
     init: Callable[[Key, Params, Any], Any]
@@ -80,12 +80,12 @@ class Rule(NamedTuple):
     wrapped: Callable[[Any], Any] | None = None
 
     def model_at(self, model: Any, state: Any) -> Any:
-        """Returns the model to predict with: `model`, or the one that the rule wraps around it in a state."""
+        """Returns the model for predictions: `model`, or the one that the rule wraps around it at a state."""
         return self.wrapped(state) if self.wrapped else model
 
 
 class Dynamics(NamedTuple):
-    """A process with memory or without a loss, as a pair of pure functions.
+    """A stateful process other than a rule, such as neuron birth-death, as a pair of pure functions.
 
     Fields:
       init: `(...) -> state`.

@@ -10,9 +10,6 @@ import pytest
 
 import lax_learning as ll
 
-QUICK: Any = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Options for programs that run once: half the time to compile."""
-
 
 def squares(output: Any, y: Any) -> jax.Array:
     """Loss of each example."""
@@ -21,7 +18,12 @@ def squares(output: Any, y: Any) -> jax.Array:
 
 def normal(seed: int, *shape: int) -> jax.Array:
     """Normal numbers from NumPy, which compiles nothing."""
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.zeros(()).dtype)
+
+
+def noise_by_shape(key: Any, like: Any) -> Any:
+    """Noise that depends on the shapes alone."""
+    return jax.tree.map(lambda leaf: normal(leaf.size, *leaf.shape).astype(leaf.dtype), like)
 
 
 def flat(tree: Any) -> np.ndarray:
@@ -43,8 +45,36 @@ def uses(jaxpr: Any, primitive: str, within: bool = False) -> Iterator[bool]:
 
 def jitted(rule: ll.Rule) -> ll.Rule:
     """The same rule as two programs: compiled at once and not operation by operation."""
-    run = jax.jit(rule.value_and_grad, compiler_options=QUICK)
-    return rule._replace(init=jax.jit(rule.init), value_and_grad=run)
+    return rule._replace(init=jax.jit(rule.init), value_and_grad=jax.jit(rule.value_and_grad))
+
+
+def update(rule: ll.Rule, key: Any, params: Any, x: Any, y: Any, **state: Any) -> Any:
+    """`(state before, loss, grads, state after)` of one update, as one program; `state` has other entries."""
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        before = rule.init(key, params, x)
+        before = before._replace(**state) if state else before
+        return before, *rule.value_and_grad(key, params, before, x, y)
+
+    return run(params)
+
+
+def draws_of(function: Any, key: Any, number: int) -> Any:
+    """`function(key)` for many keys, as one program."""
+    return jax.jit(jax.vmap(function))(jax.random.split(key, number))
+
+
+def assert_mean(draws: Any, expected: Any, *, atol: float = 0.0) -> None:
+    """The mean over draws is within 5 standard errors of what is expected, and `atol` where both have a bias.
+
+    A right estimator fails a given coordinate with odds of 6e-7.
+    """
+    for path, found, exact in _pairs(draws, expected):
+        found, exact = np.asarray(found, np.float64), np.asarray(exact, np.float64)
+        allowed = 5 * found.std(axis=0, ddof=1) / len(found) ** 0.5 + atol
+        off = np.abs(found.mean(axis=0) - exact)
+        assert (off <= allowed).all(), f"{path}: off by up to {off.max()}, {allowed.max()} allowed"
 
 
 def slow_but(fast: Collection[Any], cases: Iterable[Any]) -> list[Any]:
@@ -75,6 +105,12 @@ def assert_same(a: Any, b: Any) -> None:
     for path, u, v in _pairs(a, b):
         assert u.dtype == v.dtype, f"{path}: {u.dtype} and {v.dtype}"
         np.testing.assert_array_equal(u, v, err_msg=path)
+
+
+def assert_near(a: Any, b: Any, *, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """`np.testing.assert_allclose`, leaf by leaf."""
+    for path, u, v in _pairs(a, b):
+        np.testing.assert_allclose(u, v, rtol=rtol, atol=atol, err_msg=path)
 
 
 def assert_close(a: Any, b: Any, *, ulps: float) -> None:

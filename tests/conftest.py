@@ -7,8 +7,8 @@ The library is imported by the tests only after the hook below is in place: ever
 import gc
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Read when JAX is imported. Operations need not know which of a hundred nested calls they come from.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -35,6 +35,20 @@ xla.add_flags(
 
 ROOT = Path(__file__).parents[1]
 
+decorated = jaxtyping.jaxtyped
+
+
+def _checked(*, typechecker: Any) -> Callable[[Any], Any]:
+    """The decorator of the hook, which takes a millisecond for each function made within a function."""
+
+    def decorate(function: Any) -> Any:
+        unseen = jaxtyping.config.jaxtyping_disable and "<locals>" in getattr(function, "__qualname__", "")
+        return function if unseen else decorated(function, typechecker=typechecker)
+
+    return decorate
+
+
+jaxtyping.jaxtyped = _checked  # pyright: ignore
 install_import_hook("lax_learning", "beartype.beartype")
 
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
@@ -62,9 +76,9 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
     return load
 
 
-@contextmanager
-def _default_passes() -> Iterator[None]:
-    """Compiles with the passes that XLA has by default.
+@pytest.fixture
+def with_default_passes() -> Iterator[None]:
+    """Runs the test with the passes that XLA has by default, where bits count.
 
     Programs of before and after are forgotten: JAX keeps those of single operations whatever the passes, and
     the same operation, once alone and once within a larger program, would then give two results.
@@ -72,25 +86,9 @@ def _default_passes() -> Iterator[None]:
     before = jax.config.read("jax_disable_most_optimizations")
     jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
-        jax.clear_caches()
-
-
-@pytest.fixture
-def with_default_passes() -> Iterator[None]:
-    """Runs the test with the passes that XLA has by default, where bits count."""
-    with _default_passes():
-        yield
-
-
-@pytest.fixture(scope="module")
-def always_default_passes() -> Iterator[None]:
-    """Runs all tests of a module with the passes that XLA has by default."""
-    with _default_passes():
-        yield
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
 
 
 @pytest.fixture

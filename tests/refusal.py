@@ -1,6 +1,7 @@
 """Refusals of bad input, as tests list them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,12 @@ def refuses(call: Call, error: type[Exception], pattern: str) -> None:
     with pytest.raises(error, match=pattern) as raised:
         call()
     assert "expected" in str(raised.value) and "got" in str(raised.value)
+
+
+def each(function: Callable[..., Any], *values: Any, **options: Any) -> list[Call]:
+    """Calls of a function with each of some values, or with each of the values of an option."""
+    calls = [partial(function, value) for value in values]
+    return calls + [partial(function, **{name: value}) for name, of in options.items() for value in of]
 
 
 def refusals(

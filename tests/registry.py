@@ -42,11 +42,19 @@ def _made(factory: Callable[..., ll.Rule], model: ll.Model, loss: Any, **options
     return factory(model, loss, **{name: value for name, value in options.items() if name in known})
 
 
-RULES: dict[str, Callable[..., ll.Rule]] = {
-    name: partial(_made, registry.rule_of(factory, **HYPER))
-    for name, factory in {**registry.RULES, **MORE}.items()
-}
+def _all(factories: dict[str, Any]) -> dict[str, Callable[..., ll.Rule]]:
+    return {name: partial(_made, registry.rule_of(of, **HYPER)) for name, of in factories.items()}
+
+
+RULES = _all({**registry.RULES, **MORE})
 """`RULES[name](model, loss, **options) -> Rule`, with the options that the rule has."""
+
+ONLINE = _all({
+    **registry.ONLINE,
+    "rflo_symmetric": partial(ll.online.rflo, feedback_init=None),
+    "eprop_symmetric": partial(ll.online.eprop, feedback_init=None),
+})  # fmt: skip
+"""The same for rules of an `ll.online.Recurrent`."""
 
 LEARNING = (
     "decorrelated_feedback_alignment", "direct_kolen_pollack", "forward_direct_feedback", "kolen_pollack",

@@ -15,6 +15,7 @@ from jax.core import Tracer
 
 import lax_learning
 from lax_learning.noise import normal
+from tests import registry
 from tests.compare import slow_but
 from tests.refusal import refusals, refuses
 
@@ -34,40 +35,34 @@ MODEL = ll.Model(lambda w, x: x @ w)
 
 # Options, refused where a rule or an estimator is made.
 
-wp_rule = partial(ll.weight_perturbation, MLP, squared_error)
-node = partial(ll.node_perturbation, MLP, squared_error)
-forward = partial(ll.forward_gradient, MLP, squared_error)
-signs = partial(ll.sign_symmetry, MLP, squared_error)
-kp = partial(ll.kolen_pollack, MLP, squared_error)
-sgd = optax.sgd(0.1)
+
+def of_mlp(make: Any, **options: Any) -> Any:
+    return partial(make, MLP, squared_error, **options)
+
+
+wp_rule, node, forward = map(of_mlp, (ll.weight_perturbation, ll.node_perturbation, ll.forward_gradient))
+signs, kp, sgd = of_mlp(ll.sign_symmetry), of_mlp(ll.kolen_pollack), optax.sgd(0.1)
 wp_estimator = partial(estimators.weight_perturbation, jnp.sum)
 forward_estimator = partial(estimators.forward_gradient, jnp.sum)
 spsa_estimator = partial(estimators.spsa, jnp.sum, perturbation=lambda count: 0.1)
-spsa_rule = partial(ll.spsa, MLP, squared_error, perturbation=lambda count: 0.1)
+spsa_rule = of_mlp(ll.spsa, perturbation=lambda count: 0.1)
 with_sigma = [wp_estimator, wp_rule, node]
 sampled = [partial(make, sigma=0.1) for make in with_sigma]
 sampled += [forward, forward_estimator, spsa_rule, spsa_estimator]
 CHOICES = {
-    "noise": [*sampled[:3], forward, forward_estimator],
-    "difference": sampled[:2],
-    "variant": [sampled[2]],
-    "perturb": [forward],
-    "magnitude": [signs],
-}
+    "noise": [*sampled[:3], forward, forward_estimator], "difference": sampled[:2], "variant": [sampled[2]],
+    "perturb": [forward], "magnitude": [signs],
+}  # fmt: skip
+backprop_estimator, model_of_dot = partial(estimators.backprop, jnp.sum), partial(ll.Model, jnp.dot)
 FLAGS = {
     **{name: [sampled[2]] for name in ("antithetic", "layerwise", "share_noise")},
     "batch": [sampled[2], partial(forward, perturb="activities")],
-    "has_aux": [
-        *(sampled[0], forward_estimator, spsa_estimator),
-        *(partial(estimators.backprop, jnp.sum), partial(ll.Model, jnp.dot)),
-    ],
+    "has_aux": [sampled[0], forward_estimator, spsa_estimator, backprop_estimator, model_of_dot],
 }
 FEEDBACK = {
-    "fa": partial(ll.feedback_alignment, MLP, squared_error),
-    "dfa": partial(ll.direct_feedback_alignment, MLP, squared_error),
-    "frsf": partial(signs, magnitude="fixed"),
-    "kp": partial(kp, optimizer=sgd),
-}
+    "fa": of_mlp(ll.feedback_alignment), "dfa": of_mlp(ll.direct_feedback_alignment),
+    "frsf": partial(signs, magnitude="fixed"), "kp": partial(kp, optimizer=sgd),
+}  # fmt: skip
 
 
 def each(makers: Any, name: str, *values: Any) -> Any:
@@ -84,11 +79,11 @@ def drawn_feedback(value: Any) -> Any:
     return [partial(rule.init, KEY, PARAMS, X) for rule in made]
 
 
+NO_SIGMAS = (0, -0.1, float("nan"), float("inf"), "0.1", None, True, 1j, W)
+NO_INITS = (0.1, None, lambda key: W, lambda key, shape, dtype: W)
 test_options_of_rules_and_estimators = refusals(
     values={
-        "^sigma: expected a finite number > 0, got": each(
-            with_sigma, "sigma", 0, -0.1, float("nan"), float("inf"), "0.1", None, True, 1j, W
-        ),
+        "^sigma: expected a finite number > 0, got": each(with_sigma, "sigma", *NO_SIGMAS),
         "^num_samples: expected .*got": each(sampled, "num_samples", 0, -3),
         "^num_samples: expected arrays of at most": each(sampled, "num_samples", 10**400),
         **{
@@ -97,12 +92,12 @@ test_options_of_rules_and_estimators = refusals(
         },
         r"^feedback_init: expected shape \[4, 2\], got \[3\]": drawn_feedback(jnp.ones(3)),
         "^decay: .*>= 0, got -0.1": lambda: kp(optimizer=sgd, decay=-0.1),
-        "^gain: .*> 0": [lambda: signs(gain=0.0), lambda: signs(gain=-1)],
+        "^gain: .*> 0": each([signs], "gain", 0.0, -1),
         "^A: .*>= 0": gains(A=-1.0),
         "^a: expected a number that float32 can tell from 0, got 1e-50": gains(a=1e-50),
         "^count: expected the number of updates done, at least 0, got -1": lambda: gains()().perturbation(-1),
-        "^share_noise: expected False with batch=True.*got True": lambda: node(
-            sigma=0.1, share_noise=True, batch=True
+        "^share_noise: expected False with batch=True.*got True": each(
+            [partial(node, sigma=0.1, batch=True)], "share_noise", True
         ),
     },
     types={
@@ -112,11 +107,13 @@ test_options_of_rules_and_estimators = refusals(
             for name, makers in FLAGS.items()
         },
         r"^feedback_init: expected a function \(key, like\) -> feedback, got ": each(
-            FEEDBACK.values(), "feedback_init", 0.1, None, lambda key: W, lambda key, shape, dtype: W
+            FEEDBACK.values(), "feedback_init", *NO_INITS
         ),
         "^feedback_init: expected a floating-point array, got 'w'": drawn_feedback("w"),
         "^optimizer: expected an optimizer .*got 0.1": lambda: kp(optimizer=0.1),
-        "^perturbation: expected a schedule, .*got 0.1": lambda: estimators.spsa(jnp.sum, perturbation=0.1),
+        "^perturbation: expected a schedule, .*got 0.1": each(
+            [partial(estimators.spsa, jnp.sum)], "perturbation", 0.1
+        ),
     },
 )
 
@@ -131,15 +128,15 @@ def test_feedback(name):
 
     for wrong in (None, (), {}, PARAMS):
         refuses(run(wrong), TypeError, "^state: expected the state of the rule's init.*got ")
+    nothing = jax.tree.map(lambda leaf: None, PARAMS)
     other = jax.tree.map(lambda leaf: jnp.ones((7, *leaf.shape)), state.feedback)
-    refuses(run(state._replace(feedback=other)), ValueError, r"^state.feedback.*: expected shape .*got \[7,")
-    for wrong in (None, PARAMS[:1], "feedback"):
-        pattern = "^state.feedback: expected (the structure of params|a dict with the entries)"
-        refuses(run(state._replace(feedback=wrong)), ValueError, pattern)
+    structure = "(the structure of params|a dict with the entries)"
+    cases = [(other, r".*: expected shape .*got \[7,")]
+    cases += [(wrong, f": expected {structure}") for wrong in (None, PARAMS[:1], "feedback")]
     if name != "dfa":
-        nothing = jax.tree.map(lambda leaf: None, PARAMS)
-        pattern = "^state.feedback: expected an array at '1/w', which an error passes, got None"
-        refuses(run(state._replace(feedback=nothing)), ValueError, pattern)
+        cases.append((nothing, ": expected an array at '1/w', through which errors pass, got None"))
+    for wrong, expected in cases:
+        refuses(run(state._replace(feedback=wrong)), ValueError, "^state.feedback" + expected)
 
 
 TINY = {jnp.float16: 1e-9, jnp.bfloat16: 1e-40}
@@ -160,16 +157,13 @@ SIGMAS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [*((name, jnp.bfloat16) for name in SIGMAS), ("rule", jnp.float16)]
-)
+@pytest.mark.parametrize(("name", "dtype"), [*((n, jnp.bfloat16) for n in SIGMAS), ("rule", jnp.float16)])
 def test_sigma_that_the_dtype_cannot_hold(name, dtype):
     called = r"perturbation\(count\)" if name == "spsa" else "sigma"
     dtypes = {jnp.bfloat16: "(bfloat16|float32)"}.get(dtype, jnp.dtype(dtype).name)
-    pattern = f"^{called}: expected a number that {dtypes} can tell from 0, got {TINY[dtype]}"
-    refuses(lambda: SIGMAS[name](TINY[dtype], dtype), ValueError, pattern)
-    pattern = f"^{called}: expected a number that (float32|{dtypes}) can tell from infinity, got 1e"
-    refuses(lambda: SIGMAS[name](1e39, dtype), ValueError, pattern)
+    for sigma, limit in ((TINY[dtype], f"{dtypes} can tell from 0"), (1e39, f"(float32|{dtypes}) can tell")):
+        pattern = f"^{called}: expected a number that {limit}"
+        refuses(lambda s=sigma: SIGMAS[name](s, dtype), ValueError, pattern)
 
 
 # Own networks.
@@ -239,37 +233,30 @@ def test_what_a_network_gets(kind):
         refuses(with_first(**{name: leaf.astype(int)}), TypeError, at + "expected a floating.*got int32")
 
 
-def convnet(shape: Any = (4, 4, 1), channels: Any = (2,), widths: Any = (2,), **options: Any) -> Any:
-    return lambda: ll.convnet(shape, channels, widths, **options)
-
-
 SIZES = ("kernel", "stride", "pool")
+convnet: Any = NETWORKS["convnet"]
+
+
+def of_shape(shape: Any, **options: Any) -> Any:
+    return lambda: ll.convnet(shape, (2,), (2,), **options)
 
 
 test_networks = refusals(
     values={
         "^widths: expected at least an input and an output": lambda: ll.mlp((3,)),
-        "^activation: expected 2, one a.*got 1": lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh]),
+        "^activation: expected 2, one per.*got 1": lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh]),
         "^outputs: expected one of .*'all'": lambda: ll.rnn((3, 4, 2), outputs="all"),
-        r"^input_shape: expected \(height, width, channels\), got \(4, 4\)": convnet((4, 4)),
-        "^padding: expected one of .*, got 'same'": convnet(padding="same"),
-        r"^kernel, pool: expected an image with room for layer 0, .*got input_shape \(2, 2, 1\)": convnet(
+        r"^input_shape: expected \(height, width, channels\), got \(4, 4\)": of_shape((4, 4)),
+        "^padding: expected one of .*, got 'same'": of_shape((4, 4, 1), padding="same"),
+        "^kernel, pool: expected an image with room for layer 0, .*got input_shape": of_shape(
             (2, 2, 1), kernel=5, padding="VALID"
         ),
-        **{
-            f"^{name}: expected one int, or 1, one a convolution, got 2": convnet(**{name: (3, 3)})
-            for name in SIZES
-        },
+        **{f"^{n}: expected one int, or 1, one per convol": each([convnet], n, (3, 3)) for n in SIZES},
     },
     types={
-        r"^activation\[1\]: expected a function.*got 3": lambda: ll.mlp(
-            (3, 4, 4, 2), activation=[jnp.tanh, 3]
-        ),
+        r"^activation\[1\]: expected a function": lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh, 3]),
         **{
-            rf"^{name}(\[0\])?: expected an int, got (True|2.0)": [
-                convnet(**{name: value}) for value in (True, (2.0,))
-            ]
-            for name in SIZES
+            rf"^{n}(\[0\])?: expected an int, got (True|2.0)": each([convnet], n, True, (2.0,)) for n in SIZES
         },
     },
 )
@@ -288,24 +275,15 @@ def test_what_is_converted():
 
 # What goes into a rule.
 
-RULES: dict[str, Any] = {
-    "backprop": lambda model, loss: ll.backprop(model, loss),
-    "wp": partial(ll.weight_perturbation, sigma=0.1),
-    "np": partial(ll.node_perturbation, sigma=0.1),
-    "fg": ll.forward_gradient,
-    "activities": partial(ll.forward_gradient, perturb="activities"),
-    "spsa": partial(ll.spsa, perturbation=lambda count: 0.1),
-    "fa": ll.feedback_alignment,
-    "dfa": ll.direct_feedback_alignment,
-    "usf": ll.sign_symmetry,
-    "kp": partial(ll.kolen_pollack, optimizer=sgd),
-    "decorrelated": lambda model, loss: ll.decorrelation.rule(
-        lambda m: ll.backprop(m, loss), model, ll.decorrelation.dynamics(0.1)
-    ),
-}
+RULES: dict[str, Any] = registry.RULES
+TAKING = (
+    "node_perturbation", "spsa", "direct_feedback_alignment", "decorrelated_feedback_alignment", "backprop",
+    "weight_perturbation", "forward_gradient", "forward_gradient_activities", "feedback_alignment",
+    "sign_symmetry_unit", "kolen_pollack",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", slow_but(["np", "spsa", "dfa", "decorrelated"], RULES))
+@pytest.mark.parametrize("name", slow_but(TAKING[:4], TAKING))
 def test_what_a_rule_gets(name):
     make = RULES[name]
     for wrong, got in (((3, 2), "tuple"), (None, "None"), (jnp.tanh, ".*")):
@@ -323,19 +301,22 @@ def test_what_a_rule_gets(name):
     def start(key=KEY, params=PARAMS, x=X):
         return lambda: rule.init(key, params, x)
 
+    integers = jax.tree.map(lambda leaf: leaf.astype(int), PARAMS)
     for call in (run, start):
-        refuses(call(key=0), TypeError, r"^key: expected one key, such as jax.random.key\(0\), got 0")
-        refuses(call(key=jax.random.split(KEY)), ValueError, r"^key: expected one key.*got key<fry>\[2\]")
-        refuses(call(params=None), ValueError, "^params: expected at least one parameter, got an empty")
-        integers = jax.tree.map(lambda leaf: leaf.astype(int), PARAMS)
-        refuses(
-            call(params=integers), TypeError, r"^params: expected a floating-point .*'0/b', got int32\[4\]"
-        )
-        refuses(call(params=({"w": "w"}, {})), TypeError, r"^params\[0\]\['w'\]: expected an array, got 'w'")
-        refuses(call(x="x"), TypeError, "^x: expected an array, got 'x'")
-        refuses(call(x=jnp.ones((0, 3))), ValueError, "^x: expected at least one example, got 0")
-        for wrong in (None, 1.0, {"a": X, "b": X[:2]}):
-            refuses(call(x=wrong), ValueError, "^x: expected arrays with one leading axis of examples, got")
+        for given, error, pattern in (
+            ({"key": 0}, TypeError, r"^key: expected one key, such as jax.random.key\(0\), got 0"),
+            ({"key": jax.random.split(KEY)}, ValueError, r"^key: expected one key.*got key<fry>\[2\]"),
+            ({"params": None}, ValueError, "^params: expected at least one parameter, got an empty"),
+            ({"params": integers}, TypeError, "^params: expected a floating-point .*'0/b', got int32"),
+            ({"params": ({"w": "w"}, {})}, TypeError, r"^params\[0\]\['w'\]: expected an array, got 'w'"),
+            ({"x": "x"}, TypeError, "^x: expected an array, got 'x'"),
+            ({"x": jnp.ones((0, 3))}, ValueError, "^x: expected at least one example, got 0"),
+            *(
+                ({"x": wrong}, ValueError, "^x: expected arrays with one leading axis of examples, got")
+                for wrong in (None, 1.0, {"a": X, "b": X[:2]})
+            ),
+        ):
+            refuses(call(**given), error, pattern)
     refuses(run(params=PARAMS[:1]), ValueError, "^params: expected 2 layers, got 1")
     refuses(run(x=jnp.ones((5, 4))), ValueError, r"^x: expected shape \[batch, 3\], got \[\d, 4\]")
     refuses(run(y=Y[:4]), ValueError, r"^y: expected 5 examples as in x, got float32\[4, 2\]")
@@ -346,19 +327,18 @@ def test_what_a_rule_gets(name):
         of_many = lambda: rule.signals(KEY, PARAMS, state, X, Y)  # noqa: E731
         refuses(of_many, ValueError, "^x: expected a batch of one example, got 5")
 
-    def with_loss(loss):
-        return lambda: make(MLP, loss).value_and_grad(KEY, PARAMS, state, X, Y)
-
-    expected = r"^loss: expected one number an example, shape \[5\], got float32"
-    refuses(with_loss(lambda output, y: jnp.mean(output - y)), ValueError, expected + r"\[\]")
-    refuses(with_loss(optax.l2_loss), ValueError, expected + r"\[5, 2\]")
-    expected = "^loss: expected a floating.*"
-    refuses(with_loss(lambda output, y: jnp.argmax(output, axis=-1)), TypeError, expected + "int32")
-    refuses(with_loss(lambda o, y: (o, {})), TypeError, expected + "got tuple")
+    for loss, error, pattern in (
+        (lambda o, y: jnp.mean(o - y), ValueError, r"one number per example, shape \[5\], got float32\[\]"),
+        (optax.l2_loss, ValueError, r"one number per example, shape \[5\], got float32\[5, 2\]"),
+        (lambda o, y: jnp.argmax(o, axis=-1), TypeError, "a floating.*int32"),
+        (lambda o, y: (o, {}), TypeError, "a floating.*got tuple"),
+    ):
+        call = lambda f=loss: make(MLP, f).value_and_grad(KEY, PARAMS, state, X, Y)  # noqa: E731
+        refuses(call, error, "^loss: expected " + pattern)
 
 
 MISFIT = "^apply: expected params and x that fit the model, got "
-decorrelated_product = RULES["decorrelated"](MODEL, squared_error)
+decorrelated_product = RULES["decorrelated_feedback_alignment"](MODEL, squared_error)
 
 
 test_models = refusals(
@@ -435,7 +415,7 @@ def test_forward_mode_through_a_function_without_one():
     function.defvjp(lambda w: (jnp.sum(w), None), lambda saved, d: (W * d,))
     for num_samples, transform in ((1, jax.jit), (2, lambda f: f)):
         estimate = transform(estimators.forward_gradient(function, num_samples=num_samples))
-        pattern = "^loss_fn: forward gradients need forward-mode.*expected .*got"
+        pattern = "^loss_fn: expected functions with a forward-mode derivative.*got a custom_vjp"
         refuses(lambda e=estimate: e(KEY, W), TypeError, pattern)
 
     def own_error(w):
@@ -447,7 +427,7 @@ def test_forward_mode_through_a_function_without_one():
         estimators.forward_gradient(own_error)(KEY, W)
 
 
-@pytest.mark.parametrize("name", ["wp", "np", "fg", "activities"])
+@pytest.mark.parametrize("name", [TAKING[0], *TAKING[5:8]])
 def test_noise_of_other_shapes(name):
     for noise in (lambda key, like: W, lambda key, like: jax.tree.map(lambda _: jnp.ones(1), like)):
         rule = RULES[name](MLP, squared_error, noise=noise)
@@ -467,7 +447,7 @@ half_loss = r"^loss_fn: expected a loss in float32 or wider.*got "
 
 test_noise_and_estimators = refusals(
     values={
-        "^noise: expected the structure of what it is added to": with_noise([W]),
+        "^noise: expected the structure of the values": with_noise([W]),
         r"^noise\['b'\]: .*got \[3\]": with_noise({"a": W, "b": jnp.ones(3)}, {"a": W, "b": W}),
         r"^sigma: .*got float32\[2\]": lambda: jax.jit(lambda s: wp_estimator(sigma=s)(KEY, W))(W),
     },
@@ -571,14 +551,11 @@ test_ensembles = refusals(
 # Data.
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", slow_but([jnp.bfloat16], [jnp.float16, jnp.bfloat16]))
 def test_data_of_half_precision_are_labelled_in_float32(dtype):
     drawn = data.relu_net(KEY, 16, num_units=50, sizes=(4000, 0, 0), dtype=dtype).train
-    w_key, v_key, _ = jax.random.split(KEY, 3)
-    w, v = (
-        jax.random.uniform(key, shape, dtype, -1, 1).astype(float)
-        for key, shape in ((w_key, (16, 50)), (v_key, (50, 2)))
-    )
+    pairs = zip(jax.random.split(KEY, 3), ((16, 50), (50, 2)), strict=False)
+    w, v = (jax.random.uniform(key, shape, dtype, -1, 1).astype(float) for key, shape in pairs)
     labels = jnp.argmax(jax.nn.relu(drawn.x.astype(float) @ w) @ v, axis=-1)
     assert np.mean(jnp.argmax(drawn.y, axis=-1) == labels) > 0.999
     problem = data.planted(70_000, 1, dtype=dtype)  # whose sum of squares is beyond float16
@@ -598,7 +575,7 @@ test_data = refusals(
     types={
         "^sizes: expected numbers of .*got 30": lambda: data.half_space(KEY, sizes=30),
         "^dtype: .*got int": lambda: data.relu_net(KEY, dtype=int),
-        "^step: expected an integer, got float32": lambda: (b := data.batches(4, 2)).next(b.init(KEY), 0.5),
+        "^step: expected one integer, got 0.5": lambda: (b := data.batches(4, 2)).next(b.init(KEY), 0.5),
         "^labels: expected integers outside of jit, got traced int32": lambda: jax.jit(
             lambda y: data.one_hot(y, 3)
         )(jnp.arange(3)),

@@ -22,11 +22,10 @@ from benchmarks import cost_of_rules, gradient_quality, throughput, tutorial
 from benchmarks.cases import SYSTEMS, Sizes
 from benchmarks.quality.settings import Setting
 from experiments import harness, memory, reporting
-from experiments.settings import Limits, Options, as_option
+from experiments.settings import Options, as_option
 from experiments.sweep.config import Config as SweepConfig
 from tests.command_line import ROOT, call_main, ended, run, start
 from tests.compare import slow_but
-from tests.refusal import refusals
 
 EXPERIMENTS = (
     "birth_death", "decorrelation", "microlearning", "plasticity_transfer", "symbolic_discriminator",
@@ -167,13 +166,14 @@ REFUSED = {
     "decorrelation": {
         "--updates 9": "--updates: expected at least 10, got 9",
         "--batch-size 1001": "--batch-size: expected at most 1000, got 1001",
+        "--test-images 501": "--test-images: expected at most 500, the test or validation images of",
         "--preset full": "--data: expected a source of all of MNIST with --preset full",
         "--data nowhere": "--data: expected 'sample' (5,000 images",
     },
     "microlearning": {
         "--rules backprop backprop": "--rules: expected at least one, and each at most once",
         "--learning-rate 0.1": "--learning-rate: expected none with --scale matched",
-        "--hidden 5 0": "--hidden: expected at least 1, got 0",
+        "--test-images 501": "--test-images: expected at most the 500 test images of ",
         "--network recurrent --hidden": "--hidden: expected at least 1 widths",
         "--network leaky --hidden 3 4": "--hidden: expected one width with --network leaky, got 3 4",
         "--rules rflo": "--rules: expected rules for --network dense; rflo, eprop, rtrl, three",
@@ -253,23 +253,6 @@ def test_errors_of_the_library_name_the_option():
         (None, "sigma: expected y", "sigma: expected y"),
     ):
         assert as_option(of, ValueError(message)) == expected
-
-
-test_limits_are_those_of_int32_and_float32 = refusals(
-    values={
-        "^n: expected at most 2147483647, got 2147483648$": lambda: Limits().check("n", 2**31),
-        "^n: expected a finite number, got nan$": lambda: Limits().check("n", float("nan")),
-        r"^n: expected a number in \(0, 1\), got 1.0$": lambda: Limits(0, 1, open_at=(True, True)).check(
-            "n", 1.0
-        ),
-        r"^n: expected a number that float32 can hold, got 1e\+39$": lambda: Limits().check("n", 1e39),
-    }
-)
-
-
-def test_limits_hold_what_int32_and_float32_do():
-    for value in (0, 2**31 - 1, 0.0, 3.4e38, 1.2e-38):
-        Limits(0).check("name", value)
 
 
 # What is not finite

@@ -1,12 +1,13 @@
 """Bad input to decorrelation: as in `test_bad_input`, the errors that a user sees."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import lax_learning
-from tests.refusal import refusals
+from tests.refusal import each, refusals
 
 # What a type checker would refuse is asked for here.
 ll: Any = lax_learning
@@ -17,25 +18,23 @@ DYNAMICS = de.dynamics(0.1)
 NAN = float("nan")
 
 
-def options(name: str, *values: Any) -> Any:
-    return [lambda value=value: de.dynamics(**{"eta": 0.1, name: value}) for value in values]
-
+dynamics = partial(de.dynamics, 0.1)
 
 test_options = refusals(
     values={
-        "^eta: expected a finite number >= 0, got": options("eta", -0.1, NAN, "0.1", None, True, ONES(2)),
+        "^eta: expected a finite number >= 0, got": each(de.dynamics, -0.1, NAN, "0.1", None, True, ONES(2)),
         r"^kappa: expected a number in 0\.\.1, got": [
-            *options("kappa", -0.1, 1.1, NAN, "0.5", True, None),
+            *each(dynamics, kappa=(-0.1, 1.1, NAN, "0.5", True, None)),
             lambda: de.loss(ONES((4, 3)), kappa=1.1),
         ],
-        "^variant: expected one of .*, got": options("variant", "unknown", "", None, 3),
-        "^subsample: expected a .*, got": options("subsample", 0, -0.5, 1.5, NAN, "0.5", None),
-        "^every: expected at .*got": options("every", 0, -1, 2**31),
+        "^variant: expected one of .*, got": each(dynamics, variant=("unknown", None, 3)),
+        "^subsample: expected a .*, got": each(dynamics, subsample=(0, 1.5, NAN, "0.5", None)),
+        "^every: expected at .*got": each(dynamics, every=(0, -1, 2**31)),
     },
     types={
-        "^lower: expected True or False, got": options("lower", "no", 1, None),
-        "^bias: expected True or False, got": options("bias", "no", 1, None),
-        "^every: expected an int, got": options("every", 1.0, True, "2"),
+        "^lower: expected True or False, got": each(dynamics, lower=("no", 1, None)),
+        "^bias: expected True or False, got": each(dynamics, bias=("no", 1, None)),
+        "^every: expected an int, got": each(dynamics, every=(1.0, True, "2")),
     },
 )
 
@@ -54,11 +53,9 @@ test_updates = refusals(
             update(ONES((5, 4))),
             update(ONES((5, 4)), every=2),
             update(ONES((0, 3))),
-            *(lambda x=x: de.apply(STATE, x) for x in (ONES((5, 4)), ONES(()), ONES((3, 5)))),
+            *each(partial(de.apply, STATE), ONES((5, 4)), ONES(())),
         ],
-        r"^z: expected shape \[\.\.\., size\] .*got": [
-            lambda z=z: de.loss(z) for z in (1.0, ONES(3), ONES((0, 3)))
-        ],
+        r"^z: expected shape \[\.\.\., size\] .*got": each(de.loss, 1.0, ONES(3), ONES((0, 3))),
         r"^state\.R: expected shape \[size, size\], got \[3\]": [
             update(state=de.State(ONES(3))),
             lambda: de.apply(de.State(ONES(3)), X),

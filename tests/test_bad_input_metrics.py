@@ -24,10 +24,10 @@ m: Any = metrics
 loss: Any = ll
 KEY = jax.random.key(0)
 MODEL = ll.mlp((3, 4, 2))
-PARAMS = MODEL.init(KEY)
+PARAMS = jax.jit(MODEL.init)(KEY)
 RULE = ll.backprop(MODEL, ll.squared_error)
 X, Y = jnp.ones((5, 3)), jnp.zeros((5, 2))
-MOMENTS = metrics.stacked_moments((X, Y))
+MOMENTS = jax.jit(metrics.stacked_moments)((X, Y))
 
 KINDS = (
     ("abc", "'abc'"),
@@ -68,12 +68,12 @@ def test_losses_of_wrong_kinds(loss):
         refuses(lambda value=value: loss(Y, value), TypeError, f"^y: {expected}")
     for labels in (np.zeros(5, int), jnp.zeros(5, jnp.uint8), [0, 1, 0, 1, 1]):
         pattern = (
-            r"^y: expected one-hot labels of shape \[5, 2\] as output, got integer labels u?int\d+\[5\]; "
+            r"^y: expected one-hot labels of shape \[5, 2\] as in output, got integer labels u?int\d+\[5\]; "
             r"use jax.nn.one_hot\(y, 2\)$"
         )
         refuses(lambda y=labels: loss(Y, y), ValueError, pattern)
     for y in (jnp.zeros(5), jnp.zeros((5, 3)), jnp.zeros((1, 2))):
-        pattern = rf"^y: expected shape \[5, 2\] as output.*{re.escape(str(list(y.shape)))}"
+        pattern = rf"^y: expected shape \[5, 2\] as in output.*{re.escape(str(list(y.shape)))}"
         refuses(lambda y=y: loss(Y, y), ValueError, pattern)
     # integers that do not fit are not wrapped
     pattern = f"^y: expected numbers that int32 can hold, got {2**40}"

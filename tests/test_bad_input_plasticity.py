@@ -2,14 +2,13 @@
 
 # pyright: reportArgumentType=false
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 import lax_learning as ll
 from lax_learning import plasticity
@@ -25,7 +24,7 @@ from lax_learning.plasticity import (
     k_cap_recurrent,
     top_k_mask,
 )
-from tests.refusal import refusals, refuses
+from tests.refusal import each, refusals
 
 KEY = jax.random.key(0)
 NETWORK = k_cap_mlp((3, 4, 5, 2), 2)
@@ -97,14 +96,11 @@ test_networks = refusals(
             call for p in (-0.1, 2, np.nan, None) for call in both(edge_probability=p)
         ],
         "^fired: expected one of .*, got": [call for name in ("values", None) for call in both(fired=name)],
-        "^step_size: expected a finite number > 0, got": [
-            lambda value=value: Scheme(step_size=value)
-            for value in (0, -0.01, np.nan, np.inf, "1", None, True)
-        ],
+        "^step_size: expected a finite number > 0, got": each(
+            Scheme, 0, -0.01, np.nan, np.inf, "1", None, True
+        ),
         **{
-            f"^{name}: expected one of .*, got": [
-                lambda name=name, value=value: Scheme(**{name: value}) for value in ("unknown", None, True)
-            ]
+            f"^{name}: expected one of .*, got": each(Scheme, **{name: ("unknown", None, True)})
             for name in ("update", "rows", "samples")
         },
     },
@@ -119,15 +115,13 @@ test_networks = refusals(
     },
 )
 
-INITIALISERS: dict[str, Callable[[Any], Any]] = {
-    "w_init": lambda init: k_cap_mlp((3, 4, 5, 2), 2, w_init=init).init(KEY),
-    "hidden_init": lambda init: NETWORK.init_tables(KEY, hidden_init=init),
-    "output_init": lambda init: NETWORK.init_tables(KEY, output_init=init),
-}
-
 
 def drawing(init: Any) -> Any:
-    return [lambda use=use: use(init) for use in INITIALISERS.values()]
+    return [
+        lambda: k_cap_mlp((3, 4, 5, 2), 2, w_init=init).init(KEY),
+        lambda: NETWORK.init_tables(KEY, hidden_init=init),
+        lambda: NETWORK.init_tables(KEY, output_init=init),
+    ]
 
 
 test_initialisers = refusals(
@@ -187,10 +181,7 @@ def one(x: Any = XS[0], y: Any = 1, tables: Any = TABLES) -> Any:
 
 def shared(rule: Any) -> Any:
     network = k_cap_mlp((3, 4, 5, 6, 2), (2, 3, 4), rule=rule)
-    return [
-        lambda: network.init_tables(KEY),
-        lambda: plasticity.meta_init(network, zeros(network)),
-    ]
+    return [lambda: network.init_tables(KEY), lambda: plasticity.meta_init(network, zeros(network))]
 
 
 test_samples_and_tables = refusals(
@@ -233,20 +224,16 @@ def learn(y: Any, params: Any = None) -> Any:
     return lambda: plasticity.meta_rule(NETWORK, STATE).value_and_grad(KEY, params, (), XS, y)
 
 
-ONE_HOT = jax.nn.one_hot(YS, 2)
+ONE_HOT, NO_LABELS = jax.nn.one_hot(YS, 2), ([0, 0], [1, 1], [0.7, 0.3], [-1, 2], [np.nan, 1])
+meta_learn = partial(plasticity.meta_learn, NETWORK, STATE, optax.sgd(0.1))
 test_meta_learning = refusals(
     values={
         r"^y: expected shape \[5, 2\], got": [learn(jnp.zeros((5, 3))), learn(jnp.zeros((4, 2))), learn(YS)],
         r"^y\[3\]: expected a one-hot row, got \[": [
-            learn(ONE_HOT.at[3].set(jnp.array(row)))
-            for row in ([0, 0], [1, 1], [0.7, 0.3], [-1, 2], [np.nan, 1])
+            learn(ONE_HOT.at[3].set(jnp.array(row))) for row in NO_LABELS
         ],
-        **{
-            f"^{name}: expected at least 1, got 0": lambda name=name: plasticity.meta_learn(
-                NETWORK, STATE, optax.sgd(0.1), **{"num_updates": 2, "batch_size": 2, name: 0}
-            )
-            for name in ("num_updates", "batch_size")
-        },
+        "^num_updates: expected at least 1, got 0": lambda: meta_learn(num_updates=0),
+        "^batch_size: expected at least 1, got 0": lambda: meta_learn(num_updates=2, batch_size=0),
     },
     types={
         "^loss: expected a function .*got 'mse'": lambda: plasticity.meta_rule(NETWORK, STATE, loss="mse"),
@@ -257,22 +244,19 @@ test_meta_learning = refusals(
 )
 
 
-@pytest.mark.usefixtures("as_a_user_sees_it")
-@pytest.mark.parametrize("make", [half_space, relu_net])
-def test_data(make: Any) -> None:
-    for options, error, pattern in [
-        ({"sizes": (10, 5)}, ValueError, r"^sizes: expected numbers of training.*got \(10, 5\)"),
-        ({"sizes": (10, 0, 5.0)}, TypeError, r"^sizes\[2\]: expected an int, got 5.0"),
-        ({"num_features": 0}, ValueError, "^num_features: expected at least 1, got 0"),
-    ]:
-        refuses(lambda options=options: make(KEY, **options), error, pattern)
-
-
+MAKERS = [partial(make, KEY) for make in (half_space, relu_net)]
+test_data = refusals(
+    values={
+        r"^sizes: expected numbers of training.*got \(10, 5\)": [partial(m, sizes=(10, 5)) for m in MAKERS],
+        "^num_features: expected at least 1, got 0": [partial(make, num_features=0) for make in MAKERS],
+    },
+    types={r"^sizes\[2\]: expected an int, got 5.0": [partial(m, sizes=(10, 0, 5.0)) for m in MAKERS]},
+)
 test_units_and_accuracy = refusals(
     values={
         "^num_units: expected at least 1, got 0": lambda: relu_net(KEY, num_units=0),
-        r"^y: expected shape \[5, 2\] as output": [
-            lambda y=y: ll.balanced_accuracy(jnp.ones((5, 2)), y) for y in (jnp.zeros(5), jnp.zeros((1, 2)))
-        ],
+        r"^y: expected shape \[5, 2\] as in output": each(
+            partial(ll.balanced_accuracy, jnp.ones((5, 2))), jnp.zeros(5), jnp.zeros((1, 2))
+        ),
     }
 )

@@ -5,6 +5,7 @@
 import builtins
 import re
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 import lax_learning.symbolic as sy
 from lax_learning.symbolic.formulas import Formula
-from tests.refusal import refusals, refuses
+from tests.refusal import each, refusals, refuses
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -235,22 +236,20 @@ def at_x(**options):
 
 
 COUNTS = {
-    "num_points": [lambda value: sy.critic(value)],
+    "num_points": [sy.critic],
     "channels": [lambda value: sy.critic(4, channels=value)],
     "hidden[1]": [lambda value: sy.critic(4, hidden=(3, value))],
     "iterations": [lambda value: trained(iterations=value)],
     "num_epochs": [lambda value: trained(num_epochs=value)],
-    "num_latents": [lambda value, make=make: make(2, value) for make in MAKERS],
+    "num_latents": [partial(make, 2) for make in MAKERS],
 }
 WEIGHTS = {
     "penalty: expected a finite number >=": [lambda value: sy.critic_step(PLAIN, ADAM, penalty=value)],
     "prune: expected a finite number >=": [lambda value: sy.dsn_generator(2, 3, prune=value)],
-    **{
-        f"{name}: expected a finite number >": [
-            lambda value, name=name: sy.gaussian_process_generator(2, 3, **{name: value})
-        ]
-        for name in ("length_scale", "scale")
-    },
+    "scale: expected a finite number >": [lambda value: sy.gaussian_process_generator(2, 3, scale=value)],
+    "length_scale: expected a finite number >": [
+        lambda value: sy.gaussian_process_generator(2, 3, length_scale=value)
+    ],
 }
 CHOICES = {
     "objective": [
@@ -266,7 +265,7 @@ CHOICES = {
 def bound(table, pattern, *values):
     """Rows of all uses in a table, with each of the values."""
     return {
-        f"^{re.escape(name)}{pattern}": [lambda use=use, v=v: use(v) for use in uses for v in values]
+        f"^{re.escape(name)}{pattern}": [call for use in uses for call in each(use, *values)]
         for name, uses in table.items()
     }
 
@@ -299,55 +298,49 @@ def on_points(x):
     ]
 
 
-def on_curves(name, wrong, judge=PLAIN):
-    """All that takes curves, `real`, `fake` or neither by name."""
+def on_curves(wrong, judge=PLAIN):
+    """All that takes curves, by the name under which it takes them."""
     params, good = judge.init(KEY), ONES((2, *judge.curve_shape))
-    pair = (wrong, good) if name == "real" else (good, wrong)
-    if name == "curves":
-        return [lambda: judge.apply(params, wrong)]
-    return [
-        lambda: sy.critic_step(judge, ADAM)(KEY, sy.init_critic(KEY, judge, ADAM), *pair),
-        lambda: sy.gradient_penalty(judge, params, ONES(2), *pair),
-    ]
+    state = sy.init_critic(KEY, judge, ADAM)
+    rows = {"curves": [lambda: judge.apply(params, wrong)]}
+    for name, pair in {"real": (wrong, good), "fake": (good, wrong)}.items():
+        rows[name] = [
+            lambda pair=pair: sy.critic_step(judge, ADAM)(KEY, state, *pair),
+            lambda pair=pair: sy.gradient_penalty(judge, params, ONES(2), *pair),
+        ]
+    return rows
 
 
-def on_logits(name, logits):
-    pair = (logits, ONES(2)) if name == "logits_real" else (ONES(2), logits)
-    return [
-        lambda score=score: score(*pair)
-        for score in (sy.critic_loss, sy.critic_accuracy, sy.area_under_curve)
-    ]
+def on_logits(wrong):
+    scores = (sy.critic_loss, sy.critic_accuracy, sy.area_under_curve)
+    return {
+        "logits_real": [partial(score, wrong, ONES(2)) for score in scores],
+        "logits_fake": [partial(score, ONES(2), wrong) for score in scores],
+    }
 
 
-NAMES_OF_CURVES, NAMES_OF_LOGITS = ("curves", "real", "fake"), ("logits_real", "logits_fake")
+def named(pattern, *tables):
+    """Rows of calls by name, with the name in front of a pattern."""
+    return {
+        f"^{name}: expected {pattern}": [call for table in tables for call in table[name]]
+        for name in tables[0]
+    }
+
+
 test_arrays = refusals(
     values={
         r"^x: expected .*, got .*\[": [
             call for shape in [(5,), (), (0, 2), (2, 5, 2), (5, 0)] for call in on_points(ONES(shape))
         ],
-        **{
-            rf"^{name}: expected shape \[number, 4\], got \[": [
-                call for shape in [(2, 5), (4,), (), (2, 4, 1)] for call in on_curves(name, ONES(shape))
-            ]
-            for name in NAMES_OF_CURVES
-        },
-        **{
-            rf"^{name}: expected shape \[number, 4, 2\], got \[2, 4": [
-                *on_curves(name, ONES((2, 4, 3)), WIDE),
-                *on_curves(name, CURVES, WIDE),
-            ]
-            for name in NAMES_OF_CURVES
-        },
-        **{
-            rf"^{name}: expected at least one curve, got shape \[0, 4\]": on_curves(name, ONES((0, 4)))
-            for name in NAMES_OF_CURVES
-        },
-        **{
-            rf"^{name}: expected shape \[number\] .* at least one entry, got \[": [
-                call for shape in [(), (2, 1), (0,)] for call in on_logits(name, ONES(shape))
-            ]
-            for name in NAMES_OF_LOGITS
-        },
+        **named(r"shape \[number, 4\], got \[", *(on_curves(ONES(s)) for s in [(2, 5), (4,), (), (2, 4, 1)])),
+        **named(
+            r"shape \[number, 4, 2\], got \[2, 4", on_curves(ONES((2, 4, 3)), WIDE), on_curves(CURVES, WIDE)
+        ),
+        **named(r"at least one curve, got shape \[0, 4\]", on_curves(ONES((0, 4)))),
+        **named(
+            r"shape \[number\] .* at least one entry, got \[",
+            *(on_logits(ONES(shape)) for shape in [(), (2, 1), (0,)]),
+        ),
         r"^fake: expected shape \[2, 4\], got \[3, 4\]": lambda: sy.gradient_penalty(
             PLAIN, PARAMS, ONES(2), CURVES, ONES((3, 4))
         ),
@@ -356,15 +349,8 @@ test_arrays = refusals(
         "^x: expected (a floating-point array|an array of real numbers), got ": [
             call for dtype in (int, bool, complex) for call in on_points(ONES((5, 2), dtype))
         ],
-        **{
-            f"^{name}: expected a floating-point array, got int32": call
-            for names, call_of, wrong in (
-                (NAMES_OF_CURVES, on_curves, ONES((2, 4), int)),
-                (NAMES_OF_LOGITS, on_logits, ONES(2, int)),
-            )
-            for name in names
-            for call in [call_of(name, wrong)]
-        },
+        **named("a floating-point array, got int32", on_curves(ONES((2, 4), int))),
+        **named("a floating-point array, got int32", on_logits(ONES(2, int))),
     },
 )
 

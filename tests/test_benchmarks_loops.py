@@ -1,4 +1,4 @@
-"""The benchmarks' loops in NumPy and code by hand do what the library does."""
+"""The benchmarks' loops in NumPy, code by hand and evosax do what the library does."""
 
 from functools import partial
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import lax_learning as ll
 from benchmarks import cost_parts
@@ -147,3 +148,48 @@ def test_code_by_hand_agrees(name: str) -> None:
     )
     # Sums of at most 35 terms, and of the perturbations a difference of losses over sigma^2.
     assert_close((loss, grads), expected, ulps=1e4)
+
+
+RATE, SIGMA = 0.1, 0.01
+
+
+def problem() -> tuple[Any, jax.Array, jax.Array]:
+    """Weights, inputs and targets in float64."""
+    params = [{"w": noise_of(None, (a, b)), "b": noise_of(None, (b,))} for a, b in ((7, 5), (5, 3))]
+    return params, noise_of(None, (6, 7)), noise_of(None, (6, 3))
+
+
+def test_by_hand_averages_its_draws() -> None:
+    key, draws, (params, x, y) = jax.random.key(0), 3, problem()
+    rule = jax.jit(by_hand.weight_perturbation, static_argnums=5)
+    train = by_hand.training(by_hand.weight_perturbation, jax.random.uniform, draws, RATE)
+    (after, _) = jax.jit(train)(key[None], params, params, x, y)
+    each = [rule(k, params, params, x, y, jax.random.uniform)[1] for k in jax.random.split(key, draws)]
+    jax.tree.map(close, after, jax.tree.map(lambda w, *g: w - RATE * sum(g) / draws, params, *each))
+
+
+def test_a_generation_of_evosax_is_a_mirrored_step() -> None:
+    """With its own normal numbers as noise of the library: losses near 3, to 1e-16, over sigma."""
+    pytest.importorskip("evosax", reason="the peer is optional: make peers")
+    from benchmarks.reference import open_es
+
+    params, x, y = problem()
+    model, population, key = ll.mlp((7, 5, 3), activation=jax.nn.sigmoid), 4, jax.random.key(1)
+
+    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        return ll.squared_error(model.apply(params, x), y).mean()
+
+    after = jax.jit(open_es.training(loss, params, population, SIGMA, RATE))(key[None], params, x, y)
+    flat, unravel = ravel_pytree(params)
+    draws = jax.random.normal(jax.random.split(key)[0], (population // 2, flat.size))
+
+    @jax.jit
+    def gradient(draw: jax.Array) -> Any:
+        noise = {f"{i}/{name}": w for i, layer in enumerate(unravel(draw)) for name, w in layer.items()}
+        rule = ll.weight_perturbation(
+            model, ll.squared_error, sigma=SIGMA, difference="central", noise=lambda key, like: noise
+        )
+        return rule.value_and_grad(key, params, (), x, y)[1]
+
+    each = [gradient(draw) for draw in draws]
+    jax.tree.map(close, after, jax.tree.map(lambda w, *g: w - RATE * sum(g) / len(g), params, *each))

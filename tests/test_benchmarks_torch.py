@@ -15,14 +15,13 @@ import pytest
 
 import lax_learning as ll
 from benchmarks import throughput
-from benchmarks.cases import CASES, Case, Sizes, birth_death, decorrelation, symbolic
+from benchmarks.cases import CASES, Case, Sizes, birth_death, decorrelation, peers, symbolic
 from benchmarks.cases import plasticity as k_cap
 from benchmarks.floors import Floors
 from benchmarks.timing import compare
-from lax_learning import plasticity
 from lax_learning import symbolic as sy
 from lax_learning.decorrelation import State
-from tests.compare import slow_but
+from tests.compare import jitted, slow_but
 
 torch: Any = pytest.importorskip("torch", reason="these reference loops need PyTorch: make peers")
 
@@ -30,6 +29,7 @@ from benchmarks.reference import birth_death as population  # noqa: E402
 from benchmarks.reference import decorrelation as decorrelation_loop  # noqa: E402
 from benchmarks.reference import plasticity as k_cap_loop  # noqa: E402
 from benchmarks.reference import symbolic as critic_loop  # noqa: E402
+from benchmarks.reference import torch_feedback  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -58,6 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short measurements, and the search within a cap in fewer and larger steps: the same result."""
     monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
     monkeypatch.setattr("benchmarks.timing.EXPLAINED", 0.0)
+    monkeypatch.setattr("benchmarks.timing.PAUSE", 0.0)
     monkeypatch.setattr("benchmarks.timing.TIMES", 1)
     monkeypatch.setattr(importlib.import_module("lax_learning.plasticity._k_cap"), "_BITS_A_ROUND", 8)
 
@@ -150,6 +151,32 @@ def test_decorrelated_updates_agree() -> None:
     assert moved[0][3].max() == 0
 
 
+# --- feedback alignment
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_layer_in_pytorch_is_feedback_alignment() -> None:
+    model = ll.mlp((7, 5, 3), activation=jax.nn.sigmoid, output_activation=jax.nn.sigmoid)
+    shapes = jax.eval_shape(model.init, KEY)
+    rng, rate = np.random.default_rng(0), 0.1
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
+    feedback, x, y = (jnp.asarray(rng.normal(size=shape)) for shape in ((5, 3), (6, 7), (6, 3)))
+    net = torch_feedback.network(7, 5, 3).double()
+    load(net, params)
+    with torch.no_grad():
+        net[2].feedback.copy_(as_torch(feedback.T))
+    loss = torch_feedback.update(net, torch.optim.SGD(net.parameters(), lr=rate), as_torch(x), as_torch(y))
+
+    rule = jitted(ll.feedback_alignment(model, ll.squared_error))
+    state = rule.init(KEY, params, x)
+    state = state._replace(feedback=({"w": None, "b": None}, {"w": feedback, "b": None}))
+    expected, grads, _ = rule.value_and_grad(KEY, params, state, x, y)
+    close(loss, expected)
+    after = jax.tree.map(lambda w, g: w - rate * g, params, grads)
+    for got, wanted in zip(values(net), as_reference(after), strict=True):
+        close(got, wanted)
+
+
 # --- the critic
 
 
@@ -197,33 +224,6 @@ def test_critic_epochs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         close(got, expected)
     assert all(np.abs(a - b).max() > learning_rate for a, b in zip(before, now, strict=True))
     assert len(np.unique(found[..., 3])) > 1  # accuracies differ
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("float64")
-def test_curves_agree() -> None:
-    rng = np.random.default_rng(1)
-    x = rng.standard_normal((SIZES.curve_points, 1))
-    library = sy.parse_library(symbolic.LIBRARY)
-    assert library.num_coefficients == critic_loop.LIBRARY[0].num_coefficients
-    coefficients = sy.Coefficients(*map(jnp.asarray, rng.standard_normal((2, 4, library.num_coefficients))))
-    draws = sy.FunctionDraws(jnp.zeros(4, int), coefficients)
-    drawn = [
-        (critic_loop.LIBRARY[0], critic_loop.Coefficients(list(n), list(u)))
-        for n, u in zip(*map(np.asarray, coefficients), strict=True)
-    ]
-    close(sy.function_values(library, draws, jnp.asarray(x)), critic_loop.curves(drawn, as_torch(x)))
-    derivatives = [formula.evaluate(numbers, as_torch(x))[1] for formula, numbers in drawn]
-    _, slopes = jax.jvp(
-        lambda x: sy.function_values(library, draws, x), (jnp.asarray(x),), (jnp.ones(x.shape),)
-    )
-    close(slopes, torch.stack(derivatives))
-
-    generator = sy.mlp_generator(1, symbolic.LATENTS, hidden=symbolic.GENERATOR, dtype=jnp.float64)
-    params = generator.init(KEY)
-    network = critic_loop.perceptron((1, *symbolic.GENERATOR, symbolic.LATENTS))
-    load(network, params)
-    close(generator.apply(params, x), network(as_torch(x)).detach())
 
 
 # --- birth and death
@@ -291,49 +291,18 @@ def test_a_pass_agrees() -> None:
     close(jax.nn.softmax(network.apply(after, x)), probs, 1e-12)  # of logits of size 20
 
 
-def k_cap_start() -> tuple[ll.data.Splits, plasticity.State, ll.TrainState]:
-    """Points, a network and its meta-learning before the first batch, in float64."""
-    data = k_cap.points(SIZES, jnp.float64)
-    return data, *k_cap.start_of(SIZES, data, jax.random.key(1))
-
-
-def batch_of(data: ll.data.Dataset, chosen: Any) -> tuple[Any, Any]:
-    x, y = (np.asarray(a)[chosen] for a in data)
-    return torch.tensor(x), torch.from_numpy(np.argmax(y, axis=-1))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("x64")
-def test_meta_learning_agrees() -> None:
-    """Batch after batch: Adam divides by no less than 1e-8, so that 1e-16 can become 1e-8 of its 0.01."""
-    data, state, train = k_cap_start()
-    after, losses = jax.jit(partial(k_cap.meta_learn, SIZES))(jax.random.key(0), (state, train), data)
-
-    schedule = ll.data.batches(len(data.train.x), SIZES.rule_batch_size)
-    theirs, tables = k_cap.as_reference(state, train.params.tables, k_cap.cap_of(SIZES), requires_grad=True)
-    adam = k_cap_loop.optimizer(theirs, tables)
-    order, expected = train.batches, []
-    for step in range(SIZES.rule_batches):
-        order, chosen = schedule.next(order, step)
-        expected.append(k_cap_loop.meta_update(theirs, tables, adam, *batch_of(data.train, chosen)))
-    close(losses, expected, 1e-9)
-    close(after.params.tables.hidden[0], tables.hidden, 1e-9)
-    close(after.params.tables.output, tables.output, 1e-9)
-    close(after.params.w, theirs.weights[0].T, 1e-9)
-    assert not any(w.any() for w in theirs.weights[1:])  # every batch starts from 0
-    assert np.abs(after.params.tables.output).min() > 1e-4  # 0 before
-
-
 # --- the cases
 
 
 @pytest.mark.parametrize(
     "case",
-    slow_but([(birth_death.CASES[0],)], [(case,) for case in CASES_WITH_TORCH]),
+    slow_but([(birth_death.CASES[0],)], [(case,) for case in (*CASES_WITH_TORCH, *peers.CASES)]),
     ids=lambda case: case.name,
 )
 def test_cases_can_be_timed(case: Case) -> None:
-    assert case.can_run()
+    assert case in CASES
+    if not case.can_run():
+        pytest.skip(f"needs {case.requires}: make peers")
     comparison = compare(case.ours(SIZES, 1), case.reference(SIZES), 1, lambda: FLOORS)
     assert all(np.isfinite(value) and value > 0 for value in (*comparison[:7], comparison.ratio))
 

@@ -147,6 +147,9 @@ BAD = {
     },
     "expected at least 6 training images, got 2": {"train": TEST},
     "expected at least one image, got empty data": {"t10k": {k: a[:0] for k, a in TEST.items()}},
+    "train-images-idx3-ubyte: expected unsigned bytes .*, got signed bytes": {
+        "train": stored([0, 1, 2] * 2, dtype="int8")
+    },
     "t10k-labels-idx1-ubyte: expected integers of at least 0, got -1": {
         "t10k": {**TEST, "labels": np.array([-1, 0], "int8")}
     },
@@ -183,6 +186,10 @@ test_refused = refusals(
     types={
         "folder: expected a path, got 3": lambda: idx_images(KEY, 3),  # pyright: ignore[reportArgumentType]
         "name: expected a string, got 3": lambda: idx_images(KEY, ".", 3),  # pyright: ignore[reportArgumentType]
+        "key: expected one with a value, got a traced one; read the images outside of jit and vmap": [
+            lambda: jax.jit(sklearn_digits)(KEY),
+            lambda: jax.vmap(lambda key: idx_images(key, "."))(jax.random.split(KEY)),
+        ],
         "key: expected": [lambda: idx_images(0, "."), lambda: sklearn_digits(0)],  # pyright: ignore[reportArgumentType]
     }
 )

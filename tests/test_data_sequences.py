@@ -18,13 +18,16 @@ TASKS = {
     "copy_memory": (data.copy_memory, (16, 5, 4), 3),
     "cue_accumulation": (data.cue_accumulation, (33, 3, 2), 1),
 }
-tasks = pytest.mark.parametrize("name", TASKS)
 
 
-@tasks
-def test_shapes_masks_and_dtypes(name):
+@pytest.mark.parametrize("name", TASKS)
+def test_shapes_masks_and_dtypes_of_many_keys_side_by_side(name):
     draw, (steps, features, classes), last = TASKS[name]
-    x, y, mask = draw(KEY, 6, dtype=jnp.bfloat16)
+    draw, keys = partial(draw, num_examples=6, dtype=jnp.bfloat16), jax.random.split(KEY, 2)
+    together, (x, y, mask) = jax.jit(jax.vmap(draw))(keys), jax.jit(draw)(keys[1])
+    for found, alone in zip(together, (x, y, mask), strict=True):
+        np.testing.assert_array_equal(found[1], alone)
+    assert (together.x[0] != together.x[1]).any()
     assert x.shape == (6, steps, features) and y.shape == (6, steps, classes) and mask.shape == (6, steps)
     assert x.dtype == y.dtype == jnp.bfloat16 and mask.dtype == bool
     assert set(np.unique(x.sum(axis=-1)).tolist()) == {0.0, 1.0}  # one input at a time, or none
@@ -32,19 +35,13 @@ def test_shapes_masks_and_dtypes(name):
     np.testing.assert_array_equal(y.sum(axis=-1), mask)  # one-hot where a step counts, zeros elsewhere
 
 
-@tasks
-def test_many_keys_side_by_side_draw_what_each_draws(name):
-    draw, keys = partial(TASKS[name][0], num_examples=4), jax.random.split(KEY, 3)
-    together = jax.jit(jax.vmap(draw))(keys)
-    for i in (0, 2):
-        for found, alone in zip(together, draw(keys[i]), strict=True):
-            np.testing.assert_array_equal(found[i], alone)
-    assert (together.x[0] != together.x[1]).any()
+def drawn(draw, number, **options):
+    return map(np.asarray, jax.jit(partial(draw, num_examples=number, **options))(KEY))
 
 
 def test_a_match_is_the_same_symbol_behind_the_delay():
     number, symbols = 6000, 3
-    x, y, _ = map(np.asarray, data.delayed_match(KEY, number, num_symbols=symbols, duration=3, delay=4))
+    x, y, _ = drawn(data.delayed_match, number, num_symbols=symbols, duration=3, delay=4)
     assert (x[:, :3] == x[:, :1]).all() and (x[:, -3:] == x[:, -1:]).all() and not x[:, 3:7].any()
     first, second = x[:, 0].argmax(axis=-1), x[:, -1].argmax(axis=-1)
     np.testing.assert_array_equal(y[:, -1].argmax(axis=-1), first == second)
@@ -58,7 +55,7 @@ def test_a_match_is_the_same_symbol_behind_the_delay():
 
 
 def test_symbols_are_to_come_in_the_same_order():
-    x, y, _ = map(np.asarray, data.copy_memory(KEY, 3000, num_symbols=3, length=4, delay=2))
+    x, y, _ = drawn(data.copy_memory, 3000, num_symbols=3, length=4, delay=2)
     assert x.shape == (3000, 10, 4) and not x[:, 4:6].any()
     assert (x[:, 6:, 3] == 1).all() and not x[:, :4, 3].any()
     np.testing.assert_array_equal(y[:, 6:], x[:, :4, :3])
@@ -67,9 +64,8 @@ def test_symbols_are_to_come_in_the_same_order():
 
 def test_the_side_with_more_cues_is_the_class():
     number, cues, bias = 6000, 5, 0.8
-    x, y, _ = map(
-        np.asarray, data.cue_accumulation(KEY, number, num_cues=cues, duration=2, pause=3, delay=4, bias=bias)
-    )
+    options = {"num_cues": cues, "duration": 2, "pause": 3, "delay": 4, "bias": bias}
+    x, y, _ = drawn(data.cue_accumulation, number, **options)
     assert x.shape == (number, 31, 3) and not x[:, 25:29].any()
     assert (x[:, 29:, 2] == 1).all() and not x[:, :25, 2].any()
     shown = x[:, :25].reshape(number, cues, 5, 3)
@@ -93,7 +89,7 @@ test_bad_values = refusals(
         "num_cues: expected an odd number": lambda: data.cue_accumulation(KEY, 2, num_cues=4),
         "bias: expected a number in 0..1": lambda: data.cue_accumulation(KEY, 2, bias=1.2),
         "length: expected at least 1": lambda: data.copy_memory(KEY, 2, length=0),
-        "num_examples, steps: expected arrays": [partial(draw, KEY, 10**9) for draw in every],
+        "num_examples, steps, num_.*: expected arrays": [partial(draw, KEY, 10**9) for draw in every],
     },
     types={
         "key: expected one key": [partial(draw, 0, 2) for draw in every],

@@ -84,16 +84,6 @@ def test_an_update_is_that_of_the_matrices(variant: Any, options: dict[str, Any]
             assert after.step == 1
 
 
-def test_start_and_apply() -> None:
-    state = ll.decorrelation.dynamics(0.1, bias=True).init(6)
-    assert_same(state, State(jnp.eye(6), jnp.zeros(6), jnp.zeros((), jnp.int32)))
-    r, b, x = normal(1, 4, 4), normal(2, 4), normal(3, 2, 3, 4)
-    expected = np.einsum("ij,abj->abi", r, x)
-    assert_close(ll.decorrelation.apply(State(r), x), expected, ulps=16)
-    assert_close(ll.decorrelation.apply(State(r, b), x), expected + b, ulps=16)
-    assert_close(ll.decorrelation.apply(State(r), x[0, 0]), expected[0, 0], ulps=16)
-
-
 # --- what is computed, and what never is
 
 
@@ -108,15 +98,11 @@ def multiply_adds(equations: Iterable[Any]) -> list[int]:
     return found
 
 
-def products(function: Callable[..., Any], *args: Any) -> list[int]:
-    return multiply_adds(all_equations(jax.make_jaxpr(function)(*args).jaxpr))
-
-
 def test_an_update_costs_three_products_of_the_size_of_the_batch() -> None:
     size, batch = 64, 8
     dynamics = ll.decorrelation.dynamics(0.1, lower=True, bias=True)
     args = KEY, dynamics.init(size), jnp.ones((batch, size))
-    costs = products(dynamics.update, *args)
+    costs = multiply_adds(all_equations(jax.make_jaxpr(dynamics.update)(*args).jaxpr))
     assert sorted(costs) == [batch**2 * size] + [batch * size**2] * 3  # the first is the loss
     analysis: Any = jax.jit(dynamics.update).lower(*args).compile().cost_analysis()
     assert 6 * batch * size**2 <= analysis["flops"] < 9 * batch * size**2 < 2 * size**3
@@ -262,38 +248,6 @@ def test_a_share_is_unbiased_and_drawn_without_replacement() -> None:
 
 
 # --- the contract of an update
-
-
-def test_jit_and_vmap_change_nothing() -> None:
-    traces = []
-
-    def update(key: Any, state: Any, x: Any, eta: Any, kappa: Any) -> Any:
-        traces.append(key)
-        dynamics = ll.decorrelation.dynamics(eta, kappa=kappa, bias=True, subsample=0.5)
-        return dynamics.update(key, state, x)
-
-    compiled = jax.jit(update)
-    state, keys = moved(ll.decorrelation.dynamics(0.1, bias=True).init(5)), jax.random.split(KEY, 3)
-    xs, etas, kappas = normal(1, 3, 8, 5), jnp.array([0.0, 0.1, 0.2]), jnp.array([0.2, 0.5, 1.0])
-    members = [(keys[i], state, xs[i], etas[i], kappas[i]) for i in range(3)]
-    one_by_one = [compiled(*args) for args in members]
-    assert len(traces) == 1, "a second call compiled again"
-    together = jax.jit(jax.vmap(update, (0, None, 0, 0, 0)))(keys, state, xs, etas, kappas)
-    assert_close(together, jax.tree.map(lambda *leaves: np.stack(leaves), *one_by_one), ulps=64)
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
-def test_the_state_keeps_its_dtype_whatever_the_inputs(dtype: Any) -> None:
-    for every in (1, 2):
-        dynamics = ll.decorrelation.dynamics(jnp.float64(0.1), bias=True, every=every)
-        start = dynamics.init(3)
-        state = start._replace(R=start.R.astype(dtype), b=start.b.astype(dtype))
-        for of_inputs in (jnp.bfloat16, jnp.float32, jnp.float64):
-            x = jnp.ones((4, 3), of_inputs)
-            after, diagnostics = jax.eval_shape(dynamics.update, KEY, state, x)
-            assert after == jax.eval_shape(lambda state=state: state)
-            assert diagnostics.loss.dtype == jnp.promote_types(dtype, jnp.float32)
 
 
 # --- products and convolutions as matrices, whatever their axes are called
@@ -473,32 +427,6 @@ def test_layers_and_steps_are_those_of_a_loop() -> None:
 
 
 # --- learning on models, and plain weights
-
-
-@pytest.mark.slow
-def test_inputs_become_white_at_no_cost_of_sizes_cubed() -> None:
-    model, params, x = PROBLEMS["attention"]()
-    y = jnp.zeros(jax.eval_shape(model.apply, params, x).shape)
-    rule = rule_of(model, 0.05, kappa=0.5)
-    state = rule.init(KEY, params, x)
-
-    @jax.jit
-    def run(state: Any) -> Any:
-        def update(state: Any, key: Any) -> Any:
-            state = rule.value_and_grad(key, params, state, x, y)[2]
-            return state, state.losses
-
-        return lax.scan(update, state, jax.random.split(KEY, 600))
-
-    costs = products(rule.value_and_grad, KEY, params, state, x, y)
-    state, losses = run(state)
-    vectors = jax.jit(partial(ll.decorrelation.inputs, model))(params, state.layers, x)
-    for layer, inputs in vectors.items():
-        assert losses[layer][-1] < 0.2 * losses[layer][0] + 1e-4, layer
-        size, z = inputs.shape[-1], np.asarray(ll.decorrelation.apply(state.layers[layer], inputs))
-        deviation = np.abs(z.T @ z / len(z) - np.eye(size)).max()
-        assert deviation < 0.1, (layer, deviation)
-        assert size**3 not in costs, layer
 
 
 @pytest.mark.parametrize("name", slow_but(["attention", "stacked"], PROBLEMS))

@@ -240,21 +240,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_first_of_two_processes_prints_and_writes(tmp_path: Path) -> None:
-    told = ("--steps", "10", "--distributed", "--out", tmp_path / "out")
-    first, second = finish(start_all(PROGRAM, *SMALL, *told, devices=2, environments=jobs_of(2)))
-    assert (first[0], second[0]) == (0, 0), (first, second)
-    assert "planted teacher: GD" in first[1] and "10/10" in first[2]
-    assert second[1] == "" and "10/10" not in second[2]
-    with xr.open_dataset(tmp_path / "out" / "results.nc") as found:
-        assert found.sizes["seed"] == 5
-
-
-@pytest.mark.slow
-def test_two_processes_find_what_one_does(alone: Path, tmp_path: Path) -> None:
+def test_two_processes_find_what_one_does_and_the_first_tells(alone: Path, tmp_path: Path) -> None:
     told = ("--distributed", "--out", tmp_path / "out")
-    ends = finish(start_all(PROGRAM, *LONG, *told, devices=2, environments=jobs_of(2)))
-    assert [code for code, _, _ in ends] == [0, 0], ends
+    first, second = finish(start_all(PROGRAM, *LONG, *told, devices=2, environments=jobs_of(2)))
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "planted teacher: GD" in first[1] and "20000/20000" in first[2]
+    assert second[1] == "" and "20000/20000" not in second[2]
     same(tmp_path / "out", alone)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in alone.iterdir())
 
@@ -347,20 +338,14 @@ sys.exit(harness.command_line("test", Config, begin))
 """
 
 
-def refused(told: str, *arguments: str | Path) -> None:
-    ends = finish(start_all(BEGINNING, *arguments, "--distributed", devices=1, environments=jobs_of(2)))
-    assert [code for code, _, _ in ends] == [2, 2]
-    assert told in ends[0][2]
-    assert told not in ends[1][2]
-
-
 @pytest.mark.slow
-def test_first_refuses_for_both(tmp_path: Path) -> None:
-    told = "--seeds: expected at least one for each of 2 processes, got 1"
-    refused(told, "--seeds", "1", "--out", tmp_path / "out")
+def test_first_refuses_for_both(alone: Path, tmp_path: Path) -> None:
+    of_seeds = "--seeds: expected at least one for each of 2 processes, got 1"
+    in_use: Any = (*LONG, "--out", alone)
+    for told, arguments in (
+        (of_seeds, ("--seeds", "1", "--out", tmp_path / "out")), ("holds a run already", in_use)
+    ):  # fmt: skip
+        ends = finish(start_all(BEGINNING, *arguments, "--distributed", devices=1, environments=jobs_of(2)))
+        assert [code for code, _, _ in ends] == [2, 2]
+        assert told in ends[0][2] and told not in ends[1][2]
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_first_refuses_a_folder_in_use_for_both(alone: Path) -> None:
-    refused("holds a run already", *LONG, "--out", alone)

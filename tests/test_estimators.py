@@ -1,23 +1,21 @@
 """The contract of the estimators on any loss of any pytree, their noise, and what they cost."""
 
+import itertools
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 from flax.core import FrozenDict
 
 from lax_learning import estimators, noise
 from lax_learning._sites._equations import all_equations
-from lax_learning.metrics import cosine_similarity
 from lax_learning.noise import words
-from tests.compare import QUICK, slow_but
+from tests.compare import assert_near, draws_of, slow_but
 
 KEY = jax.random.key(30)
 
@@ -40,7 +38,6 @@ FACTORIES = {
     ),
 }
 DRAWING = [name for name in FACTORIES if name != "backprop"]
-all_estimators = pytest.mark.parametrize("name", FACTORIES)
 
 PARAMS = {
     "layers": [
@@ -68,17 +65,8 @@ def loss_with_aux(params, x, y):
     return jnp.mean(each), {"each": each, "count": jnp.array(len(x))}
 
 
-def assert_trees_close(a, b, **tolerance):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, **tolerance), a, b)
-
-
 def shapes_of(tree):
     return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
-
-
-def as_vector(tree):
-    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 # Contract.
@@ -88,7 +76,7 @@ def as_vector(tree):
 def test_values_and_gradients_are_those_of_a_mean_of_losses(name):
     make = FACTORIES[name]
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def measured(params, x, y):
         single = make(mean_loss)
         return {
@@ -109,13 +97,13 @@ def test_values_and_gradients_are_those_of_a_mean_of_losses(name):
     np.testing.assert_allclose(aux["each"], losses(PARAMS, X, Y), rtol=1e-6)  # of the unperturbed params
     # Losses of the order 1 have a rounding of 6e-8; over sigma = 0.025 that is 2e-6 of a slope.
     tolerance: Any = {"rtol": 1e-4, "atol": 1e-5}
-    assert_trees_close(found["each"][1], grads, **tolerance)
-    assert_trees_close(beside_aux, grads, **tolerance)
+    assert_near(found["each"][1], grads, **tolerance)
+    assert_near(beside_aux, grads, **tolerance)
     if name == "backprop":
-        assert_trees_close(grads, exact, rtol=1e-6)
+        assert_near(grads, exact)
     else:
         mean = jax.tree.map(lambda g: g.mean(0), found["draws"])
-        assert_trees_close(found["averaged"], mean, **tolerance)
+        assert_near(found["averaged"], mean, **tolerance)
 
 
 def test_differences_of_examples_survive_a_large_common_loss():
@@ -140,26 +128,20 @@ class Node:
     rest: Any
 
 
-@all_estimators
-def test_gradients_have_the_structure_of_params(name):
+def test_gradients_have_the_structure_of_params():
     w = jnp.ones(2)
 
     def loss(params):
         return sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params)), jnp.zeros(()))
 
-    for params in (
-        [w, (w, 1.0)],
-        FrozenDict(a=w, b=[0.5, 2.0]),
-        Node(w, None),
-        Node(np.ones(2, np.float32), {}),
-        {},
+    for params, name in itertools.product(
+        ([w, (w, 1.0)], FrozenDict(a=w, b=[0.5, 2.0]), Node(w, None), Node(np.ones(2, np.float32), {}), {}),
+        FACTORIES,
     ):
-        exact = jax.grad(loss)(params)
+        exact = jax.eval_shape(jax.grad(loss), params)
         grads = jax.eval_shape(FACTORIES[name](loss), KEY, params)[1]
         assert jax.tree.structure(grads) == jax.tree.structure(exact)
-        assert [(g.shape, g.dtype) for g in jax.tree.leaves(grads)] == [
-            (g.shape, g.dtype) for g in jax.tree.leaves(exact)
-        ]
+        assert shapes_of(grads) == shapes_of(exact)
 
 
 def test_a_variable_that_stands_in_two_places_of_an_nnx_model_is_refused():
@@ -219,16 +201,17 @@ def test_signs_are_plus_and_minus_one_in_every_dtype():
     assert shapes_of(drawn) == shapes_of(like)
     values = np.concatenate([np.ravel(np.asarray(leaf, np.float32)) for leaf in jax.tree.leaves(drawn)])
     assert set(values.tolist()) == {-1.0, 1.0}
+    ones = noise.as_noise(lambda key, like: jax.tree.map(lambda leaf: jnp.ones(leaf.shape, int), like))
+    assert shapes_of(ones(KEY, like)) == shapes_of(like)  # noise of another dtype is cast
 
 
 def test_signs_are_fair_and_independent():
-    # 20,000 draws of 70 signs, over three words: means, and correlations of all pairs, have variance 1/N.
+    # 10,000 draws of 70 signs, over three words: means, and correlations of all pairs, have variance 1/N.
     # 2,485 statistics at 5 standard errors: odds of 0.0014 that a fair source fails one.
-    count = 20_000
-    keys = jax.random.split(KEY, count)
+    count = 10_000
     like = (jnp.zeros(40), jnp.zeros((5, 6)))
-    drawn = jax.jit(jax.vmap(lambda key: as_vector(noise.rademacher(key, like))))(keys)
-    drawn = np.asarray(drawn, np.float64)
+    drawn = draws_of(lambda key: [leaf.ravel() for leaf in noise.rademacher(key, like)], KEY, count)
+    drawn = np.concatenate([np.asarray(leaf, np.float64) for leaf in drawn], axis=1)
     assert np.abs(drawn.mean(axis=0)).max() < 5 / math.sqrt(count)
     correlations = drawn.T @ drawn / count
     np.testing.assert_array_equal(np.diag(correlations), 1.0)
@@ -241,14 +224,6 @@ def test_normal_noise_has_the_right_moments():
     drawn = np.asarray(noise.normal(KEY, jnp.zeros(count)), np.float64)
     for power, expected, variance in ((1, 0, 1), (2, 1, 2), (4, 3, 96)):
         assert abs((drawn**power).mean() - expected) < 5 * math.sqrt(variance / count)
-
-
-def test_noise_of_another_dtype_is_cast():
-    def ones(key, like):
-        return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, int), like)
-
-    like = {"a": jnp.zeros(3), "b": jnp.zeros(2, jnp.bfloat16)}
-    assert shapes_of(noise.as_noise(ones)(KEY, like)) == shapes_of(like)
 
 
 @pytest.mark.parametrize("draw", [noise.normal, noise.rademacher])
@@ -274,14 +249,13 @@ def test_signs_take_one_word_for_32(size, words):
 
 @pytest.mark.parametrize("by_index", [True, False])
 def test_random_words_are_those_of_jax(by_index):
-    of_another_generator = jax.random.key(1, impl="rbg")
     with jax.threefry_partitionable(by_index):
-        for key in (KEY, jax.random.key_data(KEY), of_another_generator):
+        for key in (KEY, jax.random.key_data(KEY), jax.random.key(1, impl="rbg")):
             for shape in ((), (0,), (33, 97)):
                 np.testing.assert_array_equal(words(key, shape), jax.random.bits(key, shape, jnp.uint32))
 
 
-@pytest.mark.parametrize("shape", [(500, 40), (20_000,), (7, 500, 5), (3, 4, 2000)])
+@pytest.mark.parametrize("shape", [(500, 40), (20_000,), (7, 500, 5)])
 def test_no_two_signs_are_the_same_bit(shape):
     # Products with themselves, shifted in a circle by any lag, have standard deviation size^0.5: of 12,000
     # lags one beyond 6.5 of them has odds of 1e-6.
@@ -295,7 +269,7 @@ def test_no_two_signs_are_the_same_bit(shape):
 
 def test_gains_are_spalls():
     gains = estimators.spall_gains(a=2.0, c=0.3, A=50.0)
-    for count in (0, 1, 17, 1000):
+    for count in (0, 17, 1000):
         np.testing.assert_allclose(gains.learning_rate(count), 2.0 / (count + 1 + 50.0) ** 0.602, rtol=1e-6)
         np.testing.assert_allclose(gains.perturbation(count), 0.3 / (count + 1) ** 0.101, rtol=1e-6)
     other = estimators.spall_gains(a=1.0, c=1.0, A=0.0, alpha=1.0, gamma=1 / 6)
@@ -308,49 +282,3 @@ def test_perturbation_schedule_is_used():
     estimate = estimators.spsa(lambda w: w**3, perturbation=lambda count: 0.5**count)
     for count in (0, 1, 3):
         np.testing.assert_allclose(estimate(KEY, jnp.array(0.0), count=count)[1], 0.25**count)
-
-
-def test_spsa_beside_optax_finds_the_minimum_of_a_quadratic():
-    curvature, target = jnp.array([1.0, 2.0, 0.5]), jnp.array([1.0, -2.0, 0.5])
-
-    def loss_fn(w, key):
-        # Both passes of a difference get noise of their own, as a measurement would.
-        measured = jax.random.normal(jax.random.fold_in(key, jnp.int32(1e4 * w[0])))
-        return jnp.sum(curvature * jnp.square(w - target)) + 0.1 * measured
-
-    gains = estimators.spall_gains(a=0.5, c=0.1, A=50.0)
-    estimate = estimators.spsa(loss_fn, perturbation=gains.perturbation)
-    optimizer = optax.sgd(gains.learning_rate)
-
-    def update(carry, key):
-        w, state = carry
-        count = optax.tree.get(state, "count")
-        draw_key, loss_key = jax.random.split(key)
-        _, grads = estimate(draw_key, w, loss_key, count=count)
-        updates, state = optimizer.update(grads, state, w)
-        return (optax.apply_updates(w, updates), state), None
-
-    start = jnp.zeros(3)
-    keys = jax.random.split(KEY, 1000)
-    (w, state), _ = jax.jit(lambda: jax.lax.scan(update, (start, optimizer.init(start)), keys))()
-    assert optax.tree.get(state, "count") == 1000
-    # The noise of a slope, 0.1 / (sqrt(2) c_k) with c_k = 0.05, is 1.4; with steps a_k = 0.0076 and
-    # contraction 1 - 2 a_k h an entry's stationary variance is a_k 1.4^2 / (4 h), at most 0.0075 (h = 0.5).
-    np.testing.assert_allclose(w, target, atol=5 * math.sqrt(0.0075))
-
-
-# Precision.
-
-
-@pytest.mark.slow
-def test_bfloat16_params_keep_their_dtype_and_the_direction():
-    w = jax.random.normal(jax.random.key(2), (30,)).astype(jnp.bfloat16)
-
-    def loss_fn(w):  # in float32, as the library's losses
-        return jnp.square(w.astype(jnp.float32) - 0.5)
-
-    _, grads = jax.jit(FACTORIES["central"](loss_fn, num_samples=300))(KEY, w)
-    assert grads.dtype == jnp.bfloat16
-    # sqrt(300 / 331) = 0.952 for the draws; bfloat16 rounds w by up to 2^-8, a perturbation of 0.025 by a
-    # tenth of itself, independently of it.
-    assert cosine_similarity(grads, jax.grad(lambda w: loss_fn(w).mean())(w)) > 0.9

@@ -1,4 +1,4 @@
-"""Birth and death from the command line: what it writes, its report, and its problem by hand."""
+"""Birth and death: its keys, its problems by hand, and the statistics of its report."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,86 +9,10 @@ import numpy as np
 import pytest
 
 import lax_learning as ll
-from experiments import harness
-from experiments.birth_death import report
 from experiments.birth_death.__main__ import Carry, measured_at, run_of
 from experiments.birth_death.config import Config
 from experiments.birth_death.problems import MEANS, PROBLEMS, SCHEMES, VARIANCES, WEIGHTS, mixture_energy
 from experiments.birth_death.report import LABELS, median_interval, slopes, times_to
-from tests.command_line import run
-from tests.finished import check_diverged, check_folder, row_of
-
-SMALL = [
-    *("--problems", "planted", "mixture", "--schemes", "clone", "--seeds", "3", "--steps", "30"),
-    *("--records", "5", "--units", "6", "--teacher-units", "2", "--features", "4", "--batch-size", "10"),
-    *("--alpha-clone", "20", "--alpha-mixture", "1", "--mixture-units", "8", "--test-points", "50"),
-]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A whole run of two problems, its folder and what it printed."""
-    out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = run("birth_death", *SMALL, "--out", out, drawn=False)
-    assert code == 0, errors
-    return out, printed, errors
-
-
-@pytest.fixture(scope="module")
-def results(finished):
-    return harness.read_dataset(finished[0] / "results.nc")
-
-
-def test_folder_holds_everything(finished):
-    out, printed, errors = finished
-    figures = [f"{p}_{f}" for p in ("planted", "mixture") for f in ("loss", "times", "events", "places")]
-    check_folder(out, parts=("parts", "params"), figures=figures)
-    assert "planted teacher: GD + clone" in printed and "mixture of Gaussians: GD " in printed
-    assert "60/60" in errors  # 2 problems x 30 steps
-
-
-def test_results_have_named_axes(results):
-    assert list(results.scheme.values) == ["clone"]
-    steps = results.planted_step.values
-    assert steps[0] == 0 and steps[-1] == 30 and (np.diff(steps) > 0).all()
-    assert results.planted_loss.dims == ("scheme", "seed", "planted_step")
-    assert results.planted_places.shape == (1, 3, len(steps), 6, 2)
-    assert results.planted_targets.shape == (3, 2, 2) and results.mixture_targets.shape == (3, 3, 2)
-    clone = results.sel(scheme="clone")
-    for problem, units in (("planted", 6), ("mixture", 8)):
-        assert np.isfinite(results[f"{problem}_loss"]).all()
-        happened = clone[f"{problem}_killed"] + clone[f"{problem}_cloned"]
-        assert (np.diff(happened) >= 0).all() and (happened[:, -1] > 0).any()
-        assert (clone[f"{problem}_lineages"][:, 0] == units).all()
-        assert (clone[f"{problem}_lineages"][:, -1] < units).any()
-        assert len(np.unique(clone[f"{problem}_loss"][:, -1])) == 3
-    # The mixture's last third is without events.
-    events_late = clone.mixture_killed.values[:, results.mixture_step.values >= 20]
-    assert (events_late == events_late[:, :1]).all()
-
-
-@pytest.mark.slow
-def test_a_part_alone_and_without_events_has_the_same_start(results, tmp_path):
-    one = [*SMALL, "--problems", "planted", "--schemes", "gd", "clone", "--out", tmp_path]
-    assert run("birth_death", *one, drawn=False)[0] == 0
-    alone = harness.read_dataset(tmp_path / "results.nc")
-    np.testing.assert_array_equal(alone.planted_loss.sel(scheme="clone"), results.planted_loss[0])
-    np.testing.assert_array_equal(alone.planted_loss[0, :, 0], alone.planted_loss[1, :, 0])
-
-
-def test_summary_is_of_the_results(finished, results):
-    losses = results.planted_loss.sel(scheme="clone").values
-    found = row_of(finished[0], problem="planted", scheme="clone", metric="final_loss")
-    assert found["mean"] == pytest.approx(losses[:, -1].mean(), rel=1e-6) and found["n"] == 3
-    reached = times_to(results.planted_step.values, losses, 1e-2)
-    found = row_of(finished[0], problem="planted", scheme="clone", metric="median_steps_to_1e-02")
-    assert found["reached"] == np.isfinite(reached).sum()
-
-
-@pytest.mark.slow
-def test_a_report_tells_what_is_finite_and_no_more(results):
-    planted = results.drop_vars([name for name in results.variables if str(name).startswith("mixture_")])
-    assert check_diverged(report, planted) == set()
 
 
 def test_every_scheme_is_the_default_and_has_a_label():

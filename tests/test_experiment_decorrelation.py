@@ -1,9 +1,7 @@
-"""Decorrelation from the command line: the published numbers, what it writes, its updates, and a stop."""
+"""Decorrelation of inputs: its runs, keys, updates and readings by hand."""
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +12,10 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import checkpoints, harness, running
-from experiments.decorrelation import report
+from experiments import harness, running
 from experiments.decorrelation.__main__ import images, run_one
 from experiments.decorrelation.config import Config
 from experiments.decorrelation.figures import (
-    NOTEBOOK,
-    PUBLISHED,
     best_rate,
     elapsed,
     first_reaching,
@@ -29,151 +24,19 @@ from experiments.decorrelation.figures import (
 from experiments.decorrelation.report import figures, rows
 from experiments.decorrelation.runs import (
     RATES,
-    STUDIES,
     Form,
     Numbers,
     Run,
-    notebook_runs,
     on_pixels,
     runs_of,
 )
-from experiments.decorrelation.training import Carry, start_of, targets, update
-from tests.command_line import run
-from tests.finished import check_diverged, check_folder, row_of
+from experiments.decorrelation.training import Carry, measure, start_of, targets, update
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
-MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
-DATA = MNIST if MNIST.is_dir() else "sample"
-SMALL = [
-    *("--networks", "dense", "--rules", "backprop", "--seeds", "4", "--updates", "10", "--test-images", "20"),
-    *("--data", DATA),
-]
-RUNS = ["alone", "one_layer", "dense-backprop-plain", "dense-backprop-decorrelated"]
 
-
-def run_of(out: Path, *studies: str, **steps: int) -> tuple[str, str]:
-    """Runs studies, with so many epochs of the notebook's runs, and returns what is printed."""
-
-    def some(config: Config) -> dict[str, Run]:
-        return {
-            name: run._replace(form=run.form._replace(steps=steps[name]))
-            for name, run in notebook_runs(config).items()
-            if name in steps
-        }
-
-    with patch.dict(STUDIES, notebook=some):
-        code, printed, errors = run("decorrelation", *SMALL, "--studies", *studies, "--out", out, drawn=False)
-    assert code == 0, errors
-    return printed, errors
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A whole run of two studies, its folder and what it printed."""
-    out = tmp_path_factory.mktemp("run") / "whole"
-    return out, *run_of(out, "notebook", "gain", alone=1, one_layer=4)
-
-
-@pytest.fixture(scope="module")
-def results(finished):
-    return harness.read_dataset(finished[0] / "results.nc")
-
-
-@pytest.mark.slow
-def test_folder_holds_everything(finished):
-    out, printed, errors = finished
-    check_folder(out, parts=("runs", "params"), figures=("notebook", "moments", "gain"))
-    assert all(name in printed for name in (*list(NOTEBOOK.values())[:2], *RUNS[2:]))
-    assert f"{(2 + 5) * 15 + 2 * 11}/" in errors  # updates
-
-
-@pytest.mark.slow
-def test_results_have_named_axes(results):
-    assert list(results.run.values) == RUNS
-    assert results.decorrelation_loss.dims == ("run", "rate", "seed", "step", "layer")
-    assert list(results.study.values) == ["notebook"] * 2 + ["gain"] * 2
-    plain, decorrelated = (results.sel(run=name).isel(step=slice(11)) for name in RUNS[2:])
-    assert (plain.largest_r == 1).all() and (decorrelated.largest_r.isel(step=slice(2, None)) != 1).all()
-    assert np.isnan(plain.decorrelation_loss).all() and np.isfinite(decorrelated.decorrelation_loss).all()
-    assert np.isfinite(plain.test_accuracy).all() and (plain.seconds > 0).all()
-    # The validation accuracy is measured at the end, where the learning rate is chosen by it.
-    assert np.isnan(plain.validation_accuracy.isel(step=slice(10))).all()
-    assert (plain.validation_accuracy.isel(step=10) >= 0).all()
-    assert (plain.test_accuracy != plain.validation_accuracy).isel(step=10).any()
-    # The same members: before learning, plain and decorrelated are one network.
-    np.testing.assert_array_equal(plain.loss.isel(step=0), decorrelated.loss.isel(step=0))
-    assert len(np.unique(plain.loss.isel(step=10))) == plain.loss.isel(step=10).size
-    alone = results.sel(run="alone").isel(rate=0)
-    assert alone.moments_before.shape == alone.moments_after.shape == (196, 196)
-    np.testing.assert_allclose(alone.moments_before, alone.moments_before.T, rtol=1e-6)
-
-
-def check_published_losses(results: xr.Dataset, name: str) -> None:
-    # The notebook's is one more draw of 1,000 images: the difference from the mean over n draws has a
-    # variance of (1 + 1/n) times that between draws. That one, in units of the mean, is about the same in
-    # all epochs, and taken from all: a single epoch's has n - 1 degrees of freedom.
-    found = results.sel(run=name).isel(rate=0)
-    ours = 15 * found.decorrelation_loss.sum("layer", min_count=1).dropna("step").values
-    n, epochs = ours.shape
-    assert 1 < epochs <= len(PUBLISHED[name])
-    mean = ours.mean(axis=0)
-    deviation = np.sqrt((1 + 1 / n) * np.mean(ours.var(axis=0, ddof=1) / mean**2))
-    assert (abs(PUBLISHED[name][:epochs] / mean - 1) < 5 * deviation).all()
-
-
-def check_published_cross_entropy(results: xr.Dataset, *epochs: int) -> None:
-    # The notebook sums 15 batches and divides by 14.
-    ours = results.sel(run="one_layer").isel(rate=0).loss.values[:, epochs] * 15 / 14
-    deviation = np.sqrt((1 + 1 / len(ours)) * ours.var(axis=0, ddof=1))
-    published = [{0: 5.380835, 10: 1.346510}[epoch] for epoch in epochs]
-    assert (abs(ours.mean(axis=0) - published) < 5 * deviation).all()
-
-
-@pytest.mark.slow
-def test_published_losses_at_the_start(results):
-    for name in ("alone", "one_layer"):
-        check_published_losses(results, name)
-    check_published_cross_entropy(results, 0)
-
-
-@pytest.mark.slow
-def test_published_losses(tmp_path):
-    printed, _ = run_of(tmp_path, "notebook", alone=10, one_layer=10, two_layers=2, two_layers_fixed=12)
-    assert all(name in printed for name in NOTEBOOK.values())
-    results = harness.read_dataset(tmp_path / "results.nc")
-    for name in PUBLISHED:
-        check_published_losses(results, name)
-    check_published_cross_entropy(results, 0, 10)
-
-
-@pytest.mark.slow
-def test_summary_is_of_the_results(finished, results):
-    out, one = finished[0], results.sel(run="one_layer").isel(rate=0)
-    found = row_of(out, run="one_layer", metric="decorrelation_loss", epoch=4)
-    assert found["mean"] == pytest.approx(15 * one.decorrelation_loss.values[:, 4, 0].mean(), rel=1e-6)
-    assert found["n"] == 4
-    plain = results.sel(run="dense-backprop-plain")
-    best = int(np.argmax(plain.validation_accuracy.isel(step=10).mean("seed").values))
-    for metric, expected in {
-        "test_accuracy": plain.test_accuracy.isel(step=10, rate=best).mean(),
-        "learning_rate": plain.learning_rate[best],
-    }.items():
-        told = row_of(out, run="dense-backprop-plain", metric=metric)["mean"]
-        assert told == pytest.approx(float(expected), rel=1e-6)
-    assert "mean" in row_of(out, run="dense-backprop-decorrelated", metric="updates_share_of_plain")
-
-
-@pytest.mark.slow
-def test_a_report_tells_what_is_finite_and_no_more(results):
-    assert check_diverged(report, results) == {"learning_rate", "ms_per_update"}
-
-
-def test_the_notebook_s_runs_have_its_epochs():
+def test_runs_of_the_notebook_and_of_the_full_preset():
     assert [run.form.steps for run in runs_of(Config(studies=("notebook",))).values()] == [10, 10, 20, 20]
-
-
-def test_runs_of_the_full_preset():
     names = list(runs_of(Config(preset="full", data="somewhere")))
     assert len(names) == len(set(names)) == 4 + 2 * 7 * 3 + 9
     assert {name.split("-")[1] for name in names if "-" in name} == set(RATES)
@@ -195,9 +58,18 @@ def small_data():
     return config, images(config)
 
 
-def test_more_test_images_than_there_are_are_refused(small_data):
-    with pytest.raises(ValueError, match=r"^--test-images: expected at most 500, .* got 501"):
-        images(replace(small_data[0], test_images=501))
+def test_every_purpose_has_a_key_and_the_rate_is_chosen_by_images_that_are_not_of_the_test():
+    network = ll.mlp((784, 10))
+    form = Form(network, "backprop", None, optax.sgd, None, 3, 2)
+    numbers = jax.tree.map(jnp.float32, Numbers(0.1, {}, 0.0, 1.0))
+    start = start_of(form, 6, 2, jax.random.key(3), numbers)
+    keys = [leaf for leaf in jax.tree.leaves(start) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
+    assert len({jax.random.key_data(key).tobytes() for key in keys}) == len(keys) == 2
+    x = jnp.eye(784)[:6]
+    right = jax.nn.one_hot(jnp.argmax(network.apply(start.params, x), axis=1), 10)
+    sets = (ll.data.Dataset(x, y) for y in (right, jnp.roll(right, 1, axis=1), right))
+    found = measure(form, start, form.steps + 1, ll.data.Splits(*sets))
+    assert (found["test_accuracy"], found["validation_accuracy"]) == (1, 0)
 
 
 @pytest.mark.slow
@@ -253,37 +125,18 @@ def whitening(made):
 
 
 @pytest.mark.slow
-def test_stopped_run_goes_on_to_the_same_results(made, whitening, monkeypatch):
-    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    steps = []
-
-    class Stopping(tqdm):
-        def update(self, n: float | None = 1) -> bool | None:
-            steps.append(n)
-            if len(steps) == 3:
-                raise KeyboardInterrupt
-            return None
-
-    with pytest.raises(KeyboardInterrupt):
-        made("stopped", Stopping(disable=True))
-    same = made("stopped", Stopping(disable=True))
-    assert steps == [0, 3, 3, 6, 3]  # two steps of three are done, of which the second run begins after
-    xr.testing.assert_equal(
-        same.drop_vars(["seconds", "run", "study"]).isel(run=0),
-        whitening.drop_vars(["seconds", "run", "study"]).isel(run=0),
-    )
-
-
-@pytest.mark.slow
-def test_a_run_and_its_choices(whitening):
-    results = whitening
-    assert results.test_accuracy.shape == (1, 2, 2, 3) and np.isfinite(results.test_accuracy).all()
-    assert results.updates.values.tolist() == [[0, 3, 6]]
+def test_a_run_and_its_choices(made, whitening):
     # Step 0 looks at the batches and learns nothing; the correlations are measured at the end alone.
-    assert (results.largest_r.isel(step=0) == 1).all() and (results.largest_r.isel(step=2) != 1).all()
-    assert np.isnan(results.correlation.isel(step=slice(2))).all()
-    assert np.isfinite(results.correlation.isel(step=2)).all()
-    assert results.isel(step=2).correlation.values.min() > 0
+    assert (whitening.largest_r.isel(step=0) == 1).all() and (whitening.largest_r.isel(step=2) != 1).all()
+    assert np.isnan(whitening.correlation.isel(step=slice(2))).all()
+    assert whitening.isel(step=2).correlation.values.min() > 0
+    every_4th = made("every_4th_update", tqdm(disable=True), partial(ll.decorrelation.dynamics, every=4))
+    results = harness.joined([whitening, every_4th], "run", ["whitening", "every_4th_update"])
+    assert results.updates.values.tolist() == [[0, 3, 6]] * 2
+    # The 4th call of decorrelation is the second that it acts on.
+    assert not np.array_equal(whitening.largest_r, every_4th.largest_r)
+    assert set(figures(results)) == {"choices"}
+    assert {row["run"] for row in rows(results)} == {"whitening", "every_4th_update"}
 
 
 def test_runs_of_one_form_share_programs_and_not_their_numbers(made, whitening):
@@ -299,17 +152,6 @@ def test_runs_of_one_form_share_programs_and_not_their_numbers(made, whitening):
     last = [results.largest_r.isel(run=0, step=2).values for results in (whitening, slower)]
     assert (np.abs(last[0] - 1) > 5 * np.abs(last[1] - 1)).all()
     np.testing.assert_array_equal(*(results.loss.values[..., 0] for results in (slower, whitening)))
-
-
-@pytest.mark.slow
-def test_choices_are_merged_and_drawn(made, whitening):
-    every_4th = made("every_4th_update", tqdm(disable=True), partial(ll.decorrelation.dynamics, every=4))
-    results = harness.joined([whitening, every_4th], "run", ["whitening", "every_4th_update"])
-    assert results.updates.values.tolist() == [[0, 3, 6]] * 2
-    # The 4th call of decorrelation is the second that it acts on.
-    assert not np.array_equal(whitening.largest_r, every_4th.largest_r)
-    assert set(figures(results)) == {"choices"}
-    assert {row["run"] for row in rows(results)} == {"whitening", "every_4th_update"}
 
 
 def test_reading():
@@ -331,8 +173,6 @@ def test_reading():
     assert float(best.learning_rate) == 0.2 and best.sizes["step"] == 3
     assert seconds_per_update(best) == pytest.approx(0.2)
     np.testing.assert_allclose(elapsed(best), [0, 2, 4])
-
-
-def test_targets_have_a_column_for_every_output():
+    # Targets have a column for every output.
     labels = jnp.eye(3)[jnp.array([2, 0])]
     np.testing.assert_array_equal(targets(labels, 5), [[0, 0, 1, 0, 0], [1, 0, 0, 0, 0]])

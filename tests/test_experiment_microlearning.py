@@ -1,4 +1,4 @@
-"""The main job from the command line: what it writes, what it refuses, and its forms by hand."""
+"""The main job: its networks, rules, optimizers and keys by hand."""
 
 import json
 
@@ -10,103 +10,16 @@ import pytest
 import xarray as xr
 
 import lax_learning as ll
-from experiments import compare, harness, load_params, plot, reporting
-from experiments.microlearning import measures, notebook, report
-from experiments.microlearning.__main__ import choose_test_images, find_rate, load, make_setting
+from experiments import load_params, reporting
+from experiments.microlearning import measures, notebook
+from experiments.microlearning.__main__ import find_rate, make_setting
 from experiments.microlearning.__main__ import run as run_experiment
 from experiments.microlearning.config import Config, NetworkName
 from experiments.microlearning.networks import make_problem, seen_by
 from experiments.microlearning.rules import make_rule
-from tests.command_line import call_main, run
 from tests.compare import assert_close, assert_same
-from tests.finished import check_diverged, check_folder, row_of
 
-SMALL = [
-    *("microlearning", "--hidden", "6", "--seeds", "2", "--batch-size", "500", "--epochs", "6"),
-    *("--snr-images", "10", "--draws", "4", "--test-images", "50"),
-]
-RULE = "node_perturbation"
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
-METRICS = (
-    "test_accuracy", "train_loss", "snr_tutorial", "snr", "cosine", "angle_degrees", "relative_bias",
-    "relative_variance", "seconds_per_update",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A whole run of one rule, its folder and what it printed."""
-    out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = run(*SMALL, "--rules", RULE, "--out", out, drawn=False)
-    assert code == 0, errors
-    return out, printed, errors
-
-
-@pytest.fixture(scope="module")
-def results(finished):
-    return harness.read_dataset(finished[0] / "results.nc")
-
-
-@pytest.mark.slow
-def test_run_stopped_in_its_second_rule_goes_on_to_the_same_results(results, tmp_path):
-    """Another rule beside it changes nothing either."""
-    arguments = (*SMALL, "--rules", "backprop", RULE, "--out", tmp_path)
-    assert run(*arguments, interrupted_in=tmp_path / "checkpoints" / RULE)[0] == 130
-    assert (tmp_path / "rules" / "backprop.nc").exists() and not (tmp_path / "results.nc").exists()
-    assert run(*arguments, "--resume", drawn=False)[0] == 0
-    both = harness.read_dataset(tmp_path / "results.nc").drop_vars("seconds_per_update")
-    assert list(both.rule.values) == ["backprop", RULE]
-    same, expected = both.sel(rule=[RULE]), results.drop_vars("seconds_per_update")
-    xr.testing.assert_identical(same.assign_attrs(expected.attrs), expected)
-
-
-@pytest.mark.slow
-def test_folder_holds_everything(finished):
-    out, printed, errors = finished
-    figures = ("losses", "accuracy", "snr", "cosine", "bias_variance")
-    check_folder(out, parts=("rules", "params"), figures=figures)
-    assert "node perturbation" in printed and "accuracy" in printed
-    assert "6/6" in errors  # the progress bar, in epochs
-
-
-@pytest.mark.slow
-def test_trained_weights_are_those_of_the_results(finished, results):
-    params = load_params(finished[0], rule=RULE)
-    config = Config(hidden=(6,), seeds=2, batch_size=500, test_images=50)
-    data, keys = load(config), make_setting("backprop", config, few_images()).keys["test"]
-    assert params[0]["w"].shape == (2, 784, 6)
-    accuracies = results.test_accuracy.sel(rule=RULE).isel(evaluation=-1)
-    for i, accuracy in enumerate(accuracies.values):
-        x, y = choose_test_images(keys[i], data, 50).test
-        output = make_problem(config).model.apply(jax.tree.map(lambda w, i=i: w[i], params), x)
-        assert ll.accuracy(output, y) == pytest.approx(accuracy)
-    with pytest.raises(ValueError, match=r"^rule: expected one of node_pert.* got 'x'"):
-        load_params(finished[0], rule="x")
-
-
-@pytest.mark.slow
-def test_two_runs_side_by_side(finished, tmp_path):
-    figure = tmp_path / "both.pdf"
-    code, printed, errors = call_main(compare.main, finished[0], finished[0], "--figure", figure)
-    assert code == 0 and figure.read_bytes()[:4] == b"%PDF", errors
-    assert "The configurations are the same." in printed
-    (line,) = (line for line in printed.splitlines() if line.startswith(f"| {RULE}: test_accuracy "))
-    _, _, a, b, difference, overlap, _ = (cell.strip() for cell in line.split("|"))
-    assert a == b and float(difference) == 0 and overlap == "yes"
-    assert compare.differing({"x": 1, "y": 2}, {"x": 1, "z": 3}) == [["y", "2", "None"], ["z", "None", "3"]]
-    assert compare.overlap(({"ci95": [0, 1]}, {"ci95": [2, 3]})) == "no"
-    assert compare.overlap(({"ci95": [None, None]}, None)) == ""
-
-
-@pytest.mark.slow
-def test_plot_and_compare_refuse_what_is_no_finished_run(finished, tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    for main, folders in ((plot.main, [tmp_path]), (compare.main, [finished[0], tmp_path])):
-        code, _, errors = call_main(main, *folders)
-        assert code == 2 and "FOLDER: expected the folder of a finished run" in errors
-        assert str(tmp_path) in errors and "--resume" in errors and "Traceback" not in errors
-        code, printed, _ = call_main(main, "--help")
-        assert (code == 0 and "results.nc" in printed) or "finished runs" in printed
 
 
 def own(model, loss):
@@ -147,14 +60,6 @@ def test_a_rule_of_one_s_own_on_another_network_in_other_steps(tmp_path):
     assert jax.tree.leaves(load_params(config.out, rule=name))[0].shape[0] == 1
 
 
-def test_more_test_images_than_there_are_are_refused():
-    with pytest.raises(
-        ValueError, match=r"^--test-images: expected at most the 500 test images of .* got 501"
-    ):
-        load(Config(test_images=501))
-    load(Config(test_images=500))
-
-
 def test_bad_rules_of_one_s_own_are_refused():
     for path, pattern in {
         "mine": "any of backprop, .* or MODULE:FUNCTION, got mine",
@@ -164,50 +69,6 @@ def test_bad_rules_of_one_s_own_are_refused():
             Config(rules=(path,))
     with pytest.raises(ValueError, match=r"^--rules: expected builtins:print.* return a Rule, got NoneType"):
         make_rule("builtins:print", Config(), optax.sgd(1.0))
-
-
-@pytest.mark.slow
-def test_summary_is_of_the_results(finished, results):
-    out, _, _ = finished
-    summary = json.loads((out / "summary.json").read_text())
-    assert set(summary) == {"experiment", "versions", "config", "null", "rows"}
-    assert summary["experiment"] == "microlearning" and summary["config"]["seeds"] == 2
-    assert {"jax", "numpy", "lax_learning", "python"} <= set(summary["versions"])
-    assert summary["config"] == json.loads((out / "config.json").read_text())
-    for metric in METRICS:
-        row = row_of(out, rule=RULE, metric=metric)
-        assert set(row) == {"rule", "metric", "mean", "ci95", "n", "seeds"}
-        low, high = row["ci95"]
-        assert low <= row["mean"] <= high and row["n"] == (6 if metric == "seconds_per_update" else 2)
-    # The mean over seeds, the interval Student's t with one degree.
-    row = row_of(out, rule=RULE, metric="cosine")
-    values = results.cosine.sel(rule=RULE, layer="layer 1").isel(evaluation=-1).values
-    assert row["mean"] == pytest.approx(values.mean(), rel=1e-6)
-    half = 12.706 * abs(values[0] - values[1]) / 2
-    assert row["ci95"][1] - row["mean"] == pytest.approx(half, rel=1e-3)
-
-
-@pytest.mark.slow
-def test_results_have_named_axes(results):
-    assert results.loss.dims == ("rule", "seed", "step") and results.loss.shape == (1, 2, 48)
-    assert results.cosine.dims == ("rule", "seed", "evaluation", "layer")
-    assert list(results.rule.values) == [RULE]
-    assert list(results.layer.values) == ["layer 1", "layer 2", "total"]
-    assert all(np.isfinite(results[name]).all() for name in results.data_vars)
-
-
-@pytest.mark.slow
-def test_folder_of_another_configuration_is_refused(finished):
-    out, _, _ = finished
-    before = (out / "summary.json").read_bytes()
-    code, _, errors = run(*SMALL, "--rules", RULE, "--sigma", "0.5", "--out", out, "--resume")
-    assert code == 2 and "another configuration" in errors and "sigma: 0.01 before, 0.5 now" in errors
-    assert (out / "summary.json").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_a_report_tells_what_is_finite_and_no_more(results):
-    assert check_diverged(report, results) == {"seconds_per_update"}
 
 
 def test_intervals_by_hand():

@@ -1,8 +1,7 @@
-"""The symbolic discriminator from the command line: what it writes, its critics, and its readings."""
+"""The symbolic discriminator: its studies, critics and readings."""
 
 import re
 from itertools import pairwise
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,76 +10,14 @@ import xarray as xr
 from tqdm import tqdm
 
 from experiments.running import group_by_shape
-from experiments.symbolic_discriminator import activations, critics, reading, report, spaces
+from experiments.symbolic_discriminator import activations, critics, reading, spaces
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critic_studies import of_each
 from experiments.symbolic_discriminator.report import STUDIES, figures, rows
 from experiments.symbolic_discriminator.spaces import LIBRARIES, library, points
 from lax_learning import symbolic
-from tests.command_line import run
-from tests.finished import check_diverged, check_folder, row_of
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
-
-NAME = "symbolic_discriminator"
-SMALL = ["--points", "12", "--epochs", "20", "--seeds", "2", "--studies"]
-PARTS = [f"accuracy-{o}-quadratic-none-6x128-5_latents-5_iterations" for o in ("wgan", "bce")]
-
-
-def results_in(out: Path) -> xr.DataTree:
-    with xr.open_datatree(out / "results.nc", engine="h5netcdf") as tree:
-        return tree.load()
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a run of two studies."""
-    out = tmp_path_factory.mktemp("run") / "whole"
-    code, printed, errors = run(NAME, *SMALL, "activations", "accuracy", "--out", out, drawn=False)
-    assert code == 0 and all(name in printed for name in ("wgan", "bce", "fresh accuracy")), errors
-    return out
-
-
-@pytest.mark.slow
-def test_run_stopped_in_its_second_part_goes_on_to_the_same_results(whole, tmp_path):
-    """Of one study alone, which changes nothing either."""
-    one = (NAME, *SMALL, "accuracy", "--out", tmp_path)
-    assert run(*one, interrupted_in=tmp_path / "checkpoints" / PARTS[1])[0] == 130
-    assert (tmp_path / "parts" / f"{PARTS[0]}.nc").exists() and not (tmp_path / "results.nc").exists()
-    assert run(*one, "--resume", drawn=False)[0] == 0
-    same, expected = (results_in(folder)["accuracy"].to_dataset() for folder in (tmp_path, whole))
-    xr.testing.assert_equal(same.drop_vars("seconds"), expected.drop_vars("seconds"))
-
-
-@pytest.mark.slow
-def test_results_have_named_axes(whole):
-    check_folder(whole, parts=("parts",), figures=("activations", "accuracy"))
-    assert {p.stem for p in (whole / "parts").iterdir()} == {"activations", *PARTS}
-    results = results_in(whole)
-    assert list(results.children) == ["activations", "accuracy"]
-    accuracy = results["accuracy"].to_dataset()
-    assert accuracy.accuracy.dims == ("configuration", "seed", "bin")
-    assert accuracy.objective.values.tolist() == ["wgan", "bce"] and (accuracy.layers == 6).all()
-    assert accuracy.epoch.values.tolist() == list(range(1, 21))
-    assert accuracy.logits.shape == (2, 2, 2, critics.JUDGED) and (accuracy.seconds > 0).all()
-    assert ((accuracy.accuracy >= 0) & (accuracy.accuracy <= 1)).all()
-    found = row_of(whole, part="accuracy: bce", metric="fresh_auc")
-    assert found["mean"] == pytest.approx(float(accuracy.fresh_auc[1, :, -2:].mean()), rel=1e-6)
-    assert found["n"] == 2
-    check_diverged(report, results)
-
-
-@pytest.mark.slow
-def test_activations_are_told(tmp_path):
-    code, printed, errors = run(NAME, *SMALL, "activations", "--out", tmp_path, drawn=False)
-    assert code == 0 and "gaussian_process" in printed, errors
-    check_folder(tmp_path, parts=("parts",), figures=("activations",))
-    lines, parabola = (
-        row_of(tmp_path, part="activations: dsn", metric=metric)["mean"]
-        for metric in ("not_two_lines_through_0", "not_a_parabola")
-    )
-    assert lines < 1e-4 < parabola
-    check_diverged(report, results_in(tmp_path))
 
 
 def test_studies_are_the_notebooks():
@@ -141,6 +78,23 @@ def test_a_training_is_that_of_the_library(tmp_path):
     assert (one.accuracy != one.fresh_accuracy).any()
     judged = critics.judged_curves("quadratic", "gradient_embedded", config)
     np.testing.assert_allclose(one.logits[1], critic.apply(state.params, judged[1]), atol=0.02)
+
+
+def test_metrics_of_epochs_are_over_all_steps_or_of_the_first(monkeypatch):
+    config, random = Config(points=5, epochs=400), np.random.default_rng(0)
+    made = symbolic.CriticMetrics(*random.random((5, 20, 3), np.float32))
+    monkeypatch.setattr(symbolic, "train_critic", lambda *_, **__: lambda key, state, first: (state, made))
+    run = critics.training({name: spaces.SMALL[name] for name in spaces.STATIC}, config)
+    traced = {"learning_rate": np.float32(0.1), "penalty": np.float32(0.1), "decay": np.float32(0.1)}
+    _, found = run.step((jax.random.key(0), traced, ()), 0, None)
+    assert critics.schedule(400).epochs_a_bin == 2
+    by_hand = {
+        "accuracy": made.accuracy.mean(axis=1),
+        "fresh_accuracy": made.accuracy[:, 0],
+        "fresh_auc": made.auc[:, 0],
+    }
+    for name, values in by_hand.items():
+        np.testing.assert_allclose(found[name], values.reshape(10, 2).mean(axis=1), rtol=1e-6)
 
 
 def test_judged_curves_are_of_formulas_and_of_networks():
@@ -278,20 +232,6 @@ def test_what_decides_is_found(invented):
     deciding = {row["metric"]: row["mean"] for row in rows(invented) if row["part"] == "deciding: bce"}
     assert set(deciding) == {"latents", "iterations", "penalty", "layers", "learning_rate"}
     assert deciding["learning_rate"] > 0.9 > 0.4 > max(v for k, v in deciding.items() if k != "learning_rate")
-
-
-def test_a_field_may_vary_between_objectives_alone(invented):
-    """As it does among few configurations."""
-    results = invented["hyper_parameters"].to_dataset()
-    iterations = np.where(results.objective.values == "bce", 1, 5)
-    results = results.assign_coords(iterations=("configuration", iterations))
-    assert "iterations" not in {row["metric"] for row in STUDIES["hyper_parameters"].rows(results)}
-    left, _ = STUDIES["hyper_parameters"].figures(results)["deciding"].axes
-    texts = [label.get_text() for label in left.get_yticklabels()]
-    widths = np.array(
-        [[bar.get_width() for bar in bars] for bars in left.containers if len(bars) == len(texts)]
-    )
-    assert np.isnan(widths[:, texts.index("iterations")]).all() and np.isfinite(widths).sum() == 8
 
 
 def test_figures_of_every_study(invented):

@@ -9,14 +9,14 @@ import pytest
 
 import lax_learning as ll
 from lax_learning.metrics import cosine_similarity, inner_product
-from tests.compare import assert_close, jitted
+from tests.compare import assert_close, jitted, normal
 from tests.refusal import refusals
 
 KEY = jax.random.key(5)
 MODEL = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
-PARAMS = {"a": jax.random.normal(KEY, (2, 1)), "b": jax.random.normal(jax.random.key(6), (1, 2))}
-X, Y = jax.random.normal(KEY, (6, 2)), jnp.ones((6, 2))
-EXACT = jax.grad(lambda p: ll.squared_error(MODEL.apply(p, X), Y).mean())(PARAMS)
+PARAMS = {"a": normal(0, 2, 1), "b": normal(1, 1, 2)}
+X, Y = normal(2, 6, 2), jnp.ones((6, 2))
+EXACT = jax.jit(jax.grad(lambda p: ll.squared_error(MODEL.apply(p, X), Y).mean()))(PARAMS)
 FORWARD = ll.forward_gradient(MODEL, ll.squared_error)
 
 
@@ -60,25 +60,10 @@ def test_never_uphill_and_better_with_every_guess() -> None:
         lambda key, params, state, x, y: (0.0, jax.tree.map(jnp.negative, EXACT), state),
     )
     assert cosine_similarity(guided(uphill)[1], EXACT) > 0.999
-    directions = [
-        jax.tree.map(lambda leaf, i=i: jax.random.normal(jax.random.key(i), leaf.shape), PARAMS)
-        for i in range(3)
-    ]
+    directions = [jax.tree.map(lambda leaf, i=i: normal(10 + i, *leaf.shape), PARAMS) for i in range(3)]
     rules = [ll.Rule(uphill.init, lambda key, params, state, x, y, u=u: (0.0, u, state)) for u in directions]
     cosines = [float(cosine_similarity(guided(*rules[:number])[1], EXACT)) for number in (1, 3)]
     assert cosines[0] >= 0 and (np.diff(cosines) > -1e-4).all() and cosines[-1] > cosines[0]
-
-
-test_bad_input = refusals(
-    values={"guesses: expected at least one rule": lambda: ll.guided_gradient(MODEL, ll.squared_error, [])},
-    types={
-        r"guesses\[1\]: expected a Rule, got": lambda: ll.guided_gradient(
-            MODEL,
-            ll.squared_error,
-            [FORWARD, ll.backprop],  # type: ignore[list-item]
-        ),
-    },
-)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25])
@@ -97,3 +82,15 @@ def test_guesses_of_any_length_and_nearly_alike(scale: float) -> None:
     _, grads, _ = guided(*[of(0.0)] * 20, of(0.01))
     # Of the difference of the guesses, 1 % of them, roundings are 1e-5.
     assert cosine_similarity(grads, EXACT) > 1 - 1e-6
+
+
+test_bad_input = refusals(
+    values={"guesses: expected at least one rule": lambda: ll.guided_gradient(MODEL, ll.squared_error, [])},
+    types={
+        r"guesses\[1\]: expected a Rule, got": lambda: ll.guided_gradient(
+            MODEL,
+            ll.squared_error,
+            [FORWARD, ll.backprop],  # type: ignore[list-item]
+        ),
+    },
+)

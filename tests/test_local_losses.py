@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import lax_learning as ll
+from tests.compare import assert_mean, assert_near, draws_of, normal, update
 from tests.refusal import refusals
 
 KEY = jax.random.key(3)
@@ -26,18 +27,12 @@ def read_out(w: Any, a: Any) -> Any:
     return a @ w
 
 
-def initial(key: Any) -> Any:
-    pairs = itertools.pairwise(SIZES)
-    keys = jax.random.split(key, (len(SIZES) - 1, 2))
-    return [
-        ({"w": jax.random.normal(k, (m, n)), "b": jnp.zeros(n)}, jax.random.normal(l, (n, OUTPUTS)))
-        for (k, l), (m, n) in zip(keys, pairs, strict=True)
-    ]
-
-
 BLOCKS = [(dense, read_out)] * (len(SIZES) - 1)
-PARAMS, X = initial(KEY), jax.random.normal(KEY, (BATCH, SIZES[0]))
-Y = jax.random.normal(jax.random.key(4), (BATCH, OUTPUTS))
+PARAMS: Any = [
+    ({"w": normal(i, m, n), "b": jnp.zeros(n)}, normal(10 + i, n, OUTPUTS))
+    for i, (m, n) in enumerate(itertools.pairwise(SIZES))
+]
+X, Y = normal(20, BATCH, SIZES[0]), normal(21, BATCH, OUTPUTS)
 
 
 def all_losses(params: Any) -> Any:
@@ -49,13 +44,13 @@ def all_losses(params: Any) -> Any:
     return total
 
 
+EXACT = jax.jit(jax.grad(all_losses))(PARAMS)
+
+
 def test_gradients_are_those_of_the_blocks() -> None:
     rule = ll.local_losses(lambda model: ll.backprop(model, LOSS), BLOCKS)
-    state = rule.init(KEY, PARAMS, X)
-    value, grads, _ = jax.jit(rule.value_and_grad)(KEY, PARAMS, state, X, Y)
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), grads, jax.grad(all_losses)(PARAMS)
-    )
+    _, value, grads, _ = update(rule, KEY, PARAMS, X, Y)
+    assert_near(grads, EXACT)
     output = X
     for p, _ in PARAMS:
         output = dense(p, output)
@@ -66,39 +61,35 @@ def test_forward_gradients_are_unbiased() -> None:
     make = partial(ll.forward_gradient, loss=LOSS, perturb="activities")
     rule = ll.local_losses(make, BLOCKS)
     state = rule.init(KEY, PARAMS, X)
-    keys = jax.random.split(KEY, 4_000)
-    draws = jax.jit(jax.vmap(lambda key: rule.value_and_grad(key, PARAMS, state, X, Y)[1]))(keys)
-    exact = jax.grad(all_losses)(PARAMS)
-    for found, expected in zip(jax.tree.leaves(draws), jax.tree.leaves(exact), strict=True):
-        error = np.asarray(found).std(axis=0) / len(keys) ** 0.5
-        np.testing.assert_array_less(np.abs(found.mean(axis=0) - expected), 5 * error)
+    draws = draws_of(lambda key: rule.value_and_grad(key, PARAMS, state, X, Y)[1], KEY, 4_000)
+    assert_mean(draws, EXACT)
     # One key for all blocks would couple their draws: their correlation is 0 with an error of 1 / sqrt(K).
     first, second = (np.asarray(draws[i][0]["b"])[:, 0] for i in range(2))
-    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / len(keys) ** 0.5
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / 4_000**0.5
+
+
+def trained(make: Any, blocks: Any, start: Any, optimizer: Any, num_updates: int) -> Any:
+    train = ll.make_train(
+        ll.local_losses(make, blocks), optimizer, init=lambda key: start, num_updates=num_updates,
+        batch_size=BATCH,
+    )  # fmt: skip
+    return jax.jit(train)(KEY, ll.data.Splits(*[ll.data.Dataset(X, Y)] * 3))
 
 
 def test_learns_with_states_that_move() -> None:
-    def make(model: ll.Model) -> ll.Rule:
-        return ll.kolen_pollack(model, LOSS, optimizer=optax.sgd(0.05), decay=0.0)
-
-    rule = ll.local_losses(make, BLOCKS)
-    data = ll.data.Dataset(X, Y)
-    train = ll.make_train(rule, optax.sgd(0.05), init=initial, num_updates=300, batch_size=BATCH)
-    history = jax.jit(train)(KEY, ll.data.Splits(data, data, data))
-    assert float(history.losses[-1]) < 0.3 * float(history.losses[0])
+    optimizer = optax.sgd(0.05)
+    make = partial(ll.kolen_pollack, loss=LOSS, optimizer=optimizer, decay=0.0)
+    losses = trained(make, BLOCKS, PARAMS, optimizer, 300).losses
+    assert float(losses[-1]) < 0.3 * float(losses[0])
 
 
 def test_leaves_that_a_rule_does_not_train_stay() -> None:
     def make(model: ll.Model) -> ll.Rule:
         return ll.backprop(replace(model, trainable="*w"), LOSS)
 
-    blocks = [(dense, lambda p, a: a @ p["w"])] * 3
     start = [(p, {"w": q}) for p, q in PARAMS]
-    rule, data = ll.local_losses(make, blocks), ll.data.Dataset(X, Y)
-    train = ll.make_train(
-        rule, optax.adamw(0.1, weight_decay=0.5), init=lambda key: start, num_updates=2, batch_size=BATCH
-    )
-    end = jax.jit(train)(KEY, ll.data.Splits(data, data, data)).state.params
+    blocks = [(dense, lambda p, a: a @ p["w"])] * 3
+    end = trained(make, blocks, start, optax.adamw(0.1, weight_decay=0.5), 2).state.params
     for (before, _), (after, _) in zip(start, end, strict=True):
         np.testing.assert_array_equal(before["b"], after["b"])
         assert bool((before["w"] != after["w"]).any())

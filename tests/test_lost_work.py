@@ -64,21 +64,20 @@ def test_stopped_run_goes_on_to_the_same_results(stopped, finished, tmp_path):
     assert (same.planted_lineages == 6).all() and len(np.unique(same.planted_loss)) > 20
 
 
-def test_damaged_checkpoint_is_named(stopped, tmp_path):
-    out = shutil.copytree(stopped, tmp_path / "out")
-    folder = out / "checkpoints" / "planted-gd"
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert_refused(run(*SHORT, "--out", out, "--resume"), f"expected a checkpoint in {folder}", "delete")
-
-
-def test_damaged_part_is_named(finished, tmp_path):
-    out = shutil.copytree(finished, tmp_path / "out")
-    path = out / "parts" / "planted-gd.nc"
-    path.write_bytes(b"garbage")
+@pytest.mark.parametrize(
+    ("run_of", "damaged", "named"),
+    [
+        ("stopped", "checkpoints/planted-gd", "a checkpoint"),
+        ("finished", "parts/planted-gd.nc", "results"),
+    ],
+)
+def test_damaged_files_are_named(run_of, damaged, named, request, tmp_path):
+    out = shutil.copytree(request.getfixturevalue(run_of), tmp_path / "out")
+    path = out / damaged
+    for file in (each for each in (path, *path.rglob("*")) if each.is_file()):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     end = run(*SHORT, "--out", out, "--resume", drawn=False)
-    assert_refused(end, f"expected results in {path}", "delete")
+    assert_refused(end, f"expected {named} in {path}", "delete")
 
 
 def test_all_processes_but_the_first_are_silent(finished, tmp_path, monkeypatch):
@@ -268,6 +267,7 @@ def test_interrupt_that_python_ignores_is_sent_again():
     try:
         with pytest.raises(KeyboardInterrupt), terminal.interruptible():
             KillsItself()
-            time.sleep(10)
+            for _ in range(100):  # an interrupt that is sent by a thread wakes no sleep
+                time.sleep(0.1)
     finally:
         signal.signal(signal.SIGINT, handler)

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import lax_learning as ll
 from lax_learning import metrics
 from lax_learning._sites._equations import all_equations
 from lax_learning._sites._factors import has_factors
-from tests.compare import QUICK, flat, slow_but, squares
+from tests.compare import assert_near, flat, normal, slow_but, squares
 from tests.registry import RULES
 from tests.zoo import ZOO
 
@@ -29,32 +30,23 @@ def rows(tree):
     return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
-def assert_close(actual, expected, rtol=1e-4, atol=1e-5):
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), actual, expected)
+assert_close = partial(assert_near, rtol=1e-4, atol=1e-5)
 
 
 # Alignment.
 
 
-def test_cosine_and_angle_of_known_angles():
-    a = {"w": jnp.array([3.0, 0.0]), "b": [jnp.array(0.0)]}
-    for degrees in (0.0, 30.0, 90.0, 120.0, 180.0):
+def test_cosine_angle_and_norm_of_known_angles():
+    a, zero = {"w": jnp.array([3.0, 0.0]), "b": [jnp.array(0.0)]}, {"w": jnp.zeros(2), "b": [jnp.array(0.0)]}
+    for degrees in (0.0, 30.0, 90.0, 180.0):
         radians = math.radians(degrees)
         b = {"w": jnp.array([0.5 * math.cos(radians), 0.0]), "b": [jnp.array(0.5 * math.sin(radians))]}
         np.testing.assert_allclose(metrics.cosine_similarity(a, b), math.cos(radians), atol=1e-6)
         # At 0 and 180 degrees a rounding of 6e-8 in the cosine is sqrt(2 x 6e-8) = 3.5e-4 radians.
         np.testing.assert_allclose(metrics.angle_degrees(a, b), degrees, atol=0.05)
         np.testing.assert_allclose(metrics.relative_norm(a, b), 6.0, rtol=1e-6)
-
-
-def test_inner_product_and_zero_vectors():
-    a, zero = {"w": jnp.array([1.0, 2.0])}, {"w": jnp.zeros(2)}
-    assert metrics.inner_product(a, {"w": jnp.array([3.0, -5.0])}) == -7.0
-    assert metrics.cosine_similarity(a, zero) == 0.0
-    assert metrics.relative_norm(zero, a) == 0.0
-    assert metrics.cosine_similarity(zero, zero) == 0.0
-    assert jnp.isfinite(jax.grad(lambda w: metrics.cosine_similarity({"w": w}, a))(jnp.ones(2))).all()
+    assert metrics.cosine_similarity(a, zero) == metrics.relative_norm(zero, a) == 0.0
+    assert metrics.inner_product({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([3.0, -5.0])}) == -7.0
 
 
 def test_by_path():
@@ -81,10 +73,7 @@ def test_weight_alignment():
 
 
 def stacked(num_samples):
-    # Drawn in NumPy: no programs.
-    rng = np.random.default_rng(40)
-    drawn = {"w": 0.5 + rng.normal(size=(num_samples, 3, 2)), "b": rng.normal(size=(num_samples, 4))}
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), drawn)
+    return {"w": 0.5 + normal(40, num_samples, 3, 2), "b": normal(41, num_samples, 4)}
 
 
 REFERENCE = {"w": jnp.full((3, 2), 0.3), "b": jnp.array([0.1, -0.2, 0.0, 0.4])}
@@ -107,7 +96,7 @@ def test_snr_and_bias_and_variance_against_brute_force(num_samples):
     gradients = stacked(num_samples)
     samples, reference = rows(gradients), flat(REFERENCE)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def measured(gradients):
         return metrics.snr(gradients), metrics.bias_variance(gradients, REFERENCE)
 
@@ -136,19 +125,10 @@ def test_snr_and_bias_and_variance_against_brute_force(num_samples):
         np.testing.assert_allclose(standard_error, jackknife(statistic, samples), rtol=1e-3, err_msg=name)
 
 
-def test_tutorial_snr_against_brute_force():
-    gradients = stacked(20)
-    samples = rows(gradients)
-    expected = np.mean(np.abs(samples.mean(axis=0)) / (samples.std(axis=0) + 1e-3))
-    result = metrics.snr(gradients, variant="tutorial")
-    np.testing.assert_allclose(result.total.value, expected, rtol=1e-5)
-    assert jnp.isnan(result.total.standard_error)
-
-
 def test_dead_entries_are_left_out_and_counted():
     num_samples = 13  # whose inverse is no power of two
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def measured(live, dead):
         return metrics.snr(live), metrics.snr({"live": live, "dead": dead}), metrics.snr(dead)
 
@@ -161,19 +141,15 @@ def test_dead_entries_are_left_out_and_counted():
         assert nothing_but_dead.total.value == 0 and nothing_but_dead.num_dead == 5
 
 
-@pytest.mark.parametrize("shape", [(3, 1), pytest.param((100, 7), marks=pytest.mark.slow)])
-def test_standard_error_of_noise_that_one_gradient_holds_alone(shape):
+def test_standard_error_of_noise_that_one_gradient_holds_alone():
     """Without that gradient the ratio is 0: that of gradients that never vary."""
-    rng = np.random.default_rng(0)
-    samples = np.tile(rng.normal(size=shape[1]), (shape[0], 1)).astype(np.float32)
-    samples[1] = rng.normal(size=shape[1])
-    exact = samples.astype(float)
+    samples = np.array([[0.5], [-1.5], [0.5]], np.float32)
 
     def ratio(kept):
-        trace = kept.var(axis=0, ddof=1).sum() if (kept != kept[0]).any() else 0
+        trace = kept.var(axis=0, ddof=1).sum()
         return (np.sum(kept.mean(axis=0) ** 2) - trace / len(kept)) / trace if trace else 0
 
-    expected = jackknife(ratio, exact)
+    expected = jackknife(ratio, samples.astype(float))
     np.testing.assert_allclose(metrics.snr(samples).total.standard_error, expected, rtol=1e-3)
 
 
@@ -229,9 +205,6 @@ def test_streamed_moments_against_brute_force(num_samples, chunk_size, reference
 def hard_model():
     """All that is no outer product, yet small: shared, tied, in a scan, a kernel; and leaves not trained."""
 
-    def normal(i, *shape):
-        return 0.5 * jax.random.normal(jax.random.fold_in(KEY, i), shape)
-
     def apply(p, x):
         h = jnp.tanh((x @ p["w"] + p["b"]) * p["scale"]) @ p["frozen"]
         g = jnp.tanh(jnp.tanh(h.reshape(-1, 3, 2) @ p["twice"]) @ p["twice"]).swapaxes(0, 1)
@@ -243,18 +216,19 @@ def hard_model():
         )
         return (h * t.sum(-1, keepdims=True) + jnp.tanh(k).sum(-1)) @ p["out"], {"count": p["count"] + 1}
 
-    params = {
-        "w": normal(0, 5, 6), "b": normal(1, 6), "scale": normal(2, 6), "frozen": normal(3, 6, 6),
-        "twice": normal(4, 2, 2), "u": normal(5, 2, 2), "tied": normal(6, 2, 2), "kernel": normal(7, 2, 1, 2),
-        "out": normal(8, 6, 3), "count": jnp.array(3),
+    shapes = {
+        "w": (5, 6), "b": (6,), "scale": (6,), "frozen": (6, 6), "twice": (2, 2), "u": (2, 2), "tied": (2, 2),
+        "kernel": (2, 1, 2), "out": (6, 3),
     }  # fmt: skip
+    params: Any = {name: 0.5 * normal(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+    params["count"] = jnp.array(3)
     model = ll.Model(apply, has_aux=True, trainable=lambda path: path not in ("frozen", "count"))
-    return model, params, jax.random.normal(KEY, (7, 5))
+    return model, params, normal(9, 7, 5)
 
 
 def on_mlp(dtype=jnp.float32):
     model = ll.mlp((5, 4, 3), activation=jnp.tanh, dtype=dtype)
-    return model, model.init(KEY), jax.random.normal(KEY, (14, 5), dtype)
+    return model, model.init(KEY), normal(9, 14, 5).astype(dtype)
 
 
 def of_zoo(name):
@@ -289,11 +263,6 @@ EXAMPLES = {
         of_zoo("linen_separable_strided_convolution"),
         ["backprop", "direct_feedback_alignment", "node_perturbation"],
     ),
-    "bidirectional": (
-        of_zoo("bidirectional_learned_carry"),
-        ["feedback_alignment", "direct_feedback_alignment", "node_perturbation"],
-    ),
-    "dropout": (of_zoo("dropout_keys_in_x"), ["feedback_alignment", "node_perturbation"]),
     "tied embedding": (of_zoo("tied_embedding"), ["kolen_pollack", "direct_feedback_alignment"]),
 }
 """By the kind of model: it, its params and a batch; its rules."""
@@ -305,11 +274,11 @@ def test_example_moments_are_those_of_gradients_of_single_examples(kind):
     model, params, x = make()
     size = len(jax.tree.leaves(x)[0])
     output = jax.eval_shape(lambda params: model(params, x)[0], params)
-    y = jax.random.normal(jax.random.key(2), output.shape, output.dtype)
+    y = normal(2, *output.shape).astype(output.dtype)
     rules = {name: (RULES | MASKED)[name](model, squares) for name in names}
     assert has_factors(model, params, x) is (kind != "tied embedding")
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def measured(params):
         found = {}
         for name, rule in rules.items():
@@ -355,12 +324,7 @@ def test_signals_of_ones_own_are_checked():
 @pytest.mark.parametrize(
     ("name", "on"),
     slow_but(
-        [("node_perturbation", on_mlp)],
-        [
-            ("node_perturbation", on_mlp),
-            ("feedback_alignment", hard_model),
-            ("weight_perturbation", hard_model),
-        ],
+        [("node_perturbation", on_mlp)], [("node_perturbation", on_mlp), ("feedback_alignment", hard_model)]
     ),
 )
 def test_draw_moments_are_those_of_stacked_draws(name, on):
@@ -368,7 +332,7 @@ def test_draw_moments_are_those_of_stacked_draws(name, on):
     y = x[:, :3]
     rule = RULES[name](model, squares)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def measured(params):
         state, keys = rule.init(KEY, params, x), jax.random.split(KEY, 14)
         exact = ll.backprop(model, squares).value_and_grad(KEY, params, (), x, y)[1]
@@ -388,62 +352,19 @@ def test_draw_moments_are_those_of_stacked_draws(name, on):
 
 def test_product_moments():
     """Of outer products, with a part that is the same for all, and where the variance is lost in squares."""
-    x, d = jax.random.normal(KEY, (12, 3)), 2 + jax.random.normal(jax.random.key(1), (12, 4))
+    x, d = normal(0, 12, 3), 2 + normal(1, 12, 4)
     rest = jnp.arange(12.0).reshape(3, 4)
     for spread in (1.0, 1e-3):
         near = 1 + spread * x
         for added in (None, rest):
-            found = jax.jit(metrics.product_moments)(near, d if spread == 1 else 1 + spread * d, added)
-            wide = np.asarray(near, np.float64), np.asarray(d if spread == 1 else 1 + spread * d, np.float64)
+            given = near, d if spread == 1 else 1 + spread * d
+            found = jax.jit(metrics.product_moments)(*given, added)
+            wide = (np.asarray(each, np.float64) for each in given)
             gradients = np.einsum("ti,tj->tij", *wide) + (0 if added is None else np.asarray(added))
             assert_close(fields_of(found), brute_moments(gradients), rtol=2e-2, atol=1e-4)
 
 
-LINEAR = ll.mlp((6, 5))
-"""Under the loss `output . y` the gradient of an example is `x y^T`."""
-
-
-@jax.jit
-def snr_of_linear(x, y):
-    rule = ll.backprop(LINEAR, lambda output, y: jnp.sum(output * y, axis=-1))
-    moments = metrics.example_moments(LINEAR, rule, KEY, LINEAR.init(KEY), (), x, y)
-    return fields_of(moments), metrics.snr(moments)
-
-
-@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
-@pytest.mark.parametrize("of_signals", [0.0, 1e-4, 1.0])
-def test_example_moments_of_inputs_that_hardly_vary(spread, of_signals):
-    # The last columns: never on, on once, constant, and products that hardly vary though both factors do.
-    count = 200
-    rng = np.random.default_rng(7)
-    x = (1 + spread * rng.normal(size=(count, 6))).astype(np.float32)
-    y = (5 + of_signals * rng.normal(size=(count, 5))).astype(np.float32)
-    x[:, 2:4], x[3, 3], x[:, 4] = 0, 0.7, 0.3
-    y[:, 4] = (1 / x[:, 5].astype(np.float64)).astype(np.float32)
-    fields, result = snr_of_linear(x, y)
-    gradients = x.astype(np.float64)[:, :, None] * y.astype(np.float64)[:, None]
-    expected = brute_moments(gradients)
-    # Deviations have the rounding of a few ulps of the product p: the variance s^2 is off by 2 x 4 eps p / s.
-    # The two matrix products may lose 7 bits of a rounding of 4 ulps.
-    eps = np.finfo(np.float32).eps
-    size, deviation = np.abs(gradients).max(axis=0), np.sqrt(expected[1])
-    above = deviation > 16 * eps * size
-    mean, variance, distances, *_ = (leaf[0]["w"] for leaf in fields)
-    np.testing.assert_allclose(mean, expected[0], rtol=1e-5)
-    tolerance = 8 * eps * size / np.where(above, deviation, 1) + 2.0**7 * 4 * eps
-    assert (np.abs(variance / np.where(above, expected[1], 1) - 1) <= tolerance)[above].all()
-    assert (np.sqrt(variance) <= 32 * eps * size)[~above].all()
-    np.testing.assert_allclose(distances.sum(), expected[1].sum() * (count - 1), rtol=5e-3)
-    varying = deviation > 1e3 * eps * size
-    ratio = expected[0] ** 2 / np.where(varying, expected[1], 1) - 1 / count
-    np.testing.assert_allclose(result.entries[0]["w"][varying], ratio[varying], rtol=2e-2, atol=1e-6)
-    constant = (gradients == gradients[:1]).all(axis=0).sum() + (y == y[:1]).all(axis=0).sum()
-    assert constant <= result.num_dead <= constant + (~above).sum()
-
-
-@pytest.mark.parametrize(
-    "name", slow_but(["node_perturbation"], ["weight_perturbation", "node_perturbation", "backprop"])
-)
+@pytest.mark.parametrize("name", ["node_perturbation", "backprop"])
 def test_example_moments_hold_no_gradients_of_all_examples(name):
     network = ll.mlp((100, 50, 10), activation=jnp.tanh)
     rule, params = RULES[name](network, ll.squared_error), network.init(KEY)

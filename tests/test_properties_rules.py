@@ -27,16 +27,6 @@ def make(name: str, dtype: Any = jnp.float32) -> ll.Rule:
     return RULES[name](NETWORKS["dense"](dtype), ll.squared_error)
 
 
-# --- dtypes
-
-
-def test_a_recurrent_state_has_the_dtype_of_its_activation() -> None:
-    model = ll.rnn((3, 4, 2), activation=lambda z: jnp.tanh(z.astype(jnp.float32)), dtype=jnp.bfloat16)
-    x = jnp.ones((5, 2, 3), jnp.bfloat16)
-    run = jax.eval_shape(ll.tapped(model).run, model.init(jax.random.key(0)), x)
-    assert run.output.dtype == jnp.float32 and run.pre_activations["0/w"].dtype == jnp.float32
-
-
 # --- noise that half precision can hold
 
 

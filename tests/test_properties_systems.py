@@ -95,6 +95,17 @@ def criticised(dtype: Any) -> tuple[Any, Any]:
     return call, (X.astype(dtype), state.params)
 
 
+def generated(dtype: Any) -> tuple[Any, Any]:
+    makers: Any = (symbolic.mlp_generator, symbolic.dsn_generator, symbolic.gaussian_process_generator)
+    generators = [make(3, 2, dtype=dtype) for make in makers]
+    params = [generator.init(fresh()) for generator in generators]
+
+    def call(x: Any, params: Any) -> Any:
+        return [generator.apply(p, x) for generator, p in zip(generators, params, strict=True)]
+
+    return call, (X.astype(dtype), params)
+
+
 TWO_ROWS = plasticity.Scheme(update="multiplicative", rows="two")
 UPDATES: dict[str, Any] = {
     "k_cap_mlp": lambda dtype: passes(plasticity.k_cap_mlp((3, 6, 6, 2), 3, dtype=dtype), dtype),
@@ -110,6 +121,7 @@ UPDATES: dict[str, Any] = {
     "every": partial(decorrelated, every=2),
     "decorrelated_rule": ruled,
     "critic_step": criticised,
+    "generators": generated,
 }
 FAST = ("k_cap_recurrent", "prior", "decorrelated_rule", "critic_step")
 
@@ -140,9 +152,12 @@ def test_checks_for_nan(name: str) -> None:
         jax.jit(call)(*args)
 
 
-@pytest.mark.parametrize("name", slow_but(["decorbp", "critic_step"], UPDATES))
+HALF = ("clone", "decorbp", "k_cap_recurrent", "critic_step", "generators")
+
+
+@pytest.mark.parametrize("name", slow_but(HALF, UPDATES))
 def test_half_precision(name: str) -> None:
-    """Strict promotion also where R or moments of an optimiser are in float32; params keep their dtype."""
+    """Params keep it, what is measured is in it or in float32; strict promotion, of shapes alone."""
     call, (x, params) = UPDATES[name](jnp.bfloat16)
     with jax.numpy_dtype_promotion("strict"):
         found = jax.eval_shape(call, x, params)
@@ -150,6 +165,8 @@ def test_half_precision(name: str) -> None:
     for part in found:
         if jax.tree.structure(part) == jax.tree.structure(kept) and len(jax.tree.leaves(part)) > 1:
             assert part == kept
+    others = set() if name == "generators" else {"float32", "int32"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(found)} <= {"bfloat16", *others}
 
 
 @pytest.mark.parametrize("name", slow_but(["prior"], UPDATES))

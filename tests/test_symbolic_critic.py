@@ -11,24 +11,7 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from lax_learning.symbolic import (
-    Critic,
-    CriticState,
-    area_under_curve,
-    critic,
-    critic_accuracy,
-    critic_cost,
-    critic_loss,
-    critic_step,
-    curves_at,
-    draw_functions,
-    function_values,
-    gradient_penalty,
-    init_critic,
-    mlp_generator,
-    parse_library,
-    train_critic,
-)
+import lax_learning.symbolic as sy
 from tests.compare import assert_close, differs, slow_but
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -36,11 +19,11 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(jax.random.key(1), 6)
-SMALL = critic(4, hidden=(5,), channels=2, embedding=(3,))
+SMALL = sy.critic(4, hidden=(5,), channels=2, embedding=(3,))
 REAL, FAKE = jax.random.normal(KEYS[0], (3, 4, 2)), jax.random.normal(KEYS[1], (3, 4, 2))
 EPS = jnp.array([0.1, 0.5, 0.8])
 X = jnp.linspace(-1, 1, 7)[:, None]
-LIBRARY = parse_library("N0*0.05*(X[:,0] + 0.5*N1)**2 + 0.15*N2\n2*N0*sin(3*U0*X[:,0])")
+LIBRARY = sy.parse_library("N0*0.05*(X[:,0] + 0.5*N1)**2 + 0.15*N2\n2*N0*sin(3*U0*X[:,0])")
 
 
 def adam(learning_rate: Any, decay: Any) -> optax.GradientTransformation:
@@ -58,7 +41,7 @@ class Golden:
         prefix = f"emb{channels}.{objective.upper()}."
         self.arrays = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
         self.objective: Any = objective
-        self.critic = critic(30, hidden=(16, 16, 16), channels=channels, embedding=(8, 8))
+        self.critic = sy.critic(30, hidden=(16, 16, 16), channels=channels, embedding=(8, 8))
 
     def params_of(self, when: str) -> Any:
         def layers(name: str, indices: range) -> tuple[dict[str, jax.Array], ...]:
@@ -88,12 +71,12 @@ def test_a_step_of_the_public_code(
     given = public.arrays
     optimizer = adam(float(given["lr"]), float(given["weight_decay"]))
     penalty = float(given["gp"])
-    step = critic_step(public.critic, optimizer, objective=public.objective, penalty=penalty)
+    step = sy.critic_step(public.critic, optimizer, objective=public.objective, penalty=penalty)
 
     @jax.jit
     def run(params: Any, real: jax.Array, fake: jax.Array) -> Any:
         logits = public.critic.apply(params, real), public.critic.apply(params, fake)
-        return logits, step(KEY, CriticState(params, optimizer.init(params)), real, fake)
+        return logits, step(KEY, sy.CriticState(params, optimizer.init(params)), real, fake)
 
     eps = jnp.asarray(given["eps"].reshape(-1))
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape: eps.reshape(shape))
@@ -115,20 +98,20 @@ def test_a_step_of_the_public_code(
 
 def test_extensions_come_in_the_given_order() -> None:
     x = jnp.stack([jnp.linspace(-1, 1, 7), jnp.linspace(0, 1, 7)], axis=1)
-    library = parse_library("N0*X[:,0]**2*X[:,1]\nsin(U0*X[:,1])")
-    generator = mlp_generator(2, 3, hidden=(4,))
-    plain = curves_at(x, library, generator)
+    library = sy.parse_library("N0*X[:,0]**2*X[:,1]\nsin(U0*X[:,1])")
+    generator = sy.mlp_generator(2, 3, hidden=(4,))
+    plain = sy.curves_at(x, library, generator)
     curves = [
-        curves_at(x, library, generator, extensions=("input", "gradient"), method="stack"),
-        curves_at(x, library, generator, extensions=("gradient", "input"), method="embed"),
+        sy.curves_at(x, library, generator, extensions=("input", "gradient"), method="stack"),
+        sy.curves_at(x, library, generator, extensions=("gradient", "input"), method="embed"),
     ]
     assert [each.curve_shape for each in (plain, *curves)] == [(7,), (35,), (7, 5)]
 
     @jax.jit
     def run(key: Any) -> Any:
-        draws, params = draw_functions(key, library, 3), generator.init(key)
+        draws, params = sy.draw_functions(key, library, 3), generator.init(key)
         functions = {
-            "real": lambda x: function_values(library, draws, x),
+            "real": lambda x: sy.function_values(library, draws, x),
             "fake": lambda x: generator.apply(params, x).T,
         }
         by_hand = {
@@ -147,17 +130,11 @@ def test_extensions_come_in_the_given_order() -> None:
     assert_close(latents, found["fake"][2], ulps=32)
 
 
-def test_curves_have_the_dtype_of_their_points() -> None:
-    generator = mlp_generator(1, 3, dtype=jnp.bfloat16)
-    curves = curves_at(X.astype(jnp.bfloat16), LIBRARY, generator, extensions=("input", "gradient"))
-    assert {jax.eval_shape(f, KEY).dtype for f in (curves.real, curves.fake)} == {jnp.dtype(jnp.bfloat16)}
-
-
 # --- critics, losses and scores
 
 
 def test_initialisation_and_curves_one_by_one() -> None:
-    judge = critic(50, hidden=(40, 30), channels=3, embedding=(20,))
+    judge = sy.critic(50, hidden=(40, 30), channels=3, embedding=(20,))
     params, small = jax.jit(lambda key: (judge.init(key), SMALL.init(key)))(KEY)
     assert [w["w"].shape for w in params["critic"]] == [(50, 40), (40, 30), (30, 1)]
     assert [w["w"].shape for w in params["embedding"]] == [(3, 20), (20, 1)]
@@ -169,7 +146,7 @@ def test_initialisation_and_curves_one_by_one() -> None:
             assert np.std(weights["w"]) == pytest.approx(bound / 3**0.5, rel=0.1)
         if weights["b"].size > 20:
             assert np.std(weights["b"]) == pytest.approx(bound / 3**0.5, rel=0.4)
-    without = jax.eval_shape(critic(50, hidden=(40, 30)).init, KEY)
+    without = jax.eval_shape(sy.critic(50, hidden=(40, 30)).init, KEY)
     assert without == jax.eval_shape(lambda: {**params, "embedding": ()})
     apply = jax.jit(SMALL.apply)
     logits = apply(small, REAL)
@@ -181,30 +158,30 @@ def test_losses_and_costs_in_closed_form() -> None:
     z, f = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     sigmoid = 1 / (1 + np.exp(-z))
     bce = np.mean(-np.log(sigmoid)), np.mean([0.0, -np.log(1 - 1 / (1 + np.exp(-f[1])))])
-    np.testing.assert_allclose(critic_loss(real, fake), bce, rtol=1e-6)
-    np.testing.assert_allclose(critic_loss(real, fake, objective="wgan"), (-z.mean(), f.mean()), rtol=1e-6)
-    assert all(loss.dtype == jnp.float32 for loss in critic_loss(real.astype(jnp.bfloat16), fake))
+    np.testing.assert_allclose(sy.critic_loss(real, fake), bce, rtol=1e-6)
+    np.testing.assert_allclose(sy.critic_loss(real, fake, objective="wgan"), (-z.mean(), f.mean()), rtol=1e-6)
+    assert all(loss.dtype == jnp.float32 for loss in sy.critic_loss(real.astype(jnp.bfloat16), fake))
     costs = {"linear": -z, "sigmoid": -sigmoid, "logsigmoid": -np.log(sigmoid)}
     slopes = {"linear": -np.ones(3), "sigmoid": -sigmoid * (1 - sigmoid), "logsigmoid": sigmoid - 1}
     cost: Any
     for cost in costs:
-        value, slope = jax.value_and_grad(lambda logits, cost=cost: critic_cost(logits, cost=cost))(real)
+        value, slope = jax.value_and_grad(lambda logits, cost=cost: sy.critic_cost(logits, cost=cost))(real)
         np.testing.assert_allclose(value, costs[cost].mean(), rtol=1e-6)
         np.testing.assert_allclose(slope, slopes[cost] / 3, rtol=1e-5, atol=1e-7)
-    assert critic_cost(real.astype(jnp.bfloat16)).dtype == jnp.float32
+    assert sy.critic_cost(real.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
-def linear(w: Any) -> tuple[Critic, Any]:
+def linear(w: Any) -> tuple[sy.Critic, Any]:
     w = jnp.asarray(w, float)
     params = {"critic": ({"w": w.reshape(-1, 1), "b": jnp.ones(1)},), "embedding": ()}
-    return critic(w.size, hidden=()), params
+    return sy.critic(w.size, hidden=()), params
 
 
 def test_penalty_of_a_linear_critic() -> None:
     """Also of slopes whose squares float32 cannot hold."""
     w = np.array([3.0, 4.0, 12.0])
     judge, params = linear(w)
-    penalty = jax.jit(jax.value_and_grad(partial(gradient_penalty, judge)))
+    penalty = jax.jit(jax.value_and_grad(partial(sy.gradient_penalty, judge)))
     curves = EPS[:2], jnp.ones((2, 3)), jnp.zeros((2, 3))
     for size in (1e-25, 1.0, 1e18, 0.0):
         found, grads = penalty(jax.tree.map(lambda a, size=size: size * a, params), *curves)
@@ -215,23 +192,23 @@ def test_penalty_of_a_linear_critic() -> None:
 
 def test_penalty_counts_points_and_channels_of_each_curve_and_one_eps_a_curve() -> None:
     # The slope of sum(x^2) / 2 is x itself: the penalty shows the mixtures.
-    judge = Critic(lambda key: (), lambda params, x: jnp.sum(jnp.asarray(x) ** 2, axis=(1, 2)) / 2, (4, 2))
+    judge = sy.Critic(lambda key: (), lambda params, x: jnp.sum(jnp.asarray(x) ** 2, axis=(1, 2)) / 2, (4, 2))
     pairs = zip(np.asarray(EPS), np.asarray(REAL), np.asarray(FAKE), strict=True)
     norms = np.array([np.linalg.norm(e * r + (1 - e) * f) for e, r, f in pairs])
-    got = gradient_penalty(judge, (), EPS, REAL, FAKE)
+    got = sy.gradient_penalty(judge, (), EPS, REAL, FAKE)
     np.testing.assert_allclose(got, np.mean((norms - 1) ** 2), rtol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")
 def test_gradient_of_the_penalty_against_differences() -> None:
-    judge = critic(4, hidden=(5,), channels=2, embedding=(3,), dtype=jnp.float64)
+    judge = sy.critic(4, hidden=(5,), channels=2, embedding=(3,), dtype=jnp.float64)
     arrays = [jnp.asarray(np.asarray(a, np.float64)) for a in (EPS, REAL, FAKE)]
     flat, unravel = ravel_pytree(jax.jit(judge.init)(KEY))
     directions = np.random.default_rng(0).choice([-1.0, 1.0], size=(4, flat.size))
 
     @jax.jit
     def run(flat: Any) -> Any:
-        penalty = jax.value_and_grad(lambda v: gradient_penalty(judge, unravel(v), *arrays))
+        penalty = jax.value_and_grad(lambda v: sy.gradient_penalty(judge, unravel(v), *arrays))
         sides = [jax.vmap(lambda d, s=s: penalty(flat + s * d)[0])(directions) for s in (1e-6, -1e-6)]
         return penalty(flat)[1], (sides[0] - sides[1]) / 2e-6
 
@@ -242,16 +219,16 @@ def test_gradient_of_the_penalty_against_differences() -> None:
 
 def test_accuracy() -> None:
     zero, one = jnp.zeros(2), jnp.ones(2)
-    assert float(critic_accuracy(one, -one)) == 1
-    assert float(critic_accuracy(-one, one)) == 0
-    assert float(critic_accuracy(one, zero)) == 1  # 0 counts as fake
-    assert float(critic_accuracy(zero, -one)) == 0.5
-    assert float(critic_accuracy(one, jnp.ones(6))) == 0.25  # all curves weigh the same
+    assert float(sy.critic_accuracy(one, -one)) == 1
+    assert float(sy.critic_accuracy(-one, one)) == 0
+    assert float(sy.critic_accuracy(one, zero)) == 1  # 0 counts as fake
+    assert float(sy.critic_accuracy(zero, -one)) == 0.5
+    assert float(sy.critic_accuracy(one, jnp.ones(6))) == 0.25  # all curves weigh the same
 
 
 @pytest.mark.parametrize("sizes", [(7, 4), (300, 301)])
 def test_area_under_curve_against_all_pairs(sizes: tuple[int, int]) -> None:
-    draw, score = np.random.default_rng(0), jax.jit(area_under_curve)
+    draw, score = np.random.default_rng(0), jax.jit(sy.area_under_curve)
     real, fake = (draw.integers(-3 + i, 4, size).astype(np.float32) for i, size in enumerate(sizes))
     pairs = [(r > f) + (r == f) / 2 for r in real for f in fake]
     assert float(score(real, fake)) == pytest.approx(np.mean(pairs), abs=1e-6)
@@ -261,7 +238,7 @@ def test_area_under_curve_against_all_pairs(sizes: tuple[int, int]) -> None:
     spoiled = one.copy()
     spoiled[0] = np.nan
     assert np.isnan(score(spoiled, other)) and np.isnan(score(other, spoiled))
-    assert np.isnan(critic_accuracy(spoiled, other)) and np.isnan(critic_accuracy(other, spoiled))
+    assert np.isnan(sy.critic_accuracy(spoiled, other)) and np.isnan(sy.critic_accuracy(other, spoiled))
 
 
 # --- training
@@ -270,8 +247,8 @@ def test_area_under_curve_against_all_pairs(sizes: tuple[int, int]) -> None:
 def test_metrics_are_those_before_the_step() -> None:
     judge, params = linear([0.0, 0.0])
     params["critic"][0]["b"] = jnp.zeros(1)
-    step, curves = jax.jit(critic_step(judge, optax.sgd(1.0))), jnp.ones((3, 2))
-    state = CriticState(params, optax.sgd(1.0).init(params))
+    step, curves = jax.jit(sy.critic_step(judge, optax.sgd(1.0))), jnp.ones((3, 2))
+    state = sy.CriticState(params, optax.sgd(1.0).init(params))
     for score in (0.5, 1.0):
         state, metrics = step(KEY, state, curves, -curves)
         assert (float(metrics.accuracy), float(metrics.auc)) == (score, score)
@@ -279,8 +256,8 @@ def test_metrics_are_those_before_the_step() -> None:
 
 def one_step(key: Any, learning_rate: Any, penalty: Any, decay: Any) -> Any:
     optimizer = adam(learning_rate, decay)
-    state = init_critic(key, SMALL, optimizer)
-    return critic_step(SMALL, optimizer, penalty=penalty)(key, state, REAL, FAKE)
+    state = sy.init_critic(key, SMALL, optimizer)
+    return sy.critic_step(SMALL, optimizer, penalty=penalty)(key, state, REAL, FAKE)
 
 
 def test_compiled_and_batched_steps_are_the_same_and_compiled_once() -> None:
@@ -300,27 +277,9 @@ def test_compiled_and_batched_steps_are_the_same_and_compiled_once() -> None:
     assert (together[1].penalty > 0).tolist() == [False, True, True]
 
 
-@pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_dtypes_are_kept_beside_wider_hyper_parameters(dtype: Any) -> None:
-    judge, curves = critic(4, hidden=(3,), dtype=dtype), jnp.ones((2, 4), dtype)
-
-    def run(learning_rate: jax.Array) -> Any:
-        optimizer = adam(learning_rate, 0.1 * learning_rate)
-        step = critic_step(judge, optimizer, penalty=0.1)
-        train = train_critic(step, lambda key: curves, lambda key: -curves, num_epochs=1, iterations=2)
-        state = init_critic(KEY, judge, optimizer)
-        return state, *train(KEY, state), judge.apply(state.params, curves)
-
-    before, after, metrics, logits = jax.eval_shape(run, jnp.float64(0.1))
-    assert logits.dtype == dtype and before == after
-    assert {leaf.dtype for leaf in jax.tree.leaves(after.params)} == {jnp.dtype(dtype)}
-    assert {leaf.dtype for leaf in metrics} == {jnp.dtype(jnp.float32)}
-
-
 def test_training_is_its_steps_written_out_and_goes_on_where_it_ended() -> None:
-    judge, optimizer = critic(4, hidden=(3,)), optax.sgd(0.1)
-    step, start = critic_step(judge, optimizer, penalty=0.1), init_critic(KEY, judge, optimizer)
+    judge, optimizer = sy.critic(4, hidden=(3,)), optax.sgd(0.1)
+    step, start = sy.critic_step(judge, optimizer, penalty=0.1), sy.init_critic(KEY, judge, optimizer)
 
     def real(key: Any) -> jax.Array:
         return 1 + jax.random.normal(key, (3, 4))
@@ -328,7 +287,7 @@ def test_training_is_its_steps_written_out_and_goes_on_where_it_ended() -> None:
     def fake(key: Any) -> jax.Array:
         return jax.random.normal(key, (3, 4)) - 1
 
-    train, run = jax.jit(train_critic(step, real, fake, num_epochs=2, iterations=2)), jax.jit(step)
+    train, run = jax.jit(sy.train_critic(step, real, fake, num_epochs=2, iterations=2)), jax.jit(step)
     by_step = in_pieces = start
     for first in (0, 2):
         in_pieces, metrics = train(KEY, in_pieces, first)

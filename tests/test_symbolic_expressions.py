@@ -9,17 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lax_learning.symbolic import (
-    Coefficients,
-    ExpressionError,
-    FunctionDraws,
-    Library,
-    draw_functions,
-    function_values,
-    load_library,
-    parse_expression,
-    parse_library,
-)
+import lax_learning.symbolic as sy
 from tests.compare import assert_close, assert_same, slow_but
 
 KEY = jax.random.key(0)
@@ -55,17 +45,19 @@ TEXT = "\n".join(CASES)
 SMALL = "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*U2\nX[:,0]*X[:,1]*sin(N0)\n0.5\nX[:,1]**1.5/exp(3*U)"
 
 
-def coefficients(dtype=jnp.float32) -> Coefficients:
-    return Coefficients(jnp.asarray(N, dtype), jnp.asarray(U, dtype))
+def coefficients(dtype=jnp.float32) -> sy.Coefficients:
+    return sy.Coefficients(jnp.asarray(N, dtype), jnp.asarray(U, dtype))
 
 
-def values_and_gradients(library: Library, draws: FunctionDraws, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def values_and_gradients(
+    library: sy.Library, draws: sy.FunctionDraws, x: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Values `[number, points]` and derivatives `[number, points, columns]`, in forward mode."""
 
     @jax.jit
     def run(draws, x):
         def values(x):
-            return function_values(library, draws, x)
+            return sy.function_values(library, draws, x)
 
         directions = [jnp.zeros_like(x).at[:, column].set(1) for column in range(x.shape[1])]
         return values(x), jnp.stack([jax.jvp(values, (x,), (d,))[1] for d in directions], axis=-1)
@@ -73,20 +65,20 @@ def values_and_gradients(library: Library, draws: FunctionDraws, x: jax.Array) -
     return run(draws, x)
 
 
-def draws_of_all(library: Library, dtype=jnp.float32) -> FunctionDraws:
+def draws_of_all(library: sy.Library, dtype=jnp.float32) -> sy.FunctionDraws:
     size = len(library.expressions)
-    numbers = Coefficients(*(jnp.tile(values, (size, 1)) for values in coefficients(dtype)))
-    return FunctionDraws(jnp.arange(size), numbers)
+    numbers = sy.Coefficients(*(jnp.tile(values, (size, 1)) for values in coefficients(dtype)))
+    return sy.FunctionDraws(jnp.arange(size), numbers)
 
 
 # Values and derivatives.
 
 
 def test_all_of_them_in_one_program(x64):
-    library, x = parse_library(TEXT), jnp.asarray(POINTS)
+    library, x = sy.parse_library(TEXT), jnp.asarray(POINTS)
     assert library.num_coefficients == 3 and library.num_columns == 2
     draws = draws_of_all(library, jnp.float64)
-    values = jax.jit(partial(function_values, library))(draws, x)
+    values = jax.jit(partial(sy.function_values, library))(draws, x)
     expected = np.array(list(CASES.values()))
     np.testing.assert_allclose(values, expected, rtol=1e-12, atol=1e-15)
     assert [expression.source for expression in library.expressions] == list(CASES)
@@ -97,7 +89,7 @@ def test_all_of_them_in_one_program(x64):
 
 @pytest.mark.parametrize("power", slow_but([-1, 2], [-1, 0, 1, 2, 3]))
 def test_integer_powers_at_zero_and_below(power):
-    evaluate = parse_expression(f"X[:,0]**{power}").evaluate
+    evaluate = sy.parse_expression(f"X[:,0]**{power}").evaluate
 
     def f(z):
         return evaluate(coefficients(), z[None, None])[0]
@@ -111,7 +103,7 @@ def test_integer_powers_at_zero_and_below(power):
 
 def test_numbers_are_not_computed_while_reading():
     before = time.perf_counter()
-    expression = parse_expression("9**9**9**9 + 0x10**1_000")
+    expression = sy.parse_expression("9**9**9**9 + 0x10**1_000")
     assert time.perf_counter() - before < 1
     assert expression.evaluate(coefficients(), jnp.ones((2, 1))).tolist() == [np.inf, np.inf]
 
@@ -124,21 +116,21 @@ def test_what_it_reads():
         ("N999 * X[:,999]", 1000, 1000),
         ("U3 - N5", 6, 0),
     ]:
-        expression = parse_expression(source)
+        expression = sy.parse_expression(source)
         assert [expression.num_coefficients, expression.num_columns] == expected
     # Also what only a derivative names.
-    library = parse_library("X[:,0];1 + 0*N4")
+    library = sy.parse_library("X[:,0];1 + 0*N4")
     assert (library.num_coefficients, library.num_columns) == (5, 1)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_the_dtype_is_that_of_x(dtype, x64):
-    library = parse_library(SMALL)
+    library = sy.parse_library(SMALL)
     x = jnp.asarray(POINTS, dtype)
     for own in ("float32", "float64"):
         shapes = jax.eval_shape(partial(values_and_gradients, library), draws_of_all(library, own), x)
         assert all(leaf.dtype == x.dtype for leaf in shapes)
-    evaluate = parse_expression("2.0**X[:,0] * 1.5 + N0").evaluate
+    evaluate = sy.parse_expression("2.0**X[:,0] * 1.5 + N0").evaluate
     assert jax.eval_shape(evaluate, coefficients(), x).dtype == dtype
 
 
@@ -147,10 +139,14 @@ def test_the_dtype_is_that_of_x(dtype, x64):
 TRICKY = "\n".join(["log(X[:,0])", "X[:,0]**2", "sqrt(X[:,0])*N0", "1/(X[:,0] - X[:,0])", "U0*X[:,1]**3"])
 
 
-def tricky(entries) -> tuple[Library, FunctionDraws, jax.Array]:
+def tricky(entries) -> tuple[sy.Library, sy.FunctionDraws, jax.Array]:
     number = len(entries)
-    numbers = Coefficients(jnp.full((number, 1), 0.5), jnp.full((number, 1), 0.25))
-    return parse_library(TRICKY), FunctionDraws(jnp.array(entries), numbers), jnp.array([[-1.0, 2], [0, 0]])
+    numbers = sy.Coefficients(jnp.full((number, 1), 0.5), jnp.full((number, 1), 0.25))
+    return (
+        sy.parse_library(TRICKY),
+        sy.FunctionDraws(jnp.array(entries), numbers),
+        jnp.array([[-1.0, 2], [0, 0]]),
+    )
 
 
 def test_the_entries_that_were_not_drawn_leave_no_trace():
@@ -183,17 +179,17 @@ def test_the_entries_that_were_not_drawn_leave_no_trace():
 
 
 def test_every_draw_is_the_expression_with_its_own_coefficients():
-    library = parse_library("N0*X[:,0] + U1\nX[:,1]*U0 + N1\nX[:,0]")
+    library = sy.parse_library("N0*X[:,0] + U1\nX[:,1]*U0 + N1\nX[:,0]")
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 2)), jnp.float32)
 
     def run(key):
-        draws = draw_functions(key, library, 12)
-        values = function_values(library, draws, x)
+        draws = sy.draw_functions(key, library, 12)
+        values = sy.function_values(library, draws, x)
         every = jax.vmap(lambda own: jnp.stack([e.evaluate(own, x) for e in library.expressions]))
         # Numbers beyond those that the library reads, and columns likewise, change nothing.
-        more = Coefficients(*(jnp.pad(numbers, ((0, 0), (0, 2))) for numbers in draws.coefficients))
+        more = sy.Coefficients(*(jnp.pad(numbers, ((0, 0), (0, 2))) for numbers in draws.coefficients))
         wide = jnp.pad(x, ((0, 0), (0, 1)), constant_values=jnp.nan)
-        padded = function_values(library, draws._replace(coefficients=more), wide)
+        padded = sy.function_values(library, draws._replace(coefficients=more), wide)
         return draws.entries, values, every(draws.coefficients), padded
 
     entries, values, every, padded = map(np.asarray, jax.jit(run)(KEY))
@@ -205,8 +201,8 @@ def test_every_draw_is_the_expression_with_its_own_coefficients():
 
 
 def test_distributions():
-    library, number = parse_library("N0 + U1\nX[:,0]\nN0\n1"), 20_000
-    draws = jax.jit(lambda key: draw_functions(key, library, number))(KEY)
+    library, number = sy.parse_library("N0 + U1\nX[:,0]\nN0\n1"), 20_000
+    draws = jax.jit(lambda key: sy.draw_functions(key, library, number))(KEY)
     normal, uniform = (np.asarray(numbers, float) for numbers in draws.coefficients)
     assert normal.shape == uniform.shape == (number, 2)
     assert uniform.min() >= 0 and uniform.max() < 1 and draws.entries.dtype == jnp.int32
@@ -225,7 +221,7 @@ def test_distributions():
     everything = np.concatenate([normal, uniform, np.asarray(draws.entries)[:, None]], axis=1)
     correlation = np.corrcoef(everything.T) - np.eye(5)
     assert np.abs(correlation).max() < 5 / np.sqrt(number)
-    half = jax.eval_shape(lambda key: draw_functions(key, library, 2, dtype=jnp.bfloat16), KEY)
+    half = jax.eval_shape(lambda key: sy.draw_functions(key, library, 2, dtype=jnp.bfloat16), KEY)
     assert {leaf.dtype for leaf in half.coefficients} == {jnp.dtype(jnp.bfloat16)}
 
 
@@ -233,7 +229,7 @@ def test_distributions():
 
 
 def test_lines_and_derivatives():
-    library = parse_library("\n N0*X[:,0]**2 ; 2*N0*X[:,0]\r\n\t\r\n3*U2\n\nX[:,1]*X[:,0]", file="a.lib")
+    library = sy.parse_library("\n N0*X[:,0]**2 ; 2*N0*X[:,0]\r\n\t\r\n3*U2\n\nX[:,1]*X[:,0]", file="a.lib")
     sources = [expression.source.strip() for expression in library.expressions]
     assert sources == ["N0*X[:,0]**2", "3*U2", "X[:,1]*X[:,0]"]
     assert [None if row is None else len(row) for row in library.derivatives] == [1, None, None]
@@ -258,14 +254,14 @@ RIGHT = [
 
 @pytest.mark.parametrize("line", slow_but(RIGHT[1:6], RIGHT))
 def test_derivatives_that_are_right(line):
-    assert parse_library(line).derivatives[0] is not None
+    assert sy.parse_library(line).derivatives[0] is not None
 
 
 def test_derivatives_are_checked_inside_a_program_too():
     @jax.jit
     def run(x):
-        library = parse_library("X[:,0]**2;2*X[:,0]")
-        return function_values(library, draw_functions(KEY, library, 1), x)
+        library = sy.parse_library("X[:,0]**2;2*X[:,0]")
+        return sy.function_values(library, sy.draw_functions(KEY, library, 1), x)
 
     assert_same(run(jnp.array([[3.0]])), jnp.array([[9.0]]))
 
@@ -274,11 +270,11 @@ def test_files(tmp_path):
     path = tmp_path / "functions.lib"
     for start in (b"", b"\xef\xbb\xbf"):
         path.write_bytes(start + b"X[:,0]\r\nN0\n")
-        assert [expression.source for expression in load_library(path).expressions] == ["X[:,0]", "N0"]
-    assert len(load_library(str(path)).expressions) == 2
+        assert [expression.source for expression in sy.load_library(path).expressions] == ["X[:,0]", "N0"]
+    assert len(sy.load_library(str(path)).expressions) == 2
     path.write_bytes(b"X[:,0]\nN0 + nothing\n")
-    with pytest.raises(ExpressionError) as raised:
-        load_library(path)
+    with pytest.raises(sy.ExpressionError) as raised:
+        sy.load_library(path)
     error = raised.value
     assert (error.file, error.line, error.column) == (str(path), 2, 6)
     assert str(error).startswith(f"{path}:2:6: expected a number, ")

@@ -124,24 +124,6 @@ def test_traced_options():
     assert np.any(several[1][0] != several[1][1])
 
 
-GENERATORS = {
-    "mlp": lambda **options: mlp_generator(2, 3, hidden=(4,), **options),
-    "dsn": lambda **options: dsn_generator(2, 3, hidden=(4,), norm="softmax", bias=True, **options),
-    "given alpha": lambda **options: dsn_generator(2, 3, hidden=(4,), alpha=ALPHA, **options),
-    "gaussian process": lambda **options: gaussian_process_generator(2, 3, num_features=8, **options),
-}
-
-
-@pytest.mark.parametrize("make", GENERATORS.values(), ids=GENERATORS.keys())
-def test_dtype(x64, make):
-    for dtype in (jnp.bfloat16, jnp.float32, jnp.float64):
-        generator, x = make(dtype=dtype), jax.ShapeDtypeStruct((7, 2), dtype)
-        params = jax.eval_shape(generator.init, KEY)
-        latents = jax.eval_shape(generator.apply, params, x)
-        assert {leaf.dtype for leaf in jax.tree.leaves((params, latents))} == {jnp.dtype(dtype)}
-        assert latents.shape == (7, 3)
-
-
 # What is drawn.
 
 

@@ -53,17 +53,15 @@ def test_the_number_of_devices_in_the_environment_stays(given: str, monkeypatch:
 
 
 @pytest.mark.slow
-def test_products_with_constants_are_right() -> None:
-    program = (
-        "from experiments import harness; harness.use_all_cores(); import jax; import jax.numpy as jnp; "
-        "print(jax.jit(lambda x: jnp.square(x @ jnp.ones((48, 64))).max())(jnp.ones((600, 48))))"
-    )
-    code, out, errors = ended(start(program, JAX_PLATFORMS="cpu"))
-    assert code == 0 and out == "2304.0\n", errors
-
-
-@pytest.mark.slow
-def test_a_process_has_the_devices_of_the_environment() -> None:
-    program = "import jax; from experiments import harness; harness.use_all_cores(); print(jax.devices())"
-    code, out, errors = ended(start(program, JAX_PLATFORMS="cpu", XLA_FLAGS=COUNT))
-    assert code == 0 and out.count("CpuDevice") == 3, errors
+@pytest.mark.parametrize(
+    ("shown", "flags", "expected"),
+    [
+        ("jax.jit(lambda x: jnp.square(x @ jnp.ones((48, 64))).max())(jnp.ones((600, 48)))", "", "2304.0"),
+        ("len(jax.devices())", COUNT, "3"),
+    ],
+    ids=["products with constants are right", "devices of the environment"],
+)
+def test_a_process(shown: str, flags: str, expected: str) -> None:
+    program = "from experiments import harness; harness.use_all_cores(); import jax; import jax.numpy as jnp"
+    code, out, errors = ended(start(f"{program}; print({shown})", JAX_PLATFORMS="cpu", XLA_FLAGS=flags))
+    assert code == 0 and out == f"{expected}\n", errors

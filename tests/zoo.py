@@ -48,25 +48,41 @@ def _vectors(scale: int) -> jax.Array:
     return jnp.asarray(_drawn(0, BATCH, 5 * scale))
 
 
-def _normal(scale: int) -> Callable[..., jax.Array]:
-    """`(number, *shape) -> parameter`, smaller as layers get wider."""
-    return lambda number, *shape: jnp.asarray(np.float32(0.5 * scale**-0.5) * _drawn(number, *shape))
+def _tokens() -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).integers(0, 7, (BATCH, 5)), jnp.int32)
 
 
-def _of_nnx(make: Callable[[], Any], *filters: Any) -> Any:
-    """`nnx.split` of a module whose parameters are drawn in one program."""
+def _filled(scale: int, shapes: Any) -> Any:
+    """Parameters of these shapes, smaller as layers get wider; keys and counts as at the start."""
+    leaves, structure = jax.tree.flatten(shapes)
+
+    def filled(number: int, leaf: Any) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jnp.asarray(np.float32(0.5 * scale**-0.5) * _drawn(number, *leaf.shape))
+        return KEY if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.zeros(leaf.shape, leaf.dtype)
+
+    return structure.unflatten([filled(i, leaf) for i, leaf in enumerate(leaves)])
+
+
+def _params(scale: int, **shapes: tuple[int, ...]) -> Any:
+    return _filled(scale, {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
+
+
+def _linen(scale: int, net: Any, x: jax.Array) -> Case:
+    return Case(net.apply, _filled(scale, jax.eval_shape(net.init, KEY, x)), x)
+
+
+def _nnx(scale: int, make: Callable[[Any], Any], x: Any, **options: Any) -> Case:
     from flax import nnx
 
-    graph = nnx.split(nnx.eval_shape(make), *filters)[0]
-    return graph, *jax.jit(lambda: nnx.split(make(), *filters)[1:])()
+    graph, params, rest = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, ...)
+    params, rest = _filled(scale, params), _filled(scale, rest)
+    return Case(lambda params, x: nnx.merge(graph, params, rest, **options)(x), params, x)
 
 
 def plain_mlp(scale: int = 1) -> Case:
-    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
-    params = [
-        {"w": normal(0, inputs, hidden), "b": normal(1, hidden)},
-        {"w": normal(2, hidden, 3), "b": normal(3, 3)},
-    ]
+    inputs, hidden = 5 * scale, 6 * scale
+    params = [_params(scale, w=(inputs, hidden), b=(hidden,)), _params(scale, w=(hidden, 3), b=(3,))]
 
     def apply(params, x):
         hidden = jax.nn.relu(x @ params[0]["w"] + params[0]["b"])
@@ -85,37 +101,28 @@ def linen_residual_convolution(scale: int = 1) -> Case:
             x = x + linen.Conv(4 * scale, (3, 3))(linen.relu(linen.GroupNorm(num_groups=2)(x)))
             return linen.Dense(3)(x.mean((1, 2)))
 
-    net = Net()
-    return Case(net.apply, jax.jit(net.init)(KEY, _images(scale)), _images(scale))
+    return _linen(scale, Net(), _images(scale))
 
 
 def linen_separable_strided_convolution(scale: int = 1) -> Case:
     from flax import linen
 
-    class Net(linen.Module):
-        @linen.compact
-        def __call__(self, x):
-            x = linen.Conv(4 * scale, (3, 3), strides=(2, 1), feature_group_count=2 * scale)(x)
-            x = linen.tanh(linen.Conv(3 * scale, (1, 1), use_bias=False)(linen.tanh(x)))
-            return linen.Dense(3)(x.reshape(x.shape[0], -1))
-
-    net = Net()
-    return Case(net.apply, jax.jit(net.init)(KEY, _images(scale)), _images(scale))
+    first = linen.Conv(4 * scale, (3, 3), strides=(2, 1), feature_group_count=2 * scale)
+    second = linen.Conv(3 * scale, (1, 1), use_bias=False)
+    flatten, out = lambda x: x.reshape(x.shape[0], -1), linen.Dense(3)
+    net = linen.Sequential([first, linen.tanh, second, linen.tanh, flatten, out])
+    return _linen(scale, net, _images(scale))
 
 
 def nnx_transposed_convolution(scale: int = 1) -> Case:
     from flax import nnx
 
-    class Net(nnx.Module):
-        def __init__(self, rngs):
-            self.down = nnx.Conv(2 * scale, 3 * scale, (3, 3), strides=2, rngs=rngs)
-            self.up = nnx.ConvTranspose(3 * scale, 2 * scale, (3, 3), strides=(2, 2), rngs=rngs)
+    def net(rngs):
+        down = nnx.Conv(2 * scale, 3 * scale, (3, 3), strides=2, rngs=rngs)
+        up = nnx.ConvTranspose(3 * scale, 2 * scale, (3, 3), strides=(2, 2), rngs=rngs)
+        return nnx.Sequential(down, jnp.tanh, up)
 
-        def __call__(self, x):
-            return self.up(jnp.tanh(self.down(x)))
-
-    graph, params = _of_nnx(lambda: Net(nnx.Rngs(0)))
-    return Case(lambda params, x: nnx.merge(graph, params)(x), params, _images(scale))
+    return _nnx(scale, net, _images(scale))
 
 
 def linen_attention_block(scale: int = 1) -> Case:
@@ -133,8 +140,7 @@ def linen_attention_block(scale: int = 1) -> Case:
             x = x + linen.Dense(width)(linen.gelu(linen.Dense(width)(linen.LayerNorm()(x))))
             return linen.Dense(3)(x.mean(1))
 
-    net, tokens = Net(), jax.random.randint(KEY, (BATCH, 5), 0, 7)
-    return Case(net.apply, jax.jit(net.init)(KEY, tokens), tokens)
+    return _linen(scale, Net(), _tokens())
 
 
 def nnx_causal_decoder(scale: int = 1) -> Case:
@@ -154,12 +160,7 @@ def nnx_causal_decoder(scale: int = 1) -> Case:
             mask = nnx.make_causal_mask(batch["tokens"]) * batch["mask"][:, None, None, :]
             return self.out(self.norm(x + self.attention(x, mask=mask)))
 
-    graph, params, rest = _of_nnx(lambda: Net(nnx.Rngs(0)), nnx.Param, ...)
-    x = {
-        "tokens": jax.random.randint(KEY, (BATCH, 5), 0, 7),
-        "mask": jnp.ones((BATCH, 5)).at[0, 4].set(0.0),
-    }
-    return Case(lambda params, x: nnx.merge(graph, params, rest)(x), params, x)
+    return _nnx(scale, Net, {"tokens": _tokens(), "mask": jnp.asarray(1.0 - np.eye(BATCH, 5))})
 
 
 def haiku_lstm(scale: int = 1) -> Case:
@@ -170,23 +171,27 @@ def haiku_lstm(scale: int = 1) -> Case:
         outputs, _ = hk.dynamic_unroll(core, x.swapaxes(0, 1), core.initial_state(x.shape[0]))
         return hk.Linear(3)(outputs[-1])
 
-    transformed = hk.without_apply_rng(hk.transform(net))
-    return Case(transformed.apply, jax.jit(transformed.init)(KEY, _sequences(scale)), _sequences(scale))
+    return _linen(scale, hk.without_apply_rng(hk.transform(net)), _sequences(scale))
+
+
+def _equinox(scale: int, make: Callable[[Any], Any]) -> Any:
+    """Parameters, and what makes modules of them."""
+    import equinox as eqx
+
+    shapes, static = eqx.partition(eqx.filter_eval_shape(make, KEY), lambda leaf: hasattr(leaf, "dtype"))
+    return _filled(scale, shapes), lambda params: eqx.combine(params, static)
 
 
 def equinox_gru(scale: int = 1) -> Case:
     import equinox as eqx
 
-    keys = jax.random.split(KEY)
-
-    @eqx.filter_jit
-    def drawn(keys):
-        return eqx.nn.GRUCell(4 * scale, 5 * scale, key=keys[0]), eqx.nn.Linear(5 * scale, 3, key=keys[1])
-
-    params, static = eqx.partition(drawn(keys), eqx.is_inexact_array)
+    params, combined = _equinox(
+        scale,
+        lambda key: (eqx.nn.GRUCell(4 * scale, 5 * scale, key=key), eqx.nn.Linear(5 * scale, 3, key=key)),
+    )
 
     def apply(params, x):
-        cell, out = eqx.combine(params, static)
+        cell, out = combined(params)
 
         def one(x):
             state, _ = jax.lax.scan(lambda h, x: (cell(x, h), None), jnp.zeros(5 * scale), x)
@@ -197,14 +202,21 @@ def equinox_gru(scale: int = 1) -> Case:
     return Case(apply, params, _sequences(scale, 7))
 
 
+def equinox_mlp(scale: int = 1) -> Case:
+    import equinox as eqx
+
+    params, combined = _equinox(scale, lambda key: eqx.nn.MLP(5 * scale, 3, 6 * scale, 2, key=key))
+    return Case(lambda params, x: jax.vmap(combined(params))(x), params, _vectors(scale))
+
+
 def bidirectional_learned_carry(scale: int = 1) -> Case:
-    inputs, hidden, normal = 4 * scale, 5 * scale, _normal(scale)
-
-    def draw(number):
-        parts = {"u": (inputs, hidden), "v": (hidden, hidden), "b": (hidden,), "start": (hidden,)}
-        return {name: normal(number + i, *shape) for i, (name, shape) in enumerate(parts.items())}
-
-    params = {"forward": draw(0), "backward": draw(4), "out": normal(8, 2 * hidden, 3)}
+    inputs, hidden = 4 * scale, 5 * scale
+    shapes = {"u": (inputs, hidden), "v": (hidden, hidden), "b": (hidden,), "start": (hidden,)}
+    params = {
+        "forward": _params(scale, **shapes),
+        "backward": jax.tree.map(jnp.negative, _params(scale, **shapes)),
+        **_params(scale, out=(2 * hidden, 3)),
+    }
 
     def direction(p, x, reverse):
         def step(h, x):
@@ -241,13 +253,12 @@ def linen_stacked_remat_blocks(scale: int = 1) -> Case:
             x, _ = stack()(x, None)
             return linen.Dense(3)(x)
 
-    net = Net()
-    return Case(net.apply, jax.jit(net.init)(KEY, _vectors(scale)), _vectors(scale))
+    return _linen(scale, Net(), _vectors(scale))
 
 
 def layers_by_counter(scale: int = 1) -> Case:
-    width, normal = 5 * scale, _normal(scale)
-    params = {"stack": normal(0, 3, width, width), "bias": normal(1, 3, width), "out": normal(2, width, 3)}
+    width = 5 * scale
+    params = _params(scale, stack=(3, width, width), bias=(3, width), out=(width, 3))
 
     def apply(params, x):
         def layer(i, x):
@@ -273,8 +284,7 @@ def nnx_layer_used_twice(scale: int = 1) -> Case:
             x = jnp.tanh(self.first(x))
             return self.out(jnp.tanh(self.twice(jnp.tanh(self.twice(x)))))
 
-    graph, params = _of_nnx(lambda: Net(nnx.Rngs(0)))
-    return Case(lambda params, x: nnx.merge(graph, params)(x), params, _vectors(scale))
+    return _nnx(scale, Net, _vectors(scale))
 
 
 def nnx_transformed(scale: int = 1) -> Case:
@@ -296,60 +306,43 @@ def nnx_transformed(scale: int = 1) -> Case:
             x = self.tied(nnx.jit(lambda layer, x: jnp.tanh(layer(x)))(self.jit, x))
             return jax.vmap(lambda x: self.out(jnp.tanh(x)))(x)
 
-    graph, params, rest = _of_nnx(lambda: Net(nnx.Rngs(0)), nnx.Param, ...)
-    return Case(lambda params, x: nnx.merge(graph, params, rest, copy=True)(x), params, _sequences(scale, 3))
+    return _nnx(scale, Net, _sequences(scale, 3), copy=True)
 
 
 def tied_embedding(scale: int = 1) -> Case:
-    hidden, normal = 6 * scale, _normal(scale)
-    params = {"embedding": normal(0, 7, hidden), "w": normal(1, hidden, hidden)}
+    hidden = 6 * scale
 
     def apply(params, tokens):
         return jnp.tanh(params["embedding"][tokens] @ params["w"]) @ params["embedding"].T
 
-    return Case(apply, params, jnp.arange(BATCH) % 7)
+    return Case(apply, _params(scale, embedding=(7, hidden), w=(hidden, hidden)), jnp.arange(BATCH) % 7)
 
 
 def weight_normalisation(scale: int = 1) -> Case:
-    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
-    params = {
-        "v": normal(0, inputs, hidden),
-        "g": 1 + normal(1, hidden),
-        "out": normal(2, hidden, 3),
-        "gain": 1 + normal(3, 3),
-    }
+    inputs, hidden = 5 * scale, 6 * scale
 
     def apply(params, x):
-        w = params["g"] * params["v"] / jnp.linalg.norm(params["v"], axis=0)
-        return (jnp.tanh(x @ w) @ params["out"]) * params["gain"]
+        w = (1 + params["g"]) * params["v"] / jnp.linalg.norm(params["v"], axis=0)
+        return (jnp.tanh(x @ w) @ params["out"]) * (1 + params["gain"])
 
+    params = _params(scale, v=(inputs, hidden), g=(hidden,), out=(hidden, 3), gain=(3,))
     return Case(apply, params, _vectors(scale))
 
 
 def mixture_of_experts(scale: int = 1) -> Case:
-    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
-    params = {
-        "gate": normal(0, inputs, 3),
-        "experts": normal(1, 3, inputs, hidden),
-        "out": normal(2, 3, hidden, 2),
-    }
+    inputs, hidden = 5 * scale, 6 * scale
 
     def apply(params, x):
         gate = jax.nn.softmax(x @ params["gate"])
         hidden = jax.nn.gelu(jnp.einsum("bi,eih->beh", x, params["experts"]))
         return jnp.einsum("be,beh,eho->bo", gate, hidden, params["out"])
 
+    params = _params(scale, gate=(inputs, 3), experts=(3, inputs, hidden), out=(3, hidden, 2))
     return Case(apply, params, _vectors(scale))
 
 
 def diagonal_state_space(scale: int = 1) -> Case:
-    inputs, hidden, normal = 4 * scale, 6 * scale, _normal(scale)
-    params = {
-        "decay": normal(0, hidden),
-        "b": normal(1, inputs, hidden),
-        "c": normal(2, hidden, 3),
-        "d": normal(3, inputs, 3),
-    }
+    inputs, hidden = 4 * scale, 6 * scale
 
     def apply(params, x):
         drive = (x @ params["b"]).swapaxes(0, 1)
@@ -361,12 +354,12 @@ def diagonal_state_space(scale: int = 1) -> Case:
         _, states = jax.lax.associative_scan(join, (decay, drive))
         return (jnp.tanh(states) @ params["c"] + x.swapaxes(0, 1) @ params["d"]).mean(0)
 
+    params = _params(scale, decay=(hidden,), b=(inputs, hidden), c=(hidden, 3), d=(inputs, 3))
     return Case(apply, params, _sequences(scale))
 
 
 def custom_jvp_around_parameters(scale: int = 1) -> Case:
-    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
-    params = {"w": normal(0, inputs, hidden), "slope": 1 + normal(1, hidden), "out": normal(2, hidden, 3)}
+    inputs, hidden = 5 * scale, 6 * scale
 
     @jax.custom_jvp
     def scaled_softplus(slope, x):
@@ -381,12 +374,11 @@ def custom_jvp_around_parameters(scale: int = 1) -> Case:
     def apply(params, x):
         return scaled_softplus(params["slope"], x @ params["w"]) @ params["out"]
 
-    return Case(apply, params, _vectors(scale))
+    return Case(apply, _params(scale, w=(inputs, hidden), slope=(hidden,), out=(hidden, 3)), _vectors(scale))
 
 
 def custom_vjp_around_parameters(scale: int = 1) -> Case:
-    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
-    params = {"w": normal(0, inputs, hidden), "v": normal(1, hidden, hidden), "out": normal(2, hidden, 3)}
+    inputs, hidden = 5 * scale, 6 * scale
 
     @jax.custom_vjp
     def product(w, x):
@@ -398,37 +390,27 @@ def custom_vjp_around_parameters(scale: int = 1) -> Case:
         hidden = jnp.tanh(product(params["w"], x))
         return jnp.tanh(product(params["v"], hidden)) @ params["out"]
 
+    params = _params(scale, w=(inputs, hidden), v=(hidden, hidden), out=(hidden, 3))
     return Case(apply, params, _vectors(scale))
 
 
 def dropout_keys_in_x(scale: int = 1) -> Case:
     from flax import linen
 
-    class Net(linen.Module):
-        @linen.compact
-        def __call__(self, x):
-            x = linen.tanh(linen.Dense(6 * scale)(x))
-            x = linen.Dropout(0.5, deterministic=False)(x)
-            return linen.Dense(3)(x)
-
-    net = Net()
-    params = jax.jit(net.init)({"params": KEY, "dropout": KEY}, _vectors(scale)[0])
+    dropout = linen.Dropout(0.5, deterministic=False)
+    net = linen.Sequential([linen.Dense(6 * scale), linen.tanh, dropout, linen.Dense(3)])
+    x = _vectors(scale)
+    params = _filled(scale, jax.eval_shape(net.init, {"params": KEY, "dropout": KEY}, x[0]))
 
     def apply(params, batch):
         one = partial(net.apply, params)
         return jax.vmap(lambda x, key: one(x, rngs={"dropout": key}))(batch["x"], batch["key"])
 
-    return Case(apply, params, {"x": _vectors(scale), "key": jax.random.split(KEY, BATCH)})
+    return Case(apply, params, {"x": x, "key": jax.random.split(KEY, BATCH)})
 
 
 def jitted_checkpointed_conditional(scale: int = 1) -> Case:
-    inputs, hidden, normal = 5 * scale, 6 * scale, _normal(scale)
-    params = {
-        "a": normal(0, inputs, hidden),
-        "b": normal(1, hidden),
-        "c": normal(2, hidden, hidden),
-        "out": normal(3, hidden, 3),
-    }
+    inputs, hidden = 5 * scale, 6 * scale
 
     @jax.jit
     def dense(w, b, x):
@@ -440,42 +422,18 @@ def jitted_checkpointed_conditional(scale: int = 1) -> Case:
         hidden = jax.lax.cond(True, lambda h: h, lambda h: 2 * h, hidden)
         return hidden @ params["out"]
 
+    params = _params(scale, a=(inputs, hidden), b=(hidden,), c=(hidden, hidden), out=(hidden, 3))
     return Case(apply, params, _vectors(scale))
-
-
-def equinox_mlp(scale: int = 1) -> Case:
-    import equinox as eqx
-
-    params, static = eqx.partition(
-        eqx.filter_jit(eqx.nn.MLP)(5 * scale, 3, 6 * scale, 2, key=KEY), eqx.is_inexact_array
-    )
-    return Case(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, _vectors(scale))
 
 
 ZOO: dict[str, Callable[..., Case]] = {
     make.__name__: make
     for make in (
-        plain_mlp,
-        linen_residual_convolution,
-        linen_separable_strided_convolution,
-        nnx_transposed_convolution,
-        linen_attention_block,
-        nnx_causal_decoder,
-        haiku_lstm,
-        equinox_gru,
-        bidirectional_learned_carry,
-        linen_stacked_remat_blocks,
-        layers_by_counter,
-        nnx_layer_used_twice,
-        nnx_transformed,
-        tied_embedding,
-        weight_normalisation,
-        mixture_of_experts,
-        diagonal_state_space,
-        custom_jvp_around_parameters,
-        custom_vjp_around_parameters,
-        dropout_keys_in_x,
-        jitted_checkpointed_conditional,
-        equinox_mlp,
+        plain_mlp, linen_residual_convolution, linen_separable_strided_convolution,
+        nnx_transposed_convolution, linen_attention_block, nnx_causal_decoder, haiku_lstm, equinox_gru,
+        bidirectional_learned_carry, linen_stacked_remat_blocks, layers_by_counter, nnx_layer_used_twice,
+        nnx_transformed, tied_embedding, weight_normalisation, mixture_of_experts, diagonal_state_space,
+        custom_jvp_around_parameters, custom_vjp_around_parameters, dropout_keys_in_x,
+        jitted_checkpointed_conditional, equinox_mlp,
     )
-}
+}  # fmt: skip

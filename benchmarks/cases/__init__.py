@@ -1,4 +1,4 @@
-"""All cases of the throughput benchmark. A new one is one entry in the list of its system."""
+"""All cases of the throughput benchmark. To add one, append it to the list of its system."""
 
 from benchmarks.cases import birth_death, decorrelation, microlearning, peers, plasticity, symbolic
 from benchmarks.cases.case import Case, Sizes

@@ -1,4 +1,4 @@
-"""A step of gradient descent with birth and death of neurons on the planted problem, many in a scan."""
+"""Steps of gradient descent with birth and death of neurons on the planted problem, in a scan."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,26 +13,24 @@ from benchmarks.cases.case import Case, Sizes, members
 from benchmarks.timing import Ours
 
 ALPHA, LEARNING_RATE = 1.0, 2e-2
-AHEAD = 10  # examples of so many steps are drawn at once: half the time of drawing in every step
+AHEAD = 10  # number of steps whose examples are drawn at once; halves the time of a step
 
 Carry = tuple[Any, ll.birth_death.State]
 
 
 def student_of(neurons: int) -> ll.Model:
-    """As many inputs as hidden neurons, ReLU, one output, no biases."""
+    """Returns a ReLU network with as many inputs as hidden neurons, one output and no biases."""
     return ll.mlp((neurons, neurons, 1), activation=jax.nn.relu, w_init=normal(neurons**-0.5), b_init=None)
 
 
-def dynamics_of(
-    draws: Callable[..., ll.birth_death.Draws] = ll.birth_death.draws,
-) -> ll.Dynamics:
-    """The clone scheme as published, where each clone draws its own slot."""
+def dynamics_of(draws: Callable[..., ll.birth_death.Draws] = ll.birth_death.draws) -> ll.Dynamics:
+    """Returns the published cloning scheme, in which each clone draws its own slot."""
     axes = ({"w": 1}, {"w": 0})
     return ll.birth_death.dynamics(ALPHA, axes=axes, charges=lambda p: p[1], slots="independent", draws=draws)
 
 
 def step(dynamics: ll.Dynamics, network: ll.Model, key: jax.Array, carry: Carry, x: Any, y: Any) -> Carry:
-    """One step of gradient descent, and births and deaths by its gradients."""
+    """Performs a step of gradient descent, and births and deaths determined by its gradients."""
     params, state = carry
     rule_key, event_key = jax.random.split(key)
     _, grads, _ = ll.backprop(network, ll.squared_error).value_and_grad(rule_key, params, (), x, y)
@@ -42,7 +40,7 @@ def step(dynamics: ll.Dynamics, network: ll.Model, key: jax.Array, carry: Carry,
 
 
 def as_reference(params: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Weights `[neurons, features]` and charges `[1, neurons]`, as the reference has them."""
+    """Converts params to the weights `[neurons, features]` and charges `[1, neurons]` of the reference."""
     w, c = (np.array(layer["w"]).T for layer in params)
     return w, c
 
@@ -56,7 +54,6 @@ def _start(sizes: Sizes, key: jax.Array) -> tuple[Any, Carry]:
 def _ours(sizes: Sizes, seeds: int) -> Ours:
     network, dynamics = student_of(sizes.neurons), dynamics_of()
     problem = ll.data.planted(sizes.neurons)
-
     ahead = max(number for number in range(1, AHEAD + 1) if sizes.steps % number == 0)
 
     def one(key: jax.Array, start: tuple[Any, Carry]) -> Carry:

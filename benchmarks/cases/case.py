@@ -1,4 +1,4 @@
-"""Cases of the throughput benchmark, and the sizes of their problems."""
+"""Type of the cases of the throughput benchmark, and sizes of their problems."""
 
 import importlib.util
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
+import numpy as np
 
 from benchmarks.timing import Ours, Reference
 from experiments.settings import Count, Options, at_least
@@ -45,56 +46,41 @@ class Sizes(Options):
     PREFIX: ClassVar[str] = "sizes."
 
     def num_bytes(self, seeds: int) -> int:
-        """Shapes that the largest of so many seeds hold at least: weights, or the examples of one call."""
-        of_seed = (
-            784 * self.hidden,
-            self.neurons**2,
-            self.curve_points * 64,
-            784 * self.width,
-        )
-        shared = (
-            784 * self.batch_size * self.updates,
-            784 * self.examples,
-            784 * self.samples,
-            self.points * self.neurons,
-            self.rule_batch_size * self.rule_batches,
-            self.epochs,
-            self.steps,
-        )
-        return 4 * (seeds * max(of_seed) + max(shared))
+        """Returns a lower bound on the memory of the weights of all seeds, and of the examples of a call."""
+        of_seed = (784 * self.hidden, self.neurons**2, self.curve_points * 64, 784 * self.width)
+        of_images = 784 * max(self.batch_size * self.updates, self.examples, self.samples)
+        of_points = self.points * self.neurons, self.rule_batch_size * self.rule_batches
+        return 4 * (seeds * max(of_seed) + max(of_images, *of_points, self.epochs, self.steps))
 
 
 class Case(NamedTuple):
-    """One row of the benchmark.
+    """One row of the benchmark."""
 
-    Fields:
-      system: the part of the library.
-      name: the work, with its variant.
-      goal: how many times as fast as the reference one seed should be.
-      ensemble_goal: the same for each of many seeds; None if the case is for one seed only.
-      ours: `(sizes, seeds) -> Ours`.
-      reference: `sizes -> reference`, a call or a program.
-      requires: the package that the reference needs beside NumPy; without it the case is left out.
-    """
-
-    system: str
-    name: str
-    goal: float
-    ensemble_goal: float | None
-    ours: Callable[[Sizes, int], Ours]
-    reference: Callable[[Sizes], Reference]
-    requires: str | None = None
+    system: str  # part of the library
+    name: str  # piece of work, with its variant
+    goal: float  # intended speed of one seed relative to the reference
+    ensemble_goal: float | None  # the same for each of many seeds; None if the case supports only one seed
+    ours: Callable[[Sizes, int], Ours]  # `(sizes, seeds) -> Ours`
+    reference: Callable[[Sizes], Reference]  # `sizes -> reference`, a call or a program
+    requires: str | None = None  # package that the reference needs; without it, the case is skipped
 
     def goal_at(self, seeds: int) -> float | None:
-        """The goal for so many seeds."""
+        """Returns the goal for a number of seeds."""
         return self.goal if seeds == 1 else self.ensemble_goal
 
     def can_run(self) -> bool:
-        """Returns whether what its reference needs is installed."""
+        """Returns whether the package that the reference needs is installed."""
         return self.requires is None or importlib.util.find_spec(self.requires) is not None
 
 
+def images(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draws images `[count, 784]` in 0..1, a fifth of them nonzero as in MNIST, and labels in 0..9."""
+    rng = np.random.default_rng(0)
+    x = rng.random((count, 784)) * (rng.random((count, 784)) < 0.2)
+    return x.astype(np.float32), rng.integers(10, size=count)
+
+
 def members(init: Callable[[jax.Array], Any], seeds: int) -> Any:
-    """Result of `init`, for one seed or stacked for many."""
+    """Returns the result of `init` for one seed, or stacked for several."""
     key = jax.random.key(1)
     return jax.jit(init)(key) if seeds == 1 else jax.jit(jax.vmap(init))(jax.random.split(key, seeds))

@@ -1,4 +1,4 @@
-"""Decorrelated backprop by Adam on the published sizes, many updates in a scan."""
+"""Updates of decorrelated backprop with Adam at the published sizes, in a scan."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +20,7 @@ NETWORKS = {"784-100": (784, 100), "784-100-10": (784, 100, 10)}
 
 
 class Carry(NamedTuple):
-    """Parameters, R of every layer, and the state of Adam."""
+    """Params, decorrelation matrices, and the state of Adam."""
 
     params: Any
     state: ll.decorrelation.RuleState
@@ -32,7 +32,8 @@ class Learner(NamedTuple):
 
     Fields:
       init: `key -> Carry`.
-      update: `(key, carry, x, y) -> (carry, (loss, decorrelation losses by layer))`, the losses before it.
+      update: `(key, carry, x, y) -> (carry, (loss, decorrelation losses by layer))`, losses before the
+        update.
     """
 
     init: Callable[[jax.Array], Carry]
@@ -40,7 +41,7 @@ class Learner(NamedTuple):
 
 
 def learner(widths: tuple[int, ...]) -> Learner:
-    """Leaky ReLU between the layers, cross-entropy."""
+    """Returns a network with leaky ReLU between its layers, trained on the cross-entropy."""
     network = ll.mlp(widths, activation=jax.nn.leaky_relu)
     dynamics = notebook.dynamics(ETA)
     rule = ll.decorrelation.rule(lambda n: ll.backprop(n, ll.softmax_cross_entropy), network, dynamics)
@@ -62,7 +63,7 @@ def learner(widths: tuple[int, ...]) -> Learner:
 
 
 def examples(widths: tuple[int, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Batches of normal inputs `[count, 64, inputs]`, and labels `[count, 64]`, ten whatever the outputs."""
+    """Returns batches of normal inputs `[count, 64, inputs]`, and labels `[count, 64]` of ten classes."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((count, BATCH_SIZE, widths[0]), np.float32)
     return x, rng.integers(CLASSES, size=(count, BATCH_SIZE))

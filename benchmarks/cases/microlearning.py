@@ -1,4 +1,4 @@
-"""Updates and SNR of the tutorial's rules: its network, its learning rate, its units."""
+"""Updates and SNR of the tutorial's rules, with its network, learning rate and units."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import lax_learning as ll
-from benchmarks.cases.case import Case, Sizes
+from benchmarks.cases.case import Case, Sizes, images
 from benchmarks.reference import microlearning as reference
 from benchmarks.timing import Ours
 from experiments.microlearning import notebook
@@ -17,13 +17,11 @@ from lax_learning import metrics
 
 INPUTS, OUTPUTS = 784, 10
 SIGMA, LEARNING_RATE = 0.1, 1e-3
-
-
 ACTIVATIONS = (jax.nn.sigmoid,) * 2
 
 
 def network_of(sizes: Sizes) -> ll.Model:
-    """784-500-10, sigmoid on both layers."""
+    """Returns the network 784-500-10 with sigmoids on both layers."""
     hidden, output = ACTIVATIONS
     return ll.mlp((INPUTS, sizes.hidden, OUTPUTS), activation=hidden, output_activation=output)
 
@@ -33,14 +31,13 @@ def _example_moments(model: ll.Model, rule: ll.Rule, noise: Any) -> Callable[...
 
 
 class Compared(NamedTuple):
-    """A rule of the library and the reference's.
+    """Rule of the library, and its counterpart in the reference.
 
     Fields:
       make: `(model, noise) -> Rule`, in the units of the tutorial; noise is a name or a function.
-      reference: name of the reference's rule.
+      reference: name of the rule in the reference.
       noise: name of the noise.
-      moments: `(model, rule, noise) -> moments`, a function `(key, params, state, x, y) -> Moments` over
-        examples.
+      moments: `(model, rule, noise) -> moments`, where `moments(key, params, state, x, y)` are over examples.
     """
 
     make: Callable[[ll.Model, Any], ll.Rule]
@@ -63,12 +60,8 @@ def _node_moments(model: ll.Model, rule: ll.Rule, noise: Any) -> Callable[..., m
     return lambda key, params, state, x, y: moments(key, params, x, y)
 
 
-def _backprop(model: ll.Model, noise: Any) -> ll.Rule:
-    return notebook.in_notebook_units(ll.backprop(model, ll.squared_error))
-
-
-def _feedback_alignment(model: ll.Model, noise: Any) -> ll.Rule:
-    return notebook.in_notebook_units(ll.feedback_alignment(model, ll.squared_error))
+def _in_units(make: Callable[[ll.Model, ll.Loss], ll.Rule]) -> Callable[[ll.Model, Any], ll.Rule]:
+    return lambda model, noise: notebook.in_notebook_units(make(model, ll.squared_error))
 
 
 def _kolen_pollack(model: ll.Model, noise: Any) -> ll.Rule:
@@ -81,28 +74,27 @@ RULES = {
     "weight perturbation": Compared(_weight_perturbation, "weight_perturbation"),
     "weight perturbation, signs": Compared(_weight_perturbation, "weight_perturbation", "rademacher"),
     "node perturbation": Compared(_node_perturbation, "node_perturbation", moments=_node_moments),
-    "backprop": Compared(_backprop, "backprop"),
-    "feedback alignment": Compared(_feedback_alignment, "feedback_alignment"),
+    "backprop": Compared(_in_units(ll.backprop), "backprop"),
+    "feedback alignment": Compared(_in_units(ll.feedback_alignment), "feedback_alignment"),
     "Kolen-Pollack": Compared(_kolen_pollack, "kolen_pollack"),
 }
 
 
 def examples(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs `[count, 784]` in 0..1, a fifth of them not 0 as in MNIST, and one-hot labels."""
-    rng = np.random.default_rng(0)
-    x = rng.random((count, INPUTS)) * (rng.random((count, INPUTS)) < 0.2)
-    return x.astype(np.float32), np.eye(OUTPUTS, dtype=np.float32)[rng.integers(OUTPUTS, size=count)]
+    """Draws images `[count, 784]`, and one-hot labels."""
+    x, labels = images(count)
+    return x, np.eye(OUTPUTS, dtype=np.float32)[labels]
 
 
 class Weights(NamedTuple):
-    """Parameters of the model, and the state of the rule."""
+    """Params of the model, and state of the rule."""
 
     params: Any
     state: Any
 
 
 def as_reference(weights: Weights) -> reference.Weights:
-    """Weights of the library as the reference has them, in float64."""
+    """Converts weights of the library to those of the reference, in float64."""
     hidden, output = (
         np.append(np.asarray(layer["w"]).T, np.asarray(layer["b"])[:, None], axis=1).astype(np.float64)
         for layer in weights.params
@@ -113,7 +105,7 @@ def as_reference(weights: Weights) -> reference.Weights:
 
 
 def weights_of(model: ll.Model, rule: ll.Rule, seeds: int) -> Weights:
-    """Weights from N(0, 0.1^2), feedback too, by NumPy; with a leading axis for many seeds."""
+    """Draws weights and feedback from N(0, 0.1^2); with several seeds, they have a leading axis."""
     rng = np.random.default_rng(1)
     key = jax.random.key(0)
     x = jax.ShapeDtypeStruct((1, INPUTS), np.float32)
@@ -126,7 +118,7 @@ def weights_of(model: ll.Model, rule: ll.Rule, seeds: int) -> Weights:
 
 
 def update(rule: ll.Rule, key: jax.Array, weights: Weights, x: Any, y: Any) -> tuple[Weights, jax.Array]:
-    """The weights after one update, and the loss before it."""
+    """Returns the weights after one update, and the loss before it."""
     optimizer = optax.sgd(LEARNING_RATE)
     params, state = weights
     loss, grads, state = rule.value_and_grad(key, params, state, x, y)
@@ -135,21 +127,30 @@ def update(rule: ll.Rule, key: jax.Array, weights: Weights, x: Any, y: Any) -> t
 
 
 def snr(moments: Callable[..., metrics.Moments], key: jax.Array, weights: Weights, x: Any, y: Any) -> Any:
-    """The tutorial's ratio over examples, of the hidden weights and their biases."""
+    """Returns the tutorial's signal to noise over examples, for hidden weights and biases."""
     of_hidden = moments(key, *weights, x, y).parts(depth=1)["0"]
     return metrics.snr(of_hidden, variant="tutorial").total.value
 
 
-def _ours_update(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
-    model = network_of(sizes)
-    made = rule.make(model, rule.noise)
-    x, y = map(jax.numpy.asarray, examples(sizes.batch_size))
+def batch(sizes: Sizes) -> tuple[jax.Array, ...]:
+    """Returns images and labels of an update."""
+    return tuple(map(jax.numpy.asarray, examples(sizes.batch_size)))
+
+
+def training(make: Callable[[ll.Model], ll.Rule], sizes: Sizes, seeds: int, draws: int = 1) -> Ours:
+    """Returns updates of a rule in a scan; with several draws, one update in which each draw is a piece."""
+    model, updates = network_of(sizes), sizes.updates if draws == 1 else 1
+    rule = make(model)
 
     def one(key: jax.Array, weights: Weights, x: Any, y: Any) -> tuple[Weights, jax.Array]:
-        keys = jax.random.split(key, sizes.updates)
-        return jax.lax.scan(lambda weights, key: update(made, key, weights, x, y), weights, keys)
+        keys = jax.random.split(key, updates)
+        return jax.lax.scan(lambda weights, key: update(rule, key, weights, x, y), weights, keys)
 
-    return Ours(one, weights_of(model, made, seeds), (x, y), seeds, pieces=sizes.updates, on_cpu=1)
+    return Ours(one, weights_of(model, rule, seeds), batch(sizes), seeds, pieces=updates * draws, on_cpu=1)
+
+
+def _ours_update(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
+    return training(lambda model: rule.make(model, rule.noise), sizes, seeds)
 
 
 def _ours_snr(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
@@ -161,7 +162,6 @@ def _ours_snr(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
 
 
 def _reference_parts(rule: Compared, sizes: Sizes, count: int) -> tuple[Any, ...]:
-    """Rule, weights, examples and generator of the reference."""
     model = network_of(sizes)
     weights = weights_of(model, rule.make(model, rule.noise), 1)
     x, y = (each.T.astype(np.float64) for each in examples(count))

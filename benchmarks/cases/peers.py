@@ -1,4 +1,4 @@
-"""Updates of the tutorial's network beside those of experts: plain JAX by hand, evosax and PyTorch."""
+"""Updates of the tutorial's network, compared with hand-written JAX, evosax and PyTorch."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,17 +7,9 @@ from typing import Any
 import jax
 
 import lax_learning as ll
+from benchmarks.cases import microlearning
 from benchmarks.cases.case import Case, Sizes
-from benchmarks.cases.microlearning import (
-    INPUTS,
-    LEARNING_RATE,
-    OUTPUTS,
-    SIGMA,
-    examples,
-    network_of,
-    update,
-    weights_of,
-)
+from benchmarks.cases.microlearning import INPUTS, LEARNING_RATE, OUTPUTS, SIGMA, batch, network_of
 from benchmarks.reference import jax_by_hand as by_hand
 from benchmarks.timing import Ours
 
@@ -27,25 +19,13 @@ perturbed = partial(ll.weight_perturbation, sigma=SIGMA)
 mirrored = partial(perturbed, difference="central")
 
 
-def batch(sizes: Sizes) -> tuple[jax.Array, ...]:
-    """The images of an update and their labels."""
-    return tuple(map(jax.numpy.asarray, examples(sizes.batch_size)))
-
-
 def _ours(make: Callable[..., ll.Rule], draws: int, sizes: Sizes, seeds: int) -> Ours:
-    """Updates of a rule in a scan; with several draws each is a piece of work, and there is one update."""
-    model = network_of(sizes)
-    rule, updates = make(model, ll.squared_error), sizes.updates if draws == 1 else 1
-
-    def one(key: jax.Array, weights: Any, x: Any, y: Any) -> Any:
-        return jax.lax.scan(lambda w, k: update(rule, k, w, x, y), weights, jax.random.split(key, updates))
-
-    return Ours(one, weights_of(model, rule, seeds), batch(sizes), seeds, pieces=updates * draws, on_cpu=1)
+    return microlearning.training(lambda model: make(model, ll.squared_error), sizes, seeds, draws)
 
 
 def _by_hand(name: str, draw: Callable[..., Any], draws: int, sizes: Sizes) -> Ours:
     model = network_of(sizes)
-    params = list(weights_of(model, ll.backprop(model, ll.squared_error), 1).params)
+    params = list(microlearning.weights_of(model, ll.backprop(model, ll.squared_error), 1).params)
     updates = sizes.updates if draws == 1 else 1
     train = by_hand.training(by_hand.RULES[name], draw, draws, LEARNING_RATE)
 
@@ -59,7 +39,7 @@ def _open_es(sizes: Sizes) -> Ours:
     from benchmarks.reference import open_es
 
     model = network_of(sizes)
-    params = weights_of(model, ll.backprop(model, ll.squared_error), 1).params
+    params = microlearning.weights_of(model, ll.backprop(model, ll.squared_error), 1).params
 
     def loss(params: Any, x: Any, y: Any) -> jax.Array:
         return ll.squared_error(model.apply(params, x), y).mean()
@@ -79,7 +59,7 @@ def _torch(sizes: Sizes) -> Callable[[], object]:
 
     net = reference.network(INPUTS, sizes.hidden, OUTPUTS)
     optimizer = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE)
-    x, y = map(torch.from_numpy, examples(sizes.batch_size))
+    x, y = map(torch.from_numpy, microlearning.examples(sizes.batch_size))
     return lambda: reference.update(net, optimizer, x, y)
 
 

@@ -1,4 +1,4 @@
-"""A pass of a k-cap network that learns by tables, and meta-learning of these, as the notebooks do both."""
+"""Passes of a k-cap network with plasticity tables, and meta-learning of the tables, as in the notebooks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import lax_learning as ll
-from benchmarks.cases.case import Case, Sizes, members
+from benchmarks.cases.case import Case, Sizes, images, members
 from benchmarks.timing import Ours
 from experiments.plasticity_transfer.models import double_softmax
 from lax_learning import plasticity
@@ -25,47 +25,37 @@ OUTPUT_TABLE = ((0.80, -0.80), (-0.73, 0.73))
 
 
 def network_of(sizes: Sizes, inputs: int, labels: int, dtype: Any = jnp.float32) -> KCapNetwork:
-    """Two hidden layers half of whose units may fire, with PrePost tables."""
+    """Returns a k-cap network with two hidden layers."""
     return plasticity.k_cap_mlp((inputs, sizes.width, sizes.width, labels), cap_of(sizes), dtype=dtype)
 
 
 def cap_of(sizes: Sizes) -> int:
-    """Largest number of units of a layer that fire: half of them."""
+    """Returns the maximum number of firing units per layer, half of them."""
     return (sizes.width + 1) // 2
 
 
 def learned_tables(dtype: Any = jnp.float32) -> Tables:
-    """Tables as they come out of meta-learning on half-spaces."""
+    """Returns tables like those from meta-learning on half-spaces."""
     return Tables((jnp.asarray(HIDDEN_TABLE, dtype),), jnp.asarray(OUTPUT_TABLE, dtype))
 
 
-def images(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs `[count, 784]` in 0..1, a fifth of them not 0 as in MNIST, and labels."""
-    rng = np.random.default_rng(0)
-    x = rng.random((count, INPUTS)) * (rng.random((count, INPUTS)) < 0.2)
-    return x.astype(np.float32), rng.integers(LABELS, size=count)
-
-
 def points(sizes: Sizes, dtype: Any = jnp.float32) -> ll.data.Splits:
-    """As many points of a half-space as the batches of a call have."""
+    """Draws the points of all batches of a call from a half-space."""
     count = sizes.rule_batches * sizes.rule_batch_size
     return ll.data.half_space(jax.random.key(2), FEATURES, sizes=(count, 0, 1), dtype=dtype)
 
 
 def train_of(sizes: Sizes, network: KCapNetwork, state: State) -> ll.Train:
-    """Meta-learning as published: Adam with L2 decay in the gradient, softmax applied twice."""
+    """Returns meta-learning as published: Adam with L2 decay in the gradient, and softmax applied twice."""
+    optimizer = optax.chain(optax.add_decayed_weights(1e-2), optax.adam(1e-2))
     return plasticity.meta_learn(
-        network,
-        state,
-        optax.chain(optax.add_decayed_weights(1e-2), optax.adam(1e-2)),
-        num_updates=sizes.rule_batches,
-        batch_size=sizes.rule_batch_size,
+        network, state, optimizer, num_updates=sizes.rule_batches, batch_size=sizes.rule_batch_size,
         loss=double_softmax,
-    )
+    )  # fmt: skip
 
 
 def start_of(sizes: Sizes, data: ll.data.Splits, key: jax.Array) -> tuple[State, ll.TrainState]:
-    """A network and the start of its meta-learning."""
+    """Returns a network, and the initial state of its meta-learning."""
     structure_key, train_key = jax.random.split(key)
     network = network_of(sizes, FEATURES, SIDES, data.train.x.dtype)
     state = network.init(structure_key)
@@ -73,14 +63,14 @@ def start_of(sizes: Sizes, data: ll.data.Splits, key: jax.Array) -> tuple[State,
 
 
 def learn(sizes: Sizes, key: jax.Array, tables: Tables, state: State, x: Any, y: Any) -> Any:
-    """One pass downstream: the state after it, and the predictions."""
+    """Performs one pass over the images; returns the state after it, and the predictions."""
     del key
     network = network_of(sizes, INPUTS, LABELS, x.dtype)
     return plasticity.plastic_pass(network, tables, state, x, y)[:2]
 
 
 def meta_learn(sizes: Sizes, key: jax.Array, start: tuple[State, ll.TrainState], data: ll.data.Splits) -> Any:
-    """The state of training after all batches, and their losses."""
+    """Trains on all batches; returns the state after them, and their losses."""
     del key
     state, train = start
     network = network_of(sizes, FEATURES, SIDES, data.train.x.dtype)
@@ -88,7 +78,7 @@ def meta_learn(sizes: Sizes, key: jax.Array, start: tuple[State, ll.TrainState],
 
 
 def as_reference(state: State, tables: Tables, cap: int, *, requires_grad: bool = False) -> tuple[Any, Any]:
-    """Network and tables as the reference has them, in float64."""
+    """Converts network and tables to those of the reference, in float64."""
     import torch  # pyright: ignore[reportMissingImports]
 
     from benchmarks.reference import plasticity as reference
@@ -117,8 +107,9 @@ def _ours_pass(sizes: Sizes, seeds: int) -> Ours:
 def _ours_meta_learning(sizes: Sizes, seeds: int) -> Ours:
     data = points(sizes)
     member = members(partial(start_of, sizes, data), seeds)
-    one = partial(meta_learn, sizes)
-    return Ours(one, member, (data,), seeds, pieces=sizes.rule_batches, on_cpu=SIDE_BY_SIDE)
+    return Ours(
+        partial(meta_learn, sizes), member, (data,), seeds, pieces=sizes.rule_batches, on_cpu=SIDE_BY_SIDE
+    )
 
 
 def _reference_pass(sizes: Sizes) -> Callable[[], object]:

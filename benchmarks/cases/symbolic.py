@@ -1,4 +1,4 @@
-"""Epochs of a critic that tells symbolic functions from untrained networks, many in a scan."""
+"""Training epochs of a critic that distinguishes symbolic functions from untrained networks, in a scan."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ LEARNING_RATES, PENALTIES = (1e-5, 1e-2), (1e-6, 1e-3)
 
 
 class Member(NamedTuple):
-    """A critic and its configuration."""
+    """State and hyper-parameters of a critic."""
 
     state: sy.CriticState
     learning_rate: jax.Array
@@ -27,17 +27,17 @@ class Member(NamedTuple):
 
 
 def adam(learning_rate: jax.Array) -> optax.GradientTransformation:
-    """Adam as PyTorch has it: weight decay is part of the gradient."""
+    """Returns Adam as in PyTorch, with weight decay in the gradient."""
     return optax.chain(optax.add_decayed_weights(DECAY), optax.adam(learning_rate))
 
 
 def critic_of(hidden: tuple[int, ...], sizes: Sizes) -> sy.Critic:
-    """A critic of curves of these sizes."""
+    """Returns a critic of curves."""
     return sy.critic(sizes.curve_points, hidden=hidden)
 
 
 def init(judge: sy.Critic, key: jax.Array) -> Member:
-    """A fresh critic, its learning rate and penalty log-uniform over the published range."""
+    """Initialises a critic; its learning rate and penalty are log-uniform over the published ranges."""
     critic_key, rate_key, penalty_key = jax.random.split(key, 3)
     learning_rate, penalty = (
         jax.numpy.exp(jax.random.uniform(k, minval=np.log(low), maxval=np.log(high)))
@@ -48,12 +48,12 @@ def init(judge: sy.Critic, key: jax.Array) -> Member:
 
 
 def points(sizes: Sizes) -> np.ndarray:
-    """Points at which curves are sampled, `[points, 1]`: normal and in no order, as published."""
+    """Returns the points at which curves are sampled, `[points, 1]`: normal and unordered, as published."""
     return np.random.default_rng(0).standard_normal((sizes.curve_points, 1), np.float32)
 
 
 def curves_of(sizes: Sizes) -> sy.Curves:
-    """Functions of the library and untrained networks at these points."""
+    """Returns values of symbolic functions and of untrained networks at the points."""
     return sy.curves_at(
         points(sizes), sy.parse_library(LIBRARY), sy.mlp_generator(1, LATENTS, hidden=GENERATOR)
     )
@@ -62,7 +62,7 @@ def curves_of(sizes: Sizes) -> sy.Curves:
 def train(
     judge: sy.Critic, curves: sy.Curves, epochs: int, key: jax.Array, member: Member
 ) -> tuple[sy.CriticState, sy.CriticMetrics]:
-    """Some epochs; the member's learning rate and penalty may be traced."""
+    """Trains a critic for some epochs; the member's learning rate and penalty may be traced."""
     step = sy.critic_step(judge, adam(member.learning_rate), objective="wgan", penalty=member.penalty)
     run = sy.train_critic(step, curves.real, curves.fake, num_epochs=epochs, iterations=ITERATIONS)
     return run(key, member.state)

@@ -1,1 +1,1 @@
-"""Published test errors on the whole of MNIST, beside ours in their setting."""
+"""Published test errors on MNIST, compared with ours in the same settings."""

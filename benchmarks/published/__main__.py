@@ -1,11 +1,12 @@
-"""Published test errors beside ours: `python -m benchmarks.published --data FOLDER`.
+"""Published test errors on MNIST, compared with ours: `python -m benchmarks.published --data FOLDER`.
 
-FOLDER holds MNIST's four IDX files. A row is one rule in one published setting; a run that is killed goes on
-by `--resume` at its last epochs.
+FOLDER contains MNIST's four IDX files. Each row is one rule in one published setting; `--resume` continues an
+interrupted run at its last epochs.
 """
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,12 @@ class Config(Settings):
         self.expect("rows", f"some of {', '.join(ENTRIES)}", set(self.rows) <= ENTRIES.keys())
 
     def epochs_of(self, row: str) -> int:
-        """Epochs of a row."""
+        """Returns the number of epochs of a row."""
         return self.epochs or ENTRIES[row].recipe.epochs
 
 
 def load(config: Config) -> ll.data.Splits:
-    """All training images, also those set aside for validation, and the test images."""
+    """Loads all training images, including those usually held out for validation, and the test images."""
     train, validation, test = ll.data.mnist(jax.random.key(config.seed), config.data)
     whole = ll.data.Dataset(*(np.concatenate(both) for both in zip(train, validation, strict=True)))
     largest = max(ENTRIES[row].recipe.batch_size for row in config.rows)
@@ -60,7 +61,7 @@ def load(config: Config) -> ll.data.Splits:
 
 
 def training(entry: Entry, epochs: int, num_images: int) -> Run:
-    """Training of a seed; a step is an epoch, after which the error on the test images is taken."""
+    """Training of one seed, in steps of one epoch, each followed by the error on the test images."""
     recipe = entry.recipe
     per_epoch, model = num_images // recipe.batch_size, recipe.model()
     optimizer = recipe.optimizer(per_epoch, epochs)
@@ -82,7 +83,7 @@ def training(entry: Entry, epochs: int, num_images: int) -> Run:
 
 
 def run_row(name: str, config: Config, data: ll.data.Splits, folder: Path, progress: tqdm) -> xr.Dataset:
-    """Trains all seeds of a row."""
+    """Trains all seeds of a row, and returns their errors."""
     progress.set_description(name)
     entry, epochs = ENTRIES[name], config.epochs_of(name)
     see = jax.jit(entry.recipe.see)
@@ -95,16 +96,12 @@ def run_row(name: str, config: Config, data: ll.data.Splits, folder: Path, progr
             "error": (("seed", "epoch"), stage.metrics["error"]),
             "seconds": (("trained",), stage.seconds),
         },
-        {
-            "seed": np.arange(config.seeds),
-            "epoch": np.arange(epochs + 1),
-            "trained": np.arange(1, epochs + 1),
-        },
+        {"seed": np.arange(config.seeds), "epoch": np.arange(epochs + 1), "trained": 1 + np.arange(epochs)},
     ).expand_dims(row=[name])
 
 
 def held(config: Config, data: ll.data.Splits) -> harness.Held:
-    """Weights and feedback of the largest network, and the images."""
+    """Memory of a seed (weights and feedback of the largest network) and of the images."""
     models = [ENTRIES[row].recipe.model() for row in config.rows]
     params = max((jax.eval_shape(model.init, jax.random.key(0)) for model in models), key=memory.bytes_of)
     return harness.Held([params] * 3, data)
@@ -124,15 +121,8 @@ EXPERIMENT = harness.Experiment(
 )
 
 
-def run(config: Config) -> xr.Dataset:
-    """Runs all rows, and writes the table beside the results."""
-    return run_with_table(EXPERIMENT, config)
-
-
-def main() -> int:
-    """The command line."""
-    return harness.command_line("published", Config, run, package="benchmarks")
-
+run = partial(run_with_table, EXPERIMENT)
+main = partial(harness.command_line, "published", Config, run, package="benchmarks")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Published numbers with their sources, and the runs that meet them."""
+"""Published test errors with their sources, and our runs in the same settings."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,54 +17,40 @@ from lax_learning.types import Key
 
 
 class Recipe(NamedTuple):
-    """A run.
+    """Training setting."""
 
-    Fields:
-      model: `() -> model`.
-      loss: per-example loss.
-      see: images `[examples, 784]` in 0..1 as the model takes them.
-      optimizer: `(updates an epoch, epochs) -> optimizer`.
-      batch_size: images an update.
-      epochs: of the whole run.
-      options: of the rule.
-    """
-
-    model: Callable[[], ll.Model]
-    loss: ll.Loss
-    see: Callable[[jax.Array], jax.Array]
-    optimizer: Callable[[int, int], optax.GradientTransformation]
-    batch_size: int
-    epochs: int
-    options: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    model: Callable[[], ll.Model]  # `() -> model`
+    loss: ll.Loss  # per-example loss
+    see: Callable[[jax.Array], jax.Array]  # converts images `[examples, 784]` to inputs
+    optimizer: Callable[[int, int], optax.GradientTransformation]  # of updates per epoch, epochs
+    batch_size: int  # images per update
+    epochs: int  # number of epochs
+    options: dict[str, Any] = {}  # noqa: RUF012 (not modified)  # options of the rule
 
 
 class Entry(NamedTuple):
-    """A published row.
+    """Published result, and our run in the same setting."""
 
-    Fields:
-      source: who published it.
-      link: where.
-      setting: how it was got.
-      errors: their test errors in percent, by epoch.
-      rule: of the registry.
-      recipe: of ours.
-      why: what differs.
-    """
+    source: str  # authors and year
+    link: str  # address of the publication
+    setting: str  # the published setting, in words
+    errors: dict[int, float]  # test errors in percent by epoch; epoch 0: end of a run of unknown length
+    rule: str  # name of the rule in the registry
+    recipe: Recipe  # our setting
+    why: str  # differences between the two settings
 
-    source: str
-    link: str
-    setting: str
-    errors: dict[int, float]
-    rule: str
-    recipe: Recipe
-    why: str
+
+def _drops(rate: float, per_epoch: int, epochs: int, at: tuple[float, ...]) -> optax.Schedule:
+    """Learning rate that is divided by 10 after each of these shares of the run."""
+    falls = {round(share * epochs) * per_epoch: 0.1 for share in at}
+    return optax.piecewise_constant_schedule(rate, falls)
 
 
 # Akrout et al.
 
 
 def _logistic(z: jax.Array, y: jax.Array) -> jax.Array:
-    """Cross-entropy of sigmoids, summed over the outputs."""
+    """Cross-entropy of sigmoid outputs, summed over the outputs."""
     return optax.sigmoid_binary_cross_entropy(z, jnp.asarray(y)).sum(axis=-1)
 
 
@@ -74,7 +60,7 @@ def _sigmoids() -> ll.Model:
 
 
 def _slow_biases(rate: float, batch_size: int) -> optax.GradientTransformation:
-    """Gradient descent in which biases step by a mean that is divided by the batch once more."""
+    """Gradient descent with the gradients of biases divided by the batch size once more."""
 
     def biases(params: Any) -> Any:
         return jax.tree.map_with_path(lambda path, leaf: jax.tree_util.keystr(path).endswith("['b']"), params)
@@ -83,27 +69,22 @@ def _slow_biases(rate: float, batch_size: int) -> optax.GradientTransformation:
 
 
 def _akrout(rate: float, **options: Any) -> Recipe:
-    def optimizer(per_epoch: int, epochs: int) -> optax.GradientTransformation:
-        return _slow_biases(rate, 128)
-
-    return Recipe(_sigmoids, _logistic, lambda images: images, optimizer, 128, 10, options)
+    optimizer = _slow_biases(rate, 128)
+    return Recipe(_sigmoids, _logistic, lambda images: images, lambda *_: optimizer, 128, 10, options)
 
 
 # BioTorch.
 
 
 def _lenet(rate: float, clip: float = jnp.inf, **options: Any) -> Recipe:
-    """Momentum 0.9, decay 0.001; the rate is divided by 10 after half and three quarters of the run."""
+    """SGD with momentum and weight decay; the rate drops after half and three quarters of the run."""
     problem = partial(PROBLEMS["convolutional"], HIDDEN["convolutional"])
 
     def optimizer(per_epoch: int, epochs: int) -> optax.GradientTransformation:
-        falls = {round(share * epochs) * per_epoch: 0.1 for share in (0.5, 0.75)}
-        schedule = optax.piecewise_constant_schedule(rate, falls)
-        descent = optax.sgd(schedule, 0.9)
+        descent = optax.sgd(_drops(rate, per_epoch, epochs, (0.5, 0.75)), 0.9)
         return optax.chain(optax.clip_by_global_norm(clip), optax.add_decayed_weights(1e-3), descent)
 
-    model, loss, see = (lambda: problem().model), problem().loss, problem().see
-    return Recipe(model, loss, see, optimizer, 64, 12, options)
+    return Recipe(lambda: problem().model, problem().loss, problem().see, optimizer, 64, 12, options)
 
 
 # PEPITA.
@@ -114,11 +95,10 @@ def _relu() -> ll.Model:
 
 
 def _momentum(rate: float, epochs: int) -> Recipe:
-    """Momentum 0.9; the rate is divided by 10 after 60 and 90 percent of the run."""
+    """SGD with momentum; the rate drops after 60 and 90 percent of the run."""
 
     def optimizer(per_epoch: int, epochs: int) -> optax.GradientTransformation:
-        falls = {round(share * epochs) * per_epoch: 0.1 for share in (0.6, 0.9)}
-        return optax.sgd(optax.piecewise_constant_schedule(rate, falls), 0.9)
+        return optax.sgd(_drops(rate, per_epoch, epochs, (0.6, 0.9)), 0.9)
 
     return Recipe(_relu, ll.softmax_cross_entropy, lambda images: images, optimizer, 64, epochs)
 
@@ -131,7 +111,7 @@ def _normed(z: jax.Array) -> jax.Array:
 
 
 def _mixer() -> ll.Model:
-    """S/1/1: one block of two layers of 256 units, each normalised, on the whole image as one patch."""
+    """Local mixer S/1/1: one block of two normalised layers of 256 units; its patch is the whole image."""
     init = variance_scaling(1.0, "fan_in", "normal")
     net = {"a": (784, 256), "b": (256, 256), "c": (256, 10)}
 
@@ -153,8 +133,15 @@ def _ren(rate: float, epochs: int, **options: Any) -> Recipe:
         schedule = optax.linear_schedule(rate, 0.0, per_epoch * epochs)
         return optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(schedule, 0.9))
 
-    see = lambda images: (images - 0.1307) / 0.3081  # noqa: E731
-    return Recipe(_mixer, ll.softmax_cross_entropy, see, optimizer, 100, epochs, options)
+    return Recipe(
+        _mixer,
+        ll.softmax_cross_entropy,
+        lambda images: (images - 0.1307) / 0.3081,
+        optimizer,
+        100,
+        epochs,
+        options,
+    )
 
 
 AKROUT = partial(
@@ -164,11 +151,10 @@ AKROUT = partial(
 )  # fmt: skip
 BIOTORCH = partial(
     Entry, "BioTorch 2021", "https://github.com/jsalbert/biotorch/blob/main/Benchmarks.md",
-    "LeNet, 32 x 32, batch 64, momentum 0.9, decay 0.001, rate / 10 after 50 and 75 of 100 epochs, the best "
-    "epoch on the test images, rate not published",
-    why="12 epochs, falls after 6 and 9; feedback alignment at 0.01 with gradients clipped to a norm of 1, "
-    "without which it diverges at this rate, chosen by error on 2,000 test images; the last epoch, not the "
-    "best on the test images",
+    "LeNet, 32 x 32, batch 64, momentum 0.9, decay 0.001, rate / 10 after 50 and 75 of 100 epochs; best "
+    "epoch on the test images; rate not published",
+    why="12 epochs, rate / 10 after 6 and 9; feedback alignment at a rate of 0.01, chosen by the error on "
+    "2,000 test images, with gradients clipped to a norm of 1, as it diverges otherwise; last epoch",
 )  # fmt: skip
 PEPITA = partial(
     Entry, "Dellaferrera & Kreiman 2022", "https://proceedings.mlr.press/v162/dellaferrera22a.html",
@@ -178,8 +164,8 @@ PEPITA = partial(
 )  # fmt: skip
 REN = partial(
     Entry, "Ren et al. 2023", "https://arxiv.org/abs/2210.03310",
-    "S/1/1: a block of two normalised layers of 256 units; rate and epochs of MNIST are not in the code",
-    why="our rate, the best of a few by test error after six epochs; few epochs",
+    "S/1/1: a block of two normalised layers of 256 units; rate and number of epochs not published for MNIST",
+    why="rate chosen from a few by test error after six epochs; fewer epochs",
 )  # fmt: skip
 
 ENTRIES: dict[str, Entry] = {
@@ -203,10 +189,9 @@ ENTRIES: dict[str, Entry] = {
     ),
     "ren-forward_gradient": REN(errors={0: 9.25}, rule="forward_gradient", recipe=_ren(3e-4, 40)),
 }
-"""All rows by name; epoch 0 stands for an end that is not published."""
+"""All rows by name."""
 
 
 def make_rule(entry: Entry, model: ll.Model, optimizer: optax.GradientTransformation) -> ll.Rule:
-    """Returns the rule of a row; feedback that moves does so by the optimizer of the weights."""
-    made = rule_of(entry.rule, optimizer=optimizer, **entry.recipe.options)
-    return made(model, entry.recipe.loss)
+    """Returns the rule of a row; learned feedback uses the optimizer of the weights."""
+    return rule_of(entry.rule, optimizer=optimizer, **entry.recipe.options)(model, entry.recipe.loss)

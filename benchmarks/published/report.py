@@ -1,4 +1,4 @@
-"""Report of the published numbers: rows of summary.json, the table, and errors by epoch."""
+"""Report of published and our errors: rows of summary.json, the table, and a figure of errors by epoch."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from benchmarks.published.entries import ENTRIES
 from experiments import reporting
 
 VARIABLES = {
-    "error": ("%", "share of the test images that are classified wrongly"),
-    "loss": ("1", "mean loss of an epoch's batches"),
+    "error": ("%", "percentage of misclassified test images"),
+    "loss": ("1", "mean loss over the batches of an epoch"),
 }
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
-    """Ours at every published epoch that was reached, and at the end, each beside theirs at that epoch."""
+    """Returns our errors at every published epoch and at the end, with the published error at that epoch."""
     found = []
     for name in map(str, results.row.values):
         entry, of_row = ENTRIES[name], results.error.sel(row=name).dropna("epoch", how="all")
@@ -29,7 +29,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def theirs(name: str, epoch: int, last: int) -> str:
-    """The published error at an epoch; at our last one, beside that of their last."""
+    """Formats the published error at an epoch; at our last epoch, the one at their last epoch."""
     errors = ENTRIES[name].errors
     if epoch in errors or not errors:
         return f"{errors[epoch]:g}" if errors else "not published"
@@ -38,7 +38,7 @@ def theirs(name: str, epoch: int, last: int) -> str:
 
 
 def table(summary: list[dict[str, Any]]) -> str:
-    """Errors side by side, and below them sources, settings and what differs."""
+    """Formats errors side by side, followed by sources, settings and differences."""
     header = ("source", "rule", "epoch", "theirs (%)", "ours (%)", "seeds")
     lines = [
         (
@@ -53,7 +53,7 @@ def table(summary: list[dict[str, Any]]) -> str:
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
-    """Test error by epoch, one panel a source; crosses are published."""
+    """Draws test errors by epoch, one panel per source; crosses are published errors."""
     sources = dict.fromkeys(ENTRIES[str(name)].source for name in results.row.values)
     drawn, grid = plt.subplots(
         1, len(sources), figsize=(4.5 * len(sources), 4), layout="constrained", squeeze=False

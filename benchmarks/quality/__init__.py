@@ -1,4 +1,4 @@
-"""The quality of gradient estimates: rules, measures, theory, sweeps; a notebook imports them from here."""
+"""Quality of gradient estimates: rules, measures, theory and sweeps, for use in notebooks."""
 
 from benchmarks.quality.config import Config
 from benchmarks.quality.measures import METRICS, measure_draws, measure_examples

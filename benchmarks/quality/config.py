@@ -1,4 +1,4 @@
-"""The command line of the benchmark of gradient quality."""
+"""Command-line options of the benchmark of gradient quality."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,18 +12,10 @@ from experiments.registry import check_name
 from experiments.settings import Count, Options, Seed, at_least, defaults_of
 
 DEFAULT_RULES = (
-    "backprop",
-    "weight_perturbation",
-    "forward_gradient",
-    "node_perturbation",
-    "node_perturbation_activity",
-    "node_perturbation_tutorial",
-    "forward_gradient_activities",
-    "feedback_alignment",
-    "direct_feedback_alignment",
-    "sign_symmetry_unit",
-    "kolen_pollack",
-)
+    "backprop", "weight_perturbation", "forward_gradient", "node_perturbation", "node_perturbation_activity",
+    "node_perturbation_tutorial", "forward_gradient_activities", "feedback_alignment",
+    "direct_feedback_alignment", "sign_symmetry_unit", "kolen_pollack",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,14 +59,11 @@ class Config(Options):
         self.expect("sweeps", f"names among {', '.join(SWEEPS)}", set(self.sweeps) <= set(SWEEPS))
         self.expect_distinct("rules")
         self.expect("sweeps", "each at most once", len(set(self.sweeps)) == len(self.sweeps))
-        if self.setting.network != "dense":
-            of_dense = ", ".join(DENSE_ALONE)
-            self.expect(
-                "rules", f"none of dense networks alone, {of_dense}", not {*self.rules} & {*DENSE_ALONE}
-            )
+        supported = self.setting.network == "dense" or not {*self.rules} & {*DENSE_ALONE}
+        self.expect("rules", f"none of dense networks alone, {', '.join(DENSE_ALONE)}", supported)
 
     def check_fits(self) -> None:
-        """Raises ValueError unless the weights of all seeds fit into memory, and the batches of one."""
+        """Raises ValueError unless the weights of all seeds and the batches of one seed fit into memory."""
 
         def needed(sizes: Mapping[str, int]) -> int:
             width, inputs = sizes["--setting.width"], (28 // self.pooled) ** 2
@@ -82,8 +71,7 @@ class Config(Options):
             seeds = min(sizes["--seeds"], 4) if self.quick else sizes["--seeds"]
             return 4 * (seeds * weights + sizes["--setting.batch_size"] * (inputs + width))
 
-        of_setting = ("width", "depth", "batch_size")
-        given = {f"--setting.{name}": getattr(self.setting, name) for name in of_setting}
+        given = {f"--setting.{n}": getattr(self.setting, n) for n in ("width", "depth", "batch_size")}
         defaults = {f"--setting.{name}": value for name, value in defaults_of(self.setting).items()}
         memory.check_fits(
             needed,
@@ -93,15 +81,15 @@ class Config(Options):
         )
 
     def chosen(self) -> tuple[str, ...]:
-        """The names of the sweeps to run."""
+        """Returns the names of the sweeps to run."""
         return self.sweeps or (("sigma", "num_samples", "updates") if self.quick else tuple(SWEEPS))
 
     def numbers(self) -> dict[str, int]:
-        """Of seeds, draws and examples."""
+        """Returns numbers of seeds, draws and examples."""
         most = {"seeds": 4, "draws": 16, "examples": 32}
         return {k: min(getattr(self, k), v) if self.quick else getattr(self, k) for k, v in most.items()}
 
     def deciding(self) -> dict[str, Any]:
-        """The fields that decide the results, as JSON holds them."""
+        """Returns the options that determine the results, for JSON."""
         held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("out", "resume")}
         return {**held, **self.numbers(), "setting": vars(self.setting)}

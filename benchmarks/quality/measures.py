@@ -9,7 +9,6 @@ from jaxtyping import Array, ArrayLike
 
 import lax_learning as ll
 from lax_learning.metrics import (
-    SNR,
     Estimate,
     Moments,
     bias_variance,
@@ -27,11 +26,11 @@ METRICS: dict[str, str] = {
     "relative_bias": "squared bias / |gradient|²",
     "relative_variance": "variance / |gradient|²",
     "snr_draws": "SNR across draws",
-    "snr_draws_tutorial": "SNR across draws, tutorial's",
+    "snr_draws_tutorial": "SNR across draws, tutorial",
     "snr_examples": "SNR across examples",
-    "snr_examples_tutorial": "SNR across examples, tutorial's",
+    "snr_examples_tutorial": "SNR across examples, tutorial",
 }
-"""Every metric and its label with units; all are dimensionless but the angle."""
+"""Labels of all metrics, with units; all but the angle are dimensionless."""
 
 
 def measure_draws(
@@ -45,30 +44,31 @@ def measure_draws(
     *,
     reference: Params,
 ) -> dict[str, Array]:
-    """The quality of a rule's gradients over its own draws on one batch, in the memory of a few gradients.
+    """Measures the quality of a rule's gradients over several draws on one batch.
 
-    - `cosine`, `angle_degrees`, `cosine_squared`: of single gradients to the exact one, means over draws;
+    - `cosine`, `angle_degrees`, `cosine_squared`: between single gradients and the exact one r, means over
+      draws;
     - `relative_bias`, `relative_variance`: `|E g - r|^2 / |r|^2`, debiased, and `tr Cov g / |r|^2`; the mean
       squared error is their sum;
-    - `snr_draws`: `ll.metrics.snr` of `draw_moments`, `|E g|^2 / tr Cov g`; NaN for rules that draw nothing;
-    - `snr_draws_tutorial`: the same in the tutorial's form.
+    - `snr_draws`: `ll.metrics.snr` of `draw_moments`, `|E g|^2 / tr Cov g`; NaN for deterministic rules;
+    - `snr_draws_tutorial`: the same by the tutorial's definition.
 
     Args:
       rule: any rule.
-      params: of the model, a sequence of layers.
-      state: of the rule.
+      params: params of the model, a sequence of layers.
+      state: state of the rule.
       x: `[batch, ...]`.
       y: `[batch, ...]`.
-      key: for the draws.
-      num_draws: number T of gradients, at least 3.
-      reference: the exact gradient of the same batch.
+      key: PRNG key for the draws.
+      num_draws: number of gradients, at least 3.
+      reference: exact gradient on the same batch.
 
     Returns:
-      Each metric, `[layers + 1]`: of every layer, and of all together at the end; and with the suffix
-      `_error` its standard error (NaN for the tutorial's form: take the spread over seeds).
+      Each metric by layer, with the total at the end, `[layers + 1]`, and its standard error with the suffix
+      `_error` (NaN for the tutorial's definition: use the spread over seeds).
 
     Raises:
-      ValueError: for fewer than three draws.
+      ValueError: if `num_draws` is below 3.
     """
     if num_draws < 3:
         raise ValueError(f"num_draws: expected at least 3, got {num_draws}")
@@ -78,27 +78,17 @@ def measure_draws(
 def measure_examples(
     model: ll.Model, rule: ll.Rule, params: Params, state: Any, x: ArrayLike, y: ArrayLike, key: Key
 ) -> dict[str, Array]:
-    """The SNR of a rule's gradients across examples, each as in a batch of one with draws of its own.
+    """Measures the SNR of a rule's gradients across single examples, each with its own draws.
 
-    `snr_examples` is `ll.metrics.snr` of `example_moments`, `snr_examples_tutorial` its tutorial's form.
-
-    Args:
-      model: the rule's model.
-      rule: any rule.
-      params: of the model, a sequence of layers.
-      state: of the rule.
-      x: `[T, ...]`, T >= 3 examples.
-      y: `[T, ...]`.
-      key: for the draws.
-
-    Returns:
-      As `measure_draws`, but the standard errors are NaN: take the spread over seeds.
+    `snr_examples` is `ll.metrics.snr` of `example_moments`; `snr_examples_tutorial` uses the tutorial's
+    definition. Arguments and results are those of `measure_draws`, with at least 3 examples, `x [examples,
+    ...]`. Standard errors are NaN: use the spread over seeds.
     """
     return _of_parts(_of_examples, example_moments(model, rule, key, params, state, x, y))
 
 
 def _of_parts(metrics: Callable[[Moments], dict[str, Estimate]], moments: Moments) -> dict[str, Array]:
-    """Every metric of each layer and of all together, stacked."""
+    """Metrics of every layer and in total, stacked."""
     parts = [metrics(part) for part in (*moments.parts(depth=1).values(), moments)]
     return {
         f"{name}{suffix}": jnp.stack([part[name][i] for part in parts])
@@ -122,15 +112,9 @@ def _of_draws(moments: Moments) -> dict[str, Estimate]:
 
 
 def _of_examples(moments: Moments) -> dict[str, Estimate]:
-    return {
-        "snr_examples": _without_error(snr(moments)),
-        "snr_examples_tutorial": _without_error(snr(moments, variant="tutorial")),
-    }
-
-
-def _without_error(ratio: SNR) -> Estimate:
-    """The ratio alone: the jackknife's error takes all gradients twice, and seeds have other examples."""
-    return Estimate(ratio.total.value, jnp.full_like(ratio.total.value, jnp.nan))
+    # Without the jackknife's errors, which need all gradients twice: seeds have different examples.
+    ratios = {"snr_examples": snr(moments), "snr_examples_tutorial": snr(moments, variant="tutorial")}
+    return {k: Estimate(v.total.value, jnp.full_like(v.total.value, jnp.nan)) for k, v in ratios.items()}
 
 
 def _mean(values: Array) -> Estimate:
@@ -138,7 +122,7 @@ def _mean(values: Array) -> Estimate:
 
 
 def _cosines(moments: Moments) -> Array:
-    """`g_t . r / (|g_t| |r|)` of every gradient, from what the moments hold; 0 for zeros."""
+    """`g_t . r / (|g_t| |r|)` of every gradient, computed from moments; 0 for zero gradients."""
 
     def total(tree: Params) -> Array:
         return jax.tree.reduce(jnp.add, tree)

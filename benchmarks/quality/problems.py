@@ -1,4 +1,4 @@
-"""The problems on which gradients are measured: pooled MNIST images, dense and convolutional networks."""
+"""Problems on which gradients are measured: dense and convolutional networks on pooled MNIST images."""
 
 from typing import NamedTuple
 
@@ -12,18 +12,11 @@ from benchmarks.quality.settings import Setting
 from lax_learning.types import Key, Params
 
 LEARNING_RATE = 0.5
-"""Of the updates by backprop before measuring: plain gradient descent on the mean loss."""
+"""Learning rate of the backprop updates before measuring."""
 
 
 class Problem(NamedTuple):
-    """A model, its loss and the images.
-
-    Fields:
-      model: the model.
-      loss: per-example loss.
-      x: all images, `[images, ...]` as the model takes them, in 0..1.
-      y: their labels, `[images, 10]`, one-hot.
-    """
+    """Model, per-example loss, and all images `x [images, ...]` with one-hot labels `y [images, 10]`."""
 
     model: ll.Model
     loss: ll.Loss
@@ -32,7 +25,7 @@ class Problem(NamedTuple):
 
 
 def pooled_images(key: Key, source: str, pooled: int) -> tuple[np.ndarray, np.ndarray]:
-    """MNIST's training images, `[images, side, side]`, each pixel the mean of `pooled` x `pooled`; labels."""
+    """Loads MNIST's training images `[images, side, side]`, averaged over squares of pixels, and labels."""
     data = ll.data.mnist(key, source).train
     side = 28 // pooled
     images = np.asarray(data.x).reshape(-1, side, pooled, side, pooled).mean(axis=(2, 4))
@@ -40,15 +33,9 @@ def pooled_images(key: Key, source: str, pooled: int) -> tuple[np.ndarray, np.nd
 
 
 def make_problem(setting: Setting, images: np.ndarray, labels: np.ndarray) -> Problem:
-    """The network of a setting, classifying images by a softmax.
+    """Returns the problem of classifying images `[images, side, side]` with the network of a setting.
 
-    Args:
-      setting: width, depth and kind of the network.
-      images: `[images, side, side]`.
-      labels: `[images, classes]`, one-hot.
-
-    Returns:
-      The problem.
+    Labels are one-hot, `[images, classes]`.
     """
     side, classes = images.shape[1], labels.shape[1]
     if setting.network == "dense":
@@ -62,7 +49,7 @@ def make_problem(setting: Setting, images: np.ndarray, labels: np.ndarray) -> Pr
 
 
 def choose_batch(key: Key, problem: Problem, batch_size: int) -> tuple[Array, Array]:
-    """As many different images, and their labels."""
+    """Draws images without replacement, with their labels."""
     chosen = jax.random.choice(key, problem.x.shape[0], (batch_size,), replace=False)
     return problem.x[chosen], problem.y[chosen]
 
@@ -70,25 +57,11 @@ def choose_batch(key: Key, problem: Problem, batch_size: int) -> tuple[Array, Ar
 def weights_after(
     key: Key, problem: Problem, exact: ll.Rule, params: Params, updates: Array, batch_size: int
 ) -> Params:
-    """Params after updates by backprop, each on a fresh batch.
-
-    Args:
-      key: chooses the batches.
-      problem: model, loss and images.
-      exact: backprop on them.
-      params: where to start.
-      updates: number of updates; may be traced.
-      batch_size: examples an update.
-    """
+    """Returns params after backprop updates on batches drawn with replacement; their number may be traced."""
 
     def update(t: Array, params: Params) -> Params:
-        x, y = _with_replacement(jax.random.fold_in(key, t), problem, batch_size)
-        _, grads = exact.value_and_grad(key, params, (), x, y)[:2]
+        chosen = jax.random.randint(jax.random.fold_in(key, t), (batch_size,), 0, problem.x.shape[0])
+        _, grads, _ = exact.value_and_grad(key, params, (), problem.x[chosen], problem.y[chosen])
         return jax.tree.map(lambda w, g: w - LEARNING_RATE * g, params, grads)
 
     return jax.lax.fori_loop(0, updates, update, params)
-
-
-def _with_replacement(key: Key, problem: Problem, batch_size: int) -> tuple[Array, Array]:
-    chosen = jax.random.randint(key, (batch_size,), 0, problem.x.shape[0])
-    return problem.x[chosen], problem.y[chosen]

@@ -1,7 +1,7 @@
-"""The rules whose gradients are measured: those of the registry, the notebook's, and one's own.
+"""Rules whose gradients are measured: those of the registry, of the notebook, and your own.
 
-A rule of your own is `--rules MODULE:FUNCTION`, `FUNCTION(model, loss) -> Rule`. With an argument `sigma` the
-function is given that of the setting, and so takes part in the sweep over it.
+For your own rule, use `--rules MODULE:FUNCTION` with `FUNCTION(model, loss) -> Rule`. A function with an
+argument `sigma` receives the value of the setting, which is varied in the sweep over sigma.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from lax_learning.types import Key, Params
 
 
 def tutorial(model: ll.Model, loss: ll.Loss, *, sigma: ArrayLike) -> ll.Rule:
-    """Node perturbation as the notebook has it, on the dense networks of tanh of this benchmark."""
+    """Node perturbation as in the notebook, for the dense tanh networks of this benchmark."""
 
     def value_and_grad(key: Key, params: Params, *args: Any) -> tuple[Any, Params, Any]:
         activations = (*[jnp.tanh] * (len(params) - 1), lambda z: z)
@@ -29,44 +29,33 @@ def tutorial(model: ll.Model, loss: ll.Loss, *, sigma: ArrayLike) -> ll.Rule:
 
 
 DENSE_ALONE = ("node_perturbation_tutorial",)
-"""Rules of dense networks alone; elsewhere their metrics are NaN."""
+"""Rules for dense networks only; their metrics on other networks are NaN."""
 
 RULES: dict[str, Factory] = {**registry.RULES, "node_perturbation_tutorial": tutorial}
 
 
 def make_rule(name: str, model: ll.Model, loss: ll.Loss, sigma: ArrayLike) -> ll.Rule:
-    """The rule of that name, with noise of that size if it asks for it.
+    """Returns a rule by name.
 
     Args:
       name: an entry of `RULES`, or `MODULE:FUNCTION`.
       model: the model.
       loss: per-example loss.
-      sigma: standard deviation of the noise, in the units of what is perturbed; may be traced.
-
-    Returns:
-      The rule.
+      sigma: standard deviation of the noise, for rules that use it; may be traced.
 
     Raises:
       ValueError: for an unknown name.
     """
-    # The decay of Kolen-Pollack is no part of the gradient, and the optimizer moves nothing that is measured.
-    # The gain of sign symmetry is the size of a typical initial weight.
+    # Weight decay (of Kolen-Pollack) and the optimizer do not affect the gradient, so both are zero. The gain
+    # of sign symmetry is the size of a typical initial weight.
     made = rule_of(RULES.get(name, name), sigma=sigma, gain=0.2, optimizer=optax.sgd(0.0), decay=0.0)
     return made(model, loss)
 
 
 def averaged(rule: ll.Rule, num_samples: ArrayLike) -> ll.Rule:
-    """The mean of independent gradients of a rule, in the memory of one.
+    """Returns a rule with the mean of K independent gradients, `g = 1/K sum_k g_k`, in the memory of one.
 
-    `g = 1/K sum_k g_k`: what any rule costs K times, with or without an option for it. K may be traced,
-    so that one compiled program serves all.
-
-    Args:
-      rule: any rule.
-      num_samples: number K >= 1 of gradients.
-
-    Returns:
-      A rule with the same state, which these gradients do not move.
+    `num_samples`, K >= 1, may be traced, so that one compiled program serves all. The state is not updated.
     """
 
     def value_and_grad(

@@ -1,4 +1,4 @@
-"""Settings of measurements: one setting, and the sweeps that vary one of its fields."""
+"""Settings of measurements, and sweeps that vary one field of a setting."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -34,37 +34,30 @@ class Setting(Options):
 
 
 class Sweep(NamedTuple):
-    """The values of one field of the setting.
+    """Values of one field of the setting."""
 
-    Fields:
-      values: what it takes.
-      quick: fewer of them.
-      label: of the axis, with units.
-      scale: of the axis: "log", "symlog" (with 0), or "names".
-    """
-
-    values: tuple[Any, ...]
-    quick: tuple[Any, ...]
-    label: str
-    scale: Literal["log", "symlog", "names"] = "log"
+    values: tuple[Any, ...]  # values of the field
+    quick: tuple[Any, ...]  # fewer values, for `--quick`
+    label: str  # axis label, with units
+    scale: Literal["log", "symlog", "names"] = "log"  # axis scale: "log", "symlog" (with 0), or "names"
 
     def settings(self, name: str, default: Setting, *, quick: bool) -> tuple[Setting, ...]:
-        """The settings of the sweep: the default with every value, in order."""
+        """Returns the default setting with each value of the field `name`."""
         return tuple(replace(default, **{name: value}) for value in (self.quick if quick else self.values))
 
 
 SWEEPS: dict[str, Sweep] = {
     "sigma": Sweep((1e-4, 1e-3, 1e-2, 1e-1, 1.0), (1e-3, 1e-2, 1e-1), "standard deviation of noise, sigma"),
-    "num_samples": Sweep((1, 4, 16), (1, 4), "gradients averaged, K"),
+    "num_samples": Sweep((1, 4, 16), (1, 4), "averaged gradients, K"),
     "width": Sweep((8, 32, 128), (8, 32), "units of the hidden layer, M"),
     "depth": Sweep((1, 2, 3), (1, 2), "number of hidden layers"),
-    "batch_size": Sweep((8, 32, 128), (8, 32), "examples a gradient, B"),
+    "batch_size": Sweep((8, 32, 128), (8, 32), "examples per gradient, B"),
     "updates": Sweep(
         (0, 10, 100, 1000),
         (0, 10, 100),
-        "updates by backprop: before (0), during and after training; feedback weights as drawn",
+        "backprop updates before measuring; feedback weights are not trained",
         "symlog",
     ),
     "network": Sweep(NETWORKS, NETWORKS, "network", "names"),
 }
-"""Every field of the setting by its name."""
+"""Sweeps by the name of the field they vary."""

@@ -1,8 +1,9 @@
-"""Measures rules at settings, all seeds in one program, and gathers sweeps into datasets with named axes."""
+"""Measurements of rules at settings, with all seeds in one program, as datasets with named axes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,82 +13,70 @@ import xarray as xr
 from jaxtyping import Array
 
 import lax_learning as ll
-from benchmarks.quality import kept
-from benchmarks.quality.kept import Measured
 from benchmarks.quality.measures import measure_draws, measure_examples
-from benchmarks.quality.problems import (
-    Problem,
-    choose_batch,
-    make_problem,
-    weights_after,
-)
+from benchmarks.quality.problems import Problem, choose_batch, make_problem, weights_after
 from benchmarks.quality.rules import DENSE_ALONE, averaged, make_rule
 from benchmarks.quality.settings import Setting
 from benchmarks.quality.theory import Exact, exact_signals, predict
 from benchmarks.work import work_of
+from experiments import harness
 from lax_learning._ensemble import Ensemble
 from lax_learning.types import Key, Params
 
+Measured = dict[str, np.ndarray]
+
 
 class Bench:
-    """Measures rules at settings; what was measured or compiled once is kept.
+    """Measures rules at settings, without measuring or compiling anything twice.
 
-    sigma, the number of gradients averaged and the number of updates are traced: settings that differ in
-    these alone share one compiled program.
+    Settings that differ only in sigma, number of averaged gradients or number of updates share a compiled
+    program.
 
     Args:
       images: `[images, side, side]`, in 0..1.
       labels: `[images, classes]`, one-hot.
       seeds: number of seeds; each has its own weights, examples and noise, the same for every rule.
-      draws: gradients over which moments are taken, for every seed.
-      examples: examples over which SNR is taken, for every seed.
+      draws: number of gradients per seed from which moments are computed.
+      examples: number of examples per seed from which the SNR is computed.
       seed: base PRNG seed.
-      folder: for what is measured, from which it is read again; by default memory alone.
+      folder: folder in which measurements are stored, and from which they are read again; by default none.
     """
 
     def __init__(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        *,
-        seeds: int,
-        draws: int,
-        examples: int,
-        seed: int = 0,
+        self, images: np.ndarray, labels: np.ndarray, *, seeds: int, draws: int, examples: int, seed: int = 0,
         folder: Path | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._images, self._labels, self._draws, self._examples = images, labels, draws, examples
         self._keys = jax.random.split(jax.random.key(seed), seeds)
-        self._set_stages: dict[Setting, tuple[Problem, Ensemble]] = {}
-        self._stages: dict[Setting, _Stage] = {}
-        self._programs: dict[tuple[str, Setting], Ensemble] = {}
         self._measured: dict[tuple[str, Setting], Measured] = {}
-        self._kept = folder
+        self._made: dict[Any, Any] = {}
+        self._folder = folder
 
     def measure(self, rule: str, setting: Setting) -> Measured:
-        """Every metric and what theory says of it (`theory_...`), `[seed, layers + 1]`."""
+        """Returns every metric and its theoretical value (`theory_...`), `[seed, layers + 1]`."""
         if (rule, setting) not in self._measured:
-            found = None if self._kept is None else kept.load(self._kept, rule, setting)
+            name = "-".join([rule, *map(str, vars(setting).values())]) + ".npz"
+            path = None if self._folder is None else self._folder / name
             if rule in DENSE_ALONE and setting.network != "dense":
                 found = {k: np.full_like(v, np.nan) for k, v in self.measure("backprop", setting).items()}
-            elif found is None:
+            elif path is not None and path.exists():
+                with np.load(path) as held:
+                    found = dict(held)
+            else:
                 stage, program = self._stage(setting), self._program(rule, setting)
                 found = program(self._keys, stage, setting.sigma, setting.num_samples)
                 found = jax.tree.map(np.asarray, found)
-                if self._kept is not None:
-                    kept.save(self._kept, rule, setting, found)
+                if path is not None:
+                    harness.write_whole(path, partial(_write, found))
             self._measured[rule, setting] = found
         return self._measured[rule, setting]
 
     def measure_all(
         self, rules: Sequence[str], settings: Iterable[Setting], done: Callable[[str, Setting], Any]
     ) -> None:
-        """Measures all rules at all settings, two programs at a time: one compiles while another runs.
+        """Measures all rules at all settings, with two threads, so that one compiles while the other runs.
 
-        Args:
-          rules: names of rules.
-          settings: the settings.
-          done: called with the rule's name and the setting after every measurement, by any thread.
+        Calls `done(rule, setting)` after every measurement, from either thread.
         """
         groups: dict[Setting, list[Setting]] = {}
         for setting in dict.fromkeys(settings):
@@ -112,28 +101,20 @@ class Bench:
                 raise
 
     def sweep(self, name: str, rules: Sequence[str], settings: Sequence[Setting]) -> xr.Dataset:
-        """Measures rules at settings that differ in one field.
-
-        Args:
-          name: of the field.
-          rules: names of rules.
-          settings: one a value of the field.
+        """Measures rules at settings that differ only in the field `name`.
 
         Returns:
           A variable for every metric, its standard error over draws and its theory, with the dimensions rule,
-          `name`, seed and layer; of networks with fewer layers than the deepest those missing are NaN.
+          `name`, seed and layer. Networks with fewer layers than the deepest one are padded with NaN.
         """
         depth = max(setting.depth for setting in settings) + 1
-        per_rule = []
-        for rule in rules:
-            found = []
-            for setting in settings:
-                padded = {k: _padded(v, depth) for k, v in self.measure(rule, setting).items()}
-                found.append(padded)
-            per_rule.append({k: np.stack([each[k] for each in found]) for k in found[0]})
+        found = [[self.measure(rule, setting) for setting in settings] for rule in rules]
         dims = ("rule", name, "seed", "layer")
         return xr.Dataset(
-            {k: (dims, np.stack([each[k] for each in per_rule])) for k in per_rule[0]},
+            {
+                k: (dims, np.stack([[_padded(at[k], depth) for at in of] for of in found]))
+                for k in found[0][0]
+            },
             coords={
                 "rule": list(rules),
                 name: [getattr(setting, name) for setting in settings],
@@ -144,10 +125,9 @@ class Bench:
         )
 
     def flops(self, rule: str, setting: Setting) -> float:
-        """Floating-point operations of the matrix products of one gradient, as `work_of` counts them.
+        """Returns the operations of the matrix products of one gradient, as counted by `work_of`.
 
-        Those of the loss count where the gradient needs it. Averages of K cost K times that; a rule's own
-        `num_samples` may share the clean pass among draws.
+        An average of K gradients costs K times as much; a rule's own `num_samples` may share the clean pass.
         """
         problem = make_problem(setting, self._images, self._labels)
         made = make_rule(rule, problem.model, problem.loss, setting.sigma)
@@ -160,37 +140,45 @@ class Bench:
 
         return work_of(jax.jit(gradient).trace(self._keys[0], params, state)).flops
 
+    def _once(self, name: Any, make: Callable[[], Any]) -> Any:
+        """Result of `make()`, called once per name."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
     def _stage(self, setting: Setting) -> "_Stage":
-        """Returns what all rules share at a setting."""
-        anywhere = replace(setting, sigma=1.0, num_samples=1)
-        if anywhere not in self._stages:
-            shapes = _shapes(setting)
-            if shapes not in self._set_stages:
-                problem = make_problem(setting, self._images, self._labels)
-                program = ll.ensemble(
-                    _set_stage(problem, setting.batch_size, self._examples), in_axes=(0, None, None, None)
-                )
-                self._set_stages[shapes] = problem, program
-            problem, program = self._set_stages[shapes]
-            self._stages[anywhere] = program(self._keys, setting.updates, problem.x, problem.y)
-        return self._stages[anywhere]
+        """Weights, examples and exact signals at a setting, shared by all rules."""
+
+        def program_of_shapes() -> tuple[Problem, Ensemble]:
+            problem = make_problem(setting, self._images, self._labels)
+            set_stage = _set_stage(problem, setting.batch_size, self._examples)
+            return problem, ll.ensemble(set_stage, in_axes=(0, None, None, None))
+
+        problem, program = self._once(_shapes(setting), program_of_shapes)
+        name = _shapes(setting), setting.updates
+        return self._once(name, lambda: program(self._keys, setting.updates, problem.x, problem.y))
 
     def _program(self, rule: str, setting: Setting) -> Ensemble:
-        shapes = rule, _shapes(setting)
-        if shapes not in self._programs:
+        def program() -> Ensemble:
             problem = make_problem(setting, self._images, self._labels)
             of_seed = _of_seed(rule, problem.model, problem.loss, self._draws)
-            self._programs[shapes] = ll.ensemble(of_seed, in_axes=(0, 0, None, None))
-        return self._programs[shapes]
+            return ll.ensemble(of_seed, in_axes=(0, 0, None, None))
+
+        return self._once((rule, _shapes(setting)), program)
+
+
+def _write(measured: Measured, path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **measured)  # type: ignore[arg-type]
 
 
 def _shapes(setting: Setting) -> Setting:
-    """The setting without what is traced: the same for settings that share their programs."""
+    """The setting without its traced fields: equal for settings that share their programs."""
     return replace(setting, sigma=1.0, num_samples=1, updates=0)
 
 
 class _Stage(NamedTuple):
-    """Problem of one seed for all rules: params before and after updates, a batch, more examples."""
+    """Problem of one seed: params before and after updates, a batch, further examples, and exact signals."""
 
     start: Params
     params: Params
@@ -240,7 +228,7 @@ def _of_seed(name: str, model: ll.Model, loss: ll.Loss, draws: int) -> Callable[
 
 
 def _padded(of_layers: np.ndarray, depth: int) -> np.ndarray:
-    """`[seed, layers + 1]` with NaN for the layers that are missing, the total still at the end."""
+    """`[seed, layers + 1]` with NaN for missing layers, and the total at the end."""
     layers, total = of_layers[:, :-1], of_layers[:, -1:]
     missing = np.full((len(layers), depth - layers.shape[1]), np.nan)
     return np.concatenate([layers, missing, total], axis=1)

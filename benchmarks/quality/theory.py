@@ -1,36 +1,37 @@
-"""Theory of perturbation: variance relative to the squared gradient, for small noise.
+"""Theory of perturbation rules: variance relative to the squared gradient, for small noise.
 
-To first order in sigma the change of the loss is `c = g . s`, whatever the network, and the moments of normal
-noise give the variance in closed form. `|g|` is the whole gradient, `g_l` that of a layer of `D_l`
-parameters, `M_l` units and N inputs.
+To first order in sigma, the change of the loss is `c = g . s` for any network, with gradient g and noise s,
+and the moments of normal noise give the variance in closed form. Layer l has gradient `g_l`, `D_l` parameters
+and `M_l` units.
 
 Weight perturbation and forward gradient, `ghat = c s`:
 
-    tr Cov ghat_l = |g_l|^2 + D_l |g|^2,        in total (D + 1) |g|^2: O(MN)
+    tr Cov ghat_l = |g_l|^2 + D_l |g|^2,        in total (D + 1) |g|^2
 
-and with random signs in place of normal noise `D_l |g|^2 - |g_l|^2`, in total `(D - 1) |g|^2`. Node
-perturbation and forward gradient on activities, where every example b of B has noise of its own and so a
-change `c_b = delta_b . xi_b` of its own, `delta` the teaching signal at the pre-activations, and x with a 1
-for the bias:
+With random signs instead of normal noise, it is `D_l |g|^2 - |g_l|^2`, in total `(D - 1) |g|^2`.
+
+Node perturbation and forward gradient on activities, where each of B examples has its own noise `xi_b` and
+hence its own change `c_b = delta_b . xi_b`, with the teaching signal `delta` at the pre-activations, and a 1
+appended to the inputs x for the bias:
 
     tr Cov ghat_l = 1/B^2 sum_b |x_bl|^2 (|delta_bl|^2 + M_l |delta_b|^2)
 
-with one layer and one example `(M + 1) |g|^2`: O(M). One layer at a time, `|delta_bl|^2` takes the place of
-`|delta_b|^2`. The mean of K gradients has 1/K of the variance v, and SNR across draws K/v (`S / (n + 1)` for
-S gradients of n weights).
+For one layer and one example, this is `(M + 1) |g|^2`. If layers are perturbed one at a time, `|delta_bl|^2`
+replaces `|delta_b|^2`. The mean of K gradients has variance v/K and SNR across draws K/v.
 
-The squared cosine is a ratio of two numbers that fluctuate together: a gradient from larger changes c is
-longer along g and across it alike. So take the moments of the noise given the changes. What c tells of s
-lies along c; the rest of the noise has a variance along the gradient, A, and one across it, P, and
+The squared cosine is a ratio of two correlated quantities: when the changes c are large, the estimate is long
+both along g and across it. Conditioned on the changes, the noise has a residual variance A along the
+gradient, and P across it:
 
-    E cos^2 = (K + A) / (K + A + P),        A = 0, P = D - 1 for weight perturbation in total,
+    E cos^2 = (K + A) / (K + A + P),        A = 0, P = D - 1 for weight perturbation in total
 
-exact there (a Beta distribution, `K / (K + D - 1)`), for single gradients of one layer and for one example;
-otherwise a ratio of means: a few per cent too low where layers have tens of units, 15 % where they have 3.
+This is exact for weight perturbation in total (a Beta distribution), for single gradients of one layer, and
+for one example. Otherwise it is a ratio of means: a few percent too low for layers of tens of units, and 15 %
+for 3 units.
 
 Source: Werfel, Xie, Seung, Learning curves for stochastic gradient descent in linear feedforward networks,
-https://doi.org/10.1162/089976605774320539, 2005, for linear networks of one layer; the sums over layers and
-examples and the cosine follow in the same way from the moments of the noise.
+2005, https://doi.org/10.1162/089976605774320539, for linear networks with one layer. The sums over layers and
+examples, and the cosine, follow in the same way from the moments of the noise.
 """
 
 from collections.abc import Callable
@@ -47,21 +48,15 @@ from lax_learning.types import Key, Params
 
 
 class Exact(NamedTuple):
-    """Gradient of a batch by backprop, with the inputs and teaching signals of every layer.
+    """Exact gradient of the mean loss of a batch, with inputs and teaching signals of every layer."""
 
-    Fields:
-      grads: the gradient of the mean loss, a sequence of layers.
-      inputs: `[batch, ...]`, what the product of each layer reads.
-      deltas: `[batch, 1, ...]`, the teaching signal of every example as in a batch of one.
-    """
-
-    grads: Params
-    inputs: list[Array]
-    deltas: list[Array]
+    grads: Params  # gradient, a sequence of layers
+    inputs: list[Array]  # inputs of each layer's product, `[batch, ...]`
+    deltas: list[Array]  # teaching signals of single examples, each a batch of one, `[batch, 1, ...]`
 
 
 def exact_signals(model: ll.Model, loss: ll.Loss, key: Key, params: Params, x: Array, y: Array) -> Exact:
-    """Returns the exact gradient and teaching signals of a model whose layers are one product each."""
+    """Returns exact gradient and teaching signals of a model with one product per layer."""
     rule = ll.backprop(model, loss)
     assert rule.signals is not None
     signals = partial(rule.signals, key, params, ())
@@ -72,17 +67,11 @@ def exact_signals(model: ll.Model, loss: ll.Loss, key: Key, params: Params, x: A
 
 
 class Theory(NamedTuple):
-    """Of one gradient, in units of `|gradient|^2`: of every layer and of all together, `[layers + 1]`.
+    """Moments of one estimate in units of `|gradient|^2`, by layer and in total, `[layers + 1]`."""
 
-    Fields:
-      variance: `tr Cov ghat`.
-      along: its part along the gradient that the changes of the loss do not determine, A.
-      across: its part across the gradient, P.
-    """
-
-    variance: Array
-    along: Array
-    across: Array
+    variance: Array  # `tr Cov ghat`
+    along: Array  # residual variance along the gradient, A
+    across: Array  # residual variance across the gradient, P
 
 
 def _with_total(of_layers: Array) -> Array:
@@ -90,14 +79,14 @@ def _with_total(of_layers: Array) -> Array:
 
 
 def _squares(grads: Params) -> Array:
-    """`|g_l|^2`, and `|g|^2` at the end."""
+    """`|g_l|^2`, with `|g|^2` at the end."""
     return _with_total(jnp.stack([*by_path(lambda g: inner_product(g, g), grads, depth=1).values()]))
 
 
 def weight_perturbation(exact: Exact, *, fourth_moment: float = 3.0) -> Theory:
-    """`D_l |g|^2 / |g_l|^2 + 1`, in total D + 1; with a fourth moment of 1, random signs, - 1 for + 1.
+    """Returns the theory of weight perturbation; the fourth moment is 3 for normal noise, and 1 for signs.
 
-    `A = |g|^2 / |g_l|^2 - 1`: the noise of the other layers; `P = (D_l - 1) |g|^2 / |g_l|^2`.
+    With `r = |g|^2 / |g_l|^2`, the variance is `D_l r + fourth_moment - 2`, `A = r - 1`, `P = (D_l - 1) r`.
     """
     sizes = [float(sum(leaf.size for leaf in jax.tree.leaves(layer))) for layer in exact.grads]
     squares = _squares(exact.grads)
@@ -107,11 +96,12 @@ def weight_perturbation(exact: Exact, *, fourth_moment: float = 3.0) -> Theory:
 
 
 def node_perturbation(exact: Exact, *, layerwise: bool = False) -> Theory:
-    """`sum_b |x_bl|^2 (|delta_bl|^2 + M_l |delta_b|^2) / (B^2 |g_l|^2)`; NaN unless all layers are dense.
+    """Returns the theory of node perturbation; NaN unless all layers are dense.
 
-    With `y_b = x_b g`, what a step along g adds to the pre-activations,
-    `A = sum_b (|delta_b|^2 |y_b|^2 - (delta_b . y_b)^2) / (B^2 |g|^4)`, and the variance has another
-    `2 sum_b (delta_b . y_b)^2 / (B^2 |g|^4)` along the gradient, by the changes of the loss.
+    The variance is `sum_b |x_bl|^2 (|delta_bl|^2 + M_l |delta_b|^2) / (B^2 |g_l|^2)`. With `y_b = x_b g`, the
+    change of the pre-activations for a step along g,
+    `A = sum_b (|delta_b|^2 |y_b|^2 - (delta_b . y_b)^2) / (B^2 |g|^4)`. The changes of the loss contribute
+    another `2 sum_b (delta_b . y_b)^2 / (B^2 |g|^4)` along the gradient.
     """
     if any(x.ndim != 2 for x in exact.inputs) or any(d.ndim != 3 for d in exact.deltas):
         return _unknown(exact)
@@ -148,17 +138,11 @@ THEORY: dict[str, Callable[[Exact], Theory]] = {
     "node_perturbation_layerwise": partial(node_perturbation, layerwise=True),
     "forward_gradient_activities": node_perturbation,
 }
-"""The rules of which theory says something; more by name."""
+"""Rules with a known theory, by name."""
 
 
 def predict(name: str, exact: Exact, num_samples: ArrayLike) -> dict[str, Array]:
-    """Metrics of a rule by theory, with K gradients averaged, each `[layers + 1]`; NaN if unknown.
-
-    Args:
-      name: of the rule.
-      exact: the exact gradient and teaching signals.
-      num_samples: number K of gradients that are averaged.
-    """
+    """Returns theoretical metrics `[layers + 1]` for `num_samples` averaged gradients; NaN if unknown."""
     variance, along, across = THEORY.get(name, _unknown)(exact)
     count = jnp.asarray(num_samples, jnp.float32)
     return {

@@ -1,4 +1,4 @@
-"""The loops people run today: one network, one seed, NumPy in float64 or eager PyTorch.
+"""Reference implementations without the library: NumPy, eager PyTorch, plain JAX and evosax, for one seed.
 
-They import nothing of the library. `rules` is what an expert writes in plain JAX for one network.
+They do the same work as the public code that they follow, including what makes it slow.
 """

@@ -1,26 +1,29 @@
-"""Decorrelated backprop in eager PyTorch (Ahmad et al., 2022, https://arxiv.org/abs/2203.13203).
+"""Decorrelated backprop in eager PyTorch.
 
-`z = R x` before the weights of every layer. With `C = mean z z^T` over a batch and
-`n_i = variance / mean z_i^2` for every row, `R <- R - eta n (C R - R)`; the loss is
-`mean (C - variance I)^2`. The weights learn by Adam on the cross-entropy, in the same step.
+Every layer transforms its input by `z = R x`. With `C = mean z z^T` over a batch and
+`n_i = variance / mean z_i^2` for every row, `R <- R - eta n (C R - R)`; the decorrelation loss is
+`mean (C - variance I)^2`. In the same step, Adam updates the weights on the cross-entropy.
 
-What costs time in the public class costs time here: C is formed, `[inputs, inputs]`, C R takes `2 inputs^3`
-operations, and every update of R comes with its loss.
+As in the public class, C is formed, C R takes `2 inputs^3` operations, and every update of R computes its
+loss.
+
+Source: Ahmad et al., Constrained parameter inference as a principle for learning, 2022,
+https://arxiv.org/abs/2203.13203
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch  # pyright: ignore[reportMissingImports]
-from torch import nn  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 
 VARIANCE = 1.0
 DEAD = 1e-8
-"""Mean square below which an input counts as dead: its row of R stays."""
+"""Mean square below which an input counts as dead, and its row of R is not updated."""
 
 
 class DecorrelatedLinear(nn.Module):
-    """`w R x + b`, with R `[inputs, inputs]` that no gradient reaches; it keeps z for the update of R."""
+    """Layer `w R x + b`, with R `[inputs, inputs]` outside autograd; it stores z for the update of R."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -29,13 +32,13 @@ class DecorrelatedLinear(nn.Module):
         self.variance = torch.full((inputs,), VARIANCE)
         self.z = torch.empty(0, inputs)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x [batch, inputs]` to `[batch, outputs]`."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps `x [batch, inputs]` to `[batch, outputs]`."""
         self.z = x @ self.R.T
         return self.linear(self.z)
 
-    def decorrelate(self) -> torch.Tensor:
-        """Sets the gradient of R by the latest z, and returns the loss."""
+    def decorrelate(self) -> Tensor:
+        """Sets the gradient of R from the latest z, and returns the loss."""
         with torch.no_grad():
             squares = torch.mean(self.z**2, dim=0)
             normaliser = self.variance / squares
@@ -46,7 +49,7 @@ class DecorrelatedLinear(nn.Module):
 
 
 class Learner:
-    """Decorrelated layers with leaky ReLU between them, and two optimisers: of the weights and of every R."""
+    """Decorrelated layers with leaky ReLU between them, and optimisers for the weights and for R."""
 
     def __init__(self, widths: Sequence[int], learning_rate: float, eta: float) -> None:
         self.layers = [DecorrelatedLinear(*pair) for pair in pairwise(widths)]
@@ -55,8 +58,8 @@ class Learner:
         self.adam = torch.optim.Adam(weights, lr=learning_rate)
         self.descent = torch.optim.SGD([layer.R for layer in self.layers], lr=eta)
 
-    def update(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[float, list[float]]:
-        """One step on `x [batch, inputs]`, `labels [batch]`; cross-entropy and loss of each layer before."""
+    def update(self, x: Tensor, labels: Tensor) -> tuple[float, list[float]]:
+        """Performs a step on `x [batch, inputs]` and `labels [batch]`; returns all losses before it."""
         self.adam.zero_grad()
         loss = nn.functional.cross_entropy(self.network(x), labels)
         loss.backward()

@@ -1,12 +1,11 @@
-"""The microlearning tutorial's updates of a two-layer sigmoid network, as its NumPy code computes them.
+"""Updates of a two-layer sigmoid network in NumPy, after the microlearning tutorial.
 
-Activities are features first, `[units, batch]`, and the bias is the last column of a weight matrix. What an
-update returns is *added* to the weights. Noise comes in as an argument, already of standard deviation sigma.
-What costs time here costs time there: weight perturbation runs the network twice and draws as much noise as
-there are weights; the SNR keeps one gradient an example; node perturbation holds the outer products of all
-examples, `[hidden, inputs + 1, batch]`, two at once (628 MB each for 784-500-10 and a batch of 200), and
-averages over their last axis. How fast it is depends on how fast that memory is given out: 0.2 s an update
-with huge pages, 0.9 s without.
+Arrays have features first, `[units, batch]`, and the bias is the last column of a weight matrix. Updates are
+*added* to the weights. Noise is an argument, with standard deviation sigma.
+
+The cost is that of the tutorial: the SNR stores one gradient per example, and node perturbation holds two
+arrays of outer products of all examples, `[hidden, inputs + 1, batch]` (628 MB each for 784-500-10 and a
+batch of 200), so its time depends on memory allocation: 0.2 s per update with huge pages, and 0.9 s without.
 """
 
 from collections.abc import Callable
@@ -14,51 +13,46 @@ from typing import NamedTuple
 
 import numpy as np
 
+Array = np.ndarray
 DECAY = 0.1
 
 
 class Weights(NamedTuple):
-    """Weights of the network, or what is added to them.
+    """Weights of the network, or an update of them."""
 
-    Fields:
-      hidden: `[hidden, inputs + 1]`.
-      output: `[outputs, hidden + 1]`.
-      feedback: `[hidden, outputs]`.
-    """
-
-    hidden: np.ndarray
-    output: np.ndarray
-    feedback: np.ndarray
+    hidden: Array  # [hidden, inputs + 1]
+    output: Array  # [outputs, hidden + 1]
+    feedback: Array  # [hidden, outputs]
 
 
-Noise = tuple[np.ndarray, np.ndarray]
+Noise = tuple[Array, Array]
 """Noise for the hidden and for the output layer."""
 
 
 class Rule(NamedTuple):
-    """A rule and its noise.
+    """Rule with its noise.
 
     Fields:
       draw: `(rng, weights, batch size, sigma) -> Noise`.
-      update: `(weights, x, t, noise, sigma) -> Weights`, what is added for a learning rate of 1.
+      update: `(weights, x, t, noise, sigma) -> Weights`, the update for a learning rate of 1.
     """
 
     draw: Callable[[np.random.Generator, Weights, int, float], Noise]
-    update: Callable[[Weights, np.ndarray, np.ndarray, Noise, float], Weights]
+    update: Callable[[Weights, Array, Array, Noise, float], Weights]
 
 
-def with_bias(a: np.ndarray) -> np.ndarray:
-    """The activities and a unit that is always on."""
+def with_bias(a: Array) -> Array:
+    """Appends a unit that is always 1."""
     return np.append(a, np.ones((1, a.shape[1])), axis=0)
 
 
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    """`1 / (1 + exp(-z))`."""
+def sigmoid(z: Array) -> Array:
+    """Returns `1 / (1 + exp(-z))`."""
     return 1 / (1 + np.exp(-z))
 
 
-def forward(weights: Weights, x: np.ndarray, noise: Noise | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Hidden activities and output; noise goes onto the activities."""
+def forward(weights: Weights, x: Array, noise: Noise | None = None) -> tuple[Array, Array]:
+    """Returns hidden activities and output, with noise added to both."""
     hidden = sigmoid(weights.hidden @ with_bias(x))
     if noise is not None:
         hidden = hidden + noise[0]
@@ -68,12 +62,12 @@ def forward(weights: Weights, x: np.ndarray, noise: Noise | None = None) -> tupl
     return hidden, output
 
 
-def losses(output: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Squared error of every example, `[batch]`."""
+def losses(output: Array, t: Array) -> Array:
+    """Returns the squared error of every example, `[batch]`."""
     return np.sum((t - output) ** 2, axis=0)
 
 
-def _carried_back(weights: Weights, carrier: np.ndarray, x: np.ndarray, t: np.ndarray) -> Weights:
+def _carried_back(weights: Weights, carrier: Array, x: Array, t: Array) -> Weights:
     """The update when the output's error reaches the hidden units through `carrier [hidden, outputs]`."""
     hidden, output = forward(weights, x)
     delta = (t - output) * output * (1 - output)
@@ -81,27 +75,25 @@ def _carried_back(weights: Weights, carrier: np.ndarray, x: np.ndarray, t: np.nd
     return Weights(of_hidden, delta @ with_bias(hidden).T, np.zeros_like(weights.feedback))
 
 
-def backprop(weights: Weights, x: np.ndarray, t: np.ndarray, noise: Noise, sigma: float) -> Weights:
+def backprop(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
     """Summed over the batch, without the factor 2 of the square."""
     return _carried_back(weights, weights.output[:, :-1].T, x, t)
 
 
-def feedback_alignment(weights: Weights, x: np.ndarray, t: np.ndarray, noise: Noise, sigma: float) -> Weights:
-    """Backprop through fixed weights."""
+def feedback_alignment(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
+    """Feedback alignment: the error passes back through fixed weights."""
     return _carried_back(weights, weights.feedback, x, t)
 
 
-def kolen_pollack(weights: Weights, x: np.ndarray, t: np.ndarray, noise: Noise, sigma: float) -> Weights:
-    """One update for output weights and feedback, and both decay, the output's biases too."""
+def kolen_pollack(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
+    """Kolen-Pollack: the same update for output weights and feedback, with decay."""
     hidden, output, _ = _carried_back(weights, weights.feedback, x, t)
     feedback = output[:, :-1].T - DECAY * weights.feedback
     return Weights(hidden, output - DECAY * weights.output, feedback)
 
 
-def weight_perturbation(
-    weights: Weights, x: np.ndarray, t: np.ndarray, noise: Noise, sigma: float
-) -> Weights:
-    """The change of the mean loss times the noise on the weights."""
+def weight_perturbation(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
+    """Weight perturbation: the change of the mean loss times the noise of the weights."""
     perturbed = Weights(weights.hidden + noise[0], weights.output + noise[1], weights.feedback)
     now = np.mean(losses(forward(weights, x)[1], t))
     then = np.mean(losses(forward(perturbed, x)[1], t))
@@ -110,13 +102,13 @@ def weight_perturbation(
     return Weights(hidden, output, np.zeros_like(weights.feedback))
 
 
-def node_perturbation(weights: Weights, x: np.ndarray, t: np.ndarray, noise: Noise, sigma: float) -> Weights:
-    """The change of the loss times that of the activities and the inputs, example by example."""
+def node_perturbation(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
+    """Node perturbation: the change of each loss times that of the activities and times the inputs."""
     hidden, output = forward(weights, x)
     noisy_hidden, noisy_output = forward(weights, x, noise)
     change = losses(output, t) - losses(noisy_output, t)
 
-    def mean_product(moved: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    def mean_product(moved: Array, inputs: Array) -> Array:
         each = (moved / sigma**2)[:, None, :] * with_bias(inputs)[None, :, :]
         return np.mean(change * each, axis=2)
 
@@ -128,23 +120,19 @@ def node_perturbation(weights: Weights, x: np.ndarray, t: np.ndarray, noise: Noi
 
 
 def draw_nothing(rng: np.random.Generator, weights: Weights, batch_size: int, sigma: float) -> Noise:
-    """The noise of a rule without noise."""
+    """Returns empty noise, for rules without noise."""
     return np.zeros(0), np.zeros(0)
 
 
 def draw_for_weights(rng: np.random.Generator, weights: Weights, batch_size: int, sigma: float) -> Noise:
-    """A number for each weight."""
-    return rng.normal(scale=sigma, size=weights.hidden.shape), rng.normal(
-        scale=sigma, size=weights.output.shape
-    )
+    """Draws a number for each weight."""
+    return rng.normal(0, sigma, weights.hidden.shape), rng.normal(0, sigma, weights.output.shape)
 
 
 def draw_for_units(rng: np.random.Generator, weights: Weights, batch_size: int, sigma: float) -> Noise:
-    """A number for each unit and example."""
+    """Draws a number for each unit and example."""
     hidden, output = len(weights.hidden), len(weights.output)
-    return rng.normal(scale=sigma, size=(hidden, batch_size)), rng.normal(
-        scale=sigma, size=(output, batch_size)
-    )
+    return rng.normal(0, sigma, (hidden, batch_size)), rng.normal(0, sigma, (output, batch_size))
 
 
 RULES = {
@@ -157,30 +145,19 @@ RULES = {
 
 
 def add(weights: Weights, update: Weights, learning_rate: float) -> None:
-    """Learns, in place."""
+    """Adds an update in place."""
     for w, change in zip(weights, update, strict=True):
         w += learning_rate * change
 
 
 def snr(
-    rule: Rule,
-    weights: Weights,
-    x: np.ndarray,
-    t: np.ndarray,
-    draw: Callable[[int], Noise],
-    sigma: float,
+    rule: Rule, weights: Weights, x: Array, t: Array, draw: Callable[[int], Noise], sigma: float,
     epsilon: float = 1e-3,
-) -> float:
-    """`mean(|mean| / (std + epsilon))` over the updates of the hidden weights by one example each.
+) -> float:  # fmt: skip
+    """Returns `mean(|mean| / (std + epsilon))` over the updates of the hidden weights by single examples.
 
-    Args:
-      rule: a rule.
-      weights: they stay as they are.
-      x: `[inputs, examples]`.
-      t: `[outputs, examples]`.
-      draw: `example -> Noise` for a batch of one.
-      sigma: of the noise.
-      epsilon: in the units of the update.
+    `x` is `[inputs, examples]`, `t` is `[outputs, examples]`, and `draw(example)` returns noise for a batch
+    of one.
     """
     count = x.shape[1]
     held = np.zeros((count, *weights.hidden.shape))

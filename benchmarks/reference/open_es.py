@@ -1,4 +1,4 @@
-"""OpenAI's evolution strategy by evosax: one generation of a population of all weights."""
+"""OpenAI's evolution strategy in evosax, on all weights of a network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ from evosax.core.fitness_shaping import identity_fitness_shaping_fn  # pyright: 
 def training(
     loss: Callable[..., Any], params: Any, population: int, sigma: float, learning_rate: float
 ) -> Callable[..., Any]:
-    """Generations in a scan: `(keys, params, *batch) -> params`, with half of the population mirrored.
+    """Returns generations in a scan, `(keys, params, *batch) -> params`, with a mirrored population.
 
-    The fitness is the loss itself, so that a generation is a step along the mean of central differences.
+    The fitness is the loss, so each generation is a step along the mean of central differences.
     """
     strategy = Open_ES(
         population_size=population,

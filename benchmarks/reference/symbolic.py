@@ -1,13 +1,13 @@
-"""A critic of symbolic functions in eager PyTorch, epoch by epoch (https://github.com/fabxy/symrep, 2022).
+"""Training of a critic of symbolic functions in eager PyTorch, after https://github.com/fabxy/symrep (2022).
 
-Every epoch draws functions with random coefficients and a fresh network, whose values at fixed points are the
-real and the fake curves, and takes some Adam steps with L2 weight decay, one eps a curve, on
+Every epoch draws functions with random coefficients (real curves, by their values at fixed points) and a new
+network (fake curves), and performs Adam steps with L2 weight decay, with one eps per curve, on the loss
 
-`-mean critic(real) + mean critic(fake) + penalty mean((|grad critic(eps real + (1 - eps) fake)| - 1)^2)`
+    -mean critic(real) + mean critic(fake) + penalty mean((|grad critic(eps real + (1 - eps) fake)| - 1)^2)
 
-What costs time there costs time here: coefficients are drawn one by one, functions are evaluated one after
-another and with their derivatives, and every step reads out its losses and its accuracy. But functions are
-Python's own here, not text that is parsed at every evaluation.
+As in the public code, coefficients are drawn one by one, functions are evaluated one after another with their
+derivatives, and every step reads out losses and accuracy. Unlike there, functions are not parsed at every
+evaluation.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,38 +15,39 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch  # pyright: ignore[reportMissingImports]
-from torch import nn  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+from torch.optim import Optimizer  # pyright: ignore[reportMissingImports]
 
 
 class Coefficients(NamedTuple):
-    """Random numbers of one function: N of a normal distribution, U uniform in 0..1."""
+    """Random coefficients of one function: normal (N) and uniform in 0..1 (U)."""
 
     normal: list[float]
     uniform: list[float]
 
 
 class Formula(NamedTuple):
-    """An entry of the library.
+    """Function of the library.
 
     Fields:
-      num_coefficients: how many N and how many U are drawn.
+      num_coefficients: number of normal and of uniform coefficients.
       evaluate: `(coefficients, x [points, columns]) -> (values, derivatives)`, each `[points]`.
     """
 
     num_coefficients: int
-    evaluate: Callable[[Coefficients, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    evaluate: Callable[[Coefficients, Tensor], tuple[Tensor, Tensor]]
 
 
 class Draws(NamedTuple):
     """Curves of an epoch, each `[number, points]`, and `eps [iterations, number, 1]`."""
 
-    real: torch.Tensor
-    fake: torch.Tensor
-    eps: torch.Tensor
+    real: Tensor
+    fake: Tensor
+    eps: Tensor
 
 
 class Metrics(NamedTuple):
-    """Metrics of a step before it changed the critic."""
+    """Metrics of a step, before the update."""
 
     loss_real: float
     loss_fake: float
@@ -54,8 +55,8 @@ class Metrics(NamedTuple):
     accuracy: float
 
 
-def parabola(coefficients: Coefficients, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`N0*0.05*(x + 0.5*N1)**2 + 0.15*N2` of the first column, and its derivative."""
+def parabola(coefficients: Coefficients, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Evaluates `N0*0.05*(x + 0.5*N1)**2 + 0.15*N2` and its derivative at the first column."""
     n = coefficients.normal
     values = n[0] * 0.05 * (x[:, 0] + 0.5 * n[1]) ** 2 + 0.15 * n[2]
     return values, 2 * n[0] * 0.05 * (x[:, 0] + 0.5 * n[1])
@@ -65,29 +66,29 @@ LIBRARY = (Formula(3, parabola),)
 
 
 def perceptron(widths: Sequence[int]) -> nn.Sequential:
-    """ReLU layers and a linear one, weights and biases uniform in `+-1 / sqrt(inputs of the layer)`."""
+    """Returns ReLU layers and a linear layer; weights and biases are uniform in `+-1 / sqrt(inputs)`."""
     return nn.Sequential(*[part for pair in pairwise(widths) for part in (nn.ReLU(), nn.Linear(*pair))][1:])
 
 
-def adam(critic: nn.Module, learning_rate: float, decay: float) -> torch.optim.Optimizer:
-    """The critic's optimiser; weight decay is part of the gradient."""
+def adam(critic: nn.Module, learning_rate: float, decay: float) -> Optimizer:
+    """Returns the optimiser of the critic; weight decay is part of the gradient."""
     return torch.optim.Adam(critic.parameters(), lr=learning_rate, weight_decay=decay)
 
 
 def draw_coefficients(number: int) -> Coefficients:
-    """One by one."""
+    """Draws coefficients one by one."""
     pairs = [(torch.randn(1).item(), torch.rand(1).item()) for _ in range(number)]
     return Coefficients([n for n, _ in pairs], [u for _, u in pairs])
 
 
-def curves(drawn: Sequence[tuple[Formula, Coefficients]], x: torch.Tensor) -> torch.Tensor:
-    """Values of functions at `x [points, columns]`, `[number, points]`."""
+def curves(drawn: Sequence[tuple[Formula, Coefficients]], x: Tensor) -> Tensor:
+    """Evaluates functions at `x [points, columns]`; returns `[number, points]`."""
     of_each = [torch.stack(formula.evaluate(coefficients, x)).T for formula, coefficients in drawn]
     return torch.stack(of_each)[..., 0]
 
 
-def draw(x: torch.Tensor, widths: Sequence[int], iterations: int) -> Draws:
-    """As many functions as a fresh network of these widths has outputs, both at `x [points, columns]`."""
+def draw(x: Tensor, widths: Sequence[int], iterations: int) -> Draws:
+    """Draws a network, and as many functions as it has outputs, evaluated at `x [points, columns]`."""
     with torch.no_grad():
         fake = perceptron(widths)(x).T
     formulas = [LIBRARY[i] for i in torch.randint(len(LIBRARY), (len(fake),))]
@@ -95,10 +96,8 @@ def draw(x: torch.Tensor, widths: Sequence[int], iterations: int) -> Draws:
     return Draws(real, fake, torch.rand(iterations, len(fake), 1))
 
 
-def gradient_penalty(
-    critic: nn.Module, real: torch.Tensor, fake: torch.Tensor, eps: torch.Tensor
-) -> torch.Tensor:
-    """Distance of the critic's slope from 1 between curves `[number, points]`; eps is `[number, 1]`."""
+def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
+    """Returns the mean of `(|grad critic| - 1)^2` between curves `[number, points]`; eps is `[number, 1]`."""
     between = (eps * real + (1 - eps) * fake).requires_grad_()
     logits = critic(between)
     (slopes,) = torch.autograd.grad(logits, between, torch.ones_like(logits), create_graph=True)
@@ -106,14 +105,11 @@ def gradient_penalty(
 
 
 def step(
-    critic: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    real: torch.Tensor,
-    fake: torch.Tensor,
-    eps: torch.Tensor,
+    critic: nn.Module, optimizer: Optimizer, real: Tensor, fake: Tensor, eps:
+      Tensor,
     penalty: float,
-) -> Metrics:
-    """One Adam step on curves `[number, points]`; eps is `[number, 1]`."""
+) -> Metrics:  # fmt: skip
+    """Performs an Adam step on curves `[number, points]`; eps is `[number, 1]`."""
     optimizer.zero_grad()
     of_real, of_fake = critic(real), critic(fake)
     loss_real, loss_fake = -of_real.mean(), of_fake.mean()
@@ -125,6 +121,6 @@ def step(
     return Metrics(loss_real.item(), loss_fake.item(), slope.item(), accuracy.item())
 
 
-def epoch(critic: nn.Module, optimizer: torch.optim.Optimizer, draws: Draws, penalty: float) -> list[Metrics]:
-    """A step for each eps, all on the same curves."""
+def epoch(critic: nn.Module, optimizer: Optimizer, draws: Draws, penalty: float) -> list[Metrics]:
+    """Performs a step for each eps, all on the same curves."""
     return [step(critic, optimizer, draws.real, draws.fake, eps, penalty) for eps in draws.eps]

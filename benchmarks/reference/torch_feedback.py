@@ -1,4 +1,4 @@
-"""Feedback alignment in PyTorch: a linear layer whose backward pass has weights of its own."""
+"""Feedback alignment in PyTorch: a linear layer with separate weights for the backward pass."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ class _Product(torch.autograd.Function):
 
 
 class FeedbackLinear(torch.nn.Linear):
-    """A linear layer with a fixed `feedback` of the shape of its weights."""
+    """Linear layer with fixed `feedback` weights for the backward pass."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs)
@@ -31,13 +31,13 @@ class FeedbackLinear(torch.nn.Linear):
 
 
 def network(inputs: int, hidden: int, outputs: int) -> Any:
-    """Sigmoid on both layers."""
+    """Returns a two-layer network with sigmoids on both layers."""
     layers = FeedbackLinear(inputs, hidden), FeedbackLinear(hidden, outputs)
     return torch.nn.Sequential(layers[0], torch.nn.Sigmoid(), layers[1], torch.nn.Sigmoid())
 
 
 def update(net: Any, optimizer: Any, x: Any, y: Any) -> Any:
-    """One step along the mean of squared errors, which it returns."""
+    """Performs a step on the mean of squared errors; returns the loss."""
     optimizer.zero_grad()
     loss = ((net(x) - y) ** 2).sum(1).mean()
     loss.backward()

@@ -1,1 +1,1 @@
-"""The benchmark of rules: what each learns at its own best step, in equal updates and in equal seconds."""
+"""Comparison of all rules, each at its own best learning rate, at equal updates and at equal time."""

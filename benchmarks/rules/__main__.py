@@ -1,10 +1,11 @@
-"""The benchmark of rules: `python -m benchmarks.rules --quick`.
+"""Comparison of all rules: `python -m benchmarks.rules --quick`.
 
-All rules of the registry on all problems, each with the best of the same learning rates. A part is a rule on
-a problem; finished parts are kept, and `--resume` goes on.
+Runs all rules of the registry on all problems, each with the best learning rate of a common set. A part is
+one rule on one problem; `--resume` keeps finished parts.
 """
 
 import sys
+from functools import partial
 
 import jax
 import xarray as xr
@@ -14,16 +15,15 @@ from benchmarks.rules import report
 from benchmarks.rules.config import Config
 from benchmarks.rules.problems import PROBLEMS
 from benchmarks.rules.runs import load, run_part
-from experiments import harness
+from experiments import harness, memory
 
 
 def held(config: Config, data: object) -> harness.Held:
-    """The largest model's weights and feedback, at both ends of all runs of a part."""
+    """Memory of a run: weights and feedback of the largest model, before and after training."""
     models = [PROBLEMS[problem].make_model() for problem in config.chosen.problems]
     params = [jax.eval_shape(model.init, jax.random.key(0)) for model in models]
-    largest = max(params, key=lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree)))
     members = -(-config.runs // config.chosen.seeds)
-    return harness.Held([largest] * 4, members=members)
+    return harness.Held([max(params, key=memory.bytes_of)] * 4, members=members)
 
 
 EXPERIMENT = harness.Experiment(
@@ -41,15 +41,8 @@ EXPERIMENT = harness.Experiment(
 )
 
 
-def run(config: Config) -> xr.Dataset:
-    """Runs all parts, and writes the tables beside the results."""
-    return run_with_table(EXPERIMENT, config)
-
-
-def main() -> int:
-    """The command line."""
-    return harness.command_line("rules", Config, run, package="benchmarks")
-
+run = partial(run_with_table, EXPERIMENT)
+main = partial(harness.command_line, "rules", Config, run, package="benchmarks")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Settings of the benchmark of rules, from which its command line is made."""
+"""Settings and command-line options of the comparison of rules."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,28 +9,19 @@ from experiments.registry import RULES, check_name
 from experiments.settings import Count, Positive, Seed, Settings, at_least
 
 RATES = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-10, 3))
-"""Half a decade apart, from 1e-5 to 10."""
-
+"""Learning rates half a decade apart, from 1e-5 to 10."""
 
 QUICK = ("digits-dense", "mnist1d-convolutional", "half_space-batch_norm")
 
 
 class Preset(NamedTuple):
-    """Settings with and without `--quick`.
+    """Settings with and without `--quick`."""
 
-    Fields:
-      problems: names of data and model.
-      seeds: seeds of the test.
-      tuning_seeds: other seeds, on which every learning rate is tried.
-      updates: updates of a run.
-      rates: learning rates to try.
-    """
-
-    problems: tuple[str, ...]
-    seeds: int
-    tuning_seeds: int
-    updates: int
-    rates: tuple[float, ...]
+    problems: tuple[str, ...]  # names of problems, `DATA-MODEL`
+    seeds: int  # number of test seeds
+    tuning_seeds: int  # number of other seeds, with which every learning rate is tried
+    updates: int  # updates per run
+    rates: tuple[float, ...]  # learning rates to try
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +32,7 @@ class Config(Settings):
     test data: at equal numbers of updates, and in the time that backprop takes.
     """
 
-    PRESETS = {  # noqa: RUF012 (a constant of the class)
+    PRESETS = {  # noqa: RUF012 (not modified)
         "full": Preset(tuple(PROBLEMS), 32, 2, 300, RATES),
         "quick": Preset(QUICK, 8, 2, 200, RATES[::2]),
     }
@@ -97,11 +88,11 @@ class Config(Settings):
         self.expect("evaluations", f"a divisor of the {self.chosen.updates} updates", divides)
 
     def parts(self) -> dict[str, tuple[str, str]]:
-        """Problem and rule of every part, by its name."""
+        """Returns problem and rule by the name of the part."""
         problems = self.chosen.problems
         return {f"{problem}-{rule}": (problem, rule) for problem in problems for rule in self.rules}
 
     @property
     def runs(self) -> int:
-        """Runs of a part: trials and test."""
+        """Number of runs per part: trials of all learning rates, and tests."""
         return len(self.chosen.rates) * self.chosen.tuning_seeds + self.chosen.seeds

@@ -1,4 +1,4 @@
-"""The problems of the benchmark of rules: three data sets, and four models for each of them."""
+"""Problems of the comparison of rules: three data sets, with four models each."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,19 +14,12 @@ LOSS = ll.softmax_cross_entropy
 
 
 class Data(NamedTuple):
-    """A data set, its examples as vectors.
+    """Data set whose examples are vectors."""
 
-    Fields:
-      load: `(key, source of the digits) -> Splits`.
-      image: height and width that a convolution sees.
-      tokens: number and size of the tokens that attention sees.
-      classes: number of classes.
-    """
-
-    load: Callable[[Key, str], ll.data.Splits]
-    image: tuple[int, int]
-    tokens: tuple[int, int]
-    classes: int
+    load: Callable[[Key, str], ll.data.Splits]  # `(key, source of the digits) -> Splits`
+    image: tuple[int, int]  # height and width of an example as an image, for convolutions
+    tokens: tuple[int, int]  # number and size of its tokens, for attention
+    classes: int  # number of classes
 
 
 SIZES = (4_000, 1_000, 1_000)
@@ -38,7 +31,7 @@ DATA = {
 
 
 class Attention(linen.Module):
-    """Attention over embedded tokens beside what it attends to, read out in the mean."""
+    """Residual attention over embedded tokens, followed by a mean over tokens and a readout."""
 
     classes: int
 
@@ -51,7 +44,7 @@ class Attention(linen.Module):
 
 
 class BatchNorm(linen.Module):
-    """A residual layer normalised over the batch, by the statistics of the batch in training and test."""
+    """Residual layer with batch normalisation, by the statistics of the batch in both training and test."""
 
     classes: int
 
@@ -73,7 +66,7 @@ def _convolutional(data: Data) -> ll.Model:
 
 
 def _linen(module: linen.Module, shape: tuple[int, ...]) -> ll.Model:
-    """A Linen module on inputs of a shape, its params by the names of its layers."""
+    """Model of a Linen module on inputs of a shape; params are keyed by the names of its layers."""
 
     def init(key: Key) -> Any:
         return module.init(key, jnp.zeros((2, *shape)))["params"]
@@ -90,7 +83,7 @@ MODELS: dict[str, Callable[[Data], ll.Model]] = {
 
 
 class Problem(NamedTuple):
-    """A data set and a model, by name."""
+    """Names of a data set and a model."""
 
     data: str
     model: str
@@ -101,4 +94,4 @@ class Problem(NamedTuple):
 
 
 PROBLEMS = {f"{data}-{model}": Problem(data, model) for model in MODELS for data in DATA}
-"""All data sets with all models, by `DATA-MODEL`."""
+"""All combinations of data sets and models, by `DATA-MODEL`."""

@@ -1,6 +1,5 @@
-"""One rule on one problem: the trials of its learning rate, the test at the best of them, and its cost."""
+"""Runs of one rule on one problem: trials of learning rates, tests at the best one, and time measurements."""
 
-import os
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 import lax_learning as ll
 from benchmarks import pairs
+from benchmarks.machine import load as load_average
 from benchmarks.rules.config import Config
 from benchmarks.rules.problems import DATA, LOSS, PROBLEMS, Problem
 from experiments.microlearning.measures import of_layers
@@ -23,45 +23,43 @@ from lax_learning.metrics import by_path, cosine_similarity, snr
 
 Member = tuple[jax.Array, jax.Array]
 """Key and learning rate of a run."""
+Batches = tuple[jax.Array, jax.Array]
+"""Inputs and targets, `[batches, examples, ...]`."""
 
 
 class Trained(NamedTuple):
-    """Result of a run: accuracies `[1 + evaluations]`, and its state at both ends."""
+    """Result of a run: accuracies `[1 + evaluations]`, and the state before and after training."""
 
     accuracies: dict[str, jax.Array]
     start: ll.TrainState
     end: ll.TrainState
 
 
-Batches = tuple[jax.Array, jax.Array]
-"""Inputs and targets, `[batches, examples, ...]`."""
-
-
 @jax.jit
 def compared(grads: Any, reference: Any) -> dict[str, jax.Array]:
-    """Cosine to the reference, mean over batches, and signal to noise over them: `[layers]`, in all last.
+    """Returns mean cosine to the reference and signal to noise over batches, `[layers + 1]`, the total last.
 
-    Compiled once a model, and not with every rule.
+    Compiled once per model, not once per rule.
     """
     cosines = jax.vmap(partial(of_layers, cosine_similarity))(grads, reference)
     return {"cosine": cosines.mean(axis=0), "snr": of_layers(lambda g: snr(g).total.value, grads)}
 
 
 class Contest(NamedTuple):
-    """A rule on a problem."""
+    """Runs of one rule on one problem."""
 
     rule: str
     problem: Problem
     config: Config
 
     def make_rule(self, rate: Any) -> ll.Rule:
-        """Returns the rule; the rate is for feedback that moves as the weights do."""
+        """Returns the rule; learned feedback uses the learning rate of the weights."""
         c = self.config
         made = rule_of(self.rule, sigma=c.sigma, decay=c.decay, gain=c.gain, optimizer=optax.sgd(rate))
         return made(self.problem.make_model(), LOSS)
 
     def make_train(self, rate: Any) -> ll.Train:
-        """Returns a run of gradient descent."""
+        """Returns training by gradient descent."""
         model, updates, rule = self.problem.make_model(), self.config.chosen.updates, self.make_rule(rate)
 
         def evaluate(key: Any, params: Any, state: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
@@ -74,42 +72,42 @@ class Contest(NamedTuple):
         )  # fmt: skip
 
     def run(self, member: Member, data: ll.data.Splits) -> Trained:
-        """One run, a pure function of its key and learning rate: trials and test are the same program."""
+        """Runs training; a pure function of key and learning rate, so trials and tests share one program."""
         key, rate = member
         train = self.make_train(rate)
         history = train(key, data)
         return Trained(history.evaluations, train.init(key, data), history.state)
 
     def gradients(self, key: jax.Array, params: Any, state: Any, batches: Batches) -> Any:
-        """Gradients of every batch, along a leading axis."""
+        """Returns the gradients of all batches, along a leading axis."""
         rule = self.make_rule(0.0)
         keys = jax.random.split(key, self.config.batches)
         return jax.lax.map(lambda of: rule.value_and_grad(of[0], params, state, *of[1])[1], (keys, batches))
 
     @property
     def reference(self) -> "Contest":
-        """Backprop on the same problem; for a rule that wraps the model, the rule itself."""
+        """Runs of backprop on the same problem, or `self` for a rule that wraps the model."""
         return self if self.make_rule(0.0).wrapped else self._replace(rule="backprop")
 
     def exact(self, params: Any, state: Any, batches: Batches) -> Any:
-        """Backprop's gradients of every batch, on the model as the rule wraps it."""
+        """Returns backprop's gradients of all batches, on the model as the rule wraps it."""
         rule = ll.backprop(self.make_rule(0.0).model_at(self.problem.make_model(), state), LOSS)
         key = jax.random.key(0)  # backprop draws nothing
         return jax.lax.map(lambda of: rule.value_and_grad(key, params, (), *of)[1], batches)
 
     def update(self, state: ll.TrainState, data: ll.data.Splits) -> Any:
-        """Updates of one seed between two evaluations, with steps of length 0: they take as long."""
+        """Runs the updates between two evaluations with a learning rate of 0, to measure their time."""
         return self.make_train(0.0).advance(state, 0, data)
 
 
 @lru_cache(maxsize=4)
 def programs(contest: Contest) -> tuple[Any, Any]:
-    """Compiled `exact` and `update`, which all rules on a problem share for backprop."""
+    """Returns compiled `exact` and `update`; all rules on a problem share those of backprop."""
     return jax.jit(contest.exact), jax.jit(contest.update)
 
 
 def all_of(function: Callable[..., Any], members: Any, data: Any, progress: tqdm) -> Any:
-    """A function of all members, a fixed number side by side, so that any number is one program."""
+    """Maps a function over all members, a fixed number side by side, so that any number uses one program."""
     before = progress.n
 
     def advance(done: int, total: int) -> None:
@@ -122,7 +120,7 @@ def all_of(function: Callable[..., Any], members: Any, data: Any, progress: tqdm
 def measure(
     contest: Contest, key: jax.Array, ends: tuple[ll.TrainState, ...], data: ll.data.Splits
 ) -> dict[str, np.ndarray]:
-    """Cosine and signal to noise of every seed before and after training, `[when, seed, layer]`."""
+    """Returns cosine and signal to noise before and after training, `[when, seed, layer]`."""
     size, number, seeds = contest.config.batch_size, contest.config.batches, contest.config.chosen.seeds
     batches = tuple(leaf[: size * number].reshape(number, size, *leaf.shape[1:]) for leaf in data.train)
     of_rule, (exact, _) = jax.jit(contest.gradients), programs(contest.reference)
@@ -137,23 +135,13 @@ def measure(
     return {name: np.array([[one[name] for one in of_end] for of_end in found]) for name in found[0][0]}
 
 
-def compare_times(contest: Contest, state: ll.TrainState, data: ll.data.Splits) -> pairs.Pairs:
-    """Times updates of one seed beside backprop's."""
-    _, ours = programs(contest)
-    _, backprops = programs(contest._replace(rule="backprop"))
-    plain = state._replace(rule_state=())
-    return pairs.compare(
-        lambda: ours(state, data), lambda: backprops(plain, data), seconds=contest.config.seconds
-    )
-
-
 def best(validation: np.ndarray) -> int:
-    """Number of the best rate, of accuracies `[rate, seed]`; one at which a seed diverges never is."""
+    """Returns the index of the best rate by accuracies `[rate, seed]`; rates with a NaN never win."""
     return int(np.nan_to_num(validation.mean(axis=1), nan=-1.0).argmax())
 
 
 def load(config: Config) -> dict[str, ll.data.Splits]:
-    """All data sets of the problems, the same for all seeds."""
+    """Loads the data sets of all problems, shared by all seeds."""
     key = jax.random.key(config.seed)
     names = dict.fromkeys(PROBLEMS[problem].data for problem in config.chosen.problems)
     data = {name: jax.tree.map(jnp.asarray, DATA[name].load(key, config.data)) for name in names}
@@ -165,7 +153,7 @@ def load(config: Config) -> dict[str, ll.data.Splits]:
 
 
 def run_part(name: str, config: Config, data: dict[str, ll.data.Splits], progress: tqdm) -> xr.Dataset:
-    """Results of one rule on one problem; of a rule that the model refuses, its message."""
+    """Returns the results of one rule on one problem, or its error message if the model is not supported."""
     problem, rule = config.parts()[name]
     contest, splits = Contest(rule, PROBLEMS[problem], config), data[PROBLEMS[problem].data]
     progress.set_description(name)
@@ -177,16 +165,16 @@ def run_part(name: str, config: Config, data: dict[str, ll.data.Splits], progres
         found = xr.Dataset({"refused": str(error)})
     else:
         found = compete(contest, splits, progress)
-    found = found.assign(problem=problem, rule=rule, machine_load=os.getloadavg()[0])
+    busy = load_average()
+    found = found.assign(problem=problem, rule=rule, machine_load=np.nan if busy is None else busy)
     return found.expand_dims(part=[name])
 
 
 def compete(contest: Contest, data: ll.data.Splits, progress: tqdm) -> xr.Dataset:
-    """Tries every rate on seeds of its own, and tests the best one on fresh seeds."""
+    """Tries every learning rate with the tuning seeds, and tests the best one with the test seeds."""
     config, chosen = contest.config, contest.config.chosen
-    tuning_key, test_key, measure_key = jax.random.split(
-        jax.random.fold_in(jax.random.key(config.seed), 1), 3
-    )
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    tuning_key, test_key, measure_key = jax.random.split(key, 3)
     shape = len(chosen.rates), chosen.tuning_seeds
     keys = jnp.tile(jax.random.split(tuning_key, shape[1]), shape[0])
     rates = np.repeat(np.asarray(chosen.rates, np.float32), shape[1])
@@ -197,7 +185,10 @@ def compete(contest: Contest, data: ll.data.Splits, progress: tqdm) -> xr.Datase
     tested = all_of(contest.run, (jax.random.split(test_key, chosen.seeds), rates), data, progress)
 
     measured = measure(contest, measure_key, (tested.start, tested.end), data)
-    timed = compare_times(contest, jax.tree.map(lambda leaf: leaf[0], tested.start), data)
+    first = jax.tree.map(lambda leaf: leaf[0], tested.start)
+    ours = partial(programs(contest)[1], first, data)
+    backprops = partial(programs(contest._replace(rule="backprop"))[1], first._replace(rule_state=()), data)
+    timed = pairs.compare(ours, backprops, seconds=config.seconds)
     every = chosen.updates // config.evaluations
     layers = [*by_path(lambda leaves: 0.0, tested.end.params, depth=1), "total"]
     return xr.Dataset(

@@ -1,1 +1,1 @@
-"""Sites: where parameters meet data in any JAX function."""
+"""Sites: the operations of a JAX function that combine parameters with data."""

@@ -1,4 +1,4 @@
-"""Activities: values that a model computes from the pre-activation at one tap, such as `relu(z)`."""
+"""Activities: values that a model computes from the pre-activation at a single tap, such as `relu(z)`."""
 
 from collections.abc import Collection, Iterator
 from itertools import count
@@ -9,17 +9,17 @@ from lax_learning._sites._plan import Operation, Plan
 
 
 class Activities(NamedTuple):
-    """The activities and the last taps of a plan."""
+    """Activities and last taps of a plan."""
 
-    of_taps: dict[int, int]  # by the index of a tap, the index under which its activity is emitted
-    last: set[int]  # indices of the taps that an error at the output comes back to past no product
+    of_taps: dict[int, int]  # from the index of a tap to the index at which its activity is emitted
+    last: set[int]  # indices of the taps that an output error reaches without passing a product
 
 
 def mark_activities(plan: Plan, num_outputs: int) -> Activities:
     """Marks the activities in a plan, so that a run can emit them, and returns where they are.
 
-    A tap has one if the rest of the model reads a single value that is computed from it alone; a gate, of
-    which it reads several, has none. Changes of shape behind it, such as flattening or pooling, do not count.
+    A tap has an activity if the rest of the model reads a single value that is computed from the tap alone.
+    A gate, of which several values are read, has none. Later flattening or pooling is not part of it.
     """
     found = Activities({}, _reached(plan, plan.outs[:num_outputs])[0])
     _mark(plan, found.of_taps, count(1 + max(plan.indices(), default=-1)))
@@ -27,7 +27,7 @@ def mark_activities(plan: Plan, num_outputs: int) -> Activities:
 
 
 def _mark(plan: Plan, of_taps: dict[int, int], numbers: Iterator[int]) -> dict[int, list[int]]:
-    """Marks a plan; returns the taps whose activity is one of its results, by the position of that."""
+    """Marks a plan; returns the taps whose activity is a result of the plan, by position of the result."""
     made_by = {var: operation for operation in plan.operations for var in operation.outs}
     starts = [(var, [tap.index]) for var, tap in plan.taps.items()]
     for operation in plan.operations:
@@ -50,7 +50,7 @@ def _mark(plan: Plan, of_taps: dict[int, int], numbers: Iterator[int]) -> dict[i
 
 
 def _of_same_shape(read: int, start: int, made_by: dict[int, Operation], alone: set[int]) -> int:
-    """Returns the last value of the shape of `start` on the way from there to `read`."""
+    """Returns the last value with the shape of `start` on the path from `start` to `read`."""
 
     def shape(var: int) -> Any:
         equation = made_by[var].equation
@@ -64,7 +64,7 @@ def _of_same_shape(read: int, start: int, made_by: dict[int, Operation], alone: 
 
 
 def _reached(plan: Plan, outputs: Collection[int]) -> tuple[set[int], set[int]]:
-    """Returns the taps that errors at outputs come back to, and the arguments that they reach past none."""
+    """Returns the taps and the arguments that errors at outputs reach without passing a product."""
     last, needed = set(), set(outputs)
 
     def stops(var: int) -> bool:
@@ -100,7 +100,7 @@ def _reached(plan: Plan, outputs: Collection[int]) -> tuple[set[int], set[int]]:
 
 
 def _alone(plan: Plan, var: int) -> set[int]:
-    """Returns the variable and those computed from it and from no other data or parameter."""
+    """Returns a variable and those computed from it alone, without other data or parameters."""
     alone = {var}
     for operation in plan.operations:
         if operation.site is None and operation.inner is None and alone.intersection(operation.ins):
@@ -111,6 +111,6 @@ def _alone(plan: Plan, var: int) -> set[int]:
 
 
 def _is_read(plan: Plan, var: int, alone: set[int]) -> bool:
-    """Returns whether an operation outside of `alone`, or the result, reads a variable."""
+    """Returns whether a variable is a result, or is read by an operation outside of `alone`."""
     readers = (operation for operation in plan.operations if var in operation.ins)
     return var in plan.outs or any(not alone.issuperset(reader.outs) for reader in readers)

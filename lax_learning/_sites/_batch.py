@@ -10,7 +10,7 @@ from lax_learning._checks import describe
 
 
 def as_batch(x: Any, *, only_shapes: bool = False) -> tuple[Any, int]:
-    """Returns x with arrays for leaves, or shapes and types if only these are used, and the batch size."""
+    """Returns x with arrays (or ShapeDtypeStructs, if `only_shapes`) as leaves, and the batch size."""
     x = as_arrays("x", x, is_numbers)
     if not only_shapes:
         check_values("x", x)
@@ -25,5 +25,5 @@ def as_batch(x: Any, *, only_shapes: bool = False) -> tuple[Any, int]:
 
 
 def one_example(x: Any) -> Any:
-    """Shapes and types of a batch of one."""
+    """Returns the shapes and dtypes of a batch of one example."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)

@@ -1,4 +1,4 @@
-"""Coupling: models in which the examples of a batch depend on each other, found when they are traced."""
+"""Trace-time detection of models that couple the examples of a batch."""
 
 from typing import Any
 
@@ -14,24 +14,24 @@ from lax_learning.models import Model, Split
 
 EXAMPLES = 4
 TRIALS = 4
-"""Draws of parameters: units may be silent for one."""
+"""Number of parameter draws; a single one may leave units silent."""
 
 
 def check_uncoupled(model: Model, params: Any, x: Any, remedy: str) -> None:
     """Raises ValueError if the examples of a batch depend on each other."""
     if is_coupled(model, params, x):
         raise ValueError(
-            "apply: expected a model in which each output depends on its own example alone, as credit by "
-            "example needs, got one that couples the examples of a batch, as BatchNorm in training does; "
+            "apply: expected a model in which each output depends only on its own example, as required for "
+            "credit per example, got one that couples the examples of a batch, like BatchNorm in training; "
             f"{remedy}"
         )
 
 
 def is_coupled(model: Model, params: Any, x: Any) -> bool:
-    """Returns whether output 0 changes when other inputs do, as under batch normalisation.
+    """Returns whether output 0 changes when other inputs change, as under batch normalisation.
 
-    Runs the model on made-up parameters and a few made-up examples (two would not do: normalised, they are
-    +1 and -1 whatever they were). Of params and x only shapes and types matter: they may be traced.
+    Runs the model on random parameters and a few random examples; two are not enough, as batch normalisation
+    maps any two to +1 and -1. Only shapes and dtypes of params and x are used, so they may be traced.
     """
     split = Split(model, params)
     leaves, structure = jax.tree.flatten((jax.tree.unflatten(split.structure, split.leaves), x))
@@ -46,7 +46,7 @@ def is_coupled(model: Model, params: Any, x: Any) -> bool:
     for shape in shapes:
         if shape.shape[:1] != (EXAMPLES,):
             raise ValueError(
-                "apply: expected an output with a leading axis of examples as x, got "
+                "apply: expected an output with a leading axis of examples as in x, got "
                 f"{describe(shape)} for {EXAMPLES} examples"
             )
     if equations.crosses_devices(body.jaxpr):
@@ -57,7 +57,7 @@ def is_coupled(model: Model, params: Any, x: Any) -> bool:
         values = list(map(equations.vary_as, values, like))
         return equations.evaluate(body, values[: len(body.consts)], values[len(body.consts) :])
 
-    # Compiled before anything is evaluated: constants of `jax.shard_map` are not for single values.
+    # Compiled as a whole: inside `jax.shard_map`, operations on constants cannot be evaluated one by one.
     compiled = jax.jit(run).lower([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in like]).compile()
     rng = np.random.default_rng(0)
 
@@ -74,13 +74,13 @@ def is_coupled(model: Model, params: Any, x: Any) -> bool:
 
 
 def _bits(value: Any) -> np.ndarray:
-    """The bytes of every example."""
+    """Returns the bytes of every example."""
     value = np.asarray(value)
     return np.ascontiguousarray(value).reshape(len(value), -1).view(np.uint8)
 
 
 def made_up(rng: np.random.Generator, like: Any, number: int = 0) -> Any:
-    """An array of a shape and type: random numbers, small integers, keys."""
+    """Returns an array with the shape and dtype of `like`: random numbers, a small integer, or PRNG keys."""
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
         keys = jax.random.split(jax.random.key(number), max(int(np.prod(like.shape)), 1))
         return keys.reshape(like.shape)

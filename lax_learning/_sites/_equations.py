@@ -1,6 +1,6 @@
-"""Layout of traced programs: all that this package knows of the insides of JAX.
+"""Layout of traced programs: the knowledge about JAX internals that differs between JAX versions.
 
-The parameters of equations differ between versions of JAX. Nothing else in the package looks at them.
+Other modules read only the parameters of matrix products and convolutions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,32 +13,32 @@ BILINEAR = frozenset({"dot_general", "conv_general_dilated"})
 """Operations that are linear in each of two operands."""
 
 SUMS = frozenset({"add", "sub", "add_any"})
-"""Operations that join the terms of a sum."""
+"""Operations that combine the terms of a sum."""
 
 SHAPES = frozenset(
     {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "convert_element_type",
      "copy", "copy_p", "pvary", "pcast", "reduce_precision"}
 )  # fmt: skip
-"""Operations that keep every number; those that repeat numbers are told apart by their size."""
+"""Operations that keep every number; operations that repeat numbers are recognised by their size."""
 
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
-"""Calls that mean the same as their body in line."""
+"""Calls that are equivalent to their inlined body."""
 
 REMAT = frozenset({"remat2", "remat", "checkpoint"})
-"""Calls that compute their body again in the backward pass."""
+"""Calls that recompute their body in the backward pass."""
 
 CUSTOM_VJP = frozenset({"custom_vjp_call", "custom_vjp_call_jaxpr"})
-"""Calls whose derivative is a function of the user's."""
+"""Calls with a user-defined derivative."""
 
 
 class UnknownLayoutError(TypeError):
-    """An equation whose parameters are laid out in a way that this version of the library does not know."""
+    """Error for an equation whose parameters have a layout that this version of the library does not know."""
 
     def __init__(self, equation: Any, expected: str) -> None:
         super().__init__(
             f"apply: expected the equation {equation.primitive.name!r} with {expected}, got parameters "
-            f"{sorted(equation.params)}; JAX {jax.__version__} lays it out in another way than this "
-            "version of lax_learning knows"
+            f"{sorted(equation.params)}; this version of lax_learning does not know the layout of JAX "
+            f"{jax.__version__}"
         )
 
 
@@ -57,13 +57,13 @@ def body(equation: Any) -> ClosedJaxpr:
 
 
 def inner_programs(equation: Any) -> list[Any]:
-    """Returns every program that an equation holds, such as the branches of a `cond`."""
+    """Returns every program inside an equation, such as the branches of a `cond`."""
     held = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns"))
     return [getattr(program, "jaxpr", program) for program in held if hasattr(program, "eqns")]
 
 
 def all_equations(program: Any) -> Iterator[Any]:
-    """All equations of a program, also those of the programs that they hold."""
+    """Yields all equations of a program, including those of inner programs."""
     for equation in program.eqns:
         yield equation
         for inner in inner_programs(equation):
@@ -71,7 +71,7 @@ def all_equations(program: Any) -> Iterator[Any]:
 
 
 def crosses_devices(program: Any) -> bool:
-    """Returns whether a program joins values of several devices, as a mean over a mesh axis does."""
+    """Returns whether a program combines values from several devices, as a mean over a mesh axis does."""
     for equation in all_equations(program):
         axes = equation.params.get("axes", equation.params.get("axis_name", ()))
         is_named = any(isinstance(axis, str) for axis in (axes if isinstance(axes, tuple) else (axes,)))
@@ -109,7 +109,7 @@ def _options(equation: Any, *names: str) -> dict[str, Any]:
 
 
 def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
-    """Evaluates an equation on other values."""
+    """Evaluates an equation on new operands."""
     params = equation.primitive.get_bind_params(equation.params)
     with equation.ctx.manager:
         result = equation.primitive.bind(*values, **params)
@@ -117,9 +117,9 @@ def bind(equation: Any, values: Sequence[Any]) -> list[Any]:
 
 
 def operation(equation: Any, params: Sequence[int], single: bool) -> Callable[[Any, Any], Any]:
-    """Returns an equation as `(w, x) -> z`, of two operands with one result, or of two tuples with a list.
+    """Returns an equation as a function `(w, x) -> z`, where w has the operands at positions `params`.
 
-    The operands in w stand at the positions `params`.
+    If `single`, w and x are arrays and z is one array; otherwise w and x are tuples and z is a list.
     """
     number = len(equation.invars)
     joined = [*params, *(i for i in range(number) if i not in params)]
@@ -136,9 +136,9 @@ def operation(equation: Any, params: Sequence[int], single: bool) -> Callable[[A
 
 
 def vary_as(tree: Any, *others: Any) -> Any:
-    """Returns a pytree whose arrays differ between devices, inside `jax.shard_map`, wherever others do.
+    """Marks arrays as varying over the same mesh axes as others, inside `jax.shard_map`.
 
-    An equation takes operands that differ over the same axes of devices; only tracing makes them alike.
+    Operands of an equation must vary over the same mesh axes, and JAX casts them only while tracing.
     """
 
     def axes_of(leaf: Any) -> frozenset[Any]:
@@ -155,19 +155,19 @@ def vary_as(tree: Any, *others: Any) -> Any:
 
 
 def resized(leaf: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """Returns the type of an array with another shape."""
+    """Returns the type of an array, with a different shape."""
     of = jax.typeof(leaf)
     sharding = jax.sharding.NamedSharding(of.sharding.mesh, jax.P())
     return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding, manual_axis_type=of.manual_axis_type)
 
 
 def is_literal(atom: Any) -> bool:
-    """Returns whether an operand is a number written into the program."""
+    """Returns whether an operand is a literal number of the program."""
     return isinstance(atom, Literal)
 
 
 def source_line(equation: Any) -> str:
-    """Returns where the user's code made an equation, `file:line`, or an empty string."""
+    """Returns the line of the user's code that created an equation, `file:line`, or an empty string."""
     traceback = getattr(equation.source_info, "traceback", None)
     for frame in getattr(traceback, "frames", ()):
         if "/jax/" not in frame.file_name and "/site-packages/" not in frame.file_name:
@@ -176,7 +176,7 @@ def source_line(equation: Any) -> str:
 
 
 def evaluate(program: ClosedJaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    """Evaluates a whole program with other values of its constants."""
+    """Evaluates a whole program with new constants and arguments."""
     env = dict(zip((*program.jaxpr.constvars, *program.jaxpr.invars), (*consts, *args), strict=True))
 
     def read(atom: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The gradient of one example as outer products, where it is one."""
+"""Gradients of a single example, kept as factors where they are outer products."""
 
 import math
 from typing import Any, NamedTuple
@@ -18,17 +18,17 @@ from lax_learning.types import Params
 
 
 class Factors(NamedTuple):
-    """The gradient of one example, by the position of a leaf of params."""
+    """Gradient of one example, by position of the leaf in params."""
 
-    products: dict[int, tuple[Array, Array]]  # `(v, delta)` of a gradient `v delta^T`
-    others: dict[int, Array]  # the gradients of all other leaves
+    products: dict[int, tuple[Array, Array]]  # `(v, delta)` for a gradient `v delta^T`
+    others: dict[int, Array]  # gradients of all other leaves
 
 
 def has_factors(model: Model, params: Params, x: Any) -> bool:
     """Returns whether the factors of all gradients are no larger than the pre-activations of the model.
 
-    A gradient is an outer product if one matrix product reads the parameter as it is, outside of scans, and
-    one vector an example. Any other must be smaller than the pre-activations of its sites, as of a bias.
+    A gradient is an outer product if a single matrix product reads the parameter, unmodified and outside of
+    scans, with one vector per example. Any other must be no larger than the pre-activations at its sites.
     """
     program = Program(model, params, one_example(x))
     products = _products(program)
@@ -43,7 +43,7 @@ def has_factors(model: Model, params: Params, x: Any) -> bool:
 
 
 def factors(model: Model, params: Params, x: Any, deltas: Taps) -> Factors:
-    """Pulls the teaching signals of one example, a batch of one, back; leaves outer products as factors."""
+    """Pulls back the teaching signals of a batch of one example, and keeps outer products as factors."""
     program = Program(model, params, x)
     products = _products(program)
     wanted = by_index("signals.deltas", deltas, program.named_taps)
@@ -72,7 +72,7 @@ def factors(model: Model, params: Params, x: Any, deltas: Taps) -> Factors:
 
 
 def _products(program: Program) -> dict[int, tuple[Site, Any]]:
-    """Products that alone read a leaf `[in, out]` as it is, with one vector an example; and their results."""
+    """Returns products on one vector that alone read a leaf `[in, out]`, unmodified, and their results."""
     plan, found = program.plan, {}
     for operation in plan.operations:
         site = operation.site

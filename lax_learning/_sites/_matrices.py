@@ -1,4 +1,4 @@
-"""Parameters that reach their products as they are, so that a change of low rank is never multiplied out."""
+"""Parameters that products read unmodified, so that a low-rank change need not be multiplied out."""
 
 import math
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from lax_learning._sites._program import Program
 
 
 class Matrix(NamedTuple):
-    """A parameter as its products read it."""
+    """Axes of a parameter, as its products use them."""
 
     stacked: int  # number of leading axes that are steps of scans
-    rows: tuple[int, ...]  # its axes behind them that products sum over
-    columns: tuple[int, ...]  # the other axes
+    rows: tuple[int, ...]  # axes that products sum over, counted after the stacked ones
+    columns: tuple[int, ...]  # the other axes, counted likewise
 
     def rows_of(self, w: Array) -> Array:
         """Returns the parameter as `[matrices, rows, columns]`."""
@@ -28,14 +28,14 @@ class Matrix(NamedTuple):
 
 
 Held = dict[int, tuple[int, int]]
-"""By variable, the leaf that it is, and how many of its axes are steps of scans around the plan."""
+"""For every variable, the leaf it holds, and how many of its axes are steps of enclosing scans."""
 
 
 def direct_matrices(program: Program) -> dict[int, Matrix]:
-    """Returns the parameters that are used as one matrix by products and by nothing else.
+    """Returns the parameters that only products use, and always as the same matrix.
 
-    Keys are positions among the leaves. Parameters that are reshaped, normalised or gathered from, or used in
-    two ways, are left out.
+    Keys are positions among the leaves. Parameters that are reshaped, normalised, gathered from or used in
+    two ways are left out.
     """
     found: dict[int, Matrix | None] = {}
 

@@ -1,8 +1,8 @@
-"""Plans: a traced program with the places where parameters meet data.
+"""Plans: traced programs in which the operations that combine parameters with data are marked.
 
-Every value is constant < parameter < data: it depends on no parameter and no input, on parameters alone, or
-on inputs. A site is an equation that reads a parameter-only value and data. A tap stands at the end of the
-maximal sum that a site's result belongs to.
+A value is a constant, which depends on no parameter and no input; a parameter, which depends on parameters
+only; or data, which depends on inputs. A site is an equation that reads both a parameter and data. A tap is
+the end of the maximal sum that contains the result of a site.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,25 +17,25 @@ from lax_learning._sites._transposition import by_transposition
 class Kind(NamedTuple):
     """Provenance of a value."""
 
-    leaves: frozenset[int] = frozenset()  # the parameters it depends on, by position among the leaves
+    leaves: frozenset[int] = frozenset()  # parameters that it depends on, by position among the leaves
     data: bool = False  # whether it depends on inputs
-    varies: frozenset[int] = frozenset()  # depths of the scans around it whose steps see different values
+    varies: frozenset[int] = frozenset()  # depths of enclosing scans whose steps see different values
 
     @property
     def is_param(self) -> bool:
         return bool(self.leaves) and not self.data
 
     def at(self, depth: int) -> "Kind":
-        """The same value inside a scan at this depth, one a step."""
+        """Returns the kind inside a scan at this depth, with one value per step."""
         return self._replace(varies=self.varies | {depth})
 
     def outside(self, depth: int) -> "Kind":
-        """The same value after the scan at this depth."""
+        """Returns the kind after the scan at this depth."""
         return self._replace(varies=self.varies - {depth})
 
 
 def join(kinds: Sequence[Kind]) -> Kind:
-    """Provenance of a value computed from values of these kinds."""
+    """Returns the provenance of a value that is computed from values of these kinds."""
     return Kind(
         frozenset().union(*(kind.leaves for kind in kinds)),
         any(kind.data for kind in kinds),
@@ -45,22 +45,22 @@ def join(kinds: Sequence[Kind]) -> Kind:
 
 @dataclass(eq=False)
 class Site:
-    """An equation where parameters meet data.
+    """An equation that combines parameters with data.
 
-    Its operation is the name of the equation; "carry" where a parameter becomes the initial carry of a scan,
-    "output" where it becomes an output.
+    Its operation is the name of the equation, "carry" if a parameter becomes the initial carry of a scan, or
+    "output" if a parameter becomes an output.
     """
 
     index: int  # position in the program
     operation: str
-    leaves: frozenset[int]  # the parameters that it reads
-    shape: tuple[int, ...]  # of the first parameter-only operand
-    products: int  # number of bilinear operations, also inside an opaque operation
+    leaves: frozenset[int]  # parameters that it reads
+    shape: tuple[int, ...]  # shape of the first parameter operand
+    products: int  # number of bilinear operations, including those inside an opaque operation
     passes_error: bool  # whether its data depend on a parameter, so that an error has to pass through it
-    stacked: tuple[bool, ...]  # for every scan around it, whether its parameters differ from step to step
+    stacked: tuple[bool, ...]  # for every enclosing scan, whether its parameters differ from step to step
     source: str  # line of the user's code, if known
-    layout: Layout | None = None  # vectors and matrix of a bilinear operation
-    reads: list[int] = field(default_factory=list)  # data that its products read: variables, later indices
+    layout: Layout | None = None  # a bilinear operation as vectors times a matrix
+    reads: list[int] = field(default_factory=list)  # data that products read: variables, then indices
 
     @property
     def is_bilinear(self) -> bool:
@@ -68,7 +68,7 @@ class Site:
 
     @property
     def at_source(self) -> str:
-        """The end of an error: the line of the user's code, if known."""
+        """Suffix of error messages: the line of the user's code, if known."""
         return f" at {self.source}" if self.source else ""
 
 
@@ -77,7 +77,7 @@ class Tap:
     """The end of a maximal sum of sites: a pre-activation `z`."""
 
     index: int  # position in the program
-    shape: tuple[int, ...]  # with the steps of the scans around it in front
+    shape: tuple[int, ...]  # with the steps of enclosing scans first
     dtype: Any
     steps: int  # number of leading axes that are steps of scans
     sites: list[Site] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Tap:
 
 @dataclass(eq=False)
 class Read:
-    """A data value that products read, before any change of shape; its fields are as of `Tap` and `Site`."""
+    """A data value that products read, before any change of shape; fields are as in `Tap` and `Site`."""
 
     index: int
     shape: tuple[int, ...]
@@ -96,29 +96,29 @@ class Read:
 
 @dataclass
 class Operation:
-    """An equation of a plan on numbered variables; without an equation its input is its output."""
+    """An equation of a plan on numbered variables; without an equation, its output is its input."""
 
     equation: Any
     ins: list[int]
     outs: list[int]
-    site: Site | None = None  # set if parameters meet data here
-    params: tuple[int, ...] = ()  # positions among `ins` of the parameter-only operands of a site
-    inner: "Plan | None" = None  # the body of a scan or remat that holds sites
+    site: Site | None = None  # set if the equation combines parameters with data
+    params: tuple[int, ...] = ()  # positions in `ins` of the parameter operands of a site
+    inner: "Plan | None" = None  # the body of a scan or remat that contains sites
 
     def operands(self, values: list[Any]) -> tuple[Any, Any]:
-        """The operands `(w, x)` of a site: two arrays for a bilinear operation, two tuples for others."""
+        """Returns operands `(w, x)` of a site: two arrays for a bilinear operation, else two tuples."""
         w = tuple(values[i] for i in self.params)
         x = tuple(value for i, value in enumerate(values) if i not in self.params)
         return (w[0], x[0]) if self.site and self.site.is_bilinear else (w, x)
 
     def product(self, by_example: bool) -> Bilinear:
-        """The operation of a site, `(w, x) -> z`; in the form that is fast under a `vmap` over examples."""
+        """Returns a site's operation `(w, x) -> z`; `by_example` selects a form that is fast under `vmap`."""
         site = self.site
         assert site is not None
         op = equations.operation(self.equation, self.params, single=site.is_bilinear)
         if by_example and site.operation in equations.CUSTOM_VJP:
             return by_transposition(op)
-        # Sums over two axes, of examples and of one, make XLA transpose the errors in memory.
+        # Summing over an axis of examples and one of length 1 makes XLA transpose the errors in memory.
         return site.layout.alone if by_example and site.layout and site.layout.alone else op
 
     @property
@@ -128,7 +128,7 @@ class Operation:
 
 @dataclass
 class Plan:
-    """A program, calls in line, with its sites, taps and reads. Variables are numbers."""
+    """A program with inlined calls, and its sites, taps and reads. Variables are numbers."""
 
     constants: dict[int, Any] = field(default_factory=dict)
     ins: list[int] = field(default_factory=list)
@@ -138,10 +138,10 @@ class Plan:
     taps: dict[int, Tap] = field(default_factory=dict)
     reads: dict[int, Read] = field(default_factory=dict)
     activities: dict[int, int] = field(default_factory=dict)  # index to emit at, see `mark_activities`
-    depth: int = 0  # number of scans around it
+    depth: int = 0  # number of enclosing scans
 
     def all_plans(self) -> Iterator["Plan"]:
-        """This plan and those of all bodies, outermost first."""
+        """Yields this plan and those of all inner bodies, outermost first."""
         yield self
         for operation in self.operations:
             if operation.inner is not None:
@@ -160,7 +160,7 @@ class Plan:
         return _in_order(op.site for plan in self.all_plans() for op in plan.operations if op.site)
 
     def indices(self) -> set[int]:
-        """Indices of all taps, reads and sites."""
+        """Returns the indices of all taps, reads and sites."""
         return {mark.index for mark in (*self.all_taps, *self.all_reads, *self.all_sites)}
 
 

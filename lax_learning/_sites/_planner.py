@@ -1,4 +1,4 @@
-"""Provenance: where in a traced program parameters meet data, worked out before anything runs."""
+"""Provenance analysis, which finds the operations of a traced program that combine parameters with data."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,13 +13,13 @@ from lax_learning._sites._plan import Kind, Operation, Plan, Read, Site, Tap, jo
 from lax_learning._sites._products import layout_of
 
 _Known = dict[tuple[int, tuple[Kind, ...]], tuple[bool, list[Kind]]]
-"""By the identity of a program and the kinds of its arguments: has it taps, and kinds of its results."""
+"""For the id of a program and the kinds of its arguments: whether it has taps, and kinds of its results."""
 
 
 def make_plan(body: ClosedJaxpr, kinds: Sequence[Kind], num_outputs: int) -> Plan:
-    """Plans a model whose arguments have these kinds; sites, taps and reads are numbered in order.
+    """Returns the plan of a model with arguments of these kinds; sites, taps and reads are numbered in order.
 
-    The first results are outputs: one that depends on parameters alone is a site, too. The others are aux.
+    The first results are outputs, and sites if they depend on parameters only; the others are aux.
     """
     planner = _Planner((), {})
     plan = planner.planned(body, kinds, num_outputs)
@@ -28,7 +28,7 @@ def make_plan(body: ClosedJaxpr, kinds: Sequence[Kind], num_outputs: int) -> Pla
 
 
 def _number(plan: Plan, numbers: Iterator[int]) -> None:
-    """Numbers sites, taps and reads in the order in which the program meets them."""
+    """Numbers sites, taps and reads in program order."""
 
     def number_marks(variables: Sequence[int]) -> None:
         for var in variables:
@@ -47,12 +47,12 @@ def _number(plan: Plan, numbers: Iterator[int]) -> None:
 
 
 class _Planner:
-    """Builds one plan; `prefix` are the lengths of the scans around it."""
+    """Builds one plan; `prefix` contains the lengths of the enclosing scans."""
 
     def __init__(self, prefix: tuple[int, ...], known: _Known) -> None:
         self.plan = Plan(depth=len(prefix))
         self.prefix = prefix
-        self.known = known  # so that each inner program is looked at once
+        self.known = known  # so that each inner program is analysed once
         self.avals: list[Any] = []
 
     def planned(self, body: ClosedJaxpr, kinds: Sequence[Kind], num_outputs: int = 0) -> Plan:
@@ -94,7 +94,7 @@ class _Planner:
         return [read(atom) for atom in jaxpr.outvars]
 
     def add(self, equation: Any, ins: list[int]) -> list[int]:
-        """Adds an equation, in line if it is a call around sites."""
+        """Adds an equation; calls that contain sites are inlined."""
         name = equation.primitive.name
         kinds = [self.plan.kinds[var] for var in ins]
         if name == "scan":
@@ -117,7 +117,7 @@ class _Planner:
         return self.append(equation, ins, [join(kinds)] * len(equation.outvars), site=site, params=params)
 
     def add_call(self, equation: Any, ins: list[int], kinds: list[Kind]) -> list[int]:
-        """Adds a call or remat: as it is if there are no sites inside."""
+        """Adds a call or remat, unchanged if it contains no sites."""
         body = equations.body(equation)
         place = id(body.jaxpr), tuple(kinds)
         if place not in self.known:
@@ -132,13 +132,13 @@ class _Planner:
         return self.append(equation, ins, outs, inner=inner)
 
     def site(self, name: str, ins: list[int], params: tuple[int, ...], **fields: Any) -> Site:
-        """Returns a site whose parameter-only operands stand at `params`."""
+        """Returns a site whose parameter operands are at the positions `params`."""
         kind = join([self.plan.kinds[ins[i]] for i in params])
         stacked = tuple(depth in kind.varies for depth in range(len(self.prefix)))
         return Site(-1, name, kind.leaves, tuple(self.avals[ins[params[0]]].shape), stacked=stacked, **fields)
 
     def add_scan(self, equation: Any, ins: list[int], kinds: list[Kind]) -> list[int]:
-        """Adds a scan. The provenance of its carry is the least fixed point."""
+        """Adds a scan; the provenance of its carry is a least fixed point."""
         consts, carry, xs = equations.split_scan(equation, kinds)
         body = equations.body(equation)
         prefix = (*self.prefix, equations.scan_options(equation)["length"])
@@ -167,7 +167,7 @@ class _Planner:
         return outs
 
     def as_data(self, name: str, var: int) -> int:
-        """Returns the value of a parameter as data: a site of its own."""
+        """Adds a site that turns a parameter into data, and returns its result."""
         out = self.new(self.avals[var], self.plan.kinds[var]._replace(data=True))
         site = self.site(name, [var], (0,), products=0, passes_error=False, source="")
         self.plan.operations.append(Operation(None, [var], [out], site, (0,)))
@@ -203,7 +203,7 @@ class _Planner:
                     tap.sites.append(operation.site)
 
     def continues(self, readers: list[Operation | None]) -> Operation | None:
-        """Returns the operation that continues a sum whose value has these readers, if it is the only one."""
+        """Returns the only reader of a value if it continues the value's sum, else None."""
         reader = readers[0] if len(readers) == 1 else None
         if reader is None or reader.equation is None or len(reader.outs) != 1:
             return None
@@ -239,7 +239,7 @@ class _Planner:
 
 
 def _count_products(equation: Any) -> int:
-    """Number of bilinear operations of an equation, also inside; of branches those of the longest."""
+    """Counts bilinear operations, including those of inner programs; of branches, the maximum counts."""
     if equation.primitive.name in equations.BILINEAR:
         return 1
     inside = [sum(map(_count_products, program.eqns)) for program in equations.inner_programs(equation)]

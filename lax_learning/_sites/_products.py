@@ -1,4 +1,4 @@
-"""Bilinear operations as products of vectors with matrices, whatever their axes are called."""
+"""Bilinear operations as products of vectors with matrices, for any order of their axes."""
 
 import math
 from collections.abc import Callable
@@ -15,22 +15,22 @@ Bilinear = Callable[[Any, Any], Any]
 
 
 class Layout(NamedTuple):
-    """A matrix product or a convolution, as `vectors(x) @ matrix(w)` up to the order of its numbers.
+    """A matrix product or a convolution as `vectors(x) @ matrix(w)`, up to the order of its entries.
 
     Fields:
-      size: numbers in a vector.
-      groups: shape of products that stand side by side: `(groups,)` of a grouped convolution, batch axes of
-        a matrix product; often `()`.
-      window: of a convolution, the parameters that determine its patches; None for a product.
-      axes: of x, that make up a vector of a product; `()` for a convolution.
+      size: length of a vector.
+      groups: shape of independent products: `(groups,)` for a grouped convolution, the batch axes for a
+        matrix product; often `()`.
+      window: parameters that determine the patches of a convolution; None for a product.
+      axes: axes of x that form a vector of a product; `()` for a convolution.
       rows, columns: axes of w that are summed over, and the others.
       place: first axis of the result that belongs to the columns.
       vectors: `x -> [*groups, vectors, size]`; patches of a convolution are (channel, row, column).
       matrix: `w -> [*groups, size, outputs]`.
       unmatrix: the inverse of `matrix`.
       transformed: `(op, w, x, R, b) -> op(w, R v + b)` with the vectors v of x; b may be None.
-      alone: `(w, x) -> op(w, x)` without the axes of length 1 that x keeps, such as that of one example; None
-        for a convolution.
+      alone: `(w, x) -> op(w, x)`, computed without axes of length 1 of x, such as that of a single example;
+        None for a convolution.
     """
 
     size: int
@@ -48,7 +48,7 @@ class Layout(NamedTuple):
 
 
 def layout_of(equation: Any, w_position: int) -> Layout | None:
-    """Returns the layout of a bilinear equation whose parameters are an operand, None where it has none."""
+    """Returns the layout of a bilinear equation with parameters as one operand, or None if it has none."""
     w, x = (equation.invars[i].aval.shape for i in (w_position, 1 - w_position))
     if equation.primitive.name == "dot_general":
         return _of_product(equation, w_position, w, x)
@@ -134,6 +134,6 @@ def _of_convolution(params: dict[str, Any], w_shape: tuple[int, ...]) -> Layout:
 
 
 def _restored(value: Array, order: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """Undoes `transpose(value, order)` and a change of shape."""
+    """Undoes `transpose(value, order)` followed by a reshape."""
     inverse = sorted(range(len(order)), key=order.__getitem__)
     return jnp.transpose(value.reshape([shape[axis] for axis in order]), inverse)

@@ -1,4 +1,4 @@
-"""A model traced at params and a batch, ready to run with taps, partners and cuts."""
+"""A model traced at params and a batch, to be run with taps, partners and cuts."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -16,7 +16,7 @@ from lax_learning.models import Model, Split
 
 
 def free_name(path: str, taken: Collection[str]) -> str:
-    """Returns a path, numbered if it is taken."""
+    """Returns a path, with a number appended if it is taken."""
     names = (f"{path}#{number}" if number > 1 else path for number in count(1))
     return next(name for name in names if name not in taken)
 
@@ -25,11 +25,11 @@ class Program:
     """A traced model.
 
     Attributes:
-      split: which leaves of params are parameters.
-      x: shapes and types of the leaves of x.
+      split: leaves of params, and which of them are trained.
+      x: shapes and dtypes of the leaves of x.
       plan: sites, taps and reads.
-      outputs: shapes and types of the outputs.
-      by_example: whether it is traced on one example of a batch, as a batch of one, to run on each.
+      outputs: shapes and dtypes of the outputs.
+      by_example: whether it is traced on a batch of one example, to be run on every example separately.
     """
 
     def __init__(self, model: Model, params: Any, x: Any, *, by_example: bool = False) -> None:
@@ -49,7 +49,7 @@ class Program:
             body, (output, aux) = jax.make_jaxpr(flat, return_shape=True)(self.split.leaves, leaves)
         except (TypeError, ValueError) as error:
             if all(leaf.ndim == 1 for leaf in leaves):
-                error.add_note("x: its first axis is that of examples; each has the shape [] here")
+                error.add_note("x: the first axis is that of examples; here, each example has shape []")
             raise
         self.outputs: list[jax.ShapeDtypeStruct] = jax.tree.leaves(output)
         self._output, self._aux = jax.tree.structure(output), jax.tree.structure(aux)
@@ -59,17 +59,17 @@ class Program:
             if site.operation == "while":
                 got = f"{self.names(site)!r}{site.at_source}"
                 raise ValueError(
-                    f"apply: expected no parameter inside a while loop, got {got}: no credit comes back "
+                    f"apply: expected no parameter inside a while loop, got {got}: credit cannot pass back "
                     "through a loop of unknown length; use a scan, or a fori_loop of fixed length"
                 )
 
     def names(self, *sites: Site) -> str:
-        """The paths of the parameters of some sites, for an error."""
+        """Returns the paths of the parameters of sites, for an error message."""
         return ", ".join(self.split.paths[i] for site in sites for i in sorted(site.leaves))
 
     @property
     def named_taps(self) -> dict[str, Tap]:
-        """Taps by the path of their first parameter; those that share it are numbered."""
+        """Taps by the path of their first parameter, with a number if several taps share it."""
         named: dict[str, Tap] = {}
         for tap in self.plan.all_taps:
             first = min(tap.sites, key=lambda site: (not site.products, site.index))
@@ -79,7 +79,7 @@ class Program:
     def runner(self, hooks: Hooks) -> Callable[..., tuple[Any, Any, Feeds]]:
         """Returns `run` with these hooks on a batch, `(parameters, x, feeds={}) -> (output, aux, emitted)`.
 
-        Example by example, feeds and emitted values have a leading axis of examples, and there is no aux.
+        If traced by example, feeds and emitted values have a leading axis of examples, and aux is None.
         """
         run = partial(self.run, hooks=hooks._replace(by_example=self.by_example))
         return jax.vmap(run, in_axes=(None, 0)) if self.by_example else run
@@ -93,16 +93,16 @@ class Program:
         feeds: Feeds | None = None,
         feedback: list[Any] | None = None,
     ) -> tuple[Any, Any, Feeds]:
-        """Runs the model on other values of its parameters.
+        """Runs the model with new values of its parameters.
 
         Args:
-          parameters: the trained leaves.
-          x: a batch of the shapes that were traced; by example, one without the axis of examples.
+          parameters: values of the trained leaves.
+          x: a batch of the traced shapes; if traced by example, one example without the axis of examples.
           hooks, feeds: functions called at sites, and values fed to them, by index.
-          feedback: partners of the trained leaves; None where a parameter is its own.
+          feedback: partners of the trained leaves; None for a parameter that is its own partner.
 
         Returns:
-          Output, aux, and the values that taps and reads emitted, by index.
+          Output, aux, and the values emitted by taps, reads and sites, by index.
         """
         params = self.split.merge(parameters)
         check_values("params", params)
@@ -124,6 +124,6 @@ class Program:
 def _only(leaf: jax.Array) -> jax.Array:
     if leaf.shape[:1] != (1,):
         raise ValueError(
-            f"apply: expected an output with a leading axis of examples as x, got {describe(leaf)}"
+            f"apply: expected an output with a leading axis of examples as in x, got {describe(leaf)}"
         )
     return leaf[0]

@@ -1,4 +1,4 @@
-"""Evaluation of a plan: the program as it was, with two hooks where parameters meet data."""
+"""Evaluation of a plan: the original program, with hooks where parameters are combined with data."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -9,24 +9,23 @@ from lax_learning._sites import _equations as equations
 from lax_learning._sites._plan import Bilinear, Operation, Plan, Site, Tap
 
 Feeds = dict[int, Any]
-"""Values fed to taps, reads and sites, or emitted by them, by index; inside scans, with leading axes of steps
-for a tap or read, and of stacked layers for a site."""
+"""Values fed to taps, reads and sites, or emitted by them, by index. Inside scans, values of taps and reads
+have leading axes of steps, and values of sites have leading axes of stacked layers."""
 
 
 class Hooks(NamedTuple):
-    """Functions that are called at sites.
+    """Functions called at sites and taps, and further values to emit.
 
     Fields:
-      product: `(site, op, w, x, partner, feed) -> z` in the place of `op(w, x)`, at every bilinear operation
-        (and every opaque one around products, whose `w` and `x` are tuples); partner is w of the feedback,
-        or w; feed is what was fed to the site, or None.
-      end: `(tap, z, feed) -> (z, emitted)` at every tap, with what was fed to it, or None.
-      reads: "emit" for the data values that sites read to be emitted, too; "cut" for no gradient to pass
-        behind them besides; "" for neither.
-      activities: whether marked activities are emitted, too.
-      operands: indices of bilinear sites whose operands `(w, x)` are emitted, too.
-      by_example: whether the program runs under a `vmap` over examples; products then take the form that is
-        fast there.
+      product: `(site, op, w, x, partner, feed) -> z`, called in place of `op(w, x)` at every bilinear
+        operation, and at every opaque operation that contains products, whose `w` and `x` are tuples.
+        `partner` is w computed from the feedback, or w; `feed` is the value fed to the site, or None.
+      end: `(tap, z, feed) -> (z, emitted)`, called at every tap, with the value fed to the tap, or None.
+      reads: "emit" to emit the data values that sites read; "cut" to emit them and stop gradients at them;
+        "" for neither.
+      activities: whether to emit marked activities.
+      operands: indices of bilinear sites whose operands `(w, x)` are emitted.
+      by_example: whether the program runs under a `vmap` over examples, where products take a faster form.
     """
 
     product: Callable[[Site, Bilinear, Any, Any, Any, Any], Any] | None = None
@@ -44,11 +43,11 @@ def execute(
 
     Args:
       plan, args: the plan and the values of its arguments.
-      partners: for every argument the value that parameters have in the feedback, or None.
+      partners: for every argument, its value when computed from the feedback, or None.
       hooks, feeds: functions called at sites, and values fed to them.
 
     Returns:
-      Results, their partners, and the values that taps (and reads, and sites) emitted, by index.
+      Results, their partners, and the values emitted by taps, reads and sites, by index.
     """
     env: dict[int, Any] = dict(plan.constants)
     mates: dict[int, Any] = {}
@@ -113,7 +112,7 @@ def execute(
 
 
 def _filled(values: list[Any], mates: list[Any]) -> list[Any]:
-    """Partners, or the values themselves where there are none."""
+    """Returns the partners, or the values themselves where there is no partner."""
     return [value if mate is None else mate for value, mate in zip(values, mates, strict=True)]
 
 
@@ -145,7 +144,7 @@ def _scan(
         (carried, carried_mates), (xs, x_mates, by_step) = carry, inputs
         args, mates = [*consts, *carried, *xs], [*const_mates, *carried_mates, *x_mates]
         results, others, emitted = execute(inner, args, mates, hooks, by_step | same)
-        pairs = zip(carried_mates, others, strict=False)  # kept for the parameter-only entries alone
+        pairs = zip(carried_mates, others, strict=False)  # kept only where the carry is a parameter
         after = [None if before is None else mate for before, mate in pairs]
         return (results[:number], after), (results[number:], others[number:], emitted)
 

@@ -1,4 +1,4 @@
-"""Functions with a derivative of the user's own, differentiated so that `vmap` sums over examples."""
+"""Functions with a user-defined derivative, differentiated so that `vmap` sums over examples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,15 @@ from lax_learning._sites import _equations as equations
 from lax_learning._sites._products import Bilinear
 
 _LINEAR = equations.SHAPES | {"neg", "reduce_sum", "slice"}
-"""Operations that are linear in their one operand."""
+"""Operations that are linear in their only operand."""
 
 
 def by_transposition(op: Bilinear) -> Bilinear:
-    """Returns a function with a `custom_vjp` in a form that `vmap` gives no gradient for each example.
+    """Rewrites a function with a `custom_vjp` so that `vmap` computes no separate gradient per example.
 
-    Where the user's derivative is linear in the error, `d -> (dw, dx)`, its transpose `(dw, dx) -> dz` says
-    the same. Under `vmap` parameters and `dw` have no axis of examples, and differentiation of that sums over
-    the examples in one product.
+    If the user's derivative `d -> (dw, dx)` is linear in the error, its transpose `(dw, dx) -> dz` is an
+    equivalent definition. Under `vmap`, parameters and `dw` have no axis of examples, so differentiating the
+    transpose sums over the examples in one product.
     """
 
     def run(w: Any, x: Any) -> Any:
@@ -51,7 +51,7 @@ def by_transposition(op: Bilinear) -> Bilinear:
 
 
 def _linear_results(program: Any, args: Sequence[bool]) -> list[bool]:
-    """Returns which results are linear in the marked arguments: none if an operation in between is not."""
+    """Returns which results are linear in the marked arguments; none if an operation on them is not."""
     linear = {var for var, marked in zip(program.invars, args, strict=True) if marked}
     for equation in program.eqns:
         name, atoms = equation.primitive.name, equation.invars

@@ -10,15 +10,15 @@ from lax_learning.types import Params
 
 
 class SiteRow(NamedTuple):
-    """A site.
+    """A site of a model.
 
     Fields:
-      paths: of its parameters.
-      operation: where parameters meet data, such as `dot_general`.
-      shape: of the parameters as the operation reads them.
-      units: number of pre-activations an example of the sum that it is part of, all steps together; 0 if its
-        result is not floating.
-      passes_error: whether an error has to pass through it, so that feedback rules keep feedback for it.
+      paths: paths of its parameters.
+      operation: operation that combines parameters with data, such as `dot_general`.
+      shape: shape of the parameters as the operation reads them.
+      units: number of pre-activations per example in the sum that the site belongs to, over all steps; 0 if
+        its result is not floating-point.
+      passes_error: whether errors have to pass through it, so that feedback rules need feedback weights.
       source: line of the model's code.
     """
 
@@ -31,7 +31,7 @@ class SiteRow(NamedTuple):
 
 
 class SiteTable(tuple[SiteRow, ...]):
-    """Rows of all sites, in the order in which the model meets them; prints as a table."""
+    """Rows of all sites in program order; prints as a table."""
 
     def __repr__(self) -> str:
         header = ("parameters", "operation", "shape", "units", "feedback", "source")
@@ -47,9 +47,9 @@ class SiteTable(tuple[SiteRow, ...]):
 
 
 def sites(model: Model, params: Params, x: Any) -> SiteTable:
-    """Finds where the parameters of a model meet data: credit is assigned there and nowhere else.
+    """Finds the sites of a model: the operations that combine parameters with data, where credit is assigned.
 
-    Returns one row a site, printed as a table; of params and x, a batch, only shapes and types are used.
+    Returns one row per site, printed as a table. Of params and the batch x, only shapes and dtypes are used.
 
     Example:
       >>> import jax, jax.numpy as jnp

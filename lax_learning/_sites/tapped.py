@@ -1,4 +1,4 @@
-"""Taps on any model, for rules of one's own."""
+"""Taps on any model, for custom rules."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,16 +15,16 @@ from lax_learning.models import Model, check_model
 from lax_learning.types import Params
 
 Taps = dict[str, Array]
-"""One array a tap, by the path of the first parameter of its sum."""
+"""One array per tap, by the path of the first parameter of its sum."""
 
 
 class TappedRun(NamedTuple):
-    """A run of a tapped model.
+    """Results of running a tapped model.
 
     Fields:
-      output: of the model.
-      inputs: by tap, the data that the products of its sum read, each a list.
-      pre_activations: by tap, `z` with what was added to it.
+      output: output of the model.
+      inputs: for every tap, a list of the data that the products of its sum read.
+      pre_activations: for every tap, `z` including the values added to it.
     """
 
     output: Any
@@ -33,14 +33,14 @@ class TappedRun(NamedTuple):
 
 
 class Tapped(NamedTuple):
-    """A model with taps at the end of every sum of sites.
+    """A model with a tap at the end of every sum of sites.
 
     Fields:
-      shapes: `(params, x) -> shapes and types of the taps`, with axes of steps in front inside scans.
-      run: `(params, x, taps=None) -> TappedRun`, with taps added to the pre-activations.
-      pull_back: `(params, x, deltas) -> gradients`: of every parameter up to the taps before, by its own site
-        alone; nothing travels from site to site. Examples are summed: deltas of the mean loss, which hold the
-        factor 1 / batch, give gradients of the mean loss.
+      shapes: `(params, x) -> shapes and dtypes of the taps`; inside scans, axes of steps come first.
+      run: `(params, x, taps=None) -> TappedRun`, with `taps` added to the pre-activations.
+      pull_back: `(params, x, deltas) -> gradients`, computed locally at each site: no signal passes from tap
+        to tap. Gradients are summed over examples, so deltas of the mean loss, which include the factor
+        1 / batch, give gradients of the mean loss.
     """
 
     shapes: Callable[[Params, Any], dict[str, jax.ShapeDtypeStruct]]
@@ -49,9 +49,9 @@ class Tapped(NamedTuple):
 
 
 def tapped(model: Model) -> Tapped:
-    """Opens a model at its pre-activations, for rules of one's own.
+    """Gives access to the pre-activations of a model, for custom rules.
 
-    A rule makes up a teaching signal `delta` for every tap and pulls it back: `delta = dL/dz` gives backprop.
+    A rule defines a teaching signal `delta` for every tap and pulls it back; `delta = dL/dz` gives backprop.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -101,7 +101,7 @@ def tapped(model: Model) -> Tapped:
 
 
 def cut(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
-    """Emits z and lets no gradient pass behind it."""
+    """Emits z and stops the gradient after it."""
     return jax.lax.stop_gradient(z), z
 
 

@@ -7,22 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
+from lax_learning import _checks as checks
 from lax_learning._arrays import check_counter
-from lax_learning._checks import (
-    as_array,
-    as_floating,
-    check_choice,
-    check_count,
-    check_function,
-    check_instance,
-    check_key,
-    check_memory,
-    check_not_negative,
-    check_shapes,
-)
 from lax_learning._lazily import lazily
-from lax_learning.birth_death._population import PICKS, Population
-from lax_learning.birth_death._selection import choose, overwrite_distinct, overwrite_independent
+from lax_learning.birth_death._population import PICKS, Population, choose, distinct_slots, independent_slots
 from lax_learning.types import Dynamics, Key, Params
 
 
@@ -30,9 +18,8 @@ class State(NamedTuple):
     """State of a population.
 
     Fields:
-      ancestor: which neuron of the start each one descends from; -1 if from a fresh one.
-      num_killed: kills so far, as in `Events`.
-      num_cloned: clones so far, as in `Events`.
+      ancestor: the neuron of the start that each one descends from; -1 if from a fresh one.
+      num_killed, num_cloned: kills and clones so far, as in `Events`.
     """
 
     ancestor: Int[Array, " neurons"]
@@ -45,12 +32,10 @@ class Events(NamedTuple):
 
     Fields:
       rates: `V` of every neuron, centred if asked for; one with a rate of NaN is neither killed nor cloned.
-      killed: who was killed: it was replaced by a survivor, a fresh neuron, or a clone. Nobody where nobody
-        would survive.
-      cloned: who was cloned: its copy overwrote another neuron. With `slots="distinct"` those that found a
-        slot; nobody where all would be cloned. With `slots="independent"` a later clone may have overwritten
-        the copy in the same update.
-      origin: which neuron each one is a copy of; itself where nothing happened, -1 where it is fresh.
+      killed: neurons that were replaced by a survivor, a fresh neuron, or a clone.
+      cloned: neurons whose copy overwrote another. With `slots="distinct"` those that found a slot; with
+        `slots="independent"` a later clone may have overwritten the copy in the same update.
+      origin: the neuron that each one is a copy of; itself where nothing happened, -1 where it is fresh.
     """
 
     rates: Float[Array, " neurons"]
@@ -64,9 +49,9 @@ class Draws(NamedTuple):
 
     Fields:
       kill: a neuron is killed if this is below its probability.
-      survivor: chooses whom a killed neuron becomes a copy of.
+      survivor: chooses the survivor that a killed neuron becomes a copy of.
       clone: a neuron is cloned if this is below its probability.
-      slot: chooses whom a clone overwrites.
+      slot: chooses the neuron that a clone overwrites.
     """
 
     kill: Float[Array, " neurons"]
@@ -75,11 +60,15 @@ class Draws(NamedTuple):
     slot: Float[Array, " neurons"]
 
 
+Replaced = tuple[Params, Int[Array, " neurons"], Bool[Array, " neurons"]]
+"""Params after an update, the origin of every neuron, and who was cloned."""
+
+
 def draws(key: Key, num_neurons: int) -> Draws:
     """Draws of one update: `U(0, 1)`."""
-    check_key("key", key)
-    check_count("num_neurons", num_neurons)
-    check_memory("num_neurons", [(len(Draws._fields), num_neurons)])
+    checks.check_key("key", key)
+    checks.check_count("num_neurons", num_neurons)
+    checks.check_memory("num_neurons", [(len(Draws._fields), num_neurons)])
     return Draws(*jax.random.uniform(key, (4, num_neurons)))
 
 
@@ -90,11 +79,11 @@ def _mean(v: Array) -> Array:
 
 
 _CHOICES: dict[str, dict[str, Any]] = {
-    "scheme": {"clone": None, "prior": None},
+    "scheme": {"clone": False, "prior": True},
     "center": {"none": lambda v: v, "mean": lambda v: v - _mean(v)},
     "probability": {"linear": lambda r: r, "exponential": lambda r: -jnp.expm1(-r)},
     "charge": {"copy": jnp.ones_like, "split": lambda copies: copies},
-    "slots": {"distinct": overwrite_distinct, "independent": overwrite_independent},
+    "slots": {"distinct": distinct_slots, "independent": independent_slots},
 }
 
 
@@ -133,7 +122,7 @@ def dynamics(
       slots: "distinct": clones overwrite different neurons, as long as there are any. "independent": as
         published, each draws its own, and of two on the same one the last stays.
       prior: `(key, params) -> params` of fresh neurons, a pure function of its arguments; by default every
-        entry is `N(0, 1) / n`. It plays no part in scheme "clone".
+        entry is `N(0, 1) / n`. Unused in scheme "clone".
       draws: `(key, n) -> Draws`, to put other random numbers in.
 
     Returns:
@@ -153,25 +142,18 @@ def dynamics(
       (8,)
 
     References:
-      Rotskoff, Jelassi, Bruna, Vanden-Eijnden, Global convergence of neuron birth-death dynamics,
-      https://arxiv.org/abs/1902.01843, 2019.
+      Rotskoff et al., Global convergence of neuron birth-death dynamics, https://arxiv.org/abs/1902.01843,
+      2019.
     """
-    check_not_negative("alpha", alpha)
-    check_function("charges", charges, PICKS, None)
-    check_function("draws", draws, "a function of (key, n) that returns Draws", None, 1)
+    checks.check_not_negative("alpha", alpha)
+    checks.check_function("charges", charges, PICKS, None)
+    checks.check_function("draws", draws, "a function of (key, n) that returns Draws", None, 1)
     if prior is not None:
-        check_function("prior", prior, "a function of (key, params) or None", None, None)
-    chosen = {
-        "scheme": scheme,
-        "center": center,
-        "probability": probability,
-        "charge": charge,
-        "slots": slots,
-    }
-    for name, value in chosen.items():
-        check_choice(name, value, _CHOICES[name])
-    _, centred, odds_of, shares, overwrite = (_CHOICES[name][value] for name, value in chosen.items())
-    is_prior = scheme == "prior"
+        checks.check_function("prior", prior, "a function of (key, params) or None", None, None)
+    given = {"scheme": scheme, "center": center, "probability": probability, "charge": charge, "slots": slots}
+    for name, value in given.items():
+        checks.check_choice(name, value, _CHOICES[name])
+    is_prior, centred, odds_of, shares, overwrite = (_CHOICES[name][value] for name, value in given.items())
 
     def init(params: Params) -> State:
         population = Population(params, axes)
@@ -179,15 +161,13 @@ def dynamics(
         none = jnp.zeros((), jnp.int32)
         return State(jnp.arange(population.size, dtype=jnp.int32), none, none)
 
-    def replace(
-        key: Key, params: Params, u: Draws, killed: Array, cloned: Array
-    ) -> tuple[Params, Array, Array]:
+    def replace(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> Replaced:
         population, neurons = Population(params, axes), jnp.arange(killed.size, dtype=jnp.int32)
         origin = jnp.where(killed, -1 if is_prior else choose(u.survivor, ~killed), neurons)
         source = neurons if is_prior else overwrite(u.slot, cloned)
         placed = source != neurons
         origin = jnp.where(placed, source, origin)
-        if slots == "distinct":  # of the others a clone may be there no more, but was
+        if slots == "distinct":  # with "independent" slots also clones that were overwritten count
             cloned = jnp.zeros_like(cloned).at[jnp.where(placed, source, neurons.size)].set(True, mode="drop")
         not_fresh = jnp.where(origin < 0, neurons.size, origin)
         copies = jnp.zeros(neurons.shape, jnp.float32).at[not_fresh].add(1, mode="drop")
@@ -195,7 +175,7 @@ def dynamics(
         is_charge = population.charges(charges)
         return population.replaced(is_charge, origin, shares(copies)[origin], fresh), origin, cloned
 
-    def keep(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> tuple[Params, Array, Array]:
+    def keep(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> Replaced:
         return params, jnp.arange(killed.size, dtype=jnp.int32), cloned
 
     def update(
@@ -206,9 +186,9 @@ def dynamics(
         *,
         rates: ArrayLike | None = None,
     ) -> tuple[tuple[Params, State], Events]:
-        check_key("key", key)
-        check_instance("state", state, State, "a State, from init")
-        ancestor = as_array("state.ancestor", state.ancestor)
+        checks.check_key("key", key)
+        checks.check_instance("state", state, State, "a State, from init")
+        ancestor = checks.as_array("state.ancestor", state.ancestor)
         check_counter("state.num_killed", state.num_killed)
         check_counter("state.num_cloned", state.num_cloned)
         population = Population(params, axes)
@@ -216,14 +196,14 @@ def dynamics(
         if (gradients is None) == (rates is None):
             got = "none" if gradients is None else "both"
             raise ValueError(f"gradients, rates: expected one of them, got {got}")
-        v = population.rates(gradients, is_charge) if rates is None else as_floating("rates", rates)
-        check_shapes(["rates", "state.ancestor"], [v, ancestor], [shape] * 2)
+        v = population.rates(gradients, is_charge) if rates is None else checks.as_floating("rates", rates)
+        checks.check_shapes(["rates", "state.ancestor"], [v, ancestor], [shape] * 2)
         v = centred(v)
         draw_key, prior_key = jax.random.split(key)
         u = draws(draw_key, population.size)
-        check_instance("draws", u, Draws, "a function that returns Draws")
-        u = Draws(*(as_floating(f"draws.{name}", each) for name, each in u._asdict().items()))
-        check_shapes([f"draws.{name}" for name in Draws._fields], u, [shape] * len(u))
+        checks.check_instance("draws", u, Draws, "a function that returns Draws")
+        u = Draws(*(checks.as_floating(f"draws.{name}", each) for name, each in u._asdict().items()))
+        checks.check_shapes([f"draws.{name}" for name in Draws._fields], u, [shape] * len(u))
         odds = odds_of(jnp.asarray(alpha, v.dtype) * jnp.abs(v))
         killed = (v > 0) & (u.kill < odds)
         killed = killed & ~jnp.all(killed)
@@ -242,9 +222,7 @@ def dynamics(
         """Fresh neurons: every entry from `N(0, 1) / n`."""
         leaves, structure = jax.tree.flatten(params)
         keys, size = jax.random.split(key, len(leaves)), Population(params, axes).size
-        return jax.tree.unflatten(
-            structure,
-            [jax.random.normal(k, a.shape, a.dtype) / size for k, a in zip(keys, leaves, strict=True)],
-        )
+        drawn = [jax.random.normal(k, a.shape, a.dtype) / size for k, a in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(structure, drawn)
 
     return Dynamics(init, update)

@@ -1,15 +1,25 @@
-"""A population of neurons in a pytree of parameters: which axis counts them, and what replaces them."""
+"""Populations of neurons in pytrees: their axes, and the replacement of some neurons by others."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lax_learning._arrays import check_same_structure
-from lax_learning._checks import as_floating, check_count, check_floating, describe
+from lax_learning._checks import (
+    as_array,
+    as_floating,
+    check_choice,
+    check_count,
+    check_floating,
+    check_shapes,
+    describe,
+)
 from lax_learning._precision import raised
+from lax_learning.types import Params
 
 PICKS = "a function that picks leaves of params with a neuron axis, such as lambda params: params['out']['w']"
 
@@ -23,7 +33,8 @@ class Population:
     """
 
     def __init__(self, params: PyTree, axes: PyTree) -> None:
-        found, wanted = (jax.tree.structure(tree, is_leaf=_is_none) for tree in (axes, params))
+        flat, wanted = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_none)
+        axes, found = jax.tree.flatten(axes, is_leaf=_is_none)
         if found != wanted:
             raise ValueError(f"axes: expected the structure of params, {wanted}, got {found}")
         self.structure = jax.tree.structure(params)
@@ -31,8 +42,7 @@ class Population:
         self.leaves: list[Any] = []
         self.axes: list[int | None] = []
         sizes: dict[str, int] = {}
-        leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_none)
-        for (path, leaf), axis in zip(leaves, jax.tree.leaves(axes, is_leaf=_is_none), strict=True):
+        for (path, leaf), axis in zip(flat, axes, strict=True):
             at = jax.tree_util.keystr(path)
             if leaf is None:
                 if axis is not None:
@@ -109,9 +119,9 @@ class Population:
                 leaf = jnp.take(leaf, jnp.maximum(origin, 0), axis=axis)
                 if counts:
                     wide = raised(leaf)
-                    parts = along(share.astype(wide), leaf.ndim, axis)
+                    parts = _along(share.astype(wide), leaf.ndim, axis)
                     leaf = (leaf.astype(wide) / parts).astype(leaf.dtype)
-                leaf = jnp.where(along(origin, leaf.ndim, axis) < 0, new, leaf)
+                leaf = jnp.where(_along(origin, leaf.ndim, axis) < 0, new, leaf)
             after.append(leaf)
         return self.merged(after)
 
@@ -130,6 +140,91 @@ class _Leaf:
         return self.name
 
 
-def along(values: Array, ndim: int, axis: int) -> Array:
+def _along(values: Array, ndim: int, axis: int) -> Array:
     """Returns a vector laid along one axis of `ndim`."""
     return jnp.expand_dims(values, [i for i in range(ndim) if i != axis % ndim])
+
+
+def choose(u: Float[Array, " choices"], mask: Bool[Array, " neurons"]) -> Int[Array, " choices"]:
+    """For every u in 0..1 the neuron at that share of those in the mask: uniform u, uniform choices."""
+    place = jnp.cumsum(mask, dtype=jnp.int32)
+    rank = jnp.minimum((u * place[-1].astype(u.dtype)).astype(jnp.int32), place[-1] - 1)
+    return jnp.searchsorted(place, rank + 1, method="scan_unrolled").astype(jnp.int32)
+
+
+def distinct_slots(u: Array, mask: Bool[Array, " neurons"]) -> Int[Array, " neurons"]:
+    """For every neuron the one that overwrites it, or itself: each in the mask goes over another outside."""
+    size, inside = u.shape[0], jnp.sum(mask, dtype=jnp.int32)
+    order = jnp.argsort(jnp.where(mask, 1 + u, u))  # those outside and then those inside, at random
+    turn = jnp.arange(size, dtype=jnp.int32)
+    to = jnp.where(turn < jnp.minimum(inside, size - inside), order, size)
+    return turn.at[to].set(order[(turn + size - inside) % size].astype(jnp.int32), mode="drop")
+
+
+def independent_slots(u: Array, mask: Bool[Array, " neurons"]) -> Int[Array, " neurons"]:
+    """The same with replacement: of copies that fall on one neuron that of the last one stays."""
+    neurons = jnp.arange(u.shape[0], dtype=jnp.int32)
+    to = jnp.where(mask & ~jnp.all(mask), choose(u, ~mask), u.shape[0])
+    source = jnp.full_like(neurons, -1).at[to].max(neurons, mode="drop")
+    return jnp.where(source < 0, neurons, source)
+
+
+def follow(
+    optimizer_state: PyTree,
+    origin: Int[Array, " neurons"],
+    params: Params,
+    axes: PyTree,
+    *,
+    copies: str = "carry",
+) -> PyTree:
+    """Carries the moments of replaced neurons along, or clears them, in the state of any optax optimizer.
+
+    `m_i <- m_origin(i)`, or 0; always 0 for fresh neurons
+
+    A leaf of the state belongs to the leaf of params whose path ends its own, if it has its shape: the `mu`
+    and `nu` of Adam for example, also below chains, masks and schedules. Everything else stays: counts, and
+    factored moments.
+
+    Args:
+      optimizer_state: from `optimizer.init(params)` or an update.
+      origin: from the `Events` of birth-death: the neuron that each one is a copy of, -1 for fresh ones.
+      params: the parameters that the optimizer changes.
+      axes: as of `dynamics`.
+      copies: "carry": a copy has the moments of its origin; "clear": it starts with none.
+
+    Example:
+      >>> import optax
+      >>> params, axes = {"w": jnp.ones((2, 3)), "c": jnp.ones(3)}, {"w": 1, "c": 0}
+      >>> state = optax.sgd(0.1, momentum=0.9).init(params)
+      >>> state[0].trace["c"].shape, follow(state, jnp.array([0, 0, -1]), params, axes)[0].trace["w"].shape
+      ((3,), (2, 3))
+    """
+    check_choice("copies", copies, ("carry", "clear"))
+    population = Population(params, axes)
+    size = population.size
+    origin = as_array("origin", origin)
+    if not jnp.issubdtype(origin.dtype, jnp.integer):
+        raise TypeError(f"origin: expected integers, got {describe(origin)}")
+    check_shapes(["origin"], [origin], [(size,)])
+    if not isinstance(origin, Tracer):
+        outside = [i for i in origin.tolist() if not -1 <= i < size]
+        if outside:
+            raise ValueError(f"origin: expected neurons of 0 .. {size - 1} or -1, got {outside[0]}")
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    known = zip(paths, (leaf.shape for leaf in population.leaves), population.axes, strict=True)
+    longest_first = sorted(known, key=lambda entry: -len(entry[0]))
+
+    def moved(path: tuple[Any, ...], leaf: Any) -> Any:
+        if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float)):
+            at = f"optimizer_state{jax.tree_util.keystr(path)}"
+            raise TypeError(f"{at}: expected an array, got {describe(leaf)}")
+        matching = (k[1:] for k in longest_first if path[len(path) - len(k[0]) :] == k[0])
+        shape, axis = next(matching, (None, None))
+        if axis is None or shape != jnp.shape(leaf):
+            return leaf
+        carried = jnp.take(leaf, jnp.maximum(origin, 0), axis=axis)
+        if copies == "clear":
+            carried = jnp.where(_along(origin == jnp.arange(size), carried.ndim, axis), carried, 0)
+        return jnp.where(_along(origin, carried.ndim, axis) < 0, 0, carried)
+
+    return jax.tree_util.tree_map_with_path(moved, optimizer_state)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Int32
 
-from lax_learning._checks import as_array, check_count, check_key, describe
+from lax_learning._arrays import check_counter
+from lax_learning._checks import check_count, check_key
 from lax_learning.types import Key
 
 
@@ -37,10 +38,6 @@ def batches(num_examples: int, batch_size: int) -> Batches:
     `step` unbatched, and a permutation is drawn only on the first step of an epoch. A run can be resumed at
     any step from the state that the step before returned.
 
-    Args:
-        num_examples: size of the data set.
-        batch_size: examples an update.
-
     >>> schedule = batches(num_examples=6, batch_size=2)
     >>> _, indices = jax.lax.scan(schedule.next, schedule.init(jax.random.key(0)), jnp.arange(6))
     >>> sorted(indices[:3].ravel().tolist()), sorted(indices[3:].ravel().tolist())
@@ -61,12 +58,8 @@ def batches(num_examples: int, batch_size: int) -> Batches:
         check_key("key", key)
         return BatchState(key, draw(key, 0))
 
-    def next_batch(
-        state: BatchState, step: Int[Array, ""] | int
-    ) -> tuple[BatchState, Int32[Array, " batch"]]:
-        number = as_array("step", step)
-        if number.shape != () or not jnp.issubdtype(number.dtype, jnp.integer):
-            raise TypeError(f"step: expected an integer, got {describe(number)}")
+    def next_batch(state: BatchState, step: Int[Array, ""] | int) -> tuple[BatchState, Array]:
+        check_counter("step", step)
         epoch, batch = step // batches_per_epoch, step % batches_per_epoch
         starts = (batch == 0) & (epoch > 0)  # init has drawn the first epoch
         order = jax.lax.cond(starts, lambda: draw(state.key, epoch), lambda: state.order)

@@ -1,17 +1,15 @@
 """Labelled images in IDX files under any of the names they come with: MNIST's, Fashion-MNIST's, EMNIST's."""
 
-import os
+import itertools
 import re
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Shaped
 
-from lax_learning._checks import check_key
-from lax_learning.data.idx import read_idx
-from lax_learning.data.types import Dataset, Splits, one_hot
+from lax_learning._checks import check_instance
+from lax_learning.data.digits import Digits, check_file_key, check_pairs, random_splits
+from lax_learning.data.idx import check_path, read_idx
+from lax_learning.data.types import Splits
 from lax_learning.types import Key
 
 _FILE = re.compile(
@@ -22,19 +20,12 @@ _FILE = re.compile(
 _EXPECTED = "files such as train-images-idx3-ubyte(.gz), with labels-idx1 and of t10k or test"
 
 
-class _Part(NamedTuple):
-    """Images and labels of the training or test set, as stored."""
-
-    images: Shaped[np.ndarray, "n ..."]
-    labels: Shaped[np.ndarray, " n"]
-
-
 def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
     """Labelled images from a folder of four IDX files: MNIST, Fashion-MNIST, KMNIST, EMNIST or one's own.
 
         x = pixels / 255        y = one_hot(label)
 
-    Bytes are divided by 255; values of other types are left as they are. Names may be LeCun's
+    Unsigned bytes are divided by 255; wider integers and floats are left as they are. Names may be LeCun's
     (`train-images-idx3-ubyte`), those of many copies (`train-images.idx3-ubyte`) or EMNIST's
     (`emnist-letters-test-images-idx3-ubyte`), each also with `.gz`, in the folder or in `raw` or `*/raw`
     below it, where torchvision puts them. There are as many classes as the largest label says; labels that
@@ -42,7 +33,8 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
     are turned upright.
 
     Args:
-        key: chooses the validation set, a sixth of the training images, and the order of all splits.
+        key: chooses the validation set, a sixth of the training images, and the order of all splits; not
+            traced.
         folder: with the four files.
         name: part of the paths of files, below the folder, that tells one set from the others, such as
             "letters" or "FashionMNIST"; of several sets with it, the one whose path starts with it.
@@ -51,56 +43,36 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
         Splits of `x` float32 [n, pixels] and `y` float32 [n, classes].
 
     Raises:
-        TypeError: folder is no path, name no string, or key no key.
         FileNotFoundError: the folder is missing, or one of the four files.
-        ValueError: several sets have such names, or one has two files of a kind; a file is damaged; images
-            and labels differ in number, or test images in shape from training images; labels are no integers
-            of at least 0.
+        ValueError: several sets have such names, or one has two files of a kind; a file is damaged or does
+            not fit the others; images are signed bytes, which cannot hold 0 .. 255.
 
     Example:
 
         splits = idx_images(jax.random.key(0), "data/EMNIST/raw", "letters")
     """
-    check_key("key", key)
-    if not isinstance(folder, str | os.PathLike):
-        raise TypeError(f"folder: expected a path, got {folder!r}")
-    if not isinstance(name, str):
-        raise TypeError(f"name: expected a string, got {name!r}")
-    path = Path(folder).expanduser()
+    check_file_key(key)
+    path = check_path("folder", folder).expanduser()
+    check_instance("name", name, str, "a string")
     if not path.is_dir():
-        raise FileNotFoundError(f"folder: expected a folder with IDX files, got {path}, which is none")
-    train, test = (_read(files, path) for files in _find(path, name))
-    if train.images.shape[1:] != test.images.shape[1:]:
-        shapes = train.images.shape[1:], test.images.shape[1:]
-        raise ValueError(
-            f"{path}: expected test images of shape {shapes[0]} as those to train on, got {shapes[1]}"
-        )
+        raise FileNotFoundError(f"folder: expected a folder with IDX files, got {path}, not a folder")
+    files = _find(path, name)
+    train, test = (_read(files[part, "images"], files[part, "labels"]) for part in ("training", "test"))
+    expected, got = train.images.shape[1:], test.images.shape[1:]
+    if got != expected:
+        raise ValueError(f"{path}: expected test images of shape {expected} as those to train on, got {got}")
     labels = np.concatenate([train.labels, test.labels])
     first = 1 if labels.min() == 1 else 0
-    num_classes, num_validation = int(labels.max()) + 1 - first, len(train.labels) // 6
-    if num_validation == 0:
-        raise ValueError(f"{path}: expected at least 6 training images, got {len(train.labels)}")
-
-    def dataset(part: _Part, chosen: np.ndarray) -> Dataset:
-        x = part.images[chosen].reshape(len(chosen), -1)
-        x = x.astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
-        return Dataset(x, one_hot(part.labels[chosen] - first, num_classes))
-
-    orders = (
-        np.asarray(jax.random.permutation(each, len(part.labels)))
-        for each, part in zip(jax.random.split(key), (train, test), strict=True)
-    )
-    of_train, of_test = orders
-    validation, rest = np.split(of_train, [num_validation])
-    return Splits(dataset(train, rest), dataset(train, validation), dataset(test, of_test))
+    train, test = (part._replace(labels=part.labels - first) for part in (train, test))
+    return random_splits(key, train, test, int(labels.max()) + 1 - first, path)
 
 
-def _find(folder: Path, name: str) -> list[dict[str, Path]]:
-    """Files of the training and of the test set, each with images and labels.
+def _find(folder: Path, name: str) -> dict[tuple[str, str], Path]:
+    """Files of the training and of the test set, by part and kind.
 
-    A set is what is written in one place and one form; of a file and the same with .gz the first counts.
+    The files of a set share a place and a form of names; a file is preferred to the same with .gz.
     """
-    found: dict[str, dict[tuple[bool, str], Path]] = {}
+    found: dict[str, dict[tuple[str, str], Path]] = {}
     for place in (folder, folder / "raw", *sorted(folder.glob("*/raw"))):
         for path in sorted(place.iterdir()) if place.is_dir() else ():
             match, below = _FILE.fullmatch(path.name), path.relative_to(folder).as_posix()
@@ -108,8 +80,8 @@ def _find(folder: Path, name: str) -> list[dict[str, Path]]:
                 continue
             form = f"{match['set']}*{match['form']}*{match['rest']}*{match['end']}"
             files = found.setdefault(str(place.relative_to(folder) / form), {})
-            kind = match["part"].lower() == "train", match["kind"].lower()
-            other = files.setdefault(kind, path)
+            part = "training" if match["part"].lower() == "train" else "test"
+            other = files.setdefault((part, match["kind"].lower()), path)
             if path.name not in (other.name, f"{other.name}.gz"):
                 raise ValueError(f"{place}: expected one file of a kind, got {other.name} and {path.name}")
     if not found:
@@ -120,34 +92,25 @@ def _find(folder: Path, name: str) -> list[dict[str, Path]]:
     if len(chosen) != 1:
         raise ValueError(f"name: expected part of the paths of one set of {sorted(found)}, got {name!r}")
     files = found[chosen[0]]
-    sets = [
-        {kind: files[train, kind] for kind in ("images", "labels") if (train, kind) in files}
-        for train in (True, False)
-    ]
-    for part, of_part in zip(("training", "test"), sets, strict=True):
-        for kind in ("images", "labels"):
-            if kind not in of_part:
-                got = f"no {part} {kind} in {sorted(path.name for path in files.values())}"
-                raise FileNotFoundError(f"{folder / chosen[0]}: expected {_EXPECTED}, got {got}")
-    return sets
+    for part, kind in itertools.product(("training", "test"), ("images", "labels")):
+        if (part, kind) not in files:
+            got = f"no {part} {kind} in {sorted(path.name for path in files.values())}"
+            raise FileNotFoundError(f"{folder / chosen[0]}: expected {_EXPECTED}, got {got}")
+    return files
 
 
-def _read(files: dict[str, Path], folder: Path) -> _Part:
-    part = _Part(read_idx(files["images"]), read_idx(files["labels"]))
-    name = files["images"].name
-    if part.images.ndim < 2:
+def _read(images_at: Path, labels_at: Path) -> Digits:
+    images, labels = digits = Digits(read_idx(images_at), read_idx(labels_at))
+    if images.ndim < 2:
+        raise ValueError(f"{images_at}: expected images, an axis of them first, got {images.shape}")
+    if images.dtype == np.int8:
         raise ValueError(
-            f"{files['images']}: expected images, an axis of them first, got {part.images.shape}"
+            f"{images_at}: expected unsigned bytes (type 08 in the magic number), which are divided by 255, "
+            "or numbers wider than a byte, got signed bytes (09), which cannot hold 0 .. 255"
         )
-    if part.labels.shape != part.images.shape[:1]:
-        raise ValueError(
-            f"{files['labels']}: expected {len(part.images)} labels, one an image of {name}, "
-            f"got shape {part.labels.shape}"
-        )
-    if len(part.labels) == 0:
-        raise ValueError(f"{files['images']}: expected at least one image, got empty data")
-    if part.labels.dtype.kind not in "iu" or part.labels.min() < 0:
-        got = part.labels.min() if part.labels.dtype.kind in "iu" else part.labels.dtype
-        raise ValueError(f"{files['labels']}: expected integers of at least 0, got {got}")
-    is_transposed = "emnist" in name.lower() and part.images.ndim == 3
-    return part._replace(images=part.images.swapaxes(1, 2)) if is_transposed else part
+    check_pairs(digits, images_at, labels_at, f"image of {images_at.name}")
+    if labels.dtype.kind not in "iu" or labels.min() < 0:
+        got = labels.min() if labels.dtype.kind in "iu" else labels.dtype
+        raise ValueError(f"{labels_at}: expected integers of at least 0, got {got}")
+    is_transposed = "emnist" in images_at.name.lower() and images.ndim == 3
+    return Digits(images.swapaxes(1, 2), labels) if is_transposed else digits

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lax_learning._checks import as_sizes, check_key, check_memory
-from lax_learning.data.types import Dataset, Splits
+from lax_learning._checks import check_key
+from lax_learning.data.types import Splits, drawn_splits
 from lax_learning.types import Key
 
 TEMPLATES = np.array([
@@ -20,20 +20,14 @@ TEMPLATES = np.array([
     [5, 4, 3.5, 3.5, 4, 5, 5, 4, 3.5, 3.5, 4, 5], [5, 4, 3.5, 3.5, 4, 5, 5, 5, 5, 4.7, 4.3, 5],
 ])  # fmt: skip
 """Heights of the ten curves."""
+_SCALED = TEMPLATES / TEMPLATES.std(axis=1, keepdims=True)
+_CURVES = (_SCALED - _SCALED[:, :1]) / 6  # from 0 to 0
 PADDING, LENGTH, POINTS, MOST_SHIFT = (36, 60), 72, 40, 48
 SCALE, SMOOTH_NOISE, NOISE, SHEAR = 0.4, 0.25, 0.02, 0.75
-EXPECTED = "numbers of training, validation and test examples"
 
 
 class Draws(NamedTuple):
-    """Random numbers that make one example out of a curve.
-
-    Fields:
-      padding: zeros behind the curve before it is stretched to 72 points.
-      scale, shear: factors.
-      shift: points that it is moved to the right, around the end.
-      smooth, noise: normal numbers `[72]`.
-    """
+    """Random numbers of an example: padding and shift in points, factors, and noise `[72]`."""
 
     padding: Array
     scale: Array
@@ -52,11 +46,8 @@ def mnist1d(key: Key, *, sizes: Sequence[int] = (4_000, 0, 1_000)) -> Splits:
     the paper a logistic regression gets 32 % of the test examples right, a perceptron 68, a convolutional
     network 94 and a recurrent one 91. The recipe is that of the public generator; its random numbers are not.
 
-    A pure function of the key: data of many seeds come from `jax.vmap`.
-
-    Args:
-      key: of all draws and of the order.
-      sizes: number of training, validation and test examples.
+    A pure function of the key: data of many seeds come from `jax.vmap`. `sizes` are the numbers of training,
+    validation and test examples.
 
     Returns:
       Splits of `x [examples, 40]` and one-hot `y [examples, 10]`, float32.
@@ -69,19 +60,15 @@ def mnist1d(key: Key, *, sizes: Sequence[int] = (4_000, 0, 1_000)) -> Splits:
       Greydanus, Kobak, Scaling down deep learning with MNIST-1D, https://arxiv.org/abs/2011.14439, 2020.
     """
     check_key("key", key)
-    sizes = as_sizes("sizes", sizes, EXPECTED, minimum=0)
-    if len(sizes) != 3 or sum(sizes) == 0:
-        raise ValueError(f"sizes: expected {EXPECTED}, got {sizes}")
-    check_memory("sizes", [(sum(sizes), LENGTH)])
-    train, validation, test = sizes
-    number = train + validation + test
     order_key, key = jax.random.split(key)
-    labels = jax.random.permutation(order_key, jnp.arange(number) % len(TEMPLATES))
-    x = jax.vmap(lambda key, label: _example(_draws(key), label))(jax.random.split(key, number), labels)
-    x = ((x - jnp.mean(x)) / jnp.std(x)).astype(jnp.float32)
-    y = jax.nn.one_hot(labels, len(TEMPLATES), dtype=x.dtype)
-    cuts = [slice(0, train), slice(train, train + validation), slice(train + validation, number)]
-    return Splits(*(Dataset(x[cut], y[cut]) for cut in cuts))
+
+    def draw(number: int) -> tuple[Array, Array]:
+        labels = jax.random.permutation(order_key, jnp.arange(number) % len(TEMPLATES))
+        x = jax.vmap(lambda key, label: _example(_draws(key), label))(jax.random.split(key, number), labels)
+        x = ((x - jnp.mean(x)) / jnp.std(x)).astype(jnp.float32)
+        return x, jax.nn.one_hot(labels, len(TEMPLATES), dtype=x.dtype)
+
+    return drawn_splits(draw, sizes, LENGTH)
 
 
 def _draws(key: Key) -> Draws:
@@ -98,19 +85,13 @@ def _draws(key: Key) -> Draws:
 
 def _example(draws: Draws, label: Array) -> Array:
     """Returns the 40 points of an example."""
-    curve = jnp.append(jnp.asarray(_curves(), jnp.float32)[label], 0.0)
+    curve = jnp.append(jnp.asarray(_CURVES, jnp.float32)[label], 0.0)
     last = len(curve) - 1
     at = jnp.linspace(0.0, 1.0, LENGTH) * (last - 1 + draws.padding)
     x = jnp.roll(draws.scale * jnp.interp(at, jnp.arange(last + 1.0), curve), draws.shift)
     x = jnp.where(jnp.roll(at < last, draws.shift), x, _smooth(draws.smooth)) + draws.noise
     x = x - draws.shear * jnp.linspace(-0.5, 0.5, LENGTH)
     return jnp.interp(jnp.linspace(0, LENGTH - 1.0, POINTS), jnp.arange(1.0 * LENGTH), x)
-
-
-def _curves() -> np.ndarray:
-    """Returns the curves in units of a sixth of their standard deviation; they start and end at 0."""
-    scaled = TEMPLATES / TEMPLATES.std(axis=1, keepdims=True)
-    return (scaled - scaled[:, :1]) / 6
 
 
 def _smooth(noise: Array) -> Array:

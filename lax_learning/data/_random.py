@@ -5,30 +5,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from lax_learning._checks import (
-    as_sizes,
-    check_count,
-    check_floating_dtype,
-    check_key,
-    check_memory,
-    check_shapes,
-)
+from lax_learning._checks import check_count, check_floating_dtype, check_key, check_memory, check_shapes
 from lax_learning._layers import as_layers
 from lax_learning._precision import raised, widened
-from lax_learning.data.types import Dataset, Splits
+from lax_learning.data.types import Dataset, Splits, drawn_splits
 from lax_learning.types import Key, Params
+
+SIZES = 7_500, 0, 2_500
 
 
 def half_space(
-    key: Key,
-    num_features: int = 16,
-    *,
-    sizes: Sequence[int] = (7_500, 0, 2_500),
-    dtype: DTypeLike = jnp.float32,
+    key: Key, num_features: int = 16, *, sizes: Sequence[int] = SIZES, dtype: DTypeLike = jnp.float32
 ) -> Splits:
     """Draws a random half-space: is a point on the positive side of a random vector?
 
@@ -39,7 +29,7 @@ def half_space(
     Args:
       key: chooses the vector and the points.
       num_features: dimension d.
-      sizes: number of training, validation and test points.
+      sizes: numbers of training, validation and test points.
       dtype: of x and y.
 
     Returns:
@@ -50,10 +40,9 @@ def half_space(
       (30, 16)
 
     References:
-      Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
-      robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
+      Cristian et al., Learning with plasticity rules, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
-    _check(key, dtype, num_features=num_features)
+    check_drawn(key, dtype, num_features=num_features)
     vector_key, key = jax.random.split(key)
     vector = widened(jax.random.uniform(vector_key, (num_features,), dtype, -1, 1))
     return _uniform_splits(key, num_features, lambda x: (x @ vector > 0).astype(jnp.int32), sizes, dtype)
@@ -64,32 +53,31 @@ def relu_net(
     num_features: int = 16,
     *,
     num_units: int = 1_000,
-    sizes: Sequence[int] = (7_500, 0, 2_500),
+    sizes: Sequence[int] = SIZES,
     dtype: DTypeLike = jnp.float32,
 ) -> Splits:
-    """Draws points labelled by the larger of two random read-outs of random ReLU units.
+    """Draws points labelled by the larger of two random read-outs of `num_units` random ReLU units.
 
     `x, W, V ~ U(-1, 1)`, `y = one_hot(argmax(relu(x W) V))`; the two classes are in general not equally
-    frequent. Arguments and result are those of `half_space`, from the same paper.
-
-    Args:
-      num_units: number of ReLU units.
+    frequent. Other arguments and the result are those of `half_space`, from the same paper.
 
     Example:
       >>> relu_net(jax.random.key(0), 16, num_units=50, sizes=(30, 0, 10)).test.y.shape
       (10, 2)
     """
-    _check(key, dtype, num_features=num_features, num_units=num_units)
+    check_drawn(key, dtype, num_features=num_features, num_units=num_units)
     w_key, v_key, key = jax.random.split(key, 3)
-    w = jax.random.uniform(w_key, (num_features, num_units), dtype, -1, 1)
-    v = jax.random.uniform(v_key, (num_units, 2), dtype, -1, 1)
-    w, v = widened((w, v))
-    return _uniform_splits(
-        key, num_features, lambda x: jnp.argmax(jax.nn.relu(x @ w) @ v, axis=-1), sizes, dtype
-    )
+    w = widened(jax.random.uniform(w_key, (num_features, num_units), dtype, -1, 1))
+    v = widened(jax.random.uniform(v_key, (num_units, 2), dtype, -1, 1))
+
+    def label(x: Array) -> Array:
+        return jnp.argmax(jax.nn.relu(x @ w) @ v, axis=-1)
+
+    return _uniform_splits(key, num_features, label, sizes, dtype)
 
 
-def _check(key: Key | None, dtype: DTypeLike, **counts: int) -> None:
+def check_drawn(key: Key | None, dtype: DTypeLike, **counts: int) -> None:
+    """Raises unless arrays of these sizes can be drawn from a key."""
     if key is not None:
         check_key("key", key)
     check_floating_dtype("dtype", dtype)
@@ -102,15 +90,12 @@ def _uniform_splits(
     key: Key, num_features: int, label: Callable[[Array], Array], sizes: Sequence[int], dtype: DTypeLike
 ) -> Splits:
     """Points `x ~ U(-1, 1)^d` with `y = one_hot(label(x))` of two classes."""
-    expected = "numbers of training, validation and test points"
-    sizes = as_sizes("sizes", sizes, expected, minimum=0)
-    if len(sizes) != 3:
-        raise ValueError(f"sizes: expected {expected}, got {sizes}")
-    check_memory("sizes", [(sum(sizes), num_features)], dtype)
-    x = jax.random.uniform(key, (sum(sizes), num_features), dtype, -1, 1)
-    y = jax.nn.one_hot(label(widened(x)), 2, dtype=dtype)
-    ends = np.cumsum(sizes)[:2].tolist()
-    return Splits(*(Dataset(*part) for part in zip(jnp.split(x, ends), jnp.split(y, ends), strict=True)))
+
+    def draw(number: int) -> tuple[Array, Array]:
+        x = jax.random.uniform(key, (number, num_features), dtype, -1, 1)
+        return x, jax.nn.one_hot(label(widened(x)), 2, dtype=dtype)
+
+    return drawn_splits(draw, sizes, num_features, dtype)
 
 
 class Planted(NamedTuple):
@@ -139,9 +124,6 @@ def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = j
       num_units: number of units of the teacher.
       dtype: of teacher, x and y.
 
-    Returns:
-      The problem.
-
     Example:
       >>> problem = planted(8, 3)
       >>> teacher = problem.init(jax.random.key(0))
@@ -149,10 +131,10 @@ def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = j
       (5, 1)
 
     References:
-      Rotskoff, Jelassi, Bruna, Vanden-Eijnden, Global convergence of neuron birth-death dynamics,
-      https://arxiv.org/abs/1902.01843, 2019.
+      Rotskoff et al., Global convergence of neuron birth-death dynamics, https://arxiv.org/abs/1902.01843,
+      2019.
     """
-    _check(None, dtype, num_features=num_features, num_units=num_units)
+    check_drawn(None, dtype, num_features=num_features, num_units=num_units)
 
     def init(key: Key) -> Params:
         check_key("key", key)

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lax_learning._checks import check_count, check_floating_dtype, check_key, check_memory, check_probability
+from lax_learning._checks import check_count, check_probability
+from lax_learning.data._random import check_drawn
 from lax_learning.types import Key
 
 
@@ -56,13 +57,11 @@ def delayed_match(
       (5, 10, 2)
 
     References:
-      Miller, Erickson, Desimone, Neural mechanisms of visual working memory in prefrontal cortex of the
-      macaque, https://doi.org/10.1523/JNEUROSCI.16-16-05154.1996, 1996.
+      Miller, Erickson, Desimone, https://doi.org/10.1523/JNEUROSCI.16-16-05154.1996, 1996.
     """
-    check_count("num_symbols", num_symbols, 2)
-    check_count("duration", duration)
-    check_count("delay", delay, 0)
-    _check(key, num_examples, 2 * duration + delay, num_symbols, dtype)
+    _check_counts(num_symbols=(num_symbols, 2), duration=(duration, 1), delay=(delay, 0))
+    steps = 2 * duration + delay
+    check_drawn(key, dtype, num_examples=num_examples, steps=steps, num_symbols=num_symbols)
     first_key, match_key, other_key = jax.random.split(key, 3)
     first = jax.random.randint(first_key, (num_examples,), 0, num_symbols)
     match = jax.random.bernoulli(match_key, shape=(num_examples,))
@@ -103,13 +102,11 @@ def copy_memory(
 
     References:
       Hochreiter, Schmidhuber, Long short-term memory, https://doi.org/10.1162/neco.1997.9.8.1735, 1997.
-      Arjovsky, Shah, Bengio, Unitary evolution recurrent neural networks,
-      https://arxiv.org/abs/1511.06464, 2016 (this form).
+      Arjovsky, Shah, Bengio, https://arxiv.org/abs/1511.06464, 2016 (this form).
     """
-    check_count("num_symbols", num_symbols, 2)
-    check_count("length", length)
-    check_count("delay", delay, 0)
-    _check(key, num_examples, 2 * length + delay, num_symbols, dtype)
+    _check_counts(num_symbols=(num_symbols, 2), length=(length, 1), delay=(delay, 0))
+    steps = 2 * length + delay
+    check_drawn(key, dtype, num_examples=num_examples, steps=steps, num_symbols=num_symbols)
     symbols = jax.random.randint(key, (num_examples, length), 0, num_symbols)
     blank = jnp.full((num_examples, delay), num_symbols + 1)
     go = jnp.full((num_examples, length), num_symbols)
@@ -130,9 +127,9 @@ def cue_accumulation(
 ) -> Sequences:
     """Draws cues to accumulate: were there more on the left or on the right?
 
-    `num_cues` cues of `duration` steps on one of two sides, `pause` blank steps behind each, `delay` more of
-    them, and `duration` steps of a signal to decide, the last of which counts. In half of the
-    examples cues are on the left with probability `bias`, in the others with `1 - bias`. The class is the
+    `num_cues` cues of `duration` steps on one of two sides, `pause` blank steps after each, `delay` more
+    blank steps, and `duration` steps of a signal to decide, the last of which counts. In half of the examples
+    cues are on the left with probability `bias`, in the others with `1 - bias`. The class is the
     side with more cues: 0 left, 1 right. Chance is 1/2; the last cue alone is right in 73 %.
 
     Args:
@@ -150,19 +147,15 @@ def cue_accumulation(
       (5, 33, 3)
 
     References:
-      Morcos, Harvey, History-dependent variability in population dynamics during evidence accumulation in
-      cortex, https://doi.org/10.1038/nn.4403, 2016.
-      Bellec et al., A solution to the learning dilemma for recurrent networks of spiking neurons,
-      https://doi.org/10.1038/s41467-020-17236-y, 2020.
+      Morcos, Harvey, https://doi.org/10.1038/nn.4403, 2016.
+      Bellec et al., https://doi.org/10.1038/s41467-020-17236-y, 2020.
     """
-    for name, count in {"num_cues": num_cues, "duration": duration}.items():
-        check_count(name, count)
+    _check_counts(num_cues=(num_cues, 1), duration=(duration, 1), pause=(pause, 0), delay=(delay, 0))
     if num_cues % 2 == 0:
         raise ValueError(f"num_cues: expected an odd number, so that one side has more, got {num_cues}")
-    for name, count in {"pause": pause, "delay": delay}.items():
-        check_count(name, count, 0)
     check_probability("bias", bias)
-    _check(key, num_examples, (duration + pause) * num_cues + delay + duration, 3, dtype)
+    steps = (duration + pause) * num_cues + delay + duration
+    check_drawn(key, dtype, num_examples=num_examples, steps=steps, num_inputs=3)
     side_key, cue_key = jax.random.split(key)
     likely = jax.random.bernoulli(side_key, shape=(num_examples, 1))
     cues = (likely ^ ~jax.random.bernoulli(cue_key, bias, (num_examples, num_cues))).astype(int)
@@ -173,11 +166,10 @@ def cue_accumulation(
     return _sequences(x, label[:, None], 3, 2, dtype)
 
 
-def _check(key: Key, num_examples: int, steps: int, num_features: int, dtype: DTypeLike) -> None:
-    check_key("key", key)
-    check_floating_dtype("dtype", dtype)
-    check_count("num_examples", num_examples)
-    check_memory("num_examples, steps", [(num_examples, steps, num_features)], dtype)
+def _check_counts(**counts: tuple[int, int]) -> None:
+    """Raises unless every number is an int of at least its minimum."""
+    for name, (count, minimum) in counts.items():
+        check_count(name, count, minimum)
 
 
 def _sequences(

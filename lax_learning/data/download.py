@@ -16,10 +16,6 @@ def download_mnist() -> Path:
 
     The folder is `$XDG_CACHE_HOME/lax_learning/mnist`, or else `~/.cache/lax_learning/mnist`. A file appears
     in it whole and checked, or not at all.
-
-    Raises:
-        ConnectionError: the mirror cannot be reached.
-        ValueError: what the mirror sent is not the file.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lax_learning" / "mnist"
     folder.mkdir(parents=True, exist_ok=True)

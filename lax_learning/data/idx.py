@@ -16,7 +16,7 @@ from jaxtyping import Shaped, UInt8
 
 from lax_learning.data.digits import Digits, check_digits
 
-# Of the unzipped contents, so that a file is recognised whether or not, and by whom, it was compressed.
+# Of the unzipped contents: compression makes no difference.
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -29,18 +29,11 @@ TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: 
 
 
 def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*shape"]:
-    """The array in an IDX file of any type; a name that ends in `.gz` is unzipped.
+    """The array in an IDX file, of the shape and type that it declares; unsigned bytes are read-only.
 
     Args:
-        path: the file.
+        path: the file; one whose name ends in `.gz` is unzipped.
         md5: hex digest that the unzipped contents must have; unchecked if None.
-
-    Returns:
-        Array of the shape and type that the file declares; one of unsigned bytes is read-only.
-
-    Raises:
-        TypeError: path is neither a string nor a path.
-        ValueError: the file is damaged (cannot be unzipped, wrong digest, magic number, axes or length).
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "three-labels-idx1-ubyte"
@@ -48,26 +41,20 @@ def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*s
     >>> read_idx(path)
     array([7, 2, 1], dtype=uint8)
     """
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path: expected a path, got {path!r}")
-    path = Path(path)
+    path = check_path("path", path)
     contents = path.read_bytes()
     if path.suffix.lower() == ".gz":
         try:
             contents = gzip.decompress(contents)
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(
-                f"{path}: expected a whole gzip file, got one that does not unzip: {error}"
-            ) from error
+            got = f"one that does not unzip: {error}"
+            raise ValueError(f"{path}: expected a whole gzip file, got {got}") from error
     digest = hashlib.md5(contents, usedforsecurity=False).hexdigest()
     if md5 is not None and digest != md5:
         raise ValueError(f"{path}: expected contents with md5 {md5}, got {digest}")
     if len(contents) < 4 or contents[:2] != b"\x00\x00" or contents[2] not in TYPES:
-        types = ", ".join(f"{code:02x}" for code in TYPES)
-        raise ValueError(
-            f"{path}: expected an IDX magic number: 0000, a type of {types} and the number of axes, got "
-            f"{contents[:4].hex()}"
-        )
+        expected = f"0000, a type of {', '.join(f'{code:02x}' for code in TYPES)} and the number of axes"
+        raise ValueError(f"{path}: expected an IDX magic number: {expected}, got {contents[:4].hex()}")
     stored = np.dtype(TYPES[contents[2]])
     header = 4 + 4 * contents[3]
     shape = [int.from_bytes(contents[i : i + 4]) for i in range(4, header, 4)]
@@ -81,24 +68,24 @@ def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*s
     return values.astype(stored.newbyteorder("="), copy=False)
 
 
+def check_path(name: str, path: str | Path) -> Path:
+    """Returns a path; raises TypeError unless it is one, or a string."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name}: expected a path, got {path!r}")
+    return Path(path)
+
+
 def find_idx_folder(folder: Path) -> Path | None:
     """Finds MNIST's IDX files: in `folder` itself or torchvision's `MNIST/raw` in it; None if in neither."""
-    for candidate in (folder, folder / "MNIST" / "raw"):
-        if any(_find(candidate, name) for name in MNIST_MD5):
-            return candidate
-    return None
+    candidates = folder, folder / "MNIST" / "raw"
+    return next((at for at in candidates if any(_find(at, name) for name in MNIST_MD5)), None)
 
 
-def read_idx_folder(folder: str | Path) -> tuple[Digits, Digits]:
-    """MNIST's 60,000 training and 10,000 test digits from its four IDX files, unzipped or `.gz`, md5-checked.
-
-    Raises:
-        FileNotFoundError: one of the four is missing.
-        ValueError: one of the four is damaged, or they do not fit together.
-    """
+def read_idx_folder(folder: Path) -> tuple[Digits, Digits]:
+    """MNIST's training and test digits from its four IDX files, unzipped or `.gz`, md5-checked."""
 
     def read(name: str) -> UInt8[np.ndarray, "*shape"]:
-        path = _find(Path(folder), name)
+        path = _find(folder, name)
         if path is None:
             raise FileNotFoundError(f"{folder}: expected MNIST's four IDX files, got no {name} or {name}.gz")
         return read_idx(path, MNIST_MD5[name])

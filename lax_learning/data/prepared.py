@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from lax_learning.data.digits import IMAGE_SHAPE, NUM_CLASSES, Digits, check_digits
-from lax_learning.data.idx import read_idx_folder
+from lax_learning.data.digits import IMAGE_SHAPE, NUM_CLASSES, Digits, check_digits, from_extra
+from lax_learning.data.idx import check_path, read_idx_folder
+
+_EXPECTED = "prepared folders: expected the packages tensorflow-datasets and pillow"
 
 
 def default_data_dir() -> Path:
@@ -27,17 +29,16 @@ def find_prepared(data_dir: Path) -> Path | None:
 def read_prepared(folder: Path) -> tuple[Digits, Digits]:
     """Training and test digits from a prepared `mnist/<version>` folder, in tfds's shuffled order.
 
-    Raises:
-        ValueError: the folder is damaged or holds a format without random access (only array_record is read
-            without tensorflow).
-        ImportError: tensorflow-datasets is not installed.
+    Raises ValueError for a damaged folder, and for a format other than array_record, the only one that is
+    read without tensorflow.
     """
-    tfds, _ = _import_tfds()
+    tfds = from_extra("tensorflow_datasets", _EXPECTED)
+    from_extra("PIL.Image", _EXPECTED)  # decodes the images
 
     def digits(split: str) -> Digits:
         try:
             examples = list(tfds.builder_from_directory(folder).as_data_source(split))
-        # What tfds, protobuf, array_record and Pillow raise for a damaged folder has no other base class.
+        # Errors of tfds, protobuf, array_record and Pillow for a damaged folder have no other base class.
         except Exception as error:
             expected = f"expected array_record files of split {split!r}"
             raise ValueError(f"{folder}: {expected}, got {error!r}") from error
@@ -49,35 +50,20 @@ def read_prepared(folder: Path) -> tuple[Digits, Digits]:
 
 
 def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
-    """Writes MNIST's IDX files as the prepared data set `mnist` of a tfds data dir, without tensorflow.
+    """Writes MNIST's four IDX files as `mnist/<version>` in a tfds data dir, and returns that folder.
 
-    tfds's own builder needs tensorflow to unzip and to encode. What this writes is read by
-    `mnist(key, data_dir)` and by `tfds.data_source("mnist", data_dir=data_dir)`. What was prepared earlier is
-    kept.
-
-    Args:
-        idx_folder: folder that holds the four IDX files.
-        data_dir: tfds data dir to write `mnist/<version>` in.
-
-    Returns:
-        The folder of the prepared data set.
-
-    Raises:
-        TypeError: idx_folder or data_dir is neither a string nor a path.
-        FileNotFoundError: an IDX file is missing.
-        ValueError: an IDX file is damaged.
-        ImportError: tensorflow-datasets is not installed.
+    Needs no tensorflow, unlike tfds's own builder. The folder can be read by `mnist(key, data_dir)` and by
+    `tfds.data_source("mnist", data_dir=data_dir)`. A set prepared earlier is kept.
 
     Example:
 
         prepare_tfds("mnist_idx", "~/tensorflow_datasets")
         splits = mnist(key, "tfds")
     """
-    for name, path in (("idx_folder", idx_folder), ("data_dir", data_dir)):
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"{name}: expected a path, got {path!r}")
-    tfds, image_from_array = _import_tfds()
-    train, test = read_idx_folder(Path(idx_folder).expanduser())
+    source, target = check_path("idx_folder", idx_folder), check_path("data_dir", data_dir)
+    tfds = from_extra("tensorflow_datasets", _EXPECTED)
+    image_from_array = from_extra("PIL.Image", _EXPECTED).fromarray
+    train, test = read_idx_folder(source.expanduser())
 
     with tfds.core.registered.skip_registration():  # tfds's own "mnist" stays the one its users get by name
 
@@ -100,17 +86,6 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
                 for index, (image, label) in enumerate(zip(*digits, strict=True)):
                     yield index, {"image": image_from_array(image), "label": int(label)}
 
-    builder = Mnist(data_dir=Path(data_dir).expanduser(), file_format="array_record")
+    builder = Mnist(data_dir=target.expanduser(), file_format="array_record")
     builder.download_and_prepare()
     return Path(builder.data_dir)
-
-
-def _import_tfds() -> tuple[Any, Any]:
-    try:
-        import tensorflow_datasets as tfds
-        from PIL import Image  # with which tfds encodes and decodes images where there is no tensorflow
-    except ImportError as error:
-        raise ImportError(
-            f"prepared tfds folders need pip install 'lax_learning[experiments]': {error}"
-        ) from error
-    return tfds, Image.fromarray

@@ -1,14 +1,15 @@
 """Labelled examples as the rules take them, and their three splits."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import ArrayLike, Float32, Shaped
+from jaxtyping import Array, ArrayLike, Float32, Shaped
 
-from lax_learning._checks import as_array, check_count, check_integers, check_memory, describe
+from lax_learning._checks import as_array, as_sizes, check_count, check_integers, check_memory, describe
 
 
 class Dataset(NamedTuple):
@@ -31,18 +32,28 @@ class Splits(NamedTuple):
     test: Dataset
 
 
-def check_splits(data: Any) -> Dataset:
-    """Returns the training data as JAX arrays.
+def drawn_splits(
+    draw: Callable[[int], tuple[Array, Array]], sizes: Sequence[int], length: int, dtype: Any = jnp.float32
+) -> Splits:
+    """Cuts splits of given sizes from `draw(number) -> (x, y)`, whose examples have `length` numbers."""
+    expected = "numbers of training, validation and test examples"
+    sizes = as_sizes("sizes", sizes, expected, minimum=0)
+    if len(sizes) != 3 or sum(sizes) == 0:
+        raise ValueError(f"sizes: expected {expected}, got {sizes}")
+    check_memory("sizes", [(sum(sizes), length)], dtype)
+    ends = [sizes[0], sizes[0] + sizes[1]]
+    parts = (jnp.split(array, ends) for array in draw(sum(sizes)))
+    return Splits(*(Dataset(*part) for part in zip(*parts, strict=True)))
 
-    Raises:
-      TypeError: unless `data` are `Splits` of `Dataset`s; validation and test may be None.
-      ValueError: for a split with more or fewer targets than inputs, or no training data.
+
+def check_splits(data: Any) -> Dataset:
+    """Returns the training data as JAX arrays; raises unless `data` are `Splits` that fit.
+
+    Validation and test may be None.
     """
     if not isinstance(data, Splits):
-        raise TypeError(
-            f"data: expected Splits, such as Splits(train=Dataset(x, y), validation=None, test=None), "
-            f"got {describe(data)}"
-        )
+        expected = "Splits, such as Splits(train=Dataset(x, y), validation=None, test=None)"
+        raise TypeError(f"data: expected {expected}, got {describe(data)}")
     for name, part in data._asdict().items():
         if part is not None:
             _check_dataset(f"data.{name}", part)
@@ -80,13 +91,6 @@ def one_hot(labels: Shaped[ArrayLike, "*shape"], num_classes: int) -> Float32[np
     Args:
         labels: integers in 0 .. num_classes - 1, of any shape; under `jax.jit` take `jax.nn.one_hot`.
         num_classes: length of the new last axis.
-
-    Returns:
-        float32, one axis more than `labels`.
-
-    Raises:
-        TypeError: labels are traced, or num_classes is no int.
-        ValueError: labels are not integers, or one is outside 0 .. num_classes - 1.
 
     >>> one_hot(np.array([2, 0]), 3)
     array([[0., 0., 1.],

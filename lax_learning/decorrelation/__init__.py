@@ -1,7 +1,6 @@
 """Decorrelation: a matrix R before the weights makes their inputs uncorrelated, under any rule."""
 
-from lax_learning.decorrelation._fold import fold
-from lax_learning.decorrelation._models import inputs, wrap
+from lax_learning.decorrelation._models import fold, inputs, wrap
 from lax_learning.decorrelation._rule import RuleState, rule
 from lax_learning.decorrelation._transform import Diagnostics, State, apply, dynamics, loss
 

@@ -1,12 +1,17 @@
-"""Models on decorrelated inputs: R before the weights of every product and convolution."""
+"""Models on decorrelated inputs, R before the weights of their products, and plain weights with R inside."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
+from lax_learning._precision import raised
 from lax_learning._sites._batch import as_batch
+from lax_learning._sites._coupling import made_up
 from lax_learning._sites._plan import Site
 from lax_learning._sites._products import Layout
 from lax_learning._sites._program import Program, free_name
@@ -20,12 +25,7 @@ Layers = dict[str, State]
 
 
 class Place(NamedTuple):
-    """A data value with a matrix of its own.
-
-    Fields:
-      sites: the products that read it; all have the layout of the first.
-      lead: numbers of stacked layers.
-    """
+    """A data value with a matrix of its own: the products that read it, in one layout, and stacked layers."""
 
     sites: list[Site]
     lead: tuple[int, ...]
@@ -67,15 +67,8 @@ def places_of(program: Program, where: Where) -> dict[str, Place]:
             raise ValueError(
                 f"x: expected floating-point numbers, which R can multiply, got others at {paths[0]!r}"
             )
-        read = reads[site.reads[0]]
-        key = (
-            read.index,
-            site.stacked,
-            site.layout.groups,
-            site.layout.size,
-            site.layout.window,
-            site.layout.axes,
-        )
+        read, layout = reads[site.reads[0]], site.layout
+        key = (read.index, site.stacked, layout.groups, layout.size, layout.window, layout.axes)
         if key not in found:
             lead = tuple(n for n, flag in zip(read.shape, site.stacked, strict=False) if flag)
             names[free_name(paths[0], names)] = found[key] = Place([], lead)
@@ -102,13 +95,8 @@ def checked_places(program: Program, where: Where, layers: Any) -> dict[str, Pla
 def wrap(model: Model, layers: Layers, *, where: Where = None) -> Model:
     """Returns the model with decorrelated inputs: `op(w, R x)` in place of every product `op(w, x)`.
 
-    Args:
-      model: any model.
-      layers: of a `RuleState`; constants for every rule.
-      where: which parameters read decorrelated inputs.
-
-    Returns:
-      A model with the same params. A convolution runs with one fused kernel, `w R` on its patches.
+    The model keeps its params; `layers`, of a `RuleState`, are constants for every rule, and `where` is as of
+    `rule`. A convolution runs with one fused kernel, `w R` on its patches.
     """
     check_model(model)
     check_where("where", where)
@@ -123,29 +111,25 @@ def wrap(model: Model, layers: Layers, *, where: Where = None) -> Model:
 def inputs(model: Model, params: Params, layers: Layers, x: Any, *, where: Where = None) -> dict[str, Array]:
     """Returns the vectors that the products of a decorrelated model read, before R.
 
+    They are `[..., vectors, size]` by the names of the layers; patches, for convolutions.
+
     Args:
-      model: the model, not wrapped.
-      params: its parameters.
+      model, params: the model, not wrapped, and its parameters.
       layers: of a `RuleState`.
       x: a batch.
       where: as of `rule`.
-
-    Returns:
-      `[..., vectors, size]` by the names of the layers; patches, for convolutions.
     """
     check_model(model)
     x, _ = as_batch(x)
     (_, _, emitted), places = _run(Program(model, params, x), where, layers, x, emit=True)
-    return {
-        name: jax.lax.stop_gradient(place.vectors(emitted[place.sites[0].index][1]))
-        for name, place in places.items()
-    }
+    read = {name: place.vectors(emitted[place.sites[0].index][1]) for name, place in places.items()}
+    return jax.lax.stop_gradient(read)
 
 
 def _run(
     program: Program, where: Where, layers: Layers, x: Any, emit: bool = False
 ) -> tuple[tuple[Any, Any, dict[int, Any]], dict[str, Place]]:
-    """Runs a model on decorrelated inputs; emits what the first product of every place reads."""
+    """Runs a model on decorrelated inputs; with `emit`, first products emit their operands."""
     places = checked_places(program, where, layers)
     first = frozenset(place.sites[0].index for place in places.values())
     hooks = Hooks(product=_product, operands=first if emit else frozenset())
@@ -165,3 +149,86 @@ def _product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) 
     # In the dtype of x: a model keeps its precision.
     b = None if b is None else jnp.asarray(b, x.dtype)
     return site.layout.transformed(op, w, x, jnp.asarray(r, x.dtype), b)
+
+
+def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where = None) -> Params:
+    """Returns plain weights: with them the model itself gives the output it gave on decorrelated inputs.
+
+    `w <- R^T w`, for the matrix w of every product and convolution that reads decorrelated inputs.
+
+    Args:
+      model, params: the model, not wrapped, and parameters that were learned on decorrelated inputs.
+      layers: of a `RuleState`.
+      x: a batch; only its shapes and types are used.
+      where: as of `rule`.
+
+    Raises:
+      ValueError: for a parameter that several operations read, or that is normalised or scaled before its
+        product, or a mean that is removed (`bias=True`).
+    """
+    check_model(model)
+    program = Program(model, params, as_batch(x, only_shapes=True)[0])
+    places = checked_places(program, where, layers)
+    leaves = list(program.split.leaves)
+    for name, layer in layers.items():
+        if getattr(layer, "b", None) is not None:
+            expected = "no mean to remove, which weights cannot do"
+            raise ValueError(f"layers[{name!r}]: expected {expected}, got a bias b")
+    for site, name in ((site, name) for name, place in places.items() for site in place.sites):
+        names = ", ".join(repr(program.split.paths[i]) for i in sorted(site.leaves))
+        readers = [other for other in program.plan.all_sites if other.leaves & site.leaves]
+        leaf = min(site.leaves)
+        alone = len(site.leaves) == len(readers) == 1
+        operand, restore = _operand(program, leaves, leaf, site) if alone else (leaves[leaf], None)
+        if restore is None:
+            raise ValueError(
+                f"params: expected parameters that one product reads as they are, got {names}, which are "
+                "read several times, normalised or scaled: they have no plain weights"
+            )
+        leaves[leaf] = restore(_folded(site, jnp.asarray(layers[name].R), operand)).astype(leaves[leaf].dtype)
+    return jax.tree.unflatten(program.split.structure, leaves)
+
+
+def _folded(site: Site, r: Array, w: Array) -> Array:
+    """Returns `R^T w`, for every stacked layer."""
+    layout = site.layout
+    assert layout is not None
+
+    def fold_one(r: Array, w: Array) -> Array:
+        matrix = layout.matrix(w)
+        dtype = raised(matrix, r)
+        return layout.unmatrix((jnp.swapaxes(r, -1, -2).astype(dtype) @ matrix.astype(dtype)).astype(w.dtype))
+
+    for flag in site.stacked:
+        fold_one = jax.vmap(fold_one) if flag else fold_one
+    return fold_one(r, w)
+
+
+def _operand(
+    program: Program, leaves: list[Array], leaf: int, site: Site
+) -> tuple[Array, Callable[[Array], Array] | None]:
+    """Returns a parameter as its product reads it, `[*lead, ...]`, and the way back if there is one."""
+    rng = np.random.default_rng(0)
+    x = [made_up(rng, like) for like in program.x]
+
+    def operand(own: list[Array]) -> Array:
+        parameters = [each for each, trained in zip(own, program.split.trained, strict=True) if trained]
+        _, _, emitted = program.run(parameters, x, Hooks(operands=frozenset({site.index})))
+        w, _ = emitted[site.index]
+        for axis, stacked in reversed(list(enumerate(site.stacked))):
+            w = w if stacked else jax.lax.index_in_dim(w, 0, axis, keepdims=False)
+        return w
+
+    def at(others: list[Array]) -> Callable[[Array], Array]:
+        return jax.jit(lambda value: operand([*others[:leaf], value, *others[leaf + 1 :]]))
+
+    found, back = jax.vjp(at(leaves), leaves[leaf])
+    with jax.ensure_compile_time_eval():  # on made-up numbers: the weights may be traced
+        probes = [made_up(rng, like) for like in leaves]
+        moved, pull = jax.vjp(at(probes), probes[leaf])
+        same = jnp.array_equal(pull(moved)[0], probes[leaf])
+        # A change of shape is an odd function; `abs` is not.
+        same &= jnp.array_equal(at(probes)(-probes[leaf]), -moved)
+    if isinstance(same, Tracer):
+        raise ValueError("params: expected weights with values, got traced ones; fold outside of jit")
+    return found, (lambda w: back(w)[0]) if same else None

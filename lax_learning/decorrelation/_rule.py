@@ -39,20 +39,15 @@ def rule(
 
     R belongs to a data value: query, key and value that read one x share one R. It is shared over the steps
     of a scan over time; stacked layers have one each, and so have the groups of a grouped convolution. R is
-    no parameter: gradients have the structure of params, and errors flow on through `R^T`.
+    no parameter: gradients have the structure of params, and errors flow on through `R^T`. Products that read
+    integers are refused. The params predict by `rule.model_at(model, state)`, or by the plain model after
+    `fold`.
 
     Args:
       make_rule: `model -> rule`, for example `lambda model: feedback_alignment(model, loss)`.
       model: any model.
       dynamics: from `dynamics`, or one's own with the same signatures, whose state has a field R.
       where: which parameters read decorrelated inputs; by default those of all products and convolutions.
-
-    Returns:
-      The rule, with a `RuleState`. Its params predict by `rule.model_at(model, state)`, or by the plain model
-      after `fold`.
-
-    Raises:
-      ValueError: at trace time, for a product that reads integers.
 
     Example:
       >>> import lax_learning as ll
@@ -81,7 +76,10 @@ def rule(
         layers: Layers = {}
         for name, place in places_of(program, where).items():
             check_memory(f"where: {name!r}", [(*place.shape, place.shape[-1])])
-            layers[name] = _with_axes(place.shape[:-1], dynamics.init(place.shape[-1]))
+            layers[name] = jax.tree.map(
+                lambda leaf, lead=place.shape[:-1]: jnp.broadcast_to(leaf, (*lead, *jnp.shape(leaf))),
+                dynamics.init(place.shape[-1]),
+            )
         losses = {name: jnp.full(layer.R.shape[:-2], jnp.nan, jnp.float32) for name, layer in layers.items()}
         return RuleState(layers, losses, rule_on(layers).init(key, params, x))
 
@@ -111,7 +109,3 @@ def rule(
         return wrap(model, state.layers, where=where)
 
     return Rule(init, value_and_grad, model.trainable, wrapped=wrapped)
-
-
-def _with_axes(lead: tuple[int, ...], tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*lead, *jnp.shape(leaf))), tree)

@@ -1,4 +1,4 @@
-"""Decorrelation of one data value: how its matrix R is applied and learned (Ahmad et al., 2022)."""
+"""Decorrelation of one data value: its matrix R is applied and learned (Ahmad et al., 2022)."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -7,24 +7,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from lax_learning import _checks as checks
 from lax_learning._arrays import check_counter
-from lax_learning._checks import (
-    MAX_ENTRIES,
-    as_array,
-    as_floating,
-    check_choice,
-    check_count,
-    check_flag,
-    check_floating,
-    check_instance,
-    check_key,
-    check_memory,
-    check_not_negative,
-    check_positive,
-    check_probability,
-    check_shapes,
-    describe,
-)
 from lax_learning._lazily import lazily
 from lax_learning._precision import promoted, raised
 from lax_learning.types import Dynamics, Key
@@ -73,9 +57,8 @@ def dynamics(
     "decorbp": the published class, `kappa R V` for `kappa V R`
 
     `C R = z^T (z R) / batch`: three products of the size of the batch, none of `size^3`. Moments are not
-    centred. R starts as the identity, in the default precision; it is no parameter of the loss. Whatever the
-    dtype of R, changes are computed in float32 or wider. An output whose mean square is below 1e-8 counts as
-    dead: its excess V is left out.
+    centred. R starts as the identity, in the default precision, and its changes are computed in float32 or
+    wider. An output whose mean square is below 1e-8 counts as dead: its excess V is left out.
 
     Args:
       eta: step size.
@@ -99,24 +82,23 @@ def dynamics(
       ((3, 3), ())
 
     References:
-      Ahmad, Schrader, van Gerven, Constrained parameter inference as a principle for learning,
-      https://arxiv.org/abs/2203.13203, 2022; Dalm, Offergeld, Ahmad, van Gerven, Efficient deep learning with
-      decorrelated backpropagation, https://arxiv.org/abs/2405.02385, 2024.
+      Ahmad et al., Constrained parameter inference, https://arxiv.org/abs/2203.13203, 2022.
+      Dalm et al., Decorrelated backpropagation, https://arxiv.org/abs/2405.02385, 2024 ("decorbp").
     """
-    check_not_negative("eta", eta)
-    check_probability("kappa", kappa)
-    check_choice("variant", variant, _SCALED)
-    check_flag("lower", lower)
-    check_flag("bias", bias)
-    check_count("every", every, maximum=MAX_ENTRIES)
+    checks.check_not_negative("eta", eta)
+    checks.check_probability("kappa", kappa)
+    checks.check_choice("variant", variant, _SCALED)
+    checks.check_flag("lower", lower)
+    checks.check_flag("bias", bias)
+    checks.check_count("every", every, maximum=checks.MAX_ENTRIES)
     if isinstance(subsample, Tracer):
-        raise TypeError(f"subsample: expected a number that is not traced, got {describe(subsample)}")
-    check_positive("subsample", subsample)
-    check_probability("subsample", subsample)
+        raise TypeError(f"subsample: expected a number that is not traced, got {checks.describe(subsample)}")
+    checks.check_positive("subsample", subsample)
+    checks.check_probability("subsample", subsample)
 
     def init(size: int) -> State:
-        check_count("size", size)
-        check_memory("size", [(size, size)])
+        checks.check_count("size", size)
+        checks.check_memory("size", [(size, size)])
         return State(jnp.eye(size), jnp.zeros(size) if bias else None, jnp.zeros((), jnp.int32))
 
     def learn(key: Key, state: State, x: Array, eta: Array, kappa: Array) -> tuple[State, Array]:
@@ -137,13 +119,13 @@ def dynamics(
         return state._replace(R=after, b=b), _loss(z, kappa)
 
     def update(key: Key, state: State, x: ArrayLike) -> tuple[State, Diagnostics]:
-        check_key("key", key)
-        check_instance("state", state, State, "a State, from init")
+        checks.check_key("key", key)
+        checks.check_instance("state", state, State, "a State, from init")
         check_counter("state.step", state.step)
         if (state.b is not None) != bias:
-            got = "none" if state.b is None else describe(state.b)
-            raise ValueError(f"state.b: expected what init makes with bias={bias}, got {got}")
-        x = as_floating("x", x)
+            got = "none" if state.b is None else checks.describe(state.b)
+            raise ValueError(f"state.b: expected that of init with bias={bias}, got {got}")
+        x = checks.as_floating("x", x)
         check_vectors("x", x, check_state("state", state))
 
         def wait(key: Key, state: State, *rest: Array) -> tuple[State, Array]:
@@ -164,15 +146,13 @@ def check_state(name: str, state: Any, shape: tuple[int, ...] | None = None) -> 
     """Returns the size of a state; raises unless it has an R of a shape, square by default, and b to fit."""
     got = jnp.shape(state.R) if hasattr(state, "R") else None
     if got is None or (got != shape if shape else len(got) != 2 or got[0] != got[1]):
-        expected = list(shape) if shape else "[size, size]"
-        raise ValueError(
-            f"{name}.R: expected shape {expected}, got {describe(state) if got is None else list(got)}"
-        )
-    check_floating(f"{name}.R", state.R)
+        came = checks.describe(state) if got is None else list(got)
+        raise ValueError(f"{name}.R: expected shape {list(shape) if shape else '[size, size]'}, got {came}")
+    checks.check_floating(f"{name}.R", state.R)
     b = getattr(state, "b", None)
     if b is not None:
-        check_floating(f"{name}.b", b)
-        check_shapes([f"{name}.b"], [b], [got[:-1]])
+        checks.check_floating(f"{name}.b", b)
+        checks.check_shapes([f"{name}.b"], [b], [got[:-1]])
     return got[-1]
 
 
@@ -183,27 +163,17 @@ def check_vectors(name: str, x: Array, size: int) -> None:
 
 
 def apply(state: State, x: ArrayLike) -> Float[Array, "... size"]:
-    """Applies R to vectors: `z = R x`, or `R x + b`.
-
-    Args:
-      state: of one data value, without leading axes.
-      x: `[..., size]`.
-
-    Returns:
-      `[..., size]`.
+    """Applies R to vectors `x [..., size]`: `z = R x`, or `R x + b`; the state is without leading axes.
 
     Example:
       >>> apply(State(2 * jnp.eye(3)), jnp.ones((5, 3))).shape
       (5, 3)
     """
-    x = as_array("x", x)
+    x = checks.as_array("x", x)
     check_vectors("x", x, check_state("state", state))
     b = getattr(state, "b", None)
-    if b is None:
-        x, r = promoted(x, state.R)
-    else:
-        x, r, b = promoted(x, state.R, b)
-    return _affine(r, b, x)
+    x, r, *bias = promoted(x, state.R, *(() if b is None else (b,)))
+    return _affine(r, bias[0] if bias else None, x)
 
 
 def _affine(r: Array, b: Array | None, x: Array) -> Array:
@@ -218,17 +188,14 @@ def loss(z: ArrayLike, *, kappa: ArrayLike = 0.5) -> Float[Array, ""]:
 
     Args:
       z: `[..., size]`.
-      kappa: as for `dynamics`; `2 loss(z)` is `mean (C - I)^2`.
-
-    Returns:
-      A scalar >= 0, in float32 or wider.
+      kappa: as for `dynamics`; `2 loss(z)` is `mean (C - I)^2` at 1/2.
 
     Example:
       >>> float(loss(jnp.array([[1.0, 1.0], [1.0, -1.0]])))
       0.0
     """
-    check_probability("kappa", kappa)
-    z = as_array("z", z)
+    checks.check_probability("kappa", kappa)
+    z = checks.as_array("z", z)
     if z.ndim < 2 or z.size == 0:
         raise ValueError(f"z: expected shape [..., size] with at least one entry, got {list(z.shape)}")
     z = z.reshape(-1, z.shape[-1]).astype(raised(z))
@@ -236,6 +203,7 @@ def loss(z: ArrayLike, *, kappa: ArrayLike = 0.5) -> Float[Array, ""]:
 
 
 def _loss(z: Array, kappa: Array) -> Array:
+    """Returns `loss` of vectors `[number, size]`."""
     # Scaled by a power of two, which is exact, so that squares overflow only where the loss does.
     largest = jnp.max(jnp.abs(z))
     exponent = jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
@@ -253,9 +221,8 @@ def _loss(z: Array, kappa: Array) -> Array:
 def _off_diagonal_squares(z: Array) -> Array:
     """Returns `sum C_off^2`, by the smaller of the matrices `z^T z` and `z z^T`.
 
-    Entries off the diagonal of the first are summed. Of the second, only the sum of all squares is that of C,
-    and those of its diagonal are taken away; little is lost, since C then has a lower rank than size, and
-    cannot be diagonal with all variances alike.
+    The second has the same sum of all squares, from which those on the diagonal of C are taken. Little is
+    lost: the rank of C is then below its size, so that it is not close to a diagonal with equal variances.
     """
     count, size = z.shape
     if count >= size:

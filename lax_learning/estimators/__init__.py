@@ -1,4 +1,4 @@
-"""Gradient estimators on any `loss_fn(params, *args)`: `jax.value_and_grad` with a key in front."""
+"""Gradient estimators for any `loss_fn(params, *args)`: `jax.value_and_grad` with a leading key."""
 
 from lax_learning.estimators._backprop import backprop
 from lax_learning.estimators._forward_gradient import forward_gradient

@@ -1,4 +1,4 @@
-"""Backpropagation, the exact gradient, under the contract of the estimators."""
+"""Backpropagation, the exact gradient, with the signature of the estimators."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,11 @@ from lax_learning.types import Estimator, Key, Params
 
 
 def backprop(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Estimator:
-    """Computes the gradient by reverse-mode differentiation, `g = dL/dparams`, to compare the others with.
+    """Computes the exact gradient by reverse-mode differentiation, `g = dL/dparams`.
 
     Args:
-      loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss an example, whose mean is the
-        loss; with `has_aux`, `(loss, aux)`, as in `jax.value_and_grad`.
+      loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss per example, which is averaged;
+        with `has_aux`, `(loss, aux)`, as in `jax.value_and_grad`.
 
     Returns:
       `estimate(key, params, *args) -> (value, grads)`, or `((value, aux), grads)`; the key is not used.

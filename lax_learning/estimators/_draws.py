@@ -13,7 +13,7 @@ from lax_learning.types import Key, Params
 
 
 def split_aux(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[..., tuple[Array, Any]]:
-    """`loss_fn` as a function that returns `(loss, aux)` whether or not it has one, checked."""
+    """Returns `loss_fn` as a function that always returns `(loss, aux)`, with checks."""
     check_callable("loss_fn", loss_fn, "a function (params, *args) -> loss")
     check_flag("has_aux", has_aux)
 
@@ -37,13 +37,13 @@ def split_aux(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[..., tuple
 
 
 def join_aux(loss: Array, aux: Any, has_aux: bool) -> Any:
-    """The value of an estimator as `jax.value_and_grad` gives it; per-example losses are averaged."""
+    """Returns the value of an estimator, as `jax.value_and_grad` does; losses of examples are averaged."""
     value = jnp.mean(loss)
     return (value, aux) if has_aux else value
 
 
 def scaled(factor: Array, leaf: Array) -> Array:
-    """`factor * leaf` in the dtype of the leaf, computed in the wider of the two."""
+    """Returns `factor * leaf` in the dtype of the leaf, computed in float32 or wider."""
     dtype = raised(factor, leaf)
     return (factor.astype(dtype) * leaf.astype(dtype)).astype(leaf.dtype)
 
@@ -67,9 +67,9 @@ def averaged(draw: Callable[[Key], PyTree], num_samples: int) -> Callable[[Key],
 
 
 def as_gradient(grads: Params, params: Params) -> Params:
-    """Gradients in the dtypes of the params and, in `jax.shard_map`, summed over devices that share a param.
+    """Casts gradients to the dtypes of params; in `jax.shard_map`, sums them over devices that share a param.
 
-    That is what `jax.grad` does to a cotangent: here it goes through the transpose of adding 0 to the params.
+    `jax.grad` does the same to cotangents; here, the transpose of adding 0 to the params does it.
     """
     zero_added, transpose = jax.vjp(
         lambda params: jax.tree.map(lambda w, g: w + jnp.zeros_like(g, w.dtype), params, grads), params

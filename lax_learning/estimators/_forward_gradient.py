@@ -16,14 +16,14 @@ from lax_learning.types import Estimator, Key, Params
 
 
 def directional_derivative(function: Callable[[Any], Any], primal: Any, tangent: Any) -> tuple[Any, Any]:
-    """`jax.jvp` of one argument, with a clear error where forward mode cannot pass."""
+    """Computes `jax.jvp` of one argument, with a clear error if there is no forward-mode derivative."""
 
-    # JAX itself notices only when it lowers the program, outside of the reach of any handler.
+    # JAX itself raises only when it lowers the program, where the error cannot be handled here.
     program = jax.make_jaxpr(partial(jax.jvp, function))((primal,), (tangent,))
     if any(equation.primitive.name == "custom_lin" for equation in all_equations(program.jaxpr)):
         raise TypeError(
-            "loss_fn: forward gradients need forward-mode differentiation, which cannot pass through an op "
-            "with a backward pass of its own; expected the plain op, got a custom_vjp"
+            "loss_fn: expected functions with a forward-mode derivative, which forward gradients need, got a "
+            "custom_vjp, which defines only a backward pass"
         )
     return jax.jvp(function, (primal,), (tangent,))
 
@@ -33,12 +33,12 @@ def forward_gradient(
 ) -> Estimator:
     """Estimates the gradient of any loss of any pytree in forward mode, without a backward pass.
 
-    `g = 1/K sum_k (dL/dw . v_k) v_k`: unbiased, and the limit of weight perturbation for sigma -> 0.
+    `g = 1/K sum_k (dL/dw . v_k) v_k` is unbiased, and the limit of weight perturbation as sigma -> 0.
 
     Args:
-      loss_fn, has_aux: as of `backprop`; the loss must not use an op with a backward pass of its own, a
-        TypeError at trace time.
-      num_samples: number K of directions that are averaged, one in memory at a time.
+      loss_fn, has_aux: as in `backprop`; a function with a custom backward pass (`custom_vjp`) in the loss
+        raises a TypeError at trace time.
+      num_samples: number K of directions to average, one in memory at a time.
       noise: "normal", "rademacher", or a function `(key, params) -> direction`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Steps of weight perturbation in the memory of inference: noise is drawn again wherever it is used."""
+"""Weight perturbation steps in the memory of inference: noise is regenerated wherever it is used."""
 
 import math
 from collections.abc import Callable
@@ -34,37 +34,37 @@ def in_place_step(
     rank: int | None = None,
     weight_decay: ArrayLike = 0.0,
 ) -> Callable[..., tuple[Array, Params]]:
-    """Moves parameters down a perturbation estimate that is never stored.
+    """Returns a step of gradient descent along a weight perturbation estimate that is never stored.
 
     `c_k = (L(w + sigma s_k) - L(w - sigma s_k)) / (2 sigma)`,
     `w <- (1 - eta decay) w - eta / K sum_k c_k s_k`
 
-    That is SGD on `weight_perturbation(difference="central")` with decoupled weight decay, in little more
-    memory than the loss itself takes. Noise is a function of its key: it is drawn where a product reads the
-    weights, dropped, and drawn again for the update, which is written over the weights. Besides the
-    activities a step holds one matrix and its noise, and with a rank two thin factors; layers stacked under a
-    `jax.lax.scan` count one by one. The price is the drawing, three times a step and draw. With several draws
-    the compiler may keep a copy of layers that are not stacked.
+    This is SGD on `weight_perturbation(difference="central")` with decoupled weight decay, using little more
+    memory than the loss itself. Noise is a function of its key: it is drawn where a product reads the
+    weights, discarded, and drawn again for the update, which overwrites the weights. Besides activities, a
+    step keeps one matrix and its noise in memory, or two thin factors with `rank`; layers stacked under a
+    `jax.lax.scan` count one by one. The cost is that each draw is generated three times per step. With
+    several draws, the compiler may keep a copy of layers that are not stacked.
 
-    Parameters that products do not read as they are (embeddings, vectors, what is reshaped or normalised or
-    used twice) are perturbed before a pass and cost a copy. In half precision the sum of weights and noise is
-    computed in float32, so the smallest sigma is seen, and the update is rounded up or down at random so that
-    its expectation is exact: updates below the spacing of the numbers are not lost.
+    Parameters that products do not read directly (embeddings, vectors, and those reshaped, normalised or used
+    twice) are perturbed before a pass and cost a copy. In half precision, the sum of weights and noise is
+    computed in float32, so even a small sigma has an effect, and updates are rounded up or down at random so
+    that their expectation is exact: updates below the spacing of numbers are not lost.
 
     Args:
-      loss_fn: `(params, *args) -> loss`, a scalar, or one loss an example, whose mean is taken; float32 or
+      loss_fn: `(params, *args) -> loss`, a scalar, or one loss per example, which are averaged; float32 or
         wider.
       sigma: standard deviation of the noise, in the units of the parameters; may be traced.
-      num_samples: number K of draws, one after the other.
-      noise: "normal", "rademacher" or `(key, like) -> unit noise`, called for one matrix at a time; with a
-        rank for a pair `(a, b)`, with an axis of one draw in front.
-      rank: of the noise on matrices, `a b^T / sqrt(rank)`; None for full noise.
-      weight_decay: >= 0, per unit of the learning rate; may be traced.
+      num_samples: number K of draws, computed one after another.
+      noise: "normal", "rademacher" or `(key, like) -> unit noise`, called for one matrix at a time; with
+        `rank`, `like` is a pair `(a, b)` with a leading axis for a single draw.
+      rank: rank of the noise on matrices, `a b^T / sqrt(rank)`; None for full noise.
+      weight_decay: decay per unit of the learning rate, >= 0; may be traced.
 
     Returns:
-      `step(key, params, *args, learning_rate) -> (value, params)`, compiled, with `value` the mean loss
-      of the 2 K passes. The params that it is given are DONATED: their memory holds the result, and the
-      arrays cannot be used again. In a larger compiled program, donate them there. In `jax.shard_map` let
+      `step(key, params, *args, learning_rate) -> (value, params)`, compiled, where `value` is the mean loss
+      of the 2 K passes. The params passed in are DONATED: their memory is reused for the result, and the
+      arrays cannot be used again. In a larger compiled program, donate them there. In `jax.shard_map`, let
       `loss_fn` average over devices (`jax.lax.pmean`).
 
     Example:
@@ -119,16 +119,16 @@ def in_place_step(
 
 
 class _Seed(NamedTuple):
-    """Noise on a matrix, as the key that it is drawn from; stacked matrices have a key each."""
+    """Noise on a matrix, given by the key that it is drawn from; stacked matrices have one key each."""
 
     key: Array
 
 
 class _Leaf(NamedTuple):
-    """A leaf of the params and its noise: matrices stacked along its first axes, or one piece."""
+    """A leaf of params and its noise: matrices stacked along its first axes, or a single piece."""
 
     w: Array
-    matrix: Matrix | None  # how products read it; None for one piece, which is perturbed as a whole
+    matrix: Matrix | None  # how products read it; None for a single piece, which is perturbed as a whole
     draw: Noise
     rank: int | None
 
@@ -137,7 +137,7 @@ class _Leaf(NamedTuple):
         return self.w.shape[: self.matrix.stacked] if self.matrix else ()
 
     def keys(self, draws: Array) -> Array:
-        """Returns a key for each draw and matrix, `[draws, *stacked]`."""
+        """Returns one key per draw and matrix, `[draws, *stacked]`."""
         return jax.vmap(lambda key: jax.random.split(key, self.stacked))(draws) if self.stacked else draws
 
     def noise(self, key: Key) -> Any:
@@ -148,7 +148,7 @@ class _Leaf(NamedTuple):
         return self.draw(key, like_of(like, self.matrix._replace(stacked=0), 1, self.rank))
 
     def moved(self, keys: Array, rounding: Key, kept: Array, credits: Array) -> Array:
-        """Returns `kept w + sum_k credits_k noise_k`, computed one matrix after the other."""
+        """Returns `kept w + sum_k credits_k noise_k`, computed one matrix at a time."""
         number = math.prod(self.stacked)
         keys, roundings = keys.reshape(len(credits), number), jax.random.split(rounding, number)
 
@@ -171,7 +171,7 @@ class _Leaf(NamedTuple):
 
 
 def _loss(program: Program, arrays: Any, leaves: list[_Leaf], keys: list[Array], by: Array) -> Array:
-    """Returns the losses where the leaves are moved by a multiple of their noise."""
+    """Returns the losses with the leaves moved by a multiple of their noise."""
 
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
         if not isinstance(partner, _Seed):
@@ -196,12 +196,12 @@ def _loss(program: Program, arrays: Any, leaves: list[_Leaf], keys: list[Array],
 
 
 def _after(key: Array, *values: Array) -> Array:
-    """Returns the key, not to be used before the values are there.
+    """Returns the key in a form that cannot be used before the values are computed.
 
-    The compiler moves draws about freely, and drops barriers before it plans the memory: it would draw the
-    noise of all layers at once and keep it. So a 0 is added to the key that is computed from the values.
+    The compiler reorders draws freely, and drops barriers before it plans the memory, so it would draw the
+    noise of all layers at once and keep it. Therefore, a 0 computed from the values is added to the key.
     """
     total = sum(value.reshape(-1)[-1].astype(jnp.float32) for value in values if value.size)
     bits = jax.lax.bitcast_convert_type(total, jnp.uint32)
-    zero = jax.lax.population_count(bits) >> np.uint32(6)  # counts of up to 32
+    zero = jax.lax.population_count(bits) >> np.uint32(6)  # counts are at most 32
     return jax.random.wrap_key_data(jax.random.key_data(key) + zero, impl=jax.random.key_impl(key))

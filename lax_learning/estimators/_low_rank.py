@@ -1,4 +1,4 @@
-"""Weight perturbation by matrices of low rank: many draws in one pass, in the memory of their factors."""
+"""Weight perturbation with low-rank noise: many draws in one pass, in the memory of their factors."""
 
 import math
 from collections.abc import Callable
@@ -22,14 +22,14 @@ from lax_learning.noise import Noise
 from lax_learning.types import Key, Params
 
 DRAWS_ON_CPU = 16
-"""Draws that run side by side on a CPU, while their activities are in its cache; an accelerator runs all."""
+"""Draws side by side on a CPU, so few that their activities stay in cache; an accelerator runs all draws."""
 
 
 class Factors(NamedTuple):
     """Noise `a b^T / sqrt(rank)` on a parameter."""
 
-    a: Any  # the parameter's axes, with `rank` entries on its last column and one on its other columns
-    b: Any  # its columns, and `rank` entries
+    a: Any  # axes of the parameter, but of length `rank` for its last column axis and 1 for other columns
+    b: Any  # column axes of the parameter, followed by an axis of length `rank`
 
 
 def low_rank_mean(
@@ -45,14 +45,14 @@ def low_rank_mean(
     noise: Noise,
     fitness: str,
 ) -> Params:
-    """Returns the mean over draws of the change of the fitness by `step` times the noise, times noise / step.
+    """Returns the mean over draws of noise / step, times the change in fitness caused by step * noise.
 
     Args:
-      loss_fn, params, args: of an estimator; leaves of args that are no arrays are constants.
-      clean: the loss without noise, for the forward difference; None for the central one.
-      key, step, rank, num_samples, noise, fitness: of `weight_perturbation`, `step` is sigma.
+      loss_fn, params, args: those of an estimator; leaves of args that are not arrays are constants.
+      clean: loss without noise, for forward differences; None for central differences.
+      key, step, rank, num_samples, noise, fitness: those of `weight_perturbation`; `step` is sigma.
     """
-    # The program is traced for params that differ between devices, in `jax.shard_map`, as the data do.
+    # In `jax.shard_map`, the program is traced for params that vary over devices as the data do.
     params = vary_as(params, args, key, step)
     program, arrays = traced(loss_fn, params, args)
     matrices, parameters = direct_matrices(program), program.split.parameters
@@ -86,7 +86,7 @@ def low_rank_mean(
 
 
 def traced(loss_fn: Callable[..., Array], params: Params, args: Any) -> tuple[Program, Any]:
-    """Returns the program of a loss, and its data: the arrays that it is given and closes over."""
+    """Returns the program of a loss, and its data: the arrays in args and those that it closes over."""
     for path, leaf in jax.tree.leaves_with_path(params):
         if is_half(leaf.dtype):
             at = f"params{jax.tree_util.keystr(path)}"
@@ -109,7 +109,7 @@ def traced(loss_fn: Callable[..., Array], params: Params, args: Any) -> tuple[Pr
 
 
 def like_of(leaf: Array | jax.ShapeDtypeStruct, matrix: Matrix | None, number: int, rank: int) -> Any:
-    """Returns the shapes of the noise of some draws on a parameter."""
+    """Returns the shapes of noise on a parameter for a number of draws."""
     if matrix is None:
         return jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype)
     stacked, rows, columns = matrix
@@ -120,7 +120,7 @@ def like_of(leaf: Array | jax.ShapeDtypeStruct, matrix: Matrix | None, number: i
 
 
 def product_of(site: Site, op: Bilinear, x: Any, factors: Factors) -> Array:
-    """Returns `op(a b^T / sqrt(rank), x)` from its factors."""
+    """Returns `op(a b^T / sqrt(rank), x)`, computed from the factors."""
     assert site.layout is not None
     place, number = site.layout.place, len(site.layout.columns)
     of_a = jnp.squeeze(op(factors.a, x), tuple(range(place, place + number - 1)))
@@ -161,7 +161,7 @@ FITNESS = ("loss", *_SHAPED)
 
 
 def _changes(plus: Array, other: Array, fitness: str, *, central: bool) -> Array:
-    """Returns the fitness of every draw, or the change of its losses; half of that between pairs of draws."""
+    """Returns the fitness of every draw, or its change in loss; if central, half the difference of a pair."""
     half = 0.5 if central else 1.0
     if fitness == "loss":
         return half * _mean(plus - other.astype(plus.dtype))

@@ -21,8 +21,8 @@ class Gains(NamedTuple):
     """Spall's gain sequences as optax schedules, functions of the number of updates done.
 
     Fields:
-      learning_rate: `a_k = a / (k + 1 + A)^alpha`; goes into any optax optimiser.
-      perturbation: `c_k = c / (k + 1)^gamma`; goes into `spsa`.
+      learning_rate: `a_k = a / (k + 1 + A)^alpha`, for any optax optimiser.
+      perturbation: `c_k = c / (k + 1)^gamma`, for `spsa`.
     """
 
     learning_rate: optax.Schedule
@@ -32,16 +32,16 @@ class Gains(NamedTuple):
 def spall_gains(
     a: ArrayLike, c: ArrayLike, *, A: ArrayLike = 0.0, alpha: ArrayLike = 0.602, gamma: ArrayLike = 0.101
 ) -> Gains:
-    """Spall's schedules for step and perturbation, with his recommended exponents.
+    """Returns Spall's schedules for step size and perturbation, with his recommended exponents.
 
     `a_k = a / (k + 1 + A)^alpha`, `c_k = c / (k + 1)^gamma`
 
     Args:
-      a: numerator of the step, in units of parameters^2 / loss; may be traced, as all others.
-      c: first perturbation, in the units of the parameters; about the standard deviation of the loss's
-        own noise.
-      A: stability constant in updates; Spall advises a tenth of the number of updates.
-      alpha, gamma: decay exponents of the step and of the perturbation.
+      a: numerator of the step size, in units of parameters^2 / loss; may be traced, like all arguments.
+      c: first perturbation, in the units of the parameters; about the standard deviation of the noise
+        that the loss itself has.
+      A: stability constant, in updates; Spall recommends a tenth of the number of updates.
+      alpha, gamma: decay exponents of the step size and of the perturbation.
 
     Example:
       >>> gains = spall_gains(a=1.0, c=0.1, A=9.0)
@@ -80,18 +80,18 @@ def _as_count(count: Any) -> Array:
 def spsa(
     loss_fn: Callable[..., Any], *, perturbation: optax.Schedule, num_samples: int = 1, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Params]]:
-    """SPSA's gradient estimate: weight perturbation with signs and a central difference.
+    """Estimates the gradient by SPSA: weight perturbation with random signs and central differences.
 
-    `g = 1/K sum_k (L(w + c_k s) - L(w - c_k s)) s / (2 c_k)`, `s = +-1`
+    `g = 1/K sum_k (L(w + c_t s_k) - L(w - c_t s_k)) s_k / (2 c_t)`, `s = +-1`, after t updates
 
     Args:
-      loss_fn, has_aux: as of `weight_perturbation`.
-      perturbation: `count -> c_k`, for example `spall_gains(...).perturbation`.
-      num_samples: number of draws that are averaged.
+      loss_fn, has_aux: as in `weight_perturbation`.
+      perturbation: `count -> c_t`, for example `spall_gains(...).perturbation`.
+      num_samples: number K of draws to average.
 
     Returns:
-      `estimate(key, params, *args, count) -> (value, grads)`, `count` the number of updates done, such
-      as the one that optax keeps in its state; it may be traced.
+      `estimate(key, params, *args, count) -> (value, grads)`, where `count` is the number of updates done,
+      such as the count in the state of an optax optimiser; may be traced.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax

@@ -1,4 +1,4 @@
-"""Weight perturbation: the change of the loss times the noise that caused it. No autodiff."""
+"""Weight perturbation: the change in loss times the noise that caused it, without autodiff."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,46 +32,46 @@ def weight_perturbation(
     `g = 1/K sum_k (L(w + sigma s_k) - L(w)) s_k / sigma` (forward) or
     `g = 1/K sum_k (L(w + sigma s_k) - L(w - sigma s_k)) s_k / (2 sigma)` (central).
 
-    Unbiased for the gradient of the loss smoothed by the noise, so to O(sigma^2) for the loss itself.
-    For one example and a linear network `Var[g_ij] = g_ij^2 + |g|^2` with normal noise and one draw:
-    it grows with the number of parameters.
+    The estimate is unbiased for the gradient of the loss smoothed by the noise, so its bias for the loss
+    itself is O(sigma^2). For one example of a linear network, with normal noise and one draw, its variance
+    `Var[g_ij] = g_ij^2 + |g|^2` grows with the number of parameters.
 
-    Every leaf of the params is perturbed and gets a gradient, also one behind `jax.lax.stop_gradient`, which
-    only differentiation sees: to freeze parameters, leave them out of the pytree.
+    Every leaf of params is perturbed and gets a gradient, even behind `jax.lax.stop_gradient`, which affects
+    only differentiation. To freeze parameters, leave them out of the pytree.
 
-    Half precision cannot hold most steps: they are rounded to numbers that parameters can store, and never
-    to 0, and the credit is that of the step that was made. The loss itself has to be in float32 or wider, and
-    steps of `loss_fn` in half precision round small differences away; the rules on models compute all in
-    float32. In wider dtypes sigma should be well above the spacing of numbers around the parameters, 1e-7
-    times their size in float32.
+    Half precision cannot represent most steps. They are rounded to numbers that parameters can store, never
+    to 0, and credit is given for the step actually made. The loss itself has to be in float32 or wider, and
+    half-precision operations in `loss_fn` round small differences away; the rules on models compute
+    everything in float32. In wider dtypes, sigma should be well above the spacing of numbers around the
+    parameters (in float32, 1e-7 times their size).
 
-    With `rank=r` the noise of an `n x m` matrix is `a b^T / sqrt(r)`, with unit noise in a and b. It has the
-    mean and covariance of full noise and is never multiplied out: `x (w + sigma a b^T / sqrt(r))` is `x w`,
-    once for all draws where they share x, and `(x a) b^T`; the estimate is one product over all draws. They
-    run side by side and keep `K r (n + m)` numbers. On one example of a linear layer the relative variance of
-    a draw is `n m + 1 + 2 (n + m + 1) / r`. Matrices and kernels of convolutions that are used as they are,
-    by products alone, get noise of low rank; all else (vectors, and what is reshaped, normalised, gathered
-    from or used in two ways) gets full noise, in memory for all draws.
+    With `rank=r`, the noise on an `n x m` matrix is `a b^T / sqrt(r)`, with unit noise in a and b. It has the
+    mean and covariance of full noise and is never multiplied out: `x (w + sigma a b^T / sqrt(r))` is the sum
+    of `x w`, computed once for all draws that share x, and a multiple of `(x a) b^T`; the estimate is one
+    product over all draws. Draws run side by side and keep `K r (n + m)` numbers. For one example of a linear
+    layer, the relative variance of a draw is `n m + 1 + 2 (n + m + 1) / r`. Matrices and convolution kernels
+    that only products use, and directly, get low-rank noise; everything else (vectors, and parameters that
+    are reshaped, normalised, gathered from or used in two ways) gets full noise, in memory for all draws.
 
     Args:
-      loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss an example: differences
-        are then taken per example before they are averaged. With `has_aux`, `(loss, aux)`.
+      loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss per example, whose differences
+        are taken before they are averaged. With `has_aux`, `(loss, aux)`.
       sigma: standard deviation of the noise, in the units of the parameters; may be traced.
-      num_samples: number K of draws that are averaged, one in memory at a time.
-      difference: "forward" or "central"; central costs one more pass a draw and has a smaller bias.
-      noise: "normal", "rademacher" (signs: less variance and 32 times fewer random words), or a
-        function `(key, params) -> unit noise`, which is how draws are injected; integers are cast. With a
-        rank it is given a list of the leaves, pairs `(a, b)` for those of low rank, all with a leading
-        axis of draws.
-      rank: of the noise on matrices, in float32 or wider; None for full noise.
-      fitness: with a rank, what stands for the losses of the draws: "loss"; "z-scored", the losses minus
-        their mean over their standard deviation; or "ranked", their ranks from -1/2 to 1/2. The last two
-        give a direction and not a gradient; losses of one example are averaged first.
+      num_samples: number K of draws to average, one in memory at a time.
+      difference: "forward" or "central"; central needs one more pass per draw and has a smaller bias.
+      noise: "normal", "rademacher" (signs: less variance and 32 times fewer random words), or a function
+        `(key, params) -> unit noise`, which can also inject given draws; integers are cast. With `rank`, it
+        receives a list of the leaves, with pairs `(a, b)` in place of low-rank ones, all with a leading axis
+        of draws.
+      rank: rank of the noise on matrices, in float32 or wider; None for full noise.
+      fitness: with `rank`, the quantity used for the loss of a draw: "loss"; "z-scored", the losses minus
+        their mean, divided by their standard deviation; or "ranked", their ranks from -1/2 to 1/2. The last
+        two give a direction, not a gradient; losses of examples are averaged first.
       has_aux: as in `jax.value_and_grad`; aux is that of the unperturbed parameters.
 
     Returns:
-      `estimate(key, params, *args) -> (value, grads)`, `value` the loss of the unperturbed parameters
-      (a compiled program that does not use it does not compute it, if the difference is central).
+      `estimate(key, params, *args) -> (value, grads)`, where `value` is the loss of the unperturbed
+      parameters (with central differences, a compiled program that does not use it does not compute it).
 
     Example:
       >>> estimate = weight_perturbation(lambda w: jnp.sum(w**2), sigma=0.01, num_samples=4096)
@@ -109,7 +109,7 @@ def weight_perturbation(
         if is_half(loss.dtype):
             raise TypeError(
                 "loss_fn: expected a loss in float32 or wider, in which differences are not rounded away, "
-                f"got {checks.describe(loss)}; cast what it is computed from: output.astype(jnp.float32)"
+                f"got {checks.describe(loss)}; compute it in float32, as from output.astype(jnp.float32)"
             )
 
         def perturbed(params: Params) -> Array:
@@ -142,7 +142,7 @@ def weight_perturbation(
 
 
 def _moved(w: Array, step: Array, noise: Array) -> tuple[Array, Array, Array]:
-    """Returns `w +- step noise` and the noise that gets the credit."""
+    """Returns `w +- step noise` and the noise to credit."""
     if is_half(w.dtype):
         return shift(w, step, noise)
     plus, minus = (w + scaled(by, noise).astype(w.dtype) for by in (step, -step))

@@ -20,29 +20,8 @@ from lax_learning.metrics.quality import SNR, BiasVariance, Estimate, bias_varia
 from lax_learning.metrics.rounding import resolved_cosine, rounding_error
 from lax_learning.metrics.sources import draw_moments, example_moments, product_moments
 
-__all__ = [
-    "SNR",
-    "BiasVariance",
-    "Estimate",
-    "Moments",
-    "Scales",
-    "angle_degrees",
-    "bias_variance",
-    "by_path",
-    "cosine_similarity",
-    "depth_scales",
-    "draw_moments",
-    "example_moments",
-    "inner_product",
-    "pairwise_cosine",
-    "product_moments",
-    "relative_norm",
-    "resolved_cosine",
-    "rounding_error",
-    "snr",
-    "stacked_moments",
-    "steps_to_decrease",
-    "streamed_moments",
-    "train_only",
-    "weight_alignment",
-]
+__all__ = ["angle_degrees", "by_path", "cosine_similarity", "inner_product", "pairwise_cosine"]
+__all__ += ["relative_norm", "resolved_cosine", "rounding_error", "weight_alignment"]
+__all__ += ["Scales", "depth_scales", "steps_to_decrease", "train_only"]
+__all__ += ["SNR", "BiasVariance", "Estimate", "Moments", "bias_variance", "draw_moments", "example_moments"]
+__all__ += ["product_moments", "snr", "stacked_moments", "streamed_moments"]

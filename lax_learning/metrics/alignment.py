@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lax_learning._arrays import as_real, as_real_leaves, check_same_structure
-from lax_learning._checks import check_callable
+from lax_learning._checks import check_callable, check_count
 from lax_learning._precision import raised
 from lax_learning._scaling import divided, norm, scale_of
-from lax_learning.metrics._paths import by_prefix
 
 Scalar = Float[Array, ""]
 
@@ -45,12 +44,7 @@ def _norm(leaves: list[Array]) -> Scalar:
 def inner_product(a: PyTree, b: PyTree) -> Scalar:
     """Computes `sum_i a_i b_i` over all leaves, in float32 or wider.
 
-    Args:
-      a: any pytree of arrays, for example gradients.
-      b: another of the same structure and shapes.
-
-    Returns:
-      A number; infinite or NaN where a product leaves the range of the type.
+    Arguments are those of `cosine_similarity`. Infinite or NaN where a product leaves the range of the type.
 
     Example:
       >>> float(inner_product([1.0, 2.0], [3.0, 4.0]))
@@ -62,14 +56,11 @@ def inner_product(a: PyTree, b: PyTree) -> Scalar:
 def cosine_similarity(a: PyTree, b: PyTree) -> Scalar:
     """Computes the cosine of the angle between two pytrees taken as vectors.
 
-    `cos(a, b) = a . b / (|a| |b|)`; 0 where either is zero, NaN where either holds NaN or infinity.
+    `cos(a, b) = a . b / (|a| |b|)`, in -1..1; 0 where either is zero, NaN where either holds NaN or infinity.
 
     Args:
       a: any pytree of arrays, for example gradients.
       b: another of the same structure and shapes.
-
-    Returns:
-      A number in -1..1.
 
     Example:
       >>> float(cosine_similarity({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 2.0])}))
@@ -78,7 +69,7 @@ def cosine_similarity(a: PyTree, b: PyTree) -> Scalar:
     (a, _), (b, _) = map(_scaled, _as_vectors(a, b))
     norm_a, norm_b = _norm(a), _norm(b)
     cosine = _dot(a, b) / jnp.where(norm_a == 0, 1, norm_a) / jnp.where(norm_b == 0, 1, norm_b)
-    # A direction of its own has only what is not zero: there, the constant 0 has the derivative 0.
+    # A vector of zeros has no direction: there the cosine is the constant 0, with derivative 0.
     cosine = jnp.where((norm_a == 0) | (norm_b == 0), jax.lax.stop_gradient(cosine), cosine)
     return jnp.clip(cosine, -1, 1)
 
@@ -98,8 +89,8 @@ def angle_degrees(a: PyTree, b: PyTree) -> Scalar:
 def relative_norm(a: PyTree, b: PyTree) -> Scalar:
     """Computes the length of `a` in units of `b`: `|a| / |b|`.
 
-    Infinite where only `b` is zero, NaN where both are or where either holds NaN. Arguments and errors are
-    those of `cosine_similarity`.
+    Infinite where only `b` is zero, NaN where both are or where either holds NaN. Arguments are those of
+    `cosine_similarity`.
 
     Example:
       >>> float(relative_norm(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0])))
@@ -111,17 +102,33 @@ def relative_norm(a: PyTree, b: PyTree) -> Scalar:
     return _norm(a) / _norm(b) * root * root
 
 
+def by_prefix(tree: Any, depth: int | None) -> dict[str, dict[str, Any]]:
+    """The leaves by the first `depth` parts of their path, or all; each group is a dict by the whole path.
+
+    Raises ValueError for several leaves at one path, as of `{"a/b": x, "a": {"b": y}}`.
+    """
+    if depth is not None:
+        check_count("depth", depth)
+    groups: dict[str, dict[str, Any]] = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        prefix, whole = (jax.tree_util.keystr(p, simple=True, separator="/") for p in (path[:depth], path))
+        group = groups.setdefault(prefix, {})
+        if whole in group:
+            raise ValueError(f"trees: expected one leaf at each path, got several at {whole!r}")
+        group[whole] = leaf
+    return groups
+
+
 def by_path(metric: Callable[..., Any], *trees: PyTree, depth: int | None = None) -> dict[str, Any]:
     """Applies a metric to every leaf, or to groups of leaves whose paths begin alike.
+
+    Results are by path, such as `params/Dense_0/kernel`, or by the first parts of it.
 
     Args:
       metric: a function of as many pytrees.
       trees: pytrees of one structure, for example two gradients.
       depth: how many parts of its path tell a group; 1 gives the layers of a network whose params are a
         sequence or a dict of layers. By default every leaf is a group of its own.
-
-    Returns:
-      Results by path, such as `params/Dense_0/kernel`, or by the first parts of it.
 
     Example:
       >>> a = ({"w": jnp.array([1.0])}, {"w": jnp.array([1.0])})
@@ -143,14 +150,11 @@ def by_path(metric: Callable[..., Any], *trees: PyTree, depth: int | None = None
 
 
 def weight_alignment(params: PyTree, feedback: PyTree) -> dict[str, Scalar]:
-    """Computes the cosine between every parameter and its feedback.
+    """Computes the cosine between every parameter and its feedback, by path.
 
     Args:
       params: the parameters of a model.
       feedback: of the state of a feedback rule: the structure of params, None where no error passes.
-
-    Returns:
-      The cosines by path, for the parameters that have feedback.
 
     Example:
       >>> w = jnp.array([[1.0, 2.0]])

@@ -1,4 +1,4 @@
-"""Diagnostics beside the cosine: scales by depth, agreement of batches, frozen blocks, equal decrease."""
+"""Diagnostics: scales by depth, agreement of batches, frozen blocks, steps to an equal decrease."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._arrays import as_arrays, as_real, as_real_leaves, check_same_structure, is_numbers
-from lax_learning._checks import check_count, check_instance, check_key, check_positive
+from lax_learning._arrays import as_real, as_real_leaves, check_same_structure
+from lax_learning._checks import check_instance, check_positive
 from lax_learning._precision import raised, widened
 from lax_learning._scaling import divided, norm, root_mean_square, scale_of
-from lax_learning._sites._batch import as_batch
 from lax_learning._sites._program import Program
 from lax_learning._sites.tapped import tapped
+from lax_learning.metrics.moments import count_of
 from lax_learning.metrics.quality import Estimate, jackknife
+from lax_learning.metrics.sources import as_batch_of_one, as_examples
 from lax_learning.models import Model, check_model, check_where, selects
 from lax_learning.types import Key, Params, Rule, Where
 
@@ -24,7 +25,7 @@ class Scales(NamedTuple):
 
     Fields:
       activity: of the pre-activations `z`.
-      signal: of the teaching signals of single examples, what the rule has in the place of `dL/dz`.
+      signal: of the teaching signals of single examples, which take the place of `dL/dz`.
     """
 
     activity: dict[str, Array]
@@ -35,24 +36,19 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
     """Measures how large activities and teaching signals are at every depth of a model.
 
     `sqrt(mean z^2)` and `sqrt(mean delta^2)`. Where the former grow from block to block of a residual
-    network, the gradient of what comes before a norm shrinks as much; signals that do not know of it, such as
-    those of direct feedback, go on to drive the growth. One forward pass, and signals example by example.
+    network, gradients before a norm shrink as much; signals that do not depend on it, such as those of direct
+    feedback, keep driving the growth. One forward pass, and signals example by example.
+
+    Steps of a scan have a scale each: of stacked layers these are depths. The order of depth of taps is that
+    of `ll.tapped(model).shapes(params, x)`.
 
     Args:
-      model: the rule's model.
-      rule: any rule with teaching signals (`rule.signals`).
+      model: the rule's model; that of a rule with other taps is refused.
+      rule: any rule with teaching signals (`rule.signals`), so not weight perturbation.
       key: for the rule's draws.
       params: of the model.
       state: of the rule.
-      x: a batch.
-      y: its targets.
-
-    Returns:
-      Scales by tap, of each step of a scan apart: of stacked layers these are depths. The order of depth of
-      taps is that of `ll.tapped(model).shapes(params, x)`.
-
-    Raises:
-      ValueError: for a rule without teaching signals, such as weight perturbation, or of another model.
+      x, y: a batch and its targets.
 
     Example:
       >>> import lax_learning as ll
@@ -64,23 +60,15 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
     """
     check_model(model)
     check_instance("rule", rule, Rule, "a Rule")
-    check_key("key", key)
     if rule.signals is None:
         raise ValueError("rule: expected one with teaching signals, got one without")
-    signals = rule.signals
-    x, size = as_batch(x)
-    y = as_arrays("y", y, is_numbers)
-
-    def of_example(example: Any) -> dict[str, Array]:
-        key, x, y = example
-        x, y = jax.tree.map(lambda leaf: leaf[None], (x, y))
-        return signals(key, params, state, x, y).deltas
-
-    deltas = jax.vmap(of_example, out_axes=-1)((jax.random.split(key, size), x, y))
-    activities = tapped(model).run(params, x).pre_activations
-    steps = {name: tap.steps for name, tap in Program(model, params, x).named_taps.items()}
-    if deltas.keys() != steps.keys():
-        raise ValueError(f"rule: expected signals at the taps of model, {list(steps)}, got {list(deltas)}")
+    signals, examples = rule.signals, as_examples(key, x, y)
+    deltas = jax.vmap(lambda one: signals(*as_batch_of_one(one, params, state)).deltas, out_axes=-1)(examples)
+    activities = tapped(model).run(params, examples[1]).pre_activations
+    steps = {name: tap.steps for name, tap in Program(model, params, examples[1]).named_taps.items()}
+    expected, got = ([f"{name} of {z.size}" for name, z in sorted(of.items())] for of in (activities, deltas))
+    if got != expected:
+        raise ValueError(f"rule: expected signals at the taps of model, {expected} numbers, got {got}")
     return Scales(*(
         {name: root_mean_square(z, tuple(range(steps[name], z.ndim))) for name, z in values.items()}
         for values in widened((activities, deltas))
@@ -90,15 +78,12 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
 def pairwise_cosine(samples: PyTree) -> Estimate:
     """Computes the mean cosine between any two of many gradients: how stable their direction is.
 
-    `sum_{s != t} cos(g_s, g_t) / (T (T - 1))`, 1 where all batches ask for the same and about 0 where each
-    asks for its own, with the standard error of the jackknife. Of gradients that differ from their mean in
-    many directions it is about `S / (1 + S)`, with the signal to noise `S = |E g|^2 / tr Cov g`.
+    `sum_{s != t} cos(g_s, g_t) / (T (T - 1))`, 1 where all batches ask for the same change and about 0 where
+    each asks for its own, with the standard error of the jackknife. Of gradients that differ from their mean
+    in many directions it is about `S / (1 + S)`, with the signal to noise `S = |E g|^2 / tr Cov g`.
 
-    Args:
-      samples: a pytree whose leaves have a leading axis of T >= 3 gradients, for example of T batches.
-
-    Returns:
-      The cosine, and its standard error. Gradients that are zero have the cosine 0 with all others.
+    `samples` is a pytree whose leaves have a leading axis of T >= 3 gradients, for example of T batches.
+    Gradients that are zero have the cosine 0 with all others.
 
     Example:
       >>> gradients = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
@@ -106,12 +91,7 @@ def pairwise_cosine(samples: PyTree) -> Estimate:
       0.333
     """
     samples = as_real_leaves("samples", samples)
-    counts = {leaf.shape[:1] for leaf in jax.tree.leaves(samples)}
-    if len(counts) != 1 or () in counts:
-        got = [list(leaf.shape) for leaf in jax.tree.leaves(samples)]
-        raise ValueError(f"samples: expected leaves with one leading axis of T, got shapes {got}")
-    ((count,),) = counts
-    check_count("samples: number of gradients", count, 3)
+    count = count_of("samples", samples, "samples: number of gradients")
     units = jax.vmap(_unit)(samples)
     total = jnp.sum(units, axis=0)
     squares, along = jnp.sum(jnp.square(units), axis=1), units @ total
@@ -133,17 +113,14 @@ def _unit(tree: PyTree) -> Array:
 def train_only(model: Model, where: Where) -> Model:
     """Returns the model with all parameters but some held constant: the baseline of frozen random blocks.
 
-    Any rule on it, `backprop` for one, learns a read-out of random features. A rule that trains all of the
-    model has gained something from its blocks only where it does better than this. Gradients of the rest are
-    zero; weight decay of an optimiser moves it all the same, unless `optax.masked` keeps it from that.
+    Any rule on it, such as `backprop`, learns a read-out of random features. A rule that trains the whole
+    model gains from its blocks only where it does better than this. Gradients of the rest are zero; weight
+    decay of an optimiser moves it all the same, unless `optax.masked` keeps it from that.
 
     Args:
       model: any model.
-      where: what is still trained, such as `"readout/*"`: a glob on paths, or a predicate `path -> bool`.
-        What the model does not train stays constant too.
-
-    Returns:
-      The same model, with `trainable` of its own; rules made of it give zero gradients to the rest.
+      where: the part still trained, such as `"readout/*"`: a glob on paths, or a predicate `path -> bool`.
+        Parameters that the model does not train stay constant too.
 
     Example:
       >>> import lax_learning as ll
@@ -174,8 +151,8 @@ def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
       steps: `[n]`, increasing, at which the losses were taken: updates or lengths. By default 0, 1, 2, ...
 
     Returns:
-      Number of steps; infinite if the loss never falls that far, NaN if it is NaN before. From an infinite
-      loss it falls in whole steps.
+      Number of steps; infinite if the loss never falls that far, NaN if it is NaN before that. An infinite
+      loss falls in whole steps.
 
     Example:
       >>> float(steps_to_decrease([2.0, 1.75, 1.25, 1.0], 0.5))
@@ -185,11 +162,7 @@ def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
     check_positive("decrease", decrease)
     if losses.ndim != 1 or losses.size < 2:
         raise ValueError(f"losses: expected shape [n] with n >= 2, got {list(losses.shape)}")
-    steps = (
-        jnp.arange(losses.size, dtype=losses.dtype)
-        if steps is None
-        else as_real("steps", jnp.asarray(steps, losses.dtype))
-    )
+    steps = as_real("steps", jnp.asarray(jnp.arange(losses.size) if steps is None else steps, losses.dtype))
     check_same_structure(("steps", "losses"), (steps, losses))
     level = losses[0] - decrease
     reached = (losses <= level) & (losses < losses[0])  # also where the decrease is below a rounding

@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from lax_learning._arrays import as_real_leaves, check_same_structure
-from lax_learning._checks import as_array, check_callable, check_count, check_integers
+from lax_learning._checks import as_array, check_callable, check_count
 from lax_learning._scaling import divided, scale_of
-from lax_learning.metrics._paths import by_prefix
+from lax_learning.metrics.alignment import by_prefix
 
 
 class ScaledMoments(NamedTuple):
@@ -25,7 +24,7 @@ class ScaledMoments(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Mean and variance of T gradients `g_t`, leaf by leaf, and what standard errors are made of.
+    """Mean and variance of T gradients `g_t`, leaf by leaf, and the numbers that standard errors need.
 
     The squares of a gradient may leave the range of its type where the gradient does not. Kept are therefore
     the moments of `g / scale`; the properties give those of `g`.
@@ -33,7 +32,7 @@ class Moments(NamedTuple):
     Fields:
       scale: a power of two for every leaf.
       scaled: the moments of `g / scale`.
-      reference: `r`, what `g` estimates, or None.
+      reference: `r`, the gradient that `g` estimates, or None.
     """
 
     scale: PyTree
@@ -72,13 +71,10 @@ class Moments(NamedTuple):
 
     def parts(self, depth: int | None = None) -> dict[str, "Moments"]:
         """The moments of every leaf by path, or of the leaves whose paths begin alike, as `by_path`."""
-        scales = by_prefix(self.scale, depth)
-        fields = [by_prefix(field, depth) for field in self.scaled]
+        scales, *fields = (by_prefix(field, depth) for field in (self.scale, *self.scaled))
         references = None if self.reference is None else by_prefix(self.reference, depth)
         return {
-            path: Moments(
-                scale, ScaledMoments(*(field[path] for field in fields)), references and references[path]
-            )
+            path: Moments(scale, ScaledMoments(*(f[path] for f in fields)), references and references[path])
             for path, scale in scales.items()
         }
 
@@ -96,10 +92,7 @@ def stacked_moments(samples: PyTree, reference: PyTree | None = None) -> Moments
 
     Args:
       samples: a pytree whose leaves have a leading axis of T >= 3 gradients.
-      reference: what they estimate, a pytree without that axis, or None.
-
-    Returns:
-      Their moments.
+      reference: the gradient that they estimate, a pytree without that axis, or None.
 
     Example:
       >>> stacked_moments(jnp.array([1.0, 2.0, 6.0])).mean.tolist()
@@ -126,12 +119,9 @@ def streamed_moments(
     Args:
       draw: `x -> gradients`, pure: it is called twice with every x.
       xs: a pytree whose leaves have a leading axis of T >= 3, for example keys.
-      reference: what the gradients estimate, or None.
+      reference: the gradient that they estimate, or None.
       chunk_size: how many are drawn at once; the largest divisor of T up to it is taken. By default 1 on a
         CPU, whose cache holds one gradient and not many, and 32 on an accelerator.
-
-    Returns:
-      The moments.
 
     Example:
       >>> keys = jax.random.split(jax.random.key(0), 1000)
@@ -140,11 +130,11 @@ def streamed_moments(
       True
 
     References:
-      Chan, Golub, LeVeque, Algorithms for computing the sample variance: analysis and recommendations,
+      Chan, Golub, LeVeque, Algorithms for computing the sample variance,
       https://doi.org/10.1080/00031305.1983.10483115, 1983.
     """
     check_callable("draw", draw, "a function x -> gradients", num_arguments=1)
-    # What XLA computes is never below the smallest normal number where XLA takes such numbers for 0.
+    # Where XLA flushes numbers below the smallest normal one to 0, its results hold none of them.
     return _streamed("draw(x)", draw, xs, reference, chunk_size, lambda g, scale: g * (1 / scale))
 
 
@@ -157,7 +147,7 @@ def _streamed(
     divide: Callable[[Array, Array], Array],
 ) -> Moments:
     xs = _as_arrays(xs)
-    count = _count_of(xs)
+    count = count_of("gradients", xs, "number of gradients")
     if chunk_size is None:
         chunk_size = 1 if jax.default_backend() == "cpu" else 32
     check_count("chunk_size", chunk_size)
@@ -173,9 +163,7 @@ def _streamed(
         reference = jax.tree.map(lambda zero, r: r.astype(zero.dtype), zeros, reference)
     scale = jax.tree.map(scale_of, zeros if reference is None else reference)
 
-    def merge(
-        carry: tuple[Array, PyTree, PyTree, PyTree], chunk: PyTree
-    ) -> tuple[tuple[Array, PyTree, PyTree, PyTree], None]:
+    def merge(carry: tuple[Array, PyTree, PyTree, PyTree], chunk: PyTree) -> tuple[Any, None]:
         seen, scale, mean, squares = carry
         drawn = draws(chunk)
         before, scale = scale, jax.tree.map(lambda s, g: jnp.maximum(s, scale_of(g)), scale, drawn)
@@ -200,9 +188,14 @@ def _streamed(
     scaled_reference = None if reference is None else jax.tree.map(divided, reference, scale)
 
     def project(chunk: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-        drawn = jax.tree.map(divide, draws(chunk), scale)
-        deviations = jax.tree.map(lambda g, m: g - m[None], drawn, mean)
-        return _projections(deviations, mean, scaled_reference)
+        """`|d_t|^2`, `d_t . m` and `d_t . r` of every leaf, for the deviations `d_t` of a chunk."""
+        deviations = jax.tree.map(lambda g, s, m: divide(g, s) - m[None], draws(chunk), scale, mean)
+        distances = jax.tree.map(_dots, deviations, deviations)
+        if scaled_reference is None:
+            along_reference = jax.tree.map(jnp.zeros_like, distances)
+        else:
+            along_reference = jax.tree.map(_dots, deviations, scaled_reference)
+        return distances, jax.tree.map(_dots, deviations, mean), along_reference
 
     per_sample = jax.tree.map(jnp.ravel, jax.lax.map(project, chunks))
     variance = jax.tree.map(lambda s: s / (count - 1), squares)
@@ -210,38 +203,27 @@ def _streamed(
 
 
 def _as_arrays(xs: PyTree) -> PyTree:
-    """Numbers as arrays; what is one, also of keys, passes."""
+    """Numbers and NumPy arrays as arrays of JAX; those pass, also keys."""
 
     def of_leaf(path: Any, leaf: Any) -> Any:
-        is_plain = type(leaf) is np.ndarray and leaf.dtype.kind in "biuf"
-        check_integers(f"gradients{jax.tree_util.keystr(path)}", leaf)
-        if is_plain or isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
-            return leaf
-        return as_array(f"gradients{jax.tree_util.keystr(path)}", leaf)
+        is_array = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+        return leaf if is_array else as_array(f"gradients{jax.tree_util.keystr(path)}", leaf)
 
     return jax.tree_util.tree_map_with_path(of_leaf, xs)
 
 
-def _count_of(xs: PyTree) -> int:
+def count_of(name: str, xs: PyTree, number: str) -> int:
     """The size T of the leading axes; raises unless all arrays have one of the same size, at least 3."""
     shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
     counts = {shape[:1] for shape in shapes}
     if len(counts) != 1 or () in counts:
         got = f"shapes {[list(shape) for shape in shapes]}" if shapes else repr(xs)
-        raise ValueError(f"gradients: expected leaves with one leading axis of T, got {got}")
+        raise ValueError(f"{name}: expected leaves with one leading axis of T, got {got}")
     ((count,),) = counts
-    check_count("number of gradients", count, 3)
+    check_count(number, count, 3)
     return count
 
 
-def _projections(deviations: PyTree, mean: PyTree, reference: PyTree | None) -> tuple[PyTree, PyTree, PyTree]:
-    """`|d_t|^2`, `d_t . m` and `d_t . r` of every leaf, for deviations with a leading axis."""
-
-    def dot(d: Array, v: Array) -> Array:
-        return jnp.sum(d * v, axis=tuple(range(1, d.ndim)))
-
-    distances = jax.tree.map(lambda d: dot(d, d), deviations)
-    along_mean = jax.tree.map(dot, deviations, mean)
-    if reference is None:
-        return distances, along_mean, jax.tree.map(jnp.zeros_like, distances)
-    return distances, along_mean, jax.tree.map(dot, deviations, reference)
+def _dots(deviations: Array, v: Array) -> Array:
+    """Products of deviations with v, or with one of as many, over all axes but the first."""
+    return jnp.sum(deviations * v, axis=tuple(range(1, deviations.ndim)))

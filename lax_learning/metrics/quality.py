@@ -1,7 +1,7 @@
 """The quality of gradient estimates: signal-to-noise ratio, bias and variance, with standard errors."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,15 +55,11 @@ class BiasVariance(NamedTuple):
 def _as_moments(samples: Moments | PyTree, reference: PyTree | None = None) -> Moments:
     if isinstance(samples, Moments):
         return samples
-    if any(isinstance(leaf, Moments) for leaf in jax.tree.leaves(samples, is_leaf=_is_moments)):
-        raise ValueError(
-            f"gradients: expected stacked gradients or one Moments, got a {type(samples).__name__} of Moments"
-        )
+    leaves = jax.tree.leaves(samples, is_leaf=lambda node: isinstance(node, Moments))
+    if any(isinstance(leaf, Moments) for leaf in leaves):
+        got = f"a {type(samples).__name__} of Moments"
+        raise ValueError(f"gradients: expected stacked gradients or one Moments, got {got}")
     return stacked_moments(samples, reference)
-
-
-def _is_moments(node: Any) -> bool:
-    return isinstance(node, Moments)
 
 
 def _in_one_scale(moments: Moments) -> tuple[Array, Callable[[PyTree], Array]]:
@@ -73,11 +69,9 @@ def _in_one_scale(moments: Moments) -> tuple[Array, Callable[[PyTree], Array]]:
     largest = jnp.max(jnp.stack([scale.astype(dtype) for scale in scales]))
 
     def total(tree: PyTree) -> Array:
-        parts = []
-        for leaf, scale in zip(jax.tree.leaves(tree), scales, strict=True):
-            share = scale.astype(dtype) / largest
-            parts.append(leaf.astype(dtype) * share * share)
-        return jax.tree.reduce(jnp.add, parts)
+        shares = [scale.astype(dtype) / largest for scale in scales]
+        leaves = zip(jax.tree.leaves(tree), shares, strict=True)
+        return jax.tree.reduce(jnp.add, [leaf.astype(dtype) * share * share for leaf, share in leaves])
 
     return largest, total
 
@@ -87,7 +81,7 @@ def _sums(tree: PyTree) -> PyTree:
 
 
 def _square_norms(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.sum(jnp.square(leaf)), tree)
+    return _sums(jax.tree.map(jnp.square, tree))
 
 
 def jackknife(value: Array, left_out: Array) -> Estimate:
@@ -107,8 +101,10 @@ class _Parts(NamedTuple):
     noises: Array
 
 
-def _parts(count: int, noise: Array, distances: Array, offset: Array, along: Array) -> _Parts:
+def _parts(moments: Moments, total: Callable[[PyTree], Array], offset: Array, along: Array) -> _Parts:
     """From `offset = |m - r|^2` and `along = (g_t - m) . (m - r)`, in closed form."""
+    count, distances = moments.num_samples, total(moments.scaled.distances)
+    noise = total(_sums(moments.scaled.variance))
     offsets = offset - 2 * along / (count - 1) + distances / (count - 1) ** 2
     noises = (noise * (count - 1) - distances * count / (count - 1)) / (count - 2)
     # Where one gradient holds all noise, nothing but rounding is left without it.
@@ -129,10 +125,9 @@ def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float 
     noise reads 0 on average and the scale of the gradient does not matter. The standard error is
     the jackknife's: never too short, and up to sqrt(2) too long where noise hides the signal.
 
-    "tutorial": `mean(|m| / (s + epsilon))` over all entries, as the notebook has it. Its own epsilon is
-    of the size of s in the notebook's network, so it depends on the scale of the gradient, and pure
-    noise reads `sqrt(2 / (pi T))`, 0.0252 at T = 1000. It has no standard error from one set of
-    gradients (NaN): take the spread over seeds.
+    "tutorial": `mean(|m| / (s + epsilon))` over all entries, as in the notebook, where epsilon is about as
+    large as s: it depends on the scale of the gradient, and pure noise reads `sqrt(2 / (pi T))`, 0.0252 at
+    T = 1000. It has no standard error from one set of gradients (NaN): take the spread over seeds.
 
     An entry that is NaN or infinite in any of the gradients has the ratio NaN, and so has the total.
 
@@ -141,9 +136,6 @@ def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float 
         pass one of `moments.parts(...)`.
       variant: "debiased" or "tutorial".
       epsilon: the tutorial's, > 0, in the units of the gradient.
-
-    Returns:
-      The ratio in total and per entry, and the number of dead entries.
 
     Example:
       >>> result = snr(jnp.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
@@ -167,13 +159,7 @@ def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float 
         return SNR(Estimate(mean, jnp.full_like(mean, jnp.nan)), entries, num_dead)
     entries = jax.tree.map(lambda m, v: _ratio(jnp.square(m) - v / count, v), scaled.mean, scaled.variance)
     live_mean = jax.tree.map(lambda m, off: jnp.where(off, 0.0, m), scaled.mean, dead)
-    parts = _parts(
-        count,
-        total(_sums(scaled.variance)),
-        total(scaled.distances),
-        total(_square_norms(live_mean)),
-        total(scaled.along_mean),
-    )
+    parts = _parts(moments, total, total(_square_norms(live_mean)), total(scaled.along_mean))
     ratio = jackknife(_ratio(parts.signal, parts.noise), _ratio(parts.signals, parts.noises))
     return SNR(ratio, entries, num_dead)
 
@@ -182,18 +168,13 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
     """Squared bias, variance and mean squared error of gradient estimates, with standard errors.
 
     `|m - r|^2 - tr Cov/T`, `tr Cov` and `mean |g_t - r|^2`; the standard errors are the jackknife's: never
-    too short, and that of the bias up to sqrt(2) too long where noise hides it.
-
-    Estimates and reference are taken in one scale: in float32 a variance below 1e-57 times the squared norm
-    of the reference reads 0.
+    too short, and that of the bias up to sqrt(2) too long where noise hides it. In float32 a variance below
+    1e-57 times the squared norm of the reference reads 0.
 
     Args:
       estimates: `Moments` with a reference, or a pytree of estimates stacked along a leading axis of
         T >= 3. For one leaf or layer, pass one of `moments.parts(...)`.
       reference: the exact gradient, with stacked estimates; moments hold their own.
-
-    Returns:
-      The parts, absolute and relative to the squared norm of the reference.
 
     Example:
       >>> parts = bias_variance(jnp.array([[1.0], [2.0], [3.0]]), jnp.array([2.0]))
@@ -201,40 +182,19 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
       (1.0, -0.333)
     """
     held = estimates.reference if isinstance(estimates, Moments) else None
-    if (held is None) == (reference is None):
-        if reference is None:
-            raise ValueError("reference: expected the exact gradients, got None")
-        raise ValueError("reference: expected None, as the moments hold one, got another beside them")
-    if isinstance(estimates, Moments) and held is None:
-        raise ValueError(
-            "reference: expected one given to the function that made the moments, got it beside them"
-        )
+    if held is None and reference is None:
+        raise ValueError("reference: expected the exact gradients, got None")
+    if isinstance(estimates, Moments) and reference is not None:
+        expected = "one in the call that makes moments" if held is None else "None, as the moments hold one"
+        raise ValueError(f"reference: expected {expected}, got one beside the moments")
     moments = _as_moments(estimates, reference)
-    scaled, count = moments.scaled, moments.num_samples
-    scale, total = _in_one_scale(moments)
+    scaled, (scale, total) = moments.scaled, _in_one_scale(moments)
     r = jax.tree.map(divided, moments.reference, moments.scale)
-    parts = _parts(
-        count,
-        total(_sums(scaled.variance)),
-        total(scaled.distances),
-        total(_square_norms(jax.tree.map(jnp.subtract, scaled.mean, r))),
-        total(scaled.along_mean) - total(scaled.along_reference),
-    )
+    offset = total(_square_norms(jax.tree.map(jnp.subtract, scaled.mean, r)))
+    parts = _parts(moments, total, offset, total(scaled.along_mean) - total(scaled.along_reference))
     square_norm = total(_square_norms(r))
-    squared_bias = jackknife(parts.signal, parts.signals)
-    variance = jackknife(parts.noise, parts.noises)
     error = jackknife(parts.signal + parts.noise, parts.signals + parts.noises)
-
-    def absolute(estimate: Estimate) -> Estimate:
-        return Estimate(*(each * scale * scale for each in estimate))
-
-    def relative(estimate: Estimate) -> Estimate:
-        return Estimate(*(each / square_norm for each in estimate))
-
-    return BiasVariance(
-        absolute(squared_bias),
-        absolute(variance),
-        absolute(error),
-        relative(squared_bias),
-        relative(variance),
-    )
+    found = jackknife(parts.signal, parts.signals), jackknife(parts.noise, parts.noises), error
+    absolute = jax.tree.map(lambda each: each * scale * scale, found)
+    relative = jax.tree.map(lambda each: each / square_norm, found[:2])
+    return BiasVariance(*absolute, *relative)

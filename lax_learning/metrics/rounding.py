@@ -1,4 +1,4 @@
-"""Gradients that are rounding, and cosines to them, which say nothing."""
+"""The rounding error of gradients, and cosines where it is small."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +16,7 @@ from lax_learning.metrics.alignment import cosine_similarity, relative_norm
 from lax_learning.types import Key, Params
 
 DRAWS = 4
-"""Signs that parameters are moved by: one may leave a single number where it is."""
+"""Draws of signs: with one draw a single number may keep its value."""
 
 
 def rounding_error(gradient: Callable[[Params], PyTree], key: Key, params: Params) -> PyTree:
@@ -26,8 +26,8 @@ def rounding_error(gradient: Callable[[Params], PyTree], key: Key, params: Param
     `eps` is that of the parameter's type, or of the coarsest floating type that occurs in the gradient's
     program: bfloat16 for a model that casts float32 parameters to it.
 
-    A part of a gradient that is no larger than this is rounding: one that is zero but for cancellation, for
-    example, or an estimate whose sigma is too small for the precision of the loss. Costs five gradients.
+    Parts of a gradient no larger than this are rounding errors, for example one that is zero after exact
+    cancellation, or an estimate whose sigma is too small for the precision of the loss. Costs five gradients.
 
     Args:
       gradient: `params -> gradients`, the same function each time: a rule with draws keeps its key.
@@ -36,12 +36,12 @@ def rounding_error(gradient: Callable[[Params], PyTree], key: Key, params: Param
         rounding of their own.
 
     Returns:
-      The distance of every entry, a pytree as the gradient; `by_path(relative_norm, error, gradients)` is its
-      share of the gradient.
+      The distance of every entry, a pytree as the gradient; its share of the gradient is
+      `by_path(relative_norm, error, gradients)`.
 
     Example:
       >>> from lax_learning.metrics import by_path
-      >>> def loss(p):  # a shift of all is taken out again
+      >>> def loss(p):  # the shift cancels
       ...     z = p["slope"] * jnp.array([0.1, 0.7, 0.6]) + p["shift"]
       ...     return jnp.sum(jnp.tanh(z - jnp.mean(z)))
       >>> p = {"slope": jnp.array(1.3), "shift": jnp.array(0.2)}
@@ -86,18 +86,15 @@ def _one_rounding_off(leaf: Array, key: Key, coarsest: float) -> Array:
 
 
 def resolved_cosine(a: PyTree, b: PyTree, error: PyTree) -> Array:
-    """Computes `cosine_similarity(a, b)` where rounding leaves `b` a direction, NaN where it does not.
+    """Computes `cosine_similarity(a, b)` where `b` is larger than its rounding error, and NaN elsewhere.
 
-    NaN unless `|error| < |b| / 2`: beyond that rounding may turn `b` by 30 degrees, and its cosine with
-    anything says nothing. So it is for a `b` of zeros.
+    NaN unless `|error| < |b| / 2`, so also for a `b` of zeros: a larger error may turn `b` by 30 degrees or
+    more. By layer, use `by_path(resolved_cosine, a, b, error, depth=1)`.
 
     Args:
       a: any pytree of arrays, for example gradients.
       b: the reference, of the same structure and shapes.
       error: of the reference, as by `rounding_error`.
-
-    Returns:
-      A number in -1..1, or NaN. By layer it is `by_path(resolved_cosine, a, b, error, depth=1)`.
 
     Example:
       >>> b = jnp.array([1e-9, 0.0])

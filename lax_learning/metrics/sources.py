@@ -1,4 +1,4 @@
-"""The two sources of noise in a gradient, apart: across a rule's own draws, and across examples."""
+"""Moments of gradients by source of noise: over a rule's own draws, and over examples."""
 
 import functools
 from collections.abc import Callable
@@ -29,13 +29,9 @@ def draw_moments(
       key: split into one key a draw.
       params: of the model.
       state: of the rule; the states that its calls return are not used.
-      x: a batch.
-      y: its targets.
+      x, y: a batch and its targets.
       reference: the exact gradients, for `bias_variance`.
       num_samples: number T of draws, at least 3.
-
-    Returns:
-      Moments of the gradients.
     """
     check_instance("rule", rule, Rule, "a Rule")
     check_key("key", key)
@@ -50,7 +46,7 @@ def draw_moments(
 
 
 def _of_constants(params: Params, grads: Params) -> Params:
-    """The gradients, with zeros in float32 for leaves of params that are no numbers to differentiate by."""
+    """The gradients, with zeros in float32 for leaves of params that are not floating."""
     leaves, structure = jax.tree.flatten(params)
     constant = [not jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
     if not any(constant) or jax.tree.structure(grads) != structure:
@@ -70,38 +66,37 @@ def example_moments(
     those of matrices whose inputs and signals vary so little that the variance is lost in their squares.
 
     Args:
-      model: the rule's model.
-      rule: any rule.
+      model, rule: any rule, and its model.
       key: for the rule's draws.
-      params: of the model.
-      state: of the rule.
-      x: a batch of T >= 3 examples.
-      y: its targets.
-
-    Returns:
-      Moments of the gradients.
+      params, state: of the model and of the rule.
+      x, y: a batch of T >= 3 examples and its targets.
     """
     check_instance("model", model, Model, "a Model")
     check_instance("rule", rule, Rule, "a Rule")
-    check_key("key", key)
-    x, size = as_batch(x)
-    y = as_arrays("y", y, is_numbers)
-    check_count("number of examples in x", size, 3)
-    if any(jnp.shape(leaf)[:1] != (size,) for leaf in jax.tree.leaves(y)):
-        got = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(y)]
-        raise ValueError(f"y: expected a leading axis of {size} examples as in x, got shapes {got}")
-    examples = jax.random.split(key, size), x, y
+    examples = as_examples(key, x, y)
+    check_count("number of examples in x", examples[0].shape[0], 3)
 
     def draw(example: Any) -> Params:
-        return _of_constants(params, rule.value_and_grad(*_one(example, params, state))[1])
+        return _of_constants(params, rule.value_and_grad(*as_batch_of_one(example, params, state))[1])
 
-    if rule.signals is None or not has_factors(model, params, x):
+    if rule.signals is None or not has_factors(model, params, examples[1]):
         return streamed_moments(draw, examples)
     return _moments_of_factors(model, rule.signals, params, state, examples)
 
 
-def _one(example: Any, params: Params, state: Any) -> tuple[Any, ...]:
-    """Arguments of a rule for a batch of one."""
+def as_examples(key: Key, x: Any, y: Any) -> tuple[Array, Any, Any]:
+    """Returns a key, the input and the target of every example; raises unless y has as many as x."""
+    check_key("key", key)
+    x, size = as_batch(x)
+    y = as_arrays("y", y, is_numbers)
+    if any(jnp.shape(leaf)[:1] != (size,) for leaf in jax.tree.leaves(y)):
+        got = [list(jnp.shape(leaf)) for leaf in jax.tree.leaves(y)]
+        raise ValueError(f"y: expected a leading axis of {size} examples as in x, got shapes {got}")
+    return jax.random.split(key, size), x, y
+
+
+def as_batch_of_one(example: Any, params: Params, state: Any) -> tuple[Any, ...]:
+    """Returns the arguments of a rule for one of `as_examples`."""
     key, x, y = example
     x, y = jax.tree.map(lambda leaf: leaf[None], (x, y))
     return key, params, state, x, y
@@ -111,11 +106,11 @@ def _moments_of_factors(
     model: Model, signals: Callable[..., Signals], params: Params, state: Any, examples: Any
 ) -> Moments:
     def pulled(example: Any) -> tuple[Factors, Params | None]:
-        args = _one(example, params, state)
+        args = as_batch_of_one(example, params, state)
         found = signals(*args)
         return factors(model, params, args[3], found.deltas), found.rest
 
-    # What is the same for all examples has no axis of examples.
+    # The rest is the same for all examples, without an axis of them.
     (every, rest) = jax.vmap(pulled, out_axes=(0, None))(examples)
     leaves, structure = jax.tree.flatten(params)
     size = examples[0].shape[0]
@@ -130,24 +125,20 @@ def _moments_of_factors(
         else:  # a constant
             shape = jnp.shape(leaf)
             moments.append(streamed_moments(lambda _, shape=shape: jnp.zeros(shape), jnp.arange(size)))
-    scales = jax.tree.unflatten(structure, [each.scale for each in moments])
-    fields = zip(*(each.scaled for each in moments), strict=True)
-    return Moments(scales, ScaledMoments(*(jax.tree.unflatten(structure, list(f)) for f in fields)), None)
+    rows = zip(*((each.scale, *each.scaled) for each in moments), strict=True)
+    scales, *fields = (jax.tree.unflatten(structure, row) for row in rows)
+    return Moments(scales, ScaledMoments(*fields), None)
 
 
 def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
     """The moments of outer products `g_t = x_t d_t^T + rest`, from two matrix products.
 
-    `E g^2 - m^2` loses as many digits as the variance is smaller than `E g^2`. If any entry loses more than 7
-    of 24 bits, for example where both factors hardly vary, the products are streamed instead.
+    `E g^2 - m^2` loses digits where the variance is small beside `E g^2`. If any entry loses more than 7 of
+    24 bits, for example where both factors hardly vary, the products are streamed instead.
 
     Args:
-      x: `[T, in]`, T >= 3.
-      d: `[T, out]`.
+      x, d: `[T, in]` and `[T, out]`, T >= 3.
       rest: `[in, out]`, the same for all t; None for none.
-
-    Returns:
-      Moments of an array `[in, out]`.
 
     Example:
       >>> x, d = jax.random.normal(jax.random.key(0), (10, 3)), jax.random.normal(jax.random.key(1), (10, 2))
@@ -182,27 +173,18 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
         rest = divided(rest, scale)
         whole = mean + rest
         along_mean += jnp.sum(product(x, rest) * d, axis=1) - jnp.sum(mean * rest)
-    by_products = ScaledMoments(
-        whole,
-        spread * (count / (count - 1)),
-        jnp.maximum(lengths - 2 * along + square_norm, 0),
-        along_mean,
-        jnp.zeros_like(along),
-    )
+    variance, distances = spread * (count / (count - 1)), jnp.maximum(lengths - 2 * along + square_norm, 0)
+    by_products = ScaledMoments(whole, variance, distances, along_mean, jnp.zeros_like(along))
 
-    def streamed(
-        x: Array, d: Array, rest: Array | None, by_products: ScaledMoments
-    ) -> tuple[Array, ScaledMoments]:
+    def streamed(x: Array, d: Array, rest: Array | None, _: Any) -> tuple[Array, ScaledMoments]:
         def gradient(factors: tuple[Array, Array]) -> Array:
             return jnp.outer(*factors) if rest is None else jnp.outer(*factors) + rest
 
-        moments = streamed_moments(gradient, (x, d))
-        return moments.scale, moments.scaled
+        return streamed_moments(gradient, (x, d))[:2]
 
-    ratio, scaled = lazily(
-        jnp.any(spread < 2.0**-7 * second),
-        streamed,
-        lambda x, d, rest, by_products: (jnp.ones((), x.dtype), by_products),
-        x, d, rest, by_products,
-    )  # fmt: skip
+    def kept(x: Array, *rest: Any) -> tuple[Array, ScaledMoments]:
+        return jnp.ones((), x.dtype), rest[-1]
+
+    loses_digits = jnp.any(spread < 2.0**-7 * second)
+    ratio, scaled = lazily(loses_digits, streamed, kept, x, d, rest, by_products)
     return Moments(scale * ratio, scaled, None)

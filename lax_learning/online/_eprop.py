@@ -7,27 +7,18 @@ from lax_learning.types import Loss, Rule
 
 
 def eprop(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = same_scale) -> Rule:
-    """Credits a weight with the output error, and with what its unit's own state makes of the input.
+    """Credits a weight with the output error, and with the trace of its input in the state of its unit.
 
     `p_t = D_t p_{t-1} + dh_t/dw`, `D_t = diag(dh_t/dh_{t-1})`, `dw = sum_t p_t (e_t feedback^T)`
 
     For leaky units `D_t = 1 - alpha + alpha phi'(u_t) w_jj`: RFLO, and the weight of a unit onto itself.
     Where a state has several leaves, `D_t` is a matrix for each unit. Bellec et al. treat the weight of a
-    unit onto itself as one between units: what they call e-prop is `rflo` on such cells, and `eprop` is the
-    sparse approximation of one step of Menick et al. (SnAp-1).
+    unit onto itself as one between units: on such cells their e-prop is `rflo`, and `eprop` is the sparse
+    approximation of one step of Menick et al. (SnAp-1).
 
     Exact for units that are connected with themselves alone, with `feedback_init=None`; otherwise biased, by
-    all credit that passes through other units. Cost, offline and online form, feedback and cells are those of
-    `rflo`.
-
-    Args:
-      net, loss, feedback_init: as of `rflo`.
-
-    Returns:
-      The rule, with a `FeedbackState` whose feedback has the structure of `params["readout"]`.
-
-    Raises:
-      ValueError: at trace time, for a cell that mixes units other than by products of weights with x and h.
+    all credit that passes through other units. Arguments, state, cost, offline and online form, and cells are
+    those of `rflo`.
 
     Example:
       >>> import jax, jax.numpy as jnp

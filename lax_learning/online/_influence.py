@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from lax_learning._checks import check_key, check_memory
@@ -20,18 +21,11 @@ from lax_learning.types import Key, Loss, Online, Params
 Step = Callable[[Params, Any, Any], tuple[Any, Any]]
 """`(params, h, x) -> (h, output)` of one example as a batch of one."""
 
-Cotangent = tuple[Any, Array]
-"""By the next state, and by the loss."""
-
 
 class Memory(NamedTuple):
-    """Memory of an online rule between two steps of a sequence.
+    """The state of the network, and its derivatives by weights of the cell, `[batch, entries, *weight]`.
 
-    Fields:
-      h: state of the network, `[batch, ...]`.
-      influence: by weight of the cell, `[batch, entries of the state, *weight]`: the derivative of the state
-        by the weight. For rules that follow a unit's own state alone, the entries are those of the unit that
-        the weight belongs to: one, or as many as the state has leaves.
+    The entries are all of the state; or those of the weight's own unit, one for each leaf of the state.
     """
 
     h: Any
@@ -39,12 +33,10 @@ class Memory(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """The entries of the state whose influence is kept.
+    """The entries of the state, a batch of one, whose influence is kept.
 
-    Fields:
-      number: `h -> int`, of a batch of one.
-      directions: `h -> cotangents of h`, with a leading axis of entries.
-      mix: `(cotangent of h, influence) -> cotangent of the weight`, by the influence of the weight on h.
+    Their number, a cotangent of h for each along a leading axis, and
+    `mix(cotangent of h, influence of a weight on h) -> cotangent of the weight`.
     """
 
     number: Callable[[Any], int]
@@ -55,12 +47,7 @@ class Entries(NamedTuple):
 def through_steps(
     online: Online, after: Callable[[Any, Array], Any] = lambda state, losses: state
 ) -> Callable[..., Any]:
-    """The `value_and_grad` that is a scan of the steps.
-
-    Args:
-      online: the rule step by step.
-      after: `(state, losses [steps]) -> state` at the end of the sequences.
-    """
+    """The `value_and_grad` that is a scan of the steps; `after(state, losses [steps])` is its state."""
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_key("key", key)
@@ -89,11 +76,7 @@ def online(
 
     `P_t = (dh_t/dh_{t-1}) P_{t-1} + dh_t/dw`, `dw_t = (dl_t/dh_{t-1}) P_{t-1} + dl_t/dw`
 
-    Args:
-      net, loss: as of a rule.
-      entries: which entries of the state are followed.
-      step_at: `(params, state, h, x) -> step`, whose derivatives are those of the rule; of h and x, both of
-        one example, only shapes are used.
+    The derivatives are those of `step_at(params, state, h, x)`, where only shapes of h and x are used.
     """
 
     def start(params: Params, x: Any) -> Memory:
@@ -102,8 +85,7 @@ def online(
         params, x = widened((params, x))
         h = net.carry(params, x)
         number = entries.number(first(h))
-        shapes = [(size, number, *w.shape) for w in jax.tree.leaves(params["cell"])]
-        check_memory("params", shapes)
+        check_memory("params", [(size, number, *w.shape) for w in jax.tree.leaves(params["cell"])])
         influence = jax.tree.map(lambda w: jnp.zeros((size, number, *w.shape), w.dtype), params["cell"])
         return Memory(h, vary_as(influence, params, x))
 
@@ -125,15 +107,14 @@ def online(
 
             (after, value), pull_back = jax.vjp(forward, wide, h)
 
-            def through(cotangent: Cotangent) -> Params:
-                direct, at_h = pull_back(cotangent)
+            def through(of_state: Any, of_loss: Array) -> Params:
+                direct, at_h = pull_back((of_state, of_loss))
                 by_past = jax.tree.map(lambda p: entries.mix(at_h, p), influence)
                 return {**direct, "cell": jax.tree.map(jnp.add, direct["cell"], by_past)}
 
-            nothing = jnp.zeros_like(value)
             directions = vary_as(entries.directions(after), after)
-            moved = jax.vmap(lambda at: through((at, nothing))["cell"])(directions)
-            grads = through((jax.tree.map(jnp.zeros_like, after), jnp.ones_like(value)))
+            moved = jax.vmap(lambda at: through(at, jnp.zeros_like(value))["cell"])(directions)
+            grads = through(jax.tree.map(jnp.zeros_like, after), jnp.ones_like(value))
             return jax.tree.map(lambda leaf: leaf[0], after), moved, value, grads
 
         after, moved, values, grads = jax.vmap(example)(*memory, x, y)
@@ -146,15 +127,15 @@ def online(
     return Online(start, step)
 
 
-def as_model(net: Recurrent) -> Model:
-    """The step of a network as a model of `(h, x)`."""
-    return Model(lambda params, inputs: net.step(params, *inputs))
+def as_model(step: Callable[[Params, Any, Any], Any]) -> Model:
+    """The step of a network, or its cell, as a model of `(h, x)`."""
+    return Model(lambda params, inputs: step(params, *inputs))
 
 
 def check_examples(net: Recurrent, params: Params, h: Any, x: Any) -> None:
     """Raises ValueError if the examples of a batch depend on each other."""
     remedy = "use running statistics in the place of those of the batch"
-    check_uncoupled(as_model(net), params, (h, x), remedy)
+    check_uncoupled(as_model(net.step), params, (h, x), remedy)
 
 
 def first(batch: Any) -> Any:
@@ -162,27 +143,20 @@ def first(batch: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[:1], batch)
 
 
-def _ravel(h: Any) -> Array:
-    leaves = jax.tree.leaves(h)
-    dtype = raised(*leaves)
-    return jnp.concatenate([leaf.astype(dtype).ravel() for leaf in leaves])
+def _raveled(h: Any) -> tuple[Array, Callable[[Array], Any]]:
+    return ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(raised(*jax.tree.leaves(h))), h))
 
 
 def _unit_vectors(h: Any) -> Any:
-    leaves, structure = jax.tree.flatten(h)
-    sizes = [leaf.size for leaf in leaves]
-    rows, places, at = jnp.eye(sum(sizes)), [], 0
-    for leaf, size in zip(leaves, sizes, strict=True):
-        columns = rows[:, at : at + size].reshape(-1, *leaf.shape)
-        places.append(columns.astype(leaf.dtype))
-        at += size
-    return jax.tree.unflatten(structure, places)
+    flat, unravel = _raveled(h)
+    vectors = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
+    return jax.tree.map(lambda vector, leaf: vector.astype(leaf.dtype), vectors, h)
 
 
 EVERY = Entries(
-    number=lambda h: _ravel(h).size,
+    number=lambda h: _raveled(h)[0].size,
     directions=_unit_vectors,
-    mix=lambda at_h, influence: jnp.tensordot(_ravel(at_h), influence, 1),
+    mix=lambda at_h, influence: jnp.tensordot(_raveled(at_h)[0], influence, 1),
 )
 """All entries of the state: exact, for any cell."""
 

@@ -1,4 +1,4 @@
-"""Rules in which a weight knows the state of its own unit alone, backwards and forwards in time."""
+"""Rules whose traces hold the state of the unit of a weight alone, backwards and forwards in time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,6 @@ from lax_learning._sites._coupling import made_up
 from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
-from lax_learning.models import Model
 from lax_learning.online._influence import OWN, Step, as_model, check_examples, first, online
 from lax_learning.online._recurrent import Recurrent, as_steps, check_recurrent
 from lax_learning.rules._common import check_loss, cut, delta_rule, select
@@ -38,9 +37,7 @@ def own_unit_rule(
 ) -> Rule:
     """Feedback alignment in which no error passes from unit to unit inside the cell.
 
-    Args:
-      net, loss, feedback_init: as of the rules.
-      onto_itself: whether errors pass through the weight of a unit onto itself.
+    Errors pass through the weight of a unit onto itself if `onto_itself`.
     """
     check_recurrent(net)
     check_loss(loss)
@@ -81,7 +78,7 @@ def own_unit_rule(
 
     def step_at(params: Params, state: FeedbackState, h: Any, x: Any) -> Step:
         check_state(state)
-        program = Program(as_model(net), params, (h, x))
+        program = Program(as_model(net.step), params, (h, x))
         mates = partners(program, select(program, None), feedback(params, state, h, x))
 
         def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
@@ -97,22 +94,14 @@ def own_unit_rule(
 
 
 def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
-    """Masks of the weights of a cell through which a unit acts on itself.
+    """Masks of the weights of a cell through which a unit acts on itself, found at made-up values.
 
-    Looks at the cell at made-up values.
-
-    Args:
-      net: the network.
-      params: of the cell; only shapes are used, as of the others.
-      h, x: state and input of a batch.
-
-    Raises:
-      ValueError: unless units act on each other through products of the weights with x and h alone, and
-        every weight belongs to one unit.
+    Raises unless units act on each other through products of the weights with x and h alone, and every weight
+    belongs to one unit. Only shapes of the arguments are used.
     """
     given = widened((params, *first((h, x))))
     params, h, x = equations.vary_as(given, given)
-    program = Program(Model(lambda params, inputs: net.cell(params, *inputs)), params, (h, x))
+    program = Program(as_model(net.cell), params, (h, x))
     for site in program.plan.all_sites:
         if site.products > 1 or (site.products and site.passes_error):
             names = ", ".join(program.split.paths[i] for i in sorted(site.leaves))
@@ -127,8 +116,7 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
         """An irrational number for each leaf, so that no differences of leaves cancel, times a factor."""
         leaves, structure = jax.tree.flatten(state)
         numbers = [jnp.full_like(leaf, (2 + i) ** 0.5) for i, leaf in enumerate(leaves)]
-        factors = [(number * factor).astype(number.dtype) for number in numbers]
-        return jax.tree.unflatten(structure, factors)
+        return jax.tree.unflatten(structure, [(n * factor).astype(n.dtype) for n in numbers])
 
     def probe(params: Params, h: Any, x: Any) -> tuple[Any, Any, Any, Any]:
         parameters = jax.tree.leaves(params)
@@ -165,7 +153,7 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
 
 def _number_of_units(params: Params, h: Any) -> int:
     """The number of units, the last axis of states and weights."""
-    state, weights = jax.tree.leaves(h), jax.tree.leaves(params)
+    state = jax.tree.leaves(h)
     if any(leaf.ndim != 2 for leaf in state) or len({leaf.shape for leaf in state}) != 1:
         got = [list(leaf.shape[1:]) for leaf in state]
         raise ValueError(f"start: expected states [batch, units] of the same units, got {got}")
@@ -176,7 +164,6 @@ def _number_of_units(params: Params, h: Any) -> int:
                 f"params['cell']{jax.tree_util.keystr(path)}: expected {number} units as its last axis, "
                 f"got shape {list(leaf.shape)}"
             )
-    assert weights
     return number
 
 

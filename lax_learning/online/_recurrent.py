@@ -12,19 +12,17 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning._arrays import as_arrays, check_same_structure
 from lax_learning._checks import (
-    as_floating,
     as_sizes,
     check_callable,
     check_floating_dtype,
     check_instance,
-    check_key,
     check_probability,
-    check_shapes,
 )
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
 from lax_learning.models import Model
-from lax_learning.types import Key, Params, Where
+from lax_learning.networks import dense_layers, identity
+from lax_learning.types import Params, Where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +79,11 @@ class Recurrent(Model):
         """Returns `h` before the first step, in the types that the cell returns, from `x` of one step."""
         _, size = as_batch(x, only_shapes=True)
         h = jax.tree.map(jnp.asarray, self.start(size))
+        if not (isinstance(params, dict) and params.keys() == {"cell", "readout"}):
+            got = sorted(params) if isinstance(params, dict) else type(params).__name__
+            raise ValueError(f"params: expected a dict with the entries 'cell' and 'readout', got {got}")
         cell = Model(lambda params, inputs: self.cell(params, *inputs))
-        like, _ = jax.eval_shape(cell, _parts(params)["cell"], (h, x))
+        like, _ = jax.eval_shape(cell, params["cell"], (h, x))
         check_same_structure(("start", "the state that cell returns"), (h, like))
         h = jax.tree.map(lambda leaf, after: leaf.astype(after.dtype), h, like)
         return vary_as(h, params, x)
@@ -92,14 +93,6 @@ class Recurrent(Model):
         h = self.carry(params, jax.tree.map(lambda leaf: leaf[0], xs))
         _, outputs = jax.lax.scan(lambda h, x: self.step(params, h, x), h, xs)
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), outputs)
-
-
-def _parts(params: Any) -> Params:
-    """Params; raises unless they have the two parts of a recurrent network."""
-    if not (isinstance(params, dict) and params.keys() == {"cell", "readout"}):
-        got = sorted(params) if isinstance(params, dict) else type(params).__name__
-        raise ValueError(f"params: expected a dict with the entries 'cell' and 'readout', got {got}")
-    return params
 
 
 def check_recurrent(net: Any) -> None:
@@ -173,24 +166,12 @@ def leaky_rnn(
         u = jnp.concatenate([x.astype(h.dtype), h], axis=-1) @ params["w"] + params["b"]
         return (1 - rate) * h + rate * activation(u)
 
-    def layer(key: Key, num_inputs: int, num_outputs: int) -> Params:
-        w_key, b_key = jax.random.split(key)
-        w = as_floating("w_init", w_init(w_key, (num_inputs, num_outputs), dtype))
-        b = as_floating("b_init", b_init(b_key, (num_outputs,), dtype))
-        check_shapes(["w_init", "b_init"], [w, b], [(num_inputs, num_outputs), (num_outputs,)])
-        return {"w": w, "b": b}
-
-    def init(key: Key) -> Params:
-        check_key("key", key)
-        cell_key, readout_key = jax.random.split(key)
-        return {
-            "cell": layer(cell_key, num_inputs + num_units, num_units),
-            "readout": layer(readout_key, num_units, num_outputs),
-        }
-
+    shapes = (num_inputs + num_units, num_units), (num_units, num_outputs)
+    layers = [{"w": (shape, w_init), "b": (shape[1:], b_init)} for shape in shapes]
+    weights = dense_layers(layers, (activation, identity), dtype).init
     return Recurrent(
         cell=cell,
         readout=lambda params, h: h @ params["w"] + params["b"],
         start=lambda size: jnp.zeros((size, num_units), dtype),
-        init=init,
+        init=lambda key: dict(zip(("cell", "readout"), weights(key), strict=True)),
     )

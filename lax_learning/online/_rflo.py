@@ -7,7 +7,7 @@ from lax_learning.types import Loss, Rule
 
 
 def rflo(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = same_scale) -> Rule:
-    """Credits a weight with the output error, and with what its unit still remembers of the input.
+    """Credits a weight with the output error, and with a leaky trace of the input to its unit.
 
     For leaky units, with `e_t = dl_t/doutput_t` and readout `h_t w_out`:
 
@@ -23,23 +23,18 @@ def rflo(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = sam
     which is the same sum at the cost of backprop, without a trace; `rule.online` keeps the traces: `O(n m)`
     memory and operations a step and example, for `n` units of `m` inputs.
 
-    Biased: credit reaches a weight through its own unit alone, so that what a unit does by way of the
-    others is not learned. The gradients of the readout are exact; with `feedback_init=None` those of the cell
-    are exact where there are no recurrent weights, and what is missing grows with these. Fails where a
-    memory has to live in loops between units for longer than their time constants.
+    Biased: credit reaches a weight through its own unit alone, so that effects of a unit by way of others are
+    not learned. The gradients of the readout are exact; with `feedback_init=None` those of the cell are exact
+    without recurrent weights, and their error grows with these. Fails where a memory has to live in loops
+    between units for longer than their time constants.
 
     Args:
       net: a recurrent network as its step. Weights of its cell read x or h, or functions of them unit by
-        unit; their last axis is that of the units, as is that of all leaves of the state.
+        unit; their last axis is that of the units, as is that of all leaves of the state. Cells that mix
+        units otherwise are refused.
       loss: loss of one step, `(output, y) -> [batch]`; summed over steps.
       feedback_init: `(key, weight) -> feedback` of the readout, by default normal with its standard
-        deviation; None for errors through the readout's own weights.
-
-    Returns:
-      The rule, with a `FeedbackState` whose feedback has the structure of `params["readout"]`.
-
-    Raises:
-      ValueError: at trace time, for a cell that mixes units other than by products of weights with x and h.
+        deviation, in the structure of `params["readout"]`; None for errors through the readout's own weights.
 
     Example:
       >>> import jax, jax.numpy as jnp

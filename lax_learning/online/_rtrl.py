@@ -17,14 +17,8 @@ def rtrl(net: Recurrent, loss: Loss) -> Rule:
     `O(n^3 (n + m))` operations a step and example: for small networks.
 
     Args:
-      net: a recurrent network as its step.
+      net: a recurrent network as its step, which couples no examples.
       loss: loss of one step, `(output, y) -> [batch]`; summed over steps.
-
-    Returns:
-      The rule, with an empty state; `rule.online` has its step.
-
-    Raises:
-      ValueError: at trace time, for a network that couples examples, or influences beyond the memory.
 
     Example:
       >>> import jax, jax.numpy as jnp

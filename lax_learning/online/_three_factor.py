@@ -1,5 +1,6 @@
 """Three factors: the noise of a unit, its inputs, and a reward that comes later."""
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,16 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
-from lax_learning._checks import (
-    as_floating,
-    check_callable,
-    check_instance,
-    check_key,
-    check_positive,
-    check_probability,
-    check_resolved,
-    check_shapes,
-)
+from lax_learning import _checks as checks
 from lax_learning._precision import widened
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
@@ -31,32 +23,17 @@ from lax_learning.types import Key, Loss, Online, Params, Rule
 
 
 class ThreeFactorState(NamedTuple):
-    """State of the rule.
-
-    Fields:
-      baseline: running mean of the loss at each step of a sequence, `[steps]`.
-    """
+    """State of the rule: the running mean of the loss at each step of a sequence, `[steps]`."""
 
     baseline: Array
 
 
 class ThreeFactorMemory(NamedTuple):
-    """Memory between two steps of a sequence.
-
-    Fields:
-      h: state of the network, noise included.
-      eligibility: by weight, `[batch, *weight]`.
-      t: number of the step.
-    """
+    """Memory between two steps: the noisy state, eligibilities `[batch, *weight]`, and the time."""
 
     h: Any
     eligibility: PyTree
     t: Array
-
-
-def above_baseline(loss: Array, baseline: Array) -> Array:
-    """`l - baseline`, which is `-(r - baseline of r)` of the reward `r = -l`."""
-    return loss - baseline
 
 
 def three_factor(
@@ -66,7 +43,7 @@ def three_factor(
     sigma: ArrayLike,
     decay: ArrayLike = 1.0,
     rate: ArrayLike = 0.1,
-    modulator: Callable[[Array, Array], Array] = above_baseline,
+    modulator: Callable[[Array, Array], Array] = operator.sub,
     noise: str | Noise = "normal",
 ) -> Rule:
     """Node perturbation in time: an eligibility trace of noise and input, and a reward that modulates it.
@@ -78,27 +55,22 @@ def three_factor(
     the expectation is the gradient of its expected loss, so of the loss as sigma goes to 0; with less, credit
     for noise `k` steps ago is too small by `decay^k`. Takes any cell, and rewards without a derivative, whose
     negative is the loss. `O(n m)` memory and operations a step and example. The variance grows with the
-    number of units and with that of steps within reach of the trace, and as `1 / sigma^2` with what the
-    baseline leaves of the losses, such as their spread over examples: use small networks, large batches, a
+    number of units and with that of steps within reach of the trace, and as `1 / sigma^2` with the losses
+    after the baseline is taken off, such as their spread over examples: use small networks, large batches, a
     decay that reaches no further than rewards are late, and a sigma of 0.1 to 0.5 for units in -1..1.
 
     The baseline of a step is a running mean over earlier batches, which is independent of the noise and
     so leaves the expectation as it is; a mean over earlier steps of the same sequence would not.
 
     Args:
-      net: a recurrent network as its step.
+      net: a recurrent network as its step, which couples no examples.
       loss: loss of one step, `(output, y) -> [batch]`, the negative reward; summed over steps.
       sigma: standard deviation of the noise, in the units of the pre-activations; may be traced.
       decay: lambda, in 0..1, a step; may be traced.
       rate: of the running mean, in 0..1; may be traced. `value_and_grad` moves it, single steps do not.
-      modulator: `(loss [batch], baseline []) -> [batch]`, the third factor, in the place of their difference.
+      modulator: `(loss [batch], baseline []) -> [batch]`, the third factor; by default their difference,
+        which is that of the baseline and the reward.
       noise: "normal", "rademacher" or a function `(key, like) -> unit noise`.
-
-    Returns:
-      The rule, with a `ThreeFactorState`.
-
-    Raises:
-      ValueError: at trace time, for a network that couples examples.
 
     Example:
       >>> import lax_learning as ll
@@ -111,17 +83,16 @@ def three_factor(
       (20,)
 
     References:
-      Williams, Simple statistical gradient-following algorithms for connectionist reinforcement learning,
-      https://doi.org/10.1007/BF00992696, 1992.
-      Miconi, Biologically plausible learning in recurrent neural networks reproduces neural dynamics observed
-      during cognitive tasks, https://doi.org/10.7554/eLife.20899, 2017.
+      Williams, Simple statistical gradient-following algorithms, https://doi.org/10.1007/BF00992696, 1992.
+      Miconi, Biologically plausible learning in recurrent neural networks,
+      https://doi.org/10.7554/eLife.20899, 2017.
     """
     check_recurrent(net)
     check_loss(loss)
-    check_positive("sigma", sigma)
-    check_probability("decay", decay)
-    check_probability("rate", rate)
-    check_callable("modulator", modulator, "a function (loss, baseline) -> [batch]", num_arguments=2)
+    checks.check_positive("sigma", sigma)
+    checks.check_probability("decay", decay)
+    checks.check_probability("rate", rate)
+    checks.check_callable("modulator", modulator, "a function (loss, baseline) -> [batch]", num_arguments=2)
     draw_noise = as_noise(noise)
 
     def init(key: Key, params: Params, x: Any) -> ThreeFactorState:
@@ -139,15 +110,17 @@ def three_factor(
     def step(
         key: Key, params: Params, state: ThreeFactorState, memory: ThreeFactorMemory, x: Any, y: Any
     ) -> tuple[Any, Params, ThreeFactorMemory]:
-        check_key("key", key)
-        check_instance("state", state, ThreeFactorState, "the state of the rule's init(key, params, x)")
+        checks.check_key("key", key)
+        checks.check_instance(
+            "state", state, ThreeFactorState, "the state of the rule's init(key, params, x)"
+        )
         x, size = as_batch(x)
         memory, (wide, x) = vary_as((memory, widened((params, x))), params, state, memory, x, y, key)
         check_examples(net, wide, memory.h, x)
-        check_wide(as_model(net), wide, (memory.h, x))
-        program = Program(as_model(net), wide, first((memory.h, x)))
+        check_wide(as_model(net.step), wide, (memory.h, x))
+        program = Program(as_model(net.step), wide, first((memory.h, x)))
         taps = program.plan.all_taps
-        check_resolved("sigma", sigma, *(tap.dtype for tap in taps))
+        checks.check_resolved("sigma", sigma, *(tap.dtype for tap in taps))
         shapes = {tap.index: jax.ShapeDtypeStruct((size, *tap.shape), tap.dtype) for tap in taps}
 
         def example(h: Any, eligibility: PyTree, x: Any, unit: dict[int, Array]) -> Any:
@@ -173,8 +146,8 @@ def three_factor(
         losses = losses_of(loss, output, y, size)
         # Beyond the steps of the baseline everything is NaN, not credited by the baseline of another step.
         baseline = state.baseline.at[memory.t].get(mode="fill", fill_value=jnp.nan)
-        factor = as_floating("modulator", modulator(losses, baseline.astype(losses.dtype)))
-        check_shapes(["modulator"], [factor], [(size,)])
+        factor = checks.as_floating("modulator", modulator(losses, baseline.astype(losses.dtype)))
+        checks.check_shapes(["modulator"], [factor], [(size,)])
         grads = jax.tree.map(
             lambda trace, w: jnp.tensordot(factor.astype(trace.dtype) / size, trace, 1).astype(w.dtype),
             eligibility,
@@ -183,7 +156,7 @@ def three_factor(
         return jnp.mean(losses), grads, ThreeFactorMemory(after, eligibility, memory.t + 1)
 
     def after(state: ThreeFactorState, losses: Array) -> ThreeFactorState:
-        check_shapes(["state.baseline"], [state.baseline], [losses.shape])
+        checks.check_shapes(["state.baseline"], [state.baseline], [losses.shape])
         change = losses.astype(state.baseline.dtype) - state.baseline
         return ThreeFactorState(state.baseline + jnp.asarray(rate, change.dtype) * change)
 

@@ -13,15 +13,12 @@ _BITS_A_ROUND = 2  # 1, 2, 4 or 8, to divide 16: 3 candidates a pass over the un
 
 
 def top_k_mask(x: ArrayLike, k: int, *, axis: int = -1) -> Bool[Array, "..."]:
-    """Marks the k largest entries along an axis; of equal ones the first.
+    """Marks the k largest entries along an axis, by a mask of the shape of `x`; of equal ones the first.
 
     Args:
       x: floating values of any shape; NaN counts as larger than all numbers.
       k: how many entries are marked, 1 to the size of the axis.
       axis: the axis along which entries compete; all others are batched.
-
-    Returns:
-      A mask of the shape of `x` with k entries set along the axis.
 
     Example:
       >>> top_k_mask(jnp.array([0.5, 2.0, 0.5, 1.0]), 3).tolist()
@@ -44,24 +41,16 @@ def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
 
     `cap(x)_i = x_i if x_i is one of the k largest else 0`
 
-    Of equal values the first wins; NaN counts as larger than all numbers, and stays. The choice counts as
+    Arguments are those of `top_k_mask`, `x = relu(z)` in k-cap networks; NaN stays. The choice counts as
     constant: gradients flow through the kept values. The cost is linear in the number of entries, without a
     sort.
-
-    Args:
-      x: floating values of any shape, non-negative in k-cap networks, `relu(z)`.
-      k: how many values are kept, 1 to the size of the axis.
-      axis: the axis along which entries compete; all others are batched.
-
-    Returns:
-      An array of the shape and dtype of `x`.
 
     Example:
       >>> k_cap(jnp.array([0.5, 2.0, 0.0, 1.0]), 2).tolist()
       [0.0, 2.0, 0.0, 1.0]
 
     References:
-      Papadimitriou, Vempala, Mitropolsky, Collins, Maass, Brain computation by assemblies of neurons,
+      Papadimitriou et al., Brain computation by assemblies of neurons,
       https://doi.org/10.1073/pnas.2001893117, 2020.
     """
     x = as_floating("x", x)
@@ -74,7 +63,7 @@ def _top_k_of_last(x: Array, k: int) -> Array:
     order = _as_ordered_bits(x)
     threshold = _kth_largest(order, jnp.asarray(k), order.dtype.itemsize * 8)
     above = order > threshold
-    # As many of those at the threshold as are missing: by the same search, on their places from the end.
+    # Of those at the threshold the first few that are missing: the same search on places from the end.
     missing = k - jnp.sum(above, axis=-1, keepdims=True, dtype=jnp.int32)
     places = jnp.where(order == threshold, jnp.arange(size, 0, -1, dtype=jnp.uint32), 0)
     last = _kth_largest(places, missing, size.bit_length())
@@ -91,11 +80,9 @@ def _as_ordered_bits(x: Array) -> Array:
 
 
 def _kth_largest(order: Array, k: Array, num_bits: int) -> Array:
-    """The k-th largest of unsigned integers along the last axis, which stays: its bits, the highest first.
-
-    A loop, not its rounds written out: as fast in large batches, 1.3 times as fast in a scan, compiled in
-    half the time.
-    """
+    """The k-th largest of unsigned integers along the last axis, which stays: its bits, the highest first."""
+    # A loop, not its rounds written out: as fast in large batches, 1.3 times as fast in a scan, compiled in
+    # half the time.
     digits = jnp.arange(1, 2**_BITS_A_ROUND, dtype=order.dtype)[:, None]
     rounds = -(-num_bits // _BITS_A_ROUND)
 

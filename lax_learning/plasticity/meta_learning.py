@@ -8,25 +8,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Float
 
+from lax_learning import _checks as checks
 from lax_learning import estimators
 from lax_learning._arrays import check_one_hot
-from lax_learning._checks import (
-    as_array,
-    as_floating,
-    check_callable,
-    check_function,
-    check_instance,
-    check_key,
-    check_sequence,
-    check_shapes,
-    describe,
-)
 from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.losses import softmax_cross_entropy
 from lax_learning.plasticity.networks import KCapNetwork, State, check_network
 from lax_learning.plasticity.passes import applied, plastic_pass, read_changes
-from lax_learning.plasticity.scheme import UPDATES
-from lax_learning.plasticity.tables import Tables
+from lax_learning.plasticity.tables import UPDATES, Tables
 from lax_learning.rules._common import check_loss, losses_of
 from lax_learning.training import Train, make_train
 from lax_learning.types import Estimator, Key, Loss, Rule
@@ -46,36 +35,35 @@ class MetaParams(NamedTuple):
 
 def with_params(state: State, params: MetaParams) -> State:
     """The state with the first-layer weights of `params`."""
-    check_instance("params", params, MetaParams, "MetaParams(tables, w)")
-    check_sequence("state", state, "a tuple with a dict a layer")
+    checks.check_instance("params", params, MetaParams, "MetaParams(tables, w)")
+    checks.check_sequence("state", state, "a tuple with a dict a layer")
     if not state or not isinstance(state[0], Mapping):
-        raise ValueError(f"state: expected a dict for the first layer, got {describe(state and state[0])}")
-    w = as_floating("params.w", params.w)
+        got = checks.describe(state and state[0])
+        raise ValueError(f"state: expected a dict for the first layer, got {got}")
+    w = checks.as_floating("params.w", params.w)
     if "w" in state[0]:
-        check_shapes(["params.w"], [w], [jnp.shape(state[0]["w"])])
+        checks.check_shapes(["params.w"], [w], [jnp.shape(state[0]["w"])])
     return sequence_like(state, (mapping_like(state[0], w=w), *state[1:]))
 
 
 def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike) -> State:
     """Returns the state after one pass from reset weights, with a cheap derivative by the tables.
 
-    Which entry a synapse reads is constant, so the final weights are a sum over samples of entries, in the
-    multiplicative scheme of their logarithms: `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
-    value comes from the scan and the derivative from that product: nothing is stored for the way back but
-    the codes, and forward and reverse mode, and perturbation, all go through. The derivative by a
-    multiplicative factor that is exactly 0 counts as 0.
+    The entries that synapses read are constants, so the final weights are a sum of entries over samples, in
+    the multiplicative scheme of their logarithms: `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
+    value comes from the scan and the derivative from that product: only codes are stored for the backward
+    pass, and forward mode, reverse mode and perturbation all work. The derivative by a multiplicative factor
+    that is exactly 0 counts as 0.
     """
     check_network(network)
-    xs, ys = as_array("xs", xs), as_array("ys", ys)
-    network.layer_tables(tables)
     state = network.reset(state)
     fixed_tables, fixed_state = jax.lax.stop_gradient((tables, state))
     after, _, diagnostics = plastic_pass(network, fixed_tables, fixed_state, xs, ys)
 
     def changes_of(response: Any, label: Array) -> Any:
-        return read_changes(network, tables, fixed_state, response, label)[2]
+        return read_changes(network, tables, fixed_state, response, label)[0]
 
-    changes = jax.vmap(changes_of)(diagnostics.response, ys.astype(jnp.int32))
+    changes = jax.vmap(changes_of)(diagnostics.response, jnp.asarray(ys, jnp.int32))
     update = UPDATES[network.scheme.update]
     learned = []
     for layer, change in zip(after[1:], changes, strict=True):
@@ -89,13 +77,7 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
 
 
 def meta_init(network: KCapNetwork, state: State, **options: Any) -> Callable[[Key], MetaParams]:
-    """Returns the initialiser `key -> MetaParams` of what `meta_rule` learns.
-
-    Args:
-      network: from `k_cap_mlp` or `k_cap_recurrent`.
-      state: from `network.init`, with the first-layer weights to start from.
-      **options: of `network.init_tables`.
-    """
+    """Returns the initialiser `key -> MetaParams` for `meta_rule`, with options of `network.init_tables`."""
     check_network(network)
     network.check_state(state)
 
@@ -126,39 +108,31 @@ def meta_rule(
       loss: per-example loss `(logits, y) -> [batch]`.
 
     Returns:
-      A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`; a
-      compiled program cannot tell other targets, of which it takes the largest entry for the label.
+      A rule of `MetaParams`, from `meta_init`, for `x [batch, inputs]` and one-hot `y [batch, labels]`. Under
+      `jit` other targets are not noticed, and their largest entry counts as the label.
     """
     check_network(network)
     network.check_state(state)
-    check_function("estimator", estimator, "a factory of estimators such as estimators.backprop", None)
+    checks.check_function("estimator", estimator, "a factory of estimators such as estimators.backprop", None)
     check_loss(loss)
 
-    def as_batch(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-        x, y = as_array("x", x), as_array("y", y)
-        if x.ndim != 2:
-            raise ValueError(f"x: expected shape [batch, {network.shapes[0][0]}], got {list(x.shape)}")
-        check_shapes(["y"], [y], [(x.shape[0], network.shapes[-1][1])])
-        return x, y
-
     def loss_fn(params: MetaParams, x: Array, y: Array) -> Array:
-        start = with_params(state, params)
         labels = jnp.argmax(y, axis=-1).astype(jnp.int32)
-        learned = learn_episode(network, params.tables, start, x, labels)
-        output = network.apply(learned, x)
-        return losses_of(loss, output, y, len(x))
+        learned = learn_episode(network, params.tables, with_params(state, params), x, labels)
+        return losses_of(loss, network.apply(learned, x), y, len(x))
 
     estimate = estimator(loss_fn)
-    check_callable("estimator", estimate, "a factory of estimators such as estimators.backprop")
+    checks.check_callable("estimator", estimate, "a factory of estimators such as estimators.backprop")
 
     def value_and_grad(
         key: Key, params: MetaParams, rule_state: Any, x: ArrayLike, y: ArrayLike
     ) -> tuple[Array, MetaParams, Any]:
-        check_key("key", key)
-        check_instance("params", params, MetaParams, "MetaParams(tables, w)")
-        network.layer_tables(params.tables)
-        as_floating("params.w", params.w)
-        x, y = as_batch(x, y)
+        checks.check_key("key", key)
+        checks.check_instance("params", params, MetaParams, "MetaParams(tables, w)")
+        x, y = checks.as_array("x", x), checks.as_array("y", y)
+        if x.ndim != 2:
+            raise ValueError(f"x: expected shape [batch, {network.shapes[0][0]}], got {list(x.shape)}")
+        checks.check_shapes(["y"], [y], [(x.shape[0], network.shapes[-1][1])])
         check_one_hot("y", y)
         return *estimate(key, params, x, y), rule_state
 
@@ -177,8 +151,7 @@ def meta_learn(
     """Makes a run of meta-learning: an outer optimiser on the loss after a pass over every batch.
 
     Args:
-      network: from `k_cap_mlp` or `k_cap_recurrent`.
-      state: from `network.init`.
+      network, state: as of `meta_rule`.
       optimizer: from optax, for tables and first-layer weights. The published code's is torch's Adam with L2
         decay in the gradient: `optax.chain(optax.add_decayed_weights(0.01), optax.adam(0.01))`.
       num_updates: number of batches.
@@ -186,8 +159,7 @@ def meta_learn(
       **options: `evaluate` and `every` as in `make_train`, all others as in `meta_rule` and `meta_init`.
 
     Returns:
-      `train(key, data) -> History`, as from `make_train`; the learned `MetaParams` are its
-      `state.params`.
+      `train(key, data) -> History`, as from `make_train`; the learned `MetaParams` are its `state.params`.
 
     Example:
       >>> import lax_learning as ll

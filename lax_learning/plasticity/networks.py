@@ -10,25 +10,13 @@ from jax.nn.initializers import Initializer, constant, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import (
-    as_floating,
-    check_flag,
-    check_floating,
-    check_function,
-    check_instance,
-    check_key,
-    check_sequence,
-    check_shapes,
-    describe,
-)
+from lax_learning import _checks as checks
 from lax_learning._precision import promoted
 from lax_learning._structure import mapping_like, sequence_like
-from lax_learning.plasticity.scheme import UPDATES, Scheme
-from lax_learning.plasticity.tables import TableRule, Tables
+from lax_learning.plasticity.tables import UPDATES, Scheme, TableRule, Tables
 from lax_learning.types import Key
 
 State = tuple[dict[str, Array], ...]
-"""One dict a layer: `w [in, out]`, and `mask [in, out]`, true where there is a synapse."""
 
 
 class Response(NamedTuple):
@@ -46,13 +34,7 @@ class Response(NamedTuple):
 
 
 class Drive(NamedTuple):
-    """Output of the fixed first layer: of one sample, or of a batch with a leading axis.
-
-    Fields:
-      z: pre-activations `[width]`.
-      values: what is left of them behind the cap, `[width]`.
-      code: who fired, `[width]`.
-    """
+    """Output of the fixed first layer: pre-activations, kept values and who fired, `[*batch, width]` each."""
 
     z: Array
     values: Array
@@ -65,7 +47,7 @@ Respond = Callable[[tuple[Array, ...], Drive], Response]
 
 @dataclass(frozen=True)
 class KCapNetwork:
-    """A network of layers of which the first is fixed during a pass and the others are plastic.
+    """A network whose first layer is fixed during a pass and whose other layers are plastic.
 
     Made by `k_cap_mlp` and `k_cap_recurrent`. Its state is a tuple with one dict a layer: `w [in, out]`
     and `mask [in, out]`, true where there is a synapse.
@@ -75,9 +57,9 @@ class KCapNetwork:
       masks: draws the mask of every layer, `(key, shape) -> mask`.
       fire: the first layer's cap, `z -> (values, who fired)`.
       respond_to: `(masked weights of the plastic layers, Drive) -> Response`.
-      rule: which entry of its table a synapse reads.
-      scheme: how it changes by what it reads.
-      table_shapes: the shapes of the tables that every plastic layer reads, the output layer's at last.
+      rule: selects the entry of its table that a synapse reads.
+      scheme: how a synapse changes by that entry.
+      table_shapes: the shapes of the tables that every plastic layer reads, the output layer's last.
       label_code: the code of the output unit that is the label; the others have `1 - label_code`.
       w_init: initialiser of the first layer.
       dtype: of all weights.
@@ -96,7 +78,7 @@ class KCapNetwork:
 
     def init(self, key: Key) -> State:
         """Draws synapses and first-layer weights; plastic weights are at the start of an episode."""
-        check_key("key", key)
+        checks.check_key("key", key)
         w_key, mask_key = jax.random.split(key)
         keys = jax.random.split(mask_key, len(self.shapes))
         masks = [draw(k, shape) for draw, k, shape in zip(self.masks, keys, self.shapes, strict=True)]
@@ -128,12 +110,9 @@ class KCapNetwork:
           hidden_init: of the hidden tables, as in `jax.nn.initializers`; the published code starts at 0.4,
             an earlier one at N(0, 1).
           output_init: of the output table.
-
-        Returns:
-          The tables.
         """
-        check_key("key", key)
-        check_flag("shared", shared)
+        checks.check_key("key", key)
+        checks.check_flag("shared", shared)
         check_initialiser("hidden_init", hidden_init)
         check_initialiser("output_init", output_init)
         hidden, output = self.table_shapes[:-1], self.table_shapes[-1]
@@ -143,35 +122,30 @@ class KCapNetwork:
             hidden = hidden[:1]
         hidden_key, output_key = jax.random.split(key)
         keys = jax.random.split(hidden_key, max(len(hidden), 1))
-        tables = [
+        tables = tuple(
             drawn("hidden_init", hidden_init, k, shape, self.dtype)
             for k, shape in zip(keys, hidden, strict=False)
-        ]
-        return Tables(tuple(tables), drawn("output_init", output_init, output_key, output, self.dtype))
+        )
+        return Tables(tables, drawn("output_init", output_init, output_key, output, self.dtype))
 
     def layer_tables(self, tables: Tables) -> tuple[Array, ...]:
-        """The table of every plastic layer, the output layer's at last; checks that they fit."""
-        check_instance("tables", tables, Tables, "Tables(hidden, output)")
-        check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
-        num_hidden = len(self.table_shapes) - 1
-        hidden = tuple(tables.hidden) * num_hidden if len(tables.hidden) == 1 else tuple(tables.hidden)
-        if len(hidden) != num_hidden:
-            raise ValueError(
-                f"tables.hidden: expected one table for all or one for each of {num_hidden} plastic hidden "
-                f"layers, got {len(tables.hidden)}"
-            )
-        names = [f"tables.hidden for layer {i + 1}" for i in range(num_hidden)]
-        names = [*names, "tables.output"]
-        found = tuple(
-            as_floating(name, table) for name, table in zip(names, (*hidden, tables.output), strict=True)
-        )
-        check_shapes(names, found, self.table_shapes)
+        """The table of every plastic layer, the output layer's last; raises unless they fit."""
+        checks.check_instance("tables", tables, Tables, "Tables(hidden, output)")
+        checks.check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
+        number = len(self.table_shapes) - 1
+        hidden = tuple(tables.hidden) * (number if len(tables.hidden) == 1 else 1)
+        if len(hidden) != number:
+            expected = f"one table for all or one for each of {number} plastic hidden layers"
+            raise ValueError(f"tables.hidden: expected {expected}, got {len(tables.hidden)}")
+        names = [*(f"tables.hidden for layer {i + 1}" for i in range(number)), "tables.output"]
+        found = tuple(map(checks.as_floating, names, (*hidden, tables.output)))
+        checks.check_shapes(names, found, self.table_shapes)
         return found
 
     def drive(self, state: State, x: ArrayLike) -> Drive:
         """Computes the output of the fixed first layer for `x [*batch, inputs]`, for all samples at once."""
         self.check_state(state)
-        x = as_floating("x", x)
+        x = checks.as_floating("x", x)
         num_inputs = self.shapes[0][0]
         if x.ndim == 0 or x.shape[-1] != num_inputs:
             raise ValueError(f"x: expected shape [..., {num_inputs}], got {list(x.shape)}")
@@ -182,7 +156,7 @@ class KCapNetwork:
     def respond(self, state: State, drive: Drive) -> Response:
         """Runs the plastic layers on the drive of one sample or of many."""
         self.check_state(state)
-        check_instance("drive", drive, Drive, "a Drive, from network.drive")
+        checks.check_instance("drive", drive, Drive, "a Drive, from network.drive")
         return self.respond_to(self.synapses(state), drive)
 
     def synapses(self, state: State) -> tuple[Array, ...]:
@@ -195,40 +169,35 @@ class KCapNetwork:
 
     def check_state(self, state: State) -> None:
         """Raises unless the state has the entries, shapes and kinds of dtypes of this network."""
-        check_sequence("state", state, "a tuple with a dict a layer")
+        checks.check_sequence("state", state, "a tuple with a dict a layer")
         if len(state) != len(self.shapes):
             raise ValueError(f"state: expected {len(self.shapes)} layers, got {len(state)}")
         for i, layer in enumerate(state):
             if not isinstance(layer, Mapping) or not {"w", "mask"} <= set(layer):
-                got = sorted(layer) if isinstance(layer, Mapping) else describe(layer)
+                got = sorted(layer) if isinstance(layer, Mapping) else checks.describe(layer)
                 raise ValueError(f"state[{i}]: expected a dict with the entries 'w' and 'mask', got {got}")
-            check_floating(f"state[{i}]['w']", layer["w"])
+            checks.check_floating(f"state[{i}]['w']", layer["w"])
             if getattr(layer["mask"], "dtype", None) != jnp.bool_:
-                raise TypeError(f"state[{i}]['mask']: expected booleans, got {describe(layer['mask'])}")
+                raise TypeError(
+                    f"state[{i}]['mask']: expected booleans, got {checks.describe(layer['mask'])}"
+                )
         for entry in ("w", "mask"):
             names = [f"state[{i}][{entry!r}]" for i in range(len(state))]
-            check_shapes(names, [layer[entry] for layer in state], self.shapes)
+            checks.check_shapes(names, [layer[entry] for layer in state], self.shapes)
 
 
 def check_network(network: Any) -> None:
     """Raises TypeError unless it is a `KCapNetwork`."""
     expected = "a KCapNetwork, from k_cap_mlp or k_cap_recurrent"
-    check_instance("network", network, KCapNetwork, expected)
+    checks.check_instance("network", network, KCapNetwork, expected)
 
 
 def transfer(tables: Tables, network: KCapNetwork) -> Tables:
-    """Copies tables into a network of other width, depth, inputs or labels.
+    """Copies tables, learned upstream, into a network of other width, depth, inputs or labels.
 
     A table for all hidden layers goes into a network of any depth; tables one a layer only into one of
     the same depth. What a table counts must fit: that of `pre_post_count` and `post_count` has an axis of
     the length of the cap.
-
-    Args:
-      tables: as learned upstream.
-      network: the network they are for.
-
-    Returns:
-      The tables for that network.
 
     Example:
       >>> from lax_learning.plasticity import k_cap_mlp
@@ -237,26 +206,26 @@ def transfer(tables: Tables, network: KCapNetwork) -> Tables:
       >>> tables = transfer(small.init_tables(jax.random.key(0)), large)
       >>> len(tables.hidden), tables.output.shape
       (1, (2, 2))
-
     """
     check_network(network)
-    check_instance("tables", tables, Tables, "Tables(hidden, output)")
-    check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
-    needs_hidden = len(network.table_shapes) > 1
-    fitting = Tables(tuple(tables.hidden) if needs_hidden else (), tables.output)
+    checks.check_instance("tables", tables, Tables, "Tables(hidden, output)")
+    checks.check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
+    fitting = Tables(tuple(tables.hidden) if len(network.table_shapes) > 1 else (), tables.output)
     network.layer_tables(fitting)
     return fitting
 
 
 def check_initialiser(name: str, init: Any) -> None:
     """Raises TypeError unless it is a function of a key, a shape and a dtype."""
-    check_function(name, init, "an initialiser (key, shape, dtype), of jax.nn.initializers", *[None] * 3)
+    checks.check_function(
+        name, init, "an initialiser (key, shape, dtype), of jax.nn.initializers", *[None] * 3
+    )
 
 
 def drawn(name: str, init: Initializer, key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Draws from an initialiser, in its dtype; raises unless that is a floating array of the shape."""
-    values = as_floating(f"{name}(key, shape, dtype)", init(key, shape, dtype))
-    check_shapes([f"{name}(key, shape, dtype)"], [values], [shape])
+    values = checks.as_floating(f"{name}(key, shape, dtype)", init(key, shape, dtype))
+    checks.check_shapes([f"{name}(key, shape, dtype)"], [values], [shape])
     return values.astype(dtype)
 
 

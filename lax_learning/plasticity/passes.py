@@ -1,4 +1,4 @@
-"""One online pass: every sample is seen once, and synapses change after it by what their table says."""
+"""One online pass: every sample is seen once, and synapses change after it by the entries of their tables."""
 
 from typing import Any, NamedTuple
 
@@ -12,8 +12,7 @@ from lax_learning._checks import as_array
 from lax_learning._precision import raised
 from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.plasticity.networks import Drive, KCapNetwork, Response, State, check_network
-from lax_learning.plasticity.scheme import UPDATES
-from lax_learning.plasticity.tables import Tables
+from lax_learning.plasticity.tables import UPDATES, Tables
 from lax_learning.types import Dynamics
 
 MAX_SELECTS = 64
@@ -26,7 +25,7 @@ class Diagnostics(NamedTuple):
     Fields:
       prediction: the label it chose, -1 where a logit is NaN: wrong whatever the label.
       updated: whether its synapses changed.
-      response: the codes of all units, and the logits. Under `jit`, what is not used of it costs nothing.
+      response: the codes of all units, and the logits. Under `jit`, unused parts cost nothing.
     """
 
     prediction: Int[Array, "*samples"]
@@ -35,12 +34,7 @@ class Diagnostics(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Change of the synapses of a layer: `change_ij = rows[pre_i, j]`.
-
-    Fields:
-      pre: presynaptic codes `[in]`, 0 where the table does not read them.
-      rows: `[codes, out]`.
-    """
+    """Changes `rows[pre_i, j]` of the synapses of a layer: codes `[in]`, 0 if unread, and `[codes, out]`."""
 
     pre: Array
     rows: Array
@@ -48,8 +42,8 @@ class Change(NamedTuple):
 
 def read_changes(
     network: KCapNetwork, tables: Tables, state: State, response: Response, label: Array
-) -> tuple[Array, Array, tuple[Change, ...]]:
-    """The prediction for a sample, whether to learn from it, and the change of every plastic layer."""
+) -> tuple[tuple[Change, ...], Diagnostics]:
+    """The changes of the plastic layers after the response to a sample, and its diagnostics."""
     rule, scheme = network.rule, network.scheme
     undefined = jnp.isnan(response.logits).any()
     prediction = jnp.where(undefined, -1, jnp.argmax(response.logits).astype(jnp.int32))
@@ -64,7 +58,7 @@ def read_changes(
         steps = jnp.asarray(scheme.step_size, table.dtype) * table
         rows = jnp.where(gate, rule.rows(steps, pre, code, layer["mask"]), 0)
         changes.append(Change(pre if rule.reads_pre else jnp.zeros_like(pre), rows))
-    return prediction, learns, tuple(changes)
+    return tuple(changes), Diagnostics(prediction, learns, response)
 
 
 def applied(network: KCapNetwork, w: Array, change: Array) -> Array:
@@ -76,15 +70,6 @@ def applied(network: KCapNetwork, w: Array, change: Array) -> Array:
 
 Synapses = tuple[Array, ...]
 """The weights of the plastic layers, 0 where there is no synapse."""
-
-
-def _react(
-    network: KCapNetwork, tables: Tables, state: State, synapses: Synapses, drive: Drive, label: Array
-) -> tuple[tuple[Change, ...], Diagnostics]:
-    """Runs one sample, from the drive of the first layer on, and reads how the synapses are to change."""
-    response = network.respond_to(synapses, drive)
-    prediction, learns, changes = read_changes(network, tables, state, response, label)
-    return changes, Diagnostics(prediction, learns, response)
 
 
 def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tuple[Change, ...]) -> Synapses:
@@ -102,7 +87,7 @@ def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tup
 
 
 def _joined(state: State, synapses: Synapses) -> State:
-    """The state with these synapses; other pairs stay as they are."""
+    """The state with these synapses; weights of pairs without one are kept."""
     layers = zip(state[1:], synapses, strict=True)
     after = (mapping_like(layer, w=jnp.where(layer["mask"], w, layer["w"])) for layer, w in layers)
     return sequence_like(state, (state[0], *after))
@@ -117,14 +102,12 @@ def plastic_pass(
 
     One scan. The first layer is fixed during the pass: its part, the cap included, is done for all samples at
     once, in memory for some numbers a sample and unit; longer streams go through in pieces, which gives the
-    same.
-
-    The pass can be differentiated as it stands; `meta_learn` has a cheaper way to the same gradient.
+    same. The pass can be differentiated as it stands; `meta_learn` has a cheaper way to the same gradient.
 
     Args:
       network: from `k_cap_mlp` or `k_cap_recurrent`.
-      tables: from `network.init_tables`, learned or transferred.
-      state: from `network.init`, or what an earlier pass returned.
+      tables: from `network.init_tables`, or learned, or transferred.
+      state: from `network.init` or an earlier pass.
       xs: samples in order, `[samples, inputs]`.
       ys: their labels, integers `[samples]`.
 
@@ -150,9 +133,10 @@ def plastic_pass(
     if ys.shape != xs.shape[:1]:
         raise ValueError(f"ys: expected shape [{xs.shape[0]}] as in xs, got {list(ys.shape)}")
     ys = _as_labels("ys", ys, network.shapes[-1][1])
-    network.check_state(state)
-
     drives = network.drive(state, xs)
+
+    def react(synapses: Synapses, drive: Drive, label: Array) -> tuple[tuple[Change, ...], Diagnostics]:
+        return read_changes(network, tables, state, network.respond_to(synapses, drive), label)
 
     # The change after a sample is made at the start of the next step. It comes from the carry then, as a few
     # vectors in memory; made at once, XLA would fuse the search for the cap and the tables into the expansion
@@ -160,12 +144,12 @@ def plastic_pass(
     # a synapse are 0, and no weights are masked.
     def step(carry: tuple[Synapses, Any], sample: tuple[Drive, Array]) -> tuple[tuple[Synapses, Any], Any]:
         synapses = _change(network, state, *carry)
-        changes, diagnostics = _react(network, tables, state, synapses, *sample)
+        changes, diagnostics = react(synapses, *sample)
         return (synapses, changes), diagnostics
 
     start = network.synapses(state)
     first = jax.tree.map(lambda a: a[0], drives)
-    shapes = jax.eval_shape(lambda: _react(network, tables, state, start, first, ys[0])[0])
+    shapes = jax.eval_shape(lambda: react(start, first, ys[0])[0])
     none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     carry, diagnostics = jax.lax.scan(step, (start, none), (drives, ys))
     after = _joined(state, _change(network, state, *carry))
@@ -175,9 +159,8 @@ def plastic_pass(
 def table_plasticity(network: KCapNetwork) -> Dynamics:
     """Returns the plasticity of a network as dynamics, for online use: one sample at a time.
 
-    Returns:
-      `init(key) -> state` and `update(tables, state, x, y) -> (state, diagnostics)` with `x [inputs]` and
-      `y` an integer label: what `plastic_pass` does with every sample.
+    `init(key) -> state` and `update(tables, state, x, y) -> (state, diagnostics)`, with `x [inputs]` and an
+    integer label `y`; the update does what `plastic_pass` does with every sample.
 
     Example:
       >>> import lax_learning as ll
@@ -188,7 +171,6 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
       >>> diagnostics.prediction.shape
       ()
     """
-
     check_network(network)
 
     def update(tables: Tables, state: State, x: ArrayLike, y: ArrayLike) -> tuple[State, Diagnostics]:
@@ -196,11 +178,9 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
         if x.ndim != 1 or y.ndim != 0:
             raise ValueError(f"x, y: expected one sample, got shapes {list(x.shape)} and {list(y.shape)}")
         y = _as_labels("y", y, network.shapes[-1][1])
-        network.check_state(state)
-        synapses = network.synapses(state)
-        changes, diagnostics = _react(network, tables, state, synapses, network.drive(state, x), y)
-        synapses = _change(network, state, synapses, changes)
-        return _joined(state, synapses), diagnostics
+        response = network.respond(state, network.drive(state, x))
+        changes, diagnostics = read_changes(network, tables, state, response, y)
+        return _joined(state, _change(network, state, network.synapses(state), changes)), diagnostics
 
     return Dynamics(network.init, update)
 

@@ -1,14 +1,22 @@
-"""Plasticity tables: a rule says which entry of its table a synapse reads (Cristian et al., 2020)."""
+"""Plasticity tables: the entry of its table that a synapse reads, and its change by that entry."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
+
+from lax_learning import _checks as checks
+
+_PLACES_TRIED = 65
 
 
 class Tables(NamedTuple):
-    """The tables of a network: what meta-learning learns and transfer carries over.
+    """The tables of a network, learned by meta-learning and carried over by transfer.
 
     Fields:
       hidden: one table for all plastic hidden layers, or one a layer; none where there is no such layer.
@@ -42,7 +50,7 @@ class TableRule(NamedTuple):
 
     Fields:
       reads_pre: whether the table has an axis for the presynaptic code.
-      bins: the axis behind that of the postsynaptic code; None for a table without.
+      bins: the axis after that of the postsynaptic code; None for a table without.
     """
 
     reads_pre: bool
@@ -61,14 +69,14 @@ class TableRule(NamedTuple):
         post: Int[Array, " out"],
         mask: Bool[Array, "in out"],
     ) -> Float[Array, "codes out"]:
-        """`rows[p, j]`: what the synapses onto unit `j` read whose presynaptic code is `p`.
+        """`rows[p, j]`: the entry that synapses from presynaptic code `p` onto unit `j` read.
 
         A rule that does not read the presynaptic code has one row.
 
         Example:
           >>> table = jnp.array([[0.0, 0.1], [1.0, 1.1]])
-          >>> pre_post.rows(table, jnp.array([1, 0]), jnp.array([0, 1, 1]), jnp.ones((2, 3), bool)).tolist()
-          [[0.0, 0.10000000149011612, 0.10000000149011612], [1.0, 1.100000023841858, 1.100000023841858]]
+          >>> pre_post.rows(table, jnp.array([1, 0]), jnp.array([1, 1, 0]), jnp.ones((2, 3), bool)).shape
+          (2, 3)
         """
         index = post
         if self.bins is not None:
@@ -97,4 +105,96 @@ pre_post_percent = TableRule(True, _PERCENT)
 post_count = TableRule(False, _COUNT)
 """`table[post fired?, number of connected presynaptic units that fired]`: 2 x (cap + 1)."""
 
-BUILT_IN = (pre_post, pre_post_count, pre_post_percent, post_count)
+
+def table_shape(rule: Any, cap: int, num_inputs: int) -> tuple[int, ...]:
+    """The shape of the table of a feed-forward layer; raises for a rule that does not fit its table."""
+    checks.check_instance("rule", rule, TableRule, "a TableRule, such as pre_post")
+    checks.check_flag("rule.reads_pre", rule.reads_pre)
+    if not any(rule.bins is known for known in (None, _COUNT, _PERCENT)):
+        checks.check_instance("rule.bins", rule.bins, Bins, "Bins or None")
+        checks.check_function("rule.bins.size", rule.bins.size, "a function of the cap", 1)
+        checks.check_function("rule.bins.place", rule.bins.place, _PLACE, None, None)
+        num_bins = rule.bins.size(cap)
+        checks.check_count(f"rule.bins.size({cap})", num_bins)
+        _check_places(rule.bins, int(num_bins), cap, num_inputs)
+    shape = rule.shape(2, 2, cap)
+    checks.check_memory("rule", [shape])
+    return shape
+
+
+_PLACE = "a function of (count [out], num_inputs [out])"
+
+
+def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
+    """Raises unless bins are integers within the table; others would be clamped without a word."""
+    inputs = np.unique(np.linspace(0, num_inputs, _PLACES_TRIED).astype(np.int32))
+    fired = np.unique(np.linspace(0, cap, 1000).astype(np.int32))
+    count, of = (a.ravel() for a in np.meshgrid(fired, inputs))
+    count, of = count[count <= of], of[count <= of]
+    with jax.ensure_compile_time_eval():
+        try:
+            places = bins.place(jnp.asarray(count), jnp.asarray(of))
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"rule.bins.place: expected {_PLACE}, got {error}") from error
+    dtype: Any = getattr(places, "dtype", jnp.float32)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"rule.bins.place: expected integer bins, got {checks.describe(places)}")
+    if places.shape not in ((), count.shape):
+        raise ValueError(f"rule.bins.place: expected a bin a unit, {[count.size]}, got {list(places.shape)}")
+    if isinstance(places, Tracer):
+        return
+    places = np.broadcast_to(places, count.shape)
+    outside = np.flatnonzero((places < 0) | (places >= num_bins))
+    if outside.size:
+        i = outside[0]
+        raise ValueError(
+            f"rule.bins.place: expected bins in 0 .. {num_bins - 1}, got {places[i]} "
+            f"for {count[i]} of {of[i]} inputs that fired"
+        )
+
+
+class Update(NamedTuple):
+    """The weight at the start of an episode, `(w, change) -> w`, and the summand of a change.
+
+    If a small `d` is added to the sum of the summands, the final weight is `apply(w, d)` in place of `w`.
+    """
+
+    start: float
+    apply: Callable[[Array, Array], Array]
+    summand: Callable[[Array], Array]
+
+
+def _log_factor(factor: Array) -> Array:
+    """`log |factor|`; 0 for a factor of 0, after which the weight stays at 0."""
+    return jnp.log(jnp.abs(jnp.where(factor == 0, 1, factor)))
+
+
+UPDATES = {
+    "additive": Update(0.0, lambda w, change: w + change, lambda change: change),
+    "multiplicative": Update(1.0, lambda w, change: w * (1 + change), lambda change: _log_factor(1 + change)),
+}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Change of synapses by the entry `beta` of their table that they read.
+
+    additive: `w <- w + step_size beta mask`; multiplicative: `w <- w (1 + step_size beta mask)`
+
+    Fields:
+      step_size: > 0; may be traced.
+      update: "additive", weights start an episode at 0; or "multiplicative", they start at 1.
+      samples: "every", or only the "misclassified" ones.
+      rows: "all" output units, or "two", that of the predicted and that of the true label.
+    """
+
+    step_size: Any = 0.01
+    update: str = "additive"
+    samples: str = "every"
+    rows: str = "all"
+
+    def __post_init__(self) -> None:
+        checks.check_positive("step_size", self.step_size)
+        checks.check_choice("update", self.update, UPDATES)
+        checks.check_choice("samples", self.samples, ("every", "misclassified"))
+        checks.check_choice("rows", self.rows, ("all", "two"))

@@ -1,4 +1,4 @@
-"""Rules on any model, one paper a file."""
+"""Rules for any model, one file per paper."""
 
 from lax_learning.rules._backprop import backprop
 from lax_learning.rules._direct_feedback_alignment import direct_feedback_alignment

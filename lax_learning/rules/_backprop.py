@@ -1,4 +1,4 @@
-"""Backpropagation on any model: the reference."""
+"""Backpropagation for any model, the reference for all other rules."""
 
 from typing import Any
 

@@ -19,14 +19,14 @@ from lax_learning.models import Model, Split, check_model, selects
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
 Result = tuple[Any, Any, Any]
-"""`(loss, grads, state)`, or signals in the place of gradients if a rule is `opened`."""
+"""`(loss, grads, state)`, or signals in place of gradients if a rule is `opened`."""
 
 
 def delta_rule(model: Model, init: Any, assign: Callable[..., Result], *, masks: bool = False) -> Rule:
     """Returns a rule whose gradients are the pull-back of teaching signals.
 
-    Its `assign(key, params, state, x, y, opened=False)` gives signals if opened. If it masks the gradients of
-    some parameters, also at taps that have signals, it offers no signals.
+    `assign(key, params, state, x, y, opened=False)` returns signals in place of gradients if `opened`. If it
+    masks the gradients of some parameters, signals do not determine the gradients, and the rule offers none.
     """
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
@@ -37,7 +37,7 @@ def delta_rule(model: Model, init: Any, assign: Callable[..., Result], *, masks:
 
 
 def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
-    """Returns the init of a rule that remembers nothing: it only checks its arguments."""
+    """Returns the init of a rule without state, which only checks its arguments."""
 
     def init(key: Key, params: Params, x: Any) -> tuple[()]:
         check_key("key", key)
@@ -49,14 +49,14 @@ def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
 
 
 def starting(program: Program, opened: bool) -> Any:
-    """Returns the variables to differentiate by: parameters, or zeros fed to taps if signals are wanted."""
+    """Returns the variables of differentiation: parameters, or zeros at the taps if signals are wanted."""
     lead = (1,) if program.by_example else ()
     zeros = {tap.index: jnp.zeros((*lead, *tap.shape), tap.dtype) for tap in program.plan.all_taps}
     return zeros if opened else program.split.parameters
 
 
 def forward_of(program: Program, run: Callable[..., Any], opened: bool, x: Any) -> Callable[[Any], Any]:
-    """Returns a run as a function of the variables of `starting`, `moved -> (output, emitted)`."""
+    """Returns a run as a function of the variables from `starting`, `moved -> (output, emitted)`."""
 
     def forward(moved: Any) -> tuple[Any, Feeds]:
         parameters, feeds = (program.split.parameters, moved) if opened else (moved, {})
@@ -67,20 +67,20 @@ def forward_of(program: Program, run: Callable[..., Any], opened: bool, x: Any) 
 
 
 def result(program: Program, opened: bool, found: Any, sites: "Sites | None" = None) -> Params | Signals:
-    """Returns derivatives by `starting` as signals, or as gradients, zero where nothing is selected."""
+    """Returns derivatives with respect to the variables from `starting`, as signals or gradients."""
     if not opened:
         return program.split.gradients(found if sites is None else masked(found, sites))
     return Signals(named({i: d[0] if program.by_example else d for i, d in found.items()}, program))
 
 
 def named(deltas: Feeds, program: Program) -> dict[str, Array]:
-    """Returns teaching signals by the names of taps; zeros at taps that have none."""
+    """Returns teaching signals by name of the tap, with zeros at taps without a signal."""
     taps = program.named_taps.items()
     return {name: deltas.get(tap.index, jnp.zeros(tap.shape, tap.dtype)) for name, tap in taps}
 
 
 def check_parts(model: Any, loss: Any) -> None:
-    """Raises TypeError unless a rule gets a model and a loss."""
+    """Raises TypeError unless a rule is given a model and a loss."""
     check_model(model)
     check_loss(loss)
 
@@ -92,14 +92,14 @@ def check_loss(loss: Any) -> None:
 
 
 def check_one(x: Any) -> None:
-    """Raises ValueError unless teaching signals are asked for a batch of one."""
+    """Raises ValueError unless x is a batch of one example, as teaching signals require."""
     _, size = as_batch(x)
     if size != 1:
         raise ValueError(f"x: expected a batch of one example, got {size}")
 
 
 def losses_of(loss: Loss, output: Any, y: Any, size: int) -> Array:
-    """Returns `loss(output, y)` in float32 or wider, checked to be one number an example."""
+    """Returns `loss(output, y)` in float32 or wider, checked to be one number per example."""
 
     def check_axis(at: str, leaf: Any, expected: str) -> None:
         if jnp.shape(leaf)[:1] != (size,):
@@ -113,13 +113,13 @@ def losses_of(loss: Loss, output: Any, y: Any, size: int) -> Array:
     check_floating("loss", losses)
     losses = jnp.asarray(losses)
     if losses.shape != (size,):
-        expected = f"one number an example, shape [{size}]"
+        expected = f"one number per example, shape [{size}]"
         raise ValueError(f"loss: expected {expected}, got {describe(losses)}; the rule itself takes the mean")
     return losses.astype(raised(losses))
 
 
 def error_of(loss: Loss, output: Any, y: Any, size: int, weight: float) -> tuple[Array, Any]:
-    """Returns the losses of all examples, and the derivative of `weight` times their sum by the output."""
+    """Returns the losses of all examples, and `weight` times the derivative of their sum at the output."""
     losses, transpose = jax.vjp(lambda output: losses_of(loss, output, y, size), output)
     (error,) = transpose(jnp.full_like(losses, weight))
     return losses, error
@@ -131,12 +131,12 @@ def joined(loss: Array, aux: Any, model: Model) -> Any:
 
 
 def value_of(losses: Array, model: Model, params: Params, x: Any) -> Any:
-    """Returns the first result of `value_and_grad` where no run on the batch has given an aux."""
+    """Returns the first result of `value_and_grad`, with aux from another run of the model on the batch."""
     return joined(jnp.mean(losses), model(params, x)[1] if model.has_aux else None, model)
 
 
 class Sites(NamedTuple):
-    """A program, and its taps and parameters that `where=` selects."""
+    """A program, with the taps and parameters that `where=` selects."""
 
     program: Program
     taps: list[Tap]  # in order
@@ -144,7 +144,7 @@ class Sites(NamedTuple):
 
 
 def select_paths(where: Where, split: Split) -> list[str]:
-    """Returns the paths of the parameters that are selected; raises ValueError if there is none."""
+    """Returns the paths of the selected parameters; raises ValueError if there are none."""
     paths = [path for path in split.parameter_paths if selects(where, path)]
     if not paths:
         expected = f"to select a parameter out of {split.parameter_paths}"
@@ -160,7 +160,7 @@ def select(program: Program, where: Where) -> Sites:
         if site.leaves & chosen and site.leaves - chosen:
             raise ValueError(
                 f"where: expected all parameters of the site {site.operation!r} or none, "
-                f"{program.names(site)}, got {where!r}, which splits them{site.at_source}"
+                f"{program.names(site)}, got {where!r}, which selects only some{site.at_source}"
             )
     taps = [tap for tap in program.plan.all_taps if any(site.leaves & chosen for site in tap.sites)]
     return Sites(program, taps, paths)
@@ -172,7 +172,7 @@ def is_selected(site: Site, sites: Sites) -> bool:
 
 
 def masked(grads: list[Array], sites: Sites) -> list[Array]:
-    """Returns gradients, zero where a parameter is not selected."""
+    """Returns gradients, set to zero for parameters that are not selected."""
     pairs = zip(sites.program.split.parameter_paths, grads, strict=True)
     return [g if path in sites.paths else jnp.zeros_like(g) for path, g in pairs]
 
@@ -185,12 +185,12 @@ def check_wide(model: Model, params: Params, x: Any) -> None:
         if jnp.issubdtype(var.aval.dtype, jnp.floating) and is_half(var.aval.dtype):
             raise TypeError(
                 "apply: expected products and an output in float32 or wider, in which differences are not "
-                f"rounded away, got {describe(var.aval)}; leave the casts of the model out"
+                f"rounded away, got {describe(var.aval)}; remove the casts from the model"
             )
 
 
 def cut(taps: list[Tap]) -> Hooks:
-    """Hooks of the cut run: taps emit z and no gradient passes behind them."""
+    """Returns the hooks of a run in which taps emit z and stop the gradient after it."""
     indices = {tap.index for tap in taps}
 
     def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, Any]:
@@ -200,5 +200,5 @@ def cut(taps: list[Tap]) -> Hooks:
 
 
 def add(tap: Tap, z: Array, feed: Any) -> tuple[Array, Any]:
-    """Adds a feed to a tap, and emits the sum."""
+    """Adds the value fed to a tap, if any, and emits the sum."""
     return (z, None) if feed is None else (z + feed, z + feed)

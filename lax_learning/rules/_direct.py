@@ -1,4 +1,4 @@
-"""Direct feedback on any model: signals go straight from the output to the data that sites read."""
+"""Direct feedback for any model: signals are sent directly from the output to the data that sites read."""
 
 import math
 from collections.abc import Callable
@@ -26,29 +26,29 @@ from lax_learning.rules._feedback import FeedbackState, LearnedState
 from lax_learning.types import Key, Loss, Params, Rule, Where
 
 REMEDY = (
-    "use feedback_alignment, backprop or weight_perturbation, which take the batch as it is, "
-    "node_perturbation with batch=True, or running statistics in the place of those of the batch"
+    "use feedback_alignment, backprop or weight_perturbation, which allow coupled examples, "
+    "node_perturbation with batch=True, or running statistics instead of those of the batch"
 )
 
 DirectInit = Callable[[Key, jax.ShapeDtypeStruct], Array]
-"""`(key, like) -> feedback` of the shape `[..., units, outputs]` and dtype of `like`."""
+"""`(key, like) -> feedback` with the shape `[..., units, outputs]` and dtype of `like`."""
 
 
 def keeps_variance(key: Key, like: jax.ShapeDtypeStruct) -> Array:
-    """Normal feedback with variance `1 / outputs`: signals have the variance of the errors."""
+    """Draws normal feedback with variance `1 / outputs`, so that signals have the variance of errors."""
     return (jax.random.normal(key, like.shape) * like.shape[-1] ** -0.5).astype(like.dtype)
 
 
 class _Route(NamedTuple):
-    """The way from an output to a data value that sites read, both of one example."""
+    """Path of a signal from an output to a data value that sites read, for one example."""
 
     read: Read  # the data value, `[steps of its scans, ...]`
-    order: tuple[int, ...]  # its axes, those of layers first
-    layers: tuple[int, ...]  # lengths of the axes that stand for stacked layers
-    by_position: bool  # whether errors go position by position
+    order: tuple[int, ...]  # its axes, those of stacked layers first
+    layers: tuple[int, ...]  # lengths of the axes of stacked layers
+    by_position: bool  # whether errors are sent position by position
     repeats: int  # number of time steps that share a signal
-    units: int  # units a position
-    outputs: int  # outputs a position
+    units: int  # number of units per position
+    outputs: int  # number of outputs per position
 
     @property
     def like(self) -> jax.ShapeDtypeStruct:
@@ -60,8 +60,8 @@ class _Route(NamedTuple):
         return math.prod(self.read.shape) // math.prod((*self.layers, self.units))
 
     def signal(self, feedback: Array, error: Array) -> Array:
-        """`e B^T` in the shape of the data value."""
-        errors = error.reshape(-1, self.outputs)  # a row a position, or one
+        """Returns `e B^T` in the shape of the data value."""
+        errors = error.reshape(-1, self.outputs)  # one row per position, or a single row
         errors = errors if self.by_position else jnp.sum(errors, axis=0, keepdims=True)
         sent = jnp.einsum("po,...uo->...pu", errors.astype(feedback.dtype), feedback)
         sent = jnp.broadcast_to(sent[..., None, :, :], (*self.layers, self.repeats, *sent.shape[-2:]))
@@ -71,14 +71,14 @@ class _Route(NamedTuple):
 
 
 def _route(read: Read, output: Any) -> _Route:
-    """Pairs positions: steps of a scan over time, or the first axis within an example."""
+    """Matches positions of data and output: steps of a scan over time, or the first axis of an example."""
     depth = len(read.stacked)
     stacked = [axis for axis in range(depth) if read.stacked[axis]]
     times = [axis for axis in range(depth) if not read.stacked[axis]]
     inside = list(range(depth, len(read.shape)))
     layers = tuple(read.shape[axis] for axis in stacked)
     output_positions = output.shape[1] if len(output.shape) >= 3 else None
-    # The axis of examples, of length 1 here, is the first of a value outside of scans, or behind its steps.
+    # The axis of examples, of length 1 here, comes first outside of scans, or after an axis of steps.
     candidates = times
     if not times and len(inside) >= 3:
         candidates = inside[1:2] if read.shape[inside[0]] == 1 else inside[:1]
@@ -94,19 +94,19 @@ def _route(read: Read, output: Any) -> _Route:
 
 
 Ways = dict[str, tuple[int, int, _Route]]
-"""By the name of a feedback, `read/output`: index of the read, place of the output, and the route."""
+"""For every feedback, named `read/output`: index of the read, position of the output, and the route."""
 
 
 class Pass(NamedTuple):
-    """Forward pass of a direct rule, from which feedback can be learned."""
+    """Forward pass of a direct rule, from which feedback can learn."""
 
     ways: Ways
-    reads: Feeds  # data values that sites read, by index, with an axis of examples in front
-    errors: list[Array]  # derivative of the mean loss by every output
-    along: Callable[[Feeds], list[Array]]  # derivatives of the outputs along noise on the reads, all at once
+    reads: Feeds  # data values that sites read, by index, with a leading axis of examples
+    errors: list[Array]  # derivative of the mean loss with respect to every output
+    along: Callable[[Feeds], list[Array]]  # derivatives of the outputs along noise on all reads at once
 
     def paired(self, feedback: dict[str, Array], sent: list[Array], units: Feeds) -> dict[str, Array]:
-        """`units^T sent`, summed over examples, positions and steps, in the shape of every feedback."""
+        """Returns `units^T sent`, summed over examples, positions and steps, in the shapes of feedback."""
 
         def at(name: str) -> Array:
             index, j, route = self.ways[name]
@@ -138,14 +138,14 @@ def direct_rule(
     optimizer: Any = None,
     total: bool = False,
 ) -> Rule:
-    """Returns a rule that sends signals straight from the output to every data value that sites read.
+    """Returns a rule that sends signals directly from the output to every data value that sites read.
 
     Args:
-      model, loss, feedback_init, where: of the rule.
+      model, loss, feedback_init, where: those of the rule.
       sent: signals to send through the feedback; by default the error `dL/doutput`.
-      learn, optimizer: how the feedback learns, if it does, and the optimizer that moves it.
-      total: whether the signals are all of the error of a data value. By default errors that reach it past
-        the products that read it, through a residual connection for example, are added.
+      learn, optimizer: gradient of learned feedback, and the optimiser that updates it.
+      total: whether the signals are the whole error of a data value. By default, errors that reach it around
+        the products that read it, for example through a residual connection, are added.
     """
     common.check_parts(model, loss)
     feedbacks.check_feedback_init(feedback_init)
@@ -220,7 +220,7 @@ def _check_feedback(feedback: Any, ways: Ways) -> None:
     if not isinstance(feedback, dict) or feedback.keys() != ways.keys():
         got = sorted(feedback) if isinstance(feedback, dict) else type(feedback).__name__
         raise ValueError(
-            f"state.feedback: expected a dict with the entries {sorted(ways)}, see init, got {got}"
+            f"state.feedback: expected a dict with the entries {sorted(ways)}, as from init, got {got}"
         )
     names = [f"state.feedback[{name!r}]" for name in ways]
     check_shapes(names, list(map(feedback.get, ways)), [route.like.shape for _, _, route in ways.values()])

@@ -1,4 +1,4 @@
-"""Direct feedback alignment on any model: the output error goes straight to the data that sites read."""
+"""Direct feedback alignment for any model: the output error is sent directly to the data that sites read."""
 
 from lax_learning.models import Model
 from lax_learning.rules._direct import DirectInit, direct_rule, keeps_variance
@@ -11,17 +11,17 @@ def direct_feedback_alignment(
     """Sends the output error through fixed random weights to every data value that sites read.
 
     `x_l` receives `e B_l^T` with `e = dL/doutput`, in place of the error that would come back through the
-    product that reads it; the rest is differentiated as it is, `delta = (e B_l^T) phi'(z)`. The read-out gets
-    its exact gradient.
+    product that reads it; everything else is differentiated as usual, `delta = (e B_l^T) phi'(z)`. The
+    readout gets its exact gradient.
 
-    Several products that read one value, such as query, key and value, share one B. If the output and `x_l`
+    Products that read the same value, such as query, key and value, share one B. If the output and `x_l`
     both have positions (the first axis within an example, or the steps of a scan, of equal length), the
-    error goes position by position; if only the output has them, it is summed over positions. B is shared
-    over time steps; stacked layers have one B each. With several outputs there is one B for each, and their
+    error is sent position by position; if only the output has positions, it is summed over them. B is shared
+    over time steps; stacked layers have one B each. With several outputs, there is one B for each, and their
     signals add up, as do those of later layers in a residual stream.
 
     Args:
-      feedback_init: `(key, like) -> feedback` of shape `[units, outputs]`, with leading axes of stacked
+      feedback_init: `(key, like) -> feedback` of shape `[units, outputs]`, with leading axes for stacked
         layers; by default normal with variance `1 / outputs`.
       where: which parameters are trained; the gradients of the others are zero.
 
@@ -29,8 +29,8 @@ def direct_feedback_alignment(
       The rule, with a `FeedbackState` whose feedback is a dict `"read/output" -> B`.
 
     Raises:
-      ValueError: at trace time, for a model that couples examples, or a `cond` or a function with a
-        derivative of its own around several products.
+      ValueError: at trace time, for a model that couples examples, or a `cond` or a function with a custom
+        derivative around several products.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Direct Kolen-Pollack on any model: direct feedback learns from the activities and the output error."""
+"""Direct Kolen-Pollack for any model: direct feedback learns from the activities and the output error."""
 
 from typing import Any
 
@@ -21,23 +21,23 @@ def direct_kolen_pollack(
     feedback_init: DirectInit = keeps_variance,
     where: Where = None,
 ) -> Rule:
-    """Direct feedback alignment whose feedback moves by the product of activities and output errors.
+    """Direct feedback alignment whose feedback learns from products of activities and output errors.
 
     `delta_l = (e B_l^T) phi'(z_l)`, `g_B = a_l^T e / batch + decay B_l`
 
-    The feedback of the last hidden layer receives the gradient of the read-out: with the same optimizer and
-    decay on both they meet, as in Kolen-Pollack. That of earlier layers receives what a read-out of their own
-    would, and comes to point where such a read-out would point. The decay is on the feedback alone; put the
-    same into the optimizer of the parameters (`optax.add_decayed_weights`) for the two to meet.
+    The feedback of the last hidden layer receives the gradient of the readout, so with the same optimiser and
+    decay the two converge, as in Kolen-Pollack. The feedback of an earlier layer receives the gradient of a
+    hypothetical readout of that layer, and aligns with such a readout. The decay applies only to the
+    feedback; for convergence, add the same decay to the parameters' optimiser (`optax.add_decayed_weights`).
 
     Args:
-      optimizer: moves the feedback at every call of `value_and_grad`.
-      decay: of the feedback, >= 0; may be traced. The public code recommends 1e-6.
-      feedback_init, where: as of `direct_feedback_alignment`.
+      optimizer: updates the feedback at every call of `value_and_grad`.
+      decay: decay of the feedback, >= 0; may be traced. The public code recommends 1e-6.
+      feedback_init, where: as in `direct_feedback_alignment`.
 
     Returns:
-      The rule, with a `LearnedState`; feedback as of `direct_feedback_alignment`. Calls whose state is not
-      used, such as measurements, move nothing.
+      The rule, with a `LearnedState`; feedback as in `direct_feedback_alignment`. The feedback changes only
+      if you use the returned state, so measurements do not affect it.
 
     Example:
       >>> import optax

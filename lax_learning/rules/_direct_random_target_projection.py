@@ -1,4 +1,4 @@
-"""Direct random target projection on any model: the target stands for the error."""
+"""Direct random target projection for any model: the target takes the place of the error."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,18 +23,18 @@ def direct_random_target_projection(
 ) -> Rule:
     """Sends the target through fixed random weights to every data value that sites read.
 
-    `delta_l = (y B_l^T) phi'(z_l)` with one-hot targets y, and the read-out by its true error.
+    `delta_l = (y B_l^T) phi'(z_l)` with one-hot targets y; the readout gets its true error.
 
-    A layer can learn as soon as its own activity and the label are there, before the layers above have run.
-    For one-hot targets and outputs in 0..1 the target has the sign of the error everywhere, up to a common
-    minus, and B is symmetric about zero: only fixed points differ. The signal does not shrink as the error
-    does: hidden layers never stop moving, and learning rates below those of direct feedback alignment do
-    better. It needs targets in the shape of the output: labels as numbers and regression to any value are no
-    use. Positions, several outputs and stacked layers are as in `direct_feedback_alignment`.
+    A layer can learn as soon as its own activity and the label are available, before the layers above have
+    run. For one-hot targets and outputs in 0..1, the target encodes the sign of the error, but not its size.
+    Its overall sign does not matter, because B is symmetric about zero. The signal does not shrink with the
+    error, so hidden layers never stop changing, and learning rates should be smaller than for direct feedback
+    alignment. Targets must have the shape of the output; integer labels and regression to arbitrary values do
+    not work. Positions, several outputs and stacked layers are treated as in `direct_feedback_alignment`.
 
     Args:
-      targets: `y -> targets` with the structure and shapes of the output, where y holds more than these.
-      feedback_init, where: as of `direct_feedback_alignment`; the public code draws feedback uniformly with a
+      targets: `y -> targets` with the structure and shapes of the output, if y contains more than targets.
+      feedback_init, where: as in `direct_feedback_alignment`; the public code draws feedback uniformly with a
         bound of `sqrt(6 / units)`.
 
     Returns:

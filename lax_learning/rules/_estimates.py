@@ -1,4 +1,4 @@
-"""Rules that apply an estimator of plain loss functions to the loss of a model."""
+"""Rules that apply an estimator for plain loss functions to the loss of a model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,16 +25,16 @@ def estimator_rule(
     check: Callable[[list[Array]], None] = lambda parameters: None,
     **options: Any,
 ) -> Rule:
-    """Returns the rule of an estimator; its state is empty.
+    """Returns a rule without state that applies an estimator to the loss of a model.
 
-    Keyword arguments of its `value_and_grad` are those of the estimator.
+    Keyword arguments of its `value_and_grad` are passed to the estimator.
 
     Args:
       make_estimator: `(loss_fn, *, has_aux, **options) -> estimator`.
-      model, loss: as of a rule.
-      where: which parameters it is applied to; the gradients of the others are zero.
-      differences: whether it takes differences of losses, which half precision rounds away.
-      check: raises for parameters that do not fit.
+      model, loss: those of the rule.
+      where: which parameters are trained; the gradients of the others are zero.
+      differences: whether the estimator takes differences of losses, which half precision rounds away.
+      check: function that raises for unsuitable parameters.
     """
     check_parts(model, loss)
 

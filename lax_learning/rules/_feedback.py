@@ -1,4 +1,4 @@
-"""Feedback on any model: the weights that errors pass through, as the parameters pass through the model."""
+"""Feedback for any model: weights that errors pass through, transformed by the model like the parameters."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,14 +21,14 @@ from lax_learning.rules._common import Sites, add, is_selected, joined, losses_o
 from lax_learning.types import Key, Loss, Params, Signals, Where
 
 FeedbackInit = Callable[[Key, Array], Array]
-"""`(key, operand) -> feedback` of the shape and dtype of the operand."""
+"""`(key, operand) -> feedback` with the shape and dtype of the operand."""
 
 
 class FeedbackState(NamedTuple):
     """State of a feedback rule.
 
     Fields:
-      feedback: a pytree with the structure of params, None where no error passes.
+      feedback: feedback weights: a pytree with the structure of params, None where no error passes.
     """
 
     feedback: PyTree
@@ -38,8 +38,8 @@ class LearnedState(NamedTuple):
     """State of a rule whose feedback learns.
 
     Fields:
-      feedback: as the rule's init made it.
-      optimizer_state: of the optimizer that moves the feedback.
+      feedback: feedback weights, as returned by the rule's init.
+      optimizer_state: state of the optimiser that updates the feedback.
     """
 
     feedback: PyTree
@@ -57,12 +57,12 @@ def moved_feedback(
 
 
 def check_state(state: Any, kind: type = FeedbackState) -> None:
-    """Raises TypeError unless a rule gets the state that its init made."""
+    """Raises TypeError unless a rule is given the kind of state that its init returns."""
     check_instance("state", state, kind, "the state of the rule's init(key, params, x)")
 
 
 def check_feedback_init(feedback_init: Any) -> None:
-    """Raises TypeError unless a rule gets an initialiser of feedback."""
+    """Raises TypeError unless a rule is given an initialiser of feedback."""
     expected = "a function (key, like) -> feedback"
     check_callable("feedback_init", feedback_init, expected, num_arguments=2)
 
@@ -75,10 +75,10 @@ def drawn_like(feedback_init: Callable[[Key, Any], Any], key: Key, like: Any) ->
 
 
 def same_scale(key: Key, operand: Array) -> Array:
-    """Normal feedback with the standard deviation of the operand.
+    """Draws normal feedback with the standard deviation of the operand.
 
-    An operand of zeros gets `1 / sqrt(rows)`, so that errors pass; another constant, such as a gain of ones,
-    is its own feedback.
+    If the operand is zero, the standard deviation is `1 / sqrt(rows)`, so that errors pass. Any other
+    constant operand, such as a gain of ones, is its own feedback.
     """
     wide = operand.astype(raised(operand))
     spread = jnp.std(wide)
@@ -99,7 +99,7 @@ def draw_feedback(feedback_init: FeedbackInit, key: Key, program: Program, sites
 
 
 def _needed(program: Program, sites: Sites) -> frozenset[int]:
-    """Returns the parameters through whose feedback an error passes."""
+    """Returns the parameters whose feedback is used."""
     passed = (site.leaves for site in program.plan.all_sites if _has_feedback(site, sites))
     return frozenset().union(*passed)
 
@@ -114,10 +114,10 @@ def initial_feedback(
 
 
 Operand = Any
-"""Operand of a product: an array, or a tuple of arrays for a function with a derivative of its own."""
+"""Operand of a product: an array, or a tuple of arrays for a function with a custom derivative."""
 
 WEIGHTS = object()
-"""In the place of feedback: errors pass through the weights themselves."""
+"""Marker in place of feedback, for errors that pass through the weights themselves."""
 
 
 def through_feedback(
@@ -133,15 +133,15 @@ def through_feedback(
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
     opened: bool = False,
 ) -> tuple[Any, Params | Signals]:
-    """Value and gradient with errors that pass through other weights.
+    """Returns the value and the gradient when errors pass through other weights.
 
     Args:
-      model, loss, where, params, x, y: as of a rule.
-      varying: values that feedback depends on; inside `jax.shard_map` they may differ between devices.
+      model, loss, where, params, x, y: those of the rule.
+      varying: values that feedback depends on; inside `jax.shard_map`, they may differ between devices.
       feedback: `(program, sites) -> feedback`, a pytree with the structure of params, or `WEIGHTS`.
-      transport: `(w, feedback) -> weights` for the errors of one product, from its operand and from that of
-        the feedback.
-      opened: whether teaching signals are asked for, in the place of gradients.
+      transport: `(w, feedback) -> weights` that the error of a product passes through, from the product's
+        operand and its feedback.
+      opened: whether to return teaching signals in place of gradients.
     """
     x, size = as_batch(x)
     split, x = Split(model, params), vary_as(x, varying)
@@ -154,7 +154,7 @@ def through_feedback(
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
         if not _has_feedback(site, sites):
             return op(w, x)
-        # Its gradient by w is ordinary differentiation, so that it stays one product under `vmap`.
+        # The gradient of w comes from ordinary differentiation, so it stays one product under `vmap`.
         z = op(w, jax.tree.map(jax.lax.stop_gradient, x))
         return linked(op, z, x, transport(w, partner))
 
@@ -174,7 +174,7 @@ def _has_feedback(site: Site, sites: Sites) -> bool:
 
 
 def linked(op: Bilinear, z: Any, x: Any, partner: Any) -> Any:
-    """Returns z, whose error travels to x as that of `op(partner, x)`, and on to z as it is."""
+    """Returns z; errors pass on to z unchanged, and to x as if z were `op(partner, x)`."""
 
     @jax.custom_vjp
     def link(z: Any, x: Any, partner: Any) -> Any:
@@ -207,7 +207,7 @@ def partners(program: Program, sites: Sites, feedback: PyTree) -> list[Any]:
         own = split.leaves[place]
         at, path = "state.feedback: expected", split.paths[place]
         if leaf is None and place in needed:
-            raise ValueError(f"{at} an array at {path!r}, which an error passes, got None")
+            raise ValueError(f"{at} an array at {path!r}, through which errors pass, got None")
         if leaf is not None and jnp.shape(leaf) != jnp.shape(own):
             shapes = list(jnp.shape(own)), list(jnp.shape(leaf))
             raise ValueError(f"{at} shape {shapes[0]} at {path!r}, got {shapes[1]}")

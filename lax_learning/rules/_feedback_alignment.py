@@ -1,4 +1,4 @@
-"""Feedback alignment on any model: errors pass through fixed random weights."""
+"""Feedback alignment for any model: errors pass through fixed random weights."""
 
 from lax_learning.models import Model
 from lax_learning.rules._feedback import FeedbackInit, same_scale
@@ -9,25 +9,25 @@ from lax_learning.types import Loss, Rule, Where
 def feedback_alignment(
     model: Model, loss: Loss, *, feedback_init: FeedbackInit = same_scale, where: Where = None
 ) -> Rule:
-    """Backprop with independent, fixed weights in place of the transposed ones.
+    """Backprop through fixed random weights in place of the transposed forward weights.
 
     `delta_l = (delta_{l+1} feedback_{l+1}^T) phi'(z_l)`, `dw_l = x_l^T delta_l / batch`
 
     Every matrix product and convolution of a parameter with data that depend on parameters passes its error
-    through the feedback, reshaped, normalised, sliced and shared as the parameter is. All else (norms, gains,
-    attention scores) passes its true derivative.
+    through the feedback, which is reshaped, normalised, sliced and shared like the parameter. Everything else
+    (norms, gains, attention scores) passes its true derivative.
 
     Args:
       feedback_init: `(key, parameter) -> feedback`; by default normal with the standard deviation of the
         parameter.
-      where: which parameters have feedback of their own; the others pass errors through themselves.
+      where: which parameters have feedback weights; errors pass through the others' true weights.
 
     Returns:
       The rule, with a `FeedbackState`. `state._replace(feedback=params)` gives backprop.
 
     Raises:
-      ValueError: at trace time, for feedback of other shapes than params, or a `cond` or a function with a
-        derivative of its own around several products.
+      ValueError: at trace time, for feedback whose shapes differ from params, or a `cond` or a function with
+        a custom derivative around several products.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Feedback alignment on any model with feedback that is fixed, drawn anew, or learned."""
+"""Feedback alignment for any model, with feedback that is fixed, redrawn at every call, or learned."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,13 +35,13 @@ def feedback_rule(
     optimizer: Any = None,
     complete: Callable[[PyTree, Params, Params], Params] = lambda feedback, grads, params: grads,
 ) -> Rule:
-    """Returns feedback alignment with feedback of one kind.
+    """Returns feedback alignment with the given kind of feedback.
 
     Args:
-      model, loss, where, feedback_init: of the rule.
-      source: of the feedback at a call, for a rule without state; by default its init draws it.
-      transport: as of `through_feedback`.
-      learn, optimizer: how the feedback learns, if it does, and the optimizer that moves it.
+      model, loss, where, feedback_init: those of the rule.
+      source: feedback at every call, for a rule without state; by default, feedback is the state.
+      transport: as in `through_feedback`.
+      learn, optimizer: gradient of learned feedback, and the optimiser that updates it.
       complete: `(feedback, grads, params) -> grads`, which adds terms that do not depend on data.
     """
     check_parts(model, loss)
@@ -77,7 +77,7 @@ def feedback_rule(
 def by_feedback(
     paired: Callable[..., Any], feedback: PyTree, *trees: PyTree, alone: Callable[..., Any] | None = None
 ) -> PyTree:
-    """Returns `paired(feedback, *leaves)` where there is feedback, else `alone(*leaves)`, by default None."""
+    """Maps `paired(feedback, *leaves)` over leaves with feedback, and `alone` (or None) over the others."""
 
     def of(b: Any, *leaves: Any) -> Any:
         if b is not None:

@@ -1,4 +1,4 @@
-"""Forward direct feedback on any model: direct feedback learns the Jacobian from one forward-mode pass."""
+"""Forward direct feedback for any model: direct feedback learns the Jacobian from a forward-mode pass."""
 
 from typing import Any
 
@@ -14,33 +14,33 @@ from lax_learning.types import Key, Loss, Rule, Where
 
 
 def no_feedback(key: Key, like: jax.ShapeDtypeStruct) -> Array:
-    """Feedback of zeros, which forward direct feedback learns from."""
+    """Returns zeros, from which forward direct feedback starts to learn."""
     return jnp.zeros(like.shape, like.dtype)
 
 
 def forward_direct_feedback(
     model: Model, loss: Loss, *, optimizer: Any, feedback_init: DirectInit = no_feedback, where: Where = None
 ) -> Rule:
-    """Direct feedback that averages directional derivatives into the Jacobian of the layers above.
+    """Direct feedback that estimates the Jacobian of the layers above by averaging directional derivatives.
 
     `delta_l = (e B_l^T) phi'(z_l)`, `g_B = B_l - mean_batch p_l^T (J p)`
 
-    with unit noise `p_l` on all hidden activities at once, in one pass of forward-mode differentiation, and
-    `J p` the derivative of the output along it. `E[p_l^T (J p)] = (dy/da_l)^T`: under SGD with rate beta the
-    feedback is a running mean, `B_l <- (1 - beta) B_l + beta p_l^T (J p)`, and its expectation the transposed
-    Jacobian. `e B_l^T` is then all of the error of an activity: errors that would come back past a product,
-    through a residual connection for example, are left out. The variance of a sample grows with the number of
-    units, so beta has to be small (0.01), and the first updates, from feedback of zeros, train the read-out
-    alone. Positions and steps that share feedback learn the mean of their Jacobians.
+    `p_l` is unit noise on all hidden activities at once, and `J p` the derivative of the output along it,
+    from a single forward-mode pass. `E[p_l^T (J p)] = (dy/da_l)^T`, so under SGD with rate beta the feedback
+    is a running mean, `B_l <- (1 - beta) B_l + beta p_l^T (J p)`, which tracks the transposed Jacobian.
+    `e B_l^T` is then the whole error of an activity, so errors that would come back around a product, for
+    example through a residual connection, are left out. The variance of a sample grows with the number of
+    units, so beta has to be small (0.01). Feedback starts at zero, so the first updates train only the
+    readout. Positions and steps that share feedback learn the mean of their Jacobians.
 
     Args:
-      model: any model that forward mode differentiates.
-      optimizer: moves the feedback at every call of `value_and_grad`; `optax.sgd(beta)` for the form above.
-      feedback_init, where: as of `direct_feedback_alignment`; by default feedback is zero.
+      model: any model that supports forward-mode differentiation.
+      optimizer: updates the feedback at every call of `value_and_grad`: `optax.sgd(beta)` for the form above.
+      feedback_init, where: as in `direct_feedback_alignment`; by default, feedback is zero.
 
     Returns:
-      The rule, with a `LearnedState`; feedback as of `direct_feedback_alignment`. Calls whose state is not
-      used, such as measurements, move nothing.
+      The rule, with a `LearnedState`; feedback as in `direct_feedback_alignment`. The feedback changes only
+      if you use the returned state, so measurements do not affect it.
 
     Example:
       >>> import optax

@@ -1,4 +1,4 @@
-"""Forward gradient on any model, along random directions in parameters or in activities."""
+"""Forward gradients for any model, along random directions in parameters or activities."""
 
 import jax.numpy as jnp
 
@@ -22,23 +22,23 @@ def forward_gradient(
     where: Where = None,
     batch: bool = False,
 ) -> Rule:
-    """Unbiased gradients in forward mode: the limits of weight and node perturbation for sigma -> 0.
+    """Unbiased gradients in forward mode: the limit of weight or node perturbation as sigma -> 0.
 
     Args:
-      perturb: "weights": `dw = 1/K sum_k (dL/dw . v_k) v_k`, one direction a batch; "activities":
-        `delta_l = 1/K sum_k (dl/dz . v_k) v_kl`, one direction an example over all pre-activations, and
-        gradients by the local pull-back, `dw_l = x_l^T delta_l / batch` for a dense layer: far less variance,
-        since units are fewer than weights.
-      num_samples: number K of directions that are averaged.
+      perturb: "weights": `dw = 1/K sum_k (dL/dw . v_k) v_k`, with one direction per batch; "activities":
+        `delta_l = 1/K sum_k (dl/dz . v_k) v_kl`, with one direction per example over all pre-activations, and
+        gradients by the local pull-back, `dw_l = x_l^T delta_l / batch` for a dense layer. The variance is
+        far smaller than with "weights", because there are fewer units than weights.
+      num_samples: number K of directions to average.
       noise: "normal", "rademacher" or a function `(key, like) -> direction`.
       where: which parameters are trained; the gradients of the others are zero.
-      batch: for activities, credit by the mean loss of the batch, as in `node_perturbation`; weights are
-        always credited by it.
+      batch: for activities, credit by the mean loss of the batch, as in `node_perturbation`; for weights,
+        credit is always by the mean loss.
 
     Raises:
-      ValueError: at trace time, for activities of a model that couples examples without `batch=True`.
-      TypeError: at trace time, if the model has a function with a backward pass of its own (`custom_vjp`),
-        which forward mode cannot pass.
+      ValueError: at trace time, for activities of a model that couples examples, without `batch=True`.
+      TypeError: at trace time, if the model contains a function with a custom backward pass (`custom_vjp`),
+        which has no forward-mode derivative.
 
     Example:
       >>> import jax, jax.numpy as jnp

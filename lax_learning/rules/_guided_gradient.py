@@ -1,4 +1,4 @@
-"""Guided gradients on any model: the part of the gradient that lies in the span of guesses."""
+"""Guided gradients for any model: projections of the gradient onto the span of guesses."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,23 +21,23 @@ from lax_learning.types import Key, Loss, Params, Rule
 
 
 def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) -> Rule:
-    """Projects the gradient on the updates of other rules, by forward-mode differentiation along them.
+    """Projects the gradient onto the updates of other rules, by forward-mode differentiation along them.
 
     `g = U (U^T U)^-1 U^T dL/dw` with the K guesses as columns of U; for one, `g = (dL/dw . u) u / |u|^2`.
 
-    A forward pass with a tangent measures the slope `u_k . dL/dw`, so no error is carried back. Whatever the
-    guesses are, the step never goes uphill: `g . dL/dw >= 0`. It is exact where the gradient lies in their
-    span, and a further guess never lowers its cosine. Random guesses in P dimensions have a cosine of about
-    `sqrt(K / P)`, a guess of a feedback rule that of the rule. Guesses that are zero or depend on each other
-    add nothing. The cost is that of the guesses, one forward pass and K passes with a tangent, in the memory
-    of K gradients.
+    A forward pass with a tangent measures each slope `u_k . dL/dw`, so no error is propagated back. The
+    update never increases the loss to first order, `g . dL/dw >= 0`, for any guesses. It is exact if the
+    gradient lies in their span, and another guess never lowers its cosine to the gradient. The cosine is
+    about `sqrt(K / P)` for K random guesses in P dimensions; with a single guess, it is the size of that
+    guess's cosine. Guesses that are zero or linearly dependent add nothing. The cost is that of the guesses,
+    plus one forward pass and K passes with a tangent, and memory for K gradients.
 
     Args:
-      model: any model that forward mode differentiates; a TypeError at trace time for others.
-      guesses: rules on the same model, with a key each; for several draws name one several times.
+      model: any model that supports forward-mode differentiation; others raise a TypeError at trace time.
+      guesses: one or more rules for the same model, each with its own key; repeat a rule for several draws.
 
     Returns:
-      The rule; its state holds those of the guesses, in order.
+      The rule; its state contains the states of the guesses, in order.
 
     Example:
       >>> import lax_learning as ll
@@ -52,7 +52,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
 
     References:
       Fournier et al., Can forward gradient match backpropagation?, https://arxiv.org/abs/2306.06968, 2023
-      (one guess; the projection on several is their natural extension).
+      (one guess; projecting onto several is the natural extension).
     """
     check_parts(model, loss)
     rules = (guesses,) if isinstance(guesses, Rule) else guesses
@@ -94,12 +94,12 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
 
 
 def _orthonormal(guesses: list[Array]) -> list[Array]:
-    """Returns orthonormal directions that span guesses `[K, ...]`, zeros for those that add nothing."""
+    """Returns orthonormal directions that span guesses `[K, ...]`, and zeros for those that add nothing."""
     dtype = raised(*guesses)
     rows = jnp.concatenate([u.reshape(len(u), -1).astype(dtype) for u in guesses], axis=1)
 
     def unit(row: Array) -> Array:
-        largest = jnp.max(jnp.abs(row))  # squares of large or small numbers would leave the range
+        largest = jnp.max(jnp.abs(row))  # so that squares neither overflow nor underflow
         row = row / jnp.where(largest > 0, largest, 1)
         norm = jnp.linalg.norm(row)
         return row / jnp.where(norm > 0, norm, 1)
@@ -108,9 +108,9 @@ def _orthonormal(guesses: list[Array]) -> list[Array]:
         row = unit(basis[k])
         others = jnp.where(jnp.arange(len(basis))[:, None] < k, basis, 0)
         rest = row
-        for _ in range(2):  # once leaves rounding errors of the first projection
+        for _ in range(2):  # a single projection would leave rounding errors
             rest = rest - (others @ rest) @ others
-        # Guesses of length 1: a rest this short is rounding.
+        # Guesses have length 1, so a remainder this short is rounding error.
         return basis.at[k].set(jnp.where(jnp.linalg.norm(rest) > 1e3 * jnp.finfo(dtype).eps, unit(rest), 0))
 
     rows = jax.lax.fori_loop(0, len(rows), add, rows)

@@ -1,4 +1,4 @@
-"""Kolen-Pollack on any model: parameters and their feedback receive one update, and decay makes them meet."""
+"""Kolen-Pollack for any model: weights and feedback receive the same updates, and decay aligns them."""
 
 from typing import Any
 
@@ -22,25 +22,25 @@ def kolen_pollack(
     feedback_init: FeedbackInit = same_scale,
     where: Where = None,
 ) -> Rule:
-    """Feedback alignment whose feedback learns as its parameters do.
+    """Feedback alignment in which weights and feedback receive the same updates, both with decay.
 
     `g_w = g + decay w`, `g_feedback = g + decay feedback`, with the gradient `g` by feedback alignment.
 
-    If one optimizer with learning rate eta moves both, `w - feedback` shrinks by `(1 - eta decay)` a step.
-    Pass the optimizer of the parameters, made anew, as `optimizer`. The law needs an optimizer that is linear
-    in the gradient and acts leaf by leaf: under SGD with momentum the difference follows the recursion of the
-    momentum, under Adam it shrinks at a rate of its own, and clipping by a global norm breaks it. Parameters
-    without feedback, such as biases and a first layer, do not decay.
+    Under gradient descent with learning rate eta on both, `w - feedback` shrinks by a factor of
+    `1 - eta decay` per step. Pass a second instance of the parameters' optimiser as `optimizer`. This law
+    needs an optimiser that is linear in the gradient and acts on every leaf separately: with momentum, the
+    difference follows the recursion of the momentum; with Adam, it shrinks at a different rate; clipping by a
+    global norm breaks the law. Parameters without feedback (biases, the first layer) do not decay.
 
     Args:
-      optimizer: moves the feedback at every call of `value_and_grad`; one that looks at the loss gets it, as
-        in `make_train`, but no `value_fn`.
+      optimizer: updates the feedback at every call of `value_and_grad`. It receives the loss, as in
+        `make_train`, but no `value_fn`.
       decay: lambda, >= 0; may be traced.
-      feedback_init, where: as of `feedback_alignment`.
+      feedback_init, where: as in `feedback_alignment`.
 
     Returns:
-      The rule, with a `LearnedState`: the state that is returned holds the moved feedback. Calls whose
-      state is not used, such as measurements, move nothing.
+      The rule, with a `LearnedState`. The feedback changes only if you use the returned state, so
+      measurements do not affect it.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax

@@ -1,4 +1,4 @@
-"""Losses of blocks: each learns by a rule from a loss of its own, and no credit passes between them."""
+"""Local losses: every block learns from its own loss, by any rule, and no credit passes between blocks."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,12 +18,12 @@ Block = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
 def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) -> Rule:
     """Trains every block of a network on the loss at its own head.
 
-    `a_l = body_l(p_l, a_{l-1})`, `g_l = rule on L(head_l(q_l, body_l(p_l, a_{l-1})), y)` with `a_{l-1}` held
+    `a_l = body_l(p_l, a_{l-1})`, `g_l = rule on L(head_l(q_l, body_l(p_l, a_{l-1})), y)` with `a_{l-1}` fixed
 
-    Credit has the depth of a block: perturbations of one block do not disturb what another learns, so the
-    variance of forward gradients and node perturbation is that of a block and not of the network. Learning is
-    greedy: no block learns what only later ones could use. A pass costs one of the network and the heads,
-    times what the rule costs; the heads are thrown away after training, except the last.
+    Perturbations of one block do not affect the learning of another, so forward gradients and node
+    perturbation have the variance of one block instead of the whole network. Learning is greedy: no block
+    learns features that only later blocks could use. The cost is that of the rule on the network and all
+    heads; all heads except the last are discarded after training.
 
     Args:
       make_rule: `model -> Rule`, called for every block, for example
@@ -31,8 +31,8 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
       blocks: pairs `(body, head)` of functions of parameters and a batch, in order.
 
     Returns:
-      The rule for params `[(p_1, q_1), ..., (p_L, q_L)]`, a list or tuple. Its state holds those of the
-      blocks, and its loss is that of the last block.
+      The rule for params `[(p_1, q_1), ..., (p_L, q_L)]`, a list or tuple. Its state contains the states of
+      the blocks, and its loss is that of the last block.
 
     Example:
       >>> import jax.numpy as jnp
@@ -103,7 +103,7 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
         return value, structure.unflatten(grads), tuple(after)
 
     def trainable(path: str) -> bool:
-        """Whether the rule of its block trains the leaf at a path, `block/0 or 1/...`."""
+        """Returns whether a block's rule trains the leaf at `path`, `block/0/...` or `block/1/...`."""
         block, inside = path.split("/", 1)
         return selects(rules[int(block)].trainable, inside)
 

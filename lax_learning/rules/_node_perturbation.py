@@ -1,4 +1,4 @@
-"""Node perturbation on any model: the change of the loss times the noise on the units."""
+"""Node perturbation for any model: the change in loss times the noise on the units."""
 
 import jax
 import jax.numpy as jnp
@@ -27,29 +27,29 @@ def node_perturbation(
     where: Where = None,
     batch: bool = False,
 ) -> Rule:
-    """Perturbs all units at once and credits each with the change of the loss, example by example.
+    """Perturbs all units at once and credits each with the change in loss, separately for every example.
 
     `delta_l = 1/K sum_k (l(xi_k) - l(0)) xi_kl / sigma^2`, `xi ~ N(0, sigma^2)` on the pre-activations, and
     gradients by the local pull-back of each tap: `dw_l = x_l^T delta_l / batch` for a dense layer, with the
-    clean `x_l`. The variance grows with the number of units: `delta_i^2 x_j^2 + x_j^2 |delta|^2` for one
-    example of a linear network.
+    unperturbed `x_l`. The variance grows with the number of units: for one example of a linear network, it is
+    `delta_i^2 x_j^2 + x_j^2 |delta|^2`.
 
     Args:
       sigma: standard deviation of the noise, in the units of the pre-activations; may be traced.
-      num_samples: number K of draws; their signals are averaged, one draw in memory at a time, and pulled
-        back once.
-      antithetic: use the pair xi, -xi and half their difference: one more pass, no even error terms.
-      layerwise: perturb one tap at a time, with a pass for each (iterative node perturbation).
+      num_samples: number K of draws; their teaching signals are averaged, with one draw in memory at a time,
+        and pulled back once.
+      antithetic: use pairs xi, -xi and half their difference: one more pass, no error terms of even order.
+      layerwise: perturb one tap at a time, with one pass each (iterative node perturbation).
       share_noise: use the same noise for all examples of a batch.
-      variant: "unbiased": the form above; "activity": `delta = N dl dz / |dz|^2`, with `dz` the measured
-        change of the pre-activations of all N units; needs no knowledge of sigma, and is biased.
+      variant: "unbiased": the form above; "activity": `delta = N dl dz / |dz|^2`, where `dz` is the measured
+        change of the pre-activations of all N units; does not need to know sigma, but is biased.
       noise: "normal", "rademacher" or a function `(key, like) -> unit noise`.
       where: which parameters are trained; the units of the others get no noise, their gradients are zero.
       batch: credit by the mean loss of the batch instead of each example's own, for models that couple the
-        examples of a batch, such as BatchNorm in training; its variance is as many times larger.
+        examples of a batch, such as BatchNorm in training; multiplies the variance by the batch size.
 
     Raises:
-      ValueError: at trace time, for a model that couples examples without `batch=True`.
+      ValueError: at trace time, for a model that couples examples, without `batch=True`.
 
     Example:
       >>> import lax_learning as ll
@@ -103,12 +103,12 @@ def node_perturbation(
 
 
 def _over(scale: Array, values: Taps) -> Taps:
-    """Values in units of sigma."""
+    """Returns values in units of sigma."""
     return {i: scaled(1 / scale, value) for i, value in values.items()}
 
 
 def _normalised(change: Taps, lead: int) -> Taps:
-    """`N dz / |dz|^2` over the N units of all taps, example by example where there is an axis of examples.
+    """Returns `N dz / |dz|^2` over the N units of all taps, separately for every example if not by batch.
 
     `dz` is in units of sigma.
     """

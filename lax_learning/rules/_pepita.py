@@ -1,4 +1,4 @@
-"""PEPITA on any model: a second pass on an input that the error of the first has moved."""
+"""PEPITA for any model: a second pass on the input plus the projected error of the first pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ from lax_learning.types import Key, Loss, Params, Rule, Where
 
 
 def small_uniform(key: Key, like: jax.ShapeDtypeStruct) -> Array:
-    """Uniform feedback within 0.05 of the limits of He's initialisation, `sqrt(6 / inputs)`."""
+    """Draws uniform feedback within 0.05 times the limits of He initialisation, `sqrt(6 / inputs)`."""
     limit = 0.05 * (6 / np.prod(like.shape[1:], initial=1)) ** 0.5
     return jax.random.uniform(key, like.shape, like.dtype, -limit, limit)
 
@@ -37,28 +37,28 @@ def pepita(
     feedback_init: Callable[[Key, jax.ShapeDtypeStruct], Array] = small_uniform,
     where: Where = None,
 ) -> Rule:
-    """Compares the activities of two forward passes, the second on an input moved by the error.
+    """Compares the activities of two forward passes; the second adds the error of the first to the input.
 
     `x'' = x + e F`, `delta_l = a_l - a''_l`, `delta_L = e''`, `dW_l = a''_{l-1}^T delta_l`
 
-    with `e = dL/doutput` of the first pass and `e''` of the second. No error goes back through a layer: it
-    enters at the input by fixed random weights F. Two forward passes and no derivative of a nonlinearity; the
-    update is no gradient of anything, weakens with depth, and needs an F so small that the second pass
-    resembles the first. The last layer takes e'', as in the authors' public code.
+    `e = dL/doutput` is the error of the first pass and `e''` that of the second. No error passes back through
+    any layer; it enters at the input, through fixed random weights F. The rule needs two forward passes and
+    no derivative of a nonlinearity. The update is not the gradient of any function and weakens with depth.
+    F must be small, so that the second pass resembles the first. The use of e'' follows the authors' code.
 
-    The activity of a site is what the model computes from its sum alone: after the nonlinearity, before the
-    next product. Where there is none of the shape of the sum (gates, sums that are read twice), the sum is
-    compared. Sites from which the output is computed without another product get its true error. What
-    depends on no input, such as a learned initial state, has no difference and does not learn. Leaves of x
-    that are not floating-point stay as they are.
+    The activity of a site is the value that the model computes from its sum alone, after the nonlinearity and
+    before the next product. If no such value has the shape of the sum (gates, sums that are read twice), the
+    sum itself is compared. Sites followed by no other product before the output get its true error. Values
+    that depend on no input, such as a learned initial state, are equal in both passes and do not learn.
+    Leaves of x that are not floating-point are unchanged.
 
     Args:
-      feedback_init: `(key, like) -> F` of the shape `[outputs, *shape of an input]` of `like`; by default
-        uniform within 0.05 of the limits of He's initialisation.
+      feedback_init: `(key, like) -> F` with the shape of `like`, `[outputs, *shape of an input]`; by default
+        uniform within 0.05 times the limits of He initialisation.
       where: which parameters are trained; the gradients of the others are zero.
 
     Returns:
-      The rule. Its state holds F, a list with an array for every floating-point leaf of x.
+      The rule. Its state contains F, a list with one array for every floating-point leaf of x.
 
     Raises:
       ValueError: at trace time, for a model that couples examples, or an x without floating-point leaves.
@@ -87,7 +87,7 @@ def pepita(
         outputs = sum(np.prod(out.shape) for out in Program(model, params, one).outputs if _is_float(out))
         likes = [_like(leaf, int(outputs)) for leaf in jax.tree.leaves(one) if _is_float(leaf)]
         if not likes:
-            raise ValueError("x: expected a floating-point leaf that the error can move, got none")
+            raise ValueError("x: expected a floating-point leaf to add the error to, got none")
         keys = jax.random.split(key, len(likes))
         return FeedbackState(
             [drawn_like(feedback_init, k, like) for k, like in zip(keys, likes, strict=True)]

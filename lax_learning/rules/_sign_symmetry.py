@@ -1,4 +1,4 @@
-"""Sign-symmetric feedback on any model: the weights of the errors share only their signs with the model's."""
+"""Sign symmetry for any model: the weights for errors share only the signs of the forward weights."""
 
 from typing import Any
 
@@ -28,15 +28,15 @@ def sign_symmetry(
 
     `delta_l = (delta_{l+1} (gain |B_{l+1}| sign(w_{l+1}))^T) phi'(z_l)`
 
-    The sign is that of the operand of each product: of a weight after its normalisation, for example.
+    The sign is taken from the operand of each product, for example from a weight after its normalisation.
 
     Args:
       magnitude: "unit": `|B| = 1` (uniform sign-concordant feedback, uSF); "fixed": `|B|` from
-        `feedback_init`, drawn once (frSF); "redrawn": the same, drawn anew at every call (brSF).
-      gain: factor on the magnitudes, > 0; may be traced. With unit magnitudes the size of a typical weight
-        keeps the steps of the layers in proportion.
-      feedback_init: `(key, parameter) -> feedback`, whose magnitudes are used.
-      where: which parameters have feedback; the others pass errors through themselves.
+        `feedback_init`, drawn once (frSF); "redrawn": the same, redrawn at every call (brSF).
+      gain: factor on the magnitudes, > 0; may be traced. With unit magnitudes, a gain of the size of a
+        typical weight keeps the updates of different layers in proportion.
+      feedback_init: `(key, parameter) -> feedback`, of which only the magnitudes are used.
+      where: which parameters have feedback weights; errors pass through the others' true weights.
 
     Returns:
       The rule. With "fixed" magnitudes its state is a `FeedbackState`, and

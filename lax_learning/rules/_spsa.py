@@ -1,4 +1,4 @@
-"""SPSA on any model: the estimator on the model's losses, with the number of updates as its state."""
+"""SPSA for any model: the estimator applied to the model's losses, with the number of updates as state."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ class SpsaState(NamedTuple):
 
 
 def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples: int = 1) -> Rule:
-    """Weight perturbation with signs, a central difference, and a perturbation that shrinks.
+    """Weight perturbation with random signs, central differences, and a perturbation that shrinks.
 
     `dw = 1/K sum_k (L(w + c_t s_k) - L(w - c_t s_k)) s_k / (2 c_t)`, `s = +-1`, at update t; see
     `estimators.spsa`.
@@ -28,10 +28,10 @@ def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples:
     Args:
       perturbation: `count -> c_t`, in the units of the parameters, for example
         `estimators.spall_gains(...).perturbation`.
-      num_samples: number K of draws that are averaged.
+      num_samples: number K of draws to average.
 
     Returns:
-      The rule, with a `SpsaState`: each call of `value_and_grad` counts as an update.
+      The rule, with an `SpsaState`; each call of `value_and_grad` counts as an update.
 
     Example:
       >>> import jax, jax.numpy as jnp

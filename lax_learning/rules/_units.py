@@ -1,4 +1,4 @@
-"""Rules with noise on units: a model at a batch, whose pre-activations can be moved."""
+"""Rules with noise on units: a model at a batch, whose pre-activations can be perturbed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +23,7 @@ from lax_learning.rules._common import Result
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
 Taps = dict[int, Array]
-"""Values by the index of a tap, with an axis of examples in front where credit goes by example."""
+"""Values by the index of a tap, with a leading axis of examples if credit is per example."""
 
 
 class Units(NamedTuple):
@@ -31,13 +31,13 @@ class Units(NamedTuple):
 
     taps: list[Tap]  # in order
     zs: Taps  # the pre-activations
-    losses: Array  # that units are credited for: of every example, or of the batch
-    weight: float  # derivative of the mean loss by one of `losses`
+    losses: Array  # losses that units get credit for: of every example, or of the batch
+    weight: float  # derivative of the mean loss with respect to one of `losses`
     dtypes: list[Any]  # of the parameters
-    moved: Callable[[Taps], tuple[Array, Taps]]  # losses and zs with something added to some of the zs
+    moved: Callable[[Taps], tuple[Array, Taps]]  # losses and zs after adding values to some of the zs
 
     def shapes(self, *, shared: bool = False) -> dict[int, jax.ShapeDtypeStruct]:
-        """Shapes of noise: steps of scans first, as scans read it, then examples, one if `shared`."""
+        """Returns shapes of noise: steps of scans first, as scans read it, then examples (1 if `shared`)."""
         lead = [1 if shared else length for length in self.losses.shape]
 
         def of(tap: Tap) -> jax.ShapeDtypeStruct:
@@ -47,7 +47,7 @@ class Units(NamedTuple):
         return {tap.index: of(tap) for tap in self.taps}
 
     def placed(self, noise: Taps) -> Taps:
-        """Returns noise of these shapes in the shape of the pre-activations."""
+        """Returns noise of these shapes in the shapes of the pre-activations."""
 
         def of(tap: Tap) -> Array:
             z, drawn = self.zs[tap.index], noise[tap.index]
@@ -66,7 +66,7 @@ def unit_rule(
     where: Where,
     batch: bool,
 ) -> Rule:
-    """Returns a rule whose teaching signals are the mean of `draw(units, key)` over a number of draws."""
+    """Returns a rule whose teaching signals are the mean of `draw(units, key)` over `num_samples` draws."""
     common.check_parts(model, loss)
     check_where("where", where)
     check_flag("batch", batch)
@@ -87,7 +87,7 @@ def unit_rule(
                 got = f"{jnp.dtype(tap.dtype).name} at {program.names(*tap.sites)}"
                 raise TypeError(
                     "apply: expected pre-activations in float32 or wider, in which noise is not rounded "
-                    f"away, got {got}; leave the casts of the model out"
+                    f"away, got {got}; remove the casts from the model"
                 )
         parameters = program.split.parameters
         run, clean = program.runner(Hooks(end=common.add)), program.runner(common.cut(sites.taps))
@@ -120,5 +120,5 @@ def unit_rule(
 
 
 def times(factors: Array, value: Array) -> Array:
-    """Multiplies the values of every example by its factor, or all by one."""
+    """Multiplies the values of every example by its factor, or all values by a single factor."""
     return scaled(factors.reshape(*factors.shape, *(1,) * (value.ndim - factors.ndim)), value)

@@ -1,4 +1,4 @@
-"""Weight mirror on any model: feedback learns from noise that is sent through the products."""
+"""Weight mirror for any model: feedback learns from the response of products to noise."""
 
 from typing import Any
 
@@ -29,29 +29,29 @@ def weight_mirror(
     feedback_init: FeedbackInit = same_scale,
     where: Where = None,
 ) -> Rule:
-    """Feedback alignment whose feedback grows along the weights, by the response of products to noise.
+    """Feedback alignment whose feedback learns the weights from the response of products to injected noise.
 
     `g_feedback = decay feedback - 1/N sum_n xi_n^T (xi_n w)`, `xi_n ~ N(0, 1)` on the inputs of the product
 
-    `E[xi^T (xi w)] = w`: under SGD with rate beta the feedback is a running mean that follows `w / decay`. A
-    synapse of the feedback sees the noise at one end and the response at the other, and no weight. One entry
-    of a sample has the variance `(|w_column|^2 + w^2) / N`, so beta should be small against `N / rows`. N is
-    the batch size; the examples themselves are not used. Mirroring, a phase of its own in the paper, is part
-    of every call here, and the response is taken before the nonlinearity, which the paper keeps in its linear
-    range by a bias.
+    `E[xi^T (xi w)] = w`, so under SGD with rate beta the feedback is a running mean that tracks `w / decay`.
+    A feedback synapse sees the noise at one end and the response at the other, but no weight. One entry of a
+    sample has variance `(|w_column|^2 + w^2) / N`, so beta should be small compared with `N / rows`. N is the
+    batch size; the examples themselves are not used. The paper has a separate mirror phase; here mirroring is
+    part of every call. The response is taken before the nonlinearity, while the paper uses a bias to keep the
+    nonlinearity in its linear range.
 
-    Every matrix has noise of its own. A parameter that products do not read as it is (normalised, reshaped,
-    used twice) is mirrored as the matrix of its last axis, a vector in a product entry by entry: the feedback
-    follows the parameter, and goes through the same operations of the model. Gains and biases,
-    which no product reads, have no feedback.
+    Every matrix has its own noise. A parameter that products do not read directly (normalised, reshaped, used
+    twice) is mirrored as a matrix whose columns are its last axis, and a vector entry by entry; its feedback
+    tracks the parameter and passes through the same operations of the model. Gains and biases, which no
+    product reads, have no feedback.
 
     Args:
-      optimizer: moves the feedback at every call of `value_and_grad`; `optax.sgd(beta)` for the form above.
-      decay: of the feedback, >= 0; may be traced. 1 makes it follow the weights themselves.
-      feedback_init, where: as of `feedback_alignment`.
+      optimizer: updates the feedback at every call of `value_and_grad`: `optax.sgd(beta)` for the form above.
+      decay: decay of the feedback, >= 0; may be traced. With 1, feedback tracks the weights themselves.
+      feedback_init, where: as in `feedback_alignment`.
 
     Returns:
-      The rule, with a `LearnedState`. Calls whose state is not used, such as measurements, move nothing.
+      The rule, with a `LearnedState`. The feedback changes only if you use the returned state.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax

@@ -1,4 +1,4 @@
-"""Weight perturbation on any model: the estimator on the model's losses."""
+"""Weight perturbation for any model: the estimator applied to the model's losses."""
 
 from jaxtyping import Array, ArrayLike
 
@@ -21,13 +21,13 @@ def weight_perturbation(
     rank: int | None = None,
     fitness: str = "loss",
 ) -> Rule:
-    """Perturbs all parameters at once and credits them with the change of the loss.
+    """Perturbs all parameters at once and credits them with the change in loss.
 
-    `dw = 1/K sum_k (L(w + sigma s_k) - L(w)) s_k / sigma`, one draw for a whole batch. Options are those of
-    `estimators.weight_perturbation`; here the passes run in float32 or wider.
+    `dw = 1/K sum_k (L(w + sigma s_k) - L(w)) s_k / sigma`, with each draw shared by the whole batch. Options
+    are those of `estimators.weight_perturbation`; passes run in float32 or wider.
 
     Raises:
-      TypeError: at trace time, for a model that itself casts to half precision.
+      TypeError: at trace time, for a model that casts to half precision itself.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,4 +1,7 @@
-"""Critics that tell curves of symbolic functions from those of untrained networks."""
+"""Critics that tell curves of symbolic functions from those of untrained networks.
+
+After symrep and its public notebooks, https://github.com/fabxy/symrep, 2022.
+"""
 
 from lax_learning.symbolic.critics import Critic, critic
 from lax_learning.symbolic.curves import Curves, curves_at
@@ -24,41 +27,11 @@ from lax_learning.symbolic.losses import (
     critic_loss,
     gradient_penalty,
 )
-from lax_learning.symbolic.training import (
-    CriticMetrics,
-    CriticState,
-    critic_step,
-    init_critic,
-    train_critic,
-)
+from lax_learning.symbolic.training import CriticMetrics, CriticState, critic_step, init_critic, train_critic
 
-__all__ = [
-    "Coefficients",
-    "Critic",
-    "CriticMetrics",
-    "CriticState",
-    "Curves",
-    "Expression",
-    "ExpressionError",
-    "FunctionDraws",
-    "Generator",
-    "Library",
-    "area_under_curve",
-    "critic",
-    "critic_accuracy",
-    "critic_cost",
-    "critic_loss",
-    "critic_step",
-    "curves_at",
-    "draw_functions",
-    "dsn_generator",
-    "function_values",
-    "gaussian_process_generator",
-    "gradient_penalty",
-    "init_critic",
-    "load_library",
-    "mlp_generator",
-    "parse_expression",
-    "parse_library",
-    "train_critic",
-]
+__all__ = ["Coefficients", "Expression", "ExpressionError", "parse_expression"]
+__all__ += ["FunctionDraws", "Library", "draw_functions", "function_values", "load_library", "parse_library"]
+__all__ += ["Curves", "Generator", "dsn_generator", "gaussian_process_generator", "mlp_generator"]
+__all__ += ["Critic", "CriticMetrics", "CriticState", "critic", "critic_step", "curves_at"]
+__all__ += ["area_under_curve", "critic_accuracy", "critic_cost", "critic_loss"]
+__all__ += ["gradient_penalty", "init_critic", "train_critic"]

@@ -1,20 +1,31 @@
-"""Critics: they tell curves of a library of symbolic functions from those of untrained networks.
+"""Critics of curves, and the ReLU networks that critics and generators are made of."""
 
-After symrep, https://github.com/fabxy/symrep, 2022.
-"""
-
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._checks import as_floating, check_count, check_key
-from lax_learning.symbolic.generators import as_entries
-from lax_learning.symbolic.relu_networks import relu_network
+from lax_learning._arrays import as_params
+from lax_learning._checks import (
+    as_floating,
+    as_sizes,
+    check_count,
+    check_floating_dtype,
+    check_key,
+    check_memory,
+    describe,
+)
+from lax_learning.models import Model
+from lax_learning.networks import dense_layers, identity
 from lax_learning.types import Key, Params
+
+MAX_LAYERS = 1000
 
 
 class Critic(NamedTuple):
@@ -46,16 +57,13 @@ def critic(
     Weights and biases start uniform in `+-1 / sqrt(inputs of the layer)`, as PyTorch's do.
 
     Args:
-      num_points: numbers in a curve; after `stack` points times (1 + columns).
+      num_points: numbers in a curve; points times (1 + columns) for curves extended by "stack".
       hidden: widths of the hidden layers; none for a linear critic.
-      channels: numbers at a point, 1 + columns for curves that `embed` extended. With more than one a
+      channels: numbers at a point, 1 + columns for curves extended by "embed". With more than one a
         multilayer perceptron, shared by all points, maps them to one number.
-      embedding: widths of its hidden layers; plays no part with one channel.
-      dtype: of the parameters.
-
-    Returns:
-      The critic. Its params are `{"critic": ..., "embedding": ...}`, each those of an `mlp`, the latter
-      empty with one channel.
+      embedding: widths of its hidden layers; ignored with one channel.
+      dtype: of the params, `{"critic": ..., "embedding": ...}`, each those of an `mlp`, the latter empty with
+        one channel.
 
     Example:
       >>> judge = critic(30, hidden=(16, 16), channels=2, embedding=(8,))
@@ -71,10 +79,8 @@ def critic(
     def init(key: Key) -> Params:
         check_key("key", key)
         critic_key, embedding_key = jax.random.split(key)
-        return {
-            "critic": judge.init(critic_key),
-            "embedding": () if channels == 1 else shared.init(embedding_key),
-        }
+        embedding = () if channels == 1 else shared.init(embedding_key)
+        return {"critic": judge.init(critic_key), "embedding": embedding}
 
     def apply(params: Params, curves: ArrayLike) -> Float[Array, " number"]:
         curves = check_curves("curves", curves, curve_shape)
@@ -90,9 +96,54 @@ def critic(
 def check_curves(name: str, curves: ArrayLike, curve_shape: tuple[int, ...]) -> Array:
     """Returns curves as an array; raises unless they are floating, `[number, *curve_shape]`, at least one."""
     curves = as_floating(name, curves)
-    if curves.shape[1:] != curve_shape or curves.ndim == 0:
+    if curves.ndim == 0 or curves.shape[1:] != curve_shape:
         expected = ", ".join(["number", *map(str, curve_shape)])
         raise ValueError(f"{name}: expected shape [{expected}], got {list(curves.shape)}")
     if curves.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one curve, got shape {list(curves.shape)}")
     return curves
+
+
+def torch_uniform(fan_in: int) -> Initializer:
+    """Uniform in +-1/sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
+
+    return init
+
+
+def relu_network(
+    num_inputs: int,
+    hidden: Sequence[int],
+    num_outputs: int,
+    dtype: Any,
+    w_init: Callable[[int], Initializer] = torch_uniform,
+    b_init: Callable[[int], Initializer] | None = torch_uniform,
+    *,
+    name: str = "hidden",
+    copies: int = 1,
+) -> Model:
+    """ReLU layers and a linear one, the initialisers made for each number of inputs.
+
+    `name` is that of the widths in errors; `copies` such networks must fit into memory.
+    """
+    check_count("num_inputs", num_inputs)
+    hidden = as_sizes(name, hidden, "a sequence of widths")
+    check_floating_dtype("dtype", dtype)
+    if len(hidden) > MAX_LAYERS:
+        raise ValueError(f"{name}: expected at most {MAX_LAYERS} layers, got {len(hidden)}")
+    pairs = list(itertools.pairwise((num_inputs, *hidden, num_outputs)))
+    check_memory(f"num_inputs, {name} and number of outputs", [(copies, *pair) for pair in pairs], dtype)
+    layers = [{"w": ((n, m), w_init(n)), "b": ((m,), b_init and b_init(n))} for n, m in pairs]
+    return dense_layers(layers, (*(jax.nn.relu for _ in hidden), identity), dtype)
+
+
+def as_entries(params: Any, entries: Sequence[str]) -> Any:
+    """Returns params as arrays; raises unless they are a dict with these entries."""
+    if not isinstance(params, Mapping) or any(params.get(e) is None for e in entries):
+        given = isinstance(params, Mapping)
+        got = sorted(name for name in params if params[name] is not None) if given else describe(params)
+        raise ValueError(f"params: expected a dict with the entries {list(entries)}, got {got}")
+    return as_params(params)

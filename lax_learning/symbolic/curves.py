@@ -1,4 +1,4 @@
-"""Curves for a critic: drawn functions and fresh generators at fixed points, and what extends them."""
+"""Curves for a critic: drawn functions and fresh generators at fixed points, with extensions."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -14,7 +14,6 @@ from lax_learning.types import Key, Params
 
 Apply = Callable[[Params, Array], Array]
 EXTENSIONS = ("input", "gradient")
-METHODS = ("stack", "embed")
 
 
 class Curves(NamedTuple):
@@ -42,7 +41,7 @@ def curves_at(
     extensions: Sequence[Literal["input", "gradient"]] = (),
     method: Literal["stack", "embed"] = "embed",
 ) -> Curves:
-    """Makes as many curves of functions as the generator has latents, and those of the generator.
+    """Makes sources of curves: as many of functions as the generator has latents, and the generator's.
 
     `stack: [f(x), extension_1[0, :], extension_1[1, :], ..., extension_2[0, :], ...]`
     `embed: [p] -> [f(x_p), extension_1[p, :], extension_2[p, :], ...]`
@@ -51,12 +50,9 @@ def curves_at(
       x: the points, `[points, columns]`.
       library: that functions are drawn from.
       generator: a new one is drawn for every call.
-      extensions: what a critic sees of a curve besides its values: "input", the points, and "gradient", the
-        derivatives by them, in the given order. ReLU has derivative 0 at 0.
+      extensions: shown to the critic besides the values, in this order: "input", the points, and "gradient",
+        the derivatives by them. ReLU has derivative 0 at 0.
       method: "stack" makes curves longer, "embed" gives their points more channels.
-
-    Returns:
-      The sources of curves.
 
     Example:
       >>> from lax_learning import symbolic
@@ -65,7 +61,7 @@ def curves_at(
       >>> curves.real(jax.random.key(0)).shape, curves.fake(jax.random.key(1)).shape
       ((5, 20, 3), (5, 20, 3))
     """
-    check_choice("method", method, METHODS)
+    check_choice("method", method, ("stack", "embed"))
     check_instance("library", library, Library, "a Library, from parse_library")
     check_instance("generator", generator, Generator, "a Generator, such as mlp_generator(1, 5)")
     check_function("generator.init", generator.init, "a function of a key", None)
@@ -96,7 +92,15 @@ def curves_at(
         return jax.vmap(by_column, out_axes=-1)(jnp.eye(points.shape[1], dtype=points.dtype))
 
     def latents(apply: Apply, params: Params) -> Array:
-        return extended(lambda x: _latents(apply, params, x).T)
+        def f(x: Array) -> Array:
+            check_function("apply", apply, "a function of (params, x)", params, x)
+            latents = as_floating("apply(params, x)", apply(params, x))
+            if latents.ndim != 2 or latents.shape[0] != x.shape[0]:
+                got = f"shape {list(latents.shape)}"
+                raise ValueError(f"apply: expected latents [{x.shape[0]}, latents], got {got}")
+            return latents.T
+
+        return extended(f)
 
     def fake(key: Key) -> Array:
         return latents(generator.apply, generator.init(key))
@@ -108,12 +112,3 @@ def curves_at(
     number, *curve_shape = jax.eval_shape(fake, jax.random.key(0)).shape
     jax.eval_shape(real, jax.random.key(0))
     return Curves(real, fake, latents, tuple(curve_shape))
-
-
-def _latents(apply: Apply, params: Params, x: Array) -> Array:
-    """Returns `apply(params, x)`; raises unless it gives floating latents `[points, latents]`."""
-    check_function("apply", apply, "a function of (params, x)", params, x)
-    latents = as_floating("apply(params, x)", apply(params, x))
-    if latents.ndim != 2 or latents.shape[0] != x.shape[0]:
-        raise ValueError(f"apply: expected latents [{x.shape[0]}, latents], got shape {list(latents.shape)}")
-    return latents

@@ -1,15 +1,11 @@
-"""Formulas as pure functions: their text is parsed by a whitelist, and none of it is run.
-
-After the public notebooks of symrep, https://github.com/fabxy/symrep, 2022.
-"""
+"""Formulas as pure functions: their text is parsed by a whitelist, and none of it is run."""
 
 import ast
-import math
 import operator
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -34,9 +30,6 @@ SIGNS: dict[type[ast.AST], Callable[[Array], Array]] = {ast.USub: operator.neg, 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     name: getattr(jnp, name) for name in ("sin", "cos", "tan", "exp", "log", "sqrt", "abs", "tanh")
 }
-
-Term = Callable[[Array, Array, Array], Array]
-"""`(normal [K], uniform [K], x [points, columns]) -> [] or [points]`, all of the dtype of `x`."""
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.+\-*/()\[\],: \t]")
 _COEFFICIENT = re.compile(r"[NU][0-9]*")
@@ -65,6 +58,10 @@ class Coefficients(NamedTuple):
     uniform: Float[Array, "*draws K"]
 
 
+Term = Callable[[Coefficients, Array], Array]
+"""`(coefficients of [K], x [points, columns]) -> [] or [points]`, all of the dtype of `x`."""
+
+
 class Expression(NamedTuple):
     """A formula as a pure function.
 
@@ -82,19 +79,11 @@ class Expression(NamedTuple):
 
 
 def parse_expression(source: str) -> Expression:
-    """Parses a formula.
+    """Parses a formula on one line into a function that can be compiled, vmapped and differentiated.
 
     It may hold `N0, N1, ..` and `U0, U1, ..` (`N` and `U` are `N0` and `U0`), input columns `X[:,0]` or
     `X10[:,0]`, numbers, `+ - * / **`, and `sin cos tan exp log sqrt abs tanh`, also behind `np.` or `jnp.`
-
-    Args:
-      source: the formula, on one line.
-
-    Returns:
-      The expression, whose function can be compiled, vmapped and differentiated.
-
-    Raises:
-      ExpressionError: for anything else, with line and column.
+    Anything else is an `ExpressionError` with line and column.
 
     Example:
       >>> square = parse_expression("N0 * X[:,0]**2 + 1")
@@ -102,21 +91,19 @@ def parse_expression(source: str) -> Expression:
       >>> square.evaluate(coefficients, jnp.array([[0.0], [2.0]])).tolist()
       [1.0, 13.0]
     """
-    if not isinstance(source, str):
-        raise TypeError(f"source: expected a string, got {source!r}")
+    check_instance("source", source, str, "a string")
     return expression_at(source)
 
 
 def expression_at(source: str, file: str = "<expression>", line: int = 1, column: int = 1) -> Expression:
     """Parses a formula whose first character stands at this place, for errors."""
-    formula = Formula(source, file, line, column)
-    term, num_coefficients, num_columns = formula.program()
+    term, num_coefficients, num_columns = Formula(source, file, line, column).program()
 
     def evaluate(coefficients: Coefficients, x: Float[Array, "points columns"]) -> Float[Array, " points"]:
         x = as_points(x, num_columns)
         coefficients = as_coefficients(coefficients, (), num_coefficients)
-        normal, uniform = (values.astype(x.dtype) for values in coefficients)
-        return jnp.broadcast_to(term(normal, uniform, x), x.shape[:1])
+        values = term(Coefficients(*(each.astype(x.dtype) for each in coefficients)), x)
+        return jnp.broadcast_to(values, x.shape[:1])
 
     return Expression(source, evaluate, num_coefficients, num_columns)
 
@@ -161,8 +148,7 @@ class Formula:
         return self.error(node.col_offset, expected, repr(text if len(text) <= 40 else text[:40] + "..."))
 
     def program(self) -> tuple[Term, int, int]:
-        term = self.term(self.parse(), 1)
-        return term, self.num_coefficients, self.num_columns
+        return self.term(self.parse(), 1), self.num_coefficients, self.num_columns
 
     def parse(self) -> ast.expr:
         if len(self.source) > MAX_LENGTH:
@@ -188,57 +174,47 @@ class Formula:
         if depth > MAX_DEPTH:
             raise self.error(node.col_offset, f"at most {MAX_DEPTH} nested operations", "more")
         match node:
-            case ast.Constant():
-                return self.number(node)
-            case ast.Name():
-                return self.coefficient(node)
-            case ast.Subscript():
-                return self.column(node)
-            case ast.Call():
-                return self.call(node, depth)
-            case ast.UnaryOp() if type(node.op) in SIGNS:
-                sign, operand = SIGNS[type(node.op)], self.term(node.operand, depth + 1)
-                return lambda normal, uniform, x: sign(operand(normal, uniform, x))
-            case ast.BinOp() if type(node.op) in OPERATORS:
-                return self.operation(node, depth)
-        raise self.refusal(node)
-
-    def number(self, node: ast.Constant) -> Term:
-        if type(node.value) not in (int, float):
-            raise self.refusal(node)
-        try:
-            value = float(node.value)  # pyright: ignore[reportArgumentType]
-        except OverflowError:
-            value = math.inf
-        if value > MAX_NUMBER:
-            raise self.refusal(node, f"a number of at most {MAX_NUMBER:g}")
-        return lambda normal, uniform, x: _constant(value, x)
-
-    def coefficient(self, node: ast.Name) -> Term:
-        if not _COEFFICIENT.fullmatch(node.id):
-            raise self.refusal(node)
-        digits = node.id[1:] or "0"
-        if len(digits) > len(str(MAX_INDEX)) or str(int(digits)) != digits:
-            raise self.refusal(node, f"an index of 0..{MAX_INDEX} without leading zeros")
-        index = int(digits)
-        self.num_coefficients = max(self.num_coefficients, index + 1)
-        if node.id.startswith("N"):
-            return lambda normal, uniform, x: normal[index]
-        return lambda normal, uniform, x: uniform[index]
-
-    def column(self, node: ast.Subscript) -> Term:
-        match node:
+            case ast.Constant(value=value) if type(value) in (int, float):
+                return self.number(node, value)
+            case ast.Name(id=name) if _COEFFICIENT.fullmatch(name):
+                return self.coefficient(node, name)
             case ast.Subscript(
                 value=ast.Name(id=name),
-                slice=ast.Tuple(
-                    elts=[ast.Slice(lower=None, upper=None, step=None), ast.Constant(value=index)]
-                ),
+                slice=ast.Tuple(elts=[ast.Slice(None, None, None), ast.Constant(value=index)]),
             ) if _INPUT.fullmatch(name) and type(index) is int:
                 if index > MAX_INDEX:
                     raise self.refusal(node, f"a column of 0..{MAX_INDEX}")
                 self.num_columns = max(self.num_columns, index + 1)
-                return lambda normal, uniform, x: x[:, index]
-        raise self.refusal(node, "a column as X[:,0]")
+                return lambda c, x: x[:, index]
+            case ast.Subscript():
+                raise self.refusal(node, "a column as X[:,0]")
+            case ast.Call():
+                return self.call(node, depth)
+            case ast.UnaryOp() if type(node.op) in SIGNS:
+                sign, operand = SIGNS[type(node.op)], self.term(node.operand, depth + 1)
+                return lambda c, x: sign(operand(c, x))
+            case ast.BinOp() if type(node.op) in OPERATORS:
+                left, right = self.term(node.left, depth + 1), self.term(node.right, depth + 1)
+                power = _integer(node.right) if isinstance(node.op, ast.Pow) else None
+                if power is not None and abs(power) <= MAX_INTEGER_POWER:
+                    return lambda c, x: lax.integer_pow(left(c, x), power)
+                apply = OPERATORS[type(node.op)]
+                return lambda c, x: apply(left(c, x), right(c, x))
+        raise self.refusal(node)
+
+    def number(self, node: ast.Constant, spelled: Any) -> Term:
+        if spelled > MAX_NUMBER:
+            raise self.refusal(node, f"a number of at most {MAX_NUMBER:g}")
+        return lambda c, x: _constant(float(spelled), x)
+
+    def coefficient(self, node: ast.Name, name: str) -> Term:
+        digits = name[1:] or "0"
+        if len(digits) > len(str(MAX_INDEX)) or str(int(digits)) != digits:
+            raise self.refusal(node, f"an index of 0..{MAX_INDEX} without leading zeros")
+        index = int(digits)
+        self.num_coefficients = max(self.num_coefficients, index + 1)
+        of = operator.attrgetter("normal" if name.startswith("N") else "uniform")
+        return lambda c, x: of(c)[index]
 
     def call(self, node: ast.Call, depth: int) -> Term:
         name = None
@@ -250,15 +226,7 @@ class Formula:
         if len(node.args) != 1 or node.keywords:
             raise self.refusal(node, f"{name} of one argument")
         function, argument = FUNCTIONS[name], self.term(node.args[0], depth + 1)
-        return lambda normal, uniform, x: function(argument(normal, uniform, x))
-
-    def operation(self, node: ast.BinOp, depth: int) -> Term:
-        left, right = self.term(node.left, depth + 1), self.term(node.right, depth + 1)
-        power = _integer(node.right) if isinstance(node.op, ast.Pow) else None
-        if power is not None and abs(power) <= MAX_INTEGER_POWER:
-            return lambda normal, uniform, x: lax.integer_pow(left(normal, uniform, x), power)
-        apply = OPERATORS[type(node.op)]
-        return lambda normal, uniform, x: apply(left(normal, uniform, x), right(normal, uniform, x))
+        return lambda c, x: function(argument(c, x))
 
 
 def _constant(value: float, x: Array) -> Array:
@@ -269,9 +237,9 @@ def _constant(value: float, x: Array) -> Array:
 
 def _integer(node: ast.expr) -> int | None:
     """Returns the integer that an exponent spells out, such as `2` or `-2`."""
-    sign = 1
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        sign, node = -1, node.operand
-    if isinstance(node, ast.Constant) and type(node.value) is int:
-        return sign * node.value
+    match node:
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(value))):
+            return -value
+        case ast.Constant(value=int(value)):
+            return value
     return None

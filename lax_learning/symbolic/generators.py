@@ -1,11 +1,7 @@
-"""Generators of curves that are no symbolic functions: untrained networks and Gaussian processes.
-
-All refuse sizes that are no positive ints and, when applied, x that is not floating `[points, num_inputs]` or
-has no points. After symrep, https://github.com/fabxy/symrep, 2022.
-"""
+"""Generators of curves that are no symbolic functions: untrained networks and Gaussian processes."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,23 +10,10 @@ from jax.nn.initializers import variance_scaling, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
-from lax_learning._arrays import as_params, check_inputs
-from lax_learning._checks import (
-    as_array,
-    as_floating,
-    check_choice,
-    check_count,
-    check_floating_dtype,
-    check_key,
-    check_memory,
-    check_not_negative,
-    check_positive,
-    check_scalar,
-    check_shapes,
-    describe,
-)
+from lax_learning import _checks as checks
+from lax_learning._arrays import check_inputs
 from lax_learning._precision import promoted
-from lax_learning.symbolic.relu_networks import relu_network, torch_uniform
+from lax_learning.symbolic.critics import as_entries, relu_network, torch_uniform
 from lax_learning.types import Key, Params
 
 
@@ -47,11 +30,7 @@ class Generator(NamedTuple):
 
 
 def mlp_generator(
-    num_inputs: int,
-    num_latents: int,
-    *,
-    hidden: Sequence[int] = (32, 32),
-    dtype: DTypeLike = jnp.float32,
+    num_inputs: int, num_latents: int, *, hidden: Sequence[int] = (32, 32), dtype: DTypeLike = jnp.float32
 ) -> Generator:
     """An untrained ReLU network whose latents share the hidden layers.
 
@@ -62,17 +41,14 @@ def mlp_generator(
       num_inputs: columns of `x [points, num_inputs]`.
       num_latents: columns of the output `[points, num_latents]`.
       hidden: widths of the hidden layers; none gives a linear function.
-      dtype: of the parameters.
-
-    Returns:
-      The generator; its params are those of an `mlp`.
+      dtype: of the parameters, which are those of an `mlp`.
 
     Example:
       >>> generator = mlp_generator(1, 5)
       >>> generator.apply(generator.init(jax.random.key(0)), jnp.ones((20, 1))).shape
       (20, 5)
     """
-    check_count("num_latents", num_latents)
+    checks.check_count("num_latents", num_latents)
     network = relu_network(num_inputs, hidden, num_latents, dtype)
     return Generator(network.init, lambda params, x: network.apply(params, _points(x, num_inputs)))
 
@@ -93,11 +69,11 @@ def dsn_generator(
     `latent_i = f_i(x * m_i)`, `m = prune(norm(alpha))`, `w ~ N(0, 6 / (fan_in + fan_out))`
 
     The standard deviation is the published one, sqrt(3) times that of Xavier's weights. An untrained network
-    without biases, or with those that start at 0, is linear on each side of 0 along every line through it.
+    whose biases are 0 is linear on each side of 0 along every line through it. The params are a dict of
+    `networks`, those of an `mlp` with the latents as a first axis, and of `alpha` unless it was given.
 
     Args:
-      num_inputs: columns of `x [points, num_inputs]`.
-      num_latents: columns of the output `[points, num_latents]`.
+      num_inputs, num_latents, dtype: as of `mlp_generator`.
       hidden: widths of the hidden layers of each latent's network.
       alpha: the mask `[num_latents, num_inputs]`, kept fixed; None for one drawn from N(0, 1) that is
         part of the params and so is trained with them.
@@ -105,11 +81,6 @@ def dsn_generator(
       prune: not negative; entries of the normalised mask below it become 0, also negative ones; at 0 none.
       bias: False for no biases, True for `U(-r, r)` with `r = 1 / sqrt(fan_in)`, "zeros" for the
         published ones, which start at 0 and are trained.
-      dtype: of the parameters.
-
-    Returns:
-      The generator. Its params are a dict of `networks`, those of an `mlp` with the latents as a
-      first axis, and of `alpha` unless it was given.
 
     Example:
       >>> generator = dsn_generator(2, 3, norm="softmax", prune=0.1)
@@ -117,29 +88,22 @@ def dsn_generator(
       >>> params["networks"][0]["w"].shape, params["alpha"].shape
       ((3, 2, 32), (3, 2))
     """
-    check_count("num_latents", num_latents)
-    check_choice("norm", norm, ("none", "softmax"))
-    check_not_negative("prune", prune)
-    check_scalar("prune", prune)
+    checks.check_count("num_latents", num_latents)
+    checks.check_choice("norm", norm, ("none", "softmax"))
+    checks.check_not_negative("prune", prune)
     if not (isinstance(bias, bool) or (isinstance(bias, str) and bias == "zeros")):
         raise ValueError(f"bias: expected one of [False, True, 'zeros'], got {bias!r}")
     normal = variance_scaling(3.0, "fan_avg", "normal")
-    network = relu_network(
-        num_inputs, hidden, 1, dtype,
-        w_init=lambda fan_in: normal,
-        b_init={False: None, True: torch_uniform, "zeros": lambda fan_in: zeros}[bias],
-        copies=int(num_latents),
-    )  # fmt: skip
+    inits = (lambda fan_in: normal), {False: None, True: torch_uniform, "zeros": lambda fan_in: zeros}[bias]
+    network = relu_network(num_inputs, hidden, 1, dtype, *inits, copies=int(num_latents))
     shape = (num_latents, num_inputs)
     least = jnp.asarray(prune, dtype)
-    fixed = None
-    if alpha is not None:
-        fixed = as_array("alpha", alpha)
-        check_shapes(("alpha",), (fixed,), (shape,))
-        fixed = fixed.astype(dtype)
+    fixed = None if alpha is None else checks.as_array("alpha", alpha).astype(dtype)
+    if fixed is not None:
+        checks.check_shapes(("alpha",), (fixed,), (shape,))
 
     def init(key: Key) -> dict[str, Any]:
-        check_key("key", key)
+        checks.check_key("key", key)
         network_key, alpha_key = jax.random.split(key)
         networks = jax.vmap(network.init)(jax.random.split(network_key, num_latents))
         drawn = {"alpha": jax.random.normal(alpha_key, shape, dtype)} if fixed is None else {}
@@ -151,7 +115,7 @@ def dsn_generator(
         mask = params["alpha"] if fixed is None else fixed
         if norm == "softmax":
             mask = jax.nn.softmax(jnp.abs(mask), axis=1)
-        check_shapes(("params['alpha']",), (mask,), (shape,))
+        checks.check_shapes(("params['alpha']",), (mask,), (shape,))
         mask = jnp.where((least > 0) & (mask < least), 0, mask)
 
         def latent(weights: Params, row: Array) -> Array:
@@ -176,19 +140,15 @@ def gaussian_process_generator(
     `f(x) = scale sqrt(2/M) sum_m a_m cos(w_m . x / length_scale + b_m)`, `a ~ N(0, 1)`, `w ~ N(0, I)`,
     `b ~ U(0, 2 pi)`: mean 0 and covariance `scale^2 exp(-|x - x'|^2 / (2 length_scale^2))`
 
-    The latents of a draw have their own `a` and share `w` and `b`: they are uncorrelated, and independent up
-    to a share of `1/M`, which is also how far f is from Gaussian.
+    The params are `a [M, num_latents]`, `w [num_inputs, M]` and `b [M]`. The latents of a draw have their own
+    `a` and share `w` and `b`: they are uncorrelated, and independent up to a share of `1/M`, which is also
+    the distance of f from Gaussian.
 
     Args:
-      num_inputs: columns of `x [points, num_inputs]`.
-      num_latents: columns of the output `[points, num_latents]`.
+      num_inputs, num_latents, dtype: as of `mlp_generator`.
       length_scale: positive distance over which f changes, in units of x; may be traced.
       scale: positive standard deviation of `f(x)`; may be traced.
       num_features: M, the number of cosines.
-      dtype: of the parameters.
-
-    Returns:
-      The generator; its params are `a [M, num_latents]`, `w [num_inputs, M]` and `b [M]`.
 
     Example:
       >>> generator = gaussian_process_generator(1, 5, length_scale=0.3)
@@ -196,21 +156,20 @@ def gaussian_process_generator(
       (20, 5)
 
     References:
-      Rahimi and Recht, Random features for large-scale kernel machines, NeurIPS 2007,
-      https://papers.nips.cc/paper/2007/hash/013a006f03dbc5392effeb8f18fda755-Abstract.html.
+      Rahimi, Recht, Random features for large-scale kernel machines,
+      https://papers.nips.cc/paper/2007/hash/013a006f03dbc5392effeb8f18fda755-Abstract.html, 2007.
     """
-    check_count("num_inputs", num_inputs)
-    check_count("num_latents", num_latents)
-    check_count("num_features", num_features)
-    check_floating_dtype("dtype", dtype)
+    counts = {"num_inputs": num_inputs, "num_latents": num_latents, "num_features": num_features}
+    for name, count in counts.items():
+        checks.check_count(name, count)
+    checks.check_floating_dtype("dtype", dtype)
     shapes = {"a": (num_features, num_latents), "w": (num_inputs, num_features), "b": (num_features,)}
-    check_memory("num_inputs, num_latents and num_features", list(shapes.values()), dtype)
-    for name, value in (("length_scale", length_scale), ("scale", scale)):
-        check_positive(name, value)
-        check_scalar(name, value)
+    checks.check_memory(", ".join(counts), list(shapes.values()), dtype)
+    checks.check_positive("length_scale", length_scale)
+    checks.check_positive("scale", scale)
 
     def init(key: Key) -> dict[str, Array]:
-        check_key("key", key)
+        checks.check_key("key", key)
         a_key, w_key, b_key = jax.random.split(key, 3)
         return {
             "a": jax.random.normal(a_key, shapes["a"], dtype),
@@ -221,7 +180,9 @@ def gaussian_process_generator(
     def apply(params: Params, x: ArrayLike) -> Float[Array, "points latents"]:
         x = _points(x, num_inputs)
         params = as_entries(params, tuple(shapes))
-        check_shapes([f"params[{n!r}]" for n in shapes], [params[n] for n in shapes], list(shapes.values()))
+        checks.check_shapes(
+            [f"params[{n!r}]" for n in shapes], [params[n] for n in shapes], list(shapes.values())
+        )
         scales = jnp.asarray(length_scale, dtype), jnp.asarray(scale, dtype)
         x, a, w, b, length, height = promoted(x, params["a"], params["w"], params["b"], *scales)
         return height * math.sqrt(2 / num_features) * (jnp.cos(x / length @ w + b) @ a)
@@ -231,15 +192,6 @@ def gaussian_process_generator(
 
 def _points(x: ArrayLike, num_inputs: int) -> Array:
     """Returns x as an array; raises unless it is floating `[points, num_inputs]`, with a point."""
-    points = as_floating("x", x)
+    points = checks.as_floating("x", x)
     check_inputs(points, (num_inputs,))
     return points
-
-
-def as_entries(params: Any, entries: Sequence[str]) -> Any:
-    """Returns params as arrays; raises unless they are a dict with these entries."""
-    if not isinstance(params, Mapping) or any(params.get(e) is None for e in entries):
-        given = isinstance(params, Mapping)
-        got = sorted(name for name in params if params[name] is not None) if given else describe(params)
-        raise ValueError(f"params: expected a dict with the entries {list(entries)}, got {got}")
-    return as_params(params)

@@ -1,7 +1,4 @@
-"""Libraries of formulas, and functions drawn from them with random coefficients.
-
-After the public notebooks of symrep, https://github.com/fabxy/symrep, 2022.
-"""
+"""Libraries of formulas, and functions drawn from them with random coefficients."""
 
 import os
 from pathlib import Path
@@ -44,8 +41,7 @@ class Library(NamedTuple):
     Fields:
       expressions: one an entry.
       derivatives: those written by hand, by column; None for an entry without.
-      num_coefficients: that fit every entry.
-      num_columns: that fit every entry.
+      num_coefficients, num_columns: that fit every entry.
     """
 
     expressions: tuple[Expression, ...]
@@ -62,18 +58,15 @@ class FunctionDraws(NamedTuple):
 
 
 def parse_library(text: str, *, file: str = "<library>") -> Library:
-    """Parses one function a line, with its derivatives behind semicolons if they are given.
+    """Parses one function a line, with its derivatives after semicolons if they are given.
 
     A line is `function` or `function; derivative by column 0; derivative by column 1`, a derivative for every
     column. Derivatives written by hand are only checked, against `jax.grad` in float64 at fixed random
-    points: what differs by less than 1e-6 of their size, or by less than rounding explains, passes.
+    points: differences below 1e-6 of their size, or below the rounding error, pass.
 
     Args:
       text: the lines; blank ones are skipped.
       file: where they stand, for errors.
-
-    Returns:
-      The library, an entry a line.
 
     Raises:
       ExpressionError: for a formula that cannot be read, a derivative that is missing or wrong, or no
@@ -83,9 +76,8 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
       >>> parse_library("N0 * X[:,0]**2; 2 * N0 * X[:,0]").num_columns
       1
     """
-    for name, given in (("text", text), ("file", file)):
-        if not isinstance(given, str):
-            raise TypeError(f"{name}: expected a string, got {given!r}")
+    check_instance("text", text, str, "a string")
+    check_instance("file", file, str, "a string")
     entries: list[list[Expression]] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip(" \t\r"):
@@ -103,13 +95,10 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
             raise ExpressionError(f"expected at most {MAX_FUNCTIONS} functions, got more", file, number, 1)
     if not entries:
         raise ExpressionError("expected a function, got none", file)
-    everything = [expression for entry in entries for expression in entry]
-    return Library(
-        tuple(entry[0] for entry in entries),
-        tuple(tuple(entry[1:]) or None for entry in entries),
-        max(expression.num_coefficients for expression in everything),
-        max(expression.num_columns for expression in everything),
-    )
+    every = [expression for entry in entries for expression in entry]
+    num_coefficients, num_columns = (max(sizes) for sizes in zip(*(e[2:] for e in every), strict=True))
+    derivatives = tuple(tuple(entry[1:]) or None for entry in entries)
+    return Library(tuple(entry[0] for entry in entries), derivatives, num_coefficients, num_columns)
 
 
 def load_library(path: str | os.PathLike[str]) -> Library:
@@ -126,12 +115,12 @@ def load_library(path: str | os.PathLike[str]) -> Library:
 def draw_functions(
     key: Key, library: Library, number: int, *, dtype: DTypeLike = jnp.float32
 ) -> FunctionDraws:
-    """Draws functions and their coefficients: the entry uniformly, `N_k ~ N(0, 1)`, `U_k ~ U(0, 1)`.
+    """Draws functions, with replacement: `N_k ~ N(0, 1)` and `U_k ~ U(0, 1)` anew for each.
 
     Args:
-      key: chooses the entries, with replacement, and the coefficients.
-      library: what to draw from.
-      number: of functions, each with coefficients of its own.
+      key: chooses the entries, uniformly, and the coefficients.
+      library: to draw from.
+      number: of functions.
       dtype: of the coefficients.
 
     Example:
@@ -155,18 +144,15 @@ def draw_functions(
 def function_values(
     library: Library, draws: FunctionDraws, x: Float[Array, "points columns"]
 ) -> Float[Array, "number points"]:
-    """Evaluates drawn functions at the same points: `f_i(x)`.
+    """Evaluates drawn functions at the same points: `f_i(x)`, in the dtype of x.
 
-    Every draw evaluates every entry and keeps its own: that is what one program for all of them costs. The
+    Every draw evaluates every entry and keeps its own, which is the price of one program for all of them. The
     derivative of all functions by a column is one `jax.jvp` in its direction.
 
     Args:
       library: that the functions were drawn from.
       draws: from `draw_functions`. Entries that are traced cannot be checked, and count as the nearest.
       x: floating points `[points, columns]`, with the columns that the library reads.
-
-    Returns:
-      `[number, points]`, in the dtype of x.
 
     Example:
       >>> library, x = parse_library("X[:,0]**2"), jnp.array([[1.0], [3.0]])
@@ -199,9 +185,8 @@ def function_values(
 def _check_derivatives(entry: list[Expression], file: str, line: int, columns: list[int]) -> None:
     """Compares derivatives written by hand with those of `jax.grad`, in float64 at fixed random points.
 
-    They may differ by 1e-6 of their size, and by what rounding adds: as much as it adds in float32, at the
-    points near 0 or at the others, times the ratio of the precisions. Constants that a function adds play no
-    part in that.
+    They may differ by 1e-6 of their size and by the rounding error: that in float32, at the points near 0 or
+    at the others, times the ratio of the precisions. Added constants do not count towards it.
     """
     function, *derivatives = entry
     if not derivatives:
@@ -215,7 +200,7 @@ def _check_derivatives(entry: list[Expression], file: str, line: int, columns: l
     points[::2] *= 10
 
     def at_points(expression: Expression, column: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns values, or derivatives by a column, and what rounding may have added to them."""
+        """Returns values, or derivatives by a column, and their rounding errors."""
 
         def at_point(point: Array, normal: Array, uniform: Array) -> Array:
             return expression.evaluate(Coefficients(normal, uniform), point[None])[0]

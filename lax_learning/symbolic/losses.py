@@ -1,7 +1,4 @@
-"""Objectives and scores of a critic, and the cost of latents that it does not take for functions.
-
-After symrep, https://github.com/fabxy/symrep, 2022.
-"""
+"""Objectives and scores of a critic, and the cost of latents that it does not take for functions."""
 
 from typing import Literal
 
@@ -11,6 +8,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning._checks import as_array, as_floating, check_choice, check_instance, check_shapes
 from lax_learning._precision import promoted, raised
+from lax_learning._scaling import norm
 from lax_learning.networks import identity
 from lax_learning.symbolic.critics import Critic, check_curves
 from lax_learning.types import Params
@@ -29,18 +27,15 @@ COSTS = {
 def critic_loss(
     logits_real: ArrayLike, logits_fake: ArrayLike, *, objective: Objective = "bce"
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Computes the losses of a critic on real and on fake curves; their sum is minimised.
+    """Computes the losses of a critic on real and on fake curves, whose sum is minimised.
 
-    `mean(f(-real)), mean(f(fake))`, with `f(z) = log(1 + exp(z))` for "bce", `f(z) = z` for "wgan"
+    `mean(f(-real)), mean(f(fake))` in float32 or wider, `f(z) = log(1 + exp(z))` for "bce", `z` for "wgan"
 
     Args:
       logits_real: the critic's logits of real curves, floating `[number]`, at least one.
       logits_fake: those of fake curves; the numbers may differ.
       objective: "bce": cross-entropy of a sigmoid, real as 1 and fake as 0; "wgan": the difference of
         the means.
-
-    Returns:
-      `(loss_real, loss_fake)`, in float32 or wider.
 
     Example:
       >>> [float(loss) for loss in critic_loss(jnp.ones(2), jnp.array([2.0, 3.0]), objective="wgan")]
@@ -62,8 +57,12 @@ def _logits(logits_real: ArrayLike, logits_fake: ArrayLike) -> tuple[Array, Arra
         if logits.ndim != 1 or logits.size == 0:
             expected = "shape [number] with at least one entry"
             raise ValueError(f"{name}: expected {expected}, got {list(logits.shape)}")
-    dtype = raised(real, fake)
-    return real.astype(dtype), fake.astype(dtype)
+    return real.astype(raised(real, fake)), fake.astype(raised(real, fake))
+
+
+def _defined(share: Array, *logits: Array) -> Array:
+    """The share, or NaN if any logit is."""
+    return jnp.where(jnp.isnan(jnp.concatenate(logits)).any(), jnp.nan, share)
 
 
 def gradient_penalty(
@@ -73,14 +72,12 @@ def gradient_penalty(
 
     `mean((|grad_x critic(eps real + (1 - eps) fake)| - 1)^2)`, the norm over points and channels
 
+    Computed in float32 or wider; its gradient by params is finite also where the slope is 0.
+
     Args:
       critic, params: the critic and its params.
       eps: share of the real curve in each pair, `[number]`, to be drawn from `U(0, 1)`.
-      real: real curves, `[number, points]` or `[number, points, channels]`.
-      fake: as many fake ones.
-
-    Returns:
-      The penalty, in float32 or wider; its gradient by params is finite also where the slope is 0.
+      real, fake: as many of both, `[number, points]` or `[number, points, channels]`.
 
     Example:
       >>> from lax_learning import symbolic
@@ -105,32 +102,23 @@ def gradient_penalty(
     slopes = slopes.astype(raised(slopes)).reshape(slopes.shape[0], -1)
     # In units of its largest entry no slope is too small or too large to be squared.
     unit = jax.lax.stop_gradient(jnp.max(jnp.abs(slopes), axis=1, keepdims=True))
-    flat = unit == 0
-    squares = jnp.sum(jnp.square(slopes / jnp.where(flat, 1, unit)), axis=1)
-    # The root has no derivative at 0, and a derivative that is not taken must be finite too.
-    norms = jnp.where(flat[:, 0], 0, unit[:, 0] * jnp.sqrt(jnp.where(flat[:, 0], 1, squares)))
+    norms = unit[:, 0] * norm(slopes / jnp.where(unit == 0, 1, unit), axis=1)
     return jnp.mean(jnp.square(norms - 1))
 
 
 def critic_accuracy(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Array, ""]:
     """Computes the share of curves on the right side of 0.
 
-    `(number of real > 0 + number of fake <= 0) / number of all`
+    `(number of real > 0 + number of fake <= 0) / number of all`; NaN if any logit is
 
-    Arguments and errors are those of `critic_loss`.
-
-    Returns:
-      A number in 0..1; NaN if any logit is. For "wgan" the threshold means little: see
-      `area_under_curve`.
+    Arguments are those of `critic_loss`. For "wgan" the threshold means little: see `area_under_curve`.
 
     Example:
       >>> float(critic_accuracy(jnp.array([0.0, 0.1]), jnp.array([0.0, -0.1])))
       0.75
     """
     real, fake = _logits(logits_real, logits_fake)
-    undefined = jnp.isnan(real).any() | jnp.isnan(fake).any()
-    share = jnp.mean(jnp.concatenate([real > 0, fake <= 0]), dtype=real.dtype)
-    return jnp.where(undefined, jnp.nan, share)
+    return _defined(jnp.mean(jnp.concatenate([real > 0, fake <= 0]), dtype=real.dtype), real, fake)
 
 
 def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Array, ""]:
@@ -138,10 +126,7 @@ def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Ar
 
     `P(real > fake) + P(real = fake) / 2`, over all pairs of a real and a fake curve
 
-    Arguments and errors are those of `critic_loss`.
-
-    Returns:
-      A number in 0..1, 1/2 at chance; NaN if any logit is.
+    In 0..1, 1/2 at chance; NaN if any logit is. Arguments are those of `critic_loss`.
 
     Example:
       >>> float(area_under_curve(jnp.array([2.0, 3.0]), jnp.array([1.0, 2.0])))
@@ -155,22 +140,18 @@ def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Ar
         jnp.sum(jnp.searchsorted(fake, real, side=side, method=method), dtype=real.dtype)
         for side in ("left", "right")
     )
-    undefined = jnp.isnan(real).any() | jnp.isnan(fake).any()
-    share = jnp.minimum((lower + not_higher) / (2 * real.size * fake.size), 1)
-    return jnp.where(undefined, jnp.nan, share)
+    return _defined(jnp.minimum((lower + not_higher) / (2 * real.size * fake.size), 1), real, fake)
 
 
 def critic_cost(logits: ArrayLike, *, cost: Cost = "logsigmoid") -> Float[Array, ""]:
-    """Regularises a network by a trained critic: what its latents cost that are not taken for functions.
+    """Regularises a network by a trained critic: a cost of latents that it does not take for functions.
 
-    `mean cost(logit)`, to be added to the loss of the network with a weight; the critic stays as it is
+    `mean cost(logit)`, to be added to the loss of the network with a weight; the critic is not trained
 
     Args:
       logits: of the latents' curves, `critic.apply(critic_params, curves.latents(apply, params))`.
-      cost: of a logit, "linear" `-l`, "sigmoid" `-1 / (1 + exp(-l))` or "logsigmoid" `log(1 + exp(-l))`.
-
-    Returns:
-      The cost, in float32 or wider.
+      cost: of a logit, "linear" `-l`, "sigmoid" `-1 / (1 + exp(-l))` or "logsigmoid" `log(1 + exp(-l))`;
+        computed in float32 or wider.
 
     Example:
       >>> round(float(critic_cost(jnp.zeros(3))), 4)

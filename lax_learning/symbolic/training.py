@@ -1,8 +1,4 @@
-"""Training of a critic: a fresh generator and fresh functions every epoch, a few steps on their curves.
-
-After symrep, https://github.com/fabxy/symrep, 2022, whose Adam with weight decay in the gradient is
-`optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))`.
-"""
+"""Training of a critic: a fresh generator and fresh functions every epoch, a few steps on their curves."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,18 +9,9 @@ import optax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int
 
+from lax_learning import _checks as checks
 from lax_learning._arrays import as_params, check_counter, check_same_structure
-from lax_learning._checks import (
-    check_choice,
-    check_count,
-    check_function,
-    check_instance,
-    check_key,
-    check_memory,
-    check_not_negative,
-    check_scalar,
-    describe,
-)
+from lax_learning._optimizers import with_loss_support
 from lax_learning.symbolic.critics import Critic, check_curves
 from lax_learning.symbolic.losses import (
     OBJECTIVES,
@@ -38,18 +25,17 @@ from lax_learning.types import Key, Params
 
 
 class CriticState(NamedTuple):
-    """State of training: the critic's params and optax's state."""
+    """State of training: the critic's params, and the state of its optimiser."""
 
     params: Params
     optimizer_state: optax.OptState
 
 
 class CriticMetrics(NamedTuple):
-    """Metrics of a step before it changed the params.
+    """Metrics of a step before it changed the params, each as of the function of its name.
 
     Fields:
-      loss_real: loss on real curves.
-      loss_fake: loss on fake curves.
+      loss_real, loss_fake: loss on real and on fake curves.
       penalty: the gradient penalty, without its weight; 0 where the weight is 0.
       accuracy: share of curves on the right side of 0.
       auc: area under the receiver operating characteristic.
@@ -62,16 +48,15 @@ class CriticMetrics(NamedTuple):
     auc: Float[Array, "..."]
 
 
-OPTIMIZER = "an optimizer of optax, such as optax.adam(1e-3)"
-Step = Callable[[Key, CriticState, ArrayLike, ArrayLike], tuple[CriticState, CriticMetrics]]
+Result = tuple[CriticState, CriticMetrics]
+Step = Callable[[Key, CriticState, ArrayLike, ArrayLike], Result]
 
 
 def init_critic(key: Key, critic: Critic, optimizer: optax.GradientTransformation) -> CriticState:
     """Initialises a critic and the state of its optimiser."""
-    check_instance("critic", critic, Critic, "a Critic")
-    check_instance("optimizer", optimizer, optax.GradientTransformation, OPTIMIZER)
+    checks.check_instance("critic", critic, Critic, "a Critic")
     params = critic.init(key)
-    return CriticState(params, optimizer.init(params))
+    return CriticState(params, with_loss_support(optimizer).init(params))
 
 
 def critic_step(
@@ -86,8 +71,9 @@ def critic_step(
     `params <- params + optimizer(d/dparams (loss_real + loss_fake + penalty * gradient_penalty))`
 
     Args:
-      critic: the critic.
-      optimizer: from optax; its hyper-parameters may be traced.
+      critic: from `critic`.
+      optimizer: from optax; its hyper-parameters may be traced. That of symrep, with weight decay in the
+        gradient, is `optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))`.
       objective: "bce" or "wgan", as in `critic_loss`.
       penalty: weight of the gradient penalty, whose `eps` are `jax.random.uniform(key, (number,))`; it is
         not computed for a plain 0, and may be traced.
@@ -96,23 +82,19 @@ def critic_step(
       `step(key, state, real, fake) -> (state, CriticMetrics)`, the curves `[number, points]` or
       `[number, points, channels]`; with a penalty as many real as fake ones.
     """
-    check_instance("critic", critic, Critic, "a Critic")
-    check_instance("optimizer", optimizer, optax.GradientTransformation, OPTIMIZER)
-    optimizer = optax.with_extra_args_support(optimizer)
-    check_choice("objective", objective, OBJECTIVES)
-    check_not_negative("penalty", penalty)
-    check_scalar("penalty", penalty)
+    checks.check_instance("critic", critic, Critic, "a Critic")
+    with_loss = with_loss_support(optimizer)
+    checks.check_choice("objective", objective, OBJECTIVES)
+    checks.check_not_negative("penalty", penalty)
     weight = None if not isinstance(penalty, Tracer) and penalty == 0 else penalty
 
-    def step(
-        key: Key, state: CriticState, real: ArrayLike, fake: ArrayLike
-    ) -> tuple[CriticState, CriticMetrics]:
-        check_key("key", key)
-        check_instance("state", state, CriticState, "a CriticState, from init_critic")
+    def step(key: Key, state: CriticState, real: ArrayLike, fake: ArrayLike) -> Result:
+        checks.check_key("key", key)
+        checks.check_instance("state", state, CriticState, "a CriticState, from init_critic")
         real = check_curves("real", real, critic.curve_shape)
         fake = check_curves("fake", fake, critic.curve_shape)
         state = state._replace(params=as_params(state.params))
-        expected = jax.eval_shape(optimizer.init, state.params)
+        expected = jax.eval_shape(with_loss.init, state.params)
         names = "state.optimizer_state", "optimizer.init(params)"
         check_same_structure(names, (state.optimizer_state, expected))
 
@@ -131,9 +113,9 @@ def critic_step(
         (total, metrics), grads = jax.value_and_grad(objective_of, has_aux=True)(state.params)
         seen = {"value": total, "grad": grads, "value_fn": lambda params: objective_of(params)[0]}
         with jax.numpy_dtype_promotion("standard"):  # traced hyper-parameters have dtypes of their own
-            updates, after = optimizer.update(grads, state.optimizer_state, state.params, **seen)
+            updates, after = with_loss.update(grads, state.optimizer_state, state.params, **seen)
             params: Any = optax.apply_updates(state.params, updates)
-        # They may be wider than the moments, and what a scan carries keeps its dtypes.
+        # They may be wider than the moments, and the carry of a scan keeps its dtypes.
         after = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), after, expected)
         return CriticState(params, after), metrics
 
@@ -147,13 +129,12 @@ def train_critic(
     *,
     num_epochs: int,
     iterations: int = 5,
-) -> Callable[..., tuple[CriticState, CriticMetrics]]:
+) -> Callable[..., Result]:
     """Training as one scan over epochs: each draws a generator and functions, and takes some steps on them.
 
     Args:
       step: from `critic_step`.
-      real: `key -> real curves`, such as those of `curves_at`.
-      fake: `key -> fake curves` of a fresh generator.
+      real, fake: `key -> curves` of functions, such as those of `curves_at`, and of a fresh generator.
       num_epochs: how many epochs, epoch e with the key `fold_in(key, e)`.
       iterations: steps an epoch.
 
@@ -172,35 +153,30 @@ def train_critic(
       >>> metrics.accuracy.shape
       (4, 3)
     """
-    check_function("step", step, "a step, from critic_step", *[None] * 4)
+    checks.check_function("step", step, "a step, from critic_step", *[None] * 4)
     for name, draw in (("real", real), ("fake", fake)):
-        check_function(name, draw, "a function of a key that returns curves", None)
+        checks.check_function(name, draw, "a function of a key that returns curves", None)
     for name, count in (("num_epochs", num_epochs), ("iterations", iterations)):
-        check_count(name, count)
-        check_memory(name, [(count, 2)])
+        checks.check_count(name, count)
+        checks.check_memory(name, [(count, 2)])
 
-    def epoch(state: CriticState, key: Key) -> tuple[CriticState, CriticMetrics]:
+    def epoch(state: CriticState, key: Key) -> Result:
         fake_key, real_key, step_key = jax.random.split(key, 3)
         drawn = real(real_key), fake(fake_key)
 
-        def iteration(state: CriticState, key: Key) -> tuple[CriticState, CriticMetrics]:
+        def iteration(state: CriticState, key: Key) -> Result:
             found = step(key, state, *drawn)
-            is_pair = isinstance(found, tuple) and len(found) == 2
-            if not (is_pair and isinstance(found[0], CriticState) and isinstance(found[1], CriticMetrics)):
+            if not isinstance(found, tuple) or [*map(type, found)] != [CriticState, CriticMetrics]:
                 expected = "a function that returns (CriticState, CriticMetrics)"
-                raise TypeError(f"step: expected {expected}, got {describe(found)}")
+                raise TypeError(f"step: expected {expected}, got {checks.describe(found)}")
             return found
 
         return jax.lax.scan(iteration, state, jax.random.split(step_key, iterations))
 
-    def train(
-        key: Key, state: CriticState, first: Int[Array, ""] | int = 0
-    ) -> tuple[CriticState, CriticMetrics]:
-        check_key("key", key)
-        check_instance("state", state, CriticState, "a CriticState, from init_critic")
-        check_counter("first", first)
-        if isinstance(first, int):
-            check_count("first", first, minimum=0)
+    def train(key: Key, state: CriticState, first: Int[Array, ""] | int = 0) -> Result:
+        checks.check_key("key", key)
+        checks.check_instance("state", state, CriticState, "a CriticState, from init_critic")
+        checks.check_count("first", first, 0) if isinstance(first, int) else check_counter("first", first)
         epochs = jnp.asarray(first, jnp.int32) + jnp.arange(num_epochs, dtype=jnp.int32)
         return jax.lax.scan(epoch, state, jax.vmap(lambda e: jax.random.fold_in(key, e))(epochs))
 

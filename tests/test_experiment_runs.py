@@ -1,0 +1,350 @@
+"""Experiments from the command line: what they write, what they tell, and that a stop loses nothing."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+import lax_learning as ll
+from experiments import compare, load_params, plot
+from experiments.decorrelation.figures import NOTEBOOK, PUBLISHED
+from experiments.decorrelation.runs import STUDIES, notebook_runs
+from experiments.finished import read_run
+from experiments.microlearning.__main__ import choose_test_images, load, make_setting
+from experiments.microlearning.config import Config
+from experiments.microlearning.networks import make_problem
+from experiments.symbolic_discriminator import critics
+from tests.command_line import call_main, run
+from tests.compare import slow_but
+from tests.finished import check_diverged, check_folder, row_of
+
+MNIST = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+DATA = MNIST if MNIST.is_dir() else "sample"
+EPOCHS = {"alone": 10, "one_layer": 10, "two_layers": 2, "two_layers_fixed": 12}
+GAIN = ["dense-backprop-plain", "dense-backprop-decorrelated"]
+BCE = "accuracy-bce-quadratic-none-6x128-5_latents-5_iterations"
+
+
+class Case(NamedTuple):
+    """A small run of an experiment, and another one that has parts in common with it."""
+
+    options: str
+    whole: str
+    other: str
+    stop: str  # the checkpoint in which the other one is stopped
+    common: Callable[[Any], Any]
+    parts: tuple[str, ...]
+    figures: tuple[str, ...]
+    told: tuple[str, ...]
+    row: dict[str, Any]
+    values: Callable[[Any], Any]  # of this row, one a seed
+    finite: set[str] | None = None  # metrics that are told where all seeds diverged
+
+
+CASES = {
+    "birth_death": Case(
+        "--seeds 3 --steps 30 --records 5 --units 6 --teacher-units 2 --features 4 --batch-size 10 "
+        "--alpha-clone 20 --alpha-mixture 1 --mixture-units 8 --test-points 50",
+        whole="--problems planted mixture --schemes clone",
+        other="--problems planted --schemes gd clone",
+        stop="planted-clone",
+        common=lambda found: found.planted_loss.sel(scheme=["clone"]),
+        parts=("parts", "params"),
+        figures=tuple(
+            f"{p}_{f}" for p in ("planted", "mixture") for f in ("loss", "times", "events", "places")
+        ),
+        told=("planted teacher: GD + clone", "mixture of Gaussians: GD ", "60/60"),
+        row={"problem": "planted", "scheme": "clone", "metric": "final_loss"},
+        values=lambda found: found.planted_loss.sel(scheme="clone")[:, -1],
+        finite=set(),
+    ),
+    "decorrelation": Case(
+        f"--networks dense --rules backprop --seeds 4 --updates 10 --test-images 20 --data {DATA}",
+        whole="--studies notebook gain",
+        other="--studies gain",
+        stop=GAIN[1],
+        common=lambda found: (
+            found[["loss", "test_accuracy", "validation_accuracy", "largest_r"]]
+            .sel(run=GAIN)
+            .isel(step=slice(11))
+        ),
+        parts=("runs", "params"),
+        figures=("notebook", "moments", "gain"),
+        told=(*NOTEBOOK.values(), *GAIN, f"{(4 + sum(EPOCHS.values())) * 15 + 2 * 11}/"),  # updates
+        row={"run": "one_layer", "metric": "decorrelation_loss", "epoch": 4},
+        values=lambda found: 15 * found.sel(run="one_layer", step=4).decorrelation_loss.isel(rate=0, layer=0),
+        finite={"learning_rate", "ms_per_update"},
+    ),
+    "microlearning": Case(
+        "--hidden 6 --seeds 2 --batch-size 500 --epochs 6 --snr-images 10 --draws 4 --test-images 50",
+        whole="--rules node_perturbation",
+        other="--rules backprop node_perturbation",
+        stop="node_perturbation",
+        common=lambda found: found.sel(rule=["node_perturbation"]),
+        parts=("rules", "params"),
+        figures=("losses", "accuracy", "snr", "cosine", "bias_variance"),
+        told=("node perturbation", "accuracy", "6/6"),
+        row={"rule": "node_perturbation", "metric": "cosine"},
+        values=lambda found: found.cosine.sel(rule="node_perturbation", layer="layer 1").isel(evaluation=-1),
+        finite={"seconds_per_update"},
+    ),
+    # Nobody reaches an accuracy of 1, so that every seed is repeated.
+    "plasticity_transfer": Case(
+        "--width 12 --cap 6 --features 4 --seeds 2 --subseeds 2 --attempts 2 --rule-epochs 2 --evaluations 3 "
+        "--least-accuracy 1.0 --points 300 100 --batch-size 50",
+        whole="--models pre_post_l2 gradient_descent_l2",
+        other="--models pre_post_l2",
+        stop="pre_post_l2/upstream_1",
+        common=lambda found: found.sel(model=["pre_post_l2"]),
+        parts=("models", "params"),
+        figures=("learning_curves", "comparison", "tables"),
+        told=("PrePost L2", "gradient descent L2", "down, balanced", "2 of 2 seeds once more", "12/12"),
+        row={"model": "pre_post_l2", "metric": "downstream_test_accuracy_repeated"},
+        values=lambda found: found.downstream_test_accuracy.sel(
+            model="pre_post_l2", selection="repeated", evaluation=3
+        ).mean("subseed"),
+        finite=set(),
+    ),
+    "symbolic_discriminator": Case(
+        "--points 12 --epochs 20 --seeds 2",
+        whole="--studies activations accuracy",
+        other="--studies accuracy",
+        stop=BCE,
+        common=lambda found: found["accuracy"].to_dataset(),
+        parts=("parts",),
+        figures=("activations", "accuracy"),
+        told=("wgan", "bce", "fresh accuracy", "gaussian_process"),
+        row={"part": "accuracy: bce", "metric": "fresh_auc"},
+        values=lambda found: found["accuracy"].fresh_auc[1, :, -2:].mean("bin"),
+    ),
+}
+FAST = slow_but(["birth_death"], CASES)
+Whole = Callable[[str], tuple[Path, str, Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Few epochs of the notebook on decorrelation; the search within a cap in fewer and larger steps."""
+
+    def few(config):
+        runs = notebook_runs(config).items()
+        return {name: run._replace(form=run.form._replace(steps=EPOCHS[name])) for name, run in runs}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("lax_learning.plasticity._k_cap"), "_BITS_A_ROUND", 8)
+        patch.setitem(STUDIES, "notebook", few)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Whole:
+    """Runs an experiment once: its folder, what it printed, and its results."""
+
+    @cache
+    def of(name: str) -> tuple[Path, str, Any]:
+        out, case = tmp_path_factory.mktemp(name) / "whole", CASES[name]
+        options = (*case.options.split(), *case.whole.split())
+        code, printed, errors = run(name, *options, "--out", out, drawn=False)
+        assert code == 0, errors
+        return out, printed + errors, read_run(out).results
+
+    return of
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_folder_holds_everything(whole, name):
+    case, (out, printed, _) = CASES[name], whole(name)
+    check_folder(out, parts=case.parts, figures=case.figures)
+    assert [text for text in case.told if text not in printed] == []
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_summary_is_of_the_results(whole, name):
+    case, (out, _, results) = CASES[name], whole(name)
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary) == {"experiment", "versions", "config", "null", "rows"}
+    assert summary["config"] == json.loads((out / "config.json").read_text())
+    assert {"jax", "numpy", "lax_learning", "python"} <= set(summary["versions"])
+    row, values = row_of(out, **case.row), case.values(results).values
+    assert row["mean"] == pytest.approx(values.mean(), rel=1e-6) and row["n"] == len(values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_run_stopped_in_a_later_part_goes_on_to_the_same_results(whole, name, tmp_path):
+    """Other parts beside it change nothing either."""
+    case = CASES[name]
+    arguments = (name, *case.options.split(), *case.other.split(), "--out", tmp_path)
+    assert run(*arguments, interrupted_in=tmp_path / "checkpoints" / case.stop)[0] == 130
+    assert not (tmp_path / "results.nc").exists()
+    assert run(*arguments, "--resume", drawn=False)[0] == 0
+    same, expected = (case.common(found) for found in (read_run(tmp_path).results, whole(name)[2]))
+    timed = [each for each in getattr(expected, "variables", ()) if "seconds" in each]
+    xr.testing.assert_equal(same.drop_vars(timed), expected.drop_vars(timed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_report_tells_what_is_finite_and_no_more(whole, name):
+    results = whole(name)[2]
+    if name == "birth_death":
+        results = results.drop_vars([v for v in results.variables if str(v).startswith("mixture_")])
+    told = check_diverged(import_module(f"experiments.{name}.report"), results)
+    assert CASES[name].finite in (None, told)
+
+
+def test_birth_death_has_named_axes(whole):
+    results = whole("birth_death")[2]
+    steps = results.planted_step.values
+    assert steps[0] == 0 and steps[-1] == 30 and (np.diff(steps) > 0).all()
+    assert results.planted_loss.dims == ("scheme", "seed", "planted_step")
+    assert results.planted_places.shape == (1, 3, len(steps), 6, 2)
+    assert results.planted_targets.shape == (3, 2, 2) and results.mixture_targets.shape == (3, 3, 2)
+    clone = results.sel(scheme="clone")
+    for problem, units in (("planted", 6), ("mixture", 8)):
+        assert np.isfinite(results[f"{problem}_loss"]).all()
+        happened = clone[f"{problem}_killed"] + clone[f"{problem}_cloned"]
+        assert (np.diff(happened) >= 0).all() and (happened[:, -1] > 0).any()
+        assert (clone[f"{problem}_lineages"][:, 0] == units).all()
+        assert (clone[f"{problem}_lineages"][:, -1] < units).any()
+        assert len(np.unique(clone[f"{problem}_loss"][:, -1])) == 3
+    # The mixture's last third is without events.
+    events_late = clone.mixture_killed.values[:, results.mixture_step.values >= 20]
+    assert (events_late == events_late[:, :1]).all()
+
+
+@pytest.mark.slow
+def test_decorrelation_has_named_axes_and_chooses_its_rate(whole):
+    out, _, results = whole("decorrelation")
+    assert list(results.run.values) == [*EPOCHS, *GAIN]
+    assert results.decorrelation_loss.dims == ("run", "rate", "seed", "step", "layer")
+    assert list(results.study.values) == ["notebook"] * 4 + ["gain"] * 2
+    plain, decorrelated = (results.sel(run=name).isel(step=slice(11)) for name in GAIN)
+    assert (plain.largest_r == 1).all() and (decorrelated.largest_r.isel(step=slice(2, None)) != 1).all()
+    assert np.isnan(plain.decorrelation_loss).all() and np.isfinite(decorrelated.decorrelation_loss).all()
+    assert np.isfinite(plain.test_accuracy).all() and (plain.seconds > 0).all()
+    # The same members: before learning, plain and decorrelated are one network.
+    np.testing.assert_array_equal(plain.loss.isel(step=0), decorrelated.loss.isel(step=0))
+    assert len(np.unique(plain.loss.isel(step=10))) == plain.loss.isel(step=10).size
+    alone = results.sel(run="alone").isel(rate=0)
+    assert alone.moments_before.shape == alone.moments_after.shape == (196, 196)
+    np.testing.assert_allclose(alone.moments_before, alone.moments_before.T, rtol=1e-6)
+    # The validation accuracy is measured at the end, where the learning rate is chosen by it.
+    assert np.isnan(plain.validation_accuracy.isel(step=slice(10))).all()
+    best = int(np.argmax(plain.validation_accuracy.isel(step=10).mean("seed").values))
+    for metric, expected in {
+        "test_accuracy": plain.test_accuracy.isel(step=10, rate=best).mean(),
+        "learning_rate": plain.learning_rate[best],
+    }.items():
+        told = row_of(out, run=GAIN[0], metric=metric)["mean"]
+        assert told == pytest.approx(float(expected), rel=1e-6)
+    assert "mean" in row_of(out, run=GAIN[1], metric="updates_share_of_plain")
+
+
+@pytest.mark.slow
+def test_published_losses_of_decorrelation(whole):
+    # The notebook's is one more draw of 1,000 images: the difference from the mean over n draws has a
+    # variance of (1 + 1/n) times that between draws. That one, in units of the mean, is about the same in
+    # all epochs, and taken from all: a single epoch's has n - 1 degrees of freedom.
+    results = whole("decorrelation")[2]
+    for name, losses in PUBLISHED.items():
+        found = results.sel(run=name).isel(rate=0)
+        ours = 15 * found.decorrelation_loss.sum("layer", min_count=1).dropna("step").values
+        n, epochs = ours.shape
+        assert 1 < epochs <= len(losses)
+        mean = ours.mean(axis=0)
+        deviation = np.sqrt((1 + 1 / n) * np.mean(ours.var(axis=0, ddof=1) / mean**2))
+        assert (abs(losses[:epochs] / mean - 1) < 5 * deviation).all()
+    # Of the cross-entropy the notebook sums 15 batches and divides by 14.
+    ours = results.sel(run="one_layer").isel(rate=0).loss.values[:, [0, 10]] * 15 / 14
+    deviation = np.sqrt((1 + 1 / len(ours)) * ours.var(axis=0, ddof=1))
+    assert (abs(ours.mean(axis=0) - [5.380835, 1.346510]) < 5 * deviation).all()
+
+
+@pytest.mark.slow
+def test_plasticity_has_named_axes(whole):
+    out, _, results = whole("plasticity_transfer")
+    assert results.downstream_test_accuracy.dims == ("model", "selection", "seed", "subseed", "evaluation")
+    assert results.downstream_test_accuracy.shape == (2, 2, 2, 2, 3)
+    table = results.output_table_pre_post_l2
+    assert table.dims[:2] == ("selection", "seed") and table.shape == (2, 2, 2, 2)
+    trained = load_params(out, model="pre_post_l2")
+    assert trained["learner"][1][0]["w"].shape[:2] == (2, 2)  # seeds, sub-seeds
+    np.testing.assert_array_equal(trained["tables"][0]["output"], table.sel(selection="all"))
+    plastic, descent = (results.sel(model=name) for name in ("pre_post_l2", "gradient_descent_l2"))
+    assert np.isfinite(plastic.upstream_test_accuracy).all()
+    assert np.isfinite(results.downstream_test_accuracy).all()
+    assert np.isnan(descent.upstream_test_accuracy).all()
+    assert plastic.samples.values.tolist() == [1333, 2666, 3999]
+    # Every seed was run twice; the second attempt is another problem and another network.
+    assert (plastic.attempts == 2).all() and (descent.attempts == 1).all()
+    first, second = (plastic.sel(selection=name) for name in ("all", "repeated"))
+    assert (first.upstream_loss != second.upstream_loss).all()
+    alone = descent.downstream_test_loss
+    assert np.array_equal(alone.sel(selection="all"), alone.sel(selection="repeated"))
+    # Members differ from each other.
+    assert len(np.unique(plastic.downstream_test_loss.isel(evaluation=-1))) == 8
+
+
+@pytest.mark.slow
+def test_critics_have_named_axes(whole):
+    out, _, results = whole("symbolic_discriminator")
+    assert {p.stem for p in (out / "parts").iterdir()} == {"activations", BCE, BCE.replace("bce", "wgan")}
+    accuracy = results["accuracy"].to_dataset()
+    assert accuracy.accuracy.dims == ("configuration", "seed", "bin")
+    assert accuracy.objective.values.tolist() == ["wgan", "bce"] and (accuracy.layers == 6).all()
+    assert accuracy.epoch.values.tolist() == list(range(1, 21))
+    assert accuracy.logits.shape == (2, 2, 2, critics.JUDGED) and (accuracy.seconds > 0).all()
+    assert ((accuracy.accuracy >= 0) & (accuracy.accuracy <= 1)).all()
+    metrics = ("not_two_lines_through_0", "not_a_parabola")
+    lines, parabola = (row_of(out, part="activations: dsn", metric=each)["mean"] for each in metrics)
+    assert lines < 1e-4 < parabola
+
+
+@pytest.mark.slow
+def test_microlearning_has_named_axes_and_weights_of_its_accuracies(whole):
+    out, _, results = whole("microlearning")
+    assert results.loss.dims == ("rule", "seed", "step") and results.loss.shape == (1, 2, 48)
+    assert results.cosine.dims == ("rule", "seed", "evaluation", "layer")
+    assert list(results.layer.values) == ["layer 1", "layer 2", "total"]
+    assert all(np.isfinite(results[name]).all() for name in results.data_vars)
+    params = load_params(out, rule="node_perturbation")
+    config = Config(hidden=(6,), seeds=2, batch_size=500, test_images=50)
+    data = load(config)
+    keys = make_setting("backprop", config, data).keys["test"]
+    for i, accuracy in enumerate(results.test_accuracy.isel(rule=0, evaluation=-1).values):
+        x, y = choose_test_images(keys[i], data, 50).test
+        output = make_problem(config).model.apply(jax.tree.map(lambda w, i=i: w[i], params), x)
+        assert ll.accuracy(output, y) == pytest.approx(accuracy)
+    with pytest.raises(ValueError, match=r"^rule: expected one of node_pert.* got 'x'"):
+        load_params(out, rule="x")
+
+
+@pytest.mark.slow
+def test_two_runs_side_by_side_and_what_is_no_finished_run(whole, tmp_path):
+    out, figure = whole("microlearning")[0], tmp_path / "both.pdf"
+    code, printed, errors = call_main(compare.main, out, out, "--figure", figure)
+    assert code == 0 and figure.read_bytes()[:4] == b"%PDF", errors
+    assert "The configurations are the same." in printed
+    (line,) = (
+        each for each in printed.splitlines() if each.startswith("| node_perturbation: test_accuracy ")
+    )
+    _, _, a, b, difference, overlap, _ = (cell.strip() for cell in line.split("|"))
+    assert a == b and float(difference) == 0 and overlap == "yes"
+    assert compare.differing({"x": 1, "y": 2}, {"x": 1, "z": 3}) == [["y", "2", "None"], ["z", "None", "3"]]
+    assert compare.overlap(({"ci95": [0, 1]}, {"ci95": [2, 3]})) == "no"
+    assert compare.overlap(({"ci95": [None, None]}, None)) == ""
+    (tmp_path / "config.json").write_text("{}")
+    for main, folders in ((plot.main, [tmp_path]), (compare.main, [out, tmp_path])):
+        code, _, errors = call_main(main, *folders)
+        assert code == 2 and "FOLDER: expected the folder of a finished run" in errors
+        assert str(tmp_path) in errors and "--resume" in errors and "Traceback" not in errors
+        code, printed, _ = call_main(main, "--help")
+        assert (code == 0 and "results.nc" in printed) or "finished runs" in printed
