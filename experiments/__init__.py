@@ -1,4 +1,4 @@
-"""Experiments, one package a system: `python -m experiments.NAME`."""
+"""Experiments, one package each: run them with `python -m experiments.NAME`."""
 
 import os
 import signal
@@ -7,22 +7,22 @@ from typing import Any
 
 
 def _end(number: int, frame: Any) -> None:
-    os.write(2, b"\ninterrupted; no run was under way\n")
+    os.write(2, b"\ninterrupted; no run had started\n")
     os._exit(130)
 
 
 def end_at_interrupt() -> None:
-    """Lets Ctrl-C end a program in one line while its modules load, which takes seconds.
+    """Makes Ctrl-C print one line instead of a traceback while modules load, which takes seconds.
 
-    A package that is imported as a library leaves signals alone: only while `python -m` looks for a module,
-    the name of the program is -m. Later `harness.command_line` handles Ctrl-C.
+    Does nothing if the package is imported as a library: `sys.argv[0]` is "-m" only while `python -m` looks
+    for a module. Once modules are loaded, `harness.command_line` handles Ctrl-C.
     """
     if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
 def __getattr__(name: str) -> Any:
-    """`experiments.load_params`, imported when it is used: orbax takes a second."""
+    """Imports `experiments.load_params` on first use, because importing orbax takes a second."""
     if name == "load_params":
         from experiments.checkpoints import load_params
 

@@ -1,4 +1,4 @@
-"""Checkpoints of unfinished parts of a run and trained weights, written by all processes together."""
+"""Checkpoints of unfinished parts of a run, and trained parameters, written by all processes together."""
 
 import time
 from contextlib import AbstractContextManager
@@ -14,10 +14,10 @@ SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
 
 class Checkpoint:
-    """The latest state of an unfinished part of a run: a step and a pytree of arrays.
+    """Latest state of an unfinished part of a run: a step and a pytree of arrays.
 
     Every process writes the members on its devices. A run resumed on another number of devices may pad its
-    members differently: the padding is cut off, or filled with zeros.
+    members differently: padding is then truncated, or filled with zeros.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,14 +28,14 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def save(self, step: int, tree: Any) -> None:
-        """Saves the state, unless it was saved in the last few seconds."""
+        """Saves the state, unless it was saved within the last few seconds."""
         late = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
         if processes.decided(lambda: late):
             self._manager.save(step, args=ocp.args.StandardSave(tree), force=True)
             self._saved = time.monotonic()
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
-        """Returns the step and the tree saved last, with the structure of `like`; None if there are none."""
+        """Returns the last saved step and tree, with the structure of `like`; None if nothing was saved."""
         with self._named_if_damaged():
             step = self._manager.latest_step()
             if step is None:
@@ -43,21 +43,21 @@ class Checkpoint:
             return step, self._manager.restore(step, args=ocp.args.StandardRestore(like, strict=False))
 
     def _named_if_damaged(self) -> AbstractContextManager[None]:
-        remedy = f"delete {self._folder} to compute this part from its start"
+        remedy = f"delete {self._folder} to compute this part again"
         return named_if_damaged(self._folder, "a checkpoint", remedy)
 
 
 def save_params(out: Path, part: str, params: Any) -> None:
-    """Saves what a part of a run has trained; every leaf has a leading axis of seeds."""
+    """Saves the trained parameters of a part of a run; every leaf has a leading axis of seeds."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((out / "params" / file_name(part)).absolute(), params, force=True)
 
 
 def load_params(folder: str | Path, **part: str) -> Any:
-    """Loads what `python -m experiments.NAME` has trained, from the folder of its run.
+    """Loads the parameters trained by `python -m experiments.NAME` from the folder of its run.
 
-    Name the part as in `rule="backprop"` or `problem="planted", scheme="clone"`; a ValueError lists the parts
-    of the run. Every leaf has a leading axis of seeds; named tuples come back as dicts.
+    Select a part by keywords, such as `rule="backprop"` or `problem="planted", scheme="clone"`; an unknown
+    part raises a ValueError that lists all. Leaves have a leading axis of seeds; named tuples become dicts.
     """
     params, name = Path(folder).absolute() / "params", file_name("-".join(part.values()))
     found = sorted(path.name for path in params.iterdir()) if params.is_dir() else []

@@ -18,7 +18,7 @@ from experiments.folders import FolderError, without_nan, write_whole
 from experiments.settings import Options
 
 VALUES = ("mean", "median", "importance", "ci95", "n", "seeds", "reached", "seconds")
-"""Entries of a row that are results; the others say of what."""
+"""Entries of a summary row that are results; the others identify the row."""
 MOST_PANELS = 16
 
 Key = tuple[tuple[str, Any], ...]
@@ -27,24 +27,24 @@ Pair = tuple[dict[str, Any] | None, dict[str, Any] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Options):
-    """Compare two finished runs of one experiment: options that differ, and all rows of their summaries."""
+    """Compare two finished runs of an experiment: the options that differ, and all rows of the summaries."""
 
-    a: Positional[Path]  # Folder of a run.
-    b: Positional[Path]  # Folder of another run.
-    figure: Path = Path("results/compare.png")  # File for a figure of both runs, *.png or *.pdf.
+    a: Positional[Path]  # Folder of the first run, A.
+    b: Positional[Path]  # Folder of the second run, B.
+    figure: Path = Path("results/compare.png")  # File for the figure, *.png or *.pdf.
 
     def check(self) -> None:
         self.expect("figure", "a file *.png or *.pdf", self.figure.suffix in (".png", ".pdf"))
 
 
 def differing(a: dict[str, Any], b: dict[str, Any]) -> list[list[str]]:
-    """Returns the options that differ, with both values."""
+    """Returns the options that differ, with the values of both runs."""
     names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
     return [[name, str(a.get(name)), str(b.get(name))] for name in names]
 
 
 def rows_of(run: FinishedRun) -> dict[Key, dict[str, Any]]:
-    """Returns the rows of a run's summary by the entries that are no results."""
+    """Returns the rows of a run's summary, keyed by the entries that are not results."""
     found = {}
     for row in without_nan(run.report.rows(in_float64(run.results))):
         key = tuple((name, value) for name, value in row.items() if name not in VALUES)
@@ -54,7 +54,7 @@ def rows_of(run: FinishedRun) -> dict[Key, dict[str, Any]]:
 
 
 def overlap(pair: Pair) -> str:
-    """Returns whether the 95 % intervals overlap; "" if one of the two has none."""
+    """Returns "yes" if the 95 % intervals overlap, otherwise "no"; "" if a run has no interval."""
     ends: list[Any] = [end for row in pair for end in (row or {}).get("ci95") or (None, None)]
     if None in ends:
         return ""
@@ -62,13 +62,13 @@ def overlap(pair: Pair) -> str:
 
 
 def difference(pair: Pair) -> str:
-    """Returns the mean of the second less that of the first; "" if one has none."""
+    """Returns the mean of B minus the mean of A; "" if a run has no mean."""
     means = [(row or {}).get("mean") for row in pair]
     return "" if None in means else f"{means[1] - means[0]:+.3g}"  # type: ignore[operator]
 
 
 def part_of(key: Key) -> str:
-    """Returns what a row is of, without its metric."""
+    """Returns the part of the run that a row describes."""
     return " ".join(str(value) for name, value in key if name != "metric")
 
 
@@ -83,7 +83,7 @@ def table(pairs: dict[Key, Pair]) -> str:
 
 
 def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | None:
-    """Draws means and intervals of both runs, a panel for each metric; None if there is none to draw."""
+    """Draws means and intervals of both runs, one panel per metric; returns None if there are no means."""
     by_metric: dict[str, dict[str, Pair]] = {}
     for key, pair in pairs.items():
         of = dict(key)
@@ -123,10 +123,10 @@ def _points(axes: Any, rows: list[tuple[float, dict[str, Any]]], label: str, col
 
 
 def run(config: Config) -> None:
-    """Prints what differs, and draws both runs."""
+    """Prints the differences between two runs, and draws both."""
     a, b = read_run(config.a), read_run(config.b)
     if a.experiment != b.experiment:
-        raise FolderError(f"B: expected a run of {a.experiment} as in {config.a}, got one of {b.experiment}")
+        raise FolderError(f"B: expected a run of {a.experiment}, like {config.a}, got one of {b.experiment}")
     print(f"A: {config.a}\nB: {config.b}\n")
     of_a, of_b = rows_of(a), rows_of(b)
     pairs = {key: (of_a.get(key), of_b.get(key)) for key in {**of_a, **of_b}}
@@ -140,7 +140,7 @@ def run(config: Config) -> None:
         print(f"\nfigure: {config.figure}")
 
 
-main = partial(harness.command_line, "compare", Config, run, stopped="nothing else is written")
+main = partial(harness.command_line, "compare", Config, run, stopped="nothing else was written")
 
 if __name__ == "__main__":
     sys.exit(main())

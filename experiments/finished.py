@@ -1,4 +1,4 @@
-"""Finished runs: written with units, long names and versions, read again from their folders, and drawn."""
+"""Writes finished runs with units, long names and versions, reads them from their folders, and draws them."""
 
 import json
 import platform
@@ -25,9 +25,9 @@ Results = xr.Dataset | xr.DataTree
 
 
 class Report(Protocol):
-    """The module of an experiment that tells what came out.
+    """Report module of an experiment: summary rows, the printed table, and figures.
 
-    It may have `VARIABLES`: units and long names by variable, or by pattern as of `fnmatch`.
+    It may define `VARIABLES`: units and long names by the name of a variable or an `fnmatch` pattern.
     """
 
     def rows(self, results: Any, /) -> list[dict[str, Any]]: ...
@@ -46,21 +46,21 @@ class FinishedRun(NamedTuple):
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """Reads the results of a finished run; a FolderError if the folder holds none."""
+    """Reads the results of a finished run; raises FolderError if the folder holds none."""
     path = folder / "results.nc"
     if not path.is_file():
         begun = (folder / "config.json").is_file()
-        got = f"{folder}, a run to be finished with --resume" if begun else folder
+        got = f"{folder}, an unfinished run (finish it with --resume)" if begun else folder
         raise FolderError(f"FOLDER: expected the folder of a finished run, with results.nc, got {got}")
     with folders.named_if_damaged(path, "results", "run it again in another folder"):
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             tree = tree.load()
         attrs = tree.attrs
-        if "experiment" not in attrs:  # written before results named it
+        if "experiment" not in attrs:  # older results do not name their experiment
             attrs = {**attrs, **json.loads((folder / "summary.json").read_text())}
         name, config = str(attrs["experiment"]), attrs["config"]
     if not (name.isidentifier() and find_spec(f"experiments.{name}")):
-        raise FolderError(f"FOLDER: expected the results of an experiment, got those of {name!r} in {folder}")
+        raise FolderError(f"FOLDER: expected results of an experiment, got results of {name!r} in {folder}")
     config = json.loads(config) if isinstance(config, str) else config
     results = tree if tree.children else tree.to_dataset()
     report: Any = import_module(f"experiments.{name}.report")
@@ -68,7 +68,7 @@ def read_run(folder: Path) -> FinishedRun:
 
 
 def in_float64(results: Any) -> Any:
-    """Returns results whose floats are float64, in which no sum of what float32 holds overflows."""
+    """Converts all floats to float64, in which sums of float32 values do not overflow."""
     if isinstance(results, xr.DataTree):
         return results.map_over_datasets(in_float64)
     floats = {name: v.astype(float) for name, v in results.data_vars.items() if v.dtype.kind == "f"}
@@ -76,7 +76,7 @@ def in_float64(results: Any) -> Any:
 
 
 def draw_figures(folder: Path, report: Report, results: Results, file_format: str = "png") -> list[Path]:
-    """Draws all figures of results in float64 into a folder, and returns their paths."""
+    """Draws all figures into a folder and returns their paths; floats of `results` must be float64."""
     paths = []
     for name, figure in report.figures(results).items():
         paths.append(folder / f"{name}.{file_format}")
@@ -87,17 +87,17 @@ def draw_figures(folder: Path, report: Report, results: Results, file_format: st
 
 SHARED_VARIABLES = {
     "*seconds*": ("s", "time"),
-    "*accuracy*": ("1", "share of samples that are classified correctly"),
-    "seed": ("1", "number of the seed"),
+    "*accuracy*": ("1", "share of samples classified correctly"),
+    "seed": ("1", "index of the seed"),
     "learning_rate": ("1", "learning rate"),
 }
-"""Units and long names that experiments have in common."""
+"""Units and long names of variables that several experiments have."""
 
 
 def described(results: Any, report: Report) -> Any:
-    """Returns results in which every variable and axis has `units` and `long_name`.
+    """Adds the attributes `units` and `long_name` to all variables and axes.
 
-    A variable that no table names has the unit 1, and its own name as long name.
+    A variable that is in neither table gets the unit 1 and its own name.
     """
     if isinstance(results, xr.DataTree):
         return results.map_over_datasets(partial(described, report=report))
@@ -112,14 +112,14 @@ def described(results: Any, report: Report) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on, and the kind of device it came from."""
+    """Returns the versions of Python and of the packages that results depend on, and the devices."""
     packages = {name: version(name) for name in ("lax_learning", "jax", "jaxlib", "optax", "numpy")}
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     return {"python": platform.python_version(), **packages, "devices": devices}
 
 
 def publish(out: Path, experiment: str, config: Mapping[str, Any], results: Results, report: Report) -> None:
-    """Writes results, summary and figures, prints the table, and clears the checkpoints away."""
+    """Writes results, summary and figures, prints the table, and deletes the checkpoints."""
     if not processes.is_first():
         return
     results.attrs.update(experiment=experiment, config=json.dumps(config))
@@ -127,7 +127,7 @@ def publish(out: Path, experiment: str, config: Mapping[str, Any], results: Resu
     folders.write_dataset(out / "results.nc", results)
     results = in_float64(results)
     rows = without_nan(report.rows(results))
-    null = "no seed has a finite value: all diverged, or there is none; n seeds of `seeds` have"
+    null = "no seed has a finite value: all diverged, or the value does not exist; `n` of `seeds` are finite"
     told = {"experiment": experiment, "versions": versions(), "config": dict(config), "null": null}
     folders.write_json(out / "summary.json", {**told, "rows": rows})
     draw_figures(out, report, results)

@@ -1,4 +1,4 @@
-"""Output folders: held by one process, for one configuration, and with files written in one step."""
+"""Output folders: locked by one process, tied to one configuration, with files written atomically."""
 
 import fcntl
 import json
@@ -19,18 +19,18 @@ from experiments import memory
 
 
 class FolderError(ValueError):
-    """An output folder that does not fit the run."""
+    """Raised for an output folder that a run cannot use."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` make a file beside `path` and puts it in place in one step."""
+    """Writes a file atomically: `write` makes it beside `path`, from where it is moved into place."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     write(beside)
     os.replace(beside, path)
 
 
 def without_nan(content: Any) -> Any:
-    """Makes nested dicts and lists fit for JSON: numbers that are not finite become None."""
+    """Replaces non-finite numbers in nested dicts and lists by None, for JSON."""
     if isinstance(content, Mapping):
         return {name: without_nan(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
@@ -39,43 +39,43 @@ def without_nan(content: Any) -> Any:
 
 
 def file_name(part: str) -> str:
-    """Name of the file of a part; some file systems refuse the colon of MODULE:FUNCTION."""
+    """Returns the file name of a part; some file systems do not allow the colon of MODULE:FUNCTION."""
     return part.replace(":", "--")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON in one step; numbers that are not finite as null."""
+    """Writes JSON atomically, with null for non-finite numbers."""
     text = json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n"
     write_whole(path, lambda p: p.write_text(text))
 
 
 def write_dataset(path: Path, dataset: xr.Dataset | xr.DataTree) -> None:
-    """Writes netCDF in one step."""
+    """Writes netCDF atomically."""
     write_whole(path, lambda p: dataset.to_netcdf(p, engine="h5netcdf"))
 
 
 @contextmanager
 def named_if_damaged(path: Path, what: str, remedy: str) -> Iterator[None]:
-    """Turns any error in reading a file of a run into a `FolderError` that names it and says what to do."""
+    """Turns any error in reading a file of a run into a `FolderError` with its path and a remedy."""
     try:
         yield
     except Exception as error:
         if memory.out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        got = f"one that cannot be read ({reason}); {remedy}"
+        got = f"a file that cannot be read ({reason}); {remedy}"
         raise FolderError(f"--out: expected {what} in {path}, got {got}") from None
 
 
 def read_dataset(path: Path) -> xr.Dataset:
-    """Reads a dataset whole and leaves the file closed."""
+    """Reads a dataset into memory and closes the file."""
     readable = named_if_damaged(path, "results", "delete it to compute them again")
     with readable, xr.open_dataset(path, engine="h5netcdf") as dataset:
-        return dataset.load().drop_encoding()  # it would cut names that are merged to the length of the first
+        return dataset.load().drop_encoding()  # encodings would truncate names when merged
 
 
 def read_config(out: Path) -> dict[str, Any] | None:
-    """Reads the configuration of the run in a folder; None if there is no run."""
+    """Reads the configuration of the run in a folder; returns None if there is no run."""
     path = out / "config.json"
     try:
         held = json.loads(path.read_bytes())
@@ -91,10 +91,10 @@ def read_config(out: Path) -> dict[str, Any] | None:
 
 
 class Claim(NamedTuple):
-    """A folder held by this process."""
+    """A folder locked by this process."""
 
-    lock: Any  # open file with the lock, which the system drops when the process ends
-    made_config: bool  # whether the claim made the configuration
+    lock: Any  # open, locked file; the system releases the lock when the process ends
+    made_config: bool  # whether this process wrote config.json
     made_folder: bool
 
 
@@ -103,9 +103,9 @@ _claims: dict[Path, Claim] = {}
 
 @contextmanager
 def claims() -> Iterator[None]:
-    """Releases, at its end, the folders that were claimed inside.
+    """Releases, on exit, all folders that were claimed inside the context.
 
-    If an error ends it before anything was computed, a folder is left as it was found.
+    If an error occurs before anything was computed, the files and folders that were made are removed.
     """
     failed = False
     try:
@@ -121,7 +121,7 @@ def claims() -> Iterator[None]:
 
 
 def _let_go(out: Path, claim: Claim, failed: bool) -> None:
-    fcntl.flock(claim.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError if others share it
+    fcntl.flock(claim.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError if other processes share the folder
     parts = (path.relative_to(out).parts for path in out.rglob("*") if path.is_file())
     computed = any(not p[-1].startswith(".") and p != ("config.json",) and "compiled" not in p for p in parts)
     if failed and claim.made_config and not computed:
@@ -133,7 +133,7 @@ def _let_go(out: Path, claim: Claim, failed: bool) -> None:
 
 
 def _lock(out: Path, shared: bool) -> Any:
-    """Takes the lock of a folder. A process that is killed loses its own."""
+    """Locks a folder; the system releases the lock of a killed process."""
     path = out / ".lock"
     while True:
         lock = path.open("a+")
@@ -141,15 +141,15 @@ def _lock(out: Path, shared: bool) -> Any:
             fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            got = f"{out}, held by {lock.read() or 'another process'}"
+            got = f"{out}, in use by {lock.read() or 'another process'}"
             lock.close()
-            raise FolderError(f"--out: expected a folder of no other run, got {got}") from None
+            raise FolderError(f"--out: expected a folder that is not in use, got {got}") from None
         except OSError as error:  # a file system without locks
-            print(f"warning: {out} cannot be locked ({error}); start no second run in it", file=sys.stderr)
+            print(f"warning: {out} cannot be locked ({error}); start only one run in it", file=sys.stderr)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 break
-        lock.close()  # that of a process which removed it in the meantime
+        lock.close()  # removed in the meantime by the process that held it
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {platform.node()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
     lock.flush()
@@ -157,9 +157,9 @@ def _lock(out: Path, shared: bool) -> Any:
 
 
 def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Names what differs between two configurations; "" if nothing does."""
+    """Lists the differences between two configurations; "" if there are none."""
     names = [name for name in sorted({**there, **here}) if there.get(name) != here.get(name)]
-    return "; ".join(f"{name}: {there.get(name)!r} there, {here.get(name)!r} here" for name in names)
+    return "; ".join(f"{name}: {there.get(name)!r} before, {here.get(name)!r} now" for name in names)
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def _written(out: Path) -> Iterator[None]:
 
 
 def make_folder(out: Path) -> None:
-    """Makes a folder that may be there already; a `FolderError` if it cannot be made or written to."""
+    """Creates a folder, unless it exists; raises FolderError if it cannot be created or written to."""
     with _written(out):
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / ".writable", Path.touch)
@@ -180,17 +180,17 @@ def make_folder(out: Path) -> None:
 
 
 def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: bool = False) -> None:
-    """Claims a folder for this process and a configuration, until the end of `claims` or of the process.
+    """Claims a folder for this process and configuration until `claims` exits or the process ends.
 
     Args:
-      out: the folder; it is made if it does not exist.
-      config: what decides the results, as JSON holds it.
-      resume: whether to resume the run in the folder; if it holds none, a note is printed.
-      shared: whether other processes that pass this too may run in it, as workers of a sweep do.
+      out: the folder, created if it does not exist.
+      config: the settings that determine the results, as JSON values.
+      resume: whether to resume the run in the folder; prints a note if there is none.
+      shared: whether to share the folder with other processes that set this, such as workers of a sweep.
 
     Raises:
-      FolderError: if another process runs in the folder, if it holds another configuration, a damaged one, or
-        this one and `resume` is not set, or if it cannot be made or written to.
+      FolderError: if another process uses the folder; if it holds another configuration, a damaged one, or
+        this one without `resume`; or if it cannot be created or written to.
     """
     wanted = json.loads(json.dumps(config))
     with _written(out):
@@ -206,7 +206,7 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: b
             if any(not path.name.startswith(".") for path in out.iterdir()):
                 raise FolderError(f"--out: expected an empty folder or one of an earlier run, got {out}")
             if resume:
-                print(f"--resume: {out} holds no run; a new one is started", file=sys.stderr)
+                print(f"--resume: {out} holds no run; starting a new one", file=sys.stderr)
             write_json(out / "config.json", wanted)
             _claims[key] = _claims[key]._replace(made_config=True, made_folder=made_folder)
             return

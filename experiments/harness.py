@@ -1,7 +1,7 @@
-"""Experiments: parts that run one after another into a folder, and the command line around them.
+"""Experiments, whose parts run one after another and are saved in a folder, and their command line.
 
-Finished parts are written whole or not at all, unfinished ones are checkpointed, so that a run killed at any
-moment can be resumed. Of many processes the first prints and writes; all of them checkpoint what they hold.
+Finished parts are written atomically and unfinished ones are checkpointed, so that a run killed at any moment
+can be resumed. With several processes, the first one prints and writes; all of them write checkpoints.
 """
 
 import shutil
@@ -35,31 +35,31 @@ EXIT_REFUSED, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 2, 130, 141
 
 
 class Held(NamedTuple):
-    """Lower bound of what a run holds in memory, as shapes."""
+    """Lower bound on the memory of a run, as shapes of arrays."""
 
-    each: Any  # of every seed
-    once: Any = ()  # beside the seeds
-    members: int = 1  # how many there are for each seed
+    each: Any  # arrays of each member
+    once: Any = ()  # arrays that exist once
+    members: int = 1  # ensemble members per seed
 
 
 class Experiment(NamedTuple):
-    """An experiment whose parts run one after another, each with all its seeds."""
+    """An experiment whose parts run one after another, each for all seeds."""
 
-    name: str  # of the package
-    config: Callable[..., Any]  # class of its settings
-    report: Report  # its module of tables and figures
-    kind: str  # what a part is, such as "rule"; parts lie in a folder of that name
-    unit: str  # of the progress
-    parts: Callable[[Any], Mapping[str, int]]  # config -> by how much each part moves the progress on
-    held: Callable[[Any, Any], Held]  # (config, data) -> lower bound of memory
+    name: str  # name of the package
+    config: Callable[..., Any]  # class of the settings
+    report: Report  # module for tables and figures
+    kind: str  # kind of its parts, such as "rule"; finished parts are saved in the folder "rules"
+    unit: str  # unit of the progress bar
+    parts: Callable[[Any], Mapping[str, int]]  # config -> costs of all parts, in units of the progress bar
+    held: Callable[[Any, Any], Held]  # (config, data) -> lower bound on the memory
     run_part: Callable[[str, Any, Any, Path, tqdm], xr.Dataset]  # name, config, data, checkpoints, progress
     merge: Callable[[Any, list[xr.Dataset]], Results]  # (config, results of all parts) -> results
-    # config -> data of all parts; a ValueError if the settings do not fit them
+    # config -> data of all parts; raises ValueError if the settings do not fit the data
     load: Callable[[Any], Any] = lambda config: None
-    compile_quickly: Callable[[Any], bool] = lambda config: False  # as of `use_all_cores`
+    compile_quickly: Callable[[Any], bool] = lambda config: False  # see `use_all_cores`
 
     def run(self, config: Any) -> Results:
-        """Runs all parts into `config.out` and returns their results; parts that are finished are read."""
+        """Runs all unfinished parts, reads the finished ones, and writes and returns the results."""
         use_all_cores(compile_quickly=self.compile_quickly(config))
         data = self.load(config)
         begin(config, lambda config: self.held(config, data))
@@ -86,21 +86,21 @@ class Experiment(NamedTuple):
         return results
 
     def main(self) -> int:
-        """The command line."""
+        """Runs the command line and returns its exit code."""
         return command_line(self.name, self.config, self.run)
 
 
 def joined(parts: list[xr.Dataset], axis: str, names: Sequence[str]) -> xr.Dataset:
-    """Returns the results of all parts in one dataset, in the order of `names` along an axis."""
+    """Merges the results of all parts into one dataset, in the order of `names` along an axis."""
     return xr.merge(parts, join="outer", compat="no_conflicts").sel({axis: list(names)})
 
 
 def begin(config: Settings, held: Callable[[Any], Held]) -> None:
-    """Claims the folder of an experiment, for all processes.
+    """Checks that an experiment fits into memory and claims its folder, for all processes.
 
     Raises:
-      ValueError: as `open_folder` does, if there are fewer seeds than processes, or if what a run holds,
-        `held(config)`, does not fit into memory.
+      ValueError: if `held(config)` does not fit into memory, if there are fewer seeds than processes, or if
+        `open_folder` refuses the folder.
     """
     defaults = defaults_of(config)
     changed = {name: value for name, value in vars(config).items() if value != defaults.get(name, value)}
@@ -131,12 +131,12 @@ def command_line(
     run: Callable[[Any], object],
     *,
     package: str = "experiments",
-    stopped: str = "the same command with --resume goes on",
+    stopped: str = "run the same command with --resume to continue",
 ) -> int:
-    """Runs a program as its command line says, and returns the exit code of the process.
+    """Parses the command line, runs the program, and returns the exit code of the process.
 
-    A mistake in the options, the files or the sizes that they name ends with one line and exit code 2, Ctrl-C
-    with 130, and a closed pipe (`... | head -1`) silently with 141, as in other programs.
+    Invalid options, unusable files and sizes that do not fit into memory print one line and exit with 2.
+    Ctrl-C exits with 130, and a closed pipe (`... | head -1`) exits silently with 141, as usual.
     """
     given = None
     with terminal.streams(), terminal.interruptible():
@@ -158,7 +158,7 @@ def command_line(
         except (ValueError, TypeError, OSError, ImportError) as error:
             message = as_option(given, error)
             if isinstance(error, TypeError) and message == str(error):
-                raise  # of the program, and not of what it was given
+                raise  # an error in the program, not in its input
             return _refuse(name, message, EXIT_REFUSED)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if not memory.out_of_memory(error):

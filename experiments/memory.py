@@ -1,4 +1,4 @@
-"""Memory of the machine, compared with what a run holds before anything is allocated."""
+"""Checks, before anything is allocated, that a run fits into memory."""
 
 import math
 import os
@@ -10,7 +10,7 @@ import jax
 
 
 def total_bytes() -> float | None:
-    """Memory of all devices; of the machine where they are CPU cores; None if it is not known."""
+    """Returns the memory of all devices, or of the machine if they are CPU cores; None if unknown."""
     if jax.default_backend() == "cpu":
         try:
             return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -21,12 +21,12 @@ def total_bytes() -> float | None:
 
 
 def bytes_of(tree: Any) -> int:
-    """Bytes of arrays, or of their shapes, in a pytree."""
+    """Returns the number of bytes of a pytree of arrays or their shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def floats(*shape: int) -> jax.ShapeDtypeStruct:
-    """The shape of an array of float32."""
+    """Returns the shape of a float32 array."""
     return jax.ShapeDtypeStruct(shape, "float32")
 
 
@@ -36,9 +36,9 @@ def check_fits(
     defaults: Mapping[str, Any],
     name_of: Callable[[str], str],
 ) -> None:
-    """Raises ValueError unless the bytes of a run, `needed(given)` by its sizes, fit into memory.
+    """Raises ValueError unless a run with the sizes `given`, which needs `needed(given)` bytes, fits.
 
-    It names, by `name_of`, the size whose default would save most.
+    The message is about the size whose default would save most memory, named by `name_of`.
     """
     memory = total_bytes()
     try:
@@ -51,7 +51,7 @@ def check_fits(
         return
     left: dict[str, float] = dict.fromkeys(given, bytes_needed)
     for name in given:
-        with suppress(ValueError):  # a default that does not go with the others
+        with suppress(ValueError):  # a default that is inconsistent with the other sizes
             left[name] = needed({**given, name: defaults[name]})
     largest = min(left, key=lambda name: left[name])
     got = given[largest]
@@ -64,10 +64,10 @@ def check_fits(
 
 
 def is_about_arrays(error: ValueError) -> bool:
-    """Returns whether an error of the library refuses arrays that are too large to describe."""
+    """Returns whether the library raised an error because arrays would be too large."""
     return ": expected arrays " in str(error)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that memory ran out."""
+    """Returns whether an error means that memory ran out."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

@@ -1,4 +1,4 @@
-"""Draws the figures of a finished run again, from its results."""
+"""Redraws the figures of a finished run from its results."""
 
 import sys
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from experiments.settings import Options
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Options):
-    """Draw every figure of a finished run again from its results.nc, without running anything."""
+    """Redraw all figures of a finished run from its results.nc, without running the experiment again."""
 
-    folder: Positional[Path]  # Folder of the run: what its --out was.
+    folder: Positional[Path]  # Folder of the run (its --out).
     format: Literal["png", "pdf"] = "png"  # Format of the figures.
 
 
@@ -29,7 +29,7 @@ def run(config: Config) -> None:
         print(path)
 
 
-main = partial(harness.command_line, "plot", Config, run, stopped="figures that are there are whole")
+main = partial(harness.command_line, "plot", Config, run, stopped="figures already drawn are complete")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Many processes as one run: how they meet, which is the first, and how all do what the first decides."""
+"""Runs on several processes: connecting them, identifying the first, and sharing its decisions."""
 
 import json
 import os
@@ -15,29 +15,29 @@ SECONDS_TO_MEET = 120
 
 
 class Meeting(NamedTuple):
-    """Place where processes meet; what is None is found out from SLURM, Open MPI or GKE."""
+    """Arguments of `jax.distributed.initialize`; None is detected from SLURM, Open MPI or GKE."""
 
     coordinator: str | None = None  # HOST:PORT of process 0
-    processes: int | None = None  # how many there are
-    process: int | None = None  # which one this is
+    processes: int | None = None  # number of processes
+    process: int | None = None  # index of this process
 
 
 class ElsewhereError(ValueError):
-    """An error that the first process reports."""
+    """Raised in the other processes when the first process raises and reports an error."""
 
 
 def meet(name: str, meeting: Meeting) -> None:
-    """Joins the other processes of a run. JAX must not have run before.
+    """Connects to the other processes of a run; call this before JAX first runs.
 
-    A ValueError if no meeting place is known. If they have not all met in time, the process says so and ends
-    with exit code 2: JAX itself would abort it from a thread of its own, with a stack of C++ calls.
+    Raises ValueError if no coordinator is known. If not all processes connect in time, prints a message and
+    exits with 2, because JAX would abort the process from another thread with a C++ stack trace.
     """
     where, seconds = meeting.coordinator or "the coordinator of the job", SECONDS_TO_MEET
 
     def give_up() -> None:
         print(
-            f"{name}: --coordinator: expected {meeting.processes or 'all'} processes to meet at {where} "
-            f"within {seconds:g} s, got no answer; is it reachable, and does every process run?",
+            f"{name}: --coordinator: expected {meeting.processes or 'all'} processes to connect to {where} "
+            f"within {seconds:g} s, got no answer; is it reachable, and are all processes running?",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         os._exit(2)
@@ -57,15 +57,15 @@ def meet(name: str, meeting: Meeting) -> None:
 
 
 def is_first() -> bool:
-    """Returns whether this process is the one that prints and writes."""
+    """Returns whether this is the first process, which prints and writes."""
     return jax.process_index() == 0
 
 
 def decided(decide: Callable[[], Any]) -> Any:
-    """Hands the decision of the first process to every process; it travels as JSON.
+    """Calls `decide` in the first process and returns its result in all of them, sent as JSON.
 
     Raises:
-      ValueError, OSError: that of the first process; in the others `ElsewhereError`.
+      ValueError, OSError: in the first process, if `decide` does; the others then raise `ElsewhereError`.
     """
     if jax.process_count() == 1:
         return decide()

@@ -1,4 +1,4 @@
-"""The list of all rules, one line each, for experiments, sweeps, benchmarks and tests."""
+"""Registry of all rules, one line each, for experiments, sweeps, benchmarks and tests."""
 
 import inspect
 from collections.abc import Callable, Collection
@@ -48,7 +48,7 @@ RULES: dict[str, Factory] = {
         lambda model: ll.feedback_alignment(model, loss), model, ll.decorrelation.dynamics(rate)
     ),
 }
-"""Rules of any model, by name; what a line sets is part of the rule."""
+"""Rules for any model, by name; arguments set here are part of the rule."""
 
 ONLINE: dict[str, Factory] = {
     "rflo": ll.online.rflo,
@@ -56,23 +56,23 @@ ONLINE: dict[str, Factory] = {
     "rtrl": ll.online.rtrl,
     "three_factor": partial(ll.online.three_factor, decay=0.9),
 }
-"""Rules of an `ll.online.Recurrent`, with losses of single steps."""
+"""Rules for an `ll.online.Recurrent` and a loss at every time step."""
 
 
 def check_name(option: str, name: str, known: Collection[str] = (*RULES, *ONLINE)) -> None:
-    """Raises ValueError unless a rule is a known name, or a function that can be imported."""
+    """Raises ValueError unless a rule is a known name or a function that can be imported."""
     if name not in known:
         if ":" not in name:
-            raise ValueError(f"{option}: expected some of {', '.join(known)}, or MODULE:FUNCTION, got {name}")
+            raise ValueError(f"{option}: expected any of {', '.join(known)}, or MODULE:FUNCTION, got {name}")
         imported(option, name)
 
 
 def rule_of(name: str | Factory, **hyper: Any) -> Factory:
-    """Returns a rule, `(model, loss, **others) -> Rule`, with values for its hyper-parameters.
+    """Returns the factory of a rule, `(model, loss, **others) -> Rule`, with hyper-parameters filled in.
 
-    The name is that of a rule, `MODULE:FUNCTION` for one's own, or such a function itself. Of the values,
-    which may be traced, a rule gets those that it has a keyword argument for and does not set itself: one
-    dict serves all rules.
+    `name` is a name in the registry, the `MODULE:FUNCTION` of a custom factory, or a factory. Each rule takes
+    only those hyper-parameters, which may be traced, that are among its keyword arguments and not set in the
+    registry, so that one dict serves all rules.
 
     Example:
       >>> model = ll.mlp((3, 2))

@@ -1,4 +1,4 @@
-"""Shared parts of all reports: intervals over seeds, tables, bands, error bars and notes in figures."""
+"""Helpers of all reports: intervals over seeds, tables, and bands, error bars and notes in figures."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ matplotlib.rcParams["figure.constrained_layout.use"] = True
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float, int]:
-    """Mean and 95 % confidence interval over seeds by Student's t, and their number; NaNs left out."""
+    """Returns mean, 95 % confidence interval (Student's t) and number of the finite values over seeds."""
     values = np.asarray(values, dtype=float).ravel()
     values = values[np.isfinite(values)]
     n = values.size
@@ -30,17 +30,17 @@ def interval(values: np.ndarray) -> tuple[float, float, float, int]:
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The median of values that may be inf, and its 95 % interval by order statistics."""
+    """Returns the median of values that may be inf, and its 95 % interval by order statistics."""
     ordered, last = np.sort(values), np.size(values) - 1
     low = max(int(stats.binom.ppf(0.025, ordered.size, 0.5)) - 1, 0)
     return float(ordered[last // 2]), float(ordered[low]), float(ordered[last - low])
 
 
 def share_of_variance(values: np.ndarray, levels: np.ndarray) -> float:
-    """Share of the variance of values that one factor explains on its own (Hays, Statistics, 1963).
+    """Returns the share of the variance that one factor explains alone (Hays, Statistics, 1963).
 
-    `omega^2 = (SS_between - (k - 1) MS_within) / (SS_total + MS_within)` for k levels; in the mean it is 0
-    by chance alone. NaN for one level, values that are all the same, or no more of them than levels.
+    `omega^2 = (SS_between - (k - 1) MS_within) / (SS_total + MS_within)` for k levels; its mean is about 0
+    for a factor without effect. NaN for one level, equal values, or no more values than levels.
     """
     kinds, which = np.unique(levels, return_inverse=True)
     n, k = len(values), len(kinds)
@@ -55,15 +55,15 @@ def share_of_variance(values: np.ndarray, levels: np.ndarray) -> float:
 
 
 def resampled_shares(values: np.ndarray, levels: np.ndarray, times: int = 500) -> np.ndarray:
-    """`share_of_variance` of configurations drawn from these with replacement, `[times]`."""
+    """Returns `share_of_variance` of bootstrap resamples of the configurations, `[times]`."""
     drawn = np.random.default_rng(0).integers(0, len(values), (times, len(values)))
     return np.array([share_of_variance(values[rows], levels[rows]) for rows in drawn])
 
 
 def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "rule") -> list[dict[str, Any]]:
-    """Rows of `summary.json` for one part of an experiment, a rule for example, from values over seeds.
+    """Returns rows of `summary.json` for one part of an experiment, such as a rule, from values over seeds.
 
-    Those that are not finite are left out of mean and interval; `n` of all `seeds` are finite.
+    Mean and interval are over the finite values, `n` of all `seeds`.
     """
     rows = []
     for metric, values in metrics.items():
@@ -75,7 +75,7 @@ def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "r
 
 
 def cell(row: Mapping[str, Any], form: str = ".3g", of_half: str = ".1g", factor: float = 1.0) -> str:
-    """Mean and half the 95 % interval of a row; "-" if no seed is finite, their number if only some are."""
+    """Formats mean ± half the 95 % interval, with the number of finite seeds if not all; "-" if none is."""
     mean, (low, high) = row["mean"], row["ci95"]
     if mean is None:
         return "-"
@@ -87,7 +87,7 @@ def cell(row: Mapping[str, Any], form: str = ".3g", of_half: str = ".1g", factor
 
 
 def by_part(summary: Iterable[Mapping[str, Any]], *kinds: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Rows of a summary by their entries `kinds`, such as "rule", and by metric."""
+    """Groups the rows of a summary by their entries `kinds`, such as "rule", and by metric."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in summary:
         found.setdefault(tuple(row[kind] for kind in kinds), {})[row["metric"]] = row
@@ -95,7 +95,7 @@ def by_part(summary: Iterable[Mapping[str, Any]], *kinds: str) -> dict[tuple[Any
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown, columns aligned, the first to the left and the others to the right."""
+    """Formats a Markdown table, with the first column aligned left and the others right."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
@@ -106,13 +106,13 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def drawable(values: np.ndarray) -> np.ndarray:
-    """Values with NaN for those that cannot be drawn: not finite, or beyond 1e30."""
+    """Replaces values that cannot be drawn, not finite or beyond 1e30, by NaN."""
     values = np.asarray(values, float)
     return np.where(np.abs(values) < 1e30, values, np.nan)
 
 
 def limits(values: np.ndarray, margin: float) -> tuple[float, float] | None:
-    """Ends of an axis from what can be drawn of values, with a margin; None if nothing can."""
+    """Returns limits of an axis for the drawable values, with a margin; None if there are none."""
     values = drawable(values)
     if not np.isfinite(values).any():
         return None
@@ -128,13 +128,13 @@ def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, **style: Any) -> None:
 
 
 def draw_band(axes: Axes, x: Any, mean: np.ndarray, low: np.ndarray, high: np.ndarray, **style: Any) -> None:
-    """Draws a line in a band."""
+    """Draws a line with a shaded band."""
     (line,) = axes.plot(x, mean, **style)
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
 def bars(axes: Axes, places: Any, seeds: Iterable[np.ndarray], along: str = "y", **style: Any) -> np.ndarray:
-    """Draws means over seeds, of one array for each place, with their 95 % intervals; returns the means."""
+    """Draws the mean over seeds and its 95 % interval at each place, and returns the means."""
     mean, low, high, _ = np.array([interval(drawable(values)) for values in seeds]).T
     x, y = (places, mean) if along == "y" else (mean, places)
     style = {"fmt": "o", "capsize": 3, f"{along}err": [mean - low, high - mean], **style}
@@ -143,19 +143,19 @@ def bars(axes: Axes, places: Any, seeds: Iterable[np.ndarray], along: str = "y",
 
 
 def drawn(draws: Iterable[Callable[..., Figure | None]], *arguments: Any) -> dict[str, Figure]:
-    """Figures by the names of the functions that draw them, without those that return None."""
+    """Returns figures by the names of the functions that draw them, without those that are None."""
     made = {each.__name__: each(*arguments) for each in draws}
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
 def legend_beside(figure: Figure, axes: Axes) -> None:
-    """Puts the legend of some axes beside all of them."""
+    """Puts the legend of `axes` beside all axes of the figure."""
     lines = axes.get_legend_handles_labels()
     figure.legend(*lines, loc="outside right center", frameon=False, fontsize="small")
 
 
 def draw(figure: Figure, path: Any, dpi: int = 150, file_format: str = "png") -> None:
-    """Writes a figure; a logarithmic axis on which nothing can be drawn becomes linear."""
+    """Writes a figure; logarithmic axes without drawable values become linear."""
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
@@ -165,17 +165,17 @@ def draw(figure: Figure, path: Any, dpi: int = 150, file_format: str = "png") ->
 
 
 def footnote(figure: Figure, text: str) -> None:
-    """Writes a line below a figure."""
+    """Writes a note below a figure."""
     figure.supxlabel(text, fontsize="small", color="0.4")
 
 
 def note_seeds(figure: Figure, results: Any, more: str = "") -> None:
-    """Writes below a figure what bands and error bars are."""
+    """Writes a note below a figure on what its bands and error bars show."""
     footnote(figure, f"mean and 95 % interval over {results.sizes['seed']} seeds{more}")
 
 
 def completed(figure: Figure, results: Any, title: str = "", more: str = "", grid: Any = None) -> Figure:
-    """The figure with a title, grids in some of its axes, by default all, and a note on its seeds."""
+    """Adds a title, grids in the axes `grid` (all by default) and a note on the seeds to a figure."""
     for axes in figure.axes if grid is None else grid:
         axes.grid(alpha=0.3)
     if title:
@@ -186,16 +186,16 @@ def completed(figure: Figure, results: Any, title: str = "", more: str = "", gri
 
 BOX = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
 MOST_LEVELS = 5
-"""Numbers with so few different values, and all texts, are spaced evenly, and their lines spread."""
+"""Numbers with at most this many different values, and strings, are spaced evenly and jittered."""
 
 
 def parallel_coordinates(
     columns: Mapping[str, np.ndarray], score: np.ndarray, label: str, logarithmic: Collection[str], best: int
 ) -> Figure:
-    """Draws every configuration with a finite score as a line through its values to it, the best on top.
+    """Draws each configuration with a finite score as a line through its values and score, the best on top.
 
-    Columns have the values of all configurations, by hyper-parameter; those that are logarithmic have such an
-    axis. `best` is 1 if a larger score is better, -1 if a smaller one is.
+    `columns` has the values of all configurations by hyper-parameter; those in `logarithmic` get a
+    logarithmic axis. `best` is 1 if higher scores are better, -1 if lower scores are.
     """
     score, random = drawable(score), np.random.default_rng(0)
     order = np.argsort(best * score, kind="stable")[: np.isfinite(score).sum()]  # NaN comes last
@@ -222,7 +222,7 @@ def parallel_coordinates(
     for line, of_line in zip(np.transpose(lines), score, strict=True):
         axes.plot(line, color=colours.to_rgba(of_line), linewidth=0.9, alpha=0.7)
     axes.set_xticks(range(len(of_all)), [name.replace("_", " ") for name in of_all])
-    axes.set(title="each is a line through its values", xlim=(-0.1, len(columns) + 0.4), yticks=[])
+    axes.set(title="one line per configuration", xlim=(-0.1, len(columns) + 0.4), yticks=[])
     figure.suptitle(f"{len(order)} configurations and their scores")
     figure.colorbar(colours, ax=axes, label=label, extend="min" if best > 0 else "max")
     return figure

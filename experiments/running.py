@@ -1,4 +1,4 @@
-"""Runs of many members side by side, step by step, each from its checkpoint if there is one."""
+"""Runs of ensembles, step by step, resumed from a checkpoint if there is one."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,28 +18,28 @@ Metrics = Mapping[Any, jax.Array]
 
 
 class Run(NamedTuple):
-    """Computation of one member in steps: training, a pass over data, a population, a critic, a trial."""
+    """Computation of one ensemble member in steps, such as training or a pass over data."""
 
     init: Callable[..., Any]  # (*member, shared) -> carry
     step: Callable[[Any, Any, Any], tuple[Any, Metrics]]  # (carry, number, shared) -> (carry, metrics)
     num_steps: int
-    # (carry, number, shared) -> more metrics, after so many steps; from 0 on, and not timed
+    # (carry, number, shared) -> further metrics after `number` steps, starting at 0; not timed
     measure: Callable[[Any, Any, Any], Metrics] = lambda carry, number, shared: {}
 
 
 class Group(NamedTuple):
-    """Configurations that one program can hold."""
+    """Configurations that can share one compiled program."""
 
-    static: dict[str, Any]  # what they have in common and a program is made for: sizes, numbers of steps
-    traced: dict[str, np.ndarray]  # what differs, each value [members]
-    members: tuple[int, ...]  # their places among all configurations
+    static: dict[str, Any]  # common values that the program depends on, such as sizes and numbers of steps
+    traced: dict[str, np.ndarray]  # values that differ, each [members]
+    members: tuple[int, ...]  # indices among all configurations
 
 
 def group_by_shape(configurations: Sequence[Mapping[str, Any]], static: Sequence[str]) -> list[Group]:
-    """Groups configurations of the same fields by the static ones, in the order of their first members."""
+    """Groups configurations by their static fields, in the order of the first member of each group."""
     places: dict[tuple[Any, ...], list[int]] = {}
     for i, one in enumerate(configurations):
-        # 1, 1.0 and True are equal, and make different programs.
+        # 1, 1.0 and True are equal, but make different programs.
         places.setdefault(tuple((type(one[name]), one[name]) for name in static), []).append(i)
     traced = [name for name in next(iter(configurations), {}) if name not in static]
     groups = []
@@ -51,25 +51,25 @@ def group_by_shape(configurations: Sequence[Mapping[str, Any]], static: Sequence
 
 
 class Stage(NamedTuple):
-    """Result of a run of many members."""
+    """Result of a run of an ensemble."""
 
-    metrics: dict[str, np.ndarray]  # of the steps [member, step, ...], and measured [member, 1 + step, ...]
+    metrics: dict[str, np.ndarray]  # of `step` [member, step, ...] and of `measure` [member, 1 + step, ...]
     state: Any  # of all members, on their devices; see `collect`
-    seconds: np.ndarray  # of every step for each member, compilation and measuring apart, [step]
+    seconds: np.ndarray  # time of every step per member, without compilation and `measure`, [step]
 
 
 def side_by_side(on_cpu: int = 1) -> int | None:
-    """`batch_size` of `ll.ensemble`: so many members on a CPU's core, all of them on an accelerator.
+    """Returns the `batch_size` for `ll.ensemble`: `on_cpu` members on a CPU core, all on an accelerator.
 
-    A fixed number makes results the same to the last bit for any number of devices.
+    A fixed number makes results bitwise equal for any number of devices.
     """
     return on_cpu if jax.default_backend() == "cpu" else None
 
 
 def spread(members: Any) -> Any:
-    """Members so that they fill all devices evenly: the last is repeated.
+    """Repeats the last member until the members fill all devices evenly.
 
-    Between calls of ensembles they then stay on their devices, without communication.
+    They then stay on their devices between calls of ensembles, without communication.
     """
     count = len(jax.tree.leaves(members)[0])
     filled = np.minimum(np.arange(count + -count % jax.device_count()), count - 1)
@@ -77,14 +77,14 @@ def spread(members: Any) -> Any:
 
 
 def collect(spread_out: Any, count: int) -> Any:
-    """Returns the first members as NumPy arrays, in every process."""
+    """Returns the first `count` members as NumPy arrays, in every process."""
     return jax.tree.map(lambda leaf: leaf[:count], ll.gather(spread_out))
 
 
 @lru_cache(maxsize=16)
 def _programs(run: Run, num_arguments: int, batch_size: int | None) -> tuple[Any, Any, Any]:
-    """Programs of the start, a step and a measurement of all members; parts with the same run share them."""
-    # As functions that are compiled they are traced once, though two programs need them.
+    """Programs that start, advance and measure all members; parts with the same run share them."""
+    # Jitted functions are traced only once, although two programs use each.
     step, measure = jax.jit(run.step), jax.jit(run.measure)
 
     def many(function: Callable[..., Any], *in_axes: int | None) -> Any:
@@ -116,17 +116,17 @@ def run_members(
     run: Run, members: tuple[Any, ...], shared: Any, folder: Path, progress: tqdm,
     costs: Sequence[int] | None = None, on_cpu: int = 1,
 ) -> Stage:  # fmt: skip
-    """Runs all members side by side, step by step, from their checkpoint if there is one.
+    """Runs all members in parallel, step by step, resuming from their checkpoint if there is one.
 
-    Members are arguments of `run.init`, each with a leading axis of members; `shared` is what they all see.
-    Each step moves the progress on by its cost, by default 1. A CPU's core computes `on_cpu` members at once.
+    `members` are the arguments of `run.init`, with a leading axis of members; all members get `shared`. Each
+    step advances the progress bar by its cost, by default 1. Each CPU core computes `on_cpu` members at once.
     """
     costs = [1] * run.num_steps if costs is None else costs
     count = len(jax.tree.leaves(members)[0])
     begin, step, look = _programs(run, len(members), side_by_side(on_cpu))
-    shared = ll.replicate(shared)  # once, and not at every step
+    shared = ll.replicate(shared)  # once instead of at every step
     carry, of_steps, measured = begin(*spread(members), shared)
-    measured = jax.block_until_ready(look(carry, measured, 0, shared))  # a lack of memory shows here
+    measured = jax.block_until_ready(look(carry, measured, 0, shared))  # raises if out of memory
     seconds = np.full(run.num_steps, np.nan)
     checkpoint = Checkpoint(folder)
     start_of_all = carry, (of_steps, measured), seconds

@@ -1,4 +1,4 @@
-"""Settings that all experiments share, and checks of the options of command lines."""
+"""Settings that all experiments share, and checks of command-line options."""
 
 import argparse
 import math
@@ -18,15 +18,15 @@ import tyro
 from experiments.folders import read_config
 from experiments.processes import Meeting
 
-MOST = 2**31 - 1  # largest integer that is accepted: that of int32
+MOST = 2**31 - 1  # largest accepted integer, that of int32
 SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The values that a number may have: from `least` to `most`, without the ends that `open_at` names.
+    """Limits of a number: from `least` to `most`, excluding the ends at which `open_at` is True.
 
-    Integers have to fit into int32, other numbers into float32.
+    Integers must fit into int32, other numbers into float32.
     """
 
     least: float = -math.inf
@@ -59,7 +59,7 @@ class Limits:
         return f"a number in {'(' if above else '['}{self.least:g}, {self.most:g}{')' if below else ']'}"
 
 
-at_least = Limits  # without an upper end
+at_least = Limits  # without an upper limit
 POSITIVE = Limits(0, open_at=(True, False))
 Count = Annotated[int, at_least(1)]
 Seed = Annotated[int, at_least(0)]
@@ -89,12 +89,12 @@ def check_hint(name: str, hint: Any, value: Any) -> None:
 
 
 class Options:
-    """Base class of command-line options: a dataclass whose fields are checked when it is made.
+    """Base class of command-line options: a dataclass that checks its fields when it is created.
 
-    Numbers are annotated with their `Limits`; `check` adds what concerns several fields.
+    Numbers are annotated with their `Limits`; `check` adds further conditions.
     """
 
-    PREFIX: ClassVar[str] = ""  # of its options, where it is a field of another
+    PREFIX: ClassVar[str] = ""  # prefix of its options if it is a field of another dataclass
 
     def __post_init__(self) -> None:
         try:
@@ -109,11 +109,11 @@ class Options:
             refused.append(error)
 
     def check(self) -> None:
-        """Raises ValueError unless the fields fit together."""
+        """Raises ValueError unless the fields are consistent."""
 
     @classmethod
     def option(cls, name: str) -> str:
-        """The option that sets a field, as it is typed."""
+        """Returns the command-line option that sets a field."""
         return f"--{cls.PREFIX}{name.replace('_', '-')}"
 
     def expect(self, name: str, expected: str, holds: bool) -> None:
@@ -124,7 +124,7 @@ class Options:
             raise ValueError(f"{self.option(name)}: expected {expected}, got {got}")
 
     def expect_distinct(self, *names: str) -> None:
-        """Raises ValueError unless the tuples in these fields have an entry and no entry twice."""
+        """Raises ValueError unless the tuples in these fields are non-empty and have no duplicates."""
         for name in names:
             given = getattr(self, name)
             distinct = given is None or len(set(given)) == len(given) > 0
@@ -132,11 +132,11 @@ class Options:
 
 
 def parse(config: Callable[..., Any], prog: str) -> Any:
-    """Reads a command line. With `--resume`, options that are not given are those of the run in `--out`.
+    """Parses the command line. With `--resume`, options default to those of the run in `--out`.
 
     Raises:
-      ValueError: for an option that the configuration refuses, on one line: tyro would frame it.
-      SystemExit: after `--help`, and for what tyro itself cannot read.
+      ValueError: for an option that the configuration refuses; tyro would print its message in a frame.
+      SystemExit: after `--help`, and for options that tyro itself refuses.
     """
     default: dict[str, Any] = {"default": resumed} if (resumed := _resumed(config)) else {}
     refused: list[ValueError] = []
@@ -151,7 +151,7 @@ def parse(config: Callable[..., Any], prog: str) -> Any:
 
 
 def _resumed(config: Any) -> "Settings | None":
-    """Reads the configuration of the run to resume; None if there is none, or none of this program."""
+    """Reads the configuration of the run to resume; returns None if there is none of this program."""
     if not (isinstance(config, type) and issubclass(config, Settings)):
         return None
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -163,16 +163,16 @@ def _resumed(config: Any) -> "Settings | None":
     try:
         return held and config.restored(held)  # pyright: ignore[reportReturnType]
     except (TypeError, ValueError, LookupError, AttributeError):
-        return None  # the folder of another program, which is refused when it is claimed
+        return None  # the folder of another program: claiming it raises a FolderError
 
 
 def imported(name: str, path: str) -> Callable[..., Any]:
-    """Imports `MODULE:FUNCTION`; a ValueError names the option `name` if there is no such function."""
+    """Imports `MODULE:FUNCTION`; raises a ValueError about the option `name` if that fails."""
     module, _, function = path.partition(":")
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
-        got = f"{path} ({error}; the module has to be on PYTHONPATH)"
+        got = f"{path} ({error}; the module must be on PYTHONPATH)"
         raise ValueError(f"{name}: expected MODULE:FUNCTION, got {got}") from None
     if not callable(found):
         raise ValueError(f"{name}: expected MODULE:FUNCTION, got {path}, which is {found!r}")
@@ -180,7 +180,7 @@ def imported(name: str, path: str) -> Callable[..., Any]:
 
 
 def as_option(config: Any, error: Exception) -> str:
-    """The message of an error, in which the name of a field of `config` becomes its option."""
+    """Returns the message of an error, with the name of a field of `config` replaced by its option."""
     name, colon, rest = str(error).partition(": expected ")
     names = [field.name for field in fields(config)] if isinstance(config, Options) else []  # pyright: ignore[reportArgumentType]
     name = "data" if name == "source" else name
@@ -189,29 +189,29 @@ def as_option(config: Any, error: Exception) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Options):
-    """Settings that all experiments share; none of them decides a result."""
+    """Settings that all experiments share; they do not affect the results."""
 
     PRESETS: ClassVar[Mapping[str, Any]] = {}
-    """A named tuple for every `--preset`, of fields whose default is the preset's and of others."""
+    """Named tuple of every `--preset`: defaults for the options that are None, and further settings."""
 
     out: Path  # Folder for config.json, results.nc, summary.json and the figures.
     resume: bool = False  # Resume the run in --out, if there is one; its options need not be given again.
     distributed: bool = False
-    """Run on all hosts of a job, one process each, which share the folder. SLURM, Open MPI and GKE say who is
-    who; elsewhere the next three do."""
-    coordinator: str | None = None  # HOST:PORT of process 0, reachable from all hosts.
+    """Run on all hosts of a job, with one process per host and a shared folder.
+    Jobs of SLURM, Open MPI and GKE are detected; elsewhere, give the next three options as well."""
+    coordinator: str | None = None  # Address HOST:PORT of process 0, reachable from all hosts.
     processes: Count | None = None  # Number of processes.
-    process: Annotated[int, at_least(0)] | None = None  # Number of this process, from 0.
+    process: Annotated[int, at_least(0)] | None = None  # Index of this process, starting at 0.
 
     @property
     def meeting(self) -> Meeting | None:
-        """Address where the processes meet; None for one process alone."""
+        """Coordinator, number and index of processes; None for a run in a single process."""
         told = (self.coordinator, self.processes, self.process)
         if not self.distributed:
-            with_them = "to be given with --coordinator, --processes, --process"
+            with_them = "True with --coordinator, --processes or --process"
             self.expect("distributed", with_them, told == (None,) * 3)
             return None
-        all_or_none = "--coordinator, --processes and --process, or none"
+        all_or_none = "--coordinator, --processes and --process, or none of them"
         self.expect("process", all_or_none, told.count(None) in (0, 3))
         if self.coordinator is not None and self.processes is not None and self.process is not None:
             port = re.fullmatch(r".+:(\d{1,5})", self.coordinator)
@@ -221,24 +221,24 @@ class Settings(Options):
 
     @property
     def chosen(self) -> Any:
-        """The preset, in which options that are given replace its values."""
-        preset: Any = self.PRESETS[getattr(self, "preset")]  # noqa: B009 (a field where there are presets)
+        """The preset, with its values replaced by options that are given."""
+        preset: Any = self.PRESETS[getattr(self, "preset")]  # noqa: B009 (a field of settings with presets)
         given = {name: getattr(self, name, None) for name in preset._fields}
         return preset._replace(**{name: value for name, value in given.items() if value is not None})
 
     def deciding(self) -> dict[str, Any]:
-        """The fields that decide the results."""
+        """Fields that determine the results."""
         common = {field.name for field in fields(Settings)}
         values = {**vars(self), **(self.chosen._asdict() if self.PRESETS else {})}
         return {field.name: values[field.name] for field in fields(self) if field.name not in common}
 
     @classmethod
     def restored(cls, held: Mapping[str, Any]) -> "Settings":
-        """Makes the settings of which `deciding` was written as JSON."""
+        """Restores settings from the JSON of `deciding`."""
         values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in held.items()}
         return cls(**values)
 
 
 def defaults_of(config: Any) -> dict[str, Any]:
-    """The default of every field that has one."""
+    """Returns the default of every field that has one."""
     return {field.name: field.default for field in fields(config) if field.default is not MISSING}

@@ -1,4 +1,4 @@
-"""Offer of an experiment to a sweep: its hyper-parameters, its objective and a run in chunks."""
+"""Interface of experiments to sweeps: hyper-parameters, an objective, and a run in chunks."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -11,39 +11,39 @@ from experiments.settings import Limits
 
 
 class Program(NamedTuple):
-    """A run of one trial and one seed, in chunks between which hopeless trials are stopped."""
+    """Run of one trial and one seed in chunks, between which unpromising trials are stopped."""
 
     init: Callable[[jax.Array, dict[str, jax.Array], Any], Any]  # (key, traced scalars, shared) -> carry
     advance: Callable[[Any, Any, Any], tuple[Any, jax.Array]]  # (carry, chunk, shared) -> (carry, score)
-    chunks: int  # the score after the last is the trial's
-    shared: Any = ()  # what all trials see
+    chunks: int  # number of chunks; the score after the last one is the score of the trial
+    shared: Any = ()  # data for all trials
 
 
 class Sweepable(NamedTuple):
-    """An experiment that can be swept over.
+    """An experiment whose hyper-parameters can be searched.
 
-    One compiled program takes traced hyper-parameters as they come. Static ones are what a program is made
-    for: an int is a default of at least 1, text a default, and a tuple all that may be chosen, its first by
-    default. `make` raises a ValueError `NAME: expected ...` for static values that cannot run.
+    Traced hyper-parameters are inputs of a compiled program; each combination of static ones has its own
+    program. `static` has their defaults, integers >= 1 or strings, or tuples of all choices, the default
+    first. `make` raises a ValueError `NAME: expected ...` for static values that cannot run.
     """
 
-    objective: str  # what a score is, in words
-    direction: Literal["maximize", "minimize"]  # whether more of it is better
-    traced: Mapping[str, float]  # defaults of hyper-parameters >= 0
+    objective: str  # description of the score
+    direction: Literal["maximize", "minimize"]  # whether higher scores are better
+    traced: Mapping[str, float]  # defaults; values are >= 0 or within `limits`
     static: Mapping[str, int | str | tuple[str, ...]]
     make: Callable[[Mapping[str, Any]], Program]
-    limits: Mapping[str, Limits] = {}  # of traced hyper-parameters whose values must not just be >= 0
+    limits: Mapping[str, Limits] = {}  # of traced hyper-parameters, if other than >= 0
 
     def defaults(self) -> dict[str, Any]:
-        """Default values of all hyper-parameters."""
+        """Returns the default values of all hyper-parameters."""
         first = {name: v[0] if isinstance(v, tuple) else v for name, v in self.static.items()}
         return {**self.traced, **first}
 
 
 def program_of(run: Callable[[Any], Run], score: Callable[..., Any], chunks: int, shared: Any) -> Program:
-    """Makes a program of the run of an experiment, `traced -> Run` of a key, whose steps are the chunks.
+    """Makes a program from `run`, which maps traced hyper-parameters to a `Run`; its steps are the chunks.
 
-    The score is `(metrics of the step, what was measured after it) -> score`.
+    `score` maps the metrics of a step and the measurements after it to the score.
     """
 
     def init(key: jax.Array, traced: dict[str, jax.Array], shared: Any) -> Any:
@@ -59,7 +59,7 @@ def program_of(run: Callable[[Any], Run], score: Callable[..., Any], chunks: int
 
 
 def while_finite(score: jax.Array, *losses: jax.Array) -> jax.Array:
-    """The score, or NaN if a loss is not finite: such a run has diverged."""
+    """Returns the score, or NaN if the run has diverged (a loss is not finite)."""
     finite = [jnp.all(jnp.isfinite(loss)) for loss in losses]
     return jnp.where(jnp.all(jnp.stack(finite)), score, jnp.nan)
 

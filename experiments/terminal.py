@@ -1,4 +1,4 @@
-"""Terminals of commands: letters that an encoding lacks, pipes that close, and Ctrl-C."""
+"""Terminal handling for commands: characters that an encoding lacks, closed pipes, and Ctrl-C."""
 
 import _thread
 import codecs
@@ -13,10 +13,10 @@ from typing import Any
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Makes Ctrl-C raise KeyboardInterrupt; while modules are loading, it ends the process at once.
+    """Makes Ctrl-C raise KeyboardInterrupt inside the context, if a handler in Python is installed.
 
-    Python ignores what is raised in callbacks of the garbage collector, of which JAX has one: there the
-    interrupt is sent once more.
+    Python discards exceptions raised in callbacks of the garbage collector, and JAX registers such a
+    callback. An interrupt that is lost there is sent again.
     """
     handler = signal.getsignal(signal.SIGINT)
     if handler in (signal.SIG_IGN, signal.default_int_handler) or not callable(handler):
@@ -33,7 +33,7 @@ def interruptible() -> Iterator[None]:
 
 def _send_again(ignored: Any) -> None:
     if issubclass(ignored.exc_type, KeyboardInterrupt):
-        threading.Timer(0.1, _thread.interrupt_main).start()  # not in here, where it would be ignored too
+        threading.Timer(0.1, _thread.interrupt_main).start()  # raised here, it would be discarded too
     else:
         sys.__unraisablehook__(ignored)
 
@@ -49,14 +49,14 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 
 @contextmanager
 def streams() -> Iterator[None]:
-    """Makes output safe for any terminal: letters that its encoding lacks are spelled out, a pipe may close.
+    """Makes output safe on any terminal: spells out characters that its encoding lacks; allows closed pipes.
 
-    A stream that is closed from the start takes everything and shows nothing.
+    A standard stream that is closed from the start is replaced by `os.devnull`.
     """
     codecs.register_error("spell", _spell)
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
-            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 (open until the process ends)
         with suppress(AttributeError):
             getattr(sys, stream).reconfigure(errors="spell")
     try:
@@ -65,5 +65,5 @@ def streams() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except BrokenPipeError:  # or the interpreter would tell at its end
+            except BrokenPipeError:  # otherwise the interpreter reports it at exit
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

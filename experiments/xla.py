@@ -1,6 +1,6 @@
-"""Settings of XLA: flags that this jaxlib knows, a device for every core, programs that are kept.
+"""XLA settings: flags that this jaxlib supports, one device per CPU core, and cached programs.
 
-XLA ends the process at a flag that it does not know, without a traceback, and flags come and go with jaxlib.
+XLA ends the process without a traceback at an unknown flag, and flags differ between jaxlib versions.
 """
 
 import os
@@ -14,17 +14,17 @@ from pathlib import Path
 import jax
 
 NO_YNN = "--xla_cpu_experimental_ynn_fusion_type="
-"""From jaxlib 0.10.2 on fusions by YNNPACK return garbage where a product with a constant matrix is reduced:
-https://github.com/jax-ml/jax/issues/39103. Without them updates take 0 to 5 % longer."""
+"""From jaxlib 0.10.2 on, YNNPACK fusions return wrong values if a product with a constant matrix is reduced:
+https://github.com/jax-ml/jax/issues/39103. Without these fusions, updates take 0 to 5 % longer."""
 
 _PARSE_FLAGS = "from jaxlib import xla_client; xla_client.CompileOptions()"
 
 
 def add_flags(*flags: str) -> None:
-    """Adds those flags to XLA_FLAGS that this jaxlib knows; a second process tries them, in 0.15 s.
+    """Adds the flags that this jaxlib supports to XLA_FLAGS, after testing them in a subprocess (0.15 s).
 
-    To be called before JAX first runs. Flags of the environment come last and win; one that this jaxlib does
-    not know ends the program. A path in XLA_FLAGS, to a file of flags, stays as it is.
+    Call this before JAX first runs. Flags already in the environment take precedence; an unsupported one ends
+    the program. If XLA_FLAGS is the path of a file of flags, it is not changed.
     """
     given = os.environ.get("XLA_FLAGS", "").split()
     new = [flag for flag in flags if flag not in given]
@@ -45,9 +45,9 @@ def add_flags(*flags: str) -> None:
 
 
 def keep_compiled_programs(folder: Path) -> None:
-    """Keeps what XLA compiles, in JAX's cache folder or else in this one.
+    """Caches compiled programs, in JAX's cache folder if one is set and otherwise in this one.
 
-    A run that goes on, and parts of a run with the same program, need not compile again.
+    Resumed runs, and parts of a run with the same program, then need not compile again.
     """
     if not jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
@@ -55,12 +55,12 @@ def keep_compiled_programs(folder: Path) -> None:
 
 
 def use_all_cores(*, compile_quickly: bool = False) -> None:
-    """Makes a device of every CPU core, so that an ensemble of small programs runs on all of them, and right.
+    """Makes each CPU core a JAX device, so that ensembles use all cores, and sets flags for small programs.
 
-    Without effect once JAX has run. Small programs take longer to compile than to run: LLVM does less. A
-    number of devices in JAX_NUM_CPU_DEVICES or XLA_FLAGS stays as it is, as do other flags in XLA_FLAGS.
-    Compiling quickly takes a third less time, where jaxlib has the choice, but loops are slower (Adam's take
-    6 times as long): it is for short runs.
+    Has no effect once JAX has run. Small programs take longer to compile than to run, so LLVM optimises less.
+    A number of devices set in JAX_NUM_CPU_DEVICES or XLA_FLAGS is kept, as are other flags in XLA_FLAGS.
+    `compile_quickly` saves a third of the compilation time if jaxlib has the flag, but makes loops slower
+    (Adam's 6 times): use it for short runs.
     """
     flags = ["--xla_llvm_disable_expensive_passes=true", "--xla_backend_optimization_level=1", NO_YNN]
     if compile_quickly:
@@ -68,5 +68,5 @@ def use_all_cores(*, compile_quickly: bool = False) -> None:
     add_flags(*flags)
     chosen = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not chosen and jax.config.jax_num_cpu_devices < 0:  # pyright: ignore[reportAttributeAccessIssue]
-        with suppress(RuntimeError):  # JAX has run already, in a notebook: its devices stay
+        with suppress(RuntimeError):  # JAX has already run, in a notebook: keep its devices
             jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)

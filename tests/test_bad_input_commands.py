@@ -158,7 +158,7 @@ REFUSED = {
         "--learning-rate 0": "--learning-rate: expected a finite number > 0, got 0.0",
         "--schemes gd gd": "--schemes: expected at least one, and each at most once",
         "--distributed": "--distributed: expected a job of SLURM, Open MPI or GKE, or --coordinator",
-        "--processes 2": "--distributed: expected to be given with --coordinator",
+        "--processes 2": "--distributed: expected True with --coordinator",
         "--distributed --processes 2": "--process: expected --coordinator, --processes and --process",
         "--distributed --coordinator a:1 --processes 2 --process 2": "--process: expected a number in 0..1",
         "--distributed --coordinator a --processes 2 --process 0": "--coordinator: expected HOST:PORT, got a",
@@ -167,7 +167,7 @@ REFUSED = {
         "--updates 9": "--updates: expected at least 10, got 9",
         "--batch-size 1001": "--batch-size: expected at most 1000, got 1001",
         "--test-images 501": "--test-images: expected at most 500, the test or validation images of",
-        "--preset full": "--data: expected a source of the whole MNIST with --preset full",
+        "--preset full": "--data: expected a source of all of MNIST with --preset full",
         "--data nowhere": "--data: expected 'sample' (5,000 images",
     },
     "microlearning": {
@@ -176,9 +176,9 @@ REFUSED = {
         "--test-images 501": "--test-images: expected at most the 500 test images of ",
         "--network recurrent --hidden": "--hidden: expected at least 1 widths",
         "--network leaky --hidden 3 4": "--hidden: expected one width with --network leaky, got 3 4",
-        "--rules rflo": "--rules: expected rules that take a --network dense; rflo, eprop, rtrl, three",
+        "--rules rflo": "--rules: expected rules for --network dense; rflo, eprop, rtrl, three",
         "--network convolutional --hidden 5 6": "--hidden: expected at least 3 widths with --network convo",
-        "--drops 3 3": "--drops: expected epochs in order, got 3 3",
+        "--drops 3 3": "--drops: expected increasing epochs, got 3 3",
         "--drops 20": "--drops: expected epochs before the last, --ep",
         "--momentum 1": "--momentum: expected a number in [0, 1), got 1.0",
         "--sigma 0": "--sigma: expected",
@@ -190,8 +190,8 @@ REFUSED = {
         "--points 50 9": "--points: expected at least a batch of 100, got 50 9",
         "--learning-rate 0": "--learning-rate: expected a finite number > 0, got 0.0",
         "--evaluations 41": "--evaluations: expected at most 40, got 41",
-        "--preset seed": "--data: expected a source of the whole MNIST with --preset seed",
-        "--preset seed --data sample": "--data: expected at least 60000 images",
+        "--preset seed": "--data: expected a source of all of MNIST with --preset seed",
+        "--preset seed --data sample": "--data: expected at least 60000 training images",
     },
     "symbolic_discriminator": {"--studies depth depth": "--studies: expected at least one, and each at most"},
     "sweep": {
@@ -329,7 +329,7 @@ def test_ctrl_c_in_a_run_is_one_line():
         time.sleep(5)
 
     code, _, errors = command(run)
-    assert code == 130 and errors == "\ntest: interrupted; the same command with --resume goes on\n"
+    assert code == 130 and errors == "\ntest: interrupted; run the same command with --resume to continue\n"
 
 
 def test_memory_that_runs_out_is_one_line():

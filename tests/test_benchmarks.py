@@ -241,7 +241,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(throughput, "CASES", CASES[:3])
     arguments = ("--seeds", "1", "--systems", "microlearning", "--out", tmp_path)
     code, _, err = call_main(throughput.main, *arguments)
-    assert code == 130 and "--resume goes on" in err
+    assert code == 130 and "--resume to continue" in err
     before = json.loads((tmp_path / "throughput.json").read_text())["rows"]
     assert len(before) == 2
     measured.clear()
@@ -259,7 +259,7 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
     assert code == 0 and [row["ratio"] for row in again["rows"]] == [4, 2, 4]  # that one alone
 
     code, _, err = call_main(throughput.main, *arguments, "--resume", "--repeats", "3")
-    assert code == 2 and "holds a run of another configuration (repeats: 7 there, 3 here)" in err
+    assert code == 2 and "holds a run of another configuration (repeats: 7 before, 3 now)" in err
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_a_rule_of_one_s_own_on_another_network_in_other_steps(tmp_path):
 
 def test_bad_rules_of_one_s_own_are_refused():
     for path, pattern in {
-        "mine": "some of backprop, .* or MODULE:FUNCTION, got mine",
+        "mine": "any of backprop, .* or MODULE:FUNCTION, got mine",
         **{path: f"MODULE:FUNCTION, got {path}" for path in ("no_module:rule", "json:no_rule", "json:")},
     }.items():
         with pytest.raises(ValueError, match=f"^--rules: expected {pattern}"):

@@ -98,7 +98,7 @@ def test_space_is_read(tmp_path):
         "kind = { choices = ['round', 'oval'] }": "kind: choices: expected one of round, square, got 'oval'",
         "kind = { choices = [] }": r"kind: expected a list of at least one choice, got \[\]",
         "penalty = { choices = [1, 1.0] }": "penalty: expected each choice once",
-        "kind = { low = 1, high = 2 }": "kind: expected { choices }, since it is no number, got a range",
+        "kind = { low = 1, high = 2 }": "kind: expected { choices }, since it is not a number, got a range",
         "penalty = { low = 1 }": "penalty: expected a value, { choices } or .*got a table with low",
         "penalty = { low = 2, high = 1 }": "penalty: expected low below high, got 2.0 and 1.0",
         "penalty = { low = 0, high = 1, log = true }": "penalty: low: expected a number > 0",
@@ -314,7 +314,7 @@ def test_median_and_interval_by_hand():
 
 def test_another_configuration_of_a_study_is_refused(tmp_path):
     run_toy(tmp_path, RATES, trials=1)
-    with pytest.raises(ValueError, match=r"--study: expected one of this.*seeds: 2 there, 3 here"):
+    with pytest.raises(ValueError, match=r"--study: expected one of this.*seeds: 2 before, 3 now"):
         run_toy(tmp_path, RATES, trials=1, seeds=3)
 
 
@@ -403,7 +403,7 @@ def test_a_trial_that_kills_every_worker_is_given_up(tmp_path, monkeypatch, caps
     found = workers.study()
     done = finished(found)
     assert [trial.state.name for trial in done] == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 3
-    assert "trial 2 is given up: 3 workers died with {'learning_rate': " in capsys.readouterr().err
+    assert "trial 2 is given up: 3 workers died running {'learning_rate': " in capsys.readouterr().err
     results = report.as_dataset(found, workers.space, toy())
     assert results.complete.values.tolist() == [True, True, False, True, True, True]
     report.table(harness.without_nan(report.rows(results)))

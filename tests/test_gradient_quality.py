@@ -150,7 +150,7 @@ def test_the_command_writes_json_and_figures(tmp_path):
     with undrawn, patch.object(gradient_quality, "pooled_images", lambda *_: images()):
         with patch.object(Bench, "measure", interrupted):
             code, _, err = call_main(gradient_quality.main, *arguments)
-        assert code == 130 and "--resume goes on" in err
+        assert code == 130 and "--resume to continue" in err
         kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").iterdir()}
         assert len(kept) == 1
         programs = []

@@ -49,7 +49,7 @@ def stopped(tmp_path_factory):
     """The folder of the same run, stopped at its first checkpoint."""
     out = tmp_path_factory.mktemp("stopped") / "out"
     code, _, errors = run(*SHORT, "--out", out, interrupted_in=out / "checkpoints" / "planted-gd")
-    assert code == 130 and "--resume goes on" in errors and not (out / "results.nc").exists()
+    assert code == 130 and "--resume to continue" in errors and not (out / "results.nc").exists()
     return out
 
 
@@ -102,7 +102,7 @@ def test_resume_reads_the_configuration_of_the_run(finished, tmp_path):
     code, _, errors = run("birth_death", "--resume", "--out", out, drawn=False)
     assert code == 0 and (out / "config.json").read_bytes() == before, errors
     end = run("birth_death", "--resume", "--out", out, "--seeds", "2", "--units", "6")
-    assert_refused(end, "another configuration (seeds: 1 there, 2 here)")
+    assert_refused(end, "another configuration (seeds: 1 before, 2 now)")
     assert_refused(run("microlearning", "--resume", "--out", out), "another configuration")
 
 
@@ -146,7 +146,7 @@ def test_folder_is_one_process_s_and_a_killed_one_loses_it(tmp_path):
             folders.open_folder(tmp_path, {"seeds": 1}, resume=True)
     finally:
         ended_by_kill(first)
-    told = f"--out: expected a folder of no other run, got {tmp_path}, held by process {first.pid} on "
+    told = f"--out: expected a folder that is not in use, got {tmp_path}, in use by process {first.pid} on "
     assert str(refused.value).startswith(told) and " since " in str(refused.value)
     assert (tmp_path / ".lock").exists()
     with folders.claims():
@@ -167,7 +167,7 @@ def test_workers_share_a_folder_that_is_no_other_run_s(tmp_path):
         with folders.claims():
             folders.open_folder(tmp_path, {"seeds": 1}, resume=True, shared=True)
         assert (tmp_path / ".lock").exists()  # the other's still
-        with pytest.raises(folders.FolderError, match="held by process"), folders.claims():
+        with pytest.raises(folders.FolderError, match="in use by process"), folders.claims():
             folders.open_folder(tmp_path, {"seeds": 1}, resume=True)
     finally:
         ended_by_kill(worker)

@@ -1,1 +1,1 @@
-"""Neuron birth-death against gradient descent, over many seeds."""
+"""Neuron birth-death compared with gradient descent, over many seeds."""

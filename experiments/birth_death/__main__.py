@@ -1,7 +1,7 @@
-"""Gradient descent with birth and death of neurons, over many seeds.
+"""Gradient descent with and without birth and death of neurons, over many seeds.
 
-After the notebooks of the neuron birth-death paper (2019): does a population that resamples itself reach the
-minimum sooner than one that only follows its gradient?
+Based on the notebooks of the neuron birth-death paper (2019): does a population whose neurons are resampled
+reach the minimum sooner than one that only follows its gradient?
 """
 
 import sys
@@ -36,7 +36,7 @@ class Carry(NamedTuple):
 
 
 def start_of(problem: Problem, key: jax.Array) -> Carry:
-    """The start of a run: problem and student of a seed."""
+    """Draws the target and the initial population of one seed."""
     init_key, run_key = jax.random.split(key)
     target, params = problem.init(init_key)
     population = ll.birth_death.dynamics(0.0, axes=problem.axes, charges=problem.charges).init(params)
@@ -44,7 +44,7 @@ def start_of(problem: Problem, key: jax.Array) -> Carry:
 
 
 def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) -> Run:
-    """Birth and death of a seed's population; steps of the run lead from one of `times` to the next."""
+    """Run of the population of one seed; each step of the run leads from one of `times` to the next."""
     end = int(times[-1])
     last_event = end - min(problem.quiet_steps, end // 3)
 
@@ -70,7 +70,7 @@ def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) 
         return start_of(problem, key)
 
     def measure(carry: Carry, number: Any, shared: Any) -> dict[str, jax.Array]:
-        """The loss, events so far, lineages that are left, and where the units are."""
+        """Loss, numbers of kills and clones so far, number of surviving lineages, and places of the units."""
         population = carry.population
         slots = jnp.arange(population.ancestor.shape[0])
         return {
@@ -85,14 +85,14 @@ def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) 
 
 
 def measured_at(num_steps: int, records: int) -> np.ndarray:
-    """Log-spaced steps from 1 to the last, none further apart than a fiftieth of the run."""
+    """Returns log-spaced steps from 1 to the last, at most a fiftieth of the run apart."""
     logarithmic = np.geomspace(1, num_steps, records).round()
     linear = np.linspace(0, num_steps, 51)[1:].round()
     return np.unique(np.concatenate([logarithmic, linear]).clip(1)).astype(int)
 
 
 def run_scheme(name: str, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
-    """One scheme on one problem, all seeds."""
+    """Runs one scheme on one problem for all seeds."""
     problem_name, scheme_name = name.split("-")
     problem = PROBLEMS[problem_name](config)
     times = np.concatenate([[0], measured_at(config.num_steps(problem_name), config.records)])
@@ -114,8 +114,8 @@ def run_scheme(name: str, config: Config, data: Any, folder: Path, progress: tqd
 
 
 def held(config: Config, data: Any) -> harness.Held:
-    """The populations of every seed; the test points of one and the differences of all units of a mixture."""
-    each, once = [], [memory.floats(6, config.records)]  # as they are computed, in float64
+    """Populations of all seeds, and the largest arrays of one: test points, or pairs of mixture units."""
+    each, once = [], [memory.floats(6, config.records)]  # times of measurements, computed in float64
     for name in config.problems:
         problem = PROBLEMS[name](config)
         each.append(jax.eval_shape(partial(start_of, problem), jax.random.key(0)))
@@ -147,7 +147,7 @@ CHUNKS = 5
 
 
 def swept(static: Mapping[str, Any]) -> Program:
-    """A run of one scheme on one problem; a chunk is a fifth of its steps."""
+    """Run of one scheme on one problem; a chunk is a fifth of its steps."""
     config = Config(units=static["units"], batch_size=static["batch_size"])
     problem, scheme = PROBLEMS[static["problem"]](config), SCHEMES[static["scheme"]]
     times = -(-static["steps"] // CHUNKS) * np.arange(CHUNKS + 1)
@@ -161,7 +161,7 @@ def swept(static: Mapping[str, Any]) -> Program:
 
 
 SWEEPABLE = Sweepable(
-    "loss at the end",
+    "final loss",
     "minimize",
     {"alpha": 1.0, "learning_rate": 0.02},
     {

@@ -1,4 +1,4 @@
-"""The problems on which populations learn: a planted teacher, and a mixture of Gaussians."""
+"""Problems for populations of neurons: a planted teacher, and a mixture of Gaussians."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,23 +13,23 @@ from experiments.birth_death.config import Config
 
 
 class Problem(NamedTuple):
-    """Problem of a population, and how it is learned."""
+    """Problem of a population, with the settings to learn it."""
 
     init: Callable[[jax.Array], tuple[Any, Any]]  # key -> (target, params)
     gradients: Callable[[jax.Array, Any, Any], Any]  # (key, target, params) -> gradients of one step
-    loss: Callable[[jax.Array, Any, Any], jax.Array]  # (key, target, params) -> loss, measured
-    places: Callable[[Any], jax.Array]  # params -> [units, 2], where the units are
-    targets: Callable[[Any], jax.Array]  # target -> [targets, 2], where they should be
-    axes: Any  # of the neurons, as `ll.birth_death` takes them, as it does the next two
+    loss: Callable[[jax.Array, Any, Any], jax.Array]  # (key, target, params) -> test loss
+    places: Callable[[Any], jax.Array]  # params -> [units, 2], places of the units
+    targets: Callable[[Any], jax.Array]  # target -> [targets, 2], where the units should be
+    axes: Any  # see `ll.birth_death.dynamics`, also for charges and prior
     charges: Callable[[Any], Any]
     prior: Callable[[jax.Array, Any], Any] | None
-    alphas: dict[str, float]  # speed of birth and death, by scheme of `ll.birth_death`
+    alphas: dict[str, float]  # factor alpha of the rates, by scheme of `ll.birth_death.dynamics`
     learning_rate: float
-    quiet_steps: int  # steps at the end without events, though at most a third of the run
+    quiet_steps: int  # steps at the end without events, at most a third of the run
 
 
 class Scheme(NamedTuple):
-    """Options of `birth_death`, and the factor on its alpha: gradient descent alone has 0."""
+    """Options of `ll.birth_death.dynamics`, and a factor on alpha: 0 for gradient descent alone."""
 
     scheme: str
     center: str
@@ -46,7 +46,7 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def planted(config: Config) -> Problem:
-    """A student with more units than its teacher; inputs on the unit sphere, fresh every step."""
+    """A student with more units than its teacher, and new inputs on the unit sphere at every step."""
     units, features = config.units, config.features
     student = ll.mlp((features, units, 1), b_init=None)
     rule = ll.backprop(student, ll.squared_error)
@@ -68,7 +68,7 @@ def planted(config: Config) -> Problem:
         return jnp.mean(ll.squared_error(student.apply(params, x), y))
 
     def weighted(params: Any) -> jax.Array:
-        """`|c| w`, the first two coordinates."""
+        """Returns the first two coordinates of `|c| w`."""
         w, c = params[0]["w"], params[1]["w"]
         return (w[:2] * jnp.abs(c[:, 0])).T
 
@@ -83,13 +83,13 @@ UNIT_VARIANCE = 0.5
 
 
 def gaussian(difference: ArrayLike, variance: ArrayLike) -> jax.Array:
-    """The density of `N(0, variance)`."""
+    """Computes the density of `N(0, variance)`."""
     difference, variance = jnp.asarray(difference), jnp.asarray(variance)
     return jnp.exp(-jnp.square(difference) / (2 * variance)) / jnp.sqrt(2 * jnp.pi * variance)
 
 
 def mixture_energy(c: jax.Array, y: jax.Array) -> jax.Array:
-    """`1/2 int (f - f_n)^2` of a mixture f of three and `f_n = mean_i c_i N(x; y_i, 1/2)`, in closed form."""
+    """Computes `1/2 int (f - f_n)^2` in closed form for the target f, `f_n = mean_i c_i N(x; y_i, 1/2)`."""
     weights = jnp.asarray(WEIGHTS / WEIGHTS.size)
     own = weights @ gaussian(MEANS[:, None] - MEANS, VARIANCES[:, None] + VARIANCES) @ weights / 2
     overlap = gaussian(y[:, None] - MEANS, VARIANCES + UNIT_VARIANCE) @ weights
@@ -98,7 +98,7 @@ def mixture_energy(c: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def mixture(config: Config, start: Callable[[jax.Array, tuple[int]], jax.Array]) -> Problem:
-    """Charged Gaussians that are to add up to a mixture of three."""
+    """Charged Gaussians whose mean fits a mixture of three Gaussians."""
     units = config.mixture_units
 
     def init(key: jax.Array) -> tuple[Any, Any]:
@@ -109,7 +109,7 @@ def mixture(config: Config, start: Callable[[jax.Array, tuple[int]], jax.Array])
         return mixture_energy(params["c"], params["y"])
 
     def gradients(key: jax.Array, target: Any, params: Any) -> Any:
-        """The mean-field gradient: that of one unit, not of its share."""
+        """Mean-field gradient: the gradient times the number of units."""
         return jax.tree.map(lambda g: units * g, jax.grad(energy)(params))
 
     return Problem(

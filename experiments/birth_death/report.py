@@ -1,4 +1,4 @@
-"""The table and the figures of the birth-death experiment."""
+"""Table and figures of the birth-death experiment."""
 
 from typing import Any
 
@@ -32,26 +32,26 @@ EVENTS = ("killed", "cloned", "lineages")
 COLUMNS = ("loss", "slope", *(f"steps to {t:.0e}" for t in THRESHOLDS), "kills", "clones", "lineages")
 VARIABLES = {
     "scheme": ("1", "scheme of birth and death"),
-    "coordinate": ("1", "coordinate in the plane"),
+    "coordinate": ("1", "coordinate of a place"),
     "*_step": ("1", "steps of gradient descent"),
     "*_loss": ("1", "loss: mean squared error (planted), or squared distance of functions (mixture)"),
     "*_killed": ("1", "units killed so far"),
     "*_cloned": ("1", "units cloned so far"),
-    "*_lineages": ("1", "units of the start with descendants"),
-    "*_places": ("1", "place of a unit in the plane"),
-    "*_targets": ("1", "place where units should be in the plane"),
-    "*_unit": ("1", "number of the unit"),
-    "*_target": ("1", "number of the target"),
+    "*_lineages": ("1", "initial units with descendants"),
+    "*_places": ("1", "place of a unit: |c| w (planted), or y and charge c (mixture)"),
+    "*_targets": ("1", "place where a unit should be"),
+    "*_unit": ("1", "index of the unit"),
+    "*_target": ("1", "index of the target"),
 }
 
 
 def problems_of(results: xr.Dataset) -> list[str]:
-    """The problems that were run."""
+    """Returns the names of the problems that were run."""
     return [name for name in TITLES if f"{name}_loss" in results]
 
 
 def slopes(steps: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Slope of log loss by log step over the last decade of steps, for every seed `[seed, step]`."""
+    """Fits the slope of log loss against log step over the last decade of steps, per seed `[seed, step]`."""
     late = (steps >= steps[-1] / 10) & (steps > 0)
     x = np.log(steps[late])
     x = x - x.mean()
@@ -59,18 +59,18 @@ def slopes(steps: np.ndarray, losses: np.ndarray) -> np.ndarray:
 
 
 def _log(losses: np.ndarray) -> np.ndarray:
-    """Natural logarithms; NaN of losses that are not finite or not positive."""
+    """Returns natural logarithms; NaN for losses that are not finite or not positive."""
     return np.log(losses, where=np.isfinite(losses) & (losses > 0), out=np.full(losses.shape, np.nan))
 
 
 def times_to(steps: np.ndarray, losses: np.ndarray, threshold: float) -> np.ndarray:
-    """The first measured step with a loss at or below a threshold, for every seed; inf if there is none."""
+    """Returns the first measured step with a loss <= the threshold, for every seed; inf if there is none."""
     reached = losses <= threshold
     return np.where(reached.any(axis=1), steps[reached.argmax(axis=1)], np.inf)
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
-    """The rows of `summary.json`: means over seeds, and medians of times, which may not be reached."""
+    """Returns the rows of `summary.json`: means over seeds, and medians of the steps to reach a loss."""
     summary = []
     for problem in problems_of(results):
         steps = results[f"{problem}_step"].values
@@ -96,7 +96,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def table(summary: list[dict[str, Any]]) -> str:
-    """The printed table: geometric mean of the final loss with its interval, slopes, times and events."""
+    """Returns the printed table: geometric means of the final loss, slopes, steps to reach a loss, events."""
     lines = []
     for (problem, scheme), of in reporting.by_part(summary, "problem", "scheme").items():
         lines.append([
@@ -109,7 +109,7 @@ def table(summary: list[dict[str, Any]]) -> str:
 
 
 def _geometric(row: dict[str, Any]) -> str:
-    """Geometric mean and interval, from those of the logarithm."""
+    """Formats the geometric mean and its interval, from those of the logarithm."""
     if row["mean"] is None:
         return "-"
     ends = [10**v for v in (row["mean"], *(b for b in row["ci95"] if b is not None))]
@@ -139,7 +139,7 @@ def loss(results: xr.Dataset, problem: str) -> Figure:
     for i, scheme in enumerate(schemes):
         losses, colour = results[f"{problem}_loss"].sel(scheme=scheme).values, COLOURS[scheme]
         mean, low, high, _ = np.array([reporting.interval(_log(column)) for column in losses.T[1:]]).T
-        with np.errstate(over="ignore"):  # intervals of logarithms are wide where a seed diverged
+        with np.errstate(over="ignore"):  # intervals of logarithms are wide if a seed diverged
             mean, low, high = reporting.drawable(np.exp([mean, low, high]))
         low = np.where(low > 1e-30, low, np.nan)
         reporting.draw_band(curves, steps[1:], mean, low, high, **STYLES[scheme])
@@ -159,7 +159,7 @@ def loss(results: xr.Dataset, problem: str) -> Figure:
 
 
 def times(results: xr.Dataset, problem: str) -> Figure:
-    """Share of the seeds that is still above a loss, against steps."""
+    """Share of seeds with a loss still above a threshold, against steps."""
     figure, every = plt.subplots(1, len(THRESHOLDS), figsize=(4.2 * len(THRESHOLDS), 4.4), sharey=True)
     steps = results[f"{problem}_step"].values
     for axes, level in zip(every, THRESHOLDS, strict=True):
@@ -171,13 +171,13 @@ def times(results: xr.Dataset, problem: str) -> Figure:
         axes.grid(alpha=0.3)
     every[0].set_ylabel("share of seeds")
     every[0].legend(frameon=False, fontsize="small")
-    figure.suptitle(f"Time to reach a loss: {TITLES[problem]}")
+    figure.suptitle(f"Steps to reach a loss: {TITLES[problem]}")
     reporting.footnote(figure, f"{results.sizes['seed']} seeds")
     return figure
 
 
 def events(results: xr.Dataset, problem: str) -> Figure:
-    """Events a step, and how many of the first units still have descendants."""
+    """Kills and clones per step, and the number of initial units that still have descendants."""
     figure, (kills, clones, lineages) = plt.subplots(1, 3, figsize=(15, 4.6))
     steps = results[f"{problem}_step"].values
     for scheme in results.scheme.values:
@@ -187,9 +187,9 @@ def events(results: xr.Dataset, problem: str) -> Figure:
             if rate.any():
                 reporting.band(axes, steps[1:], rate, **STYLES[scheme])
         reporting.band(lineages, steps[1:], one[f"{problem}_lineages"].values[:, 1:], **STYLES[scheme])
-    kills.set(title="Killed", ylabel="units a step")
-    clones.set(title="Cloned", ylabel="units a step")
-    lineages.set(title="Units of the start with descendants", ylabel="units")
+    kills.set(title="Kills", ylabel="units per step")
+    clones.set(title="Clones", ylabel="units per step")
+    lineages.set(title="Lineages: initial units with descendants", ylabel="units")
     for axes in figure.axes:
         axes.set(xscale="log", xlabel="steps")
         axes.set_ylim(bottom=0)
@@ -198,7 +198,7 @@ def events(results: xr.Dataset, problem: str) -> Figure:
 
 
 def places(results: xr.Dataset, problem: str) -> Figure:
-    """Positions of the units of the first seed, and where they should be."""
+    """Paths of the units of the first seed, and the targets."""
     schemes, planted = results.scheme.values, problem == "planted"
     size = (4 * len(schemes), 4.3)
     figure, (every,) = plt.subplots(1, len(schemes), figsize=size, sharex=True, sharey=True, squeeze=False)
@@ -210,10 +210,10 @@ def places(results: xr.Dataset, problem: str) -> Figure:
         axes.plot(x[-1], y[-1], "o", color=COLOURS[scheme], markersize=3.5, label="end")
         if planted:
             for i, target in enumerate(targets):
-                label = None if i else "ray of a teacher's unit"
+                label = None if i else "direction of a teacher unit"
                 axes.axline((0, 0), target, color="0.5", linestyle="--", linewidth=0.8, label=label)
         else:
-            axes.plot(*targets.T, "k+", markersize=10, label="Gaussian of the target")
+            axes.plot(*targets.T, "k+", markersize=10, label="Gaussian of the target mixture")
         axes.set(title=LABELS[scheme], xlabel=r"$|c|\,w_1$" if planted else "place y")
     ends = reporting.drawable(first[f"{problem}_places"].values.reshape(-1, 2))
     ends = ends[np.isfinite(ends).all(axis=1)]

@@ -1,1 +1,1 @@
-"""Decorrelated inputs under every rule, on MNIST."""
+"""Rules on plain and decorrelated inputs, on MNIST."""

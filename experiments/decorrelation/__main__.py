@@ -1,7 +1,7 @@
-"""Decorrelation of inputs: the notebook's runs, what it gains under each rule, and its choices.
+"""Decorrelation of inputs: the notebook's runs, the gain with each rule, and variants of the update of R.
 
-After the notebook on decorrelation and whitening of the decorrelated-backprop project (2024), which ends on
-the question whether there is a gain on all of MNIST and with convolutions.
+Based on the notebook on decorrelation and whitening of the decorrelated-backprop project (2024), which ends
+with the question whether decorrelation helps on all of MNIST and with convolutions.
 """
 
 import sys
@@ -26,11 +26,11 @@ from experiments.decorrelation.runs import Form, Numbers, Run, runs_of
 from experiments.decorrelation.training import Carry, accuracy, start_of, training, update, widths
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
-CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 pixels
+CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 central pixels
 
 
 def run_one(name: str, run: Run, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
-    """One run, all seeds and learning rates side by side; step 0 is without learning."""
+    """Runs all seeds and learning rates of a run in parallel; nothing is learned in step 0."""
     progress.set_description(name)
     form, num_layers = run.form, len(widths(run.form))
     shape = (len(run.numbers), config.seeds)
@@ -58,11 +58,11 @@ def run_one(name: str, run: Run, config: Config, data: Any, folder: Path, progre
 
 
 def trained(run: Run, state: Carry, members: slice) -> Any:
-    """Returns the params of some members, as those of the network without decorrelation."""
+    """Returns the params of some members, with R folded into the weights of the plain network."""
     layers = {} if run.form.dynamics is None else state.rule_state.layers
     params, layers = running.collect((state.params, layers), members.stop)
     params, layers = jax.tree.map(lambda leaf: leaf[members], (params, layers))
-    if any(layer.b is not None for layer in layers.values()):  # weights cannot remove a mean
+    if any(layer.b is not None for layer in layers.values()):  # weights cannot subtract a mean
         return {"params": params, "layers": layers}
     if not layers:
         return params
@@ -71,7 +71,7 @@ def trained(run: Run, state: Carry, members: slice) -> Any:
 
 
 def correlations(numbers: Numbers, state: Carry, data: ll.data.Splits) -> dict[str, np.ndarray]:
-    """Second moments of the pixels in the centre before and after R, of the first seed."""
+    """Computes second moments of the central pixels before and after R, for the first seed."""
     r = running.collect(state.rule_state.layers["0/w"].R, 1)[0]
     x = np.asarray(numbers.inputs(jnp.asarray(data.test.x)))
     both = {"moments_before": x, "moments_after": x @ r.T}
@@ -79,7 +79,7 @@ def correlations(numbers: Numbers, state: Carry, data: ll.data.Splits) -> dict[s
 
 
 def images(config: Config) -> ll.data.Splits:
-    """Loads the images of all members: pixels in 0..1 and one-hot labels."""
+    """Loads the images, with pixels in 0..1 and one-hot labels, the same for all members."""
     splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.chosen.data)
     num_images = splits.train.x.shape[0]
     config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
@@ -91,7 +91,7 @@ def images(config: Config) -> ll.data.Splits:
 
 
 def held(config: Config, data: ll.data.Splits) -> harness.Held:
-    """The largest run: networks, their R and the order of the images of every seed, at all learning rates."""
+    """Largest run: networks, their R, and orders of images, for all seeds and learning rates."""
     every, sizes = sorted(runs_of(config).values(), key=lambda run: len(run.numbers)), []
     of_network = {run.form.network: run for run in every}
     for run in of_network.values():
@@ -124,7 +124,7 @@ _images = cache(lambda source: images(Config(preset="full", data=source)))
 
 
 def swept(static: Mapping[str, Any]) -> Program:
-    """A run of one rule on plain or decorrelated inputs; a chunk is a fifth of its updates."""
+    """Training by one rule on plain or decorrelated inputs; a chunk is a fifth of its updates."""
     data, batch_size = _images(static["data"]), static["batch_size"]
     check_at_most("batch_size", batch_size, data.train.x.shape[0], "images")
     updates = -(-static["updates"] // CHUNKS)

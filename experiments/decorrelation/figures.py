@@ -1,4 +1,4 @@
-"""The runs of the decorrelation experiment as its report reads them, and its figures."""
+"""Figures of the decorrelation experiment, and helpers to read its results."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +12,7 @@ NOTEBOOK = {
     "alone": "decorrelation alone",
     "one_layer": "one decorrelated layer",
     "two_layers": "two decorrelated layers",
-    "two_layers_fixed": "two layers, R held at the identity",
+    "two_layers_fixed": "two layers, R fixed at the identity",
 }
 PUBLISHED = {
     "alone": [106.560814, 92.458618, 67.835510, 49.946434, 37.211742, 27.915833, 20.952473, 15.865977,
@@ -22,48 +22,48 @@ PUBLISHED = {
     "two_layers_fixed": [111.116158, 110.478119, 110.325562, 110.372955, 110.450310, 110.519104, 110.553780,
                          110.941040, 110.781067, 111.277313, 111.346657, 111.523827, 112.008949],
 }  # fmt: skip
-"""Decorrelation losses that the notebook prints, summed over the batches of an epoch. It names the last of
-these a run with R learned at 1e-5."""
+"""Decorrelation losses printed by the notebook, summed over the batches of an epoch. The notebook describes
+the last run as one with R learned at 1e-5."""
 
 
 def best_rate(one: xr.Dataset) -> xr.Dataset:
-    """A run at the learning rate with the best mean accuracy on the validation images at the end."""
+    """Selects the learning rate of a run with the best final mean accuracy on the validation images."""
     finished = one.isel(step=np.flatnonzero(np.isfinite(one.updates.values)))
     finished = finished.isel(rate=np.flatnonzero(np.isfinite(finished.learning_rate.values)))
     accuracy = finished.validation_accuracy.isel(step=-1).mean("seed", skipna=False)
-    final = np.nan_to_num(accuracy.values, nan=-1.0)  # a rate at which a seed diverged is the last choice
+    final = np.nan_to_num(accuracy.values, nan=-1.0)  # a rate at which a seed diverged ranks last
     return finished.isel(rate=int(final.argmax()))
 
 
 def over_layers(of_layers: xr.DataArray) -> xr.DataArray:
-    """Sum over the layers of a network; NaN if one of them is NaN."""
+    """Sums over the layers of a network; NaN if any layer is NaN."""
     return of_layers.sum("layer", skipna=False)
 
 
 def runs_in(results: xr.Dataset, study: str) -> dict[str, xr.Dataset]:
-    """The runs of a study, each at its best learning rate."""
+    """Returns the runs of a study, each at its best learning rate."""
     names = results.run.values[results.study.values == study]
     best = {str(name): best_rate(results.sel(run=name)) for name in names}
     return {name: one.isel(layer=slice(0, int(one.num_layers))) for name, one in best.items()}
 
 
 def elapsed(one: xr.Dataset) -> np.ndarray:
-    """Seconds of one seed up to every measurement, at the median pace."""
+    """Returns the seconds of one seed up to every measurement, at the median time per update."""
     return updates_of(one) * seconds_per_update(one)
 
 
 def seconds_per_update(one: xr.Dataset) -> float:
-    """The median over the intervals between measurements, of one seed, compilation apart."""
+    """Returns the median time per update of one seed, without compilation."""
     return float(np.median(one.seconds.values[1:] / np.diff(updates_of(one))))
 
 
 def updates_of(one: xr.Dataset) -> np.ndarray:
-    """Updates up to every measurement: step 0 is without learning."""
+    """Returns the number of updates before every measurement, 0 for the first."""
     return one.updates.values
 
 
 def first_reaching(x: np.ndarray, accuracy: np.ndarray, level: float) -> float:
-    """First x at which the mean over seeds of an accuracy `[seed, x]` reaches a level; NaN if none does."""
+    """Returns the first x at which the mean accuracy `[seed, x]` over seeds reaches a level; NaN if none."""
     reached = np.flatnonzero(accuracy.mean(axis=0) >= level)
     return float(x[reached[0]]) if reached.size else float("nan")
 
@@ -76,7 +76,7 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
 
 
 def notebook(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
-    """Loss and decorrelation loss of the notebook's runs by epoch, beside the published values."""
+    """Loss and decorrelation loss of the notebook's runs by epoch, with the published values."""
     figure, (loss, decorrelation) = plt.subplots(1, 2, figsize=(13, 5))
     for i, (name, one) in enumerate(runs.items()):
         epochs, batches = np.arange(one.sizes["step"]), float(np.diff(updates_of(one))[0])
@@ -88,7 +88,7 @@ def notebook(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
         label = "printed by the notebook" if name == "alone" else None
         decorrelation.plot(range(len(printed)), printed, "kx", markersize=5, label=label)
     loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy in nats")
-    decorrelation.set(title="Decorrelation loss", xlabel="epoch", ylabel="summed over layers and batches")
+    decorrelation.set(title="Decorrelation loss", xlabel="epoch", ylabel="sum over layers and batches")
     decorrelation.set_yscale("log")
     for axes in (loss, decorrelation):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -107,12 +107,12 @@ def moments(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
             figure.colorbar(image, ax=axes, shrink=0.75)
             axes.set(title=f"{NOTEBOOK[name]}: {when}", xticks=(), yticks=())
             axes.title.set_fontsize(9)
-    figure.suptitle("Second moments of the 14 x 14 pixels in the centre, first seed, test images")
+    figure.suptitle("Second moments of the 14 x 14 central pixels, first seed, test images")
     return figure
 
 
 def gain(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
-    """Accuracy of every rule against updates and against seconds, on plain and on decorrelated inputs."""
+    """Accuracy of every rule against updates and seconds, on plain and decorrelated inputs."""
     networks = list(dict.fromkeys(name.split("-")[0] for name in runs))
     rules = list(dict.fromkeys(name.split("-")[1] for name in runs))
     figure, every = plt.subplots(len(networks), 2, figsize=(14, 4.8 * len(networks)), squeeze=False)
@@ -126,15 +126,15 @@ def gain(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
         for axes, x in zip(every[networks.index(network)], (updates_of(one), elapsed(one)), strict=True):
             reporting.band(axes, x, one.test_accuracy.values, **style)
     for network, line in zip(networks, every, strict=True):
-        for axes, unit in zip(line, ("updates", "seconds of one seed, compilation apart"), strict=True):
+        for axes, unit in zip(line, ("updates", "seconds of one seed, without compilation"), strict=True):
             axes.set(title=f"{network} network", xlabel=unit, ylabel="accuracy on test images", ylim=(0, 1))
     reporting.legend_beside(figure, every[0, 0])
-    title = "Rules on plain and on decorrelated inputs, each at its best learning rate"
+    title = "Rules on plain and decorrelated inputs, each at its best learning rate"
     return reporting.completed(figure, results, title)
 
 
 def choices(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
-    """Accuracy, correlations left in the pixels and size of R, for each choice of the update of R."""
+    """Accuracy, remaining correlation of the pixels, and size of R, for each variant of the update of R."""
     figure, (accuracy, left, largest) = plt.subplots(1, 3, figsize=(17, 5))
     for i, (name, one) in enumerate(runs.items()):
         x, label = updates_of(one), name.replace("_", " ")
@@ -144,7 +144,7 @@ def choices(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
         left.barh([label], mean, color=f"C{i}")
         reporting.band(largest, x, one.largest_r.values, label=label)
     accuracy.set(title="Accuracy", ylabel="accuracy on test images")
-    left.set(title="Correlation left in the pixels", xlabel="sum C_off^2 / size^2", xscale="log")
+    left.set(title="Remaining correlation of the pixels", xlabel="sum C_off^2 / size^2", xscale="log")
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     left.xaxis.set_minor_formatter(NullFormatter())
@@ -153,5 +153,5 @@ def choices(results: xr.Dataset, runs: dict[str, xr.Dataset]) -> Figure:
     accuracy.set_xlabel("updates")
     largest.set_xlabel("updates")
     accuracy.legend(frameon=False, fontsize="small")
-    title = "Backprop, dense network: choices of the rule for R"
+    title = "Backprop, dense network: variants of the update of R"
     return reporting.completed(figure, results, title, grid=(accuracy, largest))

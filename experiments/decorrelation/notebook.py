@@ -1,4 +1,4 @@
-"""Rules for R of the notebook and of its successor, as dynamics of one's own on the library's interface."""
+"""Rules for R of the notebook and of its successor, as custom dynamics on the library's interface."""
 
 import jax
 import jax.numpy as jnp
@@ -7,19 +7,19 @@ from jax.typing import ArrayLike
 import lax_learning as ll
 from lax_learning.decorrelation import Diagnostics, State
 
-DEAD = 1e-8  # mean square below which an input counts as dead: a division by it is left out
+DEAD = 1e-8  # mean square below which an input counts as dead and is not rescaled
 
 
 def dynamics(eta: ArrayLike, *, variance: ArrayLike = 1.0, scaled: bool = False) -> ll.Dynamics:
     """Learns an R whose outputs have a given variance, with `n_i = variance / mean z_i^2` for every row.
 
     notebook: `R <- R + eta (n R - n C R)`
-    scaled: `R <- n (R - eta C R)`, its successor. It divides by variances, not by standard deviations, so
-      that scales alternate between s and 1/s rather than settle.
+    scaled: `R <- n (R - eta C R)`, its successor. It divides by variances instead of standard deviations, so
+      scales alternate between s and 1/s and do not converge.
 
     Args:
       eta: step size.
-      variance: of every output.
+      variance: variance of every output.
       scaled: whether to use the successor.
 
     Returns:

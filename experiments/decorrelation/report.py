@@ -1,4 +1,4 @@
-"""The tables of the decorrelation experiment."""
+"""Tables of the decorrelation experiment."""
 
 from typing import Any
 
@@ -12,29 +12,29 @@ from experiments.decorrelation.figures import NOTEBOOK, elapsed, figures, over_l
 __all__ = ["figures", "rows", "table"]
 
 COLUMNS = (
-    "rate", "test accuracy", "loss", "correlation left", "largest R", "ms / update",
-    "updates to plain's end", "seconds to plain's end",
+    "rate", "test accuracy", "loss", "remaining correlation", "largest R", "ms / update",
+    "updates vs plain", "seconds vs plain",
 )  # fmt: skip
 VARIABLES = {
     "run": ("1", "run"),
-    "study": ("1", "study that the run belongs to"),
-    "rate": ("1", "number of the learning rate"),
-    "step": ("1", "number of the measurement"),
-    "layer": ("1", "number of the layer"),
-    "*pixel": ("1", "number of a pixel in the centre"),
-    "loss": ("nat", "cross-entropy since the last measurement"),
-    "decorrelation_loss": ("1", "decorrelation loss since the last measurement, mean over updates"),
-    "correlation": ("1", "squared correlations left in the inputs of a layer"),
+    "study": ("1", "study of the run"),
+    "rate": ("1", "index of the learning rate"),
+    "step": ("1", "index of the measurement"),
+    "layer": ("1", "index of the layer"),
+    "*pixel": ("1", "index of a central pixel"),
+    "loss": ("nat", "mean cross-entropy over updates since the last measurement"),
+    "decorrelation_loss": ("1", "mean decorrelation loss over updates since the last measurement"),
+    "correlation": ("1", "remaining squared correlations of the inputs of a layer"),
     "largest_r": ("1", "largest absolute entry of R"),
     "num_layers": ("1", "number of layers"),
     "updates": ("1", "updates before the measurement"),
     "moments_*": ("1", "second moment of two pixels before or after R"),
-    "seconds": ("s", "time since the last measurement, of one seed"),
+    "seconds": ("s", "time of one seed since the last measurement"),
 }
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
-    """The rows of `summary.json`: values at the end, at the best learning rate; the notebook's by epoch."""
+    """Returns the rows of `summary.json`: final values at the best learning rate; the notebook's by epoch."""
     summary = []
     for study in ("notebook", "gain", "choices"):
         runs = runs_in(results, study)
@@ -50,7 +50,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
                 for what, x in {"updates": updates_of, "seconds": elapsed}.items():
                     needed = reading.first_reaching(x(one), one.test_accuracy.values, level)
                     needed_plain = reading.first_reaching(x(plain), plain.test_accuracy.values, level)
-                    share = needed / needed_plain if needed_plain else np.nan  # plain inputs taught nothing
+                    share = needed / needed_plain if needed_plain else np.nan  # plain inputs: no gain
                     found.append(_number(name, f"{what}_share_of_plain", share))
             if study == "notebook":
                 found += _by_epoch(name, one)
@@ -64,7 +64,7 @@ def _number(run: str, metric: str, value: float) -> dict[str, Any]:
 
 
 def _by_epoch(name: str, one: xr.Dataset) -> list[dict[str, Any]]:
-    """Sums over the batches of an epoch, as the notebook prints them: the loss over one batch less."""
+    """Returns sums over the batches of an epoch, as in the notebook; the loss is divided by batches - 1."""
     found, batches = [], float(np.diff(updates_of(one))[0])
     sums = {
         "bp_loss": one.loss.values * batches / max(batches - 1, 1),
@@ -78,7 +78,7 @@ def _by_epoch(name: str, one: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def table(summary: list[dict[str, Any]]) -> str:
-    """The printed tables: the notebook's columns, and all runs at the end."""
+    """Returns the printed tables: the notebook's values by epoch, and final values of all runs."""
     return "\n\n".join(filter(None, (_notebook_table(summary), _end_table(summary))))
 
 

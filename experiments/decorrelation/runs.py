@@ -1,4 +1,4 @@
-"""The runs of the decorrelation experiment, each in one line: a form and numbers."""
+"""Runs of the decorrelation experiment, each with a static form and traced numbers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,18 +22,18 @@ RATES: dict[RuleName, tuple[float, ...]] = {
     "node_perturbation_activity": (0.0001, 0.0003, 0.001, 0.003),
     "weight_perturbation": (0.00001, 0.00003, 0.0001, 0.0003),
 }
-"""Rules, and the learning rates of which the best is reported."""
-SIGMAS = {"weight_perturbation": 0.001}  # standard deviation of the noise where it is not 0.01
+"""Learning rates of every rule; the best one is reported."""
+SIGMAS = {"weight_perturbation": 0.001}  # standard deviation of the noise; 0.01 for other rules
 
 
 def torch_mlp(widths: tuple[int, ...]) -> ll.Model:
-    """Dense layers with leaky units and torch's initial weights: uniform within +-1 / sqrt(inputs)."""
+    """Dense layers with leaky ReLUs and torch's initial weights, uniform within +-1 / sqrt(inputs)."""
     uniform = variance_scaling(1 / 3, "fan_in", "uniform")
     return ll.mlp(widths, activation=jax.nn.leaky_relu, w_init=uniform)
 
 
 def on_pixels(network: ll.Model) -> ll.Model:
-    """A convolutional network that reads images as rows of pixels."""
+    """Makes a convolutional network take images as rows of pixels."""
     return ll.Model(lambda params, x: network.apply(params, x.reshape(-1, 28, 28, 1)), network.init)
 
 
@@ -44,31 +44,31 @@ NETWORKS: dict[NetworkName, ll.Model] = {
 
 
 class Numbers(NamedTuple):
-    """Traced numbers of a run: a change of them needs no new program."""
+    """Traced numbers of a run, which do not change its program."""
 
     rate: Any  # learning rate
     of_dynamics: dict[str, Any]  # arguments of the dynamics of R, such as `eta`
-    mean: Any  # of pixels in 0..1, and their width: both standardise the inputs
-    width: Any
+    mean: Any  # subtracted from pixels in 0..1
+    width: Any  # by which centred pixels are divided
 
     def inputs(self, pixels: jax.Array) -> jax.Array:
-        """Pixels as the network reads them."""
+        """Standardises pixels."""
         return (pixels - self.mean) / self.width
 
 
 class Form(NamedTuple):
-    """Static settings of a run: runs of the same form share one program."""
+    """Static settings of a run; runs of the same form share one program."""
 
-    network: ll.Model  # without decorrelation, of rows of 784 pixels
+    network: ll.Model  # plain network of rows of 784 pixels
     rule_name: RuleName
-    dynamics: Callable[..., ll.Dynamics] | None  # of R, from its numbers; None for plain inputs
-    optimizer: Callable[[Any], optax.GradientTransformation]  # by learning rate
-    images: int | None  # how many each seed draws; None for all
-    updates: int  # between two measurements
+    dynamics: Callable[..., ll.Dynamics] | None  # (**of_dynamics) -> dynamics of R; None for plain inputs
+    optimizer: Callable[[Any], optax.GradientTransformation]  # learning rate -> optimizer
+    images: int | None  # number of images drawn for each seed; None for all
+    updates: int  # updates between two measurements
     steps: int  # number of measurements
 
     def rule(self, numbers: Numbers) -> ll.Rule:
-        """The rule, on decorrelated inputs if there are dynamics."""
+        """Returns the rule, on decorrelated inputs if there are dynamics."""
         optimizer, sigma = self.optimizer(numbers.rate), SIGMAS.get(self.rule_name, 0.01)
         factory = rule_of(self.rule_name, sigma=sigma, optimizer=optimizer)
         make = partial(factory, loss=ll.softmax_cross_entropy)
@@ -78,11 +78,11 @@ class Form(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run over seeds."""
+    """A run over seeds and learning rates."""
 
     study: str
     form: Form
-    numbers: tuple[Numbers, ...]  # of every learning rate
+    numbers: tuple[Numbers, ...]  # one for each learning rate
 
 
 CHOICE_RATES = (0.03, 0.1)
@@ -94,7 +94,7 @@ MOMENTUM = partial(optax.sgd, momentum=0.9)
 
 
 def notebook_runs(config: Config) -> dict[str, Run]:
-    """The notebook's runs; an epoch is a step. Targets of the single layer are among its 100 outputs."""
+    """Returns the notebook's runs, with an epoch per step; a single layer has 100 outputs for 10 labels."""
 
     def run(network: ll.Model, rate: float, eta: float, epochs: int) -> Run:
         updates = 1_000 // config.batch_size
@@ -115,7 +115,7 @@ INPUTS = {"plain": None, "decorrelated": LEARN, "every_8th": partial(LEARN, ever
 
 
 def gain_runs(config: Config) -> dict[str, Run]:
-    """Every rule on every network, on plain and on decorrelated inputs."""
+    """Returns runs of every rule on every network, with plain and decorrelated inputs."""
     return {
         f"{network}-{rule}-{inputs}": _compared(config, "gain", network, rule, INPUTS[inputs])
         for network in config.networks
@@ -125,7 +125,7 @@ def gain_runs(config: Config) -> dict[str, Run]:
 
 
 def choice_runs(config: Config) -> dict[str, Run]:
-    """Backprop on decorrelated inputs, one choice changed at a time."""
+    """Returns runs of backprop on decorrelated inputs, with variants of the update of R."""
 
     def run(kappa: float = 0.5, mean: float = STANDARD[0], **options: Any) -> Run:
         dynamics = partial(LEARN, **options) if options else LEARN
@@ -159,5 +159,5 @@ STUDIES = {"notebook": notebook_runs, "gain": gain_runs, "choices": choice_runs}
 
 
 def runs_of(config: Config) -> dict[str, Run]:
-    """All runs of the chosen studies, by name."""
+    """Returns all runs of the chosen studies, by name."""
     return {name: run for study in config.studies for name, run in STUDIES[study](config).items()}

@@ -1,4 +1,4 @@
-"""Training of a seed at a learning rate: its start, updates and measurements."""
+"""Training of one seed at one learning rate: start, updates and measurements."""
 
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from experiments.decorrelation.runs import Form, Numbers
 
 
 class Carry(NamedTuple):
-    """State of a run between two measurements; the rule's holds R, unless inputs are plain."""
+    """State of a run between two measurements; `rule_state` holds R, unless inputs are plain."""
 
     key: jax.Array
     numbers: Numbers
@@ -25,17 +25,17 @@ class Carry(NamedTuple):
 
 
 def widths(form: Form) -> list[int]:
-    """Outputs of every layer, the last of which may be more than labels."""
+    """Returns the number of outputs of every layer; the last layer may have more outputs than labels."""
     return [layer["w"].shape[-1] for layer in jax.eval_shape(form.network.init, jax.random.key(0))]
 
 
 def targets(labels: jax.Array, outputs: int) -> jax.Array:
-    """One-hot labels with a column for every output of the network."""
+    """Pads one-hot labels to the number of outputs of the network."""
     return jnp.pad(labels, ((0, 0), (0, outputs - labels.shape[1])))
 
 
 def accuracy(form: Form, carry: Carry, images: ll.data.Dataset) -> jax.Array:
-    """Accuracy of the network as the rule sees it: without R, if the run is on plain inputs."""
+    """Measures the accuracy of the network, with R unless inputs are plain."""
     plain, numbers = form.network, carry.numbers
     network = plain if form.dynamics is None else ll.decorrelation.wrap(plain, carry.rule_state.layers)
     output = network.apply(carry.params, numbers.inputs(jnp.asarray(images.x)))
@@ -43,7 +43,7 @@ def accuracy(form: Form, carry: Carry, images: ll.data.Dataset) -> jax.Array:
 
 
 def start_of(form: Form, num_images: int, batch_size: int, key: jax.Array, numbers: Numbers) -> Carry:
-    """The start of a run: weights and the draw of the images of a seed."""
+    """Returns the start of a run: initial weights and the images drawn for the seed."""
     draw_key, params_key, rule_key, order_key, run_key = jax.random.split(key, 5)
     drawn = jax.random.permutation(draw_key, num_images)[: form.images or num_images]
     params = form.network.init(params_key)
@@ -53,7 +53,7 @@ def start_of(form: Form, num_images: int, batch_size: int, key: jax.Array, numbe
 
 
 def update(form: Form, batch_size: int, data: ll.data.Splits, carry: Carry, number: Any) -> tuple[Carry, Any]:
-    """One update, and the losses before it; the decorrelation loss of a layer without R is NaN."""
+    """Makes one update and returns the losses before it; without R, decorrelation losses are NaN."""
     order, chosen = ll.data.batches(carry.images.shape[0], batch_size).next(carry.order, number)
     rows, outputs, numbers = carry.images[chosen], widths(form), carry.numbers
     x, y = numbers.inputs(data.train.x[rows]), targets(data.train.y[rows], outputs[-1])
@@ -69,10 +69,10 @@ def update(form: Form, batch_size: int, data: ll.data.Splits, carry: Carry, numb
 
 
 def measure(form: Form, carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
-    """Accuracy and the largest entry of R.
+    """Measures the test accuracy and the largest entry of R.
 
-    At the end alone, and NaN before: the accuracy by which the learning rate is chosen, and the correlations
-    left in the inputs of the layers.
+    At the end only, and NaN before: the validation accuracy, which decides the learning rate, and the
+    remaining correlations of the inputs of all layers.
     """
     x = carry.numbers.inputs(jnp.asarray(data.test.x))
     state = carry.rule_state
@@ -101,7 +101,7 @@ def measure(form: Form, carry: Carry, number: Any, data: ll.data.Splits) -> dict
 
 @cache
 def training(form: Form, num_images: int, batch_size: int) -> running.Run:
-    """Training of a seed, one run for one form; its first step looks at batches and learns nothing."""
+    """Training of one seed, with one run per form; the first step measures batches without learning."""
 
     def init(key: jax.Array, numbers: Numbers, data: ll.data.Splits) -> Carry:
         return start_of(form, num_images, batch_size, key, numbers)
@@ -115,7 +115,7 @@ def training(form: Form, num_images: int, batch_size: int) -> running.Run:
         numbers = number * form.updates + jnp.arange(form.updates)
         carry, (losses, of_layers) = jax.lax.scan(learn, carry, numbers)
         finite = jnp.all(jnp.isfinite(losses))
-        # NaN at updates that leave R alone, and after the loss has become NaN
+        # NaN at updates that do not change R, and after the loss has become NaN
         decorrelation_loss = jnp.where(finite, jnp.nanmean(of_layers, axis=0), jnp.nan)
         return carry, {"loss": jnp.mean(losses), "decorrelation_loss": decorrelation_loss}
 

@@ -1,7 +1,7 @@
-"""Trains and compares all credit assignment rules on MNIST, over many seeds in one program each.
+"""Trains and compares credit assignment rules on MNIST, with all seeds of a rule in one program.
 
-After the microlearning tutorial of Neuromatch Academy (NeuroAI, week 2 day 3, 2024): which rules learn, how
-noisy their gradients are, and how far they point from backprop's.
+Based on the microlearning tutorial of Neuromatch Academy (NeuroAI, week 2 day 3, 2024): which rules learn,
+how noisy their gradients are, and how well they align with those of backprop.
 """
 
 import sys
@@ -29,17 +29,17 @@ from experiments.running import Run, collect, run_members, side_by_side
 from experiments.settings import POSITIVE
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
-TEST_IMAGES = 1000  # images to test on, where no number is given
+TEST_IMAGES = 1000  # default number of test images
 
 
 def choose_test_images(key: jax.Array, data: ll.data.Splits, count: int | None) -> ll.data.Splits:
-    """Replaces the test images by `count` of them, or all if there are fewer: each seed's own."""
+    """Replaces the test images by a random sample of `count` images, or all if there are fewer."""
     chosen = jax.random.permutation(key, data.test.x.shape[0])[: count or TEST_IMAGES]
     return data._replace(test=ll.data.Dataset(*(jnp.asarray(a)[chosen] for a in data.test)))
 
 
 class Setting(NamedTuple):
-    """One rule on one network, with the keys of all seeds."""
+    """Setting of a run: one rule on one network, with the keys of all seeds."""
 
     name: str
     config: Config
@@ -48,18 +48,18 @@ class Setting(NamedTuple):
     keys: dict[str, jax.Array]
 
     def optimizer(self, learning_rate: float) -> optax.GradientTransformation:
-        """Returns gradient descent with weight decay, momentum, and drops of the rate."""
+        """Returns gradient descent with weight decay, momentum, and drops of the learning rate."""
         drops = {epoch * self.updates_per_epoch: 0.1 for epoch in self.config.drops}
         schedule = optax.piecewise_constant_schedule(learning_rate, drops)
         descent = optax.sgd(schedule, self.config.momentum or None)
         return optax.chain(optax.add_decayed_weights(self.config.weight_decay), descent)
 
     def rule(self, learning_rate: float = 0.0) -> ll.Rule:
-        """Returns the rule. The rate is for Kolen-Pollack, whose feedback moves as its weights do."""
+        """Returns the rule; Kolen-Pollack needs the learning rate to update its feedback like its weights."""
         return make_rule(self.name, self.config, self.optimizer(learning_rate))
 
     def make_train(self, learning_rate: float = 0.0) -> ll.Train:
-        """Returns training by the rule with gradient descent."""
+        """Returns the training of the network by the rule."""
         rule = self.rule(learning_rate)
         return ll.make_train(
             rule, self.optimizer(learning_rate), init=self.problem.model.init,
@@ -69,7 +69,7 @@ class Setting(NamedTuple):
 
 
 def make_setting(name: str, config: Config, data: ll.data.Splits) -> Setting:
-    """Returns the setting of a rule; the keys of all seeds are the same for every rule."""
+    """Returns the setting of a rule; all rules have the same keys."""
     _, *keys = jax.random.split(jax.random.key(config.seed), 5)
     purposes = zip(("train", "test", "measure", "search"), keys, strict=True)
     of_seeds = {purpose: jax.random.split(key, config.seeds) for purpose, key in purposes}
@@ -77,7 +77,7 @@ def make_setting(name: str, config: Config, data: ll.data.Splits) -> Setting:
 
 
 def find_rate(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> float:
-    """The learning rate asked for, or the matched one: the best first step in the mean over seeds."""
+    """Returns the configured learning rate, or the matched one, whose first step is best on average."""
     asked = setting.config.learning_rate or LEARNING_RATES[setting.config.scale]
     if asked is not None:
         return asked
@@ -89,7 +89,7 @@ def find_rate(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> f
 
 
 def measure_start(setting: Setting, state: ll.TrainState, data: ll.data.Splits) -> dict[str, np.ndarray]:
-    """SNR, bias and variance at initialisation."""
+    """Measures SNR, bias and variance at initialisation."""
     config, keys = setting.config, setting.keys
     measure = measurement(setting.name, config, setting.optimizer(0.0))
 
@@ -101,7 +101,7 @@ def measure_start(setting: Setting, state: ll.TrainState, data: ll.data.Splits) 
 
 
 def training(setting: Setting, rate: float) -> Run:
-    """Training of a seed; a step is an epoch. Members are keys of test images and states of training."""
+    """Training of one seed; a step is an epoch. A member is a key for test images and a training state."""
     per_epoch, train = setting.updates_per_epoch, setting.make_train(rate)
 
     def epoch(carry: Any, number: Any, data: ll.data.Splits) -> tuple[Any, dict[str, jax.Array]]:
@@ -118,7 +118,7 @@ def training(setting: Setting, rate: float) -> Run:
 
 
 def of_all_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
-    """An ensemble of the seeds. On a CPU one after another: the weights of one fill a core's cache."""
+    """Ensemble of all seeds, one at a time on each CPU core, because the weights of one fill its cache."""
     return ll.ensemble(function, in_axes=in_axes, batch_size=side_by_side())
 
 
@@ -156,7 +156,7 @@ def run_rule(name: str, config: Config, data: ll.data.Splits, folder: Path, prog
 
 
 def load(config: Config) -> ll.data.Splits:
-    """Loads the images as the network takes them, the same for all seeds."""
+    """Loads the images, the same for all seeds, in the format of the network."""
     data_key, *_ = jax.random.split(jax.random.key(config.seed), 5)
     pixels = ll.data.mnist(data_key, config.data)
     num_images, num_test = (part.x.shape[0] for part in (pixels.train, pixels.test))
@@ -167,7 +167,7 @@ def load(config: Config) -> ll.data.Splits:
 
 
 def held(config: Config, data: ll.data.Splits) -> harness.Held:
-    """Weights, losses and keys of the noise of every seed."""
+    """Weights, losses and noise keys of every seed."""
     params = jax.eval_shape(make_problem(config).model.init, jax.random.key(0))
     losses = memory.floats(config.epochs, data.train.x.shape[0] // config.batch_size)
     return harness.Held((params, losses, memory.floats(max(config.num_samples, config.draws), 2)))
@@ -192,7 +192,7 @@ images = cache(lambda source: ll.data.mnist(jax.random.key(0), source))
 
 
 def swept(static: Mapping[str, Any]) -> Program:
-    """A run of one rule; a chunk is an epoch."""
+    """Training by one rule; a chunk is an epoch."""
     name: str = static["rule"]
     config = Config(rules=(name,), network=static["network"], hidden=(static["hidden"],))
     problem = make_problem(config)

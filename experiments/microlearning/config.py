@@ -1,4 +1,4 @@
-"""Settings of the microlearning experiment, from which its command line is made."""
+"""Settings and command-line options of the microlearning experiment."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +11,7 @@ from experiments.settings import Count, Limits, NotNegative, Positive, Seed, Set
 NetworkName = Literal["dense", "convolutional", "recurrent", "leaky"]
 HIDDEN: dict[NetworkName, tuple[int, ...]]
 HIDDEN = {"dense": (500,), "convolutional": (6, 16, 120, 84), "recurrent": (64,), "leaky": (64,)}
-"""Widths of the hidden layers, if none are given."""
+"""Default widths of the hidden layers."""
 
 DEFAULT_RULES = (
     "backprop", "kolen_pollack", "feedback_alignment", "direct_feedback_alignment", "sign_symmetry_unit",
@@ -25,46 +25,45 @@ class Config(Settings):
     """Compare credit assignment rules on MNIST over many seeds: accuracy, SNR, cosine, bias and variance."""
 
     rules: tuple[str, ...] = DEFAULT_RULES
-    """Rules to compare: any of experiments/registry.py (a wrong name lists them), or one's own as
-    MODULE:FUNCTION. FUNCTION(model, loss) returns the rule; sigma, num_samples, noise, optimizer, decay and
-    gain are given to it by name if it has such arguments."""
-    seeds: Count = 8  # Number of seeds: initial weights, noise and order of the examples.
+    """Rules to compare, from experiments/registry.py; an unknown name prints the list.
+    Custom rules are given as MODULE:FUNCTION, where FUNCTION(model, loss) returns the rule.
+    It gets sigma, num_samples, noise, optimizer, decay and gain if it has arguments of these names."""
+    seeds: Count = 8  # Number of seeds, for initial weights, noise and the order of examples.
     seed: Seed = 0  # Base PRNG seed.
     epochs: Count = 20  # Passes through the training images.
-    batch_size: Count = 100  # Images an update.
+    batch_size: Count = 100  # Images per update.
     network: NetworkName = "dense"
-    """dense: the tutorial's, with squared error; convolutional: BioTorch's LeNet on images of 32 x 32;
-    recurrent: reads images row by row; leaky: the same with one layer of leaky units, given as its step, for
-    the rules that learn online; all but the first with cross-entropy."""
+    """dense: the tutorial's network, with squared error (the others use cross-entropy);
+    convolutional: BioTorch's LeNet on images of 32 x 32; recurrent: reads images row by row;
+    leaky: the same with one layer of leaky units, for rules that learn online."""
     hidden: tuple[Count, ...] | None = None
-    """Widths of the hidden layers; by default 500 (dense), 64 (recurrent, leaky), or 6 16 120 84
-    (convolutional: three numbers of channels, and widths of dense layers)."""
+    """Widths of the hidden layers; by default 500 (dense) or 64 (recurrent, leaky).
+    convolutional: channels of three layers, then widths of dense layers; by default 6 16 120 84."""
     scale: Literal["tutorial", "gradient", "matched"] = "matched"
-    """tutorial: the notebook's sums over the batch, with its form of node perturbation; gradient: all rules
-    in the units of the gradient; matched: the same, each rule with the step that lowers the loss most at
-    initialisation."""
+    """tutorial: sums over the batch and node perturbation as in the notebook;
+    gradient: all rules in the units of the gradient;
+    matched: the same, each rule at the learning rate whose first step decreases the loss most."""
     learning_rate: Positive | None = None
-    """Learning rate of all rules; by default 0.001 (tutorial) or 0.1 (gradient); none with matched."""
+    """Learning rate of all rules; by default 0.001 (tutorial) or 0.1 (gradient). Not allowed with matched."""
     drops: tuple[Count, ...] = ()  # Epochs after which the learning rate is divided by 10.
     momentum: Annotated[float, Limits(0, 1, open_at=(False, True))] = 0.0
-    """Of gradient descent; matched learning rates are multiplied by 1 - momentum."""
+    """Momentum of gradient descent; matched learning rates are multiplied by 1 - momentum."""
     weight_decay: NotNegative = 0.0
-    """L2 decay, added to the gradients; learned feedback decays too, other feedback does not."""
+    """L2 weight decay, added to the gradients. Learned feedback decays as well; fixed feedback does not."""
     sigma: Positive = 0.01
-    """Standard deviation of the noise of the perturbation rules (the tutorial has 0.1)."""
-    num_samples: Count = 1  # Noise draws an update, averaged.
+    """Standard deviation of the noise of perturbation rules (tutorial: 0.1)."""
+    num_samples: Count = 1  # Noise draws averaged in each update.
     noise: Literal["rademacher", "normal"] = "rademacher"
-    """Distribution of the noise (the tutorial's is normal)."""
+    """Distribution of the noise (tutorial: normal)."""
     data: str = "sample"
-    """sample: 5,000 MNIST images, offline; a folder of IDX files or of prepared tfds data; tfds: the prepared
-    default folder of tensorflow-datasets; download: fetch the IDX files."""
+    """sample: 5,000 MNIST images, offline; FOLDER: a folder with MNIST as IDX files or prepared tfds data;
+    tfds: the default folder of tensorflow-datasets; download: fetch the IDX files."""
     test_images: Count | None = None
-    """Images to test and measure on, drawn for each seed; by default 1000, or all if there are fewer (the
-    sample has 500)."""
+    """Test images, drawn for each seed; by default 1000, or all if there are fewer (the sample has 500)."""
     snr_images: Annotated[int, at_least(3)] = 250
-    """Images over which the gradient SNR at initialisation is taken (the tutorial has 1000)."""
+    """Images used to measure the SNR of the gradient at initialisation (tutorial: 1000)."""
     draws: Annotated[int, at_least(3)] = 32
-    """Noise draws for bias and variance at initialisation, on one batch."""
+    """Noise draws used to measure bias and variance at initialisation, on one batch."""
     out: Path = Path("results/microlearning")
     """Folder for config.json, results.nc, summary.json and the figures."""
 
@@ -78,9 +77,9 @@ class Config(Settings):
         if self.network == "leaky":
             self.expect("hidden", "one width with --network leaky", len(self.widths) == 1)
         else:
-            others = f"rules that take a --network {self.network}; {', '.join(ONLINE)} take leaky"
+            others = f"rules for --network {self.network}; {', '.join(ONLINE)} are for leaky"
             self.expect("rules", others, not ONLINE.keys() & set(self.rules))
-        self.expect("drops", "epochs in order", all(a < b for a, b in pairwise(self.drops)))
+        self.expect("drops", "increasing epochs", all(a < b for a, b in pairwise(self.drops)))
         before_the_end = f"epochs before the last, --epochs {self.epochs}"
         self.expect("drops", before_the_end, all(drop < self.epochs for drop in self.drops))
         if self.scale == "tutorial" and "node_perturbation" in self.rules:
@@ -96,5 +95,5 @@ class Config(Settings):
         return HIDDEN[self.network] if self.hidden is None else self.hidden
 
     def deciding(self) -> dict[str, Any]:
-        """The fields that decide the results."""
+        """Fields that determine the results."""
         return {**super().deciding(), "hidden": self.widths}

@@ -1,4 +1,4 @@
-"""Measures of the microlearning experiment: accuracy, cosine, SNR, bias and variance, matched steps."""
+"""Measures of the microlearning experiment: accuracy, cosine, SNR, bias, variance and matched steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,23 +15,23 @@ from lax_learning.metrics import Moments, bias_variance, by_path, cosine_similar
 
 RATED_IMAGES = 1000
 RATES = tuple(2.0 ** (i / 2) for i in range(-40, 13))
-"""Learning rates among which the matched one is searched."""
+"""Candidates for the matched learning rate."""
 
 Metrics = dict[str, jax.Array]
 
 
 def of_layers(metric: Callable[..., jax.Array], *gradients: Any) -> jax.Array:
-    """A metric of the gradients of every layer, and of all layers together at the end."""
+    """Computes a metric of the gradients of every layer and, as the last entry, of all layers together."""
     return jnp.stack([*by_path(metric, *gradients, depth=1).values(), metric(*gradients)])
 
 
 def of_moments(metric: Callable[[Moments], jax.Array], moments: Moments) -> jax.Array:
-    """A metric of the moments of every layer, and of all layers together at the end."""
+    """Computes a metric of the moments of every layer and, as the last entry, of all layers together."""
     return jnp.stack([metric(each) for each in (*moments.parts(depth=1).values(), moments)])
 
 
 def evaluator(problem: Problem, rule: ll.Rule) -> Callable[..., Metrics]:
-    """Accuracy and loss on the test images, and the cosine of the rule's update there to backprop's."""
+    """Measures accuracy, loss, and the cosine of the rule's update to backprop's, all on the test images."""
 
     def evaluate(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> Metrics:
         x, y = data.test
@@ -49,7 +49,7 @@ def evaluator(problem: Problem, rule: ll.Rule) -> Callable[..., Metrics]:
 
 
 def measurement(name: str, config: Config, optimizer: optax.GradientTransformation) -> Callable[..., Metrics]:
-    """SNR across examples at one draw each, and bias and variance across draws on one batch."""
+    """Measures SNR over examples with one draw each, and bias and variance over draws on one batch."""
     exact = ll.backprop(*make_problem(config)[:2])
     moments = moments_over_examples(name, config, optimizer)
     in_gradient_units = make_rule(name, config, optimizer, in_gradient_units=True)
@@ -71,7 +71,7 @@ def measurement(name: str, config: Config, optimizer: optax.GradientTransformati
 
 
 def one_step_losses(problem: Problem, rule: ll.Rule, config: Config) -> Callable[..., jax.Array]:
-    """The loss on the validation images after one step of each of `RATES`."""
+    """Computes the loss on the validation images after one step at each of `RATES`."""
     model, loss = problem.model, problem.loss
 
     def losses(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> jax.Array:

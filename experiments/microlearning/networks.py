@@ -1,4 +1,4 @@
-"""The networks of the microlearning experiment, each with its loss and its form of images."""
+"""Networks of the microlearning experiment, each with its loss and its format of images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ TUTORIAL_INIT = jax.nn.initializers.normal(0.1)
 
 
 class Problem(NamedTuple):
-    """A network, its loss, and how it takes images `[batch, 784]` in 0..1 and labels `[batch, 10]`."""
+    """A network, its loss, and its formats of images `[batch, 784]` in 0..1 and labels `[batch, 10]`."""
 
     model: ll.Model
     loss: ll.Loss
@@ -25,9 +25,9 @@ class Problem(NamedTuple):
 
 
 def _dense(hidden: tuple[int, ...]) -> Problem:
-    """The tutorial's: sigmoid on every layer, weights and biases from N(0, 0.1^2).
+    """The tutorial's network: sigmoid layers, with weights and biases drawn from N(0, 0.1^2).
 
-    The last sigmoid is part of the loss: direct feedback carries the error of the pre-activations, `dL/dz`.
+    The last sigmoid is part of the loss, so that direct feedback carries the error at its input, `dL/dz`.
     """
     init = TUTORIAL_INIT
     model = ll.mlp((784, *hidden, 10), activation=jax.nn.sigmoid, w_init=init, b_init=init)
@@ -35,12 +35,12 @@ def _dense(hidden: tuple[int, ...]) -> Problem:
 
 
 def _rows(images: Array) -> Array:
-    """Images `[batch, 28, 28]` of mean 0 and variance 1 over the pixels of MNIST, as sequences of rows."""
+    """Returns images as sequences of rows `[batch, 28, 28]`, with MNIST's pixels at mean 0 and variance 1."""
     return ((images - 0.1307) / 0.3081).reshape(-1, 28, 28)
 
 
 def _convolutional(hidden: tuple[int, ...]) -> Problem:
-    """BioTorch's LeNet: three kernels of 5 x 5, two of them pooled, and dense layers on top."""
+    """BioTorch's LeNet: three 5 x 5 convolutions, the first two with pooling, and dense layers."""
     options = {"kernel": 5, "pool": (2, 2, 1), "padding": "VALID", "w_init": glorot_uniform()}
     model = ll.convnet((32, 32, 1), hidden[:3], (*hidden[3:], 10), **options)
 
@@ -51,16 +51,16 @@ def _convolutional(hidden: tuple[int, ...]) -> Problem:
 
 
 def _recurrent(hidden: tuple[int, ...]) -> Problem:
-    """Recurrent layers that read an image row by row, and classify it from their last state."""
+    """Recurrent layers that read an image row by row and classify it from their last state."""
     return Problem(ll.rnn((28, *hidden, 10)), ll.softmax_cross_entropy, _rows)
 
 
 def _leaky(hidden: tuple[int, ...]) -> Problem:
-    """A layer of leaky units that reads an image row by row, as its step; the loss counts at the last row."""
+    """A layer of leaky units that reads an image row by row, with a loss at the last row only."""
     model = ll.online.leaky_rnn((28, *hidden, 10), alpha=0.2)
 
     def targets(labels: Array) -> Array:
-        # Cross-entropy to targets of zeros is zero, and so is its derivative.
+        # For targets of zeros, the cross-entropy and its derivative are zero.
         return jnp.zeros((len(labels), 28, 10), labels.dtype).at[:, -1].set(labels)
 
     def accuracy(output: Array, y: Array) -> Array:
@@ -75,11 +75,11 @@ PROBLEMS: dict[str, Callable[[tuple[int, ...]], Problem]] = {
 
 
 def make_problem(config: Config) -> Problem:
-    """The network of the configuration, with its loss."""
+    """Returns the network of the configuration, with its loss."""
     return PROBLEMS[config.network](config.widths)
 
 
 def seen_by(problem: Problem, data: ll.data.Splits) -> ll.data.Splits:
-    """All images as the network takes them, and labels as the loss does."""
+    """Converts all images to the format of the network, and all labels to that of the loss."""
     parts = (tuple(map(jnp.asarray, part)) for part in data)
     return ll.data.Splits(*(ll.data.Dataset(problem.see(x), problem.targets(y)) for x, y in parts))

@@ -1,7 +1,7 @@
-"""The forms of the microlearning tutorial's notebook, as rules of one's own on the library's interface.
+"""Rules of the microlearning tutorial's notebook, as custom rules on the library's interface.
 
-The notebook sums over the batch instead of taking the mean, leaves out the factor 2 of the squared error,
-keeps the bias of a layer as a column of its weights, and has a node perturbation of its own.
+The notebook sums over the batch instead of averaging, drops the factor 2 of the squared error, keeps the bias
+of a layer as a column of its weights, and has its own form of node perturbation.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ def _times(factor: float, tree: Any) -> Any:
 
 
 def in_notebook_units(rule: ll.Rule) -> ll.Rule:
-    """Returns the rule with gradients `batch / 2` times as large; the loss stays the mean."""
+    """Multiplies the gradients of a rule by `batch / 2`; the loss is still the mean."""
 
     def value_and_grad(key: jax.Array, params: Params, state: Any, x: Any, y: Any) -> Any:
         loss, grads, state = rule.value_and_grad(key, params, state, x, y)
@@ -37,13 +37,13 @@ def in_notebook_units(rule: ll.Rule) -> ll.Rule:
 
 
 def with_bias_decay(rule: ll.Rule, decay: ArrayLike) -> ll.Rule:
-    """Returns a feedback rule that adds `decay b` to the gradients of the biases of layers with feedback.
+    """Adds `decay b` to the gradients of biases in layers that have feedback.
 
-    Kolen-Pollack decays the weights that have feedback. In the notebook the bias is a column of them.
+    Kolen-Pollack decays only weights with feedback; in the notebook, the bias is a column of these weights.
     """
 
     def decays(params: Params, feedback: Any) -> Params:
-        """`decay b` where a layer has feedback, zeros elsewhere."""
+        """Returns `decay b` for layers with feedback, and zeros elsewhere."""
         return tuple(
             {name: decay * w if name == "b" and jax.tree.leaves(of_layer) else jnp.zeros_like(w)
              for name, w in weights.items()}
@@ -65,9 +65,9 @@ def with_bias_decay(rule: ll.Rule, decay: ArrayLike) -> ll.Rule:
 def kolen_pollack(
     model: ll.Model, loss: ll.Loss, *, optimizer: optax.GradientTransformation, decay: float = 0.1
 ) -> ll.Rule:
-    """Returns `ll.kolen_pollack` in the notebook's units, with a decay that no batch size changes.
+    """Returns `ll.kolen_pollack` in the notebook's units, with a decay independent of the batch size.
 
-    Params are a sequence of layers, dicts with an entry `b`; the optimizer is that of the weights.
+    Params are a sequence of layers, dicts with an entry `b`; `optimizer` is that of the weights.
     """
 
     def of_batch(size: int) -> ll.Rule:
@@ -99,13 +99,13 @@ def node_factors(
     sigma: ArrayLike,
     noise: str | Noise = "normal",
 ) -> Callable[..., Factors]:
-    """Returns `(key, params, x, y) -> Factors` of the notebook's node perturbation; see `node_perturbation`.
+    """Returns `(key, params, x, y) -> Factors` of the notebook's form of `node_perturbation`.
 
     Args:
-      activations: one of each layer of an `ll.mlp`.
+      activations: activation function of each layer of an `ll.mlp`.
       loss: per-example loss.
       sigma: standard deviation of the noise.
-      noise: "normal", "rademacher" or a function `(key, like) -> unit noise`, `like` with an array a layer.
+      noise: "normal", "rademacher" or a function `(key, like) -> unit noise`, with one array per layer.
     """
     draw = as_noise(noise)
 
@@ -139,9 +139,9 @@ def node_perturbation(
 
     `delta_l = (l(xi) - l(0)) (a_l(xi) - a_l(0)) / sigma^2`, `dw_l = x_l(xi)^T delta_l / batch`
 
-    Noise goes onto the activities `a`, after the activation function, whose derivative is left out. Credit
-    goes by the measured change of an activity, which contains noise from the layers below, and a synapse sees
-    its noisy input. The estimate is therefore biased. Arguments are those of `node_factors`.
+    Noise is added to the activities `a`, after the activation function, whose derivative is left out. The
+    change of an activity includes noise from the layers below, and the inputs of synapses are noisy as well.
+    The estimate is therefore biased. Arguments are those of `node_factors`.
     """
     factors = node_factors(activations, loss, sigma=sigma, noise=noise)
 
@@ -155,9 +155,9 @@ def node_perturbation(
 
 
 def node_moments(factors: Callable[..., Factors]) -> Callable[..., Moments]:
-    """Returns `(key, params, x, y) -> Moments` over examples, one array a layer: the bias is its last row.
+    """Returns `(key, params, x, y) -> Moments` over examples, one array per layer, with the bias as last row.
 
-    Equal to `metrics.example_moments` of `node_perturbation`, by matrix products.
+    Computes `metrics.example_moments` of `node_perturbation` by matrix products.
     """
 
     def moments(key: jax.Array, params: Params, x: jax.Array, y: jax.Array) -> Moments:

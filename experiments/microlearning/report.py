@@ -1,4 +1,4 @@
-"""The table and the figures of the microlearning experiment."""
+"""Table and figures of the microlearning experiment."""
 
 import json
 from collections.abc import Callable
@@ -21,18 +21,18 @@ MARKERS, LINES = "osD^v<>P*X", ("-", "--", "-.", ":", "--", "-.", ":", "-", "--"
 VARIABLES = {
     "rule": ("1", "rule"),
     "step": ("1", "updates"),
-    "evaluation": ("1", "updates before an evaluation"),
+    "evaluation": ("1", "updates before the evaluation"),
     "epoch": ("1", "epoch"),
     "layer": ("1", "layer of weights, or all of them"),
     "loss": ("1", "loss of an example in the units of --network, mean over a batch"),
     "test_loss": ("1", "loss of an example in the units of --network, mean over test images"),
-    "cosine": ("1", "cosine of the update to backprop's on test images"),
-    "angle_degrees": ("degree", "angle of the update to backprop's on test images"),
+    "cosine": ("1", "cosine of the rule's update to backprop's, on test images"),
+    "angle_degrees": ("degree", "angle between the rule's update and backprop's, on test images"),
     "snr": ("1", "signal-to-noise ratio of gradients over examples, debiased"),
-    "snr_tutorial": ("1", "signal-to-noise ratio of gradients over examples in the tutorial's form"),
-    "relative_bias": ("1", "squared bias of the gradient over the squared gradient"),
-    "relative_variance": ("1", "variance of the gradient over draws over the squared gradient"),
-    "seconds_per_update": ("s", "time of an update of one seed"),
+    "snr_tutorial": ("1", "signal-to-noise ratio of gradients over examples, as in the tutorial"),
+    "relative_bias": ("1", "squared bias of the gradient, relative to the squared gradient"),
+    "relative_variance": ("1", "variance of the gradient over draws, relative to the squared gradient"),
+    "seconds_per_update": ("s", "time per update of one seed"),
 }
 COLUMNS = {
     "test_accuracy": "accuracy",
@@ -50,11 +50,11 @@ OF_GRADIENTS = ("snr_tutorial", "snr", "cosine", "angle_degrees", "relative_bias
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
-    """The rows of `summary.json`.
+    """Returns the rows of `summary.json`.
 
-    Accuracy, loss (the mean over the last epoch), cosine and angle are those at the end; SNR, bias and
-    variance those at initialisation. Metrics of the gradient are those of the first layer, whose error
-    is the one that has to be assigned; with the suffix `_all_layers`, those of the whole gradient.
+    Accuracy, loss (mean over the last epoch), cosine and angle are final values; SNR, bias and variance are
+    measured at initialisation. Metrics of the gradient are for the first layer, whose errors depend on credit
+    assignment; those with the suffix `_all_layers` are for the whole gradient.
     """
     summary = []
     for name in results.rule.values:
@@ -74,12 +74,12 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def table(summary: list[dict[str, Any]]) -> str:
-    """The printed table: mean and half the width of the 95 % interval over seeds."""
+    """Returns the printed table: means and half-widths of 95 % intervals over seeds."""
     lines = [
         [LABELS.get(rule, rule), *(reporting.cell(of[c], factor=FACTORS.get(c, 1.0)) for c in COLUMNS)]
         for (rule,), of in reporting.by_part(summary, "rule").items()
     ]
-    note = "mean ± half the 95 % interval over seeds; SNR to variance are those of the first layer"
+    note = "mean ± half the 95 % interval over seeds; columns SNR to variance are for the first layer"
     return reporting.table(["rule", *COLUMNS.values()], lines) + f"\n\n{note}"
 
 
@@ -89,14 +89,14 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
 
 
 def _style(results: xr.Dataset, name: str) -> dict[str, Any]:
-    """Colour, dashes and label of a rule; rules of one's own come last."""
+    """Returns the colour, dashes and label of a rule; custom rules come last."""
     i = list(dict.fromkeys((*LABELS, *results.rule.values))).index(name)
     dashes = LINES[i % len(LINES)]
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": dashes, "label": LABELS.get(name, name)}
 
 
 def _lines(results: xr.Dataset, x: np.ndarray, values: Callable[[xr.Dataset], np.ndarray]) -> Axes:
-    """One line a rule: the mean over seeds, and its 95 % interval as a band; `values` gives [seed, x]."""
+    """Draws one line per rule, the mean of `values` [seed, x] over seeds, with its 95 % interval."""
     axes = plt.subplots(figsize=(9, 5))[1]
     for name in results.rule.values:
         reporting.band(axes, x, values(results.sel(rule=name)), **_style(results, name))
@@ -141,15 +141,15 @@ def cosine(results: xr.Dataset) -> Figure:
     axes = _lines(results, results.evaluation.values, lambda one: one.cosine.isel(layer=0).values)
     axes.axhline(0, color="0.5", linewidth=0.8)
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -1.05), min(high, 1.05))  # the interval of two seeds may be wider
+    axes.set_ylim(max(low, -1.05), min(high, 1.05))  # intervals over two seeds may exceed -1..1
     return _finish(axes, results, "Cosine of the first layer's update to backprop's", "updates", "cosine")
 
 
 def snr(results: xr.Dataset) -> Figure:
-    """SNR at initialisation of the first layer, debiased and in the tutorial's form."""
+    """SNR of the first layer at initialisation, debiased and as in the tutorial."""
     names = [str(name) for name in results.rule.values]
     figure, both = plt.subplots(1, 2, figsize=(11, 5), sharey=True)
-    titles = {"snr": "debiased: |E g|² / tr Cov g", "snr_tutorial": "tutorial's: mean |m| / (s + 0.001)"}
+    titles = {"snr": "debiased: |E g|² / tr Cov g", "snr_tutorial": "tutorial: mean |m| / (s + 0.001)"}
     for axes, (metric, title) in zip(both, titles.items(), strict=True):
         values = [results[metric].sel(rule=n).isel(layer=0).values for n in names]
         mean = reporting.bars(axes, range(len(names)), values, "x", fmt="none", ecolor="0.2")
@@ -169,7 +169,7 @@ def snr(results: xr.Dataset) -> Figure:
 
 
 def bias_variance(results: xr.Dataset) -> Figure:
-    """Squared bias against variance of the whole gradient at initialisation, one point a rule."""
+    """Squared bias against variance of the whole gradient at initialisation, one point per rule."""
     axes, total, floor = plt.subplots(figsize=(9, 5.5))[1], results.sel(layer="total"), 1e-6
     for i, name in enumerate(dict.fromkeys((*LABELS, *results.rule.values))):
         if name not in results.rule.values:
@@ -186,7 +186,7 @@ def bias_variance(results: xr.Dataset) -> Figure:
             markerfacecolor="none", markeredgewidth=1.6, **{**_style(results, name), "linestyle": "none"},
         )  # fmt: skip
     axes.set(xscale="log", yscale="log")
-    note = f" values below {floor:g} (also zero or unresolved) are drawn at {floor:g}"
+    note = f" values below {floor:g} (including zero and negative estimates) are drawn at {floor:g}"
     axes.text(0.01, 0.01, note, transform=axes.transAxes, color="0.4")
     title = "Bias against variance of the gradient estimate at initialisation, all layers"
     x, y = "variance over draws, tr Cov g / |gradient|²", "squared bias, |E g - gradient|² / |gradient|²"

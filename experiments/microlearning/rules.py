@@ -1,4 +1,4 @@
-"""Rules in the forms of the microlearning experiment: those of the registry, and those of the notebook."""
+"""Rules of the microlearning experiment: from the registry, or as in the notebook."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,12 +15,12 @@ from experiments.registry import Factory, rule_of
 from lax_learning.metrics import Moments, example_moments
 
 LEARNING_RATES = {"tutorial": 1e-3, "gradient": 1e-1, "matched": None}
-"""Default learning rate at a choice of `--scale`; None where it is searched."""
+"""Default learning rate by `--scale`; None if it is searched."""
 
-GAIN = 0.1  # of sign symmetry with unit magnitudes: the size of a typical initial weight
+GAIN = 0.1  # for sign symmetry with unit magnitudes: the typical size of an initial weight
 
 TUTORIAL_DECAY = 0.1
-"""Of Kolen-Pollack in the notebook's units, in which a step is batch / 2 times the gradient's."""
+"""For Kolen-Pollack in the notebook's units, in which updates are batch / 2 times the gradient."""
 
 
 def _kolen_pollack(model: ll.Model, loss: ll.Loss, *, optimizer: Any, decay: ArrayLike) -> ll.Rule:
@@ -34,11 +34,11 @@ FORMS: dict[str, Factory] = {
         feedback_init=lambda key, like: TUTORIAL_INIT(key, like.shape, like.dtype),
     ),
 }
-"""Rules that the experiment has in a form of its own, in the units of the gradient."""
+"""Rules that differ from those in the registry, in the units of the gradient."""
 
 
 def _activity_perturbation(make: Callable[..., Any], config: Config) -> Any:
-    """Makes the notebook's node perturbation, which has the last sigmoid in the network."""
+    """Makes the notebook's node perturbation, for which the last sigmoid is part of the network."""
     activations = [jax.nn.sigmoid] * (len(config.widths) + 1)
     return make(activations, ll.squared_error, sigma=config.sigma, noise=config.noise)
 
@@ -46,10 +46,10 @@ def _activity_perturbation(make: Callable[..., Any], config: Config) -> Any:
 def make_rule(
     name: str, config: Config, optimizer: Any, *, in_gradient_units: bool = False, **hyper: Any
 ) -> ll.Rule:
-    """Returns a rule, or a `MODULE:FUNCTION`, in the form of `--scale`; the optimizer is that of the weights.
+    """Returns the rule of a name or `MODULE:FUNCTION` for `--scale`; `optimizer` is that of the weights.
 
-    In the units of the gradient the tutorial's sums over the batch are left out. Hyper-parameters that are
-    given, which may be traced, replace those of the configuration.
+    With `in_gradient_units`, the tutorial's sums over the batch are left out. Hyper-parameters, which may be
+    traced, replace those of the configuration.
     """
     model, loss = make_problem(config)[:2]
     usual = {"decay": TUTORIAL_DECAY * 2 / config.batch_size, "gain": GAIN, "optimizer": optimizer}
@@ -58,7 +58,7 @@ def make_rule(
     if not isinstance(rule, ll.Rule):
         raise ValueError(f"--rules: expected {name}(model, loss) to return a Rule, got {type(rule).__name__}")
     if config.scale != "tutorial" or name in ("forward_gradient", "weight_perturbation"):
-        return rule  # the last two do not sum over the batch in the notebook either
+        return rule  # these two do not sum over the batch in the notebook either
     if name == "node_perturbation":
         return _activity_perturbation(notebook.node_perturbation, config)
     if in_gradient_units:
@@ -69,7 +69,7 @@ def make_rule(
 
 
 def moments_over_examples(name: str, config: Config, optimizer: Any) -> Callable[..., Moments]:
-    """Returns `(key, params, state, x, y) -> Moments` of a rule made by `make_rule`."""
+    """Returns `(key, params, state, x, y) -> Moments` over examples, for the rule of `make_rule`."""
     if config.scale == "tutorial" and name == "node_perturbation":
         moments = notebook.node_moments(_activity_perturbation(notebook.node_factors, config))
         return lambda key, params, state, x, y: moments(key, params, x, y)

@@ -1,1 +1,1 @@
-"""Plasticity tables that are meta-learned on half-spaces and transferred to MNIST."""
+"""Plasticity tables, meta-learned on half-spaces and transferred to MNIST."""

@@ -1,7 +1,7 @@
-"""Meta-learns plasticity tables on half-spaces, transfers them to MNIST, and compares rules over many seeds.
+"""Meta-learns plasticity tables on half-spaces, transfers them to MNIST, and compares models over many seeds.
 
-After the k-cap notebooks of the assemblies project (2020): do rules that were learned on a toy problem learn
-to read digits in one pass, without any gradient?
+Based on the k-cap notebooks of the assemblies project (2020): can rules that were learned on a toy problem
+learn to classify digits in one pass, without gradients?
 """
 
 import sys
@@ -28,24 +28,25 @@ from lax_learning.plasticity import Tables
 
 
 def keys_of(config: Config, stage: int, number: int) -> jax.Array:
-    """One key for each of `number` members of a stage, the same for every model."""
+    """Returns a key for each of `number` members of a stage, the same for every model."""
     return jax.random.split(jax.random.fold_in(jax.random.key(config.seed), stage), number)
 
 
 def replace_members(whole: Any, members: np.ndarray, part: Any) -> Any:
-    """The pytree `whole` with some of its members replaced."""
+    """Replaces some members of the pytree `whole` by those of `part`."""
     whole = jax.tree.map(np.array, whole)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
         a[members] = b
     return whole
 
 
-Upstreamed = tuple[dict[str, np.ndarray], Learned]  # metrics of the stage upstream, and what was learned
+Upstreamed = tuple[dict[str, np.ndarray], Learned]  # metrics of the upstream stage, and the learned tables
 
 
 def run_upstream(name: str, config: Config, folder: Path, progress: tqdm) -> tuple[list[Upstreamed], Any]:
-    """Meta-learns all seeds, first without and then with a selection, which repeats those that end below the
-    least accuracy; and returns the number of attempts of every seed.
+    """Meta-learns the tables of all seeds, and repeats seeds that end below the least accuracy.
+
+    Returns the results without and with repetitions, and the number of attempts of every seed.
     """
     upstream = MODELS[name].upstream(config)
     attempts = np.ones(config.seeds, int)
@@ -62,10 +63,10 @@ def run_upstream(name: str, config: Config, folder: Path, progress: tqdm) -> tup
     first = selected = attempt(0, np.arange(config.seeds))
     for number in range(1, config.attempts):
         reached = selected[0]["test_balanced_accuracy"][:, -1] >= config.least_accuracy
-        failed = np.flatnonzero(~reached)  # those that diverged too
+        failed = np.flatnonzero(~reached)  # including those that diverged
         if failed.size == 0:
             break
-        progress.set_description(f"{name}: {failed.size} of {config.seeds} seeds once more")
+        progress.set_description(f"{name}: repeating {failed.size} of {config.seeds} seeds")
         progress.total += config.chosen.rule_epochs
         selected = replace_members(selected, failed, attempt(number, failed))
         attempts[failed] += 1
@@ -75,7 +76,7 @@ def run_upstream(name: str, config: Config, folder: Path, progress: tqdm) -> tup
 def run_downstream(
     name: str, config: Config, learned: list[Learned], repeated: np.ndarray, *others: Any
 ) -> list[dict[str, np.ndarray]]:
-    """One pass over the images for all seeds and sub-seeds, without and with the selection."""
+    """Runs one pass over the images for all seeds and sub-seeds, without and with repetitions."""
     seeds = np.concatenate([np.arange(config.seeds), repeated])
     tables = jax.tree.map(lambda a, b: np.concatenate([a, b[repeated]]), *learned)
     keys = keys_of(config, 0, config.seeds * config.subseeds).reshape(config.seeds, config.subseeds)[seeds]
@@ -92,7 +93,7 @@ def run_downstream(
 
 
 def run_model(name: str, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
-    """Both stages of one model, with named axes."""
+    """Runs both stages of one model; the results have named axes."""
     progress.set_description(f"{name}: upstream")
     upstream, attempts = run_upstream(name, config, folder, progress)
     progress.set_description(f"{name}: downstream")
@@ -126,7 +127,7 @@ def run_model(name: str, config: Config, data: Any, folder: Path, progress: tqdm
 
 
 def held(config: Config, data: Any) -> harness.Held:
-    """The largest network of every seed and sub-seed, what is measured of it, and the points of one seed."""
+    """Largest network and metrics of every seed and sub-seed, and the points of one seed."""
     upstream = filter(None, (MODELS[name].upstream(config) for name in config.models))
     states = [jax.eval_shape(one.network.init, jax.random.key(0)) for one in upstream]
     largest = max(states, key=memory.bytes_of, default=())
@@ -136,14 +137,14 @@ def held(config: Config, data: Any) -> harness.Held:
 
 
 def load(config: Config) -> tuple[ll.data.Dataset, ll.data.Dataset]:
-    """Loads the images, if there are as many as the settings need."""
+    """Loads the images; raises ValueError if there are fewer than the settings need."""
     samples = config.chosen.train_samples
-    narrow = with_changes(config, width=config.cap)  # a width that does not fit into memory is refused later
+    narrow = with_changes(config, width=config.cap)  # `begin` checks later whether the width fits into memory
     most = samples // max(MODELS[name].downstream(narrow).multiple for name in config.models)
     config.expect("evaluations", f"at most {most}", config.evaluations <= most)
     data = images(config)
     if (got := len(data[0].x)) < samples:
-        expected = f"at least {samples} images to learn from with --preset {config.preset}"
+        expected = f"at least {samples} training images with --preset {config.preset}"
         raise ValueError(f"--data: expected {expected}, got {got}")
     return data
 

@@ -1,4 +1,4 @@
-"""Settings of the plasticity-transfer experiment, from which its command line is made."""
+"""Settings and command-line options of the plasticity-transfer experiment."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,14 @@ ModelName = Literal[
 class Preset(NamedTuple):
     """Settings of a `--preset`."""
 
-    data: str | None  # where the images come from; None if that must be said
+    data: str | None  # source of the images; None if --data is required
     train_samples: int  # images of the downstream pass
-    test_samples: int  # images to test on
+    test_samples: int  # test images
     rule_epochs: int  # passes of meta-learning through the upstream points
     rnn_samples: str  # samples from which the recurrent network learns
-    rnn_rows: str  # output rows that it changes
-    descent_batch: int  # batch size of plain gradient descent
-    descent_rate: float  # its learning rate
+    rnn_rows: str  # output rows that the recurrent network changes
+    descent_batch: int  # batch size of gradient descent
+    descent_rate: float  # learning rate of gradient descent
 
 
 PRESETS = {
@@ -34,43 +34,43 @@ PRESETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Meta-learn plasticity tables on half-spaces, transfer them to MNIST, compare rules over many seeds."""
+    """Meta-learn plasticity tables on half-spaces and transfer them to MNIST, over many seeds."""
 
     PRESETS = PRESETS
 
     models: tuple[ModelName, ...] = ModelName.__args__  # type: ignore[attr-defined]
-    """Models to compare; l2 to l4 is the number of hidden layers."""
+    """Models to compare; l2 to l4 are networks with 2 to 4 hidden layers."""
     preset: Literal["sample", "seed", "assemblies"] = "sample"
-    """sample: 5,000 images, offline; seed: the notebook's 60,000 images and 50 rule epochs; assemblies: the
-    later notebooks' 10,000 images and 70 rule epochs. The last two need --data."""
-    seeds: Count = 8  # Number of upstream seeds: half-space, network and order of the points.
-    subseeds: Count = 2  # Downstream networks and orders of the images for each of them.
+    """sample: 4,000 images, 6 rule epochs, offline; seed: 60,000 images, 50 rule epochs, as in the notebook;
+    assemblies: 10,000 images, 70 rule epochs, as in the later notebooks. The last two need --data."""
+    seeds: Count = 8  # Number of upstream seeds, for half-space, network and order of the points.
+    subseeds: Count = 2  # Downstream seeds per upstream seed, for network and order of the images.
     seed: Seed = 0  # Base PRNG seed.
     data: str | None = None
-    """MNIST: sample, a folder of IDX files or tfds data, tfds, or download; by default the preset's."""
-    problem: Literal["half_space", "relu_net"] = "half_space"  # Problem that is learned upstream.
+    """MNIST: sample, a folder of IDX files or tfds data, tfds, or download; by default that of --preset."""
+    problem: Literal["half_space", "relu_net"] = "half_space"  # Problem of the upstream stage.
     features: Count = 16  # Dimension of the upstream points.
-    points: tuple[Count, Count] = (7_500, 2_500)  # Upstream points to learn from and to test on.
-    batch_size: Count = 100  # Points of a pass upstream, after which the tables change.
+    points: tuple[Count, Count] = (7_500, 2_500)  # Numbers of upstream training and test points.
+    batch_size: Count = 100  # Upstream points per update of the tables.
     learning_rate: Positive = 0.01  # Learning rate of Adam upstream.
     rule_epochs: Count | None = None
-    """Passes of meta-learning through the 7,500 upstream points; by default the preset's."""
+    """Passes of meta-learning through the upstream training points; by default that of --preset."""
     width: Count = 100  # Width of the hidden layers, or of the recurrent graph.
-    cap: Count = 50  # Largest number of units of a layer that fire.
-    edge_probability: Share = 0.5  # Probability of a synapse.
+    cap: Count = 50  # Maximum number of units per layer that fire.
+    edge_probability: Share = 0.5  # Probability of each synapse.
     hidden_start: Literal["constant", "normal"] = "constant"
-    """Hidden tables of feed-forward networks start at 0.4, as in the published code, or from N(0, 1), as in
-    an earlier one."""
+    """Initial hidden tables of feed-forward networks.
+    constant: 0.4, as in the published code; normal: drawn from N(0, 1), as in an earlier version."""
     estimator: Literal["backprop", "forward_gradient", "weight_perturbation"] = "backprop"
     """Estimator of the meta-gradient."""
     double_softmax: bool = True  # Apply the cross-entropy to softmax outputs, as the published code does.
     attempts: Count = 2
-    """Largest number of upstream runs of a seed until it reaches the accuracy below (the notebook has
-    no limit, the later ones 3)."""
+    """Maximum number of upstream runs per seed until it reaches --least-accuracy
+    (no limit in the notebook, 3 in the later ones)."""
     least_accuracy: Share = 0.7
-    """Balanced test accuracy below which the notebook repeats an upstream run. Results are given with and
-    without that selection."""
-    evaluations: Count = 10  # Evaluations of the downstream pass.
+    """Balanced test accuracy below which an upstream run is repeated.
+    Results are given with and without repetitions."""
+    evaluations: Count = 10  # Number of evaluations during the downstream pass.
     out: Path = Path("results/plasticity_transfer")
     """Folder for config.json, results.nc, summary.json and the figures."""
 
@@ -78,5 +78,5 @@ class Config(Settings):
         self.expect_distinct("models")
         self.expect("width", f"at least the cap of {self.cap}", self.width >= self.cap)
         self.expect("points", f"at least a batch of {self.batch_size}", self.points[0] >= self.batch_size)
-        named = f"a source of the whole MNIST with --preset {self.preset}"
+        named = f"a source of all of MNIST with --preset {self.preset}"
         self.expect("data", named, self.chosen.data is not None)

@@ -1,4 +1,4 @@
-"""The models of plasticity transfer, each in one line: how they learn upstream and downstream."""
+"""Models of plasticity transfer, one line each: how they learn upstream and downstream."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,43 +27,43 @@ ESTIMATORS: dict[str, Callable[..., Estimator]] = {
 
 
 def double_softmax(output: jax.Array, y: jax.Array) -> jax.Array:
-    """Published loss: cross-entropy of logits, applied to softmax outputs; >= log(1 + 1/e) = 0.3133."""
+    """Published loss: softmax cross-entropy applied to softmax outputs; >= log(1 + 1/e) = 0.3133."""
     return ll.softmax_cross_entropy(jax.nn.softmax(output), y)
 
 
 def loss_of(config: Config) -> ll.Loss:
-    """Loss of the stage upstream and of gradient descent."""
+    """Returns the loss of the upstream stage and of gradient descent."""
     return double_softmax if config.double_softmax else ll.softmax_cross_entropy
 
 
-Learned = tuple[Tables, ...]  # result of the stage upstream: tables, or nothing
+Learned = tuple[Tables, ...]  # result of the upstream stage: tables, or nothing
 
 
 class Upstream(NamedTuple):
-    """A network whose tables are meta-learned, and the initialiser of its hidden tables."""
+    """Network whose tables are meta-learned, and the initialiser of its hidden tables."""
 
     network: KCapNetwork
     hidden_start: jax.nn.initializers.Initializer
 
 
 class Downstream(NamedTuple):
-    """A learner that sees every image once."""
+    """Learner that sees every image once."""
 
     init: Callable[[jax.Array, Learned], Any]  # (key, learned upstream) -> carry
     advance: Callable[[Any, jax.Array, jax.Array], Any]  # (carry, x, y [samples, labels]) -> carry
     apply: Callable[[Any, jax.Array], jax.Array]  # (carry, x [samples, inputs]) -> output [samples, labels]
-    multiple: int  # the pieces of its pass are multiples of so many samples
+    multiple: int  # the number of samples between evaluations is a multiple of this
 
 
 class Model(NamedTuple):
-    """One row of the comparison."""
+    """A model of the comparison."""
 
     upstream: Callable[[Config], Upstream | None]
     downstream: Callable[[Config], Downstream]
 
 
 def plastic(network: KCapNetwork) -> Downstream:
-    """Learns by transferred tables, without gradients."""
+    """Returns a learner with transferred tables, without gradients."""
 
     def init(key: jax.Array, learned: Learned) -> tuple[Tables, State]:
         return plasticity.transfer(learned[0], network), network.init(key)
@@ -76,7 +76,7 @@ def plastic(network: KCapNetwork) -> Downstream:
 
 
 def descent(network: KCapNetwork, config: Config) -> Downstream:
-    """Learns all weights by gradient descent with Adam, from weights uniform in -0.5..0.5."""
+    """Returns a learner of all weights by Adam, from initial weights uniform in -0.5..0.5."""
     optimizer, batch_size = optax.adam(config.chosen.descent_rate), config.chosen.descent_batch
 
     def init(key: jax.Array, learned: Learned) -> Any:

@@ -1,4 +1,4 @@
-"""The table and the figures of the plasticity-transfer experiment."""
+"""Table and figures of the plasticity-transfer experiment."""
 
 from typing import Any
 
@@ -29,34 +29,34 @@ STYLES = {
     for name, dashes in zip(LABELS, DASHES, strict=True)
 }
 COLUMNS = {
-    "upstream_test_accuracy": "up, test",
-    "downstream_test_accuracy": "down, test",
+    "upstream_test_accuracy": "up",
+    "downstream_test_accuracy": "down",
     "downstream_test_balanced_accuracy": "down, balanced",
-    "downstream_test_accuracy_repeated": "down, test, selected",
+    "downstream_test_accuracy_repeated": "down, repeated",
     "attempts": "attempts",
 }
 VARIABLES = {
     "model": ("1", "model"),
-    "selection": ("1", "whether seeds below the least accuracy upstream are repeated"),
-    "subseed": ("1", "number of the downstream network of a seed"),
+    "selection": ("1", "whether seeds below the least upstream accuracy are repeated"),
+    "subseed": ("1", "index of the downstream seed"),
     "rule_epoch": ("1", "rule epochs of meta-learning"),
-    "evaluation": ("1", "number of the evaluation"),
+    "evaluation": ("1", "index of the evaluation"),
     "samples": ("1", "images seen downstream"),
-    "attempts": ("1", "upstream runs of a seed"),
+    "attempts": ("1", "number of upstream runs"),
     "upstream_loss": ("nat", "cross-entropy after a pass over a batch"),
     "downstream_test_loss": ("nat", "cross-entropy on test images"),
     "upstream_*balanced_accuracy": ("1", "balanced accuracy on upstream points"),
     "downstream_*balanced_accuracy": ("1", "balanced accuracy on test images"),
-    "*_table_*": ("1", "plasticity beta: change of a weight by activity"),
+    "*_table_*": ("1", "plasticity beta: change of a weight, by activity"),
     "*_axis_*": ("1", "entry of a plasticity table"),
 }
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
-    """The rows of `summary.json`: values at the end of each stage.
+    """Returns the rows of `summary.json`: values at the end of each stage.
 
-    Downstream metrics are averaged over the sub-seeds of each seed. With the suffix `_repeated`, seeds that
-    ended below the least accuracy upstream are replaced by a repetition.
+    Downstream metrics are averaged over the sub-seeds of each seed. In metrics with the suffix `_repeated`,
+    seeds that ended below the least upstream accuracy are replaced by their repetitions.
     """
     summary = []
     for name in results.model.values:
@@ -73,7 +73,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def table(summary: list[dict[str, Any]]) -> str:
-    """The printed table: mean and half the width of the 95 % interval over seeds."""
+    """Returns the printed table: means and half-widths of 95 % intervals over seeds."""
     lines = [
         [LABELS[model], *(reporting.cell(of[c], ".3f", ".3f") if c in of else "-" for c in COLUMNS)]
         for (model,), of in reporting.by_part(summary, "model").items()
@@ -87,12 +87,12 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
 
 
 def _completed(figure: Figure, results: xr.Dataset, more: str, grid: list[Axes] | None = None) -> Figure:
-    networks = f", downstream {results.sizes['subseed']} networks for each"
+    networks = f", with {results.sizes['subseed']} downstream networks each"
     return reporting.completed(figure, results, more=networks + more, grid=grid)
 
 
 def learning_curves(results: xr.Dataset) -> Figure:
-    """Loss and accuracy of all models upstream, and accuracy downstream, against samples seen."""
+    """Upstream loss and accuracy, and downstream accuracy, of all models against samples seen."""
     figure, (loss, up, down) = plt.subplots(1, 3, figsize=(17, 5.5))
     every = results.sel(selection="all")
     for name in results.model.values:
@@ -103,7 +103,7 @@ def learning_curves(results: xr.Dataset) -> Figure:
                 reporting.band(axes, points, one[metric].values, **STYLES[name])
         of_seeds = one.downstream_test_balanced_accuracy.mean("subseed", skipna=False)
         reporting.band(down, one.samples.values, of_seeds.values, **STYLES[name])
-    loss.set(title="Upstream: loss after a pass over a batch", ylabel="cross-entropy in nats")
+    loss.set(title="Upstream: loss after one batch", ylabel="cross-entropy in nats")
     up.set(title="Upstream: meta-learning", ylabel="balanced accuracy on test points", ylim=(0, 1))
     down.set(title="Downstream: one pass over MNIST", ylabel="balanced accuracy on test images", ylim=(0, 1))
     for axes, chance in ((loss, np.log(2)), (up, 0.5), (down, 0.1)):
@@ -111,11 +111,11 @@ def learning_curves(results: xr.Dataset) -> Figure:
         axes.set_xlabel("training samples seen")
         axes.set_xlim(left=0)
     reporting.legend_beside(figure, down)
-    return _completed(figure, results, "; no selection; dotted: chance")
+    return _completed(figure, results, "; without repetitions; dotted: chance")
 
 
 def comparison(results: xr.Dataset) -> Figure:
-    """Accuracy of all models at the end, upstream and downstream, with and without repetition."""
+    """Final accuracy of all models, upstream and downstream, with and without repetitions."""
     names = [str(name) for name in results.model.values]
     figure, both = plt.subplots(1, 2, figsize=(12, 0.5 * len(names) + 2.2), sharey=True)
     titles = {"upstream": "Upstream", "downstream": "Downstream: MNIST after one pass"}
@@ -140,12 +140,12 @@ def comparison(results: xr.Dataset) -> Figure:
         axes.set_xlim(0, 1)
     both[0].set_yticks(range(len(names)), [LABELS[name] for name in names])
     both[0].set_ylim(len(names) - 0.5, -0.5)
-    selected = "open: seeds below the least upstream accuracy repeated"
-    return _completed(figure, results, f"; filled: all seeds, {selected}, strokes: seeds", grid=[])
+    repeated = "open: with repeated seeds"
+    return _completed(figure, results, f"; filled: first runs, {repeated}, strokes: single seeds", grid=[])
 
 
 def tables(results: xr.Dataset) -> Figure | None:
-    """The learned tables, averaged over seeds, as heat maps."""
+    """Heat maps of the learned tables, averaged over seeds."""
     names = [str(n) for n in results.model.values if f"output_table_{n}" in results]
     if not names:
         return None
@@ -158,7 +158,7 @@ def tables(results: xr.Dataset) -> Figure | None:
 
 
 def _heat_map(axes: Axes, results: xr.Dataset, name: str, part: str) -> None:
-    """One table; further axes than two are laid side by side along the last."""
+    """Draws one table, with its leading axes flattened."""
     variable = f"{part}_table_{name}"
     if variable not in results:
         axes.set_axis_off()

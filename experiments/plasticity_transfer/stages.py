@@ -1,4 +1,4 @@
-"""The two stages of every model: meta-learning upstream, and one pass over MNIST downstream."""
+"""The two stages of a model: meta-learning upstream, and one pass over MNIST downstream."""
 
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ class MetaCarry(NamedTuple):
 
 
 def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array | None = None) -> Run:
-    """Meta-learning of a seed; a step is a rule epoch, by default at the config's rate."""
+    """Meta-learning of one seed; a step is a rule epoch. The learning rate defaults to that of `config`."""
     network = upstream.network
     rate = config.learning_rate if learning_rate is None else learning_rate
     # torch's Adam with L2 decay
@@ -48,12 +48,12 @@ def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array |
         )  # fmt: skip
 
     def after_a_batch(structure: State, key: jax.Array, params: MetaParams, data: ll.data.Splits) -> Metrics:
-        """Accuracy of the network that has learned from one batch, on training and test points."""
+        """Accuracy, on training and test points, of a network that has learned from one batch."""
         chosen = jax.random.randint(key, (config.batch_size,), 0, num_train)
         start = network.reset(plasticity.with_params(structure, params))
         x, y = (jnp.asarray(a)[chosen] for a in data.train)
         learned, _, _ = plasticity.plastic_pass(network, params.tables, start, x, jnp.argmax(y, axis=-1))
-        # As many training points as test points, in one program with them.
+        # As many training points as test points, in one forward pass.
         both = [jnp.concatenate([b, a[:num_test]]) for a, b in zip(data.train, data.test, strict=True)]
         output, y = network.apply(learned, both[0]), both[1]
         return {
@@ -77,7 +77,7 @@ def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array |
 
 
 def one_pass(downstream: Downstream, config: Config) -> Run:
-    """The downstream pass of a member, a key and what was learned; a step is a piece of the images."""
+    """Downstream pass of a member, a key and the learned tables; a step is the images between evaluations."""
     samples = piece_size(downstream, config)
 
     def init(key: jax.Array, learned: Learned, data: Any) -> tuple[jax.Array, Any]:
@@ -101,12 +101,12 @@ def one_pass(downstream: Downstream, config: Config) -> Run:
 
 
 def piece_size(downstream: Downstream, config: Config) -> int:
-    """Images between two evaluations."""
+    """Returns the number of images between two evaluations."""
     return config.chosen.train_samples // config.evaluations // downstream.multiple * downstream.multiple
 
 
 def images(config: Config) -> tuple[ll.data.Dataset, ll.data.Dataset]:
-    """Images to learn from and to test on, the same for all members."""
+    """Loads the training and test images, the same for all members."""
     splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.chosen.data)
     train = [np.concatenate(pair) for pair in zip(splits.train, splits.validation, strict=True)]
     test = [a[: config.chosen.test_samples] for a in splits.test]

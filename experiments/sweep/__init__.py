@@ -1,1 +1,1 @@
-"""Sweeps over the hyper-parameters of the experiments: `python -m experiments.sweep`."""
+"""Sweeps over the hyper-parameters of an experiment: `python -m experiments.sweep`."""

@@ -1,6 +1,6 @@
 """Sweeps over the hyper-parameters of an experiment with Optuna: trials x seeds in one program.
 
-Any number of workers can share a study; one that is killed loses nothing that was finished.
+Any number of workers can share a study, and a killed worker loses no finished trials.
 """
 
 import sys
@@ -17,7 +17,7 @@ NAME = "sweep"
 
 
 def run(config: Config) -> xr.Dataset:
-    """Runs this worker's share of a study until all its trials are finished, and returns them all."""
+    """Works on a study until all trials are finished, and returns the results of all trials."""
     sweepable = config.sweepable()
     space = read_space(config, sweepable)
     check_runs(config, space, sweepable)
@@ -32,7 +32,7 @@ def run(config: Config) -> xr.Dataset:
 
 
 def main() -> int:
-    """The command line."""
+    """Runs the command line and returns its exit code."""
     harness.use_all_cores()
     return harness.command_line(NAME, Config, run)
 

@@ -1,4 +1,4 @@
-"""Settings of a sweep, from which its command line is made."""
+"""Settings and command-line options of a sweep."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,35 +20,35 @@ class Config(Options):
 
     experiment: Annotated[str, tyro.conf.arg(help=_EXPERIMENT)]
     space: Path
-    """TOML file: for each hyper-parameter a value, { choices = [...] }, or { low = ..., high = ... } with
-    log = true for a logarithmic scale and points = N for a grid."""
+    """TOML file: for each hyper-parameter a value, { choices = [...] } or { low = L, high = H };
+    add log = true for a logarithmic scale, and points = N for a grid."""
     trials: Count = 64
-    """Total number of trials, of all workers together; a larger number extends a finished study."""
-    seeds: Count = 4  # Seeds of every trial, the same for all: the objective is the median over them.
+    """Total number of trials, over all workers. A larger number extends a finished study."""
+    seeds: Count = 4  # Seeds per trial, the same for all trials; the objective is the median over seeds.
     seed: Seed = 0  # Base PRNG seed of the runs and of the sampler.
     sampler: Literal["tpe", "random", "grid", "cmaes"] = "tpe"
-    """Sampler that chooses the hyper-parameters of a trial."""
+    """Optuna sampler that chooses the hyper-parameters of the trials."""
     pruner: Literal["median", "halving", "none"] = "median"
-    """Pruner that stops trials early: those below the median of the finished ones at the same chunk, by
-    successive halving, or only those whose score is not finite."""
-    batch: Count = 32  # Trials sampled at once, before any of their scores is known.
-    side_by_side: Count = 4  # Trials in one program: an accelerator has room for a whole batch.
+    """Pruner that stops trials early. median: if worse than the median of finished trials so far;
+    halving: by successive halving; none: only if their score is not finite."""
+    batch: Count = 32  # Trials sampled together, before any of their scores is known.
+    side_by_side: Count = 4  # Trials run in one program; on an accelerator, up to a whole batch.
     storage: str | None = None
-    """URL of a database for workers on many hosts, for example sqlite:///study.db; by default a journal in
-    --out, for workers on one host."""
-    study: str | None = None  # Name of the study in the storage; by default the experiment's.
+    """URL of a database for workers on several hosts, for example sqlite:///study.db;
+    by default a journal file in --out, for workers on one host."""
+    study: str | None = None  # Name of the study in the storage; by default that of the experiment.
     patience: Annotated[float, Limits(0, 1e9, open_at=(True, False))] = 60.0
-    """Seconds without a heartbeat after which other workers repeat the trials of a worker."""
+    """Seconds without a heartbeat after which other workers take over the trials of a worker."""
     out: Path = Path("results/sweep")
     """Folder for config.json, the journal, results.nc, summary.json and the figures."""
     resume: bool = False  # Resume the study in --out, or join the workers that are running it.
 
     def deciding(self) -> dict[str, Any]:
-        """The fields that decide the result of a trial; the space is added as it was read."""
+        """Fields that determine the results of trials, except for the space."""
         return {n: getattr(self, n) for n in ("experiment", "seeds", "seed", "sampler", "pruner")}
 
     def sweepable(self) -> Sweepable:
-        """The `SWEEPABLE` of the experiment; a ValueError if no such module defines one."""
+        """Returns the `SWEEPABLE` of the experiment; raises ValueError if there is none."""
         name = f"experiments.{self.experiment}.__main__" if self.experiment in OFFERED else self.experiment
         try:
             return import_module(name).SWEEPABLE

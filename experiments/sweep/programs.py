@@ -1,4 +1,4 @@
-"""Trials in compiled programs: one for each static shape, for a block of trials over all seeds."""
+"""Compiled programs of trials: one per static shape, each for a block of trials with all seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,9 +15,9 @@ from experiments.sweeping import Program, Sweepable
 
 
 class Programs:
-    """The compiled programs of a sweep, kept from batch to batch; all trials have the same keys `[seeds]`.
+    """Compiled programs of a sweep, kept from batch to batch; all trials have the same keys `[seeds]`.
 
-    A block holds at least `side_by_side` trials, a few more if their seeds then fill the devices evenly.
+    A block has `side_by_side` trials, or the next larger number with which the seeds fill all devices evenly.
     """
 
     def __init__(self, sweepable: Sweepable, keys: jax.Array, side_by_side: int) -> None:
@@ -32,10 +32,10 @@ class Programs:
     def run(
         self, trials: Sequence[Mapping[str, Any]], hopeless: Callable[[int, int, np.ndarray], bool]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Runs trials of one static shape, and stops those that are hopeless.
+        """Runs trials of one static shape, and stops those that are `hopeless`.
 
-        `hopeless(place in trials, chunks done, scores [seeds])` is called between chunks. Returns the last
-        score of every trial, `[trials, seeds]`, and which trials ran to the end, `[trials]`.
+        `hopeless(index in trials, finished chunks, scores [seeds])` is called between chunks. Returns the
+        last scores of all trials, `[trials, seeds]`, and whether each ran to the end, `[trials]`.
         """
         program, seeds = self._compiled(trials[0]), self._keys.size
         running = np.arange(len(trials))
@@ -69,18 +69,18 @@ class Programs:
         return self._programs[shape]
 
     def _blocks(self, trials: np.ndarray) -> list[np.ndarray]:
-        """Blocks of trials; the last trial fills up the last block."""
+        """Splits trials into blocks, and fills up the last block with copies of the last trial."""
         padded = np.concatenate([trials, np.repeat(trials[-1:], -trials.size % self._block)])
         return list(padded.reshape(-1, self._block))
 
     def _start(self, program: Program, trials: Sequence[Mapping[str, Any]]) -> Any:
         values = {name: [trial[name] for trial in trials] for name in self._sweepable.traced}
         values = {name: jnp.repeat(jnp.array(v, jnp.float32), self._keys.size) for name, v in values.items()}
-        # A start that fails for lack of memory has to tell so here: XLA would wait for it for ever.
+        # Block here so that running out of memory raises an error: otherwise XLA would wait forever.
         return jax.block_until_ready(program.init(jnp.tile(self._keys, self._block), values, program.shared))
 
     def _close_up(self, carries: list[Any], kept: np.ndarray) -> list[Any]:
-        """Blocks of the kept trials alone; no program is compiled for their number."""
+        """Regroups the kept trials into blocks, without compiling a program for their number."""
         device = jax.local_devices()[0]
         each = [one for carry in carries for one in _split(jax.device_put(carry, device), self._block)]
         blocks = [_join([each[i] for i in block]) for block in self._blocks(kept)]
@@ -89,7 +89,7 @@ class Programs:
 
 @partial(jax.jit, static_argnums=1)
 def _split(carry: Any, trials: int) -> list[Any]:
-    """The carry of each trial of a block."""
+    """Splits the carry of a block into those of its trials."""
     leaves, structure = jax.tree.flatten(carry)
     parts = [jnp.split(leaf, trials) for leaf in leaves]
     return [structure.unflatten(of_trial) for of_trial in zip(*parts, strict=True)]
@@ -97,5 +97,5 @@ def _split(carry: Any, trials: int) -> list[Any]:
 
 @jax.jit
 def _join(carries: list[Any]) -> Any:
-    """The carry of a block of trials."""
+    """Joins the carries of trials into that of a block."""
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *carries)

@@ -1,4 +1,4 @@
-"""The results, the table and the figures of a sweep."""
+"""Results, table and figures of a sweep."""
 
 import json
 from typing import Any
@@ -20,28 +20,28 @@ from experiments.sweeping import Sweepable
 
 SHOWN = 10
 VARIABLES = {
-    "trial": ("1", "number of the trial"),
-    "seed": ("1", "number of the seed"),
+    "trial": ("1", "index of the trial"),
+    "seed": ("1", "index of the seed"),
     "parameter": ("1", "hyper-parameter"),
     "score": ("1", "objective"),
     "median": ("1", "median over seeds"),
     "low": ("1", "lower end of the 95 % interval of the median"),
     "high": ("1", "upper end of the 95 % interval of the median"),
-    "complete": ("1", "not stopped early"),
-    "importance": ("1", "share of the variance that a hyper-parameter explains"),
-    "*": ("1", "hyper-parameter of a trial"),
+    "complete": ("1", "whether the trial ran to the end"),
+    "importance": ("1", "share of the variance explained by a hyper-parameter"),
+    "*": ("1", "value of a hyper-parameter"),
 }
 
 
 def summary(scores: np.ndarray) -> tuple[float, float, float]:
-    """Median over seeds, and its 95 % interval by order statistics; NaN if one is NaN or there is none."""
+    """Returns the median over seeds and its 95 % interval by order statistics; NaN if any score is NaN."""
     if not scores.size or np.isnan(scores).any():
         return float("nan"), float("nan"), float("nan")
     return float(np.median(scores)), *reporting.median_interval(scores)[1:]
 
 
 def as_dataset(study: optuna.Study, space: Space, sweepable: Sweepable) -> xr.Dataset:
-    """All finished trials with named axes; the number of a trial is that of its slot."""
+    """Returns all finished trials with named axes, indexed by their slots."""
     trials, names = finished(study), list(space.searched)
     seeds = max(len(trial.user_attrs.get("scores", [])) for trial in trials)
     scores = np.array([trial.user_attrs.get("scores", [np.nan] * seeds) for trial in trials])
@@ -70,14 +70,14 @@ def as_dataset(study: optuna.Study, space: Space, sweepable: Sweepable) -> xr.Da
 
 
 def best_first(results: xr.Dataset) -> np.ndarray:
-    """Places of the completed trials, the best first."""
+    """Returns the indices of the completed trials, from the best to the worst."""
     places = np.flatnonzero(results.complete.values)
     sign = -1 if results.direction == "maximize" else 1
     return places[np.argsort(sign * results["median"].values[places], kind="stable")]
 
 
 def rows(results: xr.Dataset) -> list[dict[str, Any]]:
-    """The rows of `summary.json`: how many trials there are, the best of them, and what decides."""
+    """Returns the rows of `summary.json`: number of trials, best trials, importance of hyper-parameters."""
     names, order = [str(n) for n in results.parameter.values], best_first(results)
     best = [results.isel(trial=place) for place in order[:SHOWN]]
     return [
@@ -92,7 +92,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def table(summary: list[dict[str, Any]]) -> str:
-    """The printed table: the best trials, with the interval over seeds."""
+    """Returns the printed table: the best trials, with 95 % intervals over seeds."""
     head, *others = summary
     count = f"{head['trials']} trials, {head['trials'] - head['completed']} of them stopped early"
     names = [row["parameter"] for row in others if "parameter" in row]
@@ -104,12 +104,12 @@ def table(summary: list[dict[str, Any]]) -> str:
         low, high = ("-" if end is None else f"{end:.4g}" for end in row["ci95"])
         cells = [f"{row[n]:.3g}" if isinstance(row[n], float) else str(row[n]) for n in names]
         lines.append([str(row["trial"]), f"{row['median']:.4g}", f"{low} .. {high}", *cells])
-    title = f"{head['objective']}: median over {best[0]['n']} seeds and interval; {count}"
+    title = f"{head['objective']}: median over {best[0]['n']} seeds, with 95 % interval; {count}"
     return f"{title}\n\n" + reporting.table(["trial", "median", "interval", *names], lines)
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
-    """Draws all figures; with no completed trial there is nothing to draw."""
+    """Draws all figures; returns none if no trial was completed."""
     if not results.complete.any():
         return {}
     drawn = {draw.__name__: draw(results) for draw in (history, importance, parallel_coordinates, slices)}
@@ -120,7 +120,7 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
 
 
 def _scatter(axes: Axes, results: xr.Dataset, name: str) -> PathCollection:
-    """Scores against the number of the trial or a hyper-parameter."""
+    """Draws scores against the index of the trial or a hyper-parameter."""
     done, x = results.complete.values, results[name].values
     labels = [] if x.dtype.kind in "fi" else sorted(set(x.tolist()))
     x = np.array([labels.index(value) for value in x] if labels else x, float)
@@ -131,7 +131,7 @@ def _scatter(axes: Axes, results: xr.Dataset, name: str) -> PathCollection:
     shown = axes.scatter(x[done], median, c=numbers, s=14, zorder=2, label="median over seeds")
     stopped = reporting.drawable(np.median(results.score.values[~done], axis=1))
     axes.scatter(x[~done], stopped, marker="x", color="0.6", s=18, linewidths=0.8, label="stopped early")
-    if np.isfinite(median).any():  # a few trials that diverged would hide all others
+    if np.isfinite(median).any():  # a few diverged trials would compress all others
         ends = np.nanpercentile(median, (2, 100) if results.direction == "maximize" else (0, 98))
         axes.set_ylim(reporting.limits(ends, 0.08))
     if labels:
@@ -144,24 +144,24 @@ def _scatter(axes: Axes, results: xr.Dataset, name: str) -> PathCollection:
 
 
 def history(results: xr.Dataset) -> Figure:
-    """Scores in the order of the trials, with their intervals, and the best so far."""
+    """Scores of all trials in order, with their intervals, and the best score so far."""
     figure, axes = plt.subplots(figsize=(9, 5))
     _scatter(axes, results, "trial")
     done = results.complete.values
     best = np.fmax if results.direction == "maximize" else np.fmin
     so_far = best.accumulate(reporting.drawable(results["median"].values[done]))
     axes.step(results.trial.values[done], so_far, where="post", color="tab:red", label="best so far")
-    axes.set(title="Trials in their order", ylabel=results.objective)
+    axes.set(title="Scores of all trials", ylabel=results.objective)
     axes.legend(frameon=False, fontsize="small")
     return figure
 
 
 def importance(results: xr.Dataset) -> Figure:
-    """Importance of hyper-parameters: shares of the variance of the completed trials."""
+    """Importance of hyper-parameters: shares of the variance over completed trials."""
     shares = results.importance.sortby(results.importance)
     figure, axes = plt.subplots(figsize=(8, 1.6 + 0.5 * shares.size))
     axes.bar_label(axes.barh(shares.parameter.values.astype(str), shares.values), fmt="%.2f", padding=3)
-    axes.set(title=f"What decides: {results.objective}", xlim=(0, 1.1))
+    axes.set(title=f"Importance for the {results.objective}", xlim=(0, 1.1))
     axes.set(xlabel="share of the variance (functional ANOVA)")
     axes.grid(axis="x", alpha=0.3)
     return figure
@@ -181,7 +181,7 @@ def slices(results: xr.Dataset) -> Figure:
 
 
 def parallel_coordinates(results: xr.Dataset) -> Figure:
-    """One line a completed trial through its hyper-parameters to its score, the best on top."""
+    """One line per completed trial through its hyper-parameters and its score, the best on top."""
     chosen, best = results.isel(trial=results.complete.values), 1 if results.direction == "maximize" else -1
     columns = {str(name): chosen[name].values for name in results.parameter.values}
     scores, logarithmic = chosen["median"].values, json.loads(results.logarithmic)

@@ -1,4 +1,4 @@
-"""The space of a sweep: a TOML file, checked against what the experiment offers and the machine can hold."""
+"""Search space of a sweep: a TOML file, checked against the hyper-parameters of the experiment and memory."""
 
 import tomllib
 from collections.abc import Mapping
@@ -19,15 +19,15 @@ MOST_POINTS = 1_000_000
 
 
 class Space(NamedTuple):
-    """Space that is searched, and values that are fixed."""
+    """Search space and fixed values."""
 
     given: dict[str, Any]  # the table as it was read
-    fixed: dict[str, Any]  # of hyper-parameters that stay; those the file does not name have their defaults
-    searched: dict[str, BaseDistribution]  # of each of the others
-    grid: dict[str, list[Any]]  # values of those with choices or `points`; empty without a grid sampler
+    fixed: dict[str, Any]  # hyper-parameters that are not searched, with values from the file or defaults
+    searched: dict[str, BaseDistribution]  # hyper-parameters that are searched
+    grid: dict[str, list[Any]]  # values of those with `choices` or `points`; only for the grid sampler
 
     def point(self, index: int) -> dict[str, Any]:
-        """A point of the grid, each once, the first ones spread over all of it; empty without a grid."""
+        """Returns a point of the grid, whose first points are spread over all of it; {} without a grid."""
         size = prod(map(len, self.grid.values()))
         step = next(s for s in count(max(1, int(0.618 * size))) if gcd(s, size) == 1)
         place, point = index * step % size, {}
@@ -41,8 +41,8 @@ def read_space(config: Config, sweepable: Sweepable) -> Space:
     """Reads the space of a sweep.
 
     Raises:
-      ValueError: for a file that is no TOML, a field that the experiment does not have, a value of another
-        type or outside of its range, nothing to search, or a space that does not go with the sampler.
+      ValueError: for a file that is not TOML, an unknown hyper-parameter, a value of the wrong type or out
+        of limits, nothing to search, or a space that does not fit the sampler.
     """
     try:
         given = tomllib.loads(config.space.read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ def read_space(config: Config, sweepable: Sweepable) -> Space:
 
 
 def parse_space(given: Mapping[str, Any], sweepable: Sweepable) -> Space:
-    """Parses the table of a space."""
+    """Parses a search space."""
     kinds = {**sweepable.traced, **sweepable.static}
     space = Space(dict(given), sweepable.defaults(), {}, {})
     for name, value in given.items():
@@ -94,7 +94,7 @@ def _expect(holds: bool, field: str, expected: str, got: Any) -> None:
 
 
 def _checked(field: str, kind: Any, value: Any, limits: Limits) -> Any:
-    """The value, if it is of a kind: a traced number within limits, an int, text, or one of several texts."""
+    """Returns a value after checking that it is a number within limits, an int, a string, or a choice."""
     if isinstance(kind, tuple):
         _expect(value in kind, field, f"one of {', '.join(kind)}", repr(value))
     elif isinstance(kind, str):
@@ -104,14 +104,14 @@ def _checked(field: str, kind: Any, value: Any, limits: Limits) -> Any:
         at_least(1).check(field, value)
     else:
         _expect(type(value) in (int, float), field, "a finite number", repr(value))
-        value = float(str(value))  # infinite for an integer beyond float64
+        value = float(str(value))  # inf for an integer too large for float64
         limits.check(field, value)
     return value
 
 
 def _add_range(space: Space, name: str, kind: Any, table: Mapping[str, Any], limits: Limits) -> None:
     field, log, points = f"--space: {name}", table.get("log", False), table.get("points", 2)
-    _expect(isinstance(kind, int | float), field, "{ choices }, since it is no number", "a range")
+    _expect(isinstance(kind, int | float), field, "{ choices }, since it is not a number", "a range")
     low, high = (_checked(f"{field}: {end}", kind, table[end], limits) for end in ("low", "high"))
     _expect(isinstance(log, bool), f"{field}: log", "true or false", repr(log))
     _expect(low < high, field, "low below high", f"{low} and {high}")
@@ -126,9 +126,9 @@ def _add_range(space: Space, name: str, kind: Any, table: Mapping[str, Any], lim
 
 
 def check_runs(config: Config, space: Space, sweepable: Sweepable) -> None:
-    """Makes the programs of all texts with the ends of all numbers, and shapes of what the largest hold.
+    """Checks all programs with static hyper-parameters at the ends of their ranges, and their memory.
 
-    A ValueError names the hyper-parameter that cannot run, or the largest that does not fit into memory.
+    Raises a ValueError about the hyper-parameter that cannot run, or whose size does not fit into memory.
     """
     ends = {name: _ends(space, name) for name in sweepable.static}
     for values in product(*ends.values()):
@@ -136,14 +136,14 @@ def check_runs(config: Config, space: Space, sweepable: Sweepable) -> None:
         try:
             _made(sweepable, static)
         except ValueError as error:
-            if not memory.is_about_arrays(error):  # which are named by their size below
+            if not memory.is_about_arrays(error):  # reported by `_check_fits` below
                 raise
         if all(isinstance(value, str) or value == ends[name][-1] for name, value in static.items()):
             _check_fits(config, sweepable, static)
 
 
 def _ends(space: Space, name: str) -> list[Any]:
-    """All texts that a hyper-parameter may be, or the least and the largest number."""
+    """Returns all strings that a hyper-parameter may be, or its smallest and largest number."""
     if name in space.fixed:
         return [space.fixed[name]]
     offered: Any = space.searched[name]
@@ -152,7 +152,7 @@ def _ends(space: Space, name: str) -> list[Any]:
 
 
 def _made(sweepable: Sweepable, static: Mapping[str, Any]) -> Program:
-    """The program; errors about an option or an argument name the hyper-parameter that it comes from."""
+    """Makes a program; errors about an option or argument are raised about its hyper-parameter."""
     try:
         return sweepable.make(static)
     except (ValueError, OSError, ImportError) as error:

@@ -1,4 +1,4 @@
-"""A study of Optuna in a journal or a database, and its trials in batches."""
+"""An Optuna study in a journal or a database, whose trials run in batches."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from experiments.sweeping import Sweepable
 SAMPLERS = {
     "tpe": partial(samplers.TPESampler, constant_liar=True),
     "random": samplers.RandomSampler,
-    "grid": samplers.RandomSampler,  # never asked: trials are queued with their points
+    "grid": samplers.RandomSampler,  # not used: trials are queued with their points
     "cmaes": partial(samplers.CmaEsSampler, warn_independent_sampling=False),
 }
 PRUNERS = {
@@ -41,7 +41,7 @@ PRUNERS = {
 
 
 class BySlot(samplers.BaseSampler):
-    """A sampler that is seeded anew for every trial by its slot, so that no two workers draw the same."""
+    """Sampler that is seeded by the slot of each trial, so that no two workers draw the same numbers."""
 
     def __init__(self, name: str, seed: int) -> None:
         self._make, self._seed = SAMPLERS[name], seed
@@ -61,7 +61,7 @@ class BySlot(samplers.BaseSampler):
 
 
 class JournalLock(JournalFileSymlinkLock):
-    """Lock of a journal; whoever acquires it cuts off what a killed worker left of its last line."""
+    """Lock of a journal that, when acquired, removes an incomplete last line left by a killed worker."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -78,7 +78,7 @@ class JournalLock(JournalFileSymlinkLock):
 
 
 class Journal(JournalFileBackend):
-    """Journal in the folder of a sweep, for workers on one host."""
+    """Journal file in the folder of a sweep, for workers on one host."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, JournalLock(path))
@@ -93,12 +93,12 @@ class Journal(JournalFileBackend):
 
 
 def storage_of(config: Config) -> BaseStorage:
-    """The journal in the folder, or the database that was asked for; a ValueError if there is no such one."""
+    """Returns the journal in --out or the database of --storage; raises ValueError if it cannot be opened."""
     url = config.storage
     if url is None:
         return JournalStorage(Journal(str(config.out / "journal.log")))
     failure: Exception | None = None
-    for _ in range(5):  # two workers that create the tables at once hinder each other
+    for _ in range(5):  # fails if two workers create the tables at the same time
         try:
             patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
             return RDBStorage(url, engine_kwargs=patient)
@@ -109,7 +109,7 @@ def storage_of(config: Config) -> BaseStorage:
 
 
 def open_study(config: Config, sweepable: Sweepable, deciding: dict[str, Any]) -> optuna.Study:
-    """The study, new or as it stands; a ValueError if another configuration made it."""
+    """Opens or creates the study; raises ValueError if it has another configuration."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=storage_of(config),
@@ -128,7 +128,7 @@ def open_study(config: Config, sweepable: Sweepable, deciding: dict[str, Any]) -
 
 
 def run_study(config: Config, study: optuna.Study, space: Space, sweepable: Sweepable) -> None:
-    """Runs trials until `config.trials` are finished, by this worker and all others."""
+    """Runs trials until this and all other workers together have finished `config.trials`."""
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     programs = Programs(sweepable, keys, min(config.side_by_side, config.batch))
     progress = tqdm(total=config.trials, unit="trial", smoothing=0.05, desc=config.experiment)
@@ -144,7 +144,7 @@ def run_study(config: Config, study: optuna.Study, space: Space, sweepable: Swee
 
 
 def _show(progress: tqdm, study: optuna.Study) -> int:
-    """Shows how many trials all workers have finished, and returns their number."""
+    """Updates the progress bar, and returns the number of trials that all workers have finished."""
     done = len(finished(study))
     with suppress(ValueError):  # no trial is complete
         progress.set_postfix(best=f"{study.best_value:.4g}", refresh=False)
@@ -153,9 +153,9 @@ def _show(progress: tqdm, study: optuna.Study) -> int:
 
 
 def _run_group(worker: Worker, programs: Programs, fixed: dict[str, Any], trials: list[Trial]) -> None:
-    """Runs trials of one static shape and tells the study what came out.
+    """Runs trials of one static shape and reports their scores to the study.
 
-    The objective is the median over seeds; a trial whose median is not finite is pruned.
+    The objective is the median over seeds; trials whose median is not finite are pruned.
     """
 
     def hopeless(place: int, chunk: int, scores: np.ndarray) -> bool:

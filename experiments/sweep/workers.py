@@ -1,12 +1,12 @@
-"""Many workers on one study, in which every slot `0 .. trials - 1` is to be filled by one finished trial.
+"""Several workers on one study, which has slots `0 .. trials - 1`, each for one finished trial.
 
-A worker puts slots that no trial holds into Optuna's queue and asks for as many trials. If two workers queue
-a slot at the same time, the trial with the lower number fills it and the other is dropped before it runs. A
-heartbeat in the study shows which trials are being run; those without one are failed, and their slots queued
-again. A slot seeds the sampler, so that a repeated trial draws the same unless the sampler has learned more.
+A worker adds free slots to Optuna's queue and asks for as many trials. If two workers queue the same slot,
+the trial with the lower number takes it, and the other one is dropped before it runs. Heartbeats in the study
+show which trials are running; trials without one are marked as failed, and their slots are queued again. The
+slot seeds the sampler, so a repeated trial draws the same values unless more trials have finished since.
 
-A trial may kill its worker. The study counts the workers that died with a slot: fewer and fewer of such slots
-are run side by side, and after `MOST_DEATHS` the slot is given up and its trials stay failed.
+A trial may kill its worker. The study counts the workers that died on each slot: fewer of such slots are run
+together with every death, and after `MOST_DEATHS` a slot is given up and its trials remain failed.
 """
 
 import sys
@@ -25,17 +25,17 @@ from experiments.sweep.space import Space
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 MOST_DEATHS = 10
-"""High enough that workers that are killed at random moments are not blamed on a trial."""
-UNLESS_TAKEN = suppress(UpdateFinishedTrialError)  # by another worker, which took this one for dead
+"""High enough not to blame a trial for workers that are killed for other reasons."""
+UNLESS_TAKEN = suppress(UpdateFinishedTrialError)  # by another worker, which considered this one dead
 
 
 def slot_of(trial: FrozenTrial | Trial) -> int:
-    """The slot of a trial; -1 if it has none."""
+    """Returns the slot of a trial; -1 if it has none."""
     return trial.user_attrs.get("slot", -1)
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """The finished trial of every slot that has one, or a failed one if it is given up, in order of slots."""
+    """Returns the finished trial of each slot that has one, and a failed one of slots that were given up."""
     done = _first(study.get_trials(deepcopy=False, states=FINISHED))
     given_up = [slot for slot, times in deaths(study).items() if times >= MOST_DEATHS and slot not in done]
     if given_up:
@@ -45,23 +45,23 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def deaths(study: optuna.Study) -> Counter[int]:
-    """Number of workers that have died with a trial of each slot."""
+    """Counts the workers that died while running a trial of each slot."""
     return Counter(slot for name, slot in study.user_attrs.items() if name.startswith("dead "))
 
 
 def _first(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """The trial with the lowest number in every slot."""
+    """Returns the trial with the lowest number in every slot."""
     return {slot_of(trial): trial for trial in reversed(trials) if slot_of(trial) >= 0}
 
 
 def _held(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """The trial that fills a slot, or is going to."""
+    """Returns, for every slot, its first trial that has not failed."""
     trials = study.get_trials(deepcopy=False)
     return _first([trial for trial in trials if trial.state != TrialState.FAIL])
 
 
 class Worker:
-    """One of the workers on a study; a context that sends heartbeats, and gives unfinished trials back."""
+    """A worker on a study: a context that sends heartbeats, and releases unfinished trials on exit."""
 
     def __init__(self, study: optuna.Study, space: Space, num_trials: int, patience: float) -> None:
         self._study = study
@@ -84,14 +84,14 @@ class Worker:
             self._end(trial, TrialState.FAIL)
 
     def claim(self, count: int) -> list[Trial]:
-        """Returns up to `count` trials to run, none if other workers run all that are left."""
+        """Returns up to `count` trials to run, or none if other workers are running all remaining trials."""
         self._fail_dead()
         held = _held(self._study)
         free = [s for s in range(self._num_trials) if s not in held or held[s].state == TrialState.WAITING]
         for slot in self._chosen(free, count):
             if slot not in held:
                 self._study.enqueue_trial(self._space.point(slot), user_attrs={"slot": slot})
-            trial = self._study.ask(self._space.searched)  # perhaps one that another worker queued
+            trial = self._study.ask(self._space.searched)  # possibly one queued by another worker
             self._mine[trial.number] = trial
         self._beat()
         fills = {trial.number for trial in _held(self._study).values()}
@@ -100,7 +100,7 @@ class Worker:
         return list(self._mine.values())
 
     def _chosen(self, free: list[int], count: int) -> list[int]:
-        """Slots to run next: first those with which no worker has died, then few of the others at a time."""
+        """Returns slots to run next: first those on which no worker died, then a few of the others."""
         died = deaths(self._study)
         for times in range(MOST_DEATHS):
             if chosen := [slot for slot in free if died[slot] == times]:
@@ -109,14 +109,14 @@ class Worker:
         return []
 
     def report(self, trial: Trial, chunk: int, value: float) -> bool:
-        """Reports the score of a trial after a chunk; returns whether the pruner stops it."""
+        """Reports the score of a trial after a chunk, and returns whether the pruner stops it."""
         with UNLESS_TAKEN:
             trial.report(value, chunk)
             return trial.should_prune()
         return True
 
     def tell(self, trial: Trial, value: float | None, scores: list[float]) -> None:
-        """Finishes a trial, with no value if it was pruned."""
+        """Finishes a trial; `value` is None if it was pruned."""
         with UNLESS_TAKEN:
             trial.set_user_attr("scores", scores)
         self._end(trial, TrialState.PRUNED if value is None else TrialState.COMPLETE, value)
@@ -134,7 +134,7 @@ class Worker:
             self._beat()
 
     def _fail_dead(self) -> None:
-        """Fails the trials of workers without a heartbeat."""
+        """Marks the trials of workers without a heartbeat as failed."""
         beats = [beat for name, beat in self._study.user_attrs.items() if name.startswith("worker ")]
         recent = time.time() - self._patience
         alive = {number for beat in beats if beat["seen"] > recent for number in beat["trials"]}
@@ -146,5 +146,5 @@ class Worker:
                 slot = slot_of(trial)
                 self._study.set_user_attr(f"dead {trial.number}", slot)
                 if deaths(self._study)[slot] == MOST_DEATHS:
-                    told = f"trial {slot} is given up: {MOST_DEATHS} workers died with {trial.params}"
+                    told = f"trial {slot} is given up: {MOST_DEATHS} workers died running {trial.params}"
                     print(f"\nwarning: {told}", file=sys.stderr)

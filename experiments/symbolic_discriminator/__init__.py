@@ -1,1 +1,1 @@
-"""The symbolic discriminator: critics that tell curves of formulas from those of untrained networks."""
+"""Symbolic discriminator: critics that tell curves of formulas from those of untrained networks."""

@@ -1,7 +1,7 @@
-"""The symbolic discriminator: steps 15.1 to 15.5 of its notebook, its studies, and step 7.
+"""Symbolic discriminator: steps 15.1 to 15.5 of the notebook, its studies, and step 7.
 
-After the notebook on studying the symbolic discriminator without training the generator, of the symrep
-project (2022), which ends on the wish to analyse which hyper-parameters decide.
+Based on the notebook of the symrep project (2022) on the symbolic discriminator without a trained generator,
+which ends with the question which hyper-parameters matter.
 """
 
 import sys
@@ -22,7 +22,7 @@ from experiments.symbolic_discriminator.study import Part
 
 
 def held(config: Config, data: None) -> harness.Held:
-    """First layers of the critics that are drawn at random, and what a step measures of each."""
+    """First layers and metrics of the critics that are drawn at random."""
     numbers, cut = config.chosen, schedule(config.chosen.epochs)
     measured = memory.floats(3, cut.epochs // cut.steps, spaces.SMALL["iterations"])
     drawn = memory.floats(numbers.configurations, numbers.points, spaces.SMALL["width"])
@@ -30,12 +30,12 @@ def held(config: Config, data: None) -> harness.Held:
 
 
 def parts_of(config: Config) -> dict[str, Part]:
-    """The parts of all studies that are asked for, one study after another."""
+    """Returns the parts of all chosen studies, one study after another."""
     return {name: part for study in config.studies for name, part in STUDIES[study].parts(config).items()}
 
 
 def merge(config: Config, found: list[xr.Dataset]) -> xr.DataTree:
-    """The results of every study, a group for each."""
+    """Merges the results of the parts into one group per study."""
     left, of_studies = iter(found), {}
     for name in config.studies:
         of_study = [next(left) for _ in STUDIES[name].parts(config)]
@@ -59,7 +59,7 @@ run, main = EXPERIMENT.run, EXPERIMENT.main
 
 
 def swept(static: Mapping[str, Any]) -> Program:
-    """Training of a critic for at least 10 epochs; a chunk is one of the steps in which they are cut."""
+    """Training of a critic for at least 10 epochs; a chunk is a step of `critics.training`."""
     run = training(dict(static), Config(epochs=max(10, static["epochs"])))
 
     def advance(carry: Any, number: Any, shared: Any) -> tuple[Any, jax.Array]:

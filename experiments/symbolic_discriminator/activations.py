@@ -1,4 +1,4 @@
-"""Steps 15.1 and 15.2: curves of untrained networks, and of a library of functions."""
+"""Steps 15.1 and 15.2: curves of untrained networks and of a library of functions."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ TITLES = {
 
 
 def run(config: Config, progress: tqdm) -> xr.Dataset:
-    """Curves of every source at the same points, `[source, curve, point]`."""
+    """Draws curves of every source at the same points, `[source, curve, point]`."""
     x, functions = points("normal", config.chosen.points, config.seed), library("quadratic")
     generators = {
         "dsn": symbolic.dsn_generator(1, 1),
@@ -48,14 +48,14 @@ def run(config: Config, progress: tqdm) -> xr.Dataset:
 
 
 def misfit(x: np.ndarray, curves: np.ndarray, columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Distance of curves `[curve, point]` from sums of columns: share of their standard deviation."""
+    """Returns residuals of fits of curves `[curve, point]` by columns, over their standard deviation."""
     design = np.stack([np.ones_like(x), *columns], axis=1)
     left = curves.T - design @ np.linalg.lstsq(design, curves.T, rcond=None)[0]
     return left.std(axis=0) / curves.std(axis=1)
 
 
 def rows(results: xr.Dataset) -> Rows:
-    """Over curves: their spread, and how far they are from two lines that meet at 0, and from parabolas."""
+    """Summarises the spread of curves, and their misfit to two lines that meet at 0 and to parabolas."""
     x, found = results.x.values, []
     for source in results.source.values:
         curves = results.value.sel(source=source).values
@@ -71,7 +71,7 @@ def rows(results: xr.Dataset) -> Rows:
 def figures(results: xr.Dataset) -> Figures:
     """Ten curves of every source."""
     figure, grid = plt.subplots(2, 2, figsize=(10, 7), sharex=True)
-    figure.suptitle("Curves of untrained networks, and the functions they are to be told from")
+    figure.suptitle("Curves of untrained networks, and functions to tell them from")
     for number, (axes, source) in enumerate(zip(grid.flat, results.source.values, strict=True)):
         axes.plot(results.x.values, results.value.sel(source=source).values[:SHOWN].T, ".", markersize=3)
         axes.set(title=TITLES[str(source)], xlabel="x" if number > 1 else "")

@@ -1,4 +1,4 @@
-"""The settings of the symbolic discriminator, from which its command line is made."""
+"""Settings and command-line options of the symbolic discriminator experiment."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ StudyName = Literal[
 class Preset(NamedTuple):
     """Settings of a `--preset`."""
 
-    points: int  # of every curve
-    epochs: int  # of training a critic
-    seeds: int  # of every configuration outside of the study of hyper-parameters
-    configurations: int  # in that study
-    updates: int  # of a network that fits a target
+    points: int  # points per curve
+    epochs: int  # epochs of training a critic
+    seeds: int  # seeds per configuration, except in the study of hyper-parameters
+    configurations: int  # configurations in the study of hyper-parameters
+    updates: int  # updates of a network that fits a target
 
 
 PRESETS = {
@@ -31,30 +31,30 @@ PRESETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Critics that tell curves of formulas from those of untrained networks: the notebook's steps."""
+    """Train and study critics that tell curves of formulas from those of untrained networks."""
 
     PRESETS = PRESETS
 
     studies: tuple[StudyName, ...] = StudyName.__args__  # type: ignore[attr-defined]
-    """activations: curves of untrained networks and of the library (steps 15.1 and 15.2); accuracy: over
-    training (15.3); libraries: ever larger ones (15.4); hyper_parameters: random configurations; depth: the
-    notebook's v0 to v7; extensions: input and gradient, stacked or embedded (15.5); fixed_set: 1,000 curves
-    that stay the same, beside standard classifiers; regularised: a network that fits a target with latents
-    that a trained critic judges (7)."""
+    """activations: curves of untrained networks and of the library (steps 15.1 and 15.2 of the notebook);
+    accuracy: accuracy during training (15.3); libraries: increasingly large libraries (15.4);
+    hyper_parameters: random configurations; depth: v0 to v7 of the notebook;
+    extensions: points x or gradients as additional input (15.5); fixed_set: a fixed set of 1,000 curves;
+    regularised: a network that fits a target, with latents judged by a trained critic (7)."""
     preset: Literal["sample", "study", "seed"] = "sample"
-    """sample: few points, epochs and configurations; study: more, for an hour on two cores; seed: the
-    notebook's numbers and full spaces, for an accelerator."""
+    """sample: few points, epochs and configurations; study: more, half an hour on two cores;
+    seed: the notebook's numbers and full search spaces, for an accelerator."""
     points: Annotated[int, at_least(3)] | None = None
-    """Points of every curve but those of fixed sets, which have 100; by default the preset's."""
+    """Points per curve, except in fixed_set (100 points); by default those of --preset."""
     epochs: Annotated[int, at_least(10)] | None = None
-    """Epochs of training a critic, but on fixed sets, which have their own; by default the preset's."""
+    """Training epochs of critics, except in fixed_set; by default those of --preset."""
     seeds: Count | None = None
-    """Seeds of every configuration, but one in the study of hyper-parameters and ten fixed sets; by default
-    the preset's."""
+    """Seeds per configuration, except in hyper_parameters (one) and fixed_set (ten);
+    by default those of --preset."""
     configurations: Count | None = None
-    """Configurations drawn in the study of hyper-parameters; by default the preset's."""
+    """Number of configurations in hyper_parameters; by default that of --preset."""
     updates: Annotated[int, at_least(10)] | None = None
-    """Updates of a network that fits a target; by default the preset's."""
+    """Updates of the network in regularised; by default those of --preset."""
     seed: Seed = 0  # Base PRNG seed.
     out: Path = Path("results/symbolic_discriminator")
     """Folder for config.json, results.nc, summary.json and the figures."""

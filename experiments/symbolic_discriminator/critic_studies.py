@@ -1,4 +1,4 @@
-"""The studies of critics: accuracy, libraries, hyper-parameters, depth and extensions."""
+"""Studies of critics: accuracy, libraries, hyper-parameters, depth and extensions."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -19,12 +19,12 @@ from experiments.symbolic_discriminator.reading import CHANCE, FIELDS, TRENDS, b
 from experiments.symbolic_discriminator.spaces import points
 from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study
 
-SHOWN = 5  # curves of a kind, as in the notebook
-COLOURS = ("C0", "C1")  # of formulas and of networks, as there; of the objectives
+SHOWN = 5  # curves of each kind, as in the notebook
+COLOURS = ("C0", "C1")  # of formulas and networks, as in the notebook, and of the objectives
 
 
 def of_each(results: xr.Dataset, study: str, field: str) -> Rows:
-    """Accuracies of all configurations with the same value of a field, over configurations and seeds."""
+    """Summarises accuracies over all configurations and seeds with the same value of a field."""
     rows, values = [], results[field].values
     for value in dict.fromkeys(values.tolist()):
         chosen = results.isel(configuration=np.flatnonzero(values == value))
@@ -37,13 +37,13 @@ def of_each(results: xr.Dataset, study: str, field: str) -> Rows:
 
 
 def depth_rows(results: xr.Dataset) -> Rows:
-    """Accuracies of every version."""
+    """Summarises the accuracies of every version."""
     versions = [f"v{i}" for i in results.configuration.values]
     return of_each(results.assign_coords(version=("configuration", versions)), "depth", "version")
 
 
 def hyper_parameter_rows(results: xr.Dataset) -> Rows:
-    """For each objective: accuracies, how many configurations follow which trend, and what decides."""
+    """Summarises accuracies, trends, and shares of the variance by hyper-parameter, for each objective."""
     rows, shares = of_each(results, "hyper_parameters", "objective"), []
     for objective, chosen in by_objective(results).items():
         followed = reading.trends(chosen)
@@ -57,26 +57,26 @@ def hyper_parameter_rows(results: xr.Dataset) -> Rows:
 
 
 def extension_rows(results: xr.Dataset) -> Rows:
-    """Accuracies of every extension, for each objective if there are more."""
+    """Summarises the accuracies of every extension, for each objective."""
     chosen = by_objective(results).items()
     return [row for name, of in chosen for row in of_each(of, f"extensions: {name}", "extension")]
 
 
 def accuracy_figures(results: xr.Dataset) -> Figures:
-    """Accuracy over training of the notebook's first critic, by objective."""
+    """Accuracy during training of the notebook's first critic, by objective."""
     title = "Accuracy of a critic of 6 hidden layers of 128"
     return {"accuracy": _over_training(title, results, results.objective.values)}
 
 
 def depth_figures(results: xr.Dataset) -> Figures:
-    """Accuracy over training of the notebook's eight versions."""
+    """Accuracy during training of the notebook's eight versions."""
     each = zip(*(results[f].values for f in ("layers", "width", "learning_rate", "penalty")), strict=True)
     labels = [f"v{i}: {n} x {m}, rate {rate:g}, penalty {gp:g}" for i, (n, m, rate, gp) in enumerate(each)]
     return {"depth": _over_training("Depth: from a small critic, one change at a time", results, labels)}
 
 
 def libraries_figures(results: xr.Dataset) -> Figures:
-    """Accuracy over training and at its end, by library."""
+    """Accuracy during training and at the end, by library."""
     title = "Larger libraries are harder to tell from untrained networks"
     figure = _over_training(title, results, results.library.values, panels=2)
     ends, right = final(results, "fresh_accuracy"), figure.axes[1]
@@ -85,16 +85,16 @@ def libraries_figures(results: xr.Dataset) -> Figures:
     right.plot(places, ends.mean(axis=1), "o-", color="C0", label="mean over seeds; dots: seeds")
     right.axhline(CHANCE, color="0.3", linestyle=":", label="chance")
     right.set_xticks(places, results.library.values, rotation=30, ha="right")
-    right.set(xlabel="library, each with the formulas of the one before, but for the last", ylim=(0.4, 1.02))
-    right.set(ylabel="accuracy on new curves at the end", title="until classification fails")
+    right.set(xlabel="library (each contains the previous one, except the last)", ylim=(0.4, 1.02))
+    right.set(ylabel="accuracy on new curves", title="Final accuracy")
     right.legend()
     return {"libraries": figure}
 
 
 def extensions_figures(results: xr.Dataset) -> Figures:
-    """Accuracy over training of the best configuration of every extension, and what the best judged."""
+    """Accuracy during training of the best configuration of every extension, and curves that it judged."""
     ends, names = final(results, "fresh_accuracy").mean(axis=1), results.extension.values
-    ends = np.nan_to_num(ends, nan=-1.0)  # one that diverged is the last choice
+    ends = np.nan_to_num(ends, nan=-1.0)  # one that diverged ranks last
     chosen = [int(np.where(names == name, ends, -2.0).argmax()) for name in dict.fromkeys(names.tolist())]
     labels = [f"{names[i].replace('_', ', ')}, {results.objective.values[i]}" for i in chosen]
     best, title = results.isel(configuration=chosen), "The best critic with every extension of a curve"
@@ -103,15 +103,15 @@ def extensions_figures(results: xr.Dataset) -> Figures:
 
 
 def predictions(critic: xr.Dataset) -> Figure:
-    """Curves that a critic judged rightly and wrongly, of its first seed."""
+    """Curves that a critic of the first seed classified correctly and incorrectly."""
     logits = critic.logits.values[0]
     right = np.stack([logits[0] > 0, logits[1] <= 0])
     figure, grid = plt.subplots(2, 2, figsize=(10, 7), sharex=True, sharey=True)
     seen = critic.extension.item().replace("_", ", ")
-    figure.suptitle(f"What the best critic (extension: {seen}) judged rightly and wrongly")
+    figure.suptitle(f"Curves classified correctly and incorrectly by the best critic (extension: {seen})")
     order = np.argsort(critic.x.values)
     for row, (kind, colour) in enumerate(zip(("formula", "untrained network"), COLOURS, strict=True)):
-        verdicts = {"correct": right[row], "false": ~right[row]}
+        verdicts = {"correct": right[row], "incorrect": ~right[row]}
         for axes, (title, judged) in zip(grid[row], verdicts.items(), strict=True):
             places = np.flatnonzero(judged)[:SHOWN]
             for place in places:
@@ -129,7 +129,7 @@ def predictions(critic: xr.Dataset) -> Figure:
 
 
 def hyper_parameters_figures(results: xr.Dataset) -> Figures:
-    """The trends, what decides, and all configurations side by side."""
+    """Trends, shares of the variance by hyper-parameter, and all configurations."""
     fields = [field for field in ("objective", *FIELDS) if len(np.unique(results[field].values)) > 1]
     columns = {field: results[field].values for field in fields}
     ends = final(results).mean(axis=1)
@@ -141,7 +141,7 @@ def hyper_parameters_figures(results: xr.Dataset) -> Figures:
 
 
 def trend_figure(results: xr.Dataset) -> Figure:
-    """Accuracy over training of all configurations, one panel for each of the notebook's trends."""
+    """Accuracy during training of all configurations, one panel for each of the notebook's trends."""
     figure, grid = plt.subplots(2, 2, figsize=(11, 7), sharex=True, sharey=True)
     figure.suptitle(f"Trends of {results.sizes['configuration']} random configurations")
     counts: dict[str, list[str]] = {trend: [] for trend in TRENDS}
@@ -159,14 +159,14 @@ def trend_figure(results: xr.Dataset) -> Figure:
         axes.set(xlabel="epoch" if number > 1 else "", ylabel="" if number % 2 else "accuracy")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
-    footnote(figure, f"one seed each; mean over the steps of an epoch, {_averaged(results)}")
+    footnote(figure, f"one seed each; mean over the critic's steps in an epoch, {_averaged(results)}")
     return figure
 
 
 def deciding_figure(results: xr.Dataset) -> Figure:
-    """The share of the variance of final accuracy that every hyper-parameter explains, by objective."""
+    """Share of the variance of final accuracy explained by each hyper-parameter, by objective."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), width_ratios=(1, 1.6))
-    figure.suptitle(f"Which hyper-parameters decide: {results.sizes['configuration']} configurations")
+    figure.suptitle(f"Which hyper-parameters matter: {results.sizes['configuration']} configurations")
     levels = {field: np.unique(results[field].values) for field in FIELDS}
     levels = {field: of for field, of in levels.items() if len(of) > 1}
     starts = np.cumsum([0, *(1 + len(of) for of in levels.values())])
@@ -184,7 +184,7 @@ def deciding_figure(results: xr.Dataset) -> Figure:
             right.errorbar(start + np.arange(len(each)), means, spread, marker="o", capsize=2, color=colour)
     left.set_yticks(range(len(levels)), [field.replace("_", " ") for field in levels])
     left.invert_yaxis()
-    left.set(xlabel="share of the variance of final accuracy", title="on its own, with 95 % of resamples")
+    left.set(xlabel="share of the variance of final accuracy", title="each alone, with 95 % of resamples")
     left.legend(title="objective")
     for start, (field, each) in zip(starts, levels.items(), strict=False):
         above = {"ha": "center", "fontsize": "small", "transform": right.get_xaxis_transform()}
@@ -198,7 +198,7 @@ def deciding_figure(results: xr.Dataset) -> Figure:
 
 
 def _over_training(title: str, results: xr.Dataset, labels: Iterable[Any], panels: int = 1) -> Figure:
-    """Accuracy on new curves over training of every configuration, in the first of some panels."""
+    """Draws the accuracy on new curves during training, for all configurations, in the first panel."""
     size = (9, 5) if panels == 1 else (11, 4.5)
     figure, grid = plt.subplots(1, panels, figsize=size, squeeze=False)
     figure.suptitle(title)

@@ -19,14 +19,14 @@ from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.spaces import EXTENSIONS, library, points
 from lax_learning import symbolic
 
-JUDGED = 64  # curves of formulas, and as many of untrained networks, that a trained critic is shown
+JUDGED = 64  # number of curves, of formulas and of untrained networks each, that trained critics judge
 BINS_A_STEP = 10
 MOST_BINS = 200
 METRICS = ("accuracy", "fresh_accuracy", "fresh_auc")
 
 
 class Schedule(NamedTuple):
-    """Cuts of training: epochs are averaged into bins, and bins make the steps of a run."""
+    """Division of training: metrics are averaged over bins of epochs; a step of a run has several bins."""
 
     epochs_a_bin: int
     steps: int
@@ -38,18 +38,18 @@ class Schedule(NamedTuple):
 
 
 def schedule(epochs: int) -> Schedule:
-    """Schedule of at least this number of epochs, in at most about 200 bins."""
+    """Returns a schedule of at least `epochs` epochs, in at most about 200 bins."""
     epochs_a_bin = math.ceil(epochs / MOST_BINS)
     return Schedule(epochs_a_bin, math.ceil(epochs / (epochs_a_bin * BINS_A_STEP)))
 
 
 def adam(learning_rate: ArrayLike, decay: ArrayLike) -> optax.GradientTransformation:
-    """Adam as PyTorch has it: weight decay is part of the gradient."""
+    """Adam as in PyTorch, with weight decay added to the gradient."""
     return optax.chain(optax.add_decayed_weights(decay), optax.adam(learning_rate))  # type: ignore[arg-type]
 
 
 def curves_of(library_name: str, extension: str, latents: int, config: Config) -> symbolic.Curves:
-    """Source of the curves of a critic."""
+    """Returns the source of the curves of a critic."""
     x = points("normal", config.chosen.points, config.seed)
     seen, method = EXTENSIONS[extension]
     generator = symbolic.mlp_generator(1, latents)
@@ -57,7 +57,7 @@ def curves_of(library_name: str, extension: str, latents: int, config: Config) -
 
 
 def training(static: dict[str, Any], config: Config) -> Run:
-    """Training of critics of one static shape; a step is ten bins of epochs, then they judge curves."""
+    """Training of critics of one static shape; a step is ten bins of epochs, then critics judge curves."""
     curves = curves_of(static["library"], static["extension"], static["latents"], config)
     num_points, *channels = curves.curve_shape
     hidden = (static["width"],) * static["layers"]
@@ -93,7 +93,7 @@ def training(static: dict[str, Any], config: Config) -> Run:
 
 @cache
 def judged_curves(library_name: str, extension: str, config: Config) -> Array:
-    """New curves, the same for all critics: of formulas and of untrained networks, `[2, curves, ...]`."""
+    """Draws new curves of formulas and untrained networks, the same for all critics, `[2, curves, ...]`."""
     single = curves_of(library_name, extension, 1, config)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 4), JUDGED)
     draw = jax.jit(lambda keys: jnp.stack([jax.vmap(f)(keys)[:, 0] for f in (single.real, single.fake)]))
@@ -103,9 +103,9 @@ def judged_curves(library_name: str, extension: str, config: Config) -> Array:
 def run_group(group: Group, config: Config, seeds: int, folder: Path, progress: tqdm) -> xr.Dataset:
     """Trains the configurations of a group for all seeds.
 
-    Accuracy is that of the notebook, the mean over the steps of an epoch; `fresh_` is that of its first step,
-    whose curves are new; logits are of curves that are the same for all critics; seconds those of one seed,
-    compilation apart.
+    `accuracy` is the mean over the steps of an epoch, as in the notebook; `fresh_accuracy` is that of the
+    first step, whose curves are new. `logits` are for curves that are the same for all critics, and `seconds`
+    for one seed, without compilation.
     """
     size, static, cut = len(group.members), group.static, schedule(config.chosen.epochs)
     of_seed = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 5), seeds)
@@ -113,7 +113,7 @@ def run_group(group: Group, config: Config, seeds: int, folder: Path, progress: 
     stage = run_members(
         training(static, config), (jnp.tile(of_seed, size), traced),
         judged_curves(static["library"], static["extension"], config), folder, progress,
-        costs(group, config, seeds), on_cpu=2,  # their moments stay in a core's cache
+        costs(group, config, seeds), on_cpu=2,  # their optimizer states fit into the cache of a core
     )  # fmt: skip
     binned = {name: stage.metrics[name].reshape(size, seeds, -1) for name in METRICS}
     logits = stage.metrics["logits"][:, -1].reshape(size, seeds, 2, JUDGED)
@@ -128,18 +128,18 @@ def run_group(group: Group, config: Config, seeds: int, folder: Path, progress: 
     )
 
 
-COMPILING = 4_000  # milliseconds, as much for any shape
+COMPILING = 4_000  # milliseconds, the same for all shapes
 FLOPS_A_MILLISECOND = 60e6
 
 
 def costs(group: Group, config: Config, seeds: int) -> list[int]:
-    """Estimated milliseconds of every step of a group; those of compiling are in the first."""
+    """Estimates the milliseconds of every step of a group; the first includes compilation."""
     s, cut = group.static, schedule(config.chosen.epochs)
     seen, method = EXTENSIONS[s["extension"]]
     numbers = config.chosen.points * (2 if seen and method == "stack" else 1)
     products = numbers * s["width"] + (s["layers"] - 1) * s["width"] ** 2
     products += numbers * 64 * 66 if seen and method == "embed" else 0
-    # Real and fake curves forward and backward, and twice through those between them: 2 * 3 + 6 times.
+    # Forward and backward for real and fake curves, and twice for the curves of the penalty: 2 * 3 + 6.
     flops = 2 * products * s["latents"] * s["iterations"] * 12
     epochs = cut.epochs // cut.steps * len(group.members) * seeds
     every = max(1, round(epochs * (flops / FLOPS_A_MILLISECOND + 0.03 * s["iterations"])))

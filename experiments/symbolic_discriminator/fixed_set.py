@@ -1,7 +1,7 @@
-"""A fixed set of 1,000 curves: the notebook's critic on it, under two objectives, and standard classifiers.
+"""Fixed set of 1,000 curves: the notebook's critic with two objectives, and standard classifiers.
 
-After steps 16.4 and 16.5 of the public notebooks of symrep, where a critic with the WGAN objective learns far
-less of the set than classifiers of scikit-learn do, and one with cross-entropy makes up for it.
+Based on steps 16.4 and 16.5 of the public notebooks of symrep, in which a critic with the WGAN objective is
+far less accurate than classifiers of scikit-learn, while one with cross-entropy is as good.
 """
 
 import warnings
@@ -28,18 +28,18 @@ from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study,
 from lax_learning import symbolic
 
 NUM_SEEDS, NUM_POINTS, ITERATIONS = 10, 100, 5
-CURVES = 500  # of each class
-LATENTS = 5  # of the networks of critics that see fresh curves
-RUNS = 10  # calls that train a critic in turn
+CURVES = 500  # number of curves of each class
+LATENTS = 5  # curves of each class per step, for critics trained on new curves
+RUNS = 10  # number of steps into which the training of a critic is divided
 METRICS = ("seen_accuracy", "fresh_accuracy", "fresh_auc", "training_accuracy")
 KINDS: dict[PointsName, str]
 KINDS = {"normal": "100 draws from N(0, 1)", "grid": "100 points of a grid over -3 to 3"}
 CLASSIFIERS = {
-    "wgan": "wgan critic", "bce": "bce critic", "bce_fresh": "bce critic, fresh curves",
+    "wgan": "wgan critic", "bce": "bce critic", "bce_fresh": "bce critic, new curves",
     "mlp": "MLP", "knn": "kNN", "tree": "decision tree",
 }  # fmt: skip
-# Mean and standard deviation over 10 sets, of accuracy on the set itself; for critics that see fresh curves
-# of one run, before the last step of an epoch.
+# Mean and standard deviation, over 10 sets, of the accuracy on the set itself; for critics trained on new
+# curves, the accuracy of one run before the last step of an epoch.
 PUBLISHED: dict[PointsName, dict[str, tuple[float, float | None]]] = {
     "normal": {"wgan": (0.616, 0.054), "bce_fresh": (0.95, None), "mlp": (0.933, 0.008),
                "knn": (0.823, 0.006), "tree": (1.0, 0.0)},
@@ -52,7 +52,7 @@ class Training(NamedTuple):
     """Training of a critic."""
 
     objective: str
-    fresh: bool  # whether every epoch has fresh curves
+    fresh: bool  # whether every epoch has new curves
     epochs: dict[str, int]  # by preset
 
 
@@ -65,19 +65,19 @@ CRITIC, ADAM = symbolic.critic(NUM_POINTS), optax.adam(1e-3)
 
 
 class Curves(NamedTuple):
-    """Curves `[number, points]` of functions drawn from the library, and of untrained networks."""
+    """Curves `[number, points]` of functions drawn from a library, and of untrained networks."""
 
     real: jax.Array
     fake: jax.Array
 
 
 def seeds_of(config: Config) -> jax.Array:
-    """A key for every seed, the same for all points and classifiers."""
+    """Returns a key for every seed, the same for all points and classifiers."""
     return jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 16), NUM_SEEDS)
 
 
 def curves(number: int, key: jax.Array, x: jax.Array) -> Curves:
-    """Draws `number` curves of functions, and as many of networks, each from a fresh network."""
+    """Draws `number` curves of functions, and as many of untrained networks."""
     real_key, fake_key = jax.random.split(key)
     functions = library("quadratic")
     real = symbolic.function_values(functions, symbolic.draw_functions(real_key, functions, number), x)
@@ -87,7 +87,7 @@ def curves(number: int, key: jax.Array, x: jax.Array) -> Curves:
 
 @cache
 def curves_of(config: Config, kind: PointsName) -> tuple[Curves, Curves]:
-    """The fixed set of every seed, and as many curves drawn anew; each `[seed, CURVES, points]`."""
+    """Draws the fixed set of every seed, and as many new curves, each `[seed, CURVES, points]`."""
 
     def both(key: jax.Array, x: jax.Array) -> tuple[Curves, Curves]:
         keys = jax.random.split(jax.random.fold_in(key, 0))
@@ -99,13 +99,13 @@ def curves_of(config: Config, kind: PointsName) -> tuple[Curves, Curves]:
 
 
 def training(of: Training, epochs: int) -> Run:
-    """Training of a critic, so many epochs in each of `RUNS` steps, and its scores."""
+    """Training and scores of a critic, with `epochs` epochs in each of `RUNS` steps."""
 
     def init(key: jax.Array, seen: Curves, fresh: Curves, x: jax.Array) -> Any:
         return key, seen, fresh, symbolic.init_critic(jax.random.fold_in(key, 1), CRITIC, ADAM)
 
     def step(carry: Any, number: jax.Array, x: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        """Also gives the mean accuracy at the last iteration of each epoch: what the notebook prints."""
+        """Trains, and returns the accuracy at the last iteration of epochs, as printed by the notebook."""
         key, seen, fresh, state = carry
         one = symbolic.critic_step(CRITIC, ADAM, objective=of.objective)  # type: ignore[arg-type]
         real, fake = ((lambda key, curves=curves: curves) for curves in seen)
@@ -117,7 +117,7 @@ def training(of: Training, epochs: int) -> Run:
         return (key, seen, fresh, state), {"training_accuracy": jnp.mean(metrics.accuracy[:, -1])}
 
     def measure(carry: Any, number: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
-        """Scores on the fixed set, if the critic was trained on that, and on curves drawn anew."""
+        """Scores on new curves and, if the critic was trained on the fixed set, on that set."""
         _, *both, state = carry
         seen, fresh = ([CRITIC.apply(state.params, of) for of in drawn] for drawn in both)
         accuracy, auc = symbolic.critic_accuracy(*fresh), symbolic.area_under_curve(*fresh)
@@ -128,7 +128,7 @@ def training(of: Training, epochs: int) -> Run:
 
 
 def run_critic(config: Config, kind: PointsName, name: str, cost: int, *others: Any) -> xr.Dataset:
-    """Trains a critic for every seed, side by side."""
+    """Trains a critic for every seed, in parallel."""
     x, members = points(kind, NUM_POINTS, config.seed), (seeds_of(config), *curves_of(config, kind))
     run = training(CRITICS[name], CRITICS[name].epochs[config.preset] // RUNS)
     stage = run_members(run, members, x, *others, costs=shares(cost, RUNS), on_cpu=2)
@@ -136,7 +136,7 @@ def run_critic(config: Config, kind: PointsName, name: str, cost: int, *others: 
 
 
 def run_standard(config: Config, kind: PointsName, cost: int, folder: Path, progress: tqdm) -> xr.Dataset:
-    """Fits the classifiers of scikit-learn, as they come, to the set of every seed."""
+    """Fits scikit-learn's classifiers, with their default settings, to the set of every seed."""
     seen, fresh = (np.concatenate(of, axis=1) for of in curves_of(config, kind))
     found = []
     for seed, share in enumerate(shares(cost, NUM_SEEDS)):
@@ -147,9 +147,9 @@ def run_standard(config: Config, kind: PointsName, cost: int, folder: Path, prog
 
 
 def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> dict[str, list[float]]:
-    """Scores of the standard classifiers on curves that they were fitted to, and on others.
+    """Scores the standard classifiers on the curves they were fitted to, and on new curves.
 
-    Both are `[2 * CURVES, points]`, those of functions first; `random_state` is for classifiers that draw.
+    Both are `[2 * CURVES, points]`, with functions first; `random_state` seeds the classifiers.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import roc_auc_score
@@ -161,7 +161,7 @@ def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> dict[str, 
     labels = np.repeat([1, 0], CURVES)
     made: list[Any] = [MLPClassifier(random_state=random_state), KNeighborsClassifier()]
     made.append(DecisionTreeClassifier(random_state=random_state))
-    # Threads wait for one another far longer than they compute. 200 epochs are the default.
+    # Several threads are slower here. scikit-learn's default of 200 epochs ends before convergence.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = [classifier.fit(seen, labels) for classifier in made]
@@ -174,14 +174,14 @@ def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> dict[str, 
 
 
 def _dataset(kind: str, classifiers: Sequence[str], metrics: dict[str, np.ndarray]) -> xr.Dataset:
-    """Values `[classifier, seed]` with their names."""
+    """Makes a dataset of metrics `[classifier, seed]`."""
     dims = ("points", "classifier", "seed")
     coords = {"points": [kind], "classifier": list(classifiers), "seed": range(NUM_SEEDS)}
     return xr.Dataset({name: (dims, values[None]) for name, values in metrics.items()}, coords)
 
 
 def parts(config: Config) -> dict[str, Part]:
-    """For each kind of points every critic, and the standard classifiers together."""
+    """Returns a part for each critic and one for all standard classifiers, for each kind of points."""
     made = {}
     for kind in KINDS:
         for name, training in CRITICS.items():
@@ -193,13 +193,13 @@ def parts(config: Config) -> dict[str, Part]:
 
 
 def merge(config: Config, datasets: Sequence[xr.Dataset]) -> xr.Dataset:
-    """All classifiers at all points, in the order of the figure."""
+    """Merges all classifiers and kinds of points, in the order of the figure."""
     merged = xr.merge(datasets, join="outer", compat="no_conflicts")
     return merged.sel(points=list(KINDS), classifier=list(CLASSIFIERS))
 
 
 def rows(results: xr.Dataset) -> Rows:
-    """Shares of curves and areas under the curve, those that were measured, and what was published."""
+    """Summarises the measured accuracies and areas under the curve, and the published accuracies."""
     summary = []
     for kind in results.points.values:
         for name in results.classifier.values:
@@ -212,28 +212,28 @@ def rows(results: xr.Dataset) -> Rows:
 
 
 def figures(results: xr.Dataset) -> Figures:
-    """The accuracy of every classifier on curves that it was trained on and on others."""
+    """Accuracy of every classifier on the curves it was trained on and on new curves."""
     figure, every = plt.subplots(1, len(KINDS), figsize=(15, 5.5), sharey=True)
     for axes, kind in zip(every, results.points.values, strict=True):
         _panel(axes, kind, results.sel(points=kind))
-    every[0].set_ylabel("accuracy, share of curves")
+    every[0].set_ylabel("accuracy")
     reporting.legend_beside(figure, every[0])
     title = "Functions or untrained networks: classifiers trained on a fixed set of 1,000 curves"
-    note = ", each with its own set; dots: the sets"
+    note = ", each with its own set; dots: single sets"
     return {"fixed_set": reporting.completed(figure, results, title, note, grid=())}
 
 
 def _panel(axes: Axes, kind: PointsName, one: xr.Dataset) -> None:
     names = one.classifier.values.tolist()
-    # Of a critic on the fixed set, accuracy in training tells no more than that on the set.
+    # For critics trained on the fixed set, the accuracy in training adds nothing to that on the set.
     training = one.training_accuracy.where(one.classifier == "bce_fresh")
     shown = {
         "on the fixed set itself": one.seen_accuracy,
-        "on an epoch's curves, before its last step": training,
-        "on curves drawn anew": one.fresh_accuracy,
+        "on the curves of an epoch, before its last step": training,
+        "on new curves": one.fresh_accuracy,
     }
     for i, (label, values) in enumerate(shown.items()):
-        x = np.arange(len(names)) + (0.15 if "anew" in label else -0.15)
+        x = np.arange(len(names)) + (0.15 if "new" in label else -0.15)
         reporting.bars(axes, x, values.values, color=f"C{i}", capsize=4, label=label)
         axes.plot(x[:, None] + 0.1, values.values, ".", color=f"C{i}", markersize=3, alpha=0.6)
     for name, (mean, deviation) in PUBLISHED[kind].items():

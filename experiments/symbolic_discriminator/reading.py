@@ -1,4 +1,4 @@
-"""Readings of critics' results: smoothed curves, the notebook's trends, and what decides."""
+"""Analysis of critics' results: smoothed curves, the notebook's trends, and shares of the variance."""
 
 import numpy as np
 import xarray as xr
@@ -12,19 +12,19 @@ FIELDS = ("latents", "iterations", "penalty", "layers", "width", "learning_rate"
 
 
 def by_objective(results: xr.Dataset) -> dict[str, xr.Dataset]:
-    """The configurations of each objective, in the order in which they come."""
+    """Splits results by objective, in order of appearance."""
     values = results.objective.values
     names = dict.fromkeys(values.tolist())
     return {name: results.isel(configuration=np.flatnonzero(values == name)) for name in names}
 
 
 def horizon(epochs: int) -> int:
-    """Epochs over which accuracy is averaged: the notebook's 500, or the last tenth of a shorter run."""
+    """Returns the number of epochs to average over: the notebook's 500, or a tenth of a shorter run."""
     return min(500, max(1, epochs // 10))
 
 
 def smoothed(results: xr.Dataset, metric: str = "accuracy") -> np.ndarray:
-    """Means over the bins of the last `horizon` epochs, or as many as there are, `[..., bin]`."""
+    """Averages a metric over the preceding `horizon` epochs, or fewer at the start, `[..., bin]`."""
     of_epochs, epochs = results[metric].values, results.epoch.values
     width = max(1, round(horizon(int(epochs[-1])) / epochs[0]))
     of_epochs = np.where(np.isfinite(of_epochs), of_epochs, np.nan)
@@ -35,22 +35,22 @@ def smoothed(results: xr.Dataset, metric: str = "accuracy") -> np.ndarray:
 
 
 def final(results: xr.Dataset, metric: str = "accuracy") -> np.ndarray:
-    """A metric over the last epochs, `[configuration, seed]`."""
+    """Averages a metric over the last epochs, `[configuration, seed]`."""
     return smoothed(results, metric)[..., -1]
 
 
 def first_epoch_reaching(results: xr.Dataset, level: float) -> np.ndarray:
-    """The first epoch whose smoothed accuracy is at least `level`, NaN if none; `[configuration, seed]`."""
+    """Returns the first epoch with a smoothed accuracy >= `level`, NaN if none; `[configuration, seed]`."""
     reached = smoothed(results, "fresh_accuracy") >= level
     epochs = results.epoch.values[np.argmax(reached, axis=-1)].astype(float)
     return np.where(reached.any(axis=-1), epochs, np.nan)
 
 
 def trend(curve: np.ndarray) -> str:
-    """Names the notebook's trend that a smoothed accuracy follows.
+    """Returns the name of the notebook's trend that a smoothed accuracy follows.
 
-    Nothing is learned where it never reaches 0.65; it drops where more than a quarter of what was gained
-    over chance is lost at the end; it is quick where the first quarter of training brings 80 % of the gain.
+    A critic learns nothing if its accuracy never reaches 0.65, drops if it ends with less than three quarters
+    of its best gain over chance, and is quick if it reaches 80 % of its gain within a quarter of training.
     """
     gained = curve - CHANCE
     if not np.nanmax(curve) >= LEARNED:
@@ -62,12 +62,12 @@ def trend(curve: np.ndarray) -> str:
 
 
 def trends(results: xr.Dataset) -> list[str]:
-    """The trend of every configuration, of the mean over its seeds."""
+    """Returns the trend of every configuration, for the mean over its seeds."""
     return [trend(curve) for curve in smoothed(results).mean(axis=1)]
 
 
 def deciding(results: xr.Dataset) -> dict[str, tuple[float, float, float]]:
-    """For every field that varies: its share of the variance of final accuracy, and 95 % of resamples."""
+    """Returns the share of the variance of final accuracy of each varying field, with 95 % of resamples."""
     accuracy, shares = final(results).mean(axis=1), {}
     for field in FIELDS:
         levels = results[field].values

@@ -1,9 +1,9 @@
-"""The notebook's last step: a trained critic, frozen, judges the latents of a network that fits a target.
+"""The notebook's last step: a trained, frozen critic judges the latents of a network that fits a target.
 
-The latents are those of a disentangled sparsity network, a network for each. Its critic has learned from
-an untrained network of shared hidden layers, as in the notebook: an untrained disentangled one with biases
-of 0 is linear on each side of 0, which is trivial to tell from a formula. The latents are so far from what
-a converged critic knows that their logits start below -80, where the gradient of a sigmoid is 0.
+The latents are outputs of a disentangled sparsity network, which has a separate network for each. The critic
+is trained on untrained networks with shared hidden layers, as in the notebook, because disentangled ones with
+zero biases are linear on each side of 0 and trivial to tell from formulas. The latents are so unlike the
+curves seen by a converged critic that their logits start below -80, where the gradient of a sigmoid is 0.
 """
 
 from collections.abc import Sequence
@@ -36,27 +36,27 @@ RUNS = {
     "sigmoid": ("sigmoid", {"sigmoid, 1": 1.0, "sigmoid, 100": 100.0}),
     "logsigmoid": ("logsigmoid", {"logsigmoid, 0.1": 0.1}),
 }
-"""For every part the cost of a logit, which a program is made for, and the critic's weight in every run."""
+"""Cost of a logit, which has its own program, and the weights of the critic in all runs, for every part."""
 ADAM = adam(1e-3, 1e-7)
-CRITIC_EPOCHS = 10_000  # after which the notebook's critic is done
+CRITIC_EPOCHS = 10_000  # length of the training of the notebook's critic
 MEASUREMENTS = 20
 
 
 def components(x: Float[Array, "points 1"]) -> Float[Array, "points 3"]:
-    """The quadratic functions that the target is made of."""
+    """Quadratic functions that the target is composed of."""
     return jnp.hstack([
         -0.08 * (x + 0.165) ** 2 - 0.21, 0.0785 * (x - 0.63) ** 2 - 0.252, 0.0895 * (x + 0.21) ** 2 - 0.0375
     ])  # fmt: skip
 
 
 def target(x: Float[Array, "points 1"]) -> Float[Array, "points 1"]:
-    """`g0 g1 + sin(g2)` of the components."""
+    """Computes the target, `g0 g1 + sin(g2)` of the components."""
     g = components(x)
     return g[:, :1] * g[:, 1:2] + jnp.sin(g[:, 2:])
 
 
 def largest_correlations(a: Float[Array, "points m"], b: Float[Array, "points n"]) -> Float[Array, " m"]:
-    """For every column of a the largest |correlation| with one of b; 0 for one that is constant."""
+    """Returns the largest |correlation| of every column of `a` with a column of `b`; 0 if it is constant."""
 
     def normalised(columns: Array) -> Array:
         centred = columns - jnp.mean(columns, axis=0)
@@ -69,7 +69,7 @@ def largest_correlations(a: Float[Array, "points m"], b: Float[Array, "points n"
 
 
 class Problem(NamedTuple):
-    """Parts that all members share: points `[points, 1]`, critic and its curves, and the two networks."""
+    """Data that all members share: points `[points, 1]`, the critic and its curves, and the two networks."""
 
     x: Float[Array, "points 1"]
     curves: symbolic.Curves
@@ -79,7 +79,7 @@ class Problem(NamedTuple):
 
 
 def problem_of(config: Config) -> Problem:
-    """The points, the critic and the networks of a configuration."""
+    """Makes the points, the critic and the networks of a configuration."""
     x = points("grid", config.chosen.points, config.seed)
     return Problem(
         x,
@@ -91,7 +91,7 @@ def problem_of(config: Config) -> Problem:
 
 
 class Start(NamedTuple):
-    """Parts that the runs of a seed share: trained critic, its final accuracy, and fresh networks."""
+    """Start of all runs of a seed: a trained critic, its final accuracy, and untrained networks."""
 
     critic: Params
     accuracy: Float[Array, ""]
@@ -100,7 +100,7 @@ class Start(NamedTuple):
 
 @lru_cache(maxsize=1)
 def starts(config: Config) -> Start:
-    """The trained critic and the fresh networks of every seed, the same for all parts."""
+    """Trains the critic of every seed and initialises its networks, the same for all parts."""
     problem, epochs = problem_of(config), min(config.chosen.epochs, CRITIC_EPOCHS)
     step = symbolic.critic_step(problem.critic, ADAM)
     train = symbolic.train_critic(step, problem.curves.real, problem.curves.fake, num_epochs=epochs)
@@ -117,7 +117,7 @@ def starts(config: Config) -> Start:
 
 
 def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
-    """A fit from a `Start` with a weight: step 0 learns nothing, the others share the updates."""
+    """Fit from a `Start` and a weight of the critic; step 0 only measures, the others share the updates."""
 
     def init(start: Start, weight: Float[Array, ""], shared: Any) -> Any:
         return start.critic, weight, start.params, ADAM.init(start.params)
@@ -126,7 +126,7 @@ def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
         critic, weight, params, state = carry
 
         def loss(params: dict[str, Params]) -> tuple[Array, Array]:
-            """The loss, and its part that is due to the fit."""
+            """Returns the loss, and the squared error of the fit."""
             latents = problem.latents.apply(params["latents"], problem.x)
             fit = jnp.mean(jnp.square(problem.head.apply(params["head"], latents) - target(problem.x)))
             logits = problem.critic.apply(critic, latents.T)
@@ -155,7 +155,7 @@ def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
 
 
 def run_part(config: Config, name: str, costs: tuple[int, int], folder: Path, progress: tqdm) -> xr.Dataset:
-    """All seeds of the runs of one cost side by side, and what came out by run, seed and step."""
+    """Runs all weights of one cost for all seeds in parallel; results are by run, seed and step."""
     numbers, (cost, runs) = config.chosen, RUNS[name]
     problem, of_seeds, num_steps = problem_of(config), starts(config), min(MEASUREMENTS, numbers.updates)
     progress.update(costs[0])
@@ -187,7 +187,7 @@ def run_part(config: Config, name: str, costs: tuple[int, int], folder: Path, pr
 
 
 def parts(config: Config) -> dict[str, Part]:
-    """A part for each cost. The first trains the critics for all, whose milliseconds are shared."""
+    """Returns a part for each cost. The first part trains all critics, but their cost is split over all."""
     numbers, made = config.chosen, {}
     of_critics = numbers.seeds * min(numbers.epochs, CRITIC_EPOCHS) // (2 * len(RUNS))
     for name, (_, runs) in RUNS.items():
@@ -197,7 +197,7 @@ def parts(config: Config) -> dict[str, Part]:
 
 
 def merge(config: Config, results: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The runs of all parts, one after another; what is common to them from the first."""
+    """Concatenates the runs of all parts, and takes shared variables from the first."""
     return xr.concat(results, "run", data_vars="minimal", coords="minimal", compat="override", join="exact")
 
 

@@ -1,4 +1,4 @@
-"""Report of networks that were regularised by a critic: rows of the summary and figures."""
+"""Report on networks regularised by a critic: rows of the summary, and figures."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,7 +19,7 @@ def with_log(results: xr.Dataset) -> xr.Dataset:
 
 
 def rows(results: xr.Dataset) -> Rows:
-    """Every run at its end, paired with the one without a critic; the critics."""
+    """Summarises final values of every run, differences to the run without a critic, and the critics."""
     last, summary = with_log(results).isel(step=-1), []
     for name in results.run.values.tolist():
         one = last.sel(run=name)
@@ -38,7 +38,7 @@ def figures(results: xr.Dataset) -> Figures:
 
 
 def latents(results: xr.Dataset) -> Figure:
-    """Latents of the first seed at the end of every run, each mapped to the component most like it."""
+    """Final latents of every run for the first seed, each mapped to its most correlated component."""
     names = results.run.values.tolist()
     columns = -(-len(names) // 2)
     size = (4.4 * columns, 8)
@@ -59,13 +59,13 @@ def latents(results: xr.Dataset) -> Figure:
         axes.set_ylabel("value")
     for axes in every.flat[len(names) :]:
         axes.axis("off")
-    figure.suptitle("Latents, each scaled and shifted to the component that it correlates with most")
+    figure.suptitle("Latents, scaled and shifted to fit their most correlated components")
     reporting.footnote(figure, "first seed")
     return figure
 
 
 def _mapped(latent: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, int, float]:
-    """A latent by least squares on the component most like it, which one that is, and the |correlation|."""
+    """Fits a latent to its most correlated component; returns the fit, the component and |correlation|."""
     if not np.isfinite(latent).all():
         return np.full_like(latent, np.nan), 0, float("nan")
     if np.ptp(latent) == 0:
@@ -76,13 +76,13 @@ def _mapped(latent: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, int, floa
 
 
 def progress(results: xr.Dataset) -> Figure:
-    """Loss of the fit, the critic's verdict and likeness to the components against updates."""
+    """Squared error, share of latents judged real, and correlations with components, against updates."""
     figure, every = plt.subplots(2, 2, figsize=(14, 9))
     shown = {
         "log10_fit_loss": ("Fit", "log10 of the mean squared error"),
-        "judged_real": ("What the critic takes for formulas", "share of latents"),
-        "min_correlation": ("Is every latent like a component?", "|r| of the least alike with its best"),
-        "components_found": ("Is every component like a latent?", "|r| of the least alike with its best"),
+        "judged_real": ("Latents that the critic judges to be formulas", "share of latents"),
+        "min_correlation": ("Is every latent like a component?", "minimum over latents of the best |r|"),
+        "components_found": ("Is every component like a latent?", "minimum over components of the best |r|"),
     }
     results = with_log(results)
     for axes, (metric, (title, label)) in zip(every.flat, shown.items(), strict=True):
@@ -94,5 +94,5 @@ def progress(results: xr.Dataset) -> Figure:
             axes.set_ylim(top=1.02)
     every[0, 1].set_ylim(bottom=-0.02)
     reporting.legend_beside(figure, every[0, 0])
-    title = "A network that fits a target, its latents judged by a critic"
+    title = "A network that fits a target, with latents judged by a critic"
     return reporting.completed(figure, results, title)

@@ -1,4 +1,4 @@
-"""All studies in the notebook's order, and the table and the figures of what they found."""
+"""All studies in the notebook's order, with the table and the figures of their results."""
 
 from itertools import groupby
 
@@ -16,39 +16,39 @@ STUDIES: dict[str, Study] = {
 }
 VARIABLES = {
     "source": ("1", "source of curves"),
-    "curve": ("1", "number of the curve"),
-    "point": ("1", "number of the point"),
+    "curve": ("1", "index of the curve"),
+    "point": ("1", "index of the point"),
     "points": ("1", "points at which curves are sampled"),
     "kind": ("1", "formulas or untrained networks"),
     "x": ("1", "input"),
     "value": ("1", "value of a curve"),
-    "judged_curve": ("1", "curve that critics judge"),
+    "judged_curve": ("1", "value of a curve that critics judge"),
     "logits": ("1", "logit of a curve after training"),
-    "configuration": ("1", "number of the configuration"),
+    "configuration": ("1", "index of the configuration"),
     "objective": ("1", "objective of a critic"),
     "library": ("1", "library of formulas"),
-    "extension": ("1", "what a critic sees beside values, and how"),
-    "latents": ("1", "curves of each kind in a step, or values of the latents of a fit"),
+    "extension": ("1", "additional input of a critic"),
+    "latents": ("1", "curves of each kind per step, or values of the latents of a fit"),
     "layers": ("1", "hidden layers of a critic"),
     "width": ("1", "width of the hidden layers"),
-    "iterations": ("1", "steps of a critic in an epoch"),
+    "iterations": ("1", "steps of a critic per epoch"),
     "penalty": ("1", "weight of the gradient penalty"),
     "decay": ("1", "L2 decay"),
-    "bin": ("1", "number of the bin of epochs"),
+    "bin": ("1", "index of the bin of epochs"),
     "epoch": ("1", "epoch at the end of a bin"),
     "*_auc": ("1", "area under the receiver operating characteristic"),
     "classifier": ("1", "classifier"),
-    "run": ("1", "cost of a logit, and weight of the critic"),
-    "step": ("1", "number of the measurement"),
+    "run": ("1", "cost of the critic's logit, and weight"),
+    "step": ("1", "index of the measurement"),
     "updates": ("1", "updates before the measurement"),
     "weight": ("1", "weight of the critic"),
     "fit_loss": ("1", "mean squared error of the fit"),
     "mean_logit": ("1", "mean logit of the latents"),
-    "*judged_real": ("1", "share that a critic takes for formulas"),
-    "min_correlation": ("1", "least over latents of the largest |correlation| with a component"),
-    "components_found": ("1", "least over components of the largest |correlation| with a latent"),
-    "latent": ("1", "number of the latent"),
-    "component": ("1", "number of the component"),
+    "*judged_real": ("1", "share that a critic judges to be formulas"),
+    "min_correlation": ("1", "minimum over latents of the largest |correlation| with a component"),
+    "components_found": ("1", "minimum over components of the largest |correlation| with a latent"),
+    "latent": ("1", "index of the latent"),
+    "component": ("1", "index of the component"),
     "components": ("1", "values of the true components"),
     "prediction": ("1", "values of the fit"),
     "target": ("1", "values of the target"),
@@ -56,12 +56,12 @@ VARIABLES = {
 
 
 def rows(results: xr.DataTree) -> Rows:
-    """The rows of `summary.json`: means and 95 % intervals by part and metric."""
+    """Returns the rows of `summary.json`: means and 95 % intervals by part and metric."""
     return [row for name, node in results.children.items() for row in STUDIES[name].rows(node.to_dataset())]
 
 
 def table(summary: Rows) -> str:
-    """A table for every group of parts with the same metrics."""
+    """Returns one table for each group of parts with the same metrics."""
     tables = []
     for kind, of_kind in groupby(summary, key=lambda row: row["part"].partition(": ")[0]):
         found = list(of_kind)
@@ -76,6 +76,6 @@ def table(summary: Rows) -> str:
 
 
 def figures(results: xr.DataTree) -> Figures:
-    """All figures by name."""
+    """Draws all figures."""
     of_studies = [STUDIES[name].figures(node.to_dataset()) for name, node in results.children.items()]
     return {name: figure for of_study in of_studies for name, figure in of_study.items()}

@@ -1,4 +1,4 @@
-"""Points, libraries and configurations of the studies of critics, and the spaces they are drawn from."""
+"""Points, libraries and configurations for the studies of critics, and their search spaces."""
 
 import operator
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ PointsName = Literal["normal", "grid"]
 _FILES = sorted((Path(__file__).parent / "libraries").glob("*.lib"))
 LIBRARIES = {path.stem.split("_", 1)[1]: path for path in _FILES}
 
-# What a program is made for; learning rate, penalty and decay are traced.
+# Static fields, which the program depends on; learning rate, penalty and decay are traced.
 STATIC = ("objective", "library", "extension", "latents", "layers", "width", "iterations")
 
-# What a critic sees besides the values of a curve, and how.
+# Input of a critic in addition to the values of a curve, and how it is presented.
 EXTENSIONS: dict[str, tuple[Any, Any]] = {
     "none": ((), "stack"),
     "input_stacked": (("input",), "stack"),
@@ -48,7 +48,7 @@ SPACES: dict[str, Space] = {
     },
 }  # fmt: skip
 EXTENSION_RATES = {"learning_rate": (1e-5, 1e-4, 1e-3), "penalty": (1e-6, 1e-5, 1e-4)}
-# The critic and the spaces that extensions are compared with; one without choices is that critic itself.
+# Search spaces to compare extensions with, and numbers of configurations; {} is the critic `SMALL` itself.
 EXTENSION_SPACES: dict[str, tuple[Space, int]] = {
     "sample": ({}, 1),
     "study": ({**OBJECTIVES, **EXTENSION_RATES}, 12),
@@ -60,31 +60,31 @@ EXTENSION_SPACES: dict[str, tuple[Space, int]] = {
 
 
 def points(kind: PointsName, number: int, seed: int) -> Float[Array, "points 1"]:
-    """Draws points from N(0, 1), the same for a seed, or makes a grid over -3 to 3 without its end."""
+    """Draws points from N(0, 1), the same for a given seed, or makes a grid over [-3, 3)."""
     if kind == "grid":
         return jnp.linspace(-3, 3, number, endpoint=False)[:, None]
     return jax.random.normal(jax.random.fold_in(jax.random.key(seed), 1), (number, 1))
 
 
 def library(name: str) -> symbolic.Library:
-    """Loads a library from the folder `libraries`, whose files are in the order of their size."""
+    """Loads a library from the folder `libraries`."""
     return symbolic.load_library(LIBRARIES[name])
 
 
 def name_of(static: Configuration) -> str:
-    """Names a static shape by the fields that differ from study to study."""
+    """Returns a name for a static shape."""
     form = "{objective}-{library}-{extension}-{layers}x{width}-{latents}_latents-{iterations}_iterations"
     return form.format_map(static)
 
 
 def accuracy(config: Config) -> list[Configuration]:
-    """The notebook's first critic, with its objective and with the one that was published later."""
+    """The notebook's first critic, with its objective and the one that was published later."""
     large = {"latents": 5, "layers": 6, "width": 128, "learning_rate": 1e-4, "decay": 1e-4}
     return [{**SMALL, **large, "objective": objective} for objective in ("wgan", "bce")]
 
 
 def libraries(config: Config) -> list[Configuration]:
-    """Ever larger libraries."""
+    """Increasingly large libraries."""
     return [{**SMALL, "library": name, "latents": 5} for name in LIBRARIES]
 
 
@@ -94,7 +94,7 @@ def hyper_parameters(config: Config) -> list[Configuration]:
 
 
 def depth(config: Config) -> list[Configuration]:
-    """The notebook's v0 to v7: each changes something of the one before."""
+    """The notebook's v0 to v7, each with a change to the previous one."""
     first = {"objective": "wgan", "learning_rate": 1e-5, "penalty": 1e-4}
     changes = (
         first, {"layers": 4}, {"layers": 8}, {"penalty": 1e-5}, {"learning_rate": 1e-4}, {"penalty": 1e-6},
@@ -104,13 +104,13 @@ def depth(config: Config) -> list[Configuration]:
 
 
 def extensions(config: Config) -> list[Configuration]:
-    """The same critics, one or many at random, with every extension."""
+    """The same critics, one or several random ones, with every extension."""
     chosen = drawn(config, *EXTENSION_SPACES[config.preset], 3)
     return [{**configuration, "extension": name} for name in EXTENSIONS for configuration in chosen]
 
 
 def drawn(config: Config, space: Space, number: int, stream: int) -> list[Configuration]:
-    """Draws configurations, every field uniformly from its values, on its own and with replacement."""
+    """Draws configurations with replacement, each field independently and uniformly from its values."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), stream), max(1, len(space)))
     places = {
         name: np.asarray(jax.random.randint(key, (number,), 0, len(values)))

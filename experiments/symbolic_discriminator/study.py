@@ -1,4 +1,4 @@
-"""Studies of the experiment: parts that run one after another, and reports of their results."""
+"""Studies of the experiment: parts that run one after another, and reports on their results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,14 +16,14 @@ Figures = Mapping[str, Figure]
 
 
 class Part(NamedTuple):
-    """A part of a study, which moves the progress on by its cost, roughly in milliseconds."""
+    """A part of a study, with its cost for the progress bar, roughly in milliseconds."""
 
     run: Callable[[Path, tqdm], xr.Dataset]
     cost: int
 
 
 class Study(NamedTuple):
-    """A question of the experiment: parts by name, their results in one, rows of the summary, and figures."""
+    """A study of the experiment: its parts, how their results are merged, summary rows, and figures."""
 
     parts: Callable[[Config], dict[str, Part]]
     merge: Callable[[Config, Sequence[xr.Dataset]], xr.Dataset]
@@ -32,5 +32,5 @@ class Study(NamedTuple):
 
 
 def shares(cost: int, number: int) -> list[int]:
-    """Splits a cost into `number` almost equal integers."""
+    """Splits a cost into `number` nearly equal integers."""
     return np.diff(np.linspace(0, cost, number + 1).astype(int)).tolist()
