@@ -188,13 +188,18 @@ def test_what_is_doubtful_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> 
         assert ("! |" in marks) == found.is_doubtful
 
 
-def test_ratio_of_pairs() -> None:
-    def busy(times: int) -> Any:
-        return lambda: [sum(range(20_000)) for _ in range(times)]
+def test_ratio_of_pairs(monkeypatch) -> None:
+    clock = [0.0]
 
-    found = pairs.compare(busy(4), busy(1), seconds=0.2)
-    assert found.spread[0] <= found.ratio <= found.spread[1] and found.pairs >= 7
-    assert 3 < found.ratio < 5
+    def busy(seconds: float) -> Any:
+        return lambda: clock.append(clock[-1] + seconds)
+
+    monkeypatch.setattr(pairs.time, "perf_counter", lambda: clock[-1])
+    found = pairs.compare(busy(0.04), busy(0.01), seconds=1.0)
+    np.testing.assert_allclose(
+        (found.ratio, *found.spread, found.ours_s, found.reference_s), (4, 4, 4, 0.04, 0.01)
+    )
+    assert found.pairs == 20
 
 
 def test_no_repeats_are_refused() -> None:
