@@ -118,7 +118,7 @@ def run(
 
 
 def has_checkpoint(folder: Path | None) -> bool:
-    """Whether a checkpoint is whole in a folder."""
+    """Returns whether a folder holds a whole checkpoint."""
     return folder is not None and folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
 
 

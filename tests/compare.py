@@ -128,7 +128,7 @@ def assert_close(a: Any, b: Any, *, ulps: float) -> None:
 
 
 def differs(a: Any, b: Any) -> bool:
-    """Whether any entry of any leaf differs."""
+    """Returns whether any entry of any leaf differs."""
     return any(not np.array_equal(u, v) for _, u, v in _pairs(a, b))
 
 

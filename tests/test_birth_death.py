@@ -71,7 +71,7 @@ Outcome = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def resample(choices: Mapping[str, str], alpha: float, v: np.ndarray, u: Any) -> Outcome:
-    """Who is killed, who is cloned, and whom each neuron is a copy of."""
+    """Returns the killed, the cloned, and the origin of each neuron."""
 
     def happens(rate: np.floating, u: np.floating) -> bool:
         p = np.float32(alpha) * abs(rate)

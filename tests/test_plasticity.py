@@ -353,7 +353,7 @@ def test_edge_probability() -> None:
 
 
 def runs(network: plasticity.KCapNetwork, tables: Tables) -> bool:
-    """Whether a pass with these tables can be traced."""
+    """Returns whether a pass with these tables can be traced."""
     num_inputs, num_labels = network.shapes[0][0], network.shapes[-1][1]
     state, xs = jax.eval_shape(network.init, KEY), jnp.ones((3, num_inputs))
     after = jax.eval_shape(partial(plastic_pass, network), tables, state, xs, jnp.arange(3) % num_labels)[0]

@@ -27,7 +27,7 @@ NUM_DRAWS, SIGMAS = 5_000, 5.0
 
 
 def is_mean(draws, expected):
-    """Whether the mean of draws is what is expected; a coordinate that never varies has none."""
+    """Returns whether the mean of draws is as expected; a coordinate that never varies has none."""
     assert all(np.asarray(leaf).std(axis=0).min() > 0 for leaf in jax.tree.leaves(draws))
     try:
         assert_mean(draws, expected)
