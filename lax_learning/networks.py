@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ def convnet(
     kernel: int | Sequence[int] = 3,
     stride: int | Sequence[int] = 1,
     pool: int | Sequence[int] = 1,
-    padding: str = "SAME",
+    padding: Literal["SAME", "VALID"] = "SAME",
     activation: Activation | Sequence[Activation] = jax.nn.relu,
     output_activation: Activation = identity,
     w_init: Initializer = lecun_normal(),  # noqa: B008
@@ -169,7 +169,7 @@ def convnet(
 def rnn(
     widths: Sequence[int],
     *,
-    outputs: str = "last",
+    outputs: Literal["last", "every"] = "last",
     activation: Activation = jnp.tanh,
     output_activation: Activation = identity,
     w_init: Initializer = lecun_normal(),  # noqa: B008

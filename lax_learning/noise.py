@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from lax_learning.types import Key
 
 Noise = Callable[[Key, PyTree], PyTree]
 """`(key, like) -> noise`: a pytree with the structure and shapes of `like`, cast to its dtypes."""
+NoiseLike = Literal["normal", "rademacher"] | Noise
+"""Noise by its name, or a function."""
 
 
 def _by_leaf(draw: Callable[[Key, Any], Array], key: Key, like: PyTree) -> PyTree:
@@ -128,7 +130,7 @@ def rademacher(key: Key, like: PyTree) -> PyTree:
 _NAMED: dict[str, Noise] = {"normal": normal, "rademacher": rademacher}
 
 
-def as_noise(noise: str | Noise, *, in_place: bool = False) -> Noise:
+def as_noise(noise: NoiseLike, *, in_place: bool = False) -> Noise:
     """Returns the named noise function, or `noise` itself with checks if it is a function.
 
     Noise of another dtype, such as int32 from `jax.random.rademacher`, is cast to the dtype of its leaf, so

@@ -447,7 +447,7 @@ def numbered(state: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "copies"), [("adam", "carry"), ("partition", "carry"), ("chain", "clear"), ("steps", "clear")]
 )
-def test_moments_follow(name: str, copies: str) -> None:
+def test_moments_follow(name: str, copies: Any) -> None:
     optimizer, per_weight = OPTIMIZERS[name]
     state = numbered(jax.eval_shape(optimizer.init, NETWORK))
     after = ll.birth_death.follow(state, jnp.asarray(ORIGIN), NETWORK, MOMENT_AXES, copies=copies)

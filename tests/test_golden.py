@@ -196,8 +196,8 @@ TABLE_RULES = {
     "prepostpercent": plasticity.pre_post_percent,
     "postcount": plasticity.post_count,
 }
-UPDATES = {"add": "additive", "mul": "multiplicative"}
-SAMPLES = {"every": "every", "wrong": "misclassified"}
+UPDATES: dict[str, Any] = {"add": "additive", "mul": "multiplicative"}
+SAMPLES: dict[str, Any] = {"every": "every", "wrong": "misclassified"}
 NUM_SAMPLES = 16
 
 
@@ -269,7 +269,8 @@ TELLING = list(zip(TABLE_RULES, CHOICES, strict=True))
 def test_table_plasticity(golden: Golden, table: str, choices: str) -> None:
     update, rows, samples = choices.split(".")
     case = Case(golden("plasticity_ff"), f"{table}.{choices}", jnp.float64)
-    scheme = Scheme(update=UPDATES[update], rows=rows, samples=SAMPLES[samples])
+    options: dict[str, Any] = {"rows": rows, "samples": SAMPLES[samples]}
+    scheme = Scheme(update=UPDATES[update], **options)
     network = plasticity.k_cap_mlp(
         (12, 16, 16, 16, 3), 5, rule=TABLE_RULES[table], scheme=scheme, dtype=jnp.float64
     )
@@ -283,7 +284,8 @@ def test_table_plasticity(golden: Golden, table: str, choices: str) -> None:
 def test_recurrent_table_plasticity(golden: Golden, choices: str) -> None:
     rows, samples = choices.split(".")
     case = Case(golden("plasticity_rnn"), choices, jnp.float64)
-    scheme = Scheme(rows=rows, samples=SAMPLES[samples])
+    options: dict[str, Any] = {"rows": rows, "samples": SAMPLES[samples]}
+    scheme = Scheme(**options)
     network = plasticity.k_cap_recurrent(
         (12, 16, 3), 5, rounds=2, fired="index", scheme=scheme, dtype=jnp.float64
     )

@@ -118,7 +118,7 @@ class Loops:
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("outputs", slow_but(["every"], ["last", "every"]))
-def test_errors_go_back_in_time(outputs: str) -> None:
+def test_errors_go_back_in_time(outputs: Any) -> None:
     options: Any = {"w_init": INIT, "recurrent_init": INIT, "b_init": INIT, "dtype": "float64"}
     model = ll.rnn((INPUTS, UNITS, OUTPUTS), outputs=outputs, **options)
     x, y = (np.random.default_rng(i).normal(size=(BATCH, STEPS, n)) for i, n in enumerate((INPUTS, OUTPUTS)))

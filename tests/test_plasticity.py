@@ -201,7 +201,7 @@ REFERENCES = [
 
 @pytest.mark.parametrize(("rule", "update", "rows", "samples", "fired"), slow_but(REFERENCES[7:], REFERENCES))
 def test_a_sample_is_a_loop_over_synapses(
-    rule: str, update: str, rows: str, samples: str, fired: str
+    rule: str, update: Any, rows: Any, samples: Any, fired: Any
 ) -> None:
     # Widths, caps, edge probabilities and tables differ between layers. With "index" caps are larger than the
     # number of values above 0.
@@ -328,9 +328,8 @@ def test_weights_that_a_change_zeroes_have_finite_gradients() -> None:
 
 def test_init_and_reset() -> None:
     for update, start in (("additive", 0), ("multiplicative", 1)):
-        network = plasticity.k_cap_mlp(
-            (4, 6, 5, 2), 2, edge_probability=(1.0, 0.0), scheme=Scheme(update=update)
-        )
+        option: dict[str, Any] = {"update": update}
+        network = plasticity.k_cap_mlp((4, 6, 5, 2), 2, edge_probability=(1.0, 0.0), scheme=Scheme(**option))
         state = network.init(KEY)
         assert [bool(layer["mask"].all()) for layer in state] == [True, False, True]
         assert not state[1]["mask"].any()

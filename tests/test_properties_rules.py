@@ -32,7 +32,7 @@ def make(name: str, dtype: Any = jnp.float32) -> ll.Rule:
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("difference", ["central", "forward"])
-def test_credit_is_that_of_the_step_that_was_made(dtype: Any, difference: str) -> None:
+def test_credit_is_that_of_the_step_that_was_made(dtype: Any, difference: Any) -> None:
     """One weight of a linear loss, so that the estimate is the gradient, 1, for any step."""
     sizes = [0.0, *(m * 10.0**e for e in range(-3, 4) for m in (1.0, 1.7)), 1.0, 2.0, 0.25, 1024.0]
     grid = itertools.product(

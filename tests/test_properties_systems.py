@@ -221,7 +221,7 @@ def test_containers_stay(kind: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", slow_but(["prior"], ["clone", "prior"]))
-def test_none_leaves(scheme: str) -> None:
+def test_none_leaves(scheme: Any) -> None:
     """As Equinox has them: the same as without."""
     full = {"w": jax.random.normal(KEY, (5, 3)), "c": jnp.linspace(-1, 1, 5)}
     axes = {"w": 0, "c": 0}

@@ -1,7 +1,7 @@
 """Problems for populations of neurons: a planted teacher, and a mixture of Gaussians."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,8 @@ class Problem(NamedTuple):
 class Scheme(NamedTuple):
     """Options of `ll.birth_death.dynamics`, and a factor on alpha: 0 for gradient descent alone."""
 
-    scheme: str
-    center: str
+    scheme: Literal["clone", "prior"]
+    center: Literal["none", "mean"]
     factor: float
 
 

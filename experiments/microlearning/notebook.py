@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 import lax_learning as ll
 from lax_learning.metrics import Moments, product_moments
-from lax_learning.noise import Noise, as_noise
+from lax_learning.noise import NoiseLike, as_noise
 
 Params = Any
 
@@ -97,7 +97,7 @@ def node_factors(
     loss: ll.Loss,
     *,
     sigma: ArrayLike,
-    noise: str | Noise = "normal",
+    noise: NoiseLike = "normal",
 ) -> Callable[..., Factors]:
     """Returns `(key, params, x, y) -> Factors` of the notebook's form of `node_perturbation`.
 
@@ -133,7 +133,7 @@ def node_perturbation(
     loss: ll.Loss,
     *,
     sigma: ArrayLike,
-    noise: str | Noise = "normal",
+    noise: NoiseLike = "normal",
 ) -> ll.Rule:
     """Returns the notebook's node perturbation, in the units of the gradient.
 

@@ -1,7 +1,7 @@
 """Neuron birth-death: a population of neurons that is resampled in training (Rotskoff et al., 2019)."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,11 +92,11 @@ def dynamics(
     *,
     axes: PyTree,
     charges: Callable[[Params], PyTree],
-    scheme: str = "clone",
-    center: str = "none",
-    probability: str = "linear",
-    charge: str = "copy",
-    slots: str = "distinct",
+    scheme: Literal["clone", "prior"] = "clone",
+    center: Literal["none", "mean"] = "none",
+    probability: Literal["linear", "exponential"] = "linear",
+    charge: Literal["copy", "split"] = "copy",
+    slots: Literal["distinct", "independent"] = "distinct",
     prior: Callable[[Key, Params], Params] | None = None,
     draws: Callable[[Key, int], Draws] = draws,
 ) -> Dynamics:

@@ -1,7 +1,7 @@
 """Populations of neurons in pytrees: neuron axes, and the replacement of neurons by others."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -175,7 +175,7 @@ def follow(
     params: Params,
     axes: PyTree,
     *,
-    copies: str = "carry",
+    copies: Literal["carry", "clear"] = "carry",
 ) -> PyTree:
     """Copies or clears the moments of replaced neurons in the state of any optax optimizer.
 

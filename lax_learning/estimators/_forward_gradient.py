@@ -11,7 +11,7 @@ from lax_learning._arrays import as_params
 from lax_learning._checks import check_key, check_samples
 from lax_learning._sites._equations import all_equations, vary_as
 from lax_learning.estimators._draws import as_gradient, averaged, join_aux, scaled, split_aux
-from lax_learning.noise import Noise, as_noise
+from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.types import Estimator, Key, Params
 
 
@@ -29,7 +29,7 @@ def directional_derivative(function: Callable[[Any], Any], primal: Any, tangent:
 
 
 def forward_gradient(
-    loss_fn: Callable[..., Any], *, num_samples: int = 1, noise: str | Noise = "normal", has_aux: bool = False
+    loss_fn: Callable[..., Any], *, num_samples: int = 1, noise: NoiseLike = "normal", has_aux: bool = False
 ) -> Estimator:
     """Estimates the gradient of any loss of any pytree in forward mode, without a backward pass.
 

@@ -21,7 +21,7 @@ from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning.estimators._draws import split_aux
 from lax_learning.estimators._low_rank import Factors, like_of, product_of, sum_of_products, traced
-from lax_learning.noise import Noise, as_noise
+from lax_learning.noise import Noise, NoiseLike, as_noise
 from lax_learning.types import Key, Params
 
 
@@ -30,7 +30,7 @@ def in_place_step(
     *,
     sigma: ArrayLike,
     num_samples: int = 1,
-    noise: str | Noise = "normal",
+    noise: NoiseLike = "normal",
     rank: int | None = None,
     weight_decay: ArrayLike = 0.0,
 ) -> Callable[..., tuple[Array, Params]]:

@@ -1,7 +1,7 @@
 """Weight perturbation: the change in loss times the noise that caused it, without autodiff."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from lax_learning._arrays import as_params
 from lax_learning._precision import is_half, raised, shift
 from lax_learning.estimators._draws import as_gradient, averaged, join_aux, scaled, split_aux
 from lax_learning.estimators._low_rank import FITNESS, low_rank_mean
-from lax_learning.noise import Noise, as_noise
+from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.types import Estimator, Key, Params
 
 
@@ -21,10 +21,10 @@ def weight_perturbation(
     *,
     sigma: ArrayLike,
     num_samples: int = 1,
-    difference: str = "forward",
-    noise: str | Noise = "normal",
+    difference: Literal["forward", "central"] = "forward",
+    noise: NoiseLike = "normal",
     rank: int | None = None,
-    fitness: str = "loss",
+    fitness: Literal["loss", "z-scored", "ranked"] = "loss",
     has_aux: bool = False,
 ) -> Estimator:
     """Estimates the gradient of any loss of any pytree from losses at perturbed parameters.

@@ -1,7 +1,7 @@
 """Quality of gradient estimates: signal-to-noise ratio, bias and variance, with standard errors."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +118,9 @@ def _ratio(signal: Array, noise: Array) -> Array:
     return jnp.where(nothing, 0.0, signal / jnp.where(nothing, 1, noise))
 
 
-def snr(samples: Moments | PyTree, *, variant: str = "debiased", epsilon: float = 1e-3) -> SNR:
+def snr(
+    samples: Moments | PyTree, *, variant: Literal["debiased", "tutorial"] = "debiased", epsilon: float = 1e-3
+) -> SNR:
     """Computes the signal-to-noise ratio of gradients, across examples or across draws.
 
     "debiased": `(m^2 - s^2/T) / s^2` per entry and `(|m|^2 - tr Cov/T) / tr Cov` in total, so that pure

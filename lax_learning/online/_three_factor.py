@@ -15,7 +15,7 @@ from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
-from lax_learning.noise import Noise, as_noise
+from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.online._influence import as_model, check_examples, first, through_steps
 from lax_learning.online._recurrent import Recurrent, check_recurrent, steps_first
 from lax_learning.rules._common import check_loss, check_wide, losses_of, stateless
@@ -44,7 +44,7 @@ def three_factor(
     decay: ArrayLike = 1.0,
     rate: ArrayLike = 0.1,
     modulator: Callable[[Array, Array], Array] = operator.sub,
-    noise: str | Noise = "normal",
+    noise: NoiseLike = "normal",
 ) -> Rule:
     """Node perturbation over time: an eligibility trace of noise times input, modulated by a reward.
 

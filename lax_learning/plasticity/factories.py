@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def k_cap_mlp(
     edge_probability: ArrayLike | Sequence[ArrayLike] = 0.5,
     rule: TableRule = pre_post,
     scheme: Scheme = Scheme(),  # noqa: B008 (frozen)
-    fired: str = "value",
+    fired: Literal["value", "index"] = "value",
     w_init: Initializer = normal(1.0),  # noqa: B008 (a pure function)
     dtype: DTypeLike = jnp.float32,
 ) -> KCapNetwork:
@@ -96,7 +96,7 @@ def k_cap_recurrent(
     rounds: int = 2,
     edge_probability: ArrayLike = 0.5,
     scheme: Scheme = Scheme(),  # noqa: B008 (frozen)
-    fired: str = "value",
+    fired: Literal["value", "index"] = "value",
     w_init: Initializer = normal(1.0),  # noqa: B008 (a pure function)
     dtype: DTypeLike = jnp.float32,
 ) -> KCapNetwork:

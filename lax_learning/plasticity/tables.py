@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -189,9 +189,9 @@ class Scheme:
     """
 
     step_size: Any = 0.01
-    update: str = "additive"
-    samples: str = "every"
-    rows: str = "all"
+    update: Literal["additive", "multiplicative"] = "additive"
+    samples: Literal["every", "misclassified"] = "every"
+    rows: Literal["all", "two"] = "all"
 
     def __post_init__(self) -> None:
         checks.check_positive("step_size", self.step_size)

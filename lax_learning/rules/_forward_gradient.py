@@ -1,12 +1,14 @@
 """Forward gradients for any model, along random directions in parameters or activities."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 
 from lax_learning import estimators
 from lax_learning._checks import check_choice, check_flag, check_samples
 from lax_learning.estimators._forward_gradient import directional_derivative
 from lax_learning.models import Model, check_where
-from lax_learning.noise import Noise, as_noise
+from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.rules._estimates import estimator_rule
 from lax_learning.rules._units import Taps, Units, times, unit_rule
 from lax_learning.types import Key, Loss, Rule, Where
@@ -16,9 +18,9 @@ def forward_gradient(
     model: Model,
     loss: Loss,
     *,
-    perturb: str = "weights",
+    perturb: Literal["weights", "activities"] = "weights",
     num_samples: int = 1,
-    noise: str | Noise = "normal",
+    noise: NoiseLike = "normal",
     where: Where = None,
     batch: bool = False,
 ) -> Rule:

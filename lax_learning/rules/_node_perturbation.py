@@ -1,5 +1,7 @@
 """Node perturbation for any model: the change in loss times the noise on the units."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
@@ -8,7 +10,7 @@ from lax_learning._checks import check_choice, check_flag, check_positive, check
 from lax_learning._precision import raised
 from lax_learning.estimators._draws import scaled
 from lax_learning.models import Model
-from lax_learning.noise import Noise, as_noise
+from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.rules._units import Taps, Units, times, unit_rule
 from lax_learning.types import Key, Loss, Rule, Where
 
@@ -22,8 +24,8 @@ def node_perturbation(
     antithetic: bool = False,
     layerwise: bool = False,
     share_noise: bool = False,
-    variant: str = "unbiased",
-    noise: str | Noise = "normal",
+    variant: Literal["unbiased", "activity"] = "unbiased",
+    noise: NoiseLike = "normal",
     where: Where = None,
     batch: bool = False,
 ) -> Rule:

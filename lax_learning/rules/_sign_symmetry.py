@@ -1,6 +1,6 @@
 """Sign symmetry for any model: the weights for errors share only the signs of the forward weights."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def sign_symmetry(
     model: Model,
     loss: Loss,
     *,
-    magnitude: str = "unit",
+    magnitude: Literal["unit", "fixed", "redrawn"] = "unit",
     gain: ArrayLike = 1.0,
     feedback_init: FeedbackInit = same_scale,
     where: Where = None,

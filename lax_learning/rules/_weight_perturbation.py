@@ -1,11 +1,13 @@
 """Weight perturbation for any model: the estimator applied to the model's losses."""
 
+from typing import Literal
+
 from jaxtyping import Array, ArrayLike
 
 from lax_learning import estimators
 from lax_learning._checks import check_resolved
 from lax_learning.models import Model
-from lax_learning.noise import Noise
+from lax_learning.noise import NoiseLike
 from lax_learning.rules._estimates import estimator_rule
 from lax_learning.types import Loss, Rule
 
@@ -16,10 +18,10 @@ def weight_perturbation(
     *,
     sigma: ArrayLike,
     num_samples: int = 1,
-    difference: str = "forward",
-    noise: str | Noise = "normal",
+    difference: Literal["forward", "central"] = "forward",
+    noise: NoiseLike = "normal",
     rank: int | None = None,
-    fitness: str = "loss",
+    fitness: Literal["loss", "z-scored", "ranked"] = "loss",
 ) -> Rule:
     """Perturbs all parameters at once and credits them with the change in loss.
 
