@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal  # pyright: ignore[reportPrivateImportUsage]  (JAX 0.12)
 
 BILINEAR = frozenset({"dot_general", "conv_general_dilated"})
 """Operations that are linear in each of two operands."""

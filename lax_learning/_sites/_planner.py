@@ -6,7 +6,7 @@ from itertools import count
 from typing import Any
 
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]  (JAX 0.12)
 
 from lax_learning._sites import _equations as equations
 from lax_learning._sites._plan import Kind, Operation, Plan, Read, Site, Tap, join

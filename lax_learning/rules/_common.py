@@ -181,7 +181,8 @@ def check_wide(model: Model, params: Params, x: Any) -> None:
     """Raises TypeError if a model casts to half precision before or at its products or its output."""
     body, _ = equations.trace(lambda params, x: model(params, x)[0], params, x)
     products = (e for e in equations.all_equations(body.jaxpr) if e.primitive.name in equations.BILINEAR)
-    for var in (*body.jaxpr.outvars, *(var for equation in products for var in equation.outvars)):
+    results: list[Any] = [*body.jaxpr.outvars, *(var for equation in products for var in equation.outvars)]
+    for var in results:
         if jnp.issubdtype(var.aval.dtype, jnp.floating) and is_half(var.aval.dtype):
             raise TypeError(
                 "apply: expected products and an output in float32 or wider, in which differences are not "
