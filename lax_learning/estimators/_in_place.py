@@ -44,10 +44,11 @@ def in_place_step(
     weights, discarded, and drawn again for the update, which overwrites the weights. Besides activities, a
     step keeps one matrix and its noise in memory, or two thin factors with `rank`; layers stacked under a
     `jax.lax.scan` count one by one. The cost is that each draw is generated three times per step. With
-    several draws, the compiler may keep a copy of layers that are not stacked.
+    several draws, the compiler may keep a copy of layers that are not stacked. With `rank`, both passes of a
+    draw run side by side, so that they read the weights once.
 
     Parameters that products do not read directly (embeddings, vectors, and those reshaped, normalised or used
-    twice) are perturbed before a pass and cost a copy. In half precision, the sum of weights and noise is
+    twice) are perturbed before a pass and cost a copy, or two with `rank`. In half precision, the sum of weights and noise is
     computed in float32, so even a small sigma has an effect, and updates are rounded up or down at random so
     that their expectation is exact: updates below the spacing of numbers are not lost.
 
@@ -101,7 +102,9 @@ def in_place_step(
         leaves = [_Leaf(w, direct.get(i), draw, rank) for i, w in enumerate(jax.tree.leaves(params))]
 
         def slope_and_value(keys: list[Array]) -> tuple[Array, Array]:
-            losses = jax.lax.map(partial(_loss, program, arrays, leaves, keys), jnp.stack([by, -by]))
+            # Factors leave the weights as they are, so both passes read them once.
+            of_sign, side_by_side = partial(_loss, program, arrays, leaves, keys), 1 if rank is None else 2
+            losses = jax.lax.map(of_sign, jnp.stack([by, -by]), batch_size=side_by_side)
             return jnp.mean(losses[0] - losses[1]) / (2 * by), jnp.mean(losses)
 
         for_noise, for_rounding = jax.random.split(key)
@@ -136,6 +139,11 @@ class _Leaf(NamedTuple):
     def stacked(self) -> tuple[int, ...]:
         return self.w.shape[: self.matrix.stacked] if self.matrix else ()
 
+    @property
+    def low_rank(self) -> Matrix | None:
+        """One of the stacked matrices, if its noise is of low rank."""
+        return self.matrix._replace(stacked=0) if self.matrix and self.rank else None
+
     def keys(self, draws: Array) -> Array:
         """Returns one key per draw and matrix, `[draws, *stacked]`."""
         return jax.vmap(lambda key: jax.random.split(key, self.stacked))(draws) if self.stacked else draws
@@ -143,9 +151,9 @@ class _Leaf(NamedTuple):
     def noise(self, key: Key) -> Any:
         """Returns noise on one matrix: an array, or the factors of one draw."""
         like = jax.ShapeDtypeStruct(self.w.shape[len(self.stacked) :], raised(self.w))
-        if self.rank is None or self.matrix is None:
-            return self.draw(key, like)
-        return self.draw(key, like_of(like, self.matrix._replace(stacked=0), 1, self.rank))
+        if self.rank is not None and self.low_rank:
+            like = like_of(like, self.low_rank, 1, self.rank)
+        return self.draw(key, like)
 
     def moved(self, keys: Array, rounding: Key, kept: Array, credits: Array) -> Array:
         """Returns `kept w + sum_k credits_k noise_k`, computed one matrix at a time."""
@@ -154,16 +162,16 @@ class _Leaf(NamedTuple):
 
         def add(total: Array, draw: tuple[Key, Array]) -> tuple[Array, None]:
             key, credit = draw
-            noise = self.noise(key)
-            if not isinstance(noise, Factors):
-                return total + credit.astype(total.dtype) * noise, None
-            assert self.matrix is not None
-            flat = self.matrix._replace(stacked=0)
-            return total + sum_of_products(credit[None], noise, flat, total.shape), None
+            return total + credit.astype(total.dtype) * self.noise(key), None
 
         def at(i: Array, ws: Array) -> Array:
             wide = ws[i].astype(raised(ws))
-            after, _ = jax.lax.scan(add, kept.astype(wide.dtype) * wide, (keys[:, i], credits))
+            before = kept.astype(wide.dtype) * wide
+            if self.low_rank:
+                noise = jax.tree.map(lambda leaf: leaf[:, 0], jax.vmap(self.noise)(keys[:, i]))
+                after = before + sum_of_products(credits, noise, self.low_rank, wide.shape)
+            else:
+                after, _ = jax.lax.scan(add, before, (keys[:, i], credits))
             return ws.at[i].set(rounded_at_random(roundings[i], after, ws.dtype))
 
         ws = self.w.reshape(number, *self.w.shape[len(self.stacked) :])
