@@ -450,10 +450,9 @@ def test_shard_map_with_its_default_check(name: str) -> None:
     cases: Any = [
         (grads_of, (KEYS[0], params, x, y), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()),
         (seeds, (KEYS[:4], many, x, y), (SPLIT, SPLIT, WHOLE, WHOLE), SPLIT, (4,)),
+        (folded, (KEYS[0], params, x, y), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()),
+        (noisy, (KEYS[:4], params, x, y), (SPLIT, WHOLE, WHOLE, WHOLE), WHOLE, (2,)),
     ]
-    if name in RULES:  # a key for each device
-        cases.append((folded, (KEYS[0], params, x, y), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()))
-        cases.append((noisy, (KEYS[:4], params, x, y), (SPLIT, WHOLE, WHOLE, WHOLE), WHOLE, (2,)))
     for of, args, ins, out, lead in cases:
         shapes = jax.eval_shape(jax.shard_map(of, mesh=mesh, in_specs=ins, out_specs=out), *args)
         for grad, leaf in zip(jax.tree.leaves(shapes), jax.tree.leaves(params), strict=True):

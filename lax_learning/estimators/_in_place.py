@@ -48,9 +48,10 @@ def in_place_step(
     draw run side by side, so that they read the weights once.
 
     Parameters that products do not read directly (embeddings, vectors, and those reshaped, normalised or used
-    twice) are perturbed before a pass and cost a copy, or two with `rank`. In half precision, the sum of weights and noise is
-    computed in float32, so even a small sigma has an effect, and updates are rounded up or down at random so
-    that their expectation is exact: updates below the spacing of numbers are not lost.
+    twice) are perturbed before a pass and cost a copy, or two with `rank`. In half precision, the sum of
+    weights and noise is computed in float32, so even a small sigma has an effect, and updates are rounded
+    up or down at random so that their expectation is exact: updates below the spacing of numbers are not
+    lost.
 
     Args:
       loss_fn: `(params, *args) -> loss`, a scalar, or one loss per example, which are averaged; float32 or

@@ -13,6 +13,7 @@ from lax_learning._precision import raised, widened
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._coupling import check_uncoupled
 from lax_learning._sites._equations import vary_as
+from lax_learning.estimators._draws import as_gradient
 from lax_learning.models import Model, Split
 from lax_learning.online._recurrent import Recurrent, as_steps
 from lax_learning.rules._common import losses_of
@@ -53,8 +54,8 @@ def through_steps(
         check_key("key", key)
         xs, ys = as_steps(x, y)
         memory = online.start(params, jax.tree.map(lambda leaf: leaf[0], xs))
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        begin = vary_as((memory, zeros), params, x, y, state, key)
+        zeros = vary_as(jax.tree.map(jnp.zeros_like, params), params)
+        begin = vary_as(memory, params, x, y, state, key), zeros
         keys = jax.random.split(key, jax.tree.leaves(xs)[0].shape[0])
 
         def step(carry: Any, inputs: Any) -> tuple[Any, Array]:
@@ -119,10 +120,8 @@ def online(
 
         after, moved, values, grads = jax.vmap(example)(*memory, x, y)
         # The mean over examples as a product: on CPUs, a sum over their axis takes XLA six times as long.
-        grads = jax.tree.map(
-            lambda g, w: jnp.tensordot(jnp.full(size, 1 / size, g.dtype), g, 1).astype(w.dtype), grads, params
-        )
-        return jnp.mean(values), grads, Memory(after, moved)
+        grads = jax.tree.map(lambda g: jnp.tensordot(jnp.full(size, 1 / size, g.dtype), g, 1), grads)
+        return jnp.mean(values), as_gradient(grads, params), Memory(after, moved)
 
     return Online(start, step)
 

@@ -15,6 +15,7 @@ from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
+from lax_learning.estimators._draws import as_gradient
 from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.online._influence import as_model, check_examples, first, through_steps
 from lax_learning.online._recurrent import Recurrent, check_recurrent, steps_first
@@ -149,11 +150,10 @@ def three_factor(
         factor = checks.as_floating("modulator", modulator(losses, baseline.astype(losses.dtype)))
         checks.check_shapes(["modulator"], [factor], [(size,)])
         grads = jax.tree.map(
-            lambda trace, w: jnp.tensordot(factor.astype(trace.dtype) / size, trace, 1).astype(w.dtype),
-            eligibility,
-            params,
+            lambda trace: jnp.tensordot(factor.astype(trace.dtype) / size, trace, 1), eligibility
         )
-        return jnp.mean(losses), grads, ThreeFactorMemory(after, eligibility, memory.t + 1)
+        memory = ThreeFactorMemory(after, eligibility, memory.t + 1)
+        return jnp.mean(losses), as_gradient(grads, params), memory
 
     def after(state: ThreeFactorState, losses: Array) -> ThreeFactorState:
         checks.check_shapes(["state.baseline"], [state.baseline], [losses.shape])

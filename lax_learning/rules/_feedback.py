@@ -148,7 +148,7 @@ def through_feedback(
     program = Program(model, vary_as(split.merge(split.parameters), varying), x)
     sites = select(program, where)
     tree = feedback(program, sites)
-    mates = None if tree is WEIGHTS else partners(program, sites, tree)
+    mates = None if tree is WEIGHTS else vary_as(partners(program, sites, tree), varying)
     check_products(program, sites)
 
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
