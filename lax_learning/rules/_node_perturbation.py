@@ -81,6 +81,7 @@ def node_perturbation(
 
     def draw(units: Units, key: Key) -> Taps:
         check_resolved("sigma", sigma, units.losses.dtype, *units.dtypes)
+        check_resolved("sigma * sigma", sigma * sigma, units.losses.dtype)  # compilers join both divisions
         scale = jnp.asarray(sigma, units.losses.dtype)
         unit = draw_noise(key, units.shapes(shared=share_noise))
         noise = units.placed({i: scaled(scale, n) for i, n in unit.items()})
