@@ -41,6 +41,10 @@ TREE: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
             ("targets, not errors", ("direct_random_target_projection",)),
         ),
     ),
+    (
+        "Does every layer know the targets?",
+        (("a readout per layer", ("local_errors",)), ("a head per block", ("local_losses",))),
+    ),
     ("Otherwise", (("exact", ("backprop",)),)),
 )
 """Questions in order; for each, the conditions that decide among its rules, and the names of their pages."""

@@ -10,7 +10,7 @@ TOPICS = {
     "Models": "Model mlp convnet rnn sites tapped",
     "Rules": "backprop weight_perturbation spsa node_perturbation forward_gradient feedback_alignment "
     "direct_feedback_alignment direct_random_target_projection direct_kolen_pollack forward_direct_feedback "
-    "sign_symmetry kolen_pollack weight_mirror pepita local_losses guided_gradient",
+    "sign_symmetry kolen_pollack weight_mirror pepita local_errors local_losses guided_gradient",
     "Losses and accuracy": "softmax_cross_entropy squared_error accuracy balanced_accuracy",
     "Training": "make_train Train TrainState",
     "Seeds, grids and devices": "ensemble grid replicate gather",

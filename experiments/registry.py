@@ -21,6 +21,7 @@ RULES: dict[str, Factory] = {
     "forward_direct_feedback": lambda model, loss, *, beta=0.01: ll.forward_direct_feedback(
         model, loss, optimizer=optax.sgd(beta)
     ),
+    "local_errors": lambda model, loss, *, beta=0.1: ll.local_errors(model, loss, optimizer=optax.sgd(beta)),
     "sign_symmetry_unit": partial(ll.sign_symmetry, magnitude="unit"),
     "sign_symmetry_fixed": partial(ll.sign_symmetry, magnitude="fixed", gain=1.0),
     "sign_symmetry_redrawn": partial(ll.sign_symmetry, magnitude="redrawn", gain=1.0),

@@ -58,7 +58,7 @@ ONLINE = _all({
 
 LEARNING = (
     "decorrelated_feedback_alignment", "direct_kolen_pollack", "forward_direct_feedback", "kolen_pollack",
-    "spsa", "weight_mirror",
+    "local_errors", "spsa", "weight_mirror",
 )  # fmt: skip
 """Rules whose state moves."""
 

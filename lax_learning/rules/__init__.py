@@ -9,6 +9,7 @@ from lax_learning.rules._forward_direct_feedback import forward_direct_feedback
 from lax_learning.rules._forward_gradient import forward_gradient
 from lax_learning.rules._guided_gradient import guided_gradient
 from lax_learning.rules._kolen_pollack import kolen_pollack
+from lax_learning.rules._local_errors import local_errors
 from lax_learning.rules._local_losses import local_losses
 from lax_learning.rules._node_perturbation import node_perturbation
 from lax_learning.rules._pepita import pepita
@@ -27,6 +28,7 @@ __all__ = [
     "forward_gradient",
     "guided_gradient",
     "kolen_pollack",
+    "local_errors",
     "local_losses",
     "node_perturbation",
     "pepita",

@@ -1,7 +1,8 @@
-"""Direct feedback for any model: signals are sent directly from the output to the data that sites read."""
+"""Direct feedback for any model: signals are sent directly to the data that sites read."""
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +49,7 @@ class _Route(NamedTuple):
     by_position: bool  # whether errors are sent position by position
     repeats: int  # number of time steps that share a signal
     units: int  # number of units per position
+    positions: int  # number of positions of the output
     outputs: int  # number of outputs per position
 
     @property
@@ -60,14 +62,22 @@ class _Route(NamedTuple):
         return math.prod(self.read.shape) // math.prod((*self.layers, self.units))
 
     def signal(self, feedback: Array, error: Array) -> Array:
-        """Returns `e B^T` in the shape of the data value."""
-        errors = error.reshape(-1, self.outputs)  # one row per position, or a single row
-        errors = errors if self.by_position else jnp.sum(errors, axis=0, keepdims=True)
-        sent = jnp.einsum("po,...uo->...pu", errors.astype(feedback.dtype), feedback)
+        """Returns `e B^T` in the shape of the data value; stacked layers share an error or have one each."""
+        errors = error.reshape(-1, self.positions, self.outputs)
+        errors = errors if self.by_position else jnp.sum(errors, axis=1, keepdims=True)
+        lead = self.layers if len(errors) > 1 else (1,) * len(self.layers)
+        errors = errors.reshape(*lead, *errors.shape[1:]).astype(feedback.dtype)
+        sent = jnp.einsum("...po,...uo->...pu", errors, feedback)
         sent = jnp.broadcast_to(sent[..., None, :, :], (*self.layers, self.repeats, *sent.shape[-2:]))
         shape = [self.read.shape[axis] for axis in self.order]
         inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
         return jnp.transpose(sent.reshape(shape), inverse).astype(self.read.dtype)
+
+    def readout(self, feedback: Array, value: Array) -> Array:
+        """Returns `a B`, the adjoint of `signal`, in the shape of one output per stacked layer."""
+        zeros = jnp.zeros((*self.layers, self.positions, self.outputs), feedback.dtype)
+        _, transpose = jax.vjp(partial(self.signal, feedback), vary_as(zeros, feedback, value))
+        return transpose(vary_as(value, feedback))[0]
 
 
 def _route(read: Read, output: Any) -> _Route:
@@ -90,7 +100,9 @@ def _route(read: Read, output: Any) -> _Route:
 
     outputs = math.prod(output.shape) // (output_positions or 1)
     order = (*stacked, *times, *place, *inside)
-    return _Route(read, order, layers, bool(place), number(times), number(inside), outputs)
+    return _Route(
+        read, order, layers, bool(place), number(times), number(inside), output_positions or 1, outputs
+    )
 
 
 Ways = dict[str, tuple[int, int, _Route]]
@@ -102,17 +114,23 @@ class Pass(NamedTuple):
 
     ways: Ways
     reads: Feeds  # data values that sites read, by index, with a leading axis of examples
-    errors: list[Array]  # derivative of the mean loss with respect to every output
-    along: Callable[[Feeds], list[Array]]  # derivatives of the outputs along noise on all reads at once
+    output: Any
+    error: Any  # derivative of the mean loss with respect to the output
+    along: Callable[[Feeds], Any]  # derivative of the output along noise on all reads at once
 
-    def paired(self, feedback: dict[str, Array], sent: list[Array], units: Feeds) -> dict[str, Array]:
+    def everywhere(self, of_output: Any) -> dict[str, Array]:
+        """Returns for every feedback the leaf of its output."""
+        leaves = jax.tree.leaves(of_output)
+        return {name: leaves[j] for name, (_, j, _) in self.ways.items()}
+
+    def paired(self, feedback: dict[str, Array], sent: dict[str, Array], units: Feeds) -> dict[str, Array]:
         """Returns `units^T sent`, summed over examples, positions and steps, in the shapes of feedback."""
 
         def at(name: str) -> Array:
-            index, j, route = self.ways[name]
+            index, _, route = self.ways[name]
 
             def overlap(feedback: Array) -> Array:
-                signals = jax.vmap(route.signal, (None, 0))(feedback, sent[j])
+                signals = jax.vmap(route.signal, (None, 0))(feedback, sent[name])
                 return jnp.sum(signals * units[index])
 
             return jax.grad(overlap)(feedback[name])
@@ -120,11 +138,11 @@ class Pass(NamedTuple):
         return {name: at(name) for name in feedback}
 
 
-Sent = Callable[[Any, Any, int], Any]
-"""`(error, y, batch size) -> signals` to send through the feedback, with the structure of the output."""
+Sent = Callable[[Pass, dict[str, Array], Any], dict[str, Array]]
+"""`(pass, feedback, y) -> signals` to send through every feedback, by name."""
 
-Learn = Callable[[Key, dict[str, Array], Pass], dict[str, Array]]
-"""`(key, feedback, pass) -> gradient of the feedback`."""
+Learn = Callable[[Key, dict[str, Array], Pass, dict[str, Array]], dict[str, Array]]
+"""`(key, feedback, pass, signals sent) -> gradient of the feedback`."""
 
 
 def direct_rule(
@@ -133,7 +151,7 @@ def direct_rule(
     feedback_init: DirectInit,
     where: Where,
     *,
-    sent: Sent = lambda error, y, size: error,
+    sent: Sent = lambda passed, feedback, y: passed.everywhere(passed.error),
     learn: Learn | None = None,
     optimizer: Any = None,
     total: bool = False,
@@ -190,9 +208,9 @@ def direct_rule(
 
         run = program.runner(Hooks(product=blocked, end=end, reads="cut" if total else "emit"))
 
-        def along(noise: Feeds) -> list[Array]:
-            def outputs(moved: Feeds) -> list[Array]:
-                return jax.tree.leaves(program.runner(Hooks())(program.split.parameters, x, feeds=moved)[0])
+        def along(noise: Feeds) -> Any:
+            def outputs(moved: Feeds) -> Any:
+                return program.runner(Hooks())(program.split.parameters, x, feeds=moved)[0]
 
             still = jax.tree.map(jnp.zeros_like, noise)
             return jax.jvp(outputs, (still,), (noise,))[1]
@@ -200,17 +218,18 @@ def direct_rule(
         forward = common.forward_of(program, run, opened, x)
         (output, reads), pull_back = jax.vjp(forward, common.starting(program, opened))
         losses, error = common.error_of(loss, output, y, size, 1 / size)
-        arriving = jax.tree.leaves(sent(error, y, size))
+        passed = Pass(ways, reads, output, error, along)
+        arriving = sent(passed, state.feedback, y)
         signals = {index: jnp.zeros_like(value) for index, value in reads.items()}
-        for name, (index, j, route) in ways.items():
-            signals[index] += jax.vmap(route.signal, (None, 0))(state.feedback[name], arriving[j])
+        for name, (index, _, route) in ways.items():
+            signals[index] += jax.vmap(route.signal, (None, 0))(state.feedback[name], arriving[name])
         (found,) = pull_back((error, signals))
         value = common.value_of(losses, model, params, x)
         derived = common.result(program, opened, found, sites)
         if opened or learn is None or mover is None:
             return value, derived, state
-        passed = Pass(ways, reads, jax.tree.leaves(error), along)
-        taught = as_gradient(learn(key, vary_as(state.feedback, reads), passed), state.feedback)
+        taught = learn(key, vary_as(state.feedback, reads), passed, arriving)
+        taught = as_gradient(taught, state.feedback)
         return value, derived, feedbacks.moved_feedback(mover, state, taught, jnp.mean(losses))
 
     return common.delta_rule(model, init, assign, masks=where is not None)

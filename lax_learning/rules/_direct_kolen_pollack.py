@@ -57,8 +57,8 @@ def direct_kolen_pollack(
     """
     check_not_negative("decay", decay)
 
-    def learn(key: Key, feedback: dict[str, Array], passed: Pass) -> dict[str, Array]:
-        taught = passed.paired(feedback, passed.errors, passed.reads)
+    def learn(key: Key, feedback: dict[str, Array], passed: Pass, sent: dict[str, Array]) -> dict[str, Array]:
+        taught = passed.paired(feedback, sent, passed.reads)
         return jax.tree.map(lambda g, b: g + jnp.asarray(decay, g.dtype) * b, taught, feedback)
 
     return direct_rule(model, loss, feedback_init, where, learn=learn, optimizer=optimizer)

@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from lax_learning._arrays import check_same_structure
 from lax_learning._checks import check_callable
 from lax_learning.models import Model
-from lax_learning.rules._direct import DirectInit, direct_rule, keeps_variance
+from lax_learning.rules._direct import DirectInit, Pass, direct_rule, keeps_variance
 from lax_learning.types import Loss, Rule, Where
 
 
@@ -57,9 +58,10 @@ def direct_random_target_projection(
     """
     check_callable("targets", targets, "a function y -> targets", num_arguments=1)
 
-    def sent(error: Any, y: Any, size: int) -> Any:
+    def sent(passed: Pass, feedback: dict[str, Array], y: Any) -> dict[str, Array]:
         found = targets(y)
-        check_same_structure(("targets", "the output"), (found, error))
-        return jax.tree.map(lambda target, e: jnp.asarray(target, e.dtype) / size, found, error)
+        check_same_structure(("targets", "the output"), (found, passed.error))
+        found = jax.tree.map(lambda target, e: jnp.asarray(target, e.dtype) / len(e), found, passed.error)
+        return passed.everywhere(found)
 
     return direct_rule(model, loss, feedback_init, where, sent=sent)

@@ -58,11 +58,11 @@ def forward_direct_feedback(
       https://arxiv.org/abs/2212.07282, 2024.
     """
 
-    def learn(key: Key, feedback: dict[str, Array], passed: Pass) -> dict[str, Array]:
+    def learn(key: Key, feedback: dict[str, Array], passed: Pass, sent: dict[str, Array]) -> dict[str, Array]:
         check_key("key", key)
         used = {passed.ways[name][0] for name in feedback}
         drawn = noise.normal(key, {index: passed.reads[index] for index in sorted(used)})
-        sampled = passed.paired(feedback, passed.along(drawn), drawn)
+        sampled = passed.paired(feedback, passed.everywhere(passed.along(drawn)), drawn)
         examples = {name: len(drawn[passed.ways[name][0]]) for name in feedback}
         return {
             name: b - sampled[name] / (examples[name] * passed.ways[name][2].shared_by)
