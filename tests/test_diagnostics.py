@@ -82,9 +82,8 @@ def test_products_in_half_precision_round_as_it_does() -> None:
 
 
 def test_resolved_cosine_on_both_sides_of_the_limit() -> None:
-    resolved = jax.jit(metrics.resolved_cosine)
-    a, b = np.float32([1, 1]), np.float32([2, 0])
-    found = [resolved(a, b, np.float32([0, error])) for error in (0.99, 1.01, np.nan)]
+    resolved, a, b = jax.jit(metrics.resolved_cosine), np.array([1.0, 1.0]), np.array([2.0, 0.0])
+    found = [resolved(a, b, np.array([0, error])) for error in (0.99, 1.01, np.nan)]
     np.testing.assert_allclose([*found, resolved(b, 0 * b, 0 * b)], [0.5**0.5, *[np.nan] * 3], rtol=1e-6)
 
 
@@ -94,7 +93,7 @@ def test_resolved_cosine_on_both_sides_of_the_limit() -> None:
 def test_pairwise_cosine_against_brute_force() -> None:
     scales = np.array([1, 1, 0, 1e-25, 1e25, 1])
     drawn = {"w": 0.4 + normal(12, 6, 3, 2), "b": normal(13, 6, 4)}
-    gradients = {name: np.float32(scales * np.asarray(leaf).T).T for name, leaf in drawn.items()}
+    gradients = {name: (scales * np.asarray(leaf).T).T.astype(np.float32) for name, leaf in drawn.items()}
     rows = np.concatenate([leaf.reshape(6, -1).astype(float) for leaf in gradients.values()], axis=1)
 
     def mean_cosine(rows: np.ndarray) -> Any:
