@@ -51,9 +51,6 @@ def command(name: Any, out: Any, *options: Any) -> tuple[Any, str]:
     return json.loads(path.read_text())["rows"], printed
 
 
-# --- work and time
-
-
 def test_work_counts_rounds_of_loops_and_not_what_is_unused(monkeypatch):
     """So do the seconds of kernels, of which each shape is measured, and draws are at the rate of many."""
 
@@ -169,9 +166,6 @@ def test_ratio_of_pairs(monkeypatch):
     assert found.pairs == 20
 
 
-# --- the commands
-
-
 def test_command_writes_rows_and_figure(tmp_path, monkeypatch):
     chosen = [case for case in microlearning.CASES if case.name in ("update: backprop", "SNR: backprop")]
     chosen.append(chosen[0]._replace(name="never", requires="no_such_package"))
@@ -266,9 +260,6 @@ def test_small_benchmarks(name, tmp_path, monkeypatch):
         assert all(0 <= value <= 1 for value in rows[0]["mean"])
 
 
-# --- the script for an accelerator: a dry run does everything on a CPU
-
-
 def on_accelerator(out, dry_run):
     own = {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable, "OUT": str(out), "DRY_RUN": dry_run}
     script = ROOT / "benchmarks" / "on_accelerator.sh"
@@ -293,9 +284,6 @@ def test_dry_run(tmp_path):
     assert [row["rule"] for row in rows] == list(COMPARED)
     assert all(row["ours_s"] > 0 for row in times) and len(times) >= 12
     assert "1 passed" in (tmp_path / "zoo.log").read_text()
-
-
-# --- a language model
 
 
 def test_entropies_of_pairs_that_are_certain_and_of_characters_that_are_not():

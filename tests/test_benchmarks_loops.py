@@ -29,9 +29,6 @@ def close(got: Any, expected: Any) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
 
 
-# --- the tutorial's loops
-
-
 def library(name: str, noise: Any, count: int) -> tuple[Any, ...]:
     """A rule of a small network, its moments over examples, its weights, those of the loops, and examples."""
     model, compared = microlearning.network_of(SIZES), TUTORIAL[name]
@@ -91,8 +88,6 @@ def test_snr_agrees(name: str) -> None:
     theirs = loops.RULES[TUTORIAL[name].reference]
     close(got, loops.snr(theirs, weights, x.T, y.T, each.__getitem__, microlearning.SIGMA))
 
-
-# --- code by hand
 
 RATE, SIGMA = 0.1, 0.01
 

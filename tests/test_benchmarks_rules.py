@@ -137,9 +137,6 @@ def test_every_model_takes_every_data_set():
         assert jax.eval_shape(model.apply, params, x).shape == (3, data.classes)
 
 
-# --- published numbers
-
-
 @pytest.mark.slow
 def test_published_rows_are_trained_and_told(tmp_path):
     row = "akrout-kolen_pollack"

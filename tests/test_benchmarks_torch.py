@@ -100,9 +100,6 @@ def load(module: Any, params: Any) -> None:
             theirs.copy_(as_torch(ours))
 
 
-# --- decorrelation
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_decorrelated_updates_agree():
@@ -138,9 +135,6 @@ def test_decorrelated_updates_agree():
     assert moved[0][3].max() == 0
 
 
-# --- feedback alignment
-
-
 @pytest.mark.usefixtures("x64")
 def test_a_layer_in_pytorch_is_feedback_alignment():
     model = ll.mlp((7, 5, 3), activation=jax.nn.sigmoid, output_activation=jax.nn.sigmoid)
@@ -158,9 +152,6 @@ def test_a_layer_in_pytorch_is_feedback_alignment():
     _, expected, grads, _ = update(rule, KEY, params, x, y, feedback=feedback)
     close(loss, expected)
     close(trained(net), as_reference(jax.tree.map(lambda w, g: w - rate * g, params, grads)))
-
-
-# --- the critic
 
 
 @pytest.mark.slow
@@ -197,11 +188,8 @@ def test_critic_epochs_agree(monkeypatch):
     assert len(np.unique(found[..., 3])) > 1  # accuracies differ
 
 
-# --- birth and death
-
-
 @pytest.mark.usefixtures("x64")
-def test_steps_agree():
+def test_steps_of_birth_and_death_agree():
     """In float64, whose roundings are 1e-16, over 6 steps of sums of at most 8 x 7 terms below 100."""
     rng, neurons = np.random.default_rng(4), SIZES.neurons
     w, c = rng.standard_normal((neurons, neurons)), rng.standard_normal((1, neurons))
@@ -230,11 +218,8 @@ def test_steps_agree():
     assert 0 < carry[1].num_cloned <= events[1]
 
 
-# --- k-cap networks
-
-
 @pytest.mark.usefixtures("x64")
-def test_a_pass_agrees():
+def test_a_pass_of_a_k_cap_network_agrees():
     """A weight is a sum of 20 changes of 0.01, and no cap is decided by less than its 1e-16."""
     network = k_cap.network_of(SIZES, k_cap.INPUTS, k_cap.LABELS, jnp.float64)
     state, tables = network.init(jax.random.key(1)), k_cap.learned_tables(jnp.float64)
@@ -256,9 +241,6 @@ def test_a_pass_agrees():
         assert not w[mask == 0].any()
     probs = k_cap_loop.forward(theirs, torch.from_numpy(x))[0]
     close(jax.nn.softmax(network.apply(after, x)), probs, 1e-12)  # of logits of size 20
-
-
-# --- the cases
 
 
 TIMED = [(case,) for case in (*CASES_WITH_TORCH, *peers.CASES)]

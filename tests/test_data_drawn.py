@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen
 from scipy.interpolate import interp1d
 from scipy.ndimage import gaussian_filter1d
 
@@ -22,9 +21,6 @@ from tests.compare import assert_same, uses
 from tests.refusal import refusals
 
 KEY = jax.random.key(0)
-
-# --- batches
-
 SCHEDULE = batches(14, 4)  # three batches an epoch, which leaves two examples out
 
 
@@ -36,21 +32,23 @@ def run(schedule, state, steps):
 def test_epochs_are_permutations_in_the_documented_order():
     """Of all seeds side by side, and in chunks of two steps: within an epoch, at its end and across it."""
     keys, parts = jax.random.split(KEY, 3), []
-    state = jax.jit(jax.vmap(SCHEDULE.init))(keys)
-    orders = jax.jit(jax.vmap(lambda key: [
-        jax.random.permutation(jax.random.fold_in(key, epoch), 14)[:12] for epoch in range(5)
-    ]))(keys)  # fmt: skip
+
+    def order(key, epoch):
+        return jax.random.permutation(jax.random.fold_in(key, epoch), 14)[:12]
+
+    of_seeds = jax.vmap(jax.vmap(order, in_axes=(None, 0)), in_axes=(0, None))
+    orders = np.asarray(jax.jit(of_seeds)(keys, np.arange(5)))
+    start = state = jax.jit(jax.vmap(SCHEDULE.init))(keys)
     advance = jax.vmap(partial(run, SCHEDULE), in_axes=(0, None))
-    for start in range(0, 14, 2):
-        state, indices = advance(state, start + np.arange(2))
+    for step in range(0, 14, 2):
+        state, indices = advance(state, step + np.arange(2))
         parts.append(indices)
     found = np.concatenate(parts, axis=1)
     assert found.shape == (3, 14, 4) and found.dtype == np.int32
-    np.testing.assert_array_equal(found.reshape(3, -1), np.concatenate(orders, axis=1)[:, : 14 * 4])
+    np.testing.assert_array_equal(found.reshape(3, -1), orders.reshape(3, -1)[:, : 14 * 4])
     # Each leaves out other examples, and the first step may be any of the first epoch.
-    assert len({frozenset(order.tolist()) for epoch in orders for order in np.asarray(epoch)}) > 5
-    indices = run(SCHEDULE, SCHEDULE.init(keys[0]), np.arange(2, 4))[1]
-    np.testing.assert_array_equal(indices, found[0, 2:4])
+    assert len({frozenset(each.tolist()) for each in orders.reshape(15, 12)}) > 5
+    np.testing.assert_array_equal(advance(start, np.arange(2, 4))[1], found[:, 2:4])
 
 
 def test_an_epoch_may_be_one_batch():
@@ -79,8 +77,6 @@ test_batches_refused = refusals(
     },
 )
 
-
-# --- tasks of memory
 
 TASKS = {
     data.delayed_match: ((14, 2, 2), 1),
@@ -168,9 +164,6 @@ test_tasks_refused = refusals(
 )
 
 
-# --- MNIST-1D
-
-
 def by_recipe(draws: Any, label: int) -> np.ndarray:
     """Pad, stretch, scale, move, noise, shear, sample."""
 
@@ -238,41 +231,21 @@ test_mnist1d_refused = refusals(
 )
 
 
-class Convolutional(linen.Module):
-    @linen.compact
-    def __call__(self, x: Any) -> Any:
-        h = x[..., None]
-        for kernel in (5, 3, 3):
-            h = linen.relu(Conv(25, (kernel,), 2, padding=1)(h))
-        return Dense(10)(h.reshape(len(x), -1))
-
-
-# As PyTorch draws them: uniform within one over the root of the number of inputs.
-UNIFORM = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-Dense, Conv = partial(linen.Dense, kernel_init=UNIFORM), partial(linen.Conv, kernel_init=UNIFORM)
-MODELS: dict[str, tuple[Any, float]] = {
-    "logistic": (Dense(10), 0.32),
-    "convolutional": (Convolutional(), 0.94),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_accuracies_of_the_paper(with_default_passes, name):
-    """Its Adam, 4,000 updates of 100 examples, mean over 4 seeds of data and weights: within 3 points."""
-    net, published = MODELS[name]
+def test_accuracy_of_the_paper(with_default_passes):
+    """Logistic regression by its Adam, 4,000 updates of 100 examples, mean over 4 seeds: within 3 points."""
+    model = ll.mlp((40, 10))
 
-    def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
-        return ll.accuracy(net.apply(params, data.test.x), data.test.y)
+    def evaluate(key, params, state, data):
+        return ll.accuracy(model.apply(params, data.test.x), data.test.y)
 
-    def run(key: Any) -> Any:
-        train = ll.make_train(
-            ll.backprop(ll.Model(net.apply), ll.softmax_cross_entropy), optax.adam(1e-2),
-            init=lambda key: net.init(key, jnp.zeros((1, 40))), num_updates=4_000, batch_size=100,
-            evaluate=evaluate, every=250,
-        )  # fmt: skip
+    def run(key):
         data_key, key = jax.random.split(key)
+        train = ll.make_train(
+            ll.backprop(model, ll.softmax_cross_entropy), optax.adam(1e-2), init=model.init,
+            num_updates=4_000, batch_size=100, evaluate=evaluate, every=250,
+        )  # fmt: skip
         return jnp.max(train(key, data.mnist1d(data_key)).evaluations)
 
-    accuracy = np.asarray(jax.lax.map(run, jax.random.split(KEY, 4)))
-    np.testing.assert_allclose(accuracy.mean(), published, atol=0.03)
+    accuracy = jax.lax.map(run, jax.random.split(KEY, 4))
+    np.testing.assert_allclose(np.mean(accuracy), 0.32, atol=0.03)

@@ -53,9 +53,6 @@ def scaled(stored: Any, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
     return x, np.eye(num_classes, dtype=np.float32)[labels]
 
 
-# --- one file
-
-
 def test_all_types(tmp_path):
     for dtype, suffix in zip(TYPES, ("", ".gz", ".GZ") * 2, strict=True):
         values = np.array([[0, 1, 2], [120, 3, 100]]).astype(dtype)
@@ -82,9 +79,6 @@ def test_damaged_files(tmp_path):
     for contents in (packed[:-5], good, packed[:-8] + bytes(8)):
         zipped.write_bytes(contents)
         refuses(partial(read_idx, zipped), ValueError, f"{zipped}: expected a whole gzip file")
-
-
-# --- sets of four files
 
 
 def stored(labels: list[int], shape: tuple[int, int] = (4, 3), dtype: str = "uint8") -> list[np.ndarray]:
@@ -206,8 +200,6 @@ test_refused = refusals(
     }
 )
 
-
-# --- MNIST
 
 FOLDER = ROOT.parent / "shared" / "data" / "mnist"
 needs_files = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"MNIST's IDX files are not in {FOLDER}")
@@ -338,9 +330,6 @@ test_what_is_not_mnist = refusals(
         ],
     }
 )
-
-
-# --- the digits of scikit-learn
 
 
 def test_digits_of_scikit_learn_and_one_hot_labels():

@@ -43,9 +43,6 @@ def test_scales_of_rotations() -> None:
         np.testing.assert_allclose(of_scan[""], wanted, rtol=1e-5)
 
 
-# Rounding.
-
-
 def test_rounding_error_is_one_rounding(x64: None) -> None:
     """In float64 the gradient `p^3` of a float32 parameter moves by `3 eps |p|^3`."""
     p, count = normal(4, 50).astype(jnp.float32), jnp.arange(3)
@@ -87,9 +84,6 @@ def test_resolved_cosine_on_both_sides_of_the_limit() -> None:
     np.testing.assert_allclose([*found, resolved(b, 0 * b, 0 * b)], [0.5**0.5, *[np.nan] * 3], rtol=1e-6)
 
 
-# Agreement of batches.
-
-
 def test_pairwise_cosine_against_brute_force() -> None:
     scales = np.array([1, 1, 0, 1e-25, 1e25, 1])
     drawn = {"w": 0.4 + normal(12, 6, 3, 2), "b": normal(13, 6, 4)}
@@ -104,9 +98,6 @@ def test_pairwise_cosine_against_brute_force() -> None:
     np.testing.assert_allclose(value, mean_cosine(rows), rtol=1e-5)
     left_out = [mean_cosine(np.delete(rows, t, axis=0)) for t in range(6)]
     np.testing.assert_allclose(error, np.sqrt(5 * np.var(left_out)), rtol=1e-4)
-
-
-# Frozen blocks.
 
 
 def test_train_only_gives_the_rest_zero_gradients() -> None:
@@ -129,9 +120,6 @@ def test_train_only_gives_the_rest_zero_gradients() -> None:
     assert not any(leaf.any() for leaf in (last[0]["w"], last[0]["b"], last[1]["b"]))
 
 
-# Steps at equal decrease.
-
-
 def test_steps_to_the_first_crossing() -> None:
     steps = jax.jit(metrics.steps_to_decrease)
     losses = np.array([4.0, 5.0, 3.0, 3.5, 1.0])
@@ -149,8 +137,6 @@ def test_steps_to_the_first_crossing() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
     assert metrics.steps_to_decrease([4.0, 2.0], 1.0) == 0.5
 
-
-# Bad input.
 
 MODEL = ll.mlp((3, 4, 2))
 PARAMS = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(MODEL.init, KEY))
