@@ -46,13 +46,17 @@ def test_cosine_angle_and_norm_of_known_angles():
 def test_by_path_and_of_feedback():
     a = ({"w": np.array([1.0, 0.0])}, {"w": np.array([1.0, 1.0]), "b": [2.0]})
     b = ({"w": np.array([0.0, 1.0])}, {"w": np.array([2.0, 2.0]), "b": [-4.0]})
-    inner = partial(metrics.by_path, metrics.inner_product)
-    assert inner(a, b) == {"0/w": 0, "1/b/0": -8, "1/w": 4}
-    assert inner(a, b, depth=1) == {"0": 0, "1": -4}
-    assert inner(a, b, depth=2) == {"0/w": 0, "1/b": -8, "1/w": 4}
-    assert inner(a[0]["w"], a[0]["w"]) == {"": 1}
-    found = metrics.weight_alignment(a, ({"w": None}, {"w": -a[1]["w"], "b": [None]}))
-    assert list(found) == ["1/w"] and found["1/w"] == pytest.approx(-1)
+
+    @jax.jit
+    def measured(a, b, feedback):
+        inner = partial(metrics.by_path, metrics.inner_product)
+        found = [inner(a, b), inner(a, b, depth=1), inner(a, b, depth=2), inner(a[0]["w"], a[0]["w"])]
+        return found, metrics.weight_alignment(a, feedback)
+
+    found, cosines = measured(a, b, ({"w": None}, {"w": -a[1]["w"], "b": [None]}))
+    assert found[0] == {"0/w": 0, "1/b/0": -8, "1/w": 4}
+    assert found[1:] == [{"0": 0, "1": -4}, {"0/w": 0, "1/b": -8, "1/w": 4}, {"": 1}]
+    assert list(cosines) == ["1/w"] and cosines["1/w"] == pytest.approx(-1)
 
 
 def stacked(num_samples):
