@@ -147,7 +147,6 @@ def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
         axes.axhline(TASKS[task][1], color="0.6", linestyle=":")
         axes.set(title=task, xlabel="updates", ylabel="test accuracy", ylim=(0, 1.02))
     all_axes[0][0].legend(fontsize="x-small", loc="lower right")
-    figure.tight_layout()
     harness.write_whole(config.out / "online.png", lambda path: reporting.draw(figure, path, dpi=100))
     plt.close(figure)
 
