@@ -54,13 +54,13 @@ def drawn_feedback(value: Any) -> Any:
     return [partial(rule.init, KEY, PARAMS, X) for rule in made]
 
 
-gains = estimators.spall_gains
+gains, node = estimators.spall_gains, partial(ll.node_perturbation, MLP, squared_error)
 wp_estimator = partial(estimators.weight_perturbation, jnp.sum)
 test_options = refusals(
     values={
         "^num_samples: expected arrays of at most": lambda: wp_estimator(sigma=0.1, num_samples=10**400),
-        "^share_noise: expected False with batch=True.*got True": lambda: ll.node_perturbation(
-            MLP, squared_error, sigma=0.1, batch=True, share_noise=True
+        "^share_noise: expected False with batch=True.*got True": lambda: node(
+            sigma=0.1, batch=True, share_noise=True
         ),
         "^a: expected a number that float32 can tell from 0, got 1e-50": lambda: gains(a=1e-50, c=1.0),
         "^count: .*updates done, at least 0, got -1": lambda: gains(a=1.0, c=1.0).perturbation(-1),
@@ -171,7 +171,7 @@ test_networks = refusals(
         "^activation: expected 2, one per.*got 1": lambda: ll.mlp((3, 4, 4, 2), activation=[jnp.tanh]),
         r"^input_shape: expected \(height, width, channels\), got \(4, 4\)": lambda: image((4, 4)),
         "^padding: expected one of .*, got 'same'": lambda: image((4, 4, 1), padding="same"),
-        "^kernel, pool: expected an image with room for layer 0, .*got input_shape": lambda: image(
+        "^kernel, pool: .*room for layer 0, .*got input_shape": lambda: image(
             (2, 2, 1), kernel=5, padding="VALID"
         ),
         r"^w_init: expected shape \[.*\], got \[9\]": drawing(np.ones(9)),
@@ -200,8 +200,6 @@ TAKING = (
     "weight_perturbation", "forward_gradient", "forward_gradient_activities", "feedback_alignment",
     "sign_symmetry_unit", "kolen_pollack",
 )  # fmt: skip
-
-
 INTEGERS = jax.tree.map(jnp.int32, PARAMS)
 
 
@@ -209,10 +207,7 @@ INTEGERS = jax.tree.map(jnp.int32, PARAMS)
 def test_what_a_rule_gets(name):
     rule = RULES[name](MLP, squared_error)
     state = rule.init(KEY, PARAMS, X)
-    good = {"key": KEY, "params": PARAMS, "x": X}
-
-    def start(key, params, x):
-        return rule.init(key, params, x)
+    start, good = rule.init, {"key": KEY, "params": PARAMS, "x": X}
 
     def run(key, params, x, y=Y):
         return rule.value_and_grad(key, params, state, x, y)
@@ -221,21 +216,18 @@ def test_what_a_rule_gets(name):
         return rule.signals(key, params, state, x, Y)
 
     a_batch = "arrays with one leading axis of examples, got"
+    both = (
+        ("key", 0, TypeError, r"one key, such as jax.random.key\(0\), got 0"),
+        ("key", jax.random.split(KEY), ValueError, r"one key.*got key<fry>\[2\]"),
+        ("params", None, ValueError, "at least one parameter, got an empty"),
+        ("params", INTEGERS, TypeError, "a floating-point .*'0/b', got int32"),
+        ("params", ({"w": "w"}, {}), TypeError, "an array, got 'w'"),
+        ("x", "x", TypeError, "an array, got 'x'"),
+        ("x", X[:0], ValueError, "at least one example, got 0"),
+        *(("x", wrong, ValueError, a_batch) for wrong in (None, 1.0, {"a": X, "b": X[:2]})),
+    )
     for call, option, wrong, error, expected in (
-        *(
-            (of, *case)
-            for of in (start, run)
-            for case in (
-                ("key", 0, TypeError, r"one key, such as jax.random.key\(0\), got 0"),
-                ("key", jax.random.split(KEY), ValueError, r"one key.*got key<fry>\[2\]"),
-                ("params", None, ValueError, "at least one parameter, got an empty"),
-                ("params", INTEGERS, TypeError, "a floating-point .*'0/b', got int32"),
-                ("params", ({"w": "w"}, {}), TypeError, "an array, got 'w'"),
-                ("x", "x", TypeError, "an array, got 'x'"),
-                ("x", X[:0], ValueError, "at least one example, got 0"),
-                *(("x", wrong, ValueError, a_batch) for wrong in (None, 1.0, {"a": X, "b": X[:2]})),
-            )
-        ),
+        *((of, *case) for of in (start, run) for case in both),
         (run, "params", PARAMS[:1], ValueError, "2 layers, got 1"),
         (run, "x", np.ones((5, 4)), ValueError, r"shape \[batch, 3\], got \[\d, 4\]"),
         (run, "y", Y[:4], ValueError, r"5 examples as in x, got float32\[4, 2\]"),
@@ -276,7 +268,7 @@ test_models = refusals(
     },
     types={
         "^init: expected a model with an initialiser.*got one": lambda: MODEL.init(KEY),
-        r"^apply: expected a pair \(output, aux\) because of has_aux=True, got ": lambda: ll.sites(
+        r"^apply: expected a pair .*has_aux=True, got ": lambda: ll.sites(
             ll.Model(MODEL.apply, has_aux=True), X.T, X
         ),
     },
@@ -339,20 +331,12 @@ def test_forward_mode_through_a_function_without_one():
         estimators.forward_gradient(own_error)(KEY, W)
 
 
-@pytest.mark.parametrize("name", [TAKING[0], *TAKING[5:8]])
-def test_noise_of_other_shapes(name):
-    pattern = r"^noise: expected the structure|^noise.*: expected shape \[.*, got \[.*\]"
-    for noise in (lambda key, like: W, lambda key, like: jax.tree.map(lambda _: np.ones(1), like)):
-        rule = RULES[name](MLP, squared_error, noise=noise)
-        refuses(partial(rule.value_and_grad, KEY, PARAMS, (), X, Y), ValueError, pattern)
-
-
 def with_noise(drawn: Any, like: Any = W) -> Any:
     estimate = ESTIMATORS["weights"](lambda p: jnp.sum(jax.tree.leaves(p)[0]), noise=lambda key, like: drawn)
     return partial(estimate, KEY, like)
 
 
-a_spsa = ll.spsa(MLP, squared_error, perturbation=lambda count: 0.1)
+spsa = ll.spsa(MLP, squared_error, perturbation=lambda count: 0.1).value_and_grad
 test_noise_and_estimators = refusals(
     values={
         "^noise: expected the structure of the values": with_noise([W]),
@@ -362,12 +346,10 @@ test_noise_and_estimators = refusals(
     types={
         r"^noise: expected an array of real numbers, got bool\[2\]": with_noise(W > 0),
         r"^like\['a'\]: expected": lambda: normal(KEY, {"a": np.arange(3)}),
-        r"^loss_fn: expected a loss in float32 or wider.*got bfloat16\[\]": lambda: wp_estimator(sigma=0.1)(
+        r"^loss_fn: .* float32 or wider.*got bfloat16": lambda: wp_estimator(sigma=0.1)(
             KEY, W.astype(jnp.bfloat16)
         ),
-        "^state: expected the state of the rule's init.*got tuple": partial(
-            a_spsa.value_and_grad, KEY, PARAMS, (), X, Y
-        ),
+        "^state: expected the state of the rule's.*got tuple": partial(spsa, KEY, PARAMS, (), X, Y),
     },
 )
 
@@ -401,17 +383,13 @@ test_training = refusals(
         "^absorb: expected the structure of params": absorbing(lambda params, aux: None),
         "^data.train: expected as many y as x, got 2 and 5": of_train(y=Y[:2]),
         "^data.train: expected at .*got none": train(data.Splits(None, DATA, DATA)),
-        f"^data.train.y: expected numbers that int32 can hold, got {2**40}": of_train(
-            y=np.full((5, 2), 2**40)
-        ),
+        f"^data.train.y: .* that int32 can hold, got {2**40}": of_train(y=np.full((5, 2), 2**40)),
     },
     types={
         r"^evaluate\['a'\]: expected an array, got 'b'": train(evaluate=lambda *of: {"a": "b"}),
         "^absorb: expected a function .*got None": absorbing(None),
         "^absorb: expected None for a model.*got function": train(absorb=lambda params, aux: params),
-        r"^absorb: expected float32 as in params, got int32\[3, 2\]": absorbing(
-            lambda p, aux: aux.astype(int)
-        ),
+        r"^absorb: expected float32 as in params, got int32": absorbing(lambda p, aux: aux.astype(int)),
         "^key: expected one key.*got 0": lambda: ll.make_train(
             BACKPROP, SGD, init=lambda key: MATRIX, num_updates=6, batch_size=1
         )(0, data.Splits(DATA, DATA, DATA)),
@@ -438,9 +416,7 @@ test_ensembles = refusals(
         r"^args\[0\]: expected a leading axis of members, got a scalar": members(np.ones(())),
     },
     types={
-        r"^args\[0\]: expected an array, got ShapeDtypeStruct float32\[2\]": members(
-            jax.eval_shape(lambda: W)
-        ),
+        r"^args\[0\]: expected an array, got ShapeDtypeStruct float32": members(jax.eval_shape(lambda: W)),
         "^function: expected an.*got 'a'": lambda: ll.ensemble(lambda key: "a")(jax.random.split(KEY, 2)),
     },
 )
@@ -473,8 +449,8 @@ test_data = refusals(
     },
     types={
         "^step: expected one integer, got 0.5": lambda: batches.next(batches.init(KEY), 0.5),
-        "^labels: expected integers outside of jit, got traced int32": lambda: jax.eval_shape(
-            lambda y: data.one_hot(y, 3), jnp.arange(3)
+        "^labels: .* outside of jit, got traced float32": lambda: jax.eval_shape(
+            lambda y: data.one_hot(y, 3), Y
         ),
     },
 )

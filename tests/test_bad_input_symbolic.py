@@ -142,22 +142,19 @@ def test_nothing_is_run(monkeypatch, tmp_path):
         "np.sin.__globals__[N0]",
         "exec(N0) + eval(N0)",
     ]
-    plain, made = builtins.compile, []
+    plain, flags = builtins.compile, []
 
-    def only_trees(source, filename, mode, flags=0, *args, **options):
-        made.append((mode, flags))
-        return plain(source, filename, mode, flags, *args, **options)
-
-    def never(*args, **options):
-        raise AssertionError("something was run")
+    def only_trees(source, filename, mode, given=0, *args, **options):
+        flags.append(given)
+        return plain(source, filename, mode, given, *args, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(builtins, "compile", only_trees)
         for name in ("eval", "exec", "open"):
-            patched.setattr(builtins, name, never)
-        results = [outcome(read, text) for text in [*attacks, *VALID]]
-    assert [type(result) for result in results] == [sy.ExpressionError] * 6 + [tuple] * 3
-    assert made and all(flags & 0x400 for _, flags in made)  # ast.PyCF_ONLY_AST
+            patched.setattr(builtins, name, lambda *of, **options: pytest.fail("something was run"))
+        results = [type(outcome(read, text)) for text in [*attacks, *VALID]]
+    assert results == [sy.ExpressionError] * 6 + [tuple] * 3
+    assert flags and all(given & 0x400 for given in flags)  # ast.PyCF_ONLY_AST
     assert not target.exists()
 
 
@@ -166,38 +163,36 @@ def test_nothing_is_run(monkeypatch, tmp_path):
 WRONG = "expected the derivative w.r.t. column 0, "
 
 
-@pytest.mark.parametrize(
-    ("text", "place", "problem"),
-    [
-        (" \n\t\r\n", "1:1", "expected a function, got none"),
-        ("1\n\n N0 + N00", "3:7", f"expected {INDEX}, got 'N00'"),
-        ("X[:,0]; 1 + one", "1:13", f"expected {ANYTHING}"),
-        (";1", "1:1", "expected a formula, got ''"),
-        ("X[:,0]*X[:,1];X[:,1]", "1:1", "expected 2 derivatives, one per column, got 1"),
-        ("X[:,0]\nX[:,0]**2;X[:,0]", "2:11", WRONG),
-        ("2*X[:,0];2.000003", "1:10", WRONG),
-        ("1000*sin(U0*X[:,0]);1000*U0*cos(1.00001*U0*X[:,0])", "1:21", WRONG),
-        ("exp(exp(X[:,0])) + X[:,0];exp(exp(X[:,0]) + X[:,0])", "1:27", WRONG),
-        ("1e12 + X[:,0];2", "1:15", WRONG),  # blind beside the value
-        ("abs(X[:,0] - 5);-1", "1:17", WRONG),  # right near 0 alone
-        ("log(-1 - X[:,0]**2);2*X[:,0]/(1 + X[:,0]**2)", "1:21", WRONG + "got no point where"),
-    ],
-)
-def test_libraries(text, place, problem):
-    with pytest.raises(sy.ExpressionError) as raised:
-        sy.parse_library(text)
-    error = raised.value
-    assert str(error).startswith(f"<library>:{place}: {problem}") and ", got " in str(error)
-    assert place == f"{error.line}:{error.column}"
+LIBRARIES = {
+    " \n\t\r\n": ("1:1", "expected a function, got none"),
+    "1\n\n N0 + N00": ("3:7", f"expected {INDEX}, got 'N00'"),
+    "X[:,0]; 1 + one": ("1:13", f"expected {ANYTHING}"),
+    ";1": ("1:1", "expected a formula, got ''"),
+    "X[:,0]*X[:,1];X[:,1]": ("1:1", "expected 2 derivatives, one per column, got 1"),
+    "X[:,0]\nX[:,0]**2;X[:,0]": ("2:11", WRONG),
+    "2*X[:,0];2.000003": ("1:10", WRONG),
+    "1000*sin(U0*X[:,0]);1000*U0*cos(1.00001*U0*X[:,0])": ("1:21", WRONG),
+    "exp(exp(X[:,0])) + X[:,0];exp(exp(X[:,0]) + X[:,0])": ("1:27", WRONG),
+    "1e12 + X[:,0];2": ("1:15", WRONG),  # blind beside the value
+    "abs(X[:,0] - 5);-1": ("1:17", WRONG),  # right near 0 alone
+    "log(-1 - X[:,0]**2);2*X[:,0]/(1 + X[:,0]**2)": ("1:21", WRONG + "got no point where"),
+}
+
+
+def test_libraries():
+    for text, (place, problem) in LIBRARIES.items():
+        with pytest.raises(sy.ExpressionError) as raised:
+            sy.parse_library(text)
+        error = raised.value
+        assert str(error).startswith(f"<library>:{place}: {problem}") and ", got " in str(error)
+        assert place == f"{error.line}:{error.column}"
 
 
 def test_values_of_a_wrong_derivative():
-    pattern = r"^<library>:1:11: expected the derivative w.r.t. column 0, (\S+) at \[(\S+)\], got (\S+)$"
-    with pytest.raises(sy.ExpressionError, match=pattern) as raised:
+    with pytest.raises(sy.ExpressionError) as raised:
         sy.parse_library("X[:,0]**2;-X[:,0]")
-    match = re.match(pattern, str(raised.value))
-    assert match is not None
-    exact, x, written = map(float, match.groups())
+    match = re.fullmatch(rf"<library>:1:11: {WRONG}(\S+) at \[(\S+)\], got (\S+)", str(raised.value))
+    exact, x, written = map(float, match.groups())  # pyright: ignore[reportOptionalMemberAccess]
     np.testing.assert_allclose([exact, written], [2 * x, -x], rtol=1e-4)
 
 
@@ -226,6 +221,7 @@ def params_of(of: Any) -> Any:
 
 
 PARAMS = params_of(PLAIN)
+INTEGERS = jax.tree.map(np.int32, PARAMS)
 STEP, STATE = sy.critic_step(PLAIN, ADAM), sy.CriticState(PARAMS, None)
 evaluate, values_at = sy.parse_expression("N1*X[:,1]").evaluate, partial(sy.function_values, LIBRARY, DRAWS)
 
@@ -272,9 +268,7 @@ test_arrays = refusals(
         **rows(curves, r"shape \[number, 4, 2\]", ONES((2, 4, 3)), CURVES, taking=OF_WIDE),
         **rows(curves, "at least one curve", ONES((0, 4))),
         **rows(logits, r"shape \[number\] .* at least one entry", *map(ONES, [(), (2, 1), (0,)])),
-        r"^fake: expected shape \[2, 4\], got \[3, 4\]": lambda: sy.gradient_penalty(
-            PLAIN, PARAMS, ONES(2), CURVES, ONES((3, 4))
-        ),
+        r"^fake: expected shape \[2, 4\], got \[3, 4\]": lambda: TAKING["fake"][1](ONES((3, 4))),
     },
     types={
         **rows("x", "(a float.*|.* real numbers)", *(ONES((5, 2), dtype) for dtype in (int, bool, complex))),
@@ -286,6 +280,7 @@ test_arrays = refusals(
 # Everything else.
 
 NONE = sy.Coefficients(np.zeros(0, np.float32), np.zeros(0, np.float32))
+at_x, A = partial(sy.curves_at, X), sy.mlp_generator(1, 3)
 gaussian = sy.gaussian_process_generator(1, 2, num_features=3)
 
 
@@ -294,11 +289,15 @@ def values(**changed: Any) -> Any:
 
 
 def latents(apply: Any) -> Any:
-    return partial(sy.curves_at(X, ONE_COLUMN, sy.mlp_generator(1, 3)).latents, apply, {})
+    return partial(at_x(ONE_COLUMN, A).latents, apply, {})
 
 
 def alpha(value: Any) -> Any:
     return partial(sy.dsn_generator, 2, 3, alpha=value)
+
+
+def stepped(state: Any) -> Any:
+    return STEP(KEY, state, CURVES, CURVES)
 
 
 def trained(step: Any = STEP, real: Any = lambda key: CURVES) -> Any:
@@ -307,42 +306,36 @@ def trained(step: Any = STEP, real: Any = lambda key: CURVES) -> Any:
 
 test_values_and_params = refusals(
     values={
-        r"^coefficients\.normal: .*>= 2\], got \[3, 1\]": values(
+        r"^coefficients.normal: .* 2\], got": values(
             coefficients=sy.Coefficients(ONES((3, 1)), ONES((3, 2)))
         ),
         "^entries: expected .* 0..1, got 2": values(entries=np.array([0, 1, 2])),
         r"^entries: expected shape \[number\], got": values(entries=np.array(0)),
         "^number: expected arrays of at": partial(sy.draw_functions, KEY, LIBRARY, 10**12),
-        "^x: expected .* 2 columns, got": partial(sy.curves_at, X, LIBRARY, sy.mlp_generator(1, 3)),
+        "^x: expected .* 2 columns, got": partial(at_x, LIBRARY, A),
         "^extensions: expected each at most once": partial(
-            sy.curves_at, X, ONE_COLUMN, sy.mlp_generator(1, 3), extensions=("input", "input")
+            at_x, ONE_COLUMN, A, extensions=("input", "input")
         ),
         r"^apply: .* \[5, latents\], .*\[5\]": latents(lambda p, x: x[:, 0]),
         r"^alpha: expected shape \[3, 2\], got \[2, 3\]": alpha(ONES((2, 3))),
-        r"^params: expected a dict with the entries \['networks', 'alpha'\], got \['alpha'\]": partial(
-            sy.dsn_generator(1, 1).apply, {"alpha": ONES((1, 1))}, X
-        ),
+        r"^params: .*the entries \['networks', 'alpha'\], got": partial(sy.dsn_generator(1, 1).apply, {}, X),
         r"^params\['a'\]: expected shape \[3, 2\], got \[3, 1\]": partial(
             gaussian.apply, {"a": ONES((3, 1)), "w": ONES((1, 3)), "b": ONES(3)}, X
         ),
-        "^params: expected 2 layers, got 1": partial(
-            PLAIN.apply, {**PARAMS, "critic": PARAMS["critic"][:1]}, CURVES
-        ),
-        r"^state.optimizer_state: expected the structure of optimizer.init\(params\)": partial(
-            STEP, KEY, STATE, CURVES, CURVES
-        ),
+        "^params: expected 2 layers, got 0": partial(PLAIN.apply, {**PARAMS, "critic": ()}, CURVES),
+        "^state.optimizer_state: expected the structure of": partial(stepped, STATE),
         r"^real: expected .*got \[2, 5\]": partial(trained(real=lambda key: ONES((2, 5))), KEY, STATE),
         "^first: expected at least 0, got -1": partial(trained(), KEY, STATE, -1),
     },
     types={
-        "^coefficients: expected Coefficients": partial(evaluate, None, X),
+        "^coefficients: expected Coefficients": partial(evaluate, None, ONES((5, 2))),
         "^entries: expected integers, got float32": values(entries=ONES(3)),
         r"^apply\(params, x\): .*got None": latents(lambda p, x: None),
         "^alpha: expected an array of real numbers, got complex": alpha(ONES((3, 2), complex)),
-        r"^params\['critic'\]\[0\]\['b'\]: expected a floating-point array, got int32": partial(
-            STEP, KEY, sy.CriticState(jax.tree.map(np.int32, PARAMS), None), CURVES, CURVES
+        r"^params\['critic'\]\[0\]\['b'\]: expected a float.*got int": partial(
+            stepped, sy.CriticState(INTEGERS, None)
         ),
-        r"^step: expected a function that returns \(CriticState, CriticMetrics\), got None": partial(
+        "^step: expected a function that returns .*got None": partial(
             trained(step=lambda *a: None), KEY, STATE
         ),
         "^state: expected a CriticState, from init_critic, got 'state'": partial(trained(), KEY, "state"),
