@@ -18,7 +18,7 @@ from experiments.decorrelation.config import Config
 from experiments.decorrelation.figures import best_rate, elapsed, first_reaching, seconds_per_update
 from experiments.decorrelation.report import figures, rows
 from experiments.decorrelation.runs import RATES, Form, Numbers, Run, on_pixels, runs_of
-from experiments.decorrelation.training import measure, start_of, targets, update
+from experiments.decorrelation.training import measure, start_of, targets, training, update
 from tests.compare import assert_near
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -29,6 +29,14 @@ def test_runs_of_the_notebook_and_of_the_full_preset():
     names = list(runs_of(Config(preset="full", data="somewhere")))
     assert len(names) == len(set(names)) == 4 + 2 * 7 * 3 + 9
     assert {name.split("-")[1] for name in names if "-" in name} == set(RATES)
+
+
+def test_runs_of_one_form_share_programs():
+    runs = runs_of(Config())
+    for names in (("alone", "one_layer"), ("two_layers", "two_layers_fixed"), ("whitening", "dead_pixels")):
+        assert len({training(runs[name].form, 4_000, 100) for name in names}) == 1
+    assert runs["pure"].form == runs["whitening"].form
+    assert len({run.form for run in runs.values()}) == len(runs) - 5
 
 
 TINY = on_pixels(ll.convnet((28, 28, 1), (2,), (10,), kernel=3, stride=7))
@@ -88,46 +96,27 @@ def test_an_update_is_that_of_the_library(small_data, make):
     assert_near((loss, after.params, now.feedback), (expected, params, moved.feedback), atol=1e-7)
 
 
-@pytest.fixture(scope="module")
-def made(small_data, tmp_path_factory):
-    """Makes a small run with decorrelation in a folder."""
-    (config, data), folder = small_data, tmp_path_factory.mktemp("runs")
-
-    def make(name, dynamics=ll.decorrelation.dynamics, **numbers):
-        run, progress = tiny("backprop", dynamics, **numbers), tqdm(disable=True)
-        return run_one(name, run, replace(config, out=folder), data, folder / name, progress)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def whitening(made):
-    return made("whitening")
-
-
 @pytest.mark.slow
-def test_a_run_and_its_choices(made, whitening):
+def test_a_run_and_its_choices(small_data, tmp_path):
+    def make(name, dynamics=ll.decorrelation.dynamics, **numbers):
+        run, (config, data) = tiny("backprop", dynamics, **numbers), small_data
+        return run_one(name, run, replace(config, out=tmp_path), data, tmp_path / name, tqdm(disable=True))
+
+    whitening = make("whitening")
     # Step 0 looks at the batches and learns nothing; the correlations are measured at the end alone.
     assert (whitening.largest_r.isel(step=0) == 1).all() and (whitening.largest_r.isel(step=2) != 1).all()
     assert np.isnan(whitening.correlation.isel(step=slice(2))).all()
     assert whitening.isel(step=2).correlation.values.min() > 0
-    every_4th = made("every_4th_update", partial(ll.decorrelation.dynamics, every=4))
+    every_4th = make("every_4th_update", partial(ll.decorrelation.dynamics, every=4))
     results = harness.joined([whitening, every_4th], "run", ["whitening", "every_4th_update"])
     assert results.updates.values.tolist() == [[0, 3, 6]] * 2
     # The 4th call of decorrelation is the second that it acts on.
     assert not np.array_equal(whitening.largest_r, every_4th.largest_r)
     assert set(figures(results)) == {"choices"}
     assert {row["run"] for row in rows(results)} == {"whitening", "every_4th_update"}
-
-
-def test_runs_of_one_form_share_programs_and_not_their_numbers(made, whitening):
-    runs = runs_of(Config())
-    for names in (("alone", "one_layer"), ("two_layers", "two_layers_fixed")):
-        assert len({runs[name].form for name in names}) == 1
-    assert runs["pure"].form == runs["whitening"].form == runs["dead_pixels"].form
-    assert len({run.form for run in runs.values()}) == len(runs) - 5
+    # Another rate is no other program.
     before = running._programs.cache_info()
-    slower = made("slower", eta=0.01)
+    slower = make("slower", eta=0.01)
     after = running._programs.cache_info()
     assert (after.hits, after.misses) == (before.hits + 1, before.misses)
     last = [results.largest_r.isel(run=0, step=2).values for results in (whitening, slower)]

@@ -17,7 +17,7 @@ from experiments.microlearning.__main__ import run as run_experiment
 from experiments.microlearning.config import Config
 from experiments.microlearning.networks import make_problem, seen_by
 from experiments.microlearning.rules import make_rule
-from tests.compare import assert_close, assert_near, assert_same
+from tests.compare import assert_close, assert_near, assert_same, slow_but
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -132,19 +132,6 @@ def test_a_leaky_network_is_judged_by_its_last_output():
     assert_same(problem.loss(wrong_before, y), problem.loss(output, y))
 
 
-def test_optimizer_by_hand():
-    # velocity <- 0.9 velocity + g + decay w, w <- w - rate velocity, the rate a tenth from the drop on
-    config = Config(scale="gradient", momentum=0.9, weight_decay=0.1, drops=(1,), hidden=(2,), batch_size=4)
-    optimizer = make_setting("backprop", config, few_images()).optimizer(0.5)
-    state, w, velocity, params = optimizer.init(3.0), 3.0, 0.0, jnp.float32(3.0)
-    for rate in (0.5, 0.5, 0.05):
-        updates, state = optimizer.update(jnp.float32(1.0), state, params)
-        params = jnp.asarray(optax.apply_updates(params, updates))
-        velocity = 0.9 * velocity + 1 + 0.1 * w
-        w -= rate * velocity
-        assert params == pytest.approx(w, rel=1e-5)
-
-
 def test_matched_rate_is_that_of_the_best_first_step():
     """Of the mean over seeds; with momentum so much less, since steps add up."""
     config = Config(rules=("backprop",), momentum=0.75, hidden=(2,), seeds=2, batch_size=4, test_images=8)
@@ -179,25 +166,26 @@ def test_every_seed_and_purpose_has_a_key_of_its_own(monkeypatch):
     assert len(seen) == 2 and (seen[0] != seen[1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scale", ["gradient", "tutorial"])
+@pytest.mark.parametrize("scale", slow_but(["gradient"], ["gradient", "tutorial"]))
 def test_feedback_of_kolen_pollack_moves_as_the_weights_do(scale):
     """Their difference follows the optimizer on `(lambda + weight decay)` times itself, whatever the data."""
     data, options = few_images(), {"momentum": 0.9, "weight_decay": 0.1, "drops": (1,), "epochs": 2}
     config = Config(scale=scale, hidden=(3,), batch_size=2, **options)
-    run = make_setting("kolen_pollack", config, data).make_train(0.02)
-    start = run.init(jax.random.key(1), data)
+    train = make_setting("kolen_pollack", config, data).make_train(0.02)
 
-    def difference(state):
-        return np.asarray(state.params[1]["w"] - state.rule_state.feedback[1]["w"])
+    @jax.jit
+    def differences(data):
+        start = train.init(jax.random.key(1), data)
+        end = jax.lax.fori_loop(0, 8, lambda step, state: train.update(data, state, step)[0], start)
+        return [state.params[1]["w"] - state.rule_state.feedback[1]["w"] for state in (start, end)]
 
-    expected, velocity = difference(start), 0.0
-    for step in range(8):
-        velocity = 0.9 * velocity + (0.1 + 0.1) * expected  # 0.1 * 2 / 2 in units of the gradient
-        expected = expected - 0.02 * (1.0 if step < 4 else 0.1) * velocity
-    end = jax.jit(run)(jax.random.key(1), data).state
-    np.testing.assert_allclose(difference(end), expected, atol=1e-5)  # 8 steps of numbers below 1
-    assert np.abs(difference(start)).max() > 0.05
+    expected, found = map(np.asarray, differences(data))
+    assert np.abs(expected).max() > 0.05
+    velocity = 0.0
+    for rate in [0.02] * 4 + [0.002] * 4:  # a tenth from the drop on
+        velocity = 0.9 * velocity + (0.1 + 0.1) * expected  # lambda is 0.1 * 2 / 2 in units of the gradient
+        expected = expected - rate * velocity
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # 8 steps of numbers below 1
 
 
 @pytest.mark.slow

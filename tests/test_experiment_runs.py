@@ -20,7 +20,6 @@ from experiments.finished import read_run
 from experiments.microlearning.__main__ import choose_test_images, load, make_setting
 from experiments.microlearning.config import Config
 from experiments.microlearning.networks import make_problem
-from experiments.symbolic_discriminator import critics
 from tests.command_line import call_main, run
 from tests.compare import slow_but
 from tests.finished import check_diverged, check_folder, row_of
@@ -201,12 +200,10 @@ def test_birth_death_has_named_axes(whole):
     assert results.planted_targets.shape == (3, 2, 2) and results.mixture_targets.shape == (3, 3, 2)
     clone = results.sel(scheme="clone")
     for problem, units in (("planted", 6), ("mixture", 8)):
-        loss, killed, cloned, lineages = (
-            clone[f"{problem}_{of}"].transpose("seed", ...).values
-            for of in ("loss", "killed", "cloned", "lineages")
-        )
+        loss, lineages = clone[f"{problem}_loss"].values, clone[f"{problem}_lineages"].values
+        events = (clone[f"{problem}_killed"] + clone[f"{problem}_cloned"]).values
         assert np.isfinite(loss).all() and len(np.unique(loss[:, -1])) == 3
-        assert (np.diff(killed + cloned) >= 0).all() and (killed + cloned)[:, -1].any()
+        assert (np.diff(events) >= 0).all() and events[:, -1].any()
         assert (lineages[:, 0] == units).all() and (lineages[:, -1] < units).any()
     # The mixture's last third is without events.
     late = clone.mixture_killed.values[:, results.mixture_step.values >= 20]
@@ -217,7 +214,6 @@ def test_birth_death_has_named_axes(whole):
 def test_decorrelation_has_named_axes_and_chooses_its_rate(whole):
     out, _, results = whole("decorrelation")
     assert list(results.run.values) == [*EPOCHS, *GAIN]
-    assert list(results.study.values) == ["notebook"] * 4 + ["gain"] * 2
     plain, decorrelated = (results.sel(run=name).isel(step=slice(11)) for name in GAIN)
     assert (plain.largest_r == 1).all() and (decorrelated.largest_r.isel(step=slice(2, None)) != 1).all()
     assert np.isnan(plain.decorrelation_loss).all() and np.isfinite(decorrelated.decorrelation_loss).all()
@@ -225,8 +221,6 @@ def test_decorrelation_has_named_axes_and_chooses_its_rate(whole):
     # The same members: before learning, plain and decorrelated are one network.
     np.testing.assert_array_equal(plain.loss.isel(step=0), decorrelated.loss.isel(step=0))
     assert len(np.unique(plain.loss.isel(step=10))) == plain.loss.isel(step=10).size
-    alone = results.sel(run="alone").isel(rate=0)
-    np.testing.assert_allclose(alone.moments_before, alone.moments_before.T, rtol=1e-6)
     # The validation accuracy is measured at the end, where the learning rate is chosen by it.
     assert np.isnan(plain.validation_accuracy.isel(step=slice(10))).all()
     best = int(np.argmax(plain.validation_accuracy.isel(step=10).mean("seed").values))
@@ -261,7 +255,6 @@ def test_published_losses_of_decorrelation(whole):
 @pytest.mark.slow
 def test_plasticity_has_named_axes(whole):
     out, _, results = whole("plasticity_transfer")
-    assert results.downstream_test_accuracy.dims == ("model", "selection", "seed", "subseed", "evaluation")
     trained = load_params(out, model="pre_post_l2")
     assert trained["learner"][1][0]["w"].shape[:2] == (2, 2)  # seeds, sub-seeds
     table = results.output_table_pre_post_l2.sel(selection="all")
@@ -287,11 +280,9 @@ def test_critics_have_named_axes(whole):
     out, _, results = whole("symbolic_discriminator")
     assert {p.stem for p in (out / "parts").iterdir()} == {"activations", BCE, BCE.replace("bce", "wgan")}
     accuracy = results["accuracy"].to_dataset()
-    assert accuracy.accuracy.dims == ("configuration", "seed", "bin")
     assert accuracy.objective.values.tolist() == ["wgan", "bce"] and (accuracy.layers == 6).all()
     assert accuracy.epoch.values.tolist() == list(range(1, 21)) and (accuracy.seconds > 0).all()
-    assert accuracy.logits.shape == (2, 2, 2, critics.JUDGED)
-    assert ((accuracy.accuracy >= 0) & (accuracy.accuracy <= 1)).all()
+    assert accuracy.accuracy.shape == (2, 2, 20) and ((accuracy.accuracy - 0.5) ** 2 <= 0.25).all()
     metrics = ("not_two_lines_through_0", "not_a_parabola")
     lines, parabola = (row_of(out, part="activations: dsn", metric=each)["mean"] for each in metrics)
     assert lines < 1e-4 < parabola
@@ -300,9 +291,7 @@ def test_critics_have_named_axes(whole):
 @pytest.mark.slow
 def test_microlearning_has_named_axes_and_weights_of_its_accuracies(whole):
     out, _, results = whole("microlearning")
-    assert results.loss.dims == ("rule", "seed", "step") and results.loss.shape == (1, 2, 48)
-    assert results.cosine.dims == ("rule", "seed", "evaluation", "layer")
-    assert list(results.layer.values) == ["layer 1", "layer 2", "total"]
+    assert results.loss.shape == (1, 2, 48) and [*results.layer.values] == ["layer 1", "layer 2", "total"]
     assert all(np.isfinite(results[name]).all() for name in results.data_vars)
     params = load_params(out, rule="node_perturbation")
     config = Config(hidden=(6,), seeds=2, batch_size=500, test_images=50)

@@ -103,22 +103,19 @@ def test_another_configuration_is_refused(finished):
     assert_refused(run("microlearning", "--resume", "--out", finished), "another configuration")
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("birth_death", {"steps": 30, "problems": ("planted",), "preset": "seed"}),
-        ("microlearning", {"rules": ("backprop",), "scale": "gradient", "drops": (2,)}),
-        ("plasticity_transfer", {"points": (300, 100), "preset": "seed", "data": "sample"}),
-        ("decorrelation", {"rules": ("backprop",), "updates": 10}),
-        ("symbolic_discriminator", {"seeds": 2}),
-    ],
-)
-def test_every_configuration_is_read_again(name, options, tmp_path, monkeypatch):
-    config_of = import_module(f"experiments.{name}.config").Config
-    config = config_of(out=tmp_path, **options)
-    folders.write_json(tmp_path / "config.json", config.deciding())
+def test_every_configuration_is_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["command", "--resume", "--out", str(tmp_path)])
-    assert parse(config_of, "command").deciding() == config.deciding()
+    for name, options in {
+        "birth_death": {"steps": 30, "problems": ("planted",), "preset": "seed"},
+        "microlearning": {"rules": ("backprop",), "scale": "gradient", "drops": (2,)},
+        "plasticity_transfer": {"points": (300, 100), "preset": "seed", "data": "sample"},
+        "decorrelation": {"rules": ("backprop",), "updates": 10},
+        "symbolic_discriminator": {"seeds": 2},
+    }.items():
+        config = import_module(f"experiments.{name}.config").Config
+        deciding = config(out=tmp_path, **options).deciding()
+        folders.write_json(tmp_path / "config.json", deciding)
+        assert parse(config, "command").deciding() == deciding, name
 
 
 # Folders
@@ -172,7 +169,7 @@ def test_run_that_fails_before_it_starts_leaves_the_folder_as_it_was(tmp_path, f
         out.mkdir()
     fail(ValueError("no memory"))
     assert out.exists() == found and not (found and any(out.iterdir()))
-    fail(KeyboardInterrupt())  # `--resume` is promised
+    fail(KeyboardInterrupt("stop"))  # `--resume` is promised
     assert [path.name for path in out.iterdir()] == ["config.json"]
     fail(ValueError("late"), "part.nc")
     assert {path.name for path in out.iterdir()} == {"config.json", "part.nc"}
