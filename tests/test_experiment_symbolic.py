@@ -231,12 +231,10 @@ def test_figures_of_every_study(invented):
     for name, figure in drawn.items():
         assert figure.get_suptitle(), name
         assert all(axes.get_xlabel() or axes.get_title() for axes in figure.axes if axes.lines), name
-    titles = [axes.get_title() for axes in drawn["trends"].axes]
     followed = reading.trends(invented["hyper_parameters"].to_dataset())
-    for number, (title, trend) in enumerate(zip(titles, reading.TRENDS, strict=True), 1):
-        assert title.startswith(f"{number}. {trend} (")
-        shown = re.findall(r"(\d+) (?:bce|wgan)", title)
-        assert len(shown) == 2 and sum(map(int, shown)) == followed.count(trend)
+    for axes, trend in zip(drawn["trends"].axes, reading.TRENDS, strict=True):
+        shown = re.findall(r"(\d+) (?:bce|wgan)", axes.get_title())
+        assert trend in axes.get_title() and sum(map(int, shown)) == followed.count(trend)
 
 
 # Networks that fit a target under the eye of a critic
