@@ -58,13 +58,13 @@ def small_data():
 def test_every_purpose_has_a_key_and_the_rate_is_chosen_by_images_that_are_not_of_the_test():
     network = ll.mlp((784, 10))
     form = Form(network, "backprop", None, optax.sgd, None, 3, 2)
-    start = start_of(form, 6, 2, jax.random.key(3), jax.tree.map(jnp.float32, Numbers(0.1, {}, 0.0, 1.0)))
+    start = jax.jit(partial(start_of, form, 6, 2))(jax.random.key(3), Numbers(0.1, {}, 0.0, 1.0))
     keys = [leaf for leaf in jax.tree.leaves(start) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
     assert len({jax.random.key_data(key).tobytes() for key in keys}) == len(keys) == 2
     x = jnp.eye(784)[:6]
     right = jax.nn.one_hot(jnp.argmax(network.apply(start.params, x), axis=1), 10)
     sets = (ll.data.Dataset(x, y) for y in (right, jnp.roll(right, 1, axis=1), right))
-    found = measure(form, start, form.steps + 1, ll.data.Splits(*sets))
+    found = jax.jit(partial(measure, form))(start, form.steps + 1, ll.data.Splits(*sets))
     assert (found["test_accuracy"], found["validation_accuracy"]) == (1, 0)
 
 

@@ -21,7 +21,6 @@ from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.report import STUDIES, figures, rows
 from experiments.symbolic_discriminator.spaces import LIBRARIES, library, points
 from lax_learning import symbolic
-from tests.compare import assert_close
 from tests.finished import row_of
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -298,12 +297,18 @@ def test_runs_have_the_published_target_and_measurements_of_their_final_curves(r
 def test_every_run_has_a_part_and_every_network_a_key(problem, monkeypatch):
     assert list(regularised.STUDY.parts(FIT)) == [f"regularised-{name}" for name in regularised.RUNS]
     assert len({name for _, runs in regularised.RUNS.values() for name in runs}) == 6
-    untrained = lambda key, state: (state, SimpleNamespace(accuracy=jnp.zeros(9)))  # noqa: E731
-    monkeypatch.setattr(symbolic, "train_critic", lambda *_, **__: untrained)
-    params = jax.tree.map(lambda leaf: leaf[0], regularised.starts.__wrapped__(FIT).params)
-    *_, latents, head = jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 2), 0), 4)
-    expected = {"latents": jax.jit(problem.latents.init)(latents), "head": jax.jit(problem.head.init)(head)}
-    assert_close(params, expected, ulps=10)
+    of_key = jax.random.key_data
+
+    def train(key, state):
+        return SimpleNamespace(params=[of_key(key), state]), SimpleNamespace(accuracy=jnp.zeros(9))
+
+    problem = problem._replace(latents=SimpleNamespace(init=of_key), head=SimpleNamespace(init=of_key))
+    monkeypatch.setattr(regularised, "problem_of", lambda config: problem)
+    monkeypatch.setattr(symbolic, "init_critic", lambda key, *_: of_key(key))
+    monkeypatch.setattr(symbolic, "train_critic", lambda *_, **__: train)
+    start = regularised.starts.__wrapped__(FIT)
+    keys = np.concatenate([*start.critic, *start.params.values()])
+    assert len(np.unique(keys, axis=0)) == len(keys) == 4 * 2  # purposes, seeds
 
 
 def test_the_loss_is_the_fit_less_what_the_critic_takes_for_real(problem):

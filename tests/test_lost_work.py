@@ -100,7 +100,7 @@ def test_all_processes_but_the_first_are_silent(finished, tmp_path, monkeypatch)
 def test_another_configuration_is_refused(finished):
     end = run("birth_death", "--resume", "--out", finished, "--seeds", "2", "--units", "6")
     assert_refused(end, "another configuration (seeds: 1 before, 2 now)")
-    assert_refused(run("microlearning", "--resume", "--out", finished), "another configuration")
+    assert_refused(run("symbolic_discriminator", "--resume", "--out", finished), "another configuration")
 
 
 def test_every_configuration_is_read_again(tmp_path, monkeypatch):
