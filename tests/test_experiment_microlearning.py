@@ -14,7 +14,7 @@ from experiments import load_params, reporting
 from experiments.microlearning import measures, notebook
 from experiments.microlearning.__main__ import find_rate, make_setting
 from experiments.microlearning.__main__ import run as run_experiment
-from experiments.microlearning.config import Config
+from experiments.microlearning.config import Config, NetworkName
 from experiments.microlearning.networks import make_problem, seen_by
 from experiments.microlearning.rules import make_rule
 from tests.compare import assert_close, assert_near, assert_same, slow_but
@@ -87,12 +87,13 @@ def test_intervals_by_hand():
 
 def test_images_as_networks_see_them():
     images = np.random.default_rng(0).random((2, 784), np.float32)
-    for network, shape, layers in (
-        ("dense", (784,), 2),
-        ("convolutional", (32, 32, 1), 5),
-        ("recurrent", (28, 28), 2),
-        ("leaky", (28, 28), 2),
-    ):
+    expected: dict[NetworkName, tuple[tuple[int, ...], int]] = {
+        "dense": ((784,), 2),
+        "convolutional": ((32, 32, 1), 5),
+        "recurrent": ((28, 28), 2),
+        "leaky": ((28, 28), 2),
+    }
+    for network, (shape, layers) in expected.items():
         problem = make_problem(Config(network=network))
         seen = np.asarray(problem.see(jnp.asarray(images)))
         assert seen.shape == (2, *shape)
