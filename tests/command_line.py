@@ -49,14 +49,8 @@ def start(program: str, *arguments: str | Path, **environment: str | None) -> su
     """Starts the text of a program, or with "-m" a module; None takes a variable out of its environment."""
     command = [*([] if program == "-m" else ["-c"]), program, *map(str, arguments)]
     variables = {name: v for name, v in {**os.environ, **CACHE, **environment}.items() if v is not None}
-    return subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    streams: Any = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=variables, text=True, **streams)
 
 
 def ended(process: subprocess.Popen[str], timeout: float = 240) -> tuple[int, str, str]:
@@ -89,11 +83,8 @@ def run(
 ) -> tuple[Any, str, str]:
     """Runs `python -m experiments.NAME` in this process: exit code, output, errors.
 
-    Args:
-      name: of the experiment.
-      arguments: of the command.
-      drawn: whether to draw the figures; if not, their files are empty.
-      interrupted_in: stopped as by Ctrl-C as soon as the second checkpoint is whole in this folder.
+    Figures that are not `drawn` are empty files. It is stopped as by Ctrl-C as soon as the second checkpoint
+    is whole in the folder `interrupted_in`.
     """
     plt.close("all")
     main, save = import_module(f"experiments.{name}.__main__").main, checkpoints.Checkpoint.save
@@ -101,8 +92,8 @@ def run(
 
     def save_and_stop(*arguments: Any, **options: Any) -> None:
         save(*arguments, **options)
-        saved.extend([interrupted_in] if has_checkpoint(interrupted_in) else [])
-        if len(saved) == 2:
+        saved.append(has_checkpoint(interrupted_in))
+        if sum(saved) == 2:
             raise KeyboardInterrupt
 
     with ExitStack() as stack:

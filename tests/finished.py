@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,12 @@ def row_of(rows: Path | list[dict[str, Any]], **named: Any) -> dict[str, Any]:
 
 def _poisoned(dataset: xr.Dataset, values: Sequence[float]) -> xr.Dataset:
     """A dataset whose floats over the first seeds have become these; what is a constant of the run stays."""
-    changed = {}
-    for name, variable in dataset.data_vars.items():
+    dataset = dataset.copy(deep=True)
+    for variable in dataset.data_vars.values():
         if variable.dtype.kind == "f" and "seed" in variable.dims:
-            changed[name] = variable.copy(deep=True)
             for seed, value in enumerate(values[: variable.sizes["seed"]]):
-                changed[name][{"seed": seed}] = value
-    return dataset.assign(changed)
+                variable[{"seed": seed}] = value
+    return dataset
 
 
 def check_diverged(report: Any, results: xr.Dataset | xr.DataTree) -> set[str]:
@@ -64,13 +64,8 @@ def check_diverged(report: Any, results: xr.Dataset | xr.DataTree) -> set[str]:
     plt.close("all")
     told = set()
     for values in ((np.nan,), (np.inf, 3e38), (np.nan,) * 10):
-        if isinstance(results, xr.DataTree):
-            groups = {name: _poisoned(node.to_dataset(), values) for name, node in results.children.items()}
-            bad: Any = xr.DataTree.from_dict(groups)
-            bad.attrs = results.attrs
-        else:
-            bad = _poisoned(results, values)
-        bad = harness.in_float64(bad)
+        poison: Any = results.map_over_datasets if isinstance(results, xr.DataTree) else results.pipe
+        bad: Any = harness.in_float64(poison(partial(_poisoned, values=values)))
         rows = harness.without_nan(report.rows(bad))
         json.dumps(rows, allow_nan=False)
         table = report.table(rows)

@@ -15,10 +15,9 @@ CHUNKS = 3
 
 
 def toy(traced: Callable[[], None] = lambda: None) -> Sweepable:
-    """Scores `-(log10(learning_rate) + 2)^2 - penalty - seed's noise`,
-    reached in chunks of a third; what is square diverges in the last.
+    """Scores `-(log10(learning_rate) + 2)^2 - penalty - seed's noise`, reached in chunks of a third.
 
-    `traced` is called whenever a program is traced.
+    What is square diverges in the last. `traced` is called whenever a program is traced.
     """
 
     def make(static: Mapping[str, Any]) -> Program:

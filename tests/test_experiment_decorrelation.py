@@ -15,22 +15,11 @@ import lax_learning as ll
 from experiments import harness, running
 from experiments.decorrelation.__main__ import images, run_one
 from experiments.decorrelation.config import Config
-from experiments.decorrelation.figures import (
-    best_rate,
-    elapsed,
-    first_reaching,
-    seconds_per_update,
-)
+from experiments.decorrelation.figures import best_rate, elapsed, first_reaching, seconds_per_update
 from experiments.decorrelation.report import figures, rows
-from experiments.decorrelation.runs import (
-    RATES,
-    Form,
-    Numbers,
-    Run,
-    on_pixels,
-    runs_of,
-)
-from experiments.decorrelation.training import Carry, measure, start_of, targets, update
+from experiments.decorrelation.runs import RATES, Form, Numbers, Run, on_pixels, runs_of
+from experiments.decorrelation.training import measure, start_of, targets, training, update
+from tests.compare import assert_near
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -40,6 +29,14 @@ def test_runs_of_the_notebook_and_of_the_full_preset():
     names = list(runs_of(Config(preset="full", data="somewhere")))
     assert len(names) == len(set(names)) == 4 + 2 * 7 * 3 + 9
     assert {name.split("-")[1] for name in names if "-" in name} == set(RATES)
+
+
+def test_runs_of_one_form_share_programs():
+    runs = runs_of(Config())
+    for names in (("alone", "one_layer"), ("two_layers", "two_layers_fixed"), ("whitening", "dead_pixels")):
+        assert len({training(runs[name].form, 4_000, 100) for name in names}) == 1
+    assert runs["pure"].form == runs["whitening"].form
+    assert len({run.form for run in runs.values()}) == len(runs) - 5
 
 
 TINY = on_pixels(ll.convnet((28, 28, 1), (2,), (10,), kernel=3, stride=7))
@@ -61,25 +58,23 @@ def small_data():
 def test_every_purpose_has_a_key_and_the_rate_is_chosen_by_images_that_are_not_of_the_test():
     network = ll.mlp((784, 10))
     form = Form(network, "backprop", None, optax.sgd, None, 3, 2)
-    numbers = jax.tree.map(jnp.float32, Numbers(0.1, {}, 0.0, 1.0))
-    start = start_of(form, 6, 2, jax.random.key(3), numbers)
+    start = jax.jit(partial(start_of, form, 6, 2))(jax.random.key(3), Numbers(0.1, {}, 0.0, 1.0))
     keys = [leaf for leaf in jax.tree.leaves(start) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
     assert len({jax.random.key_data(key).tobytes() for key in keys}) == len(keys) == 2
     x = jnp.eye(784)[:6]
     right = jax.nn.one_hot(jnp.argmax(network.apply(start.params, x), axis=1), 10)
     sets = (ll.data.Dataset(x, y) for y in (right, jnp.roll(right, 1, axis=1), right))
-    found = measure(form, start, form.steps + 1, ll.data.Splits(*sets))
+    found = jax.jit(partial(measure, form))(start, form.steps + 1, ll.data.Splits(*sets))
     assert (found["test_accuracy"], found["validation_accuracy"]) == (1, 0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("inputs", ["decorrelated", "plain"])
-def test_an_update_is_that_of_the_library(small_data, inputs):
+@pytest.mark.parametrize("make", [ll.decorrelation.dynamics, None], ids=["decorrelated", "plain"])
+def test_an_update_is_that_of_the_library(small_data, make):
     """By its parts, with the same keys, batches and images; Kolen-Pollack's feedback moves as the weights."""
     _, data = small_data
-    make = ll.decorrelation.dynamics if inputs == "decorrelated" else None
     one, numbers = tiny("kolen_pollack", make)[1:]
-    start: Carry = start_of(one, 4_000, 8, jax.random.key(3), jax.tree.map(jnp.float32, numbers[0]))
+    start = start_of(one, 4_000, 8, jax.random.key(3), jax.tree.map(jnp.float32, numbers[0]))
     assert start.images.shape == (40,)
     after, (loss, losses) = jax.jit(partial(update, one, 8))(data, start, 0)
     _, chosen = ll.data.batches(40, 8).next(start.order, 0)
@@ -87,66 +82,41 @@ def test_an_update_is_that_of_the_library(small_data, inputs):
     x, y = (data.train.x[batch] - 0.1) / 0.3, data.train.y[batch]
     state, now, network = start.rule_state, after.rule_state, TINY
     if make is not None:
-        dynamics = make(0.1)
-        layers, network = state.layers, ll.decorrelation.wrap(TINY, state.layers)
+        dynamics, layers = make(0.1), state.layers
+        network = ll.decorrelation.wrap(TINY, layers)
         for i, (name, read) in enumerate(ll.decorrelation.inputs(TINY, start.params, layers, x).items()):
             learned, found = dynamics.update(jax.random.key(0), dynamics.init(read.shape[-1]), read)
-            np.testing.assert_allclose(losses[i], found.loss, rtol=1e-5)
-            np.testing.assert_allclose(now.layers[name].R, learned.R, rtol=1e-5, atol=1e-7)
+            assert_near((losses[i], now.layers[name].R), (found.loss, learned.R), atol=1e-7)
         state, now = state.rule, now.rule
     else:
         assert np.isnan(losses).all()
     rule = ll.kolen_pollack(network, ll.softmax_cross_entropy, optimizer=optax.sgd(0.01))
     expected, grads, moved = jax.jit(rule.value_and_grad)(jax.random.key(0), start.params, state, x, y)
-    np.testing.assert_allclose(loss, expected, rtol=1e-5)
     params = optax.apply_updates(start.params, jax.tree.map(lambda g: -0.01 * g, grads))
-    wanted = jax.tree.leaves((params, moved.feedback))
-    for a, b in zip(jax.tree.leaves((after.params, now.feedback)), wanted, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
-
-
-@pytest.fixture(scope="module")
-def made(small_data, tmp_path_factory):
-    """Makes a small run with decorrelation in a folder, and moves the progress on."""
-    config, data = small_data
-    folder = tmp_path_factory.mktemp("runs")
-
-    def make(name, progress, dynamics=ll.decorrelation.dynamics, **numbers):
-        in_folder, run = replace(config, out=folder), tiny("backprop", dynamics, **numbers)
-        return run_one(name, run, in_folder, data, folder / name, progress)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def whitening(made):
-    """A whole run."""
-    return made("whitening", tqdm(disable=True))
+    assert_near((loss, after.params, now.feedback), (expected, params, moved.feedback), atol=1e-7)
 
 
 @pytest.mark.slow
-def test_a_run_and_its_choices(made, whitening):
+def test_a_run_and_its_choices(small_data, tmp_path):
+    def make(name, dynamics=ll.decorrelation.dynamics, **numbers):
+        run, (config, data) = tiny("backprop", dynamics, **numbers), small_data
+        return run_one(name, run, replace(config, out=tmp_path), data, tmp_path / name, tqdm(disable=True))
+
+    whitening = make("whitening")
     # Step 0 looks at the batches and learns nothing; the correlations are measured at the end alone.
     assert (whitening.largest_r.isel(step=0) == 1).all() and (whitening.largest_r.isel(step=2) != 1).all()
     assert np.isnan(whitening.correlation.isel(step=slice(2))).all()
     assert whitening.isel(step=2).correlation.values.min() > 0
-    every_4th = made("every_4th_update", tqdm(disable=True), partial(ll.decorrelation.dynamics, every=4))
+    every_4th = make("every_4th_update", partial(ll.decorrelation.dynamics, every=4))
     results = harness.joined([whitening, every_4th], "run", ["whitening", "every_4th_update"])
     assert results.updates.values.tolist() == [[0, 3, 6]] * 2
     # The 4th call of decorrelation is the second that it acts on.
     assert not np.array_equal(whitening.largest_r, every_4th.largest_r)
     assert set(figures(results)) == {"choices"}
     assert {row["run"] for row in rows(results)} == {"whitening", "every_4th_update"}
-
-
-def test_runs_of_one_form_share_programs_and_not_their_numbers(made, whitening):
-    runs = runs_of(Config())
-    for names in (("alone", "one_layer"), ("two_layers", "two_layers_fixed")):
-        assert len({runs[name].form for name in names}) == 1
-    assert runs["pure"].form == runs["whitening"].form == runs["dead_pixels"].form
-    assert len({run.form for run in runs.values()}) == len(runs) - 5
+    # Another rate is no other program.
     before = running._programs.cache_info()
-    slower = made("slower", tqdm(disable=True), eta=0.01)
+    slower = make("slower", eta=0.01)
     after = running._programs.cache_info()
     assert (after.hits, after.misses) == (before.hits + 1, before.misses)
     last = [results.largest_r.isel(run=0, step=2).values for results in (whitening, slower)]
@@ -155,21 +125,18 @@ def test_runs_of_one_form_share_programs_and_not_their_numbers(made, whitening):
 
 
 def test_reading():
-    accuracy = np.array([[0.1, 0.5, 0.6], [0.1, 0.3, 0.8]])
-    assert first_reaching(np.array([0.0, 10, 20]), accuracy, 0.4) == 10
-    assert np.isnan(first_reaching(np.array([0.0, 10, 20]), accuracy, 0.71))
-    one = xr.Dataset(
-        {
-            "updates": ("step", [0.0, 10, 20, np.nan]),
-            "learning_rate": ("rate", [0.1, 0.2, np.nan]),
-            "seconds": ("step", [9.0, 1.0, 3.0, np.nan]),
-            "validation_accuracy": (
-                ("rate", "seed", "step"),
-                np.array([[[0, 0, 0.5, np.nan]] * 2, [[0, 0, 0.7, np.nan]] * 2, [[np.nan] * 4] * 2]),
-            ),
-        }
-    )
-    best = best_rate(one)
+    updates, accuracy = np.array([0.0, 10, 20]), np.array([[0.1, 0.5, 0.6], [0.1, 0.3, 0.8]])
+    assert first_reaching(updates, accuracy, 0.4) == 10
+    assert np.isnan(first_reaching(updates, accuracy, 0.71))
+    validation = np.full((3, 2, 4), np.nan)
+    validation[:2, :, :3] = [[[0, 0, 0.5]], [[0, 0, 0.7]]]
+    one = {
+        "updates": ("step", [0.0, 10, 20, np.nan]),
+        "learning_rate": ("rate", [0.1, 0.2, np.nan]),
+        "seconds": ("step", [9.0, 1.0, 3.0, np.nan]),
+        "validation_accuracy": (("rate", "seed", "step"), validation),
+    }
+    best = best_rate(xr.Dataset(one))
     assert float(best.learning_rate) == 0.2 and best.sizes["step"] == 3
     assert seconds_per_update(best) == pytest.approx(0.2)
     np.testing.assert_allclose(elapsed(best), [0, 2, 4])

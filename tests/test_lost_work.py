@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from subprocess import TimeoutExpired
@@ -38,9 +39,9 @@ def assert_refused(end, *named):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of a run that has ended."""
-    out = tmp_path_factory.mktemp("finished") / "out"
-    code, _, errors = run(*SHORT, "--out", out, drawn=False)
-    assert code == 0, errors
+    out = tmp_path_factory.mktemp("finished")
+    code, _, errors = run(*SHORT, "--out", out, "--resume", drawn=False)
+    assert code == 0 and f"--resume: {out} holds no run; starting a new one\n" in errors, errors
     return out
 
 
@@ -50,13 +51,16 @@ def stopped(tmp_path_factory):
     out = tmp_path_factory.mktemp("stopped") / "out"
     code, _, errors = run(*SHORT, "--out", out, interrupted_in=out / "checkpoints" / "planted-gd")
     assert code == 130 and "--resume to continue" in errors and not (out / "results.nc").exists()
+    assert "no run" not in errors
     return out
 
 
 def test_stopped_run_goes_on_to_the_same_results(stopped, finished, tmp_path):
     out = shutil.copytree(stopped, tmp_path / "out")
     assert_refused(run(*SHORT, "--out", out), "holds a run already", "--resume")
-    assert run("birth_death", "--resume", "--out", out, drawn=False)[0] == 0
+    before = (out / "config.json").read_bytes()
+    code, _, errors = run("birth_death", "--resume", "--out", out, drawn=False)
+    assert code == 0 and (out / "config.json").read_bytes() == before and "no run" not in errors, errors
     same, expected = (harness.read_dataset(folder / "results.nc") for folder in (out, finished))
     xr.testing.assert_identical(same, expected)
     # By gradient descent alone everybody stays.
@@ -65,17 +69,22 @@ def test_stopped_run_goes_on_to_the_same_results(stopped, finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("run_of", "damaged", "named"),
+    ("run_of", "damaged", "named", "content"),
     [
-        ("stopped", "checkpoints/planted-gd", "a checkpoint"),
-        ("finished", "parts/planted-gd.nc", "results"),
+        ("stopped", "checkpoints/planted-gd", "a checkpoint", None),
+        ("finished", "parts/planted-gd.nc", "results", None),
+        *(
+            ("finished", "config.json", "a configuration", content)
+            for content in (b"null", b"\xff\xfe{", b"")
+        ),
     ],
 )
-def test_damaged_files_are_named(run_of, damaged, named, request, tmp_path):
+def test_damaged_files_are_named(run_of, damaged, named, content, request, tmp_path):
+    """What is left of them is a half, or other content."""
     out = shutil.copytree(request.getfixturevalue(run_of), tmp_path / "out")
     path = out / damaged
     for file in (each for each in (path, *path.rglob("*")) if each.is_file()):
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if content is None else content)
     end = run(*SHORT, "--out", out, "--resume", drawn=False)
     assert_refused(end, f"expected {named} in {path}", "delete")
 
@@ -84,44 +93,29 @@ def test_all_processes_but_the_first_are_silent(finished, tmp_path, monkeypatch)
     out = shutil.copytree(finished, tmp_path / "out")
     (out / "results.nc").unlink()
     monkeypatch.setattr(processes, "is_first", lambda: False)
-    code, printed, errors = run("birth_death", "--resume", "--out", out)
-    assert (code, printed, errors) == (0, "", "") and not (out / "results.nc").exists()
+    assert run("birth_death", "--resume", "--out", out) == (0, "", "")
+    assert not (out / "results.nc").exists()
 
 
-@pytest.mark.parametrize("content", [b"null", b"\xff\xfe{", b""], ids=["null", "text", "empty"])
-def test_damaged_configuration_is_named(tmp_path, content):
-    (tmp_path / "config.json").write_bytes(content)
-    end = run(*SHORT, "--resume", "--out", tmp_path)
-    assert_refused(end, f"expected a configuration in {tmp_path / 'config.json'}", "delete")
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-
-
-def test_resume_reads_the_configuration_of_the_run(finished, tmp_path):
-    out = shutil.copytree(finished, tmp_path / "out")
-    before = (out / "config.json").read_bytes()
-    code, _, errors = run("birth_death", "--resume", "--out", out, drawn=False)
-    assert code == 0 and (out / "config.json").read_bytes() == before, errors
-    end = run("birth_death", "--resume", "--out", out, "--seeds", "2", "--units", "6")
+def test_another_configuration_is_refused(finished):
+    end = run("birth_death", "--resume", "--out", finished, "--seeds", "2", "--units", "6")
     assert_refused(end, "another configuration (seeds: 1 before, 2 now)")
-    assert_refused(run("microlearning", "--resume", "--out", out), "another configuration")
+    assert_refused(run("symbolic_discriminator", "--resume", "--out", finished), "another configuration")
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("birth_death", {"steps": 30, "problems": ("planted",), "preset": "seed"}),
-        ("microlearning", {"rules": ("backprop",), "scale": "gradient", "drops": (2,)}),
-        ("plasticity_transfer", {"points": (300, 100), "preset": "seed", "data": "sample"}),
-        ("decorrelation", {"rules": ("backprop",), "updates": 10}),
-        ("symbolic_discriminator", {"seeds": 2}),
-    ],
-)
-def test_every_configuration_is_read_again(name, options, tmp_path, monkeypatch):
-    config_of = import_module(f"experiments.{name}.config").Config
-    config = config_of(out=tmp_path, **options)
-    folders.write_json(tmp_path / "config.json", config.deciding())
+def test_every_configuration_is_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["command", "--resume", "--out", str(tmp_path)])
-    assert parse(config_of, "command").deciding() == config.deciding()
+    for name, options in {
+        "birth_death": {"steps": 30, "problems": ("planted",), "preset": "seed"},
+        "microlearning": {"rules": ("backprop",), "scale": "gradient", "drops": (2,)},
+        "plasticity_transfer": {"points": (300, 100), "preset": "seed", "data": "sample"},
+        "decorrelation": {"rules": ("backprop",), "updates": 10},
+        "symbolic_discriminator": {"seeds": 2},
+    }.items():
+        config = import_module(f"experiments.{name}.config").Config
+        deciding = config(out=tmp_path, **options).deciding()
+        folders.write_json(tmp_path / "config.json", deciding)
+        assert parse(config, "command").deciding() == deciding, name
 
 
 # Folders
@@ -138,72 +132,57 @@ with folders.claims():
 """
 
 
-def test_folder_is_one_process_s_and_a_killed_one_loses_it(tmp_path):
-    first = start(HOLDS, tmp_path, "alone")
+@pytest.mark.parametrize("how", ["alone", "shared"])
+def test_folder_is_one_process_s_or_its_workers_and_a_killed_one_loses_it(tmp_path, how):
+    lock, first = tmp_path / ".lock", start(HOLDS, tmp_path, how)
     try:
         assert first.stdout is not None and first.stdout.readline() == "held\n"
         with pytest.raises(folders.FolderError) as refused, folders.claims():
             folders.open_folder(tmp_path, {"seeds": 1}, resume=True)
+        if how == "shared":
+            with folders.claims():
+                folders.open_folder(tmp_path, {"seeds": 1}, resume=True, shared=True)
     finally:
-        ended_by_kill(first)
+        first.kill()
+        first.communicate()
     told = f"--out: expected a folder that is not in use, got {tmp_path}, in use by process {first.pid} on "
     assert str(refused.value).startswith(told) and " since " in str(refused.value)
-    assert (tmp_path / ".lock").exists()
+    assert lock.exists()  # the other's still
     with folders.claims():
         folders.open_folder(tmp_path, {"seeds": 1}, resume=True)
-        assert str(os.getpid()) in (tmp_path / ".lock").read_text()
-    assert not (tmp_path / ".lock").exists() and (tmp_path / "config.json").exists()
-
-
-def ended_by_kill(process):
-    process.kill()
-    process.communicate()
-
-
-def test_workers_share_a_folder_that_is_no_other_run_s(tmp_path):
-    worker = start(HOLDS, tmp_path, "shared")
-    try:
-        assert worker.stdout is not None and worker.stdout.readline() == "held\n"
-        with folders.claims():
-            folders.open_folder(tmp_path, {"seeds": 1}, resume=True, shared=True)
-        assert (tmp_path / ".lock").exists()  # the other's still
-        with pytest.raises(folders.FolderError, match="in use by process"), folders.claims():
-            folders.open_folder(tmp_path, {"seeds": 1}, resume=True)
-    finally:
-        ended_by_kill(worker)
+        assert str(os.getpid()) in lock.read_text()
+    assert not lock.exists() and (tmp_path / "config.json").exists()
 
 
 @pytest.mark.parametrize("found", [False, True], ids=["new folder", "empty folder"])
 def test_run_that_fails_before_it_starts_leaves_the_folder_as_it_was(tmp_path, found):
     out = tmp_path / "out"
+
+    def fail(error, part=None):
+        with pytest.raises(type(error), match=str(error)), folders.claims():
+            folders.open_folder(out, {"seeds": 1}, resume=part is not None)
+            if part:
+                (out / part).touch()
+            raise error
+
     if found:
         out.mkdir()
-    with pytest.raises(ValueError, match="no memory"), folders.claims():
-        folders.open_folder(out, {"seeds": 1}, resume=False)
-        raise ValueError("no memory")
+    fail(ValueError("no memory"))
     assert out.exists() == found and not (found and any(out.iterdir()))
-    with pytest.raises(KeyboardInterrupt), folders.claims():
-        folders.open_folder(out, {"seeds": 1}, resume=False)
-        raise KeyboardInterrupt  # `--resume` is promised
+    fail(KeyboardInterrupt("stop"))  # `--resume` is promised
     assert [path.name for path in out.iterdir()] == ["config.json"]
-    with pytest.raises(ValueError, match="late"), folders.claims():
-        folders.open_folder(out, {"seeds": 1}, resume=True)
-        (out / "part.nc").touch()
-        raise ValueError("late")
+    fail(ValueError("late"), "part.nc")
     assert {path.name for path in out.iterdir()} == {"config.json", "part.nc"}
 
 
-def test_folder_with_other_files_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(folders.FolderError, match="expected an empty folder"), folders.claims():
-        folders.open_folder(tmp_path, {}, resume=True)
-
-
-def test_folder_of_a_run_killed_at_its_start_is_taken(tmp_path):
+def test_folder_of_a_run_killed_at_its_start_is_taken_and_one_with_other_files_is_refused(tmp_path):
     (tmp_path / ".config.json.123").write_text("{")
     with folders.claims():
         folders.open_folder(tmp_path, {"seeds": 2}, resume=True)
     assert json.loads((tmp_path / "config.json").read_text()) == {"seeds": 2}
+    (tmp_path / "config.json").rename(tmp_path / "thesis.tex")
+    with pytest.raises(folders.FolderError, match="expected an empty folder"), folders.claims():
+        folders.open_folder(tmp_path, {}, resume=True)
 
 
 def test_half_written_files_are_never_in_place(tmp_path):
@@ -235,10 +214,7 @@ KILLED = {
 def test_kills_and_interrupts_at_random_moments_change_nothing(tmp_path, name):
     draw = random.Random(name)
     whole, out = tmp_path / "whole", tmp_path / "killed"
-
-    def process(folder: Path):
-        return start(EXPERIMENT.format(name=name), *KILLED[name], "--resume", "--out", folder)
-
+    process = partial(start, EXPERIMENT.format(name=name), *KILLED[name], "--resume", "--out")
     began = time.monotonic()
     assert ended(process(whole), 600)[0] == 0
     seconds = time.monotonic() - began
