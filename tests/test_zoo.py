@@ -193,7 +193,14 @@ def check_rules(name, *, wide):
         assert_mean(draws, exact, atol=(1e-4 if wide else 5e-3) * scale)
 
 
-@pytest.mark.parametrize("name", ZOO)
+# What other fast tests run, or has nothing that another model has not.
+RUN_ELSEWHERE = {
+    *(name for name, _ in FAST), "plain_mlp", "equinox_gru", "equinox_mlp", "layers_by_counter",
+    "tied_embedding", "nnx_layer_used_twice", "jitted_checkpointed_conditional",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", slow_but(set(ZOO) - RUN_ELSEWHERE, ZOO))
 def test_every_model_is_taken(name):
     """With noise on its units and feedback through its products, traced alone: the others run them."""
     case = ZOO[name]()
