@@ -167,15 +167,16 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
     start, values = model.init(KEYS[3]), jnp.array([0.1, 0.2])
     close = partial(assert_close, ulps=roundings(name))
 
+    def made(value: Any) -> ll.Rule:
+        moving = {"decay": value, "optimizer": optax.sgd(value)} if name == "kolen_pollack" else {}
+        return make(name, model, loss, sigma=value, gain=value, **moving)
+
     def update(key: Any, params: Any, state: Any, value: Any) -> Any:
-        hyper = {"sigma": value, "gain": value}
-        if name == "kolen_pollack":
-            hyper |= {"decay": value, "optimizer": optax.sgd(value)}
-        loss_, grads, state = make(name, model, loss, **hyper).value_and_grad(key, params, state, x, y)
+        loss_, grads, state = made(value).value_and_grad(key, params, state, x, y)
         return loss_, jax.tree.map(lambda w, g: w - g, params, grads), state
 
     chex.clear_trace_counter()
-    keys, state = KEYS[1:3], make(name, model, loss, optimizer=optax.sgd(0.1)).init(KEYS[0], start, x)
+    keys, state = KEYS[1:3], made(0.1).init(KEYS[0], start, x)
     before = jax.tree.map(np.array, (start, x, y))
     one: Any = jax.jit(chex.assert_max_traces(update, 1), donate_argnums=1)
     rows = [
