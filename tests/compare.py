@@ -94,10 +94,12 @@ def _pairs(a: Any, b: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
     return [(jax.tree_util.keystr(p), _array(u), _array(v)) for (p, u), v in zip(leaves, rest, strict=True)]
 
 
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _array(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.asarray(leaf)
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -134,9 +136,4 @@ def differs(a: Any, b: Any) -> bool:
 
 def member(tree: Any, index: Any) -> Any:
     """One member of a stacked pytree, or several."""
-
-    def of(leaf: Any) -> Any:
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return leaf[index] if is_key else np.asarray(leaf)[index]
-
-    return jax.tree.map(of, tree)
+    return jax.tree.map(lambda leaf: leaf[index] if _is_key(leaf) else np.asarray(leaf)[index], tree)

@@ -1,7 +1,6 @@
 """Memory of the rules: no program holds a tensor of shape (batch, in, out) for a weight, nor for a kernel."""
 
 import re
-from collections.abc import Callable
 from functools import partial
 from math import prod
 from typing import Any
@@ -17,7 +16,7 @@ from lax_learning.noise import normal
 from lax_learning.rules import node_perturbation
 from tests.compare import slow_but, squares
 from tests.registry import RULES
-from tests.zoo import ZOO, Case
+from tests.zoo import ZOO
 
 pytest.importorskip("flax")
 pytest.importorskip("equinox")
@@ -26,26 +25,24 @@ pytest.importorskip("haiku")
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 BATCH = 97  # divides nothing else in the zoo
-Shape = tuple[int, ...]
-Shapes = set[Shape]
 ON_THE_ZOO = (
     "backprop", "feedback_alignment", "direct_feedback_alignment", "node_perturbation",
     "node_perturbation_activity", "node_perturbation_shared", "weight_perturbation_central_signs",
 )  # fmt: skip
 
 
-def normal_form(shape: Shape) -> Shape:
+def normal_form(shape):
     """A shape whatever the order of its axes, without those of length 1."""
     return tuple(sorted(n for n in shape if n != 1))
 
 
-def shapes_traced(function: Callable[..., Any], *args: Any) -> Shapes:
+def shapes_traced(function, *args):
     """Shapes of all values of a traced program, inside its calls too."""
     equations = all_equations(jax.make_jaxpr(function)(*args).jaxpr)
     return {normal_form(v.aval.shape) for each in equations for v in (*each.invars, *each.outvars)}
 
 
-def per_weight_and_example(shapes: Shapes, own: Shapes, params: Any) -> Shapes:
+def per_weight_and_example(shapes, own, params):
     """Shapes with an axis of examples and as many numbers for each as a weight or kernel has.
 
     Where an activity of the model, `own`, happens to have as many numbers, those of the weight's axes alone.
@@ -57,42 +54,36 @@ def per_weight_and_example(shapes: Shapes, own: Shapes, params: Any) -> Shapes:
     return (found | (shapes & exact)) - own
 
 
-def problem(name: str) -> tuple[Case, Any]:
+def problem(name):
     """A model on `BATCH` examples, and targets."""
     case = ZOO[name]()
     x = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * -(-BATCH // len(leaf)))[:BATCH], case.x)
     return case._replace(x=x), jnp.zeros(jax.eval_shape(case.apply, case.params, x).shape)
 
 
-def exact(case: Case, params: Any, x: Any, y: Any) -> Any:
-    """Gradient by `jax.grad`; its shapes are those of the model."""
-    return jax.value_and_grad(lambda params: squares(case.apply(params, x), y).mean())(params)
-
-
-def by_rule(rule: Any, params: Any, x: Any, y: Any) -> Any:
+def by_rule(rule, params, x, y):
     key = jax.random.key(0)
     return rule.value_and_grad(key, params, rule.init(key, params, x), x, y)[:2]
-
-
-def by_example(case: Case, params: Any, x: Any, y: Any) -> Any:
-    """Gradients of each example, squared: what must not happen."""
-
-    def one(x: Any, y: Any) -> Any:
-        return exact(case, params, *jax.tree.map(lambda leaf: leaf[None], (x, y)))[1]
-
-    return jax.tree.map(lambda g: jnp.square(g).sum(0), jax.vmap(one)(x, y))
 
 
 @pytest.mark.parametrize("name", slow_but(["equinox_gru"], ZOO))
 def test_no_traced_program_holds_a_weight_for_each_example(name):
     case, y = problem(name)
     args = case.params, case.x, y
-    own = shapes_traced(partial(exact, case), *args)
+
+    def exact(params, x, y):
+        return jax.value_and_grad(lambda params: squares(case.apply(params, x), y).mean())(params)
+
+    def by_example(params, x, y):
+        """Gradients of each example, squared: what must not happen."""
+        each = jax.vmap(lambda *of: exact(params, *jax.tree.map(lambda leaf: leaf[None], of))[1])(x, y)
+        return jax.tree.map(lambda g: jnp.square(g).sum(0), each)
+
+    own = shapes_traced(exact, *args)
     for rule in ON_THE_ZOO:
         found = shapes_traced(partial(by_rule, RULES[rule](Model(case.apply), squares)), *args)
         assert not per_weight_and_example(found, own, case.params), rule
-    found = shapes_traced(partial(by_example, case), *args)
-    assert per_weight_and_example(found, own, case.params)  # the search finds what it looks for
+    assert per_weight_and_example(shapes_traced(by_example, *args), own, case.params)
 
 
 @pytest.mark.parametrize("name", ["plain_mlp", "layers_by_counter"])
@@ -106,27 +97,12 @@ def test_gradients_of_weights_sum_over_one_axis(name):
     assert all("," not in contracted for contracted in numbers)
 
 
-# Derivatives of the user's: gradients of a batch come from one product where that is possible.
-
-
-def product_with(backward: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Model:
-    """A matrix product whose derivative is `backward(w, x, d)`."""
-
-    @jax.custom_vjp
-    def product(w: Any, x: Any) -> Any:
-        return x @ w
-
-    product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: backward(saved[0], saved[1], d))
-    return Model(product)
-
-
-BACKWARDS: dict[str, Callable[[Any, Any, Any], tuple[Any, Any]]] = {
+# Derivatives of the user's, `backward(w, x, d)`: gradients of a batch come from one product where that is
+# possible.
+BACKWARDS: dict[str, Any] = {
     "another scale": lambda w, x, d: (2 * x.T @ d / 3, d @ w.T),
     "cut": lambda w, x, d: (jax.jit(jnp.dot)(x.T, -d), jnp.zeros_like(x)),
-    "decay": lambda w, x, d: (x.T @ d + 0.1 * w, d @ w.T),
-    "signs": lambda w, x, d: (x.T @ jnp.sign(d), d @ w.T),
     "clipped": lambda w, x, d: (jnp.clip(x.T @ d, -0.01, 0.01), d @ w.T),
-    "squares": lambda w, x, d: (x.T @ (d * d), d @ w.T),
     "with itself": lambda w, x, d: (x.T @ (d / jnp.linalg.norm(d)), d @ w.T),
 }
 
@@ -135,21 +111,20 @@ BACKWARDS: dict[str, Callable[[Any, Any, Any], tuple[Any, Any]]] = {
 def test_derivatives_of_the_user_are_used_as_they_are(name, x64):
     # Each example has an input of its own, so that rows of the plain gradient are the errors of the examples.
     w, x, y = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3))), jnp.eye(5), jnp.ones((5, 3))
-    key = jax.random.key(1)
+    key, product = jax.random.key(1), jax.custom_vjp(lambda w, x: x @ w)
+    product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: BACKWARDS[name](*saved, d))
 
-    def grads(w: Any) -> Any:
-        models = Model(lambda w, x: x @ w), product_with(BACKWARDS[name])
-        rules = [node_perturbation(model, squares, sigma=0.1) for model in models]
+    def grads(w):
+        rules = [node_perturbation(Model(f), squares, sigma=0.1) for f in (lambda w, x: x @ w, product)]
         return [rule.value_and_grad(key, w, (), x, y)[1] for rule in rules]
 
     errors, found = jax.jit(grads)(w)
     each = [BACKWARDS[name](w, x[i : i + 1], errors[i : i + 1])[0] for i in range(5)]
     np.testing.assert_allclose(found, sum(each), rtol=1e-12)
-    shapes = shapes_traced(grads, w)
-    assert ((3, 5, 5) in shapes) == (name not in ("another scale", "cut"))
+    assert ((3, 5, 5) in shapes_traced(grads, w)) == (name not in ("another scale", "cut"))
 
 
-@pytest.mark.parametrize("shape", [(341, 3), (300, 15, 1), (11, 96)])
+@pytest.mark.parametrize("shape", [(341, 5), (11, 1, 96)])
 def test_noise_is_drawn_in_long_rows(shape):
     like, key = jax.ShapeDtypeStruct(shape, jnp.float32), jax.random.key(0)
     expected = jax.random.normal(jax.random.split(key, 1)[0], shape)

@@ -4,6 +4,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -18,28 +19,32 @@ from tests.command_line import EXPERIMENT, ended, start, started
 
 
 def start_all(
-    *arguments: str | Path, devices: int, environments: Sequence[dict[str, str]] = ({},)
+    program: str, *arguments: str | Path, devices: int, environments: Sequence[dict[str, str]] = ({},)
 ) -> list[Popen[str]]:
     """Starts the same program in as many processes as environments, each with so many devices of the CPU.
 
     XLA cuts long sums by the number of threads: NPROC makes that the same for any number of devices.
     """
     common = {"JAX_NUM_CPU_DEVICES": str(devices), "NPROC": "8"}
-    program, *others = map(str, arguments)
-    return [start(program, *others, **common, **environment) for environment in environments]
+    return [start(program, *arguments, **common, **environment) for environment in environments]
 
 
-def finish(processes: Sequence[Popen[str]]) -> list[tuple[int, str, str]]:
+def run_all(*arguments: str | Path, **options: Any) -> list[tuple[int, str, str]]:
     """Exit code, output and errors of every process, without what the transport between them says.
 
     Its threads may write into each other's lines, which leaves the count at the end of one on its own.
     """
-    ends = [ended(process) for process in processes]
+    ends = [ended(process) for process in start_all(*map(str, arguments), **options)]
     return [(code, re.sub(r"(?m)^(\[Gloo\].*|\d*)\n", "", out), errors) for code, out, errors in ends]
 
 
-def jobs_of(processes: int, *, cluster: str = "slurm") -> list[dict[str, str]]:
-    """The environments that a cluster gives to the processes of a job on this machine."""
+def run_alone(*arguments: str | Path, devices: int) -> None:
+    ((code, _, errors),) = run_all(*arguments, devices=devices)
+    assert code == 0, errors
+
+
+def jobs_of(processes: int) -> list[dict[str, str]]:
+    """The environments that SLURM gives to the processes of a job on this machine."""
     with socket.socket() as found:  # a port that JAX derives from the number of the job
         while True:
             job = int(np.random.default_rng().integers(2**12))
@@ -48,22 +53,8 @@ def jobs_of(processes: int, *, cluster: str = "slurm") -> list[dict[str, str]]:
                 break
             except OSError:
                 continue
-    of_job = {
-        "slurm": lambda i: {
-            "SLURM_JOB_ID": str(job),
-            "SLURM_STEP_NODELIST": "localhost",
-            "SLURM_NTASKS": str(processes),
-            "SLURM_PROCID": str(i),
-            "SLURM_LOCALID": str(i),
-        },
-        "open_mpi": lambda i: {
-            "OMPI_MCA_orte_hnp_uri": f"{job * 2**12}.0;tcp://127.0.0.1:34911",
-            "OMPI_COMM_WORLD_SIZE": str(processes),
-            "OMPI_COMM_WORLD_RANK": str(i),
-            "OMPI_COMM_WORLD_LOCAL_RANK": str(i),
-        },
-    }[cluster]
-    return [of_job(i) for i in range(processes)]
+    common = {"SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(processes)}
+    return [{**common, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(processes)]
 
 
 # --- the library
@@ -79,9 +70,8 @@ if len(sys.argv) > 2:
     jax.distributed.initialize()
 
 import lax_learning as ll
-from tests.compare import assert_close, assert_same
-from tests.test_contract import DATA, KEYS, PARAMS, SIZE, SPLIT, WHOLE, X, Y
-from tests.test_contract import make, mean_loss, member, roundings, trainer
+from tests.compare import assert_close, assert_same, member
+from tests.test_contract import DATA, KEYS, PARAMS, SIZE, SPLIT, WHOLE, X, Y, make, roundings, trainer
 
 train, data = trainer("node_perturbation"), ll.replicate(DATA)
 devices = jax.devices()
@@ -121,38 +111,34 @@ if jax.process_count() > 1:
     else:
         raise AssertionError("one member on two processes")
 
+
 def check_shards(name):
     "Two devices, each with half of the batch: gradients, of feedback too, are summed, as by `jax.grad`."
     mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices[:2])
     halves = [jax.tree.map(lambda leaf: leaf[i : i + SIZE // 2], (X, Y)) for i in (0, SIZE // 2)]
-    rule, ulps = make(name), 4 * roundings(name)
+    rule = make(name)
     state = rule.init(KEYS[0], PARAMS, X)
-
-    @jax.jit
-    def grads_of(key, params, state, x, y):
-        _, grads, after = rule.value_and_grad(key, params, state, x, y)
-        return grads, getattr(after, "feedback", ())
-
-    def folded(key, *args):
-        return grads_of(jax.random.fold_in(key, jax.lax.axis_index("devices")), *args)
-
-    def on_devices(function, *specs):
-        return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs[:-1], out_specs=specs[-1]))
-
     # The key of weight noise is the same everywhere, that of noise on units has the number of the device.
     on_units = name.startswith("node_perturbation")
-    folds = [jax.random.fold_in(KEYS[1], i) if on_units else KEYS[1] for i in (0, 1)]
-    of_halves = [grads_of(key, PARAMS, state, *half) for key, half in zip(folds, halves)]
-    (first, one), (second, other) = of_halves
-    grads = jax.tree.map(lambda a, b: a + b, first, second)
-    moves = name in ("direct_kolen_pollack", "forward_direct_feedback")  # by what comes from the data
-    feedback = jax.tree.map(lambda a, b, start: a + b - start, one, other, state.feedback) if moves else one
-    over_batch = on_devices(folded if on_units else grads_of, WHOLE, WHOLE, WHOLE, SPLIT, SPLIT, WHOLE)
-    assert_close(over_batch(KEYS[1], PARAMS, state, X, Y), (grads, feedback), ulps=ulps)
-    if name == "feedback_alignment":
-        exact = on_devices(jax.grad(mean_loss), WHOLE, SPLIT, SPLIT, WHOLE)(PARAMS, X, Y)
-        grads, _ = over_batch(KEYS[1], PARAMS, state._replace(feedback=PARAMS), X, Y)
-        assert_close(grads, exact, ulps=ulps)
+
+    def grads_of(device, x, y):
+        key = jax.random.fold_in(KEYS[1], device) if on_units else KEYS[1]
+        _, grads, after = rule.value_and_grad(key, PARAMS, state, x, y)
+        return grads, getattr(after, "feedback", ())
+
+    @jax.jit
+    def both():
+        (first, one), (second, other) = (grads_of(i, *half) for i, half in enumerate(halves))
+        grads, moved = jax.tree.map(lambda a, b: a + b, first, second), one
+        if name in ("direct_kolen_pollack", "forward_direct_feedback"):  # moved by what comes from the data
+            moved = jax.tree.map(lambda a, b, start: a + b - start, one, other, state.feedback)
+        over_batch = jax.shard_map(
+            lambda x, y: grads_of(jax.lax.axis_index("devices"), x, y),
+            mesh=mesh, in_specs=(SPLIT, SPLIT), out_specs=WHOLE,
+        )
+        return over_batch(X, Y), (grads, moved)
+
+    assert_close(*both(), ulps=4 * roundings(name))
 
 
 if jax.process_count() == 1:
@@ -175,17 +161,14 @@ if jax.process_index() == 0:
 ROUNDING = 50 * 10 * 5 * float(np.finfo(np.float32).eps)
 
 
-def agree(one: np.ndarray, other: np.ndarray, name: str) -> None:
-    """Two results are equal but for rounding."""
-    np.testing.assert_allclose(one, other, rtol=ROUNDING, atol=ROUNDING, err_msg=name)
+agree = partial(np.testing.assert_allclose, rtol=ROUNDING, atol=ROUNDING)
 
 
 @pytest.fixture(scope="module")
 def of_one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """Results of one process with 8 devices."""
     path = tmp_path_factory.mktemp("ensembles") / "alone.npz"
-    ((code, _, errors),) = finish(start_all(ENSEMBLES, path, devices=8))
-    assert code == 0, errors
+    run_alone(ENSEMBLES, path, devices=8)
     with np.load(path) as found:
         return dict(found)
 
@@ -196,9 +179,9 @@ def test_ensembles_agree_on_any_number_of_devices(of_one_process: dict[str, np.n
     for i in range(number):
         whole = found[f"8 members/{i}"]
         for some in (1, 2, 4):
-            agree(found[f"8 members on {some}/{i}"], whole, f"8 on {some}")
-        agree(found[f"5 members on 4/{i}"], whole[:5], "5 on 4")
-        agree(found[f"5 members/{i}"], whole[:5], "5")
+            agree(found[f"8 members on {some}/{i}"], whole)
+        for name in ("5 members on 4", "5 members"):
+            agree(found[f"{name}/{i}"], whole[:5])
         # The same devices: what runs beside changes no bit.
         np.testing.assert_array_equal(found[f"5 members on 1/{i}"], found[f"8 members on 1/{i}"][:5])
 
@@ -206,62 +189,48 @@ def test_ensembles_agree_on_any_number_of_devices(of_one_process: dict[str, np.n
 @pytest.mark.slow
 def test_ensembles_agree_on_two_processes(of_one_process: dict[str, np.ndarray], tmp_path: Path) -> None:
     path = tmp_path / "two.npz"
-    ends = finish(start_all(ENSEMBLES, path, "many", devices=4, environments=jobs_of(2)))
+    ends = run_all(ENSEMBLES, path, "many", devices=4, environments=jobs_of(2))
     assert [code for code, _, _ in ends] == [0, 0], ends
     with np.load(path) as found:
         assert len(found.files) > 6
         for name in found.files:
-            agree(found[name], of_one_process[name], name)
+            agree(found[name], of_one_process[name], err_msg=name)
 
 
 # --- experiments
 
 PROGRAM = EXPERIMENT.format(name="birth_death")
-SMALL = [
+LONG = [
     *("--problems", "planted", "--schemes", "gd", "--seeds", "5", "--records", "5", "--units", "6"),
     *("--teacher-units", "2", "--features", "4", "--batch-size", "10", "--test-points", "50"),
+    *("--steps", "20000"),
 ]
-LONG = [*SMALL, "--steps", "20000"]
-
-
-def same(one: Path, other: Path) -> None:
-    """All results are those of another run to rounding, by thousands of updates."""
-    with xr.open_dataset(one / "results.nc") as a, xr.open_dataset(other / "results.nc") as b:
-        xr.testing.assert_allclose(a, b, rtol=100 * ROUNDING, atol=100 * ROUNDING)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on one device."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    ((code, _, errors),) = finish(start_all(PROGRAM, *LONG, "--out", out, devices=1))
-    assert code == 0, errors
+    run_alone(PROGRAM, *LONG, "--out", out, devices=1)
     return out
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_does_and_the_first_tells(alone: Path, tmp_path: Path) -> None:
-    told = ("--distributed", "--out", tmp_path / "out")
-    first, second = finish(start_all(PROGRAM, *LONG, *told, devices=2, environments=jobs_of(2)))
-    assert (first[0], second[0]) == (0, 0), (first, second)
-    assert "planted teacher: GD" in first[1] and "20000/20000" in first[2]
-    assert second[1] == "" and "20000/20000" not in second[2]
-    same(tmp_path / "out", alone)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in alone.iterdir())
-
-
-@pytest.mark.slow
-def test_killed_processes_go_on_as_one_with_other_devices(alone: Path, tmp_path: Path) -> None:
+def test_killed_processes_go_on_with_other_devices_and_the_first_tells(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    checkpoints = out / "checkpoints" / "planted-gd"
-    processes = start_all(PROGRAM, *LONG, "--distributed", "--out", out, devices=1, environments=jobs_of(2))
+    checkpoints, options = out / "checkpoints" / "planted-gd", (*LONG, "--distributed", "--out", out)
+    processes = start_all(PROGRAM, *options, devices=1, environments=jobs_of(2))
     with started(checkpoints, *processes):
         assert min(int(p.name) for p in checkpoints.iterdir() if p.name.isdigit()) < 50
     assert not (out / "results.nc").exists()
-
-    ((code, _, errors),) = finish(start_all(PROGRAM, *LONG, "--out", out, "--resume", devices=8))
-    assert code == 0, errors
-    same(out, alone)
+    first, second = run_all(PROGRAM, *options, "--resume", devices=2, environments=jobs_of(2))
+    assert (first[0], second[0]) == (0, 0), (first, second)
+    assert "planted teacher: GD" in first[1] and "20000/20000" in first[2]
+    assert second[1] == "" and "20000/20000" not in second[2]
+    with xr.open_dataset(out / "results.nc") as a, xr.open_dataset(alone / "results.nc") as b:
+        # to rounding, by thousands of updates
+        xr.testing.assert_allclose(a, b, rtol=100 * ROUNDING, atol=100 * ROUNDING)
+    assert {p.name for p in alone.iterdir()} <= {p.name for p in out.iterdir()}
 
 
 def test_all_processes_do_what_the_first_decides(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,12 +280,6 @@ print(processes.decided(lambda: [jax.process_index(), jax.process_count()]), pro
 """
 
 
-@pytest.mark.slow
-def test_open_mpi_says_who_is_who() -> None:
-    ends = finish(start_all(MEETING, "120", devices=1, environments=jobs_of(2, cluster="open_mpi")))
-    assert [(code, out) for code, out, _ in ends] == [(0, "[0, 2] True\n"), (0, "[0, 2] False\n")], ends
-
-
 @pytest.mark.parametrize("process", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_processes_that_do_not_meet(process: int) -> None:
     with socket.socket() as taken:  # bound, and nobody listens
@@ -324,7 +287,7 @@ def test_processes_that_do_not_meet(process: int) -> None:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         taken.close()
         began = time.monotonic()
-        ((code, _, errors),) = finish(start_all(MEETING, "3", where, "2", str(process), devices=1))
+        ((code, _, errors),) = run_all(MEETING, "3", where, "2", str(process), devices=1)
     assert code == 2 and time.monotonic() - began < 60
     assert f"test: --coordinator: expected 2 processes to connect to {where} within 3 s, got no" in errors
 
@@ -345,7 +308,7 @@ def test_first_refuses_for_both(alone: Path, tmp_path: Path) -> None:
     for told, arguments in (
         (of_seeds, ("--seeds", "1", "--out", tmp_path / "out")), ("holds a run already", in_use)
     ):  # fmt: skip
-        ends = finish(start_all(BEGINNING, *arguments, "--distributed", devices=1, environments=jobs_of(2)))
+        ends = run_all(BEGINNING, *arguments, "--distributed", devices=1, environments=jobs_of(2))
         assert [code for code, _, _ in ends] == [2, 2]
         assert told in ends[0][2] and told not in ends[1][2]
     assert not (tmp_path / "out").exists()

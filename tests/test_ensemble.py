@@ -1,11 +1,6 @@
 """Ensembles and grids: what JAX computes for each member, the promises on bits, and a budget of memory."""
 
-import os
-import re
-import time
-from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +10,7 @@ import pytest
 
 import lax_learning as ll
 from tests.compare import assert_close, assert_same, member
+from tests.refusal import each, refusals
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -25,40 +21,40 @@ def draw(key: Any) -> Any:
     return jax.random.normal(key)
 
 
-def test_ensemble_follows_the_configuration() -> None:
-    members = ll.ensemble(lambda key: jax.random.normal(key, (3,)).sum())
-    assert members(KEYS).dtype == jnp.float32
+def test_ensemble_compiles_once_for_arguments_of_one_shape_and_follows_the_configuration() -> None:
+    traces: list[Any] = []
+    members, by_vmap = ll.ensemble(lambda key: traces.append(key) or draw(key)), jax.jit(jax.vmap(draw))
+    assert members(KEYS[:2]).dtype == jnp.float32
+    first = len(traces)
+    members(KEYS[2:])
+    assert len(traces) == first
     with jax.enable_x64(True):
-        assert members(KEYS).dtype == jnp.float64
-    members, by_vmap = ll.ensemble(draw), jax.jit(jax.vmap(draw))
+        assert members(KEYS[:2]).dtype == jnp.float64
     for by_index in (True, False):
         with jax.threefry_partitionable(by_index):
             np.testing.assert_array_equal(members(KEYS), by_vmap(KEYS))
 
 
-def test_ensemble_compiles_once_for_arguments_of_one_shape() -> None:
-    traces = []
-    ensemble = ll.ensemble(lambda key: traces.append(key) or draw(key))
-    ensemble(KEYS[:2])
-    first = len(traces)
-    ensemble(KEYS[2:])
-    assert len(traces) == first
-
-
 # --- bits
 
 
-def check_members(run: Callable[[Any], Any], keys: Any, *, ulps: float) -> None:
-    """A member of eight does not depend on how many run beside it, nor on their batches."""
-    ensemble, close = ll.ensemble(run), partial(assert_close, ulps=ulps)
+def test_a_member_does_not_depend_on_how_many_run_beside_it() -> None:
+    """Nor on their batches."""
+
+    def run(key: Any) -> Any:
+        w = jax.random.normal(key, (5, 5)) / 2
+        return w, jax.lax.fori_loop(0, 2, lambda _, x: jnp.tanh(x @ w), jnp.ones((3, 5)))
+
+    keys, ensemble = jax.random.split(jax.random.key(1), 8), ll.ensemble(run)
+    close = partial(assert_close, ulps=64)  # sums of five terms in another order, twice
     eight = ensemble(keys)
-    # In one and the same program neighbours and position leave no trace, to the last bit.
+    # In one and the same program neighbours and position leave no trace.
     assert_same(ensemble(keys[::-1]), member(eight, slice(None, None, -1)))
     others = jnp.concatenate([keys[:1], jax.random.split(keys[0], 7)])
     assert_same(member(ensemble(others), 0), member(eight, 0))
     # Programs for other numbers of members may round sums otherwise.
-    close(ll.ensemble(run)(keys[:3]), member(eight, slice(0, 3)))
-    one = ll.ensemble(run)(keys[1:2])
+    close(ensemble(keys[:3]), member(eight, slice(0, 3)))
+    one = ensemble(keys[1:2])
     close(one, member(eight, slice(1, 2)))
     one_at_a_time = ll.ensemble(run, memory_budget=1.0)(keys[:3])
     assert_same(member(one_at_a_time, slice(1, 2)), one)
@@ -71,92 +67,32 @@ def check_members(run: Callable[[Any], Any], keys: Any, *, ulps: float) -> None:
     assert_same(of_five, member(of_eight, slice(0, 5)))
 
 
-def test_a_member_does_not_depend_on_how_many_run_beside_it() -> None:
-    def run(key: Any) -> Any:
-        w = jax.random.normal(key, (5, 5)) / 2
-        return w, jax.lax.fori_loop(0, 2, lambda _, x: jnp.tanh(x @ w), jnp.ones((3, 5)))
-
-    # Sums of five terms in another order, twice.
-    check_members(run, jax.random.split(jax.random.key(1), 8), ulps=64)
-
-
-@pytest.mark.parametrize("chosen", [[2], [3, 1, 0, 2]], ids=["alone", "in another order"])
-def test_member_with_fast_keys_is_the_same_whoever_is_beside(chosen: list[int]) -> None:
+def test_member_with_fast_keys_is_the_same_whoever_is_beside() -> None:
     keys = jax.random.split(jax.random.key(0, impl="rbg"), 4)
     members, on_grid = ll.ensemble(draw), ll.grid(lambda *, seed: draw(seed))
-    beside = np.asarray(members(keys))
-    np.testing.assert_array_equal(members(keys[np.array(chosen)]), beside[chosen])
-    beside = np.asarray(on_grid({"seed": keys}).results)
-    np.testing.assert_array_equal(on_grid({"seed": keys[np.array(chosen)]}).results, beside[chosen])
-
-
-# --- refused
-
-
-def test_ensemble_inside_of_a_transformation_is_refused() -> None:
-    ensemble, scaled = ll.ensemble(draw), ll.ensemble(lambda key, scale: scale * draw(key))
-    for call in (
-        lambda: jax.jit(ensemble)(KEYS),
-        lambda: jax.vmap(ensemble)(KEYS[None]),
-        lambda: jax.grad(lambda scale: scaled(KEYS, scale).sum())(2.0),
-    ):
-        with pytest.raises(
-            TypeError, match=r"^args\S*: expected .*, got .* call it outside of jit, vmap and g"
-        ):
-            call()
-
-
-@pytest.mark.parametrize(
-    "devices", [[], [jax.devices()[0]] * 2, "cpu", [0]], ids=["none", "one twice", "text", "numbers"]
-)
-def test_devices_that_are_none_are_refused(devices: Any) -> None:
-    with pytest.raises((ValueError, TypeError), match=r"^devices(\[0\])?: expected .*, got "):
-        ll.ensemble(draw, devices=devices)(KEYS)
-
-
-# --- a budget of memory
-
-MEBI = 2**20
-
-
-def status_of_memory() -> dict[str, int]:
-    """Bytes of this process: VmRSS now, VmHWM at most since the last reset."""
-    return {
-        name: int(size) * 1024
-        for name, size in re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/self/status").read_text())
-    }
-
-
-def peak_of(call: Callable[[], Any]) -> int:
-    """Bytes that a call takes while it runs, when all is compiled."""
-    reset = Path("/proc/self/clear_refs")
-    if not os.access(reset, os.W_OK):
-        pytest.skip("Linux alone tells the peak of memory")
-
-    def of_one_call() -> int:
-        time.sleep(0.5)  # what a program used is freed after its results are ready
-        reset.write_text("5")
-        before = status_of_memory()["VmRSS"]
-        jax.block_until_ready(call())
-        return status_of_memory()["VmHWM"] - before
-
-    jax.block_until_ready(call())
-    return max(of_one_call() for _ in range(3))
+    for run in (members, lambda keys: on_grid({"seed": keys}).results):
+        beside = np.asarray(run(keys))
+        for chosen in (np.array([2]), np.array([3, 1, 0, 2])):  # alone, and in another order
+            np.testing.assert_array_equal(run(keys[chosen]), beside[chosen])
 
 
 def test_ensemble_keeps_its_budget_of_memory() -> None:
     # All members share a product of 64 MiB; each has one of 4 MiB of its own, and a number as result.
     left, right = jnp.ones((4096, 2)), jnp.ones((2, 4096))
 
-    def member(key: Any, left: Any, right: Any) -> Any:
+    def run(key: Any, left: Any, right: Any) -> Any:
         inward, outward = jax.random.normal(key, (1024, 2)), jax.random.normal(key, (4096,))
         own, shared = inward @ right[:, :1024], left @ right
         return jnp.tanh(own @ outward[:1024]).sum() + jnp.tanh(shared @ outward).sum()
 
-    keys = jax.random.split(jax.random.key(0), 64)
-    budget = 80.0 * MEBI
-    limited = ll.ensemble(member, memory_budget=budget)
-    assert peak_of(lambda: limited(keys, left, right)) <= 1.25 * budget
+    keys, mebi = jax.random.split(jax.random.key(0), 64), 2**20
+
+    def used(budget: float) -> float:
+        program = ll.ensemble(run, memory_budget=budget * mebi).compile(keys, left, right)
+        memory: Any = program.memory_analysis()
+        return memory.temp_size_in_bytes / mebi
+
+    assert used(1000) > 160 and 68 < used(80) <= 80
 
 
 # --- arguments, progress, grids
@@ -186,23 +122,39 @@ def test_grid_is_the_nested_loop() -> None:
     def run(x: Any, *, sigma: Any, seed: Any, learning_rate: Any) -> dict[str, Any]:
         return {"a": x + 100 * sigma + 10 * seed["s"] + learning_rate, "b": jnp.stack([sigma, seed["s"]])}
 
-    seeds, sigmas, rates = {"s": jnp.arange(3)}, jnp.array([1.0, 2.0]), jnp.arange(4.0)
-    axes = {"seed": seeds, "sigma": sigmas, "learning_rate": rates}  # not in the order of the alphabet
-    on_grid = ll.grid(run)
-    for order in (axes, dict(reversed(axes.items()))):
-        found = on_grid(order, 0.5)
-        assert list(found.axes) == list(order)
-        assert found.results["b"].shape == (*(len(jax.tree.leaves(a)[0]) for a in order.values()), 2)
-        places = {name: np.arange(len(jax.tree.leaves(axis)[0])) for name, axis in order.items()}
-        at = dict(zip(order, np.meshgrid(*places.values(), indexing="ij"), strict=True))
+    axes = {  # not in the order of the alphabet
+        "seed": {"s": jnp.arange(3)}, "sigma": jnp.array([1.0, 2.0]), "learning_rate": jnp.arange(4.0)
+    }  # fmt: skip
+    sizes, on_grid = {"seed": 3, "sigma": 2, "learning_rate": 4}, ll.grid(run)
+    for names in (list(axes), list(axes)[::-1]):
+        found = on_grid({name: axes[name] for name in names}, 0.5)
+        assert list(found.axes) == names
+        assert found.results["b"].shape == (*(sizes[name] for name in names), 2)
+        at = dict(zip(names, np.indices([sizes[name] for name in names]), strict=True))
         right = 0.5 + 100 * (at["sigma"] + 1) + 10 * at["seed"] + at["learning_rate"]
         np.testing.assert_array_equal(found.results["a"], right)
 
 
-def test_grid_refuses_axes_without_names_or_values() -> None:
-    axes: Any
-    for axes in ([KEYS], {}, {0: KEYS}):
-        with pytest.raises(TypeError, match=r"^axes: expected a dict of values by name, got "):
-            ll.grid(lambda *, seed: seed)(axes)
-    with pytest.raises(ValueError, match=r"^axes\['sigma'\]: expected a leading axis of members, got a scal"):
-        ll.grid(lambda *, sigma: sigma)({"sigma": 0.1})
+ensemble, scaled = ll.ensemble(draw), ll.ensemble(lambda key, scale: scale * draw(key))
+on_seeds: Any = ll.grid(lambda *, seed: seed)
+
+
+def on_devices(devices: Any) -> Any:
+    return ll.ensemble(draw, devices=devices)(KEYS)
+
+
+test_refused = refusals(
+    values={
+        "^devices: expected .*, got ": each(on_devices, [], [jax.devices()[0]] * 2),
+        r"^axes\['seed'\]: expected a leading axis of members, got a scalar": each(on_seeds, {"seed": 0.1}),
+    },
+    types={
+        r"^devices(\[0\])?: expected .*, got ": each(on_devices, "cpu", [0]),
+        r"^args\S*: expected .*, got .* call it outside of jit, vmap and g": [
+            lambda: jax.jit(ensemble)(KEYS),
+            lambda: jax.vmap(ensemble)(KEYS[None]),
+            lambda: jax.grad(lambda scale: scaled(KEYS, scale).sum())(2.0),
+        ],
+        "^axes: expected a dict of values by name, got ": each(on_seeds, [KEYS], {}, {0: KEYS}),
+    },
+)

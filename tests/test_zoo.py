@@ -1,6 +1,5 @@
 """Rules on the zoo: losses are the model's own, identities with `jax.grad` hold, estimates are unbiased."""
 
-import itertools
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,6 @@ from lax_learning import estimators
 from lax_learning._sites._matrices import direct_matrices
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
-from lax_learning._sites.tapped import tapped
 from lax_learning.models import Model
 from tests.compare import assert_mean, noise_by_shape, normal, slow_but, squares
 from tests.registry import RULES
@@ -34,7 +32,6 @@ SIGMA = 1e-3
 WITHOUT_FORWARD_MODE = {"custom_vjp_around_parameters"}
 # One of each kind: strides and groups, a derivative of the user's; scans meet loops in the contract.
 FAST = [("linen_separable_strided_convolution", "float32"), ("custom_vjp_around_parameters", "float32")]
-DECORRELATED = ("custom_vjp_around_parameters", "layers_by_counter", "linen_attention_block")
 LEARNED = ("weight_mirror", "direct_kolen_pollack", "forward_direct_feedback")
 HAND = ("backprop", "feedback", "signs", "direct")
 
@@ -55,35 +52,17 @@ def without_noise(model: Model) -> dict[str, Any]:
     }
 
 
-def with_noise(model: Model, *, forward_mode: bool) -> dict[str, Any]:
-    """The rules with noise, in forms whose bias is of third order in sigma, or none."""
-    signs: Any = {"noise": "rademacher"}
-    sampled = {
-        "node": ll.node_perturbation(model, squares, sigma=SIGMA, antithetic=True, **signs),
-        "weight": ll.weight_perturbation(model, squares, sigma=SIGMA, difference="central", **signs),
-    }
-    if forward_mode:
-        sampled["activities"] = ll.forward_gradient(model, squares, perturb="activities", **signs)
-        sampled["weights"] = ll.forward_gradient(model, squares, **signs)
-    return sampled
+def where_fed_back(function: Any, feedback: Any, *trees: Any) -> Any:
+    """`function(feedback, *leaves)`, also where there is no feedback but None."""
+    return jax.tree.map(function, feedback, *trees, is_leaf=lambda leaf: leaf is None)
 
 
-def those_of(params: Any, feedback: Any) -> Any:
-    """The parameters that have feedback, None for the others."""
-    return jax.tree.map(
-        lambda b, w: None if b is None else w, feedback, params, is_leaf=lambda leaf: leaf is None
-    )
-
-
-def everything(case: Any, y: Any, noisy: dict[str, Any], num_draws: int, white: bool) -> dict[str, Any]:
+def everything(case: Any, y: Any, noisy: list[ll.Rule], num_draws: int) -> dict[str, Any]:
     """Gradients of all rules on one model, as one program."""
     model = Model(case.apply)
-    opened, rules = tapped(model), without_noise(model)
+    opened, rules = ll.tapped(model), without_noise(model)
     if has_tokens(case):
         del rules["pepita"]
-    whitened = ll.decorrelation.rule(
-        lambda model: ll.backprop(model, squares), model, ll.decorrelation.dynamics(0.1)
-    )
 
     def run(params: Any, x: Any) -> dict[str, Any]:
         def loss_of(taps: Any) -> jax.Array:
@@ -92,22 +71,16 @@ def everything(case: Any, y: Any, noisy: dict[str, Any], num_draws: int, white: 
         zeros = {name: jnp.zeros(tap.shape, tap.dtype) for name, tap in opened.shapes(params, x).items()}
         states = {name: rule.init(KEY, params, x) for name, rule in rules.items()}
         calls = {name: rule.value_and_grad(KEY, params, states[name], x, y) for name, rule in rules.items()}
-        own = {"feedback": params, "signs": params, "pairs": those_of(params, states["pairs"].feedback)}
+        fed = where_fed_back(lambda b, w: None if b is None else w, states["pairs"].feedback, params)
         by_weights = {
             name: rules[name].value_and_grad(KEY, params, states[name]._replace(feedback=weights), x, y)[1]
-            for name, weights in own.items()
+            for name, weights in {"feedback": params, "signs": params, "pairs": fed}.items()
         }
         by_weights["pulled back"] = opened.pull_back(params, x, jax.grad(loss_of)(zeros))
-        if white:  # R is the identity
-            by_weights["white"] = whitened.value_and_grad(KEY, params, whitened.init(KEY, params, x), x, y)[1]
-        keys = jax.random.split(KEY, num_draws)
-        draws = {
-            # A few at a time: XLA makes one product, and much slower, of many convolutions side by side.
-            name: jax.lax.map(
-                lambda key, rule=rule: rule.value_and_grad(key, params, (), x, y)[1], keys, batch_size=20
-            )
-            for name, rule in noisy.items()
-        }
+
+        def draw(key: Any) -> Any:
+            return [rule.value_and_grad(key, params, (), x, y)[1] for rule in noisy]
+
         return {
             "losses": [loss for loss, _, _ in calls.values()],
             "grads": {name: grads for name, (_, grads, _) in calls.items()},
@@ -116,7 +89,8 @@ def everything(case: Any, y: Any, noisy: dict[str, Any], num_draws: int, white: 
             "feedback": {
                 name: (states[name].feedback, calls[name][2].feedback) for name in ("pairs", *LEARNED)
             },
-            "draws": draws,
+            # A few at a time: XLA makes one product, and much slower, of many convolutions side by side.
+            "draws": jax.lax.map(draw, jax.random.split(KEY, num_draws), batch_size=20),
         }
 
     return jax.jit(run)(case.params, case.x)
@@ -133,7 +107,7 @@ def assert_equal_trees(found: Any, exact: Any, tolerance: float) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * largest(exact))
 
 
-@pytest.mark.parametrize(("name", "dtype"), slow_but(FAST, itertools.product(ZOO, ("float32", "float64"))))
+@pytest.mark.parametrize(("name", "dtype"), slow_but(FAST, [*FAST, *((name, "float64") for name in ZOO)]))
 def test_rules_on_models_of_other_libraries(name, dtype):
     with jax.enable_x64(dtype == "float64"):
         check_rules(name, wide=dtype == "float64")
@@ -161,73 +135,72 @@ def check_rules(name, *, wide):
     is_single = "f32[" in str(traced)
     assert is_single == (not wide or name in ("nnx_causal_decoder", "nnx_transformed"))
     tolerance, num_draws = 1e-5 if is_single else 1e-10, 1000 if wide else 200
-    noisy = with_noise(model, forward_mode=name not in WITHOUT_FORWARD_MODE)
-    noisy = noisy if wide else {"node": noisy["node"]}
-    found = everything(case, y, noisy, num_draws, name in DECORRELATED)
+    # In forms whose bias is of third order in sigma, or none.
+    noisy = [ll.node_perturbation(model, squares, sigma=SIGMA, antithetic=True, noise="rademacher")]
+    if wide and name not in WITHOUT_FORWARD_MODE:
+        noisy.append(ll.forward_gradient(model, squares, perturb="activities", noise="rademacher"))
+    found = everything(case, y, noisy, num_draws)
     for loss in found["losses"]:
         np.testing.assert_allclose(loss, squares(output, y).mean(), rtol=tolerance)
-    exact = found["exact"]
-    assert_equal_trees(found["grads"]["backprop"], exact, tolerance)
-    for of, grads in found["by weights"].items():
-        if of != "pairs":
-            assert_equal_trees(grads, exact, tolerance)
-
+    exact, grads, by_weights = found["exact"], found["grads"], found["by weights"]
+    scale = largest(exact)
     # Kolen-Pollack: the gradient and the decay, on what has feedback; one step of SGD brings the two nearer.
     before, after = found["feedback"]["pairs"]
-    leaves = zip(
-        *map(
-            partial(jax.tree.leaves, is_leaf=lambda leaf: leaf is None),
-            (case.params, before, after, exact, found["by weights"]["pairs"], found["grads"]["pairs"]),
-        ),
-        strict=True,
+    decayed = where_fed_back(
+        lambda b, true, w: true if b is None else true + 0.5 * w, before, exact, case.params
     )
-    of_pairs = partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance * largest(exact))
-    for w, b, moved, true, pulled, pair in leaves:
-        if w is not None:
-            of_pairs(pulled, true if b is None else true + 0.5 * w)
+    assert_equal_trees(by_weights.pop("pairs"), decayed, tolerance)
+    leaves = partial(jax.tree.leaves, is_leaf=lambda leaf: leaf is None)
+    for w, b, moved, g in zip(*map(leaves, (case.params, before, after, grads["pairs"])), strict=True):
         if b is not None:
-            meeting = (w - 0.1 * pair) - moved, (1 - 0.1 * 0.5) * (w - b)
+            meeting = (w - 0.1 * g) - moved, (1 - 0.1 * 0.5) * (w - b)
             np.testing.assert_allclose(*meeting, rtol=10 * tolerance, atol=10 * tolerance)
+    for same in (grads["backprop"], *by_weights.values()):
+        assert_equal_trees(same, exact, tolerance)
     # A mirror sends errors as feedback alignment does; all learned feedback moves, and stays finite.
-    assert_equal_trees(found["grads"]["weight_mirror"], found["grads"]["feedback"], tolerance)
+    assert_equal_trees(grads["weight_mirror"], grads["feedback"], tolerance)
     for rule in LEARNED:
         before, after = map(jax.tree.leaves, found["feedback"][rule])
         assert all(np.isfinite(b).all() and (a != b).any() for a, b in zip(before, after, strict=True)), rule
 
     # A parameter that an error reaches through a product gets another signal by feedback, and a signal.
-    below = {i for site in program.plan.all_sites if site.passes_error and site.products for i in site.leaves}
-    read_out = max(site.index for site in program.plan.all_sites if site.products)
-    behind = {site for site in program.plan.all_sites if site.index >= read_out}
+    sites = program.plan.all_sites
+    assert any(site.passes_error and site.products for site in sites)
+    read_out = max(site.index for site in sites if site.products)
+    behind = {site for site in sites if site.index >= read_out}
     sums = [set(tap.sites) for tap in program.plan.all_taps]
     last = behind.union(*(s for s in sums if s & behind))
     read_outs = {i for site in last for i in site.leaves}
-    others = {i for site in set(program.plan.all_sites) - last for i in site.leaves}
-    assert below
-    found_by = (jax.tree.leaves(found["grads"][rule]) for rule in HAND)
+    others = {i for site in set(sites) - last for i in site.leaves}
+    found_by = (jax.tree.leaves(grads[rule]) for rule in HAND)
     for i, (true, aligned, signed, direct) in enumerate(zip(*found_by, strict=True)):
-        close = [np.allclose(true, g, rtol=1e-3, atol=tolerance * largest(exact)) for g in (aligned, signed)]
-        tiny = np.abs(true).max() < tolerance * largest(exact)
+        close = [np.allclose(true, g, rtol=1e-3, atol=tolerance * scale) for g in (aligned, signed)]
+        tiny = np.abs(true).max() < tolerance * scale
         if i not in read_outs and not tiny and name != "mixture_of_experts":
             assert not any(close), paths[i]
         if i not in others:  # direct feedback is exact at the read-out, whose error passes through no product
-            np.testing.assert_allclose(
-                direct, true, rtol=tolerance, atol=tolerance * largest(exact), err_msg=paths[i]
-            )
+            np.testing.assert_allclose(direct, true, tolerance, tolerance * scale, err_msg=paths[i])
 
     # Every parameter that the loss depends on gets credit; PEPITA's vectors may not.
-    for rule, grads in found["grads"].items():
-        for path, g, true in zip(paths, jax.tree.leaves(grads), jax.tree.leaves(exact), strict=True):
+    for rule, of_rule in grads.items():
+        for path, g, true in zip(paths, jax.tree.leaves(of_rule), jax.tree.leaves(exact), strict=True):
             assert np.isfinite(g).all(), (rule, path)
-            used = np.abs(true).max() >= tolerance * largest(exact)
+            used = np.abs(true).max() >= tolerance * scale
             if rule != "forward_direct_feedback" and not (rule == "pepita" and g.ndim < 2):
                 assert np.any(g) or not used, (rule, path)
-    # Central differences: the bias is of third order in sigma. Losses in float32 over sigma round by 1e-3.
-    rounding = (1e-4 if wide else 5e-3) * largest(exact)
-    for draws in found["draws"].values():
-        assert_mean(draws, exact, atol=rounding)
+    # Losses in float32 over sigma round by 1e-3.
+    for draws in found["draws"]:
+        assert_mean(draws, exact, atol=(1e-4 if wide else 5e-3) * scale)
 
 
-@pytest.mark.parametrize("name", ZOO)
+# What other fast tests run, or has nothing that another model has not.
+RUN_ELSEWHERE = {
+    *(name for name, _ in FAST), "plain_mlp", "equinox_gru", "equinox_mlp", "layers_by_counter",
+    "tied_embedding", "nnx_layer_used_twice", "jitted_checkpointed_conditional",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", slow_but(set(ZOO) - RUN_ELSEWHERE, ZOO))
 def test_every_model_is_taken(name):
     """With noise on its units and feedback through its products, traced alone: the others run them."""
     case = ZOO[name]()
@@ -254,29 +227,19 @@ LOWERED = (
     ],
 )
 def test_every_rule_lowers_for_every_platform(name, names):
-    case = ZOO[name]()
+    case, platforms = ZOO[name](), ("cpu", "cuda", "tpu")
     model, y = Model(case.apply), jnp.zeros(jax.eval_shape(case.apply, case.params, case.x).shape)
     left_out = {"pepita"} if has_tokens(case) else set()
     if name in WITHOUT_FORWARD_MODE:
         left_out |= {rule for rule in names if rule.startswith(("forward_gradient", "guided_"))}
-    rules = {rule: RULES[rule](model, squares) for rule in names if rule not in left_out}
+    rules = [RULES[rule](model, squares) for rule in names if rule not in left_out]
 
-    def run(key_data, params, x):
-        key = jax.random.wrap_key_data(key_data)
-        x = jax.tree.map(
-            lambda leaf, like: jax.random.wrap_key_data(leaf) if is_key(like) else leaf, x, case.x
-        )
-        states = {name: rule.init(key, params, x) for name, rule in rules.items()}
-        return {n: rule.value_and_grad(key, params, states[n], x, y)[:2] for n, rule in rules.items()}
+    def run(params):
+        states = [rule.init(KEY, params, case.x) for rule in rules]
+        pairs = zip(rules, states, strict=True)
+        return [rule.value_and_grad(KEY, params, state, case.x, y)[:2] for rule, state in pairs]
 
-    def is_key(leaf):
-        return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-    x = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, case.x)
-    exported = jax.export.export(jax.jit(run), platforms=("cpu", "cuda", "tpu"))(
-        jax.random.key_data(KEY), case.params, x
-    )
-    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert jax.export.export(jax.jit(run), platforms=platforms)(case.params).platforms == platforms
 
 
 @pytest.mark.parametrize("name", slow_but(("linen_stacked_remat_blocks", "tied_embedding"), ZOO))
@@ -292,17 +255,14 @@ def test_a_step_in_place_is_one_of_sgd_on_the_estimate(name, x64):
 
     def whole(key: Any, like: Any) -> Any:
         """The noise of every leaf: stacked matrices of one shape have the same."""
-        stacked = [matrices[i].stacked if i in matrices else 0 for i in range(len(leaves))]
-        noise = [
-            jnp.broadcast_to(noise_by_shape(key, jax.ShapeDtypeStruct(w.shape[s:], w.dtype)), w.shape)
-            for w, s in zip(leaves, stacked, strict=True)
-        ]
-        return structure.unflatten(noise)
+        first = [w[(0,) * matrices[i].stacked] if i in matrices else w for i, w in enumerate(leaves)]
+        noise = noise_by_shape(key, first)
+        return structure.unflatten(map(jnp.broadcast_to, noise, map(jnp.shape, leaves)))
 
     estimate = estimators.weight_perturbation(loss, sigma=0.1, difference="central", noise=whole)
     grads = jax.jit(estimate)(KEY, case.params)[1]
-    rate, decay, in_place = 0.3, 0.2, estimators.in_place_step
-    step: Any = in_place(loss, sigma=0.1, noise=noise_by_shape, weight_decay=decay)
+    rate, decay = 0.3, 0.2
+    step: Any = estimators.in_place_step(loss, sigma=0.1, noise=noise_by_shape, weight_decay=decay)
     _, after = step(KEY, jax.tree.map(jnp.array, case.params), learning_rate=rate)
     # Products of float32 in the model, or of float64, whose differences are divided by 0.2.
     tolerance = 1e-4 if any(leaf.dtype == jnp.float32 for leaf in leaves) else 1e-10

@@ -36,16 +36,8 @@ def _drawn(number: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(number).standard_normal(shape, np.float32)
 
 
-def _images(scale: int) -> jax.Array:
-    return jnp.asarray(_drawn(0, BATCH, 6, 6, 2 * scale))
-
-
-def _sequences(scale: int, steps: int = 5) -> jax.Array:
-    return jnp.asarray(_drawn(0, BATCH, steps, 4 * scale))
-
-
-def _vectors(scale: int) -> jax.Array:
-    return jnp.asarray(_drawn(0, BATCH, 5 * scale))
+def _batch(*shape: int) -> jax.Array:
+    return jnp.asarray(_drawn(0, BATCH, *shape))
 
 
 def _tokens() -> jax.Array:
@@ -65,7 +57,9 @@ def _filled(scale: int, shapes: Any) -> Any:
 
 
 def _params(scale: int, **shapes: tuple[int, ...]) -> Any:
-    return _filled(scale, {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()})
+    """Parameters by name; widths are from 4 to 6, other lengths stay as they are."""
+    wide = {name: [scale * n if n in (4, 5, 6) else n for n in shape] for name, shape in shapes.items()}
+    return _filled(scale, {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in wide.items()})
 
 
 def _linen(scale: int, net: Any, x: jax.Array) -> Case:
@@ -81,14 +75,12 @@ def _nnx(scale: int, make: Callable[[Any], Any], x: Any, **options: Any) -> Case
 
 
 def plain_mlp(scale: int = 1) -> Case:
-    inputs, hidden = 5 * scale, 6 * scale
-    params = [_params(scale, w=(inputs, hidden), b=(hidden,)), _params(scale, w=(hidden, 3), b=(3,))]
-
     def apply(params, x):
         hidden = jax.nn.relu(x @ params[0]["w"] + params[0]["b"])
         return hidden @ params[1]["w"] + params[1]["b"]
 
-    return Case(apply, params, _vectors(scale))
+    params = [_params(scale, w=(5, 6), b=(6,)), _params(scale, w=(6, 3), b=(3,))]
+    return Case(apply, params, _batch(5 * scale))
 
 
 def linen_residual_convolution(scale: int = 1) -> Case:
@@ -101,7 +93,7 @@ def linen_residual_convolution(scale: int = 1) -> Case:
             x = x + linen.Conv(4 * scale, (3, 3))(linen.relu(linen.GroupNorm(num_groups=2)(x)))
             return linen.Dense(3)(x.mean((1, 2)))
 
-    return _linen(scale, Net(), _images(scale))
+    return _linen(scale, Net(), _batch(6, 6, 2 * scale))
 
 
 def linen_separable_strided_convolution(scale: int = 1) -> Case:
@@ -111,7 +103,7 @@ def linen_separable_strided_convolution(scale: int = 1) -> Case:
     second = linen.Conv(3 * scale, (1, 1), use_bias=False)
     flatten, out = lambda x: x.reshape(x.shape[0], -1), linen.Dense(3)
     net = linen.Sequential([first, linen.tanh, second, linen.tanh, flatten, out])
-    return _linen(scale, net, _images(scale))
+    return _linen(scale, net, _batch(6, 6, 2 * scale))
 
 
 def nnx_transposed_convolution(scale: int = 1) -> Case:
@@ -122,7 +114,7 @@ def nnx_transposed_convolution(scale: int = 1) -> Case:
         up = nnx.ConvTranspose(3 * scale, 2 * scale, (3, 3), strides=(2, 2), rngs=rngs)
         return nnx.Sequential(down, jnp.tanh, up)
 
-    return _nnx(scale, net, _images(scale))
+    return _nnx(scale, net, _batch(6, 6, 2 * scale))
 
 
 def linen_attention_block(scale: int = 1) -> Case:
@@ -171,59 +163,48 @@ def haiku_lstm(scale: int = 1) -> Case:
         outputs, _ = hk.dynamic_unroll(core, x.swapaxes(0, 1), core.initial_state(x.shape[0]))
         return hk.Linear(3)(outputs[-1])
 
-    return _linen(scale, hk.without_apply_rng(hk.transform(net)), _sequences(scale))
+    return _linen(scale, hk.without_apply_rng(hk.transform(net)), _batch(5, 4 * scale))
 
 
-def _equinox(scale: int, make: Callable[[Any], Any]) -> Any:
-    """Parameters, and what makes modules of them."""
+def _equinox(scale: int, make: Callable[[Any], Any], run: Callable[[Any, Any], Any], x: jax.Array) -> Case:
+    """`run(modules, x)` of one example."""
     import equinox as eqx
 
     shapes, static = eqx.partition(eqx.filter_eval_shape(make, KEY), lambda leaf: hasattr(leaf, "dtype"))
-    return _filled(scale, shapes), lambda params: eqx.combine(params, static)
+    return Case(
+        lambda params, x: jax.vmap(partial(run, eqx.combine(params, static)))(x), _filled(scale, shapes), x
+    )
 
 
 def equinox_gru(scale: int = 1) -> Case:
-    import equinox as eqx
+    from equinox import nn
 
-    params, combined = _equinox(
-        scale,
-        lambda key: (eqx.nn.GRUCell(4 * scale, 5 * scale, key=key), eqx.nn.Linear(5 * scale, 3, key=key)),
-    )
+    def make(key):
+        return nn.GRUCell(4 * scale, 5 * scale, key=key), nn.Linear(5 * scale, 3, key=key)
 
-    def apply(params, x):
-        cell, out = combined(params)
+    def run(modules, x):
+        cell, out = modules
+        return out(jax.lax.scan(lambda h, x: (cell(x, h), None), jnp.zeros(5 * scale), x)[0])
 
-        def one(x):
-            state, _ = jax.lax.scan(lambda h, x: (cell(x, h), None), jnp.zeros(5 * scale), x)
-            return out(state)
-
-        return jax.vmap(one)(x)
-
-    return Case(apply, params, _sequences(scale, 7))
+    return _equinox(scale, make, run, _batch(7, 4 * scale))
 
 
 def equinox_mlp(scale: int = 1) -> Case:
-    import equinox as eqx
+    from equinox import nn
 
-    params, combined = _equinox(scale, lambda key: eqx.nn.MLP(5 * scale, 3, 6 * scale, 2, key=key))
-    return Case(lambda params, x: jax.vmap(combined(params))(x), params, _vectors(scale))
+    def make(key):
+        return nn.MLP(5 * scale, 3, 6 * scale, 2, key=key)
+
+    return _equinox(scale, make, lambda module, x: module(x), _batch(5 * scale))
 
 
 def bidirectional_learned_carry(scale: int = 1) -> Case:
-    inputs, hidden = 4 * scale, 5 * scale
-    shapes = {"u": (inputs, hidden), "v": (hidden, hidden), "b": (hidden,), "start": (hidden,)}
-    params = {
-        "forward": _params(scale, **shapes),
-        "backward": jax.tree.map(jnp.negative, _params(scale, **shapes)),
-        **_params(scale, out=(2 * hidden, 3)),
-    }
-
     def direction(p, x, reverse):
         def step(h, x):
             h = jnp.tanh(x @ p["u"] + h @ p["v"] + p["b"])
             return h, h
 
-        start = jnp.broadcast_to(p["start"], (x.shape[1], hidden))
+        start = jnp.broadcast_to(p["start"], (x.shape[1], 5 * scale))
         return jax.lax.scan(step, start, x, reverse=reverse, unroll=2)[1]
 
     def apply(params, x):
@@ -231,7 +212,9 @@ def bidirectional_learned_carry(scale: int = 1) -> Case:
         both = [direction(params[name], x, name == "backward") for name in ("forward", "backward")]
         return jnp.concatenate(both, -1).mean(0) @ params["out"]
 
-    return Case(apply, params, _sequences(scale))
+    forward = _params(scale, u=(4, 5), v=(5, 5), b=(5,), start=(5,))
+    params = {"forward": forward, "backward": jax.tree.map(jnp.negative, forward)}
+    return Case(apply, params | _params(2 * scale, out=(5, 3)), _batch(5, 4 * scale))
 
 
 def linen_stacked_remat_blocks(scale: int = 1) -> Case:
@@ -253,20 +236,17 @@ def linen_stacked_remat_blocks(scale: int = 1) -> Case:
             x, _ = stack()(x, None)
             return linen.Dense(3)(x)
 
-    return _linen(scale, Net(), _vectors(scale))
+    return _linen(scale, Net(), _batch(5 * scale))
 
 
 def layers_by_counter(scale: int = 1) -> Case:
-    width = 5 * scale
-    params = _params(scale, stack=(3, width, width), bias=(3, width), out=(width, 3))
-
     def apply(params, x):
         def layer(i, x):
             return jnp.tanh(x @ params["stack"][i] + params["bias"][i])
 
         return jax.lax.fori_loop(0, 3, layer, x) @ params["out"]
 
-    return Case(apply, params, _vectors(scale))
+    return Case(apply, _params(scale, stack=(3, 5, 5), bias=(3, 5), out=(5, 3)), _batch(5 * scale))
 
 
 def nnx_layer_used_twice(scale: int = 1) -> Case:
@@ -274,17 +254,12 @@ def nnx_layer_used_twice(scale: int = 1) -> Case:
 
     hidden = 6 * scale
 
-    class Net(nnx.Module):
-        def __init__(self, rngs):
-            self.first = nnx.Linear(5 * scale, hidden, rngs=rngs)
-            self.twice = nnx.Linear(hidden, hidden, rngs=rngs)
-            self.out = nnx.Linear(hidden, 3, rngs=rngs)
+    def net(rngs):
+        first, twice = (nnx.Linear(n, hidden, rngs=rngs) for n in (5 * scale, hidden))
+        out = nnx.Linear(hidden, 3, rngs=rngs)
+        return nnx.Sequential(first, jnp.tanh, twice, jnp.tanh, twice, jnp.tanh, out)
 
-        def __call__(self, x):
-            x = jnp.tanh(self.first(x))
-            return self.out(jnp.tanh(self.twice(jnp.tanh(self.twice(x)))))
-
-    return _nnx(scale, Net, _vectors(scale))
+    return _nnx(scale, net, _batch(5 * scale))
 
 
 def nnx_transformed(scale: int = 1) -> Case:
@@ -306,44 +281,36 @@ def nnx_transformed(scale: int = 1) -> Case:
             x = self.tied(nnx.jit(lambda layer, x: jnp.tanh(layer(x)))(self.jit, x))
             return jax.vmap(lambda x: self.out(jnp.tanh(x)))(x)
 
-    return _nnx(scale, Net, _sequences(scale, 3), copy=True)
+    return _nnx(scale, Net, _batch(3, 4 * scale), copy=True)
 
 
 def tied_embedding(scale: int = 1) -> Case:
-    hidden = 6 * scale
-
     def apply(params, tokens):
         return jnp.tanh(params["embedding"][tokens] @ params["w"]) @ params["embedding"].T
 
-    return Case(apply, _params(scale, embedding=(7, hidden), w=(hidden, hidden)), jnp.arange(BATCH) % 7)
+    return Case(apply, _params(scale, embedding=(7, 6), w=(6, 6)), jnp.arange(BATCH) % 7)
 
 
 def weight_normalisation(scale: int = 1) -> Case:
-    inputs, hidden = 5 * scale, 6 * scale
-
     def apply(params, x):
         w = (1 + params["g"]) * params["v"] / jnp.linalg.norm(params["v"], axis=0)
         return (jnp.tanh(x @ w) @ params["out"]) * (1 + params["gain"])
 
-    params = _params(scale, v=(inputs, hidden), g=(hidden,), out=(hidden, 3), gain=(3,))
-    return Case(apply, params, _vectors(scale))
+    params = _params(scale, v=(5, 6), g=(6,), out=(6, 3), gain=(3,))
+    return Case(apply, params, _batch(5 * scale))
 
 
 def mixture_of_experts(scale: int = 1) -> Case:
-    inputs, hidden = 5 * scale, 6 * scale
-
     def apply(params, x):
         gate = jax.nn.softmax(x @ params["gate"])
         hidden = jax.nn.gelu(jnp.einsum("bi,eih->beh", x, params["experts"]))
         return jnp.einsum("be,beh,eho->bo", gate, hidden, params["out"])
 
-    params = _params(scale, gate=(inputs, 3), experts=(3, inputs, hidden), out=(3, hidden, 2))
-    return Case(apply, params, _vectors(scale))
+    params = _params(scale, gate=(5, 3), experts=(3, 5, 6), out=(3, 6, 2))
+    return Case(apply, params, _batch(5 * scale))
 
 
 def diagonal_state_space(scale: int = 1) -> Case:
-    inputs, hidden = 4 * scale, 6 * scale
-
     def apply(params, x):
         drive = (x @ params["b"]).swapaxes(0, 1)
         decay = jnp.broadcast_to(jax.nn.sigmoid(params["decay"]), drive.shape)
@@ -354,13 +321,11 @@ def diagonal_state_space(scale: int = 1) -> Case:
         _, states = jax.lax.associative_scan(join, (decay, drive))
         return (jnp.tanh(states) @ params["c"] + x.swapaxes(0, 1) @ params["d"]).mean(0)
 
-    params = _params(scale, decay=(hidden,), b=(inputs, hidden), c=(hidden, 3), d=(inputs, 3))
-    return Case(apply, params, _sequences(scale))
+    params = _params(scale, decay=(6,), b=(4, 6), c=(6, 3), d=(4, 3))
+    return Case(apply, params, _batch(5, 4 * scale))
 
 
 def custom_jvp_around_parameters(scale: int = 1) -> Case:
-    inputs, hidden = 5 * scale, 6 * scale
-
     @jax.custom_jvp
     def scaled_softplus(slope, x):
         return jnp.logaddexp(slope * x, 0.0)
@@ -374,12 +339,10 @@ def custom_jvp_around_parameters(scale: int = 1) -> Case:
     def apply(params, x):
         return scaled_softplus(params["slope"], x @ params["w"]) @ params["out"]
 
-    return Case(apply, _params(scale, w=(inputs, hidden), slope=(hidden,), out=(hidden, 3)), _vectors(scale))
+    return Case(apply, _params(scale, w=(5, 6), slope=(6,), out=(6, 3)), _batch(5 * scale))
 
 
 def custom_vjp_around_parameters(scale: int = 1) -> Case:
-    inputs, hidden = 5 * scale, 6 * scale
-
     @jax.custom_vjp
     def product(w, x):
         return x @ w
@@ -390,8 +353,7 @@ def custom_vjp_around_parameters(scale: int = 1) -> Case:
         hidden = jnp.tanh(product(params["w"], x))
         return jnp.tanh(product(params["v"], hidden)) @ params["out"]
 
-    params = _params(scale, w=(inputs, hidden), v=(hidden, hidden), out=(hidden, 3))
-    return Case(apply, params, _vectors(scale))
+    return Case(apply, _params(scale, w=(5, 6), v=(6, 6), out=(6, 3)), _batch(5 * scale))
 
 
 def dropout_keys_in_x(scale: int = 1) -> Case:
@@ -399,7 +361,7 @@ def dropout_keys_in_x(scale: int = 1) -> Case:
 
     dropout = linen.Dropout(0.5, deterministic=False)
     net = linen.Sequential([linen.Dense(6 * scale), linen.tanh, dropout, linen.Dense(3)])
-    x = _vectors(scale)
+    x = _batch(5 * scale)
     params = _filled(scale, jax.eval_shape(net.init, {"params": KEY, "dropout": KEY}, x[0]))
 
     def apply(params, batch):
@@ -410,8 +372,6 @@ def dropout_keys_in_x(scale: int = 1) -> Case:
 
 
 def jitted_checkpointed_conditional(scale: int = 1) -> Case:
-    inputs, hidden = 5 * scale, 6 * scale
-
     @jax.jit
     def dense(w, b, x):
         return x @ w + b
@@ -422,8 +382,7 @@ def jitted_checkpointed_conditional(scale: int = 1) -> Case:
         hidden = jax.lax.cond(True, lambda h: h, lambda h: 2 * h, hidden)
         return hidden @ params["out"]
 
-    params = _params(scale, a=(inputs, hidden), b=(hidden,), c=(hidden, hidden), out=(hidden, 3))
-    return Case(apply, params, _vectors(scale))
+    return Case(apply, _params(scale, a=(5, 6), b=(6,), c=(6, 6), out=(6, 3)), _batch(5 * scale))
 
 
 ZOO: dict[str, Callable[..., Case]] = {
