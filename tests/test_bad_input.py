@@ -226,7 +226,7 @@ def test_what_a_rule_gets(name):
         ("x", X[:0], ValueError, "at least one example, got 0"),
         *(("x", wrong, ValueError, a_batch) for wrong in (None, 1.0, {"a": X, "b": X[:2]})),
     )
-    for call, option, wrong, error, expected in (
+    cases: Any = (
         *((of, *case) for of in (start, run) for case in both),
         (run, "params", PARAMS[:1], ValueError, "2 layers, got 1"),
         (run, "x", np.ones((5, 4)), ValueError, r"shape \[batch, 3\], got \[\d, 4\]"),
@@ -234,7 +234,8 @@ def test_what_a_rule_gets(name):
         (run, "y", Y + 1j, TypeError, "an array of real numbers, got complex64"),
         *((run, "y", wrong, TypeError, "an array.*, got") for wrong in ("y", {"a": Y})),
         *([(one, "x", X, ValueError, "a batch of one example, got 5")] if rule.signals else []),
-    ):
+    )
+    for call, option, wrong, error, expected in cases:
         at = r"(\[0\]\['w'\])?" if option == "params" else ""
         refuses(partial(call, **{**good, option: wrong}), error, f"^{option}{at}: expected {expected}")
 
