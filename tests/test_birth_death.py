@@ -1,4 +1,4 @@
-"""Neuron birth-death against a loop over neurons, against exact expectations and against itself."""
+"""Neuron birth-death against a loop over neurons and exact expectations."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -263,7 +263,7 @@ def test_neurons_in_the_middle_of_a_network() -> None:
 
 
 def test_a_prior_sees_the_params_and_a_key_of_its_own() -> None:
-    seen, rates = [], np.float32([0, 0, 1, 0, 0, 0, 1])
+    seen, rates = [], np.array([0, 0, 1, 0, 0, 0, 1], np.float32)
 
     def prior(key: Any, params: Any) -> Any:
         return {"w": 2 * params["w"] + jax.random.uniform(key), "c": params["c"] + 1}

@@ -176,15 +176,21 @@ def test_layout(op: Any, w_shape: Any, x_shape: Any) -> None:
     (site,) = Program(ll.Model(op), w, x).plan.all_sites
     layout = site.layout
     assert layout is not None
-    vectors, matrix = layout.vectors(x), layout.matrix(w)
-    assert vectors.shape[:-2] == matrix.shape[:-2] == layout.groups
-    assert vectors.shape[-1] == matrix.shape[-2] == layout.size
-    np.testing.assert_array_equal(layout.unmatrix(matrix), w)
-    assert_close(jnp.sort((vectors @ matrix).ravel()), jnp.sort(op(w, x).ravel()), ulps=64)
-    r, b = normal(3, *layout.groups, layout.size, layout.size), normal(4, *layout.groups, layout.size)
-    found = layout.transformed(op, w, x, r, b)
-    expected = (vectors @ jnp.swapaxes(r, -1, -2) + b[..., None, :]) @ matrix
-    assert_close(jnp.sort(found.ravel()), jnp.sort(expected.ravel()), ulps=256)
+    groups, size = layout.groups, layout.size
+    r, b = normal(3, *groups, size, size), normal(4, *groups, size)
+
+    @jax.jit
+    def run(w: Any, x: Any) -> Any:
+        vectors, matrix = layout.vectors(x), layout.matrix(w)
+        return vectors, matrix, layout.unmatrix(matrix), op(w, x), layout.transformed(op, w, x, r, b)
+
+    vectors, matrix, restored, plain, transformed = map(np.asarray, run(w, x))
+    assert vectors.shape[:-2] == matrix.shape[:-2] == groups
+    assert vectors.shape[-1] == matrix.shape[-2] == size
+    np.testing.assert_array_equal(restored, w)
+    assert_close(np.sort(plain, None), np.sort(vectors @ matrix, None), ulps=64)
+    expected = (vectors @ np.swapaxes(r, -1, -2) + b[..., None, :]) @ matrix
+    assert_close(np.sort(transformed, None), np.sort(expected, None), ulps=256)
 
 
 def rule_of(model: ll.Model, make_rule: Any = ll.backprop, where: Any = None, **options: Any) -> ll.Rule:
@@ -192,9 +198,11 @@ def rule_of(model: ll.Model, make_rule: Any = ll.backprop, where: Any = None, **
     return ll.decorrelation.rule(lambda m: make_rule(m, squares), model, dynamics, where=where)
 
 
-INIT = jax.nn.initializers.uniform(1.0)
-DENSE = ll.mlp((5, 4, 3), activation=jnp.tanh, w_init=INIT, b_init=INIT)
-PARAMS, X, Y = DENSE.init(KEY), normal(10, 6, 5), normal(11, 6, 3)
+DENSE = ll.mlp((5, 4, 3), activation=jnp.tanh)
+PARAMS = tuple(
+    {"w": normal(i, *shape), "b": normal(i + 2, shape[1])} for i, shape in enumerate(((5, 4), (4, 3)))
+)
+X, Y = normal(10, 6, 5), normal(11, 6, 3)
 
 
 @pytest.mark.parametrize("name", slow_but(["node_perturbation"], RULES))

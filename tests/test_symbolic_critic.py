@@ -1,4 +1,4 @@
-"""The critic and its training, against the public code's arrays, closed forms, loops and differences."""
+"""The critic and its training, against the public code's arrays, closed forms and loops."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -17,9 +17,8 @@ from tests.compare import assert_close, differs, normal, slow_but
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 KEY = jax.random.key(0)
-KEYS = jax.random.split(jax.random.key(1), 6)
 SMALL = sy.critic(4, hidden=(5,), channels=2, embedding=(3,))
-REAL, FAKE = jax.random.normal(KEYS[0], (3, 4, 2)), jax.random.normal(KEYS[1], (3, 4, 2))
+REAL, FAKE = normal(1, 3, 4, 2), normal(2, 3, 4, 2)
 EPS = jnp.array([0.1, 0.5, 0.8])
 
 
@@ -111,16 +110,14 @@ def test_initialisation_and_curves_one_by_one() -> None:
     without = jax.eval_shape(sy.critic(50, hidden=(40, 30)).init, KEY)
     assert without == jax.eval_shape(lambda: {**params, "embedding": ()})
     params = jax.tree.map(lambda a: normal(a.size, *a.shape), jax.eval_shape(SMALL.init, KEY))
-    logits = jax.jit(
-        lambda x: (SMALL.apply(params, x), [SMALL.apply(params, x[i : i + 1]) for i in range(3)])
-    )
-    together, alone = logits(REAL)
-    assert_close(together, np.concatenate(alone), ulps=32)
+    apply = jax.jit(partial(SMALL.apply, params))
+    assert_close(apply(REAL), np.concatenate([apply(REAL[i : i + 1]) for i in range(3)]), ulps=32)
 
 
 def test_losses_and_costs_in_closed_form() -> None:
     real, fake = jnp.array([-2.0, 0.5, 30.0]), jnp.array([-100.0, 3.0])
-    z, sigmoid = np.float64(real), 1 / (1 + np.exp(-np.float64(real)))
+    z = np.asarray(real, np.float64)
+    sigmoid = 1 / (1 + np.exp(-z))
     bce = np.mean(-np.log(sigmoid)), np.log1p(np.exp(3.0)) / 2
     np.testing.assert_allclose(sy.critic_loss(real, fake), bce, rtol=1e-6)
     np.testing.assert_allclose(sy.critic_loss(real, fake, objective="wgan"), (-z.mean(), -48.5), rtol=1e-6)
@@ -199,8 +196,9 @@ def test_metrics_are_those_before_the_step() -> None:
 
 
 def test_compiled_and_batched_steps_are_the_same_and_compiled_once() -> None:
-    # A sweep over all numbers at once, with 0 among them.
-    values = KEYS[:3], jnp.array([0.1, 0.0, 0.01]), jnp.array([0.0, 0.1, 0.01]), jnp.array([0.1, 0.01, 0.0])
+    """A sweep over all numbers at once, with 0 among them."""
+    numbers = jnp.array([[0.1, 0.0, 0.01], [0.0, 0.1, 0.01], [0.1, 0.01, 0.0]])
+    values = jax.random.split(KEY, 3), *numbers
     judge, traces = sy.critic(4, hidden=(3,)), []
 
     def one_step(key: Any, learning_rate: Any, penalty: Any, decay: Any) -> Any:
