@@ -183,8 +183,8 @@ def test_lazily_is_and_stays_a_condition_of_every_member() -> None:
         return {"sorted": x, "positive": y > 1}
 
     def run(condition: Any, needed: Any, xs: Any, y: Any) -> Any:
-        def each(needed: Any, x: Any, y: Any) -> Any:
-            return condition(needed, sort_twice, leave, x, y)
+        def each(needed: Any, *operands: Any) -> Any:
+            return condition(needed, sort_twice, leave, *operands)
 
         def many(y: Any, row: Any) -> Any:
             return y + 1, jax.vmap(each)(*row, y)
@@ -270,7 +270,7 @@ def test_a_prior_sees_the_params_and_a_key_of_its_own() -> None:
 
     def drawn(key: Any, n: int) -> ll.birth_death.Draws:
         seen.append(jax.random.uniform(key))
-        return ll.birth_death.Draws(*np.zeros((4, N), np.float32))
+        return ll.birth_death.Draws(*jnp.zeros((4, N)))
 
     dynamics = make(scheme="prior", prior=prior, draws=drawn)
     (after, _), _ = dynamics.update(KEY, PARAMS, START, rates=rates)

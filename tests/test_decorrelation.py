@@ -37,23 +37,23 @@ def test_an_update_is_that_of_the_matrices(variant: Any, lower: bool, bias: bool
     make = partial(ll.decorrelation.dynamics, variant=variant, lower=lower, bias=bias)
 
     @jax.jit
-    def update(state: Any, x: Any, eta: Any, kappa: Any) -> Any:
-        return make(eta, kappa=kappa).update(KEY, state, x)
+    def update(r: Any, b: Any, x: Any, eta: Any, kappa: Any) -> Any:
+        return make(eta, kappa=kappa).update(KEY, State(r, b), x)
 
-    r, b = rng.normal(size=(size, size)), rng.normal(size=size) if bias else None
-    r = np.tril(r) if lower else r
+    r: Any = rng.normal(size=(size, size))
+    r, b = np.tril(r) if lower else r, rng.normal(size=size) if bias else None
     assert (make(eta).init(size).b is not None) == bias
     for kappa in (0.3, 1.0):
         for batch in ((3,), (2, 4)):  # fewer vectors than numbers in them, and more
             x = rng.normal(size=(*batch, size))
-            z = x.reshape(-1, size) @ r.T + (b if bias else 0)
+            z = x.reshape(-1, size) @ r.T + (0 if b is None else b)
             c = z.T @ z / len(z)
             off_diagonal, excess = c - np.diag(np.diag(c)), np.diag(np.diag(c) - 1)
             scaled = excess @ r if variant == "paper" else r @ excess
             expected = r - eta * ((1 - kappa) * off_diagonal @ r + kappa * scaled)
-            shifted = b - eta * z.mean(axis=0) if bias else None
+            shifted = None if b is None else b - eta * z.mean(axis=0)
             loss = ((1 - kappa) * np.sum(off_diagonal**2) + kappa * np.sum(excess**2)) / size**2
-            after, diagnostics = update(State(r, b, np.int32(0)), x, eta, kappa)
+            after, diagnostics = update(r, b, x, eta, kappa)
             assert_close(after[:2], (np.tril(expected) if lower else expected, shifted), ulps=256)
             assert_close(diagnostics.loss, np.asarray(loss), ulps=256)
             assert after.step == 1
