@@ -307,7 +307,7 @@ def read_out(w: Any, a: Any) -> Any:
 
 
 BLOCKS: Any = [(dense, read_out)] * 3
-IN_BLOCKS: Any = [({"w": w, "b": jnp.zeros(w.shape[1])}, normal(10, w.shape[1], 2)) for w in PARAMS]
+IN_BLOCKS: Any = [({"w": w, "b": normal(11, w.shape[1])}, normal(10, w.shape[1], 2)) for w in PARAMS]
 local: Any = ll.local_losses
 
 
