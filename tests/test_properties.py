@@ -1,28 +1,33 @@
-"""Properties that metrics and losses share: scales, NaN in NaN out, dtypes, ranges; losses in closed form."""
+"""Properties of metrics and losses: scales, NaN in NaN out, dtypes, ranges; and no key is consumed twice."""
 
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.experimental.key_reuse._core import check_key_reuse
 
 import lax_learning as ll
-from lax_learning import metrics
-from lax_learning.symbolic import critic_cost
+from lax_learning import metrics, plasticity, symbolic
 from tests.compare import assert_same, slow_but
+from tests.registry import NETWORKS, RULES
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
-DTYPES = {"float16": jnp.float16, "bfloat16": jnp.bfloat16, "float32": jnp.float32, "float64": jnp.float64}
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 RNG = np.random.default_rng(17)
 A = {"w": RNG.normal(size=(8, 3)) + 1, "b": RNG.normal(size=(8, 2))}
 B = {"w": RNG.normal(size=(8, 3)), "b": RNG.normal(size=(8, 2))}
 REFERENCE = {"w": np.full(3, 0.75), "b": np.array([0.5, -0.25])}
 MODEL = ll.mlp((3, 2))
 RULE = ll.backprop(MODEL, lambda output, y: jnp.sum(output * y, axis=-1))
-KEY = jax.random.key(3)
+KEY, INF = jax.random.key(3), np.inf
 
 
 def streamed(a):
@@ -42,13 +47,12 @@ def parts_of(a, b):
     return found.relative_bias, found.relative_variance
 
 
-# What does not depend on a scale of a and b, or on a common one.
-FREE_OF_BOTH = {
+OF_ANY_SCALE = {
     "cosine_similarity": metrics.cosine_similarity,
     "angle_degrees": metrics.angle_degrees,
     "by_path": lambda a, b: metrics.by_path(metrics.cosine_similarity, a, b),
 }
-FREE_OF_SCALE = FREE_OF_BOTH | {
+OF_ONE_SCALE = {
     "relative_norm": metrics.relative_norm,
     "weight_alignment": metrics.weight_alignment,
     "snr": lambda a, b: metrics.snr(a),
@@ -56,6 +60,7 @@ FREE_OF_SCALE = FREE_OF_BOTH | {
     "snr of parts": lambda a, b: [metrics.snr(each) for each in metrics.stacked_moments(a).parts().values()],
     "bias_variance": parts_of,
 }
+"""What does not depend on the scales of a and b, or on a common one."""
 
 
 def cast(tree, dtype, exponent=0):
@@ -71,16 +76,22 @@ def scales(dtype):
     return int(info.minexp) + 6, 3, int(info.maxexp) - 4
 
 
-@pytest.mark.parametrize("dtype", slow_but([jnp.float32], DTYPES.values()), ids=DTYPES.keys())
-@pytest.mark.parametrize("name", FREE_OF_SCALE)
-def test_scale_does_not_change_a_bit(name, dtype):
-    with jax.enable_x64(dtype == jnp.float64):
-        function = jax.jit(FREE_OF_SCALE[name])
-        expected = function(cast(A, dtype), cast(B, dtype))
+@pytest.mark.parametrize("dtype", slow_but(["float32"], DTYPES))
+def test_scale_does_not_change_a_bit(dtype):
+    @jax.jit
+    def run(a, b, other):
+        return [of(a, other) for of in OF_ANY_SCALE.values()], [of(a, b) for of in OF_ONE_SCALE.values()]
+
+    with jax.enable_x64(dtype == "float64"):
+        a, b = cast(A, dtype), cast(B, dtype)
+        expected = run(a, b, b)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
         for one, other in itertools.product(scales(dtype), repeat=2):
-            other = other if name in FREE_OF_BOTH else one
-            assert_same(function(cast(A, dtype, one), cast(B, dtype, other)), expected)
+            assert_same(run(cast(a, dtype, one), cast(b, dtype, one), cast(b, dtype, other)), expected)
+    if dtype == "float32":  # subnormal numbers: 2^-149 times integers, so that nothing is rounded on the way
+        integers = jax.tree.map(lambda leaf: np.round(256 * leaf).astype(dtype), (A, B))
+        function = jax.jit(lambda a, b: (metrics.cosine_similarity(a, b), metrics.snr(a)))
+        assert_same(function(*(cast(tree, dtype, -149) for tree in integers)), function(*integers))
 
 
 def test_relative_norm_is_right_wherever_it_can_be_written():
@@ -93,14 +104,6 @@ def test_relative_norm_is_right_wherever_it_can_be_written():
             assert found == np.ldexp(expected, one - other)
     # The norms themselves have no float32.
     assert metrics.relative_norm(np.full(64, 3e38, np.float32), np.full(64, -3e38, np.float32)) == 1
-
-
-@pytest.mark.parametrize("name", ["cosine_similarity", "snr"])
-def test_numbers_below_the_smallest_normal_one(name):
-    # 2^-149 times integers, so that nothing is rounded on the way.
-    integers = jax.tree.map(lambda leaf: np.round(256 * leaf).astype(np.float32), (A, B))
-    function = jax.jit(FREE_OF_SCALE[name])
-    assert_same(function(*jax.tree.map(lambda leaf: np.ldexp(leaf, -149), integers)), function(*integers))
 
 
 def test_entries_are_dead_only_if_they_never_vary():
@@ -142,63 +145,62 @@ WITH_NAN = {
     "accuracy": lambda a, b: ll.accuracy(a["w"], ONE_HOT),
     "balanced_accuracy": lambda a, b: ll.balanced_accuracy(a["w"], ONE_HOT),
     "accuracy of labels": lambda a, b: ll.accuracy(ONE_HOT, a["w"]),
-    "critic_cost": lambda a, b: critic_cost(a["w"]),
+    "critic_cost": lambda a, b: symbolic.critic_cost(a["w"]),
 }
 WITHOUT_DIRECTION = ("cosine_similarity", "angle_degrees", "weight_alignment", "snr", "snr of products")
 
 
-@pytest.mark.parametrize("name", WITH_NAN)
-def test_nan_in_nan_out(name):
-    function = jax.jit(WITH_NAN[name])
+def test_nan_in_nan_out():
+    run = jax.jit(lambda a, b: {name: function(a, b) for name, function in WITH_NAN.items()})
     a, b = cast(A, np.float32), cast(B, np.float32)
-    if name != "snr of tutorial":  # Its standard error is NaN by definition.
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(function(a, b)))
+    clean = run(a, b)
+    del clean["snr of tutorial"]  # its standard error is NaN by definition
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(clean))
     for row, value in ((1, np.nan), ((1, 1), np.nan), (1, np.inf)):
-        if value is np.nan or name in WITHOUT_DIRECTION:
-            spoilt = a["w"].copy()
-            spoilt[row] = value
-            assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(function({**a, "w": spoilt}, b)))
+        spoilt = a["w"].copy()
+        spoilt[row] = value
+        for name, found in run({**a, "w": spoilt}, b).items():
+            if value is np.nan or name in WITHOUT_DIRECTION:
+                assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(found)), name
 
 
 def test_what_has_no_direction():
+    cosine = metrics.cosine_similarity
+
     @jax.jit
     def run(zero):
         spoilt = [zero + value for value in (jnp.nan, jnp.inf)]
         pairs = [(zero, each) for each in spoilt] + [(each, zero) for each in spoilt]
-        both = metrics.cosine_similarity(zero, zero), metrics.angle_degrees(zero, zero)
-        slopes = [
-            jax.grad(metric, argnums=(0, 1))(zero, zero + 1)
-            for metric in (metrics.cosine_similarity, metrics.angle_degrees)
-        ]
-        return [metrics.cosine_similarity(*pair) for pair in pairs], both, slopes
+        both = cosine(zero, zero), metrics.angle_degrees(zero, zero)
+        slopes = [jax.grad(of, (0, 1))(zero, zero + 1) for of in (cosine, metrics.angle_degrees)]
+        return [cosine(*pair) for pair in pairs], both, slopes
 
     spoilt, both, slopes = run(jnp.zeros(3))
     assert np.isnan(spoilt).all() and both == (0, 90)
     assert not np.any(slopes)
 
 
-@pytest.mark.parametrize("dtype", slow_but([jnp.bfloat16], DTYPES.values()), ids=DTYPES.keys())
-@pytest.mark.parametrize("name", WITH_NAN)
-def test_results_are_in_float32_or_wider(name, dtype):
-    promotion = "standard" if name == "snr of products" else "strict"
-    with jax.enable_x64(dtype == jnp.float64), jax.numpy_dtype_promotion(promotion):
-        found = jax.eval_shape(WITH_NAN[name], *(cast(tree, dtype) for tree in (A, B)))
-    expected = {np.dtype(np.float64 if dtype == jnp.float64 else np.float32)}
-    if dtype == jnp.float64 and name in ("accuracy of labels", "snr of products"):
-        return  # of the type of the outputs, and of the params
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == expected
+@pytest.mark.parametrize("dtype", slow_but(["bfloat16"], DTYPES))
+def test_results_are_in_float32_or_wider(dtype):
+    for name, function in WITH_NAN.items():
+        promotion = "standard" if name == "snr of products" else "strict"
+        with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion(promotion):
+            found = jax.eval_shape(function, *(cast(tree, dtype) for tree in (A, B)))
+        # of the type of the outputs, and of the params
+        if dtype != "float64" or name not in ("accuracy of labels", "snr of products"):
+            expected = {np.dtype("float64" if dtype == "float64" else "float32")}
+            assert {leaf.dtype for leaf in jax.tree.leaves(found)} == expected, name
 
 
 # Ranges.
 
 
 def test_cosines_and_angles_of_parallel_vectors_stay_in_range():
-    values = np.random.default_rng(1).uniform(-1, 1, (500, 3)).astype(np.float32)
-    factors = np.ldexp(
-        np.random.default_rng(2).uniform(-1, 1, (500, 1)), np.arange(-100, 100, 0.4)[:, None].astype(int)
-    )
+    rng = np.random.default_rng(1)
+    values, factors = rng.uniform(-1, 1, (500, 3)).astype(np.float32), rng.uniform(-1, 1, (500, 1))
+    factors = np.ldexp(factors, np.arange(-100, 100, 0.4)[:, None].astype(int)).astype(np.float32)
     both = jax.vmap(lambda a, b: (metrics.cosine_similarity(a, b), metrics.angle_degrees(a, b)))
-    cosines, angles = jax.jit(both)(values, (factors * values).astype(np.float32))
+    cosines, angles = jax.jit(both)(values, factors * values)
     assert (np.abs(cosines) <= 1).all() and (angles >= 0).all() and (angles <= 180).all()
 
 
@@ -213,11 +215,19 @@ def test_accuracies_against_counting():
         # Any numbers whose largest is the label's are labels, and steps count as examples do.
         for like in (5 * y - 2, y.astype(int), y == 1, y.reshape(2, 4, 3)):
             assert scores(output.reshape(like.shape), like) == expected
+    output = np.eye(3, dtype=np.float32)
+    assert scores(output, output) == (1, 1)
+    # Rows without a label or with several have no accuracy.
+    for row in ([0, 0, 0], [0.5, 0.5, 0], [np.nan] * 3):
+        assert np.isnan(scores(output, np.array([row, *output[1:]], np.float32))).all()
+    output, y = np.array([[INF, 0], [-INF, 0]], np.float32), np.eye(2, dtype=np.float32)
+    assert scores(output, y) == (1, 1) and scores(output, 1 - y) == (0, 0)
+    # not equal, as in float32
+    assert scores(np.array([[7, 3], [2**24, 2**24 + 1]], np.int32), y) == (1, 1)
 
 
 # Losses in closed form, at the ends of their range.
 
-INF = np.inf
 LOGITS = np.array([[-INF, 0.0, 1.0], [2.0, -INF, -INF], [0.5, -1.0, 3.0]], np.float32)
 LABELS = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.25, 0.75]], np.float32)
 
@@ -229,25 +239,18 @@ def test_cross_entropy_of_masked_classes_and_its_derivatives():
     np.testing.assert_allclose(ll.softmax_cross_entropy(LOGITS, LABELS), expected, rtol=1e-6)
     assert ll.softmax_cross_entropy(LOGITS[:1], LABELS[1:2]) == INF  # a label on a masked class
 
-    def loss(logits, y):
-        return jnp.sum(ll.softmax_cross_entropy(logits, y))
-
-    of_logits, of_targets = jax.jit(jax.grad(loss, (0, 1)))(LOGITS, LABELS)
+    total = lambda *args: jnp.sum(ll.softmax_cross_entropy(*args))  # noqa: E731
+    of_logits, of_targets = jax.jit(jax.grad(total, (0, 1)))(LOGITS, LABELS)
     softmax = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(of_logits, softmax - LABELS, atol=1e-6)
     # Of the targets it is -log softmax, but of a masked class the constant 0.
     masked = softmax == 0
     np.testing.assert_allclose(of_targets, np.where(masked, 0, -np.log(softmax + masked)), atol=1e-6)
-
-
-def test_losses_sum_over_steps():
-    output, y = jnp.stack([LOGITS] * 2, axis=1), jnp.stack([LABELS, LABELS[::-1]], axis=1)
+    # Losses are summed over steps.
+    output, y = np.stack([LOGITS] * 2, axis=1), np.stack([LABELS, LABELS[::-1]], axis=1)
     for loss in (ll.softmax_cross_entropy, ll.squared_error):
         steps = loss(LOGITS[2:], LABELS[2:]), loss(LOGITS[2:], LABELS[:1])
         np.testing.assert_allclose(loss(output, y)[2], sum(steps), rtol=1e-6)
-
-
-def test_losses_of_numbers_far_apart():
     # The difference of these logits has no float32; the probability of the second class is 0.
     logits = jnp.array([[3e38, -3e38]])
     assert ll.softmax_cross_entropy(logits, jnp.array([[1.0, 0.0]])) == 0
@@ -256,17 +259,93 @@ def test_losses_of_numbers_far_apart():
     assert ll.squared_error(images, images - 1) == 2
     with jax.enable_x64(True):  # targets in float64 keep their digits
         loss = ll.squared_error(np.zeros((1, 1), np.float32), np.full((1, 1), 1 + 1e-12))
-        assert loss == (1 + 1e-12) ** 2 and loss.dtype == jnp.float64
+        assert loss == (1 + 1e-12) ** 2 and loss.dtype == "float64"
 
 
-@pytest.mark.parametrize("score", [ll.accuracy, ll.balanced_accuracy])
-def test_scores_at_the_ends_of_their_range(score):
-    score, output = jax.jit(score), jnp.eye(3)
-    assert score(output, output) == 1
-    # Rows without a label or with several have no accuracy.
-    for row in (jnp.zeros(3), jnp.array([0.5, 0.5, 0.0]), jnp.full(3, jnp.nan)):
-        assert jnp.isnan(score(output, output.at[0].set(row)))
-    output = jnp.array([[INF, 0.0], [-INF, 0.0]])
-    assert score(output, jnp.eye(2)) == 1
-    assert score(output, 1 - jnp.eye(2)) == 0
-    assert score(jnp.array([[7, 3], [2**24, 2**24 + 1]]), jnp.eye(2)) == 1  # not equal, as in float32
+# Keys.
+
+OTHER, NORMAL, SGD = jax.random.key(0), jax.nn.initializers.normal(1.0), optax.sgd(0.1)
+X, Y = RNG.normal(size=(4, 3)).astype(np.float32), RNG.normal(size=(4, 2)).astype(np.float32)
+MLP = ll.mlp((3, 4, 4, 2), b_init=NORMAL)
+K_CAP = {
+    "k_cap_mlp": plasticity.k_cap_mlp((8, 6, 6, 6, 2), 3, edge_probability=0.5),
+    "k_cap_recurrent": plasticity.k_cap_recurrent((8, 6, 2), 3, rounds=2, edge_probability=0.5),
+}
+
+
+def batches_of_two_epochs(key):
+    schedule = ll.data.batches(4, 2)
+    return jax.lax.scan(schedule.next, schedule.init(key), jnp.arange(4))
+
+
+def train(key):
+    rule = ll.node_perturbation(MLP, ll.squared_error, sigma=0.1, num_samples=2)
+    rule = rule._replace(init=lambda key, params, x: (jax.random.normal(key), ())[1])
+    run = ll.make_train(
+        rule, SGD, init=MLP.init, num_updates=4, batch_size=2, every=2,
+        evaluate=lambda key, params, state, data: jax.random.uniform(key),
+    )  # fmt: skip
+    return run(key, ll.data.Splits(ll.data.Dataset(X, Y), None, None))
+
+
+def init(name, key):
+    return RULES[name](MLP, ll.squared_error).init(key, MLP.init(OTHER), X)
+
+
+def update(name, key):
+    model = NETWORKS["dense"](jnp.float32)
+    rule, params = RULES[name](model, ll.squared_error), model.init(OTHER)
+    return rule.value_and_grad(key, params, rule.init(KEY, params, X), X, Y)
+
+
+def birth_death(key):
+    model = ll.mlp((3, 4, 2), b_init=None)
+    params = model.init(OTHER)
+    dynamics = ll.birth_death.dynamics(0.5, axes=({"w": 1}, {"w": 0}), charges=lambda params: params[1])
+    return dynamics.update(key, params, dynamics.init(params), params)
+
+
+def critic_epoch(key):
+    draw = lambda key: jax.random.normal(key, (4, 5))  # noqa: E731
+    judge = symbolic.critic(5, hidden=(4,))
+    step = symbolic.critic_step(judge, SGD, penalty=0.1)
+    state = symbolic.init_critic(OTHER, judge, SGD)
+    return symbolic.train_critic(step, draw, draw, num_epochs=2, iterations=2)(key, state)
+
+
+def decorrelation(key):
+    dynamics = ll.decorrelation.dynamics(0.1, subsample=0.5)
+    return dynamics.update(key, dynamics.init(3), X)
+
+
+def tables(network, key):
+    return network.init_tables(key, shared=False, hidden_init=NORMAL, output_init=NORMAL)
+
+
+DRAWS: dict[str, Callable[[Any], Any]] = {
+    "mlp": MLP.init,
+    "rnn": ll.rnn((3, 4, 4, 2), b_init=NORMAL).init,
+    "convolution": ll.convnet((4, 4, 1), (2, 2), (2,), kernel=2, b_init=NORMAL).init,
+    **{f"{of.__name__} of {name}": partial(of, name) for of in (init, update) for name in RULES},
+    "half_space": lambda key: ll.data.half_space(key, 3, sizes=(4, 2, 2)),
+    "relu_net": lambda key: ll.data.relu_net(key, 3, num_units=4, sizes=(4, 2, 2)),
+    "planted": lambda key: ll.data.planted(3, 2).init(key),
+    "planted sample": lambda key: (p := ll.data.planted(3, 2)).sample(key, p.init(KEY), 4),
+    **{of.__name__: of for of in (batches_of_two_epochs, train, birth_death, critic_epoch, decorrelation)},
+    **{name: network.init for name, network in K_CAP.items()},
+    **{f"tables of {name}": partial(tables, network) for name, network in K_CAP.items()},
+    "meta_init": lambda key: plasticity.meta_init(K_CAP["k_cap_mlp"], K_CAP["k_cap_mlp"].init(OTHER))(key),
+    "critic": symbolic.critic(5, hidden=(4, 4), channels=2, embedding=(4,)).init,
+    "mlp_generator": symbolic.mlp_generator(1, 5).init,
+    "gaussian_process_generator": symbolic.gaussian_process_generator(1, 5, length_scale=0.3).init,
+    "dsn_generator": symbolic.dsn_generator(2, 3, norm="softmax", bias=True).init,
+    "draw_functions": lambda key: symbolic.draw_functions(
+        key, symbolic.parse_library("5*N0*sin(3*U0*X[:,0])"), 4
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_no_key_is_consumed_twice(name):
+    """Of those that are split or drawn from, anywhere in the program that JAX traces."""
+    check_key_reuse(DRAWS[name], KEY)
