@@ -161,15 +161,8 @@ test_refused = refusals(
         "a: expected the structure of b": partial(m.resolved_cosine, X, [X], [X]),
         "samples: number of gradients: expected at least 3, got 2": partial(m.pairwise_cosine, X[:2]),
         "samples: expected leaves with the same leading axis": each(m.pairwise_cosine, [X, X[:4]], 1.0),
-        "decrease: expected a finite number > 0": partial(steps, [2.0, 1.0], 0.0),
         r"losses: expected shape \[n\] with n >= 2": [partial(steps, [2.0], 1.0), partial(steps, X, 1.0)],
         "steps: expected shape": partial(steps, [2.0, 1.0], 0.5, [0.0]),
         "trainable: expected to select a parameter": partial(NONE.value_and_grad, KEY, PARAMS, (), X, Y),
-    },
-    types={
-        "gradient: expected a function params -> gradients": partial(m.rounding_error, X, KEY, PARAMS),  # pyright: ignore
-        "key: expected": partial(m.rounding_error, lambda p: p, 0, PARAMS),  # pyright: ignore
-        "model: expected a Model": partial(m.train_only, MODEL.apply, "1/*"),  # pyright: ignore
-        "where: expected a glob": partial(m.train_only, MODEL, 1),  # pyright: ignore
     },
 )
