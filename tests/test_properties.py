@@ -16,7 +16,7 @@ from jax.experimental.key_reuse._core import check_key_reuse
 import lax_learning as ll
 from lax_learning import metrics, plasticity, symbolic
 from tests.compare import assert_same, slow_but
-from tests.registry import NETWORKS, RULES
+from tests.registry import RULES
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -285,7 +285,7 @@ def train(key):
         rule, SGD, init=MLP.init, num_updates=4, batch_size=2, every=2,
         evaluate=lambda key, params, state, data: jax.random.uniform(key),
     )  # fmt: skip
-    return run(key, ll.data.Splits(ll.data.Dataset(X, Y), None, None))
+    return run(key, ll.data.Splits(*[ll.data.Dataset(X, Y)] * 3))
 
 
 def init(name, key):
@@ -293,8 +293,7 @@ def init(name, key):
 
 
 def update(name, key):
-    model = NETWORKS["dense"](jnp.float32)
-    rule, params = RULES[name](model, ll.squared_error), model.init(OTHER)
+    rule, params = RULES[name](MLP, ll.squared_error), MLP.init(OTHER)
     return rule.value_and_grad(key, params, rule.init(KEY, params, X), X, Y)
 
 

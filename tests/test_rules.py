@@ -286,10 +286,10 @@ def test_never_uphill_and_better_with_every_guess() -> None:
     assert cosine(jax.tree.map(np.negative, EXACT)) > 0.999
     assert 0 <= cosine(directions[0]) < cosine(*directions)
     # Two guesses 0.01 apart, one of them many times, still span the gradient between them.
-    for scale in np.float32([1e-25, 1e25]):
+    for scale in np.array([1e-25, 1e25], np.float32):
         one, other = (
             jax.tree.map(lambda g, a=scale, s=share: a * (1 + s * np.asarray(g)), EXACT)
-            for share in np.float32([0, 0.01])
+            for share in np.array([0, 0.01], np.float32)
         )
         # Of the difference of the guesses, 1 % of them, roundings are 1e-5.
         assert cosine(*[one] * 20, other) > 1 - 1e-6
@@ -325,6 +325,7 @@ def gradient_of_blocks(params: Any) -> Any:
 def test_gradients_and_states_are_those_of_the_blocks() -> None:
     of_backprop = update(local(partial(ll.backprop, loss=LOSS), BLOCKS), KEY, IN_BLOCKS, X, Y)
     assert_near(of_backprop[2], gradient_of_blocks(IN_BLOCKS))
+    of_blocks = []
     for make in (
         partial(ll.kolen_pollack, loss=LOSS, optimizer=optax.sgd(0.1)),
         partial(ll.forward_gradient, loss=LOSS, perturb="activities"),
@@ -336,7 +337,8 @@ def test_gradients_and_states_are_those_of_the_blocks() -> None:
             of_block, *expected = alone.value_and_grad(key, params, before, x, Y)
             assert_close(found, expected, ulps=64)
             x = dense(params[0], x)
-        same([of_backprop[1], loss], of_block)  # the loss is that of the last block
+            of_blocks.append(of_block)
+        same([of_backprop[1], loss], of_blocks[-1])  # the loss is that of the last block
 
 
 def test_leaves_that_a_rule_does_not_train_stay() -> None:
