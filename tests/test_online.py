@@ -415,11 +415,7 @@ coupled = replaced(cell=lambda p, h, x: SMALL.cell(p, h, x - x.mean(axis=0)))
 of_another = replaced(start=lambda size: jnp.zeros((size, 7)))
 test_bad_values = refusals(
     values={
-        "^alpha: expected a number in 0..1, got 2": lambda: online.leaky_rnn((2, 3, 2), alpha=2.0),
         "^widths: expected the sizes of input, layer and output": lambda: online.leaky_rnn((2, 3), alpha=0.1),
-        "^sigma: expected a finite number > 0": lambda: online.three_factor(SMALL, LOSS, sigma=0),
-        "^decay: expected a number in 0..1": lambda: noisy(SMALL, LOSS, decay=1.5),
-        "^rate: expected a number in 0..1": lambda: noisy(SMALL, LOSS, rate=-1),
         "^modulator: expected shape": partial(run, partial(noisy, modulator=lambda loss, base: base)),
         r"^x: expected arrays \[batch, steps": each(x=jnp.ones(4)),
         "^y: expected 5 steps as in x, got 4": each(y=Y[:, 1:]),
@@ -441,11 +437,6 @@ test_bad_values = refusals(
     },
     types={
         "^net: expected a Recurrent": each(net=ll.rnn((2, 3, 2))),
-        "^loss: expected a function": [partial(make, SMALL, None) for make in ALL],
-        "^cell: expected a function": lambda: replaced(cell=lambda h, x: h),
-        "^readout: expected a function": lambda: replaced(readout=None),
-        "^start: expected a function": lambda: replaced(start=jnp.zeros((1, 3))),
-        "^feedback_init: expected a function": lambda: online.rflo(SMALL, LOSS, feedback_init=1),
         "^state: expected the state of the rule's init": [partial(run, m, state=()) for m in (ALL[0], noisy)],
     },
 )
