@@ -160,7 +160,7 @@ PEPITA = partial(
     Entry, "Dellaferrera & Kreiman 2022", "https://proceedings.mlr.press/v162/dellaferrera22a.html",
     "784-1024-10 ReLU, no biases, batch 64, momentum 0.9, rate 0.1, / 10 after 60 and 90 of 100 epochs, 10 % "
     "dropout",
-    why="no dropout; fewer epochs",
+    why="no dropout",
 )  # fmt: skip
 REN = partial(
     Entry, "Ren et al. 2023", "https://arxiv.org/abs/2210.03310",
