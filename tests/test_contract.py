@@ -358,6 +358,11 @@ def test_shard_map_with_its_default_check(name: str) -> None:
     def grads_of(key: Any, params: Any, x: Any, y: Any) -> Any:
         return rule.value_and_grad(key, params, rule.init(key, params, x), x, y)[1]
 
+    def of_step(key: Any, params: Any, x: Any, y: Any) -> Any:
+        online: Any = rule.online
+        state, memory = rule.init(key, params, x), online.start(params, x[:, 0])
+        return online.step(key, params, state, memory, x[:, 0], y[:, 0])[1]
+
     def folded(key: Any, *args: Any) -> Any:
         return grads_of(jax.random.fold_in(key, lax.axis_index("devices")), *args)
 
@@ -370,6 +375,8 @@ def test_shard_map_with_its_default_check(name: str) -> None:
         (folded, (KEYS[0], params), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()),
         (noisy, (KEYS[:4], params), (SPLIT, WHOLE, WHOLE, WHOLE), WHOLE, (2,)),
     ]
+    if name in ONLINE:
+        cases.append((of_step, (KEYS[0], params), (WHOLE, WHOLE, SPLIT, SPLIT), WHOLE, ()))
     for of, args, ins, out, lead in cases:
         shapes = jax.eval_shape(jax.shard_map(of, mesh=mesh, in_specs=ins, out_specs=out), *args, x, y)
         for grad, leaf in zip(jax.tree.leaves(shapes), jax.tree.leaves(params), strict=True):

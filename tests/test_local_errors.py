@@ -1,30 +1,61 @@
-"""Local errors are the gradient of the sum of the losses at all readouts, each layer's input fixed."""
+"""Local errors are the gradient of the sum of all losses, where what products read counts as fixed."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+import pytest
 
 import lax_learning as ll
 from tests.compare import assert_close, assert_near, normal, squares
 
-X, Y = normal(0, 5, 3), normal(1, 5, 2)
+X, Y = normal(0, 5, 3), normal(1, 5, 4)
 KEY = jax.random.key(0)
+SHAPES = {"a": (3, 4), "b": (4,), "c": (4, 4), "d": (4, 4)}
 
 
-def test_gradient_of_the_sum_of_local_losses():
-    model = ll.mlp((3, 4, 6, 2), activation=jnp.tanh)
-    params = model.init(KEY)
-    rule = ll.local_errors(model, squares, optimizer=optax.sgd(0.1))
+def dense(params: Any, x: Any, product: Any) -> Any:
+    h = jnp.tanh(product(x, params["a"]) + params["b"])
+    return product(jnp.tanh(product(h, params["c"])), params["d"])
+
+
+def residual(params: Any, x: Any, product: Any) -> Any:
+    """Errors pass around the second product, and what the last one reads is an output itself."""
+    h = product(x, params["a"]) + params["b"]
+    h = h + product(jnp.tanh(h), params["c"])
+    return {"h": h, "v": product(h, params["d"])}
+
+
+def both(output: Any, y: Any) -> Any:
+    if isinstance(output, dict):
+        return squares(output["h"], y) + squares(output["v"], 2 * y)
+    return squares(output, y)
+
+
+@pytest.mark.parametrize("net", [dense, residual])
+def test_gradient_of_the_sum_of_all_losses(net: Any) -> None:
+    params = {name: normal(i, *shape) for i, (name, shape) in enumerate(SHAPES.items())}
+    model = ll.Model(lambda params, x: net(params, x, jnp.dot))
+    rule = ll.local_errors(model, both, optimizer=optax.sgd(0.1))
     state = rule.init(KEY, params, X)
     loss, grads, after = jax.jit(rule.value_and_grad)(KEY, params, state, X, Y)
 
-    def total(params, feedback):
-        a, losses = X, []
-        for layer, readout in zip(params, [*feedback.values(), None], strict=True):
-            z = jax.lax.stop_gradient(a) @ layer["w"] + layer["b"]
-            a = jnp.tanh(z)
-            losses.append(squares(z if readout is None else a @ readout, Y).mean())
-        return sum(losses), losses[-1]
+    def total(params: Any, feedback: Any) -> Any:
+        reads: list[Any] = []
+
+        def product(a: Any, w: Any) -> Any:
+            reads.append(a)
+            return jax.lax.stop_gradient(a) @ w
+
+        output = net(params, X, product)
+        leaves, structure = jax.tree.flatten(output)
+        readouts = list(feedback.values())
+        losses = [both(output, Y).mean()]
+        for a in reads[1:]:  # no error passes to x
+            predicted, readouts = readouts[: len(leaves)], readouts[len(leaves) :]
+            losses.append(both(structure.unflatten([a @ b for b in predicted]), Y).mean())
+        return sum(losses), losses[0]
 
     (of_params, of_feedback), last = jax.jit(jax.grad(total, (0, 1), has_aux=True))(params, state.feedback)
     assert_close((loss, grads), (last, of_params), ulps=20)
@@ -32,28 +63,28 @@ def test_gradient_of_the_sum_of_local_losses():
     assert_close(after.feedback, moved, ulps=20)
 
 
-def test_stacked_layers_have_losses_of_their_own():
-    """Layers under a scan learn as the same layers in a list; positions are summed over."""
+def test_stacked_layers_have_losses_of_their_own() -> None:
+    """Layers under a scan learn as the same layers in a list."""
 
-    def in_scan(params, x):
+    def in_scan(params: Any, x: Any) -> Any:
         h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, params["hidden"])
         return h.sum(1) @ params["out"]
 
-    def ones(key, like):
-        return jnp.ones(like.shape)
-
-    def in_list(params, x):
+    def in_list(params: Any, x: Any) -> Any:
         for w in params["hidden"]:
             x = jnp.tanh(x @ w)
         return x.sum(1) @ params["out"]
 
-    x = normal(2, 5, 7, 4)
+    def alike(key: Any, like: Any) -> Any:
+        """Readouts that differ between units, but not between layers."""
+        return jnp.broadcast_to(normal(5, *like.shape[-2:]), like.shape)
+
+    x, y = normal(2, 5, 7, 4), normal(6, 5, 2)
     stacked = {"hidden": normal(3, 3, 4, 4), "out": normal(4, 4, 2)}
-    apart = {**stacked, "hidden": list(stacked["hidden"])}
     results = []
-    for net, params in ((in_scan, stacked), (in_list, apart)):
-        rule = ll.local_errors(ll.Model(net), squares, optimizer=optax.sgd(0.1), feedback_init=ones)
-        _, grads, after = jax.jit(rule.value_and_grad)(KEY, params, rule.init(KEY, params, x), x, Y)
+    for net, params in ((in_scan, stacked), (in_list, {**stacked, "hidden": list(stacked["hidden"])})):
+        rule = ll.local_errors(ll.Model(net), squares, optimizer=optax.sgd(0.1), feedback_init=alike)
+        _, grads, after = jax.jit(rule.value_and_grad)(KEY, params, rule.init(KEY, params, x), x, y)
         results.append((grads["hidden"], grads["out"], after.feedback))
     (scanned, out, feedback), (listed, same, each) = results
     assert_near((scanned, out), (jnp.stack(listed), same))

@@ -56,7 +56,8 @@ def in_place_step(
     Args:
       loss_fn: `(params, *args) -> loss`, a scalar, or one loss per example, which are averaged; float32 or
         wider.
-      sigma: standard deviation of the noise, in the units of the parameters; may be traced.
+      sigma: standard deviation of the noise, in the units of the parameters; may be traced. In the precision
+        of the weights and the loss, it has to be well above the spacing of numbers.
       num_samples: number K of draws, computed one after another.
       noise: "normal", "rademacher" or `(key, like) -> unit noise`, called for one matrix at a time; with
         `rank`, `like` is a pair `(a, b)` with a leading axis for a single draw.

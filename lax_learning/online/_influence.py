@@ -97,7 +97,7 @@ def online(
         x, size = as_batch(x)
         wide, x, memory = vary_as((*widened((params, x)), memory), params, state, memory, x, y)
         check_examples(net, wide, memory.h, x)
-        run = step_at(wide, state, first(memory.h), first(x))
+        run = step_at(wide, vary_as(state, wide), first(memory.h), first(x))
 
         def example(h: Any, influence: PyTree, x: Any, y: Any) -> tuple[Any, PyTree, Array, Params]:
             h, x, y = jax.tree.map(lambda leaf: leaf[None], (h, x, y))

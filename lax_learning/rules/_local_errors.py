@@ -19,17 +19,20 @@ def keeps_sums(key: Key, like: jax.ShapeDtypeStruct) -> Array:
 def local_errors(
     model: Model, loss: Loss, *, optimizer: Any, feedback_init: DirectInit = keeps_sums, where: Where = None
 ) -> Rule:
-    """Trains every layer on the loss at a linear readout of its own activity; no error passes between layers.
+    """Trains every layer on the loss at a linear readout of its own activity; errors pass through no product.
 
     `e_l = dL(a_l B_l, y)/d(a_l B_l)`, `delta_l = (e_l B_l^T) phi'(z_l)`, `g_B = a_l^T e_l`
 
     Every data value that sites read has a readout `B_l [units, outputs]` in the rule's state; the model's own
-    readout gets the true error. The gradient is exact for the sum of all local losses, with the input of each
-    layer fixed. Learning is greedy: a layer learns features that separate the classes linearly, none that
-    only later layers could use. Signals do not vanish with depth, and a layer can learn before the layers
-    above have run. The cost is one more readout per layer, and three products with it. Positions, several
-    outputs and stacked layers are treated as in `direct_feedback_alignment`: a readout is shared by all
-    positions, and sums over those that the output does not have.
+    readout gets the true error. Gradients are exact for the sum of the loss and of all local losses if what
+    products read counts as fixed. Learning is greedy: a layer learns features that separate the classes
+    linearly, none that only later layers could use. Signals do not vanish with depth, and without residual
+    connections a layer can learn before the layers above have run. As in `direct_feedback_alignment`, errors
+    that reach a data value around products, for example through a residual connection, are added.
+
+    A readout has a row for every unit of its data value: positions times channels of a convolution, unless
+    the output has the same positions. Steps of a scan share a readout and are summed; stacked layers have one
+    each. The cost is that of three products with all readouts.
 
     For blocks of several layers, heads of another form or another rule within a block, see `local_losses`.
 
@@ -79,7 +82,8 @@ def local_errors(
                 layers = passed.ways[name][2].layers
                 readout = jax.vmap(passed.ways[name][2].readout, (None, 0))
                 shape = (size, *layers, *outputs[j].shape[1:])
-                predicted[j] = readout(feedback[name], passed.reads[index]).reshape(shape)
+                of_read = readout(feedback[name], passed.reads[index])
+                predicted[j] = of_read.reshape(shape).astype(outputs[j].dtype)
             for _ in layers:
                 errors = jax.vmap(errors, in_axes=1, out_axes=1)
             return {own[j]: error for j, error in errors(predicted).items()}
@@ -92,6 +96,4 @@ def local_errors(
     def learn(key: Key, feedback: dict[str, Array], passed: Pass, sent: dict[str, Array]) -> dict[str, Array]:
         return passed.paired(feedback, sent, passed.reads)
 
-    return direct_rule(
-        model, loss, feedback_init, where, sent=sent, learn=learn, optimizer=optimizer, total=True
-    )
+    return direct_rule(model, loss, feedback_init, where, sent=sent, learn=learn, optimizer=optimizer)
