@@ -47,7 +47,7 @@ def quadratic(params):
     return w @ CURVATURE @ w + w @ SLOPES
 
 
-def waves(params, damping=1.0):
+def waves(params, damping: Any = 1.0):
     return jnp.sum(damping * jnp.sin(CURVATURE @ jnp.concatenate(params)))
 
 
