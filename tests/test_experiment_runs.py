@@ -104,7 +104,7 @@ CASES = {
         common=lambda found: found.sel(model=["pre_post_l2"]),
         parts=("models", "params"),
         figures=("learning_curves", "comparison", "tables"),
-        told=("PrePost L2", "gradient descent L2", "down, balanced", "2 of 2 seeds once more", "12/12"),
+        told=("PrePost L2", "gradient descent L2", "down, balanced", "repeating 2 of 2 seeds", "12/12"),
         row={"model": "pre_post_l2", "metric": "downstream_test_accuracy_repeated"},
         values=lambda found: found.downstream_test_accuracy.sel(
             model="pre_post_l2", selection="repeated", evaluation=3
