@@ -21,13 +21,13 @@ if [ -z "${PYTHON:-}" ]; then
     fi
 fi
 
-tutorial=(--data "${DATA:-sample}") throughput=(--quick --seeds 1 512) models=float32
+tutorial=(--data "${DATA:-sample}") throughput=(--quick --seeds 1 512) models=rules_on_models
 if [ -n "$dry" ]; then
     export JAX_PLATFORMS=cpu JAX_DISABLE_MOST_OPTIMIZATIONS=1
     tutorial+=(--seeds 2 --epochs 1 --hidden 8 --examples 20)
     throughput=(--quick --seeds 1 --systems microlearning --repeats 1 --sizes.hidden 8 --sizes.batch-size 10
         --sizes.updates 2 --sizes.examples 10)
-    models="float32 and plain_mlp"
+    models="rules_on_models and float32"
 fi
 device=$("$python" -c 'import jax; print(jax.default_backend(), *jax.devices())') || exit 1
 if [ -z "$dry" ] && [ "${device%% *}" = cpu ]; then

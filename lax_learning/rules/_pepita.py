@@ -123,7 +123,8 @@ def pepita(
         (found,) = pull_back((error, deltas))
         return common.value_of(losses, model, params, x), common.result(program, opened, found, sites), state
 
-    return common.delta_rule(model, init, assign, masks=where is not None)
+    # Signals would be paired with the inputs of the first pass, but updates use those of the second.
+    return common.delta_rule(model, init, assign, masks=where is not None)._replace(signals=None)
 
 
 def _is_float(leaf: Any) -> bool:
