@@ -104,7 +104,7 @@ def test_errors_go_back_in_time(outputs: Any, x64: None) -> None:
         return loss, gradients(v, lambda t, delta: delta @ np.transpose(u))
 
     def direct(of_step: Any, of_read_out: Any) -> Any:
-        """What a step reads has one matrix, for the error at the step or at the end, the read-out another."""
+        """One matrix for the inputs of steps, another for the read-out; errors at each step or the last."""
         ahead = error[1:] if outputs == "every" else error[[-1] * (steps - 1)]
         return loss, gradients(of_read_out, lambda t, _: ahead[t] @ of_step.T if t < steps - 1 else 0)
 

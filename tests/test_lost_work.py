@@ -80,7 +80,7 @@ def test_stopped_run_goes_on_to_the_same_results(stopped, finished, tmp_path):
     ],
 )
 def test_damaged_files_are_named(run_of, damaged, named, content, request, tmp_path):
-    """What is left of them is a half, or other content."""
+    """Files cut in half, or with other content."""
     out = shutil.copytree(request.getfixturevalue(run_of), tmp_path / "out")
     path = out / damaged
     for file in (each for each in (path, *path.rglob("*")) if each.is_file()):

@@ -60,7 +60,7 @@ OF_ONE_SCALE = {
     "snr of parts": lambda a, b: [metrics.snr(each) for each in metrics.stacked_moments(a).parts().values()],
     "bias_variance": parts_of,
 }
-"""What does not depend on the scales of a and b, or on a common one."""
+"""Metrics that do not depend on the scales of a and b, or on a common one."""
 
 
 def cast(tree, dtype, exponent=0):

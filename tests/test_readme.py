@@ -29,7 +29,7 @@ RUN = (
 
 
 def check(page: str, of: Any) -> None:
-    """What a page says of the names that its Python leaves behind."""
+    """Claims of a page about the names that its Python leaves behind."""
     match page.removeprefix("docs/"):
         case "README":
             assert jax.tree.structure(of.grads) == jax.tree.structure(of.own_params)

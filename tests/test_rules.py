@@ -100,7 +100,7 @@ def test_feedback_is_on_average_the_jacobian_which_gives_backprop() -> None:
 
 
 def test_feedback_of_a_mirror_is_on_average_the_parameter() -> None:
-    """Whatever reads it: as it is, stacked, transposed, normalised and as a vector."""
+    """However it is read: as it is, stacked, transposed, normalised and as a vector."""
     shapes = {
         "first": (3, 3, 2, 2), "kernel": (2, 2, 2, 3), "vector": (12,), "stacked": (2, 12, 12),
         "normalised": (12, 5), "transposed": (3, 5),

@@ -18,7 +18,6 @@ from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, check_where
 from lax_learning.rules import _common as common
-from lax_learning.rules._common import Result
 from lax_learning.rules._direct import REMEDY
 from lax_learning.rules._feedback import FeedbackState, check_feedback_init, check_state, drawn_like
 from lax_learning.types import Key, Loss, Params, Rule, Where
@@ -58,7 +57,8 @@ def pepita(
       where: which parameters are trained; the gradients of the others are zero.
 
     Returns:
-      The rule. Its state contains F, a list with one array for every floating-point leaf of x.
+      The rule. Its state contains F, a list with one array for every floating-point leaf of x. It offers no
+      signals: those go with the inputs of the first pass, but updates use the inputs of the second.
 
     Raises:
       ValueError: at trace time, for a model that couples examples, or an x without floating-point leaves.
@@ -93,7 +93,7 @@ def pepita(
             [drawn_like(feedback_init, k, like) for k, like in zip(keys, likes, strict=True)]
         )
 
-    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
+    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_state(state)
         check_key("key", key)
         x, size = as_batch(x)
@@ -104,15 +104,14 @@ def pepita(
         activities = mark_activities(program.plan, len(program.outputs))
 
         def end(tap: Tap, z: Array, feed: Any) -> tuple[Array, Array]:
-            z = z if feed is None else z + feed
             return z if tap.index in activities.last else jax.lax.stop_gradient(z), z
 
         run = program.runner(Hooks(end=end, activities=True))
         output, _, first = run(program.split.parameters, x)
         losses, error = common.error_of(loss, output, y, size, 1.0)
         moved_x = _moved(x, error, state.feedback)
-        forward = common.forward_of(program, run, opened, moved_x)
-        (output, second), pull_back = jax.vjp(forward, common.starting(program, opened))
+        forward = common.forward_of(program, run, False, moved_x)
+        (output, second), pull_back = jax.vjp(forward, program.split.parameters)
         _, error = common.error_of(loss, output, y, size, 1 / size)
         deltas = {index: jnp.zeros_like(value) for index, value in second.items()}
         for tap in program.plan.all_taps:
@@ -121,10 +120,9 @@ def pepita(
             if tap.index not in activities.last:
                 deltas[tap.index] = (first[at] - second[at]) / size
         (found,) = pull_back((error, deltas))
-        return common.value_of(losses, model, params, x), common.result(program, opened, found, sites), state
+        return common.value_of(losses, model, params, x), common.result(program, False, found, sites), state
 
-    # Signals would be paired with the inputs of the first pass, but updates use those of the second.
-    return common.delta_rule(model, init, assign, masks=where is not None)._replace(signals=None)
+    return Rule(init, value_and_grad, model.trainable)
 
 
 def _is_float(leaf: Any) -> bool:
