@@ -42,7 +42,8 @@ def half_space(
     References:
       Cristian et al., Learning with plasticity rules, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
-    check_drawn(key, dtype, num_features=num_features)
+    check_key("key", key)
+    check_drawn(dtype, num_features=num_features)
     vector_key, key = jax.random.split(key)
     vector = widened(jax.random.uniform(vector_key, (num_features,), dtype, -1, 1))
     return _uniform_splits(key, num_features, lambda x: (x @ vector > 0).astype(jnp.int32), sizes, dtype)
@@ -65,7 +66,8 @@ def relu_net(
       >>> relu_net(jax.random.key(0), 16, num_units=50, sizes=(30, 0, 10)).test.y.shape
       (10, 2)
     """
-    check_drawn(key, dtype, num_features=num_features, num_units=num_units)
+    check_key("key", key)
+    check_drawn(dtype, num_features=num_features, num_units=num_units)
     w_key, v_key, key = jax.random.split(key, 3)
     w = widened(jax.random.uniform(w_key, (num_features, num_units), dtype, -1, 1))
     v = widened(jax.random.uniform(v_key, (num_units, 2), dtype, -1, 1))
@@ -76,10 +78,8 @@ def relu_net(
     return _uniform_splits(key, num_features, label, sizes, dtype)
 
 
-def check_drawn(key: Key | None, dtype: DTypeLike, **counts: int) -> None:
-    """Raises unless arrays of these sizes can be drawn from a key."""
-    if key is not None:
-        check_key("key", key)
+def check_drawn(dtype: DTypeLike, **counts: int) -> None:
+    """Raises unless an array with axes of these sizes can be drawn."""
     check_floating_dtype("dtype", dtype)
     for name, count in counts.items():
         check_count(name, count)
@@ -134,7 +134,7 @@ def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = j
       Rotskoff et al., Global convergence of neuron birth-death dynamics, https://arxiv.org/abs/1902.01843,
       2019.
     """
-    check_drawn(None, dtype, num_features=num_features, num_units=num_units)
+    check_drawn(dtype, num_features=num_features, num_units=num_units)
 
     def init(key: Key) -> Params:
         check_key("key", key)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lax_learning._checks import check_count, check_probability
+from lax_learning._checks import check_count, check_key, check_probability
 from lax_learning.data._random import check_drawn
 from lax_learning.types import Key
 
@@ -61,7 +61,8 @@ def delayed_match(
     """
     _check_counts(num_symbols=(num_symbols, 2), duration=(duration, 1), delay=(delay, 0))
     steps = 2 * duration + delay
-    check_drawn(key, dtype, num_examples=num_examples, steps=steps, num_symbols=num_symbols)
+    check_key("key", key)
+    check_drawn(dtype, num_examples=num_examples, steps=steps, num_symbols=num_symbols)
     first_key, match_key, other_key = jax.random.split(key, 3)
     first = jax.random.randint(first_key, (num_examples,), 0, num_symbols)
     match = jax.random.bernoulli(match_key, shape=(num_examples,))
@@ -106,7 +107,8 @@ def copy_memory(
     """
     _check_counts(num_symbols=(num_symbols, 2), length=(length, 1), delay=(delay, 0))
     steps = 2 * length + delay
-    check_drawn(key, dtype, num_examples=num_examples, steps=steps, num_symbols=num_symbols)
+    check_key("key", key)
+    check_drawn(dtype, num_examples=num_examples, steps=steps, num_symbols=num_symbols)
     symbols = jax.random.randint(key, (num_examples, length), 0, num_symbols)
     blank = jnp.full((num_examples, delay), num_symbols + 1)
     go = jnp.full((num_examples, length), num_symbols)
@@ -155,7 +157,8 @@ def cue_accumulation(
         raise ValueError(f"num_cues: expected an odd number, so that one side has more, got {num_cues}")
     check_probability("bias", bias)
     steps = (duration + pause) * num_cues + delay + duration
-    check_drawn(key, dtype, num_examples=num_examples, steps=steps, num_inputs=3)
+    check_key("key", key)
+    check_drawn(dtype, num_examples=num_examples, steps=steps, num_inputs=3)
     side_key, cue_key = jax.random.split(key)
     likely = jax.random.bernoulli(side_key, shape=(num_examples, 1))
     cues = (likely ^ ~jax.random.bernoulli(cue_key, bias, (num_examples, num_cues))).astype(int)

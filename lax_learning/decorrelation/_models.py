@@ -83,6 +83,7 @@ def places_of(program: Program, where: Where) -> dict[str, Place]:
 
 def checked_places(program: Program, where: Where, layers: Any) -> dict[str, Place]:
     """Returns the places of a model; raises unless the states fit them."""
+    check_where("where", where)
     places = places_of(program, where)
     if not isinstance(layers, dict) or layers.keys() != places.keys():
         got = sorted(layers) if isinstance(layers, dict) else type(layers).__name__
