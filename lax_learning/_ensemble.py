@@ -85,19 +85,25 @@ def ensemble(
     return Ensemble(function, in_axes, float(memory_budget), batch_size, mesh_of(devices), progress)
 
 
-class _Members(NamedTuple):
-    """Arguments of a call."""
+class _Call(NamedTuple):
+    """Arguments of a call, or their shares of a device."""
 
-    own: list[Any]  # leaves with an axis of members, and None in place of shared leaves
-    shared: list[Any]  # the other leaves, and None in place of those with an axis of members
+    leaves: list[Any]
+    structure: Any
+    own: tuple[bool, ...]  # of each leaf, whether it has an axis of members
 
     @property
     def number(self) -> int:
-        return jax.tree.leaves(self.own)[0].shape[0]
+        """Number of members."""
+        return self.leaves[self.own.index(True)].shape[0]
 
-    def some(self, rows: Any) -> "_Members":
+    def each(self, change: Callable[[Any, bool], Any]) -> "_Call":
+        """Applies `change(leaf, own)` to all leaves."""
+        return self._replace(leaves=[change(*pair) for pair in zip(self.leaves, self.own, strict=True)])
+
+    def rows(self, rows: Any) -> "_Call":
         """Returns the arguments of some of the members."""
-        return self._replace(own=jax.tree.map(lambda leaf: leaf[rows], self.own))
+        return self.each(lambda leaf, own: leaf[rows] if own else leaf)
 
 
 @dataclass(eq=False)
@@ -114,110 +120,100 @@ class Ensemble:
 
     def __call__(self, *args: Any) -> Any:
         """Runs all members."""
-        structure, members = self._split(args)
+        call = self._read(args)
         if self._progress is None:
-            return self._run(structure, members)
-        count = members.number
-        each = self._batch_size or self._program(structure, members)[1]
-        size = min(each * self._mesh.size, count)
-        whole = members._replace(shared=place(members.shared, NamedSharding(self._mesh, SHARED)))
-        whole, found = whole.some(repeating_the_last(count, size)), []
+            return self._run(call)
+        shared = call.each(lambda leaf, own: leaf if own else place(leaf, NamedSharding(self._mesh, SHARED)))
+        count, found = call.number, []
+        size = min((self._batch_size or self._program(self._placed(call))[1]) * self._mesh.size, count)
+        padded = shared.rows(repeating_the_last(count, size))
         for start in range(0, count, size):
-            results = self._run(structure, whole.some(slice(start, start + size)))
-            found.append(jax.tree.map(within_reach, jax.block_until_ready(results)))
+            results = jax.block_until_ready(self._run(padded.rows(slice(start, start + size))))
+            found.append(jax.tree.map(within_reach, results))
             self._progress(min(start + size, count), count)
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *found)
 
     def compile(self, *args: Any) -> jax.stages.Compiled:
         """Compiles for arguments of these shapes; the result reports cost and memory per device."""
-        return self._program(*self._split(args))[0]
+        return self._program(self._placed(self._read(args)))[0]
 
-    def _run(self, structure: Any, members: _Members) -> Any:
-        placed = self._placed(members)
-        found = self._program(structure, members, placed)[0](*placed)
-        if members.number % self._mesh.size == 0:
+    def _run(self, call: _Call) -> Any:
+        placed = self._placed(call)
+        found = self._program(placed)[0](placed.leaves)
+        if call.number == placed.number:
             return found
         found = jax.device_put(jax.tree.map(within_reach, found), self._mesh.local_mesh.devices.flat[0])
-        return jax.tree.map(lambda leaf: leaf[: members.number], found)
+        return jax.tree.map(lambda leaf: leaf[: call.number], found)
 
-    def _split(self, args: tuple[Any, ...]) -> tuple[Any, _Members]:
-        """Checks the arguments; returns their structure, and their leaves split into own and shared."""
+    def _read(self, args: tuple[Any, ...]) -> _Call:
+        """Checks the arguments."""
         axes = (0, *(None,) * (len(args) - 1)) if self._in_axes is None else self._in_axes
         axes = (axes,) * len(args) if isinstance(axes, int) else tuple(axes)
         if len(axes) != len(args):
             raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
         hint = "; an ensemble compiles itself: call it outside of jit, vmap and grad"
-        leaves, structure = jax.tree.flatten_with_path(as_values("args", args, hint))
+        args = as_values("args", args, hint)
         # Booleans, because JAX treats None as an empty pytree.
         is_own = jax.tree.map(lambda axis: axis == 0, axes, is_leaf=_is_none)
         try:
-            flat = jax.tree.leaves(jax.tree.broadcast(is_own, args))
+            own = tuple(jax.tree.leaves(jax.tree.broadcast(is_own, args)))
         except ValueError as error:
             raise ValueError(f"in_axes: expected the structure of the arguments, got {axes}") from error
-        marked = list(zip(leaves, flat, strict=True))
-        check_members({f"args{keystr(path)}": leaf for (path, leaf), own in marked if own})
-        members = _Members(
-            [leaf if own else None for (_, leaf), own in marked],
-            [None if own else leaf for (_, leaf), own in marked],
-        )
+        paths = [f"args{keystr(path)}" for path, _ in jax.tree.leaves_with_path(args)]
+        call = _Call(*jax.tree.flatten(args), own)
+        check_members({path: leaf for path, leaf, of in zip(paths, call.leaves, own, strict=True) if of})
         processes = len({device.process_index for device in self._mesh.devices.flat})
-        if members.number < processes:
-            raise ValueError(
-                f"number of members: expected at least one for each of {processes} processes, "
-                f"got {members.number}"
-            )
-        return structure, members
+        if call.number < processes:
+            expected = f"at least one for each of {processes} processes"
+            raise ValueError(f"number of members: expected {expected}, got {call.number}")
+        return call
 
-    def _placed(self, members: _Members) -> _Members:
+    def _placed(self, call: _Call) -> _Call:
         """Spreads the members over the devices, and copies shared leaves to all of them."""
-        rows = repeating_the_last(members.number, self._mesh.size)
-        own = place(members.own, NamedSharding(self._mesh, MEMBERS), rows)
-        return _Members(own, place(members.shared, NamedSharding(self._mesh, SHARED)))
+        rows = repeating_the_last(call.number, self._mesh.size)
+        members, shared = (NamedSharding(self._mesh, spec) for spec in (MEMBERS, SHARED))
+        return call.each(lambda leaf, own: place(leaf, members, rows) if own else place(leaf, shared))
 
-    def _program(
-        self, structure: Any, members: _Members, placed: _Members | None = None
-    ) -> tuple[jax.stages.Compiled, int]:
+    def _program(self, placed: _Call) -> tuple[jax.stages.Compiled, int]:
         """Returns the program for these shapes, and the number of members it computes side by side.
 
         This number is `batch_size`, or the largest number whose temporaries fit into the budget.
         """
-        placed = placed or self._placed(members)
         context = tuple(getattr(jax.config, name, None) for name in _CONTEXT)
-        types, form = jax.tree.flatten(jax.tree.map(jax.typeof, placed))
-        signature = structure, form, tuple(types), context
+        signature = placed.structure, placed.own, tuple(map(jax.typeof, placed.leaves)), context
         if signature not in self._programs:
             each = placed.number // self._mesh.size
-            fixed = 1 if any(map(_draws_by_batch, jax.tree.leaves(members))) else self._batch_size
+            fixed = 1 if any(map(_draws_by_batch, placed.leaves)) else self._batch_size
             size = min(fixed or each, each)
-            compiled = self._compiled(structure, placed, size)
+            compiled = self._compiled(placed, size)
             last = (0, 0)
             while fixed is None and (used := _temporaries(compiled)) > self._memory_budget and size > 1:
                 slope = max((used - last[1]) / (size - last[0]), 1.0)  # bytes that each member adds
                 last = size, used
                 fitting = max(int(size - (used - self._memory_budget) / slope), 1)
                 size = -(-each // -(-each // min(fitting, size - 1)))  # batches of equal size
-                compiled = self._compiled(structure, placed, size)
+                compiled = self._compiled(placed, size)
             self._programs[signature] = compiled, size
         return self._programs[signature]
 
-    def _compiled(self, structure: Any, placed: _Members, size: int) -> jax.stages.Compiled:
-        def members(own: list[Any], shared: list[Any]) -> Any:
-            def one(own: list[Any]) -> Any:
-                leaves = [a if b is None else b for a, b in zip(own, shared, strict=True)]
-                return as_arrays("function", self._function(*structure.unflatten(leaves)))
+    def _compiled(self, placed: _Call, size: int) -> jax.stages.Compiled:
+        def one(leaves: list[Any]) -> Any:
+            return as_arrays("function", self._function(*placed.structure.unflatten(leaves)))
 
-            count = _Members(own, shared).number
-            if size == count and self._batch_size is None:
-                return jax.vmap(one)(own)
+        def members(leaves: list[Any]) -> Any:
+            share = placed._replace(leaves=leaves)
+            if size == share.number and self._batch_size is None:
+                return jax.vmap(one, in_axes=([0 if own else None for own in share.own],))(leaves)
             # Padded to whole batches: a smaller last batch would be another program and round differently.
-            rows = _Members(own, shared).some(repeating_the_last(count, size)).own
-            found = jax.lax.map(one, rows, batch_size=size)
-            return jax.tree.map(lambda leaf: leaf[:count], found)
+            rows = jnp.minimum(jnp.arange(-(-share.number // size) * size), share.number - 1)
+            found = jax.lax.map(lambda row: one(share.rows(row).leaves), rows, batch_size=size)
+            return jax.tree.map(lambda leaf: leaf[: share.number], found)
 
+        specs = [MEMBERS if own else SHARED for own in placed.own]
         sharded = jax.shard_map(
-            members, mesh=self._mesh, in_specs=(MEMBERS, SHARED), out_specs=MEMBERS, check_vma=False
+            members, mesh=self._mesh, in_specs=(specs,), out_specs=MEMBERS, check_vma=False
         )
-        return jax.jit(sharded).lower(*placed).compile()
+        return jax.jit(sharded).lower(placed.leaves).compile()
 
 
 def _is_none(node: Any) -> bool:
