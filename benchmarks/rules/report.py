@@ -145,7 +145,7 @@ def layers(problem: str, parts: Sequence[xr.Dataset], metric: str, label: str) -
     """Draws a metric of every layer, and in total, before (light) and after training (dark), by rule."""
     names = [str(layer) for layer in parts[0][metric].dropna("layer", how="all").layer.values]
     drawn, grid = plt.subplots(
-        1, len(names), figsize=(1.6 + 1.9 * len(names), 1.5 + 0.24 * len(parts)),
+        1, len(names), figsize=(3 + 1.9 * len(names), 1.5 + 0.24 * len(parts)),
         layout="constrained", sharey=True, squeeze=False,
     )  # fmt: skip
     places = np.arange(len(parts))[::-1]
@@ -154,16 +154,18 @@ def layers(problem: str, parts: Sequence[xr.Dataset], metric: str, label: str) -
             values = [part[metric].sel(layer=layer, when=when).values for part in parts]
             mean, low, high, _ = np.array([reporting.interval(reporting.drawable(v)) for v in values]).T
             style = {"color": color, "height": 0.4, "error_kw": {"linewidth": 0.8}}
-            axes.barh(places + shift, mean, xerr=[mean - low, high - mean], label=when, **style)
+            axes.barh(places + shift, mean, xerr=[mean - low, high - mean], label=f"{when} of training", **style)
         axes.set(title=layer if layer == "total" else f"layer {layer}", xlabel=metric)
         axes.grid(alpha=0.3, axis="x")
         axes.axvline(0, color="0.5", linewidth=0.8)
         axes.set_ylim(-0.7, len(parts) - 0.3)
+        if metric == "cosine":
+            axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         if metric == "snr":
             axes.set_xscale("symlog", linthresh=1e-3)
             axes.set_xticks([-1e-2, 0, 1e-2, 1], ["-0.01", "0", "0.01", "1"])
     grid[0, 0].set_yticks(places, [name_of(part) for part in parts])
     reporting.legend_beside(drawn, grid[0, 0])
-    drawn.suptitle(f"{problem}: {label} by layer, at the start and the end of training", fontsize="large")
+    drawn.suptitle(f"{problem}: {label} by layer", fontsize="large")
     reporting.note_seeds(drawn, parts[0])
     return drawn
