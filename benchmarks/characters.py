@@ -31,7 +31,7 @@ class Text(NamedTuple):
 def read_text() -> Text:
     """Reads Python's licence and documentation in lower case, without repeated paragraphs.
 
-    One paragraph in ten is held out for validation, and one for testing.
+    One paragraph in ten is held out for validation, and another one for testing.
     """
     licences = [path.read_text() for path in sorted(Path(os.__file__).parent.glob("LICENSE*"))]
     pages = [*licences, *pydoc_data.topics.topics.values()]
@@ -103,11 +103,11 @@ class Transformer(linen.Module):
 
 
 def bits(output: Any, y: Any) -> Any:
-    """Bits per character of every window, the loss."""
+    """Returns the loss, the bits per character of every window."""
     return optax.softmax_cross_entropy_with_integer_labels(output, y).mean(axis=-1) / jnp.log(2)
 
 
 def language_model() -> ll.Model:
-    """The transformer as a model whose `init` takes only a key."""
+    """Returns the transformer as a model whose `init` takes only a key."""
     net = Transformer()
     return ll.Model(net.apply, lambda key: net.init(key, jnp.zeros((1, CONTEXT), int)))

@@ -38,7 +38,7 @@ def network(params: by_hand.Layers, x: Any) -> Any:
 
 
 def network_params(key: Any, widths: tuple[int, ...] = (784, 500, 10)) -> by_hand.Layers:
-    """Normal weights with variance 1 / inputs, and biases of zero."""
+    """Draws normal weights with variance 1 / inputs; biases are zero."""
     keys = jax.random.split(key, len(widths) - 1)
     sizes = zip(keys, widths[:-1], widths[1:], strict=True)
     return [{"w": jax.random.normal(k, (i, o)) * i**-0.5, "b": jnp.zeros(o)} for k, i, o in sizes]

@@ -32,13 +32,13 @@ def measured_floors(repeats: int = 3) -> Floors:
 
 @cache
 def _programs() -> tuple[tuple[float, Callable[[], Any]], ...]:
-    """Amounts of work, and compiled programs that do them, in the order of the fields of `Floors`."""
+    """Returns amounts of work, and compiled programs that do them, in the order of the fields of `Floors`."""
     on_cpu = jax.default_backend() == "cpu"
     side, size, drawn, rounds = (1_536, 1 << 23, 1 << 19, 8) if on_cpu else (8_192, 1 << 27, 1 << 27, 8)
     matrix, vector, key = jnp.ones((side, side)), jnp.ones(size), jax.random.key(0)
 
     def passes(a: jax.Array) -> jax.Array:
-        """Reads and writes in place: with new results, this would measure the allocation of pages."""
+        """Reads and writes in place, because new results would measure the allocation of pages."""
         return jax.lax.fori_loop(0, rounds, lambda _, a: 0.5 * a + 1, a)
 
     def compiled(function: Callable[[Any], Any], argument: Any) -> Callable[[], Any]:

@@ -2,7 +2,7 @@
 
 Trains the transformer of `characters.py` and measures bits per character of held-out text, compared with
 unigram and bigram models. The passes of a rule are its matrix products relative to those of a forward pass.
-Learning rates were chosen a factor of two or three apart, with one seed, on the validation text.
+Learning rates were chosen among values a factor of two or three apart, with one seed, on the validation text.
 """
 
 import json
@@ -110,7 +110,7 @@ def measure(config: Config, rule: str, data: ll.data.Splits) -> dict[str, Any]:
 
 
 def run(config: Config) -> list[dict[str, Any]]:
-    """Runs all rules without kept results, prints the table, and writes JSON and figure."""
+    """Runs all rules that have no kept results, prints the table, and writes JSON and figure."""
     harness.make_folder(config.out)
     text, path = read_text(), config.out / "language_model.json"
     unigram, bigram = entropies(text.train, text.test)

@@ -106,7 +106,7 @@ def curves(config: Config, task: str, rule: str) -> np.ndarray:
 
 
 def run(config: Config) -> dict[tuple[str, str], np.ndarray]:
-    """Runs all rules on all tasks, prints the table, writes JSON and figure; returns accuracies by both."""
+    """Runs all rules on all tasks, prints the table, writes JSON and figure; returns all accuracies."""
     harness.make_folder(config.out)
     found: dict[tuple[str, str], np.ndarray] = {}
     with tqdm([(task, rule) for task in config.tasks for rule in config.rules], unit="run") as progress:

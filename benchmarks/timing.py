@@ -76,7 +76,7 @@ class Comparison(NamedTuple):
 
     @property
     def is_doubtful(self) -> bool:
-        """Returns whether other load disturbed the measurement: a share above 1 is impossible."""
+        """Returns whether other load disturbed the measurement; a share above 1 is impossible."""
         return self.floor_share > 1 or self.spread > MOST_SPREAD
 
     @property

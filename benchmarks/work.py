@@ -1,7 +1,7 @@
 """Lower bound on the work of a program: operations of its matrix products, and random numbers.
 
-Counts equations of the traced program, without dead code, loop bodies as often as they run. XLA's own count
-of a compiled program takes the body of a loop once and leaves out library calls.
+Counts the equations of the traced program, without dead code, and loop bodies as often as they run. XLA's own
+count of a compiled program includes the body of a loop only once, and no library calls.
 """
 
 import itertools
@@ -65,7 +65,7 @@ _NUMBERS = itertools.count()
 def _of_jaxpr(
     jaxpr: Any, given: list[_Value], seen: dict[Any, list[_Value]], rounds: tuple[int, ...]
 ) -> tuple[list[tuple[Any, float]], list[_Value]]:
-    """Equations and results within loops of `rounds`; `seen` holds the results of all equations so far."""
+    """Returns equations and results within loops of `rounds`; `seen` has all results so far, by equation."""
     values = {v: _Value(next(_NUMBERS), 0) for v in jaxpr.constvars}
     values |= zip(jaxpr.invars, given, strict=True)
 
@@ -96,7 +96,7 @@ def _of_jaxpr(
 def _of_inner(
     equation: Any, inner: Any, operands: list[_Value], seen: dict[Any, list[_Value]], rounds: tuple[int, ...]
 ) -> tuple[list[tuple[Any, float]], list[_Value]]:
-    """Equations and results of a jaxpr inside an equation."""
+    """Returns equations and results of a jaxpr inside an equation."""
     depth = max((operand.depth for operand in operands), default=0)
     if equation.primitive.name in ("scan", "while"):
         rounds = (*rounds[:depth], equation.params.get("length", 1))

@@ -1,11 +1,11 @@
-"""Configuration of the site that `make docs` builds: no page, script, font or style comes from elsewhere."""
+"""Sphinx configuration of the site that `make docs` builds, without loading anything from the network."""
 
 import os
 import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
-# Programs run once here: compiling them quickly saves more than running them quickly.
+# Programs run only once here, so it is faster to compile them with few optimisations.
 os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "MPLBACKEND": "Agg"}
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 

@@ -10,7 +10,7 @@ TREE: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
         "Must weights change while a sequence runs?",
         (
             ("an error at every step", ("rflo", "eprop")),
-            ("and a few dozen units", ("rtrl",)),
+            ("the same, but few units", ("rtrl",)),
             ("a delayed reward only", ("three_factor",)),
         ),
     ),
@@ -47,7 +47,7 @@ TREE: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
     ),
     ("Otherwise", (("exact", ("backprop",)),)),
 )
-"""Questions in order; for each, the conditions that decide among its rules, and the names of their pages."""
+"""Questions in order; for each, conditions, and the rules that they lead to, by the names of their pages."""
 
 NAMES = {
     "rflo": "RFLO", "eprop": "e-prop", "rtrl": "RTRL", "spsa": "SPSA", "pepita": "PEPITA",
@@ -99,7 +99,7 @@ def draw(page: str = "rules/{}.html") -> str:
 
 
 class DecisionTree(Directive):
-    """`{decision-tree}`, without arguments."""
+    """Directive `{decision-tree}`, without arguments."""
 
     has_content = False
 
@@ -108,5 +108,5 @@ class DecisionTree(Directive):
         env.note_dependency(__file__)
         pages = {f"rules/{rule}" for _, answers in TREE for _, rules in answers for rule in rules}
         if missing := pages - env.found_docs:
-            raise self.error(f"expected a page of every rule, got none of {', '.join(sorted(missing))}")
+            raise self.error(f"expected a page for every rule, got none for {', '.join(sorted(missing))}")
         return [nodes.raw("", draw(), format="html")]

@@ -17,12 +17,12 @@ def skip_field(app: Any, what: str, name: str, value: Any, skip: bool, options: 
 def name_functions(
     app: Any, what: str, name: str, value: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None] | None:
-    """Gives defaults that are functions by name: those of dataclasses have no source to be read from."""
+    """Shows default values that are functions by name; Sphinx finds no source for those of dataclasses."""
     return (re.sub(r"<function (\w+)>", r"\1", signature), returns) if signature else None
 
 
 def unlink(app: Any, doctree: nodes.document) -> None:
-    """Leaves the text of links to files and folders of the project that are no pages of the site."""
+    """Replaces links to project files and folders that are not pages of the site by their text."""
     folder = Path(app.env.doc2path(app.env.docname)).parent
     for node in list(doctree.findall(addnodes.pending_xref)):
         target = node["reftarget"]
@@ -33,7 +33,7 @@ def unlink(app: Any, doctree: nodes.document) -> None:
 
 
 def check_offline(app: Any, error: Exception | None) -> None:
-    """Raises ExtensionError if a page loads a script, style, image or frame from elsewhere."""
+    """Raises ExtensionError if a page loads a script, style, image or frame from another site."""
     if error is not None or app.builder.format != "html":
         return
     loads = re.compile(

@@ -1,4 +1,4 @@
-"""Writes the pages of the API reference, one a topic, from what the packages export."""
+"""Writes the pages of the API reference, one per topic, from the `__all__` of the packages."""
 
 import inspect
 from pathlib import Path
@@ -16,14 +16,14 @@ TOPICS = {
     "Seeds, grids and devices": "ensemble grid replicate gather",
     "Contracts": "Rule Signals Loss Dynamics",
 }
-"""Names of `lax_learning` itself; the packages below it are topics of their own."""
+"""Names of `lax_learning` itself, by topic; each of its packages is a topic of its own."""
 
 
 def topics() -> dict[str, tuple[str, list[str]]]:
     """Returns title -> (module, names) for every public name.
 
     Raises:
-      ValueError: unless `TOPICS` holds every name of `lax_learning` once.
+      ValueError: unless `TOPICS` contains every name of `lax_learning` once.
     """
     packages = [name for name in ll.__all__ if isinstance(getattr(ll, name), ModuleType)]
     listed = [name for names in TOPICS.values() for name in names.split()]
@@ -38,7 +38,7 @@ def topics() -> dict[str, tuple[str, list[str]]]:
 
 
 def write(folder: Path) -> None:
-    """Writes `index.rst` and a page a topic; a page that would not change is left alone."""
+    """Writes `index.rst` and a page per topic, without touching unchanged pages."""
     pages = {}
     for title, (module, names) in topics().items():
         pages[_slug(title)] = _page(title, module, names)

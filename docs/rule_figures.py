@@ -32,7 +32,7 @@ class Problem(NamedTuple):
     Fields:
       model: the network.
       data: its examples.
-      make: makes the rule from `(model, loss)`.
+      make: `(model, loss) -> rule`.
       counted: selects the outputs and targets that count for accuracy.
       chance: accuracy of guessing.
       caption: data and network.
@@ -63,14 +63,14 @@ def images() -> ll.data.Splits:
 
 @functools.cache
 def sequences() -> ll.data.Splits:
-    """Returns delayed matches: whether two symbols are the same is asked at the last step."""
+    """Returns delayed match to sample: at the last step, are the two symbols the same?"""
     parts = [ll.data.delayed_match(key, 1000, delay=4) for key in jax.random.split(jax.random.key(0), 2)]
     train, test = (ll.data.Dataset(part.x, part.y) for part in parts)
     return ll.data.Splits(train, test, test)
 
 
 def problem_of(name: str) -> Problem:
-    """Returns the task of a rule by its name."""
+    """Returns the task for the rule of a name."""
     if name in ONLINE:
         units = WIDTH // 4
         net = ll.online.leaky_rnn((2, units, 2), alpha=0.2)
@@ -103,7 +103,7 @@ def measure(problem: Problem, rate: float) -> dict[str, np.ndarray]:
         evaluate=evaluate,
         every=EVERY,
     )
-    # In pieces, so that the evaluation is compiled once instead of twice, at the start and in the scan.
+    # Run in pieces, so that the evaluation is compiled only once, not also inside the scan.
     init, advance, look = (
         jax.jit(jax.vmap(piece, in_axes=(0, *shared)))
         for piece, shared in ((train.init, [None]), (train.advance, [None] * 2), (train.evaluate, [None] * 2))
@@ -157,13 +157,13 @@ DIRECTIVE = re.compile(r"^```\{rule-figure\} (\S+) (\S+)$", re.MULTILINE)
 
 
 def path_of(folder: str, name: str, rate: float) -> Path:
-    """Returns the file of a figure; a change of this module gives another one."""
+    """Returns the path of a figure, which changes with the source of this module."""
     version = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
     return Path(folder, "_build", "figures", f"{name}-{rate:g}-{version}.png")
 
 
 def draw_missing(app: Sphinx) -> None:
-    """Draws all figures that pages ask for and that are not there, one on each core."""
+    """Draws all missing figures of the pages, in parallel."""
     if not app.config.draw_rule_figures:
         return
     pages = "\n".join(page.read_text() for page in Path(app.srcdir, "rules").glob("*.md"))
@@ -174,7 +174,7 @@ def draw_missing(app: Sphinx) -> None:
 
 
 class RuleFigure(Directive):
-    """`{rule-figure} NAME RATE` with a name of `experiments/registry.py` or `ONLINE`, and a learning rate."""
+    """Directive `{rule-figure} NAME RATE`, with a name in `experiments/registry.py` or `ONLINE`."""
 
     required_arguments = 2
     has_content = False

@@ -108,7 +108,7 @@ def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere(bench):
     held = patch.dict(bench._measured, {("backprop", setting): {"cosine": np.ones((2, 3))}})
     with held, patch.dict(RULES, backprop=None, node_perturbation_tutorial=None):  # neither is made
         assert np.isnan(bench.measure("node_perturbation_tutorial", setting)["cosine"]).all()
-    with pytest.raises(ValueError, match=r"^--rules: expected none of dense networks alone"):
+    with pytest.raises(ValueError, match=r"^--rules: expected none that works only on dense networks"):
         Config(setting=setting)
 
 

@@ -1,7 +1,7 @@
 """Published test errors on MNIST, compared with ours: `python -m benchmarks.published --data FOLDER`.
 
 FOLDER contains MNIST's four IDX files. Each row is one rule in one published setting; `--resume` continues an
-interrupted run at its last epochs.
+interrupted run at its last checkpoint.
 """
 
 import sys

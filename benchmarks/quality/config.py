@@ -34,7 +34,7 @@ class Config(Options):
     """Rules to measure: names in `experiments/registry.py`, or your own as MODULE:FUNCTION, where
     FUNCTION(model, loss) or FUNCTION(model, loss, sigma) returns the rule."""
     sweeps: tuple[str, ...] = ()
-    """Settings to vary; default: all, or with --quick those that need no further programs."""
+    """Settings to vary; default: all, or with --quick sigma, num_samples and updates."""
     seeds: Count = 8
     """Number of seeds, for weights, feedback weights, examples and noise."""
     seed: Seed = 0
@@ -56,11 +56,11 @@ class Config(Options):
         self.expect("pooled", "a divisor of 28, at most 7", self.pooled in (1, 2, 4, 7))
         for rule in self.rules:
             check_name(self.option("rules"), rule, RULES.keys())
-        self.expect("sweeps", f"names among {', '.join(SWEEPS)}", set(self.sweeps) <= set(SWEEPS))
+        self.expect("sweeps", f"some of {', '.join(SWEEPS)}", set(self.sweeps) <= set(SWEEPS))
         self.expect_distinct("rules")
         self.expect("sweeps", "each at most once", len(set(self.sweeps)) == len(self.sweeps))
         supported = self.setting.network == "dense" or not {*self.rules} & {*DENSE_ALONE}
-        self.expect("rules", f"none of dense networks alone, {', '.join(DENSE_ALONE)}", supported)
+        self.expect("rules", f"none that works only on dense networks: {', '.join(DENSE_ALONE)}", supported)
 
     def check_fits(self) -> None:
         """Raises ValueError unless the weights of all seeds and the batches of one seed fit into memory."""

@@ -90,7 +90,7 @@ def sweep_figure(sweep: xr.Dataset, axis: str | None = None) -> Figure:
 
 
 def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, style: dict[str, Any], *, positive: bool) -> None:
-    """Draws mean and 95 % interval of `of_seeds [seed, x]`; `positive`: only intervals above 0."""
+    """Draws mean and 95 % interval of `of_seeds [seed, x]`; if `positive`, only of intervals above 0."""
     mean, low, high, _ = np.array([reporting.interval(column) for column in of_seeds.T]).T
     if positive:
         resolved = np.where(np.isfinite(low), low, mean) > ROUNDING

@@ -35,7 +35,7 @@ def outer_products(x: Any, h1: Any, delta1: Any, delta2: Any) -> Layers:
 
 
 def _through(carrier: Any, params: Layers, x: Any, y: Any, from_output: bool = False) -> Estimate:
-    """Gradients with the error sent to the hidden layer through the weights `carrier`."""
+    """Returns gradients if the error reaches the hidden layer through the weights `carrier`."""
     _, h1, _, output = forward(params, x)
     error = 2 * (output - y) / len(x)
     delta2 = error * output * (1 - output)

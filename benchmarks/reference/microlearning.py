@@ -68,7 +68,7 @@ def losses(output: Array, t: Array) -> Array:
 
 
 def _carried_back(weights: Weights, carrier: Array, x: Array, t: Array) -> Weights:
-    """The update when the output's error reaches the hidden units through `carrier [hidden, outputs]`."""
+    """Returns the update if the output error reaches the hidden units through `carrier [hidden, outputs]`."""
     hidden, output = forward(weights, x)
     delta = (t - output) * output * (1 - output)
     of_hidden = ((carrier @ delta) * hidden * (1 - hidden)) @ with_bias(x).T
@@ -76,7 +76,7 @@ def _carried_back(weights: Weights, carrier: Array, x: Array, t: Array) -> Weigh
 
 
 def backprop(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
-    """Summed over the batch, without the factor 2 of the square."""
+    """Backprop, summed over the batch, without the factor 2 of the squared error."""
     return _carried_back(weights, weights.output[:, :-1].T, x, t)
 
 
@@ -103,7 +103,7 @@ def weight_perturbation(weights: Weights, x: Array, t: Array, noise: Noise, sigm
 
 
 def node_perturbation(weights: Weights, x: Array, t: Array, noise: Noise, sigma: float) -> Weights:
-    """Node perturbation: the change of each loss times that of the activities and times the inputs."""
+    """Node perturbation: the change of each loss times the change of the activities times the inputs."""
     hidden, output = forward(weights, x)
     noisy_hidden, noisy_output = forward(weights, x, noise)
     change = losses(output, t) - losses(noisy_output, t)

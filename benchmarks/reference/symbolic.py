@@ -1,7 +1,7 @@
 """Training of a critic of symbolic functions in eager PyTorch, after https://github.com/fabxy/symrep (2022).
 
-Every epoch draws functions with random coefficients (real curves, by their values at fixed points) and a new
-network (fake curves), and performs Adam steps with L2 weight decay, with one eps per curve, on the loss
+Every epoch draws functions with random coefficients (real curves, their values at fixed points) and a new
+network (fake curves), and takes Adam steps with L2 weight decay on the loss, with one eps per curve,
 
     -mean critic(real) + mean critic(fake) + penalty mean((|grad critic(eps real + (1 - eps) fake)| - 1)^2)
 

@@ -37,7 +37,7 @@ def parts_of(results: xr.Dataset) -> list[xr.Dataset]:
 
 
 def at_equal_seconds(part: xr.Dataset) -> np.ndarray:
-    """Returns test accuracies by seed after the time of a backprop run, or after the run of a faster rule."""
+    """Returns test accuracies by seed after the time of a backprop run, or at the end for a faster rule."""
     last = float(part.step[-1])
     reached = min(last, last / float(part.relative_seconds))
     return np.array([np.interp(reached, part.step, curve) for curve in part.test_accuracy.values])

@@ -30,7 +30,7 @@ def angles(rule, key):
         x, y = data.train.x[:200], data.train.y[:200]
         _, grads, _ = rule.value_and_grad(key, params, state, x, y)
         _, reference, _ = exact.value_and_grad(key, params, (), x, y)
-        return ll.metrics.angle_degrees(grads[:-1], reference[:-1])  # not the read-out, which is exact
+        return ll.metrics.angle_degrees(grads[:-1], reference[:-1])  # not the readout, which is exact
 
     train = ll.make_train(
         rule, optax.sgd(rate), init=model.init, num_updates=1500, batch_size=50, evaluate=evaluate, every=75

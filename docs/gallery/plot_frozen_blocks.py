@@ -51,7 +51,7 @@ model = ll.Model(apply, init)
 frozen, exact, metrics = ll.metrics.train_only(model, "[er]*"), ll.backprop(model, loss), ll.metrics
 rules = {
     "backprop": (ll.backprop, model),
-    "backprop, frozen blocks": (ll.backprop, frozen),  # trains only embedding and read-out
+    "backprop, frozen blocks": (ll.backprop, frozen),  # trains only embedding and readout
     "direct feedback": (ll.direct_feedback_alignment, model),
     "direct feedback, frozen blocks": (ll.direct_feedback_alignment, frozen),
 }

@@ -4,7 +4,7 @@ Every rule on your own Flax model
 
 A Flax model is a function of parameters and a batch, so every rule accepts it unmodified. Here eight rules
 compute the gradient of a network with a layer norm and a residual connection. Bars show the cosine of a
-single gradient to that of backprop, averaged over 8 keys. It includes the read-out, whose gradient is exact
+single gradient to that of backprop, averaged over 8 keys. It includes the readout, whose gradient is exact
 in feedback rules.
 """
 

@@ -115,5 +115,5 @@ print(f"largest difference of an output: {jnp.abs(difference).max():.1e}")
 # To try
 # ------
 # - Node perturbation in ``make_rule``: its noise is on the pre-activations, and R changes their inputs.
-# - ``kappa=0`` removes correlations but does not change variances, so dead pixels do not matter.
+# - ``kappa=0`` removes correlations but does not normalise variances.
 # - :doc:`/results/decorrelation` has the gain and cost on all of MNIST, also with convolutions.

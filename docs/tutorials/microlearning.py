@@ -50,7 +50,7 @@ rules = {
 # One gradient
 # ------------
 # We first compare single gradients with backprop, before training: the cosine by layer. For feedback rules,
-# the read-out's gradient is exact, because its error is directly available. Perturbation rules are correct
+# the readout's gradient is exact, because its error is directly available. Perturbation rules are correct
 # only on average: a single draw is almost orthogonal to the gradient, the more so the more weights or units
 # share one number.
 
