@@ -44,7 +44,7 @@ setup: $(READY)  ## create .venv from the lock file
 
 peers: $(WITH_PEERS)  ## install PyTorch (CPU) and evosax, which benchmarks compare the library with
 
-demo: $(READY)  ## train all rules on MNIST, offline, into results/microlearning; run again to resume
+demo: $(READY)  ## train ten rules on MNIST, offline, into results/microlearning; run again to resume
 	$(call run,$(BIN)/python -m experiments.microlearning --out results/microlearning --resume)
 
 test: lint  ## check style and types, run the fast tests and docstring examples, or only TESTS

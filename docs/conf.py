@@ -2,11 +2,13 @@
 
 import os
 import sys
+import warnings
 from importlib.metadata import version as version_of
 from pathlib import Path
 
 # Programs run only once here, so it is faster to compile them with few optimisations.
 os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "MPLBACKEND": "Agg"}
+warnings.filterwarnings("ignore", "A worker stopped")  # joblib replaces workers that use much memory
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import decision_tree  # noqa: E402
@@ -90,5 +92,6 @@ def setup(app):
     app.connect("builder-inited", rule_figures.draw_missing)
     app.connect("autodoc-skip-member", hooks.skip_field)
     app.connect("autodoc-process-signature", hooks.name_functions)
+    app.connect("source-read", hooks.append_bibtex)
     app.connect("doctree-read", hooks.unlink)
     app.connect("build-finished", hooks.check_offline)

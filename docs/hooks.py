@@ -21,6 +21,17 @@ def name_functions(
     return (re.sub(r"<function (\w+)>", r"\1", signature), returns) if signature else None
 
 
+def append_bibtex(app: Any, docname: str, source: list[str]) -> None:
+    """Ends the page of a rule with the BibTeX entries of the papers that it cites."""
+    if not docname.startswith("rules/"):
+        return
+    entries = Path(app.srcdir, "references.bib").read_text().split("\n@")
+    by_key = {entry[entry.index("{") + 1 : entry.index(",")]: f"@{entry.lstrip('@')}" for entry in entries}
+    cited = ",".join(re.findall(r"\{cite\w*\}`([^`]+)`", source[0])).split(",")
+    shown = "\n".join(by_key[key.strip()].strip() for key in dict.fromkeys(cited))
+    source[0] += f"\n:::{{dropdown}} BibTeX\n```bibtex\n{shown}\n```\n:::\n"
+
+
 def unlink(app: Any, doctree: nodes.document) -> None:
     """Replaces links to project files and folders that are not pages of the site by their text."""
     folder = Path(app.env.doc2path(app.env.docname)).parent
