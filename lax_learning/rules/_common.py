@@ -19,14 +19,14 @@ from lax_learning.models import Model, Split, check_model, selects
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
 Result = tuple[Any, Any, Any]
-"""`(loss, grads, state)`, or signals in place of gradients if a rule is `opened`."""
+"""`(loss, grads, state)`, or signals in place of gradients if a rule is called with `opened`."""
 
 
 def delta_rule(model: Model, init: Any, assign: Callable[..., Result], *, masks: bool = False) -> Rule:
     """Returns a rule whose gradients are the pull-back of teaching signals.
 
-    `assign(key, params, state, x, y, opened=False)` returns signals in place of gradients if `opened`. If it
-    masks the gradients of some parameters, signals do not determine the gradients, and the rule offers none.
+    `assign(key, params, state, x, y, opened=False)` returns signals in place of gradients if `opened`. With
+    `masks`, it sets some gradients to zero, so signals do not determine gradients, and the rule has none.
     """
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:

@@ -57,8 +57,8 @@ def pepita(
       where: which parameters are trained; the gradients of the others are zero.
 
     Returns:
-      The rule. Its state contains F, a list with one array for every floating-point leaf of x. It offers no
-      signals: those go with the inputs of the first pass, but updates use the inputs of the second.
+      The rule. Its state contains F, a list with one array for every floating-point leaf of x. It has no
+      signals: these would pair with the inputs of the first pass, but updates use those of the second.
 
     Raises:
       ValueError: at trace time, for a model that couples examples, or an x without floating-point leaves.
