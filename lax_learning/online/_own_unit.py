@@ -113,7 +113,7 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
     scale = np.linspace(1, 2, number)
 
     def scaled(state: Any, factor: Any = 1.0) -> Any:
-        """Fills each leaf with its own irrational number, so that leaves do not cancel, times a factor."""
+        """Fills leaf i with `sqrt(2 + i)` times a factor, so that leaves do not cancel."""
         leaves, structure = jax.tree.flatten(state)
         numbers = [jnp.full_like(leaf, (2 + i) ** 0.5) for i, leaf in enumerate(leaves)]
         return jax.tree.unflatten(structure, [(n * factor).astype(n.dtype) for n in numbers])

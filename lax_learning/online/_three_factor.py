@@ -49,7 +49,7 @@ def three_factor(
 ) -> Rule:
     """Node perturbation over time: an eligibility trace of noise times input, modulated by a reward.
 
-    `E_t = decay E_{t-1} + [x_t, h_{t-1}]^T xi_t / sigma^2`, `dw = -sum_t (r_t - baseline_t) E_t`, `r = -loss`
+    `E_t = decay E_{t-1} + [x_t, h_{t-1}]^T xi_t / sigma^2`, `dw = sum_t (loss_t - baseline_t) E_t`
 
     Noise `xi_t ~ N(0, sigma^2)` is added to every pre-activation of cell and readout at every step. It
     changes the state: the network that is trained, and whose loss is returned, is the noisy one. With
@@ -60,8 +60,8 @@ def three_factor(
     spread of losses around the baseline adds to it, scaled by `1 / sigma^2`. Use small networks, large
     batches, a trace no longer than the delay of the reward, and sigma = 0.1 to 0.5 for units in -1..1.
 
-    The baseline of a step is a running mean over earlier batches. It is independent of the noise, so it adds
-    no bias; a mean over earlier steps of the same sequence would.
+    The baseline of a step is the running mean of its loss over earlier batches. It is independent of the
+    noise, so it adds no bias; a mean over earlier steps of the same sequence would.
 
     Args:
       net: a recurrent network defined by its step, whose examples do not depend on each other.
