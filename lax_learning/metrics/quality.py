@@ -187,7 +187,7 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
     if held is None and reference is None:
         raise ValueError("reference: expected the exact gradients, got None")
     if isinstance(estimates, Moments) and reference is not None:
-        expected = "one in the call that makes moments" if held is None else "None, as the moments have one"
+        expected = "it in the call that made the moments" if held is None else "None, as the moments have one"
         raise ValueError(f"reference: expected {expected}, got one in addition to moments")
     moments = _as_moments(estimates, reference)
     scaled, (scale, total) = moments.scaled, _in_one_scale(moments)
