@@ -72,7 +72,7 @@ def factors(model: Model, params: Params, x: Any, deltas: Taps) -> Factors:
 
 
 def _products(program: Program) -> dict[int, tuple[Site, Any]]:
-    """Returns site and result of each product of an unmodified leaf `[in, out]`, read once, with one vector."""
+    """Returns site and result of each product of an unmodified leaf `[in, out]`, read once, with a vector."""
     plan, found = program.plan, {}
     for operation in plan.operations:
         site = operation.site
