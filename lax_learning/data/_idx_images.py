@@ -17,7 +17,7 @@ _FILE = re.compile(
     r"(?P<end>(-\w+)?)(\.gz)?",
     re.IGNORECASE,
 )
-_EXPECTED = "train-images-idx3-ubyte(.gz), train-labels-idx1-ubyte(.gz), and the same with t10k or test"
+_EXPECTED = "files such as train-images-idx3-ubyte(.gz) and train-labels-idx1-ubyte, also for t10k or test"
 
 
 def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
