@@ -21,8 +21,7 @@ def make_plan(body: ClosedJaxpr, kinds: Sequence[Kind], num_outputs: int) -> Pla
 
     The first `num_outputs` results are outputs, and sites if they depend on parameters only; the rest is aux.
     """
-    planner = _Planner((), {})
-    plan = planner.planned(body, kinds, num_outputs)
+    plan = _Planner((), {}).planned(body, kinds, num_outputs)
     _number(plan, count())
     return plan
 

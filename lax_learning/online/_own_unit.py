@@ -104,10 +104,9 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
     program = Program(as_model(net.cell), params, (h, x))
     for site in program.plan.all_sites:
         if site.products > 1 or (site.products and site.passes_error):
-            names = ", ".join(program.split.paths[i] for i in sorted(site.leaves))
             raise ValueError(
-                f"cell: expected products of weights with x or h only, got {site.operation!r} of {names} "
-                "with values that depend on other weights" + (f" at {site.source}" if site.source else "")
+                f"cell: expected products of weights with x or h only, got {site.operation!r} of "
+                f"{program.names(site)} with values that depend on other weights{site.at_source}"
             )
     number = _number_of_units(params, h)
     scale = np.linspace(1, 2, number)

@@ -20,6 +20,7 @@ from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.online._influence import as_model, check_examples, first, through_steps
 from lax_learning.online._recurrent import Recurrent, check_recurrent, steps_first
 from lax_learning.rules._common import check_loss, check_wide, losses_of, stateless
+from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Online, Params, Rule
 
 
@@ -112,9 +113,7 @@ def three_factor(
         key: Key, params: Params, state: ThreeFactorState, memory: ThreeFactorMemory, x: Any, y: Any
     ) -> tuple[Any, Params, ThreeFactorMemory]:
         checks.check_key("key", key)
-        checks.check_instance(
-            "state", state, ThreeFactorState, "the state of the rule's init(key, params, x)"
-        )
+        check_state(state, ThreeFactorState)
         x, size = as_batch(x)
         memory, (wide, x) = vary_as((memory, widened((params, x))), params, state, memory, x, y, key)
         check_examples(net, wide, memory.h, x)
