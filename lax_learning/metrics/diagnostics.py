@@ -66,9 +66,9 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
     deltas = jax.vmap(lambda one: signals(*as_batch_of_one(one, params, state)).deltas, out_axes=-1)(examples)
     activities = tapped(model).run(params, examples[1]).pre_activations
     steps = {name: tap.steps for name, tap in Program(model, params, examples[1]).named_taps.items()}
-    expected, got = ([f"{name} of {z.size}" for name, z in sorted(of.items())] for of in (activities, deltas))
+    expected, got = ([f"{name}: {z.size}" for name, z in sorted(of.items())] for of in (activities, deltas))
     if got != expected:
-        raise ValueError(f"rule: expected signals at the taps of model, {expected} numbers, got {got}")
+        raise ValueError(f"rule: expected signals at the taps of model, with sizes {expected}, got {got}")
     return Scales(*(
         {name: root_mean_square(z, tuple(range(steps[name], z.ndim))) for name, z in values.items()}
         for values in widened((activities, deltas))

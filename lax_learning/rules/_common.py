@@ -159,8 +159,8 @@ def select(program: Program, where: Where) -> Sites:
     for site in program.plan.all_sites:
         if site.leaves & chosen and site.leaves - chosen:
             raise ValueError(
-                f"where: expected all parameters of the site {site.operation!r} or none, "
-                f"{program.names(site)}, got {where!r}, which selects only some{site.at_source}"
+                f"where: expected all or none of the parameters {program.names(site)} of the site "
+                f"{site.operation!r}, got {where!r}, which selects only some{site.at_source}"
             )
     taps = [tap for tap in program.plan.all_taps if any(site.leaves & chosen for site in tap.sites)]
     return Sites(program, taps, paths)

@@ -142,7 +142,7 @@ def _moved(x: Any, error: Any, feedback: Any) -> Any:
     likes = [_like(leaf, e.shape[1]) for leaf in leaves if _is_float(leaf)]
     got = [jnp.shape(f) for f in feedback] if isinstance(feedback, list) else type(feedback).__name__
     if got != [like.shape for like in likes]:
-        raise ValueError(f"state.feedback: expected arrays of {[like.shape for like in likes]}, got {got}")
+        raise ValueError(f"state.feedback: expected the shapes {[like.shape for like in likes]}, got {got}")
     moves = (jnp.tensordot(e.astype(f.dtype), f, 1) for f in feedback)
     return structure.unflatten(
         [leaf + next(moves).astype(leaf.dtype) if _is_float(leaf) else leaf for leaf in leaves]
