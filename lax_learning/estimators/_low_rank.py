@@ -48,9 +48,9 @@ def low_rank_mean(
     """Returns the mean over draws of `noise / step`, weighted by the change in fitness due to `step * noise`.
 
     Args:
-      loss_fn, params, args: those of an estimator; leaves of args that are not arrays are constants.
+      loss_fn, params, args: arguments of an estimator; leaves of args that are not arrays are constants.
       clean: loss without noise, for forward differences; None for central differences.
-      key, step, rank, num_samples, noise, fitness: those of `weight_perturbation`; `step` is sigma.
+      key, step, rank, num_samples, noise, fitness: as in `weight_perturbation`; `step` is sigma.
     """
     # In `jax.shard_map`, the program is traced for params that vary over devices as the data do.
     params = vary_as(params, args, key, step)

@@ -54,7 +54,7 @@ def three_factor(
 
     Noise `xi_t ~ N(0, sigma^2)` is added to every pre-activation of cell and readout at every step. It
     changes the state: the network that is trained, and whose loss is returned, is the noisy one. With
-    `decay=1`, the expectation is the gradient of its expected loss, hence that of the loss as sigma -> 0;
+    `decay=1`, the expected update is the gradient of its expected loss, and of the loss as sigma -> 0;
     with less, credit for noise `k` steps ago is scaled by `decay^k`. Works with any cell, and with rewards
     that have no derivative (the loss is the negative reward). `O(n m)` memory and operations per step and
     example. The variance grows with the number of units and the number of steps that the trace spans; the

@@ -159,7 +159,7 @@ def direct_rule(
     """Returns a rule that sends signals directly from the output to every data value that sites read.
 
     Args:
-      model, loss, feedback_init, where: those of the rule.
+      model, loss, feedback_init, where: arguments of the rule.
       sent: signals to send through the feedback; by default the error `dL/doutput`.
       learn, optimizer: gradient of learned feedback, and the optimiser that updates it.
       total: whether the signals are the whole error of a data value. By default, errors that reach it by
