@@ -144,7 +144,7 @@ def convnet(
         height, width = (places(n, size, step, padding) // window for n in (height, width))
         if height < 1 or width < 1:
             raise ValueError(
-                f"kernel, pool: expected an image big enough for layer {i}, kernel {size} and pool {window}, "
+                f"kernel, pool: expected an image with room for layer {i}, kernel {size} and pool {window}, "
                 f"got input_shape {shape}"
             )
         num_inputs = num_outputs
