@@ -123,16 +123,6 @@ def check_counter(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected one integer, got {describe(value)}")
 
 
-def check_inputs(x: Array, input_shape: tuple[int, ...]) -> None:
-    """Raises unless `x` is a non-empty floating batch `[batch, *input_shape]`."""
-    check_floating("x", x)
-    if x.ndim != 1 + len(input_shape) or x.shape[1:] != input_shape:
-        expected = ", ".join(["batch", *map(str, input_shape)])
-        raise ValueError(f"x: expected shape [{expected}], got {list(x.shape)}")
-    if x.shape[0] == 0:
-        raise ValueError(f"x: expected at least one example, got shape {list(x.shape)}")
-
-
 def check_one_hot(name: str, value: Any) -> None:
     """Raises ValueError unless every row contains a single 1 and is 0 elsewhere; traced values pass."""
     if isinstance(value, Tracer):

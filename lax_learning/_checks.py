@@ -77,7 +77,7 @@ def _check_number(name: str, value: Any, expected: str, holds: Callable[[Any], b
 
 
 def check_scalar(name: str, value: Any) -> None:
-    """Raises ValueError if `value` is traced and not a real scalar; other values are checked above."""
+    """Raises ValueError if `value` is traced and not a real scalar; concrete values pass."""
     if isinstance(value, Tracer) and (value.shape != () or jnp.iscomplexobj(value) or value.dtype == bool):
         raise ValueError(f"{name}: expected a real number, got {describe(value)}")
 

@@ -36,7 +36,7 @@ def places(length: int, size: int, step: int, padding: str) -> int:
 
 
 def patches(x: Array, size: int, step: int, padding: str) -> Array:
-    """Returns all patches, `[batch, down, across, size * size * channels]`, by one slice per kernel entry."""
+    """Returns all patches, `[batch, down, across, size * size * channels]`; one slice per kernel entry."""
     pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (step, step), padding)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     down, across = (places(n, size, step, "VALID") for n in x.shape[1:3])

@@ -35,7 +35,7 @@ class Model:
       init: `key -> params`, for example `lambda key: module.init(key, x)`; rules do not need it.
       has_aux: whether `apply` returns `(output, aux)`, as in `jax.value_and_grad`; aux may contain new
         running statistics.
-      trainable: which leaves of params are trained: a glob pattern on their paths, such as `params/*`, a
+      trainable: selection of the trained leaves of params: a glob on their paths, such as `params/*`, a
         function `path -> bool`, or None for all. Rules treat the others as constants with zero gradients.
 
     Example:
@@ -121,7 +121,7 @@ def selects(where: Where, path: str, name: str = "where") -> bool:
 
 
 class Split:
-    """Leaves of params, their paths, and whether each of them is trained."""
+    """Leaves of params, their paths, and whether each is trained."""
 
     def __init__(self, model: Model, params: Params) -> None:
         self.paths = leaf_paths(params)

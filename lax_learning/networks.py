@@ -229,7 +229,7 @@ def rnn(
             return h, h
 
         start = jnp.zeros((x.shape[1], weights["u"].shape[0]), jnp.result_type(x, weights["w"]))
-        # In `jax.shard_map`, the state differs between devices if any value that it depends on does.
+        # In `jax.shard_map`, the initial carry must vary over the same mesh axes as the next state.
         start = jnp.zeros_like(jax.eval_shape(lambda h, x: step(h, x)[0], start, x[0]))
         return jax.lax.scan(step, start, x)[1]
 

@@ -55,7 +55,7 @@ def _normal(key: Key, like: PyTree, *, in_place: bool) -> PyTree:
         elif leaf.size < 1024 or jax.default_backend() != "cpu":
             drawn = jax.random.normal(key, leaf.shape, dtype)
         else:
-            # The same numbers in a loop over two long rows. It keeps the compiler from drawing them again for
+            # The same numbers in a loop over two rows. A loop keeps the compiler from drawing them again for
             # a second use, and from drawing them in the shape of the leaf, where short last axes are slow.
             rows = _uniform(key, (2, -(-leaf.size // 2)), dtype)
             drawn = jax.lax.map(_normal_of, rows).reshape(-1)[: leaf.size]

@@ -89,7 +89,7 @@ class Train:
         first = self.evaluate(start, 0, data)
 
         def interval(state: TrainState, step: Array) -> tuple[TrainState, tuple[Array, PyTree]]:
-            state, losses = jax.lax.scan(partial(self.update, data), state, step + jnp.arange(self.every))
+            state, losses = self.advance(state, step, data)
             return state, (losses, self.evaluate(state, step + self.every, data))
 
         steps = jnp.arange(0, self.num_updates, self.every)

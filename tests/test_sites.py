@@ -435,7 +435,7 @@ test_bad_input = refusals(
         "^apply: expected an output with a leading axis": [
             refused(lambda p, x: two_layers(p, x).sum(0)), refused(lambda p, x: two_layers(p, x)[0, 0], NODE)
         ],
-        "^where: expected all parameters of the site 'dot_general' or none, a, g, got 'a'": refused(
+        "^where: expected all or none of the parameters a, g of the site 'dot_general', got 'a'": refused(
             lambda p, x: x @ (p["a"] * p["g"]), NODE, ONE_OF_TWO, where="a"
         ),
         r"^taps\['a'\]: expected shape \[6, 4\], got float32\[7, 6, 4\]": run_with(jnp.ones((7, 6, 4))),

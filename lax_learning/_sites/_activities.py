@@ -19,7 +19,7 @@ def mark_activities(plan: Plan, num_outputs: int) -> Activities:
     """Marks the activities in a plan, so that a run can emit them, and returns where they are.
 
     A tap has an activity if the rest of the model reads a single value that is computed from the tap alone.
-    A gate, of which several values are read, has none. Later flattening or pooling is not part of it.
+    If it reads several, as from a gate, there is none. Flattening or pooling is not part of an activity.
     """
     found = Activities({}, _reached(plan, plan.outs[:num_outputs])[0])
     _mark(plan, found.of_taps, count(1 + max(plan.indices(), default=-1)))

@@ -1,4 +1,4 @@
-"""Layout of traced programs: the knowledge about JAX internals that differs between JAX versions.
+"""Layout of traced programs: the JAX internals that differ between JAX versions.
 
 Other modules read only the parameters of matrix products and convolutions.
 """
@@ -19,7 +19,7 @@ SHAPES = frozenset(
     {"reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "convert_element_type",
      "copy", "copy_p", "pvary", "pcast", "reduce_precision"}
 )  # fmt: skip
-"""Operations that keep every number; operations that repeat numbers are recognised by their size."""
+"""Operations that keep the entries of an array; if one repeats them, its size differs from its operand's."""
 
 CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
 """Calls that are equivalent to their inlined body."""
@@ -138,7 +138,7 @@ def operation(equation: Any, params: Sequence[int], single: bool) -> Callable[[A
 def vary_as(tree: Any, *others: Any) -> Any:
     """Marks arrays as varying over the same mesh axes as others, inside `jax.shard_map`.
 
-    Operands of an equation must vary over the same mesh axes, and JAX casts them only while tracing.
+    Operands of an equation must vary over the same mesh axes, and JAX itself casts them only while tracing.
     """
 
     def axes_of(leaf: Any) -> frozenset[Any]:

@@ -28,7 +28,7 @@ def has_factors(model: Model, params: Params, x: Any) -> bool:
     """Returns whether the factors of all gradients are no larger than the pre-activations of the model.
 
     A gradient is an outer product if a single matrix product reads the parameter, unmodified and outside of
-    scans, with one vector per example. Any other must be no larger than the pre-activations at its sites.
+    scans, with one vector per example. Other gradients must be no larger than pre-activations at their sites.
     """
     program = Program(model, params, one_example(x))
     products = _products(program)
@@ -72,7 +72,7 @@ def factors(model: Model, params: Params, x: Any, deltas: Taps) -> Factors:
 
 
 def _products(program: Program) -> dict[int, tuple[Site, Any]]:
-    """Returns products on one vector that alone read a leaf `[in, out]`, unmodified, and their results."""
+    """Returns site and result of each product of an unmodified leaf `[in, out]`, read once, with a vector."""
     plan, found = program.plan, {}
     for operation in plan.operations:
         site = operation.site

@@ -60,7 +60,7 @@ class Site:
     stacked: tuple[bool, ...]  # for every enclosing scan, whether its parameters differ from step to step
     source: str  # line of the user's code, if known
     layout: Layout | None = None  # a bilinear operation as vectors times a matrix
-    reads: list[int] = field(default_factory=list)  # data that products read: variables, then indices
+    reads: list[int] = field(default_factory=list)  # data read by products: variables, indices once numbered
 
     @property
     def is_bilinear(self) -> bool:
@@ -137,7 +137,7 @@ class Plan:
     kinds: dict[int, Kind] = field(default_factory=dict)
     taps: dict[int, Tap] = field(default_factory=dict)
     reads: dict[int, Read] = field(default_factory=dict)
-    activities: dict[int, int] = field(default_factory=dict)  # index to emit at, see `mark_activities`
+    activities: dict[int, int] = field(default_factory=dict)  # indices to emit at, see `mark_activities`
     depth: int = 0  # number of enclosing scans
 
     def all_plans(self) -> Iterator["Plan"]:

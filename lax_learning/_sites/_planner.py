@@ -19,10 +19,9 @@ _Known = dict[tuple[int, tuple[Kind, ...]], tuple[bool, list[Kind]]]
 def make_plan(body: ClosedJaxpr, kinds: Sequence[Kind], num_outputs: int) -> Plan:
     """Returns the plan of a model with arguments of these kinds; sites, taps and reads are numbered in order.
 
-    The first results are outputs, and sites if they depend on parameters only; the others are aux.
+    The first `num_outputs` results are outputs, and sites if they depend on parameters only; the rest is aux.
     """
-    planner = _Planner((), {})
-    plan = planner.planned(body, kinds, num_outputs)
+    plan = _Planner((), {}).planned(body, kinds, num_outputs)
     _number(plan, count())
     return plan
 

@@ -19,7 +19,7 @@ class Hooks(NamedTuple):
     Fields:
       product: `(site, op, w, x, partner, feed) -> z`, called in place of `op(w, x)` at every bilinear
         operation, and at every opaque operation that contains products, whose `w` and `x` are tuples.
-        `partner` is w computed from the feedback, or w; `feed` is the value fed to the site, or None.
+        `partner` is w computed from the feedback, or w itself; `feed` is the value fed to the site, or None.
       end: `(tap, z, feed) -> (z, emitted)`, called at every tap, with the value fed to the tap, or None.
       reads: "emit" to emit the data values that sites read; "cut" to emit them and stop gradients at them;
         "" for neither.

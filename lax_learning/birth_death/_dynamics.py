@@ -128,7 +128,7 @@ def dynamics(
     Returns:
       Dynamics: `init(params) -> State` and `update(key, params, state, gradients) ->
       ((params, state), Events)`, with gradients of the loss w.r.t. params. `update(key, params, state,
-      rates=V)` uses given rates `[n]` instead. `follow` applies the events to an optimizer's moments.
+      rates=V)` uses given rates `[n]` instead. `follow` applies the events to an optimiser's moments.
 
     Example:
       >>> import lax_learning as ll

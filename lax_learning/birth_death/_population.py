@@ -153,7 +153,7 @@ def choose(u: Float[Array, " choices"], mask: Bool[Array, " neurons"]) -> Int[Ar
 
 
 def distinct_slots(u: Array, mask: Bool[Array, " neurons"]) -> Int[Array, " neurons"]:
-    """Returns for every neuron its source: itself, or a neuron of the mask; these get different slots."""
+    """Returns the source of every neuron: itself, or a neuron of the mask, each in its own slot."""
     size, inside = u.shape[0], jnp.sum(mask, dtype=jnp.int32)
     order = jnp.argsort(jnp.where(mask, 1 + u, u))  # those outside first; both in random order
     turn = jnp.arange(size, dtype=jnp.int32)
@@ -177,7 +177,7 @@ def follow(
     *,
     copies: Literal["carry", "clear"] = "carry",
 ) -> PyTree:
-    """Copies or clears the moments of replaced neurons in the state of any optax optimizer.
+    """Copies or clears the moments of replaced neurons in the state of any optax optimiser.
 
     `m_i <- m_origin(i)`, or 0; always 0 for new neurons
 
@@ -188,7 +188,7 @@ def follow(
     Args:
       optimizer_state: from `optimizer.init(params)` or an update.
       origin: from `Events`: the neuron of which each is a copy, -1 for new neurons.
-      params: the parameters that the optimizer updates.
+      params: the parameters that the optimiser updates.
       axes: as for `dynamics`.
       copies: "carry": a copy gets the moments of its origin; "clear": its moments start at 0.
 

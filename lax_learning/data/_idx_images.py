@@ -17,7 +17,7 @@ _FILE = re.compile(
     r"(?P<end>(-\w+)?)(\.gz)?",
     re.IGNORECASE,
 )
-_EXPECTED = "files such as train-images-idx3-ubyte(.gz), with labels-idx1 and of t10k or test"
+_EXPECTED = "files such as train-images-idx3-ubyte(.gz) and train-labels-idx1-ubyte, also for t10k or test"
 
 
 def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
@@ -55,7 +55,7 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
     path = check_path("folder", folder).expanduser()
     check_instance("name", name, str, "a string")
     if not path.is_dir():
-        raise FileNotFoundError(f"folder: expected a folder with IDX files, got {path}, not a folder")
+        raise FileNotFoundError(f"folder: expected a folder with IDX files, got {path}, which is none")
     files = _find(path, name)
     train, test = (_read(files[part, "images"], files[part, "labels"]) for part in ("training", "test"))
     expected, got = train.images.shape[1:], test.images.shape[1:]

@@ -36,7 +36,7 @@ def delayed_match(
     delay: int = 10,
     dtype: DTypeLike = jnp.float32,
 ) -> Sequences:
-    """Draws a delayed match-to-sample task: whether a second symbol equals the first.
+    """Draws a delayed match-to-sample task: does a second symbol equal the first?
 
     A symbol for `duration` steps, `delay` blank steps, and a symbol for `duration` steps, the last of which
     has the target. With probability 1/2 the symbols match (class 1); otherwise (class 0) the second one is
@@ -127,7 +127,7 @@ def cue_accumulation(
     bias: float = 0.7,
     dtype: DTypeLike = jnp.float32,
 ) -> Sequences:
-    """Draws an evidence accumulation task: whether there were more cues on the left or on the right.
+    """Draws an evidence accumulation task: were there more cues on the left or on the right?
 
     `num_cues` cues of `duration` steps on one of two sides, each followed by `pause` blank steps; `delay`
     more blank steps; and `duration` steps of a decision signal, the last of which has the target. In each

@@ -49,8 +49,7 @@ def read_idx(path: str | Path, md5: str | None = None) -> Shaped[np.ndarray, "*s
         except (OSError, EOFError, zlib.error) as error:
             got = f"one that cannot be decompressed: {error}"
             raise ValueError(f"{path}: expected a whole gzip file, got {got}") from error
-    digest = hashlib.md5(contents, usedforsecurity=False).hexdigest()
-    if md5 is not None and digest != md5:
+    if md5 is not None and (digest := hashlib.md5(contents, usedforsecurity=False).hexdigest()) != md5:
         raise ValueError(f"{path}: expected contents with md5 {md5}, got {digest}")
     if len(contents) < 4 or contents[:2] != b"\x00\x00" or contents[2] not in TYPES:
         expected = f"0000, a type of {', '.join(f'{code:02x}' for code in TYPES)} and the number of axes"

@@ -25,7 +25,7 @@ Layers = dict[str, State]
 
 
 class Place(NamedTuple):
-    """A data value with its own R: the products that read it, with the same layout, and stacked layers."""
+    """A data value with its own R: the products that read it, all of one layout, and stacked layers."""
 
     sites: list[Site]
     lead: tuple[int, ...]

@@ -66,7 +66,7 @@ def dynamics(
       variant: "paper" or "decorbp".
       lower: keep R lower triangular, by changing only that part.
       bias: also remove the mean: `z = R x + b`, `b <- b - eta mean z`.
-      every: update only at every k-th call.
+      every: number of calls per update.
       subsample: share of vectors that moments are computed from, drawn without replacement.
 
     Returns:

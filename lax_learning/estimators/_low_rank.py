@@ -22,7 +22,7 @@ from lax_learning.noise import Noise
 from lax_learning.types import Key, Params
 
 DRAWS_ON_CPU = 16
-"""Draws side by side on a CPU, so few that their activities stay in cache; an accelerator runs all draws."""
+"""Draws side by side on a CPU, so few that their activities stay in cache; accelerators run all at once."""
 
 
 class Factors(NamedTuple):
@@ -45,12 +45,12 @@ def low_rank_mean(
     noise: Noise,
     fitness: str,
 ) -> Params:
-    """Returns the mean over draws of noise / step, times the change in fitness caused by step * noise.
+    """Returns the mean over draws of `noise / step`, weighted by the change in fitness due to `step * noise`.
 
     Args:
-      loss_fn, params, args: those of an estimator; leaves of args that are not arrays are constants.
+      loss_fn, params, args: arguments of an estimator; leaves of args that are not arrays are constants.
       clean: loss without noise, for forward differences; None for central differences.
-      key, step, rank, num_samples, noise, fitness: those of `weight_perturbation`; `step` is sigma.
+      key, step, rank, num_samples, noise, fitness: as in `weight_perturbation`; `step` is sigma.
     """
     # In `jax.shard_map`, the program is traced for params that vary over devices as the data do.
     params = vary_as(params, args, key, step)

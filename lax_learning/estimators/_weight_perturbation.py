@@ -50,8 +50,8 @@ def weight_perturbation(
     of `x w`, computed once for all draws that share x, and a multiple of `(x a) b^T`; the estimate is one
     product over all draws. Draws run side by side and keep `K r (n + m)` numbers. For one example of a linear
     layer, the relative variance of a draw is `n m + 1 + 2 (n + m + 1) / r`. Matrices and convolution kernels
-    that only products use, and directly, get low-rank noise; everything else (vectors, and parameters that
-    are reshaped, normalised, gathered from or used in two ways) gets full noise, in memory for all draws.
+    that only products read, unmodified, get low-rank noise; everything else (vectors, and parameters that are
+    reshaped, normalised, gathered from or used in two ways) gets full noise, in memory for all draws.
 
     Args:
       loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss per example, whose differences

@@ -37,7 +37,7 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
 
     `sqrt(mean z^2)` and `sqrt(mean delta^2)`. If activities grow from block to block of a residual network,
     gradients before a norm shrink by the same factor; signals that do not depend on this growth, such as
-    those of direct feedback, keep driving it. One forward pass, plus the signals of each example.
+    those of direct feedback, keep driving it. Costs one forward pass, plus the signals of each example.
 
     Each step of a scan has its own scale; for stacked layers, steps are depths. Taps are ordered by depth in
     `ll.tapped(model).shapes(params, x)`.
@@ -66,9 +66,9 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
     deltas = jax.vmap(lambda one: signals(*as_batch_of_one(one, params, state)).deltas, out_axes=-1)(examples)
     activities = tapped(model).run(params, examples[1]).pre_activations
     steps = {name: tap.steps for name, tap in Program(model, params, examples[1]).named_taps.items()}
-    expected, got = ([f"{name} of {z.size}" for name, z in sorted(of.items())] for of in (activities, deltas))
+    expected, got = ([f"{name}: {z.size}" for name, z in sorted(of.items())] for of in (activities, deltas))
     if got != expected:
-        raise ValueError(f"rule: expected signals at the taps of model, {expected} numbers, got {got}")
+        raise ValueError(f"rule: expected signals at the taps of model, with sizes {expected}, got {got}")
     return Scales(*(
         {name: root_mean_square(z, tuple(range(steps[name], z.ndim))) for name, z in values.items()}
         for values in widened((activities, deltas))
@@ -148,10 +148,10 @@ def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
     Args:
       losses: `[n]`, always on the same examples.
       decrease: amount by which the loss falls, > 0.
-      steps: `[n]`, increasing: the updates or lengths of the losses. By default 0, 1, 2, ...
+      steps: `[n]`, increasing: number of updates, or length, at each loss. By default 0, 1, 2, ...
 
     Returns:
-      Number of steps; infinite if the loss never falls that far, NaN if it is NaN before that. There is no
+      Number of steps; infinite if the loss never falls that far, NaN if an earlier loss is NaN. There is no
       interpolation from an infinite loss.
 
     Example:

@@ -127,7 +127,7 @@ def snr(
     noise gives 0 on average, and the scale of the gradient does not matter. The jackknife standard error is
     never too small, and up to sqrt(2) times too large if noise hides the signal.
 
-    "tutorial": `mean(|m| / (s + epsilon))` over all entries, as in the notebook, where epsilon is about as
+    "tutorial": `mean(|m| / (s + epsilon))` over all entries, as in the tutorial, where epsilon is about as
     large as s. Depends on the scale of the gradient; pure noise gives `sqrt(2 / (pi T))`, 0.0252 at
     T = 1000. Its standard error is NaN: one set of gradients does not determine it; use several seeds.
 
@@ -187,7 +187,7 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
     if held is None and reference is None:
         raise ValueError("reference: expected the exact gradients, got None")
     if isinstance(estimates, Moments) and reference is not None:
-        expected = "one in the call that makes moments" if held is None else "None, as the moments have one"
+        expected = "it in the call that made the moments" if held is None else "None, as the moments have one"
         raise ValueError(f"reference: expected {expected}, got one in addition to moments")
     moments = _as_moments(estimates, reference)
     scaled, (scale, total) = moments.scaled, _in_one_scale(moments)

@@ -62,8 +62,8 @@ def example_moments(
 
     For a rule with teaching signals, the moments of a matrix that is used in one product per example are
     themselves products, `X^T D / T` and `(X*X)^T (D*D) / T`. These are used if all other parameters, such as
-    biases and kernels, are small compared to the pre-activations; otherwise, gradients are streamed. They
-    are also streamed for matrices whose inputs and signals vary too little to resolve the variance.
+    biases and kernels, are no larger than the pre-activations at their sites; otherwise, gradients are
+    streamed, as they are for matrices whose inputs and signals vary too little to resolve the variance.
 
     Args:
       model, rule: any rule, and its model.

@@ -104,16 +104,15 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
     program = Program(as_model(net.cell), params, (h, x))
     for site in program.plan.all_sites:
         if site.products > 1 or (site.products and site.passes_error):
-            names = ", ".join(program.split.paths[i] for i in sorted(site.leaves))
             raise ValueError(
-                f"cell: expected products of weights with x or h only, got {site.operation!r} of {names} "
-                "with values that depend on other weights" + (f" at {site.source}" if site.source else "")
+                f"cell: expected products of weights with x or h only, got {site.operation!r} of "
+                f"{program.names(site)} with values that depend on other weights{site.at_source}"
             )
     number = _number_of_units(params, h)
     scale = np.linspace(1, 2, number)
 
     def scaled(state: Any, factor: Any = 1.0) -> Any:
-        """Fills each leaf with its own irrational number, so that leaves do not cancel, times a factor."""
+        """Fills leaf i with `sqrt(2 + i)` times a factor, so that leaves do not cancel."""
         leaves, structure = jax.tree.flatten(state)
         numbers = [jnp.full_like(leaf, (2 + i) ** 0.5) for i, leaf in enumerate(leaves)]
         return jax.tree.unflatten(structure, [(n * factor).astype(n.dtype) for n in numbers])

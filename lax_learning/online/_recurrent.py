@@ -18,10 +18,10 @@ from lax_learning._checks import (
     check_instance,
     check_probability,
 )
+from lax_learning._layers import INITIALISER, initialiser
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
 from lax_learning.models import Model
-from lax_learning.networks import dense_layers, identity
 from lax_learning.types import Params, Where
 
 
@@ -157,8 +157,8 @@ def leaky_rnn(
     check_probability("alpha", alpha)
     check_callable("activation", activation, "a function of u, such as jnp.tanh")
     check_floating_dtype("dtype", dtype)
-    for name, initialiser in (("w_init", w_init), ("b_init", b_init)):
-        check_callable(name, initialiser, "an initialiser (key, shape, dtype) -> array", num_arguments=3)
+    for name, init in (("w_init", w_init), ("b_init", b_init)):
+        check_callable(name, init, INITIALISER, num_arguments=3)
     num_inputs, num_units, num_outputs = sizes
 
     def cell(params: Params, h: Array, x: Array) -> Array:
@@ -168,7 +168,7 @@ def leaky_rnn(
 
     shapes = (num_inputs + num_units, num_units), (num_units, num_outputs)
     layers = [{"w": (shape, w_init), "b": (shape[1:], b_init)} for shape in shapes]
-    weights = dense_layers(layers, (activation, identity), dtype).init
+    weights = initialiser(layers, dtype)
     return Recurrent(
         cell=cell,
         readout=lambda params, h: h @ params["w"] + params["b"],

@@ -20,6 +20,7 @@ from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.online._influence import as_model, check_examples, first, through_steps
 from lax_learning.online._recurrent import Recurrent, check_recurrent, steps_first
 from lax_learning.rules._common import check_loss, check_wide, losses_of, stateless
+from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Online, Params, Rule
 
 
@@ -49,19 +50,19 @@ def three_factor(
 ) -> Rule:
     """Node perturbation over time: an eligibility trace of noise times input, modulated by a reward.
 
-    `E_t = decay E_{t-1} + [x_t, h_{t-1}]^T xi_t / sigma^2`, `dw = -sum_t (r_t - baseline_t) E_t`, `r = -loss`
+    `E_t = decay E_{t-1} + [x_t, h_{t-1}]^T xi_t / sigma^2`, `dw = sum_t (loss_t - baseline_t) E_t`
 
     Noise `xi_t ~ N(0, sigma^2)` is added to every pre-activation of cell and readout at every step. It
     changes the state: the network that is trained, and whose loss is returned, is the noisy one. With
-    `decay=1`, the expectation is the gradient of its expected loss, hence that of the loss as sigma -> 0;
+    `decay=1`, the expected update is the gradient of its expected loss, and of the loss as sigma -> 0;
     with less, credit for noise `k` steps ago is scaled by `decay^k`. Works with any cell, and with rewards
     that have no derivative (the loss is the negative reward). `O(n m)` memory and operations per step and
     example. The variance grows with the number of units and the number of steps that the trace spans; the
     spread of losses around the baseline adds to it, scaled by `1 / sigma^2`. Use small networks, large
     batches, a trace no longer than the delay of the reward, and sigma = 0.1 to 0.5 for units in -1..1.
 
-    The baseline of a step is a running mean over earlier batches. It is independent of the noise, so it adds
-    no bias; a mean over earlier steps of the same sequence would.
+    The baseline of a step is the running mean of its loss over earlier batches. It is independent of the
+    noise, so it adds no bias; a mean over earlier steps of the same sequence would.
 
     Args:
       net: a recurrent network defined by its step, whose examples do not depend on each other.
@@ -112,9 +113,7 @@ def three_factor(
         key: Key, params: Params, state: ThreeFactorState, memory: ThreeFactorMemory, x: Any, y: Any
     ) -> tuple[Any, Params, ThreeFactorMemory]:
         checks.check_key("key", key)
-        checks.check_instance(
-            "state", state, ThreeFactorState, "the state of the rule's init(key, params, x)"
-        )
+        check_state(state, ThreeFactorState)
         x, size = as_batch(x)
         memory, (wide, x) = vary_as((memory, widened((params, x))), params, state, memory, x, y, key)
         check_examples(net, wide, memory.h, x)

@@ -63,7 +63,7 @@ def _top_k_of_last(x: Array, k: int) -> Array:
     order = _as_ordered_bits(x)
     threshold = _kth_largest(order, jnp.asarray(k), order.dtype.itemsize * 8)
     above = order > threshold
-    # Entries equal to the threshold fill the remaining places, first ones first: search reversed positions.
+    # Entries equal to the threshold fill the remaining places in order: search reversed positions.
     missing = k - jnp.sum(above, axis=-1, keepdims=True, dtype=jnp.int32)
     places = jnp.where(order == threshold, jnp.arange(size, 0, -1, dtype=jnp.uint32), 0)
     last = _kth_largest(places, missing, size.bit_length())

@@ -43,7 +43,7 @@ def k_cap_mlp(
 
     Args:
       widths: sizes of the input, of every hidden layer and of the output.
-      cap: how many units of a hidden layer may fire: one number for all layers, or one per layer.
+      cap: number of units of a hidden layer that may fire: one for all layers, or one per layer.
       edge_probability: probability, 0 to 1, of each synapse into a hidden layer: one for all layers, or one
         per layer; may be traced.
       rule: the information that selects a synapse's table entry: `pre_post`, `pre_post_count`,
@@ -111,7 +111,7 @@ def k_cap_recurrent(
 
     Args:
       widths: sizes of the input, of the graph and of the output.
-      cap: how many units may fire in each round.
+      cap: number of units that may fire in each round.
       rounds: number T of rounds after the first cap, at most 14: tables have 4^(T + 1) entries.
       edge_probability: probability, 0 to 1, of each synapse into or within the graph; may be traced.
       scheme, fired, w_init, dtype: as for `k_cap_mlp`; the published code uses `fired="index"`.

@@ -16,7 +16,7 @@ from lax_learning.plasticity.tables import UPDATES, Tables
 from lax_learning.types import Dynamics
 
 MAX_SELECTS = 64
-"""With more codes, entries are gathered instead, because each select is compiled separately."""
+"""Maximum number of codes to read by selects, each compiled separately; with more, entries are gathered."""
 
 
 class Diagnostics(NamedTuple):
@@ -100,8 +100,8 @@ def plastic_pass(
 
     `beta_ij = table[pre_i, post_j, ...]`, `w <- w + step_size beta mask` (see `Scheme`)
 
-    One scan. The first layer is fixed during the pass, so it is evaluated for all samples at once, which
-    takes memory for a few numbers per sample and unit; splitting a long stream into several passes gives the
+    The pass is one scan. The first layer is fixed, so it is evaluated for all samples at once, which takes
+    memory for a few numbers per sample and unit; splitting a long stream into several passes gives the
     same result. The pass is differentiable; `meta_learn` computes the same gradient at lower cost.
 
     Args:

@@ -33,8 +33,8 @@ class Bins(NamedTuple):
     Fields:
       size: `cap of the presynaptic layer -> number of bins`.
       place: `(count [out], num_inputs [out]) -> bin [out]`, from the number of each postsynaptic unit's
-        inputs that fired and the number of its inputs. When a network is made, counts up to its cap are
-        tried, and bins outside the table raise an error; later ones are clamped to the nearest bin.
+        inputs that fired and the number of its inputs. When a network is made, counts up to the cap are
+        tried, and bins outside the table raise an error; in a pass, they are clamped to the nearest bin.
     """
 
     size: Callable[[int], int]
@@ -156,7 +156,7 @@ def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
 class Update(NamedTuple):
     """The initial weight of an episode, `apply(w, change) -> w`, and the summand of a change.
 
-    If a small `d` is added to the sum of the summands, the final weight becomes `apply(w, d)`.
+    If a small `d` is added to the sum of the summands, the final weight `w` becomes `apply(w, d)`.
     """
 
     start: float

@@ -19,14 +19,14 @@ from lax_learning.models import Model, Split, check_model, selects
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
 Result = tuple[Any, Any, Any]
-"""`(loss, grads, state)`, or signals in place of gradients if a rule is `opened`."""
+"""`(loss, grads, state)`, or signals in place of gradients if a rule is called with `opened`."""
 
 
 def delta_rule(model: Model, init: Any, assign: Callable[..., Result], *, masks: bool = False) -> Rule:
     """Returns a rule whose gradients are the pull-back of teaching signals.
 
-    `assign(key, params, state, x, y, opened=False)` returns signals in place of gradients if `opened`. If it
-    masks the gradients of some parameters, signals do not determine the gradients, and the rule offers none.
+    `assign(key, params, state, x, y, opened=False)` returns signals in place of gradients if `opened`. With
+    `masks`, it sets some gradients to zero, so signals do not determine gradients, and the rule has none.
     """
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
@@ -159,8 +159,8 @@ def select(program: Program, where: Where) -> Sites:
     for site in program.plan.all_sites:
         if site.leaves & chosen and site.leaves - chosen:
             raise ValueError(
-                f"where: expected all parameters of the site {site.operation!r} or none, "
-                f"{program.names(site)}, got {where!r}, which selects only some{site.at_source}"
+                f"where: expected all or none of the parameters {program.names(site)} of the site "
+                f"{site.operation!r}, got {where!r}, which selects only some{site.at_source}"
             )
     taps = [tap for tap in program.plan.all_taps if any(site.leaves & chosen for site in tap.sites)]
     return Sites(program, taps, paths)

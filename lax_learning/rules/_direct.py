@@ -119,7 +119,7 @@ class Pass(NamedTuple):
     along: Callable[[Feeds], Any]  # derivative of the output along noise on all reads at once
 
     def everywhere(self, of_output: Any) -> dict[str, Array]:
-        """Returns for every feedback the leaf of its output."""
+        """Returns the leaf of the output that each feedback reads, by name of the feedback."""
         leaves = jax.tree.leaves(of_output)
         return {name: leaves[j] for name, (_, j, _) in self.ways.items()}
 
@@ -159,11 +159,11 @@ def direct_rule(
     """Returns a rule that sends signals directly from the output to every data value that sites read.
 
     Args:
-      model, loss, feedback_init, where: those of the rule.
+      model, loss, feedback_init, where: arguments of the rule.
       sent: signals to send through the feedback; by default the error `dL/doutput`.
       learn, optimizer: gradient of learned feedback, and the optimiser that updates it.
-      total: whether the signals are the whole error of a data value. By default, errors that reach it around
-        the products that read it, for example through a residual connection, are added.
+      total: whether the signals are the whole error of a data value. By default, errors that reach it by
+        paths around the products that read it, such as residual connections, are added.
     """
     common.check_parts(model, loss)
     feedbacks.check_feedback_init(feedback_init)

@@ -31,7 +31,7 @@ def estimator_rule(
 
     Args:
       make_estimator: `(loss_fn, *, has_aux, **options) -> estimator`.
-      model, loss: those of the rule.
+      model, loss: arguments of the rule.
       where: which parameters are trained; the gradients of the others are zero.
       differences: whether the estimator takes differences of losses, which half precision rounds away.
       check: function that raises for unsuitable parameters.

@@ -136,7 +136,7 @@ def through_feedback(
     """Returns the value and the gradient when errors pass through other weights.
 
     Args:
-      model, loss, where, params, x, y: those of the rule.
+      model, loss, where, params, x, y: arguments of the rule.
       varying: values that feedback depends on; inside `jax.shard_map`, they may differ between devices.
       feedback: `(program, sites) -> feedback`, a pytree with the structure of params, or `WEIGHTS`.
       transport: `(w, feedback) -> weights` that the error of a product passes through, from the product's

@@ -38,7 +38,7 @@ def feedback_rule(
     """Returns feedback alignment with the given kind of feedback.
 
     Args:
-      model, loss, where, feedback_init: those of the rule.
+      model, loss, where, feedback_init: arguments of the rule.
       source: feedback at every call, for a rule without state; by default, feedback is the state.
       transport: as in `through_feedback`.
       learn, optimizer: gradient of learned feedback, and the optimiser that updates it.

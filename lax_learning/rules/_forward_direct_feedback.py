@@ -28,8 +28,8 @@ def forward_direct_feedback(
     `p_l` is unit noise on all hidden activities at once, and `J p` the derivative of the output along it,
     from a single forward-mode pass. `E[p_l^T (J p)] = (dy/da_l)^T`, so under SGD with rate beta the feedback
     is a running mean, `B_l <- (1 - beta) B_l + beta p_l^T (J p)`, which tracks the transposed Jacobian.
-    `e B_l^T` is then the whole error of an activity, so errors that would come back around a product, for
-    example through a residual connection, are left out. The variance of a sample grows with the number of
+    `e B_l^T` is then the whole error of an activity, so errors that would arrive by a path around products,
+    for example a residual connection, are left out. The variance of a sample grows with the number of
     units, so beta has to be small (0.01). Feedback starts at zero, so the first updates train only the
     readout. Positions and steps that share feedback learn the mean of their Jacobians.
 

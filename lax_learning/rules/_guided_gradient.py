@@ -28,7 +28,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
     A forward pass with a tangent measures each slope `u_k . dL/dw`, so no error is propagated back. The
     update never increases the loss to first order, `g . dL/dw >= 0`, for any guesses. It is exact if the
     gradient lies in their span, and another guess never lowers its cosine to the gradient. The cosine is
-    about `sqrt(K / P)` for K random guesses in P dimensions; with a single guess, it is the size of that
+    about `sqrt(K / P)` for K random guesses in P dimensions; with a single guess, it is the magnitude of that
     guess's cosine. Guesses that are zero or linearly dependent add nothing. The cost is that of the guesses,
     plus one forward pass and K passes with a tangent, and memory for K gradients.
 

@@ -35,7 +35,7 @@ def kolen_pollack(
     Args:
       optimizer: updates the feedback at every call of `value_and_grad`. It receives the loss, as in
         `make_train`, but no `value_fn`.
-      decay: lambda, >= 0; may be traced.
+      decay: decay of weights and feedback, >= 0; may be traced.
       feedback_init, where: as in `feedback_alignment`.
 
     Returns:

@@ -24,8 +24,8 @@ def local_errors(
     `e_l = dL(a_l B_l, y)/d(a_l B_l)`, `delta_l = (e_l B_l^T) phi'(z_l)`, `g_B = a_l^T e_l`
 
     Every data value that sites read has a readout `B_l [units, outputs]` in the rule's state; the model's own
-    readout gets the true error. Gradients are exact for the sum of the loss and of all local losses if what
-    products read counts as fixed. Learning is greedy: a layer learns features that separate the classes
+    readout gets the true error. Gradients are exact for the sum of the loss and of all local losses if the
+    inputs of products count as fixed. Learning is greedy: a layer learns features that separate the classes
     linearly, none that only later layers could use. Signals do not vanish with depth, and without residual
     connections a layer can learn before the layers above have run. As in `direct_feedback_alignment`, errors
     that reach a data value around products, for example through a residual connection, are added.
@@ -43,7 +43,7 @@ def local_errors(
       where: as in `direct_feedback_alignment`.
 
     Returns:
-      The rule, with a `LearnedState` whose `feedback` has the readouts. They change only if you use the
+      The rule, with a `LearnedState` whose `feedback` holds the readouts. They change only if you use the
       returned state, so measurements do not affect them.
 
     Example:

@@ -40,13 +40,13 @@ def node_perturbation(
       sigma: standard deviation of the noise, in the units of the pre-activations; may be traced.
       num_samples: number K of draws; their teaching signals are averaged, with one draw in memory at a time,
         and pulled back once.
-      antithetic: use pairs xi, -xi and half their difference: one more pass, no error terms of even order.
+      antithetic: use pairs xi, -xi and half the difference of losses: one more pass, no error of even order.
       layerwise: perturb one tap at a time, with one pass each (iterative node perturbation).
       share_noise: use the same noise for all examples of a batch.
       variant: "unbiased": the form above; "activity": `delta = N dl dz / |dz|^2`, where `dz` is the measured
         change of the pre-activations of all N units; does not need to know sigma, but is biased.
       noise: "normal", "rademacher" or a function `(key, like) -> unit noise`.
-      where: which parameters are trained; the units of the others get no noise, their gradients are zero.
+      where: which parameters are trained; the others get no noise on their units, and gradients of zero.
       batch: credit by the mean loss of the batch instead of each example's own, for models that couple the
         examples of a batch, such as BatchNorm in training; multiplies the variance by the batch size.
 

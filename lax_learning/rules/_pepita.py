@@ -57,8 +57,8 @@ def pepita(
       where: which parameters are trained; the gradients of the others are zero.
 
     Returns:
-      The rule. Its state contains F, a list with one array for every floating-point leaf of x. It offers no
-      signals: those go with the inputs of the first pass, but updates use the inputs of the second.
+      The rule. Its state contains F, a list with one array for every floating-point leaf of x. It has no
+      signals: these would pair with the inputs of the first pass, but updates use those of the second.
 
     Raises:
       ValueError: at trace time, for a model that couples examples, or an x without floating-point leaves.
@@ -142,7 +142,7 @@ def _moved(x: Any, error: Any, feedback: Any) -> Any:
     likes = [_like(leaf, e.shape[1]) for leaf in leaves if _is_float(leaf)]
     got = [jnp.shape(f) for f in feedback] if isinstance(feedback, list) else type(feedback).__name__
     if got != [like.shape for like in likes]:
-        raise ValueError(f"state.feedback: expected arrays of {[like.shape for like in likes]}, got {got}")
+        raise ValueError(f"state.feedback: expected the shapes {[like.shape for like in likes]}, got {got}")
     moves = (jnp.tensordot(e.astype(f.dtype), f, 1) for f in feedback)
     return structure.unflatten(
         [leaf + next(moves).astype(leaf.dtype) if _is_float(leaf) else leaf for leaf in leaves]

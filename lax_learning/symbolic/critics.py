@@ -61,7 +61,7 @@ def critic(
       hidden: widths of the hidden layers; empty for a linear critic.
       channels: numbers per point; 1 + columns for curves extended by "embed". If there is more than one, a
         multilayer perceptron, shared by all points, maps them to one number.
-      embedding: widths of its hidden layers; ignored with one channel.
+      embedding: hidden widths of that perceptron; ignored with one channel.
       dtype: dtype of the params, `{"critic": ..., "embedding": ...}`. Each entry has the params of an `mlp`;
         the embedding is empty with one channel.
 
@@ -105,7 +105,7 @@ def check_curves(name: str, curves: ArrayLike, curve_shape: tuple[int, ...]) -> 
 
 
 def torch_uniform(fan_in: int) -> Initializer:
-    """Uniform in +-1/sqrt(fan_in)."""
+    """Returns a uniform initialiser within +-1/sqrt(fan_in)."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:

@@ -41,7 +41,7 @@ def curves_at(
     extensions: Sequence[Literal["input", "gradient"]] = (),
     method: Literal["stack", "embed"] = "embed",
 ) -> Curves:
-    """Makes sources of curves: those of drawn functions, and as many latents of a generator.
+    """Makes sources of curves: functions drawn from a library, and as many latents of a generator.
 
     `stack: [f(x), extension_1[0, :], extension_1[1, :], ..., extension_2[0, :], ...]`
     `embed: [p] -> [f(x_p), extension_1[p, :], extension_2[p, :], ...]`

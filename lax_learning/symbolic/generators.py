@@ -11,7 +11,6 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning import _checks as checks
-from lax_learning._arrays import check_inputs
 from lax_learning._precision import promoted
 from lax_learning.symbolic.critics import as_entries, relu_network, torch_uniform
 from lax_learning.types import Key, Params
@@ -193,5 +192,8 @@ def gaussian_process_generator(
 def _points(x: ArrayLike, num_inputs: int) -> Array:
     """Returns x as an array; raises unless it holds floats `[points, num_inputs]`, points > 0."""
     points = checks.as_floating("x", x)
-    check_inputs(points, (num_inputs,))
+    if points.ndim != 2 or points.shape[1] != num_inputs:
+        raise ValueError(f"x: expected shape [points, {num_inputs}], got {list(points.shape)}")
+    if points.shape[0] == 0:
+        raise ValueError(f"x: expected at least one point, got shape {list(points.shape)}")
     return points

@@ -185,7 +185,7 @@ def _check_derivatives(entry: list[Expression], file: str, line: int, columns: l
     """Compares handwritten derivatives with those of `jax.grad`, in float64 at fixed random points.
 
     They may differ by 1e-6 of their size plus the rounding error, which is estimated as that in float32
-    (separately for points near 0 and the others) times the ratio of precisions. Added constants do not count.
+    (separately for points near 0 and the others) times the ratio of precisions.
     """
     function, *derivatives = entry
     if not derivatives:

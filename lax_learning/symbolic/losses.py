@@ -144,7 +144,7 @@ def area_under_curve(logits_real: ArrayLike, logits_fake: ArrayLike) -> Float[Ar
 
 
 def critic_cost(logits: ArrayLike, *, cost: Cost = "logsigmoid") -> Float[Array, ""]:
-    """Regularises a network by a trained critic: penalises latents that do not look like functions.
+    """Regularises a network with a trained critic: penalises latents that do not look like functions.
 
     `mean cost(logit)`, to be added to the loss of the network with a weight; the critic stays fixed.
 
