@@ -58,7 +58,7 @@ def rule(
       >>> state = white.init(key, params, x)
       >>> {name: layer.R.shape for name, layer in state.layers.items()}
       {'a': (3, 3), 'b': (3, 3)}
-      >>> loss, grads, state = white.value_and_grad(key, params, state, x, x)
+      >>> loss, grads, state = jax.jit(white.value_and_grad)(key, params, state, x, x)
     """
     check_model(model)
     check_function("make_rule", make_rule, "a function from a model to a rule", model)

@@ -26,7 +26,7 @@ def eprop(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = sa
       >>> net = ll.online.leaky_rnn((3, 64, 2), alpha=0.2)
       >>> rule, key = eprop(net, ll.squared_error, feedback_init=None), jax.random.key(0)
       >>> params, x, y = net.init(key), jnp.ones((5, 20, 3)), jnp.ones((5, 20, 2))
-      >>> loss, grads, state = rule.value_and_grad(key, params, rule.init(key, params, x), x, y)
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, rule.init(key, params, x), x, y)
 
     References:
       Bellec et al., A solution to the learning dilemma for recurrent networks of spiking neurons,

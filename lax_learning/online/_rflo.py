@@ -43,9 +43,9 @@ def rflo(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = sam
       >>> rule, key = rflo(net, ll.squared_error), jax.random.key(0)
       >>> params, x, y = net.init(key), jnp.ones((5, 20, 3)), jnp.ones((5, 20, 2))
       >>> state = rule.init(key, params, x)
-      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, y)
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, y)
       >>> memory = rule.online.start(params, x[:, 0])
-      >>> loss, grads, memory = rule.online.step(key, params, state, memory, x[:, 0], y[:, 0])
+      >>> loss, grads, memory = jax.jit(rule.online.step)(key, params, state, memory, x[:, 0], y[:, 0])
 
     References:
       Murray, Local online learning in recurrent networks with random feedback,

@@ -26,13 +26,13 @@ def rtrl(net: Recurrent, loss: Loss) -> Rule:
       >>> net = ll.online.leaky_rnn((3, 4, 2), alpha=0.2)
       >>> rule, key = rtrl(net, ll.squared_error), jax.random.key(0)
       >>> params, x, y = net.init(key), jnp.ones((5, 20, 3)), jnp.ones((5, 20, 2))
-      >>> loss, grads, state = rule.value_and_grad(key, params, (), x, y)
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, (), x, y)
 
       Or step by step, with an update after every step:
 
-      >>> memory = rule.online.start(params, x[:, 0])
+      >>> memory, step = rule.online.start(params, x[:, 0]), jax.jit(rule.online.step)
       >>> for t in range(2):
-      ...     loss, grads, memory = rule.online.step(key, params, (), memory, x[:, t], y[:, t])
+      ...     loss, grads, memory = step(key, params, (), memory, x[:, t], y[:, t])
       ...     params = jax.tree.map(lambda w, g: w - 0.01 * g, params, grads)
 
     References:

@@ -80,7 +80,7 @@ def three_factor(
       >>> rule, key = three_factor(net, ll.squared_error, sigma=0.1, decay=0.9), jax.random.key(0)
       >>> params, x, y = net.init(key), jnp.ones((5, 20, 3)), jnp.ones((5, 20, 2))
       >>> state = rule.init(key, params, x)
-      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, y)
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, y)
       >>> state.baseline.shape
       (20,)
 

@@ -41,7 +41,7 @@ def direct_feedback_alignment(
       >>> state = rule.init(key, params, x)
       >>> [feedback.shape for feedback in state.feedback.values()]
       [(4, 2)]
-      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, jnp.ones((5, 2)))
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, jnp.ones((5, 2)))
 
     References:
       Nokland, Direct feedback alignment provides learning in deep neural networks,

@@ -46,7 +46,7 @@ def direct_kolen_pollack(
       >>> rule = direct_kolen_pollack(model, ll.squared_error, optimizer=optax.sgd(0.1), decay=0.0)
       >>> key, params, x = jax.random.key(0), {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}, jnp.ones((5, 3))
       >>> state = rule.init(key, params, x)
-      >>> loss, grads, after = rule.value_and_grad(key, params, state, x, jnp.ones((5, 2)))
+      >>> loss, grads, after = jax.jit(rule.value_and_grad)(key, params, state, x, jnp.ones((5, 2)))
       >>> (before,), (moved,) = state.feedback.values(), after.feedback.values()
       >>> bool(jnp.allclose(moved - before, -0.1 * grads["b"], atol=1e-6))
       True

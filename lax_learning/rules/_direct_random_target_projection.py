@@ -47,7 +47,7 @@ def direct_random_target_projection(
       >>> rule = direct_random_target_projection(model, ll.softmax_cross_entropy)
       >>> key, params, x = jax.random.key(0), {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}, jnp.ones((5, 3))
       >>> y = jax.nn.one_hot(jnp.arange(5) % 2, 2)
-      >>> loss, grads, state = rule.value_and_grad(key, params, rule.init(key, params, x), x, y)
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, rule.init(key, params, x), x, y)
       >>> grads["a"].shape
       (3, 4)
 

@@ -38,7 +38,7 @@ def feedback_alignment(
       >>> state = rule.init(key, params, x)
       >>> jax.tree.map(jnp.shape, state.feedback)
       {'a': None, 'b': (3, 3)}
-      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, x)
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, x)
 
     References:
       Lillicrap et al., Random synaptic feedback weights support error backpropagation for deep learning,

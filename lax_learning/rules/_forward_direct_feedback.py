@@ -49,7 +49,7 @@ def forward_direct_feedback(
       >>> rule = forward_direct_feedback(model, ll.squared_error, optimizer=optax.sgd(0.01))
       >>> key, params, x = jax.random.key(0), {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}, jnp.ones((5, 3))
       >>> state = rule.init(key, params, x)
-      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, jnp.ones((5, 2)))
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, jnp.ones((5, 2)))
       >>> [feedback.shape for feedback in state.feedback.values()]
       [(4, 2)]
 

@@ -47,7 +47,7 @@ def forward_gradient(
       >>> import lax_learning as ll
       >>> rule = forward_gradient(ll.Model(lambda w, x: x @ w), ll.squared_error, perturb="activities")
       >>> key, w = jax.random.key(0), jnp.ones((3, 2))
-      >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
       >>> grads.shape
       (3, 2)
 

@@ -45,7 +45,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
       >>> rule = guided_gradient(model, ll.squared_error, ll.feedback_alignment(model, ll.squared_error))
       >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
       >>> y, state = jnp.zeros((5, 3)), rule.init(key, params, x)
-      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, y)
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, y)
       >>> exact = jax.grad(lambda p: ll.squared_error(model.apply(p, x), y).mean())(params)
       >>> bool(ll.metrics.cosine_similarity(grads, exact) > 0)
       True

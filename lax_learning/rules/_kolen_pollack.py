@@ -49,7 +49,7 @@ def kolen_pollack(
       >>> rule = kolen_pollack(model, ll.squared_error, optimizer=optax.sgd(0.1), decay=0.5)
       >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
       >>> state = rule.init(key, params, x)
-      >>> loss, grads, after = rule.value_and_grad(key, params, state, x, x)
+      >>> loss, grads, after = jax.jit(rule.value_and_grad)(key, params, state, x, x)
       >>> b = params["b"] - 0.1 * grads["b"]
       >>> before = params["b"] - state.feedback["b"]
       >>> bool(jnp.allclose(b - after.feedback["b"], (1 - 0.1 * 0.5) * before, atol=1e-6))

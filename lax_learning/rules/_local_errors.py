@@ -54,7 +54,7 @@ def local_errors(
       >>> rule = local_errors(model, ll.squared_error, optimizer=optax.sgd(0.1))
       >>> key, params, x = jax.random.key(0), {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}, jnp.ones((5, 3))
       >>> state = rule.init(key, params, x)
-      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, jnp.ones((5, 2)))
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, jnp.ones((5, 2)))
       >>> grads["a"].shape
       (3, 4)
 

@@ -45,7 +45,7 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
       >>> params = [(jnp.eye(3), jnp.ones((3, 2))), (jnp.eye(3), jnp.ones((3, 2)))]
       >>> key, x, y = jax.random.key(0), jnp.ones((5, 3)), jnp.zeros((5, 2))
       >>> state = rule.init(key, params, x)
-      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, y)
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, y)
       >>> jax.tree.map(jnp.shape, grads[0])
       ((3, 3), (3, 2))
 

@@ -57,7 +57,7 @@ def node_perturbation(
       >>> import lax_learning as ll
       >>> rule = node_perturbation(ll.Model(lambda w, x: x @ w), ll.squared_error, sigma=0.1, num_samples=4)
       >>> key, w = jax.random.key(0), jnp.ones((3, 2))
-      >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
       >>> grads.shape
       (3, 2)
 

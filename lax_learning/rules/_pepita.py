@@ -69,7 +69,7 @@ def pepita(
       >>> rule = pepita(model, ll.squared_error)
       >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.ones((3, 2))}, jnp.ones((5, 3))
       >>> state = rule.init(key, params, x)
-      >>> loss, grads, state = rule.value_and_grad(key, params, state, x, jnp.zeros((5, 2)))
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, jnp.zeros((5, 2)))
       >>> [f.shape for f in state.feedback], grads["a"].shape
       ([(2, 3)], (3, 3))
 

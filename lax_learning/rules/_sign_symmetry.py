@@ -47,7 +47,7 @@ def sign_symmetry(
       >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
       >>> rule = sign_symmetry(model, ll.squared_error, gain=0.1)
       >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
-      >>> loss, grads, state = rule.value_and_grad(key, params, rule.init(key, params, x), x, x)
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, rule.init(key, params, x), x, x)
       >>> grads["a"].shape
       (3, 3)
 

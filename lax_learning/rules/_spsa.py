@@ -39,7 +39,8 @@ def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples:
       >>> gains = ll.estimators.spall_gains(a=0.1, c=0.01, A=10.0)
       >>> rule = spsa(ll.Model(lambda w, x: x @ w), ll.squared_error, perturbation=gains.perturbation)
       >>> key, w, x = jax.random.key(0), jnp.ones((3, 2)), jnp.ones((5, 3))
-      >>> loss, grads, state = rule.value_and_grad(key, w, rule.init(key, w, x), x, jnp.zeros((5, 2)))
+      >>> state, y = rule.init(key, w, x), jnp.zeros((5, 2))
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, w, state, x, y)
       >>> int(state.num_updates)
       1
     """

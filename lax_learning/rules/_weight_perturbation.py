@@ -36,7 +36,7 @@ def weight_perturbation(
       >>> import lax_learning as ll
       >>> rule = weight_perturbation(ll.Model(lambda w, x: x @ w), ll.squared_error, sigma=0.1)
       >>> key, w = jax.random.key(0), jnp.ones((3, 2))
-      >>> loss, grads, state = rule.value_and_grad(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, w, (), jnp.ones((5, 3)), jnp.zeros((5, 2)))
       >>> grads.shape
       (3, 2)
     """
