@@ -35,10 +35,15 @@ def identity(z: Array) -> Array:
     return z
 
 
+def relu(z: Array) -> Array:
+    """Returns `jax.nn.relu(z)`; as a default, it has a name in `help`, where `jax.nn.relu` has none."""
+    return jax.nn.relu(z)
+
+
 def mlp(
     widths: Sequence[int],
     *,
-    activation: Activation | Sequence[Activation] = jax.nn.relu,
+    activation: Activation | Sequence[Activation] = relu,
     output_activation: Activation = identity,
     w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
     b_init: Initializer | None = zeros,
@@ -94,7 +99,7 @@ def convnet(
     stride: int | Sequence[int] = 1,
     pool: int | Sequence[int] = 1,
     padding: Literal["SAME", "VALID"] = "SAME",
-    activation: Activation | Sequence[Activation] = jax.nn.relu,
+    activation: Activation | Sequence[Activation] = relu,
     output_activation: Activation = identity,
     w_init: Initializer = lecun_normal(),  # noqa: B008
     b_init: Initializer | None = zeros,

@@ -21,6 +21,11 @@ from lax_learning.types import Key, Params, Rule
 Evaluate = Callable[[Key, Params, Any, Splits], PyTree]
 
 
+def no_metrics(key: Key, params: Params, state: Any, data: Splits) -> PyTree:
+    """Evaluates nothing."""
+    return ()
+
+
 class TrainState(NamedTuple):
     """State of a run; together with the number of updates done, it determines the rest of the run.
 
@@ -137,7 +142,7 @@ def make_train(
     num_updates: int,
     batch_size: int,
     absorb: Callable[[Params, Any], Params] | None = None,
-    evaluate: Evaluate = lambda key, params, state, data: (),
+    evaluate: Evaluate = no_metrics,
     every: int | None = None,
 ) -> Train:
     """Combines any rule and any optimiser into a training run.

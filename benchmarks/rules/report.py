@@ -154,7 +154,8 @@ def layers(problem: str, parts: Sequence[xr.Dataset], metric: str, label: str) -
             values = [part[metric].sel(layer=layer, when=when).values for part in parts]
             mean, low, high, _ = np.array([reporting.interval(reporting.drawable(v)) for v in values]).T
             style = {"color": color, "height": 0.4, "error_kw": {"linewidth": 0.8}}
-            axes.barh(places + shift, mean, xerr=[mean - low, high - mean], label=f"{when} of training", **style)
+            spread = [mean - low, high - mean]
+            axes.barh(places + shift, mean, xerr=spread, label=f"{when} of training", **style)
         axes.set(title=layer if layer == "total" else f"layer {layer}", xlabel=metric)
         axes.grid(alpha=0.3, axis="x")
         axes.axvline(0, color="0.5", linewidth=0.8)

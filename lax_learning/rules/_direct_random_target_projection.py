@@ -14,11 +14,16 @@ from lax_learning.rules._direct import DirectInit, Pass, direct_rule, keeps_vari
 from lax_learning.types import Loss, Rule, Where
 
 
+def unchanged(y: Any) -> Any:
+    """Returns y."""
+    return y
+
+
 def direct_random_target_projection(
     model: Model,
     loss: Loss,
     *,
-    targets: Callable[[Any], Any] = lambda y: y,
+    targets: Callable[[Any], Any] = unchanged,
     feedback_init: DirectInit = keeps_variance,
     where: Where = None,
 ) -> Rule:
