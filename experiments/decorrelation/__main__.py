@@ -58,7 +58,7 @@ def run_one(name: str, run: Run, config: Config, data: Any, folder: Path, progre
 
 
 def trained(run: Run, state: Carry, members: slice) -> Any:
-    """Returns the params of some members, with R folded into the weights of the plain network."""
+    """Returns the params of some members, with R folded into the weights unless it has a bias."""
     layers = {} if run.form.dynamics is None else state.rule_state.layers
     params, layers = running.collect((state.params, layers), members.stop)
     params, layers = jax.tree.map(lambda leaf: leaf[members], (params, layers))
