@@ -97,7 +97,7 @@ SHARED_VARIABLES = {
 def described(results: Any, report: Report) -> Any:
     """Adds the attributes `units` and `long_name` to all variables and axes.
 
-    A variable that is in neither table gets the unit 1 and its own name.
+    Variables in neither `report.VARIABLES` nor `SHARED_VARIABLES` get the unit 1 and their own names.
     """
     if isinstance(results, xr.DataTree):
         return results.map_over_datasets(partial(described, report=report))
@@ -127,7 +127,7 @@ def publish(out: Path, experiment: str, config: Mapping[str, Any], results: Resu
     folders.write_dataset(out / "results.nc", results)
     results = in_float64(results)
     rows = without_nan(report.rows(results))
-    null = "no seed has a finite value: all diverged, or the value does not exist; `n` of `seeds` are finite"
+    null = "no finite value: all seeds diverged, or the metric does not apply; `n` of `seeds` are finite"
     told = {"experiment": experiment, "versions": versions(), "config": dict(config), "null": null}
     folders.write_json(out / "summary.json", {**told, "rows": rows})
     draw_figures(out, report, results)

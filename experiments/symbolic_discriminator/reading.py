@@ -67,7 +67,7 @@ def trends(results: xr.Dataset) -> list[str]:
 
 
 def deciding(results: xr.Dataset) -> dict[str, tuple[float, float, float]]:
-    """Returns the share of the variance of final accuracy of each varying field, with 95 % of resamples."""
+    """Returns the share of the variance of final accuracy, with 95 % bootstrap interval, by varying field."""
     accuracy, shares = final(results).mean(axis=1), {}
     for field in FIELDS:
         levels = results[field].values
