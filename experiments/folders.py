@@ -189,8 +189,8 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: b
       shared: whether to share the folder with other processes that set this, such as workers of a sweep.
 
     Raises:
-      FolderError: if another process uses the folder; if it holds another configuration, a damaged one, or
-        this one without `resume`; or if it cannot be created or written to.
+      FolderError: if another process uses the folder; if it holds other files, another configuration, a
+        damaged one, or this one without `resume`; or if it cannot be created or written to.
     """
     wanted = json.loads(json.dumps(config))
     with _written(out):

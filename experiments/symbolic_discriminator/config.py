@@ -17,8 +17,8 @@ class Preset(NamedTuple):
 
     points: int  # points per curve
     epochs: int  # epochs of training a critic
-    seeds: int  # seeds per configuration, except in the study of hyper-parameters
-    configurations: int  # configurations in the study of hyper-parameters
+    seeds: int  # seeds per configuration, except in hyper_parameters and fixed_set
+    configurations: int  # configurations in hyper_parameters
     updates: int  # updates of a network that fits a target
 
 
