@@ -55,13 +55,9 @@ def read_run(folder: Path) -> FinishedRun:
     with folders.named_if_damaged(path, "results", "run it again in another folder"):
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             tree = tree.load()
-        attrs = tree.attrs
-        if "experiment" not in attrs:  # older results do not name their experiment
-            attrs = {**attrs, **json.loads((folder / "summary.json").read_text())}
-        name, config = str(attrs["experiment"]), attrs["config"]
+        name, config = str(tree.attrs["experiment"]), json.loads(tree.attrs["config"])
     if not (name.isidentifier() and find_spec(f"experiments.{name}")):
         raise FolderError(f"FOLDER: expected results of an experiment, got results of {name!r} in {folder}")
-    config = json.loads(config) if isinstance(config, str) else config
     results = tree if tree.children else tree.to_dataset()
     report: Any = import_module(f"experiments.{name}.report")
     return FinishedRun(folder, name, config, results, report)
