@@ -216,7 +216,7 @@ class Settings(Options):
         if self.coordinator is not None and self.processes is not None and self.process is not None:
             port = re.fullmatch(r".+:(\d{1,5})", self.coordinator)
             self.expect("coordinator", "HOST:PORT", port is not None and int(port[1]) < 2**16)
-            self.expect("process", f"a number in 0..{self.processes - 1}", 0 <= self.process < self.processes)
+            self.expect("process", f"a number in 0..{self.processes - 1}", self.process < self.processes)
         return Meeting(*told)
 
     @property
