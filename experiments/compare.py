@@ -27,7 +27,7 @@ Pair = tuple[dict[str, Any] | None, dict[str, Any] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Options):
-    """Compare two finished runs of an experiment: the options that differ, and all rows of the summaries."""
+    """Compare two finished runs of an experiment: print differing options and all metrics, and draw means."""
 
     a: Positional[Path]  # Folder of the first run, A.
     b: Positional[Path]  # Folder of the second run, B.

@@ -55,13 +55,9 @@ def read_run(folder: Path) -> FinishedRun:
     with folders.named_if_damaged(path, "results", "run it again in another folder"):
         with xr.open_datatree(path, engine="h5netcdf") as tree:
             tree = tree.load()
-        attrs = tree.attrs
-        if "experiment" not in attrs:  # older results do not name their experiment
-            attrs = {**attrs, **json.loads((folder / "summary.json").read_text())}
-        name, config = str(attrs["experiment"]), attrs["config"]
+        name, config = str(tree.attrs["experiment"]), json.loads(tree.attrs["config"])
     if not (name.isidentifier() and find_spec(f"experiments.{name}")):
         raise FolderError(f"FOLDER: expected results of an experiment, got results of {name!r} in {folder}")
-    config = json.loads(config) if isinstance(config, str) else config
     results = tree if tree.children else tree.to_dataset()
     report: Any = import_module(f"experiments.{name}.report")
     return FinishedRun(folder, name, config, results, report)
@@ -97,7 +93,7 @@ SHARED_VARIABLES = {
 def described(results: Any, report: Report) -> Any:
     """Adds the attributes `units` and `long_name` to all variables and axes.
 
-    A variable that is in neither table gets the unit 1 and its own name.
+    Variables in neither `report.VARIABLES` nor `SHARED_VARIABLES` get the unit 1 and their own names.
     """
     if isinstance(results, xr.DataTree):
         return results.map_over_datasets(partial(described, report=report))
@@ -127,7 +123,7 @@ def publish(out: Path, experiment: str, config: Mapping[str, Any], results: Resu
     folders.write_dataset(out / "results.nc", results)
     results = in_float64(results)
     rows = without_nan(report.rows(results))
-    null = "no seed has a finite value: all diverged, or the value does not exist; `n` of `seeds` are finite"
+    null = "no finite value: all seeds diverged, or the metric does not apply; `n` of `seeds` are finite"
     told = {"experiment": experiment, "versions": versions(), "config": dict(config), "null": null}
     folders.write_json(out / "summary.json", {**told, "rows": rows})
     draw_figures(out, report, results)

@@ -23,7 +23,7 @@ class FolderError(ValueError):
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file atomically: `write` makes it beside `path`, from where it is moved into place."""
+    """Writes a file atomically: `write` creates a temporary file beside `path`, which then replaces it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     write(beside)
     os.replace(beside, path)
@@ -105,7 +105,7 @@ _claims: dict[Path, Claim] = {}
 def claims() -> Iterator[None]:
     """Releases, on exit, all folders that were claimed inside the context.
 
-    If an error occurs before anything was computed, the files and folders that were made are removed.
+    If an error occurs before anything was computed, the files and folders that were created are removed.
     """
     failed = False
     try:
@@ -168,7 +168,7 @@ def _written(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise FolderError(f"--out: expected a folder that can be written, got {out} ({reason})") from None
+        raise FolderError(f"--out: expected a folder that can be written to, got {out} ({reason})") from None
 
 
 def make_folder(out: Path) -> None:
@@ -189,8 +189,8 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: b
       shared: whether to share the folder with other processes that set this, such as workers of a sweep.
 
     Raises:
-      FolderError: if another process uses the folder; if it holds another configuration, a damaged one, or
-        this one without `resume`; or if it cannot be created or written to.
+      FolderError: if another process uses the folder; if it holds other files, another configuration, a
+        damaged one, or this one without `resume`; or if it cannot be created or written to.
     """
     wanted = json.loads(json.dumps(config))
     with _written(out):

@@ -1,4 +1,4 @@
-"""Experiments, whose parts run one after another and are saved in a folder, and their command line.
+"""Experiments: parts that run one after another and are saved in a folder, and a command line.
 
 Finished parts are written atomically and unfinished ones are checkpointed, so that a run killed at any moment
 can be resumed. With several processes, the first one prints and writes; all of them write checkpoints.
@@ -17,8 +17,8 @@ import xarray as xr
 from tqdm import tqdm
 
 from experiments import folders, memory, processes, terminal
-from experiments.finished import Report, Results, in_float64, publish, versions  # noqa: F401 (for other programs too)
-from experiments.folders import (  # noqa: F401 (for other programs too)
+from experiments.finished import Report, Results, in_float64, publish, versions  # noqa: F401 (re-exported)
+from experiments.folders import (  # noqa: F401 (re-exported)
     claims,
     make_folder,
     open_folder,
@@ -54,7 +54,7 @@ class Experiment(NamedTuple):
     held: Callable[[Any, Any], Held]  # (config, data) -> lower bound on the memory
     run_part: Callable[[str, Any, Any, Path, tqdm], xr.Dataset]  # name, config, data, checkpoints, progress
     merge: Callable[[Any, list[xr.Dataset]], Results]  # (config, results of all parts) -> results
-    # config -> data of all parts; raises ValueError if the settings do not fit the data
+    # config -> data shared by all parts; raises ValueError if the settings do not fit the data
     load: Callable[[Any], Any] = lambda config: None
     compile_quickly: Callable[[Any], bool] = lambda config: False  # see `use_all_cores`
 

@@ -71,9 +71,9 @@ def check_name(option: str, name: str, known: Collection[str] = (*RULES, *ONLINE
 def rule_of(name: str | Factory, **hyper: Any) -> Factory:
     """Returns the factory of a rule, `(model, loss, **others) -> Rule`, with hyper-parameters filled in.
 
-    `name` is a name in the registry, the `MODULE:FUNCTION` of a custom factory, or a factory. Each rule takes
-    only those hyper-parameters, which may be traced, that are among its keyword arguments and not set in the
-    registry, so that one dict serves all rules.
+    `name` is a name in the registry, the `MODULE:FUNCTION` of a custom factory, or a factory.
+    Hyper-parameters, which may be traced, are ignored if the rule has no such argument or the registry sets
+    it, so that one dict serves all rules.
 
     Example:
       >>> model = ll.mlp((3, 2))

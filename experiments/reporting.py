@@ -1,4 +1,4 @@
-"""Helpers of all reports: intervals over seeds, tables, and bands, error bars and notes in figures."""
+"""Helpers for reports: intervals over seeds, tables, and bands, error bars and notes in figures."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -30,7 +30,7 @@ def interval(values: np.ndarray) -> tuple[float, float, float, int]:
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Returns the median of values that may be inf, and its 95 % interval by order statistics."""
+    """Returns the lower median of values that may be inf, and its 95 % interval by order statistics."""
     ordered, last = np.sort(values), np.size(values) - 1
     low = max(int(stats.binom.ppf(0.025, ordered.size, 0.5)) - 1, 0)
     return float(ordered[last // 2]), float(ordered[low]), float(ordered[last - low])
@@ -75,7 +75,7 @@ def summary_rows(part: str, metrics: Mapping[str, np.ndarray], *, kind: str = "r
 
 
 def cell(row: Mapping[str, Any], form: str = ".3g", of_half: str = ".1g", factor: float = 1.0) -> str:
-    """Formats mean ± half the 95 % interval, with the number of finite seeds if not all; "-" if none is."""
+    """Formats mean ± half the 95 % interval, and how many seeds are finite unless all are; "-" if none is."""
     mean, (low, high) = row["mean"], row["ci95"]
     if mean is None:
         return "-"

@@ -61,7 +61,7 @@ class Stage(NamedTuple):
 def side_by_side(on_cpu: int = 1) -> int | None:
     """Returns the `batch_size` for `ll.ensemble`: `on_cpu` members on a CPU core, all on an accelerator.
 
-    A fixed number makes results bitwise equal for any number of devices.
+    With a fixed number, results on the same devices do not depend on how many members run.
     """
     return on_cpu if jax.default_backend() == "cpu" else None
 
@@ -83,7 +83,7 @@ def collect(spread_out: Any, count: int) -> Any:
 
 @lru_cache(maxsize=16)
 def _programs(run: Run, num_arguments: int, batch_size: int | None) -> tuple[Any, Any, Any]:
-    """Programs that start, advance and measure all members; parts with the same run share them."""
+    """Returns programs that start, advance and measure all members; parts with the same run share them."""
     # Jitted functions are traced only once, although two programs use each.
     step, measure = jax.jit(run.step), jax.jit(run.measure)
 

@@ -151,7 +151,7 @@ def parse(config: Callable[..., Any], prog: str) -> Any:
 
 
 def _resumed(config: Any) -> "Settings | None":
-    """Reads the configuration of the run to resume; returns None if there is none of this program."""
+    """Reads the configuration of the run to resume; returns None if the folder holds no such run."""
     if not (isinstance(config, type) and issubclass(config, Settings)):
         return None
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -192,12 +192,12 @@ class Settings(Options):
     """Settings that all experiments share; they do not affect the results."""
 
     PRESETS: ClassVar[Mapping[str, Any]] = {}
-    """Named tuple of every `--preset`: defaults for the options that are None, and further settings."""
+    """Named tuple for each `--preset`: defaults of the options that are None, and further settings."""
 
     out: Path  # Folder for config.json, results.nc, summary.json and the figures.
     resume: bool = False  # Resume the run in --out, if there is one; its options need not be given again.
     distributed: bool = False
-    """Run on all hosts of a job, with one process per host and a shared folder.
+    """Run on all hosts of a job, with one process per host and --out on a shared file system.
     Jobs of SLURM, Open MPI and GKE are detected; elsewhere, give the next three options as well."""
     coordinator: str | None = None  # Address HOST:PORT of process 0, reachable from all hosts.
     processes: Count | None = None  # Number of processes.
@@ -216,7 +216,7 @@ class Settings(Options):
         if self.coordinator is not None and self.processes is not None and self.process is not None:
             port = re.fullmatch(r".+:(\d{1,5})", self.coordinator)
             self.expect("coordinator", "HOST:PORT", port is not None and int(port[1]) < 2**16)
-            self.expect("process", f"a number in 0..{self.processes - 1}", 0 <= self.process < self.processes)
+            self.expect("process", f"a number in 0..{self.processes - 1}", self.process < self.processes)
         return Meeting(*told)
 
     @property

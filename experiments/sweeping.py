@@ -23,8 +23,8 @@ class Sweepable(NamedTuple):
     """An experiment whose hyper-parameters can be searched.
 
     Traced hyper-parameters are inputs of a compiled program; each combination of static ones has its own
-    program. `static` has their defaults, integers >= 1 or strings, or tuples of all choices, the default
-    first. `make` raises a ValueError `NAME: expected ...` for static values that cannot run.
+    program. `static` maps names to defaults, integers >= 1 or strings, or to tuples of all choices, with the
+    default first. `make` raises a ValueError `NAME: expected ...` for static values that cannot run.
     """
 
     objective: str  # description of the score

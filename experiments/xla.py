@@ -45,7 +45,7 @@ def add_flags(*flags: str) -> None:
 
 
 def keep_compiled_programs(folder: Path) -> None:
-    """Caches compiled programs, in JAX's cache folder if one is set and otherwise in this one.
+    """Caches compiled programs in `folder`, unless a cache folder is already set in JAX.
 
     Resumed runs, and parts of a run with the same program, then need not compile again.
     """
@@ -60,7 +60,7 @@ def use_all_cores(*, compile_quickly: bool = False) -> None:
     Has no effect once JAX has run. Small programs take longer to compile than to run, so LLVM optimises less.
     A number of devices set in JAX_NUM_CPU_DEVICES or XLA_FLAGS is kept, as are other flags in XLA_FLAGS.
     `compile_quickly` saves a third of the compilation time if jaxlib has the flag, but makes loops slower
-    (Adam's 6 times): use it for short runs.
+    (6 times with Adam): use it for short runs.
     """
     flags = ["--xla_llvm_disable_expensive_passes=true", "--xla_backend_optimization_level=1", NO_YNN]
     if compile_quickly:

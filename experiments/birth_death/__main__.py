@@ -44,7 +44,7 @@ def start_of(problem: Problem, key: jax.Array) -> Carry:
 
 
 def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) -> Run:
-    """Run of the population of one seed; each step of the run leads from one of `times` to the next."""
+    """Returns the run of one seed; its step i makes the gradient steps from `times[i]` to `times[i + 1]`."""
     end = int(times[-1])
     last_event = end - min(problem.quiet_steps, end // 3)
 
@@ -70,7 +70,7 @@ def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) 
         return start_of(problem, key)
 
     def measure(carry: Carry, number: Any, shared: Any) -> dict[str, jax.Array]:
-        """Loss, numbers of kills and clones so far, number of surviving lineages, and places of the units."""
+        """Measures loss, kills and clones so far, number of surviving lineages, and places of the units."""
         population = carry.population
         slots = jnp.arange(population.ancestor.shape[0])
         return {

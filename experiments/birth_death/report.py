@@ -32,14 +32,14 @@ EVENTS = ("killed", "cloned", "lineages")
 COLUMNS = ("loss", "slope", *(f"steps to {t:.0e}" for t in THRESHOLDS), "kills", "clones", "lineages")
 VARIABLES = {
     "scheme": ("1", "scheme of birth and death"),
-    "coordinate": ("1", "coordinate of a place"),
+    "coordinate": ("1", "coordinate of a position"),
     "*_step": ("1", "steps of gradient descent"),
     "*_loss": ("1", "loss: mean squared error (planted), or squared distance of functions (mixture)"),
     "*_killed": ("1", "units killed so far"),
     "*_cloned": ("1", "units cloned so far"),
     "*_lineages": ("1", "initial units with descendants"),
-    "*_places": ("1", "place of a unit: |c| w (planted), or y and charge c (mixture)"),
-    "*_targets": ("1", "place where a unit should be"),
+    "*_places": ("1", "position of a unit: |c| w (planted), or centre y and charge c (mixture)"),
+    "*_targets": ("1", "position where a unit should be"),
     "*_unit": ("1", "index of the unit"),
     "*_target": ("1", "index of the target"),
 }
@@ -214,7 +214,7 @@ def places(results: xr.Dataset, problem: str) -> Figure:
                 axes.axline((0, 0), target, color="0.5", linestyle="--", linewidth=0.8, label=label)
         else:
             axes.plot(*targets.T, "k+", markersize=10, label="Gaussian of the target mixture")
-        axes.set(title=LABELS[scheme], xlabel=r"$|c|\,w_1$" if planted else "place y")
+        axes.set(title=LABELS[scheme], xlabel=r"$|c|\,w_1$" if planted else "centre y")
     ends = reporting.drawable(first[f"{problem}_places"].values.reshape(-1, 2))
     ends = ends[np.isfinite(ends).all(axis=1)]
     spans = np.quantile(ends, (0.002, 0.998), axis=0) if len(ends) else ends

@@ -34,7 +34,7 @@ def run_one(name: str, run: Run, config: Config, data: Any, folder: Path, progre
     progress.set_description(name)
     form, num_layers = run.form, len(widths(run.form))
     shape = (len(run.numbers), config.seeds)
-    keys = jax.random.split(jax.random.key(config.seed), config.seeds)[np.tile(np.arange(shape[1]), shape[0])]
+    keys = jnp.tile(jax.random.split(jax.random.key(config.seed), config.seeds), len(run.numbers))
     numbers = jax.tree.map(lambda *of_rates: jnp.repeat(jnp.array(of_rates), config.seeds), *run.numbers)
     train, costs = training(form, len(data.train.x), config.batch_size), [form.updates] * (form.steps + 1)
     stage = running.run_members(train, (keys, numbers), data, folder, progress, costs)
@@ -58,7 +58,7 @@ def run_one(name: str, run: Run, config: Config, data: Any, folder: Path, progre
 
 
 def trained(run: Run, state: Carry, members: slice) -> Any:
-    """Returns the params of some members, with R folded into the weights of the plain network."""
+    """Returns the params of some members, with R folded into the weights unless it has a bias."""
     layers = {} if run.form.dynamics is None else state.rule_state.layers
     params, layers = running.collect((state.params, layers), members.stop)
     params, layers = jax.tree.map(lambda leaf: leaf[members], (params, layers))

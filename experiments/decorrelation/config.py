@@ -34,16 +34,16 @@ PRESETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Compare rules on plain and decorrelated inputs, reproduce the notebook, and vary the update of R."""
+    """Compare learning rules on plain inputs and on inputs decorrelated by a learned matrix R."""
 
     PRESETS = PRESETS
 
     studies: tuple[StudyName, ...] = StudyName.__args__  # type: ignore[attr-defined]
-    """notebook: decorrelation alone, one and two decorrelated layers, and two with R fixed;
+    """notebook: the published notebook's runs (R alone, one or two decorrelated layers, R fixed);
     gain: rules on plain and decorrelated inputs; choices: variants of the update of R."""
     preset: Literal["sample", "full"] = "sample"
     """sample: 5,000 images, 50 updates, three rules, offline;
-    full: all of MNIST (requires --data), 1,000 updates, all rules."""
+    full: all of MNIST (requires --data), 1,000 updates, all rules and inputs."""
     networks: tuple[NetworkName, ...] = NetworkName.__args__  # type: ignore[attr-defined]
     """Networks on which rules are compared."""
     rules: tuple[RuleName, ...] | None = None  # Rules to compare; by default those of --preset.
@@ -53,12 +53,13 @@ class Config(Settings):
     seeds: Count = 8  # Number of seeds, for weights, and choice and order of the images.
     seed: Seed = 0  # Base PRNG seed.
     data: str | None = None
-    """MNIST: sample, a folder of IDX files or tfds data, tfds, or download; by default that of --preset."""
+    """sample: 5,000 MNIST images, offline; FOLDER: MNIST as IDX files or prepared tfds data;
+    tfds: default folder of tensorflow-datasets; download: fetch IDX files. By default that of --preset."""
     updates: Annotated[int, at_least(10)] | None = None
-    """Number of updates, except in the notebook's runs; by default that of --preset."""
+    """Weight updates per run, except in the study notebook; by default that of --preset."""
     batch_size: Annotated[int, Limits(1, 1_000)] = 64  # Images per update, at most 1,000.
-    eta: NotNegative = 1e-3  # Step size for R, except in the notebook's runs.
-    test_images: Count = 500  # Number of test images, and of validation images to choose learning rates.
+    eta: NotNegative = 1e-3  # Step size of the updates of R, except in the study notebook.
+    test_images: Count = 500  # Number of test images, and of validation images to choose the learning rate.
     out: Path = Path("results/decorrelation")
     """Folder for config.json, results.nc, summary.json and the figures."""
 

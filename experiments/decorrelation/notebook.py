@@ -1,4 +1,4 @@
-"""Rules for R of the notebook and of its successor, as custom dynamics on the library's interface."""
+"""Updates of R as in the notebook and its successor, as custom dynamics on the library's interface."""
 
 import jax
 import jax.numpy as jnp

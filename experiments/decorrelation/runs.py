@@ -59,7 +59,7 @@ class Numbers(NamedTuple):
 class Form(NamedTuple):
     """Static settings of a run; runs of the same form share one program."""
 
-    network: ll.Model  # plain network of rows of 784 pixels
+    network: ll.Model  # plain network, which takes images as rows of 784 pixels
     rule_name: RuleName
     dynamics: Callable[..., ll.Dynamics] | None  # (**of_dynamics) -> dynamics of R; None for plain inputs
     optimizer: Callable[[Any], optax.GradientTransformation]  # learning rate -> optimizer

@@ -71,8 +71,8 @@ def update(form: Form, batch_size: int, data: ll.data.Splits, carry: Carry, numb
 def measure(form: Form, carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
     """Measures the test accuracy and the largest entry of R.
 
-    At the end only, and NaN before: the validation accuracy, which decides the learning rate, and the
-    remaining correlations of the inputs of all layers.
+    Validation accuracy, which decides the learning rate, and the remaining correlations of the inputs of all
+    layers are measured at the end only, and are NaN before.
     """
     x = carry.numbers.inputs(jnp.asarray(data.test.x))
     state = carry.rule_state

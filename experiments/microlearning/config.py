@@ -22,46 +22,46 @@ DEFAULT_RULES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Compare credit assignment rules on MNIST over many seeds: accuracy, SNR, cosine, bias and variance."""
+    """Compare credit assignment rules on MNIST over many seeds: accuracy, and quality of their gradients."""
 
     rules: tuple[str, ...] = DEFAULT_RULES
     """Rules to compare, from experiments/registry.py; an unknown name prints the list.
     Custom rules are given as MODULE:FUNCTION, where FUNCTION(model, loss) returns the rule.
-    It gets sigma, num_samples, noise, optimizer, decay and gain if it has arguments of these names."""
+    It also gets sigma, num_samples, noise, optimizer, decay and gain if it has arguments of these names."""
     seeds: Count = 8  # Number of seeds, for initial weights, noise and the order of examples.
     seed: Seed = 0  # Base PRNG seed.
     epochs: Count = 20  # Passes through the training images.
     batch_size: Count = 100  # Images per update.
     network: NetworkName = "dense"
-    """dense: the tutorial's network, with squared error (the others use cross-entropy);
+    """dense: network of the Neuromatch tutorial, with squared error (the others use cross-entropy);
     convolutional: BioTorch's LeNet on images of 32 x 32; recurrent: reads images row by row;
     leaky: the same with one layer of leaky units, for rules that learn online."""
     hidden: tuple[Count, ...] | None = None
     """Widths of the hidden layers; by default 500 (dense) or 64 (recurrent, leaky).
     convolutional: channels of three layers, then widths of dense layers; by default 6 16 120 84."""
     scale: Literal["tutorial", "gradient", "matched"] = "matched"
-    """tutorial: sums over the batch and node perturbation as in the notebook;
-    gradient: all rules in the units of the gradient;
-    matched: the same, each rule at the learning rate whose first step decreases the loss most."""
+    """tutorial: as in the tutorial, which sums over the batch and has its own form of node perturbation;
+    gradient: all rules in the units of the gradient, the mean over the batch;
+    matched: the same, each rule with the learning rate whose first step decreases the loss most."""
     learning_rate: Positive | None = None
     """Learning rate of all rules; by default 0.001 (tutorial) or 0.1 (gradient). Not allowed with matched."""
-    drops: tuple[Count, ...] = ()  # Epochs after which the learning rate is divided by 10.
+    drops: tuple[Count, ...] = ()  # Epochs after which the learning rate is divided by 10; by default none.
     momentum: Annotated[float, Limits(0, 1, open_at=(False, True))] = 0.0
     """Momentum of gradient descent; matched learning rates are multiplied by 1 - momentum."""
     weight_decay: NotNegative = 0.0
     """L2 weight decay, added to the gradients. Learned feedback decays as well; fixed feedback does not."""
     sigma: Positive = 0.01
-    """Standard deviation of the noise of perturbation rules (tutorial: 0.1)."""
+    """Standard deviation of the noise of perturbation rules (0.1 in the tutorial)."""
     num_samples: Count = 1  # Noise draws averaged in each update.
     noise: Literal["rademacher", "normal"] = "rademacher"
-    """Distribution of the noise (tutorial: normal)."""
+    """Distribution of the noise (normal in the tutorial)."""
     data: str = "sample"
     """sample: 5,000 MNIST images, offline; FOLDER: a folder with MNIST as IDX files or prepared tfds data;
     tfds: the default folder of tensorflow-datasets; download: fetch the IDX files."""
     test_images: Count | None = None
     """Test images, drawn for each seed; by default 1000, or all if there are fewer (the sample has 500)."""
     snr_images: Annotated[int, at_least(3)] = 250
-    """Images used to measure the SNR of the gradient at initialisation (tutorial: 1000)."""
+    """Images used to measure the SNR of the gradient at initialisation (1000 in the tutorial)."""
     draws: Annotated[int, at_least(3)] = 32
     """Noise draws used to measure bias and variance at initialisation, on one batch."""
     out: Path = Path("results/microlearning")

@@ -31,7 +31,7 @@ def of_moments(metric: Callable[[Moments], jax.Array], moments: Moments) -> jax.
 
 
 def evaluator(problem: Problem, rule: ll.Rule) -> Callable[..., Metrics]:
-    """Measures accuracy, loss, and the cosine of the rule's update to backprop's, all on the test images."""
+    """Returns a function that measures accuracy, loss, and the cosine to backprop's update on test images."""
 
     def evaluate(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> Metrics:
         x, y = data.test
@@ -49,7 +49,7 @@ def evaluator(problem: Problem, rule: ll.Rule) -> Callable[..., Metrics]:
 
 
 def measurement(name: str, config: Config, optimizer: optax.GradientTransformation) -> Callable[..., Metrics]:
-    """Measures SNR over examples with one draw each, and bias and variance over draws on one batch."""
+    """Returns a function that measures SNR over examples, and bias and variance over draws on one batch."""
     exact = ll.backprop(*make_problem(config)[:2])
     moments = moments_over_examples(name, config, optimizer)
     in_gradient_units = make_rule(name, config, optimizer, in_gradient_units=True)
@@ -71,7 +71,7 @@ def measurement(name: str, config: Config, optimizer: optax.GradientTransformati
 
 
 def one_step_losses(problem: Problem, rule: ll.Rule, config: Config) -> Callable[..., jax.Array]:
-    """Computes the loss on the validation images after one step at each of `RATES`."""
+    """Returns a function that computes the validation loss after one step at each of `RATES`."""
     model, loss = problem.model, problem.loss
 
     def losses(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> jax.Array:

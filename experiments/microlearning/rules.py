@@ -46,7 +46,7 @@ def _activity_perturbation(make: Callable[..., Any], config: Config) -> Any:
 def make_rule(
     name: str, config: Config, optimizer: Any, *, in_gradient_units: bool = False, **hyper: Any
 ) -> ll.Rule:
-    """Returns the rule of a name or `MODULE:FUNCTION` for `--scale`; `optimizer` is that of the weights.
+    """Returns the rule with a name or `MODULE:FUNCTION`, for `--scale` and the `optimizer` of the weights.
 
     With `in_gradient_units`, the tutorial's sums over the batch are left out. Hyper-parameters, which may be
     traced, replace those of the configuration.

@@ -34,12 +34,13 @@ PRESETS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Meta-learn plasticity tables on half-spaces and transfer them to MNIST, over many seeds."""
+    """Meta-learn plasticity tables upstream, on half-spaces, and use them downstream, on MNIST."""
 
     PRESETS = PRESETS
 
     models: tuple[ModelName, ...] = ModelName.__args__  # type: ignore[attr-defined]
-    """Models to compare; l2 to l4 are networks with 2 to 4 hidden layers."""
+    """rnn: a recurrent graph; pre_post to post_count: networks with 2 to 4 hidden layers (l2 to l4),
+    named by the activity on which their tables depend; gradient_descent: by Adam, without tables."""
     preset: Literal["sample", "seed", "assemblies"] = "sample"
     """sample: 4,000 images, 6 rule epochs, offline; seed: 60,000 images, 50 rule epochs, as in the notebook;
     assemblies: 10,000 images, 70 rule epochs, as in the later notebooks. The last two need --data."""
@@ -47,16 +48,18 @@ class Config(Settings):
     subseeds: Count = 2  # Downstream seeds per upstream seed, for network and order of the images.
     seed: Seed = 0  # Base PRNG seed.
     data: str | None = None
-    """MNIST: sample, a folder of IDX files or tfds data, tfds, or download; by default that of --preset."""
-    problem: Literal["half_space", "relu_net"] = "half_space"  # Problem of the upstream stage.
+    """sample: 5,000 MNIST images, offline; FOLDER: MNIST as IDX files or prepared tfds data;
+    tfds: default folder of tensorflow-datasets; download: fetch IDX files. By default that of --preset."""
+    problem: Literal["half_space", "relu_net"] = "half_space"
+    """Labels of upstream points. half_space: by a random half-space; relu_net: by a random ReLU network."""
     features: Count = 16  # Dimension of the upstream points.
     points: tuple[Count, Count] = (7_500, 2_500)  # Numbers of upstream training and test points.
     batch_size: Count = 100  # Upstream points per update of the tables.
-    learning_rate: Positive = 0.01  # Learning rate of Adam upstream.
+    learning_rate: Positive = 0.01  # Learning rate of Adam in meta-learning.
     rule_epochs: Count | None = None
-    """Passes of meta-learning through the upstream training points; by default that of --preset."""
-    width: Count = 100  # Width of the hidden layers, or of the recurrent graph.
-    cap: Count = 50  # Maximum number of units per layer that fire.
+    """Passes of meta-learning through the upstream training points; by default those of --preset."""
+    width: Count = 100  # Units per hidden layer, or of the recurrent graph.
+    cap: Count = 50  # Maximum number of units per layer that fire at once.
     edge_probability: Share = 0.5  # Probability of each synapse.
     hidden_start: Literal["constant", "normal"] = "constant"
     """Initial hidden tables of feed-forward networks.

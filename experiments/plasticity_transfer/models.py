@@ -27,7 +27,7 @@ ESTIMATORS: dict[str, Callable[..., Estimator]] = {
 
 
 def double_softmax(output: jax.Array, y: jax.Array) -> jax.Array:
-    """Published loss: softmax cross-entropy applied to softmax outputs; >= log(1 + 1/e) = 0.3133."""
+    """Published loss: softmax cross-entropy of softmax outputs; with two labels >= log(1 + 1/e) = 0.3133."""
     return ll.softmax_cross_entropy(jax.nn.softmax(output), y)
 
 

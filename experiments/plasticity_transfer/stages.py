@@ -77,7 +77,7 @@ def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array |
 
 
 def one_pass(downstream: Downstream, config: Config) -> Run:
-    """Downstream pass of a member, a key and the learned tables; a step is the images between evaluations."""
+    """Downstream pass from a key and the learned tables; a step takes the images up to an evaluation."""
     samples = piece_size(downstream, config)
 
     def init(key: jax.Array, learned: Learned, data: Any) -> tuple[jax.Array, Any]:

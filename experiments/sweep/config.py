@@ -20,8 +20,8 @@ class Config(Options):
 
     experiment: Annotated[str, tyro.conf.arg(help=_EXPERIMENT)]
     space: Path
-    """TOML file: for each hyper-parameter a value, { choices = [...] } or { low = L, high = H };
-    add log = true for a logarithmic scale, and points = N for a grid."""
+    """TOML file: NAME = a value, { choices = [...] } or { low = L, high = H }; an unknown NAME lists all.
+    Add log = true for a logarithmic scale, and points = N for a grid."""
     trials: Count = 64
     """Total number of trials, over all workers. A larger number extends a finished study."""
     seeds: Count = 4  # Seeds per trial, the same for all trials; the objective is the median over seeds.
@@ -29,12 +29,12 @@ class Config(Options):
     sampler: Literal["tpe", "random", "grid", "cmaes"] = "tpe"
     """Optuna sampler that chooses the hyper-parameters of the trials."""
     pruner: Literal["median", "halving", "none"] = "median"
-    """Pruner that stops trials early. median: if worse than the median of finished trials so far;
-    halving: by successive halving; none: only if their score is not finite."""
+    """Pruner that stops trials early. median: if worse than the median of earlier trials at the same point;
+    halving: by successive halving; none: only if the score is not finite."""
     batch: Count = 32  # Trials sampled together, before any of their scores is known.
-    side_by_side: Count = 4  # Trials run in one program; on an accelerator, up to a whole batch.
+    side_by_side: Count = 4  # Trials computed at once; on an accelerator, use up to --batch.
     storage: str | None = None
-    """URL of a database for workers on several hosts, for example sqlite:///study.db;
+    """URL of a database for workers on several hosts, such as postgresql://USER@HOST/NAME;
     by default a journal file in --out, for workers on one host."""
     study: str | None = None  # Name of the study in the storage; by default that of the experiment.
     patience: Annotated[float, Limits(0, 1e9, open_at=(True, False))] = 60.0

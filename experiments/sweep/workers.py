@@ -5,8 +5,8 @@ the trial with the lower number takes it, and the other one is dropped before it
 show which trials are running; trials without one are marked as failed, and their slots are queued again. The
 slot seeds the sampler, so a repeated trial draws the same values unless more trials have finished since.
 
-A trial may kill its worker. The study counts the workers that died on each slot: fewer of such slots are run
-together with every death, and after `MOST_DEATHS` a slot is given up and its trials remain failed.
+A trial may kill its worker. The study counts the workers that died on each slot: with every death, fewer of
+these slots run together, and after `MOST_DEATHS` a slot is given up and its trials remain failed.
 """
 
 import sys

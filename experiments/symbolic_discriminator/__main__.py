@@ -1,4 +1,4 @@
-"""Symbolic discriminator: steps 15.1 to 15.5 of the notebook, its studies, and step 7.
+"""Studies of symbolic discriminators: steps 15.1 to 15.5 and 7 of the notebook, and further ones.
 
 Based on the notebook of the symrep project (2022) on the symbolic discriminator without a trained generator,
 which ends with the question which hyper-parameters matter.

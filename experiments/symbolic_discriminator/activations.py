@@ -48,7 +48,7 @@ def run(config: Config, progress: tqdm) -> xr.Dataset:
 
 
 def misfit(x: np.ndarray, curves: np.ndarray, columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns residuals of fits of curves `[curve, point]` by columns, over their standard deviation."""
+    """Fits curves `[curve, point]` linearly by columns; returns residual over total standard deviation."""
     design = np.stack([np.ones_like(x), *columns], axis=1)
     left = curves.T - design @ np.linalg.lstsq(design, curves.T, rcond=None)[0]
     return left.std(axis=0) / curves.std(axis=1)

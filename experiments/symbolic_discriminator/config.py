@@ -17,8 +17,8 @@ class Preset(NamedTuple):
 
     points: int  # points per curve
     epochs: int  # epochs of training a critic
-    seeds: int  # seeds per configuration, except in the study of hyper-parameters
-    configurations: int  # configurations in the study of hyper-parameters
+    seeds: int  # seeds per configuration, except in hyper_parameters and fixed_set
+    configurations: int  # configurations in hyper_parameters
     updates: int  # updates of a network that fits a target
 
 
@@ -42,8 +42,9 @@ class Config(Settings):
     extensions: points x or gradients as additional input (15.5); fixed_set: a fixed set of 1,000 curves;
     regularised: a network that fits a target, with latents judged by a trained critic (7)."""
     preset: Literal["sample", "study", "seed"] = "sample"
-    """sample: few points, epochs and configurations; study: more, half an hour on two cores;
-    seed: the notebook's numbers and full search spaces, for an accelerator."""
+    """sample: 100 points, 500 epochs, 4 seeds, 64 configurations and 2,000 updates;
+    study: 100, 2,000, 4, 512 and 20,000, half an hour on two cores;
+    seed: 700, 100,000, 8, 512 and 20,000 and full search spaces, as in the notebook, for an accelerator."""
     points: Annotated[int, at_least(3)] | None = None
     """Points per curve, except in fixed_set (100 points); by default those of --preset."""
     epochs: Annotated[int, at_least(10)] | None = None

@@ -184,7 +184,7 @@ def deciding_figure(results: xr.Dataset) -> Figure:
             right.errorbar(start + np.arange(len(each)), means, spread, marker="o", capsize=2, color=colour)
     left.set_yticks(range(len(levels)), [field.replace("_", " ") for field in levels])
     left.invert_yaxis()
-    left.set(xlabel="share of the variance of final accuracy", title="each alone, with 95 % of resamples")
+    left.set(xlabel="share of the variance of final accuracy", title="each alone, 95 % bootstrap interval")
     left.legend(title="objective")
     for start, (field, each) in zip(starts, levels.items(), strict=False):
         above = {"ha": "center", "fontsize": "small", "transform": right.get_xaxis_transform()}

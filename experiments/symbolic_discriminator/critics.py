@@ -57,7 +57,7 @@ def curves_of(library_name: str, extension: str, latents: int, config: Config) -
 
 
 def training(static: dict[str, Any], config: Config) -> Run:
-    """Training of critics of one static shape; a step is ten bins of epochs, then critics judge curves."""
+    """Training of critics of one static shape; a step is ten bins of epochs, then they judge curves."""
     curves = curves_of(static["library"], static["extension"], static["latents"], config)
     num_points, *channels = curves.curve_shape
     hidden = (static["width"],) * static["layers"]

@@ -19,7 +19,7 @@ def by_objective(results: xr.Dataset) -> dict[str, xr.Dataset]:
 
 
 def horizon(epochs: int) -> int:
-    """Returns the number of epochs to average over: the notebook's 500, or a tenth of a shorter run."""
+    """Returns the number of epochs to average over: a tenth of the run, at most the notebook's 500."""
     return min(500, max(1, epochs // 10))
 
 
@@ -50,7 +50,7 @@ def trend(curve: np.ndarray) -> str:
     """Returns the name of the notebook's trend that a smoothed accuracy follows.
 
     A critic learns nothing if its accuracy never reaches 0.65, drops if it ends with less than three quarters
-    of its best gain over chance, and is quick if it reaches 80 % of its gain within a quarter of training.
+    of its best gain over chance, and is quick if it has 80 % of its final gain within a quarter of training.
     """
     gained = curve - CHANCE
     if not np.nanmax(curve) >= LEARNED:
@@ -67,7 +67,7 @@ def trends(results: xr.Dataset) -> list[str]:
 
 
 def deciding(results: xr.Dataset) -> dict[str, tuple[float, float, float]]:
-    """Returns the share of the variance of final accuracy of each varying field, with 95 % of resamples."""
+    """Returns the share of the variance of final accuracy, with 95 % bootstrap interval, by varying field."""
     accuracy, shares = final(results).mean(axis=1), {}
     for field in FIELDS:
         levels = results[field].values

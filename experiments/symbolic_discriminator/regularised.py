@@ -36,7 +36,7 @@ RUNS = {
     "sigmoid": ("sigmoid", {"sigmoid, 1": 1.0, "sigmoid, 100": 100.0}),
     "logsigmoid": ("logsigmoid", {"logsigmoid, 0.1": 0.1}),
 }
-"""Cost of a logit, which has its own program, and the weights of the critic in all runs, for every part."""
+"""For every part: the cost of a logit, on which the program depends, and the weight of the critic by run."""
 ADAM = adam(1e-3, 1e-7)
 CRITIC_EPOCHS = 10_000  # length of the training of the notebook's critic
 MEASUREMENTS = 20
@@ -117,7 +117,7 @@ def starts(config: Config) -> Start:
 
 
 def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
-    """Fit from a `Start` and a weight of the critic; step 0 only measures, the others share the updates."""
+    """Fit from a `Start` and a weight of the critic; step 0 only measures, the others divide the updates."""
 
     def init(start: Start, weight: Float[Array, ""], shared: Any) -> Any:
         return start.critic, weight, start.params, ADAM.init(start.params)
