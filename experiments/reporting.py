@@ -1,5 +1,6 @@
 """Helpers for reports: intervals over seeds, tables, and bands, error bars and notes in figures."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from scipy import stats
+from scipy.special import bdtrik, stdtrit  # scipy.stats takes half a second to import
 
 matplotlib.rcParams["figure.constrained_layout.use"] = True
 
@@ -25,14 +26,14 @@ def interval(values: np.ndarray) -> tuple[float, float, float, int]:
     mean = float(values.mean()) if n else float("nan")
     if n < 2:
         return mean, float("nan"), float("nan"), n
-    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    half = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / np.sqrt(n))
     return mean, mean - half, mean + half, n
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Returns the lower median of values that may be inf, and its 95 % interval by order statistics."""
     ordered, last = np.sort(values), np.size(values) - 1
-    low = max(int(stats.binom.ppf(0.025, ordered.size, 0.5)) - 1, 0)
+    low = max(math.ceil(bdtrik(0.025, ordered.size, 0.5)) - 1, 0)
     return float(ordered[last // 2]), float(ordered[low]), float(ordered[last - low])
 
 
