@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import lax_learning.symbolic as sy
 from lax_learning.symbolic.formulas import Formula
-from tests.refusal import refusals, refuses
+from tests.refusal import each, refusals
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -137,10 +137,8 @@ def test_nothing_is_run(monkeypatch, tmp_path):
     attacks = [
         f"__import__('os').system('touch {target}')",
         f"open({str(target)!r}, 'w')",
-        f"np.zeros(1).tofile({str(target)!r})",
         "(lambda: [c for c in ().__class__.__base__.__subclasses__()])()",
-        "np.sin.__globals__[N0]",
-        "exec(N0) + eval(N0)",
+        "np.sin.__globals__[N0] + exec(N0)",
     ]
     plain, flags = builtins.compile, []
 
@@ -153,7 +151,7 @@ def test_nothing_is_run(monkeypatch, tmp_path):
         for name in ("eval", "exec", "open"):
             patched.setattr(builtins, name, lambda *of, **options: pytest.fail("something was run"))
         results = [type(outcome(read, text)) for text in [*attacks, *VALID]]
-    assert results == [sy.ExpressionError] * 6 + [tuple] * 3
+    assert results == [sy.ExpressionError] * 4 + [tuple] * 3
     assert flags and all(given & 0x400 for given in flags)  # ast.PyCF_ONLY_AST
     assert not target.exists()
 
@@ -161,8 +159,6 @@ def test_nothing_is_run(monkeypatch, tmp_path):
 # Libraries.
 
 WRONG = "expected the derivative w.r.t. column 0, "
-
-
 LIBRARIES = {
     " \n\t\r\n": ("1:1", "expected a function, got none"),
     "1\n\n N0 + N00": ("3:7", f"expected {INDEX}, got 'N00'"),
@@ -196,22 +192,12 @@ def test_values_of_a_wrong_derivative():
     np.testing.assert_allclose([exact, written], [2 * x, -x], rtol=1e-4)
 
 
-def test_files(tmp_path):
-    path = tmp_path / "functions.lib"
-    path.write_bytes(b"X[:,0]\n\xff\xfe")
-    refuses(lambda: sy.load_library(path), ValueError, f"^{path}: expected UTF-8 text, got ")
-    path.write_bytes(b"")
-    refuses(lambda: sy.load_library(path), sy.ExpressionError, f"^{path}:1:1: expected a function, got none")
-    with pytest.raises(FileNotFoundError):
-        sy.load_library(tmp_path / "none.lib")
-
-
 # Arrays.
 
 LIBRARY, ONE_COLUMN = sy.parse_library("N0*X[:,0]**2 + U1\nX[:,1]"), sy.parse_library("X[:,0]")
 DRAWS = sy.FunctionDraws(np.array([0, 1, 0]), sy.Coefficients(ONES((3, 2)), ONES((3, 2))))
 X = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
-PLAIN, WIDE = sy.critic(4, hidden=(3,)), sy.critic(4, hidden=(3,), channels=2, embedding=(3,))
+PLAIN, WIDE = (sy.critic(4, hidden=(3,), channels=channels, embedding=(3,)) for channels in (1, 2))
 CURVES, ADAM = ONES((2, 4)), optax.adam(0.1)
 MAKERS: Any = (sy.mlp_generator, sy.dsn_generator, sy.gaussian_process_generator)
 
@@ -221,22 +207,9 @@ def params_of(of: Any) -> Any:
 
 
 PARAMS = params_of(PLAIN)
-INTEGERS = jax.tree.map(np.int32, PARAMS)
 STEP, STATE = sy.critic_step(PLAIN, ADAM), sy.CriticState(PARAMS, None)
 evaluate, values_at = sy.parse_expression("N1*X[:,1]").evaluate, partial(sy.function_values, LIBRARY, DRAWS)
-
-
-def taking_curves(judge: Any, good: Any) -> dict[str, Any]:
-    params = params_of(judge)
-    step = partial(sy.critic_step(judge, ADAM), KEY, sy.CriticState(params, None))
-    penalty = partial(sy.gradient_penalty, judge, params, ONES(2))
-    return {
-        "curves": [partial(judge.apply, params)],
-        "real": [lambda wrong, call=call: call(wrong, good) for call in (step, penalty)],
-        "fake": [lambda wrong, call=call: call(good, wrong) for call in (step, penalty)],
-    }
-
-
+TWO_SETS = [partial(STEP, KEY, STATE), partial(sy.gradient_penalty, PLAIN, PARAMS, ONES(2))]
 SCORES = (sy.critic_loss, sy.critic_accuracy, sy.area_under_curve)
 TAKING = {
     "x": [
@@ -244,18 +217,17 @@ TAKING = {
         lambda x: sy.curves_at(x, ONE_COLUMN, sy.mlp_generator(1, 3, hidden=(4,))),
         *(partial(made.apply, params_of(made)) for made in (make(2, 3) for make in MAKERS)),
     ],
-    **taking_curves(PLAIN, CURVES),
+    "curves": [partial(PLAIN.apply, PARAMS)],
+    "real": [lambda wrong, call=call: call(wrong, CURVES) for call in TWO_SETS],
+    "fake": [partial(call, CURVES) for call in TWO_SETS],
     "logits_real": [lambda wrong, score=score: score(wrong, ONES(2)) for score in SCORES],
-    "logits_fake": [lambda wrong, score=score: score(ONES(2), wrong) for score in SCORES],
+    "logits_fake": [partial(score, ONES(2)) for score in SCORES],
 }
-OF_WIDE = taking_curves(WIDE, ONES((2, 4, 2)))
 
 
-def rows(names: str, expected: str, *values: Any, taking: Any = TAKING) -> dict[str, Any]:
+def rows(names: str, expected: str, *values: Any) -> dict[str, Any]:
     return {
-        f"^{name}: expected {expected}, got": [
-            partial(use, value) for value in values for use in taking[name]
-        ]
+        f"^{name}: expected {expected}, got": [call for use in TAKING[name] for call in each(use, *values)]
         for name in names.split()
     }
 
@@ -265,7 +237,7 @@ test_arrays = refusals(
     values={
         **rows("x", ".*", *map(ONES, [(5,), (), (0, 2), (2, 5, 2), (5, 0)])),
         **rows(curves, r"shape \[number, 4\]", *map(ONES, [(2, 5), (4,), (), (2, 4, 1)])),
-        **rows(curves, r"shape \[number, 4, 2\]", ONES((2, 4, 3)), CURVES, taking=OF_WIDE),
+        r"^curves: expected shape \[number, 4, 2\], got \[2, 4\]": partial(WIDE.apply, PARAMS, CURVES),
         **rows(curves, "at least one curve", ONES((0, 4))),
         **rows(logits, r"shape \[number\] .* at least one entry", *map(ONES, [(), (2, 1), (0,)])),
         r"^fake: expected shape \[2, 4\], got \[3, 4\]": lambda: TAKING["fake"][1](ONES((3, 4))),
@@ -281,7 +253,7 @@ test_arrays = refusals(
 
 NONE = sy.Coefficients(np.zeros(0, np.float32), np.zeros(0, np.float32))
 at_x, A = partial(sy.curves_at, X), sy.mlp_generator(1, 3)
-gaussian = sy.gaussian_process_generator(1, 2, num_features=3)
+gaussian, dsn = sy.gaussian_process_generator(1, 2, num_features=3), partial(sy.dsn_generator, 2, 3)
 
 
 def values(**changed: Any) -> Any:
@@ -292,38 +264,26 @@ def latents(apply: Any) -> Any:
     return partial(at_x(ONE_COLUMN, A).latents, apply, {})
 
 
-def alpha(value: Any) -> Any:
-    return partial(sy.dsn_generator, 2, 3, alpha=value)
-
-
-def stepped(state: Any) -> Any:
-    return STEP(KEY, state, CURVES, CURVES)
-
-
 def trained(step: Any = STEP, real: Any = lambda key: CURVES) -> Any:
     return sy.train_critic(step, real, lambda key: CURVES, num_epochs=1, iterations=1)
 
 
 test_values_and_params = refusals(
     values={
-        r"^coefficients.normal: .* 2\], got": values(
-            coefficients=sy.Coefficients(ONES((3, 1)), ONES((3, 2)))
-        ),
+        r"^coefficients.normal: .* 2\], got": values(coefficients=sy.Coefficients(*[ONES((3, 1))] * 2)),
         "^entries: expected .* 0..1, got 2": values(entries=np.array([0, 1, 2])),
         r"^entries: expected shape \[number\], got": values(entries=np.array(0)),
         "^number: expected arrays of at": partial(sy.draw_functions, KEY, LIBRARY, 10**12),
         "^x: expected .* 2 columns, got": partial(at_x, LIBRARY, A),
-        "^extensions: expected each at most once": partial(
-            at_x, ONE_COLUMN, A, extensions=("input", "input")
-        ),
+        "^extensions: expected each at most": partial(at_x, ONE_COLUMN, A, extensions=("input", "input")),
         r"^apply: .* \[5, latents\], .*\[5\]": latents(lambda p, x: x[:, 0]),
-        r"^alpha: expected shape \[3, 2\], got \[2, 3\]": alpha(ONES((2, 3))),
+        r"^alpha: expected shape \[3, 2\], got \[2, 3\]": partial(dsn, alpha=ONES((2, 3))),
         r"^params: .*the entries \['networks', 'alpha'\], got": partial(sy.dsn_generator(1, 1).apply, {}, X),
         r"^params\['a'\]: expected shape \[3, 2\], got \[3, 1\]": partial(
             gaussian.apply, {"a": ONES((3, 1)), "w": ONES((1, 3)), "b": ONES(3)}, X
         ),
         "^params: expected 2 layers, got 0": partial(PLAIN.apply, {**PARAMS, "critic": ()}, CURVES),
-        "^state.optimizer_state: expected the structure of": partial(stepped, STATE),
+        "^state.optimizer_state: expected the structure of": partial(STEP, KEY, STATE, CURVES, CURVES),
         r"^real: expected .*got \[2, 5\]": partial(trained(real=lambda key: ONES((2, 5))), KEY, STATE),
         "^first: expected at least 0, got -1": partial(trained(), KEY, STATE, -1),
     },
@@ -331,9 +291,9 @@ test_values_and_params = refusals(
         "^coefficients: expected Coefficients": partial(evaluate, None, ONES((5, 2))),
         "^entries: expected integers, got float32": values(entries=ONES(3)),
         r"^apply\(params, x\): .*got None": latents(lambda p, x: None),
-        "^alpha: expected an array of real numbers, got complex": alpha(ONES((3, 2), complex)),
+        "^alpha: expected an array of real numbers, got complex": partial(dsn, alpha=ONES((3, 2), complex)),
         r"^params\['critic'\]\[0\]\['b'\]: expected a float.*got int": partial(
-            stepped, sy.CriticState(INTEGERS, None)
+            STEP, KEY, sy.CriticState(jax.tree.map(np.int32, PARAMS), None), CURVES, CURVES
         ),
         "^step: expected a function that returns .*got None": partial(
             trained(step=lambda *a: None), KEY, STATE

@@ -11,6 +11,7 @@ import pytest
 
 import lax_learning.symbolic as sy
 from tests.compare import assert_close, assert_same
+from tests.refusal import refuses
 
 KEY = jax.random.key(0)
 N, U = np.array([0.7, -1.3, 0.4]), np.array([0.2, 0.9, 0.5])
@@ -235,6 +236,12 @@ def test_files(tmp_path):
         path.write_bytes(start + b"X[:,0]\r\nN0\n")
         assert [expression.source for expression in sy.load_library(path).expressions] == ["X[:,0]", "N0"]
     assert len(sy.load_library(str(path)).expressions) == 2
+    for text, problem in (
+        (b"\xff\xfe", " expected UTF-8 text, got "),
+        (b"", "1:1: expected a function, got"),
+    ):
+        path.write_bytes(text)
+        refuses(lambda: sy.load_library(path), ValueError, f"^{path}:{problem}")
     path.write_bytes(b"X[:,0]\nN0 + nothing\n")
     with pytest.raises(sy.ExpressionError) as raised:
         sy.load_library(path)
@@ -242,3 +249,5 @@ def test_files(tmp_path):
     assert (error.file, error.line, error.column) == (str(path), 2, 6)
     assert str(error).startswith(f"{path}:2:6: expected a number, ")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    with pytest.raises(FileNotFoundError):
+        sy.load_library(tmp_path / "none.lib")
