@@ -17,7 +17,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import lax_learning.symbolic as sy
-from lax_learning.symbolic.formulas import Formula
 from tests.refusal import each, refusals
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -88,7 +87,6 @@ def test_as_much_as_is_allowed():
 
 # Whatever the text is.
 
-FUZZ = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 WORDS = [
     *"019.ej_NUX()[]:,+-*/#'=@{} \t\n;\\\x00é",
     *["N0", "U1", "X10", "X[:,0]", "[:,1]", "**", "//", "np.", "jnp.", "sin", "cos(", "exp(", "abs"],
@@ -111,7 +109,7 @@ def outcome(parse, text):
     return result
 
 
-@FUZZ
+@settings(deadline=None, derandomize=True, database=None, max_examples=25)
 @given(st.text() | st.lists(st.sampled_from([*WORDS, "\n", ";"])).map("".join))
 @example("1if 1else 2")
 @example("0x1for X in N")
@@ -123,35 +121,27 @@ def test_any_text(text):
     assert isinstance(outcome(sy.parse_library, text), sy.Library | sy.ExpressionError)
 
 
-QUADRATIC = "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*N2"
-VALID = [QUADRATIC, "-6*U0*5*N0*np.sin(6*U0*X07[:,1])", "N*3.0*X09[:,1]*np.exp(2*U*0.5*X09[:,1])/abs(-2)"]
-
-
 def test_nothing_is_run(monkeypatch, tmp_path):
     """Only syntax trees are made, also where the text would be valid Python."""
-
-    def read(text):
-        return Formula(text, "<expression>", 1, 1).program()
-
-    target = tmp_path / "made"
+    target, compiled, flags = tmp_path / "made", builtins.compile, []
     attacks = [
         f"__import__('os').system('touch {target}')",
         f"open({str(target)!r}, 'w')",
         "(lambda: [c for c in ().__class__.__base__.__subclasses__()])()",
         "np.sin.__globals__[N0] + exec(N0)",
     ]
-    plain, flags = builtins.compile, []
+    valid = ["-6*U0*5*N0*np.sin(6*U0*X07[:,1])", "N*3.0*X09[:,1]*np.exp(2*U*0.5*X09[:,1])/abs(-2)"]
 
     def only_trees(source, filename, mode, given=0, *args, **options):
         flags.append(given)
-        return plain(source, filename, mode, given, *args, **options)
+        return compiled(source, filename, mode, given, *args, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(builtins, "compile", only_trees)
         for name in ("eval", "exec", "open"):
             patched.setattr(builtins, name, lambda *of, **options: pytest.fail("something was run"))
-        results = [type(outcome(read, text)) for text in [*attacks, *VALID]]
-    assert results == [sy.ExpressionError] * 4 + [tuple] * 3
+        results = [type(outcome(sy.parse_expression, text)) for text in [*attacks, *valid]]
+    assert results == [sy.ExpressionError] * 4 + [sy.Expression] * 2
     assert flags and all(given & 0x400 for given in flags)  # ast.PyCF_ONLY_AST
     assert not target.exists()
 
@@ -165,9 +155,8 @@ LIBRARIES = {
     "X[:,0]; 1 + one": ("1:13", f"expected {ANYTHING}"),
     ";1": ("1:1", "expected a formula, got ''"),
     "X[:,0]*X[:,1];X[:,1]": ("1:1", "expected 2 derivatives, one per column, got 1"),
-    "X[:,0]\nX[:,0]**2;X[:,0]": ("2:11", WRONG),
+    "X[:,0]\nX[:,0]**2;-X[:,0]": ("2:11", WRONG + "10.9569 at [5.478467], got -5.47847"),
     "2*X[:,0];2.000003": ("1:10", WRONG),
-    "1000*sin(U0*X[:,0]);1000*U0*cos(1.00001*U0*X[:,0])": ("1:21", WRONG),
     "exp(exp(X[:,0])) + X[:,0];exp(exp(X[:,0]) + X[:,0])": ("1:27", WRONG),
     "1e12 + X[:,0];2": ("1:15", WRONG),  # blind beside the value
     "abs(X[:,0] - 5);-1": ("1:17", WRONG),  # right near 0 alone
@@ -182,14 +171,6 @@ def test_libraries():
         error = raised.value
         assert str(error).startswith(f"<library>:{place}: {problem}") and ", got " in str(error)
         assert place == f"{error.line}:{error.column}"
-
-
-def test_values_of_a_wrong_derivative():
-    with pytest.raises(sy.ExpressionError) as raised:
-        sy.parse_library("X[:,0]**2;-X[:,0]")
-    match = re.fullmatch(rf"<library>:1:11: {WRONG}(\S+) at \[(\S+)\], got (\S+)", str(raised.value))
-    exact, x, written = map(float, match.groups())  # pyright: ignore[reportOptionalMemberAccess]
-    np.testing.assert_allclose([exact, written], [2 * x, -x], rtol=1e-4)
 
 
 # Arrays.
@@ -233,25 +214,6 @@ def rows(names: str, expected: str, *values: Any) -> dict[str, Any]:
 
 
 curves, logits = "curves real fake", "logits_real logits_fake"
-test_arrays = refusals(
-    values={
-        **rows("x", ".*", *map(ONES, [(5,), (), (0, 2), (2, 5, 2), (5, 0)])),
-        **rows(curves, r"shape \[number, 4\]", *map(ONES, [(2, 5), (4,), (), (2, 4, 1)])),
-        r"^curves: expected shape \[number, 4, 2\], got \[2, 4\]": partial(WIDE.apply, PARAMS, CURVES),
-        **rows(curves, "at least one curve", ONES((0, 4))),
-        **rows(logits, r"shape \[number\] .* at least one entry", *map(ONES, [(), (2, 1), (0,)])),
-        r"^fake: expected shape \[2, 4\], got \[3, 4\]": lambda: TAKING["fake"][1](ONES((3, 4))),
-    },
-    types={
-        **rows("x", "(a float.*|.* real numbers)", *(ONES((5, 2), dtype) for dtype in (int, bool, complex))),
-        **rows(curves, "a floating-point array", ONES((2, 4), int)),
-        **rows(logits, "a floating-point array", ONES(2, int)),
-    },
-)
-
-# Everything else.
-
-NONE = sy.Coefficients(np.zeros(0, np.float32), np.zeros(0, np.float32))
 at_x, A = partial(sy.curves_at, X), sy.mlp_generator(1, 3)
 gaussian, dsn = sy.gaussian_process_generator(1, 2, num_features=3), partial(sy.dsn_generator, 2, 3)
 
@@ -268,8 +230,14 @@ def trained(step: Any = STEP, real: Any = lambda key: CURVES) -> Any:
     return sy.train_critic(step, real, lambda key: CURVES, num_epochs=1, iterations=1)
 
 
-test_values_and_params = refusals(
+test_arrays = refusals(
     values={
+        **rows("x", ".*", *map(ONES, [(5,), (), (0, 2), (2, 5, 2), (5, 0)])),
+        **rows(curves, r"shape \[number, 4\]", *map(ONES, [(2, 5), (4,), (), (2, 4, 1)])),
+        r"^curves: expected shape \[number, 4, 2\], got \[2, 4\]": partial(WIDE.apply, PARAMS, CURVES),
+        **rows(curves, "at least one curve", ONES((0, 4))),
+        **rows(logits, r"shape \[number\] .* at least one entry", *map(ONES, [(), (2, 1), (0,)])),
+        r"^fake: expected shape \[2, 4\], got \[3, 4\]": partial(TAKING["fake"][1], ONES((3, 4))),
         r"^coefficients.normal: .* 2\], got": values(coefficients=sy.Coefficients(*[ONES((3, 1))] * 2)),
         "^entries: expected .* 0..1, got 2": values(entries=np.array([0, 1, 2])),
         r"^entries: expected shape \[number\], got": values(entries=np.array(0)),
@@ -288,6 +256,9 @@ test_values_and_params = refusals(
         "^first: expected at least 0, got -1": partial(trained(), KEY, STATE, -1),
     },
     types={
+        **rows("x", "(a float.*|.* real numbers)", *(ONES((5, 2), dtype) for dtype in (int, bool, complex))),
+        **rows(curves, "a floating-point array", ONES((2, 4), int)),
+        **rows(logits, "a floating-point array", ONES(2, int)),
         "^coefficients: expected Coefficients": partial(evaluate, None, ONES((5, 2))),
         "^entries: expected integers, got float32": values(entries=ONES(3)),
         r"^apply\(params, x\): .*got None": latents(lambda p, x: None),
@@ -301,9 +272,3 @@ test_values_and_params = refusals(
         "^state: expected a CriticState, from init_critic, got 'state'": partial(trained(), KEY, "state"),
     },
 )
-
-
-def test_what_is_converted():
-    # An array of NumPy, in a precision that is switched off, and lists are no bad input.
-    assert sy.parse_expression("2*X[:,0]").evaluate(NONE, [[1.0], [2.0]]).tolist() == [2, 4]
-    assert sy.function_values(LIBRARY, DRAWS, np.ones((4, 2))).dtype == jnp.float32
