@@ -37,7 +37,7 @@ DEEP = "at most 100 nested operations"
 REFUSED = {
     ANYTHING: "«X»  1 + «y»  «sin»  «1j»  «True»  «...»  «1 // 2»  «N0 and U0»  «N0 if N1 else N2»  "
     "«lambda: 0»  2*«[N0 for N0 in X]»  «await X»  sin(«*X»)  «1, 2»  «N0.real»  «X.__class__»",
-    "sin with one argument": "«sin(**X)»  «sin()»",
+    "sin with one argument": "«sin(1, **X)»  «sin()»",
     "exp with one argument": "1+«exp(1, 2)»",
     FUNCTION: "«np.load»(X)  «X.sin»(1)  «np.sin.cos»(1)  «sin(1)»(2)  «__import__»(N0)  («lambda: 0»)()  "
     "sin(tan(«cot»(1)))",

@@ -23,14 +23,12 @@ RNG = np.random.default_rng(0)
 PARAMS: Any = {n: np.float32(RNG.uniform(-1, 1, shape)) for n, shape in (("w", (N, INPUTS)), ("c", N))}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "split": {"charge": "split", "probability": "exponential"},
     "independent": {"slots": "independent", "charge": "split", "center": "mean"},
     "prior": {
         "scheme": "prior", "charge": "split", "probability": "exponential",
         "prior": lambda key, params: jax.tree.map(lambda leaf: 2 * leaf, params),
     },
 }  # fmt: skip
-TRACES: list[str] = []
 
 
 def make(alpha: Any = 1.0, leaves: Any = PARAMS, **options: Any) -> ll.Dynamics:
@@ -44,15 +42,11 @@ START = make().init(PARAMS)
 @partial(jax.jit, static_argnames="name")
 def update(name: str, alpha: Any, params: Any, state: Any, rates: Any, u: ll.birth_death.Draws) -> Any:
     """One update by given rates and random numbers: compiled once for each variant."""
-    TRACES.append(name)
     dynamics = make(alpha, draws=lambda key, n: u, **VARIANTS[name])
     return dynamics.update(KEY, params, state, rates=rates)
 
 
-Outcome = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def resample(choices: Mapping[str, str], alpha: float, v: np.ndarray, u: Any) -> Outcome:
+def resample(choices: Mapping[str, str], alpha: float, v: np.ndarray, u: Any) -> tuple[np.ndarray, ...]:
     """Returns the killed, the cloned, and the origin of each neuron."""
 
     def happens(rate: np.floating, u: np.floating) -> bool:
@@ -90,7 +84,6 @@ SOME_CLONES = [-3.0, -3.0, -3.0, -3.0, -3.0, 3.0, 0.5]
 @pytest.mark.parametrize("name", VARIANTS)
 @settings(deadline=None, derandomize=True, database=None, max_examples=8)
 @given(rates=RATES, numbers=UNIFORM, alpha=st.sampled_from([0.0, 0.5, 1.0]))
-@example(rates=SOME_CLONES, numbers=[0] * 4 * N, alpha=1.0)
 @example(rates=SOME_CLONES, numbers=[63, 0, 1, 0] * N, alpha=1.0)
 @example(rates=[3.0] * N, numbers=[0] * 4 * N, alpha=1.0)
 @example(rates=[-3.0] * N, numbers=[0] * 4 * N, alpha=1.0)
@@ -111,8 +104,6 @@ def test_update_is_a_loop_over_neurons(
     np.testing.assert_array_equal(events.origin, origin)
 
     fresh = origin < 0
-    if not killed.any() and not cloned.any():
-        assert_same((params, state), (PARAMS, START))
     assert not np.isin(origin, np.flatnonzero(killed)).any()
     assert (origin[cloned] == np.flatnonzero(cloned)).all(), "a clone was overwritten"
     # rows
@@ -131,7 +122,6 @@ def test_update_is_a_loop_over_neurons(
     np.testing.assert_array_equal(state.ancestor, np.where(second < 0, -1, origin[second]))
     assert state.num_killed == killed.sum() + events.killed.sum()
     assert state.num_cloned == cloned.sum() + events.cloned.sum()
-    assert TRACES.count(name) == 1, "compiled again"
 
 
 V = np.array([0.9, -0.7, 0.4, -0.3, 0.6, -0.8, 0.05], np.float32)
@@ -193,7 +183,7 @@ def test_rates_are_taken_in_single_precision() -> None:
     np.testing.assert_array_equal(rates(c), np.float32(c) * np.abs(np.float32(c)))
     # one product of 1 and 256 of 1/256
     np.testing.assert_array_equal(rates(jnp.array([[1.0] + [1 / 16] * 256] * 2, jnp.bfloat16)), 2.0)
-    draws = ll.birth_death.Draws(*np.zeros((4, N), np.float32))
+    draws = ll.birth_death.Draws(*jnp.zeros((4, N)))
     centred = update("independent", jnp.float32(1), PARAMS, START, np.full(N, 2e38, np.float32), draws)
     np.testing.assert_array_equal(centred[1].rates, 0)
 

@@ -26,8 +26,9 @@ def moved(layers: Any) -> Any:
     """Layers of the same shapes after some learning: R near the identity, without any structure."""
     rng = np.random.default_rng(0)
 
-    def near(layer: State) -> State:
-        r, b = (leaf if leaf is None else np.float32(0.3 * rng.normal(size=leaf.shape)) for leaf in layer[:2])
+    def near(layer: Any) -> State:
+        noise: Any = [a if a is None else np.float32(0.3 * rng.normal(size=a.shape)) for a in layer[:2]]
+        r, b = noise
         return State(np.eye(r.shape[-1], dtype=np.float32) + r, b, np.zeros(np.shape(layer.step), np.int32))
 
     return {name: near(layer) for name, layer in layers.items()}

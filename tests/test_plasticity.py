@@ -233,11 +233,10 @@ def test_weights_that_a_change_zeroes_have_finite_gradients() -> None:
 
 
 def test_init_and_reset() -> None:
-    for update, start in (("additive", 0), ("multiplicative", 1)):
-        network = plasticity.k_cap_mlp(
-            (4, 6, 5, 2), 2, edge_probability=(1.0, 0.0), scheme=Scheme(update=update), dtype=jnp.bfloat16,
-            w_init=lambda key, shape, dtype: np.ones(shape),
-        )  # fmt: skip
+    ones: Any = lambda key, shape, dtype: np.ones(shape)  # noqa: E731
+    make = partial(plasticity.k_cap_mlp, (4, 6, 5, 2), 2, w_init=ones, dtype=jnp.bfloat16)
+    for scheme, start in ((Scheme(update="additive"), 0), (Scheme(update="multiplicative"), 1)):
+        network = make(edge_probability=(1.0, 0.0), scheme=scheme)
         state, other = network.init(KEY), random_state(network)
         assert {layer["w"].dtype for layer in state} == {jnp.dtype(jnp.bfloat16)}
         assert [np.mean(layer["mask"]) for layer in state] == [1, 0, 1]
@@ -298,7 +297,7 @@ def test_meta_gradient(reverse: bool) -> None:
     def run(params: MetaParams, x: Any, y: Any) -> Any:
         estimator, loss_of = estimators.backprop if reverse else along, partial(straight, x=x, y=y)
         rule = plasticity.meta_rule(network, state, estimator=estimator, loss=loss)
-        of_pass = jax.value_and_grad(loss_of) if reverse else partial(jax.jvp, loss_of)
+        of_pass: Any = jax.value_and_grad(loss_of) if reverse else partial(jax.jvp, loss_of)
         args = (params,) if reverse else ((params,), (unravel(direction),))
         return of_pass(*args), rule.value_and_grad(KEY, params, (), x, y)[:2]
 

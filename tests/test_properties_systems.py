@@ -136,7 +136,7 @@ def test_checks_for_nan_and_reverse_mode(name: str) -> None:
     with jax.debug_nans(True):
         jax.jit(jax.grad(total, (0, 1)))(*args)
         # The loss of a call without an update is NaN otherwise.
-        assert dynamics.update(fresh(), ll.decorrelation.State(np.eye(3), step=1), X)[1].loss == jnp.inf
+        assert dynamics.update(fresh(), ll.decorrelation.State(jnp.eye(3), step=1), X)[1].loss == jnp.inf
 
 
 def test_half_precision() -> None:
@@ -166,8 +166,8 @@ def test_optimizers_that_look_at_the_loss() -> None:
 @pytest.mark.usefixtures("as_a_user_sees_it")
 def test_containers_stay() -> None:
     k_cap = plasticity.k_cap_mlp((3, 6, 6, 2), 3)
-    tables, synapses = like(k_cap.init_tables), like(k_cap.init)
-    synapses = [OrderedDict(sorted(layer.items(), reverse=True)) for layer in synapses]
+    tables, layers = like(k_cap.init_tables), like(k_cap.init)
+    synapses: Any = [OrderedDict(sorted(layer.items(), reverse=True)) for layer in layers]
     for after in jax.eval_shape(
         lambda: (
             plasticity.plastic_pass(k_cap, tables, synapses, X, Y)[0],
