@@ -51,7 +51,7 @@ def picking(*picks: Any) -> Any:
 
 STRUCTURE = "expected the structure of params"
 PICKS = "^charges: expected a function that picks leaves of params with a neuron axis, .*got one that "
-test_params = refusals(
+test_refused = refusals(
     values={
         r"^params\['w'\]: expected a neuron axis 2, got shape \[4, 3\]": by_axes({**AXES, "w": 2}),
         r"^params\['c'\]: expected a neuron axis 0, got shape \[\]": init({**PARAMS, "c": np.float32(1)}),
@@ -68,17 +68,6 @@ test_params = refusals(
         PICKS + "returns": picking(lambda p: (), lambda p: (p["c"], p["b"])),
         PICKS + "computes with leaves": picking(lambda p: 2 * p["c"]),
         PICKS + r"raises KeyError\('out'\)": picking(lambda p: p["out"]),
-    },
-    types={
-        r"^axes: expected an int or None for params\['w'\], got '0'": by_axes({**AXES, "w": "0"}),
-        r"^params\['b'\]: expected a floating-point array, got": [
-            call({**PARAMS, "b": np.ones(3, dtype)}) for call in (init, update) for dtype in (int, bool)
-        ],
-    },
-)
-
-test_updates = refusals(
-    values={
         "^gradients, rates: expected one of them, got none": update(rates=None),
         "^gradients, rates: .*, got both": update(gradients=PARAMS),
         r"^rates: expected shape \[4\], got \[3\]": update(rates=RATES[:3]),
@@ -94,6 +83,10 @@ test_updates = refusals(
         r"^origin: expected neurons in 0 \.\. 3 or -1, got 4": follow(origin=[0, 1, 2, 4]),
     },
     types={
+        r"^axes: expected an int or None for params\['w'\], got '0'": by_axes({**AXES, "w": "0"}),
+        r"^params\['b'\]: expected a floating-point array, got": [
+            call({**PARAMS, "b": np.ones(3, dtype)}) for call in (init, update) for dtype in (int, bool)
+        ],
         r"^gradients\['c'\]: expected a floating-point array, got int": by(c=np.ones(4, int)),
         "^rates: expected a floating.*, got int32": update(rates=np.ones(4, int)),
         "^key: expected one key, such as jax.random.key.*got 0": update(key=0),
