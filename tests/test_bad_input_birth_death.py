@@ -40,10 +40,6 @@ def by(**gradients: Any) -> Any:
     return update(gradients={**PARAMS, **gradients}, rates=None)
 
 
-def prior(**leaves: Any) -> Any:
-    return update(scheme="prior", prior=lambda key, params: {**params, **leaves})
-
-
 def by_axes(*several: Any) -> Any:
     return [call for axes in several for call in (init(axes=axes), update(axes=axes), follow(axes=axes))]
 
@@ -53,14 +49,9 @@ def picking(*picks: Any) -> Any:
     return [call for pick in picks for call in (update(charges=pick), update(charges=pick, **by_gradients))]
 
 
-def of_dtype(name: str, dtype: Any) -> Any:
-    params = {**PARAMS, name: PARAMS[name].astype(dtype)}
-    return [init(params), update(params)]
-
-
 STRUCTURE = "expected the structure of params"
 PICKS = "^charges: expected a function that picks leaves of params with a neuron axis, .*got one that "
-test_params = refusals(
+test_refused = refusals(
     values={
         r"^params\['w'\]: expected a neuron axis 2, got shape \[4, 3\]": by_axes({**AXES, "w": 2}),
         r"^params\['c'\]: expected a neuron axis 0, got shape \[\]": init({**PARAMS, "c": np.float32(1)}),
@@ -77,34 +68,26 @@ test_params = refusals(
         PICKS + "returns": picking(lambda p: (), lambda p: (p["c"], p["b"])),
         PICKS + "computes with leaves": picking(lambda p: 2 * p["c"]),
         PICKS + r"raises KeyError\('out'\)": picking(lambda p: p["out"]),
-    },
-    types={
-        r"^axes: expected an int or None for params\['w'\], got '0'": by_axes({**AXES, "w": "0"}),
-        r"^params\['w'\]: expected a floating-point array, got": of_dtype("w", np.int32),
-        r"^params\['b'\]: expected a floating-point array, got": of_dtype("b", bool),
-    },
-)
-
-test_updates = refusals(
-    values={
         "^gradients, rates: expected one of them, got none": update(rates=None),
         "^gradients, rates: .*, got both": update(gradients=PARAMS),
         r"^rates: expected shape \[4\], got \[3\]": update(rates=RATES[:3]),
-        f"^gradients: {STRUCTURE}, .*, got": [
-            update(gradients={"c": RATES}, rates=None),
-            by(d=RATES),
-            by(w=None),
-        ],
+        f"^gradients: {STRUCTURE}, .*, got": [by(d=RATES), by(w=None)],
         r"^gradients\['c'\]: .* \[4\].*got \[4, 1\]": by(c=RATES[:, None]),
         r"^draws.kill: expected shape \[4\], got \[3\]": update(draws=lambda key, n: bd.draws(key, 3)),
         "^num_neurons: expected arrays of at most 2147483647": partial(bd.draws, KEY, 10**12),
-        f"^prior: {STRUCTURE}": prior(d=RATES),
-        r"^prior\['b'\]: .*shape \[3\].*got \[1\]": prior(b=RATES[:1]),
+        r"^prior\['b'\]: .*shape \[3\].*got \[1\]": update(
+            scheme="prior", prior=lambda key, params: {**params, "b": RATES[:1]}
+        ),
         r"^state.ancestor: .* \[4\], got \[3\]": update(state=STATE._replace(ancestor=FOUR[:3])),
         r"^origin: expected shape \[4\], got \[3\]": follow(origin=FOUR[:3]),
         r"^origin: expected neurons in 0 \.\. 3 or -1, got 4": follow(origin=[0, 1, 2, 4]),
     },
     types={
+        r"^axes: expected an int or None for params\['w'\], got '0'": by_axes({**AXES, "w": "0"}),
+        r"^params\['b'\]: expected a floating-point array, got": [
+            call({**PARAMS, "b": np.ones(3, dtype)}) for call in (init, update) for dtype in (int, bool)
+        ],
+        r"^gradients\['c'\]: expected a floating-point array, got int": by(c=np.ones(4, int)),
         "^rates: expected a floating.*, got int32": update(rates=np.ones(4, int)),
         "^key: expected one key, such as jax.random.key.*got 0": update(key=0),
         "^state: expected a State, from init, got None": update(state=None),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lax_learning
-from tests.refusal import refusals
+from tests.refusal import each, refusals
 
 # What a type checker would refuse is asked for here.
 ll: Any = lax_learning
@@ -24,39 +24,14 @@ def update(x: Any = X, state: Any = STATE, **options: Any) -> Any:
     return partial(de.dynamics(0.1, **options).update, KEY, state, x)
 
 
-test_updates = refusals(
-    values={
-        r"^x: expected non-empty shape \[\.\.\., 3\], got \[": [
-            *(update(ONES((5, 4))), update(ONES((5, 4)), every=2), update(ONES((0, 3)))),
-            *(partial(de.apply, STATE, x) for x in (ONES((5, 4)), ONES(()))),
-        ],
-        r"^z: expected shape \[\.\.\., size\] .*got": [
-            partial(de.loss, z) for z in (1.0, ONES(3), ONES((0, 3)))
-        ],
-        r"^state\.R: expected shape \[size, size\], got \[3\]": [
-            update(state=de.State(ONES(3))),
-            partial(de.apply, de.State(ONES(3)), X),
-        ],
-        "^state.b: expected .*bias=True.*got none": update(bias=True),
-        r"^state.b: .*\[3\], got": partial(de.apply, de.State(EYE, ONES(2)), X),
-    },
-    types={
-        "^key: expected one key.*got 0": partial(DYNAMICS.update, 0, STATE, X),
-        "^x: expected a floating.*got int32": update(ONES((5, 3), int)),
-        "^state: expected a State, from init, got None": update(state=None),
-        "^state.step: expected one integer": update(state=STATE._replace(step=0.5)),
-    },
-)
-
 MODEL = ll.Model(lambda p, x: x @ p["w"])
 LAYERS = {"w": de.State(EYE)}
 TIED = ll.Model(lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T)
 
 
 def rule_of(model: Any = MODEL, make_rule: Any = None, **options: Any) -> Any:
-    return de.rule(
-        make_rule or (lambda model: ll.backprop(model, ll.squared_error)), model, DYNAMICS, **options
-    )
+    make_rule = make_rule or partial(ll.backprop, loss=ll.squared_error)
+    return de.rule(make_rule, model, DYNAMICS, **options)
 
 
 RULE = rule_of()
@@ -76,8 +51,16 @@ def users_of(*several: Any) -> Any:
     ]
 
 
-test_models = refusals(
+test_refused = refusals(
     values={
+        r"^x: expected non-empty shape \[\.\.\., 3\], got \[": [
+            *(update(ONES((5, 4))), update(ONES((5, 4)), every=2), update(ONES((0, 3)))),
+            *each(partial(de.apply, STATE), ONES((5, 4)), ONES(())),
+        ],
+        r"^z: expected shape \[\.\.\., size\] .*got": each(de.loss, 1.0, ONES(3), ONES((0, 3))),
+        r"^state\.R: expected shape \[size, size\], got \[3\]": partial(de.apply, de.State(ONES(3)), X),
+        "^state.b: expected .*bias=True.*got none": update(bias=True),
+        r"^state.b: .*\[3\], got": partial(de.apply, de.State(EYE, ONES(2)), X),
         r"^state\.layers: expected the entries .*, got ": users_of({"v": LAYERS["w"]}, None, (LAYERS["w"],)),
         r"\['w'\]\.R: expected shape \[3, 3\], got ": users_of(
             {"w": de.State(np.eye(2))}, {"w": None}, {"w": EYE}
@@ -91,6 +74,10 @@ test_models = refusals(
         r"^layers\['w'\]: expected no bias b": partial(de.fold, MODEL, W, {"w": de.State(EYE, ONES(3))}, X),
     },
     types={
+        "^key: expected one key.*got 0": partial(DYNAMICS.update, 0, STATE, X),
+        "^x: expected a floating.*got int32": update(ONES((5, 3), int)),
+        "^state: expected a State, from init, got None": update(state=None),
+        "^state.step: expected one integer": update(state=STATE._replace(step=0.5)),
         "^make_rule: .* to a rule on it, got '": partial(rule_of(make_rule=str).init, KEY, W, X),
         "^state: expected the state of the rule.*got tuple": partial(RULE.value_and_grad, KEY, W, (), X, Y),
     },

@@ -17,8 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import lax_learning.symbolic as sy
-from lax_learning.symbolic.formulas import Formula
-from tests.refusal import refusals, refuses
+from tests.refusal import each, refusals
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -38,7 +37,7 @@ DEEP = "at most 100 nested operations"
 REFUSED = {
     ANYTHING: "«X»  1 + «y»  «sin»  «1j»  «True»  «...»  «1 // 2»  «N0 and U0»  «N0 if N1 else N2»  "
     "«lambda: 0»  2*«[N0 for N0 in X]»  «await X»  sin(«*X»)  «1, 2»  «N0.real»  «X.__class__»",
-    "sin with one argument": "«sin(**X)»  «sin()»",
+    "sin with one argument": "«sin(1, **X)»  «sin()»",
     "exp with one argument": "1+«exp(1, 2)»",
     FUNCTION: "«np.load»(X)  «X.sin»(1)  «np.sin.cos»(1)  «sin(1)»(2)  «__import__»(N0)  («lambda: 0»)()  "
     "sin(tan(«cot»(1)))",
@@ -88,7 +87,6 @@ def test_as_much_as_is_allowed():
 
 # Whatever the text is.
 
-FUZZ = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 WORDS = [
     *"019.ej_NUX()[]:,+-*/#'=@{} \t\n;\\\x00é",
     *["N0", "U1", "X10", "X[:,0]", "[:,1]", "**", "//", "np.", "jnp.", "sin", "cos(", "exp(", "abs"],
@@ -111,7 +109,7 @@ def outcome(parse, text):
     return result
 
 
-@FUZZ
+@settings(deadline=None, derandomize=True, database=None, max_examples=25)
 @given(st.text() | st.lists(st.sampled_from([*WORDS, "\n", ";"])).map("".join))
 @example("1if 1else 2")
 @example("0x1for X in N")
@@ -123,37 +121,27 @@ def test_any_text(text):
     assert isinstance(outcome(sy.parse_library, text), sy.Library | sy.ExpressionError)
 
 
-QUADRATIC = "N0*0.05*(X10[:,0] + 0.5*N1)**2 + 0.15*N2"
-VALID = [QUADRATIC, "-6*U0*5*N0*np.sin(6*U0*X07[:,1])", "N*3.0*X09[:,1]*np.exp(2*U*0.5*X09[:,1])/abs(-2)"]
-
-
 def test_nothing_is_run(monkeypatch, tmp_path):
     """Only syntax trees are made, also where the text would be valid Python."""
-
-    def read(text):
-        return Formula(text, "<expression>", 1, 1).program()
-
-    target = tmp_path / "made"
+    target, compiled, flags = tmp_path / "made", builtins.compile, []
     attacks = [
         f"__import__('os').system('touch {target}')",
         f"open({str(target)!r}, 'w')",
-        f"np.zeros(1).tofile({str(target)!r})",
         "(lambda: [c for c in ().__class__.__base__.__subclasses__()])()",
-        "np.sin.__globals__[N0]",
-        "exec(N0) + eval(N0)",
+        "np.sin.__globals__[N0] + exec(N0)",
     ]
-    plain, flags = builtins.compile, []
+    valid = ["-6*U0*5*N0*np.sin(6*U0*X07[:,1])", "N*3.0*X09[:,1]*np.exp(2*U*0.5*X09[:,1])/abs(-2)"]
 
     def only_trees(source, filename, mode, given=0, *args, **options):
         flags.append(given)
-        return plain(source, filename, mode, given, *args, **options)
+        return compiled(source, filename, mode, given, *args, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(builtins, "compile", only_trees)
         for name in ("eval", "exec", "open"):
             patched.setattr(builtins, name, lambda *of, **options: pytest.fail("something was run"))
-        results = [type(outcome(read, text)) for text in [*attacks, *VALID]]
-    assert results == [sy.ExpressionError] * 6 + [tuple] * 3
+        results = [type(outcome(sy.parse_expression, text)) for text in [*attacks, *valid]]
+    assert results == [sy.ExpressionError] * 4 + [sy.Expression] * 2
     assert flags and all(given & 0x400 for given in flags)  # ast.PyCF_ONLY_AST
     assert not target.exists()
 
@@ -161,17 +149,14 @@ def test_nothing_is_run(monkeypatch, tmp_path):
 # Libraries.
 
 WRONG = "expected the derivative w.r.t. column 0, "
-
-
 LIBRARIES = {
     " \n\t\r\n": ("1:1", "expected a function, got none"),
     "1\n\n N0 + N00": ("3:7", f"expected {INDEX}, got 'N00'"),
     "X[:,0]; 1 + one": ("1:13", f"expected {ANYTHING}"),
     ";1": ("1:1", "expected a formula, got ''"),
     "X[:,0]*X[:,1];X[:,1]": ("1:1", "expected 2 derivatives, one per column, got 1"),
-    "X[:,0]\nX[:,0]**2;X[:,0]": ("2:11", WRONG),
+    "X[:,0]\nX[:,0]**2;-X[:,0]": ("2:11", WRONG + "10.9569 at [5.478467], got -5.47847"),
     "2*X[:,0];2.000003": ("1:10", WRONG),
-    "1000*sin(U0*X[:,0]);1000*U0*cos(1.00001*U0*X[:,0])": ("1:21", WRONG),
     "exp(exp(X[:,0])) + X[:,0];exp(exp(X[:,0]) + X[:,0])": ("1:27", WRONG),
     "1e12 + X[:,0];2": ("1:15", WRONG),  # blind beside the value
     "abs(X[:,0] - 5);-1": ("1:17", WRONG),  # right near 0 alone
@@ -188,30 +173,12 @@ def test_libraries():
         assert place == f"{error.line}:{error.column}"
 
 
-def test_values_of_a_wrong_derivative():
-    with pytest.raises(sy.ExpressionError) as raised:
-        sy.parse_library("X[:,0]**2;-X[:,0]")
-    match = re.fullmatch(rf"<library>:1:11: {WRONG}(\S+) at \[(\S+)\], got (\S+)", str(raised.value))
-    exact, x, written = map(float, match.groups())  # pyright: ignore[reportOptionalMemberAccess]
-    np.testing.assert_allclose([exact, written], [2 * x, -x], rtol=1e-4)
-
-
-def test_files(tmp_path):
-    path = tmp_path / "functions.lib"
-    path.write_bytes(b"X[:,0]\n\xff\xfe")
-    refuses(lambda: sy.load_library(path), ValueError, f"^{path}: expected UTF-8 text, got ")
-    path.write_bytes(b"")
-    refuses(lambda: sy.load_library(path), sy.ExpressionError, f"^{path}:1:1: expected a function, got none")
-    with pytest.raises(FileNotFoundError):
-        sy.load_library(tmp_path / "none.lib")
-
-
 # Arrays.
 
 LIBRARY, ONE_COLUMN = sy.parse_library("N0*X[:,0]**2 + U1\nX[:,1]"), sy.parse_library("X[:,0]")
 DRAWS = sy.FunctionDraws(np.array([0, 1, 0]), sy.Coefficients(ONES((3, 2)), ONES((3, 2))))
 X = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
-PLAIN, WIDE = sy.critic(4, hidden=(3,)), sy.critic(4, hidden=(3,), channels=2, embedding=(3,))
+PLAIN, WIDE = (sy.critic(4, hidden=(3,), channels=channels, embedding=(3,)) for channels in (1, 2))
 CURVES, ADAM = ONES((2, 4)), optax.adam(0.1)
 MAKERS: Any = (sy.mlp_generator, sy.dsn_generator, sy.gaussian_process_generator)
 
@@ -221,22 +188,9 @@ def params_of(of: Any) -> Any:
 
 
 PARAMS = params_of(PLAIN)
-INTEGERS = jax.tree.map(np.int32, PARAMS)
 STEP, STATE = sy.critic_step(PLAIN, ADAM), sy.CriticState(PARAMS, None)
 evaluate, values_at = sy.parse_expression("N1*X[:,1]").evaluate, partial(sy.function_values, LIBRARY, DRAWS)
-
-
-def taking_curves(judge: Any, good: Any) -> dict[str, Any]:
-    params = params_of(judge)
-    step = partial(sy.critic_step(judge, ADAM), KEY, sy.CriticState(params, None))
-    penalty = partial(sy.gradient_penalty, judge, params, ONES(2))
-    return {
-        "curves": [partial(judge.apply, params)],
-        "real": [lambda wrong, call=call: call(wrong, good) for call in (step, penalty)],
-        "fake": [lambda wrong, call=call: call(good, wrong) for call in (step, penalty)],
-    }
-
-
+TWO_SETS = [partial(STEP, KEY, STATE), partial(sy.gradient_penalty, PLAIN, PARAMS, ONES(2))]
 SCORES = (sy.critic_loss, sy.critic_accuracy, sy.area_under_curve)
 TAKING = {
     "x": [
@@ -244,44 +198,24 @@ TAKING = {
         lambda x: sy.curves_at(x, ONE_COLUMN, sy.mlp_generator(1, 3, hidden=(4,))),
         *(partial(made.apply, params_of(made)) for made in (make(2, 3) for make in MAKERS)),
     ],
-    **taking_curves(PLAIN, CURVES),
+    "curves": [partial(PLAIN.apply, PARAMS)],
+    "real": [lambda wrong, call=call: call(wrong, CURVES) for call in TWO_SETS],
+    "fake": [partial(call, CURVES) for call in TWO_SETS],
     "logits_real": [lambda wrong, score=score: score(wrong, ONES(2)) for score in SCORES],
-    "logits_fake": [lambda wrong, score=score: score(ONES(2), wrong) for score in SCORES],
+    "logits_fake": [partial(score, ONES(2)) for score in SCORES],
 }
-OF_WIDE = taking_curves(WIDE, ONES((2, 4, 2)))
 
 
-def rows(names: str, expected: str, *values: Any, taking: Any = TAKING) -> dict[str, Any]:
+def rows(names: str, expected: str, *values: Any) -> dict[str, Any]:
     return {
-        f"^{name}: expected {expected}, got": [
-            partial(use, value) for value in values for use in taking[name]
-        ]
+        f"^{name}: expected {expected}, got": [call for use in TAKING[name] for call in each(use, *values)]
         for name in names.split()
     }
 
 
 curves, logits = "curves real fake", "logits_real logits_fake"
-test_arrays = refusals(
-    values={
-        **rows("x", ".*", *map(ONES, [(5,), (), (0, 2), (2, 5, 2), (5, 0)])),
-        **rows(curves, r"shape \[number, 4\]", *map(ONES, [(2, 5), (4,), (), (2, 4, 1)])),
-        **rows(curves, r"shape \[number, 4, 2\]", ONES((2, 4, 3)), CURVES, taking=OF_WIDE),
-        **rows(curves, "at least one curve", ONES((0, 4))),
-        **rows(logits, r"shape \[number\] .* at least one entry", *map(ONES, [(), (2, 1), (0,)])),
-        r"^fake: expected shape \[2, 4\], got \[3, 4\]": lambda: TAKING["fake"][1](ONES((3, 4))),
-    },
-    types={
-        **rows("x", "(a float.*|.* real numbers)", *(ONES((5, 2), dtype) for dtype in (int, bool, complex))),
-        **rows(curves, "a floating-point array", ONES((2, 4), int)),
-        **rows(logits, "a floating-point array", ONES(2, int)),
-    },
-)
-
-# Everything else.
-
-NONE = sy.Coefficients(np.zeros(0, np.float32), np.zeros(0, np.float32))
 at_x, A = partial(sy.curves_at, X), sy.mlp_generator(1, 3)
-gaussian = sy.gaussian_process_generator(1, 2, num_features=3)
+gaussian, dsn = sy.gaussian_process_generator(1, 2, num_features=3), partial(sy.dsn_generator, 2, 3)
 
 
 def values(**changed: Any) -> Any:
@@ -292,48 +226,45 @@ def latents(apply: Any) -> Any:
     return partial(at_x(ONE_COLUMN, A).latents, apply, {})
 
 
-def alpha(value: Any) -> Any:
-    return partial(sy.dsn_generator, 2, 3, alpha=value)
-
-
-def stepped(state: Any) -> Any:
-    return STEP(KEY, state, CURVES, CURVES)
-
-
 def trained(step: Any = STEP, real: Any = lambda key: CURVES) -> Any:
     return sy.train_critic(step, real, lambda key: CURVES, num_epochs=1, iterations=1)
 
 
-test_values_and_params = refusals(
+test_arrays = refusals(
     values={
-        r"^coefficients.normal: .* 2\], got": values(
-            coefficients=sy.Coefficients(ONES((3, 1)), ONES((3, 2)))
-        ),
+        **rows("x", ".*", *map(ONES, [(5,), (), (0, 2), (2, 5, 2), (5, 0)])),
+        **rows(curves, r"shape \[number, 4\]", *map(ONES, [(2, 5), (4,), (), (2, 4, 1)])),
+        r"^curves: expected shape \[number, 4, 2\], got \[2, 4\]": partial(WIDE.apply, PARAMS, CURVES),
+        **rows(curves, "at least one curve", ONES((0, 4))),
+        **rows(logits, r"shape \[number\] .* at least one entry", *map(ONES, [(), (2, 1), (0,)])),
+        r"^fake: expected shape \[2, 4\], got \[3, 4\]": partial(TAKING["fake"][1], ONES((3, 4))),
+        r"^coefficients.normal: .* 2\], got": values(coefficients=sy.Coefficients(*[ONES((3, 1))] * 2)),
         "^entries: expected .* 0..1, got 2": values(entries=np.array([0, 1, 2])),
         r"^entries: expected shape \[number\], got": values(entries=np.array(0)),
         "^number: expected arrays of at": partial(sy.draw_functions, KEY, LIBRARY, 10**12),
         "^x: expected .* 2 columns, got": partial(at_x, LIBRARY, A),
-        "^extensions: expected each at most once": partial(
-            at_x, ONE_COLUMN, A, extensions=("input", "input")
-        ),
+        "^extensions: expected each at most": partial(at_x, ONE_COLUMN, A, extensions=("input", "input")),
         r"^apply: .* \[5, latents\], .*\[5\]": latents(lambda p, x: x[:, 0]),
-        r"^alpha: expected shape \[3, 2\], got \[2, 3\]": alpha(ONES((2, 3))),
+        r"^alpha: expected shape \[3, 2\], got \[2, 3\]": partial(dsn, alpha=ONES((2, 3))),
         r"^params: .*the entries \['networks', 'alpha'\], got": partial(sy.dsn_generator(1, 1).apply, {}, X),
         r"^params\['a'\]: expected shape \[3, 2\], got \[3, 1\]": partial(
             gaussian.apply, {"a": ONES((3, 1)), "w": ONES((1, 3)), "b": ONES(3)}, X
         ),
         "^params: expected 2 layers, got 0": partial(PLAIN.apply, {**PARAMS, "critic": ()}, CURVES),
-        "^state.optimizer_state: expected the structure of": partial(stepped, STATE),
+        "^state.optimizer_state: expected the structure of": partial(STEP, KEY, STATE, CURVES, CURVES),
         r"^real: expected .*got \[2, 5\]": partial(trained(real=lambda key: ONES((2, 5))), KEY, STATE),
         "^first: expected at least 0, got -1": partial(trained(), KEY, STATE, -1),
     },
     types={
+        **rows("x", "(a float.*|.* real numbers)", *(ONES((5, 2), dtype) for dtype in (int, bool, complex))),
+        **rows(curves, "a floating-point array", ONES((2, 4), int)),
+        **rows(logits, "a floating-point array", ONES(2, int)),
         "^coefficients: expected Coefficients": partial(evaluate, None, ONES((5, 2))),
         "^entries: expected integers, got float32": values(entries=ONES(3)),
         r"^apply\(params, x\): .*got None": latents(lambda p, x: None),
-        "^alpha: expected an array of real numbers, got complex": alpha(ONES((3, 2), complex)),
+        "^alpha: expected an array of real numbers, got complex": partial(dsn, alpha=ONES((3, 2), complex)),
         r"^params\['critic'\]\[0\]\['b'\]: expected a float.*got int": partial(
-            stepped, sy.CriticState(INTEGERS, None)
+            STEP, KEY, sy.CriticState(jax.tree.map(np.int32, PARAMS), None), CURVES, CURVES
         ),
         "^step: expected a function that returns .*got None": partial(
             trained(step=lambda *a: None), KEY, STATE
@@ -341,9 +272,3 @@ test_values_and_params = refusals(
         "^state: expected a CriticState, from init_critic, got 'state'": partial(trained(), KEY, "state"),
     },
 )
-
-
-def test_what_is_converted():
-    # An array of NumPy, in a precision that is switched off, and lists are no bad input.
-    assert sy.parse_expression("2*X[:,0]").evaluate(NONE, [[1.0], [2.0]]).tolist() == [2, 4]
-    assert sy.function_values(LIBRARY, DRAWS, np.ones((4, 2))).dtype == jnp.float32

@@ -1,14 +1,13 @@
 """Decorrelation against matrices written out, under every rule, and on models of any library."""
 
 import math
-from collections.abc import Iterable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax import lax
 
@@ -18,16 +17,21 @@ from lax_learning._sites._equations import all_equations
 from lax_learning._sites._program import Program
 from lax_learning.decorrelation import State
 from tests.compare import assert_close, assert_same, differs, draws_of, member, normal, slow_but, squares
-from tests.registry import AT_REST, INPUT_SHAPES, NETWORKS, RULES
+from tests.registry import RULES
 
 KEY = jax.random.key(0)
 
 
 def moved(layers: Any) -> Any:
-    """As after some learning: R near the identity, without any structure."""
+    """Layers of the same shapes after some learning: R near the identity, without any structure."""
     rng = np.random.default_rng(0)
-    noise = jax.tree.map(lambda leaf: np.float32(0.3 * rng.normal(size=leaf.shape)), layers)
-    return jax.tree.map(lambda leaf, by: leaf + by if leaf.dtype == by.dtype else leaf, layers, noise)
+
+    def near(layer: Any) -> State:
+        noise: Any = [a if a is None else np.float32(0.3 * rng.normal(size=a.shape)) for a in layer[:2]]
+        r, b = noise
+        return State(np.eye(r.shape[-1], dtype=np.float32) + r, b, np.zeros(np.shape(layer.step), np.int32))
+
+    return {name: near(layer) for name, layer in layers.items()}
 
 
 @pytest.mark.usefixtures("x64")
@@ -59,61 +63,39 @@ def test_an_update_is_that_of_the_matrices(variant: Any, lower: bool, bias: bool
             assert after.step == 1
 
 
-def multiply_adds(equations: Iterable[Any]) -> list[int]:
-    """Of every matrix product."""
-    found = []
-    for equation in equations:
+def test_an_update_costs_three_products_of_the_size_of_the_batch() -> None:
+    size, batch, costs = 64, 8, []
+    dynamics = ll.decorrelation.dynamics(0.1, lower=True, bias=True)
+    program = jax.make_jaxpr(dynamics.update)(KEY, dynamics.init(size), jnp.ones((batch, size)))
+    for equation in all_equations(program.jaxpr):
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             terms = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            found.append(terms * math.prod(equation.outvars[0].aval.shape))
-    return found
-
-
-def test_an_update_costs_three_products_of_the_size_of_the_batch() -> None:
-    size, batch = 64, 8
-    dynamics = ll.decorrelation.dynamics(0.1, lower=True, bias=True)
-    program = jax.make_jaxpr(dynamics.update)(KEY, dynamics.init(size), jnp.ones((batch, size)))
-    costs = multiply_adds(all_equations(program.jaxpr))
+            costs.append(terms * math.prod(equation.outvars[0].aval.shape))
     assert sorted(costs) == [batch**2 * size] + [batch * size**2] * 3  # the first is the loss
 
 
-def test_no_array_of_batch_times_weights_and_no_product_of_sizes_cubed_in_a_training_step() -> None:
-    batch, widths = 31, (37, 41, 43)  # primes, so that no product is met by chance
-    model = ll.mlp(widths, activation=jnp.tanh)
-    data = ll.data.Splits(*[ll.data.Dataset(jnp.ones((40, widths[0])), jnp.ones((40, widths[-1])))] * 3)
-    rule = rule_of(model, RULES["node_perturbation"], bias=True, every=2, subsample=0.5)
-    train = ll.make_train(rule, optax.sgd(0.1), init=model.init, num_updates=2, batch_size=batch)
-    state = jax.eval_shape(train.init, KEY, data)
-    found = list(all_equations(jax.make_jaxpr(train.advance)(state, 0, data).jaxpr))
-    sizes = [math.prod(v.aval.shape) for e in found for v in e.outvars if hasattr(v.aval, "shape")]
-    assert batch * max(widths) <= max(sizes) < batch * widths[0] * widths[1]
-    assert max(multiply_adds(found)) <= batch * widths[1] * widths[2]
+# Dynamics, and what becomes of an entry 1 of R by the mean square of a living and of a dead input.
+DEAD: list[tuple[ll.Dynamics, Any, Any]] = [
+    (ll.decorrelation.dynamics(0.1, kappa=1.0), lambda s: 1 + 0.1 * (1 - s), lambda s: 1.0),
+    (notebook.dynamics(0.1), lambda s: 1 + 0.1 * (1 - s) / s, lambda s: 1.0),
+    (notebook.dynamics(0.1, scaled=True), lambda s: (1 - 0.1 * s) / s, lambda s: 1 - 0.1 * s),
+]
 
 
-DEAD: dict[str, Any] = {
-    "paper": (ll.decorrelation.dynamics(0.1, kappa=1.0), lambda s: 1 + 0.1 * (1 - s), lambda s: 1.0),
-    "notebook": (notebook.dynamics(0.1), lambda s: 1 + 0.1 * (1 - s) / s, lambda s: 1.0),
-    "scaled": (notebook.dynamics(0.1, scaled=True), lambda s: (1 - 0.1 * s) / s, lambda s: 1 - 0.1 * s),
-}
-"""Dynamics, and what becomes of an entry 1 of R by the mean square of a living and of a dead input."""
-
-
-@pytest.mark.parametrize("name", slow_but(["paper"], DEAD))
-def test_dead_inputs_zeros_and_nan(name: str) -> None:
+def test_dead_inputs_zeros_and_nan() -> None:
     """A mean square below 1e-8 is left alone. Zeros teach nothing, and NaN reaches every row."""
-    dynamics, alive, dead = DEAD[name]
-    update, start = jax.jit(dynamics.update), dynamics.init(2)
+    update = jax.jit(lambda x: [of.update(KEY, of.init(2), x) for of, *_ in DEAD])
     for square in (0.5e-8, 2e-8):
         x = np.float32(np.stack([np.ones(8), np.sqrt(square) * np.resize([1, -1], 8)], axis=1))
-        expected = (alive if square > 1e-8 else dead)(square)
-        np.testing.assert_allclose(update(KEY, start, x)[0].R[1, 1], expected, rtol=1e-6)
-    after, diagnostics = update(KEY, start, np.zeros((8, 2), np.float32))
-    assert_same(after.R, start.R)
-    assert_close(diagnostics.loss, jnp.asarray(0.5), ulps=4)
+        for (after, _), (_, alive, dead) in zip(update(x), DEAD, strict=True):
+            np.testing.assert_allclose(after.R[1, 1], (alive if square > 1e-8 else dead)(square), rtol=1e-6)
+    for after, diagnostics in update(np.zeros((8, 2), np.float32)):
+        np.testing.assert_array_equal(after.R, np.eye(2))
+        np.testing.assert_allclose(diagnostics.loss, 0.5, rtol=1e-6)
     # Also the row of the input itself: its mean square is not small, but undefined.
-    after, diagnostics = update(KEY, start, normal(1, 8, 2).at[0, 0].set(jnp.nan))
-    assert jnp.isnan(after.R).any(axis=1).all() and jnp.isnan(diagnostics.loss)
+    for after, diagnostics in update(normal(1, 8, 2).at[0, 0].set(jnp.nan)):
+        assert jnp.isnan(after.R).any(axis=1).all() and jnp.isnan(diagnostics.loss)
 
 
 def test_every_third_call() -> None:
@@ -142,18 +124,18 @@ def test_every_third_call() -> None:
         before = after
 
 
-def test_a_share_counts_every_vector_once_and_all_as_often() -> None:
+@pytest.mark.parametrize(("share", "count"), [(1e-9, 1), (0.93, 19)])
+def test_a_share_counts_every_vector_once_and_all_as_often(share: float, count: int) -> None:
     # Each vector moves one entry of the diagonal; those that are not drawn are dead.
     number, size = 400, 20
-    for share, count in ((1e-9, 1), (0.97, 19), (0.99, 20)):
-        dynamics = ll.decorrelation.dynamics(0.1, kappa=1.0, subsample=share)
-        start, x = dynamics.init(size), math.sqrt(4.0 * count) * jnp.eye(size)
-        after = draws_of(lambda key: dynamics.update(key, start, x)[0].R, KEY, number)  # noqa: B023
-        diagonal = np.diagonal(after, axis1=1, axis2=2)
-        moved, p = diagonal < 0.9, count / size
-        np.testing.assert_allclose(diagonal, np.where(moved, 1 - 0.1 * (4 - 1), 1), rtol=1e-5)
-        np.testing.assert_array_equal(moved.sum(axis=1), count)
-        assert np.all(np.abs(moved.mean(axis=0) - p) <= 5 * math.sqrt(p * (1 - p) / number))
+    dynamics = ll.decorrelation.dynamics(0.1, kappa=1.0, subsample=share)
+    start, x = dynamics.init(size), math.sqrt(4.0 * count) * np.eye(size, dtype=np.float32)
+    after = draws_of(lambda key: dynamics.update(key, start, x)[0].R, KEY, number)
+    diagonal = np.diagonal(after, axis1=1, axis2=2)
+    moved, p = diagonal < 0.9, count / size
+    np.testing.assert_allclose(diagonal, np.where(moved, 1 - 0.1 * (4 - 1), 1), rtol=1e-5)
+    np.testing.assert_array_equal(moved.sum(axis=1), count)
+    assert np.all(np.abs(moved.mean(axis=0) - p) <= 5 * math.sqrt(p * (1 - p) / number))
 
 
 def grouped(w: Any, x: Any) -> jax.Array:
@@ -168,11 +150,13 @@ def contracted(w: Any, x: Any) -> jax.Array:
 
 
 @pytest.mark.parametrize(
-    ("op", "w_shape", "x_shape"),
-    [(contracted, (6, 4, 3, 2), (5, 3, 4)), (grouped, (6, 2, 2, 3), (2, 4, 7, 8))],
+    ("op", "w", "x"),
+    [
+        (contracted, normal(1, 6, 4, 3, 2), normal(2, 5, 3, 4)),
+        (grouped, normal(1, 6, 2, 2, 3), normal(2, 2, 4, 7, 8)),
+    ],
 )
-def test_layout(op: Any, w_shape: Any, x_shape: Any) -> None:
-    w, x = normal(1, *w_shape), normal(2, *x_shape)
+def test_layout(op: Any, w: Any, x: Any) -> None:
     (site,) = Program(ll.Model(op), w, x).plan.all_sites
     layout = site.layout
     assert layout is not None
@@ -205,64 +189,49 @@ PARAMS = tuple(
 X, Y = normal(10, 6, 5), normal(11, 6, 3)
 
 
-@pytest.mark.parametrize("name", slow_but(["node_perturbation"], RULES))
-def test_the_identity_changes_nothing(name: str) -> None:
-    kind = "convolutional"
-    model = NETWORKS[kind](jnp.float32)
-    params, x, y = model.init(KEY), normal(1, 3, *INPUT_SHAPES[kind]), normal(2, 3, 2)
-    layers = rule_of(model, bias=True).init(KEY, params, x).layers
+def written_out(layers: Any) -> ll.Model:
+    """The dense model on decorrelated inputs."""
 
-    def run(model: ll.Model) -> Any:
-        rule = RULES[name](model, ll.squared_error)
-        return rule.value_and_grad(KEY, params, rule.init(KEY, params, x), x, y)[:2]
+    def apply(params: Any, x: Any) -> Any:
+        (first, second), (one, two) = layers.values(), params
+        hidden = jnp.tanh((x @ first.R.T + first.b) @ one["w"] + one["b"])
+        return (hidden @ second.R.T + second.b) @ two["w"] + two["b"]
 
-    # Products with the identity are exact; sums may be fused in another order, and divided by sigma.
-    found = jax.jit(lambda layers: (run(model), run(ll.decorrelation.wrap(model, layers))))(layers)
-    assert_close(*found, ulps=256)
-    assert name in AT_REST or all(bool(jnp.any(layer["w"] != 0)) for layer in found[1][1])
+    return ll.Model(apply)
 
 
-def test_a_step_is_the_rule_on_decorrelated_inputs_and_an_update() -> None:
-    """Feedback alignment, whose errors go through R^T. The noise of a rule does not enter the moments."""
-    layers = moved(rule_of(DENSE, bias=True).init(KEY, PARAMS, X).layers)
+@pytest.mark.parametrize("name", slow_but(["feedback_alignment", "node_perturbation"], RULES))
+def test_a_step_is_the_rule_on_the_model_written_out_and_an_update(name: str) -> None:
+    """Errors go through R^T, and the noise of a rule does not enter the moments."""
+    make_rule, dynamics = RULES[name], ll.decorrelation.dynamics(0.1, bias=True)
+    rule = rule_of(DENSE, make_rule, bias=True)
+    layers = moved(jax.eval_shape(rule.init, KEY, PARAMS, X).layers)
     assert list(layers) == ["0/w", "1/w"]
+    plain = partial(make_rule, loss=squares)
 
     @jax.jit
     def run(layers: Any) -> Any:
-        steps = []
-        for make_rule in (ll.feedback_alignment, partial(ll.node_perturbation, sigma=0.5)):
-            rule = rule_of(DENSE, make_rule, bias=True)
-            start = rule.init(KEY, PARAMS, X)._replace(layers=layers)
-            steps.append((start.rule, *rule.value_and_grad(KEY, PARAMS, start, X, Y)))
+        start = rule.init(KEY, PARAMS, X)._replace(layers=layers)
+        key, model = jax.random.split(KEY)[0], written_out(layers)
+        expected = plain(model).value_and_grad(key, PARAMS, start.rule, X, Y)
         vectors = ll.decorrelation.inputs(DENSE, PARAMS, layers, X)
-        dynamics = ll.decorrelation.dynamics(0.1, bias=True)
-        return steps, vectors, {n: dynamics.update(KEY, layer, vectors[n]) for n, layer in layers.items()}
+        u = X @ layers["0/w"].R.T + layers["0/w"].b
+        read = {"0/w": X, "1/w": jnp.tanh(u @ PARAMS[0]["w"] + PARAMS[0]["b"])}
+        learned = {n: dynamics.update(KEY, layer, read[n]) for n, layer in layers.items()}
+        return rule.value_and_grad(KEY, PARAMS, start, X, Y), expected, vectors, read, learned
 
-    ((start, loss, grads, state), (*_, after)), vectors, learned = run(layers)
-    (one, two), (first, second), feedback = jax.tree.map(
-        np.asarray, (PARAMS, tuple(layers.values()), start.feedback)
-    )
-    u = X @ first.R.T + first.b
-    a = np.tanh(u @ one["w"] + one["b"])
-    v = a @ second.R.T + second.b
-    error = v @ two["w"] + two["b"] - Y
-    delta = 2 * error / len(X)
-    hidden = (delta @ feedback[1]["w"].T @ second.R) * (1 - a**2)
-    assert_close(loss, np.mean(np.sum(error**2, axis=1)), ulps=32)
-    expected = ({"w": u.T @ hidden, "b": hidden.sum(0)}, {"w": v.T @ delta, "b": delta.sum(0)})
-    assert_close(grads, expected, ulps=64)
-    assert_close(vectors, {"0/w": X, "1/w": a}, ulps=32)
-    for name, (layer, diagnostics) in learned.items():
+    (loss, grads, state), expected, vectors, read, learned = run(layers)
+    assert_close((loss, grads), expected[:2], ulps=256)
+    assert_close(vectors, read, ulps=32)
+    for n, (layer, diagnostics) in learned.items():
         assert layer.step == 1
-        assert_close((state.layers[name], state.losses[name]), (layer, diagnostics.loss), ulps=64)
-    assert_close(after.layers, state.layers, ulps=64)
+        assert_close((state.layers[n], state.losses[n]), (layer, diagnostics.loss), ulps=64)
 
 
 def attention(p: Any, x: Any) -> jax.Array:
-    """Two heads, whose queries, keys and values read one x."""
-    q, k, v = (jnp.einsum("bti,ihd->bthd", x, p[name]) for name in ("query", "key", "value"))
-    weights = jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k))
-    return jnp.einsum("bthd,hdo->bto", jnp.einsum("bhts,bshd->bthd", weights, v), p["out"])
+    """Two heads, whose queries and keys read one x."""
+    q, k = (jnp.einsum("bti,ihd->bthd", x, p[name]) for name in ("query", "key"))
+    return jnp.einsum("bhts,bsi->bti", jax.nn.softmax(jnp.einsum("bthd,bshd->bhts", q, k)), x)
 
 
 def stacked(p: Any, x: Any) -> jax.Array:
@@ -272,10 +241,9 @@ def stacked(p: Any, x: Any) -> jax.Array:
 PROBLEMS: dict[str, tuple[Any, Any, tuple[int, ...], dict[str, tuple[int, ...]]]] = {
     "attention": (
         ll.Model(attention),
-        {n: 0.5 * normal(i, 6, 2, 3) for i, n in enumerate(("query", "key", "value"))}
-        | {"out": 0.5 * normal(3, 2, 3, 4)},
+        {name: 0.5 * normal(i, 6, 2, 3) for i, name in enumerate(("key", "query"))},
         (5, 6),
-        {"query": (6, 6), "out": (6, 6)},  # query, key and value share the matrix of x
+        {"query": (6, 6)},
     ),
     "convolution": (
         ll.convnet((7, 8, 2), (3,), (4, 3), kernel=3, stride=2),
@@ -293,7 +261,7 @@ def test_one_matrix_for_a_value_one_a_stacked_layer_and_folded_weights(name: str
     model, params, shape, shapes = PROBLEMS[name]
     params = model.init(KEY) if params is None else params
     x, rule = normal(5, 3, *shape) @ (jnp.eye(shape[-1]) + 0.5), rule_of(model)
-    state = rule.init(KEY, params, x)
+    state = jax.eval_shape(rule.init, KEY, params, x)
     assert {path: layer.R.shape for path, layer in state.layers.items()} == shapes
     state = state._replace(layers=moved(state.layers))
     folded = ll.decorrelation.fold(model, params, state.layers, x)
@@ -317,18 +285,21 @@ def test_layers_and_steps_are_those_of_a_loop() -> None:
         return layer(layer(x.swapaxes(0, 1), w[0])[0], w[1])[0][-1]
 
     params, x, y = normal(1, 2, 3, 3), normal(2, 5, 4, 3), jnp.ones((5, 3))
-    layers = moved(State(jnp.stack([jnp.eye(3)] * 2), jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32)))
-    found = []
-    for apply, given in ((scanned, [layers]), (looped, [member(layers, 0), member(layers, 1)])):
-        rule = rule_of(ll.Model(apply), bias=True)
-        state = rule.init(KEY, params, x)
-        state = state._replace(layers=dict(zip(state.layers, given, strict=True)))
-        loss, grads, state = jax.jit(rule.value_and_grad)(KEY, params, state, x, y)
-        after = list(state.layers.values())
-        found.append(
-            (loss, grads, after[0] if apply is scanned else jax.tree.map(lambda *a: np.stack(a), *after))
-        )
-    assert_close(*found, ulps=64)
+    layers = moved({"": State(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3)), jnp.zeros(2))})[""]
+
+    @jax.jit
+    def run(layers: Any) -> Any:
+        found, each = [], [jax.tree.map(itemgetter(i), layers) for i in (0, 1)]
+        for apply, given in ((scanned, [layers]), (looped, each)):
+            rule = rule_of(ll.Model(apply), bias=True)
+            state = rule.init(KEY, params, x)
+            state = state._replace(layers=dict(zip(state.layers, given, strict=True)))
+            loss, grads, state = rule.value_and_grad(KEY, params, state, x, y)
+            found.append((loss, grads, *state.layers.values()))
+        return found
+
+    (*one, layers), (*other, first, second) = run(layers)
+    assert_close((one, layers), (other, jax.tree.map(lambda *a: np.stack(a), first, second)), ulps=64)
 
 
 def test_where_leaves_the_other_inputs_alone() -> None:
@@ -337,9 +308,15 @@ def test_where_leaves_the_other_inputs_alone() -> None:
     after = jax.eval_shape(rule.value_and_grad, KEY, PARAMS, state, X, Y)[2]
     assert list(state.layers) == list(after.layers) == ["1/w"]
     layers = {"1/w": State(jnp.eye(4) + 0.3 * normal(1, 4, 4))}
-    hidden = jnp.tanh(X @ PARAMS[0]["w"] + PARAMS[0]["b"])
-    expected = ll.decorrelation.apply(layers["1/w"], hidden) @ PARAMS[1]["w"] + PARAMS[1]["b"]
-    assert_close(ll.decorrelation.wrap(DENSE, layers, where="1/*").apply(PARAMS, X), expected, ulps=32)
     folded = ll.decorrelation.fold(DENSE, PARAMS, layers, X, where="1/*")
     assert_same(folded[0], PARAMS[0])
-    assert_close(DENSE.apply(folded, X), expected, ulps=32)
+
+    @jax.jit
+    def run(folded: Any) -> Any:
+        wrapped = ll.decorrelation.wrap(DENSE, layers, where="1/*").apply(PARAMS, X)
+        hidden = jnp.tanh(X @ PARAMS[0]["w"] + PARAMS[0]["b"])
+        decorrelated = ll.decorrelation.apply(layers["1/w"], hidden)
+        return wrapped, DENSE.apply(folded, X), decorrelated @ PARAMS[1]["w"] + PARAMS[1]["b"]
+
+    wrapped, plain, expected = run(folded)
+    assert_close((wrapped, plain), (expected, expected), ulps=32)

@@ -1,9 +1,6 @@
 """k-caps, table plasticity and its meta-learning against NumPy, closed forms and themselves."""
 
-import importlib
 import math
-from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -27,23 +24,18 @@ from tests.compare import assert_close, assert_same, differs, member, slow_but
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 KEY = jax.random.key(0)
-TABLES = ("pre_post", "pre_post_count", "pre_post_percent", "post_count")
-RULES = {name: getattr(plasticity, name) for name in TABLES}
-K_CAP: Any = importlib.import_module("lax_learning.plasticity._k_cap")
-BITS_A_ROUND = K_CAP._BITS_A_ROUND
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_caps() -> Iterator[None]:
-    """The search within a cap in fewer and larger steps: the same result, compiled several times faster."""
-    K_CAP._BITS_A_ROUND = 8
-    yield
-    K_CAP._BITS_A_ROUND = BITS_A_ROUND
 
 
 @pytest.fixture
-def default_caps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(K_CAP, "_BITS_A_ROUND", BITS_A_ROUND)
+def default_caps() -> None:
+    """For tests of the search within a cap, and for long runs, in which it is the fastest."""
+
+
+@pytest.fixture(autouse=True)
+def quick_caps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This search in fewer and larger steps: the same result, compiled several times faster."""
+    if "default_caps" not in request.fixturenames:
+        monkeypatch.setattr("lax_learning.plasticity._k_cap._BITS_A_ROUND", 8)
 
 
 def uniform(seed: int, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -67,10 +59,10 @@ NUMBERS = st.sampled_from([-math.inf, -2.0, -0.0, 0.0, 0.5, 1.0, math.inf]) | st
 @pytest.mark.usefixtures("default_caps")
 @pytest.mark.parametrize("dtype", slow_but(["float32", "bfloat16"], ["float32", "float64", "bfloat16"]))
 @settings(deadline=None, derandomize=True, database=None, max_examples=25)
-@given(values=st.lists(NUMBERS, min_size=21, max_size=21), k=st.sampled_from([1, 3, 7]))
+@given(values=st.lists(NUMBERS, min_size=20, max_size=20), k=st.sampled_from([1, 2, 4]))
 def test_k_cap_is_a_stable_sort(dtype: str, values: list[float], k: int) -> None:
     with jax.enable_x64(dtype == "float64"):
-        x = jnp.asarray(np.asarray(values).reshape(3, 7), dtype)
+        x = jnp.asarray(np.asarray(values).reshape(5, 4), dtype)
         mask, kept = top_k_mask(x, k), k_cap(x, k)
     expected = largest(np.asarray(x), k)
     np.testing.assert_array_equal(mask, expected)
@@ -79,16 +71,21 @@ def test_k_cap_is_a_stable_sort(dtype: str, values: list[float], k: int) -> None
 
 
 def test_axes_nan_and_gradients_of_a_cap() -> None:
-    x = np.round(2 * np.asarray(uniform(1, (4, 5, 3)))) / 2  # five values: ties
-    for axis in (1, -3):
+    x, factors = np.round(2 * np.asarray(uniform(1, (4, 5, 3)))) / 2, uniform(3, (4, 5, 3))  # x has ties
+
+    @jax.jit
+    def run(x: Any) -> Any:
+        found = [(top_k_mask(x, 2, axis=axis), k_cap(x, 2, axis=axis)) for axis in (1, -3)]
+        return found, jax.grad(lambda x: jnp.sum(factors * k_cap(x, 2)))(x)
+
+    found, slopes = run(x)
+    for axis, (mask, kept) in zip((1, -3), found, strict=True):
         expected = largest(x, 2, axis)
-        np.testing.assert_array_equal(top_k_mask(x, 2, axis=axis), expected)
-        np.testing.assert_array_equal(k_cap(x, 2, axis=axis), np.where(expected, x, 0))
+        np.testing.assert_array_equal(mask, expected)
+        np.testing.assert_array_equal(kept, np.where(expected, x, 0))
+    np.testing.assert_array_equal(slopes, np.where(largest(x, 2), factors, 0))  # the choice is constant
     for nan in (np.nan, -np.nan):  # larger than all numbers; inf - inf has a sign bit
-        assert top_k_mask(jnp.array([1.0, nan, jnp.inf]), 1).tolist() == [False, True, False]
-    # The choice counts as constant.
-    slopes = jax.jit(jax.grad(lambda y: jnp.sum(uniform(3, (4, 5, 3)) * k_cap(y, 2))))(x)
-    np.testing.assert_array_equal(slopes, np.where(largest(x, 2), uniform(3, (4, 5, 3)), 0))
+        assert top_k_mask(jnp.array([1.0, nan, jnp.inf, 0]), 1).tolist() == [False, True, False, False]
 
 
 def fire(z: np.ndarray, cap: int, fired: str) -> tuple[np.ndarray, np.ndarray]:
@@ -97,38 +94,31 @@ def fire(z: np.ndarray, cap: int, fired: str) -> tuple[np.ndarray, np.ndarray]:
     return np.where(chosen, values, 0), (chosen & (values > 0) if fired == "value" else chosen).astype(int)
 
 
-def respond_feed_forward(layers: Any, x: np.ndarray, caps: Any, fired: str) -> Any:
+def respond(layers: Any, x: np.ndarray, caps: Any, rounds: int | None, fired: str) -> Any:
     """Codes of the units before and behind every plastic layer but the last, and logits."""
-    values, codes = x, []
-    for (w, mask), cap in zip(layers[:-1], caps, strict=True):
-        values, code = fire(values @ (w * mask), cap, fired)
+    first, *hidden, output = (w * mask for w, mask in layers)
+    drive = x @ first
+    values, code = fire(drive, caps[0], fired)
+    codes = [code]
+    for w, cap in zip(hidden, caps[1:], strict=True) if rounds is None else [(hidden[0], caps[0])] * rounds:
+        values, code = fire((values if rounds is None else values + drive) @ w, cap, fired)
         codes.append(code)
-    return codes, codes[1:], values @ (layers[-1][0] * layers[-1][1])
-
-
-def respond_recurrent(layers: Any, x: np.ndarray, cap: int, rounds: int, fired: str) -> Any:
-    w_in, graph, w_out = (w * mask for w, mask in layers)
-    drive = x @ w_in
-    h, who = fire(drive, cap, fired)
-    digits = [who]
-    for _ in range(rounds):
-        h, who = fire((h + drive) @ graph, cap, fired)
-        digits.append(who)
-    history = np.stack(digits, axis=1) @ 2 ** np.arange(rounds, -1, -1)
-    return [history, history], [history], h @ w_out
+    if rounds is not None:
+        codes = [np.stack(codes, axis=1) @ 2 ** np.arange(rounds, -1, -1)] * 2
+    return codes, codes[1:], values @ output
 
 
 def after_one_sample(
-    rule: str, scheme: Scheme, layers: Any, tables: Any, response: Any, label: int, code: int
+    rule: str, scheme: Scheme, layers: Any, tables: Any, response: Any, label: int
 ) -> list[np.ndarray]:
-    """The plastic weights after one sample; `code` is that of the label: 1 feed-forward, 0 recurrent."""
+    """The plastic weights after one sample."""
     pres, posts, logits = response
     units, prediction = np.arange(len(logits)), np.argmax(logits)
-    posts, after = [*posts, np.where(units == label, code, 1 - code)], []
+    posts, after = [*posts, ((units == label) == (rule != "recurrent")).astype(int)], []
     for (w, mask), table, pre, post in zip(layers[1:], tables, pres, posts, strict=True):
         count, num_inputs = (pre > 0).astype(int) @ mask, mask.sum(axis=0)
         share = 20 * count // np.maximum(num_inputs, 1)
-        bins = {"pre_post": (), "pre_post_percent": (share,)}.get(rule, (count,))
+        bins = {"recurrent": (), "pre_post_percent": (share,)}.get(rule, (count,))
         entries = table[(post, *bins) if rule == "post_count" else (pre[:, None], post, *bins)]
         change, learns = scheme.step_size * entries, mask & (scheme.samples == "every" or label != prediction)
         if scheme.rows == "two" and table is tables[-1]:
@@ -137,61 +127,60 @@ def after_one_sample(
     return after
 
 
-def random_state(network: plasticity.KCapNetwork, seed: int = 0) -> Any:
-    """In the middle of an episode: all weights random. Masks drawn in NumPy with p = 0.6, 0.7, ..."""
-    random, layers = np.random.default_rng(seed), []
+def random_state(network: plasticity.KCapNetwork) -> Any:
+    """In the middle of an episode: all weights random, and sparse masks."""
+    random, layers = np.random.default_rng(0), []
     for n, shape in enumerate(network.shapes):
         mask = random.random(shape) < (0.6 + 0.1 * n if n < len(network.shapes) - 1 else 1)
-        layers.append({"w": uniform(seed + 1 + n, shape, network.dtype), "mask": jnp.asarray(mask)})
+        layers.append({"w": uniform(1 + n, shape, network.dtype), "mask": jnp.asarray(mask)})
     return tuple(layers)
 
 
-def random_tables(network: plasticity.KCapNetwork, seed: int = 9, num_hidden: int | None = None) -> Tables:
+def random_tables(network: plasticity.KCapNetwork, num_hidden: int | None = None) -> Tables:
     *hidden, output = network.table_shapes
-    drawn = [uniform(seed + n, shape, network.dtype) for n, shape in enumerate(hidden[:num_hidden])]
-    return Tables(tuple(drawn), uniform(seed + 7, output, network.dtype))
+    drawn = [uniform(9 + n, shape, network.dtype) for n, shape in enumerate(hidden[:num_hidden])]
+    return Tables(tuple(drawn), uniform(16, output, network.dtype))
 
 
-# Every table, and every choice of a scheme with every other. With "index" caps are larger than the number of
-# values above 0.
+# Every way to read a table, and every choice of a scheme. With "index" caps are larger than the number of
+# values above 0. The golden arrays have the other pairs of choices.
 REFERENCES = [
-    ("pre_post", "additive", "all", "every", "value"),
-    ("pre_post_count", "additive", "two", "misclassified", "index"),
-    ("pre_post_percent", "multiplicative", "all", "misclassified", "value"),
-    ("post_count", "multiplicative", "two", "every", "value"),
-    ("recurrent", "multiplicative", "two", "misclassified", "value"),
-    pytest.param("recurrent", "additive", "all", "every", "index", marks=pytest.mark.slow),
+    ("pre_post_count", Scheme(0.5, "additive", "misclassified", "two"), "index"),
+    ("pre_post_percent", Scheme(0.5, "multiplicative", "misclassified", "all"), "value"),
+    ("post_count", Scheme(0.5, "multiplicative", "every", "two"), "value"),
+    ("recurrent", Scheme(0.5, "multiplicative", "misclassified", "two"), "value"),
 ]
 
 
-@pytest.mark.parametrize(("rule", "update", "rows", "samples", "fired"), REFERENCES)
-def test_a_sample_is_one_in_numpy(rule: str, update: Any, rows: Any, samples: Any, fired: Any) -> None:
+@pytest.mark.parametrize(("rule", "scheme", "fired"), REFERENCES)
+def test_a_sample_is_one_in_numpy(
+    rule: str, scheme: Scheme, fired: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Widths, caps, edge probabilities and tables differ between layers."""
-    scheme = Scheme(step_size=0.5, update=update, rows=rows, samples=samples)
+    options: Any = {"scheme": scheme, "fired": fired}
     if rule == "recurrent":
-        network = plasticity.k_cap_recurrent((4, 7, 3), 4, rounds=2, scheme=scheme, fired=fired)
-        respond, reads, code = partial(respond_recurrent, cap=4, rounds=2, fired=fired), "pre_post", 0
-        state = random_state(network)
+        caps, rounds, network = (4,), 2, plasticity.k_cap_recurrent((4, 7, 3), 4, rounds=2, **options)
     else:
-        caps = (4, 3, 2) if fired == "value" else (7, 5, 4)
-        network = plasticity.k_cap_mlp((4, 9, 7, 6, 3), caps, rule=RULES[rule], scheme=scheme, fired=fired)
-        respond, reads, code = partial(respond_feed_forward, caps=caps, fired=fired), rule, 1
-        state = random_state(network)
+        caps, rounds = (4, 3, 2) if fired == "value" else (7, 5, 4), None
+        network = plasticity.k_cap_mlp((4, 9, 7, 6, 3), caps, rule=getattr(plasticity, rule), **options)
+    if rule == "pre_post_percent":  # entries are gathered, as with many codes
+        monkeypatch.setattr(passes, "MAX_SELECTS", 1)
+    state, tables = random_state(network), random_tables(network)
+    if rule != "recurrent":
         state[1]["mask"] = state[1]["mask"].at[:, 4].set(False)  # a unit without inputs
-    tables = random_tables(network)
     update_one, seen = jax.jit(plasticity.table_plasticity(network).update), set()
     for x, shift in zip(np.asarray(uniform(30, (3, 4))), (0, 1, 2), strict=True):
         layers = [(np.asarray(layer["w"], np.float64), np.asarray(layer["mask"])) for layer in state]
         entries = [np.asarray(table, np.float64) for table in network.layer_tables(tables)]
-        response = respond(layers, x.astype(np.float64))
+        response = respond(layers, x.astype(np.float64), caps, rounds, fired)
         label = (int(np.argmax(response[2])) + shift) % 3  # right, wrong, wrong
         after, diagnostics = update_one(tables, state, x, label)
-        expected = after_one_sample(reads, scheme, layers, entries, response, label, code)
+        expected = after_one_sample(rule, scheme, layers, entries, response, label)
         # A change and a sum or product, of two roundings each.
         assert_close([layer["w"] for layer in after[1:]], [jnp.float32(w) for w in expected], ulps=4)
         assert_same(after[0], state[0])
         assert int(diagnostics.prediction) == int(np.argmax(response[2]))
-        assert bool(diagnostics.updated) == differs(after, state) == (samples == "every" or shift > 0)
+        assert bool(diagnostics.updated) == differs(after, state) == (scheme.samples == "every" or shift > 0)
         for got, codes in zip(diagnostics.response.pre, response[0], strict=True):
             np.testing.assert_array_equal(got, codes)
         seen |= {tuple(codes) for codes in response[0]}
@@ -206,100 +195,81 @@ def feed_forward(dtype: Any = jnp.float32, step_size: Any = 0.2, **scheme: Any) 
     return plasticity.k_cap_mlp((4, 6, 5, 2), (3, 2), scheme=Scheme(step_size, **scheme), dtype=dtype)
 
 
-def recurrent(dtype: Any = jnp.float32) -> plasticity.KCapNetwork:
-    return plasticity.k_cap_recurrent((4, 6, 2), 3, rounds=1, scheme=Scheme(0.2), dtype=dtype)
-
-
-def test_passes_online_and_side_by_side() -> None:
-    """With other tables and another step size, which is traced."""
-    network, traces = feed_forward(), []
-    tables, state = random_tables(network), random_state(network)
+def test_a_pass_is_its_samples_one_by_one() -> None:
+    """For passes side by side, with tables and step sizes that are traced."""
+    state = random_state(feed_forward())
+    tables = random_tables(feed_forward())
+    members = jax.tree.map(lambda a: jnp.stack([a, -a / 2]), tables), jnp.array([0.2, 0.4])
 
     def run(tables: Tables, step_size: Any) -> Any:
-        traces.append(0)
-        return plastic_pass(feed_forward(step_size=step_size), tables, state, XS, YS)
+        return plastic_pass(feed_forward(step_size=step_size), tables, state, XS, YS)[:2]
 
-    members = jax.tree.map(lambda a: jnp.stack([a, -a / 2]), tables), jnp.array([0.2, 0.4])
-    compiled = jax.jit(run)
-    whole, other = (compiled(*member(members, i)) for i in (0, 1))
-    assert len(traces) == 1, "a second call compiled again"
-    assert differs(other[0], whole[0])
+    @jax.jit
+    def update(tables: Tables, step_size: Any, state: Any, x: Any, y: Any) -> Any:
+        return plasticity.table_plasticity(feed_forward(step_size=step_size)).update(tables, state, x, y)
+
     together = jax.jit(jax.vmap(run))(*members)
-    # Two programs for one pass: six changes of a weight, each of a product and a sum of two roundings.
-    close = partial(assert_close, ulps=4 * len(YS))
-    close(together, jax.tree.map(lambda a, b: np.stack([a, b]), whole, other))
-
-    update, online, predictions = jax.jit(plasticity.table_plasticity(network).update), state, []
-    for x, y in zip(XS, YS, strict=True):
-        online, diagnostics = update(tables, online, x, int(y))
-        predictions.append(int(diagnostics.prediction))
-    close(online, whole[0])
-    assert predictions == whole[1].tolist()
-    assert len(set(predictions)) == 2
-
-
-def test_many_codes_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same changes as by one select a code."""
-    network, found = recurrent(), []
-    args = random_tables(network), random_state(network), XS[0], YS[0]
-    for most in (passes.MAX_SELECTS, 1):
-        monkeypatch.setattr(passes, "MAX_SELECTS", most)
-        found.append(jax.jit(plasticity.table_plasticity(network).update)(*args)[0])
-    assert_close(*found, ulps=4)
+    for i in (0, 1):
+        online, predictions = state, []
+        for x, y in zip(np.asarray(XS), np.asarray(YS), strict=True):
+            online, diagnostics = update(*member(members, i), online, x, y)
+            predictions.append(diagnostics.prediction)
+        # Two programs for one pass: six changes of a weight, each of a product and a sum of two roundings.
+        assert_close((online, np.stack(predictions)), member(together, i), ulps=4 * len(YS))
+        assert i == 1 or len(set(map(int, predictions))) == 2
 
 
 def test_weights_that_a_change_zeroes_have_finite_gradients() -> None:
-    # 1 + 0.01 beta = 0: every weight that is updated is 0 afterwards, and stays there.
-    network = plasticity.k_cap_mlp((3, 4, 2), 2, scheme=Scheme(update="multiplicative"))
-    state, tables = network.init(KEY), Tables((), jnp.full((2, 2), -100.0))
+    # 1 + 0.2 beta = 0: every weight that is updated is 0 afterwards, and stays there.
+    network = feed_forward(update="multiplicative")
+    state, tables = random_state(network), Tables((jnp.full((2, 2), -5.0),), jnp.full((2, 2), -5.0))
 
     def total(tables: Tables) -> Any:
-        learned = plasticity.learn_episode(network, tables, state, jnp.ones((2, 3)), jnp.array([0, 1]))
+        learned = plasticity.learn_episode(network, tables, state, XS, YS)
         return jnp.sum(learned[-1]["w"])
 
     value, grads = jax.jit(jax.value_and_grad(total))(tables)
-    assert value == 0 and jnp.all(jnp.isfinite(grads.output))
+    assert value == 0 and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
-@pytest.mark.parametrize(("update", "start"), [("additive", 0), ("multiplicative", 1)])
-def test_init_and_reset(update: Any, start: int) -> None:
-    network = plasticity.k_cap_mlp((4, 6, 5, 2), 2, edge_probability=(1.0, 0.0), scheme=Scheme(update=update))
-    state, other = network.init(KEY), random_state(network)
-    assert [np.mean(layer["mask"]) for layer in state] == [1, 0, 1]
-    reset = network.reset(other)
-    for layer in (*state[1:], *reset[1:]):
-        assert (layer["w"] == start).all()
-    assert_same(reset[0], other[0])
-    assert_same(network.init_tables(KEY), Tables((jnp.full((2, 2), 0.4),), jnp.zeros((2, 2))))
+def test_init_and_reset() -> None:
+    def ones(key: Any, shape: Any, dtype: Any = None, out_sharding: Any = None) -> Any:
+        return np.ones(shape)
+
+    make = partial(plasticity.k_cap_mlp, (4, 6, 5, 2), 2, w_init=ones, dtype=jnp.bfloat16)
+    for scheme, start in ((Scheme(update="additive"), 0), (Scheme(update="multiplicative"), 1)):
+        network = make(edge_probability=(1.0, 0.0), scheme=scheme)
+        state, other = network.init(KEY), random_state(network)
+        assert {layer["w"].dtype for layer in state} == {jnp.dtype(jnp.bfloat16)}
+        assert [np.mean(layer["mask"]) for layer in state] == [1, 0, 1]
+        reset = network.reset(other)
+        assert all((layer["w"] == start).all() for layer in (*state[1:], *reset[1:]))
+        assert_same(reset[0], other[0])
+    assert_same(feed_forward().init_tables(KEY), Tables((jnp.full((2, 2), 0.4),), jnp.zeros((2, 2))))
 
 
 def test_edge_probability() -> None:
-    loops = plasticity.k_cap_recurrent((4, 7, 3), 4, edge_probability=1)
-    np.testing.assert_array_equal(loops.init(KEY)[1]["mask"], ~np.eye(7, dtype=bool))  # no self-loops
-    network = plasticity.k_cap_mlp((40, 50, 60, 2), 2, edge_probability=(0.2, 0.7))
-    for layer, p in zip(jax.jit(network.init)(KEY)[:2], (0.2, 0.7), strict=True):
+    init = jax.nn.initializers.zeros
+    loops = plasticity.k_cap_recurrent((4, 7, 3), 4, edge_probability=1, w_init=init)
+    network = plasticity.k_cap_mlp((40, 50, 60, 2), 2, edge_probability=(0.2, 0.7), w_init=init)
+    (_, graph, _), (*hidden, _) = jax.jit(lambda key: (loops.init(key), network.init(key)))(KEY)
+    np.testing.assert_array_equal(graph["mask"], ~np.eye(7, dtype=bool))  # no self-loops
+    for layer, p in zip(hidden, (0.2, 0.7), strict=True):
         error = 5 * math.sqrt(p * (1 - p) / layer["mask"].size)
         assert abs(float(layer["mask"].mean()) - p) < error
 
 
-@pytest.mark.parametrize("rule", ["pre_post", "post_count"])
-def test_tables_go_into_networks_of_other_width_and_depth(rule: str) -> None:
+def test_tables_go_into_networks_of_other_width_and_depth() -> None:
     """One for all layers into any, but for counts with the same cap; one a layer into the same depth."""
-    make = partial(plasticity.k_cap_mlp, rule=RULES[rule])
-    tables = random_tables(make((4, 8, 6, 2), 3), num_hidden=1)
+    make = partial(plasticity.k_cap_mlp, rule=plasticity.post_count)
+    tables, each = random_tables(make((4, 8, 6, 2), 3), num_hidden=1), random_tables(make((4, 8, 6, 5, 2), 3))
     for widths in ((4, 8, 5, 7, 9, 2), (11, 8, 6, 10), (4, 8, 2)):
-        network = make(widths, 3)
-        transferred = plasticity.transfer(tables, network)
-        assert_same(transferred, tables if len(widths) > 3 else Tables((), tables.output))
-        state, xs, ys = jax.eval_shape(network.init, KEY), np.ones((3, widths[0])), np.arange(3) % 2
-        assert jax.eval_shape(partial(plastic_pass, network), transferred, state, xs, ys)[0] == state
-    wrong = r"^tables\.hidden for layer 1: expected shape .*11\], got .*4\]"
-    with pytest.raises(ValueError, match=wrong) if rule.endswith("count") else nullcontext():
-        assert_same(plasticity.transfer(tables, make((4, 20, 20, 2), 10)), tables)
-    each = random_tables(make((4, 8, 6, 5, 2), 3))
+        expected = tables if len(widths) > 3 else Tables((), tables.output)
+        assert_same(plasticity.transfer(tables, make(widths, 3)), expected)
     assert_same(plasticity.transfer(each, make((7, 9, 9, 9, 3), 3)), each)
-    with pytest.raises(ValueError, match=r"^tables\.hidden: expected one .* each of 3 .*, got 2"):
-        plasticity.transfer(each, make((4, 8, 6, 5, 7, 2), 3))
+    for wrong, network in ((tables, make((4, 20, 20, 2), 10)), (each, make((4, 8, 6, 2), 3))):
+        with pytest.raises(ValueError, match=r"^tables\.hidden.*: expected "):
+            plasticity.transfer(wrong, network)
 
 
 @pytest.mark.usefixtures("x64")
@@ -309,7 +279,8 @@ def test_meta_gradient(reverse: bool) -> None:
     if reverse:
         network, loss = feed_forward(jnp.float64, update="multiplicative", step_size=2.0), double_softmax
     else:
-        network, loss = recurrent(jnp.float64), ll.softmax_cross_entropy
+        network = plasticity.k_cap_recurrent((4, 6, 2), 3, rounds=1, scheme=Scheme(0.2), dtype=jnp.float64)
+        loss = ll.softmax_cross_entropy
     state = random_state(network)
     params = MetaParams(random_tables(network, num_hidden=1), state[0]["w"])
     assert not reverse or any((1 + 2 * table < 0).any() for table in jax.tree.leaves(params.tables))
@@ -326,26 +297,25 @@ def test_meta_gradient(reverse: bool) -> None:
 
     @jax.jit
     def run(params: MetaParams, x: Any, y: Any) -> Any:
-        estimator = estimators.backprop if reverse else along
+        estimator, loss_of = estimators.backprop if reverse else along, partial(straight, x=x, y=y)
         rule = plasticity.meta_rule(network, state, estimator=estimator, loss=loss)
-        return jax.value_and_grad(straight)(params, x, y), rule.value_and_grad(KEY, params, (), x, y)[:2]
+        of_pass: Any = jax.value_and_grad(loss_of) if reverse else partial(jax.jvp, loss_of)
+        args = (params,) if reverse else ((params,), (unravel(direction),))
+        return of_pass(*args), rule.value_and_grad(KEY, params, (), x, y)[:2]
 
     (value, exact), (found, grads) = run(params, np.float64(XS), np.eye(2)[YS])
     # Losses are sums over the layers, samples and changes; a hundred roundings are more than they need.
     roundings = 100 * float(np.finfo(np.float64).eps)
-    slopes: Any = np.asarray(ravel_pytree(exact)[0])
     np.testing.assert_allclose(found, value, rtol=roundings, atol=0)
-    slope, scale = float(slopes @ direction), max(1.0, float(np.max(np.abs(slopes))))
-    expected, tolerance = slopes if reverse else slope * direction, roundings * scale * max(1.0, abs(slope))
+    expected = np.asarray(ravel_pytree(exact)[0] if reverse else exact * direction)
+    tolerance = roundings * max(1.0, np.max(np.abs(expected)))
     np.testing.assert_allclose(ravel_pytree(grads)[0], expected, rtol=0, atol=tolerance)
-    for part in (exact.tables.hidden, exact.tables.output, exact.w):
+    for part in (grads.tables.hidden, grads.tables.output, grads.w):
         assert max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(part)) > 1e-3
-    if not reverse:  # with two labels only the difference of the logits counts
-        np.testing.assert_allclose(exact.tables.output.sum(axis=-1), 0, atol=roundings * scale)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("default_caps")  # the fastest of a long run
+@pytest.mark.usefixtures("default_caps")
 def test_learned_tables_have_the_published_signs() -> None:
     network = plasticity.k_cap_mlp((10, 32, 32, 2), 16)
     optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.adam(0.01))
@@ -367,28 +337,27 @@ def test_learned_tables_have_the_published_signs() -> None:
     assert (jnp.abs(output) > 0.2).all()
 
 
-@pytest.mark.parametrize("make", [half_space, partial(relu_net, num_units=30)], ids=["plane", "relu"])
-def test_data(make: Any) -> None:
+def test_data() -> None:
     sizes, num_features = (3000, 20, 1000), 5
-    many = jax.vmap(partial(make, num_features=num_features, sizes=sizes))
-    seeds = [member(jax.jit(many)(jax.random.split(KEY, 3)), i) for i in range(3)]
-    for split, size in zip(seeds[0], sizes, strict=True):
-        assert split.x.shape == (size, num_features)
-        np.testing.assert_array_equal(split.y, np.eye(2)[split.y[:, 1].astype(int)])
-    x = np.concatenate([split.x for split in seeds[0]]).astype(np.float64)
-    assert differs(seeds[0], seeds[1]) and len(np.unique(x, axis=0)) == sum(sizes)
-    # x is uniform: mean 0, variance 1/3 with a standard error of sqrt(1/5 - 1/9) for one number
-    assert np.abs(x).max() <= 1 and abs(x.mean()) < 5 * math.sqrt(1 / 3 / x.size)
-    assert abs((x**2).mean() - 1 / 3) < 5 * math.sqrt((1 / 5 - 1 / 9) / x.size)
-    # The plane goes through the origin, and both sides are equally likely, as if the units were linear; ReLU
-    # units prefer one label, by another amount for every seed.
-    away = np.array([abs(seed.train.y[:, 1].mean() - 0.5) for seed in seeds])
-    bound = 5 * 0.5 / math.sqrt(3000)
-    if make is not half_space:
-        assert bound < away.max() < 0.49
-        return
-    planes = [np.linalg.lstsq(seed.train.x, 2 * seed.train.y[:, 1] - 1, rcond=None)[0] for seed in seeds]
-    for seed, plane in zip(seeds, planes, strict=True):
-        assert np.mean((seed.test.x @ plane > 0) == (seed.test.y[:, 1] == 1)) > 0.95
-    cosine = planes[0] @ planes[1] / np.linalg.norm(planes[0]) / np.linalg.norm(planes[1])
-    assert away.max() < bound and cosine < 0.95, "two seeds, one plane"
+    makers = half_space, partial(relu_net, num_units=30)
+    draw = [jax.vmap(partial(make, num_features=num_features, sizes=sizes)) for make in makers]
+    planes, units = jax.jit(lambda keys: [of(keys) for of in draw])(jax.random.split(KEY, 3))
+    planes, units = ([member(seeds, i) for i in range(3)] for seeds in (planes, units))
+    bound, away = 5 * 0.5 / math.sqrt(3000), []
+    for seeds in (planes, units):
+        for split, size in zip(seeds[0], sizes, strict=True):
+            assert split.x.shape == (size, num_features)
+            np.testing.assert_array_equal(split.y, np.eye(2)[split.y[:, 1].astype(int)])
+        x = np.concatenate([split.x for split in seeds[0]]).astype(np.float64)
+        assert differs(seeds[0], seeds[1]) and len(np.unique(x, axis=0)) == sum(sizes)
+        # x is uniform: mean 0, variance 1/3 with a standard error of sqrt(1/5 - 1/9) for one number
+        assert np.abs(x).max() <= 1 and abs(x.mean()) < 5 * math.sqrt(1 / 3 / x.size)
+        assert abs((x**2).mean() - 1 / 3) < 5 * math.sqrt((1 / 5 - 1 / 9) / x.size)
+        away.append(max(abs(seed.train.y[:, 1].mean() - 0.5) for seed in seeds))
+    # Both sides of a plane through the origin are equally likely; ReLU units prefer one label.
+    assert away[0] < bound < away[1] < 0.49
+    normals = [np.linalg.lstsq(seed.train.x, 2 * seed.train.y[:, 1] - 1, rcond=None)[0] for seed in planes]
+    for seed, normal in zip(planes, normals, strict=True):
+        assert np.mean((seed.test.x @ normal > 0) == (seed.test.y[:, 1] == 1)) > 0.95
+    cosine = normals[0] @ normals[1] / np.linalg.norm(normals[0]) / np.linalg.norm(normals[1])
+    assert cosine < 0.95, "two seeds, one plane"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import product
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import optax
 import pytest
 
 import lax_learning.symbolic as sy
-from tests.compare import assert_close, differs, normal, slow_but
+from tests.compare import assert_close, differs, member, normal, slow_but
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -67,14 +68,12 @@ def test_a_step_of_the_public_code(
 
 
 def test_extensions_come_in_the_given_order() -> None:
-    x = jnp.stack([jnp.linspace(-1, 1, 7), jnp.linspace(0, 1, 7)], axis=1)
+    x = jnp.asarray(np.linspace([-1, 0], [1, 1], 7), jnp.float32)
     library = sy.parse_library("N0*X[:,0]**2*X[:,1]\nsin(U0*X[:,1])")
     generator = sy.mlp_generator(2, 3, hidden=(4,))
-    sources = [
-        sy.curves_at(x, library, generator),
-        sy.curves_at(x, library, generator, extensions=("input", "gradient"), method="stack"),
-        sy.curves_at(x, library, generator, extensions=("gradient", "input"), method="embed"),
-    ]
+    at = partial(sy.curves_at, x, library, generator)
+    stack, embed = (partial(at, method=method) for method in ("stack", "embed"))
+    sources = [at(), stack(extensions=("input", "gradient")), embed(extensions=("gradient", "input"))]
     assert [each.curve_shape for each in sources] == [(7,), (35,), (7, 5)]
 
     def by_hand(f: Any) -> Any:
@@ -97,9 +96,9 @@ def test_extensions_come_in_the_given_order() -> None:
 
 
 def test_initialisation_and_curves_one_by_one() -> None:
-    judge = sy.critic(50, hidden=(40, 30), channels=3, embedding=(20,))
+    judge = sy.critic(50, hidden=(30,), channels=3, embedding=(20,))
     params = jax.jit(judge.init)(KEY)
-    assert [layer["w"].shape for layer in params["critic"]] == [(50, 40), (40, 30), (30, 1)]
+    assert [layer["w"].shape for layer in params["critic"]] == [(50, 30), (30, 1)]
     assert [layer["w"].shape for layer in params["embedding"]] == [(3, 20), (20, 1)]
     for layer in (*params["critic"], *params["embedding"]):
         bound = layer["w"].shape[0] ** -0.5
@@ -107,11 +106,11 @@ def test_initialisation_and_curves_one_by_one() -> None:
             assert np.abs(w).max() <= bound
             if w.size > 20:
                 assert np.std(w) == pytest.approx(bound / 3**0.5, rel=2 / w.size**0.5)
-    without = jax.eval_shape(sy.critic(50, hidden=(40, 30)).init, KEY)
+    without = jax.eval_shape(sy.critic(50, hidden=(30,)).init, KEY)
     assert without == jax.eval_shape(lambda: {**params, "embedding": ()})
     params = jax.tree.map(lambda a: normal(a.size, *a.shape), jax.eval_shape(SMALL.init, KEY))
-    apply = jax.jit(partial(SMALL.apply, params))
-    assert_close(apply(REAL), np.concatenate([apply(REAL[i : i + 1]) for i in range(3)]), ulps=32)
+    one_by_one = jax.vmap(lambda curve: SMALL.apply(params, curve[None])[0])
+    assert_close(*jax.jit(lambda: (SMALL.apply(params, REAL), one_by_one(REAL)))(), ulps=32)
 
 
 def test_losses_and_costs_in_closed_form() -> None:
@@ -123,15 +122,15 @@ def test_losses_and_costs_in_closed_form() -> None:
     np.testing.assert_allclose(sy.critic_loss(real, fake, objective="wgan"), (-z.mean(), -48.5), rtol=1e-6)
     assert all(loss.dtype == jnp.float32 for loss in sy.critic_loss(real.astype(jnp.bfloat16), fake))
     assert sy.critic_cost(real.astype(jnp.bfloat16)).dtype == jnp.float32
-    costs: Any = {
+    costs: dict[Any, Any] = {
         "linear": (-z, -np.ones(3)),
         "sigmoid": (-sigmoid, -sigmoid * (1 - sigmoid)),
         "logsigmoid": (-np.log(sigmoid), sigmoid - 1),
     }
-    for cost, (values, slopes) in costs.items():
-        value, slope = jax.value_and_grad(partial(sy.critic_cost, cost=cost))(real)
-        np.testing.assert_allclose(value, values.mean(), rtol=1e-6)
-        np.testing.assert_allclose(slope, slopes / 3, rtol=1e-5, atol=1e-7)
+    of = jax.jit(lambda z: {c: jax.value_and_grad(partial(sy.critic_cost, cost=c))(z) for c in costs})
+    for cost, (value, slope) in of(real).items():
+        np.testing.assert_allclose(value, costs[cost][0].mean(), rtol=1e-6)
+        np.testing.assert_allclose(slope, costs[cost][1] / 3, rtol=1e-5, atol=1e-7)
 
 
 def linear(w: Any) -> tuple[sy.Critic, Any]:
@@ -156,85 +155,75 @@ def test_penalty_of_a_linear_critic() -> None:
 def test_penalty_counts_points_and_channels_of_each_curve_and_one_eps_a_curve() -> None:
     # The slope of sum(x^2) / 2 is x itself: the penalty shows the mixtures.
     judge = sy.Critic(lambda key: (), lambda params, x: jnp.sum(jnp.asarray(x) ** 2, axis=(1, 2)) / 2, (4, 2))
-    pairs = zip(np.asarray(EPS), np.asarray(REAL), np.asarray(FAKE), strict=True)
-    norms = np.array([np.linalg.norm(e * r + (1 - e) * f) for e, r, f in pairs])
-    got = sy.gradient_penalty(judge, (), EPS, REAL, FAKE)
+    eps = np.asarray(EPS)[:, None, None]
+    norms = np.linalg.norm((eps * REAL + (1 - eps) * FAKE).reshape(3, -1), axis=1)
+    got = jax.jit(partial(sy.gradient_penalty, judge, ()))(EPS, REAL, FAKE)
     np.testing.assert_allclose(got, np.mean((norms - 1) ** 2), rtol=1e-5)
 
 
-def test_accuracy() -> None:
-    zero, one = jnp.zeros(2), jnp.ones(2)
-    # 0 counts as fake, and all curves weigh the same.
-    for real, fake, expected in (
-        (one, -one, 1), (-one, one, 0), (one, zero, 1), (zero, -one, 0.5), (one, jnp.ones(6), 0.25)
-    ):  # fmt: skip
-        assert float(sy.critic_accuracy(real, fake)) == expected
-
-
 @pytest.mark.parametrize("sizes", [(7, 4), (300, 301)])
-def test_area_under_curve_against_all_pairs(sizes: tuple[int, int]) -> None:
-    draw, score = np.random.default_rng(0), jax.jit(sy.area_under_curve)
+def test_scores_against_counting(sizes: tuple[int, int]) -> None:
+    draw, auc = np.random.default_rng(0), jax.jit(sy.area_under_curve)
     real, fake = (draw.integers(-3 + i, 4, size).astype(np.float32) for i, size in enumerate(sizes))
     pairs = (real[:, None] > fake) + (real[:, None] == fake) / 2
-    assert float(score(real, fake)) == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert float(auc(real, fake)) == pytest.approx(np.mean(pairs), abs=1e-6)
+    right = np.concatenate([real > 0, fake <= 0])  # 0 counts as fake, and all curves weigh the same
+    assert float(sy.critic_accuracy(real, fake)) == pytest.approx(np.mean(right), abs=1e-6)
     one, other = (np.ones(size, np.float32) for size in sizes)
     for a, b, expected in ((1, -1, 1), (-1, 1, 0), (0, -0.0, 0.5), (np.inf, 1, 1)):
-        assert float(score(a * one, b * other)) == expected
+        assert float(auc(a * one, b * other)) == expected
     spoiled, other_spoiled = (np.where(np.arange(a.size), a, np.float32(np.nan)) for a in (one, other))
-    for of in (score, sy.critic_accuracy):
+    for of in (auc, sy.critic_accuracy):
         assert np.isnan(of(spoiled, other)) and np.isnan(of(one, other_spoiled))
 
 
-def test_metrics_are_those_before_the_step() -> None:
-    judge, params = linear([0.0, 0.0])
-    params["critic"][0]["b"] = jnp.zeros(1)
-    step, curves = jax.jit(sy.critic_step(judge, optax.sgd(1.0))), jnp.ones((3, 2))
-    state = sy.CriticState(params, optax.sgd(1.0).init(params))
-    for score in (0.5, 1.0):
-        state, metrics = step(KEY, state, curves, -curves)
-        assert (float(metrics.accuracy), float(metrics.auc)) == (score, score)
-
-
-def test_compiled_and_batched_steps_are_the_same_and_compiled_once() -> None:
-    """A sweep over all numbers at once, with 0 among them."""
-    numbers = jnp.array([[0.1, 0.0, 0.01], [0.0, 0.1, 0.01], [0.1, 0.01, 0.0]])
+def test_steps_side_by_side_are_those_alone() -> None:
+    """A sweep over all numbers at once, with 0 among them, traced."""
+    numbers = np.array([[0.1, 0.0, 0.01], [0.0, 0.1, 0.01], [0.1, 0.01, 0.0]], np.float32)
     values = jax.random.split(KEY, 3), *numbers
-    judge, traces = sy.critic(4, hidden=(3,)), []
+    judge = sy.critic(4, hidden=())
 
     def one_step(key: Any, learning_rate: Any, penalty: Any, decay: Any) -> Any:
-        traces.append(key)
         optimizer = adam(learning_rate, decay)
         step = sy.critic_step(judge, optimizer, penalty=penalty)
         return step(key, sy.init_critic(key, judge, optimizer), REAL[:, :, 0], FAKE[:, :, 0])
 
-    run = jax.jit(one_step)
-    alone = [run(*(value[i] for value in values)) for i in range(3)]
-    assert len(traces) == 1, "a second call compiled again"
-    together = jax.jit(jax.vmap(one_step))(*values)
-    assert_close(together, jax.tree.map(lambda *leaves: np.stack(leaves), *alone), ulps=256)
+    run, together = jax.jit(one_step), jax.jit(jax.vmap(one_step))(*values)
+    for i in range(3):
+        assert_close(member(together, i), run(*(value[i] for value in values)), ulps=256)
     assert (together[1].penalty > 0).tolist() == [False, True, True]
+    assert (together[0].optimizer_state[1][0].count == 1).all()
 
 
 def test_training_is_its_steps_written_out_and_goes_on_where_it_ended() -> None:
-    judge, optimizer = sy.critic(4, hidden=(3,)), optax.sgd(0.1)
-    step, start = sy.critic_step(judge, optimizer, penalty=0.1), sy.init_critic(KEY, judge, optimizer)
+    """Metrics are those before a step."""
+    judge, optimizer = sy.critic(4, hidden=()), optax.sgd(0.1)
+    step = sy.critic_step(judge, optimizer, penalty=0.1)
+    params = {"critic": ({"w": normal(3, 4, 1), "b": jnp.zeros(1)},), "embedding": ()}
+    start = sy.CriticState(params, optimizer.init(params))
 
     def real(key: Any) -> jax.Array:
-        return 1 + jax.random.normal(key, (3, 4))
+        return 1 + jax.random.uniform(key, (3, 4))
 
     def fake(key: Any) -> jax.Array:
-        return jax.random.normal(key, (3, 4)) - 1
+        return jax.random.uniform(key, (3, 4)) - 1
 
-    train, run = jax.jit(sy.train_critic(step, real, fake, num_epochs=2, iterations=2)), jax.jit(step)
+    @jax.jit
+    def run(state: Any, epoch: Any, i: Any) -> Any:
+        fake_key, real_key, step_key = jax.random.split(jax.random.fold_in(KEY, epoch), 3)
+        curves = real(real_key), fake(fake_key)
+        before = sy.critic_loss(*(judge.apply(state.params, of) for of in curves))
+        return *step(jax.random.split(step_key, 2)[i], state, *curves), before
+
+    train = jax.jit(sy.train_critic(step, real, fake, num_epochs=2, iterations=2))
     by_step = in_pieces = start
     for first in (0, 2):
         in_pieces, metrics = train(KEY, in_pieces, first)
         rows = []
-        for e in (first, first + 1):
-            fake_key, real_key, step_key = jax.random.split(jax.random.fold_in(KEY, e), 3)
-            for key in jax.random.split(step_key, 2):
-                by_step, row = run(key, by_step, real(real_key), fake(fake_key))
-                rows.append(row)
+        for e, i in product((first, first + 1), (0, 1)):
+            by_step, row, before = run(by_step, e, i)
+            rows.append(row)
+            assert_close(row[:2], before, ulps=64)
         written_out = jax.tree.map(lambda *a: np.stack(a).reshape(2, 2), *rows)
         assert_close((by_step, written_out), (in_pieces, metrics), ulps=256)
         assert differs(rows[0], rows[1]) and differs(rows[1], rows[2])
