@@ -114,31 +114,23 @@ def test_deep_network(golden: Golden) -> None:
     """Three layers: `feedback{i}` belongs to layer i, `direct{i}` carries the output's error to layer i."""
     arrays = {name: jnp.asarray(values) for name, values in golden("deep_feedback").items()}
     params = tuple({"w": arrays[f"w{i}"]} for i in range(3))
-    model = ll.mlp((9, 8, 6, 5), activation=jnp.tanh, b_init=None)
-    makers = {
-        "bp": ll.backprop,
-        "fa": ll.feedback_alignment,
-        "dfa": ll.direct_feedback_alignment,
-        "usf": ll.sign_symmetry,
-    }
+    of_model = ll.mlp((9, 8, 6, 5), activation=jnp.tanh, b_init=None), ll.squared_error
+    rules = {"bp": ll.backprop(*of_model), "fa": ll.feedback_alignment(*of_model)}
+    rules |= {"dfa": ll.direct_feedback_alignment(*of_model), "usf": ll.sign_symmetry(*of_model)}
 
     @jax.jit
     def run(params: Any) -> Any:
-        found = {}
-        for name, make in makers.items():
-            rule = make(model, ll.squared_error)
-            state = rule.init(KEY, params, arrays["x"])
-            if name == "fa":
-                feedback = ({"w": None}, *({"w": arrays[f"feedback{i}"]} for i in (1, 2)))
-                assert jax.tree.structure(state.feedback) == jax.tree.structure(feedback)
-                state = state._replace(feedback=feedback)
-            if name == "dfa":
-                direct = (arrays[f"direct{i}"] for i in (0, 1))
-                state = state._replace(feedback=dict(zip(sorted(state.feedback), direct, strict=True)))
-            found[name] = rule.value_and_grad(KEY, params, state, arrays["x"], arrays["t"])[:2]
-        return found
+        states = {name: rule.init(KEY, params, arrays["x"]) for name, rule in rules.items()}
+        feedback = ({"w": None}, *({"w": arrays[f"feedback{i}"]} for i in (1, 2)))
+        names = sorted(states["dfa"].feedback)
+        direct = {name: arrays[f"direct{i}"] for i, name in enumerate(names)}
+        for name, given in (("fa", feedback), ("dfa", direct)):
+            assert jax.tree.structure(states[name].feedback) == jax.tree.structure(given)
+            states[name] = states[name]._replace(feedback=given)
+        given = arrays["x"], arrays["t"]
+        return {name: rule.value_and_grad(KEY, params, states[name], *given) for name, rule in rules.items()}
 
-    for name, (loss, grads) in run(params).items():
+    for name, (loss, grads, _) in run(params).items():
         close(loss, arrays["loss"])
         for i, layer in enumerate(grads):
             close(layer["w"], arrays[f"{name}_grad_w{i}"])
@@ -154,8 +146,8 @@ TABLE_RULES = {
 }
 CHOICES = ("add.all.every", "add.two.wrong", "mul.all.every", "mul.two.wrong")
 RECURRENT = ("all.every", "two.wrong")
-# Every table and every choice once.
-TELLING = [*map(".".join, zip(TABLE_RULES, CHOICES, strict=True)), RECURRENT[1]]
+# A network of each kind; the others are also compared with NumPy.
+TELLING = ("prepostpercent.mul.two.wrong", RECURRENT[1])
 
 
 @pytest.mark.parametrize(
@@ -217,17 +209,15 @@ def test_table_plasticity(golden: Golden, monkeypatch: pytest.MonkeyPatch, name:
 # --- neuron birth-death
 
 
-@pytest.mark.parametrize(("dtype", "neurons"), [(jnp.float64, "last"), (jnp.float32, "first")])
-def test_birth_death(golden: Golden, dtype: Any, neurons: str) -> None:
+def test_birth_death(golden: Golden) -> None:
     """Random choices of the public code are given as uniform numbers; neurons are only carried around."""
-    arrays, first = golden("birth_death"), neurons == "first"
+    arrays = golden("birth_death")
     alpha, number = float(arrays["alpha"]), len(arrays["w2"])
     clones, others, survivors = np.flatnonzero(arrays["clone"]), arrays["non_clones"], arrays["survivors"]
 
     def population(w: str, c: str) -> dict[str, jax.Array]:
-        """These two arrays as params: `[neuron, in]` and `[neuron]`, or `[in, neuron]` and `[neuron, 1]`."""
-        pair = (arrays[w], arrays[c]) if first else (arrays[w].T, arrays[c][:, None])
-        return dict(zip("wc", (jnp.asarray(values, dtype) for values in pair), strict=True))
+        """These two arrays as params: `[in, neuron]` and `[neuron, 1]`."""
+        return {"w": jnp.asarray(arrays[w].T), "c": jnp.asarray(arrays[c][:, None])}
 
     u: dict[str, Any] = {
         "kill": arrays["u_kill"],
@@ -254,9 +244,9 @@ def test_birth_death(golden: Golden, dtype: Any, neurons: str) -> None:
         gradients = {"w": jnp.full_like(params["w"], jnp.nan), "c": slopes["c"]}  # only those of c count
         found = {}
         for name, (_, changes, options) in cases.items():
-            draws = ll.birth_death.Draws(**{k: jnp.asarray(v, dtype) for k, v in (u | changes).items()})
+            draws = ll.birth_death.Draws(**{k: jnp.asarray(v) for k, v in (u | changes).items()})
             dynamics = ll.birth_death.dynamics(
-                alpha, axes={"w": 0 if first else 1, "c": 0}, charges=lambda p: p["c"],
+                alpha, axes={"w": 1, "c": 0}, charges=lambda p: p["c"],
                 draws=lambda key, n, draws=draws: draws, **options,
             )  # fmt: skip
             (after, _), events = dynamics.update(KEY, params, dynamics.init(params), gradients)
@@ -264,10 +254,8 @@ def test_birth_death(golden: Golden, dtype: Any, neurons: str) -> None:
         return found
 
     found = run(population("w1", "w2"), population("w1", "grad_w2"))
-    centred = found.pop("centred")[1].rates
-    if dtype == jnp.float64:
-        close(alpha * found["kill"][1].rates, arrays["rate"])
-        close(alpha * centred, arrays["rate_centred"])
+    close(alpha * found["kill"][1].rates, arrays["rate"])
+    close(alpha * found.pop("centred")[1].rates, arrays["rate_centred"])
     for name, (after, events) in found.items():
         end = cases[name][0]
         assert_close(after, population(f"w1_{end}", f"w2_{end}"), ulps=0)
@@ -285,21 +273,18 @@ DECORRELATION: dict[str, Callable[..., ll.Dynamics]] = {
     "scaled": partial(notebook_decorrelation.dynamics, scaled=True),
     "paper.kappa0.0": partial(ll.decorrelation.dynamics, kappa=0.0),
     "paper.kappa0.5": partial(ll.decorrelation.dynamics, kappa=0.5),
-    "decorbp.kappa0.0": partial(ll.decorrelation.dynamics, variant="decorbp", kappa=0.0),
     "decorbp.kappa0.5": partial(ll.decorrelation.dynamics, variant="decorbp", kappa=0.5),
 }
 
 
 def test_decorrelation(golden: Golden) -> None:
     arrays = golden("decorrelation")
-    x = jnp.asarray(arrays["x"])
 
     @jax.jit
     def run(x: jax.Array) -> Any:
         found = {}
         for name, make in DECORRELATION.items():
-            given = name.startswith(("seed", "scaled"))
-            dynamics = make(float(arrays[f"{name.split('.')[0]}.eta"]) if given else 0.01)
+            dynamics = make(arrays.get(f"{name}.eta", 0.01))
 
             def step(state: ll.decorrelation.State, x: jax.Array, dynamics: Any = dynamics) -> Any:
                 state, diagnostics = dynamics.update(KEY, state, x)
@@ -308,8 +293,8 @@ def test_decorrelation(golden: Golden) -> None:
             found[name] = jax.lax.scan(step, dynamics.init(x.shape[-1]), x)
         return found
 
-    for name, (state, (path, losses)) in run(x).items():
-        assert path.dtype == losses.dtype == jnp.float64 and state.step == len(x)
+    for name, (state, (path, losses)) in run(jnp.asarray(arrays["x"])).items():
+        assert path.dtype == losses.dtype == jnp.float64 and state.step == len(arrays["x"])
         # sums of 7 and of 9 terms, and what five updates make of their roundings
         ulps = 5 * 2 * (7 + 9)
         assert_close(path, jnp.asarray(arrays[f"{name}.R"]), ulps=ulps)
