@@ -66,7 +66,7 @@ def by_rule(rule, params, x, y):
     return rule.value_and_grad(key, params, rule.init(key, params, x), x, y)[:2]
 
 
-@pytest.mark.parametrize("name", slow_but(["equinox_gru"], ZOO))
+@pytest.mark.parametrize("name", slow_but(["equinox_gru"], ["equinox_gru", "linen_residual_convolution"]))
 def test_no_traced_program_holds_a_weight_for_each_example(name):
     case, y = problem(name)
     args = case.params, case.x, y
@@ -101,11 +101,11 @@ def test_gradients_of_weights_sum_over_one_axis():
 BACKWARDS: dict[str, Any] = {
     "cut": lambda w, x, d: (jax.jit(jnp.dot)(x.T, -d) / 3, jnp.zeros_like(x)),
     "clipped": lambda w, x, d: (jnp.clip(x.T @ d, -0.01, 0.01), d @ w.T),
-    "with itself": lambda w, x, d: (x.T @ (d / jnp.linalg.norm(d)), d @ w.T),
+    "with itself": lambda w, x, d: (x.T @ (d / d.sum()), d @ w.T),
 }
 
 
-@pytest.mark.parametrize("name", slow_but(["cut", "clipped"], BACKWARDS))
+@pytest.mark.parametrize("name", BACKWARDS)
 def test_derivatives_of_the_user_are_used_as_they_are(name, x64):
     # Each example has an input of its own, so that rows of the plain gradient are the errors of the examples.
     w, x, y = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3))), jnp.eye(5), jnp.ones((5, 3))

@@ -14,7 +14,7 @@ import pytest
 import lax_learning as ll
 from lax_learning import online
 from tests import registry
-from tests.compare import assert_close, assert_mean, differs, draws_of, normal, slow_but
+from tests.compare import assert_close, assert_mean, differs, draws_of, normal
 from tests.refusal import refusals
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -242,9 +242,8 @@ def test_on_any_cell(x64, cell, leaves):
 # --- statistics
 
 
-@pytest.mark.parametrize("decay", slow_but([0.5], [1.0, 0.5]))
-def test_three_factors_are_unbiased_as_far_as_the_trace_reaches(x64, decay):
-    net, number, above = leaky(), 4000, 3.0
+def test_three_factors_are_unbiased_as_far_as_the_trace_reaches(x64):
+    net, number, above, decay = leaky(), 4000, 3.0, 0.5
     params, x, y = problem(net)
     x, y = x[:1], y[:1]
     copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * STEPS), params)  # weights of every step's own
@@ -311,7 +310,7 @@ def test_in_float32():
 
     def run_all(key_data: Any, params: Any) -> Any:
         key, found = jax.random.wrap_key_data(key_data), []
-        for name in ("eprop", "rtrl", "three_factor"):
+        for name in ("eprop", "three_factor"):
             state = rules[name].init(key, params, x)
             found.append(by_steps(rules[name], params, state, x, y))
         return found, rules["eprop"].value_and_grad(key, params, rules["eprop"].init(key, params, x), x, y)

@@ -172,7 +172,8 @@ def test_rules_on_models_of_other_libraries(name, x64):
 # What other fast tests run, or has nothing that another model has not.
 RUN_ELSEWHERE = {
     FAST, "plain_mlp", "equinox_gru", "equinox_mlp", "layers_by_counter", "tied_embedding",
-    "nnx_layer_used_twice", "jitted_checkpointed_conditional",
+    "nnx_layer_used_twice", "jitted_checkpointed_conditional", "linen_residual_convolution",
+    "custom_vjp_around_parameters",
 }  # fmt: skip
 
 
