@@ -151,19 +151,16 @@ def test_nan_in_nan_out():
 
 
 def test_what_has_no_direction():
-    cosine = metrics.cosine_similarity
+    cosine, angle = metrics.cosine_similarity, metrics.angle_degrees
 
     @jax.jit
     def run(zero):
-        spoilt = [zero + value for value in (jnp.nan, jnp.inf)]
-        pairs = [(zero, each) for each in spoilt] + [(each, zero) for each in spoilt]
-        both = cosine(zero, zero), metrics.angle_degrees(zero, zero)
-        slopes = [jax.grad(of, (0, 1))(zero, zero + 1) for of in (cosine, metrics.angle_degrees)]
-        return [cosine(*pair) for pair in pairs], both, slopes
+        spoilt = [pair for value in (jnp.nan, INF) for pair in ((zero, zero + value), (zero + value, zero))]
+        slopes = [jax.grad(of, (0, 1))(zero, zero + 1) for of in (cosine, angle)]
+        return [cosine(*pair) for pair in spoilt], (cosine(zero, zero), angle(zero, zero)), slopes
 
     spoilt, both, slopes = run(jnp.zeros(3))
-    assert np.isnan(spoilt).all() and both == (0, 90)
-    assert not np.any(slopes)
+    assert np.isnan(spoilt).all() and both == (0, 90) and not np.any(slopes)
 
 
 @pytest.mark.parametrize("dtype", slow_but(["bfloat16"], DTYPES))
@@ -203,9 +200,9 @@ def test_accuracies_against_counting():
         for like in (5 * y - 2, y == 1, y.reshape(2, 4, 3)):
             assert scores(output.reshape(like.shape), like) == expected
     # Rows without a label or with several have no accuracy; infinite outputs have an order.
-    for row in ([0, 0, 0], [0.5, 0.5, 0], [np.nan] * 3):
-        assert np.isnan(scores(y, np.array([row, *y[1:]], np.float32))).all()
     output, y = one_hot[[0, 1] * 4].copy(), one_hot[[0, 1] * 4]
+    for row in ([0, 0, 0], [0.5, 0.5, 0], [np.nan] * 3):
+        assert np.isnan(scores(output, np.array([row, *y[1:]], np.float32))).all()
     output[:, 0] = [INF, -INF] * 4
     assert scores(output, y) == (1, 1) and scores(output, y[::-1]) == (0, 0)
     # not equal, as in float32

@@ -19,7 +19,7 @@ from lax_learning._sites._coupling import is_coupled
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from tests import registry
-from tests.compare import assert_mean, assert_near, assert_same, draws_of, normal, squares, update
+from tests.compare import assert_mean, assert_near, assert_same, draws_of, normal, squares, update, updates
 from tests.refusal import refusals
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
@@ -89,18 +89,11 @@ def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones
         return jnp.tanh(product(p[2], jnp.tanh(product(p[1], jnp.tanh(x @ p[0])))))
 
     stack, y = normal(3, 3, 3, 3), jnp.ones((6, 3))
-
-    @jax.jit
-    def run(stack):
-        exact = jax.grad(lambda stack: squares(plain(stack, X), y).mean())(stack)
-        rules = [feedback_alignment(Model(f), squares) for f in (plain, looped, dressed, of_the_user)]
-        states = [rule.init(KEY, stack, X) for rule in rules]
-        return exact, [r.value_and_grad(KEY, stack, s, X, y)[1] for r, s in zip(rules, states, strict=True)]
-
-    exact, found = run(stack)
-    for grads in found:
+    rules = [feedback_alignment(Model(f), squares) for f in (plain, looped, dressed, of_the_user)]
+    found = [grads for _, _, grads, _ in updates(rules, KEY, stack, X, y)]
+    for grads in found[1:]:
         assert_near(grads, found[0])
-    assert not np.allclose(found[0][0], exact[0], rtol=0.05)
+    assert not np.allclose(found[0][0], exact_of(stack, X, y, plain)[0], rtol=0.05)
 
 
 def test_a_parameter_passed_through_the_carry_of_a_scan_backwards_and_unrolled_is_one_layer():
@@ -129,9 +122,6 @@ def test_table_names_every_parameter():
 
 # Models: aux, frozen leaves, None leaves.
 
-# One whose feedback learns, one of direct feedback, one of noise on units, and one of derivatives.
-RULES = ("kolen_pollack", "direct_feedback_alignment", "node_perturbation", "forward_gradient")
-
 
 def test_frozen_and_missing_leaves_and_aux():
     def apply(p, x):
@@ -145,14 +135,11 @@ def test_frozen_and_missing_leaves_and_aux():
     }
     model = Model(apply, has_aux=True, trainable="net/*")
     output, expected = apply(params, X)
-    rules = {name: registry.RULES[name](model, squares) for name in RULES}
-
-    @jax.jit
-    def run(params):
-        states = {name: rule.init(KEY, params, X) for name, rule in rules.items()}
-        return {n: rule.value_and_grad(KEY, params, states[n], X, Y)[:2] for n, rule in rules.items()}
-
-    for name, ((loss, aux), grads) in run(params).items():
+    # One whose feedback learns, one of direct feedback, one of noise on units, and one of derivatives.
+    names = ("kolen_pollack", "direct_feedback_alignment", "node_perturbation", "forward_gradient")
+    rules = [registry.RULES[name](model, squares) for name in names]
+    for name, found in zip(names, updates(rules, KEY, params, X, Y), strict=True):
+        _, (loss, aux), grads, _ = found
         np.testing.assert_allclose(loss, squares(output, Y).mean(), rtol=1e-5, err_msg=name)
         assert aux["count"] == 1
         np.testing.assert_allclose(aux["mean"], expected["mean"], rtol=1e-5)
@@ -166,8 +153,7 @@ def test_frozen_parameters_are_not_perturbed():
     model = Model(lambda p, x: two_layers(p["frozen"], x) + 0 * p["learned"], trainable="learned")
     params = {"frozen": W, "learned": jnp.ones(2)}
     rules = [registry.RULES[name](model, squares) for name in ("weight_perturbation", "forward_gradient")]
-    run = jax.jit(lambda params: [rule.value_and_grad(KEY, params, (), X, Y)[1] for rule in rules])
-    for grads in run(params):
+    for _, _, grads, _ in updates(rules, KEY, params, X, Y):
         # A rounding error of the loss divided by sigma is 1e-5; had the others moved, it were of order one.
         assert np.abs(grads["learned"]).max() < 1e-3
 
@@ -186,9 +172,9 @@ def test_noise_has_the_shapes_of_what_is_selected_and_shared():
     shared: Any = {"share_noise": True}
     of = {"where": "b"}, shared, {**shared, "antithetic": True}
     rules = [NODE(MODEL, squares, noise=spy, **options) for options in of]
-    found = jax.jit(lambda params: [rule.value_and_grad(KEY, params, (), X, Y)[1] for rule in rules])(W)
+    found = updates(rules, KEY, W, X, Y)
     assert [shapes for shapes, _ in itertools.groupby(seen)] == [[(6, 2)], [(1, 2), (1, 4)]]
-    for options, grads in zip(of, found, strict=True):
+    for options, (_, _, grads, _) in zip(of, found, strict=True):
         assert np.any(grads["a"]) == ("where" not in options) and np.any(grads["b"])
 
 
@@ -260,14 +246,10 @@ def test_node_perturbation_forms_agree_on_what_they_share():
         ({"variant": "activity", "layerwise": True, "num_samples": 2}, size * plain),
     )
 
-    @jax.jit
-    def run(w):
-        made = [NODE(linear, squares, noise=injected, **options) for options, _ in cases]
-        return [rule.value_and_grad(KEY, w, (), X, Y)[1] for rule in made]
-
-    for (options, factor), grads in zip(cases, run(w), strict=True):
+    made = [NODE(linear, squares, noise=injected, **options) for options, _ in cases]
+    for (options, factor), found in zip(cases, updates(made, KEY, w, X, Y), strict=True):
         expected = X.T @ (factor * noise) / 6
-        np.testing.assert_allclose(grads, expected, rtol=2e-3, atol=1e-4, err_msg=str(options))
+        np.testing.assert_allclose(found[2], expected, rtol=2e-3, atol=1e-4, err_msg=str(options))
 
 
 def test_direct_feedback_goes_position_by_position():
@@ -299,14 +281,6 @@ def test_direct_feedback_has_one_matrix_a_stacked_layer_and_one_for_all_steps():
     state = jax.eval_shape(ll.direct_feedback_alignment(Model(stacked), squares).init, KEY, params, X)
     # The first layer's data depend on no parameter, but are a carry like those of the others.
     assert sorted(feedback.shape for feedback in state.feedback.values()) == [(3, 2), (4, 3, 2)]
-
-
-def test_perturbation_of_half_precision_is_that_of_the_same_parameters_in_float32():
-    rule = ll.node_perturbation(MODEL, squares, sigma=1e-4)
-    half = jax.tree.map(lambda w: w.astype(jnp.bfloat16), (W, X))
-    wide = jax.tree.map(jnp.float32, half)
-    grads, expected = (update(rule, KEY, params, x, Y)[2] for params, x in (half, wide))
-    assert_same(grads, jax.tree.map(lambda e: e.astype(jnp.bfloat16), expected))
 
 
 def test_sigma_has_no_scale_of_its_own():
