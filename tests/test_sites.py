@@ -44,8 +44,6 @@ exact_of = jax.jit(lambda p, x, y, apply=two_layers: jax.grad(lambda p: squares(
 
 # Taps: one at the end of every maximal sum.
 
-U = {"u": jnp.ones((3, 4)), "v": jnp.ones((3, 4)), "b": jnp.ones(4)}
-
 
 def three_terms(p, x):
     """Across calls and changes of shape."""
@@ -59,8 +57,9 @@ def read_by_another(p, x):
 
 
 def test_terms_of_a_sum_share_a_tap_until_somebody_else_reads_it():
+    params = {"u": jnp.ones((3, 4)), "v": jnp.ones((3, 4)), "b": jnp.ones(4)}
     for apply, sizes in ((three_terms, [3]), (read_by_another, [1, 2])):
-        assert sorted(len(tap.sites) for tap in Program(Model(apply), U, X).plan.all_taps) == sizes
+        assert sorted(len(tap.sites) for tap in Program(Model(apply), params, X).plan.all_taps) == sizes
 
 
 @jax.custom_vjp
@@ -135,8 +134,8 @@ def test_frozen_and_missing_leaves_and_aux():
     }
     model = Model(apply, has_aux=True, trainable="net/*")
     output, expected = apply(params, X)
-    # One whose feedback learns, one of direct feedback, one of noise on units, and one of derivatives.
-    names = ("kolen_pollack", "direct_feedback_alignment", "node_perturbation", "forward_gradient")
+    # One whose feedback learns, one of direct feedback, and one of noise on units.
+    names = ("kolen_pollack", "direct_feedback_alignment", "node_perturbation")
     rules = [registry.RULES[name](model, squares) for name in names]
     for name, found in zip(names, updates(rules, KEY, params, X, Y), strict=True):
         _, (loss, aux), grads, _ = found
