@@ -60,6 +60,16 @@ def update(rule: ll.Rule, key: Any, params: Any, x: Any, y: Any, **state: Any) -
     return run(params)
 
 
+def updates(rules: Iterable[ll.Rule], key: Any, params: Any, x: Any, y: Any) -> list[Any]:
+    """`update` of several rules, as one program."""
+
+    def of(rule: ll.Rule, params: Any) -> Any:
+        before = rule.init(key, params, x)
+        return before, *rule.value_and_grad(key, params, before, x, y)
+
+    return jax.jit(lambda params: [of(rule, params) for rule in rules])(params)
+
+
 def draws_of(function: Any, key: Any, number: int) -> Any:
     """`function(key)` for many keys, as one program."""
     return jax.jit(jax.vmap(function))(jax.random.split(key, number))

@@ -1,4 +1,7 @@
-"""Properties of metrics and losses: scales, NaN in NaN out, dtypes, ranges; and no key is consumed twice."""
+"""Properties of metrics and losses: scales, NaN in NaN out, dtypes, ranges; and no key is consumed twice.
+
+Keys of birth-death, decorrelation and a step of the critic are checked where their other properties are.
+"""
 
 import itertools
 import math
@@ -41,28 +44,6 @@ def of_products(a):
     return metrics.example_moments(MODEL, RULE, KEY, params, (), x.astype(params[0]["w"].dtype), y)
 
 
-def parts_of(a, b):
-    del b
-    found = metrics.bias_variance(a, jax.tree.map(lambda leaf: leaf[0], a))
-    return found.relative_bias, found.relative_variance
-
-
-OF_ANY_SCALE = {
-    "cosine_similarity": metrics.cosine_similarity,
-    "angle_degrees": metrics.angle_degrees,
-    "by_path": lambda a, b: metrics.by_path(metrics.cosine_similarity, a, b),
-}
-OF_ONE_SCALE = {
-    "relative_norm": metrics.relative_norm,
-    "weight_alignment": metrics.weight_alignment,
-    "snr": lambda a, b: metrics.snr(a),
-    "snr of streamed": lambda a, b: metrics.snr(streamed(a)),
-    "snr of parts": lambda a, b: [metrics.snr(each) for each in metrics.stacked_moments(a).parts().values()],
-    "bias_variance": parts_of,
-}
-"""Metrics that do not depend on the scales of a and b, or on a common one."""
-
-
 def cast(tree, dtype, exponent=0):
     """The numbers in `dtype`, times a power of two, which is exact: rounded first, made in NumPy."""
     return jax.tree.map(lambda leaf: np.ldexp(np.asarray(leaf, dtype), exponent).astype(dtype), tree)
@@ -78,32 +59,38 @@ def scales(dtype):
 
 @pytest.mark.parametrize("dtype", slow_but(["float32"], DTYPES))
 def test_scale_does_not_change_a_bit(dtype):
+    """Of a and b, or a common one; the ratio of two norms is right wherever it can be written."""
+
     @jax.jit
     def run(a, b, other):
-        return [of(a, other) for of in OF_ANY_SCALE.values()], [of(a, b) for of in OF_ONE_SCALE.values()]
+        found = {
+            "cosine": metrics.cosine_similarity(a, other),
+            "angle": metrics.angle_degrees(a, other),
+            "snr": metrics.snr(a),
+            "snr of streamed": metrics.snr(streamed(a)),
+            "bias": metrics.bias_variance(a, jax.tree.map(lambda leaf: leaf[0], b))[3:],
+        }
+        return found, metrics.relative_norm(a, other)
 
     with jax.enable_x64(dtype == "float64"):
         a, b = cast(A, dtype), cast(B, dtype)
-        expected = run(a, b, b)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected))
+        expected, ratio = run(a, b, b)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expected)) and 1 < ratio < 4
+        info = jnp.finfo(ratio.dtype)
         for one, other in itertools.product(scales(dtype), repeat=2):
-            assert_same(run(cast(a, dtype, one), cast(b, dtype, one), cast(b, dtype, other)), expected)
-    if dtype == "float32":  # subnormal numbers: 2^-149 times integers, so that nothing is rounded on the way
-        integers = jax.tree.map(lambda leaf: np.round(256 * leaf).astype(dtype), (A, B))
-        function = jax.jit(lambda a, b: (metrics.cosine_similarity(a, b), metrics.snr(a)))
-        assert_same(function(*(cast(tree, dtype, -149) for tree in integers)), function(*integers))
-
-
-def test_relative_norm_is_right_wherever_it_can_be_written():
-    function = jax.jit(metrics.relative_norm)
-    expected = function(cast(A, np.float32), cast(B, np.float32))
-    assert 1 < expected < 4
-    for one, other in itertools.product(scales(np.float32), repeat=2):
-        if -125 < one - other < 125:
-            found = function(cast(A, np.float32, one), cast(B, np.float32, other))
-            assert found == np.ldexp(expected, one - other)
-    # The norms themselves have no float32.
-    assert metrics.relative_norm(np.full(64, 3e38, np.float32), np.full(64, -3e38, np.float32)) == 1
+            found, moved = run(cast(a, dtype, one), cast(b, dtype, one), cast(b, dtype, other))
+            assert_same(found, expected)
+            if info.minexp <= one - other <= info.maxexp - 2:
+                assert moved == np.ldexp(ratio, one - other)
+    if dtype == "float32":
+        # Subnormal numbers: 2^-149 times integers, so that nothing is rounded on the way.
+        a, b = jax.tree.map(lambda leaf: np.round(256 * leaf).astype(dtype), (A, B))
+        small, found = run(*(cast(tree, dtype, -149) for tree in (a, b, b)))[0], run(a, b, b)[0]
+        for name in ("cosine", "snr"):
+            assert_same(small[name], found[name])
+        # The norms themselves have no float32.
+        largest = jax.tree.map(lambda leaf: np.full(leaf.shape, 3e38, dtype), A)
+        assert run(largest, b, jax.tree.map(np.negative, largest))[1] == 1
 
 
 def test_entries_are_dead_only_if_they_never_vary():
@@ -133,7 +120,6 @@ WITH_NAN = {
     "cosine_similarity": metrics.cosine_similarity,
     "angle_degrees": metrics.angle_degrees,
     "relative_norm": metrics.relative_norm,
-    "by_path": lambda a, b: metrics.by_path(metrics.cosine_similarity, a, b)["w"],
     "weight_alignment": lambda a, b: metrics.weight_alignment(a, b)["w"],
     "snr": lambda a, b: metrics.snr(a).total,
     "snr of streamed": lambda a, b: metrics.snr(streamed(a)).total,
@@ -165,19 +151,16 @@ def test_nan_in_nan_out():
 
 
 def test_what_has_no_direction():
-    cosine = metrics.cosine_similarity
+    cosine, angle = metrics.cosine_similarity, metrics.angle_degrees
 
     @jax.jit
     def run(zero):
-        spoilt = [zero + value for value in (jnp.nan, jnp.inf)]
-        pairs = [(zero, each) for each in spoilt] + [(each, zero) for each in spoilt]
-        both = cosine(zero, zero), metrics.angle_degrees(zero, zero)
-        slopes = [jax.grad(of, (0, 1))(zero, zero + 1) for of in (cosine, metrics.angle_degrees)]
-        return [cosine(*pair) for pair in pairs], both, slopes
+        spoilt = [pair for value in (jnp.nan, INF) for pair in ((zero, zero + value), (zero + value, zero))]
+        slopes = [jax.grad(of, (0, 1))(zero, zero + 1) for of in (cosine, angle)]
+        return [cosine(*pair) for pair in spoilt], (cosine(zero, zero), angle(zero, zero)), slopes
 
     spoilt, both, slopes = run(jnp.zeros(3))
-    assert np.isnan(spoilt).all() and both == (0, 90)
-    assert not np.any(slopes)
+    assert np.isnan(spoilt).all() and both == (0, 90) and not np.any(slopes)
 
 
 @pytest.mark.parametrize("dtype", slow_but(["bfloat16"], DTYPES))
@@ -206,24 +189,24 @@ def test_cosines_and_angles_of_parallel_vectors_stay_in_range():
 
 def test_accuracies_against_counting():
     scores = jax.jit(lambda output, y: (ll.accuracy(output, y), ll.balanced_accuracy(output, y)))
+    one_hot = np.eye(3, dtype=np.float32)
     for guesses, labels in np.random.default_rng(3).integers(0, 3, (20, 2, 8)):
-        output, y = np.eye(3, dtype=np.float32)[guesses], np.eye(3, dtype=np.float32)[labels]
+        output, y = one_hot[guesses], one_hot[labels]
         right = guesses == labels
         balanced = np.mean([right[labels == c].mean() for c in set(labels)])
         expected = scores(output, y)
         np.testing.assert_allclose(expected, (right.mean(), balanced), rtol=1e-6)
         # Any numbers whose largest is the label's are labels, and steps count as examples do.
-        for like in (5 * y - 2, y.astype(int), y == 1, y.reshape(2, 4, 3)):
+        for like in (5 * y - 2, y == 1, y.reshape(2, 4, 3)):
             assert scores(output.reshape(like.shape), like) == expected
-    output = np.eye(3, dtype=np.float32)
-    assert scores(output, output) == (1, 1)
-    # Rows without a label or with several have no accuracy.
+    # Rows without a label or with several have no accuracy; infinite outputs have an order.
+    output, y = one_hot[[0, 1] * 4].copy(), one_hot[[0, 1] * 4]
     for row in ([0, 0, 0], [0.5, 0.5, 0], [np.nan] * 3):
-        assert np.isnan(scores(output, np.array([row, *output[1:]], np.float32))).all()
-    output, y = np.array([[INF, 0], [-INF, 0]], np.float32), np.eye(2, dtype=np.float32)
-    assert scores(output, y) == (1, 1) and scores(output, 1 - y) == (0, 0)
+        assert np.isnan(scores(output, np.array([row, *y[1:]], np.float32))).all()
+    output[:, 0] = [INF, -INF] * 4
+    assert scores(output, y) == (1, 1) and scores(output, y[::-1]) == (0, 0)
     # not equal, as in float32
-    assert scores(np.array([[7, 3], [2**24, 2**24 + 1]], np.int32), y) == (1, 1)
+    assert scores(np.array([[7, 3], [2**24, 2**24 + 1]], np.int32), np.eye(2, dtype=np.float32)) == (1, 1)
 
 
 # Losses in closed form, at the ends of their range.
@@ -232,31 +215,35 @@ LOGITS = np.array([[-INF, 0.0, 1.0], [2.0, -INF, -INF], [0.5, -1.0, 3.0]], np.fl
 LABELS = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.25, 0.75]], np.float32)
 
 
-def test_cross_entropy_of_masked_classes_and_its_derivatives():
+def test_losses_and_their_derivatives_in_closed_form():
+    output, y = np.stack([LOGITS] * 2, axis=1), np.stack([LABELS, LABELS[::-1]], axis=1)
+    edges = np.array([[3e38, -3e38], [-INF, -INF]], np.float32)  # their difference has no float32; no class
+    images = np.array([[200, 255]], np.uint8)  # integers that float32 holds
+
+    @jax.jit
+    def run(logits, labels):
+        entropy, turned = ll.softmax_cross_entropy, labels[::-1]
+        slopes = jax.grad(lambda *pair: entropy(*pair).sum(), (0, 1))(logits, labels)
+        steps = [
+            (loss(output, y)[2], loss(logits, labels)[2] + loss(logits, turned)[2])
+            for loss in (entropy, ll.squared_error)
+        ]
+        others = entropy(logits[:1], labels[1:2]), entropy(edges, np.eye(2, dtype=np.float32)[[0, 0]])
+        return entropy(logits, labels), slopes, steps, others, ll.squared_error(images, images - 1)
+
+    values, (of_logits, of_targets), steps, (masked, ends), of_images = run(LOGITS, LABELS)
     # Two classes are left in the first row, one in the second.
     normaliser = math.log(math.exp(0.5) + math.exp(-1) + math.exp(3))
     expected = [math.log(1 + math.e), 0.0, normaliser - 0.25 * -1 - 0.75 * 3]
-    np.testing.assert_allclose(ll.softmax_cross_entropy(LOGITS, LABELS), expected, rtol=1e-6)
-    assert ll.softmax_cross_entropy(LOGITS[:1], LABELS[1:2]) == INF  # a label on a masked class
-
-    total = lambda *args: jnp.sum(ll.softmax_cross_entropy(*args))  # noqa: E731
-    of_logits, of_targets = jax.jit(jax.grad(total, (0, 1)))(LOGITS, LABELS)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
     softmax = np.exp(LOGITS) / np.exp(LOGITS).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(of_logits, softmax - LABELS, atol=1e-6)
-    # Of the targets it is -log softmax, but of a masked class the constant 0.
-    masked = softmax == 0
-    np.testing.assert_allclose(of_targets, np.where(masked, 0, -np.log(softmax + masked)), atol=1e-6)
-    # Losses are summed over steps.
-    output, y = np.stack([LOGITS] * 2, axis=1), np.stack([LABELS, LABELS[::-1]], axis=1)
-    for loss in (ll.softmax_cross_entropy, ll.squared_error):
-        steps = loss(LOGITS[2:], LABELS[2:]), loss(LOGITS[2:], LABELS[:1])
-        np.testing.assert_allclose(loss(output, y)[2], sum(steps), rtol=1e-6)
-    # The difference of these logits has no float32; the probability of the second class is 0.
-    logits = jnp.array([[3e38, -3e38]])
-    assert ll.softmax_cross_entropy(logits, jnp.array([[1.0, 0.0]])) == 0
-    assert jnp.isnan(ll.softmax_cross_entropy(jnp.full((1, 2), -INF), jnp.array([[1.0, 0.0]])))
-    images = np.array([[200, 255]], np.uint8)  # integers that float32 holds
-    assert ll.squared_error(images, images - 1) == 2
+    # Of the targets it is -log softmax, but of a masked class the constant 0; its label has an infinite loss.
+    off = softmax == 0
+    np.testing.assert_allclose(of_targets, np.where(off, 0, -np.log(softmax + off)), atol=1e-6)
+    assert masked == INF and ends[0] == 0 and np.isnan(ends[1]) and of_images == 2
+    for pair in steps:  # losses are summed over steps
+        np.testing.assert_allclose(*pair, rtol=1e-6)
     with jax.enable_x64(True):  # targets in float64 keep their digits
         loss = ll.squared_error(np.zeros((1, 1), np.float32), np.full((1, 1), 1 + 1e-12))
         assert loss == (1 + 1e-12) ** 2 and loss.dtype == "float64"
@@ -267,10 +254,7 @@ def test_cross_entropy_of_masked_classes_and_its_derivatives():
 OTHER, NORMAL, SGD = jax.random.key(0), jax.nn.initializers.normal(1.0), optax.sgd(0.1)
 X, Y = RNG.normal(size=(4, 3)).astype(np.float32), RNG.normal(size=(4, 2)).astype(np.float32)
 MLP = ll.mlp((3, 4, 4, 2), b_init=NORMAL)
-K_CAP = {
-    "k_cap_mlp": plasticity.k_cap_mlp((8, 6, 6, 6, 2), 3, edge_probability=0.5),
-    "k_cap_recurrent": plasticity.k_cap_recurrent((8, 6, 2), 3, rounds=2, edge_probability=0.5),
-}
+K_CAP_MLP = plasticity.k_cap_mlp((8, 6, 6, 6, 2), 3, edge_probability=0.5)
 
 
 def batches_of_two_epochs(key):
@@ -288,20 +272,10 @@ def train(key):
     return run(key, ll.data.Splits(*[ll.data.Dataset(X, Y)] * 3))
 
 
-def init(name, key):
-    return RULES[name](MLP, ll.squared_error).init(key, MLP.init(OTHER), X)
-
-
-def update(name, key):
-    rule, params = RULES[name](MLP, ll.squared_error), MLP.init(OTHER)
-    return rule.value_and_grad(key, params, rule.init(KEY, params, X), X, Y)
-
-
-def birth_death(key):
-    model = ll.mlp((3, 4, 2), b_init=None)
-    params = model.init(OTHER)
-    dynamics = ll.birth_death.dynamics(0.5, axes=({"w": 1}, {"w": 0}), charges=lambda params: params[1])
-    return dynamics.update(key, params, dynamics.init(params), params)
+def of_rule(name, key):
+    """The initial state and an update from it."""
+    rule, params, (first, second) = RULES[name](MLP, ll.squared_error), MLP.init(OTHER), jax.random.split(key)
+    return rule.value_and_grad(second, params, rule.init(first, params, X), X, Y)
 
 
 def critic_epoch(key):
@@ -312,28 +286,30 @@ def critic_epoch(key):
     return symbolic.train_critic(step, draw, draw, num_epochs=2, iterations=2)(key, state)
 
 
-def decorrelation(key):
-    dynamics = ll.decorrelation.dynamics(0.1, subsample=0.5)
-    return dynamics.update(key, dynamics.init(3), X)
+def planted(key):
+    problem, (first, second) = ll.data.planted(3, 2), jax.random.split(key)
+    return problem.sample(second, problem.init(first), 4)
 
 
-def tables(network, key):
-    return network.init_tables(key, shared=False, hidden_init=NORMAL, output_init=NORMAL)
+def k_cap(network, key):
+    first, second = jax.random.split(key)
+    options = {"shared": False, "hidden_init": NORMAL, "output_init": NORMAL}
+    return network.init(first), network.init_tables(second, **options)
 
 
 DRAWS: dict[str, Callable[[Any], Any]] = {
     "mlp": MLP.init,
     "rnn": ll.rnn((3, 4, 4, 2), b_init=NORMAL).init,
     "convolution": ll.convnet((4, 4, 1), (2, 2), (2,), kernel=2, b_init=NORMAL).init,
-    **{f"{of.__name__} of {name}": partial(of, name) for of in (init, update) for name in RULES},
+    **{name: partial(of_rule, name) for name in RULES},
     "half_space": lambda key: ll.data.half_space(key, 3, sizes=(4, 2, 2)),
     "relu_net": lambda key: ll.data.relu_net(key, 3, num_units=4, sizes=(4, 2, 2)),
-    "planted": lambda key: ll.data.planted(3, 2).init(key),
-    "planted sample": lambda key: (p := ll.data.planted(3, 2)).sample(key, p.init(KEY), 4),
-    **{of.__name__: of for of in (batches_of_two_epochs, train, birth_death, critic_epoch, decorrelation)},
-    **{name: network.init for name, network in K_CAP.items()},
-    **{f"tables of {name}": partial(tables, network) for name, network in K_CAP.items()},
-    "meta_init": lambda key: plasticity.meta_init(K_CAP["k_cap_mlp"], K_CAP["k_cap_mlp"].init(OTHER))(key),
+    **{of.__name__: of for of in (batches_of_two_epochs, train, critic_epoch, planted)},
+    "k_cap_mlp": partial(k_cap, K_CAP_MLP),
+    "k_cap_recurrent": partial(
+        k_cap, plasticity.k_cap_recurrent((8, 6, 2), 3, rounds=2, edge_probability=0.5)
+    ),
+    "meta_init": lambda key: plasticity.meta_init(K_CAP_MLP, K_CAP_MLP.init(OTHER))(key),
     "critic": symbolic.critic(5, hidden=(4, 4), channels=2, embedding=(4,)).init,
     "mlp_generator": symbolic.mlp_generator(1, 5).init,
     "gaussian_process_generator": symbolic.gaussian_process_generator(1, 5, length_scale=0.3).init,

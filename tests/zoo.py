@@ -66,12 +66,12 @@ def _linen(scale: int, net: Any, x: jax.Array) -> Case:
     return Case(net.apply, _filled(scale, jax.eval_shape(net.init, KEY, x)), x)
 
 
-def _nnx(scale: int, make: Callable[[Any], Any], x: Any, **options: Any) -> Case:
+def _nnx(scale: int, make: Callable[[Any], Any], x: Any) -> Case:
     from flax import nnx
 
     graph, params, rest = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, ...)
     params, rest = _filled(scale, params), _filled(scale, rest)
-    return Case(lambda params, x: nnx.merge(graph, params, rest, **options)(x), params, x)
+    return Case(lambda params, x: nnx.merge(graph, params, rest)(x), params, x)
 
 
 def plain_mlp(scale: int = 1) -> Case:
@@ -262,28 +262,6 @@ def nnx_layer_used_twice(scale: int = 1) -> Case:
     return _nnx(scale, net, _batch(5 * scale))
 
 
-def nnx_transformed(scale: int = 1) -> Case:
-    from flax import nnx
-
-    inputs, hidden = 4 * scale, 5 * scale
-
-    class Net(nnx.Module):
-        def __init__(self, rngs):
-            self.rnn = nnx.RNN(nnx.GRUCell(inputs, hidden, rngs=rngs))
-            self.remat, self.jit = (nnx.Linear(hidden, hidden, use_bias=False, rngs=rngs) for _ in range(2))
-            self.tied = nnx.Linear(hidden, hidden, use_bias=False, rngs=rngs)
-            self.tied.kernel = self.jit.kernel
-            self.out = nnx.Linear(hidden, 3, rngs=rngs)
-
-        def __call__(self, x):
-            states: Any = self.rnn(x)
-            x = nnx.remat(lambda layer, x: jnp.tanh(layer(x)))(self.remat, states[:, -1])
-            x = self.tied(nnx.jit(lambda layer, x: jnp.tanh(layer(x)))(self.jit, x))
-            return jax.vmap(lambda x: self.out(jnp.tanh(x)))(x)
-
-    return _nnx(scale, Net, _batch(3, 4 * scale), copy=True)
-
-
 def tied_embedding(scale: int = 1) -> Case:
     def apply(params, tokens):
         return jnp.tanh(params["embedding"][tokens] @ params["w"]) @ params["embedding"].T
@@ -391,7 +369,7 @@ ZOO: dict[str, Callable[..., Case]] = {
         plain_mlp, linen_residual_convolution, linen_separable_strided_convolution,
         nnx_transposed_convolution, linen_attention_block, nnx_causal_decoder, haiku_lstm, equinox_gru,
         bidirectional_learned_carry, linen_stacked_remat_blocks, layers_by_counter, nnx_layer_used_twice,
-        nnx_transformed, tied_embedding, weight_normalisation, mixture_of_experts, diagonal_state_space,
+        tied_embedding, weight_normalisation, mixture_of_experts, diagonal_state_space,
         custom_jvp_around_parameters, custom_vjp_around_parameters, dropout_keys_in_x,
         jitted_checkpointed_conditional, equinox_mlp,
     )
