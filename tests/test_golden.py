@@ -1,5 +1,6 @@
 """The public code's arrays, reproduced to 1e-10 in float64 with the same draws."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ import lax_learning as ll
 from experiments.decorrelation import notebook as notebook_decorrelation
 from experiments.microlearning import notebook
 from lax_learning import metrics, plasticity
-from tests.compare import assert_close
+from tests.compare import assert_close, slow_but
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -137,9 +138,20 @@ def test_deep_network(golden: Golden) -> None:
 
 # --- k-cap networks and plasticity tables
 
+TABLE_RULES = {
+    "prepost": plasticity.pre_post,
+    "prepostcount": plasticity.pre_post_count,
+    "prepostpercent": plasticity.pre_post_percent,
+    "postcount": plasticity.post_count,
+}
+CHOICES = ("add.all.every", "add.two.wrong", "mul.all.every", "mul.two.wrong")
+RECURRENT = ("all.every", "two.wrong")
+FAST = "prepostpercent.mul.two.wrong", "two.wrong"
 
-# A network of each kind; every table and every choice of a scheme are compared with NumPy.
-@pytest.mark.parametrize("name", ["prepostpercent.mul.two.wrong", "two.wrong"])
+
+@pytest.mark.parametrize(
+    "name", slow_but(FAST, [*map(".".join, itertools.product(TABLE_RULES, CHOICES)), *RECURRENT])
+)
 def test_table_plasticity(golden: Golden, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A pass over 16 samples ends with these weights, and the network with these outputs.
 
@@ -149,14 +161,16 @@ def test_table_plasticity(golden: Golden, monkeypatch: pytest.MonkeyPatch, name:
     """
     # The search within a cap in fewer and larger steps: the same result, compiled several times faster.
     monkeypatch.setattr("lax_learning.plasticity._k_cap._BITS_A_ROUND", 8)
-    table = name.startswith("prepost")
-    options: Any = {"rows": "two", "samples": "misclassified"}
+    *table, rows, samples = name.split(".")
+    options: dict[str, Any] = {"rows": rows, "samples": {"every": "every", "wrong": "misclassified"}[samples]}
     of_all = golden("plasticity_ff" if table else "plasticity_rnn")
     arrays = {k.removeprefix(name + "."): jnp.asarray(v) for k, v in of_all.items() if k.startswith(name)}
+    start = 0.0
     if table:
+        start, kind = {"add": (0.0, "additive"), "mul": (1.0, "multiplicative")}[table[1]]
         network = plasticity.k_cap_mlp(
-            (12, 16, 16, 16, 3), 5, rule=plasticity.pre_post_percent, dtype=jnp.float64,
-            scheme=plasticity.Scheme(update="multiplicative", **options),
+            (12, 16, 16, 16, 3), 5, rule=TABLE_RULES[table[0]], dtype=jnp.float64,
+            scheme=plasticity.Scheme(update=kind, **options),  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
         first, masks, hidden, ends = "w0", ("mask0", "mask1", "mask2"), "hidden_rule", ("w1", "w2", "w_out")
     else:
@@ -164,9 +178,9 @@ def test_table_plasticity(golden: Golden, monkeypatch: pytest.MonkeyPatch, name:
             (12, 16, 3), 5, rounds=2, fired="index", scheme=plasticity.Scheme(**options), dtype=jnp.float64
         )
         first, masks, hidden, ends = "w_in", ("mask_in", "mask_graph"), "graph_rule", ("w_graph", "w_out")
-    # The first layer's weights are given, all others have their start, and the output is fully connected.
+    # The first layer's weights are given, all others at `start`, and the output is fully connected.
     of_first, *plastic = [*(arrays[mask].T > 0 for mask in masks), jnp.ones((16, 3), bool)]
-    layers = [{"w": jnp.full(mask.shape, float(table)), "mask": mask} for mask in plastic]
+    layers = [{"w": jnp.full(mask.shape, start, float), "mask": mask} for mask in plastic]
     state = ({"w": arrays[first].T, "mask": of_first}, *layers)
     tables = plasticity.Tables((arrays[hidden],), arrays["output_rule"])
 
@@ -258,6 +272,7 @@ DECORRELATION: dict[str, Callable[..., ll.Dynamics]] = {
     "scaled": partial(notebook_decorrelation.dynamics, scaled=True),
     "paper.kappa0.0": partial(ll.decorrelation.dynamics, kappa=0.0),
     "paper.kappa0.5": partial(ll.decorrelation.dynamics, kappa=0.5),
+    "decorbp.kappa0.0": partial(ll.decorrelation.dynamics, variant="decorbp", kappa=0.0),
     "decorbp.kappa0.5": partial(ll.decorrelation.dynamics, variant="decorbp", kappa=0.5),
 }
 
