@@ -34,20 +34,16 @@ FACTORIES = {
     "spsa": spsa,
 }
 PARAMS = {
-    "layers": [
-        {"w": jnp.array([[0.5, -1.0, 0.2], [0.1, 0.7, -0.3]]), "b": jnp.array([0.1, 0.2, 0.3])},
-        (jnp.array([[1.0], [-0.5], [0.8]]), jnp.array(0.4)),
-    ],
-    "scale": jnp.array(1.5),
+    "w": np.array([[0.5, -1.0, 0.2], [0.1, 0.7, -0.3]], np.float32),
+    "last": (np.array([1.0, -0.5, 0.8], np.float32), np.float32(0.4)),
 }
-X = jnp.array([[0.2, -0.4], [1.0, 0.3], [-0.7, 0.9], [0.1, 0.1]])
-Y = jnp.array([0.5, -0.2, 0.1, 0.9])
+X = np.array([[0.2, -0.4], [1.0, 0.3], [-0.7, 0.9], [0.1, 0.1]], np.float32)
+Y = np.array([0.5, -0.2, 0.1, 0.9], np.float32)
 
 
 def losses(params, x, y):
-    first, (w, b) = params["layers"]
-    hidden = jnp.tanh(x @ first["w"] + first["b"])
-    return jnp.square((hidden @ w)[:, 0] + b * params["scale"] - y)
+    w, b = params["last"]
+    return jnp.square(jnp.tanh(x @ params["w"]) @ w + b - y)
 
 
 def mean_loss(params, x, y):
@@ -99,14 +95,14 @@ def test_differences_of_examples_survive_a_large_common_loss():
     def offset(params):
         return params * jnp.array([1.0, 2.0]) + jnp.array([0.0, 2.0**20])
 
-    def grad_of(loss_fn):
-        estimate = wp(loss_fn, sigma=2.0**-6, noise=lambda key, like: jnp.ones_like(like))
-        return jax.jit(estimate)(KEY, 0.0)[1]
+    @jax.jit
+    def grads():
+        each = (lambda p: offset(p) * jnp.array([1.0, 0.0])), offset, (lambda p: jnp.mean(offset(p)))
+        ones = {"sigma": 2.0**-6, "noise": lambda key, like: jnp.ones_like(like)}
+        return [wp(loss, **ones)(KEY, 0.0)[1] for loss in each]
 
-    assert grad_of(lambda p: offset(p) * jnp.array([1.0, 0.0])) == 0.5
     # 2^20 + 2^-5 is not a float32: only the example without the offset keeps its digits.
-    assert grad_of(offset) == 0.5
-    assert grad_of(lambda p: jnp.mean(offset(p))) == 0.0
+    assert grads() == [0.5, 0.5, 0.0]
 
 
 def test_gradients_have_the_structure_of_params():
@@ -143,14 +139,9 @@ def test_memory_does_not_grow_with_the_number_of_draws():
 
 def test_central_difference_skips_the_clean_pass_if_the_value_is_not_used():
     estimate = wp(lambda w: jnp.sum(jnp.tanh(w @ w)), sigma=0.1, difference="central")
-
-    def products(function):
-        """Operations in units of one matrix product."""
-        cost = jax.jit(function).lower(KEY, jnp.zeros((64, 64))).compile().cost_analysis()
-        assert cost is not None
-        return cost["flops"] / (2 * 64**3)
-
-    used, not_used = products(estimate), products(lambda key, w: estimate(key, w)[1])
+    functions = estimate, lambda key, w: estimate(key, w)[1]
+    compiled = [jax.jit(each).lower(KEY, jnp.zeros((64, 64))).compile() for each in functions]
+    used, not_used = (each.cost_analysis()["flops"] / (2 * 64**3) for each in compiled)  # in products
     assert used >= 3
     assert abs(used - not_used - 1) < 0.1  # and 64^2 tanh and additions, 1/64 of a product
 
@@ -158,13 +149,12 @@ def test_central_difference_skips_the_clean_pass_if_the_value_is_not_used():
 # Noise.
 
 
-def test_signs_are_plus_and_minus_one_in_every_dtype():
+def test_noise_has_the_dtypes_of_what_it_is_added_to():
     like = [jnp.zeros((5, 13)), jnp.zeros(64, jnp.bfloat16), jnp.zeros(()), jnp.zeros((0, 3))]
     ones = noise.as_noise(lambda key, like: [np.ones(leaf.shape, int) for leaf in like])
     drawn, cast = jax.jit(lambda like: (noise.rademacher(KEY, like), ones(KEY, like)))(like)
-    chex.assert_trees_all_equal_shapes_and_dtypes(drawn, like)
+    chex.assert_trees_all_equal_shapes_and_dtypes(drawn, cast, like)
     assert set(np.concatenate([np.asarray(leaf, float).ravel() for leaf in drawn])) == {-1.0, 1.0}
-    chex.assert_trees_all_equal_shapes_and_dtypes(cast, like)  # noise of another dtype is cast
 
 
 def test_signs_are_fair_and_independent():

@@ -15,7 +15,6 @@ import lax_learning as ll
 from tests.compare import assert_close, assert_near, assert_same, normal, slow_but, update
 from tests.registry import RULES
 
-# Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 KEY = jax.random.key(0)

@@ -14,7 +14,6 @@ from tests.compare import slow_but
 
 pytest.importorskip("sklearn")
 pytest.importorskip("mlxtend")
-# Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 SIGMOIDS = ll.mlp((64, 32, 10), activation=jax.nn.sigmoid, w_init=jax.nn.initializers.normal(0.3))

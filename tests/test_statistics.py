@@ -20,7 +20,6 @@ from lax_learning import estimators
 from tests.compare import assert_mean, draws_of, flat, update
 from tests.test_golden import in_order
 
-# Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 KEY = jax.random.key(20)
