@@ -157,7 +157,7 @@ def test_jit_vmap_scan_and_donation_change_nothing(kind: str, name: str) -> None
     @jax.jit
     def together(params: Any, state: Any) -> Any:
         def step(carry: Any, of: Any) -> Any:
-            return carry, update(of[0], *carry, of[1])
+            return carry, update(of[0], carry[0], carry[1], of[1])
 
         side_by_side = jax.vmap(update, (0, None, None, 0))(keys, params, state, values)
         return side_by_side, lax.scan(step, (params, state), (keys, values))[1]

@@ -3,6 +3,7 @@
 import itertools
 import math
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -140,7 +141,7 @@ def test_memory_does_not_grow_with_the_number_of_draws():
 def test_central_difference_skips_the_clean_pass_if_the_value_is_not_used():
     estimate = wp(lambda w: jnp.sum(jnp.tanh(w @ w)), sigma=0.1, difference="central")
     functions = estimate, lambda key, w: estimate(key, w)[1]
-    compiled = [jax.jit(each).lower(KEY, jnp.zeros((64, 64))).compile() for each in functions]
+    compiled: Any = [jax.jit(each).lower(KEY, jnp.zeros((64, 64))).compile() for each in functions]
     used, not_used = (each.cost_analysis()["flops"] / (2 * 64**3) for each in compiled)  # in products
     assert used >= 3
     assert abs(used - not_used - 1) < 0.1  # and 64^2 tanh and additions, 1/64 of a product

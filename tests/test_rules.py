@@ -180,18 +180,16 @@ def of_pairs(p: Any, x: Any) -> Any:
     return [("pairs", rows, jax.nn.relu(rows @ p["pairs"]))]
 
 
-OUTPUTS: dict[str, Any] = {
-    "itself": (by_gates, of_gates, lambda p, z, x: z),
-    "masked and gated": (
-        by_pairs, of_pairs,
-        lambda p, z, x: jnp.where(x[:, :3] > 0, z * jax.nn.sigmoid(p["scale"] * jnp.sin(z) + x[:, :1]), -9.0),
-    ),
-    "in a scan": (
-        by_pairs, of_pairs,
-        lambda p, z, x: jax.lax.scan(lambda h, a: (h + a * x[:, :3], None), z, jnp.ones(2))[0],
-    ),
-}  # fmt: skip
-"""Hidden units, `(parameter, inputs, activity)` of their products by hand, what follows the read-out."""
+def in_scan(p: Any, z: Any, x: Any) -> Any:
+    return jax.lax.scan(lambda h, a: (h + a * x[:, :3], None), z, jnp.ones(2))[0]
+
+
+def masked_and_gated(p: Any, z: Any, x: Any) -> Any:
+    return jnp.where(x[:, :3] > 0, z * jax.nn.sigmoid(p["scale"] * jnp.sin(z) + x[:, :1]), -9.0)
+
+
+# Hidden units, `(parameter, inputs, activity)` of their products by hand, and what follows the read-out.
+PARTS = [(by_gates, of_gates, in_scan), (by_pairs, of_pairs, masked_and_gated)]
 
 
 def test_pepita_compares_activities_and_the_read_out_gets_its_true_error(x64: None) -> None:
@@ -202,8 +200,8 @@ def test_pepita_compares_activities_and_the_read_out_gets_its_true_error(x64: No
 
     @jax.jit
     def run(params: Any) -> Any:
-        found = {}
-        for name, (before, by_hand, behind) in OUTPUTS.items():
+        found = []
+        for before, by_hand, behind in PARTS:
             f = lambda p, x, before=before, behind=behind: behind(p, before(p, x) @ p["out"], x)  # noqa: E731
             rule = ll.pepita(ll.Model(f), LOSS)
             state = rule.init(KEY, params, x)
@@ -214,10 +212,10 @@ def test_pepita_compares_activities_and_the_read_out_gets_its_true_error(x64: No
             expected |= {leaf: jnp.zeros_like(params[leaf]) for (leaf, *_), _ in products}
             for (leaf, _, first), (_, inputs, second) in products:
                 expected[leaf] += inputs.T @ (first - second) / 5
-            found[name] = (loss, grads), (LOSS(f(params, x), y).mean(), expected)
+            found.append(((loss, grads), (LOSS(f(params, x), y).mean(), expected)))
         return found
 
-    for pair in run(params).values():
+    for pair in run(params):
         assert_near(*pair, rtol=1e-9, atol=0)
 
 
@@ -362,7 +360,8 @@ LEARNED: Any = ll.forward_direct_feedback(MODEL, LOSS, optimizer=optax.sgd(0.1))
 SUMMED: Any = ll.direct_random_target_projection(MODEL, lambda output, y: output.sum(axis=1))
 LOOK_UP: Any = ll.pepita(ll.Model(lambda w, x: w[x]), LOSS)
 LOCAL = local(lambda model: ll.backprop(MODEL, LOSS), BLOCKS)
-guided_by, of_blocks = partial(ll.guided_gradient, MODEL, LOSS), partial(local, lambda model: LOCAL)
+guided_by: Any = partial(ll.guided_gradient, MODEL, LOSS)
+of_blocks = partial(local, lambda model: LOCAL)
 test_bad_input = refusals(
     values={
         r"^targets: expected shape \[6, 2\] as in the output, got \[6\]": lambda: update(
