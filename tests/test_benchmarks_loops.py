@@ -112,10 +112,10 @@ def test_code_by_hand_agrees(name: str) -> None:
         return jax.tree.map(one, like)
 
     params, x, y = problem()
-    feedback = jax.tree.map(jnp.cos, params)
+    feedback = jax.tree.map(np.cos, params)
     options = {"noise": noise} if "perturbation" in name else {}
     rule = cost_parts.RULES[name](ll.Model(cost_parts.network), ll.squared_error, **options)
-    state = rule.init(KEY, params, x)
+    state = jax.jit(rule.init)(KEY, params, x)
     if name == "feedback_alignment":
         state = state._replace(feedback=[{"w": None, "b": None}, {"w": feedback[1]["w"], "b": None}])
     if name == "direct_feedback_alignment":
@@ -127,16 +127,17 @@ def test_code_by_hand_agrees(name: str) -> None:
 
 
 def test_by_hand_averages_its_draws() -> None:
-    draws, (params, x, y) = 3, problem()
-    train = by_hand.training(by_hand.weight_perturbation, jax.random.uniform, draws, RATE)
-    (after, _) = jax.jit(train)(KEY[None], params, params, x, y)
+    params, x, y = problem()
+    of_three, of_one = (
+        by_hand.training(by_hand.weight_perturbation, jax.random.uniform, draws, RATE) for draws in (3, 1)
+    )
 
     @jax.jit
-    def gradient(key: jax.Array) -> Any:
-        return by_hand.weight_perturbation(key, params, params, x, y, jax.random.uniform)[1]
+    def both(key: jax.Array) -> Any:
+        steps = jax.vmap(lambda key: of_one(key[None], params, params, x, y)[0])(jax.random.split(key, 3))
+        return of_three(key[None], params, params, x, y)[0], jax.tree.map(lambda w: w.mean(axis=0), steps)
 
-    each = map(gradient, jax.random.split(KEY, draws))
-    jax.tree.map(close, after, jax.tree.map(lambda w, *g: w - RATE * sum(g) / draws, params, *each))
+    jax.tree.map(close, *both(KEY))
 
 
 def test_a_generation_of_evosax_is_a_mirrored_step() -> None:
@@ -146,19 +147,18 @@ def test_a_generation_of_evosax_is_a_mirrored_step() -> None:
 
     params, x, y = problem()
     model, population = ll.mlp((7, 5, 3), activation=jax.nn.sigmoid), 4
-
-    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        return ll.squared_error(model.apply(params, x), y).mean()
-
+    loss = lambda params, x, y: ll.squared_error(model.apply(params, x), y).mean()  # noqa: E731
     after = jax.jit(open_es.training(loss, params, population, SIGMA, RATE))(KEY[None], params, x, y)
     flat, unravel = ravel_pytree(params)
     draws = jax.random.normal(jax.random.split(KEY)[0], (population // 2, flat.size))
     mirrored = partial(ll.weight_perturbation, model, ll.squared_error, sigma=SIGMA, difference="central")
 
     @jax.jit
-    def gradient(draw: jax.Array) -> Any:
-        noise = {f"{i}/{name}": w for i, layer in enumerate(unravel(draw)) for name, w in layer.items()}
-        return mirrored(noise=lambda *_: noise).value_and_grad(KEY, params, (), x, y)[1]
+    def step(params: Any, draws: jax.Array) -> Any:
+        def gradient(draw: jax.Array) -> Any:
+            noise = {f"{i}/{name}": w for i, layer in enumerate(unravel(draw)) for name, w in layer.items()}
+            return mirrored(noise=lambda *_: noise).value_and_grad(KEY, params, (), x, y)[1]
 
-    each = [gradient(draw) for draw in draws]
-    jax.tree.map(close, after, jax.tree.map(lambda w, *g: w - RATE * sum(g) / len(g), params, *each))
+        return jax.tree.map(lambda w, g: w - RATE * g.mean(axis=0), params, jax.vmap(gradient)(draws))
+
+    jax.tree.map(close, after, step(params, draws))
