@@ -193,25 +193,20 @@ def test_splits_of_mnist1d():
     assert not np.allclose(*np.asarray(splits.train.x))
 
 
-CONVOLUTIONS = ll.convnet((40, 1, 1), (25, 25, 25), (10,), kernel=(5, 3, 3), stride=2)
-OF_CURVES = ll.Model(lambda params, x: CONVOLUTIONS.apply(params, x[..., None, None]), CONVOLUTIONS.init)
-MODELS = {"logistic": (ll.mlp((40, 10)), 0.32), "convolutional": (OF_CURVES, 0.94)}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_accuracies_of_the_paper(with_default_passes, name):
-    """Its Adam, 4,000 updates of 100 examples, mean over 4 seeds of data and weights: within 3 points."""
-    model, published = MODELS[name]
+def test_logistic_regression_has_the_accuracy_of_the_paper(with_default_passes):
+    """32 % by Adam, 4,000 updates of 100 examples, mean over 4 seeds of data and weights: within 3 points."""
+    model = ll.mlp((40, 10))
+    rule = ll.backprop(model, ll.softmax_cross_entropy)
 
-    def evaluate(key, params, state, data):
-        return ll.accuracy(model.apply(params, data.test.x), data.test.y)
+    def evaluate(key, params, state, splits):
+        return ll.accuracy(model.apply(params, splits.test.x), splits.test.y)
 
-    def run(key):
-        rule, data_key = ll.backprop(model, ll.softmax_cross_entropy), jax.random.fold_in(key, 1)
+    def best(key):
         options = {"num_updates": 4_000, "batch_size": 100, "evaluate": evaluate, "every": 250}
+        data_key, key = jax.random.split(key)
         train = ll.make_train(rule, optax.adam(1e-2), init=model.init, **options)
-        return jnp.max(train(key, ll.data.mnist1d(data_key)).evaluations)
+        return jnp.max(train(key, data.mnist1d(data_key)).evaluations)
 
-    accuracy = np.asarray(jax.lax.map(run, jax.random.split(KEY, 4)))
-    np.testing.assert_allclose(accuracy.mean(), published, atol=0.03)
+    accuracies = jax.lax.map(best, jax.random.split(KEY, 4))
+    np.testing.assert_allclose(np.mean(accuracies), 0.32, atol=0.03)

@@ -259,34 +259,31 @@ def test_every_source_gives_the_same_arrays(tiny, tmp_path, monkeypatch):
     assert_same(mnist(KEY, "download"), splits)  # without the mirror
 
 
-def test_download_failure_is_clear_and_leaves_nothing(tiny, tmp_path, monkeypatch):
-    mirror, download_it = tmp_path / "mirror", partial(mnist, KEY, "download")
-    monkeypatch.setattr(download, "MIRROR", f"{mirror.as_uri()}/")
+def test_sources_without_the_whole_mnist(tiny, tmp_path, monkeypatch):
+    """A download that fails leaves nothing behind."""
+    mirror = tmp_path / "mirror"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    at = r"mirror/train-images-idx3-ubyte.gz: "
-    refuses(download_it, ConnectionError, at + "expected MNIST's .*, got URLError")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(download, "MIRROR", f"{mirror.as_uri()}/")
+    first, last = "mirror/train-images-idx3-ubyte.gz: ", "t10k-labels-idx1-ubyte"
+    refuses(partial(mnist, KEY, "download"), ConnectionError, first + "expected MNIST's .*, got URLError")
     write(mirror, tiny, zipped=True)
     (mirror / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"<html>"))
-    refuses(download_it, ValueError, at + ".*expected contents with md5")
-    assert list((tmp_path / "lax_learning" / "mnist").iterdir()) == []
-
-
-def test_sources_without_the_whole_mnist(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    name, empty = "t10k-labels-idx1-ubyte", tmp_path / "empty"
-    empty.mkdir()
-    less = write(tmp_path / "less", {key: tiny[key] for key in tiny if key != name}, zipped=True)
-    other = write(tmp_path / "other", tiny | {name: np.zeros(12, "uint8")}, zipped=True)
+    less = write(tmp_path / "less", {name: tiny[name] for name in tiny if name != last}, zipped=True)
+    other = write(tmp_path / "other", tiny | {last: np.zeros(12, "uint8")}, zipped=True)
+    (tmp_path / "empty").mkdir()
     choices = "source: expected 'sample' .*'tfds' .*'download', or a folder.*"
     for source, error, message in (
+        ("download", ValueError, first + ".*expected contents with md5"),
         ("mnits", ValueError, choices + "got 'mnits'"),
         (Path("no") / "folder", FileNotFoundError, choices + "no folder no/folder"),
         ("tfds", FileNotFoundError, choices + "got 'tfds': no MNIST in .*"),
-        (empty, FileNotFoundError, choices + "no MNIST in"),
-        (less, FileNotFoundError, f"got no {name}"),
-        (other, ValueError, f"{name}.gz: expected contents with md5 {idx.MNIST_MD5[name]}, got \\w+"),
+        (tmp_path / "empty", FileNotFoundError, choices + "no MNIST in"),
+        (less, FileNotFoundError, f"got no {last}"),
+        (other, ValueError, f"{last}.gz: expected contents with md5 {idx.MNIST_MD5[last]}, got \\w+"),
     ):
         refuses(partial(mnist, KEY, source), error, message)
+    assert list((tmp_path / "lax_learning" / "mnist").iterdir()) == []
 
 
 def digits(images, labels):
