@@ -42,8 +42,8 @@ def quick(monkeypatch):
 
 
 def test_work_counts_products_as_often_as_they_run(monkeypatch):
-    """Not what is unused, and once what is written twice or does not change in a loop, also where several
-    loops, and what is outside, need the same; of branches the costliest. So do the seconds of kernels.
+    """Unused ones never; those written twice or constant in a loop once, even where several loops need them;
+    of branches the costliest. So do the seconds of kernels.
     """
 
     def program(key, a, b):
@@ -252,7 +252,7 @@ def test_small_benchmarks(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_all_is_run_on_an_accelerator_and_in_a_dry_run(tmp_path):
+def test_the_script_refuses_a_cpu_except_for_a_dry_run(tmp_path):
     def run(dry):
         own = {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable, "OUT": str(tmp_path), "DRY_RUN": dry}
         script = ROOT / "benchmarks" / "on_accelerator.sh"

@@ -39,7 +39,7 @@ def few_examples(monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_is_resumed_and_told(tmp_path, monkeypatch):
-    """Behind its first part; the results are those of one go."""
+    """It goes on after its first part, and has the results of one go."""
     out, done, run_part = tmp_path / "run", [], runs.run_part
 
     def run_until(number, *arguments):
@@ -159,8 +159,8 @@ def test_every_published_row_can_be_trained(name):
 
 def test_learning_rates_of_published_rows():
     """Rates drop at shares of all updates; biases of Akrout et al. step by the size of a batch less."""
-    rates = [float(_drops(0.1, 20, 10, (0.6, 0.9))(step)) for step in (119, 121, 181)]
-    np.testing.assert_allclose(rates, [0.1, 0.01, 0.001], rtol=1e-6)
+    rate: Any = _drops(0.1, 20, 10, (0.6, 0.9))
+    np.testing.assert_allclose([rate(step) for step in (119, 121, 181)], [0.1, 0.01, 0.001], rtol=1e-6)
     optimizer = ENTRIES["akrout-backprop"].recipe.optimizer(1, 1)
     params = ({"w": jnp.ones((2, 2)), "b": jnp.ones(2)},)
     updates: Any = optimizer.update(params, optimizer.init(params), params)[0]

@@ -154,6 +154,7 @@ def test_a_layer_in_pytorch_is_feedback_alignment():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_steps_of_a_critic_agree(monkeypatch):
     monkeypatch.setattr(symbolic, "DECAY", 0.1)  # so large that it shows
@@ -165,18 +166,25 @@ def test_steps_of_a_critic_agree(monkeypatch):
     critic = critic_loop.perceptron((points, 7, 6, 1))
     load(critic, start.params["critic"])
     optimizer = critic_loop.adam(critic, rate, symbolic.DECAY)
-    step = jax.jit(sy.critic_step(judge, symbolic.adam(rate), objective="wgan", penalty=penalty))
+    step = jax.jit(sy.critic_step(judge, symbolic.adam(jnp.asarray(rate)), objective="wgan", penalty=penalty))
     accuracies = set()
     for key in jax.random.split(KEY, 4):
         real, fake = rng.standard_normal((2, 5, points))
         state, metrics = step(key, state, real, fake)
-        eps = jax.random.uniform(key, (5,))[:, None]
-        found = critic_loop.step(critic, optimizer, *map(as_torch, (real, fake, eps)), penalty)
+        eps = as_torch(jax.random.uniform(key, (5,)))[:, None]
+        found = critic_loop.step(critic, optimizer, as_torch(real), as_torch(fake), eps, penalty)
         close([getattr(metrics, name) for name in found._fields], list(found))
         accuracies.add(found.accuracy)
     before, now = (as_reference(each.params["critic"]) for each in (start, state))
     close(now, trained(critic))
     assert all(np.abs(a - b).max() > rate for a, b in zip(before, now, strict=True)) and len(accuracies) > 1
+
+
+def test_an_epoch_of_a_critic_has_the_steps_of_the_reference():
+    judge, curves = symbolic.critic_of((7, 6), SIZES), symbolic.curves_of(SIZES)
+    member = jax.eval_shape(partial(symbolic.init, judge), KEY)
+    metrics = jax.eval_shape(partial(symbolic.train, judge, curves, 2), KEY, member)[1]
+    assert metrics.accuracy.shape == (2, symbolic.ITERATIONS)
 
 
 @pytest.mark.usefixtures("x64")

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import socket
-import struct
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,14 +22,13 @@ from tests.compare import assert_same
 from tests.refusal import each, refusals, refuses
 
 KEY, OTHER = jax.random.key(0), jax.random.key(1)
-TYPES = {"uint8": "08B", "int8": "09b", "int16": "0Bh", "int32": "0Ci", "float32": "0Df", "float64": "0Ed"}
+TYPES = {"uint8": 8, "int8": 9, "int16": 11, "int32": 12, "float32": 13, "float64": 14}
 
 
 def to_idx(array: np.ndarray) -> bytes:
     """As LeCun's page defines the format: all big-endian."""
-    code, letter = int(TYPES[array.dtype.name][:2], 16), TYPES[array.dtype.name][2]
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
-    return header + struct.pack(f">{array.size}{letter}", *array.ravel().tolist())
+    header = bytes([0, 0, TYPES[array.dtype.name], array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
 
 
 def write(folder: Path, files: dict[str, np.ndarray], zipped: bool = False) -> Path:
@@ -149,7 +147,7 @@ def test_a_set_is_not_put_together_from_two(tmp_path):
 
 
 def test_values_of_other_types_stay_as_they_are(tmp_path):
-    """And the images of both parts, here the same, come in orders of their own."""
+    """Training and test images are the same here, but each part has an order of its own."""
     images, labels = stored([0, 1] * 3)[0].astype("float32") - 7.5, np.array([0, 1] * 3, "int32")
     write(tmp_path, named("{part}-{kind}-idx{ndim}-float", (images, labels), (images, labels)))
     train, validation, test = (part.x for part in idx_images(KEY, tmp_path))
