@@ -47,7 +47,7 @@ def test_updates_and_snr_agree(name: str) -> None:
     drawn = microlearning.weights_of(model, rule, 1), microlearning.examples(SIZES.examples)
     ours, (x, y) = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), drawn)
     weights = microlearning.as_reference(ours)
-    noise = theirs.draw(np.random.default_rng(0), weights, len(x), sigma)
+    noise: Any = theirs.draw(np.random.default_rng(0), weights, len(x), sigma)
     if compared.noise == "rademacher":
         noise = tuple(sigma * np.sign(each) for each in noise)
 
