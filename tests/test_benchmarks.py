@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks import cost_of_rules, cost_parts, equal_time, in_place, online, pairs, throughput
 from benchmarks import language_model as of_characters
-from benchmarks.cases import CASES, Sizes, microlearning
+from benchmarks.cases import CASES, microlearning
 from benchmarks.characters import entropies, language_model
 from benchmarks.floors import Floors
 from benchmarks.kernels import kernel_seconds
@@ -29,11 +29,9 @@ from tests.command_line import ROOT, call_main
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
-SIZES = Sizes(hidden=4, batch_size=6, updates=2, examples=5, neurons=8, points=7, steps=3)
 KEY = jax.random.key(0)
 NOTHING = Ours(lambda key, m: 2 * m, np.zeros((), np.float32))
 FLOORS = Floors(flops=2.0, bandwidth=3.0, normals=5.0, words=7.0)
-COLUMNS = ["system", "case", "seeds", "ours_s", "reference_s", "ratio", "floor_share", "compile_s", "peak_mb"]
 
 
 @pytest.fixture(autouse=True)
@@ -43,48 +41,35 @@ def quick(monkeypatch):
     monkeypatch.setattr(throughput, "measured_floors", lambda: FLOORS)
 
 
-def command(name: Any, out: Any, *options: Any) -> tuple[Any, str]:
-    """The rows that a benchmark writes in JSON, and what it prints."""
-    code, printed, err = call_main(name.main, *options, "--out", out)
-    assert code == 0, err
-    path = out / f"{name.__name__.removeprefix('benchmarks.')}.json"
-    return json.loads(path.read_text())["rows"], printed
-
-
-def test_work_counts_rounds_of_loops_and_not_what_is_unused(monkeypatch):
-    """So do the seconds of kernels, of which each shape is measured, and draws are at the rate of many."""
+def test_work_counts_products_as_often_as_they_run(monkeypatch):
+    """Unused ones never; those written twice or constant in a loop once, even where several loops need them;
+    of branches the costliest. So do the seconds of kernels.
+    """
 
     def program(key, a, b):
-        last, _ = jax.lax.scan(lambda carry, _: (carry @ a @ a, carry @ a.T), b, length=5)
-        noise = jax.random.normal(key, (3, 3)) + jax.random.bits(jax.random.fold_in(key, 1), (3, 3)) % 2
-        return (last.T @ last) @ noise
-
-    traced = jax.jit(program).trace(KEY, jnp.ones((3, 3)), jnp.ones((2, 3)))
-    assert work_of(traced) == Work(flops=2 * (5 * 2 * 18 + 18 + 27), normals=9, words=9)
-    monkeypatch.setattr("benchmarks.kernels._seconds", lambda equation: equation.outvars[0].aval.shape[0])
-    seconds = kernel_seconds(traced, Floors(1.0, 1.0, normals=18.0, words=36.0))
-    assert seconds == 10 * 2 + 2 * 3 + 9 / 18 + 9 / 36
-
-
-def test_work_counts_once_what_is_written_twice_or_does_not_change_in_a_loop():
-    """Also where several loops, and what is outside, need the same; of branches the costliest."""
-
-    def program(a, b):
         def body(carry, x):
             inner = jax.lax.fori_loop(0, 4, lambda _, c: c @ x, carry)  # x changes with the outer loop alone
             held = jax.jit(jnp.matmul)(a, b)
             carry = jax.lax.cond(x[0, 0] > 0, lambda: inner @ held @ held, lambda: inner @ a)
-            return carry + jax.lax.map(lambda y: y + x @ x, jnp.ones((7, 3, 3))).sum(0), None
+            return carry + jax.lax.map(lambda y: y + x @ x, jnp.ones((7, 3, 3))).sum(0), carry @ a.T
 
         once, _ = jax.lax.scan(body, a, jnp.ones((5, 3, 3)))
         twice, _ = jax.lax.scan(body, b, jnp.ones((6, 3, 3)))
         written_twice = jnp.tanh(a @ b) @ b, jnp.tanh(a @ b) @ b, jnp.tanh(a @ b) @ a, 2 * (b @ a)
-        return once + twice + a @ b, written_twice
+        drawn = jax.random.normal(key, (3, 3)) + jax.random.bits(jax.random.fold_in(key, 1), (3, 3)) % 2
+        images, kernels = jnp.ones((1, 5, 2)), jnp.ones((3, 2, 4))  # from 2 to 4 channels, at 3 places
+        order = ("NWC", "WIO", "NWC")
+        maps = jax.lax.conv_general_dilated(images, kernels, (1,), "VALID", dimension_numbers=order)
+        return once + twice + a @ b, written_twice, drawn, maps, b[:2].T @ b[:2]
 
+    traced = jax.jit(program).trace(KEY, *jnp.ones((2, 3, 3)))
     # a @ b once, and 3 products of it and of b @ a; in each of 11 rounds c @ x four times, x @ x once and the
     # longer branch.
-    work = work_of(jax.jit(program).trace(*jnp.ones((2, 3, 3))))
-    assert work == Work(flops=(1 + 3 + 11 * (4 + 1 + 2)) * 2 * 3**3)
+    square = 1 + 3 + 11 * (4 + 1 + 2)
+    assert work_of(traced) == Work(2 * (square * 3**3 + 4 * 3 * 3 * 2 + 2 * 3**2), normals=9, words=9)
+    monkeypatch.setattr("benchmarks.kernels._seconds", lambda equation: equation.invars[0].aval.shape[0])
+    seconds = kernel_seconds(traced, Floors(1.0, 1.0, normals=18.0, words=36.0))  # each draws at its own rate
+    assert seconds == square * 3 + 1 + 3 + 9 / 18 + 9 / 36
 
 
 def test_an_ensemble_does_the_work_of_all_its_seeds():
@@ -140,6 +125,7 @@ def test_what_is_doubtful_is_measured_again(monkeypatch):
     monkeypatch.setattr("benchmarks.timing._settled", settled)
     monkeypatch.setattr("benchmarks.timing._calls", lambda function: 1)
     monkeypatch.setattr("benchmarks.timing.TIMES", 3)
+    monkeypatch.setattr("benchmarks.timing.kernel_seconds", lambda traced, floors: 0.5)
     for times, share, spread, taken in (
         ([1, 1, 1], 0.5, 0.0, 1),
         ([1, 1, 9, 1, 1, 1.1], 0.5, 0.09, 2),  # the first spreads
@@ -147,9 +133,10 @@ def test_what_is_doubtful_is_measured_again(monkeypatch):
         ([1, 2, 9, 1, 2, 3, 1, 2, 8], 0.25, 4 / 3, 3),  # the least that was seen
     ):
         seconds[:], turns[:] = times, []
-        found = compare(NOTHING, lambda: None, 3, floors)
+        found = compare(NOTHING._replace(pieces=2), lambda: None, 3, floors)
         explained = ["floor"] * (share < 0.5)  # kernels are measured, with floors of their own
         assert turns == ["call", "call", "floor"] * 3 * taken + explained and not seconds
+        assert found.kernels_share == (0.25 if explained else None)  # half a second of two
         assert found.floor_share == pytest.approx(share)
         assert found.spread == pytest.approx(spread, rel=0.02)
         assert found.is_doubtful == (share > 1 or spread > 0.2)
@@ -170,8 +157,8 @@ def test_command_writes_rows_and_figure(tmp_path, monkeypatch):
     chosen = [case for case in microlearning.CASES if case.name in ("update: backprop", "SNR: backprop")]
     chosen.append(chosen[0]._replace(name="never", requires="no_such_package"))
     monkeypatch.setattr(throughput, "CASES", chosen)
-    sizes = [f"--sizes.{name.replace('_', '-')}={value}" for name, value in SIZES.__dict__.items()]
-    options = "--quick", "--repeats", "2", "--seeds", "1", "2", "--out", tmp_path, *sizes
+    options = "--quick --repeats 2 --seeds 1 2 --sizes.hidden 4 --sizes.batch-size 6 --sizes.updates 2"
+    options = *options.split(), "--sizes.examples", 5, "--out", tmp_path
     code, out, err = call_main(throughput.main, *options)
     assert code == 0, err
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "throughput.json", "throughput.png"}
@@ -180,8 +167,8 @@ def test_command_writes_rows_and_figure(tmp_path, monkeypatch):
     update, snr = (case.name for case in chosen[:2])
     assert [(row["case"], row["seeds"]) for row in rows] == [(update, 1), (update, 2), (snr, 1)]
     for row in rows:
-        assert list(row) == COLUMNS and row["ratio"] == row["reference_s"] / row["ours_s"]
-        assert all(row[name] > 0 for name in COLUMNS[3:])
+        assert row["ratio"] == row["reference_s"] / row["ours_s"]
+        assert all(row[name] > 0 for name in ("ours_s", "ratio", "floor_share", "compile_s", "peak_mb"))
     assert out.count("| microlearning: update: b") == 2 and "3/3" in err
     assert "left out: microlearning, never: it needs no_such_package" in err
 
@@ -213,6 +200,8 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(throughput, "compare", lambda *_: Comparison(0.5, 1.0, 0.1, 1.0, 24.0, 4.0, 1, 0.05))
     written["details"][1]["spread"] = 0.3  # which has a mark
+    for rows in (written["rows"], written["details"]):
+        rows.append({**rows[0], "case": "of an older version"})
     path.write_text(json.dumps(written))
     code, _, again = run("--resume")
     assert code == 0 and [row["ratio"] for row in again["rows"]] == [4, 2, 4]  # that one alone
@@ -220,70 +209,66 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     assert code == 2 and "holds a run of another configuration (repeats: 7 before, 3 now)" in err
 
 
-@pytest.mark.slow
-def test_costs_of_rules_are_written(tmp_path, monkeypatch):
-    params = cost_parts.network_params
-    for name in ("LEAST_S", "STEPS", "UPDATES", "BATCH"):
-        monkeypatch.setattr(cost_parts, name, {"LEAST_S": 0.0}.get(name, 2))
-    monkeypatch.setattr(cost_of_rules, "RULES", ("backprop",))
-    monkeypatch.setattr(cost_parts, "RULES", {"backprop": cost_parts.RULES["backprop"]})
-    monkeypatch.setattr(cost_parts, "network_params", lambda key: params(key, (784, 5, 10)))
-    options = "--models", "plain_mlp", "--scale", 2, "--seconds", 0.001
-    rows, printed = command(cost_of_rules, tmp_path, *options)
-    assert [row["part"] for row in rows] == ["network", "recurrent", "zoo", "zoo"]
-    assert all(row["ratio"] > 0 for row in rows if row["part"] != "recurrent")
-    assert [row["scale"] for row in rows[2:]] == [2] * 2 and "goals missed" in printed
-
-
-SMALL = {
-    equal_time: ("--hidden 4 --batch-size 8 --draws 16 --seeds 2 --repeats 1", 3, "seconds"),
-    in_place: ("--width 32 --layers 2 --examples 4 --repeats 1", 12, "temporaries / weights"),
-    online: ("--seeds 2 --units 3 --updates 2 --points 1 --tasks copy --rules rflo", 1, "rate"),
+SMALL: dict[Any, tuple[str, int, str, str]] = {
+    cost_of_rules: ("--models plain_mlp --scale 2 --seconds 0.001", 4, "compile_s", "goals missed"),
+    equal_time: ("--hidden 4 --batch-size 8 --draws 16 --seeds 2 --repeats 1", 3, "seconds", "node_perturb"),
+    in_place: ("--width 32 --layers 2 --examples 4 --repeats 1", 12, "temporaries / weights", "transformer"),
+    online: ("--seeds 2 --units 3 --updates 2 --points 1 --tasks copy --rules rflo", 1, "rate", "| rflo |"),
+    of_characters: ("--seeds 2 --points 1 --shorter 2000 --rules backprop", 1, "updates", "| backprop"),
 }
-"""By the benchmark: its options, the number of its rows, and what is positive in each."""
+"""By the benchmark: its options, the number of its rows, what is positive in each, and what is printed."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_small_benchmarks(name, tmp_path, monkeypatch):
     monkeypatch.setattr(equal_time, "RULES", ("node_perturbation",))
-    options, count, positive = SMALL[name]
-    rows, printed = command(name, tmp_path, *options.split())
+    monkeypatch.setattr(cost_of_rules, "RULES", ("backprop",))
+    monkeypatch.setattr(cost_parts, "RULES", {"backprop": cost_parts.RULES["backprop"]})
+    for size in ("STEPS", "UPDATES", "BATCH"):
+        monkeypatch.setattr(cost_parts, size, 2)
+
+    def run(*more):
+        code, printed, err = call_main(name.main, *options.split(), *more, "--out", tmp_path)
+        assert code == 0 and told in printed, err
+        (path,) = tmp_path.glob("*.json")
+        return json.loads(path.read_text())["rows"]
+
+    options, count, positive, told = SMALL[name]
+    rows = run()
     assert len(rows) == count and all(row[positive] > 0 for row in rows)
-    assert {in_place: "transformer", online: "| rflo |"}.get(name, "node_perturbation") in printed
-    assert name is in_place or next(tmp_path.glob("*.png")).stat().st_size > 1000
+    assert name in (in_place, cost_of_rules) or next(tmp_path.glob("*.png")).stat().st_size > 1000
+    if name is cost_of_rules:
+        assert [row["part"] for row in rows] == ["network", "recurrent", "zoo", "zoo"]
+        assert all(row["ratio"] > 0 for row in rows if row["part"] != "recurrent")
     if name is equal_time:  # averages of more draws point better
-        assert [row["draws"] for row in rows] == [1, 4, 16]
         assert np.mean(rows[-1]["cosines"]) > np.mean(rows[0]["cosines"])
     if name is online:
-        assert rows[0]["chance"] == 0.25 and len(rows[0]["mean"]) == len(rows[0]["last"]) == 2
-        assert all(0 <= value <= 1 for value in rows[0]["mean"])
-
-
-def on_accelerator(out, dry_run):
-    own = {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable, "OUT": str(out), "DRY_RUN": dry_run}
-    script = ROOT / "benchmarks" / "on_accelerator.sh"
-    return subprocess.run([script], env={**os.environ, **own}, capture_output=True, text=True)
-
-
-def test_a_cpu_is_refused(tmp_path):
-    ended = on_accelerator(tmp_path, dry_run="")
-    assert ended.returncode == 1
-    assert "expected an accelerator that JAX sees, got cpu" in ended.stderr
+        assert rows[0]["chance"] == 0.25 and np.shape(rows[0]["last"]) == np.shape(rows[0]["mean"]) == (2,)
+    if name is of_characters:  # backprop costs three passes, and is not run again for a second rule
+        assert rows[0]["passes"] == 3 and np.shape(rows[0]["bits"]) == (2, 2)
+        first, second = run("node perturbation", "--resume")
+        assert first == rows[0] and second["rule"] == "node perturbation"
 
 
 @pytest.mark.slow
-def test_dry_run(tmp_path):
-    ended = on_accelerator(tmp_path, dry_run="1")
+def test_the_script_refuses_a_cpu_except_for_a_dry_run(tmp_path):
+    def run(dry):
+        own = {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable, "OUT": str(tmp_path), "DRY_RUN": dry}
+        script = ROOT / "benchmarks" / "on_accelerator.sh"
+        return subprocess.run([script], env={**os.environ, **own}, capture_output=True, text=True)
+
+    refused, ended = run(""), run("1")
+    assert refused.returncode == 1 and "expected an accelerator that JAX sees, got cpu" in refused.stderr
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert all(f"{part}: exit code 0" in ended.stdout for part in ("tutorial", "throughput", "zoo"))
-    rows, times = (
+    rules, times = (
         json.loads((tmp_path / part / f"{part}.json").read_text())["rows"]
         for part in ("tutorial", "throughput")
     )
-    assert [row["rule"] for row in rows] == list(COMPARED)
+    assert [row["rule"] for row in rules] == list(COMPARED)
     assert all(row["ours_s"] > 0 for row in times) and len(times) >= 12
-    assert "1 passed" in (tmp_path / "zoo.log").read_text()
+    assert " passed" in (tmp_path / "zoo.log").read_text()
 
 
 def test_entropies_of_pairs_that_are_certain_and_of_characters_that_are_not():
@@ -300,14 +285,3 @@ def test_the_language_model_sees_no_later_character():
     x = np.stack([np.arange(8), [0, 1, 2, 3, 40, 5, 6, 7]])
     moved = np.abs(np.subtract(*jax.jit(model.apply)(params, x))).max(axis=1)
     assert (moved[:4] == 0).all() and (moved[4:] > 1e-3).all()
-
-
-@pytest.mark.slow
-def test_language_model_goes_on_behind_rules_that_ended(tmp_path):
-    """Backprop costs three passes; a second rule is added, and the first is not run again."""
-    options = "--seeds", 2, "--points", 1, "--shorter", 2000, "--rules", "backprop"
-    (first,), printed = command(of_characters, tmp_path, *options)
-    assert "| backprop |" in printed and first["passes"] == 3 and np.shape(first["bits"]) == (2, 2)
-    rows, _ = command(of_characters, tmp_path, *options, "node perturbation", "--resume")
-    assert rows[0] == first and rows[1]["rule"] == "node perturbation"
-    assert (tmp_path / "language_model.png").stat().st_size > 1000

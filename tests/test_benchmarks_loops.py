@@ -19,7 +19,7 @@ from tests.compare import assert_close, slow_but
 pytestmark = pytest.mark.usefixtures("x64", "as_a_user_sees_it")
 
 KEY = jax.random.key(3)
-SIZES = Sizes(hidden=4, batch_size=6, examples=5)
+SIZES = Sizes(hidden=4, examples=5)
 TUTORIAL = microlearning.RULES
 
 
@@ -29,64 +29,42 @@ def close(got: Any, expected: Any) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10)
 
 
-def library(name: str, noise: Any, count: int) -> tuple[Any, ...]:
-    """A rule of a small network, its moments over examples, its weights, those of the loops, and examples."""
-    model, compared = microlearning.network_of(SIZES), TUTORIAL[name]
-    rule = compared.make(model, noise)
-    drawn = microlearning.weights_of(model, rule, 1), microlearning.examples(count)
-    ours, (x, y) = jax.tree.map(lambda leaf: leaf.astype(np.float64), drawn)
-    return rule, compared.moments(model, rule, noise), ours, microlearning.as_reference(ours), x, y
-
-
-def as_library(name: str, noise: loops.Noise) -> Any:
-    """The reference's noise, of standard deviation sigma, as unit noise of the library."""
-    hidden, output = (each / microlearning.SIGMA for each in noise)
-    if name.startswith("weight"):
-        both = {f"{i}/w": n[:, :-1].T for i, n in enumerate((hidden, output))}
-        return {**both, "0/b": hidden[:, -1], "1/b": output[:, -1]}
-    return jnp.asarray(hidden.T), jnp.asarray(output.T)
-
-
-def drawn(name: str, weights: loops.Weights, batch_size: int, seed: int = 0) -> loops.Noise:
-    """The reference's noise of a batch; signs where the library draws signs."""
-    rule, sigma = TUTORIAL[name], microlearning.SIGMA
-    hidden, output = loops.RULES[rule.reference].draw(np.random.default_rng(seed), weights, batch_size, sigma)
-    if rule.noise == "rademacher":
-        return np.sign(hidden) * sigma, np.sign(output) * sigma
-    return hidden, output
-
-
 @pytest.mark.parametrize("name", slow_but(["backprop", "node perturbation"], TUTORIAL))
-def test_updates_agree(name: str) -> None:
-    rule, _, ours, weights, x, y = library(name, lambda key, like: as_library(name, noise), SIZES.batch_size)
-    noise, theirs = drawn(name, weights, len(x)), loops.RULES[TUTORIAL[name].reference]
-    after, loss = jax.jit(partial(microlearning.update, rule))(KEY, ours, x, y)
+def test_updates_and_snr_agree(name: str) -> None:
+    """With the same noise: for each unit and example, or for each weight."""
+    model, compared, sigma = microlearning.network_of(SIZES), TUTORIAL[name], microlearning.SIGMA
+    theirs = loops.RULES[compared.reference]
 
+    def unit_noise(key: Any, like: Any) -> Any:  # as the library has it
+        hidden, output = (each / sigma for each in noise)
+        if name.startswith("weight"):
+            both = {f"{i}/w": n[:, :-1].T for i, n in enumerate((hidden, output))}
+            return {**both, "0/b": hidden[:, -1], "1/b": output[:, -1]}
+        return jnp.asarray(hidden.T), jnp.asarray(output.T)
+
+    rule = compared.make(model, unit_noise)
+    moments = compared.moments(model, rule, unit_noise)
+    drawn = microlearning.weights_of(model, rule, 1), microlearning.examples(SIZES.examples)
+    ours, (x, y) = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), drawn)
+    weights = microlearning.as_reference(ours)
+    noise: Any = theirs.draw(np.random.default_rng(0), weights, len(x), sigma)
+    if compared.noise == "rademacher":
+        noise = tuple(sigma * np.sign(each) for each in noise)
+
+    @jax.jit
+    def found(*given: Any) -> Any:
+        return microlearning.update(rule, KEY, *given), microlearning.snr(moments, KEY, *given)
+
+    def of_example(i: int) -> Any:
+        return tuple(each[:, [i]] for each in noise) if name.startswith("node") else noise
+
+    (after, loss), snr = found(ours, x, y)
+    close(snr, loops.snr(theirs, weights, x.T, y.T, of_example, sigma))
     close(loss, np.mean(loops.losses(loops.forward(weights, x.T)[1], y.T)))
-    before = weights.hidden.copy()
-    change = theirs.update(weights, x.T, y.T, noise, microlearning.SIGMA)
+    before, change = weights.hidden.copy(), theirs.update(weights, x.T, y.T, noise, sigma)
     loops.add(weights, change, microlearning.LEARNING_RATE)
     jax.tree.map(close, microlearning.as_reference(after), weights)
     assert np.abs(weights.hidden - before).max() > 1e-7  # it does something, visibly
-
-
-@pytest.mark.parametrize("name", slow_but(["node perturbation"], TUTORIAL))
-def test_snr_agrees(name: str) -> None:
-    def noise(key: jax.Array, like: Any) -> Any:
-        if name.startswith("node"):  # all examples at once: the library draws for a batch
-            hidden, output = (np.concatenate(column, axis=1) for column in zip(*each, strict=True))
-            return as_library(name, (hidden, output))
-        # one example after another, each by a key of its own
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(as_library(name, n) for n in each))
-        mine = jnp.argmax(jnp.all(keys == jax.random.key_data(key), axis=-1))
-        return jax.tree.map(lambda leaves: leaves[mine], stacked)
-
-    _, moments, ours, weights, x, y = library(name, noise, SIZES.examples)
-    each = [drawn(name, weights, 1, seed) for seed in range(len(x))]
-    keys = jax.random.key_data(jax.random.split(KEY, len(x)))
-    got = jax.jit(partial(microlearning.snr, moments))(KEY, ours, x, y)
-    theirs = loops.RULES[TUTORIAL[name].reference]
-    close(got, loops.snr(theirs, weights, x.T, y.T, each.__getitem__, microlearning.SIGMA))
 
 
 RATE, SIGMA = 0.1, 0.01
@@ -112,10 +90,10 @@ def test_code_by_hand_agrees(name: str) -> None:
         return jax.tree.map(one, like)
 
     params, x, y = problem()
-    feedback = jax.tree.map(jnp.cos, params)
+    feedback = jax.tree.map(np.cos, params)
     options = {"noise": noise} if "perturbation" in name else {}
     rule = cost_parts.RULES[name](ll.Model(cost_parts.network), ll.squared_error, **options)
-    state = rule.init(KEY, params, x)
+    state = jax.jit(rule.init)(KEY, params, x)
     if name == "feedback_alignment":
         state = state._replace(feedback=[{"w": None, "b": None}, {"w": feedback[1]["w"], "b": None}])
     if name == "direct_feedback_alignment":
@@ -127,16 +105,17 @@ def test_code_by_hand_agrees(name: str) -> None:
 
 
 def test_by_hand_averages_its_draws() -> None:
-    draws, (params, x, y) = 3, problem()
-    train = by_hand.training(by_hand.weight_perturbation, jax.random.uniform, draws, RATE)
-    (after, _) = jax.jit(train)(KEY[None], params, params, x, y)
+    params, x, y = problem()
+    of_three, of_one = (
+        by_hand.training(by_hand.weight_perturbation, jax.random.uniform, draws, RATE) for draws in (3, 1)
+    )
 
     @jax.jit
-    def gradient(key: jax.Array) -> Any:
-        return by_hand.weight_perturbation(key, params, params, x, y, jax.random.uniform)[1]
+    def both(key: jax.Array) -> Any:
+        steps = jax.vmap(lambda key: of_one(key[None], params, params, x, y)[0])(jax.random.split(key, 3))
+        return of_three(key[None], params, params, x, y)[0], jax.tree.map(lambda w: w.mean(axis=0), steps)
 
-    each = map(gradient, jax.random.split(KEY, draws))
-    jax.tree.map(close, after, jax.tree.map(lambda w, *g: w - RATE * sum(g) / draws, params, *each))
+    jax.tree.map(close, *both(KEY))
 
 
 def test_a_generation_of_evosax_is_a_mirrored_step() -> None:
@@ -146,19 +125,18 @@ def test_a_generation_of_evosax_is_a_mirrored_step() -> None:
 
     params, x, y = problem()
     model, population = ll.mlp((7, 5, 3), activation=jax.nn.sigmoid), 4
-
-    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        return ll.squared_error(model.apply(params, x), y).mean()
-
+    loss = lambda params, x, y: ll.squared_error(model.apply(params, x), y).mean()  # noqa: E731
     after = jax.jit(open_es.training(loss, params, population, SIGMA, RATE))(KEY[None], params, x, y)
     flat, unravel = ravel_pytree(params)
     draws = jax.random.normal(jax.random.split(KEY)[0], (population // 2, flat.size))
     mirrored = partial(ll.weight_perturbation, model, ll.squared_error, sigma=SIGMA, difference="central")
 
     @jax.jit
-    def gradient(draw: jax.Array) -> Any:
-        noise = {f"{i}/{name}": w for i, layer in enumerate(unravel(draw)) for name, w in layer.items()}
-        return mirrored(noise=lambda *_: noise).value_and_grad(KEY, params, (), x, y)[1]
+    def step(params: Any, draws: jax.Array) -> Any:
+        def gradient(draw: jax.Array) -> Any:
+            noise = {f"{i}/{name}": w for i, layer in enumerate(unravel(draw)) for name, w in layer.items()}
+            return mirrored(noise=lambda *_: noise).value_and_grad(KEY, params, (), x, y)[1]
 
-    each = [gradient(draw) for draw in draws]
-    jax.tree.map(close, after, jax.tree.map(lambda w, *g: w - RATE * sum(g) / len(g), params, *each))
+        return jax.tree.map(lambda w, g: w - RATE * g.mean(axis=0), params, jax.vmap(gradient)(draws))
+
+    jax.tree.map(close, after, step(params, draws))
