@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import processes
-from tests.command_line import EXPERIMENT, ended, start, started
+from experiments import harness, processes
+from experiments.birth_death.config import Config
+from tests.command_line import EXPERIMENT, call_main, ended, start, started
 
 
 def start_all(
@@ -63,19 +64,26 @@ ENSEMBLES = """
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 if len(sys.argv) > 2:
     jax.distributed.initialize()
 
 import lax_learning as ll
-from tests.compare import assert_close, assert_same, member
-from tests.test_contract import DATA, KEYS, PARAMS, SIZE, SPLIT, WHOLE, X, Y, make, roundings, trainer
+from tests.compare import assert_close, assert_same, member, normal
 
-train, data = trainer("node_perturbation"), ll.replicate(DATA)
-devices = jax.devices()
-assert len(devices) == 8 and len(jax.local_devices()) == 8 // jax.process_count()
+keys, model = jax.random.split(jax.random.key(0), 8), ll.mlp((3, 4, 2), activation=jnp.tanh)
+x, y = normal(1, 12, 3), normal(2, 12, 2)
+train = ll.make_train(
+    ll.backprop(model, ll.squared_error), optax.sgd(0.02, momentum=0.9), init=model.init, num_updates=4,
+    batch_size=4, every=2,
+)
+alone = ll.data.Splits(ll.data.Dataset(x, y), None, None)
+data, devices, processes = ll.replicate(alone), jax.devices(), jax.process_count()
+assert len(devices) == 8 and len(jax.local_devices()) == 8 // processes
 assert len(jax.tree.leaves(data)[0].devices()) == 8
 
 
@@ -83,84 +91,77 @@ def arrays(tree):
     return [leaf for leaf in jax.tree.leaves(ll.gather(tree)) if isinstance(leaf, np.ndarray)]
 
 
-found = {}
-for number in (8, 5):
-    run = ll.ensemble(train, batch_size=2)
-    found[f"{number} members"] = arrays(run(KEYS[:number], data))
-    if jax.process_count() == 1:
-        for some in (1, 2, 4) if number == 8 else (1, 4):
-            run = ll.ensemble(train, batch_size=2, devices=devices[:some])
-            found[f"{number} members on {some}"] = arrays(run(KEYS[:number], DATA))
+def advance_on(some):
+    return ll.ensemble(train.advance, in_axes=(0, None, None), batch_size=2, devices=devices[:some])
+
+
+begin, advance, found = ll.ensemble(train.init, batch_size=2), advance_on(8), {}
+starts = {number: begin(keys[:number], data) for number in (8, 5)}
+for number, start in starts.items():
+    found[f"{number} members"] = arrays(advance(start, 0, data))
 
 # Members that fill the devices stay there from call to call, and no program sends a message.
-state = ll.ensemble(train.init, batch_size=2)(KEYS, data)
-assert all(leaf.devices() == set(devices) for leaf in jax.tree.leaves(state))
-advance = ll.ensemble(train.advance, in_axes=(0, None, None), batch_size=2)
+step, (state, _) = ll.replicate(2), advance(starts[8], 0, data)
+with jax.transfer_guard_device_to_device("disallow_explicit"):
+    state, losses = advance(state, step, data)
+assert all(leaf.devices() == set(devices) for leaf in jax.tree.leaves((state, losses)))
+found["in pieces"] = arrays((losses, state.params))
 program = advance.compile(state, 0, data).as_text()
 assert not any(message in program for message in ("all-reduce", "all-gather", "all-to-all", "collective"))
-for step in (0, 2):
-    state, losses = advance(state, step, data)
-    assert all(leaf.devices() == set(devices) for leaf in jax.tree.leaves((state, losses)))
-found["in pieces"] = arrays((losses, state.params))
 
-if jax.process_count() > 1:
+if processes > 1:
     try:
-        ll.ensemble(train, batch_size=2)(KEYS[:1], data)
+        begin(keys[:1], data)
     except ValueError as error:
         assert str(error) == "number of members: expected at least one for each of 2 processes, got 1", error
     else:
         raise AssertionError("one member on two processes")
 
 
-def check_shards(name):
-    "Two devices, each with half of the batch: gradients, of feedback too, are summed, as by `jax.grad`."
-    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices[:2])
-    halves = [jax.tree.map(lambda leaf: leaf[i : i + SIZE // 2], (X, Y)) for i in (0, SIZE // 2)]
-    rule = make(name)
-    state = rule.init(KEYS[0], PARAMS, X)
-    # The key of weight noise is the same everywhere, that of noise on units has the number of the device.
-    on_units = name.startswith("node_perturbation")
+def on_shards(rule, draws_on_units, learns_from_data):
+    "Gradients, of feedback too, from two devices with half of the batch each; and what they should be."
+    params = model.init(keys[0])
+    state = rule.init(keys[0], params, x)
 
     def grads_of(device, x, y):
-        key = jax.random.fold_in(KEYS[1], device) if on_units else KEYS[1]
-        _, grads, after = rule.value_and_grad(key, PARAMS, state, x, y)
+        # Noise on units has the number of its device in its key; noise on weights is the same everywhere.
+        key = jax.random.fold_in(keys[1], device) if draws_on_units else keys[1]
+        _, grads, after = rule.value_and_grad(key, params, state, x, y)
         return grads, getattr(after, "feedback", ())
 
-    @jax.jit
-    def both():
-        (first, one), (second, other) = (grads_of(i, *half) for i, half in enumerate(halves))
-        grads, moved = jax.tree.map(lambda a, b: a + b, first, second), one
-        if name in ("direct_kolen_pollack", "forward_direct_feedback"):  # moved by what comes from the data
-            moved = jax.tree.map(lambda a, b, start: a + b - start, one, other, state.feedback)
-        over_batch = jax.shard_map(
-            lambda x, y: grads_of(jax.lax.axis_index("devices"), x, y),
-            mesh=mesh, in_specs=(SPLIT, SPLIT), out_specs=WHOLE,
-        )
-        return over_batch(X, Y), (grads, moved)
-
-    assert_close(*both(), ulps=4 * roundings(name))
+    (first, moved), (second, other) = grads_of(0, x[:6], y[:6]), grads_of(1, x[6:], y[6:])
+    if learns_from_data:
+        moved = jax.tree.map(lambda a, b, start: a + b - start, moved, other, state.feedback)
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices[:2])
+    over_batch = jax.shard_map(
+        lambda x, y: grads_of(jax.lax.axis_index("devices"), x, y),
+        mesh=mesh, in_specs=jax.P("devices"), out_specs=jax.P(),
+    )
+    return over_batch(x, y), (jax.tree.map(jnp.add, first, second), moved)
 
 
-if jax.process_count() == 1:
+if processes == 1:
+    for number, some in (8, 1), (5, 1), (5, 4):
+        found[f"{number} members on {some}"] = arrays(advance_on(some)(starts[number], 0, alone))
     # Which device a member is on leaves no trace, and uneven members are put together on one device.
-    uneven = ll.ensemble(train, batch_size=2)(KEYS[:5][::-1], data)
+    uneven = advance(begin(keys[:5][::-1], data), 0, data)
     turned = jax.tree.leaves(member(uneven, slice(None, None, -1)))
     assert_same([leaf for leaf in turned if isinstance(leaf, np.ndarray)], found["5 members"])
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(uneven)} == {1}
-    learned = "direct_kolen_pollack", "forward_direct_feedback", "weight_mirror"
-    for kind in ("feedback_alignment", "node_perturbation_signs", *learned):
-        check_shards(kind)
+    of, sgd = (model, ll.squared_error), optax.sgd(0.1)
+    # Sums of a dozen terms in another order; differences of losses are divided by sigma.
+    for rule, *kind, ulps in (
+        (ll.node_perturbation(*of, sigma=0.1, antithetic=True, noise="rademacher"), True, False, 2560),
+        (ll.direct_kolen_pollack(*of, optimizer=sgd), False, True, 256),
+        (ll.weight_mirror(*of, optimizer=sgd), False, False, 256),
+    ):
+        assert_close(*jax.jit(lambda: on_shards(rule, *kind))(), ulps=ulps)
 if jax.process_index() == 0:
     named = {f"{name}/{i}": leaf for name, leaves in found.items() for i, leaf in enumerate(leaves)}
     np.savez(sys.argv[1], **named)
 """
-
-
-# A sum of up to 50 numbers of float32 rounds by 50 eps; node perturbation divides differences of losses
-# by sigma = 0.1, which makes that 10 times as much; five updates add up.
-ROUNDING = 50 * 10 * 5 * float(np.finfo(np.float32).eps)
-
-
+# A sum of up to 50 numbers of float32 rounds by 50 eps; four updates add up.
+ROUNDING = 50 * 4 * float(np.finfo(np.float32).eps)
 agree = partial(np.testing.assert_allclose, rtol=ROUNDING, atol=ROUNDING)
 
 
@@ -177,13 +178,12 @@ def test_ensembles_agree_on_any_number_of_devices(of_one_process: dict[str, np.n
     found, number = of_one_process, len([name for name in of_one_process if name.startswith("8 members/")])
     assert number > 3
     for i in range(number):
-        whole = found[f"8 members/{i}"]
-        for some in (1, 2, 4):
-            agree(found[f"8 members on {some}/{i}"], whole)
+        whole, alone = found[f"8 members/{i}"], found[f"8 members on 1/{i}"]
+        agree(alone, whole)
         for name in ("5 members on 4", "5 members"):
             agree(found[f"{name}/{i}"], whole[:5])
         # The same devices: what runs beside changes no bit.
-        np.testing.assert_array_equal(found[f"5 members on 1/{i}"], found[f"8 members on 1/{i}"][:5])
+        np.testing.assert_array_equal(found[f"5 members on 1/{i}"], alone[:5])
 
 
 @pytest.mark.slow
@@ -207,17 +207,10 @@ LONG = [
 ]
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on one device."""
-    out = tmp_path_factory.mktemp("alone") / "out"
-    run_alone(PROGRAM, *LONG, "--out", out, devices=1)
-    return out
-
-
 @pytest.mark.slow
-def test_killed_processes_go_on_with_other_devices_and_the_first_tells(alone: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_killed_processes_go_on_with_other_devices_and_the_first_tells(tmp_path: Path) -> None:
+    alone, out = tmp_path / "alone", tmp_path / "out"
+    run_alone(PROGRAM, *LONG, "--out", alone, devices=1)
     checkpoints, options = out / "checkpoints" / "planted-gd", (*LONG, "--distributed", "--out", out)
     processes = start_all(PROGRAM, *options, devices=1, environments=jobs_of(2))
     with started(checkpoints, *processes):
@@ -229,42 +222,54 @@ def test_killed_processes_go_on_with_other_devices_and_the_first_tells(alone: Pa
     assert second[1] == "" and "20000/20000" not in second[2]
     with xr.open_dataset(out / "results.nc") as a, xr.open_dataset(alone / "results.nc") as b:
         # to rounding, by thousands of updates
-        xr.testing.assert_allclose(a, b, rtol=100 * ROUNDING, atol=100 * ROUNDING)
+        xr.testing.assert_allclose(a, b, rtol=1000 * ROUNDING, atol=1000 * ROUNDING)
     assert {p.name for p in alone.iterdir()} <= {p.name for p in out.iterdir()}
 
 
-def test_all_processes_do_what_the_first_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_do_what_the_first_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Two of them, one after the other in this one."""
     sent: list[np.ndarray] = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
 
-    def both(decide: Callable[[], Any]) -> list[Any]:
-        def first(value: np.ndarray) -> np.ndarray:
-            sent.append(np.asarray(value))
-            return value
+    def first(value: np.ndarray) -> np.ndarray:
+        sent.append(np.asarray(value))
+        return value
 
-        def second(value: np.ndarray) -> np.ndarray:
-            assert np.shape(value) == sent[0].shape
-            return sent.pop(0)
+    def second(value: np.ndarray) -> np.ndarray:
+        assert np.shape(value) == sent[0].shape
+        return sent.pop(0)
 
+    def both(run: Callable[[int], Any]) -> list[Any]:
         found = []
         for index, broadcast in enumerate((first, second)):
             monkeypatch.setattr(jax, "process_index", lambda index=index: index)
             monkeypatch.setattr(processes, "broadcast_one_to_all", broadcast)
             assert processes.is_first() == (index == 0)
-            try:
-                found.append(processes.decided(decide if index == 0 else pytest.fail))
-            except ValueError as error:
-                found.append(error)
+            found.append(run(index))
         return found
 
-    def refuse() -> None:
-        raise ValueError("--out: expected another, got one that is rather long")
+    def decided(decide: Callable[[], Any]) -> list[Any]:
+        return both(lambda index: processes.decided(pytest.fail if index else decide))
 
-    assert both(lambda: {"a": [1, None]}) == [{"a": [1, None]}] * 2 and not sent
-    told, elsewhere = both(refuse)
-    assert type(told) is ValueError and type(elsewhere) is processes.ElsewhereError
-    assert str(told) == str(elsewhere)
+    assert decided(lambda: {"a": [1, None]}) == [{"a": [1, None]}] * 2 and not sent
+
+    def ended_by(error: Exception, index: int) -> Any:
+        def refuse() -> None:
+            raise error
+
+        with pytest.raises((ValueError, OSError)) as raised:
+            processes.decided(pytest.fail if index else refuse)
+        return raised.value
+
+    for error in (ValueError("--out: expected another, got one that is rather long"), OSError("disk full")):
+        told, elsewhere = both(partial(ended_by, error))
+        assert told is error and type(elsewhere) is processes.ElsewhereError and str(told) == str(elsewhere)
+
+    begin = partial(harness.begin, held=lambda config: harness.Held(each=()))
+    command = partial(harness.command_line, "test", Config, begin)
+    told, elsewhere = both(lambda _: call_main(command, "--seeds", "1", "--out", tmp_path / "out"))
+    assert told[0] == 2 and "--seeds: expected at least one for each of 2 processes, got 1" in told[2]
+    assert elsewhere == (2, "", "") and not (tmp_path / "out").exists()
 
 
 # --- how processes meet
@@ -290,25 +295,3 @@ def test_processes_that_do_not_meet(process: int) -> None:
         ((code, _, errors),) = run_all(MEETING, "3", where, "2", str(process), devices=1)
     assert code == 2 and time.monotonic() - began < 60
     assert f"test: --coordinator: expected 2 processes to connect to {where} within 3 s, got no" in errors
-
-
-BEGINNING = """
-import sys
-from experiments import harness
-from experiments.birth_death.config import Config
-begin = lambda config: harness.begin(config, lambda config: harness.Held(each=()))
-sys.exit(harness.command_line("test", Config, begin))
-"""
-
-
-@pytest.mark.slow
-def test_first_refuses_for_both(alone: Path, tmp_path: Path) -> None:
-    of_seeds = "--seeds: expected at least one for each of 2 processes, got 1"
-    in_use: Any = (*LONG, "--out", alone)
-    for told, arguments in (
-        (of_seeds, ("--seeds", "1", "--out", tmp_path / "out")), ("holds a run already", in_use)
-    ):  # fmt: skip
-        ends = run_all(BEGINNING, *arguments, "--distributed", devices=1, environments=jobs_of(2))
-        assert [code for code, _, _ in ends] == [2, 2]
-        assert told in ends[0][2] and told not in ends[1][2]
-    assert not (tmp_path / "out").exists()
