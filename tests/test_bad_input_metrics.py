@@ -24,13 +24,7 @@ PARAMS = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), jax.eval_sha
 RULE = ll.backprop(MODEL, ll.squared_error)
 X, Y = np.ones((5, 3), "f"), np.zeros((5, 2), "f")
 
-NO_NUMBERS = {
-    "'abc'": "abc",
-    "complex": np.ones((5, 3), "F"),
-    r"key<fry>\[\]": KEY,
-    "": jnp.tanh,
-    "set": {1.0},
-}
+NO_NUMBERS = {"'abc'": "abc", "complex": X.astype("F"), r"key<fry>\[\]": KEY, "": jnp.tanh, "set": {1.0}}
 TAKING_ONE = {
     "a": lambda value: m.cosine_similarity({"w": value}, {"w": X}),
     "b": lambda value: m.relative_norm({"w": X}, {"w": value}),
@@ -54,10 +48,9 @@ def test_leaves_of_wrong_kinds(name):
     refuses(partial(call, np.int32(X)), TypeError, pattern)
 
 
-@pytest.mark.parametrize(
-    "loss", [ll.squared_error, ll.softmax_cross_entropy, ll.accuracy, ll.balanced_accuracy]
-)
-def test_losses_of_wrong_kinds(loss):
+@pytest.mark.parametrize("name", ["squared_error", "softmax_cross_entropy", "accuracy", "balanced_accuracy"])
+def test_losses_of_wrong_kinds(name):
+    loss = getattr(ll, name)
     for got, value in {**NO_NUMBERS, "None": None}.items():
         pattern = f": expected an array of real numbers, got .*{got}"
         refuses(partial(loss, value, Y), TypeError, "^output" + pattern)
@@ -74,20 +67,11 @@ def test_losses_of_wrong_kinds(loss):
     np.testing.assert_array_equal(*jax.jit(lambda: (loss(output, y), loss(np.array(output), np.array(y))))())
 
 
-def of_examples(**options: Any) -> Any:
-    given = {"model": MODEL, "key": KEY, "params": PARAMS, "state": (), "x": X, "y": Y, **options}
-    return partial(m.example_moments, rule=RULE, **given)
-
-
 def of_draws(reference: Any, number: int) -> Any:
     return partial(m.draw_moments, RULE, KEY, PARAMS, (), X, Y, reference, number)
 
 
-def in_trace(call: Any) -> Any:
-    """The same call, for which nothing is compiled."""
-    return partial(jax.eval_shape, call)
-
-
+in_trace: Any = partial(partial, jax.eval_shape)  # the same call, for which nothing is compiled
 STACKED = np.arange(12, dtype="f").reshape(4, 3)
 ONES, EMPTY, ONE_CLASS = np.ones(3), np.zeros(5), np.ones((5, 1))
 alignment, bias_variance, by_path, snr = m.weight_alignment, m.bias_variance, m.by_path, m.snr
@@ -127,7 +111,9 @@ test_structures = refusals(
             partial(bias_variance, STACKED, wrong) for wrong in (np.ones(1), {"w": ONES})
         ],
         r"^draw\(x\): expected at least one array, got \(\)": partial(m.streamed_moments, lambda x: (), X),
-        r"^y: expected a leading axis of 5 examples as in x, got shapes \[\[4, 2\]\]": of_examples(y=Y[:4]),
+        r"^y: expected a leading axis of 5 examples as in x, got shapes \[\[4, 2\]\]": partial(
+            m.example_moments, MODEL, RULE, KEY, PARAMS, (), X, Y[:4]
+        ),
         r"^output: expected shape \[batch, ...\], got \[\]": partial(ll.squared_error, 1.0, 1.0),
         r"^output: expected shape \[batch, ..., classes\], got \[5\]": partial(ll.accuracy, EMPTY, EMPTY),
         r"^output: expected at least two classes, got shape \[5, 1\]": [

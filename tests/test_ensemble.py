@@ -110,13 +110,13 @@ def test_axes_of_a_pytree() -> None:
     assert_same(ll.ensemble(run, in_axes=axes)(KEYS, options, 2.0), right)
 
 
-@pytest.mark.parametrize(("batch_size", "told"), [(3, [3, 4]), (None, [4])])
-def test_progress_is_told_and_changes_nothing(batch_size: int | None, told: list[int]) -> None:
+@pytest.mark.parametrize(("batch_size", "told"), [(3, [(3, 4), (4, 4)]), (None, [(4, 4)])])
+def test_progress_is_told_and_changes_nothing(batch_size: int | None, told: list[tuple[int, int]]) -> None:
     calls: list[tuple[int, int]] = []
     options: Any = {"batch_size": batch_size, "devices": jax.devices()[:1]}
-    other = ll.ensemble(draw, progress=lambda *call: calls.append(call), **options)
-    assert_close(other(KEYS), ll.ensemble(draw, **options)(KEYS), ulps=4)
-    assert calls == [(done, 4) for done in told]
+    telling = ll.ensemble(draw, progress=lambda *call: calls.append(call), **options)
+    assert_close(telling(KEYS), ll.ensemble(draw, **options)(KEYS), ulps=4)
+    assert calls == told
 
 
 def test_grid_is_the_nested_loop() -> None:
