@@ -6,7 +6,8 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.command_line import ROOT, ended, start
+from tests.command_line import ended, start
+from tests.test_readme import python_of
 
 # Behaves as if nothing but the base install were there.
 BLOCK = """
@@ -37,12 +38,10 @@ except ImportError as error:
     assert "pip install 'lax_learning[experiments]'" in str(error)
 else:
     raise AssertionError("mlxtend is not in the base install")
-import numpy as np
 assert history.losses.shape == (8, 200) and history.evaluations.shape == (8, 3)
 # Each seed is right more often than after half the updates; a standard error of 2,500 points is 0.005.
 assert (history.evaluations[:, -1] > 0.93).all()
-shown = np.array({shown}.split(", "), float)
-np.testing.assert_allclose(history.evaluations.mean(axis=0), shown, atol=0.01)
+assert (abs(history.evaluations.mean(axis=0) - jnp.array([{shown}])) < 0.01).all()
 """
 
 
@@ -64,10 +63,7 @@ def test_quickstart_runs_and_learns_on_the_base_install() -> None:
     assert {"jax", "jaxlib", "optax", "chex", "numpy"} <= needed
     others = [module for module, of in owners if not needed & set(map(canonicalize_name, of))]
     assert {"mlxtend", "flax", "matplotlib", "orbax", "xarray", "optuna"} <= set(others)
-    readme = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    told = re.search(r"accuracy at updates .*: ([\d., ]+)\n", readme)
-    assert len(blocks) == 2 and told is not None
-    program = BLOCK + blocks[0] + SAMPLE.format(shown=repr(told[1]))
-    code, _, errors = ended(start(program, *others))
+    quickstart, _ = python_of("README.md")
+    (shown,) = re.findall(r"accuracy at updates .*: ([\d., ]+)\n", quickstart)
+    code, _, errors = ended(start(BLOCK + quickstart + SAMPLE.format(shown=shown), *others))
     assert code == 0, errors
