@@ -102,8 +102,10 @@ def checked(
         raise ValueError(f"x: expected shape [{expected}], got {list(x.shape)}")
     for i, (weights, shapes) in enumerate(zip(params, layers, strict=True)):
         for name, (shape, _) in shapes.items():
-            if name in weights or name != "b":
-                checks.check_shapes([f"params[{i}][{name!r}]"], [weights.get(name)], [shape])
+            if name in weights:
+                checks.check_shapes([f"params[{i}][{name!r}]"], [weights[name]], [shape])
+            elif name != "b":
+                raise ValueError(f"params[{i}]: expected the entry {name!r}, got {sorted(weights)}")
     return params, x
 
 

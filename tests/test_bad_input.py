@@ -129,6 +129,10 @@ def test_what_a_network_gets(kind):
         ((W, *params[1:]), x, ValueError, a_dict + r"float32\[2\]"),
         (({"b": W}, *params[1:]), x, ValueError, a_dict + r"\['b'\]"),
     ]
+    if "u" in params[0]:
+        without = {**params[0], "u": None}
+        pattern = r"^params\[0\]: expected the entry 'u', got \['b', 'w'\]"
+        cases.append(((without, *params[1:]), x, ValueError, pattern))
     for name, leaf in params[0].items():
         for wrong, error, expected in (
             (np.ones((7, *leaf.shape)), ValueError, r"shape \[.*\], got \["),
