@@ -269,9 +269,9 @@ def test_a_study_goes_on_after_what_a_dead_worker_left(tmp_path, left):
 
 
 @pytest.fixture
-def workers(tmp_path):
-    """Workers on one study of six trials in a database, each with a connection of its own."""
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
+def workers(tmp_path, request):
+    """Workers on one study of six trials in a journal or a database, each with a connection of its own."""
+    storage = f"sqlite:///{tmp_path / 'study.db'}" if hasattr(request, "param") else None
     settings = config(tmp_path, RATES, storage=storage, trials=6, sampler="random")
     opened = partial(study.open_study, settings, toy(), settings.deciding())
     space = read_space(settings, toy())
@@ -279,6 +279,7 @@ def workers(tmp_path):
     return SimpleNamespace(space=space, study=opened, worker=worker)
 
 
+@pytest.mark.parametrize("workers", ["in a database"], indirect=True)
 def test_trials_of_a_dead_worker_are_repeated(workers, monkeypatch):
     dead = workers.worker()
     lost = [trial.params for trial in dead.claim(4)]  # and no sign of life from now on
