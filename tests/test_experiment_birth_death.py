@@ -69,3 +69,4 @@ def test_statistics_of_the_report():
     np.testing.assert_array_equal(times_to(steps, losses, 0.09), [10, np.inf])
     middle, low, high = median_interval(np.array([5.0, 1, 3, np.inf, 2, 4, 6, 8, 7, 9, np.inf]))
     assert middle == 6 and low == 2 and high == np.inf
+    assert median_interval(np.array([np.inf, 2.0]))[0] == 2  # the lower of two

@@ -251,17 +251,15 @@ def test_plasticity_has_named_axes(whole):
     table = results.output_table_pre_post_l2.sel(selection="all")
     np.testing.assert_array_equal(trained["tables"][0]["output"], table)
     plastic, descent = (results.sel(model=name) for name in ("pre_post_l2", "gradient_descent_l2"))
-    for finite in (plastic.upstream_test_accuracy, results.downstream_test_accuracy):
-        assert np.isfinite(finite).all()
-    assert np.isnan(descent.upstream_test_accuracy).all()
+    upstream, downstream = results.upstream_test_accuracy, results.downstream_test_accuracy
+    assert np.isfinite(downstream).all() and np.isfinite(upstream[0]).all() and np.isnan(upstream[1]).all()
     assert plastic.samples.values.tolist() == [1333, 2666, 3999]
     # Every seed was run twice; the second attempt is another problem and another network.
     assert (plastic.attempts == 2).all() and (descent.attempts == 1).all()
     first, second = (plastic.upstream_loss.sel(selection=name) for name in ("all", "repeated"))
     assert (first != second).all()
     np.testing.assert_array_equal(*descent.downstream_test_loss.transpose("selection", ...))
-    # Members differ from each other.
-    assert len(np.unique(plastic.downstream_test_loss.isel(evaluation=-1))) == 8
+    assert len(np.unique(plastic.downstream_test_loss.isel(evaluation=-1))) == 8  # all members differ
 
 
 @pytest.mark.slow

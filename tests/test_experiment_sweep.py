@@ -356,18 +356,16 @@ TEXT = RATES + "width = { choices = [1, 2] }"
 OPTIONS = {"trials": 16, "batch": 4, "seeds": 2, "sampler": "random", "pruner": "none", "patience": 3}
 
 
-@pytest.fixture
-def command(tmp_path):
-    """The arguments of a sweep of the toy in a folder, and that folder."""
-    out, options = tmp_path / "out", [f"--{name}={value}" for name, value in OPTIONS.items()]
-    space = ("--space", config(tmp_path, TEXT).space)
-    return ("--experiment", "tests.sweep_toy", "--resume", *space, "--out", out, *options), out
+def command(out):
+    """Arguments of a sweep of the toy in a folder."""
+    options = [f"--{name}={value}" for name, value in OPTIONS.items()]
+    space = ("--space", config(out, TEXT).space)
+    return ("--experiment", "tests.sweep_toy", "--resume", *space, "--out", out, *options)
 
 
 @pytest.mark.slow
-def test_command_writes_what_a_study_found(command):
-    arguments, out = command
-    code, printed, errors = run("sweep", *arguments)
+def test_command_writes_what_a_study_found(tmp_path):
+    code, printed, errors = run("sweep", *command(out := tmp_path / "out"))
     assert code == 0 and "16 trials" in printed and "16/16" in errors, errors
     assert f"--resume: {out} holds no run; starting a new one" in errors
     figures = ("history", "importance", "parallel_coordinates", "slices")
@@ -383,20 +381,18 @@ def test_command_writes_what_a_study_found(command):
 
 
 @pytest.mark.slow
-def test_workers_finish_what_a_killed_one_began(command, tmp_path):
-    arguments, out = command
+def test_workers_finish_what_a_killed_one_began(tmp_path):
+    arguments, journal = command(tmp_path / "out"), tmp_path / "out" / "journal.log"
 
     def worker():
         return start("-m", "experiments.sweep", *arguments, SWEEP_TOY_PAUSE="0.5")
 
+    def found():
+        storage = study.storage_of(config(tmp_path / "out", TEXT, **OPTIONS))
+        return optuna.load_study(study_name="tests.sweep_toy", storage=storage)
+
     killed, others, deadline = worker(), [worker()], time.monotonic() + 120
-    while not (out / "journal.log").exists():
-        time.sleep(0.05)
-    storage = study.storage_of(config(out, TEXT, **OPTIONS))
-    while (
-        not optuna.get_all_study_names(storage)
-        or len(finished(optuna.load_study(study_name=None, storage=storage))) < 6
-    ):
+    while not journal.exists() or b"worker " not in journal.read_bytes() or len(finished(found())) < 6:
         assert time.monotonic() < deadline and killed.poll() is None
         time.sleep(0.05)
     killed.kill()
@@ -404,9 +400,8 @@ def test_workers_finish_what_a_killed_one_began(command, tmp_path):
     others.append(worker())
     assert [ended(other)[0] for other in others] == [0, 0]
 
-    found = optuna.load_study(study_name=None, storage=storage)
-    states = states_of(found)
+    states = states_of(found())
     assert states.keys() == {"COMPLETE", "FAIL"} and states["COMPLETE"] == 16  # no slot is filled twice
     whole = run_toy(tmp_path / "whole", TEXT, **OPTIONS)  # by one worker
-    here, there = ([(trial.params, trial.value) for trial in finished(of)] for of in (found, whole))
+    here, there = ([(trial.params, trial.value) for trial in finished(of)] for of in (found(), whole))
     assert here == there

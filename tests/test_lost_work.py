@@ -173,16 +173,14 @@ def test_folder_of_a_run_killed_at_its_start_is_taken_and_one_with_other_files_i
 
 
 def test_half_written_files_are_never_in_place(tmp_path):
-    path = tmp_path / "file"
-    folders.write_json(path, [1])
-
     def fail(beside: Path) -> None:
         beside.write_text("half")
         raise KeyboardInterrupt
 
+    folders.write_json(tmp_path / "file", [1])
     with pytest.raises(KeyboardInterrupt):
-        folders.write_whole(path, fail)
-    assert json.loads(path.read_text()) == [1]
+        folders.write_whole(tmp_path / "file", fail)
+    assert json.loads((tmp_path / "file").read_text()) == [1]
 
 
 @pytest.mark.slow
@@ -208,9 +206,7 @@ def test_kills_and_interrupts_at_random_moments_change_nothing(tmp_path):
 
 
 class KillsItself:
-    """Its end meets Ctrl-C, as callbacks of the garbage collector may."""
-
-    def __del__(self) -> None:
+    def __del__(self) -> None:  # it meets Ctrl-C, as callbacks of the garbage collector may
         raise KeyboardInterrupt
 
 
