@@ -88,9 +88,10 @@ def test_numbers_out_of_range_are_refused(tmp_path):
             found[config] += 1
             for text in ("inf", "nan", "-1", "1e39", "1e-50") if base is float else ("-1", 2**31, 10**30):
                 value = base(text)
+                given: dict[str, Any] = {**needed, field: (value,) * times or value}
                 pattern = f"^{re.escape(config.option(field))}: expected .*got {re.escape(str(value))}$"
                 with pytest.raises(ValueError, match=pattern):
-                    config(**needed, **{field: (value,) * times or value})
+                    config(**given)
     assert found[config_of("microlearning")] == 16 and found.total() > 80
     assert set(found) > set(map(config_of, COMMANDS))
 
@@ -161,7 +162,6 @@ REFUSED = {
         "--rules backprop backprop": "--rules: expected at least one, and each at most once",
         "--learning-rate 0.1": "--learning-rate: expected none with --scale matched",
         "--test-images 501": "--test-images: expected at most the 500 test images of ",
-        "--network recurrent --hidden": "--hidden: expected at least 1 widths",
         "--network leaky --hidden 3 4": "--hidden: expected one width with --network leaky, got 3 4",
         "--rules rflo": "--rules: expected rules for --network dense; rflo, eprop, rtrl, three",
         "--network convolutional --hidden 5 6": "--hidden: expected at least 3 widths with --network convo",
@@ -236,14 +236,16 @@ def test_errors_of_the_library_name_the_option():
         assert as_option(of, ValueError(f"{name}: expected y, got z")) == f"{option}: expected y, got z"
 
 
-def test_what_is_not_finite_is_null_in_json_and_left_out_of_cells(tmp_path):
+def test_what_is_not_finite_is_null_in_json_and_left_out_of_intervals(tmp_path):
     harness.write_json(tmp_path / "x", {"a": [1.0, np.nan], "b": {"c": (np.inf, "text", None, 3, True)}})
     read = json.loads((tmp_path / "x").read_text(), parse_constant=pytest.fail)
     assert read == {"a": [1.0, None], "b": {"c": [None, "text", None, 3, True]}}
-    found = {"all": [1.0, 1.0], "some": [1.0, np.nan, 1.0], "none": [np.nan, np.inf]}
+    found = {"all": [1.0, 1.0], "some": [1.0, np.nan, 3.0, 2.0], "one": [1.0, np.inf], "none": [np.nan]}
     rows = reporting.summary_rows("rule", {name: np.array(values) for name, values in found.items()})
-    assert [row["n"] for row in rows] == [2, 2, 0] and [row["seeds"] for row in rows] == [2, 3, 2]
-    assert [reporting.cell(row) for row in rows] == ["1 ± 0", "1 ± 0 (2/3)", "-"]
+    assert [(row["n"], row["seeds"]) for row in rows] == [(2, 2), (3, 4), (1, 2), (0, 1)]
+    assert [reporting.cell(row) for row in rows] == ["1 ± 0", "2 ± 2 (3/4)", "1 (1/2)", "-"]
+    half = 4.302653 / 3**0.5  # t(0.975, 2) standard errors
+    assert rows[1]["ci95"] == pytest.approx([2 - half, 2 + half], rel=1e-6)
 
 
 PRINTS = """

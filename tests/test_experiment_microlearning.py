@@ -9,7 +9,6 @@ import optax
 import pytest
 
 import lax_learning as ll
-from experiments import reporting
 from experiments.microlearning import measures, notebook
 from experiments.microlearning.__main__ import find_rate, make_setting
 from experiments.microlearning.config import Config, NetworkName
@@ -33,14 +32,6 @@ def test_a_rule_of_one_s_own_is_made_and_bad_ones_are_refused():
             Config(rules=(path,))
     with pytest.raises(ValueError, match=r"^--rules: expected builtins:print.* return a Rule, got NoneType"):
         make_rule("builtins:print", Config(), optax.sgd(1.0))
-
-
-def test_intervals_by_hand():
-    mean, low, high, n = reporting.interval(np.array([1.0, 2.0, 3.0, np.nan]))
-    # t(0.975, 2) = 4.302653; standard error 1 / sqrt(3)
-    assert (mean, n) == (2.0, 3)
-    assert high - mean == pytest.approx(4.302653 / np.sqrt(3), rel=1e-6) == mean - low
-    assert np.isnan(reporting.interval(np.array([1.0]))[1])
 
 
 def test_images_as_networks_see_them():

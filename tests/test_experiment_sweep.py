@@ -184,12 +184,8 @@ def test_stopped_trials_cost_nothing_and_disturb_no_others():
     whole, _ = programs.run(trials, lambda *_: False)
     seen, calls = [], []
     ((shape, program),) = programs._programs.items()
-
-    def advance(*arguments):
-        calls.append(int(arguments[1]))
-        return program.advance(*arguments)
-
-    programs._programs[shape] = program._replace(advance=advance)
+    counted = program._replace(advance=lambda *of: calls.append(int(of[1])) or program.advance(*of))
+    programs._programs[shape] = counted
 
     def odd(place, chunk, scores):
         seen.append((chunk, place))
@@ -380,12 +376,20 @@ def test_command_writes_what_a_study_found(tmp_path):
     assert shares["learning_rate"] > 0.3 and sum(shares.values()) == pytest.approx(1)
 
 
+SLOWLY = """
+import sys
+import time
+from experiments.sweep.__main__ import main
+from experiments.sweep.programs import Programs
+run = Programs.run
+Programs.run = lambda *arguments: time.sleep(0.5) or run(*arguments)
+sys.exit(main())
+"""
+
+
 @pytest.mark.slow
 def test_workers_finish_what_a_killed_one_began(tmp_path):
-    arguments, journal = command(tmp_path / "out"), tmp_path / "out" / "journal.log"
-
-    def worker():
-        return start("-m", "experiments.sweep", *arguments, SWEEP_TOY_PAUSE="0.5")
+    journal, worker = tmp_path / "out" / "journal.log", partial(start, SLOWLY, *command(tmp_path / "out"))
 
     def found():
         storage = study.storage_of(config(tmp_path / "out", TEXT, **OPTIONS))

@@ -331,7 +331,7 @@ def test_parts_are_of_the_library_and_merge_and_are_told_of(tiny, tmp_path):
     parts, found = fixed_set.STUDY.parts(SET), {}
     every = ("wgan", "bce", "bce_fresh", "standard")
     assert list(parts) == [f"fixed_set-{kind}-{name}" for kind in fixed_set.KINDS for name in every]
-    for name in ("normal-bce_fresh", "normal-standard", "grid-wgan"):
+    for name in ("normal-bce_fresh", "normal-standard", "grid-wgan", "grid-bce"):
         with tqdm(file=io.StringIO()) as progress:
             found[name] = parts[f"fixed_set-{name}"].run(tmp_path / name, progress)
         assert progress.n == parts[f"fixed_set-{name}"].cost
@@ -356,7 +356,7 @@ def test_parts_are_of_the_library_and_merge_and_are_told_of(tiny, tmp_path):
     assert dict(results.sizes) == {"points": 2, "classifier": 6, "seed": 2}
     assert (results.seen_accuracy.sel(classifier="tree", points="normal") == 1).all()
     rows = fixed_set.STUDY.rows(results)
-    assert len(rows) == 4 + 3 + 3 * 3 + 10  # the last are the published ones
+    assert len(rows) == 2 * 4 + 3 + 3 * 3 + 10  # the last are the published ones
     assert row_of(rows, part="fixed_set: grid, wgan critic", metric="published_accuracy")["mean"] == 0.707
     row = row_of(rows, part="fixed_set: normal, kNN", metric="fresh_accuracy")
     expected = found["normal-standard"].fresh_accuracy[0, 1].mean()
