@@ -20,9 +20,9 @@ pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
 
 def few_images():
-    """Eight images of noise in each part, as four updates of two an epoch."""
+    """Eight images of noise in each part, of other digits, as four updates of two an epoch."""
     parts = np.random.default_rng(0).random((3, 8, 784), np.float32)
-    return ll.data.Splits(*(ll.data.Dataset(x, np.eye(8, 10, dtype=np.float32)) for x in parts))
+    return ll.data.Splits(*(ll.data.Dataset(x, np.eye(8, 10, k, np.float32)) for k, x in enumerate(parts)))
 
 
 def test_a_rule_of_one_s_own_is_made_and_bad_ones_are_refused():
