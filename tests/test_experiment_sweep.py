@@ -250,7 +250,7 @@ def test_best_trials_come_first_by_their_medians():
     assert np.isnan(report.summary(np.array([1.0, np.nan, 2]))).all()
 
 
-@pytest.mark.parametrize("left", [b'{"op_code": 7, "wor' + b"d" * 10_000, b"\xff\xfe"], ids=["half a line", "bytes"])
+@pytest.mark.parametrize("left", [b'{"op_code": 7, "wor', b"\xff\xfe"])
 def test_a_study_goes_on_after_what_a_dead_worker_left(tmp_path, left):
     run_toy(tmp_path, RATES, trials=1)
     with pytest.raises(ValueError, match=r"--study: expected one of this.*seeds: 2 before, 3 now"):
