@@ -1,14 +1,11 @@
 """A toy to sweep over: `python -m experiments.sweep --experiment tests.sweep_toy`."""
 
-import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from experiments.sweep.programs import Programs
 from experiments.sweeping import Program, Sweepable
 
 CHUNKS = 3
@@ -40,12 +37,3 @@ def toy(traced: Callable[[], None] = lambda: None) -> Sweepable:
 
 
 SWEEPABLE = toy()
-
-if "SWEEP_TOY_PAUSE" in os.environ:  # seconds before every group of trials
-    run = Programs.run
-
-    def slow_run(*arguments: Any) -> Any:
-        time.sleep(float(os.environ["SWEEP_TOY_PAUSE"]))
-        return run(*arguments)
-
-    setattr(Programs, "run", slow_run)  # noqa: B010

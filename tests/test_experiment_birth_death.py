@@ -1,7 +1,6 @@
 """Birth and death: its keys, its problems by hand, and the statistics of its report."""
 
 from types import SimpleNamespace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +18,28 @@ def test_every_scheme_is_the_default_and_has_a_label():
     assert Config().schemes == tuple(SCHEMES) == tuple(LABELS) and Config().problems == tuple(PROBLEMS)
 
 
-def test_gradients_and_events_have_keys_of_their_own(monkeypatch):
-    seen, params = [], {"w": jnp.zeros(3)}
-    population: Any = ()
+def test_every_purpose_has_a_key_and_gradient_descent_no_events(monkeypatch):
+    seen, rates, params = [], [], {"w": np.zeros(3)}
+    population = ll.birth_death.State(jnp.arange(3), jnp.int32(0), jnp.int32(0))
 
-    def update(key, params, population, gradients):
-        seen.append(key)
-        return (params, population), None
+    def dynamics(alpha, **options):
+        rates.append(alpha)
+        return SimpleNamespace(update=lambda key, *state: (state[:2], seen.append(key)))
 
     problem = PROBLEMS["planted"](Config())._replace(
-        gradients=lambda key, target, params: seen.append(key) or params
+        gradients=lambda key, target, params: seen.append(key) or params,
+        loss=lambda key, target, params: seen.append(key),
+        places=lambda params: None,
     )
-    monkeypatch.setattr(ll.birth_death, "dynamics", lambda *_, **__: SimpleNamespace(update=update))
-    run = run_of(problem, SCHEMES["clone"], Config(), np.array([0, 2]))
+    monkeypatch.setattr(ll.birth_death, "dynamics", dynamics)
+    split = jax.random.split
+    monkeypatch.setattr(jax.random, "split", lambda key: seen.append(key) or split(key))
+    run, start = run_of(problem, SCHEMES["gd"], Config(), np.array([0, 2])), jax.random.key(0)
     with jax.disable_jit():
-        run.step(Carry(jax.random.key(0), (), params, population), 0, ())
-    assert len({jax.random.key_data(key).tobytes() for key in seen}) == len(seen) == 4
+        carry, _ = run.step(Carry(start, (), params, population), 0, ())
+        run.measure(carry, 1, ())
+    assert len({jax.random.key_data(key).tobytes() for key in seen}) == len(seen) == 7
+    assert rates == [0, 0]
 
 
 def test_energy_of_the_mixture_is_half_the_squared_distance():
@@ -48,7 +53,7 @@ def test_energy_of_the_mixture_is_half_the_squared_distance():
     target = sum(w / 3 * density(x - m, v) for w, m, v in zip(WEIGHTS, MEANS, VARIANCES, strict=True))
     found = (c[:, None] * density(x - y[:, None], 0.5)).mean(axis=0)
     expected = 0.5 * np.sum((target - found) ** 2) * (x[1] - x[0])
-    assert float(mixture_energy(jnp.asarray(c), jnp.asarray(y))) == pytest.approx(expected, rel=1e-5)
+    assert float(jax.jit(mixture_energy)(c, y)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_measurements_are_log_spaced_and_never_far_apart():
@@ -66,3 +71,4 @@ def test_statistics_of_the_report():
     np.testing.assert_array_equal(times_to(steps, losses, 0.09), [10, np.inf])
     middle, low, high = median_interval(np.array([5.0, 1, 3, np.inf, 2, 4, 6, 8, 7, 9, np.inf]))
     assert middle == 6 and low == 2 and high == np.inf
+    assert median_interval(np.array([np.inf, 2.0]))[0] == 2  # the lower of two

@@ -1,6 +1,7 @@
 """Plasticity transfer: its models, keys and weight decay."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,17 +39,21 @@ def test_meta_learning_decays_weights_by_a_hundredth(monkeypatch):
     np.testing.assert_allclose(moves, [0, config.learning_rate, -config.learning_rate], rtol=1e-4, atol=1e-7)
 
 
-def test_every_attempt_of_every_seed_has_a_key_of_its_own(monkeypatch, tmp_path):
-    seen = []
+def test_every_stage_attempt_and_seed_has_a_key_of_its_own(monkeypatch, tmp_path):
+    config = Config(width=12, cap=6, features=4, seeds=2, attempts=3)
+    seen = [*experiment.keys_of(config, 0, 4)]
+    downstream: Any = SimpleNamespace(init=lambda key, learned: key, multiple=1)
+    order, learner = stages.one_pass(downstream, config).init(jax.random.key(0), (), None)
+    assert order != learner
 
     def fail(run, members, *_):
         (keys,) = members
-        seen.extend(np.asarray(jax.random.key_data(keys)))
+        seen.extend(keys)
         train = SimpleNamespace(params=SimpleNamespace(tables=jnp.zeros(len(keys))))
         metrics = {"test_balanced_accuracy": np.zeros((len(keys), 1))}
         return SimpleNamespace(metrics=metrics, state=SimpleNamespace(train=train))
 
     monkeypatch.setattr(experiment, "run_members", fail)
-    config = Config(width=12, cap=6, features=4, seeds=2, attempts=3)
     _, attempts = experiment.run_upstream("pre_post_l2", config, tmp_path, tqdm(total=0, disable=True))
-    assert attempts.tolist() == [3, 3] and len(np.unique(seen, axis=0)) == 6
+    assert attempts.tolist() == [3, 3]
+    assert len({jax.random.key_data(key).tobytes() for key in seen}) == len(seen) == 4 + 3 * 2

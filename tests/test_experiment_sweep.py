@@ -26,9 +26,8 @@ from experiments.sweep.programs import Programs
 from experiments.sweep.space import check_runs, parse_space, read_space
 from experiments.sweep.workers import Worker, finished
 from experiments.sweeping import while_finite
-from tests.command_line import ended, run, start
+from tests.command_line import check_folder, check_redrawn, ended, run, start
 from tests.compare import slow_but
-from tests.finished import check_folder, check_redrawn
 from tests.sweep_toy import CHUNKS, toy
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -61,9 +60,6 @@ def states_of(found):
     return Counter(trial.state.name for trial in found.get_trials())
 
 
-# Spaces
-
-
 def test_space_is_read(tmp_path):
     text = """
         kind = "square"
@@ -73,11 +69,10 @@ def test_space_is_read(tmp_path):
     """
     space = read_space(config(tmp_path, text, sampler="grid", trials=12), toy())
     assert space.fixed == {"kind": "square", "data": "sample"}
-    assert space.searched == {
-        "learning_rate": FloatDistribution(0.001, 0.1, log=True),
-        "width": IntDistribution(2, 9),
-        "penalty": CategoricalDistribution((0.0, 0.5)),
-    }
+    rate, width, penalty = space.searched.values()
+    assert (rate, width) == (FloatDistribution(0.001, 0.1, log=True), IntDistribution(2, 9))
+    assert list(space.searched) == ["learning_rate", "width", "penalty"]
+    assert penalty == CategoricalDistribution((0.0, 0.5))
     points = {tuple(space.point(i).values()) for i in range(12)}
     assert len(points) == 12 and {point[1:] for point in points} == set(product((2, 9), (0.0, 0.5)))
     assert sorted({point[0] for point in points}) == pytest.approx([0.001, 0.01, 0.1])
@@ -126,23 +121,14 @@ CANNOT_RUN = [
     ("plasticity_transfer", "width = { choices = [100, 20] }\ncap = { choices = [10, 30] }",
      "width: expected at least the cap of 30, got 20"),
     ("microlearning", "data = { choices = ['sample', 'no'] }", "data: expected"),
-    ("microlearning", "hidden = { choices = [9, 2000000000] }", "hidden: expected a size that fits into"),
-    ("symbolic_discriminator", "width = { choices = [4, 2000000000] }", "width: expected a size that"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "text", "pattern"), slow_but(CANNOT_RUN[:5], CANNOT_RUN), ids=range(10))
+@pytest.mark.parametrize(("name", "text", "pattern"), slow_but(CANNOT_RUN[:5], CANNOT_RUN), ids=range(8))
 def test_what_cannot_run_is_refused_before_the_first_trial(tmp_path, name, text, pattern):
     space, out = config(tmp_path, text).space, tmp_path / "out"
     code, _, errors = run("sweep", "--experiment", *name.split(), "--space", space, "--out", out)
     assert code == 2 and re.search(pattern, errors) and not out.exists(), errors
-
-
-# Programs
-
-
-def never(place, chunk, scores):
-    return False
 
 
 SMALL = {
@@ -167,9 +153,9 @@ def test_every_experiment_can_be_swept_in_one_program(tmp_path, name):
     usual = {**offered.defaults(), **SMALL[name]}
     trials = [{**usual, **{n: factor * v for n, v in offered.traced.items()}} for factor in (1, 5, 1e30)]
     programs = Programs(offered._replace(make=make), jax.random.split(jax.random.key(0), 2), 2)
-    first, _ = programs.run(trials[:1], never)
+    first, _ = programs.run(trials[:1], lambda *_: False)
     traced = len(traces)
-    scores, ended = programs.run(trials, never)
+    scores, ended = programs.run(trials, lambda *_: False)
     assert len(traces) == traced  # nothing compiles again
     assert scores.shape == (3, 2) and np.isfinite(scores[:2]).all() and ended.all()
     np.testing.assert_array_equal(scores[:1], first)
@@ -195,15 +181,11 @@ def test_groups_of_one_shape_and_scores_by_hand(tmp_path):
 def test_stopped_trials_cost_nothing_and_disturb_no_others():
     programs = Programs(toy(), jax.random.split(jax.random.key(0), 2), 2)
     trials = [{**toy().defaults(), "learning_rate": float(rate)} for rate in np.geomspace(1e-4, 1, 10)]
-    whole, _ = programs.run(trials, never)
+    whole, _ = programs.run(trials, lambda *_: False)
     seen, calls = [], []
     ((shape, program),) = programs._programs.items()
-
-    def advance(*arguments):
-        calls.append(int(arguments[1]))
-        return program.advance(*arguments)
-
-    programs._programs[shape] = program._replace(advance=advance)
+    counted = program._replace(advance=lambda *of: calls.append(int(of[1])) or program.advance(*of))
+    programs._programs[shape] = counted
 
     def odd(place, chunk, scores):
         seen.append((chunk, place))
@@ -213,12 +195,9 @@ def test_stopped_trials_cost_nothing_and_disturb_no_others():
     stopped, ended = programs.run(trials, odd)
     assert seen == [*((1, i) for i in range(10)), *((2, i) for i in range(0, 10, 2))]
     assert np.flatnonzero(ended).tolist() == [0, 2]
-    chunks = np.array([3, 1, 3, 1, 2, 1, 2, 1, 2, 1])[:, None]  # before the end of each
-    np.testing.assert_allclose(stopped, whole * chunks / CHUNKS, rtol=1e-6)
+    chunks = np.array([3, 1, 3, 1, 2, 1, 2, 1, 2, 1])  # before the end of each
+    np.testing.assert_allclose(stopped, whole * chunks[:, None] / CHUNKS, rtol=1e-6)
     assert Counter(calls) == {0: 5, 1: 3, 2: 1}  # blocks of two
-
-
-# Studies
 
 
 @pytest.mark.parametrize("sampler", slow_but(["grid", "tpe"], study.SAMPLERS))
@@ -259,27 +238,6 @@ def test_trials_that_are_not_finite_are_pruned_and_reported(tmp_path):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_a_report_draws_what_is_finite():
-    results = xr.Dataset(
-        {
-            "score": (("trial", "seed"), [[1.0, 1.0], [2.0, 2.0], [np.nan, np.inf]]),
-            "importance": ("parameter", [np.nan]),
-            "median": ("trial", [1.0, 2.0, np.nan]),
-            "low": ("trial", [1.0, 2.0, np.nan]),
-            "high": ("trial", [3e38, np.inf, np.nan]),
-            "complete": ("trial", [True, True, False]),
-            "rate": ("trial", [0.1, 0.2, 0.3]),
-        },
-        {"trial": [0, 1, 2], "seed": [0, 1], "parameter": ["rate"]},
-        {"objective": "loss", "direction": "minimize", "fixed": "{}", "logarithmic": "[]"},
-    )
-    found = harness.without_nan(report.rows(results))
-    assert "2 .. -" in report.table(found) and json.dumps(found, allow_nan=False)
-    for figure in report.figures(results).values():
-        figure.savefig(io.BytesIO(), format="png", dpi=20)
-        plt.close(figure)
-
-
 def test_best_trials_come_first_by_their_medians():
     columns = {"median": [3.0, 1.0, 2.0, 0.0], "complete": [True, True, True, False]}
     results = xr.Dataset({name: ("trial", column) for name, column in columns.items()})
@@ -292,7 +250,7 @@ def test_best_trials_come_first_by_their_medians():
     assert np.isnan(report.summary(np.array([1.0, np.nan, 2]))).all()
 
 
-@pytest.mark.parametrize("left", [b'{"op_code": 7, "wor', b"\xff\xfe", b"x" * 10_000])
+@pytest.mark.parametrize("left", [b'{"op_code": 7, "wor', b"\xff\xfe"])
 def test_a_study_goes_on_after_what_a_dead_worker_left(tmp_path, left):
     run_toy(tmp_path, RATES, trials=1)
     with pytest.raises(ValueError, match=r"--study: expected one of this.*seeds: 2 before, 3 now"):
@@ -306,25 +264,10 @@ def test_a_study_goes_on_after_what_a_dead_worker_left(tmp_path, left):
         run_toy(tmp_path, RATES, trials=3)
 
 
-def test_trials_are_given_back_when_a_run_fails(tmp_path, monkeypatch):
-    def fail(*arguments):
-        raise MemoryError
-
-    with monkeypatch.context() as patched, pytest.raises(MemoryError):
-        patched.setattr(Programs, "run", fail)
-        run_toy(tmp_path, TWO, trials=3)
-    found = run_toy(tmp_path, TWO, trials=3)
-    assert states_of(found) == {"FAIL": 3, "COMPLETE": 3}
-    assert values_of(found) == [trial.params["learning_rate"] for trial in found.get_trials()[:3]]
-
-
-# Workers
-
-
 @pytest.fixture
-def workers(tmp_path):
-    """Workers on one study of six trials in a database, each with a connection of its own."""
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
+def workers(tmp_path, request):
+    """Workers on one study of six trials in a journal or a database, each with a connection of its own."""
+    storage = f"sqlite:///{tmp_path / 'study.db'}" if hasattr(request, "param") else None
     settings = config(tmp_path, RATES, storage=storage, trials=6, sampler="random")
     opened = partial(study.open_study, settings, toy(), settings.deciding())
     space = read_space(settings, toy())
@@ -332,6 +275,7 @@ def workers(tmp_path):
     return SimpleNamespace(space=space, study=opened, worker=worker)
 
 
+@pytest.mark.parametrize("workers", ["in a database"], indirect=True)
 def test_trials_of_a_dead_worker_are_repeated(workers, monkeypatch):
     dead = workers.worker()
     lost = [trial.params for trial in dead.claim(4)]  # and no sign of life from now on
@@ -365,13 +309,18 @@ def test_a_trial_that_kills_every_worker_is_given_up(workers, monkeypatch, capsy
             for trial in mine:
                 worker.tell(trial, 1.0, [1.0])
     assert claimed == [[0, 1, 2, 3], [4, 5], [0], [1], [2], [3], [2]]
-    found = workers.study()
-    states = [trial.state.name for trial in finished(found)]
+    states = [trial.state.name for trial in finished(workers.study())]
     assert states == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 3
     assert "trial 2 is given up: 3 workers died running {'learning_rate': " in capsys.readouterr().err
-    results = report.as_dataset(found, workers.space, toy())
+
+    results = report.as_dataset(workers.study(), workers.space, toy())  # draws what is finite
     assert results.complete.values.tolist() == [True, True, False, True, True, True]
-    report.table(harness.without_nan(report.rows(results)))
+    results["high"].values[:2] = np.inf, 3e38
+    rows = harness.without_nan(report.rows(results))
+    assert "1 .. -" in report.table(rows) and json.dumps(rows, allow_nan=False)
+    for figure in report.figures(results).values():
+        figure.savefig(io.BytesIO(), format="png", dpi=20)
+        plt.close(figure)
 
 
 def test_trials_of_a_live_worker_are_left_alone(workers):
@@ -380,9 +329,8 @@ def test_trials_of_a_live_worker_are_left_alone(workers):
         time.sleep(2.1)
         assert len(other.claim(10)) == 2 and len(other.claim(10)) == 2
     assert states_of(workers.study()) == {"FAIL": 6}  # both gave back what they had
-    with workers.worker() as third:
-        first = [trial.params for trial in workers.study().get_trials()[:6]]
-        assert [trial.params for trial in third.claim(10)] == first
+    first = [trial.params for trial in workers.study().get_trials()[:6]]
+    assert [trial.params for trial in workers.worker().claim(10)] == first
 
 
 def test_slots_that_are_queued_twice_are_filled_once(workers, monkeypatch):
@@ -394,9 +342,9 @@ def test_slots_that_are_queued_twice_are_filled_once(workers, monkeypatch):
     monkeypatch.setattr(other, "_fail_dead", lambda: None)
     monkeypatch.setattr(other._study, "get_trials", late)
     assert len(other.claim(6)) == 2
-    found = workers.study()
-    assert states_of(found) == {"RUNNING": 6, "FAIL": 4}
-    running = [trial.number for trial in found.get_trials() if trial.state == TrialState.RUNNING]
+    assert states_of(workers.study()) == {"RUNNING": 6, "FAIL": 4}
+    trials = workers.study().get_trials()
+    running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
     assert sorted({*one._mine, *other._mine}) == running
 
 
@@ -404,18 +352,16 @@ TEXT = RATES + "width = { choices = [1, 2] }"
 OPTIONS = {"trials": 16, "batch": 4, "seeds": 2, "sampler": "random", "pruner": "none", "patience": 3}
 
 
-@pytest.fixture
-def command(tmp_path):
-    """The arguments of a sweep of the toy in a folder, and that folder."""
-    out, options = tmp_path / "out", [f"--{name}={value}" for name, value in OPTIONS.items()]
-    space = ("--space", config(tmp_path, TEXT).space)
-    return ("--experiment", "tests.sweep_toy", "--resume", *space, "--out", out, *options), out
+def command(out):
+    """Arguments of a sweep of the toy in a folder."""
+    options = [f"--{name}={value}" for name, value in OPTIONS.items()]
+    space = ("--space", config(out, TEXT).space)
+    return ("--experiment", "tests.sweep_toy", "--resume", *space, "--out", out, *options)
 
 
 @pytest.mark.slow
-def test_command_writes_what_a_study_found(command):
-    arguments, out = command
-    code, printed, errors = run("sweep", *arguments)
+def test_command_writes_what_a_study_found(tmp_path):
+    code, printed, errors = run("sweep", *command(out := tmp_path / "out"))
     assert code == 0 and "16 trials" in printed and "16/16" in errors, errors
     assert f"--resume: {out} holds no run; starting a new one" in errors
     figures = ("history", "importance", "parallel_coordinates", "slices")
@@ -430,21 +376,27 @@ def test_command_writes_what_a_study_found(command):
     assert shares["learning_rate"] > 0.3 and sum(shares.values()) == pytest.approx(1)
 
 
-@pytest.mark.slow
-def test_workers_finish_what_a_killed_one_began(command, tmp_path):
-    arguments, out = command
+SLOWLY = """
+import sys
+import time
+from experiments.sweep.__main__ import main
+from experiments.sweep.programs import Programs
+run = Programs.run
+Programs.run = lambda *arguments: time.sleep(0.5) or run(*arguments)
+sys.exit(main())
+"""
 
-    def worker():
-        return start("-m", "experiments.sweep", *arguments, SWEEP_TOY_PAUSE="0.5")
+
+@pytest.mark.slow
+def test_workers_finish_what_a_killed_one_began(tmp_path):
+    journal, worker = tmp_path / "out" / "journal.log", partial(start, SLOWLY, *command(tmp_path / "out"))
+
+    def found():
+        storage = study.storage_of(config(tmp_path / "out", TEXT, **OPTIONS))
+        return optuna.load_study(study_name="tests.sweep_toy", storage=storage)
 
     killed, others, deadline = worker(), [worker()], time.monotonic() + 120
-    while not (out / "journal.log").exists():
-        time.sleep(0.05)
-    storage = study.storage_of(config(out, TEXT, **OPTIONS))
-    while (
-        not optuna.get_all_study_names(storage)
-        or len(finished(optuna.load_study(study_name=None, storage=storage))) < 6
-    ):
+    while not journal.exists() or b"worker " not in journal.read_bytes() or len(finished(found())) < 6:
         assert time.monotonic() < deadline and killed.poll() is None
         time.sleep(0.05)
     killed.kill()
@@ -452,9 +404,8 @@ def test_workers_finish_what_a_killed_one_began(command, tmp_path):
     others.append(worker())
     assert [ended(other)[0] for other in others] == [0, 0]
 
-    found = optuna.load_study(study_name=None, storage=storage)
-    states = states_of(found)
+    states = states_of(found())
     assert states.keys() == {"COMPLETE", "FAIL"} and states["COMPLETE"] == 16  # no slot is filled twice
     whole = run_toy(tmp_path / "whole", TEXT, **OPTIONS)  # by one worker
-    here, there = ([(trial.params, trial.value) for trial in finished(of)] for of in (found, whole))
+    here, there = ([(trial.params, trial.value) for trial in finished(of)] for of in (found(), whole))
     assert here == there

@@ -14,48 +14,42 @@ import pytest
 import xarray as xr
 from tqdm import tqdm
 
-from experiments import harness
 from experiments.running import group_by_shape
 from experiments.symbolic_discriminator import activations, critics, fixed_set, reading, regularised, spaces
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.report import STUDIES, figures, rows
 from experiments.symbolic_discriminator.spaces import LIBRARIES, library, points
 from lax_learning import symbolic
-from tests.finished import row_of
+from tests.command_line import row_of
+from tests.compare import assert_near
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
+DRAWN = Config(configurations=40, points=30)
+FIT, SET = Config(points=12, epochs=300, seeds=2), Config(seed=3)
+
 
 def test_studies_are_the_notebooks():
-    fields = ("layers", "width", "learning_rate", "penalty")
-    assert [tuple(of[field] for field in fields) for of in spaces.depth(Config())] == [
-        (2, 64, 1e-5, 1e-4),
-        (4, 64, 1e-5, 1e-4),
-        (8, 64, 1e-5, 1e-4),
-        (8, 64, 1e-5, 1e-5),
-        (8, 64, 1e-4, 1e-5),
-        (8, 64, 1e-4, 1e-6),
-        (8, 256, 1e-4, 1e-6),
-        (16, 64, 1e-4, 1e-6),
-    ]
-    assert len(spaces.hyper_parameters(Config())) == 64
+    for field, values in {
+        "layers": [2, 4, 8, 8, 8, 8, 8, 16],
+        "width": [64] * 6 + [256, 64],
+        "learning_rate": [1e-5] * 4 + [1e-4] * 4,
+        "penalty": [1e-4] * 3 + [1e-5] * 2 + [1e-6] * 3,
+    }.items():
+        assert [of[field] for of in spaces.depth(Config())] == values
     drawn = spaces.hyper_parameters(Config(preset="seed", configurations=600))
     for field, values in spaces.SPACES["seed"].items():
         assert {c[field] for c in drawn} == set(values)
     first = spaces.accuracy(Config())[0]
     assert (first["layers"], first["width"], first["decay"], first["penalty"]) == (6, 128, 1e-4, 1e-5)
     every = [{**c, "extension": None} for c in spaces.extensions(Config(preset="study"))]
-    number = spaces.EXTENSION_SPACES["study"][1]
-    assert every == every[:number] * len(spaces.EXTENSIONS)
+    assert every == every[: spaces.EXTENSION_SPACES["study"][1]] * len(spaces.EXTENSIONS)
 
 
-def test_libraries_contain_one_another():
+def test_libraries_contain_one_another_and_points_are_of_a_grid_or_normal():
     texts = [set(path.read_text().splitlines()) for path in LIBRARIES.values()]
     assert next(iter(LIBRARIES)) == "quadratic" and all(library(name).expressions for name in LIBRARIES)
     assert all(small < large for small, large in pairwise(texts[:-1]))
-
-
-def test_points():
     np.testing.assert_allclose(points("grid", 6, 0)[:, 0], [-3, -2, -1, 0, 1, 2], atol=1e-6)
     drawn = np.asarray(points("normal", 4_000, 0))
     assert abs(drawn.mean()) < 5 / 4_000**0.5 and abs(drawn.var() - 1) < 5 * (2 / 4_000) ** 0.5
@@ -66,11 +60,11 @@ def test_points():
 def test_a_training_is_that_of_the_library(tmp_path):
     """One configuration of a group, epoch by epoch."""
     config = Config(points=10, epochs=11, seeds=2)
-    assert critics.schedule(11) == (1, 2)
     small = {**spaces.SMALL, "width": 8, "iterations": 2, "extension": "gradient_embedded"}
     configurations = [small, {**small, "learning_rate": 1e-2, "penalty": 0.1}]
     (group,) = group_by_shape(configurations, spaces.STATIC)
     found = critics.run_group(group, config, 2, tmp_path / "run", tqdm(disable=True))
+    one = found.isel(configuration=1, seed=0)
     curves = critics.curves_of("quadratic", "gradient_embedded", 3, config)
     critic, adam = symbolic.critic(10, hidden=(8, 8), channels=2), critics.adam(1e-2, 1e-7)
     step = symbolic.critic_step(critic, adam, penalty=0.1)
@@ -78,7 +72,6 @@ def test_a_training_is_that_of_the_library(tmp_path):
     init_key, train_key = jax.random.split(key)
     train = jax.jit(symbolic.train_critic(step, curves.real, curves.fake, num_epochs=20, iterations=2))
     state, metrics = train(train_key, symbolic.init_critic(init_key, critic, adam))
-    one = found.isel(configuration=1, seed=0)
     np.testing.assert_allclose(one.accuracy, metrics.accuracy.mean(axis=1), rtol=1e-6)
     judged = critics.judged_curves("quadratic", "gradient_embedded", config)
     np.testing.assert_allclose(one.logits[1], critic.apply(state.params, judged[1]), atol=0.02)
@@ -87,16 +80,13 @@ def test_a_training_is_that_of_the_library(tmp_path):
 def test_metrics_of_epochs_are_over_all_steps_or_of_the_first(monkeypatch):
     config, random = Config(points=5, epochs=400), np.random.default_rng(0)
     made = symbolic.CriticMetrics(*random.random((5, 20, 3), np.float32))
-    monkeypatch.setattr(symbolic, "train_critic", lambda *_, **__: lambda key, state, first: (state, made))
+    monkeypatch.setattr(symbolic, "train_critic", lambda *_, **__: lambda key, state, first: (first, made))
     run = critics.training({name: spaces.SMALL[name] for name in spaces.STATIC}, config)
     traced = dict.fromkeys(("learning_rate", "penalty", "decay"), np.float32(0.1))
-    _, found = run.step((jax.random.key(0), traced, ()), 0, None)
-    assert critics.schedule(400).epochs_a_bin == 2
-    for name, values in {
-        "accuracy": made.accuracy.mean(axis=1),
-        "fresh_accuracy": made.accuracy[:, 0],
-        "fresh_auc": made.auc[:, 0],
-    }.items():
+    (_, _, first), found = run.step((jax.random.key(0), traced, ()), 3, None)
+    assert critics.schedule(400).epochs_a_bin == 2 and first == 3 * 20
+    of_epochs = made.accuracy.mean(axis=1), made.accuracy[:, 0], made.auc[:, 0]
+    for name, values in zip(critics.METRICS, of_epochs, strict=True):
         np.testing.assert_allclose(found[name], values.reshape(10, 2).mean(axis=1), rtol=1e-6)
 
 
@@ -107,28 +97,12 @@ def test_judged_curves_are_of_formulas_and_of_networks():
     lines, parabolas = ((np.minimum(x, 0), np.maximum(x, 0)), (x, x**2))
     assert np.array_equal(activations.misfit(x, curves, lines) < 1e-12, [True, False])
     assert np.array_equal(activations.misfit(x, curves, parabolas) < 1e-12, [False, True])
-    config = Config(points=30)
     x = np.asarray(points("normal", 30, 0), float)[:, 0]
-    formulas, networks = np.asarray(critics.judged_curves("quadratic", "none", config), float)
+    formulas, networks = np.asarray(critics.judged_curves("quadratic", "none", DRAWN), float)
     assert activations.misfit(x, formulas, (x, x**2)).max() < 1e-4
     assert np.median(activations.misfit(x, networks, (x, x**2))) > 0.01
-    embedded = critics.judged_curves("quadratic", "gradient_embedded", config)
+    embedded = critics.judged_curves("quadratic", "gradient_embedded", DRAWN)
     np.testing.assert_allclose(embedded[0, ..., 0], formulas, rtol=1e-6)
-
-
-def test_merged_results_are_in_the_order_of_the_configurations():
-    config = Config(configurations=12, points=5)
-    study, configurations = STUDIES["hyper_parameters"], spaces.hyper_parameters(config)
-    found = []
-    for group in group_by_shape(configurations, spaces.STATIC):
-        accuracy = (("configuration", "seed", "bin"), group.traced["learning_rate"][:, None, None])
-        found.append(xr.Dataset({"accuracy": accuracy}, {"configuration": list(group.members)}))
-    merged = study.merge(config, found)
-    rates = [c["learning_rate"] for c in configurations]
-    assert len(found) > 2 and len(set(rates)) > 2
-    np.testing.assert_array_equal(merged.accuracy[:, 0, 0], rates)
-    np.testing.assert_array_equal(merged.learning_rate, rates)
-    assert merged.judged_curve.shape == (2, critics.JUDGED, 5) and merged.x.shape == (5,)
 
 
 def test_schedule_has_at_least_the_epochs():
@@ -142,7 +116,7 @@ def test_smoothed_is_a_trailing_mean():
     epochs = ("bin", 5 * np.arange(1, 41))  # a horizon of 20 epochs: four bins
     results = xr.Dataset({"accuracy": ("bin", np.arange(40.0))}, {"epoch": epochs})
     np.testing.assert_allclose(reading.smoothed(results), [0, 0.5, 1, *(np.arange(3, 40) - 1.5)])
-    assert [reading.horizon(epochs) for epochs in (10, 500, 100_000)] == [1, 50, 500]
+    assert [reading.horizon(number) for number in (10, 500, 100_000)] == [1, 50, 500]
 
 
 def test_configurations_and_their_groups():
@@ -175,45 +149,41 @@ def test_trends():
 
 def test_share_of_variance():
     random, levels = np.random.default_rng(1), np.repeat([1, 2, 3, 4], 250)
-    noise = random.normal(size=1_000)
+    noise, share = random.normal(size=1_000), reading.share_of_variance
     # Means 0, 1, 2, 3 have a variance of 5/4, noise has 1; the estimate's own error is about 0.02.
-    assert reading.share_of_variance(levels + noise, levels) == pytest.approx(5 / 9, abs=0.1)
-    by_chance = [reading.share_of_variance(random.normal(size=40), levels[::25]) for _ in range(400)]
+    assert share(levels + noise, levels) == pytest.approx(5 / 9, abs=0.1)
+    by_chance = [share(random.normal(size=40), levels[::25]) for _ in range(400)]
     assert abs(np.mean(by_chance)) < 5 * np.std(by_chance) / 20
-    assert reading.share_of_variance(levels.astype(float), levels) == pytest.approx(1)
-    assert np.isnan(reading.share_of_variance(noise, np.ones(1_000)))
-    assert np.isnan(reading.share_of_variance(np.ones(1_000), levels))
+    assert share(levels.astype(float), levels) == pytest.approx(1)
+    assert np.isnan([share(noise, np.ones(1_000)), share(np.ones(1_000), levels)]).all()
     shares = reading.resampled_shares(levels + noise, levels, times=50)
     assert 0 < shares.std() < 0.1 and abs(shares.mean() - 5 / 9) < 0.1
 
 
 @pytest.fixture(scope="module")
 def invented():
-    """Results as the studies have them, without a run; the learning rate decides."""
-    found = {}
+    """Results as the studies merge them, without a run; the learning rate decides."""
+    found, random, axes = {}, np.random.default_rng(0), ("configuration", "seed", "bin")
     for study in ("libraries", "hyper_parameters", "depth", "extensions"):
-        configurations = getattr(spaces, study)(Config(configurations=40))
-        number, seeds = len(configurations), 1 if study == "hyper_parameters" else 2
-        random, axes = np.random.default_rng(0), ("configuration", "seed", "bin")
-        rates = np.array([[c["learning_rate"]] for c in configurations])
-        level = np.clip(0.75 + 0.1 * np.log10(rates) / 3 + random.normal(0, 0.01, (number, seeds)), 0, 1)
-        curves = 0.5 + (level[..., None] - 0.4) * np.linspace(0, 1, 50)
-        logits = random.normal(size=(number, seeds, 2, critics.JUDGED))
-        fields = {f: ("configuration", [c[f] for c in configurations]) for f in configurations[0]}
-        found[study] = xr.Dataset(
-            {
+        parts, seeds = [], 1 if study == "hyper_parameters" else 2
+        for group in group_by_shape(getattr(spaces, study)(DRAWN), spaces.STATIC):
+            rates, number = group.traced["learning_rate"][:, None], len(group.members)
+            level = np.clip(0.75 + 0.1 * np.log10(rates) / 3 + random.normal(0, 0.01, (number, seeds)), 0, 1)
+            curves = 0.5 + (level[..., None] - 0.4) * np.linspace(0, 1, 50)
+            logits = random.normal(size=(number, seeds, 2, critics.JUDGED))
+            variables = {
                 **dict.fromkeys(critics.METRICS, (axes, curves)),
                 "logits": (("configuration", "seed", "kind", "curve"), logits),
                 "seconds": ("configuration", np.ones(number)),
-                "judged_curve": (("kind", "curve", "point"), random.normal(size=(2, critics.JUDGED, 5))),
-                "x": ("point", np.arange(5.0)),
-            },
-            {"epoch": ("bin", 10 * np.arange(1, 51)), **fields},
-        )
+            }
+            coordinates = {"configuration": list(group.members), "epoch": ("bin", 10 * np.arange(1, 51))}
+            parts.append(xr.Dataset(variables, coordinates))
+        found[study] = STUDIES[study].merge(DRAWN, parts)
     return xr.DataTree.from_dict(found)
 
 
 def test_what_decides_is_found_and_rows_are_of_the_final_epochs(invented):
+    """Though parts are merged in another order than that of the configurations."""
     found = {(row["part"], row["metric"]): row["mean"] for row in rows(invented)}
     deciding = {metric: mean for (part, metric), mean in found.items() if part == "deciding: bce"}
     assert set(deciding) == {"latents", "iterations", "penalty", "layers", "learning_rate"}
@@ -236,65 +206,7 @@ def test_figures_of_every_study(invented):
         assert trend in axes.get_title() and sum(map(int, shown)) == followed.count(trend)
 
 
-# Networks that fit a target under the eye of a critic
-
-FIT = Config(points=12, epochs=300, seeds=2, updates=30)
-COSTS = ("no_critic", "sigmoid")
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Two parts, merged, all read from files as the experiment does."""
-    folder, parts = tmp_path_factory.mktemp("parts"), []
-
-    def from_file(results):
-        harness.write_dataset(folder / "results.nc", results)
-        return harness.read_dataset(folder / "results.nc")
-
-    for cost in COSTS:
-        part = regularised.STUDY.parts(FIT)[f"regularised-{cost}"]
-        with tqdm(file=io.StringIO()) as progress:
-            parts.append(from_file(part.run(folder / cost, progress)))
-        assert progress.n == part.cost
-    return from_file(regularised.STUDY.merge(FIT, parts))
-
-
-@pytest.fixture(scope="module")
-def problem():
-    return regularised.problem_of(FIT)
-
-
-@pytest.mark.slow
-def test_runs_have_the_published_target_and_measurements_of_their_final_curves(results, problem):
-    """The critic is the one of before learning; most critics take also real components for formulas."""
-    assert list(results.run.values) == [name for cost in COSTS for name in regularised.RUNS[cost][1]]
-    assert results.updates[[0, 1, 2, 20]].values.tolist() == [0, 1, 3, 30]
-    assert all(np.isfinite(variable).all() for variable in results.data_vars.values())
-    # The same networks and critics: before learning all runs are alike, afterwards none and no seeds are.
-    start, end = (results.fit_loss.isel(step=step) for step in (0, 20))
-    assert (start == start.isel(run=0)).all() and len(np.unique(end)) == end.size and (end < start).all()
-    x = np.linspace(-3, 2.5, 12)  # the grid is without its end
-    np.testing.assert_allclose(results.x, x, rtol=1e-6)
-    g = [-0.08 * (x + 0.165) ** 2 - 0.21, 0.0785 * (x - 0.63) ** 2 - 0.252, 0.0895 * (x + 0.21) ** 2 - 0.0375]
-    np.testing.assert_allclose(results.components, g, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(results.target, g[0] * g[1] + np.sin(g[2]), rtol=1e-4, atol=1e-6)
-    critic = jax.tree.map(lambda leaf: leaf[0], regularised.starts(FIT).critic)
-    for name in results.run.values:
-        for seed in range(2):
-            last = results.sel(run=name).isel(seed=seed, step=-1)
-            likeness = abs(np.corrcoef(last.latents, results.components)[:3, 3:])  # [latent, component]
-            error = np.mean((last.prediction - last.target) ** 2)
-            expected = (likeness.max(axis=1).min(), likeness.max(axis=0).min(), error)
-            found = (last.min_correlation, last.components_found, last.fit_loss)
-            np.testing.assert_allclose(found, expected, rtol=1e-4)
-        last = results.sel(run=name).isel(seed=0, step=-1)
-        logits = problem.critic.apply(critic, last.latents.values)
-        np.testing.assert_allclose(last.mean_logit, logits.mean(), rtol=1e-3, atol=1e-5)
-        assert last.judged_real == pytest.approx(float((logits > 0).mean()))
-    assert (results.critic_accuracy > 0.6).all() and results.components_judged_real.mean() > 0.6
-
-
-def test_every_run_has_a_part_and_every_network_a_key(problem, monkeypatch):
+def test_every_run_has_a_part_and_every_network_a_key(monkeypatch):
     assert list(regularised.STUDY.parts(FIT)) == [f"regularised-{name}" for name in regularised.RUNS]
     assert len({name for _, runs in regularised.RUNS.values() for name in runs}) == 6
     of_key = jax.random.key_data
@@ -302,6 +214,7 @@ def test_every_run_has_a_part_and_every_network_a_key(problem, monkeypatch):
     def train(key, state):
         return SimpleNamespace(params=[of_key(key), state]), SimpleNamespace(accuracy=jnp.zeros(9))
 
+    problem = regularised.problem_of(FIT)
     problem = problem._replace(latents=SimpleNamespace(init=of_key), head=SimpleNamespace(init=of_key))
     monkeypatch.setattr(regularised, "problem_of", lambda config: problem)
     monkeypatch.setattr(symbolic, "init_critic", lambda key, *_: of_key(key))
@@ -311,19 +224,25 @@ def test_every_run_has_a_part_and_every_network_a_key(problem, monkeypatch):
     assert len(np.unique(keys, axis=0)) == len(keys) == 4 * 2  # purposes, seeds
 
 
-def test_the_loss_is_the_fit_less_what_the_critic_takes_for_real(problem):
-    """Three updates by Adam in three steps of the run, whose first only measures, the loss written out."""
+def test_the_loss_is_the_fit_less_what_the_critic_takes_for_real():
+    """Three updates by Adam in three steps of the run, whose first only measures, all written out."""
+    problem = regularised.problem_of(FIT)
     networks = {"latents": problem.latents, "head": problem.head, "critic": problem.critic}
     shapes = {name: jax.eval_shape(network.init, jax.random.key(0)) for name, network in networks.items()}
-    random = np.random.default_rng(0)
+    random, x = np.random.default_rng(0), np.linspace(-3, 2.5, 12)  # the grid is without its end
+    g = [-0.08 * (x + 0.165) ** 2 - 0.21, 0.0785 * (x - 0.63) ** 2 - 0.252, 0.0895 * (x + 0.21) ** 2 - 0.0375]
+    target = g[0] * g[1] + np.sin(g[2])
     params = jax.tree.map(lambda leaf: 0.3 * random.normal(size=leaf.shape).astype("f"), shapes)
     critic, adam = params.pop("critic"), optax.chain(optax.add_decayed_weights(1e-7), optax.adam(1e-3))
 
-    def loss(params):
+    def judged(params):
         latents = problem.latents.apply(params["latents"], problem.x)
-        error = problem.head.apply(params["head"], latents) - regularised.target(problem.x)
-        real = jax.nn.sigmoid(problem.critic.apply(critic, latents.T))
-        return jnp.mean(jnp.square(error)) - 2 * jnp.mean(real)
+        error = problem.head.apply(params["head"], latents)[:, 0] - target
+        return jnp.mean(jnp.square(error)), problem.critic.apply(critic, latents.T), latents
+
+    def loss(params):
+        error, logits, _ = judged(params)
+        return error - 2 * jnp.mean(jax.nn.sigmoid(logits))
 
     def update(_, held):
         moves, state = adam.update(jax.grad(loss)(held[0]), held[1], held[0])
@@ -334,55 +253,36 @@ def test_the_loss_is_the_fit_less_what_the_critic_takes_for_real(problem):
         fit = regularised.fit(problem, "sigmoid", updates=3, num_steps=2)
         carry = fit.init(regularised.Start(critic, jnp.zeros(()), params), jnp.float32(2.0), ())
         carry = jax.lax.fori_loop(0, 3, lambda number, carry: fit.step(carry, number, ())[0], carry)
-        return carry[2], jax.lax.fori_loop(0, 3, update, (params, adam.init(params)))[0]
+        expected = jax.lax.fori_loop(0, 3, update, (params, adam.init(params)))[0]
+        return carry[2], expected, fit.step(carry, 0, ())[1], judged(carry[2])
 
-    found, expected = run(params)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)  # a step moves by 1e-3
-
-
-@pytest.mark.slow
-def test_correlations_are_numpys():
-    rng = np.random.default_rng(0)
-    latents, components = rng.normal(size=(30, 4)), rng.normal(size=(30, 3)) + 5
-    latents[:, 3] = 7.1
-    expected = abs(np.corrcoef(latents[:, :3].T, components.T)[:3, 3:]).max(axis=1)
-    found = regularised.largest_correlations(jnp.asarray(latents), jnp.asarray(components))
-    np.testing.assert_allclose(found, [*expected, 0], rtol=1e-4)
-    assert np.isnan(regularised.largest_correlations(jnp.full((3, 1), jnp.nan), jnp.eye(3))).all()
+    found, expected, told, (error, logits, latents) = run(params)
+    assert_near(found, expected, atol=1e-5)  # a step moves by 1e-3
+    likeness = abs(np.corrcoef(latents.T, g)[:3, 3:])  # [latent, component]
+    assert_near(
+        [told[name] for name in regularised.METRICS],
+        [error, logits.mean(), (logits > 0).mean(), likeness.max(axis=1).min(), likeness.max(axis=0).min()],
+        rtol=1e-4,
+    )
 
 
-# A fixed set of curves
+def test_correlations_of_constants_are_0_and_of_nan_nan():
+    a, largest = np.random.default_rng(0).normal(size=(30, 2)), jax.jit(regularised.largest_correlations)
+    a[:, 1] = 7.1
+    np.testing.assert_allclose(largest(a, 5 - 2 * a[:, :1]), [1, 0], rtol=1e-4)
+    assert np.isnan(largest(np.full_like(a, np.nan), a[:, :1])).all()
 
-SET = Config(seed=3)
-CRITICS = {name: training._replace(epochs={"sample": 4}) for name, training in fixed_set.CRITICS.items()}
 
-
-@pytest.fixture(scope="module")
-def tiny():
+@pytest.fixture
+def tiny(monkeypatch):
     """Two seeds, few curves and epochs."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"NUM_SEEDS": 2, "CURVES": 20, "RUNS": 2, "CRITICS": CRITICS}.items():
-            patch.setattr(fixed_set, name, value)
-        yield
-
-
-@pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):
-    """Parts with all classifiers."""
-    folder, parts, made = tmp_path_factory.mktemp("parts"), fixed_set.STUDY.parts(SET), {}
-    every = ("wgan", "bce", "bce_fresh", "standard")
-    assert list(parts) == [f"fixed_set-{kind}-{name}" for kind in fixed_set.KINDS for name in every]
-    for name in ("normal-bce_fresh", "normal-standard", "grid-wgan", "grid-bce"):
-        part = parts[f"fixed_set-{name}"]
-        with tqdm(file=io.StringIO()) as progress:
-            made[name] = part.run(folder / name, progress)
-        assert progress.n == part.cost
-    return made
+    few = {name: training._replace(epochs={"sample": 4}) for name, training in fixed_set.CRITICS.items()}
+    for name, value in {"NUM_SEEDS": 2, "CURVES": 20, "RUNS": 2, "CRITICS": few}.items():
+        monkeypatch.setattr(fixed_set, name, value)
+    fixed_set.curves_of.cache_clear()
 
 
 def test_no_study_has_fewer_than_ten_seeds_and_500_curves_of_each_class():
-    """Before other tests make it tiny."""
     assert fixed_set.seeds_of(Config(seeds=1)).shape == (10,)
     draw = partial(fixed_set.curves, fixed_set.CURVES)
     drawn = jax.eval_shape(draw, jax.random.key(0), jnp.zeros((100, 1)))
@@ -394,70 +294,72 @@ def test_no_study_has_fewer_than_ten_seeds_and_500_curves_of_each_class():
 
 def test_the_set_is_of_functions_and_of_untrained_networks_other_ones_for_every_seed(tiny):
     x, seed = points("grid", 100, SET.seed), fixed_set.seeds_of(SET)[1]
-    seen, fresh = jax.tree.map(np.asarray, fixed_set.curves_of(SET, "grid"))
     generator = symbolic.mlp_generator(1, 1, hidden=(32, 32))
 
     @jax.jit
+    @jax.vmap
     def by_hand(key):
         real_key, fake_key = jax.random.split(key)
         draws = symbolic.draw_functions(real_key, library("quadratic"), 20)
         n0, n1, n2 = draws.coefficients.normal.T[:, :, None]
-        real = 0.05 * n0 * (x[:, 0] + 0.5 * n1) ** 2 + 0.15 * n2
         network = generator.init(jax.random.split(fake_key, 20)[7])
+        real = 0.05 * n0 * (x[:, 0] + 0.5 * n1) ** 2 + 0.15 * n2
         return real, generator.apply(network, x)[:, 0]
 
-    for key, of in zip(jax.random.split(jax.random.fold_in(seed, 0)), (seen, fresh), strict=True):
-        real, fake = by_hand(key)
-        np.testing.assert_allclose(of.real[1], real, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(of.fake[1, 7], fake, rtol=1e-4, atol=1e-6)
-    for of in ("real", "fake"):
-        drawn = np.concatenate([getattr(c, of).reshape(-1, 100) for c in (seen, fresh)])
-        assert len(np.unique(drawn, axis=0)) == 2 * 2 * 20
+    sets = jax.tree.map(np.asarray, fixed_set.curves_of(SET, "grid"))
+    real, fake = by_hand(jax.random.split(jax.random.fold_in(seed, 0)))  # of the set and of new curves
+    np.testing.assert_allclose([of.real[1] for of in sets], real, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose([of.fake[1, 7] for of in sets], fake, rtol=1e-4, atol=1e-6)
+    drawn = np.reshape(sets, (-1, 100))  # two sets of two classes for two seeds
+    assert len(np.unique(drawn, axis=0)) == len(drawn) == 2 * 2 * 2 * 20
     assert (fixed_set.seeds_of(SET) != fixed_set.seeds_of(Config(seed=4))).all()
 
 
+def test_a_critic_and_its_training_have_keys_that_drew_no_curves(monkeypatch):
+    metrics = SimpleNamespace(accuracy=np.ones((2, 2)))
+    monkeypatch.setattr(symbolic, "init_critic", lambda key, *_: [key])
+    train = lambda *_, **__: lambda key, keys, first: ([key, *keys], metrics)  # noqa: E731
+    monkeypatch.setattr(symbolic, "train_critic", train)
+    run, key = fixed_set.training(fixed_set.CRITICS["bce"], 1), jax.random.key(0)
+    (*_, keys), _ = run.step(run.init(key, fixed_set.Curves(0, 0), (), ()), 0, ())  # type: ignore[arg-type]
+    of_all = [jax.random.key_data(each) for each in (*keys, jax.random.fold_in(key, 0))]
+    assert len(np.unique(of_all, axis=0)) == 3
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["wgan", "bce"])
-def test_critics_on_the_set_are_those_of_the_library(finished, name):
-    """Of 20 steps of Adam on all curves; the second seed."""
+def test_parts_are_of_the_library_and_merge_and_are_told_of(tiny, tmp_path):
+    parts, found = fixed_set.STUDY.parts(SET), {}
+    every = ("wgan", "bce", "bce_fresh", "standard")
+    assert list(parts) == [f"fixed_set-{kind}-{name}" for kind in fixed_set.KINDS for name in every]
+    for name in ("normal-bce_fresh", "normal-standard", "grid-wgan", "grid-bce"):
+        with tqdm(file=io.StringIO()) as progress:
+            found[name] = parts[f"fixed_set-{name}"].run(tmp_path / name, progress)
+        assert progress.n == parts[f"fixed_set-{name}"].cost
+
+    # Twenty steps of Adam on all curves; the second seed.
     seen, fresh = jax.tree.map(lambda leaf: leaf[1], fixed_set.curves_of(SET, "grid"))
     judge, adam = symbolic.critic(100, hidden=(64, 64)), optax.adam(1e-3)
-    step = symbolic.critic_step(judge, adam, objective=name)
-    train = symbolic.train_critic(step, lambda _: seen.real, lambda _: seen.fake, num_epochs=4, iterations=5)
     start = symbolic.init_critic(jax.random.fold_in(fixed_set.seeds_of(SET)[1], 1), judge, adam)
-    state, metrics = jax.jit(train)(jax.random.key(0), start)
-    found = finished[f"grid-{name}"].isel(points=0, classifier=0, seed=1)
-    on_seen, on_fresh = ([np.asarray(judge.apply(state.params, c)) for c in of] for of in (seen, fresh))
-    real, fake = on_fresh
+    curves = (lambda _: seen.real), (lambda _: seen.fake)
+    step = symbolic.critic_step(judge, adam, objective="wgan")
+    train = jax.jit(symbolic.train_critic(step, *curves, num_epochs=4, iterations=5))
+    state, metrics = train(jax.random.key(0), start)
+    told = found["grid-wgan"].isel(points=0, classifier=0, seed=1)
+    real, fake = (np.asarray(judge.apply(state.params, of)) for of in fresh)
     pairs = (real[:, None] > fake) + 0.5 * (real[:, None] == fake)
-    assert float(found.fresh_auc) == pytest.approx(pairs.mean(), abs=1e-6)
-    for told, (real, fake) in ((found.seen_accuracy, on_seen), (found.fresh_accuracy, on_fresh)):
-        assert float(told) == pytest.approx(np.mean([*(real > 0), *(fake <= 0)]))
+    assert float(told.fresh_auc) == pytest.approx(pairs.mean(), abs=1e-6)
+    assert float(told.fresh_accuracy) == pytest.approx(np.mean([*(real > 0), *(fake <= 0)]))
     # The last call made the last 2 of 4 epochs; accuracy is that before each one's last step.
-    assert float(found.training_accuracy) == pytest.approx(float(metrics.accuracy[2:, -1].mean()))
+    assert float(told.training_accuracy) == pytest.approx(float(metrics.accuracy[2:, -1].mean()))
 
-
-@pytest.mark.slow
-def test_parts_merge_and_are_told_of(finished):
-    results = fixed_set.STUDY.merge(SET, list(finished.values()))
+    results = fixed_set.STUDY.merge(SET, list(found.values()))
     assert dict(results.sizes) == {"points": 2, "classifier": 6, "seed": 2}
-    assert list(results.classifier.values) == list(fixed_set.CLASSIFIERS)
-    assert list(results.points.values) == list(fixed_set.KINDS)
-    for metric in ("fresh_accuracy", "fresh_auc", "seen_accuracy"):
-        measured = results[metric].notnull().all("seed")
-        last = [] if metric == "seen_accuracy" else ["bce_fresh"]
-        assert set(results.classifier.values[measured.sel(points="grid")]) == {"wgan", "bce"}
-        assert set(results.classifier.values[measured.sel(points="normal")]) == {"mlp", "knn", "tree", *last}
     assert (results.seen_accuracy.sel(classifier="tree", points="normal") == 1).all()
-
     rows = fixed_set.STUDY.rows(results)
     assert len(rows) == 2 * 4 + 3 + 3 * 3 + 10  # the last are the published ones
-    published = {row["part"]: row["mean"] for row in rows if row["metric"] == "published_accuracy"}
-    assert (
-        published["fixed_set: grid, wgan critic"] == 0.707 and "fixed_set: grid, bce critic" not in published
-    )
+    assert row_of(rows, part="fixed_set: grid, wgan critic", metric="published_accuracy")["mean"] == 0.707
     row = row_of(rows, part="fixed_set: normal, kNN", metric="fresh_accuracy")
-    expected = finished["normal-standard"].fresh_accuracy[0, 1].mean()
+    expected = found["normal-standard"].fresh_accuracy[0, 1].mean()
     assert row["n"] == 2 and row["mean"] == pytest.approx(float(expected))
     titles = [axes.get_title() for axes in fixed_set.STUDY.figures(results)["fixed_set"].axes]
     assert titles == [fixed_set.KINDS["normal"], fixed_set.KINDS["grid"]]
