@@ -26,7 +26,8 @@ def rows(results: xr.Dataset) -> Rows:
         metrics = {metric: one[metric].values for metric in (*METRICS, "log10_fit_loss")}
         if NO_CRITIC in results.run and name != NO_CRITIC:
             for metric in ("min_correlation", "components_found", "log10_fit_loss"):
-                metrics[f"{metric}_gain"] = metrics[metric] - last[metric].sel(run=NO_CRITIC).values
+                with np.errstate(invalid="ignore"):  # NaN if both fits diverged
+                    metrics[f"{metric}_gain"] = metrics[metric] - last[metric].sel(run=NO_CRITIC).values
         summary += reporting.summary_rows(f"regularised: {name}", metrics, kind="part")
     of_critics = {metric: results[metric].values for metric in ("critic_accuracy", "components_judged_real")}
     return summary + reporting.summary_rows("regularised: critics", of_critics, kind="part")
