@@ -126,7 +126,7 @@ def convnet(
 
     Example:
       >>> model = convnet((28, 28, 1), (8, 16), (10,), kernel=5, stride=2)
-      >>> params = model.init(jax.random.key(0))
+      >>> params = jax.jit(model.init)(jax.random.key(0))
       >>> params[2]["w"].shape, model.apply(params, jnp.zeros((2, 28, 28, 1))).shape
       ((784, 10), (2, 10))
     """

@@ -137,7 +137,7 @@ def dynamics(
       >>> params = network.init(jax.random.key(0))
       >>> state = resample.init(params)
       >>> gradients = jax.grad(lambda p: jnp.sum(network.apply(p, jnp.ones((3, 5)))))(params)
-      >>> (params, state), events = resample.update(jax.random.key(1), params, state, gradients)
+      >>> (params, state), events = jax.jit(resample.update)(jax.random.key(1), params, state, gradients)
       >>> events.origin.shape
       (8,)
 

@@ -77,7 +77,7 @@ def dynamics(
     Example:
       >>> learn = dynamics(0.1, kappa=0.5)
       >>> x = jax.random.normal(jax.random.key(0), (20, 3))
-      >>> state, diagnostics = learn.update(jax.random.key(1), learn.init(3), x)
+      >>> state, diagnostics = jax.jit(learn.update)(jax.random.key(1), learn.init(3), x)
       >>> state.R.shape, diagnostics.loss.shape
       ((3, 3), ())
 

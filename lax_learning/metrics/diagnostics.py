@@ -87,7 +87,7 @@ def pairwise_cosine(samples: PyTree) -> Estimate:
 
     Example:
       >>> gradients = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
-      >>> round(float(pairwise_cosine(gradients).value), 3)
+      >>> round(float(jax.jit(pairwise_cosine)(gradients).value), 3)
       0.333
     """
     samples = as_real_leaves("samples", samples)

@@ -167,7 +167,7 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
       >>> network = ll.plasticity.k_cap_mlp((8, 20, 20, 2), cap=10)
       >>> dynamics = table_plasticity(network)
       >>> state, tables = dynamics.init(jax.random.key(0)), network.init_tables(jax.random.key(1))
-      >>> state, diagnostics = dynamics.update(tables, state, jnp.ones(8), 1)
+      >>> state, diagnostics = jax.jit(dynamics.update)(tables, state, jnp.ones(8), 1)
       >>> diagnostics.prediction.shape
       ()
     """

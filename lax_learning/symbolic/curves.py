@@ -58,7 +58,7 @@ def curves_at(
       >>> from lax_learning import symbolic
       >>> x, library = jnp.linspace(-1, 1, 20)[:, None], symbolic.parse_library("N0 * X[:,0]**2")
       >>> curves = curves_at(x, library, symbolic.mlp_generator(1, 5), extensions=("input", "gradient"))
-      >>> curves.real(jax.random.key(0)).shape, curves.fake(jax.random.key(1)).shape
+      >>> jax.jit(curves.real)(jax.random.key(0)).shape, jax.jit(curves.fake)(jax.random.key(1)).shape
       ((5, 20, 3), (5, 20, 3))
     """
     check_choice("method", method, ("stack", "embed"))
