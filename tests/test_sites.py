@@ -14,13 +14,13 @@ import pytest
 from jax import lax
 
 import lax_learning as ll
+from lax_learning._sites import _coupling as couplings
 from lax_learning._sites import _equations as equations
-from lax_learning._sites._coupling import is_coupled
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from tests import registry
 from tests.compare import assert_mean, assert_near, assert_same, draws_of, normal, squares, update, updates
-from tests.refusal import refusals
+from tests.refusal import refusals, refuses
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -214,11 +214,44 @@ def test_batch_normalisation_before_units_that_may_be_silent_is_found():
 
     for inputs, units in ((4, 2), (7, 4), (6, 5)):
         params = {"a": jnp.ones((inputs, units)), "b": jnp.ones((units, 3))}
-        assert is_coupled(Model(silent), params, jnp.ones((4, inputs)))
+        assert couplings.coupling(Model(silent), params, jnp.ones((4, inputs))) == couplings.COUPLED
     # also if the model closes over traced values
     closed = jax.eval_shape(lambda shift: NODE(Model(lambda p, x: two_layers(p, x + shift)), squares)
                             .value_and_grad(KEY, W, (), X, Y)[0], 0.5)  # fmt: skip
     assert closed.shape == ()
+
+
+def test_outputs_that_depend_on_the_place_or_the_number_of_examples_are_found():
+    """Each example is run alone: it would get another mask, index or size than in its batch."""
+    z = two_layers
+    faulty = (
+        lambda p, x: z(p, x) * jax.random.bernoulli(KEY, 0.5, (x.shape[0], 2)),
+        lambda p, x: z(p, x) * jnp.arange(x.shape[0])[:, None],
+        lambda p, x: z(p, x) / x.shape[0],
+        lambda p, x: z(p, x) * (1 if x.shape[0] == 1 else 2),
+    )
+    sound = (
+        lambda p, x: z(p, x)[jnp.arange(x.shape[0])] + jnp.zeros((x.shape[0], 2)),
+        lambda p, x: jnp.sign(z(p, x.astype(jnp.bfloat16))),
+    )
+    assert [couplings.coupling(Model(apply), W, X) for apply in faulty] == [couplings.PLACED] * len(faulty)
+    assert [couplings.coupling(Model(apply), W, X) for apply in sound] == [None] * len(sound)
+
+
+def test_complex_pre_activations_get_no_noise():
+    """They are refused if only they lead to the output; before a real tap, credit passes through them."""
+    params, y = {"a": W["a"], "k": normal(7, 3)}, jnp.ones((6, 4))
+
+    def filtered(k, x):
+        return jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(k), n=3)
+
+    last = NODE(Model(lambda p, x: filtered(p["k"], x @ p["a"][:, :3])), squares)
+    called = partial(jax.eval_shape, last.value_and_grad, KEY, params, (), X, X)
+    refuses(called, TypeError, r"^apply: expected real pre-activations, .*, got complex ones at \['k'\]")
+    first = Model(lambda p, x: filtered(p["k"], x) @ p["a"])
+    noisy = NODE(first, squares, antithetic=True, num_samples=2000)
+    found, exact = update(noisy, KEY, params, X, y)[2], exact_of(params, X, y, first.apply)
+    assert ll.metrics.cosine_similarity(found["k"], exact["k"]) > 0.95
 
 
 # Rules.

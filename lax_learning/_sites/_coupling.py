@@ -1,4 +1,4 @@
-"""Trace-time detection of models that couple the examples of a batch."""
+"""Trace-time detection of models whose outputs depend on more than their own example."""
 
 from typing import Any
 
@@ -17,18 +17,25 @@ TRIALS = 4
 """Number of parameter draws; a single one may leave units silent."""
 
 
+COUPLED = "one that couples the examples of a batch, like BatchNorm in training"
+PLACED = (
+    "one in which it also depends on the example's place or on the number of examples, as with noise from "
+    "one key for a whole batch (pass a key per example in x)"
+)
+
+
 def check_uncoupled(model: Model, params: Any, x: Any, remedy: str) -> None:
-    """Raises ValueError if the examples of a batch depend on each other."""
-    if is_coupled(model, params, x):
+    """Raises ValueError unless each output depends only on its own example."""
+    fault = coupling(model, params, x)
+    if fault is not None:
+        expected = "a model in which each output depends only on its own example"
         raise ValueError(
-            "apply: expected a model in which each output depends only on its own example, as required for "
-            "credit per example, got one that couples the examples of a batch, like BatchNorm in training; "
-            f"{remedy}"
+            f"apply: expected {expected}, as required for credit per example, got {fault}; {remedy}"
         )
 
 
-def is_coupled(model: Model, params: Any, x: Any) -> bool:
-    """Returns whether output 0 changes when other inputs change, as under batch normalisation.
+def coupling(model: Model, params: Any, x: Any) -> str | None:
+    """Returns `COUPLED` if output 0 changes with other inputs, `PLACED` if the last one changes when alone.
 
     Runs the model on random parameters and a few random examples; two are not enough, as batch normalisation
     maps any two to +1 and -1. Only shapes and dtypes of params and x are used, so they may be traced.
@@ -38,19 +45,23 @@ def is_coupled(model: Model, params: Any, x: Any) -> bool:
     weights, examples = leaves[: len(split.leaves)], leaves[len(split.leaves) :]
     examples = [equations.resized(leaf, (EXAMPLES, *leaf.shape[1:])) for leaf in examples]
 
-    def outputs(leaves: list[Any]) -> list[Any]:
-        output, _ = model(*jax.tree.unflatten(structure, leaves))
-        return jax.tree.leaves(as_arrays("apply", output))
+    def outputs(weights: list[Any], examples: list[Any]) -> list[Any]:
+        output, _ = model(*jax.tree.unflatten(structure, [*weights, *examples]))
+        found = jax.tree.leaves(as_arrays("apply", output))
+        for leaf in found:
+            if leaf.shape[:1] != examples[0].shape[:1]:
+                raise ValueError(
+                    "apply: expected an output with a leading axis of examples as in x, got "
+                    f"{describe(leaf)} for {len(examples[0])} examples"
+                )
+        return found
 
-    body, shapes = jax.make_jaxpr(outputs, return_shape=True)([*weights, *examples])
-    for shape in shapes:
-        if shape.shape[:1] != (EXAMPLES,):
-            raise ValueError(
-                "apply: expected an output with a leading axis of examples as in x, got "
-                f"{describe(shape)} for {EXAMPLES} examples"
-            )
+    def together_and_alone(weights: list[Any], examples: list[Any]) -> tuple[list[Any], list[Any]]:
+        return outputs(weights, examples), outputs(weights, [leaf[-1:] for leaf in examples])
+
+    body = jax.make_jaxpr(together_and_alone)(weights, examples)
     if equations.crosses_devices(body.jaxpr):
-        return True
+        return COUPLED
     like = [*body.consts, *weights, *examples]
 
     def run(values: list[Any]) -> list[Any]:
@@ -61,22 +72,37 @@ def is_coupled(model: Model, params: Any, x: Any) -> bool:
     compiled = jax.jit(run).lower([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in like]).compile()
     rng = np.random.default_rng(0)
 
-    def trial() -> bool:
+    def trial() -> tuple[bool, bool]:
         fixed = [made_up(rng, leaf) if isinstance(leaf, Tracer) else leaf for leaf in body.consts]
         fixed += [made_up(rng, leaf) for leaf in weights]
         kept, changed = ([made_up(rng, leaf, number) for leaf in examples] for number in (0, 1))
         mixed = [jnp.concatenate([a[:1], b[1:]]) for a, b in zip(kept, changed, strict=True)]
-        first, second = (compiled([*fixed, *values]) for values in (kept, mixed))
-        return any(not np.array_equal(_bits(a)[0], _bits(b)[0]) for a, b in zip(first, second, strict=True))
+        found, others = (compiled([*fixed, *values]) for values in (kept, mixed))
+        together, alone = found[: len(found) // 2], found[len(found) // 2 :]
+        pairs = zip(together, others[: len(together)], strict=True)
+        coupled = any(not np.array_equal(_bits(a)[0], _bits(b)[0]) for a, b in pairs)
+        return coupled, not all(_are_close(a[-1], b[-1]) for a, b in zip(together, alone, strict=True))
 
     with jax.ensure_compile_time_eval():
-        return any(trial() for _ in range(TRIALS))
+        coupled, placed = zip(*(trial() for _ in range(TRIALS)), strict=True)
+    # In all trials: rounding, which depends on the number of examples, may decide a comparison in one.
+    return COUPLED if any(coupled) else PLACED if all(placed) else None
 
 
 def _bits(value: Any) -> np.ndarray:
     """Returns the bytes of every example."""
     value = np.asarray(value)
     return np.ascontiguousarray(value).reshape(len(value), -1).view(np.uint8)
+
+
+def _are_close(a: Any, b: Any) -> bool:
+    """Returns whether two outputs are equal up to rounding."""
+    if not jnp.issubdtype(a.dtype, jnp.inexact):
+        return np.array_equal(a, b)
+    rtol = float(jnp.finfo(a.dtype).eps) ** 0.5
+    a, b = (np.asarray(value).astype(np.result_type(value.dtype, np.float32)) for value in (a, b))
+    scale = np.abs(a[np.isfinite(a)]).max(initial=0)
+    return np.allclose(a, b, rtol=rtol, atol=rtol * scale, equal_nan=True)
 
 
 def made_up(rng: np.random.Generator, like: Any, number: int = 0) -> Any:

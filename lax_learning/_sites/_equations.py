@@ -70,6 +70,13 @@ def all_equations(program: Any) -> Iterator[Any]:
             yield from all_equations(inner)
 
 
+def has_complex_results(equation: Any) -> bool:
+    """Returns whether an equation, or one inside it, has a complex result."""
+    inside = [each for program in inner_programs(equation) for each in all_equations(program)]
+    dtypes = [getattr(var.aval, "dtype", None) for each in (equation, *inside) for var in each.outvars]
+    return any(dtype is not None and dtype.kind == "c" for dtype in dtypes)
+
+
 def crosses_devices(program: Any) -> bool:
     """Returns whether a program combines values from several devices, as a mean over a mesh axis does."""
     for equation in all_equations(program):

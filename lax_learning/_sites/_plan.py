@@ -137,6 +137,7 @@ class Plan:
     kinds: dict[int, Kind] = field(default_factory=dict)
     taps: dict[int, Tap] = field(default_factory=dict)
     reads: dict[int, Read] = field(default_factory=dict)
+    untapped: frozenset[int] = frozenset()  # parameters whose complex sites reach the results around all taps
     activities: dict[int, int] = field(default_factory=dict)  # indices to emit at, see `mark_activities`
     depth: int = 0  # number of enclosing scans
 

@@ -63,6 +63,7 @@ class _Planner:
             if plan.kinds[plan.outs[i]].is_param:
                 plan.outs[i] = self.as_data("output", plan.outs[i])
         self.place_taps()
+        self.find_untapped()
         self.place_reads()
         return plan
 
@@ -200,6 +201,20 @@ class _Planner:
                     shape = (*self.prefix, *aval.shape)
                     tap = self.plan.taps.setdefault(var, Tap(-1, shape, aval.dtype, len(self.prefix)))
                     tap.sites.append(operation.site)
+
+    def find_untapped(self) -> None:
+        """Finds parameters that reach the results without a tap: values of complex sites have none."""
+        nothing: frozenset[int] = frozenset()
+        reaching: dict[int, frozenset[int]] = {}
+        for operation in self.plan.operations:
+            kinds = [self.plan.kinds[var] for var in operation.ins]
+            found = nothing.union(*(reaching.get(var, nothing) for var in operation.ins))
+            if operation.inner is not None:
+                found |= operation.inner.untapped
+            elif operation.equation is not None and equations.has_complex_results(operation.equation):
+                found |= nothing.union(*(kind.leaves for kind in kinds if kind.is_param))
+            reaching |= {var: nothing if var in self.plan.taps else found for var in operation.outs}
+        self.plan.untapped = nothing.union(*(reaching.get(var, nothing) for var in self.plan.outs))
 
     def continues(self, readers: list[Operation | None]) -> Operation | None:
         """Returns the only reader of a value if it continues the value's sum, else None."""

@@ -82,6 +82,13 @@ def unit_rule(
         wide_params, wide_x = widened((split.merge(split.parameters), x))
         program = Program(model, wide_params, wide_x, by_example=not batch)
         sites = common.select(program, where)
+        missed = [program.split.paths[i] for i in sorted(program.plan.untapped)]
+        missed = [path for path in missed if path in sites.paths]
+        if missed:
+            raise TypeError(
+                f"apply: expected real pre-activations, which get noise, got complex ones at {missed} "
+                "that reach the output directly; use a rule that perturbs weights"
+            )
         for tap in sites.taps:
             if is_half(tap.dtype):
                 got = f"{jnp.dtype(tap.dtype).name} at {program.names(*tap.sites)}"
