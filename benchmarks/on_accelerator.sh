@@ -27,7 +27,7 @@ if [ -n "$dry" ]; then
     tutorial+=(--seeds 2 --epochs 1 --hidden 8 --examples 20)
     throughput=(--quick --seeds 1 --systems microlearning --repeats 1 --sizes.hidden 8 --sizes.batch-size 10
         --sizes.updates 2 --sizes.examples 10)
-    models="rules_on_models and float32"
+    models="rules_on_models and separable"
 fi
 device=$("$python" -c 'import jax; print(jax.default_backend(), *jax.devices())') || exit 1
 if [ -z "$dry" ] && [ "${device%% *}" = cpu ]; then

@@ -12,6 +12,7 @@ from jax.tree_util import keystr
 from lax_learning._arrays import as_arrays
 from lax_learning._checks import check_callable, check_count, check_positive
 from lax_learning._placement import as_values, mesh_of, place, repeating_the_last, within_reach
+from lax_learning._sites._equations import all_equations
 
 MEMBERS, SHARED = PartitionSpec("seed"), PartitionSpec()
 
@@ -20,7 +21,8 @@ Progress = Callable[[int, int], object]
 
 _CONTEXT = (
     "jax_enable_x64", "jax_threefry_partitionable", "jax_default_prng_impl", "jax_default_matmul_precision",
-    "jax_numpy_dtype_promotion", "jax_debug_nans", "jax_debug_infs", "jax_disable_jit",
+    "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion", "jax_random_seed_offset", "jax_debug_nans",
+    "jax_debug_infs", "jax_disable_jit",
 )  # fmt: skip
 """JAX settings that change what a function computes."""
 
@@ -91,6 +93,7 @@ class _Call(NamedTuple):
     leaves: list[Any]
     structure: Any
     own: tuple[bool, ...]  # of each leaf, whether it has an axis of members
+    weak: tuple[bool, ...]  # and whether its type is weak, as that of a Python number is
 
     @property
     def number(self) -> int:
@@ -153,6 +156,8 @@ class Ensemble:
             raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
         hint = "; an ensemble compiles itself: call it outside of jit, vmap and grad"
         args = as_values("args", args, hint)
+        if isinstance(jnp.zeros(()), jax.core.Tracer):
+            raise TypeError(f"ensemble: expected a call outside of jit, got one inside{hint}")
         # Booleans, because JAX treats None as an empty pytree.
         is_own = jax.tree.map(lambda axis: axis == 0, axes, is_leaf=_is_none)
         try:
@@ -160,7 +165,8 @@ class Ensemble:
         except ValueError as error:
             raise ValueError(f"in_axes: expected the structure of the arguments, got {axes}") from error
         paths = [f"args{keystr(path)}" for path, _ in jax.tree.leaves_with_path(args)]
-        call = _Call(*jax.tree.flatten(args), own)
+        leaves, structure = jax.tree.flatten(args)
+        call = _Call(leaves, structure, own, tuple(jax.typeof(leaf).weak_type for leaf in leaves))
         check_members({path: leaf for path, leaf, of in zip(paths, call.leaves, own, strict=True) if of})
         processes = len({device.process_index for device in self._mesh.devices.flat})
         if call.number < processes:
@@ -180,23 +186,27 @@ class Ensemble:
         This number is `batch_size`, or the largest number whose temporaries fit into the budget.
         """
         context = tuple(getattr(jax.config, name, None) for name in _CONTEXT)
-        signature = placed.structure, placed.own, tuple(map(jax.typeof, placed.leaves)), context
+        signature = *placed[1:], tuple(map(jax.typeof, placed.leaves)), context
         if signature not in self._programs:
             each = placed.number // self._mesh.size
-            fixed = 1 if any(map(_draws_by_batch, placed.leaves)) else self._batch_size
+            fixed = self._batch_size
             size = min(fixed or each, each)
-            compiled = self._compiled(placed, size)
+            traced = self._traced(placed, size)
+            if size > 1 and _draws_by_batch(traced):
+                fixed = size = 1
+                traced = self._traced(placed, size)
+            compiled = traced.lower().compile()
             last = (0, 0)
             while fixed is None and (used := _temporaries(compiled)) > self._memory_budget and size > 1:
                 slope = max((used - last[1]) / (size - last[0]), 1.0)  # bytes that each member adds
                 last = size, used
                 fitting = max(int(size - (used - self._memory_budget) / slope), 1)
                 size = -(-each // -(-each // min(fitting, size - 1)))  # batches of equal size
-                compiled = self._compiled(placed, size)
+                compiled = self._traced(placed, size).lower().compile()
             self._programs[signature] = compiled, size
         return self._programs[signature]
 
-    def _compiled(self, placed: _Call, size: int) -> jax.stages.Compiled:
+    def _traced(self, placed: _Call, size: int) -> jax.stages.Traced:
         def one(leaves: list[Any]) -> Any:
             return as_arrays("function", self._function(*placed.structure.unflatten(leaves)))
 
@@ -213,7 +223,11 @@ class Ensemble:
         sharded = jax.shard_map(
             members, mesh=self._mesh, in_specs=(specs,), out_specs=MEMBERS, check_vma=False
         )
-        return jax.jit(sharded).lower(placed.leaves).compile()
+        types = [
+            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding, weak_type=weak)
+            for leaf, weak in zip(placed.leaves, placed.weak, strict=True)
+        ]
+        return jax.jit(sharded).trace(types)
 
 
 def _is_none(node: Any) -> bool:
@@ -226,9 +240,10 @@ def _temporaries(program: jax.stages.Compiled) -> int:
     return 0 if memory is None else memory.temp_size_in_bytes
 
 
-def _draws_by_batch(leaf: Any) -> bool:
-    """Returns whether keys draw different numbers under vmap."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) and "rbg" in str(jax.random.key_impl(leaf))
+def _draws_by_batch(traced: jax.stages.Traced) -> bool:
+    """Returns whether a program has keys that draw different numbers under vmap."""
+    every = (var for each in all_equations(traced.jaxpr.jaxpr) for var in (*each.invars, *each.outvars))
+    return any("rbg" in str(getattr(var.aval, "dtype", "")) for var in every)
 
 
 def check_members(named: dict[str, Any]) -> None:

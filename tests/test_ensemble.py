@@ -71,10 +71,21 @@ def test_a_member_does_not_depend_on_how_many_run_beside_it() -> None:
 def test_member_with_fast_keys_is_the_same_whoever_is_beside() -> None:
     keys = jax.random.split(jax.random.key(0, impl="rbg"), 4)
     members, on_grid = ll.ensemble(draw), ll.grid(lambda *, seed: draw(seed))
-    for run in (members, lambda keys: on_grid({"seed": keys}).results):
-        beside = np.asarray(run(keys))
+    within = ll.ensemble(lambda seed: draw(jax.random.key(seed, impl="rbg")))
+    for run, seeds in (
+        (members, keys), (lambda keys: on_grid({"seed": keys}).results, keys), (within, jnp.arange(4))
+    ):  # fmt: skip
+        beside = np.asarray(run(seeds))
         for chosen in (np.array([2]), np.array([3, 1, 0, 2])):  # alone, and in another order
-            np.testing.assert_array_equal(run(keys[chosen]), beside[chosen])
+            np.testing.assert_array_equal(run(seeds[chosen]), beside[chosen])
+
+
+def test_python_numbers_do_not_change_dtypes() -> None:
+    half, rates = jnp.ones((4, 3), jnp.bfloat16), jnp.full(4, 0.1)
+    step = lambda p, rate: p - rate * p  # noqa: E731
+    for axes, rate in (((0, None), 0.1), ((0, 0), rates)):
+        assert ll.ensemble(step, in_axes=axes)(half, rate).dtype == jnp.bfloat16
+    assert ll.ensemble(step, in_axes=(0, 0))(half, rates.astype(jnp.float32)).dtype == jnp.float32
 
 
 def test_ensemble_keeps_its_budget_of_memory() -> None:
@@ -150,6 +161,9 @@ test_refused = refusals(
             lambda: jax.jit(ensemble)(KEYS),
             lambda: jax.vmap(ensemble)(KEYS[None]),
             lambda: jax.grad(lambda scale: scaled(KEYS, scale).sum())(2.0),
+        ],
+        "^ensemble: expected a call outside of jit, got one inside; an ensemble compiles itself": [
+            lambda: jax.jit(lambda scale: ll.ensemble(lambda key: scale * draw(key))(KEYS))(2.0),
         ],
         "^axes: expected a dict of values by name, got ": each(on_seeds, [KEYS], {}, {0: KEYS}),
     },

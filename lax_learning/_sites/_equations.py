@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal  # pyright: ignore[reportPrivateImportUsage]  (JAX 0.12)
 
 BILINEAR = frozenset({"dot_general", "conv_general_dilated"})
@@ -74,7 +75,7 @@ def has_complex_results(equation: Any) -> bool:
     """Returns whether an equation, or one inside it, has a complex result."""
     inside = [each for program in inner_programs(equation) for each in all_equations(program)]
     dtypes = [getattr(var.aval, "dtype", None) for each in (equation, *inside) for var in each.outvars]
-    return any(dtype is not None and dtype.kind == "c" for dtype in dtypes)
+    return any(dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
 
 
 def crosses_devices(program: Any) -> bool:
