@@ -52,14 +52,18 @@ def coupling(model: Model, params: Any, x: Any) -> str | None:
             if leaf.shape[:1] != examples[0].shape[:1]:
                 raise ValueError(
                     "apply: expected an output with a leading axis of examples as in x, got "
-                    f"{describe(leaf)} for {len(examples[0])} examples"
+                    f"{describe(leaf)} for {len(examples[0])} examples; for (output, aux), pass has_aux=True"
                 )
         return found
 
     def together_and_alone(weights: list[Any], examples: list[Any]) -> tuple[list[Any], list[Any]]:
         return outputs(weights, examples), outputs(weights, [leaf[-1:] for leaf in examples])
 
-    body = jax.make_jaxpr(together_and_alone)(weights, examples)
+    try:
+        body = jax.make_jaxpr(together_and_alone)(weights, examples)
+    except (TypeError, ValueError):
+        jax.eval_shape(model, params, x)  # raises the same error with the shapes that were given
+        raise
     if equations.crosses_devices(body.jaxpr):
         return COUPLED
     like = [*body.consts, *weights, *examples]
