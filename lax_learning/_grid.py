@@ -1,7 +1,7 @@
 """Grids over named axes: seeds, learning rates and noise levels in one call."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from jax.tree_util import keystr
 
 from lax_learning._arrays import as_arrays
 from lax_learning._checks import check_callable, describe
-from lax_learning._ensemble import Ensemble, check_members, ensemble
+from lax_learning._ensemble import Ensemble, Progress, check_members, ensemble
 
 
 class Grid(NamedTuple):
@@ -27,12 +27,19 @@ class Grid(NamedTuple):
     results: Any
 
 
-def grid(function: Callable[..., Any], **options: Any) -> Callable[..., Grid]:
+def grid(
+    function: Callable[..., Any],
+    *,
+    memory_budget: float = 8e9,
+    batch_size: int | None = None,
+    devices: Sequence[Any] | None = None,
+    progress: Progress | None = None,
+) -> Callable[..., Grid]:
     """Runs a function on all combinations of named values, in one compiled program.
 
     Args:
       function: a pure function of one point of the grid, `function(*shared, **point)`.
-      options: those of `ensemble`: `memory_budget`, `batch_size`, `devices`, `progress`.
+      memory_budget, batch_size, devices, progress: as in `ensemble`.
 
     Returns:
       `(axes, *shared) -> Grid`, where `axes` is a dict of arrays, or of pytrees of arrays, with a leading
@@ -55,7 +62,9 @@ def grid(function: Callable[..., Any], **options: Any) -> Callable[..., Grid]:
             chosen = [jax.tree.map(itemgetter(i), axis) for axis, i in zip(axes, places, strict=True)]
             return function(*shared, **dict(zip(names, chosen, strict=True)))
 
-        return ensemble(point, **options)
+        return ensemble(
+            point, memory_budget=memory_budget, batch_size=batch_size, devices=devices, progress=progress
+        )
 
     def on_grid(axes: Mapping[str, Any], *shared: Any) -> Grid:
         if not isinstance(axes, Mapping) or not axes or not all(isinstance(name, str) for name in axes):
