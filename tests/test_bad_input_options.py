@@ -117,16 +117,16 @@ KINDS: dict[str, Kind] = {
 
 # Of functions that have another kind by the same name, or whose check is among those of arrays.
 OWN: dict[str, dict[str, Kind]] = {
-    "Model": {"init": function("a function key -> params", nothing, (3,))},
+    **{
+        name: {"init": function("a function key -> params", nothing, (3,))}
+        for name in ("Model", "online.Recurrent")
+    },
     "data.cue_accumulation": {"bias": PROBABILITY},
     "data.mnist": {"source": []},
     "decorrelation.dynamics": {"every": [*COUNT, (ValueError, "at most", (2**31,))]},
-    "decorrelation.fold": {"where": []},
-    "decorrelation.inputs": {"where": []},
     "estimators.spall_gains": {"a": POSITIVE, "c": POSITIVE},
     "make_train": {"init": function("the model's function key -> params", None, W, nothing)},
     "metrics.depth_scales": {"key": []},
-    "online.Recurrent": {"init": []},
     "online.leaky_rnn": {"alpha": PROBABILITY},
     "online.three_factor": {"decay": PROBABILITY},
     "plasticity.Scheme": {"samples": CHOICE},

@@ -83,7 +83,6 @@ def places_of(program: Program, where: Where) -> dict[str, Place]:
 
 def checked_places(program: Program, where: Where, layers: Any) -> dict[str, Place]:
     """Returns the places of a model; raises unless the states fit them."""
-    check_where("where", where)
     places = places_of(program, where)
     if not isinstance(layers, dict) or layers.keys() != places.keys():
         got = sorted(layers) if isinstance(layers, dict) else type(layers).__name__
@@ -121,6 +120,7 @@ def inputs(model: Model, params: Params, layers: Layers, x: Any, *, where: Where
       where: as for `rule`.
     """
     check_model(model)
+    check_where("where", where)
     x, _ = as_batch(x)
     (_, _, emitted), places = _run(Program(model, params, x), where, layers, x, emit=True)
     read = {name: place.vectors(emitted[place.sites[0].index][1]) for name, place in places.items()}
@@ -168,6 +168,7 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
         normalised or scaled, or if decorrelation also removes the mean (`bias=True`).
     """
     check_model(model)
+    check_where("where", where)
     program = Program(model, params, as_batch(x, only_shapes=True)[0])
     places = checked_places(program, where, layers)
     leaves = list(program.split.leaves)
