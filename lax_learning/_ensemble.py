@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 
@@ -156,7 +157,7 @@ class Ensemble:
             raise ValueError(f"in_axes: expected one entry for each of {len(args)} arguments, got {axes}")
         hint = "; an ensemble compiles itself: call it outside of jit, vmap and grad"
         args = as_values("args", args, hint)
-        if isinstance(jnp.zeros(()), jax.core.Tracer):
+        if isinstance(jnp.zeros(()), Tracer):
             raise TypeError(f"ensemble: expected a call outside of jit, got one inside{hint}")
         # Booleans, because JAX treats None as an empty pytree.
         is_own = jax.tree.map(lambda axis: axis == 0, axes, is_leaf=_is_none)

@@ -195,7 +195,7 @@ def test_accuracies_against_counting():
         right = guesses == labels
         balanced = np.mean([right[labels == c].mean() for c in set(labels)])
         expected = scores(output, y)
-        np.testing.assert_allclose(expected, (right.mean(), balanced), rtol=1e-6)
+        np.testing.assert_allclose(expected, np.array([right.mean(), balanced]), rtol=1e-6)
         # Any numbers whose largest is the label's are labels, and steps count as examples do.
         for like in (5 * y - 2, y == 1, y.reshape(2, 4, 3)):
             assert scores(output.reshape(like.shape), like) == expected

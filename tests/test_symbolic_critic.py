@@ -117,7 +117,7 @@ def test_losses_and_costs_in_closed_form() -> None:
     real, fake = jnp.array([-2.0, 0.5, 30.0]), jnp.array([-100.0, 3.0])
     z = np.asarray(real, np.float64)
     sigmoid = 1 / (1 + np.exp(-z))
-    bce = np.mean(-np.log(sigmoid)), np.log1p(np.exp(3.0)) / 2
+    bce = np.array([np.mean(-np.log(sigmoid)), np.log1p(np.exp(3.0)) / 2])
     np.testing.assert_allclose(sy.critic_loss(real, fake), bce, rtol=1e-6)
     np.testing.assert_allclose(sy.critic_loss(real, fake, objective="wgan"), (-z.mean(), -48.5), rtol=1e-6)
     assert all(loss.dtype == jnp.float32 for loss in sy.critic_loss(real.astype(jnp.bfloat16), fake))
