@@ -1,8 +1,12 @@
 """`pip install .` suffices for the quickstart, and an import loads nothing else."""
 
 import re
+import subprocess
+import sys
 from importlib import metadata
+from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -67,3 +71,30 @@ def test_quickstart_runs_and_learns_on_the_base_install() -> None:
     (shown,) = re.findall(r"accuracy at updates .*: ([\d., ]+)\n", quickstart)
     code, _, errors = ended(start(BLOCK + quickstart + SAMPLE.format(shown=shown), *others))
     assert code == 0, errors
+
+
+CLIENT = """
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+from typing import assert_type
+
+import jax
+import optax
+
+import lax_learning as ll
+
+model = ll.mlp((3, 4, 2))
+rule = ll.node_perturbation(model, ll.squared_error, sigma=0.1)
+train = ll.make_train(rule, optax.sgd(0.1), init=model.init, num_updates=2, batch_size=2)
+assert_type((model, rule), tuple[ll.Model, ll.Rule])
+ll.node_perturbation(model, ll.squared_error)  # pyright: ignore[reportCallIssue]
+ll.node_perturbation(model, ll.squared_error, sigma=1, variant="none")  # pyright: ignore[reportArgumentType]
+ll.grid(train, in_axes=0)  # pyright: ignore[reportCallIssue]
+"""
+
+
+@pytest.mark.slow
+def test_types_are_those_that_a_client_sees(tmp_path: Path) -> None:
+    (tmp_path / "client.py").write_text(CLIENT)
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "client.py"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
