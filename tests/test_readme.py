@@ -61,7 +61,7 @@ CLAIMS: dict[str, Callable[[Any], Any]] = {
     "docs/online": lambda of: falls(of.losses, 0.5) and np.isfinite(of.own_loss),
     "docs/sharp_bits": is_the_gradient,
 }
-"""What pages say of the names that their Python leaves behind."""
+"""Claims of pages about the names that their Python leaves behind."""
 
 
 @pytest.mark.slow

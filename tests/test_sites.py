@@ -249,6 +249,8 @@ def test_complex_pre_activations_get_no_noise():
     called = partial(jax.eval_shape, last.value_and_grad, KEY, params, (), X, X)
     refuses(called, TypeError, r"^apply: expected real pre-activations, .*, got complex ones at \['k'\]")
     first = Model(lambda p, x: filtered(p["k"], x) @ p["a"])
+    jax.eval_shape(NODE(Model(lambda p, x: (first.apply(p, x), p["k"] + 1j), has_aux=True), squares)
+                   .value_and_grad, KEY, params, (), X, y)  # fmt: skip
     noisy = NODE(first, squares, antithetic=True, num_samples=2000)
     found, exact = update(noisy, KEY, params, X, y)[2], exact_of(params, X, y, first.apply)
     assert ll.metrics.cosine_similarity(found["k"], exact["k"]) > 0.95

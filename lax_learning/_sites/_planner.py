@@ -63,7 +63,7 @@ class _Planner:
             if plan.kinds[plan.outs[i]].is_param:
                 plan.outs[i] = self.as_data("output", plan.outs[i])
         self.place_taps()
-        self.find_untapped()
+        self.find_untapped(plan.outs[:num_outputs] or plan.outs)
         self.place_reads()
         return plan
 
@@ -202,8 +202,8 @@ class _Planner:
                     tap = self.plan.taps.setdefault(var, Tap(-1, shape, aval.dtype, len(self.prefix)))
                     tap.sites.append(operation.site)
 
-    def find_untapped(self) -> None:
-        """Finds parameters that reach the results without a tap: values of complex sites have none."""
+    def find_untapped(self, results: Sequence[int]) -> None:
+        """Finds parameters that reach results without a tap: values of complex sites have none."""
         nothing: frozenset[int] = frozenset()
         reaching: dict[int, frozenset[int]] = {}
         for operation in self.plan.operations:
@@ -214,7 +214,7 @@ class _Planner:
             elif operation.equation is not None and equations.has_complex_results(operation.equation):
                 found |= nothing.union(*(kind.leaves for kind in kinds if kind.is_param))
             reaching |= {var: nothing if var in self.plan.taps else found for var in operation.outs}
-        self.plan.untapped = nothing.union(*(reaching.get(var, nothing) for var in self.plan.outs))
+        self.plan.untapped = nothing.union(*(reaching.get(var, nothing) for var in results))
 
     def continues(self, readers: list[Operation | None]) -> Operation | None:
         """Returns the only reader of a value if it continues the value's sum, else None."""
