@@ -217,8 +217,9 @@ class Ensemble:
                 return jax.vmap(one, in_axes=([0 if own else None for own in share.own],))(leaves)
             # Padded to whole batches: a smaller last batch would be another program and round differently.
             rows = jnp.minimum(jnp.arange(-(-share.number // size) * size), share.number - 1)
-            found = jax.lax.map(lambda row: one(share.rows(row).leaves), rows, batch_size=size)
-            return jax.tree.map(lambda leaf: leaf[: share.number], found)
+            batch = jax.vmap(lambda row: one(share.rows(row).leaves))
+            found = jax.lax.map(batch, rows.reshape(-1, size))
+            return jax.tree.map(lambda leaf: leaf.reshape(rows.size, *leaf.shape[2:])[: share.number], found)
 
         specs = [MEMBERS if own else SHARED for own in placed.own]
         sharded = jax.shard_map(

@@ -110,15 +110,17 @@ def test_ensemble_keeps_its_budget_of_memory() -> None:
 # --- arguments, progress, grids
 
 
-def test_axes_of_a_pytree() -> None:
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_axes_of_a_pytree(batch_size: int | None) -> None:
     def run(key: Any, options: dict[str, Any], x: Any) -> Any:
         shifted = options["scale"] * draw(key) * x + options["shift"].sum()
-        return {"shifted": shifted, "none": options["none"]}
+        return {"shifted": shifted, "none": options["none"], "empty": jnp.zeros((0, 3))}
 
     options = {"scale": jnp.arange(4.0), "shift": jnp.arange(3.0), "none": None}
     axes = (0, {"scale": 0, "shift": None, "none": None}, None)
     right = jax.jit(jax.vmap(run, in_axes=axes))(KEYS, options, 2.0)
-    assert_same(ll.ensemble(run, in_axes=axes)(KEYS, options, 2.0), right)
+    found = ll.ensemble(run, in_axes=axes, batch_size=batch_size)(KEYS, options, 2.0)
+    assert_close(found, right, ulps=4)
 
 
 @pytest.mark.parametrize(("batch_size", "told"), [(3, [(3, 4), (4, 4)]), (None, [(4, 4)])])
