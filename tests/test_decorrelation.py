@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import jax
@@ -238,38 +237,43 @@ def stacked(p: Any, x: Any) -> jax.Array:
     return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p)[0]
 
 
-PROBLEMS: dict[str, tuple[Any, Any, tuple[int, ...], dict[str, tuple[int, ...]]]] = {
+PROBLEMS: dict[str, tuple[Any, Any, tuple[int, ...], Any, dict[str, tuple[int, ...]]]] = {
     "attention": (
         ll.Model(attention),
         {name: 0.5 * normal(i, 6, 2, 3) for i, name in enumerate(("key", "query"))},
         (5, 6),
+        None,
         {"query": (6, 6)},
     ),
     "convolution": (
         ll.convnet((7, 8, 2), (3,), (4, 3), kernel=3, stride=2),
         None,
         (7, 8, 2),
+        None,
         {"0/w": (18, 18), "1/w": (48, 48), "2/w": (4, 4)},
     ),
-    "stacked": (ll.Model(stacked), normal(1, 4, 3, 3), (3,), {"": (4, 3, 3)}),
+    "selected": (DENSE, PARAMS, (5,), "1/*", {"1/w": (4, 4)}),
+    "stacked": (ll.Model(stacked), normal(1, 4, 3, 3), (3,), None, {"": (4, 3, 3)}),
 }
-"""A model, its params (None for drawn ones), the shape of an input, and the shapes of R."""
+"""A model, its params (None for drawn ones), the shape of an input, a selection, and the shapes of R."""
 
 
-@pytest.mark.parametrize("name", slow_but(["attention", "stacked"], PROBLEMS))
+@pytest.mark.parametrize("name", slow_but(["attention", "selected", "stacked"], PROBLEMS))
 def test_one_matrix_for_a_value_one_a_stacked_layer_and_folded_weights(name: str) -> None:
-    model, params, shape, shapes = PROBLEMS[name]
+    model, params, shape, where, shapes = PROBLEMS[name]
     params = model.init(KEY) if params is None else params
-    x, rule = normal(5, 3, *shape) @ (jnp.eye(shape[-1]) + 0.5), rule_of(model)
+    x, rule = normal(5, 3, *shape) @ (jnp.eye(shape[-1]) + 0.5), rule_of(model, where=where)
     state = jax.eval_shape(rule.init, KEY, params, x)
     assert {path: layer.R.shape for path, layer in state.layers.items()} == shapes
     state = state._replace(layers=moved(state.layers))
-    folded = ll.decorrelation.fold(model, params, state.layers, x)
+    folded = ll.decorrelation.fold(model, params, state.layers, x, where=where)
     assert jax.tree.map(jnp.shape, folded) == jax.tree.map(jnp.shape, params)
     apply = jax.jit(model.apply)
     expected = jax.jit(rule.model_at(model, state).apply)(params, x)
     assert_close(apply(folded, x), expected, ulps=256)
     assert differs(apply(params, x), expected)
+    after = jax.eval_shape(rule.value_and_grad, KEY, params, state, x, expected)[2]
+    assert jax.tree.map(jnp.shape, after.layers) == jax.tree.map(jnp.shape, state.layers)
 
 
 def test_layers_and_steps_are_those_of_a_loop() -> None:
@@ -285,11 +289,11 @@ def test_layers_and_steps_are_those_of_a_loop() -> None:
         return layer(layer(x.swapaxes(0, 1), w[0])[0], w[1])[0][-1]
 
     params, x, y = normal(1, 2, 3, 3), normal(2, 5, 4, 3), jnp.ones((5, 3))
-    layers = moved({"": State(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3)), jnp.zeros(2))})[""]
+    layers = moved({"": State(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3)))})[""]
 
     @jax.jit
     def run(layers: Any) -> Any:
-        found, each = [], [jax.tree.map(itemgetter(i), layers) for i in (0, 1)]
+        found, each = [], [State(layers.R[i], layers.b[i]) for i in (0, 1)]
         for apply, given in ((scanned, [layers]), (looped, each)):
             rule = rule_of(ll.Model(apply), bias=True)
             state = rule.init(KEY, params, x)
@@ -300,23 +304,3 @@ def test_layers_and_steps_are_those_of_a_loop() -> None:
 
     (*one, layers), (*other, first, second) = run(layers)
     assert_close((one, layers), (other, jax.tree.map(lambda *a: np.stack(a), first, second)), ulps=64)
-
-
-def test_where_leaves_the_other_inputs_alone() -> None:
-    rule = rule_of(DENSE, where="1/*")
-    state = jax.eval_shape(rule.init, KEY, PARAMS, X)
-    after = jax.eval_shape(rule.value_and_grad, KEY, PARAMS, state, X, Y)[2]
-    assert list(state.layers) == list(after.layers) == ["1/w"]
-    layers = {"1/w": State(jnp.eye(4) + 0.3 * normal(1, 4, 4))}
-    folded = ll.decorrelation.fold(DENSE, PARAMS, layers, X, where="1/*")
-    assert_same(folded[0], PARAMS[0])
-
-    @jax.jit
-    def run(folded: Any) -> Any:
-        wrapped = ll.decorrelation.wrap(DENSE, layers, where="1/*").apply(PARAMS, X)
-        hidden = jnp.tanh(X @ PARAMS[0]["w"] + PARAMS[0]["b"])
-        decorrelated = ll.decorrelation.apply(layers["1/w"], hidden)
-        return wrapped, DENSE.apply(folded, X), decorrelated @ PARAMS[1]["w"] + PARAMS[1]["b"]
-
-    wrapped, plain, expected = run(folded)
-    assert_close((wrapped, plain), (expected, expected), ulps=32)
