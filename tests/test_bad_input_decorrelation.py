@@ -26,6 +26,11 @@ def update(x: Any = X, state: Any = STATE, **options: Any) -> Any:
 
 MODEL = ll.Model(lambda p, x: x @ p["w"])
 LAYERS = {"w": de.State(EYE)}
+CHANGED = (
+    lambda p, x: x @ (2 * p["w"]),
+    lambda p, x: x @ p["w"][:, :1],
+    lambda p, x: x @ p["w"] * p["w"][0],
+)
 TIED = ll.Model(lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T)
 
 
@@ -67,7 +72,7 @@ test_refused = refusals(
         "^x: expected floating-point .*got another dtype at 'w'": partial(RULE.init, KEY, W, X.astype(int)),
         r"^params: expected parameters that a single product uses directly, got 'w'": [
             lambda: de.fold(TIED, {"w": EYE}, rule_of(TIED).init(KEY, {"w": EYE}, X).layers, X),
-            partial(de.fold, ll.Model(lambda p, x: x @ (2 * p["w"])), W, LAYERS, X),
+            *(partial(de.fold, ll.Model(apply), W, LAYERS, X) for apply in CHANGED),
         ],
         r"^layers\['w'\]: expected no bias b": partial(de.fold, MODEL, W, {"w": de.State(EYE, ONES(3))}, X),
     },

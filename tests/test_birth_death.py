@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 N, INPUTS = 7, 3  # neurons; a size that no other axis has
 NUM_DRAWS = 20_000
 RNG = np.random.default_rng(0)
-POWERS = np.float32(2.0 ** RNG.integers(-2, 3, (INPUTS + 1, N)))  # charges whose products are exact
+POWERS: Any = np.float32(2.0 ** RNG.integers(-2, 3, (INPUTS + 1, N)))  # charges whose products are exact
 PARAMS: Any = {
     "w": np.float32(RNG.uniform(-1, 1, (N, INPUTS))), "b": np.ones(INPUTS, np.float32), "c": -POWERS[0],
     "out": POWERS[1:], "none": None,
@@ -55,7 +55,7 @@ def update(name: str, alpha: Any, params: Any, state: Any, u: Any, gradients: An
     return dynamics.update(KEY, params, state, gradients, rates=rates)
 
 
-def resample(choices: Mapping[str, str], alpha: float, v: np.ndarray, u: Any) -> tuple[np.ndarray, ...]:
+def resample(choices: Mapping[str, str], alpha: Any, v: np.ndarray, u: Any) -> tuple[np.ndarray, ...]:
     """Returns the killed, the cloned, and the origin of each neuron."""
 
     def happens(rate: np.floating, u: np.floating) -> bool:

@@ -15,7 +15,7 @@ from experiments.decorrelation import notebook
 from lax_learning._sites._equations import all_equations
 from lax_learning._sites._program import Program
 from lax_learning.decorrelation import State
-from tests.compare import assert_close, assert_same, differs, draws_of, member, normal, slow_but, squares
+from tests.compare import assert_close, assert_same, differs, draws_of, normal, slow_but, squares
 from tests.registry import RULES
 
 KEY = jax.random.key(0)
@@ -99,28 +99,17 @@ def test_dead_inputs_zeros_and_nan() -> None:
 
 def test_every_third_call() -> None:
     make = partial(ll.decorrelation.dynamics, 0.1, subsample=0.5, bias=True)
-    keys, xs, before = jax.random.split(KEY, 5), normal(1, 5, 6, 4), make().init(4)
-
-    @jax.jit
-    def run(start: Any) -> Any:
-        def step(state: Any, args: Any) -> Any:
-            after, diagnostics = make(every=3).update(args[0], state, args[1])
-            always, expected = make().update(args[0], state, args[1])
-            return after, (after, diagnostics.loss, always, expected.loss)
-
-        return lax.scan(step, start, (keys, xs))[1]
-
-    rows = run(before)
-    for i in range(5):
-        after, loss, *expected = member(rows, i)
+    update, always = jax.jit(make(every=3).update), jax.jit(make().update)
+    after = make().init(4)
+    for i, (key, x) in enumerate(zip(jax.random.split(KEY, 5), normal(1, 5, 6, 4), strict=True)):
+        before, (after, diagnostics) = after, update(key, after, x)
         assert after.step == i + 1
         if i % 3:
             assert_same(after[:2], before[:2])
-            assert np.isnan(loss)
+            assert np.isnan(diagnostics.loss)
         else:
             assert differs(after[:2], before[:2])
-            assert_close([after, loss], expected, ulps=64)
-        before = after
+            assert_close((after, diagnostics), always(key, before, x), ulps=64)
 
 
 @pytest.mark.parametrize(("share", "count"), [(1e-9, 1), (0.93, 19)])
@@ -162,15 +151,21 @@ def test_layout(op: Any, w: Any, x: Any) -> None:
     groups, size = layout.groups, layout.size
     r, b = normal(3, *groups, size, size), normal(4, *groups, size)
 
+    def over_time(w: Any, xs: Any) -> Any:
+        return lax.scan(lambda z, x: (z + op(w, x), None), 0 * op(w, x), xs.swapaxes(0, 1))[0]
+
     @jax.jit
     def run(w: Any, x: Any) -> Any:
         vectors, matrix = layout.vectors(x), layout.matrix(w)
-        return vectors, matrix, layout.unmatrix(matrix), op(w, x), layout.transformed(op, w, x, r, b)
+        xs, layers = jnp.stack([x, 2 * x], axis=1), {"": State(r)}
+        steps = ll.decorrelation.inputs(ll.Model(over_time), w, layers, xs)[""]
+        return vectors, matrix, steps, layout.unmatrix(matrix), op(w, x), layout.transformed(op, w, x, r, b)
 
-    vectors, matrix, restored, plain, transformed = map(np.asarray, run(w, x))
+    vectors, matrix, steps, restored, plain, transformed = map(np.asarray, run(w, x))
     assert vectors.shape[:-2] == matrix.shape[:-2] == groups
     assert vectors.shape[-1] == matrix.shape[-2] == size
     np.testing.assert_array_equal(restored, w)
+    np.testing.assert_array_equal(steps, np.concatenate([vectors, 2 * vectors], axis=-2))
     assert_close(np.sort(plain, None), np.sort(vectors @ matrix, None), ulps=64)
     expected = (vectors @ np.swapaxes(r, -1, -2) + b[..., None, :]) @ matrix
     assert_close(np.sort(transformed, None), np.sort(expected, None), ulps=256)

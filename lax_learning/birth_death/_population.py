@@ -27,13 +27,7 @@ class Leaf:
 
 
 class Population:
-    """Params with an axis of neurons in some leaves.
-
-    Attributes:
-      tree: pytree like params, of `Leaf`s.
-      params: the same pytree, of arrays.
-      size: number of neurons.
-    """
+    """Params with an axis of neurons in some leaves: `tree` of `Leaf`s, `params` of arrays, and `size`."""
 
     def __init__(self, params: PyTree, axes: PyTree) -> None:
         wanted, found = (jax.tree.structure(tree, is_leaf=_is_none) for tree in (params, axes))

@@ -25,17 +25,11 @@ Layers = dict[str, State]
 
 
 class Place(NamedTuple):
-    """A data value with its own R.
+    """A data value with its own R."""
 
-    Fields:
-      layout: layout of the products that read it.
-      shape: shape of its vectors, `[*stacked layers, *groups, size]`.
-      sites: the products that read it.
-    """
-
-    layout: Layout
-    shape: tuple[int, ...]
-    sites: list[Site]
+    layout: Layout  # of the products that read it
+    shape: tuple[int, ...]  # of its vectors, `[*stacked layers, *groups, size]`
+    sites: list[Site]  # the products that read it
 
     def vectors(self, x: Array) -> Array:
         """Returns the operands of all steps as vectors, `[*stacked layers, *groups, vectors, size]`."""

@@ -218,15 +218,12 @@ def _loss(z: Array, kappa: Array) -> Array:
 
 
 def _off_diagonal_squares(z: Array) -> Array:
-    """Returns `sum C_off^2`, from the smaller of the matrices `z^T z` and `z z^T`.
-
-    Both have the same sum of squares; with `z z^T`, the squares on the diagonal of C are subtracted. Little
-    precision is lost: C then has a rank below its size, so it is far from a diagonal with equal variances.
-    """
+    """Returns `sum C_off^2`, from the smaller of `z^T z` and `z z^T`, which have the same sum of squares."""
     count, size = z.shape
     if count >= size:
         moments = z.T @ z / count
         return jnp.sum(jnp.square(jnp.where(jnp.eye(size, dtype=bool), 0, moments)))
+    # Little is lost by subtraction: the rank of C is below its size, so it is far from diagonal.
     every = jnp.sum(jnp.square(z @ z.T / count))
     own = jnp.sum(jnp.square(jnp.mean(jnp.square(z), axis=0)))
     return jnp.where(jnp.isinf(every), every, jnp.maximum(every - own, 0))

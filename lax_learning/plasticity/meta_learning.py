@@ -47,9 +47,8 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
     """Returns the state after one pass from reset weights, with a cheap derivative w.r.t. the tables.
 
     The choice of entries is treated as constant, so the final weights are sums of entries over samples (of
-    logarithms in the multiplicative scheme): `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
-    value comes from the scan and the derivative from this product, so only codes are stored for the backward
-    pass. The derivative w.r.t. a multiplicative factor of exactly 0 is taken as 0.
+    logarithms in the multiplicative scheme): `S = sum_t onehot(pre_t)' rows_t`. Derivatives of all modes are
+    computed from this one matrix product; w.r.t. a multiplicative factor of exactly 0, they are taken as 0.
     """
     check_network(network)
     state = network.reset(state)

@@ -139,9 +139,7 @@ class KCapNetwork:
         """Computes the output of the fixed first layer for `x [*batch, inputs]`, for all samples at once."""
         self.check_state(state)
         x = checks.as_floating("x", x)
-        num_inputs = self.shapes[0][0]
-        if x.ndim == 0 or x.shape[-1] != num_inputs:
-            raise ValueError(f"x: expected shape [..., {num_inputs}], got {list(x.shape)}")
+        checks.check_shapes(["x"], [x], [(*x.shape[:-1], self.shapes[0][0])])
         z = _product(x, _masked(state[0]))
         return Drive(z, *self._fire(z, self.caps[0]))
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int
 
-from lax_learning._checks import as_array
+from lax_learning import _checks as checks
 from lax_learning._precision import raised
 from lax_learning.plasticity.networks import Drive, KCapNetwork, Response, State, check_network, with_weights
 from lax_learning.plasticity.tables import Tables
@@ -125,12 +125,10 @@ def plastic_pass(
       (5,)
     """
     check_network(network)
-    xs, ys = as_array("xs", xs), as_array("ys", ys)
-    if xs.ndim != 2 or not len(xs):
-        expected = f"shape [samples, {network.shapes[0][0]}], with at least one sample"
-        raise ValueError(f"xs: expected {expected}, got {list(xs.shape)}")
-    if ys.shape != xs.shape[:1]:
-        raise ValueError(f"ys: expected shape [{xs.shape[0]}] as in xs, got {list(ys.shape)}")
+    xs, ys = checks.as_array("xs", xs), checks.as_array("ys", ys)
+    samples = xs.shape[:1]
+    checks.check_shapes(["xs", "ys"], [xs, ys], [(*samples, network.shapes[0][0]), samples])
+    checks.check_count("number of samples in xs", len(xs))
     ys = _as_labels("ys", ys, network.shapes[-1][1])
     drives = network.drive(state, xs)
 
@@ -172,9 +170,8 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
     check_network(network)
 
     def update(tables: Tables, state: State, x: ArrayLike, y: ArrayLike) -> tuple[State, Diagnostics]:
-        x, y = as_array("x", x), as_array("y", y)
-        if x.ndim != 1 or y.ndim != 0:
-            raise ValueError(f"x, y: expected one sample, got shapes {list(x.shape)} and {list(y.shape)}")
+        x, y = checks.as_array("x", x), checks.as_array("y", y)
+        checks.check_shapes(["x", "y"], [x, y], [network.shapes[0][:1], ()])
         y = _as_labels("y", y, network.shapes[-1][1])
         drive, synapses = network.drive(state, x), network.synapses(state)
         changes, diagnostics = read_changes(network, tables, state, network.respond_to(synapses, drive), y)
