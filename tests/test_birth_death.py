@@ -93,7 +93,7 @@ SOME_CLONES = [-3.0, -3.0, -3.0, -3.0, -3.0, 3.0, 0.5]
 @pytest.mark.parametrize("name", VARIANTS)
 @settings(deadline=None, derandomize=True, database=None, max_examples=8)
 @given(rates=RATES, numbers=UNIFORM, alpha=st.sampled_from([0.0, 0.5, 1.0]))
-@example(rates=SOME_CLONES, numbers=[63, 0, 1, 0] * N, alpha=1.0)
+@example(rates=SOME_CLONES, numbers=[63, 0, 28, 0] * N, alpha=1.0)  # 28 / 64 is between two odds of 0.5
 @example(rates=[3.0] * N, numbers=[0] * 4 * N, alpha=1.0)
 @example(rates=[-3.0] * N, numbers=[0] * 4 * N, alpha=1.0)
 @example(rates=[np.nan] * N, numbers=[0] * 4 * N, alpha=1.0)
