@@ -26,6 +26,11 @@ def update(x: Any = X, state: Any = STATE, **options: Any) -> Any:
 
 MODEL = ll.Model(lambda p, x: x @ p["w"])
 LAYERS = {"w": de.State(EYE)}
+CHANGED = (
+    lambda p, x: x @ (2 * p["w"]),
+    lambda p, x: x @ p["w"][:, :1],
+    lambda p, x: x @ p["w"] * p["w"][0],
+)
 TIED = ll.Model(lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T)
 
 
@@ -62,18 +67,17 @@ test_refused = refusals(
         "^state.b: expected .*bias=True.*got none": update(bias=True),
         r"^state.b: .*\[3\], got": partial(de.apply, de.State(EYE, ONES(2)), X),
         r"^state\.layers: expected the entries .*, got ": users_of({"v": LAYERS["w"]}, None, (LAYERS["w"],)),
-        r"\['w'\]\.R: expected shape \[3, 3\], got ": users_of(
-            {"w": de.State(np.eye(2))}, {"w": None}, {"w": EYE}
-        ),
+        r"\['w'\]\.R: expected shape \[3, 3\], got ": users_of({"w": de.State(np.eye(2))}),
         r"^where: .* a product .*got 'v', which selects none": partial(rule_of(where="v").init, KEY, W, X),
         "^x: expected floating-point .*got another dtype at 'w'": partial(RULE.init, KEY, W, X.astype(int)),
         r"^params: expected parameters that a single product uses directly, got 'w'": [
             lambda: de.fold(TIED, {"w": EYE}, rule_of(TIED).init(KEY, {"w": EYE}, X).layers, X),
-            partial(de.fold, ll.Model(lambda p, x: x @ (2 * p["w"])), W, LAYERS, X),
+            *(partial(de.fold, ll.Model(apply), W, LAYERS, X) for apply in CHANGED),
         ],
         r"^layers\['w'\]: expected no bias b": partial(de.fold, MODEL, W, {"w": de.State(EYE, ONES(3))}, X),
     },
     types={
+        r"\['w'\]\.R: expected a floating-point array, got None": users_of({"w": None}, {"w": EYE}),
         "^key: expected one key.*got 0": partial(DYNAMICS.update, 0, STATE, X),
         "^x: expected a floating.*got int32": update(ONES((5, 3), int)),
         "^state: expected a State, from init, got None": update(state=None),

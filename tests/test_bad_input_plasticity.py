@@ -32,7 +32,7 @@ def binned(place: Any) -> Any:
 
 test_networks = refusals(
     values={
-        "^k: expected at most 3, the size of axis -1 of x, got 4": partial(pl.k_cap, XS, 4),
+        "^k: expected at most 3, got 4": partial(pl.k_cap, XS, 4),
         r"^x: expected an axis -1, got shape \[\]": partial(pl.top_k_mask, np.ones((), np.float32), 1),
         "^cap of hidden layer 1: expected at most 4, .*got 5": partial(mlp, 5),
         r"^cap: expected one .* of 2 hidden layers, got \(2, 2, 2\)": partial(mlp, (2, 2, 2)),
@@ -101,12 +101,15 @@ test_states_samples_and_tables = refusals(
         "^state: expected 3 layers, got 2": users_of(STATE[:2]),
         r"^state\[1\]\['w'\]: expected shape \[4, 5\], got \[4, 6\]": second(w=np.zeros((4, 6), np.float32)),
         r"^state\[1\]\['mask'\]: expected shape \[4, 5\], got \[4, 6\]": second(mask=np.ones((4, 6), bool)),
-        r"^xs: expected at least one sample, got shape \[0, 3\]": run(XS[:0], YS[:0]),
-        r"^x: expected shape \[..., 3\], got \[5, 4\]": run(np.ones((5, 4), np.float32)),
-        r"^xs: expected shape \[samples, 3\], got \[3\]": run(XS[0]),
-        r"^ys: expected shape \[5\] as in xs, got \[4\]": run(ys=YS[:4]),
+        r"^xs?: expected shape \[5, 3\], got \[5, 4\]": [
+            call(np.ones((5, 4), np.float32)) for call in (run, partial(partial, NETWORK.apply, STATE))
+        ],
+        r"^xs: expected shape \[3, 3\], got \[3\]": run(XS[0]),
+        "^number of samples in xs: expected at least 1, got 0": run(XS[:0], YS[:0]),
+        r"^ys: expected shape \[5\], got \[4\]": run(ys=YS[:4]),
         r"^ys?: expected labels in 0 \.\. 1, got 2": [run(ys=2 * YS), one(y=2)],
-        r"^x, y: expected one sample, got shapes \[5, 3\] and \[\]": one(XS),
+        r"^x: expected shape \[3\], got \[5, 3\]": one(XS),
+        r"^y: expected shape \[\], got \[5\]": one(y=YS),
         "^tables.hidden: .* each of 1 .*got 0": both(hidden=()),
         first + r"shape \[2, 2\], got \[2, 3\]": both(hidden=(np.zeros((2, 3), np.float32),)),
         r"^tables.output: expected shape \[2, 2\], got \[2\]": both(output=np.zeros(2, np.float32)),

@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from experiments.decorrelation import notebook
 from lax_learning._sites._equations import all_equations
 from lax_learning._sites._program import Program
 from lax_learning.decorrelation import State
-from tests.compare import assert_close, assert_same, differs, draws_of, member, normal, slow_but, squares
+from tests.compare import assert_close, assert_same, differs, draws_of, normal, slow_but, squares
 from tests.registry import RULES
 
 KEY = jax.random.key(0)
@@ -100,28 +99,17 @@ def test_dead_inputs_zeros_and_nan() -> None:
 
 def test_every_third_call() -> None:
     make = partial(ll.decorrelation.dynamics, 0.1, subsample=0.5, bias=True)
-    keys, xs, before = jax.random.split(KEY, 5), normal(1, 5, 6, 4), make().init(4)
-
-    @jax.jit
-    def run(start: Any) -> Any:
-        def step(state: Any, args: Any) -> Any:
-            after, diagnostics = make(every=3).update(args[0], state, args[1])
-            always, expected = make().update(args[0], state, args[1])
-            return after, (after, diagnostics.loss, always, expected.loss)
-
-        return lax.scan(step, start, (keys, xs))[1]
-
-    rows = run(before)
-    for i in range(5):
-        after, loss, *expected = member(rows, i)
+    update, always = jax.jit(make(every=3).update), jax.jit(make().update)
+    after = make().init(4)
+    for i, (key, x) in enumerate(zip(jax.random.split(KEY, 5), normal(1, 5, 6, 4), strict=True)):
+        before, (after, diagnostics) = after, update(key, after, x)
         assert after.step == i + 1
         if i % 3:
             assert_same(after[:2], before[:2])
-            assert np.isnan(loss)
+            assert np.isnan(diagnostics.loss)
         else:
             assert differs(after[:2], before[:2])
-            assert_close([after, loss], expected, ulps=64)
-        before = after
+            assert_close((after, diagnostics), always(key, before, x), ulps=64)
 
 
 @pytest.mark.parametrize(("share", "count"), [(1e-9, 1), (0.93, 19)])
@@ -163,15 +151,21 @@ def test_layout(op: Any, w: Any, x: Any) -> None:
     groups, size = layout.groups, layout.size
     r, b = normal(3, *groups, size, size), normal(4, *groups, size)
 
+    def over_time(w: Any, xs: Any) -> Any:
+        return lax.scan(lambda z, x: (z + op(w, x), None), 0 * op(w, x), xs.swapaxes(0, 1))[0]
+
     @jax.jit
     def run(w: Any, x: Any) -> Any:
         vectors, matrix = layout.vectors(x), layout.matrix(w)
-        return vectors, matrix, layout.unmatrix(matrix), op(w, x), layout.transformed(op, w, x, r, b)
+        xs, layers = jnp.stack([x, 2 * x], axis=1), {"": State(r)}
+        steps = ll.decorrelation.inputs(ll.Model(over_time), w, layers, xs)[""]
+        return vectors, matrix, steps, layout.unmatrix(matrix), op(w, x), layout.transformed(op, w, x, r, b)
 
-    vectors, matrix, restored, plain, transformed = map(np.asarray, run(w, x))
+    vectors, matrix, steps, restored, plain, transformed = map(np.asarray, run(w, x))
     assert vectors.shape[:-2] == matrix.shape[:-2] == groups
     assert vectors.shape[-1] == matrix.shape[-2] == size
     np.testing.assert_array_equal(restored, w)
+    np.testing.assert_array_equal(steps, np.concatenate([vectors, 2 * vectors], axis=-2))
     assert_close(np.sort(plain, None), np.sort(vectors @ matrix, None), ulps=64)
     expected = (vectors @ np.swapaxes(r, -1, -2) + b[..., None, :]) @ matrix
     assert_close(np.sort(transformed, None), np.sort(expected, None), ulps=256)
@@ -238,38 +232,43 @@ def stacked(p: Any, x: Any) -> jax.Array:
     return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p)[0]
 
 
-PROBLEMS: dict[str, tuple[Any, Any, tuple[int, ...], dict[str, tuple[int, ...]]]] = {
+PROBLEMS: dict[str, tuple[Any, Any, tuple[int, ...], Any, dict[str, tuple[int, ...]]]] = {
     "attention": (
         ll.Model(attention),
         {name: 0.5 * normal(i, 6, 2, 3) for i, name in enumerate(("key", "query"))},
         (5, 6),
+        None,
         {"query": (6, 6)},
     ),
     "convolution": (
         ll.convnet((7, 8, 2), (3,), (4, 3), kernel=3, stride=2),
         None,
         (7, 8, 2),
+        None,
         {"0/w": (18, 18), "1/w": (48, 48), "2/w": (4, 4)},
     ),
-    "stacked": (ll.Model(stacked), normal(1, 4, 3, 3), (3,), {"": (4, 3, 3)}),
+    "selected": (DENSE, PARAMS, (5,), "1/*", {"1/w": (4, 4)}),
+    "stacked": (ll.Model(stacked), normal(1, 4, 3, 3), (3,), None, {"": (4, 3, 3)}),
 }
-"""A model, its params (None for drawn ones), the shape of an input, and the shapes of R."""
+"""A model, its params (None for drawn ones), the shape of an input, a selection, and the shapes of R."""
 
 
-@pytest.mark.parametrize("name", slow_but(["attention", "stacked"], PROBLEMS))
+@pytest.mark.parametrize("name", slow_but(["attention", "selected", "stacked"], PROBLEMS))
 def test_one_matrix_for_a_value_one_a_stacked_layer_and_folded_weights(name: str) -> None:
-    model, params, shape, shapes = PROBLEMS[name]
+    model, params, shape, where, shapes = PROBLEMS[name]
     params = model.init(KEY) if params is None else params
-    x, rule = normal(5, 3, *shape) @ (jnp.eye(shape[-1]) + 0.5), rule_of(model)
+    x, rule = normal(5, 3, *shape) @ (jnp.eye(shape[-1]) + 0.5), rule_of(model, where=where)
     state = jax.eval_shape(rule.init, KEY, params, x)
     assert {path: layer.R.shape for path, layer in state.layers.items()} == shapes
     state = state._replace(layers=moved(state.layers))
-    folded = ll.decorrelation.fold(model, params, state.layers, x)
+    folded = ll.decorrelation.fold(model, params, state.layers, x, where=where)
     assert jax.tree.map(jnp.shape, folded) == jax.tree.map(jnp.shape, params)
     apply = jax.jit(model.apply)
     expected = jax.jit(rule.model_at(model, state).apply)(params, x)
     assert_close(apply(folded, x), expected, ulps=256)
     assert differs(apply(params, x), expected)
+    after = jax.eval_shape(rule.value_and_grad, KEY, params, state, x, expected)[2]
+    assert jax.tree.map(jnp.shape, after.layers) == jax.tree.map(jnp.shape, state.layers)
 
 
 def test_layers_and_steps_are_those_of_a_loop() -> None:
@@ -285,11 +284,11 @@ def test_layers_and_steps_are_those_of_a_loop() -> None:
         return layer(layer(x.swapaxes(0, 1), w[0])[0], w[1])[0][-1]
 
     params, x, y = normal(1, 2, 3, 3), normal(2, 5, 4, 3), jnp.ones((5, 3))
-    layers = moved({"": State(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3)), jnp.zeros(2))})[""]
+    layers = moved({"": State(jnp.zeros((2, 3, 3)), jnp.zeros((2, 3)))})[""]
 
     @jax.jit
     def run(layers: Any) -> Any:
-        found, each = [], [jax.tree.map(itemgetter(i), layers) for i in (0, 1)]
+        found, each = [], [State(layers.R[i], layers.b[i]) for i in (0, 1)]
         for apply, given in ((scanned, [layers]), (looped, each)):
             rule = rule_of(ll.Model(apply), bias=True)
             state = rule.init(KEY, params, x)
@@ -300,23 +299,3 @@ def test_layers_and_steps_are_those_of_a_loop() -> None:
 
     (*one, layers), (*other, first, second) = run(layers)
     assert_close((one, layers), (other, jax.tree.map(lambda *a: np.stack(a), first, second)), ulps=64)
-
-
-def test_where_leaves_the_other_inputs_alone() -> None:
-    rule = rule_of(DENSE, where="1/*")
-    state = jax.eval_shape(rule.init, KEY, PARAMS, X)
-    after = jax.eval_shape(rule.value_and_grad, KEY, PARAMS, state, X, Y)[2]
-    assert list(state.layers) == list(after.layers) == ["1/w"]
-    layers = {"1/w": State(jnp.eye(4) + 0.3 * normal(1, 4, 4))}
-    folded = ll.decorrelation.fold(DENSE, PARAMS, layers, X, where="1/*")
-    assert_same(folded[0], PARAMS[0])
-
-    @jax.jit
-    def run(folded: Any) -> Any:
-        wrapped = ll.decorrelation.wrap(DENSE, layers, where="1/*").apply(PARAMS, X)
-        hidden = jnp.tanh(X @ PARAMS[0]["w"] + PARAMS[0]["b"])
-        decorrelated = ll.decorrelation.apply(layers["1/w"], hidden)
-        return wrapped, DENSE.apply(folded, X), decorrelated @ PARAMS[1]["w"] + PARAMS[1]["b"]
-
-    wrapped, plain, expected = run(folded)
-    assert_close((wrapped, plain), (expected, expected), ulps=32)

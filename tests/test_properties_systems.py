@@ -16,7 +16,7 @@ import pytest
 
 import lax_learning as ll
 from lax_learning import data, plasticity, symbolic
-from tests.compare import assert_same, noise_by_shape, normal, slow_but
+from tests.compare import noise_by_shape, normal, slow_but
 
 KEY, X = jax.random.key(0), normal(1, 6, 3)
 Y = jnp.array([0, 1, 1, 0, 1, 0])
@@ -178,21 +178,6 @@ def test_containers_stay() -> None:
         )
     ):
         assert jax.tree.structure(after) == jax.tree.structure(synapses)
-
-
-def test_none_leaves() -> None:
-    """As Equinox has them: the same as without."""
-    full = {"w": normal(2, 5, 3), "c": np.linspace(-1, 1, 5, dtype=np.float32)}
-
-    def run(params: Any, axes: Any) -> Any:
-        dynamics = ll.birth_death.dynamics(1.0, axes=axes, charges=lambda p: p["c"], scheme="prior")
-        (after, _), events = dynamics.update(KEY, params, dynamics.init(params), rates=full["c"])
-        return after, ll.birth_death.follow(params, events.origin, params, axes)
-
-    axes = {"w": 0, "c": 0}
-    without, found = jax.jit(lambda: (run(full, axes), run({**full, "b": None}, {**axes, "b": None})))()
-    assert (without[1]["w"] == 0).any()
-    assert_same(found, tuple({**each, "b": None} for each in without))
 
 
 LOSSES = jax.jit(lambda z: (ll.decorrelation.loss(z), ll.decorrelation.loss(z, kappa=0.0)))

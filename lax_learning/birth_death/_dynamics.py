@@ -60,10 +60,6 @@ class Draws(NamedTuple):
     slot: Float[Array, " neurons"]
 
 
-Replaced = tuple[Params, Int[Array, " neurons"], Bool[Array, " neurons"]]
-"""Params after an update, the origin of every neuron, and which neurons were cloned."""
-
-
 def draws(key: Key, num_neurons: int) -> Draws:
     """Draws the random numbers of one update from `U(0, 1)`."""
     checks.check_key("key", key)
@@ -72,19 +68,12 @@ def draws(key: Key, num_neurons: int) -> Draws:
     return Draws(*jax.random.uniform(key, (4, num_neurons)))
 
 
-def _mean(v: Array) -> Array:
-    """Returns the mean, even if the sum overflows."""
-    mean = jnp.mean(v)
-    return jnp.where(jnp.isinf(mean), jnp.sum(v / v.size), mean)
-
-
-_CHOICES: dict[str, dict[str, Any]] = {
-    "scheme": {"clone": False, "prior": True},
-    "center": {"none": lambda v: v, "mean": lambda v: v - _mean(v)},
-    "probability": {"linear": lambda r: r, "exponential": lambda r: -jnp.expm1(-r)},
-    "charge": {"copy": jnp.ones_like, "split": lambda copies: copies},
-    "slots": {"distinct": distinct_slots, "independent": independent_slots},
-}
+def _normal(key: Key, params: Params, size: int) -> Params:
+    """Draws new neurons, every entry from `N(0, 1) / size`."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.normal(k, a.shape, a.dtype) / size for k, a in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, drawn)
 
 
 def dynamics(
@@ -150,10 +139,11 @@ def dynamics(
     checks.check_function("draws", draws, "a function of (key, n) that returns Draws", None, 1)
     if prior is not None:
         checks.check_function("prior", prior, "a function of (key, params) or None", None, None)
-    given = {"scheme": scheme, "center": center, "probability": probability, "charge": charge, "slots": slots}
-    for name, value in given.items():
-        checks.check_choice(name, value, _CHOICES[name])
-    is_prior, centred, odds_of, shares, overwrite = (_CHOICES[name][value] for name, value in given.items())
+    checks.check_choice("scheme", scheme, ("clone", "prior"))
+    checks.check_choice("center", center, ("none", "mean"))
+    checks.check_choice("probability", probability, ("linear", "exponential"))
+    checks.check_choice("charge", charge, ("copy", "split"))
+    checks.check_choice("slots", slots, ("distinct", "independent"))
 
     def init(params: Params) -> State:
         population = Population(params, axes)
@@ -161,21 +151,27 @@ def dynamics(
         none = jnp.zeros((), jnp.int32)
         return State(jnp.arange(population.size, dtype=jnp.int32), none, none)
 
-    def replace(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> Replaced:
+    def replace(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> Any:
         population, neurons = Population(params, axes), jnp.arange(killed.size, dtype=jnp.int32)
-        origin = jnp.where(killed, -1 if is_prior else choose(u.survivor, ~killed), neurons)
-        source = neurons if is_prior else overwrite(u.slot, cloned)
-        placed = source != neurons
-        origin = jnp.where(placed, source, origin)
-        if slots == "distinct":  # with "independent" slots, overwritten clones count too
-            cloned = jnp.zeros_like(cloned).at[jnp.where(placed, source, neurons.size)].set(True, mode="drop")
-        not_fresh = jnp.where(origin < 0, neurons.size, origin)
-        copies = jnp.zeros(neurons.shape, jnp.float32).at[not_fresh].add(1, mode="drop")
-        fresh = (prior or _normal)(key, params) if is_prior else params
-        is_charge = population.charges(charges)
-        return population.replaced(is_charge, origin, shares(copies)[origin], fresh), origin, cloned
+        if scheme == "prior":
+            fresh = prior(key, params) if prior else _normal(key, params, population.size)
+            origin = jnp.where(killed, -1, neurons)
+        else:
+            fresh = params
+            source = (distinct_slots if slots == "distinct" else independent_slots)(u.slot, cloned)
+            placed = source != neurons
+            origin = jnp.where(placed, source, jnp.where(killed, choose(u.survivor, ~killed), neurons))
+            if slots == "distinct":  # with "independent" slots, overwritten clones count too
+                found_slot = jnp.where(placed, source, neurons.size)
+                cloned = jnp.zeros_like(cloned).at[found_slot].set(True, mode="drop")
+        share = None
+        if charge == "split":
+            not_fresh = jnp.where(origin < 0, neurons.size, origin)
+            share = jnp.zeros(neurons.shape, jnp.float32).at[not_fresh].add(1, mode="drop")[origin]
+        after = population.replaced(population.charges(charges), origin, share, fresh)
+        return after, origin, cloned
 
-    def keep(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> Replaced:
+    def keep(key: Key, params: Params, u: Draws, killed: Array, cloned: Array) -> Any:
         return params, jnp.arange(killed.size, dtype=jnp.int32), cloned
 
     def update(
@@ -192,24 +188,29 @@ def dynamics(
         check_counter("state.num_killed", state.num_killed)
         check_counter("state.num_cloned", state.num_cloned)
         population = Population(params, axes)
-        is_charge, shape = population.charges(charges), (population.size,)
+        picked, shape = population.charges(charges), (population.size,)
         if (gradients is None) == (rates is None):
             got = "none" if gradients is None else "both"
             raise ValueError(f"gradients, rates: expected one of them, got {got}")
-        v = population.rates(gradients, is_charge) if rates is None else checks.as_floating("rates", rates)
+        v = population.rates(gradients, picked) if rates is None else checks.as_floating("rates", rates)
         checks.check_shapes(["rates", "state.ancestor"], [v, ancestor], [shape] * 2)
-        v = centred(v)
+        if center == "mean":
+            mean = jnp.mean(v)
+            v = v - jnp.where(jnp.isinf(mean), jnp.sum(v / v.size), mean)  # the sum may overflow
         draw_key, prior_key = jax.random.split(key)
         u = draws(draw_key, population.size)
         checks.check_instance("draws", u, Draws, "a function that returns Draws")
-        u = Draws(*(checks.as_floating(f"draws.{name}", each) for name, each in u._asdict().items()))
-        checks.check_shapes([f"draws.{name}" for name in Draws._fields], u, [shape] * len(u))
-        odds = odds_of(jnp.asarray(alpha, v.dtype) * jnp.abs(v))
+        names = [f"draws.{name}" for name in Draws._fields]
+        u = Draws(*map(checks.as_floating, names, u))
+        checks.check_shapes(names, u, [shape] * len(u))
+        odds = jnp.asarray(alpha, v.dtype) * jnp.abs(v)
+        if probability == "exponential":
+            odds = -jnp.expm1(-odds)
         killed = (v > 0) & (u.kill < odds)
         killed = killed & ~jnp.all(killed)
-        cloned = (v < 0) & (u.clone < odds) & (not is_prior)
+        cloned = (v < 0) & (u.clone < odds) & (scheme == "clone")
         cloned = cloned & ~jnp.all(cloned)
-        operands = prior_key, population.merged(population.leaves), u, killed, cloned
+        operands = prior_key, population.params, u, killed, cloned
         params, origin, cloned = lazily(jnp.any(killed | cloned), replace, keep, *operands)
         after = State(
             jnp.where(origin < 0, -1, ancestor[origin]),
@@ -217,12 +218,5 @@ def dynamics(
             state.num_cloned + jnp.sum(cloned, dtype=jnp.int32),
         )
         return (params, after), Events(v, killed, cloned, origin)
-
-    def _normal(key: Key, params: Params) -> Params:
-        """Draws new neurons, every entry from `N(0, 1) / n`."""
-        leaves, structure = jax.tree.flatten(params)
-        keys, size = jax.random.split(key, len(leaves)), Population(params, axes).size
-        drawn = [jax.random.normal(k, a.shape, a.dtype) / size for k, a in zip(keys, leaves, strict=True)]
-        return jax.tree.unflatten(structure, drawn)
 
     return Dynamics(init, update)

@@ -1,6 +1,7 @@
 """Populations of neurons in pytrees: neuron axes, and the replacement of neurons by others."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
@@ -8,136 +9,105 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from lax_learning._arrays import check_same_structure
-from lax_learning._checks import (
-    as_array,
-    as_floating,
-    check_choice,
-    check_count,
-    check_floating,
-    check_shapes,
-    describe,
-)
+from lax_learning import _checks as checks
+from lax_learning._arrays import by_path, check_same_structure
 from lax_learning._precision import raised
 from lax_learning.types import Params
 
 PICKS = "a function that picks leaves of params with a neuron axis, such as lambda params: params['out']['w']"
 
 
-class Population:
-    """The leaves of params, except those that are None.
+@dataclass(eq=False)
+class Leaf:
+    """A leaf of params, and its axis of neurons or None."""
 
-    Attributes:
-      names, leaves, axes: of every leaf, the path, the array, and the neuron axis or None.
-      size: number of neurons.
-    """
+    name: str
+    value: Any
+    axis: int | None
+
+
+class Population:
+    """Params with an axis of neurons in some leaves: `tree` of `Leaf`s, `params` of arrays, and `size`."""
 
     def __init__(self, params: PyTree, axes: PyTree) -> None:
-        flat, wanted = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_none)
-        axes, found = jax.tree.flatten(axes, is_leaf=_is_none)
+        wanted, found = (jax.tree.structure(tree, is_leaf=_is_none) for tree in (params, axes))
         if found != wanted:
             raise ValueError(f"axes: expected the structure of params, {wanted}, got {found}")
-        self.structure = jax.tree.structure(params)
-        self.names: list[str] = []
-        self.leaves: list[Any] = []
-        self.axes: list[int | None] = []
-        sizes: dict[str, int] = {}
-        for (path, leaf), axis in zip(flat, axes, strict=True):
-            at = jax.tree_util.keystr(path)
-            if leaf is None:
-                if axis is not None:
-                    raise ValueError(f"axes{at}: expected None, as params have no array there, got {axis!r}")
-                continue
-            name = f"params{at}"
-            if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int)):
-                raise TypeError(f"axes: expected an int or None for {name}, got {axis!r}")
-            check_floating(name, leaf)
-            leaf = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else as_floating(name, leaf)
-            if axis is not None:
-                if not -leaf.ndim <= axis < leaf.ndim:
-                    raise ValueError(f"{name}: expected a neuron axis {axis}, got shape {list(leaf.shape)}")
-                sizes[name] = leaf.shape[axis]
-            self.names.append(name)
-            self.leaves.append(leaf)
-            self.axes.append(axis)
+        self.tree = by_path("params", _as_leaf, params, axes, is_leaf=_is_none)
+        self.params = jax.tree.map(lambda leaf: leaf.value, self.tree)
+        leaves = [leaf for leaf in jax.tree.leaves(self.tree) if leaf.axis is not None]
+        sizes = {leaf.name: leaf.value.shape[leaf.axis] for leaf in leaves}
         if not sizes:
             raise ValueError("axes: expected a neuron axis for at least one leaf, got None for all")
         if len(set(sizes.values())) > 1:
             raise ValueError(f"params: expected neuron axes of the same size, got {sizes}")
         self.size = next(iter(sizes.values()))
-        check_count("number of neurons", self.size)
+        checks.check_count("number of neurons", self.size)
 
-    def flat(self, name: str, tree: PyTree) -> list[Any]:
-        """Returns the leaves of a pytree; raises unless it has the structure and shapes of params."""
-        check_same_structure((name, "params"), (tree, self.merged(self.leaves)))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-            check_floating(f"{name}{jax.tree_util.keystr(path)}", leaf)
-        return jax.tree.leaves(tree)
+    def like(self, name: str, tree: PyTree) -> PyTree:
+        """Returns a pytree of arrays; raises unless it has the structure and shapes of params."""
+        check_same_structure((name, "params"), (tree, self.params))
+        return by_path(name, checks.as_floating, tree)
 
-    def merged(self, leaves: list[Any]) -> PyTree:
-        """Returns a pytree like params with the given leaves."""
-        return jax.tree.unflatten(self.structure, leaves)
-
-    def charges(self, pick: Callable[[PyTree], PyTree]) -> list[bool]:
-        """Returns for every leaf whether it is a charge; raises if a charge has no neuron axis."""
-        leaves = [_Leaf(name) for name in self.names]
+    def charges(self, pick: Callable[[PyTree], PyTree]) -> list[Leaf]:
+        """Returns the leaves that are charges; raises if one has no neuron axis."""
         try:
-            picked = jax.tree.leaves(pick(self.merged(leaves)))
+            picked = jax.tree.leaves(pick(self.tree))  # no operation is defined for a `Leaf`
         except (TypeError, LookupError, AttributeError) as error:
-            computes = _Leaf.__name__ in str(error)
-            got = "one that computes with leaves" if computes else f"one that raises {error!r}"
-            raise ValueError(f"charges: expected {PICKS}, got {got}") from error
-        with_axis = [leaf for leaf, axis in zip(leaves, self.axes, strict=True) if axis is not None]
-        others = [leaf for leaf in picked if leaf not in with_axis]
+            raise ValueError(f"charges: expected {PICKS}, got one that raises {error!r}") from error
+        others = [leaf for leaf in picked if getattr(leaf, "axis", None) is None]
         if others or not picked:
-            got = ", ".join(str(leaf) if isinstance(leaf, _Leaf) else describe(leaf) for leaf in others)
-            raise ValueError(f"charges: expected {PICKS}, got one that returns {got or 'none'}")
-        return [leaf in picked for leaf in leaves]
+            got = ", ".join(getattr(leaf, "name", checks.describe(leaf)) for leaf in others) or "none"
+            raise ValueError(f"charges: expected {PICKS}, got one that returns {got}")
+        return picked
 
-    def rates(self, gradients: PyTree, is_charge: list[bool]) -> Float[Array, " neurons"]:
+    def rates(self, gradients: PyTree, charges: list[Leaf]) -> Float[Array, " neurons"]:
         """Returns `V_i = c_i . dL/dc_i`, summed over all charges of a neuron."""
-        leaves = zip(self.leaves, self.flat("gradients", gradients), self.axes, is_charge, strict=True)
-        picked = [(c, g, axis) for c, g, axis, counts in leaves if counts]
-        dtype = raised(*(array for c, g, _ in picked for array in (c, g)))
-        products = (
-            jnp.moveaxis(jnp.asarray(c, dtype) * jnp.asarray(g, dtype), axis or 0, 0) for c, g, axis in picked
-        )
-        return sum((jnp.sum(p.reshape(self.size, -1), axis=-1) for p in products), jnp.zeros((), dtype))
+        slopes = jax.tree.leaves(self.like("gradients", gradients))
+        pairs = zip(jax.tree.leaves(self.tree), slopes, strict=True)
+        of_charges = [(leaf, slope) for leaf, slope in pairs if leaf in charges]
+        dtype = raised(*(array for leaf, slope in of_charges for array in (leaf.value, slope)))
+        rates = jnp.zeros((), dtype)
+        for leaf, slope in of_charges:
+            products = jnp.moveaxis(leaf.value.astype(dtype) * slope.astype(dtype), leaf.axis, 0)
+            rates += jnp.sum(products.reshape(self.size, -1), axis=-1)
+        return rates
 
     def replaced(
-        self, is_charge: list[bool], origin: Int[Array, " neurons"], share: Array, fresh: PyTree
+        self, charges: list[Leaf], origin: Int[Array, " neurons"], share: Array | None, fresh: PyTree
     ) -> PyTree:
-        """Returns params with every neuron replaced by its origin, and charges divided by `share`.
+        """Returns params with every neuron replaced by its origin, and charges divided by `share`, if given.
 
         Neurons with origin -1 are taken from `fresh`, with charges 0.
         """
-        after = []
-        leaves = zip(self.leaves, self.axes, is_charge, self.flat("prior", fresh), strict=True)
-        for leaf, axis, counts, new in leaves:
-            if axis is not None:
-                new = jnp.zeros_like(leaf) if counts else jnp.asarray(new, leaf.dtype)
-                leaf = jnp.take(leaf, jnp.maximum(origin, 0), axis=axis)
-                if counts:
-                    wide = raised(leaf)
-                    parts = _along(share.astype(wide), leaf.ndim, axis)
-                    leaf = (leaf.astype(wide) / parts).astype(leaf.dtype)
-                leaf = jnp.where(_along(origin, leaf.ndim, axis) < 0, new, leaf)
-            after.append(leaf)
-        return self.merged(after)
+
+        def of_leaf(leaf: Leaf, new: Array) -> Array:
+            old = leaf.value
+            if leaf.axis is None:
+                return old
+            new = jnp.zeros_like(old) if leaf in charges else new.astype(old.dtype)
+            copied = jnp.take(old, jnp.maximum(origin, 0), axis=leaf.axis)
+            if leaf in charges and share is not None:
+                wide = raised(old)
+                parts = _along(share.astype(wide), old.ndim, leaf.axis)
+                copied = (copied.astype(wide) / parts).astype(old.dtype)
+            return jnp.where(_along(origin, old.ndim, leaf.axis) < 0, new, copied)
+
+        return jax.tree.map(of_leaf, self.tree, self.like("prior", fresh))
 
 
 def _is_none(leaf: Any) -> bool:
     return leaf is None
 
 
-class _Leaf:
-    """Placeholder of a leaf, which can be picked but not used in computations."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __repr__(self) -> str:
-        return self.name
+def _as_leaf(name: str, value: Any, axis: Any) -> Leaf | None:
+    if value is None and axis is None:
+        return None
+    checks.check_floating(name, value)
+    value = value if isinstance(value, jax.ShapeDtypeStruct) else checks.as_floating(name, value)
+    if axis is not None:
+        checks.check_count(f"axes: {name}", axis, -value.ndim, value.ndim - 1)
+    return Leaf(name, value, axis)
 
 
 def _along(values: Array, ndim: int, axis: int) -> Array:
@@ -199,32 +169,30 @@ def follow(
       >>> state[0].trace["c"].shape, follow(state, jnp.array([0, 0, -1]), params, axes)[0].trace["w"].shape
       ((3,), (2, 3))
     """
-    check_choice("copies", copies, ("carry", "clear"))
+    checks.check_choice("copies", copies, ("carry", "clear"))
     population = Population(params, axes)
     size = population.size
-    origin = as_array("origin", origin)
+    origin = checks.as_array("origin", origin)
     if not jnp.issubdtype(origin.dtype, jnp.integer):
-        raise TypeError(f"origin: expected integers, got {describe(origin)}")
-    check_shapes(["origin"], [origin], [(size,)])
+        raise TypeError(f"origin: expected integers, got {checks.describe(origin)}")
+    checks.check_shapes(["origin"], [origin], [(size,)])
     if not isinstance(origin, Tracer):
         outside = [i for i in origin.tolist() if not -1 <= i < size]
         if outside:
             raise ValueError(f"origin: expected neurons in 0 .. {size - 1} or -1, got {outside[0]}")
-    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(params))
-    known = zip(paths, (leaf.shape for leaf in population.leaves), population.axes, strict=True)
-    longest_first = sorted(known, key=lambda entry: -len(entry[0]))
+    leaves = dict(jax.tree_util.tree_leaves_with_path(population.tree))
 
     def moved(path: tuple[Any, ...], leaf: Any) -> Any:
         if not (hasattr(leaf, "dtype") or isinstance(leaf, int | float)):
             at = f"optimizer_state{jax.tree_util.keystr(path)}"
-            raise TypeError(f"{at}: expected an array, got {describe(leaf)}")
-        matching = (k[1:] for k in longest_first if path[len(path) - len(k[0]) :] == k[0])
-        shape, axis = next(matching, (None, None))
-        if axis is None or shape != jnp.shape(leaf):
+            raise TypeError(f"{at}: expected an array, got {checks.describe(leaf)}")
+        suffixes = (path[start:] for start in range(len(path) + 1))  # the longest first
+        like = next((leaves[suffix] for suffix in suffixes if suffix in leaves), None)
+        if like is None or like.axis is None or like.value.shape != jnp.shape(leaf):
             return leaf
-        carried = jnp.take(leaf, jnp.maximum(origin, 0), axis=axis)
+        carried = jnp.take(leaf, jnp.maximum(origin, 0), axis=like.axis)
         if copies == "clear":
-            carried = jnp.where(_along(origin == jnp.arange(size), carried.ndim, axis), carried, 0)
-        return jnp.where(_along(origin, carried.ndim, axis) < 0, 0, carried)
+            carried = jnp.where(_along(origin == jnp.arange(size), carried.ndim, like.axis), carried, 0)
+        return jnp.where(_along(origin, carried.ndim, like.axis) < 0, 0, carried)
 
     return jax.tree_util.tree_map_with_path(moved, optimizer_state)

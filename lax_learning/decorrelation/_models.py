@@ -1,6 +1,6 @@
 """Models on decorrelated inputs, with R applied before their products, and weights with R folded in."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from lax_learning._sites._plan import Site
 from lax_learning._sites._products import Layout
 from lax_learning._sites._program import Program, free_name
 from lax_learning._sites._run import Bilinear, Hooks
-from lax_learning.decorrelation._transform import State, check_state
+from lax_learning.decorrelation._transform import State, checked_state
 from lax_learning.models import Model, check_model, check_where, selects
 from lax_learning.types import Params, Where
 
@@ -25,33 +25,23 @@ Layers = dict[str, State]
 
 
 class Place(NamedTuple):
-    """A data value with its own R: the products that read it, all of one layout, and stacked layers."""
+    """A data value with its own R."""
 
-    sites: list[Site]
-    lead: tuple[int, ...]
-
-    @property
-    def layout(self) -> Layout:
-        layout = self.sites[0].layout
-        assert layout is not None
-        return layout
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the vectors, without the axis that counts them."""
-        return *self.lead, *self.layout.groups, self.layout.size
+    layout: Layout  # of the products that read it
+    shape: tuple[int, ...]  # of its vectors, `[*stacked layers, *groups, size]`
+    sites: list[Site]  # the products that read it
 
     def vectors(self, x: Array) -> Array:
-        """Returns the operands of all steps as vectors, `[*lead, *groups, vectors, size]`."""
-        stacked = self.sites[0].stacked
-        take = self.layout.vectors
-        for _ in stacked:
-            take = jax.vmap(take)
-        found = take(x)  # [*steps, *groups, vectors, size]
-        layers = [axis for axis, flag in enumerate(stacked) if flag]
-        times = [axis for axis, flag in enumerate(stacked) if not flag]
-        order = (*layers, *range(len(stacked), found.ndim - 2), *times, found.ndim - 2, found.ndim - 1)
-        return jnp.transpose(found, order).reshape(*self.shape[:-1], -1, self.shape[-1])
+        """Returns the operands of all steps as vectors, `[*stacked layers, *groups, vectors, size]`."""
+        take, layers = self.layout.vectors, 0
+        for is_layer in reversed(self.sites[0].stacked):  # steps in time go behind layers and groups
+            take = jax.vmap(take, out_axes=0 if is_layer else layers + len(self.layout.groups))
+            layers += is_layer
+        return take(x).reshape(*self.shape[:-1], -1, self.shape[-1])
+
+
+Matched = dict[str, tuple[Place, Array, Array | None]]
+"""Places with their R, and b or None, by name."""
 
 
 def places_of(program: Program, where: Where) -> dict[str, Place]:
@@ -71,7 +61,8 @@ def places_of(program: Program, where: Where) -> dict[str, Place]:
         key = (read.index, site.stacked, layout.groups, layout.size, layout.window, layout.axes)
         if key not in found:
             lead = tuple(n for n, flag in zip(read.shape, site.stacked, strict=False) if flag)
-            names[free_name(paths[0], names)] = found[key] = Place([], lead)
+            place = Place(layout, (*lead, *layout.groups, layout.size), [])
+            names[free_name(paths[0], names)] = found[key] = place
         found[key].sites.append(site)
     if not names:
         raise ValueError(
@@ -81,15 +72,18 @@ def places_of(program: Program, where: Where) -> dict[str, Place]:
     return names
 
 
-def checked_places(program: Program, where: Where, layers: Any) -> dict[str, Place]:
-    """Returns the places of a model; raises unless the states fit them."""
+def _traced(model: Model, params: Params, layers: Any, x: Any, where: Where) -> tuple[Program, Matched]:
+    """Traces a model and matches its places with their R and b; raises unless they fit."""
+    program = Program(model, params, x)
     places = places_of(program, where)
     if not isinstance(layers, dict) or layers.keys() != places.keys():
         got = sorted(layers) if isinstance(layers, dict) else type(layers).__name__
         raise ValueError(f"state.layers: expected the entries {sorted(places)}, as from init, got {got}")
+    matched: Matched = {}
     for name, place in places.items():
-        check_state(f"state.layers[{name!r}]", layers[name], (*place.shape, place.shape[-1]))
-    return places
+        shape = (*place.shape, place.shape[-1])
+        matched[name] = place, *checked_state(f"state.layers[{name!r}]", layers[name], shape)
+    return program, matched
 
 
 def wrap(model: Model, layers: Layers, *, where: Where = None) -> Model:
@@ -102,7 +96,7 @@ def wrap(model: Model, layers: Layers, *, where: Where = None) -> Model:
     check_where("where", where)
 
     def apply(params: Params, x: Any) -> Any:
-        output, aux, _ = _run(Program(model, params, x), where, layers, x)[0]
+        output, aux, _ = _run(*_traced(model, params, layers, x, where), x)
         return (output, aux) if model.has_aux else output
 
     return Model(apply, model.init, model.has_aux, model.trainable)
@@ -122,24 +116,20 @@ def inputs(model: Model, params: Params, layers: Layers, x: Any, *, where: Where
     check_model(model)
     check_where("where", where)
     x, _ = as_batch(x)
-    (_, _, emitted), places = _run(Program(model, params, x), where, layers, x, emit=True)
-    read = {name: place.vectors(emitted[place.sites[0].index][1]) for name, place in places.items()}
+    program, matched = _traced(model, params, layers, x, where)
+    first = {name: place.sites[0].index for name, (place, _, _) in matched.items()}
+    _, _, emitted = _run(program, matched, x, frozenset(first.values()))
+    read = {name: place.vectors(emitted[first[name]][1]) for name, (place, _, _) in matched.items()}
     return jax.lax.stop_gradient(read)
 
 
 def _run(
-    program: Program, where: Where, layers: Layers, x: Any, emit: bool = False
-) -> tuple[tuple[Any, Any, dict[int, Any]], dict[str, Place]]:
-    """Runs a model on decorrelated inputs; with `emit`, each place's first product emits its operands."""
-    places = checked_places(program, where, layers)
-    first = frozenset(place.sites[0].index for place in places.values())
-    hooks = Hooks(product=_product, operands=first if emit else frozenset())
-    feeds = {
-        site.index: (layers[name].R, getattr(layers[name], "b", None))
-        for name, place in places.items()
-        for site in place.sites
-    }
-    return program.run(program.split.parameters, x, hooks, feeds=feeds), places
+    program: Program, matched: Matched, x: Any, operands: frozenset[int] = frozenset()
+) -> tuple[Any, Any, dict[int, Any]]:
+    """Runs a model on decorrelated inputs; the products in `operands` emit their operands."""
+    feeds = {site.index: (r, b) for place, r, b in matched.values() for site in place.sites}
+    hooks = Hooks(product=_product, operands=operands)
+    return program.run(program.split.parameters, x, hooks, feeds=feeds)
 
 
 def _product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
@@ -169,68 +159,57 @@ def fold(model: Model, params: Params, layers: Layers, x: Any, *, where: Where =
     """
     check_model(model)
     check_where("where", where)
-    program = Program(model, params, as_batch(x, only_shapes=True)[0])
-    places = checked_places(program, where, layers)
-    leaves = list(program.split.leaves)
-    for name, layer in layers.items():
-        if getattr(layer, "b", None) is not None:
+    program, matched = _traced(model, params, layers, as_batch(x, only_shapes=True)[0], where)
+    for name, (_, _, b) in matched.items():
+        if b is not None:
             expected = "no bias b, which cannot be folded into weights"
             raise ValueError(f"layers[{name!r}]: expected {expected}, got one")
-    for site, name in ((site, name) for name, place in places.items() for site in place.sites):
-        names = ", ".join(repr(program.split.paths[i]) for i in sorted(site.leaves))
+    sites = {site.index: (site, place.layout, r) for place, r, _ in matched.values() for site in place.sites}
+    split, rng = program.split, np.random.default_rng(0)
+    x = [made_up(rng, like) for like in program.x]
+
+    @jax.jit
+    def operands(parameters: list[Array]) -> dict[int, Array]:
+        """Returns parameters as the products read them, `[*lead, ...]`, at the first step in time."""
+        _, _, emitted = program.run(parameters, x, Hooks(operands=frozenset(sites)))
+        found = {}
+        for i, (site, _, _) in sites.items():
+            first = tuple(slice(None) if is_layer else 0 for is_layer in site.stacked)
+            found[i] = emitted[i][0][first]
+        return found
+
+    # If the products read reordered parameters, the derivative of their operands restores the order.
+    with jax.ensure_compile_time_eval():  # on random values, as the weights may be traced
+        like, restore = jax.vjp(operands, [made_up(rng, leaf) for leaf in split.parameters])
+        wanted = jax.tree.map(partial(made_up, rng), like)
+        is_restored = jax.tree.map(jnp.array_equal, operands(restore(wanted)[0]), wanted)
+    for i, (site, _, _) in sites.items():
+        if isinstance(is_restored[i], Tracer):
+            raise ValueError("params: expected concrete weights, got traced ones; fold outside of jit")
         readers = [other for other in program.plan.all_sites if other.leaves & site.leaves]
-        leaf = min(site.leaves)
-        alone = len(site.leaves) == len(readers) == 1
-        operand, restore = _operand(program, leaves, leaf, site) if alone else (leaves[leaf], None)
-        if restore is None:
+        size = sum(split.leaves[leaf].size for leaf in site.leaves)
+        if not (len(readers) == len(site.leaves) == 1 and wanted[i].size == size and is_restored[i]):
+            names = ", ".join(repr(split.paths[leaf]) for leaf in sorted(site.leaves))
             raise ValueError(
                 f"params: expected parameters that a single product uses directly, got {names}, used several "
                 "times, or changed (such as normalised) before the product, so that R cannot be folded in"
             )
-        leaves[leaf] = restore(_folded(site, jnp.asarray(layers[name].R), operand)).astype(leaves[leaf].dtype)
-    return jax.tree.unflatten(program.split.structure, leaves)
+    w = operands(split.parameters)
+    (folded,) = restore({i: _folded(site, layout, r, w[i]) for i, (site, layout, r) in sites.items()})
+    read = {leaf for site, _, _ in sites.values() for leaf in site.leaves}
+    is_read = [leaf in read for leaf, trained in enumerate(split.trained) if trained]
+    new = zip(split.parameters, folded, is_read, strict=True)
+    return split.merge([after if chosen else before for before, after, chosen in new])
 
 
-def _folded(site: Site, r: Array, w: Array) -> Array:
+def _folded(site: Site, layout: Layout, r: Array, w: Array) -> Array:
     """Returns `R^T w`, for every stacked layer."""
-    layout = site.layout
-    assert layout is not None
 
     def fold_one(r: Array, w: Array) -> Array:
         matrix = layout.matrix(w)
         dtype = raised(matrix, r)
         return layout.unmatrix((jnp.swapaxes(r, -1, -2).astype(dtype) @ matrix.astype(dtype)).astype(w.dtype))
 
-    for flag in site.stacked:
-        fold_one = jax.vmap(fold_one) if flag else fold_one
+    for _ in range(sum(site.stacked)):
+        fold_one = jax.vmap(fold_one)
     return fold_one(r, w)
-
-
-def _operand(
-    program: Program, leaves: list[Array], leaf: int, site: Site
-) -> tuple[Array, Callable[[Array], Array] | None]:
-    """Returns a parameter as its product reads it, `[*lead, ...]`, and the inverse map if there is one."""
-    rng = np.random.default_rng(0)
-    x = [made_up(rng, like) for like in program.x]
-
-    def operand(own: list[Array]) -> Array:
-        parameters = [each for each, trained in zip(own, program.split.trained, strict=True) if trained]
-        _, _, emitted = program.run(parameters, x, Hooks(operands=frozenset({site.index})))
-        w, _ = emitted[site.index]
-        for axis, stacked in reversed(list(enumerate(site.stacked))):
-            w = w if stacked else jax.lax.index_in_dim(w, 0, axis, keepdims=False)
-        return w
-
-    def at(others: list[Array]) -> Callable[[Array], Array]:
-        return jax.jit(lambda value: operand([*others[:leaf], value, *others[leaf + 1 :]]))
-
-    found, back = jax.vjp(at(leaves), leaves[leaf])
-    with jax.ensure_compile_time_eval():  # on random values, as the weights may be traced
-        probes = [made_up(rng, like) for like in leaves]
-        moved, pull = jax.vjp(at(probes), probes[leaf])
-        same = jnp.array_equal(pull(moved)[0], probes[leaf])
-        # Reshapes and transposes are odd functions; `abs` is not.
-        same &= jnp.array_equal(at(probes)(-probes[leaf]), -moved)
-    if isinstance(same, Tracer):
-        raise ValueError("params: expected concrete weights, got traced ones; fold outside of jit")
-    return found, (lambda w: back(w)[0]) if same else None

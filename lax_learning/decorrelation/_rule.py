@@ -91,8 +91,7 @@ def rule(
         rule_key, update_key = jax.random.split(key)
         value, grads, rule_state = rule_on(state.layers).value_and_grad(rule_key, params, state.rule, x, y)
         read = inputs(model, params, state.layers, x, where=where)
-        layers: Layers = {}
-        losses: dict[str, Array] = {}
+        learned = {}
         for k, (name, vectors) in zip(jax.random.split(update_key, len(read)), read.items(), strict=True):
             update, lead = dynamics.update, vectors.shape[:-2]
             for _ in lead:
@@ -101,8 +100,9 @@ def rule(
                 lambda leaf, lead=lead: leaf if jnp.ndim(leaf) >= len(lead) else jnp.broadcast_to(leaf, lead),
                 state.layers[name],
             )
-            layers[name], diagnostics = update(jax.random.split(k, lead), layer, vectors)
-            losses[name] = diagnostics.loss.astype(jnp.float32)
+            learned[name] = update(jax.random.split(k, lead), layer, vectors)
+        layers = {name: layer for name, (layer, _) in learned.items()}
+        losses = {name: found.loss.astype(jnp.float32) for name, (_, found) in learned.items()}
         return value, grads, RuleState(layers, losses, rule_state)
 
     def wrapped(state: RuleState) -> Model:

@@ -16,8 +16,6 @@ from lax_learning.types import Dynamics, Key
 DEAD = 1e-8
 """Mean square below which an output counts as dead, so that its variance is not rescaled."""
 
-_SCALED = {"paper": lambda r, excess: excess[:, None] * r, "decorbp": lambda r, excess: r * excess}
-
 
 class State(NamedTuple):
     """State of decorrelation, `z = R x + b`, with leading axes for stacked layers and groups.
@@ -87,7 +85,7 @@ def dynamics(
     """
     checks.check_not_negative("eta", eta)
     checks.check_probability("kappa", kappa)
-    checks.check_choice("variant", variant, _SCALED)
+    checks.check_choice("variant", variant, ("paper", "decorbp"))
     checks.check_flag("lower", lower)
     checks.check_flag("bias", bias)
     checks.check_count("every", every, maximum=checks.MAX_ENTRIES)
@@ -112,7 +110,8 @@ def dynamics(
         variances = jnp.mean(jnp.square(z), axis=0)
         off_diagonal = z.T @ (z @ r) / count - variances[:, None] * r
         excess = jnp.where(variances < DEAD, 0, variances - 1)
-        after = r - eta * ((1 - kappa) * off_diagonal + kappa * _SCALED[variant](r, excess))
+        scaled = excess[:, None] * r if variant == "paper" else r * excess
+        after = r - eta * ((1 - kappa) * off_diagonal + kappa * scaled)
         after = (jnp.tril(after) if lower else after).astype(state.R.dtype)
         if b is not None:
             b = (b - eta * jnp.mean(z, axis=0)).astype(state.R.dtype)
@@ -126,7 +125,7 @@ def dynamics(
             got = "none" if state.b is None else checks.describe(state.b)
             raise ValueError(f"state.b: expected b from init with bias={bias}, got {got}")
         x = checks.as_floating("x", x)
-        check_vectors("x", x, check_state("state", state))
+        _matrix_for(x, state)
 
         def wait(key: Key, state: State, *rest: Array) -> tuple[State, Array]:
             none = jnp.inf if jax.config.jax_debug_nans else jnp.nan  # pyright: ignore[reportAttributeAccessIssue]
@@ -142,24 +141,25 @@ def dynamics(
     return Dynamics(init, update)
 
 
-def check_state(name: str, state: Any, shape: tuple[int, ...] | None = None) -> int:
-    """Returns the size of a state; raises unless R has the shape (by default square), and b fits."""
-    got = jnp.shape(state.R) if hasattr(state, "R") else None
-    if got is None or (got != shape if shape else len(got) != 2 or got[0] != got[1]):
-        came = checks.describe(state) if got is None else list(got)
-        raise ValueError(f"{name}.R: expected shape {list(shape) if shape else '[size, size]'}, got {came}")
-    checks.check_floating(f"{name}.R", state.R)
-    b = getattr(state, "b", None)
+def checked_state(name: str, state: Any, shape: tuple[int, ...] | None = None) -> tuple[Array, Array | None]:
+    """Returns R and b, or None; raises unless R has the shape (by default, any square) and b fits."""
+    r, b = checks.as_floating(f"{name}.R", getattr(state, "R", None)), getattr(state, "b", None)
+    got = r.shape
+    if not got or got != (shape or got[:1] * 2):
+        expected = list(shape) if shape else "[size, size]"
+        raise ValueError(f"{name}.R: expected shape {expected}, got {list(got)}")
     if b is not None:
-        checks.check_floating(f"{name}.b", b)
+        b = checks.as_floating(f"{name}.b", b)
         checks.check_shapes([f"{name}.b"], [b], [got[:-1]])
-    return got[-1]
+    return r, b
 
 
-def check_vectors(name: str, x: Array, size: int) -> None:
-    """Raises ValueError unless x holds at least one vector of this size."""
-    if x.ndim == 0 or x.shape[-1] != size or x.size == 0:
-        raise ValueError(f"{name}: expected non-empty shape [..., {size}], got {list(x.shape)}")
+def _matrix_for(x: Array, state: State) -> tuple[Array, Array | None]:
+    """Returns R and b, or None; raises unless x holds at least one vector of their size."""
+    r, b = checked_state("state", state)
+    if x.ndim == 0 or x.shape[-1] != len(r) or x.size == 0:
+        raise ValueError(f"x: expected non-empty shape [..., {len(r)}], got {list(x.shape)}")
+    return r, b
 
 
 def apply(state: State, x: ArrayLike) -> Float[Array, "... size"]:
@@ -170,9 +170,8 @@ def apply(state: State, x: ArrayLike) -> Float[Array, "... size"]:
       (5, 3)
     """
     x = checks.as_array("x", x)
-    check_vectors("x", x, check_state("state", state))
-    b = getattr(state, "b", None)
-    x, r, *bias = promoted(x, state.R, *(() if b is None else (b,)))
+    r, b = _matrix_for(x, state)
+    x, r, *bias = promoted(x, r, *(() if b is None else (b,)))
     return _affine(r, bias[0] if bias else None, x)
 
 
@@ -219,15 +218,12 @@ def _loss(z: Array, kappa: Array) -> Array:
 
 
 def _off_diagonal_squares(z: Array) -> Array:
-    """Returns `sum C_off^2`, from the smaller of the matrices `z^T z` and `z z^T`.
-
-    Both have the same sum of squares; with `z z^T`, the squares on the diagonal of C are subtracted. Little
-    precision is lost: C then has a rank below its size, so it is far from a diagonal with equal variances.
-    """
+    """Returns `sum C_off^2`, from the smaller of `z^T z` and `z z^T`, which have the same sum of squares."""
     count, size = z.shape
     if count >= size:
         moments = z.T @ z / count
         return jnp.sum(jnp.square(jnp.where(jnp.eye(size, dtype=bool), 0, moments)))
+    # Little is lost by subtraction: the rank of C is below its size, so it is far from diagonal.
     every = jnp.sum(jnp.square(z @ z.T / count))
     own = jnp.sum(jnp.square(jnp.mean(jnp.square(z), axis=0)))
     return jnp.where(jnp.isinf(every), every, jnp.maximum(every - own, 0))

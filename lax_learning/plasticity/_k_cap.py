@@ -29,10 +29,7 @@ def top_k_mask(x: ArrayLike, k: int, *, axis: int = -1) -> Bool[Array, "..."]:
         raise TypeError(f"axis: expected an int, got {axis!r}")
     if x.ndim == 0 or not -x.ndim <= axis < x.ndim:
         raise ValueError(f"x: expected an axis {axis}, got shape {list(x.shape)}")
-    check_count("k", k)
-    size = x.shape[axis]
-    if k > size:
-        raise ValueError(f"k: expected at most {size}, the size of axis {axis} of x, got {k}")
+    check_count("k", k, maximum=x.shape[axis])
     return jnp.moveaxis(_top_k_of_last(jnp.moveaxis(x, axis, -1), k), -1, axis)
 
 
@@ -42,8 +39,7 @@ def k_cap(x: ArrayLike, k: int, *, axis: int = -1) -> Float[Array, "..."]:
     `cap(x)_i = x_i if x_i is one of the k largest else 0`
 
     Takes the arguments of `top_k_mask`; k-cap networks use `x = relu(z)`. NaN is kept. The selection is
-    treated as constant: gradients flow through the kept values only. The cost is linear in the number of
-    entries; nothing is sorted.
+    treated as constant: gradients flow through the kept values only.
 
     Example:
       >>> k_cap(jnp.array([0.5, 2.0, 0.0, 1.0]), 2).tolist()
@@ -81,8 +77,7 @@ def _as_ordered_bits(x: Array) -> Array:
 
 def _kth_largest(order: Array, k: Array, num_bits: int) -> Array:
     """Finds the k-th largest unsigned integer along the last axis (kept), from the highest bits down."""
-    # A loop rather than unrolled rounds: as fast in large batches, 1.3 times as fast in a scan, and half the
-    # compile time.
+    # A loop: 1.3 times as fast in a scan as unrolled rounds, and half the compile time.
     digits = jnp.arange(1, 2**_BITS_A_ROUND, dtype=order.dtype)[:, None]
     rounds = -(-num_bits // _BITS_A_ROUND)
 

@@ -1,26 +1,21 @@
 """Feed-forward and recurrent k-cap networks (Cristian et al., 2020)."""
 
-import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, normal
 from jax.typing import DTypeLike
-from jaxtyping import Array, ArrayLike
+from jaxtyping import ArrayLike
 
 from lax_learning import _checks as checks
-from lax_learning._precision import promoted
-from lax_learning.plasticity._k_cap import top_k_mask
-from lax_learning.plasticity.networks import Drive, Fire, KCapNetwork, Response, check_initialiser
+from lax_learning._layers import INITIALISER
+from lax_learning.plasticity.networks import KCapNetwork
 from lax_learning.plasticity.tables import Scheme, TableRule, pre_post, table_shape
-from lax_learning.types import Key
 
 MAX_LAYERS = 1000
-MAX_ROUNDS = math.isqrt(checks.MAX_ENTRIES).bit_length() - 2
-"""With one more round, tables of `4^(rounds + 1)` entries could not be indexed."""
+MAX_ROUNDS = 14  # with one more, the 4^(rounds + 1) entries of a table could not be indexed
 
 
 def k_cap_mlp(
@@ -65,28 +60,17 @@ def k_cap_mlp(
       Cristian, Dabagia, Papadimitriou, Vempala, Learning with plasticity rules: generalization and
       robustness, https://openreview.net/forum?id=XEyElxd9zji, 2020.
     """
-    widths = checks.as_sizes("widths", widths, "sizes of the input, every hidden layer and the output")
-    if len(widths) < 3:
-        raise ValueError(f"widths: expected at least an input, a hidden and an output size, got {widths}")
-    shapes = tuple(itertools.pairwise(widths))
-    _check_options(scheme, w_init, dtype, shapes)
-    num_hidden = len(widths) - 2
-    caps = _each("cap", cap, num_hidden)
-    probabilities = _each("edge_probability", edge_probability, num_hidden)
-    first, *fires = (
-        _firing(f"cap of hidden layer {i + 1}", k, widths[i + 1], fired) for i, k in enumerate(caps)
+    sizes = checks.as_sizes("widths", widths, "sizes of the input, every hidden layer and the output")
+    if len(sizes) < 3:
+        raise ValueError(f"widths: expected at least an input, a hidden and an output size, got {sizes}")
+    hidden = sizes[1:-1]
+    caps = _each("cap", cap, len(hidden))
+    probabilities = _each("edge_probability", edge_probability, len(hidden))
+    shapes = _checked_shapes(sizes, caps, probabilities, fired, scheme, w_init, dtype)
+    table_shapes = tuple(table_shape(rule, k, width) for k, width in zip(caps, hidden, strict=True))
+    return KCapNetwork(
+        shapes, caps, (*probabilities, None), None, table_shapes, fired, rule, scheme, w_init, dtype
     )
-
-    def respond(weights: tuple[Array, ...], drive: Drive) -> Response:
-        values, codes = drive.values, [drive.code]
-        for fire, w in zip(fires, weights[:-1], strict=True):
-            values, code = fire(_product(values, w))
-            codes.append(code)
-        return Response(tuple(codes), tuple(codes[1:]), _product(values, weights[-1]))
-
-    table_shapes = tuple(table_shape(rule, k, n) for k, n in zip(caps, widths[1:-1], strict=True))
-    masks = (*map(_random_mask, probabilities), _full_mask)
-    return KCapNetwork(shapes, masks, first, respond, rule, scheme, table_shapes, 1, w_init, dtype)
 
 
 def k_cap_recurrent(
@@ -125,42 +109,16 @@ def k_cap_recurrent(
     if len(sizes) != 3:
         raise ValueError(f"widths: expected sizes of input, graph and output, got {sizes}")
     num_inputs, width, num_labels = sizes
-    shapes = ((num_inputs, width), (width, width), (width, num_labels))
-    _check_options(scheme, w_init, dtype, shapes)
-    checks.check_count("rounds", rounds, minimum=0)
-    if rounds > MAX_ROUNDS:
-        raise ValueError(
-            f"rounds: expected at most {MAX_ROUNDS}, so that tables of 2^(rounds + 1) x 2^(rounds + 1) "
-            f"entries can be indexed, got {rounds}"
-        )
-    fire, num_codes = _firing("cap", cap, width, fired), 2 ** (int(rounds) + 1)
+    caps, probabilities = (cap, cap), (edge_probability, edge_probability)
+    layers = (num_inputs, width, width, num_labels)
+    shapes = _checked_shapes(layers, caps, probabilities, fired, scheme, w_init, dtype)
+    checks.check_count("rounds", rounds, 0, MAX_ROUNDS)
+    num_codes = 2 ** (int(rounds) + 1)
     table_shapes = ((num_codes, num_codes), (num_codes, 2))
     checks.check_memory("rounds", table_shapes, dtype)
-    some = _random_mask(edge_probability)
-
-    def respond(weights: tuple[Array, ...], drive: Drive) -> Response:
-        graph, output = weights
-        _, values, history = drive
-        for _ in range(rounds):
-            values, who = fire(_product(values + drive.z, graph))
-            history = 2 * history + who
-        return Response((history, history), (history,), _product(values, output))
-
-    def graph_mask(key: Key, shape: tuple[int, int]) -> Array:
-        return some(key, shape) & ~jnp.eye(width, dtype=bool)
-
-    masks = some, graph_mask, _full_mask
-    return KCapNetwork(shapes, masks, fire, respond, pre_post, scheme, table_shapes, 0, w_init, dtype)
-
-
-def _check_options(scheme: Any, w_init: Any, dtype: Any, shapes: Sequence[tuple[int, int]]) -> None:
-    """Raises for invalid options, and for weights that do not fit into memory."""
-    checks.check_instance("scheme", scheme, Scheme, "a Scheme")
-    check_initialiser("w_init", w_init)
-    checks.check_floating_dtype("dtype", dtype)
-    if len(shapes) > MAX_LAYERS:
-        raise ValueError(f"widths: expected at most {MAX_LAYERS} layers, got {len(shapes)}")
-    checks.check_memory("widths", shapes, dtype)
+    return KCapNetwork(
+        shapes, caps, (*probabilities, None), rounds, table_shapes, fired, pre_post, scheme, w_init, dtype
+    )
 
 
 def _each(name: str, value: object, count: int) -> tuple:
@@ -172,40 +130,20 @@ def _each(name: str, value: object, count: int) -> tuple:
     return tuple(value)
 
 
-def _firing(name: str, cap: int, width: int, fired: str) -> Fire:
-    """Returns `z -> (cap(relu(z)), fired units)` for a layer; `name` labels `cap` in errors."""
-    checks.check_count(name, cap)
-    if cap > width:
-        raise ValueError(f"{name}: expected at most {width}, the width of its layer, got {cap}")
+def _checked_shapes(
+    widths: tuple[int, ...], caps: Any, probabilities: Any, fired: Any, scheme: Any, w_init: Any, dtype: Any
+) -> tuple[tuple[int, int], ...]:
+    """Returns the shapes of all layers; raises if the options do not fit, or weights not into memory."""
+    for i, (cap, width) in enumerate(zip(caps, widths[1:-1], strict=True), 1):
+        checks.check_count(f"cap of hidden layer {i}", cap, maximum=width)
+    for probability in probabilities:
+        checks.check_probability("edge_probability", probability)
     checks.check_choice("fired", fired, ("value", "index"))
-
-    def fire(z: Array) -> tuple[Array, Array]:
-        values = jax.nn.relu(z)
-        chosen = top_k_mask(values, cap)
-        who = chosen & (values > 0) if fired == "value" else chosen
-        return jnp.where(chosen, values, 0), who.astype(jnp.int32)
-
-    return fire
-
-
-def _random_mask(edge_probability: ArrayLike) -> Callable[[Key, tuple[int, int]], Array]:
-    """Returns `(key, shape) -> mask`, in which each synapse is present with the given probability."""
-    checks.check_probability("edge_probability", edge_probability)
-
-    def mask(key: Key, shape: tuple[int, int]) -> Array:
-        probability = jnp.asarray(edge_probability)
-        if jnp.issubdtype(probability.dtype, jnp.integer):  # 0 or 1
-            probability = probability.astype(jnp.float32)
-        return jax.random.bernoulli(key, probability, shape)
-
-    return mask
-
-
-def _full_mask(key: Key, shape: tuple[int, int]) -> Array:
-    return jnp.ones(shape, bool)
-
-
-def _product(values: Array, w: Array) -> Array:
-    """Computes `values w` in the promoted dtype of both."""
-    values, w = promoted(values, w)
-    return values @ w
+    checks.check_instance("scheme", scheme, Scheme, "a Scheme")
+    checks.check_callable("w_init", w_init, INITIALISER, 3)
+    checks.check_floating_dtype("dtype", dtype)
+    shapes = tuple(pairwise(widths))
+    if len(shapes) > MAX_LAYERS:
+        raise ValueError(f"widths: expected at most {MAX_LAYERS} layers, got {len(shapes)}")
+    checks.check_memory("widths", shapes, dtype)
+    return shapes

@@ -1,6 +1,6 @@
 """Meta-learning of plasticity tables through an unrolled pass (Cristian et al., 2020)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +11,10 @@ from jaxtyping import Array, ArrayLike, Float
 from lax_learning import _checks as checks
 from lax_learning import estimators
 from lax_learning._arrays import check_one_hot
-from lax_learning._structure import mapping_like, sequence_like
 from lax_learning.losses import softmax_cross_entropy
-from lax_learning.plasticity.networks import KCapNetwork, State, check_network
+from lax_learning.plasticity.networks import KCapNetwork, State, check_network, with_weights
 from lax_learning.plasticity.passes import applied, plastic_pass, read_changes
-from lax_learning.plasticity.tables import UPDATES, Tables
+from lax_learning.plasticity.tables import Scheme, Tables
 from lax_learning.rules._common import check_loss, losses_of
 from lax_learning.training import Train, make_train
 from lax_learning.types import Estimator, Key, Loss, Rule
@@ -36,24 +35,20 @@ class MetaParams(NamedTuple):
 def with_params(state: State, params: MetaParams) -> State:
     """Returns the state with the first-layer weights of `params`."""
     checks.check_instance("params", params, MetaParams, "MetaParams(tables, w)")
-    checks.check_sequence("state", state, "a tuple with one dict per layer")
-    if not state or not isinstance(state[0], Mapping):
-        got = checks.describe(state and state[0])
-        raise ValueError(f"state: expected a dict for the first layer, got {got}")
+    first = state[0] if isinstance(state, Sequence) and state else state
+    if not isinstance(first, Mapping) or "w" not in first:
+        raise ValueError(f"state: expected a tuple with one dict per layer, got {checks.describe(first)}")
     w = checks.as_floating("params.w", params.w)
-    if "w" in state[0]:
-        checks.check_shapes(["params.w"], [w], [jnp.shape(state[0]["w"])])
-    return sequence_like(state, (mapping_like(state[0], w=w), *state[1:]))
+    checks.check_shapes(["params.w"], [w], [jnp.shape(first["w"])])
+    return with_weights(state, [w], first=0)
 
 
 def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayLike, ys: ArrayLike) -> State:
     """Returns the state after one pass from reset weights, with a cheap derivative w.r.t. the tables.
 
     The choice of entries is treated as constant, so the final weights are sums of entries over samples (of
-    logarithms in the multiplicative scheme): `S = sum_t onehot(pre_t)' rows_t`, one matrix product. The
-    value comes from the scan and the derivative from this product, so only codes are stored for the backward
-    pass; forward mode, reverse mode and perturbations all work. The derivative w.r.t. a multiplicative factor
-    of exactly 0 is taken as 0.
+    logarithms in the multiplicative scheme): `S = sum_t onehot(pre_t)' rows_t`. Derivatives of all modes are
+    computed from this one matrix product; w.r.t. a multiplicative factor of exactly 0, they are taken as 0.
     """
     check_network(network)
     state = network.reset(state)
@@ -64,16 +59,23 @@ def learn_episode(network: KCapNetwork, tables: Tables, state: State, xs: ArrayL
         return read_changes(network, tables, fixed_state, response, label)[0]
 
     changes = jax.vmap(changes_of)(diagnostics.response, jnp.asarray(ys, jnp.int32))
-    update = UPDATES[network.scheme.update]
     learned = []
     for layer, change in zip(after[1:], changes, strict=True):
         codes = jnp.arange(change.rows.shape[1], dtype=jnp.int32)[:, None]
         read = (change.pre[:, None, :] == codes).astype(change.rows.dtype)
-        total = jnp.einsum("tci,tcj->ij", read, update.summand(change.rows))
+        total = jnp.einsum("tci,tcj->ij", read, _summand(network.scheme, change.rows))
         total = jnp.where(layer["mask"], total, 0)
-        w = applied(network, layer["w"], total - jax.lax.stop_gradient(total))
-        learned.append(mapping_like(layer, w=w))
-    return sequence_like(state, (state[0], *learned))
+        # Adding d to the total changes the final weight w as one more change by d would.
+        learned.append(applied(network, layer["w"], total - jax.lax.stop_gradient(total)))
+    return with_weights(state, learned)
+
+
+def _summand(scheme: Scheme, change: Array) -> Array:
+    """Returns the change, or the `log |factor|` of a multiplicative one."""
+    if scheme.update == "additive":
+        return change
+    factor = 1 + change
+    return jnp.log(jnp.abs(jnp.where(factor == 0, 1, factor)))
 
 
 def meta_init(network: KCapNetwork, state: State, **options: Any) -> Callable[[Key], MetaParams]:
@@ -130,9 +132,8 @@ def meta_rule(
         checks.check_key("key", key)
         checks.check_instance("params", params, MetaParams, "MetaParams(tables, w)")
         x, y = checks.as_array("x", x), checks.as_array("y", y)
-        if x.ndim != 2:
-            raise ValueError(f"x: expected shape [batch, {network.shapes[0][0]}], got {list(x.shape)}")
-        checks.check_shapes(["y"], [y], [(x.shape[0], network.shapes[-1][1])])
+        sizes = network.shapes[0][0], network.shapes[-1][1]
+        checks.check_shapes(["x", "y"], [x, y], [(*x.shape[:1], size) for size in sizes])
         check_one_hot("y", y)
         return *estimate(key, params, x, y), rule_state
 
@@ -173,7 +174,5 @@ def meta_learn(
     """
     run = {name: options.pop(name) for name in ("evaluate", "every") if name in options}
     of_rule = {name: options.pop(name) for name in ("estimator", "loss") if name in options}
-    return make_train(
-        meta_rule(network, state, **of_rule), optimizer, init=meta_init(network, state, **options),
-        num_updates=num_updates, batch_size=batch_size, **run,
-    )  # fmt: skip
+    rule, init = meta_rule(network, state, **of_rule), meta_init(network, state, **options)
+    return make_train(rule, optimizer, init=init, num_updates=num_updates, batch_size=batch_size, **run)

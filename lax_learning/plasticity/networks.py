@@ -1,8 +1,9 @@
 """Feed-forward and recurrent k-cap networks whose synapses change by plasticity tables."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning import _checks as checks
-from lax_learning._precision import promoted
-from lax_learning._structure import mapping_like, sequence_like
-from lax_learning.plasticity.tables import UPDATES, Scheme, TableRule, Tables
+from lax_learning._layers import INITIALISER
+from lax_learning._precision import promoted, raised
+from lax_learning.plasticity._k_cap import top_k_mask
+from lax_learning.plasticity.tables import Scheme, TableRule, Tables
 from lax_learning.types import Key
 
 State = tuple[dict[str, Array], ...]
@@ -41,10 +43,6 @@ class Drive(NamedTuple):
     code: Array
 
 
-Fire = Callable[[Array], tuple[Array, Array]]
-Respond = Callable[[tuple[Array, ...], Drive], Response]
-
-
 @dataclass(frozen=True)
 class KCapNetwork:
     """A network whose first layer is fixed during a pass and whose other layers are plastic.
@@ -54,25 +52,21 @@ class KCapNetwork:
 
     Fields:
       shapes: `(inputs, outputs)` of every layer.
-      masks: functions `(key, shape) -> mask` that draw the mask of each layer.
-      fire: the cap of the first layer, `z -> (values, fired units)`.
-      respond_to: `(masked weights of the plastic layers, Drive) -> Response`.
-      rule: the information that selects a synapse's table entry.
-      scheme: how the selected entry changes a synapse.
+      caps: cap of every hidden layer.
+      edge_probabilities: probability of a synapse in every layer; None if all exist.
+      rounds: rounds of a recurrent network; None for a feed-forward one.
       table_shapes: the table shape of every plastic layer, the output layer last.
-      label_code: the code of the output unit that is the label; all others have `1 - label_code`.
-      w_init: initialiser of the first layer.
-      dtype: dtype of all weights.
+      fired, rule, scheme, w_init, dtype: as for `k_cap_mlp`.
     """
 
     shapes: tuple[tuple[int, int], ...]
-    masks: tuple[Callable[[Key, tuple[int, int]], Array], ...]
-    fire: Fire
-    respond_to: Respond
+    caps: tuple[int, ...]
+    edge_probabilities: tuple[ArrayLike | None, ...]
+    rounds: int | None
+    table_shapes: tuple[tuple[int, ...], ...]
+    fired: Literal["value", "index"]
     rule: TableRule
     scheme: Scheme
-    table_shapes: tuple[tuple[int, ...], ...]
-    label_code: int
     w_init: Initializer
     dtype: DTypeLike
 
@@ -81,18 +75,17 @@ class KCapNetwork:
         checks.check_key("key", key)
         w_key, mask_key = jax.random.split(key)
         keys = jax.random.split(mask_key, len(self.shapes))
-        masks = [draw(k, shape) for draw, k, shape in zip(self.masks, keys, self.shapes, strict=True)]
-        first = {"w": drawn("w_init", self.w_init, w_key, self.shapes[0], self.dtype), "mask": masks[0]}
-        start = UPDATES[self.scheme.update].start
-        plastic = (jnp.full(shape, start, self.dtype) for shape in self.shapes[1:])
-        return (first, *({"w": w, "mask": mask} for w, mask in zip(plastic, masks[1:], strict=True)))
+        masks = list(map(_random_mask, keys, self.shapes, self.edge_probabilities))
+        if self.rounds is not None:
+            masks[1] &= ~jnp.eye(self.shapes[1][0], dtype=bool)
+        first = _drawn("w_init", self.w_init, self.dtype, w_key, self.shapes[0])
+        plastic = (jnp.full(shape, self.scheme.start, self.dtype) for shape in self.shapes[1:])
+        return tuple({"w": w, "mask": mask} for w, mask in zip((first, *plastic), masks, strict=True))
 
     def reset(self, state: State) -> State:
         """Resets plastic weights to the start of an episode: 0 (additive) or 1 (multiplicative)."""
         self.check_state(state)
-        start = UPDATES[self.scheme.update].start
-        reset = (mapping_like(layer, w=jnp.full_like(layer["w"], start)) for layer in state[1:])
-        return sequence_like(state, (state[0], *reset))
+        return with_weights(state, [jnp.full_like(layer["w"], self.scheme.start) for layer in state[1:]])
 
     def init_tables(
         self,
@@ -113,20 +106,20 @@ class KCapNetwork:
         """
         checks.check_key("key", key)
         checks.check_flag("shared", shared)
-        check_initialiser("hidden_init", hidden_init)
-        check_initialiser("output_init", output_init)
-        hidden, output = self.table_shapes[:-1], self.table_shapes[-1]
+        checks.check_callable("hidden_init", hidden_init, INITIALISER, 3)
+        checks.check_callable("output_init", output_init, INITIALISER, 3)
+        *hidden, output = self.table_shapes
         if shared:
             if len(set(hidden)) > 1:
                 raise ValueError(f"shared: expected hidden tables of the same shape, got {hidden}")
             hidden = hidden[:1]
         hidden_key, output_key = jax.random.split(key)
         keys = jax.random.split(hidden_key, max(len(hidden), 1))
-        tables = tuple(
-            drawn("hidden_init", hidden_init, k, shape, self.dtype)
-            for k, shape in zip(keys, hidden, strict=False)
+        draw_hidden = partial(_drawn, "hidden_init", hidden_init, self.dtype)
+        return Tables(
+            tuple(map(draw_hidden, keys, hidden)),
+            _drawn("output_init", output_init, self.dtype, output_key, output),
         )
-        return Tables(tables, drawn("output_init", output_init, output_key, output, self.dtype))
 
     def layer_tables(self, tables: Tables) -> tuple[Array, ...]:
         """Returns the table of every plastic layer, the output layer last; raises unless the shapes fit."""
@@ -146,44 +139,55 @@ class KCapNetwork:
         """Computes the output of the fixed first layer for `x [*batch, inputs]`, for all samples at once."""
         self.check_state(state)
         x = checks.as_floating("x", x)
-        num_inputs = self.shapes[0][0]
-        if x.ndim == 0 or x.shape[-1] != num_inputs:
-            raise ValueError(f"x: expected shape [..., {num_inputs}], got {list(x.shape)}")
-        x, w = promoted(x, masked(state[0]))
-        z = x @ w
-        return Drive(z, *self.fire(z))
-
-    def respond(self, state: State, drive: Drive) -> Response:
-        """Runs the plastic layers on the drive of one sample or a batch."""
-        self.check_state(state)
-        checks.check_instance("drive", drive, Drive, "a Drive, from network.drive")
-        return self.respond_to(self.synapses(state), drive)
+        checks.check_shapes(["x"], [x], [(*x.shape[:-1], self.shapes[0][0])])
+        z = _product(x, _masked(state[0]))
+        return Drive(z, *self._fire(z, self.caps[0]))
 
     def synapses(self, state: State) -> tuple[Array, ...]:
         """Returns the weights of the plastic layers, 0 where there is no synapse."""
-        return tuple(masked(layer) for layer in state[1:])
+        return tuple(map(_masked, state[1:]))
+
+    def respond_to(self, synapses: tuple[Array, ...], drive: Drive) -> Response:
+        """Runs the plastic layers on the drive of one sample or a batch."""
+        *hidden, output = synapses
+        _, values, code = drive
+        if self.rounds is None:
+            codes = [code]
+            for w, cap in zip(hidden, self.caps[1:], strict=True):
+                values, code = self._fire(_product(values, w), cap)
+                codes.append(code)
+            return Response(tuple(codes), tuple(codes[1:]), _product(values, output))
+        for _ in range(self.rounds):
+            values, fired = self._fire(_product(values + drive.z, hidden[0]), self.caps[0])
+            code = 2 * code + fired
+        return Response((code, code), (code,), _product(values, output))
+
+    def _fire(self, z: Array, cap: int) -> tuple[Array, Array]:
+        """Returns `cap(relu(z))`, and 1 for units that fired."""
+        values = jax.nn.relu(z)
+        chosen = top_k_mask(values, cap)
+        fired = chosen & (values > 0) if self.fired == "value" else chosen
+        return jnp.where(chosen, values, 0), fired.astype(jnp.int32)
 
     def apply(self, state: State, x: ArrayLike) -> Float[Array, "*batch labels"]:
         """Returns logits for `x [*batch, inputs]` without learning; gradients flow through kept values."""
-        return self.respond(state, self.drive(state, x)).logits
+        drive = self.drive(state, x)
+        return self.respond_to(self.synapses(state), drive).logits
 
     def check_state(self, state: State) -> None:
         """Raises unless the entries, shapes and dtypes of the state fit this network."""
         checks.check_sequence("state", state, "a tuple with one dict per layer")
         if len(state) != len(self.shapes):
             raise ValueError(f"state: expected {len(self.shapes)} layers, got {len(state)}")
-        for i, layer in enumerate(state):
+        for i, (layer, shape) in enumerate(zip(state, self.shapes, strict=True)):
             if not isinstance(layer, Mapping) or not {"w", "mask"} <= set(layer):
                 got = sorted(layer) if isinstance(layer, Mapping) else checks.describe(layer)
                 raise ValueError(f"state[{i}]: expected a dict with the entries 'w' and 'mask', got {got}")
-            checks.check_floating(f"state[{i}]['w']", layer["w"])
-            if getattr(layer["mask"], "dtype", None) != jnp.bool_:
-                raise TypeError(
-                    f"state[{i}]['mask']: expected booleans, got {checks.describe(layer['mask'])}"
-                )
-        for entry in ("w", "mask"):
-            names = [f"state[{i}][{entry!r}]" for i in range(len(state))]
-            checks.check_shapes(names, [layer[entry] for layer in state], self.shapes)
+            w, mask = layer["w"], layer["mask"]
+            checks.check_floating(f"state[{i}]['w']", w)
+            if getattr(mask, "dtype", None) != jnp.bool_:
+                raise TypeError(f"state[{i}]['mask']: expected booleans, got {checks.describe(mask)}")
+            checks.check_shapes([f"state[{i}]['w']", f"state[{i}]['mask']"], [w, mask], [shape] * 2)
 
 
 def check_network(network: Any) -> None:
@@ -209,26 +213,37 @@ def transfer(tables: Tables, network: KCapNetwork) -> Tables:
     """
     check_network(network)
     checks.check_instance("tables", tables, Tables, "Tables(hidden, output)")
-    checks.check_sequence("tables.hidden", tables.hidden, "a tuple of tables")
-    fitting = Tables(tuple(tables.hidden) if len(network.table_shapes) > 1 else (), tables.output)
+    fitting = tables if len(network.table_shapes) > 1 else Tables((), tables.output)
     network.layer_tables(fitting)
     return fitting
 
 
-def check_initialiser(name: str, init: Any) -> None:
-    """Raises TypeError unless `init` is a function of a key, a shape and a dtype."""
-    checks.check_function(
-        name, init, "an initialiser (key, shape, dtype), of jax.nn.initializers", *[None] * 3
-    )
+def with_weights(state: State, weights: Iterable[Array], first: int = 1) -> State:
+    """Replaces the weights of layers, from the first plastic one on; containers keep their types."""
+    layers, structure = jax.tree.flatten(state, is_leaf=lambda node: isinstance(node, Mapping))
+    for i, w in enumerate(weights, first):
+        layers[i] = type(layers[i])({**layers[i], "w": w})
+    return structure.unflatten(layers)
 
 
-def drawn(name: str, init: Initializer, key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+def _random_mask(key: Key, shape: tuple[int, int], probability: ArrayLike | None) -> Array:
+    if probability is None:
+        return jnp.ones(shape, bool)
+    return jax.random.bernoulli(key, jnp.asarray(probability, raised(probability)), shape)
+
+
+def _drawn(name: str, init: Initializer, dtype: DTypeLike, key: Key, shape: tuple[int, ...]) -> Array:
     """Draws from an initialiser and casts to `dtype`; raises unless it returns floats of this shape."""
     values = checks.as_floating(f"{name}(key, shape, dtype)", init(key, shape, dtype))
     checks.check_shapes([f"{name}(key, shape, dtype)"], [values], [shape])
     return values.astype(dtype)
 
 
-def masked(layer: dict[str, Array]) -> Array:
-    """Returns the weights of a layer, 0 where there is no synapse."""
+def _masked(layer: Mapping[str, Array]) -> Array:
     return jnp.where(layer["mask"], layer["w"], 0)
+
+
+def _product(values: Array, w: Array) -> Array:
+    """Computes `values w` in the promoted dtype of both."""
+    values, w = promoted(values, w)
+    return values @ w

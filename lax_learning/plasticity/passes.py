@@ -8,15 +8,18 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Int
 
-from lax_learning._checks import as_array
+from lax_learning import _checks as checks
 from lax_learning._precision import raised
-from lax_learning._structure import mapping_like, sequence_like
-from lax_learning.plasticity.networks import Drive, KCapNetwork, Response, State, check_network
-from lax_learning.plasticity.tables import UPDATES, Tables
+from lax_learning.plasticity.networks import Drive, KCapNetwork, Response, State, check_network, with_weights
+from lax_learning.plasticity.tables import Tables
 from lax_learning.types import Dynamics
 
 MAX_SELECTS = 64
 """Maximum number of codes to read by selects, each compiled separately; with more, entries are gathered."""
+
+
+Synapses = tuple[Array, ...]
+"""The weights of the plastic layers, 0 where there is no synapse."""
 
 
 class Diagnostics(NamedTuple):
@@ -50,7 +53,8 @@ def read_changes(
     labels = jnp.arange(network.shapes[-1][1], dtype=jnp.int32)
     learns = prediction != label if scheme.samples == "misclassified" else jnp.ones((), bool)
     output_row = learns if scheme.rows == "all" else learns & ((labels == label) | (labels == prediction))
-    post = (*response.post, jnp.where(labels == label, network.label_code, 1 - network.label_code))
+    label_code = 1 if network.rounds is None else 0
+    post = (*response.post, jnp.where(labels == label, label_code, 1 - label_code))
     gates = (*(learns for _ in response.post), output_row)
     changes = []
     layers = zip(network.layer_tables(tables), response.pre, post, state[1:], gates, strict=True)
@@ -63,13 +67,10 @@ def read_changes(
 
 def applied(network: KCapNetwork, w: Array, change: Array) -> Array:
     """Applies a change in float32 or wider and returns weights in their own dtype."""
-    w = jnp.asarray(w)
     wide = raised(w, change)
-    return UPDATES[network.scheme.update].apply(w.astype(wide), change.astype(wide)).astype(w.dtype)
-
-
-Synapses = tuple[Array, ...]
-"""The weights of the plastic layers, 0 where there is no synapse."""
+    before, change = w.astype(wide), change.astype(wide)
+    after = before + change if network.scheme.update == "additive" else before * (1 + change)
+    return after.astype(w.dtype)
 
 
 def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tuple[Change, ...]) -> Synapses:
@@ -89,8 +90,7 @@ def _change(network: KCapNetwork, state: State, synapses: Synapses, changes: tup
 def _joined(state: State, synapses: Synapses) -> State:
     """Returns the state with these synapses; weights where there is no synapse are kept."""
     layers = zip(state[1:], synapses, strict=True)
-    after = (mapping_like(layer, w=jnp.where(layer["mask"], w, layer["w"])) for layer, w in layers)
-    return sequence_like(state, (state[0], *after))
+    return with_weights(state, [jnp.where(layer["mask"], w, layer["w"]) for layer, w in layers])
 
 
 def plastic_pass(
@@ -100,9 +100,9 @@ def plastic_pass(
 
     `beta_ij = table[pre_i, post_j, ...]`, `w <- w + step_size beta mask` (see `Scheme`)
 
-    The pass is one scan. The first layer is fixed, so it is evaluated for all samples at once, which takes
-    memory for a few numbers per sample and unit; splitting a long stream into several passes gives the
-    same result. The pass is differentiable; `meta_learn` computes the same gradient at lower cost.
+    The first layer is evaluated for all samples at once, which takes memory for a few numbers per sample and
+    unit; splitting a long stream into several passes gives the same result. The pass is differentiable;
+    `meta_learn` computes the same gradient at lower cost.
 
     Args:
       network: from `k_cap_mlp` or `k_cap_recurrent`.
@@ -125,13 +125,10 @@ def plastic_pass(
       (5,)
     """
     check_network(network)
-    xs, ys = as_array("xs", xs), as_array("ys", ys)
-    if xs.ndim != 2:
-        raise ValueError(f"xs: expected shape [samples, {network.shapes[0][0]}], got {list(xs.shape)}")
-    if xs.shape[0] == 0:
-        raise ValueError(f"xs: expected at least one sample, got shape {list(xs.shape)}")
-    if ys.shape != xs.shape[:1]:
-        raise ValueError(f"ys: expected shape [{xs.shape[0]}] as in xs, got {list(ys.shape)}")
+    xs, ys = checks.as_array("xs", xs), checks.as_array("ys", ys)
+    samples = xs.shape[:1]
+    checks.check_shapes(["xs", "ys"], [xs, ys], [(*samples, network.shapes[0][0]), samples])
+    checks.check_count("number of samples in xs", len(xs))
     ys = _as_labels("ys", ys, network.shapes[-1][1])
     drives = network.drive(state, xs)
 
@@ -149,8 +146,7 @@ def plastic_pass(
 
     start = network.synapses(state)
     first = jax.tree.map(lambda a: a[0], drives)
-    shapes = jax.eval_shape(lambda: react(start, first, ys[0])[0])
-    none = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    none = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: react(start, first, ys[0])[0]))
     carry, diagnostics = jax.lax.scan(step, (start, none), (drives, ys))
     after = _joined(state, _change(network, state, *carry))
     return after, diagnostics.prediction, diagnostics
@@ -174,13 +170,12 @@ def table_plasticity(network: KCapNetwork) -> Dynamics:
     check_network(network)
 
     def update(tables: Tables, state: State, x: ArrayLike, y: ArrayLike) -> tuple[State, Diagnostics]:
-        x, y = as_array("x", x), as_array("y", y)
-        if x.ndim != 1 or y.ndim != 0:
-            raise ValueError(f"x, y: expected one sample, got shapes {list(x.shape)} and {list(y.shape)}")
+        x, y = checks.as_array("x", x), checks.as_array("y", y)
+        checks.check_shapes(["x", "y"], [x, y], [network.shapes[0][:1], ()])
         y = _as_labels("y", y, network.shapes[-1][1])
-        response = network.respond(state, network.drive(state, x))
-        changes, diagnostics = read_changes(network, tables, state, response, y)
-        return _joined(state, _change(network, state, network.synapses(state), changes)), diagnostics
+        drive, synapses = network.drive(state, x), network.synapses(state)
+        changes, diagnostics = read_changes(network, tables, state, network.respond_to(synapses, drive), y)
+        return _joined(state, _change(network, state, synapses, changes)), diagnostics
 
     return Dynamics(network.init, update)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lax_learning import _checks as checks
 
-_PLACES_TRIED = 65
+_PLACE = "a function of (count [out], num_inputs [out])"
 
 
 class Tables(NamedTuple):
@@ -33,8 +33,8 @@ class Bins(NamedTuple):
     Fields:
       size: `cap of the presynaptic layer -> number of bins`.
       place: `(count [out], num_inputs [out]) -> bin [out]`, from the number of each postsynaptic unit's
-        inputs that fired and the number of its inputs. When a network is made, counts up to the cap are
-        tried, and bins outside the table raise an error; in a pass, they are clamped to the nearest bin.
+        inputs that fired and the number of its inputs. Bins outside the table raise an error when a network
+        is made from this rule; in a pass, they are clamped to the nearest bin.
     """
 
     size: Callable[[int], int]
@@ -45,8 +45,7 @@ class TableRule(NamedTuple):
     """The information that selects a synapse's entry: `beta = table[pre, post, bin]`, without unused axes.
 
     `pre` and `post` are the codes of the presynaptic and postsynaptic units: whether the unit fired, or in
-    a recurrent network its firing history; for an output unit, whether it is the label. To define a new
-    table rule, make another value of this type.
+    a recurrent network its firing history; for an output unit, whether it is the label.
 
     Fields:
       reads_pre: whether the table has an axis for the presynaptic code.
@@ -55,12 +54,6 @@ class TableRule(NamedTuple):
 
     reads_pre: bool
     bins: Bins | None
-
-    def shape(self, num_pre: int, num_post: int, cap: int) -> tuple[int, ...]:
-        """Returns the table shape, given the numbers of codes and the cap of the presynaptic layer."""
-        pre = (num_pre,) if self.reads_pre else ()
-        bins = () if self.bins is None else (self.bins.size(cap),)
-        return (*pre, num_post, *bins)
 
     def rows(
         self,
@@ -72,11 +65,6 @@ class TableRule(NamedTuple):
         """Returns `rows[p, j]`, the entry for synapses from presynaptic code `p` to unit `j`.
 
         There is only one row if the rule does not read the presynaptic code.
-
-        Example:
-          >>> table = jnp.array([[0.0, 0.1], [1.0, 1.1]])
-          >>> pre_post.rows(table, jnp.array([1, 0]), jnp.array([1, 1, 0]), jnp.ones((2, 3), bool)).shape
-          (2, 3)
         """
         index = post
         if self.bins is not None:
@@ -117,27 +105,19 @@ def table_shape(rule: Any, cap: int, num_inputs: int) -> tuple[int, ...]:
         num_bins = rule.bins.size(cap)
         checks.check_count(f"rule.bins.size({cap})", num_bins)
         _check_places(rule.bins, int(num_bins), cap, num_inputs)
-    shape = rule.shape(2, 2, cap)
+    shape = (*((2,) if rule.reads_pre else ()), 2, *(() if rule.bins is None else (rule.bins.size(cap),)))
     checks.check_memory("rule", [shape])
     return shape
 
 
-_PLACE = "a function of (count [out], num_inputs [out])"
-
-
 def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
     """Raises unless bins are integers within the table; others would be clamped silently."""
-    inputs = np.unique(np.linspace(0, num_inputs, _PLACES_TRIED).astype(np.int32))
-    fired = np.unique(np.linspace(0, cap, 1000).astype(np.int32))
-    count, of = (a.ravel() for a in np.meshgrid(fired, inputs))
-    count, of = count[count <= of], of[count <= of]
+    inputs, fired = np.linspace(0, num_inputs, 65, dtype=np.int32), np.linspace(0, cap, 1000, dtype=np.int32)
+    of, count = (a.ravel() for a in np.meshgrid(inputs, fired, indexing="ij"))
+    count = np.minimum(count, of)
     with jax.ensure_compile_time_eval():
-        try:
-            places = bins.place(jnp.asarray(count), jnp.asarray(of))
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"rule.bins.place: expected {_PLACE}, got {error}") from error
-    dtype: Any = getattr(places, "dtype", jnp.float32)
-    if not jnp.issubdtype(dtype, jnp.integer):
+        places = checks.as_array("rule.bins.place", bins.place(jnp.asarray(count), jnp.asarray(of)))
+    if not jnp.issubdtype(places.dtype, jnp.integer):
         raise TypeError(f"rule.bins.place: expected integer bins, got {checks.describe(places)}")
     if places.shape not in ((), count.shape):
         raise ValueError(f"rule.bins.place: expected shape {[count.size]}, got {list(places.shape)}")
@@ -151,28 +131,6 @@ def _check_places(bins: Bins, num_bins: int, cap: int, num_inputs: int) -> None:
             f"rule.bins.place: expected bins in 0 .. {num_bins - 1}, got {places[i]} "
             f"when {count[i]} of {of[i]} inputs fired"
         )
-
-
-class Update(NamedTuple):
-    """The initial weight of an episode, `apply(w, change) -> w`, and the summand of a change.
-
-    If a small `d` is added to the sum of the summands, the final weight `w` becomes `apply(w, d)`.
-    """
-
-    start: float
-    apply: Callable[[Array, Array], Array]
-    summand: Callable[[Array], Array]
-
-
-def _log_factor(factor: Array) -> Array:
-    """Returns `log |factor|`, or 0 for a factor of 0, after which the weight stays at 0."""
-    return jnp.log(jnp.abs(jnp.where(factor == 0, 1, factor)))
-
-
-UPDATES = {
-    "additive": Update(0.0, lambda w, change: w + change, lambda change: change),
-    "multiplicative": Update(1.0, lambda w, change: w * (1 + change), lambda change: _log_factor(1 + change)),
-}
 
 
 @dataclass(frozen=True)
@@ -195,6 +153,11 @@ class Scheme:
 
     def __post_init__(self) -> None:
         checks.check_positive("step_size", self.step_size)
-        checks.check_choice("update", self.update, UPDATES)
+        checks.check_choice("update", self.update, ("additive", "multiplicative"))
         checks.check_choice("samples", self.samples, ("every", "misclassified"))
         checks.check_choice("rows", self.rows, ("all", "two"))
+
+    @property
+    def start(self) -> float:
+        """Weight of a synapse at the start of an episode."""
+        return 0.0 if self.update == "additive" else 1.0
