@@ -37,17 +37,14 @@ def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any,
 
     `sqrt(mean z^2)` and `sqrt(mean delta^2)`. If activities grow from block to block of a residual network,
     gradients before a norm shrink by the same factor; signals that do not depend on this growth, such as
-    those of direct feedback, keep driving it. Costs one forward pass, plus the signals of each example.
-
-    Each step of a scan has its own scale; for stacked layers, steps are depths. Taps are ordered by depth in
-    `ll.tapped(model).shapes(params, x)`.
+    those of direct feedback, keep driving it. Each step of a scan has its own scale; for stacked layers,
+    steps are depths. Costs one forward pass, plus the signals of each example.
 
     Args:
-      model: the model of the rule; raises ValueError if its taps are not those of the rule.
+      model: the model of the rule; `ll.tapped(model).shapes(params, x)` lists its taps by depth.
       rule: any rule with teaching signals (`rule.signals`), so not weight perturbation.
       key: PRNG key for the draws of the rule.
-      params: parameters of the model.
-      state: state of the rule.
+      params, state: parameters of the model, and state of the rule.
       x, y: a batch and its targets.
 
     Example:
@@ -91,7 +88,7 @@ def pairwise_cosine(samples: PyTree) -> Estimate:
       0.333
     """
     samples = as_real_leaves("samples", samples)
-    count = count_of("samples", samples, "samples: number of gradients")
+    count = count_of("samples", samples)
     units = jax.vmap(_unit)(samples)
     total = jnp.sum(units, axis=0)
     squares, along = jnp.sum(jnp.square(units), axis=1), units @ total
@@ -117,10 +114,8 @@ def train_only(model: Model, where: Where) -> Model:
     model benefits from training its blocks only if it does better than this. The gradients of all other
     parameters are zero; weight decay still changes them, unless the optimiser is wrapped in `optax.masked`.
 
-    Args:
-      model: any model.
-      where: the trained part, such as `"readout/*"`: a glob on paths, or a predicate `path -> bool`.
-        Parameters that the model does not train stay constant too.
+    `where` selects the trained part: a glob on paths such as `"readout/*"`, or a predicate `path -> bool`.
+    Parameters that the model does not train stay constant too.
 
     Example:
       >>> import lax_learning as ll
@@ -145,14 +140,13 @@ def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
     decrease, take the ratio of their steps in training; to compare a direction `g` with the gradient, the
     ratio of the lengths `t |g|` along `params - t g`, which is `1 / cos(g, gradient)` for short steps.
 
+    Infinite if the loss never falls that far, NaN if an earlier loss is NaN. There is no interpolation from
+    an infinite loss.
+
     Args:
       losses: `[n]`, always on the same examples.
       decrease: amount by which the loss falls, > 0.
       steps: `[n]`, increasing: number of updates, or length, at each loss. By default 0, 1, 2, ...
-
-    Returns:
-      Number of steps; infinite if the loss never falls that far, NaN if an earlier loss is NaN. There is no
-      interpolation from an infinite loss.
 
     Example:
       >>> float(steps_to_decrease([2.0, 1.75, 1.25, 1.0], 0.5))
