@@ -44,10 +44,9 @@ def mnist1d(key: Key, *, sizes: Sequence[int] = (4_000, 0, 1_000)) -> Splits:
     outside the curve and with white noise everywhere, sheared, and sampled at 40 points. Over all splits
     together, inputs have mean 0 and standard deviation 1, and classes are as balanced as possible. Test
     accuracies in the paper: logistic regression 32 %, multilayer perceptron 68 %, convolutional network 94 %,
-    recurrent network 91 %. Follows the public generator, but not its random numbers.
+    recurrent network 91 %. `sizes` are the numbers of training, validation and test examples.
 
-    A pure function of the key: use `jax.vmap` for several seeds. `sizes` are the numbers of training,
-    validation and test examples.
+    Follows the public generator, but not its random numbers; a pure function of the key.
 
     Returns:
       Splits of `x [examples, 40]` and one-hot `y [examples, 10]`, float32.

@@ -90,7 +90,7 @@ def relative_norm(a: PyTree, b: PyTree) -> Scalar:
 
 
 def by_prefix(tree: Any, depth: int | None) -> dict[str, dict[str, Any]]:
-    """Groups leaves by the first `depth` parts of their paths (default: all); groups are dicts by full path."""
+    """Groups leaves by the first `depth` parts of their paths (or all), in dicts by the whole path."""
     if depth is not None:
         check_count("depth", depth)
     groups: dict[str, dict[str, Any]] = {}

@@ -161,7 +161,8 @@ def _streamed(
         reference = as_real_leaves("reference", reference)
         check_same_structure(("reference", "the gradients"), (reference, zeros))
         reference = jax.tree.map(lambda zero, r: r.astype(zero.dtype), zeros, reference)
-    begin = jax.tree.map(lambda zero, r: (scale_of(r), zero, zero), zeros, zeros if reference is None else reference)
+    scale = jax.tree.map(scale_of, zeros if reference is None else reference)
+    begin = jax.tree.map(lambda scale, zero: (scale, zero, zero), scale, zeros)
 
     def merge(carry: tuple[Array, PyTree], chunk: PyTree) -> tuple[Any, None]:
         seen, totals = carry
@@ -172,7 +173,7 @@ def _streamed(
             scale = jnp.maximum(before, scale_of(g))
             g, ratio = divide(g, scale), before / scale
             mean, squares = mean * ratio, squares * ratio * ratio
-            # Differences from the first draw are summed, so that constant entries have a variance of exactly 0.
+            # Differences from the first draw are summed, so that constant entries have a variance of 0.
             mean_of_chunk = g[0] + jnp.mean(g - g[:1], axis=0)
             step = mean_of_chunk - mean
             squares += jnp.sum(jnp.square(g - mean_of_chunk), axis=0)

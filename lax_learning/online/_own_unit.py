@@ -16,8 +16,9 @@ from lax_learning._sites._coupling import made_up
 from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
-from lax_learning.online._influence import OWN, Step, as_model, check_examples, first, online
-from lax_learning.online._recurrent import Recurrent, as_steps, check_recurrent
+from lax_learning.online import _recurrent as recurrent
+from lax_learning.online._influence import OWN, Step, online
+from lax_learning.online._recurrent import Recurrent
 from lax_learning.rules._common import check_loss, cut, delta_rule, select
 from lax_learning.rules._feedback import (
     FeedbackInit,
@@ -39,7 +40,7 @@ def own_unit_rule(
 
     Errors pass through self-connections if `onto_itself`.
     """
-    check_recurrent(net)
+    recurrent.check_recurrent(net)
     check_loss(loss)
     if feedback_init is not None:
         check_feedback_init(feedback_init)
@@ -64,11 +65,11 @@ def own_unit_rule(
     ) -> tuple[Any, Params | Signals, FeedbackState]:
         check_state(state)
         check_key("key", key)
-        x_1 = jax.tree.map(lambda leaf: leaf[0], as_steps(x, y)[0])
+        x_1 = jax.tree.map(lambda leaf: leaf[0], recurrent.as_steps(x, y)[0])
 
         def through(*_: Any) -> Params:
             h = net.carry(params, x_1)
-            check_examples(net, params, h, x_1)
+            recurrent.check_examples(net, params, h, x_1)
             return feedback(params, state, h, x_1)
 
         value, found = through_feedback(
@@ -78,7 +79,7 @@ def own_unit_rule(
 
     def step_at(params: Params, state: FeedbackState, h: Any, x: Any) -> Step:
         check_state(state)
-        program = Program(as_model(net.step), params, (h, x))
+        program = Program(recurrent.as_model(net.step), params, (h, x))
         mates = partners(program, select(program, None), feedback(params, state, h, x))
 
         def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
@@ -99,9 +100,9 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
     Raises unless units interact only through products of weights with x or h, and every weight belongs to
     one unit. Uses only the shapes of the arguments.
     """
-    given = widened((params, *first((h, x))))
+    given = widened((params, *recurrent.first((h, x))))
     params, h, x = equations.vary_as(given, given)
-    program = Program(as_model(net.cell), params, (h, x))
+    program = Program(recurrent.as_model(net.cell), params, (h, x))
     for site in program.plan.all_sites:
         if site.products > 1 or (site.products and site.passes_error):
             raise ValueError(
@@ -115,7 +116,7 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
         """Fills leaf i with `sqrt(2 + i)` times a factor, so that leaves do not cancel."""
         leaves, structure = jax.tree.flatten(state)
         numbers = [jnp.full_like(leaf, (2 + i) ** 0.5) for i, leaf in enumerate(leaves)]
-        return jax.tree.unflatten(structure, [(n * factor).astype(n.dtype) for n in numbers])
+        return structure.unflatten([(n * factor).astype(n.dtype) for n in numbers])
 
     def probe(params: Params, h: Any, x: Any) -> tuple[Any, Any, Any, Any]:
         parameters = jax.tree.leaves(params)
@@ -168,8 +169,7 @@ def _number_of_units(params: Params, h: Any) -> int:
 
 def _evaluated(function: Callable[..., Any], *like: Any) -> Any:
     """Evaluates a function on random arrays, even under a trace; returns NumPy arrays."""
-    leaves, structure = jax.tree.flatten(like)
-    body, shapes = equations.trace(lambda *leaves: function(*jax.tree.unflatten(structure, leaves)), *leaves)
+    leaves, (body, shapes) = jax.tree.leaves(like), equations.trace(function, *like)
     of = [*body.consts, *leaves]
 
     def run(values: list[Any]) -> list[Any]:

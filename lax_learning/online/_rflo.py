@@ -23,10 +23,9 @@ def rflo(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = sam
     which gives the same sum at the cost of backprop, without traces. `rule.online` keeps traces: `O(n m)`
     memory and operations per step and example, for `n` units with `m` inputs each.
 
-    Biased: a unit gets no credit for its effect on other units. The gradients of the readout are exact; with
-    `feedback_init=None`, those of the cell are exact too if there are no recurrent weights, and their error
-    grows with the recurrent weights. Fails where memory must be held in loops between units for longer than
-    their time constants.
+    Biased: a unit gets no credit for its effect on other units, so tasks fail whose memory must be held in
+    loops between units for longer than their time constants. The gradients of the readout are exact; with
+    `feedback_init=None`, those of the cell are exact too if there are no recurrent weights.
 
     Args:
       net: a recurrent network defined by its step. The weights of its cell must multiply x or h, or functions

@@ -14,7 +14,7 @@ def rtrl(net: Recurrent, loss: Loss) -> Rule:
     Works with any cell. If the weights stay the same at all steps, its gradients sum to those of backprop
     through time; if they change within a sequence, `P` mixes derivatives at old and new weights, an error of
     the order of the learning rate. For `n` units and `m` inputs, `O(n^2 (n + m))` memory and
-    `O(n^3 (n + m))` operations per step and example, so only small networks are practical.
+    `O(n^3 (n + m))` operations per step and example: for small networks.
 
     Args:
       net: a recurrent network defined by its step, whose examples do not depend on each other.
