@@ -35,9 +35,7 @@ class Scales(NamedTuple):
 def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any, x: Any, y: Any) -> Scales:
     """Measures the size of activities and teaching signals at every depth of a model.
 
-    `sqrt(mean z^2)` and `sqrt(mean delta^2)`. If activities grow from block to block of a residual network,
-    gradients before a norm shrink by the same factor; signals that do not depend on this growth, such as
-    those of direct feedback, keep driving it. Each step of a scan has its own scale; for stacked layers,
+    `sqrt(mean z^2)` and `sqrt(mean delta^2)`. Each step of a scan has its own scale; for stacked layers,
     steps are depths. Costs one forward pass, plus the signals of each example.
 
     Args:
@@ -76,11 +74,10 @@ def pairwise_cosine(samples: PyTree) -> Estimate:
     """Computes the mean cosine over all pairs of gradients, which measures the stability of their direction.
 
     `sum_{s != t} cos(g_s, g_t) / (T (T - 1))`, with a jackknife standard error: 1 if all gradients have the
-    same direction, about 0 if their directions are unrelated. For noise in many dimensions, it is about
-    `S / (1 + S)`, where `S = |E g|^2 / tr Cov g` is the signal-to-noise ratio.
+    same direction, about 0 if their directions are unrelated, or if all are zero. In many dimensions, it is
+    about `S / (1 + S)`, where `S = |E g|^2 / tr Cov g` is the signal-to-noise ratio.
 
     `samples` is a pytree whose leaves have a leading axis of T >= 3 gradients, for example of T batches.
-    A gradient of zeros has cosine 0 with all others.
 
     Example:
       >>> gradients = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
@@ -110,12 +107,9 @@ def _unit(tree: PyTree) -> Array:
 def train_only(model: Model, where: Where) -> Model:
     """Returns the model with all but some parameters held constant: a baseline with frozen random blocks.
 
-    With any rule, such as `backprop`, it learns a read-out of random features. A rule that trains the whole
-    model benefits from training its blocks only if it does better than this. The gradients of all other
-    parameters are zero; weight decay still changes them, unless the optimiser is wrapped in `optax.masked`.
-
     `where` selects the trained part: a glob on paths such as `"readout/*"`, or a predicate `path -> bool`.
-    Parameters that the model does not train stay constant too.
+    Parameters that the model does not train stay constant too. The gradients of constants are zero; weight
+    decay still changes them, unless the optimiser is wrapped in `optax.masked`.
 
     Example:
       >>> import lax_learning as ll

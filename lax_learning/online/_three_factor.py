@@ -57,10 +57,8 @@ def three_factor(
     changes the state: the network that is trained, and whose loss is returned, is the noisy one. With
     `decay=1`, the expected update is the gradient of its expected loss, and of the loss as sigma -> 0;
     with less, credit for noise `k` steps ago is scaled by `decay^k`. Works with any cell, and with rewards
-    that have no derivative. `O(n m)` memory and operations per step and example. The variance grows with the
-    number of units and of steps that the trace spans, and with the spread of losses around the baseline,
-    scaled by `1 / sigma^2`. Use small networks, large batches, a trace no longer than the delay of the
-    reward, and sigma = 0.1 to 0.5 for units in -1..1.
+    that have no derivative. `O(n m)` memory and operations per step and example. Use small networks, large
+    batches, a trace no longer than the delay of the reward, and sigma = 0.1 to 0.5 for units in -1..1.
 
     The baseline of a step is the running mean of its loss over earlier batches, which is independent of the
     noise, so it adds no bias. Only `value_and_grad` updates it, single steps do not.
