@@ -25,12 +25,12 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
 
         x = pixels / 255        y = one_hot(label)
 
-    Unsigned bytes are divided by 255; wider integers and floats are not scaled. Files may be named as by
-    LeCun (`train-images-idx3-ubyte`), as in many copies (`train-images.idx3-ubyte`) or as in EMNIST
-    (`emnist-letters-test-images-idx3-ubyte`), optionally with `.gz`, in the folder itself or, as written by
-    torchvision, in `raw` or `*/raw` below it. The largest label determines the number of classes; labels that
-    start at 1, as in EMNIST's letters, are shifted to start at 0. EMNIST's images are stored transposed, and
-    are transposed back.
+    Unsigned bytes are divided by 255, wider integers and floats are not scaled, signed bytes are refused.
+    Files may be named as by LeCun (`train-images-idx3-ubyte`), as in many copies (`train-images.idx3-ubyte`)
+    or as in EMNIST (`emnist-letters-test-images-idx3-ubyte`), optionally with `.gz`, in the folder itself or,
+    as written by torchvision, in `raw` or `*/raw` below it. The largest label determines the number of
+    classes; labels that start at 1, as in EMNIST's letters, are shifted to start at 0. EMNIST's images, which
+    are stored transposed, are transposed back.
 
     Args:
         key: PRNG key for the validation set, a sixth of the training images, and for the order of all
@@ -41,11 +41,6 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
 
     Returns:
         Splits of `x` float32 [n, pixels] and `y` float32 [n, classes].
-
-    Raises:
-        FileNotFoundError: the folder or one of the four files is missing.
-        ValueError: several sets match, or a set has two files of the same kind; a file is damaged or does
-            not fit the others; images are signed bytes, which cannot represent 0 .. 255.
 
     Example:
 

@@ -23,7 +23,8 @@ def mnist(key: Key, source: str | Path = "sample") -> Splits:
 
     The 60,000 training images are split at random into 50,000 for training and 10,000 for validation. The
     10,000 test images are the test split, also in random order, so that any slice is a fair sample.
-    The sample is split at random into 4,000 / 500 / 500 with equal class frequencies.
+    The sample is split at random into 4,000 / 500 / 500 with equal class frequencies. `"sample"` and tfds
+    data need packages from `pip install 'lax_learning[experiments]'`.
 
     Args:
         key: PRNG key for the splits and the order of their examples; must not be traced.
@@ -34,10 +35,6 @@ def mnist(key: Key, source: str | Path = "sample") -> Splits:
 
     Returns:
         Splits of `x` float32 [n, 784] in 0 .. 1 and `y` float32 [n, 10].
-
-    Raises:
-        ConnectionError: the download failed.
-        ImportError: the source needs a package from `pip install 'lax_learning[experiments]'`.
 
     >>> import jax
     >>> splits = mnist(jax.random.key(0))

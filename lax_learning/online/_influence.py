@@ -32,17 +32,6 @@ class Memory(NamedTuple):
     influence: PyTree
 
 
-class Entries(NamedTuple):
-    """The entries of the state (of one example) for which the influence of weights is kept.
-
-    `directions(h)` has a cotangent of h for each along a leading axis, and `mix(cotangent of h, influence of
-    a weight on h)` returns the cotangent of the weight.
-    """
-
-    directions: Callable[[Any], Any]
-    mix: Callable[[Any, Array], Array]
-
-
 def through_steps(
     online: Online, after: Callable[[Any, Array], Any] = lambda state, losses: state
 ) -> Callable[..., Any]:
@@ -68,14 +57,31 @@ def through_steps(
     return value_and_grad
 
 
+def _every_entry(h: Any) -> Any:
+    flat, unravel = ravel_pytree(h)
+    return jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
+
+
+def _of_every_entry(at_h: Any, influence: Array) -> Array:
+    return jnp.tensordot(ravel_pytree(at_h)[0].astype(influence.dtype), influence, 1)
+
+
 def online(
-    net: Recurrent, loss: Loss, entries: Entries, step_at: Callable[[Params, Any, Any, Any], Step]
+    net: Recurrent,
+    loss: Loss,
+    step_at: Callable[[Params, Any, Any, Any], Step],
+    entries: Callable[[Any], Any] = _every_entry,
+    mix: Callable[[Any, Array], Array] = _of_every_entry,
 ) -> Online:
     """Propagates the influence of weights on the state forward in time.
 
     `P_t = (dh_t/dh_{t-1}) P_{t-1} + dh_t/dw`, `dw_t = (dl_t/dh_{t-1}) P_{t-1} + dl_t/dw`
 
-    The derivatives are those of `step_at(params, state, h, x)`, which uses only the shapes of h and x.
+    Args:
+      net, loss: as for the rules.
+      step_at: `(params, state, h, x) -> step` that is differentiated; uses only the shapes of h and x.
+      entries: `h -> cotangents of h`, one for each entry of the state whose influence is kept.
+      mix: `(cotangent of h, influence of a weight on h) -> cotangent of the weight`.
     """
 
     def start(params: Params, x: Any) -> Memory:
@@ -83,7 +89,7 @@ def online(
         Split(net, params)
         params, x = widened((params, x))
         h = net.carry(params, x)
-        number = jax.tree.leaves(jax.eval_shape(entries.directions, first(h)))[0].shape[0]
+        number = jax.tree.leaves(jax.eval_shape(entries, first(h)))[0].shape[0]
         check_memory("params", [(size, number, *w.shape) for w in jax.tree.leaves(params["cell"])])
         influence = jax.tree.map(lambda w: jnp.zeros((size, number, *w.shape), w.dtype), params["cell"])
         return Memory(h, vary_as(influence, params, x))
@@ -108,11 +114,11 @@ def online(
 
             def through(of_state: Any, of_loss: Array) -> Params:
                 direct, at_h = pull_back((of_state, of_loss))
-                by_past = jax.tree.map(lambda p: entries.mix(at_h, p), influence)
+                by_past = jax.tree.map(lambda p: mix(at_h, p), influence)
                 return {**direct, "cell": jax.tree.map(jnp.add, direct["cell"], by_past)}
 
-            directions = vary_as(entries.directions(after), after)
-            moved = jax.vmap(lambda at: through(at, jnp.zeros_like(value))["cell"])(directions)
+            cotangents = vary_as(entries(after), after)
+            moved = jax.vmap(lambda at: through(at, jnp.zeros_like(value))["cell"])(cotangents)
             grads = through(jax.tree.map(jnp.zeros_like, after), jnp.ones_like(value))
             return jax.tree.map(lambda leaf: leaf[0], after), moved, value, grads
 
@@ -122,34 +128,3 @@ def online(
         return jnp.mean(values), as_gradient(grads, params), Memory(after, moved)
 
     return Online(start, step)
-
-
-def _unit_vectors(h: Any) -> Any:
-    flat, unravel = ravel_pytree(h)
-    return jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
-
-
-def _of_every_entry(at_h: Any, influence: Array) -> Array:
-    return jnp.tensordot(ravel_pytree(at_h)[0].astype(influence.dtype), influence, 1)
-
-
-EVERY = Entries(_unit_vectors, _of_every_entry)
-"""The influence on all entries of the state: exact for any cell."""
-
-
-def _one_leaf_each(h: Any) -> Any:
-    leaves, structure = jax.tree.flatten(h)
-    each = [jnp.zeros((len(leaves), *leaf.shape), leaf.dtype).at[i].set(1) for i, leaf in enumerate(leaves)]
-    return structure.unflatten(each)
-
-
-def _of_own_unit(at_h: Any, influence: Array) -> Array:
-    """Sums over the leaves of the state; units are the last axis of the state and of weights."""
-    return sum(
-        (leaf.reshape(-1) * influence[i] for i, leaf in enumerate(jax.tree.leaves(at_h))),
-        jnp.zeros(influence.shape[1:], influence.dtype),
-    )
-
-
-OWN = Entries(_one_leaf_each, _of_own_unit)
-"""The influence of each weight on its own unit only, for steps without derivatives between units."""

@@ -17,7 +17,7 @@ from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
 from lax_learning.online import _recurrent as recurrent
-from lax_learning.online._influence import OWN, Step, online
+from lax_learning.online._influence import Step, online
 from lax_learning.online._recurrent import Recurrent
 from lax_learning.rules._common import check_loss, cut, delta_rule, select
 from lax_learning.rules._feedback import (
@@ -91,7 +91,23 @@ def own_unit_rule(
 
         return run
 
-    return delta_rule(net, init, assign)._replace(online=online(net, loss, OWN, step_at))
+    steps = online(net, loss, step_at, _every_leaf, _of_own_unit)
+    return delta_rule(net, init, assign)._replace(online=steps)
+
+
+def _every_leaf(h: Any) -> Any:
+    """Returns the entries of the own unit of a weight, for steps without derivatives between units."""
+    leaves, structure = jax.tree.flatten(h)
+    each = [jnp.zeros((len(leaves), *leaf.shape), leaf.dtype).at[i].set(1) for i, leaf in enumerate(leaves)]
+    return structure.unflatten(each)
+
+
+def _of_own_unit(at_h: Any, influence: Array) -> Array:
+    """Sums over the leaves of the state; units are the last axis of the state and of weights."""
+    return sum(
+        (leaf.reshape(-1) * influence[i] for i, leaf in enumerate(jax.tree.leaves(at_h))),
+        jnp.zeros(influence.shape[1:], influence.dtype),
+    )
 
 
 def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:

@@ -1,6 +1,6 @@
 """Real-time recurrent learning: the exact gradient, computed forward in time."""
 
-from lax_learning.online._influence import EVERY, online, through_steps
+from lax_learning.online._influence import online, through_steps
 from lax_learning.online._recurrent import Recurrent, check_recurrent
 from lax_learning.rules._common import check_loss, stateless
 from lax_learning.types import Loss, Rule
@@ -41,5 +41,5 @@ def rtrl(net: Recurrent, loss: Loss) -> Rule:
     """
     check_recurrent(net)
     check_loss(loss)
-    steps = online(net, loss, EVERY, lambda params, state, h, x: net.step)
+    steps = online(net, loss, lambda params, state, h, x: net.step)
     return Rule(stateless(net), through_steps(steps), online=steps)
