@@ -97,7 +97,7 @@ test_structures = refusals(
         r"^x, d: expected shapes \[T,.*got \(5, 3\) and \(4, 2\)": partial(m.product_moments, X, Y[1:]),
         "^gradients: .*got a dict of Moments": in_trace(lambda: snr(m.stacked_moments((X, Y)).parts())),
         "^gradients: expected leaves with the same leading axis": each(
-            snr, [1.0, 2.0, 3.0], {}, (STACKED, STACKED[:3])
+            snr, [1.0, 2.0, 3.0], (STACKED, STACKED[:3])
         ),
         "^number of samples: expected at least 3, got 2": partial(m.pairwise_cosine, STACKED[:2]),
         "^number of gradients: expected at least 3, got 2": [

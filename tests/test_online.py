@@ -322,12 +322,14 @@ def test_in_float32():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("with_default_passes")
-@pytest.mark.parametrize("name", ["rflo", "eprop", "rtrl", "three_factor"])
-def test_rule_learns(name):
-    is_match, options = name != "three_factor", {"sigma": 0.3, "decay": 0.9}
-    make = getattr(online, name) if is_match else partial(online.three_factor, **options)
-    units, updates = {"rtrl": (12, 300), "three_factor": (32, 400)}.get(name, (32, 600))
+@pytest.mark.parametrize(
+    ("name", "units", "updates"),
+    [("rflo", 32, 600), ("eprop", 32, 600), ("rtrl", 12, 300), ("three_factor", 32, 400)],
+)
+def test_rule_learns(name, units, updates):
+    is_match, make = name != "three_factor", getattr(online, name)
     draw, rate = (ll.data.delayed_match, 0.01) if is_match else (ll.data.cue_accumulation, 0.003)
+    make = make if is_match else partial(make, sigma=0.3, decay=0.9)
     train, test = (draw(key, number) for key, number in zip(jax.random.split(KEY), (2000, 500), strict=True))
     data = ll.data.Splits(*(ll.data.Dataset(part.x, part.y) for part in (train, test, test)))
     net = online.leaky_rnn((train.x.shape[-1], units, 2), alpha=0.2)

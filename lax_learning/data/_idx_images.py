@@ -66,7 +66,7 @@ def _find(folder: Path, name: str) -> dict[tuple[str, str], Path]:
     """Finds the files of one set, by part and kind: in one folder, named alike, uncompressed if possible."""
     found: dict[str, dict[tuple[str, str], Path]] = {}
     for place in (folder, folder / "raw", *sorted(folder.glob("*/raw"))):
-        for path in sorted(place.iterdir()) if place.is_dir() else ():
+        for path in sorted(place.glob("*")):
             match, below = _FILE.fullmatch(path.name), path.relative_to(folder).as_posix()
             if not (match and path.is_file() and name in below):
                 continue

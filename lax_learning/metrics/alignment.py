@@ -147,9 +147,8 @@ def weight_alignment(params: PyTree, feedback: PyTree) -> dict[str, Scalar]:
       {'b': 1.0}
     """
     own, held = ({p: group[p] for p, group in by_prefix(tree, None).items()} for tree in (params, feedback))
-    held = as_real_leaves("feedback", held)
     if unknown := held.keys() - own.keys():
         raise ValueError(f"feedback: expected paths of params, {list(own)}, got {sorted(unknown)}")
-    own = as_real_leaves("params", {path: own[path] for path in held})
-    check_same_structure(("feedback", "params"), (held, own))
-    return {path: cosine_similarity(own[path], b) for path, b in held.items()}
+    b, w = as_real_leaves("feedback", held), as_real_leaves("params", {path: own[path] for path in held})
+    check_same_structure(("feedback", "params"), (b, w))
+    return {path: cosine_similarity(w[path], b[path]) for path in held}

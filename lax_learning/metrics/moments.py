@@ -99,8 +99,7 @@ def stacked_moments(samples: PyTree, reference: PyTree | None = None) -> Moments
       3.0
     """
     samples = as_arrays("gradients", samples)
-    if jax.tree.leaves(samples):
-        jax.eval_shape(lambda leaves: as_real_leaves("gradients", leaves), samples)
+    jax.eval_shape(lambda leaves: as_real_leaves("gradients", leaves), samples)
     return _streamed("gradients", lambda sample: sample, samples, reference, None, divided)
 
 
@@ -205,11 +204,10 @@ def _streamed(
 
 def count_of(name: str, xs: PyTree) -> int:
     """Returns the size T of the leading axes; raises unless it is the same for all arrays, and at least 3."""
-    shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
-    counts = {shape[:1] for shape in shapes}
+    counts = {leaf.shape[:1] for leaf in jax.tree.leaves(xs)}
     if len(counts) != 1 or () in counts:
-        got = f"shapes {[list(shape) for shape in shapes]}" if shapes else repr(xs)
-        raise ValueError(f"{name}: expected leaves with the same leading axis of size T, got {got}")
+        shapes = [list(leaf.shape) for leaf in jax.tree.leaves(xs)]
+        raise ValueError(f"{name}: expected leaves with the same leading axis of size T, got shapes {shapes}")
     ((count,),) = counts
     check_count(f"number of {name}", count, 3)
     return count

@@ -179,8 +179,8 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
 
         return streamed_moments(gradient, (x, d))[:2]
 
-    def kept(x: Array, *rest: Any) -> tuple[Array, ScaledMoments]:
-        return jnp.ones((), x.dtype), rest[-1]
+    def kept(x: Array, d: Array, rest: Array | None, by_products: Any) -> tuple[Array, ScaledMoments]:
+        return jnp.ones((), x.dtype), by_products
 
     loses_digits = jnp.any(spread < 2.0**-7 * second)
     ratio, scaled = lazily(loses_digits, streamed, kept, x, d, rest, by_products)

@@ -16,9 +16,15 @@ from lax_learning._sites._coupling import made_up
 from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
-from lax_learning.online import _recurrent as recurrent
 from lax_learning.online._influence import Step, online
-from lax_learning.online._recurrent import Recurrent
+from lax_learning.online._recurrent import (
+    Recurrent,
+    as_model,
+    as_steps,
+    check_examples,
+    check_recurrent,
+    first,
+)
 from lax_learning.rules._common import check_loss, cut, delta_rule, select
 from lax_learning.rules._feedback import (
     FeedbackInit,
@@ -40,7 +46,7 @@ def own_unit_rule(
 
     Errors pass through self-connections if `onto_itself`.
     """
-    recurrent.check_recurrent(net)
+    check_recurrent(net)
     check_loss(loss)
     if feedback_init is not None:
         check_feedback_init(feedback_init)
@@ -65,11 +71,11 @@ def own_unit_rule(
     ) -> tuple[Any, Params | Signals, FeedbackState]:
         check_state(state)
         check_key("key", key)
-        x_1 = jax.tree.map(lambda leaf: leaf[0], recurrent.as_steps(x, y)[0])
+        x_1 = jax.tree.map(lambda leaf: leaf[0], as_steps(x, y)[0])
 
         def through(*_: Any) -> Params:
             h = net.carry(params, x_1)
-            recurrent.check_examples(net, params, h, x_1)
+            check_examples(net, params, h, x_1)
             return feedback(params, state, h, x_1)
 
         value, found = through_feedback(
@@ -79,7 +85,7 @@ def own_unit_rule(
 
     def step_at(params: Params, state: FeedbackState, h: Any, x: Any) -> Step:
         check_state(state)
-        program = Program(recurrent.as_model(net.step), params, (h, x))
+        program = Program(as_model(net.step), params, (h, x))
         mates = partners(program, select(program, None), feedback(params, state, h, x))
 
         def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
@@ -116,9 +122,9 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
     Raises unless units interact only through products of weights with x or h, and every weight belongs to
     one unit. Uses only the shapes of the arguments.
     """
-    given = widened((params, *recurrent.first((h, x))))
+    given = widened((params, *first((h, x))))
     params, h, x = equations.vary_as(given, given)
-    program = Program(recurrent.as_model(net.cell), params, (h, x))
+    program = Program(as_model(net.cell), params, (h, x))
     for site in program.plan.all_sites:
         if site.products > 1 or (site.products and site.passes_error):
             raise ValueError(

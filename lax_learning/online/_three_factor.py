@@ -17,9 +17,15 @@ from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning.estimators._draws import as_gradient
 from lax_learning.noise import NoiseLike, as_noise
-from lax_learning.online import _recurrent as recurrent
 from lax_learning.online._influence import through_steps
-from lax_learning.online._recurrent import Recurrent
+from lax_learning.online._recurrent import (
+    Recurrent,
+    as_model,
+    check_examples,
+    check_recurrent,
+    first,
+    steps_first,
+)
 from lax_learning.rules._common import check_loss, check_wide, losses_of, stateless
 from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Online, Params, Rule
@@ -87,7 +93,7 @@ def three_factor(
       Miconi, Biologically plausible learning in recurrent neural networks,
       https://doi.org/10.7554/eLife.20899, 2017.
     """
-    recurrent.check_recurrent(net)
+    check_recurrent(net)
     check_loss(loss)
     checks.check_positive("sigma", sigma)
     checks.check_probability("decay", decay)
@@ -97,7 +103,7 @@ def three_factor(
 
     def init(key: Key, params: Params, x: Any) -> ThreeFactorState:
         stateless(net)(key, params, x)
-        lengths = jax.eval_shape(lambda x: recurrent.steps_first("x", x), x)
+        lengths = jax.eval_shape(lambda x: steps_first("x", x), x)
         return ThreeFactorState(jnp.zeros(jax.tree.leaves(lengths)[0].shape[0]))
 
     def start(params: Params, x: Any) -> ThreeFactorMemory:
@@ -114,9 +120,9 @@ def three_factor(
         check_state(state, ThreeFactorState)
         x, size = as_batch(x)
         memory, (wide, x) = vary_as((memory, widened((params, x))), params, state, memory, x, y, key)
-        recurrent.check_examples(net, wide, memory.h, x)
-        check_wide(recurrent.as_model(net.step), wide, (memory.h, x))
-        program = Program(recurrent.as_model(net.step), wide, recurrent.first((memory.h, x)))
+        check_examples(net, wide, memory.h, x)
+        check_wide(as_model(net.step), wide, (memory.h, x))
+        program = Program(as_model(net.step), wide, recurrent.first((memory.h, x)))
         taps = program.plan.all_taps
         checks.check_resolved("sigma", sigma, *(tap.dtype for tap in taps))
         shapes = {tap.index: jax.ShapeDtypeStruct((size, *tap.shape), tap.dtype) for tap in taps}
