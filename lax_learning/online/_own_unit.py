@@ -17,15 +17,8 @@ from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
 from lax_learning.online._influence import Step, online
-from lax_learning.online._recurrent import (
-    Recurrent,
-    as_model,
-    as_steps,
-    check_examples,
-    check_recurrent,
-    first,
-)
-from lax_learning.rules._common import check_loss, cut, delta_rule, select
+from lax_learning.online._recurrent import Recurrent, as_model, as_steps, check_examples, check_net, first
+from lax_learning.rules._common import cut, delta_rule, select
 from lax_learning.rules._feedback import (
     FeedbackInit,
     FeedbackState,
@@ -46,8 +39,7 @@ def own_unit_rule(
 
     Errors pass through self-connections if `onto_itself`.
     """
-    check_recurrent(net)
-    check_loss(loss)
+    check_net(net, loss)
     if feedback_init is not None:
         check_feedback_init(feedback_init)
 

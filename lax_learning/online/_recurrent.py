@@ -17,6 +17,7 @@ from lax_learning._sites._batch import as_batch
 from lax_learning._sites._coupling import check_uncoupled
 from lax_learning._sites._equations import vary_as
 from lax_learning.models import Model
+from lax_learning.rules._common import check_loss
 from lax_learning.types import Params, Where
 
 
@@ -89,10 +90,11 @@ class Recurrent(Model):
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), outputs)
 
 
-def check_recurrent(net: Any) -> None:
-    """Raises TypeError unless `net` is a `Recurrent`."""
+def check_net(net: Any, loss: Any) -> None:
+    """Raises TypeError unless a rule is given a `Recurrent` and a loss."""
     expected = "a Recurrent, such as online.leaky_rnn((3, 64, 2), alpha=0.1)"
     checks.check_instance("net", net, Recurrent, expected)
+    check_loss(loss)
 
 
 def as_model(step: Callable[[Params, Any, Any], Any]) -> Model:

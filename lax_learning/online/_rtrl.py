@@ -1,8 +1,8 @@
 """Real-time recurrent learning: the exact gradient, computed forward in time."""
 
 from lax_learning.online._influence import online, through_steps
-from lax_learning.online._recurrent import Recurrent, check_recurrent
-from lax_learning.rules._common import check_loss, stateless
+from lax_learning.online._recurrent import Recurrent, check_net
+from lax_learning.rules._common import stateless
 from lax_learning.types import Loss, Rule
 
 
@@ -39,7 +39,6 @@ def rtrl(net: Recurrent, loss: Loss) -> Rule:
       Williams, Zipser, A learning algorithm for continually running fully recurrent neural networks,
       https://doi.org/10.1162/neco.1989.1.2.270, 1989.
     """
-    check_recurrent(net)
-    check_loss(loss)
+    check_net(net, loss)
     steps = online(net, loss, lambda params, state, h, x: net.step)
     return Rule(stateless(net), through_steps(steps), online=steps)

@@ -18,15 +18,8 @@ from lax_learning._sites._run import Hooks
 from lax_learning.estimators._draws import as_gradient
 from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.online._influence import through_steps
-from lax_learning.online._recurrent import (
-    Recurrent,
-    as_model,
-    check_examples,
-    check_recurrent,
-    first,
-    steps_first,
-)
-from lax_learning.rules._common import check_loss, check_wide, losses_of, stateless
+from lax_learning.online._recurrent import Recurrent, as_model, check_examples, check_net, first, steps_first
+from lax_learning.rules._common import check_wide, losses_of, stateless
 from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Online, Params, Rule
 
@@ -93,8 +86,7 @@ def three_factor(
       Miconi, Biologically plausible learning in recurrent neural networks,
       https://doi.org/10.7554/eLife.20899, 2017.
     """
-    check_recurrent(net)
-    check_loss(loss)
+    check_net(net, loss)
     checks.check_positive("sigma", sigma)
     checks.check_probability("decay", decay)
     checks.check_probability("rate", rate)
@@ -122,7 +114,7 @@ def three_factor(
         memory, (wide, x) = vary_as((memory, widened((params, x))), params, state, memory, x, y, key)
         check_examples(net, wide, memory.h, x)
         check_wide(as_model(net.step), wide, (memory.h, x))
-        program = Program(as_model(net.step), wide, recurrent.first((memory.h, x)))
+        program = Program(as_model(net.step), wide, first((memory.h, x)))
         taps = program.plan.all_taps
         checks.check_resolved("sigma", sigma, *(tap.dtype for tap in taps))
         shapes = {tap.index: jax.ShapeDtypeStruct((size, *tap.shape), tap.dtype) for tap in taps}
