@@ -43,6 +43,12 @@ def test_cosine_angle_and_norm_of_known_angles():
     np.testing.assert_allclose(norms, [[6] * 4 + [np.inf], [1 / 6] * 4 + [0]], rtol=1e-6)
 
 
+def test_paths_are_grouped_by_their_first_parts():
+    tree = {"w": 1.0}, {"w": 2.0, "b": [3.0]}
+    for depth, expected in ((1, {"0": 1, "1": 5}), (2, {"0/w": 1, "1/b": 3, "1/w": 2})):
+        assert metrics.by_path(lambda group: sum(group.values()), tree, depth=depth) == expected
+
+
 def stacked(num_samples):
     return {"w": 0.5 + normal(40, num_samples, 3, 2), "b": normal(41, num_samples, 4)}
 

@@ -353,7 +353,7 @@ def test_rule_learns(name, units, updates):
 SMALL = online.leaky_rnn((2, 3, 2), alpha=0.5)
 P, X, Y, LOSS = SMALL.init(KEY), jnp.ones((4, 5, 2)), jnp.ones((4, 5, 2)), ll.squared_error
 noisy = partial(online.three_factor, sigma=0.1)
-ALL = [online.rflo, noisy]  # e-prop is made as RFLO is, and RTRL steps as both do
+ALL = [online.rflo, noisy]  # e-prop is made as RFLO is, and both step as RTRL does
 
 
 def run(make: Any, net: Any = SMALL, params: Any = P, x: Any = X, y: Any = Y, state: Any = None) -> Any:
@@ -383,7 +383,9 @@ test_bad_values = refusals(
         r"^x: expected arrays \[batch, steps": each(x=jnp.ones(4)),
         "^y: expected 5 steps as in x, got 4": each(y=Y[:, 1:]),
         "^params: expected a dict with the entries": each(params=P["cell"]),
-        "^apply: expected a model in which each output depends": each(net=coupled),
+        "^apply: expected a model in which each output depends": [
+            partial(run, make, coupled) for make in (*ALL, online.rtrl)
+        ],
         r"^state.baseline: expected shape \[5\], got \[4\]": lambda: run(
             noisy, state=noisy(SMALL, LOSS).init(KEY, P, X[:, 1:])
         ),
