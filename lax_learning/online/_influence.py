@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
 from lax_learning._checks import check_key, check_memory
-from lax_learning._precision import widened
+from lax_learning._precision import raised, widened
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
 from lax_learning.estimators._draws import as_gradient
@@ -57,13 +57,18 @@ def through_steps(
     return value_and_grad
 
 
+def _raveled(h: Any) -> tuple[Array, Callable[[Array], Any]]:
+    return ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(raised(*jax.tree.leaves(h))), h))
+
+
 def _every_entry(h: Any) -> Any:
-    flat, unravel = ravel_pytree(h)
-    return jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
+    flat, unravel = _raveled(h)
+    vectors = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
+    return jax.tree.map(lambda vector, leaf: vector.astype(leaf.dtype), vectors, h)
 
 
 def _of_every_entry(at_h: Any, influence: Array) -> Array:
-    return jnp.tensordot(ravel_pytree(at_h)[0].astype(influence.dtype), influence, 1)
+    return jnp.tensordot(_raveled(at_h)[0], influence, 1)
 
 
 def online(
