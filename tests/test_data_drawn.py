@@ -64,7 +64,7 @@ def of_many(draw, number, last, **options):
     """Inputs, one at a time or none, and targets, one-hot at the last steps and zeros before."""
     x, y, mask = jax.jit(partial(draw, num_examples=number, dtype=jnp.bfloat16, **options))(KEY)
     assert x.dtype == y.dtype == jnp.bfloat16 and mask.dtype == bool and mask.shape == x.shape[:2]
-    x, y, mask = np.float32(x), np.float32(y), np.asarray(mask)
+    x, y, mask = (np.asarray(each, np.float32) for each in (x, y, mask))
     assert set(np.unique(x.sum(axis=-1)).tolist()) == {0.0, 1.0}
     np.testing.assert_array_equal(mask[0], np.arange(x.shape[1]) >= x.shape[1] - last)
     np.testing.assert_array_equal(y.sum(axis=-1), mask)
