@@ -13,7 +13,7 @@ import pytest
 
 import lax_learning as ll
 from lax_learning import metrics
-from tests.refusal import refusals, refuses
+from tests.refusal import each, refusals, refuses
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
 
@@ -42,7 +42,7 @@ def test_leaves_of_wrong_kinds(name):
     # None is as in JAX a part of the structure.
     refuses(partial(call, None), ValueError, f"^{'feedback' if name == 'params' else at}: expected")
     for got, value in NO_NUMBERS.items():
-        pattern = rf"^{at}\['w'\]: expected an array of real numbers, got .*{got}"
+        pattern = rf"^{at}\['w'\]: expected an array( of real numbers)?, got .*{got}"
         refuses(partial(call, value), TypeError, pattern)
     pattern = rf"^{at}\['w'\]: expected a floating-point array, got int32\[5, 3\](\n|$)"
     refuses(partial(call, np.int32(X)), TypeError, pattern)
@@ -71,7 +71,12 @@ def of_draws(reference: Any, number: int) -> Any:
     return partial(m.draw_moments, RULE, KEY, PARAMS, (), X, Y, reference, number)
 
 
+def measuring(metric: Any, rule: Any, y: Any = Y) -> Any:
+    return in_trace(lambda: metric(MODEL, rule, KEY, PARAMS, (), X, y))
+
+
 in_trace: Any = partial(partial, jax.eval_shape)  # the same call, for which nothing is compiled
+frozen: Any = partial(m.train_only, MODEL)
 STACKED = np.arange(12, dtype="f").reshape(4, 3)
 ONES, EMPTY, ONE_CLASS = np.ones(3), np.zeros(5), np.ones((5, 1))
 alignment, bias_variance, by_path, snr = m.weight_alignment, m.bias_variance, m.by_path, m.snr
@@ -86,14 +91,15 @@ test_structures = refusals(
         "^trees: expected one leaf .*got several at 'a/b'": partial(
             by_path, jnp.exp, {"a/b": X, "a": {"b": Y}}
         ),
-        "^feedback: expected at least one leaf, got none": partial(alignment, {"w": X}, {"w": None}),
+        "^feedback: expected at least one array, got {}": partial(alignment, {"w": X}, {"w": None}),
         r"^feedback: expected paths of.*got \['v'\]": partial(alignment, {"w": X}, {"v": X}),
         r"^feedback\['w'\]: expected shape.*got \[5, 2\]": partial(alignment, {"w": X}, {"w": Y}),
         r"^x, d: expected shapes \[T,.*got \(5, 3\) and \(4, 2\)": partial(m.product_moments, X, Y[1:]),
         "^gradients: .*got a dict of Moments": in_trace(lambda: snr(m.stacked_moments((X, Y)).parts())),
-        "^gradients: expected leaves with the same leading axis": [
-            partial(snr, wrong) for wrong in ([1.0, 2.0, 3.0], {}, (STACKED, STACKED[:3]))
-        ],
+        "^gradients: expected leaves with the same leading axis": each(
+            snr, [1.0, 2.0, 3.0], (STACKED, STACKED[:3])
+        ),
+        "^number of samples: expected at least 3, got 2": partial(m.pairwise_cosine, STACKED[:2]),
         "^number of gradients: expected at least 3, got 2": [
             partial(snr, STACKED[:2]),
             partial(bias_variance, STACKED[:2], ONES),
@@ -104,16 +110,33 @@ test_structures = refusals(
             partial(bias_variance, STACKED),
             in_trace(lambda: bias_variance(m.stacked_moments(STACKED))),
         ],
-        "^reference: expected None, as .*have one": in_trace(
+        "^reference: expected None, as Moments contain": in_trace(
             lambda: bias_variance(m.stacked_moments(STACKED, ONES), X)
         ),
         "^reference: expected .*the gradients": [
             partial(bias_variance, STACKED, wrong) for wrong in (np.ones(1), {"w": ONES})
         ],
         r"^draw\(x\): expected at least one array, got \(\)": partial(m.streamed_moments, lambda x: (), X),
-        r"^y: expected a leading axis of 5 examples as in x, got shapes \[\[4, 2\]\]": partial(
-            m.example_moments, MODEL, RULE, KEY, PARAMS, (), X, Y[:4]
+        r"^y: expected a leading axis of 5 examples as in x, got shapes \[\[4, 2\]\]": measuring(
+            m.example_moments, RULE, Y[:4]
         ),
+        r"^signals.deltas: expected a dict with the entries \['0/w', '1/w'\]": measuring(
+            m.example_moments, RULE._replace(signals=lambda *_: ll.Signals({"0/b": ONES}))
+        ),
+        "^rule: expected a rule with teaching signals, got one without": measuring(
+            m.depth_scales, ll.weight_perturbation(MODEL, ll.squared_error, sigma=0.1)
+        ),
+        r"^rule: expected signals at the taps of model, .*, got \[": measuring(
+            m.depth_scales, ll.backprop(frozen("1/*"), ll.squared_error)
+        ),
+        "^trainable: expected to select a parameter": in_trace(
+            lambda: ll.backprop(frozen("2"), ll.squared_error).value_and_grad(KEY, PARAMS, (), X, Y)
+        ),
+        "^error: expected the structure of b": partial(m.resolved_cosine, [X], [X], X),
+        r"^losses: expected shape \[n\] with n >= 2": each(
+            partial(m.steps_to_decrease, decrease=1.0), [2.0], X
+        ),
+        "^steps: expected shape": partial(m.steps_to_decrease, [2.0, 1.0], 0.5, [0.0]),
         r"^output: expected shape \[batch, ...\], got \[\]": partial(ll.squared_error, 1.0, 1.0),
         r"^output: expected shape \[batch, ..., classes\], got \[5\]": partial(ll.accuracy, EMPTY, EMPTY),
         r"^output: expected at least two classes, got shape \[5, 1\]": [
@@ -121,7 +144,7 @@ test_structures = refusals(
         ],
     },
     types={
-        "^gradients: expected an array of.*got float64": partial(snr, np.ma.masked_less(np.eye(3, 2), 1)),
+        "^gradients: expected an array, got float64": partial(snr, np.ma.masked_less(np.eye(3, 2), 1)),
         "^reference: expected the exact gradients, got None": of_draws(None, 5),
         "^output: expected a floating.*, got int32": partial(
             ll.softmax_cross_entropy, np.zeros((5, 2), int), Y

@@ -322,12 +322,14 @@ def test_in_float32():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("with_default_passes")
-@pytest.mark.parametrize("name", ["rflo", "eprop", "rtrl", "three_factor"])
-def test_rule_learns(name):
-    is_match, options = name != "three_factor", {"sigma": 0.3, "decay": 0.9}
-    make = getattr(online, name) if is_match else partial(online.three_factor, **options)
-    units, updates = {"rtrl": (12, 300), "three_factor": (32, 400)}.get(name, (32, 600))
+@pytest.mark.parametrize(
+    ("name", "units", "updates"),
+    [("rflo", 32, 600), ("eprop", 32, 600), ("rtrl", 12, 300), ("three_factor", 32, 400)],
+)
+def test_rule_learns(name, units, updates):
+    is_match, make = name != "three_factor", getattr(online, name)
     draw, rate = (ll.data.delayed_match, 0.01) if is_match else (ll.data.cue_accumulation, 0.003)
+    make = make if is_match else partial(make, sigma=0.3, decay=0.9)
     train, test = (draw(key, number) for key, number in zip(jax.random.split(KEY), (2000, 500), strict=True))
     data = ll.data.Splits(*(ll.data.Dataset(part.x, part.y) for part in (train, test, test)))
     net = online.leaky_rnn((train.x.shape[-1], units, 2), alpha=0.2)
@@ -351,7 +353,7 @@ def test_rule_learns(name):
 SMALL = online.leaky_rnn((2, 3, 2), alpha=0.5)
 P, X, Y, LOSS = SMALL.init(KEY), jnp.ones((4, 5, 2)), jnp.ones((4, 5, 2)), ll.squared_error
 noisy = partial(online.three_factor, sigma=0.1)
-ALL = [online.rflo, noisy]  # e-prop is made as RFLO is, and RTRL steps as both do
+ALL = [online.rflo, noisy]  # e-prop is made as RFLO is, and both step as RTRL does
 
 
 def run(make: Any, net: Any = SMALL, params: Any = P, x: Any = X, y: Any = Y, state: Any = None) -> Any:
@@ -381,7 +383,9 @@ test_bad_values = refusals(
         r"^x: expected arrays \[batch, steps": each(x=jnp.ones(4)),
         "^y: expected 5 steps as in x, got 4": each(y=Y[:, 1:]),
         "^params: expected a dict with the entries": each(params=P["cell"]),
-        "^apply: expected a model in which each output depends": each(net=coupled),
+        "^apply: expected a model in which each output depends": [
+            partial(run, make, coupled) for make in (*ALL, online.rtrl)
+        ],
         r"^state.baseline: expected shape \[5\], got \[4\]": lambda: run(
             noisy, state=noisy(SMALL, LOSS).init(KEY, P, X[:, 1:])
         ),

@@ -32,11 +32,9 @@ def batches(num_examples: int, batch_size: int) -> Batches:
         indices(step) = permutation(fold_in(key, e))[b * batch_size : (b + 1) * batch_size]
         e, b = divmod(step, num_examples // batch_size)
 
-    The last `num_examples % batch_size` examples of an epoch's permutation are left out of that epoch.
-
-    Use `next` in the body of a `lax.scan` over integer steps from 0, also under `vmap` over seeds: if `step`
-    is not batched, a permutation is drawn only on the first step of an epoch. A run can be resumed at any
-    step from the state that the previous step returned.
+    The last `num_examples % batch_size` examples of an epoch's permutation are left out of that epoch. Use
+    `next` in the body of a `lax.scan` over integer steps from 0, also under `vmap` over seeds: if `step` is
+    not batched, a permutation is drawn only on the first step of an epoch. A run can be resumed at any step.
 
     >>> schedule = batches(num_examples=6, batch_size=2)
     >>> _, indices = jax.lax.scan(schedule.next, schedule.init(jax.random.key(0)), jnp.arange(6))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lax_learning._checks import check_instance
-from lax_learning.data.digits import Digits, check_file_key, check_pairs, random_splits
+from lax_learning.data.digits import Digits, check_file_key, random_splits
 from lax_learning.data.idx import check_path, read_idx
 from lax_learning.data.types import Splits
 from lax_learning.types import Key
@@ -25,12 +25,12 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
 
         x = pixels / 255        y = one_hot(label)
 
-    Unsigned bytes are divided by 255; wider integers and floats are not scaled. Files may be named as by
-    LeCun (`train-images-idx3-ubyte`), as in many copies (`train-images.idx3-ubyte`) or as in EMNIST
-    (`emnist-letters-test-images-idx3-ubyte`), optionally with `.gz`, in the folder itself or, as written by
-    torchvision, in `raw` or `*/raw` below it. The largest label determines the number of classes; labels that
-    start at 1, as in EMNIST's letters, are shifted to start at 0. The images of EMNIST, which are stored
-    transposed, are transposed back.
+    Unsigned bytes are divided by 255, wider integers and floats are not scaled, signed bytes are refused.
+    Files may be named as by LeCun (`train-images-idx3-ubyte`), as in many copies (`train-images.idx3-ubyte`)
+    or as in EMNIST (`emnist-letters-test-images-idx3-ubyte`), optionally with `.gz`, in the folder itself or,
+    as written by torchvision, in `raw` or `*/raw` below it. The largest label determines the number of
+    classes; labels that start at 1, as in EMNIST's letters, are shifted to start at 0. EMNIST's images, which
+    are stored transposed, are transposed back.
 
     Args:
         key: PRNG key for the validation set, a sixth of the training images, and for the order of all
@@ -41,11 +41,6 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
 
     Returns:
         Splits of `x` float32 [n, pixels] and `y` float32 [n, classes].
-
-    Raises:
-        FileNotFoundError: the folder or one of the four files is missing.
-        ValueError: several sets match, or a set has two files of the same kind; a file is damaged or does
-            not fit the others; images are signed bytes, which cannot represent 0 .. 255.
 
     Example:
 
@@ -68,13 +63,10 @@ def idx_images(key: Key, folder: str | Path, name: str = "") -> Splits:
 
 
 def _find(folder: Path, name: str) -> dict[tuple[str, str], Path]:
-    """Finds the files of the training and test set, by part and kind.
-
-    The files of a set are in the same folder and named in the same way; uncompressed files are preferred.
-    """
+    """Finds the files of one set, by part and kind: in one folder, named alike, uncompressed if possible."""
     found: dict[str, dict[tuple[str, str], Path]] = {}
     for place in (folder, folder / "raw", *sorted(folder.glob("*/raw"))):
-        for path in sorted(place.iterdir()) if place.is_dir() else ():
+        for path in sorted(place.glob("*")):
             match, below = _FILE.fullmatch(path.name), path.relative_to(folder).as_posix()
             if not (match and path.is_file() and name in below):
                 continue
@@ -100,7 +92,7 @@ def _find(folder: Path, name: str) -> dict[tuple[str, str], Path]:
 
 
 def _read(images_at: Path, labels_at: Path) -> Digits:
-    images, labels = digits = Digits(read_idx(images_at), read_idx(labels_at))
+    images, labels = read_idx(images_at), read_idx(labels_at)
     if images.ndim < 2:
         raise ValueError(f"{images_at}: expected images of shape (n, ...), got {images.shape}")
     if images.dtype == np.int8:
@@ -108,9 +100,13 @@ def _read(images_at: Path, labels_at: Path) -> Digits:
             f"{images_at}: expected unsigned bytes (type 08 in the magic number), which are divided by 255, "
             "or numbers wider than a byte, got signed bytes (09), which cannot represent 0 .. 255"
         )
-    check_pairs(digits, images_at, labels_at, f"image of {images_at.name}")
+    if labels.shape != images.shape[:1]:
+        expected = f"{len(images)} labels, one per image of {images_at.name}"
+        raise ValueError(f"{labels_at}: expected {expected}, got shape {labels.shape}")
+    if len(images) == 0:
+        raise ValueError(f"{images_at}: expected at least one image, got empty data")
     if labels.dtype.kind not in "iu" or labels.min() < 0:
         got = labels.min() if labels.dtype.kind in "iu" else labels.dtype
         raise ValueError(f"{labels_at}: expected integers of at least 0, got {got}")
     is_transposed = "emnist" in images_at.name.lower() and images.ndim == 3
-    return Digits(images.swapaxes(1, 2), labels) if is_transposed else digits
+    return Digits(images.swapaxes(1, 2) if is_transposed else images, labels)

@@ -1,7 +1,6 @@
 """MNIST-1D, drawn from a key: ten curves of 40 points, stretched, shifted, sheared and noisy."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,17 +25,6 @@ PADDING, LENGTH, POINTS, MOST_SHIFT = (36, 60), 72, 40, 48
 SCALE, SMOOTH_NOISE, NOISE, SHEAR = 0.4, 0.25, 0.02, 0.75
 
 
-class Draws(NamedTuple):
-    """Random numbers of an example: padding and shift in points, factors, and noise of shape `[72]`."""
-
-    padding: Array
-    scale: Array
-    shear: Array
-    shift: Array
-    smooth: Array
-    noise: Array
-
-
 def mnist1d(key: Key, *, sizes: Sequence[int] = (4_000, 0, 1_000)) -> Splits:
     """Draws MNIST-1D, a small problem that separates architectures more clearly than MNIST.
 
@@ -44,10 +32,9 @@ def mnist1d(key: Key, *, sizes: Sequence[int] = (4_000, 0, 1_000)) -> Splits:
     outside the curve and with white noise everywhere, sheared, and sampled at 40 points. Over all splits
     together, inputs have mean 0 and standard deviation 1, and classes are as balanced as possible. Test
     accuracies in the paper: logistic regression 32 %, multilayer perceptron 68 %, convolutional network 94 %,
-    recurrent network 91 %. Follows the public generator, but not its random numbers.
+    recurrent network 91 %. `sizes` are the numbers of training, validation and test examples.
 
-    A pure function of the key: use `jax.vmap` for several seeds. `sizes` are the numbers of training,
-    validation and test examples.
+    Follows the public generator, but not its random numbers; a pure function of the key.
 
     Returns:
       Splits of `x [examples, 40]` and one-hot `y [examples, 10]`, float32.
@@ -64,33 +51,36 @@ def mnist1d(key: Key, *, sizes: Sequence[int] = (4_000, 0, 1_000)) -> Splits:
 
     def draw(number: int) -> tuple[Array, Array]:
         labels = jax.random.permutation(order_key, jnp.arange(number) % len(TEMPLATES))
-        x = jax.vmap(lambda key, label: _example(_draws(key), label))(jax.random.split(key, number), labels)
+        x = jax.vmap(lambda key, label: _example(label, **_draws(key)))(jax.random.split(key, number), labels)
         x = ((x - jnp.mean(x)) / jnp.std(x)).astype(jnp.float32)
         return x, jax.nn.one_hot(labels, len(TEMPLATES), dtype=x.dtype)
 
     return drawn_splits(draw, sizes, LENGTH)
 
 
-def _draws(key: Key) -> Draws:
+def _draws(key: Key) -> dict[str, Array]:
+    """Draws the random numbers of an example: padding and shift are in points of the stretched curve."""
     keys = jax.random.split(key, 6)
-    return Draws(
-        padding=jax.random.randint(keys[0], (), PADDING[0], PADDING[1] + 1),
-        scale=1 + SCALE * (jax.random.uniform(keys[1]) - 0.5),
-        shear=SHEAR * (jax.random.uniform(keys[2]) - 0.5),
-        shift=jax.random.randint(keys[3], (), 0, MOST_SHIFT),
-        smooth=SMOOTH_NOISE * jax.random.normal(keys[4], (LENGTH,)),
-        noise=NOISE * jax.random.normal(keys[5], (LENGTH,)),
-    )
+    return {
+        "padding": jax.random.randint(keys[0], (), PADDING[0], PADDING[1] + 1),
+        "scale": 1 + SCALE * (jax.random.uniform(keys[1]) - 0.5),
+        "shear": SHEAR * (jax.random.uniform(keys[2]) - 0.5),
+        "shift": jax.random.randint(keys[3], (), 0, MOST_SHIFT),
+        "smooth": SMOOTH_NOISE * jax.random.normal(keys[4], (LENGTH,)),
+        "noise": NOISE * jax.random.normal(keys[5], (LENGTH,)),
+    }
 
 
-def _example(draws: Draws, label: Array) -> Array:
+def _example(
+    label: Array, padding: Array, scale: Array, shear: Array, shift: Array, smooth: Array, noise: Array
+) -> Array:
     """Returns the 40 points of an example."""
     curve = jnp.append(jnp.asarray(_CURVES, jnp.float32)[label], 0.0)
     last = len(curve) - 1
-    at = jnp.linspace(0.0, 1.0, LENGTH) * (last - 1 + draws.padding)
-    x = jnp.roll(draws.scale * jnp.interp(at, jnp.arange(last + 1.0), curve), draws.shift)
-    x = jnp.where(jnp.roll(at < last, draws.shift), x, _smooth(draws.smooth)) + draws.noise
-    x = x - draws.shear * jnp.linspace(-0.5, 0.5, LENGTH)
+    at = jnp.linspace(0.0, 1.0, LENGTH) * (last - 1 + padding)
+    x = jnp.roll(scale * jnp.interp(at, jnp.arange(last + 1.0), curve), shift)
+    x = jnp.where(jnp.roll(at < last, shift), x, _smooth(smooth)) + noise
+    x = x - shear * jnp.linspace(-0.5, 0.5, LENGTH)
     return jnp.interp(jnp.linspace(0, LENGTH - 1.0, POINTS), jnp.arange(1.0 * LENGTH), x)
 
 

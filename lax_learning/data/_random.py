@@ -24,10 +24,8 @@ def half_space(
 
     `x, v ~ U(-1, 1)^d`, `y = one_hot(v . x > 0)`
 
-    A pure function of the key: use `jax.vmap` for several seeds.
-
     Args:
-      key: PRNG key for the vector and the points.
+      key: PRNG key for the vector and the points; use `jax.vmap` for several seeds.
       num_features: dimension d.
       sizes: numbers of training, validation and test points.
       dtype: dtype of x and y.
@@ -115,9 +113,7 @@ def planted(num_features: int = 50, num_units: int = 10, *, dtype: DTypeLike = j
     """Makes a problem of points on the unit sphere, with a random ReLU network of a few units as teacher.
 
     `y = sum_i c_i relu(w_i . x)`, `x` uniform on the unit sphere; `c_i ~ U(-1, 1) / sqrt(units)`, `w_i` in
-    a random direction with `|c_i| |w_i| = 1`
-
-    Both functions are pure and can be called in the body of a scan; no data are stored.
+    a random direction with `|c_i| |w_i| = 1`. Both functions can be called in the body of a scan.
 
     Args:
       num_features: dimension of x.

@@ -43,7 +43,7 @@ def delayed_match(
     uniform among the other symbols. Chance is 1/2.
 
     Args:
-      key: PRNG key; the result is a pure function of it.
+      key: PRNG key.
       num_examples: number of sequences.
       num_symbols: number of symbols, at least 2; each has its own input.
       duration, delay: numbers of steps of each symbol, and between the two.

@@ -32,46 +32,6 @@ def from_extra(module: str, expected: str) -> Any:
         raise ImportError(f"{expected}, got none ({error}); {remedy}") from error
 
 
-def check_pairs(digits: Digits, images_at: Any, labels_at: Any, image: str = "image") -> Digits:
-    """Returns the digits; raises ValueError unless there are images, and one label for each."""
-    images, labels = digits
-    if labels.shape != images.shape[:1]:
-        expected = f"expected {len(images)} labels, one per {image}"
-        raise ValueError(f"{labels_at}: {expected}, got shape {labels.shape}")
-    if len(images) == 0:
-        raise ValueError(f"{images_at}: expected at least one image, got empty data")
-    return digits
-
-
-def check_digits(digits: Digits, where: str) -> Digits:
-    """Returns the digits; raises ValueError unless shapes and labels are those of MNIST.
-
-    >>> check_digits(Digits(np.zeros((2, 28, 28), np.uint8), np.array([3, 12], np.uint8)), "my folder")
-    Traceback (most recent call last):
-    ValueError: my folder: expected labels in 0 .. 9, got 12
-    """
-    images, labels = digits
-    if images.ndim != 3 or images.shape[1:] != IMAGE_SHAPE:
-        raise ValueError(f"{where}: expected images of shape (n, 28, 28), got {images.shape}")
-    check_pairs(digits, where, where)
-    if labels.max() >= NUM_CLASSES:
-        raise ValueError(f"{where}: expected labels in 0 .. {NUM_CLASSES - 1}, got {labels.max()}")
-    return digits
-
-
-def sort_digits(digits: Digits) -> Digits:
-    """Sorts digits by pixels, then label, so that all sources agree (tfds stores them shuffled).
-
-    >>> images = np.stack([np.full((28, 28), grey, np.uint8) for grey in (9, 0, 5)])
-    >>> sort_digits(Digits(images, np.array([1, 2, 3], np.uint8))).labels
-    array([2, 3, 1], dtype=uint8)
-    """
-    images, labels = digits
-    rows = np.concatenate([images.reshape(len(images), -1), labels[:, None]], axis=1)
-    order = np.argsort(rows.view(f"S{rows.shape[1]}").ravel())
-    return Digits(images[order], labels[order])
-
-
 def check_file_key(key: Any) -> None:
     """Raises unless `key` is a concrete key, as files cannot be split by a traced one."""
     check_key("key", key)

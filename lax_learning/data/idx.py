@@ -1,4 +1,4 @@
-"""IDX, the file format in which LeCun, Cortes & Burges published MNIST (1998), and MNIST's four files.
+"""IDX, the file format in which LeCun, Cortes & Burges published MNIST (1998).
 
 A file is a magic number (two zero bytes, the type of the values, the number of axes), the length of each axis
 as a big-endian 32-bit integer, then the values.
@@ -12,17 +12,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
-
-from lax_learning.data.digits import Digits, check_digits
-
-# MD5 of the uncompressed contents.
-MNIST_MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
+from jaxtyping import Shaped
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 """NumPy dtypes by type code in the magic number; all are big-endian."""
@@ -72,29 +62,3 @@ def check_path(name: str, path: str | Path) -> Path:
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"{name}: expected a path, got {path!r}")
     return Path(path)
-
-
-def find_idx_folder(folder: Path) -> Path | None:
-    """Finds the folder of MNIST's IDX files: `folder` or, as in torchvision, `MNIST/raw` in it, or None."""
-    candidates = folder, folder / "MNIST" / "raw"
-    return next((at for at in candidates if any(_find(at, name) for name in MNIST_MD5)), None)
-
-
-def read_idx_folder(folder: Path) -> tuple[Digits, Digits]:
-    """Reads MNIST's training and test digits from its four IDX files, plain or `.gz`; checks MD5 sums."""
-
-    def read(name: str) -> UInt8[np.ndarray, "*shape"]:
-        path = _find(folder, name)
-        if path is None:
-            raise FileNotFoundError(f"{folder}: expected MNIST's four IDX files, got no {name} or {name}.gz")
-        return read_idx(path, MNIST_MD5[name])
-
-    def digits(part: str) -> Digits:
-        pair = Digits(read(f"{part}-images-idx3-ubyte"), read(f"{part}-labels-idx1-ubyte"))
-        return check_digits(pair, f"{folder} ({part})")
-
-    return digits("train"), digits("t10k")
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)

@@ -1,6 +1,5 @@
 """MNIST as a prepared tensorflow-datasets folder, written and read without tensorflow or network access."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,15 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lax_learning.data.digits import IMAGE_SHAPE, NUM_CLASSES, Digits, check_digits, from_extra
-from lax_learning.data.idx import check_path, read_idx_folder
+from lax_learning.data.digits import IMAGE_SHAPE, NUM_CLASSES, Digits, from_extra
+from lax_learning.data.idx import check_path
+from lax_learning.data.mnist_files import read_folder
 
 _EXPECTED = "prepared folders: expected the packages tensorflow-datasets and pillow"
-
-
-def default_data_dir() -> Path:
-    """Returns the data dir of tfds: `TFDS_DATA_DIR`, by default `~/tensorflow_datasets`."""
-    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find_prepared(data_dir: Path) -> Path | None:
@@ -38,13 +33,13 @@ def read_prepared(folder: Path) -> tuple[Digits, Digits]:
     def digits(split: str) -> Digits:
         try:
             examples = list(tfds.builder_from_directory(folder).as_data_source(split))
+            images = np.stack([example["image"] for example in examples], dtype=np.uint8)
+            labels = np.array([example["label"] for example in examples], np.uint8)
+            return Digits(images.reshape(len(images), *IMAGE_SHAPE), labels)
         # The errors of tfds, protobuf, array_record and Pillow have no other common base class.
         except Exception as error:
             expected = f"expected array_record files of split {split!r}"
             raise ValueError(f"{folder}: {expected}, got {error!r}") from error
-        images = np.array([example["image"] for example in examples], np.uint8).reshape(-1, *IMAGE_SHAPE)
-        labels = np.array([example["label"] for example in examples], np.uint8)
-        return check_digits(Digits(images, labels), f"{folder} ({split})")
 
     return digits("train"), digits("test")
 
@@ -63,7 +58,7 @@ def prepare_tfds(idx_folder: str | Path, data_dir: str | Path) -> Path:
     source, target = check_path("idx_folder", idx_folder), check_path("data_dir", data_dir)
     tfds = from_extra("tensorflow_datasets", _EXPECTED)
     image_from_array = from_extra("PIL.Image", _EXPECTED).fromarray
-    train, test = read_idx_folder(source.expanduser())
+    train, test = read_folder(source.expanduser())
 
     with tfds.core.registered.skip_registration():  # "mnist" remains the name of tfds's own builder
 

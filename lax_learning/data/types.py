@@ -9,7 +9,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float32, Shaped
 
-from lax_learning._checks import as_array, as_sizes, check_count, check_integers, check_memory, describe
+from lax_learning import _checks as checks
+from lax_learning._arrays import by_path
 
 
 class Dataset(NamedTuple):
@@ -37,10 +38,10 @@ def drawn_splits(
 ) -> Splits:
     """Draws splits of given sizes by `draw(number) -> (x, y)`, whose examples have `length` numbers."""
     expected = "numbers of training, validation and test examples"
-    sizes = as_sizes("sizes", sizes, expected, minimum=0)
+    sizes = checks.as_sizes("sizes", sizes, expected, minimum=0)
     if len(sizes) != 3 or sum(sizes) == 0:
         raise ValueError(f"sizes: expected {expected}, got {sizes}")
-    check_memory("sizes", [(sum(sizes), length)], dtype)
+    checks.check_memory("sizes", [(sum(sizes), length)], dtype)
     ends = [sizes[0], sizes[0] + sizes[1]]
     parts = (jnp.split(array, ends) for array in draw(sum(sizes)))
     return Splits(*(Dataset(*part) for part in zip(*parts, strict=True)))
@@ -51,9 +52,8 @@ def check_splits(data: Any) -> Dataset:
 
     Validation and test may be None.
     """
-    if not isinstance(data, Splits):
-        expected = "Splits, such as Splits(train=Dataset(x, y), validation=None, test=None)"
-        raise TypeError(f"data: expected {expected}, got {describe(data)}")
+    expected = "Splits, such as Splits(train=Dataset(x, y), validation=None, test=None)"
+    checks.check_instance("data", data, Splits, expected)
     for name, part in data._asdict().items():
         if part is not None:
             _check_dataset(f"data.{name}", part)
@@ -65,48 +65,46 @@ def check_splits(data: Any) -> Dataset:
 
 
 def _check_dataset(name: str, data: Any) -> None:
-    if not isinstance(data, Dataset):
-        raise TypeError(f"{name}: expected a Dataset(x, y), got {describe(data)}")
-    numbers: dict[str, set[int]] = {"x": set(), "y": set()}
-    for field, tree in data._asdict().items():
-        for path, leaf in jax.tree.leaves_with_path(tree, is_leaf=lambda leaf: leaf is None):
-            at = f"{name}.{field}{jax.tree_util.keystr(path)}"
-            is_plain = type(leaf) is np.ndarray and leaf.dtype.kind in "biuf"
-            is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            array = leaf if is_plain or is_key else as_array(at, leaf)
-            check_integers(at, leaf)
-            if array.ndim == 0:
-                raise ValueError(f"{at}: expected one row per example, got {describe(array)}")
-            numbers[field].add(array.shape[0])
-    if len(numbers["x"] | numbers["y"]) > 1:
-        x, y = (", ".join(map(str, sorted(numbers[field]))) for field in ("x", "y"))
-        raise ValueError(f"{name}: expected as many y as x, got {y} and {x}")
+    checks.check_instance(name, data, Dataset, "a Dataset(x, y)")
+
+    def number_of_rows(at: str, leaf: Any) -> int:
+        is_plain = type(leaf) is np.ndarray and leaf.dtype.kind in "biuf"
+        is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        array = leaf if is_plain or is_key else checks.as_array(at, leaf)
+        checks.check_integers(at, leaf)
+        if array.ndim == 0:
+            raise ValueError(f"{at}: expected one row per example, got {checks.describe(array)}")
+        return array.shape[0]
+
+    numbers = by_path(name, number_of_rows, data, is_leaf=lambda leaf: leaf is None)
+    x, y = (set(jax.tree.leaves(of_field)) for of_field in numbers)
+    if len(x | y) > 1:
+        got = " and ".join(", ".join(map(str, sorted(of_field))) for of_field in (y, x))
+        raise ValueError(f"{name}: expected as many y as x, got {got}")
 
 
 def one_hot(labels: Shaped[ArrayLike, "*shape"], num_classes: int) -> Float32[np.ndarray, "*shape classes"]:
-    """Converts class labels to one-hot targets.
+    """Converts class labels, integers in 0 .. num_classes - 1 of any shape, to one-hot targets.
 
         y[..., c] = 1 if labels[...] == c else 0
 
-    Args:
-        labels: integers in 0 .. num_classes - 1, of any shape; under `jax.jit`, use `jax.nn.one_hot`.
-        num_classes: length of the new last axis.
+    Under `jax.jit`, use `jax.nn.one_hot`.
 
     >>> one_hot(np.array([2, 0]), 3)
     array([[0., 0., 1.],
            [1., 0., 0.]], dtype=float32)
     """
-    check_count("num_classes", num_classes)
+    checks.check_count("num_classes", num_classes)
     if isinstance(labels, Tracer):
-        raise TypeError(f"labels: expected integers outside of jit, got traced {describe(labels)}")
+        raise TypeError(f"labels: expected integers outside of jit, got traced {checks.describe(labels)}")
     try:
         labels = np.asarray(labels)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"labels: expected integers, got {describe(labels)}") from error
+        raise ValueError(f"labels: expected integers, got {checks.describe(labels)}") from error
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels: expected integers, got dtype {labels.dtype}")
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if outside.size:
         raise ValueError(f"labels: expected values in 0 .. {num_classes - 1}, got {outside[0]}")
-    check_memory("num_classes", [(*labels.shape, num_classes)], np.int64)
+    checks.check_memory("num_classes", [(*labels.shape, num_classes)], np.int64)
     return (labels[..., None] == np.arange(num_classes)).astype(np.float32)

@@ -1,4 +1,8 @@
-"""Metrics of gradients and weights, as plain functions; per layer or in total."""
+"""Metrics of gradients and weights, as plain functions of pytrees; per layer or in total.
+
+Cosines, angles and relative norms do not depend on the scale of gradients, over the whole range of their
+dtype. Any NaN gives NaN. Leaves may be floating-point arrays, numbers and integers of up to 16 bits.
+"""
 
 from lax_learning.metrics.alignment import (
     angle_degrees,

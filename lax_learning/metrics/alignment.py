@@ -1,8 +1,4 @@
-"""Alignment of two gradients, or of forward and feedback weights: cosine, angle, relative norm.
-
-Results do not depend on the scale of the vectors, over the whole range of their dtype; any NaN gives NaN.
-Leaves may be floating-point arrays, Python numbers and integers of up to 16 bits.
-"""
+"""Alignment of two gradients, or of forward and feedback weights: cosine, angle, relative norm."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lax_learning._arrays import as_real, as_real_leaves, check_same_structure
+from lax_learning._arrays import as_real_leaves, check_same_structure
 from lax_learning._checks import check_callable, check_count
 from lax_learning._precision import raised
 from lax_learning._scaling import divided, norm, scale_of
@@ -42,9 +38,7 @@ def _norm(leaves: list[Array]) -> Scalar:
 
 
 def inner_product(a: PyTree, b: PyTree) -> Scalar:
-    """Computes `sum_i a_i b_i` over all leaves, in float32 or wider.
-
-    Takes the arguments of `cosine_similarity`. Infinite or NaN if a product overflows.
+    """Computes `sum_i a_i b_i` over all leaves; infinite or NaN if a product overflows.
 
     Example:
       >>> float(inner_product([1.0, 2.0], [3.0, 4.0]))
@@ -54,13 +48,9 @@ def inner_product(a: PyTree, b: PyTree) -> Scalar:
 
 
 def cosine_similarity(a: PyTree, b: PyTree) -> Scalar:
-    """Computes the cosine of the angle between two pytrees, each taken as one vector.
+    """Computes the cosine of the angle between two pytrees of the same structure, each taken as one vector.
 
     `cos(a, b) = a . b / (|a| |b|)`, in -1..1; 0 if either is zero, NaN if either contains NaN or infinity.
-
-    Args:
-      a: any pytree of arrays, for example gradients.
-      b: another pytree of the same structure and shapes.
 
     Example:
       >>> float(cosine_similarity({"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([0.0, 2.0])}))
@@ -75,9 +65,7 @@ def cosine_similarity(a: PyTree, b: PyTree) -> Scalar:
 
 
 def angle_degrees(a: PyTree, b: PyTree) -> Scalar:
-    """Computes the angle between two pytrees in degrees: `arccos(cos(a, b))`, in 0..180.
-
-    90 if either is zero, NaN if either contains NaN or infinity; otherwise as `cosine_similarity`.
+    """Computes the angle between two pytrees in degrees, `arccos(cos(a, b))`: 90 if either is zero.
 
     Example:
       >>> round(float(angle_degrees(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0]))), 3)
@@ -87,10 +75,9 @@ def angle_degrees(a: PyTree, b: PyTree) -> Scalar:
 
 
 def relative_norm(a: PyTree, b: PyTree) -> Scalar:
-    """Computes the norm of `a` relative to that of `b`: `|a| / |b|`.
+    """Computes the norm of `a` relative to that of `b`, `|a| / |b|`.
 
-    Infinite if only `b` is zero; NaN if both are zero or either contains NaN. Takes the arguments of
-    `cosine_similarity`.
+    Infinite if only `b` is zero, NaN if both are.
 
     Example:
       >>> float(relative_norm(jnp.array([3.0, 4.0]), jnp.array([0.0, 2.0])))
@@ -103,17 +90,14 @@ def relative_norm(a: PyTree, b: PyTree) -> Scalar:
 
 
 def by_prefix(tree: Any, depth: int | None) -> dict[str, dict[str, Any]]:
-    """Groups leaves by the first `depth` parts of their paths (default: all); groups are dicts by full path.
-
-    Raises ValueError if several leaves have the same path, as in `{"a/b": x, "a": {"b": y}}`.
-    """
+    """Groups leaves by the first `depth` parts of their paths (or all), in dicts by the whole path."""
     if depth is not None:
         check_count("depth", depth)
     groups: dict[str, dict[str, Any]] = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         prefix, whole = (jax.tree_util.keystr(p, simple=True, separator="/") for p in (path[:depth], path))
         group = groups.setdefault(prefix, {})
-        if whole in group:
+        if whole in group:  # as in {"a/b": x, "a": {"b": y}}
             raise ValueError(f"trees: expected one leaf at each path, got several at {whole!r}")
         group[whole] = leaf
     return groups
@@ -162,15 +146,9 @@ def weight_alignment(params: PyTree, feedback: PyTree) -> dict[str, Scalar]:
       >>> {path: round(float(cosine), 3) for path, cosine in alignment.items()}
       {'b': 1.0}
     """
-    own, held = by_prefix(params, None), by_prefix(feedback, None)
-    if not held:
-        raise ValueError("feedback: expected at least one leaf, got none")
-    unknown = [path for path in held if path not in own]
-    if unknown:
-        raise ValueError(f"feedback: expected paths of params, {list(own)}, got {unknown}")
-    cosines = {}
-    for path, group in held.items():
-        w, b = as_real(f"params[{path!r}]", own[path][path]), as_real(f"feedback[{path!r}]", group[path])
-        check_same_structure((f"feedback[{path!r}]", "params"), (b, w))
-        cosines[path] = cosine_similarity(w, b)
-    return cosines
+    own, held = ({p: group[p] for p, group in by_prefix(tree, None).items()} for tree in (params, feedback))
+    if unknown := held.keys() - own.keys():
+        raise ValueError(f"feedback: expected paths of params, {list(own)}, got {sorted(unknown)}")
+    b, w = as_real_leaves("feedback", held), as_real_leaves("params", {path: own[path] for path in held})
+    check_same_structure(("feedback", "params"), (b, w))
+    return {path: cosine_similarity(w[path], b[path]) for path in held}

@@ -35,19 +35,14 @@ class Scales(NamedTuple):
 def depth_scales(model: Model, rule: Rule, key: Key, params: Params, state: Any, x: Any, y: Any) -> Scales:
     """Measures the size of activities and teaching signals at every depth of a model.
 
-    `sqrt(mean z^2)` and `sqrt(mean delta^2)`. If activities grow from block to block of a residual network,
-    gradients before a norm shrink by the same factor; signals that do not depend on this growth, such as
-    those of direct feedback, keep driving it. Costs one forward pass, plus the signals of each example.
-
-    Each step of a scan has its own scale; for stacked layers, steps are depths. Taps are ordered by depth in
-    `ll.tapped(model).shapes(params, x)`.
+    `sqrt(mean z^2)` and `sqrt(mean delta^2)`. Each step of a scan has its own scale; for stacked layers,
+    steps are depths. Costs one forward pass, plus the signals of each example.
 
     Args:
-      model: the model of the rule; raises ValueError if its taps are not those of the rule.
+      model: the model of the rule; `ll.tapped(model).shapes(params, x)` lists its taps by depth.
       rule: any rule with teaching signals (`rule.signals`), so not weight perturbation.
       key: PRNG key for the draws of the rule.
-      params: parameters of the model.
-      state: state of the rule.
+      params, state: parameters of the model, and state of the rule.
       x, y: a batch and its targets.
 
     Example:
@@ -79,11 +74,10 @@ def pairwise_cosine(samples: PyTree) -> Estimate:
     """Computes the mean cosine over all pairs of gradients, which measures the stability of their direction.
 
     `sum_{s != t} cos(g_s, g_t) / (T (T - 1))`, with a jackknife standard error: 1 if all gradients have the
-    same direction, about 0 if their directions are unrelated. For noise in many dimensions, it is about
-    `S / (1 + S)`, where `S = |E g|^2 / tr Cov g` is the signal-to-noise ratio.
+    same direction, about 0 if their directions are unrelated, or if all are zero. In many dimensions, it is
+    about `S / (1 + S)`, where `S = |E g|^2 / tr Cov g` is the signal-to-noise ratio.
 
     `samples` is a pytree whose leaves have a leading axis of T >= 3 gradients, for example of T batches.
-    A gradient of zeros has cosine 0 with all others.
 
     Example:
       >>> gradients = jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
@@ -91,7 +85,7 @@ def pairwise_cosine(samples: PyTree) -> Estimate:
       0.333
     """
     samples = as_real_leaves("samples", samples)
-    count = count_of("samples", samples, "samples: number of gradients")
+    count = count_of("samples", samples)
     units = jax.vmap(_unit)(samples)
     total = jnp.sum(units, axis=0)
     squares, along = jnp.sum(jnp.square(units), axis=1), units @ total
@@ -113,14 +107,9 @@ def _unit(tree: PyTree) -> Array:
 def train_only(model: Model, where: Where) -> Model:
     """Returns the model with all but some parameters held constant: a baseline with frozen random blocks.
 
-    With any rule, such as `backprop`, it learns a read-out of random features. A rule that trains the whole
-    model benefits from training its blocks only if it does better than this. The gradients of all other
-    parameters are zero; weight decay still changes them, unless the optimiser is wrapped in `optax.masked`.
-
-    Args:
-      model: any model.
-      where: the trained part, such as `"readout/*"`: a glob on paths, or a predicate `path -> bool`.
-        Parameters that the model does not train stay constant too.
+    `where` selects the trained part: a glob on paths such as `"readout/*"`, or a predicate `path -> bool`.
+    Parameters that the model does not train stay constant too. The gradients of constants are zero; weight
+    decay still changes them, unless the optimiser is wrapped in `optax.masked`.
 
     Example:
       >>> import lax_learning as ll
@@ -145,14 +134,13 @@ def steps_to_decrease(losses: Any, decrease: Any, steps: Any = None) -> Array:
     decrease, take the ratio of their steps in training; to compare a direction `g` with the gradient, the
     ratio of the lengths `t |g|` along `params - t g`, which is `1 / cos(g, gradient)` for short steps.
 
+    Infinite if the loss never falls that far, NaN if an earlier loss is NaN. There is no interpolation from
+    an infinite loss.
+
     Args:
       losses: `[n]`, always on the same examples.
       decrease: amount by which the loss falls, > 0.
       steps: `[n]`, increasing: number of updates, or length, at each loss. By default 0, 1, 2, ...
-
-    Returns:
-      Number of steps; infinite if the loss never falls that far, NaN if an earlier loss is NaN. There is no
-      interpolation from an infinite loss.
 
     Example:
       >>> float(steps_to_decrease([2.0, 1.75, 1.25, 1.0], 0.5))

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lax_learning._arrays import as_real_leaves, check_same_structure
-from lax_learning._checks import as_array, check_callable, check_count
+from lax_learning._arrays import as_arrays, as_real_leaves, check_same_structure
+from lax_learning._checks import check_callable, check_count
 from lax_learning._scaling import divided, scale_of
 from lax_learning.metrics.alignment import by_prefix
 
@@ -98,9 +98,8 @@ def stacked_moments(samples: PyTree, reference: PyTree | None = None) -> Moments
       >>> stacked_moments(jnp.array([1.0, 2.0, 6.0])).mean.tolist()
       3.0
     """
-    samples = _as_arrays(samples)
-    if jax.tree.leaves(samples):
-        jax.eval_shape(lambda leaves: as_real_leaves("gradients", leaves), samples)
+    samples = as_arrays("gradients", samples)
+    jax.eval_shape(lambda leaves: as_real_leaves("gradients", leaves), samples)
     return _streamed("gradients", lambda sample: sample, samples, reference, None, divided)
 
 
@@ -146,8 +145,8 @@ def _streamed(
     chunk_size: int | None,
     divide: Callable[[Array, Array], Array],
 ) -> Moments:
-    xs = _as_arrays(xs)
-    count = count_of("gradients", xs, "number of gradients")
+    xs = as_arrays("gradients", xs)
+    count = count_of("gradients", xs)
     if chunk_size is None:
         chunk_size = 1 if jax.default_backend() == "cpu" else 32
     check_count("chunk_size", chunk_size)
@@ -162,65 +161,55 @@ def _streamed(
         check_same_structure(("reference", "the gradients"), (reference, zeros))
         reference = jax.tree.map(lambda zero, r: r.astype(zero.dtype), zeros, reference)
     scale = jax.tree.map(scale_of, zeros if reference is None else reference)
+    begin = jax.tree.map(lambda scale, zero: (scale, zero, zero), scale, zeros)
 
-    def merge(carry: tuple[Array, PyTree, PyTree, PyTree], chunk: PyTree) -> tuple[Any, None]:
-        seen, scale, mean, squares = carry
-        drawn = draws(chunk)
-        before, scale = scale, jax.tree.map(lambda s, g: jnp.maximum(s, scale_of(g)), scale, drawn)
-        drawn = jax.tree.map(divide, drawn, scale)
-        ratio = jax.tree.map(jnp.divide, before, scale)
-        mean = jax.tree.map(jnp.multiply, mean, ratio)
-        squares = jax.tree.map(lambda total, r: total * r * r, squares, ratio)
+    def merge(carry: tuple[Array, PyTree], chunk: PyTree) -> tuple[Any, None]:
+        seen, totals = carry
         share = size / (seen + size)
-        # Differences from the first draw are summed, so that constant entries have a variance of exactly 0.
-        means = jax.tree.map(lambda g: g[0] + jnp.mean(g - g[:1], axis=0), drawn)
-        steps = jax.tree.map(jnp.subtract, means, mean)
-        squares = jax.tree.map(
-            lambda total, g, m, step: total
-            + jnp.sum(jnp.square(g - m), axis=0)
-            + jnp.square(step) * (seen * share).astype(m.dtype),
-            squares, drawn, means, steps,
-        )  # fmt: skip
-        mean = jax.tree.map(lambda m, step: m + step * share.astype(m.dtype), mean, steps)
-        return (seen + size, scale, mean, squares), None
 
-    (_, scale, mean, squares), _ = jax.lax.scan(merge, (jnp.zeros(()), scale, zeros, zeros), chunks)
-    scaled_reference = None if reference is None else jax.tree.map(divided, reference, scale)
+        def of_leaf(g: Array, totals: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            before, mean, squares = totals
+            scale = jnp.maximum(before, scale_of(g))
+            g, ratio = divide(g, scale), before / scale
+            mean, squares = mean * ratio, squares * ratio * ratio
+            # Differences from the first draw are summed, so that constant entries have a variance of 0.
+            mean_of_chunk = g[0] + jnp.mean(g - g[:1], axis=0)
+            step = mean_of_chunk - mean
+            squares += jnp.sum(jnp.square(g - mean_of_chunk), axis=0)
+            squares += jnp.square(step) * (seen * share).astype(g.dtype)
+            return scale, mean + step * share.astype(g.dtype), squares
 
-    def project(chunk: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        return (seen + size, jax.tree.map(of_leaf, draws(chunk), totals)), None
+
+    (_, totals), _ = jax.lax.scan(merge, (jnp.zeros(()), begin), chunks)
+    scale, mean, squares = jax.tree.transpose(jax.tree.structure(zeros), None, totals)
+    scaled_references = () if reference is None else (jax.tree.map(divided, reference, scale),)
+
+    def project(chunk: PyTree) -> PyTree:
         """Returns `|d_t|^2`, `d_t . m` and `d_t . r` of every leaf, for the deviations `d_t` of a chunk."""
-        deviations = jax.tree.map(lambda g, s, m: divide(g, s) - m[None], draws(chunk), scale, mean)
-        distances = jax.tree.map(_dots, deviations, deviations)
-        if scaled_reference is None:
-            along_reference = jax.tree.map(jnp.zeros_like, distances)
-        else:
-            along_reference = jax.tree.map(_dots, deviations, scaled_reference)
-        return distances, jax.tree.map(_dots, deviations, mean), along_reference
+
+        def of_leaf(g: Array, scale: Array, mean: Array, *reference: Array) -> tuple[Array, Array, Array]:
+            deviations = divide(g, scale) - mean[None]
+            distances = _dots(deviations, deviations)
+            along_reference = _dots(deviations, *reference) if reference else jnp.zeros_like(distances)
+            return distances, _dots(deviations, mean), along_reference
+
+        return jax.tree.map(of_leaf, draws(chunk), scale, mean, *scaled_references)
 
     per_sample = jax.tree.map(jnp.ravel, jax.lax.map(project, chunks))
+    fields = jax.tree.transpose(jax.tree.structure(zeros), None, per_sample)
     variance = jax.tree.map(lambda s: s / (count - 1), squares)
-    return Moments(scale, ScaledMoments(mean, variance, *per_sample), reference)
+    return Moments(scale, ScaledMoments(mean, variance, *fields), reference)
 
 
-def _as_arrays(xs: PyTree) -> PyTree:
-    """Converts numbers and NumPy arrays to JAX arrays; JAX arrays, including keys, are left unchanged."""
-
-    def of_leaf(path: Any, leaf: Any) -> Any:
-        is_array = isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
-        return leaf if is_array else as_array(f"gradients{jax.tree_util.keystr(path)}", leaf)
-
-    return jax.tree_util.tree_map_with_path(of_leaf, xs)
-
-
-def count_of(name: str, xs: PyTree, number: str) -> int:
+def count_of(name: str, xs: PyTree) -> int:
     """Returns the size T of the leading axes; raises unless it is the same for all arrays, and at least 3."""
-    shapes = [leaf.shape for leaf in jax.tree.leaves(xs)]
-    counts = {shape[:1] for shape in shapes}
+    counts = {leaf.shape[:1] for leaf in jax.tree.leaves(xs)}
     if len(counts) != 1 or () in counts:
-        got = f"shapes {[list(shape) for shape in shapes]}" if shapes else repr(xs)
-        raise ValueError(f"{name}: expected leaves with the same leading axis of size T, got {got}")
+        shapes = [list(leaf.shape) for leaf in jax.tree.leaves(xs)]
+        raise ValueError(f"{name}: expected leaves with the same leading axis of size T, got shapes {shapes}")
     ((count,),) = counts
-    check_count(number, count, 3)
+    check_count(f"number of {name}", count, 3)
     return count
 
 

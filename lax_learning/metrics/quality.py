@@ -92,24 +92,20 @@ def jackknife(value: Array, left_out: Array) -> Estimate:
     return Estimate(value, ((count - 1) / count) ** 0.5 * norm(divided(differences, scale)) * scale)
 
 
-class _Parts(NamedTuple):
-    """`|m - r|^2`, debiased, and `tr Cov`, for all T gradients and with each left out, `[T]`."""
+def _signal_and_noise(
+    moments: Moments, total: Callable[[PyTree], Array], offset: Array, along: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Returns `|m - r|^2`, debiased, and `tr Cov`, each of all T gradients and with each left out, `[T]`.
 
-    signal: Array
-    noise: Array
-    signals: Array
-    noises: Array
-
-
-def _parts(moments: Moments, total: Callable[[PyTree], Array], offset: Array, along: Array) -> _Parts:
-    """Computes the parts from `offset = |m - r|^2` and `along = (g_t - m) . (m - r)`, in closed form."""
+    Computed in closed form from `offset = |m - r|^2` and `along = (g_t - m) . (m - r)`.
+    """
     count, distances = moments.num_samples, total(moments.scaled.distances)
     noise = total(_sums(moments.scaled.variance))
     offsets = offset - 2 * along / (count - 1) + distances / (count - 1) ** 2
     noises = (noise * (count - 1) - distances * count / (count - 1)) / (count - 2)
     # If one gradient has all the noise, only rounding errors remain without it.
     noises = jnp.where(noises < 16 * jnp.finfo(noises.dtype).eps * noise, 0, noises)
-    return _Parts(offset - noise / count, noise, offsets - noises / (count - 1), noises)
+    return (offset - noise / count, offsets - noises / (count - 1)), (noise, noises)
 
 
 def _ratio(signal: Array, noise: Array) -> Array:
@@ -127,9 +123,9 @@ def snr(
     noise gives 0 on average, and the scale of the gradient does not matter. The jackknife standard error is
     never too small, and up to sqrt(2) times too large if noise hides the signal.
 
-    "tutorial": `mean(|m| / (s + epsilon))` over all entries, as in the tutorial, where epsilon is about as
-    large as s. Depends on the scale of the gradient; pure noise gives `sqrt(2 / (pi T))`, 0.0252 at
-    T = 1000. Its standard error is NaN: one set of gradients does not determine it; use several seeds.
+    "tutorial": `mean(|m| / (s + epsilon))` over all entries, as in the tutorial. Depends on the scale of the
+    gradient; pure noise gives `sqrt(2 / (pi T))`, 0.0252 at T = 1000. Its standard error is NaN: one set of
+    gradients does not determine it; use several seeds.
 
     If an entry is NaN or infinite in any gradient, its ratio and the total are NaN.
 
@@ -161,9 +157,8 @@ def snr(
         return SNR(Estimate(mean, jnp.full_like(mean, jnp.nan)), entries, num_dead)
     entries = jax.tree.map(lambda m, v: _ratio(jnp.square(m) - v / count, v), scaled.mean, scaled.variance)
     live_mean = jax.tree.map(lambda m, off: jnp.where(off, 0.0, m), scaled.mean, dead)
-    parts = _parts(moments, total, total(_square_norms(live_mean)), total(scaled.along_mean))
-    ratio = jackknife(_ratio(parts.signal, parts.noise), _ratio(parts.signals, parts.noises))
-    return SNR(ratio, entries, num_dead)
+    parts = _signal_and_noise(moments, total, total(_square_norms(live_mean)), total(scaled.along_mean))
+    return SNR(jackknife(*map(_ratio, *parts)), entries, num_dead)
 
 
 def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) -> BiasVariance:
@@ -183,20 +178,19 @@ def bias_variance(estimates: Moments | PyTree, reference: PyTree | None = None) 
       >>> float(parts.variance.value), round(float(parts.squared_bias.value), 3)
       (1.0, -0.333)
     """
-    held = estimates.reference if isinstance(estimates, Moments) else None
-    if held is None and reference is None:
-        raise ValueError("reference: expected the exact gradients, got None")
     if isinstance(estimates, Moments) and reference is not None:
-        expected = "it in the call that made the moments" if held is None else "None, as the moments have one"
-        raise ValueError(f"reference: expected {expected}, got one in addition to moments")
+        expected = "None, as Moments contain the one given in the call that made them"
+        raise ValueError(f"reference: expected {expected}, got one in addition to Moments")
+    if (estimates.reference if isinstance(estimates, Moments) else reference) is None:
+        raise ValueError("reference: expected the exact gradients, got None")
     moments = _as_moments(estimates, reference)
     scaled, (scale, total) = moments.scaled, _in_one_scale(moments)
     r = jax.tree.map(divided, moments.reference, moments.scale)
     offset = total(_square_norms(jax.tree.map(jnp.subtract, scaled.mean, r)))
-    parts = _parts(moments, total, offset, total(scaled.along_mean) - total(scaled.along_reference))
+    along = total(scaled.along_mean) - total(scaled.along_reference)
+    bias, variance = _signal_and_noise(moments, total, offset, along)
     square_norm = total(_square_norms(r))
-    error = jackknife(parts.signal + parts.noise, parts.signals + parts.noises)
-    found = jackknife(parts.signal, parts.signals), jackknife(parts.noise, parts.noises), error
+    found = jackknife(*bias), jackknife(*variance), jackknife(*map(jnp.add, bias, variance))
     absolute = jax.tree.map(lambda each: each * scale * scale, found)
     relative = jax.tree.map(lambda each: each / square_norm, found[:2])
     return BiasVariance(*absolute, *relative)

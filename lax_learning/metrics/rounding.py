@@ -15,29 +15,24 @@ from lax_learning._sites import _equations as equations
 from lax_learning.metrics.alignment import cosine_similarity, relative_norm
 from lax_learning.types import Key, Params
 
-DRAWS = 4
-"""Number of draws of signs; with only one, an entry may keep its value by chance."""
+DRAWS = 4  # of signs; with only one, an entry may keep its value by chance
 
 
 def rounding_error(gradient: Callable[[Params], PyTree], key: Key, params: Params) -> PyTree:
-    """Measures how much a gradient changes if every parameter changes by one rounding error.
+    """Measures how much every entry of a gradient changes if every parameter changes by one rounding error.
 
     `g(params (1 + eps s)) - g(params)` with random signs `s`; root mean square over four draws of signs.
     `eps` is that of the parameter's dtype, or of the coarsest floating-point dtype in the program of the
-    gradient, for example bfloat16 if the model casts float32 parameters to it.
+    gradient, for example bfloat16 if the model casts float32 parameters to it. Costs five gradients.
 
     Parts of a gradient no larger than this are rounding errors, for example a gradient that would be zero in
-    exact arithmetic, or an estimate whose sigma is too small for the precision of the loss. Costs five
-    gradients.
+    exact arithmetic, or an estimate whose sigma is too small for the precision of the loss. For the size
+    relative to the gradient, use `by_path(relative_norm, error, gradients)`.
 
     Args:
       gradient: `params -> gradients`, a deterministic function: a rule with draws must use a fixed key.
       key: PRNG key for the signs.
       params: parameters of the model. Non-floating leaves and zeros are not changed.
-
-    Returns:
-      The change of every entry, with the structure of the gradient. For its size relative to the gradient,
-      use `by_path(relative_norm, error, gradients)`.
 
     Example:
       >>> from lax_learning.metrics import by_path
@@ -57,19 +52,24 @@ def rounding_error(gradient: Callable[[Params], PyTree], key: Key, params: Param
     def gradient_at(params: Params) -> PyTree:
         return as_real_leaves("gradient(params)", gradient(params))
 
-    def moved(key: Key) -> Params:
-        leaves, structure = jax.tree.flatten(params)
-        keys = jax.random.split(key, max(len(leaves), 1))
-        pairs = zip(leaves, keys, strict=False)
-        return jax.tree.unflatten(structure, [_one_rounding_off(leaf, own, coarsest) for leaf, own in pairs])
-
     program, _ = equations.trace(gradient_at, params)
     results = (var.aval.dtype for each in equations.all_equations(program.jaxpr) for var in each.outvars)
-    coarsest = max((_spacing(dtype) for dtype in results), default=0.0)
+    coarsest = max(map(_spacing, results), default=0.0)
+
+    def moved(key: Key, leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        signs = jax.random.rademacher(key, leaf.shape, leaf.dtype)
+        return leaf * (1 + signs * max(_spacing(leaf.dtype), coarsest)).astype(leaf.dtype)
+
+    leaves, structure = jax.tree.flatten(params)
     at = gradient_at(params)
-    distances = jax.lax.map(
-        lambda key: jax.tree.map(jnp.subtract, gradient_at(moved(key)), at), jax.random.split(key, DRAWS)
-    )
+
+    def distance(key: Key) -> PyTree:
+        keys = jax.random.split(key, max(len(leaves), 1))
+        return jax.tree.map(jnp.subtract, gradient_at(structure.unflatten(map(moved, keys, leaves))), at)
+
+    distances = jax.lax.map(distance, jax.random.split(key, DRAWS))
     return jax.tree.map(partial(root_mean_square, axes=(0,)), distances)
 
 
@@ -78,23 +78,12 @@ def _spacing(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.floating) else 0.0
 
 
-def _one_rounding_off(leaf: Array, key: Key, coarsest: float) -> Array:
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return leaf
-    signs = jax.random.rademacher(key, leaf.shape, leaf.dtype)
-    return leaf * (1 + signs * max(_spacing(leaf.dtype), coarsest)).astype(leaf.dtype)
-
-
 def resolved_cosine(a: PyTree, b: PyTree, error: PyTree) -> Array:
-    """Computes `cosine_similarity(a, b)` if `b` is larger than its rounding error, else NaN.
+    """Computes `cosine_similarity(a, b)` if the reference `b` is larger than its rounding error, else NaN.
 
     NaN unless `|error| < |b| / 2`, because a larger error may rotate `b` by 30 degrees or more; also NaN if
-    `b` is zero. For each layer, use `by_path(resolved_cosine, a, b, error, depth=1)`.
-
-    Args:
-      a: any pytree of arrays, for example gradients.
-      b: the reference, of the same structure and shapes.
-      error: error of the reference, for example from `rounding_error`.
+    `b` is zero. `error` has the structure of `b`, for example from `rounding_error`. For each layer, use
+    `by_path(resolved_cosine, a, b, error, depth=1)`.
 
     Example:
       >>> b = jnp.array([1e-9, 0.0])

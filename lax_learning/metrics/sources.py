@@ -27,8 +27,7 @@ def draw_moments(
     Args:
       rule: any rule.
       key: split into one key per draw.
-      params: parameters of the model.
-      state: state of the rule; the states returned by its calls are discarded.
+      params, state: parameters of the model, and state of the rule, the same for all draws.
       x, y: a batch and its targets.
       reference: the exact gradients, for `bias_variance`.
       num_samples: number T of draws, at least 3.
@@ -47,12 +46,13 @@ def draw_moments(
 
 def _of_constants(params: Params, grads: Params) -> Params:
     """Returns the gradients, with float32 zeros for non-floating leaves of params."""
-    leaves, structure = jax.tree.flatten(params)
-    constant = [not jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
-    if not any(constant) or jax.tree.structure(grads) != structure:
-        return grads
-    pairs = zip(jax.tree.leaves(grads), constant, strict=True)
-    return jax.tree.unflatten(structure, [jnp.zeros(jnp.shape(g)) if c else g for g, c in pairs])
+    if jax.tree.structure(grads) != jax.tree.structure(params):
+        return grads  # which is refused later
+
+    def of_leaf(leaf: Any, g: Any) -> Any:
+        return g if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else jnp.zeros(jnp.shape(g))
+
+    return jax.tree.map(of_leaf, params, grads)
 
 
 def example_moments(
@@ -62,8 +62,8 @@ def example_moments(
 
     For a rule with teaching signals, the moments of a matrix that is used in one product per example are
     themselves products, `X^T D / T` and `(X*X)^T (D*D) / T`. These are used if all other parameters, such as
-    biases and kernels, are no larger than the pre-activations at their sites; otherwise, gradients are
-    streamed, as they are for matrices whose inputs and signals vary too little to resolve the variance.
+    biases and kernels, are no larger than the pre-activations at their sites, and if inputs and signals vary
+    enough to resolve the variance; otherwise, gradients are streamed.
 
     Args:
       model, rule: any rule, and its model.
@@ -110,24 +110,21 @@ def _moments_of_factors(
         found = signals(*args)
         return factors(model, params, args[3], found.deltas), found.rest
 
-    # The rest is the same for all examples, so it has no axis of examples.
-    (every, rest) = jax.vmap(pulled, out_axes=(0, None))(examples)
+    every, rest = jax.vmap(pulled, out_axes=(0, None))(examples)
     leaves, structure = jax.tree.flatten(params)
     size = examples[0].shape[0]
     rests = [None] * len(leaves) if rest is None else structure.flatten_up_to(rest)
-    moments = []
-    for i, (leaf, own) in enumerate(zip(leaves, rests, strict=True)):
+
+    def of_leaf(i: int, leaf: Any, rest: Array | None) -> Moments:
         if i in every.products:
-            moments.append(product_moments(*every.products[i], own))
-        elif i in every.others:
-            grads = every.others[i] if own is None else every.others[i] + own
-            moments.append(streamed_moments(lambda g: g, grads, chunk_size=size))
-        else:  # a constant
-            shape = jnp.shape(leaf)
-            moments.append(streamed_moments(lambda _, shape=shape: jnp.zeros(shape), jnp.arange(size)))
-    rows = zip(*((each.scale, *each.scaled) for each in moments), strict=True)
-    scales, *fields = (jax.tree.unflatten(structure, row) for row in rows)
-    return Moments(scales, ScaledMoments(*fields), None)
+            return product_moments(*every.products[i], rest)
+        if i in every.others:
+            grads = every.others[i] if rest is None else every.others[i] + rest
+            return streamed_moments(lambda g: g, grads, chunk_size=size)
+        return streamed_moments(lambda _: jnp.zeros(jnp.shape(leaf)), jnp.arange(size))  # a constant
+
+    moments = structure.unflatten(map(of_leaf, range(len(leaves)), leaves, rests))
+    return jax.tree.transpose(structure, None, moments)
 
 
 def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
@@ -151,8 +148,8 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
     if rest is not None:
         rest = as_real("rest", rest)
         check_shapes(["rest"], [rest], [(x.shape[1], d.shape[1])])
-    check_count("number of products", x.shape[0], 3)
     count = x.shape[0]
+    check_count("number of products", count, 3)
     x_scale, largest = scale_of(x), largest_magnitude(x) * largest_magnitude(d)
     largest = largest if rest is None else largest + largest_magnitude(rest)
     scale = scale_for(jnp.minimum(largest, float(jnp.finfo(largest.dtype).max)))
@@ -182,8 +179,8 @@ def product_moments(x: Array, d: Array, rest: Array | None = None) -> Moments:
 
         return streamed_moments(gradient, (x, d))[:2]
 
-    def kept(x: Array, *rest: Any) -> tuple[Array, ScaledMoments]:
-        return jnp.ones((), x.dtype), rest[-1]
+    def kept(x: Array, d: Array, rest: Array | None, by_products: Any) -> tuple[Array, ScaledMoments]:
+        return jnp.ones((), x.dtype), by_products
 
     loses_digits = jnp.any(spread < 2.0**-7 * second)
     ratio, scaled = lazily(loses_digits, streamed, kept, x, d, rest, by_products)

@@ -16,9 +16,8 @@ def eprop(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = sa
     connections between units: for cells that have them, their e-prop is `rflo`, and `eprop` is the one-step
     sparse approximation (SnAp-1) of Menick et al.
 
-    With `feedback_init=None`, exact for units that are connected only to themselves; otherwise biased, as
-    all credit through other units is missing. Arguments, state, cost, offline and online forms, and the
-    supported cells are those of `rflo`.
+    With `feedback_init=None`, exact for units that are connected only to themselves; otherwise biased.
+    Arguments, state, cost, offline and online forms, and the supported cells are those of `rflo`.
 
     Example:
       >>> import jax, jax.numpy as jnp

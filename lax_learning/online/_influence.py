@@ -11,11 +11,10 @@ from jaxtyping import Array, PyTree
 from lax_learning._checks import check_key, check_memory
 from lax_learning._precision import raised, widened
 from lax_learning._sites._batch import as_batch
-from lax_learning._sites._coupling import check_uncoupled
 from lax_learning._sites._equations import vary_as
 from lax_learning.estimators._draws import as_gradient
-from lax_learning.models import Model, Split
-from lax_learning.online._recurrent import Recurrent, as_steps
+from lax_learning.models import Split
+from lax_learning.online._recurrent import Recurrent, as_steps, check_examples, first
 from lax_learning.rules._common import losses_of
 from lax_learning.types import Key, Loss, Online, Params
 
@@ -33,22 +32,10 @@ class Memory(NamedTuple):
     influence: PyTree
 
 
-class Entries(NamedTuple):
-    """The entries of the state (of one example) for which the influence of weights is kept.
-
-    `number` counts them, `directions` has a cotangent of h for each along a leading axis, and
-    `mix(cotangent of h, influence of a weight on h)` returns the cotangent of the weight.
-    """
-
-    number: Callable[[Any], int]
-    directions: Callable[[Any], Any]
-    mix: Callable[[Any, Array], Array]
-
-
 def through_steps(
     online: Online, after: Callable[[Any, Array], Any] = lambda state, losses: state
 ) -> Callable[..., Any]:
-    """Returns a `value_and_grad` that scans over steps; `after(state, losses [steps])` is the new state."""
+    """Returns a `value_and_grad` that scans over steps; `after(state, losses)` is the new state."""
 
     def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
         check_key("key", key)
@@ -70,14 +57,36 @@ def through_steps(
     return value_and_grad
 
 
+def _raveled(h: Any) -> tuple[Array, Callable[[Array], Any]]:
+    return ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(raised(*jax.tree.leaves(h))), h))
+
+
+def _every_entry(h: Any) -> Any:
+    flat, unravel = _raveled(h)
+    vectors = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
+    return jax.tree.map(lambda vector, leaf: vector.astype(leaf.dtype), vectors, h)
+
+
+def _of_every_entry(at_h: Any, influence: Array) -> Array:
+    return jnp.tensordot(_raveled(at_h)[0], influence, 1)
+
+
 def online(
-    net: Recurrent, loss: Loss, entries: Entries, step_at: Callable[[Params, Any, Any, Any], Step]
+    net: Recurrent,
+    loss: Loss,
+    step_at: Callable[[Params, Any, Any, Any], Step],
+    entries: Callable[[Any], Any] = _every_entry,
+    mix: Callable[[Any, Array], Array] = _of_every_entry,
 ) -> Online:
     """Propagates the influence of weights on the state forward in time.
 
     `P_t = (dh_t/dh_{t-1}) P_{t-1} + dh_t/dw`, `dw_t = (dl_t/dh_{t-1}) P_{t-1} + dl_t/dw`
 
-    The derivatives are those of `step_at(params, state, h, x)`, which uses only the shapes of h and x.
+    Args:
+      net, loss: as for the rules.
+      step_at: `(params, state, h, x) -> step` that is differentiated; uses only the shapes of h and x.
+      entries: `h -> cotangents of h`, one for each entry of the state whose influence is kept.
+      mix: `(cotangent of h, influence of a weight on h) -> cotangent of the weight`.
     """
 
     def start(params: Params, x: Any) -> Memory:
@@ -85,7 +94,7 @@ def online(
         Split(net, params)
         params, x = widened((params, x))
         h = net.carry(params, x)
-        number = entries.number(first(h))
+        number = jax.tree.leaves(jax.eval_shape(entries, first(h)))[0].shape[0]
         check_memory("params", [(size, number, *w.shape) for w in jax.tree.leaves(params["cell"])])
         influence = jax.tree.map(lambda w: jnp.zeros((size, number, *w.shape), w.dtype), params["cell"])
         return Memory(h, vary_as(influence, params, x))
@@ -110,11 +119,11 @@ def online(
 
             def through(of_state: Any, of_loss: Array) -> Params:
                 direct, at_h = pull_back((of_state, of_loss))
-                by_past = jax.tree.map(lambda p: entries.mix(at_h, p), influence)
+                by_past = jax.tree.map(lambda p: mix(at_h, p), influence)
                 return {**direct, "cell": jax.tree.map(jnp.add, direct["cell"], by_past)}
 
-            directions = vary_as(entries.directions(after), after)
-            moved = jax.vmap(lambda at: through(at, jnp.zeros_like(value))["cell"])(directions)
+            cotangents = vary_as(entries(after), after)
+            moved = jax.vmap(lambda at: through(at, jnp.zeros_like(value))["cell"])(cotangents)
             grads = through(jax.tree.map(jnp.zeros_like, after), jnp.ones_like(value))
             return jax.tree.map(lambda leaf: leaf[0], after), moved, value, grads
 
@@ -124,55 +133,3 @@ def online(
         return jnp.mean(values), as_gradient(grads, params), Memory(after, moved)
 
     return Online(start, step)
-
-
-def as_model(step: Callable[[Params, Any, Any], Any]) -> Model:
-    """Returns the step of a network, or its cell, as a model of `(h, x)`."""
-    return Model(lambda params, inputs: step(params, *inputs))
-
-
-def check_examples(net: Recurrent, params: Params, h: Any, x: Any) -> None:
-    """Raises ValueError if the examples of a batch depend on each other."""
-    remedy = "use running statistics instead of those of the batch"
-    check_uncoupled(as_model(net.step), params, (h, x), remedy)
-
-
-def first(batch: Any) -> Any:
-    """Returns the first example as a batch of one."""
-    return jax.tree.map(lambda leaf: leaf[:1], batch)
-
-
-def _raveled(h: Any) -> tuple[Array, Callable[[Array], Any]]:
-    return ravel_pytree(jax.tree.map(lambda leaf: leaf.astype(raised(*jax.tree.leaves(h))), h))
-
-
-def _unit_vectors(h: Any) -> Any:
-    flat, unravel = _raveled(h)
-    vectors = jax.vmap(unravel)(jnp.eye(flat.size, dtype=flat.dtype))
-    return jax.tree.map(lambda vector, leaf: vector.astype(leaf.dtype), vectors, h)
-
-
-EVERY = Entries(
-    number=lambda h: _raveled(h)[0].size,
-    directions=_unit_vectors,
-    mix=lambda at_h, influence: jnp.tensordot(_raveled(at_h)[0], influence, 1),
-)
-"""The influence on all entries of the state: exact for any cell."""
-
-
-def _one_leaf_each(h: Any) -> Any:
-    leaves, structure = jax.tree.flatten(h)
-    each = [jnp.zeros((len(leaves), *leaf.shape), leaf.dtype).at[i].set(1) for i, leaf in enumerate(leaves)]
-    return jax.tree.unflatten(structure, each)
-
-
-def _of_own_unit(at_h: Any, influence: Array) -> Array:
-    """Sums over the leaves of the state; units are the last axis of the state and of weights."""
-    return sum(
-        (leaf.reshape(-1) * influence[i] for i, leaf in enumerate(jax.tree.leaves(at_h))),
-        jnp.zeros(influence.shape[1:], influence.dtype),
-    )
-
-
-OWN = Entries(number=lambda h: len(jax.tree.leaves(h)), directions=_one_leaf_each, mix=_of_own_unit)
-"""The influence of each weight on its own unit only, for steps without derivatives between units."""

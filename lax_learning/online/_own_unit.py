@@ -16,9 +16,9 @@ from lax_learning._sites._coupling import made_up
 from lax_learning._sites._plan import Site
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Bilinear, Hooks
-from lax_learning.online._influence import OWN, Step, as_model, check_examples, first, online
-from lax_learning.online._recurrent import Recurrent, as_steps, check_recurrent
-from lax_learning.rules._common import check_loss, cut, delta_rule, select
+from lax_learning.online._influence import Step, online
+from lax_learning.online._recurrent import Recurrent, as_model, as_steps, check_examples, check_net, first
+from lax_learning.rules._common import cut, delta_rule, select
 from lax_learning.rules._feedback import (
     FeedbackInit,
     FeedbackState,
@@ -39,8 +39,7 @@ def own_unit_rule(
 
     Errors pass through self-connections if `onto_itself`.
     """
-    check_recurrent(net)
-    check_loss(loss)
+    check_net(net, loss)
     if feedback_init is not None:
         check_feedback_init(feedback_init)
 
@@ -90,7 +89,23 @@ def own_unit_rule(
 
         return run
 
-    return delta_rule(net, init, assign)._replace(online=online(net, loss, OWN, step_at))
+    steps = online(net, loss, step_at, _every_leaf, _of_own_unit)
+    return delta_rule(net, init, assign)._replace(online=steps)
+
+
+def _every_leaf(h: Any) -> Any:
+    """Returns the entries of the own unit of a weight, for steps without derivatives between units."""
+    leaves, structure = jax.tree.flatten(h)
+    each = [jnp.zeros((len(leaves), *leaf.shape), leaf.dtype).at[i].set(1) for i, leaf in enumerate(leaves)]
+    return structure.unflatten(each)
+
+
+def _of_own_unit(at_h: Any, influence: Array) -> Array:
+    """Sums over the leaves of the state; units are the last axis of the state and of weights."""
+    return sum(
+        (leaf.reshape(-1) * influence[i] for i, leaf in enumerate(jax.tree.leaves(at_h))),
+        jnp.zeros(influence.shape[1:], influence.dtype),
+    )
 
 
 def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
@@ -115,7 +130,7 @@ def own_weights(net: Recurrent, params: Params, h: Any, x: Any) -> PyTree:
         """Fills leaf i with `sqrt(2 + i)` times a factor, so that leaves do not cancel."""
         leaves, structure = jax.tree.flatten(state)
         numbers = [jnp.full_like(leaf, (2 + i) ** 0.5) for i, leaf in enumerate(leaves)]
-        return jax.tree.unflatten(structure, [(n * factor).astype(n.dtype) for n in numbers])
+        return structure.unflatten([(n * factor).astype(n.dtype) for n in numbers])
 
     def probe(params: Params, h: Any, x: Any) -> tuple[Any, Any, Any, Any]:
         parameters = jax.tree.leaves(params)
@@ -168,8 +183,7 @@ def _number_of_units(params: Params, h: Any) -> int:
 
 def _evaluated(function: Callable[..., Any], *like: Any) -> Any:
     """Evaluates a function on random arrays, even under a trace; returns NumPy arrays."""
-    leaves, structure = jax.tree.flatten(like)
-    body, shapes = equations.trace(lambda *leaves: function(*jax.tree.unflatten(structure, leaves)), *leaves)
+    leaves, (body, shapes) = jax.tree.leaves(like), equations.trace(function, *like)
     of = [*body.consts, *leaves]
 
     def run(values: list[Any]) -> list[Any]:

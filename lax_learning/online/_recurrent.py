@@ -10,28 +10,24 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike
 
+from lax_learning import _checks as checks
 from lax_learning._arrays import as_arrays, check_same_structure
-from lax_learning._checks import (
-    as_sizes,
-    check_callable,
-    check_floating_dtype,
-    check_instance,
-    check_probability,
-)
-from lax_learning._layers import INITIALISER, initialiser
+from lax_learning._layers import INITIALISER, affine, dense, initialiser
 from lax_learning._sites._batch import as_batch
+from lax_learning._sites._coupling import check_uncoupled
 from lax_learning._sites._equations import vary_as
 from lax_learning.models import Model
+from lax_learning.rules._common import check_loss
 from lax_learning.types import Params, Where
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrent(Model):
-    """A recurrent network from any library, defined by its single step; a `Model` of whole sequences.
+    """A recurrent network from any library, defined by its single step.
 
     `h_t = cell(params["cell"], h_{t-1}, x_t)`, `output_t = readout(params["readout"], h_t)`
 
-    As a model, it maps `x [batch, steps, ...]` to outputs `[batch, steps, ...]` and works with every rule.
+    As a `Model`, it maps `x [batch, steps, ...]` to outputs `[batch, steps, ...]` and works with every rule.
     Online rules use its step: they apply the loss to the output of each step and sum it over steps.
 
     Args:
@@ -64,9 +60,9 @@ class Recurrent(Model):
     trainable: Where = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
-        check_callable("cell", self.cell, "a function (params, h, x) -> h", num_arguments=3)
-        check_callable("readout", self.readout, "a function (params, h) -> output", num_arguments=2)
-        check_callable("start", self.start, "a function batch size -> h", num_arguments=1)
+        checks.check_callable("cell", self.cell, "a function (params, h, x) -> h", num_arguments=3)
+        checks.check_callable("readout", self.readout, "a function (params, h) -> output", num_arguments=2)
+        checks.check_callable("start", self.start, "a function batch size -> h", num_arguments=1)
         object.__setattr__(self, "apply", self._run)
         super().__post_init__()
 
@@ -82,8 +78,7 @@ class Recurrent(Model):
         if not (isinstance(params, dict) and params.keys() == {"cell", "readout"}):
             got = sorted(params) if isinstance(params, dict) else type(params).__name__
             raise ValueError(f"params: expected a dict with the entries 'cell' and 'readout', got {got}")
-        cell = Model(lambda params, inputs: self.cell(params, *inputs))
-        like, _ = jax.eval_shape(cell, params["cell"], (h, x))
+        like, _ = jax.eval_shape(as_model(self.cell), params["cell"], (h, x))
         check_same_structure(("start", "the state that cell returns"), (h, like))
         h = jax.tree.map(lambda leaf, after: leaf.astype(after.dtype), h, like)
         return vary_as(h, params, x)
@@ -95,9 +90,27 @@ class Recurrent(Model):
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), outputs)
 
 
-def check_recurrent(net: Any) -> None:
-    """Raises TypeError unless `net` is a `Recurrent`."""
-    check_instance("net", net, Recurrent, "a Recurrent, such as online.leaky_rnn((3, 64, 2), alpha=0.1)")
+def check_net(net: Any, loss: Any) -> None:
+    """Raises TypeError unless a rule is given a `Recurrent` and a loss."""
+    expected = "a Recurrent, such as online.leaky_rnn((3, 64, 2), alpha=0.1)"
+    checks.check_instance("net", net, Recurrent, expected)
+    check_loss(loss)
+
+
+def as_model(step: Callable[[Params, Any, Any], Any]) -> Model:
+    """Returns the step of a network, or its cell, as a model of `(h, x)`."""
+    return Model(lambda params, inputs: step(params, *inputs))
+
+
+def check_examples(net: Recurrent, params: Params, h: Any, x: Any) -> None:
+    """Raises ValueError if the examples of a batch depend on each other."""
+    remedy = "use running statistics instead of those of the batch"
+    check_uncoupled(as_model(net.step), params, (h, x), remedy)
+
+
+def first(batch: Any) -> Any:
+    """Returns the first example as a batch of one."""
+    return jax.tree.map(lambda leaf: leaf[:1], batch)
 
 
 def steps_first(name: str, sequences: Any) -> Any:
@@ -151,27 +164,26 @@ def leaky_rnn(
       Murray, Local online learning in recurrent networks with random feedback,
       https://doi.org/10.7554/eLife.43299, 2019.
     """
-    sizes = as_sizes("widths", widths)
+    sizes = checks.as_sizes("widths", widths)
     if len(sizes) != 3:
         raise ValueError(f"widths: expected the sizes of input, layer and output, got {sizes}")
-    check_probability("alpha", alpha)
-    check_callable("activation", activation, "a function of u, such as jnp.tanh")
-    check_floating_dtype("dtype", dtype)
+    checks.check_probability("alpha", alpha)
+    checks.check_callable("activation", activation, "a function of u, such as jnp.tanh")
+    checks.check_floating_dtype("dtype", dtype)
     for name, init in (("w_init", w_init), ("b_init", b_init)):
-        check_callable(name, init, INITIALISER, num_arguments=3)
+        checks.check_callable(name, init, INITIALISER, num_arguments=3)
     num_inputs, num_units, num_outputs = sizes
 
     def cell(params: Params, h: Array, x: Array) -> Array:
         rate = jnp.asarray(alpha, h.dtype)
-        u = jnp.concatenate([x.astype(h.dtype), h], axis=-1) @ params["w"] + params["b"]
+        u = affine(jnp.concatenate([x.astype(h.dtype), h], axis=-1), params)
         return (1 - rate) * h + rate * activation(u)
 
-    shapes = (num_inputs + num_units, num_units), (num_units, num_outputs)
-    layers = [{"w": (shape, w_init), "b": (shape[1:], b_init)} for shape in shapes]
-    weights = initialiser(layers, dtype)
+    sizes = (num_inputs + num_units, num_units), (num_units, num_outputs)
+    weights = initialiser([dense(*size, w_init, b_init) for size in sizes], dtype)
     return Recurrent(
         cell=cell,
-        readout=lambda params, h: h @ params["w"] + params["b"],
+        readout=lambda params, h: affine(h, params),
         start=lambda size: jnp.zeros((size, num_units), dtype),
         init=lambda key: dict(zip(("cell", "readout"), weights(key), strict=True)),
     )

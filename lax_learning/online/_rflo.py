@@ -15,18 +15,12 @@ def rflo(net: Recurrent, loss: Loss, *, feedback_init: FeedbackInit | None = sam
 
     For any other cell, the leak is the derivative of a unit's state with respect to its previous state, with
     all products of weights held fixed: gates count, recurrent weights do not. States may have several leaves,
-    such as a voltage and a threshold. `value_and_grad` filters the errors backwards in time instead,
-
-        delta_s = alpha phi'(u_s) sum_{t >= s} (1 - alpha)^{t - s} (e_t feedback^T)
-        dw = sum_s [x_s, h_{s-1}]^T delta_s
-
-    which gives the same sum at the cost of backprop, without traces. `rule.online` keeps traces: `O(n m)`
-    memory and operations per step and example, for `n` units with `m` inputs each.
+    such as a voltage and a threshold. `rule.online` keeps traces: `O(n m)` memory and operations per step and
+    example, for `n` units with `m` inputs each. `value_and_grad` filters the errors backwards in time
+    instead, which gives the same sum at the cost of backprop.
 
     Biased: a unit gets no credit for its effect on other units. The gradients of the readout are exact; with
-    `feedback_init=None`, those of the cell are exact too if there are no recurrent weights, and their error
-    grows with the recurrent weights. Fails where memory must be held in loops between units for longer than
-    their time constants.
+    `feedback_init=None`, those of the cell are exact too if there are no recurrent weights.
 
     Args:
       net: a recurrent network defined by its step. The weights of its cell must multiply x or h, or functions

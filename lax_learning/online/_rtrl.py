@@ -1,8 +1,8 @@
 """Real-time recurrent learning: the exact gradient, computed forward in time."""
 
-from lax_learning.online._influence import EVERY, online, through_steps
-from lax_learning.online._recurrent import Recurrent, check_recurrent
-from lax_learning.rules._common import check_loss, stateless
+from lax_learning.online._influence import online, through_steps
+from lax_learning.online._recurrent import Recurrent, check_net
+from lax_learning.rules._common import stateless
 from lax_learning.types import Loss, Rule
 
 
@@ -14,7 +14,7 @@ def rtrl(net: Recurrent, loss: Loss) -> Rule:
     Works with any cell. If the weights stay the same at all steps, its gradients sum to those of backprop
     through time; if they change within a sequence, `P` mixes derivatives at old and new weights, an error of
     the order of the learning rate. For `n` units and `m` inputs, `O(n^2 (n + m))` memory and
-    `O(n^3 (n + m))` operations per step and example, so only small networks are practical.
+    `O(n^3 (n + m))` operations per step and example: for small networks.
 
     Args:
       net: a recurrent network defined by its step, whose examples do not depend on each other.
@@ -39,7 +39,6 @@ def rtrl(net: Recurrent, loss: Loss) -> Rule:
       Williams, Zipser, A learning algorithm for continually running fully recurrent neural networks,
       https://doi.org/10.1162/neco.1989.1.2.270, 1989.
     """
-    check_recurrent(net)
-    check_loss(loss)
-    steps = online(net, loss, EVERY, lambda params, state, h, x: net.step)
+    check_net(net, loss)
+    steps = online(net, loss, lambda params, state, h, x: net.step)
     return Rule(stateless(net), through_steps(steps), online=steps)

@@ -17,9 +17,9 @@ from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning.estimators._draws import as_gradient
 from lax_learning.noise import NoiseLike, as_noise
-from lax_learning.online._influence import as_model, check_examples, first, through_steps
-from lax_learning.online._recurrent import Recurrent, check_recurrent, steps_first
-from lax_learning.rules._common import check_loss, check_wide, losses_of, stateless
+from lax_learning.online._influence import through_steps
+from lax_learning.online._recurrent import Recurrent, as_model, check_examples, check_net, first, steps_first
+from lax_learning.rules._common import check_wide, losses_of, stateless
 from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Online, Params, Rule
 
@@ -56,21 +56,18 @@ def three_factor(
     changes the state: the network that is trained, and whose loss is returned, is the noisy one. With
     `decay=1`, the expected update is the gradient of its expected loss, and of the loss as sigma -> 0;
     with less, credit for noise `k` steps ago is scaled by `decay^k`. Works with any cell, and with rewards
-    that have no derivative (the loss is the negative reward). `O(n m)` memory and operations per step and
-    example. The variance grows with the number of units and the number of steps that the trace spans; the
-    spread of losses around the baseline adds to it, scaled by `1 / sigma^2`. Use small networks, large
+    that have no derivative. `O(n m)` memory and operations per step and example. Use small networks, large
     batches, a trace no longer than the delay of the reward, and sigma = 0.1 to 0.5 for units in -1..1.
 
-    The baseline of a step is the running mean of its loss over earlier batches. It is independent of the
-    noise, so it adds no bias; a mean over earlier steps of the same sequence would.
+    The baseline of a step is the running mean of its loss over earlier batches, which is independent of the
+    noise, so it adds no bias. Only `value_and_grad` updates it, single steps do not.
 
     Args:
       net: a recurrent network defined by its step, whose examples do not depend on each other.
       loss: loss of one step, `(output, y) -> [batch]`, the negative reward; summed over steps.
       sigma: standard deviation of the noise, in the units of the pre-activations; may be traced.
       decay: factor by which the trace decays per step, in 0..1; may be traced.
-      rate: rate of the running mean, in 0..1; may be traced. Only `value_and_grad` updates the mean, single
-        steps do not.
+      rate: rate of the running mean, in 0..1; may be traced.
       modulator: `(loss [batch], baseline []) -> [batch]`, the third factor; by default `loss - baseline`.
       noise: "normal", "rademacher" or a function `(key, like) -> unit noise`.
 
@@ -89,8 +86,7 @@ def three_factor(
       Miconi, Biologically plausible learning in recurrent neural networks,
       https://doi.org/10.7554/eLife.20899, 2017.
     """
-    check_recurrent(net)
-    check_loss(loss)
+    check_net(net, loss)
     checks.check_positive("sigma", sigma)
     checks.check_probability("decay", decay)
     checks.check_probability("rate", rate)
@@ -134,12 +130,10 @@ def three_factor(
 
             _, pull_back, (after, output) = jax.vjp(sums, jax.tree.leaves(wide), has_aux=True)
             (scores,) = pull_back({i: n / jnp.asarray(sigma, n.dtype) for i, n in unit.items()})
-            moved = jax.tree.map(
-                lambda trace, score: jnp.asarray(decay, trace.dtype) * trace + score,
-                eligibility,
-                jax.tree.unflatten(program.split.structure, scores),
-            )
-            return after, output, moved
+            leaves, structure = jax.tree.flatten(eligibility)
+            pairs = zip(leaves, scores, strict=True)
+            moved = [jnp.asarray(decay, trace.dtype) * trace + score for trace, score in pairs]
+            return after, output, structure.unflatten(moved)
 
         unit = vary_as(draw_noise(key, shapes), x)
         after, output, eligibility = jax.vmap(example)(memory.h, memory.eligibility, x, unit)
