@@ -7,8 +7,9 @@ number of draws is one compiled program. Its cosine to backprop is measured over
 and its time is the median of several calls, alternating between rules.
 """
 
+import itertools
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import lax_learning as ll
-from benchmarks.machine import head
+from benchmarks import machine
 from benchmarks.pairs import seconds_per_call
 from experiments import harness, reporting
 from experiments.registry import rule_of
@@ -73,29 +74,25 @@ def run(config: Config) -> list[dict[str, Any]]:
 
         return jax.jit(estimate).lower(keys[0], weights[0]).compile()
 
-    counts = [4**power for power in range(64) if 4**power <= config.draws]
     gradients = [exact.value_and_grad(keys[0], params, (), x, y)[1] for params in weights]
     cosine = jax.jit(ll.metrics.cosine_similarity)
+    given = list(zip(noise_keys, weights, strict=True))
     rows = []
-    for draws in tqdm(counts, unit="count"):
+    for draws in tqdm([4**power for power in range(64) if 4**power <= config.draws], unit="count"):
         programs = {name: program_of(name, draws) for name in RULES}
-        given = list(zip(noise_keys, weights, strict=True))
         cosines = {
-            name: [float(cosine(programs[name](*given[i]), gradients[i])) for i in range(config.seeds)]
-            for name in RULES
+            name: [float(cosine(program(*each), g)) for each, g in zip(given, gradients, strict=True)]
+            for name, program in programs.items()
         }
-        seconds: dict[str, list[float]] = {name: [] for name in RULES}
-        for i in range(config.repeats):
-            for name in RULES:
-                call = partial(programs[name], *given[i % config.seeds])
-                seconds[name].append(seconds_per_call(call))
-        rows += [
-            {"rule": name, "draws": draws, "seconds": median(seconds[name]), "cosines": cosines[name]}
-            for name in RULES
+        turns = [
+            {name: seconds_per_call(partial(program, *each)) for name, program in programs.items()}
+            for each in itertools.islice(itertools.cycle(given), config.repeats)
         ]
-    options = {name: value for name, value in asdict(config).items() if name != "out"}
-    harness.write_json(config.out / "equal_time.json", {**head(), "config": options, "rows": rows})
-    reporting.draw(figure(rows, config), config.out / "equal_time.png")
+        for name in RULES:
+            seconds = median(turn[name] for turn in turns)
+            rows.append({"rule": name, "draws": draws, "seconds": seconds, "cosines": cosines[name]})
+    machine.write(config, "equal_time", rows=rows)
+    machine.save(figure(rows, config), config.out / "equal_time.png")
     cells = [
         (row["rule"], str(row["draws"]), f"{1e3 * row['seconds']:.3g}", f"{np.mean(row['cosines']):.3f}")
         for row in rows
@@ -106,30 +103,22 @@ def run(config: Config) -> list[dict[str, Any]]:
 
 def figure(rows: list[dict[str, Any]], config: Config) -> Figure:
     """Draws cosine against seconds, with one line per rule."""
-    drawn, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    drawn, axes = plt.subplots(figsize=(8, 5))
     for name in RULES:
         mine = [row for row in rows if row["rule"] == name]
         seconds = np.array([row["seconds"] for row in mine])
         of_seeds = np.array([row["cosines"] for row in mine]).T
         reporting.band(axes, seconds, of_seeds, label=name.replace("_", " "), marker="o", markersize=4)
-    axes.set(
+    note = f"mean and 95 % interval over {config.seeds} seeds; points: 1, 4, 16, ... draws; "
+    return machine.finished(
+        drawn, note + f"time: median of {config.repeats} calls",
         title=f"Cosine to the gradient at equal time: 784-{config.hidden}-10, {config.batch_size} images",
         xlabel="seconds per averaged estimate, without compilation", ylabel="cosine to backprop",
         xscale="log", yscale="log",
     )  # fmt: skip
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    reporting.footnote(
-        drawn,
-        f"mean and 95 % interval over {config.seeds} seeds; points: 1, 4, 16, ... draws; "
-        f"time: median of {config.repeats} calls",
-    )
-    return drawn
 
 
-main = partial(
-    harness.command_line, "equal_time", Config, run, package="benchmarks", stopped="nothing is written"
-)
+main = partial(machine.command_line, "equal_time", Config, run, stopped=machine.NOT_RESUMED)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -23,14 +23,14 @@ import jax.numpy as jnp
 from tqdm import tqdm
 
 import lax_learning as ll
-from benchmarks.machine import head
+from benchmarks import machine
 from benchmarks.pairs import seconds_per_call
 from experiments import harness, reporting
 from experiments.settings import Count, Options
 from lax_learning.noise import normal, rademacher
 
 NOISE: dict[str, dict[str, Any]] = {"rank 4": {"rank": 4}, "signs": {"noise": "rademacher"}, "normal": {}}
-HEADS = 8
+HEADS, RATE = 8, 1e-9
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,30 @@ def _normalised(h: Any) -> Any:
     return h * jax.lax.rsqrt(jnp.mean(h * h, axis=-1, keepdims=True) + 1e-6)
 
 
-def models(
-    config: Config, examples: int
-) -> dict[str, tuple[Callable[[Any, Any], Any], dict[str, tuple[int, ...]], Any]]:
-    """Returns a layer, the shapes of its parameters, and a batch, by the name of the model."""
+def problem(name: str, stacked: bool, examples: int, config: Config) -> tuple[Callable[..., Any], Any, Any]:
+    """Returns the loss `(params, x) -> [examples]` of a model, its params, and a batch."""
     n = config.width
-    d = max(round(n / 12**0.5) // HEADS, 1) * HEADS
-    x = jax.random.normal(jax.random.key(0), (examples, n))
-    tokens = jax.random.normal(jax.random.key(0), (2, examples, d))
-    shapes = {"qkv": (d, 3 * d), "out": (d, d), "up": (d, 4 * d), "down": (4 * d, d)}
-    return {"MLP": (dense, {"w": (n, n), "b": (n,)}, x), "transformer": (block, shapes, tokens)}
+    if name == "MLP":
+        layer, shapes, of_batch = dense, {"w": (n, n), "b": (n,)}, (examples, n)
+    else:
+        d = max(round(n / 12**0.5) // HEADS, 1) * HEADS
+        shapes = {"qkv": (d, 3 * d), "out": (d, d), "up": (d, 4 * d), "down": (4 * d, d)}
+        layer, of_batch = block, (2, examples, d)
+
+    def weights(key: Any) -> dict[str, Any]:
+        return {n: shape[0] ** -0.5 * jax.random.normal(key, shape) for n, shape in shapes.items()}
+
+    def loss(params: Any, x: Any) -> Any:
+        if stacked:
+            x = jax.lax.scan(lambda h, p: (layer(h, p), None), x, params)[0]
+        else:
+            for p in params:
+                x = layer(x, p)
+        return jnp.mean(x**2, axis=range(1, x.ndim))
+
+    params: Any = [weights(key) for key in jax.random.split(jax.random.key(1), config.layers)]
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params) if stacked else params
+    return loss, params, jax.random.normal(jax.random.key(0), of_batch)
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -86,28 +100,12 @@ def run(config: Config) -> list[dict[str, Any]]:
     rows = []
     cases = itertools.product(config.examples, ("MLP", "transformer"), (False, True))
     for examples, name, stacked in tqdm(list(cases), unit="model"):
-        layer, shapes, x = models(config, examples)[name]
-        keys = jax.random.split(jax.random.key(1), config.layers)
-        params: Any = [
-            {n: shape[0] ** -0.5 * jax.random.normal(key, shape) for n, shape in shapes.items()}
-            for key in keys
-        ]
-        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params) if stacked else params
-
-        def loss(params: Any, x: Any, layer: Any = layer, stacked: bool = stacked) -> Any:
-            if stacked:
-                x = jax.lax.scan(lambda h, p: (layer(h, p), None), x, params)[0]
-            else:
-                for p in params:
-                    x = layer(x, p)
-            return jnp.mean(x**2, axis=range(1, x.ndim))
-
-        for noise, options in NOISE.items():
-            row, params = _measured(config, loss, params, x, options)
-            case = {"model": name, "layers": "stacked" if stacked else "list", "examples": examples}
+        loss, params, x = problem(name, stacked, examples, config)
+        case = {"model": name, "layers": "stacked" if stacked else "list", "examples": examples}
+        for noise in NOISE:
+            row, params = _measured(loss, params, x, NOISE[noise], config.repeats)
             rows.append({**case, "noise": noise, **row})
-    options = {name: value for name, value in asdict(config).items() if name != "out"}
-    harness.write_json(config.out / "in_place.json", {**head(), "config": options, "rows": rows})
+    machine.write(config, "in_place", rows=rows)
     cells = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
     print(reporting.table(rows[0], cells))
     return rows
@@ -129,12 +127,12 @@ def _peak(call: Callable[[], Any]) -> tuple[int | None, Any]:
     return resident("VmHWM") - before, result
 
 
-def _measured(config: Config, loss: Any, params: Any, x: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+def _measured(loss: Any, params: Any, x: Any, options: dict[str, Any], repeats: int) -> tuple[Any, Any]:
     """Returns a row, and the updated params: a step donates its arguments."""
     step = ll.estimators.in_place_step(loss, sigma=1e-3, **options)
     key = jax.random.key(2)
     began = time.perf_counter()
-    compiled = step.lower(key, params, x, learning_rate=1e-9).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    compiled = step.lower(key, params, x, learning_rate=RATE).compile()  # pyright: ignore[reportFunctionMemberAccess]
     compile_s = time.perf_counter() - began
     temporaries = compiled.memory_analysis().temp_size_in_bytes
     sizes = [leaf.nbytes for leaf in jax.tree.leaves(params)]
@@ -151,11 +149,11 @@ def _measured(config: Config, loss: Any, params: Any, x: Any, options: dict[str,
 
     def one_step() -> Any:
         nonlocal params
-        loss, params = step(key, params, x, learning_rate=1e-9)
+        loss, params = step(key, params, x, learning_rate=RATE)
         return loss, params
 
     turns = []
-    for _ in range(1 + config.repeats):  # the first calls compile
+    for _ in range(1 + repeats):  # the first calls compile
         peak, step_s = _peak(lambda: seconds_per_call(one_step))
         passes_s = seconds_per_call(partial(passes, params, x))
         drawing_s = 0.0 if "rank" in options else seconds_per_call(partial(drawing, key))
@@ -175,9 +173,7 @@ def _measured(config: Config, loss: Any, params: Any, x: Any, options: dict[str,
     return row, params
 
 
-main = partial(
-    harness.command_line, "in_place", Config, run, package="benchmarks", stopped="nothing is written"
-)
+main = partial(machine.command_line, "in_place", Config, run, stopped=machine.NOT_RESUMED)
 
 if __name__ == "__main__":
     sys.exit(main())

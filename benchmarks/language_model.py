@@ -123,21 +123,22 @@ def run(config: Config) -> list[dict[str, Any]]:
         "machine": machine.describe_machine(),
         "versions": harness.versions(),
     }
-    held = json.loads(path.read_text()) if config.resume and path.exists() else {}
+    held = json.loads(path.read_text()) if config.resume and path.exists() else {"rows": ()}
     same = all(held.get(name) == value for name, value in head.items())
-    rows = [row for row in held.get("rows", ()) if row["rule"] in config.rules] if same else []
+    found = {row["rule"]: row for row in held["rows"] if same}
     data = ll.data.Splits(*map(windows, text[:3]))
-    finished = {row["rule"] for row in rows}
-    for rule in tqdm([rule for rule in config.rules if rule not in finished], unit="rule"):
-        rows = sorted([*rows, measure(config, rule, data)], key=lambda row: config.rules.index(row["rule"]))
-        harness.write_json(path, {"date": machine.now(), **head, "rows": rows})
-    draw = partial(reporting.draw, figure(rows, unigram, bigram), dpi=100)
-    harness.write_whole(config.out / "language_model.png", draw)
+    for rule in tqdm([rule for rule in config.rules if rule not in found], unit="rule"):
+        found[rule] = measure(config, rule, data)
+        rows = [found[rule] for rule in config.rules if rule in found]
+        harness.write_json(path, {**machine.head(), **head, "rows": rows})
+    rows = [found[rule] for rule in config.rules]
+    machine.save(figure(rows, unigram, bigram), config.out / "language_model.png")
     print(f"single characters {unigram:.3f}, pairs {bigram:.3f} bits")
+    at_end = {row["rule"]: np.array(row["bits"])[:, -1] for row in rows}
     cells = [
-        (row["rule"], reporting.cell(reporting.summary_rows("", {"bits": np.array(row["bits"])[:, -1]})[0]),
-         f"{row['passes']:g}", str(row["updates"]), f"{millions(row)[-1]:.3g}", str(row["cpu_seconds"]))
-        for row in rows
+        (of_end["metric"], reporting.cell(of_end), f"{row['passes']:g}", str(row["updates"]),
+         f"{millions(row)[-1]:.3g}", str(row["cpu_seconds"]))
+        for row, of_end in zip(rows, reporting.summary_rows("", at_end), strict=True)
     ]  # fmt: skip
     header = ("rule", "bits", "passes per update", "updates", "10^6 characters passed forward", "CPU seconds")
     print(reporting.table(header, cells))
@@ -152,7 +153,7 @@ def millions(row: dict[str, Any]) -> np.ndarray:
 
 def figure(rows: list[dict[str, Any]], unigram: float, bigram: float) -> Any:
     """Draws bits against characters passed forward."""
-    drawn, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    drawn, axes = plt.subplots(figsize=(8.5, 4.2), layout="constrained")  # also in the documentation
     for row in rows:
         reporting.band(axes, millions(row)[1:], np.array(row["bits"])[:, 1:], label=row["rule"], marker=".")
     for name, value in (("single characters", unigram), ("pairs", bigram)):
@@ -160,17 +161,16 @@ def figure(rows: list[dict[str, Any]], unigram: float, bigram: float) -> Any:
         axes.text(
             1, value, f"{name} ", transform=axes.get_yaxis_transform(), ha="right", va="bottom", color="0.4"
         )
-    axes.set(xlabel="characters passed forward (10⁶)", ylabel="bits per held-out character")
-    axes.set(title=f"A transformer on {CONTEXT} characters of Python's documentation")
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
     seeds = max((len(row["bits"]) for row in rows), default=0)
-    reporting.footnote(drawn, f"mean and 95 % interval over {seeds} seeds; dotted: unigram and bigram models")
-    return drawn
+    return machine.finished(
+        drawn, f"mean and 95 % interval over {seeds} seeds; dotted: unigram and bigram models",
+        title=f"A transformer on {CONTEXT} characters of Python's documentation",
+        xlabel="characters passed forward (10⁶)", ylabel="bits per held-out character",
+    )  # fmt: skip
 
 
 STOPPED = "the same command with --resume continues after the last finished rule"
-main = partial(harness.command_line, "language_model", Config, run, package="benchmarks", stopped=STOPPED)
+main = partial(machine.command_line, "language_model", Config, run, stopped=STOPPED)
 
 if __name__ == "__main__":
     harness.use_all_cores(compile_quickly=False)

@@ -1,14 +1,24 @@
-"""Date, machine and versions, recorded with every result."""
+"""Date, machine and versions of results, and the files and command lines of all benchmarks."""
 
 import datetime
 import os
 import platform
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import jax
+import matplotlib.pyplot as plt
 import xarray as xr
+from matplotlib.figure import Figure
+from PIL import Image
 
-from experiments import harness
+from experiments import harness, reporting
+
+command_line = partial(harness.command_line, package="benchmarks")
+NOT_RESUMED = "nothing is written"
+"""What happens to the measurements of an interrupted run that cannot be resumed."""
 
 
 def describe_machine() -> dict[str, Any]:
@@ -18,22 +28,46 @@ def describe_machine() -> dict[str, Any]:
     return {"system": system, "processor": processor, "cores": os.cpu_count(), "device": device}
 
 
-def now() -> str:
-    """Returns date and time, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
 def head() -> dict[str, Any]:
     """Returns date, machine and versions, the first entries of a result file."""
-    return {"date": now(), "machine": describe_machine(), "versions": harness.versions()}
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"date": date, "machine": describe_machine(), "versions": harness.versions()}
 
 
 def load() -> float | None:
     """Returns the load average of the last minute; None where the system does not report it."""
-    try:
+    with suppress(AttributeError, OSError):
         return os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return None
+    return None
+
+
+def write(config: Any, name: str, **entries: Any) -> None:
+    """Writes `NAME.json` to --out: date, machine and versions, the options of the run, and `entries`."""
+    options = {key: value for key, value in vars(config).items() if key not in ("out", "data")}
+    harness.write_json(config.out / f"{name}.json", {**head(), "config": options, **entries})
+
+
+def finished(figure: Figure, note: str, **labels: Any) -> Figure:
+    """Adds title and labels, a legend beside the only axes, and a note below, to a figure."""
+    (axes,) = figure.axes
+    axes.set(**labels)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    reporting.footnote(figure, note)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as a PNG with 256 colours, a third of the usual size, and closes it."""
+    harness.write_whole(path, partial(_draw, figure))
+    plt.close(figure)
+
+
+def _draw(figure: Figure, path: Path) -> None:
+    reporting.draw(figure, path, dpi=100)
+    with Image.open(path) as drawn:
+        few_colours = drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few_colours.save(path, format="png", optimize=True)
 
 
 def run_with_table(experiment: harness.Experiment, config: Any) -> xr.Dataset:

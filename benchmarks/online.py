@@ -95,10 +95,10 @@ def curves(config: Config, task: str, rule: str) -> np.ndarray:
     def evaluate(key: Any, params: Any, state: Any, data: Any) -> Any:
         return ll.accuracy(net.apply(params, data.test.x)[:, counts], data.test.y[:, counts])
 
+    every = config.updates // config.points
     run = ll.make_train(
         make(net, ll.softmax_cross_entropy), optax.adam(RATES.get(rule, RATE)), init=net.init,
-        num_updates=config.updates, batch_size=BATCH, evaluate=evaluate, every=config.updates //
-        config.points,
+        num_updates=config.updates, batch_size=BATCH, evaluate=evaluate, every=every,
     )  # fmt: skip
     data = ll.data.Splits(*(ll.data.Dataset(part.x, part.y) for part in (train, test, test)))
     side_by_side = ll.ensemble(lambda key, data: run(key, data).evaluations, batch_size=config.seeds)
@@ -114,14 +114,10 @@ def run(config: Config) -> dict[tuple[str, str], np.ndarray]:
             progress.set_description(f"{task}: {rule}")
             found[task, rule] = curves(config, task, rule)
             write(config, found)
-    cells = {pair: reporting.cell(_row(accuracies[:, -1])) for pair, accuracies in found.items()}
-    rows = [[rule, *(cells[task, rule] for task in config.tasks)] for rule in config.rules]
-    print(reporting.table(["rule", *config.tasks], rows))
+    at_end = {task: {rule: found[task, rule][:, -1] for rule in config.rules} for task in config.tasks}
+    columns = [map(reporting.cell, reporting.summary_rows("", of_rules)) for of_rules in at_end.values()]
+    print(reporting.table(["rule", *config.tasks], zip(config.rules, *columns, strict=True)))
     return found
-
-
-def _row(values: np.ndarray) -> dict[str, Any]:
-    return reporting.summary_rows("", {"accuracy": values})[0]
 
 
 def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
@@ -129,16 +125,13 @@ def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
     updates = np.linspace(0, config.updates, config.points + 1)
     rows = []
     for (task, rule), accuracies in found.items():
-        points = [_row(values) for values in accuracies.T]
+        mean, *ends, _ = np.array([reporting.interval(point) for point in accuracies.T]).T
         rows.append({
             "task": task, "chance": TASKS[task][1], "rule": rule, "rate": RATES.get(rule, RATE),
-            "mean": [round(point["mean"], 4) for point in points],
-            "ci95": [[None if end is None else round(end, 4) for end in point["ci95"]] for point in points],
-            "last": np.round(accuracies[:, -1].astype(float), 3).tolist(),
+            "mean": mean.round(4).tolist(), "ci95": np.transpose(ends).round(4).tolist(),
+            "last": accuracies[:, -1].astype(float).round(3).tolist(),
         })  # fmt: skip
-    options = {name: getattr(config, name) for name in ("seeds", "units", "updates", "seed")}
-    content = {**machine.head(), "config": options, "updates": updates.tolist(), "rows": rows}
-    harness.write_json(config.out / "online.json", content)
+    machine.write(config, "online", updates=updates.tolist(), rows=rows)
     figure, all_axes = plt.subplots(1, len(config.tasks), figsize=(3.4 * len(config.tasks), 3), squeeze=False)
     for axes, task in zip(all_axes[0], config.tasks, strict=True):
         for i, rule in enumerate(config.rules):
@@ -147,12 +140,11 @@ def write(config: Config, found: dict[tuple[str, str], np.ndarray]) -> None:
         axes.axhline(TASKS[task][1], color="0.6", linestyle=":")
         axes.set(title=task, xlabel="updates", ylabel="test accuracy", ylim=(0, 1.02))
     all_axes[0][0].legend(fontsize="x-small", loc="lower right")
-    harness.write_whole(config.out / "online.png", lambda path: reporting.draw(figure, path, dpi=100))
-    plt.close(figure)
+    machine.save(figure, config.out / "online.png")
 
 
 STOPPED = "measurements so far are in --out"
-main = partial(harness.command_line, "online", Config, run, package="benchmarks", stopped=STOPPED)
+main = partial(machine.command_line, "online", Config, run, stopped=STOPPED)
 
 if __name__ == "__main__":
     harness.use_all_cores(compile_quickly=False)

@@ -9,6 +9,8 @@ import jax
 
 SLICE = 0.01
 """Minimum duration of a measurement of the reference, in seconds."""
+LEAST = 7
+"""Minimum number of pairs."""
 
 
 class Pairs(NamedTuple):
@@ -21,23 +23,17 @@ class Pairs(NamedTuple):
     pairs: int  # number of pairs
 
 
-def compare(
-    ours: Callable[[], object], reference: Callable[[], object], *, seconds: float, least: int = 7
-) -> Pairs:
-    """Times two programs alternately, so that other load affects both; every second pair starts with `ours`.
+def compare(ours: Callable[[], object], reference: Callable[[], object], *, seconds: float) -> Pairs:
+    """Times calls of two compiled programs alternately for about `seconds`, so that other load affects both.
 
-    Args:
-      ours: calls the library's compiled program.
-      reference: calls the other.
-      seconds: total duration, approximately.
-      least: minimum number of pairs.
+    Every second pair starts with `ours`.
     """
     for function in (ours, reference):
         jax.block_until_ready(function())
     calls = max(1, round(SLICE / max(min(seconds_per_call(reference) for _ in range(3)), 1e-9)))
     times: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
-    while len(times) < least or time.perf_counter() < end:
+    while len(times) < LEAST or time.perf_counter() < end:
         order = (ours, reference) if len(times) % 2 else (reference, ours)
         taken = {function: seconds_per_call(function, calls) for function in order}
         times.append((taken[ours], taken[reference]))

@@ -11,25 +11,27 @@ their number. The reference uses one thread or all, whichever is faster.
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from benchmarks import machine
-from benchmarks import throughput_report as report
 from benchmarks.cases import CASES, SYSTEMS, Case, Sizes
 from benchmarks.floors import Floors, measured_floors
-from benchmarks.timing import Comparison, compare, least_doubtful
-from experiments import harness, memory
+from benchmarks.timing import MOST_SPREAD, Comparison, compare, least_doubtful
+from experiments import harness, memory, reporting
 from experiments.settings import Count, Options
 
 QUICK_EXAMPLES, QUICK_REPEATS, QUICK_SEEDS = 50, 3, (1, 8)
+DETAILS = ("seed_mb", "reference_threads", "spread", "kernels_share")
+"""Entries of a comparison that are in the `details` of throughput.json; the others are in its `rows`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Config(Options):
 
     def check(self) -> None:
         unknown = [name for name in self.systems if name not in SYSTEMS]
-        if unknown or not self.systems:
+        if unknown:
             raise ValueError(f"--systems: expected some of {', '.join(SYSTEMS)}, got {' '.join(unknown)!r}")
         self.expect_distinct("systems", "seeds")
 
@@ -61,13 +63,6 @@ class Config(Options):
         on_cpu = jax.default_backend() == "cpu"
         default = QUICK_SEEDS if self.quick else (1, 8, 64) if on_cpu else (1, 8, 64, 512)
         return self.seeds or default
-
-    def shortened(self) -> "Config":
-        """Returns the configuration with the sizes and repeats of `quick`, if that is set."""
-        if not self.quick:
-            return self
-        sizes = replace(self.sizes, examples=min(self.sizes.examples, QUICK_EXAMPLES))
-        return replace(self, sizes=sizes, repeats=min(self.repeats, QUICK_REPEATS))
 
     def check_fits(self) -> None:
         """Raises ValueError unless the sizes and the largest number of seeds fit into memory."""
@@ -82,9 +77,33 @@ class Config(Options):
         )
 
 
-def run(config: Config) -> list[report.Result]:
+class Result(NamedTuple):
+    """Measurement of a case with a number of seeds."""
+
+    case: Case
+    seeds: int
+    comparison: Comparison
+
+    def entries(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns a row of the JSON file, with seconds per piece of work and seed, and further details."""
+        where = {"system": self.case.system, "case": self.case.name, "seeds": self.seeds}
+        row = {"ratio": self.comparison.ratio, **self.comparison._asdict()}
+        details = {name: row.pop(name) for name in DETAILS}
+        goal, fit = self.case.goal_at(self.seeds), self.seeds_that_fit()
+        doubtful = self.comparison.is_doubtful
+        return where | row, where | {"goal": goal, "seeds_that_fit": fit, **details, "doubtful": doubtful}
+
+    def seeds_that_fit(self) -> int | None:
+        """Returns memory over the memory of a seed in this program; None if either is not reported."""
+        total, of_seed = memory.total_bytes(), self.comparison.seed_mb
+        return None if total is None or not of_seed else int(total / 1e6 / of_seed)
+
+
+def run(config: Config) -> list[Result]:
     """Runs the benchmark, prints its table and writes its files."""
-    config = config.shortened()
+    if config.quick:
+        sizes = replace(config.sizes, examples=min(config.sizes.examples, QUICK_EXAMPLES))
+        config = replace(config, sizes=sizes, repeats=min(config.repeats, QUICK_REPEATS))
     config.check_fits()
     described = machine.describe_machine()
     print(f"device: {described['device']}")
@@ -102,7 +121,7 @@ def run(config: Config) -> list[report.Result]:
         (case, seeds)
         for case in chosen
         for seeds in config.numbers_of_seeds()
-        if case.can_run() and (seeds == 1 or case.ensemble_goal is not None)
+        if case.can_run() and case.goal_at(seeds) is not None
     ]
     deciding = {"machine": described, "versions": harness.versions()}
     deciding |= {"sizes": asdict(config.sizes), "repeats": config.repeats}
@@ -119,12 +138,9 @@ def run(config: Config) -> list[report.Result]:
                 now = compare(ours, reference, config.repeats, measured_floors)
                 measured[case, seeds] = now if before is None else least_doubtful((before, now))
                 write(path, deciding, floors, measured)
-    results = [report.Result(case, seeds, measured[case, seeds]) for case, seeds in work]
-    figure = report.figure(results, described["device"])
-    save = partial(figure.savefig, format="png", dpi=150)
-    harness.write_whole(config.out / "throughput.png", save)
-    plt.close(figure)
-    print(report.table(results))
+    results = [Result(case, seeds, measured[case, seeds]) for case, seeds in work]
+    machine.save(figure(results, described["device"]), config.out / "throughput.png")
+    print(table(results))
     print(f"\nthroughput.json and throughput.png: {config.out}")
     return results
 
@@ -136,29 +152,73 @@ Measured = dict[tuple[Case, int], Comparison]
 def write(path: Path, deciding: dict[str, Any], floors: Floors, measured: Measured) -> None:
     """Writes all measurements so far: `rows` with the times, `details` with the rest."""
     order = sorted(measured, key=lambda each: (CASES.index(each[0]), each[1]))
-    results = [report.Result(case, seeds, measured[case, seeds]) for case, seeds in order]
-    content = {
-        "date": machine.now(),
-        **deciding,
-        "floors": floors._asdict(),
-        "load": machine.load(),
-        "rows": [result.row() for result in results],
-        "details": [result.details() for result in results],
-    }
-    harness.write_json(path, content)
+    entries = [Result(case, seeds, measured[case, seeds]).entries() for case, seeds in order]
+    rows, details = map(list, zip(*entries, strict=True))
+    told = {**machine.head(), **deciding, "floors": floors._asdict(), "load": machine.load()}
+    harness.write_json(path, {**told, "rows": rows, "details": details})
 
 
 def read(path: Path) -> Measured:
     """Reads the measurements of cases that still exist."""
     written, cases = json.loads(path.read_text()), {(case.system, case.name): case for case in CASES}
-    return {
-        (cases[row["system"], row["case"]], row["seeds"]): report.comparison_of(row, details)
-        for row, details in zip(written["rows"], written["details"], strict=True)
-        if (row["system"], row["case"]) in cases
-    }
+    found = {}
+    for row, details in zip(written["rows"], written["details"], strict=True):
+        if case := cases.get((row["system"], row["case"])):
+            entries = {**row, **details}
+            found[case, row["seeds"]] = Comparison(*(entries[name] for name in Comparison._fields))
+    return found
 
 
-main = partial(harness.command_line, "throughput", Config, run, package="benchmarks")
+def table(results: Sequence[Result]) -> str:
+    """Formats all rows with their goals; shares and spreads that stayed doubtful are marked with `!`."""
+    header = (
+        "case", "seeds", "ours (ms)", "reference (ms)", "ratio", "spread", "goal", "share", "kernels",
+        "compile (s)", "peak (MB)", "seeds that fit",
+    )  # fmt: skip
+    rows = []
+    for result in results:
+        case, seeds, c = result
+        goal, fit = case.goal_at(seeds), result.seeds_that_fit()
+        rows.append((
+            f"{case.system}: {case.name}", str(seeds), f"{1e3 * c.ours_s:.3g}", f"{1e3 * c.reference_s:.3g}",
+            f"{c.ratio:.2f}" if c.ratio < 10 else f"{c.ratio:.0f}",
+            f"{c.spread:.0%}{' !' * (c.spread > MOST_SPREAD)}",
+            "" if goal is None else f"{goal:g}", f"{c.floor_share:.0%}{' !' * (c.floor_share > 1)}",
+            "" if c.kernels_share is None else f"{c.kernels_share:.0%}",
+            f"{c.compile_s:.1f}", f"{c.peak_mb:.1f}", "" if fit is None else f"{fit:,}",
+        ))  # fmt: skip
+    return reporting.table(header, rows)
+
+
+def figure(results: Sequence[Result], device: str) -> Figure:
+    """Draws the ratio of every case, with one colour per number of seeds, and goals as bars."""
+    cases = list(dict.fromkeys(result.case for result in results))
+    numbers = sorted({result.seeds for result in results})
+    figure, axes = plt.subplots(figsize=(8, 1.6 + 0.34 * len(cases)))
+    for place, seeds in enumerate(numbers):
+        shift = 0.4 * ((place + 0.5) / len(numbers) - 0.5)
+        of_number = [result for result in results if result.seeds == seeds]
+        heights = [cases.index(result.case) + shift for result in of_number]
+        ratios = [result.comparison.ratio for result in of_number]
+        (dots,) = axes.plot(ratios, heights, "o", label=f"{seeds} seed{'s' * (seeds > 1)}")
+        for result, height in zip(of_number, heights, strict=True):
+            if result.comparison.is_doubtful:
+                axes.plot(result.comparison.ratio, height, "o", mfc="white", mec=dots.get_color())
+        goals = [result.case.goal_at(seeds) or float("nan") for result in of_number]
+        style = {"color": "black", "markersize": 9, "mew": 2, "label": "goal" if place == 0 else None}
+        axes.plot(goals, heights, "|", **style)
+    axes.axvline(1, color="0.7", linewidth=1)
+    axes.set(xscale="log", xlabel="speed relative to the reference (one seed), per seed")
+    axes.set_yticks(range(len(cases)), [f"{case.system}: {case.name}" for case in cases])
+    axes.set_ylim(len(cases) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_title("Speed relative to commonly used code (hollow: doubtful)")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    reporting.footnote(figure, device)
+    return figure
+
+
+main = partial(machine.command_line, "throughput", Config, run)
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # an ensemble uses all of them

@@ -11,8 +11,7 @@ import jax
 from threadpoolctl import threadpool_limits
 
 import lax_learning as ll
-from benchmarks.floors import Floors, measured_floors
-from benchmarks.kernels import kernel_seconds
+from benchmarks.floors import Floors, kernel_seconds, measured_floors
 from benchmarks.pairs import seconds_per_call
 from benchmarks.work import Work, work_of
 from experiments.memory import bytes_of
@@ -28,50 +27,30 @@ MOST_SPREAD, TIMES = 0.2, 3
 
 
 class Ours(NamedTuple):
-    """A JAX program for one seed, or for several seeds with `lax_learning.ensemble`.
+    """A JAX program for one seed, or for several seeds with `lax_learning.ensemble`."""
 
-    Fields:
-      one: `(key, member, *shared) -> results` for one seed, not yet compiled.
-      member: arguments of each seed; with several seeds, leaves have a leading axis of seeds.
-      shared: arguments common to all seeds.
-      seeds: number of seeds.
-      pieces: pieces of work per call and seed, for example updates.
-      on_cpu: seeds that run side by side on a CPU core, the `batch_size` of the ensemble, so that their
-        weights fit into its cache; by default all. On an accelerator all run side by side.
-    """
-
-    one: Callable[..., Any]
-    member: Any
-    shared: tuple[Any, ...] = ()
+    one: Callable[..., Any]  # `(key, member, *shared) -> results` for one seed, not yet compiled
+    member: Any  # arguments of each seed; with several seeds, leaves have a leading axis of seeds
+    shared: tuple[Any, ...] = ()  # arguments common to all seeds
     seeds: int = 1
-    pieces: int = 1
+    pieces: int = 1  # pieces of work per call and seed, for example updates
+    # Seeds side by side on a CPU core, so that their weights fit into its cache; default: all.
     on_cpu: int | None = None
 
 
 class Comparison(NamedTuple):
-    """Result of a measurement; times are medians over repeats, in seconds per piece of work.
+    """Result of a measurement; times are medians over repeats, in seconds per piece of work."""
 
-    Fields:
-      ours_s: time of the library, per seed.
-      reference_s: time of the reference.
-      floor_share: lower bound on the time on this machine, relative to the library's time.
-      compile_s: seconds to trace, lower and compile the program.
-      peak_mb: temporaries and results of the program, in 10^6 bytes.
-      seed_mb: the same per seed, including the arguments of the seed.
-      reference_threads: number of threads of the reference, the faster of one and all.
-      spread: interquartile range of the ratio over repeats, relative to its median.
-      kernels_share: time of the program's products and draws alone, relative to the library's time; measured
-        if `floor_share` is below `EXPLAINED`.
-    """
-
-    ours_s: float
-    reference_s: float
-    floor_share: float
-    compile_s: float
-    peak_mb: float
-    seed_mb: float
-    reference_threads: int
-    spread: float
+    ours_s: float  # time of the library, per seed
+    reference_s: float  # time of the reference
+    floor_share: float  # lower bound on the time on this machine, relative to the library's time
+    compile_s: float  # seconds to trace, lower and compile the program
+    peak_mb: float  # temporaries and results of the program, in 10^6 bytes
+    seed_mb: float  # the same per seed, including the arguments of the seed
+    reference_threads: int  # number of threads of the reference, the faster of one and all
+    spread: float  # interquartile range of the ratio over repeats, relative to its median
+    # Time of the program's products and draws alone, relative to the library's time; measured for a
+    # `floor_share` below `EXPLAINED`.
     kernels_share: float | None = None
 
     @property
@@ -97,21 +76,16 @@ def compare(
     Doubtful measurements are repeated, up to `TIMES` in all; the one with the least spread is returned.
 
     Args:
-      ours: the library's program; every call gets new keys.
+      ours: the library's program; every call gets new keys. A call that traces it again is a RuntimeError.
       reference: the program or call to compare with.
       repeats: number of measurements of each, at least 1.
       floors: measures the limits of this machine.
-
-    Raises:
-      ValueError: if `repeats` is below 1.
-      RuntimeError: if a later call traces the program again.
     """
     if repeats < 1:
         raise ValueError(f"repeats: expected at least 1, got {repeats}")
     began = time.perf_counter()
-    compiled, call, count_traces = _compiled(ours)
-    compile_s = time.perf_counter() - began
-    traces = count_traces()
+    compiled, call, traces = _compiled(ours)
+    compile_s, expected = time.perf_counter() - began, len(traces)
 
     if isinstance(reference, Ours):
         theirs, pieces, threads = _compiled(reference)[1], reference.pieces, os.cpu_count() or 1
@@ -120,12 +94,11 @@ def compare(
     start = 0 if ours.seeds == 1 else 1
     member = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[start:], leaf.dtype), ours.member)
     traced = jax.jit(ours.one).trace(jax.random.key(0), member, *ours.shared)
-    work = Work().plus(work_of(traced), ours.seeds)
-    results = jax.eval_shape(ours.one, jax.random.key(0), member, *ours.shared)
+    work = Work(*(ours.seeds * amount for amount in work_of(traced)))
     # A program reads its arguments and writes its results at least once. XLA's `bytes accessed` is no lower
     # bound: it counts loop bodies once, and values passed between fused loops, which may stay in a cache.
-    moved = bytes_of((ours.member, ours.shared)) + ours.seeds * bytes_of(results)
-    peak = peak_bytes(compiled)
+    moved = bytes_of((ours.member, ours.shared)) + ours.seeds * bytes_of(traced.out_info)
+    peak = _peak_bytes(compiled)
     of_seed = (peak + bytes_of(ours.member)) / ours.seeds
 
     def measured() -> Comparison:
@@ -134,19 +107,18 @@ def compare(
             for _ in range(repeats)
         ]
         of_call, of_reference, _ = (median(column) for column in zip(*turns, strict=True))
-        return Comparison(
-            of_call / (ours.pieces * ours.seeds), of_reference / pieces,
-            median(floor / call for call, _, floor in turns), compile_s, peak / 1e6, of_seed / 1e6, threads,
-            _spread([reference / call for call, reference, _ in turns]),
-        )  # fmt: skip
+        share = median(floor / call for call, _, floor in turns)
+        spread = _spread([reference / call for call, reference, _ in turns])
+        ours_s, reference_s = of_call / (ours.pieces * ours.seeds), of_reference / pieces
+        return Comparison(ours_s, reference_s, share, compile_s, peak / 1e6, of_seed / 1e6, threads, spread)
 
     with threadpool_limits(threads):
         pairs = [(function, _calls(function)) for function in (call, theirs)]
         found = [measured()]
         while found[-1].is_doubtful and len(found) < TIMES:
             found.append(measured())
-    if count_traces() != traces:
-        raise RuntimeError(f"expected {traces} traces of the program, got {count_traces()}")
+    if len(traces) != expected:
+        raise RuntimeError(f"expected {expected} traces of the program, got {len(traces)}")
     best = least_doubtful(found)
     if best.floor_share >= EXPLAINED:
         return best
@@ -166,13 +138,12 @@ def _spread(values: list[float]) -> float:
     return (three_quarters - quarter) / middle
 
 
-def _compiled(ours: Ours) -> tuple[jax.stages.Compiled, Callable[[], Any], Callable[[], int]]:
-    """A compiled program, a blocking call of it with new keys, and the number of times it was traced."""
-    traces = 0
+def _compiled(ours: Ours) -> tuple[jax.stages.Compiled, Callable[[], Any], list[None]]:
+    """Returns a compiled program, a blocking call of it with new keys, and a list with an entry per trace."""
+    traces: list[None] = []
 
     def counted(each: tuple[Any, Any], *shared: Any) -> Any:
-        nonlocal traces
-        traces += 1
+        traces.append(None)
         return ours.one(*each, *shared)
 
     drawn = jax.random.split(jax.random.key(0), (16, ours.seeds))
@@ -185,11 +156,7 @@ def _compiled(ours: Ours) -> tuple[jax.stages.Compiled, Callable[[], Any], Calla
         on_cpu = jax.default_backend() == "cpu"
         program = ll.ensemble(counted, batch_size=ours.on_cpu if on_cpu else None)
         compiled = program.compile(first, *ours.shared)
-
-    def call() -> Any:
-        return jax.block_until_ready(program((next(keys), ours.member), *ours.shared))
-
-    return compiled, call, lambda: traces
+    return compiled, lambda: jax.block_until_ready(program((next(keys), ours.member), *ours.shared)), traces
 
 
 def _fastest_threads(reference: Callable[[], object]) -> int:
@@ -218,7 +185,7 @@ def _calls(function: Callable[[], object]) -> int:
     return max(1, min(1_000, int(SHORTEST / max(seconds_per_call(function), 1e-9)) + 1))
 
 
-def peak_bytes(compiled: jax.stages.Compiled) -> int:
+def _peak_bytes(compiled: jax.stages.Compiled) -> int:
     """Bytes of temporaries and results on all devices; 0 where the backend does not report them."""
     memory = compiled.memory_analysis()
     if memory is None:

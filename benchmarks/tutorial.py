@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,14 +24,18 @@ from tqdm import tqdm
 import lax_learning as ll
 from benchmarks import machine
 from benchmarks.cases import Sizes
-from benchmarks.cases.microlearning import LEARNING_RATE, RULES, Weights, network_of, snr
+from benchmarks.cases.microlearning import LEARNING_RATE, RULES, Weights, network_of
 from experiments import harness, memory, reporting
+from experiments.running import side_by_side
 from experiments.settings import Count, Options, at_least, defaults_of
 from lax_learning.metrics import cosine_similarity
 
 COMPARED = (
     "backprop", "Kolen-Pollack", "feedback alignment", "node perturbation", "weight perturbation",
 )  # fmt: skip
+
+
+METRICS = ("accuracy", "cosine", "snr")
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,11 @@ class Config(Options):
     """Folder for tutorial.json; an existing file is replaced."""
 
 
-def comparison(name: str, config: Config, num_images: int) -> Callable[..., dict[str, jax.Array]]:
+def comparison(name: str, config: Config, updates: int) -> Callable[..., dict[str, jax.Array]]:
     """Returns `(key, data) -> metrics` for one seed: accuracy and cosine `[1 + epochs]`, and SNR."""
-    model, compared = network_of(Sizes(hidden=config.hidden)), RULES[name]
-    rule, exact = compared.make(model, compared.noise), ll.backprop(model, ll.squared_error)
-    moments = compared.moments(model, rule, compared.noise)
+    model = network_of(Sizes(hidden=config.hidden))
+    rule, exact = RULES[name].make(model), ll.backprop(model, ll.squared_error)
+    snr = RULES[name].snr(model)
 
     def evaluate(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
         x, y = data.test
@@ -67,7 +71,6 @@ def comparison(name: str, config: Config, num_images: int) -> Callable[..., dict
         accuracy = ll.accuracy(model.apply(params, x), y)
         return {"accuracy": accuracy, "cosine": cosine_similarity(grads[0], reference[0])}
 
-    updates = num_images // config.batch_size
     train = ll.make_train(
         rule, optax.sgd(LEARNING_RATE), init=model.init, num_updates=config.epochs * updates,
         batch_size=config.batch_size, evaluate=evaluate, every=updates,
@@ -76,7 +79,7 @@ def comparison(name: str, config: Config, num_images: int) -> Callable[..., dict
     def run(key: jax.Array, data: ll.data.Splits) -> dict[str, jax.Array]:
         train_key, snr_key = jax.random.split(key)
         start = train.init(train_key, data)
-        of_hidden = snr(moments, snr_key, Weights(start.params, start.rule_state), *data.test)
+        of_hidden = snr(snr_key, Weights(start.params, start.rule_state), *data.test)
         return {**train(train_key, data).evaluations, "snr": of_hidden}
 
     return run
@@ -90,6 +93,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     data = data._replace(test=ll.data.Dataset(*(a[: config.examples] for a in data.test)))
     num_images = data.train.x.shape[0]
     config.expect("batch_size", f"at most {num_images} images", config.batch_size <= num_images)
+    updates = num_images // config.batch_size
 
     def needed(sizes: Mapping[str, int]) -> int:
         """Bytes of the keys and results of all seeds, and of the weights of one."""
@@ -99,32 +103,25 @@ def run(config: Config) -> list[dict[str, Any]]:
     memory.check_fits(needed, sizes, defaults_of(config), config.option)
     harness.make_folder(config.out)
     keys = jax.random.split(key, config.seeds)
-    on_cpu, total = jax.default_backend() == "cpu", memory.total_bytes()
+    total = memory.total_bytes()
     budget = 8e9 if total is None else 0.5 * total / jax.device_count()
     rows = []
     with tqdm(COMPARED, unit="rule") as progress:
         for name in progress:
             progress.set_description(name)
             program = ll.ensemble(
-                comparison(name, config, num_images), memory_budget=budget, batch_size=1 if on_cpu else None
+                comparison(name, config, updates), memory_budget=budget, batch_size=side_by_side()
             )
             began = time.perf_counter()
             program.compile(keys, data)
             compiled = time.perf_counter()
             found = jax.block_until_ready(program(keys, data))
             run_s = time.perf_counter() - compiled
-            last = {**found, **{metric: found[metric][:, -1] for metric in ("accuracy", "cosine")}}
-            means = {name: float(np.asarray(last[name]).mean()) for name in ("accuracy", "cosine", "snr")}
+            found = {metric: np.reshape(found[metric], (config.seeds, -1)) for metric in METRICS}
+            means = {metric: float(values[:, -1].mean()) for metric, values in found.items()}
             rows.append({"rule": name, "compile_s": compiled - began, "run_s": run_s, **means})
     seconds = sum(row["run_s"] for row in rows)
-    content = {
-        **machine.head(),
-        "config": {name: value for name, value in asdict(config).items() if name not in ("out", "data")},
-        "updates": config.epochs * (num_images // config.batch_size),
-        "run_s": seconds,
-        "rows": rows,
-    }
-    harness.write_json(config.out / "tutorial.json", content)
+    machine.write(config, "tutorial", updates=config.epochs * updates, run_s=seconds, rows=rows)
     header = ("rule", "compile (s)", "run (s)", "accuracy", "cosine", "SNR at the start")
     print(reporting.table(header, [
         (row["rule"], *("-" if np.isnan(row[c]) else f"{row[c]:.3g}" for c in tuple(row)[1:])) for row in rows
@@ -133,9 +130,7 @@ def run(config: Config) -> list[dict[str, Any]]:
     return rows
 
 
-main = partial(
-    harness.command_line, "tutorial", Config, run, package="benchmarks", stopped="nothing is written"
-)
+main = partial(machine.command_line, "tutorial", Config, run, stopped=machine.NOT_RESUMED)
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # an ensemble uses all of them

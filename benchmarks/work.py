@@ -5,6 +5,7 @@ count of a compiled program includes the body of a loop only once, and no librar
 """
 
 import itertools
+from collections.abc import Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -22,10 +23,6 @@ class Work(NamedTuple):
     normals: float = 0.0  # normal random numbers
     words: float = 0.0  # other random numbers of 32 bits
 
-    def plus(self, other: "Work", times: float = 1.0) -> "Work":
-        """Returns `self + times * other`."""
-        return Work(*(a + times * b for a, b in zip(self, other, strict=True)))
-
 
 def work_of(traced: jax.stages.Traced) -> Work:
     """Returns the work of `jax.jit(f).trace(*args)`.
@@ -37,19 +34,20 @@ def work_of(traced: jax.stages.Traced) -> Work:
     return total._replace(words=max(0.0, total.words - total.normals))
 
 
-def equations_of(traced: jax.stages.Traced) -> list[tuple[Any, float]]:
-    """Returns the equations that do this work, and how often each one runs."""
+Equations = list[tuple[Any, float]]
+"""Equations that do work, and how often each one runs."""
+
+
+def equations_of(traced: jax.stages.Traced) -> Equations:
+    """Returns the equations that do this work."""
     jaxpr = traced.jaxpr.jaxpr
     used, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    found, _ = _of_jaxpr(used, [_Value(next(_NUMBERS), 0) for _ in used.invars], {}, ())
-    return found
+    return _of_jaxpr(used, _new_values(used.invars, 0), {}, ())[0]
 
 
-def _sum(equations: list[tuple[Any, float]]) -> Work:
-    total = Work()
-    for equation, times in equations:
-        total = total.plus(work_of_equation(equation), times)
-    return total
+def _sum(equations: Equations) -> Work:
+    amounts = [[times * each for each in work_of_equation(equation)] for equation, times in equations]
+    return Work(*map(sum, zip(*amounts, strict=True)))
 
 
 class _Value(NamedTuple):
@@ -62,50 +60,52 @@ class _Value(NamedTuple):
 _NUMBERS = itertools.count()
 
 
+def _new_values(variables: Sequence[Any], depth: int) -> list[_Value]:
+    return [_Value(next(_NUMBERS), depth) for _ in variables]
+
+
 def _of_jaxpr(
     jaxpr: Any, given: list[_Value], seen: dict[Any, list[_Value]], rounds: tuple[int, ...]
-) -> tuple[list[tuple[Any, float]], list[_Value]]:
+) -> tuple[Equations, list[_Value]]:
     """Returns equations and results within loops of `rounds`; `seen` has all results so far, by equation."""
-    values = {v: _Value(next(_NUMBERS), 0) for v in jaxpr.constvars}
+    values = dict(zip(jaxpr.constvars, _new_values(jaxpr.constvars, 0), strict=True))
     values |= zip(jaxpr.invars, given, strict=True)
 
     def value(v: Any) -> _Value:
         return _Value(-1, 0) if isinstance(v, core.Literal) else values[v]
 
-    found: list[tuple[Any, float]] = []
+    found: Equations = []
     for equation in jaxpr.eqns:
-        operands = [value(v) for v in equation.invars]
+        operands, name = [value(v) for v in equation.invars], equation.primitive.name
         literals = tuple(str(v) for v in equation.invars if isinstance(v, core.Literal))
-        key = equation.primitive.name, str(equation.params), tuple(operands), literals
+        key = name, str(equation.params), tuple(operands), literals
         if key not in seen:
             depth = max((operand.depth for operand in operands), default=0)
             if any(work_of_equation(equation)):
                 found.append((equation, prod(rounds[:depth])))
-            seen[key] = [_Value(next(_NUMBERS), depth) for _ in equation.outvars]
+            seen[key] = _new_values(equation.outvars, depth)
             programs = [getattr(each, "jaxpr", each) for each in inner_programs(equation)]
-            inner = [_of_inner(equation, each, operands, seen, rounds) for each in programs]
-            if equation.primitive.name == "cond" and inner:
+            inner = [_of_inner(equation, each, operands, depth, seen, rounds) for each in programs]
+            if name == "cond" and inner:
                 inner = [max(inner, key=lambda each: _sum(each[0]))]
             found += itertools.chain.from_iterable(each for each, _ in inner)
-            if equation.primitive.name == "jit" and inner:
+            if name == "jit" and inner:
                 seen[key] = inner[0][1]
         values.update(zip(equation.outvars, seen[key], strict=True))
     return found, [value(v) for v in jaxpr.outvars]
 
 
 def _of_inner(
-    equation: Any, inner: Any, operands: list[_Value], seen: dict[Any, list[_Value]], rounds: tuple[int, ...]
-) -> tuple[list[tuple[Any, float]], list[_Value]]:
+    equation: Any, inner: Any, operands: list[_Value], depth: int, seen: dict[Any, Any], rounds: Any
+) -> tuple[Equations, list[_Value]]:
     """Returns equations and results of a jaxpr inside an equation."""
-    depth = max((operand.depth for operand in operands), default=0)
     if equation.primitive.name in ("scan", "while"):
         rounds = (*rounds[:depth], equation.params.get("length", 1))
         held = split_scan(equation, operands)[0] if equation.primitive.name == "scan" else []
-        changing = [_Value(next(_NUMBERS), depth + 1) for _ in inner.invars[len(held) :]]
-        return _of_jaxpr(inner, [*held, *changing], seen, rounds)
+        return _of_jaxpr(inner, held + _new_values(inner.invars[len(held) :], depth + 1), seen, rounds)
     if len(inner.invars) == len(operands):
         return _of_jaxpr(inner, operands, seen, rounds)
-    return _of_jaxpr(inner, [_Value(next(_NUMBERS), depth) for _ in inner.invars], dict(seen), rounds)
+    return _of_jaxpr(inner, _new_values(inner.invars, depth), dict(seen), rounds)
 
 
 def work_of_equation(equation: Any) -> Work:

@@ -1,6 +1,5 @@
 """The benchmarks' loops in NumPy, code by hand and evosax do what the library does."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import lax_learning as ll
-from benchmarks import cost_parts
+from benchmarks import cost_of_rules
 from benchmarks.cases import Sizes, microlearning
 from benchmarks.reference import jax_by_hand as by_hand
 from benchmarks.reference import microlearning as loops
@@ -33,7 +32,6 @@ def close(got: Any, expected: Any) -> None:
 def test_updates_and_snr_agree(name: str) -> None:
     """With the same noise: for each unit and example, or for each weight."""
     model, compared, sigma = microlearning.network_of(SIZES), TUTORIAL[name], microlearning.SIGMA
-    theirs = loops.RULES[compared.reference]
 
     def unit_noise(key: Any, like: Any) -> Any:  # as the library has it
         hidden, output = (each / sigma for each in noise)
@@ -42,32 +40,33 @@ def test_updates_and_snr_agree(name: str) -> None:
             return {**both, "0/b": hidden[:, -1], "1/b": output[:, -1]}
         return jnp.asarray(hidden.T), jnp.asarray(output.T)
 
-    rule = compared.make(model, unit_noise)
-    moments = compared.moments(model, rule, unit_noise)
+    with_noise = compared._replace(noise=unit_noise)
+    rule, signal_to_noise = with_noise.make(model), with_noise.snr(model)
     drawn = microlearning.weights_of(model, rule, 1), microlearning.examples(SIZES.examples)
     ours, (x, y) = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), drawn)
     weights = microlearning.as_reference(ours)
-    noise: Any = theirs.draw(np.random.default_rng(0), weights, len(x), sigma)
+    noise: Any = loops.draw(compared.name, np.random.default_rng(0), weights, len(x), sigma)
     if compared.noise == "rademacher":
         noise = tuple(sigma * np.sign(each) for each in noise)
 
     @jax.jit
     def found(*given: Any) -> Any:
-        return microlearning.update(rule, KEY, *given), microlearning.snr(moments, KEY, *given)
+        return microlearning.update(rule, KEY, *given), signal_to_noise(KEY, *given)
 
     def of_example(i: int) -> Any:
         return tuple(each[:, [i]] for each in noise) if name.startswith("node") else noise
 
     (after, loss), snr = found(ours, x, y)
-    close(snr, loops.snr(theirs, weights, x.T, y.T, of_example, sigma))
+    close(snr, loops.snr(compared.name, weights, x.T, y.T, of_example, sigma))
     close(loss, np.mean(loops.losses(loops.forward(weights, x.T)[1], y.T)))
-    before, change = weights.hidden.copy(), theirs.update(weights, x.T, y.T, noise, sigma)
+    before, change = weights.hidden.copy(), loops.RULES[compared.name](weights, x.T, y.T, noise, sigma)
     loops.add(weights, change, microlearning.LEARNING_RATE)
     jax.tree.map(close, microlearning.as_reference(after), weights)
     assert np.abs(weights.hidden - before).max() > 1e-7  # it does something, visibly
 
 
 RATE, SIGMA = 0.1, 0.01
+NETWORK = ll.mlp((7, 5, 3), activation=jax.nn.sigmoid, output_activation=jax.nn.sigmoid)
 
 
 def noise_of(key: Any, shape: tuple[int, ...]) -> jax.Array:
@@ -92,7 +91,7 @@ def test_code_by_hand_agrees(name: str) -> None:
     params, x, y = problem()
     feedback = jax.tree.map(np.cos, params)
     options = {"noise": noise} if "perturbation" in name else {}
-    rule = cost_parts.RULES[name](ll.Model(cost_parts.network), ll.squared_error, **options)
+    rule = cost_of_rules.RULES[name](NETWORK, ll.squared_error, **options)
     state = jax.jit(rule.init)(KEY, params, x)
     if name == "feedback_alignment":
         state = state._replace(feedback=[{"w": None, "b": None}, {"w": feedback[1]["w"], "b": None}])
@@ -106,37 +105,33 @@ def test_code_by_hand_agrees(name: str) -> None:
 
 def test_by_hand_averages_its_draws() -> None:
     params, x, y = problem()
-    of_three, of_one = (
+    three, one = (
         by_hand.training(by_hand.weight_perturbation, jax.random.uniform, draws, RATE) for draws in (3, 1)
     )
 
     @jax.jit
     def both(key: jax.Array) -> Any:
-        steps = jax.vmap(lambda key: of_one(key[None], params, params, x, y)[0])(jax.random.split(key, 3))
-        return of_three(key[None], params, params, x, y)[0], jax.tree.map(lambda w: w.mean(axis=0), steps)
+        steps = jax.vmap(lambda key: one(key[None], params, params, x, y)[0])(jax.random.split(key, 3))
+        return three(key[None], params, params, x, y)[0], jax.tree.map(lambda w: w.mean(axis=0), steps)
 
     jax.tree.map(close, *both(KEY))
 
 
 def test_a_generation_of_evosax_is_a_mirrored_step() -> None:
-    """With its own normal numbers as noise of the library: losses near 3, to 1e-16, over sigma."""
+    """Along the mean of central differences in the directions that it draws."""
     pytest.importorskip("evosax", reason="the peer is optional: make peers")
     from benchmarks.reference import open_es
 
-    params, x, y = problem()
-    model, population = ll.mlp((7, 5, 3), activation=jax.nn.sigmoid), 4
-    loss = lambda params, x, y: ll.squared_error(model.apply(params, x), y).mean()  # noqa: E731
-    after = jax.jit(open_es.training(loss, params, population, SIGMA, RATE))(KEY[None], params, x, y)
+    params, *batch = problem()
     flat, unravel = ravel_pytree(params)
-    draws = jax.random.normal(jax.random.split(KEY)[0], (population // 2, flat.size))
-    mirrored = partial(ll.weight_perturbation, model, ll.squared_error, sigma=SIGMA, difference="central")
 
-    @jax.jit
-    def step(params: Any, draws: jax.Array) -> Any:
-        def gradient(draw: jax.Array) -> Any:
-            noise = {f"{i}/{name}": w for i, layer in enumerate(unravel(draw)) for name, w in layer.items()}
-            return mirrored(noise=lambda *_: noise).value_and_grad(KEY, params, (), x, y)[1]
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        return ll.squared_error(NETWORK.apply(params, x), y).mean()
 
-        return jax.tree.map(lambda w, g: w - RATE * g.mean(axis=0), params, jax.vmap(gradient)(draws))
+    def difference(draw: jax.Array) -> jax.Array:
+        above, below = (loss(unravel(flat + sigma * draw), *batch) for sigma in (SIGMA, -SIGMA))
+        return (above - below) / (2 * SIGMA) * draw
 
-    jax.tree.map(close, after, step(params, draws))
+    after = jax.jit(open_es.training(loss, params, 4, SIGMA, RATE))(KEY[None], params, *batch)
+    draws = jax.random.normal(jax.random.split(KEY)[0], (2, flat.size))
+    close(ravel_pytree(after)[0], flat - RATE * jax.jit(jax.vmap(difference))(draws).mean(axis=0))

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 import lax_learning as ll
-from benchmarks import gradient_quality
-from benchmarks.quality import METRICS, RULES, SWEEPS, Bench, Config, Setting, make_rule, predict, report
-from benchmarks.quality.measures import measure_draws
+from benchmarks import gradient_quality, machine
+from benchmarks.gradient_quality import Config
+from benchmarks.quality.measures import METRICS, measure_draws
 from benchmarks.quality.problems import Problem, weights_after
-from benchmarks.quality.theory import Exact, exact_signals
+from benchmarks.quality.rules import make_rule
+from benchmarks.quality.settings import SWEEPS, Setting
+from benchmarks.quality.sweeps import Bench, _shapes
+from benchmarks.quality.theory import Exact, exact_signals, predict
 from tests.command_line import call_main
 from tests.compare import differs, normal, slow_but
 
@@ -79,27 +82,25 @@ def test_operations_are_those_counted_by_hand(bench):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SWEEPS)
-def test_sweeps_have_named_axes_and_finite_numbers(name, bench):
+def test_sweeps_have_finite_numbers(name, bench):
     value = {"network": "convolutional", "sigma": 0.1}.get(name, 2)
     settings = [SMALL, replace(SMALL, **{name: value})]
-    sweep = bench.sweep(name, ["weight_perturbation_signs"], settings)  # it compiles quickly
-    assert set(sweep.cosine.dims) == {"rule", name, "seed", "layer"}
-    assert list(sweep[name].values) == [getattr(setting, name) for setting in settings]
-    assert (sweep.sizes["seed"], sweep.sizes["layer"]) == (2, max(each.depth for each in settings) + 2)
-    assert np.isfinite(sweep[list(METRICS)].sel(layer=["1", "2", "total"]).to_array()).all()
-    errors = sweep.cosine_error.isel({name: 0, "rule": 0, "layer": 0}).values
-    expected = np.sqrt(np.sum(errors**2)) / 2  # of the mean over two seeds
-    found = report.rows(sweep)[0]["metrics"]["cosine"]["standard_error"]
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
-    first, second = sweep.relative_variance.sel(layer="total").transpose(name, ...).values
+    rule = "weight_perturbation_signs"  # it compiles quickly
+    rows = bench.sweep(name, [rule], settings)
+    layers = [(at, str(i)) for at in settings for i in [*range(1, at.depth + 2), "total"]]
+    assert [(row["value"], row["layer"]) for row in rows] == [(getattr(at, name), i) for at, i in layers]
+    assert all(set(row["metrics"]) == set(METRICS) for row in rows)
+    errors = bench.measure(rule, SMALL)["cosine_error"][:, 0]
+    found = rows[0]["metrics"]["cosine"]["standard_error"]  # of the mean over two seeds
+    np.testing.assert_allclose(found, np.sqrt(np.sum(errors**2)) / 2, rtol=1e-3)
+    first, second = (bench.measure(rule, at)["relative_variance"][:, -1] for at in settings)
     assert (first != second).any()  # the axis is varied; signs have directions that sigma seldom changes
 
 
 def test_examples_are_others_than_the_batch(bench):
-    stage = bench._stage(SMALL)
+    stage, later = (bench._stage(_shapes(SMALL), updates) for updates in (0, 2))
     assert stage.examples_x.shape[:2] == (2, 3) and stage.x.shape[:2] == (2, 4)
     assert (stage.examples_x != stage.x[:, :3]).any(axis=2).all(axis=1).all()
-    later = bench._stage(replace(SMALL, updates=2))  # in the same program
     assert differs(later.params, later.start) and not differs(later.start, stage.params)
 
 
@@ -112,10 +113,11 @@ def test_updates_before_measuring_go_down_on_batches_of_their_own():
     assert first < 0 and both < first and both != 2 * first
 
 
-def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere(bench):
-    setting = replace(SMALL, network="convolutional")
-    held = patch.dict(bench._measured, {("backprop", setting): {"cosine": np.ones((2, 3))}})
-    with held, patch.dict(RULES, backprop=None, node_perturbation_tutorial=None):  # neither is made
+def test_metrics_of_a_rule_of_dense_networks_are_nan_elsewhere():
+    bench, setting = Bench(*images(), seeds=2, draws=4, examples=3), replace(SMALL, network="convolutional")
+    measure, exact = bench.measure, {"cosine": np.ones((2, 3))}
+    measured = lambda rule, at: exact if rule == "backprop" else measure(rule, at)  # noqa: E731
+    with patch.object(bench, "measure", measured):
         assert np.isnan(bench.measure("node_perturbation_tutorial", setting)["cosine"]).all()
     with pytest.raises(ValueError, match=r"^--rules: expected none that works only on dense networks"):
         Config(setting=setting)
@@ -125,30 +127,35 @@ def test_the_command_writes_json_and_figures(bench, tmp_path):
     name = "weight_perturbation_signs"
     arguments = ["--quick", "--out", tmp_path, "--rules", name, "--sweeps", "num_samples", "--seeds", 2]
     arguments += ["--draws", 4, "--examples", 3, "--setting.width", 4, "--setting.batch-size", 4]
-    measured, programs, of_bench, of_program, once = [], [], Bench.measure, Bench._program, Bench._once
 
-    def interrupted(bench, rule, setting):
-        measured.append((rule, setting))
-        if len(measured) > 1:
-            raise KeyboardInterrupt
-        return of_bench(bench, rule, setting)
+    def interrupted(bench, rules, settings, done):
+        bench.measure(rules[0], settings[0])
+        raise KeyboardInterrupt
 
-    undrawn = patch.object(gradient_quality, "_save", lambda path, figure: path.touch())
-    compiled_once = patch.object(Bench, "_once", lambda _, *program: once(bench, *program))
-    with undrawn, compiled_once, patch.object(gradient_quality, "pooled_images", images):
-        with patch.object(Bench, "measure", interrupted):
-            code, _, err = call_main(gradient_quality.main, *arguments)
+    def run(*more):
+        return call_main(gradient_quality.main, *arguments, *more)
+
+    with (
+        patch.object(machine, "save", lambda figure, path: path.touch()),
+        patch.object(gradient_quality, "pooled_images", images),
+        patch.object(Bench, "_make_program", lambda _, *given: bench._program(*given)),  # compiled once
+        patch.object(Bench, "_make_stage_program", lambda _, shapes: bench._stage_program(shapes)),
+    ):
+        with patch.object(Bench, "measure_all", interrupted):
+            code, _, err = run()
         assert code == 130 and "--resume to continue" in err
-        assert len(list((tmp_path / "checkpoints").iterdir())) == 1
-        with patch.object(Bench, "_program", lambda *got: programs.append(got[1:]) or of_program(*got)):
-            code, printed, err = call_main(gradient_quality.main, *arguments, "--resume")
-        assert code == 0, err
-    assert measured[0] not in programs and len(programs) == 1  # of 2 settings
+        (kept,) = (tmp_path / "checkpoints").iterdir()
+        with np.load(kept) as held:
+            np.savez(kept, **{**held, "cosine": np.full_like(held["cosine"], 0.25)})
+        code, printed, err = run("--resume")
+    assert code == 0, err
     files = {path.name for path in tmp_path.iterdir() if path.suffix != ".png"}
     assert files == {"config.json", "gradient_quality.json"}
     content = json.loads((tmp_path / "gradient_quality.json").read_text())
     rows = content["rows"]
-    assert [row["value"] for row in rows if row["layer"] == "total"] == [None, 1, 4]
+    totals = {row["value"]: row["metrics"] for row in rows if row["layer"] == "total"}
+    assert list(totals) == [None, 1, 4] and totals[None] == totals[1]
+    assert [totals[of]["cosine"]["mean"] == 0.25 for of in (1, 4)].count(True) == 1  # one was kept
     assert {row["rule"] for row in rows} == {name} == set(content["flops"])
     assert all(set(row["metrics"]) == set(METRICS) for row in rows)
     numbers = rows[0]["metrics"]["relative_variance"]

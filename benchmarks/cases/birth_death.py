@@ -9,7 +9,7 @@ import numpy as np
 from jax.nn.initializers import normal
 
 import lax_learning as ll
-from benchmarks.cases.case import Case, Sizes, members
+from benchmarks.cases.case import Case, Sizes, members, torch_and
 from benchmarks.timing import Ours
 
 ALPHA, LEARNING_RATE = 1.0, 2e-2
@@ -76,10 +76,7 @@ def _ours(sizes: Sizes, seeds: int) -> Ours:
 
 
 def _reference(sizes: Sizes) -> Callable[[], object]:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    from benchmarks.reference import birth_death as reference
-
+    torch, reference = torch_and("birth_death")
     teacher, (params, _) = members(partial(_start, sizes), 1)
     teacher, student = (reference.Student(*map(torch.tensor, as_reference(p))) for p in (teacher, params))
     optimizer = torch.optim.SGD(student.parameters(), lr=LEARNING_RATE)

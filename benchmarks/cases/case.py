@@ -1,8 +1,8 @@
 """Type of the cases of the throughput benchmark, and sizes of their problems."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module, util
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
@@ -70,7 +70,12 @@ class Case(NamedTuple):
 
     def can_run(self) -> bool:
         """Returns whether the package that the reference needs is installed."""
-        return self.requires is None or importlib.util.find_spec(self.requires) is not None
+        return self.requires is None or util.find_spec(self.requires) is not None
+
+
+def torch_and(reference: str) -> tuple[Any, Any]:
+    """Imports PyTorch, and a reference that needs it."""
+    return import_module("torch"), import_module(f"benchmarks.reference.{reference}")
 
 
 def images(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 import lax_learning as ll
-from benchmarks.cases.case import Case, Sizes, members
+from benchmarks.cases.case import Case, Sizes, members, torch_and
 from benchmarks.timing import Ours
 from experiments.decorrelation import notebook
 
@@ -27,21 +27,12 @@ class Carry(NamedTuple):
     optimizer_state: optax.OptState
 
 
-class Learner(NamedTuple):
-    """A decorrelated network with its optimiser.
+def learner(widths: tuple[int, ...]) -> tuple[Callable[..., Carry], Callable[..., tuple[Carry, Any]]]:
+    """Returns a network with leaky ReLU between its layers, trained on the cross-entropy, as two functions.
 
-    Fields:
-      init: `key -> Carry`.
-      update: `(key, carry, x, y) -> (carry, (loss, decorrelation losses by layer))`, losses before the
-        update.
+    They are `init(key) -> carry` and `update(key, carry, x, y) -> (carry, (loss, decorrelation losses))`; all
+    losses are from before the update.
     """
-
-    init: Callable[[jax.Array], Carry]
-    update: Callable[[jax.Array, Carry, Any, Any], tuple[Carry, tuple[jax.Array, dict[str, jax.Array]]]]
-
-
-def learner(widths: tuple[int, ...]) -> Learner:
-    """Returns a network with leaky ReLU between its layers, trained on the cross-entropy."""
     network = ll.mlp(widths, activation=jax.nn.leaky_relu)
     dynamics = notebook.dynamics(ETA)
     rule = ll.decorrelation.rule(lambda n: ll.backprop(n, ll.softmax_cross_entropy), network, dynamics)
@@ -59,7 +50,7 @@ def learner(widths: tuple[int, ...]) -> Learner:
         updates, optimizer_state = optimizer.update(grads, optimizer_state, params)
         return Carry(optax.apply_updates(params, updates), state, optimizer_state), (loss, state.losses)
 
-    return Learner(init, update)
+    return init, update
 
 
 def examples(widths: tuple[int, ...], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,23 +61,20 @@ def examples(widths: tuple[int, ...], count: int) -> tuple[np.ndarray, np.ndarra
 
 
 def _ours(widths: tuple[int, ...], sizes: Sizes, seeds: int) -> Ours:
-    made = learner(widths)
+    init, update = learner(widths)
     x, labels = examples(widths, sizes.updates)
     y = jax.nn.one_hot(labels, widths[-1])
 
     def one(key: jax.Array, carry: Carry, x: Any, y: Any) -> Any:
         keys = jax.random.split(key, sizes.updates)
-        return jax.lax.scan(lambda carry, each: made.update(each[0], carry, *each[1:]), carry, (keys, x, y))
+        return jax.lax.scan(lambda carry, each: update(each[0], carry, *each[1:]), carry, (keys, x, y))
 
     shared = jax.numpy.asarray(x), y
-    return Ours(one, members(made.init, seeds), shared, seeds, pieces=sizes.updates, on_cpu=1)
+    return Ours(one, members(init, seeds), shared, seeds, pieces=sizes.updates, on_cpu=1)
 
 
 def _reference(widths: tuple[int, ...], sizes: Sizes) -> Callable[[], object]:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    from benchmarks.reference import decorrelation as reference
-
+    torch, reference = torch_and("decorrelation")
     theirs = reference.Learner(widths, LEARNING_RATE, ETA)
     batches = cycle(list(zip(*map(torch.from_numpy, examples(widths, sizes.updates)), strict=True)))
     return lambda: theirs.update(*next(batches))

@@ -13,6 +13,7 @@ from benchmarks.cases.case import Case, Sizes, images
 from benchmarks.reference import microlearning as reference
 from benchmarks.timing import Ours
 from experiments.microlearning import notebook
+from experiments.registry import rule_of
 from lax_learning import metrics
 
 INPUTS, OUTPUTS = 784, 10
@@ -20,64 +21,84 @@ SIGMA, LEARNING_RATE = 0.1, 1e-3
 ACTIVATIONS = (jax.nn.sigmoid,) * 2
 
 
+class Compared(NamedTuple):
+    """Rule of the library and of the reference."""
+
+    name: str  # in the registry and in the reference
+    goal: float  # intended speed of an update relative to the reference
+    snr_goal: float  # the same for the signal to noise
+    noise: Any = "normal"  # a name or a function
+
+    def make(self, model: ll.Model) -> ll.Rule:
+        """Returns the rule in the units of the tutorial."""
+        if self.name == "node_perturbation":
+            return notebook.node_perturbation(ACTIVATIONS, ll.squared_error, sigma=SIGMA, noise=self.noise)
+        if self.name == "kolen_pollack":
+            optimizer = optax.sgd(LEARNING_RATE)
+            return notebook.kolen_pollack(model, ll.squared_error, optimizer=optimizer, decay=reference.DECAY)
+        rule = rule_of(self.name, sigma=SIGMA, noise=self.noise)(model, ll.squared_error)
+        return rule if self.name == "weight_perturbation" else notebook.in_notebook_units(rule)
+
+    def snr(self, model: ll.Model) -> Callable[..., jax.Array]:
+        """Returns `(key, weights, x, y) -> SNR`, the tutorial's, of hidden weights and biases."""
+        if self.name == "node_perturbation":
+            options: dict[str, Any] = {"sigma": SIGMA, "noise": self.noise}
+            factors = notebook.node_factors(ACTIVATIONS, ll.squared_error, **options)
+            of_params = notebook.node_moments(factors)
+            moments = lambda key, params, state, x, y: of_params(key, params, x, y)  # noqa: E731
+        else:
+            moments = partial(metrics.example_moments, model, self.make(model))
+
+        def snr(key: jax.Array, weights: "Weights", x: Any, y: Any) -> jax.Array:
+            of_hidden = moments(key, *weights, x, y).parts(depth=1)["0"]
+            return metrics.snr(of_hidden, variant="tutorial").total.value
+
+        return snr
+
+    def our_snr(self, sizes: Sizes, seeds: int) -> Ours:
+        """Returns the signal to noise, as a program of the library."""
+        model = network_of(sizes)
+        x, y = map(jax.numpy.asarray, examples(sizes.examples))
+        return Ours(self.snr(model), weights_of(model, self.make(model), seeds), (x, y), seeds, on_cpu=1)
+
+    def _parts(self, sizes: Sizes, count: int) -> tuple[Any, ...]:
+        """Returns weights of the reference, images and labels, and a function that draws noise."""
+        model = network_of(sizes)
+        weights = as_reference(weights_of(model, self.make(model), 1))
+        x, t = (each.T.astype(np.float64) for each in examples(count))
+        draw = partial(reference.draw, self.name, np.random.default_rng(0), weights, sigma=SIGMA)
+        return weights, x, t, draw
+
+    def reference_update(self, sizes: Sizes) -> Callable[[], object]:
+        """Returns an update by the reference."""
+        weights, x, t, draw = self._parts(sizes, sizes.batch_size)
+
+        def call() -> None:
+            update = reference.RULES[self.name](weights, x, t, draw(batch_size=x.shape[1]), SIGMA)
+            reference.add(weights, update, LEARNING_RATE)
+
+        return call
+
+    def reference_snr(self, sizes: Sizes) -> Callable[[], object]:
+        """Returns the signal to noise by the reference."""
+        weights, x, t, draw = self._parts(sizes, sizes.examples)
+        return lambda: reference.snr(self.name, weights, x, t, lambda i: draw(batch_size=1), SIGMA)
+
+
+RULES = {
+    "weight perturbation": Compared("weight_perturbation", 3.0, 3.5),
+    "weight perturbation, signs": Compared("weight_perturbation", 6.0, 12.0, "rademacher"),
+    "node perturbation": Compared("node_perturbation", 140.0, 150.0),
+    "backprop": Compared("backprop", 2.2, 150.0),
+    "feedback alignment": Compared("feedback_alignment", 2.2, 150.0),
+    "Kolen-Pollack": Compared("kolen_pollack", 2.2, 150.0),
+}
+
+
 def network_of(sizes: Sizes) -> ll.Model:
     """Returns the network 784-500-10 with sigmoids on both layers."""
     hidden, output = ACTIVATIONS
     return ll.mlp((INPUTS, sizes.hidden, OUTPUTS), activation=hidden, output_activation=output)
-
-
-def _example_moments(model: ll.Model, rule: ll.Rule, noise: Any) -> Callable[..., metrics.Moments]:
-    return partial(metrics.example_moments, model, rule)
-
-
-class Compared(NamedTuple):
-    """Rule of the library, and its counterpart in the reference.
-
-    Fields:
-      make: `(model, noise) -> Rule`, in the units of the tutorial; noise is a name or a function.
-      reference: name of the rule in the reference.
-      noise: name of the noise.
-      moments: `(model, rule, noise) -> moments`, where `moments(key, params, state, x, y)` are over examples.
-    """
-
-    make: Callable[[ll.Model, Any], ll.Rule]
-    reference: str
-    noise: str = "normal"
-    moments: Callable[..., Callable[..., metrics.Moments]] = _example_moments
-
-
-def _weight_perturbation(model: ll.Model, noise: Any) -> ll.Rule:
-    return ll.weight_perturbation(model, ll.squared_error, sigma=SIGMA, noise=noise)
-
-
-def _node_perturbation(model: ll.Model, noise: Any) -> ll.Rule:
-    return notebook.node_perturbation(ACTIVATIONS, ll.squared_error, sigma=SIGMA, noise=noise)
-
-
-def _node_moments(model: ll.Model, rule: ll.Rule, noise: Any) -> Callable[..., metrics.Moments]:
-    factors = notebook.node_factors(ACTIVATIONS, ll.squared_error, sigma=SIGMA, noise=noise)
-    moments = notebook.node_moments(factors)
-    return lambda key, params, state, x, y: moments(key, params, x, y)
-
-
-def _in_units(make: Callable[[ll.Model, ll.Loss], ll.Rule]) -> Callable[[ll.Model, Any], ll.Rule]:
-    return lambda model, noise: notebook.in_notebook_units(make(model, ll.squared_error))
-
-
-def _kolen_pollack(model: ll.Model, noise: Any) -> ll.Rule:
-    return notebook.kolen_pollack(
-        model, ll.squared_error, optimizer=optax.sgd(LEARNING_RATE), decay=reference.DECAY
-    )
-
-
-RULES = {
-    "weight perturbation": Compared(_weight_perturbation, "weight_perturbation"),
-    "weight perturbation, signs": Compared(_weight_perturbation, "weight_perturbation", "rademacher"),
-    "node perturbation": Compared(_node_perturbation, "node_perturbation", moments=_node_moments),
-    "backprop": Compared(_in_units(ll.backprop), "backprop"),
-    "feedback alignment": Compared(_in_units(ll.feedback_alignment), "feedback_alignment"),
-    "Kolen-Pollack": Compared(_kolen_pollack, "kolen_pollack"),
-}
 
 
 def examples(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,12 +147,6 @@ def update(rule: ll.Rule, key: jax.Array, weights: Weights, x: Any, y: Any) -> t
     return Weights(optax.apply_updates(params, updates), state), loss
 
 
-def snr(moments: Callable[..., metrics.Moments], key: jax.Array, weights: Weights, x: Any, y: Any) -> Any:
-    """Returns the tutorial's signal to noise over examples, for hidden weights and biases."""
-    of_hidden = moments(key, *weights, x, y).parts(depth=1)["0"]
-    return metrics.snr(of_hidden, variant="tutorial").total.value
-
-
 def batch(sizes: Sizes) -> tuple[jax.Array, ...]:
     """Returns images and labels of an update."""
     return tuple(map(jax.numpy.asarray, examples(sizes.batch_size)))
@@ -149,58 +164,14 @@ def training(make: Callable[[ll.Model], ll.Rule], sizes: Sizes, seeds: int, draw
     return Ours(one, weights_of(model, rule, seeds), batch(sizes), seeds, pieces=updates * draws, on_cpu=1)
 
 
-def _ours_update(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
-    return training(lambda model: rule.make(model, rule.noise), sizes, seeds)
-
-
-def _ours_snr(rule: Compared, sizes: Sizes, seeds: int) -> Ours:
-    model = network_of(sizes)
-    made = rule.make(model, rule.noise)
-    moments = rule.moments(model, made, rule.noise)
-    x, y = map(jax.numpy.asarray, examples(sizes.examples))
-    return Ours(partial(snr, moments), weights_of(model, made, seeds), (x, y), seeds, on_cpu=1)
-
-
-def _reference_parts(rule: Compared, sizes: Sizes, count: int) -> tuple[Any, ...]:
-    model = network_of(sizes)
-    weights = weights_of(model, rule.make(model, rule.noise), 1)
-    x, y = (each.T.astype(np.float64) for each in examples(count))
-    return reference.RULES[rule.reference], as_reference(weights), x, y, np.random.default_rng(0)
-
-
-def _reference_update(rule: Compared, sizes: Sizes) -> Callable[[], object]:
-    theirs, weights, x, t, rng = _reference_parts(rule, sizes, sizes.batch_size)
-
-    def call() -> None:
-        noise = theirs.draw(rng, weights, x.shape[1], SIGMA)
-        reference.add(weights, theirs.update(weights, x, t, noise, SIGMA), LEARNING_RATE)
-
-    return call
-
-
-def _reference_snr(rule: Compared, sizes: Sizes) -> Callable[[], object]:
-    theirs, weights, x, t, rng = _reference_parts(rule, sizes, sizes.examples)
-    return lambda: reference.snr(theirs, weights, x, t, lambda i: theirs.draw(rng, weights, 1, SIGMA), SIGMA)
-
-
-UPDATE_GOALS = {
-    "weight perturbation": 3.0, "weight perturbation, signs": 6.0, "node perturbation": 140.0,
-    "backprop": 2.2, "feedback alignment": 2.2, "Kolen-Pollack": 2.2,
-}  # fmt: skip
-SNR_GOALS = {
-    "weight perturbation": 3.5, "weight perturbation, signs": 12.0, "node perturbation": 150.0,
-    "backprop": 150.0, "feedback alignment": 150.0, "Kolen-Pollack": 150.0,
-}  # fmt: skip
-
+_case = partial(Case, "microlearning")
 CASES = [
     *(
-        Case("microlearning", f"update: {name}", goal, goal,
-             partial(_ours_update, RULES[name]), partial(_reference_update, RULES[name]))
-        for name, goal in UPDATE_GOALS.items()
+        _case(f"update: {name}", rule.goal, rule.goal, partial(training, rule.make), rule.reference_update)
+        for name, rule in RULES.items()
     ),
     *(
-        Case("microlearning", f"SNR: {name}", goal, None,
-             partial(_ours_snr, RULES[name]), partial(_reference_snr, RULES[name]))
-        for name, goal in SNR_GOALS.items()
+        _case(f"SNR: {name}", rule.snr_goal, None, rule.our_snr, rule.reference_snr)
+        for name, rule in RULES.items()
     ),
-]  # fmt: skip
+]

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import lax_learning as ll
-from benchmarks.cases.case import Case, Sizes, images, members
+from benchmarks.cases.case import Case, Sizes, images, members, torch_and
 from benchmarks.timing import Ours
 from experiments.plasticity_transfer.models import double_softmax
 from lax_learning import plasticity
@@ -39,49 +39,31 @@ def learned_tables(dtype: Any = jnp.float32) -> Tables:
     return Tables((jnp.asarray(HIDDEN_TABLE, dtype),), jnp.asarray(OUTPUT_TABLE, dtype))
 
 
-def points(sizes: Sizes, dtype: Any = jnp.float32) -> ll.data.Splits:
+def points(sizes: Sizes) -> ll.data.Splits:
     """Draws the points of all batches of a call from a half-space."""
     count = sizes.rule_batches * sizes.rule_batch_size
-    return ll.data.half_space(jax.random.key(2), FEATURES, sizes=(count, 0, 1), dtype=dtype)
+    return ll.data.half_space(jax.random.key(2), FEATURES, sizes=(count, 0, 1))
 
 
-def train_of(sizes: Sizes, network: KCapNetwork, state: State) -> ll.Train:
+def train_of(sizes: Sizes, state: State) -> ll.Train:
     """Returns meta-learning as published: Adam with L2 decay in the gradient, and softmax applied twice."""
     optimizer = optax.chain(optax.add_decayed_weights(1e-2), optax.adam(1e-2))
     return plasticity.meta_learn(
-        network, state, optimizer, num_updates=sizes.rule_batches, batch_size=sizes.rule_batch_size,
-        loss=double_softmax,
+        network_of(sizes, FEATURES, SIDES), state, optimizer, num_updates=sizes.rule_batches,
+        batch_size=sizes.rule_batch_size, loss=double_softmax,
     )  # fmt: skip
 
 
 def start_of(sizes: Sizes, data: ll.data.Splits, key: jax.Array) -> tuple[State, ll.TrainState]:
     """Returns a network, and the initial state of its meta-learning."""
     structure_key, train_key = jax.random.split(key)
-    network = network_of(sizes, FEATURES, SIDES, data.train.x.dtype)
-    state = network.init(structure_key)
-    return state, train_of(sizes, network, state).init(train_key, data)
-
-
-def learn(sizes: Sizes, key: jax.Array, tables: Tables, state: State, x: Any, y: Any) -> Any:
-    """Performs one pass over the images; returns the state after it, and the predictions."""
-    del key
-    network = network_of(sizes, INPUTS, LABELS, x.dtype)
-    return plasticity.plastic_pass(network, tables, state, x, y)[:2]
-
-
-def meta_learn(sizes: Sizes, key: jax.Array, start: tuple[State, ll.TrainState], data: ll.data.Splits) -> Any:
-    """Trains on all batches; returns the state after them, and their losses."""
-    del key
-    state, train = start
-    network = network_of(sizes, FEATURES, SIDES, data.train.x.dtype)
-    return train_of(sizes, network, state).advance(train, 0, data)
+    state = network_of(sizes, FEATURES, SIDES).init(structure_key)
+    return state, train_of(sizes, state).init(train_key, data)
 
 
 def as_reference(state: State, tables: Tables, cap: int, *, requires_grad: bool = False) -> tuple[Any, Any]:
     """Converts network and tables to those of the reference, in float64."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    from benchmarks.reference import plasticity as reference
+    torch, reference = torch_and("plasticity")
 
     def tensor(a: Any) -> Any:
         return torch.tensor(np.asarray(a, np.float64))
@@ -97,26 +79,25 @@ def _ours_pass(sizes: Sizes, seeds: int) -> Ours:
     network = network_of(sizes, INPUTS, LABELS)
 
     def one(key: jax.Array, state: State, tables: Tables, x: Any, y: Any) -> Any:
-        return learn(sizes, key, tables, state, x, y)
+        return plasticity.plastic_pass(network, tables, state, x, y)[:2]
 
-    x, y = map(jnp.asarray, images(sizes.samples))
-    shared = learned_tables(), x, y
+    shared = learned_tables(), *map(jnp.asarray, images(sizes.samples))
     return Ours(one, members(network.init, seeds), shared, seeds, pieces=sizes.samples, on_cpu=SIDE_BY_SIDE)
 
 
 def _ours_meta_learning(sizes: Sizes, seeds: int) -> Ours:
     data = points(sizes)
+
+    def one(key: jax.Array, start: tuple[State, ll.TrainState], data: ll.data.Splits) -> Any:
+        state, train = start
+        return train_of(sizes, state).advance(train, 0, data)
+
     member = members(partial(start_of, sizes, data), seeds)
-    return Ours(
-        partial(meta_learn, sizes), member, (data,), seeds, pieces=sizes.rule_batches, on_cpu=SIDE_BY_SIDE
-    )
+    return Ours(one, member, (data,), seeds, pieces=sizes.rule_batches, on_cpu=SIDE_BY_SIDE)
 
 
 def _reference_pass(sizes: Sizes) -> Callable[[], object]:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    from benchmarks.reference import plasticity as reference
-
+    torch, reference = torch_and("plasticity")
     state = members(network_of(sizes, INPUTS, LABELS).init, 1)
     network, tables = as_reference(state, learned_tables(), cap_of(sizes))
     x, labels = map(torch.from_numpy, images(sizes.samples))
@@ -125,10 +106,7 @@ def _reference_pass(sizes: Sizes) -> Callable[[], object]:
 
 
 def _reference_meta_learning(sizes: Sizes) -> Callable[[], object]:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    from benchmarks.reference import plasticity as reference
-
+    torch, reference = torch_and("plasticity")
     data = points(sizes)
     state, train = members(partial(start_of, sizes, data), 1)
     network, tables = as_reference(state, train.params.tables, cap_of(sizes), requires_grad=True)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks.cases.case import Case, Sizes, members
+from benchmarks.cases.case import Case, Sizes, members, torch_and
 from benchmarks.timing import Ours
 from lax_learning import symbolic as sy
 
@@ -29,11 +29,6 @@ class Member(NamedTuple):
 def adam(learning_rate: jax.Array) -> optax.GradientTransformation:
     """Returns Adam as in PyTorch, with weight decay in the gradient."""
     return optax.chain(optax.add_decayed_weights(DECAY), optax.adam(learning_rate))
-
-
-def critic_of(hidden: tuple[int, ...], sizes: Sizes) -> sy.Critic:
-    """Returns a critic of curves."""
-    return sy.critic(sizes.curve_points, hidden=hidden)
 
 
 def init(judge: sy.Critic, key: jax.Array) -> Member:
@@ -69,16 +64,13 @@ def train(
 
 
 def _ours(hidden: tuple[int, ...], sizes: Sizes, seeds: int) -> Ours:
-    judge = critic_of(hidden, sizes)
+    judge = sy.critic(sizes.curve_points, hidden=hidden)
     one = partial(train, judge, curves_of(sizes), sizes.epochs)
     return Ours(one, members(partial(init, judge), seeds), (), seeds, pieces=sizes.epochs, on_cpu=2)
 
 
 def _reference(hidden: tuple[int, ...], sizes: Sizes) -> Callable[[], object]:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    from benchmarks.reference import symbolic as reference
-
+    torch, reference = torch_and("symbolic")
     learning_rate, penalty = (float(np.sqrt(low * high)) for low, high in (LEARNING_RATES, PENALTIES))
     critic = reference.perceptron((sizes.curve_points, *hidden, 1))
     optimizer = reference.adam(critic, learning_rate, DECAY)

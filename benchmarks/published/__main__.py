@@ -17,7 +17,7 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
-from benchmarks.machine import run_with_table
+from benchmarks import machine
 from benchmarks.published import report
 from benchmarks.published.entries import ENTRIES, Entry, make_rule
 from experiments import harness, memory
@@ -63,7 +63,7 @@ def load(config: Config) -> ll.data.Splits:
 def training(entry: Entry, epochs: int, num_images: int) -> Run:
     """Training of one seed, in steps of one epoch, each followed by the error on the test images."""
     recipe = entry.recipe
-    per_epoch, model = num_images // recipe.batch_size, recipe.model()
+    per_epoch, model = num_images // recipe.batch_size, recipe.model
     optimizer = recipe.optimizer(per_epoch, epochs)
     train = ll.make_train(
         make_rule(entry, model, optimizer), optimizer, init=model.init, num_updates=epochs * per_epoch,
@@ -102,8 +102,8 @@ def run_row(name: str, config: Config, data: ll.data.Splits, folder: Path, progr
 
 def held(config: Config, data: ll.data.Splits) -> harness.Held:
     """Memory of a seed (weights and feedback of the largest network) and of the images."""
-    models = [ENTRIES[row].recipe.model() for row in config.rows]
-    params = max((jax.eval_shape(model.init, jax.random.key(0)) for model in models), key=memory.bytes_of)
+    inits = [ENTRIES[row].recipe.model.init for row in config.rows]
+    params = max((jax.eval_shape(init, jax.random.key(0)) for init in inits), key=memory.bytes_of)
     return harness.Held([params] * 3, data)
 
 
@@ -121,8 +121,8 @@ EXPERIMENT = harness.Experiment(
 )
 
 
-run = partial(run_with_table, EXPERIMENT)
-main = partial(harness.command_line, "published", Config, run, package="benchmarks")
+run = partial(machine.run_with_table, EXPERIMENT)
+main = partial(machine.command_line, "published", Config, run)
 
 if __name__ == "__main__":
     sys.exit(main())

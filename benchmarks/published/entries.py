@@ -19,13 +19,15 @@ from lax_learning.types import Key
 class Recipe(NamedTuple):
     """Training setting."""
 
-    model: Callable[[], ll.Model]  # `() -> model`
+    model: ll.Model
     loss: ll.Loss  # per-example loss
-    see: Callable[[jax.Array], jax.Array]  # converts images `[examples, 784]` to inputs
     optimizer: Callable[[int, int], optax.GradientTransformation]  # of updates per epoch, epochs
     batch_size: int  # images per update
     epochs: int  # number of epochs
     options: dict[str, Any] = {}  # noqa: RUF012 (not modified)  # options of the rule
+    see: Callable[[jax.Array], jax.Array] = lambda images: (
+        images
+    )  # converts images `[examples, 784]` to inputs
     dropping: ll.Model | None = None  # model of pairs (inputs, keys) for training, if it has dropout
 
 
@@ -55,23 +57,16 @@ def _logistic(z: jax.Array, y: jax.Array) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(z, jnp.asarray(y)).sum(axis=-1)
 
 
-def _sigmoids() -> ll.Model:
-    init = variance_scaling(0.5, "fan_avg", "normal")
-    return ll.mlp((784, 500, 10), activation=jax.nn.sigmoid, w_init=init, b_init=normal(0.03))
-
-
-def _slow_biases(rate: float, batch_size: int) -> optax.GradientTransformation:
-    """Gradient descent with the gradients of biases divided by the batch size once more."""
+def _akrout(rate: float, **options: Any) -> Recipe:
+    """Gradient descent, with the gradients of biases divided by the batch size once more."""
 
     def biases(params: Any) -> Any:
         return jax.tree.map_with_path(lambda path, leaf: jax.tree_util.keystr(path).endswith("['b']"), params)
 
-    return optax.chain(optax.masked(optax.scale(1 / batch_size), biases), optax.sgd(rate))
-
-
-def _akrout(rate: float, **options: Any) -> Recipe:
-    optimizer = _slow_biases(rate, 128)
-    return Recipe(_sigmoids, _logistic, lambda images: images, lambda *_: optimizer, 128, 10, options)
+    init = variance_scaling(0.5, "fan_avg", "normal")
+    model = ll.mlp((784, 500, 10), activation=jax.nn.sigmoid, w_init=init, b_init=normal(0.03))
+    optimizer = optax.chain(optax.masked(optax.scale(1 / 128), biases), optax.sgd(rate))
+    return Recipe(model, _logistic, lambda *_: optimizer, 128, 10, options)
 
 
 # BioTorch.
@@ -79,24 +74,20 @@ def _akrout(rate: float, **options: Any) -> Recipe:
 
 def _lenet(rate: float, clip: float = jnp.inf, **options: Any) -> Recipe:
     """SGD with momentum and weight decay; the rate drops after half and three quarters of the run."""
-    problem = partial(PROBLEMS["convolutional"], HIDDEN["convolutional"])
+    problem = PROBLEMS["convolutional"](HIDDEN["convolutional"])
 
     def optimizer(per_epoch: int, epochs: int) -> optax.GradientTransformation:
         descent = optax.sgd(_drops(rate, per_epoch, epochs, (0.5, 0.75)), 0.9)
         return optax.chain(optax.clip_by_global_norm(clip), optax.add_decayed_weights(1e-3), descent)
 
-    return Recipe(lambda: problem().model, problem().loss, problem().see, optimizer, 64, 12, options)
+    return Recipe(problem.model, problem.loss, optimizer, 64, 12, options, problem.see)
 
 
 # PEPITA.
 
 
-def _relu() -> ll.Model:
-    return ll.mlp((784, 1024, 10), activation=jax.nn.relu, w_init=he_uniform(), b_init=None)
-
-
-def _relu_dropping(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """The same network with 10 % dropout, for images and one key per image."""
+def _dropping(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """The network of PEPITA with 10 % dropout, for images and one key per image."""
     x, keys = batch
     first, readout = params
     hidden = jax.nn.relu(x @ first["w"])
@@ -104,16 +95,14 @@ def _relu_dropping(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array
     return jnp.where(kept, hidden / 0.9, 0) @ readout["w"]
 
 
-def _momentum(rate: float, epochs: int) -> Recipe:
+def _pepita() -> Recipe:
     """SGD with momentum; the rate drops after 60 and 90 percent of the run."""
+    model = ll.mlp((784, 1024, 10), activation=jax.nn.relu, w_init=he_uniform(), b_init=None)
 
     def optimizer(per_epoch: int, epochs: int) -> optax.GradientTransformation:
-        return optax.sgd(_drops(rate, per_epoch, epochs, (0.6, 0.9)), 0.9)
+        return optax.sgd(_drops(0.1, per_epoch, epochs, (0.6, 0.9)), 0.9)
 
-    dropping = ll.Model(_relu_dropping)
-    return Recipe(
-        _relu, ll.softmax_cross_entropy, lambda images: images, optimizer, 64, epochs, dropping=dropping
-    )
+    return Recipe(model, ll.softmax_cross_entropy, optimizer, 64, 100, dropping=ll.Model(_dropping))
 
 
 # Ren et al.
@@ -125,13 +114,12 @@ def _normed(z: jax.Array) -> jax.Array:
 
 def _mixer() -> ll.Model:
     """Local mixer S/1/1: one block of two normalised layers of 256 units; its patch is the whole image."""
-    init = variance_scaling(1.0, "fan_in", "normal")
-    net = {"a": (784, 256), "b": (256, 256), "c": (256, 10)}
+    normal_init, shapes = variance_scaling(1.0, "fan_in", "normal"), ((784, 256), (256, 256), (256, 10))
 
     def start(key: Key) -> Any:
-        keys = dict(zip(net, jax.random.split(key, 3), strict=True))
-        inits = {"a": init, "b": init, "c": zeros}
-        return {k: {"w": inits[k](keys[k], shape), "b": jnp.zeros(shape[1])} for k, shape in net.items()}
+        inits = zip((normal_init, normal_init, zeros), jax.random.split(key, 3), shapes, strict=True)
+        layers = [{"w": init(key, shape), "b": jnp.zeros(shape[1])} for init, key, shape in inits]
+        return dict(zip("abc", layers, strict=True))
 
     def apply(params: Any, x: jax.Array) -> jax.Array:
         for name in ("a", "b"):
@@ -146,15 +134,10 @@ def _ren(rate: float, epochs: int, **options: Any) -> Recipe:
         schedule = optax.linear_schedule(rate, 0.0, per_epoch * epochs)
         return optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(schedule, 0.9))
 
-    return Recipe(
-        _mixer,
-        ll.softmax_cross_entropy,
-        lambda images: (images - 0.1307) / 0.3081,
-        optimizer,
-        100,
-        epochs,
-        options,
-    )
+    def see(images: jax.Array) -> jax.Array:
+        return (images - 0.1307) / 0.3081
+
+    return Recipe(_mixer(), ll.softmax_cross_entropy, optimizer, 100, epochs, options, see)
 
 
 AKROUT = partial(
@@ -181,27 +164,28 @@ REN = partial(
     why="rate chosen from a few by test error after six epochs; fewer epochs",
 )  # fmt: skip
 
-ENTRIES: dict[str, Entry] = {
-    "akrout-backprop": AKROUT(errors={1: 12.0, 3: 9.42, 10: 5.88}, rule="backprop", recipe=_akrout(0.2)),
-    "akrout-feedback_alignment": AKROUT(
-        errors={1: 14.51, 3: 10.99, 10: 9.14}, rule="feedback_alignment", recipe=_akrout(0.2)
+_ROWS = {
+    "akrout": (
+        AKROUT(errors={1: 12.0, 3: 9.42, 10: 5.88}, rule="backprop", recipe=_akrout(0.2)),
+        AKROUT(errors={1: 14.51, 3: 10.99, 10: 9.14}, rule="feedback_alignment", recipe=_akrout(0.2)),
+        AKROUT(errors={1: 11.1, 3: 8.25, 10: 4.59}, rule="kolen_pollack", recipe=_akrout(0.3, decay=0.0)),
     ),
-    "akrout-kolen_pollack": AKROUT(
-        errors={1: 11.1, 3: 8.25, 10: 4.59}, rule="kolen_pollack", recipe=_akrout(0.3, decay=0.0)
+    "biotorch": (
+        BIOTORCH(errors={100: 0.91}, rule="backprop", recipe=_lenet(0.025)),
+        BIOTORCH(errors={100: 1.7}, rule="feedback_alignment", recipe=_lenet(0.01, clip=1.0)),
+        BIOTORCH(errors={}, rule="kolen_pollack", recipe=_lenet(0.003, decay=0.003)),
     ),
-    "biotorch-backprop": BIOTORCH(errors={100: 0.91}, rule="backprop", recipe=_lenet(0.025)),
-    "biotorch-feedback_alignment": BIOTORCH(
-        errors={100: 1.7}, rule="feedback_alignment", recipe=_lenet(0.01, clip=1.0)
+    "pepita": (
+        PEPITA(errors={100: 1.99}, rule="pepita", recipe=_pepita()),
+        PEPITA(errors={100: 1.37}, rule="backprop", recipe=_pepita()),
     ),
-    "biotorch-kolen_pollack": BIOTORCH(errors={}, rule="kolen_pollack", recipe=_lenet(0.003, decay=0.003)),
-    "pepita-pepita": PEPITA(errors={100: 1.99}, rule="pepita", recipe=_momentum(0.1, 100)),
-    "pepita-backprop": PEPITA(errors={100: 1.37}, rule="backprop", recipe=_momentum(0.1, 100)),
-    "ren-backprop": REN(errors={0: 2.66}, rule="backprop", recipe=_ren(0.1, 20)),
-    "ren-forward_gradient_activities": REN(
-        errors={0: 3.24}, rule="forward_gradient_activities", recipe=_ren(3e-4, 40)
+    "ren": (
+        REN(errors={0: 2.66}, rule="backprop", recipe=_ren(0.1, 20)),
+        REN(errors={0: 3.24}, rule="forward_gradient_activities", recipe=_ren(3e-4, 40)),
+        REN(errors={0: 9.25}, rule="forward_gradient", recipe=_ren(3e-4, 40)),
     ),
-    "ren-forward_gradient": REN(errors={0: 9.25}, rule="forward_gradient", recipe=_ren(3e-4, 40)),
 }
+ENTRIES = {f"{source}-{entry.rule}": entry for source, entries in _ROWS.items() for entry in entries}
 """All rows by name."""
 
 

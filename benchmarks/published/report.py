@@ -3,7 +3,6 @@
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -20,7 +19,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     """Returns our errors at every published epoch and at the end, with the published error at that epoch."""
     found = []
     for name in map(str, results.row.values):
-        entry, of_row = ENTRIES[name], results.error.sel(row=name).dropna("epoch", how="all")
+        entry, of_row = ENTRIES[name], _errors(results, name)
         last = int(of_row.epoch[-1])
         for epoch in sorted({*(e for e in entry.errors if 0 < e < last), last}):
             (row,) = reporting.summary_rows(name, {"error": of_row.sel(epoch=epoch).values}, kind="row")
@@ -40,40 +39,36 @@ def theirs(name: str, epoch: int, last: int) -> str:
 def table(summary: list[dict[str, Any]]) -> str:
     """Formats errors side by side, followed by sources, settings and differences."""
     header = ("source", "rule", "epoch", "theirs (%)", "ours (%)", "seeds")
-    lines = [
-        (
-            ENTRIES[row["row"]].source, ENTRIES[row["row"]].rule.replace("_", " "), str(row["epoch"]),
-            row["theirs"], reporting.cell(row, ".3g"), str(row["seeds"]),
-        )
-        for row in summary
-    ]  # fmt: skip
-    entries = [ENTRIES[row["row"]] for row in summary]
-    notes = {f"- [{e.source}]({e.link}): {e.setting}. Ours: {e.why}." for e in entries}
+    lines, notes = [], set()
+    for row in summary:
+        entry, ours = ENTRIES[row["row"]], reporting.cell(row, ".3g")
+        rule, epoch, seeds = entry.rule.replace("_", " "), str(row["epoch"]), str(row["seeds"])
+        lines.append((entry.source, rule, epoch, row["theirs"], ours, seeds))
+        notes.add(f"- [{entry.source}]({entry.link}): {entry.setting}. Ours: {entry.why}.")
     return "\n".join([reporting.table(header, lines), "", *sorted(notes)])
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
     """Draws test errors by epoch, one panel per source; crosses are published errors."""
-    sources = dict.fromkeys(ENTRIES[str(name)].source for name in results.row.values)
-    drawn, grid = plt.subplots(
-        1, len(sources), figsize=(4.5 * len(sources), 4), layout="constrained", squeeze=False
-    )
-    for axes, source in zip(grid[0], sources, strict=True):
-        for name in map(str, results.row.values):
-            entry = ENTRIES[name]
-            if entry.source != source:
-                continue
-            errors = results.error.sel(row=name).dropna("epoch", how="all").isel(epoch=slice(1, None))
-            label = entry.rule.replace("_", " ")
-            reporting.band(axes, errors.epoch.values, errors.values, label=label, marker=".")
-            at = [epoch or int(errors.epoch[-1]) for epoch in entry.errors]
-            axes.plot(at, list(entry.errors.values()), "x", color=axes.lines[-1].get_color())
-        ticks = np.array([0.5, 1, 2, 5, 10, 20, 50, 100])
-        axes.set(
-            title=source, xlabel="epochs", ylabel="error on test images (%)", yscale="log", ylim=(0.4, 100)
-        )
+    entries = {name: ENTRIES[name] for name in map(str, results.row.values)}
+    sources = list(dict.fromkeys(entry.source for entry in entries.values()))
+    size = 4.5 * len(sources), 4
+    drawn, grid = plt.subplots(1, len(sources), figsize=size, squeeze=False)
+    panels = dict(zip(sources, grid[0], strict=True))
+    for name, entry in entries.items():
+        axes, errors = panels[entry.source], _errors(results, name).isel(epoch=slice(1, None))
+        label = entry.rule.replace("_", " ")
+        reporting.band(axes, errors.epoch.values, errors.values, label=label, marker=".")
+        at = [epoch or int(errors.epoch[-1]) for epoch in entry.errors]
+        axes.plot(at, list(entry.errors.values()), "x", color=axes.lines[-1].get_color())
+    ticks = [0.5, 1, 2, 5, 10, 20, 50, 100]
+    for source, axes in panels.items():
+        axes.set(title=source, xlabel="epochs", ylabel="error on test images (%)")
+        axes.set(yscale="log", ylim=(0.4, 100))
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="small")
-    reporting.note_seeds(drawn, results, "; crosses: published")
-    return {"errors": drawn}
+    return {"errors": reporting.completed(drawn, results, more="; crosses: published")}
+
+
+def _errors(results: xr.Dataset, name: str) -> xr.DataArray:
+    return results.error.sel(row=name).dropna("epoch", how="all")

@@ -1,41 +1,40 @@
-"""Figures of sweeps with theoretical curves, of bias against variance, and of error against compute."""
+"""Figures of sweeps with theoretical curves, of bias against variance, and of error against compute.
+
+They are drawn from the rows of the JSON file.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from benchmarks import machine
 from benchmarks.quality.measures import METRICS
-from benchmarks.quality.report import axis_of
-from benchmarks.quality.settings import SWEEPS
 from experiments import reporting
 
+Rows = Sequence[Mapping[str, Any]]
 LINEAR_PANELS = ("cosine", "angle_degrees")
 LOG_PANELS = (
-    "cosine_squared",
-    "relative_variance",
-    "relative_bias",
-    "snr_draws",
-    "snr_examples",
+    "cosine_squared", "relative_variance", "relative_bias", "snr_draws", "snr_examples",
     "snr_examples_tutorial",
-)
+)  # fmt: skip
 """Metrics drawn with a logarithmic axis, and only where their 95 % interval excludes zero."""
 ROUNDING = 1e-10
 """Threshold below which values are rounding errors of float32."""
 FLOOR = 1e-3
 """Position of zeros on a logarithmic axis."""
-THEORY_STYLE: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.4}
+THEORY_LINE: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.4}
+THEORY_MARK: dict[str, Any] = {"linestyle": "none", "marker": "_", "markersize": 8, "markeredgewidth": 2}
 
 
-def styles(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
+def styles(rows: Rows) -> dict[str, dict[str, Any]]:
     """Returns colours and markers by rule, with sizes that keep coinciding points visible."""
     colours = plt.get_cmap("tab20")(np.arange(20))[[*range(0, 20, 2), *range(1, 20, 2)]]
-    markers = "osD^v<>P*Xhd8p"
+    markers, rules = "osD^v<>P*Xhd8p", list(dict.fromkeys(row["rule"] for row in rows))
     return {
         rule: {
             "color": colours[i % 20], "marker": markers[i % len(markers)], "label": rule.replace("_", " "),
@@ -45,53 +44,45 @@ def styles(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def sweep_figure(sweep: xr.Dataset, axis: str | None = None) -> Figure:
-    """Draws all metrics against the varied setting, one panel per metric, one line per rule; dashed: theory.
+def numbers(rows: Rows, rule: str, metric: str, *names: str) -> np.ndarray:
+    """Returns numbers of a metric in all rows of a rule, `[names, rows]`, NaN where they are undefined."""
+    found = [row["metrics"].get(metric, {}) for row in rows if row["rule"] == rule]
+    return np.array([[each.get(name, np.nan) for each in found] for name in names])
 
-    Args:
-      sweep: dataset with the dimensions rule, seed, layer and the varied setting.
-      axis: "layer" to draw the layers at a single value; by default the varied setting, for all layers.
+
+def sweep_figure(rows: Rows, axis: str, label: str, scale: str, examples: int, note: str) -> Figure:
+    """Draws all metrics, one panel per metric, one line per rule; dashed: theory.
+
+    `axis` is the entry of the rows on the axis, "value" or "layer"; `scale` is "log", "symlog" or "names".
     """
-    if axis == "layer":
-        sweep, label, scale = sweep.isel({axis_of(sweep): 0}), "layer", "names"
-    else:
-        axis = axis_of(sweep)
-        sweep, label, scale = sweep.sel(layer="total"), SWEEPS[axis].label, SWEEPS[axis].scale
-    figure, panels = plt.subplots(2, 4, figsize=(18, 9), layout="constrained", sharex=True)
-    names, values = scale == "names", sweep[axis].values
-    shifts = np.linspace(-0.3, 0.3, sweep.sizes["rule"]) if names else np.zeros(sweep.sizes["rule"])
+    values = list(dict.fromkeys(row[axis] for row in rows))
+    figure, panels = plt.subplots(2, 4, figsize=(18, 9), sharex=True)
+    names, of_rules = scale == "names", styles(rows)
+    theory_style = THEORY_MARK if names else THEORY_LINE
+    shifts = np.linspace(-0.3, 0.3, len(of_rules)) if names else np.zeros(len(of_rules))
     for panel, metric in zip(panels.flat, (*LINEAR_PANELS, *LOG_PANELS), strict=True):
         _set_axes(panel, metric, values, scale)
-        for shift, (rule, style) in zip(shifts, styles(sweep.rule.values).items(), strict=True):
+        for shift, (rule, style) in zip(shifts, of_rules.items(), strict=True):
             x = np.arange(len(values)) + shift if names else values
-            one = sweep.sel(rule=rule).transpose("seed", axis)
+            found = numbers(rows, rule, metric, "mean", "low", "high", "theory")
             line = {"linestyle": "none" if names else "-", "linewidth": 1.2}
-            band(panel, x, one[metric].values, style | line, positive=metric in LOG_PANELS)
-            if f"theory_{metric}" in one:
-                theory = one[f"theory_{metric}"].mean("seed").values
-                if names:
-                    panel.hlines(theory, x - 0.05, x + 0.05, color=style["color"], zorder=5, linewidth=2)
-                else:
-                    panel.plot(x, theory, color=style["color"], zorder=5, **THEORY_STYLE)
+            draw_band(panel, x, found[:3], style | line, positive=metric in LOG_PANELS)
+            panel.plot(x, found[3], color=style["color"], zorder=5, **theory_style)
     pure_noise: dict[str, Any] = {"color": "0.4", "linestyle": ":"}
-    panels.flat[-1].axhline((2 / np.pi / sweep.attrs["examples"]) ** 0.5, **pure_noise)
-    theory_style: dict[str, Any] = {"linewidth": 2} if names else THEORY_STYLE
+    panels.flat[-1].axhline((2 / np.pi / examples) ** 0.5, **pure_noise)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     handles += [Line2D([], [], color="0.3", **theory_style), Line2D([], [], **pure_noise)]
     labels += ["theory, small noise", "pure noise, tutorial SNR"]
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     figure.suptitle(f"Gradient quality against {label}")
-    note = (
-        f"mean and 95 % interval over {sweep.sizes['seed']} seeds; logarithmic panels omit intervals that"
-        " include zero; theory: weight perturbation, and node perturbation in dense layers"
-    )
-    reporting.footnote(figure, f"{label}\n\n{note}")
+    note += "; logarithmic panels omit intervals that include zero; theory: weight perturbation, and node "
+    reporting.footnote(figure, f"{label}\n\n{note}perturbation in dense layers")
     return figure
 
 
-def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, style: dict[str, Any], *, positive: bool) -> None:
-    """Draws mean and 95 % interval of `of_seeds [seed, x]`; if `positive`, only of intervals above 0."""
-    mean, low, high, _ = np.array([reporting.interval(column) for column in of_seeds.T]).T
+def draw_band(axes: Axes, x: Any, band: np.ndarray, style: dict[str, Any], *, positive: bool) -> None:
+    """Draws means and 95 % intervals `[3, x]`; if `positive`, only intervals above 0."""
+    mean, low, high = band
     if positive:
         resolved = np.where(np.isfinite(low), low, mean) > ROUNDING
         mean, low, high = (np.where(resolved, each, np.nan) for each in (mean, low, high))
@@ -102,7 +93,7 @@ def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, style: dict[str, Any],
         axes.fill_between(x, low, high, color=style["color"], alpha=0.1, linewidth=0)
 
 
-def _set_axes(panel: Axes, metric: str, values: np.ndarray, scale: str) -> None:
+def _set_axes(panel: Axes, metric: str, values: Sequence[Any], scale: str) -> None:
     panel.set_title(METRICS[metric], fontsize="medium")
     panel.grid(alpha=0.3)
     if scale == "names":
@@ -121,18 +112,16 @@ def _set_axes(panel: Axes, metric: str, values: np.ndarray, scale: str) -> None:
         panel.axhline(90, color="0.5", linewidth=0.8)
 
 
-def bias_against_variance(baseline: xr.Dataset) -> Figure:
+def bias_against_variance(rows: Rows, note: str) -> Figure:
     """Draws squared bias against variance of the whole gradient, one point per rule; contours: equal error.
 
     A bias whose 95 % interval includes zero is drawn as an arrow down from the upper end of the interval;
     zeros are drawn at `FLOOR`.
     """
-    figure, axes = plt.subplots(figsize=(10.5, 6), layout="constrained")
-    total = baseline.isel({axis_of(baseline): 0}).sel(layer="total")
-    for rule, style in styles(total.rule.values).items():
-        one = total.sel(rule=rule)
-        x, x_error, _ = _point(one.relative_variance.values)
-        y, y_error, unresolved = _point(one.relative_bias.values)
+    figure, axes = plt.subplots(figsize=(10.5, 6))
+    for rule, style in styles(rows).items():
+        x, x_error, _ = _point(rows, rule, "relative_variance")
+        y, y_error, unresolved = _point(rows, rule, "relative_bias")
         marker: dict[str, Any] = {"linestyle": "none", "markersize": 1.6 * style["markersize"]}
         axes.plot(x, y, **style | marker)
         bars: dict[str, Any] = {"color": style["color"], "ecolor": style["color"], "capsize": 3}
@@ -145,24 +134,20 @@ def bias_against_variance(baseline: xr.Dataset) -> Figure:
     levels = 10.0 ** np.arange(-2, np.ceil(np.log10(errors.max())))
     lines = axes.contour(*grid, errors, levels=levels, colors="0.75", linewidths=0.8, zorder=0)
     axes.clabel(lines, fmt=lambda level: f"{level:g}", fontsize="small")
-    axes.set(
+    note += "; arrows: upper ends of intervals that include zero; grey: equal mean squared error; "
+    return machine.finished(
+        figure,
+        f"{note}zeros at {FLOOR:g}",
         title="Bias against variance of the whole gradient",
         xlabel="variance over draws, tr Cov g / |gradient|²",
         ylabel="squared bias, |E g - gradient|² / |gradient|²",
     )
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    reporting.footnote(
-        figure,
-        f"mean and 95 % interval over {total.sizes['seed']} seeds; arrows: upper ends of intervals that"
-        f" include zero; zeros at {FLOOR:g}; grey: equal mean squared error",
-    )
-    return figure
 
 
-def _point(of_seeds: np.ndarray) -> tuple[float, list[list[float]], bool]:
+def _point(rows: Rows, rule: str, metric: str) -> tuple[float, list[list[float]], bool]:
     """Position of a mean over seeds, its error bars, and whether it is only an upper limit."""
-    mean, low, high, _ = reporting.interval(of_seeds)
-    if not np.any(of_seeds):
+    mean, low, high = numbers(rows, rule, metric, "mean", "low", "high")[:, 0]
+    if mean == low == high == 0:
         return FLOOR, [[0.0], [0.0]], False
     if low <= 0:
         return max(high, FLOOR), [[max(high, FLOOR) * 0.5], [0.0]], True
@@ -171,41 +156,32 @@ def _point(of_seeds: np.ndarray) -> tuple[float, list[list[float]], bool]:
     return mean, [[max(each, 0.0)] for each in spread], False
 
 
-def error_against_compute(sweep: xr.Dataset, flops: Mapping[str, float]) -> Figure:
+def error_against_compute(rows: Rows, flops: Mapping[str, float], note: str) -> Figure:
     """Draws mean squared error of the whole gradient against operations, for averages of K gradients.
 
     Dotted: extrapolation bias + variance / K, with the variance at the smallest K, and the bias at the
     largest K if its 95 % interval excludes 0.
     """
-    figure, axes = plt.subplots(figsize=(10.5, 6), layout="constrained")
-    total = sweep.sel(layer="total")
-    counts = total.num_samples.values.astype(float)
-    for rule, style in styles(total.rule.values).items():
-        one = total.sel(rule=rule).transpose("seed", "num_samples")
-        errors = np.maximum((one.relative_bias + one.relative_variance).values, FLOOR)
-        varies = bool((one.relative_variance.values > 0).any())
+    figure, axes = plt.subplots(figsize=(10.5, 6))
+    counts = np.array(list(dict.fromkeys(row["value"] for row in rows)), float)
+    for rule, style in styles(rows).items():
+        errors = np.maximum(numbers(rows, rule, "relative_error", "mean", "low", "high"), FLOOR)
+        (variance,) = numbers(rows, rule, "relative_variance", "mean")
+        varies = bool((variance > 0).any())
         shown = slice(None) if varies else slice(0, 1)  # averages do not change a deterministic gradient
-        band(axes, counts[shown] * flops[rule], errors[:, shown], style, positive=False)
+        draw_band(axes, counts[shown] * flops[rule], errors[:, shown], style, positive=False)
         if varies:
             more = np.geomspace(counts[-1], 1e5, 100)
-            bias, low, *_ = reporting.interval(one.relative_bias.isel(num_samples=-1).values)
-            variance = one.relative_variance.isel(num_samples=0).mean().item() * counts[0]
-            expected = (bias if low > 0 else 0.0) + variance / more
+            bias, low = numbers(rows, rule, "relative_bias", "mean", "low")[:, -1]
+            expected = (bias if low > 0 else 0.0) + variance[0] * counts[0] / more
             expected[expected <= FLOOR] = np.nan
             axes.plot(more * flops[rule], expected, color=style["color"], linestyle=(0, (1, 2)), linewidth=1)
-    axes.set(
+    axes.set(xscale="log", yscale="log")
+    axes.set_ylim(bottom=FLOOR * 0.6)
+    return machine.finished(
+        figure,
+        f"{note}; dotted: bias + variance / K; errors below {FLOOR:g} are drawn at {FLOOR:g}",
         title="Error of the gradient against compute: averages of K",
         xlabel="floating-point operations of the matrix products of an averaged gradient",
         ylabel="mean squared error, E |g - gradient|² / |gradient|²",
-        xscale="log",
-        yscale="log",
     )
-    axes.set_ylim(bottom=FLOOR * 0.6)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    reporting.footnote(
-        figure,
-        f"mean and 95 % interval over {total.sizes['seed']} seeds; dotted: bias + variance / K;"
-        f" errors below {FLOOR:g} are drawn at {FLOOR:g}",
-    )
-    return figure

@@ -33,10 +33,7 @@ def pooled_images(key: Key, source: str, pooled: int) -> tuple[np.ndarray, np.nd
 
 
 def make_problem(setting: Setting, images: np.ndarray, labels: np.ndarray) -> Problem:
-    """Returns the problem of classifying images `[images, side, side]` with the network of a setting.
-
-    Labels are one-hot, `[images, classes]`.
-    """
+    """Returns the problem of classifying images `[n, side, side]` with one-hot labels `[n, classes]`."""
     side, classes = images.shape[1], labels.shape[1]
     if setting.network == "dense":
         widths = (side * side, *(setting.width,) * setting.depth, classes)

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from benchmarks.quality.measures import METRICS
 from experiments import reporting
+
+Measured = dict[str, np.ndarray]
+"""Metrics of a rule at a setting, with their standard errors and theory, `[seed, layers + 1]`."""
 
 COLUMNS = {
     "cosine": "cosine",
@@ -23,62 +25,51 @@ COLUMNS = {
 }
 
 
-def axis_of(sweep: xr.Dataset) -> str:
-    """Returns the name of the setting that a sweep varies."""
-    (axis,) = (str(dim) for dim in sweep.dims if dim not in ("rule", "seed", "layer"))
-    return axis
-
-
-def rows(sweep: xr.Dataset) -> list[dict[str, Any]]:
-    """Returns a row per value, rule and layer, with mean and 95 % interval over seeds of every metric.
+def rows_of(sweep: str, value: Any, rule: str, measured: Measured) -> list[dict[str, Any]]:
+    """Returns a row per layer and in total, with mean and 95 % interval over seeds of every metric.
 
     `standard_error` is the standard error over draws of the mean over seeds; `theory` is a mean over seeds.
     Undefined values are omitted, and numbers have four digits.
     """
-    axis, found = axis_of(sweep), []
-    for value in sweep[axis].values:
-        for rule in sweep.rule.values:
-            for layer in sweep.layer.values:
-                point = sweep.sel({"rule": rule, axis: value, "layer": layer})
-                metrics = {metric: _numbers(point, metric) for metric in METRICS}
-                plain = value.item() if isinstance(value, np.generic) else value
-                where = {"sweep": axis, "value": plain, "rule": str(rule), "layer": str(layer)}
-                if any(metrics.values()):
-                    found.append({**where, "metrics": {k: v for k, v in metrics.items() if v}})
-    return found
+    depth = measured["cosine"].shape[1] - 1
+    rows = []
+    for i, layer in enumerate([*map(str, range(1, depth + 1)), "total"]):
+        metrics = {metric: _numbers(measured, metric, i) for metric in METRICS}
+        where = {"sweep": sweep, "value": value, "rule": rule, "layer": layer}
+        rows.append({**where, "metrics": {metric: numbers for metric, numbers in metrics.items() if numbers}})
+    return rows
 
 
-def _numbers(point: xr.Dataset, metric: str) -> dict[str, Any]:
-    mean, low, high, _ = reporting.interval(point[metric].values)
-    errors = point[f"{metric}_error"].values
+def _numbers(measured: Measured, metric: str, layer: int) -> dict[str, float]:
+    mean, low, high, _ = reporting.interval(measured[metric][:, layer])
+    errors = measured[f"{metric}_error"][:, layer]
     of_mean = float(np.sqrt(np.sum(np.square(errors))) / errors.size)
     numbers = {"mean": mean, "low": low, "high": high, "standard_error": of_mean}
-    if f"theory_{metric}" in point:
-        numbers["theory"] = float(point[f"theory_{metric}"].mean(skipna=False))
+    if f"theory_{metric}" in measured:
+        numbers["theory"] = float(measured[f"theory_{metric}"][:, layer].mean())
     return {name: float(f"{number:.4g}") for name, number in numbers.items() if np.isfinite(number)}
 
 
 def as_json(head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Formats a JSON object of the entries of `head` and `rows`, with one row per line."""
+    """Formats a JSON object of the entries of `head` and the rows with metrics, one row per line."""
     start = json.dumps(dict(head), indent=1).removesuffix("\n}")
-    lines = ",\n".join(json.dumps(row) for row in rows)
+    lines = ",\n".join(json.dumps(row) for row in rows if row["metrics"])
     return f'{start},\n "rows": [\n{lines}\n ]\n}}\n'
 
 
-def table(baseline: xr.Dataset, flops: Mapping[str, float]) -> str:
-    """Formats the table of all rules at the default setting, in total, as mean ± standard error over draws.
+def table(rows: Sequence[Mapping[str, Any]], flops: Mapping[str, float]) -> str:
+    """Formats the rows in total of all rules at one setting, as mean ± standard error over draws.
 
     For the SNR across examples, the error is half the 95 % interval over seeds.
     """
     lines = []
-    totals = {row["rule"]: row["metrics"] for row in rows(baseline) if row["layer"] == "total"}
-    for rule in map(str, baseline.rule.values):
-        metrics = totals.get(rule, {})  # empty for a rule that diverged
+    for row in rows:
+        metrics = row["metrics"]  # empty for a rule that diverged
         texts = {metric: _with_error(numbers) for metric, numbers in metrics.items()}
         theory = metrics.get("relative_variance", {}).get("theory")
         texts["theory"] = "-" if theory is None else f"{theory:.3g}"
-        texts["flops"] = f"{flops[rule] / 1e6:.3g}"
-        lines.append([rule.replace("_", " "), *(texts.get(column, "-") for column in COLUMNS)])
+        texts["flops"] = f"{flops[row['rule']] / 1e6:.3g}"
+        lines.append([row["rule"].replace("_", " "), *(texts.get(column, "-") for column in COLUMNS)])
     return reporting.table(["rule", *COLUMNS.values()], lines)
 
 

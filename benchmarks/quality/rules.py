@@ -35,17 +35,7 @@ RULES: dict[str, Factory] = {**registry.RULES, "node_perturbation_tutorial": tut
 
 
 def make_rule(name: str, model: ll.Model, loss: ll.Loss, sigma: ArrayLike) -> ll.Rule:
-    """Returns a rule by name.
-
-    Args:
-      name: an entry of `RULES`, or `MODULE:FUNCTION`.
-      model: the model.
-      loss: per-example loss.
-      sigma: standard deviation of the noise, for rules that use it; may be traced.
-
-    Raises:
-      ValueError: for an unknown name.
-    """
+    """Returns the rule of a name in `RULES`, or of `MODULE:FUNCTION`; `sigma` may be traced."""
     # Weight decay (of Kolen-Pollack) and the optimizer do not affect the gradient, so both are zero. The gain
     # of sign symmetry is the size of a typical initial weight.
     made = rule_of(RULES.get(name, name), sigma=sigma, gain=0.2, optimizer=optax.sgd(0.0), decay=0.0)
@@ -58,11 +48,9 @@ def averaged(rule: ll.Rule, num_samples: ArrayLike) -> ll.Rule:
     `num_samples`, K >= 1, may be traced, so that one compiled program serves all. The state is not updated.
     """
 
-    def value_and_grad(
-        key: Key, params: Params, state: Any, x: ArrayLike, y: ArrayLike
-    ) -> tuple[Array, Params, Any]:
+    def value_and_grad(key: Key, params: Params, state: Any, *batch: Any) -> tuple[Array, Params, Any]:
         def one(key: Key) -> tuple[Array, Params]:
-            return rule.value_and_grad(key, params, state, x, y)[:2]
+            return rule.value_and_grad(key, params, state, *batch)[:2]
 
         def add(k: Array, total: tuple[Array, Params]) -> tuple[Array, Params]:
             return jax.tree.map(jnp.add, total, one(jax.random.fold_in(key, k)))

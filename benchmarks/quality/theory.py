@@ -30,8 +30,7 @@ for one example. Otherwise it is a ratio of means: a few percent too low for lay
 for 3 units.
 
 Source: Werfel, Xie, Seung, Learning curves for stochastic gradient descent in linear feedforward networks,
-2005, https://doi.org/10.1162/089976605774320539, for linear networks with one layer. The sums over layers and
-examples, and the cosine, follow in the same way from the moments of the noise.
+2005, https://doi.org/10.1162/089976605774320539, for one layer; the rest follows in the same way.
 """
 
 from collections.abc import Callable
@@ -98,8 +97,7 @@ def weight_perturbation(exact: Exact, *, fourth_moment: float = 3.0) -> Theory:
 def node_perturbation(exact: Exact, *, layerwise: bool = False) -> Theory:
     """Returns the theory of node perturbation; NaN unless all layers are dense.
 
-    The variance is `sum_b |x_bl|^2 (|delta_bl|^2 + M_l |delta_b|^2) / (B^2 |g_l|^2)`. With `y_b = x_b g`, the
-    change of the pre-activations for a step along g,
+    With `y_b = x_b g`, the change of the pre-activations for a step along g,
     `A = sum_b (|delta_b|^2 |y_b|^2 - (delta_b . y_b)^2) / (B^2 |g|^4)`. The changes of the loss contribute
     another `2 sum_b (delta_b . y_b)^2 / (B^2 |g|^4)` along the gradient.
     """

@@ -70,12 +70,7 @@ def resample(student: Student, rates: Tensor, draws: Draws, alpha: float) -> tup
 
 
 def step(
-    student: Student,
-    optimizer: Optimizer,
-    x: Tensor,
-    y: Tensor,
-    draws: Draws,
-    alpha: float,
+    student: Student, optimizer: Optimizer, x: Tensor, y: Tensor, draws: Draws, alpha: float
 ) -> tuple[int, int]:
     """Performs a step on `x [batch, features]` and `y [batch, 1]`, in place; returns kills and clones."""
     optimizer.zero_grad()

@@ -99,13 +99,12 @@ def weight_perturbation(key: Any, params: Layers, feedback: Layers, x: Any, y: A
 
 
 RULES: dict[str, Callable[..., Estimate]] = {
-    "backprop": backprop,
-    "feedback_alignment": feedback_alignment,
-    "direct_feedback_alignment": direct_feedback_alignment,
-    "node_perturbation": node_perturbation,
-    "node_perturbation_activity": node_perturbation_activity,
-    "weight_perturbation": weight_perturbation,
-}
+    rule.__name__: rule
+    for rule in (
+        backprop, feedback_alignment, direct_feedback_alignment, node_perturbation,
+        node_perturbation_activity, weight_perturbation,
+    )
+}  # fmt: skip
 
 
 def training(rule: Callable[..., Any], draw: Any, draws: int, learning_rate: float) -> Callable[..., Any]:

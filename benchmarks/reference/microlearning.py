@@ -29,18 +29,6 @@ Noise = tuple[Array, Array]
 """Noise for the hidden and for the output layer."""
 
 
-class Rule(NamedTuple):
-    """Rule with its noise.
-
-    Fields:
-      draw: `(rng, weights, batch size, sigma) -> Noise`.
-      update: `(weights, x, t, noise, sigma) -> Weights`, the update for a learning rate of 1.
-    """
-
-    draw: Callable[[np.random.Generator, Weights, int, float], Noise]
-    update: Callable[[Weights, Array, Array, Noise, float], Weights]
-
-
 def with_bias(a: Array) -> Array:
     """Appends a unit that is always 1."""
     return np.append(a, np.ones((1, a.shape[1])), axis=0)
@@ -119,29 +107,22 @@ def node_perturbation(weights: Weights, x: Array, t: Array, noise: Noise, sigma:
     )
 
 
-def draw_nothing(rng: np.random.Generator, weights: Weights, batch_size: int, sigma: float) -> Noise:
-    """Returns empty noise, for rules without noise."""
-    return np.zeros(0), np.zeros(0)
+def draw(rule: str, rng: np.random.Generator, weights: Weights, batch_size: int, sigma: float) -> Noise:
+    """Draws a number for each weight, or for each unit and example, or none, as the rule needs them."""
+    shapes = (0,), (0,)
+    if rule == "weight_perturbation":
+        shapes = weights.hidden.shape, weights.output.shape
+    elif rule == "node_perturbation":
+        shapes = (len(weights.hidden), batch_size), (len(weights.output), batch_size)
+    hidden, output = (rng.normal(0, sigma, shape) for shape in shapes)
+    return hidden, output
 
 
-def draw_for_weights(rng: np.random.Generator, weights: Weights, batch_size: int, sigma: float) -> Noise:
-    """Draws a number for each weight."""
-    return rng.normal(0, sigma, weights.hidden.shape), rng.normal(0, sigma, weights.output.shape)
-
-
-def draw_for_units(rng: np.random.Generator, weights: Weights, batch_size: int, sigma: float) -> Noise:
-    """Draws a number for each unit and example."""
-    hidden, output = len(weights.hidden), len(weights.output)
-    return rng.normal(0, sigma, (hidden, batch_size)), rng.normal(0, sigma, (output, batch_size))
-
-
-RULES = {
-    "backprop": Rule(draw_nothing, backprop),
-    "feedback_alignment": Rule(draw_nothing, feedback_alignment),
-    "kolen_pollack": Rule(draw_nothing, kolen_pollack),
-    "weight_perturbation": Rule(draw_for_weights, weight_perturbation),
-    "node_perturbation": Rule(draw_for_units, node_perturbation),
+RULES: dict[str, Callable[[Weights, Array, Array, Noise, float], Weights]] = {
+    rule.__name__: rule
+    for rule in (backprop, feedback_alignment, kolen_pollack, weight_perturbation, node_perturbation)
 }
+"""Functions `(weights, x, t, noise, sigma) -> update` for a learning rate of 1."""
 
 
 def add(weights: Weights, update: Weights, learning_rate: float) -> None:
@@ -150,11 +131,8 @@ def add(weights: Weights, update: Weights, learning_rate: float) -> None:
         w += learning_rate * change
 
 
-def snr(
-    rule: Rule, weights: Weights, x: Array, t: Array, draw: Callable[[int], Noise], sigma: float,
-    epsilon: float = 1e-3,
-) -> float:  # fmt: skip
-    """Returns `mean(|mean| / (std + epsilon))` over the updates of the hidden weights by single examples.
+def snr(rule: str, weights: Weights, x: Array, t: Array, draw: Callable[[int], Noise], sigma: float) -> float:
+    """Returns `mean(|mean| / (std + 0.001))` over the updates of the hidden weights by single examples.
 
     `x` is `[inputs, examples]`, `t` is `[outputs, examples]`, and `draw(example)` returns noise for a batch
     of one.
@@ -162,5 +140,5 @@ def snr(
     count = x.shape[1]
     held = np.zeros((count, *weights.hidden.shape))
     for i in range(count):
-        held[i] = rule.update(weights, x[:, [i]], t[:, [i]], draw(i), sigma).hidden
-    return float(np.mean(np.abs(np.mean(held, axis=0)) / (np.std(held, axis=0) + epsilon)))
+        held[i] = RULES[rule](weights, x[:, [i]], t[:, [i]], draw(i), sigma).hidden
+    return float(np.mean(np.abs(np.mean(held, axis=0)) / (np.std(held, axis=0) + 1e-3)))

@@ -10,32 +10,13 @@ derivatives, and every step reads out losses and accuracy. Unlike there, functio
 evaluation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from torch.optim import Optimizer  # pyright: ignore[reportMissingImports]
-
-
-class Coefficients(NamedTuple):
-    """Random coefficients of one function: normal (N) and uniform in 0..1 (U)."""
-
-    normal: list[float]
-    uniform: list[float]
-
-
-class Formula(NamedTuple):
-    """Function of the library.
-
-    Fields:
-      num_coefficients: number of normal and of uniform coefficients.
-      evaluate: `(coefficients, x [points, columns]) -> (values, derivatives)`, each `[points]`.
-    """
-
-    num_coefficients: int
-    evaluate: Callable[[Coefficients, Tensor], tuple[Tensor, Tensor]]
 
 
 class Draws(NamedTuple):
@@ -55,14 +36,14 @@ class Metrics(NamedTuple):
     accuracy: float
 
 
-def parabola(coefficients: Coefficients, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Evaluates `N0*0.05*(x + 0.5*N1)**2 + 0.15*N2` and its derivative at the first column."""
-    n = coefficients.normal
+def parabola(n: list[float], u: list[float], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Evaluates `N0*0.05*(x + 0.5*N1)**2 + 0.15*N2` and its derivative at the first column of `x`."""
     values = n[0] * 0.05 * (x[:, 0] + 0.5 * n[1]) ** 2 + 0.15 * n[2]
     return values, 2 * n[0] * 0.05 * (x[:, 0] + 0.5 * n[1])
 
 
-LIBRARY = (Formula(3, parabola),)
+LIBRARY = ((parabola, 3),)
+"""Functions, each with its number of normal (N) and of uniform coefficients (U)."""
 
 
 def perceptron(widths: Sequence[int]) -> nn.Sequential:
@@ -75,24 +56,19 @@ def adam(critic: nn.Module, learning_rate: float, decay: float) -> Optimizer:
     return torch.optim.Adam(critic.parameters(), lr=learning_rate, weight_decay=decay)
 
 
-def draw_coefficients(number: int) -> Coefficients:
-    """Draws coefficients one by one."""
+def draw_coefficients(number: int) -> tuple[list[float], list[float]]:
+    """Draws normal coefficients, and uniform ones in 0..1, one by one."""
     pairs = [(torch.randn(1).item(), torch.rand(1).item()) for _ in range(number)]
-    return Coefficients([n for n, _ in pairs], [u for _, u in pairs])
-
-
-def curves(drawn: Sequence[tuple[Formula, Coefficients]], x: Tensor) -> Tensor:
-    """Evaluates functions at `x [points, columns]`; returns `[number, points]`."""
-    of_each = [torch.stack(formula.evaluate(coefficients, x)).T for formula, coefficients in drawn]
-    return torch.stack(of_each)[..., 0]
+    return [n for n, _ in pairs], [u for _, u in pairs]
 
 
 def draw(x: Tensor, widths: Sequence[int], iterations: int) -> Draws:
     """Draws a network, and as many functions as it has outputs, evaluated at `x [points, columns]`."""
     with torch.no_grad():
         fake = perceptron(widths)(x).T
-    formulas = [LIBRARY[i] for i in torch.randint(len(LIBRARY), (len(fake),))]
-    real = curves([(formula, draw_coefficients(formula.num_coefficients)) for formula in formulas], x)
+    chosen = [LIBRARY[i] for i in torch.randint(len(LIBRARY), (len(fake),))]
+    drawn = [(function, draw_coefficients(number)) for function, number in chosen]
+    real = torch.stack([torch.stack(function(*of, x)).T for function, of in drawn])[..., 0]
     return Draws(real, fake, torch.rand(iterations, len(fake), 1))
 
 
@@ -105,10 +81,8 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, eps: Tensor)
 
 
 def step(
-    critic: nn.Module, optimizer: Optimizer, real: Tensor, fake: Tensor, eps:
-      Tensor,
-    penalty: float,
-) -> Metrics:  # fmt: skip
+    critic: nn.Module, optimizer: Optimizer, real: Tensor, fake: Tensor, eps: Tensor, penalty: float
+) -> Metrics:
     """Performs an Adam step on curves `[number, points]`; eps is `[number, 1]`."""
     optimizer.zero_grad()
     of_real, of_fake = critic(real), critic(fake)

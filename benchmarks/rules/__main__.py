@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import xarray as xr
 
-from benchmarks.machine import run_with_table
+from benchmarks import machine
 from benchmarks.rules import report
 from benchmarks.rules.config import Config
 from benchmarks.rules.problems import PROBLEMS
@@ -20,8 +20,8 @@ from experiments import harness, memory
 
 def held(config: Config, data: object) -> harness.Held:
     """Memory of a run: weights and feedback of the largest model, before and after training."""
-    models = [PROBLEMS[problem].make_model() for problem in config.chosen.problems]
-    params = [jax.eval_shape(model.init, jax.random.key(0)) for model in models]
+    inits = [PROBLEMS[problem].model.init for problem in config.chosen.problems]
+    params = [jax.eval_shape(init, jax.random.key(0)) for init in inits]
     members = -(-config.runs // config.chosen.seeds)
     return harness.Held([max(params, key=memory.bytes_of)] * 4, members=members)
 
@@ -41,8 +41,8 @@ EXPERIMENT = harness.Experiment(
 )
 
 
-run = partial(run_with_table, EXPERIMENT)
-main = partial(harness.command_line, "rules", Config, run, package="benchmarks")
+run = partial(machine.run_with_table, EXPERIMENT)
+main = partial(machine.command_line, "rules", Config, run)
 
 if __name__ == "__main__":
     sys.exit(main())

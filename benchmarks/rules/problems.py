@@ -83,15 +83,11 @@ MODELS: dict[str, Callable[[Data], ll.Model]] = {
 
 
 class Problem(NamedTuple):
-    """Names of a data set and a model."""
+    """Name of a data set, and a model for it."""
 
     data: str
-    model: str
-
-    def make_model(self) -> ll.Model:
-        """Returns the model for the data."""
-        return MODELS[self.model](DATA[self.data])
+    model: ll.Model
 
 
-PROBLEMS = {f"{data}-{model}": Problem(data, model) for model in MODELS for data in DATA}
+PROBLEMS = {f"{data}-{model}": Problem(data, MODELS[model](DATA[data])) for model in MODELS for data in DATA}
 """All combinations of data sets and models, by `DATA-MODEL`."""

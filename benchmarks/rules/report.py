@@ -1,5 +1,7 @@
 """Report of the comparison of rules: rows of summary.json, one table per problem, and figures."""
 
+import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,12 +60,9 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
             "relative seconds": part.relative_seconds.values,
             "seconds": part.seconds.values,
         }
-        for name in BY_LAYER:
-            for when in ("start", "end"):
-                of_layers = part[name].sel(when=when)
-                for layer in map(str, part.layer.values):
-                    values = of_layers.sel(layer=layer).values
-                    metrics[f"{name} {when}" + (f": {layer}" if layer != "total" else "")] = values
+        for name, when, layer in itertools.product(BY_LAYER, ("start", "end"), map(str, part.layer.values)):
+            of_layer = f": {layer}" if layer != "total" else ""
+            metrics[f"{name} {when}{of_layer}"] = part[name].sel(when=when, layer=layer).values
         found += [{**named, **row} for row in reporting.summary_rows(named["rule"], metrics) if row["n"]]
         is_end = float(part.learning_rate) in part.rate.values[[0, -1]]
         found.append({**named, "metric": "at an end of the rates", "value": is_end})
@@ -72,35 +71,35 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 
 def table(summary: list[dict[str, Any]]) -> str:
     """Formats one table per problem, followed by the rules that do not support its model."""
-    found = reporting.by_part(summary, "problem", "rule")
     header = ("rule", "learning rate", *COLUMNS.values(), "time / backprop's")
+    lines, refused = defaultdict[str, list[list[str]]](list), defaultdict[str, dict[str, list[str]]](dict)
+    for (problem, rule), metrics in reporting.by_part(summary, "problem", "rule").items():
+        if "refused" in metrics:
+            refused[problem].setdefault(metrics["refused"]["message"], []).append(rule)
+            continue
+        at_end = metrics["at an end of the rates"]["value"]
+        rate = f"{metrics['learning rate']['mean']:.3g}" + (" (end)" if at_end else "")
+        cells = [reporting.cell(metrics[name]) if name in metrics else "-" for name in COLUMNS]
+        times = f"{metrics['relative seconds']['mean']:.2f}"
+        lines[problem].append([name_of(rule), rate, *cells, times])
     texts = []
     for problem in dict.fromkeys(row["problem"] for row in summary):
-        mine = {rule: metrics for (of, rule), metrics in found.items() if of == problem}
-        lines, refused = list[list[str]](), dict[str, list[str]]()
-        for rule, metrics in mine.items():
-            if "refused" in metrics:
-                refused.setdefault(metrics["refused"]["message"], []).append(rule)
-                continue
-            at_end = metrics["at an end of the rates"]["value"]
-            rate = f"{metrics['learning rate']['mean']:.3g}" + (" (end)" if at_end else "")
-            cells = [reporting.cell(metrics[name]) if name in metrics else "-" for name in COLUMNS]
-            times = f"{metrics['relative seconds']['mean']:.2f}"
-            lines.append([rule.replace("_", " "), rate, *cells, times])
-        below = [f"Refused: {', '.join(rules)}: {message}" for message, rules in refused.items()]
-        texts += [problem, reporting.table(header, lines), *below]
+        below = [f"Refused: {', '.join(rules)}: {message}" for message, rules in refused[problem].items()]
+        texts += [problem, reporting.table(header, lines[problem]), *below]
     return "\n\n".join(texts)
 
 
 def figures(results: xr.Dataset) -> dict[str, Figure]:
     """Draws learning curves of every problem, and cosine and signal to noise by layer."""
+    learnt = defaultdict[str, list[xr.Dataset]](list)
+    for part in parts_of(results):
+        if not part.refused.item():
+            learnt[str(part.problem.item())].append(part)
     drawn = {}
-    for problem in dict.fromkeys(map(str, results.problem.values)):
-        learnt = [p for p in parts_of(results) if str(p.problem.item()) == problem and not p.refused.item()]
-        if learnt:
-            drawn[f"{problem}_curves"] = curves(problem, learnt)
-            for name, label in BY_LAYER.items():
-                drawn[f"{problem}_{name}"] = layers(problem, learnt, name, label)
+    for problem, parts in learnt.items():
+        drawn[f"{problem}_curves"] = curves(problem, parts)
+        for name, label in BY_LAYER.items():
+            drawn[f"{problem}_{name}"] = layers(problem, parts, name, label)
     return drawn
 
 
@@ -108,46 +107,42 @@ IN_A_PANEL = 9
 """Maximum number of rules per panel of curves."""
 
 
-def name_of(part: xr.Dataset) -> str:
-    """Returns the rule of a part as it is written in figures."""
-    return str(part.rule.item()).replace("_", " ")
+def name_of(rule: Any) -> str:
+    """Returns the name of a rule as it is written in tables and figures."""
+    return str(rule).replace("_", " ")
 
 
 def curves(problem: str, parts: Sequence[xr.Dataset]) -> Figure:
     """Draws test accuracy against updates and seconds, with nine rules per column; backprop is dashed."""
     groups = [parts[i : i + IN_A_PANEL] for i in range(0, len(parts), IN_A_PANEL)]
-    drawn, grid = plt.subplots(
-        2, len(groups), figsize=(4.2 * len(groups), 9), layout="constrained", sharey=True, squeeze=False
-    )
+    size = 4.2 * len(groups), 9
+    drawn, grid = plt.subplots(2, len(groups), figsize=size, sharey=True, squeeze=False)
     of_backprop = float(np.median([part.backprop_seconds for part in parts]))
-    exact = [part for part in parts if name_of(part) == "backprop"]
-    for column, group in zip(grid.T, groups, strict=True):
-        others = [part for part in group if name_of(part) != "backprop"]
-        for axes, unit in zip(column, (None, of_backprop), strict=True):
-            for part in [*exact, *others]:
-                x = part.step.values * (1 if unit is None else unit * float(part.relative_seconds))
-                style = {"color": "0.3", "linestyle": "--"} if any(part is one for one in exact) else {}
-                reporting.band(axes, x, part.test_accuracy.values, label=name_of(part), **style)
-            axes.grid(alpha=0.3)
-            axes.set_xlabel("updates" if unit is None else "seconds (one seed, without compilation)")
-        column[1].set_xlim(0, 1.5 * of_backprop * float(parts[0].step[-1]))
-        column[1].legend(
+    exact = [part for part in parts if part.rule == "backprop"]
+    for (above, below), group in zip(grid.T, groups, strict=True):
+        for part in [*exact, *(part for part in group if part.rule != "backprop")]:
+            style: dict[str, Any] = {"label": name_of(part.rule.item())}
+            style |= {"color": "0.3", "linestyle": "--"} if part.rule == "backprop" else {}
+            seconds = of_backprop * float(part.relative_seconds)
+            reporting.band(above, part.step.values, part.test_accuracy.values, **style)
+            reporting.band(below, part.step.values * seconds, part.test_accuracy.values, **style)
+        above.set_xlabel("updates")
+        below.set_xlabel("seconds (one seed, without compilation)")
+        below.set_xlim(0, 1.5 * of_backprop * float(parts[0].step[-1]))
+        below.legend(
             frameon=False, fontsize="x-small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15)
         )
     for axes in grid[:, 0]:
         axes.set_ylabel("test accuracy")
-    drawn.suptitle(f"{problem}: every rule at its own best learning rate", fontsize="large")
-    reporting.note_seeds(drawn, parts[0], "; dashed: backprop")
-    return drawn
+    title = f"{problem}: every rule at its own best learning rate"
+    return reporting.completed(drawn, parts[0], title, "; dashed: backprop")
 
 
 def layers(problem: str, parts: Sequence[xr.Dataset], metric: str, label: str) -> Figure:
     """Draws a metric of every layer, and in total, before (light) and after training (dark), by rule."""
     names = [str(layer) for layer in parts[0][metric].dropna("layer", how="all").layer.values]
-    drawn, grid = plt.subplots(
-        1, len(names), figsize=(3 + 1.9 * len(names), 1.5 + 0.24 * len(parts)),
-        layout="constrained", sharey=True, squeeze=False,
-    )  # fmt: skip
+    size = 3 + 1.9 * len(names), 1.5 + 0.24 * len(parts)
+    drawn, grid = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
     places = np.arange(len(parts))[::-1]
     for axes, layer in zip(grid[0], names, strict=True):
         for when, color, shift in (("start", "tab:cyan", 0.2), ("end", "tab:blue", -0.2)):
@@ -165,8 +160,6 @@ def layers(problem: str, parts: Sequence[xr.Dataset], metric: str, label: str) -
         if metric == "snr":
             axes.set_xscale("symlog", linthresh=1e-3)
             axes.set_xticks([-1e-2, 0, 1e-2, 1], ["-0.01", "0", "0.01", "1"])
-    grid[0, 0].set_yticks(places, [name_of(part) for part in parts])
+    grid[0, 0].set_yticks(places, [name_of(part.rule.item()) for part in parts])
     reporting.legend_beside(drawn, grid[0, 0])
-    drawn.suptitle(f"{problem}: {label} by layer", fontsize="large")
-    reporting.note_seeds(drawn, parts[0])
-    return drawn
+    return reporting.completed(drawn, parts[0], f"{problem}: {label} by layer", grid=())

@@ -12,27 +12,13 @@ import xarray as xr
 from tqdm import tqdm
 
 import lax_learning as ll
-from benchmarks import pairs
-from benchmarks.machine import load as load_average
+from benchmarks import machine, pairs
 from benchmarks.rules.config import Config
 from benchmarks.rules.problems import DATA, LOSS, PROBLEMS, Problem
 from experiments.microlearning.measures import of_layers
 from experiments.registry import rule_of
 from experiments.running import side_by_side
 from lax_learning.metrics import by_path, cosine_similarity, snr
-
-Member = tuple[jax.Array, jax.Array]
-"""Key and learning rate of a run."""
-Batches = tuple[jax.Array, jax.Array]
-"""Inputs and targets, `[batches, examples, ...]`."""
-
-
-class Trained(NamedTuple):
-    """Result of a run: accuracies `[1 + evaluations]`, and the state before and after training."""
-
-    accuracies: dict[str, jax.Array]
-    start: ll.TrainState
-    end: ll.TrainState
 
 
 @jax.jit
@@ -56,11 +42,11 @@ class Contest(NamedTuple):
         """Returns the rule; learned feedback uses the learning rate of the weights."""
         c = self.config
         made = rule_of(self.rule, sigma=c.sigma, decay=c.decay, gain=c.gain, optimizer=optax.sgd(rate))
-        return made(self.problem.make_model(), LOSS)
+        return made(self.problem.model, LOSS)
 
     def make_train(self, rate: Any) -> ll.Train:
         """Returns training by gradient descent."""
-        model, updates, rule = self.problem.make_model(), self.config.chosen.updates, self.make_rule(rate)
+        model, updates, rule = self.problem.model, self.config.chosen.updates, self.make_rule(rate)
 
         def evaluate(key: Any, params: Any, state: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
             net, parts = rule.model_at(model, state), {"validation": data.validation, "test": data.test}
@@ -71,15 +57,18 @@ class Contest(NamedTuple):
             batch_size=self.config.batch_size, evaluate=evaluate, every=updates // self.config.evaluations,
         )  # fmt: skip
 
-    def run(self, member: Member, data: ll.data.Splits) -> Trained:
-        """Runs training; a pure function of key and learning rate, so trials and tests share one program."""
+    def run(self, member: tuple[Any, Any], data: ll.data.Splits) -> tuple[Any, ll.TrainState, ll.TrainState]:
+        """Runs training; a pure function of key and learning rate, so trials and tests share one program.
+
+        Returns accuracies `[1 + evaluations]` on validation and test data, and the state before and after.
+        """
         key, rate = member
         train = self.make_train(rate)
         history = train(key, data)
-        return Trained(history.evaluations, train.init(key, data), history.state)
+        return history.evaluations, train.init(key, data), history.state
 
-    def gradients(self, key: jax.Array, params: Any, state: Any, batches: Batches) -> Any:
-        """Returns the gradients of all batches, along a leading axis."""
+    def gradients(self, key: jax.Array, params: Any, state: Any, batches: Any) -> Any:
+        """Returns the gradients of all batches, `(x, y) [batches, examples, ...]`, along a leading axis."""
         rule = self.make_rule(0.0)
         keys = jax.random.split(key, self.config.batches)
         return jax.lax.map(lambda of: rule.value_and_grad(of[0], params, state, *of[1])[1], (keys, batches))
@@ -89,9 +78,9 @@ class Contest(NamedTuple):
         """Runs of backprop on the same problem, or `self` for a rule that wraps the model."""
         return self if self.make_rule(0.0).wrapped else self._replace(rule="backprop")
 
-    def exact(self, params: Any, state: Any, batches: Batches) -> Any:
+    def exact(self, params: Any, state: Any, batches: Any) -> Any:
         """Returns backprop's gradients of all batches, on the model as the rule wraps it."""
-        rule = ll.backprop(self.make_rule(0.0).model_at(self.problem.make_model(), state), LOSS)
+        rule = ll.backprop(self.make_rule(0.0).model_at(self.problem.model, state), LOSS)
         key = jax.random.key(0)  # backprop draws nothing
         return jax.lax.map(lambda of: rule.value_and_grad(key, params, (), *of)[1], batches)
 
@@ -118,7 +107,7 @@ def all_of(function: Callable[..., Any], members: Any, data: Any, progress: tqdm
 
 
 def measure(
-    contest: Contest, key: jax.Array, ends: tuple[ll.TrainState, ...], data: ll.data.Splits
+    contest: Contest, key: jax.Array, ends: list[ll.TrainState], data: ll.data.Splits
 ) -> dict[str, np.ndarray]:
     """Returns cosine and signal to noise before and after training, `[when, seed, layer]`."""
     size, number, seeds = contest.config.batch_size, contest.config.batches, contest.config.chosen.seeds
@@ -165,7 +154,7 @@ def run_part(name: str, config: Config, data: dict[str, ll.data.Splits], progres
         found = xr.Dataset({"refused": str(error)})
     else:
         found = compete(contest, splits, progress)
-    busy = load_average()
+    busy = machine.load()
     found = found.assign(problem=problem, rule=rule, machine_load=np.nan if busy is None else busy)
     return found.expand_dims(part=[name])
 
@@ -178,25 +167,24 @@ def compete(contest: Contest, data: ll.data.Splits, progress: tqdm) -> xr.Datase
     shape = len(chosen.rates), chosen.tuning_seeds
     keys = jnp.tile(jax.random.split(tuning_key, shape[1]), shape[0])
     rates = np.repeat(np.asarray(chosen.rates, np.float32), shape[1])
-    trials = all_of(contest.run, (keys, rates), data, progress)
-    tuning = np.asarray(trials.accuracies["validation"])[:, -1].reshape(shape)
+    trials, *_ = all_of(contest.run, (keys, rates), data, progress)
+    tuning = np.asarray(trials["validation"])[:, -1].reshape(shape)
     rate = chosen.rates[best(tuning)]
-    rates = np.full(chosen.seeds, rate, np.float32)
-    tested = all_of(contest.run, (jax.random.split(test_key, chosen.seeds), rates), data, progress)
+    members = jax.random.split(test_key, chosen.seeds), np.full(chosen.seeds, rate, np.float32)
+    accuracies, *ends = all_of(contest.run, members, data, progress)
 
-    measured = measure(contest, measure_key, (tested.start, tested.end), data)
-    first = jax.tree.map(lambda leaf: leaf[0], tested.start)
+    measured = measure(contest, measure_key, ends, data)
+    first = jax.tree.map(lambda leaf: leaf[0], ends[0])
     ours = partial(programs(contest)[1], first, data)
     backprops = partial(programs(contest._replace(rule="backprop"))[1], first._replace(rule_state=()), data)
     timed = pairs.compare(ours, backprops, seconds=config.seconds)
     every = chosen.updates // config.evaluations
-    layers = [*by_path(lambda leaves: 0.0, tested.end.params, depth=1), "total"]
     return xr.Dataset(
         {
             "refused": "",
             "tuning_accuracy": (("rate", "tuning_seed"), tuning),
             "learning_rate": rate,
-            "test_accuracy": (("seed", "step"), np.asarray(tested.accuracies["test"])),
+            "test_accuracy": (("seed", "step"), np.asarray(accuracies["test"])),
             **{name: (("when", "seed", "layer"), values) for name, values in measured.items()},
             "seconds": timed.ours_s / every,
             "backprop_seconds": timed.reference_s / every,
@@ -206,6 +194,6 @@ def compete(contest: Contest, data: ll.data.Splits, progress: tqdm) -> xr.Datase
             "rate": list(chosen.rates),
             "step": np.arange(config.evaluations + 1) * every,
             "when": ["start", "end"],
-            "layer": layers,
+            "layer": [*by_path(lambda leaves: 0.0, first.params, depth=1), "total"],
         },
     )
