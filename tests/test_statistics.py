@@ -17,7 +17,7 @@ import pytest
 
 import lax_learning as ll
 from lax_learning import estimators
-from tests.compare import assert_mean, draws_of, flat, update
+from tests.compare import assert_mean, draws_of, flat, update, updates
 from tests.test_golden import in_order
 
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -175,15 +175,13 @@ def test_variances_of_perturbation():
     wp_: Any = ll.weight_perturbation
 
     def draw(key):
-        return [
-            (
-                wp_(last, loss, sigma=1.0, noise=noise).value_and_grad(key, w[1], (), hidden, y)[1],
-                np_(deep, loss, sigma=1.0, noise=noise, share_noise=share).value_and_grad(key, w, (), x, y)[
-                    1
-                ],
-            )
-            for noise, share in (("normal", True), ("rademacher", False))
-        ]
+        found = []
+        for noise, share in (("normal", True), ("rademacher", False)):
+            of_weights = wp_(last, loss, sigma=1.0, noise=noise)
+            of_nodes = np_(deep, loss, sigma=1.0, noise=noise, share_noise=share)
+            weights = of_weights.value_and_grad(key, w[1], (), hidden, y)[1]
+            found.append((weights, of_nodes.value_and_grad(key, w, (), x, y)[1]))
+        return found
 
     delta, inputs = [(y @ w[1].T)[0], y[0]], [x[0], hidden[0]]
     gradients, total = list(map(np.outer, inputs, delta)), sum(np.sum(d**2) for d in delta)
@@ -205,9 +203,7 @@ def test_activity_node_perturbation_against_numpy(x64):
     still = in_order([np.zeros_like(n) for n in noise])
     options: Any = [{"noise": in_order(noise), "antithetic": pairs} for pairs in (False, True)]
     rules = [activity(CURVED, ll.squared_error, sigma=sigma, **each) for each in (*options, {"noise": still})]
-    forward, pairs, nothing = jax.jit(lambda p: [r.value_and_grad(KEY, p, (), x, y)[1] for r in rules])(
-        params
-    )
+    forward, pairs, nothing = (grads for _, _, grads, _ in updates(rules, KEY, params, x, y))
     assert (flat(nothing) == 0).all()
 
     def passed(step):
@@ -216,10 +212,8 @@ def test_activity_node_perturbation_against_numpy(x64):
         return np.concatenate([z1, z2], axis=1), ((z2 - y) ** 2).sum(1)
 
     (clean, loss), (up, more), (down, less) = map(passed, (0, sigma, -sigma))
-    for grads, change, slope in (
-        (forward, up - clean, more - loss),
-        (pairs, (up - down) / 2, (more - less) / 2),
-    ):
+    cases = (forward, up - clean, more - loss), (pairs, (up - down) / 2, (more - less) / 2)
+    for grads, change, slope in cases:
         delta = 5 / 3 * slope[:, None] * change / (change**2).sum(1, keepdims=True)
         signals = (x, delta[:, :3]), (np.tanh(clean[:, :3]), delta[:, 3:])
         expected = [{"w": a.T @ signal, "b": signal.sum(0)} for a, signal in signals]

@@ -17,7 +17,6 @@ from lax_learning.types import Estimator, Key, Params
 
 def directional_derivative(function: Callable[[Any], Any], primal: Any, tangent: Any) -> tuple[Any, Any]:
     """Computes `jax.jvp` of one argument, with a clear error if there is no forward-mode derivative."""
-
     # JAX itself raises only when it lowers the program, where the error cannot be handled here.
     program = jax.make_jaxpr(partial(jax.jvp, function))((primal,), (tangent,))
     if any(equation.primitive.name == "custom_lin" for equation in all_equations(program.jaxpr)):
@@ -66,8 +65,7 @@ def forward_gradient(
             direction = draw_noise(key, params)
             at = vary_as(params, direction)
             _, change = directional_derivative(lambda w: checked(w, *args, **kwargs)[0], at, direction)
-            slope = jnp.mean(change)
-            return jax.tree.map(lambda v: scaled(slope, v), direction)
+            return jax.tree.map(partial(scaled, jnp.mean(change)), direction)
 
         grads = averaged(draw, num_samples)(key)
         return join_aux(loss, aux, has_aux), as_gradient(grads, params)

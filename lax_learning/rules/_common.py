@@ -30,7 +30,9 @@ def delta_rule(model: Model, init: Any, assign: Callable[..., Result], *, masks:
     """
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
-        check_one(x)
+        _, size = as_batch(x)
+        if size != 1:
+            raise ValueError(f"x: expected a batch of one example, got {size}")
         return assign(key, params, state, x, y, opened=True)[1]
 
     return Rule(init, assign, model.trainable, None if masks else signals)
@@ -55,28 +57,16 @@ def starting(program: Program, opened: bool) -> Any:
     return zeros if opened else program.split.parameters
 
 
-def forward_of(program: Program, run: Callable[..., Any], opened: bool, x: Any) -> Callable[[Any], Any]:
-    """Returns a run as a function of the variables from `starting`, `moved -> (output, emitted)`."""
-
-    def forward(moved: Any) -> tuple[Any, Feeds]:
-        parameters, feeds = (program.split.parameters, moved) if opened else (moved, {})
-        output, _, emitted = run(parameters, x, feeds=feeds)
-        return output, emitted
-
-    return forward
-
-
 def result(program: Program, opened: bool, found: Any, sites: "Sites | None" = None) -> Params | Signals:
-    """Returns derivatives with respect to the variables from `starting`, as signals or gradients."""
+    """Returns derivatives with respect to the variables from `starting`, as signals or gradients.
+
+    Signals are zero at taps that are not among the variables.
+    """
     if not opened:
         return program.split.gradients(found if sites is None else masked(found, sites))
-    return Signals(named({i: d[0] if program.by_example else d for i, d in found.items()}, program))
-
-
-def named(deltas: Feeds, program: Program) -> dict[str, Array]:
-    """Returns teaching signals by name of the tap, with zeros at taps without a signal."""
+    deltas: Feeds = {i: d[0] if program.by_example else d for i, d in found.items()}
     taps = program.named_taps.items()
-    return {name: deltas.get(tap.index, jnp.zeros(tap.shape, tap.dtype)) for name, tap in taps}
+    return Signals({name: deltas.get(tap.index, jnp.zeros(tap.shape, tap.dtype)) for name, tap in taps})
 
 
 def check_parts(model: Any, loss: Any) -> None:
@@ -89,13 +79,6 @@ def check_loss(loss: Any) -> None:
     """Raises TypeError unless a loss is a function of two arguments."""
     expected = "a function (output, y) -> losses, such as squared_error"
     check_callable("loss", loss, expected, num_arguments=2)
-
-
-def check_one(x: Any) -> None:
-    """Raises ValueError unless x is a batch of one example, as teaching signals require."""
-    _, size = as_batch(x)
-    if size != 1:
-        raise ValueError(f"x: expected a batch of one example, got {size}")
 
 
 def losses_of(loss: Loss, output: Any, y: Any, size: int) -> Array:

@@ -90,17 +90,15 @@ def same_scale(key: Key, operand: Array) -> Array:
 
 def draw_feedback(feedback_init: FeedbackInit, key: Key, program: Program, sites: Sites) -> PyTree:
     """Returns feedback with the structure of params, None where no error passes."""
-    needed, split = _needed(program, sites), program.split
-    keys = jax.random.split(key, len(split.leaves))
-    pairs = enumerate(zip(keys, split.leaves, strict=True))
-    return split.structure.unflatten(
-        [drawn_like(feedback_init, k, leaf) if i in needed else None for i, (k, leaf) in pairs]
-    )
+    needed, leaves = _needed(sites), program.split.leaves
+    pairs = enumerate(zip(jax.random.split(key, len(leaves)), leaves, strict=True))
+    feedback = [drawn_like(feedback_init, k, leaf) if i in needed else None for i, (k, leaf) in pairs]
+    return program.split.structure.unflatten(feedback)
 
 
-def _needed(program: Program, sites: Sites) -> frozenset[int]:
+def _needed(sites: Sites) -> frozenset[int]:
     """Returns the parameters whose feedback is used."""
-    passed = (site.leaves for site in program.plan.all_sites if _has_feedback(site, sites))
+    passed = (site.leaves for site in sites.program.plan.all_sites if _has_feedback(site, sites))
     return frozenset().union(*passed)
 
 
@@ -133,15 +131,13 @@ def through_feedback(
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
     opened: bool = False,
 ) -> tuple[Any, Params | Signals]:
-    """Returns the value and the gradient when errors pass through other weights.
+    """Returns the value, and the gradient (or signals if `opened`) when errors pass through other weights.
 
     Args:
-      model, loss, where, params, x, y: arguments of the rule.
       varying: values that feedback depends on; inside `jax.shard_map`, they may differ between devices.
       feedback: `(program, sites) -> feedback`, a pytree with the structure of params, or `WEIGHTS`.
       transport: `(w, feedback) -> weights` that the error of a product passes through, from the product's
         operand and its feedback.
-      opened: whether to return teaching signals in place of gradients.
     """
     x, size = as_batch(x)
     split, x = Split(model, params), vary_as(x, varying)
@@ -194,28 +190,21 @@ def linked(op: Bilinear, z: Any, x: Any, partner: Any) -> Any:
 
 def partners(program: Program, sites: Sites, feedback: PyTree) -> list[Any]:
     """Returns the feedback of every parameter, or None; raises ValueError unless it fits params."""
-    split = program.split
-    leaves, structure = jax.tree.flatten(feedback, is_leaf=_is_none)
-    expected = jax.tree.unflatten(split.structure, range(len(split.leaves)))
-    if structure != jax.tree.structure(expected, is_leaf=_is_none):
-        got = jax.tree.structure(feedback)
+    split, needed, got = program.split, _needed(sites), jax.tree.structure(feedback)
+    try:
+        leaves = split.structure.flatten_up_to(feedback)
+        fits = jax.tree_util.all_leaves([leaf for leaf in leaves if leaf is not None])
+    except ValueError:
+        leaves, fits = [], False
+    if not fits:
         raise ValueError(f"state.feedback: expected the structure of params, {split.structure}, got {got}")
-    places = jax.tree.leaves(expected, is_leaf=_is_none)
-    found = {place: leaf for place, leaf in zip(places, leaves, strict=True) if place is not None}
-    needed = _needed(program, sites)
-    for place, leaf in found.items():
-        own = split.leaves[place]
-        at, path = "state.feedback: expected", split.paths[place]
-        if leaf is None and place in needed:
-            raise ValueError(f"{at} an array at {path!r}, through which errors pass, got None")
-        if leaf is not None and jnp.shape(leaf) != jnp.shape(own):
-            shapes = list(jnp.shape(own)), list(jnp.shape(leaf))
-            raise ValueError(f"{at} shape {shapes[0]} at {path!r}, got {shapes[1]}")
-    return [found[i] for i, trained in enumerate(split.trained) if trained]
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
+    for i, (path, own, leaf) in enumerate(zip(split.paths, split.leaves, leaves, strict=True)):
+        if leaf is None and i in needed:
+            expected = f"an array at {path!r}, through which errors pass"
+            raise ValueError(f"state.feedback: expected {expected}, got None")
+        if leaf is not None:
+            check_shapes([f"state.feedback at {path!r}"], [leaf], [own.shape])
+    return [leaf for leaf, trained in zip(leaves, split.trained, strict=True) if trained]
 
 
 def check_products(program: Program, sites: Sites) -> None:

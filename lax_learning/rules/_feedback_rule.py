@@ -16,12 +16,6 @@ from lax_learning.rules._common import Result, Sites, check_parts, delta_rule, s
 from lax_learning.rules._feedback import FeedbackInit, FeedbackState, LearnedState, Operand
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
 
-Source = Callable[[Key, Any, Program, Sites], PyTree]
-"""`(key, state, program, sites) -> feedback`, or `WEIGHTS`."""
-
-Learn = Callable[[Key, PyTree, Params, Params, Any], PyTree]
-"""`(key, feedback, grads, params, x) -> gradient of the feedback`, None where no error passes."""
-
 
 def feedback_rule(
     model: Model,
@@ -29,19 +23,20 @@ def feedback_rule(
     where: Where,
     feedback_init: FeedbackInit,
     *,
-    source: Source | None = None,
+    source: Callable[[Key, Any, Program, Sites], PyTree] | None = None,
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
-    learn: Learn | None = None,
+    learn: Callable[[Key, PyTree, Params, Params, Any], PyTree] | None = None,
     optimizer: Any = None,
     complete: Callable[[PyTree, Params, Params], Params] = lambda feedback, grads, params: grads,
 ) -> Rule:
     """Returns feedback alignment with the given kind of feedback.
 
     Args:
-      model, loss, where, feedback_init: arguments of the rule.
-      source: feedback at every call, for a rule without state; by default, feedback is the state.
+      source: `(key, state, program, sites) -> feedback`, or `WEIGHTS`, for a rule without state; by default,
+        feedback is the state.
       transport: as in `through_feedback`.
-      learn, optimizer: gradient of learned feedback, and the optimiser that updates it.
+      learn, optimizer: `(key, feedback, grads, params, x) -> gradient of the feedback`, None where no error
+        passes, and the optimiser that updates the feedback.
       complete: `(feedback, grads, params) -> grads`, which adds terms that do not depend on data.
     """
     check_parts(model, loss)

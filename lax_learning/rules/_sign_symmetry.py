@@ -26,9 +26,8 @@ def sign_symmetry(
 ) -> Rule:
     """Backprop through `gain |B| sign(w)` in place of the weights `w`.
 
-    `delta_l = (delta_{l+1} (gain |B_{l+1}| sign(w_{l+1}))^T) phi'(z_l)`
-
-    The sign is taken from the operand of each product, for example from a weight after its normalisation.
+    `delta_l = (delta_{l+1} (gain |B_{l+1}| sign(w_{l+1}))^T) phi'(z_l)`, with the sign of the operand of each
+    product, for example of a weight after its normalisation.
 
     Args:
       magnitude: "unit": `|B| = 1` (uniform sign-concordant feedback, uSF); "fixed": `|B|` from
