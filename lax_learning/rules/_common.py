@@ -12,7 +12,7 @@ from lax_learning._checks import check_callable, check_floating, check_key, desc
 from lax_learning._precision import is_half, raised
 from lax_learning._sites import _equations as equations
 from lax_learning._sites._batch import as_batch
-from lax_learning._sites._plan import Site, Tap
+from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Feeds, Hooks
 from lax_learning.models import Model, Split, check_model, selects
@@ -52,9 +52,10 @@ def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
 
 def starting(program: Program, opened: bool) -> Any:
     """Returns the variables of differentiation: parameters, or zeros at the taps if signals are wanted."""
+    if not opened:
+        return program.split.parameters
     lead = (1,) if program.by_example else ()
-    zeros = {tap.index: jnp.zeros((*lead, *tap.shape), tap.dtype) for tap in program.plan.all_taps}
-    return zeros if opened else program.split.parameters
+    return {tap.index: jnp.zeros((*lead, *tap.shape), tap.dtype) for tap in program.plan.all_taps}
 
 
 def result(program: Program, opened: bool, found: Any, sites: "Sites | None" = None) -> Params | Signals:
@@ -123,7 +124,7 @@ class Sites(NamedTuple):
 
     program: Program
     taps: list[Tap]  # in order
-    paths: list[str]  # of the parameters
+    leaves: frozenset[int]  # positions of the parameters
 
 
 def select_paths(where: Where, split: Split) -> list[str]:
@@ -138,7 +139,7 @@ def select_paths(where: Where, split: Split) -> list[str]:
 def select(program: Program, where: Where) -> Sites:
     """Selects parameters by path, and the taps of their sites; raises ValueError if a site is split."""
     paths = select_paths(where, program.split)
-    chosen = {i for i, path in enumerate(program.split.paths) if path in paths}
+    chosen = frozenset(i for i, path in enumerate(program.split.paths) if path in paths)
     for site in program.plan.all_sites:
         if site.leaves & chosen and site.leaves - chosen:
             raise ValueError(
@@ -146,18 +147,13 @@ def select(program: Program, where: Where) -> Sites:
                 f"{site.operation!r}, got {where!r}, which selects only some{site.at_source}"
             )
     taps = [tap for tap in program.plan.all_taps if any(site.leaves & chosen for site in tap.sites)]
-    return Sites(program, taps, paths)
-
-
-def is_selected(site: Site, sites: Sites) -> bool:
-    """Returns whether the parameters of a site are selected."""
-    return any(sites.program.split.paths[i] in sites.paths for i in site.leaves)
+    return Sites(program, taps, chosen)
 
 
 def masked(grads: list[Array], sites: Sites) -> list[Array]:
     """Returns gradients, set to zero for parameters that are not selected."""
-    pairs = zip(sites.program.split.parameter_paths, grads, strict=True)
-    return [g if path in sites.paths else jnp.zeros_like(g) for path, g in pairs]
+    places = [i for i, trained in enumerate(sites.program.split.trained) if trained]
+    return [g if i in sites.leaves else jnp.zeros_like(g) for i, g in zip(places, grads, strict=True)]
 
 
 def check_wide(model: Model, params: Params, x: Any) -> None:

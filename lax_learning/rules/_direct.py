@@ -182,7 +182,7 @@ def direct_rule(
         check_uncoupled(model, params, x, REMEDY)
         program = Program(model, params, x, by_example=True)
         sites, routes = common.select(program, where), routes_of(program)
-        feedbacks.check_products(program, sites)
+        feedbacks.check_products(sites)
         _check_feedback(state.feedback, routes)
 
         def blocked(site: Site, op: Bilinear, w: Any, x: Any, *_: Any) -> Any:

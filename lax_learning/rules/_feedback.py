@@ -17,7 +17,7 @@ from lax_learning._sites._products import Bilinear
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, Split
-from lax_learning.rules._common import Sites, add, is_selected, joined, losses_of, result, select, starting
+from lax_learning.rules._common import Sites, add, joined, losses_of, result, select, starting
 from lax_learning.types import Key, Loss, Params, Signals, Where
 
 FeedbackInit = Callable[[Key, Array], Array]
@@ -88,12 +88,12 @@ def same_scale(key: Key, operand: Array) -> Array:
     return jnp.where(spread > 0, drawn * spread, constant).astype(operand.dtype)
 
 
-def draw_feedback(feedback_init: FeedbackInit, key: Key, program: Program, sites: Sites) -> PyTree:
+def draw_feedback(feedback_init: FeedbackInit, key: Key, sites: Sites) -> PyTree:
     """Returns feedback with the structure of params, None where no error passes."""
-    needed, leaves = _needed(sites), program.split.leaves
+    needed, leaves = _needed(sites), sites.program.split.leaves
     pairs = enumerate(zip(jax.random.split(key, len(leaves)), leaves, strict=True))
     feedback = [drawn_like(feedback_init, k, leaf) if i in needed else None for i, (k, leaf) in pairs]
-    return program.split.structure.unflatten(feedback)
+    return sites.program.split.structure.unflatten(feedback)
 
 
 def _needed(sites: Sites) -> frozenset[int]:
@@ -108,7 +108,7 @@ def initial_feedback(
     """Returns feedback for a model at its params, see `draw_feedback`."""
     check_key("key", key)
     program = Program(model, params, as_batch(x, only_shapes=True)[0])
-    return draw_feedback(feedback_init, key, program, select(program, where))
+    return draw_feedback(feedback_init, key, select(program, where))
 
 
 Operand = Any
@@ -127,7 +127,7 @@ def through_feedback(
     y: Any,
     *,
     varying: Any,
-    feedback: Callable[[Program, Sites], PyTree],
+    feedback: Callable[[Sites], PyTree],
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
     opened: bool = False,
 ) -> tuple[Any, Params | Signals]:
@@ -135,7 +135,7 @@ def through_feedback(
 
     Args:
       varying: values that feedback depends on; inside `jax.shard_map`, they may differ between devices.
-      feedback: `(program, sites) -> feedback`, a pytree with the structure of params, or `WEIGHTS`.
+      feedback: `sites -> feedback`, a pytree with the structure of params, or `WEIGHTS`.
       transport: `(w, feedback) -> weights` that the error of a product passes through, from the product's
         operand and its feedback.
     """
@@ -143,9 +143,9 @@ def through_feedback(
     split, x = Split(model, params), vary_as(x, varying)
     program = Program(model, vary_as(split.merge(split.parameters), varying), x)
     sites = select(program, where)
-    tree = feedback(program, sites)
+    tree = feedback(sites)
     mates = None if tree is WEIGHTS else vary_as(partners(program, sites, tree), varying)
-    check_products(program, sites)
+    check_products(sites)
 
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
         if not _has_feedback(site, sites):
@@ -166,7 +166,7 @@ def through_feedback(
 
 
 def _has_feedback(site: Site, sites: Sites) -> bool:
-    return bool(site.products) and site.passes_error and is_selected(site, sites)
+    return bool(site.products and site.passes_error and site.leaves & sites.leaves)
 
 
 def linked(op: Bilinear, z: Any, x: Any, partner: Any) -> Any:
@@ -207,12 +207,12 @@ def partners(program: Program, sites: Sites, feedback: PyTree) -> list[Any]:
     return [leaf for leaf, trained in zip(leaves, split.trained, strict=True) if trained]
 
 
-def check_products(program: Program, sites: Sites) -> None:
+def check_products(sites: Sites) -> None:
     """Raises ValueError where an error would have to pass through several products at once."""
-    for site in program.plan.all_sites:
-        if site.products > 1 and is_selected(site, sites):
+    for site in sites.program.plan.all_sites:
+        if site.products > 1 and site.leaves & sites.leaves:
             raise ValueError(
                 f"apply: expected at most one product of parameters inside a {site.operation!r}, so that its "
                 f"error can pass through the feedback, got {site.products} with the parameters "
-                f"{program.names(site)}{site.at_source}"
+                f"{sites.program.names(site)}{site.at_source}"
             )

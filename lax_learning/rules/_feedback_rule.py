@@ -9,7 +9,6 @@ from jaxtyping import PyTree
 
 from lax_learning._checks import check_key
 from lax_learning._optimizers import with_loss_support
-from lax_learning._sites._program import Program
 from lax_learning.models import Model, check_where
 from lax_learning.rules import _feedback as feedbacks
 from lax_learning.rules._common import Result, Sites, check_parts, delta_rule, stateless
@@ -23,7 +22,7 @@ def feedback_rule(
     where: Where,
     feedback_init: FeedbackInit,
     *,
-    source: Callable[[Key, Any, Program, Sites], PyTree] | None = None,
+    source: Callable[[Key, Any, Sites], PyTree] | None = None,
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
     learn: Callable[[Key, PyTree, Params, Params, Any], PyTree] | None = None,
     optimizer: Any = None,
@@ -32,8 +31,8 @@ def feedback_rule(
     """Returns feedback alignment with the given kind of feedback.
 
     Args:
-      source: `(key, state, program, sites) -> feedback`, or `WEIGHTS`, for a rule without state; by default,
-        feedback is the state.
+      source: `(key, state, sites) -> feedback`, or `WEIGHTS`, for a rule without state; by default, feedback
+        is the state.
       transport: as in `through_feedback`.
       learn, optimizer: `(key, feedback, grads, params, x) -> gradient of the feedback`, None where no error
         passes, and the optimiser that updates the feedback.
@@ -55,7 +54,7 @@ def feedback_rule(
         value, found = feedbacks.through_feedback(
             model, loss, where, params, x, y, transport=transport, opened=opened,
             varying=state if source is None else (key, state),
-            feedback=lambda *at: state.feedback if source is None else source(key, state, *at),
+            feedback=lambda sites: state.feedback if source is None else source(key, state, sites),
         )  # fmt: skip
         if learn is None or mover is None:
             return value, found, state

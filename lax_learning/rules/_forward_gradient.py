@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lax_learning import estimators
 from lax_learning._checks import check_choice, check_flag
 from lax_learning._sites._run import Feeds
-from lax_learning.estimators._forward_gradient import directional_derivative
+from lax_learning.estimators._autodiff import directional_derivative
 from lax_learning.models import Model
 from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.rules._estimates import estimator_rule

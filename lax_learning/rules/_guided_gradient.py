@@ -12,8 +12,8 @@ from lax_learning._checks import check_instance, check_key, check_sequence
 from lax_learning._precision import raised
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
+from lax_learning.estimators._autodiff import directional_derivative
 from lax_learning.estimators._draws import as_gradient
-from lax_learning.estimators._forward_gradient import directional_derivative
 from lax_learning.models import Model, Split
 from lax_learning.rules._common import Result, check_parts, losses_of, value_of
 from lax_learning.rules._feedback import check_state

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from lax_learning._checks import check_callable, check_instance, check_key, check_sequence
+from lax_learning._structure import sequence_like
 from lax_learning.models import Model, selects
 from lax_learning.rules._common import Result
 from lax_learning.rules._feedback import check_state
@@ -96,8 +97,7 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
             grads.append(grad)
             after.append(moved)
             x = body(of_block[0], x)
-        structure = jax.tree.structure(params, is_leaf=lambda node: node is not params)
-        return value, structure.unflatten(grads), tuple(after)
+        return value, sequence_like(params, grads), tuple(after)
 
     def trainable(path: str) -> bool:
         """Returns whether a block's rule trains the leaf at `path`, `block/0/...` or `block/1/...`."""

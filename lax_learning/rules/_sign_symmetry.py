@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
 from lax_learning._checks import check_choice, check_positive
-from lax_learning._sites._program import Program
 from lax_learning.models import Model
 from lax_learning.rules._common import Sites
 from lax_learning.rules._feedback import WEIGHTS, FeedbackInit, Operand, draw_feedback, same_scale
@@ -66,8 +65,8 @@ def sign_symmetry(
 
         return jax.tree.map(of, w, feedback)
 
-    def drawn(key: Key, state: Any, program: Program, sites: Sites) -> PyTree:
-        return draw_feedback(feedback_init, key, program, sites)
+    def drawn(key: Key, state: Any, sites: Sites) -> PyTree:
+        return draw_feedback(feedback_init, key, sites)
 
     source = {"unit": lambda *_: WEIGHTS, "fixed": None, "redrawn": drawn}[magnitude]
     return feedback_rule(model, loss, where, feedback_init, source=source, transport=signed)

@@ -76,8 +76,7 @@ def unit_rule(
         wide_params, wide_x = widened((split.merge(split.parameters), x))
         program = Program(model, wide_params, wide_x, by_example=not batch)
         sites = common.select(program, where)
-        untapped = [program.split.paths[i] for i in sorted(program.plan.untapped)]
-        missed = [path for path in untapped if path in sites.paths]
+        missed = [program.split.paths[i] for i in sorted(program.plan.untapped & sites.leaves)]
         if missed:
             raise TypeError(
                 f"apply: expected real pre-activations, which get noise, got complex ones at {missed} "
