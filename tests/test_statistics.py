@@ -186,6 +186,17 @@ def test_variances_of_perturbation():
             assert_mean(np.square(drawn - g), np.outer(a**2, sign * d**2 + total) / number)
 
 
+def test_rounding_of_a_step_in_place_does_not_depend_on_its_noise():
+    # Float32 has the same noise, and moves by about half a spacing of bfloat16.
+    step, x = estimators.in_place_step(lambda w, x: jnp.mean(x @ w), sigma=0.1), np.ones((1, 50), np.float32)
+    exact, rounded = (
+        np.asarray(step(KEY, jnp.ones((50, 100), dtype), x, learning_rate=0.003)[1], np.float64).ravel()
+        for dtype in ("float32", "bfloat16")
+    )
+    assert set(rounded) <= {1 - 2**-7, 1 - 2**-8, 1, 1 + 2**-7} and 1e-4 < exact.std() < 4e-3
+    assert abs(np.corrcoef(exact, rounded - exact)[0, 1]) < 5 / exact.size**0.5
+
+
 # Forms with injected noise.
 
 
