@@ -172,6 +172,8 @@ def test_signs_are_fair_and_independent():
     # deviation size^0.5; of 12,000 lags one beyond 6.5 of them has odds of 1e-6.
     for signs in jax.jit(noise.rademacher)(KEY, [jnp.zeros(s) for s in ((500, 40), (20_000,), (7, 500, 5))]):
         signs = np.asarray(signs, np.float64).reshape(-1)
+        of_bits = signs[: signs.size // 32 * 32].reshape(32, -1)  # those of each bit of the words
+        assert np.abs(of_bits.mean(axis=1)).max() < 6.5 / math.sqrt(signs.size // 32)
         products = np.fft.irfft(np.abs(np.fft.rfft(signs)) ** 2, signs.size)
         assert np.abs(products[1:]).max() < 6.5 * math.sqrt(signs.size)
 
