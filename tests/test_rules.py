@@ -12,16 +12,8 @@ import optax
 
 import lax_learning as ll
 from lax_learning.metrics import cosine_similarity, inner_product
-from tests.compare import (
-    assert_close,
-    assert_mean,
-    assert_near,
-    assert_same,
-    normal,
-    squares,
-    update,
-    updates,
-)
+from tests import compare
+from tests.compare import assert_close, assert_mean, assert_near, normal, squares, update
 from tests.refusal import refusals
 
 KEY, LOSS = jax.random.key(3), ll.squared_error
@@ -361,10 +353,8 @@ def test_guesses_0_001_apart_span_what_lies_between_them() -> None:
     # What a guess adds is 0.001 of it, of which roundings are 1e-4; a single projection would leave 0.05.
     a, b, c = (np.asarray(normal(i, 200)) for i in range(3))
     guesses = [guess(u) for u in (a, a + np.float32(0.001) * b, a + np.float32(0.001) * c)]
-    rule, exact = (
-        ll.guided_gradient(ll.Model(lambda w, x: x @ w), lambda output, y: output, guesses),
-        a + b + c,
-    )
+    exact, model = a + b + c, ll.Model(lambda w, x: x @ w)
+    rule = ll.guided_gradient(model, lambda output, y: output, guesses)
     grads = rule.value_and_grad(KEY, np.zeros_like(a), ((), (), ()), exact[None], np.zeros(1))[1]
     assert np.linalg.norm(grads - exact) < 1e-3 * np.linalg.norm(exact)
 
@@ -373,12 +363,10 @@ def test_guesses_0_001_apart_span_what_lies_between_them() -> None:
 
 
 def test_selected_weights_get_the_gradient_of_a_model_whose_others_are_fixed() -> None:
-    rules = [
-        ll.forward_gradient(SMALL, LOSS, where="b"),
-        ll.forward_gradient(replace(SMALL, trainable="b"), LOSS),
-    ]
-    (_, *selected), (_, *trained) = updates(rules, KEY, *OF_SMALL)
-    assert_same(selected, trained)
+    fixed = replace(SMALL, trainable="b")
+    rules = [ll.forward_gradient(SMALL, LOSS, where="b"), ll.forward_gradient(fixed, LOSS)]
+    (_, *selected), (_, *trained) = compare.updates(rules, KEY, *OF_SMALL)
+    compare.assert_same(selected, trained)
     assert np.any(selected[1]["b"]) and not np.any(selected[1]["a"])
 
 
