@@ -43,28 +43,17 @@ def uses(jaxpr: Any, primitive: str, within: bool = False) -> Iterator[bool]:
                 yield from uses(inner, primitive, inside)
 
 
-def jitted(rule: ll.Rule) -> ll.Rule:
-    """The same rule as two programs: compiled at once and not operation by operation."""
-    return rule._replace(init=jax.jit(rule.init), value_and_grad=jax.jit(rule.value_and_grad))
-
-
 def update(rule: ll.Rule, key: Any, params: Any, x: Any, y: Any, **state: Any) -> Any:
     """`(state before, loss, grads, state after)` of one update, as one program; `state` has other entries."""
-
-    @jax.jit
-    def run(params: Any) -> Any:
-        before = rule.init(key, params, x)
-        before = before._replace(**state) if state else before
-        return before, *rule.value_and_grad(key, params, before, x, y)
-
-    return run(params)
+    return updates([rule], key, params, x, y, **state)[0]
 
 
-def updates(rules: Iterable[ll.Rule], key: Any, params: Any, x: Any, y: Any) -> list[Any]:
+def updates(rules: Iterable[ll.Rule], key: Any, params: Any, x: Any, y: Any, **state: Any) -> list[Any]:
     """`update` of several rules, as one program."""
 
     def of(rule: ll.Rule, params: Any) -> Any:
         before = rule.init(key, params, x)
+        before = before._replace(**state) if state else before
         return before, *rule.value_and_grad(key, params, before, x, y)
 
     return jax.jit(lambda params: [of(rule, params) for rule in rules])(params)

@@ -12,6 +12,7 @@ import optax
 
 import lax_learning as ll
 from lax_learning.metrics import cosine_similarity, inner_product
+from tests import compare
 from tests.compare import assert_close, assert_mean, assert_near, normal, squares, update
 from tests.refusal import refusals
 
@@ -100,20 +101,88 @@ def test_feedback_is_on_average_the_jacobian_which_gives_backprop() -> None:
     assert_mean(of_leak, dict.fromkeys(of_leak, np.full((1, 1), np.mean([0.5**3, 0.5**2, 0.5]))))
 
 
+# --- local errors are the gradient of the sum of all losses, where what products read counts as fixed
+
+
+def around(params: Any, x: Any, product: Any) -> Any:
+    """Errors pass around the second product, and what the last one reads is an output itself."""
+    h = jnp.tanh(product(x, params["a"]) + params["b"])
+    h = h + product(jnp.tanh(h), params["c"])
+    return {"h": h, "v": product(jnp.tanh(h), params["d"])}
+
+
+def both(output: Any, y: Any) -> Any:
+    return squares(output["h"], y) + squares(output["v"], 2 * y)
+
+
+def test_gradient_of_the_sum_of_all_losses() -> None:
+    rule = ll.local_errors(ll.Model(lambda p, x: around(p, x, jnp.dot)), both, optimizer=optax.sgd(0.1))
+    x, y, shapes = normal(0, 5, 3), normal(1, 5, 4), {"a": (3, 4), "b": (4,), "c": (4, 4), "d": (4, 4)}
+
+    def total(params: Any, feedback: Any) -> Any:
+        reads: list[Any] = []
+
+        def product(a: Any, w: Any) -> Any:
+            reads.append(a)
+            return jax.lax.stop_gradient(a) @ w
+
+        output = around(params, x, product)
+        readouts, losses = iter(feedback.values()), [both(output, y).mean()]
+        for a in reads[1:]:  # no error passes to x
+            losses.append(both({name: a @ next(readouts) for name in sorted(output)}, y).mean())
+        return sum(losses), losses[0]
+
+    @jax.jit
+    def run(params: Any) -> Any:
+        state = rule.init(KEY, params, x)
+        loss, grads, after = rule.value_and_grad(KEY, params, state, x, y)
+        (of_params, slopes), last = jax.grad(total, (0, 1), has_aux=True)(params, state.feedback)
+        moved = jax.tree.map(lambda b, g: b - 0.1 * g, state.feedback, slopes)
+        return (loss, grads, after.feedback), (last, of_params, moved)
+
+    assert_close(*run({name: normal(i, *shape) for i, (name, shape) in enumerate(shapes.items())}), ulps=20)
+
+
+def test_layers_under_a_scan_learn_from_local_errors_as_the_same_layers_in_a_list() -> None:
+    def in_scan(params: Any, x: Any) -> Any:
+        h, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, params["hidden"])
+        return h.sum(1) @ params["out"]
+
+    def in_list(params: Any, x: Any) -> Any:
+        for w in params["hidden"]:
+            x = jnp.tanh(x @ w)
+        return x.sum(1) @ params["out"]
+
+    def alike(key: Any, like: Any) -> Any:
+        """Readouts that differ between units, but not between layers."""
+        return jnp.broadcast_to(normal(5, *like.shape[-2:]), like.shape)
+
+    options: Any = {"optimizer": optax.sgd(0.1), "feedback_init": alike}
+    stacked, found = {"hidden": normal(3, 3, 4, 4), "out": normal(4, 4, 2)}, []
+    for net, params in ((in_scan, stacked), (in_list, {**stacked, "hidden": [*stacked["hidden"]]})):
+        rule = ll.local_errors(ll.Model(net), squares, **options)
+        _, _, grads, after = update(rule, KEY, params, normal(2, 5, 7, 4), normal(6, 5, 2))
+        found.append((np.stack([*grads["hidden"]]), grads["out"], after.feedback))
+    (*scanned, feedback), (*listed, each) = found
+    assert_near(scanned, listed)
+    assert len(feedback) < len(each) == 3
+
+
 # --- weight mirrors
 
 
 def test_feedback_of_a_mirror_is_on_average_the_parameter() -> None:
-    """However it is read: as it is, stacked, transposed, normalised and as a vector."""
+    """However it is read: as it is, stacked, transposed, normalised, as a vector, behind a fixed leaf."""
     shapes = {
-        "first": (2, 2), "kernel": (2, 2, 2, 3), "vector": (12,), "stacked": (2, 12, 12),
+        "fixed": (2,), "first": (2, 2), "kernel": (2, 2, 2, 3), "vector": (12,), "stacked": (2, 12, 12),
         "normalised": (12, 5), "transposed": (3, 5),
     }  # fmt: skip
     params = {name: normal(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
     convolve = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
     def apply(p: Any, x: Any) -> Any:
-        x = jnp.tanh(convolve(jnp.tanh(x @ p["first"]), p["kernel"], (2, 2), "SAME")).reshape(len(x), -1)
+        x = jnp.tanh(x @ p["first"]) * p["fixed"]
+        x = jnp.tanh(convolve(x, p["kernel"], (2, 2), "SAME")).reshape(len(x), -1)
         x = x * (x @ p["vector"])[:, None]
         x = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["stacked"])[0]
         x = jnp.tanh(x @ (p["normalised"] / jnp.linalg.norm(p["normalised"])))
@@ -121,7 +190,8 @@ def test_feedback_of_a_mirror_is_on_average_the_parameter() -> None:
 
     # After a step of SGD with rate 1 the feedback is (1 - decay) B + the mean response, whose mean is w.
     x, y, decay, number = normal(9, 8, 4, 4, 2), jnp.zeros((8, 3)), 0.25, 1_000
-    rule = ll.weight_mirror(ll.Model(apply), squares, optimizer=optax.sgd(1.0), decay=decay)
+    model = ll.Model(apply, trainable=lambda path: path != "fixed")
+    rule = ll.weight_mirror(model, squares, optimizer=optax.sgd(1.0), decay=decay)
 
     @jax.jit
     def run(params: Any) -> Any:
@@ -130,13 +200,11 @@ def test_feedback_of_a_mirror_is_on_average_the_parameter() -> None:
         return state, jax.vmap(draw)(jax.random.split(KEY, number))
 
     state, after = run(params)
-    assert state.feedback["first"] is None  # no error passes
+    assert state.feedback["first"] is None and state.feedback["fixed"] is None  # no error passes
     rows = {"kernel": (0, 1, 2), "stacked": (1,), "normalised": (0,), "transposed": (1,), "vector": ()}
     for name, summed in rows.items():
-        w, drawn = (
-            np.asarray(params[name]),
-            np.asarray(after[name]) - (1 - decay) * np.asarray(state.feedback[name]),
-        )
+        w, before = np.asarray(params[name]), np.asarray(state.feedback[name])
+        drawn = np.asarray(after[name]) - (1 - decay) * before
         assert_mean(drawn, w)
         # By hand: the columns that a product sums over have a variance of (|column|^2 + w^2) / N.
         variance = (np.sum(w**2, axis=summed, keepdims=True) + w**2) / len(x)
@@ -275,12 +343,31 @@ def test_never_uphill_and_better_with_every_guess() -> None:
     assert 0 <= projected(directions[0])[1] < projected(*directions)[1]
     # Two guesses 0.01 apart, one of them many times, still span the gradient between them.
     for scale in np.array([1e-25, 1e25], np.float32):
-        one, other = (
-            jax.tree.map(lambda g, a=scale, s=share: a * (1 + s * g), EXACT)
-            for share in np.array([0, 0.01], np.float32)
-        )
+        shares = np.array([0, 0.01], np.float32)
+        one, other = (jax.tree.map(lambda g, a=scale, s=s: a * (1 + s * g), EXACT) for s in shares)
         # Of the difference of the guesses, 1 % of them, roundings are 1e-5.
         assert projected(one, other)[1] > 1 - 1e-6
+
+
+def test_guesses_0_001_apart_span_what_lies_between_them() -> None:
+    # What a guess adds is 0.001 of it, of which roundings are 1e-4; a single projection would leave 0.05.
+    a, b, c = (np.asarray(normal(i, 200)) for i in range(3))
+    guesses = [guess(u) for u in (a, a + np.float32(0.001) * b, a + np.float32(0.001) * c)]
+    exact, model = a + b + c, ll.Model(lambda w, x: x @ w)
+    rule = ll.guided_gradient(model, lambda output, y: output, guesses)
+    grads = rule.value_and_grad(KEY, np.zeros_like(a), ((), (), ()), exact[None], np.zeros(1))[1]
+    assert np.linalg.norm(grads - exact) < 1e-3 * np.linalg.norm(exact)
+
+
+# --- forward gradients
+
+
+def test_selected_weights_get_the_gradient_of_a_model_whose_others_are_fixed() -> None:
+    fixed = replace(SMALL, trainable="b")
+    rules = [ll.forward_gradient(SMALL, LOSS, where="b"), ll.forward_gradient(fixed, LOSS)]
+    (_, *selected), (_, *trained) = compare.updates(rules, KEY, *OF_SMALL)
+    compare.assert_same(selected, trained)
+    assert np.any(selected[1]["b"]) and not np.any(selected[1]["a"])
 
 
 # --- losses of blocks: gradients are those of the blocks alone, under any rule
@@ -318,12 +405,8 @@ def test_gradients_and_states_are_those_of_the_blocks() -> None:
     def run(params: Any) -> Any:
         found = []
         for make in makers:
-            rule, alone, x = (
-                local(make, BLOCKS),
-                make(ll.Model(lambda w, x: read_out(w[1], dense(w[0], x)))),
-                X,
-            )
-            state, of_blocks = rule.init(KEY, params, X), []
+            rule, alone = local(make, BLOCKS), make(ll.Model(lambda w, x: read_out(w[1], dense(w[0], x))))
+            x, state, of_blocks = X, rule.init(KEY, params, X), []
             for key, of_block, before in zip(jax.random.split(KEY), params, state, strict=True):
                 of_blocks.append(alone.value_and_grad(key, of_block, before, x, Y))
                 x = dense(of_block[0], x)
@@ -341,13 +424,10 @@ def test_gradients_and_states_are_those_of_the_blocks() -> None:
 
 def test_leaves_that_a_rule_does_not_train_stay() -> None:
     start = [(p, {"w": q}) for p, q in IN_BLOCKS]
-    rule = local(
-        lambda model: ll.backprop(replace(model, trainable="*w"), LOSS),
-        [(dense, lambda p, a: a @ p["w"])] * 2,
-    )
-    train = ll.make_train(
-        rule, optax.adamw(0.1, weight_decay=0.5), init=lambda key: start, num_updates=2, batch_size=BATCH
-    )
+    blocks = [(dense, lambda p, a: a @ p["w"])] * 2
+    rule = local(lambda model: ll.backprop(replace(model, trainable="*w"), LOSS), blocks)
+    options: Any = {"init": lambda key: start, "num_updates": 2, "batch_size": BATCH}
+    train = ll.make_train(rule, optax.adamw(0.1, weight_decay=0.5), **options)
     end = jax.jit(train)(KEY, ll.data.Splits(*[ll.data.Dataset(X, Y)] * 3)).state.params
     for (before, _), (after, _) in zip(start, end, strict=True):
         np.testing.assert_array_equal(before["b"], after["b"])

@@ -40,18 +40,15 @@ def in_place_step(
     `w <- (1 - eta decay) w - eta / K sum_k c_k s_k`
 
     This is SGD on `weight_perturbation(difference="central")` with decoupled weight decay, using little more
-    memory than the loss itself. Noise is a function of its key: it is drawn where a product reads the
-    weights, discarded, and drawn again for the update, which overwrites the weights. Besides activities, a
-    step keeps one matrix and its noise in memory, or two thin factors with `rank`; layers stacked under a
-    `jax.lax.scan` count one by one. The cost is that each draw is generated three times per step. With
-    several draws, the compiler may keep a copy of layers that are not stacked. With `rank`, both passes of a
-    draw run side by side, so that they read the weights once.
+    memory than the loss itself. Noise is drawn where a product reads the weights, discarded, and drawn again
+    for the update, which overwrites the weights: three times per step. Besides activities, a step keeps one
+    matrix and its noise in memory, or two thin factors with `rank`; layers stacked under a `jax.lax.scan`
+    count one by one. With several draws, the compiler may keep a copy of layers that are not stacked.
 
     Parameters that products do not read directly (embeddings, vectors, and those reshaped, normalised or used
-    twice) are perturbed before a pass and cost a copy, or two with `rank`. In half precision, the sum of
-    weights and noise is computed in float32, so even a small sigma has an effect, and updates are rounded
-    up or down at random so that their expectation is exact: updates below the spacing of numbers are not
-    lost.
+    twice) are perturbed before a pass and cost a copy, or two with `rank`. In half precision, weights and
+    noise are added in float32, so even a small sigma has an effect, and updates are rounded up or down at
+    random so that their expectation is exact, also below the spacing of numbers.
 
     Args:
       loss_fn: `(params, *args) -> loss`, a scalar, or one loss per example, which are averaged; float32 or

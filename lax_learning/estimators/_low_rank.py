@@ -1,6 +1,5 @@
 """Weight perturbation with low-rank noise: many draws in one pass, in the memory of their factors."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from jaxtyping import Array
 from lax_learning._checks import describe
 from lax_learning._precision import is_half
 from lax_learning._sites import _equations as equations
-from lax_learning._sites._equations import vary_as
+from lax_learning._sites._equations import resized, vary_as
 from lax_learning._sites._matrices import Matrix, direct_matrices
 from lax_learning._sites._plan import Site
 from lax_learning._sites._products import Bilinear
@@ -47,10 +46,7 @@ def low_rank_mean(
 ) -> Params:
     """Returns the mean over draws of `noise / step`, weighted by the change in fitness due to `step * noise`.
 
-    Args:
-      loss_fn, params, args: arguments of an estimator; leaves of args that are not arrays are constants.
-      clean: loss without noise, for forward differences; None for central differences.
-      key, step, rank, num_samples, noise, fitness: as in `weight_perturbation`; `step` is sigma.
+    `clean` is the loss without noise, for forward differences; None for central differences.
     """
     # In `jax.shard_map`, the program is traced for params that vary over devices as the data do.
     params = vary_as(params, args, key, step)
@@ -67,8 +63,9 @@ def low_rank_mean(
 
             def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
                 z = op(w, x)
-                is_low = isinstance(partner, Factors)
-                return z + step.astype(z.dtype) * product_of(site, op, x, partner) if is_low else z
+                if not isinstance(partner, Factors):
+                    return z
+                return z + step.astype(z.dtype) * product_of(site, op, x, partner)
 
             return program.run(moved, arrays, Hooks(product=product), feedback=partners)[0]
 
@@ -130,18 +127,11 @@ def product_of(site: Site, op: Bilinear, x: Any, factors: Factors) -> Array:
 
 def sum_of_products(credits: Array, factors: Factors, matrix: Matrix, shape: tuple[int, ...]) -> Array:
     """Returns `sum_k c_k a_k b_k^T / sqrt(rank)` in the shape of the parameter, by one product."""
-    stacked, rows, columns = matrix
-    lead, inner = shape[:stacked], shape[stacked:]
-    draws, rank = len(credits), factors.b.shape[-1]
-    sizes = [math.prod(inner[axis] for axis in axes) for axes in (rows, columns)]
-    order = [*range(1 + stacked), *(1 + stacked + axis for axis in (*rows, *columns))]
-    a = jnp.transpose(factors.a, order).reshape(draws, -1, sizes[0], rank)
-    b = factors.b.reshape(draws, -1, sizes[1], rank)
+    a, rank = jax.vmap(matrix.rows_of)(factors.a), factors.b.shape[-1]
+    b = factors.b.reshape(*a.shape[:2], -1, rank)
     weighted = (credits * rank**-0.5).astype(a.dtype)[:, None, None, None] * a
     total = jnp.einsum("klnr,klmr->lnm", weighted, b)
-    total = total.reshape(*lead, *(inner[axis] for axis in (*rows, *columns)))
-    inverse = sorted(range(len(inner)), key=(*rows, *columns).__getitem__)
-    return jnp.transpose(total, [*range(stacked), *(stacked + axis for axis in inverse)])
+    return jax.linear_transpose(matrix.rows_of, resized(total, shape))(total)[0]
 
 
 def _z_scored(losses: Array) -> Array:

@@ -1,6 +1,7 @@
 """SPSA: simultaneous perturbation stochastic approximation, with Spall's gain schedules."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,18 +13,12 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning import _checks as checks
 from lax_learning._arrays import as_params
-from lax_learning.estimators._draws import split_aux
 from lax_learning.estimators._weight_perturbation import weight_perturbation
 from lax_learning.types import Key, Params
 
 
 class Gains(NamedTuple):
-    """Spall's gain sequences as optax schedules, functions of the number of updates done.
-
-    Fields:
-      learning_rate: `a_k = a / (k + 1 + A)^alpha`, for any optax optimiser.
-      perturbation: `c_k = c / (k + 1)^gamma`, for `spsa`.
-    """
+    """Spall's gain sequences as optax schedules, functions of the number of updates done."""
 
     learning_rate: optax.Schedule
     perturbation: optax.Schedule
@@ -34,7 +29,8 @@ def spall_gains(
 ) -> Gains:
     """Returns Spall's schedules for step size and perturbation, with his recommended exponents.
 
-    `a_k = a / (k + 1 + A)^alpha`, `c_k = c / (k + 1)^gamma`
+    `learning_rate(k) = a / (k + 1 + A)^alpha` for any optax optimiser, and
+    `perturbation(k) = c / (k + 1)^gamma` for `spsa`, after k updates.
 
     Args:
       a: numerator of the step size, in units of parameters^2 / loss; may be traced, like all arguments.
@@ -52,12 +48,11 @@ def spall_gains(
       Spall, Implementation of the simultaneous perturbation algorithm for stochastic optimization,
       https://doi.org/10.1109/7.705889, 1998.
     """
-    checks.check_positive("a", a)
-    checks.check_positive("c", c)
+    for name, value in (("a", a), ("c", c)):
+        checks.check_positive(name, value)
+        checks.check_resolved(name, value, jnp.result_type(float))
     for name, value in (("A", A), ("alpha", alpha), ("gamma", gamma)):
         checks.check_not_negative(name, value)
-    checks.check_resolved("a", a, jnp.result_type(float))
-    checks.check_resolved("c", c, jnp.result_type(float))
 
     def number(count: ArrayLike) -> Array:
         return _as_count(count).astype(jnp.result_type(float)) + 1
@@ -111,11 +106,13 @@ def spsa(
       Spall, Multivariate stochastic approximation using a simultaneous perturbation gradient
       approximation, https://doi.org/10.1109/9.119632, 1992.
     """
-    checks.check_callable(
-        "perturbation", perturbation, "a schedule, such as spall_gains(0.1, 0.1).perturbation"
-    )
-    checks.check_samples("num_samples", num_samples)
-    split_aux(loss_fn, has_aux)
+    expected = "a schedule, such as spall_gains(0.1, 0.1).perturbation"
+    checks.check_callable("perturbation", perturbation, expected)
+    at_sigma = partial(
+        weight_perturbation, loss_fn, num_samples=num_samples, difference="central", noise="rademacher",
+        has_aux=has_aux,
+    )  # fmt: skip
+    at_sigma(sigma=1.0)  # checks the other arguments
 
     def estimate(
         key: Key, params: Params, *args: Any, count: int | Array, **kwargs: Any
@@ -124,10 +121,6 @@ def spsa(
         params, by = as_params(params), perturbation(_as_count(count))
         checks.check_positive("perturbation(count)", by)
         checks.check_resolved("perturbation(count)", by, *(leaf.dtype for leaf in jax.tree.leaves(params)))
-        at_count = weight_perturbation(
-            loss_fn, sigma=by, num_samples=num_samples, difference="central", noise="rademacher",
-            has_aux=has_aux,
-        )  # fmt: skip
-        return at_count(key, params, *args, **kwargs)
+        return at_sigma(sigma=by)(key, params, *args, **kwargs)
 
     return estimate

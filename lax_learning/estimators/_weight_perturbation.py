@@ -39,19 +39,18 @@ def weight_perturbation(
     Every leaf of params is perturbed and gets a gradient, even behind `jax.lax.stop_gradient`, which affects
     only differentiation. To freeze parameters, leave them out of the pytree.
 
-    Half precision cannot represent most steps. They are rounded to numbers that parameters can store, never
-    to 0, and credit is given for the step actually made. The loss itself has to be in float32 or wider, and
-    half-precision operations in `loss_fn` round small differences away; the rules on models compute
-    everything in float32. In wider dtypes, sigma should be well above the spacing of numbers around the
-    parameters (in float32, 1e-7 times their size).
+    In half precision, steps are rounded to numbers that parameters can store, never to 0, and credit is given
+    for the step actually made. The loss itself has to be in float32 or wider, and half-precision operations
+    in `loss_fn` round small differences away; the rules on models compute everything in float32. In wider
+    dtypes, sigma should be well above the spacing of numbers around the parameters (in float32, 1e-7 times
+    their size).
 
     With `rank=r`, the noise on an `n x m` matrix is `a b^T / sqrt(r)`, with unit noise in a and b. It has the
-    mean and covariance of full noise and is never multiplied out: `x (w + sigma a b^T / sqrt(r))` is the sum
-    of `x w`, computed once for all draws that share x, and a multiple of `(x a) b^T`; the estimate is one
-    product over all draws. Draws run side by side and keep `K r (n + m)` numbers. For one example of a linear
-    layer, the relative variance of a draw is `n m + 1 + 2 (n + m + 1) / r`. Matrices and convolution kernels
-    that only products read, unmodified, get low-rank noise; everything else (vectors, and parameters that are
-    reshaped, normalised, gathered from or used in two ways) gets full noise, in memory for all draws.
+    mean and covariance of full noise and is never multiplied out. Draws run side by side and keep
+    `K r (n + m)` numbers. For one example of a linear layer, the relative variance of a draw is
+    `n m + 1 + 2 (n + m + 1) / r`. Matrices and convolution kernels that only products read, unmodified, get
+    low-rank noise; everything else (vectors, and parameters that are reshaped, normalised, gathered from or
+    used in two ways) gets full noise, in memory for all draws.
 
     Args:
       loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss per example, whose differences
@@ -84,8 +83,7 @@ def weight_perturbation(
       feedforward and recurrent multilayer networks, https://doi.org/10.1109/72.105429, 1992.
       Cauwenberghs, A fast stochastic error-descent algorithm for supervised learning and optimization,
       https://proceedings.neurips.cc/paper/1992/hash/c3e878e27f52e2a57ace4d9a76fd9acf-Abstract.html, 1992.
-      Sarkar et al., Evolution strategies at the hyperscale,
-      https://arxiv.org/abs/2511.16652, 2025 (noise of low rank).
+      Sarkar et al., Evolution strategies at the hyperscale, https://arxiv.org/abs/2511.16652, 2025.
     """
     checks.check_positive("sigma", sigma)
     checks.check_samples("num_samples", num_samples)

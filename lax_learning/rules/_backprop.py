@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from lax_learning._checks import check_key
 from lax_learning._sites._batch import as_batch
@@ -12,7 +11,8 @@ from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, Split
 from lax_learning.rules import _common as common
-from lax_learning.types import Key, Loss, Params, Rule, Signals
+from lax_learning.rules._common import Result
+from lax_learning.types import Key, Loss, Params, Rule
 
 
 def backprop(model: Model, loss: Loss) -> Rule:
@@ -32,28 +32,22 @@ def backprop(model: Model, loss: Loss) -> Rule:
     """
     common.check_parts(model, loss)
 
-    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
         check_key("key", key)
         x, size = as_batch(x)
-        split = Split(model, params)
+        program = Program(model, params, x) if opened else None  # taps only for signals
+        split = program.split if program else Split(model, params)
 
-        def mean_loss(parameters: list[Any]) -> tuple[Any, Any]:
-            output, aux = model(split.merge(parameters), x)
+        def mean_loss(moved: Any) -> tuple[Any, Any]:
+            if program:
+                output, aux, _ = program.run(split.parameters, x, Hooks(end=common.add), feeds=moved)
+            else:
+                output, aux = model(split.merge(moved), x)
             return jnp.mean(common.losses_of(loss, output, y, size)), aux
 
-        (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(split.parameters)
-        return common.joined(value, aux, model), split.gradients(grads), state
+        at = common.starting(program, True) if program else split.parameters
+        (value, aux), found = jax.value_and_grad(mean_loss, has_aux=True)(at)
+        derived = common.result(program, True, found) if program else split.gradients(found)
+        return common.joined(value, aux, model), derived, state
 
-    def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
-        check_key("key", key)
-        common.check_one(x)
-        x, size = as_batch(x)
-        program = Program(model, params, x)
-
-        def mean_loss(feeds: dict[int, Array]) -> Array:
-            output, _, _ = program.run(program.split.parameters, x, Hooks(end=common.add), feeds=feeds)
-            return jnp.mean(common.losses_of(loss, output, y, size))
-
-        return Signals(common.named(jax.grad(mean_loss)(common.starting(program, True)), program))
-
-    return Rule(common.stateless(model), value_and_grad, model.trainable, signals)
+    return common.delta_rule(model, common.stateless(model), assign)

@@ -12,7 +12,7 @@ from lax_learning._checks import check_callable, check_floating, check_key, desc
 from lax_learning._precision import is_half, raised
 from lax_learning._sites import _equations as equations
 from lax_learning._sites._batch import as_batch
-from lax_learning._sites._plan import Site, Tap
+from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Feeds, Hooks
 from lax_learning.models import Model, Split, check_model, selects
@@ -30,7 +30,9 @@ def delta_rule(model: Model, init: Any, assign: Callable[..., Result], *, masks:
     """
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
-        check_one(x)
+        _, size = as_batch(x)
+        if size != 1:
+            raise ValueError(f"x: expected a batch of one example, got {size}")
         return assign(key, params, state, x, y, opened=True)[1]
 
     return Rule(init, assign, model.trainable, None if masks else signals)
@@ -50,33 +52,22 @@ def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:
 
 def starting(program: Program, opened: bool) -> Any:
     """Returns the variables of differentiation: parameters, or zeros at the taps if signals are wanted."""
+    if not opened:
+        return program.split.parameters
     lead = (1,) if program.by_example else ()
-    zeros = {tap.index: jnp.zeros((*lead, *tap.shape), tap.dtype) for tap in program.plan.all_taps}
-    return zeros if opened else program.split.parameters
-
-
-def forward_of(program: Program, run: Callable[..., Any], opened: bool, x: Any) -> Callable[[Any], Any]:
-    """Returns a run as a function of the variables from `starting`, `moved -> (output, emitted)`."""
-
-    def forward(moved: Any) -> tuple[Any, Feeds]:
-        parameters, feeds = (program.split.parameters, moved) if opened else (moved, {})
-        output, _, emitted = run(parameters, x, feeds=feeds)
-        return output, emitted
-
-    return forward
+    return {tap.index: jnp.zeros((*lead, *tap.shape), tap.dtype) for tap in program.plan.all_taps}
 
 
 def result(program: Program, opened: bool, found: Any, sites: "Sites | None" = None) -> Params | Signals:
-    """Returns derivatives with respect to the variables from `starting`, as signals or gradients."""
+    """Returns derivatives with respect to the variables from `starting`, as signals or gradients.
+
+    Signals are zero at taps that are not among the variables.
+    """
     if not opened:
         return program.split.gradients(found if sites is None else masked(found, sites))
-    return Signals(named({i: d[0] if program.by_example else d for i, d in found.items()}, program))
-
-
-def named(deltas: Feeds, program: Program) -> dict[str, Array]:
-    """Returns teaching signals by name of the tap, with zeros at taps without a signal."""
+    deltas: Feeds = {i: d[0] if program.by_example else d for i, d in found.items()}
     taps = program.named_taps.items()
-    return {name: deltas.get(tap.index, jnp.zeros(tap.shape, tap.dtype)) for name, tap in taps}
+    return Signals({name: deltas.get(tap.index, jnp.zeros(tap.shape, tap.dtype)) for name, tap in taps})
 
 
 def check_parts(model: Any, loss: Any) -> None:
@@ -89,13 +80,6 @@ def check_loss(loss: Any) -> None:
     """Raises TypeError unless a loss is a function of two arguments."""
     expected = "a function (output, y) -> losses, such as squared_error"
     check_callable("loss", loss, expected, num_arguments=2)
-
-
-def check_one(x: Any) -> None:
-    """Raises ValueError unless x is a batch of one example, as teaching signals require."""
-    _, size = as_batch(x)
-    if size != 1:
-        raise ValueError(f"x: expected a batch of one example, got {size}")
 
 
 def losses_of(loss: Loss, output: Any, y: Any, size: int) -> Array:
@@ -140,7 +124,7 @@ class Sites(NamedTuple):
 
     program: Program
     taps: list[Tap]  # in order
-    paths: list[str]  # of the parameters
+    leaves: frozenset[int]  # positions of the parameters
 
 
 def select_paths(where: Where, split: Split) -> list[str]:
@@ -155,7 +139,7 @@ def select_paths(where: Where, split: Split) -> list[str]:
 def select(program: Program, where: Where) -> Sites:
     """Selects parameters by path, and the taps of their sites; raises ValueError if a site is split."""
     paths = select_paths(where, program.split)
-    chosen = {i for i, path in enumerate(program.split.paths) if path in paths}
+    chosen = frozenset(i for i, path in enumerate(program.split.paths) if path in paths)
     for site in program.plan.all_sites:
         if site.leaves & chosen and site.leaves - chosen:
             raise ValueError(
@@ -163,18 +147,13 @@ def select(program: Program, where: Where) -> Sites:
                 f"{site.operation!r}, got {where!r}, which selects only some{site.at_source}"
             )
     taps = [tap for tap in program.plan.all_taps if any(site.leaves & chosen for site in tap.sites)]
-    return Sites(program, taps, paths)
-
-
-def is_selected(site: Site, sites: Sites) -> bool:
-    """Returns whether the parameters of a site are selected."""
-    return any(sites.program.split.paths[i] in sites.paths for i in site.leaves)
+    return Sites(program, taps, chosen)
 
 
 def masked(grads: list[Array], sites: Sites) -> list[Array]:
     """Returns gradients, set to zero for parameters that are not selected."""
-    pairs = zip(sites.program.split.parameter_paths, grads, strict=True)
-    return [g if path in sites.paths else jnp.zeros_like(g) for path, g in pairs]
+    places = [i for i, trained in enumerate(sites.program.split.trained) if trained]
+    return [g if i in sites.leaves else jnp.zeros_like(g) for i, g in zip(places, grads, strict=True)]
 
 
 def check_wide(model: Model, params: Params, x: Any) -> None:

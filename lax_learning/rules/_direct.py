@@ -40,10 +40,11 @@ def keeps_variance(key: Key, like: jax.ShapeDtypeStruct) -> Array:
     return (jax.random.normal(key, like.shape) * like.shape[-1] ** -0.5).astype(like.dtype)
 
 
-class _Route(NamedTuple):
+class Route(NamedTuple):
     """Path of a signal from an output to a data value that sites read, for one example."""
 
     read: Read  # the data value, `[steps of its scans, ...]`
+    output: int  # position of the output
     order: tuple[int, ...]  # its axes, those of stacked layers first
     layers: tuple[int, ...]  # lengths of the axes of stacked layers
     by_position: bool  # whether errors are sent position by position
@@ -80,69 +81,54 @@ class _Route(NamedTuple):
         return transpose(vary_as(value, feedback))[0]
 
 
-def _route(read: Read, output: Any) -> _Route:
+def _route(read: Read, number: int, output: Any) -> Route:
     """Matches positions of data and output: steps of a scan over time, or the first axis of an example."""
     depth = len(read.stacked)
     stacked = [axis for axis in range(depth) if read.stacked[axis]]
     times = [axis for axis in range(depth) if not read.stacked[axis]]
     inside = list(range(depth, len(read.shape)))
-    layers = tuple(read.shape[axis] for axis in stacked)
-    output_positions = output.shape[1] if len(output.shape) >= 3 else None
+    positions = output.shape[1] if len(output.shape) >= 3 else None
     # The axis of examples, of length 1 here, comes first outside of scans, or after an axis of steps.
     candidates = times
     if not times and len(inside) >= 3:
         candidates = inside[1:2] if read.shape[inside[0]] == 1 else inside[:1]
-    place = [axis for axis in candidates if output_positions and read.shape[axis] == output_positions][:1]
+    place = [axis for axis in candidates if positions and read.shape[axis] == positions][:1]
     times, inside = ([axis for axis in axes if axis not in place] for axes in (times, inside))
-
-    def number(axes: list[int]) -> int:
-        return math.prod(read.shape[axis] for axis in axes)
-
-    outputs = math.prod(output.shape) // (output_positions or 1)
-    order = (*stacked, *times, *place, *inside)
-    return _Route(
-        read, order, layers, bool(place), number(times), number(inside), output_positions or 1, outputs
-    )
+    layers, repeats, units = ([read.shape[axis] for axis in axes] for axes in (stacked, times, inside))
+    return Route(
+        read=read, output=number, order=(*stacked, *times, *place, *inside), layers=tuple(layers),
+        by_position=bool(place), repeats=math.prod(repeats), units=math.prod(units),
+        positions=positions or 1, outputs=math.prod(output.shape) // (positions or 1),
+    )  # fmt: skip
 
 
-Ways = dict[str, tuple[int, int, _Route]]
-"""For every feedback, named `read/output`: index of the read, position of the output, and the route."""
+ByName = dict[str, Array]
+"""Feedback, or signals to send through it, by name `read/output`."""
 
 
 class Pass(NamedTuple):
     """Forward pass of a direct rule, from which feedback can learn."""
 
-    ways: Ways
+    routes: dict[str, Route]  # of every feedback, named `read/output`
     reads: Feeds  # data values that sites read, by index, with a leading axis of examples
     output: Any
     error: Any  # derivative of the mean loss with respect to the output
     along: Callable[[Feeds], Any]  # derivative of the output along noise on all reads at once
 
-    def everywhere(self, of_output: Any) -> dict[str, Array]:
+    def everywhere(self, of_output: Any) -> ByName:
         """Returns the leaf of the output that each feedback reads, by name of the feedback."""
         leaves = jax.tree.leaves(of_output)
-        return {name: leaves[j] for name, (_, j, _) in self.ways.items()}
+        return {name: leaves[route.output] for name, route in self.routes.items()}
 
-    def paired(self, feedback: dict[str, Array], sent: dict[str, Array], units: Feeds) -> dict[str, Array]:
+    def paired(self, feedback: ByName, sent: ByName, units: Feeds) -> ByName:
         """Returns `units^T sent`, summed over examples, positions and steps, in the shapes of feedback."""
 
-        def at(name: str) -> Array:
-            index, _, route = self.ways[name]
+        def overlap(feedback: Array, name: str) -> Array:
+            route = self.routes[name]
+            signals = jax.vmap(route.signal, (None, 0))(feedback, sent[name])
+            return jnp.sum(signals * units[route.read.index])
 
-            def overlap(feedback: Array) -> Array:
-                signals = jax.vmap(route.signal, (None, 0))(feedback, sent[name])
-                return jnp.sum(signals * units[index])
-
-            return jax.grad(overlap)(feedback[name])
-
-        return {name: at(name) for name in feedback}
-
-
-Sent = Callable[[Pass, dict[str, Array], Any], dict[str, Array]]
-"""`(pass, feedback, y) -> signals` to send through every feedback, by name."""
-
-Learn = Callable[[Key, dict[str, Array], Pass, dict[str, Array]], dict[str, Array]]
-"""`(key, feedback, pass, signals sent) -> gradient of the feedback`."""
+        return {name: jax.grad(overlap)(b, name) for name, b in feedback.items()}
 
 
 def direct_rule(
@@ -151,17 +137,16 @@ def direct_rule(
     feedback_init: DirectInit,
     where: Where,
     *,
-    sent: Sent = lambda passed, feedback, y: passed.everywhere(passed.error),
-    learn: Learn | None = None,
+    sent: Callable[[Pass, ByName, Any], ByName] = lambda passed, feedback, y: passed.everywhere(passed.error),
+    learn: Callable[[Key, ByName, Pass, ByName], ByName] | None = None,
     optimizer: Any = None,
     total: bool = False,
 ) -> Rule:
     """Returns a rule that sends signals directly from the output to every data value that sites read.
 
     Args:
-      model, loss, feedback_init, where: arguments of the rule.
-      sent: signals to send through the feedback; by default the error `dL/doutput`.
-      learn, optimizer: gradient of learned feedback, and the optimiser that updates it.
+      sent: `(pass, feedback, y) -> signals` to send through the feedback; by default the error `dL/doutput`.
+      learn, optimizer: `(key, feedback, pass, signals sent) -> gradient of the feedback`, and its optimiser.
       total: whether the signals are the whole error of a data value. By default, errors that reach it by
         paths around the products that read it, such as residual connections, are added.
     """
@@ -170,9 +155,9 @@ def direct_rule(
     check_where("where", where)
     mover = None if learn is None else with_loss_support(optimizer)
 
-    def routes(program: Program) -> Ways:
+    def routes_of(program: Program) -> dict[str, Route]:
         return {
-            f"{i}/{j}": (read.index, j, _route(read, output))
+            f"{i}/{j}": _route(read, j, output)
             for i, read in enumerate(program.plan.all_reads)
             for j, output in enumerate(program.outputs)
             if read.passes_error and jnp.issubdtype(output.dtype, jnp.floating)
@@ -181,11 +166,11 @@ def direct_rule(
     def init(key: Key, params: Params, x: Any) -> FeedbackState | LearnedState:
         check_key("key", key)
         one = one_example(as_batch(x, only_shapes=True)[0])
-        ways = routes(Program(model, params, one))
-        keys = jax.random.split(key, max(len(ways), 1))
+        routes = routes_of(Program(model, params, one))
+        keys = jax.random.split(key, max(len(routes), 1))
         feedback = {
             name: feedbacks.drawn_like(feedback_init, k, route.like)
-            for k, (name, (_, _, route)) in zip(keys, ways.items(), strict=False)
+            for k, (name, route) in zip(keys, routes.items(), strict=False)
         }
         return FeedbackState(feedback) if mover is None else LearnedState(feedback, mover.init(feedback))
 
@@ -196,9 +181,9 @@ def direct_rule(
         x = vary_as(x, state) if learn is None else vary_as(x, state, key)
         check_uncoupled(model, params, x, REMEDY)
         program = Program(model, params, x, by_example=True)
-        sites, ways = common.select(program, where), routes(program)
-        feedbacks.check_products(program, sites)
-        _check_feedback(state.feedback, ways)
+        sites, routes = common.select(program, where), routes_of(program)
+        feedbacks.check_products(sites)
+        _check_feedback(state.feedback, routes)
 
         def blocked(site: Site, op: Bilinear, w: Any, x: Any, *_: Any) -> Any:
             return op(w, jax.tree.map(jax.lax.stop_gradient, x) if site.passes_error else x)
@@ -215,14 +200,19 @@ def direct_rule(
             still = jax.tree.map(jnp.zeros_like, noise)
             return jax.jvp(outputs, (still,), (noise,))[1]
 
-        forward = common.forward_of(program, run, opened, x)
+        def forward(moved: Any) -> tuple[Any, Feeds]:
+            parameters, feeds = (program.split.parameters, moved) if opened else (moved, {})
+            output, _, reads = run(parameters, x, feeds=feeds)
+            return output, reads
+
         (output, reads), pull_back = jax.vjp(forward, common.starting(program, opened))
         losses, error = common.error_of(loss, output, y, size, 1 / size)
-        passed = Pass(ways, reads, output, error, along)
+        passed = Pass(routes, reads, output, error, along)
         arriving = sent(passed, state.feedback, y)
         signals = {index: jnp.zeros_like(value) for index, value in reads.items()}
-        for name, (index, _, route) in ways.items():
-            signals[index] += jax.vmap(route.signal, (None, 0))(state.feedback[name], arriving[name])
+        for name, route in routes.items():
+            signal = jax.vmap(route.signal, (None, 0))(state.feedback[name], arriving[name])
+            signals[route.read.index] += signal
         (found,) = pull_back((error, signals))
         value = common.value_of(losses, model, params, x)
         derived = common.result(program, opened, found, sites)
@@ -235,11 +225,10 @@ def direct_rule(
     return common.delta_rule(model, init, assign, masks=where is not None)
 
 
-def _check_feedback(feedback: Any, ways: Ways) -> None:
-    if not isinstance(feedback, dict) or feedback.keys() != ways.keys():
+def _check_feedback(feedback: Any, routes: dict[str, Route]) -> None:
+    if not isinstance(feedback, dict) or feedback.keys() != routes.keys():
         got = sorted(feedback) if isinstance(feedback, dict) else type(feedback).__name__
-        raise ValueError(
-            f"state.feedback: expected a dict with the entries {sorted(ways)}, as from init, got {got}"
-        )
-    names = [f"state.feedback[{name!r}]" for name in ways]
-    check_shapes(names, list(map(feedback.get, ways)), [route.like.shape for _, _, route in ways.values()])
+        expected = f"a dict with the entries {sorted(routes)}, as from init"
+        raise ValueError(f"state.feedback: expected {expected}, got {got}")
+    for name, route in routes.items():
+        check_shapes([f"state.feedback[{name!r}]"], [feedback[name]], [route.like.shape])

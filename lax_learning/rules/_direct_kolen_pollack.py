@@ -4,11 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike
+from jaxtyping import ArrayLike
 
 from lax_learning._checks import check_not_negative
 from lax_learning.models import Model
-from lax_learning.rules._direct import DirectInit, Pass, direct_rule, keeps_variance
+from lax_learning.rules._direct import ByName, DirectInit, Pass, direct_rule, keeps_variance
 from lax_learning.types import Key, Loss, Rule, Where
 
 
@@ -25,10 +25,10 @@ def direct_kolen_pollack(
 
     `delta_l = (e B_l^T) phi'(z_l)`, `g_B = a_l^T e / batch + decay B_l`
 
-    The feedback of the last hidden layer receives the gradient of the readout, so with the same optimiser and
-    decay the two converge, as in Kolen-Pollack. The feedback of an earlier layer receives the gradient of a
-    hypothetical readout of that layer, and aligns with such a readout. The decay applies only to the
-    feedback; for convergence, add the same decay to the parameters' optimiser (`optax.add_decayed_weights`).
+    The feedback of a layer receives the gradient of a linear readout of that layer. For the last hidden
+    layer, this is the model's own readout, so with the same optimiser and decay the two converge, as in
+    Kolen-Pollack. The decay applies only to the feedback: add the same decay to the parameters' optimiser
+    (`optax.add_decayed_weights`).
 
     Args:
       optimizer: updates the feedback at every call of `value_and_grad`.
@@ -37,19 +37,18 @@ def direct_kolen_pollack(
 
     Returns:
       The rule, with a `LearnedState`; feedback as in `direct_feedback_alignment`. The feedback changes only
-      if you use the returned state, so measurements do not affect it.
+      if you use the returned state.
 
     Example:
       >>> import optax
       >>> import lax_learning as ll
       >>> model = ll.Model(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"])
-      >>> rule = direct_kolen_pollack(model, ll.squared_error, optimizer=optax.sgd(0.1), decay=0.0)
+      >>> rule = direct_kolen_pollack(model, ll.squared_error, optimizer=optax.sgd(0.1))
       >>> key, params, x = jax.random.key(0), {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}, jnp.ones((5, 3))
       >>> state = rule.init(key, params, x)
-      >>> loss, grads, after = jax.jit(rule.value_and_grad)(key, params, state, x, jnp.ones((5, 2)))
-      >>> (before,), (moved,) = state.feedback.values(), after.feedback.values()
-      >>> bool(jnp.allclose(moved - before, -0.1 * grads["b"], atol=1e-6))
-      True
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, jnp.ones((5, 2)))
+      >>> [feedback.shape for feedback in state.feedback.values()]
+      [(4, 2)]
 
     References:
       Webster, Choi, Ahn, Learning the connections in direct feedback alignment,
@@ -57,7 +56,7 @@ def direct_kolen_pollack(
     """
     check_not_negative("decay", decay)
 
-    def learn(key: Key, feedback: dict[str, Array], passed: Pass, sent: dict[str, Array]) -> dict[str, Array]:
+    def learn(key: Key, feedback: ByName, passed: Pass, sent: ByName) -> ByName:
         taught = passed.paired(feedback, sent, passed.reads)
         return jax.tree.map(lambda g, b: g + jnp.asarray(decay, g.dtype) * b, taught, feedback)
 

@@ -5,12 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from lax_learning._arrays import check_same_structure
 from lax_learning._checks import check_callable
 from lax_learning.models import Model
-from lax_learning.rules._direct import DirectInit, Pass, direct_rule, keeps_variance
+from lax_learning.rules._direct import ByName, DirectInit, Pass, direct_rule, keeps_variance
 from lax_learning.types import Loss, Rule, Where
 
 
@@ -32,11 +31,10 @@ def direct_random_target_projection(
     `delta_l = (y B_l^T) phi'(z_l)` with one-hot targets y; the readout gets its true error.
 
     A layer can learn as soon as its own activity and the label are available, before the layers above have
-    run. For one-hot targets and outputs in 0..1, the target encodes the sign of the error, but not its size.
-    Its overall sign does not matter, because B is symmetric about zero. The signal does not shrink with the
-    error, so hidden layers never stop changing, and learning rates should be smaller than for direct feedback
-    alignment. Targets must have the shape of the output; integer labels and regression to arbitrary values do
-    not work. Positions, several outputs and stacked layers are treated as in `direct_feedback_alignment`.
+    run. For one-hot targets and outputs in 0..1, the target encodes the sign of the error, but not its size:
+    hidden layers never stop changing, so learning rates should be smaller than for direct feedback alignment.
+    Targets must have the shape of the output; integer labels and regression to arbitrary values do not work.
+    Positions, several outputs and stacked layers are treated as in `direct_feedback_alignment`.
 
     Args:
       targets: `y -> targets` with the structure and shapes of the output, if y contains more than targets.
@@ -63,7 +61,7 @@ def direct_random_target_projection(
     """
     check_callable("targets", targets, "a function y -> targets", num_arguments=1)
 
-    def sent(passed: Pass, feedback: dict[str, Array], y: Any) -> dict[str, Array]:
+    def sent(passed: Pass, feedback: ByName, y: Any) -> ByName:
         found = targets(y)
         check_same_structure(("targets", "the output"), (found, passed.error))
         found = jax.tree.map(lambda target, e: jnp.asarray(target, e.dtype) / len(e), found, passed.error)

@@ -1,17 +1,19 @@
 """Rules that apply an estimator for plain loss functions to the loss of a model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import check_key
+from lax_learning._checks import check_key, check_resolved
 from lax_learning._precision import widened
 from lax_learning._sites._batch import as_batch
-from lax_learning.models import Model, Split
-from lax_learning.rules._common import check_parts, check_wide, losses_of, select_paths, stateless
+from lax_learning.models import Model, Split, check_where
+from lax_learning.rules import _common as common
+from lax_learning.rules._common import Result
 from lax_learning.types import Estimator, Key, Loss, Params, Rule, Where
 
 
@@ -22,54 +24,45 @@ def estimator_rule(
     where: Where = None,
     *,
     differences: bool = False,
-    check: Callable[[list[Array]], None] = lambda parameters: None,
     **options: Any,
 ) -> Rule:
-    """Returns a rule without state that applies an estimator to the loss of a model.
+    """Returns a rule without state that applies `make_estimator(loss_fn, has_aux=..., **options)`.
 
-    Keyword arguments of its `value_and_grad` are passed to the estimator.
-
-    Args:
-      make_estimator: `(loss_fn, *, has_aux, **options) -> estimator`.
-      model, loss: arguments of the rule.
-      where: which parameters are trained; the gradients of the others are zero.
-      differences: whether the estimator takes differences of losses, which half precision rounds away.
-      check: function that raises for unsuitable parameters.
+    `differences` says that the estimator takes differences of losses, which half precision would round away.
+    Keyword arguments of the rule's `value_and_grad` are passed to the estimator.
     """
-    check_parts(model, loss)
+    common.check_parts(model, loss)
+    check_where("where", where)
 
     def losses(moved: dict[str, Array], split: Split, x: Any, y: Any, size: int) -> Any:
-        paths = zip(split.parameter_paths, split.parameters, strict=True)
-        output, aux = model(split.merge([moved.get(path, leaf) for path, leaf in paths]), x)
-        each = losses_of(loss, output, y, size)
-        return (each, aux) if model.has_aux else each
+        output, aux = model(split.merge([moved[path] for path in split.parameter_paths]), x)
+        return common.joined(common.losses_of(loss, output, y, size), aux, model)
 
     estimate = make_estimator(losses, has_aux=model.has_aux, **options)
 
-    def value_and_grad(
-        key: Key, params: Params, state: Any, x: Any, y: Any, **arguments: Any
-    ) -> tuple[Any, Params, Any]:
+    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any, **arguments: Any) -> Result:
         check_key("key", key)
         x, size = as_batch(x)
-        split = Split(model, params)
-        check(split.parameters)
-        # Half precision would round differences away: the passes run in float32, on the same parameters.
+        chosen = common.select_paths(where, Split(model, params))
+        selected = replace(model, trainable=lambda path: path in chosen)
+        split = Split(selected, params)
+        if "sigma" in options:
+            check_resolved("sigma", options["sigma"], *(leaf.dtype for leaf in split.parameters))
+        # The passes run in float32, on the same parameters.
         params = split.merge(split.parameters)
         wide, wide_x = widened((params, x))
         if differences:
-            check_wide(model, wide, wide_x)
-        wide_split = Split(model, wide)
-        own = dict(zip(split.parameter_paths, wide_split.parameters, strict=True))
-        selected = {path: own[path] for path in select_paths(where, split)}
-        value, grads = estimate(key, selected, wide_split, wide_x, y, size, **arguments)
+            common.check_wide(model, wide, wide_x)
+        wide_split = Split(selected, wide)
+        own = dict(zip(chosen, wide_split.parameters, strict=True))
+        value, grads = estimate(key, own, wide_split, wide_x, y, size, **arguments)
         if model.has_aux:
             _, like = jax.eval_shape(model, params, x)
             value = value[0], jax.tree.map(_narrowed, value[1], like)
-        every = [grads.get(path, jnp.zeros_like(leaf)) for path, leaf in own.items()]
-        every = [g.astype(w.dtype) for g, w in zip(every, split.parameters, strict=True)]
-        return value, split.gradients(every), state
+        found = [grads[path].astype(w.dtype) for path, w in zip(chosen, split.parameters, strict=True)]
+        return value, split.gradients(found), state
 
-    return Rule(stateless(model), value_and_grad, model.trainable)
+    return Rule(common.stateless(model), value_and_grad, model.trainable)
 
 
 def _narrowed(leaf: Any, like: jax.ShapeDtypeStruct) -> Any:

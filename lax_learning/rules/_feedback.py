@@ -17,7 +17,7 @@ from lax_learning._sites._products import Bilinear
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Hooks
 from lax_learning.models import Model, Split
-from lax_learning.rules._common import Sites, add, is_selected, joined, losses_of, result, select, starting
+from lax_learning.rules._common import Sites, add, joined, losses_of, result, select, starting
 from lax_learning.types import Key, Loss, Params, Signals, Where
 
 FeedbackInit = Callable[[Key, Array], Array]
@@ -88,19 +88,17 @@ def same_scale(key: Key, operand: Array) -> Array:
     return jnp.where(spread > 0, drawn * spread, constant).astype(operand.dtype)
 
 
-def draw_feedback(feedback_init: FeedbackInit, key: Key, program: Program, sites: Sites) -> PyTree:
+def draw_feedback(feedback_init: FeedbackInit, key: Key, sites: Sites) -> PyTree:
     """Returns feedback with the structure of params, None where no error passes."""
-    needed, split = _needed(program, sites), program.split
-    keys = jax.random.split(key, len(split.leaves))
-    pairs = enumerate(zip(keys, split.leaves, strict=True))
-    return split.structure.unflatten(
-        [drawn_like(feedback_init, k, leaf) if i in needed else None for i, (k, leaf) in pairs]
-    )
+    needed, leaves = _needed(sites), sites.program.split.leaves
+    pairs = enumerate(zip(jax.random.split(key, len(leaves)), leaves, strict=True))
+    feedback = [drawn_like(feedback_init, k, leaf) if i in needed else None for i, (k, leaf) in pairs]
+    return sites.program.split.structure.unflatten(feedback)
 
 
-def _needed(program: Program, sites: Sites) -> frozenset[int]:
+def _needed(sites: Sites) -> frozenset[int]:
     """Returns the parameters whose feedback is used."""
-    passed = (site.leaves for site in program.plan.all_sites if _has_feedback(site, sites))
+    passed = (site.leaves for site in sites.program.plan.all_sites if _has_feedback(site, sites))
     return frozenset().union(*passed)
 
 
@@ -110,7 +108,7 @@ def initial_feedback(
     """Returns feedback for a model at its params, see `draw_feedback`."""
     check_key("key", key)
     program = Program(model, params, as_batch(x, only_shapes=True)[0])
-    return draw_feedback(feedback_init, key, program, select(program, where))
+    return draw_feedback(feedback_init, key, select(program, where))
 
 
 Operand = Any
@@ -129,27 +127,25 @@ def through_feedback(
     y: Any,
     *,
     varying: Any,
-    feedback: Callable[[Program, Sites], PyTree],
+    feedback: Callable[[Sites], PyTree],
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
     opened: bool = False,
 ) -> tuple[Any, Params | Signals]:
-    """Returns the value and the gradient when errors pass through other weights.
+    """Returns the value, and the gradient (or signals if `opened`) when errors pass through other weights.
 
     Args:
-      model, loss, where, params, x, y: arguments of the rule.
       varying: values that feedback depends on; inside `jax.shard_map`, they may differ between devices.
-      feedback: `(program, sites) -> feedback`, a pytree with the structure of params, or `WEIGHTS`.
+      feedback: `sites -> feedback`, a pytree with the structure of params, or `WEIGHTS`.
       transport: `(w, feedback) -> weights` that the error of a product passes through, from the product's
         operand and its feedback.
-      opened: whether to return teaching signals in place of gradients.
     """
     x, size = as_batch(x)
     split, x = Split(model, params), vary_as(x, varying)
     program = Program(model, vary_as(split.merge(split.parameters), varying), x)
     sites = select(program, where)
-    tree = feedback(program, sites)
+    tree = feedback(sites)
     mates = None if tree is WEIGHTS else vary_as(partners(program, sites, tree), varying)
-    check_products(program, sites)
+    check_products(sites)
 
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
         if not _has_feedback(site, sites):
@@ -170,7 +166,7 @@ def through_feedback(
 
 
 def _has_feedback(site: Site, sites: Sites) -> bool:
-    return bool(site.products) and site.passes_error and is_selected(site, sites)
+    return bool(site.products and site.passes_error and site.leaves & sites.leaves)
 
 
 def linked(op: Bilinear, z: Any, x: Any, partner: Any) -> Any:
@@ -194,36 +190,29 @@ def linked(op: Bilinear, z: Any, x: Any, partner: Any) -> Any:
 
 def partners(program: Program, sites: Sites, feedback: PyTree) -> list[Any]:
     """Returns the feedback of every parameter, or None; raises ValueError unless it fits params."""
-    split = program.split
-    leaves, structure = jax.tree.flatten(feedback, is_leaf=_is_none)
-    expected = jax.tree.unflatten(split.structure, range(len(split.leaves)))
-    if structure != jax.tree.structure(expected, is_leaf=_is_none):
-        got = jax.tree.structure(feedback)
+    split, needed, got = program.split, _needed(sites), jax.tree.structure(feedback)
+    try:
+        leaves = split.structure.flatten_up_to(feedback)
+        fits = jax.tree_util.all_leaves([leaf for leaf in leaves if leaf is not None])
+    except ValueError:
+        leaves, fits = [], False
+    if not fits:
         raise ValueError(f"state.feedback: expected the structure of params, {split.structure}, got {got}")
-    places = jax.tree.leaves(expected, is_leaf=_is_none)
-    found = {place: leaf for place, leaf in zip(places, leaves, strict=True) if place is not None}
-    needed = _needed(program, sites)
-    for place, leaf in found.items():
-        own = split.leaves[place]
-        at, path = "state.feedback: expected", split.paths[place]
-        if leaf is None and place in needed:
-            raise ValueError(f"{at} an array at {path!r}, through which errors pass, got None")
-        if leaf is not None and jnp.shape(leaf) != jnp.shape(own):
-            shapes = list(jnp.shape(own)), list(jnp.shape(leaf))
-            raise ValueError(f"{at} shape {shapes[0]} at {path!r}, got {shapes[1]}")
-    return [found[i] for i, trained in enumerate(split.trained) if trained]
+    for i, (path, own, leaf) in enumerate(zip(split.paths, split.leaves, leaves, strict=True)):
+        if leaf is None and i in needed:
+            expected = f"an array at {path!r}, through which errors pass"
+            raise ValueError(f"state.feedback: expected {expected}, got None")
+        if leaf is not None:
+            check_shapes([f"state.feedback at {path!r}"], [leaf], [own.shape])
+    return [leaf for leaf, trained in zip(leaves, split.trained, strict=True) if trained]
 
 
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
-
-
-def check_products(program: Program, sites: Sites) -> None:
+def check_products(sites: Sites) -> None:
     """Raises ValueError where an error would have to pass through several products at once."""
-    for site in program.plan.all_sites:
-        if site.products > 1 and is_selected(site, sites):
+    for site in sites.program.plan.all_sites:
+        if site.products > 1 and site.leaves & sites.leaves:
             raise ValueError(
                 f"apply: expected at most one product of parameters inside a {site.operation!r}, so that its "
                 f"error can pass through the feedback, got {site.products} with the parameters "
-                f"{program.names(site)}{site.at_source}"
+                f"{sites.program.names(site)}{site.at_source}"
             )

@@ -9,18 +9,11 @@ from jaxtyping import PyTree
 
 from lax_learning._checks import check_key
 from lax_learning._optimizers import with_loss_support
-from lax_learning._sites._program import Program
 from lax_learning.models import Model, check_where
 from lax_learning.rules import _feedback as feedbacks
 from lax_learning.rules._common import Result, Sites, check_parts, delta_rule, stateless
 from lax_learning.rules._feedback import FeedbackInit, FeedbackState, LearnedState, Operand
 from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
-
-Source = Callable[[Key, Any, Program, Sites], PyTree]
-"""`(key, state, program, sites) -> feedback`, or `WEIGHTS`."""
-
-Learn = Callable[[Key, PyTree, Params, Params, Any], PyTree]
-"""`(key, feedback, grads, params, x) -> gradient of the feedback`, None where no error passes."""
 
 
 def feedback_rule(
@@ -29,19 +22,20 @@ def feedback_rule(
     where: Where,
     feedback_init: FeedbackInit,
     *,
-    source: Source | None = None,
+    source: Callable[[Key, Any, Sites], PyTree] | None = None,
     transport: Callable[[Operand, Operand], Operand] = lambda w, feedback: feedback,
-    learn: Learn | None = None,
+    learn: Callable[[Key, PyTree, Params, Params, Any], PyTree] | None = None,
     optimizer: Any = None,
     complete: Callable[[PyTree, Params, Params], Params] = lambda feedback, grads, params: grads,
 ) -> Rule:
     """Returns feedback alignment with the given kind of feedback.
 
     Args:
-      model, loss, where, feedback_init: arguments of the rule.
-      source: feedback at every call, for a rule without state; by default, feedback is the state.
+      source: `(key, state, sites) -> feedback`, or `WEIGHTS`, for a rule without state; by default, feedback
+        is the state.
       transport: as in `through_feedback`.
-      learn, optimizer: gradient of learned feedback, and the optimiser that updates it.
+      learn, optimizer: `(key, feedback, grads, params, x) -> gradient of the feedback`, None where no error
+        passes, and the optimiser that updates the feedback.
       complete: `(feedback, grads, params) -> grads`, which adds terms that do not depend on data.
     """
     check_parts(model, loss)
@@ -60,7 +54,7 @@ def feedback_rule(
         value, found = feedbacks.through_feedback(
             model, loss, where, params, x, y, transport=transport, opened=opened,
             varying=state if source is None else (key, state),
-            feedback=lambda *at: state.feedback if source is None else source(key, state, *at),
+            feedback=lambda sites: state.feedback if source is None else source(key, state, sites),
         )  # fmt: skip
         if learn is None or mover is None:
             return value, found, state

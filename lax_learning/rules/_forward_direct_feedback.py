@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lax_learning import noise
-from lax_learning._checks import check_key
 from lax_learning.models import Model
-from lax_learning.rules._direct import DirectInit, Pass, direct_rule
+from lax_learning.rules._direct import ByName, DirectInit, Pass, direct_rule
 from lax_learning.types import Key, Loss, Rule, Where
 
 
@@ -27,20 +26,20 @@ def forward_direct_feedback(
 
     `p_l` is unit noise on all hidden activities at once, and `J p` the derivative of the output along it,
     from a single forward-mode pass. `E[p_l^T (J p)] = (dy/da_l)^T`, so under SGD with rate beta the feedback
-    is a running mean, `B_l <- (1 - beta) B_l + beta p_l^T (J p)`, which tracks the transposed Jacobian.
-    `e B_l^T` is then the whole error of an activity, so errors that would arrive by a path around products,
-    for example a residual connection, are left out. The variance of a sample grows with the number of
-    units, so beta has to be small (0.01). Feedback starts at zero, so the first updates train only the
-    readout. Positions and steps that share feedback learn the mean of their Jacobians.
+    is a running mean that tracks the transposed Jacobian; positions and steps that share feedback learn the
+    mean of theirs. `e B_l^T` is then the whole error of an activity, so errors that would arrive by a path
+    around products, for example a residual connection, are left out. The variance of a sample grows with the
+    number of units, so beta has to be small (0.01).
 
     Args:
       model: any model that supports forward-mode differentiation.
       optimizer: updates the feedback at every call of `value_and_grad`: `optax.sgd(beta)` for the form above.
-      feedback_init, where: as in `direct_feedback_alignment`; by default, feedback is zero.
+      feedback_init, where: as in `direct_feedback_alignment`; by default, feedback is zero, so that the first
+        updates train only the readout.
 
     Returns:
       The rule, with a `LearnedState`; feedback as in `direct_feedback_alignment`. The feedback changes only
-      if you use the returned state, so measurements do not affect it.
+      if you use the returned state.
 
     Example:
       >>> import optax
@@ -58,15 +57,15 @@ def forward_direct_feedback(
       https://arxiv.org/abs/2212.07282, 2024.
     """
 
-    def learn(key: Key, feedback: dict[str, Array], passed: Pass, sent: dict[str, Array]) -> dict[str, Array]:
-        check_key("key", key)
-        used = {passed.ways[name][0] for name in feedback}
-        drawn = noise.normal(key, {index: passed.reads[index] for index in sorted(used)})
+    def learn(key: Key, feedback: ByName, passed: Pass, sent: ByName) -> ByName:
+        used = sorted({route.read.index for route in passed.routes.values()})
+        drawn = noise.normal(key, {index: passed.reads[index] for index in used})
         sampled = passed.paired(feedback, passed.everywhere(passed.along(drawn)), drawn)
-        examples = {name: len(drawn[passed.ways[name][0]]) for name in feedback}
-        return {
-            name: b - sampled[name] / (examples[name] * passed.ways[name][2].shared_by)
-            for name, b in feedback.items()
-        }
+
+        def gradient(name: str, b: Array) -> Array:
+            route = passed.routes[name]
+            return b - sampled[name] / (len(drawn[route.read.index]) * route.shared_by)
+
+        return {name: gradient(name, b) for name, b in feedback.items()}
 
     return direct_rule(model, loss, feedback_init, where, learn=learn, optimizer=optimizer, total=True)

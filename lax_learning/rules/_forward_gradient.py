@@ -2,15 +2,17 @@
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from lax_learning import estimators
-from lax_learning._checks import check_choice, check_flag, check_samples
-from lax_learning.estimators._forward_gradient import directional_derivative
-from lax_learning.models import Model, check_where
+from lax_learning._checks import check_choice, check_flag
+from lax_learning._sites._run import Feeds
+from lax_learning.estimators._autodiff import directional_derivative
+from lax_learning.models import Model
 from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.rules._estimates import estimator_rule
-from lax_learning.rules._units import Taps, Units, times, unit_rule
+from lax_learning.rules._units import Units, times, unit_rule
 from lax_learning.types import Key, Loss, Rule, Where
 
 
@@ -56,19 +58,16 @@ def forward_gradient(
       Ren et al., Scaling forward gradient with local losses, https://arxiv.org/abs/2210.03310, 2023.
     """
     check_choice("perturb", perturb, ("weights", "activities"))
-    check_samples("num_samples", num_samples)
-    check_where("where", where)
     check_flag("batch", batch)
     draw_noise = as_noise(noise)
 
-    def draw(units: Units, key: Key) -> Taps:
-        direction = units.placed(draw_noise(key, units.shapes()))
-        still = {i: jnp.zeros_like(d) for i, d in direction.items()}
+    def draw(units: Units, key: Key) -> Feeds:
+        direction = units.noise(draw_noise, key)
+        still = jax.tree.map(jnp.zeros_like, direction)
         (_, (slopes, _)) = directional_derivative(units.moved, still, direction)
         return {i: times(units.weight * slopes, d) for i, d in direction.items()}
 
     if perturb == "activities":
         return unit_rule(model, loss, draw, num_samples=num_samples, where=where, batch=batch)
-    return estimator_rule(
-        estimators.forward_gradient, model, loss, where, num_samples=num_samples, noise=noise
-    )
+    estimator = estimators.forward_gradient
+    return estimator_rule(estimator, model, loss, where, num_samples=num_samples, noise=noise)

@@ -12,10 +12,10 @@ from lax_learning._checks import check_instance, check_key, check_sequence
 from lax_learning._precision import raised
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._equations import vary_as
+from lax_learning.estimators._autodiff import directional_derivative
 from lax_learning.estimators._draws import as_gradient
-from lax_learning.estimators._forward_gradient import directional_derivative
 from lax_learning.models import Model, Split
-from lax_learning.rules._common import check_parts, losses_of, value_of
+from lax_learning.rules._common import Result, check_parts, losses_of, value_of
 from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Params, Rule
 
@@ -27,10 +27,9 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
 
     A forward pass with a tangent measures each slope `u_k . dL/dw`, so no error is propagated back. The
     update never increases the loss to first order, `g . dL/dw >= 0`, for any guesses. It is exact if the
-    gradient lies in their span, and another guess never lowers its cosine to the gradient. The cosine is
-    about `sqrt(K / P)` for K random guesses in P dimensions; with a single guess, it is the magnitude of that
-    guess's cosine. Guesses that are zero or linearly dependent add nothing. The cost is that of the guesses,
-    plus one forward pass and K passes with a tangent, and memory for K gradients.
+    gradient lies in their span, and another guess never lowers its cosine to the gradient; guesses that are
+    zero or linearly dependent add nothing. The cost is that of the guesses, plus one forward pass and K
+    passes with a tangent, and memory for K gradients.
 
     Args:
       model: any model that supports forward-mode differentiation; others raise a TypeError at trace time.
@@ -46,9 +45,8 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
       >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
       >>> y, state = jnp.zeros((5, 3)), rule.init(key, params, x)
       >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, y)
-      >>> exact = jax.grad(lambda p: ll.squared_error(model.apply(p, x), y).mean())(params)
-      >>> bool(ll.metrics.cosine_similarity(grads, exact) > 0)
-      True
+      >>> jax.tree.map(jnp.shape, grads)
+      {'a': (3, 3), 'b': (3, 3)}
 
     References:
       Fournier et al., Can forward gradient match backpropagation?, https://arxiv.org/abs/2306.06968, 2023
@@ -67,9 +65,7 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
         keys = jax.random.split(key, len(rules))
         return tuple(rule.init(k, params, x) for k, rule in zip(keys, rules, strict=True))
 
-    def value_and_grad(
-        key: Key, params: Params, state: tuple[Any, ...], x: Any, y: Any
-    ) -> tuple[Any, Params, tuple[Any, ...]]:
+    def value_and_grad(key: Key, params: Params, state: tuple[Any, ...], x: Any, y: Any) -> Result:
         check_key("key", key)
         check_state(state, tuple)
         keys = jax.random.split(key, len(rules))
@@ -86,9 +82,9 @@ def guided_gradient(model: Model, loss: Loss, guesses: Rule | Sequence[Rule]) ->
         at = vary_as(split.parameters, directions)
         slopes = jax.vmap(lambda u: directional_derivative(mean_loss, at, u)[1])(directions)
         grads = [jnp.tensordot(slopes.astype(u.dtype), u, 1) for u in directions]
-        grads = as_gradient(grads, split.parameters)
+        grads = split.gradients(as_gradient(grads, split.parameters))
         value = value_of(mean_loss(split.parameters), model, params, x)
-        return value, split.gradients(grads), tuple(after for _, _, after in found)
+        return value, grads, tuple(after for _, _, after in found)
 
     return Rule(init, value_and_grad, model.trainable)
 

@@ -26,11 +26,10 @@ def kolen_pollack(
 
     `g_w = g + decay w`, `g_feedback = g + decay feedback`, with the gradient `g` by feedback alignment.
 
-    Under gradient descent with learning rate eta on both, `w - feedback` shrinks by a factor of
-    `1 - eta decay` per step. Pass a second instance of the parameters' optimiser as `optimizer`. This law
-    needs an optimiser that is linear in the gradient and acts on every leaf separately: with momentum, the
-    difference follows the recursion of the momentum; with Adam, it shrinks at a different rate; clipping by a
-    global norm breaks the law. Parameters without feedback (biases, the first layer) do not decay.
+    If gradient descent with rate eta moves both, `w - feedback` shrinks by a factor of `1 - eta decay` per
+    step: pass a second instance of the parameters' optimiser as `optimizer`. With momentum, the difference
+    follows the recursion of the momentum; with Adam, it shrinks at a different rate; clipping by a global
+    norm breaks the law. Parameters without feedback (biases, the first layer) do not decay.
 
     Args:
       optimizer: updates the feedback at every call of `value_and_grad`. It receives the loss, as in
@@ -39,8 +38,7 @@ def kolen_pollack(
       feedback_init, where: as in `feedback_alignment`.
 
     Returns:
-      The rule, with a `LearnedState`. The feedback changes only if you use the returned state, so
-      measurements do not affect it.
+      The rule, with a `LearnedState`. The feedback changes only if you use the returned state.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -49,11 +47,9 @@ def kolen_pollack(
       >>> rule = kolen_pollack(model, ll.squared_error, optimizer=optax.sgd(0.1), decay=0.5)
       >>> key, params, x = jax.random.key(0), {"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((5, 3))
       >>> state = rule.init(key, params, x)
-      >>> loss, grads, after = jax.jit(rule.value_and_grad)(key, params, state, x, x)
-      >>> b = params["b"] - 0.1 * grads["b"]
-      >>> before = params["b"] - state.feedback["b"]
-      >>> bool(jnp.allclose(b - after.feedback["b"], (1 - 0.1 * 0.5) * before, atol=1e-6))
-      True
+      >>> loss, grads, state = jax.jit(rule.value_and_grad)(key, params, state, x, x)
+      >>> jax.tree.map(jnp.shape, state.feedback)
+      {'a': None, 'b': (3, 3)}
 
     References:
       Kolen, Pollack, Backpropagation without weight transport,

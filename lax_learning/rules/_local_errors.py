@@ -7,7 +7,7 @@ from jaxtyping import Array
 
 from lax_learning.models import Model
 from lax_learning.rules._common import error_of
-from lax_learning.rules._direct import DirectInit, Pass, direct_rule
+from lax_learning.rules._direct import ByName, DirectInit, Pass, direct_rule
 from lax_learning.types import Key, Loss, Rule, Where
 
 
@@ -25,16 +25,12 @@ def local_errors(
 
     Every data value that sites read has a readout `B_l [units, outputs]` in the rule's state; the model's own
     readout gets the true error. Gradients are exact for the sum of the loss and of all local losses if the
-    inputs of products count as fixed. Learning is greedy: a layer learns features that separate the classes
-    linearly, none that only later layers could use. Signals do not vanish with depth, and without residual
-    connections a layer can learn before the layers above have run. As in `direct_feedback_alignment`, errors
-    that reach a data value around products, for example through a residual connection, are added.
-
-    A readout has a row for every unit of its data value: positions times channels of a convolution, unless
-    the output has the same positions. Steps of a scan share a readout and are summed; stacked layers have one
-    each. The cost is that of three products with all readouts.
-
-    For blocks of several layers, heads of another form or another rule within a block, see `local_losses`.
+    inputs of products count as fixed. Learning is greedy: no layer learns features that only later layers
+    could use. As in `direct_feedback_alignment`, errors that reach a data value around products, for example
+    through a residual connection, are added. A readout has a row for every unit of its data value: positions
+    times channels of a convolution, unless the output has the same positions. Steps of a scan share a readout
+    and are summed; stacked layers have one each. For blocks of several layers, heads of another form or
+    another rule within a block, see `local_losses`.
 
     Args:
       optimizer: updates the readouts at every call of `value_and_grad`; `optax.set_to_zero()` keeps them
@@ -44,7 +40,7 @@ def local_errors(
 
     Returns:
       The rule, with a `LearnedState` whose `feedback` holds the readouts. They change only if you use the
-      returned state, so measurements do not affect them.
+      returned state.
 
     Example:
       >>> import jax.numpy as jnp
@@ -65,7 +61,7 @@ def local_errors(
       2019 (learned readouts; their prediction loss).
     """
 
-    def sent(passed: Pass, feedback: dict[str, Array], y: Any) -> dict[str, Array]:
+    def sent(passed: Pass, feedback: ByName, y: Any) -> ByName:
         outputs, structure = jax.tree.flatten(passed.output)
         size = len(outputs[0])
 
@@ -74,26 +70,22 @@ def local_errors(
             error = error_of(loss, structure.unflatten(leaves), y, size, 1 / size)[1]
             return {j: jax.tree.leaves(error)[j] for j in predicted}
 
-        def at(index: int) -> dict[str, Array]:
-            """Returns the errors of the readouts of a data value; stacked layers have one loss each."""
-            own = {j: name for name, (read, j, _) in passed.ways.items() if read == index}
+        found: ByName = {}
+        for index in dict.fromkeys(route.read.index for route in passed.routes.values()):
+            names = {r.output: name for name, r in passed.routes.items() if r.read.index == index}
             predicted, errors, layers = {}, errors_at, ()
-            for j, name in own.items():
-                layers = passed.ways[name][2].layers
-                readout = jax.vmap(passed.ways[name][2].readout, (None, 0))
+            for j, name in names.items():
+                route = passed.routes[name]
+                layers = route.layers
+                of_read = jax.vmap(route.readout, (None, 0))(feedback[name], passed.reads[index])
                 shape = (size, *layers, *outputs[j].shape[1:])
-                of_read = readout(feedback[name], passed.reads[index])
                 predicted[j] = of_read.reshape(shape).astype(outputs[j].dtype)
-            for _ in layers:
+            for _ in layers:  # stacked layers have one loss each
                 errors = jax.vmap(errors, in_axes=1, out_axes=1)
-            return {own[j]: error for j, error in errors(predicted).items()}
-
-        found = {}
-        for index in dict.fromkeys(read for read, _, _ in passed.ways.values()):
-            found |= at(index)
+            found |= {names[j]: error for j, error in errors(predicted).items()}
         return found
 
-    def learn(key: Key, feedback: dict[str, Array], passed: Pass, sent: dict[str, Array]) -> dict[str, Array]:
+    def learn(key: Key, feedback: ByName, passed: Pass, sent: ByName) -> ByName:
         return passed.paired(feedback, sent, passed.reads)
 
     return direct_rule(model, loss, feedback_init, where, sent=sent, learn=learn, optimizer=optimizer)

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 
 from lax_learning._checks import check_callable, check_instance, check_key, check_sequence
+from lax_learning._structure import sequence_like
 from lax_learning.models import Model, selects
+from lax_learning.rules._common import Result
 from lax_learning.rules._feedback import check_state
-from lax_learning.types import Key, Params, Rule
+from lax_learning.types import Key, Rule
 
 Block = tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]
 """`(body, head)`: `body(p, x) -> activities` that the next block reads, `head(q, activities) -> output`."""
@@ -22,8 +24,7 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
 
     Perturbations of one block do not affect the learning of another, so forward gradients and node
     perturbation have the variance of one block instead of the whole network. Learning is greedy: no block
-    learns features that only later blocks could use. The cost is that of the rule on the network and all
-    heads; all heads except the last are discarded after training.
+    learns features that only later blocks could use. All heads except the last are discarded after training.
 
     Args:
       make_rule: `model -> Rule`, called for every block, for example
@@ -64,9 +65,8 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
             raise ValueError(f"blocks[{i}]: expected a pair (body, head), got {len(block)} entries")
         for name, function in zip(("body", "head"), block, strict=True):
             check_callable(f"blocks[{i}]: {name}", function, "a function (params, x)", num_arguments=2)
-        rule = make_rule(Model(partial(_with_head, *block)))
-        check_instance("make_rule", rule, Rule, "a function that returns a Rule")
-        rules.append(rule)
+        rules.append(make_rule(Model(partial(_with_head, *block))))
+        check_instance("make_rule", rules[-1], Rule, "a function that returns a Rule")
 
     def check_params(params: Any) -> None:
         is_right = isinstance(params, list | tuple) and len(params) == len(blocks)
@@ -86,9 +86,7 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
             x = jax.eval_shape(body, of_block[0], x)
         return tuple(states)
 
-    def value_and_grad(
-        key: Key, params: Any, state: tuple[Any, ...], x: Any, y: Any
-    ) -> tuple[Any, Params, tuple[Any, ...]]:
+    def value_and_grad(key: Key, params: Any, state: tuple[Any, ...], x: Any, y: Any) -> Result:
         check_key("key", key)
         check_params(params)
         check_state(state, tuple)
@@ -99,8 +97,7 @@ def local_losses(make_rule: Callable[[Model], Rule], blocks: Sequence[Block]) ->
             grads.append(grad)
             after.append(moved)
             x = body(of_block[0], x)
-        structure = jax.tree.structure(params, is_leaf=lambda node: node is not params)
-        return value, structure.unflatten(grads), tuple(after)
+        return value, sequence_like(params, grads), tuple(after)
 
     def trainable(path: str) -> bool:
         """Returns whether a block's rule trains the leaf at `path`, `block/0/...` or `block/1/...`."""

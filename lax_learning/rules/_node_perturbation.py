@@ -4,14 +4,15 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike
+from jaxtyping import ArrayLike
 
-from lax_learning._checks import check_choice, check_flag, check_positive, check_resolved, check_samples
+from lax_learning import _checks as checks
 from lax_learning._precision import raised
+from lax_learning._sites._run import Feeds
 from lax_learning.estimators._draws import scaled
 from lax_learning.models import Model
 from lax_learning.noise import NoiseLike, as_noise
-from lax_learning.rules._units import Taps, Units, times, unit_rule
+from lax_learning.rules._units import Units, times, unit_rule
 from lax_learning.types import Key, Loss, Rule, Where
 
 
@@ -67,25 +68,23 @@ def node_perturbation(
       Dalm et al., Effective learning with node perturbation in multi-layer neural networks,
       https://arxiv.org/abs/2310.00965, 2023 (activity-based and iterative forms).
     """
-    check_positive("sigma", sigma)
-    check_samples("num_samples", num_samples)
-    check_choice("variant", variant, ("unbiased", "activity"))
-    flags = {"antithetic": antithetic, "layerwise": layerwise, "share_noise": share_noise}
-    for name, flag in flags.items():
-        check_flag(name, flag)
+    checks.check_positive("sigma", sigma)
+    checks.check_choice("variant", variant, ("unbiased", "activity"))
+    checks.check_flag("antithetic", antithetic)
+    checks.check_flag("layerwise", layerwise)
+    checks.check_flag("share_noise", share_noise)
     if share_noise and batch:
-        raise ValueError(
-            "share_noise: expected False with batch=True, which perturbs the batch as a whole, got True"
-        )
+        expected = "False with batch=True, which perturbs the batch as a whole"
+        raise ValueError(f"share_noise: expected {expected}, got True")
     draw_noise = as_noise(noise)
 
-    def draw(units: Units, key: Key) -> Taps:
-        check_resolved("sigma", sigma, units.losses.dtype, *units.dtypes)
-        check_resolved("sigma * sigma", sigma * sigma, units.losses.dtype)  # compilers join both divisions
+    def draw(units: Units, key: Key) -> Feeds:
+        checks.check_resolved("sigma", sigma, units.losses.dtype, *units.dtypes)
+        # Compilers join the two divisions by sigma.
+        checks.check_resolved("sigma * sigma", sigma * sigma, units.losses.dtype)
         scale = jnp.asarray(sigma, units.losses.dtype)
-        unit = draw_noise(key, units.shapes(shared=share_noise))
-        noise = units.placed({i: scaled(scale, n) for i, n in unit.items()})
-        deltas: Taps = {}
+        noise = units.noise(draw_noise, key, scale, shared=share_noise)
+        deltas: Feeds = {}
         for group in [[tap] for tap in units.taps] if layerwise else [units.taps]:
             feeds = {tap.index: noise[tap.index] for tap in group}
             plus, moved = units.moved(feeds)
@@ -93,32 +92,22 @@ def node_perturbation(
             if antithetic:
                 minus, before = units.moved(jax.tree.map(jnp.negative, feeds))
                 change = (plus - minus) / 2
-            if variant == "unbiased":
-                direction = _over(scale, feeds)
-            else:
-                half = 0.5 if antithetic else 1.0
-                moves = {i: half * (moved[i] - before[i]) for i in feeds}
-                direction = _normalised(_over(scale, moves), units.losses.ndim)
+            half = 0.5 if antithetic else 1.0
+            moves = feeds if variant == "unbiased" else {i: half * (moved[i] - before[i]) for i in feeds}
+            direction = {i: scaled(1 / scale, move) for i, move in moves.items()}
+            if variant == "activity":
+                direction = _normalised(direction, units.losses.ndim)
             deltas |= {i: times(units.weight * (change / scale), d) for i, d in direction.items()}
         return deltas
 
     return unit_rule(model, loss, draw, num_samples=num_samples, where=where, batch=batch)
 
 
-def _over(scale: Array, values: Taps) -> Taps:
-    """Returns values in units of sigma."""
-    return {i: scaled(1 / scale, value) for i, value in values.items()}
-
-
-def _normalised(change: Taps, lead: int) -> Taps:
-    """Returns `N dz / |dz|^2` over the N units of all taps, separately for every example if not by batch.
-
-    `dz` is in units of sigma.
-    """
+def _normalised(change: Feeds, lead: int) -> Feeds:
+    """Returns `N dz / |dz|^2` of changes in units of sigma, over the N units of all taps of an example."""
     num_units = sum(c.size // (c.shape[0] if lead else 1) for c in change.values())
     wide = raised(*change.values())
     squares = (jnp.sum(jnp.square(c.astype(wide)), axis=tuple(range(lead, c.ndim))) for c in change.values())
     square_norm = sum(squares, jnp.zeros((), wide))
-    guard = num_units * float(jnp.finfo(wide).eps)
-    factor = num_units / jnp.maximum(square_norm, guard)
+    factor = num_units / jnp.maximum(square_norm, num_units * float(jnp.finfo(wide).eps))
     return {i: times(factor, c) for i, c in change.items()}

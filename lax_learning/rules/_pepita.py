@@ -15,7 +15,7 @@ from lax_learning._sites._coupling import check_uncoupled
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Hooks
+from lax_learning._sites._run import Feeds, Hooks
 from lax_learning.models import Model, check_where
 from lax_learning.rules import _common as common
 from lax_learning.rules._direct import REMEDY
@@ -40,10 +40,10 @@ def pepita(
 
     `x'' = x + e F`, `delta_l = a_l - a''_l`, `delta_L = e''`, `dW_l = a''_{l-1}^T delta_l`
 
-    `e = dL/doutput` is the error of the first pass and `e''` that of the second. No error passes back through
-    any layer; it enters at the input, through fixed random weights F. The rule needs two forward passes and
-    no derivative of a nonlinearity. The update is not the gradient of any function and weakens with depth.
-    F must be small, so that the second pass resembles the first. The use of e'' follows the authors' code.
+    `e = dL/doutput` is the error of the first pass, which enters at the input through fixed random weights F,
+    and `e''` that of the second. No error passes back through any layer. The update is not the gradient of
+    any function and weakens with depth. F must be small, so that the second pass resembles the first. The use
+    of e'' follows the authors' code.
 
     The activity of a site is the value that the model computes from its sum alone, after the nonlinearity and
     before the next product. If no such value has the shape of the sum (gates, sums that are read twice), the
@@ -57,8 +57,9 @@ def pepita(
       where: which parameters are trained; the gradients of the others are zero.
 
     Returns:
-      The rule. Its state contains F, a list with one array for every floating-point leaf of x. It has no
-      signals: these would pair with the inputs of the first pass, but updates use those of the second.
+      The rule, with a `FeedbackState` whose feedback is F, a list with one array for every floating-point
+      leaf of x. It has no signals: these pair with inputs of the first pass, but updates use those of the
+      second.
 
     Raises:
       ValueError: at trace time, for a model that couples examples, or an x without floating-point leaves.
@@ -84,16 +85,14 @@ def pepita(
     def init(key: Key, params: Params, x: Any) -> FeedbackState:
         check_key("key", key)
         one = one_example(as_batch(x, only_shapes=True)[0])
-        outputs = sum(np.prod(out.shape) for out in Program(model, params, one).outputs if _is_float(out))
-        likes = [_like(leaf, int(outputs)) for leaf in jax.tree.leaves(one) if _is_float(leaf)]
+        outputs = Program(model, params, one).outputs
+        likes = _likes(one, int(sum(np.prod(out.shape) for out in outputs if _is_float(out))))
         if not likes:
             raise ValueError("x: expected a floating-point leaf to add the error to, got none")
-        keys = jax.random.split(key, len(likes))
-        return FeedbackState(
-            [drawn_like(feedback_init, k, like) for k, like in zip(keys, likes, strict=True)]
-        )
+        pairs = zip(jax.random.split(key, len(likes)), likes, strict=True)
+        return FeedbackState([drawn_like(feedback_init, k, like) for k, like in pairs])
 
-    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> tuple[Any, Params, Any]:
+    def value_and_grad(key: Key, params: Params, state: Any, x: Any, y: Any) -> common.Result:
         check_state(state)
         check_key("key", key)
         x, size = as_batch(x)
@@ -110,8 +109,12 @@ def pepita(
         output, _, first = run(program.split.parameters, x)
         losses, error = common.error_of(loss, output, y, size, 1.0)
         moved_x = _moved(x, error, state.feedback)
-        forward = common.forward_of(program, run, False, moved_x)
-        (output, second), pull_back = jax.vjp(forward, program.split.parameters)
+
+        def again(parameters: list[Any]) -> tuple[Any, Feeds]:
+            output, _, second = run(parameters, moved_x)
+            return output, second
+
+        (output, second), pull_back = jax.vjp(again, program.split.parameters)
         _, error = common.error_of(loss, output, y, size, 1 / size)
         deltas = {index: jnp.zeros_like(value) for index, value in second.items()}
         for tap in program.plan.all_taps:
@@ -129,21 +132,19 @@ def _is_float(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def _like(leaf: Any, outputs: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((outputs, *leaf.shape[1:]), leaf.dtype)
+def _likes(x: Any, outputs: int) -> list[jax.ShapeDtypeStruct]:
+    """Returns the shapes of F, one for every floating-point leaf of x."""
+    leaves = filter(_is_float, jax.tree.leaves(x))
+    return [jax.ShapeDtypeStruct((outputs, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
 
 
 def _moved(x: Any, error: Any, feedback: Any) -> Any:
     """Returns `x + e F`."""
-    size = len(jax.tree.leaves(x)[0])
-    errors = [leaf.reshape(size, -1) for leaf in jax.tree.leaves(error) if _is_float(leaf)]
-    e = jnp.concatenate(errors, axis=1)
-    leaves, structure = jax.tree.flatten(x)
-    likes = [_like(leaf, e.shape[1]) for leaf in leaves if _is_float(leaf)]
+    errors = filter(_is_float, jax.tree.leaves(error))
+    e = jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in errors], axis=1)
+    expected = [like.shape for like in _likes(x, e.shape[1])]
     got = [jnp.shape(f) for f in feedback] if isinstance(feedback, list) else type(feedback).__name__
-    if got != [like.shape for like in likes]:
-        raise ValueError(f"state.feedback: expected the shapes {[like.shape for like in likes]}, got {got}")
+    if got != expected:
+        raise ValueError(f"state.feedback: expected the shapes {expected}, got {got}")
     moves = (jnp.tensordot(e.astype(f.dtype), f, 1) for f in feedback)
-    return structure.unflatten(
-        [leaf + next(moves).astype(leaf.dtype) if _is_float(leaf) else leaf for leaf in leaves]
-    )
+    return jax.tree.map(lambda a: a + next(moves).astype(a.dtype) if _is_float(a) else a, x)

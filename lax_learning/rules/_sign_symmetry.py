@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, PyTree
 
 from lax_learning._checks import check_choice, check_positive
-from lax_learning._sites._program import Program
 from lax_learning.models import Model
 from lax_learning.rules._common import Sites
 from lax_learning.rules._feedback import WEIGHTS, FeedbackInit, Operand, draw_feedback, same_scale
@@ -26,9 +25,8 @@ def sign_symmetry(
 ) -> Rule:
     """Backprop through `gain |B| sign(w)` in place of the weights `w`.
 
-    `delta_l = (delta_{l+1} (gain |B_{l+1}| sign(w_{l+1}))^T) phi'(z_l)`
-
-    The sign is taken from the operand of each product, for example from a weight after its normalisation.
+    `delta_l = (delta_{l+1} (gain |B_{l+1}| sign(w_{l+1}))^T) phi'(z_l)`, with the sign of the operand of each
+    product, for example of a weight after its normalisation.
 
     Args:
       magnitude: "unit": `|B| = 1` (uniform sign-concordant feedback, uSF); "fixed": `|B|` from
@@ -67,8 +65,8 @@ def sign_symmetry(
 
         return jax.tree.map(of, w, feedback)
 
-    def drawn(key: Key, state: Any, program: Program, sites: Sites) -> PyTree:
-        return draw_feedback(feedback_init, key, program, sites)
+    def drawn(key: Key, state: Any, sites: Sites) -> PyTree:
+        return draw_feedback(feedback_init, key, sites)
 
     source = {"unit": lambda *_: WEIGHTS, "fixed": None, "redrawn": drawn}[magnitude]
     return feedback_rule(model, loss, where, feedback_init, source=source, transport=signed)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Int
 
 from lax_learning import estimators
 from lax_learning.models import Model
+from lax_learning.rules._common import Result
 from lax_learning.rules._estimates import estimator_rule
 from lax_learning.rules._feedback import check_state
 from lax_learning.types import Key, Loss, Params, Rule
@@ -52,12 +53,10 @@ def spsa(model: Model, loss: Loss, *, perturbation: optax.Schedule, num_samples:
         rule.init(key, params, x)
         return SpsaState(jnp.zeros((), jnp.int32))
 
-    def value_and_grad(
-        key: Key, params: Params, state: SpsaState, x: Any, y: Any
-    ) -> tuple[Any, Params, SpsaState]:
+    def value_and_grad(key: Key, params: Params, state: SpsaState, x: Any, y: Any) -> Result:
         check_state(state, SpsaState)
-        value_and_grad: Any = rule.value_and_grad
-        value, grads, _ = value_and_grad(key, params, (), x, y, count=state.num_updates)
+        estimate: Any = rule.value_and_grad
+        value, grads, _ = estimate(key, params, (), x, y, count=state.num_updates)
         return value, grads, SpsaState(state.num_updates + 1)
 
     return rule._replace(init=init, value_and_grad=value_and_grad)

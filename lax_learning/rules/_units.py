@@ -8,59 +8,52 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lax_learning._checks import check_flag, check_key
+from lax_learning._checks import check_flag, check_key, check_samples
 from lax_learning._precision import is_half, widened
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._coupling import check_uncoupled
 from lax_learning._sites._equations import vary_as
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Hooks
+from lax_learning._sites._run import Feeds, Hooks
 from lax_learning.estimators._draws import averaged, scaled
 from lax_learning.models import Model, Split, check_where
+from lax_learning.noise import Noise
 from lax_learning.rules import _common as common
 from lax_learning.rules._common import Result
-from lax_learning.types import Key, Loss, Params, Rule, Signals, Where
-
-Taps = dict[int, Array]
-"""Values by the index of a tap, with a leading axis of examples if credit is per example."""
+from lax_learning.types import Key, Loss, Params, Rule, Where
 
 
 class Units(NamedTuple):
-    """The selected pre-activations of a model at a batch."""
+    """The selected pre-activations of a model at a batch, with a leading axis of examples if not by batch."""
 
     taps: list[Tap]  # in order
-    zs: Taps  # the pre-activations
+    zs: Feeds  # the pre-activations
     losses: Array  # losses that units get credit for: of every example, or of the batch
     weight: float  # derivative of the mean loss with respect to one of `losses`
     dtypes: list[Any]  # of the parameters
-    moved: Callable[[Taps], tuple[Array, Taps]]  # losses and zs after adding values to some of the zs
+    moved: Callable[[Feeds], tuple[Array, Feeds]]  # losses and zs after adding values to some of the zs
 
-    def shapes(self, *, shared: bool = False) -> dict[int, jax.ShapeDtypeStruct]:
-        """Returns shapes of noise: steps of scans first, as scans read it, then examples (1 if `shared`)."""
+    def noise(self, draw: Noise, key: Key, scale: Array | None = None, *, shared: bool = False) -> Feeds:
+        """Returns noise on the pre-activations, times `scale`; if `shared`, the same for all examples."""
+        # It is drawn with steps of scans first, as scans read it, then examples.
         lead = [1 if shared else length for length in self.losses.shape]
+        shapes = {tap: (*tap.shape[: tap.steps], *lead, *tap.shape[tap.steps :]) for tap in self.taps}
+        unit = draw(key, {tap.index: jax.ShapeDtypeStruct(of, tap.dtype) for tap, of in shapes.items()})
+        drawn = unit if scale is None else {i: scaled(scale, n) for i, n in unit.items()}
 
-        def of(tap: Tap) -> jax.ShapeDtypeStruct:
-            shape = *tap.shape[: tap.steps], *lead, *tap.shape[tap.steps :]
-            return jax.ShapeDtypeStruct(shape, tap.dtype)
+        def placed(tap: Tap) -> Array:
+            z, n = self.zs[tap.index], drawn[tap.index]
+            n = jnp.moveaxis(n, tap.steps, 0) if self.losses.ndim else n
+            return jnp.broadcast_to(n, z.shape).astype(z.dtype)
 
-        return {tap.index: of(tap) for tap in self.taps}
-
-    def placed(self, noise: Taps) -> Taps:
-        """Returns noise of these shapes in the shapes of the pre-activations."""
-
-        def of(tap: Tap) -> Array:
-            z, drawn = self.zs[tap.index], noise[tap.index]
-            drawn = jnp.moveaxis(drawn, tap.steps, 0) if self.losses.ndim else drawn
-            return jnp.broadcast_to(drawn, z.shape).astype(z.dtype)
-
-        return {tap.index: of(tap) for tap in self.taps}
+        return {tap.index: placed(tap) for tap in self.taps}
 
 
 def unit_rule(
     model: Model,
     loss: Loss,
-    draw: Callable[[Units, Key], Taps],
+    draw: Callable[[Units, Key], Feeds],
     *,
     num_samples: int,
     where: Where,
@@ -68,6 +61,7 @@ def unit_rule(
 ) -> Rule:
     """Returns a rule whose teaching signals are the mean of `draw(units, key)` over `num_samples` draws."""
     common.check_parts(model, loss)
+    check_samples("num_samples", num_samples)
     check_where("where", where)
     check_flag("batch", batch)
 
@@ -82,8 +76,7 @@ def unit_rule(
         wide_params, wide_x = widened((split.merge(split.parameters), x))
         program = Program(model, wide_params, wide_x, by_example=not batch)
         sites = common.select(program, where)
-        missed = [program.split.paths[i] for i in sorted(program.plan.untapped)]
-        missed = [path for path in missed if path in sites.paths]
+        missed = [program.split.paths[i] for i in sorted(program.plan.untapped & sites.leaves)]
         if missed:
             raise TypeError(
                 f"apply: expected real pre-activations, which get noise, got complex ones at {missed} "
@@ -103,11 +96,11 @@ def unit_rule(
             losses = common.losses_of(loss, output, y, size)
             return jnp.mean(losses) if batch else losses
 
-        def clean_run(parameters: list[Any]) -> tuple[Taps, Any]:
+        def clean_run(parameters: list[Any]) -> tuple[Feeds, Any]:
             output, _, zs = clean(parameters, wide_x)
             return zs, output
 
-        def moved(feeds: Taps) -> tuple[Array, Taps]:
+        def moved(feeds: Feeds) -> tuple[Array, Feeds]:
             output, _, zs = run(parameters, wide_x, feeds=feeds)
             return credited(output), zs
 
@@ -117,8 +110,7 @@ def unit_rule(
         deltas = averaged(partial(draw, units), num_samples)(key)
         value = common.value_of(losses, model, params, x)
         if opened:
-            deltas = deltas if batch else {i: delta[0] for i, delta in deltas.items()}
-            return value, Signals(common.named(deltas, program)), state
+            return value, common.result(program, True, deltas), state
         (grads,) = pull_back({i: delta.astype(zs[i].dtype) for i, delta in deltas.items()})
         grads = [g.astype(dtype) for g, dtype in zip(grads, dtypes, strict=True)]
         return value, split.gradients(common.masked(grads, sites)), state

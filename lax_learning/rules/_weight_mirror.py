@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
 from lax_learning._checks import check_not_negative
@@ -34,11 +33,9 @@ def weight_mirror(
     `g_feedback = decay feedback - 1/N sum_n xi_n^T (xi_n w)`, `xi_n ~ N(0, 1)` on the inputs of the product
 
     `E[xi^T (xi w)] = w`, so under SGD with rate beta the feedback is a running mean that tracks `w / decay`.
-    A feedback synapse sees the noise at one end and the response at the other, but no weight. One entry of a
-    sample has variance `(|w_column|^2 + w^2) / N`, so beta should be small compared with `N / rows`. N is the
-    batch size; the examples themselves are not used. The paper has a separate mirror phase; here mirroring is
-    part of every call. The response is taken before the nonlinearity, while the paper uses a bias to keep the
-    nonlinearity in its linear range.
+    One entry of a sample has variance `(|w_column|^2 + w^2) / N`, so beta should be small compared with
+    `N / rows`. N is the batch size; the examples themselves are not used. The paper has a separate mirror
+    phase; here mirroring is part of every call, and the response is taken before the nonlinearity.
 
     Every matrix has its own noise. A parameter that products do not read directly (normalised, reshaped, used
     twice) is mirrored as a matrix whose columns are its last axis, and a vector entry by entry; its feedback
@@ -74,17 +71,15 @@ def weight_mirror(
     def learn(key: Key, feedback: PyTree, grads: Params, params: Params, x: Any) -> PyTree:
         x, size = as_batch(x)
         program = Program(model, params, x)
-        split, found = program.split, direct_matrices(program)
-        number = {place: i for i, place in enumerate(np.flatnonzero(split.trained).tolist())}
-        matrices = [found.get(number[i]) if i in number else None for i in range(len(split.trained))]
-        keys = list(jax.random.split(key, len(matrices)))
+        found, number = direct_matrices(program), len(program.split.leaves)
+        keys, matrices = list(jax.random.split(key, number)), [found.get(i) for i in range(number)]
 
         def gradient(b: Array, key: Key, matrix: Matrix | None, w: Array) -> Array:
             wide, w = vary_as((b.astype(raised(b)), w), key)
             mean = _response(key, w.astype(wide.dtype), matrix, size)
             return (jnp.asarray(decay, wide.dtype) * wide - mean).astype(b.dtype)
 
-        trees = map(split.structure.unflatten, (keys, matrices))
+        trees = map(program.split.structure.unflatten, (keys, matrices))
         return as_gradient(by_feedback(gradient, feedback, *trees, params), feedback)
 
     return feedback_rule(model, loss, where, feedback_init, learn=learn, optimizer=optimizer)

@@ -2,10 +2,9 @@
 
 from typing import Literal
 
-from jaxtyping import Array, ArrayLike
+from jaxtyping import ArrayLike
 
 from lax_learning import estimators
-from lax_learning._checks import check_resolved
 from lax_learning.models import Model
 from lax_learning.noise import NoiseLike
 from lax_learning.rules._estimates import estimator_rule
@@ -40,11 +39,7 @@ def weight_perturbation(
       >>> grads.shape
       (3, 2)
     """
-
-    def check(parameters: list[Array]) -> None:
-        check_resolved("sigma", sigma, *(leaf.dtype for leaf in parameters))
-
     return estimator_rule(
-        estimators.weight_perturbation, model, loss, differences=True, check=check, sigma=sigma,
-        num_samples=num_samples, difference=difference, noise=noise, rank=rank, fitness=fitness,
+        estimators.weight_perturbation, model, loss, differences=True, sigma=sigma, num_samples=num_samples,
+        difference=difference, noise=noise, rank=rank, fitness=fitness,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Forward gradient: the directional derivative along a random direction, times that direction."""
+"""Estimators by automatic differentiation: the exact gradient, and its slope along a random direction."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,9 +15,40 @@ from lax_learning.noise import NoiseLike, as_noise
 from lax_learning.types import Estimator, Key, Params
 
 
+def backprop(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Estimator:
+    """Computes the exact gradient by reverse-mode differentiation, `g = dL/dparams`.
+
+    Args:
+      loss_fn: `(params, *args) -> loss`, a scalar, or an array with one loss per example, which is averaged;
+        with `has_aux`, `(loss, aux)`, as in `jax.value_and_grad`.
+
+    Returns:
+      `estimate(key, params, *args) -> (value, grads)`, or `((value, aux), grads)`; the key is not used.
+
+    Example:
+      >>> estimate = backprop(lambda w: jnp.sum(w**2))
+      >>> value, grads = estimate(jax.random.key(0), jnp.array([1.0, 2.0]))
+      >>> float(value), grads.tolist()
+      (5.0, [2.0, 4.0])
+    """
+    checked = split_aux(loss_fn, has_aux)
+
+    def estimate(key: Key, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        check_key("key", key)
+        params = as_params(params)
+
+        def mean_loss(params: Params) -> tuple[Any, Any]:
+            loss, aux = checked(params, *args, **kwargs)
+            return jnp.mean(loss), aux
+
+        (value, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        return join_aux(value, aux, has_aux), grads
+
+    return estimate
+
+
 def directional_derivative(function: Callable[[Any], Any], primal: Any, tangent: Any) -> tuple[Any, Any]:
     """Computes `jax.jvp` of one argument, with a clear error if there is no forward-mode derivative."""
-
     # JAX itself raises only when it lowers the program, where the error cannot be handled here.
     program = jax.make_jaxpr(partial(jax.jvp, function))((primal,), (tangent,))
     if any(equation.primitive.name == "custom_lin" for equation in all_equations(program.jaxpr)):
@@ -66,8 +97,7 @@ def forward_gradient(
             direction = draw_noise(key, params)
             at = vary_as(params, direction)
             _, change = directional_derivative(lambda w: checked(w, *args, **kwargs)[0], at, direction)
-            slope = jnp.mean(change)
-            return jax.tree.map(lambda v: scaled(slope, v), direction)
+            return jax.tree.map(partial(scaled, jnp.mean(change)), direction)
 
         grads = averaged(draw, num_samples)(key)
         return join_aux(loss, aux, has_aux), as_gradient(grads, params)
