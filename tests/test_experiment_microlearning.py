@@ -32,27 +32,20 @@ def test_a_rule_of_one_s_own_is_made_and_bad_ones_are_refused():
         make_rule("builtins:print", Config(), optax.sgd(1.0))
 
 
-NETWORKS = {
-    "dense": ((784,), (10,), 2),
-    "convolutional": ((32, 32, 1), (10,), 5),
-    "recurrent": ((28, 28), (10,), 2),
-    "leaky": ((28, 28), (28, 10), 2),
-}
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_images_as_networks_see_them(network):
-    images, problem = few_images().train, make_problem(Config(network=network))
-    seen, targets = (
-        jax.eval_shape(see, of) for see, of in zip((problem.see, problem.targets), images, strict=True)
-    )
+@pytest.mark.parametrize(
+    ("network", "seen", "output"),
+    [
+        ("dense", (8, 784), (8, 10)),
+        ("convolutional", (8, 32, 32, 1), (8, 10)),
+        ("recurrent", (8, 28, 28), (8, 10)),
+        ("leaky", (8, 28, 28), (8, 28, 10)),
+    ],
+)
+def test_images_as_networks_see_them(network, seen, output):
+    problem = make_problem(Config(network=network))
+    x, y = jax.eval_shape(lambda: seen_by(problem, few_images())).train
     params = jax.eval_shape(problem.model.init, jax.random.key(0))
-    output = jax.eval_shape(problem.model.apply, params, seen)
-    assert output.shape == targets.shape
-    assert (seen.shape[1:], output.shape[1:], len(params)) == NETWORKS[network]
-    if network == "leaky":
-        row = problem.see(jnp.asarray(images.x))[1, 3]
-        np.testing.assert_allclose(row, (images.x[1, 84:112] - 0.1307) / 0.3081, rtol=1e-5)
+    assert x.shape == seen and y.shape == jax.eval_shape(problem.model.apply, params, x).shape == output
 
 
 def test_a_rule_is_judged_by_the_network_that_it_trains():
@@ -76,8 +69,8 @@ def test_a_rule_is_judged_by_the_network_that_it_trains():
     assert abs(found - without) > 1e-3
 
 
-def test_a_leaky_network_is_judged_by_its_last_output():
-    problem, labels = make_problem(Config(network="leaky")), np.eye(10)[[3, 7]]
+def test_a_leaky_network_reads_rows_and_is_judged_by_its_last_output():
+    problem, labels, images = make_problem(Config(network="leaky")), np.eye(10)[[3, 7]], few_images().train.x
     output = np.zeros((2, 28, 10))
     output[:, -1, 3] = 1.0
     wrong_before = np.where(np.arange(28)[:, None] < 27, 9.0 * np.eye(10)[5], output)
@@ -90,6 +83,8 @@ def test_a_leaky_network_is_judged_by_its_last_output():
     found = judged(output)
     assert_near(found, (0.5, np.log(9 + np.e) - [1, 0]))
     assert_same(judged(wrong_before), found)
+    row = problem.see(jnp.asarray(images))[1, 3]
+    np.testing.assert_allclose(row, (images[1, 84:112] - 0.1307) / 0.3081, rtol=1e-5)
 
 
 def test_matched_rate_is_that_of_the_best_first_step():
@@ -118,10 +113,8 @@ def test_every_seed_and_purpose_has_a_key_of_its_own(monkeypatch):
     keys = keys_of(config)
     assert set(keys) == {"train", "test", "measure", "search"}
     assert len(np.unique(np.concatenate([jax.random.key_data(k) for k in keys.values()]), axis=0)) == 8
-    monkeypatch.setattr(
-        measures, "moments_over_examples", lambda name, config, optimizer, key, *_: seen.append(key)
-    )
-    monkeypatch.setattr(measures, "draw_moments", lambda rule, key, *_: seen.append(key))
+    monkeypatch.setattr(measures, "moments_over_examples", lambda *arguments: seen.append(arguments[3]))
+    monkeypatch.setattr(measures, "draw_moments", lambda *arguments: seen.append(arguments[1]))
     monkeypatch.setattr(measures, "of_moments", lambda *_: None)
 
     @jax.jit
@@ -136,27 +129,24 @@ def test_every_seed_and_purpose_has_a_key_of_its_own(monkeypatch):
 @pytest.mark.parametrize("scale", slow_but(["gradient"], ["gradient", "tutorial"]))
 def test_feedback_of_kolen_pollack_moves_as_the_weights_do(scale):
     """Their difference follows the optimizer on `(lambda + weight decay)` times itself, whatever the data."""
-    data, options = few_images(), {"momentum": 0.9, "weight_decay": 0.1, "drops": (1,), "epochs": 2}
-    config = Config(scale=scale, hidden=(3,), batch_size=2, **options)
-    setting, descent = Setting("kolen_pollack", config, 4), optax.sgd(1.0)
-    train, plain = (
-        setting.train(0.02),
-        ll.kolen_pollack(*make_problem(config)[:2], optimizer=descent, decay=0.1),
-    )
-    rules = setting.rule(), plain
+    options = {"momentum": 0.9, "weight_decay": 0.1, "drops": (1,), "epochs": 2, "batch_size": 2}
+    config = Config(scale=scale, hidden=(3,), **options)
+    model, loss = make_problem(config)[:2]
+    setting = Setting("kolen_pollack", config, 4)
+    train, rule = setting.train(0.02), setting.rule(0.02)
+    plain = ll.kolen_pollack(model, loss, optimizer=optax.sgd(1.0), decay=0.1)
 
     @jax.jit
     def differences(data):
-        key, batch = jax.random.key(1), [a[:2] for a in data.test]
-        start = train.init(key, data)
+        start = train.init(jax.random.key(1), data)
         end = jax.lax.fori_loop(0, 8, lambda step, state: train.update(data, state, step)[0], start)
         weights = [state.params[1]["w"] - state.rule_state.feedback[1]["w"] for state in (start, end)]
-        grads = (rule.value_and_grad(key, start.params, start.rule_state, *batch)[1] for rule in rules)
-        biases = [of[1]["b"] for of in (*grads, start.params)]
-        return weights, biases
+        args = jax.random.key(1), start.params, start.rule_state, *(a[:2] for a in data.test)
+        decayed, grads = (of.value_and_grad(*args)[1][1]["b"] for of in (rule, plain))
+        return weights, decayed - grads, start.params[1]["b"]
 
-    (expected, found), (decayed, plain, bias) = jax.tree.map(np.asarray, differences(data))
-    np.testing.assert_allclose(decayed, plain + 0.1 * bias, atol=1e-6)  # the bias is a column of the weights
+    (expected, found), decay, bias = jax.tree.map(np.asarray, differences(few_images()))
+    np.testing.assert_allclose(decay, 0.1 * bias, atol=1e-6)  # the bias is a column of the weights
     assert np.abs(expected).max() > 0.05
     velocity = 0.0
     for rate in [0.02] * 4 + [0.002] * 4:  # a tenth from the drop on

@@ -38,7 +38,7 @@ def start_of(problem: Problem, key: jax.Array) -> Carry:
 
 def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) -> Run:
     """Returns the run of one seed; its step i makes the gradient steps from `times[i]` to `times[i + 1]`."""
-    end = int(times[-1])
+    end, (kind, center, factor) = int(times[-1]), scheme
     last_event = end - min(problem.quiet_steps, end // 3)
 
     def update(number: jax.Array, carry: Carry) -> Carry:
@@ -46,10 +46,10 @@ def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) 
         gradient_key, event_key = jax.random.split(jax.random.fold_in(key, number + 1))
         gradients = problem.gradients(gradient_key, target, params)
         params = jax.tree.map(lambda p, g: p - problem.learning_rate * g, params, gradients)
-        alpha = problem.alphas[scheme.scheme] * scheme.factor
+        alpha = jnp.where(number < last_event, problem.alphas[kind] * factor, 0.0)
         dynamics = ll.birth_death.dynamics(
-            jnp.where(number < last_event, alpha, 0.0), axes=problem.axes, charges=problem.charges,
-            scheme=scheme.scheme, center=scheme.center, probability=config.probability,
+            alpha, axes=problem.axes, charges=problem.charges,
+            scheme=kind, center=center, probability=config.probability,
             charge=config.charge, slots=config.slots, prior=problem.prior,
         )  # fmt: skip
         (params, population), _ = dynamics.update(event_key, params, population, gradients)

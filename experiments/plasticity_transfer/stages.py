@@ -21,12 +21,15 @@ Metrics = dict[str, jax.Array]
 MetaCarry = tuple[State, ll.TrainState, jax.Array]  # structure of the network, training, key of the points
 
 
+def decayed_adam(learning_rate: Any) -> optax.GradientTransformation:
+    """Returns torch's Adam with the notebook's L2 decay."""
+    return optax.chain(optax.add_decayed_weights(0.01), optax.adam(learning_rate))
+
+
 def meta_learning(model: Model, config: Config, learning_rate: jax.Array | None = None) -> Run:
     """Meta-learning of one seed; a step is a rule epoch. The learning rate defaults to that of `config`."""
     network, hidden_init = model.upstream(config)
-    rate = config.learning_rate if learning_rate is None else learning_rate
-    # torch's Adam with L2 decay
-    optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.adam(rate))
+    optimizer = decayed_adam(config.learning_rate if learning_rate is None else learning_rate)
     num_train, num_test = config.points
     per_epoch = num_train // config.batch_size
 
