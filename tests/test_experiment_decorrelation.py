@@ -65,24 +65,24 @@ def test_every_purpose_has_a_key_and_test_images_do_not_choose_the_rate(monkeypa
 def test_an_update_is_that_of_the_library_on_standardised_images():
     """Kolen-Pollack's feedback moves as the weights, and R is learned."""
     rng = np.random.default_rng(0)
-    images = ll.data.Dataset(jnp.asarray(rng.random((9, 784), np.float32)), jnp.eye(9, 10))
+    x, y = jnp.asarray(rng.random((9, 784), np.float32)), jnp.eye(9, 10)
     plain, descent = on_pixels(ll.convnet((28, 28, 1), (2,), (12,), kernel=3, stride=7)), optax.sgd(0.01)
     form = Form(plain, "kolen_pollack", ll.decorrelation.dynamics, optax.sgd, 6, 3, 2)
-    numbers = Numbers(0.01, {"eta": 0.1}, 0.1, 0.3)
 
     def rule(model):
         return ll.kolen_pollack(model, ll.softmax_cross_entropy, optimizer=descent)
 
+    def splits(x, y):
+        return ll.data.Splits(*[ll.data.Dataset(x, y)] * 3)
+
     @jax.jit
     def both(key):
-        start = start_of(form, 9, 2, key, numbers)
-        after = train_of(form, 2, numbers, ll.data.Splits(images, None, None)).update(
-            start.rows, start.train, 0
-        )
-        seen = ll.data.Dataset((images.x[start.rows.train.x] - 0.1) / 0.3, jnp.eye(9, 12)[start.rows.train.x])
+        start = start_of(form, 9, 2, key, Numbers(0.01, {"eta": 0.1}, 0.1, 0.3))
+        train, rows = train_of(form, 2, start, splits(x, y))
         white = ll.decorrelation.rule(rule, plain, ll.decorrelation.dynamics(0.1))
-        train = ll.make_train(white, descent, init=plain.init, num_updates=6, batch_size=2)
-        return after, train.update(ll.data.Splits(seen, None, None), start.train, 0)
+        expected = ll.make_train(white, descent, init=plain.init, num_updates=6, batch_size=2)
+        data = splits((x[start.images] - 0.1) / 0.3, jnp.eye(9, 12)[start.images])
+        return [of.update(to, start.train, 0) for of, to in ((train, rows), (expected, data))]
 
     assert_near(*both(jax.random.key(3)))
 

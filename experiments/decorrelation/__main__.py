@@ -140,8 +140,8 @@ def swept(static: Mapping[str, Any]) -> Program:
             return start_of(form, num_images, batch_size, key, numbers)
 
         def step(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
-            train = train_of(form, batch_size, numbers, data)
-            state, losses = train.advance(carry.train, number * updates, carry.rows)
+            train, rows = train_of(form, batch_size, carry, data)
+            state, losses = train.advance(carry.train, number * updates, rows)
             return carry._replace(train=state), {"loss": losses}
 
         def measure(carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:

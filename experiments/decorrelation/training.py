@@ -15,7 +15,7 @@ class Carry(NamedTuple):
     """State of a run between two measurements."""
 
     numbers: Numbers
-    rows: ll.data.Splits  # training images of the seed, by index
+    images: jax.Array  # indices of the training images of the seed
     train: ll.TrainState  # its rule state holds R, unless inputs are plain
 
 
@@ -39,22 +39,24 @@ def start_of(form: Form, num_images: int, batch_size: int, key: jax.Array, numbe
     state = form.rule(numbers).init(rule_key, params, jnp.zeros((1, 784)))
     order = ll.data.batches(drawn.shape[0], batch_size).init(order_key)
     start = form.optimizer(numbers.rate).init(params), order, run_key, run_key
-    rows = ll.data.Splits(ll.data.Dataset(drawn, drawn), None, None)
-    return Carry(numbers, rows, ll.TrainState(params, state, *start))
+    return Carry(numbers, drawn, ll.TrainState(params, state, *start))
 
 
-def train_of(form: Form, batch_size: int, numbers: Numbers, data: ll.data.Splits) -> ll.Train:
-    """Returns the training on `rows`, so that images are standardised batch by batch."""
-    rule = form.rule(numbers)
+def train_of(
+    form: Form, batch_size: int, carry: Carry, data: ll.data.Splits
+) -> tuple[ll.Train, ll.data.Splits]:
+    """Returns the training on indices, so that images are standardised batch by batch, and its data."""
+    numbers, rule = carry.numbers, form.rule(carry.numbers)
 
     def value_and_grad(key: jax.Array, params: Any, state: Any, rows: jax.Array, _: Any) -> Any:
-        y = targets(data.train.y[rows], form.widths[-1])
-        return rule.value_and_grad(key, params, state, numbers.inputs(data.train.x[rows]), y)
+        x, y = numbers.inputs(data.train.x[rows]), targets(data.train.y[rows], form.widths[-1])
+        return rule.value_and_grad(key, params, state, x, y)
 
-    return ll.make_train(
+    train = ll.make_train(
         rule._replace(value_and_grad=value_and_grad), form.optimizer(numbers.rate), init=form.network.init,
         num_updates=form.updates * form.steps, batch_size=batch_size, every=form.updates,
     )  # fmt: skip
+    return train, ll.data.Splits(*[ll.data.Dataset(carry.images, carry.images)] * 3)
 
 
 def measure(form: Form, carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
@@ -96,10 +98,10 @@ def training(form: Form, num_images: int, batch_size: int) -> running.Run:
     """Training of one seed, with one run per form; the first step measures batches without learning."""
 
     def step(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
-        train = train_of(form, batch_size, carry.numbers, data)
+        train, rows = train_of(form, batch_size, carry, data)
 
         def learn(state: ll.TrainState, n: Any) -> tuple[ll.TrainState, Any]:
-            after, loss = train.update(carry.rows, state, n)
+            after, loss = train.update(rows, state, n)
             of_layers = jnp.full(len(form.widths), jnp.nan)
             if form.dynamics is not None:
                 of_layers = jnp.stack([loss for _, loss in sorted(after.rule_state.losses.items())])
