@@ -20,23 +20,21 @@ def test_all_schemes_and_problems_are_the_default_and_have_a_label():
 
 
 def test_every_purpose_has_a_key_and_gradient_descent_no_events(monkeypatch):
-    seen, rates, params = [], [], {"w": np.zeros(3)}
-    population = ll.birth_death.State(jnp.arange(3), jnp.int32(0), jnp.int32(0))
+    seen, rates, params, split = [], [], {"w": np.zeros(3)}, jax.random.split
 
-    def dynamics(alpha, **options):
+    def noted(result=None):
+        return lambda key, *_: seen.append(key) or result
+
+    def dynamics(alpha, **_):
         rates.append(alpha)
         return SimpleNamespace(update=lambda key, *state: (state[:2], seen.append(key)))
 
-    problem = PROBLEMS["planted"](Config())._replace(
-        gradients=lambda key, target, params: seen.append(key) or params,
-        loss=lambda key, target, params: seen.append(key),
-        places=lambda params: None,
-        targets=lambda target: None,
-    )
     monkeypatch.setattr(ll.birth_death, "dynamics", dynamics)
-    split = jax.random.split
     monkeypatch.setattr(jax.random, "split", lambda key: seen.append(key) or split(key))
+    measures = {"loss": noted(), "places": lambda _: None, "targets": lambda _: None}
+    problem = PROBLEMS["planted"](Config())._replace(gradients=noted(params), **measures)
     run = run_of(problem, SCHEMES["gd"], Config(), np.array([0, 2]))
+    population = ll.birth_death.State(jnp.arange(3), jnp.int32(0), jnp.int32(0))
     with jax.disable_jit():
         carry, _ = run.step((jax.random.key(0), (), params, population), 0, ())
         run.measure(carry, 1, ())

@@ -28,6 +28,7 @@ def test_runs_and_forms_that_share_programs():
     for names in (("alone", "one_layer"), ("two_layers", "two_layers_fixed"), ("whitening", "dead_pixels")):
         assert len({training(runs[name].form, 4_000, 100) for name in names}) == 1
     assert runs["pure"].form == runs["whitening"].form
+    assert runs["pure"].numbers[0].of_dynamics == {"eta": 1e-3, "kappa": 0.0}
     assert len({run.form for run in runs.values()}) == len(runs) - 5
 
 

@@ -119,12 +119,8 @@ def comparison(results: xr.Dataset) -> Figure:
     for axes, (metric, title) in zip(both, titles.items(), strict=True):
         for selection, shift, marker in (("all", -0.12, "o"), ("repeated", 0.12, "D")):
             for i, name in enumerate(names if metric in ends else ()):
-                of_seeds, colour = (
-                    ends[metric].sel(selection=selection, model=name).values,
-                    STYLES[name]["color"],
-                )
-                if not np.isfinite(of_seeds).any():
-                    continue
+                of_seeds = ends[metric].sel(selection=selection, model=name).values
+                colour = STYLES[name]["color"]
                 axes.plot(of_seeds, np.full(of_seeds.size, i + shift), "|", color=colour, alpha=0.5)
                 face = colour if selection == "all" else "white"
                 style = {"fmt": marker, "color": colour, "markerfacecolor": face}
