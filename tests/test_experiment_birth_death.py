@@ -68,6 +68,6 @@ def test_statistics_of_the_report():
     losses = np.maximum(steps, 1.0) ** np.array([[-1.5], [-0.5]])
     losses[:, 2] = 7.0  # before the last decade
     np.testing.assert_allclose(slopes(steps, losses), [-1.5, -0.5], rtol=1e-12)
-    np.testing.assert_array_equal(times_to(steps, losses, 0.09), [10, np.inf])
+    np.testing.assert_array_equal(times_to(steps, losses, losses[0, 3]), [10, np.inf])
     assert median_interval(np.array([5.0, 1, 3, np.inf, 2, 4, 6, 8, 7, 9, np.inf])) == (6, 2, np.inf)
     assert median_interval(np.array([np.inf, 2.0]))[0] == 2  # the lower of two

@@ -13,6 +13,8 @@ from experiments.plasticity_transfer import stages
 from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import MODELS, Model
 from experiments.plasticity_transfer.report import STYLES
+from lax_learning.plasticity import Tables
+from tests.compare import assert_same
 
 
 def test_every_model_is_the_default_and_has_a_label():
@@ -27,23 +29,46 @@ def test_meta_learning_decays_weights_by_a_hundredth():
         np.testing.assert_allclose(found, move, rtol=1e-4, atol=1e-7)
 
 
-def test_every_stage_attempt_and_seed_has_a_key_and_only_failed_seeds_are_repeated(monkeypatch, tmp_path):
-    config = Config(width=12, cap=6, features=4, seeds=3, attempts=3)
-    seen = [*experiment.keys_of(config, 0, 4)]
+def test_the_keys_of_a_pass_differ(monkeypatch):
     monkeypatch.setattr(Model, "downstream", lambda *_: SimpleNamespace(init=lambda key, learned: key))
-    order, learner = stages.one_pass(MODELS["rnn"], config).init(jax.random.key(0), (), None)
+    order, learner = stages.one_pass(MODELS["rnn"], Config()).init(jax.random.key(0), (), None)
     assert order != learner
 
+
+def test_failed_seeds_are_repeated_with_keys_of_their_own(monkeypatch, tmp_path):
+    """Seed 1 succeeds at once, seed 2 in the second attempt and seed 0 never; tables are numbers of runs."""
+    options = {"width": 12, "cap": 6, "features": 4, "rule_epochs": 1, "evaluations": 1}
+    config, seen, saved = Config(seeds=3, attempts=3, **options), [], []
+
     def run_members(run, members, *_):
-        (keys,) = members
+        keys, *learned = members
+        number, count = len(seen), len(keys)
+        if learned:
+            ((tables,),) = learned
+            return SimpleNamespace(
+                metrics={"test_accuracy": tables.output[:, None]}, state=((), np.zeros(count))
+            )
         seen.extend(keys)
-        accuracy = np.array([0.0, 0.9, np.nan][: len(keys)])  # of two repeated seeds, the second one succeeds
-        state = SimpleNamespace(params=SimpleNamespace(tables=jnp.zeros(len(keys))))
-        return SimpleNamespace(metrics={"test_balanced_accuracy": accuracy[:, None]}, state=((), state, ()))
+        tables = Tables((), np.arange(number, number + count, dtype=float))
+        accuracy = np.array([0.0, 0.9, np.nan][:count])
+        state = (), SimpleNamespace(params=SimpleNamespace(tables=tables)), ()
+        return SimpleNamespace(metrics={"test_balanced_accuracy": accuracy[:, None]}, state=state)
 
     monkeypatch.setattr(experiment, "run_members", run_members)
+    monkeypatch.setattr(experiment, "save_params", lambda out, name, params: saved.append(params))
     progress = tqdm(total=0, disable=True)
-    metrics, (tables,), seeds = experiment.run_upstream("pre_post_l2", config, tmp_path, progress)
-    assert seeds.tolist() == [0, 1, 2, 0, 2, 0] and len(tables) == 6
-    np.testing.assert_array_equal(metrics["test_balanced_accuracy"][:, 0], [0, 0.9, np.nan, 0, 0.9, 0])
-    assert len({jax.random.key_data(key).tobytes() for key in seen}) == len(seen) == 4 + 3 + 2 + 1
+    found = experiment.run_model("pre_post_l2", config, None, tmp_path, progress).sel(model="pre_post_l2")
+    assert found.attempts.values.tolist() == [3, 1, 2]
+    runs = np.array([[0, 1, 2], [5, 1, 4]])
+    np.testing.assert_array_equal(found.output_table_pre_post_l2, runs)
+    np.testing.assert_array_equal(found.downstream_test_accuracy[..., 0], np.stack([runs, runs], axis=-1))
+    np.testing.assert_array_equal(
+        found.upstream_test_balanced_accuracy[..., 0], [[0, 0.9, np.nan], [0, 0.9, 0.9]]
+    )
+    np.testing.assert_array_equal(saved[0]["tables"][0].output, runs[0])
+    expected = [experiment.keys_of(config, 0, 6)]
+    for number, seeds in ((1, [0, 1, 2]), (3, [0, 2]), (5, [0])):
+        expected.append(experiment.keys_of(config, number, 3)[np.array(seeds)])
+    keys = jax.random.key_data(jnp.concatenate(expected))
+    assert_same(keys[6:], jax.random.key_data(jnp.stack(seen)))
+    assert len(np.unique(keys, axis=0)) == 6 + 6

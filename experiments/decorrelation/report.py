@@ -59,9 +59,9 @@ VARIABLES = {
 
 def best_rate(one: xr.Dataset) -> xr.Dataset:
     """Selects the learning rate of a run with the best final mean accuracy on the validation images."""
-    finished = one.dropna("step", subset=["updates"]).dropna("rate", subset=["learning_rate"])
+    finished = one.dropna("step", subset=["updates"])
     accuracy = finished.validation_accuracy.isel(step=-1).mean("seed", skipna=False)
-    ranked = accuracy.fillna(-1)  # a rate at which a seed diverged ranks last
+    ranked = accuracy.fillna(-1)  # the last are rates at which a seed diverged, or of other runs
     return finished.isel(rate=int(ranked.argmax("rate")))
 
 
