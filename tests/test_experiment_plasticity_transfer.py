@@ -14,7 +14,6 @@ from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import MODELS, Model
 from experiments.plasticity_transfer.report import STYLES
 from lax_learning.plasticity import Tables
-from tests.compare import assert_same
 
 
 def test_every_model_is_the_default_and_has_a_label():
@@ -37,38 +36,31 @@ def test_the_keys_of_a_pass_differ(monkeypatch):
 
 def test_failed_seeds_are_repeated_with_keys_of_their_own(monkeypatch, tmp_path):
     """Seed 1 succeeds at once, seed 2 in the second attempt and seed 0 never; tables are numbers of runs."""
-    options = {"width": 12, "cap": 6, "features": 4, "rule_epochs": 1, "evaluations": 1}
-    config, seen, saved = Config(seeds=3, attempts=3, **options), [], []
+    config, seen = Config(seeds=3, attempts=3, rule_epochs=1, evaluations=1), []
 
     def run_members(run, members, *_):
         keys, *learned = members
-        number, count = len(seen), len(keys)
         if learned:
             ((tables,),) = learned
-            return SimpleNamespace(
-                metrics={"test_accuracy": tables.output[:, None]}, state=((), np.zeros(count))
-            )
+            return SimpleNamespace(metrics={"test_loss": tables.output[:, None]}, state=((), tables.output))
+        runs: Any = np.arange(len(seen), len(seen) + len(keys), dtype=float)
         seen.extend(keys)
-        tables = Tables((), np.arange(number, number + count, dtype=float))
-        accuracy = np.array([0.0, 0.9, np.nan][:count])
-        state = (), SimpleNamespace(params=SimpleNamespace(tables=tables)), ()
+        accuracy = np.array([0.0, 0.9, np.nan][: len(keys)])
+        state = (), SimpleNamespace(params=SimpleNamespace(tables=Tables((), runs))), ()
         return SimpleNamespace(metrics={"test_balanced_accuracy": accuracy[:, None]}, state=state)
 
     monkeypatch.setattr(experiment, "run_members", run_members)
-    monkeypatch.setattr(experiment, "save_params", lambda out, name, params: saved.append(params))
+    monkeypatch.setattr(experiment, "save_params", lambda *_: None)
     progress = tqdm(total=0, disable=True)
-    found = experiment.run_model("pre_post_l2", config, None, tmp_path, progress).sel(model="pre_post_l2")
+    found = experiment.run_model("pre_post_l2", config, None, tmp_path, progress).isel(model=0)
     assert found.attempts.values.tolist() == [3, 1, 2]
     runs = np.array([[0, 1, 2], [5, 1, 4]])
     np.testing.assert_array_equal(found.output_table_pre_post_l2, runs)
-    np.testing.assert_array_equal(found.downstream_test_accuracy[..., 0], np.stack([runs, runs], axis=-1))
-    np.testing.assert_array_equal(
-        found.upstream_test_balanced_accuracy[..., 0], [[0, 0.9, np.nan], [0, 0.9, 0.9]]
-    )
-    np.testing.assert_array_equal(saved[0]["tables"][0].output, runs[0])
-    expected = [experiment.keys_of(config, 0, 6)]
-    for number, seeds in ((1, [0, 1, 2]), (3, [0, 2]), (5, [0])):
-        expected.append(experiment.keys_of(config, number, 3)[np.array(seeds)])
-    keys = jax.random.key_data(jnp.concatenate(expected))
-    assert_same(keys[6:], jax.random.key_data(jnp.stack(seen)))
-    assert len(np.unique(keys, axis=0)) == 6 + 6
+    np.testing.assert_array_equal(found.downstream_test_loss[..., 0], np.stack([runs, runs], axis=-1))
+    accuracy = found.upstream_test_balanced_accuracy[..., 0]
+    np.testing.assert_array_equal(accuracy, [[0, 0.9, np.nan], [0, 0.9, 0.9]])
+    attempts = {1: [0, 1, 2], 3: [0, 2], 5: [0]}
+    expected = [experiment.keys_of(config, n, 3)[np.array(seeds)] for n, seeds in attempts.items()]
+    assert jnp.array_equal(jnp.stack(seen), jnp.concatenate(expected))
+    keys = [experiment.keys_of(config, stage, 6) for stage in (0, *attempts)]
+    assert len(np.unique(jax.random.key_data(jnp.concatenate(keys)), axis=0)) == 4 * 6
