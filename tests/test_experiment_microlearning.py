@@ -1,7 +1,5 @@
 """The main job: its networks, rules, optimizers and keys by hand."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +8,8 @@ import pytest
 
 import lax_learning as ll
 from experiments.microlearning import measures, notebook
-from experiments.microlearning.__main__ import find_rate, make_setting
-from experiments.microlearning.config import Config, NetworkName
+from experiments.microlearning.__main__ import Setting, find_rate, keys_of
+from experiments.microlearning.config import Config
 from experiments.microlearning.networks import make_problem, seen_by
 from experiments.microlearning.rules import make_rule
 from tests.compare import assert_close, assert_near, assert_same, slow_but
@@ -34,23 +32,20 @@ def test_a_rule_of_one_s_own_is_made_and_bad_ones_are_refused():
         make_rule("builtins:print", Config(), optax.sgd(1.0))
 
 
-def test_images_as_networks_see_them():
-    images = np.random.default_rng(0).random((2, 784), np.float32)
-    expected: dict[NetworkName, Any] = {
-        "dense": ((784,), (10,), 2),
-        "convolutional": ((32, 32, 1), (10,), 5),
-        "recurrent": ((28, 28), (10,), 2),
-        "leaky": ((28, 28), (28, 10), 2),
-    }
-    for network, (shape, outputs, layers) in expected.items():
-        problem = make_problem(Config(network=network))
-        seen = jax.eval_shape(problem.see, images)
-        params = jax.eval_shape(problem.model.init, jax.random.key(0))
-        output = jax.eval_shape(problem.model.apply, params, seen)
-        assert seen.shape == (2, *shape) and output.shape == (2, *outputs) and len(params) == layers
-        assert output.shape == jax.eval_shape(problem.targets, np.eye(2, 10)).shape
-    seen = make_problem(Config(network="leaky")).see(jnp.asarray(images))
-    np.testing.assert_allclose(seen[1, 3], (images[1, 84:112] - 0.1307) / 0.3081, rtol=1e-5)
+@pytest.mark.parametrize(
+    ("network", "seen", "output"),
+    [
+        ("dense", (8, 784), (8, 10)),
+        ("convolutional", (8, 32, 32, 1), (8, 10)),
+        ("recurrent", (8, 28, 28), (8, 10)),
+        ("leaky", (8, 28, 28), (8, 28, 10)),
+    ],
+)
+def test_images_as_networks_see_them(network, seen, output):
+    problem = make_problem(Config(network=network))
+    x, y = jax.eval_shape(lambda: seen_by(problem, few_images())).train
+    params = jax.eval_shape(problem.model.init, jax.random.key(0))
+    assert x.shape == seen and y.shape == jax.eval_shape(problem.model.apply, params, x).shape == output
 
 
 def test_a_rule_is_judged_by_the_network_that_it_trains():
@@ -65,24 +60,20 @@ def test_a_rule_is_judged_by_the_network_that_it_trains():
         params = problem.model.init(key)
         state = rule.init(key, params, x)
         doubled = {name: layer._replace(R=2.0 * layer.R) for name, layer in state.layers.items()}
-        found = measures.evaluator(problem, rule)(key, params, state._replace(layers=doubled), data)
-        folded = tuple(
-            {name: (1.0 + (f"{i}/{name}" in doubled)) * w for name, w in weights.items()}
-            for i, weights in enumerate(params)
-        )
-        by_hand = (jnp.mean(problem.loss(problem.model.apply(w, x), y)) for w in (folded, params))
-        return found["test_loss"], *by_hand
+        found = measures.evaluate(problem, rule, key, params, state._replace(layers=doubled), data)
+        models = ll.decorrelation.wrap(problem.model, doubled), problem.model
+        return found["test_loss"], *(jnp.mean(problem.loss(of.apply(params, x), y)) for of in models)
 
     found, with_r, without = losses(seen_by(problem, few_images()))
     assert_close(found, with_r, ulps=256)
     assert abs(found - without) > 1e-3
 
 
-def test_a_leaky_network_is_judged_by_its_last_output():
-    problem, labels = make_problem(Config(network="leaky")), np.eye(10)[[3, 7]]
-    output, wrong_before = np.zeros((2, 28, 10)), np.ones((2, 28, 10))
+def test_a_leaky_network_reads_rows_and_is_judged_by_its_last_output():
+    problem, labels, images = make_problem(Config(network="leaky")), np.eye(10)[[3, 7]], few_images().train.x
+    output = np.zeros((2, 28, 10))
     output[:, -1, 3] = 1.0
-    wrong_before[:, -1], wrong_before[:, 0, 5] = output[:, -1], 9.0
+    wrong_before = np.where(np.arange(28)[:, None] < 27, 9.0 * np.eye(10)[5], output)
 
     @jax.jit
     def judged(output):
@@ -92,14 +83,16 @@ def test_a_leaky_network_is_judged_by_its_last_output():
     found = judged(output)
     assert_near(found, (0.5, np.log(9 + np.e) - [1, 0]))
     assert_same(judged(wrong_before), found)
+    row = problem.see(jnp.asarray(images))[1, 3]
+    np.testing.assert_allclose(row, (images[1, 84:112] - 0.1307) / 0.3081, rtol=1e-5)
 
 
 def test_matched_rate_is_that_of_the_best_first_step():
     """By validation images, of the mean over seeds; with momentum so much less, since steps add up."""
     config = Config(rules=("backprop",), momentum=0.75, hidden=(2,), seeds=2, batch_size=4, test_images=8)
     data, problem = few_images(), make_problem(config)
-    setting, rates = make_setting("backprop", config, data), np.array(measures.RATES, np.float32)
-    state = jax.jit(jax.vmap(setting.make_train().init, (0, None)))(setting.keys["train"], data)
+    setting, rates = Setting("backprop", config, 2), np.array(measures.RATES, np.float32)
+    state = jax.jit(jax.vmap(setting.train().init, (0, None)))(keys_of(config)["train"], data)
 
     def loss(params, images):
         return jnp.mean(problem.loss(problem.model.apply(params, images.x), images.y))
@@ -116,18 +109,18 @@ def test_matched_rate_is_that_of_the_best_first_step():
 
 
 def test_every_seed_and_purpose_has_a_key_of_its_own(monkeypatch):
-    config = Config(hidden=(2,), seeds=2, batch_size=4, snr_images=3)
-    setting = make_setting("backprop", config, few_images())
-    keys, seen = np.concatenate([jax.random.key_data(k) for k in setting.keys.values()]), []
-    assert set(setting.keys) == {"train", "test", "measure", "search"} and len(np.unique(keys, axis=0)) == 8
-    monkeypatch.setattr(measures, "moments_over_examples", lambda *_: lambda key, *_: seen.append(key))
-    monkeypatch.setattr(measures, "draw_moments", lambda rule, key, *_: seen.append(key))
+    config, seen = Config(hidden=(2,), seeds=2, snr_images=3), []
+    keys = keys_of(config)
+    assert set(keys) == {"train", "test", "measure", "search"}
+    assert len(np.unique(np.concatenate([jax.random.key_data(k) for k in keys.values()]), axis=0)) == 8
+    monkeypatch.setattr(measures, "moments_over_examples", lambda *arguments: seen.append(arguments[3]))
+    monkeypatch.setattr(measures, "draw_moments", lambda *arguments: seen.append(arguments[1]))
     monkeypatch.setattr(measures, "of_moments", lambda *_: None)
 
     @jax.jit
     def measuring(key):
-        measure = measures.measurement("backprop", config, optax.sgd(1.0))
-        measure(key, setting.problem.model.init(key), (), few_images())
+        params = make_problem(config).model.init(key)
+        measures.measure_noise("backprop", config, optax.sgd(1.0), key, params, (), few_images())
         return [jax.random.key_data(each) for each in seen]
 
     assert len(np.unique(measuring(jax.random.key(1)), axis=0)) == len(seen) == 2
@@ -136,23 +129,24 @@ def test_every_seed_and_purpose_has_a_key_of_its_own(monkeypatch):
 @pytest.mark.parametrize("scale", slow_but(["gradient"], ["gradient", "tutorial"]))
 def test_feedback_of_kolen_pollack_moves_as_the_weights_do(scale):
     """Their difference follows the optimizer on `(lambda + weight decay)` times itself, whatever the data."""
-    data, options = few_images(), {"momentum": 0.9, "weight_decay": 0.1, "drops": (1,), "epochs": 2}
-    setting = make_setting("kolen_pollack", Config(scale=scale, hidden=(3,), batch_size=2, **options), data)
-    train, of_library = setting.make_train(0.02), {"optimizer": optax.sgd(1.0), "decay": 0.1}
-    rules = setting.rule(), ll.kolen_pollack(*setting.problem[:2], **of_library)
+    options = {"momentum": 0.9, "weight_decay": 0.1, "drops": (1,), "epochs": 2, "batch_size": 2}
+    config = Config(scale=scale, hidden=(3,), **options)
+    model, loss = make_problem(config)[:2]
+    setting = Setting("kolen_pollack", config, 4)
+    train, rule = setting.train(0.02), setting.rule(0.02)
+    plain = ll.kolen_pollack(model, loss, optimizer=optax.sgd(1.0), decay=0.1)
 
     @jax.jit
     def differences(data):
-        key, batch = jax.random.key(1), [a[:2] for a in data.test]
-        start = train.init(key, data)
+        start = train.init(jax.random.key(1), data)
         end = jax.lax.fori_loop(0, 8, lambda step, state: train.update(data, state, step)[0], start)
         weights = [state.params[1]["w"] - state.rule_state.feedback[1]["w"] for state in (start, end)]
-        grads = (rule.value_and_grad(key, start.params, start.rule_state, *batch)[1] for rule in rules)
-        biases = [of[1]["b"] for of in (*grads, start.params)]
-        return weights, biases
+        args = jax.random.key(1), start.params, start.rule_state, *(a[:2] for a in data.test)
+        decayed, grads = (of.value_and_grad(*args)[1][1]["b"] for of in (rule, plain))
+        return weights, decayed - grads, start.params[1]["b"]
 
-    (expected, found), (decayed, plain, bias) = jax.tree.map(np.asarray, differences(data))
-    np.testing.assert_allclose(decayed, plain + 0.1 * bias, atol=1e-6)  # the bias is a column of the weights
+    (expected, found), decay, bias = jax.tree.map(np.asarray, differences(few_images()))
+    np.testing.assert_allclose(decay, 0.1 * bias, atol=1e-6)  # the bias is a column of the weights
     assert np.abs(expected).max() > 0.05
     velocity = 0.0
     for rate in [0.02] * 4 + [0.002] * 4:  # a tenth from the drop on

@@ -14,11 +14,11 @@ import xarray as xr
 
 import lax_learning as ll
 from experiments import compare, load_params, plot
-from experiments.decorrelation.figures import NOTEBOOK, PUBLISHED
-from experiments.decorrelation.figures import figures as decorrelation_figures
+from experiments.decorrelation.report import NOTEBOOK, PUBLISHED
+from experiments.decorrelation.report import figures as decorrelation_figures
 from experiments.decorrelation.runs import STUDIES, notebook_runs
 from experiments.finished import read_run
-from experiments.microlearning.__main__ import choose_test_images, load, make_setting
+from experiments.microlearning.__main__ import choose_test_images, keys_of, load
 from experiments.microlearning.config import Config
 from experiments.microlearning.networks import make_problem
 from tests.command_line import BIRTH_DEATH, call_main, check_diverged, check_folder, row_of, run
@@ -283,7 +283,7 @@ def test_microlearning_has_named_axes_and_weights_of_its_accuracies(whole):
     assert not [path for path in out.rglob("*") if ":" in path.name]  # some file systems refuse it
     params, config = load_params(out, rule=OWN), Config(hidden=(6,), seeds=2, batch_size=500, test_images=50)
     data, model = load(config), make_problem(config).model
-    keys = make_setting("backprop", config, data).keys["test"]
+    keys = keys_of(config)["test"]
     for i, accuracy in enumerate(results.test_accuracy.sel(rule=OWN).isel(evaluation=-1).values):
         x, y = choose_test_images(keys[i], data, 50).test
         output = model.apply(jax.tree.map(lambda w, i=i: w[i], params), x)

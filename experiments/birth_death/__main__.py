@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +22,10 @@ from experiments.birth_death import report
 from experiments.birth_death.config import Config
 from experiments.birth_death.problems import PROBLEMS, SCHEMES, Problem, Scheme
 from experiments.checkpoints import save_params
-from experiments.running import Run, collect, run_members, side_by_side
+from experiments.running import Run, collect, run_members
 from experiments.sweeping import Program, Sweepable, program_of
 
-
-class Carry(NamedTuple):
-    """State of a run between two measurements."""
-
-    key: jax.Array
-    target: Any
-    params: Any
-    population: ll.birth_death.State
+Carry = tuple[jax.Array, Any, Any, ll.birth_death.State]  # key, target, params, population
 
 
 def start_of(problem: Problem, key: jax.Array) -> Carry:
@@ -40,12 +33,12 @@ def start_of(problem: Problem, key: jax.Array) -> Carry:
     init_key, run_key = jax.random.split(key)
     target, params = problem.init(init_key)
     population = ll.birth_death.dynamics(0.0, axes=problem.axes, charges=problem.charges).init(params)
-    return Carry(run_key, target, params, population)
+    return run_key, target, params, population
 
 
 def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) -> Run:
     """Returns the run of one seed; its step i makes the gradient steps from `times[i]` to `times[i + 1]`."""
-    end = int(times[-1])
+    end, (kind, center, factor) = int(times[-1]), scheme
     last_event = end - min(problem.quiet_steps, end // 3)
 
     def update(number: jax.Array, carry: Carry) -> Carry:
@@ -53,35 +46,33 @@ def run_of(problem: Problem, scheme: Scheme, config: Config, times: np.ndarray) 
         gradient_key, event_key = jax.random.split(jax.random.fold_in(key, number + 1))
         gradients = problem.gradients(gradient_key, target, params)
         params = jax.tree.map(lambda p, g: p - problem.learning_rate * g, params, gradients)
-        alpha = problem.alphas[scheme.scheme] * scheme.factor
+        alpha = jnp.where(number < last_event, problem.alphas[kind] * factor, 0.0)
         dynamics = ll.birth_death.dynamics(
-            jnp.where(number < last_event, alpha, 0.0), axes=problem.axes, charges=problem.charges,
-            scheme=scheme.scheme, center=scheme.center, probability=config.probability,
+            alpha, axes=problem.axes, charges=problem.charges,
+            scheme=kind, center=center, probability=config.probability,
             charge=config.charge, slots=config.slots, prior=problem.prior,
         )  # fmt: skip
         (params, population), _ = dynamics.update(event_key, params, population, gradients)
-        return Carry(key, target, params, population)
+        return key, target, params, population
 
     def step(carry: Carry, number: Any, shared: Any) -> tuple[Carry, dict[str, jax.Array]]:
         start, stop = (jnp.asarray(times)[number + i] for i in (0, 1))
         return jax.lax.fori_loop(start, stop, update, carry), {}
 
-    def init(key: jax.Array, shared: Any) -> Carry:
-        return start_of(problem, key)
-
     def measure(carry: Carry, number: Any, shared: Any) -> dict[str, jax.Array]:
-        """Measures loss, kills and clones so far, number of surviving lineages, and places of the units."""
-        population = carry.population
+        """Measures the loss, kills and clones so far, surviving lineages, and places of units and targets."""
+        key, target, params, population = carry
         slots = jnp.arange(population.ancestor.shape[0])
         return {
-            "loss": problem.loss(jax.random.fold_in(carry.key, 0), carry.target, carry.params),
+            "loss": problem.loss(jax.random.fold_in(key, 0), target, params),
             "killed": population.num_killed,
             "cloned": population.num_cloned,
             "lineages": jnp.sum(jnp.any(population.ancestor == slots[:, None], axis=1)),
-            "places": problem.places(carry.params),
+            "places": problem.places(params),
+            "targets": problem.targets(target),
         }
 
-    return Run(init, step, len(times) - 1, measure)
+    return Run(lambda key, shared: start_of(problem, key), step, len(times) - 1, measure)
 
 
 def measured_at(num_steps: int, records: int) -> np.ndarray:
@@ -94,37 +85,34 @@ def measured_at(num_steps: int, records: int) -> np.ndarray:
 def run_scheme(name: str, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
     """Runs one scheme on one problem for all seeds."""
     problem_name, scheme_name = name.split("-")
-    problem = PROBLEMS[problem_name](config)
-    times = np.concatenate([[0], measured_at(config.num_steps(problem_name), config.records)])
     progress.set_description(f"{problem_name}: {scheme_name}")
+    times = np.concatenate([[0], measured_at(config.num_steps(problem_name), config.records)])
+    run = run_of(PROBLEMS[problem_name](config), SCHEMES[scheme_name], config, times)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    run = run_of(problem, SCHEMES[scheme_name], config, times)
     stage = run_members(run, (keys,), (), folder, progress, np.diff(times).tolist())
-    save_params(config.out, name, collect(stage.state.params, config.seeds))
-    target_of = ll.ensemble(lambda carry: problem.targets(carry.target), batch_size=side_by_side())
+    _, _, params, _ = stage.state
+    save_params(config.out, name, collect(params, config.seeds))
+    targets = stage.metrics.pop("targets")[:, 0]
     axes = ("seed", f"{problem_name}_step", f"{problem_name}_unit", "coordinate")
-    variables: dict[str, Any] = {
-        f"{problem_name}_{metric}": (axes[: values.ndim], values.astype(np.float32))
-        for metric, values in stage.metrics.items()
-    }
-    dataset = xr.Dataset(variables, {f"{problem_name}_step": times, "seed": np.arange(config.seeds)})
-    dataset = dataset.expand_dims(scheme=[scheme_name])
-    targets = ("seed", f"{problem_name}_target", "coordinate"), collect(target_of(stage.state), config.seeds)
-    return dataset.assign({f"{problem_name}_targets": targets})
+    variables = {f"{problem_name}_{n}": (axes[: v.ndim], v) for n, v in stage.metrics.items()}
+    results = xr.Dataset(variables, {f"{problem_name}_step": times, "seed": np.arange(config.seeds)})
+    results = results.expand_dims(scheme=[scheme_name])
+    return results.assign(
+        {f"{problem_name}_targets": (("seed", f"{problem_name}_target", "coordinate"), targets)}
+    )
 
 
 def held(config: Config, data: Any) -> harness.Held:
     """Populations of all seeds, and the largest arrays of one: test points, or pairs of mixture units."""
-    each, once = [], [memory.floats(6, config.records)]  # times of measurements, computed in float64
-    for name in config.problems:
-        problem = PROBLEMS[name](config)
-        each.append(jax.eval_shape(partial(start_of, problem), jax.random.key(0)))
-        if name == "planted":
-            once += [memory.floats(n, config.features) for n in (config.test_points, config.batch_size)]
-            once.append(memory.floats(config.test_points, config.units))
-        else:
-            once.append(memory.floats(config.mixture_units, config.mixture_units))
-    return harness.Held(each, once)
+    problems = [PROBLEMS[name](config) for name in config.problems]
+    each = [jax.eval_shape(partial(start_of, problem), jax.random.key(0)) for problem in problems]
+    sizes = [(6, config.records)]  # times of measurements, computed in float64
+    if "planted" in config.problems:
+        sizes += [(n, config.features) for n in (config.test_points, config.batch_size)]
+        sizes.append((config.test_points, config.units))
+    if set(config.problems) != {"planted"}:
+        sizes.append((config.mixture_units, config.mixture_units))
+    return harness.Held(each, [memory.floats(*size) for size in sizes])
 
 
 EXPERIMENT = harness.Experiment(

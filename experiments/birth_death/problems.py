@@ -28,21 +28,15 @@ class Problem(NamedTuple):
     quiet_steps: int  # steps at the end without events, at most a third of the run
 
 
-class Scheme(NamedTuple):
-    """Options of `ll.birth_death.dynamics`, and a factor on alpha: 0 for gradient descent alone."""
-
-    scheme: Literal["clone", "prior"]
-    center: Literal["none", "mean"]
-    factor: float
-
-
+Scheme = tuple[Literal["clone", "prior"], Literal["none", "mean"], float]
 SCHEMES: dict[str, Scheme] = {
-    "gd": Scheme("clone", "none", 0.0),
-    "clone": Scheme("clone", "none", 1.0),
-    "clone_centered": Scheme("clone", "mean", 1.0),
-    "prior": Scheme("prior", "none", 1.0),
-    "prior_centered": Scheme("prior", "mean", 1.0),
+    "gd": ("clone", "none", 0.0),
+    "clone": ("clone", "none", 1.0),
+    "clone_centered": ("clone", "mean", 1.0),
+    "prior": ("prior", "none", 1.0),
+    "prior_centered": ("prior", "mean", 1.0),
 }
+"""Options `scheme` and `center` of `ll.birth_death.dynamics`, and a factor on alpha: 0 for no events."""
 
 
 def planted(config: Config) -> Problem:

@@ -10,17 +10,15 @@ from matplotlib.figure import Figure
 from experiments import reporting
 from experiments.reporting import median_interval
 
-LABELS = {
-    "gd": "GD",
-    "clone": "GD + clone",
-    "clone_centered": "GD + clone, centred",
-    "prior": "GD + prior",
-    "prior_centered": "GD + prior, centred",
-}
-COLOURS = dict(zip(LABELS, ("black", "tab:blue", "tab:cyan", "tab:red", "tab:orange"), strict=True))
 STYLES = {
-    scheme: {"linestyle": dashes, "color": COLOURS[scheme], "label": LABELS[scheme]}
-    for scheme, dashes in zip(LABELS, ("-", "-", "--", "-", "--"), strict=True)
+    scheme: {"label": label, "color": colour, "linestyle": dashes}
+    for scheme, label, colour, dashes in (
+        ("gd", "GD", "black", "-"),
+        ("clone", "GD + clone", "tab:blue", "-"),
+        ("clone_centered", "GD + clone, centred", "tab:cyan", "--"),
+        ("prior", "GD + prior", "tab:red", "-"),
+        ("prior_centered", "GD + prior, centred", "tab:orange", "--"),
+    )
 }
 TITLES = {
     "planted": "planted teacher",
@@ -87,10 +85,9 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
             for threshold in THRESHOLDS:
                 times = times_to(steps, losses, threshold)
                 mean, *ends = (None if np.isinf(v) else v for v in median_interval(times))
-                found.append({
-                    "scheme": scheme, "metric": f"median_steps_to_{threshold:.0e}", "mean": mean,
-                    "ci95": ends, "n": len(times), "reached": int(np.isfinite(times).sum()),
-                })  # fmt: skip
+                median = {"metric": f"median_steps_to_{threshold:.0e}", "mean": mean, "ci95": ends}
+                reached = int(np.isfinite(times).sum())
+                found.append({"scheme": scheme, **median, "n": len(times), "reached": reached})
             summary += [{"problem": problem, **row} for row in found]
     return summary
 
@@ -100,7 +97,7 @@ def table(summary: list[dict[str, Any]]) -> str:
     lines = []
     for (problem, scheme), of in reporting.by_part(summary, "problem", "scheme").items():
         lines.append([
-            f"{TITLES[problem]}: {LABELS[scheme]}", _geometric(of["log10_final_loss"]),
+            f"{TITLES[problem]}: {STYLES[scheme]['label']}", _geometric(of["log10_final_loss"]),
             reporting.cell(of["slope"], ".2f", ".2f"),
             *(_time(row) for metric, row in of.items() if metric.startswith("median_steps_to")),
             *(reporting.cell({**of[name], "ci95": (None, None)}, ".0f") for name in EVENTS),
@@ -137,22 +134,21 @@ def loss(results: xr.Dataset, problem: str) -> Figure:
     figure, (curves, fitted) = plt.subplots(1, 2, figsize=(13, 5.2), width_ratios=(3, 2))
     steps, schemes = results[f"{problem}_step"].values, results.scheme.values.tolist()
     for i, scheme in enumerate(schemes):
-        losses, colour = results[f"{problem}_loss"].sel(scheme=scheme).values, COLOURS[scheme]
+        losses, style = results[f"{problem}_loss"].sel(scheme=scheme).values, STYLES[scheme]
         mean, low, high, _ = np.array([reporting.interval(_log(column)) for column in losses.T[1:]]).T
         with np.errstate(over="ignore"):  # intervals of logarithms are wide if a seed diverged
             mean, low, high = reporting.drawable(np.exp([mean, low, high]))
-        low = np.where(low > 1e-30, low, np.nan)
-        reporting.draw_band(curves, steps[1:], mean, low, high, **STYLES[scheme])
+        reporting.draw_band(curves, steps[1:], mean, np.where(low > 1e-30, low, np.nan), high, **style)
         of_seeds = slopes(steps, losses)
-        fitted.plot(of_seeds, np.full(of_seeds.size, i + 0.2), "|", color=colour, alpha=0.5)
-        (centre,) = reporting.bars(fitted, [i], [of_seeds], "x", color=colour)
-        text, above = f"{centre:.2f}" if np.isfinite(centre) else "", {"textcoords": "offset points"}
-        fitted.annotate(text, (centre, i), xytext=(0, 8), ha="center", **above)
+        fitted.plot(of_seeds, np.full(of_seeds.size, i + 0.2), "|", color=style["color"], alpha=0.5)
+        (centre,) = reporting.bars(fitted, [i], [of_seeds], "x", color=style["color"])
+        text = f"{centre:.2f}" if np.isfinite(centre) else ""
+        fitted.annotate(text, (centre, i), (0, 8), textcoords="offset points", ha="center")
     curves.axvspan(steps[-1] / 10, steps[-1], color="0.93", zorder=0)
     curves.set(xscale="log", yscale="log", xlabel="steps", ylabel="loss (geometric mean)")
     curves.set_title(f"Loss: {TITLES[problem]}")
     curves.legend(frameon=False)
-    fitted.set_yticks(range(len(schemes)), [LABELS[s] for s in schemes])
+    fitted.set_yticks(range(len(schemes)), [STYLES[scheme]["label"] for scheme in schemes])
     fitted.set(title="Slope over the last decade (grey)", xlabel="d log loss / d log step")
     fitted.set_ylim(len(schemes) - 0.5, -0.6)
     return reporting.completed(figure, results, more="; strokes: seeds")
@@ -178,45 +174,41 @@ def times(results: xr.Dataset, problem: str) -> Figure:
 
 def events(results: xr.Dataset, problem: str) -> Figure:
     """Kills and clones per step, and the number of initial units that still have descendants."""
-    figure, (kills, clones, lineages) = plt.subplots(1, 3, figsize=(15, 4.6))
+    figure, every = plt.subplots(1, 3, figsize=(15, 4.6))
     steps = results[f"{problem}_step"].values
-    for scheme in results.scheme.values:
-        one = results.sel(scheme=scheme)
-        for axes, metric in ((kills, "killed"), (clones, "cloned")):
-            rate = np.diff(reporting.drawable(one[f"{problem}_{metric}"].values), axis=1) / np.diff(steps)
-            if rate.any():
-                reporting.band(axes, steps[1:], rate, **STYLES[scheme])
-        reporting.band(lineages, steps[1:], one[f"{problem}_lineages"].values[:, 1:], **STYLES[scheme])
-    kills.set(title="Kills", ylabel="units per step")
-    clones.set(title="Clones", ylabel="units per step")
-    lineages.set(title="Lineages: initial units with descendants", ylabel="units")
-    for axes in figure.axes:
-        axes.set(xscale="log", xlabel="steps")
+    titles = ("Kills", "Clones", "Lineages: initial units with descendants")
+    for axes, metric, title in zip(every, EVENTS, titles, strict=True):
+        is_count = metric == "lineages"
+        for scheme in results.scheme.values:
+            values = results[f"{problem}_{metric}"].sel(scheme=scheme).values
+            rate = np.diff(reporting.drawable(values), axis=1) / np.diff(steps)
+            if is_count or rate.any():
+                reporting.band(axes, steps[1:], values[:, 1:] if is_count else rate, **STYLES[scheme])
+        axes.set(title=title, ylabel="units" if is_count else "units per step", xscale="log", xlabel="steps")
         axes.set_ylim(bottom=0)
-    lineages.legend(frameon=False, fontsize="small")
+    every[-1].legend(frameon=False, fontsize="small")
     return reporting.completed(figure, results, f"Events: {TITLES[problem]}")
 
 
 def places(results: xr.Dataset, problem: str) -> Figure:
     """Paths of the units of the first seed, and the targets."""
-    schemes, planted = results.scheme.values, problem == "planted"
+    schemes, planted, first = results.scheme.values, problem == "planted", results.isel(seed=0)
     size = (4 * len(schemes), 4.3)
     figure, (every,) = plt.subplots(1, len(schemes), figsize=size, sharex=True, sharey=True, squeeze=False)
-    first = results.isel(seed=0)
+    paths = reporting.drawable(first[f"{problem}_places"].transpose("scheme", ..., "coordinate").values)
     targets = first[f"{problem}_targets"].values
-    for axes, scheme in zip(every, schemes, strict=True):
-        x, y = reporting.drawable(first[f"{problem}_places"].sel(scheme=scheme).values).transpose(2, 0, 1)
-        axes.plot(x, y, color=COLOURS[scheme], linewidth=0.6, alpha=0.5)
-        axes.plot(x[-1], y[-1], "o", color=COLOURS[scheme], markersize=3.5, label="end")
+    for axes, scheme, path in zip(every, schemes, paths, strict=True):
+        (x, y), colour = path.transpose(2, 0, 1), STYLES[scheme]["color"]
+        axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.5)
+        axes.plot(x[-1], y[-1], "o", color=colour, markersize=3.5, label="end")
         if planted:
             for i, target in enumerate(targets):
                 label = None if i else "direction of a teacher unit"
                 axes.axline((0, 0), target, color="0.5", linestyle="--", linewidth=0.8, label=label)
         else:
             axes.plot(*targets.T, "k+", markersize=10, label="Gaussian of the target mixture")
-        axes.set(title=LABELS[scheme], xlabel=r"$|c|\,w_1$" if planted else "centre y")
-    ends = reporting.drawable(first[f"{problem}_places"].values.reshape(-1, 2))
-    ends = ends[np.isfinite(ends).all(axis=1)]
+        axes.set(title=STYLES[scheme]["label"], xlabel=r"$|c|\,w_1$" if planted else "centre y")
+    ends = paths[np.isfinite(paths).all(axis=-1)]
     spans = np.quantile(ends, (0.002, 0.998), axis=0) if len(ends) else ends
     every[0].set(xlim=reporting.limits(spans[:, 0], 0.1), ylim=reporting.limits(spans[:, 1], 0.1))
     every[0].set_ylabel(r"$|c|\,w_2$" if planted else "charge c")

@@ -21,9 +21,9 @@ from experiments import harness, memory, running
 from experiments.checkpoints import save_params
 from experiments.decorrelation import report, runs
 from experiments.decorrelation.config import Config
-from experiments.decorrelation.figures import best_rate
+from experiments.decorrelation.report import best_rate
 from experiments.decorrelation.runs import Form, Numbers, Run, runs_of
-from experiments.decorrelation.training import Carry, accuracy, start_of, training, update, widths
+from experiments.decorrelation.training import Carry, accuracy, start_of, train_of, training
 from experiments.sweeping import Program, Sweepable, check_at_most, program_of, while_finite
 
 CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 central pixels
@@ -32,32 +32,33 @@ CENTRE = (np.arange(7, 21)[:, None] * 28 + np.arange(7, 21)).ravel()  # 14 x 14 
 def run_one(name: str, run: Run, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
     """Runs all seeds and learning rates of a run in parallel; nothing is learned in step 0."""
     progress.set_description(name)
-    form, num_layers = run.form, len(widths(run.form))
-    shape = (len(run.numbers), config.seeds)
+    form, num_steps = run.form, run.form.steps + 1
     keys = jnp.tile(jax.random.split(jax.random.key(config.seed), config.seeds), len(run.numbers))
     numbers = jax.tree.map(lambda *of_rates: jnp.repeat(jnp.array(of_rates), config.seeds), *run.numbers)
-    train, costs = training(form, len(data.train.x), config.batch_size), [form.updates] * (form.steps + 1)
+    train = training(form, len(data.train.x), config.batch_size)
+    costs = [form.updates] * num_steps
     stage = running.run_members(train, (keys, numbers), data, folder, progress, costs)
     variables: dict[str, Any] = {}
-    axes = {"rate": len(run.numbers), "seed": config.seeds, "step": form.steps + 1, "layer": num_layers}
-    for metric, values in stage.metrics.items():
-        of_steps = values[:, -form.steps - 1 :].reshape(*shape, form.steps + 1, *values.shape[2:])
-        variables[metric] = (tuple(axes)[: of_steps.ndim], of_steps)
+    axes = ("rate", "seed", "step", "layer")
+    for metric, values in stage.metrics.items():  # those of `measure` are also measured before step 0
+        of_steps = values[:, -num_steps:].reshape(-1, config.seeds, num_steps, *values.shape[2:])
+        variables[metric] = (axes[: of_steps.ndim], of_steps)
     variables["seconds"] = ("step", stage.seconds)
-    variables["num_layers"] = ((), num_layers)
+    variables["num_layers"] = ((), len(form.widths))
     variables["learning_rate"] = ("rate", np.array([of_rate.rate for of_rate in run.numbers]))
-    variables["updates"] = ("step", form.updates * np.arange(form.steps + 1.0))
+    variables["updates"] = ("step", form.updates * np.arange(float(num_steps)))
     if run.study == "notebook":
-        for moment, matrix in correlations(run.numbers[0], stage.state, data).items():
+        for moment, matrix in correlations(run.numbers[0], stage.state.train, data).items():
             variables[moment] = (("pixel", "other_pixel"), matrix)
-    results = xr.Dataset(variables, {name: np.arange(size) for name, size in axes.items()})
+    results = xr.Dataset(variables)
+    results = results.assign_coords({name: np.arange(results.sizes[name]) for name in axes})
     best = int(best_rate(results).rate)
     of_best = slice(best * config.seeds, (best + 1) * config.seeds)
-    save_params(config.out, name, trained(run, stage.state, of_best))
+    save_params(config.out, name, trained(run, stage.state.train, of_best))
     return results.expand_dims(run=[name]).assign_coords(study=("run", [run.study]))
 
 
-def trained(run: Run, state: Carry, members: slice) -> Any:
+def trained(run: Run, state: ll.TrainState, members: slice) -> Any:
     """Returns the params of some members, with R folded into the weights unless it has a bias."""
     layers = {} if run.form.dynamics is None else state.rule_state.layers
     params, layers = running.collect((state.params, layers), members.stop)
@@ -70,7 +71,7 @@ def trained(run: Run, state: Carry, members: slice) -> Any:
     return jax.tree.map(np.asarray, jax.vmap(fold)(params, layers))
 
 
-def correlations(numbers: Numbers, state: Carry, data: ll.data.Splits) -> dict[str, np.ndarray]:
+def correlations(numbers: Numbers, state: ll.TrainState, data: ll.data.Splits) -> dict[str, np.ndarray]:
     """Computes second moments of the central pixels before and after R, for the first seed."""
     r = running.collect(state.rule_state.layers["0/w"].R, 1)[0]
     x = np.asarray(numbers.inputs(jnp.asarray(data.test.x)))
@@ -92,9 +93,9 @@ def images(config: Config) -> ll.data.Splits:
 
 def held(config: Config, data: ll.data.Splits) -> harness.Held:
     """Largest run: networks, their R, and orders of images, for all seeds and learning rates."""
-    every, sizes = sorted(runs_of(config).values(), key=lambda run: len(run.numbers)), []
-    of_network = {run.form.network: run for run in every}
-    for run in of_network.values():
+    every = sorted(runs_of(config).values(), key=lambda run: len(run.numbers))
+    sizes = []
+    for run in {run.form.network: run for run in every}.values():
         start = partial(start_of, run.form, data.train.x.shape[0], config.batch_size)
         sizes.append((jax.eval_shape(start, jax.random.key(0), run.numbers[0]), len(run.numbers)))
     each, members = max(sizes, key=lambda size: memory.bytes_of(size[0]) * size[1])
@@ -126,7 +127,8 @@ _images = cache(lambda source: images(Config(preset="full", data=source)))
 def swept(static: Mapping[str, Any]) -> Program:
     """Training by one rule on plain or decorrelated inputs; a chunk is a fifth of its updates."""
     data, batch_size = _images(static["data"]), static["batch_size"]
-    check_at_most("batch_size", batch_size, data.train.x.shape[0], "images")
+    num_images = data.train.x.shape[0]
+    check_at_most("batch_size", batch_size, num_images, "images")
     updates = -(-static["updates"] // CHUNKS)
     network, inputs = runs.NETWORKS[static["network"]], runs.INPUTS[static["inputs"]]
     form = Form(network, static["rule"], inputs, runs.MOMENTUM, None, updates, CHUNKS)
@@ -135,12 +137,12 @@ def swept(static: Mapping[str, Any]) -> Program:
         numbers = Numbers(traced["learning_rate"], {"eta": traced["eta"]}, *runs.STANDARD)
 
         def init(key: jax.Array, data: ll.data.Splits) -> Carry:
-            return start_of(form, data.train.x.shape[0], batch_size, key, numbers)
+            return start_of(form, num_images, batch_size, key, numbers)
 
         def step(carry: Carry, number: Any, data: ll.data.Splits) -> tuple[Carry, dict[str, jax.Array]]:
-            of_updates = number * updates + jnp.arange(updates)
-            carry, (losses, _) = jax.lax.scan(partial(update, form, batch_size, data), carry, of_updates)
-            return carry, {"loss": losses}
+            train, rows = train_of(form, batch_size, carry, data)
+            state, losses = train.advance(carry.train, number * updates, rows)
+            return carry._replace(train=state), {"loss": losses}
 
         def measure(carry: Carry, number: Any, data: ll.data.Splits) -> dict[str, jax.Array]:
             return {"accuracy": accuracy(form, carry, data.validation)}

@@ -10,8 +10,8 @@ from lax_learning.decorrelation import Diagnostics, State
 DEAD = 1e-8  # mean square below which an input counts as dead and is not rescaled
 
 
-def dynamics(eta: ArrayLike, *, variance: ArrayLike = 1.0, scaled: bool = False) -> ll.Dynamics:
-    """Learns an R whose outputs have a given variance, with `n_i = variance / mean z_i^2` for every row.
+def dynamics(eta: ArrayLike, *, scaled: bool = False) -> ll.Dynamics:
+    """Learns an R whose outputs have variance 1, with `n_i = 1 / mean z_i^2` for every row.
 
     notebook: `R <- R + eta (n R - n C R)`
     scaled: `R <- n (R - eta C R)`, its successor. It divides by variances instead of standard deviations, so
@@ -19,11 +19,10 @@ def dynamics(eta: ArrayLike, *, variance: ArrayLike = 1.0, scaled: bool = False)
 
     Args:
       eta: step size.
-      variance: variance of every output.
       scaled: whether to use the successor.
 
     Returns:
-      Dynamics as `ll.decorrelation.dynamics` returns them, with the loss `mean (C - variance I)^2`.
+      Dynamics as `ll.decorrelation.dynamics` returns them, with the loss `mean (C - I)^2`.
     """
 
     def init(size: int) -> State:
@@ -34,13 +33,12 @@ def dynamics(eta: ArrayLike, *, variance: ArrayLike = 1.0, scaled: bool = False)
         z = z.reshape(-1, z.shape[-1])
         variances = jnp.mean(jnp.square(z), axis=0)
         dead = variances < DEAD
-        n = jnp.where(dead, 1, variance / jnp.where(dead, 1, variances))[:, None]
+        n = jnp.where(dead, 1, 1 / jnp.where(dead, 1, variances))[:, None]
         product = z.T @ (z @ state.R) / len(z)  # C R
         if scaled:
             r = n * (state.R - eta * product)
         else:
             r = state.R + eta * jnp.where(dead[:, None], 0, n * (state.R - product))
-        loss = 2 * jnp.square(variance) * ll.decorrelation.loss(z / jnp.sqrt(variance))
-        return state._replace(R=r, step=state.step + 1), Diagnostics(loss)
+        return state._replace(R=r, step=state.step + 1), Diagnostics(2 * ll.decorrelation.loss(z))
 
     return ll.Dynamics(init, update)

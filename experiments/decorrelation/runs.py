@@ -26,12 +26,6 @@ RATES: dict[RuleName, tuple[float, ...]] = {
 SIGMAS = {"weight_perturbation": 0.001}  # standard deviation of the noise; 0.01 for other rules
 
 
-def torch_mlp(widths: tuple[int, ...]) -> ll.Model:
-    """Dense layers with leaky ReLUs and torch's initial weights, uniform within +-1 / sqrt(inputs)."""
-    uniform = variance_scaling(1 / 3, "fan_in", "uniform")
-    return ll.mlp(widths, activation=jax.nn.leaky_relu, w_init=uniform)
-
-
 def on_pixels(network: ll.Model) -> ll.Model:
     """Makes a convolutional network take images as rows of pixels."""
     return ll.Model(lambda params, x: network.apply(params, x.reshape(-1, 28, 28, 1)), network.init)
@@ -67,6 +61,11 @@ class Form(NamedTuple):
     updates: int  # updates between two measurements
     steps: int  # number of measurements
 
+    @property
+    def widths(self) -> list[int]:
+        """Number of outputs of every layer."""
+        return [layer["w"].shape[-1] for layer in jax.eval_shape(self.network.init, jax.random.key(0))]
+
     def rule(self, numbers: Numbers) -> ll.Rule:
         """Returns the rule, on decorrelated inputs if there are dynamics."""
         optimizer, sigma = self.optimizer(numbers.rate), SIGMAS.get(self.rule_name, 0.01)
@@ -89,7 +88,9 @@ CHOICE_RATES = (0.03, 0.1)
 STANDARD = (0.1307, 0.3081)
 PUBLISHED_SCALE = (0.5, 0.25)
 MEASUREMENTS = 10
-ONE_LAYER, TWO_LAYERS = torch_mlp((784, 100)), torch_mlp((784, 100, 10))
+TORCH_INIT = variance_scaling(1 / 3, "fan_in", "uniform")  # within +-1 / sqrt(inputs)
+TORCH_MLP = partial(ll.mlp, activation=jax.nn.leaky_relu, w_init=TORCH_INIT)
+ONE_LAYER, TWO_LAYERS = TORCH_MLP((784, 100)), TORCH_MLP((784, 100, 10))
 MOMENTUM = partial(optax.sgd, momentum=0.9)
 
 
@@ -114,10 +115,21 @@ INPUTS: dict[InputsName, Callable[..., ll.Dynamics] | None]
 INPUTS = {"plain": None, "decorrelated": LEARN, "every_8th": partial(LEARN, every=8)}
 
 
+def compared(
+    config: Config, study: str, network: NetworkName, rule: RuleName, dynamics: Any, rates: tuple[float, ...],
+    kappa: float = 0.5, mean: float = STANDARD[0],
+) -> Run:  # fmt: skip
+    """Returns a run that differs from others of its study in the rule, its inputs, or the updates of R."""
+    updates = -(-config.chosen.updates // MEASUREMENTS)
+    form = Form(NETWORKS[network], rule, dynamics, MOMENTUM, None, updates, MEASUREMENTS)
+    of_dynamics = {} if dynamics is None else {"eta": config.eta, "kappa": kappa}
+    return Run(study, form, tuple(Numbers(rate, of_dynamics, mean, STANDARD[1]) for rate in rates))
+
+
 def gain_runs(config: Config) -> dict[str, Run]:
     """Returns runs of every rule on every network, with plain and decorrelated inputs."""
     return {
-        f"{network}-{rule}-{inputs}": _compared(config, "gain", network, rule, INPUTS[inputs])
+        f"{network}-{rule}-{inputs}": compared(config, "gain", network, rule, INPUTS[inputs], RATES[rule])
         for network in config.networks
         for rule in config.chosen.rules
         for inputs in config.chosen.inputs
@@ -126,33 +138,18 @@ def gain_runs(config: Config) -> dict[str, Run]:
 
 def choice_runs(config: Config) -> dict[str, Run]:
     """Returns runs of backprop on decorrelated inputs, with variants of the update of R."""
-
-    def run(kappa: float = 0.5, mean: float = STANDARD[0], **options: Any) -> Run:
-        dynamics = partial(LEARN, **options) if options else LEARN
-        of_dynamics = {"eta": config.eta, "kappa": kappa}
-        numbers = (Numbers(rate, of_dynamics, mean, STANDARD[1]) for rate in CHOICE_RATES)
-        return _compared(config, "choices", "dense", "backprop", dynamics, *numbers)
-
+    learned = partial(compared, config, "choices", "dense", "backprop", rates=CHOICE_RATES)
     return {
-        "pure": run(kappa=0.0),
-        "whitening": run(),
-        "lower_triangular": run(lower=True),
-        "with_mean": run(bias=True),
-        "every_4th_update": run(every=4),
-        "every_16th_update": run(every=16),
-        "quarter_of_examples": run(subsample=1 / 4),
-        "sixteenth_of_examples": run(subsample=1 / 16),
-        "dead_pixels": run(mean=0.0),
+        "pure": learned(LEARN, kappa=0.0),
+        "whitening": learned(LEARN),
+        "lower_triangular": learned(partial(LEARN, lower=True)),
+        "with_mean": learned(partial(LEARN, bias=True)),
+        "every_4th_update": learned(partial(LEARN, every=4)),
+        "every_16th_update": learned(partial(LEARN, every=16)),
+        "quarter_of_examples": learned(partial(LEARN, subsample=1 / 4)),
+        "sixteenth_of_examples": learned(partial(LEARN, subsample=1 / 16)),
+        "dead_pixels": learned(LEARN, mean=0.0),
     }
-
-
-def _compared(
-    config: Config, study: str, network: NetworkName, rule: RuleName, dynamics: Any, *numbers: Numbers
-) -> Run:
-    updates = -(-config.chosen.updates // MEASUREMENTS)
-    form = Form(NETWORKS[network], rule, dynamics, MOMENTUM, None, updates, MEASUREMENTS)
-    of_dynamics = {} if dynamics is None else {"eta": config.eta, "kappa": 0.5}
-    return Run(study, form, numbers or tuple(Numbers(rate, of_dynamics, *STANDARD) for rate in RATES[rule]))
 
 
 STUDIES = {"notebook": notebook_runs, "gain": gain_runs, "choices": choice_runs}

@@ -30,59 +30,53 @@ def of_moments(metric: Callable[[Moments], jax.Array], moments: Moments) -> jax.
     return jnp.stack([metric(each) for each in (*moments.parts(depth=1).values(), moments)])
 
 
-def evaluator(problem: Problem, rule: ll.Rule) -> Callable[..., Metrics]:
-    """Returns a function that measures accuracy, loss, and the cosine to backprop's update on test images."""
-
-    def evaluate(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> Metrics:
-        x, y = data.test
-        model = rule.model_at(problem.model, state)
-        exact, output = ll.backprop(model, problem.loss), model.apply(params, x)
-        _, grads, _ = rule.value_and_grad(key, params, state, x, y)
-        _, reference, _ = exact.value_and_grad(key, params, (), x, y)
-        return {
-            "test_accuracy": problem.accuracy(output, y),
-            "test_loss": jnp.mean(problem.loss(output, jnp.asarray(y))),
-            "cosine": of_layers(cosine_similarity, grads, reference),
-        }
-
-    return evaluate
+def evaluate(
+    problem: Problem, rule: ll.Rule, key: jax.Array, params: Any, state: Any, data: ll.data.Splits
+) -> Metrics:
+    """Measures accuracy, loss, and the cosine to backprop's update on test images."""
+    x, y = data.test
+    model = rule.model_at(problem.model, state)
+    exact, output = ll.backprop(model, problem.loss), model.apply(params, x)
+    _, grads, _ = rule.value_and_grad(key, params, state, x, y)
+    _, reference, _ = exact.value_and_grad(key, params, (), x, y)
+    return {
+        "test_accuracy": problem.accuracy(output, y),
+        "test_loss": jnp.mean(problem.loss(output, jnp.asarray(y))),
+        "cosine": of_layers(cosine_similarity, grads, reference),
+    }
 
 
-def measurement(name: str, config: Config, optimizer: optax.GradientTransformation) -> Callable[..., Metrics]:
-    """Returns a function that measures SNR over examples, and bias and variance over draws on one batch."""
+def measure_noise(
+    name: str, config: Config, optimizer: optax.GradientTransformation,
+    key: jax.Array, params: Any, state: Any, data: ll.data.Splits,
+) -> Metrics:  # fmt: skip
+    """Measures SNR over test images, and bias and variance over draws on one training batch."""
+    example_key, draw_key = jax.random.split(key)
+    images = (a[: config.snr_images] for a in data.test)
+    examples = moments_over_examples(name, config, optimizer, example_key, params, state, *images)
+    x, y = (a[: config.batch_size] for a in data.train)
     exact = ll.backprop(*make_problem(config)[:2])
-    moments = moments_over_examples(name, config, optimizer)
-    in_gradient_units = make_rule(name, config, optimizer, in_gradient_units=True)
-
-    def measure(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> Metrics:
-        example_key, draw_key = jax.random.split(key)
-        examples = moments(example_key, params, state, *(a[: config.snr_images] for a in data.test))
-        x, y = (a[: config.batch_size] for a in data.train)
-        _, reference, _ = exact.value_and_grad(key, params, (), x, y)
-        draws = draw_moments(in_gradient_units, draw_key, params, state, x, y, reference, config.draws)
-        return {
-            "snr": of_moments(lambda m: snr(m).total.value, examples),
-            "snr_tutorial": of_moments(lambda m: snr(m, variant="tutorial").total.value, examples),
-            "relative_bias": of_moments(lambda m: bias_variance(m).relative_bias.value, draws),
-            "relative_variance": of_moments(lambda m: bias_variance(m).relative_variance.value, draws),
-        }
-
-    return measure
+    _, reference, _ = exact.value_and_grad(key, params, (), x, y)
+    rule = make_rule(name, config, optimizer, in_gradient_units=True)
+    draws = draw_moments(rule, draw_key, params, state, x, y, reference, config.draws)
+    return {
+        "snr": of_moments(lambda m: snr(m).total.value, examples),
+        "snr_tutorial": of_moments(lambda m: snr(m, variant="tutorial").total.value, examples),
+        "relative_bias": of_moments(lambda m: bias_variance(m).relative_bias.value, draws),
+        "relative_variance": of_moments(lambda m: bias_variance(m).relative_variance.value, draws),
+    }
 
 
-def one_step_losses(problem: Problem, rule: ll.Rule, config: Config) -> Callable[..., jax.Array]:
-    """Returns a function that computes the validation loss after one step at each of `RATES`."""
-    model, loss = problem.model, problem.loss
+def one_step_losses(
+    config: Config, rule: ll.Rule, key: jax.Array, params: Any, state: Any, data: ll.data.Splits
+) -> jax.Array:
+    """Computes the validation loss after one step at each of `RATES`."""
+    model, loss = make_problem(config)[:2]
+    _, grads, _ = rule.value_and_grad(key, params, state, *(a[: config.batch_size] for a in data.train))
+    x, y = (a[: min(config.test_images or RATED_IMAGES, RATED_IMAGES)] for a in data.validation)
 
-    def losses(key: jax.Array, params: Any, state: Any, data: ll.data.Splits) -> jax.Array:
-        x, y = (a[: config.batch_size] for a in data.train)
-        _, grads, _ = rule.value_and_grad(key, params, state, x, y)
-        x, y = (a[: min(config.test_images or RATED_IMAGES, RATED_IMAGES)] for a in data.validation)
+    def after(rate: jax.Array) -> jax.Array:
+        stepped = jax.tree.map(lambda w, g: w - rate * g, params, grads)
+        return jnp.mean(loss(rule.model_at(model, state).apply(stepped, x), jnp.asarray(y)))
 
-        def after(rate: jax.Array) -> jax.Array:
-            stepped = jax.tree.map(lambda w, g: w - rate * g, params, grads)
-            return jnp.mean(loss(rule.model_at(model, state).apply(stepped, x), jnp.asarray(y)))
-
-        return jax.lax.map(after, jnp.asarray(RATES))
-
-    return losses
+    return jax.lax.map(after, jnp.asarray(RATES))

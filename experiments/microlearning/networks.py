@@ -50,11 +50,6 @@ def _convolutional(hidden: tuple[int, ...]) -> Problem:
     return Problem(model, ll.softmax_cross_entropy, see)
 
 
-def _recurrent(hidden: tuple[int, ...]) -> Problem:
-    """Recurrent layers that read an image row by row and classify it from their last state."""
-    return Problem(ll.rnn((28, *hidden, 10)), ll.softmax_cross_entropy, _rows)
-
-
 def _leaky(hidden: tuple[int, ...]) -> Problem:
     """A layer of leaky units that reads an image row by row, with a loss at the last row only."""
     model = ll.online.leaky_rnn((28, *hidden, 10), alpha=0.2)
@@ -70,8 +65,11 @@ def _leaky(hidden: tuple[int, ...]) -> Problem:
 
 
 PROBLEMS: dict[str, Callable[[tuple[int, ...]], Problem]] = {
-    "dense": _dense, "convolutional": _convolutional, "recurrent": _recurrent, "leaky": _leaky,
-}  # fmt: skip
+    "dense": _dense,
+    "convolutional": _convolutional,
+    "recurrent": lambda hidden: Problem(ll.rnn((28, *hidden, 10)), ll.softmax_cross_entropy, _rows),
+    "leaky": _leaky,
+}
 
 
 def make_problem(config: Config) -> Problem:

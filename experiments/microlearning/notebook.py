@@ -17,6 +17,7 @@ from lax_learning.metrics import Moments, product_moments
 from lax_learning.noise import NoiseLike, as_noise
 
 Params = Any
+Activation = Callable[[jax.Array], jax.Array]
 
 
 def _times(factor: float, tree: Any) -> Any:
@@ -43,7 +44,6 @@ def with_bias_decay(rule: ll.Rule, decay: ArrayLike) -> ll.Rule:
     """
 
     def decays(params: Params, feedback: Any) -> Params:
-        """Returns `decay b` for layers with feedback, and zeros elsewhere."""
         return tuple(
             {name: decay * w if name == "b" and jax.tree.leaves(of_layer) else jnp.zeros_like(w)
              for name, w in weights.items()}
@@ -93,11 +93,7 @@ class Factors(NamedTuple):
 
 
 def node_factors(
-    activations: Sequence[Callable[[jax.Array], jax.Array]],
-    loss: ll.Loss,
-    *,
-    sigma: ArrayLike,
-    noise: NoiseLike = "normal",
+    activations: Sequence[Activation], loss: ll.Loss, *, sigma: ArrayLike, noise: NoiseLike = "normal"
 ) -> Callable[..., Factors]:
     """Returns `(key, params, x, y) -> Factors` of the notebook's form of `node_perturbation`.
 
@@ -129,11 +125,7 @@ def node_factors(
 
 
 def node_perturbation(
-    activations: Sequence[Callable[[jax.Array], jax.Array]],
-    loss: ll.Loss,
-    *,
-    sigma: ArrayLike,
-    noise: NoiseLike = "normal",
+    activations: Sequence[Activation], loss: ll.Loss, *, sigma: ArrayLike, noise: NoiseLike = "normal"
 ) -> ll.Rule:
     """Returns the notebook's node perturbation, in the units of the gradient.
 
@@ -163,7 +155,6 @@ def node_moments(factors: Callable[..., Factors]) -> Callable[..., Moments]:
     def moments(key: jax.Array, params: Params, x: jax.Array, y: jax.Array) -> Moments:
         _, inputs, deltas = factors(key, params, x, y)
         with_bias = [jnp.concatenate([i, jnp.ones((len(x), 1), x.dtype)], axis=1) for i in inputs]
-        layers = map(product_moments, with_bias, deltas)
-        return jax.tree.map(lambda *leaves: leaves, *layers)
+        return jax.tree.map(lambda *leaves: leaves, *map(product_moments, with_bias, deltas))
 
     return moments

@@ -68,9 +68,10 @@ def make_rule(
     return notebook.in_notebook_units(rule)
 
 
-def moments_over_examples(name: str, config: Config, optimizer: Any) -> Callable[..., Moments]:
-    """Returns `(key, params, state, x, y) -> Moments` over examples, for the rule of `make_rule`."""
+def moments_over_examples(name: str, config: Config, optimizer: Any, *args: Any) -> Moments:
+    """Returns the moments of a rule over examples; `args` are key, params, state, x and y."""
     if config.scale == "tutorial" and name == "node_perturbation":
-        moments = notebook.node_moments(_activity_perturbation(notebook.node_factors, config))
-        return lambda key, params, state, x, y: moments(key, params, x, y)
-    return partial(example_moments, make_problem(config).model, make_rule(name, config, optimizer))
+        key, params, _, x, y = args
+        factors = _activity_perturbation(notebook.node_factors, config)
+        return notebook.node_moments(factors)(key, params, x, y)
+    return example_moments(make_problem(config).model, make_rule(name, config, optimizer), *args)

@@ -6,11 +6,11 @@ learn to classify digits in one pass, without gradients?
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace as with_changes
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from tqdm import tqdm
@@ -21,10 +21,9 @@ from experiments.checkpoints import save_params
 from experiments.plasticity_transfer import report
 from experiments.plasticity_transfer.config import Config
 from experiments.plasticity_transfer.models import MODELS, Learned
-from experiments.plasticity_transfer.stages import images, meta_learning, one_pass, piece_size
+from experiments.plasticity_transfer.stages import meta_learning, one_pass
 from experiments.running import Run, collect, run_members
 from experiments.sweeping import Program, Sweepable, program_of, while_finite
-from lax_learning.plasticity import Tables
 
 
 def keys_of(config: Config, stage: int, number: int) -> jax.Array:
@@ -32,83 +31,62 @@ def keys_of(config: Config, stage: int, number: int) -> jax.Array:
     return jax.random.split(jax.random.fold_in(jax.random.key(config.seed), stage), number)
 
 
-def replace_members(whole: Any, members: np.ndarray, part: Any) -> Any:
-    """Replaces some members of the pytree `whole` by those of `part`."""
-    whole = jax.tree.map(np.array, whole)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(part), strict=True):
-        a[members] = b
-    return whole
-
-
-Upstreamed = tuple[dict[str, np.ndarray], Learned]  # metrics of the upstream stage, and the learned tables
-
-
-def run_upstream(name: str, config: Config, folder: Path, progress: tqdm) -> tuple[list[Upstreamed], Any]:
+def run_upstream(
+    name: str, config: Config, folder: Path, progress: tqdm
+) -> tuple[dict[str, np.ndarray], Learned, np.ndarray]:
     """Meta-learns the tables of all seeds, and repeats seeds that end below the least accuracy.
 
-    Returns the results without and with repetitions, and the number of attempts of every seed.
+    Returns metrics, tables and seeds of all runs `[run, ...]`: the first of every seed, then repetitions.
     """
-    upstream = MODELS[name].upstream(config)
-    attempts = np.ones(config.seeds, int)
-    if upstream is None:
+    model, seeds = MODELS[name], np.arange(config.seeds)
+    if not model.by_tables:
         progress.update(config.chosen.rule_epochs)
-        return [({}, ())] * 2, attempts
-    run = meta_learning(upstream, config)
-
-    def attempt(number: int, seeds: np.ndarray) -> Upstreamed:
+        return {}, (), seeds
+    run, attempts = meta_learning(model, config), []
+    for number in range(config.attempts):
+        if number > 0:
+            progress.set_description(f"{name}: repeating {seeds.size} of {config.seeds} seeds")
+            progress.total += config.chosen.rule_epochs
         keys = keys_of(config, 2 * number + 1, config.seeds)[seeds]
         stage = run_members(run, (keys,), (), folder / f"upstream_{number}", progress)
-        return stage.metrics, (collect(stage.state.train.params.tables, len(keys)),)
-
-    first = selected = attempt(0, np.arange(config.seeds))
-    for number in range(1, config.attempts):
-        reached = selected[0]["test_balanced_accuracy"][:, -1] >= config.least_accuracy
-        failed = np.flatnonzero(~reached)  # including those that diverged
-        if failed.size == 0:
+        tables = collect(stage.state[1].params.tables, len(seeds))
+        attempts.append((stage.metrics, (tables,), seeds))
+        reached = stage.metrics["test_balanced_accuracy"][:, -1] >= config.least_accuracy
+        seeds = seeds[~reached]  # including those that diverged
+        if seeds.size == 0:
             break
-        progress.set_description(f"{name}: repeating {failed.size} of {config.seeds} seeds")
-        progress.total += config.chosen.rule_epochs
-        selected = replace_members(selected, failed, attempt(number, failed))
-        attempts[failed] += 1
-    return [first, selected], attempts
-
-
-def run_downstream(
-    name: str, config: Config, learned: list[Learned], repeated: np.ndarray, *others: Any
-) -> list[dict[str, np.ndarray]]:
-    """Runs one pass over the images for all seeds and sub-seeds, without and with repetitions."""
-    seeds = np.concatenate([np.arange(config.seeds), repeated])
-    tables = jax.tree.map(lambda a, b: np.concatenate([a, b[repeated]]), *learned)
-    keys = keys_of(config, 0, config.seeds * config.subseeds).reshape(config.seeds, config.subseeds)[seeds]
-    members = (keys.ravel(), jax.tree.map(lambda a: np.repeat(a, config.subseeds, axis=0), tables))
-    run = one_pass(MODELS[name].downstream(config), config)
-    stage = run_members(run, members, *others)
-    trained = collect(stage.state[1], config.seeds * config.subseeds)
-    shape = config.seeds, config.subseeds
-    trained = jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), trained)
-    save_params(config.out, name, {"tables": learned[0], "learner": trained})
-    shaped = {k: v.reshape(len(seeds), config.subseeds, -1) for k, v in stage.metrics.items()}
-    first = {k: v[: config.seeds] for k, v in shaped.items()}
-    return [first, replace_members(first, repeated, {k: v[config.seeds :] for k, v in shaped.items()})]
+    return jax.tree.map(lambda *of_attempts: np.concatenate(of_attempts), *attempts)
 
 
 def run_model(name: str, config: Config, data: Any, folder: Path, progress: tqdm) -> xr.Dataset:
-    """Runs both stages of one model; the results have named axes."""
+    """Runs both stages of one model for all seeds and sub-seeds, without and with repetitions."""
+    model, by_seed = MODELS[name], (config.seeds, config.subseeds)
     progress.set_description(f"{name}: upstream")
-    upstream, attempts = run_upstream(name, config, folder, progress)
+    upstream, tables, seeds = run_upstream(name, config, folder, progress)
+    last = [np.flatnonzero(seeds == seed)[-1] for seed in range(config.seeds)]
+    selected = np.stack([np.arange(config.seeds), last])  # runs, [selection, seed]
+    used = np.unique(selected)
     progress.set_description(f"{name}: downstream")
-    learned, repeated = [of_selection for _, of_selection in upstream], np.flatnonzero(attempts > 1)
-    downstream = run_downstream(name, config, learned, repeated, data, folder / "downstream", progress)
-    evaluations = np.arange(1, config.evaluations + 1)
-    samples = piece_size(MODELS[name].downstream(config), config) * evaluations
-    variables: dict[str, Any] = {"attempts": ("seed", attempts), "samples": ("evaluation", samples)}
-    for stage, both, axes in (
-        ("upstream", [metrics for metrics, _ in upstream], ("rule_epoch",)),
-        ("downstream", downstream, ("subseed", "evaluation")),
-    ):
-        for metric in both[0]:
-            values = np.stack([metrics[metric] for metrics in both])
-            variables[f"{stage}_{metric}"] = (("selection", "seed", *axes), values)
+    keys = keys_of(config, 0, config.seeds * config.subseeds).reshape(by_seed)[seeds[used]]
+    learned = jax.tree.map(lambda leaf: np.repeat(leaf[used], config.subseeds, axis=0), tables)
+    members = (keys.ravel(), learned)
+    stage = run_members(one_pass(model, config), members, data, folder / "downstream", progress)
+    learner = collect(stage.state[1], config.seeds * config.subseeds)
+    first = {
+        "tables": jax.tree.map(lambda leaf: leaf[: config.seeds], tables),
+        "learner": jax.tree.map(lambda leaf: leaf.reshape(*by_seed, *leaf.shape[1:]), learner),
+    }
+    save_params(config.out, name, first)
+    evaluations, axes = np.arange(1, config.evaluations + 1), ("selection", "seed")
+    variables: dict[str, Any] = {
+        "attempts": ("seed", np.bincount(seeds)),
+        "samples": ("evaluation", model.piece_size(config) * evaluations),
+    }
+    for metric, values in upstream.items():
+        variables[f"upstream_{metric}"] = ((*axes, "rule_epoch"), values[selected])
+    for metric, values in stage.metrics.items():
+        of_runs = values.reshape(len(used), config.subseeds, -1)[np.searchsorted(used, selected)]
+        variables[f"downstream_{metric}"] = ((*axes, "subseed", "evaluation"), of_runs)
     coordinates = {
         "selection": ["all", "repeated"],
         "seed": np.arange(config.seeds),
@@ -117,19 +95,18 @@ def run_model(name: str, config: Config, data: Any, folder: Path, progress: tqdm
         "evaluation": evaluations,
     }
     results = xr.Dataset(variables, coordinates).expand_dims(model=[name])
-    tables = [Tables(*of_selection) for pair in learned for of_selection in pair]
-    of_parts = {"hidden": [t.hidden[0] for t in tables if t.hidden], "output": [t.output for t in tables]}
-    for part, pair in of_parts.items() if tables else ():
-        values = np.stack(pair)
-        axes = tuple(f"{name}_{part}_axis_{i}" for i in range(values.ndim - 2))
-        results[f"{part}_table_{name}"] = (("selection", "seed", *axes), values)
+    parts = {"hidden": [t.hidden[0] for t in tables if t.hidden], "output": [t.output for t in tables]}
+    for part, found in parts.items():
+        for values in found:
+            of_entries = (f"{name}_{part}_axis_{i}" for i in range(values.ndim - 1))
+            results[f"{part}_table_{name}"] = ((*axes, *of_entries), values[selected])
     return results
 
 
 def held(config: Config, data: Any) -> harness.Held:
     """Largest network and metrics of every seed and sub-seed, and the points of one seed."""
-    upstream = filter(None, (MODELS[name].upstream(config) for name in config.models))
-    states = [jax.eval_shape(one.network.init, jax.random.key(0)) for one in upstream]
+    upstream = [MODELS[name].upstream(config)[0] for name in config.models if MODELS[name].by_tables]
+    states = [jax.eval_shape(network.init, jax.random.key(0)) for network in upstream]
     largest = max(states, key=memory.bytes_of, default=())
     measured = memory.floats(config.chosen.rule_epochs + config.evaluations, 3)
     points = memory.floats(sum(config.points), config.features)
@@ -137,16 +114,17 @@ def held(config: Config, data: Any) -> harness.Held:
 
 
 def load(config: Config) -> tuple[ll.data.Dataset, ll.data.Dataset]:
-    """Loads the images; raises ValueError if there are fewer than the settings need."""
-    samples = config.chosen.train_samples
-    narrow = with_changes(config, width=config.cap)  # `begin` checks later whether the width fits into memory
-    most = samples // max(MODELS[name].downstream(narrow).multiple for name in config.models)
+    """Loads training and test images, the same for all members; refuses fewer than the settings need."""
+    samples, by_tables = config.chosen.train_samples, all(MODELS[name].by_tables for name in config.models)
+    most = samples if by_tables else samples // config.chosen.descent_batch
     config.expect("evaluations", f"at most {most}", config.evaluations <= most)
-    data = images(config)
-    if (got := len(data[0].x)) < samples:
+    splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.chosen.data)
+    train = [np.concatenate(pair) for pair in zip(splits.train, splits.validation, strict=True)]
+    if (got := len(train[0])) < samples:
         expected = f"at least {samples} training images with --preset {config.preset}"
         raise ValueError(f"--data: expected {expected}, got {got}")
-    return data
+    test = [a[: config.chosen.test_samples] for a in splits.test]
+    return jax.tree.map(jnp.asarray, (ll.data.Dataset(*train), ll.data.Dataset(*test)))
 
 
 EXPERIMENT = harness.Experiment(
@@ -170,11 +148,9 @@ def swept(static: Mapping[str, Any]) -> Program:
     """Meta-learning of one model; a chunk is a pass through the points."""
     settings = {name: static[name] for name in ("width", "cap", "batch_size")}
     config = Config(rule_epochs=static["epochs"], points=(static["points"], 500), **settings)
-    upstream = MODELS[static["model"]].upstream(config)
-    assert upstream is not None  # the models of SWEEPABLE learn upstream
 
     def run(traced: dict[str, jax.Array]) -> Run:
-        return meta_learning(upstream, config, traced["learning_rate"])
+        return meta_learning(MODELS[static["model"]], config, traced["learning_rate"])
 
     def score(found: Any, measured: Any) -> jax.Array:
         return while_finite(found["test_balanced_accuracy"], found["loss"])
@@ -187,7 +163,7 @@ SWEEPABLE = Sweepable(
     "maximize",
     {"learning_rate": 0.01},
     {
-        "model": tuple(name for name, model in MODELS.items() if model.upstream(Config()) is not None),
+        "model": tuple(name for name, model in MODELS.items() if model.by_tables),
         "epochs": 4,
         "points": 2_500,
         "batch_size": 100,

@@ -39,27 +39,12 @@ def loss_of(config: Config) -> ll.Loss:
 Learned = tuple[Tables, ...]  # result of the upstream stage: tables, or nothing
 
 
-class Upstream(NamedTuple):
-    """Network whose tables are meta-learned, and the initialiser of its hidden tables."""
-
-    network: KCapNetwork
-    hidden_start: jax.nn.initializers.Initializer
-
-
 class Downstream(NamedTuple):
     """Learner that sees every image once."""
 
     init: Callable[[jax.Array, Learned], Any]  # (key, learned upstream) -> carry
     advance: Callable[[Any, jax.Array, jax.Array], Any]  # (carry, x, y [samples, labels]) -> carry
     apply: Callable[[Any, jax.Array], jax.Array]  # (carry, x [samples, inputs]) -> output [samples, labels]
-    multiple: int  # the number of samples between evaluations is a multiple of this
-
-
-class Model(NamedTuple):
-    """A model of the comparison."""
-
-    upstream: Callable[[Config], Upstream | None]
-    downstream: Callable[[Config], Downstream]
 
 
 def plastic(network: KCapNetwork) -> Downstream:
@@ -72,7 +57,7 @@ def plastic(network: KCapNetwork) -> Downstream:
         tables, state = carry
         return tables, plasticity.plastic_pass(network, tables, state, x, jnp.argmax(y, axis=-1))[0]
 
-    return Downstream(init, advance, lambda carry, x: network.apply(carry[1], x), 1)
+    return Downstream(init, advance, lambda carry, x: network.apply(carry[1], x))
 
 
 def descent(network: KCapNetwork, config: Config) -> Downstream:
@@ -82,10 +67,12 @@ def descent(network: KCapNetwork, config: Config) -> Downstream:
     def init(key: jax.Array, learned: Learned) -> Any:
         state_key, w_key = jax.random.split(key)
         state = network.init(state_key)
-        weights, masks = ([layer[name] for layer in state] for name in ("w", "mask"))
-        pairs = zip(jax.random.split(w_key, len(state)), weights, strict=True)
-        weights = [jax.random.uniform(k, w.shape, w.dtype, -0.5, 0.5) for k, w in pairs]
-        return weights, masks, optimizer.init(weights)
+        keys = jax.random.split(w_key, len(state))
+        weights = [
+            jax.random.uniform(k, layer["w"].shape, layer["w"].dtype, -0.5, 0.5)
+            for k, layer in zip(keys, state, strict=True)
+        ]
+        return weights, [layer["mask"] for layer in state], optimizer.init(weights)
 
     def apply(carry: Any, x: jax.Array) -> jax.Array:
         weights, masks, _ = carry
@@ -104,42 +91,55 @@ def descent(network: KCapNetwork, config: Config) -> Downstream:
         batches = jax.tree.map(lambda a: a.reshape(-1, batch_size, a.shape[-1]), (x, y))
         return jax.lax.scan(update, carry, batches)[0]
 
-    return Downstream(init, advance, apply, batch_size)
+    return Downstream(init, advance, apply)
 
 
-def _feed_forward(config: Config, num_hidden: int, rule: TableRule, ends: tuple[int, int]) -> KCapNetwork:
-    widths = (ends[0], *(config.width,) * num_hidden, ends[1])
-    return plasticity.k_cap_mlp(widths, config.cap, edge_probability=config.edge_probability, rule=rule)
+Ends = tuple[int, int]  # numbers of inputs and labels
 
 
-def _recurrent(config: Config, ends: tuple[int, int]) -> KCapNetwork:
+class Model(NamedTuple):
+    """A model of the comparison, which learns by tables or by gradient descent."""
+
+    network: Callable[[Config, Ends], KCapNetwork]
+    hidden_start: str | None = None  # initial hidden tables; by default those of the configuration
+    by_tables: bool = True
+
+    def upstream(self, config: Config) -> tuple[KCapNetwork, jax.nn.initializers.Initializer]:
+        """Returns the network whose tables are meta-learned, and the initialiser of its hidden tables."""
+        start = HIDDEN_STARTS[self.hidden_start or config.hidden_start]
+        return self.network(config, (config.features, 2)), start
+
+    def downstream(self, config: Config) -> Downstream:
+        """Returns the learner of the images."""
+        network = self.network(config, (784, 10))
+        return plastic(network) if self.by_tables else descent(network, config)
+
+    def piece_size(self, config: Config) -> int:
+        """Returns the number of images between two evaluations, a multiple of the batch size of descent."""
+        multiple = 1 if self.by_tables else config.chosen.descent_batch
+        return config.chosen.train_samples // config.evaluations // multiple * multiple
+
+
+def _recurrent(config: Config, ends: Ends) -> KCapNetwork:
     scheme = Scheme(samples=config.chosen.rnn_samples, rows=config.chosen.rnn_rows)
     options = {"edge_probability": config.edge_probability, "scheme": scheme}
     return plasticity.k_cap_recurrent((ends[0], config.width, ends[1]), config.cap, fired="index", **options)
 
 
-def _by_tables(network: Callable[[Config, tuple[int, int]], KCapNetwork], start: str | None = None) -> Model:
-    return Model(
-        lambda c: Upstream(network(c, (c.features, 2)), HIDDEN_STARTS[start or c.hidden_start]),
-        lambda c: plastic(network(c, (784, 10))),
-    )
-
-
-def _table(num_hidden: int, rule: TableRule) -> Model:
-    return _by_tables(lambda c, ends: _feed_forward(c, num_hidden, rule, ends))
+def _feed_forward(num_hidden: int, rule: TableRule, config: Config, ends: Ends) -> KCapNetwork:
+    widths = (ends[0], *(config.width,) * num_hidden, ends[1])
+    return plasticity.k_cap_mlp(widths, config.cap, edge_probability=config.edge_probability, rule=rule)
 
 
 MODELS: dict[str, Model] = {
-    "rnn": _by_tables(_recurrent, start="normal"),
-    "pre_post_l2": _table(2, plasticity.pre_post),
-    "pre_post_l3": _table(3, plasticity.pre_post),
-    "pre_post_l4": _table(4, plasticity.pre_post),
-    "pre_post_count_l2": _table(2, plasticity.pre_post_count),
-    "pre_post_count_l3": _table(3, plasticity.pre_post_count),
-    "pre_post_count_l4": _table(4, plasticity.pre_post_count),
-    "pre_post_percent_l2": _table(2, plasticity.pre_post_percent),
-    "post_count_l2": _table(2, plasticity.post_count),
-    "gradient_descent_l2": Model(
-        lambda c: None, lambda c: descent(_feed_forward(c, 2, plasticity.pre_post, (784, 10)), c)
-    ),
+    "rnn": Model(_recurrent, hidden_start="normal"),
+    "pre_post_l2": Model(partial(_feed_forward, 2, plasticity.pre_post)),
+    "pre_post_l3": Model(partial(_feed_forward, 3, plasticity.pre_post)),
+    "pre_post_l4": Model(partial(_feed_forward, 4, plasticity.pre_post)),
+    "pre_post_count_l2": Model(partial(_feed_forward, 2, plasticity.pre_post_count)),
+    "pre_post_count_l3": Model(partial(_feed_forward, 3, plasticity.pre_post_count)),
+    "pre_post_count_l4": Model(partial(_feed_forward, 4, plasticity.pre_post_count)),
+    "pre_post_percent_l2": Model(partial(_feed_forward, 2, plasticity.pre_post_percent)),
+    "post_count_l2": Model(partial(_feed_forward, 2, plasticity.post_count)),
+    "gradient_descent_l2": Model(partial(_feed_forward, 2, plasticity.pre_post), by_tables=False),
 }

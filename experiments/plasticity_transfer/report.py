@@ -10,23 +10,21 @@ from matplotlib.figure import Figure
 
 from experiments import reporting
 
-LABELS = {
-    "rnn": "RNN",
-    "pre_post_l2": "PrePost L2",
-    "pre_post_l3": "PrePost L3",
-    "pre_post_l4": "PrePost L4",
-    "pre_post_count_l2": "PrePostCount L2",
-    "pre_post_count_l3": "PrePostCount L3",
-    "pre_post_count_l4": "PrePostCount L4",
-    "pre_post_percent_l2": "PrePostPercent L2",
-    "post_count_l2": "PostCount L2",
-    "gradient_descent_l2": "gradient descent L2",
-}
-COLOURS = dict(zip(LABELS, plt.get_cmap("tab10").colors, strict=True))  # type: ignore[attr-defined]
-DASHES = ("-", "-", "--", ":", "-", "--", ":", "-.", "-.", "-")
+MODELS = (
+    ("rnn", "RNN", "-"),
+    ("pre_post_l2", "PrePost L2", "-"),
+    ("pre_post_l3", "PrePost L3", "--"),
+    ("pre_post_l4", "PrePost L4", ":"),
+    ("pre_post_count_l2", "PrePostCount L2", "-"),
+    ("pre_post_count_l3", "PrePostCount L3", "--"),
+    ("pre_post_count_l4", "PrePostCount L4", ":"),
+    ("pre_post_percent_l2", "PrePostPercent L2", "-."),
+    ("post_count_l2", "PostCount L2", "-."),
+    ("gradient_descent_l2", "gradient descent L2", "-"),
+)
 STYLES = {
-    name: {"linestyle": dashes, "color": COLOURS[name], "label": LABELS[name]}
-    for name, dashes in zip(LABELS, DASHES, strict=True)
+    name: {"label": label, "color": colour, "linestyle": dashes}
+    for (name, label, dashes), colour in zip(MODELS, plt.get_cmap("tab10").colors, strict=True)  # type: ignore[attr-defined]
 }
 COLUMNS = {
     "upstream_test_accuracy": "up",
@@ -59,15 +57,14 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
     seeds that ended below the least upstream accuracy are replaced by their repetitions.
     """
     summary = []
+    ends = results.isel(rule_epoch=-1, evaluation=-1).mean("subseed", skipna=False)
     for name in results.model.values:
-        one = results.sel(model=name)
+        one = ends.sel(model=name)
         metrics = {"attempts": one.attempts.values}
         for selection, suffix in {"all": "", "repeated": "_repeated"}.items():
-            ends = one.sel(selection=selection).isel(rule_epoch=-1, evaluation=-1)
-            for metric, values in ends.data_vars.items():
+            for metric, values in one.sel(selection=selection).data_vars.items():
                 if str(metric).startswith(("upstream_", "downstream_")):
-                    of_seeds = values.mean("subseed", skipna=False) if "subseed" in values.dims else values
-                    metrics[f"{metric}{suffix}"] = of_seeds.values
+                    metrics[f"{metric}{suffix}"] = values.values
         summary += reporting.summary_rows(str(name), metrics, kind="model")
     return summary
 
@@ -75,7 +72,7 @@ def rows(results: xr.Dataset) -> list[dict[str, Any]]:
 def table(summary: list[dict[str, Any]]) -> str:
     """Returns the printed table: means and half-widths of 95 % intervals over seeds."""
     lines = [
-        [LABELS[model], *(reporting.cell(of[c], ".3f", ".3f") if c in of else "-" for c in COLUMNS)]
+        [STYLES[model]["label"], *(reporting.cell(of[c], ".3f", ".3f") if c in of else "-" for c in COLUMNS)]
         for (model,), of in reporting.by_part(summary, "model").items()
     ]
     return reporting.table(["model", *COLUMNS.values()], lines)
@@ -84,11 +81,6 @@ def table(summary: list[dict[str, Any]]) -> str:
 def figures(results: xr.Dataset) -> dict[str, Figure]:
     """Draws all figures for which there are results."""
     return reporting.drawn((learning_curves, comparison, tables), results)
-
-
-def _completed(figure: Figure, results: xr.Dataset, more: str, grid: list[Axes] | None = None) -> Figure:
-    networks = f", with {results.sizes['subseed']} downstream networks each"
-    return reporting.completed(figure, results, more=networks + more, grid=grid)
 
 
 def learning_curves(results: xr.Dataset) -> Figure:
@@ -111,37 +103,36 @@ def learning_curves(results: xr.Dataset) -> Figure:
         axes.set_xlabel("training samples seen")
         axes.set_xlim(left=0)
     reporting.legend_beside(figure, down)
-    return _completed(figure, results, "; without repetitions; dotted: chance")
+    more = f", with {results.sizes['subseed']} downstream networks each; without repetitions; dotted: chance"
+    return reporting.completed(figure, results, more=more)
 
 
 def comparison(results: xr.Dataset) -> Figure:
     """Final accuracy of all models, upstream and downstream, with and without repetitions."""
-    names = [str(name) for name in results.model.values]
+    names = results.model.values.tolist()
     figure, both = plt.subplots(1, 2, figsize=(12, 0.5 * len(names) + 2.2), sharey=True)
-    titles = {"upstream": "Upstream", "downstream": "Downstream: MNIST after one pass"}
-    for axes, (stage, title) in zip(both, titles.items(), strict=True):
-        metric = f"{stage}_test_accuracy"
+    titles = {
+        "upstream_test_accuracy": "Upstream",
+        "downstream_test_accuracy": "Downstream: MNIST after one pass",
+    }
+    ends = results.isel(rule_epoch=-1, evaluation=-1).mean("subseed", skipna=False)
+    for axes, (metric, title) in zip(both, titles.items(), strict=True):
         for selection, shift, marker in (("all", -0.12, "o"), ("repeated", 0.12, "D")):
-            if metric not in results:
-                continue
-            values = results[metric].sel(selection=selection)
-            values = values.isel(rule_epoch=-1, evaluation=-1, missing_dims="ignore")
-            values = values.mean("subseed", skipna=False) if "subseed" in values.dims else values
-            for i, name in enumerate(names):
-                of_seeds = values.sel(model=name).values
-                if not np.isfinite(of_seeds).any():
-                    continue
-                axes.plot(of_seeds, np.full(of_seeds.size, i + shift), "|", color=COLOURS[name], alpha=0.5)
-                face = COLOURS[name] if selection == "all" else "white"
-                style = {"fmt": marker, "color": COLOURS[name], "markerfacecolor": face}
+            for i, name in enumerate(names if metric in ends else ()):
+                of_seeds = ends[metric].sel(selection=selection, model=name).values
+                colour = STYLES[name]["color"]
+                axes.plot(of_seeds, np.full(of_seeds.size, i + shift), "|", color=colour, alpha=0.5)
+                face = colour if selection == "all" else "white"
+                style = {"fmt": marker, "color": colour, "markerfacecolor": face}
                 reporting.bars(axes, [i + shift], [of_seeds], "x", **style)
         axes.set(title=title, xlabel="accuracy on test samples")
         axes.grid(axis="x", alpha=0.3)
         axes.set_xlim(0, 1)
-    both[0].set_yticks(range(len(names)), [LABELS[name] for name in names])
+    both[0].set_yticks(range(len(names)), [STYLES[name]["label"] for name in names])
     both[0].set_ylim(len(names) - 0.5, -0.5)
-    repeated = "open: with repeated seeds"
-    return _completed(figure, results, f"; filled: first runs, {repeated}, strokes: single seeds", grid=[])
+    more = f", with {results.sizes['subseed']} downstream networks each; filled: first runs"
+    more += ", open: with repeated seeds, strokes: single seeds"
+    return reporting.completed(figure, results, more=more, grid=())
 
 
 def tables(results: xr.Dataset) -> Figure | None:
@@ -185,4 +176,4 @@ def _heat_map(axes: Axes, results: xr.Dataset, name: str, part: str) -> None:
     else:
         axes.set_yticks((0, 1), [f"{post} 0", f"{post} 1"], fontsize=7)
         axes.set_xlabel("inputs that fired")
-    axes.set_title(f"{LABELS[name]}: {part}", fontsize=9)
+    axes.set_title(f"{STYLES[name]['label']}: {part}", fontsize=9)

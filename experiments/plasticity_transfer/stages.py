@@ -1,15 +1,14 @@
 """The two stages of a model: meta-learning upstream, and one pass over MNIST downstream."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import lax_learning as ll
 from experiments.plasticity_transfer.config import Config
-from experiments.plasticity_transfer.models import ESTIMATORS, Downstream, Learned, Upstream, loss_of
+from experiments.plasticity_transfer.models import ESTIMATORS, Learned, Model, loss_of
 from experiments.running import Run
 from lax_learning import plasticity
 from lax_learning.plasticity import MetaParams, State
@@ -19,20 +18,18 @@ PROBLEMS = {"half_space": ll.data.half_space, "relu_net": ll.data.relu_net}
 Metrics = dict[str, jax.Array]
 
 
-class MetaCarry(NamedTuple):
-    """State of meta-learning between rule epochs."""
-
-    structure: State
-    train: ll.TrainState
-    data_key: jax.Array
+MetaCarry = tuple[State, ll.TrainState, jax.Array]  # structure of the network, training, key of the points
 
 
-def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array | None = None) -> Run:
+def decayed_adam(learning_rate: Any) -> optax.GradientTransformation:
+    """Returns torch's Adam with the notebook's L2 decay."""
+    return optax.chain(optax.add_decayed_weights(0.01), optax.adam(learning_rate))
+
+
+def meta_learning(model: Model, config: Config, learning_rate: jax.Array | None = None) -> Run:
     """Meta-learning of one seed; a step is a rule epoch. The learning rate defaults to that of `config`."""
-    network = upstream.network
-    rate = config.learning_rate if learning_rate is None else learning_rate
-    # torch's Adam with L2 decay
-    optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.adam(rate))
+    network, hidden_init = model.upstream(config)
+    optimizer = decayed_adam(config.learning_rate if learning_rate is None else learning_rate)
     num_train, num_test = config.points
     per_epoch = num_train // config.batch_size
 
@@ -44,7 +41,7 @@ def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array |
             network, structure, optimizer, num_updates=config.chosen.rule_epochs * per_epoch,
             batch_size=config.batch_size, every=per_epoch,
             evaluate=lambda key, params, _, data: after_a_batch(structure, key, params, data),
-            estimator=ESTIMATORS[config.estimator], loss=loss_of(config), hidden_init=upstream.hidden_start,
+            estimator=ESTIMATORS[config.estimator], loss=loss_of(config), hidden_init=hidden_init,
         )  # fmt: skip
 
     def after_a_batch(structure: State, key: jax.Array, params: MetaParams, data: ll.data.Splits) -> Metrics:
@@ -65,20 +62,21 @@ def meta_learning(upstream: Upstream, config: Config, learning_rate: jax.Array |
     def init(key: jax.Array, shared: Any) -> MetaCarry:
         structure_key, data_key, train_key = jax.random.split(key, 3)
         structure = network.init(structure_key)
-        return MetaCarry(structure, training(structure).init(train_key, points(data_key)), data_key)
+        return structure, training(structure).init(train_key, points(data_key)), data_key
 
     def step(carry: MetaCarry, number: jax.Array, shared: Any) -> tuple[MetaCarry, Metrics]:
-        train, first, data = training(carry.structure), number * per_epoch, points(carry.data_key)
-        state, losses = train.advance(carry.train, first, data)
+        structure, state, data_key = carry
+        train, first, data = training(structure), number * per_epoch, points(data_key)
+        state, losses = train.advance(state, first, data)
         evaluation = train.evaluate(state, first + per_epoch, data)
-        return carry._replace(train=state), {"loss": jnp.mean(losses), **evaluation}
+        return (structure, state, data_key), {"loss": jnp.mean(losses), **evaluation}
 
     return Run(init, step, config.chosen.rule_epochs)
 
 
-def one_pass(downstream: Downstream, config: Config) -> Run:
+def one_pass(model: Model, config: Config) -> Run:
     """Downstream pass from a key and the learned tables; a step takes the images up to an evaluation."""
-    samples = piece_size(downstream, config)
+    downstream, samples = model.downstream(config), model.piece_size(config)
 
     def init(key: jax.Array, learned: Learned, data: Any) -> tuple[jax.Array, Any]:
         order_key, learner_key = jax.random.split(key)
@@ -98,16 +96,3 @@ def one_pass(downstream: Downstream, config: Config) -> Run:
         return (key, learner), metrics
 
     return Run(init, step, config.evaluations)
-
-
-def piece_size(downstream: Downstream, config: Config) -> int:
-    """Returns the number of images between two evaluations."""
-    return config.chosen.train_samples // config.evaluations // downstream.multiple * downstream.multiple
-
-
-def images(config: Config) -> tuple[ll.data.Dataset, ll.data.Dataset]:
-    """Loads the training and test images, the same for all members."""
-    splits = ll.data.mnist(jax.random.fold_in(jax.random.key(config.seed), 0), config.chosen.data)
-    train = [np.concatenate(pair) for pair in zip(splits.train, splits.validation, strict=True)]
-    test = [a[: config.chosen.test_samples] for a in splits.test]
-    return jax.tree.map(jnp.asarray, (ll.data.Dataset(*train), ll.data.Dataset(*test)))
