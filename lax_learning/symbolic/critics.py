@@ -95,8 +95,7 @@ class Curves(NamedTuple):
     """Sources of curves for a critic.
 
     Fields:
-      real: `key -> curves [latents, *curve_shape]` of functions drawn from the library.
-      fake: `key -> curves [latents, *curve_shape]` of a newly drawn generator.
+      real, fake: `key -> curves [latents, *curve_shape]` of drawn functions, and of a newly drawn generator.
       latents: `(apply, params) -> curves` of any network with latents, extended in the same way;
         `apply(params, x)` returns `[points, latents]` and must treat points independently.
       curve_shape: `(numbers,)` or `(points, channels)`, as for a critic.
@@ -123,8 +122,7 @@ def curves_at(
 
     Args:
       x: the points, `[points, columns]`.
-      library: the formulas from which functions are drawn.
-      generator: drawn anew on every call.
+      library, generator: what is drawn from, anew on every call.
       extensions: additional inputs of the critic, in this order: "input", the points, and "gradient", the
         derivatives w.r.t. them. The derivative of ReLU at 0 is 0.
       method: "stack" makes curves longer; "embed" adds channels to their points.

@@ -53,9 +53,7 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
     Handwritten derivatives are only compared with `jax.grad`, in float64 at fixed random points: differences
     below 1e-6 of their size, or below the rounding error, are accepted.
 
-    Args:
-      text: the lines; blank lines are skipped.
-      file: name of the source, for errors.
+    Blank lines are skipped; errors name `file`.
 
     Raises:
       ExpressionError: for an invalid formula, a missing or wrong derivative, or if there is no function.
@@ -77,8 +75,8 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
         raise ExpressionError(f"expected 1 to {MAX_FUNCTIONS} functions, got {len(entries)}", file)
     every = [expression for entry in entries for expression in entry]
     num_coefficients, num_columns = (max(sizes) for sizes in zip(*(e[2:] for e in every), strict=True))
-    derivatives = tuple(tuple(entry[1:]) or None for entry in entries)
-    return Library(tuple(entry[0] for entry in entries), derivatives, num_coefficients, num_columns)
+    functions, derivatives = zip(*((entry[0], tuple(entry[1:]) or None) for entry in entries), strict=True)
+    return Library(functions, derivatives, num_coefficients, num_columns)
 
 
 def load_library(path: str | os.PathLike[str]) -> Library:
