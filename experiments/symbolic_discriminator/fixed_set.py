@@ -140,8 +140,8 @@ def run_standard(config: Config, kind: PointsName, folder: Path, progress: tqdm)
             auc = roc_auc_score(labels, of.predict_proba(fresh)[:, 1])
             found[:, i, seed] = of.score(seen, labels), of.score(fresh, labels), auc
         progress.update()
-    metrics = dict(zip(("seen_accuracy", "fresh_accuracy", "fresh_auc"), found, strict=True))
-    return _dataset(kind, ["mlp", "knn", "tree"], metrics)
+    names = ["seen_accuracy", "fresh_accuracy", "fresh_auc"]
+    return _dataset(kind, ["mlp", "knn", "tree"], dict(zip(names, found, strict=True)))
 
 
 def _dataset(kind: str, classifiers: list[str], metrics: dict[str, np.ndarray]) -> xr.Dataset:
