@@ -98,6 +98,8 @@ def test_judged_curves_are_of_formulas_and_of_networks():
     lines, parabolas = ((np.minimum(x, 0), np.maximum(x, 0)), (x, x**2))
     assert np.array_equal(activations.misfit(x, curves, lines) < 1e-12, [True, False])
     assert np.array_equal(activations.misfit(x, curves, parabolas) < 1e-12, [False, True])
+    alone = activations.misfit(x, curves[:1], parabolas)  # relative to the curve itself
+    np.testing.assert_allclose(alone, activations.misfit(x, curves, parabolas)[:1])
     x = np.asarray(points("normal", 30, 0), float)[:, 0]
     formulas, networks = np.asarray(critics.judged_curves("quadratic", "none", DRAWN), float)
     assert activations.misfit(x, formulas, (x, x**2)).max() < 1e-4
@@ -138,8 +140,8 @@ def test_configurations_and_their_groups():
 
 def test_trends():
     for expected, *curves in (
-        ("quick, then constant", [0.5, 0.9, 0.9, 0.9]),
-        ("quick, then dropping", [0.5, 0.95, 0.9, 0.6]),
+        ("quick, then constant", [0.5, 0.9, 0.9, 0.9], [0.5, 0.9, 0.9, 0.81]),
+        ("quick, then dropping", [0.5, 0.95, 0.9, 0.6], [0.5, 0.9, 0.9, 0.79]),
         ("slow, still improving", [0.5, 0.6, 0.75, 0.95]),
         ("learns nothing", [0.5, 0.55, 0.6, 0.5], [0.5, np.nan, np.nan, np.nan]),
     ):
