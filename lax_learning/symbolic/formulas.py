@@ -156,7 +156,7 @@ class Formula:
             raise self.error(0, *TOO_DEEP) from None
         except (ValueError, OverflowError, Warning, SyntaxError) as error:
             # Only syntax errors have an offset, which is 0 at the end of the text.
-            offset = min((getattr(error, "offset", 1) or MAX_LENGTH) - 1, len(self.source))
+            offset = min((getattr(error, "offset", 1) or MAX_LENGTH + 1) - 1, len(self.source))
             got = f"{self.source[offset : offset + 40]!r} ({getattr(error, 'msg', error)})"
             raise self.error(offset, "a formula", got) from None
 
