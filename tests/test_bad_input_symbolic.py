@@ -45,7 +45,7 @@ REFUSED = {
     "«X[:,N0]»  «Y[:,0]»  «X_1[:,0]»  «().__class__.__bases__[0]»",
     "a column in 0..999": "«X[:,1000]»",
     INDEX: "«N1000»  2 + «U01»",
-    "a number of at most 1e+38": "«1e999»  -«1e39»",
+    "a number of at most 1e+38": "«1e999»  -«1.1e38»",
     CHARACTERS: "1 «%» 2  (N0 :«=» 1)  sin(x«=»1)  1 «#» one  1«\n»+ 1  1«\\»  «\x00»1  1 + «é»  "
     "«\uff2e»0  «\ud800»  «'»text'  __import__(«'»os')  N0 «@» N1  1 «<» 2  «~»1  2 «^» 3  «{»1: 2}  1«;»2",
     # Where Python's own parser gives up: it may say so at another place in another release.
@@ -72,12 +72,9 @@ def test_formulas():
             sy.parse_expression(source)
         error = raised.value
         assert str(error).startswith(f"<expression>:1:{column}: expected {expected}"), source[:40]
-        assert f", got {got}" in str(error)
+        assert f", got {got}" in str(error) and isinstance(error, ValueError)
         assert (error.file, error.line, error.column) == ("<expression>", 1, column)
-        assert isinstance(error, ValueError)
-
-
-def test_as_much_as_is_allowed():
+    # As much as is allowed.
     for source in ("+".join(["1"] * 100), "-" * 99 + "1", " " * 20_000 + "1" * 9 + " " * 9):
         assert isinstance(sy.parse_expression(source), sy.Expression)
     # Python 3.13 parses what is too deep for 3.11 and 3.12.
@@ -94,43 +91,29 @@ WORDS = [
 ]
 
 
-def outcome(parse, text):
-    """Either a result or the error with a place inside the text; no warning either way."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            result = parse(text)
-        except sy.ExpressionError as error:
-            result = error
-            lines = text.split("\n")
-            assert 1 <= error.line <= len(lines) and 1 <= error.column <= len(text) + 1
-            assert re.match(rf"<\w+>:{error.line}:{error.column}: expected .+, got ", str(error), re.DOTALL)
-    assert not caught
-    return result
-
-
 @settings(deadline=None, derandomize=True, database=None, max_examples=25)
-@given(st.text() | st.lists(st.sampled_from([*WORDS, "\n", ";"])).map("".join))
+@given(st.text() | st.lists(st.sampled_from(WORDS)).map("".join))
 @example("1if 1else 2")
 @example("0x1for X in N")
 @example("1 is 1")
 @example("1()")
 @example("1[:,0]")
 def test_any_text(text):
-    assert isinstance(outcome(sy.parse_expression, text), sy.Expression | sy.ExpressionError)
-    assert isinstance(outcome(sy.parse_library, text), sy.Library | sy.ExpressionError)
+    """Either a result or an error with a place inside the text, and no warning."""
+    for parse, kind in ((sy.parse_expression, sy.Expression), (sy.parse_library, sy.Library)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                assert isinstance(parse(text), kind)
+            except sy.ExpressionError as error:
+                assert 1 <= error.line <= text.count("\n") + 1 and 1 <= error.column <= len(text) + 1
+                place = rf"<\w+>:{error.line}:{error.column}: expected .+, got "
+                assert re.match(place, str(error), re.DOTALL)
 
 
-def test_nothing_is_run(monkeypatch, tmp_path):
+def test_nothing_is_run(monkeypatch):
     """Only syntax trees are made, also where the text would be valid Python."""
-    target, compiled, flags = tmp_path / "made", builtins.compile, []
-    attacks = [
-        f"__import__('os').system('touch {target}')",
-        f"open({str(target)!r}, 'w')",
-        "(lambda: [c for c in ().__class__.__base__.__subclasses__()])()",
-        "np.sin.__globals__[N0] + exec(N0)",
-    ]
-    valid = ["-6*U0*5*N0*np.sin(6*U0*X07[:,1])", "N*3.0*X09[:,1]*np.exp(2*U*0.5*X09[:,1])/abs(-2)"]
+    compiled, flags = builtins.compile, []
 
     def only_trees(source, filename, mode, given=0, *args, **options):
         flags.append(given)
@@ -140,23 +123,25 @@ def test_nothing_is_run(monkeypatch, tmp_path):
         patched.setattr(builtins, "compile", only_trees)
         for name in ("eval", "exec", "open"):
             patched.setattr(builtins, name, lambda *of, **options: pytest.fail("something was run"))
-        results = [type(outcome(sy.parse_expression, text)) for text in [*attacks, *valid]]
-    assert results == [sy.ExpressionError] * 4 + [sy.Expression] * 2
+        for attack in ("__import__('os').abort()", "open('a')", "np.sin.__globals__[N0] + exec(N0)"):
+            with pytest.raises(sy.ExpressionError):
+                sy.parse_expression(attack)
+        sy.parse_expression("-6*U0*5*N0*np.sin(6*U0*X07[:,1])")
     assert flags and all(given & 0x400 for given in flags)  # ast.PyCF_ONLY_AST
-    assert not target.exists()
 
 
 # Libraries.
 
 WRONG = "expected the derivative w.r.t. column 0, "
 LIBRARIES = {
-    " \n\t\r\n": ("1:1", "expected a function, got none"),
+    " \n\t\r\n": ("1:1", "expected 1 to 10000 functions, got 0"),
     "1\n\n N0 + N00": ("3:7", f"expected {INDEX}, got 'N00'"),
     "X[:,0]; 1 + one": ("1:13", f"expected {ANYTHING}"),
     ";1": ("1:1", "expected a formula, got ''"),
     "X[:,0]*X[:,1];X[:,1]": ("1:1", "expected 2 derivatives, one per column, got 1"),
-    "X[:,0]\nX[:,0]**2;-X[:,0]": ("2:11", WRONG + "10.9569 at [5.478467], got -5.47847"),
-    "2*X[:,0];2.000003": ("1:10", WRONG),
+    "X[:,0]\nX[:,0]**2;-X[:,0]": ("2:11", WRONG + "10.956935 at [5.478467], got -5.4784675"),
+    "2*X[:,0];2.000003": ("1:10", WRONG + "2 at [5.478467], got 2.000003"),
+    "X[:,0]*X[:,1]; X[:,1]; X[:,1]": ("1:24", "expected the derivative w.r.t. column 1, "),
     "exp(exp(X[:,0])) + X[:,0];exp(exp(X[:,0]) + X[:,0])": ("1:27", WRONG),
     "1e12 + X[:,0];2": ("1:15", WRONG),  # blind beside the value
     "abs(X[:,0] - 5);-1": ("1:17", WRONG),  # right near 0 alone
@@ -233,16 +218,20 @@ def trained(step: Any = STEP, real: Any = lambda key: CURVES) -> Any:
 test_arrays = refusals(
     values={
         **rows("x", ".*", *map(ONES, [(5,), (), (0, 2), (2, 5, 2), (5, 0)])),
-        **rows(curves, r"shape \[number, 4\]", *map(ONES, [(2, 5), (4,), (), (2, 4, 1)])),
-        r"^curves: expected shape \[number, 4, 2\], got \[2, 4\]": partial(WIDE.apply, PARAMS, CURVES),
-        **rows(curves, "at least one curve", ONES((0, 4))),
-        **rows(logits, r"shape \[number\] .* at least one entry", *map(ONES, [(), (2, 1), (0,)])),
+        **rows(curves, r"shape \[number > 0, 4\]", *map(ONES, [(2, 5), (4,), (), (2, 4, 1), (0, 4)])),
+        r"^curves: expected shape \[number > 0, 4, 2\], got \[2, 4\]": partial(WIDE.apply, PARAMS, CURVES),
+        **rows(logits, r"shape \[number > 0\]", *map(ONES, [(), (2, 1), (0,)])),
         r"^fake: expected shape \[2, 4\], got \[3, 4\]": partial(TAKING["fake"][1], ONES((3, 4))),
+        "^x: expected a dtype that holds the number 100000, got float16": partial(
+            sy.parse_expression("1e5").evaluate, sy.Coefficients(ONES(0), ONES(0)), ONES((1, 1), "float16")
+        ),
         r"^coefficients.normal: .* 2\], got": values(coefficients=sy.Coefficients(*[ONES((3, 1))] * 2)),
         "^entries: expected .* 0..1, got 2": values(entries=np.array([0, 1, 2])),
         r"^entries: expected shape \[number\], got": values(entries=np.array(0)),
         "^number: expected arrays of at": partial(sy.draw_functions, KEY, LIBRARY, 10**12),
-        "^x: expected .* 2 columns, got": partial(at_x, LIBRARY, A),
+        "^widths of the layers: expected arrays of at": partial(sy.mlp_generator, 1, 10**12),
+        "^x: expected .* at least 2 columns, got": partial(at_x, LIBRARY, A),
+        "^x: expected .* exactly 2 columns, got": [partial(use, ONES((5, 3))) for use in TAKING["x"][4:]],
         "^extensions: expected each at most": partial(at_x, ONE_COLUMN, A, extensions=("input", "input")),
         r"^apply: .* \[5, latents\], .*\[5\]": latents(lambda p, x: x[:, 0]),
         r"^alpha: expected shape \[3, 2\], got \[2, 3\]": partial(dsn, alpha=ONES((2, 3))),

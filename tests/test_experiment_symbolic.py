@@ -30,19 +30,20 @@ FIT, SET = Config(points=12, epochs=300, seeds=2), Config(seed=3)
 
 
 def test_studies_are_the_notebooks():
+    of = spaces.CONFIGURATIONS
     for field, values in {
         "layers": [2, 4, 8, 8, 8, 8, 8, 16],
         "width": [64] * 6 + [256, 64],
         "learning_rate": [1e-5] * 4 + [1e-4] * 4,
         "penalty": [1e-4] * 3 + [1e-5] * 2 + [1e-6] * 3,
     }.items():
-        assert [of[field] for of in spaces.depth(Config())] == values
-    drawn = spaces.hyper_parameters(Config(preset="seed", configurations=600))
+        assert [each[field] for each in of["depth"](Config())] == values
+    drawn = of["hyper_parameters"](Config(preset="seed", configurations=600))
     for field, values in spaces.SPACES["seed"].items():
         assert {c[field] for c in drawn} == set(values)
-    first = spaces.accuracy(Config())[0]
+    first = of["accuracy"](Config())[0]
     assert (first["layers"], first["width"], first["decay"], first["penalty"]) == (6, 128, 1e-4, 1e-5)
-    every = [{**c, "extension": None} for c in spaces.extensions(Config(preset="study"))]
+    every = [{**c, "extension": None} for c in of["extensions"](Config(preset="study"))]
     assert every == every[: spaces.EXTENSION_SPACES["study"][1]] * len(spaces.EXTENSIONS)
 
 
@@ -84,7 +85,7 @@ def test_metrics_of_epochs_are_over_all_steps_or_of_the_first(monkeypatch):
     run = critics.training({name: spaces.SMALL[name] for name in spaces.STATIC}, config)
     traced = dict.fromkeys(("learning_rate", "penalty", "decay"), np.float32(0.1))
     (_, _, first), found = run.step((jax.random.key(0), traced, ()), 3, None)
-    assert critics.schedule(400).epochs_a_bin == 2 and first == 3 * 20
+    assert critics.schedule(400) == (2, 20) and first == 3 * 20
     of_epochs = made.accuracy.mean(axis=1), made.accuracy[:, 0], made.auc[:, 0]
     for name, values in zip(critics.METRICS, of_epochs, strict=True):
         np.testing.assert_allclose(found[name], values.reshape(10, 2).mean(axis=1), rtol=1e-6)
@@ -97,6 +98,8 @@ def test_judged_curves_are_of_formulas_and_of_networks():
     lines, parabolas = ((np.minimum(x, 0), np.maximum(x, 0)), (x, x**2))
     assert np.array_equal(activations.misfit(x, curves, lines) < 1e-12, [True, False])
     assert np.array_equal(activations.misfit(x, curves, parabolas) < 1e-12, [False, True])
+    alone = activations.misfit(x, curves[:1], parabolas)  # relative to the curve itself
+    np.testing.assert_allclose(alone, activations.misfit(x, curves, parabolas)[:1])
     x = np.asarray(points("normal", 30, 0), float)[:, 0]
     formulas, networks = np.asarray(critics.judged_curves("quadratic", "none", DRAWN), float)
     assert activations.misfit(x, formulas, (x, x**2)).max() < 1e-4
@@ -107,9 +110,8 @@ def test_judged_curves_are_of_formulas_and_of_networks():
 
 def test_schedule_has_at_least_the_epochs():
     for epochs in (10, 11, 199, 200, 201, 500, 3_000, 100_000):
-        cut = critics.schedule(epochs)
-        assert epochs <= cut.epochs < epochs + critics.BINS_A_STEP * cut.epochs_a_bin
-        assert cut.steps * critics.BINS_A_STEP <= critics.MOST_BINS + critics.BINS_A_STEP
+        epochs_a_bin, steps = critics.schedule(epochs)
+        assert epochs <= 10 * steps * epochs_a_bin < epochs + 10 * epochs_a_bin and steps <= 21
 
 
 def test_smoothed_is_a_trailing_mean():
@@ -138,8 +140,8 @@ def test_configurations_and_their_groups():
 
 def test_trends():
     for expected, *curves in (
-        ("quick, then constant", [0.5, 0.9, 0.9, 0.9]),
-        ("quick, then dropping", [0.5, 0.95, 0.9, 0.6]),
+        ("quick, then constant", [0.5, 0.9, 0.9, 0.9], [0.5, 0.9, 0.9, 0.81]),
+        ("quick, then dropping", [0.5, 0.95, 0.9, 0.6], [0.5, 0.9, 0.9, 0.79]),
         ("slow, still improving", [0.5, 0.6, 0.75, 0.95]),
         ("learns nothing", [0.5, 0.55, 0.6, 0.5], [0.5, np.nan, np.nan, np.nan]),
     ):
@@ -166,7 +168,7 @@ def invented():
     found, random, axes = {}, np.random.default_rng(0), ("configuration", "seed", "bin")
     for study in ("libraries", "hyper_parameters", "depth", "extensions"):
         parts, seeds = [], 1 if study == "hyper_parameters" else 2
-        for group in group_by_shape(getattr(spaces, study)(DRAWN), spaces.STATIC):
+        for group in group_by_shape(spaces.CONFIGURATIONS[study](DRAWN), spaces.STATIC):
             rates, number = group.traced["learning_rate"][:, None], len(group.members)
             level = np.clip(0.75 + 0.1 * np.log10(rates) / 3 + random.normal(0, 0.01, (number, seeds)), 0, 1)
             curves = 0.5 + (level[..., None] - 0.4) * np.linspace(0, 1, 50)
@@ -204,18 +206,19 @@ def test_figures_of_every_study(invented):
     for axes, trend in zip(drawn["trends"].axes, reading.TRENDS, strict=True):
         shown = re.findall(r"(\d+) (?:bce|wgan)", axes.get_title())
         assert trend in axes.get_title() and sum(map(int, shown)) == followed.count(trend)
+    # Nothing to compare.
+    one = invented["hyper_parameters"].to_dataset().isel(configuration=[0])
+    assert all(draw(one) for draw in STUDIES["hyper_parameters"].figures)
 
 
-def test_every_run_has_a_part_and_every_network_a_key(monkeypatch):
-    assert list(regularised.STUDY.parts(FIT)) == [f"regularised-{name}" for name in regularised.RUNS]
-    assert len({name for _, runs in regularised.RUNS.values() for name in runs}) == 6
+def test_every_network_has_its_own_key(monkeypatch):
     of_key = jax.random.key_data
 
     def train(key, state):
         return SimpleNamespace(params=[of_key(key), state]), SimpleNamespace(accuracy=jnp.zeros(9))
 
-    problem = regularised.problem_of(FIT)
-    problem = problem._replace(latents=SimpleNamespace(init=of_key), head=SimpleNamespace(init=of_key))
+    network = SimpleNamespace(init=of_key)
+    problem = regularised.problem_of(FIT)._replace(latents=network, head=network)  # type: ignore[arg-type]
     monkeypatch.setattr(regularised, "problem_of", lambda config: problem)
     monkeypatch.setattr(symbolic, "init_critic", lambda key, *_: of_key(key))
     monkeypatch.setattr(symbolic, "train_critic", lambda *_, **__: train)
@@ -260,7 +263,7 @@ def test_the_loss_is_the_fit_less_what_the_critic_takes_for_real():
     assert_near(found, expected, atol=1e-5)  # a step moves by 1e-3
     likeness = abs(np.corrcoef(latents.T, g)[:3, 3:])  # [latent, component]
     assert_near(
-        [told[name] for name in regularised.METRICS],
+        [told[name] for name in regularised.report.METRICS],
         [error, logits.mean(), (logits > 0).mean(), likeness.max(axis=1).min(), likeness.max(axis=0).min()],
         rtol=1e-4,
     )
@@ -276,20 +279,18 @@ def test_correlations_of_constants_are_0_and_of_nan_nan():
 @pytest.fixture
 def tiny(monkeypatch):
     """Two seeds, few curves and epochs."""
-    few = {name: training._replace(epochs={"sample": 4}) for name, training in fixed_set.CRITICS.items()}
-    for name, value in {"NUM_SEEDS": 2, "CURVES": 20, "RUNS": 2, "CRITICS": few}.items():
+    few = {name: {"sample": 4} for name in fixed_set.EPOCHS}
+    for name, value in {"NUM_SEEDS": 2, "CURVES": 20, "RUNS": 2, "EPOCHS": few}.items():
         monkeypatch.setattr(fixed_set, name, value)
-    fixed_set.curves_of.cache_clear()
+    fixed_set.sets_of.cache_clear()
 
 
-def test_no_study_has_fewer_than_ten_seeds_and_500_curves_of_each_class():
+def test_fixed_sets_are_of_the_published_sizes():
     assert fixed_set.seeds_of(Config(seeds=1)).shape == (10,)
-    draw = partial(fixed_set.curves, fixed_set.CURVES)
-    drawn = jax.eval_shape(draw, jax.random.key(0), jnp.zeros((100, 1)))
-    assert drawn.real.shape == drawn.fake.shape == (500, 100)
-    assert fixed_set.CRITICS["wgan"].epochs["seed"] * fixed_set.ITERATIONS == 5_000
-    every = [number for of in fixed_set.CRITICS.values() for number in of.epochs.values()]
-    assert not np.any(np.array(every) % fixed_set.RUNS)
+    drawn = jax.eval_shape(fixed_set.curves, jax.random.key(0), jnp.zeros((100, 1)))
+    assert drawn.shape == (2, 500, 100)
+    epochs = np.array([[*of.values()] for of in fixed_set.EPOCHS.values()])
+    assert epochs[0, -1] * fixed_set.ITERATIONS == 5_000 and not np.any(epochs % fixed_set.RUNS)
 
 
 def test_the_set_is_of_functions_and_of_untrained_networks_other_ones_for_every_seed(tiny):
@@ -306,10 +307,10 @@ def test_the_set_is_of_functions_and_of_untrained_networks_other_ones_for_every_
         real = 0.05 * n0 * (x[:, 0] + 0.5 * n1) ** 2 + 0.15 * n2
         return real, generator.apply(network, x)[:, 0]
 
-    sets = jax.tree.map(np.asarray, fixed_set.curves_of(SET, "grid"))
+    sets = fixed_set.sets_of(SET, "grid")
     real, fake = by_hand(jax.random.split(jax.random.fold_in(seed, 0)))  # of the set and of new curves
-    np.testing.assert_allclose([of.real[1] for of in sets], real, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose([of.fake[1, 7] for of in sets], fake, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(sets[1, :, 0], real, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(sets[1, :, 1, 7], fake, rtol=1e-4, atol=1e-6)
     drawn = np.reshape(sets, (-1, 100))  # two sets of two classes for two seeds
     assert len(np.unique(drawn, axis=0)) == len(drawn) == 2 * 2 * 2 * 20
     assert (fixed_set.seeds_of(SET) != fixed_set.seeds_of(Config(seed=4))).all()
@@ -320,8 +321,8 @@ def test_a_critic_and_its_training_have_keys_that_drew_no_curves(monkeypatch):
     monkeypatch.setattr(symbolic, "init_critic", lambda key, *_: [key])
     train = lambda *_, **__: lambda key, keys, first: ([key, *keys], metrics)  # noqa: E731
     monkeypatch.setattr(symbolic, "train_critic", train)
-    run, key = fixed_set.training(fixed_set.CRITICS["bce"], 1), jax.random.key(0)
-    (*_, keys), _ = run.step(run.init(key, fixed_set.Curves(0, 0), (), ()), 0, ())  # type: ignore[arg-type]
+    run, key = fixed_set.training("bce", 1), jax.random.key(0)
+    (*_, keys), _ = run.step(run.init(key, np.zeros((2, 2)), ()), 0, ())
     of_all = [jax.random.key_data(each) for each in (*keys, jax.random.fold_in(key, 0))]
     assert len(np.unique(of_all, axis=0)) == 3
 
@@ -334,15 +335,15 @@ def test_parts_are_of_the_library_and_merge_and_are_told_of(tiny, tmp_path):
     for name in ("normal-bce_fresh", "normal-standard", "grid-wgan", "grid-bce"):
         with tqdm(file=io.StringIO()) as progress:
             found[name] = parts[f"fixed_set-{name}"].run(tmp_path / name, progress)
-        assert progress.n == parts[f"fixed_set-{name}"].cost
+        assert progress.n == parts[f"fixed_set-{name}"].steps == 2
 
     # Twenty steps of Adam on all curves; the second seed.
-    seen, fresh = jax.tree.map(lambda leaf: leaf[1], fixed_set.curves_of(SET, "grid"))
+    seen, fresh = fixed_set.sets_of(SET, "grid")[1]
     judge, adam = symbolic.critic(100, hidden=(64, 64)), optax.adam(1e-3)
     start = symbolic.init_critic(jax.random.fold_in(fixed_set.seeds_of(SET)[1], 1), judge, adam)
-    curves = (lambda _: seen.real), (lambda _: seen.fake)
-    step = symbolic.critic_step(judge, adam, objective="wgan")
-    train = jax.jit(symbolic.train_critic(step, *curves, num_epochs=4, iterations=5))
+    step, draw = symbolic.critic_step(judge, adam, objective="wgan"), lambda key, of: of
+    real, fake = (partial(draw, of=of) for of in seen)
+    train = jax.jit(symbolic.train_critic(step, real, fake, num_epochs=4, iterations=5))
     state, metrics = train(jax.random.key(0), start)
     told = found["grid-wgan"].isel(points=0, classifier=0, seed=1)
     real, fake = (np.asarray(judge.apply(state.params, of)) for of in fresh)
@@ -361,5 +362,5 @@ def test_parts_are_of_the_library_and_merge_and_are_told_of(tiny, tmp_path):
     row = row_of(rows, part="fixed_set: normal, kNN", metric="fresh_accuracy")
     expected = found["normal-standard"].fresh_accuracy[0, 1].mean()
     assert row["n"] == 2 and row["mean"] == pytest.approx(float(expected))
-    titles = [axes.get_title() for axes in fixed_set.STUDY.figures(results)["fixed_set"].axes]
-    assert titles == [fixed_set.KINDS["normal"], fixed_set.KINDS["grid"]]
+    titles = [axes.get_title() for axes in fixed_set.fixed_set(results).axes]
+    assert titles == [*fixed_set.KINDS.values()]

@@ -96,19 +96,9 @@ def test_extensions_come_in_the_given_order() -> None:
 
 
 def test_initialisation_and_curves_one_by_one() -> None:
-    judge = sy.critic(50, hidden=(30,), channels=3, embedding=(20,))
-    params = jax.jit(judge.init)(KEY)
-    assert [layer["w"].shape for layer in params["critic"]] == [(50, 30), (30, 1)]
-    assert [layer["w"].shape for layer in params["embedding"]] == [(3, 20), (20, 1)]
-    for layer in (*params["critic"], *params["embedding"]):
-        bound = layer["w"].shape[0] ** -0.5
-        for w in layer.values():
-            assert np.abs(w).max() <= bound
-            if w.size > 20:
-                assert np.std(w) == pytest.approx(bound / 3**0.5, rel=2 / w.size**0.5)
-    without = jax.eval_shape(sy.critic(50, hidden=(30,)).init, KEY)
-    assert without == jax.eval_shape(lambda: {**params, "embedding": ()})
-    params = jax.tree.map(lambda a: normal(a.size, *a.shape), jax.eval_shape(SMALL.init, KEY))
+    shapes, without = (jax.eval_shape(of.init, KEY) for of in (SMALL, sy.critic(4, hidden=(5,))))
+    assert without == {**shapes, "embedding": ()}
+    params = jax.tree.map(lambda a: normal(a.size, *a.shape), shapes)
     one_by_one = jax.vmap(lambda curve: SMALL.apply(params, curve[None])[0])
     assert_close(*jax.jit(lambda: (SMALL.apply(params, REAL), one_by_one(REAL)))(), ulps=32)
 
@@ -133,20 +123,13 @@ def test_losses_and_costs_in_closed_form() -> None:
         np.testing.assert_allclose(slope, costs[cost][1] / 3, rtol=1e-5, atol=1e-7)
 
 
-def linear(w: Any) -> tuple[sy.Critic, Any]:
-    w = jnp.asarray(w, float)
-    params = {"critic": ({"w": w.reshape(-1, 1), "b": jnp.ones(1)},), "embedding": ()}
-    return sy.critic(w.size, hidden=()), params
-
-
 def test_penalty_of_a_linear_critic() -> None:
     """Also of slopes whose squares float32 cannot hold."""
-    w = np.array([3.0, 4.0, 12.0])
-    judge, params = linear(w)
+    w, judge = np.array([3.0, 4.0, 12.0], np.float32), sy.critic(3, hidden=())
     penalty = jax.jit(jax.value_and_grad(partial(sy.gradient_penalty, judge)))
-    for size in (1e-25, 1.0, 1e18, 0.0):
-        scaled = jax.tree.map(lambda a, size=size: size * a, params)
-        found, grads = penalty(scaled, EPS[:2], jnp.ones((2, 3)), jnp.zeros((2, 3)))
+    for size in map(np.float32, (1e-25, 1.0, 1e18, 0.0)):
+        params = {"critic": ({"w": size * w[:, None], "b": np.ones(1, np.float32)},), "embedding": ()}
+        found, grads = penalty(params, EPS[:2], np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32))
         np.testing.assert_allclose(found, (13 * size - 1) ** 2, rtol=1e-5)
         expected = 2 * (13 * size - 1) * w / 13 * (size > 0)
         np.testing.assert_allclose(grads["critic"][0]["w"][:, 0], expected, rtol=1e-5)
@@ -163,18 +146,19 @@ def test_penalty_counts_points_and_channels_of_each_curve_and_one_eps_a_curve() 
 
 @pytest.mark.parametrize("sizes", [(7, 4), (300, 301)])
 def test_scores_against_counting(sizes: tuple[int, int]) -> None:
-    draw, auc = np.random.default_rng(0), jax.jit(sy.area_under_curve)
+    auc, accuracy = jax.jit(sy.area_under_curve), jax.jit(sy.critic_accuracy)
+    draw = np.random.default_rng(0)
     real, fake = (draw.integers(-3 + i, 4, size).astype(np.float32) for i, size in enumerate(sizes))
     pairs = (real[:, None] > fake) + (real[:, None] == fake) / 2
     assert float(auc(real, fake)) == pytest.approx(np.mean(pairs), abs=1e-6)
     right = np.concatenate([real > 0, fake <= 0])  # 0 counts as fake, and all curves weigh the same
-    assert float(sy.critic_accuracy(real, fake)) == pytest.approx(np.mean(right), abs=1e-6)
-    one, other = (np.ones(size, np.float32) for size in sizes)
+    assert float(accuracy(real, fake)) == pytest.approx(np.mean(right), abs=1e-6)
     for a, b, expected in ((1, -1, 1), (-1, 1, 0), (0, -0.0, 0.5), (np.inf, 1, 1)):
-        assert float(auc(a * one, b * other)) == expected
-    spoiled, other_spoiled = (np.where(np.arange(a.size), a, np.float32(np.nan)) for a in (one, other))
-    for of in (auc, sy.critic_accuracy):
-        assert np.isnan(of(spoiled, other)) and np.isnan(of(one, other_spoiled))
+        assert float(auc(np.full_like(real, a), np.full_like(fake, b))) == expected
+    for spoiled in (real, fake):
+        first, spoiled[0] = spoiled[0], np.nan
+        assert np.isnan(auc(real, fake)) and np.isnan(accuracy(real, fake))
+        spoiled[0] = first
 
 
 def test_steps_side_by_side_are_those_alone() -> None:
@@ -200,13 +184,8 @@ def test_training_is_its_steps_written_out_and_goes_on_where_it_ended() -> None:
     judge, optimizer = sy.critic(4, hidden=()), optax.sgd(0.1)
     step = sy.critic_step(judge, optimizer, penalty=0.1)
     params = {"critic": ({"w": normal(3, 4, 1), "b": jnp.zeros(1)},), "embedding": ()}
-    start = sy.CriticState(params, optimizer.init(params))
-
-    def real(key: Any) -> jax.Array:
-        return 1 + jax.random.uniform(key, (3, 4))
-
-    def fake(key: Any) -> jax.Array:
-        return jax.random.uniform(key, (3, 4)) - 1
+    by_step = in_pieces = sy.CriticState(params, optimizer.init(params))
+    real, fake = ((lambda key, low=low: low + jax.random.uniform(key, (3, 4))) for low in (1, -1))
 
     @jax.jit
     def run(state: Any, epoch: Any, i: Any) -> Any:
@@ -216,7 +195,6 @@ def test_training_is_its_steps_written_out_and_goes_on_where_it_ended() -> None:
         return *step(jax.random.split(step_key, 2)[i], state, *curves), before
 
     train = jax.jit(sy.train_critic(step, real, fake, num_epochs=2, iterations=2))
-    by_step = in_pieces = start
     for first in (0, 2):
         in_pieces, metrics = train(KEY, in_pieces, first)
         rows = []

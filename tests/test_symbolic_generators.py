@@ -29,16 +29,9 @@ def some_params(generator):
 
 
 def relu_by_numpy(layers, x):
-    *hidden, last = layers
-    for layer in hidden:
+    for layer in layers[:-1]:
         x = np.maximum(x @ layer["w"] + layer.get("b", 0), 0)
-    return x @ last["w"] + last.get("b", 0)
-
-
-def mask_by_numpy(alpha, norm, prune):
-    powers = np.exp(np.abs(alpha))
-    mask = powers / powers.sum(axis=1, keepdims=True) if norm == "softmax" else np.asarray(alpha)
-    return np.where(mask < prune, 0, mask) if prune else mask
+    return x @ layers[-1]["w"] + layers[-1].get("b", 0)
 
 
 def test_mlp(x64):
@@ -64,10 +57,12 @@ def test_dsn(x64, given, norm, prune, bias):
     params = some_params(make())
     assert given == ("alpha" not in params)
     params |= {} if given else {"alpha": ALPHA}
-    pruned = mask_by_numpy(ALPHA, norm, prune) != mask_by_numpy(ALPHA, norm, 0)
+    powers = np.exp(np.abs(ALPHA))
+    mask = powers / powers.sum(axis=1, keepdims=True) if norm == "softmax" else ALPHA
+    pruned = (mask < prune) & (prune > 0)
     assert np.any(pruned) == (prune > 0) and not np.all(pruned)
     (_, latents), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(params, prune)
-    inputs = [POINTS * row for row in mask_by_numpy(ALPHA, norm, prune)]
+    inputs = [POINTS * row for row in np.where(pruned, 0, mask)]
     each = [relu_by_numpy(member(params["networks"], i), x) for i, x in enumerate(inputs)]
     assert_allclose(latents, np.concatenate(each, axis=1), rtol=1e-12, atol=1e-14)
     if norm == "none" and not given:

@@ -6,6 +6,7 @@ which ends with the question which hyper-parameters matter.
 
 import sys
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import jax
@@ -16,15 +17,15 @@ from experiments import harness, memory
 from experiments.sweeping import Program, Sweepable
 from experiments.symbolic_discriminator import report, spaces
 from experiments.symbolic_discriminator.config import Config
-from experiments.symbolic_discriminator.critics import schedule, training
+from experiments.symbolic_discriminator.critics import BINS_A_STEP, schedule, training
 from experiments.symbolic_discriminator.report import STUDIES
 from experiments.symbolic_discriminator.study import Part
 
 
 def held(config: Config, data: None) -> harness.Held:
     """First layers and metrics of the critics that are drawn at random."""
-    numbers, cut = config.chosen, schedule(config.chosen.epochs)
-    measured = memory.floats(3, cut.epochs // cut.steps, spaces.SMALL["iterations"])
+    numbers, (epochs_a_bin, _) = config.chosen, schedule(config.chosen.epochs)
+    measured = memory.floats(3, epochs_a_bin * BINS_A_STEP, spaces.SMALL["iterations"])
     drawn = memory.floats(numbers.configurations, numbers.points, spaces.SMALL["width"])
     return harness.Held((memory.floats(numbers.points, spaces.SMALL["width"]), measured), drawn)
 
@@ -36,11 +37,11 @@ def parts_of(config: Config) -> dict[str, Part]:
 
 def merge(config: Config, found: list[xr.Dataset]) -> xr.DataTree:
     """Merges the results of the parts into one group per study."""
-    left, of_studies = iter(found), {}
+    left, merged = iter(found), {}
     for name in config.studies:
-        of_study = [next(left) for _ in STUDIES[name].parts(config)]
-        of_studies[name] = STUDIES[name].merge(config, of_study)
-    return xr.DataTree.from_dict(of_studies)
+        of_study = islice(left, len(STUDIES[name].parts(config)))
+        merged[name] = STUDIES[name].merge(config, list(of_study))
+    return xr.DataTree.from_dict(merged)
 
 
 EXPERIMENT = harness.Experiment(
@@ -48,8 +49,8 @@ EXPERIMENT = harness.Experiment(
     config=Config,
     report=report,
     kind="part",
-    unit="ms (estimated)",
-    parts=lambda config: {name: part.cost for name, part in parts_of(config).items()},
+    unit="step",
+    parts=lambda config: {name: part.steps for name, part in parts_of(config).items()},
     held=held,
     run_part=lambda name, config, data, folder, progress: parts_of(config)[name].run(folder, progress),
     merge=merge,
@@ -75,7 +76,7 @@ SWEEPABLE = Sweepable(
     {name: spaces.SMALL[name] for name in ("learning_rate", "penalty", "decay")},
     {
         "objective": ("bce", "wgan"),
-        "library": ("quadratic", *(name for name in spaces.LIBRARIES if name != "quadratic")),
+        "library": tuple(spaces.LIBRARIES),
         "extension": tuple(spaces.EXTENSIONS),
         **{name: spaces.SMALL[name] for name in ("latents", "layers", "width", "iterations")},
         "epochs": 200,

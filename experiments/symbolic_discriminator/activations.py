@@ -7,15 +7,16 @@ import numpy as np
 import xarray as xr
 from jax import Array
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from experiments.reporting import footnote, summary_rows
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.spaces import library, points
-from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study
+from experiments.symbolic_discriminator.study import Part, Rows, Study
 from lax_learning import symbolic
 
-CURVES, SHOWN, COST = 200, 10, 3_000
+CURVES, SHOWN = 200, 10
 TITLES = {
     "dsn": "untrained DSN, no biases",
     "mlp": "untrained MLP",
@@ -41,7 +42,7 @@ def run(config: Config, progress: tqdm) -> xr.Dataset:
         return {**drawn, "library": of_library}
 
     curves = draw(jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 6), CURVES))
-    progress.update(COST)
+    progress.update()
     value = np.stack([curves[name] for name in TITLES])
     variables = {"value": (("source", "curve", "point"), value), "x": ("point", np.asarray(x)[:, 0])}
     return xr.Dataset(variables, {"source": list(TITLES)})
@@ -68,7 +69,7 @@ def rows(results: xr.Dataset) -> Rows:
     return found
 
 
-def figures(results: xr.Dataset) -> Figures:
+def activations(results: xr.Dataset) -> Figure:
     """Ten curves of every source."""
     figure, grid = plt.subplots(2, 2, figsize=(10, 7), sharex=True)
     figure.suptitle("Curves of untrained networks, and functions to tell them from")
@@ -77,12 +78,12 @@ def figures(results: xr.Dataset) -> Figures:
         axes.set(title=TITLES[str(source)], xlabel="x" if number > 1 else "")
         axes.set(ylabel="" if number % 2 else "value")
     footnote(figure, f"{SHOWN} draws each, {results.sizes['point']} points")
-    return {"activations": figure}
+    return figure
 
 
-STUDY = Study(
-    lambda config: {"activations": Part(lambda folder, progress: run(config, progress), COST)},
-    lambda config, found: found[0],
-    rows,
-    figures,
-)
+def parts(config: Config) -> dict[str, Part]:
+    """Returns the only part."""
+    return {"activations": Part(lambda folder, progress: run(config, progress), 1)}
+
+
+STUDY = Study(parts, lambda config, found: found[0], rows, [activations])

@@ -3,7 +3,7 @@
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,27 +20,17 @@ from experiments.symbolic_discriminator.spaces import EXTENSIONS, library, point
 from lax_learning import symbolic
 
 JUDGED = 64  # number of curves, of formulas and of untrained networks each, that trained critics judge
-BINS_A_STEP = 10
-MOST_BINS = 200
+BINS_A_STEP, MOST_BINS = 10, 200
 METRICS = ("accuracy", "fresh_accuracy", "fresh_auc")
 
 
-class Schedule(NamedTuple):
-    """Division of training: metrics are averaged over bins of epochs; a step of a run has several bins."""
+def schedule(epochs: int) -> tuple[int, int]:
+    """Divides at least `epochs` epochs into steps of ten bins, over which metrics are averaged.
 
-    epochs_a_bin: int
-    steps: int
-
-    @property
-    def epochs(self) -> int:
-        """Total number of epochs."""
-        return self.epochs_a_bin * BINS_A_STEP * self.steps
-
-
-def schedule(epochs: int) -> Schedule:
-    """Returns a schedule of at least `epochs` epochs, in at most about 200 bins."""
+    Returns the number of epochs in a bin, so that there are about 200 bins or fewer, and the number of steps.
+    """
     epochs_a_bin = math.ceil(epochs / MOST_BINS)
-    return Schedule(epochs_a_bin, math.ceil(epochs / (epochs_a_bin * BINS_A_STEP)))
+    return epochs_a_bin, math.ceil(epochs / (epochs_a_bin * BINS_A_STEP))
 
 
 def adam(learning_rate: ArrayLike, decay: ArrayLike) -> optax.GradientTransformation:
@@ -107,40 +97,24 @@ def run_group(group: Group, config: Config, seeds: int, folder: Path, progress: 
     first step, whose curves are new. `logits` are for curves that are the same for all critics, and `seconds`
     for one seed, without compilation.
     """
-    size, static, cut = len(group.members), group.static, schedule(config.chosen.epochs)
-    of_seed = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 5), seeds)
+    size, static = len(group.members), group.static
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 5), seeds)
     traced = {name: jnp.repeat(jnp.asarray(values), seeds) for name, values in group.traced.items()}
-    stage = run_members(
-        training(static, config), (jnp.tile(of_seed, size), traced),
-        judged_curves(static["library"], static["extension"], config), folder, progress,
-        costs(group, config, seeds), on_cpu=2,  # their optimizer states fit into the cache of a core
-    )  # fmt: skip
-    binned = {name: stage.metrics[name].reshape(size, seeds, -1) for name in METRICS}
-    logits = stage.metrics["logits"][:, -1].reshape(size, seeds, 2, JUDGED)
-    epochs = cut.epochs_a_bin * np.arange(1, cut.steps * BINS_A_STEP + 1)
+    members, judged = (jnp.tile(keys, size), traced), (static["library"], static["extension"], config)
+    # On a CPU, the optimizer states of two critics fit into the cache of a core.
+    stage = run_members(training(static, config), members, judged_curves(*judged), folder, progress, on_cpu=2)
+    found = {name: values.reshape(size, seeds, *values.shape[1:]) for name, values in stage.metrics.items()}
+    binned = {name: found[name].reshape(size, seeds, -1) for name in METRICS}
+    epochs_a_bin, num_steps = schedule(config.chosen.epochs)
     return xr.Dataset(
         {
             **{name: (("configuration", "seed", "bin"), values) for name, values in binned.items()},
-            "logits": (("configuration", "seed", "kind", "curve"), logits),
+            "logits": (("configuration", "seed", "kind", "curve"), found["logits"][:, :, -1]),
             "seconds": ("configuration", np.full(size, stage.seconds.sum())),
         },
-        {"configuration": list(group.members), "kind": ["formula", "network"], "epoch": ("bin", epochs)},
+        {
+            "configuration": list(group.members),
+            "kind": ["formula", "network"],
+            "epoch": ("bin", epochs_a_bin * np.arange(1, num_steps * BINS_A_STEP + 1)),
+        },
     )
-
-
-COMPILING = 4_000  # milliseconds, the same for all shapes
-FLOPS_A_MILLISECOND = 60e6
-
-
-def costs(group: Group, config: Config, seeds: int) -> list[int]:
-    """Estimates the milliseconds of every step of a group; the first includes compilation."""
-    s, cut = group.static, schedule(config.chosen.epochs)
-    seen, method = EXTENSIONS[s["extension"]]
-    numbers = config.chosen.points * (2 if seen and method == "stack" else 1)
-    products = numbers * s["width"] + (s["layers"] - 1) * s["width"] ** 2
-    products += numbers * 64 * 66 if seen and method == "embed" else 0
-    # Forward and backward for real and fake curves, and twice for the curves of the penalty: 2 * 3 + 6.
-    flops = 2 * products * s["latents"] * s["iterations"] * 12
-    epochs = cut.epochs // cut.steps * len(group.members) * seeds
-    every = max(1, round(epochs * (flops / FLOPS_A_MILLISECOND + 0.03 * s["iterations"])))
-    return [every + COMPILING, *[every] * (cut.steps - 1)]

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,27 +17,33 @@ import numpy as np
 import optax
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import lax_learning as ll
-from experiments import reporting
+from experiments import harness, reporting
 from experiments.running import Run, run_members, side_by_side
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.spaces import PointsName, library, points
-from experiments.symbolic_discriminator.study import Figures, Part, Rows, Study, shares
+from experiments.symbolic_discriminator.study import Part, Rows, Study
 from lax_learning import symbolic
 
 NUM_SEEDS, NUM_POINTS, ITERATIONS = 10, 100, 5
 CURVES = 500  # number of curves of each class
 LATENTS = 5  # curves of each class per step, for critics trained on new curves
 RUNS = 10  # number of steps into which the training of a critic is divided
-METRICS = ("seen_accuracy", "fresh_accuracy", "fresh_auc", "training_accuracy")
 KINDS: dict[PointsName, str]
 KINDS = {"normal": "100 draws from N(0, 1)", "grid": "100 points of a grid over -3 to 3"}
 CLASSIFIERS = {
     "wgan": "wgan critic", "bce": "bce critic", "bce_fresh": "bce critic, new curves",
     "mlp": "MLP", "knn": "kNN", "tree": "decision tree",
 }  # fmt: skip
+EPOCHS = {
+    "wgan": {"sample": 100, "study": 1_000, "seed": 1_000},
+    "bce": {"sample": 100, "study": 1_000, "seed": 1_000},
+    "bce_fresh": {"sample": 1_000, "study": 10_000, "seed": 10_000},
+}
+"""Training epochs of every critic by preset; the last one has new curves in every epoch."""
 # Mean and standard deviation, over 10 sets, of the accuracy on the set itself; for critics trained on new
 # curves, the accuracy of one run before the last step of an epoch.
 PUBLISHED: dict[PointsName, dict[str, tuple[float, float | None]]] = {
@@ -46,29 +52,7 @@ PUBLISHED: dict[PointsName, dict[str, tuple[float, float | None]]] = {
     "grid": {"wgan": (0.707, 0.033), "bce_fresh": (0.98, None), "mlp": (0.960, 0.007),
              "knn": (0.865, 0.004), "tree": (1.0, 0.0)},
 }  # fmt: skip
-
-
-class Training(NamedTuple):
-    """Training of a critic."""
-
-    objective: str
-    fresh: bool  # whether every epoch has new curves
-    epochs: dict[str, int]  # by preset
-
-
-CRITICS = {
-    "wgan": Training("wgan", False, {"sample": 100, "study": 1_000, "seed": 1_000}),
-    "bce": Training("bce", False, {"sample": 100, "study": 1_000, "seed": 1_000}),
-    "bce_fresh": Training("bce", True, {"sample": 1_000, "study": 10_000, "seed": 10_000}),
-}
 CRITIC, ADAM = symbolic.critic(NUM_POINTS), optax.adam(1e-3)
-
-
-class Curves(NamedTuple):
-    """Curves `[number, points]` of functions drawn from a library, and of untrained networks."""
-
-    real: jax.Array
-    fake: jax.Array
 
 
 def seeds_of(config: Config) -> jax.Array:
@@ -76,81 +60,65 @@ def seeds_of(config: Config) -> jax.Array:
     return jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 16), NUM_SEEDS)
 
 
-def curves(number: int, key: jax.Array, x: jax.Array) -> Curves:
-    """Draws `number` curves of functions, and as many of untrained networks."""
+def curves(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Draws curves of functions and of untrained networks, `[class, CURVES, points]`."""
     real_key, fake_key = jax.random.split(key)
     functions = library("quadratic")
-    real = symbolic.function_values(functions, symbolic.draw_functions(real_key, functions, number), x)
+    real = symbolic.function_values(functions, symbolic.draw_functions(real_key, functions, CURVES), x)
     one = symbolic.curves_at(x, functions, symbolic.mlp_generator(x.shape[1], 1))
-    return Curves(real, jax.vmap(one.fake)(jax.random.split(fake_key, number))[:, 0])
+    return jnp.stack([real, jax.vmap(one.fake)(jax.random.split(fake_key, CURVES))[:, 0]])
 
 
 @cache
-def curves_of(config: Config, kind: PointsName) -> tuple[Curves, Curves]:
-    """Draws the fixed set of every seed, and as many new curves, each `[seed, CURVES, points]`."""
+def sets_of(config: Config, kind: PointsName) -> np.ndarray:
+    """Draws the fixed set of every seed, and as many new curves, `[seed, 2, class, CURVES, points]`."""
 
-    def both(key: jax.Array, x: jax.Array) -> tuple[Curves, Curves]:
-        keys = jax.random.split(jax.random.fold_in(key, 0))
-        drawn = jax.vmap(partial(curves, CURVES), (0, None))(keys, x)
-        return Curves(*(of[0] for of in drawn)), Curves(*(of[1] for of in drawn))
+    def both(key: jax.Array, x: jax.Array) -> jax.Array:
+        return jax.vmap(curves, (0, None))(jax.random.split(jax.random.fold_in(key, 0)), x)
 
     draw = ll.ensemble(both, in_axes=(0, None), batch_size=side_by_side(on_cpu=2))
     return ll.gather(draw(seeds_of(config), points(kind, NUM_POINTS, config.seed)))
 
 
-def training(of: Training, epochs: int) -> Run:
+def training(name: str, epochs: int) -> Run:
     """Training and scores of a critic, with `epochs` epochs in each of `RUNS` steps."""
+    objective, _, is_fresh = name.partition("_")
 
-    def init(key: jax.Array, seen: Curves, fresh: Curves, x: jax.Array) -> Any:
-        return key, seen, fresh, symbolic.init_critic(jax.random.fold_in(key, 1), CRITIC, ADAM)
+    def init(key: jax.Array, sets: jax.Array, x: jax.Array) -> Any:
+        return key, sets, symbolic.init_critic(jax.random.fold_in(key, 1), CRITIC, ADAM)
 
     def step(carry: Any, number: jax.Array, x: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
         """Trains, and returns the accuracy at the last iteration of epochs, as printed by the notebook."""
-        key, seen, fresh, state = carry
-        one = symbolic.critic_step(CRITIC, ADAM, objective=of.objective)  # type: ignore[arg-type]
-        real, fake = ((lambda key, curves=curves: curves) for curves in seen)
-        if of.fresh:
+        key, sets, state = carry
+        one = symbolic.critic_step(CRITIC, ADAM, objective=objective)  # type: ignore[arg-type]
+        real, fake = ((lambda key, curves=curves: curves) for curves in sets[0])
+        if is_fresh:
             generator = symbolic.mlp_generator(x.shape[1], LATENTS)
             real, fake, *_ = symbolic.curves_at(x, library("quadratic"), generator)
         train = symbolic.train_critic(one, real, fake, num_epochs=epochs, iterations=ITERATIONS)
         state, metrics = train(jax.random.fold_in(key, 2), state, number * epochs)
-        return (key, seen, fresh, state), {"training_accuracy": jnp.mean(metrics.accuracy[:, -1])}
+        return (key, sets, state), {"training_accuracy": jnp.mean(metrics.accuracy[:, -1])}
 
     def measure(carry: Any, number: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         """Scores on new curves and, if the critic was trained on the fixed set, on that set."""
-        _, *both, state = carry
-        seen, fresh = ([CRITIC.apply(state.params, of) for of in drawn] for drawn in both)
+        _, sets, state = carry
+        seen, fresh = ([CRITIC.apply(state.params, of) for of in drawn] for drawn in sets)
         accuracy, auc = symbolic.critic_accuracy(*fresh), symbolic.area_under_curve(*fresh)
         found = {"fresh_accuracy": accuracy, "fresh_auc": auc}
-        return found if of.fresh else {"seen_accuracy": symbolic.critic_accuracy(*seen), **found}
+        return found if is_fresh else {"seen_accuracy": symbolic.critic_accuracy(*seen), **found}
 
     return Run(init, step, RUNS, measure)
 
 
-def run_critic(config: Config, kind: PointsName, name: str, cost: int, *others: Any) -> xr.Dataset:
+def run_critic(config: Config, kind: PointsName, name: str, folder: Path, progress: tqdm) -> xr.Dataset:
     """Trains a critic for every seed, in parallel."""
-    x, members = points(kind, NUM_POINTS, config.seed), (seeds_of(config), *curves_of(config, kind))
-    run = training(CRITICS[name], CRITICS[name].epochs[config.preset] // RUNS)
-    stage = run_members(run, members, x, *others, costs=shares(cost, RUNS), on_cpu=2)
+    run, x = training(name, EPOCHS[name][config.preset] // RUNS), points(kind, NUM_POINTS, config.seed)
+    stage = run_members(run, (seeds_of(config), sets_of(config, kind)), x, folder, progress, on_cpu=2)
     return _dataset(kind, [name], {metric: values[None, :, -1] for metric, values in stage.metrics.items()})
 
 
-def run_standard(config: Config, kind: PointsName, cost: int, folder: Path, progress: tqdm) -> xr.Dataset:
+def run_standard(config: Config, kind: PointsName, folder: Path, progress: tqdm) -> xr.Dataset:
     """Fits scikit-learn's classifiers, with their default settings, to the set of every seed."""
-    seen, fresh = (np.concatenate(of, axis=1) for of in curves_of(config, kind))
-    found = []
-    for seed, share in enumerate(shares(cost, NUM_SEEDS)):
-        found.append(scores(seen[seed], fresh[seed], (config.seed * NUM_SEEDS + seed) % 2**32))
-        progress.update(share)
-    values = {metric: np.array([of[metric] for of in found], np.float32).T for metric in METRICS}
-    return _dataset(kind, ("mlp", "knn", "tree"), values)
-
-
-def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> dict[str, list[float]]:
-    """Scores the standard classifiers on the curves they were fitted to, and on new curves.
-
-    Both are `[2 * CURVES, points]`, with functions first; `random_state` seeds the classifiers.
-    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import roc_auc_score
     from sklearn.neighbors import KNeighborsClassifier
@@ -159,24 +127,27 @@ def scores(seen: np.ndarray, fresh: np.ndarray, random_state: int) -> dict[str, 
     from threadpoolctl import threadpool_limits
 
     labels = np.repeat([1, 0], CURVES)
-    made: list[Any] = [MLPClassifier(random_state=random_state), KNeighborsClassifier()]
-    made.append(DecisionTreeClassifier(random_state=random_state))
-    # Several threads are slower here. scikit-learn's default of 200 epochs ends before convergence.
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = [classifier.fit(seen, labels) for classifier in made]
-    return {
-        "seen_accuracy": [of.score(seen, labels) for of in fitted],
-        "fresh_accuracy": [of.score(fresh, labels) for of in fitted],
-        "fresh_auc": [roc_auc_score(labels, of.predict_proba(fresh)[:, 1]) for of in fitted],
-        "training_accuracy": [np.nan] * len(fitted),
-    }
+    found = np.zeros((3, 3, NUM_SEEDS), np.float32)  # by metric and classifier
+    for seed, sets in enumerate(sets_of(config, kind)):
+        seen, fresh = map(np.concatenate, sets)
+        of_seed = {"random_state": (config.seed * NUM_SEEDS + seed) % 2**32}
+        made = MLPClassifier(**of_seed), KNeighborsClassifier(), DecisionTreeClassifier(**of_seed)
+        # Several threads are slower here. scikit-learn's default of 200 epochs ends before convergence.
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted: list[Any] = [classifier.fit(seen, labels) for classifier in made]
+        for i, of in enumerate(fitted):
+            auc = roc_auc_score(labels, of.predict_proba(fresh)[:, 1])
+            found[:, i, seed] = of.score(seen, labels), of.score(fresh, labels), auc
+        progress.update()
+    names = ["seen_accuracy", "fresh_accuracy", "fresh_auc"]
+    return _dataset(kind, ["mlp", "knn", "tree"], dict(zip(names, found, strict=True)))
 
 
-def _dataset(kind: str, classifiers: Sequence[str], metrics: dict[str, np.ndarray]) -> xr.Dataset:
+def _dataset(kind: str, classifiers: list[str], metrics: dict[str, np.ndarray]) -> xr.Dataset:
     """Makes a dataset of metrics `[classifier, seed]`."""
     dims = ("points", "classifier", "seed")
-    coords = {"points": [kind], "classifier": list(classifiers), "seed": range(NUM_SEEDS)}
+    coords = {"points": [kind], "classifier": classifiers, "seed": range(NUM_SEEDS)}
     return xr.Dataset({name: (dims, values[None]) for name, values in metrics.items()}, coords)
 
 
@@ -184,18 +155,15 @@ def parts(config: Config) -> dict[str, Part]:
     """Returns a part for each critic and one for all standard classifiers, for each kind of points."""
     made = {}
     for kind in KINDS:
-        for name, training in CRITICS.items():
-            cost = training.epochs[config.preset] * (2 if training.fresh else 20)
-            made[f"fixed_set-{kind}-{name}"] = Part(partial(run_critic, config, kind, name, cost), cost)
-        cost = 600 * NUM_SEEDS
-        made[f"fixed_set-{kind}-standard"] = Part(partial(run_standard, config, kind, cost), cost)
+        for name in EPOCHS:
+            made[f"fixed_set-{kind}-{name}"] = Part(partial(run_critic, config, kind, name), RUNS)
+        made[f"fixed_set-{kind}-standard"] = Part(partial(run_standard, config, kind), NUM_SEEDS)
     return made
 
 
-def merge(config: Config, datasets: Sequence[xr.Dataset]) -> xr.Dataset:
+def merge(config: Config, found: Sequence[xr.Dataset]) -> xr.Dataset:
     """Merges all classifiers and kinds of points, in the order of the figure."""
-    merged = xr.merge(datasets, join="outer", compat="no_conflicts")
-    return merged.sel(points=list(KINDS), classifier=list(CLASSIFIERS))
+    return harness.joined([*found], "classifier", [*CLASSIFIERS]).sel(points=[*KINDS])
 
 
 def rows(results: xr.Dataset) -> Rows:
@@ -211,7 +179,7 @@ def rows(results: xr.Dataset) -> Rows:
     return summary
 
 
-def figures(results: xr.Dataset) -> Figures:
+def fixed_set(results: xr.Dataset) -> Figure:
     """Accuracy of every classifier on the curves it was trained on and on new curves."""
     figure, every = plt.subplots(1, len(KINDS), figsize=(15, 5.5), sharey=True)
     for axes, kind in zip(every, results.points.values, strict=True):
@@ -220,7 +188,7 @@ def figures(results: xr.Dataset) -> Figures:
     reporting.legend_beside(figure, every[0])
     title = "Functions or untrained networks: classifiers trained on a fixed set of 1,000 curves"
     note = ", each with its own set; dots: single sets"
-    return {"fixed_set": reporting.completed(figure, results, title, note, grid=())}
+    return reporting.completed(figure, results, title, note, grid=())
 
 
 def _panel(axes: Axes, kind: PointsName, one: xr.Dataset) -> None:
@@ -246,4 +214,4 @@ def _panel(axes: Axes, kind: PointsName, one: xr.Dataset) -> None:
     axes.grid(axis="y", alpha=0.3)
 
 
-STUDY = Study(parts, merge, rows, figures)
+STUDY = Study(parts, merge, rows, [fixed_set])

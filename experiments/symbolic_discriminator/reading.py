@@ -11,11 +11,11 @@ TRENDS = ("quick, then constant", "quick, then dropping", "slow, still improving
 FIELDS = ("latents", "iterations", "penalty", "layers", "width", "learning_rate")
 
 
-def by_objective(results: xr.Dataset) -> dict[str, xr.Dataset]:
-    """Splits results by objective, in order of appearance."""
-    values = results.objective.values
-    names = dict.fromkeys(values.tolist())
-    return {name: results.isel(configuration=np.flatnonzero(values == name)) for name in names}
+def split(results: xr.Dataset, field: str) -> dict[str, xr.Dataset]:
+    """Splits the configurations by the values of a field, in order of appearance."""
+    values = results[field].values
+    every = dict.fromkeys(values.tolist())
+    return {value: results.isel(configuration=np.flatnonzero(values == value)) for value in every}
 
 
 def horizon(epochs: int) -> int:

@@ -9,7 +9,7 @@ curves seen by a converged critic that their logits start below -80, where the g
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +21,17 @@ from tqdm import tqdm
 
 import lax_learning as ll
 from experiments.running import Run, run_members, side_by_side
+from experiments.symbolic_discriminator import regularised_report as report
 from experiments.symbolic_discriminator.config import Config
 from experiments.symbolic_discriminator.critics import adam
-from experiments.symbolic_discriminator.regularised_report import METRICS, figures, rows
 from experiments.symbolic_discriminator.spaces import library, points
-from experiments.symbolic_discriminator.study import Part, Study, shares
+from experiments.symbolic_discriminator.study import Part, Study
 from lax_learning import symbolic
 from lax_learning.types import Params
 
 LATENTS, HIDDEN = 3, (32, 32)
-RUNS = {
+Cost = Literal["linear", "sigmoid", "logsigmoid"]
+RUNS: dict[str, tuple[Cost, dict[str, float]]] = {
     "no_critic": ("linear", {"no critic": 0.0}),
     "linear": ("linear", {"linear, 1e-4": 1e-4, "linear, 1e-2": 1e-2}),
     "sigmoid": ("sigmoid", {"sigmoid, 1": 1.0, "sigmoid, 100": 100.0}),
@@ -69,10 +70,9 @@ def largest_correlations(a: Float[Array, "points m"], b: Float[Array, "points n"
 
 
 class Problem(NamedTuple):
-    """Data that all members share: points `[points, 1]`, the critic and its curves, and the two networks."""
+    """Points `[points, 1]`, a critic of curves at them, and the two networks of a fit."""
 
     x: Float[Array, "points 1"]
-    curves: symbolic.Curves
     critic: symbolic.Critic
     latents: symbolic.Generator
     head: ll.Model
@@ -80,10 +80,8 @@ class Problem(NamedTuple):
 
 def problem_of(config: Config) -> Problem:
     """Makes the points, the critic and the networks of a configuration."""
-    x = points("grid", config.chosen.points, config.seed)
     return Problem(
-        x,
-        symbolic.curves_at(x, library("quadratic"), symbolic.mlp_generator(1, LATENTS, hidden=HIDDEN)),
+        points("grid", config.chosen.points, config.seed),
         symbolic.critic(config.chosen.points),
         symbolic.dsn_generator(1, LATENTS, hidden=HIDDEN, alpha=jnp.ones((LATENTS, 1)), bias="zeros"),
         ll.mlp((LATENTS, *HIDDEN, 1)),
@@ -101,22 +99,24 @@ class Start(NamedTuple):
 @lru_cache(maxsize=1)
 def starts(config: Config) -> Start:
     """Trains the critic of every seed and initialises its networks, the same for all parts."""
-    problem, epochs = problem_of(config), min(config.chosen.epochs, CRITIC_EPOCHS)
-    step = symbolic.critic_step(problem.critic, ADAM)
-    train = symbolic.train_critic(step, problem.curves.real, problem.curves.fake, num_epochs=epochs)
+    x, critic, latents, head = problem_of(config)
+    epochs = min(config.chosen.epochs, CRITIC_EPOCHS)
+    generator = symbolic.mlp_generator(1, LATENTS, hidden=HIDDEN)
+    real, fake, *_ = symbolic.curves_at(x, library("quadratic"), generator)
+    train = symbolic.train_critic(symbolic.critic_step(critic, ADAM), real, fake, num_epochs=epochs)
 
     def start(seed: Array) -> Start:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 2), seed)
         init_key, train_key, latents_key, head_key = jax.random.split(key, 4)
-        state, metrics = train(train_key, symbolic.init_critic(init_key, problem.critic, ADAM))
-        params = {"latents": problem.latents.init(latents_key), "head": problem.head.init(head_key)}
+        state, metrics = train(train_key, symbolic.init_critic(init_key, critic, ADAM))
+        params = {"latents": latents.init(latents_key), "head": head.init(head_key)}
         return Start(state.params, jnp.mean(metrics.accuracy[-max(epochs // 10, 1) :]), params)
 
     program = ll.ensemble(start, batch_size=side_by_side(on_cpu=2))
     return jax.tree.map(jnp.asarray, ll.gather(program(jnp.arange(config.chosen.seeds))))
 
 
-def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
+def fit(problem: Problem, cost: Cost, updates: int, num_steps: int) -> Run:
     """Fit from a `Start` and a weight of the critic; step 0 only measures, the others divide the updates."""
 
     def init(start: Start, weight: Float[Array, ""], shared: Any) -> Any:
@@ -125,12 +125,13 @@ def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
     def step(carry: Any, number: Array, shared: Any) -> tuple[Any, dict[str, Array]]:
         critic, weight, params, state = carry
 
-        def loss(params: dict[str, Params]) -> tuple[Array, Array]:
-            """Returns the loss, and the squared error of the fit."""
+        def loss(params: dict[str, Params]) -> tuple[Array, tuple[Array, ...]]:
+            """Returns the loss; and the squared error of the fit, the latents, their logits and the fit."""
             latents = problem.latents.apply(params["latents"], problem.x)
-            fit = jnp.mean(jnp.square(problem.head.apply(params["head"], latents) - target(problem.x)))
             logits = problem.critic.apply(critic, latents.T)
-            return fit + weight * symbolic.critic_cost(logits, cost=cost), fit  # type: ignore[arg-type]
+            found = problem.head.apply(params["head"], latents)
+            error = jnp.mean(jnp.square(found - target(problem.x)))
+            return error + weight * symbolic.critic_cost(logits, cost=cost), (error, latents, logits, found)
 
         def update(_: Array, held: tuple[Any, optax.OptState]) -> tuple[Any, optax.OptState]:
             params, state = held
@@ -139,42 +140,45 @@ def fit(problem: Problem, cost: str, updates: int, num_steps: int) -> Run:
 
         first, end = (jnp.maximum(n, 0) * updates // num_steps for n in (number - 1, number))
         params, state = jax.lax.fori_loop(first, end, update, (params, state))
-        latents = problem.latents.apply(params["latents"], problem.x)
-        logits, true = problem.critic.apply(critic, latents.T), components(problem.x)
+        _, (error, latents, logits, found) = loss(params)
+        true = components(problem.x)
         return (critic, weight, params, state), {
-            "fit_loss": loss(params)[1],
+            "fit_loss": error,
             "mean_logit": jnp.mean(logits),
             "judged_real": jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, logits > 0)),
             "min_correlation": jnp.min(largest_correlations(latents, true)),
             "components_found": jnp.min(largest_correlations(true, latents)),
             "latents": latents.T,
-            "prediction": problem.head.apply(params["head"], latents)[:, 0],
+            "prediction": found[:, 0],
         }
 
     return Run(init, step, num_steps + 1)
 
 
-def run_part(config: Config, name: str, costs: tuple[int, int], folder: Path, progress: tqdm) -> xr.Dataset:
+def steps_of(config: Config) -> int:
+    """Returns the number of steps that divide the updates."""
+    return min(MEASUREMENTS, config.chosen.updates)
+
+
+def run_part(config: Config, name: str, folder: Path, progress: tqdm) -> xr.Dataset:
     """Runs all weights of one cost for all seeds in parallel; results are by run, seed and step."""
-    numbers, (cost, runs) = config.chosen, RUNS[name]
-    problem, of_seeds, num_steps = problem_of(config), starts(config), min(MEASUREMENTS, numbers.updates)
-    progress.update(costs[0])
-    weights = jnp.array(list(runs.values()))
+    numbers, num_steps, (cost, runs) = config.chosen, steps_of(config), RUNS[name]
+    problem, of_seeds, weights = problem_of(config), starts(config), np.array(list(runs.values()))
     members = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(runs)), of_seeds)
-    members = members, jnp.repeat(weights, numbers.seeds)
-    run, each = fit(problem, cost, numbers.updates, num_steps), [0, *shares(costs[1], num_steps)]
-    stage = run_members(run, members, (), folder, progress, each, on_cpu=2)
+    run = fit(problem, cost, numbers.updates, num_steps)
+    members = members, jnp.repeat(jnp.asarray(weights), numbers.seeds)
+    stage = run_members(run, members, (), folder, progress, on_cpu=2)
     found = {name: a.reshape(len(runs), numbers.seeds, *a.shape[1:]) for name, a in stage.metrics.items()}
-    curves = components(problem.x).T
-    judged = jax.vmap(lambda critic: problem.critic.apply(critic, curves))(of_seeds.critic) > 0
+    true = components(problem.x).T
+    judged = jax.vmap(lambda critic: problem.critic.apply(critic, true))(of_seeds.critic) > 0
     return xr.Dataset(
         {
-            **{name: (("run", "seed", "step"), found[name]) for name in METRICS},
+            **{name: (("run", "seed", "step"), found[name]) for name in report.METRICS},
             "latents": (("run", "seed", "latent", "point"), found["latents"][:, :, -1]),
             "prediction": (("run", "seed", "point"), found["prediction"][:, :, -1]),
-            "components": (("component", "point"), np.asarray(curves)),
+            "components": (("component", "point"), np.asarray(true)),
             "target": ("point", np.asarray(target(problem.x))[:, 0]),
-            "weight": ("run", np.asarray(list(runs.values()))),
+            "weight": ("run", weights),
             "critic_accuracy": ("seed", np.asarray(of_seeds.accuracy)),
             "components_judged_real": ("seed", np.asarray(judged).mean(axis=1)),
         },
@@ -187,13 +191,9 @@ def run_part(config: Config, name: str, costs: tuple[int, int], folder: Path, pr
 
 
 def parts(config: Config) -> dict[str, Part]:
-    """Returns a part for each cost. The first part trains all critics, but their cost is split over all."""
-    numbers, made = config.chosen, {}
-    of_critics = numbers.seeds * min(numbers.epochs, CRITIC_EPOCHS) // (2 * len(RUNS))
-    for name, (_, runs) in RUNS.items():
-        costs = of_critics, len(runs) * numbers.seeds * numbers.updates * numbers.points // 500
-        made[f"regularised-{name}"] = Part(partial(run_part, config, name, costs), sum(costs))
-    return made
+    """Returns a part for each cost; the first one trains all critics."""
+    steps = steps_of(config) + 1
+    return {f"regularised-{name}": Part(partial(run_part, config, name), steps) for name in RUNS}
 
 
 def merge(config: Config, results: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -201,4 +201,4 @@ def merge(config: Config, results: Sequence[xr.Dataset]) -> xr.Dataset:
     return xr.concat(results, "run", data_vars="minimal", coords="minimal", compat="override", join="exact")
 
 
-STUDY = Study(parts, merge, rows, figures)
+STUDY = Study(parts, merge, report.rows, [report.regularised_latents, report.regularised_progress])

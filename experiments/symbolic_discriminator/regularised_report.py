@@ -6,7 +6,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import reporting
-from experiments.symbolic_discriminator.study import Figures, Rows
+from experiments.symbolic_discriminator.study import Rows
 
 METRICS = ("fit_loss", "mean_logit", "judged_real", "min_correlation", "components_found")
 NO_CRITIC = "no critic"
@@ -33,12 +33,7 @@ def rows(results: xr.Dataset) -> Rows:
     return summary + reporting.summary_rows("regularised: critics", of_critics, kind="part")
 
 
-def figures(results: xr.Dataset) -> Figures:
-    """Draws the figures of the study."""
-    return {"regularised_latents": latents(results), "regularised_progress": progress(results)}
-
-
-def latents(results: xr.Dataset) -> Figure:
+def regularised_latents(results: xr.Dataset) -> Figure:
     """Final latents of every run for the first seed, each mapped to its most correlated component."""
     names = results.run.values.tolist()
     columns = -(-len(names) // 2)
@@ -76,7 +71,7 @@ def _mapped(latent: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, int, floa
     return np.polyval(np.polyfit(latent, true[best], 1), latent), best, float(likeness[best])
 
 
-def progress(results: xr.Dataset) -> Figure:
+def regularised_progress(results: xr.Dataset) -> Figure:
     """Squared error, share of latents judged real, and correlations with components, against updates."""
     figure, every = plt.subplots(2, 2, figsize=(14, 9))
     shown = {

@@ -3,10 +3,11 @@
 from itertools import groupby
 
 import xarray as xr
+from matplotlib.figure import Figure
 
 from experiments import reporting
 from experiments.symbolic_discriminator import activations, critic_studies, fixed_set, regularised
-from experiments.symbolic_discriminator.study import Figures, Rows, Study
+from experiments.symbolic_discriminator.study import Rows, Study
 
 STUDIES: dict[str, Study] = {
     "activations": activations.STUDY,
@@ -70,12 +71,13 @@ def table(summary: Rows) -> str:
             [part.partition(": ")[2], *(reporting.cell(of[m]) if m in of else "-" for m in metrics)]
             for (part,), of in reporting.by_part(found, "part").items()
         ]
-        header = [kind.replace("_", " "), *(metric.replace("_", " ") for metric in metrics)]
-        tables.append(reporting.table(header, lines))
+        tables.append(reporting.table([text.replace("_", " ") for text in (kind, *metrics)], lines))
     return "\n\n".join(tables)
 
 
-def figures(results: xr.DataTree) -> Figures:
+def figures(results: xr.DataTree) -> dict[str, Figure]:
     """Draws all figures."""
-    of_studies = [STUDIES[name].figures(node.to_dataset()) for name, node in results.children.items()]
-    return {name: figure for of_study in of_studies for name, figure in of_study.items()}
+    made = {}
+    for name, node in results.children.items():
+        made |= reporting.drawn(STUDIES[name].figures, node.to_dataset())
+    return made

@@ -3,8 +3,7 @@
 After symrep and its public notebooks, https://github.com/fabxy/symrep, 2022.
 """
 
-from lax_learning.symbolic.critics import Critic, critic
-from lax_learning.symbolic.curves import Curves, curves_at
+from lax_learning.symbolic.critics import Critic, Curves, critic, curves_at
 from lax_learning.symbolic.formulas import Coefficients, Expression, ExpressionError, parse_expression
 from lax_learning.symbolic.generators import (
     Generator,

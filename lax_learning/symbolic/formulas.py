@@ -4,8 +4,8 @@ import ast
 import operator
 import re
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -18,6 +18,7 @@ MAX_DEPTH = 100
 MAX_INDEX = 999
 MAX_INTEGER_POWER = 64
 MAX_NUMBER = 1e38  # below the largest number of float32 and of bfloat16
+TOO_DEEP = f"at most {MAX_DEPTH} nested operations", "more"
 
 OPERATORS: dict[type[ast.AST], Callable[[Array, Array], Array]] = {
     ast.Add: operator.add,
@@ -32,8 +33,8 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.+\-*/()\[\],: \t]")
-_COEFFICIENT = re.compile(r"[NU][0-9]*")
-_INPUT = re.compile(r"X[0-9]*")
+_COEFFICIENT = re.compile(r"[NU](0|[1-9][0-9]{0,2})?")
+_INTEGER = re.compile(r"-?[0-9]{1,4}")
 _EXPECTED = (
     "a number, N0, N1, .., U0, U1, .., a column such as X[:,0], one of + - * / ** or one of the functions "
     + " ".join(FUNCTIONS)
@@ -92,38 +93,34 @@ def parse_expression(source: str) -> Expression:
       [1.0, 13.0]
     """
     check_instance("source", source, str, "a string")
-    return expression_at(source)
-
-
-def expression_at(source: str, file: str = "<expression>", line: int = 1, column: int = 1) -> Expression:
-    """Parses a formula; errors count positions from the given place of its first character."""
-    term, num_coefficients, num_columns = Formula(source, file, line, column).program()
+    formula = Formula(source)
+    term = formula.term(formula.parse())
 
     def evaluate(coefficients: Coefficients, x: Float[Array, "points columns"]) -> Float[Array, " points"]:
-        x = as_points(x, num_columns)
-        coefficients = as_coefficients(coefficients, (), num_coefficients)
+        x = as_points(x, formula.num_columns)
+        coefficients = as_coefficients(coefficients, (), formula.num_coefficients)
         values = term(Coefficients(*(each.astype(x.dtype) for each in coefficients)), x)
         return jnp.broadcast_to(values, x.shape[:1])
 
-    return Expression(source, evaluate, num_coefficients, num_columns)
+    return Expression(source, evaluate, formula.num_coefficients, formula.num_columns)
 
 
-def as_points(x: ArrayLike, num_columns: int) -> Array:
-    """Returns points `[points, columns]`; raises unless they are floats with at least `num_columns`."""
+def as_points(x: ArrayLike, num_columns: int, *, exactly: bool = False) -> Array:
+    """Returns points `[points, columns]`; raises unless they are floats with enough columns."""
     x = as_floating("x", x)
-    if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] < num_columns:
-        expected = f"shape [points, columns] with at least 1 point and {num_columns} columns"
-        raise ValueError(f"x: expected {expected}, got {list(x.shape)}")
+    shape, at_least = list(x.shape), "exactly" if exactly else "at least"
+    if x.ndim != 2 or shape[0] == 0 or shape[1] < num_columns or (exactly and shape[1] > num_columns):
+        expected = f"[points, columns] with at least 1 point and {at_least} {num_columns} columns"
+        raise ValueError(f"x: expected {expected}, got {shape}")
     return x
 
 
-def as_coefficients(coefficients: Coefficients, draws: Sequence[int], num_coefficients: int) -> Coefficients:
+def as_coefficients(of: Coefficients, draws: tuple[int, ...], num_coefficients: int) -> Coefficients:
     """Returns coefficients as arrays; raises unless they are floats, and enough for every draw."""
-    check_instance("coefficients", coefficients, Coefficients, "Coefficients(normal, uniform)")
-    found = Coefficients(*(as_floating(f"coefficients.{n}", v) for n, v in coefficients._asdict().items()))
-    for name, values in found._asdict().items():
-        shape = values.shape
-        if shape[:-1] != tuple(draws) or not shape or shape[-1] < num_coefficients:
+    check_instance("coefficients", of, Coefficients, "Coefficients(normal, uniform)")
+    found = Coefficients(*(as_floating(f"coefficients.{name}", a) for name, a in of._asdict().items()))
+    for name, shape in zip(of._fields, map(jnp.shape, found), strict=True):
+        if len(shape) != len(draws) + 1 or shape[:-1] != draws or shape[-1] < num_coefficients:
             expected = ", ".join([*map(str, draws), f"K >= {num_coefficients}"])
             raise ValueError(f"coefficients.{name}: expected shape [{expected}], got {list(shape)}")
     return found
@@ -132,23 +129,17 @@ def as_coefficients(coefficients: Coefficients, draws: Sequence[int], num_coeffi
 class Formula:
     """Parser of a formula, from text to a term; nothing is computed before the term is called."""
 
-    def __init__(self, source: str, file: str, line: int, column: int):
-        stripped = source.lstrip(" \t")
-        self.source = stripped.rstrip(" \t")
-        self.place = (file, line, column + len(source) - len(stripped))
-        self.num_coefficients = 0
-        self.num_columns = 0
+    def __init__(self, source: str):
+        self.source = source.strip(" \t")
+        self.indent = len(source) - len(source.lstrip(" \t"))
+        self.num_coefficients = self.num_columns = 0
 
     def error(self, offset: int, expected: str, got: str) -> ExpressionError:
-        file, line, column = self.place
-        return ExpressionError(f"expected {expected}, got {got}", file, line, column + offset)
+        return ExpressionError(f"expected {expected}, got {got}", column=self.indent + offset + 1)
 
     def refusal(self, node: ast.expr, expected: str = _EXPECTED) -> ExpressionError:
         text = self.source[node.col_offset : node.end_col_offset]
         return self.error(node.col_offset, expected, repr(text if len(text) <= 40 else text[:40] + "..."))
-
-    def program(self) -> tuple[Term, int, int]:
-        return self.term(self.parse(), 1), self.num_coefficients, self.num_columns
 
     def parse(self) -> ast.expr:
         if len(self.source) > MAX_LENGTH:
@@ -161,85 +152,62 @@ class Formula:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 return ast.parse(self.source, mode="eval").body
-        except SyntaxError as error:  # the offset is 0 at the end of the text
-            offset = min((error.offset or len(self.source) + 1) - 1, len(self.source))
-            got = f"{self.source[offset : offset + 40]!r} ({error.msg})"
-            raise self.error(offset, "a formula", got) from None
         except (RecursionError, MemoryError):
-            raise self.error(0, f"at most {MAX_DEPTH} nested operations", "more") from None
-        except (ValueError, OverflowError, Warning) as error:
-            raise self.error(0, "a formula", f"{self.source[:40]!r} ({error})") from None
+            raise self.error(0, *TOO_DEEP) from None
+        except (ValueError, OverflowError, Warning, SyntaxError) as error:
+            # Only syntax errors have an offset, which is 0 at the end of the text.
+            offset = min((getattr(error, "offset", 1) or MAX_LENGTH + 1) - 1, len(self.source))
+            got = f"{self.source[offset : offset + 40]!r} ({getattr(error, 'msg', error)})"
+            raise self.error(offset, "a formula", got) from None
 
-    def term(self, node: ast.expr, depth: int) -> Term:
+    def term(self, node: ast.expr, depth: int = 1) -> Term:
         if depth > MAX_DEPTH:
-            raise self.error(node.col_offset, f"at most {MAX_DEPTH} nested operations", "more")
+            raise self.error(node.col_offset, *TOO_DEEP)
         match node:
-            case ast.Constant(value=value) if type(value) in (int, float):
-                return self.number(node, value)
+            case ast.Constant(value=int(value) | float(value)) if not isinstance(value, bool):
+                if value > MAX_NUMBER:
+                    raise self.refusal(node, f"a number of at most {MAX_NUMBER:g}")
+                number = float(value)
+                return lambda c, x: _constant(number, x)
             case ast.Name(id=name) if _COEFFICIENT.fullmatch(name):
-                return self.coefficient(node, name)
+                kind, index = "normal" if name.startswith("N") else "uniform", int(name[1:] or 0)
+                self.num_coefficients = max(self.num_coefficients, index + 1)
+                return lambda c, x: getattr(c, kind)[index]
+            case ast.Name(id=name) if re.fullmatch("[NU][0-9]+", name):
+                raise self.refusal(node, f"an index in 0..{MAX_INDEX} without leading zeros")
             case ast.Subscript(
                 value=ast.Name(id=name),
-                slice=ast.Tuple(elts=[ast.Slice(None, None, None), ast.Constant(value=index)]),
-            ) if _INPUT.fullmatch(name) and type(index) is int:
+                slice=ast.Tuple(elts=[ast.Slice(None, None, None), ast.Constant(value=int(index))]),
+            ) if re.fullmatch("X[0-9]*", name) and not isinstance(index, bool):
                 if index > MAX_INDEX:
                     raise self.refusal(node, f"a column in 0..{MAX_INDEX}")
                 self.num_columns = max(self.num_columns, index + 1)
                 return lambda c, x: x[:, index]
             case ast.Subscript():
                 raise self.refusal(node, "a column such as X[:,0]")
+            case ast.Call(
+                func=ast.Name(id=name) | ast.Attribute(value=ast.Name(id="np" | "jnp"), attr=name)
+            ) if name in FUNCTIONS:
+                if len(node.args) != 1 or node.keywords:
+                    raise self.refusal(node, f"{name} with one argument")
+                function, argument = FUNCTIONS[name], self.term(node.args[0], depth + 1)
+                return lambda c, x: function(argument(c, x))
             case ast.Call():
-                return self.call(node, depth)
+                raise self.refusal(node.func, f"one of the functions {' '.join(FUNCTIONS)}")
             case ast.UnaryOp() if type(node.op) in SIGNS:
                 sign, operand = SIGNS[type(node.op)], self.term(node.operand, depth + 1)
                 return lambda c, x: sign(operand(c, x))
             case ast.BinOp() if type(node.op) in OPERATORS:
                 left, right = self.term(node.left, depth + 1), self.term(node.right, depth + 1)
-                power = _integer(node.right) if isinstance(node.op, ast.Pow) else None
-                if power is not None and abs(power) <= MAX_INTEGER_POWER:
-                    return lambda c, x: lax.integer_pow(left(c, x), power)
+                exponent = ast.unparse(node.right) if isinstance(node.op, ast.Pow) else ""
+                if _INTEGER.fullmatch(exponent) and abs(int(exponent)) <= MAX_INTEGER_POWER:
+                    return lambda c, x: lax.integer_pow(left(c, x), int(exponent))
                 apply = OPERATORS[type(node.op)]
                 return lambda c, x: apply(left(c, x), right(c, x))
         raise self.refusal(node)
-
-    def number(self, node: ast.Constant, spelled: Any) -> Term:
-        if spelled > MAX_NUMBER:
-            raise self.refusal(node, f"a number of at most {MAX_NUMBER:g}")
-        return lambda c, x: _constant(float(spelled), x)
-
-    def coefficient(self, node: ast.Name, name: str) -> Term:
-        digits = name[1:] or "0"
-        if len(digits) > len(str(MAX_INDEX)) or str(int(digits)) != digits:
-            raise self.refusal(node, f"an index in 0..{MAX_INDEX} without leading zeros")
-        index = int(digits)
-        self.num_coefficients = max(self.num_coefficients, index + 1)
-        of = operator.attrgetter("normal" if name.startswith("N") else "uniform")
-        return lambda c, x: of(c)[index]
-
-    def call(self, node: ast.Call, depth: int) -> Term:
-        name = None
-        match node.func:
-            case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="np" | "jnp"), attr=name):
-                pass
-        if name not in FUNCTIONS:
-            raise self.refusal(node.func, f"one of the functions {' '.join(FUNCTIONS)}")
-        if len(node.args) != 1 or node.keywords:
-            raise self.refusal(node, f"{name} with one argument")
-        function, argument = FUNCTIONS[name], self.term(node.args[0], depth + 1)
-        return lambda c, x: function(argument(c, x))
 
 
 def _constant(value: float, x: Array) -> Array:
     if value > float(jnp.finfo(x.dtype).max):
         raise ValueError(f"x: expected a dtype that holds the number {value:g}, got {x.dtype}")
     return jnp.asarray(value, x.dtype)
-
-
-def _integer(node: ast.expr) -> int | None:
-    """Returns the value of an integer literal, such as `2` or `-2`, or None."""
-    match node:
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(value))):
-            return -value
-        case ast.Constant(value=int(value)):
-            return value
-    return None

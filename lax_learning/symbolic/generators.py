@@ -1,18 +1,23 @@
 """Generators of curves that are not symbolic functions: untrained networks and Gaussian processes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import variance_scaling, zeros
+from jax.nn.initializers import Initializer, variance_scaling, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning import _checks as checks
+from lax_learning._arrays import as_params
 from lax_learning._precision import promoted
-from lax_learning.symbolic.critics import as_entries, relu_network, torch_uniform
+from lax_learning.models import Model
+from lax_learning.networks import dense_layers, identity
+from lax_learning.symbolic.formulas import as_points
 from lax_learning.types import Key, Params
 
 
@@ -47,9 +52,14 @@ def mlp_generator(
       >>> generator.apply(generator.init(jax.random.key(0)), jnp.ones((20, 1))).shape
       (20, 5)
     """
+    checks.check_count("num_inputs", num_inputs)
     checks.check_count("num_latents", num_latents)
-    network = relu_network(num_inputs, hidden, num_latents, dtype)
-    return Generator(network.init, lambda params, x: network.apply(params, _points(x, num_inputs)))
+    network = relu_network((num_inputs, *checks.as_sizes("hidden", hidden), num_latents), dtype)
+
+    def apply(params: Params, x: ArrayLike) -> Float[Array, "points latents"]:
+        return network.apply(params, as_points(x, num_inputs, exactly=True))
+
+    return Generator(network.init, apply)
 
 
 def dsn_generator(
@@ -88,34 +98,34 @@ def dsn_generator(
       >>> params["networks"][0]["w"].shape, params["alpha"].shape
       ((3, 2, 32), (3, 2))
     """
-    checks.check_count("num_latents", num_latents)
+    checks.check_count("num_inputs", num_inputs)
+    checks.check_samples("num_latents", num_latents)
     checks.check_choice("norm", norm, ("none", "softmax"))
     checks.check_not_negative("prune", prune)
     if not (isinstance(bias, bool) or (isinstance(bias, str) and bias == "zeros")):
         raise ValueError(f"bias: expected one of [False, True, 'zeros'], got {bias!r}")
     normal = variance_scaling(3.0, "fan_avg", "normal")
-    inits = (lambda fan_in: normal), {False: None, True: torch_uniform, "zeros": lambda fan_in: zeros}[bias]
-    network = relu_network(num_inputs, hidden, 1, dtype, *inits, copies=int(num_latents))
-    shape = (num_latents, num_inputs)
-    least = jnp.asarray(prune, dtype)
-    fixed = None if alpha is None else checks.as_array("alpha", alpha).astype(dtype)
-    if fixed is not None:
-        checks.check_shapes(("alpha",), (fixed,), (shape,))
+    b_inits = {False: lambda fan_in: None, True: torch_uniform, "zeros": lambda fan_in: zeros}
+    widths = num_inputs, *checks.as_sizes("hidden", hidden), 1
+    network = relu_network(widths, dtype, lambda fan_in: normal, b_inits[bias])
+    shape, least = (num_latents, num_inputs), jnp.asarray(prune, dtype)
+    fixed: dict[str, Array] = {}
+    if alpha is not None:
+        fixed["alpha"] = checks.as_array("alpha", alpha).astype(dtype)
+        checks.check_shapes(["alpha"], [fixed["alpha"]], [shape])
 
     def init(key: Key) -> dict[str, Any]:
         checks.check_key("key", key)
         network_key, alpha_key = jax.random.split(key)
         networks = jax.vmap(network.init)(jax.random.split(network_key, num_latents))
-        drawn = {"alpha": jax.random.normal(alpha_key, shape, dtype)} if fixed is None else {}
+        drawn = {} if fixed else {"alpha": jax.random.normal(alpha_key, shape, dtype)}
         return {"networks": networks, **drawn}
 
     def apply(params: Params, x: ArrayLike) -> Float[Array, "points latents"]:
-        x = _points(x, num_inputs)
-        params = as_entries(params, ("networks", "alpha") if fixed is None else ("networks",))
-        mask = params["alpha"] if fixed is None else fixed
-        if norm == "softmax":
-            mask = jax.nn.softmax(jnp.abs(mask), axis=1)
-        checks.check_shapes(("params['alpha']",), (mask,), (shape,))
+        x = as_points(x, num_inputs, exactly=True)
+        params = as_entries(params, ("networks",) if fixed else ("networks", "alpha")) | fixed
+        checks.check_shapes(["params['alpha']"], [params["alpha"]], [shape])
+        mask = params["alpha"] if norm == "none" else jax.nn.softmax(jnp.abs(params["alpha"]), axis=1)
         mask = jnp.where((least > 0) & (mask < least), 0, mask)
 
         def latent(weights: Params, row: Array) -> Array:
@@ -177,11 +187,9 @@ def gaussian_process_generator(
         }
 
     def apply(params: Params, x: ArrayLike) -> Float[Array, "points latents"]:
-        x = _points(x, num_inputs)
-        params = as_entries(params, tuple(shapes))
-        checks.check_shapes(
-            [f"params[{n!r}]" for n in shapes], [params[n] for n in shapes], list(shapes.values())
-        )
+        x, params = as_points(x, num_inputs, exactly=True), as_entries(params, tuple(shapes))
+        for name, expected in shapes.items():
+            checks.check_shapes([f"params[{name!r}]"], [params[name]], [expected])
         scales = jnp.asarray(length_scale, dtype), jnp.asarray(scale, dtype)
         x, a, w, b, length, height = promoted(x, params["a"], params["w"], params["b"], *scales)
         return height * math.sqrt(2 / num_features) * (jnp.cos(x / length @ w + b) @ a)
@@ -189,11 +197,30 @@ def gaussian_process_generator(
     return Generator(init, apply)
 
 
-def _points(x: ArrayLike, num_inputs: int) -> Array:
-    """Returns x as an array; raises unless it holds floats `[points, num_inputs]`, points > 0."""
-    points = checks.as_floating("x", x)
-    if points.ndim != 2 or points.shape[1] != num_inputs:
-        raise ValueError(f"x: expected shape [points, {num_inputs}], got {list(points.shape)}")
-    if points.shape[0] == 0:
-        raise ValueError(f"x: expected at least one point, got shape {list(points.shape)}")
-    return points
+def torch_uniform(fan_in: int) -> Initializer:
+    """Returns a uniform initialiser within +-1/sqrt(fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+    return partial(jax.random.uniform, minval=-bound, maxval=bound)
+
+
+def relu_network(
+    widths: Sequence[int],
+    dtype: DTypeLike,
+    w_init: Callable[[int], Initializer] = torch_uniform,
+    b_init: Callable[[int], Initializer | None] = torch_uniform,
+) -> Model:
+    """Builds ReLU layers and a linear output layer; initialisers are made from the fan-in."""
+    checks.check_floating_dtype("dtype", dtype)
+    pairs = list(pairwise(widths))
+    checks.check_memory("widths of the layers", pairs, dtype)
+    layers = [{"w": ((n, m), w_init(n)), "b": ((m,), b_init(n))} for n, m in pairs]
+    return dense_layers(layers, (*[jax.nn.relu] * (len(pairs) - 1), identity), dtype)
+
+
+def as_entries(params: Any, entries: Sequence[str]) -> Any:
+    """Returns params as arrays; raises unless they are a dict with these entries."""
+    is_dict = isinstance(params, Mapping)
+    if not is_dict or any(params.get(entry) is None for entry in entries):
+        got = [name for name in params if params[name] is not None] if is_dict else checks.describe(params)
+        raise ValueError(f"params: expected a dict with the entries {list(entries)}, got {got}")
+    return as_params(params)

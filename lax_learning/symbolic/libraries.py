@@ -1,6 +1,8 @@
 """Libraries of formulas, and functions drawn from them with random coefficients."""
 
 import os
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,22 +14,9 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from lax_learning._checks import (
-    as_array,
-    check_count,
-    check_floating_dtype,
-    check_instance,
-    check_key,
-    check_memory,
-)
-from lax_learning.symbolic.formulas import (
-    Coefficients,
-    Expression,
-    ExpressionError,
-    as_coefficients,
-    as_points,
-    expression_at,
-)
+from lax_learning import _checks as checks
+from lax_learning.symbolic import formulas
+from lax_learning.symbolic.formulas import Coefficients, Expression, ExpressionError
 from lax_learning.types import Key
 
 CHECKED_POINTS = 64
@@ -64,9 +53,7 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
     Handwritten derivatives are only compared with `jax.grad`, in float64 at fixed random points: differences
     below 1e-6 of their size, or below the rounding error, are accepted.
 
-    Args:
-      text: the lines; blank lines are skipped.
-      file: name of the source, for errors.
+    Blank lines are skipped; errors name `file`.
 
     Raises:
       ExpressionError: for an invalid formula, a missing or wrong derivative, or if there is no function.
@@ -75,29 +62,21 @@ def parse_library(text: str, *, file: str = "<library>") -> Library:
       >>> parse_library("N0 * X[:,0]**2; 2 * N0 * X[:,0]").num_columns
       1
     """
-    check_instance("text", text, str, "a string")
-    check_instance("file", file, str, "a string")
+    checks.check_instance("text", text, str, "a string")
+    checks.check_instance("file", file, str, "a string")
     entries: list[list[Expression]] = []
     for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip(" \t\r"):
-            continue
-        entry, columns = [], [1]
-        for part in line.removesuffix("\r").split(";"):
-            entry.append(expression_at(part, file, number, columns[-1]))
-            columns.append(columns[-1] + len(part) + 1)
-        if 0 < len(entry) - 1 < entry[0].num_columns:
-            problem = f"expected {entry[0].num_columns} derivatives, one per column, got {len(entry) - 1}"
-            raise ExpressionError(problem, file, number, 1)
-        _check_derivatives(entry, file, number, columns[1:])
-        entries.append(entry)
-        if len(entries) > MAX_FUNCTIONS:
-            raise ExpressionError(f"expected at most {MAX_FUNCTIONS} functions, got more", file, number, 1)
-    if not entries:
-        raise ExpressionError("expected a function, got none", file)
+        if line.strip(" \t\r"):
+            try:
+                entries.append(_parse_line(line.removesuffix("\r")))
+            except ExpressionError as error:
+                raise ExpressionError(error.args[0], file, number, error.column) from None
+    if not 0 < len(entries) <= MAX_FUNCTIONS:
+        raise ExpressionError(f"expected 1 to {MAX_FUNCTIONS} functions, got {len(entries)}", file)
     every = [expression for entry in entries for expression in entry]
     num_coefficients, num_columns = (max(sizes) for sizes in zip(*(e[2:] for e in every), strict=True))
-    derivatives = tuple(tuple(entry[1:]) or None for entry in entries)
-    return Library(tuple(entry[0] for entry in entries), derivatives, num_coefficients, num_columns)
+    functions, derivatives = zip(*((entry[0], tuple(entry[1:]) or None) for entry in entries), strict=True)
+    return Library(functions, derivatives, num_coefficients, num_columns)
 
 
 def load_library(path: str | os.PathLike[str]) -> Library:
@@ -116,22 +95,18 @@ def draw_functions(
 ) -> FunctionDraws:
     """Draws functions with replacement, each with its own coefficients `N_k ~ N(0, 1)`, `U_k ~ U(0, 1)`.
 
-    Args:
-      key: PRNG key for the entries, which are uniformly distributed, and the coefficients.
-      library: the formulas to draw from.
-      number: number of functions.
-      dtype: dtype of the coefficients.
+    Entries are drawn uniformly; `dtype` is that of the coefficients.
 
     Example:
       >>> draws = draw_functions(jax.random.key(0), parse_library("5*N0*sin(3*U0*X[:,0])"), 4)
       >>> draws.entries.tolist(), draws.coefficients.normal.shape
       ([0, 0, 0, 0], (4, 1))
     """
-    check_key("key", key)
-    check_instance("library", library, Library, "a Library, from parse_library")
-    check_count("number", number)
-    check_floating_dtype("dtype", dtype)
-    check_memory("number", [(number, max(1, library.num_coefficients))], dtype)
+    checks.check_key("key", key)
+    checks.check_instance("library", library, Library, "a Library, from parse_library")
+    checks.check_count("number", number)
+    checks.check_floating_dtype("dtype", dtype)
+    checks.check_memory("number", [(number, max(1, library.num_coefficients))], dtype)
     entry_key, normal_key, uniform_key = jax.random.split(key, 3)
     shape = (number, library.num_coefficients)
     normal = jax.random.normal(normal_key, shape, dtype)
@@ -145,8 +120,7 @@ def function_values(
 ) -> Float[Array, "number points"]:
     """Evaluates drawn functions at the same points: `f_i(x)`, in the dtype of x.
 
-    Every entry is evaluated for every draw, so the cost grows with the size of the library. The derivatives
-    of all functions w.r.t. a column take one `jax.jvp` in its direction.
+    Every entry is evaluated for every draw, so the cost grows with the size of the library.
 
     Args:
       library: the library from which the functions were drawn.
@@ -160,10 +134,10 @@ def function_values(
       >>> values(x).tolist(), jax.jvp(values, (x,), (jnp.ones((2, 1)),))[1].tolist()
       ([[1.0, 9.0]], [[2.0, 6.0]])
     """
-    check_instance("library", library, Library, "a Library, from parse_library")
-    check_instance("draws", draws, FunctionDraws, "FunctionDraws, from draw_functions")
-    x = as_points(x, library.num_columns)
-    entries, size = as_array("entries", draws.entries), len(library.expressions)
+    checks.check_instance("library", library, Library, "a Library, from parse_library")
+    checks.check_instance("draws", draws, FunctionDraws, "FunctionDraws, from draw_functions")
+    x = formulas.as_points(x, library.num_columns)
+    entries, size = checks.as_array("entries", draws.entries), len(library.expressions)
     if not jnp.issubdtype(entries.dtype, jnp.integer):
         raise TypeError(f"entries: expected integers, got {entries.dtype}")
     if entries.ndim != 1:
@@ -171,63 +145,74 @@ def function_values(
     outside = [] if isinstance(entries, Tracer) else [i for i in entries.tolist() if not 0 <= i < size]
     if outside:
         raise ValueError(f"entries: expected indices in 0..{size - 1}, got {outside[0]}")
-    coefficients = as_coefficients(draws.coefficients, entries.shape, library.num_coefficients)
+    coefficients = formulas.as_coefficients(draws.coefficients, entries.shape, library.num_coefficients)
 
     # Under vmap every entry is evaluated and one is selected. The inputs are selected too, so the other
     # entries contribute no NaN or infinity to derivatives.
     branches = [expression.evaluate for expression in library.expressions]
-    return jax.vmap(lambda entry, coefficients: lax.switch(entry, branches, coefficients, x))(
-        entries.astype(jnp.int32), coefficients
-    )
+    one = jax.vmap(lambda entry, coefficients: lax.switch(entry, branches, coefficients, x))
+    return one(entries.astype(jnp.int32), coefficients)
 
 
-def _check_derivatives(entry: list[Expression], file: str, line: int, columns: list[int]) -> None:
+def _parse_line(line: str) -> list[Expression]:
+    """Parses a function and its derivatives; errors have the column in the line."""
+    parts = line.split(";")
+    # Spaces in place of what is before a part make the columns of its errors those in the line.
+    ends = accumulate(len(part) + 1 for part in parts)
+    padded = (part.rjust(end - 1) for part, end in zip(parts, ends, strict=True))
+    function, *derivatives = map(formulas.parse_expression, padded)
+    if 0 < len(derivatives) < function.num_columns:
+        expected = f"{function.num_columns} derivatives, one per column"
+        raise ExpressionError(f"expected {expected}, got {len(derivatives)}")
+    if derivatives:
+        _check_derivatives(function, *derivatives)
+    return [of._replace(source=part) for of, part in zip((function, *derivatives), parts, strict=True)]
+
+
+def _value(expression: Expression, coefficients: Coefficients, point: Array) -> Array:
+    return expression.evaluate(coefficients, point[None])[0]
+
+
+def _check_derivatives(function: Expression, *derivatives: Expression) -> None:
     """Compares handwritten derivatives with those of `jax.grad`, in float64 at fixed random points.
 
     They may differ by 1e-6 of their size plus the rounding error, which is estimated as that in float32
     (separately for points near 0 and the others) times the ratio of precisions.
     """
-    function, *derivatives = entry
-    if not derivatives:
-        return
-    num_coefficients = max(expression.num_coefficients for expression in entry)
+    entry, draw = (function, *derivatives), np.random.default_rng(0)
+    shape = CHECKED_POINTS, max(expression.num_coefficients for expression in entry)
     num_columns = max(len(derivatives), *(expression.num_columns for expression in entry))
-    draw = np.random.default_rng(0)
-    normal = draw.normal(size=(CHECKED_POINTS, num_coefficients))
-    uniform = draw.uniform(size=(CHECKED_POINTS, num_coefficients))
+    normal, uniform = draw.normal(size=shape), draw.uniform(size=shape)
     points = draw.uniform(-2, 2, size=(CHECKED_POINTS, num_columns))
     points[::2] *= 10
 
-    def at_points(expression: Expression, column: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Returns values, or derivatives w.r.t. a column, and their rounding errors."""
+    def at_point(point: Array, *coefficients: Array) -> tuple[Array, Array, Array]:
+        """Returns the value of the function, and its derivatives and the handwritten ones `[column]`."""
+        value, *written = (partial(_value, of, Coefficients(*coefficients)) for of in entry)
+        found, slopes = jax.value_and_grad(value)(point)
+        return found, slopes[: len(derivatives)], jnp.stack([of(point) for of in written])
 
-        def at_point(point: Array, normal: Array, uniform: Array) -> Array:
-            return expression.evaluate(Coefficients(normal, uniform), point[None])[0]
-
-        of_point = at_point if column is None else lambda *at: jax.grad(at_point)(*at)[column]
-        found = []
-        with jax.enable_x64(True), jax.ensure_compile_time_eval():
-            for dtype in (jnp.float64, jnp.float32):  # the same float32 inputs in both precisions
-                arrays = [jnp.asarray(a.astype(np.float32), dtype) for a in (points, normal, uniform)]
-                found.append(np.asarray(jax.vmap(of_point)(*arrays), np.float64))
-        exact, rough = found
-        with np.errstate(all="ignore"):
-            error = np.where(np.isfinite(rough), np.abs(rough - exact), 0)
-        error[::2], error[1::2] = error[::2].max(), error[1::2].max()
-        return exact, error * NOISE_RATIO
-
-    values, _ = at_points(function)
-    for column, derivative in enumerate(derivatives):
-        (exact, rounding), (written, more) = at_points(function, column), at_points(derivative)
-        finite = np.isfinite(values) & np.isfinite(exact) & np.isfinite(written)
-        with np.errstate(all="ignore"):
-            tolerance = 1e-6 * np.maximum(np.abs(written), np.abs(exact)) + rounding + more
-            wrong = finite & (np.abs(written - exact) > tolerance)
-        place = file, line, columns[column] + len(derivative.source) - len(derivative.source.lstrip())
-        expected = f"expected the derivative w.r.t. column {column}"
-        if not finite.any():
-            raise ExpressionError(f"{expected}, got no point where it and the function are finite", *place)
-        if wrong.any():
-            i = int(np.argmax(wrong))
-            where = f"{exact[i]:.6g} at {[round(value, 6) for value in points[i].tolist()]}"
-            raise ExpressionError(f"{expected}, {where}, got {written[i]:.6g}", *place)
+    found = []
+    with jax.enable_x64(True), jax.ensure_compile_time_eval():
+        for dtype in (jnp.float64, jnp.float32):  # the same float32 inputs in both precisions
+            arrays = [jnp.asarray(a.astype(np.float32), dtype) for a in (points, normal, uniform)]
+            found.append([np.asarray(a, np.float64) for a in jax.vmap(at_point)(*arrays)])
+    (values, *exact), (_, *rough) = found
+    slopes, written = exact
+    with np.errstate(all="ignore"):
+        errors = np.where(np.isfinite(rough), np.abs(np.subtract(rough, exact)), 0)
+        errors[:, ::2], errors[:, 1::2] = (errors[:, i::2].max(axis=1, keepdims=True) for i in (0, 1))
+        tolerance = 1e-6 * np.maximum(np.abs(written), np.abs(slopes)) + NOISE_RATIO * errors.sum(axis=0)
+        finite = np.isfinite(values)[:, None] & np.isfinite(slopes) & np.isfinite(written)
+        wrong = finite & (np.abs(written - slopes) > tolerance)
+    for column, source in enumerate(derivative.source for derivative in derivatives):
+        problem = f"expected the derivative w.r.t. column {column}, "
+        if not finite[:, column].any():
+            problem += "got no point where it and the function are finite"
+        elif wrong[:, column].any():
+            i = int(np.argmax(wrong[:, column]))
+            at = [round(value, 6) for value in points[i].tolist()]
+            problem += f"{slopes[i, column]:.8g} at {at}, got {written[i, column]:.8g}"
+        else:
+            continue
+        raise ExpressionError(problem, column=1 + len(source) - len(source.lstrip()))

@@ -10,7 +10,7 @@ from lax_learning._checks import as_array, as_floating, check_choice, check_inst
 from lax_learning._precision import promoted, raised
 from lax_learning._scaling import norm
 from lax_learning.networks import identity
-from lax_learning.symbolic.critics import Critic, check_curves
+from lax_learning.symbolic.critics import Critic, as_rows
 from lax_learning.types import Params
 
 Objective = Literal["bce", "wgan"]
@@ -32,8 +32,7 @@ def critic_loss(
     `mean(f(-real)), mean(f(fake))` in float32 or wider, `f(z) = log(1 + exp(z))` for "bce", `z` for "wgan"
 
     Args:
-      logits_real: logits of real curves, floating-point `[number]`, at least one.
-      logits_fake: logits of fake curves; their number may differ.
+      logits_real, logits_fake: floating-point `[number]`, at least one each; their numbers may differ.
       objective: "bce", sigmoid cross-entropy with labels 1 for real and 0 for fake; or "wgan", the
         difference of the means.
 
@@ -52,11 +51,7 @@ def critic_loss(
 
 def _logits(logits_real: ArrayLike, logits_fake: ArrayLike) -> tuple[Array, Array]:
     """Returns both as vectors in float32 or wider."""
-    real, fake = as_floating("logits_real", logits_real), as_floating("logits_fake", logits_fake)
-    for name, logits in (("logits_real", real), ("logits_fake", fake)):
-        if logits.ndim != 1 or logits.size == 0:
-            expected = "shape [number] with at least one entry"
-            raise ValueError(f"{name}: expected {expected}, got {list(logits.shape)}")
+    real, fake = as_rows("logits_real", logits_real, ()), as_rows("logits_fake", logits_fake, ())
     return real.astype(raised(real, fake)), fake.astype(raised(real, fake))
 
 
@@ -90,8 +85,7 @@ def gradient_penalty(
       Gulrajani et al., Improved training of Wasserstein GANs, https://arxiv.org/abs/1704.00028, 2017.
     """
     check_instance("critic", critic, Critic, "a Critic")
-    real = check_curves("real", real, critic.curve_shape)
-    fake = check_curves("fake", fake, critic.curve_shape)
+    real, fake = (as_rows(n, of, critic.curve_shape) for n, of in (("real", real), ("fake", fake)))
     eps = as_array("eps", eps)
     check_shapes(("fake", "eps"), (fake, eps), (real.shape, real.shape[:1]))
     real, fake = promoted(real, fake)

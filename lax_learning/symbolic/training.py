@@ -12,15 +12,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from lax_learning import _checks as checks
 from lax_learning._arrays import as_params, check_counter, check_same_structure
 from lax_learning._optimizers import with_loss_support
-from lax_learning.symbolic.critics import Critic, check_curves
-from lax_learning.symbolic.losses import (
-    OBJECTIVES,
-    Objective,
-    area_under_curve,
-    critic_accuracy,
-    critic_loss,
-    gradient_penalty,
-)
+from lax_learning.symbolic import losses
+from lax_learning.symbolic.critics import Critic, as_rows
 from lax_learning.types import Key, Params
 
 
@@ -35,10 +28,9 @@ class CriticMetrics(NamedTuple):
     """Metrics of a step, at the params before its update.
 
     Fields:
-      loss_real, loss_fake: losses on real and on fake curves.
+      loss_real, loss_fake: from `critic_loss`.
       penalty: the gradient penalty without its weight; 0 if the weight is 0.
-      accuracy: share of curves whose logit is on the correct side of 0.
-      auc: area under the receiver operating characteristic.
+      accuracy, auc: `critic_accuracy` and `area_under_curve`.
     """
 
     loss_real: Float[Array, "..."]
@@ -50,6 +42,7 @@ class CriticMetrics(NamedTuple):
 
 Result = tuple[CriticState, CriticMetrics]
 Step = Callable[[Key, CriticState, ArrayLike, ArrayLike], Result]
+STATE = "a CriticState, from init_critic"
 
 
 def init_critic(key: Key, critic: Critic, optimizer: optax.GradientTransformation) -> CriticState:
@@ -63,7 +56,7 @@ def critic_step(
     critic: Critic,
     optimizer: optax.GradientTransformation,
     *,
-    objective: Objective = "bce",
+    objective: losses.Objective = "bce",
     penalty: ArrayLike = 0.0,
 ) -> Step:
     """Makes a training step of a critic.
@@ -84,30 +77,29 @@ def critic_step(
     """
     checks.check_instance("critic", critic, Critic, "a Critic")
     with_loss = with_loss_support(optimizer)
-    checks.check_choice("objective", objective, OBJECTIVES)
+    checks.check_choice("objective", objective, losses.OBJECTIVES)
     checks.check_not_negative("penalty", penalty)
-    weight = None if not isinstance(penalty, Tracer) and penalty == 0 else penalty
+    has_penalty = isinstance(penalty, Tracer) or penalty != 0
 
     def step(key: Key, state: CriticState, real: ArrayLike, fake: ArrayLike) -> Result:
         checks.check_key("key", key)
-        checks.check_instance("state", state, CriticState, "a CriticState, from init_critic")
-        real = check_curves("real", real, critic.curve_shape)
-        fake = check_curves("fake", fake, critic.curve_shape)
+        checks.check_instance("state", state, CriticState, STATE)
+        real, fake = as_rows("real", real, critic.curve_shape), as_rows("fake", fake, critic.curve_shape)
         state = state._replace(params=as_params(state.params))
         expected = jax.eval_shape(with_loss.init, state.params)
         names = "state.optimizer_state", "optimizer.init(params)"
         check_same_structure(names, (state.optimizer_state, expected))
 
-        def objective_of(params: Params) -> tuple[Array, Any]:
+        def objective_of(params: Params) -> tuple[Array, CriticMetrics]:
             logits = critic.apply(params, real), critic.apply(params, fake)
-            loss_real, loss_fake = critic_loss(*logits, objective=objective)
+            loss_real, loss_fake = losses.critic_loss(*logits, objective=objective)
             total, slope = loss_real + loss_fake, jnp.zeros_like(loss_fake)
-            if weight is not None:
+            if has_penalty:
                 eps = jax.random.uniform(key, fake.shape[:1])
-                slope = gradient_penalty(critic, params, eps, real, fake)
-                slope = jnp.where(jnp.asarray(weight) != 0, slope, 0)
-                total = total + jnp.asarray(weight, slope.dtype) * slope
-            scores = critic_accuracy(*logits), area_under_curve(*logits)
+                slope = losses.gradient_penalty(critic, params, eps, real, fake)
+                slope = jnp.where(jnp.asarray(penalty) != 0, slope, 0)
+                total = total + jnp.asarray(penalty, slope.dtype) * slope
+            scores = losses.critic_accuracy(*logits), losses.area_under_curve(*logits)
             return total, CriticMetrics(loss_real, loss_fake, slope, *scores)
 
         (total, metrics), grads = jax.value_and_grad(objective_of, has_aux=True)(state.params)
@@ -156,9 +148,8 @@ def train_critic(
     checks.check_function("step", step, "a step, from critic_step", *[None] * 4)
     for name, draw in (("real", real), ("fake", fake)):
         checks.check_function(name, draw, "a function of a key that returns curves", None)
-    for name, count in (("num_epochs", num_epochs), ("iterations", iterations)):
-        checks.check_count(name, count)
-        checks.check_memory(name, [(count, 2)])
+    checks.check_samples("num_epochs", num_epochs)
+    checks.check_samples("iterations", iterations)
 
     def epoch(state: CriticState, key: Key) -> Result:
         fake_key, real_key, step_key = jax.random.split(key, 3)
@@ -175,7 +166,7 @@ def train_critic(
 
     def train(key: Key, state: CriticState, first: Int[Array, ""] | int = 0) -> Result:
         checks.check_key("key", key)
-        checks.check_instance("state", state, CriticState, "a CriticState, from init_critic")
+        checks.check_instance("state", state, CriticState, STATE)
         checks.check_count("first", first, 0) if isinstance(first, int) else check_counter("first", first)
         epochs = jnp.asarray(first, jnp.int32) + jnp.arange(num_epochs, dtype=jnp.int32)
         return jax.lax.scan(epoch, state, jax.vmap(lambda e: jax.random.fold_in(key, e))(epochs))
