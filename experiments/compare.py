@@ -17,12 +17,12 @@ from experiments.finished import FinishedRun, in_float64, read_run
 from experiments.folders import FolderError, without_nan, write_whole
 from experiments.settings import Options
 
-VALUES = ("mean", "median", "importance", "ci95", "n", "seeds", "reached", "seconds")
-"""Entries of a summary row that are results; the others identify the row."""
+VALUES = ("metric", "mean", "median", "importance", "ci95", "n", "seeds", "reached", "seconds")
+"""Metric and results in a summary row; the other entries identify the part of the run."""
 MOST_PANELS = 16
 
-Key = tuple[tuple[str, Any], ...]
-Pair = tuple[dict[str, Any] | None, dict[str, Any] | None]
+Row = dict[str, Any]
+Pair = tuple[Row | None, Row | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +37,19 @@ class Config(Options):
         self.expect("figure", "a file *.png or *.pdf", self.figure.suffix in (".png", ".pdf"))
 
 
-def differing(a: dict[str, Any], b: dict[str, Any]) -> list[list[str]]:
+def differing(a: Row, b: Row) -> list[list[str]]:
     """Returns the options that differ, with the values of both runs."""
     names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
     return [[name, str(a.get(name)), str(b.get(name))] for name in names]
 
 
-def rows_of(run: FinishedRun) -> dict[Key, dict[str, Any]]:
-    """Returns the rows of a run's summary, keyed by the entries that are not results."""
+def rows_of(run: FinishedRun) -> dict[tuple[str, str], Row]:
+    """Returns the rows of a run's summary by metric and by the entries that identify the part of the run."""
     found = {}
     for row in without_nan(run.report.rows(in_float64(run.results))):
-        key = tuple((name, value) for name, value in row.items() if name not in VALUES)
+        part = " ".join(str(value) for name, value in row.items() if name not in VALUES)
         mean = row.get("median", row.get("importance"))
-        found[key] = {"mean": mean, "ci95": (None, None), "n": 1, **row}
+        found[row.get("metric", ""), part] = {"mean": mean, "ci95": (None, None), "n": 1, **row}
     return found
 
 
@@ -63,32 +63,26 @@ def overlap(pair: Pair) -> str:
 
 def difference(pair: Pair) -> str:
     """Returns the mean of B minus the mean of A; "" if a run has no mean."""
-    means = [(row or {}).get("mean") for row in pair]
-    return "" if None in means else f"{means[1] - means[0]:+.3g}"  # type: ignore[operator]
+    means: list[Any] = [(row or {}).get("mean") for row in pair]
+    return "" if None in means else f"{means[1] - means[0]:+.3g}"
 
 
-def part_of(key: Key) -> str:
-    """Returns the part of the run that a row describes."""
-    return " ".join(str(value) for name, value in key if name != "metric")
-
-
-def table(pairs: dict[Key, Pair]) -> str:
+def table(pairs: dict[tuple[str, str], Pair]) -> str:
     """Returns all rows of both runs as a table."""
     lines = []
-    for key, pair in pairs.items():
-        cells = ["" if row is None else reporting.cell(row) for row in pair]
-        part = f"{part_of(key)}: {dict(key).get('metric', '')}"
-        lines.append([part, *cells, difference(pair), overlap(pair)])
+    for (metric, part), pair in pairs.items():
+        cells = ("" if row is None else reporting.cell(row) for row in pair)
+        lines.append([f"{part}: {metric}", *cells, difference(pair), overlap(pair)])
     return reporting.table(["part: metric", "A", "B", "B - A", "intervals overlap"], lines)
 
 
-def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | None:
+def figure(a: FinishedRun, b: FinishedRun, pairs: dict[tuple[str, str], Pair]) -> Figure | None:
     """Draws means and intervals of both runs, one panel per metric; returns None if there are no means."""
     by_metric: dict[str, dict[str, Pair]] = {}
-    for key, pair in pairs.items():
-        of = dict(key)
-        if "metric" in of and "epoch" not in of and any((row or {}).get("mean") is not None for row in pair):
-            by_metric.setdefault(str(of["metric"]), {})[part_of(key)] = pair
+    for (metric, part), pair in pairs.items():
+        rows = [row for row in pair if row is not None and row["mean"] is not None and "epoch" not in row]
+        if metric and rows:
+            by_metric.setdefault(metric, {})[part] = pair
     metrics = list(by_metric)[:MOST_PANELS]
     if not metrics:
         return None
@@ -115,7 +109,7 @@ def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | N
     return drawn
 
 
-def _points(axes: Any, rows: list[tuple[float, dict[str, Any]]], label: str, colour: str) -> None:
+def _points(axes: Any, rows: list[tuple[float, Row]], label: str, colour: str) -> None:
     y = [at for at, _ in rows]
     ends = [[np.nan if v is None else v for v in (row["mean"], *row["ci95"])] for _, row in rows]
     mean, low, high = reporting.drawable(np.array(ends, float).reshape(-1, 3)).T

@@ -9,9 +9,10 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import xarray as xr
 
@@ -77,25 +78,19 @@ def read_dataset(path: Path) -> xr.Dataset:
 def read_config(out: Path) -> dict[str, Any] | None:
     """Reads the configuration of the run in a folder; returns None if there is no run."""
     path = out / "config.json"
-    try:
-        held = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except ValueError as error:
-        held = error
-    if isinstance(held, dict):
-        return held
-    reason = f"damaged JSON ({held})" if isinstance(held, ValueError) else json.dumps(held)[:50]
-    remedy = f"delete {out} to compute its results again"
-    raise FolderError(f"--out: expected a configuration in {path}, got {reason}; {remedy}")
+    with named_if_damaged(path, "a configuration", f"delete {out} to compute its results again"):
+        return dict(json.loads(path.read_bytes()))
 
 
-class Claim(NamedTuple):
+@dataclass
+class Claim:
     """A folder locked by this process."""
 
     lock: Any  # open, locked file; the system releases the lock when the process ends
-    made_config: bool  # whether this process wrote config.json
     made_folder: bool
+    made_config: bool = False  # whether this process wrote config.json
 
 
 _claims: dict[Path, Claim] = {}
@@ -128,8 +123,8 @@ def _let_go(out: Path, claim: Claim, failed: bool) -> None:
         (out / "config.json").unlink()
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     (out / ".lock").unlink()
-    if failed and claim.made_folder and not any(out.iterdir()):
-        out.rmdir()
+    if failed and claim.made_folder:
+        out.rmdir()  # OSError unless it is empty
 
 
 def _lock(out: Path, shared: bool) -> Any:
@@ -200,7 +195,7 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: b
         out.mkdir(parents=True, exist_ok=True)
         key = out.resolve()
         if key not in _claims:
-            _claims[key] = Claim(_lock(out, shared), False, made_folder)
+            _claims[key] = Claim(_lock(out, shared), made_folder)
         held = read_config(out)
         if held is None:
             if any(not path.name.startswith(".") for path in out.iterdir()):
@@ -208,12 +203,11 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: b
             if resume:
                 print(f"--resume: {out} holds no run; starting a new one", file=sys.stderr)
             write_json(out / "config.json", wanted)
-            _claims[key] = _claims[key]._replace(made_config=True, made_folder=made_folder)
-            return
-    if named := differing(held, wanted):
-        raise FolderError(
-            f"--out: {out} holds a run of another configuration ({named}); "
-            "expected another folder, or --resume without these options"
-        )
-    if not resume:
-        raise FolderError(f"--out: {out} holds a run already; expected another folder, or --resume")
+            _claims[key].made_config = True
+        elif named := differing(held, wanted):
+            raise FolderError(
+                f"--out: {out} holds a run of another configuration ({named}); "
+                "expected another folder, or --resume without these options"
+            )
+        elif not resume:
+            raise FolderError(f"--out: {out} holds a run already; expected another folder, or --resume")

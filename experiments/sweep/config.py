@@ -1,6 +1,8 @@
 """Settings and command-line options of a sweep."""
 
+import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,9 +45,20 @@ class Config(Options):
     """Folder for config.json, the journal, results.nc, summary.json and the figures."""
     resume: bool = False  # Resume the study in --out, or join the workers that are running it.
 
+    @cached_property
+    def table(self) -> dict[str, Any]:
+        """The space as it was read; raises ValueError for a file that is not TOML."""
+        try:
+            return tomllib.loads(self.space.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"--space: expected a TOML file, got {self.space} ({error.strerror})") from None
+        except ValueError as error:
+            raise ValueError(f"--space: expected valid TOML, got {self.space} ({error})") from None
+
     def deciding(self) -> dict[str, Any]:
-        """Fields that determine the results of trials, except for the space."""
-        return {n: getattr(self, n) for n in ("experiment", "seeds", "seed", "sampler", "pruner")}
+        """Fields that determine the results of trials."""
+        names = ("experiment", "seeds", "seed", "sampler", "pruner")
+        return {**{name: getattr(self, name) for name in names}, "space": self.table}
 
     def sweepable(self) -> Sweepable:
         """Returns the `SWEEPABLE` of the experiment; raises ValueError if there is none."""
