@@ -151,10 +151,15 @@ def _lock(out: Path, shared: bool) -> Any:
     return lock
 
 
-def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Lists the differences between two configurations; "" if there are none."""
-    names = [name for name in sorted({**there, **here}) if there.get(name) != here.get(name)]
-    return "; ".join(f"{name}: {there.get(name)!r} before, {here.get(name)!r} now" for name in names)
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the values of two configurations where they differ."""
+    return {name: (a.get(name), b.get(name)) for name in sorted({**a, **b}) if a.get(name) != b.get(name)}
+
+
+def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Lists the differences between an earlier configuration and this one; "" if there are none."""
+    differences = differing(there, here).items()
+    return "; ".join(f"{name}: {before!r} before, {now!r} now" for name, (before, now) in differences)
 
 
 @contextmanager
@@ -204,7 +209,7 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: b
                 print(f"--resume: {out} holds no run; starting a new one", file=sys.stderr)
             write_json(out / "config.json", wanted)
             _claims[key].made_config = True
-        elif named := differing(held, wanted):
+        elif named := changes(held, wanted):
             raise FolderError(
                 f"--out: {out} holds a run of another configuration ({named}); "
                 "expected another folder, or --resume without these options"

@@ -18,6 +18,7 @@ from experiments.decorrelation.figures import NOTEBOOK, PUBLISHED
 from experiments.decorrelation.figures import figures as decorrelation_figures
 from experiments.decorrelation.runs import STUDIES, notebook_runs
 from experiments.finished import read_run
+from experiments.folders import differing
 from experiments.microlearning.__main__ import choose_test_images, load, make_setting
 from experiments.microlearning.config import Config
 from experiments.microlearning.networks import make_problem
@@ -301,7 +302,7 @@ def test_two_runs_side_by_side_and_what_is_no_finished_run(whole, tmp_path):
     (line,) = (of for of in printed.splitlines() if of.startswith("| node_perturbation: test_accuracy "))
     _, _, a, b, difference, overlap, _ = (cell.strip() for cell in line.split("|"))
     assert a == b and float(difference) == 0 and overlap == "yes"
-    assert compare.differing({"x": 1, "y": 2}, {"x": 1, "z": 3}) == [["y", "2", "None"], ["z", "None", "3"]]
+    assert differing({"x": 1, "y": 2}, {"x": 1, "z": 3}) == {"y": (2, None), "z": (None, 3)}
     assert compare.overlap(({"ci95": [0, 1]}, {"ci95": [2, 3]})) == "no"
     assert compare.overlap(({"ci95": [None, None]}, None)) == ""
     (tmp_path / "config.json").write_text("{}")

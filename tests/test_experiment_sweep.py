@@ -83,14 +83,11 @@ def test_space_is_read(tmp_path):
     ("text", "pattern"),
     {
         "rate = 0.1": "--space: expected fields among learning_rate, .*got 'rate'",
-        "learning_rate = 'big'": "--space: learning_rate: expected a finite number, got 'big'",
         "learning_rate = true": "learning_rate: expected a finite number, got True",
-        "penalty = -1": "penalty: expected a finite number >= 0, got -1",
-        "penalty = { low = 0, high = 1e39 }": "penalty: high: expected a number that float32 can hold",
+        "penalty = { low = -1, high = 1 }": "penalty: low: expected a finite number >= 0, got -1",
         f"penalty = 1{'0' * 400}": "penalty: expected a finite number >= 0, got inf",
         "width = 1.5": "width: expected an integer, got 1.5",
         "width = 0": "width: expected at least 1, got 0",
-        "width = 2147483648": "width: expected at most 2147483647, got 2147483648",
         "data = 3": "data: expected text, got 3",
         "kind = { choices = ['round', 'oval'] }": "kind: choices: expected one of round, square, got 'oval'",
         "kind = { choices = [] }": r"kind: expected a list of at least one choice, got \[\]",
@@ -99,7 +96,6 @@ def test_space_is_read(tmp_path):
         "penalty = { low = 1 }": "penalty: expected a value, { choices } or .*got a table with low",
         "penalty = { low = 2, high = 1 }": "penalty: expected low below high, got 2.0 and 1.0",
         "penalty = { low = 0, high = 1, log = true }": "penalty: low: expected a number > 0",
-        "penalty = { low = 0, high = 1, log = 1 }": "penalty: log: expected true or false, got 1",
         "penalty = { low = 0, high = 1, points = 1 }": "penalty: points: expected an integer in 2..",
         "width = 3": "--space: expected at least one field with choices or a range, got none",
         "learning_rate = {": r"--space: expected valid TOML, got .*\.toml",
@@ -203,10 +199,10 @@ def test_stopped_trials_cost_nothing_and_disturb_no_others():
 
 @pytest.mark.parametrize("sampler", slow_but(["grid", "tpe"], study.SAMPLERS))
 def test_every_sampler_asks_and_is_told(tmp_path, sampler):
-    text = RATES if sampler == "grid" else TWO
+    text, pieces = RATES if sampler == "grid" else TWO, tmp_path / "pieces"
     options = {"sampler": sampler, "pruner": "none"}
-    run_toy(tmp_path / "halves", text, batch=4, trials=7, **options)
-    found = run_toy(tmp_path / "halves", text, batch=4, trials=12, **options)
+    for trials in (7, 12):
+        found = run_toy(pieces, text, batch=4, trials=trials, **options)
     assert states_of(found) == {"COMPLETE": 12} and len(set(values_of(found))) == 12
     if sampler in ("random", "grid"):  # whose draws do not depend on batches
         whole = run_toy(tmp_path / "whole", text, batch=12, trials=12, **options)
@@ -246,8 +242,7 @@ def test_best_trials_come_first_by_their_medians():
         assert report.best_first(results.assign_attrs(direction=direction)).tolist() == order
     ten = np.array([5.0, 1, 3, 2, 4, 6, 8, 7, 9, 10])
     assert report.summary(ten) == (5.5, 2.0, 9.0)  # ranks 2 and 9 of 10
-    assert report.summary(np.array([3.0, 1.0])) == (2.0, 1.0, 3.0)
-    assert report.summary(np.array([1.0, 2, np.inf]))[0] == 2.0
+    assert report.summary(np.array([1.0, 2, np.inf])) == (2.0, 1.0, np.inf)
     assert np.isnan(report.summary(np.array([1.0, np.nan, 2]))).all()
 
 

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from experiments.folders import differing, named_if_damaged
+from experiments.folders import changes, named_if_damaged
 from experiments.running import group_by_shape
 from experiments.sweep.config import Config
 from experiments.sweep.programs import Programs
@@ -108,7 +108,7 @@ def open_study(config: Config, space: Space) -> optuna.Study:
         load_if_exists=True,
     )
     wanted = json.loads(json.dumps(config.deciding()))
-    if named := differing(study.user_attrs.get("config", wanted), wanted):
+    if named := changes(study.user_attrs.get("config", wanted), wanted):
         raise ValueError(f"--study: expected one of this configuration, got {study.study_name!r} ({named})")
     study.set_user_attr("config", wanted)
     return study
