@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import math
 import os
 import platform
 import shutil
@@ -31,12 +30,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def without_nan(content: Any) -> Any:
-    """Replaces non-finite numbers in nested dicts and lists by None, for JSON."""
-    if isinstance(content, Mapping):
-        return {name: without_nan(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    """Returns JSON content with None in the place of non-finite numbers."""
+    return json.loads(json.dumps(content), parse_constant=lambda name: None)
 
 
 def file_name(part: str) -> str:
@@ -70,9 +65,9 @@ def named_if_damaged(path: Path, what: str, remedy: str) -> Iterator[None]:
 
 def read_dataset(path: Path) -> xr.Dataset:
     """Reads a dataset into memory and closes the file."""
-    readable = named_if_damaged(path, "results", "delete it to compute them again")
-    with readable, xr.open_dataset(path, engine="h5netcdf") as dataset:
-        return dataset.load().drop_encoding()  # encodings would truncate names when merged
+    with named_if_damaged(path, "results", "delete it to compute them again"):
+        dataset = xr.load_dataset(path, engine="h5netcdf")
+    return dataset.drop_encoding()  # encodings would truncate names when merged
 
 
 def read_config(out: Path) -> dict[str, Any] | None:

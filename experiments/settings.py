@@ -7,9 +7,9 @@ import types
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields
-from importlib import import_module
 from operator import le, lt
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -164,9 +164,8 @@ def _resumed(config: Any) -> Any:
 
 def imported(name: str, path: str) -> Callable[..., Any]:
     """Imports `MODULE:FUNCTION`; raises a ValueError about the option `name` if that fails."""
-    module, _, function = path.partition(":")
     try:
-        found = getattr(import_module(module), function)
+        found = resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         got = f"{path} ({error}; the module must be on PYTHONPATH)"
         raise ValueError(f"{name}: expected MODULE:FUNCTION, got {got}") from None

@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import checkpoints, harness, plot, reporting
+from experiments import checkpoints, harness, reporting
 from experiments.finished import SHARED_VARIABLES, read_run
 
 # It is text, and takes seconds to read.
@@ -152,17 +152,6 @@ def check_folder(out: Path, *, parts: Sequence[str], figures: Sequence[str]) -> 
         for name, variable in results.variables.items():
             assert {"units", "long_name"} <= set(variable.attrs) and variable.attrs["long_name"], name
             assert any(fnmatchcase(str(name), pattern) for pattern in known), name
-
-
-def check_redrawn(out: Path) -> None:
-    """The figures come out of the results once more as they were."""
-    before = {path: path.read_bytes() for path in out.glob("*.png")}
-    for path, content in before.items():
-        assert content[:4] == b"\x89PNG"
-        path.unlink()
-    code, printed, errors = call_main(plot.main, out)
-    assert code == 0 and set(printed.split()) == set(map(str, before)), errors
-    assert {path: path.read_bytes() for path in out.glob("*.png")} == before
 
 
 def row_of(rows: Path | list[dict[str, Any]], **named: Any) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from experiments import harness
+from experiments import harness, plot
 from experiments.sweep import report, study
 from experiments.sweep.config import OFFERED, Config
 from experiments.sweep.programs import Programs
 from experiments.sweep.space import check_runs, parse_space, read_space
 from experiments.sweep.workers import Worker, finished
 from experiments.sweeping import while_finite
-from tests.command_line import check_folder, check_redrawn, ended, run, start
+from tests.command_line import call_main, check_folder, ended, run, start
 from tests.compare import slow_but
 from tests.sweep_toy import CHUNKS, toy
 
@@ -362,7 +362,13 @@ def test_command_writes_what_a_study_found(tmp_path):
     assert f"--resume: {out} holds no run; starting a new one" in errors
     figures = ("history", "importance", "parallel_coordinates", "slices")
     check_folder(out, parts=("journal.log", "trials"), figures=figures)
-    check_redrawn(out)
+    before = {path: path.read_bytes() for path in out.glob("*.png")}
+    for path in before:
+        path.unlink()
+    code, printed, errors = call_main(plot.main, out)
+    assert code == 0 and set(printed.split()) == set(map(str, before)), errors
+    assert {path: path.read_bytes() for path in out.glob("*.png")} == before
+    assert all(content[:4] == b"\x89PNG" for content in before.values())
     results = harness.read_dataset(out / "results.nc")
     assert results.score.dims == ("trial", "seed") and results.score.shape == (16, 2)
     np.testing.assert_allclose(results["median"], np.median(results.score, axis=1), rtol=1e-5)

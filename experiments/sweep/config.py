@@ -3,8 +3,8 @@
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -64,7 +64,7 @@ class Config(Options):
         """Returns the `SWEEPABLE` of the experiment; raises ValueError if there is none."""
         name = f"experiments.{self.experiment}.__main__" if self.experiment in OFFERED else self.experiment
         try:
-            return import_module(name).SWEEPABLE
+            return resolve_name(f"{name}:SWEEPABLE")
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             expected = f"one of {', '.join(OFFERED)}, or a module that defines a SWEEPABLE"
             got = f"{self.experiment!r} ({error})"

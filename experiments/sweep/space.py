@@ -28,13 +28,11 @@ class Space(NamedTuple):
 
     def point(self, index: int) -> dict[str, Any]:
         """Returns a point of the grid, whose first points are spread over all of it; {} without a grid."""
-        size = prod(map(len, self.grid.values()))
+        sizes = [len(values) for values in self.grid.values()]
+        size = prod(sizes)
         step = next(s for s in count(max(1, int(0.618 * size))) if gcd(s, size) == 1)
-        place, point = index * step % size, {}
-        for name, values in self.grid.items():
-            place, i = divmod(place, len(values))
-            point[name] = values[i]
-        return point
+        places = np.unravel_index(index * step % size, sizes, order="F")
+        return {name: values[i] for (name, values), i in zip(self.grid.items(), places, strict=True)}
 
 
 def read_space(config: Config, sweepable: Sweepable) -> Space:
