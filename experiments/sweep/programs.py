@@ -69,9 +69,9 @@ class Programs:
 
     def _start(self, program: Program, trials: Sequence[Mapping[str, Any]]) -> Any:
         values = {name: np.array([trial[name] for trial in trials]) for name in self._sweepable.traced}
-        values = {name: np.repeat(v.astype(np.float32), self._keys.size) for name, v in values.items()}
+        traced: Any = {name: np.repeat(v.astype(np.float32), self._keys.size) for name, v in values.items()}
         # Block here so that running out of memory raises an error: otherwise XLA would wait forever.
-        return jax.block_until_ready(program.init(jnp.tile(self._keys, self._block), values, program.shared))
+        return jax.block_until_ready(program.init(jnp.tile(self._keys, self._block), traced, program.shared))
 
     def _close_up(self, carries: list[Any], kept: np.ndarray) -> list[Any]:
         """Regroups the kept trials into blocks."""

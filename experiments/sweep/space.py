@@ -126,27 +126,27 @@ def check_runs(config: Config, space: Space) -> None:
     ends = [_ends(space, name) for name in sweepable.static]
     for values in product(*ends):
         static = dict(zip(sweepable.static, values, strict=True))
-        sizes = {name: value for name, value in static.items() if not isinstance(value, str)}
+        numbers = {name: end[0] for name, end in zip(static, ends, strict=True) if type(end[0]) is int}
+        if not numbers.items() <= static.items():
+            _made(sweepable, static)
+            continue
 
         def needed(sizes: Mapping[str, int], static: Mapping[str, Any] = static) -> int:
             program = _made(sweepable, {name: sizes.get(name, value) for name, value in static.items()})
             carry = jax.eval_shape(program.init, jax.random.key(0), traced, program.shared)
             return sizes["--seeds"] * sizes["--batch"] * memory.bytes_of(carry)
 
-        memory.check_fits(needed, sizes | given, defaults, _option)
-
-
-def _option(name: str) -> str:
-    return name if name.startswith("--") else f"--space: {name}"
+        options = {**{name: f"--space: {name}" for name in numbers}, **{name: name for name in given}}
+        memory.check_fits(needed, numbers | given, defaults, options.__getitem__)
 
 
 def _ends(space: Space, name: str) -> list[Any]:
-    """Returns all strings that a hyper-parameter may be, or its smallest and largest number."""
+    """Returns all strings that a hyper-parameter may be, or its largest and smallest number."""
     if name in space.fixed:
         return [space.fixed[name]]
     offered: Any = space.searched[name]
     values = getattr(offered, "choices", None) or (offered.low, offered.high)
-    return list(values) if isinstance(values[0], str) else [min(values), max(values)]
+    return list(values) if isinstance(values[0], str) else [max(values), min(values)]
 
 
 def _made(sweepable: Sweepable, static: Mapping[str, Any]) -> Program:
