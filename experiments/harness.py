@@ -18,16 +18,7 @@ from tqdm import tqdm
 
 from experiments import folders, memory, processes, terminal
 from experiments.finished import Report, Results, in_float64, publish, versions  # noqa: F401 (re-exported)
-from experiments.folders import (  # noqa: F401 (re-exported)
-    claims,
-    make_folder,
-    open_folder,
-    read_dataset,
-    without_nan,
-    write_dataset,
-    write_json,
-    write_whole,
-)
+from experiments.folders import make_folder, open_folder, read_dataset, write_json, write_whole  # noqa: F401
 from experiments.settings import Settings, as_option, defaults_of, parse
 from experiments.xla import keep_compiled_programs, use_all_cores
 
@@ -78,7 +69,7 @@ class Experiment(NamedTuple):
                 found.append(self.run_part(name, config, data, unfinished / path.stem, progress))
                 if processes.is_first():
                     path.parent.mkdir(exist_ok=True)
-                    write_dataset(path, found[-1])
+                    folders.write_dataset(path, found[-1])
                     found[-1] = read_dataset(path)
                     shutil.rmtree(unfinished / path.stem, ignore_errors=True)
         results = self.merge(config, found)
@@ -142,7 +133,7 @@ def command_line(
             given = parse(config, f"python -m {package}.{name}")
             if isinstance(given, Settings) and given.meeting is not None:
                 processes.meet(name, given.meeting)
-            with claims():
+            with folders.claims():
                 run(given)
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()

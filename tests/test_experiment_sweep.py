@@ -20,7 +20,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from experiments import harness, plot
+from experiments import plot
+from experiments.folders import read_dataset, without_nan
 from experiments.sweep import report, study
 from experiments.sweep.config import OFFERED, Config
 from experiments.sweep.programs import Programs
@@ -312,7 +313,7 @@ def test_a_trial_that_kills_every_worker_is_given_up(workers, monkeypatch, capsy
     results = report.as_dataset(workers.study(), workers.space)  # draws what is finite
     assert results.complete.values.tolist() == [True, True, False, True, True, True]
     results["high"].values[:2] = np.inf, 3e38
-    rows = harness.without_nan(report.rows(results))
+    rows = without_nan(report.rows(results))
     assert "1 .. -" in report.table(rows) and json.dumps(rows, allow_nan=False)
     for figure in report.figures(results).values():
         figure.savefig(io.BytesIO(), format="png", dpi=20)
@@ -369,7 +370,7 @@ def test_command_writes_what_a_study_found(tmp_path):
     assert code == 0 and set(printed.split()) == set(map(str, before)), errors
     assert {path: path.read_bytes() for path in out.glob("*.png")} == before
     assert all(content[:4] == b"\x89PNG" for content in before.values())
-    results = harness.read_dataset(out / "results.nc")
+    results = read_dataset(out / "results.nc")
     assert results.score.dims == ("trial", "seed") and results.score.shape == (16, 2)
     np.testing.assert_allclose(results["median"], np.median(results.score, axis=1), rtol=1e-5)
     rows = json.loads((out / "summary.json").read_text())["rows"]

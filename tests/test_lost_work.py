@@ -15,7 +15,7 @@ from subprocess import TimeoutExpired
 import pytest
 import xarray as xr
 
-from experiments import folders, harness, processes, terminal
+from experiments import folders, processes, terminal
 from experiments.settings import parse
 from tests.command_line import BIRTH_DEATH, EXPERIMENT, ended, run, start
 
@@ -55,7 +55,7 @@ def test_stopped_run_goes_on_to_the_same_results(stopped, finished, tmp_path):
     before = (out / "config.json").read_bytes()
     code, _, errors = run("birth_death", "--resume", "--out", out, drawn=False)
     assert code == 0 and (out / "config.json").read_bytes() == before and "no run" not in errors, errors
-    same, expected = (harness.read_dataset(folder / "results.nc") for folder in (out, finished))
+    same, expected = (folders.read_dataset(folder / "results.nc") for folder in (out, finished))
     xr.testing.assert_identical(same, expected)
 
 
@@ -200,7 +200,7 @@ def test_kills_and_interrupts_at_random_moments_change_nothing(tmp_path):
         killed.send_signal(stop)
         assert ended(killed, 60)[0] in (0, 130, -signal.SIGKILL, -signal.SIGINT)
     assert ended(process(out), 600)[0] == 0
-    same, expected = (harness.read_dataset(folder / "results.nc") for folder in (out, whole))
+    same, expected = (folders.read_dataset(folder / "results.nc") for folder in (out, whole))
     timed = [name for name in expected.variables if "seconds" in str(name)]
     xr.testing.assert_identical(same.drop_vars(timed), expected.drop_vars(timed))
 
