@@ -111,7 +111,7 @@ def test_a_bad_space_is_refused(tmp_path, text, pattern):
 
 CANNOT_RUN = [
     ("microlearning", "sigma = { choices = [0.1, 0] }", "sigma: choices: expected a finite number > 0"),
-    ("birth_death", "units = { low = 10, high = 2000000000 }", "units: expected a size .*out of memory"),
+    ("birth_death", "units = { low = 10, high = 2000000000 }", "--space: units: expected a size .*memory"),
     ("nothing", RATES, "--experiment: expected one of .*, or a module that defines a SWEEPABLE, got"),
     ("tests.refusal", RATES, "got 'tests.refusal' .*no attribute 'SWEEPABLE'"),
     ("tests.sweep_toy --storage nowhere", RATES, "--storage: expected the URL of a database, got 'nowhere'"),
@@ -196,6 +196,7 @@ def test_stopped_trials_cost_nothing_and_disturb_no_others():
     chunks = np.array([3, 1, 3, 1, 2, 1, 2, 1, 2, 1])  # before the end of each
     np.testing.assert_allclose(stopped, whole * chunks[:, None] / CHUNKS, rtol=1e-6)
     assert Counter(calls) == {0: 5, 1: 3, 2: 1}  # blocks of two
+    assert not programs.run(trials, lambda *_: True)[1].any() and Counter(calls) == {0: 10, 1: 3, 2: 1}
 
 
 @pytest.mark.parametrize("sampler", slow_but(["grid", "tpe"], study.SAMPLERS))
@@ -250,8 +251,9 @@ def test_best_trials_come_first_by_their_medians():
 @pytest.mark.parametrize("left", [b'{"op_code": 7, "wor', b"\xff\xfe"])
 def test_a_study_goes_on_after_what_a_dead_worker_left(tmp_path, left):
     run_toy(tmp_path, RATES, trials=1)
-    with pytest.raises(ValueError, match=r"--study: expected one of this.*seeds: 2 before, 3 now"):
-        run_toy(tmp_path, RATES, trials=1, seeds=3)
+    for text, seeds, named in ((RATES, 3, "seeds: 2 before, 3 now"), (TWO, 2, "space: .* now")):
+        with pytest.raises(ValueError, match=rf"--study: expected one of this.*\({named}\)"):
+            run_toy(tmp_path, text, trials=1, seeds=seeds)
     journal = tmp_path / "journal.log"
     journal.write_bytes(journal.read_bytes() + left)
     for trials in (1, 2):
