@@ -214,7 +214,9 @@ def test_every_sampler_asks_and_is_told(tmp_path, sampler):
 
 
 def test_pruning_stops_hopeless_trials(tmp_path):
-    trials = finished(run_toy(tmp_path, RATES, sampler="random", batch=8, trials=24))
+    found = run_toy(tmp_path, RATES, sampler="random", batch=8, trials=24)
+    trials, results = finished(found), report.as_dataset(found, parse_space(tomllib.loads(RATES), toy()))
+    np.testing.assert_array_equal(np.isnan(results["median"]), ~results.complete)
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     assert all(trial.number >= 8 for trial in pruned) and len(pruned) >= 3  # the first batch is compared with
     assert all(max(trial.intermediate_values) < CHUNKS for trial in pruned)
