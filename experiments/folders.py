@@ -196,9 +196,11 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: b
         key = out.resolve()
         if key not in _claims:
             _claims[key] = Claim(_lock(out, shared), made_folder)
+        # Before the configuration is read: workers that start together may write it at any moment.
+        has_files = any(not path.name.startswith(".") for path in out.iterdir())
         held = read_config(out)
         if held is None:
-            if any(not path.name.startswith(".") for path in out.iterdir()):
+            if has_files:
                 raise FolderError(f"--out: expected an empty folder or one of an earlier run, got {out}")
             if resume:
                 print(f"--resume: {out} holds no run; starting a new one", file=sys.stderr)
