@@ -175,7 +175,8 @@ def test_folder_of_a_run_killed_at_its_start_is_taken_and_one_with_other_files_i
 
 def test_workers_that_start_together_share_a_new_folder(tmp_path, monkeypatch):
     config = tmp_path / "config.json"
-    monkeypatch.setattr(folders, "read_config", lambda out: config.write_text("{}") and None)  # by another one
+    # Another worker writes it as soon as this one has looked.
+    monkeypatch.setattr(folders, "read_config", lambda out: config.write_text("{}") and None)
     with folders.claims():
         folders.open_folder(tmp_path, {}, resume=True, shared=True)
     assert config.exists()
