@@ -241,6 +241,7 @@ def test_what_is_not_finite_is_null_in_json_and_left_out_of_intervals(tmp_path):
     assert [reporting.cell(row) for row in rows] == ["1 ± 0", "2 ± 2 (3/4)", "1 (1/2)", "-"]
     half = 4.302653 / 3**0.5  # t(0.975, 2) standard errors
     assert rows[1]["ci95"] == pytest.approx([2 - half, 2 + half], rel=1e-6)
+    assert reporting.table("ab", [("x", "10")]) == "| a |  b |\n| - | -: |\n| x | 10 |"
     assert np.isnan(reporting.drawable(np.array([1e29, 1e31, np.inf]))).tolist() == [False, True, True]
 
 
