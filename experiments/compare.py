@@ -14,15 +14,16 @@ from tyro.conf import Positional
 
 from experiments import harness, reporting
 from experiments.finished import FinishedRun, in_float64, read_run
-from experiments.folders import FolderError, without_nan, write_whole
+from experiments.folders import FolderError, differing, without_nan, write_whole
 from experiments.settings import Options
 
-VALUES = ("mean", "median", "importance", "ci95", "n", "seeds", "reached", "seconds")
-"""Entries of a summary row that are results; the others identify the row."""
+VALUES = ("metric", "mean", "median", "importance", "ci95", "n", "seeds", "reached", "seconds")
+"""Metric and results in a summary row; the other entries identify the part of the run."""
 MOST_PANELS = 16
 
-Key = tuple[tuple[str, Any], ...]
-Pair = tuple[dict[str, Any] | None, dict[str, Any] | None]
+Row = dict[str, Any]
+Name = tuple[str, str]  # metric, and the entries that identify the part of the run
+Pair = tuple[Row | None, Row | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,58 +38,42 @@ class Config(Options):
         self.expect("figure", "a file *.png or *.pdf", self.figure.suffix in (".png", ".pdf"))
 
 
-def differing(a: dict[str, Any], b: dict[str, Any]) -> list[list[str]]:
-    """Returns the options that differ, with the values of both runs."""
-    names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
-    return [[name, str(a.get(name)), str(b.get(name))] for name in names]
-
-
-def rows_of(run: FinishedRun) -> dict[Key, dict[str, Any]]:
-    """Returns the rows of a run's summary, keyed by the entries that are not results."""
+def rows_of(run: FinishedRun) -> dict[Name, Row]:
+    """Returns the rows of a run's summary."""
     found = {}
     for row in without_nan(run.report.rows(in_float64(run.results))):
-        key = tuple((name, value) for name, value in row.items() if name not in VALUES)
+        part = " ".join(str(value) for name, value in row.items() if name not in VALUES)
         mean = row.get("median", row.get("importance"))
-        found[key] = {"mean": mean, "ci95": (None, None), "n": 1, **row}
+        found[row.get("metric", ""), part] = {"mean": mean, "ci95": (None, None), "n": 1, **row}
     return found
 
 
 def overlap(pair: Pair) -> str:
     """Returns "yes" if the 95 % intervals overlap, otherwise "no"; "" if a run has no interval."""
-    ends: list[Any] = [end for row in pair for end in (row or {}).get("ci95") or (None, None)]
-    if None in ends:
+    ends = [end for row in pair if row for end in row["ci95"]]
+    if len(ends) < 4 or None in ends:
         return ""
     return "yes" if ends[0] <= ends[3] and ends[2] <= ends[1] else "no"
 
 
-def difference(pair: Pair) -> str:
-    """Returns the mean of B minus the mean of A; "" if a run has no mean."""
-    means = [(row or {}).get("mean") for row in pair]
-    return "" if None in means else f"{means[1] - means[0]:+.3g}"  # type: ignore[operator]
-
-
-def part_of(key: Key) -> str:
-    """Returns the part of the run that a row describes."""
-    return " ".join(str(value) for name, value in key if name != "metric")
-
-
-def table(pairs: dict[Key, Pair]) -> str:
+def table(pairs: dict[Name, Pair]) -> str:
     """Returns all rows of both runs as a table."""
     lines = []
-    for key, pair in pairs.items():
+    for (metric, part), pair in pairs.items():
         cells = ["" if row is None else reporting.cell(row) for row in pair]
-        part = f"{part_of(key)}: {dict(key).get('metric', '')}"
-        lines.append([part, *cells, difference(pair), overlap(pair)])
+        means = [row["mean"] for row in pair if row and row["mean"] is not None]
+        difference = f"{means[1] - means[0]:+.3g}" if len(means) == 2 else ""
+        lines.append([f"{part}: {metric}", *cells, difference, overlap(pair)])
     return reporting.table(["part: metric", "A", "B", "B - A", "intervals overlap"], lines)
 
 
-def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | None:
+def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Name, Pair]) -> Figure | None:
     """Draws means and intervals of both runs, one panel per metric; returns None if there are no means."""
     by_metric: dict[str, dict[str, Pair]] = {}
-    for key, pair in pairs.items():
-        of = dict(key)
-        if "metric" in of and "epoch" not in of and any((row or {}).get("mean") is not None for row in pair):
-            by_metric.setdefault(str(of["metric"]), {})[part_of(key)] = pair
+    for (metric, part), pair in pairs.items():
+        drawn = [row for row in pair if row and row["mean"] is not None and "epoch" not in row]
+        if metric and drawn:
+            by_metric.setdefault(metric, {})[part] = pair
     metrics = list(by_metric)[:MOST_PANELS]
     if not metrics:
         return None
@@ -96,12 +81,15 @@ def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | N
     columns = min(4, len(metrics))
     lines = -(-len(metrics) // columns)
     size = (4 * columns + 2, lines * (0.3 * len(parts) + 1.6))
-    drawn, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
+    both, axes = plt.subplots(lines, columns, figsize=size, sharey=True, squeeze=False)
     for panel, metric in zip(axes.flat, metrics, strict=False):
+        places = np.array([parts.index(part) for part in by_metric[metric]])
         for i, name in enumerate((f"A: {a.folder}", f"B: {b.folder}")):
-            found = [(parts.index(part), pair[i]) for part, pair in by_metric[metric].items()]
-            shift = 0.3 * i - 0.15
-            _points(panel, [(at + shift, row) for at, row in found if row is not None], name, f"C{i}")
+            rows = (pair[i] for pair in by_metric[metric].values())
+            ends = [(row["mean"], *row["ci95"]) if row else (None,) * 3 for row in rows]
+            mean, low, high = reporting.drawable(np.array(ends, float)).T
+            style = {"fmt": "o", "color": f"C{i}", "label": name, "capsize": 3}
+            panel.errorbar(mean, places + 0.3 * i - 0.15, xerr=[mean - low, high - mean], **style)
         unit = getattr(a.report, "VARIABLES", {}).get(metric, ("1", ""))[0]
         panel.set(title=metric.replace("_", " ") + f" ({unit})" * (unit != "1"))
         panel.xaxis.set_major_locator(MaxNLocator(4))
@@ -110,16 +98,9 @@ def figure(a: FinishedRun, b: FinishedRun, pairs: dict[Key, Pair]) -> Figure | N
         panel.grid(axis="x", alpha=0.3)
     for panel in axes.flat[len(metrics) :]:
         panel.set_axis_off()
-    drawn.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    drawn.suptitle(f"Two runs of {a.experiment}: means and 95 % intervals")
-    return drawn
-
-
-def _points(axes: Any, rows: list[tuple[float, dict[str, Any]]], label: str, colour: str) -> None:
-    y = [at for at, _ in rows]
-    ends = [[np.nan if v is None else v for v in (row["mean"], *row["ci95"])] for _, row in rows]
-    mean, low, high = reporting.drawable(np.array(ends, float).reshape(-1, 3)).T
-    axes.errorbar(mean, y, xerr=[mean - low, high - mean], fmt="o", color=colour, label=label, capsize=3)
+    both.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    both.suptitle(f"Two runs of {a.experiment}: means and 95 % intervals")
+    return both
 
 
 def run(config: Config) -> None:
@@ -130,7 +111,8 @@ def run(config: Config) -> None:
     print(f"A: {config.a}\nB: {config.b}\n")
     of_a, of_b = rows_of(a), rows_of(b)
     pairs = {key: (of_a.get(key), of_b.get(key)) for key in {**of_a, **of_b}}
-    options, same = differing(a.config, b.config), "The configurations are the same."
+    options = [[name, *map(str, values)] for name, values in differing(a.config, b.config).items()]
+    same = "The configurations are the same."
     print(reporting.table(["option", "A", "B"], options) if options else same, table(pairs), sep="\n\n")
     drawn = figure(a, b, pairs)
     if drawn is not None:

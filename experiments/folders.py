@@ -2,16 +2,16 @@
 
 import fcntl
 import json
-import math
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import xarray as xr
 
@@ -30,12 +30,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def without_nan(content: Any) -> Any:
-    """Replaces non-finite numbers in nested dicts and lists by None, for JSON."""
-    if isinstance(content, Mapping):
-        return {name: without_nan(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    """Returns JSON content with None in the place of non-finite numbers."""
+    return json.loads(json.dumps(content), parse_constant=lambda name: None)
 
 
 def file_name(part: str) -> str:
@@ -69,33 +65,27 @@ def named_if_damaged(path: Path, what: str, remedy: str) -> Iterator[None]:
 
 def read_dataset(path: Path) -> xr.Dataset:
     """Reads a dataset into memory and closes the file."""
-    readable = named_if_damaged(path, "results", "delete it to compute them again")
-    with readable, xr.open_dataset(path, engine="h5netcdf") as dataset:
-        return dataset.load().drop_encoding()  # encodings would truncate names when merged
+    with named_if_damaged(path, "results", "delete it to compute them again"):
+        dataset = xr.load_dataset(path, engine="h5netcdf")
+    return dataset.drop_encoding()  # encodings would truncate names when merged
 
 
 def read_config(out: Path) -> dict[str, Any] | None:
     """Reads the configuration of the run in a folder; returns None if there is no run."""
     path = out / "config.json"
-    try:
-        held = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except ValueError as error:
-        held = error
-    if isinstance(held, dict):
-        return held
-    reason = f"damaged JSON ({held})" if isinstance(held, ValueError) else json.dumps(held)[:50]
-    remedy = f"delete {out} to compute its results again"
-    raise FolderError(f"--out: expected a configuration in {path}, got {reason}; {remedy}")
+    with named_if_damaged(path, "a configuration", f"delete {out} to compute its results again"):
+        return dict(json.loads(path.read_bytes()))
 
 
-class Claim(NamedTuple):
+@dataclass
+class Claim:
     """A folder locked by this process."""
 
     lock: Any  # open, locked file; the system releases the lock when the process ends
-    made_config: bool  # whether this process wrote config.json
     made_folder: bool
+    made_config: bool = False  # whether this process wrote config.json
 
 
 _claims: dict[Path, Claim] = {}
@@ -128,8 +118,8 @@ def _let_go(out: Path, claim: Claim, failed: bool) -> None:
         (out / "config.json").unlink()
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     (out / ".lock").unlink()
-    if failed and claim.made_folder and not any(out.iterdir()):
-        out.rmdir()
+    if failed and claim.made_folder:
+        out.rmdir()  # OSError unless it is empty
 
 
 def _lock(out: Path, shared: bool) -> Any:
@@ -156,10 +146,15 @@ def _lock(out: Path, shared: bool) -> Any:
     return lock
 
 
-def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Lists the differences between two configurations; "" if there are none."""
-    names = [name for name in sorted({**there, **here}) if there.get(name) != here.get(name)]
-    return "; ".join(f"{name}: {there.get(name)!r} before, {here.get(name)!r} now" for name in names)
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the values of two configurations where they differ."""
+    return {name: (a.get(name), b.get(name)) for name in sorted({**a, **b}) if a.get(name) != b.get(name)}
+
+
+def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Lists the differences between an earlier configuration and this one; "" if there are none."""
+    differences = differing(there, here).items()
+    return "; ".join(f"{name}: {before!r} before, {now!r} now" for name, (before, now) in differences)
 
 
 @contextmanager
@@ -200,20 +195,21 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: b
         out.mkdir(parents=True, exist_ok=True)
         key = out.resolve()
         if key not in _claims:
-            _claims[key] = Claim(_lock(out, shared), False, made_folder)
+            _claims[key] = Claim(_lock(out, shared), made_folder)
+        # Before the configuration is read: workers that start together may write it at any moment.
+        has_files = any(not path.name.startswith(".") for path in out.iterdir())
         held = read_config(out)
         if held is None:
-            if any(not path.name.startswith(".") for path in out.iterdir()):
+            if has_files:
                 raise FolderError(f"--out: expected an empty folder or one of an earlier run, got {out}")
             if resume:
                 print(f"--resume: {out} holds no run; starting a new one", file=sys.stderr)
             write_json(out / "config.json", wanted)
-            _claims[key] = _claims[key]._replace(made_config=True, made_folder=made_folder)
-            return
-    if named := differing(held, wanted):
-        raise FolderError(
-            f"--out: {out} holds a run of another configuration ({named}); "
-            "expected another folder, or --resume without these options"
-        )
-    if not resume:
-        raise FolderError(f"--out: {out} holds a run already; expected another folder, or --resume")
+            _claims[key].made_config = True
+        elif named := changes(held, wanted):
+            raise FolderError(
+                f"--out: {out} holds a run of another configuration ({named}); "
+                "expected another folder, or --resume without these options"
+            )
+        elif not resume:
+            raise FolderError(f"--out: {out} holds a run already; expected another folder, or --resume")

@@ -18,16 +18,7 @@ from tqdm import tqdm
 
 from experiments import folders, memory, processes, terminal
 from experiments.finished import Report, Results, in_float64, publish, versions  # noqa: F401 (re-exported)
-from experiments.folders import (  # noqa: F401 (re-exported)
-    claims,
-    make_folder,
-    open_folder,
-    read_dataset,
-    without_nan,
-    write_dataset,
-    write_json,
-    write_whole,
-)
+from experiments.folders import make_folder, open_folder, read_dataset, write_json, write_whole  # noqa: F401
 from experiments.settings import Settings, as_option, defaults_of, parse
 from experiments.xla import keep_compiled_programs, use_all_cores
 
@@ -57,28 +48,28 @@ class Experiment(NamedTuple):
     # config -> data shared by all parts; raises ValueError if the settings do not fit the data
     load: Callable[[Any], Any] = lambda config: None
     compile_quickly: Callable[[Any], bool] = lambda config: False  # see `use_all_cores`
+    shared: bool = False  # whether several processes may work on one run, such as workers of a sweep
 
     def run(self, config: Any) -> Results:
         """Runs all unfinished parts, reads the finished ones, and writes and returns the results."""
         use_all_cores(compile_quickly=self.compile_quickly(config))
         data = self.load(config)
-        begin(config, lambda config: self.held(config, data))
-        finished, unfinished = config.out / f"{self.kind}s", config.out / "checkpoints"
-        costs, found = self.parts(config), []
-        paths = {name: finished / f"{folders.file_name(name)}.nc" for name in costs}
-        is_done = processes.decided(lambda: [path.exists() for path in paths.values()])
+        begin(config, lambda config: self.held(config, data), self.shared)
+        unfinished, found = config.out / "checkpoints", []
         keep_compiled_programs(unfinished / "compiled")
+        costs = self.parts(config)
         options = {"unit": self.unit, "smoothing": 0.05, "disable": not processes.is_first()}
         with tqdm(total=sum(costs.values()), **options) as progress:
-            for (name, path), done in zip(paths.items(), is_done, strict=True):
-                if done:
-                    progress.update(costs[name])
+            for name, cost in costs.items():
+                path = config.out / f"{self.kind}s" / f"{folders.file_name(name)}.nc"
+                if processes.decided(path.exists):
+                    progress.update(cost)
                     found.append(read_dataset(path))
                     continue
                 found.append(self.run_part(name, config, data, unfinished / path.stem, progress))
                 if processes.is_first():
-                    finished.mkdir(exist_ok=True)
-                    write_dataset(path, found[-1])
+                    path.parent.mkdir(exist_ok=True)
+                    folders.write_dataset(path, found[-1])
                     found[-1] = read_dataset(path)
                     shutil.rmtree(unfinished / path.stem, ignore_errors=True)
         results = self.merge(config, found)
@@ -95,12 +86,10 @@ def joined(parts: list[xr.Dataset], axis: str, names: Sequence[str]) -> xr.Datas
     return xr.merge(parts, join="outer", compat="no_conflicts").sel({axis: list(names)})
 
 
-def begin(config: Settings, held: Callable[[Any], Held]) -> None:
-    """Checks that an experiment fits into memory and claims its folder, for all processes.
+def begin(config: Any, held: Callable[[Any], Held], shared: bool = False) -> None:
+    """Claims the folder of an experiment, for all processes; raises ValueError if it needs too much memory.
 
-    Raises:
-      ValueError: if `held(config)` does not fit into memory, if there are fewer seeds than processes, or if
-        `open_folder` refuses the folder.
+    `held` and `shared` are those of the `Experiment`.
     """
     defaults = defaults_of(config)
     changed = {name: value for name, value in vars(config).items() if value != defaults.get(name, value)}
@@ -114,15 +103,15 @@ def begin(config: Settings, held: Callable[[Any], Held]) -> None:
         return members * memory.bytes_of(found.each) + memory.bytes_of(found.once)
 
     memory.check_fits(needed, sizes or {"seeds": config.deciding()["seeds"]}, defaults, config.option)
-    processes.decided(lambda: _claim(config))
+    processes.decided(lambda: _claim(config, shared))
 
 
-def _claim(config: Settings) -> None:
+def _claim(config: Any, shared: bool) -> None:
     deciding, least = config.deciding(), jax.process_count()
     if deciding["seeds"] < least:
         expected = f"at least one for each of {least} processes"
         raise ValueError(f"--seeds: expected {expected}, got {deciding['seeds']}")
-    open_folder(config.out, deciding, resume=config.resume)
+    open_folder(config.out, deciding, resume=config.resume, shared=shared)
 
 
 def command_line(
@@ -144,7 +133,7 @@ def command_line(
             given = parse(config, f"python -m {package}.{name}")
             if isinstance(given, Settings) and given.meeting is not None:
                 processes.meet(name, given.meeting)
-            with claims():
+            with folders.claims():
                 run(given)
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()

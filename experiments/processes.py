@@ -32,21 +32,21 @@ def meet(name: str, meeting: Meeting) -> None:
     Raises ValueError if no coordinator is known. If not all processes connect in time, prints a message and
     exits with 2, because JAX would abort the process from another thread with a C++ stack trace.
     """
-    where, seconds = meeting.coordinator or "the coordinator of the job", SECONDS_TO_MEET
 
     def give_up() -> None:
+        where = meeting.coordinator or "the coordinator of the job"
         print(
             f"{name}: --coordinator: expected {meeting.processes or 'all'} processes to connect to {where} "
-            f"within {seconds:g} s, got no answer; is it reachable, and are all processes running?",
+            f"within {SECONDS_TO_MEET:g} s, got no answer; is it reachable, and are all processes running?",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         os._exit(2)
 
-    timer = Timer(seconds, give_up)
+    timer = Timer(SECONDS_TO_MEET, give_up)
     timer.daemon = True
     timer.start()
     try:
-        jax.distributed.initialize(*meeting, initialization_timeout=int(2 * seconds) + 60)
+        jax.distributed.initialize(*meeting, initialization_timeout=int(2 * SECONDS_TO_MEET) + 60)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             "--distributed: expected a job of SLURM, Open MPI or GKE, or --coordinator, --processes and "

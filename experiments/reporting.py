@@ -43,11 +43,10 @@ def share_of_variance(values: np.ndarray, levels: np.ndarray) -> float:
     `omega^2 = (SS_between - (k - 1) MS_within) / (SS_total + MS_within)` for k levels; its mean is about 0
     for a factor without effect. NaN for one level, equal values, or no more values than levels.
     """
-    kinds, which = np.unique(levels, return_inverse=True)
-    n, k = len(values), len(kinds)
+    _, which, sizes = np.unique(levels, return_inverse=True, return_counts=True)
+    n, k = len(values), len(sizes)
     if k < 2 or n <= k or np.ptp(values) == 0:
         return float("nan")
-    sizes = np.bincount(which)
     means = np.bincount(which, values) / sizes
     between = float(np.sum(sizes * (means - values.mean()) ** 2))
     total = float(np.sum((values - values.mean()) ** 2))
@@ -97,13 +96,12 @@ def by_part(summary: Iterable[Mapping[str, Any]], *kinds: str) -> dict[tuple[Any
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Formats a Markdown table, with the first column aligned left and the others right."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-
-    aligns = [str.ljust, *[str.rjust] * (len(widths) - 1)]
-    padded = [map(lambda f, *of: f(*of), aligns, cells, widths) for cells in (lines[0], rule, *lines[1:])]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in padded)
+    lines = [list(header), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    for line in lines:
+        line[:] = [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def drawable(values: np.ndarray) -> np.ndarray:
@@ -122,10 +120,14 @@ def limits(values: np.ndarray, margin: float) -> tuple[float, float] | None:
     return low - wider, high + wider
 
 
+def _intervals(of_seeds: Iterable[np.ndarray]) -> np.ndarray:
+    """Returns mean and ends of the 95 % interval of the drawable values over seeds, `[3, place]`."""
+    return np.array([interval(drawable(values))[:3] for values in of_seeds]).T
+
+
 def band(axes: Axes, x: np.ndarray, of_seeds: np.ndarray, **style: Any) -> None:
     """Draws the mean over seeds `[seed, x]` as a line, and its 95 % interval as a band."""
-    mean, low, high, _ = np.array([interval(column) for column in drawable(of_seeds).T]).T
-    draw_band(axes, x, mean, low, high, **style)
+    draw_band(axes, x, *_intervals(of_seeds.T), **style)
 
 
 def draw_band(axes: Axes, x: Any, mean: np.ndarray, low: np.ndarray, high: np.ndarray, **style: Any) -> None:
@@ -136,10 +138,9 @@ def draw_band(axes: Axes, x: Any, mean: np.ndarray, low: np.ndarray, high: np.nd
 
 def bars(axes: Axes, places: Any, seeds: Iterable[np.ndarray], along: str = "y", **style: Any) -> np.ndarray:
     """Draws the mean over seeds and its 95 % interval at each place, and returns the means."""
-    mean, low, high, _ = np.array([interval(drawable(values)) for values in seeds]).T
+    mean, low, high = _intervals(seeds)
     x, y = (places, mean) if along == "y" else (mean, places)
-    style = {"fmt": "o", "capsize": 3, f"{along}err": [mean - low, high - mean], **style}
-    axes.errorbar(x, y, **style)
+    axes.errorbar(x, y, **{"fmt": "o", "capsize": 3, f"{along}err": [mean - low, high - mean], **style})
     return mean
 
 
@@ -215,8 +216,8 @@ def parallel_coordinates(
         low, span = marks[0], np.ptp(marks) or 1.0
         lines.append((at - low) / span)
         axes.axvline(place, color="0.3", linewidth=1)
+        near = {"xytext": (4, 0), "textcoords": "offset points", "fontsize": "small", "va": "center"}
         for height, text in zip((marks - low) / span, texts, strict=True):
-            near = {"xytext": (4, 0), "textcoords": "offset points", "fontsize": "small", "va": "center"}
             axes.annotate(text, (place, height), bbox=BOX, **near)
     low, high = np.percentile(score, (10, 100) if best > 0 else (0, 90)) if len(order) else (0.0, 1.0)
     colours = ScalarMappable(Normalize(low, high), "viridis" if best > 0 else "viridis_r")

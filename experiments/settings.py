@@ -7,9 +7,9 @@ import types
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields
-from importlib import import_module
 from operator import le, lt
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -38,25 +38,21 @@ class Limits:
         above, below = (lt if is_open else le for is_open in self.open_at)
         if isinstance(value, int):
             most = int(min(self.most, MOST))
-            expected = f"at least {self.least:g}" if value < self.least else f"at most {most}"
             fits = self.least <= value <= most
-        elif math.isfinite(value) and above(self.least, value) and below(value, self.most):
-            expected = "a number that float32 can hold"
-            fits = not value or SMALLEST <= abs(value) <= LARGEST
+            expected = f"at least {self.least:g}" if value < self.least else f"at most {most}"
         else:
-            expected, fits = self._expected(), False
+            within = math.isfinite(value) and above(self.least, value) and below(value, self.most)
+            fits = within and (not value or SMALLEST <= abs(value) <= LARGEST)
+            expected = "a number that float32 can hold" if within else self._expected()
         if not fits:
             raise ValueError(f"{name}: expected {expected}, got {value}")
 
     def _expected(self) -> str:
         above, below = self.open_at
-        if not math.isfinite(self.least):
-            return "a finite number"
-        if not math.isfinite(self.most):
-            return f"a finite number {'>' if above else '>='} {self.least:g}"
-        if not (above or below):
-            return f"a number in {self.least:g}..{self.most:g}"
-        return f"a number in {'(' if above else '['}{self.least:g}, {self.most:g}{')' if below else ']'}"
+        if math.isfinite(self.most):
+            return f"a number in {'(' if above else '['}{self.least:g}, {self.most:g}{')' if below else ']'}"
+        bound = f" {'>' if above else '>='} {self.least:g}" if math.isfinite(self.least) else ""
+        return f"a finite number{bound}"
 
 
 at_least = Limits  # without an upper limit
@@ -72,18 +68,19 @@ _refused: ContextVar[list[ValueError] | None] = ContextVar("refused", default=No
 def check_hint(name: str, hint: Any, value: Any) -> None:
     """Raises ValueError unless numbers are within the limits of their annotation."""
     origin, inner = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        limits = [each for each in inner if isinstance(each, Limits)]
-        for each in limits:
-            each.check(name, float(value) if inner[0] is float else value)
-        if not limits:
-            check_hint(name, inner[0], value)
-    elif origin in (Union, types.UnionType):
-        if value is not None:
-            check_hint(name, next(each for each in inner if each is not type(None)), value)
+    if value is None:
+        return
+    if origin in (Union, types.UnionType):
+        check_hint(name, next(each for each in inner if each is not type(None)), value)
     elif origin is tuple:
         for i, each in enumerate(value):
             check_hint(name, inner[0] if inner[-1] is Ellipsis else inner[i], each)
+    elif origin is Annotated:
+        limits = [each for each in inner if isinstance(each, Limits)]
+        for each in limits:
+            each.check(name, inner[0](value))
+        if not limits:
+            check_hint(name, inner[0], value)
     elif hint in (int, float):
         Limits().check(name, hint(value))
 
@@ -138,11 +135,11 @@ def parse(config: Callable[..., Any], prog: str) -> Any:
       ValueError: for an option that the configuration refuses; tyro would print its message in a frame.
       SystemExit: after `--help`, and for options that tyro itself refuses.
     """
-    default: dict[str, Any] = {"default": resumed} if (resumed := _resumed(config)) else {}
+    resumed = _resumed(config)
     refused: list[ValueError] = []
     token = _refused.set(refused)
     try:
-        given = tyro.cli(config, prog=prog, **default)
+        given = tyro.cli(config, prog=prog, **({"default": resumed} if resumed else {}))
     finally:
         _refused.reset(token)
     if refused:
@@ -150,27 +147,25 @@ def parse(config: Callable[..., Any], prog: str) -> Any:
     return given
 
 
-def _resumed(config: Any) -> "Settings | None":
+def _resumed(config: Any) -> Any:
     """Reads the configuration of the run to resume; returns None if the folder holds no such run."""
-    if not (isinstance(config, type) and issubclass(config, Settings)):
-        return None
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     options.add_argument("--resume", action="store_true")
-    options.add_argument("--out", nargs="?", type=Path)
+    options.add_argument("--out", nargs="?", type=Path, default=defaults_of(config).get("out"))
     told, _ = options.parse_known_args()
-    out = told.out or defaults_of(config).get("out")
-    held = read_config(out) if told.resume and out else None
+    if not (issubclass(config, Settings) and told.resume and told.out):
+        return None
+    held = read_config(told.out)
     try:
-        return held and config.restored(held)  # pyright: ignore[reportReturnType]
+        return held and config.restored(held)
     except (TypeError, ValueError, LookupError, AttributeError):
         return None  # the folder of another program: claiming it raises a FolderError
 
 
 def imported(name: str, path: str) -> Callable[..., Any]:
     """Imports `MODULE:FUNCTION`; raises a ValueError about the option `name` if that fails."""
-    module, _, function = path.partition(":")
     try:
-        found = getattr(import_module(module), function)
+        found = resolve_name(path)
     except (ImportError, AttributeError, ValueError) as error:
         got = f"{path} ({error}; the module must be on PYTHONPATH)"
         raise ValueError(f"{name}: expected MODULE:FUNCTION, got {got}") from None

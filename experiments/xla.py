@@ -1,7 +1,4 @@
-"""XLA settings: flags that this jaxlib supports, one device per CPU core, and cached programs.
-
-XLA ends the process without a traceback at an unknown flag, and flags differ between jaxlib versions.
-"""
+"""XLA settings: flags that this jaxlib supports, one device per CPU core, and cached programs."""
 
 import os
 import re
@@ -17,21 +14,20 @@ NO_YNN = "--xla_cpu_experimental_ynn_fusion_type="
 """From jaxlib 0.10.2 on, YNNPACK fusions return wrong values if a product with a constant matrix is reduced:
 https://github.com/jax-ml/jax/issues/39103. Without these fusions, updates take 0 to 5 % longer."""
 
-_PARSE_FLAGS = "from jaxlib import xla_client; xla_client.CompileOptions()"
-
 
 def add_flags(*flags: str) -> None:
-    """Adds the flags that this jaxlib supports to XLA_FLAGS, after testing them in a subprocess (0.15 s).
+    """Adds the flags that this jaxlib supports to XLA_FLAGS; call this before JAX first runs.
 
-    Call this before JAX first runs. Flags already in the environment take precedence; an unsupported one ends
-    the program. If XLA_FLAGS is the path of a file of flags, it is not changed.
+    XLA would end the process without a traceback at an unknown flag, so all are tested in a subprocess
+    (0.15 s). Flags already in the environment take precedence; an unsupported one ends the program. If
+    XLA_FLAGS is the path of a file of flags, it is not changed.
     """
     given = os.environ.get("XLA_FLAGS", "").split()
     new = [flag for flag in flags if flag not in given]
     if not new or (given and not given[0].startswith("-")):
         return
     tried = subprocess.run(
-        [sys.executable, "-c", _PARSE_FLAGS],
+        [sys.executable, "-c", "from jaxlib import xla_client; xla_client.CompileOptions()"],
         env={**os.environ, "XLA_FLAGS": " ".join([*new, *given])},
         stdin=subprocess.DEVNULL, capture_output=True, text=True,
     )  # fmt: skip
@@ -55,10 +51,9 @@ def keep_compiled_programs(folder: Path) -> None:
 
 
 def use_all_cores(*, compile_quickly: bool = False) -> None:
-    """Makes each CPU core a JAX device, so that ensembles use all cores, and sets flags for small programs.
+    """Makes each CPU core a JAX device, unless their number is set, and sets flags for small programs.
 
     Has no effect once JAX has run. Small programs take longer to compile than to run, so LLVM optimises less.
-    A number of devices set in JAX_NUM_CPU_DEVICES or XLA_FLAGS is kept, as are other flags in XLA_FLAGS.
     `compile_quickly` saves a third of the compilation time if jaxlib has the flag, but makes loops slower
     (6 times with Adam): use it for short runs.
     """

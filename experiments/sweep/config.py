@@ -1,8 +1,10 @@
 """Settings and command-line options of a sweep."""
 
+import tomllib
 from dataclasses import dataclass
-from importlib import import_module
+from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -43,15 +45,26 @@ class Config(Options):
     """Folder for config.json, the journal, results.nc, summary.json and the figures."""
     resume: bool = False  # Resume the study in --out, or join the workers that are running it.
 
+    @cached_property
+    def table(self) -> dict[str, Any]:
+        """The space as it was read; raises ValueError for a file that is not TOML."""
+        try:
+            return tomllib.loads(self.space.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"--space: expected a TOML file, got {self.space} ({error.strerror})") from None
+        except ValueError as error:
+            raise ValueError(f"--space: expected valid TOML, got {self.space} ({error})") from None
+
     def deciding(self) -> dict[str, Any]:
-        """Fields that determine the results of trials, except for the space."""
-        return {n: getattr(self, n) for n in ("experiment", "seeds", "seed", "sampler", "pruner")}
+        """Fields that determine the results of trials."""
+        names = ("experiment", "seeds", "seed", "sampler", "pruner")
+        return {**{name: getattr(self, name) for name in names}, "space": self.table}
 
     def sweepable(self) -> Sweepable:
         """Returns the `SWEEPABLE` of the experiment; raises ValueError if there is none."""
         name = f"experiments.{self.experiment}.__main__" if self.experiment in OFFERED else self.experiment
         try:
-            return import_module(name).SWEEPABLE
+            return resolve_name(f"{name}:SWEEPABLE")
         except (ImportError, AttributeError, TypeError, ValueError) as error:
             expected = f"one of {', '.join(OFFERED)}, or a module that defines a SWEEPABLE"
             got = f"{self.experiment!r} ({error})"

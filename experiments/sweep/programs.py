@@ -1,14 +1,12 @@
 """Compiled programs of trials: one per static shape, each for a block of trials with all seeds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from itertools import count
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import lax_learning as ll
 from experiments.sweeping import Program, Sweepable
@@ -24,10 +22,7 @@ class Programs:
         self._sweepable = sweepable
         self._keys = keys
         self._programs: dict[tuple[Any, ...], Program] = {}
-        mesh, devices = Mesh(jax.local_devices(), ("seed",)), jax.local_device_count()
-        self._everywhere = NamedSharding(mesh, PartitionSpec())
-        self._spread = NamedSharding(mesh, PartitionSpec("seed"))
-        self._block = next(n for n in count(side_by_side) if n * keys.size % devices == 0)
+        self._block = next(n for n in count(side_by_side) if n * keys.size % jax.device_count() == 0)
 
     def run(
         self, trials: Sequence[Mapping[str, Any]], hopeless: Callable[[int, int, np.ndarray], bool]
@@ -42,18 +37,17 @@ class Programs:
         scores = np.full((len(trials), seeds), np.nan, np.float32)
         carries = [self._start(program, [trials[i] for i in block]) for block in self._blocks(running)]
         for number in range(program.chunks):
-            if not carries:
-                break
             fresh = []
             for i, carry in enumerate(carries):
                 carries[i], score = program.advance(carry, number, program.shared)
                 fresh.append(np.asarray(score))
             scores[running] = np.concatenate(fresh).reshape(-1, seeds)[: running.size]
             if number + 1 < program.chunks:
-                stay = np.array([not hopeless(i, number + 1, scores[i]) for i in running.tolist()], bool)
+                stay = np.array([not hopeless(i, number + 1, scores[i]) for i in running.tolist()])
                 if not stay.all():
-                    carries = self._close_up(carries, np.flatnonzero(stay))
-                    running = running[stay]
+                    carries, running = self._close_up(carries, np.flatnonzero(stay)), running[stay]
+            if not carries:
+                break
         return scores, np.isin(np.arange(len(trials)), running)
 
     def _compiled(self, trial: Mapping[str, Any]) -> Program:
@@ -64,38 +58,34 @@ class Programs:
             self._programs[shape] = program._replace(
                 init=ll.ensemble(program.init, in_axes=(0, 0, None)),
                 advance=ll.ensemble(program.advance, in_axes=(0, None, None)),
-                shared=jax.device_put(program.shared, self._everywhere),
+                shared=ll.replicate(program.shared),
             )
         return self._programs[shape]
 
-    def _blocks(self, trials: np.ndarray) -> list[np.ndarray]:
+    def _blocks(self, trials: np.ndarray) -> np.ndarray:
         """Splits trials into blocks, and fills up the last block with copies of the last trial."""
         padded = np.concatenate([trials, np.repeat(trials[-1:], -trials.size % self._block)])
-        return list(padded.reshape(-1, self._block))
+        return padded.reshape(-1, self._block)
 
     def _start(self, program: Program, trials: Sequence[Mapping[str, Any]]) -> Any:
-        values = {name: [trial[name] for trial in trials] for name in self._sweepable.traced}
-        values = {name: jnp.repeat(jnp.array(v, jnp.float32), self._keys.size) for name, v in values.items()}
+        values = {name: np.array([trial[name] for trial in trials]) for name in self._sweepable.traced}
+        traced: Any = {name: np.repeat(v.astype(np.float32), self._keys.size) for name, v in values.items()}
         # Block here so that running out of memory raises an error: otherwise XLA would wait forever.
-        return jax.block_until_ready(program.init(jnp.tile(self._keys, self._block), values, program.shared))
+        return jax.block_until_ready(program.init(jnp.tile(self._keys, self._block), traced, program.shared))
 
     def _close_up(self, carries: list[Any], kept: np.ndarray) -> list[Any]:
-        """Regroups the kept trials into blocks, without compiling a program for their number."""
-        device = jax.local_devices()[0]
-        each = [one for carry in carries for one in _split(jax.device_put(carry, device), self._block)]
-        blocks = [_join([each[i] for i in block]) for block in self._blocks(kept)]
-        return [jax.device_put(block, self._spread) for block in blocks]
-
-
-@partial(jax.jit, static_argnums=1)
-def _split(carry: Any, trials: int) -> list[Any]:
-    """Splits the carry of a block into those of its trials."""
-    leaves, structure = jax.tree.flatten(carry)
-    parts = [jnp.split(leaf, trials) for leaf in leaves]
-    return [structure.unflatten(of_trial) for of_trial in zip(*parts, strict=True)]
+        """Regroups the kept trials into blocks."""
+        carries = jax.device_put(carries, jax.devices()[0])
+        origins = (np.divmod(block, self._block) for block in self._blocks(kept))
+        return [_join([carries[i] for i in of_blocks], places) for of_blocks, places in origins]
 
 
 @jax.jit
-def _join(carries: list[Any]) -> Any:
-    """Joins the carries of trials into that of a block."""
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *carries)
+def _join(blocks: list[Any], places: jax.Array) -> Any:
+    """Joins as many trials as a block has: the one at `places[i]` of `blocks[i]`, for every i."""
+
+    def join(*leaves: jax.Array) -> jax.Array:
+        by_trial = (leaf.reshape(len(leaves), -1, *leaf.shape[1:]) for leaf in leaves)
+        return jnp.concatenate([leaf[place] for leaf, place in zip(by_trial, places, strict=True)])
+
+    return jax.tree.map(join, *blocks)

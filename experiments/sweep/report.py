@@ -16,7 +16,6 @@ from optuna.trial import TrialState
 from experiments import reporting
 from experiments.sweep.space import Space
 from experiments.sweep.workers import finished, slot_of
-from experiments.sweeping import Sweepable
 
 SHOWN = 10
 VARIABLES = {
@@ -40,7 +39,7 @@ def summary(scores: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(scores)), *reporting.median_interval(scores)[1:]
 
 
-def as_dataset(study: optuna.Study, space: Space, sweepable: Sweepable) -> xr.Dataset:
+def as_dataset(study: optuna.Study, space: Space) -> xr.Dataset:
     """Returns all finished trials with named axes, indexed by their slots."""
     trials, names = finished(study), list(space.searched)
     seeds = max(len(trial.user_attrs.get("scores", [])) for trial in trials)
@@ -49,23 +48,22 @@ def as_dataset(study: optuna.Study, space: Space, sweepable: Sweepable) -> xr.Da
     complete = np.array([trial.state == TrialState.COMPLETE for trial in trials])
     decided = len(np.unique(median[complete])) > 1
     shares = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0)) if decided else {}
+    objective = space.sweepable.objective
+    of_trials = {
+        "median": np.where(complete, median, np.nan), "low": low, "high": high, "complete": complete,
+        **{name: [trial.params[name] for trial in trials] for name in names},
+    }  # fmt: skip
     variables: dict[str, Any] = {
-        "score": (("trial", "seed"), scores, {"long_name": sweepable.objective}),
-        "median": ("trial", np.where(complete, median, np.nan)),
-        "low": ("trial", low),
-        "high": ("trial", high),
-        "complete": ("trial", complete),
-        "importance": ("parameter", [shares.get(n, np.nan) for n in names]),
-        **{name: ("trial", [trial.params[name] for trial in trials]) for name in names},
+        "score": (("trial", "seed"), scores, {"long_name": objective}),
+        "importance": ("parameter", [shares.get(name, np.nan) for name in names]),
+        **{name: ("trial", values) for name, values in of_trials.items()},
     }
-    slots = [slot_of(trial) for trial in trials]
-    coordinates = {"trial": slots, "seed": np.arange(seeds), "parameter": names}
+    coordinates = {"trial": list(map(slot_of, trials)), "seed": np.arange(seeds), "parameter": names}
+    logarithmic = [name for name, over in space.searched.items() if getattr(over, "log", False)]
     attributes = {
-        "objective": sweepable.objective,
-        "direction": sweepable.direction,
-        "fixed": json.dumps(space.fixed),
-        "logarithmic": json.dumps([n for n, d in space.searched.items() if getattr(d, "log", False)]),
-    }
+        "objective": objective, "direction": space.sweepable.direction,
+        "fixed": json.dumps(space.fixed), "logarithmic": json.dumps(logarithmic),
+    }  # fmt: skip
     return xr.Dataset(variables, coordinates, attributes)
 
 
@@ -112,7 +110,7 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
     """Draws all figures; returns none if no trial was completed."""
     if not results.complete.any():
         return {}
-    drawn = {draw.__name__: draw(results) for draw in (history, importance, parallel_coordinates, slices)}
+    drawn = reporting.drawn((history, importance, parallel_coordinates, slices), results)
     sizes = f"{results.sizes['trial']} trials, {int((~results.complete).sum())} stopped early"
     for figure in drawn.values():
         reporting.footnote(figure, f"{sizes}; median over {results.sizes['seed']} seeds")
@@ -122,8 +120,12 @@ def figures(results: xr.Dataset) -> dict[str, Figure]:
 def _scatter(axes: Axes, results: xr.Dataset, name: str) -> PathCollection:
     """Draws scores against the index of the trial or a hyper-parameter."""
     done, x = results.complete.values, results[name].values
-    labels = [] if x.dtype.kind in "fi" else sorted(set(x.tolist()))
-    x = np.array([labels.index(value) for value in x] if labels else x, float)
+    if x.dtype.kind not in "fi":
+        x = x.astype(str)
+        axes.xaxis.update_units(np.unique(x))  # in alphabetical order
+        axes.tick_params("x", rotation=20)
+    elif name in json.loads(results.logarithmic):
+        axes.set_xscale("log")
     median, low, high = (reporting.drawable(results[n].values[done]) for n in ("median", "low", "high"))
     style = {"fmt": "none", "ecolor": "0.7", "linewidth": 0.7, "label": "95 % interval over seeds"}
     axes.errorbar(x[done], median, [median - low, high - median], **style)
@@ -134,10 +136,6 @@ def _scatter(axes: Axes, results: xr.Dataset, name: str) -> PathCollection:
     if np.isfinite(median).any():  # a few diverged trials would compress all others
         ends = np.nanpercentile(median, (2, 100) if results.direction == "maximize" else (0, 98))
         axes.set_ylim(reporting.limits(ends, 0.08))
-    if labels:
-        axes.set_xticks(range(len(labels)), labels, rotation=20, ha="right")
-    elif name in json.loads(results.logarithmic):
-        axes.set_xscale("log")
     axes.set_xlabel(name)
     axes.grid(alpha=0.3)
     return shown

@@ -1,7 +1,7 @@
 """Search space of a sweep: a TOML file, checked against the hyper-parameters of the experiment and memory."""
 
-import tomllib
 from collections.abc import Mapping
+from functools import partial
 from itertools import count, product
 from math import gcd, prod
 from typing import Any, NamedTuple
@@ -19,38 +19,30 @@ MOST_POINTS = 1_000_000
 
 
 class Space(NamedTuple):
-    """Search space and fixed values."""
+    """Hyper-parameters of an experiment: those that are searched, and the values of all others."""
 
-    given: dict[str, Any]  # the table as it was read
-    fixed: dict[str, Any]  # hyper-parameters that are not searched, with values from the file or defaults
-    searched: dict[str, BaseDistribution]  # hyper-parameters that are searched
+    sweepable: Sweepable
+    fixed: dict[str, Any]
+    searched: dict[str, BaseDistribution]
     grid: dict[str, list[Any]]  # values of those with `choices` or `points`; only for the grid sampler
 
     def point(self, index: int) -> dict[str, Any]:
         """Returns a point of the grid, whose first points are spread over all of it; {} without a grid."""
-        size = prod(map(len, self.grid.values()))
+        sizes = [len(values) for values in self.grid.values()]
+        size = prod(sizes)
         step = next(s for s in count(max(1, int(0.618 * size))) if gcd(s, size) == 1)
-        place, point = index * step % size, {}
-        for name, values in self.grid.items():
-            place, i = divmod(place, len(values))
-            point[name] = values[i]
-        return point
+        places = np.unravel_index(index * step % size, sizes, order="F")
+        return {name: values[i] for (name, values), i in zip(self.grid.items(), places, strict=True)}
 
 
 def read_space(config: Config, sweepable: Sweepable) -> Space:
     """Reads the space of a sweep.
 
     Raises:
-      ValueError: for a file that is not TOML, an unknown hyper-parameter, a value of the wrong type or out
-        of limits, nothing to search, or a space that does not fit the sampler.
+      ValueError: for an unknown hyper-parameter, a value of the wrong type or out of limits, nothing to
+        search, or a space that does not fit the sampler.
     """
-    try:
-        given = tomllib.loads(config.space.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"--space: expected a TOML file, got {config.space} ({error.strerror})") from None
-    except ValueError as error:
-        raise ValueError(f"--space: expected valid TOML, got {config.space} ({error})") from None
-    space = parse_space(given, sweepable)
+    space = parse_space(config.table, sweepable)
     if config.sampler != "grid":
         return space._replace(grid={})
     for name in space.searched:
@@ -61,29 +53,42 @@ def read_space(config: Config, sweepable: Sweepable) -> Space:
     return space
 
 
-def parse_space(given: Mapping[str, Any], sweepable: Sweepable) -> Space:
+def parse_space(table: Mapping[str, Any], sweepable: Sweepable) -> Space:
     """Parses a search space."""
     kinds = {**sweepable.traced, **sweepable.static}
-    space = Space(dict(given), sweepable.defaults(), {}, {})
-    for name, value in given.items():
+    space = Space(sweepable, sweepable.defaults(), {}, {})
+    for name, value in table.items():
         _expect(name in kinds, "--space", f"fields among {', '.join(kinds)}", repr(name))
-        field, kind, limits = f"--space: {name}", kinds[name], sweepable.limits.get(name, at_least(0))
+        field, kind = f"--space: {name}", kinds[name]
+        checked = partial(_checked, kind, sweepable.limits.get(name, at_least(0)))
         if not isinstance(value, dict):
-            space.fixed[name] = _checked(field, kind, value, limits)
+            space.fixed[name] = checked(field, value)
             continue
         del space.fixed[name]
         if set(value) == {"choices"}:
             choices = value["choices"]
             some = isinstance(choices, list) and len(choices) > 0
             _expect(some, field, "a list of at least one choice", repr(choices))
-            choices = [_checked(f"{field}: choices", kind, choice, limits) for choice in choices]
+            choices = [checked(f"{field}: choices", choice) for choice in choices]
             _expect(len(set(choices)) == len(choices), field, "each choice once", value["choices"])
             space.searched[name], space.grid[name] = CategoricalDistribution(choices), choices
-        else:
-            ranged = {"low", "high"} <= set(value) <= {"low", "high", "log", "points"}
-            expected = "a value, { choices } or { low, high } with optional log and points"
-            _expect(ranged, field, expected, f"a table with {', '.join(value) or 'nothing'}")
-            _add_range(space, name, kind, value, limits)
+            continue
+        ranged = {"low", "high"} <= set(value) <= {"low", "high", "log", "points"}
+        expected = "a value, { choices } or { low, high } with optional log and points"
+        _expect(ranged, field, expected, f"a table with {', '.join(value) or 'nothing'}")
+        _expect(isinstance(kind, int | float), field, "{ choices }, since it is not a number", "a range")
+        low, high = (checked(f"{field}: {end}", value[end]) for end in ("low", "high"))
+        log, points = value.get("log", False), value.get("points", 2)
+        _expect(isinstance(log, bool), f"{field}: log", "true or false", repr(log))
+        _expect(low < high, field, "low below high", f"{low} and {high}")
+        _expect(low > 0 or not log, f"{field}: low", "a number > 0 for a logarithmic scale", low)
+        some = type(points) is int and 2 <= points <= MOST_POINTS
+        _expect(some, f"{field}: points", f"an integer in 2..{MOST_POINTS}", repr(points))
+        distribution = IntDistribution if isinstance(kind, int) else FloatDistribution
+        space.searched[name] = distribution(low, high, log=log)
+        if "points" in value:
+            spaced = (np.geomspace if log else np.linspace)(low, high, points).clip(low, high).tolist()
+            space.grid[name] = list(dict.fromkeys(map(round, spaced) if isinstance(kind, int) else spaced))
     _expect(bool(space.searched), "--space", "at least one field with choices or a range", "none")
     return space
 
@@ -93,14 +98,14 @@ def _expect(holds: bool, field: str, expected: str, got: Any) -> None:
         raise ValueError(f"{field}: expected {expected}, got {got}")
 
 
-def _checked(field: str, kind: Any, value: Any, limits: Limits) -> Any:
+def _checked(kind: Any, limits: Limits, field: str, value: Any) -> Any:
     """Returns a value after checking that it is a number within limits, an int, a string, or a choice."""
     if isinstance(kind, tuple):
         _expect(value in kind, field, f"one of {', '.join(kind)}", repr(value))
     elif isinstance(kind, str):
         _expect(isinstance(value, str), field, "text", repr(value))
     elif isinstance(kind, int):
-        _expect(type(value) is int and value >= 1, field, "an integer of at least 1", repr(value))
+        _expect(type(value) is int, field, "an integer", repr(value))
         at_least(1).check(field, value)
     else:
         _expect(type(value) in (int, float), field, "a finite number", repr(value))
@@ -109,46 +114,39 @@ def _checked(field: str, kind: Any, value: Any, limits: Limits) -> Any:
     return value
 
 
-def _add_range(space: Space, name: str, kind: Any, table: Mapping[str, Any], limits: Limits) -> None:
-    field, log, points = f"--space: {name}", table.get("log", False), table.get("points", 2)
-    _expect(isinstance(kind, int | float), field, "{ choices }, since it is not a number", "a range")
-    low, high = (_checked(f"{field}: {end}", kind, table[end], limits) for end in ("low", "high"))
-    _expect(isinstance(log, bool), f"{field}: log", "true or false", repr(log))
-    _expect(low < high, field, "low below high", f"{low} and {high}")
-    _expect(low > 0 or not log, f"{field}: low", "a number > 0 for a logarithmic scale", low)
-    few = type(points) is int and 2 <= points <= MOST_POINTS
-    _expect(few, f"{field}: points", f"an integer in 2..{MOST_POINTS}", repr(points))
-    distribution = IntDistribution if isinstance(kind, int) else FloatDistribution
-    space.searched[name] = distribution(low, high, log=log)
-    if "points" in table:
-        spaced = (np.geomspace if log else np.linspace)(low, high, points).clip(low, high).tolist()
-        space.grid[name] = list(dict.fromkeys(map(round, spaced) if isinstance(kind, int) else spaced))
-
-
-def check_runs(config: Config, space: Space, sweepable: Sweepable) -> None:
+def check_runs(config: Config, space: Space) -> None:
     """Checks all programs with static hyper-parameters at the ends of their ranges, and their memory.
 
     Raises a ValueError about the hyper-parameter that cannot run, or whose size does not fit into memory.
     """
-    ends = {name: _ends(space, name) for name in sweepable.static}
-    for values in product(*ends.values()):
-        static = dict(zip(ends, values, strict=True))
-        try:
+    sweepable = space.sweepable
+    traced = dict.fromkeys(sweepable.traced, memory.floats())
+    given = {"--seeds": config.seeds, "--batch": min(config.batch, config.trials)}
+    defaults = {f"--{name}": value for name, value in defaults_of(Config).items()} | sweepable.defaults()
+    ends = [_ends(space, name) for name in sweepable.static]
+    for values in product(*ends):
+        static = dict(zip(sweepable.static, values, strict=True))
+        numbers = {name: end[0] for name, end in zip(static, ends, strict=True) if type(end[0]) is int}
+        if not numbers.items() <= static.items():
             _made(sweepable, static)
-        except ValueError as error:
-            if not memory.is_about_arrays(error):  # reported by `_check_fits` below
-                raise
-        if all(isinstance(value, str) or value == ends[name][-1] for name, value in static.items()):
-            _check_fits(config, sweepable, static)
+            continue
+
+        def needed(sizes: Mapping[str, int], static: Mapping[str, Any] = static) -> int:
+            program = _made(sweepable, {name: sizes.get(name, value) for name, value in static.items()})
+            carry = jax.eval_shape(program.init, jax.random.key(0), traced, program.shared)
+            return sizes["--seeds"] * sizes["--batch"] * memory.bytes_of(carry)
+
+        options = {**{name: f"--space: {name}" for name in numbers}, **{name: name for name in given}}
+        memory.check_fits(needed, numbers | given, defaults, options.__getitem__)
 
 
 def _ends(space: Space, name: str) -> list[Any]:
-    """Returns all strings that a hyper-parameter may be, or its smallest and largest number."""
+    """Returns all strings that a hyper-parameter may be, or its largest and smallest number."""
     if name in space.fixed:
         return [space.fixed[name]]
     offered: Any = space.searched[name]
     values = getattr(offered, "choices", None) or (offered.low, offered.high)
-    return list(values) if isinstance(values[0], str) else [min(values), max(values)]
+    return list(values) if isinstance(values[0], str) else [max(values), min(values)]
 
 
 def _made(sweepable: Sweepable, static: Mapping[str, Any]) -> Program:
@@ -160,18 +158,3 @@ def _made(sweepable: Sweepable, static: Mapping[str, Any]) -> Program:
         name = name.removeprefix("--").replace("-", "_").removeprefix("rule_").replace("source", "data")
         message = f"{name}: {rest}" if name in sweepable.defaults() else str(error)
         raise ValueError(f"--space: {message}") from None
-
-
-def _check_fits(config: Config, sweepable: Sweepable, static: Mapping[str, Any]) -> None:
-    traced = dict.fromkeys(sweepable.traced, memory.floats())
-    numbers = {name: value for name, value in static.items() if not isinstance(value, str)}
-
-    def needed(sizes: Mapping[str, int]) -> int:
-        program = _made(sweepable, {**static, **{name: sizes[name] for name in numbers}})
-        carry = jax.eval_shape(program.init, jax.random.key(0), traced, program.shared)
-        return sizes["--seeds"] * sizes["--batch"] * memory.bytes_of(carry)
-
-    sizes = {**numbers, "--seeds": config.seeds, "--batch": min(config.batch, config.trials)}
-    options = {f"--{name}": value for name, value in defaults_of(Config).items()}
-    names = {name: name if name.startswith("--") else f"--space: {name}" for name in sizes}
-    memory.check_fits(needed, sizes, {**sweepable.defaults(), **options}, names.__getitem__)

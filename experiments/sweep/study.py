@@ -1,31 +1,33 @@
 """An Optuna study in a journal or a database, whose trials run in batches."""
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Generator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optuna
+import xarray as xr
 from optuna import pruners, samplers
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from experiments.folders import differing
+from experiments.folders import changes, named_if_damaged
 from experiments.running import group_by_shape
 from experiments.sweep.config import Config
 from experiments.sweep.programs import Programs
-from experiments.sweep.report import summary
+from experiments.sweep.report import as_dataset, summary
 from experiments.sweep.space import Space
 from experiments.sweep.workers import Worker, finished, slot_of
-from experiments.sweeping import Sweepable
 
 SAMPLERS = {
     "tpe": partial(samplers.TPESampler, constant_liar=True),
@@ -40,63 +42,48 @@ PRUNERS = {
 }
 
 
-class BySlot(samplers.BaseSampler):
+class BySlot:
     """Sampler that is seeded by the slot of each trial, so that no two workers draw the same numbers."""
 
     def __init__(self, name: str, seed: int) -> None:
         self._make, self._seed = SAMPLERS[name], seed
-        self._sampler: samplers.BaseSampler = self._make(seed=seed)
+        self._sampler = self._make(seed=seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self._sampler = self._make(seed=(self._seed * 1_000_003 + 7919 * slot_of(trial)) % 2**31)
 
-    def infer_relative_search_space(self, *arguments: Any, **named: Any) -> dict[str, Any]:
-        return self._sampler.infer_relative_search_space(*arguments, **named)
-
-    def sample_relative(self, *arguments: Any, **named: Any) -> dict[str, Any]:
-        return self._sampler.sample_relative(*arguments, **named)
-
-    def sample_independent(self, *arguments: Any, **named: Any) -> Any:
-        return self._sampler.sample_independent(*arguments, **named)
-
-
-class JournalLock(JournalFileSymlinkLock):
-    """Lock of a journal that, when acquired, removes an incomplete last line left by a killed worker."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self._path = path
-
-    def acquire(self) -> bool:
-        held = super().acquire()
-        with open(self._path, "rb+") as journal:
-            journal.seek(max(0, journal.seek(0, os.SEEK_END) - 1))
-            if journal.read() not in (b"", b"\n"):
-                journal.seek(0)
-                journal.truncate(journal.read().rfind(b"\n") + 1)
-        return held
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampler, name)
 
 
 class Journal(JournalFileBackend):
     """Journal file in the folder of a sweep, for workers on one host."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path, JournalLock(path))
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
         self._path = path
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        try:
+        with named_if_damaged(self._path, "the journal of a study", "delete it to start again"):
             yield from super().read_logs(log_number_from)
-        except ValueError as error:
-            got = f"a damaged line in {self._path} ({error}); delete it to start again"
-            raise ValueError(f"--out: expected the journal of a study, got {got}") from None
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends to the journal, in place of an incomplete last line left by a killed worker."""
+        with self._path.open("rb+") as journal:
+            with suppress(OSError):  # a file system without locks, on which sweeps have one worker
+                fcntl.flock(journal, fcntl.LOCK_EX)
+            journal.seek(max(0, journal.seek(0, os.SEEK_END) - 1))
+            if journal.read() not in (b"", b"\n"):
+                journal.seek(0)
+                journal.truncate(journal.read().rfind(b"\n") + 1)
+            super().append_logs(logs)
 
 
 def storage_of(config: Config) -> BaseStorage:
     """Returns the journal in --out or the database of --storage; raises ValueError if it cannot be opened."""
     url = config.storage
     if url is None:
-        return JournalStorage(Journal(str(config.out / "journal.log")))
+        return JournalStorage(Journal(config.out / "journal.log"))
     failure: Exception | None = None
     for _ in range(5):  # fails if two workers create the tables at the same time
         try:
@@ -108,39 +95,41 @@ def storage_of(config: Config) -> BaseStorage:
     raise ValueError(f"--storage: expected the URL of a database, got {url!r} ({failure})")
 
 
-def open_study(config: Config, sweepable: Sweepable, deciding: dict[str, Any]) -> optuna.Study:
+def open_study(config: Config, space: Space) -> optuna.Study:
     """Opens or creates the study; raises ValueError if it has another configuration."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler: Any = BySlot(config.sampler, config.seed)
     study = optuna.create_study(
         storage=storage_of(config),
-        sampler=BySlot(config.sampler, config.seed),
+        sampler=sampler,
         pruner=PRUNERS[config.pruner](),
         study_name=config.study or config.experiment,
-        direction=sweepable.direction,
+        direction=space.sweepable.direction,
         load_if_exists=True,
     )
-    wanted = json.loads(json.dumps(deciding))
-    held = study.user_attrs.get("config", wanted)
-    if named := differing(held, wanted):
+    wanted = json.loads(json.dumps(config.deciding()))
+    if named := changes(study.user_attrs.get("config", wanted), wanted):
         raise ValueError(f"--study: expected one of this configuration, got {study.study_name!r} ({named})")
     study.set_user_attr("config", wanted)
     return study
 
 
-def run_study(config: Config, study: optuna.Study, space: Space, sweepable: Sweepable) -> None:
+def run_study(part: str, config: Config, space: Space, folder: Path, progress: tqdm) -> xr.Dataset:
     """Runs trials until this and all other workers together have finished `config.trials`."""
+    progress.set_description(config.experiment)
+    study = open_study(config, space)
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    programs = Programs(sweepable, keys, min(config.side_by_side, config.batch))
-    progress = tqdm(total=config.trials, unit="trial", smoothing=0.05, desc=config.experiment)
-    with progress, Worker(study, space, config.trials, config.patience) as worker:
+    programs = Programs(space.sweepable, keys, min(config.side_by_side, config.batch))
+    with Worker(study, space, config.trials, config.patience) as worker:
         while _show(progress, study) < config.trials:
             trials = worker.claim(config.batch)
             values = [{**space.fixed, **trial.params} for trial in trials]
-            for group in group_by_shape(values, list(sweepable.static)):
-                _run_group(worker, programs, space.fixed, [trials[i] for i in group.members])
+            for group in group_by_shape(values, list(space.sweepable.static)):
+                _run_group(worker, programs, {trials[i]: values[i] for i in group.members})
                 _show(progress, study)
             if not trials:
                 time.sleep(min(1.0, config.patience / 5))
+    return as_dataset(study, space)
 
 
 def _show(progress: tqdm, study: optuna.Study) -> int:
@@ -152,17 +141,18 @@ def _show(progress: tqdm, study: optuna.Study) -> int:
     return done
 
 
-def _run_group(worker: Worker, programs: Programs, fixed: dict[str, Any], trials: list[Trial]) -> None:
+def _run_group(worker: Worker, programs: Programs, values: dict[Trial, dict[str, Any]]) -> None:
     """Runs trials of one static shape and reports their scores to the study.
 
     The objective is the median over seeds; trials whose median is not finite are pruned.
     """
+    trials = list(values)
 
     def hopeless(place: int, chunk: int, scores: np.ndarray) -> bool:
         median = summary(scores)[0]
         return not np.isfinite(median) or worker.report(trials[place], chunk, median)
 
-    scores, ended = programs.run([{**fixed, **trial.params} for trial in trials], hopeless)
+    scores, ended = programs.run(list(values.values()), hopeless)
     for trial, of_seeds, whole in zip(trials, scores, ended, strict=True):
         median = summary(of_seeds)[0]
         worker.tell(trial, median if whole and np.isfinite(median) else None, of_seeds.tolist())

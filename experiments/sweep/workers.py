@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from experiments.sweep.space import Space
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+NOT_FAILED = (TrialState.WAITING, TrialState.RUNNING, *FINISHED)
 MOST_DEATHS = 10
 """High enough not to blame a trial for workers that are killed for other reasons."""
 UNLESS_TAKEN = suppress(UpdateFinishedTrialError)  # by another worker, which considered this one dead
@@ -36,12 +37,10 @@ def slot_of(trial: FrozenTrial | Trial) -> int:
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
     """Returns the finished trial of each slot that has one, and a failed one of slots that were given up."""
-    done = _first(study.get_trials(deepcopy=False, states=FINISHED))
-    given_up = [slot for slot, times in deaths(study).items() if times >= MOST_DEATHS and slot not in done]
-    if given_up:
-        failed = _first(study.get_trials(deepcopy=False, states=(TrialState.FAIL,)))
-        done |= {slot: failed[slot] for slot in given_up}
-    return [done[slot] for slot in sorted(done)]
+    died, failed = deaths(study), _first(study, TrialState.FAIL)
+    given_up = {slot: trial for slot, trial in failed.items() if died[slot] >= MOST_DEATHS}
+    found = {**given_up, **_first(study, *FINISHED)}
+    return [found[slot] for slot in sorted(found)]
 
 
 def deaths(study: optuna.Study) -> Counter[int]:
@@ -49,15 +48,10 @@ def deaths(study: optuna.Study) -> Counter[int]:
     return Counter(slot for name, slot in study.user_attrs.items() if name.startswith("dead "))
 
 
-def _first(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
-    """Returns the trial with the lowest number in every slot."""
+def _first(study: optuna.Study, *states: TrialState) -> dict[int, FrozenTrial]:
+    """Returns, for every slot, the trial with the lowest number among those in one of the states."""
+    trials = study.get_trials(deepcopy=False, states=states)
     return {slot_of(trial): trial for trial in reversed(trials) if slot_of(trial) >= 0}
-
-
-def _held(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """Returns, for every slot, its first trial that has not failed."""
-    trials = study.get_trials(deepcopy=False)
-    return _first([trial for trial in trials if trial.state != TrialState.FAIL])
 
 
 class Worker:
@@ -86,7 +80,7 @@ class Worker:
     def claim(self, count: int) -> list[Trial]:
         """Returns up to `count` trials to run, or none if other workers are running all remaining trials."""
         self._fail_dead()
-        held = _held(self._study)
+        held = _first(self._study, *NOT_FAILED)
         free = [s for s in range(self._num_trials) if s not in held or held[s].state == TrialState.WAITING]
         for slot in self._chosen(free, count):
             if slot not in held:
@@ -94,9 +88,9 @@ class Worker:
             trial = self._study.ask(self._space.searched)  # possibly one queued by another worker
             self._mine[trial.number] = trial
         self._beat()
-        fills = {trial.number for trial in _held(self._study).values()}
-        for trial in [trial for number, trial in self._mine.items() if number not in fills]:
-            self._end(trial, TrialState.FAIL)
+        fills = {trial.number for trial in _first(self._study, *NOT_FAILED).values()}
+        for number in self._mine.keys() - fills:
+            self._end(self._mine[number], TrialState.FAIL)
         return list(self._mine.values())
 
     def _chosen(self, free: list[int], count: int) -> list[int]:
