@@ -1,7 +1,9 @@
-"""Containers of the same type as the input: lists stay lists, and frozen dicts stay frozen."""
+"""Pytrees with replaced entries, of the same type as the input: frozen dicts stay frozen."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import jax
 
 
 def sequence_like(like: Sequence[Any], items: Iterable[Any]) -> Any:
@@ -13,3 +15,12 @@ def sequence_like(like: Sequence[Any], items: Iterable[Any]) -> Any:
 def mapping_like(like: Mapping[str, Any], **entries: Any) -> Any:
     """Returns `like` with some entries replaced."""
     return type(like)({**like, **entries})  # pyright: ignore[reportCallIssue]
+
+
+def merged(tree: Any, new: Any) -> Any:
+    """Returns a pytree with the leaves of `new` wherever these are not None."""
+
+    def newer(new: Any, old: Any) -> Any:
+        return old if new is None else new
+
+    return jax.tree.map(newer, new, tree, is_leaf=lambda node: node is None)

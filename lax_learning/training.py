@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from lax_learning._arrays import as_arrays, by_path, check_same_structure
 from lax_learning._checks import MAX_ENTRIES, check_callable, check_count, check_instance, check_key, describe
 from lax_learning._optimizers import with_loss_support
+from lax_learning._structure import merged
 from lax_learning.data._batches import Batches, BatchState, batches
 from lax_learning.data.types import Dataset, Splits, check_splits
 from lax_learning.models import leaf_paths, selects
@@ -101,15 +102,6 @@ class Train:
         state, (losses, evaluations) = jax.lax.scan(interval, start, steps)
         evaluations = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, evaluations)
         return History(losses.reshape(self.num_updates), evaluations, state)
-
-
-def _merged(params: Params, parameters: Params) -> Params:
-    """Returns params with the values of `parameters` wherever these are not None."""
-
-    def newer(new: Any, old: Any) -> Any:
-        return old if new is None else new
-
-    return jax.tree.map(newer, parameters, params, is_leaf=lambda node: node is None)
 
 
 def _absorbed(absorb: Callable[[Params, Any], Params] | None, params: Params, aux: list[Any]) -> Params:
@@ -226,14 +218,14 @@ def make_train(
         grads, parameters = trained(grads), trained(state.params)
 
         def loss_at(parameters: Params) -> Array:
-            params = _merged(state.params, parameters)
+            params = merged(state.params, parameters)
             value = rule.value_and_grad(key, params, state.rule_state, *batch)[0]
             return value[0] if isinstance(value, tuple) else value
 
         updates, optimizer_state = with_loss.update(
             grads, state.optimizer_state, parameters, value=loss, grad=grads, value_fn=loss_at
         )
-        params = _merged(state.params, optax.apply_updates(parameters, updates))
+        params = merged(state.params, optax.apply_updates(parameters, updates))
         params = _absorbed(absorb, params, aux)
         return TrainState(params, rule_state, optimizer_state, order, *state[-2:]), loss
 

@@ -374,11 +374,13 @@ def test_signals_of_backprop_pass_what_feedback_cannot():
 # Refused.
 
 
+scan_options = partial(equations.options, names=equations.SCAN_OPTIONS)
+remat_options = partial(equations.options, names=equations.REMAT_OPTIONS)
 LAYOUTS = (
     (equations.body, "jit", {"program": None}, "jaxpr"),
     (lambda equation: equations.split_scan(equation, []), "scan", {"num_constants": 0}, "num_carry"),
-    (equations.scan_options, "scan", {"length": 3, "backwards": False}, "reverse"),
-    (equations.remat_options, "remat2", {"prevent_cse": True, "keep": None}, "policy"),
+    (scan_options, "scan", {"length": 3, "backwards": False}, "reverse"),
+    (remat_options, "remat2", {"prevent_cse": True, "keep": None}, "policy"),
 )
 
 

@@ -78,13 +78,10 @@ def _products(program: Program) -> dict[int, tuple[Site, Any]]:
         site = operation.site
         if site is None or site.layout is None or site.layout.window or site.layout.groups:
             continue
-        (w,) = operation.params
-        (leaf,) = site.leaves if len(site.leaves) == 1 else (None,)
-        readers = sum(leaf in other.leaves for other in plan.all_sites)
-        if leaf is None or plan.ins[leaf] != operation.ins[w] or readers != 1:
-            continue
-        shapes = [variable.aval.shape for variable in operation.equation.invars]
-        contracted = operation.equation.params["dimension_numbers"][0][w]
-        if len(shapes[w]) == 2 and tuple(contracted) == (0,) and math.prod(shapes[1 - w]) == shapes[w][0]:
-            found[leaf] = site, operation.equation.outvars[0].aval
+        w, x = operation.operands(operation.ins)
+        axes, is_vector = (site.layout.rows, site.layout.columns), x.aval.size == site.layout.size
+        if w in plan.ins and axes == ((0,), (1,)) and is_vector:
+            leaf = plan.ins.index(w)
+            if sum(leaf in other.leaves for other in plan.all_sites) == 1:
+                found[leaf] = site, operation.outs[0].aval
     return found
