@@ -17,10 +17,10 @@ import lax_learning as ll
 from lax_learning._sites import _coupling as couplings
 from lax_learning._sites import _equations as equations
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Hooks
 from tests import registry
 from tests.compare import assert_mean, assert_near, assert_same, draws_of, normal, squares, update, updates
 from tests.refusal import refusals, refuses
+from tests.zoo import product
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -62,14 +62,6 @@ def test_terms_of_a_sum_share_a_tap_until_somebody_else_reads_it():
         assert sorted(len(tap.sites) for tap in Program(Model(apply), params, X).plan.all_taps) == sizes
 
 
-@jax.custom_vjp
-def product(w, x):
-    return x @ w
-
-
-product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: (saved[1].T @ d, d @ saved[0].T))
-
-
 def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones():
     """The counter of a loop is a constant, and so a slice of the stack is a parameter: feedback applies."""
 
@@ -78,6 +70,11 @@ def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones
 
     def looped(p, x):
         return lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x @ p[i]), x)
+
+    def backwards(p, x):
+        """Through the carry, which is a parameter as long as no step changes it."""
+        return lax.scan(lambda c, i: ((c[0], jnp.tanh(c[1] @ c[0][i])), None), (p, x), jnp.arange(2, -1, -1),
+                        reverse=True, unroll=2)[0][1]  # fmt: skip
 
     def dressed(p, x):
         x = jax.checkpoint(lambda w, x: jnp.tanh(x @ w))(p[0], x)
@@ -88,24 +85,12 @@ def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones
         return jnp.tanh(product(p[2], jnp.tanh(product(p[1], jnp.tanh(x @ p[0])))))
 
     stack, y = normal(3, 3, 3, 3), jnp.ones((6, 3))
-    rules = [feedback_alignment(Model(f), squares) for f in (plain, looped, dressed, of_the_user)]
+    models = (plain, looped, backwards, dressed, of_the_user)
+    rules = [feedback_alignment(Model(f), squares) for f in models]
     found = [grads for _, _, grads, _ in updates(rules, KEY, stack, X, y)]
     for grads in found[1:]:
         assert_near(grads, found[0])
     assert not np.allclose(found[0][0], exact_of(stack, X, y, plain)[0], rtol=0.05)
-
-
-def test_a_parameter_passed_through_the_carry_of_a_scan_backwards_and_unrolled_is_one_layer():
-    def apply(p, x):
-        inputs = x * jnp.arange(4.0)[:, None, None]
-        return lax.scan(lambda c, a: ((c[0], jnp.tanh(c[1] @ c[0] + a)), None), (p, x), inputs,
-                        reverse=True, unroll=2)[0][1]  # fmt: skip
-
-    w = normal(3, 3, 3)
-    program = Program(Model(apply), w, X)
-    (site,) = (site for site in program.plan.all_sites if site.products)
-    assert site.stacked == (False,)
-    np.testing.assert_allclose(program.run([w], X, Hooks())[0], apply(w, X), rtol=1e-5)
 
 
 def test_table_names_every_parameter():
@@ -309,12 +294,16 @@ def test_direct_feedback_goes_position_by_position():
 
 def test_direct_feedback_has_one_matrix_a_stacked_layer_and_one_for_all_steps():
     def stacked(p, x):
-        return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["stack"])[0] @ p["out"]
+        def step(carry, w):
+            kept, h = carry
+            return (kept, jnp.tanh(jnp.tanh(h @ w) @ kept)), None
 
-    params = {"stack": jnp.stack([jnp.eye(3)] * 4), "out": jnp.ones((3, 2))}
+        return lax.scan(step, (p["kept"], x), p["stack"])[0][1] @ p["out"]
+
+    params = {"stack": jnp.ones((4, 3, 3)), "kept": jnp.ones((3, 3)), "out": jnp.ones((3, 2))}
     state = jax.eval_shape(ll.direct_feedback_alignment(Model(stacked), squares).init, KEY, params, X)
     # The first layer's data depend on no parameter, but are a carry like those of the others.
-    assert sorted(feedback.shape for feedback in state.feedback.values()) == [(3, 2), (4, 3, 2)]
+    assert sorted(feedback.shape for feedback in state.feedback.values()) == [(3, 2), (3, 2), (4, 3, 2)]
 
 
 def test_sigma_has_no_scale_of_its_own():
