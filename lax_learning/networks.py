@@ -92,8 +92,7 @@ def convnet(
     """Convolutional network: convolutions on images, followed by dense layers.
 
     `a_l = pool(activation_l(patches(a_{l-1}) w_l + b_l))`, flattened before the first dense layer. A
-    convolution is a single product of all patches with the kernel, which stays one batched product under
-    `vmap` over seeds.
+    convolution is one product of all patches with the kernel, also under `vmap` over seeds.
 
     Args:
       input_shape: height, width and channels of an image.

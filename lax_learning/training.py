@@ -70,8 +70,7 @@ class Train:
       init: `(key, data) -> state`.
       update: `(data, state, step) -> (state, loss)` for update number `step`, starting at 0.
       evaluate: `(state, step, data) -> evaluation` after `step` updates.
-      num_updates: number of updates in the run.
-      every: number of updates between evaluations.
+      num_updates, every: number of updates in the run, and between evaluations.
     """
 
     init: Callable[[Key, Splits], TrainState]
@@ -83,9 +82,9 @@ class Train:
     def advance(
         self, state: TrainState, step: Int[Array, ""] | int, data: Splits
     ) -> tuple[TrainState, Array]:
-        """Returns the state after the next `every` updates, and their losses.
+        """Returns the state after the next `every` updates, from number `step`, and their losses.
 
-        `step` is the number of the first of these updates; leave it unbatched under vmap.
+        Leave `step` unbatched under vmap.
         """
         return jax.lax.scan(partial(self.update, data), state, step + jnp.arange(self.every))
 
@@ -146,8 +145,7 @@ def make_train(
       optimizer: an optax optimiser; its learning rate may be traced. Optimisers that use the loss receive
         `value`, the loss of the batch, `grad`, its gradients, and `value_fn`, a function `params -> loss`.
       init: `key -> params`, such as `model.init`.
-      num_updates: number of updates in the run.
-      batch_size: number of examples per update.
+      num_updates, batch_size: number of updates in the run, and of examples per update.
       absorb: for a model with aux: `(params, aux) -> params`, applied after every update; writes new running
         statistics back to the leaves of params that are not trained.
       evaluate: `(key, params, state, data) -> pytree` of metrics, where `state` is that of the rule.
@@ -187,12 +185,8 @@ def make_train(
 
     def trained(params: Params) -> Params:
         """Returns params with None in place of leaves that are not trained."""
-        if rule.trainable is None:
-            return params
-        paths = iter(leaf_paths(params))
-        return jax.tree.map(
-            lambda leaf: leaf if selects(rule.trainable, next(paths), "trainable") else None, params
-        )
+        chosen = (selects(rule.trainable, path, "trainable") for path in leaf_paths(params))
+        return jax.tree.map(lambda leaf: leaf if next(chosen) else None, params)
 
     def schedule(examples: Dataset) -> Batches:
         return batches(len(jax.tree.leaves(examples)[0]), batch_size)

@@ -244,33 +244,6 @@ def test_complex_pre_activations_get_no_noise():
 # Rules.
 
 
-def test_node_perturbation_forms_agree_on_what_they_share():
-    """On a linear read-out of one tap, estimates from injected noise are known."""
-    linear, w, noise, sigma = Model(lambda w, x: x @ w), W["a"][:, :2], normal(1, 6, 2), 0.1
-
-    def injected(key, like):
-        return jax.tree.map(lambda leaf: noise.reshape(leaf.shape), like)
-
-    def change(s):
-        moved = [np.square(X @ w + step * sigma * noise - Y).sum(1, keepdims=True) for step in (s, 0)]
-        return moved[0] - moved[1]
-
-    plain, pair = change(1) / sigma, (change(1) - change(-1)) / (2 * sigma)
-    size = 2 / np.square(noise).sum(1, keepdims=True)  # of the two units
-    cases: Any = (
-        ({}, plain),
-        ({"antithetic": True}, pair),
-        ({"layerwise": True, "num_samples": 3}, plain),
-        ({"variant": "activity", "antithetic": True}, size * pair),
-        ({"variant": "activity", "layerwise": True, "num_samples": 2}, size * plain),
-    )
-
-    made = [NODE(linear, squares, noise=injected, **options) for options, _ in cases]
-    for (options, factor), found in zip(cases, updates(made, KEY, w, X, Y), strict=True):
-        expected = X.T @ (factor * noise) / 6
-        np.testing.assert_allclose(found[2], expected, rtol=2e-3, atol=1e-4, err_msg=str(options))
-
-
 def test_direct_feedback_goes_position_by_position():
     """A vector gets the sum of the errors of all positions, and what is spread over them each its own."""
     y, places = jnp.zeros((6, 5, 2)), jnp.arange(1.0, 6.0)

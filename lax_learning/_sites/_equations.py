@@ -126,13 +126,11 @@ def operation(equation: Any, params: Sequence[int], single: bool) -> Callable[[A
 
     If `single`, w and x are arrays and z is one array; otherwise w and x are tuples and z is a list.
     """
-    number = len(equation.invars)
-    joined = [*params, *(i for i in range(number) if i not in params)]
-    order = [joined.index(i) for i in range(number)]
 
     def op(w: Any, x: Any) -> Any:
-        values = (w, x) if single else (*w, *x)
-        results = bind(equation, [values[i] for i in order])
+        ws, xs = ([w], [x]) if single else (list(w), list(x))
+        values = [(ws if i in params else xs).pop(0) for i in range(len(equation.invars))]
+        results = bind(equation, values)
         return results[0] if single else results
 
     return op
