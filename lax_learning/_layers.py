@@ -62,9 +62,9 @@ def initialiser(layers: Sequence[Shapes], dtype: DTypeLike) -> Callable[[Key], P
     """Returns a function `key -> params` that draws the weights of all layers."""
     names = {"w": "w_init", "u": "recurrent_init", "b": "b_init"}
     checks.check_floating_dtype("dtype", dtype)
-    for name, init in ((name, init) for shapes in layers for name, (_, init) in shapes.items()):
-        if name != "b" or init is not None:
-            checks.check_callable(names[name], init, INITIALISER, num_arguments=3)
+    for name, (_, given) in (weight for shapes in layers for weight in shapes.items()):
+        if name != "b" or given is not None:
+            checks.check_callable(names[name], given, INITIALISER, num_arguments=3)
 
     def weights(key: Key, shapes: Shapes) -> Weights:
         drawn = {}

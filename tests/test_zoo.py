@@ -101,7 +101,7 @@ def test_rules_on_models_of_other_libraries(name, x64):
     # Relative to the largest entry of all: a leaf may be zero but for rounding.
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(exact))
     tolerance = 1e-5 if is_single else 1e-10
-    near = {"rtol": tolerance, "atol": tolerance * scale}
+    near: Any = {"rtol": tolerance, "atol": tolerance * scale}
     for loss in found["losses"]:
         np.testing.assert_allclose(loss, squares(output, y).mean(), rtol=tolerance)
     for same in (grads["backprop"], found["pulled back"], *found["by weights"]):

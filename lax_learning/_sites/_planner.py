@@ -112,15 +112,10 @@ class _Planner:
         body, depth = equations.body(equation), len(self.prefix)
         prefix = (*self.prefix, equations.options(equation, equations.SCAN_OPTIONS)["length"])
         consts, carry, xs = equations.split_scan(equation, kinds)
-        _, carried, _ = equations.split_scan(equation, body.jaxpr.invars)
-        kept = [a is b for a, b in zip(carried, body.jaxpr.outvars, strict=False)]
-
-        def inside(kind: Kind) -> Kind:
-            return kind._replace(varies=kind.varies | {depth})
-
         while True:
-            start = [kind if same else inside(kind) for kind, same in zip(carry, kept, strict=True)]
-            inner = _Planner(prefix, self.known).planned(body, [*consts, *start, *map(inside, xs)])
+            # A carry that no step changes is a constant here: JAX moves it there when it traces a scan.
+            steps = [kind._replace(varies=kind.varies | {depth}) for kind in (*carry, *xs)]
+            inner = _Planner(prefix, self.known).planned(body, [*consts, *steps])
             results = [value.kind._replace(varies=value.kind.varies - {depth}) for value in inner.outs]
             joined = [join(pair) for pair in zip(carry, results, strict=False)]
             if joined == carry:
