@@ -16,6 +16,7 @@ from jax import lax
 import lax_learning as ll
 from lax_learning._sites import _coupling as couplings
 from lax_learning._sites import _equations as equations
+from lax_learning._sites._activities import mark_activities
 from lax_learning._sites._program import Program
 from tests import registry
 from tests.compare import assert_mean, assert_near, assert_same, draws_of, normal, squares, update, updates
@@ -60,6 +61,27 @@ def test_terms_of_a_sum_share_a_tap_until_somebody_else_reads_it():
     params = {"u": jnp.ones((3, 4)), "v": jnp.ones((3, 4)), "b": jnp.ones(4)}
     for apply, sizes in ((three_terms, [3]), (read_by_another, [1, 2])):
         assert sorted(len(tap.sites) for tap in Program(Model(apply), params, X).plan.all_taps) == sizes
+
+
+def test_inputs_of_products_contain_what_is_added_at_a_tap():
+    model = Model(lambda p, x: (x @ p["a"]).reshape(6, 2, 2) @ p["b"])
+    params, added = {"a": W["a"], "b": W["b"][:2]}, {"a": normal(5, 6, 2, 2), "b": jnp.zeros((6, 2, 2))}
+    (found,) = ll.tapped(model).run(params, X, added).inputs["b"]
+    np.testing.assert_allclose(found, np.reshape(X @ W["a"], (6, 2, 2)) + added["a"], rtol=1e-5, atol=1e-6)
+
+
+def test_what_several_read_is_no_activity_and_a_state_that_is_read_a_step_later_is_next_to_the_output():
+    def gated(p, x):
+        z = x @ p["a"]
+        return (jnp.tanh(z) * x[:, :1] + jax.nn.sigmoid(z) * x[:, 1:2]) @ p["b"]
+
+    def delayed(p, x):
+        return lax.scan(lambda h, t: (jnp.tanh(x @ p["a"] + t), h), jnp.zeros((6, 4)), jnp.arange(3.0))[1]
+
+    for apply, params, is_last in ((gated, W, False), (delayed, {"a": W["a"]}, True)):
+        plan = Program(Model(apply), params, X).plan
+        activities, first = mark_activities(plan, 1), plan.all_taps[0].index
+        assert (first in activities.of_taps, first in activities.last) == (is_last, is_last)
 
 
 def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones():
