@@ -98,6 +98,16 @@ def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones
         return lax.scan(lambda c, i: ((c[0], jnp.tanh(c[1] @ c[0][i])), None), (p, x), jnp.arange(2, -1, -1),
                         reverse=True, unroll=2)[0][1]  # fmt: skip
 
+    def handed_on(p, x):
+        """By weights that each step gets from the one before; the first gets a constant, and keeps x."""
+
+        def step(carry, each):
+            (w, x), (after, i) = carry, each
+            return (after, jnp.where(i > 0, jnp.tanh(x @ w), x)), None
+
+        w, x = lax.scan(step, (jnp.zeros((3, 3)), x), (p, jnp.arange(3)))[0]
+        return jnp.tanh(x @ w)
+
     def dressed(p, x):
         x = jax.checkpoint(lambda w, x: jnp.tanh(x @ w))(p[0], x)
         x = jax.checkpoint(lambda w, x: jnp.tanh(x @ w))(p[1], x)
@@ -107,7 +117,7 @@ def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones
         return jnp.tanh(product(p[2], jnp.tanh(product(p[1], jnp.tanh(x @ p[0])))))
 
     stack, y = normal(3, 3, 3, 3), jnp.ones((6, 3))
-    models = (plain, looped, backwards, dressed, of_the_user)
+    models = (plain, looped, backwards, handed_on, dressed, of_the_user)
     rules = [feedback_alignment(Model(f), squares) for f in models]
     found = [grads for _, _, grads, _ in updates(rules, KEY, stack, X, y)]
     for grads in found[1:]:

@@ -107,11 +107,9 @@ class Program:
         check_values("params", params)
         leaves, inputs = jax.tree.leaves(params), jax.tree.leaves(x)
         inputs = [leaf[None] for leaf in inputs] if self.by_example else inputs
-        partners: list[Any] = [None] * (len(leaves) + len(inputs))
-        if feedback is not None:
-            places = (i for i, trained in enumerate(self.split.trained) if trained)
-            for i, own, mate in zip(places, parameters, feedback, strict=True):
-                partners[i] = own if mate is None else mate
+        mates = iter(feedback or [None] * len(parameters))
+        partners = [next(mates) if trained else None for trained in self.split.trained]
+        partners += [None] * len(inputs)
         results, _, emitted = execute(self.plan, [*leaves, *inputs], partners, hooks, feeds or {})
         number = self._output.num_leaves
         outputs, aux = results[:number], self._aux.unflatten(results[number:])
