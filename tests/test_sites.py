@@ -136,6 +136,12 @@ def test_table_names_every_parameter():
     assert lines[0].split()[:3] == ["parameters", "operation", "shape"] and len(lines) == 3
 
 
+def test_a_call_is_looked_into_again_for_operands_of_another_kind():
+    call, params = jax.jit(lambda a, b: a @ b), {"a": jnp.ones((3, 3)), "b": jnp.ones((3, 3))}
+    table = ll.sites(Model(lambda p, x: call(x, call(p["a"], p["b"]))), params, X[:3])
+    assert [(row.paths, row.operation) for row in table] == [(("a", "b"), "dot_general")]
+
+
 # Models: aux, frozen leaves, None leaves.
 
 
