@@ -136,6 +136,17 @@ def test_table_names_every_parameter():
     assert lines[0].split()[:3] == ["parameters", "operation", "shape"] and len(lines) == 3
 
 
+def test_a_derivative_of_the_user_need_not_be_linear_in_the_error():
+    @jax.custom_vjp
+    def product(w, x):
+        return x @ w
+
+    product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: (saved[1].T @ d + saved[0], d @ saved[0].T))
+    w = W["a"][:, :2]
+    found = update(ll.direct_feedback_alignment(Model(product), squares), KEY, w, X, Y)[2]
+    np.testing.assert_allclose(found, X.T @ (2 * (X @ w - Y) / 6) + 6 * w, rtol=1e-4, atol=1e-5)
+
+
 def test_a_call_is_looked_into_again_for_operands_of_another_kind():
     call, params = jax.jit(lambda a, b: a @ b), {"a": jnp.ones((3, 3)), "b": jnp.ones((3, 3))}
     table = ll.sites(Model(lambda p, x: call(x, call(p["a"], p["b"]))), params, X[:3])
