@@ -148,9 +148,9 @@ def test_a_derivative_of_the_user_need_not_be_linear_in_the_error():
 
 
 def test_a_call_is_looked_into_again_for_operands_of_another_kind():
-    call, params = jax.jit(lambda a, b: a @ b), {"a": jnp.ones((3, 3)), "b": jnp.ones((3, 3))}
-    table = ll.sites(Model(lambda p, x: call(x, call(p["a"], p["b"]))), params, X[:3])
-    assert [(row.paths, row.operation) for row in table] == [(("a", "b"), "dot_general")]
+    call, params = jax.jit(lambda a, b: a @ b), {"a": jnp.ones((1, 3)), "b": jnp.ones((3, 3))}
+    table = ll.sites(Model(lambda p, x: call(p["a"], p["b"]) * call(x, p["b"])), params, X)
+    assert [(row.paths, row.operation) for row in table] == [(("b",), "dot_general"), (("a", "b"), "mul")]
 
 
 # Models: aux, frozen leaves, None leaves.
