@@ -10,7 +10,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from lax_learning import _checks as checks
+from lax_learning.models import Model
 from lax_learning.types import Key, Params, Weights
+
+Activation = Callable[[Array], Array]
 
 ACTIVATION = "a function of z, such as jax.nn.relu"
 INITIALISER = "an initialiser (key, shape, dtype) -> array, such as jax.nn.initializers.zeros"
@@ -19,9 +22,9 @@ Shapes = dict[str, tuple[tuple[int, ...], Initializer | None]]
 """Shape and initialiser of every weight of a layer; weights without an initialiser are left out."""
 
 
-def dense(num_inputs: int, num_outputs: int, w_init: Any, b_init: Any) -> Shapes:
-    """Returns the weights of a dense layer."""
-    return {"w": ((num_inputs, num_outputs), w_init), "b": ((num_outputs,), b_init)}
+def layer(shape: tuple[int, ...], w_init: Any, b_init: Any) -> Shapes:
+    """Returns the weights of a layer with `w` of a shape `[..., in, out]`, and `b [out]`."""
+    return {"w": (shape, w_init), "b": (shape[-1:], b_init)}
 
 
 def affine(x: Array, weights: Weights) -> Array:
@@ -57,14 +60,18 @@ def max_pool(x: Array, window: int) -> Array:
 
 def initialiser(layers: Sequence[Shapes], dtype: DTypeLike) -> Callable[[Key], Params]:
     """Returns a function `key -> params` that draws the weights of all layers."""
+    names = {"w": "w_init", "u": "recurrent_init", "b": "b_init"}
+    checks.check_floating_dtype("dtype", dtype)
+    for name, (_, given) in (weight for shapes in layers for weight in shapes.items()):
+        if name != "b" or given is not None:
+            checks.check_callable(names[name], given, INITIALISER, num_arguments=3)
 
     def weights(key: Key, shapes: Shapes) -> Weights:
         drawn = {}
         for k, (name, (shape, init)) in zip(jax.random.split(key, len(shapes)), shapes.items(), strict=True):
             if init is not None:
-                at = "recurrent_init" if name == "u" else f"{name}_init"
-                drawn[name] = checks.as_floating(at, init(k, shape, dtype))
-                checks.check_shapes([at], [drawn[name]], [shape])
+                drawn[name] = checks.as_floating(names[name], init(k, shape, dtype))
+                checks.check_shapes([names[name]], [drawn[name]], [shape])
         return drawn
 
     def init(key: Key) -> Params:
@@ -91,25 +98,32 @@ def _as_weights(name: str, weights: Any) -> dict[str, Any]:
     return given | {k: checks.as_floating(f"{name}[{k!r}]", given[k]) for k in ("w", "u", "b") if k in given}
 
 
-def checked(
-    params: Params, x: Any, layers: Sequence[Shapes], input_shape: Sequence[int | str]
-) -> tuple[tuple[Weights, ...], Array]:
-    """Returns the weights of each layer and a batch; raises if their shapes do not fit the network."""
-    params, x = as_layers("params", params, len(layers)), checks.as_array("x", x)
-    sizes = zip(x.shape[1:], input_shape, strict=False)
-    if x.ndim != 1 + len(input_shape) or any(n != m for n, m in sizes if m != "steps"):
-        expected = ", ".join(["batch", *map(str, input_shape)])
-        raise ValueError(f"x: expected shape [{expected}], got {list(x.shape)}")
-    for i, (weights, shapes) in enumerate(zip(params, layers, strict=True)):
-        for name, (shape, _) in shapes.items():
-            if name in weights:
-                checks.check_shapes([f"params[{i}][{name!r}]"], [weights[name]], [shape])
-            elif name != "b":
-                raise ValueError(f"params[{i}]: expected the entry {name!r}, got {sorted(weights)}")
-    return params, x
+def network(
+    layers: Sequence[Shapes],
+    input_shape: Sequence[int | str],
+    dtype: DTypeLike,
+    run: Callable[[tuple[Weights, ...], Array], Array],
+) -> Model:
+    """Returns a model with these layers that calls `run(params, x)`, after checks that their shapes fit."""
+
+    def apply(params: Params, x: Any) -> Array:
+        params, x = as_layers("params", params, len(layers)), checks.as_array("x", x)
+        sizes = zip(x.shape[1:], input_shape, strict=False)
+        if x.ndim != 1 + len(input_shape) or any(n != m for n, m in sizes if m != "steps"):
+            expected = ", ".join(["batch", *map(str, input_shape)])
+            raise ValueError(f"x: expected shape [{expected}], got {list(x.shape)}")
+        for i, (weights, shapes) in enumerate(zip(params, layers, strict=True)):
+            for name, (shape, _) in shapes.items():
+                if name in weights:
+                    checks.check_shapes([f"params[{i}][{name!r}]"], [weights[name]], [shape])
+                elif name != "b":
+                    raise ValueError(f"params[{i}]: expected the entry {name!r}, got {sorted(weights)}")
+        return run(params, x)
+
+    return Model(apply, initialiser(layers, dtype))
 
 
-def for_each(name: str, value: Any, number: int, of: str) -> tuple[Callable[[Array], Array], ...]:
+def for_each(name: str, value: Any, number: int, of: str) -> tuple[Activation, ...]:
     """Returns one activation per layer, from a single activation or a sequence."""
     each: tuple[Any, ...] = (value,) * number if callable(value) else checks.as_tuple(name, value, ACTIVATION)
     for i, function in enumerate(each):
@@ -117,12 +131,3 @@ def for_each(name: str, value: Any, number: int, of: str) -> tuple[Callable[[Arr
     if len(each) != number:
         raise ValueError(f"{name}: expected {number}, one per {of}, got {len(each)}")
     return each
-
-
-def check_options(dtype: Any, output_activation: Any, **inits: Any) -> None:
-    """Checks the options that all networks share."""
-    checks.check_callable("output_activation", output_activation, ACTIVATION)
-    checks.check_floating_dtype("dtype", dtype)
-    for name, init in inits.items():
-        if not (name == "b_init" and init is None):
-            checks.check_callable(name, init, INITIALISER, num_arguments=3)

@@ -19,32 +19,28 @@ def lazily(
 
     `compute` must not close over traced values; `otherwise` should be cheap and return the same types.
     """
-    leaves, structure = jax.tree.flatten(operands)
 
-    def opened(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *leaves: function(*jax.tree.unflatten(structure, leaves))
-
-    def choose(needed: Any, *leaves: Any) -> Any:
-        return jax.lax.cond(needed, opened(compute), opened(otherwise), *leaves)
+    def choose(needed: Any, *operands: Any) -> Any:
+        return jax.lax.cond(needed, compute, otherwise, *operands)
 
     run = custom_vmap(choose)
 
     @run.def_vmap
-    def run_members(size: int, batched: Any, needed: Any, *leaves: Any) -> Any:
+    def run_members(size: int, batched: Any, needed: Any, *operands: Any) -> Any:
         del size
-        in_axes = tuple(0 if b else None for b in batched)
+        in_axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
 
-        def each(needed: Any, *leaves: Any) -> Any:
-            both = opened(compute)(*leaves), opened(otherwise)(*leaves)
+        def each(needed: Any, *operands: Any) -> Any:
+            both = compute(*operands), otherwise(*operands)
             return jax.tree.map(lambda a, b: jnp.where(needed, a, b), *both)
 
-        def none(needed: Any, *leaves: Any) -> Any:
-            return opened(otherwise)(*leaves)
+        def none(needed: Any, *operands: Any) -> Any:
+            return otherwise(*operands)
 
-        result = lazily(jnp.any(needed), jax.vmap(each, in_axes), jax.vmap(none, in_axes), needed, *leaves)
+        result = lazily(jnp.any(needed), jax.vmap(each, in_axes), jax.vmap(none, in_axes), needed, *operands)
         return result, jax.tree.map(lambda _: True, result)
 
     # `custom_vmap` has no reverse mode, so derivatives are those of a plain condition.
-    differentiable = jax.custom_jvp(lambda needed, *leaves: run(needed, *leaves))
+    differentiable = jax.custom_jvp(lambda needed, *operands: run(needed, *operands))
     differentiable.defjvp(lambda primals, tangents: jax.jvp(choose, primals, tangents))
-    return differentiable(needed, *leaves)
+    return differentiable(needed, *operands)

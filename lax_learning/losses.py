@@ -6,6 +6,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from lax_learning._arrays import as_real
 from lax_learning._checks import as_array, describe
+from lax_learning._precision import raised
 
 
 def _as_pair(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
@@ -23,7 +24,7 @@ def _as_pair(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
 
 def _raise_precision(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     output, y = as_real("output", output), _as_pair(output, y)[1]
-    dtype = jnp.float64 if jnp.float64 in (output.dtype, y.dtype) else jnp.float32
+    dtype = raised(output, y)
     return output.astype(dtype), y.astype(dtype)
 
 
@@ -76,10 +77,7 @@ def softmax_cross_entropy(output: ArrayLike, y: ArrayLike) -> Float[Array, " bat
 
 
 def _scores(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-    """Returns 1 for every correct example and 0 for the others, and the labels.
-
-    An example's score is NaN if its output contains NaN, or if its row of y has no unique largest entry.
-    """
+    """Returns 1 for every correct example, 0 for the others, NaN where undefined, and the labels."""
     output, y = _as_pair(output, y)
     _check_classes(output)
     if 0 in output.shape:
@@ -87,8 +85,7 @@ def _scores(output: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     labels = jnp.argmax(y, axis=-1)
     is_label = y == jnp.max(y, axis=-1, keepdims=True)
     undefined = jnp.isnan(output).any(axis=-1) | (jnp.sum(is_label, axis=-1) != 1)
-    dtype = jnp.float64 if output.dtype == jnp.float64 else jnp.float32
-    correct = (jnp.argmax(output, axis=-1) == labels).astype(dtype)
+    correct = (jnp.argmax(output, axis=-1) == labels).astype(raised(output))
     return jnp.where(undefined, jnp.nan, correct).ravel(), labels.ravel()
 
 

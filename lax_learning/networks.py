@@ -1,8 +1,8 @@
 """Ready-made models: multilayer perceptrons, convolutional and recurrent networks, as plain functions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +10,11 @@ from jax.nn.initializers import Initializer, lecun_normal, zeros
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from lax_learning import _layers
 from lax_learning._checks import as_sizes, check_callable, check_choice, check_count
-from lax_learning._layers import (
-    ACTIVATION,
-    Shapes,
-    affine,
-    check_options,
-    checked,
-    dense,
-    for_each,
-    initialiser,
-    max_pool,
-    patches,
-    places,
-)
+from lax_learning._layers import ACTIVATION, Activation, Shapes, affine, layer, max_pool, network, patches
 from lax_learning.models import Model
-from lax_learning.types import Params, Weights
-
-Activation = Callable[[Array], Array]
+from lax_learning.types import Weights
 
 
 def identity(z: Array) -> Array:
@@ -70,24 +57,21 @@ def mlp(
     widths = as_sizes("widths", widths)
     if len(widths) < 2:
         raise ValueError(f"widths: expected at least an input and an output size, got {widths}")
-    check_options(dtype, output_activation, w_init=w_init, b_init=b_init)
-    hidden = for_each("activation", activation, len(widths) - 2, "hidden layer")
-    return dense_layers(
-        [dense(n, m, w_init, b_init) for n, m in pairwise(widths)], (*hidden, output_activation), dtype
-    )
+    check_callable("output_activation", output_activation, ACTIVATION)
+    hidden = _layers.for_each("activation", activation, len(widths) - 2, "hidden layer")
+    layers = [layer(shape, w_init, b_init) for shape in pairwise(widths)]
+    return dense_layers(layers, (*hidden, output_activation), dtype)
 
 
 def dense_layers(layers: Sequence[Shapes], activations: Sequence[Activation], dtype: DTypeLike) -> Model:
     """Returns a model of successive dense layers."""
-    input_shape = layers[0]["w"][0][:1]
 
-    def apply(params: Params, x: Any) -> Array:
-        params, x = checked(params, x, layers, input_shape)
+    def run(params: tuple[Weights, ...], x: Array) -> Array:
         for weights, activation in zip(params, activations, strict=True):
             x = activation(affine(x, weights))
         return x
 
-    return Model(apply, initialiser(layers, dtype))
+    return network(layers, layers[0]["w"][0][:1], dtype, run)
 
 
 def convnet(
@@ -108,8 +92,7 @@ def convnet(
     """Convolutional network: convolutions on images, followed by dense layers.
 
     `a_l = pool(activation_l(patches(a_{l-1}) w_l + b_l))`, flattened before the first dense layer. A
-    convolution is a single product of all patches with the kernel, which stays one batched product under
-    `vmap` over seeds.
+    convolution is one product of all patches with the kernel, also under `vmap` over seeds.
 
     Args:
       input_shape: height, width and channels of an image.
@@ -139,26 +122,25 @@ def convnet(
     options = {"kernel": kernel, "stride": stride, "pool": pool}
     sizes = [_sizes(name, value, len(channels)) for name, value in options.items()]
     check_choice("padding", padding, ("SAME", "VALID"))
-    check_options(dtype, output_activation, w_init=w_init, b_init=b_init)
-    activations = for_each("activation", activation, len(channels) + len(widths) - 1, "layer but the last")
+    check_callable("output_activation", output_activation, ACTIVATION)
+    hidden = _layers.for_each("activation", activation, len(channels) + len(widths) - 1, "layer but the last")
 
     layers: list[Shapes] = []
     height, width, num_inputs = shape
     for i, (num_outputs, size, step, window) in enumerate(zip(channels, *sizes, strict=True)):
-        layers.append({"w": ((size, size, num_inputs, num_outputs), w_init), "b": ((num_outputs,), b_init)})
-        height, width = (places(n, size, step, padding) // window for n in (height, width))
+        layers.append(layer((size, size, num_inputs, num_outputs), w_init, b_init))
+        height, width = (_layers.places(n, size, step, padding) // window for n in (height, width))
         if height < 1 or width < 1:
             raise ValueError(
                 f"kernel, pool: expected an image with room for layer {i}, kernel {size} and pool {window}, "
                 f"got input_shape {shape}"
             )
         num_inputs = num_outputs
-    pairs = pairwise((height * width * num_inputs, *widths))
-    layers += [dense(n, m, w_init, b_init) for n, m in pairs]
+    flat = height * width * num_inputs
+    layers += [layer(pair, w_init, b_init) for pair in pairwise((flat, *widths))]
 
-    def apply(params: Params, x: Any) -> Array:
-        params, x = checked(params, x, layers, shape)
-        each = list(zip(params, (*activations, output_activation), strict=True))
+    def run(params: tuple[Weights, ...], x: Array) -> Array:
+        each = list(zip(params, (*hidden, output_activation), strict=True))
         for (weights, phi), size, step, window in zip(each, *sizes, strict=False):
             w = weights["w"]
             z = affine(patches(x, size, step, padding), {**weights, "w": w.reshape(-1, w.shape[-1])})
@@ -168,7 +150,7 @@ def convnet(
             x = phi(affine(x, weights))
         return x
 
-    return Model(apply, initialiser(layers, dtype))
+    return network(layers, shape, dtype, run)
 
 
 def rnn(
@@ -212,16 +194,16 @@ def rnn(
         raise ValueError(f"widths: expected at least an input, a recurrent and an output size, got {widths}")
     check_choice("outputs", outputs, ("last", "every"))
     check_callable("activation", activation, ACTIVATION)
-    check_options(dtype, output_activation, w_init=w_init, recurrent_init=recurrent_init, b_init=b_init)
+    check_callable("output_activation", output_activation, ACTIVATION)
     *sizes, num_outputs = widths
     layers: list[Shapes] = [
         {"w": ((n, m), w_init), "u": ((m, m), recurrent_init), "b": ((m,), b_init)}
         for n, m in pairwise(sizes)
     ]
-    layers.append(dense(sizes[-1], num_outputs, w_init, b_init))
+    layers.append(layer((sizes[-1], num_outputs), w_init, b_init))
 
-    def apply(params: Params, x: Any) -> Array:
-        (*recurrent, last), x = checked(params, x, layers, ("steps", widths[0]))
+    def run(params: tuple[Weights, ...], x: Array) -> Array:
+        *recurrent, last = params
         x = jnp.swapaxes(x, 0, 1)
         for weights in recurrent:
             x = states(weights, x)
@@ -238,7 +220,7 @@ def rnn(
         start = jnp.zeros_like(jax.eval_shape(lambda h, x: step(h, x)[0], start, x[0]))
         return jax.lax.scan(step, start, x)[1]
 
-    return Model(apply, initialiser(layers, dtype))
+    return network(layers, ("steps", widths[0]), dtype, run)
 
 
 def _sizes(name: str, value: int | Sequence[int], number: int) -> tuple[int, ...]:

@@ -41,27 +41,22 @@ def normal(key: Key, like: PyTree) -> PyTree:
       >>> normal(jax.random.key(0), {"w": jnp.zeros((2, 3))})["w"].shape
       (2, 3)
     """
+    return _by_leaf(_normal, key, like)
 
-    return _normal(key, like, in_place=False)
+
+def _normal(key: Key, leaf: Any) -> Array:
+    dtype = raised(leaf)
+    if leaf.size < 1024 or jax.default_backend() != "cpu":
+        return jax.random.normal(key, leaf.shape, dtype).astype(leaf.dtype)
+    # The same numbers in a loop over two rows, which keeps the compiler from drawing them again for a second
+    # use, and from drawing them in the shape of the leaf, where short last axes are slow.
+    rows = jax.lax.map(_normal_of, _uniform(key, (2, -(-leaf.size // 2)), dtype))
+    return rows.reshape(-1)[: leaf.size].reshape(leaf.shape).astype(leaf.dtype)
 
 
-def _normal(key: Key, like: PyTree, *, in_place: bool) -> PyTree:
-    """Draws the numbers of `normal`; `in_place` avoids a loop's buffers, for programs that use them once."""
-
-    def draw(key: Key, leaf: Any) -> Array:
-        dtype = raised(leaf)
-        if in_place:
-            drawn = _normal_of(_uniform(key, (leaf.size,), dtype))
-        elif leaf.size < 1024 or jax.default_backend() != "cpu":
-            drawn = jax.random.normal(key, leaf.shape, dtype)
-        else:
-            # The same numbers in a loop over two rows. A loop keeps the compiler from drawing them again for
-            # a second use, and from drawing them in the shape of the leaf, where short last axes are slow.
-            rows = _uniform(key, (2, -(-leaf.size // 2)), dtype)
-            drawn = jax.lax.map(_normal_of, rows).reshape(-1)[: leaf.size]
-        return drawn.reshape(leaf.shape).astype(leaf.dtype)
-
-    return _by_leaf(draw, key, like)
+def _normal_in_place(key: Key, leaf: Any) -> Array:
+    """Draws the numbers of `_normal` without the buffers of a loop, for programs that use them once."""
+    return _normal_of(_uniform(key, (leaf.size,), raised(leaf))).reshape(leaf.shape).astype(leaf.dtype)
 
 
 def _normal_of(uniform: Array) -> Array:
@@ -85,8 +80,7 @@ _ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 def words(key: Key, shape: tuple[int, ...]) -> Array:
     """Returns `jax.random.bits(key, shape, jnp.uint32)`, four times as fast on CPUs.
 
-    On CPUs, JAX implements the rounds of Threefry-2x32 as a loop that passes over memory five times; here, a
-    single pass computes all of them.
+    There, JAX passes over memory for every fourth round of Threefry-2x32; here, one pass computes them all.
     """
     size = math.prod(shape)
     by_index = getattr(jax.config, "jax_threefry_partitionable", True)
@@ -108,15 +102,13 @@ def words(key: Key, shape: tuple[int, ...]) -> Array:
 def rademacher(key: Key, like: PyTree) -> PyTree:
     """Draws Rademacher noise, `s = +-1` with equal probability, 32 signs from one random word.
 
-    Rows of signs are computed from rows of words, with one shift for a whole row, so a program that uses the
-    signs only reads the words and never writes signs to memory.
-
     Example:
       >>> jnp.abs(rademacher(jax.random.key(0), {"w": jnp.zeros(3)})["w"]).tolist()
       [1.0, 1.0, 1.0]
     """
 
     def draw(key: Key, leaf: Any) -> Array:
+        # Rows of signs come from rows of words, with one shift for a row: signs are never written to memory.
         width = leaf.shape[-1] if leaf.ndim and leaf.size >= 32 * leaf.shape[-1] > 0 else 1
         rows = leaf.size // width
         drawn = jax.random.bits(key, (-(-rows // 32) * width,), jnp.uint32).reshape(1, -1, width)
@@ -133,13 +125,12 @@ _NAMED: dict[str, Noise] = {"normal": normal, "rademacher": rademacher}
 def as_noise(noise: NoiseLike, *, in_place: bool = False) -> Noise:
     """Returns the named noise function, or `noise` itself with checks if it is a function.
 
-    Noise of another dtype, such as int32 from `jax.random.rademacher`, is cast to the dtype of its leaf, so
-    that the same numbers are added and credited. `in_place` draws the same numbers without buffers of their
-    own, for programs that use each draw once.
+    Noise of another dtype, such as int32 from `jax.random.rademacher`, is cast to that of its leaf, so that
+    the same numbers are added and credited. `in_place` is for programs that use each draw once.
     """
     if not callable(noise):
         checks.check_choice("noise", noise, _NAMED)
-        return partial(_normal, in_place=True) if in_place and noise == "normal" else _NAMED[noise]
+        return partial(_by_leaf, _normal_in_place) if in_place and noise == "normal" else _NAMED[noise]
     expected = "'normal', 'rademacher' or a function (key, like) -> unit noise"
     checks.check_callable("noise", noise, expected, num_arguments=2)
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from lax_learning._arrays import as_arrays, by_path, check_same_structure
 from lax_learning._checks import MAX_ENTRIES, check_callable, check_count, check_instance, check_key, describe
 from lax_learning._optimizers import with_loss_support
+from lax_learning._structure import merged
 from lax_learning.data._batches import Batches, BatchState, batches
 from lax_learning.data.types import Dataset, Splits, check_splits
 from lax_learning.models import leaf_paths, selects
@@ -69,8 +70,7 @@ class Train:
       init: `(key, data) -> state`.
       update: `(data, state, step) -> (state, loss)` for update number `step`, starting at 0.
       evaluate: `(state, step, data) -> evaluation` after `step` updates.
-      num_updates: number of updates in the run.
-      every: number of updates between evaluations.
+      num_updates, every: number of updates in the run, and between evaluations.
     """
 
     init: Callable[[Key, Splits], TrainState]
@@ -82,9 +82,9 @@ class Train:
     def advance(
         self, state: TrainState, step: Int[Array, ""] | int, data: Splits
     ) -> tuple[TrainState, Array]:
-        """Returns the state after the next `every` updates, and their losses.
+        """Returns the state after the next `every` updates, from number `step`, and their losses.
 
-        `step` is the number of the first of these updates; leave it unbatched under vmap.
+        Leave `step` unbatched under vmap.
         """
         return jax.lax.scan(partial(self.update, data), state, step + jnp.arange(self.every))
 
@@ -101,15 +101,6 @@ class Train:
         state, (losses, evaluations) = jax.lax.scan(interval, start, steps)
         evaluations = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, evaluations)
         return History(losses.reshape(self.num_updates), evaluations, state)
-
-
-def _merged(params: Params, parameters: Params) -> Params:
-    """Returns params with the values of `parameters` wherever these are not None."""
-
-    def newer(new: Any, old: Any) -> Any:
-        return old if new is None else new
-
-    return jax.tree.map(newer, parameters, params, is_leaf=lambda node: node is None)
 
 
 def _absorbed(absorb: Callable[[Params, Any], Params] | None, params: Params, aux: list[Any]) -> Params:
@@ -154,8 +145,7 @@ def make_train(
       optimizer: an optax optimiser; its learning rate may be traced. Optimisers that use the loss receive
         `value`, the loss of the batch, `grad`, its gradients, and `value_fn`, a function `params -> loss`.
       init: `key -> params`, such as `model.init`.
-      num_updates: number of updates in the run.
-      batch_size: number of examples per update.
+      num_updates, batch_size: number of updates in the run, and of examples per update.
       absorb: for a model with aux: `(params, aux) -> params`, applied after every update; writes new running
         statistics back to the leaves of params that are not trained.
       evaluate: `(key, params, state, data) -> pytree` of metrics, where `state` is that of the rule.
@@ -195,12 +185,8 @@ def make_train(
 
     def trained(params: Params) -> Params:
         """Returns params with None in place of leaves that are not trained."""
-        if rule.trainable is None:
-            return params
-        paths = iter(leaf_paths(params))
-        return jax.tree.map(
-            lambda leaf: leaf if selects(rule.trainable, next(paths), "trainable") else None, params
-        )
+        chosen = (selects(rule.trainable, path, "trainable") for path in leaf_paths(params))
+        return jax.tree.map(lambda leaf: leaf if next(chosen) else None, params)
 
     def schedule(examples: Dataset) -> Batches:
         return batches(len(jax.tree.leaves(examples)[0]), batch_size)
@@ -226,14 +212,14 @@ def make_train(
         grads, parameters = trained(grads), trained(state.params)
 
         def loss_at(parameters: Params) -> Array:
-            params = _merged(state.params, parameters)
+            params = merged(state.params, parameters)
             value = rule.value_and_grad(key, params, state.rule_state, *batch)[0]
             return value[0] if isinstance(value, tuple) else value
 
         updates, optimizer_state = with_loss.update(
             grads, state.optimizer_state, parameters, value=loss, grad=grads, value_fn=loss_at
         )
-        params = _merged(state.params, optax.apply_updates(parameters, updates))
+        params = merged(state.params, optax.apply_updates(parameters, updates))
         params = _absorbed(absorb, params, aux)
         return TrainState(params, rule_state, optimizer_state, order, *state[-2:]), loss
 

@@ -74,9 +74,12 @@ def test_which_parameters_have_low_rank() -> None:
     def apply(params: Any, x: Any) -> Any:
         x = x @ params["direct"] + params["bias"]
         x = x @ params["normalised"] / jnp.linalg.norm(params["normalised"])
-        return (x @ params["twice"]) @ params["twice"].T
+        x = (x @ params["twice"]) @ params["twice"].T
+        start = params["replaced"], x  # after the first step
+        return jax.lax.scan(lambda c, _: ((params["by"], c[1] @ c[0]), None), start, length=2)[0][1]
 
-    shapes = {"direct": (3, 4), "bias": (4,), "normalised": (4, 5), "twice": (5, 6)}
+    shapes: Any = {"direct": (3, 4), "bias": (4,), "normalised": (4, 5), "twice": (5, 6)}
+    shapes |= {"replaced": (5, 5), "by": (5, 5)}
     params = {name: jnp.ones(shape) for name, shape in shapes.items()}
     program = Program(ll.Model(apply), params, jnp.ones((2, 3)))
     assert {program.split.paths[i] for i in direct_matrices(program)} == {"direct"}

@@ -16,11 +16,12 @@ from jax import lax
 import lax_learning as ll
 from lax_learning._sites import _coupling as couplings
 from lax_learning._sites import _equations as equations
+from lax_learning._sites._activities import mark_activities
 from lax_learning._sites._program import Program
-from lax_learning._sites._run import Hooks
 from tests import registry
 from tests.compare import assert_mean, assert_near, assert_same, draws_of, normal, squares, update, updates
 from tests.refusal import refusals, refuses
+from tests.zoo import product
 
 # Much is traced here: annotations are checked where the same functions meet their other oracles.
 pytestmark = pytest.mark.usefixtures("as_a_user_sees_it")
@@ -62,12 +63,25 @@ def test_terms_of_a_sum_share_a_tap_until_somebody_else_reads_it():
         assert sorted(len(tap.sites) for tap in Program(Model(apply), params, X).plan.all_taps) == sizes
 
 
-@jax.custom_vjp
-def product(w, x):
-    return x @ w
+def test_inputs_of_products_contain_what_is_added_at_a_tap():
+    model = Model(lambda p, x: (x @ p["a"]).reshape(6, 2, 2) @ p["b"])
+    params, added = {"a": W["a"], "b": W["b"][:2]}, {"a": normal(5, 6, 2, 2), "b": jnp.zeros((6, 2, 2))}
+    (found,) = ll.tapped(model).run(params, X, added).inputs["b"]
+    np.testing.assert_allclose(found, np.reshape(X @ W["a"], (6, 2, 2)) + added["a"], rtol=1e-5, atol=1e-6)
 
 
-product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: (saved[1].T @ d, d @ saved[0].T))
+def test_what_several_read_is_no_activity_and_a_state_that_is_read_a_step_later_is_next_to_the_output():
+    def gated(p, x):
+        z = x @ p["a"]
+        return (jnp.tanh(z) * x[:, :1] + jax.nn.sigmoid(z) * x[:, 1:2]) @ p["b"]
+
+    def delayed(p, x):
+        return lax.scan(lambda h, t: (jnp.tanh(x @ p["a"] + t), h), jnp.zeros((6, 4)), jnp.arange(3.0))[1]
+
+    for apply, params, is_last in ((gated, W, False), (delayed, {"a": W["a"]}, True)):
+        plan = Program(Model(apply), params, X).plan
+        activities, first = mark_activities(plan, 1), plan.all_taps[0].index
+        assert (first in activities.of_taps, first in activities.last) == (is_last, is_last)
 
 
 def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones():
@@ -79,6 +93,21 @@ def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones
     def looped(p, x):
         return lax.fori_loop(0, 3, lambda i, x: jnp.tanh(x @ p[i]), x)
 
+    def backwards(p, x):
+        """Through the carry, which is a parameter as long as no step changes it."""
+        return lax.scan(lambda c, i: ((c[0], jnp.tanh(c[1] @ c[0][i])), None), (p, x), jnp.arange(2, -1, -1),
+                        reverse=True, unroll=2)[0][1]  # fmt: skip
+
+    def handed_on(p, x):
+        """By weights that each step gets from the one before; the first gets a constant, and keeps x."""
+
+        def step(carry, each):
+            (w, x), (after, i) = carry, each
+            return (after, jnp.where(i > 0, jnp.tanh(x @ w), x)), None
+
+        w, x = lax.scan(step, (jnp.zeros((3, 3)), x), (p, jnp.arange(3)))[0]
+        return jnp.tanh(x @ w)
+
     def dressed(p, x):
         x = jax.checkpoint(lambda w, x: jnp.tanh(x @ w))(p[0], x)
         x = jax.checkpoint(lambda w, x: jnp.tanh(x @ w))(p[1], x)
@@ -88,24 +117,12 @@ def test_layers_in_loops_checkpoints_and_conditions_get_the_credit_of_plain_ones
         return jnp.tanh(product(p[2], jnp.tanh(product(p[1], jnp.tanh(x @ p[0])))))
 
     stack, y = normal(3, 3, 3, 3), jnp.ones((6, 3))
-    rules = [feedback_alignment(Model(f), squares) for f in (plain, looped, dressed, of_the_user)]
+    models = (plain, looped, backwards, handed_on, dressed, of_the_user)
+    rules = [feedback_alignment(Model(f), squares) for f in models]
     found = [grads for _, _, grads, _ in updates(rules, KEY, stack, X, y)]
     for grads in found[1:]:
         assert_near(grads, found[0])
     assert not np.allclose(found[0][0], exact_of(stack, X, y, plain)[0], rtol=0.05)
-
-
-def test_a_parameter_passed_through_the_carry_of_a_scan_backwards_and_unrolled_is_one_layer():
-    def apply(p, x):
-        inputs = x * jnp.arange(4.0)[:, None, None]
-        return lax.scan(lambda c, a: ((c[0], jnp.tanh(c[1] @ c[0] + a)), None), (p, x), inputs,
-                        reverse=True, unroll=2)[0][1]  # fmt: skip
-
-    w = normal(3, 3, 3)
-    program = Program(Model(apply), w, X)
-    (site,) = (site for site in program.plan.all_sites if site.products)
-    assert site.stacked == (False,)
-    np.testing.assert_allclose(program.run([w], X, Hooks())[0], apply(w, X), rtol=1e-5)
 
 
 def test_table_names_every_parameter():
@@ -117,6 +134,23 @@ def test_table_names_every_parameter():
     assert all("test_sites.py" in row.source for row in table)
     lines = repr(table).splitlines()
     assert lines[0].split()[:3] == ["parameters", "operation", "shape"] and len(lines) == 3
+
+
+def test_a_derivative_of_the_user_need_not_be_linear_in_the_error():
+    @jax.custom_vjp
+    def product(w, x):
+        return x @ w
+
+    product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: (saved[1].T @ d + saved[0], d @ saved[0].T))
+    w = W["a"][:, :2]
+    found = update(ll.direct_feedback_alignment(Model(product), squares), KEY, w, X, Y)[2]
+    np.testing.assert_allclose(found, X.T @ (2 * (X @ w - Y) / 6) + 6 * w, rtol=1e-4, atol=1e-5)
+
+
+def test_a_call_is_looked_into_again_for_operands_of_another_kind():
+    call, params = jax.jit(lambda a, b: a @ b), {"a": jnp.ones((1, 3)), "b": jnp.ones((3, 3))}
+    table = ll.sites(Model(lambda p, x: call(p["a"], p["b"]) * call(x, p["b"])), params, X)
+    assert [(row.paths, row.operation) for row in table] == [(("b",), "dot_general"), (("a", "b"), "mul")]
 
 
 # Models: aux, frozen leaves, None leaves.
@@ -259,33 +293,6 @@ def test_complex_pre_activations_get_no_noise():
 # Rules.
 
 
-def test_node_perturbation_forms_agree_on_what_they_share():
-    """On a linear read-out of one tap, estimates from injected noise are known."""
-    linear, w, noise, sigma = Model(lambda w, x: x @ w), W["a"][:, :2], normal(1, 6, 2), 0.1
-
-    def injected(key, like):
-        return jax.tree.map(lambda leaf: noise.reshape(leaf.shape), like)
-
-    def change(s):
-        moved = [np.square(X @ w + step * sigma * noise - Y).sum(1, keepdims=True) for step in (s, 0)]
-        return moved[0] - moved[1]
-
-    plain, pair = change(1) / sigma, (change(1) - change(-1)) / (2 * sigma)
-    size = 2 / np.square(noise).sum(1, keepdims=True)  # of the two units
-    cases: Any = (
-        ({}, plain),
-        ({"antithetic": True}, pair),
-        ({"layerwise": True, "num_samples": 3}, plain),
-        ({"variant": "activity", "antithetic": True}, size * pair),
-        ({"variant": "activity", "layerwise": True, "num_samples": 2}, size * plain),
-    )
-
-    made = [NODE(linear, squares, noise=injected, **options) for options, _ in cases]
-    for (options, factor), found in zip(cases, updates(made, KEY, w, X, Y), strict=True):
-        expected = X.T @ (factor * noise) / 6
-        np.testing.assert_allclose(found[2], expected, rtol=2e-3, atol=1e-4, err_msg=str(options))
-
-
 def test_direct_feedback_goes_position_by_position():
     """A vector gets the sum of the errors of all positions, and what is spread over them each its own."""
     y, places = jnp.zeros((6, 5, 2)), jnp.arange(1.0, 6.0)
@@ -309,12 +316,16 @@ def test_direct_feedback_goes_position_by_position():
 
 def test_direct_feedback_has_one_matrix_a_stacked_layer_and_one_for_all_steps():
     def stacked(p, x):
-        return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["stack"])[0] @ p["out"]
+        def step(carry, w):
+            kept, h = carry
+            return (kept, jnp.tanh(jnp.tanh(h @ w) @ kept)), None
 
-    params = {"stack": jnp.stack([jnp.eye(3)] * 4), "out": jnp.ones((3, 2))}
+        return lax.scan(step, (p["kept"], x), p["stack"])[0][1] @ p["out"]
+
+    params = {"stack": jnp.ones((4, 3, 3)), "kept": jnp.ones((3, 3)), "out": jnp.ones((3, 2))}
     state = jax.eval_shape(ll.direct_feedback_alignment(Model(stacked), squares).init, KEY, params, X)
     # The first layer's data depend on no parameter, but are a carry like those of the others.
-    assert sorted(feedback.shape for feedback in state.feedback.values()) == [(3, 2), (4, 3, 2)]
+    assert sorted(feedback.shape for feedback in state.feedback.values()) == [(3, 2), (3, 2), (4, 3, 2)]
 
 
 def test_sigma_has_no_scale_of_its_own():
@@ -374,11 +385,13 @@ def test_signals_of_backprop_pass_what_feedback_cannot():
 # Refused.
 
 
+scan_options = partial(equations.options, names=equations.SCAN_OPTIONS)
+remat_options = partial(equations.options, names=equations.REMAT_OPTIONS)
 LAYOUTS = (
     (equations.body, "jit", {"program": None}, "jaxpr"),
     (lambda equation: equations.split_scan(equation, []), "scan", {"num_constants": 0}, "num_carry"),
-    (equations.scan_options, "scan", {"length": 3, "backwards": False}, "reverse"),
-    (equations.remat_options, "remat2", {"prevent_cse": True, "keep": None}, "policy"),
+    (scan_options, "scan", {"length": 3, "backwards": False}, "reverse"),
+    (remat_options, "remat2", {"prevent_cse": True, "keep": None}, "policy"),
 )
 
 

@@ -8,9 +8,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import equinox as eqx
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import nn
+from flax import linen, nnx
 
 KEY = jax.random.key(0)
 BATCH = 4
@@ -67,8 +71,6 @@ def _linen(scale: int, net: Any, x: jax.Array) -> Case:
 
 
 def _nnx(scale: int, make: Callable[[Any], Any], x: Any) -> Case:
-    from flax import nnx
-
     graph, params, rest = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))), nnx.Param, ...)
     params, rest = _filled(scale, params), _filled(scale, rest)
     return Case(lambda params, x: nnx.merge(graph, params, rest)(x), params, x)
@@ -84,8 +86,6 @@ def plain_mlp(scale: int = 1) -> Case:
 
 
 def linen_residual_convolution(scale: int = 1) -> Case:
-    from flax import linen
-
     class Net(linen.Module):
         @linen.compact
         def __call__(self, x):
@@ -97,8 +97,6 @@ def linen_residual_convolution(scale: int = 1) -> Case:
 
 
 def linen_separable_strided_convolution(scale: int = 1) -> Case:
-    from flax import linen
-
     first = linen.Conv(4 * scale, (3, 3), strides=(2, 1), feature_group_count=2 * scale)
     second = linen.Conv(3 * scale, (1, 1), use_bias=False)
     flatten, out = lambda x: x.reshape(x.shape[0], -1), linen.Dense(3)
@@ -107,8 +105,6 @@ def linen_separable_strided_convolution(scale: int = 1) -> Case:
 
 
 def nnx_transposed_convolution(scale: int = 1) -> Case:
-    from flax import nnx
-
     def net(rngs):
         down = nnx.Conv(2 * scale, 3 * scale, (3, 3), strides=2, rngs=rngs)
         up = nnx.ConvTranspose(3 * scale, 2 * scale, (3, 3), strides=(2, 2), rngs=rngs)
@@ -118,8 +114,6 @@ def nnx_transposed_convolution(scale: int = 1) -> Case:
 
 
 def linen_attention_block(scale: int = 1) -> Case:
-    from flax import linen
-
     width = 8 * scale
 
     class Net(linen.Module):
@@ -136,8 +130,6 @@ def linen_attention_block(scale: int = 1) -> Case:
 
 
 def nnx_causal_decoder(scale: int = 1) -> Case:
-    from flax import nnx
-
     width = 8 * scale
 
     class Net(nnx.Module):
@@ -156,8 +148,6 @@ def nnx_causal_decoder(scale: int = 1) -> Case:
 
 
 def haiku_lstm(scale: int = 1) -> Case:
-    import haiku as hk
-
     def net(x):
         core = hk.LSTM(4 * scale)
         outputs, _ = hk.dynamic_unroll(core, x.swapaxes(0, 1), core.initial_state(x.shape[0]))
@@ -168,17 +158,15 @@ def haiku_lstm(scale: int = 1) -> Case:
 
 def _equinox(scale: int, make: Callable[[Any], Any], run: Callable[[Any, Any], Any], x: jax.Array) -> Case:
     """`run(modules, x)` of one example."""
-    import equinox as eqx
-
     shapes, static = eqx.partition(eqx.filter_eval_shape(make, KEY), lambda leaf: hasattr(leaf, "dtype"))
-    return Case(
-        lambda params, x: jax.vmap(partial(run, eqx.combine(params, static)))(x), _filled(scale, shapes), x
-    )
+
+    def apply(params, x):
+        return jax.vmap(partial(run, eqx.combine(params, static)))(x)
+
+    return Case(apply, _filled(scale, shapes), x)
 
 
 def equinox_gru(scale: int = 1) -> Case:
-    from equinox import nn
-
     def make(key):
         return nn.GRUCell(4 * scale, 5 * scale, key=key), nn.Linear(5 * scale, 3, key=key)
 
@@ -190,12 +178,8 @@ def equinox_gru(scale: int = 1) -> Case:
 
 
 def equinox_mlp(scale: int = 1) -> Case:
-    from equinox import nn
-
-    def make(key):
-        return nn.MLP(5 * scale, 3, 6 * scale, 2, key=key)
-
-    return _equinox(scale, make, lambda module, x: module(x), _batch(5 * scale))
+    make = partial(nn.MLP, 5 * scale, 3, 6 * scale, 2)
+    return _equinox(scale, lambda key: make(key=key), lambda module, x: module(x), _batch(5 * scale))
 
 
 def bidirectional_learned_carry(scale: int = 1) -> Case:
@@ -218,8 +202,6 @@ def bidirectional_learned_carry(scale: int = 1) -> Case:
 
 
 def linen_stacked_remat_blocks(scale: int = 1) -> Case:
-    from flax import linen
-
     width = 6 * scale
 
     class Block(linen.Module):
@@ -250,8 +232,6 @@ def layers_by_counter(scale: int = 1) -> Case:
 
 
 def nnx_layer_used_twice(scale: int = 1) -> Case:
-    from flax import nnx
-
     hidden = 6 * scale
 
     def net(rngs):
@@ -320,13 +300,15 @@ def custom_jvp_around_parameters(scale: int = 1) -> Case:
     return Case(apply, _params(scale, w=(5, 6), slope=(6,), out=(6, 3)), _batch(5 * scale))
 
 
+@jax.custom_vjp
+def product(w, x):
+    return x @ w
+
+
+product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: (saved[1].T @ d, d @ saved[0].T))
+
+
 def custom_vjp_around_parameters(scale: int = 1) -> Case:
-    @jax.custom_vjp
-    def product(w, x):
-        return x @ w
-
-    product.defvjp(lambda w, x: (x @ w, (w, x)), lambda saved, d: (saved[1].T @ d, d @ saved[0].T))
-
     def apply(params, x):
         hidden = jnp.tanh(product(params["w"], x))
         return jnp.tanh(product(params["v"], hidden)) @ params["out"]
@@ -335,8 +317,6 @@ def custom_vjp_around_parameters(scale: int = 1) -> Case:
 
 
 def dropout_keys_in_x(scale: int = 1) -> Case:
-    from flax import linen
-
     dropout = linen.Dropout(0.5, deterministic=False)
     net = linen.Sequential([linen.Dense(6 * scale), linen.tanh, dropout, linen.Dense(3)])
     x = _batch(5 * scale)

@@ -1,11 +1,10 @@
 """Activities: values that a model computes from the pre-activation at a single tap, such as `relu(z)`."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lax_learning._sites import _equations as equations
-from lax_learning._sites._plan import Operation, Plan
+from lax_learning._sites._plan import Plan, Tap, Value
 
 
 class Activities(NamedTuple):
@@ -21,96 +20,54 @@ def mark_activities(plan: Plan, num_outputs: int) -> Activities:
     A tap has an activity if the rest of the model reads a single value that is computed from the tap alone.
     If it reads several, as from a gate, there is none. Flattening or pooling is not part of an activity.
     """
-    found = Activities({}, _reached(plan, plan.outs[:num_outputs])[0])
-    _mark(plan, found.of_taps, count(1 + max(plan.indices(), default=-1)))
+    found = Activities({}, set())
+
+    def stops(tap: Tap) -> bool:
+        found.last.add(tap.index)
+        return any(site.products for site in tap.sites)
+
+    plan.behind(plan.outs[:num_outputs], stops)
+    _mark(plan, found.of_taps, count(len(plan.indices())))
     return found
 
 
-def _mark(plan: Plan, of_taps: dict[int, int], numbers: Iterator[int]) -> dict[int, list[int]]:
-    """Marks a plan; returns the taps whose activity is a result of the plan, by position of the result."""
-    made_by = {var: operation for operation in plan.operations for var in operation.outs}
-    starts = [(var, [tap.index]) for var, tap in plan.taps.items()]
+def _mark(plan: Plan, of_taps: dict[int, int], numbers: Iterator[int]) -> dict[Value, list[int]]:
+    """Marks a plan; returns the taps of the activities that are results of the plan."""
+    taps: dict[Value, list[int]] = {}  # of the values that activities are computed from
+    start_of: dict[Value, Value | None] = {}  # which of these a value is computed from alone
     for operation in plan.operations:
+        taps |= {out: [out.tap.index] for out in operation.outs if out.tap}
         if operation.inner is not None:
             inside = _mark(operation.inner, of_taps, numbers)
-            if not operation.is_scan:
-                starts += [(operation.outs[i], taps) for i, taps in inside.items()]
-    results: dict[int, list[int]] = {}
-    for var, taps in starts:
-        alone = _alone(plan, var)
-        read = [made for made in sorted(alone) if _is_read(plan, made, alone)]
-        if len(read) != 1:
-            continue
-        activity = _of_same_shape(read[0], var, made_by, alone)
-        index = plan.activities.setdefault(activity, next(numbers))
-        of_taps.update(dict.fromkeys(taps, index))
-        if activity in plan.outs:
-            results.setdefault(plan.outs.index(activity), []).extend(taps)
-    return results
+            pairs = zip(operation.outs, operation.inner.outs, strict=True)
+            taps |= {out: inside[of] for out, of in pairs if of in inside and not operation.is_scan}
+        starts = {start_of.get(value) for value in operation.ins if value.kind.data or value.kind.leaves}
+        is_alone = operation.site is None and operation.inner is None and len(starts) == 1
+        start = starts.pop() if is_alone else None
+        start_of |= {out: out if out in taps else start for out in operation.outs}
+    of_results: dict[Value, list[int]] = {}
+    for start, of_start in taps.items():
+        alone = {value for value, its_start in start_of.items() if its_start is start}
+        read = [value for value in alone if _is_read_outside(value, alone)]
+        if len(read) == 1:
+            activity = _of_same_shape(read[0], start, alone)
+            if activity.activity is None:
+                activity.activity = next(numbers)
+            of_taps.update(dict.fromkeys(of_start, activity.activity))
+            if activity in plan.outs:
+                of_results.setdefault(activity, []).extend(of_start)
+    return of_results
 
 
-def _of_same_shape(read: int, start: int, made_by: dict[int, Operation], alone: set[int]) -> int:
+def _is_read_outside(value: Value, alone: set[Value]) -> bool:
+    """Returns whether a value is a result, or is read by an operation with results outside of `alone`."""
+    return any(reader is None or not alone.issuperset(reader.outs) for reader in value.readers)
+
+
+def _of_same_shape(read: Value, start: Value, alone: set[Value]) -> Value:
     """Returns the last value with the shape of `start` on the path from `start` to `read`."""
-
-    def shape(var: int) -> Any:
-        equation = made_by[var].equation
-        return None if equation is None else equation.outvars[made_by[var].outs.index(var)].aval.shape
-
-    var = read
-    while var != start and shape(var) != shape(start):
-        before = alone.intersection(made_by[var].ins)
-        var = before.pop() if len(before) == 1 else start
-    return var
-
-
-def _reached(plan: Plan, outputs: Collection[int]) -> tuple[set[int], set[int]]:
-    """Returns the taps and the arguments that errors at outputs reach without passing a product."""
-    last, needed = set(), set(outputs)
-
-    def stops(var: int) -> bool:
-        if var not in plan.taps:
-            return False
-        last.add(plan.taps[var].index)
-        return any(site.products for site in plan.taps[var].sites)
-
-    for operation in reversed(plan.operations):
-        wanted = [i for i, var in enumerate(operation.outs) if var in needed and not stops(var)]
-        if not wanted:
-            continue
-        if operation.inner is None:
-            needed.update(operation.ins)
-            continue
-        inner, ins = operation.inner, set(wanted)
-        while True:
-            taps, arguments = _reached(inner, [inner.outs[i] for i in ins])
-            places = {i for i, var in enumerate(inner.ins) if var in arguments}
-            carry: list[int] = []
-            if operation.is_scan:  # its results become arguments of the next step
-                carry = equations.split_scan(operation.equation, range(len(operation.ins)))[1]
-            carried = {i for i, place in enumerate(carry) if place in places}
-            if carried <= ins:
-                break
-            ins |= carried
-        last |= taps
-        needed.update(operation.ins[i] for i in places)
-    for var in plan.ins:
-        if var in needed:
-            stops(var)
-    return last, needed.intersection(plan.ins)
-
-
-def _alone(plan: Plan, var: int) -> set[int]:
-    """Returns a variable and those computed from it alone, without other data or parameters."""
-    alone = {var}
-    for operation in plan.operations:
-        if operation.site is None and operation.inner is None and alone.intersection(operation.ins):
-            others = [plan.kinds[v] for v in operation.ins if v not in alone]
-            if not any(kind.data or kind.leaves for kind in others):
-                alone.update(operation.outs)
-    return alone
-
-
-def _is_read(plan: Plan, var: int, alone: set[int]) -> bool:
-    """Returns whether a variable is a result, or is read by an operation outside of `alone`."""
-    readers = (operation for operation in plan.operations if var in operation.ins)
-    return var in plan.outs or any(not alone.issuperset(reader.outs) for reader in readers)
+    value = read
+    while value is not start and value.aval.shape != start.aval.shape:
+        before = alone.intersection(value.maker.ins) if value.maker else ()
+        value = before.pop() if len(before) == 1 else start
+    return value

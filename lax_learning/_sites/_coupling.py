@@ -16,7 +16,6 @@ EXAMPLES = 4
 TRIALS = 4
 """Number of parameter draws; a single one may leave units silent."""
 
-
 COUPLED = "one that couples the examples of a batch, like BatchNorm in training"
 PLACED = (
     "one in which it also depends on the example's place or on the number of examples, as with noise from "
@@ -41,32 +40,32 @@ def coupling(model: Model, params: Any, x: Any) -> str | None:
     maps any two to +1 and -1. Only shapes and dtypes of params and x are used, so they may be traced.
     """
     split = Split(model, params)
-    leaves, structure = jax.tree.flatten((jax.tree.unflatten(split.structure, split.leaves), x))
-    weights, examples = leaves[: len(split.leaves)], leaves[len(split.leaves) :]
-    examples = [equations.resized(leaf, (EXAMPLES, *leaf.shape[1:])) for leaf in examples]
+    params = split.structure.unflatten(split.leaves)
+    examples = jax.tree.map(lambda leaf: equations.resized(leaf, (EXAMPLES, *leaf.shape[1:])), x)
 
-    def outputs(weights: list[Any], examples: list[Any]) -> list[Any]:
-        output, _ = model(*jax.tree.unflatten(structure, [*weights, *examples]))
-        found = jax.tree.leaves(as_arrays("apply", output))
+    def outputs(params: Any, x: Any) -> list[Any]:
+        found = jax.tree.leaves(as_arrays("apply", model(params, x)[0]))
+        size = len(jax.tree.leaves(x)[0])
         for leaf in found:
-            if leaf.shape[:1] != examples[0].shape[:1]:
+            if leaf.shape[:1] != (size,):
                 raise ValueError(
                     "apply: expected an output with a leading axis of examples as in x, got "
-                    f"{describe(leaf)} for {len(examples[0])} examples; for (output, aux), pass has_aux=True"
+                    f"{describe(leaf)} for {size} examples; for (output, aux), pass has_aux=True"
                 )
         return found
 
-    def together_and_alone(weights: list[Any], examples: list[Any]) -> tuple[list[Any], list[Any]]:
-        return outputs(weights, examples), outputs(weights, [leaf[-1:] for leaf in examples])
+    def together_and_alone(params: Any, x: Any) -> tuple[list[Any], list[Any]]:
+        return outputs(params, x), outputs(params, jax.tree.map(lambda leaf: leaf[-1:], x))
 
     try:
-        body = jax.make_jaxpr(together_and_alone)(weights, examples)
+        body = jax.make_jaxpr(together_and_alone)(params, examples)
     except (TypeError, ValueError):
         jax.eval_shape(model, params, x)  # raises the same error with the shapes that were given
         raise
     if equations.crosses_devices(body.jaxpr):
         return COUPLED
-    like = [*body.consts, *weights, *examples]
+    weights, inputs = split.leaves, jax.tree.leaves(examples)
+    like = [*body.consts, *weights, *inputs]
 
     def run(values: list[Any]) -> list[Any]:
         values = list(map(equations.vary_as, values, like))
@@ -79,24 +78,18 @@ def coupling(model: Model, params: Any, x: Any) -> str | None:
     def trial() -> tuple[bool, bool]:
         fixed = [made_up(rng, leaf) if isinstance(leaf, Tracer) else leaf for leaf in body.consts]
         fixed += [made_up(rng, leaf) for leaf in weights]
-        kept, changed = ([made_up(rng, leaf, number) for leaf in examples] for number in (0, 1))
+        kept, changed = ([made_up(rng, leaf, number) for leaf in inputs] for number in (0, 1))
         mixed = [jnp.concatenate([a[:1], b[1:]]) for a, b in zip(kept, changed, strict=True)]
         found, others = (compiled([*fixed, *values]) for values in (kept, mixed))
         together, alone = found[: len(found) // 2], found[len(found) // 2 :]
         pairs = zip(together, others[: len(together)], strict=True)
-        coupled = any(not np.array_equal(_bits(a)[0], _bits(b)[0]) for a, b in pairs)
+        coupled = any(np.asarray(a)[0].tobytes() != np.asarray(b)[0].tobytes() for a, b in pairs)
         return coupled, not all(map(_are_close, together, alone))
 
     with jax.ensure_compile_time_eval():
         coupled, placed = zip(*(trial() for _ in range(TRIALS)), strict=True)
     # In all trials: rounding, which depends on the number of examples, may decide a comparison in one.
     return COUPLED if any(coupled) else PLACED if all(placed) else None
-
-
-def _bits(value: Any) -> np.ndarray:
-    """Returns the bytes of every example."""
-    value = np.asarray(value)
-    return np.ascontiguousarray(value).reshape(len(value), -1).view(np.uint8)
 
 
 def _are_close(together: Any, alone: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Literal  # pyright: ignore[reportPrivateImportUsage]  (JAX 0.12)
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun  # pyright: ignore[reportPrivateImportUsage]  (JAX 0.12)
 
 BILINEAR = frozenset({"dot_general", "conv_general_dilated"})
 """Operations that are linear in each of two operands."""
@@ -33,7 +33,7 @@ CUSTOM_VJP = frozenset({"custom_vjp_call", "custom_vjp_call_jaxpr"})
 
 
 class UnknownLayoutError(TypeError):
-    """Error for an equation whose parameters have a layout that this version of the library does not know."""
+    """Error for an equation whose parameters this version of the library does not know."""
 
     def __init__(self, equation: Any, expected: str) -> None:
         super().__init__(
@@ -74,8 +74,8 @@ def all_equations(program: Any) -> Iterator[Any]:
 def has_complex_results(equation: Any) -> bool:
     """Returns whether an equation, or one inside it, has a complex result."""
     inside = [each for program in inner_programs(equation) for each in all_equations(program)]
-    dtypes = [getattr(var.aval, "dtype", None) for each in (equation, *inside) for var in each.outvars]
-    return any(dtype is not None and jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
+    results = [var.aval for each in (equation, *inside) for var in each.outvars]
+    return any(jnp.issubdtype(getattr(aval, "dtype", bool), jnp.complexfloating) for aval in results)
 
 
 def crosses_devices(program: Any) -> bool:
@@ -93,24 +93,21 @@ def split_scan(equation: Any, values: Sequence[Any]) -> tuple[list[Any], list[An
     params = equation.params
     if "num_consts" in params and "num_carry" in params:
         first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
-        return list(values[:first]), list(values[first:second]), list(values[second:])
-    if hasattr(params.get("ft_in"), "update"):
-        consts, carry, xs = params["ft_in"].update(list(values)).unpack()
-        return list(consts), list(carry), list(xs)
-    raise UnknownLayoutError(equation, "the parameters 'num_consts' and 'num_carry', or 'ft_in'")
+        parts = values[:first], values[first:second], values[second:]
+    elif hasattr(params.get("ft_in"), "update"):
+        parts = params["ft_in"].update(list(values)).unpack()
+    else:
+        raise UnknownLayoutError(equation, "the parameters 'num_consts' and 'num_carry', or 'ft_in'")
+    consts, carry, xs = map(list, parts)
+    return consts, carry, xs
 
 
-def scan_options(equation: Any) -> dict[str, Any]:
-    """Returns the options of a scan, as `jax.lax.scan` takes them."""
-    return _options(equation, "length", "reverse", "unroll")
+SCAN_OPTIONS = "length", "reverse", "unroll"
+REMAT_OPTIONS = "policy", "prevent_cse"
 
 
-def remat_options(equation: Any) -> dict[str, Any]:
-    """Returns the options of a remat, as `jax.checkpoint` takes them."""
-    return _options(equation, "policy", "prevent_cse")
-
-
-def _options(equation: Any, *names: str) -> dict[str, Any]:
+def options(equation: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Returns some parameters of a scan or remat, as `jax.lax.scan` or `jax.checkpoint` takes them."""
     if not equation.params.keys() >= set(names):
         raise UnknownLayoutError(equation, f"the parameters {', '.join(map(repr, names))}")
     return {name: equation.params[name] for name in names}
@@ -129,16 +126,12 @@ def operation(equation: Any, params: Sequence[int], single: bool) -> Callable[[A
 
     If `single`, w and x are arrays and z is one array; otherwise w and x are tuples and z is a list.
     """
-    number = len(equation.invars)
-    joined = [*params, *(i for i in range(number) if i not in params)]
-    order = [joined.index(i) for i in range(number)]
 
     def op(w: Any, x: Any) -> Any:
-        values, primitive = ((w, x) if single else (*w, *x)), equation.primitive
-        bound = primitive.get_bind_params(equation.params)
-        with equation.ctx.manager:
-            result = primitive.bind(*(values[i] for i in order), **bound)
-        return result if single or primitive.multiple_results else [result]
+        ws, xs = ([w], [x]) if single else (list(w), list(x))
+        values = [(ws if i in params else xs).pop(0) for i in range(len(equation.invars))]
+        results = bind(equation, values)
+        return results[0] if single else results
 
     return op
 
@@ -185,12 +178,4 @@ def source_line(equation: Any) -> str:
 
 def evaluate(program: ClosedJaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     """Evaluates a whole program with new constants and arguments."""
-    env = dict(zip((*program.jaxpr.constvars, *program.jaxpr.invars), (*consts, *args), strict=True))
-
-    def read(atom: Any) -> Any:
-        return atom.val if is_literal(atom) else env[atom]
-
-    for equation in program.jaxpr.eqns:
-        results = bind(equation, [read(atom) for atom in equation.invars])
-        env.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in program.jaxpr.outvars]
+    return jaxpr_as_fun(ClosedJaxpr(program.jaxpr, consts))(*args)

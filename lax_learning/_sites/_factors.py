@@ -53,38 +53,31 @@ def factors(model: Model, params: Params, x: Any, deltas: Taps) -> Factors:
     def product(site: Site, op: Bilinear, w: Any, x: Any, partner: Any, feed: Any) -> Any:
         return op(w, x) if feed is None else op(w, x) + feed
 
-    hooks = Hooks(product, cut, operands=frozenset(site.index for site, _ in products.values()))
+    hooks = Hooks(product, cut, operands=frozenset(site for site, _ in products.values()))
 
     def run(others: dict[int, Array], offsets: dict[int, Array]) -> tuple[dict[int, Array], Any]:
         emitted = program.run(list((parameters | others).values()), x, hooks, feeds=offsets)[2]
         return {i: emitted[i] for i in wanted}, {i: emitted[i][1] for i in hooks.operands}
 
     others = {i: leaf for i, leaf in parameters.items() if i not in products}
-    offsets = {site.index: jnp.zeros(z.shape, z.dtype) for site, z in products.values()}
-    zs, transpose, reads = jax.vjp(run, others, offsets, has_aux=True)
-    grads, at_products = transpose({i: wanted[i] for i in zs})
-    pairs = {
-        leaf: (site.layout.vectors(reads[site.index]).reshape(-1), at_products[site.index].reshape(-1))
-        for leaf, (site, _) in products.items()
-        if site.layout is not None
-    }
+    offsets = {site: jnp.zeros(z.shape, z.dtype) for site, z in products.values()}
+    _, transpose, reads = jax.vjp(run, others, offsets, has_aux=True)
+    grads, at_products = transpose(wanted)
+    pairs = {leaf: (reads[i].reshape(-1), at_products[i].reshape(-1)) for leaf, (i, _) in products.items()}
     return Factors(pairs, grads)
 
 
-def _products(program: Program) -> dict[int, tuple[Site, Any]]:
-    """Returns site and result of each product of an unmodified leaf `[in, out]`, read once, with a vector."""
+def _products(program: Program) -> dict[int, tuple[int, Any]]:
+    """Returns index and result of products of a vector with a leaf `[in, out]` that nothing else reads."""
     plan, found = program.plan, {}
     for operation in plan.operations:
         site = operation.site
         if site is None or site.layout is None or site.layout.window or site.layout.groups:
             continue
-        (w,) = operation.params
-        (leaf,) = site.leaves if len(site.leaves) == 1 else (None,)
-        readers = sum(leaf in other.leaves for other in plan.all_sites)
-        if leaf is None or plan.ins[leaf] != operation.ins[w] or readers != 1:
-            continue
-        shapes = [variable.aval.shape for variable in operation.equation.invars]
-        contracted = operation.equation.params["dimension_numbers"][0][w]
-        if len(shapes[w]) == 2 and tuple(contracted) == (0,) and math.prod(shapes[1 - w]) == shapes[w][0]:
-            found[leaf] = site, operation.equation.outvars[0].aval
+        w, x = operation.operands(operation.ins)
+        axes, is_vector = (site.layout.rows, site.layout.columns), x.aval.size == site.layout.size
+        if w in plan.ins and axes == ((0,), (1,)) and is_vector:
+            leaf = plan.ins.index(w)
+            if sum(leaf in other.leaves for other in plan.all_sites) == 1:
+                found[leaf] = site.index, operation.outs[0].aval
     return found

@@ -5,9 +5,11 @@ only; or data, which depends on inputs. A site is an equation that reads both a 
 the end of the maximal sum that contains the result of a site.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+import jax.numpy as jnp
 
 from lax_learning._sites import _equations as equations
 from lax_learning._sites._products import Bilinear, Layout
@@ -25,14 +27,6 @@ class Kind(NamedTuple):
     def is_param(self) -> bool:
         return bool(self.leaves) and not self.data
 
-    def at(self, depth: int) -> "Kind":
-        """Returns the kind inside a scan at this depth, with one value per step."""
-        return self._replace(varies=self.varies | {depth})
-
-    def outside(self, depth: int) -> "Kind":
-        """Returns the kind after the scan at this depth."""
-        return self._replace(varies=self.varies - {depth})
-
 
 def join(kinds: Sequence[Kind]) -> Kind:
     """Returns the provenance of a value that is computed from values of these kinds."""
@@ -44,6 +38,17 @@ def join(kinds: Sequence[Kind]) -> Kind:
 
 
 @dataclass(eq=False)
+class Read:
+    """A data value that products read, before any change of shape; fields are as in `Tap` and `Site`."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    stacked: tuple[bool, ...]
+    passes_error: bool
+    index: int = field(init=False)
+
+
+@dataclass(eq=False)
 class Site:
     """An equation that combines parameters with data.
 
@@ -51,20 +56,25 @@ class Site:
     "output" if a parameter becomes an output.
     """
 
-    index: int  # position in the program
     operation: str
     leaves: frozenset[int]  # parameters that it reads
     shape: tuple[int, ...]  # shape of the first parameter operand
-    products: int  # number of bilinear operations, including those inside an opaque operation
-    passes_error: bool  # whether its data depend on a parameter, so that an error has to pass through it
     stacked: tuple[bool, ...]  # for every enclosing scan, whether its parameters differ from step to step
-    source: str  # line of the user's code, if known
+    products: int = 0  # number of bilinear operations, including those inside an opaque operation
+    passes_error: bool = False  # whether its data depend on a parameter: an error has to pass through it
+    source: str = ""  # line of the user's code, if known
     layout: Layout | None = None  # a bilinear operation as vectors times a matrix
-    reads: list[int] = field(default_factory=list)  # data read by products: variables, indices once numbered
+    data: list[Read] = field(default_factory=list)  # what its products read
+    index: int = field(init=False)  # position in the program
 
     @property
     def is_bilinear(self) -> bool:
         return self.operation in equations.BILINEAR
+
+    @property
+    def reads(self) -> list[int]:
+        """Indices of the data that its products read."""
+        return [read.index for read in self.data]
 
     @property
     def at_source(self) -> str:
@@ -76,34 +86,66 @@ class Site:
 class Tap:
     """The end of a maximal sum of sites: a pre-activation `z`."""
 
-    index: int  # position in the program
     shape: tuple[int, ...]  # with the steps of enclosing scans first
     dtype: Any
     steps: int  # number of leading axes that are steps of scans
     sites: list[Site] = field(default_factory=list)
+    index: int = field(init=False)
 
 
 @dataclass(eq=False)
-class Read:
-    """A data value that products read, before any change of shape; fields are as in `Tap` and `Site`."""
+class Value:
+    """A variable of a plan."""
 
-    index: int
-    shape: tuple[int, ...]
-    dtype: Any
-    stacked: tuple[bool, ...]
-    passes_error: bool
+    aval: Any
+    kind: Kind
+    maker: "Operation | None" = None  # None for arguments and constants
+    readers: list["Operation | None"] = field(default_factory=list)  # None if it is a result of the plan
+    tap: Tap | None = None
+    read: Read | None = None
+    activity: int | None = None  # index to emit it at, see `mark_activities`
+
+    @property
+    def is_floating(self) -> bool:
+        return jnp.issubdtype(self.aval.dtype, jnp.floating)
 
 
-@dataclass
+@dataclass(eq=False)
 class Operation:
-    """An equation of a plan on numbered variables; without an equation, its output is its input."""
+    """An equation of a plan; without an equation, its output is its input."""
 
     equation: Any
-    ins: list[int]
-    outs: list[int]
+    ins: list[Value]
+    outs: list[Value]
     site: Site | None = None  # set if the equation combines parameters with data
     params: tuple[int, ...] = ()  # positions in `ins` of the parameter operands of a site
     inner: "Plan | None" = None  # the body of a scan or remat that contains sites
+
+    def __post_init__(self) -> None:
+        for value in self.ins:
+            value.readers.append(self)
+        for value in self.outs:
+            value.maker = self
+
+    @property
+    def name(self) -> str:
+        return "" if self.equation is None else self.equation.primitive.name
+
+    @property
+    def is_scan(self) -> bool:
+        return self.name == "scan"
+
+    @property
+    def places(self) -> tuple[list[int], list[int], list[int]]:
+        """Positions in `ins` of constants, initial carry and sequences; of a remat, all are constants."""
+        every = list(range(len(self.ins)))
+        return equations.split_scan(self.equation, every) if self.is_scan else (every, [], [])
+
+    @property
+    def only_reshapes(self) -> bool:
+        """Whether its single result has the entries of its (first) operand, in another shape or dtype."""
+        is_single = self.name in equations.SHAPES and len(self.outs) == 1
+        return is_single and self.ins[0].aval.size == self.outs[0].aval.size
 
     def operands(self, values: list[Any]) -> tuple[Any, Any]:
         """Returns operands `(w, x)` of a site: two arrays for a bilinear operation, else two tuples."""
@@ -121,49 +163,67 @@ class Operation:
         # Summing over an axis of examples and one of length 1 makes XLA transpose the errors in memory.
         return site.layout.alone if by_example and site.layout and site.layout.alone else op
 
-    @property
-    def is_scan(self) -> bool:
-        return self.equation is not None and self.equation.primitive.name == "scan"
 
-
-@dataclass
+@dataclass(eq=False)
 class Plan:
-    """A program with inlined calls, and its sites, taps and reads. Variables are numbers."""
+    """A program with inlined calls, and its sites, taps and reads."""
 
-    constants: dict[int, Any] = field(default_factory=dict)
-    ins: list[int] = field(default_factory=list)
-    outs: list[int] = field(default_factory=list)
+    depth: int  # number of enclosing scans
+    constants: dict[Value, Any] = field(default_factory=dict)
+    ins: list[Value] = field(default_factory=list)
+    outs: list[Value] = field(default_factory=list)
     operations: list[Operation] = field(default_factory=list)
-    kinds: dict[int, Kind] = field(default_factory=dict)
-    taps: dict[int, Tap] = field(default_factory=dict)
-    reads: dict[int, Read] = field(default_factory=dict)
     untapped: frozenset[int] = frozenset()  # parameters whose complex sites reach the results around all taps
-    activities: dict[int, int] = field(default_factory=dict)  # indices to emit at, see `mark_activities`
-    depth: int = 0  # number of enclosing scans
 
-    def all_plans(self) -> Iterator["Plan"]:
-        """Yields this plan and those of all inner bodies, outermost first."""
-        yield self
+    def marks(self) -> Iterator[Site | Tap | Read]:
+        """Yields sites, taps and reads in program order, including those of inner bodies."""
+
+        def at(values: list[Value]) -> Iterator[Tap | Read]:
+            return (mark for value in values for mark in (value.tap, value.read) if mark is not None)
+
+        yield from at(self.ins)
         for operation in self.operations:
+            if operation.site is not None:
+                yield operation.site
             if operation.inner is not None:
-                yield from operation.inner.all_plans()
+                yield from operation.inner.marks()
+            yield from at(operation.outs)
 
     @property
     def all_taps(self) -> list[Tap]:
-        return _in_order(tap for plan in self.all_plans() for tap in plan.taps.values())
+        return [mark for mark in self.marks() if isinstance(mark, Tap)]
 
     @property
     def all_reads(self) -> list[Read]:
-        return _in_order(read for plan in self.all_plans() for read in plan.reads.values())
+        return [mark for mark in self.marks() if isinstance(mark, Read)]
 
     @property
     def all_sites(self) -> list[Site]:
-        return _in_order(op.site for plan in self.all_plans() for op in plan.operations if op.site)
+        return [mark for mark in self.marks() if isinstance(mark, Site)]
 
     def indices(self) -> set[int]:
         """Returns the indices of all taps, reads and sites."""
-        return {mark.index for mark in (*self.all_taps, *self.all_reads, *self.all_sites)}
+        return {mark.index for mark in self.marks()}
 
-
-def _in_order(marks: Iterator[Any]) -> list[Any]:
-    return sorted(marks, key=lambda mark: mark.index)
+    def behind(
+        self, results: Collection[Value], stops: Callable[[Tap], bool]
+    ) -> tuple[list[Operation], set[Value]]:
+        """Returns the operations and arguments that errors at results reach before a tap stops them."""
+        operations, needed = [], set(results)
+        for operation in reversed(self.operations):
+            outs = enumerate(operation.outs)
+            reached = {i for i, out in outs if out in needed and not (out.tap and stops(out.tap))}
+            if not reached:
+                continue
+            inside, places = [operation], range(len(operation.ins))
+            inner, (_, carry, _) = operation.inner, operation.places
+            while inner is not None:
+                inside, arguments = inner.behind([inner.outs[i] for i in reached], stops)
+                places = [i for i, value in enumerate(inner.ins) if value in arguments]
+                before = {carry.index(i) for i in places if i in carry}  # results of the step before
+                if before <= reached:
+                    break
+                reached |= before
+            operations += inside
+            needed.update(operation.ins[i] for i in places)
+        return operations, needed.intersection(self.ins)

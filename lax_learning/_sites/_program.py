@@ -36,24 +36,23 @@ class Program:
         self.split = Split(model, params)
         self.by_example = by_example
         x = jax.tree.map(lambda leaf: leaf[:1], x) if by_example else x
-        leaves, self._x = jax.tree.flatten(x)
-        self.x = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-        kinds = [Kind(frozenset({i})) if trained else Kind() for i, trained in enumerate(self.split.trained)]
+        self.x = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(x)]
 
-        def flat(leaves: list[Any], x: list[Any]) -> Any:
-            params = jax.tree.unflatten(self.split.structure, leaves)
-            output, aux = model(params, jax.tree.unflatten(self._x, x))
+        def results(params: Any, x: Any) -> tuple[Any, Any]:
+            output, aux = model(params, x)
             return as_arrays("apply", output), as_arrays("aux", aux)
 
         try:
-            body, (output, aux) = jax.make_jaxpr(flat, return_shape=True)(self.split.leaves, leaves)
+            params = self.split.structure.unflatten(self.split.leaves)
+            body, (output, aux) = jax.make_jaxpr(results, return_shape=True)(params, x)
         except (TypeError, ValueError) as error:
-            if all(leaf.ndim == 1 for leaf in leaves):
+            if all(leaf.ndim == 1 for leaf in self.x):
                 error.add_note("x: the first axis is that of examples; here, each example has shape []")
             raise
         self.outputs: list[jax.ShapeDtypeStruct] = jax.tree.leaves(output)
         self._output, self._aux = jax.tree.structure(output), jax.tree.structure(aux)
-        kinds += [Kind(data=True)] * len(leaves)
+        kinds = [Kind(frozenset({i})) if trained else Kind() for i, trained in enumerate(self.split.trained)]
+        kinds += [Kind(data=True)] * len(self.x)
         self.plan: Plan = make_plan(body, kinds, self._output.num_leaves)
         for site in self.plan.all_sites:
             if site.operation == "while":
@@ -98,7 +97,7 @@ class Program:
         Args:
           parameters: values of the trained leaves.
           x: a batch of the traced shapes; if traced by example, one example without the axis of examples.
-          hooks, feeds: functions called at sites, and values fed to them, by index.
+          hooks, feeds: as in `execute`.
           feedback: partners of the trained leaves; None for a parameter that is its own partner.
 
         Returns:
@@ -108,11 +107,9 @@ class Program:
         check_values("params", params)
         leaves, inputs = jax.tree.leaves(params), jax.tree.leaves(x)
         inputs = [leaf[None] for leaf in inputs] if self.by_example else inputs
-        partners: list[Any] = [None] * (len(leaves) + len(inputs))
-        if feedback is not None:
-            own = zip(parameters, feedback, strict=True)
-            values = iter([parameter if mate is None else mate for parameter, mate in own])
-            partners[: len(leaves)] = [next(values) if trained else None for trained in self.split.trained]
+        mates = iter(feedback or [None] * len(parameters))
+        partners = [next(mates) if trained else None for trained in self.split.trained]
+        partners += [None] * len(inputs)
         results, _, emitted = execute(self.plan, [*leaves, *inputs], partners, hooks, feeds or {})
         number = self._output.num_leaves
         outputs, aux = results[:number], self._aux.unflatten(results[number:])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lax_learning._sites import _equations as equations
-from lax_learning._sites._plan import Bilinear, Operation, Plan, Site, Tap
+from lax_learning._sites._plan import Bilinear, Operation, Plan, Site, Tap, Value
 
 Feeds = dict[int, Any]
 """Values fed to taps, reads and sites, or emitted by them, by index. Inside scans, values of taps and reads
@@ -49,36 +49,35 @@ def execute(
     Returns:
       Results, their partners, and the values emitted by taps, reads and sites, by index.
     """
-    env: dict[int, Any] = dict(plan.constants)
-    mates: dict[int, Any] = {}
+    env: dict[Value, Any] = dict(plan.constants)
+    mates: dict[Value, Any] = {}
     emits: Feeds = {}
 
-    def define(var: int, value: Any) -> None:
-        if var in plan.taps and hooks.end is not None:
-            tap = plan.taps[var]
-            value, emitted = hooks.end(tap, value, feeds.get(tap.index))
+    def define(value: Value, found: Any) -> None:
+        if value.tap is not None and hooks.end is not None:
+            found, emitted = hooks.end(value.tap, found, feeds.get(value.tap.index))
             if emitted is not None:
-                emits[tap.index] = emitted
-        if var in plan.reads:
-            index = plan.reads[var].index
-            value = value + feeds[index] if index in feeds else value
+                emits[value.tap.index] = emitted
+        if value.read is not None:
+            index = value.read.index
+            found = found + feeds[index] if index in feeds else found
             if hooks.reads:
-                emits[index] = value
+                emits[index] = found
             if hooks.reads == "cut":
-                value = jax.lax.stop_gradient(value)
-        if hooks.activities and var in plan.activities:
-            emits[plan.activities[var]] = value
-        env[var] = value
+                found = jax.lax.stop_gradient(found)
+        if hooks.activities and value.activity is not None:
+            emits[value.activity] = found
+        env[value] = found
 
-    for var, value, mate in zip(plan.ins, args, partners, strict=True):
-        define(var, value)
+    for value, arg, mate in zip(plan.ins, args, partners, strict=True):
+        define(value, arg)
         if mate is not None:
-            mates[var] = mate
+            mates[value] = mate
 
     for operation in plan.operations:
         site, equation = operation.site, operation.equation
-        values = [env[var] for var in operation.ins]
-        operands = [mates.get(var) for var in operation.ins]
+        values = [env[value] for value in operation.ins]
+        operands = [mates.get(value) for value in operation.ins]
         others = [None] * len(operation.outs)
         if operation.inner is not None:
             run = _scan if operation.is_scan else _remat
@@ -91,24 +90,24 @@ def execute(
             if any(mate is not None for mate in operands):
                 others = equations.bind(equation, _filled(values, operands))
         else:
+            w, x = operation.operands(values)
             if site.index in hooks.operands:
-                (w,) = operation.params
-                emits[site.index] = values[w], values[1 - w]
+                emits[site.index] = w, x
             if not site.products or (hooks.product is None and not hooks.by_example):
                 results = equations.bind(equation, values)
             else:
-                op, (w, x) = operation.product(hooks.by_example), operation.operands(values)
+                op = operation.product(hooks.by_example)
                 if hooks.product is None:
                     z = op(w, x)
                 else:
                     partner, _ = operation.operands(_filled(values, operands))
                     z = hooks.product(site, op, w, x, partner, feeds.get(site.index))
                 results = [z] if site.is_bilinear else list(z)
-        for var, value, mate in zip(operation.outs, results, others, strict=True):
-            define(var, value)
-            if mate is not None and plan.kinds[var].is_param:
-                mates[var] = mate
-    return [env[var] for var in plan.outs], [mates.get(var) for var in plan.outs], emits
+        for value, found, mate in zip(operation.outs, results, others, strict=True):
+            define(value, found)
+            if mate is not None and value.kind.is_param:
+                mates[value] = mate
+    return [env[value] for value in plan.outs], [mates.get(value) for value in plan.outs], emits
 
 
 def _filled(values: list[Any], mates: list[Any]) -> list[Any]:
@@ -122,8 +121,9 @@ def _remat(
     def body(values: list[Any], mates: list[Any], feeds: Feeds) -> Any:
         return execute(inner, values, mates, hooks, feeds)
 
-    rematerialised = jax.checkpoint(body, **equations.remat_options(operation.equation))
-    return rematerialised(values, mates, {i: feeds[i] for i in feeds.keys() & inner.indices()})
+    options = equations.options(operation.equation, equations.REMAT_OPTIONS)
+    inside = {i: feeds[i] for i in feeds.keys() & inner.indices()}
+    return jax.checkpoint(body, **options)(values, mates, inside)
 
 
 def _scan(
@@ -132,7 +132,7 @@ def _scan(
     equation = operation.equation
     if any(mate is not None for mate in mates):  # then all parameters have partners, by default themselves
         filled = zip(inner.ins, _filled(values, mates), mates, strict=True)
-        mates = [own if inner.kinds[var].is_param else mate for var, own, mate in filled]
+        mates = [own if arg.kind.is_param else mate for arg, own, mate in filled]
     consts, carry, xs = equations.split_scan(equation, values)
     const_mates, carry_mates, x_mates = equations.split_scan(equation, mates)
     number = len(carry)
@@ -148,7 +148,7 @@ def _scan(
         after = [None if before is None else mate for before, mate in pairs]
         return (results[:number], after), (results[number:], others[number:], emitted)
 
-    (carried, carried_mates), (ys, y_mates, emitted) = jax.lax.scan(
-        step, (carry, carry_mates), (xs, x_mates, by_step), **equations.scan_options(equation)
-    )
+    options = equations.options(equation, equations.SCAN_OPTIONS)
+    start, sequences = (carry, carry_mates), (xs, x_mates, by_step)
+    (carried, carried_mates), (ys, y_mates, emitted) = jax.lax.scan(step, start, sequences, **options)
     return [*carried, *ys], [*carried_mates, *y_mates], emitted

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from lax_learning._sites import _equations as equations
 from lax_learning._sites._products import Bilinear
+from lax_learning._structure import merged
 
 _LINEAR = equations.SHAPES | {"neg", "reduce_sum", "slice"}
 """Operations that are linear in their only operand."""
@@ -22,32 +23,33 @@ def by_transposition(op: Bilinear) -> Bilinear:
     """
 
     def run(w: Any, x: Any) -> Any:
-        leaves, structure = jax.tree.flatten((w, x))
-        moves = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves]
+        operands = (w, x)
+        moving = jax.tree.map(lambda leaf: leaf if _is_floating(leaf) else None, operands)
 
-        def of(moving: list[Any]) -> Any:
-            values = iter(moving)
-            mixed = [next(values) if moved else leaf for leaf, moved in zip(leaves, moves, strict=True)]
-            return op(*jax.tree.unflatten(structure, mixed))
+        def of(moving: Any) -> Any:
+            return op(*merged(operands, moving))
 
         @jax.custom_jvp
-        def transposed(moving: list[Any]) -> Any:
+        def transposed(moving: Any) -> Any:
             return of(moving)
 
         @transposed.defjvp
-        def _(primals: tuple[list[Any]], tangents: tuple[list[Any]]) -> tuple[Any, Any]:
+        def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
             z, pull_back = jax.vjp(of, *primals)
             (change,) = jax.linear_transpose(pull_back, z)(tangents)
             return z, change
 
-        moving = [leaf for leaf, moved in zip(leaves, moves, strict=True) if moved]
         z, pull_back = jax.vjp(of, moving)
-        floats = all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(z))
         program = jax.make_jaxpr(pull_back)(z).jaxpr
-        is_linear = floats and all(_linear_results(program, [True] * len(program.invars)))
+        is_linear = all(map(_is_floating, jax.tree.leaves(z)))
+        is_linear = is_linear and all(_linear_results(program, [True] * len(program.invars)))
         return (transposed if is_linear else of)(moving)
 
     return run
+
+
+def _is_floating(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _linear_results(program: Any, args: Sequence[bool]) -> list[bool]:
@@ -59,7 +61,7 @@ def _linear_results(program: Any, args: Sequence[bool]) -> list[bool]:
         if not any(marks):
             is_broadcast = name == "broadcast_in_dim" and equations.is_literal(atoms[0])
             found = [is_broadcast and atoms[0].val == 0]  # zeros are linear in anything
-        elif not all(jnp.issubdtype(out.aval.dtype, jnp.floating) for out in equation.outvars):
+        elif not all(_is_floating(out.aval) for out in equation.outvars):
             return [False] * len(program.outvars)
         elif name in equations.CALLS:
             found = _linear_results(equations.body(equation).jaxpr, marks)

@@ -93,9 +93,8 @@ def tapped(model: Model) -> Tapped:
         def pre_activations(parameters: list[Any]) -> Feeds:
             return program.run(parameters, x, Hooks(end=cut))[2]
 
-        zs, transpose = jax.vjp(pre_activations, program.split.parameters)
-        (grads,) = transpose({i: wanted[i] for i in zs})
-        return program.split.gradients(grads)
+        _, transpose = jax.vjp(pre_activations, program.split.parameters)
+        return program.split.gradients(transpose(wanted)[0])
 
     return Tapped(shapes, run, pull_back)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike
 
 from lax_learning import _checks as checks
 from lax_learning._arrays import as_arrays, check_same_structure
-from lax_learning._layers import INITIALISER, affine, dense, initialiser
+from lax_learning._layers import affine, initialiser, layer
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._coupling import check_uncoupled
 from lax_learning._sites._equations import vary_as
@@ -137,7 +137,7 @@ def leaky_rnn(
     alpha: ArrayLike,
     activation: Callable[[Array], Array] = jnp.tanh,
     w_init: Initializer = lecun_normal(),  # noqa: B008 (a pure function)
-    b_init: Initializer = zeros,
+    b_init: Initializer | None = zeros,
     dtype: DTypeLike = jnp.float32,
 ) -> Recurrent:
     """A recurrent network of leaky rate units with a linear readout.
@@ -149,7 +149,7 @@ def leaky_rnn(
       alpha: leak in 0..1, the time step divided by the time constant of the units; may be traced.
       activation: activation function of the units.
       w_init: initialiser of `w [in + units, units]` of the cell and of `w [units, out]` of the readout.
-      b_init: initialiser of both `b`.
+      b_init: initialiser of both `b`; None leaves out the biases.
       dtype: dtype of the parameters.
 
     Returns:
@@ -169,9 +169,6 @@ def leaky_rnn(
         raise ValueError(f"widths: expected the sizes of input, layer and output, got {sizes}")
     checks.check_probability("alpha", alpha)
     checks.check_callable("activation", activation, "a function of u, such as jnp.tanh")
-    checks.check_floating_dtype("dtype", dtype)
-    for name, init in (("w_init", w_init), ("b_init", b_init)):
-        checks.check_callable(name, init, INITIALISER, num_arguments=3)
     num_inputs, num_units, num_outputs = sizes
 
     def cell(params: Params, h: Array, x: Array) -> Array:
@@ -179,8 +176,8 @@ def leaky_rnn(
         u = affine(jnp.concatenate([x.astype(h.dtype), h], axis=-1), params)
         return (1 - rate) * h + rate * activation(u)
 
-    sizes = (num_inputs + num_units, num_units), (num_units, num_outputs)
-    weights = initialiser([dense(*size, w_init, b_init) for size in sizes], dtype)
+    shapes = (num_inputs + num_units, num_units), (num_units, num_outputs)
+    weights = initialiser([layer(shape, w_init, b_init) for shape in shapes], dtype)
     return Recurrent(
         cell=cell,
         readout=lambda params, h: affine(h, params),
