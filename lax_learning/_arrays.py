@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from lax_learning._checks import as_array, as_floating, check_floating, describe, short
+from lax_learning._checks import as_array, as_floating, check_count, check_floating, describe, short
 
 
 def by_path(
@@ -115,6 +115,17 @@ def check_same_structure(names: tuple[str, str], trees: tuple[Any, Any]) -> None
             )
 
     by_path(name, check, tree, other)
+
+
+def check_members(named: dict[str, Any]) -> None:
+    """Raises ValueError unless all leaves have a leading axis of the same size, at least 1."""
+    for name, leaf in named.items():
+        if leaf.ndim == 0:
+            raise ValueError(f"{name}: expected a leading axis of members, got a scalar")
+    counts = {name: len(leaf) for name, leaf in named.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(f"args: expected leading axes of one size, at least one, got {counts}")
+    check_count("number of members", next(iter(counts.values())))
 
 
 def check_counter(name: str, value: Any) -> None:

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 
-from lax_learning._arrays import as_arrays
+from lax_learning._arrays import as_arrays, check_members
 from lax_learning._checks import check_callable, check_count, check_positive
 from lax_learning._placement import as_values, mesh_of, place, repeating_the_last, within_reach
 from lax_learning._sites._equations import all_equations
@@ -246,14 +246,3 @@ def _draws_by_batch(traced: jax.stages.Traced) -> bool:
     """Returns whether a program has keys that draw different numbers under vmap."""
     every = (var for each in all_equations(traced.jaxpr.jaxpr) for var in (*each.invars, *each.outvars))
     return any("rbg" in str(getattr(var.aval, "dtype", "")) for var in every)
-
-
-def check_members(named: dict[str, Any]) -> None:
-    """Raises ValueError unless all leaves have a leading axis of the same size, at least 1."""
-    for name, leaf in named.items():
-        if leaf.ndim == 0:
-            raise ValueError(f"{name}: expected a leading axis of members, got a scalar")
-    counts = {name: len(leaf) for name, leaf in named.items()}
-    if len(set(counts.values())) != 1:
-        raise ValueError(f"args: expected leading axes of one size, at least one, got {counts}")
-    check_count("number of members", next(iter(counts.values())))

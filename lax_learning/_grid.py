@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
-from lax_learning._arrays import as_arrays
+from lax_learning._arrays import as_arrays, check_members
 from lax_learning._checks import check_callable, describe
-from lax_learning._ensemble import Ensemble, Progress, check_members, ensemble
+from lax_learning._ensemble import Ensemble, Progress, ensemble
 
 
 class Grid(NamedTuple):
