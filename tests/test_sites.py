@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 from jax import lax
 
 import lax_learning as ll
@@ -132,6 +133,9 @@ def test_table_names_every_parameter():
         (("b",), "dot_general", (4, 2), 2, True),
     ]
     assert all("test_sites.py" in row.source for row in table)
+    dense = linen.Dense(2)  # in whose lines there is none of the user's
+    of_dense = ll.sites(Model(dense.apply), jax.eval_shape(dense.init, KEY, X), X)
+    assert all("linen/linear.py" in row.source for row in of_dense)
     lines = repr(table).splitlines()
     assert lines[0].split()[:3] == ["parameters", "operation", "shape"] and len(lines) == 3
 

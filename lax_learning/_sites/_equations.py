@@ -4,6 +4,7 @@ Other modules read only the parameters of matrix products and convolutions.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 import jax
@@ -168,12 +169,12 @@ def is_literal(atom: Any) -> bool:
 
 
 def source_line(equation: Any) -> str:
-    """Returns the line of the user's code that created an equation, `file:line`, or an empty string."""
-    traceback = getattr(equation.source_info, "traceback", None)
-    for frame in getattr(traceback, "frames", ()):
-        if "/jax/" not in frame.file_name and "/site-packages/" not in frame.file_name:
-            return f"{frame.file_name}:{frame.line_num}"
-    return ""
+    """Returns the line of a model that created an equation, `file:line`, in the user's code if possible."""
+    frames = getattr(getattr(equation.source_info, "traceback", None), "frames", ())
+    within = takewhile(lambda frame: not frame.file_name.endswith("lax_learning/models.py"), frames)
+    lines = [f"{frame.file_name}:{frame.line_num}" for frame in within if "/jax/_src/" not in frame.file_name]
+    own = [line for line in lines if "/site-packages/" not in line]
+    return [*own, *lines, ""][0]
 
 
 def evaluate(program: ClosedJaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
