@@ -58,7 +58,7 @@ def own_unit_rule(
             return FeedbackState(None)
         return FeedbackState(initial_feedback(net, None, feedback_init, key, params, x)["readout"])
 
-    def assign(
+    def value_and_grad(
         key: Key, params: Params, state: FeedbackState, x: Any, y: Any, *, opened: bool = False
     ) -> tuple[Any, Params | Signals, FeedbackState]:
         check_state(state)
@@ -90,7 +90,7 @@ def own_unit_rule(
         return run
 
     steps = online(net, loss, step_at, _every_leaf, _of_own_unit)
-    return delta_rule(net, init, assign)._replace(online=steps)
+    return delta_rule(net, init, value_and_grad)._replace(online=steps)
 
 
 def _every_leaf(h: Any) -> Any:

@@ -32,7 +32,9 @@ def backprop(model: Model, loss: Loss) -> Rule:
     """
     common.check_parts(model, loss)
 
-    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
+    def value_and_grad(
+        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
+    ) -> Result:
         check_key("key", key)
         x, size = as_batch(x)
         program = Program(model, params, x) if opened else None  # taps only for signals
@@ -50,4 +52,4 @@ def backprop(model: Model, loss: Loss) -> Rule:
         derived = common.result(program, True, found) if program else split.gradients(found)
         return common.joined(value, aux, model), derived, state
 
-    return common.delta_rule(model, common.stateless(model), assign)
+    return common.delta_rule(model, common.stateless(model), value_and_grad)

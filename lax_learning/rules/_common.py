@@ -22,20 +22,22 @@ Result = tuple[Any, Any, Any]
 """`(loss, grads, state)`, or signals in place of gradients if a rule is called with `opened`."""
 
 
-def delta_rule(model: Model, init: Any, assign: Callable[..., Result], *, masks: bool = False) -> Rule:
+def delta_rule(
+    model: Model, init: Any, value_and_grad: Callable[..., Result], *, masks: bool = False
+) -> Rule:
     """Returns a rule whose gradients are the pull-back of teaching signals.
 
-    `assign(key, params, state, x, y, opened=False)` returns signals in place of gradients if `opened`. With
-    `masks`, it sets some gradients to zero, so signals do not determine gradients, and the rule has none.
+    `value_and_grad(..., opened=False)` returns signals in place of gradients if `opened`. With `masks`, it
+    sets some gradients to zero, so signals do not determine gradients, and the rule has none.
     """
 
     def signals(key: Key, params: Params, state: Any, x: Any, y: Any) -> Signals:
         _, size = as_batch(x)
         if size != 1:
             raise ValueError(f"x: expected a batch of one example, got {size}")
-        return assign(key, params, state, x, y, opened=True)[1]
+        return value_and_grad(key, params, state, x, y, opened=True)[1]
 
-    return Rule(init, assign, model.trainable, None if masks else signals)
+    return Rule(init, value_and_grad, model.trainable, None if masks else signals)
 
 
 def stateless(model: Model) -> Callable[[Key, Params, Any], tuple[()]]:

@@ -174,7 +174,9 @@ def direct_rule(
         }
         return FeedbackState(feedback) if mover is None else LearnedState(feedback, mover.init(feedback))
 
-    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
+    def value_and_grad(
+        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
+    ) -> Result:
         feedbacks.check_state(state, FeedbackState if learn is None else LearnedState)
         check_key("key", key)
         x, size = as_batch(x)
@@ -222,7 +224,7 @@ def direct_rule(
         taught = as_gradient(taught, state.feedback)
         return value, derived, feedbacks.moved_feedback(mover, state, taught, jnp.mean(losses))
 
-    return common.delta_rule(model, init, assign, masks=where is not None)
+    return common.delta_rule(model, init, value_and_grad, masks=where is not None)
 
 
 def _check_feedback(feedback: Any, routes: dict[str, Route]) -> None:

@@ -47,7 +47,9 @@ def feedback_rule(
         feedback = feedbacks.initial_feedback(model, where, feedback_init, key, params, x)
         return FeedbackState(feedback) if mover is None else LearnedState(feedback, mover.init(feedback))
 
-    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
+    def value_and_grad(
+        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
+    ) -> Result:
         check_key("key", key)
         if source is None:
             feedbacks.check_state(state, FeedbackState if mover is None else LearnedState)
@@ -65,7 +67,7 @@ def feedback_rule(
         after = feedbacks.moved_feedback(mover, state, moves, value[0] if model.has_aux else value)
         return value, complete(state.feedback, found, params), after
 
-    return delta_rule(model, init if source is None else stateless(model), assign)
+    return delta_rule(model, init if source is None else stateless(model), value_and_grad)
 
 
 def by_feedback(

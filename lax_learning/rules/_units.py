@@ -65,7 +65,9 @@ def unit_rule(
     check_where("where", where)
     check_flag("batch", batch)
 
-    def assign(key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False) -> Result:
+    def value_and_grad(
+        key: Key, params: Params, state: Any, x: Any, y: Any, *, opened: bool = False
+    ) -> Result:
         check_key("key", key)
         x, size = as_batch(x)
         x = vary_as(x, key)
@@ -115,7 +117,7 @@ def unit_rule(
         grads = [g.astype(dtype) for g, dtype in zip(grads, dtypes, strict=True)]
         return value, split.gradients(common.masked(grads, sites)), state
 
-    return common.delta_rule(model, common.stateless(model), assign, masks=where is not None)
+    return common.delta_rule(model, common.stateless(model), value_and_grad, masks=where is not None)
 
 
 def times(factors: Array, value: Array) -> Array:
