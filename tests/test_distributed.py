@@ -158,17 +158,32 @@ SHARDED_BATCHES = """
 import jax, jax.numpy as jnp, numpy as np, optax, lax_learning as ll
 from experiments.registry import RULES, rule_of
 
-mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 keys, model = jax.random.split(jax.random.key(0), 4), ll.mlp((6, 8, 5, 3))
 params = model.init(keys[0])
-alone = jax.random.normal(keys[1], (16, 6)), jax.nn.one_hot(jnp.arange(16) % 3, 3)
-spread = jax.device_put(alone, jax.NamedSharding(mesh, jax.P("data")))
-for name in RULES:
+batch = jax.random.normal(keys[1], (16, 6)), jax.nn.one_hot(jnp.arange(16) % 3, 3)
+
+
+def gradients(name):
     rule = rule_of(name, sigma=0.25, optimizer=optax.sgd(0.1), decay=0.1)(model, ll.softmax_cross_entropy)
-    step = jax.jit(lambda x, y: rule.value_and_grad(keys[2], params, rule.init(keys[3], params, x), x, y))
-    for a, b in zip(jax.tree.leaves(step(*alone)), jax.tree.leaves(step(*spread)), strict=True):
-        # Losses of 16 examples round by 16 eps; differences of them are divided by sigma.
-        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-4 * max(np.abs(a).max(), 1), err_msg=name)
+    return jax.jit(
+        lambda keys, params, *batch: rule.value_and_grad(
+            keys[2], params, rule.init(keys[3], params, batch[0]), *batch
+        )
+    )
+
+
+alone = {name: gradients(name)(keys, params, *batch) for name in RULES}
+for kind in jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit:
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
+    everywhere, spread = (jax.NamedSharding(mesh, spec) for spec in (jax.P(), jax.P("data")))
+    with jax.set_mesh(mesh):
+        given = *jax.device_put((keys, params), everywhere), *jax.device_put(batch, spread)
+        for name in RULES:
+            found = jax.tree.leaves(gradients(name)(*given))
+            for a, b in zip(jax.tree.leaves(alone[name]), found, strict=True):
+                # Losses of 16 examples round by 16 eps; differences of them are divided by sigma.
+                atol = 1e-4 * max(np.abs(a).max(), 1)
+                np.testing.assert_allclose(b, a, rtol=1e-4, atol=atol, err_msg=f"{name} {kind}")
 """
 
 

@@ -156,6 +156,13 @@ def vary_as(tree: Any, *others: Any) -> Any:
     return jax.tree.map(of, tree) if axes else tree
 
 
+def shard_as(array: Any, like: Any = None) -> Any:
+    """Shards an array like another one, or not at all, if the axes of the mesh are explicit."""
+    spec = jax.P() if like is None else jax.typeof(like).sharding.spec
+    is_sharded = any(spec) or any(jax.typeof(array).sharding.spec)
+    return jax.sharding.reshard(array, spec) if is_sharded else array
+
+
 def resized(leaf: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     """Returns the type of an array, with a different shape."""
     of = jax.typeof(leaf)

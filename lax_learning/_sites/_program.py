@@ -9,6 +9,7 @@ import jax
 
 from lax_learning._arrays import as_arrays, check_values
 from lax_learning._checks import describe
+from lax_learning._sites._equations import resized
 from lax_learning._sites._plan import Kind, Plan, Site, Tap
 from lax_learning._sites._planner import make_plan
 from lax_learning._sites._run import Feeds, Hooks, execute
@@ -35,7 +36,7 @@ class Program:
     def __init__(self, model: Model, params: Any, x: Any, *, by_example: bool = False) -> None:
         self.split = Split(model, params)
         self.by_example = by_example
-        x = jax.tree.map(lambda leaf: leaf[:1], x) if by_example else x
+        x = jax.tree.map(lambda leaf: resized(leaf, (1, *leaf.shape[1:])), x) if by_example else x
         self.x = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(x)]
 
         def results(params: Any, x: Any) -> tuple[Any, Any]:

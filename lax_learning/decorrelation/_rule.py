@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from lax_learning._checks import check_function, check_instance, check_key, check_memory
 from lax_learning._sites._batch import as_batch
+from lax_learning._sites._equations import shard_as
 from lax_learning._sites._program import Program
 from lax_learning.decorrelation._models import Layers, inputs, places_of, wrap
 from lax_learning.models import Model, check_model, check_where
@@ -100,7 +101,7 @@ def rule(
                 lambda leaf, lead=lead: leaf if jnp.ndim(leaf) >= len(lead) else jnp.broadcast_to(leaf, lead),
                 state.layers[name],
             )
-            learned[name] = update(jax.random.split(k, lead), layer, vectors)
+            learned[name] = update(jax.random.split(k, lead), layer, shard_as(vectors))
         layers = {name: layer for name, (layer, _) in learned.items()}
         losses = {name: found.loss.astype(jnp.float32) for name, (_, found) in learned.items()}
         return value, grads, RuleState(layers, losses, rule_state)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lax_learning import noise
+from lax_learning._sites._equations import shard_as
 from lax_learning.models import Model
 from lax_learning.rules._direct import ByName, DirectInit, Pass, direct_rule
 from lax_learning.types import Key, Loss, Rule, Where
@@ -60,6 +61,7 @@ def forward_direct_feedback(
     def learn(key: Key, feedback: ByName, passed: Pass, sent: ByName) -> ByName:
         used = sorted({route.read.index for route in passed.routes.values()})
         drawn = noise.normal(key, {index: passed.reads[index] for index in used})
+        drawn = {index: shard_as(n, passed.reads[index]) for index, n in drawn.items()}
         sampled = passed.paired(feedback, passed.everywhere(passed.along(drawn)), drawn)
 
         def gradient(name: str, b: Array) -> Array:

@@ -12,7 +12,7 @@ from lax_learning._checks import check_flag, check_key, check_samples
 from lax_learning._precision import is_half, widened
 from lax_learning._sites._batch import as_batch
 from lax_learning._sites._coupling import check_uncoupled
-from lax_learning._sites._equations import vary_as
+from lax_learning._sites._equations import shard_as, vary_as
 from lax_learning._sites._plan import Tap
 from lax_learning._sites._program import Program
 from lax_learning._sites._run import Feeds, Hooks
@@ -45,7 +45,7 @@ class Units(NamedTuple):
         def placed(tap: Tap) -> Array:
             z, n = self.zs[tap.index], drawn[tap.index]
             n = jnp.moveaxis(n, tap.steps, 0) if self.losses.ndim else n
-            return jnp.broadcast_to(n, z.shape).astype(z.dtype)
+            return shard_as(jnp.broadcast_to(n, z.shape).astype(z.dtype), z)
 
         return {tap.index: placed(tap) for tap in self.taps}
 
