@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
@@ -16,6 +17,7 @@ from lax_learning._placement import as_values, mesh_of, place, repeating_the_las
 from lax_learning._sites._equations import all_equations
 
 MEMBERS, SHARED = PartitionSpec("seed"), PartitionSpec()
+NO_MESH = Mesh(np.empty((), object), ())  # an ensemble has its own mesh, whichever one the user has set
 
 Progress = Callable[[int, int], object]
 """`(number of members done, total number)`, called after every batch."""
@@ -80,7 +82,7 @@ def ensemble(
     check_positive("memory_budget", memory_budget)
     if progress is not None:
         check_callable("progress", progress, "a function (done, total)", num_arguments=2)
-    axes = jax.tree.leaves(in_axes, is_leaf=_is_none)
+    axes = jax.tree.leaves(in_axes, is_leaf=lambda axis: axis is None)
     if in_axes is not None and (0 not in axes or any(axis is not None and axis != 0 for axis in axes)):
         raise ValueError(f"in_axes: expected 0 or None for each argument and at least one 0, got {in_axes}")
     if batch_size is not None:
@@ -125,8 +127,16 @@ class Ensemble:
     def __call__(self, *args: Any) -> Any:
         """Runs all members."""
         call = self._read(args)
-        if self._progress is None:
-            return self._run(call)
+        with jax.set_mesh(NO_MESH):
+            return self._run(call) if self._progress is None else self._in_batches(call, self._progress)
+
+    def compile(self, *args: Any) -> jax.stages.Compiled:
+        """Compiles for arguments of these shapes; the result reports cost and memory per device."""
+        call = self._read(args)
+        with jax.set_mesh(NO_MESH):
+            return self._program(self._placed(call))[0]
+
+    def _in_batches(self, call: _Call, progress: Progress) -> Any:
         shared = call.each(lambda leaf, own: leaf if own else place(leaf, NamedSharding(self._mesh, SHARED)))
         count, found = call.number, []
         size = min((self._batch_size or self._program(self._placed(call))[1]) * self._mesh.size, count)
@@ -134,12 +144,8 @@ class Ensemble:
         for start in range(0, count, size):
             results = jax.block_until_ready(self._run(padded.rows(slice(start, start + size))))
             found.append(jax.tree.map(within_reach, results))
-            self._progress(min(start + size, count), count)
+            progress(min(start + size, count), count)
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *found)
-
-    def compile(self, *args: Any) -> jax.stages.Compiled:
-        """Compiles for arguments of these shapes; the result reports cost and memory per device."""
-        return self._program(self._placed(self._read(args)))[0]
 
     def _run(self, call: _Call) -> Any:
         placed = self._placed(call)
@@ -160,7 +166,7 @@ class Ensemble:
         if isinstance(jnp.zeros(()), Tracer):
             raise TypeError(f"ensemble: expected a call outside of jit, got one inside{hint}")
         # Booleans, because JAX treats None as an empty pytree.
-        is_own = jax.tree.map(lambda axis: axis == 0, axes, is_leaf=_is_none)
+        is_own = jax.tree.map(lambda axis: axis == 0, axes, is_leaf=lambda axis: axis is None)
         try:
             own = tuple(jax.tree.leaves(jax.tree.broadcast(is_own, args)))
         except ValueError as error:
@@ -230,10 +236,6 @@ class Ensemble:
             for leaf, weak in zip(placed.leaves, placed.weak, strict=True)
         ]
         return jax.jit(sharded).trace(types)
-
-
-def _is_none(node: Any) -> bool:
-    return node is None
 
 
 def _temporaries(program: jax.stages.Compiled) -> int:

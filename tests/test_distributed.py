@@ -142,6 +142,9 @@ if processes == 1:
     turned = jax.tree.leaves(member(uneven, slice(None, None, -1)))
     assert_same([leaf for leaf in turned if isinstance(leaf, np.ndarray)], found["5 members"])
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(uneven)} == {1}
+    with jax.set_mesh(jax.make_mesh((8,), ("data",))):  # an ensemble's mesh is its own
+        again = begin(keys[:5], data)
+    assert_same(arrays(again), arrays(starts[5]))
     of, sgd = (model, ll.squared_error), optax.sgd(0.1)
     # Sums of a dozen terms in another order; differences of losses are divided by sigma.
     for rule, *kind, ulps in (
