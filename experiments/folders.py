@@ -158,7 +158,8 @@ def changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _written(out: Path) -> Iterator[None]:
+def written(out: Path) -> Iterator[None]:
+    """Turns any error in writing to a folder into a `FolderError` that names it."""
     try:
         yield
     except OSError as error:
@@ -168,7 +169,7 @@ def _written(out: Path) -> Iterator[None]:
 
 def make_folder(out: Path) -> None:
     """Creates a folder, unless it exists; raises FolderError if it cannot be created or written to."""
-    with _written(out):
+    with written(out):
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / ".writable", Path.touch)
         (out / ".writable").unlink()
@@ -188,7 +189,7 @@ def open_folder(out: Path, config: Mapping[str, Any], *, resume: bool, shared: b
         damaged one, or this one without `resume`; or if it cannot be created or written to.
     """
     wanted = json.loads(json.dumps(config))
-    with _written(out):
+    with written(out):
         if out.exists() and not out.is_dir():
             raise FolderError(f"--out: expected a folder, got the file {out}")
         made_folder = not out.exists()

@@ -68,12 +68,14 @@ class Experiment(NamedTuple):
                     continue
                 found.append(self.run_part(name, config, data, unfinished / path.stem, progress))
                 if processes.is_first():
-                    path.parent.mkdir(exist_ok=True)
-                    folders.write_dataset(path, found[-1])
+                    with folders.written(config.out):
+                        path.parent.mkdir(exist_ok=True)
+                        folders.write_dataset(path, found[-1])
                     found[-1] = read_dataset(path)
                     shutil.rmtree(unfinished / path.stem, ignore_errors=True)
         results = self.merge(config, found)
-        publish(config.out, self.name, config.deciding(), results, self.report)
+        with folders.written(config.out):
+            publish(config.out, self.name, config.deciding(), results, self.report)
         return results
 
     def main(self) -> int:

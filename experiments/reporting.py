@@ -208,7 +208,8 @@ def parallel_coordinates(
         levels, log = np.unique(at), name in logarithmic
         if len(levels) <= MOST_LEVELS or at.dtype.kind not in "fiu":
             at = np.searchsorted(levels, at) + random.uniform(-0.03, 0.03, len(at)) * len(levels)
-            marks, texts = np.arange(len(levels)), list(map(str, levels))
+            marks = np.arange(len(levels))
+            texts = [f"{level:.3g}" if levels.dtype.kind == "f" else str(level) for level in levels]
         else:
             at = np.log10(at) if log else at
             marks = np.linspace(at.min(), at.max(), 5)

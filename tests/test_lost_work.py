@@ -78,6 +78,14 @@ def test_damaged_files_are_named(run_of, damaged, named, content, request, tmp_p
     assert_refused(end, f"expected {named} in {path}", "delete")
 
 
+def test_results_that_cannot_be_written_name_the_folder(finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    shutil.rmtree(out / "parts")
+    (out / "parts").touch()
+    end = run("birth_death", "--resume", "--out", out, drawn=False)
+    assert_refused(end, f"--out: expected a folder that can be written to, got {out} (File exists)")
+
+
 def test_all_processes_but_the_first_are_silent(finished, tmp_path, monkeypatch):
     out = shutil.copytree(finished, tmp_path / "out", ignore=shutil.ignore_patterns("results.nc"))
     monkeypatch.setattr(processes, "is_first", lambda: False)
